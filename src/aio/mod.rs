@@ -1,0 +1,1 @@
+//! Async I/O for programs and for the control plane.

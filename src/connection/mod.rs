@@ -1,0 +1,1 @@
+//! One WebSocket peer as a state machine.

@@ -1,0 +1,1 @@
+//! Topics, logs and cursors.

@@ -1,0 +1,32 @@
+//! `echoring`: a WebSocket echo and broadcast server for Linux on io_uring, and the load generator that
+//! proves its numbers.
+//!
+//! The floors, lowest first; a module imports only from those above it in this list (see ARCHITECTURE.md):
+//! `limits`, `protocol`, `buffer`, `connection`, `hub`, `stats`, `driver`, `shard`, `aio`, `server`,
+//! `load`, `control`, `cli`.
+
+pub mod limits;
+
+pub mod protocol;
+
+pub mod buffer;
+
+pub mod connection;
+
+pub mod hub;
+
+pub mod stats;
+
+pub mod driver;
+
+pub mod shard;
+
+pub mod aio;
+
+pub mod server;
+
+pub mod load;
+
+pub mod control;
+
+pub mod cli;

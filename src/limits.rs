@@ -1,0 +1,95 @@
+//! Every bound and deadline of the crate, with its unit and its reason.
+//!
+//! Nothing here is logic. A number that limits what a peer can cost stands here, is named after what it
+//! bounds, ends in its unit, and is the only copy. Configuration may move some of them; these are the
+//! defaults and the hard ends.
+
+/// Nanoseconds on the driver's monotonic clock. Time is an argument everywhere above the driver.
+pub type Nanos = u64;
+
+/// One millisecond in [`Nanos`].
+pub const MILLISECOND: Nanos = 1_000_000;
+/// One second in [`Nanos`].
+pub const SECOND: Nanos = 1_000 * MILLISECOND;
+
+// ---- handshake (RFC 6455, section 4) ----
+
+/// Bytes of a request or response head. A browser sends about 600 bytes; cookies rarely pass 8 KiB.
+pub const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Header fields in a head.
+pub const HEADERS_MAX: usize = 100;
+/// From accept to the 101, absolute: a dribbled head does not extend it.
+pub const HANDSHAKE_TIMEOUT: Nanos = 5 * SECOND;
+
+// ---- messages (RFC 6455, section 5) ----
+
+/// Bytes of a message; one of exactly this size is allowed.
+pub const MESSAGE_BYTES_DEFAULT: u64 = 64 * 1024;
+/// The largest value `--max-message` takes.
+pub const MESSAGE_BYTES_MAX: u64 = 1 << 31;
+/// Payload bytes of a control frame (RFC 6455, 5.5).
+pub const CONTROL_PAYLOAD_BYTES_MAX: usize = 125;
+/// From the first byte of a message to its last.
+pub const MESSAGE_TIMEOUT: Nanos = 30 * SECOND;
+/// A frame that spans turns is assembled up to this size and echoed whole; a longer one streams through
+/// as validated fragments, so that a declared length reserves nothing.
+pub const ASSEMBLED_FRAME_BYTES_MAX: u64 = 64 * 1024;
+
+// ---- liveness and closing (RFC 6455, sections 5.5.2 and 7) ----
+
+/// Silence after which a ping is sent.
+pub const PING_INTERVAL: Nanos = 25 * SECOND;
+/// From that ping to any byte of the peer.
+pub const PONG_TIMEOUT: Nanos = 10 * SECOND;
+/// From our Close frame to the end of the connection.
+pub const CLOSE_TIMEOUT: Nanos = 5 * SECOND;
+/// Pongs queued behind an unfinished send; past it only the latest is kept (RFC 6455, 5.5.3 allows it).
+pub const QUEUED_PONGS_MAX: u32 = 16;
+/// Pings a peer may send in one second of a window before 1008. Autobahn sends ten at once.
+pub const PINGS_PER_SECOND_MAX: u32 = 1_000;
+/// Bytes of a close reason kept for the log.
+pub const REASON_BYTES_MAX: usize = 123;
+/// Bytes that are read and thrown away after our Close frame before the connection is cut: enough for
+/// what a peer had in flight, not enough for one that ignores the close.
+pub const DISCARD_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+// ---- queues and memory ----
+
+/// Outbox of a connection above which its reading pauses; it resumes at half.
+pub const QUEUE_BYTES_DEFAULT: u32 = 256 * 1024;
+/// Pieces (iovecs) in one send: what a `SENDMSG` carries without the kernel allocating (`UIO_FASTIOV` is
+/// 8), times 8, so that a long backlog still leaves in few sends.
+pub const SEND_PIECES_MAX: usize = 64;
+/// Bytes of one receive: large enough for a bulk sender, small enough that one peer cannot take the region.
+pub const RECEIVE_BYTES_MAX: u32 = 16 * 1024;
+/// Bytes that one arming of a multishot receive may bring before it must be armed again.
+pub const RECEIVE_CREDIT_BYTES: u32 = 128 * 1024;
+/// Node-wide bytes of pooled buffers and logs.
+pub const MEMORY_BUDGET_DEFAULT: u64 = 1024 * 1024 * 1024;
+/// Bytes leased from the node's budget at a time.
+pub const BUDGET_LEASE_BYTES: u64 = 1024 * 1024;
+/// Connections per node when neither `--max-connections` nor the descriptor limit says less.
+pub const CONNECTIONS_DEFAULT: u32 = 100_000;
+/// Connections beyond the maximum that are accepted only to be told 503.
+pub const REFUSING_CONNECTIONS_MAX: u32 = 64;
+
+// ---- broadcast ----
+
+/// Bytes of a topic's name, percent-decoded.
+pub const TOPIC_BYTES_MAX: usize = 255;
+/// Topics per shard; past it a subscription is refused with 503.
+pub const TOPICS_MAX: usize = 65_536;
+/// Encoded bytes of a topic's log on one shard: how far a subscriber may lag behind.
+pub const LOG_BYTES_DEFAULT: usize = 256 * 1024;
+/// Bytes of a log segment. A quiet topic holds one.
+pub const LOG_SEGMENT_BYTES: usize = 16 * 1024;
+
+// ---- shards ----
+
+/// Bytes of each direction of a mailbox between two shards, at least; it always holds two messages of
+/// the largest size.
+pub const MAILBOX_BYTES_MIN: usize = 1024 * 1024;
+/// Time in which a drained server is gone, whatever its peers do.
+pub const DRAIN_TIMEOUT: Nanos = 8 * SECOND;
+/// Width of a slot of the timer wheel. Deadlines are kept to this precision, never early.
+pub const TIMER_TICK: Nanos = 32 * MILLISECOND;

@@ -1,0 +1,1 @@
+//! The load generator: an application of the shard in the client role.

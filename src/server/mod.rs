@@ -1,0 +1,1 @@
+//! The server: an application of the shard.

@@ -1,0 +1,122 @@
+//! What runs on a shard: the seam between the event loop and the server, the load generator and users.
+
+use super::{Context, Link};
+use crate::connection::{Chunk, Closed};
+use crate::driver::{Driver, Token};
+use crate::limits::Nanos;
+use crate::protocol::handshake::{Refusal, Request, Response};
+
+/// What an application wants done with the chunk it was shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// Nothing more.
+    Done,
+    /// Send the very chunk back, its bytes where they lie: the cheapest reply there is.
+    Echo,
+}
+
+/// How a request is answered.
+#[derive(Debug)]
+pub enum Answer<P> {
+    /// 101, and the connection is a WebSocket with `peer` as its state. `whole` asks for whole messages
+    /// (assembled up to the message limit) instead of chunks as they arrive.
+    Upgrade {
+        /// State kept with the connection.
+        peer: P,
+        /// The subprotocol to name in the response, one of those offered.
+        subprotocol: Option<&'static str>,
+        /// Assemble fragmented and split messages before they are shown.
+        whole: bool,
+    },
+    /// The answer comes later through [`Link::accept`] or [`Link::refuse`]; meanwhile nothing of the
+    /// connection is read. `peer` is its state from now on.
+    Later {
+        /// State kept with the connection.
+        peer: P,
+    },
+    /// A complete response; the connection is closed behind it.
+    Respond {
+        /// Such as 200.
+        status: u16,
+        /// Such as `text/html; charset=utf-8`.
+        content_type: &'static str,
+        /// Further header lines, each ended by CRLF, or empty.
+        headers: &'static str,
+        /// The body, sent unless the request was HEAD.
+        body: &'static [u8],
+    },
+    /// A refusal; the connection is closed behind it, and it is counted and logged with its cure.
+    Refuse(Refusal),
+}
+
+/// The code above a shard's connections. One value per shard; every call is made on the shard's thread and
+/// must neither block nor allocate per message.
+pub trait Application: Sized {
+    /// State kept inline with each connection. Small: an idle connection pays for it.
+    type Peer: Default;
+    /// What shards send one another. Bytes travel beside it, see [`Context::post`].
+    type Message: Send + 'static;
+
+    /// A request head arrived (server role).
+    fn request<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Self>,
+        token: Token,
+        request: &Request<'_>,
+    ) -> Answer<Self::Peer>;
+
+    /// The 101 was staged (server role) or received (client role: `response` tells what the server said).
+    fn opened<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token, response: Option<&Response>) {
+        let _ = (cx, token, response);
+    }
+
+    /// A piece of a message: validated, unmasked, writable. See [`Chunk`] for its marks.
+    fn chunk(&mut self, link: &mut Link<'_, Self::Peer>, chunk: Chunk<'_>) -> Disposition;
+
+    /// A pong arrived.
+    fn pong(&mut self, link: &mut Link<'_, Self::Peer>, payload: &[u8]) {
+        let _ = (link, payload);
+    }
+
+    /// The outbox is empty again and the kernel takes bytes, after a time when it did not.
+    fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token) {
+        let _ = (cx, token);
+    }
+
+    /// A connection that had reached [`request`](Application::request) (server role) or was dialled (client
+    /// role) is over. Its token is dead.
+    fn closed<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token, peer: Self::Peer, closed: &Closed);
+
+    /// Another shard posted a message. `payload` lies in up to two pieces.
+    fn message<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Self>,
+        from: usize,
+        message: Self::Message,
+        payload: (&[u8], &[u8]),
+    ) {
+        let _ = (cx, from, message, payload);
+    }
+
+    /// Whether messages in the `publish` lane may be taken now. While this says no they stay in their
+    /// mailbox, which fills and so holds up the posting shard's connections.
+    fn takes_requests<D: Driver>(&self, cx: &Context<'_, D, Self>) -> bool {
+        let _ = cx;
+        true
+    }
+
+    /// All events of the turn have been handled; what is staged now leaves with this turn's batch.
+    fn turn_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>) {
+        let _ = cx;
+    }
+
+    /// When [`turn_ended`](Application::turn_ended) wants to be called at the latest, if at all.
+    fn deadline(&self) -> Option<Nanos> {
+        None
+    }
+
+    /// The shard stops taking connections and says goodbye to those it has (1001).
+    fn draining<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>) {
+        let _ = cx;
+    }
+}

@@ -1,0 +1,1 @@
+//! Single-writer counters per shard, histograms, snapshots.
