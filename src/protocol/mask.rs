@@ -127,3 +127,77 @@ fn load16(bytes: &[u8], at: usize) -> u128 {
 fn store<const N: usize>(bytes: &mut [u8], at: usize, word: [u8; N]) {
     bytes[at..at + N].copy_from_slice(&word);
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+
+    /// RFC 6455, 5.3, to the letter.
+    fn masked(bytes: &[u8], key: [u8; 4]) -> Vec<u8> {
+        bytes.iter().enumerate().map(|(at, byte)| byte ^ key[at % 4]).collect()
+    }
+
+    #[test]
+    fn the_standards_example_unmasks() {
+        let mut hello = [0x7f, 0x9f, 0x4d, 0x51, 0x58];
+        apply(&mut hello, KEY);
+        assert_eq!(&hello, b"Hello");
+    }
+
+    #[test]
+    fn every_length_on_both_sides_of_the_inline_border() {
+        for len in 0..=2 * INLINE_BYTES_MAX + 2 {
+            let plain: Vec<u8> = (0..len).map(|at| (at * 31) as u8).collect();
+            let mut bytes = plain.clone();
+            apply(&mut bytes, KEY);
+            assert_eq!(bytes, masked(&plain, KEY), "in place, {len} bytes");
+
+            let mut out = b"before".to_vec();
+            append(&mut out, &plain, KEY);
+            assert_eq!(out, [&b"before"[..], &masked(&plain, KEY)].concat(), "appended, {len} bytes");
+        }
+    }
+
+    #[test]
+    fn every_length_and_distance_while_moving() {
+        for len in 0..=2 * INLINE_BYTES_MAX + 2 {
+            for by in 0..=20 {
+                let before: Vec<u8> = (0..len + by + 9).map(|at| (at * 31) as u8).collect();
+                let mut after = before.clone();
+                let (from, to) = (5 + by, 5);
+                shift(&mut after, from, to, len, KEY);
+                let mut expected = before.clone();
+                expected[to..to + len].copy_from_slice(&masked(&before[from..from + len], KEY));
+                assert_eq!(after, expected, "{len} bytes by {by}");
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "towards the front")]
+    fn moving_away_from_the_front_is_refused() {
+        shift(&mut [0; 16], 2, 4, 8, KEY);
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_with_rotated_keys_equal_the_whole(
+            plain in prop::collection::vec(any::<u8>(), 0..400),
+            key: [u8; 4],
+            cut in 0usize..400,
+        ) {
+            let cut = cut.min(plain.len());
+            let mut pieces = plain.clone();
+            let (front, back) = pieces.split_at_mut(cut);
+            apply(front, key);
+            apply(back, rotate(key, cut));
+            prop_assert_eq!(&pieces, &masked(&plain, key));
+            apply(&mut pieces, key);
+            prop_assert_eq!(pieces, plain);
+        }
+    }
+}

@@ -69,3 +69,5 @@ fn is_token(text: &[u8]) -> bool {
         && text.iter().all(|&byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
 
+#[cfg(test)]
+mod tests;
