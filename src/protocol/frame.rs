@@ -206,8 +206,21 @@ pub const fn header_bytes(payload_bytes: u64, masked: bool) -> usize {
 pub fn encode(header: &Header, out: &mut [u8]) -> usize {
     debug_assert!(!header.opcode.is_control() || (header.fin && header.payload_bytes <= 125));
     debug_assert!(header.payload_bytes < 1 << 63);
-    let first =
-        header.opcode as u8 | if header.fin { FIN } else { 0 } | if header.compressed { RSV1 } else { 0 };
+    if header.mask.is_none() && header.payload_bytes < u64::from(LENGTH_16) {
+        out[..2].copy_from_slice(&[first_byte(header), header.payload_bytes as u8]);
+        return 2;
+    }
+    encode_any(header, out)
+}
+
+#[inline]
+fn first_byte(header: &Header) -> u8 {
+    header.opcode as u8 | if header.fin { FIN } else { 0 } | if header.compressed { RSV1 } else { 0 }
+}
+
+#[inline(never)]
+fn encode_any(header: &Header, out: &mut [u8]) -> usize {
+    let first = first_byte(header);
     let mask = if header.mask.is_some() { MASK } else { 0 };
     let key_at = match header.payload_bytes {
         length @ 0..=125 => {

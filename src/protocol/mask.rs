@@ -26,7 +26,7 @@ pub fn apply(bytes: &mut [u8], key: [u8; 4]) {
     if len <= INLINE_BYTES_MAX {
         short(bytes, 0, 0, len, key);
     } else {
-        Kernel::best().shift(bytes, 0, 0, len, key);
+        long(bytes, 0, 0, len, key);
     }
 }
 
@@ -41,7 +41,7 @@ pub fn shift(bytes: &mut [u8], from: usize, to: usize, len: usize, key: [u8; 4])
     if len <= INLINE_BYTES_MAX {
         short(bytes, from, to, len, key);
     } else {
-        Kernel::best().shift(bytes, from, to, len, key);
+        long(bytes, from, to, len, key);
     }
 }
 
@@ -53,8 +53,19 @@ pub fn append(out: &mut Vec<u8>, src: &[u8], key: [u8; 4]) {
         out.extend_from_slice(src);
         short(out, at, at, src.len(), key);
     } else {
-        Kernel::best().append(out, src, key);
+        append_long(out, src, key);
     }
+}
+
+// Out of line, so that the short path where these stand needs no stack frame.
+#[inline(never)]
+fn long(bytes: &mut [u8], from: usize, to: usize, len: usize, key: [u8; 4]) {
+    Kernel::best().shift(bytes, from, to, len, key);
+}
+
+#[inline(never)]
+fn append_long(out: &mut Vec<u8>, src: &[u8], key: [u8; 4]) {
+    Kernel::best().append(out, src, key);
 }
 
 /// [`shift`] for at most [`INLINE_BYTES_MAX`] bytes: all loads come before all stores.
