@@ -26,7 +26,7 @@ pub fn apply(bytes: &mut [u8], key: [u8; 4]) {
     if len <= INLINE_BYTES_MAX {
         short(bytes, 0, 0, len, key);
     } else {
-        long(bytes, 0, 0, len, key);
+        apply_long(bytes, key);
     }
 }
 
@@ -41,7 +41,7 @@ pub fn shift(bytes: &mut [u8], from: usize, to: usize, len: usize, key: [u8; 4])
     if len <= INLINE_BYTES_MAX {
         short(bytes, from, to, len, key);
     } else {
-        long(bytes, from, to, len, key);
+        shift_long(bytes, from, to, len, key);
     }
 }
 
@@ -59,13 +59,19 @@ pub fn append(out: &mut Vec<u8>, src: &[u8], key: [u8; 4]) {
 
 // Out of line, so that the short path where these stand needs no stack frame.
 #[inline(never)]
-fn long(bytes: &mut [u8], from: usize, to: usize, len: usize, key: [u8; 4]) {
-    Kernel::best().shift(bytes, from, to, len, key);
+fn apply_long(bytes: &mut [u8], key: [u8; 4]) {
+    let len = bytes.len();
+    Kernel::in_place().shift(bytes, 0, 0, len, key);
+}
+
+#[inline(never)]
+fn shift_long(bytes: &mut [u8], from: usize, to: usize, len: usize, key: [u8; 4]) {
+    Kernel::moving().shift(bytes, from, to, len, key);
 }
 
 #[inline(never)]
 fn append_long(out: &mut Vec<u8>, src: &[u8], key: [u8; 4]) {
-    Kernel::best().append(out, src, key);
+    Kernel::moving().append(out, src, key);
 }
 
 /// [`shift`] for at most [`INLINE_BYTES_MAX`] bytes: all loads come before all stores.
