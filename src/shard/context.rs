@@ -66,7 +66,6 @@ impl<A: Application> Link<'_, A> {
         let sent = self.connection.send(kind, payload, &mut self.env).is_ok();
         if sent {
             self.counters.messages_out += 1;
-            self.counters.bytes_out += u64::from(self.connection.queued_bytes() - queued);
         } else {
             self.connection.out_of_memory();
         }
@@ -205,7 +204,13 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
     ///
     /// # Errors
     /// [`Full`] when there is no room; nothing was posted.
-    pub fn post(&mut self, to: usize, lane: Lane, message: A::Message, payload: &[&[u8]]) -> Result<(), Full> {
+    pub fn post(
+        &mut self,
+        to: usize,
+        lane: Lane,
+        message: A::Message,
+        payload: &[&[u8]],
+    ) -> Result<(), Full> {
         let posted = self.core.mailboxes.post(to, lane, message, payload);
         if posted.is_err() {
             self.core.counters.mailbox_full += 1;
