@@ -244,14 +244,20 @@ impl Epoll {
         events.push(Event::Closed { token });
     }
 
+    /// Whether another receive would not fit into the region in this turn.
+    fn is_full(&self) -> bool {
+        self.filled + self.receive_bytes > self.regions.bytes()
+    }
+
     /// Receives once, or keeps the connection in the queue when the region is full.
     fn receive(&mut self, token: Token, pool: &mut Pool, events: &mut Vec<Event>) {
         loop {
+            let full = self.is_full();
             let Some(slot) = self.slots.get(token) else { return };
             if slot.phase != Phase::Open || slot.marks.has(Marks::PAUSED.with(Marks::ENDED)) {
                 return;
             }
-            if self.filled + self.receive_bytes > self.regions.bytes() {
+            if full {
                 slot.marks.set(Marks::QUEUED);
                 return self.ready.push_back(token);
             }
@@ -319,6 +325,10 @@ impl Epoll {
     /// Reads those that had more, in the order in which they asked.
     fn receive_queued(&mut self, pool: &mut Pool, events: &mut Vec<Event>) {
         for _ in 0..self.ready.len() {
+            // Stopping here keeps the places of those who wait.
+            if self.is_full() {
+                return;
+            }
             let Some(token) = self.ready.pop_front() else { return };
             if let Some(slot) = self.slots.get(token) {
                 slot.marks.clear(Marks::QUEUED);
