@@ -1,1 +1,5 @@
-//! The control plane thread.
+//! The control plane.
+
+#![forbid(unsafe_code)]
+
+mod http;
