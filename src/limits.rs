@@ -51,7 +51,7 @@ pub const PINGS_PER_SECOND_MAX: u32 = 1_000;
 pub const REASON_BYTES_MAX: usize = 123;
 /// Bytes that are read and thrown away after our Close frame before the connection is cut: enough for
 /// what a peer had in flight, not enough for one that ignores the close.
-pub const DISCARD_BYTES_MAX: u64 = 4 * 1024 * 1024;
+pub const DISCARD_BYTES_MAX: u32 = 4 * 1024 * 1024;
 
 // ---- queues and memory ----
 
