@@ -1,1 +1,29 @@
-//! Async I/O for programs and for the control plane.
+//! Asynchronous I/O on top of other people's runtimes: tokio-uring where io_uring is allowed, plain tokio
+//! where it is not.
+//!
+//! Here are the adapters that let hyper speak over either. Nothing here is on a shard's data path, and no
+//! type of tokio-uring leaves this floor except inside these adapters.
+
+#![forbid(unsafe_code)]
+
+mod tokio_stream;
+mod uring_stream;
+
+use std::io;
+
+pub use tokio_stream::TokioStream;
+pub use uring_stream::UringStream;
+
+/// Whether this process may use io_uring at all: sets a small ring up, registers with it and enters it.
+///
+/// tokio-uring panics, or dies later, where one of the three is denied, so this is asked first.
+///
+/// # Errors
+/// What the kernel said: `PermissionDenied` under a seccomp filter or the `io_uring_disabled` sysctl,
+/// `Unsupported` where the kernel has none.
+pub fn ring_allowed() -> io::Result<()> {
+    let ring = io_uring::IoUring::new(2)?;
+    ring.submitter().register_probe(&mut io_uring::Probe::new())?;
+    ring.submitter().submit_and_wait(0)?;
+    Ok(())
+}

@@ -1,1 +1,198 @@
-//! Flags to one validated configuration, and the commands.
+//! The command line: flags, made into one validated configuration, and run.
+//!
+//! Arguments go through two stages. clap fills a command's `Args`, where a flag is still what was typed;
+//! its `validate` resolves defaults, profiles and contradictions into one configuration that needs no
+//! further checks. Nothing below this floor reads a flag or an environment variable, and nothing here
+//! touches a connection.
+//!
+//! What goes wrong is one line on stderr and an exit code that scripts can rely on, see [`Failure`].
+
+#![forbid(unsafe_code)]
+
+mod environment;
+mod serve;
+mod signals;
+pub mod values;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+/// Exit code of a command whose arguments were wrong.
+pub const EXIT_USAGE: u8 = 2;
+/// Exit code of a command that this host does not allow to run.
+pub const EXIT_ENVIRONMENT: u8 = 3;
+
+/// Why a command did not do what it was asked, in one line, with its exit code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// The arguments are wrong: exit code 2. The line says which and why.
+    Usage(String),
+    /// The host forbids it (a port in use, too few descriptors, io_uring denied): exit code 3. The line
+    /// says what and how it is cured.
+    Environment(String),
+}
+
+impl Failure {
+    /// Prints the line on stderr and gives the exit code.
+    pub fn report(&self) -> ExitCode {
+        let (line, code) = match self {
+            Failure::Usage(line) => (line, EXIT_USAGE),
+            Failure::Environment(line) => (line, EXIT_ENVIRONMENT),
+        };
+        // A closed stderr must not turn an exit code into a panic.
+        let _ = writeln!(std::io::stderr(), "error: {line}");
+        ExitCode::from(code)
+    }
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  echoring serve                                  echo and broadcast on ws://127.0.0.1:9001
+  echoring serve --listen 0.0.0.0:9001 --allow-origin https://app.example
+  echoring completions bash > /etc/bash_completion.d/echoring
+  echoring man | man -l -
+
+Exit codes: 0 done, 1 threshold missed or integrity broken, 2 usage, 3 the environment forbids it,
+4 the load generator was the bottleneck.";
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "echoring",
+    version,
+    about = "A WebSocket echo and broadcast server on io_uring, and the load generator that proves its numbers",
+    after_help = EXAMPLES,
+    disable_help_subcommand = true,
+    arg_required_else_help = false
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server: /echo, /broadcast/{topic}, and a page on / that tries them
+    Serve(serve::Args),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell to write it for
+        shell: clap_complete::Shell,
+    },
+    /// Print a manual page
+    Man {
+        /// The command to describe; without it, echoring itself
+        command: Option<String>,
+    },
+}
+
+/// Runs the program with `arguments` (the first is its own name) and tells how it ended.
+pub fn run<I, T>(arguments: I) -> ExitCode
+where
+    I: IntoIterator<Item = T>,
+    T: Into<OsString> + Clone,
+{
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) if !error.use_stderr() => {
+            // --help and --version, on stdout; a closed pipe is the reader's choice.
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => return Failure::Usage(one_line(&error)).report(),
+    };
+    let done = match cli.command {
+        Command::Serve(arguments) => serve::run(arguments),
+        Command::Completions { shell } => print_completions(shell),
+        Command::Man { command } => print_manual(command.as_deref()),
+    };
+    done.unwrap_or_else(|failure| failure.report())
+}
+
+/// clap explains over several lines; scripts and logs want one. Keeps everything before the usage.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let explained = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"))
+        .filter(|line| !line.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
+        .replace(" tip: ", "; ");
+    let line = explained.strip_prefix("error: ").unwrap_or(&explained);
+    if line.is_empty() || error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "no command given; `echoring --help` lists them".to_owned();
+    }
+    line.to_owned()
+}
+
+fn print_completions(shell: clap_complete::Shell) -> Result<ExitCode, Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "echoring", &mut script);
+    Ok(print(&script))
+}
+
+fn print_manual(name: Option<&str>) -> Result<ExitCode, Failure> {
+    let mut root = Cli::command();
+    // Propagates versions and display names into the subcommands.
+    root.build();
+    let command = match name {
+        None => root,
+        Some(name) => root
+            .find_subcommand(name)
+            .cloned()
+            .ok_or_else(|| Failure::Usage(format!("there is no command `{name}` to describe")))?,
+    };
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command)
+        .render(&mut page)
+        .map_err(|error| Failure::Environment(format!("the manual page could not be written: {error}")))?;
+    Ok(print(&page))
+}
+
+/// Writes to stdout. A reader that went away (`| head`) is no failure.
+fn print(bytes: &[u8]) -> ExitCode {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => Failure::Environment(format!("cannot write to stdout: {error}")).report(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_tree_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_wrong_argument_is_explained_in_one_line() {
+        for arguments in [
+            &["echoring"][..],
+            &["echoring", "swim"],
+            &["echoring", "serve", "--driver", "kqueue"],
+            &["echoring", "serve", "--compress", "on"],
+            &["echoring", "serve", "--shards", "none"],
+            &["echoring", "completions"],
+        ] {
+            let error = Cli::try_parse_from(arguments).expect_err("these arguments are wrong");
+            let line = one_line(&error);
+            assert!(!line.contains('\n'), "{line:?}");
+            assert!(!line.is_empty() && !line.contains("Usage"), "{arguments:?}: {line:?}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_value_names_its_flag() {
+        let error =
+            Cli::try_parse_from(["echoring", "serve", "--max-message", "lots"]).expect_err("not bytes");
+        assert!(one_line(&error).contains("--max-message"), "{}", one_line(&error));
+    }
+}

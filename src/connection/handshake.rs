@@ -49,7 +49,8 @@ impl Connection {
         let complete = head_bytes_in(head.as_slice(), rest).is_some();
         let kept = taken.min(HEAD_BYTES_MAX + 1 - before);
         if head.room() < kept {
-            let mut larger = env.pool.get((2 * (before + kept)).min(HEAD_BYTES_MAX + 1)).ok_or(OutOfMemory)?;
+            let mut larger =
+                env.pool.get((2 * (before + kept)).min(HEAD_BYTES_MAX + 1)).ok_or(OutOfMemory)?;
             larger.append(head.as_slice());
             env.pool.put(std::mem::replace(&mut head, larger));
         }
@@ -109,7 +110,10 @@ impl Connection {
                 Some(Step::Opened(response))
             }
             Ok(None) => {
-                self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::BadHandshake(BadHandshake::Malformed) });
+                self.finish(Closed {
+                    code: CloseCode::ABNORMAL,
+                    cause: Cause::BadHandshake(BadHandshake::Malformed),
+                });
                 None
             }
             Err(bad) => {
@@ -178,22 +182,31 @@ impl Connection {
 
     /// Queues a refusal; the connection ends behind it.
     pub fn refuse(&mut self, refusal: &Refusal, env: &mut Env<'_>) {
-        let bytes = RESPONSE_HEAD_BYTES_MAX + refusal.reason.len() + refusal.cure.len() + refusal.headers.len();
+        let bytes =
+            RESPONSE_HEAD_BYTES_MAX + refusal.reason.len() + refusal.cure.len() + refusal.headers.len();
         let head = env.pool.get(bytes);
-        self.end_with_response(refusal.status, head.map(|mut head| {
-            handshake::write_refusal(head.vec(), refusal);
-            head
-        }), env);
+        self.end_with_response(
+            refusal.status,
+            head.map(|mut head| {
+                handshake::write_refusal(head.vec(), refusal);
+                head
+            }),
+            env,
+        );
     }
 
     /// Queues a complete response; the connection ends behind it.
     pub fn respond(&mut self, reply: &Reply, env: &mut Env<'_>) {
         let Reply { status, content_type, headers, body, head_only } = *reply;
         let head = env.pool.get(RESPONSE_HEAD_BYTES_MAX + headers.len() + body.len());
-        self.end_with_response(status, head.map(|mut head| {
-            handshake::write_response(head.vec(), status, content_type, headers, body, head_only);
-            head
-        }), env);
+        self.end_with_response(
+            status,
+            head.map(|mut head| {
+                handshake::write_response(head.vec(), status, content_type, headers, body, head_only);
+                head
+            }),
+            env,
+        );
     }
 
     fn end_with_response(&mut self, status: u16, response: Option<Buffer>, env: &mut Env<'_>) {

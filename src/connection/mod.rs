@@ -29,8 +29,6 @@ mod closing;
 mod handshake;
 mod outbox;
 mod reading;
-#[cfg(test)]
-mod tests;
 
 use std::ops::Range;
 
@@ -352,6 +350,23 @@ impl Connection {
     pub fn ping(&mut self, payload: &[u8], env: &mut Env<'_>) -> Result<(), OutOfMemory> {
         let key = self.key(env);
         self.outbox.control(env.pool, Opcode::Ping, key, payload, limits::QUEUED_PONGS_MAX)
+    }
+
+    /// Whether something is queued that must leave before the block.
+    #[inline]
+    pub fn queued_before_block(&self) -> bool {
+        self.outbox.queued_before_block()
+    }
+
+    /// Whether anything but waiting for bytes is to be done for this connection.
+    #[inline]
+    pub fn needs_attention(&self) -> bool {
+        !self.outbox.is_empty()
+            || self.deadline_moved
+            || self.reads_paused
+            || self.held_up
+            || self.unsent.is_some()
+            || !self.is_open()
     }
 
     /// The next buffer to send. During a run: of those that go before the block.

@@ -66,7 +66,8 @@ impl Outbox {
         payload: &[u8],
     ) -> Result<(), OutOfMemory> {
         let mut head = [0; HEADER_BYTES_MAX];
-        let header = Header { opcode, fin, compressed: false, mask: key, payload_bytes: payload.len() as u64 };
+        let header =
+            Header { opcode, fin, compressed: false, mask: key, payload_bytes: payload.len() as u64 };
         let head_bytes = frame::encode(&header, &mut head);
         let buffer = self.room(pool, head_bytes + payload.len())?;
         buffer.append(&head[..head_bytes]);
@@ -154,11 +155,10 @@ impl Outbox {
 
     /// The next buffer to send that goes before the block.
     pub(super) fn pop(&mut self) -> Option<Buffer> {
-        let data = usize::from(self.first.is_some()) + self.rest.as_ref().map_or(0, |rest| rest.len());
         let buffer = if let Some(control) = self.control.take() {
             self.queued_pongs = 0;
             control
-        } else if data > usize::from(self.after) {
+        } else if self.data_buffers() > usize::from(self.after) {
             let first = self.first.take()?;
             self.first = self.rest.as_mut().and_then(|rest| rest.pop_front());
             if self.first.is_none() {
@@ -170,6 +170,15 @@ impl Outbox {
         };
         self.bytes -= buffer.len() as u32;
         Some(buffer)
+    }
+
+    /// Whether [`pop`](Outbox::pop) has something to give.
+    pub(super) fn queued_before_block(&self) -> bool {
+        self.bytes > 0 && (self.control.is_some() || self.data_buffers() > usize::from(self.after))
+    }
+
+    fn data_buffers(&self) -> usize {
+        usize::from(self.first.is_some()) + self.rest.as_ref().map_or(0, |rest| rest.len())
     }
 
     /// Undoes a [`pop`](Outbox::pop): the driver did not take the buffer.
@@ -193,10 +202,8 @@ impl Outbox {
 
     /// A buffer at the end of the data that has room for `bytes`.
     fn room(&mut self, pool: &mut Pool, bytes: usize) -> Result<&mut Buffer, OutOfMemory> {
-        let last_room = match self.last() {
-            Some(last) if !self.sealed => last.room(),
-            _ => 0,
-        };
+        let sealed = self.sealed;
+        let last_room = self.last().filter(|_| !sealed).map_or(0, |last| last.room());
         if last_room < bytes {
             let grown = self.last().map_or(0, |last| (last.len() * 2).min(GROWN_BYTES_MAX));
             let buffer = pool.get(bytes.max(grown)).ok_or(OutOfMemory)?;

@@ -391,12 +391,7 @@ impl Connection {
         Ok(None)
     }
 
-    fn read_control(
-        &mut self,
-        run: &mut Run,
-        bytes: &[u8],
-        env: &mut Env<'_>,
-    ) -> Result<Option<Step>, Stop> {
+    fn read_control(&mut self, run: &mut Run, bytes: &[u8], env: &mut Env<'_>) -> Result<Option<Step>, Stop> {
         let Reading::Control { left, key, buffer, .. } = &mut self.reading else { return Ok(None) };
         let here = usize::from(*left).min(bytes.len() - run.read);
         mask::append(buffer.vec(), &bytes[run.read..run.read + here], *key);
@@ -406,7 +401,9 @@ impl Connection {
         if *left > 0 {
             return Ok(None);
         }
-        let Reading::Control { opcode, buffer, .. } = std::mem::take(&mut self.reading) else { return Ok(None) };
+        let Reading::Control { opcode, buffer, .. } = std::mem::take(&mut self.reading) else {
+            return Ok(None);
+        };
         if opcode == Opcode::Pong {
             return Ok(Some(Step::Pong(Piece::Held(buffer))));
         }

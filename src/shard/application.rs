@@ -5,6 +5,7 @@ use crate::connection::{Chunk, Closed, Reply};
 use crate::driver::{Driver, Token};
 use crate::limits::Nanos;
 use crate::protocol::handshake::{Refusal, Request, Response, Upgrade};
+use crate::stats::Snapshot;
 
 /// What an application wants done with the chunk it was shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +60,12 @@ pub trait Application: Sized {
     ) -> Answer<Self::Peer>;
 
     /// The 101 was staged (server role) or received (client role: `response` tells what the server said).
-    fn opened<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token, response: Option<&Response>) {
+    fn opened<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Self>,
+        token: Token,
+        response: Option<&Response>,
+    ) {
         let _ = (cx, token, response);
     }
 
@@ -78,7 +84,13 @@ pub trait Application: Sized {
 
     /// A connection that had reached [`request`](Application::request) (server role) or was dialled (client
     /// role) is over. Its token is dead.
-    fn closed<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token, peer: Self::Peer, closed: &Closed);
+    fn closed<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Self>,
+        token: Token,
+        peer: Self::Peer,
+        closed: &Closed,
+    );
 
     /// Another shard posted a message.
     fn message<D: Driver>(
@@ -106,6 +118,11 @@ pub trait Application: Sized {
     /// When [`turn_ended`](Application::turn_ended) wants to be called at the latest, if at all.
     fn deadline(&self) -> Option<Nanos> {
         None
+    }
+
+    /// Adds what the application knows to a snapshot.
+    fn describe(&self, snapshot: &mut Snapshot) {
+        let _ = snapshot;
     }
 
     /// The shard stops taking connections and says goodbye to those it has (1001).

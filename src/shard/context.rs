@@ -24,7 +24,7 @@ pub struct Link<'a, A: Application> {
     /// The application's state of it.
     pub peer: &'a mut A::Peer,
     /// The shard's ends of the mailboxes to other shards.
-    pub mailboxes: &'a mut Mailboxes<A::Message>,
+    pub(crate) mailboxes: &'a mut Mailboxes<A::Message>,
     pub(super) connection: &'a mut Connection,
     pub(super) env: Env<'a>,
     pub(super) counters: &'a mut Counters,
@@ -56,6 +56,16 @@ impl<A: Application> Link<'_, A> {
         self.env.pool
     }
 
+    /// Mailboxes and buffers, for messages that go into both.
+    pub fn mailboxes_and_pool(&mut self) -> (&mut Mailboxes<A::Message>, &mut Pool) {
+        (self.mailboxes, self.env.pool)
+    }
+
+    /// Counts a message that a full mailbox held up.
+    pub fn note_mailbox_full(&mut self) {
+        self.counters.mailbox_full += 1;
+    }
+
     /// Queues a message. False, and nothing queued, when the connection is not open or more than the queue's
     /// bound is queued already; one message always fits an empty queue.
     pub fn send(&mut self, kind: Kind, payload: &[u8]) -> bool {
@@ -66,7 +76,6 @@ impl<A: Application> Link<'_, A> {
         let sent = self.connection.send(kind, payload, &mut self.env).is_ok();
         if sent {
             self.counters.messages_out += 1;
-            self.counters.bytes_out += u64::from(self.connection.queued_bytes() - queued);
         } else {
             self.connection.out_of_memory();
         }
@@ -124,6 +133,11 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
     /// The buffers of this shard.
     pub fn pool(&mut self) -> &mut Pool {
         &mut self.core.pool
+    }
+
+    /// Mailboxes and buffers, for messages that go into both.
+    pub fn mailboxes_and_pool(&mut self) -> (&mut Mailboxes<A::Message>, &mut Pool) {
+        (&mut self.core.mailboxes, &mut self.core.pool)
     }
 
     /// What this shard counts.
@@ -205,7 +219,13 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
     ///
     /// # Errors
     /// [`Full`] when there is no room; nothing was posted.
-    pub fn post(&mut self, to: usize, lane: Lane, message: A::Message, payload: &[&[u8]]) -> Result<(), Full> {
+    pub fn post(
+        &mut self,
+        to: usize,
+        lane: Lane,
+        message: A::Message,
+        payload: &[&[u8]],
+    ) -> Result<(), Full> {
         let posted = self.core.mailboxes.post(to, lane, message, payload);
         if posted.is_err() {
             self.core.counters.mailbox_full += 1;

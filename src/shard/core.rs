@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 
 use super::context::{Context, Link};
 use super::mailbox::Mailboxes;
-use super::slots::{Slot, Slots};
+use super::refusals;
+use super::slots::Slots;
 use super::wheel::Wheel;
 use super::{Answer, Application, Config, Disposition};
 use crate::buffer::{Buffer, Lease, Pool};
@@ -34,6 +35,10 @@ pub struct Core<D: Driver, A: Application> {
     pub(super) dirty: Vec<Token>,
     /// Connections whose send went through after it had not.
     pub(super) unblocked: Vec<Token>,
+    /// What arrived while a request waited for its decision, to be read now.
+    held: Vec<(Token, Buffer)>,
+    /// Connections whose queue did not fit the batch.
+    retry: Vec<Token>,
     pub(super) draining_since: Option<Nanos>,
     pub(super) stopping: bool,
     lease: Lease,
@@ -69,6 +74,8 @@ impl<D: Driver, A: Application> Core<D, A> {
             counters: Counters::default(),
             dirty: Vec::new(),
             unblocked: Vec::new(),
+            held: Vec::new(),
+            retry: Vec::new(),
             draining_since: None,
             stopping: false,
             due: Vec::new(),
@@ -87,12 +94,14 @@ impl<D: Driver, A: Application> Core<D, A> {
         let admitted = self.lease.take(1);
         let connection = Connection::server(&env!(self));
         self.slots.insert(token, connection, None);
+        if let Some(slot) = self.slots.get_mut(token) {
+            slot.leased = admitted;
+        }
         if !admitted {
-            self.lease.take_over(1);
-            let refusal = handshake::too_many_connections(self.entropy.next());
+            let refusal = refusals::busy(self.entropy.next());
             self.refuse(token, &refusal);
         } else if self.draining_since.is_some() {
-            self.refuse(token, &handshake::DRAINING);
+            self.refuse(token, &Refusal::DRAINING);
         }
         self.touch(token);
     }
@@ -194,12 +203,11 @@ impl<D: Driver, A: Application> Core<D, A> {
             Ok(None) => {}
             Ok(Some(block)) => {
                 while let Some(buffer) = connection.pop() {
-                    if !send_pooled(&mut self.driver, token, buffer, connection) {
+                    if !send_pooled(&mut self.driver, token, buffer, connection, &mut self.counters) {
                         break;
                     }
                 }
                 let piece = Span { offset: span.offset + block.start as u32, bytes: block.len() as u32 };
-                self.counters.bytes_out += u64::from(piece.bytes);
                 if connection.queued_before_block()
                     || self.driver.send(token, Source::Received(piece)).is_err()
                 {
@@ -208,6 +216,7 @@ impl<D: Driver, A: Application> Core<D, A> {
                         connection.out_of_memory();
                     }
                 } else {
+                    self.counters.bytes_out += u64::from(piece.bytes);
                     connection.block_sent();
                 }
             }
@@ -244,14 +253,14 @@ impl<D: Driver, A: Application> Core<D, A> {
                 (Answer::Respond(reply), _) => self.respond(token, &reply),
                 (Answer::Refuse(refusal), _) => self.refuse_because(token, &refusal, request),
                 (Answer::Upgrade { .. } | Answer::Later { .. }, None) => {
-                    self.refuse_because(token, &handshake::NOT_AN_UPGRADE, request);
+                    self.refuse_because(token, &refusals::NOT_AN_UPGRADE, request);
                 }
             }
         });
         self.pool.put(head);
         match answered {
             Ok(Some(())) => {}
-            Ok(None) => self.refuse(token, &handshake::MALFORMED),
+            Ok(None) => self.refuse(token, &Refusal::MALFORMED),
             Err(refusal) => self.refuse(token, &refusal),
         }
         self.touch(token);
@@ -263,7 +272,13 @@ impl<D: Driver, A: Application> Core<D, A> {
         }
     }
 
-    fn accept(&mut self, token: Token, key: Option<[u8; 24]>, subprotocol: Option<&str>, whole: bool) -> Option<Buffer> {
+    fn accept(
+        &mut self,
+        token: Token,
+        key: Option<[u8; 24]>,
+        subprotocol: Option<&str>,
+        whole: bool,
+    ) -> Option<Buffer> {
         let slot = self.slots.get_mut(token)?;
         if slot.connection.is_ending() {
             return None;
@@ -345,6 +360,9 @@ impl<D: Driver, A: Application> Core<D, A> {
             }
         };
         self.slots.insert(token, connection, Some(peer));
+        if let Some(slot) = self.slots.get_mut(token) {
+            slot.leased = true;
+        }
         Ok(token)
     }
 
@@ -412,6 +430,7 @@ impl<D: Driver, A: Application> Core<D, A> {
                 break;
             }
         }
+        self.dirty.append(&mut self.retry);
     }
 
     /// Reads what arrived while a request waited for its decision. Replies cannot leave from there, so they
@@ -462,7 +481,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         let mut refused = false;
         if !connection.is_blocked() {
             while let Some(buffer) = connection.pop() {
-                if !send_pooled(&mut self.driver, token, buffer, connection) {
+                if !send_pooled(&mut self.driver, token, buffer, connection, &mut self.counters) {
                     refused = true;
                     break;
                 }
@@ -501,7 +520,9 @@ impl<D: Driver, A: Application> Core<D, A> {
     /// A connection is gone.
     pub(super) fn closed(&mut self, application: &mut A, token: Token) {
         let Some(mut slot) = self.slots.remove(token) else { return };
-        self.lease.give(1);
+        if slot.leased {
+            self.lease.give(1);
+        }
         slot.connection.release(&mut self.pool);
         let gone = crate::connection::Closed { code: CloseCode::ABNORMAL, cause: Cause::Gone };
         let closed = slot.connection.closed().unwrap_or(&gone);
@@ -588,9 +609,19 @@ fn show_chunk<A: Application>(
 }
 
 /// Hands a buffer to the driver, or back to the connection when it is not taken.
-fn send_pooled<D: Driver>(driver: &mut D, token: Token, buffer: Buffer, connection: &mut Connection) -> bool {
+fn send_pooled<D: Driver>(
+    driver: &mut D,
+    token: Token,
+    buffer: Buffer,
+    connection: &mut Connection,
+    counters: &mut Counters,
+) -> bool {
+    let bytes = buffer.len() as u64;
     match driver.send(token, Source::Pooled(buffer)) {
-        Ok(()) => true,
+        Ok(()) => {
+            counters.bytes_out += bytes;
+            true
+        }
         Err(Source::Pooled(buffer)) => {
             connection.unpop(buffer);
             false
@@ -604,7 +635,3 @@ fn note_refusal(counters: &mut Counters, refusal: &Refusal) {
     tracing::info!(status, reason, cure, "request refused");
     *counters.refusals.entry(status).or_default() += 1;
 }
-
-/// A connection that is flushed once a turn is flushed at most this often before the next trip to the kernel.
-#[allow(unused)]
-fn _slot_is_small<P>(_: &Slot<P>) {}

@@ -10,6 +10,7 @@ mod application;
 mod context;
 mod core;
 mod mailbox;
+mod refusals;
 mod slots;
 mod wheel;
 

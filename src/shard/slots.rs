@@ -12,6 +12,8 @@ pub(super) struct Slot<P> {
     pub(super) generation: u32,
     /// The tick of the wheel that counts; entries at other ticks are stale. 0 for none.
     pub(super) armed: u64,
+    /// Counts against the node's connections.
+    pub(super) leased: bool,
     /// Listed for a flush at the turn's end.
     pub(super) dirty: bool,
     /// The transport's end has been asked for; only `Closed` is awaited.
@@ -54,6 +56,7 @@ impl<P> Slots<P> {
             peer,
             generation: token.generation,
             armed: 0,
+            leased: false,
             dirty: false,
             leaving: false,
         };

@@ -63,7 +63,9 @@ impl Wheel {
         if self.entries == 0 {
             return u64::MAX;
         }
-        (from..from + SLOTS as u64).find(|tick| !self.slots[*tick as usize % SLOTS].is_empty()).unwrap_or(u64::MAX)
+        (from..from + SLOTS as u64)
+            .find(|tick| !self.slots[*tick as usize % SLOTS].is_empty())
+            .unwrap_or(u64::MAX)
     }
 }
 

@@ -68,4 +68,3 @@ fn is_token(text: &[u8]) -> bool {
     !text.is_empty()
         && text.iter().all(|&byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
-

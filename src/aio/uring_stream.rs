@@ -1,0 +1,236 @@
+//! A TCP stream of tokio-uring as hyper wants it: poll-based, with borrowed buffers, although the ring
+//! works with owned ones.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::Shutdown;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+use tokio_uring::net::TcpStream;
+
+/// Bytes of the one read and the one write that may be under way.
+const BUFFER_BYTES: usize = 8 * 1024;
+
+/// A TCP stream on the tokio-uring runtime, for hyper.
+///
+/// The operations under way belong to the stream and not to the call that started them: dropping a future
+/// does not cancel its operation, so a read that is given up by its caller stays armed here, and the bytes
+/// that it brings are given to the next caller. Dropping the stream shuts the connection down, which ends
+/// them.
+pub struct UringStream {
+    stream: Rc<TcpStream>,
+    read: Reading,
+    write: Writing,
+}
+
+/// An operation under way, with its buffer inside.
+type Operation<T> = Pin<Box<dyn Future<Output = (io::Result<T>, Vec<u8>)>>>;
+
+enum Reading {
+    /// Bytes that the caller has not taken yet: those of `bytes` from `taken` on.
+    Ready {
+        bytes: Vec<u8>,
+        taken: usize,
+    },
+    Armed(Operation<usize>),
+}
+
+enum Writing {
+    Idle(Vec<u8>),
+    Underway(Operation<()>),
+}
+
+impl UringStream {
+    /// Adapts `stream`. Must be used on the runtime that it belongs to.
+    pub fn new(stream: TcpStream) -> UringStream {
+        UringStream {
+            stream: Rc::new(stream),
+            read: Reading::Ready { bytes: Vec::with_capacity(BUFFER_BYTES), taken: 0 },
+            write: Writing::Idle(Vec::with_capacity(BUFFER_BYTES)),
+        }
+    }
+
+    /// Waits for the write under way, if any, and gives its result.
+    fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Writing::Underway(operation) = &mut self.write {
+            let (result, buffer) = ready!(operation.as_mut().poll(cx));
+            self.write = Writing::Idle(buffer);
+            return Poll::Ready(result);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Read for UringStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut out: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        if out.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        let this = &mut *self;
+        loop {
+            match &mut this.read {
+                Reading::Ready { bytes, taken } if *taken < bytes.len() => {
+                    let end = bytes.len().min(*taken + out.remaining());
+                    out.put_slice(&bytes[*taken..end]);
+                    *taken = end;
+                    return Poll::Ready(Ok(()));
+                }
+                Reading::Ready { bytes, .. } => {
+                    let mut buffer = std::mem::take(bytes);
+                    buffer.clear();
+                    let stream = Rc::clone(&this.stream);
+                    this.read = Reading::Armed(Box::pin(async move { stream.read(buffer).await }));
+                }
+                Reading::Armed(operation) => {
+                    let (result, bytes) = ready!(operation.as_mut().poll(cx));
+                    this.read = Reading::Ready { bytes, taken: 0 };
+                    if result? == 0 {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Write for UringStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_written(cx))?;
+        let taken = bytes.len().min(BUFFER_BYTES);
+        if let Writing::Idle(buffer) = &mut self.write {
+            let mut buffer = std::mem::take(buffer);
+            buffer.clear();
+            buffer.extend_from_slice(&bytes[..taken]);
+            let stream = Rc::clone(&self.stream);
+            let mut operation: Operation<()> = Box::pin(async move { stream.write_all(buffer).await });
+            // The first poll hands it to the ring. Its result, even if there at once, is told by the next
+            // write or flush: these bytes were taken.
+            self.write = match operation.as_mut().poll(cx) {
+                Poll::Pending => Writing::Underway(operation),
+                Poll::Ready((result, buffer)) => {
+                    self.write = Writing::Idle(buffer);
+                    result?;
+                    return Poll::Ready(Ok(taken));
+                }
+            };
+        }
+        Poll::Ready(Ok(taken))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_written(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_written(cx))?;
+        Poll::Ready(self.stream.shutdown(Shutdown::Write))
+    }
+}
+
+impl Drop for UringStream {
+    fn drop(&mut self) {
+        // An armed read keeps the descriptor; without this the peer would never hear of the end.
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}
+
+impl fmt::Debug for UringStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UringStream")
+            .field("read_armed", &matches!(self.read, Reading::Armed(_)))
+            .field("write_underway", &matches!(self.write, Writing::Underway(_)))
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::io::{Read as _, Write as _};
+
+    use hyper::rt::ReadBuf;
+
+    use super::*;
+
+    /// Runs `test` over an accepted stream and its peer. Where io_uring is denied there is no such stream.
+    fn with_stream<F: Future<Output = ()>>(test: impl FnOnce(UringStream, std::net::TcpStream) -> F) {
+        if let Err(error) = super::super::ring_allowed() {
+            assert!(std::env::var_os("CI").is_none(), "io_uring is denied here: {error}");
+            eprintln!("io_uring is denied here ({error}): nothing to test");
+            return;
+        }
+        tokio_uring::start(async {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+            let peer =
+                std::net::TcpStream::connect(listener.local_addr().expect("its address")).expect("a peer");
+            let (accepted, _) =
+                tokio_uring::net::TcpListener::from_std(listener).accept().await.expect("accepted");
+            test(UringStream::new(accepted), peer).await;
+        });
+    }
+
+    async fn read(stream: &mut UringStream, bytes_max: usize) -> Vec<u8> {
+        let mut bytes = vec![0; bytes_max];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        poll_fn(|cx| Pin::new(&mut *stream).poll_read(cx, buffer.unfilled())).await.expect("bytes");
+        buffer.filled().to_vec()
+    }
+
+    #[test]
+    fn a_read_that_its_caller_gave_up_loses_no_bytes() {
+        with_stream(|mut stream, mut peer| async move {
+            // Nothing has been sent: the read is armed, and its caller goes away.
+            let given_up = tokio::select! {
+                biased;
+                _ = read(&mut stream, 64) => false,
+                () = tokio::task::yield_now() => true,
+            };
+            assert!(given_up);
+            peer.write_all(b"hello, ring").expect("sent");
+            // Smaller than what came: the rest waits for the next caller.
+            assert_eq!(read(&mut stream, 5).await, b"hello");
+            assert_eq!(read(&mut stream, 64).await, b", ring");
+        });
+    }
+
+    #[test]
+    fn bytes_written_arrive_in_order_and_then_the_end() {
+        with_stream(|mut stream, mut peer| async move {
+            let reader = std::thread::spawn(move || {
+                let mut received = Vec::new();
+                peer.read_to_end(&mut received).map(|_| received)
+            });
+            let sent: Vec<u8> = (0..300_000_u32).map(|i| (i % 251) as u8).collect();
+            let mut rest = &sent[..];
+            while !rest.is_empty() {
+                let taken = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, rest)).await.expect("taken");
+                rest = &rest[taken..];
+            }
+            poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx)).await.expect("shut down");
+            assert_eq!(reader.join().expect("reader").expect("read"), sent);
+        });
+    }
+
+    #[test]
+    fn dropping_the_stream_ends_the_connection_even_with_a_read_armed() {
+        with_stream(|mut stream, mut peer| async move {
+            let armed = tokio::select! {
+                biased;
+                _ = read(&mut stream, 64) => false,
+                () = tokio::task::yield_now() => true,
+            };
+            assert!(armed);
+            drop(stream);
+            let ended = tokio::task::spawn_blocking(move || peer.read(&mut [0; 1])).await.expect("reader");
+            assert_eq!(ended.expect("the end of the stream"), 0);
+        });
+    }
+}

@@ -1,0 +1,68 @@
+//! What a command sets up in its own process before it runs: the descriptor limit and the log.
+
+use std::io::IsTerminal as _;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tracing_subscriber::filter::{EnvFilter, LevelFilter};
+
+use super::Failure;
+
+/// Raises the soft limit on descriptors to the hard one and gives it back. Every connection may need one,
+/// and the usual soft limit of 1,024 exists for programs that use `select`.
+pub(super) fn raise_descriptor_limit() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum.unwrap_or(u64::MAX),
+        Err(_) => limit.current.unwrap_or(u64::MAX),
+    }
+}
+
+/// Checks what `--log` was given: a level, or directives such as `warn,echoring::shard=debug`.
+pub(super) fn log_filter(word: &str) -> Result<String, String> {
+    const EXPECTED: &str = "expected error, warn, info, debug, trace or off, or module=level pairs";
+    for directive in word.split(',') {
+        let level = directive.split_once('=').map_or(directive, |(_, level)| level);
+        if level.parse::<LevelFilter>().is_err() || level.is_empty() {
+            return Err(EXPECTED.to_owned());
+        }
+    }
+    EnvFilter::try_new(word).map_err(|_| EXPECTED.to_owned())?;
+    Ok(word.to_owned())
+}
+
+/// Sends log lines to stderr, in colour only where a person reads them.
+pub(super) fn start_log(filter: &str) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(filter).map_err(|error| Failure::Usage(format!("--log: {error}")))?;
+    let colours =
+        std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colours)
+        .try_init()
+        .map_err(|error| Failure::Environment(format!("the log cannot be started: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_level_is_known_or_refused() {
+        for right in ["error", "warn", "info", "debug", "trace", "off", "warn,echoring::shard=debug"] {
+            assert_eq!(log_filter(right).as_deref(), Ok(right));
+        }
+        for wrong in ["", "loud", "echoring", "echoring=loud", "info,,", "9"] {
+            assert!(log_filter(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_descriptor_limit_ends_at_the_hard_one() {
+        let raised = raise_descriptor_limit();
+        let limit = getrlimit(Resource::Nofile);
+        assert_eq!(limit.current, limit.maximum);
+        assert_eq!(raised, limit.maximum.unwrap_or(u64::MAX));
+    }
+}

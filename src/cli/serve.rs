@@ -1,0 +1,398 @@
+//! `echoring serve`: its flags, what they resolve to, and the life of the server's process.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use super::{Failure, environment, values};
+use crate::limits;
+
+const EXAMPLES: &str = "\
+Examples:
+  echoring serve
+      echo on ws://127.0.0.1:9001/echo, topics on /broadcast/NAME, a page to try them on /
+  echoring serve --listen 0.0.0.0:9001 --allow-origin https://app.example
+      reachable from outside; browsers may connect from that site and from the server's own page
+  echoring serve --listen 127.0.0.1:0 --admin off --cpus 0 --shards 1
+      one shard on CPU 0, on a free port that the `listening` line tells
+  echoring serve --max-message 1MiB --queue-bytes 4MiB --log warn
+
+Bytes take KiB, MiB and GiB; times take ms, s, m and h.";
+
+/// The flags of `serve`, as typed.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// Where to accept WebSocket connections: ADDR:PORT (port 0 takes a free one) or unix:PATH; repeatable
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9001")]
+    listen: Vec<ListenAddress>,
+
+    /// Where to answer GET /stats and /healthz, or off
+    #[arg(long, value_name = "ADDR:PORT|off", default_value = "127.0.0.1:9002")]
+    admin: Admin,
+
+    /// Event loops, each on a CPU of its own; auto takes one per CPU that the process is allowed
+    #[arg(long, value_name = "N|auto", default_value = "auto", value_parser = Shards::from_str)]
+    shards: Shards,
+
+    /// CPUs to pin the shards to, such as 0,2 or 0-3 [default: those the process is allowed]
+    #[arg(long, value_name = "LIST", value_parser = CpuList::from_str)]
+    cpus: Option<CpuList>,
+
+    /// How to do I/O; auto takes io_uring where the kernel allows it, and says so loudly where it does not
+    #[arg(long, value_enum, default_value = "auto")]
+    driver: Driver,
+
+    /// Largest message taken, in bytes; a larger one ends its connection with 1009 [default: 64KiB]
+    #[arg(long, value_name = "BYTES", value_parser = values::bytes)]
+    max_message: Option<u64>,
+
+    /// Connections at once; further ones are told 503 [default: 100000, or what the descriptor limit allows]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    max_connections: Option<u32>,
+
+    /// Unsent bytes of a connection above which it is not read from; also how far a subscriber may lag
+    /// behind its topic before it is disconnected with 4008 [default: 256KiB]
+    #[arg(long, value_name = "BYTES", value_parser = values::bytes)]
+    queue_bytes: Option<u64>,
+
+    /// Bytes of buffers and topic logs that the whole server may hold [default: 1GiB]
+    #[arg(long, value_name = "BYTES", value_parser = values::bytes)]
+    memory_budget: Option<u64>,
+
+    /// An origin that browsers may connect from, besides the server's own host; * allows all; repeatable
+    #[arg(long, value_name = "ORIGIN", value_parser = values::origin)]
+    allow_origin: Vec<String>,
+
+    /// Time from accepting a connection to the end of its handshake [default: 5s]
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    handshake_timeout: Option<Duration>,
+
+    /// What to log on stderr: error, warn, info, debug, trace, off, or module=level pairs
+    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = environment::log_filter)]
+    log: String,
+
+    /// A set of defaults; flags given beside it win
+    #[arg(long, value_enum, default_value = "default")]
+    profile: Profile,
+
+    /// Share the port with another server that is being replaced, instead of refusing to start
+    #[arg(long)]
+    takeover: bool,
+}
+
+/// Where to listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum ListenAddress {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl FromStr for ListenAddress {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<ListenAddress, String> {
+        match word.strip_prefix("unix:") {
+            Some("") => Err("unix: needs a path behind it".to_owned()),
+            // The kernel's `sun_path` has 108 bytes, one of them the terminator.
+            Some(path) if path.len() > 107 => Err("a socket's path has at most 107 bytes".to_owned()),
+            Some(path) => Ok(ListenAddress::Unix(PathBuf::from(path))),
+            None => socket_address(word).map(ListenAddress::Tcp),
+        }
+    }
+}
+
+/// Where the control plane listens, if at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Admin {
+    Off,
+    At(SocketAddr),
+}
+
+impl FromStr for Admin {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Admin, String> {
+        if word == "off" { Ok(Admin::Off) } else { socket_address(word).map(Admin::At) }
+    }
+}
+
+/// An address with its port. Names are not looked up: what a server listens on should not depend on a
+/// resolver; `localhost` is understood because everybody types it.
+fn socket_address(word: &str) -> Result<SocketAddr, String> {
+    if let Some(port) = word.strip_prefix("localhost:")
+        && let Ok(port) = port.parse()
+    {
+        return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
+    }
+    word.parse().map_err(|_| "expected ADDR:PORT such as 127.0.0.1:9001 or [::1]:9001".to_owned())
+}
+
+/// `--shards`, wrapped because clap gives `Option` a meaning of its own.
+#[derive(Debug, Clone, Copy)]
+struct Shards(Option<usize>);
+
+impl FromStr for Shards {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Shards, String> {
+        values::count_or_auto(word).map(Shards)
+    }
+}
+
+/// `--cpus`, wrapped because clap gives `Vec` a meaning of its own.
+#[derive(Debug, Clone)]
+struct CpuList(Vec<usize>);
+
+impl FromStr for CpuList {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<CpuList, String> {
+        values::cpu_list(word).map(CpuList)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Driver {
+    /// io_uring where the kernel has it and allows it, else epoll
+    Auto,
+    /// io_uring, or exit code 3
+    Uring,
+    /// epoll
+    Epoll,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Profile {
+    /// The limits of this page
+    Default,
+    /// No rate limits, socket buffers tuned by the kernel; just as strict with peers
+    Benchmark,
+    /// Messages up to 16 MiB and wide limits, for test suites of the protocol
+    Conformance,
+}
+
+/// What `serve` runs with: every default taken, every contradiction found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Settings {
+    listen: Vec<ListenAddress>,
+    admin: Admin,
+    shards: Option<usize>,
+    cpus: Vec<usize>,
+    driver: Driver,
+    max_message: u64,
+    max_connections: Option<u32>,
+    queue_bytes: u32,
+    memory_budget: u64,
+    allow_origin: Vec<String>,
+    handshake_timeout: limits::Nanos,
+    log: String,
+    profile: Profile,
+    takeover: bool,
+}
+
+impl Args {
+    fn validate(self) -> Result<Settings, Failure> {
+        let profile = Defaults::of(self.profile);
+        let max_message = self.max_message.unwrap_or(profile.max_message);
+        if !(1..=limits::MESSAGE_BYTES_MAX).contains(&max_message) {
+            return Err(usage("--max-message", "must be from 1 byte to 2GiB"));
+        }
+        let queue_bytes = match u32::try_from(self.queue_bytes.unwrap_or(profile.queue_bytes)) {
+            Ok(bytes @ QUEUE_BYTES_MIN..=QUEUE_BYTES_MAX) => bytes,
+            _ => return Err(usage("--queue-bytes", "must be from 4KiB to 1GiB")),
+        };
+        let memory_budget = self.memory_budget.unwrap_or(limits::MEMORY_BUDGET_DEFAULT);
+        let budget_min = 16 * limits::BUDGET_LEASE_BYTES;
+        if memory_budget < budget_min.max(u64::from(queue_bytes)) {
+            return Err(usage("--memory-budget", "must be at least 16MiB, and at least --queue-bytes"));
+        }
+        let handshake_timeout = match self.handshake_timeout {
+            None => limits::HANDSHAKE_TIMEOUT,
+            Some(time) if (HANDSHAKE_TIMEOUT_MIN..=HANDSHAKE_TIMEOUT_MAX).contains(&time) => {
+                // At most five minutes: far below 2^64 ns.
+                time.as_nanos() as limits::Nanos
+            }
+            Some(_) => return Err(usage("--handshake-timeout", "must be from 100ms to 5m")),
+        };
+        let cpus = self.cpus.map(|list| list.0).unwrap_or_default();
+        if let Some(shards) = self.shards.0
+            && !cpus.is_empty()
+            && shards > cpus.len()
+        {
+            let line = format!("{shards} shards need as many CPUs, and --cpus names {}", cpus.len());
+            return Err(usage("--shards", &line));
+        }
+        let listen = distinct(self.listen)?;
+        if let Admin::At(admin) = self.admin
+            && admin.port() != 0
+            && listen.contains(&ListenAddress::Tcp(admin))
+        {
+            return Err(usage(
+                "--admin",
+                &format!("{admin} is taken by --listen; give another port, or off"),
+            ));
+        }
+        Ok(Settings {
+            listen,
+            admin: self.admin,
+            shards: self.shards.0,
+            cpus,
+            driver: self.driver,
+            max_message,
+            max_connections: self.max_connections,
+            queue_bytes,
+            memory_budget,
+            allow_origin: self.allow_origin,
+            handshake_timeout,
+            log: self.log,
+            profile: self.profile,
+            takeover: self.takeover,
+        })
+    }
+}
+
+/// Smallest `--queue-bytes`: less could not hold the kernel's own smallest send buffer.
+const QUEUE_BYTES_MIN: u32 = 4 * 1024;
+/// Largest `--queue-bytes`: what one connection may hold must be countable in 31 bits.
+const QUEUE_BYTES_MAX: u32 = 1 << 30;
+const HANDSHAKE_TIMEOUT_MIN: Duration = Duration::from_millis(100);
+const HANDSHAKE_TIMEOUT_MAX: Duration = Duration::from_secs(300);
+
+/// What a profile changes when the flag itself is not given.
+struct Defaults {
+    max_message: u64,
+    queue_bytes: u64,
+}
+
+impl Defaults {
+    fn of(profile: Profile) -> Defaults {
+        let queue_bytes = u64::from(limits::QUEUE_BYTES_DEFAULT);
+        match profile {
+            Profile::Default | Profile::Benchmark => {
+                Defaults { max_message: limits::MESSAGE_BYTES_DEFAULT, queue_bytes }
+            }
+            Profile::Conformance => Defaults { max_message: 16 << 20, queue_bytes: queue_bytes.max(1 << 20) },
+        }
+    }
+}
+
+fn usage(flag: &str, explanation: &str) -> Failure {
+    Failure::Usage(format!("{flag}: {explanation}"))
+}
+
+/// Refuses an address given twice: the kernel would share it among two sets of listeners silently.
+fn distinct(listen: Vec<ListenAddress>) -> Result<Vec<ListenAddress>, Failure> {
+    for (i, address) in listen.iter().enumerate() {
+        let free_port = matches!(address, ListenAddress::Tcp(address) if address.port() == 0);
+        if !free_port && listen[..i].contains(address) {
+            return Err(usage("--listen", &format!("{address} is given twice")));
+        }
+    }
+    Ok(listen)
+}
+
+impl std::fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ListenAddress::Tcp(address) => write!(f, "{address}"),
+            ListenAddress::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Runs the server until a signal ends it.
+pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
+    let settings = arguments.validate()?;
+    environment::start_log(&settings.log)?;
+    environment::raise_descriptor_limit();
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Serve {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn settings(flags: &[&str]) -> Result<Settings, Failure> {
+        let words = std::iter::once("serve").chain(flags.iter().copied());
+        match Serve::try_parse_from(words) {
+            Ok(serve) => serve.args.validate(),
+            Err(error) => Err(Failure::Usage(error.to_string())),
+        }
+    }
+
+    #[test]
+    fn without_flags_the_documented_defaults_hold() {
+        let settings = settings(&[]).expect("defaults are valid");
+        assert_eq!(settings.listen, [ListenAddress::Tcp("127.0.0.1:9001".parse().expect("an address"))]);
+        assert_eq!(settings.admin, Admin::At("127.0.0.1:9002".parse().expect("an address")));
+        assert_eq!(settings.max_message, 64 * 1024);
+        assert_eq!(settings.queue_bytes, 256 * 1024);
+        assert_eq!(settings.handshake_timeout, 5 * limits::SECOND);
+        assert_eq!(settings.shards, None);
+    }
+
+    #[test]
+    fn a_profile_moves_defaults_and_a_flag_beside_it_wins() {
+        let conformance = settings(&["--profile", "conformance"]).expect("valid");
+        assert_eq!(conformance.max_message, 16 << 20);
+        let both = settings(&["--profile", "conformance", "--max-message", "1MiB"]).expect("valid");
+        assert_eq!(both.max_message, 1 << 20);
+    }
+
+    #[test]
+    fn listeners_may_be_several_and_of_both_kinds() {
+        let flags = ["--listen", "[::1]:0", "--listen", "unix:/run/echoring.sock", "--listen", "localhost:1"];
+        let settings = settings(&flags).expect("valid");
+        assert_eq!(settings.listen.len(), 3);
+        assert_eq!(settings.listen[1], ListenAddress::Unix("/run/echoring.sock".into()));
+        assert_eq!(settings.listen[2].to_string(), "127.0.0.1:1");
+    }
+
+    #[test]
+    fn contradictions_and_values_out_of_range_are_usage_errors() {
+        for flags in [
+            &["--shards", "3", "--cpus", "0,1"][..],
+            &["--shards", "0"],
+            &["--max-message", "0"],
+            &["--max-message", "2147483649"],
+            &["--queue-bytes", "1KiB"],
+            &["--queue-bytes", "8GiB"],
+            &["--memory-budget", "1MiB"],
+            &["--memory-budget", "16MiB", "--queue-bytes", "32MiB"],
+            &["--max-connections", "0"],
+            &["--handshake-timeout", "1ms"],
+            &["--handshake-timeout", "5"],
+            &["--listen", "127.0.0.1"],
+            &["--listen", "unix:"],
+            &["--listen", "127.0.0.1:7", "--listen", "127.0.0.1:7"],
+            &["--listen", "127.0.0.1:7", "--admin", "127.0.0.1:7"],
+            &["--admin", "on"],
+            &["--allow-origin", "https://a/b"],
+            &["--log", "loud"],
+            &["--profile", "fast"],
+            &["--tls-cert", "f"],
+            &["--config", "f"],
+            &["stray"],
+        ] {
+            assert!(matches!(settings(flags), Err(Failure::Usage(_))), "{flags:?} were taken");
+        }
+    }
+
+    #[test]
+    fn a_message_of_the_largest_size_is_allowed() {
+        assert_eq!(settings(&["--max-message", "2GiB"]).expect("valid").max_message, 1 << 31);
+    }
+}

@@ -1,0 +1,162 @@
+//! How values are written on the command line: bytes, durations, lists of CPUs, addresses.
+//!
+//! Each function parses one word and says in a few words what is wrong with it; the flag's name is added
+//! by whoever asked.
+
+use std::time::Duration;
+
+/// Bytes: a number with an optional `KiB`, `MiB`, `GiB` (or `k`, `m`, `g`, in either case, which mean the
+/// same powers of 1024) behind it.
+///
+/// # Errors
+/// When it is not a whole number of bytes below 2^64.
+pub fn bytes(word: &str) -> Result<u64, String> {
+    let digits = word.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = word.split_at(digits);
+    let shift = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kib" => 10,
+        "m" | "mib" => 20,
+        "g" | "gib" => 30,
+        _ => return Err("expected bytes such as 65536, 64KiB or 1MiB".to_owned()),
+    };
+    let number: u64 = number.parse().map_err(|_| "expected bytes such as 65536, 64KiB or 1MiB".to_owned())?;
+    number.checked_mul(1 << shift).ok_or_else(|| "more bytes than can be counted".to_owned())
+}
+
+/// A duration: a number, with a fraction if need be, and `us`, `ms`, `s`, `m` or `h` behind it.
+///
+/// # Errors
+/// When it has no unit, is negative, or is longer than 1,000 hours.
+pub fn duration(word: &str) -> Result<Duration, String> {
+    const EXPECTED: &str = "expected a duration such as 500ms, 5s or 2m";
+    let digits = word.bytes().take_while(|b| b.is_ascii_digit() || *b == b'.').count();
+    let (number, unit) = word.split_at(digits);
+    let unit_s = match unit.trim() {
+        "us" | "µs" => 1e-6,
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3_600.0,
+        _ => return Err(EXPECTED.to_owned()),
+    };
+    let number: f64 = number.parse().map_err(|_| EXPECTED.to_owned())?;
+    let seconds = number * unit_s;
+    if seconds > 1_000.0 * 3_600.0 {
+        return Err("longer than 1000h".to_owned());
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+/// A list of CPU numbers: `0`, `0,2`, `0-3`, `0-1,4`. Kept in the order given, without repeats.
+///
+/// # Errors
+/// When an item is neither a number nor a rising range, or a number is above 1023 (the kernel's set size).
+pub fn cpu_list(word: &str) -> Result<Vec<usize>, String> {
+    const EXPECTED: &str = "expected CPU numbers such as 0,2 or 0-3";
+    const CPU_MAX: usize = 1_023;
+    let number = |item: &str| match item.trim().parse::<usize>() {
+        Ok(cpu) if cpu <= CPU_MAX => Ok(cpu),
+        Ok(cpu) => Err(format!("there is no CPU {cpu}: the highest is {CPU_MAX}")),
+        Err(_) => Err(EXPECTED.to_owned()),
+    };
+    let mut cpus = Vec::new();
+    for item in word.split(',') {
+        let (first, last) = match item.split_once('-') {
+            Some((first, last)) => (number(first)?, number(last)?),
+            None => (number(item)?, number(item)?),
+        };
+        if first > last {
+            return Err(format!("the range {item} falls"));
+        }
+        for cpu in first..=last {
+            if !cpus.contains(&cpu) {
+                cpus.push(cpu);
+            }
+        }
+    }
+    Ok(cpus)
+}
+
+/// `auto` or a number from 1 to 1024. `None` is `auto`.
+///
+/// # Errors
+/// When it is neither.
+pub fn count_or_auto(word: &str) -> Result<Option<usize>, String> {
+    if word == "auto" {
+        return Ok(None);
+    }
+    match word.parse::<usize>() {
+        Ok(count @ 1..=1_024) => Ok(Some(count)),
+        _ => Err("expected auto or a number from 1 to 1024".to_owned()),
+    }
+}
+
+/// An origin as browsers send it (RFC 6454, section 6.2): scheme, host and, unless it is the scheme's own,
+/// port; or `*` for any, or `null`. Given back in lower case.
+///
+/// # Errors
+/// When it has a path, no scheme, or no host.
+pub fn origin(word: &str) -> Result<String, String> {
+    if word == "*" || word == "null" {
+        return Ok(word.to_owned());
+    }
+    let Some((scheme, host)) = word.split_once("://") else {
+        return Err("expected an origin such as https://app.example, or *".to_owned());
+    };
+    if scheme.is_empty() || host.is_empty() {
+        return Err("expected an origin such as https://app.example, or *".to_owned());
+    }
+    if host.contains(['/', '?', '#', '@', '*']) || !word.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err("an origin is a scheme, a host and perhaps a port, with nothing behind them".to_owned());
+    }
+    Ok(word.to_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_take_binary_suffixes() {
+        assert_eq!(bytes("0"), Ok(0));
+        assert_eq!(bytes("65536"), Ok(65_536));
+        assert_eq!(bytes("64KiB"), Ok(65_536));
+        assert_eq!(bytes("1MiB"), Ok(1 << 20));
+        assert_eq!(bytes("2g"), Ok(2 << 30));
+        for wrong in ["", "KiB", "-1", "1.5MiB", "1KB", "64 K i B", "99999999999999999999", "17179869184GiB"]
+        {
+            assert!(bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn durations_need_a_unit() {
+        assert_eq!(duration("5s"), Ok(Duration::from_secs(5)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
+        for wrong in ["5", "", "s", "-1s", "1.2.3s", "1w", "1001h", "infs", "NaNs", ".s"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn cpu_lists_keep_their_order() {
+        assert_eq!(cpu_list("0"), Ok(vec![0]));
+        assert_eq!(cpu_list("3,0-1,1"), Ok(vec![3, 0, 1]));
+        for wrong in ["", "a", "1-", "2-1", "0,,1", "-1", "1024"] {
+            assert!(cpu_list(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn origins_have_no_path() {
+        assert_eq!(origin("https://App.example:8443"), Ok("https://app.example:8443".to_owned()));
+        assert_eq!(origin("*"), Ok("*".to_owned()));
+        for wrong in
+            ["", "app.example", "https://", "://x", "https://a/", "https://a/b", "https://*.a", "http://a b"]
+        {
+            assert!(origin(wrong).is_err(), "{wrong}");
+        }
+    }
+}
