@@ -2,9 +2,13 @@
 
 #![forbid(unsafe_code)]
 
+mod board;
+mod client;
 mod host;
 mod payload;
+mod plan;
 pub mod record;
 mod schedule;
+mod shared;
 mod tally;
 mod track;
