@@ -5,6 +5,8 @@
 //! the node's [`Budget`]; when the budget is spent, [`Pool::get`] says no and the caller decides who pays.
 //! This module does not know what a WebSocket is.
 
+#![forbid(unsafe_code)]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,31 +17,91 @@ const CLASS_BYTES: [usize; 6] = [128, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 
 /// Free bytes kept per class; beyond that a returned buffer is freed.
 const FREE_BYTES_MAX: usize = 1 << 20;
 
-/// Bytes that the whole node may spend on pooled buffers and logs. Shards lease from it in blocks.
+/// Units (bytes of buffers and logs, or connections) that the whole node may spend. Shards lease from it in
+/// blocks, see [`Lease`].
 #[derive(Debug)]
 pub struct Budget {
     free: AtomicU64,
 }
 
 impl Budget {
-    /// A budget of `bytes`.
-    pub fn new(bytes: u64) -> Arc<Budget> {
-        Arc::new(Budget { free: AtomicU64::new(bytes) })
+    /// A budget of `units`.
+    pub fn new(units: u64) -> Arc<Budget> {
+        Arc::new(Budget { free: AtomicU64::new(units) })
     }
 
-    /// Bytes not leased to anyone.
-    pub fn free_bytes(&self) -> u64 {
+    /// Units not leased to anyone.
+    pub fn free(&self) -> u64 {
         self.free.load(Ordering::Relaxed)
     }
 
-    fn take(&self, bytes: u64) -> bool {
-        self.free
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| free.checked_sub(bytes))
-            .is_ok()
+    /// Takes up to `most` units and at least `least`, or none.
+    fn take(&self, least: u64, most: u64) -> Option<u64> {
+        let before = self
+            .free
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| {
+                (free >= least).then(|| free - free.min(most))
+            })
+            .ok()?;
+        Some(before.min(most))
     }
 
-    fn give(&self, bytes: u64) {
-        self.free.fetch_add(bytes, Ordering::Relaxed);
+    fn give(&self, units: u64) {
+        self.free.fetch_add(units, Ordering::Relaxed);
+    }
+}
+
+/// One shard's part of a [`Budget`]: taken in blocks, so that the shared counter is rarely touched, and given
+/// back when two blocks are spare.
+#[derive(Debug)]
+pub struct Lease {
+    budget: Arc<Budget>,
+    block: u64,
+    leased: u64,
+    used: u64,
+}
+
+impl Lease {
+    /// An empty lease that grows by `block` units at a time.
+    pub fn new(budget: Arc<Budget>, block: u64) -> Lease {
+        Lease { budget, block, leased: 0, used: 0 }
+    }
+
+    /// Uses `units` more. False, and nothing used, when the node's budget is spent.
+    pub fn take(&mut self, units: u64) -> bool {
+        let used = self.used + units;
+        if used > self.leased {
+            let short = used - self.leased;
+            match self.budget.take(short, short.next_multiple_of(self.block)) {
+                Some(taken) => self.leased += taken,
+                None => return false,
+            }
+        }
+        self.used = used;
+        true
+    }
+
+    /// Stops using `units`.
+    pub fn give(&mut self, units: u64) {
+        self.used -= units;
+        // One block is kept as slack, so that a unit at the border does not go to and fro for ever.
+        let spare = self.leased - self.used;
+        if spare >= 2 * self.block {
+            let returned = (spare / self.block - 1) * self.block;
+            self.leased -= returned;
+            self.budget.give(returned);
+        }
+    }
+
+    /// Units in use.
+    pub fn used(&self) -> u64 {
+        self.used
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.budget.give(self.leased);
     }
 }
 
@@ -126,18 +188,15 @@ impl Buffer {
 #[derive(Debug)]
 pub struct Pool {
     free: [Vec<Buffer>; CLASS_BYTES.len()],
-    budget: Arc<Budget>,
-    /// Leased from `budget`.
-    leased_bytes: u64,
-    /// Accounted to buffers (in use or free) and to [`Pool::charge`].
-    used_bytes: u64,
+    /// Covers buffers, in use or free, and what [`Pool::charge`] accounts.
+    lease: Lease,
     peak_bytes: u64,
 }
 
 impl Pool {
     /// A pool that leases from `budget`.
     pub fn new(budget: Arc<Budget>) -> Pool {
-        Pool { free: Default::default(), budget, leased_bytes: 0, used_bytes: 0, peak_bytes: 0 }
+        Pool { free: Default::default(), lease: Lease::new(budget, BUDGET_LEASE_BYTES), peak_bytes: 0 }
     }
 
     /// A pool with a budget of its own, for programs with one shard and for tests.
@@ -183,45 +242,24 @@ impl Pool {
     /// Accounts for `bytes` that the caller keeps elsewhere (a log's segment). False when the budget is
     /// spent.
     pub fn charge(&mut self, bytes: usize) -> bool {
-        let used_bytes = self.used_bytes + bytes as u64;
-        if used_bytes > self.leased_bytes {
-            let lease = (used_bytes - self.leased_bytes).next_multiple_of(BUDGET_LEASE_BYTES);
-            if !self.budget.take(lease) {
-                return false;
-            }
-            self.leased_bytes += lease;
-        }
-        self.used_bytes = used_bytes;
-        self.peak_bytes = self.peak_bytes.max(used_bytes);
-        true
+        let taken = self.lease.take(bytes as u64);
+        self.peak_bytes = self.peak_bytes.max(self.lease.used());
+        taken
     }
 
     /// Takes back what [`charge`](Pool::charge) accounted.
     pub fn discharge(&mut self, bytes: usize) {
-        self.used_bytes -= bytes as u64;
-        // One lease is kept as slack, so that a buffer at the border does not lease and return for ever.
-        let spare = self.leased_bytes - self.used_bytes;
-        if spare >= 2 * BUDGET_LEASE_BYTES {
-            let returned = (spare / BUDGET_LEASE_BYTES - 1) * BUDGET_LEASE_BYTES;
-            self.leased_bytes -= returned;
-            self.budget.give(returned);
-        }
+        self.lease.give(bytes as u64);
     }
 
     /// Bytes accounted now: buffers in use, buffers kept free, and charges.
     pub fn used_bytes(&self) -> u64 {
-        self.used_bytes
+        self.lease.used()
     }
 
     /// The most that [`used_bytes`](Pool::used_bytes) has been.
     pub fn peak_bytes(&self) -> u64 {
         self.peak_bytes
-    }
-}
-
-impl Drop for Pool {
-    fn drop(&mut self) {
-        self.budget.give(self.leased_bytes);
     }
 }
 
@@ -261,6 +299,6 @@ mod tests {
         pool.put(big);
         assert!(pool.get((BUDGET_LEASE_BYTES * 3 / 2) as usize).is_some());
         drop(pool);
-        assert_eq!(budget.free_bytes(), 2 * BUDGET_LEASE_BYTES);
+        assert_eq!(budget.free(), 2 * BUDGET_LEASE_BYTES);
     }
 }

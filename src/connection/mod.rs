@@ -1,1 +1,482 @@
-//! One WebSocket peer as a state machine.
+//! One WebSocket peer, in either role, as a state machine: handshake, open, closing, over.
+//!
+//! Bytes and `now` come in, steps and bytes go out; this module never does I/O, reads no clock and knows no
+//! thread. A [`Connection`] is driven like this, by the shard, the simulator and the tests alike:
+//!
+//! 1. [`begin_run`](Connection::begin_run) with the time at which a run of received bytes is looked at;
+//! 2. [`poll`](Connection::poll) until it says [`Step::Idle`]. Each other step is acted on before the next
+//!    poll: a head is answered ([`accept`](Connection::accept), [`refuse`](Connection::refuse),
+//!    [`respond`](Connection::respond)), a chunk may be sent back ([`echo`](Connection::echo));
+//! 3. [`end_run`](Connection::end_run) tells which part of the run is to be sent from where it lies, between
+//!    the buffers of [`pop`](Connection::pop) before it and those after it;
+//! 4. when all that has left, [`take_fate`](Connection::take_fate) says whether the transport is to be closed.
+//!
+//! Beside runs, [`handle_timeout`](Connection::handle_timeout) is called when
+//! [`deadline`](Connection::deadline) has passed, and the driver's news are told by
+//! [`blocked`](Connection::blocked), [`unblocked`](Connection::unblocked) and [`ended`](Connection::ended).
+//!
+//! In a run, a reply that fits takes the place of the frame it answers. A server's header is four bytes
+//! shorter than a client's, so replies never catch up with the reading:
+//!
+//! ```text
+//! run    | frame 1 (answered) | frame 2 (answered) | frame 3 …
+//! block      | reply 1 | reply 2 |   ^ read
+//!            ^ start             ^ end
+//! ```
+#![forbid(unsafe_code)]
+
+mod closing;
+mod handshake;
+mod outbox;
+mod reading;
+
+use std::ops::Range;
+
+use crate::buffer::{Buffer, Pool};
+use crate::limits::{self, Nanos};
+use crate::protocol::Role;
+use crate::protocol::frame::Opcode;
+use crate::protocol::handshake::{Dial, Refusal, Response};
+
+pub use closing::{Cause, Closed, Fate};
+pub use handshake::Reply;
+pub use outbox::OutOfMemory;
+
+use closing::Ending;
+use outbox::Outbox;
+use reading::{Message, Reading};
+
+/// Bytes of the largest control frame: two of header, four of key, 125 of payload.
+const CONTROL_FRAME_BYTES_MAX: usize = 6 + limits::CONTROL_PAYLOAD_BYTES_MAX;
+
+/// The type of a message (RFC 6455, 5.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Valid UTF-8.
+    Text,
+    /// Any bytes.
+    Binary,
+}
+
+impl Kind {
+    fn opcode(self) -> Opcode {
+        match self {
+            Kind::Text => Opcode::Text,
+            Kind::Binary => Opcode::Binary,
+        }
+    }
+}
+
+/// A piece of a message as an application sees it.
+#[derive(Debug)]
+pub struct Chunk<'a> {
+    /// The message's type.
+    pub kind: Kind,
+    /// The message starts with this chunk.
+    pub first: bool,
+    /// The message ends with this chunk.
+    pub last: bool,
+    /// Unmasked, and in a text message valid UTF-8 as far as it goes: a sequence may go on in the next chunk.
+    pub payload: &'a mut [u8],
+}
+
+/// Marks of a chunk without its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Marks {
+    /// The message's type.
+    pub kind: Kind,
+    /// The message starts here.
+    pub first: bool,
+    /// The message ends here.
+    pub last: bool,
+}
+
+/// Where the bytes of a step are.
+#[derive(Debug)]
+pub enum Piece {
+    /// In the run, from first to one past the last.
+    Run(Range<usize>),
+    /// Assembled from several runs.
+    Held(Buffer),
+}
+
+/// What [`Connection::poll`] found in a run.
+#[derive(Debug)]
+pub enum Step {
+    /// The run is used up.
+    Idle,
+    /// A whole request head (server role), to be answered before the next poll.
+    Head(Buffer),
+    /// The request was refused; a refusal is queued.
+    Refused(Refusal),
+    /// The server agreed (client role).
+    Opened(Response),
+    /// Part of a message.
+    Chunk(Marks, Piece),
+    /// A pong's payload.
+    Pong(Piece),
+}
+
+/// What holds for every connection of a shard.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Bytes of a message, at most; one of this size is allowed.
+    pub message_bytes_max: u64,
+    /// Bytes queued to a peer above which reading from it pauses.
+    pub queue_bytes: u32,
+    /// From accept or dial to the 101.
+    pub handshake_timeout: Nanos,
+    /// From the first byte of a message to its last.
+    pub message_timeout: Nanos,
+    /// Silence after which a ping is sent; 0 for never.
+    pub ping_interval: Nanos,
+    /// From the ping to any byte of the peer.
+    pub pong_timeout: Nanos,
+    /// From our Close frame to the end.
+    pub close_timeout: Nanos,
+    /// The request of connections in the client role.
+    pub dial: Option<Dial>,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            message_bytes_max: limits::MESSAGE_BYTES_DEFAULT,
+            queue_bytes: limits::QUEUE_BYTES_DEFAULT,
+            handshake_timeout: limits::HANDSHAKE_TIMEOUT,
+            message_timeout: limits::MESSAGE_TIMEOUT,
+            ping_interval: limits::PING_INTERVAL,
+            pong_timeout: limits::PONG_TIMEOUT,
+            close_timeout: limits::CLOSE_TIMEOUT,
+            dial: None,
+        }
+    }
+}
+
+/// Masking keys and nonces for the client role. Seeded from outside: `xoshiro`-like quality is enough to
+/// keep keys unpredictable to what sits between the peers (RFC 6455, 10.3) when the seed is.
+#[derive(Clone, Debug)]
+pub struct Entropy(u64);
+
+impl Entropy {
+    /// A generator from a seed that nobody else knows.
+    pub fn new(seed: u64) -> Entropy {
+        Entropy(seed)
+    }
+
+    /// The next 64 bits (SplitMix64).
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A masking key.
+    pub fn key(&mut self) -> [u8; 4] {
+        ((self.next() >> 32) as u32).to_ne_bytes()
+    }
+}
+
+/// What a connection is lent for the length of a call.
+#[derive(Debug)]
+pub struct Env<'a> {
+    /// Where buffers come from and go.
+    pub pool: &'a mut Pool,
+    /// What holds for all connections.
+    pub config: &'a Config,
+    /// The time of this turn.
+    pub now: Nanos,
+    /// Masking keys.
+    pub entropy: &'a mut Entropy,
+}
+
+/// Where the reading of a run stands, and the block of replies that lies in it. Plain positions: the bytes
+/// are given anew with each call.
+#[derive(Clone, Debug, Default)]
+pub struct Run {
+    read: usize,
+    block: Range<usize>,
+}
+
+impl Run {
+    /// A run at its first byte.
+    pub fn new() -> Run {
+        Run::default()
+    }
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Waiting for a whole head.
+    Head { buffer: Option<Buffer>, nonce: [u8; 16], until: Nanos },
+    /// The request was shown to the application; what follows it waits.
+    Deciding { key: [u8; 24], held: Option<Buffer>, until: Nanos },
+    /// Messages flow.
+    Open,
+    /// The end has begun; see [`Ending`].
+    Ending(Ending),
+}
+
+/// One peer. About a hundred bytes: an idle connection is this and nothing else.
+#[derive(Debug)]
+pub struct Connection {
+    phase: Phase,
+    reading: Reading,
+    message: Message,
+    /// Assembles a frame that spans runs, or a whole message where those were asked for.
+    assembly: Option<Buffer>,
+    outbox: Outbox,
+    /// When the peer was last heard, or took bytes after it had not.
+    heard_at: Nanos,
+    /// When the unfinished message began; 0 when there is none.
+    message_since: Nanos,
+    /// Bytes of an unfinished send that the driver resumes; none when the connection is not blocked.
+    unsent: Option<u32>,
+    /// Pings of the peer within the second `ping_second`.
+    pings: u16,
+    ping_second: u32,
+    role: Role,
+    whole: bool,
+    pinged: bool,
+    reads_paused: bool,
+    /// The application wants no more messages for now.
+    held_up: bool,
+    deadline_moved: bool,
+}
+
+impl Connection {
+    /// The server's end of a connection that was accepted now.
+    pub fn server(env: &Env<'_>) -> Connection {
+        Connection::new(Role::Server, [0; 16], env)
+    }
+
+    /// The client's end of a connection that was made now; its request is queued.
+    ///
+    /// # Errors
+    /// When the node's memory is spent. A configuration without [`Config::dial`] sends no request.
+    pub fn client(env: &mut Env<'_>, whole: bool) -> Result<Connection, OutOfMemory> {
+        let mut nonce = [0; 16];
+        nonce[..8].copy_from_slice(&env.entropy.next().to_ne_bytes());
+        nonce[8..].copy_from_slice(&env.entropy.next().to_ne_bytes());
+        let mut connection = Connection::new(Role::Client, nonce, env);
+        connection.whole = whole;
+        connection.queue_request(env, nonce)?;
+        Ok(connection)
+    }
+
+    fn new(role: Role, nonce: [u8; 16], env: &Env<'_>) -> Connection {
+        Connection {
+            phase: Phase::Head { buffer: None, nonce, until: env.now + env.config.handshake_timeout },
+            reading: Reading::default(),
+            message: Message::default(),
+            assembly: None,
+            outbox: Outbox::default(),
+            heard_at: env.now,
+            message_since: 0,
+            unsent: None,
+            pings: 0,
+            ping_second: 0,
+            role,
+            whole: false,
+            pinged: false,
+            reads_paused: false,
+            held_up: false,
+            deadline_moved: true,
+        }
+    }
+
+    /// Whether messages may be sent.
+    pub fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open)
+    }
+
+    /// Whether the application has been asked and has not answered.
+    pub fn is_deciding(&self) -> bool {
+        matches!(self.phase, Phase::Deciding { .. })
+    }
+
+    /// Bytes queued to the peer, those of an unfinished send included.
+    pub fn queued_bytes(&self) -> u32 {
+        self.outbox.bytes() + self.unsent.unwrap_or(0)
+    }
+
+    /// Whether a send straight from other memory would keep the order and be taken.
+    pub fn is_writable(&self) -> bool {
+        self.is_open() && self.unsent.is_none() && self.outbox.is_empty()
+    }
+
+    /// Starts a run of received bytes.
+    #[inline]
+    pub fn begin_run(&mut self, now: Nanos) {
+        self.heard_at = now;
+        self.pinged = false;
+    }
+
+    /// Sends a piece back where it lies, or copies it into the outbox when it cannot lie there.
+    ///
+    /// # Errors
+    /// When the node's memory is spent.
+    #[inline]
+    pub fn echo(
+        &mut self,
+        run: &mut Run,
+        bytes: &mut [u8],
+        marks: Marks,
+        piece: Piece,
+        env: &mut Env<'_>,
+    ) -> Result<(), OutOfMemory> {
+        let opcode = if marks.first { marks.kind.opcode() } else { Opcode::Continuation };
+        match piece {
+            Piece::Run(range) => self.reply(run, bytes, opcode, marks.last, range, env),
+            Piece::Held(buffer) => self.reply_held(opcode, marks.last, buffer, env),
+        }
+    }
+
+    /// Queues one frame.
+    ///
+    /// # Errors
+    /// When the node's memory is spent.
+    pub fn send(&mut self, kind: Kind, payload: &[u8], env: &mut Env<'_>) -> Result<(), OutOfMemory> {
+        let key = self.key(env);
+        self.outbox.frame(env.pool, kind.opcode(), true, key, payload)
+    }
+
+    /// Queues a ping.
+    ///
+    /// # Errors
+    /// When the node's memory is spent.
+    pub fn ping(&mut self, payload: &[u8], env: &mut Env<'_>) -> Result<(), OutOfMemory> {
+        let key = self.key(env);
+        self.outbox.control(env.pool, Opcode::Ping, key, payload, limits::QUEUED_PONGS_MAX)
+    }
+
+    /// Whether something is queued that must leave before the block.
+    #[inline]
+    pub fn queued_before_block(&self) -> bool {
+        self.outbox.queued_before_block()
+    }
+
+    /// Whether anything but waiting for bytes is to be done for this connection.
+    #[inline]
+    pub fn needs_attention(&self) -> bool {
+        !self.outbox.is_empty()
+            || self.deadline_moved
+            || self.reads_paused
+            || self.held_up
+            || self.unsent.is_some()
+            || !self.is_open()
+    }
+
+    /// The next buffer to send. During a run: of those that go before the block.
+    pub fn pop(&mut self) -> Option<Buffer> {
+        self.outbox.pop()
+    }
+
+    /// Gives back what [`pop`](Connection::pop) gave and nobody took.
+    pub fn unpop(&mut self, buffer: Buffer) {
+        self.outbox.unpop(buffer);
+    }
+
+    /// The run is over. Returns the part of it that is to be sent from where it lies, after what
+    /// [`pop`](Connection::pop) gives and before what it gives once [`block_sent`](Connection::block_sent)
+    /// was called. While a send is unfinished, the part is copied behind it instead.
+    #[inline]
+    pub fn end_run(
+        &mut self,
+        run: &Run,
+        bytes: &[u8],
+        env: &mut Env<'_>,
+    ) -> Result<Option<Range<usize>>, OutOfMemory> {
+        if run.block.is_empty() {
+            self.outbox.end_block();
+            return Ok(None);
+        }
+        if self.unsent.is_some() {
+            self.outbox.insert_block(env.pool, &bytes[run.block.clone()])?;
+            return Ok(None);
+        }
+        Ok(Some(run.block.clone()))
+    }
+
+    /// The block of [`end_run`](Connection::end_run) is on its way.
+    #[inline]
+    pub fn block_sent(&mut self) {
+        self.outbox.end_block();
+    }
+
+    /// The block of [`end_run`](Connection::end_run) could not be sent from where it lies.
+    ///
+    /// # Errors
+    /// When the node's memory is spent.
+    pub fn copy_block(&mut self, block: &[u8], env: &mut Env<'_>) -> Result<(), OutOfMemory> {
+        self.outbox.insert_block(env.pool, block)
+    }
+
+    /// The driver's last send was short by `unsent` bytes and goes on by itself.
+    pub fn blocked(&mut self, unsent: u32) {
+        self.unsent = Some(unsent);
+    }
+
+    /// The rest of a short send has been taken by the kernel.
+    pub fn unblocked(&mut self, now: Nanos) {
+        self.unsent = None;
+        self.heard_at = now;
+        self.pinged = false;
+        self.deadline_moved = true;
+    }
+
+    /// Whether a send is unfinished.
+    #[inline]
+    pub fn is_blocked(&self) -> bool {
+        self.unsent.is_some()
+    }
+
+    /// Whether reading should pause or resume now. Pauses when the queue passes its mark, resumes when it
+    /// has fallen to half of it.
+    #[inline]
+    pub fn pause_wanted(&mut self, config: &Config) -> Option<bool> {
+        let queued = self.queued_bytes();
+        let mark = config.queue_bytes;
+        let wanted = if self.reads_paused { queued > mark / 2 } else { queued > mark };
+        let wanted = wanted || self.held_up || self.is_deciding();
+        (wanted != self.reads_paused).then(|| {
+            self.reads_paused = wanted;
+            wanted
+        })
+    }
+
+    /// Asks for no more messages, or for more again. What is under way still comes, see
+    /// [`Driver::pause`](crate::driver::Driver::pause).
+    pub fn hold_up(&mut self, held_up: bool) {
+        self.held_up = held_up;
+    }
+
+    /// Whether reading is, or is about to be, paused.
+    #[inline]
+    pub fn is_paused(&self) -> bool {
+        self.reads_paused || self.held_up
+    }
+
+    /// The masking key of the next frame: servers send none (RFC 6455, 5.1).
+    fn key(&self, env: &mut Env<'_>) -> Option<[u8; 4]> {
+        match self.role {
+            Role::Server => None,
+            Role::Client => Some(env.entropy.key()),
+        }
+    }
+
+    /// Gives all buffers back; the connection is not used again.
+    pub fn release(&mut self, pool: &mut Pool) {
+        self.outbox.clear(pool);
+        let held = match &mut self.phase {
+            Phase::Head { buffer, .. } => buffer.take(),
+            Phase::Deciding { held, .. } => held.take(),
+            Phase::Open | Phase::Ending(_) => None,
+        };
+        for buffer in [held, self.assembly.take(), self.reading.take_buffer()].into_iter().flatten() {
+            pool.put(buffer);
+        }
+    }
+}

@@ -10,4 +10,3 @@ pub(super) fn now() -> Nanos {
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
     time.tv_sec as Nanos * 1_000_000_000 + time.tv_nsec as Nanos
 }
-

@@ -1,10 +1,11 @@
 //! What runs on a shard: the seam between the event loop and the server, the load generator and users.
 
 use super::{Context, Link};
-use crate::connection::{Chunk, Closed};
+use crate::connection::{Chunk, Closed, Reply};
 use crate::driver::{Driver, Token};
 use crate::limits::Nanos;
-use crate::protocol::handshake::{Refusal, Request, Response};
+use crate::protocol::handshake::{Refusal, Request, Response, Upgrade};
+use crate::stats::Snapshot;
 
 /// What an application wants done with the chunk it was shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,23 +29,14 @@ pub enum Answer<P> {
         /// Assemble fragmented and split messages before they are shown.
         whole: bool,
     },
-    /// The answer comes later through [`Link::accept`] or [`Link::refuse`]; meanwhile nothing of the
+    /// The answer comes later through [`Context::accept`] or [`Context::refuse`]; meanwhile nothing of the
     /// connection is read. `peer` is its state from now on.
     Later {
         /// State kept with the connection.
         peer: P,
     },
     /// A complete response; the connection is closed behind it.
-    Respond {
-        /// Such as 200.
-        status: u16,
-        /// Such as `text/html; charset=utf-8`.
-        content_type: &'static str,
-        /// Further header lines, each ended by CRLF, or empty.
-        headers: &'static str,
-        /// The body, sent unless the request was HEAD.
-        body: &'static [u8],
-    },
+    Respond(Reply),
     /// A refusal; the connection is closed behind it, and it is counted and logged with its cure.
     Refuse(Refusal),
 }
@@ -53,28 +45,35 @@ pub enum Answer<P> {
 /// must neither block nor allocate per message.
 pub trait Application: Sized {
     /// State kept inline with each connection. Small: an idle connection pays for it.
-    type Peer: Default;
+    type Peer: Default + std::fmt::Debug;
     /// What shards send one another. Bytes travel beside it, see [`Context::post`].
-    type Message: Send + 'static;
+    type Message: Send + std::fmt::Debug + 'static;
 
-    /// A request head arrived (server role).
+    /// A request head arrived (server role). `upgrade` is set when it asks for a WebSocket and does so
+    /// correctly; one that asks incorrectly was refused already.
     fn request<D: Driver>(
         &mut self,
         cx: &mut Context<'_, D, Self>,
         token: Token,
         request: &Request<'_>,
+        upgrade: Option<&Upgrade<'_>>,
     ) -> Answer<Self::Peer>;
 
     /// The 101 was staged (server role) or received (client role: `response` tells what the server said).
-    fn opened<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token, response: Option<&Response>) {
+    fn opened<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Self>,
+        token: Token,
+        response: Option<&Response>,
+    ) {
         let _ = (cx, token, response);
     }
 
     /// A piece of a message: validated, unmasked, writable. See [`Chunk`] for its marks.
-    fn chunk(&mut self, link: &mut Link<'_, Self::Peer>, chunk: Chunk<'_>) -> Disposition;
+    fn chunk(&mut self, link: &mut Link<'_, Self>, chunk: Chunk<'_>) -> Disposition;
 
     /// A pong arrived.
-    fn pong(&mut self, link: &mut Link<'_, Self::Peer>, payload: &[u8]) {
+    fn pong(&mut self, link: &mut Link<'_, Self>, payload: &[u8]) {
         let _ = (link, payload);
     }
 
@@ -85,20 +84,26 @@ pub trait Application: Sized {
 
     /// A connection that had reached [`request`](Application::request) (server role) or was dialled (client
     /// role) is over. Its token is dead.
-    fn closed<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token, peer: Self::Peer, closed: &Closed);
+    fn closed<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Self>,
+        token: Token,
+        peer: Self::Peer,
+        closed: &Closed,
+    );
 
-    /// Another shard posted a message. `payload` lies in up to two pieces.
+    /// Another shard posted a message.
     fn message<D: Driver>(
         &mut self,
         cx: &mut Context<'_, D, Self>,
         from: usize,
         message: Self::Message,
-        payload: (&[u8], &[u8]),
+        payload: &[u8],
     ) {
         let _ = (cx, from, message, payload);
     }
 
-    /// Whether messages in the `publish` lane may be taken now. While this says no they stay in their
+    /// Whether messages of [`Lane::Request`](super::Lane::Request) may be taken now. While this says no they stay in their
     /// mailbox, which fills and so holds up the posting shard's connections.
     fn takes_requests<D: Driver>(&self, cx: &Context<'_, D, Self>) -> bool {
         let _ = cx;
@@ -113,6 +118,11 @@ pub trait Application: Sized {
     /// When [`turn_ended`](Application::turn_ended) wants to be called at the latest, if at all.
     fn deadline(&self) -> Option<Nanos> {
         None
+    }
+
+    /// Adds what the application knows to a snapshot.
+    fn describe(&self, snapshot: &mut Snapshot) {
+        let _ = snapshot;
     }
 
     /// The shard stops taking connections and says goodbye to those it has (1001).

@@ -1,5 +1,263 @@
 //! The per-core event loop, generic over a [`Driver`] and an [`Application`].
+//!
+//! A [`Shard`] owns its connections, timers, buffers and its ends of the mailboxes; nothing of it is shared.
+//! One [`turn`](Shard::turn) is: one trip to the kernel; all events in order; mail; timers; the
+//! application's end of turn; a flush of what was queued. It never blocks but in the driver, takes no lock,
+//! and allocates nothing per message.
+#![forbid(unsafe_code)]
 
 mod application;
+mod context;
+mod core;
+mod mailbox;
+mod refusals;
+mod slots;
+mod wheel;
 
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::mpsc;
+
+use crate::connection;
+use crate::driver::{Driver, Event, Waker};
+use crate::limits::{DRAIN_TIMEOUT, MILLISECOND, Nanos};
+use crate::stats::Snapshot;
+
+pub use self::core::Core;
 pub use application::{Answer, Application, Disposition};
+pub use context::{Context, Link};
+pub use mailbox::{Full, Lane, Mailboxes};
+
+/// How soon a shard looks again at what waited for another shard's room.
+const ROOM_RETRY: Nanos = MILLISECOND;
+
+/// How a shard is set up.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What holds for every connection.
+    pub connection: connection::Config,
+    /// Connections that the driver has room for.
+    pub connections: u32,
+    /// Seeds masking keys and nonces; from the system's random source in production.
+    pub seed: u64,
+}
+
+/// What other threads ask of a shard.
+#[derive(Debug)]
+pub enum Order {
+    /// Send a snapshot taken between two turns.
+    Snapshot(mpsc::SyncSender<Snapshot>),
+    /// Accept nothing more, say 1001 to everyone, and end when all are gone.
+    Drain,
+    /// End at once.
+    Stop,
+}
+
+/// Gives orders to a shard from another thread.
+#[derive(Clone, Debug)]
+pub struct Remote {
+    orders: mpsc::Sender<Order>,
+    waker: Waker,
+}
+
+impl Remote {
+    /// Gives an order. False when the shard is gone.
+    pub fn order(&self, order: Order) -> bool {
+        let given = self.orders.send(order).is_ok();
+        self.waker.wake();
+        given
+    }
+
+    /// Ends the shard's wait.
+    pub fn waker(&self) -> &Waker {
+        &self.waker
+    }
+}
+
+/// An event loop with its application. Made and run on the thread that keeps it.
+#[derive(Debug)]
+pub struct Shard<D: Driver, A: Application> {
+    core: Core<D, A>,
+    application: A,
+    orders: mpsc::Receiver<Order>,
+    remote: Remote,
+    events: Vec<Event>,
+    payload: Vec<u8>,
+}
+
+impl<D: Driver, A: Application> Shard<D, A> {
+    /// A shard on `driver`.
+    pub fn new(
+        driver: D,
+        application: A,
+        config: Config,
+        pool: crate::buffer::Pool,
+        connections: crate::buffer::Lease,
+        mailboxes: Mailboxes<A::Message>,
+    ) -> Shard<D, A> {
+        let (sender, orders) = mpsc::channel();
+        let remote = Remote { orders: sender, waker: driver.waker() };
+        Shard {
+            core: Core::new(driver, config, pool, connections, mailboxes),
+            application,
+            orders,
+            remote,
+            events: Vec::with_capacity(1024),
+            payload: Vec::new(),
+        }
+    }
+
+    /// Where orders for this shard are given.
+    pub fn remote(&self) -> Remote {
+        self.remote.clone()
+    }
+
+    /// Tells how the other shards are woken, in the order of their numbers.
+    pub fn set_wakers(&mut self, wakers: &[Waker]) {
+        self.core.mailboxes.set_wakers(wakers);
+    }
+
+    /// Takes connections from a listening socket.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn listen(&mut self, listener: OwnedFd) -> io::Result<()> {
+        self.core.driver.listen(listener)
+    }
+
+    /// The application.
+    pub fn application(&mut self) -> &mut A {
+        &mut self.application
+    }
+
+    /// Turns until it is told to end or, after [`Order::Drain`], until the last connection is gone. Gives the
+    /// application back with the last snapshot.
+    ///
+    /// # Errors
+    /// When the driver is broken.
+    pub fn run(mut self) -> io::Result<(A, Snapshot)> {
+        while self.turn(None)? {}
+        let snapshot = self.core.snapshot();
+        self.core.end();
+        Ok((self.application, snapshot))
+    }
+
+    /// One turn, waiting no longer than until `latest`. False when the shard is to end.
+    ///
+    /// # Errors
+    /// When the driver is broken.
+    pub fn turn(&mut self, latest: Option<Nanos>) -> io::Result<bool> {
+        let takes_requests = self.application.takes_requests(&Context { core: &mut self.core });
+        let mut deadline = self.deadline(latest);
+        if !takes_requests {
+            deadline = earlier(deadline, Some(self.core.now + ROOM_RETRY));
+        }
+        if !self.core.mailboxes.fall_asleep(takes_requests) {
+            deadline = Some(0);
+        }
+        let mut events = std::mem::take(&mut self.events);
+        let core = &mut self.core;
+        core.driver.turn(&mut core.pool, deadline, &mut events)?;
+        core.mailboxes.wake_up();
+        core.now = core.driver.now();
+        core.counters.turns += 1;
+        for event in events.drain(..) {
+            self.handle(event);
+        }
+        self.events = events;
+        self.take_mail(takes_requests);
+        self.core.expire_timers(&mut self.application);
+        self.application.turn_ended(&mut Context { core: &mut self.core });
+        self.core.flush_dirty(&mut self.application);
+        let core = &mut self.core;
+        core.mailboxes.wake(&mut core.driver);
+        Ok(!core.stopping && !(core.draining_since.is_some() && core.slots.len() == 0))
+    }
+
+    fn deadline(&self, latest: Option<Nanos>) -> Option<Nanos> {
+        let core = &self.core;
+        if !core.dirty.is_empty() || core.stopping {
+            return Some(0);
+        }
+        let drained = core.draining_since.map(|since| since + DRAIN_TIMEOUT);
+        let own = earlier(core.wheel.deadline(), self.application.deadline());
+        earlier(earlier(own, drained), latest)
+    }
+
+    fn handle(&mut self, event: Event) {
+        let Shard { core, application, .. } = self;
+        match event {
+            Event::Received { token, run } => core.received(application, token, run),
+            Event::Accepted { token } => core.accepted(token),
+            Event::Connected { token } => core.connected(token),
+            Event::Ended { token } => core.with_connection(token, |connection, _| connection.ended()),
+            Event::Blocked { token, unsent } => {
+                core.counters.short_sends += 1;
+                core.with_connection(token, |connection, _| connection.blocked(unsent));
+            }
+            Event::Unblocked { token } => {
+                core.with_connection(token, |connection, now| connection.unblocked(now));
+                core.unblocked.push(token);
+            }
+            Event::Failed { token, error } => {
+                core.with_connection(token, |connection, _| connection.failed(error));
+            }
+            Event::Closed { token } => core.closed(application, token),
+            Event::Woken => self.take_orders(),
+            Event::AcceptFailed { error } => {
+                core.counters.accept_failures += 1;
+                let cure = "raise the descriptor limit (ulimit -n) or lower --max-connections";
+                tracing::warn!(%error, cure, "a connection could not be accepted");
+            }
+        }
+    }
+
+    fn take_orders(&mut self) {
+        while let Ok(order) = self.orders.try_recv() {
+            match order {
+                Order::Snapshot(to) => {
+                    // Nobody waits any more when this fails.
+                    let _ = to.try_send(self.core.snapshot_with(&self.application));
+                }
+                Order::Drain => {
+                    self.core.drain();
+                    self.application.draining(&mut Context { core: &mut self.core });
+                }
+                Order::Stop => self.core.stopping = true,
+            }
+        }
+    }
+
+    fn take_mail(&mut self, takes_requests: bool) {
+        let (shard, shards) = (self.core.mailboxes.shard(), self.core.mailboxes.shards());
+        for from in (0..shards).filter(|from| *from != shard) {
+            while self.take_message(from, Lane::Forward) {}
+        }
+        // One request of each shard in turn, so that none starves another.
+        let mut waiting = takes_requests && shards > 1;
+        while waiting {
+            waiting = false;
+            for from in (0..shards).filter(|from| *from != shard) {
+                if !self.application.takes_requests(&Context { core: &mut self.core }) {
+                    return;
+                }
+                waiting |= self.take_message(from, Lane::Request);
+            }
+        }
+    }
+
+    fn take_message(&mut self, from: usize, lane: Lane) -> bool {
+        let Some((message, bytes)) = self.core.mailboxes.take(from, lane) else { return false };
+        self.payload.clear();
+        self.core.mailboxes.take_bytes(from, lane, bytes, &mut self.payload);
+        self.application.message(&mut Context { core: &mut self.core }, from, message, &self.payload);
+        true
+    }
+}
+
+fn earlier(a: Option<Nanos>, b: Option<Nanos>) -> Option<Nanos> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}

@@ -1,1 +1,1 @@
-//! x
+//! The epoll driver.

@@ -1,1 +1,1 @@
-//! x
+//! The sim driver.

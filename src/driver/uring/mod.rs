@@ -1,1 +1,1 @@
-//! x
+//! The uring driver.

@@ -1,0 +1,352 @@
+//! How a connection ends (RFC 6455, section 7): every transition towards the end is made here.
+
+use std::io;
+
+use super::reading::Stop;
+use super::{CONTROL_FRAME_BYTES_MAX, Connection, Env, OutOfMemory, Phase, Run, outbox};
+use crate::limits::{DISCARD_BYTES_MAX, Nanos};
+use crate::protocol::close::{self, CloseCode};
+use crate::protocol::frame::Opcode;
+use crate::protocol::handshake::BadHandshake;
+use crate::protocol::{Offence, Role};
+
+/// Why a connection ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The peer closed, by a Close frame.
+    Peer,
+    /// We closed, for a reason that the code tells.
+    Local,
+    /// The peer broke a rule.
+    Offence(Offence),
+    /// The request was refused with this status.
+    Refused(u16),
+    /// The request was answered with an ordinary response.
+    Answered,
+    /// The server's answer was not the upgrade we asked for (client role).
+    BadHandshake(BadHandshake),
+    /// The handshake took too long.
+    HandshakeTimeout,
+    /// Nothing was heard after a ping.
+    PongTimeout,
+    /// The peer's stream ended without a Close frame.
+    Gone,
+    /// The transport failed.
+    Failed(io::ErrorKind),
+    /// The node's memory was spent.
+    OutOfMemory,
+}
+
+impl Cause {
+    /// A short name for counters and logs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Cause::Peer => "peer",
+            Cause::Local => "local",
+            Cause::Offence(_) => "offence",
+            Cause::Refused(_) => "refused",
+            Cause::Answered => "answered",
+            Cause::BadHandshake(_) => "bad-handshake",
+            Cause::HandshakeTimeout => "handshake-timeout",
+            Cause::PongTimeout => "pong-timeout",
+            Cause::Gone => "gone",
+            Cause::Failed(_) => "failed",
+            Cause::OutOfMemory => "out-of-memory",
+        }
+    }
+}
+
+/// How a connection ended: for counters, the log and the application.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// The code that was sent or received; 1005 for an empty Close frame, 1006 without one.
+    pub code: CloseCode,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// What is to be done with the transport once the outbox has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Send FIN and go on receiving.
+    Shutdown,
+    /// Close.
+    Close,
+    /// Close now; what has not left is dropped.
+    Abort,
+}
+
+/// A connection on its way out.
+#[derive(Debug)]
+pub(super) struct Ending {
+    stage: Stage,
+    closed: Box<Closed>,
+    until: Nanos,
+    fate: Option<Fate>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// We sent Close and read frames until the peer's.
+    CloseSent,
+    /// Nothing more is read as frames; bytes are thrown away until FIN, so that no reset overtakes what we
+    /// sent last.
+    Discarding { left: u64 },
+    /// Both Close frames are through, or nothing matters any more.
+    Over,
+}
+
+impl Ending {
+    pub(super) fn reads_frames(&self) -> bool {
+        self.stage == Stage::CloseSent
+    }
+}
+
+impl Connection {
+    /// Starts the closing handshake, behind the data that is queued. Does nothing when the end has begun.
+    pub fn close(&mut self, code: CloseCode, reason: &str, env: &mut Env<'_>) {
+        match self.phase {
+            Phase::Open => {}
+            Phase::Head { .. } | Phase::Deciding { .. } => {
+                let closed = Closed { code, cause: Cause::Local };
+                return self.finish(closed);
+            }
+            Phase::Ending(_) => return,
+        }
+        if self.queue_close(code, reason, env).is_err() {
+            return self.out_of_memory();
+        }
+        self.end(Stage::CloseSent, Closed { code, cause: Cause::Local }, None, env);
+    }
+
+    /// Like [`close`](Connection::close), but in front of the data that is queued, which is dropped: for a
+    /// peer that does not keep up. Returns the bytes dropped.
+    pub fn close_at_once(&mut self, code: CloseCode, reason: &str, env: &mut Env<'_>) -> u32 {
+        if !self.is_open() {
+            return 0;
+        }
+        let dropped = self.outbox.clear(env.pool);
+        if self.queue_close(code, reason, env).is_err() {
+            self.out_of_memory();
+        } else {
+            self.half_close(Closed { code, cause: Cause::Local }, env);
+        }
+        dropped
+    }
+
+    /// The peer broke a rule: a Close frame says which, and nothing more of the peer is read.
+    #[cold]
+    pub(super) fn offend(&mut self, run: &mut Run, offence: Offence, env: &mut Env<'_>) {
+        let closed = Closed { code: offence.close_code(), cause: Cause::Offence(offence) };
+        if let Phase::Ending(_) = self.phase {
+            // Our Close frame is out; there is no second one.
+            return self.half_close(closed, env);
+        }
+        if self.unsent.is_some() {
+            // What waits behind an unfinished send would hold the Close frame up.
+            run.block = 0..0;
+            self.outbox.clear(env.pool);
+        }
+        if !self.is_open() || self.queue_close(closed.code, &offence.to_string(), env).is_ok() {
+            self.half_close(closed, env);
+        } else {
+            self.out_of_memory();
+        }
+    }
+
+    /// The peer's Close frame: the first is answered with its own code, the second completes the handshake.
+    pub(super) fn handle_close(
+        &mut self,
+        run: &mut Run,
+        payload: &[u8],
+        env: &mut Env<'_>,
+    ) -> Result<(), Stop> {
+        let _ = run;
+        let close = close::parse(payload)?;
+        let closed = match &self.phase {
+            Phase::Ending(ending) => (*ending.closed).clone(),
+            _ => {
+                let key = self.key(env);
+                let echoed = &payload[..payload.len().min(2)];
+                self.outbox.frame(env.pool, Opcode::Close, true, key, echoed)?;
+                Closed { code: close.code, cause: Cause::Peer }
+            }
+        };
+        // The server closes TCP first (RFC 6455, 7.1.1); the client waits for that, up to the deadline.
+        let fate = (self.role == Role::Server).then_some(Fate::Close);
+        self.end(Stage::Over, closed, fate, env);
+        Ok(())
+    }
+
+    fn queue_close(&mut self, code: CloseCode, reason: &str, env: &mut Env<'_>) -> Result<(), OutOfMemory> {
+        let mut payload = [0; 125];
+        let payload_bytes =
+            if code == CloseCode::NO_STATUS { 0 } else { close::write(&mut payload, code, reason) };
+        let key = self.key(env);
+        let mut encoded = [0; CONTROL_FRAME_BYTES_MAX];
+        let frame = outbox::encode_control(&mut encoded, Opcode::Close, key, &payload[..payload_bytes]);
+        self.outbox.raw(env.pool, frame)
+    }
+
+    /// Sends FIN behind what is queued and throws away what still comes.
+    pub(super) fn half_close(&mut self, closed: Closed, env: &mut Env<'_>) {
+        self.end(Stage::Discarding { left: DISCARD_BYTES_MAX }, closed, Some(Fate::Shutdown), env);
+    }
+
+    /// Ends without a word.
+    pub(super) fn finish(&mut self, closed: Closed) {
+        self.phase = Phase::Ending(Ending {
+            stage: Stage::Over,
+            closed: Box::new(closed),
+            until: Nanos::MAX,
+            fate: Some(Fate::Close),
+        });
+    }
+
+    fn end(&mut self, stage: Stage, closed: Closed, fate: Option<Fate>, env: &Env<'_>) {
+        let until = match &self.phase {
+            Phase::Ending(ending) => ending.until,
+            _ => env.now + env.config.close_timeout,
+        };
+        self.phase = Phase::Ending(Ending { stage, closed: Box::new(closed), until, fate });
+        self.deadline_moved = true;
+    }
+
+    /// No memory is left to say anything.
+    #[cold]
+    pub fn out_of_memory(&mut self) {
+        self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::OutOfMemory });
+        self.abort();
+    }
+
+    fn abort(&mut self) {
+        if let Phase::Ending(ending) = &mut self.phase {
+            ending.fate = Some(Fate::Abort);
+        }
+    }
+
+    /// Bytes arrived that nobody will read.
+    pub(super) fn discard(&mut self, bytes: usize) {
+        if let Phase::Ending(Ending { stage: Stage::Discarding { left }, fate, .. }) = &mut self.phase {
+            *left = left.saturating_sub(bytes as u64);
+            if *left == 0 {
+                *fate = Some(Fate::Abort);
+            }
+        }
+    }
+
+    /// The peer sent FIN.
+    pub fn ended(&mut self) {
+        match &mut self.phase {
+            Phase::Ending(ending) => ending.fate = Some(Fate::Close),
+            _ => self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::Gone }),
+        }
+    }
+
+    /// The transport failed.
+    pub fn failed(&mut self, error: io::ErrorKind) {
+        if !matches!(self.phase, Phase::Ending(_)) {
+            self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::Failed(error) });
+        }
+        self.abort();
+    }
+
+    /// What is to be done with the transport, once: asked when the outbox has left and no send is unfinished.
+    /// [`Fate::Abort`] does not wait for that.
+    pub fn take_fate(&mut self) -> Option<Fate> {
+        let Phase::Ending(ending) = &mut self.phase else { return None };
+        if ending.fate == Some(Fate::Abort) || (self.outbox.is_empty() && self.unsent.is_none()) {
+            ending.fate.take()
+        } else {
+            None
+        }
+    }
+
+    /// Whether the end has begun.
+    pub fn is_ending(&self) -> bool {
+        matches!(self.phase, Phase::Ending(_))
+    }
+
+    /// How the connection ended, once the end has begun.
+    pub fn closed(&self) -> Option<&Closed> {
+        match &self.phase {
+            Phase::Ending(ending) => Some(&ending.closed),
+            _ => None,
+        }
+    }
+
+    /// When [`handle_timeout`](Connection::handle_timeout) is to be called; [`Nanos::MAX`] for never. It may
+    /// move later without a word; whether it moved earlier tells
+    /// [`take_deadline_moved`](Connection::take_deadline_moved).
+    pub fn deadline(&self, config: &super::Config) -> Nanos {
+        match &self.phase {
+            Phase::Head { until, .. } | Phase::Deciding { until, .. } => *until,
+            Phase::Ending(ending) => ending.until,
+            Phase::Open => {
+                let message = match self.message_since {
+                    0 => Nanos::MAX,
+                    since => since + config.message_timeout,
+                };
+                message.min(self.liveness_deadline(config))
+            }
+        }
+    }
+
+    /// While a send is unfinished the peer's silence proves nothing: we may not be reading, and it may be
+    /// busy reading what it has.
+    fn liveness_deadline(&self, config: &super::Config) -> Nanos {
+        if config.ping_interval == 0 || self.unsent.is_some() {
+            return Nanos::MAX;
+        }
+        let wait = if self.pinged { config.pong_timeout } else { 0 };
+        self.heard_at + config.ping_interval + wait
+    }
+
+    /// Whether the deadline may have moved to an earlier time since this was last asked.
+    #[inline]
+    pub fn take_deadline_moved(&mut self) -> bool {
+        std::mem::take(&mut self.deadline_moved)
+    }
+
+    /// A deadline has passed.
+    pub fn handle_timeout(&mut self, env: &mut Env<'_>) {
+        let now = env.now;
+        match &self.phase {
+            Phase::Head { until, .. } | Phase::Deciding { until, .. } => {
+                if *until <= now {
+                    self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::HandshakeTimeout });
+                }
+            }
+            Phase::Ending(ending) => {
+                if ending.until <= now {
+                    self.abort();
+                }
+            }
+            Phase::Open => self.handle_open_timeout(env),
+        }
+    }
+
+    fn handle_open_timeout(&mut self, env: &mut Env<'_>) {
+        if !self.is_in_message() {
+            self.message_since = 0;
+        } else if self.message_since + env.config.message_timeout <= env.now {
+            if self.reads_paused {
+                // We kept it from finishing; it gets its time anew.
+                self.message_since = env.now;
+                return;
+            }
+            return self.offend(&mut Run::new(), Offence::MessageTimeout, env);
+        }
+        if self.liveness_deadline(env.config) > env.now {
+            return;
+        }
+        if self.pinged {
+            self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::PongTimeout });
+            return self.abort();
+        }
+        self.pinged = true;
+        if self.ping(&[], env).is_err() {
+            self.out_of_memory();
+        }
+    }
+}

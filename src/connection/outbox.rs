@@ -1,0 +1,253 @@
+//! What leaves a connection, in order, while it cannot leave straight from the receive region.
+
+use std::collections::VecDeque;
+
+use crate::buffer::{Buffer, Pool};
+use crate::protocol::frame::{self, HEADER_BYTES_MAX, Header, Opcode};
+use crate::protocol::mask;
+
+use super::CONTROL_FRAME_BYTES_MAX;
+
+/// A data buffer grows up to this by doubling; longer frames get a buffer of their own size.
+const GROWN_BYTES_MAX: usize = 64 * 1024;
+
+/// The node's byte budget is spent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfMemory;
+
+/// Frames waiting to be sent. Each buffer holds whole frames, so that control frames may go between any two.
+///
+/// Order: control frames, then data first in first out. In the middle of a run the in-place replies (the
+/// *block*) are one element of that order: `after` counts the buffers that were queued behind it.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    control: Option<Buffer>,
+    first: Option<Buffer>,
+    rest: Option<Box<VecDeque<Buffer>>>,
+    bytes: u32,
+    after: u16,
+    queued_pongs: u16,
+    /// The last buffer takes no further frames: the block comes behind it.
+    sealed: bool,
+}
+
+impl Outbox {
+    pub(super) fn bytes(&self) -> u32 {
+        self.bytes
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Nothing was queued behind the block (or there is none), so the block may grow.
+    pub(super) fn block_may_grow(&self) -> bool {
+        self.after == 0
+    }
+
+    /// The in-place block begins here: what is queued so far goes before it, what comes later behind.
+    pub(super) fn begin_block(&mut self) {
+        self.sealed = true;
+    }
+
+    /// The block has been sent or copied; frames queue as usual again.
+    pub(super) fn end_block(&mut self) {
+        self.sealed = false;
+        self.after = 0;
+    }
+
+    /// Queues one frame, masked when a key is given.
+    pub(super) fn frame(
+        &mut self,
+        pool: &mut Pool,
+        opcode: Opcode,
+        fin: bool,
+        key: Option<[u8; 4]>,
+        payload: &[u8],
+    ) -> Result<(), OutOfMemory> {
+        let mut head = [0; HEADER_BYTES_MAX];
+        let header =
+            Header { opcode, fin, compressed: false, mask: key, payload_bytes: payload.len() as u64 };
+        let head_bytes = frame::encode(&header, &mut head);
+        let buffer = self.room(pool, head_bytes + payload.len())?;
+        buffer.append(&head[..head_bytes]);
+        match key {
+            Some(key) => mask::append(buffer.vec(), payload, key),
+            None => buffer.append(payload),
+        }
+        self.bytes += (head_bytes + payload.len()) as u32;
+        Ok(())
+    }
+
+    /// Queues bytes that are encoded already.
+    pub(super) fn raw(&mut self, pool: &mut Pool, bytes: &[u8]) -> Result<(), OutOfMemory> {
+        self.room(pool, bytes.len())?.append(bytes);
+        self.bytes += bytes.len() as u32;
+        Ok(())
+    }
+
+    /// Queues a buffer as it is.
+    pub(super) fn push(&mut self, buffer: Buffer) {
+        self.bytes += buffer.len() as u32;
+        self.push_back(buffer);
+        // Nothing is appended to a buffer that was handed in whole: its room was sized for what it holds.
+    }
+
+    /// Queues a control frame in front of all data.
+    pub(super) fn control(
+        &mut self,
+        pool: &mut Pool,
+        opcode: Opcode,
+        key: Option<[u8; 4]>,
+        payload: &[u8],
+        pongs_max: u32,
+    ) -> Result<(), OutOfMemory> {
+        debug_assert!(opcode.is_control());
+        if opcode == Opcode::Pong {
+            if u32::from(self.queued_pongs) >= pongs_max {
+                // Only the latest ping is owed an answer (RFC 6455, 5.5.3).
+                if let Some(buffer) = self.control.take() {
+                    self.bytes -= buffer.len() as u32;
+                    pool.put(buffer);
+                }
+                self.queued_pongs = 0;
+            }
+            self.queued_pongs += 1;
+        }
+        let mut encoded = [0; CONTROL_FRAME_BYTES_MAX];
+        let encoded = encode_control(&mut encoded, opcode, key, payload);
+        if let Some(buffer) = &mut self.control
+            && buffer.room() < encoded.len()
+        {
+            let mut larger = pool.get(buffer.len() + encoded.len()).ok_or(OutOfMemory)?;
+            larger.append(buffer.as_slice());
+            pool.put(std::mem::replace(buffer, larger));
+        }
+        if self.control.is_none() {
+            self.control = Some(pool.get(encoded.len()).ok_or(OutOfMemory)?);
+        }
+        if let Some(buffer) = &mut self.control {
+            buffer.append(encoded);
+            self.bytes += encoded.len() as u32;
+        }
+        Ok(())
+    }
+
+    /// Puts the block's bytes where they belong in the order, by copying them.
+    pub(super) fn insert_block(&mut self, pool: &mut Pool, block: &[u8]) -> Result<(), OutOfMemory> {
+        let after = usize::from(self.after);
+        self.end_block();
+        if after == 0 {
+            return self.raw(pool, block);
+        }
+        let mut buffer = pool.get(block.len()).ok_or(OutOfMemory)?;
+        buffer.append(block);
+        self.bytes += block.len() as u32;
+        let queue = self.rest.get_or_insert_default();
+        if let Some(first) = self.first.take() {
+            queue.push_front(first);
+        }
+        let at = queue.len() - after;
+        queue.insert(at, buffer);
+        self.first = queue.pop_front();
+        Ok(())
+    }
+
+    /// The next buffer to send that goes before the block.
+    pub(super) fn pop(&mut self) -> Option<Buffer> {
+        let buffer = if let Some(control) = self.control.take() {
+            self.queued_pongs = 0;
+            control
+        } else if self.data_buffers() > usize::from(self.after) {
+            let first = self.first.take()?;
+            self.first = self.rest.as_mut().and_then(|rest| rest.pop_front());
+            if self.first.is_none() {
+                self.rest = None;
+            }
+            first
+        } else {
+            return None;
+        };
+        self.bytes -= buffer.len() as u32;
+        Some(buffer)
+    }
+
+    /// Whether [`pop`](Outbox::pop) has something to give.
+    pub(super) fn queued_before_block(&self) -> bool {
+        self.bytes > 0 && (self.control.is_some() || self.data_buffers() > usize::from(self.after))
+    }
+
+    fn data_buffers(&self) -> usize {
+        usize::from(self.first.is_some()) + self.rest.as_ref().map_or(0, |rest| rest.len())
+    }
+
+    /// Undoes a [`pop`](Outbox::pop): the driver did not take the buffer.
+    pub(super) fn unpop(&mut self, buffer: Buffer) {
+        self.bytes += buffer.len() as u32;
+        if let Some(first) = self.first.replace(buffer) {
+            self.rest.get_or_insert_default().push_front(first);
+        }
+    }
+
+    /// Drops all that is queued and says how many bytes that was.
+    pub(super) fn clear(&mut self, pool: &mut Pool) -> u32 {
+        let dropped = self.bytes;
+        self.after = 0;
+        while let Some(buffer) = self.pop() {
+            pool.put(buffer);
+        }
+        self.end_block();
+        dropped
+    }
+
+    /// A buffer at the end of the data that has room for `bytes`.
+    fn room(&mut self, pool: &mut Pool, bytes: usize) -> Result<&mut Buffer, OutOfMemory> {
+        let sealed = self.sealed;
+        let last_room = self.last().filter(|_| !sealed).map_or(0, |last| last.room());
+        if last_room < bytes {
+            let grown = self.last().map_or(0, |last| (last.len() * 2).min(GROWN_BYTES_MAX));
+            let buffer = pool.get(bytes.max(grown)).ok_or(OutOfMemory)?;
+            self.push_back(buffer);
+        }
+        self.last().ok_or(OutOfMemory)
+    }
+
+    fn push_back(&mut self, buffer: Buffer) {
+        if self.sealed {
+            // The first buffer behind the block opens a tail of its own; later frames may join it.
+            self.after += 1;
+            self.sealed = false;
+        } else if self.after > 0 {
+            self.after += 1;
+        }
+        match &mut self.first {
+            None => self.first = Some(buffer),
+            Some(_) => self.rest.get_or_insert_default().push_back(buffer),
+        }
+    }
+
+    fn last(&mut self) -> Option<&mut Buffer> {
+        match &mut self.rest {
+            Some(rest) if !rest.is_empty() => rest.back_mut(),
+            _ => self.first.as_mut(),
+        }
+    }
+}
+
+/// Writes a control frame into `out`.
+pub(super) fn encode_control<'a>(
+    out: &'a mut [u8; CONTROL_FRAME_BYTES_MAX],
+    opcode: Opcode,
+    key: Option<[u8; 4]>,
+    payload: &[u8],
+) -> &'a [u8] {
+    let header =
+        Header { opcode, fin: true, compressed: false, mask: key, payload_bytes: payload.len() as u64 };
+    let head_bytes = frame::encode(&header, out);
+    let end = head_bytes + payload.len();
+    out[head_bytes..end].copy_from_slice(payload);
+    if let Some(key) = key {
+        mask::apply(&mut out[head_bytes..end], key);
+    }
+    &out[..end]
+}

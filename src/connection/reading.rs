@@ -1,0 +1,549 @@
+//! From received bytes to steps: frames, fragments, control frames, and the replies that take their place.
+
+use std::ops::Range;
+
+use super::{Connection, Env, Kind, Marks, OutOfMemory, Phase, Piece, Run, Step};
+use crate::buffer::Buffer;
+use crate::limits::{ASSEMBLED_FRAME_BYTES_MAX, PINGS_PER_SECOND_MAX, QUEUED_PONGS_MAX, SECOND};
+use crate::protocol::frame::{self, HEADER_BYTES_MAX, Header, Opcode};
+use crate::protocol::utf8::{self, Utf8};
+use crate::protocol::{Offence, Role, mask};
+
+/// Where the next byte of the peer belongs.
+#[derive(Debug)]
+pub(super) enum Reading {
+    /// In a header, of which these bytes came in earlier runs.
+    Header { spill: [u8; HEADER_BYTES_MAX], bytes: u8 },
+    /// In the payload of a data frame.
+    Payload(Payload),
+    /// In the payload of a control frame that spans runs.
+    Control { left: u8, key: [u8; 4], opcode: Opcode, buffer: Buffer },
+}
+
+/// The rest of a data frame.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Payload {
+    left: u64,
+    key: [u8; 4],
+    fin: bool,
+    /// Its bytes are collected rather than shown as they come.
+    assemble: bool,
+}
+
+impl Default for Reading {
+    fn default() -> Reading {
+        Reading::Header { spill: [0; HEADER_BYTES_MAX], bytes: 0 }
+    }
+}
+
+impl Reading {
+    pub(super) fn is_between_frames(&self) -> bool {
+        matches!(self, Reading::Header { bytes: 0, .. })
+    }
+
+    pub(super) fn take_buffer(&mut self) -> Option<Buffer> {
+        match std::mem::take(self) {
+            Reading::Control { buffer, .. } => Some(buffer),
+            _ => None,
+        }
+    }
+}
+
+/// The message that is being read.
+#[derive(Debug)]
+pub(super) struct Message {
+    /// Payload bytes announced by its frames so far.
+    bytes: u64,
+    utf8: Utf8,
+    kind: Kind,
+    /// A first frame was read and the last frame's end was not.
+    open: bool,
+    /// The application has seen its first chunk.
+    shown: bool,
+}
+
+impl Default for Message {
+    fn default() -> Message {
+        Message { bytes: 0, utf8: Utf8::new(), kind: Kind::Binary, open: false, shown: false }
+    }
+}
+
+/// What ends the reading of a run early.
+pub(super) enum Stop {
+    Offence(Offence),
+    OutOfMemory,
+}
+
+impl From<Offence> for Stop {
+    fn from(offence: Offence) -> Stop {
+        Stop::Offence(offence)
+    }
+}
+
+impl From<OutOfMemory> for Stop {
+    fn from(_: OutOfMemory) -> Stop {
+        Stop::OutOfMemory
+    }
+}
+
+impl Connection {
+    /// Looks for the next step in `bytes`, the run that `run` reads.
+    #[inline]
+    pub fn poll(&mut self, run: &mut Run, bytes: &mut [u8], env: &mut Env<'_>) -> Step {
+        if matches!(self.phase, Phase::Open) && self.reading.is_between_frames() && !self.message.open {
+            if run.read == bytes.len() {
+                return Step::Idle;
+            }
+            if let Some(step) = self.poll_whole_message(run, bytes, env) {
+                return step;
+            }
+        }
+        self.poll_any(run, bytes, env)
+    }
+
+    /// The path of nearly all traffic: an unfragmented data frame that lies wholly in the run. Everything
+    /// else, offences included, is left to [`poll_any`](Connection::poll_any).
+    #[inline]
+    fn poll_whole_message(&mut self, run: &mut Run, bytes: &mut [u8], env: &mut Env<'_>) -> Option<Step> {
+        let rest = &bytes[run.read..];
+        let Ok(Some((header, header_bytes))) = frame::decode(rest, self.role, false) else { return None };
+        let kind = match header.opcode {
+            Opcode::Text => Kind::Text,
+            Opcode::Binary => Kind::Binary,
+            _ => return None,
+        };
+        let here = (rest.len() - header_bytes) as u64;
+        if !header.fin || header.payload_bytes > here.min(env.config.message_bytes_max) {
+            return None;
+        }
+        let payload_bytes = header.payload_bytes as usize;
+        let from = run.read + header_bytes;
+        let at = self.place(run, bytes, from, payload_bytes, header.mask);
+        run.read = from + payload_bytes;
+        if kind == Kind::Text && !utf8::is_valid(&bytes[at.clone()]) {
+            self.offend(run, Offence::InvalidUtf8, env);
+            return None;
+        }
+        Some(Step::Chunk(Marks { kind, first: true, last: true }, Piece::Run(at)))
+    }
+
+    #[inline(never)]
+    fn poll_any(&mut self, run: &mut Run, bytes: &mut [u8], env: &mut Env<'_>) -> Step {
+        loop {
+            let read = match &self.phase {
+                Phase::Head { .. } => self.poll_head(run, bytes, env),
+                Phase::Deciding { .. } => self.hold(run, bytes, env).map(|()| None),
+                Phase::Open => self.poll_frame(run, bytes, env),
+                Phase::Ending(ending) if ending.reads_frames() => self.poll_frame(run, bytes, env),
+                Phase::Ending(_) => {
+                    self.discard(bytes.len() - run.read);
+                    run.read = bytes.len();
+                    Ok(None)
+                }
+            };
+            match read {
+                Ok(None) => {
+                    self.note_unfinished(env);
+                    return Step::Idle;
+                }
+                // After our own Close frame the peer's messages are read only to find its Close frame.
+                Ok(Some(Step::Chunk(_, piece) | Step::Pong(piece))) if !self.is_open() => {
+                    if let Piece::Held(buffer) = piece {
+                        env.pool.put(buffer);
+                    }
+                }
+                Ok(Some(step)) => return step,
+                Err(Stop::Offence(offence)) => self.offend(run, offence, env),
+                Err(Stop::OutOfMemory) => self.out_of_memory(),
+            }
+        }
+    }
+
+    /// Starts or stops the clock of a message that spans runs.
+    fn note_unfinished(&mut self, env: &Env<'_>) {
+        if !self.is_in_message() {
+            self.message_since = 0;
+        } else if self.message_since == 0 {
+            self.message_since = env.now;
+            self.deadline_moved = true;
+        }
+    }
+
+    /// Whether a message or a frame has begun and is not complete.
+    pub(super) fn is_in_message(&self) -> bool {
+        self.message.open || !self.reading.is_between_frames()
+    }
+
+    fn poll_frame(
+        &mut self,
+        run: &mut Run,
+        bytes: &mut [u8],
+        env: &mut Env<'_>,
+    ) -> Result<Option<Step>, Stop> {
+        loop {
+            let step = match self.reading {
+                Reading::Header { .. } => {
+                    let Some(header) = self.read_header(run, bytes)? else { return Ok(None) };
+                    if header.opcode.is_control() {
+                        self.begin_control(&header, run, bytes, env)?
+                    } else {
+                        self.begin_data(&header, bytes.len() - run.read, env)?;
+                        None
+                    }
+                }
+                Reading::Payload(payload) => {
+                    if payload.left > 0 && run.read == bytes.len() {
+                        return Ok(None);
+                    }
+                    if payload.assemble {
+                        self.read_assembling(payload, run, bytes, env)?
+                    } else {
+                        Some(self.read_chunk(payload, run, bytes)?)
+                    }
+                }
+                Reading::Control { .. } => {
+                    if run.read == bytes.len() {
+                        return Ok(None);
+                    }
+                    self.read_control(run, bytes, env)?
+                }
+            };
+            if step.is_some() || !self.reads_frames() {
+                return Ok(step);
+            }
+        }
+    }
+
+    fn reads_frames(&self) -> bool {
+        match &self.phase {
+            Phase::Open => true,
+            Phase::Ending(ending) => ending.reads_frames(),
+            Phase::Head { .. } | Phase::Deciding { .. } => false,
+        }
+    }
+
+    /// Reads a whole header, or keeps what there is of it.
+    fn read_header(&mut self, run: &mut Run, bytes: &[u8]) -> Result<Option<Header>, Offence> {
+        let Reading::Header { spill, bytes: spilled } = &mut self.reading else { return Ok(None) };
+        let rest = &bytes[run.read..];
+        let before = usize::from(*spilled);
+        if before == 0
+            && let Some((header, header_bytes)) = frame::decode(rest, self.role, false)?
+        {
+            run.read += header_bytes;
+            return Ok(Some(header));
+        }
+        let taken = rest.len().min(HEADER_BYTES_MAX - before);
+        spill[before..before + taken].copy_from_slice(&rest[..taken]);
+        match frame::decode(&spill[..before + taken], self.role, false)? {
+            Some((header, header_bytes)) => {
+                run.read += header_bytes - before;
+                *spilled = 0;
+                Ok(Some(header))
+            }
+            None => {
+                *spilled += taken as u8;
+                run.read += taken;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Checks a data frame's place in its message (RFC 6455, 5.4) and its size, from the header alone.
+    fn begin_data(&mut self, header: &Header, here: usize, env: &Env<'_>) -> Result<(), Offence> {
+        let starts = header.opcode != Opcode::Continuation;
+        match (starts, self.message.open) {
+            (true, true) => return Err(Offence::InterleavedData),
+            (false, false) => return Err(Offence::StrayContinuation),
+            (true, false) => {
+                let kind = if header.opcode == Opcode::Text { Kind::Text } else { Kind::Binary };
+                self.message = Message { kind, open: true, ..Message::default() };
+            }
+            (false, true) => {}
+        }
+        self.message.bytes = self.message.bytes.saturating_add(header.payload_bytes);
+        if self.message.bytes > env.config.message_bytes_max {
+            return Err(Offence::MessageTooBig);
+        }
+        let split = header.payload_bytes > here as u64;
+        let assemble = if self.whole {
+            split || !starts || !header.fin
+        } else {
+            split && header.payload_bytes <= ASSEMBLED_FRAME_BYTES_MAX
+        };
+        self.reading = Reading::Payload(Payload {
+            left: header.payload_bytes,
+            key: header.mask.unwrap_or_default(),
+            fin: header.fin,
+            assemble,
+        });
+        Ok(())
+    }
+
+    /// Shows what there is of a frame's payload where it lies.
+    fn read_chunk(&mut self, payload: Payload, run: &mut Run, bytes: &mut [u8]) -> Result<Step, Offence> {
+        let Payload { left, key, fin, .. } = payload;
+        let here = left.min((bytes.len() - run.read) as u64) as usize;
+        let at = self.place(run, bytes, run.read, here, Some(key));
+        run.read += here;
+        let left = left - here as u64;
+        if self.message.kind == Kind::Text {
+            self.message.utf8.push(&bytes[at.clone()])?;
+        }
+        if left > 0 {
+            self.reading = Reading::Payload(Payload { left, key: mask::rotate(key, here), ..payload });
+        }
+        let marks = self.end_piece(left == 0, fin)?;
+        Ok(Step::Chunk(marks, Piece::Run(at)))
+    }
+
+    /// Collects what there is of a frame's payload; shows it when frame or message is complete.
+    fn read_assembling(
+        &mut self,
+        payload: Payload,
+        run: &mut Run,
+        bytes: &[u8],
+        env: &mut Env<'_>,
+    ) -> Result<Option<Step>, Stop> {
+        let Payload { left, key, fin, .. } = payload;
+        let here = left.min((bytes.len() - run.read) as u64) as usize;
+        let part = &bytes[run.read..run.read + here];
+        run.read += here;
+        let left = left - here as u64;
+        self.assemble(part, key, left, env)?;
+        if left > 0 {
+            self.reading = Reading::Payload(Payload { left, key: mask::rotate(key, here), ..payload });
+            return Ok(None);
+        }
+        if self.whole && !fin {
+            self.reading = Reading::default();
+            return Ok(None);
+        }
+        let marks = self.end_piece(true, fin)?;
+        Ok(self.assembly.take().map(|buffer| Step::Chunk(marks, Piece::Held(buffer))))
+    }
+
+    /// Copies `part` behind what was assembled so far; that copy is the unmasking. The buffer grows with what
+    /// arrives, not with what was announced: `left` bytes are only a ceiling.
+    fn assemble(&mut self, part: &[u8], key: [u8; 4], left: u64, env: &mut Env<'_>) -> Result<(), Stop> {
+        let present = self.assembly.as_ref().map_or(0, Buffer::len);
+        if self.assembly.as_ref().is_none_or(|buffer| buffer.room() < part.len()) {
+            let needed = present + part.len();
+            let ceiling = usize::try_from(left).unwrap_or(usize::MAX).saturating_add(needed);
+            let capacity = (needed * 4).min(ceiling) + HEADER_BYTES_MAX;
+            let mut larger = env.pool.get(capacity).ok_or(OutOfMemory)?;
+            larger.reserve_front(HEADER_BYTES_MAX);
+            if let Some(smaller) = self.assembly.take() {
+                larger.append(smaller.as_slice());
+                env.pool.put(smaller);
+            }
+            self.assembly = Some(larger);
+        }
+        if let Some(buffer) = &mut self.assembly {
+            match self.role {
+                Role::Server => mask::append(buffer.vec(), part, key),
+                Role::Client => buffer.append(part),
+            }
+            if self.message.kind == Kind::Text {
+                self.message.utf8.push(&buffer.as_slice()[present..])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A piece is about to be shown: marks it, and closes the message behind its last.
+    fn end_piece(&mut self, frame_over: bool, fin: bool) -> Result<Marks, Offence> {
+        let last = frame_over && fin;
+        let marks = Marks { kind: self.message.kind, first: !self.message.shown, last };
+        self.message.shown = true;
+        if frame_over {
+            self.reading = Reading::default();
+        }
+        if last {
+            if marks.kind == Kind::Text {
+                self.message.utf8.finish()?;
+            }
+            self.message.open = false;
+            self.message_since = 0;
+        }
+        Ok(marks)
+    }
+
+    fn begin_control(
+        &mut self,
+        header: &Header,
+        run: &mut Run,
+        bytes: &mut [u8],
+        env: &mut Env<'_>,
+    ) -> Result<Option<Step>, Stop> {
+        let payload_bytes = header.payload_bytes as usize;
+        if payload_bytes <= bytes.len() - run.read {
+            let at = self.place(run, bytes, run.read, payload_bytes, header.mask);
+            run.read += payload_bytes;
+            return self.control_in_run(header.opcode, run, bytes, at, env);
+        }
+        self.reading = Reading::Control {
+            left: payload_bytes as u8,
+            key: header.mask.unwrap_or_default(),
+            opcode: header.opcode,
+            buffer: env.pool.get(payload_bytes).ok_or(OutOfMemory)?,
+        };
+        Ok(None)
+    }
+
+    fn read_control(&mut self, run: &mut Run, bytes: &[u8], env: &mut Env<'_>) -> Result<Option<Step>, Stop> {
+        let Reading::Control { left, key, buffer, .. } = &mut self.reading else { return Ok(None) };
+        let here = usize::from(*left).min(bytes.len() - run.read);
+        mask::append(buffer.vec(), &bytes[run.read..run.read + here], *key);
+        *key = mask::rotate(*key, here);
+        *left -= here as u8;
+        run.read += here;
+        if *left > 0 {
+            return Ok(None);
+        }
+        let Reading::Control { opcode, buffer, .. } = std::mem::take(&mut self.reading) else {
+            return Ok(None);
+        };
+        if opcode == Opcode::Pong {
+            return Ok(Some(Step::Pong(Piece::Held(buffer))));
+        }
+        let done = match opcode {
+            Opcode::Ping => self.handle_ping(buffer.as_slice(), env),
+            _ => self.handle_close(run, buffer.as_slice(), env),
+        };
+        env.pool.put(buffer);
+        done?;
+        Ok(None)
+    }
+
+    fn control_in_run(
+        &mut self,
+        opcode: Opcode,
+        run: &mut Run,
+        bytes: &mut [u8],
+        at: Range<usize>,
+        env: &mut Env<'_>,
+    ) -> Result<Option<Step>, Stop> {
+        match opcode {
+            Opcode::Pong => return Ok(Some(Step::Pong(Piece::Run(at)))),
+            Opcode::Ping => {
+                let in_place = self.is_open()
+                    && self.role == Role::Server
+                    && self.outbox.block_may_grow()
+                    && (self.outbox.is_empty() || !run.block.is_empty());
+                if in_place && self.unsent.is_none() {
+                    self.count_ping(env)?;
+                    self.reply(run, bytes, Opcode::Pong, true, at, env)?;
+                } else {
+                    self.handle_ping(&bytes[at], env)?;
+                }
+            }
+            _ => self.handle_close(run, &bytes[at], env)?,
+        }
+        Ok(None)
+    }
+
+    fn handle_ping(&mut self, payload: &[u8], env: &mut Env<'_>) -> Result<(), Stop> {
+        if self.is_open() {
+            self.count_ping(env)?;
+            let key = self.key(env);
+            self.outbox.control(env.pool, Opcode::Pong, key, payload, QUEUED_PONGS_MAX)?;
+        }
+        Ok(())
+    }
+
+    /// Pings cost us a frame each, so they are rate limited.
+    fn count_ping(&mut self, env: &Env<'_>) -> Result<(), Offence> {
+        let second = (env.now / SECOND) as u32;
+        if self.ping_second != second {
+            self.ping_second = second;
+            self.pings = 0;
+        }
+        self.pings += 1;
+        if u32::from(self.pings) > PINGS_PER_SECOND_MAX { Err(Offence::PingFlood) } else { Ok(()) }
+    }
+
+    /// Unmasks a payload and moves it to where a reply's payload would be, in one pass. Without replies before
+    /// it in the run it stays where it is: there is room for a header in front.
+    #[inline]
+    fn place(
+        &self,
+        run: &Run,
+        bytes: &mut [u8],
+        from: usize,
+        payload_bytes: usize,
+        key: Option<[u8; 4]>,
+    ) -> Range<usize> {
+        let in_place = from..from + payload_bytes;
+        let (Role::Server, Some(key)) = (self.role, key) else { return in_place };
+        if run.block.is_empty() || !self.outbox.block_may_grow() {
+            mask::apply(&mut bytes[in_place.clone()], key);
+            return in_place;
+        }
+        let to = run.block.end + frame::header_bytes(payload_bytes as u64, false);
+        mask::shift(bytes, from, to, payload_bytes, key);
+        to..to + payload_bytes
+    }
+
+    /// Sends a payload of the run back as one frame: where [`place`](Connection::place) put it when it can,
+    /// else through the outbox.
+    #[inline]
+    pub(super) fn reply(
+        &mut self,
+        run: &mut Run,
+        bytes: &mut [u8],
+        opcode: Opcode,
+        fin: bool,
+        at: Range<usize>,
+        env: &mut Env<'_>,
+    ) -> Result<(), OutOfMemory> {
+        if self.role == Role::Client || !self.outbox.block_may_grow() {
+            let key = self.key(env);
+            return self.outbox.frame(env.pool, opcode, fin, key, &bytes[at]);
+        }
+        let payload_bytes = at.len() as u64;
+        let header = Header { opcode, fin, compressed: false, mask: None, payload_bytes };
+        let header_bytes = frame::header_bytes(payload_bytes, false);
+        if run.block.is_empty() {
+            if at.start < header_bytes {
+                // A frame goes on at the run's first byte: its reply's header has no room here.
+                let mut head = [0; HEADER_BYTES_MAX];
+                let head_bytes = frame::encode(&header, &mut head);
+                self.outbox.raw(env.pool, &head[..head_bytes])?;
+                self.outbox.begin_block();
+                run.block = at;
+                return Ok(());
+            }
+            self.outbox.begin_block();
+            run.block.start = at.start - header_bytes;
+            run.block.end = run.block.start;
+        }
+        frame::encode(&header, &mut bytes[run.block.end..at.start]);
+        run.block.end = at.end;
+        Ok(())
+    }
+
+    /// Sends an assembled payload back: its header goes in front of it in the same buffer.
+    #[inline(never)]
+    pub(super) fn reply_held(
+        &mut self,
+        opcode: Opcode,
+        fin: bool,
+        mut buffer: Buffer,
+        env: &mut Env<'_>,
+    ) -> Result<(), OutOfMemory> {
+        if self.role == Role::Client {
+            let key = self.key(env);
+            let queued = self.outbox.frame(env.pool, opcode, fin, key, buffer.as_slice());
+            env.pool.put(buffer);
+            return queued;
+        }
+        let payload_bytes = buffer.len() as u64;
+        let header = Header { opcode, fin, compressed: false, mask: None, payload_bytes };
+        let mut head = [0; HEADER_BYTES_MAX];
+        let head_bytes = frame::encode(&header, &mut head);
+        buffer.prepend(&head[..head_bytes]);
+        self.outbox.push(buffer);
+        Ok(())
+    }
+}

@@ -1,0 +1,70 @@
+//! The HTTP/1.1 upgrade (RFC 6455, section 4), both roles, and the few other responses the server writes.
+//!
+//! Heads are parsed where they lie (httparse) and handed to a closure, so a handshake allocates nothing.
+//! Never: bodies, keep-alive, or deciding what a path means.
+
+#![forbid(unsafe_code)]
+
+mod origin;
+mod refusal;
+mod request;
+mod response;
+
+pub use origin::OriginPolicy;
+pub use refusal::Refusal;
+pub use request::{Request, Upgrade, percent_decode_path, with_request};
+pub use response::{
+    BadHandshake, Dial, Response, parse_response, write_accept, write_refusal, write_request, write_response,
+};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+/// Appended to the key before hashing (RFC 6455, 1.3).
+const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// The `Sec-WebSocket-Accept` that answers `key` (RFC 6455, 4.2.2).
+fn accept(key: &[u8; 24]) -> [u8; 28] {
+    let mut sha1 = sha1_smol::Sha1::new();
+    sha1.update(key);
+    sha1.update(GUID);
+    let mut text = [0; 28];
+    let written = STANDARD.encode_slice(sha1.digest().bytes(), &mut text);
+    debug_assert_eq!(written, Ok(28), "20 bytes are 28 characters");
+    text
+}
+
+/// The `Sec-WebSocket-Key` of a nonce (RFC 6455, 4.1).
+fn key(nonce: [u8; 16]) -> [u8; 24] {
+    let mut text = [0; 24];
+    let written = STANDARD.encode_slice(nonce, &mut text);
+    debug_assert_eq!(written, Ok(24), "16 bytes are 24 characters");
+    text
+}
+
+/// The values of all fields called `name`, in order, without the white space around them.
+fn values<'a>(headers: &'a [httparse::Header<'a>], name: &'a str) -> impl Iterator<Item = &'a [u8]> + Clone {
+    headers
+        .iter()
+        .filter(move |header| header.name.eq_ignore_ascii_case(name))
+        .map(|header| header.value.trim_ascii())
+}
+
+/// The elements of comma-separated lists (RFC 9110, 5.6.1): empty ones are skipped.
+fn elements<'a>(values: impl Iterator<Item = &'a [u8]> + Clone) -> impl Iterator<Item = &'a [u8]> + Clone {
+    values
+        .flat_map(|value| value.split(|&byte| byte == b','))
+        .map(<[u8]>::trim_ascii)
+        .filter(|element| !element.is_empty())
+}
+
+/// Whether one of the elements of the fields called `name` is `token`, whatever its case.
+fn lists(headers: &[httparse::Header<'_>], name: &str, token: &str) -> bool {
+    elements(values(headers, name)).any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
+}
+
+/// Whether `text` is a token (RFC 9110, 5.6.2).
+fn is_token(text: &[u8]) -> bool {
+    !text.is_empty()
+        && text.iter().all(|&byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}

@@ -1,0 +1,221 @@
+//! The request head: parsed for the server (RFC 9112, section 3; RFC 6455, section 4.2.1).
+
+#![forbid(unsafe_code)]
+
+use std::mem::MaybeUninit;
+
+use super::{Refusal, elements, is_token, lists, values};
+use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
+
+/// A complete request head, borrowed from the bytes it was parsed from.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// As sent; methods are case-sensitive.
+    pub method: &'a str,
+    /// The request target as sent.
+    pub target: &'a str,
+    /// The target's path, percent-encoded as sent. `*` for `OPTIONS *`.
+    pub path: &'a str,
+    /// What follows the first `?`, or empty.
+    pub query: &'a str,
+    /// The authority the client asked for: that of an absolute target, else the `Host` field.
+    pub host: &'a str,
+    headers: &'a [httparse::Header<'a>],
+}
+
+/// Parses the request head at the start of `bytes` and shows it to `f` together with its length; `None`
+/// when the head is not complete yet.
+///
+/// # Errors
+/// A [`Refusal`] as soon as the bytes show that no acceptable head will come of them: 400 for what is
+/// malformed, 431 past [`HEAD_BYTES_MAX`] or [`HEADERS_MAX`], 505 for another version than HTTP/1.1.
+pub fn with_request<R>(bytes: &[u8], f: impl FnOnce(&Request<'_>, usize) -> R) -> Result<Option<R>, Refusal> {
+    let head = &bytes[..bytes.len().min(HEAD_BYTES_MAX)];
+    let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+    let mut parsed = httparse::Request::new(&mut []);
+    let head_bytes = match parsed.parse_with_uninit_headers(head, &mut headers) {
+        Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
+        Ok(httparse::Status::Partial) if bytes.len() >= HEAD_BYTES_MAX => return Err(Refusal::HEAD_TOO_BIG),
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(httparse::Error::TooManyHeaders) => return Err(Refusal::TOO_MANY_HEADERS),
+        Err(httparse::Error::Version) if names_other_version(head) => return Err(Refusal::VERSION),
+        Err(_) => return Err(Refusal::MALFORMED),
+    };
+    if parsed.version != Some(1) {
+        return Err(Refusal::VERSION);
+    }
+    let (Some(method), Some(target)) = (parsed.method, parsed.path) else { return Err(Refusal::MALFORMED) };
+    let (authority, path, query) = split_target(target).ok_or(Refusal::TARGET)?;
+    let host = host(parsed.headers)?;
+    let request =
+        Request { method, target, path, query, host: authority.unwrap_or(host), headers: parsed.headers };
+    Ok(Some(f(&request, head_bytes)))
+}
+
+/// Whether the request line ends in `HTTP/` and a digit, so that it is a version and not nonsense that
+/// httparse complained about.
+fn names_other_version(head: &[u8]) -> bool {
+    let line = head.trim_ascii_start().split(|&byte| byte == b'\n').next().unwrap_or_default();
+    let version = line.rsplit(|&byte| byte == b' ').next().unwrap_or_default();
+    version.strip_prefix(b"HTTP/").and_then(<[u8]>::first).is_some_and(u8::is_ascii_digit)
+}
+
+/// Authority (of an absolute target), path and query of a request target (RFC 9112, 3.2).
+fn split_target(target: &str) -> Option<(Option<&str>, &str, &str)> {
+    if target.contains('#') {
+        return None;
+    }
+    let split = |target| match str::split_once(target, '?') {
+        Some((path, query)) => (path, query),
+        None => (target, ""),
+    };
+    if target.starts_with('/') || target == "*" {
+        let (path, query) = split(target);
+        return Some((None, path, query));
+    }
+    let (scheme, rest) = target.split_once("://")?;
+    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+        return None;
+    }
+    let (authority, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let (path, query) = split(rest);
+    is_authority(authority).then_some((Some(authority), if path.is_empty() { "/" } else { path }, query))
+}
+
+/// The one `Host` value (RFC 9112, 3.2).
+fn host<'a>(headers: &'a [httparse::Header<'a>]) -> Result<&'a str, Refusal> {
+    let mut hosts = values(headers, "host");
+    let (Some(host), None) = (hosts.next(), hosts.next()) else { return Err(Refusal::HOST) };
+    str::from_utf8(host).ok().filter(|host| is_authority(host)).ok_or(Refusal::HOST)
+}
+
+/// Whether `text` looks like `host[:port]`: the characters of RFC 3986, 3.2.2, and no user name.
+fn is_authority(text: &str) -> bool {
+    !text.is_empty()
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(&byte))
+}
+
+impl<'a> Request<'a> {
+    /// The first field called `name`, whatever its case, if it is text.
+    pub fn header(&self, name: &str) -> Option<&'a str> {
+        let header = self.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
+        str::from_utf8(header.value).ok().map(str::trim_ascii)
+    }
+
+    /// The values of all fields called `name`, whatever its case, in order.
+    pub fn values(&self, name: &'a str) -> impl Iterator<Item = &'a [u8]> + Clone {
+        values(self.headers, name)
+    }
+
+    /// The value of `name=value` in the query, as sent; of the first when there are several. A bare `name`
+    /// has the empty value.
+    pub fn query_value(&self, name: &str) -> Option<&'a str> {
+        self.query.split('&').find_map(|pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (key == name).then_some(value)
+        })
+    }
+
+    /// Whether the response must not carry its body.
+    pub fn is_head(&self) -> bool {
+        self.method == "HEAD"
+    }
+
+    /// What the request asks for if it asks for a WebSocket; `None` when it does not.
+    ///
+    /// A request that lacks `Upgrade` but carries a WebSocket key is one whose upgrade got lost on the way:
+    /// it is refused with a word about proxies.
+    ///
+    /// # Errors
+    /// A [`Refusal`] when RFC 6455, 4.2.1, is not kept.
+    pub fn upgrade(&self) -> Result<Option<Upgrade<'a>>, Refusal> {
+        let headers = self.headers;
+        let asks = lists(headers, "upgrade", "websocket");
+        if !asks && values(headers, "sec-websocket-key").next().is_none() {
+            return Ok(None);
+        }
+        if self.method != "GET" {
+            return Err(Refusal::METHOD);
+        }
+        if !asks {
+            return Err(Refusal::NO_UPGRADE);
+        }
+        if !lists(headers, "connection", "upgrade") {
+            return Err(Refusal::NO_CONNECTION_UPGRADE);
+        }
+        let mut versions = values(headers, "sec-websocket-version");
+        if (versions.next(), versions.next()) != (Some(b"13"), None) {
+            return Err(Refusal::WEBSOCKET_VERSION);
+        }
+        let mut keys = values(headers, "sec-websocket-key");
+        let (Some(key), None) = (keys.next(), keys.next()) else { return Err(Refusal::KEY) };
+        let key = <&[u8; 24]>::try_from(key).ok().filter(|key| is_key(key)).ok_or(Refusal::KEY)?;
+        if values(headers, "transfer-encoding").next().is_some()
+            || values(headers, "content-length").any(|length| length.iter().any(|&digit| digit != b'0'))
+        {
+            return Err(Refusal::BODY);
+        }
+        if !elements(values(headers, "sec-websocket-protocol")).all(is_token) {
+            return Err(Refusal::SUBPROTOCOL);
+        }
+        let mut origins = values(headers, "origin");
+        let origin = match (origins.next(), origins.next()) {
+            (None, _) => None,
+            (Some(origin), None) => Some(str::from_utf8(origin).map_err(|_| Refusal::BAD_ORIGIN)?),
+            (Some(_), Some(_)) => return Err(Refusal::BAD_ORIGIN),
+        };
+        Ok(Some(Upgrade { key: *key, host: self.host, origin, headers }))
+    }
+}
+
+/// Whether `key` is the base64 of 16 bytes. The four spare bits of its last character are not looked at:
+/// decoders differ on them, and what counts is the text, which is hashed as it is.
+fn is_key(key: &[u8; 24]) -> bool {
+    let (digits, padding) = key.split_at(22);
+    padding == b"=="
+        && digits.iter().all(|&byte| byte.is_ascii_alphanumeric() || byte == b'+' || byte == b'/')
+}
+
+/// A WebSocket upgrade that keeps RFC 6455, 4.2.1.
+#[derive(Clone, Copy, Debug)]
+pub struct Upgrade<'a> {
+    /// The `Sec-WebSocket-Key` as sent, for [`write_accept`](super::write_accept).
+    pub key: [u8; 24],
+    /// The authority the client asked for.
+    pub host: &'a str,
+    /// The page's origin; browsers always send one.
+    pub origin: Option<&'a str>,
+    headers: &'a [httparse::Header<'a>],
+}
+
+impl<'a> Upgrade<'a> {
+    /// The subprotocols offered, best first.
+    pub fn subprotocols(&self) -> impl Iterator<Item = &'a str> + Clone {
+        // Tokens are ASCII, so none is lost by the conversion.
+        elements(values(self.headers, "sec-websocket-protocol")).filter_map(|name| str::from_utf8(name).ok())
+    }
+}
+
+/// Decodes the percent-encoding of a path or a part of one, strictly: `None` for a `%` without two
+/// hexadecimal digits, for bytes that may not stand in a path, and for a result that is not UTF-8.
+pub fn percent_decode_path(path: &str) -> Option<String> {
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let Some((&byte, behind)) = rest.split_first() {
+        rest = behind;
+        match byte {
+            b'%' => {
+                let (&[high, low], behind) = rest.split_first_chunk()?;
+                decoded.push(hex_digit(high)? << 4 | hex_digit(low)?);
+                rest = behind;
+            }
+            b'!'..=b'~' if !b"\"#<>?\\^`{|}".contains(&byte) => decoded.push(byte),
+            _ => return None,
+        }
+    }
+    String::from_utf8(decoded).ok()
+}
+
+fn hex_digit(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).map(|value| value as u8)
+}

@@ -1,0 +1,258 @@
+//! Response heads: written by the server, read by the client, which also writes the request here
+//! (RFC 6455, sections 4.1 and 4.2.2).
+
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::io::Write as _;
+
+use super::{Refusal, accept, key, lists, values};
+use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
+
+/// Appends the 101 that answers `key`. `subprotocol` must be one that the client offered.
+pub fn write_accept(out: &mut Vec<u8>, key: &[u8; 24], subprotocol: Option<&str>) {
+    out.extend_from_slice(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ",
+    );
+    out.extend_from_slice(&accept(key));
+    if let Some(subprotocol) = subprotocol {
+        out.extend_from_slice(b"\r\nSec-WebSocket-Protocol: ");
+        append_text(out, subprotocol);
+    }
+    out.extend_from_slice(b"\r\n\r\n");
+}
+
+/// Appends a refusal: its status, its headers, and a body of two lines, reason and cure.
+pub fn write_refusal(out: &mut Vec<u8>, refusal: &Refusal) {
+    let Refusal { status, reason, headers, cure } = refusal;
+    let body_bytes = reason.len() + cure.len() + 2;
+    write_head(out, *status, "text/plain; charset=utf-8", headers, body_bytes);
+    for line in [reason, cure] {
+        out.extend_from_slice(line.as_bytes());
+        out.push(b'\n');
+    }
+}
+
+/// Appends a whole response, behind which the connection is to be closed. `extra_headers` are lines each
+/// ended by CRLF, or empty. `head_only` leaves the body out but declares its length, as HEAD wants.
+pub fn write_response(
+    out: &mut Vec<u8>,
+    status: u16,
+    content_type: &str,
+    extra_headers: &str,
+    body: &[u8],
+    head_only: bool,
+) {
+    write_head(out, status, content_type, extra_headers, body.len());
+    if !head_only {
+        out.extend_from_slice(body);
+    }
+}
+
+fn write_head(out: &mut Vec<u8>, status: u16, content_type: &str, extra_headers: &str, body_bytes: usize) {
+    let reason = reason_phrase(status);
+    // Writing to a vector cannot fail.
+    let _ = write!(
+        out,
+        "HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: {content_type}\r\n\
+         Content-Length: {body_bytes}\r\n{extra_headers}\r\n"
+    );
+}
+
+/// The usual phrase for a status (RFC 9110, section 15); clients do not look at it.
+fn reason_phrase(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        204 => "No Content",
+        301 => "Moved Permanently",
+        302 => "Found",
+        304 => "Not Modified",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        413 => "Content Too Large",
+        426 => "Upgrade Required",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "Status",
+    }
+}
+
+/// Appends `text` less the bytes that could end a header line, so that no value starts a line of its own.
+fn append_text(out: &mut Vec<u8>, text: &str) {
+    out.extend(text.bytes().filter(|byte| !matches!(byte, b'\r' | b'\n' | 0)));
+}
+
+/// What a client asks a server for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dial {
+    /// The `Host` value: `Url::authority`.
+    pub host: String,
+    /// Path and query, as they go into the request line.
+    pub path: String,
+    /// The `Origin` to send, if any.
+    pub origin: Option<String>,
+    /// Subprotocols to offer, best first.
+    pub subprotocols: Vec<String>,
+    /// Further fields.
+    pub headers: Vec<(String, String)>,
+}
+
+/// Appends the upgrade request. `nonce` must be fresh and random (RFC 6455, 4.1), and is what
+/// [`parse_response`] wants back. CR, LF and NUL inside the strings are left out.
+pub fn write_request(out: &mut Vec<u8>, dial: &Dial, nonce: [u8; 16]) {
+    out.extend_from_slice(b"GET ");
+    append_text(out, if dial.path.is_empty() { "/" } else { &dial.path });
+    out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
+    append_text(out, &dial.host);
+    out.extend_from_slice(
+        b"\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ",
+    );
+    out.extend_from_slice(&key(nonce));
+    if let Some(origin) = &dial.origin {
+        out.extend_from_slice(b"\r\nOrigin: ");
+        append_text(out, origin);
+    }
+    for (index, subprotocol) in dial.subprotocols.iter().enumerate() {
+        out.extend_from_slice(if index == 0 { b"\r\nSec-WebSocket-Protocol: " } else { b", " });
+        append_text(out, subprotocol);
+    }
+    for (name, value) in &dial.headers {
+        out.extend_from_slice(b"\r\n");
+        append_text(out, name);
+        out.extend_from_slice(b": ");
+        append_text(out, value);
+    }
+    out.extend_from_slice(b"\r\n\r\n");
+}
+
+/// A 101 that keeps RFC 6455, 4.1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// Always 101.
+    pub status: u16,
+    /// The subprotocol that the server chose; to be checked by [`Response::check_subprotocol`].
+    pub subprotocol: Option<String>,
+}
+
+impl Response {
+    /// Checks that the server chose among those `offered`, or none.
+    ///
+    /// # Errors
+    /// [`BadHandshake::UnknownSubprotocol`].
+    pub fn check_subprotocol(&self, offered: &[String]) -> Result<(), BadHandshake> {
+        match &self.subprotocol {
+            Some(chosen) if !offered.contains(chosen) => Err(BadHandshake::UnknownSubprotocol),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Why a server's answer opens no WebSocket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BadHandshake {
+    /// The server answered with another status than 101.
+    Status(u16),
+    /// `Upgrade` does not name websocket, or `Connection` does not list upgrade.
+    MissingUpgrade,
+    /// `Sec-WebSocket-Accept` does not answer our key.
+    WrongAccept,
+    /// The server chose a subprotocol that was not offered.
+    UnknownSubprotocol,
+    /// The server chose an extension, and none was offered.
+    UnaskedExtension,
+    /// The bytes are no HTTP/1.1 response.
+    Malformed,
+    /// The head is longer than [`HEAD_BYTES_MAX`] or has more fields than [`HEADERS_MAX`].
+    HeadTooBig,
+}
+
+impl fmt::Display for BadHandshake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BadHandshake::Status(status) => {
+                write!(f, "the server answered {status} {} instead of 101", reason_phrase(*status))
+            }
+            BadHandshake::MissingUpgrade => f.write_str("the server's 101 lacks Upgrade or Connection"),
+            BadHandshake::WrongAccept => {
+                f.write_str("the server's Sec-WebSocket-Accept does not fit our key")
+            }
+            BadHandshake::UnknownSubprotocol => f.write_str("the server chose a subprotocol nobody offered"),
+            BadHandshake::UnaskedExtension => f.write_str("the server chose an extension nobody offered"),
+            BadHandshake::Malformed => f.write_str("the server's answer is no HTTP/1.1 response"),
+            BadHandshake::HeadTooBig => f.write_str("the server's response head is too big"),
+        }
+    }
+}
+
+impl std::error::Error for BadHandshake {}
+
+/// Reads the server's answer at the start of `bytes` and says how many bytes it took; `None` when more are
+/// needed. Interim responses (100, 103) are passed over.
+///
+/// # Errors
+/// Why the answer opens no WebSocket, as soon as the head is complete or can no longer become a good one.
+pub fn parse_response(bytes: &[u8], nonce: [u8; 16]) -> Result<Option<(Response, usize)>, BadHandshake> {
+    let mut start = 0;
+    loop {
+        match parse_one(&bytes[start..], nonce, HEAD_BYTES_MAX - start)? {
+            None => return Ok(None),
+            Some((None, head_bytes)) => start += head_bytes,
+            Some((Some(response), head_bytes)) => return Ok(Some((response, start + head_bytes))),
+        }
+    }
+}
+
+/// One head of at most `bytes_max`; an interim response has no [`Response`].
+fn parse_one(
+    bytes: &[u8],
+    nonce: [u8; 16],
+    bytes_max: usize,
+) -> Result<Option<(Option<Response>, usize)>, BadHandshake> {
+    let head = &bytes[..bytes.len().min(bytes_max)];
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut parsed = httparse::Response::new(&mut headers);
+    let head_bytes = match parsed.parse(head) {
+        Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
+        Ok(httparse::Status::Partial) if bytes.len() >= bytes_max => return Err(BadHandshake::HeadTooBig),
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(httparse::Error::TooManyHeaders) => return Err(BadHandshake::HeadTooBig),
+        Err(_) => return Err(BadHandshake::Malformed),
+    };
+    let headers = &*parsed.headers;
+    let status = match parsed.code.unwrap_or_default() {
+        status @ 101 => status,
+        100..=199 => return Ok(Some((None, head_bytes))),
+        status => return Err(BadHandshake::Status(status)),
+    };
+    if parsed.version != Some(1) {
+        return Err(BadHandshake::Malformed);
+    }
+    if !lists(headers, "upgrade", "websocket") || !lists(headers, "connection", "upgrade") {
+        return Err(BadHandshake::MissingUpgrade);
+    }
+    let mut accepts = values(headers, "sec-websocket-accept");
+    if (accepts.next(), accepts.next()) != (Some(&accept(&key(nonce))), None) {
+        return Err(BadHandshake::WrongAccept);
+    }
+    if values(headers, "sec-websocket-extensions").any(|extensions| !extensions.is_empty()) {
+        return Err(BadHandshake::UnaskedExtension);
+    }
+    let mut subprotocols = values(headers, "sec-websocket-protocol");
+    let subprotocol = match (subprotocols.next(), subprotocols.next()) {
+        (None, _) => None,
+        (Some(chosen), None) => {
+            Some(str::from_utf8(chosen).map_err(|_| BadHandshake::UnknownSubprotocol)?.to_owned())
+        }
+        (Some(_), Some(_)) => return Err(BadHandshake::UnknownSubprotocol),
+    };
+    Ok(Some((Some(Response { status, subprotocol }), head_bytes)))
+}

@@ -1,0 +1,245 @@
+//! What an application can do: with one connection ([`Link`]) and with the whole shard ([`Context`]).
+
+use std::io;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+
+use super::mailbox::{Full, Lane, Mailboxes};
+use super::slots::Slot;
+use super::{Application, Core};
+use crate::buffer::Pool;
+use crate::connection::{Connection, Env, Kind, Reply};
+use crate::driver::{Driver, Source, Token};
+use crate::limits::Nanos;
+use crate::protocol::CloseCode;
+use crate::protocol::handshake::Refusal;
+use crate::stats::Counters;
+
+/// One connection, for the length of a call.
+#[derive(Debug)]
+pub struct Link<'a, A: Application> {
+    /// Its name.
+    pub token: Token,
+    /// The application's state of it.
+    pub peer: &'a mut A::Peer,
+    /// The shard's ends of the mailboxes to other shards.
+    pub mailboxes: &'a mut Mailboxes<A::Message>,
+    pub(super) connection: &'a mut Connection,
+    pub(super) env: Env<'a>,
+    pub(super) counters: &'a mut Counters,
+}
+
+impl<A: Application> Link<'_, A> {
+    /// The time of this turn.
+    pub fn now(&self) -> Nanos {
+        self.env.now
+    }
+
+    /// Whether messages may be sent.
+    pub fn is_open(&self) -> bool {
+        self.connection.is_open()
+    }
+
+    /// Whether messages would leave with this turn: nothing is queued and no send is unfinished.
+    pub fn is_writable(&self) -> bool {
+        self.connection.is_writable()
+    }
+
+    /// Bytes queued to the peer.
+    pub fn queued_bytes(&self) -> u32 {
+        self.connection.queued_bytes()
+    }
+
+    /// The buffers of this shard.
+    pub fn pool(&mut self) -> &mut Pool {
+        self.env.pool
+    }
+
+    /// Queues a message. False, and nothing queued, when the connection is not open or more than the queue's
+    /// bound is queued already; one message always fits an empty queue.
+    pub fn send(&mut self, kind: Kind, payload: &[u8]) -> bool {
+        let queued = self.connection.queued_bytes();
+        if !self.connection.is_open() || queued > self.env.config.queue_bytes {
+            return false;
+        }
+        let sent = self.connection.send(kind, payload, &mut self.env).is_ok();
+        if sent {
+            self.counters.messages_out += 1;
+        } else {
+            self.connection.out_of_memory();
+        }
+        sent
+    }
+
+    /// Starts the closing handshake, behind what is queued.
+    pub fn close(&mut self, code: CloseCode, reason: &str) {
+        self.connection.close(code, reason, &mut self.env);
+    }
+
+    /// Closes in front of what is queued, which is dropped. Returns the bytes dropped.
+    pub fn close_at_once(&mut self, code: CloseCode, reason: &str) -> u32 {
+        self.connection.close_at_once(code, reason, &mut self.env)
+    }
+
+    /// Reads no further messages from the peer, or reads on. What is under way still comes.
+    pub fn hold_up(&mut self, held_up: bool) {
+        self.connection.hold_up(held_up);
+    }
+}
+
+/// The shard, for the length of a call.
+#[derive(Debug)]
+pub struct Context<'a, D: Driver, A: Application> {
+    pub(super) core: &'a mut Core<D, A>,
+}
+
+impl<D: Driver, A: Application> Context<'_, D, A> {
+    /// The time of this turn.
+    pub fn now(&self) -> Nanos {
+        self.core.now
+    }
+
+    /// The time at this very moment, for measuring; costs a clock read.
+    pub fn clock(&self) -> Nanos {
+        self.core.driver.now()
+    }
+
+    /// This shard's number.
+    pub fn shard(&self) -> usize {
+        self.core.mailboxes.shard()
+    }
+
+    /// How many shards there are.
+    pub fn shards(&self) -> usize {
+        self.core.mailboxes.shards()
+    }
+
+    /// Connections now, in any state.
+    pub fn connections(&self) -> usize {
+        self.core.slots.len()
+    }
+
+    /// The buffers of this shard.
+    pub fn pool(&mut self) -> &mut Pool {
+        &mut self.core.pool
+    }
+
+    /// What this shard counts.
+    pub fn counters(&mut self) -> &mut Counters {
+        &mut self.core.counters
+    }
+
+    /// A connection, if it is still there. What is queued through the link leaves with this turn.
+    pub fn link(&mut self, token: Token) -> Option<Link<'_, A>> {
+        let core = &mut *self.core;
+        let slot = core.slots.get_mut(token)?;
+        if !slot.dirty {
+            slot.dirty = true;
+            core.dirty.push(token);
+        }
+        let Slot { connection, peer, .. } = slot;
+        Some(Link {
+            token,
+            peer: peer.as_mut()?,
+            mailboxes: &mut core.mailboxes,
+            connection,
+            env: Env {
+                pool: &mut core.pool,
+                config: &core.config.connection,
+                now: core.now,
+                entropy: &mut core.entropy,
+            },
+            counters: &mut core.counters,
+        })
+    }
+
+    /// The application's state of a connection, without touching the connection.
+    pub fn peer(&mut self, token: Token) -> Option<&mut A::Peer> {
+        self.core.slots.get_mut(token)?.peer.as_mut()
+    }
+
+    /// Whether [`share`](Context::share) would be taken: the connection is open, nothing is queued to it and
+    /// no send is unfinished.
+    #[inline]
+    pub fn is_writable(&self, token: Token) -> bool {
+        self.core.slots.get(token).is_some_and(|slot| slot.connection.is_writable())
+    }
+
+    /// Sends encoded frames, `messages` of them, from memory that other connections send too. The connection
+    /// must be writable, see [`is_writable`](Context::is_writable).
+    ///
+    /// # Errors
+    /// Gives the bytes back when the connection cannot take them now.
+    #[inline]
+    pub fn share(&mut self, token: Token, frames: Bytes, messages: u64) -> Result<(), Bytes> {
+        let bytes = frames.len() as u64;
+        match self.core.driver.send(token, Source::Shared(frames)) {
+            Ok(()) => {
+                self.core.counters.messages_out += messages;
+                self.core.counters.bytes_out += bytes;
+                Ok(())
+            }
+            Err(Source::Shared(frames)) => Err(frames),
+            Err(Source::Received(_) | Source::Pooled(_)) => Err(Bytes::new()),
+        }
+    }
+
+    /// Answers a request that was answered with [`Answer::Later`](super::Answer::Later).
+    pub fn accept(&mut self, token: Token, subprotocol: Option<&'static str>, whole: bool) {
+        self.core.accept_later(token, subprotocol, whole);
+    }
+
+    /// Refuses a request that was answered with [`Answer::Later`](super::Answer::Later).
+    pub fn refuse(&mut self, token: Token, refusal: &Refusal) {
+        self.core.refuse(token, refusal);
+    }
+
+    /// Answers a request that was answered with [`Answer::Later`](super::Answer::Later) without upgrading.
+    pub fn respond(&mut self, token: Token, reply: &Reply) {
+        self.core.respond(token, reply);
+    }
+
+    /// Posts a message to another shard.
+    ///
+    /// # Errors
+    /// [`Full`] when there is no room; nothing was posted.
+    pub fn post(
+        &mut self,
+        to: usize,
+        lane: Lane,
+        message: A::Message,
+        payload: &[&[u8]],
+    ) -> Result<(), Full> {
+        let posted = self.core.mailboxes.post(to, lane, message, payload);
+        if posted.is_err() {
+            self.core.counters.mailbox_full += 1;
+        }
+        posted
+    }
+
+    /// Whether a lane to every other shard has room for `bytes`.
+    pub fn all_have_room(&self, lane: Lane, bytes: usize) -> bool {
+        self.core.mailboxes.all_have_room(lane, bytes)
+    }
+
+    /// Opens a connection in the client role. [`Application::opened`] or [`Application::closed`] follows.
+    /// Messages are shown whole when `whole` is set.
+    ///
+    /// # Errors
+    /// When no socket could be made.
+    pub fn connect(
+        &mut self,
+        address: SocketAddr,
+        source: Option<SocketAddr>,
+        whole: bool,
+        peer: A::Peer,
+    ) -> io::Result<Token> {
+        self.core.connect(address, source, whole, peer)
+    }
+
+    /// Ends [`Shard::run`](super::Shard::run) after this turn.
+    pub fn stop(&mut self) {
+        self.core.stopping = true;
+    }
+}

@@ -1,0 +1,27 @@
+//! What a shard itself refuses, before or beside its application.
+
+use crate::protocol::handshake::Refusal;
+
+/// The application would upgrade a request that did not ask for it.
+pub(super) const NOT_AN_UPGRADE: Refusal = Refusal {
+    status: 426,
+    reason: "this path speaks WebSocket only",
+    headers: "Upgrade: websocket\r\n",
+    cure: "open it with a WebSocket client",
+};
+
+/// The node has all the connections it takes. `random` spreads the return of those refused.
+pub(super) fn busy(random: u64) -> Refusal {
+    const RETRY: [&str; 8] = [
+        "Retry-After: 1\r\n",
+        "Retry-After: 2\r\n",
+        "Retry-After: 3\r\n",
+        "Retry-After: 4\r\n",
+        "Retry-After: 5\r\n",
+        "Retry-After: 6\r\n",
+        "Retry-After: 7\r\n",
+        "Retry-After: 8\r\n",
+    ];
+    let headers = RETRY[(random % RETRY.len() as u64) as usize];
+    Refusal { headers, ..Refusal::UNAVAILABLE }
+}

@@ -1,0 +1,84 @@
+//! The connections of a shard, by the index of their token.
+
+use crate::connection::Connection;
+use crate::driver::Token;
+
+/// One connection and what the shard and the application keep with it.
+#[derive(Debug)]
+pub(super) struct Slot<P> {
+    pub(super) connection: Connection,
+    /// The application's state, once it was asked.
+    pub(super) peer: Option<P>,
+    pub(super) generation: u32,
+    /// The tick of the wheel that counts; entries at other ticks are stale. 0 for none.
+    pub(super) armed: u64,
+    /// Counts against the node's connections.
+    pub(super) leased: bool,
+    /// Listed for a flush at the turn's end.
+    pub(super) dirty: bool,
+    /// The transport's end has been asked for; only `Closed` is awaited.
+    pub(super) leaving: bool,
+}
+
+/// A table that grows by touching memory reserved at the start: no copy, and an idle node is small.
+#[derive(Debug)]
+pub(super) struct Slots<P> {
+    table: Vec<Option<Slot<P>>>,
+    len: usize,
+}
+
+impl<P> Slots<P> {
+    pub(super) fn with_capacity(connections: u32) -> Slots<P> {
+        Slots { table: Vec::with_capacity(connections as usize), len: 0 }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    #[inline]
+    pub(super) fn get(&self, token: Token) -> Option<&Slot<P>> {
+        self.table.get(token.index as usize)?.as_ref().filter(|slot| slot.generation == token.generation)
+    }
+
+    #[inline]
+    pub(super) fn get_mut(&mut self, token: Token) -> Option<&mut Slot<P>> {
+        self.table.get_mut(token.index as usize)?.as_mut().filter(|slot| slot.generation == token.generation)
+    }
+
+    pub(super) fn insert(&mut self, token: Token, connection: Connection, peer: Option<P>) {
+        let index = token.index as usize;
+        if index >= self.table.len() {
+            self.table.resize_with(index + 1, || None);
+        }
+        let slot = Slot {
+            connection,
+            peer,
+            generation: token.generation,
+            armed: 0,
+            leased: false,
+            dirty: false,
+            leaving: false,
+        };
+        if self.table[index].replace(slot).is_none() {
+            self.len += 1;
+        }
+    }
+
+    pub(super) fn remove(&mut self, token: Token) -> Option<Slot<P>> {
+        let entry = self.table.get_mut(token.index as usize)?;
+        if entry.as_ref()?.generation != token.generation {
+            return None;
+        }
+        self.len -= 1;
+        entry.take()
+    }
+
+    /// The tokens of all connections.
+    pub(super) fn tokens(&self) -> impl Iterator<Item = Token> + '_ {
+        self.table.iter().enumerate().filter_map(|(index, slot)| {
+            let generation = slot.as_ref()?.generation;
+            Some(Token { index: index as u32, generation })
+        })
+    }
+}
