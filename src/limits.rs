@@ -93,3 +93,13 @@ pub const MAILBOX_BYTES_MIN: usize = 1024 * 1024;
 pub const DRAIN_TIMEOUT: Nanos = 8 * SECOND;
 /// Width of a slot of the timer wheel. Deadlines are kept to this precision, never early.
 pub const TIMER_TICK: Nanos = 32 * MILLISECOND;
+
+// ---- control plane ----
+
+/// Connections to the admin address at once; further ones wait to be accepted.
+pub const ADMIN_CONNECTIONS_MAX: usize = 64;
+/// From accepting an admin connection to its end, whatever it does: one request, one response.
+pub const ADMIN_TIMEOUT: Nanos = 10 * SECOND;
+/// Time that a shard has to answer the control plane. One that is busy answers between two turns, far
+/// sooner; one that is stuck must not hang the operator who came to see why.
+pub const SNAPSHOT_TIMEOUT: Nanos = 2 * SECOND;

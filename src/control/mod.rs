@@ -1,1 +1,6 @@
-//! The control plane thread.
+//! The control plane.
+
+#![forbid(unsafe_code)]
+
+mod http;
+mod report;

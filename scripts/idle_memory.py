@@ -1,0 +1,128 @@
+"""Opens idle WebSocket connections to a fresh server and measures what each costs it. See scripts/idle-memory."""
+
+import asyncio
+import datetime
+import json
+import os
+import platform
+import re
+import resource
+import subprocess
+import sys
+
+TARGET_BYTES = 256
+# Source addresses, so that no address runs out of ports, and few enough handshakes at once for the backlog.
+SOURCES = [f"127.0.0.{i}" for i in range(2, 10)]
+OPENING_AT_ONCE = 200
+PATIENCE_S = 60
+
+
+def resident_bytes(pid):
+    """RssAnon and RssFile of a process, in bytes."""
+    with open(f"/proc/{pid}/status") as status:
+        fields = dict(re.findall(r"^(\w+):\s+(\d+) kB$", status.read(), re.MULTILINE))
+    return {name: int(fields[name]) * 1024 for name in ("RssAnon", "RssFile")}
+
+
+async def settled_bytes(pid):
+    """What the process has resident once that has not changed for a second."""
+    last, same = None, 0
+    for _ in range(PATIENCE_S * 4):
+        now = resident_bytes(pid)
+        same = same + 1 if now == last else 0
+        if same == 4:
+            return now
+        last = now
+        await asyncio.sleep(0.25)
+    return last
+
+
+async def open_one(gate, host, port, source):
+    async with gate:
+        reader, writer = await asyncio.open_connection(host, port, local_addr=(source, 0), limit=4096)
+        writer.write(
+            f"GET /echo HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n".encode()
+        )
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
+        if not head.startswith(b"HTTP/1.1 101 "):
+            raise SystemExit(f"no upgrade but {head!r}")
+        return reader, writer
+
+
+async def measure(binary, count):
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if count + 100 > hard:
+        raise SystemExit(f"{count} connections need as many descriptors, and the limit is {hard}: raise ulimit -Hn")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    server = subprocess.Popen(
+        [binary, "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "warn"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        line = server.stdout.readline()
+        match = re.match(r"listening ws://([0-9.]+):(\d+) (.*)", line)
+        if not match:
+            raise SystemExit(f"the server did not start: {line!r}")
+        before = await settled_bytes(server.pid)
+        gate = asyncio.Semaphore(OPENING_AT_ONCE)
+        opening = (
+            open_one(gate, match[1], int(match[2]), SOURCES[i % len(SOURCES)]) for i in range(count)
+        )
+        connections = await asyncio.gather(*opening)
+        after = await settled_bytes(server.pid)
+        for _, writer in connections:
+            writer.transport.abort()
+    finally:
+        server.terminate()
+        server.wait()
+    return match[3].strip(), before, after
+
+
+def text_of(command):
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def cpu_model():
+    with open("/proc/cpuinfo") as info:
+        match = re.search(r"^model name\s*:\s*(.*)$", info.read(), re.MULTILINE)
+    return match[1] if match else platform.machine()
+
+
+def main():
+    binary, count = sys.argv[1], int(sys.argv[2])
+    driver, before, after = asyncio.run(measure(binary, count))
+    per_connection = (sum(after.values()) - sum(before.values())) / count
+    record = {
+        "schema": "echoring.idle-memory/1",
+        "scenario": f"{count} handshaken and idle connections to /echo, default configuration",
+        "bytes_per_connection": round(per_connection, 1),
+        "target_bytes": TARGET_BYTES,
+        "connections": count,
+        "resident_before": before,
+        "resident_after": after,
+        "server": driver,
+        "commit": text_of(["git", "rev-parse", "HEAD"]) + ("+" if text_of(["git", "status", "--porcelain"]) else ""),
+        "cpu": cpu_model(),
+        "kernel": platform.release(),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "known_bias": "Includes what grows once with the first connections (pages of tables and pools touched for "
+        "the first time), so it overstates; kernel memory is not counted.",
+    }
+    machine = os.environ.get("ECHORING_MACHINE") or platform.node()
+    directory = os.path.join("results", f"{datetime.date.today().isoformat()}-{machine}")
+    os.makedirs(directory, exist_ok=True)
+    path = os.path.join(directory, "idle-memory.json")
+    with open(path, "w") as file:
+        json.dump(record, file, indent=2)
+        file.write("\n")
+    verdict = "met" if per_connection <= TARGET_BYTES else "missed"
+    print(f"{per_connection:.0f} B of user memory per idle connection ({verdict}: target {TARGET_BYTES}); {path}")
+
+
+if __name__ == "__main__":
+    main()

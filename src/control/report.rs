@@ -1,0 +1,208 @@
+//! What `GET /stats` says: the shards' snapshots as JSON, each and summed.
+//!
+//! Its shape is a promise to scripts: fields are added, never renamed. Maps have close codes, HTTP statuses
+//! or causes as keys and counts as values.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::stats::{Counters, Snapshot};
+
+/// Names the shape of the report.
+const SCHEMA: &str = "echoring.stats/1";
+
+/// The whole answer.
+#[derive(Debug, Serialize)]
+pub(super) struct Report<'a> {
+    schema: &'static str,
+    version: &'static str,
+    pid: u32,
+    uptime_s: f64,
+    state: &'static str,
+    driver: DriverReport<'a>,
+    /// What the control plane itself runs on.
+    control: &'static str,
+    /// Shards that did not answer in time; their counters are missing from `node`.
+    silent_shards: usize,
+    node: Figures<'a>,
+    shards: Vec<ShardReport<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct DriverReport<'a> {
+    name: &'static str,
+    features: &'a [&'static str],
+    degraded: &'a [&'static str],
+}
+
+#[derive(Debug, Serialize)]
+struct ShardReport<'a> {
+    shard: usize,
+    driver: DriverReport<'a>,
+    #[serde(flatten)]
+    figures: Figures<'a>,
+}
+
+/// Gauges and counters of a shard, or of all.
+#[derive(Debug, Serialize)]
+struct Figures<'a> {
+    connections: u64,
+    topics: u64,
+    subscriptions: u64,
+    pool_bytes: u64,
+    pool_bytes_peak: u64,
+    accepted: u64,
+    opened: u64,
+    messages_in: u64,
+    messages_out: u64,
+    bytes_in: u64,
+    bytes_out: u64,
+    short_sends: u64,
+    pauses: u64,
+    mailbox_full: u64,
+    turns: u64,
+    accept_failures: u64,
+    closes: &'a BTreeMap<u16, u64>,
+    causes: &'a BTreeMap<&'static str, u64>,
+    refusals: &'a BTreeMap<u16, u64>,
+    answers: &'a BTreeMap<u16, u64>,
+}
+
+impl<'a> Figures<'a> {
+    fn new(gauges: &Gauges, counters: &'a Counters) -> Figures<'a> {
+        Figures {
+            connections: gauges.connections,
+            topics: gauges.topics,
+            subscriptions: gauges.subscriptions,
+            pool_bytes: gauges.pool_bytes,
+            pool_bytes_peak: gauges.pool_bytes_peak,
+            accepted: counters.accepted,
+            opened: counters.opened,
+            messages_in: counters.messages_in,
+            messages_out: counters.messages_out,
+            bytes_in: counters.bytes_in,
+            bytes_out: counters.bytes_out,
+            short_sends: counters.short_sends,
+            pauses: counters.pauses,
+            mailbox_full: counters.mailbox_full,
+            turns: counters.turns,
+            accept_failures: counters.accept_failures,
+            closes: &counters.closes,
+            causes: &counters.causes,
+            refusals: &counters.refusals,
+            answers: &counters.answers,
+        }
+    }
+}
+
+/// What is so now, as opposed to what has been counted.
+#[derive(Default)]
+struct Gauges {
+    connections: u64,
+    topics: u64,
+    subscriptions: u64,
+    pool_bytes: u64,
+    pool_bytes_peak: u64,
+}
+
+impl Gauges {
+    fn add(&mut self, snapshot: &Snapshot) {
+        self.connections += snapshot.connections;
+        self.topics += snapshot.topics;
+        self.subscriptions += snapshot.subscriptions;
+        self.pool_bytes += snapshot.pool_bytes;
+        self.pool_bytes_peak += snapshot.pool_bytes_peak;
+    }
+}
+
+/// What the control plane itself knows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Node {
+    pub(super) uptime_s: f64,
+    pub(super) draining: bool,
+    pub(super) control: &'static str,
+    pub(super) shards: usize,
+}
+
+/// The report as JSON, ended by a newline.
+pub(super) fn to_json(node: Node, snapshots: &[Snapshot]) -> serde_json::Result<Vec<u8>> {
+    let mut gauges = Gauges::default();
+    let mut counters = Counters::default();
+    for snapshot in snapshots {
+        gauges.add(snapshot);
+        counters.add(&snapshot.counters);
+    }
+    let first = snapshots.first();
+    let report = Report {
+        schema: SCHEMA,
+        version: env!("CARGO_PKG_VERSION"),
+        pid: std::process::id(),
+        uptime_s: node.uptime_s,
+        state: if node.draining { "draining" } else { "serving" },
+        driver: driver(first),
+        control: node.control,
+        silent_shards: node.shards.saturating_sub(snapshots.len()),
+        node: Figures::new(&gauges, &counters),
+        shards: snapshots.iter().map(shard).collect(),
+    };
+    let mut json = serde_json::to_vec_pretty(&report)?;
+    json.push(b'\n');
+    Ok(json)
+}
+
+/// All shards have the same kernel and the same flags, so the first speaks for the node.
+fn driver(snapshot: Option<&Snapshot>) -> DriverReport<'_> {
+    match snapshot {
+        Some(snapshot) => DriverReport {
+            name: snapshot.driver,
+            features: &snapshot.features,
+            degraded: &snapshot.degraded,
+        },
+        None => DriverReport { name: "", features: &[], degraded: &[] },
+    }
+}
+
+fn shard(snapshot: &Snapshot) -> ShardReport<'_> {
+    let mut gauges = Gauges::default();
+    gauges.add(snapshot);
+    ShardReport {
+        shard: snapshot.shard,
+        driver: driver(Some(snapshot)),
+        figures: Figures::new(&gauges, &snapshot.counters),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_node_is_the_sum_of_its_shards() {
+        let snapshot = |shard: usize, messages_in: u64| Snapshot {
+            shard,
+            connections: 10,
+            driver: "uring",
+            degraded: vec!["receive-total"],
+            counters: Counters {
+                messages_in,
+                closes: [(1000, 2), (1006, messages_in)].into(),
+                ..Counters::default()
+            },
+            ..Snapshot::default()
+        };
+        let node = Node { uptime_s: 1.5, draining: false, control: "tokio-uring", shards: 3 };
+        let json = to_json(node, &[snapshot(0, 5), snapshot(1, 7)]).expect("plain data");
+        let report: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+        assert_eq!(report["schema"], "echoring.stats/1");
+        assert_eq!(report["state"], "serving");
+        assert_eq!(report["driver"]["name"], "uring");
+        assert_eq!(report["driver"]["degraded"][0], "receive-total");
+        assert_eq!(report["silent_shards"], 1);
+        assert_eq!(report["node"]["connections"], 20);
+        assert_eq!(report["node"]["messages_in"], 12);
+        assert_eq!(report["node"]["closes"]["1000"], 4);
+        assert_eq!(report["shards"][1]["shard"], 1);
+        assert_eq!(report["shards"][1]["closes"]["1006"], 7);
+    }
+}

@@ -1,0 +1,257 @@
+"""Starts and stops the real server for the tests, and speaks just enough WebSocket to misbehave.
+
+Nothing here sleeps to wait for something: the server says on stdout when it accepts connections, and
+everything else is a read with a timeout.
+"""
+
+import base64
+import ctypes
+import http.client
+import json
+import os
+import queue
+import re
+import select
+import signal
+import socket
+import struct
+import subprocess
+import threading
+
+BINARY = os.environ.get("ECHORING", os.path.join(os.getcwd(), "target", "debug", "echoring"))
+
+# Longer than any of the server's own deadlines that a test waits for, so that a hang is a failure and not
+# a slow machine.
+PATIENCE_S = 30
+
+
+def deny_io_uring():
+    """Makes io_uring_setup, _enter and _register fail with EPERM from here on, as container runtimes do.
+
+    Runs between fork and exec of the server. The three numbers are the same on all architectures that
+    Linux gave its common numbers to.
+    """
+    BPF_LD_W_ABS, BPF_JGE_K, BPF_JGT_K, BPF_RET_K = 0x20, 0x35, 0x25, 0x06
+    SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, EPERM = 0x7FFF0000, 0x00050000, 1
+    program = [
+        (BPF_LD_W_ABS, 0, 0, 0),  # seccomp_data.nr
+        (BPF_JGE_K, 0, 2, 425),  # io_uring_setup or above, else allow
+        (BPF_JGT_K, 1, 0, 427),  # above io_uring_register: allow
+        (BPF_RET_K, 0, 0, SECCOMP_RET_ERRNO | EPERM),
+        (BPF_RET_K, 0, 0, SECCOMP_RET_ALLOW),
+    ]
+    code = b"".join(struct.pack("HBBI", *instruction) for instruction in program)
+    buffer = ctypes.create_string_buffer(code, len(code))
+
+    class Program(ctypes.Structure):
+        _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
+    if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "no_new_privs")
+    filter = Program(len(program), ctypes.addressof(buffer))
+    if libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(filter), 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "seccomp")
+
+
+class Server:
+    """`echoring serve` on free ports, stopped at the latest when the block ends."""
+
+    def __init__(self, *flags, denied=False, admin="127.0.0.1:0"):
+        command = [BINARY, "serve", "--listen", "127.0.0.1:0"]
+        command += ["--admin", admin, *flags]
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=deny_io_uring if denied else None,
+        )
+        self.log = []
+        self._lines = queue.Queue()
+        self._logger = threading.Thread(target=self._read_log, daemon=True)
+        self._logger.start()
+        self.listening = self._first_line()
+        match = re.fullmatch(
+            r"listening ws://([0-9.]+|\[[0-9a-f:]+\]):(\d+) driver=(\w+) shards=(\d+) pid=(\d+)\n", self.listening
+        )
+        if not match:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"no listening line but {self.listening!r}\n{''.join(self.log)}")
+        self.host, self.port = match[1].strip("[]"), int(match[2])
+        self.driver, self.shards, self.pid = match[3], int(match[4]), int(match[5])
+        self.admin = None if admin == "off" else self._admin_address()
+
+    def _read_log(self):
+        for line in self.process.stderr:
+            self.log.append(line)
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def _first_line(self):
+        ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE_S)
+        return self.process.stdout.readline() if ready else ""
+
+    def wait_for_log(self, pattern):
+        """The match of `pattern` in the first log line, from those not waited over yet, that has one."""
+        while True:
+            line = self._lines.get(timeout=PATIENCE_S)
+            if line is None:
+                raise AssertionError(f"the log ended without {pattern!r}:\n{''.join(self.log)}")
+            match = re.search(pattern, line)
+            if match:
+                return match
+
+    def _admin_address(self):
+        match = self.wait_for_log(r"http://[0-9.]+:(\d+)")
+        return ("127.0.0.1", int(match[1]))
+
+    def url(self, path):
+        return f"ws://{self.host}:{self.port}{path}"
+
+    def get(self, path, method="GET", address=None):
+        """Status, headers and body of an HTTP request, to the admin address unless told otherwise."""
+        connection = http.client.HTTPConnection(*(address or self.admin), timeout=PATIENCE_S)
+        try:
+            connection.request(method, path)
+            response = connection.getresponse()
+            return response.status, response.headers, response.read()
+        finally:
+            connection.close()
+
+    def stats(self):
+        status, _, body = self.get("/stats")
+        assert status == 200, (status, body)
+        return json.loads(body)
+
+    def terminate(self, signal_number=signal.SIGTERM):
+        self.process.send_signal(signal_number)
+
+    def wait(self):
+        code = self.process.wait(PATIENCE_S)
+        self._logger.join(PATIENCE_S)
+        return code
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.wait()
+        self.process.stdout.close()
+        self.process.stderr.close()
+
+
+def frame(opcode, payload=b"", *, fin=True, mask=b"\x37\xfa\x21\x3d", rsv=0, length=None):
+    """A frame as a client sends it; `mask=None` leaves it unmasked, `length` lies about the payload's."""
+    first = (0x80 if fin else 0) | rsv | opcode
+    length = len(payload) if length is None else length
+    bit = 0 if mask is None else 0x80
+    if length < 126:
+        head = struct.pack("!BB", first, bit | length)
+    elif length < 1 << 16:
+        head = struct.pack("!BBH", first, bit | 126, length)
+    else:
+        head = struct.pack("!BBQ", first, bit | 127, length)
+    if mask is None:
+        return head + payload
+    return head + mask + bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
+
+
+class Raw:
+    """A TCP connection that sends what it is told, right or wrong."""
+
+    def __init__(self, server):
+        self.socket = socket.create_connection((server.host, server.port), timeout=PATIENCE_S)
+        self.buffer = b""
+
+    def send(self, data):
+        self.socket.sendall(data)
+
+    def read_exactly(self, count):
+        while len(self.buffer) < count:
+            data = self.socket.recv(65536)
+            if not data:
+                raise EOFError(f"ended after {self.buffer!r}")
+            self.buffer += data
+        data, self.buffer = self.buffer[:count], self.buffer[count:]
+        return data
+
+    def read_head(self):
+        """Status and header lines (names in lower case) of a response."""
+        while b"\r\n\r\n" not in self.buffer:
+            data = self.socket.recv(65536)
+            if not data:
+                raise EOFError(f"ended after {self.buffer!r}")
+            self.buffer += data
+        head, self.buffer = self.buffer.split(b"\r\n\r\n", 1)
+        lines = head.decode("latin-1").split("\r\n")
+        headers = {}
+        for line in lines[1:]:
+            name, value = line.split(":", 1)
+            headers[name.lower()] = value.strip()
+        return int(lines[0].split(" ")[1]), headers
+
+    def upgrade(self, path="/echo", **fields):
+        """Sends an upgrade; a field that is None is left out, others are added or replaced."""
+        headers = {
+            "Host": "localhost",
+            "Upgrade": "websocket",
+            "Connection": "Upgrade",
+            "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": base64.b64encode(os.urandom(16)).decode(),
+        }
+        headers.update({name.replace("_", "-"): value for name, value in fields.items()})
+        lines = [f"{name}: {value}\r\n" for name, value in headers.items() if value is not None]
+        self.send(f"GET {path} HTTP/1.1\r\n{''.join(lines)}\r\n".encode())
+        return self.read_head()
+
+    def open(self, path="/echo"):
+        status, _ = self.upgrade(path)
+        assert status == 101, status
+        return self
+
+    def read_frame(self):
+        """First byte and payload of the next frame."""
+        first, second = self.read_exactly(2)
+        assert second < 0x80, "a server must not mask"
+        length = second
+        if length == 126:
+            (length,) = struct.unpack("!H", self.read_exactly(2))
+        elif length == 127:
+            (length,) = struct.unpack("!Q", self.read_exactly(8))
+        return first, self.read_exactly(length)
+
+    def read_close(self):
+        """The code of the Close frame that comes next, and that the connection then ends."""
+        first, payload = self.read_frame()
+        assert first == 0x88, (hex(first), payload)
+        code = struct.unpack("!H", payload[:2])[0] if payload else 1005
+        # A peer that closes in answer, as the standard asks.
+        try:
+            self.send(frame(8, payload[:2]))
+        except OSError:
+            pass
+        self.read_end()
+        return code
+
+    def read_end(self):
+        """Reads until the connection is over; a reset is an end as well."""
+        try:
+            while self.socket.recv(65536):
+                pass
+        except ConnectionError:
+            pass
+
+    def close(self):
+        self.socket.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()

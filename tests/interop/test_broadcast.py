@@ -1,0 +1,116 @@
+"""Broadcast, with the `websockets` library as the clients."""
+
+import asyncio
+import contextlib
+import unittest
+
+from harness import PATIENCE_S, Server
+from websockets.asyncio.client import connect
+
+
+class Broadcast(unittest.IsolatedAsyncioTestCase):
+    denied = False
+
+    @classmethod
+    def setUpClass(cls):
+        cls.server = Server("--shards", "2", denied=cls.denied)
+        cls.addClassCleanup(cls.server.__exit__)
+
+    async def asyncSetUp(self):
+        self.clients = contextlib.AsyncExitStack()
+        await self.clients.__aenter__()
+        self.addAsyncCleanup(self.clients.aclose)
+
+    async def join(self, path):
+        client = connect(self.server.url(path), compression=None, open_timeout=PATIENCE_S)
+        return await self.clients.enter_async_context(client)
+
+    async def receive(self, client):
+        return await asyncio.wait_for(client.recv(), PATIENCE_S)
+
+    async def test_every_other_subscriber_gets_every_message_with_its_type(self):
+        subscribers = [await self.join("/broadcast/all") for _ in range(20)]
+        publisher = await self.join("/broadcast/all")
+        await publisher.send("to all")
+        await publisher.send(b"\x00\x01")
+        for subscriber in subscribers:
+            self.assertEqual(await self.receive(subscriber), "to all")
+            self.assertEqual(await self.receive(subscriber), b"\x00\x01")
+
+    async def test_the_publisher_hears_itself_only_when_it_asks_to(self):
+        silent = await self.join("/broadcast/own")
+        hearing = await self.join("/broadcast/own?self=1")
+        await hearing.send("mine")
+        self.assertEqual(await self.receive(hearing), "mine")
+        self.assertEqual(await self.receive(silent), "mine")
+        await silent.send("not mine")
+        self.assertEqual(await self.receive(hearing), "not mine")
+        # Had `silent` been sent its own message, it would come before this one.
+        await hearing.send("last")
+        self.assertEqual(await self.receive(silent), "last")
+
+    async def test_a_subscriber_hears_what_is_published_once_its_handshake_is_done(self):
+        publisher = await self.join("/broadcast/early")
+        for i in range(40):
+            subscriber = await self.join("/broadcast/early")
+            await publisher.send(str(i))
+            self.assertEqual(await self.receive(subscriber), str(i))
+            await subscriber.close()
+
+    async def test_a_publishers_messages_arrive_in_order_and_once(self):
+        subscribers = [await self.join("/broadcast/order") for _ in range(5)]
+        publishers = [await self.join("/broadcast/order") for _ in range(3)]
+        each = 200
+
+        async def publish(name, client):
+            for i in range(each):
+                await client.send(f"{name}:{i}")
+
+        async def drain(client, count):
+            return [await self.receive(client) for _ in range(count)]
+
+        reading = [asyncio.create_task(drain(client, each * len(publishers))) for client in subscribers]
+        reading += [asyncio.create_task(drain(client, each * (len(publishers) - 1))) for client in publishers]
+        await asyncio.gather(*(publish(name, client) for name, client in zip("abc", publishers)))
+        heard = await asyncio.gather(*reading)
+        for messages in heard:
+            for name in "abc":
+                own = [message for message in messages if message.startswith(name)]
+                self.assertIn(own, ([], [f"{name}:{i}" for i in range(each)]))
+        # The order of a topic is one for all who hear all of it.
+        for messages in heard[: len(subscribers)]:
+            self.assertEqual(messages, heard[0])
+
+    async def test_topics_do_not_mix_and_their_names_may_be_encoded(self):
+        here = await self.join("/broadcast/sm%C3%B8r%20br%C3%B8d")
+        elsewhere = await self.join("/broadcast/smør")
+        same = await self.join("/broadcast/sm%c3%b8r%20br%c3%b8d")
+        await same.send("found")
+        self.assertEqual(await self.receive(here), "found")
+        other = await self.join("/broadcast/sm%C3%B8r")
+        await other.send("apart")
+        self.assertEqual(await self.receive(elsewhere), "apart")
+
+    async def test_a_fragmented_message_is_broadcast_whole(self):
+        subscriber = await self.join("/broadcast/fragments")
+        publisher = await self.join("/broadcast/fragments")
+        await publisher.send(["first ", "second ", "third"])
+        await publisher.send([b"\x01" * 30000, b"\x02" * 30000])
+        self.assertEqual(await self.receive(subscriber), "first second third")
+        self.assertEqual(await self.receive(subscriber), b"\x01" * 30000 + b"\x02" * 30000)
+
+    async def test_those_who_leave_are_not_missed(self):
+        staying = await self.join("/broadcast/leave")
+        publisher = await self.join("/broadcast/leave")
+        for i in range(10):
+            leaving = await self.join("/broadcast/leave")
+            if i % 2:
+                await leaving.close()
+            else:
+                leaving.transport.abort()
+            await publisher.send(str(i))
+            self.assertEqual(await self.receive(staying), str(i))
+
+
+class BroadcastWithoutIoUring(Broadcast):
+    denied = True

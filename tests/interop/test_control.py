@@ -1,0 +1,178 @@
+"""The control plane, draining, and what the environment forbids."""
+
+import base64
+import hashlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import unittest
+
+from harness import BINARY, PATIENCE_S, Raw, Server, deny_io_uring, frame
+
+
+class Control(unittest.TestCase):
+    denied = False
+
+    @classmethod
+    def setUpClass(cls):
+        cls.server = Server(denied=cls.denied)
+        cls.addClassCleanup(cls.server.__exit__)
+
+    def test_stats_are_json_per_shard_and_for_the_node(self):
+        stats = self.server.stats()
+        self.assertEqual(stats["driver"]["name"], self.server.driver)
+        self.assertEqual(len(stats["shards"]), self.server.shards)
+        self.assertEqual(stats["pid"], self.server.pid)
+        for counter in ("connections", "messages_in", "messages_out", "bytes_in", "bytes_out"):
+            self.assertEqual(stats["node"][counter], sum(shard[counter] for shard in stats["shards"]))
+        self.assertIn("degraded", stats["driver"])
+
+    def test_refusals_and_closes_are_counted_by_reason(self):
+        before = self.server.stats()["node"]
+        with Raw(self.server) as peer:
+            self.assertEqual(peer.upgrade("/nowhere")[0], 404)
+            peer.read_end()
+        with Raw(self.server).open() as peer:
+            peer.send(frame(1, b"bare", mask=None))
+            self.assertEqual(peer.read_close(), 1002)
+        # The client's end of a connection may be over before the shard has counted its own.
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            after = self.server.stats()["node"]
+            refused = after["refusals"].get("404", 0) - before["refusals"].get("404", 0)
+            closed = after["closes"].get("1002", 0) - before["closes"].get("1002", 0)
+            if (refused, closed) == (1, 1) or time.monotonic() > deadline:
+                break
+        self.assertEqual((refused, closed), (1, 1))
+
+    def test_health_is_told_on_both_addresses(self):
+        status, _, body = self.server.get("/healthz")
+        self.assertEqual((status, body), (200, b"ok\n"))
+        status, _, _ = self.server.get("/healthz", address=(self.server.host, self.server.port))
+        self.assertEqual(status, 200)
+
+    def test_other_paths_and_methods_are_told_so(self):
+        self.assertEqual(self.server.get("/")[0], 404)
+        status, headers, _ = self.server.get("/stats", method="DELETE")
+        self.assertEqual((status, headers["Allow"]), (405, "GET, HEAD"))
+        status, _, body = self.server.get("/stats", method="HEAD")
+        self.assertEqual((status, body), (200, b""))
+
+    def test_the_page_allows_its_own_script_and_style_and_nothing_else(self):
+        status, headers, body = self.server.get("/", address=(self.server.host, self.server.port))
+        self.assertEqual(status, 200)
+        self.assertEqual(headers.get_content_type(), "text/html")
+        page = body.decode()
+        for tag in ("script", "style"):
+            text = re.search(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)[1]
+            digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+            self.assertIn(f"{tag}-src 'sha256-{digest}'", page, f"src/server/page.html: the hash of its {tag}")
+        self.assertIn("default-src 'none'", page)
+        self.assertNotIn("innerHTML", page)
+
+
+class ControlWithoutIoUring(Control):
+    denied = True
+
+
+class Drain(unittest.TestCase):
+    denied = False
+
+    def test_a_drain_says_1001_to_everyone_and_exits_0(self):
+        with Server(denied=self.denied) as server:
+            peers = [Raw(server).open(path) for path in ("/echo", "/echo", "/broadcast/a", "/broadcast/b")]
+            started = time.monotonic()
+            server.terminate()
+            for peer in peers:
+                with peer:
+                    self.assertEqual(peer.read_close(), 1001)
+            self.assertEqual(server.wait(), 0)
+            self.assertLess(time.monotonic() - started, 5, "nobody was in the way")
+
+    def test_a_peer_that_ignores_the_drain_does_not_hold_it_up(self):
+        with Server(denied=self.denied) as server, Raw(server).open() as deaf:
+            started = time.monotonic()
+            server.terminate(signal.SIGINT)
+            self.assertEqual(deaf.read_frame()[0], 0x88)
+            # While it waits for the deaf one it takes nobody new, and says so to whoever asks.
+            status, _, body = server.get("/healthz")
+            self.assertEqual((status, body), (503, b"draining\n"))
+            self.assertEqual(server.wait(), 0)
+            self.assertLess(time.monotonic() - started, 10)
+
+    def test_a_second_signal_ends_it_at_once(self):
+        with Server(denied=self.denied) as server, Raw(server).open() as deaf:
+            server.terminate()
+            self.assertEqual(deaf.read_frame()[0], 0x88)
+            started = time.monotonic()
+            server.terminate()
+            self.assertNotEqual(server.wait(), 0)
+            self.assertLess(time.monotonic() - started, 3)
+
+
+class DrainWithoutIoUring(Drain):
+    denied = True
+
+
+class Environment(unittest.TestCase):
+    """What the host forbids is one line with the cure, and exit code 3."""
+
+    def refused(self, *flags, **options):
+        command = [BINARY, "serve", "--admin", "off", *flags]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=PATIENCE_S, stdin=subprocess.DEVNULL, **options
+        )
+        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        self.assertEqual((done.returncode, len(errors), done.stdout), (3, 1, ""), done.stderr)
+        return errors[0]
+
+    def test_io_uring_asked_for_and_denied(self):
+        line = self.refused("--listen", "127.0.0.1:0", "--driver", "uring", preexec_fn=deny_io_uring)
+        self.assertIn("io_uring", line)
+        self.assertRegex(line, "seccomp|--driver")
+
+    def test_a_port_in_use(self):
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            port = other.getsockname()[1]
+            line = self.refused("--listen", f"127.0.0.1:{port}")
+            self.assertIn(str(port), line)
+
+    def test_a_port_in_use_by_another_server_of_this_kind(self):
+        with Server() as other:
+            line = self.refused("--listen", f"127.0.0.1:{other.port}")
+            self.assertIn("--takeover", line)
+
+    def test_the_admin_port_in_use(self):
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            port = other.getsockname()[1]
+            line = self.refused("--listen", "127.0.0.1:0", "--admin", f"127.0.0.1:{port}")
+            self.assertIn("--admin", line)
+
+    def test_more_connections_than_descriptors(self):
+        def few():
+            import resource
+
+            resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+
+        line = self.refused("--listen", "127.0.0.1:0", "--max-connections", "100000", preexec_fn=few)
+        self.assertIn("descriptor", line)
+
+
+class Listeners(unittest.TestCase):
+    def test_a_unix_socket_is_served(self):
+        with tempfile.TemporaryDirectory() as directory:
+            path = os.path.join(directory, "ws.sock")
+            with Server("--listen", f"unix:{path}"):
+                with socket.socket(socket.AF_UNIX) as client:
+                    client.settimeout(PATIENCE_S)
+                    client.connect(path)
+                    client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                    self.assertTrue(client.recv(64).startswith(b"HTTP/1.1 200 "))
+
+    def test_a_reachable_admin_address_is_warned_about(self):
+        with Server(admin="0.0.0.0:0") as server:
+            self.assertTrue(any("WARN" in line and "--admin" in line for line in server.log), server.log)

@@ -1,0 +1,135 @@
+"""Headless Chromium, driven by chromedriver over plain HTTP (W3C WebDriver), with the standard library."""
+
+import http.client
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+
+from harness import PATIENCE_S
+
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def available():
+    return shutil.which("chromedriver") is not None and shutil.which("chromium") is not None
+
+
+class Browser:
+    """One Chromium with a fresh profile, gone when the block ends."""
+
+    def __init__(self):
+        self.profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        self.driver = subprocess.Popen(
+            ["chromedriver", "--port=0", "--allowed-ips="],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.session = None
+        try:
+            self.port = self._port()
+            options = {"binary": shutil.which("chromium"), "args": [*FLAGS, f"--user-data-dir={self.profile.name}"]}
+            capabilities = {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options}}
+            created = self._call("POST", "/session", {"capabilities": capabilities})
+            self.session = f"/session/{created['sessionId']}"
+            timeouts = {"script": PATIENCE_S * 1000, "pageLoad": PATIENCE_S * 1000}
+            self._call("POST", f"{self.session}/timeouts", timeouts)
+        except BaseException:
+            self.close()
+            raise
+
+    def _port(self):
+        for line in self.driver.stdout:
+            match = re.search(r"started successfully on port (\d+)", line)
+            if match:
+                return int(match[1])
+        raise AssertionError("chromedriver did not start")
+
+    def _call(self, method, path, body=None):
+        # Starting the browser is one call, and slow on a cold machine.
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=4 * PATIENCE_S)
+        try:
+            data = None if body is None else json.dumps(body)
+            connection.request(method, path, data, {"Content-Type": "application/json"})
+            value = json.loads(connection.getresponse().read())["value"]
+        finally:
+            connection.close()
+        if isinstance(value, dict) and "error" in value:
+            raise AssertionError(f"{value['error']}: {value['message']}")
+        return value
+
+    def open(self, url):
+        self._call("POST", f"{self.session}/url", {"url": url})
+
+    def new_tab(self):
+        handle = self._call("POST", f"{self.session}/window/new", {"type": "tab"})["handle"]
+        self.switch(handle)
+        return handle
+
+    def tab(self):
+        return self._call("GET", f"{self.session}/window")
+
+    def switch(self, handle):
+        self._call("POST", f"{self.session}/window", {"handle": handle})
+
+    def run(self, script, *arguments):
+        """Runs the body of an async function in the page and gives what it returns."""
+        body = {"script": f"return (async (...args) => {{ {script} }})(...arguments)", "args": list(arguments)}
+        return self._call("POST", f"{self.session}/execute/sync", body)
+
+    def until(self, condition):
+        """Waits in the page until a JavaScript expression is true, looking after every change of the page."""
+        return self.run(
+            f"""
+            const holds = () => {{ return {condition}; }};
+            if (holds()) return true;
+            return await new Promise((resolve) => {{
+                const watch = new MutationObserver(() => {{ if (holds()) {{ watch.disconnect(); resolve(true); }} }});
+                watch.observe(document, {{ subtree: true, childList: true, characterData: true, attributes: true }});
+            }});
+            """
+        )
+
+    def find(self, selector):
+        element = self._call("POST", f"{self.session}/element", {"using": "css selector", "value": selector})
+        return f"{self.session}/element/{next(iter(element.values()))}"
+
+    def click(self, selector):
+        self._call("POST", f"{self.find(selector)}/click", {})
+
+    def type(self, selector, text):
+        element = self.find(selector)
+        self._call("POST", f"{element}/clear", {})
+        self._call("POST", f"{element}/value", {"text": text})
+
+    def text(self, selector):
+        return self._call("GET", f"{self.find(selector)}/text")
+
+    def close(self):
+        if self.session:
+            try:
+                self._call("DELETE", self.session)
+            except (AssertionError, OSError):
+                pass
+        self.driver.terminate()
+        self.driver.wait()
+        self.driver.stdout.close()
+        self.profile.cleanup()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
