@@ -266,6 +266,13 @@ pub struct Plan {
     pub target: Target,
     /// One after the other; all of them passed [`Workload::check`].
     pub workloads: Vec<Workload>,
+    /// What the generator may use.
+    pub means: Means,
+}
+
+/// What the generator may use of this host.
+#[derive(Clone, Debug)]
+pub struct Means {
     /// Threads, at least 1.
     pub threads: usize,
     /// CPUs to pin the threads to, in turn; none leaves them free.
@@ -273,10 +280,12 @@ pub struct Plan {
     /// CPUs for an embedded server; none leaves it free.
     pub server_cpus: Vec<usize>,
     /// Local addresses, used in turn; none leaves the choice to the kernel, or, where a loopback target has
-    /// too few ports for one address, to [`spread`](super::spread).
+    /// too few ports for one address, spreads over 127.0.0.x.
     pub sources: Vec<IpAddr>,
     /// Which driver.
     pub driver: DriverChoice,
+    /// Descriptors that this process may have.
+    pub descriptors: u64,
     /// A process whose CPU time and memory are sampled.
     pub server_pid: Option<u32>,
     /// Set from outside to end the run early with what it has.

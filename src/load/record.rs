@@ -56,6 +56,8 @@ pub struct Record {
     pub broadcast: Option<Broadcast>,
     /// What is wrong with the messages, over the whole run with warm-up and drain.
     pub integrity: Integrity,
+    /// How the connections fared.
+    pub connections: Connections,
     /// Failures by cause.
     pub errors: BTreeMap<String, u64>,
     /// Ends of connections by close code.
@@ -101,6 +103,8 @@ pub struct Config {
     pub verify: bool,
     /// Whether messages were long enough to name themselves.
     pub sequenced: bool,
+    /// How long messages under way at the end are awaited before they count as lost.
+    pub drain_s: f64,
     /// What all payloads follow from.
     pub seed: u64,
 }
@@ -184,6 +188,15 @@ pub struct Broadcast {
     pub gaps: u64,
     /// Messages published over the whole run.
     pub published: u64,
+}
+
+/// How the connections of a run fared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connections {
+    /// Handshakes that succeeded.
+    pub opened: u64,
+    /// Of those, connections that ended before the run did.
+    pub ended_early: u64,
 }
 
 /// What the generator says of itself.
