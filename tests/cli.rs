@@ -1,0 +1,212 @@
+//! The command line as a script sees it: exit codes, one-line errors, the `listening` line, signals.
+//!
+//! Spawns the real binary, on free ports, and waits only by reading what it says.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// Longer than any deadline of the server that a test waits for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn echoring(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_echoring"));
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn output(arguments: &[&str]) -> Output {
+    echoring(arguments).output().expect("the binary runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A running `serve`, killed at the latest when it goes out of scope.
+struct Server {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+    listening: String,
+}
+
+impl Server {
+    fn start(flags: &[&str]) -> Server {
+        let fixed = ["serve", "--listen", "127.0.0.1:0", "--admin", "off", "--log", "warn"];
+        let mut command = echoring(&fixed);
+        let mut child = command.args(flags).stderr(Stdio::inherit()).spawn().expect("the binary runs");
+        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let mut listening = String::new();
+        stdout.read_line(&mut listening).expect("a line on stdout");
+        Server { child, stdout, listening }
+    }
+
+    fn address(&self) -> SocketAddr {
+        let url = self.listening.split(' ').nth(1).expect("a URL");
+        url.strip_prefix("ws://").expect("a ws URL").parse().expect("an address")
+    }
+
+    /// A connection that has been upgraded.
+    fn connect(&self) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address()).expect("connected");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let request = "GET /echo HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        stream.write_all(request.as_bytes()).expect("sent");
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).expect("a response");
+            head.push(byte[0]);
+        }
+        let head = text(&head);
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        // The example of RFC 6455, section 1.3.
+        assert!(head.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head}");
+        stream
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().expect("kill").success());
+    }
+
+    fn exit_code(&mut self) -> Option<i32> {
+        let started = Instant::now();
+        // Stdout ends with the process.
+        let mut rest = String::new();
+        self.stdout.read_to_string(&mut rest).expect("text");
+        assert_eq!(rest, "", "nothing but the listening line belongs on stdout");
+        let code = self.child.wait().expect("ended").code();
+        assert!(started.elapsed() < PATIENCE);
+        code
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn help_and_version_go_to_stdout_and_succeed() {
+    for arguments in [&["--help"][..], &["-h"], &["serve", "--help"], &["bench", "--help"], &["--version"]] {
+        let output = output(arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        assert!(output.stderr.is_empty(), "{arguments:?}: {}", text(&output.stderr));
+        assert!(!output.stdout.is_empty());
+    }
+    let help = text(&output(&["serve", "--help"]).stdout);
+    assert!(help.contains("Examples:"), "{help}");
+}
+
+#[test]
+fn flags_of_later_work_do_not_exist() {
+    let help = text(&output(&["serve", "--help"]).stdout);
+    for flag in ["--compress", "--tls-cert", "--tls-key", "--config"] {
+        assert!(!help.contains(flag), "{flag} is in the help");
+        let output = output(&["serve", flag, "x"]);
+        assert_eq!(output.status.code(), Some(2), "{flag}");
+    }
+}
+
+#[test]
+fn a_wrong_argument_is_one_line_and_exit_code_2() {
+    for arguments in [
+        &[][..],
+        &["dance"],
+        &["serve", "--listen", "nowhere"],
+        &["serve", "--shards", "2", "--cpus", "0"],
+        &["serve", "--max-message", "much"],
+        &["serve", "extra"],
+        &["completions", "cobol"],
+        &["man", "dance"],
+        &["bench", "--connections", "none"],
+        &["bench", "http://127.0.0.1:1/"],
+    ] {
+        let output = output(arguments);
+        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{arguments:?}: {stderr}");
+        assert!(stderr.starts_with("error: "), "{arguments:?}: {stderr}");
+        assert_eq!(stdout, "", "{arguments:?}");
+    }
+}
+
+#[test]
+fn completions_and_manual_pages_are_printed() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = output(&["completions", shell]);
+        assert_eq!(output.status.code(), Some(0));
+        assert!(text(&output.stdout).contains("max-message"), "{shell}");
+    }
+    assert!(text(&output(&["man"]).stdout).contains(".TH echoring 1"));
+    assert!(text(&output(&["man", "serve"]).stdout).contains("max\\-message"));
+}
+
+#[test]
+fn the_listening_line_tells_the_real_port_and_the_pid() {
+    let server = Server::start(&["--shards", "1"]);
+    let words: Vec<&str> = server.listening.trim_end().split(' ').collect();
+    let [listening, url, driver, shards, pid] = words[..] else { panic!("{}", server.listening) };
+    assert_eq!(listening, "listening");
+    assert!(url.starts_with("ws://127.0.0.1:") && !url.ends_with(":0"), "{url}");
+    assert!(["driver=uring", "driver=epoll"].contains(&driver), "{driver}");
+    assert_eq!(shards, "shards=1");
+    assert_eq!(pid, format!("pid={}", server.child.id()));
+    drop(server.connect());
+}
+
+#[test]
+fn the_epoll_driver_is_taken_when_asked_for() {
+    let server = Server::start(&["--driver", "epoll"]);
+    assert!(server.listening.contains(" driver=epoll "), "{}", server.listening);
+    drop(server.connect());
+}
+
+#[test]
+fn a_signal_drains_with_1001_and_exit_code_0() {
+    for signal in ["TERM", "INT"] {
+        let mut server = Server::start(&[]);
+        let mut stream = server.connect();
+        let started = Instant::now();
+        server.signal(signal);
+        let mut head = [0; 4];
+        stream.read_exact(&mut head).expect("a Close frame");
+        assert_eq!((head[0], u16::from_be_bytes([head[2], head[3]])), (0x88, 1001));
+        // The answer that ends a closing handshake: a masked Close frame with the same code.
+        stream.write_all(&[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe9]).expect("sent");
+        assert_eq!(server.exit_code(), Some(0), "{signal}");
+        assert!(started.elapsed() < Duration::from_secs(10), "{signal}");
+    }
+}
+
+#[test]
+fn a_peer_that_ignores_the_drain_cannot_hold_it_up() {
+    let mut server = Server::start(&[]);
+    let _deaf = server.connect();
+    let started = Instant::now();
+    server.signal("TERM");
+    assert_eq!(server.exit_code(), Some(0));
+    assert!(started.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn a_port_in_use_is_one_line_with_the_cure_and_exit_code_3() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("its address").to_string();
+    for flags in [
+        ["--listen", address.as_str(), "--admin", "off"],
+        ["--listen", "127.0.0.1:0", "--admin", address.as_str()],
+    ] {
+        let output = output(&[&["serve", "--log", "off"], &flags[..]].concat());
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        assert!(stderr.contains(&address), "{stderr}");
+        assert_eq!(text(&output.stdout), "");
+    }
+}
