@@ -100,6 +100,3 @@ pub const TIMER_TICK: Nanos = 32 * MILLISECOND;
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 /// From accepting an admin connection to its end, whatever it does: one request, one response.
 pub const ADMIN_TIMEOUT: Nanos = 10 * SECOND;
-/// Time that a shard has to answer the control plane. One that is busy answers between two turns, far
-/// sooner; one that is stuck must not hang the operator who came to see why.
-pub const SNAPSHOT_TIMEOUT: Nanos = 2 * SECOND;
