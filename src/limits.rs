@@ -100,3 +100,22 @@ pub const TIMER_TICK: Nanos = 32 * MILLISECOND;
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 /// From accepting an admin connection to its end, whatever it does: one request, one response.
 pub const ADMIN_TIMEOUT: Nanos = 10 * SECOND;
+/// Time that a shard has to answer the control plane. One that is busy answers between two turns, far
+/// sooner; one that is stuck must not hang the operator who came to see why.
+pub const SNAPSHOT_TIMEOUT: Nanos = 2 * SECOND;
+
+// ---- sockets and descriptors ----
+
+/// Send buffer of an accepted socket; the kernel doubles it for its bookkeeping. Under autotuning a peer that
+/// did not read absorbed 3.9 MB.
+pub const SOCKET_SEND_BYTES: usize = 128 * 1024;
+/// Receive buffer of an accepted socket, likewise doubled.
+pub const SOCKET_RECEIVE_BYTES: usize = 128 * 1024;
+/// Connections that wait to be accepted.
+pub const LISTEN_BACKLOG: i32 = 4096;
+/// Descriptors kept for everything but connections.
+pub const RESERVED_DESCRIPTORS: u32 = 64;
+/// Connections leased from the node's maximum at a time.
+pub const CONNECTION_LEASE: u64 = 64;
+/// Time that a subscriber may lag behind its topic's latest message.
+pub const LAG_MAX: Nanos = 5 * SECOND;

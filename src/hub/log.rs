@@ -91,15 +91,22 @@ impl Log {
         self.end + self.tail.len() as u64
     }
 
-    /// Appends one encoded frame. It is readable after [`publish`](Log::publish). Returns the position behind it.
+    /// Appends one encoded frame, given as header and payload. It is readable after [`publish`](Log::publish). Returns the position behind it.
     ///
     /// # Errors
     /// [`OutOfMemory`] when the node's budget has no room for another segment.
-    pub fn append(&mut self, pool: &mut Pool, origin: Origin, frame: &[u8]) -> Result<Position, OutOfMemory> {
-        if self.tail.capacity() - self.tail.len() < frame.len() {
-            self.open_segment(pool, frame.len())?;
+    pub fn append(
+        &mut self,
+        pool: &mut Pool,
+        origin: Origin,
+        frame: [&[u8]; 2],
+    ) -> Result<Position, OutOfMemory> {
+        let frame_bytes = frame[0].len() + frame[1].len();
+        if self.tail.capacity() - self.tail.len() < frame_bytes {
+            self.open_segment(pool, frame_bytes)?;
         }
-        self.tail.extend_from_slice(frame);
+        self.tail.extend_from_slice(frame[0]);
+        self.tail.extend_from_slice(frame[1]);
         self.tail_frames += 1;
         let end = self.end + self.tail.len() as u64;
         self.frames.push_back(Frame { end, origin });
@@ -279,7 +286,7 @@ mod tests {
         let mut all = Vec::new();
         for index in 0..5_000_u32 {
             let frame = index.to_le_bytes().repeat(1 + index as usize % 9);
-            log.append(&mut pool, 1, &frame).unwrap();
+            log.append(&mut pool, 1, [&frame, b""]).unwrap();
             all.extend_from_slice(&frame);
             if index % 7 == 0 {
                 log.publish(&mut pool);
@@ -295,7 +302,7 @@ mod tests {
     fn own_frames_are_skipped_wherever_they_lie() {
         let (mut pool, mut log) = (Pool::standalone(), Log::new(1 << 20));
         for (origin, frame) in [(7, "a"), (8, "b"), (7, "c"), (7, "d"), (8, "e")] {
-            log.append(&mut pool, origin, frame.as_bytes()).unwrap();
+            log.append(&mut pool, origin, [frame.as_bytes(), b""]).unwrap();
             if frame == "c" {
                 log.publish(&mut pool);
             }
@@ -310,13 +317,16 @@ mod tests {
     fn what_passes_the_bound_is_gone_and_what_is_kept_can_be_read() {
         let (mut pool, mut log) = (Pool::standalone(), Log::new(1_000));
         for index in 0..1_000_u32 {
-            log.append(&mut pool, 0, &[index as u8; 10]).unwrap();
+            log.append(&mut pool, 0, [&[index as u8; 4], &[index as u8; 6]]).unwrap();
             log.publish(&mut pool);
         }
         assert_eq!(log.end(), 10_000);
         assert!(log.end() - log.start() <= 1_000);
         let (bytes, frames) = joined(&log, log.start(), None);
-        assert_eq!((bytes.len() as u64, u64::from(frames)), (log.end() - log.start(), (log.end() - log.start()) / 10));
+        assert_eq!(
+            (bytes.len() as u64, u64::from(frames)),
+            (log.end() - log.start(), (log.end() - log.start()) / 10)
+        );
         assert!(pool.used_bytes() < 3 * LOG_SEGMENT_BYTES as u64, "evicted segments are given back");
         log.release(&mut pool);
         assert_eq!(pool.used_bytes(), 0);
@@ -325,13 +335,16 @@ mod tests {
     #[test]
     fn the_latest_piece_is_what_a_reader_that_keeps_up_gets() {
         let (mut pool, mut log) = (Pool::standalone(), Log::new(1_000));
-        log.append(&mut pool, 0, b"one").unwrap();
+        log.append(&mut pool, 0, [b"one", b""]).unwrap();
         log.publish(&mut pool);
         let at = log.end();
         assert!(log.latest(at).is_none());
-        log.append(&mut pool, 0, b"two").unwrap();
-        log.append(&mut pool, 0, b"three").unwrap();
+        log.append(&mut pool, 0, [b"two", b""]).unwrap();
+        log.append(&mut pool, 0, [b"three", b""]).unwrap();
         log.publish(&mut pool);
-        assert_eq!(log.latest(at).map(|(bytes, frames)| (bytes.as_ref(), frames)), Some((&b"twothree"[..], 2)));
+        assert_eq!(
+            log.latest(at).map(|(bytes, frames)| (bytes.as_ref(), frames)),
+            Some((&b"twothree"[..], 2))
+        );
     }
 }

@@ -66,6 +66,8 @@ struct Topic<K> {
     count: usize,
     behind: usize,
     dirty: bool,
+    /// A message was lost for want of memory.
+    failed: bool,
 }
 
 /// All topics of a shard that have subscribers here.
@@ -123,6 +125,7 @@ impl<K: Copy + Eq> Topics<K> {
             count: 0,
             behind: 0,
             dirty: false,
+            failed: false,
         };
         let index = self.free.pop().unwrap_or_else(|| {
             self.table.push((0, None));
@@ -199,7 +202,7 @@ impl<K: Copy + Eq> Topics<K> {
         pool: &mut Pool,
         origin: Origin,
         own: Option<MemberId>,
-        frame: &[u8],
+        frame: [&[u8]; 2],
     ) -> Result<(), OutOfMemory> {
         let Some(topic) = self.get_mut(id) else { return Ok(()) };
         let end = topic.log.append(pool, origin, frame)?;
@@ -216,21 +219,46 @@ impl<K: Copy + Eq> Topics<K> {
         Ok(())
     }
 
+    /// Subscribers of a topic; none when there is no such topic.
+    pub fn subscribers(&self, id: TopicId) -> Option<usize> {
+        let (generation, topic) = self.table.get(id.index as usize)?;
+        topic.as_ref().filter(|_| *generation == id.generation).map(|topic| topic.count)
+    }
+
     /// Whether some topic has frames that were not offered.
     pub fn is_dirty(&self) -> bool {
         !self.dirty.is_empty()
     }
 
-    /// Offers what was appended since the last call to all subscribers.
-    pub fn deliver(&mut self, pool: &mut Pool, now: Nanos, sink: &mut impl Sink<K>) {
-        for id in std::mem::take(&mut self.dirty) {
+    /// Makes readable what was appended since the last call. [`deliver`](Topics::deliver) offers it.
+    pub fn publish(&mut self, pool: &mut Pool) {
+        for index in 0..self.dirty.len() {
+            let id = self.dirty[index];
+            if let Some(topic) = self.get_mut(id) {
+                topic.log.publish(pool);
+            }
+        }
+    }
+
+    /// Offers what was published to all subscribers.
+    pub fn deliver(&mut self, now: Nanos, sink: &mut impl Sink<K>) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for id in dirty.drain(..) {
             let lag = self.bounds.lag;
             let Some(topic) = self.get_mut(id) else { continue };
             topic.dirty = false;
-            if topic.log.publish(pool) {
-                let dropped = topic.deliver(now, lag, sink);
-                self.subscriptions -= dropped;
-            }
+            let dropped = topic.deliver(now, lag, sink);
+            self.subscriptions -= dropped;
+        }
+        self.dirty = dirty;
+    }
+
+    /// A message could not be kept: every subscriber has missed it, and is dropped at the next delivery.
+    pub fn fail(&mut self, id: TopicId) {
+        let Some(topic) = self.get_mut(id) else { return };
+        topic.failed = true;
+        if !std::mem::replace(&mut topic.dirty, true) {
+            self.dirty.push(id);
         }
     }
 
@@ -277,6 +305,7 @@ impl<K: Copy + Eq> Topic<K> {
                 self.remove(MemberId(index));
             }
         }
+        self.failed = false;
         before - self.count
     }
 
@@ -284,6 +313,10 @@ impl<K: Copy + Eq> Topic<K> {
     fn offer(&mut self, id: MemberId, now: Nanos, lag: Nanos, sink: &mut impl Sink<K>) -> bool {
         let Some(Some(member)) = self.members.get_mut(id.0 as usize) else { return true };
         let end = self.log.end();
+        if self.failed {
+            sink.fell_behind(member.key);
+            return false;
+        }
         if member.cursor >= end {
             return true;
         }
@@ -359,14 +392,16 @@ mod tests {
         let (mut topics, mut pool, mut peers) = (Topics::new(BOUNDS), Pool::standalone(), Peers::default());
         let id = topics.create("t");
         let one = topics.subscribe(id, 1, 1).unwrap();
-        topics.append(id, &mut pool, 1, Some(one), b"a").unwrap();
+        topics.append(id, &mut pool, 1, Some(one), [b"a", b""]).unwrap();
         topics.subscribe(id, 2, 2).unwrap();
-        topics.append(id, &mut pool, 9, None, b"b").unwrap();
-        topics.deliver(&mut pool, 1, &mut peers);
+        topics.append(id, &mut pool, 9, None, [b"b", b""]).unwrap();
+        topics.publish(&mut pool);
+        topics.deliver(1, &mut peers);
         assert_eq!(peers.got[&1], b"b");
         assert_eq!(peers.got[&2], b"b");
-        topics.append(id, &mut pool, 1, Some(one), b"c").unwrap();
-        topics.deliver(&mut pool, 2, &mut peers);
+        topics.append(id, &mut pool, 1, Some(one), [b"c", b""]).unwrap();
+        topics.publish(&mut pool);
+        topics.deliver(2, &mut peers);
         assert_eq!((peers.got[&1].as_slice(), peers.got[&2].as_slice()), (&b"b"[..], &b"bc"[..]));
         assert!(!topics.has_laggards());
     }
@@ -379,8 +414,9 @@ mod tests {
         topics.subscribe(id, 2, 0).unwrap();
         peers.stuck = vec![1];
         for _ in 0..5 {
-            topics.append(id, &mut pool, 9, None, &[b'x'; 10]).unwrap();
-            topics.deliver(&mut pool, 1, &mut peers);
+            topics.append(id, &mut pool, 9, None, [&[b'x'; 10], b""]).unwrap();
+            topics.publish(&mut pool);
+            topics.deliver(1, &mut peers);
         }
         assert!(topics.has_laggards());
         peers.stuck.clear();
@@ -389,8 +425,9 @@ mod tests {
         assert!(!topics.has_laggards());
         peers.stuck = vec![1];
         for _ in 0..20 {
-            topics.append(id, &mut pool, 9, None, &[b'y'; 10]).unwrap();
-            topics.deliver(&mut pool, 3, &mut peers);
+            topics.append(id, &mut pool, 9, None, [&[b'y'; 10], b""]).unwrap();
+            topics.publish(&mut pool);
+            topics.deliver(3, &mut peers);
         }
         assert_eq!((peers.fell, topics.subscriptions()), (vec![1], 1));
         assert_eq!(peers.got[&2].len(), 250);
@@ -402,8 +439,9 @@ mod tests {
         let id = topics.create("t");
         topics.subscribe(id, 1, 0).unwrap();
         peers.stuck = vec![1];
-        topics.append(id, &mut pool, 9, None, b"x").unwrap();
-        topics.deliver(&mut pool, 5, &mut peers);
+        topics.append(id, &mut pool, 9, None, [b"x", b""]).unwrap();
+        topics.publish(&mut pool);
+        topics.deliver(5, &mut peers);
         topics.drop_laggards(1_005, &mut peers);
         assert!(peers.fell.is_empty());
         topics.drop_laggards(1_006, &mut peers);

@@ -24,7 +24,7 @@ pub struct Link<'a, A: Application> {
     /// The application's state of it.
     pub peer: &'a mut A::Peer,
     /// The shard's ends of the mailboxes to other shards.
-    pub mailboxes: &'a mut Mailboxes<A::Message>,
+    pub(crate) mailboxes: &'a mut Mailboxes<A::Message>,
     pub(super) connection: &'a mut Connection,
     pub(super) env: Env<'a>,
     pub(super) counters: &'a mut Counters,
@@ -54,6 +54,16 @@ impl<A: Application> Link<'_, A> {
     /// The buffers of this shard.
     pub fn pool(&mut self) -> &mut Pool {
         self.env.pool
+    }
+
+    /// Mailboxes and buffers, for messages that go into both.
+    pub fn mailboxes_and_pool(&mut self) -> (&mut Mailboxes<A::Message>, &mut Pool) {
+        (self.mailboxes, self.env.pool)
+    }
+
+    /// Counts a message that a full mailbox held up.
+    pub fn note_mailbox_full(&mut self) {
+        self.counters.mailbox_full += 1;
     }
 
     /// Queues a message. False, and nothing queued, when the connection is not open or more than the queue's
@@ -123,6 +133,11 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
     /// The buffers of this shard.
     pub fn pool(&mut self) -> &mut Pool {
         &mut self.core.pool
+    }
+
+    /// Mailboxes and buffers, for messages that go into both.
+    pub fn mailboxes_and_pool(&mut self) -> (&mut Mailboxes<A::Message>, &mut Pool) {
+        (&mut self.core.mailboxes, &mut self.core.pool)
     }
 
     /// What this shard counts.

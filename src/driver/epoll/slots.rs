@@ -1,0 +1,166 @@
+//! The table of connections: one small slot each, reused last in, first out.
+//!
+//! It knows descriptors, generations and states; it makes no system call but the `close` of a descriptor
+//! that is dropped.
+
+use std::os::fd::OwnedFd;
+
+use crate::driver::Token;
+
+/// No index: the end of a list, or nothing staged, or nothing unfinished.
+pub(super) const NONE: u32 = u32::MAX;
+/// Generations are kept in 24 bits.
+const GENERATION_MASK: u32 = (1 << 24) - 1;
+
+/// Where a connection is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Not a connection.
+    Free,
+    /// The handshake of TCP is under way.
+    Connecting,
+    /// Bytes may flow.
+    Open,
+    /// Its failure has been reported; it waits for its owner to let go.
+    Failed,
+    /// It closes when everything staged has been copied to the kernel.
+    Closing,
+    /// It closes with the next turn.
+    Aborting,
+}
+
+/// Independent marks beside the phase.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Marks(u8);
+
+impl Marks {
+    /// In the list of connections with something to do at the next turn's start.
+    pub(super) const STAGED: Marks = Marks(1 << 0);
+    /// In the list of connections to be read.
+    pub(super) const QUEUED: Marks = Marks(1 << 1);
+    /// The kernel may have bytes or a FIN for us.
+    pub(super) const READABLE: Marks = Marks(1 << 2);
+    /// The kernel told of a FIN or an error: a short receive is not the last.
+    pub(super) const HANGUP: Marks = Marks(1 << 3);
+    /// The owner grants no receive.
+    pub(super) const PAUSED: Marks = Marks(1 << 4);
+    /// FIN has been received and reported.
+    pub(super) const ENDED: Marks = Marks(1 << 5);
+    /// The owner asked for FIN to be sent behind everything staged.
+    pub(super) const SHUTDOWN: Marks = Marks(1 << 6);
+    /// Writability is among the events asked for.
+    pub(super) const WRITE_ARMED: Marks = Marks(1 << 7);
+
+    pub(super) fn has(self, mark: Marks) -> bool {
+        self.0 & mark.0 != 0
+    }
+
+    pub(super) fn set(&mut self, mark: Marks) {
+        self.0 |= mark.0;
+    }
+
+    pub(super) fn clear(&mut self, mark: Marks) {
+        self.0 &= !mark.0;
+    }
+
+    pub(super) const fn with(self, mark: Marks) -> Marks {
+        Marks(self.0 | mark.0)
+    }
+}
+
+/// One connection, or a free place. An idle connection costs the driver this and nothing else.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) fd: Option<OwnedFd>,
+    generation: u32,
+    /// First piece staged in this turn; of a free slot, the next free one.
+    pub(super) staged_head: u32,
+    /// Last piece staged in this turn.
+    pub(super) staged_tail: u32,
+    /// What a short send left, by its index.
+    pub(super) unfinished: u32,
+    /// Pieces staged in this turn.
+    pub(super) staged_count: u8,
+    pub(super) phase: Phase,
+    pub(super) marks: Marks,
+}
+
+const _: () = assert!(size_of::<Slot>() <= 48);
+
+/// All slots. Memory is reserved at once and touched only as far as connections were ever open.
+#[derive(Debug)]
+pub(super) struct Slots {
+    slots: Vec<Slot>,
+    free: u32,
+    limit: u32,
+}
+
+impl Slots {
+    pub(super) fn new(limit: u32) -> Slots {
+        Slots { slots: Vec::with_capacity(limit as usize), free: NONE, limit }
+    }
+
+    /// Whether another connection fits.
+    pub(super) fn has_room(&self) -> bool {
+        self.free != NONE || self.slots.len() < self.limit as usize
+    }
+
+    /// Takes a slot, or gives the descriptor back when none is free.
+    pub(super) fn insert(&mut self, fd: OwnedFd, phase: Phase) -> Result<Token, OwnedFd> {
+        let index = self.free;
+        if index == NONE {
+            if self.slots.len() >= self.limit as usize {
+                return Err(fd);
+            }
+            let index = self.slots.len() as u32;
+            self.slots.push(Slot {
+                fd: Some(fd),
+                generation: 0,
+                staged_head: NONE,
+                staged_tail: NONE,
+                unfinished: NONE,
+                staged_count: 0,
+                phase,
+                marks: Marks::default(),
+            });
+            return Ok(Token { index, generation: 0 });
+        }
+        let slot = &mut self.slots[index as usize];
+        self.free = slot.staged_head;
+        slot.staged_head = NONE;
+        slot.fd = Some(fd);
+        slot.phase = phase;
+        Ok(Token { index, generation: slot.generation })
+    }
+
+    /// The slot that `token` names, unless the token is stale.
+    pub(super) fn get(&mut self, token: Token) -> Option<&mut Slot> {
+        self.slots
+            .get_mut(token.index as usize)
+            .filter(|slot| slot.generation == token.generation && slot.phase != Phase::Free)
+    }
+
+    /// The slot at an index that the driver itself keeps.
+    pub(super) fn at(&mut self, index: u32) -> &mut Slot {
+        &mut self.slots[index as usize]
+    }
+
+    /// The token of the slot at `index`.
+    pub(super) fn token(&self, index: u32) -> Token {
+        Token { index, generation: self.slots[index as usize].generation }
+    }
+
+    /// Frees a slot, which closes its descriptor. Nothing may be staged or unfinished.
+    pub(super) fn remove(&mut self, index: u32) {
+        let free = self.free;
+        let slot = self.at(index);
+        debug_assert!(slot.staged_count == 0 && slot.unfinished == NONE);
+        slot.fd = None;
+        slot.generation = (slot.generation + 1) & GENERATION_MASK;
+        slot.phase = Phase::Free;
+        slot.marks = Marks::default();
+        slot.staged_head = free;
+        slot.staged_tail = NONE;
+        self.free = index;
+    }
+}

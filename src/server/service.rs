@@ -1,0 +1,160 @@
+//! The server's routes, as an application of the shard.
+
+use crate::connection::{Chunk, Closed, Reply};
+use crate::driver::{Driver, Token};
+use crate::hub::Bounds;
+use crate::limits::{self, Nanos, TOPIC_BYTES_MAX};
+use crate::protocol::frame::HEADER_BYTES_MAX;
+use crate::protocol::handshake::{OriginPolicy, Refusal, Request, Upgrade, percent_decode_path};
+use crate::shard::{Answer, Application, Context, Disposition, Link};
+use crate::stats::Snapshot;
+
+use super::broadcast::{Broadcast, Message, Subscriber};
+use super::page;
+
+const METHOD: Refusal =
+    Refusal { status: 405, reason: "method not allowed", headers: "Allow: GET, HEAD\r\n", cure: "use GET" };
+const WEBSOCKET_ONLY: Refusal = Refusal {
+    status: 426,
+    reason: "this path speaks WebSocket only",
+    headers: "Upgrade: websocket\r\n",
+    cure: "open it with a WebSocket client, or open / with a browser",
+};
+const BAD_TOPIC: Refusal = Refusal {
+    status: 400,
+    reason: "bad topic name",
+    headers: "",
+    cure: "use one path segment of 1 to 255 bytes, UTF-8, percent-encoded where needed",
+};
+
+/// What the server keeps with a connection.
+#[derive(Debug, Default)]
+pub enum Peer {
+    /// Its messages come back.
+    #[default]
+    Echo,
+    /// Its messages go to a topic.
+    Subscriber(Subscriber),
+}
+
+/// The built-in routes on one shard.
+#[derive(Debug)]
+pub struct Service {
+    origins: OriginPolicy,
+    broadcast: Broadcast,
+}
+
+impl Service {
+    /// The routes, with their limits.
+    pub fn new(origins: OriginPolicy, message_bytes_max: u64) -> Service {
+        let bounds = Bounds { log_bytes: limits::LOG_BYTES_DEFAULT, lag: limits::LAG_MAX };
+        let frame_bytes_max = message_bytes_max as usize + HEADER_BYTES_MAX;
+        Service { origins, broadcast: Broadcast::new(bounds, frame_bytes_max) }
+    }
+
+    fn plain(&self, request: &Request<'_>) -> Answer<Peer> {
+        if !matches!(request.method, "GET" | "HEAD") {
+            return Answer::Refuse(METHOD);
+        }
+        let head_only = request.is_head();
+        match request.path {
+            "/" => Answer::Respond(Reply { head_only, ..page::PAGE }),
+            "/healthz" => Answer::Respond(Reply {
+                status: 200,
+                content_type: "text/plain; charset=utf-8",
+                headers: "Cache-Control: no-store\r\n",
+                body: b"ok\n",
+                head_only,
+            }),
+            "/echo" => Answer::Refuse(WEBSOCKET_ONLY),
+            path if path.starts_with("/broadcast/") => Answer::Refuse(WEBSOCKET_ONLY),
+            _ => Answer::Refuse(Refusal::NOT_FOUND),
+        }
+    }
+}
+
+/// The topic that a path names: one segment, percent-decoded.
+fn topic_of(segment: &str) -> Option<String> {
+    if segment.contains('/') {
+        return None;
+    }
+    percent_decode_path(segment).filter(|name| !name.is_empty() && name.len() <= TOPIC_BYTES_MAX)
+}
+
+impl Application for Service {
+    type Peer = Peer;
+    type Message = Message;
+
+    fn request<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Service>,
+        token: Token,
+        request: &Request<'_>,
+        upgrade: Option<&Upgrade<'_>>,
+    ) -> Answer<Peer> {
+        let Some(upgrade) = upgrade else { return self.plain(request) };
+        if !self.origins.allows(upgrade.host, upgrade.origin) {
+            return Answer::Refuse(Refusal::ORIGIN);
+        }
+        match request.path {
+            "/" | "/echo" => Answer::Upgrade { peer: Peer::Echo, subprotocol: None, whole: false },
+            path => match path.strip_prefix("/broadcast/") {
+                Some(segment) => match topic_of(segment) {
+                    Some(topic) => {
+                        let echo_own = request.query_value("self") == Some("1");
+                        self.broadcast.subscribe(cx, token, &topic, echo_own)
+                    }
+                    None => Answer::Refuse(BAD_TOPIC),
+                },
+                None => Answer::Refuse(Refusal::NOT_FOUND),
+            },
+        }
+    }
+
+    #[inline]
+    fn chunk(&mut self, link: &mut Link<'_, Service>, chunk: Chunk<'_>) -> Disposition {
+        match link.peer {
+            Peer::Echo => Disposition::Echo,
+            Peer::Subscriber(_) => {
+                self.broadcast.publish(link, chunk.kind, chunk.payload);
+                Disposition::Done
+            }
+        }
+    }
+
+    fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, token: Token) {
+        self.broadcast.writable(cx, token);
+    }
+
+    fn closed<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, token: Token, peer: Peer, _: &Closed) {
+        if let Peer::Subscriber(subscriber) = peer {
+            self.broadcast.closed(cx, token, subscriber);
+        }
+    }
+
+    fn message<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Service>,
+        from: usize,
+        message: Message,
+        payload: &[u8],
+    ) {
+        self.broadcast.message(cx, from, message, payload);
+    }
+
+    fn takes_requests<D: Driver>(&self, cx: &Context<'_, D, Service>) -> bool {
+        self.broadcast.takes_requests(cx)
+    }
+
+    fn turn_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
+        self.broadcast.turn_ended(cx);
+    }
+
+    fn deadline(&self) -> Option<Nanos> {
+        self.broadcast.deadline()
+    }
+
+    fn describe(&self, snapshot: &mut Snapshot) {
+        self.broadcast.describe(snapshot);
+    }
+}

@@ -1,0 +1,241 @@
+//! Real sockets as peers, and what only drivers with real sockets must do.
+
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use echoring::driver::{Driver, Event, Options, Source, Token};
+use echoring::limits::{MILLISECOND, SECOND};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::world::{Heard, Kit, Peer, Seen, World, assert_same, pattern};
+
+/// How a driver under test is made.
+pub type Make<D> = fn(&Options) -> io::Result<D>;
+
+/// A driver behind a listener on loopback or on a unix socket.
+pub struct SocketKit<D> {
+    make: Make<D>,
+    unix: Option<PathBuf>,
+    address: Option<SockAddr>,
+}
+
+impl<D: Driver> SocketKit<D> {
+    pub fn tcp(make: Make<D>) -> SocketKit<D> {
+        SocketKit { make, unix: None, address: None }
+    }
+
+    pub fn unix(make: Make<D>) -> SocketKit<D> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("echoring-{}-{number}.sock", std::process::id()));
+        SocketKit { make, unix: Some(path), address: None }
+    }
+
+    fn address(&self) -> &SockAddr {
+        self.address.as_ref().expect("the driver was made first")
+    }
+}
+
+impl<D> Drop for SocketKit<D> {
+    fn drop(&mut self) {
+        if let Some(path) = &self.unix {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+impl<D: Driver> Kit for SocketKit<D> {
+    type Driver = D;
+    type Peer = Socket;
+
+    fn driver(&mut self, options: &Options) -> D {
+        let mut driver = (self.make)(options).expect("the driver can be made");
+        let address = match &self.unix {
+            Some(path) => SockAddr::unix(path).expect("a short path"),
+            None => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into(),
+        };
+        let listener = Socket::new(address.domain(), Type::STREAM, None).expect("a socket");
+        listener.bind(&address).expect("a free address");
+        listener.listen(1024).expect("a listener");
+        self.address = Some(listener.local_addr().expect("bound"));
+        driver.listen(listener.into()).expect("the driver listens");
+        driver
+    }
+
+    fn dial(&mut self) -> Socket {
+        let socket = Socket::new(self.address().domain(), Type::STREAM, None).expect("a socket");
+        socket.connect(self.address()).expect("the listener's queue has room");
+        socket.set_nonblocking(true).expect("a socket");
+        socket
+    }
+}
+
+impl Peer for Socket {
+    fn write(&mut self, bytes: &[u8]) -> usize {
+        if bytes.is_empty() {
+            return 0;
+        }
+        match self.send(bytes) {
+            Ok(sent) => sent,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => 0,
+            Err(e) => panic!("a peer cannot write: {e}"),
+        }
+    }
+
+    fn read(&mut self, into: &mut Vec<u8>) -> Heard {
+        let mut chunk = [0; 64 * 1024];
+        match io::Read::read(self, &mut chunk) {
+            Ok(0) => Heard::End,
+            Ok(bytes) => {
+                into.extend_from_slice(&chunk[..bytes]);
+                Heard::Bytes
+            }
+            Err(e) if e.kind() == ErrorKind::WouldBlock => Heard::Nothing,
+            Err(_) => Heard::Reset,
+        }
+    }
+
+    fn fin(&mut self) {
+        self.shutdown(std::net::Shutdown::Write).expect("connected");
+    }
+
+    fn reset(self) {
+        self.set_linger(Some(Duration::ZERO)).expect("a socket");
+    }
+}
+
+fn listener() -> (Socket, SocketAddr) {
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a free port");
+    listener.listen(16).expect("a listener");
+    let address = listener.local_addr().expect("bound").as_socket().expect("an internet address");
+    (listener, address)
+}
+
+fn connected<D: Driver>(
+    world: &mut World<SocketKit<D>>,
+    address: SocketAddr,
+    source: Option<SocketAddr>,
+) -> Token {
+    let token = world.driver.connect(address, source).expect("ports and descriptors are free");
+    world.until("connected", |world| world.has(&Seen::Connected(token)));
+    token
+}
+
+pub fn a_dialled_connection_works_like_an_accepted_one<D: Driver>(make: Make<D>) {
+    let mut world = World::new(SocketKit::tcp(make));
+    let (listener, address) = listener();
+    let sources = [None, Some(SocketAddr::from(([127, 0, 0, 2], 0)))];
+    for source in sources {
+        let token = connected(&mut world, address, source);
+        let (mut peer, from) = listener.accept().expect("the driver dialled");
+        peer.set_nonblocking(true).expect("a socket");
+        let from = from.as_socket().expect("an internet address");
+        assert_eq!(from.ip(), source.map_or(Ipv4Addr::LOCALHOST.into(), |source| source.ip()));
+        world.driver.send(token, Source::Shared(Bytes::from_static(b"hello"))).expect("open");
+        assert_eq!(world.read(&mut peer, 5), b"hello");
+        world.write(&mut peer, b"welcome");
+        world.until("the answer", |world| world.received(token) == b"welcome");
+        let staged = world.fill(token);
+        let heard = world.read(&mut peer, staged.len());
+        assert_same(&heard, &staged);
+        world.until("unblocked", |world| !world.is_blocked(token));
+        world.driver.close(token);
+        assert_eq!(world.read_to_end(&mut peer), b"");
+        world.until("closed", |world| world.has(&Seen::Closed(token)));
+    }
+}
+
+pub fn a_refused_dial_is_a_failure<D: Driver>(make: Make<D>) {
+    let mut world = World::new(SocketKit::tcp(make));
+    let (listener, address) = listener();
+    drop(listener);
+    let token = world.driver.connect(address, None).expect("a socket can be made");
+    let failed = Seen::Failed(token, ErrorKind::ConnectionRefused);
+    world.until("the refusal", |world| world.has(&failed));
+    assert!(world.driver.send(token, Source::Shared(Bytes::from_static(b"x"))).is_err());
+    world.driver.close(token);
+    world.until("closed", |world| world.has(&Seen::Closed(token)));
+    assert_eq!(world.of(token).count(), 2);
+}
+
+/// A dial may be given up before it has come to anything.
+pub fn a_dial_can_be_aborted<D: Driver>(make: Make<D>) {
+    let mut world = World::new(SocketKit::tcp(make));
+    let (_listener, address) = listener();
+    let token = world.driver.connect(address, None).expect("a socket can be made");
+    world.driver.abort(token);
+    world.until("closed", |world| world.has(&Seen::Closed(token)));
+    world.settle();
+    assert_eq!(world.of(token).collect::<Vec<_>>(), [&Seen::Closed(token)]);
+}
+
+pub fn a_wake_from_another_thread_ends_the_wait<D: Driver>(make: Make<D>) {
+    let mut world = World::new(SocketKit::tcp(make));
+    for _ in 0..100 {
+        let waker = world.driver.waker();
+        let thread = std::thread::spawn(move || waker.wake());
+        let begun = Instant::now();
+        let mut events = Vec::new();
+        while !events.iter().any(|event| matches!(event, Event::Woken)) {
+            let deadline = world.driver.now() + 20 * SECOND;
+            world.driver.turn(&mut world.pool, Some(deadline), &mut events).expect("the driver works");
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "woken, not timed out");
+        thread.join().expect("the waker does not panic");
+    }
+}
+
+pub fn a_deadline_is_kept_and_never_early<D: Driver>(make: Make<D>) {
+    let mut world = World::new(SocketKit::tcp(make));
+    let mut events = Vec::new();
+    for wait in [MILLISECOND / 10, MILLISECOND, 30 * MILLISECOND] {
+        let deadline = world.driver.now() + wait;
+        let mut turns = 0;
+        while world.driver.now() < deadline {
+            world.driver.turn(&mut world.pool, Some(deadline), &mut events).expect("the driver works");
+            turns += 1;
+        }
+        assert!(turns <= 3, "{turns} turns for one deadline: the wait ends early");
+        assert!(world.driver.now() < deadline + 2 * SECOND);
+    }
+    let begun = Instant::now();
+    for _ in 0..100 {
+        world.driver.turn(&mut world.pool, Some(0), &mut events).expect("the driver works");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "a past deadline only looks");
+    assert!(events.is_empty());
+}
+
+/// A large stream both ways at once through one connection.
+pub fn a_long_echo_arrives_whole<D: Driver>(make: Make<D>) {
+    let mut world = World::new(SocketKit::tcp(make));
+    let (token, mut peer) = world.accept();
+    let sent = pattern(0, 24 << 20);
+    let (mut written, mut heard) = (0, Vec::new());
+    world.until_with(
+        "the whole echo",
+        |driver, pool, event| match event {
+            Event::Received { token, run } => {
+                if let Err(Source::Received(run)) = driver.send(*token, Source::Received(*run)) {
+                    // What the shard above does: behind a blocked send, bytes wait in a pooled buffer.
+                    panic!("a paused connection has nothing more to say: {run:?} {}", pool.used_bytes());
+                }
+            }
+            Event::Blocked { token, .. } => driver.pause(*token),
+            Event::Unblocked { token } => driver.resume(*token),
+            _ => {}
+        },
+        |_| {
+            written += peer.write(&sent[written..(written + 50_000).min(sent.len())]);
+            peer.read(&mut heard);
+            heard.len() == sent.len()
+        },
+    );
+    assert_same(&heard, &sent);
+    assert!(!world.is_blocked(token));
+}

@@ -1,0 +1,266 @@
+//! What the suite runs in: one driver, its pool, a record of everything it reported, and peers that never
+//! block.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use echoring::buffer::Pool;
+use echoring::driver::{Driver, Event, Options, Source, Token};
+use echoring::limits::MILLISECOND;
+
+/// How a driver and its peers are made.
+pub trait Kit {
+    type Driver: Driver;
+    type Peer: Peer;
+
+    /// A driver that listens; called once, before any `dial`.
+    fn driver(&mut self, options: &Options) -> Self::Driver;
+
+    /// A new peer, connected or about to be.
+    fn dial(&mut self) -> Self::Peer;
+
+    /// Lets time pass between two turns where time is simulated.
+    fn pass_time(&mut self) {}
+}
+
+/// What a peer's read came to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Heard {
+    Nothing,
+    Bytes,
+    End,
+    Reset,
+}
+
+/// The other end of a connection. No call blocks.
+pub trait Peer {
+    /// Sends what can be taken now and says how much that was.
+    fn write(&mut self, bytes: &[u8]) -> usize;
+    /// Appends what has arrived.
+    fn read(&mut self, into: &mut Vec<u8>) -> Heard;
+    fn fin(&mut self);
+    fn reset(self);
+}
+
+/// One event, with the bytes that it pointed to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seen {
+    Accepted(Token),
+    Connected(Token),
+    Received(Token, Vec<u8>),
+    Ended(Token),
+    Blocked(Token, u32),
+    Unblocked(Token),
+    Failed(Token, std::io::ErrorKind),
+    Closed(Token),
+    Woken,
+    AcceptFailed,
+}
+
+pub struct World<K: Kit> {
+    pub kit: K,
+    pub driver: K::Driver,
+    pub pool: Pool,
+    pub seen: Vec<Seen>,
+    events: Vec<Event>,
+}
+
+impl<K: Kit> World<K> {
+    pub fn new(kit: K) -> World<K> {
+        World::with_options(kit, &options())
+    }
+
+    pub fn with_options(mut kit: K, options: &Options) -> World<K> {
+        let driver = kit.driver(options);
+        World { kit, driver, pool: Pool::standalone(), seen: Vec::new(), events: Vec::new() }
+    }
+
+    /// One turn whose events are only recorded.
+    pub fn turn(&mut self) {
+        self.turn_with(|_, _, _| {});
+    }
+
+    /// One turn; `react` is called with each event in order, after it has been recorded.
+    pub fn turn_with(&mut self, mut react: impl FnMut(&mut K::Driver, &mut Pool, &Event)) {
+        let deadline = self.driver.now() + 2 * MILLISECOND;
+        self.events.clear();
+        self.driver.turn(&mut self.pool, Some(deadline), &mut self.events).expect("the driver works");
+        for event in &self.events {
+            let seen = record(&mut self.driver, event);
+            self.seen.push(seen);
+            react(&mut self.driver, &mut self.pool, event);
+        }
+        self.kit.pass_time();
+    }
+
+    /// Turns until `done`.
+    pub fn until(&mut self, what: &str, mut done: impl FnMut(&mut World<K>) -> bool) {
+        self.until_with(what, |_, _, _| {}, &mut done);
+    }
+
+    /// Turns with `react` until `done`, for at most ten seconds.
+    pub fn until_with(
+        &mut self,
+        what: &str,
+        mut react: impl FnMut(&mut K::Driver, &mut Pool, &Event),
+        mut done: impl FnMut(&mut World<K>) -> bool,
+    ) {
+        let give_up = Instant::now() + Duration::from_secs(10);
+        while !done(self) {
+            assert!(Instant::now() < give_up, "never came: {what}; the last events: {:?}", self.tail());
+            self.turn_with(&mut react);
+        }
+    }
+
+    /// A few turns in which nothing is expected that would need longer.
+    pub fn settle(&mut self) {
+        for _ in 0..10 {
+            self.turn();
+        }
+    }
+
+    /// A peer and the token of its connection.
+    pub fn accept(&mut self) -> (Token, K::Peer) {
+        let known = self.accepted().len();
+        let peer = self.kit.dial();
+        self.until("a connection is accepted", |world| world.accepted().len() > known);
+        (self.accepted()[known], peer)
+    }
+
+    pub fn accepted(&self) -> Vec<Token> {
+        self.seen
+            .iter()
+            .filter_map(|seen| if let Seen::Accepted(t) = seen { Some(*t) } else { None })
+            .collect()
+    }
+
+    /// All bytes received from `token` so far.
+    pub fn received(&self, token: Token) -> Vec<u8> {
+        let mut all = Vec::new();
+        for seen in &self.seen {
+            if let Seen::Received(from, bytes) = seen
+                && *from == token
+            {
+                all.extend_from_slice(bytes);
+            }
+        }
+        all
+    }
+
+    pub fn received_bytes(&self, token: Token) -> usize {
+        self.of(token).map(|seen| if let Seen::Received(_, bytes) = seen { bytes.len() } else { 0 }).sum()
+    }
+
+    /// Everything seen of `token`, in order.
+    pub fn of(&self, token: Token) -> impl Iterator<Item = &Seen> {
+        self.seen.iter().filter(move |seen| token_of(seen) == Some(token))
+    }
+
+    pub fn has(&self, seen: &Seen) -> bool {
+        self.seen.contains(seen)
+    }
+
+    pub fn is_blocked(&self, token: Token) -> bool {
+        let blocked = self.of(token).filter(|seen| matches!(seen, Seen::Blocked(..))).count();
+        let unblocked = self.of(token).filter(|seen| matches!(seen, Seen::Unblocked(_))).count();
+        assert!(blocked == unblocked || blocked == unblocked + 1, "Blocked and Unblocked alternate");
+        blocked > unblocked
+    }
+
+    /// Turns until `peer` has read `bytes` more; it stops early at the stream's end.
+    pub fn read(&mut self, peer: &mut K::Peer, bytes: usize) -> Vec<u8> {
+        let mut heard = Vec::new();
+        self.until("the peer's bytes arrive", |_| {
+            let last = peer.read(&mut heard);
+            heard.len() >= bytes || matches!(last, Heard::End | Heard::Reset)
+        });
+        heard
+    }
+
+    /// Turns until `peer` hears the end of the stream; what came before it.
+    pub fn read_to_end(&mut self, peer: &mut K::Peer) -> Vec<u8> {
+        let mut heard = Vec::new();
+        self.until("the stream ends", |_| {
+            let last = peer.read(&mut heard);
+            assert_ne!(last, Heard::Reset, "the stream ends in order");
+            last == Heard::End
+        });
+        heard
+    }
+
+    /// Turns until `peer` has written all of `bytes`.
+    pub fn write(&mut self, peer: &mut K::Peer, mut bytes: &[u8]) {
+        self.until("the peer's bytes leave", |_| {
+            bytes = &bytes[peer.write(bytes)..];
+            bytes.is_empty()
+        });
+    }
+
+    /// Stages large shared pieces until the kernel takes no more, and returns all that was staged.
+    pub fn fill(&mut self, token: Token) -> Vec<u8> {
+        let mut staged = Vec::new();
+        while !self.is_blocked(token) {
+            assert!(staged.len() < 64 << 20, "a peer that does not read takes only so much");
+            let piece = pattern(staged.len(), 200_000);
+            staged.extend_from_slice(&piece);
+            self.driver.send(token, Source::Shared(Bytes::from(piece))).expect("not blocked");
+            self.turn();
+        }
+        staged
+    }
+
+    fn tail(&self) -> Vec<String> {
+        let skipped = self.seen.len().saturating_sub(12);
+        self.seen[skipped..].iter().map(|seen| format!("{seen:.60?}")).collect()
+    }
+}
+
+fn record<D: Driver>(driver: &mut D, event: &Event) -> Seen {
+    match event {
+        Event::Accepted { token } => Seen::Accepted(*token),
+        Event::Connected { token } => Seen::Connected(*token),
+        Event::Received { token, run } => Seen::Received(*token, driver.received(*run).to_vec()),
+        Event::Ended { token } => Seen::Ended(*token),
+        Event::Blocked { token, unsent } => Seen::Blocked(*token, *unsent),
+        Event::Unblocked { token } => Seen::Unblocked(*token),
+        Event::Failed { token, error } => Seen::Failed(*token, *error),
+        Event::Closed { token } => Seen::Closed(*token),
+        Event::Woken => Seen::Woken,
+        Event::AcceptFailed { .. } => Seen::AcceptFailed,
+    }
+}
+
+fn token_of(seen: &Seen) -> Option<Token> {
+    match seen {
+        Seen::Accepted(token)
+        | Seen::Connected(token)
+        | Seen::Received(token, _)
+        | Seen::Ended(token)
+        | Seen::Blocked(token, _)
+        | Seen::Unblocked(token)
+        | Seen::Failed(token, _)
+        | Seen::Closed(token) => Some(*token),
+        Seen::Woken | Seen::AcceptFailed => None,
+    }
+}
+
+/// Options for a small driver that uses whatever it can.
+pub fn options() -> Options {
+    Options { connections: 256, without: Default::default(), receive_bytes: 0 }
+}
+
+/// `bytes` bytes in which a lost, doubled or moved stretch shows; those from position `from` of an endless
+/// stream.
+pub fn pattern(from: usize, bytes: usize) -> Vec<u8> {
+    (from..from + bytes)
+        .map(|at| (at ^ (at >> 8).wrapping_mul(31) ^ (at >> 16).wrapping_mul(131)) as u8)
+        .collect()
+}
+
+/// Panics with the first difference instead of printing megabytes.
+pub fn assert_same(heard: &[u8], expected: &[u8]) {
+    if let Some(at) = heard.iter().zip(expected).position(|(a, b)| a != b) {
+        panic!("differs at byte {at} of {}: {:#x} for {:#x}", expected.len(), heard[at], expected[at]);
+    }
+    assert_eq!(heard.len(), expected.len(), "bytes heard and expected");
+}

@@ -1,0 +1,84 @@
+//! Every driver keeps the same contract: one suite, run for each.
+
+mod conformance;
+
+/// Makes one test function of each named test of `suite` or `sockets`; `$with` makes what it runs with.
+macro_rules! tests {
+    ($name:ident, $part:ident, $with:expr, [$($test:ident),* $(,)?]) => {
+        mod $name {
+            $(#[test]
+            fn $test() {
+                crate::conformance::$part::$test($with);
+            })*
+        }
+    };
+}
+
+/// The whole suite, for what makes a kit.
+macro_rules! whole_suite {
+    ($name:ident, $kit:expr) => {
+        tests!(
+            $name,
+            suite,
+            $kit,
+            [
+                a_run_rewritten_in_place_is_sent_back,
+                runs_of_one_turn_lie_apart,
+                all_pieces_of_a_turn_leave_in_order,
+                a_short_send_is_finished_inside,
+                a_paused_connection_is_not_read,
+                pausing_and_resuming_loses_nothing,
+                an_end_is_told_once_and_sending_goes_on,
+                a_reset_is_a_failure_and_the_owner_lets_go,
+                after_a_shutdown_receiving_goes_on,
+                a_close_flushes_first,
+                an_abort_drops_what_is_unsent,
+                a_stale_token_does_nothing,
+                a_full_table_takes_nobody_until_one_leaves,
+                a_driver_that_stopped_listening_keeps_its_connections,
+                a_flood_does_not_starve_a_quiet_connection,
+                a_wake_ends_the_wait_once,
+            ]
+        );
+    };
+}
+
+/// What a driver with real sockets does besides; `$make` makes the driver.
+macro_rules! sockets_suite {
+    ($make:expr) => {
+        whole_suite!(tcp, crate::conformance::sockets::SocketKit::tcp($make));
+        // A unix socket resets in its own way and has smaller buffers; the rest is the same.
+        tests!(
+            unix,
+            suite,
+            crate::conformance::sockets::SocketKit::unix($make),
+            [
+                a_run_rewritten_in_place_is_sent_back,
+                all_pieces_of_a_turn_leave_in_order,
+                a_short_send_is_finished_inside,
+                pausing_and_resuming_loses_nothing,
+                an_end_is_told_once_and_sending_goes_on,
+                after_a_shutdown_receiving_goes_on,
+                a_close_flushes_first,
+                an_abort_drops_what_is_unsent,
+            ]
+        );
+        tests!(
+            real,
+            sockets,
+            $make,
+            [
+                a_dialled_connection_works_like_an_accepted_one,
+                a_refused_dial_is_a_failure,
+                a_dial_can_be_aborted,
+                a_wake_from_another_thread_ends_the_wait,
+                a_deadline_is_kept_and_never_early,
+                a_long_echo_arrives_whole,
+            ]
+        );
+    };
+}
+
+mod epoll {
+    sockets_suite!(echoring::driver::epoll::Epoll::new);
+}

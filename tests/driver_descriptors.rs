@@ -1,0 +1,119 @@
+//! What drivers do with descriptors: none is leaked, and running out of them is survived.
+//!
+//! One test per process counts at a time, so that each runs in a child of its own.
+
+mod conformance;
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use conformance::sockets::{Make, SocketKit};
+use conformance::world::{Kit, Peer, Seen, World, options};
+use echoring::driver::epoll::Epoll;
+use echoring::driver::{Driver, Event, Options, Source};
+use echoring::limits::MILLISECOND;
+
+/// Runs the test `name` of this binary alone, with at most `descriptors` open files. True in the child.
+fn alone(name: &str, descriptors: u32) -> bool {
+    if std::env::var_os("ECHORING_TEST_ALONE").is_some() {
+        return true;
+    }
+    let script = format!("ulimit -Sn {descriptors} && exec \"$0\" \"$@\"");
+    let child = Command::new("sh")
+        .args(["-c", &script])
+        .arg(std::env::current_exe().expect("a test binary knows its path"))
+        .args([name, "--exact", "--nocapture", "--test-threads=1"])
+        .env("ECHORING_TEST_ALONE", "1")
+        .output()
+        .expect("a shell");
+    let said = String::from_utf8_lossy(&child.stdout) + String::from_utf8_lossy(&child.stderr);
+    assert!(child.status.success(), "{said}");
+    assert!(said.contains("1 passed"), "{said}");
+    false
+}
+
+fn open_descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").expect("procfs is mounted").count()
+}
+
+/// Two thousand connections, ended in every way there is.
+fn churn<D: Driver>(make: Make<D>) {
+    let before = open_descriptors();
+    let options = Options { connections: 64, ..options() };
+    let mut world = World::with_options(SocketKit::tcp(make), &options);
+    let with_driver = open_descriptors();
+    for round in 0..50 {
+        let mut pairs: Vec<_> = (0..40).map(|_| world.accept()).collect();
+        for (i, (token, peer)) in pairs.iter_mut().enumerate() {
+            peer.write(b"something");
+            match i % 5 {
+                0 => world.driver.close(*token),
+                1 => world.driver.abort(*token),
+                2 => {
+                    world.driver.send(*token, Source::Shared(Bytes::from_static(b"bye"))).expect("open");
+                    world.driver.shutdown(*token);
+                }
+                _ => peer.fin(),
+            }
+        }
+        let kept = pairs.split_off(if round % 2 == 0 { 20 } else { 30 });
+        pairs.into_iter().for_each(|(_, peer)| peer.reset());
+        drop(kept);
+        world.until_with(
+            "all connections are over",
+            |driver, _, event| {
+                if let Event::Ended { token } | Event::Failed { token, .. } = event {
+                    driver.close(*token);
+                }
+            },
+            |world| world.seen.iter().filter(|seen| matches!(seen, Seen::Closed(_))).count() == 40,
+        );
+        assert_eq!(open_descriptors(), with_driver, "nothing is left of round {round}");
+        world.seen.clear();
+    }
+    drop(world);
+    assert_eq!(open_descriptors(), before, "the driver itself leaves nothing");
+}
+
+/// Out of descriptors: said once, tried again without spinning, and taken up by itself.
+fn exhaustion<D: Driver>(make: Make<D>) {
+    let mut world = World::new(SocketKit::tcp(make));
+    let (token, mut peer) = world.accept();
+    let mut waiting = world.kit.dial();
+    waiting.write(b"in the queue");
+    let mut hoard: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+    world.until("the failure is told", |world| world.has(&Seen::AcceptFailed));
+    assert_eq!(world.accepted().len(), 1);
+
+    let (begun, mut turns) = (Instant::now(), 0);
+    let mut events = Vec::new();
+    while begun.elapsed() < Duration::from_millis(400) {
+        let deadline = world.driver.now() + 100 * MILLISECOND;
+        world.driver.turn(&mut world.pool, Some(deadline), &mut events).expect("the driver works");
+        turns += 1;
+    }
+    assert!(turns <= 20, "{turns} turns in 0.4 s");
+    assert!(events.is_empty(), "one episode is told once: {events:?}");
+
+    world.write(&mut peer, b"still served");
+    world.until("those that are here are served", |world| world.received(token) == b"still served");
+    hoard.truncate(hoard.len() / 2);
+    world.until("the waiting one is taken", |world| world.accepted().len() == 2);
+    let taken = world.accepted()[1];
+    world.until("and read", |world| world.received(taken) == b"in the queue");
+}
+
+#[test]
+fn epoll_leaks_no_descriptor() {
+    if alone("epoll_leaks_no_descriptor", 500) {
+        churn(Epoll::new);
+    }
+}
+
+#[test]
+fn epoll_survives_running_out_of_descriptors() {
+    if alone("epoll_survives_running_out_of_descriptors", 100) {
+        exhaustion(Epoll::new);
+    }
+}
