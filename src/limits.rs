@@ -4,6 +4,8 @@
 //! bounds, ends in its unit, and is the only copy. Configuration may move some of them; these are the
 //! defaults and the hard ends.
 
+#![forbid(unsafe_code)]
+
 /// Nanoseconds on the driver's monotonic clock. Time is an argument everywhere above the driver.
 pub type Nanos = u64;
 
