@@ -154,11 +154,9 @@ pub(super) fn to_json(node: Node, snapshots: &[Snapshot]) -> serde_json::Result<
 /// All shards have the same kernel and the same flags, so the first speaks for the node.
 fn driver(snapshot: Option<&Snapshot>) -> DriverReport<'_> {
     match snapshot {
-        Some(snapshot) => DriverReport {
-            name: snapshot.driver,
-            features: &snapshot.features,
-            degraded: &snapshot.degraded,
-        },
+        Some(snapshot) => {
+            DriverReport { name: snapshot.driver, features: &snapshot.features, degraded: &snapshot.degraded }
+        }
         None => DriverReport { name: "", features: &[], degraded: &[] },
     }
 }

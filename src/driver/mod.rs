@@ -146,8 +146,12 @@ impl Features {
     pub const DIRECT: Features = Features(1 << 6);
     /// Skipped success completions on sends.
     pub const SKIP_SUCCESS: Features = Features(1 << 7);
+    /// `IORING_ENTER_ABS_TIMER` (Linux 6.12): a wait takes a deadline, so that a turn reads no clock.
+    pub const ABSOLUTE_TIMEOUT: Features = Features(1 << 8);
+    /// The ring is restricted to the operations that the driver uses.
+    pub const RESTRICTED: Features = Features(1 << 9);
 
-    const NAMES: [(Features, &'static str); 8] = [
+    const NAMES: [(Features, &'static str); 10] = [
         (Features::INCREMENTAL, "incremental-buffers"),
         (Features::RECEIVE_TOTAL, "receive-total"),
         (Features::NO_SQARRAY, "no-sqarray"),
@@ -156,6 +160,8 @@ impl Features {
         (Features::REGISTERED_RING, "registered-ring"),
         (Features::DIRECT, "direct-descriptors"),
         (Features::SKIP_SUCCESS, "skip-success"),
+        (Features::ABSOLUTE_TIMEOUT, "absolute-timeout"),
+        (Features::RESTRICTED, "restricted"),
     ];
 
     /// Whether every feature of `other` is in this set.

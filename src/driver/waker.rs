@@ -13,15 +13,17 @@ pub struct Waker(Way);
 #[derive(Clone, Debug)]
 enum Way {
     /// An eventfd that the driver reads or polls; for a ring also the ring's descriptor, so that another
-    /// ring can send it a message instead of making a system call of its own.
-    Descriptor { eventfd: Arc<OwnedFd>, ring: Option<RawFd> },
+    /// ring can send it a message instead of making a system call of its own. The ring's descriptor is a
+    /// duplicate that this waker keeps open: a number alone could name somebody else's ring by the time the
+    /// message is sent.
+    Descriptor { eventfd: Arc<OwnedFd>, ring: Option<Arc<OwnedFd>> },
     /// A flag that a simulated driver looks at.
     Flag(Arc<AtomicBool>),
 }
 
 impl Waker {
-    /// A waker on a new eventfd, for a driver whose ring (if it has one) is `ring`.
-    pub(super) fn eventfd(ring: Option<RawFd>) -> io::Result<Waker> {
+    /// A waker on a new eventfd, for a driver whose ring (if it has one) is behind `ring`.
+    pub(super) fn eventfd(ring: Option<OwnedFd>) -> io::Result<Waker> {
         // SAFETY: eventfd takes no pointers.
         let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
         if fd < 0 {
@@ -29,7 +31,7 @@ impl Waker {
         }
         // SAFETY: the descriptor was just made and nobody else owns it.
         let eventfd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Waker(Way::Descriptor { eventfd: Arc::new(eventfd), ring }))
+        Ok(Waker(Way::Descriptor { eventfd: Arc::new(eventfd), ring: ring.map(Arc::new) }))
     }
 
     /// A waker that sets a flag, for the simulated driver.
@@ -48,7 +50,7 @@ impl Waker {
     /// The ring behind this waker, if there is one.
     pub(super) fn ring(&self) -> Option<RawFd> {
         match &self.0 {
-            Way::Descriptor { ring, .. } => *ring,
+            Way::Descriptor { ring, .. } => ring.as_ref().map(|ring| ring.as_raw_fd()),
             Way::Flag(_) => None,
         }
     }

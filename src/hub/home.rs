@@ -99,9 +99,9 @@ impl Homes {
 
 /// The shard that gives a topic's messages their order. FNV-1a: the same on every node and in every run.
 pub fn home_shard(name: &str, shards: usize) -> usize {
-    let hash = name
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
     // The low bits of FNV-1a mix well; the high half is folded in for small shard counts.
     ((hash ^ (hash >> 32)) % shards as u64) as usize
 }

@@ -323,7 +323,10 @@ mod tests {
         assert_eq!(log.end(), 10_000);
         assert!(log.end() - log.start() <= 1_000);
         let (bytes, frames) = joined(&log, log.start(), None);
-        assert_eq!((bytes.len() as u64, u64::from(frames)), (log.end() - log.start(), (log.end() - log.start()) / 10));
+        assert_eq!(
+            (bytes.len() as u64, u64::from(frames)),
+            (log.end() - log.start(), (log.end() - log.start()) / 10)
+        );
         assert!(pool.used_bytes() < 3 * LOG_SEGMENT_BYTES as u64, "evicted segments are given back");
         log.release(&mut pool);
         assert_eq!(pool.used_bytes(), 0);
@@ -339,6 +342,9 @@ mod tests {
         log.append(&mut pool, 0, [b"two", b""]).unwrap();
         log.append(&mut pool, 0, [b"three", b""]).unwrap();
         log.publish(&mut pool);
-        assert_eq!(log.latest(at).map(|(bytes, frames)| (bytes.as_ref(), frames)), Some((&b"twothree"[..], 2)));
+        assert_eq!(
+            log.latest(at).map(|(bytes, frames)| (bytes.as_ref(), frames)),
+            Some((&b"twothree"[..], 2))
+        );
     }
 }

@@ -416,7 +416,7 @@ mod tests {
         for _ in 0..5 {
             topics.append(id, &mut pool, 9, None, [&[b'x'; 10], b""]).unwrap();
             topics.publish(&mut pool);
-        topics.deliver(1, &mut peers);
+            topics.deliver(1, &mut peers);
         }
         assert!(topics.has_laggards());
         peers.stuck.clear();
@@ -427,7 +427,7 @@ mod tests {
         for _ in 0..20 {
             topics.append(id, &mut pool, 9, None, [&[b'y'; 10], b""]).unwrap();
             topics.publish(&mut pool);
-        topics.deliver(3, &mut peers);
+            topics.deliver(3, &mut peers);
         }
         assert_eq!((peers.fell, topics.subscriptions()), (vec![1], 1));
         assert_eq!(peers.got[&2].len(), 250);

@@ -60,15 +60,38 @@ pub struct Subscriber {
 #[derive(Debug)]
 pub enum Message {
     /// Forward the topic named by the bytes to me; I call it `local`.
-    Subscribe { local: TopicId },
+    Subscribe {
+        /// The asking shard's name for it.
+        local: TopicId,
+    },
     /// The answer: what was published before is history, what comes after this in the lane is live.
-    Subscribed { local: TopicId, home: HomeId },
+    Subscribed {
+        /// The asking shard's name for the topic.
+        local: TopicId,
+        /// The home's name for it.
+        home: HomeId,
+    },
     /// Forward no more.
-    Unsubscribe { home: HomeId, local: TopicId },
+    Unsubscribe {
+        /// The home's name for the topic.
+        home: HomeId,
+        /// The asking shard's name for it.
+        local: TopicId,
+    },
     /// Give the frame in the bytes its place in the order.
-    Publish { home: HomeId, publisher: Publisher },
+    Publish {
+        /// The home's name for the topic.
+        home: HomeId,
+        /// Who sent the frame.
+        publisher: Publisher,
+    },
     /// The frame in the bytes is next in the topic's order.
-    Deliver { local: TopicId, publisher: Publisher },
+    Deliver {
+        /// The receiving shard's name for the topic.
+        local: TopicId,
+        /// Who sent the frame.
+        publisher: Publisher,
+    },
 }
 
 /// Who published a message.
@@ -159,8 +182,12 @@ impl Broadcast {
                 let home_shard = home_shard(name, shards);
                 let home = (home_shard == shard).then(|| self.homes.subscribe(name, shard, topic).0);
                 if home.is_none()
-                    && cx.post(home_shard, Lane::Request, Message::Subscribe { local: topic }, &[name.as_bytes()])
-                        == Err(Full)
+                    && cx.post(
+                        home_shard,
+                        Lane::Request,
+                        Message::Subscribe { local: topic },
+                        &[name.as_bytes()],
+                    ) == Err(Full)
                 {
                     self.topics.remove(topic, cx.pool());
                     return Answer::Refuse(BUSY);
@@ -187,12 +214,7 @@ impl Broadcast {
     }
 
     /// A subscriber sent a whole message.
-    pub(super) fn publish(
-        &mut self,
-        link: &mut Link<'_, Service>,
-        kind: Kind,
-        payload: &[u8],
-    ) {
+    pub(super) fn publish(&mut self, link: &mut Link<'_, Service>, kind: Kind, payload: &[u8]) {
         let shard = link.mailboxes.shard();
         let token = link.token;
         let Peer::Subscriber(subscriber) = &mut *link.peer else { return };
@@ -218,7 +240,13 @@ impl Broadcast {
         self.hold(link, topic, publisher, parts);
     }
 
-    fn hold(&mut self, link: &mut Link<'_, Service>, topic: TopicId, publisher: Publisher, parts: [&[u8]; 2]) {
+    fn hold(
+        &mut self,
+        link: &mut Link<'_, Service>,
+        topic: TopicId,
+        publisher: Publisher,
+        parts: [&[u8]; 2],
+    ) {
         link.note_mailbox_full();
         let Some(mut frame) = link.pool().get(parts[0].len() + parts[1].len()) else {
             link.close_at_once(CloseCode::TRY_AGAIN_LATER, "out of memory");
@@ -268,7 +296,8 @@ impl Broadcast {
             if shard == mailboxes.shard() {
                 append(topics, pool, mailboxes.shard(), local, publisher, parts);
             } else {
-                let posted = mailboxes.post(shard, Lane::Forward, Message::Deliver { local, publisher }, &parts);
+                let posted =
+                    mailboxes.post(shard, Lane::Forward, Message::Deliver { local, publisher }, &parts);
                 debug_assert!(posted.is_ok(), "the room of forward lanes was checked");
             }
         }
@@ -342,7 +371,9 @@ impl Broadcast {
         if self.topics.subscribers(topic) != Some(0) || self.held.iter().any(|held| held.topic == topic) {
             return;
         }
-        let Some(&Relay { home_shard, home: Some(home), ref waiting, .. }) = self.relay(topic) else { return };
+        let Some(&Relay { home_shard, home: Some(home), ref waiting, .. }) = self.relay(topic) else {
+            return;
+        };
         if !waiting.is_empty() {
             return;
         }

@@ -12,12 +12,8 @@ use crate::stats::Snapshot;
 use super::broadcast::{Broadcast, Message, Subscriber};
 use super::page;
 
-const METHOD: Refusal = Refusal {
-    status: 405,
-    reason: "method not allowed",
-    headers: "Allow: GET, HEAD\r\n",
-    cure: "use GET",
-};
+const METHOD: Refusal =
+    Refusal { status: 405, reason: "method not allowed", headers: "Allow: GET, HEAD\r\n", cure: "use GET" };
 const WEBSOCKET_ONLY: Refusal = Refusal {
     status: 426,
     reason: "this path speaks WebSocket only",

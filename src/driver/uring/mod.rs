@@ -1,1 +1,392 @@
-//! The uring driver.
+//! The io_uring driver: the path that the numbers are made on.
+//!
+//! A turn is one `io_uring_enter`: it carries all sends of the turn, at most one for each connection, and waits
+//! for what comes next. Received bytes lie in a ring of provided buffers; replies leave from where they
+//! lie. It must never free or reuse memory that the kernel may still touch, and never make a system call
+//! of its own in the steady state.
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | `features` | what this kernel can do, by trying |
+//! | `ring` | setup, the system call, tear-down |
+//! | `entries` | operations, and the user data of their completions |
+//! | `receive` | receive memory and who has it |
+//! | `sends` | batches, and rests of short sends |
+//! | `slots` | the table of connections |
+//! | `connections` | a connection's life: what completions mean, what is submitted next |
+//! | `listeners`, `dials` | accepting, connecting |
+
+mod connections;
+mod dials;
+mod entries;
+mod features;
+mod listeners;
+mod receive;
+mod ring;
+mod sends;
+mod slots;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
+use std::net::SocketAddr;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+use self::connections::{Completion, Connections};
+use self::dials::Dials;
+use self::entries::{Kind, message, poll};
+use self::listeners::Listeners;
+use self::receive::Receiver;
+use self::ring::Ring;
+use self::slots::{Marks, Slots};
+use super::{Description, Driver, Event, Features, Options, Source, Span, Token, Waker, clock};
+use crate::buffer::Pool;
+use crate::limits::{Nanos, SECOND};
+
+/// Submissions that fit before an extra trip to the kernel.
+const SUBMISSIONS: u32 = 4096;
+/// Completions that fit. A turn that brings more is survived: the kernel keeps them and says so.
+const COMPLETIONS: u32 = 16_384;
+/// How long tear-down waits for the kernel to let go of our memory before it gives that memory up.
+const TEAR_DOWN_MAX: Nanos = 2 * SECOND;
+
+/// The io_uring driver of one shard. It belongs to the thread that made it.
+#[derive(Debug)]
+pub struct Uring {
+    /// First, so that it is closed before the memory that its operations use is freed.
+    ring: Ring,
+    connections: Kept<Connections>,
+    listeners: Listeners,
+    dials: Dials,
+    waker: Waker,
+    /// Shards to wake with the next trip to the kernel.
+    wakes: Vec<Waker>,
+    poll_armed: bool,
+    used: Features,
+    degraded: Features,
+    /// A ring is entered by one thread only.
+    not_send: PhantomData<*mut ()>,
+}
+
+impl Uring {
+    /// A driver for up to `options.connections` connections, to be used on the calling thread only.
+    ///
+    /// # Errors
+    /// `PermissionDenied` where io_uring is denied, `Unsupported` where the kernel is older than 6.1, and what
+    /// the kernel says when descriptors or memory are used up.
+    pub fn new(options: &Options) -> io::Result<Uring> {
+        Self::with_queues(options, SUBMISSIONS, COMPLETIONS)
+    }
+
+    fn with_queues(options: &Options, submissions: u32, completions: u32) -> io::Result<Uring> {
+        let mut used = features::probe()?.less(options.without);
+        let mut ring = Ring::new(&mut used, submissions, completions)?;
+        let direct = used.has(Features::DIRECT);
+        if direct {
+            ring.inner().submitter().register_files_sparse(options.connections).map_err(
+                |error| match error.raw_os_error() {
+                    Some(libc::EMFILE) => io::Error::new(
+                        error.kind(),
+                        "more connections than the descriptor limit allows in one ring",
+                    ),
+                    _ => error,
+                },
+            )?;
+        }
+        let incremental = used.has(Features::INCREMENTAL);
+        let receiver = Receiver::new(ring.inner(), options.receive_bytes, incremental)?;
+        ring.enable(&mut used)?;
+        let waker = Waker::eventfd(Some(ring.duplicate()?))?;
+        let connections = Connections::new(Slots::new(options.connections, direct), receiver, used);
+        Ok(Uring {
+            ring,
+            connections: Kept::new(connections),
+            listeners: Listeners::new(direct),
+            dials: Dials::new(options.connections, direct),
+            waker,
+            wakes: Vec::new(),
+            poll_armed: false,
+            used,
+            degraded: features::KNOWN.less(used),
+            not_send: PhantomData,
+        })
+    }
+
+    /// Times that a turn brought more completions than the ring holds. Nothing is lost by that, but receives
+    /// are armed again.
+    pub fn completion_overflows(&self) -> u64 {
+        self.ring.overflows()
+    }
+
+    /// Queues all that is not a send of this turn's batch.
+    fn fill(&mut self, pool: &mut Pool) -> io::Result<()> {
+        self.connections.fill_others(&mut self.ring, pool)?;
+        self.dials.fill(&mut self.connections, &mut self.ring)?;
+        self.listeners.fill(&mut self.connections, &mut self.ring)?;
+        if !self.poll_armed {
+            self.poll_armed = true;
+            let eventfd = self.waker.descriptor().expect("this waker was made with an eventfd");
+            self.connections.in_flight += 1;
+            // SAFETY: a poll names no memory.
+            unsafe { self.ring.push(&poll(eventfd).user_data(Kind::WakePoll.numbered(0)))? };
+        }
+        Ok(())
+    }
+
+    fn fill_wakes(&mut self) -> io::Result<()> {
+        for (position, other) in self.wakes.iter().enumerate() {
+            let Some(ring) = other.ring() else { continue };
+            let entry = message(ring, Kind::WakeMessage.numbered(0));
+            // SAFETY: a message names no memory.
+            unsafe { self.ring.push(&entry.user_data(Kind::WakeSent.numbered(position as u32)))? };
+        }
+        Ok(())
+    }
+
+    /// Takes all completions that have arrived, and those that did not fit.
+    fn reap(&mut self, pool: &mut Pool, events: &mut Vec<Event>) -> io::Result<()> {
+        let mut woken = false;
+        loop {
+            let connections = &mut *self.connections;
+            for entry in self.ring.completions() {
+                let completion =
+                    Completion { user_data: entry.user_data(), result: entry.result(), flags: entry.flags() };
+                match Kind::of(completion.user_data) {
+                    Kind::Receive => connections.received(completion, events),
+                    Kind::Send => connections.send_ended(completion, pool),
+                    Kind::Rest => connections.rest_ended(completion, pool, events),
+                    kind @ (Kind::AcceptMany | Kind::AcceptOne) => {
+                        self.listeners.accepted(kind, completion, connections, events);
+                    }
+                    Kind::AcceptCancel => self.listeners.cancelled(completion, connections),
+                    Kind::Connect => connections.connected(completion, events),
+                    Kind::Cancel => connections.step_ended(completion, Marks::CANCEL_ARMED),
+                    Kind::Install => connections.installed(completion),
+                    Kind::Shutdown => connections.step_ended(completion, Marks::BUSY),
+                    Kind::Close => {
+                        if let Some(file) = connections.closed(completion, events) {
+                            self.dials.closed(file);
+                            self.listeners.room_changed();
+                        }
+                    }
+                    Kind::WakePoll => {
+                        woken = true;
+                        if !completion.more() {
+                            connections.in_flight -= 1;
+                            self.poll_armed = false;
+                        }
+                    }
+                    Kind::WakeMessage => woken = true,
+                    Kind::WakeSent => {
+                        // The other ring is gone or refuses; if anybody still waits there, the eventfd
+                        // reaches it.
+                        if let Some(other) = self.wakes.get(completion.user_data as u32 as usize) {
+                            other.wake();
+                        }
+                    }
+                    Kind::CloseOrphan => connections.in_flight -= 1,
+                    Kind::Ignored => {}
+                }
+            }
+            if !self.ring.fetch_overflow()? {
+                break;
+            }
+        }
+        if woken {
+            events.push(Event::Woken);
+        }
+        Ok(())
+    }
+}
+
+impl Driver for Uring {
+    fn now(&self) -> Nanos {
+        clock::now()
+    }
+
+    fn turn(&mut self, pool: &mut Pool, deadline: Option<Nanos>, events: &mut Vec<Event>) -> io::Result<()> {
+        let start = events.len();
+        self.connections.begin();
+        // Buffers finished by earlier turns. Nobody may look at their bytes any more, but staged sends still
+        // point into them.
+        let mut finished = self.connections.receiver.finished();
+        if self.connections.batch.len() == 0 {
+            self.connections.receiver.give_back(finished);
+            finished = 0;
+        }
+        self.connections.fill_sends(&mut self.ring)?;
+        self.fill(pool)?;
+        self.fill_wakes()?;
+        if self.connections.waits_for_sends() {
+            // A close or a half-close behind a send, or a receive that found no memory: the sends go first.
+            self.ring.submit()?;
+            self.dials.consumed();
+            self.reap(pool, events)?;
+            self.connections.settle(pool, finished);
+            finished = 0;
+            self.fill(pool)?;
+        }
+        let pending = events.len() > start || self.connections.has_events();
+        let deadline = if pending { Some(0) } else { earlier(deadline, self.listeners.retry_at()) };
+        self.ring.submit_and_wait(deadline)?;
+        self.dials.consumed();
+        self.reap(pool, events)?;
+        self.wakes.clear();
+        self.connections.settle(pool, finished);
+        self.connections.place_events(start, events);
+        Ok(())
+    }
+
+    #[inline]
+    fn received(&mut self, run: Span) -> &mut [u8] {
+        self.connections.receiver.slice(run)
+    }
+
+    #[inline]
+    fn send(&mut self, token: Token, source: Source) -> Result<(), Source> {
+        self.connections.send(token, source)
+    }
+
+    fn pause(&mut self, token: Token) {
+        self.connections.pause(token);
+    }
+
+    fn resume(&mut self, token: Token) {
+        self.connections.resume(token);
+    }
+
+    fn shutdown(&mut self, token: Token) {
+        self.connections.shutdown(token);
+    }
+
+    fn close(&mut self, token: Token) {
+        self.connections.close(token);
+    }
+
+    fn abort(&mut self, token: Token) {
+        self.connections.abort(token);
+    }
+
+    fn listen(&mut self, listener: OwnedFd) -> io::Result<()> {
+        self.dials.protect(&self.ring)?;
+        self.listeners.add(listener);
+        Ok(())
+    }
+
+    fn stop_listening(&mut self) {
+        self.listeners.stop();
+    }
+
+    fn connect(&mut self, address: SocketAddr, source: Option<SocketAddr>) -> io::Result<Token> {
+        if self.connections.slots.room() <= self.listeners.claims() {
+            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "every connection slot is taken"));
+        }
+        let listening = self.listeners.is_listening();
+        self.dials.connect(address, source, listening, &mut self.connections, &self.ring)
+    }
+
+    fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    fn wake(&mut self, other: &Waker) {
+        if other.ring().is_some() {
+            self.wakes.push(other.clone());
+        } else {
+            other.wake();
+        }
+    }
+
+    fn describe(&self) -> Description {
+        Description { name: "uring", features: self.used, degraded: self.degraded }
+    }
+}
+
+impl Drop for Uring {
+    /// Ends every operation and hears of its end before any memory goes. The kernel tears a ring down in its
+    /// own time, so closing it is not enough.
+    fn drop(&mut self) {
+        let give_up_at = clock::now() + TEAR_DOWN_MAX;
+        self.ring.cancel_everything();
+        while self.connections.in_flight > 0 && clock::now() < give_up_at {
+            self.ring.look();
+            let connections = &mut *self.connections;
+            for entry in self.ring.completions() {
+                let kind = Kind::of(entry.user_data());
+                let made_descriptor = match kind {
+                    Kind::Install => true,
+                    Kind::AcceptMany | Kind::AcceptOne => !connections.slots.is_direct(),
+                    _ => false,
+                };
+                if made_descriptor && entry.result() >= 0 {
+                    close_descriptor(entry.result());
+                }
+                let counted =
+                    !matches!(kind, Kind::Send | Kind::WakeMessage | Kind::WakeSent | Kind::Ignored);
+                if counted && !io_uring::cqueue::more(entry.flags()) {
+                    connections.in_flight = connections.in_flight.saturating_sub(1);
+                }
+            }
+        }
+        self.connections.leak = self.connections.in_flight > 0;
+        if self.connections.slots.is_direct() {
+            // Peers see the end now and not when the kernel gets to it. (With something still under way,
+            // older kernels would wait here.)
+            if !self.connections.leak {
+                self.ring.release_files();
+            }
+        } else {
+            self.connections.slots.iter().for_each(|slot| close_descriptor(slot.file as RawFd));
+        }
+    }
+}
+
+fn close_descriptor(fd: RawFd) {
+    // SAFETY: callers hand over descriptors that the kernel made for this driver and that nobody else owns.
+    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+}
+
+fn earlier(one: Option<Nanos>, other: Option<Nanos>) -> Option<Nanos> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+/// A value that is not freed when the kernel would not let go of it.
+#[derive(Debug)]
+struct Kept<T> {
+    value: ManuallyDrop<T>,
+    leak: bool,
+}
+
+impl<T> Kept<T> {
+    fn new(value: T) -> Kept<T> {
+        Kept { value: ManuallyDrop::new(value), leak: false }
+    }
+}
+
+impl<T> std::ops::Deref for Kept<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T> std::ops::DerefMut for Kept<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.value
+    }
+}
+
+impl<T> Drop for Kept<T> {
+    fn drop(&mut self) {
+        if !self.leak {
+            // SAFETY: this is the value's only drop, and nothing uses it afterwards.
+            unsafe { ManuallyDrop::drop(&mut self.value) };
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What this kernel can do, found out by trying it.
+
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::sync::OnceLock;
+
+use io_uring::{IoUring, Probe, cqueue, opcode};
+
+use super::entries::File;
+use super::receive::{BufferRing, GROUP};
+use crate::driver::Features;
+use crate::driver::regions::Regions;
+
+/// Everything that this driver knows how to use.
+pub(super) const KNOWN: Features = Features::INCREMENTAL
+    .with(Features::RECEIVE_TOTAL)
+    .with(Features::NO_SQARRAY)
+    .with(Features::FD_INSTALL)
+    .with(Features::NO_IOWAIT)
+    .with(Features::REGISTERED_RING)
+    .with(Features::DIRECT)
+    .with(Features::SKIP_SUCCESS)
+    .with(Features::ABSOLUTE_TIMEOUT)
+    .with(Features::RESTRICTED);
+
+/// A builder with the flags that the driver cannot do without (Linux 6.1).
+pub(super) fn builder(features: Features) -> io_uring::Builder {
+    let mut builder = IoUring::builder();
+    builder.setup_single_issuer().setup_defer_taskrun().setup_coop_taskrun().setup_submit_all();
+    if features.has(Features::NO_SQARRAY) {
+        builder.setup_no_sqarray();
+    }
+    builder
+}
+
+/// The features of the running kernel. Asked once per process.
+///
+/// # Errors
+/// Why there can be no ring here: `PermissionDenied` where io_uring is denied, `Unsupported` where the
+/// kernel is older than 6.1.
+pub(super) fn probe() -> io::Result<Features> {
+    static FOUND: OnceLock<Features> = OnceLock::new();
+    if let Some(&found) = FOUND.get() {
+        return Ok(found);
+    }
+    let found = probe_kernel()?;
+    Ok(*FOUND.get_or_init(|| found))
+}
+
+fn probe_kernel() -> io::Result<Features> {
+    // What costs nothing to try is tried where it is needed, and known to work on every 6.1.
+    let mut found = Features::REGISTERED_RING
+        .with(Features::DIRECT)
+        .with(Features::RESTRICTED)
+        .with(Features::NO_SQARRAY);
+    let ring = match builder(found).build(8) {
+        Ok(ring) => ring,
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            found = found.less(Features::NO_SQARRAY);
+            builder(found).build(8).map_err(|error| match error.raw_os_error() {
+                Some(libc::EINVAL | libc::ENOSYS) => io::Error::new(
+                    io::ErrorKind::Unsupported,
+                    "the kernel's io_uring is older than Linux 6.1",
+                ),
+                _ => error,
+            })?
+        }
+        Err(error) => return Err(error),
+    };
+    let parameters = ring.params();
+    if parameters.is_feature_skip_cqe_on_success() {
+        found = found.with(Features::SKIP_SUCCESS);
+    }
+    if parameters.is_feature_no_iowait() {
+        found = found.with(Features::NO_IOWAIT);
+    }
+    if parameters.is_feature_min_timeout() {
+        // Both came with 6.12, and only one of them has a feature bit.
+        found = found.with(Features::ABSOLUTE_TIMEOUT);
+    }
+    let mut operations = Probe::new();
+    ring.submitter().register_probe(&mut operations)?;
+    if operations.is_supported(opcode::FixedFdInstall::CODE) {
+        found = found.with(Features::FD_INSTALL);
+    }
+    probe_receive(ring, found)
+}
+
+/// Buffers are provided incrementally if the kernel takes the flag. Totals have no flag: older kernels
+/// refuse the field, so a receive with a total is tried on a real socket.
+fn probe_receive(mut ring: IoUring, mut found: Features) -> io::Result<Features> {
+    const CAP: u32 = 16;
+    const BUFFERS: u16 = 4;
+    let memory = Regions::new(usize::from(BUFFERS) * CAP as usize)?;
+    let mut buffers = match BufferRing::register(&ring, BUFFERS, true) {
+        Ok(buffers) => {
+            found = found.with(Features::INCREMENTAL);
+            buffers
+        }
+        Err(_) => BufferRing::register(&ring, BUFFERS, false)?,
+    };
+    for id in 0..BUFFERS {
+        buffers.provide(id, memory.address(usize::from(id) * CAP as usize), CAP);
+    }
+    buffers.publish();
+    let (mut near, far) = UnixStream::pair()?;
+    near.write_all(&[0; 3 * CAP as usize])?;
+    let entry = File::descriptor(far.as_raw_fd()).receive(GROUP, CAP, Some(2 * CAP));
+    // SAFETY: what the operation writes to outlives it: it is over before this function returns, by its
+    // total or by the end of the stream that it is given below.
+    unsafe { ring.submission().push(&entry) }.map_err(io::Error::other)?;
+    ring.submit_and_wait(1)?;
+    let completions: Vec<_> =
+        ring.completion().map(|cqe| (cqe.result(), cqueue::more(cqe.flags()))).collect();
+    if completions[..] == [(CAP as i32, true), (CAP as i32, false)] {
+        found = found.with(Features::RECEIVE_TOTAL);
+    }
+    let mut armed = completions.last().is_some_and(|&(_, more)| more);
+    drop(near);
+    while armed {
+        ring.submit_and_wait(1)?;
+        armed = ring.completion().fold(armed, |_, cqe| cqueue::more(cqe.flags()));
+    }
+    drop(ring);
+    Ok(found)
+}

@@ -1,0 +1,199 @@
+//! Receive memory as the kernel sees it: a ring of provided buffers.
+//!
+//! Two kinds. An *incremental* ring has few large buffers that the kernel fills from front to back, so that
+//! small receives lie side by side in hot memory; a buffer comes back when it is full. A *classic* ring
+//! has many small buffers, one for each receive.
+//!
+//! ```text
+//! buffer 0 │ A: 22 │ B: 22 │ A: 22 │ free …          incremental: the kernel's head moves on
+//! buffer 0 │ A: 22 ─────── │ buffer 1 │ B: 22 ───    classic: one receive, one buffer
+//! ```
+//!
+//! A buffer that the kernel is done with is *finished*; it is given back only when nothing that was sent from
+//! it can still be under way.
+
+use std::io;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use io_uring::IoUring;
+use io_uring::types::{self, BufRingEntry};
+
+use crate::driver::Span;
+use crate::driver::regions::Regions;
+
+/// The one buffer group of a ring.
+pub(super) const GROUP: u16 = 0;
+const PAGE_BYTES: usize = 4096;
+/// Size of a buffer of a classic ring.
+const CLASSIC_BUFFER_BYTES: usize = 4096;
+/// Memory of a classic ring where nothing else is asked for: more buffers than connections that are active
+/// at once, since running out costs a fifth.
+const CLASSIC_BYTES: usize = 2048 * CLASSIC_BUFFER_BYTES;
+/// Memory of an incremental ring where nothing else is asked for.
+const INCREMENTAL_BYTES: usize = 8 * 256 * 1024;
+/// Buffers of an incremental ring: one being filled, and enough others that a turn's worth can be away.
+const INCREMENTAL_BUFFERS: usize = 8;
+
+/// The table of entries that user space and the kernel share, registered with a ring.
+#[derive(Debug)]
+pub(super) struct BufferRing {
+    /// Page-aligned, as the kernel asks.
+    table: Regions,
+    entries: u16,
+    tail: u16,
+}
+
+impl BufferRing {
+    /// Registers an empty table of `entries` (a power of two) with `ring`.
+    ///
+    /// # Errors
+    /// `EINVAL` where the kernel knows no incremental buffers and they were asked for.
+    ///
+    /// The table must outlive the ring's operations: its owner drops it after the ring.
+    pub(super) fn register(ring: &IoUring, entries: u16, incremental: bool) -> io::Result<BufferRing> {
+        let bytes = (usize::from(entries) * size_of::<BufRingEntry>()).next_multiple_of(PAGE_BYTES);
+        let table = Regions::new(bytes)?;
+        let flags = if incremental { types::IOU_PBUF_RING_INC as u16 } else { 0 };
+        // SAFETY: the table is mapped, page-aligned and long enough; whoever owns the result keeps it until
+        // every operation of the ring is over.
+        unsafe {
+            ring.submitter().register_buf_ring_with_flags(table.address(0) as u64, entries, GROUP, flags)?;
+        }
+        Ok(BufferRing { table, entries, tail: 0 })
+    }
+
+    /// Writes an entry behind the present ones. The kernel sees it after [`publish`](Self::publish).
+    pub(super) fn provide(&mut self, id: u16, address: *mut u8, bytes: u32) {
+        let position = usize::from(self.tail & (self.entries - 1));
+        let entry = self.table.address(position * size_of::<BufRingEntry>()).cast::<BufRingEntry>();
+        // SAFETY: `position` is within the table, whose memory is zeroed plain integers; the kernel reads an
+        // entry only once the tail has passed it, and this one is not provided now.
+        let entry = unsafe { &mut *entry };
+        entry.set_addr(address as u64);
+        entry.set_len(bytes);
+        entry.set_bid(id);
+        self.tail = self.tail.wrapping_add(1);
+    }
+
+    /// Shows the kernel all entries written so far.
+    pub(super) fn publish(&mut self) {
+        let first = self.table.address(0).cast::<BufRingEntry>();
+        // SAFETY: the first entry is initialised (zeroed memory at least), and its reserved field is where
+        // the kernel expects the tail; it is aligned as a u16 and only accessed atomically by both sides.
+        let tail = unsafe { AtomicU16::from_ptr(BufRingEntry::tail(first).cast_mut()) };
+        tail.store(self.tail, Ordering::Release);
+    }
+}
+
+/// The receive memory of a driver and which parts of it the kernel has.
+#[derive(Debug)]
+pub(super) struct Receiver {
+    buffers: BufferRing,
+    memory: Regions,
+    buffer_bytes: u32,
+    incremental: bool,
+    /// Bytes of each buffer that have been received into, counted as the kernel does.
+    heads: Box<[u32]>,
+    /// Buffers that the kernel is done with, oldest first.
+    finished: Vec<u16>,
+    /// Bytes that the kernel may still fill.
+    available_bytes: usize,
+}
+
+impl Receiver {
+    /// Maps the memory and hands it to the kernel. `bytes` of 0 takes the measured choice.
+    ///
+    /// # Errors
+    /// When memory is refused.
+    pub(super) fn new(ring: &IoUring, bytes: usize, incremental: bool) -> io::Result<Receiver> {
+        let (bytes, buffer_bytes) = match (incremental, bytes) {
+            (true, 0) => (INCREMENTAL_BYTES, INCREMENTAL_BYTES / INCREMENTAL_BUFFERS),
+            (true, bytes) => {
+                let buffer_bytes = (bytes / INCREMENTAL_BUFFERS).next_multiple_of(PAGE_BYTES).max(PAGE_BYTES);
+                (buffer_bytes * INCREMENTAL_BUFFERS, buffer_bytes)
+            }
+            (false, 0) => (CLASSIC_BYTES, CLASSIC_BUFFER_BYTES),
+            (false, bytes) => {
+                (bytes.next_multiple_of(CLASSIC_BUFFER_BYTES).max(CLASSIC_BUFFER_BYTES), CLASSIC_BUFFER_BYTES)
+            }
+        };
+        let count = u16::try_from(bytes / buffer_bytes).ok().filter(|&count| count <= 1 << 15);
+        let count = count.ok_or(io::ErrorKind::InvalidInput)?;
+        let mut receiver = Receiver {
+            buffers: BufferRing::register(ring, count.next_power_of_two(), incremental)?,
+            memory: Regions::new(bytes)?,
+            buffer_bytes: buffer_bytes as u32,
+            incremental,
+            heads: vec![0; usize::from(count)].into_boxed_slice(),
+            finished: (0..count).collect(),
+            available_bytes: 0,
+        };
+        receiver.give_back(usize::from(count));
+        Ok(receiver)
+    }
+
+    /// Accounts for a completion that brought `bytes` into buffer `id`. `more` says that the kernel goes on
+    /// filling it. `None` for a buffer that the kernel cannot have named.
+    #[inline]
+    pub(super) fn take(&mut self, id: u16, bytes: u32, more: bool) -> Option<Span> {
+        let head = self.heads.get_mut(usize::from(id))?;
+        let span = Span { offset: u32::from(id) * self.buffer_bytes + *head, bytes };
+        *head += bytes;
+        if self.incremental {
+            self.available_bytes -= bytes as usize;
+            // Kernels before 6.17 report the end of a stream, which takes nothing, as if it had finished
+            // the buffer.
+            if !more && bytes > 0 {
+                self.finished.push(id);
+            }
+        } else {
+            self.available_bytes -= self.buffer_bytes as usize;
+            self.finished.push(id);
+        }
+        Some(span)
+    }
+
+    /// Buffers that the kernel is done with.
+    pub(super) fn finished(&self) -> usize {
+        self.finished.len()
+    }
+
+    /// Gives the `count` buffers that were finished first to the kernel again.
+    pub(super) fn give_back(&mut self, count: usize) {
+        if count == 0 {
+            return;
+        }
+        for &id in &self.finished[..count] {
+            let address = self.memory.address(usize::from(id) * self.buffer_bytes as usize);
+            self.buffers.provide(id, address, self.buffer_bytes);
+            self.heads[usize::from(id)] = 0;
+            self.available_bytes += self.buffer_bytes as usize;
+        }
+        self.finished.drain(..count);
+        self.buffers.publish();
+    }
+
+    /// Bytes that the kernel may still fill.
+    pub(super) fn available_bytes(&self) -> usize {
+        self.available_bytes
+    }
+
+    /// The bytes of a span that [`take`](Self::take) gave out.
+    #[inline]
+    pub(super) fn slice(&mut self, span: Span) -> &mut [u8] {
+        self.memory.slice(span)
+    }
+
+    /// Address of a span, for a send.
+    ///
+    /// # Panics
+    /// When the span leaves the memory: a bug of the caller's.
+    #[inline]
+    pub(super) fn address(&self, span: Span) -> *const u8 {
+        assert!(
+            span.offset as usize + span.bytes as usize <= self.memory.bytes(),
+            "a span lies within the memory"
+        );
+        self.memory.address(span.offset as usize)
+    }
+}

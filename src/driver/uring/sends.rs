@@ -1,0 +1,428 @@
+//! Sends: the batch that a turn stages, and the rests of those that were short.
+//!
+//! A connection has at most one entry in a batch, because two sends of one connection in one batch corrupt
+//! the stream when the first is short. The usual entry is one stretch of receive memory and is kept inline;
+//! anything more is a chain of pieces.
+
+use std::collections::VecDeque;
+
+use bytes::Buf;
+use libc::{iovec, msghdr};
+
+use super::slots::NONE;
+use crate::buffer::Pool;
+use crate::driver::{Source, Span};
+use crate::limits::SEND_PIECES_MAX;
+
+/// What one connection sends with this turn's batch.
+#[derive(Debug)]
+pub(super) struct Staged {
+    pub(super) index: u32,
+    /// Pieces, 0 when it has been dropped.
+    pub(super) count: u32,
+    /// First and last piece of the chain, counted from 1; `NONE` while `span` is all there is.
+    first: u32,
+    last: u32,
+    span: Span,
+}
+
+impl Staged {
+    /// The only piece, if it is a stretch of receive memory.
+    #[inline]
+    pub(super) fn span(&self) -> Option<Span> {
+        (self.first == NONE && self.count > 0).then_some(self.span)
+    }
+}
+
+#[derive(Debug)]
+struct Piece {
+    source: Source,
+    /// Counted from 1.
+    next: u32,
+}
+
+/// The sends of one turn, in the order in which their connections came.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    staged: Vec<Staged>,
+    pieces: Vec<Piece>,
+    /// Memory of the batch's vectored sends; neither moves between filling and consumption.
+    headers: Vec<msghdr>,
+    vectors: Vec<iovec>,
+}
+
+impl Batch {
+    /// Entries, dropped ones included.
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        self.staged.len()
+    }
+
+    #[inline]
+    pub(super) fn get(&self, position: usize) -> &Staged {
+        &self.staged[position]
+    }
+
+    /// Starts the entry of connection `index`. Returns its position, counted from 1.
+    #[inline]
+    pub(super) fn start(&mut self, index: u32, source: Source) -> u32 {
+        let mut entry =
+            Staged { index, count: 1, first: NONE, last: NONE, span: Span { offset: 0, bytes: 0 } };
+        match source {
+            Source::Received(span) => entry.span = span,
+            source => {
+                self.pieces.push(Piece { source, next: NONE });
+                entry.first = self.pieces.len() as u32;
+                entry.last = entry.first;
+            }
+        }
+        self.staged.push(entry);
+        self.staged.len() as u32
+    }
+
+    /// Puts `source` behind what the entry at `position` (counted from 1) has. Stretches of receive memory
+    /// that meet become one. Gives it back when the entry is full.
+    #[inline]
+    pub(super) fn extend(&mut self, position: u32, source: Source) -> Result<(), Source> {
+        let entry = &mut self.staged[position as usize - 1];
+        if let Source::Received(span) = source {
+            let last = match entry.last {
+                NONE => Some(&mut entry.span),
+                last => match &mut self.pieces[last as usize - 1].source {
+                    Source::Received(last) => Some(last),
+                    _ => None,
+                },
+            };
+            if let Some(last) = last
+                && last.offset + last.bytes == span.offset
+            {
+                last.bytes += span.bytes;
+                return Ok(());
+            }
+        }
+        if entry.count as usize >= SEND_PIECES_MAX {
+            return Err(source);
+        }
+        if entry.first == NONE {
+            self.pieces.push(Piece { source: Source::Received(entry.span), next: NONE });
+            entry.first = self.pieces.len() as u32;
+            entry.last = entry.first;
+        }
+        self.pieces.push(Piece { source, next: NONE });
+        let new = self.pieces.len() as u32;
+        self.pieces[entry.last as usize - 1].next = new;
+        entry.last = new;
+        entry.count += 1;
+        Ok(())
+    }
+
+    /// Drops the entry at `position` (counted from 1); nothing of it is sent.
+    pub(super) fn drop_entry(&mut self, position: u32) {
+        self.staged[position as usize - 1].count = 0;
+    }
+
+    /// Makes room for the vectors of all entries, so that none of them moves while the batch is filled in.
+    pub(super) fn prepare(&mut self) {
+        self.headers.clear();
+        self.vectors.clear();
+        if !self.pieces.is_empty() {
+            self.headers.reserve(self.staged.len());
+            self.vectors.reserve(self.pieces.len());
+        }
+    }
+
+    /// The message of the chain at `position`, counted from 0. Valid until the batch changes.
+    pub(super) fn message(&mut self, position: usize, address: impl Fn(Span) -> *const u8) -> *const msghdr {
+        let start = self.vectors.len();
+        let mut next = self.staged[position].first;
+        while next != NONE {
+            let piece = &self.pieces[next as usize - 1];
+            debug_assert!(self.vectors.len() < self.vectors.capacity());
+            self.vectors.push(vector(&piece.source, &address));
+            next = piece.next;
+        }
+        debug_assert!(self.headers.len() < self.headers.capacity());
+        self.headers.push(header(&self.vectors[start..]));
+        &raw const self.headers[self.headers.len() - 1]
+    }
+
+    /// Bytes of the entry at `position`, counted from 0.
+    pub(super) fn bytes(&self, position: usize) -> usize {
+        let entry = &self.staged[position];
+        let (mut bytes, mut next) = (0, entry.first);
+        if next == NONE {
+            return entry.span.bytes as usize;
+        }
+        while next != NONE {
+            let piece = &self.pieces[next as usize - 1];
+            bytes += source_bytes(&piece.source);
+            next = piece.next;
+        }
+        bytes
+    }
+
+    /// What the kernel left of the entry at `position` (counted from 1) after `sent` bytes: receive memory is
+    /// copied, everything else moves. `None` when the pool's budget is spent.
+    pub(super) fn rest(
+        &mut self,
+        position: u32,
+        sent: usize,
+        pool: &mut Pool,
+        mut bytes_of: impl FnMut(Span) -> *const u8,
+    ) -> Option<Box<Rest>> {
+        let entry = &mut self.staged[position as usize - 1];
+        let mut rest = Box::new(Rest::new());
+        let mut skip = sent;
+        if entry.first == NONE {
+            rest.append(Source::Received(entry.span), &mut skip, pool, &mut bytes_of)?;
+            return Some(rest);
+        }
+        let mut next = entry.first;
+        while next != NONE {
+            let piece = &mut self.pieces[next as usize - 1];
+            let nothing = Source::Received(Span { offset: 0, bytes: 0 });
+            let source = std::mem::replace(&mut piece.source, nothing);
+            next = piece.next;
+            if rest.append(source, &mut skip, pool, &mut bytes_of).is_none() {
+                rest.release(pool);
+                return None;
+            }
+        }
+        Some(rest)
+    }
+
+    /// Forgets the batch after the kernel has consumed it; buffers go back to `pool`.
+    #[inline]
+    pub(super) fn clear(&mut self, pool: &mut Pool) {
+        self.staged.clear();
+        if !self.pieces.is_empty() {
+            for piece in self.pieces.drain(..) {
+                if let Source::Pooled(buffer) = piece.source {
+                    pool.put(buffer);
+                }
+            }
+        }
+    }
+}
+
+/// What is left of a short send. It owns its bytes until the kernel has taken them.
+#[derive(Debug)]
+pub(super) struct Rest {
+    /// Pooled or shared; never receive memory.
+    sources: VecDeque<Source>,
+    bytes: usize,
+    vectors: Vec<iovec>,
+    header: msghdr,
+}
+
+impl Rest {
+    fn new() -> Rest {
+        Rest { sources: VecDeque::new(), bytes: 0, vectors: Vec::new(), header: header(&[]) }
+    }
+
+    fn append(
+        &mut self,
+        mut source: Source,
+        skip: &mut usize,
+        pool: &mut Pool,
+        bytes_of: &mut impl FnMut(Span) -> *const u8,
+    ) -> Option<()> {
+        let bytes = source_bytes(&source);
+        let skipped = bytes.min(*skip);
+        *skip -= skipped;
+        if skipped == bytes {
+            if let Source::Pooled(buffer) = source {
+                pool.put(buffer);
+            }
+            return Some(());
+        }
+        match &mut source {
+            Source::Pooled(buffer) => buffer.skip(skipped),
+            Source::Shared(shared) => shared.advance(skipped),
+            Source::Received(span) => {
+                let left = bytes - skipped;
+                let mut buffer = pool.get(left)?;
+                // SAFETY: the span was given out by this turn's receives and is not recycled before the
+                // rest has been copied; nobody else has access to it during the call.
+                buffer.append(unsafe { std::slice::from_raw_parts(bytes_of(*span).add(skipped), left) });
+                source = Source::Pooled(buffer);
+            }
+        }
+        self.bytes += bytes - skipped;
+        self.sources.push_back(source);
+        Some(())
+    }
+
+    /// Bytes that the kernel has not taken.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The message to send next. Valid until this rest changes or moves; it lives in a box for that.
+    pub(super) fn message(&mut self) -> *const msghdr {
+        self.vectors.clear();
+        // Receive memory is copied when a rest is made, so that no piece asks for an address.
+        let never = |_: Span| std::ptr::null();
+        self.vectors.extend(self.sources.iter().take(SEND_PIECES_MAX).map(|source| vector(source, never)));
+        self.header = header(&self.vectors);
+        &raw const self.header
+    }
+
+    /// Drops `sent` bytes from the front; buffers that are through go back to `pool`.
+    pub(super) fn advance(&mut self, mut sent: usize, pool: &mut Pool) {
+        sent = sent.min(self.bytes);
+        self.bytes -= sent;
+        while let Some(source) = self.sources.front_mut() {
+            let bytes = source_bytes(source);
+            if sent < bytes {
+                match source {
+                    Source::Pooled(buffer) => buffer.skip(sent),
+                    Source::Shared(shared) => shared.advance(sent),
+                    Source::Received(_) => {}
+                }
+                return;
+            }
+            sent -= bytes;
+            if let Some(Source::Pooled(buffer)) = self.sources.pop_front() {
+                pool.put(buffer);
+            }
+        }
+    }
+
+    /// Gives everything back.
+    pub(super) fn release(self, pool: &mut Pool) {
+        for source in self.sources {
+            if let Source::Pooled(buffer) = source {
+                pool.put(buffer);
+            }
+        }
+    }
+}
+
+/// The rests of all connections that are blocked.
+#[derive(Debug, Default)]
+pub(super) struct Rests {
+    rests: Vec<Option<Box<Rest>>>,
+    free: Vec<u32>,
+}
+
+impl Rests {
+    /// Keeps `rest`. Returns its position, counted from 1.
+    pub(super) fn keep(&mut self, rest: Box<Rest>) -> u32 {
+        match self.free.pop() {
+            Some(position) => {
+                self.rests[position as usize - 1] = Some(rest);
+                position
+            }
+            None => {
+                self.rests.push(Some(rest));
+                self.rests.len() as u32
+            }
+        }
+    }
+
+    /// The rest at `position`, counted from 1.
+    pub(super) fn get(&mut self, position: u32) -> &mut Rest {
+        self.rests[position as usize - 1].as_mut().expect("a slot names a rest that is kept")
+    }
+
+    /// Takes the rest at `position` out.
+    pub(super) fn take(&mut self, position: u32) -> Box<Rest> {
+        self.free.push(position);
+        self.rests[position as usize - 1].take().expect("a slot names a rest that is kept")
+    }
+}
+
+/// Bytes of a source.
+fn source_bytes(source: &Source) -> usize {
+    match source {
+        Source::Received(span) => span.bytes as usize,
+        Source::Pooled(buffer) => buffer.len(),
+        Source::Shared(bytes) => bytes.len(),
+    }
+}
+
+fn vector(source: &Source, address: impl Fn(Span) -> *const u8) -> iovec {
+    let start = match source {
+        Source::Received(span) => address(*span),
+        Source::Pooled(buffer) => buffer.as_slice().as_ptr(),
+        Source::Shared(bytes) => bytes.as_ptr(),
+    };
+    iovec { iov_base: start.cast_mut().cast(), iov_len: source_bytes(source) }
+}
+
+fn header(vectors: &[iovec]) -> msghdr {
+    // SAFETY: zeroes are a valid msghdr: no name, no vectors, no control data. (It has padding on some
+    // platforms, so it cannot be written out field by field.)
+    let mut header: msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = vectors.as_ptr().cast_mut();
+    header.msg_iovlen = vectors.len() as _;
+    header
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn span(offset: u32, bytes: u32) -> Source {
+        Source::Received(Span { offset, bytes })
+    }
+
+    #[test]
+    fn stretches_that_meet_become_one_piece() {
+        let mut batch = Batch::default();
+        let position = batch.start(7, span(100, 10));
+        batch.extend(position, span(110, 5)).unwrap();
+        assert_eq!(batch.get(0).span(), Some(Span { offset: 100, bytes: 15 }));
+        batch.extend(position, span(200, 5)).unwrap();
+        batch.extend(position, span(205, 5)).unwrap();
+        assert_eq!(batch.get(0).span(), None);
+        assert_eq!((batch.get(0).count, batch.bytes(0)), (2, 25));
+    }
+
+    #[test]
+    fn a_rest_starts_at_the_first_byte_that_was_not_sent() {
+        let mut pool = Pool::standalone();
+        let memory = *b"0123456789";
+        let at = |span: Span| &raw const memory[span.offset as usize];
+        for sent in 0..=20 {
+            let mut batch = Batch::default();
+            let position = batch.start(1, span(2, 4));
+            let mut buffer = pool.get(6).unwrap();
+            buffer.append(b"abcdef");
+            batch.extend(position, Source::Pooled(buffer)).unwrap();
+            batch.extend(position, Source::Shared(Bytes::from_static(b"ABCDEF"))).unwrap();
+            batch.extend(position, span(0, 2)).unwrap();
+            batch.extend(position, span(4, 2)).unwrap();
+            let whole = b"2345abcdefABCDEF0145";
+            let mut rest = batch.rest(position, sent, &mut pool, at).unwrap();
+            assert_eq!(rest.bytes(), whole.len() - sent);
+            let mut seen = Vec::new();
+            while rest.bytes() > 0 {
+                // SAFETY: the message and its vectors are alive until the rest changes below.
+                let vectors = unsafe {
+                    let header = &*rest.message();
+                    std::slice::from_raw_parts(header.msg_iov, header.msg_iovlen)
+                };
+                // SAFETY: each vector describes bytes that the rest owns.
+                seen.push(unsafe { *vectors[0].iov_base.cast::<u8>() });
+                rest.advance(1, &mut pool);
+            }
+            assert_eq!(seen, whole[sent..]);
+        }
+        assert!(pool.used_bytes() < 16 * 1024, "every buffer came back");
+    }
+
+    #[test]
+    fn a_batch_takes_as_many_pieces_as_a_send_has() {
+        let mut batch = Batch::default();
+        let position = batch.start(1, span(0, 1));
+        for piece in 1..SEND_PIECES_MAX as u32 {
+            batch.extend(position, span(2 * piece, 1)).unwrap();
+        }
+        assert!(batch.extend(position, span(1000, 1)).is_err());
+        assert!(batch.extend(position, span(2 * SEND_PIECES_MAX as u32 - 1, 1)).is_ok());
+    }
+}

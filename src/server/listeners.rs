@@ -1,0 +1,109 @@
+//! Listening sockets: one per shard where the kernel can share a port, one for all where it cannot.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use super::config::{Config, ListenAddress, StartError};
+use crate::limits::{LISTEN_BACKLOG, SOCKET_RECEIVE_BYTES, SOCKET_SEND_BYTES};
+
+/// Listening sockets by shard, and the addresses they really have.
+pub(super) struct Listeners {
+    pub(super) by_shard: Vec<Vec<OwnedFd>>,
+    pub(super) addresses: Vec<ListenAddress>,
+}
+
+pub(super) fn open(config: &Config, shards: usize) -> Result<Listeners, StartError> {
+    let mut listeners =
+        Listeners { by_shard: (0..shards).map(|_| Vec::new()).collect(), addresses: Vec::new() };
+    for address in &config.listen {
+        let opened = match address {
+            ListenAddress::Tcp(address) => open_tcp(config, *address, &mut listeners),
+            ListenAddress::Unix(path) => open_unix(path, &mut listeners),
+        };
+        opened.map_err(|error| cannot_listen(address, &error))?;
+    }
+    Ok(listeners)
+}
+
+fn cannot_listen(address: &ListenAddress, error: &io::Error) -> StartError {
+    let cure = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "stop what listens there, choose another --listen, or replace it with --takeover"
+        }
+        io::ErrorKind::AddrNotAvailable => "use an address of this host, or 0.0.0.0 for all",
+        io::ErrorKind::PermissionDenied => "use a port from 1024 on, or grant CAP_NET_BIND_SERVICE",
+        io::ErrorKind::NotFound => "make the folder of the socket's path first",
+        _ => "choose another --listen",
+    };
+    StartError::new(format!("cannot listen on {address}: {error}"), cure)
+}
+
+fn open_tcp(config: &Config, address: SocketAddr, listeners: &mut Listeners) -> io::Result<()> {
+    if !config.takeover && address.port() != 0 {
+        // With SO_REUSEPORT the kernel would share the port with a stranger silently.
+        drop(bind_tcp(address, false)?);
+    }
+    let mut address = address;
+    for shard in &mut listeners.by_shard {
+        let socket = bind_tcp(address, true)?;
+        socket.set_tcp_nodelay(true)?;
+        if !config.autotune_sockets {
+            socket.set_send_buffer_size(SOCKET_SEND_BYTES)?;
+            socket.set_recv_buffer_size(SOCKET_RECEIVE_BYTES)?;
+        }
+        if let Some(bound) = socket.local_addr()?.as_socket() {
+            address = bound;
+        }
+        shard.push(socket.into());
+    }
+    for shard in &listeners.by_shard {
+        if let Some(socket) = shard.last() {
+            socket2::SockRef::from(socket).listen(LISTEN_BACKLOG)?;
+        }
+    }
+    listeners.addresses.push(ListenAddress::Tcp(address));
+    Ok(())
+}
+
+fn bind_tcp(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&SockAddr::from(address))?;
+    if !shared {
+        // Only listening tells whether somebody else does.
+        socket.listen(1)?;
+    }
+    Ok(socket)
+}
+
+fn open_unix(path: &Path, listeners: &mut Listeners) -> io::Result<()> {
+    remove_stale(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    socket.listen(LISTEN_BACKLOG)?;
+    for shard in &mut listeners.by_shard {
+        shard.push(socket.try_clone()?.into());
+    }
+    listeners.addresses.push(ListenAddress::Unix(path.to_owned()));
+    Ok(())
+}
+
+/// A socket that nobody answers is left over from a process that is gone.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let Ok(metadata) = std::fs::symlink_metadata(path) else { return Ok(()) };
+    if !metadata.file_type().is_socket() || std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(io::ErrorKind::AddrInUse.into());
+    }
+    std::fs::remove_file(path)
+}
