@@ -155,6 +155,7 @@ impl Decoder {
     fn head(&mut self) -> bool {
         let Some(end) = self.buffer.windows(4).position(|four| four == b"\r\n\r\n") else { return false };
         let head = String::from_utf8_lossy(&self.buffer[..end]).into_owned();
+        assert!(head.starts_with("HTTP/1.1 "), "nothing comes before the response: {head:.40?}");
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status line");
         if status != 101 {
             self.refused = Some(status);

@@ -104,14 +104,6 @@ fn write_script(client: &mut Client, random: &mut Random) -> Expected {
 
 /// Checks everything that a client heard against what it was to hear.
 fn check(client: &Client, expected: &Expected) {
-    if std::env::var_os("DBG").is_some() {
-    let t: Vec<_> = client.heard.iter().map(|h| match h { Item::Message(_, p) => format!("M{}", p.len()), Item::Pong(p) => format!("p{}", p[3]), Item::Close(c) => format!("C{c}"), _ => "?".into() }).collect();
-    eprintln!("dbg heard {}", t.join(" "));
-    let t: Vec<_> = expected.messages.iter().map(|h| format!("M{}", h.1.len())).collect();
-    eprintln!("dbg sent {}", t.join(" "));
-    let t: Vec<_> = expected.pings.iter().map(|h| format!("p{}@{}", h.0[3], h.1)).collect();
-    eprintln!("dbg pings {} {:?} eager {} sip {}", t.join(" "), client.leave, client.eagerness, client.sip_bytes);
-    }
     let mut messages = expected.messages.iter();
     let mut pings = expected.pings.iter();
     let mut echoed = 0;
