@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bench;
 mod environment;
 mod serve;
 mod signals;
@@ -52,6 +53,7 @@ const EXAMPLES: &str = "\
 Examples:
   echoring serve                                  echo and broadcast on ws://127.0.0.1:9001
   echoring serve --listen 0.0.0.0:9001 --allow-origin https://app.example
+  echoring bench                                  measure echo and broadcast of an embedded server
   echoring completions bash > /etc/bash_completion.d/echoring
   echoring man | man -l -
 
@@ -76,6 +78,8 @@ struct Cli {
 enum Command {
     /// Run the server: /echo, /broadcast/{topic}, and a page on / that tries them
     Serve(serve::Args),
+    /// Measure a server: latency, throughput and integrity under a load of its own
+    Bench(bench::Args),
     /// Print a completion script for a shell
     Completions {
         /// The shell to write it for
@@ -105,6 +109,7 @@ where
     };
     let done = match cli.command {
         Command::Serve(arguments) => serve::run(arguments),
+        Command::Bench(arguments) => Ok(bench::run(arguments)),
         Command::Completions { shell } => print_completions(shell),
         Command::Man { command } => print_manual(command.as_deref()),
     };

@@ -1,1 +1,37 @@
-//! The load generator: an application of the shard in the client role.
+//! The load generator: an [`Application`](crate::shard::Application) in the client role on the server's own
+//! event loop and state machine.
+//!
+//! A [`Plan`] names a [`Target`] and [`Workload`]s; [`run`] conducts them on threads of its own and gives an
+//! [`Outcome`] for each, with its [`Record`](record::Record). In an open loop latency counts from when a
+//! message should have left, so a server (or a generator) that stalls is not spared; the generator watches its
+//! own lateness and says when it was itself the bottleneck. Every message is checked against what was sent.
+//!
+//! It never has protocol code of its own, never allocates per message, and never prints but in [`show`].
+
+#![forbid(unsafe_code)]
+
+mod board;
+mod client;
+mod host;
+mod payload;
+mod plan;
+pub mod record;
+mod run;
+mod schedule;
+mod shared;
+pub mod show;
+mod tally;
+mod track;
+
+pub use host::allowed_cpus;
+pub use payload::{CONNECTIONS_MAX, Style};
+pub use plan::{
+    Contradiction, DEPTH_MAX, DriverChoice, Embedded, Means, Mode, Pace, Plan, Refused, Target, Workload,
+};
+pub use run::{LATENESS_NS_MAX, Moment, Outcome, Stage, Verdict, run};
+
+/// The least size in bytes at which a message names itself, so that losses, duplicates and reorderings are
+/// told apart.
+pub fn least_bytes(style: Style, mode: Mode) -> usize {
+    payload::Payloads::least_bytes(style, mode.form())
+}

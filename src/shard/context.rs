@@ -13,7 +13,7 @@ use crate::connection::{Connection, Env, Kind, Reply};
 use crate::driver::{Driver, Source, Token};
 use crate::limits::Nanos;
 use crate::protocol::CloseCode;
-use crate::protocol::handshake::Refusal;
+use crate::protocol::handshake::{Dial, Refusal};
 use crate::stats::Counters;
 
 /// One connection, for the length of a call.
@@ -236,6 +236,12 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
     /// Whether a lane to every other shard has room for `bytes`.
     pub fn all_have_room(&self, lane: Lane, bytes: usize) -> bool {
         self.core.mailboxes.all_have_room(lane, bytes)
+    }
+
+    /// The request of connections that are opened from now on, to be changed between two of them; `None` on a
+    /// shard that was not set up to open any.
+    pub fn dial(&mut self) -> Option<&mut Dial> {
+        self.core.config.connection.dial.as_mut()
     }
 
     /// Opens a connection in the client role. [`Application::opened`] or [`Application::closed`] follows.

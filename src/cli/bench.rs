@@ -1,0 +1,671 @@
+//! `echoring bench`: its flags, the plan they resolve to, and what is printed and written of its results.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use super::{Failure, environment, values};
+use crate::load::{
+    self, Embedded, Means, Outcome, Pace, Plan, Refused, Style, Target, Verdict, Workload, record, show,
+};
+use crate::protocol::url::Url;
+use crate::server::{self, ListenAddress, Server};
+
+const EXAMPLES: &str = "\
+Examples:
+  echoring bench
+      starts a server in this process and measures it: first echo, then broadcast
+  echoring bench ws://127.0.0.1:9001 -c 1000 -d 30s --message-bytes 16
+      1,000 connections, each with one message under way
+  echoring bench ws://127.0.0.1:9001/echo --rate 50000 --json run.json
+      50,000 messages a second whatever comes back: latency counts from when each should have left
+  echoring bench ws://127.0.0.1:9001 --mode broadcast -c 1001 --depth 8
+      one publisher, 1,000 subscribers, 8 messages on their way to all of them
+
+A message names itself and is checked from these sizes on: echo 12 bytes (json 34), broadcast 40 (json 76).
+Shorter echoes are compared with the one that is due; broadcasts cannot be shorter.
+
+Exit codes: 0 done, 1 integrity broken, 2 usage, 3 the environment forbids it, 4 the generator was the
+bottleneck.";
+
+/// Exit code of a run with lost, damaged or failed messages or connections.
+const EXIT_BROKEN: u8 = 1;
+/// Exit code of a run that measured the generator.
+const EXIT_SATURATED: u8 = 4;
+/// Exit code of a process that a second signal cut short, as a shell would report SIGINT.
+const EXIT_INTERRUPTED: i32 = 130;
+const DURATION_DEFAULT: Duration = Duration::from_secs(10);
+const WARMUP_DEFAULT: Duration = Duration::from_secs(1);
+const DURATION_MAX: Duration = Duration::from_secs(24 * 3_600);
+const CONNECTIONS_DEFAULT: u32 = 100;
+const MESSAGE_BYTES_DEFAULT: usize = 64;
+const THREADS_MAX: usize = 1_024;
+/// Addresses that one `--source-addr` may name.
+const SOURCES_MAX: usize = 65_536;
+
+/// The flags of `bench`, as typed.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The server to measure, ws://HOST:PORT[/PATH]; {topic} in the path stands for a topic's name
+    /// [default: a server that this process starts]
+    #[arg(value_name = "URL")]
+    url: Option<String>,
+
+    /// What to measure [default: echo; without URL first echo, then broadcast]
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
+
+    /// Connections, publishers included [default: 100]
+    #[arg(short, long, value_name = "N")]
+    connections: Option<u32>,
+
+    /// Measured time [default: 10s]
+    #[arg(short, long, value_name = "TIME", value_parser = values::duration)]
+    duration: Option<Duration>,
+
+    /// Time before that in which the load runs and nothing is recorded [default: 1s]
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    warmup: Option<Duration>,
+
+    /// Payload of a message, or a range that sizes are spread over evenly [default: 64]
+    #[arg(long, value_name = "N|A..B", value_parser = Sizes::from_str)]
+    message_bytes: Option<Sizes>,
+
+    /// What messages are
+    #[arg(long, value_enum, default_value = "text")]
+    kind: Kind,
+
+    /// Messages that each sender keeps under way (closed loop) [default: 1]
+    #[arg(long, value_name = "N", conflicts_with = "rate")]
+    depth: Option<u32>,
+
+    /// Messages a second over all senders, evenly spread (open loop)
+    #[arg(long, value_name = "N")]
+    rate: Option<u64>,
+
+    /// Connections that publish; the others subscribe (broadcast) [default: one for each topic]
+    #[arg(long, value_name = "N")]
+    publishers: Option<u32>,
+
+    /// Topics that publishers and subscribers are spread over (broadcast) [default: 1]
+    #[arg(long, value_name = "N")]
+    topics: Option<u32>,
+
+    /// Threads of the generator [default: as many as --cpus names, else half of the CPUs]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+
+    /// CPUs to pin the generator's threads to, such as 0,2 or 0-3 [default: not pinned; without URL the
+    /// second half, and the server on the first]
+    #[arg(long, value_name = "LIST", value_parser = Cpus::from_str)]
+    cpus: Option<Cpus>,
+
+    /// Local addresses to connect from in turn, such as 127.0.0.1-127.0.0.8 [default: the kernel's choice;
+    /// more of 127.0.0.x when a loopback server's connections need more ports]
+    #[arg(long, value_name = "LIST", value_parser = Sources::from_str)]
+    source_addr: Option<Sources>,
+
+    /// Write the results as JSON; - writes them to stdout, and nothing else
+    #[arg(long, value_name = "FILE|-")]
+    json: Option<PathBuf>,
+
+    /// Write response times for HdrHistogram's plotter; with two runs the mode goes before the extension
+    #[arg(long, value_name = "FILE")]
+    hgrm: Option<PathBuf>,
+
+    /// The server's process: its CPU time and memory become part of the results
+    #[arg(long, value_name = "PID", requires = "url")]
+    server_pid: Option<u32>,
+
+    /// How to do I/O; auto takes io_uring where the kernel allows it
+    #[arg(long, value_enum, default_value = "auto")]
+    driver: Driver,
+
+    /// Whether to check what arrives; off only for peers that do not return messages as they were
+    #[arg(long, value_enum, default_value = "on")]
+    verify: Switch,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    /// Every connection sends and gets its own messages back
+    Echo,
+    /// Publishers send to topics, subscribers receive
+    Broadcast,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// ASCII in text messages
+    Text,
+    /// Any bytes in binary messages
+    Binary,
+    /// JSON objects in text messages
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Driver {
+    /// io_uring where the kernel has it and allows it, else epoll
+    Auto,
+    /// io_uring, or exit code 3
+    Uring,
+    /// epoll
+    Epoll,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+/// `--message-bytes`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Sizes(usize, usize);
+
+impl FromStr for Sizes {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Sizes, String> {
+        let bytes = |word: &str| -> Result<usize, String> {
+            usize::try_from(values::bytes(word)?).map_err(|_| "more bytes than fit into memory".to_owned())
+        };
+        match word.split_once("..") {
+            Some((least, most)) => Ok(Sizes(bytes(least)?, bytes(most)?)),
+            None => bytes(word).map(|bytes| Sizes(bytes, bytes)),
+        }
+    }
+}
+
+/// `--cpus`, wrapped because clap gives `Vec` a meaning of its own.
+#[derive(Debug, Clone)]
+struct Cpus(Vec<usize>);
+
+impl FromStr for Cpus {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Cpus, String> {
+        values::cpu_list(word).map(Cpus)
+    }
+}
+
+/// `--source-addr`: addresses and ranges of them, in the order given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Sources(Vec<IpAddr>);
+
+impl FromStr for Sources {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Sources, String> {
+        const EXPECTED: &str = "expected addresses such as 127.0.0.1,127.0.0.4 or 127.0.0.1-127.0.0.8";
+        let address = |item: &str| item.trim().parse::<IpAddr>().map_err(|_| EXPECTED.to_owned());
+        let mut addresses = Vec::new();
+        for item in word.split(',') {
+            let (first, last) = match item.split_once('-') {
+                Some((first, last)) => (address(first)?, address(last)?),
+                None => (address(item)?, address(item)?),
+            };
+            let range: Box<dyn Iterator<Item = IpAddr>> = match (first, last) {
+                (IpAddr::V4(first), IpAddr::V4(last)) if first <= last => {
+                    Box::new((u32::from(first)..=u32::from(last)).map(|bits| Ipv4Addr::from(bits).into()))
+                }
+                (IpAddr::V6(first), IpAddr::V6(last)) if first <= last => {
+                    Box::new((u128::from(first)..=u128::from(last)).map(|bits| Ipv6Addr::from(bits).into()))
+                }
+                _ => return Err(format!("the range {item} falls, or mixes IPv4 and IPv6")),
+            };
+            for address in range {
+                if addresses.len() == SOURCES_MAX {
+                    return Err(format!("more than {SOURCES_MAX} addresses"));
+                }
+                addresses.push(address);
+            }
+        }
+        if addresses.iter().any(|address| address.is_ipv4() != addresses[0].is_ipv4()) {
+            return Err("IPv4 and IPv6 addresses are mixed".to_owned());
+        }
+        Ok(Sources(addresses))
+    }
+}
+
+/// What is to be printed and written.
+#[derive(Debug)]
+struct Outputs {
+    json: Option<PathBuf>,
+    hgrm: Option<PathBuf>,
+}
+
+impl Args {
+    /// Resolves the flags. Names are looked up here, so that a wrong one is told before anything starts.
+    fn validate(self, stop: Arc<AtomicBool>, descriptors: u64) -> Result<(Plan, Outputs), Failure> {
+        let target = self.url.as_deref().map(resolve).transpose()?;
+        let workloads = self.workloads(target.as_ref().and_then(|place| place.path.as_deref()))?;
+        let sources = self.sources(target.as_ref().map(|place| place.address.ip()))?;
+        if let Some(pid) = self.server_pid
+            && !PathBuf::from(format!("/proc/{pid}")).exists()
+        {
+            return Err(usage("--server-pid", &format!("there is no process {pid}")));
+        }
+        let (cpus, server_cpus) = self.share_cpus(target.is_none())?;
+        let threads = match self.threads {
+            Some(threads @ 1..=THREADS_MAX) => threads,
+            Some(_) => return Err(usage("--threads", &format!("expected 1 to {THREADS_MAX}"))),
+            None if !cpus.is_empty() => cpus.len(),
+            None => (load::allowed_cpus().len() / 2).max(1),
+        };
+        let means = Means {
+            threads,
+            cpus,
+            server_cpus,
+            sources,
+            driver: match self.driver {
+                Driver::Auto => load::DriverChoice::Auto,
+                Driver::Uring => load::DriverChoice::Uring,
+                Driver::Epoll => load::DriverChoice::Epoll,
+            },
+            descriptors,
+            server_pid: self.server_pid,
+            stop,
+        };
+        let outputs = Outputs { json: self.json, hgrm: self.hgrm };
+        outputs.check()?;
+        let target = match target {
+            Some(place) => Target::Url {
+                text: place.text,
+                address: place.address,
+                authority: place.authority,
+                path: place.path,
+            },
+            None => {
+                let message_bytes = workloads.iter().map(|load| load.message_bytes.1).max().unwrap_or(0);
+                let driver = self.driver;
+                Target::Embedded(Box::new(move |cpus| start_server(cpus, driver, message_bytes)))
+            }
+        };
+        Ok((Plan { target, workloads, means }, outputs))
+    }
+
+    fn workloads(&self, url_path: Option<&str>) -> Result<Vec<Workload>, Failure> {
+        let modes = match (self.mode, &self.url) {
+            (Some(mode), _) => vec![mode],
+            (None, Some(_)) => vec![Mode::Echo],
+            (None, None) => vec![Mode::Echo, Mode::Broadcast],
+        };
+        if !modes.contains(&Mode::Broadcast) {
+            let flag = self.publishers.map(|_| "--publishers").or(self.topics.map(|_| "--topics"));
+            if let Some(flag) = flag {
+                return Err(usage(flag, "only for --mode broadcast"));
+            }
+        }
+        if self.duration.is_some_and(|time| time > DURATION_MAX) {
+            return Err(usage("--duration", "at most 24h"));
+        }
+        if self.warmup.is_some_and(|time| time > DURATION_MAX) {
+            return Err(usage("--warmup", "at most 24h"));
+        }
+        let seed = random_seed();
+        modes.into_iter().map(|mode| self.workload(mode, url_path, seed)).collect()
+    }
+
+    fn workload(&self, mode: Mode, url_path: Option<&str>, seed: u64) -> Result<Workload, Failure> {
+        let topics = self.topics.unwrap_or(1);
+        let Sizes(least, most) = self.message_bytes.unwrap_or(Sizes(MESSAGE_BYTES_DEFAULT, MESSAGE_BYTES_DEFAULT));
+        let style = match self.kind {
+            Kind::Text => Style::Text,
+            Kind::Binary => Style::Binary,
+            Kind::Json => Style::Json,
+        };
+        let (mode, publishers, topics) = match mode {
+            Mode::Echo => (load::Mode::Echo, 0, 0),
+            Mode::Broadcast => (load::Mode::Broadcast, self.publishers.unwrap_or(topics), topics),
+        };
+        // The default fits every style; what was typed is taken as it is.
+        let grow = self.message_bytes.is_none();
+        let fitting = if grow { load::least_bytes(style, mode).max(least) } else { least };
+        let workload = Workload {
+            mode,
+            connections: self.connections.unwrap_or(CONNECTIONS_DEFAULT),
+            publishers,
+            topics,
+            duration: self.duration.unwrap_or(DURATION_DEFAULT),
+            warmup: self.warmup.unwrap_or(WARMUP_DEFAULT),
+            message_bytes: (fitting, most.max(if grow { fitting } else { 0 })),
+            style,
+            pace: self.rate.map_or(Pace::Depth(self.depth.unwrap_or(1)), Pace::Rate),
+            verify: self.verify == Switch::On,
+            seed,
+        };
+        workload
+            .check()
+            .and_then(|()| workload.check_path(url_path))
+            .map_err(|wrong| Failure::Usage(wrong.to_string()))?;
+        Ok(workload)
+    }
+
+    fn sources(&self, target: Option<IpAddr>) -> Result<Vec<IpAddr>, Failure> {
+        let Some(Sources(sources)) = &self.source_addr else { return Ok(Vec::new()) };
+        // An embedded server listens on IPv4 loopback.
+        let target = target.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        if sources[0].is_ipv4() != target.is_ipv4() {
+            return Err(usage("--source-addr", &format!("{} cannot connect to {target}", sources[0])));
+        }
+        Ok(sources.clone())
+    }
+
+    /// CPUs of the generator and of an embedded server.
+    fn share_cpus(&self, embedded: bool) -> Result<(Vec<usize>, Vec<usize>), Failure> {
+        let allowed = load::allowed_cpus();
+        let mine = self.cpus.as_ref().map(|cpus| cpus.0.clone()).unwrap_or_default();
+        if let Some(cpu) = mine.iter().find(|cpu| !allowed.contains(cpu)) {
+            return Err(usage("--cpus", &format!("this process may not use CPU {cpu}")));
+        }
+        if !embedded {
+            return Ok((mine, Vec::new()));
+        }
+        if !mine.is_empty() {
+            let rest = allowed.into_iter().filter(|cpu| !mine.contains(cpu)).collect();
+            return Ok((mine, rest));
+        }
+        if allowed.len() < 2 {
+            return Ok((Vec::new(), Vec::new()));
+        }
+        let (server, generator) = allowed.split_at(allowed.len() / 2);
+        Ok((generator.to_vec(), server.to_vec()))
+    }
+}
+
+/// A URL's server, looked up.
+struct Place {
+    text: String,
+    address: SocketAddr,
+    authority: String,
+    path: Option<String>,
+}
+
+fn resolve(text: &str) -> Result<Place, Failure> {
+    let url = Url::parse(text).map_err(|wrong| usage("URL", &wrong.to_string()))?;
+    if url.secure {
+        return Err(usage("URL", "wss:// is not supported, use ws://"));
+    }
+    let address = (url.host.as_str(), url.port)
+        .to_socket_addrs()
+        .ok()
+        .and_then(|mut addresses| addresses.next())
+        .ok_or_else(|| Failure::Environment(format!("{} cannot be resolved: check the URL's host", url.host)))?;
+    let authority = url.authority();
+    // A URL that ends behind its port leaves the path to the mode; one that says `/` means it.
+    let has_path = text.split_once("://").is_some_and(|(_, rest)| rest.contains(['/', '?']));
+    Ok(Place { text: text.to_owned(), address, authority, path: has_path.then_some(url.path) })
+}
+
+/// Starts the server that is measured when no URL is given: one shard for each of `cpus`, echo and broadcast
+/// on a free port.
+fn start_server(cpus: &[usize], driver: Driver, message_bytes: usize) -> Result<Embedded, Refused> {
+    let defaults = server::Config::default();
+    let config = server::Config {
+        listen: vec![ListenAddress::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))],
+        shards: Some(cpus.len().max(1)),
+        cpus: cpus.to_vec(),
+        driver: match driver {
+            Driver::Auto => server::DriverChoice::Auto,
+            Driver::Uring => server::DriverChoice::Uring,
+            Driver::Epoll => server::DriverChoice::Epoll,
+        },
+        message_bytes_max: defaults.message_bytes_max.max(message_bytes as u64),
+        ..defaults
+    };
+    let server = Server::start(config).map_err(|error| Refused(format!("the embedded server: {error}")))?;
+    let Some(&ListenAddress::Tcp(address)) = server.addresses().first() else {
+        return Err(Refused("the embedded server has no address".to_owned()));
+    };
+    let stop = move || {
+        server.handle().stop();
+        if let Err(error) = server.join() {
+            tracing::warn!(%error, "the embedded server ended badly");
+        }
+    };
+    Ok(Embedded { address, stop: Box::new(stop) })
+}
+
+fn random_seed() -> u64 {
+    use std::hash::{BuildHasher as _, Hasher as _};
+    std::hash::RandomState::new().build_hasher().finish()
+}
+
+fn usage(flag: &str, explanation: &str) -> Failure {
+    Failure::Usage(format!("{flag}: {explanation}"))
+}
+
+impl Outputs {
+    /// Finds out before the run that a file cannot be written after it.
+    fn check(&self) -> Result<(), Failure> {
+        for (flag, path) in [("--json", &self.json), ("--hgrm", &self.hgrm)] {
+            let Some(path) = path else { continue };
+            if flag == "--hgrm" && path.file_name().is_none() {
+                return Err(usage(flag, "expected a file"));
+            }
+            if flag == "--json" && path.as_os_str() == "-" {
+                continue;
+            }
+            File::options()
+                .create(true)
+                .append(true)
+                .open(path)
+                .map_err(|error| usage(flag, &format!("{} cannot be written: {error}", path.display())))?;
+        }
+        Ok(())
+    }
+
+    fn write(&self, outcomes: &[Outcome]) -> Result<(), Failure> {
+        let cannot = |path: &PathBuf, error: io::Error| {
+            Failure::Environment(format!("{} could not be written: {error}", path.display()))
+        };
+        let json_only = self.json.as_ref().is_some_and(|path| path.as_os_str() == "-");
+        if let Some(path) = &self.json {
+            let file = record::File::new(outcomes.iter().map(|outcome| outcome.record.clone()).collect());
+            let mut text = serde_json::to_string_pretty(&file).expect("a record has only names as keys");
+            text.push('\n');
+            let written = if json_only { to_stdout(text.as_bytes()) } else { fs::write(path, text) };
+            written.map_err(|error| cannot(path, error))?;
+        }
+        if let Some(path) = &self.hgrm {
+            for outcome in outcomes {
+                let mut text = Vec::new();
+                show::hgrm(&outcome.response, &mut text).expect("a vector takes all");
+                let path = hgrm_path(path, outcome, outcomes.len());
+                fs::write(&path, text).map_err(|error| cannot(&path, error))?;
+            }
+        }
+        if !json_only {
+            let mut text = Vec::new();
+            for (at, outcome) in outcomes.iter().enumerate() {
+                if at > 0 {
+                    text.push(b'\n');
+                }
+                show::table(outcome, &mut text).expect("a vector takes all");
+            }
+            to_stdout(&text).map_err(|error| cannot(&PathBuf::from("stdout"), error))?;
+        }
+        Ok(())
+    }
+}
+
+/// Where a run's distribution goes: as named when there is one run.
+fn hgrm_path(path: &PathBuf, outcome: &Outcome, runs: usize) -> PathBuf {
+    if runs == 1 {
+        return path.clone();
+    }
+    let mode = &outcome.record.config.mode;
+    match path.extension() {
+        Some(extension) => path.with_extension(format!("{mode}.{}", extension.to_string_lossy())),
+        None => path.with_extension(mode),
+    }
+}
+
+/// Writes to stdout. A reader that went away (`| head`) is no failure.
+fn to_stdout(bytes: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => done,
+    }
+}
+
+/// Runs the generator and tells by the exit code how it went.
+pub fn run(arguments: Args) -> ExitCode {
+    measure(arguments).unwrap_or_else(|failure| failure.report())
+}
+
+fn measure(arguments: Args) -> Result<ExitCode, Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let (plan, outputs) = arguments.validate(stop.clone(), environment::raise_descriptor_limit())?;
+    environment::start_log("warn")?;
+    for signal in [SIGINT, SIGTERM] {
+        // The first asks for the partial result, the second does not wait for it.
+        signal_hook::flag::register_conditional_shutdown(signal, EXIT_INTERRUPTED, stop.clone())
+            .and_then(|_| signal_hook::flag::register(signal, stop.clone()))
+            .map_err(|error| Failure::Environment(format!("signals cannot be handled: {error}")))?;
+    }
+    let mut watcher = show::Watcher::new();
+    let outcomes = load::run(plan, &mut |moment| watcher.show(moment));
+    watcher.clear();
+    let outcomes = outcomes.map_err(|refused| Failure::Environment(refused.0))?;
+    outputs.write(&outcomes)?;
+    for complaint in outcomes.iter().filter_map(show::complaint) {
+        // A closed stderr must not turn an exit code into a panic.
+        let _ = writeln!(io::stderr(), "error: {complaint}");
+    }
+    Ok(match outcomes.iter().map(Outcome::verdict).max() {
+        Some(Verdict::Broken) => ExitCode::from(EXIT_BROKEN),
+        Some(Verdict::Saturated) => ExitCode::from(EXIT_SATURATED),
+        Some(Verdict::Good) | None => ExitCode::SUCCESS,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Bench {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    const URL: &str = "ws://127.0.0.1:9001";
+
+    fn plan(words: &[&str]) -> Result<Plan, String> {
+        let words = std::iter::once("bench").chain(words.iter().copied());
+        let args = Bench::try_parse_from(words).map_err(|error| error.to_string())?.args;
+        match args.validate(Arc::default(), 20_000) {
+            Ok((plan, _)) => Ok(plan),
+            Err(Failure::Usage(line) | Failure::Environment(line)) => Err(line),
+        }
+    }
+
+    #[test]
+    fn without_a_url_two_runs_are_made_on_an_embedded_server() {
+        let plan = plan(&[]).expect("all flags have defaults");
+        assert!(matches!(plan.target, Target::Embedded(_)));
+        let modes: Vec<load::Mode> = plan.workloads.iter().map(|load| load.mode).collect();
+        assert_eq!(modes, [load::Mode::Echo, load::Mode::Broadcast]);
+        let (mine, other) = (&plan.means.cpus, &plan.means.server_cpus);
+        assert!(!mine.iter().any(|cpu| other.contains(cpu)), "{mine:?} {other:?}");
+    }
+
+    #[test]
+    fn with_a_url_the_mode_is_echo_unless_said() {
+        let echo = plan(&[URL]).expect("a URL is enough");
+        assert_eq!(echo.workloads.len(), 1);
+        assert_eq!(echo.workloads[0].mode, load::Mode::Echo);
+        assert_eq!(echo.workloads[0].pace, Pace::Depth(1));
+        let flags = [URL, "--mode", "broadcast", "-c", "20", "--topics", "3", "--rate", "500"];
+        let broadcast = &plan(&flags).expect("these agree").workloads[0];
+        assert_eq!((broadcast.publishers, broadcast.topics), (3, 3));
+        assert_eq!(broadcast.pace, Pace::Rate(500));
+    }
+
+    #[test]
+    fn the_default_size_fits_what_a_message_has_to_tell() {
+        for kind in ["text", "binary", "json"] {
+            let flags = ["--kind", kind, "-c", "10"];
+            for load in plan(&flags).expect("the default size fits").workloads {
+                assert!(load.message_bytes.0 >= load::least_bytes(load.style, load.mode));
+            }
+        }
+    }
+
+    #[test]
+    fn a_wrong_argument_is_explained_in_one_line_that_names_it() {
+        for (words, named) in [
+            (&["http://127.0.0.1"][..], "URL"),
+            (&["wss://127.0.0.1"], "wss://"),
+            (&[URL, "--depth", "0"], "--depth"),
+            (&[URL, "--rate", "0"], "--rate"),
+            (&[URL, "--depth", "2", "--rate", "5"], "--rate"),
+            (&[URL, "-c", "0"], "--connections"),
+            (&[URL, "-d", "0s"], "--duration"),
+            (&[URL, "-d", "25h"], "--duration"),
+            (&[URL, "-d", "5"], "--duration"),
+            (&[URL, "--message-bytes", "9..3"], "--message-bytes"),
+            (&[URL, "--message-bytes", "many"], "--message-bytes"),
+            (&[URL, "--kind", "json", "--message-bytes", "33"], "--message-bytes"),
+            (&[URL, "--mode", "broadcast", "--message-bytes", "16"], "--message-bytes"),
+            (&[URL, "--publishers", "2"], "--publishers"),
+            (&[URL, "--topics", "2"], "--topics"),
+            (&["ws://127.0.0.1:1/one", "--mode", "broadcast", "--topics", "2"], "--topics"),
+            (&[URL, "--threads", "0"], "--threads"),
+            (&[URL, "--cpus", "1023"], "--cpus"),
+            (&[URL, "--source-addr", "127.0.0.9-127.0.0.2"], "--source-addr"),
+            (&[URL, "--source-addr", "::1"], "--source-addr"),
+            (&[URL, "--server-pid", "4194999"], "--server-pid"),
+            (&["--server-pid", "1"], "URL"),
+            (&[URL, "--json", "/nowhere/to/be/found.json"], "--json"),
+            (&[URL, "--mode", "connect"], "--mode"),
+            (&[URL, "--hlog", "x"], "--hlog"),
+            (&[URL, "--find-max", "x"], "--find-max"),
+        ] {
+            let line = plan(words).map(|_| ()).expect_err("these are wrong");
+            assert!(line.contains(named), "{words:?}: {line}");
+        }
+    }
+
+    #[test]
+    fn source_addresses_take_lists_and_ranges() {
+        let sources = |word: &str| Sources::from_str(word).map(|sources| sources.0.len());
+        assert_eq!(sources("127.0.0.1"), Ok(1));
+        assert_eq!(sources("127.0.0.1-127.0.0.8,127.0.1.1"), Ok(9));
+        assert_eq!(sources("::1-::4"), Ok(4));
+        for wrong in ["", "localhost", "127.0.0.1-", "127.0.0.1,::1", "10.0.0.0-10.255.255.255"] {
+            assert!(sources(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_one_or_a_range() {
+        assert_eq!(Sizes::from_str("16"), Ok(Sizes(16, 16)));
+        assert_eq!(Sizes::from_str("12..1KiB"), Ok(Sizes(12, 1_024)));
+        assert!(Sizes::from_str("1..").is_err());
+    }
+
+    #[test]
+    fn the_path_of_the_url_is_kept_only_when_it_is_there() {
+        let path = |text| resolve(text).map(|place| place.path).map_err(|_| ());
+        assert_eq!(path("ws://127.0.0.1:1"), Ok(None));
+        assert_eq!(path("ws://127.0.0.1:1/"), Ok(Some("/".to_owned())));
+        assert_eq!(path("ws://127.0.0.1:1/a?b=c"), Ok(Some("/a?b=c".to_owned())));
+    }
+}

@@ -1,0 +1,194 @@
+//! How far each broadcast message has got, over all threads of the generator.
+//!
+//! A message's arrivals are counted in one shared slot, so that its first, median and last delivery and the
+//! moment at which everybody has it are known without keeping latencies: they are the arrivals with those
+//! numbers. This is the only memory that the threads write together; it is one atomic addition per delivery.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use super::plan::Workload;
+
+/// Slots of all publishers together, at most and where the depth asks for no more.
+const SLOTS_TOTAL: usize = 64 * 1024;
+/// Slots of one publisher, at least. A message that is so many behind its publisher's latest is not counted
+/// any further, and so never reaches everybody.
+const SLOTS_MIN: usize = 256;
+/// Bits of a slot that count arrivals; the others hold the sequence.
+const COUNT_BITS: u32 = 24;
+
+/// Which arrival of its message one was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Milestones {
+    /// The first.
+    pub first: bool,
+    /// The middle one (the lower of two).
+    pub median: bool,
+    /// The one after which everybody has it.
+    pub last: bool,
+}
+
+/// Shared by the threads of one broadcast run.
+#[derive(Debug)]
+pub struct Board {
+    publishers: Vec<Publisher>,
+    /// Open subscribers by topic.
+    subscribers: Vec<AtomicU32>,
+}
+
+#[derive(Debug)]
+struct Publisher {
+    topic: usize,
+    published: AtomicU64,
+    /// A ring by sequence: `(sequence + 1) << COUNT_BITS | arrivals`.
+    slots: Vec<AtomicU64>,
+}
+
+impl Board {
+    /// For a workload in broadcast mode, `depth` messages of a publisher under way.
+    pub fn new(load: &Workload, depth: u32) -> Board {
+        let share = SLOTS_TOTAL / load.publishers.max(1) as usize;
+        let slots = share.clamp(SLOTS_MIN, 4_096).max(2 * depth as usize).next_power_of_two();
+        Board {
+            publishers: (0..load.publishers)
+                .map(|number| Publisher {
+                    topic: load.topic(number) as usize,
+                    published: AtomicU64::new(0),
+                    slots: (0..slots).map(|_| AtomicU64::new(0)).collect(),
+                })
+                .collect(),
+            subscribers: (0..load.topics).map(|_| AtomicU32::new(0)).collect(),
+        }
+    }
+
+    /// A subscriber of `topic` is there.
+    pub fn joined(&self, topic: u32) {
+        self.subscribers[topic as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It is gone.
+    pub fn left(&self, topic: u32) {
+        self.subscribers[topic as usize].fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Subscribers of `topic` now.
+    pub fn subscribers(&self, topic: u32) -> u32 {
+        self.subscribers[topic as usize].load(Ordering::Relaxed)
+    }
+
+    /// The publisher `publisher` has queued `sequence`; it leaves later than this is called.
+    #[inline]
+    pub fn publish(&self, publisher: u32, sequence: u64) {
+        let publisher = &self.publishers[publisher as usize];
+        let slot = &publisher.slots[sequence as usize & (publisher.slots.len() - 1)];
+        slot.store((sequence + 1) << COUNT_BITS, Ordering::Relaxed);
+        // Whoever reads this count sees the slot.
+        publisher.published.store(sequence + 1, Ordering::Release);
+    }
+
+    /// Messages that a publisher has sent.
+    pub fn published(&self, publisher: u32) -> u64 {
+        self.publishers[publisher as usize].published.load(Ordering::Acquire)
+    }
+
+    /// A subscriber got a message it had not got before.
+    #[inline]
+    pub fn arrived(&self, publisher: u32, sequence: u64) -> Milestones {
+        let publisher = &self.publishers[publisher as usize];
+        let slot = &publisher.slots[sequence as usize & (publisher.slots.len() - 1)];
+        let mut seen = slot.load(Ordering::Relaxed);
+        loop {
+            if seen >> COUNT_BITS != sequence + 1 {
+                return Milestones::default();
+            }
+            match slot.compare_exchange_weak(seen, seen + 1, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => break,
+                Err(now) => seen = now,
+            }
+        }
+        let arrival = (seen & ((1 << COUNT_BITS) - 1)) as u32 + 1;
+        let all = self.subscribers[publisher.topic].load(Ordering::Relaxed);
+        Milestones { first: arrival == 1, median: arrival == all.div_ceil(2), last: arrival == all }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::plan::{Mode, tests::workload};
+
+    fn board(subscribers: u32) -> Board {
+        let board = Board::new(&workload(Mode::Broadcast), 1);
+        for _ in 0..subscribers {
+            board.joined(1);
+        }
+        board
+    }
+
+    #[test]
+    fn arrivals_are_told_apart_by_their_number() {
+        let board = board(4);
+        board.publish(1, 0);
+        let arrivals: Vec<Milestones> = (0..4).map(|_| board.arrived(1, 0)).collect();
+        let none = Milestones::default();
+        assert_eq!(arrivals[0], Milestones { first: true, ..none });
+        assert_eq!(arrivals[1], Milestones { median: true, ..none });
+        assert_eq!(arrivals[2], none);
+        assert_eq!(arrivals[3], Milestones { last: true, ..none });
+        assert_eq!(board.published(1), 1);
+    }
+
+    #[test]
+    fn one_subscriber_is_first_median_and_last() {
+        let board = board(1);
+        board.publish(1, 7);
+        assert_eq!(board.arrived(1, 7), Milestones { first: true, median: true, last: true });
+    }
+
+    #[test]
+    fn a_subscriber_that_left_is_not_waited_for() {
+        let board = board(3);
+        board.publish(1, 0);
+        board.left(1);
+        board.arrived(1, 0);
+        assert!(board.arrived(1, 0).last);
+    }
+
+    #[test]
+    fn a_message_that_was_overtaken_counts_no_further() {
+        let board = board(2);
+        let slots = board.publishers[1].slots.len() as u64;
+        board.publish(1, 3);
+        board.arrived(1, 3);
+        board.publish(1, 3 + slots);
+        assert_eq!(board.arrived(1, 3), Milestones::default());
+        assert!(board.arrived(1, 3 + slots).first);
+    }
+
+    #[test]
+    fn threads_together_find_one_first_one_median_and_one_last() {
+        let board = board(400);
+        for sequence in 0..50 {
+            board.publish(1, sequence);
+            let counts: Vec<[u32; 3]> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..4)
+                    .map(|_| {
+                        scope.spawn(|| {
+                            let mut counts = [0; 3];
+                            for _ in 0..100 {
+                                let at = board.arrived(1, sequence);
+                                counts[0] += u32::from(at.first);
+                                counts[1] += u32::from(at.median);
+                                counts[2] += u32::from(at.last);
+                            }
+                            counts
+                        })
+                    })
+                    .collect();
+                threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+            });
+            for milestone in 0..3 {
+                assert_eq!(counts.iter().map(|counts| counts[milestone]).sum::<u32>(), 1);
+            }
+        }
+    }
+}

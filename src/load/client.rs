@@ -1,0 +1,659 @@
+//! One thread of the generator: an [`Application`] whose connections are all in the client role.
+//!
+//! A run goes through the [`Phase`]s together: no thread sends before every connection of every thread is open
+//! or has failed, and all of them use the same schedule and the same measured time. Sending is done where it is
+//! due: in a closed loop by the arrival that made room, in an open loop when a turn ends. What is sent in a
+//! turn leaves with that turn's one send per connection. Times are those of the turn.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::host;
+use super::payload::Id;
+use super::plan::{Mode, Pace};
+use super::schedule::{Cursor, Schedule};
+use super::shared::{News, Shared};
+use super::tally::{Tally, Window};
+use super::track::{Awaited, Stream, Times};
+use crate::connection::{Cause, Chunk, Closed};
+use crate::driver::{Driver, Token};
+use crate::limits::{MILLISECOND, Nanos, SECOND};
+use crate::protocol::CloseCode;
+use crate::protocol::handshake::{BadHandshake, Refusal, Request, Response, Upgrade};
+use crate::shard::{Answer, Application, Context, Disposition, Lane, Link};
+
+mod broadcast;
+mod echo;
+
+use broadcast::Publishing;
+
+/// Handshakes under way at once on one thread: well below any listen backlog.
+const HANDSHAKES_MAX: usize = 128;
+/// How long what is still under way is awaited after the end. What has not arrived then is lost.
+pub const DRAIN_TIME: Nanos = 5 * SECOND;
+/// A closed loop that has heard nothing for so long sends again.
+const REPLY_TIME: Nanos = 5 * SECOND;
+/// How long the closing handshakes may take.
+const CLOSING_TIME: Nanos = SECOND;
+/// How often a thread looks whether the run was stopped, others are ready, or a reply is overdue.
+const WATCH_INTERVAL: Nanos = 50 * MILLISECOND;
+/// How often it looks while something is about to happen.
+const POLL_INTERVAL: Nanos = 2 * MILLISECOND;
+
+/// What the shard keeps with a connection: where the generator keeps its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    position: u32,
+}
+
+impl Default for Peer {
+    fn default() -> Peer {
+        Peer { position: u32::MAX }
+    }
+}
+
+/// What threads tell one another.
+#[derive(Clone, Copy, Debug)]
+pub enum Message {
+    /// Everybody has one more message of this publisher.
+    Reached(u32),
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Opening connections, few at a time.
+    Dialling,
+    /// All of this thread's are settled; waiting for the other threads'.
+    Ready,
+    /// Sending from the start on.
+    Running { stop_at: Nanos, cpu_before: Option<(u64, Nanos)> },
+    /// Awaiting what is under way.
+    Draining { until: Nanos },
+    /// Saying goodbye.
+    Closing { until: Nanos },
+    Over,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    New,
+    Dialling,
+    Open,
+    Gone,
+}
+
+/// One connection of this thread.
+#[derive(Debug)]
+struct Connection {
+    number: u32,
+    state: State,
+    token: Option<Token>,
+    /// Slots of the schedule that have passed; open loop only.
+    due: u64,
+    /// Since when a message waits for room in the connection's queue.
+    held_since: Option<Nanos>,
+    flow: Flow,
+}
+
+#[derive(Debug)]
+enum Flow {
+    Echo(Awaited),
+    Broadcast(Box<Broadcast>),
+}
+
+/// A connection to a topic. Publishers receive too: what the topic's other publishers send.
+#[derive(Debug)]
+struct Broadcast {
+    topic: u32,
+    /// Subscribers of the topic when the load began.
+    audience: u32,
+    /// By position among the topic's publishers.
+    streams: Vec<Stream>,
+    publishes: Option<Publishing>,
+}
+
+/// One thread of a run.
+#[derive(Debug)]
+pub struct Client {
+    shared: Arc<Shared>,
+    thread: usize,
+    tally: Tally,
+    connections: Vec<Connection>,
+    phase: Phase,
+    next_dial: usize,
+    handshakes: usize,
+    open: usize,
+    /// Where the walk over the schedule is; senders' positions in the order of their numbers.
+    cursor: Option<Cursor>,
+    schedule: Option<Schedule>,
+    senders: Vec<usize>,
+    /// Positions of connections whose queue had no room.
+    held: Vec<u32>,
+    /// Positions of publishers that may send again.
+    ready: Vec<u32>,
+    /// Publishers of other threads that could not be told yet.
+    unposted: VecDeque<u32>,
+    message: Vec<u8>,
+    wake_at: Option<Nanos>,
+    watched_at: Nanos,
+    arrived: u64,
+    failed: u64,
+}
+
+impl Client {
+    /// The thread `thread` of a run.
+    pub fn new(shared: Arc<Shared>, thread: usize) -> Client {
+        let connections: Vec<Connection> =
+            shared.connections_of(thread).map(|number| Connection::new(&shared, number)).collect();
+        let senders = shared.load.senders();
+        Client {
+            thread,
+            tally: Tally::new(),
+            senders: (0..connections.len()).filter(|&at| connections[at].number < senders).collect(),
+            connections,
+            phase: Phase::Dialling,
+            next_dial: 0,
+            handshakes: 0,
+            open: 0,
+            cursor: None,
+            schedule: None,
+            held: Vec::new(),
+            ready: Vec::new(),
+            unposted: VecDeque::new(),
+            message: Vec::with_capacity(shared.payloads.bytes_max()),
+            // The first turn dials; later ones say when they want the next.
+            wake_at: Some(0),
+            watched_at: 0,
+            arrived: 0,
+            failed: 0,
+            shared,
+        }
+    }
+
+    /// What this thread counted, complete once its shard has ended.
+    pub fn into_tally(self) -> Tally {
+        self.tally
+    }
+
+    // ---- phases ----
+
+    fn step<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
+        let now = cx.now();
+        self.wake_at = Some(now + WATCH_INTERVAL);
+        match self.phase {
+            Phase::Dialling => self.dial(cx),
+            Phase::Ready => self.await_others(cx),
+            Phase::Running { .. } => self.run(cx),
+            Phase::Draining { until } => {
+                self.wake_by(now + POLL_INTERVAL);
+                if now >= until || (!self.shared.is_sending() && self.is_drained()) {
+                    self.finish(cx);
+                }
+            }
+            Phase::Closing { until } => {
+                if now >= until || self.open == 0 {
+                    self.phase = Phase::Over;
+                    cx.stop();
+                }
+            }
+            Phase::Over => cx.stop(),
+        }
+    }
+
+    fn dial<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
+        if self.shared.is_stopped() {
+            for _ in self.next_dial..self.connections.len() {
+                self.shared.settled(cx.now());
+            }
+            self.next_dial = self.connections.len();
+        }
+        while self.handshakes < HANDSHAKES_MAX && self.next_dial < self.connections.len() {
+            let position = self.next_dial;
+            self.next_dial += 1;
+            if let Err(error) = self.dial_one(cx, position) {
+                self.connections[position].state = State::Gone;
+                self.failed += 1;
+                self.tally.error(&cause_of_error(&error));
+                self.shared.settled(cx.now());
+            }
+        }
+        if self.next_dial == self.connections.len() && self.handshakes == 0 {
+            self.phase = Phase::Ready;
+            self.await_others(cx);
+        }
+    }
+
+    fn dial_one<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, position: usize) -> io::Result<()> {
+        let shared = &self.shared;
+        let number = self.connections[position].number;
+        let source = match shared.sources.as_slice() {
+            [] => None,
+            sources => Some(SocketAddr::new(sources[number as usize % sources.len()], 0)),
+        };
+        if let Some(dial) = cx.dial() {
+            dial.path = shared.load.path(shared.url_path.as_deref(), number);
+        }
+        let token = cx.connect(shared.address, source, true, Peer { position: position as u32 })?;
+        let connection = &mut self.connections[position];
+        connection.token = Some(token);
+        connection.state = State::Dialling;
+        self.handshakes += 1;
+        Ok(())
+    }
+
+    fn await_others<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
+        let now = cx.now();
+        self.wake_by(now + POLL_INTERVAL);
+        let Some(start) = self.shared.start() else { return };
+        if now < start {
+            return self.wake_by(start);
+        }
+        let load = &self.shared.load;
+        let from = start + load.warmup.as_nanos() as Nanos;
+        let window = Window { from, until: from + load.duration.as_nanos() as Nanos };
+        self.tally.open(window);
+        self.phase = Phase::Running { stop_at: window.until, cpu_before: None };
+        self.note_audiences();
+        self.tell(News::Started);
+        match self.shared.load.pace {
+            Pace::Rate(rate) => {
+                let schedule = Schedule::new(start, rate, self.shared.load.senders());
+                self.schedule = Some(schedule);
+                let numbers = self.senders.iter().map(|&at| self.connections[at].number).collect();
+                self.cursor = Cursor::new(schedule, numbers);
+            }
+            Pace::Depth(_) => {
+                for at in 0..self.senders.len() {
+                    self.pump_at(cx, self.senders[at], now);
+                }
+            }
+        }
+        self.run(cx);
+    }
+
+    fn run<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
+        let now = cx.clock();
+        self.keep_window(now);
+        let Phase::Running { stop_at, cpu_before } = self.phase else { return };
+        let stopped = self.shared.is_stopped();
+        self.walk_schedule(cx, now.min(stop_at - 1));
+        if now >= stop_at || stopped || self.open == 0 {
+            self.tally.cut(now);
+            if let (Some((before, since)), Some(after)) = (cpu_before, host::thread_cpu_ns()) {
+                self.tally.cpu_ns = after.saturating_sub(before);
+                self.tally.wall_ns = now - since;
+            }
+            self.tell(News::Measured);
+            self.shared.stopped_sending();
+            self.phase = Phase::Draining { until: now + DRAIN_TIME };
+            return self.wake_by(now);
+        }
+        self.wake_by(stop_at);
+        self.retry(cx, now);
+        if now >= self.watched_at + REPLY_TIME / 5 {
+            self.watched_at = now;
+            self.stir_silent(cx, now);
+        }
+    }
+
+    /// Notices that the measured time begins.
+    fn keep_window(&mut self, now: Nanos) {
+        let from = self.tally.window.from;
+        if let Phase::Running { cpu_before: cpu_before @ None, .. } = &mut self.phase {
+            if now >= from {
+                *cpu_before = Some((host::thread_cpu_ns().unwrap_or(0), now));
+                self.tell(News::Measuring);
+            } else {
+                self.wake_by(from);
+            }
+        }
+    }
+
+    /// Sends what is due until `now`.
+    fn walk_schedule<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, now: Nanos) {
+        let Some(mut cursor) = self.cursor.take() else { return };
+        while let Some((sender, intended)) = cursor.due(now) {
+            let position = self.senders[sender];
+            self.tally.late(now, intended);
+            self.connections[position].due += 1;
+            // One whose earlier messages wait is pumped by what frees it.
+            if self.connections[position].held_since.is_none() {
+                self.pump_at(cx, position, now);
+            }
+        }
+        self.wake_by(cursor.next());
+        self.cursor = Some(cursor);
+    }
+
+    /// Tries again what had no room, and publishers that were told their messages are through.
+    fn retry<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, now: Nanos) {
+        let mut held = std::mem::take(&mut self.held);
+        held.retain(|&position| {
+            self.pump_at(cx, position as usize, now);
+            self.connections[position as usize].held_since.is_some()
+        });
+        self.held = held;
+        let mut ready = std::mem::take(&mut self.ready);
+        for position in ready.drain(..) {
+            self.pump_at(cx, position as usize, now);
+        }
+        self.ready = ready;
+        while let Some(&publisher) = self.unposted.front() {
+            let (owner, _) = self.shared.owner(publisher);
+            if cx.post(owner, Lane::Forward, Message::Reached(publisher), &[]).is_err() {
+                break;
+            }
+            self.unposted.pop_front();
+        }
+        if !self.held.is_empty() || !self.unposted.is_empty() {
+            self.wake_by(now + MILLISECOND);
+        }
+    }
+
+    /// In a closed loop a lost message must not end its connection's part in the run.
+    fn stir_silent<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, now: Nanos) {
+        if self.cursor.is_some() {
+            return;
+        }
+        for at in 0..self.senders.len() {
+            let position = self.senders[at];
+            let connection = &mut self.connections[position];
+            let silent = connection.state == State::Open
+                && match &mut connection.flow {
+                    Flow::Echo(awaited) => {
+                        let silent = awaited.oldest().is_some_and(|oldest| oldest.sent + REPLY_TIME <= now);
+                        if silent {
+                            awaited.give_up();
+                        }
+                        silent
+                    }
+                    Flow::Broadcast(broadcast) => broadcast.give_up(now),
+                };
+            if silent {
+                self.tally.error("no reply");
+                self.pump_at(cx, position, now);
+            }
+        }
+    }
+
+    /// Whether nothing of this thread's is under way any more.
+    fn is_drained(&self) -> bool {
+        self.connections.iter().filter(|connection| connection.state == State::Open).all(|connection| {
+            match &connection.flow {
+                Flow::Echo(awaited) => awaited.in_flight() == 0,
+                Flow::Broadcast(broadcast) => self.has_all(connection.number, broadcast),
+            }
+        })
+    }
+
+    /// Counts what is missing and closes everything.
+    fn finish<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
+        for position in 0..self.connections.len() {
+            self.settle_account(position);
+        }
+        self.phase = Phase::Closing { until: cx.now() + CLOSING_TIME };
+        self.wake_by(cx.now());
+        for position in 0..self.connections.len() {
+            if self.connections[position].state == State::Open
+                && let Some(token) = self.connections[position].token
+                && let Some(mut link) = cx.link(token)
+            {
+                link.close(CloseCode::NORMAL, "");
+            }
+        }
+    }
+
+    fn settle_account(&mut self, position: usize) {
+        let connection = &self.connections[position];
+        if connection.state == State::New {
+            return;
+        }
+        match &connection.flow {
+            Flow::Echo(awaited) => {
+                self.tally.integrity.lost += awaited.missing();
+                self.tally.unsent += connection.due.saturating_sub(awaited.next());
+            }
+            Flow::Broadcast(_) => self.settle_broadcast(position),
+        }
+    }
+
+    // ---- sending ----
+
+    fn pump_at<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, position: usize, now: Nanos) {
+        match self.connections[position].token.and_then(|token| cx.link(token)) {
+            Some(mut link) => self.pump(&mut link, position, now),
+            None => self.connections[position].held_since = None,
+        }
+    }
+
+    /// Sends what the connection may send at `now`.
+    #[inline]
+    fn pump(&mut self, link: &mut Link<'_, Client>, position: usize, now: Nanos) {
+        let Client { shared, connections, phase, schedule, tally, message, held, .. } = self;
+        let connection = &mut connections[position];
+        let Phase::Running { stop_at, .. } = *phase else { return };
+        if connection.state != State::Open || now >= stop_at {
+            connection.held_since = None;
+            return;
+        }
+        while let Some(sequence) = connection.may_send(shared.load.pace) {
+            let intended = match schedule {
+                Some(schedule) => schedule.intended(connection.number, sequence),
+                None => connection.held_since.unwrap_or(now),
+            };
+            let mut id = Id { connection: connection.number, sequence, intended: 0, sent: 0 };
+            if let Flow::Broadcast(_) = connection.flow {
+                (id.intended, id.sent) = (intended, now);
+            }
+            shared.payloads.write(&id, message);
+            if !link.send(shared.payloads.kind(), message) {
+                if connection.held_since.replace(connection.held_since.unwrap_or(now)).is_none() {
+                    held.push(position as u32);
+                }
+                return;
+            }
+            tally.sent += 1;
+            match &mut connection.flow {
+                Flow::Echo(awaited) => awaited.sent(Times { intended, sent: now }),
+                Flow::Broadcast(broadcast) => {
+                    broadcast.published(now);
+                    if let Some(board) = &shared.board {
+                        board.publish(connection.number, sequence);
+                    }
+                }
+            }
+        }
+        connection.held_since = None;
+    }
+
+    /// Asks for a turn at `at` at the latest.
+    fn wake_by(&mut self, at: Nanos) {
+        self.wake_at = Some(self.wake_at.map_or(at, |wake_at| wake_at.min(at)));
+    }
+
+    /// Tells the conductor, once for all threads.
+    fn tell(&self, news: News) {
+        if self.thread == 0 {
+            // A conductor that went away no longer wants to know.
+            let _ = self.shared.news.send(news);
+        }
+    }
+
+    fn show_progress(&self) {
+        let progress = &self.shared.progress[self.thread];
+        progress.open.store(self.open as u64, Ordering::Relaxed);
+        progress.messages.store(self.arrived, Ordering::Relaxed);
+        progress.failed.store(self.failed, Ordering::Relaxed);
+    }
+}
+
+impl Connection {
+    fn new(shared: &Shared, number: u32) -> Connection {
+        let load = &shared.load;
+        let flow = match load.mode {
+            Mode::Echo => Flow::Echo(Awaited::new(match load.pace {
+                Pace::Depth(depth) => depth as usize,
+                Pace::Rate(_) => 1,
+            })),
+            Mode::Broadcast => {
+                let topic = load.topic(number);
+                Flow::Broadcast(Box::new(Broadcast {
+                    topic,
+                    audience: 0,
+                    streams: vec![Stream::default(); load.publishers_of(topic) as usize],
+                    publishes: (number < load.publishers).then(Publishing::default),
+                }))
+            }
+        };
+        Connection { number, state: State::New, token: None, due: 0, held_since: None, flow }
+    }
+
+    /// The sequence of the message that may be sent now, if any.
+    #[inline]
+    fn may_send(&self, pace: Pace) -> Option<u64> {
+        let (next, in_flight, full) = match &self.flow {
+            Flow::Echo(awaited) => (awaited.next(), awaited.in_flight(), awaited.is_full()),
+            Flow::Broadcast(broadcast) => {
+                let publishing = broadcast.publishes.as_ref()?;
+                (publishing.next, publishing.in_flight(), false)
+            }
+        };
+        let may = match pace {
+            Pace::Depth(depth) => in_flight < u64::from(depth),
+            Pace::Rate(_) => next < self.due,
+        };
+        (may && !full).then_some(next)
+    }
+}
+
+impl Application for Client {
+    type Peer = Peer;
+    type Message = Message;
+
+    fn request<D: Driver>(
+        &mut self,
+        _: &mut Context<'_, D, Self>,
+        _: Token,
+        _: &Request<'_>,
+        _: Option<&Upgrade<'_>>,
+    ) -> Answer<Peer> {
+        // A generator has no listener, so nobody can ask.
+        Answer::Refuse(Refusal {
+            status: 503,
+            reason: "this is a load generator",
+            headers: "",
+            cure: "connect to the server instead",
+        })
+    }
+
+    fn opened<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token, _: Option<&Response>) {
+        let Some(position) = cx.peer(token).map(|peer| peer.position as usize) else { return };
+        let connection = &mut self.connections[position];
+        connection.state = State::Open;
+        if let (Flow::Broadcast(broadcast), Some(board)) = (&connection.flow, &self.shared.board)
+            && broadcast.publishes.is_none()
+        {
+            board.joined(broadcast.topic);
+        }
+        self.handshakes -= 1;
+        self.open += 1;
+        self.tally.opened += 1;
+        self.shared.settled(cx.now());
+    }
+
+    #[inline]
+    fn chunk(&mut self, link: &mut Link<'_, Self>, chunk: Chunk<'_>) -> Disposition {
+        let position = link.peer.position as usize;
+        self.arrived += 1;
+        match self.shared.load.mode {
+            Mode::Echo => self.echo_arrived(link, position, &chunk),
+            Mode::Broadcast => self.delivery_arrived(link, position, &chunk),
+        }
+        Disposition::Done
+    }
+
+    fn closed<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, _: Token, peer: Peer, closed: &Closed) {
+        let connection = &mut self.connections[peer.position as usize];
+        let before = std::mem::replace(&mut connection.state, State::Gone);
+        connection.token = None;
+        if before == State::Dialling {
+            self.handshakes -= 1;
+            self.failed += 1;
+            self.tally.error(&name_of(&closed.cause, false));
+            return self.shared.settled(cx.now());
+        }
+        self.open -= 1;
+        if let (Flow::Broadcast(broadcast), Some(board)) = (&connection.flow, &self.shared.board)
+            && broadcast.publishes.is_none()
+        {
+            board.left(broadcast.topic);
+        }
+        *self.tally.closes.entry(closed.code.0).or_default() += 1;
+        if !matches!(self.phase, Phase::Closing { .. } | Phase::Over) {
+            self.failed += 1;
+            self.tally.ended_early += 1;
+            if !matches!(closed.cause, Cause::Peer | Cause::Local) {
+                self.tally.error(&name_of(&closed.cause, true));
+            }
+        }
+    }
+
+    fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token) {
+        if let Some(position) = cx.peer(token).map(|peer| peer.position as usize) {
+            self.pump_at(cx, position, cx.now());
+        }
+    }
+
+    fn message<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, _: usize, message: Message, _: &[u8]) {
+        let Message::Reached(publisher) = message;
+        self.reached(publisher, cx.now());
+    }
+
+    fn turn_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>) {
+        self.step(cx);
+        self.show_progress();
+    }
+
+    fn deadline(&self) -> Option<Nanos> {
+        self.wake_at
+    }
+}
+
+/// What a failure to make a socket is called in the record.
+fn cause_of_error(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE) => "too few descriptors".to_owned(),
+        Some(libc::EADDRNOTAVAIL) => "too few local ports".to_owned(),
+        _ => name_of_kind(error.kind()),
+    }
+}
+
+/// What a connection's end is called in the record.
+fn name_of(cause: &Cause, was_open: bool) -> String {
+    match cause {
+        Cause::BadHandshake(BadHandshake::Status(status)) => format!("status {status}"),
+        Cause::BadHandshake(bad) => format!("handshake: {bad}"),
+        Cause::HandshakeTimeout => "handshake timeout".to_owned(),
+        Cause::Gone if was_open => "ended without close".to_owned(),
+        Cause::Gone => "ended in the handshake".to_owned(),
+        Cause::Failed(kind) => name_of_kind(*kind),
+        Cause::Offence(offence) => format!("protocol: {offence}"),
+        Cause::PongTimeout => "timeout".to_owned(),
+        other => other.name().to_owned(),
+    }
+}
+
+fn name_of_kind(kind: io::ErrorKind) -> String {
+    match kind {
+        io::ErrorKind::ConnectionRefused => "refused".to_owned(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
+            "reset".to_owned()
+        }
+        io::ErrorKind::TimedOut => "timeout".to_owned(),
+        io::ErrorKind::AddrNotAvailable => "too few local ports".to_owned(),
+        kind => kind.to_string(),
+    }
+}

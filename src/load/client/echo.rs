@@ -1,0 +1,60 @@
+//! What arrives on an echo connection.
+
+use super::{Client, Flow};
+use crate::connection::Chunk;
+use crate::limits::Nanos;
+use crate::load::payload::Id;
+use crate::load::shared::Shared;
+use crate::load::tally::Tally;
+use crate::load::track::{Arrival, Awaited};
+use crate::shard::Link;
+
+impl Client {
+    /// A message came back: it is compared with the one that is due, timed, and makes room for the next.
+    #[inline]
+    pub(super) fn echo_arrived(&mut self, link: &mut Link<'_, Client>, position: usize, chunk: &Chunk<'_>) {
+        let now = link.now();
+        let Client { shared, connections, tally, .. } = self;
+        let connection = &mut connections[position];
+        let Flow::Echo(awaited) = &mut connection.flow else { return };
+        let payloads = &shared.payloads;
+        let due = Id { connection: connection.number, sequence: awaited.expected(), ..Id::default() };
+        let as_due = !shared.load.verify
+            || (chunk.kind == payloads.kind() && payloads.matches(&due, chunk.payload));
+        if as_due && let Arrival::InOrder(times) = awaited.arrived(due.sequence) {
+            tally.arrived(now, times.intended, times.sent, chunk.payload.len());
+        } else {
+            judge(shared, awaited, tally, due, chunk, now);
+        }
+        self.pump(link, position, now);
+    }
+}
+
+/// An arrival that is not the one that was due.
+#[cold]
+fn judge(shared: &Shared, awaited: &mut Awaited, tally: &mut Tally, due: Id, chunk: &Chunk<'_>, now: Nanos) {
+    let payloads = &shared.payloads;
+    let claimed = payloads.identify(chunk.payload).filter(|claimed| {
+        shared.load.verify
+            && claimed.connection == due.connection
+            && chunk.kind == payloads.kind()
+            && payloads.matches(claimed, chunk.payload)
+    });
+    let integrity = &mut tally.integrity;
+    match claimed.map(|claimed| awaited.arrived(claimed.sequence)) {
+        Some(Arrival::InOrder(times)) => tally.arrived(now, times.intended, times.sent, chunk.payload.len()),
+        Some(Arrival::Late(times)) => {
+            integrity.reordered += 1;
+            tally.arrived(now, times.intended, times.sent, chunk.payload.len());
+        }
+        Some(Arrival::Again) => integrity.duplicated += 1,
+        Some(Arrival::Unknown) => integrity.corrupted += 1,
+        // Unchecked, and nothing was awaited: one message more than was sent.
+        None if !shared.load.verify => integrity.duplicated += 1,
+        None => {
+            integrity.corrupted += 1;
+            // It came in place of the one that was due, which is then not lost besides.
+            awaited.arrived(due.sequence);
+        }
+    }
+}

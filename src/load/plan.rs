@@ -1,0 +1,364 @@
+//! What a run of the generator is asked to do, checked.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use super::payload::{CONNECTIONS_MAX, Form, Payloads, Style};
+use super::schedule::RATE_MAX;
+use crate::limits::MESSAGE_BYTES_MAX;
+
+/// Messages a sender may be told to keep under way.
+pub const DEPTH_MAX: u32 = 8_192;
+/// Where echoes are asked for when the URL has no path.
+const ECHO_PATH: &str = "/echo";
+/// Where topics are when the URL has no path.
+const TOPIC_PATH: &str = "/broadcast/{topic}";
+/// Stands for the topic's name in a path.
+const TOPIC_MARK: &str = "{topic}";
+
+/// What is sent where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Every connection sends, and gets its own messages back.
+    Echo,
+    /// Publishers send to topics, subscribers receive.
+    Broadcast,
+}
+
+impl Mode {
+    /// The word for it on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Echo => "echo",
+            Mode::Broadcast => "broadcast",
+        }
+    }
+
+    /// What its messages have to tell.
+    pub fn form(self) -> Form {
+        match self {
+            Mode::Echo => Form::Echo,
+            Mode::Broadcast => Form::Broadcast,
+        }
+    }
+}
+
+/// What decides when the next message is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// Closed loop: each sender keeps this many messages under way.
+    Depth(u32),
+    /// Open loop: so many messages a second over all senders, whatever comes back.
+    Rate(u64),
+}
+
+/// Which driver the generator's threads use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DriverChoice {
+    /// io_uring where the kernel allows it, else epoll.
+    #[default]
+    Auto,
+    /// io_uring or nothing.
+    Uring,
+    /// epoll.
+    Epoll,
+}
+
+/// Who is measured.
+pub enum Target {
+    /// A server that runs already.
+    Url {
+        /// As it was given.
+        text: String,
+        /// Where it is.
+        address: SocketAddr,
+        /// For the `Host` field.
+        authority: String,
+        /// Path and query, `None` when the URL ends behind the authority.
+        path: Option<String>,
+    },
+    /// A server in this process, started on the CPUs it is handed (none: unpinned).
+    Embedded(Box<dyn FnOnce(&[usize]) -> Result<Embedded, Refused>>),
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Url { text, .. } => f.debug_tuple("Url").field(text).finish(),
+            Target::Embedded(_) => f.write_str("Embedded"),
+        }
+    }
+}
+
+/// A server in this process that runs.
+pub struct Embedded {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Ends it and returns when it is over.
+    pub stop: Box<dyn FnOnce()>,
+}
+
+/// The environment forbids the run: one line that says what and how it is cured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused(pub String);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// One load.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// What is sent where.
+    pub mode: Mode,
+    /// Connections, publishers included.
+    pub connections: u32,
+    /// Of those, publishers; broadcast mode only.
+    pub publishers: u32,
+    /// Topics that publishers and subscribers are spread over; broadcast mode only.
+    pub topics: u32,
+    /// Measured time.
+    pub duration: Duration,
+    /// Time before it, in which the load runs and nothing is recorded.
+    pub warmup: Duration,
+    /// Smallest and largest payload.
+    pub message_bytes: (usize, usize),
+    /// What payloads are made of.
+    pub style: Style,
+    /// What decides when messages are sent.
+    pub pace: Pace,
+    /// Whether what arrives is checked.
+    pub verify: bool,
+    /// What all payloads follow from.
+    pub seed: u64,
+}
+
+/// What is wrong with a workload: the flag to blame, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contradiction {
+    /// Such as `--depth`.
+    pub flag: &'static str,
+    /// In one line.
+    pub why: String,
+}
+
+impl fmt::Display for Contradiction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.flag, self.why)
+    }
+}
+
+impl Workload {
+    /// Checks that the load can be made.
+    ///
+    /// # Errors
+    /// The first flag that contradicts another one or a bound.
+    pub fn check(&self) -> Result<(), Contradiction> {
+        let wrong = |flag, why: &str| Err(Contradiction { flag, why: why.to_owned() });
+        if self.connections == 0 || self.connections > CONNECTIONS_MAX {
+            return wrong("--connections", &format!("expected 1 to {CONNECTIONS_MAX}"));
+        }
+        if self.duration.is_zero() {
+            return wrong("--duration", "nothing can be measured in no time");
+        }
+        match self.pace {
+            Pace::Depth(0) => return wrong("--depth", "at least one message must be under way"),
+            Pace::Depth(depth) if depth > DEPTH_MAX => {
+                return wrong("--depth", &format!("at most {DEPTH_MAX} messages may be under way"));
+            }
+            Pace::Rate(0) => return wrong("--rate", "expected at least 1 message a second"),
+            Pace::Rate(rate) if rate > RATE_MAX => {
+                return wrong("--rate", &format!("expected at most {RATE_MAX} messages a second"));
+            }
+            Pace::Depth(_) | Pace::Rate(_) => {}
+        }
+        let (least, most) = self.message_bytes;
+        if least > most {
+            return wrong("--message-bytes", "the range falls");
+        }
+        if most as u64 > MESSAGE_BYTES_MAX {
+            return wrong("--message-bytes", &format!("a message has at most {MESSAGE_BYTES_MAX} bytes"));
+        }
+        if let Err(why) = Payloads::usage(self.style, self.mode.form(), least) {
+            return wrong("--message-bytes", &why);
+        }
+        if self.mode == Mode::Broadcast {
+            self.check_broadcast()?;
+        }
+        Ok(())
+    }
+
+    fn check_broadcast(&self) -> Result<(), Contradiction> {
+        let wrong = |flag, why: String| Err(Contradiction { flag, why });
+        let Workload { connections, publishers, topics, .. } = *self;
+        if topics == 0 {
+            return wrong("--topics", "expected at least 1".to_owned());
+        }
+        if publishers < topics {
+            return wrong("--publishers", format!("{topics} topics need at least {topics} publishers"));
+        }
+        if connections < publishers.saturating_add(topics) {
+            let least = u64::from(publishers) + u64::from(topics);
+            return wrong(
+                "--connections",
+                format!("{publishers} publishers and a subscriber for each topic need at least {least}"),
+            );
+        }
+        Ok(())
+    }
+
+    /// Connections that send.
+    pub fn senders(&self) -> u32 {
+        match self.mode {
+            Mode::Echo => self.connections,
+            Mode::Broadcast => self.publishers,
+        }
+    }
+
+    /// The topic of a connection. Publishers have the lowest numbers.
+    pub fn topic(&self, connection: u32) -> u32 {
+        let position = if connection < self.publishers { connection } else { connection - self.publishers };
+        position % self.topics.max(1)
+    }
+
+    /// How many publishers a topic has.
+    pub fn publishers_of(&self, topic: u32) -> u32 {
+        (self.publishers - topic).div_ceil(self.topics.max(1))
+    }
+
+    /// The request target of a connection, from that of the URL.
+    pub fn path(&self, url_path: Option<&str>, connection: u32) -> String {
+        match self.mode {
+            Mode::Echo => url_path.unwrap_or(ECHO_PATH).to_owned(),
+            Mode::Broadcast => {
+                // The seed keeps runs on one server apart.
+                let name = format!("bench-{:08x}-{}", self.seed as u32, self.topic(connection));
+                url_path.unwrap_or(TOPIC_PATH).replace(TOPIC_MARK, &name)
+            }
+        }
+    }
+
+    /// Checks that the URL's path can carry the topics.
+    ///
+    /// # Errors
+    /// When several topics are asked for and the path names one.
+    pub fn check_path(&self, url_path: Option<&str>) -> Result<(), Contradiction> {
+        let fixed = url_path.is_some_and(|path| !path.contains(TOPIC_MARK));
+        if self.mode == Mode::Broadcast && self.topics > 1 && fixed {
+            let why = format!("the URL's path names one topic; write {TOPIC_MARK} in it where names go");
+            return Err(Contradiction { flag: "--topics", why });
+        }
+        Ok(())
+    }
+}
+
+/// Everything that is asked of the generator.
+#[derive(Debug)]
+pub struct Plan {
+    /// Who is measured.
+    pub target: Target,
+    /// One after the other; all of them passed [`Workload::check`].
+    pub workloads: Vec<Workload>,
+    /// What the generator may use.
+    pub means: Means,
+}
+
+/// What the generator may use of this host.
+#[derive(Clone, Debug)]
+pub struct Means {
+    /// Threads, at least 1.
+    pub threads: usize,
+    /// CPUs to pin the threads to, in turn; none leaves them free.
+    pub cpus: Vec<usize>,
+    /// CPUs for an embedded server; none leaves it free.
+    pub server_cpus: Vec<usize>,
+    /// Local addresses, used in turn; none leaves the choice to the kernel, or, where a loopback target has
+    /// too few ports for one address, spreads over 127.0.0.x.
+    pub sources: Vec<IpAddr>,
+    /// Which driver.
+    pub driver: DriverChoice,
+    /// Descriptors that this process may have.
+    pub descriptors: u64,
+    /// A process whose CPU time and memory are sampled.
+    pub server_pid: Option<u32>,
+    /// Set from outside to end the run early with what it has.
+    pub stop: Arc<AtomicBool>,
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in crate::load) fn workload(mode: Mode) -> Workload {
+        Workload {
+            mode,
+            connections: 10,
+            publishers: if mode == Mode::Broadcast { 3 } else { 0 },
+            topics: if mode == Mode::Broadcast { 2 } else { 0 },
+            duration: Duration::from_secs(1),
+            warmup: Duration::ZERO,
+            message_bytes: (64, 64),
+            style: Style::Text,
+            pace: Pace::Depth(1),
+            verify: true,
+            seed: 0x1234_5678_9abc_def0,
+        }
+    }
+
+    #[test]
+    fn a_contradiction_names_its_flag() {
+        let echo = workload(Mode::Echo);
+        let broadcast = workload(Mode::Broadcast);
+        assert_eq!(echo.check(), Ok(()));
+        assert_eq!(broadcast.check(), Ok(()));
+        for (load, flag) in [
+            (Workload { connections: 0, ..echo.clone() }, "--connections"),
+            (Workload { connections: CONNECTIONS_MAX + 1, ..echo.clone() }, "--connections"),
+            (Workload { duration: Duration::ZERO, ..echo.clone() }, "--duration"),
+            (Workload { pace: Pace::Depth(0), ..echo.clone() }, "--depth"),
+            (Workload { pace: Pace::Depth(DEPTH_MAX + 1), ..echo.clone() }, "--depth"),
+            (Workload { pace: Pace::Rate(0), ..echo.clone() }, "--rate"),
+            (Workload { message_bytes: (65, 64), ..echo.clone() }, "--message-bytes"),
+            (Workload { message_bytes: (1, 1 << 40), ..echo.clone() }, "--message-bytes"),
+            (Workload { message_bytes: (20, 20), style: Style::Json, ..echo }, "--message-bytes"),
+            (Workload { message_bytes: (16, 16), ..broadcast.clone() }, "--message-bytes"),
+            (Workload { topics: 4, ..broadcast.clone() }, "--publishers"),
+            (Workload { publishers: 9, ..broadcast.clone() }, "--connections"),
+            (Workload { topics: 0, ..broadcast }, "--topics"),
+        ] {
+            assert_eq!(load.check().map_err(|wrong| wrong.flag), Err(flag), "{load:?}");
+        }
+    }
+
+    #[test]
+    fn every_topic_has_its_share_of_publishers_and_subscribers() {
+        let load = Workload { connections: 20, publishers: 5, topics: 3, ..workload(Mode::Broadcast) };
+        for topic in 0..3 {
+            let publishers = (0..5).filter(|&number| load.topic(number) == topic).count();
+            assert_eq!(publishers as u32, load.publishers_of(topic));
+            assert_eq!((5..20).filter(|&number| load.topic(number) == topic).count(), 5);
+        }
+    }
+
+    #[test]
+    fn paths_follow_the_url() {
+        let echo = workload(Mode::Echo);
+        assert_eq!(echo.path(None, 0), "/echo");
+        assert_eq!(echo.path(Some("/"), 0), "/");
+        assert_eq!(echo.path(Some("/x?y=1"), 0), "/x?y=1");
+        let load = workload(Mode::Broadcast);
+        assert_eq!(load.path(None, 4), "/broadcast/bench-9abcdef0-1");
+        assert_eq!(load.path(Some("/t/{topic}?self=1"), 3), "/t/bench-9abcdef0-0?self=1");
+        assert!(load.check_path(None).is_ok());
+        assert!(load.check_path(Some("/t/{topic}")).is_ok());
+        assert_eq!(load.check_path(Some("/t")).map_err(|wrong| wrong.flag), Err("--topics"));
+        assert!(Workload { topics: 1, ..load }.check_path(Some("/t")).is_ok());
+    }
+}

@@ -1,0 +1,273 @@
+//! The record of a run as others read it: JSON of the schema `echoring.run/1`, described in
+//! `docs/run-record.md`. Fields are only ever added.
+
+use std::collections::BTreeMap;
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+use super::track::Integrity;
+
+/// Name and version of the schema.
+pub const SCHEMA: &str = "echoring.run/1";
+
+/// The file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct File {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// In the order in which they ran.
+    pub runs: Vec<Record>,
+}
+
+impl File {
+    /// A file of these runs.
+    pub fn new(runs: Vec<Record>) -> File {
+        File { schema: SCHEMA.to_owned(), runs }
+    }
+}
+
+/// One run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// URL, or `embedded`.
+    pub target: String,
+    /// What was asked for, defaults included.
+    pub config: Config,
+    /// Where it ran.
+    pub environment: Environment,
+    /// Start of the measured time, RFC 3339, UTC.
+    pub started_at: String,
+    /// Length of the measured time.
+    pub duration_s: f64,
+    /// Whether a signal ended the run early.
+    pub interrupted: bool,
+    /// Messages that arrived in the measured time; in broadcast mode each delivery is one.
+    pub messages: u64,
+    /// The same per second.
+    pub messages_per_s: f64,
+    /// Payload bytes of those per second.
+    pub bytes_per_s: f64,
+    /// From the intended send time to the arrival.
+    pub response_ns: Quantiles,
+    /// From the actual send to the arrival.
+    pub service_ns: Quantiles,
+    /// Only in broadcast mode.
+    pub broadcast: Option<Broadcast>,
+    /// What is wrong with the messages, over the whole run with warm-up and drain.
+    pub integrity: Integrity,
+    /// How the connections fared.
+    pub connections: Connections,
+    /// Failures by cause.
+    pub errors: BTreeMap<String, u64>,
+    /// Ends of connections by close code.
+    pub closes: BTreeMap<String, u64>,
+    /// What the generator says of itself.
+    pub generator: Generator,
+    /// What is known of the server's process.
+    pub server: Option<Server>,
+    /// The measured time in stretches.
+    pub intervals: Vec<Interval>,
+}
+
+/// What was asked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    /// `echo` or `broadcast`.
+    pub mode: String,
+    /// Publishers included.
+    pub connections: u32,
+    /// Seconds.
+    pub duration_s: f64,
+    /// Seconds.
+    pub warmup_s: f64,
+    /// Smallest and largest payload.
+    pub message_bytes: [u64; 2],
+    /// `text`, `binary` or `json`.
+    pub kind: String,
+    /// Messages each sender keeps under way; closed loop only.
+    pub depth: Option<u32>,
+    /// Messages a second over all senders; open loop only.
+    pub rate: Option<u64>,
+    /// Broadcast mode only.
+    pub publishers: Option<u32>,
+    /// Broadcast mode only.
+    pub topics: Option<u32>,
+    /// Threads of the generator.
+    pub threads: usize,
+    /// CPUs that they are pinned to, if any.
+    pub cpus: Vec<usize>,
+    /// Local addresses of the connections, if chosen.
+    pub source_addresses: Vec<String>,
+    /// Whether received messages were checked.
+    pub verify: bool,
+    /// Whether messages were long enough to name themselves.
+    pub sequenced: bool,
+    /// How long messages under way at the end are awaited before they count as lost.
+    pub drain_s: f64,
+    /// What all payloads follow from.
+    pub seed: u64,
+}
+
+/// Where a run took place.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Environment {
+    /// Of the source that this program was built from, where the build was told.
+    pub commit: Option<String>,
+    /// Of this program.
+    pub version: String,
+    /// Model name of the processor.
+    pub cpu: String,
+    /// CPUs that this process may use.
+    pub cpus: usize,
+    /// Kernel release.
+    pub kernel: String,
+    /// The generator's driver.
+    pub driver: String,
+    /// Kernel features that it uses.
+    pub features: Vec<String>,
+    /// Kernel features that it could not use.
+    pub degraded: Vec<String>,
+    /// Whether this program was built with optimisations.
+    pub optimized: bool,
+}
+
+/// A distribution in nanoseconds, exact to three digits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Quantiles {
+    /// Median.
+    pub p50: u64,
+    /// 90 %.
+    pub p90: u64,
+    /// 99 %.
+    pub p99: u64,
+    /// 99.9 %.
+    pub p999: u64,
+    /// 99.99 %.
+    pub p9999: u64,
+    /// Largest.
+    pub max: u64,
+    /// Mean.
+    pub mean: f64,
+    /// Values recorded. All else is 0 when this is.
+    pub count: u64,
+}
+
+impl Quantiles {
+    /// Read from a histogram of nanoseconds.
+    pub fn of(histogram: &Histogram<u64>) -> Quantiles {
+        if histogram.is_empty() {
+            return Quantiles::default();
+        }
+        let at = |quantile| histogram.value_at_quantile(quantile).min(histogram.max());
+        Quantiles {
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p999: at(0.999),
+            p9999: at(0.9999),
+            max: histogram.max(),
+            mean: histogram.mean(),
+            count: histogram.len(),
+        }
+    }
+}
+
+/// Fan-out of the messages that were due in the measured time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Broadcast {
+    /// Latency of the first subscriber that a message reached.
+    pub first_ns: Quantiles,
+    /// Of the median subscriber.
+    pub median_ns: Quantiles,
+    /// Of the last one, of messages that reached every subscriber of their topic.
+    pub last_ns: Quantiles,
+    /// Deliveries made of deliveries due over the whole run: 1 is all.
+    pub reach: f64,
+    /// Times that a subscriber saw a later message before one that precedes it.
+    pub gaps: u64,
+    /// Messages published over the whole run.
+    pub published: u64,
+}
+
+/// How the connections of a run fared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connections {
+    /// Handshakes that succeeded.
+    pub opened: u64,
+    /// Of those, connections that ended before the run did.
+    pub ended_early: u64,
+}
+
+/// What the generator says of itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Generator {
+    /// It came so late to its own schedule that the latencies are in doubt.
+    pub saturated: bool,
+    /// How late it came to messages; empty in a closed loop.
+    pub lateness_ns: Quantiles,
+    /// CPU time of its threads of their time by the clock: 1 is all.
+    pub cpu_share: f64,
+    /// Messages that were due and never sent, since their connection was full or gone.
+    pub unsent: u64,
+}
+
+/// What is known of the server's process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Server {
+    /// Its CPU time, user and system, per message that arrived.
+    pub cpu_ns_per_message: Option<f64>,
+    /// Its resident memory at the end of the measured time; unknown when it shares the generator's process.
+    pub rss_bytes: Option<u64>,
+}
+
+/// A stretch of the measured time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Interval {
+    /// Its beginning, from the start of the measured time.
+    pub at_s: f64,
+    /// Its length.
+    pub duration_s: f64,
+    /// Messages that arrived in it.
+    pub messages: u64,
+    /// Payload bytes of those.
+    pub bytes: u64,
+    /// Response time of those: median, exact to two digits.
+    pub p50_ns: u64,
+    /// 99 %.
+    pub p99_ns: u64,
+    /// Largest.
+    pub max_ns: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::tally::histogram;
+
+    #[test]
+    fn quantiles_of_nothing_are_zero() {
+        assert_eq!(Quantiles::of(&histogram()), Quantiles::default());
+    }
+
+    #[test]
+    fn quantiles_are_exact_to_three_digits_and_never_past_the_maximum() {
+        let mut values = histogram();
+        for value in 1..=100_000_u64 {
+            values.record(value * 1_000).expect("within bounds");
+        }
+        let quantiles = Quantiles::of(&values);
+        for (found, exact) in [
+            (quantiles.p50, 50_000_000.0),
+            (quantiles.p90, 90_000_000.0),
+            (quantiles.p99, 99_000_000.0),
+            (quantiles.p999, 99_900_000.0),
+            (quantiles.p9999, 99_990_000.0),
+            (quantiles.mean as u64, 50_000_500.0),
+        ] {
+            assert!((found as f64 / exact - 1.0).abs() < 1e-3, "{found} {exact}");
+        }
+        assert!(quantiles.p9999 <= quantiles.max);
+        assert_eq!(quantiles.count, 100_000);
+    }
+}

@@ -1,0 +1,632 @@
+//! Conducts a plan: starts the threads of each run, watches them, and makes one record of what they counted.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime};
+
+use hdrhistogram::Histogram;
+
+use super::client::{Client, DRAIN_TIME};
+use super::plan::{DriverChoice, Means, Mode, Pace, Plan, Refused, Target, Workload};
+use super::record::{self, Quantiles, Record};
+use super::shared::{News, Shared};
+use super::tally::Tally;
+use super::{client, host};
+use crate::buffer::{Budget, Lease, Pool};
+use crate::connection;
+use crate::driver::epoll::Epoll;
+use crate::driver::uring::Uring;
+use crate::driver::{Description, Driver, Features, Options, Waker};
+use crate::limits::{MESSAGE_BYTES_DEFAULT, MILLISECOND, QUEUE_BYTES_DEFAULT};
+use crate::protocol::handshake::Dial;
+use crate::shard::{Config, Mailboxes, Shard};
+
+/// An open loop whose p99 lateness is above this measured the generator, not the server.
+pub const LATENESS_NS_MAX: u64 = MILLISECOND;
+/// How often progress is shown.
+const SHOW_INTERVAL: Duration = Duration::from_millis(200);
+/// Local ports of an address that are used before another address is: the rest may be in TIME_WAIT or taken.
+const PORTS_SHARE: f64 = 0.8;
+/// Descriptors for everything that is no connection.
+const DESCRIPTORS_SPARE: u64 = 64;
+/// Queue of a connection at most, whatever the depth.
+const QUEUE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Bytes of a mailbox between threads: its messages carry none.
+const MAILBOX_BYTES: usize = 64;
+/// Addresses of 127.0.0.0/24 that connections may be spread over.
+const LOOPBACK_ADDRESSES_MAX: usize = 254;
+
+/// What a run is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Opening connections.
+    Connecting,
+    /// Load without recording.
+    WarmingUp,
+    /// Load with recording.
+    Measuring,
+    /// Awaiting what is under way.
+    Draining,
+}
+
+/// A look at a run while it goes on.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment<'a> {
+    /// What was asked for.
+    pub load: &'a Workload,
+    /// What the run is doing.
+    pub stage: Stage,
+    /// For how long it has been doing so.
+    pub elapsed: Duration,
+    /// Connections open now.
+    pub open: u64,
+    /// Connections that failed or ended early.
+    pub failed: u64,
+    /// Messages that arrived, warm-up included.
+    pub messages: u64,
+}
+
+/// One run and what came of it.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The record for others.
+    pub record: Record,
+    /// The whole distribution behind `response_ns`.
+    pub response: Histogram<u64>,
+}
+
+/// How a run is to be judged, from good to bad.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// As asked.
+    Good,
+    /// The generator was too late for its own schedule.
+    Saturated,
+    /// Messages or connections went wrong.
+    Broken,
+}
+
+impl Outcome {
+    /// Judges the run. What went wrong weighs more than a late generator.
+    pub fn verdict(&self) -> Verdict {
+        let Record { integrity, errors, generator, connections, .. } = &self.record;
+        if !integrity.is_whole() || !errors.is_empty() || connections.ended_early > 0 {
+            return Verdict::Broken;
+        }
+        if generator.saturated { Verdict::Saturated } else { Verdict::Good }
+    }
+}
+
+/// Runs the plan's loads one after the other. `show` is called a few times a second.
+///
+/// # Errors
+/// When the environment forbids it: the server cannot be reached, ports or descriptors are too few, the driver
+/// is denied.
+pub fn run(plan: Plan, show: &mut dyn FnMut(&Moment<'_>)) -> Result<Vec<Outcome>, Refused> {
+    let Plan { target, workloads, means } = plan;
+    let before = host::thread_ids(std::process::id()).unwrap_or_default();
+    let (place, stop) = match target {
+        Target::Url { text, address, authority, path } => (Place { text, address, authority, path }, None),
+        Target::Embedded(start) => {
+            let server = start(&means.server_cpus)?;
+            let (text, authority) = ("embedded".to_owned(), server.address.to_string());
+            (Place { text, address: server.address, authority, path: None }, Some(server.stop))
+        }
+    };
+    let meter = match (means.server_pid, &stop) {
+        (Some(pid), _) => Meter::Process(pid),
+        (None, Some(_)) => Meter::Threads(started_since(&before)),
+        (None, None) => Meter::None,
+    };
+    // From here on only threads of the generator are started.
+    host::sharpen_timers();
+    let mut outcomes = Vec::new();
+    for load in workloads {
+        outcomes.push(run_one(&means, load, &place, &meter, show));
+        if means.stop.load(Ordering::Relaxed) || outcomes.last().is_some_and(Result::is_err) {
+            break;
+        }
+    }
+    if let Some(stop) = stop {
+        stop();
+    }
+    outcomes.into_iter().collect()
+}
+
+/// Where the server is.
+struct Place {
+    text: String,
+    address: SocketAddr,
+    authority: String,
+    path: Option<String>,
+}
+
+/// Whose CPU time is the server's.
+enum Meter {
+    Process(u32),
+    Threads(Vec<u32>),
+    None,
+}
+
+impl Meter {
+    fn cpu_ns(&self) -> Option<u64> {
+        match self {
+            Meter::Process(pid) => host::process_cpu_ns(*pid),
+            Meter::Threads(threads) => host::threads_cpu_ns(std::process::id(), threads),
+            Meter::None => None,
+        }
+    }
+
+    fn rss_bytes(&self) -> Option<u64> {
+        match self {
+            Meter::Process(pid) => host::rss_bytes(*pid),
+            // Shared with the generator, so nobody's in particular.
+            Meter::Threads(_) | Meter::None => None,
+        }
+    }
+}
+
+/// Threads of this process that were not there before.
+fn started_since(before: &[u32]) -> Vec<u32> {
+    let now = host::thread_ids(std::process::id()).unwrap_or_default();
+    now.into_iter().filter(|id| !before.contains(id)).collect()
+}
+
+/// What the conductor found while a run went on.
+#[derive(Default)]
+struct Observed {
+    started_at: Option<SystemTime>,
+    server_cpu: (Option<u64>, Option<u64>),
+    server_rss: Option<u64>,
+}
+
+fn run_one(
+    means: &Means,
+    load: Workload,
+    place: &Place,
+    meter: &Meter,
+    show: &mut dyn FnMut(&Moment<'_>),
+) -> Result<Outcome, Refused> {
+    let threads = means.threads.clamp(1, load.connections as usize);
+    let sources = spread(&load, &means.sources, place.address.ip(), host::local_ports())?;
+    let (news, heard) = mpsc::channel();
+    let url = (place.address, place.path.clone());
+    let shared = Arc::new(Shared::new(load, url, sources, threads, means.stop.clone(), news));
+    let crew = Crew::start(&shared, means, &place.authority)?;
+    let observed = watch(&shared, &crew, &heard, meter, show);
+    let (tally, driver) = crew.join()?;
+    if tally.opened == 0 {
+        return Err(unreachable(place, &tally.errors));
+    }
+    let record = write_record(&shared, means, place, driver, &tally, &observed);
+    Ok(Outcome { record, response: tally.response })
+}
+
+/// Shows progress and samples the server until the last thread ends.
+fn watch(
+    shared: &Shared,
+    crew: &Crew,
+    heard: &mpsc::Receiver<News>,
+    meter: &Meter,
+    show: &mut dyn FnMut(&Moment<'_>),
+) -> Observed {
+    let mut observed = Observed::default();
+    let (mut stage, mut since) = (Stage::Connecting, Instant::now());
+    while !crew.is_over() {
+        let news = heard.recv_timeout(SHOW_INTERVAL);
+        let next = match news {
+            Ok(News::Started) => Stage::WarmingUp,
+            Ok(News::Measuring) => {
+                observed.server_cpu.0 = meter.cpu_ns();
+                observed.started_at = Some(SystemTime::now());
+                Stage::Measuring
+            }
+            Ok(News::Measured) => {
+                observed.server_cpu.1 = meter.cpu_ns();
+                observed.server_rss = meter.rss_bytes();
+                Stage::Draining
+            }
+            Err(_) => stage,
+        };
+        if next != stage {
+            (stage, since) = (next, Instant::now());
+        }
+        let sum = |count: fn(&super::shared::Progress) -> &std::sync::atomic::AtomicU64| {
+            shared.progress.iter().map(|progress| count(progress).load(Ordering::Relaxed)).sum()
+        };
+        show(&Moment {
+            load: &shared.load,
+            stage,
+            elapsed: since.elapsed(),
+            open: sum(|progress| &progress.open),
+            failed: sum(|progress| &progress.failed),
+            messages: sum(|progress| &progress.messages),
+        });
+    }
+    observed
+}
+
+/// The threads of a run.
+struct Crew {
+    threads: Vec<JoinHandle<io::Result<Tally>>>,
+    driver: Description,
+}
+
+impl Crew {
+    /// Starts all threads, or none.
+    fn start(shared: &Arc<Shared>, means: &Means, authority: &str) -> Result<Crew, Refused> {
+        let mut mailboxes = Mailboxes::connect(shared.threads, MAILBOX_BYTES).into_iter();
+        let mut threads = Vec::new();
+        let mut gates = Vec::new();
+        let mut ready = Vec::new();
+        for thread in 0..shared.threads {
+            let (tell, told) = mpsc::channel();
+            let (open, gate) = mpsc::channel();
+            let seat = Seat {
+                shared: shared.clone(),
+                thread,
+                cpu: (!means.cpus.is_empty()).then(|| means.cpus[thread % means.cpus.len()]),
+                config: config(shared, authority, thread),
+                mailboxes: mailboxes.next().expect("one for each thread"),
+                tell,
+                gate,
+            };
+            let choice = means.driver;
+            let name = format!("load-{thread}");
+            let started = thread::Builder::new().name(name).spawn(move || seat.take(choice));
+            threads.push(started.map_err(|error| Refused(format!("no thread could be started: {error}")))?);
+            gates.push(open);
+            ready.push(told);
+        }
+        let mut wakers = Vec::new();
+        let mut driver = None;
+        for told in ready {
+            let (waker, description) = told
+                .recv()
+                .unwrap_or_else(|_| Err(io::Error::other("its thread ended")))
+                .map_err(|error| no_driver(&error, means.driver))?;
+            wakers.push(waker);
+            driver = Some(description);
+        }
+        let driver = driver.expect("there is at least one thread");
+        // Returning from here on drops the gates, which ends the threads behind them.
+        enough_descriptors(shared, means, driver)?;
+        for gate in gates {
+            // A thread that is gone is found when it is joined.
+            let _ = gate.send(wakers.clone());
+        }
+        Ok(Crew { threads, driver })
+    }
+
+    fn is_over(&self) -> bool {
+        self.threads.iter().all(JoinHandle::is_finished)
+    }
+
+    fn join(self) -> Result<(Tally, Description), Refused> {
+        let mut sum = Tally::new();
+        for thread in self.threads {
+            match thread.join() {
+                Ok(Ok(tally)) => sum.merge(&tally),
+                Ok(Err(error)) => return Err(Refused(format!("the generator's driver failed: {error}"))),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        Ok((sum, self.driver))
+    }
+}
+
+/// What one thread is given.
+struct Seat {
+    shared: Arc<Shared>,
+    thread: usize,
+    cpu: Option<usize>,
+    config: Config,
+    mailboxes: Mailboxes<client::Message>,
+    tell: mpsc::Sender<io::Result<(Waker, Description)>>,
+    gate: mpsc::Receiver<Vec<Waker>>,
+}
+
+impl Seat {
+    /// The thread's life. Its driver is made here, since a ring belongs to the thread that uses it.
+    fn take(self, choice: DriverChoice) -> io::Result<Tally> {
+        if let Some(id) = self.cpu
+            && !core_affinity::set_for_current(core_affinity::CoreId { id })
+        {
+            tracing::warn!(cpu = id, "a generator thread could not be pinned and runs anywhere");
+        }
+        let options =
+            Options { connections: self.config.connections, without: Features::NONE, receive_bytes: 0 };
+        let uring = match choice {
+            DriverChoice::Epoll => None,
+            DriverChoice::Auto | DriverChoice::Uring => Some(Uring::new(&options)),
+        };
+        match uring {
+            Some(Ok(driver)) => self.work(driver),
+            Some(Err(error)) if choice == DriverChoice::Uring => {
+                // Whoever waits for this thread's driver hears why there is none.
+                let _ = self.tell.send(Err(error));
+                Ok(Tally::new())
+            }
+            other => {
+                if let Some(Err(error)) = other {
+                    tracing::warn!(%error, "the generator runs on epoll: io_uring is not available");
+                }
+                match Epoll::new(&options) {
+                    Ok(driver) => self.work(driver),
+                    Err(error) => {
+                        let _ = self.tell.send(Err(error));
+                        Ok(Tally::new())
+                    }
+                }
+            }
+        }
+    }
+
+    fn work<D: Driver>(self, driver: D) -> io::Result<Tally> {
+        let _ = self.tell.send(Ok((driver.waker(), driver.describe())));
+        // No wakers come when another thread has no driver: then there is nothing to do.
+        let Ok(wakers) = self.gate.recv() else { return Ok(Tally::new()) };
+        let connections = u64::from(self.config.connections);
+        let mut shard = Shard::new(
+            driver,
+            Client::new(self.shared, self.thread),
+            self.config,
+            // The generator's memory is bounded by its connections' queues.
+            Pool::new(Budget::new(u64::MAX / 2)),
+            Lease::new(Budget::new(connections), connections),
+            self.mailboxes,
+        );
+        shard.set_wakers(&wakers);
+        let (client, _) = shard.run()?;
+        Ok(client.into_tally())
+    }
+}
+
+fn config(shared: &Shared, authority: &str, thread: usize) -> Config {
+    let load = &shared.load;
+    let message_bytes = load.message_bytes.1 as u64;
+    let depth = match load.pace {
+        Pace::Depth(depth) => u64::from(depth),
+        Pace::Rate(_) => 1,
+    };
+    // A closed loop's whole flight fits into the queue, so that it never waits for room.
+    let flight = depth * (message_bytes + 14);
+    let queue_bytes = flight.clamp(u64::from(QUEUE_BYTES_DEFAULT), QUEUE_BYTES_MAX) as u32;
+    let dial = Dial {
+        host: authority.to_owned(),
+        path: String::new(),
+        origin: None,
+        subprotocols: Vec::new(),
+        headers: Vec::new(),
+    };
+    Config {
+        connection: connection::Config {
+            // A server that returns more than it got is to be seen, not refused.
+            message_bytes_max: MESSAGE_BYTES_DEFAULT.max(2 * message_bytes),
+            queue_bytes,
+            dial: Some(dial),
+            ..connection::Config::default()
+        },
+        connections: shared.connections_of(thread).count() as u32,
+        // Masking keys must be unpredictable (RFC 6455, 10.3), so they do not follow from the run's seed.
+        seed: RandomState::new().build_hasher().finish(),
+    }
+}
+
+/// The local addresses of a load's connections; none leaves the choice to the kernel.
+fn spread(
+    load: &Workload,
+    sources: &[IpAddr],
+    target: IpAddr,
+    ports: (u16, u16),
+) -> Result<Vec<IpAddr>, Refused> {
+    let usable = (f64::from(ports.1 - ports.0 + 1) * PORTS_SHARE) as usize;
+    let needed = (load.connections as usize).div_ceil(usable.max(1));
+    if needed <= sources.len().max(1) {
+        return Ok(sources.to_vec());
+    }
+    if sources.is_empty() && target.is_ipv4() && target.is_loopback() && needed <= LOOPBACK_ADDRESSES_MAX {
+        return Ok((1..=needed as u8).map(|last| Ipv4Addr::new(127, 0, 0, last).into()).collect());
+    }
+    Err(Refused(format!(
+        "{} connections need {needed} local addresses with {usable} ports each: name them with --source-addr, \
+         or widen net.ipv4.ip_local_port_range",
+        load.connections
+    )))
+}
+
+fn enough_descriptors(shared: &Shared, means: &Means, driver: Description) -> Result<(), Refused> {
+    // Direct descriptors have a table of their own for each ring, of the same size.
+    let tables = if driver.features.has(Features::DIRECT) { shared.threads } else { 1 };
+    let needed = u64::from(shared.load.connections).div_ceil(tables as u64) + DESCRIPTORS_SPARE;
+    if needed <= means.descriptors {
+        return Ok(());
+    }
+    Err(Refused(format!(
+        "{} connections need {needed} descriptors and the hard limit is {}: raise it (ulimit -Hn, \
+         LimitNOFILE=) or lower --connections",
+        shared.load.connections, means.descriptors
+    )))
+}
+
+fn no_driver(error: &io::Error, choice: DriverChoice) -> Refused {
+    let cure = match choice {
+        DriverChoice::Uring => "allow io_uring (kernel.io_uring_disabled, seccomp profile) or use --driver auto",
+        DriverChoice::Auto | DriverChoice::Epoll => "raise the descriptor or memory limit",
+    };
+    Refused(format!("the generator has no driver: {error}; {cure}"))
+}
+
+fn unreachable(place: &Place, errors: &BTreeMap<String, u64>) -> Refused {
+    let causes: Vec<&str> = errors.keys().map(String::as_str).collect();
+    let causes = if causes.is_empty() { "stopped before any opened".to_owned() } else { causes.join(", ") };
+    Refused(format!(
+        "no connection to {} could be opened ({causes}): start the server there, or check the URL",
+        place.text
+    ))
+}
+
+fn write_record(
+    shared: &Shared,
+    means: &Means,
+    place: &Place,
+    driver: Description,
+    tally: &Tally,
+    observed: &Observed,
+) -> Record {
+    let load = &shared.load;
+    let duration_s = seconds(tally.window.until.saturating_sub(tally.window.from));
+    let per_s = |count: u64| if duration_s > 0.0 { count as f64 / duration_s } else { 0.0 };
+    let lateness = Quantiles::of(&tally.lateness);
+    let server_cpu_ns = observed.server_cpu.0.zip(observed.server_cpu.1).map(|(from, to)| to.saturating_sub(from));
+    let per_message = server_cpu_ns.filter(|_| tally.messages > 0).map(|ns| ns as f64 / tally.messages as f64);
+    Record {
+        target: place.text.clone(),
+        config: describe_config(shared, means),
+        environment: environment(driver),
+        started_at: host::timestamp(observed.started_at.unwrap_or_else(SystemTime::now)),
+        duration_s,
+        interrupted: shared.is_stopped(),
+        messages: tally.messages,
+        messages_per_s: per_s(tally.messages),
+        bytes_per_s: per_s(tally.bytes),
+        response_ns: Quantiles::of(&tally.response),
+        service_ns: Quantiles::of(&tally.service),
+        broadcast: (load.mode == Mode::Broadcast).then(|| record::Broadcast {
+            first_ns: Quantiles::of(&tally.first),
+            median_ns: Quantiles::of(&tally.median),
+            last_ns: Quantiles::of(&tally.last),
+            reach: match tally.deliveries_due {
+                0 => 0.0,
+                due => tally.deliveries as f64 / due as f64,
+            },
+            gaps: tally.gaps,
+            published: tally.sent,
+        }),
+        integrity: tally.integrity,
+        connections: record::Connections { opened: tally.opened, ended_early: tally.ended_early },
+        errors: tally.errors.clone(),
+        closes: tally.closes.iter().map(|(code, count)| (code.to_string(), *count)).collect(),
+        generator: record::Generator {
+            saturated: lateness.p99 > LATENESS_NS_MAX,
+            lateness_ns: lateness,
+            cpu_share: match tally.wall_ns {
+                0 => 0.0,
+                wall_ns => tally.cpu_ns as f64 / wall_ns as f64,
+            },
+            unsent: tally.unsent,
+        },
+        server: (per_message.is_some() || observed.server_rss.is_some())
+            .then_some(record::Server { cpu_ns_per_message: per_message, rss_bytes: observed.server_rss }),
+        intervals: describe_intervals(tally),
+    }
+}
+
+fn describe_config(shared: &Shared, means: &Means) -> record::Config {
+    let load = &shared.load;
+    let broadcast = load.mode == Mode::Broadcast;
+    record::Config {
+        mode: load.mode.name().to_owned(),
+        connections: load.connections,
+        duration_s: load.duration.as_secs_f64(),
+        warmup_s: load.warmup.as_secs_f64(),
+        message_bytes: [load.message_bytes.0 as u64, load.message_bytes.1 as u64],
+        kind: load.style.name().to_owned(),
+        depth: match load.pace {
+            Pace::Depth(depth) => Some(depth),
+            Pace::Rate(_) => None,
+        },
+        rate: match load.pace {
+            Pace::Depth(_) => None,
+            Pace::Rate(rate) => Some(rate),
+        },
+        publishers: broadcast.then_some(load.publishers),
+        topics: broadcast.then_some(load.topics),
+        threads: shared.threads,
+        cpus: means.cpus.clone(),
+        source_addresses: shared.sources.iter().map(ToString::to_string).collect(),
+        verify: load.verify,
+        sequenced: !shared.payloads.bare(),
+        drain_s: seconds(DRAIN_TIME),
+        seed: load.seed,
+    }
+}
+
+fn environment(driver: Description) -> record::Environment {
+    record::Environment {
+        commit: option_env!("ECHORING_COMMIT").map(str::to_owned),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        cpu: host::cpu_model(),
+        cpus: host::allowed_cpus().len(),
+        kernel: host::kernel(),
+        driver: driver.name.to_owned(),
+        features: driver.features.names().map(str::to_owned).collect(),
+        degraded: driver.degraded.names().map(str::to_owned).collect(),
+        optimized: !cfg!(debug_assertions),
+    }
+}
+
+fn describe_intervals(tally: &Tally) -> Vec<record::Interval> {
+    let length = tally.window.until.saturating_sub(tally.window.from);
+    let starts = (0..).map(|interval| interval * tally.interval_ns()).take_while(|start| *start < length);
+    tally
+        .intervals
+        .iter()
+        .zip(starts)
+        .map(|(interval, start)| {
+            let at = |quantile| interval.response.value_at_quantile(quantile).min(interval.response.max());
+            record::Interval {
+                at_s: seconds(start),
+                duration_s: seconds(tally.interval_ns().min(length - start)),
+                messages: interval.messages,
+                bytes: interval.bytes,
+                p50_ns: at(0.5),
+                p99_ns: at(0.99),
+                max_ns: interval.response.max(),
+            }
+        })
+        .collect()
+}
+
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::plan::tests::workload;
+
+    const PORTS: (u16, u16) = (40_000, 40_999);
+
+    fn load(connections: u32) -> Workload {
+        Workload { connections, ..workload(Mode::Echo) }
+    }
+
+    #[test]
+    fn few_connections_leave_the_address_to_the_kernel() {
+        let target = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        assert_eq!(spread(&load(800), &[], target, PORTS), Ok(vec![]));
+    }
+
+    #[test]
+    fn many_connections_to_loopback_spread_by_themselves() {
+        let target = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let sources = spread(&load(2_000), &[], target, PORTS).expect("loopback has addresses");
+        assert_eq!(sources, [1, 2, 3].map(|last| IpAddr::V4(Ipv4Addr::new(127, 0, 0, last))));
+    }
+
+    #[test]
+    fn elsewhere_too_few_addresses_are_refused_with_the_cure() {
+        let target = "192.0.2.1".parse().expect("an address");
+        let sources: Vec<IpAddr> = ["192.0.2.8", "192.0.2.9"].map(|text| text.parse().expect("an address")).into();
+        assert_eq!(spread(&load(1_600), &sources, target, PORTS), Ok(sources.clone()));
+        let refused = spread(&load(1_601), &sources, target, PORTS).expect_err("too few ports");
+        assert!(refused.0.contains("--source-addr") && refused.0.contains("3 local addresses"), "{refused}");
+    }
+}

@@ -1,0 +1,136 @@
+//! What the threads of one run share: the workload, its payloads, when it starts, and how far it is.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+
+use super::board::Board;
+use super::payload::Payloads;
+use super::plan::{Mode, Pace, Workload};
+use crate::limits::{MILLISECOND, Nanos};
+
+/// From the last connection's opening to the first message: time for every thread to notice.
+const START_DELAY: Nanos = 20 * MILLISECOND;
+
+/// How far one thread is; read by the one that shows it.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Progress {
+    /// Connections open now.
+    pub open: AtomicU64,
+    /// Connections that failed or ended early.
+    pub failed: AtomicU64,
+    /// Messages that arrived, warm-up included.
+    pub messages: AtomicU64,
+}
+
+/// What a thread tells the one that conducts the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// All connections are open or have failed; the load begins.
+    Started,
+    /// The measured time begins.
+    Measuring,
+    /// The measured time is over.
+    Measured,
+}
+
+/// One run, seen by all its threads.
+#[derive(Debug)]
+pub struct Shared {
+    /// What is asked for.
+    pub load: Workload,
+    /// The messages.
+    pub payloads: Payloads,
+    /// Where the server is.
+    pub address: SocketAddr,
+    /// Path and query of the URL.
+    pub url_path: Option<String>,
+    /// Local addresses to use in turn.
+    pub sources: Vec<IpAddr>,
+    /// Threads.
+    pub threads: usize,
+    /// Fan-out; broadcast mode only.
+    pub board: Option<Board>,
+    /// How far each thread is.
+    pub progress: Vec<Progress>,
+    /// Set from outside to end the run early.
+    pub stop: Arc<AtomicBool>,
+    /// Whom the first thread tells of the run's phases.
+    pub news: mpsc::Sender<News>,
+    unsettled: AtomicU32,
+    start: AtomicU64,
+    sending: AtomicU32,
+}
+
+impl Shared {
+    /// A run that has not begun.
+    pub fn new(
+        load: Workload,
+        (address, url_path): (SocketAddr, Option<String>),
+        sources: Vec<IpAddr>,
+        threads: usize,
+        stop: Arc<AtomicBool>,
+        news: mpsc::Sender<News>,
+    ) -> Shared {
+        let depth = match load.pace {
+            Pace::Depth(depth) => depth,
+            Pace::Rate(_) => 0,
+        };
+        Shared {
+            payloads: Payloads::new(load.seed, load.style, load.mode.form(), load.message_bytes),
+            board: (load.mode == Mode::Broadcast).then(|| Board::new(&load, depth)),
+            progress: (0..threads).map(|_| Progress::default()).collect(),
+            unsettled: AtomicU32::new(load.connections),
+            start: AtomicU64::new(0),
+            sending: AtomicU32::new(threads as u32),
+            load,
+            address,
+            url_path,
+            sources,
+            threads,
+            stop,
+            news,
+        }
+    }
+
+    /// A connection opened or failed. The last one starts the load for everybody.
+    pub fn settled(&self, now: Nanos) {
+        if self.unsettled.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.start.store(now + START_DELAY, Ordering::Release);
+        }
+    }
+
+    /// When the load begins, once that is known.
+    pub fn start(&self) -> Option<Nanos> {
+        match self.start.load(Ordering::Acquire) {
+            0 => None,
+            start => Some(start),
+        }
+    }
+
+    /// A thread sends nothing new any more.
+    pub fn stopped_sending(&self) {
+        self.sending.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Whether some thread may still send.
+    pub fn is_sending(&self) -> bool {
+        self.sending.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether the run is to end early.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Connections of a thread, by number: every `threads`-th from its own number on.
+    pub fn connections_of(&self, thread: usize) -> impl Iterator<Item = u32> + use<> {
+        (thread as u32..self.load.connections).step_by(self.threads)
+    }
+
+    /// The thread of a connection, and its position there.
+    pub fn owner(&self, connection: u32) -> (usize, usize) {
+        (connection as usize % self.threads, connection as usize / self.threads)
+    }
+}

@@ -1,0 +1,382 @@
+//! Results and progress as text: the table on stdout, one line a second or a bar on stderr, and percentile
+//! files for HdrHistogram's plotter.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal as _, Write};
+use std::time::{Duration, Instant};
+
+use comfy_table::{CellAlignment, Table, presets};
+use hdrhistogram::Histogram;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::plan::{Mode, Pace, Workload};
+use super::record::{Quantiles, Record};
+use super::run::{Moment, Outcome, Stage, Verdict};
+
+/// How often a plain line tells the progress.
+const LINE_INTERVAL: Duration = Duration::from_secs(1);
+/// Steps of a percentile file for each halving of the distance to 100 %.
+const HGRM_STEPS: u32 = 5;
+
+/// Shows a run on stderr while it goes on: as a bar on a terminal, else as plain lines.
+#[derive(Debug)]
+pub struct Watcher {
+    bar: Option<ProgressBar>,
+    last_line: Option<Instant>,
+    last_stage: Option<Stage>,
+    counted: (Instant, u64),
+}
+
+impl Default for Watcher {
+    fn default() -> Watcher {
+        Watcher::new()
+    }
+}
+
+impl Watcher {
+    /// Looks at what stderr is.
+    pub fn new() -> Watcher {
+        let bar = io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::with_draw_target(Some(1_000), ProgressDrawTarget::stderr());
+            if let Ok(style) = ProgressStyle::with_template("{bar:30} {msg}") {
+                bar.set_style(style);
+            }
+            bar
+        });
+        Watcher { bar, last_line: None, last_stage: None, counted: (Instant::now(), 0) }
+    }
+
+    /// Shows a moment.
+    pub fn show(&mut self, moment: &Moment<'_>) {
+        let now = Instant::now();
+        let new_stage = self.last_stage.replace(moment.stage) != Some(moment.stage);
+        let due = self.last_line.is_none_or(|last| now - last >= LINE_INTERVAL);
+        if self.bar.is_none() && !due && !new_stage {
+            return;
+        }
+        self.last_line = Some(now);
+        let line = self.line(moment, now);
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(permille(moment));
+                bar.set_message(line);
+            }
+            // A closed stderr ends the progress, not the run.
+            None => drop(writeln!(io::stderr(), "{line}")),
+        }
+    }
+
+    /// Takes the bar away before results are printed.
+    pub fn clear(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn line(&mut self, moment: &Moment<'_>, now: Instant) -> String {
+        let load = moment.load;
+        let mut line = match moment.stage {
+            Stage::Connecting => format!("{}: connecting {}/{}", load.mode.name(), moment.open, load.connections),
+            Stage::WarmingUp => format!("{}: warming up", load.mode.name()),
+            Stage::Measuring => {
+                let left = load.duration.saturating_sub(moment.elapsed);
+                format!("{}: measuring, {:.0} s left", load.mode.name(), left.as_secs_f64().ceil())
+            }
+            Stage::Draining => format!("{}: awaiting what is under way", load.mode.name()),
+        };
+        if matches!(moment.stage, Stage::WarmingUp | Stage::Measuring) {
+            let (since, before) = std::mem::replace(&mut self.counted, (now, moment.messages));
+            let elapsed = (now - since).as_secs_f64();
+            let messages = moment.messages.saturating_sub(before);
+            if elapsed > 0.0 && moment.messages >= before {
+                let _ = write!(line, ", {} messages/s", count((messages as f64 / elapsed) as u64));
+            }
+        }
+        if moment.failed > 0 {
+            let _ = write!(line, ", {} connections failed", count(moment.failed));
+        }
+        line
+    }
+}
+
+fn permille(moment: &Moment<'_>) -> u64 {
+    let load = moment.load;
+    let share = |part: f64, whole: f64| if whole > 0.0 { (1_000.0 * part / whole).min(1_000.0) as u64 } else { 1_000 };
+    match moment.stage {
+        Stage::Connecting => share((moment.open + moment.failed) as f64, f64::from(load.connections)),
+        Stage::WarmingUp => share(moment.elapsed.as_secs_f64(), load.warmup.as_secs_f64()),
+        Stage::Measuring => share(moment.elapsed.as_secs_f64(), load.duration.as_secs_f64()),
+        Stage::Draining => 1_000,
+    }
+}
+
+/// Writes a run's results as text.
+///
+/// # Errors
+/// What the writer says.
+pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
+    let record = &outcome.record;
+    writeln!(out, "{}", headline(record))?;
+    let per_s = count(record.messages_per_s as u64);
+    let delivered = if record.broadcast.is_some() { "delivered" } else { "echoed" };
+    writeln!(
+        out,
+        "{} messages {delivered} in {:.2} s: {per_s}/s, {}/s",
+        count(record.messages),
+        record.duration_s,
+        bytes(record.bytes_per_s),
+    )?;
+    writeln!(out, "\n{}\n", latencies(record))?;
+    if let Some(broadcast) = &record.broadcast {
+        let (published, reach) = (count(broadcast.published), 100.0 * broadcast.reach);
+        writeln!(out, "fan-out    {published} messages published, reach {reach:.4} %, {} gaps", broadcast.gaps)?;
+    }
+    let integrity = &record.integrity;
+    writeln!(
+        out,
+        "integrity  {} lost, {} duplicated, {} reordered, {} corrupted{}",
+        count(integrity.lost),
+        count(integrity.duplicated),
+        count(integrity.reordered),
+        count(integrity.corrupted),
+        if record.config.verify { "" } else { " (contents not checked: --verify off)" },
+    )?;
+    for (cause, times) in &record.errors {
+        writeln!(out, "errors     {} × {cause}", count(*times))?;
+    }
+    if record.connections.ended_early > 0 {
+        let codes: Vec<String> = record.closes.iter().map(|(code, times)| format!("{times} × {code}")).collect();
+        let early = count(record.connections.ended_early);
+        writeln!(out, "closes     {early} connections ended early; by code: {}", codes.join(", "))?;
+    }
+    writeln!(out, "generator  {}", generator(record))?;
+    if let Some(server) = &record.server {
+        let mut parts = Vec::new();
+        if let Some(ns) = server.cpu_ns_per_message {
+            parts.push(format!("{} of CPU per message", duration(ns as u64)));
+        }
+        if let Some(rss) = server.rss_bytes {
+            parts.push(format!("{} resident", bytes(rss as f64)));
+        }
+        writeln!(out, "server     {}", parts.join(", "))?;
+    }
+    if record.interrupted {
+        writeln!(out, "This is a partial result: the run was interrupted.")?;
+    }
+    Ok(())
+}
+
+fn headline(record: &Record) -> String {
+    let config = &record.config;
+    let [least, most] = config.message_bytes;
+    let size = if least == most { format!("{least} B") } else { format!("{least}..{most} B") };
+    let pace = match (config.depth, config.rate) {
+        (_, Some(rate)) => format!("{} messages/s", count(rate)),
+        (Some(depth), None) => format!("depth {depth}"),
+        (None, None) => String::new(),
+    };
+    let fan_out = match (config.publishers, config.topics) {
+        (Some(publishers), Some(topics)) => format!(" ({publishers} publishing to {topics} topics)"),
+        _ => String::new(),
+    };
+    format!(
+        "{} of {}: {} connections{fan_out}, {size} {}, {pace}, on {}{}",
+        config.mode,
+        record.target,
+        count(u64::from(config.connections)),
+        config.kind,
+        record.environment.driver,
+        if record.environment.optimized { "" } else { " (built without optimisations)" },
+    )
+}
+
+fn latencies(record: &Record) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::ASCII_MARKDOWN);
+    table.set_header(["latency", "p50", "p90", "p99", "p99.9", "p99.99", "max", "mean"]);
+    let mut row = |name: &str, quantiles: &Quantiles| {
+        if quantiles.count > 0 {
+            let Quantiles { p50, p90, p99, p999, p9999, max, mean, .. } = *quantiles;
+            let values = [p50, p90, p99, p999, p9999, max, mean as u64].map(duration);
+            table.add_row(std::iter::once(name.to_owned()).chain(values));
+        }
+    };
+    row("response", &record.response_ns);
+    row("service", &record.service_ns);
+    if let Some(broadcast) = &record.broadcast {
+        row("first subscriber", &broadcast.first_ns);
+        row("median subscriber", &broadcast.median_ns);
+        row("last subscriber", &broadcast.last_ns);
+    }
+    row("lateness", &record.generator.lateness_ns);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+fn generator(record: &Record) -> String {
+    let generator = &record.generator;
+    let threads = record.config.threads;
+    let plural = if threads == 1 { "thread" } else { "threads" };
+    let mut line = format!("{:.0} % of the CPU time of {threads} {plural}", 100.0 * generator.cpu_share);
+    if generator.unsent > 0 {
+        let _ = write!(line, ", {} messages due and never sent", count(generator.unsent));
+    }
+    if generator.saturated {
+        line.push_str(", SATURATED");
+    }
+    line
+}
+
+/// Why a run's exit code is not 0, in one line; `None` when it is.
+pub fn complaint(outcome: &Outcome) -> Option<String> {
+    let record = &outcome.record;
+    match outcome.verdict() {
+        Verdict::Good => None,
+        Verdict::Saturated => Some(format!(
+            "{}: the generator came {} late at p99, so these latencies are its own: lower --rate, or give it \
+             more --threads or CPUs",
+            record.config.mode,
+            duration(record.generator.lateness_ns.p99)
+        )),
+        Verdict::Broken => {
+            let integrity = &record.integrity;
+            Some(format!(
+                "{}: integrity broken: {} lost, {} duplicated, {} reordered, {} corrupted, {} connections ended \
+                 early, {} errors",
+                record.config.mode,
+                integrity.lost,
+                integrity.duplicated,
+                integrity.reordered,
+                integrity.corrupted,
+                record.connections.ended_early,
+                record.errors.values().sum::<u64>()
+            ))
+        }
+    }
+}
+
+/// A load in a few words, as it begins.
+pub fn describe(load: &Workload) -> String {
+    let pace = match load.pace {
+        Pace::Depth(depth) => format!("depth {depth}"),
+        Pace::Rate(rate) => format!("{} messages/s", count(rate)),
+    };
+    let who = match load.mode {
+        Mode::Echo => format!("{} connections", count(u64::from(load.connections))),
+        Mode::Broadcast => format!(
+            "{} publishers, {} subscribers",
+            count(u64::from(load.publishers)),
+            count(u64::from(load.connections - load.publishers))
+        ),
+    };
+    format!("{}: {who}, {pace}", load.mode.name())
+}
+
+/// Writes a distribution as HdrHistogram's tools do, values in milliseconds.
+///
+/// # Errors
+/// What the writer says.
+pub fn hgrm(histogram: &Histogram<u64>, out: &mut dyn Write) -> io::Result<()> {
+    const NS_PER_MS: f64 = 1e6;
+    writeln!(out, "{:>12} {:>14} {:>10} {:>14}\n", "Value", "Percentile", "TotalCount", "1/(1-Percentile)")?;
+    let mut total = 0;
+    for step in histogram.iter_quantiles(HGRM_STEPS) {
+        total += step.count_since_last_iteration();
+        let value = step.value_iterated_to().min(histogram.max()) as f64 / NS_PER_MS;
+        let quantile = step.quantile_iterated_to();
+        if quantile < 1.0 {
+            writeln!(out, "{value:12.6} {quantile:2.12} {total:10} {:14.2}", 1.0 / (1.0 - quantile))?;
+        } else {
+            writeln!(out, "{value:12.6} {quantile:2.12} {total:10} {:>14}", "inf")?;
+        }
+    }
+    let (mean, deviation) = (histogram.mean() / NS_PER_MS, histogram.stdev() / NS_PER_MS);
+    writeln!(out, "#[Mean    = {mean:12.6}, StdDeviation   = {deviation:12.6}]")?;
+    writeln!(out, "#[Max     = {:12.6}, Total count    = {:12}]", histogram.max() as f64 / NS_PER_MS, histogram.len())?;
+    writeln!(out, "#[Buckets = {:12}, SubBuckets     = {:12}]", histogram.buckets(), 2_048)
+}
+
+/// Nanoseconds with three significant digits and a unit.
+fn duration(ns: u64) -> String {
+    match ns {
+        0..1_000 => format!("{ns} ns"),
+        1_000..1_000_000 => format!("{} µs", significant(ns as f64 / 1e3)),
+        1_000_000..1_000_000_000 => format!("{} ms", significant(ns as f64 / 1e6)),
+        _ => format!("{} s", significant(ns as f64 / 1e9)),
+    }
+}
+
+fn bytes(bytes: f64) -> String {
+    const UNITS: [&str; 4] = ["B", "kB", "MB", "GB"];
+    let mut value = bytes;
+    let mut unit = 0;
+    while value >= 999.5 && unit + 1 < UNITS.len() {
+        value /= 1e3;
+        unit += 1;
+    }
+    format!("{} {}", if unit == 0 { format!("{value:.0}") } else { significant(value) }, UNITS[unit])
+}
+
+fn significant(value: f64) -> String {
+    match value {
+        _ if value < 9.995 => format!("{value:.2}"),
+        _ if value < 99.95 => format!("{value:.1}"),
+        _ => format!("{value:.0}"),
+    }
+}
+
+/// A number with its thousands set apart.
+fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::tally::histogram;
+
+    #[test]
+    fn numbers_are_written_for_people() {
+        assert_eq!(count(0), "0");
+        assert_eq!(count(999), "999");
+        assert_eq!(count(1_234_567), "1,234,567");
+        assert_eq!(duration(999), "999 ns");
+        assert_eq!(duration(1_500), "1.50 µs");
+        assert_eq!(duration(123_456_789), "123 ms");
+        assert_eq!(duration(5_000_000_000), "5.00 s");
+        assert_eq!(bytes(999.0), "999 B");
+        assert_eq!(bytes(15_800_000.0), "15.8 MB");
+    }
+
+    #[test]
+    fn a_percentile_file_has_every_value_and_ends_at_the_maximum() {
+        let mut values = histogram();
+        for value in 1..=1_000_u64 {
+            values.record(value * 1_000_000).expect("within bounds");
+        }
+        let mut out = Vec::new();
+        hgrm(&values, &mut out).expect("a vector takes all");
+        let text = String::from_utf8(out).expect("text");
+        let rows: Vec<Vec<f64>> = text
+            .lines()
+            .skip(2)
+            .take_while(|line| !line.starts_with('#'))
+            .map(|line| line.split_whitespace().map(|field| field.parse().expect("a number")).collect())
+            .collect();
+        assert!(rows.windows(2).all(|pair| pair[0][0] <= pair[1][0] && pair[0][2] <= pair[1][2]));
+        let last = rows.last().expect("rows");
+        assert_eq!((last[1], last[2]), (1.0, 1_000.0));
+        assert!((last[0] / 1_000.0 - 1.0).abs() < 1e-3);
+        assert!(text.contains("Total count    =         1000"));
+    }
+}
