@@ -320,7 +320,8 @@ impl Args {
 
     fn workload(&self, mode: Mode, url_path: Option<&str>, seed: u64) -> Result<Workload, Failure> {
         let topics = self.topics.unwrap_or(1);
-        let Sizes(least, most) = self.message_bytes.unwrap_or(Sizes(MESSAGE_BYTES_DEFAULT, MESSAGE_BYTES_DEFAULT));
+        let Sizes(least, most) =
+            self.message_bytes.unwrap_or(Sizes(MESSAGE_BYTES_DEFAULT, MESSAGE_BYTES_DEFAULT));
         let style = match self.kind {
             Kind::Text => Style::Text,
             Kind::Binary => Style::Binary,
@@ -402,7 +403,9 @@ fn resolve(text: &str) -> Result<Place, Failure> {
         .to_socket_addrs()
         .ok()
         .and_then(|mut addresses| addresses.next())
-        .ok_or_else(|| Failure::Environment(format!("{} cannot be resolved: check the URL's host", url.host)))?;
+        .ok_or_else(|| {
+            Failure::Environment(format!("{} cannot be resolved: check the URL's host", url.host))
+        })?;
     let authority = url.authority();
     // A URL that ends behind its port leaves the path to the mode; one that says `/` means it.
     let has_path = text.split_once("://").is_some_and(|(_, rest)| rest.contains(['/', '?']));

@@ -69,11 +69,18 @@ enum Phase {
     /// All of this thread's are settled; waiting for the other threads'.
     Ready,
     /// Sending from the start on.
-    Running { stop_at: Nanos, cpu_before: Option<(u64, Nanos)> },
+    Running {
+        stop_at: Nanos,
+        cpu_before: Option<(u64, Nanos)>,
+    },
     /// Awaiting what is under way.
-    Draining { until: Nanos },
+    Draining {
+        until: Nanos,
+    },
     /// Saying goodbye.
-    Closing { until: Nanos },
+    Closing {
+        until: Nanos,
+    },
     Over,
 }
 

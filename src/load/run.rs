@@ -456,7 +456,9 @@ fn enough_descriptors(shared: &Shared, means: &Means, driver: Description) -> Re
 
 fn no_driver(error: &io::Error, choice: DriverChoice) -> Refused {
     let cure = match choice {
-        DriverChoice::Uring => "allow io_uring (kernel.io_uring_disabled, seccomp profile) or use --driver auto",
+        DriverChoice::Uring => {
+            "allow io_uring (kernel.io_uring_disabled, seccomp profile) or use --driver auto"
+        }
         DriverChoice::Auto | DriverChoice::Epoll => "raise the descriptor or memory limit",
     };
     Refused(format!("the generator has no driver: {error}; {cure}"))
@@ -483,8 +485,10 @@ fn write_record(
     let duration_s = seconds(tally.window.until.saturating_sub(tally.window.from));
     let per_s = |count: u64| if duration_s > 0.0 { count as f64 / duration_s } else { 0.0 };
     let lateness = Quantiles::of(&tally.lateness);
-    let server_cpu_ns = observed.server_cpu.0.zip(observed.server_cpu.1).map(|(from, to)| to.saturating_sub(from));
-    let per_message = server_cpu_ns.filter(|_| tally.messages > 0).map(|ns| ns as f64 / tally.messages as f64);
+    let server_cpu_ns =
+        observed.server_cpu.0.zip(observed.server_cpu.1).map(|(from, to)| to.saturating_sub(from));
+    let per_message =
+        server_cpu_ns.filter(|_| tally.messages > 0).map(|ns| ns as f64 / tally.messages as f64);
     Record {
         target: place.text.clone(),
         config: describe_config(shared, means),
@@ -624,7 +628,8 @@ mod tests {
     #[test]
     fn elsewhere_too_few_addresses_are_refused_with_the_cure() {
         let target = "192.0.2.1".parse().expect("an address");
-        let sources: Vec<IpAddr> = ["192.0.2.8", "192.0.2.9"].map(|text| text.parse().expect("an address")).into();
+        let sources: Vec<IpAddr> =
+            ["192.0.2.8", "192.0.2.9"].map(|text| text.parse().expect("an address")).into();
         assert_eq!(spread(&load(1_600), &sources, target, PORTS), Ok(sources.clone()));
         let refused = spread(&load(1_601), &sources, target, PORTS).expect_err("too few ports");
         assert!(refused.0.contains("--source-addr") && refused.0.contains("3 local addresses"), "{refused}");
