@@ -11,12 +11,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use hdrhistogram::Histogram;
 
-use super::client::{Client, DRAIN_TIME};
-use super::plan::{DriverChoice, Means, Mode, Pace, Plan, Refused, Target, Workload};
-use super::record::{self, Quantiles, Record};
+use super::client::Client;
+use super::plan::{DriverChoice, Means, Pace, Plan, Refused, Target, Workload};
+use super::record::Record;
 use super::shared::{News, Shared};
 use super::tally::Tally;
-use super::{client, host};
+use super::{client, host, report};
 use crate::buffer::{Budget, Lease, Pool};
 use crate::connection;
 use crate::driver::epoll::Epoll;
@@ -178,11 +178,12 @@ fn started_since(before: &[u32]) -> Vec<u32> {
 }
 
 /// What the conductor found while a run went on.
-#[derive(Default)]
-struct Observed {
-    started_at: Option<SystemTime>,
-    server_cpu: (Option<u64>, Option<u64>),
-    server_rss: Option<u64>,
+#[derive(Debug, Default)]
+pub(super) struct Observed {
+    pub(super) started_at: Option<SystemTime>,
+    /// At the beginning and at the end of the measured time.
+    pub(super) server_cpu_ns: (Option<u64>, Option<u64>),
+    pub(super) server_rss_bytes: Option<u64>,
 }
 
 fn run_one(
@@ -203,7 +204,7 @@ fn run_one(
     if tally.opened == 0 {
         return Err(unreachable(place, &tally.errors));
     }
-    let record = write_record(&shared, means, place, driver, &tally, &observed);
+    let record = report::write(&shared, means, &place.text, driver, &tally, &observed);
     Ok(Outcome { record, response: tally.response })
 }
 
@@ -222,13 +223,13 @@ fn watch(
         let next = match news {
             Ok(News::Started) => Stage::WarmingUp,
             Ok(News::Measuring) => {
-                observed.server_cpu.0 = meter.cpu_ns();
+                observed.server_cpu_ns.0 = meter.cpu_ns();
                 observed.started_at = Some(SystemTime::now());
                 Stage::Measuring
             }
             Ok(News::Measured) => {
-                observed.server_cpu.1 = meter.cpu_ns();
-                observed.server_rss = meter.rss_bytes();
+                observed.server_cpu_ns.1 = meter.cpu_ns();
+                observed.server_rss_bytes = meter.rss_bytes();
                 Stage::Draining
             }
             Err(_) => stage,
@@ -473,138 +474,10 @@ fn unreachable(place: &Place, errors: &BTreeMap<String, u64>) -> Refused {
     ))
 }
 
-fn write_record(
-    shared: &Shared,
-    means: &Means,
-    place: &Place,
-    driver: Description,
-    tally: &Tally,
-    observed: &Observed,
-) -> Record {
-    let load = &shared.load;
-    let duration_s = seconds(tally.window.until.saturating_sub(tally.window.from));
-    let per_s = |count: u64| if duration_s > 0.0 { count as f64 / duration_s } else { 0.0 };
-    let lateness = Quantiles::of(&tally.lateness);
-    let server_cpu_ns =
-        observed.server_cpu.0.zip(observed.server_cpu.1).map(|(from, to)| to.saturating_sub(from));
-    let per_message =
-        server_cpu_ns.filter(|_| tally.messages > 0).map(|ns| ns as f64 / tally.messages as f64);
-    Record {
-        target: place.text.clone(),
-        config: describe_config(shared, means),
-        environment: environment(driver),
-        started_at: host::timestamp(observed.started_at.unwrap_or_else(SystemTime::now)),
-        duration_s,
-        interrupted: shared.is_stopped(),
-        messages: tally.messages,
-        messages_per_s: per_s(tally.messages),
-        bytes_per_s: per_s(tally.bytes),
-        response_ns: Quantiles::of(&tally.response),
-        service_ns: Quantiles::of(&tally.service),
-        broadcast: (load.mode == Mode::Broadcast).then(|| record::Broadcast {
-            first_ns: Quantiles::of(&tally.first),
-            median_ns: Quantiles::of(&tally.median),
-            last_ns: Quantiles::of(&tally.last),
-            reach: match tally.deliveries_due {
-                0 => 0.0,
-                due => tally.deliveries as f64 / due as f64,
-            },
-            gaps: tally.gaps,
-            published: tally.sent,
-        }),
-        integrity: tally.integrity,
-        connections: record::Connections { opened: tally.opened, ended_early: tally.ended_early },
-        errors: tally.errors.clone(),
-        closes: tally.closes.iter().map(|(code, count)| (code.to_string(), *count)).collect(),
-        generator: record::Generator {
-            saturated: lateness.p99 > LATENESS_NS_MAX,
-            lateness_ns: lateness,
-            cpu_share: match tally.wall_ns {
-                0 => 0.0,
-                wall_ns => tally.cpu_ns as f64 / wall_ns as f64,
-            },
-            unsent: tally.unsent,
-        },
-        server: (per_message.is_some() || observed.server_rss.is_some())
-            .then_some(record::Server { cpu_ns_per_message: per_message, rss_bytes: observed.server_rss }),
-        intervals: describe_intervals(tally),
-    }
-}
-
-fn describe_config(shared: &Shared, means: &Means) -> record::Config {
-    let load = &shared.load;
-    let broadcast = load.mode == Mode::Broadcast;
-    record::Config {
-        mode: load.mode.name().to_owned(),
-        connections: load.connections,
-        duration_s: load.duration.as_secs_f64(),
-        warmup_s: load.warmup.as_secs_f64(),
-        message_bytes: [load.message_bytes.0 as u64, load.message_bytes.1 as u64],
-        kind: load.style.name().to_owned(),
-        depth: match load.pace {
-            Pace::Depth(depth) => Some(depth),
-            Pace::Rate(_) => None,
-        },
-        rate: match load.pace {
-            Pace::Depth(_) => None,
-            Pace::Rate(rate) => Some(rate),
-        },
-        publishers: broadcast.then_some(load.publishers),
-        topics: broadcast.then_some(load.topics),
-        threads: shared.threads,
-        cpus: means.cpus.clone(),
-        source_addresses: shared.sources.iter().map(ToString::to_string).collect(),
-        verify: load.verify,
-        sequenced: !shared.payloads.bare(),
-        drain_s: seconds(DRAIN_TIME),
-        seed: load.seed,
-    }
-}
-
-fn environment(driver: Description) -> record::Environment {
-    record::Environment {
-        commit: option_env!("ECHORING_COMMIT").map(str::to_owned),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        cpu: host::cpu_model(),
-        cpus: host::allowed_cpus().len(),
-        kernel: host::kernel(),
-        driver: driver.name.to_owned(),
-        features: driver.features.names().map(str::to_owned).collect(),
-        degraded: driver.degraded.names().map(str::to_owned).collect(),
-        optimized: !cfg!(debug_assertions),
-    }
-}
-
-fn describe_intervals(tally: &Tally) -> Vec<record::Interval> {
-    let length = tally.window.until.saturating_sub(tally.window.from);
-    let starts = (0..).map(|interval| interval * tally.interval_ns()).take_while(|start| *start < length);
-    tally
-        .intervals
-        .iter()
-        .zip(starts)
-        .map(|(interval, start)| {
-            let at = |quantile| interval.response.value_at_quantile(quantile).min(interval.response.max());
-            record::Interval {
-                at_s: seconds(start),
-                duration_s: seconds(tally.interval_ns().min(length - start)),
-                messages: interval.messages,
-                bytes: interval.bytes,
-                p50_ns: at(0.5),
-                p99_ns: at(0.99),
-                max_ns: interval.response.max(),
-            }
-        })
-        .collect()
-}
-
-fn seconds(ns: u64) -> f64 {
-    ns as f64 / 1e9
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::plan::tests::workload;
+    use crate::load::plan::{Mode, tests::workload};
 
     const PORTS: (u16, u16) = (40_000, 40_999);
 

@@ -1,6 +1,7 @@
 //! What arrives on a connection to a topic, and how far its publisher's messages are.
 
-use super::{Broadcast, Client, Flow, Message, REPLY_TIME, State};
+use super::connection::{Broadcast, Flow, State};
+use super::{Client, Message, REPLY_TIME};
 use crate::connection::Chunk;
 use crate::limits::Nanos;
 use crate::load::payload::Id;

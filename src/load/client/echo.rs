@@ -1,6 +1,7 @@
 //! What arrives on an echo connection.
 
-use super::{Client, Flow};
+use super::Client;
+use super::connection::Flow;
 use crate::connection::Chunk;
 use crate::limits::Nanos;
 use crate::load::payload::Id;
