@@ -4,6 +4,8 @@
 //! bounds, ends in its unit, and is the only copy. Configuration may move some of them; these are the
 //! defaults and the hard ends.
 
+#![forbid(unsafe_code)]
+
 /// Nanoseconds on the driver's monotonic clock. Time is an argument everywhere above the driver.
 pub type Nanos = u64;
 
@@ -51,7 +53,7 @@ pub const PINGS_PER_SECOND_MAX: u32 = 1_000;
 pub const REASON_BYTES_MAX: usize = 123;
 /// Bytes that are read and thrown away after our Close frame before the connection is cut: enough for
 /// what a peer had in flight, not enough for one that ignores the close.
-pub const DISCARD_BYTES_MAX: u64 = 4 * 1024 * 1024;
+pub const DISCARD_BYTES_MAX: u32 = 4 * 1024 * 1024;
 
 // ---- queues and memory ----
 

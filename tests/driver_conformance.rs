@@ -2,25 +2,32 @@
 
 mod conformance;
 
-/// Makes one test function of each named test of `suite` or `sockets`; `$with` makes what it runs with.
+/// Makes one test function of each named test of `suite` or `sockets`, which is run with each of `$with`.
 macro_rules! tests {
     ($name:ident, $part:ident, $with:expr, [$($test:ident),* $(,)?]) => {
         mod $name {
+            #[allow(unused_imports, reason = "each driver needs some of it")]
+            use {
+                crate::conformance::{simulated::SimKit, sockets::SocketKit},
+                echoring::driver::{epoll::Epoll, sim::Faults},
+            };
             $(#[test]
             fn $test() {
-                crate::conformance::$part::$test($with);
+                for with in $with {
+                    crate::conformance::$part::$test(with);
+                }
             })*
         }
     };
 }
 
-/// The whole suite, for what makes a kit.
+/// The whole suite, for each of some kits.
 macro_rules! whole_suite {
-    ($name:ident, $kit:expr) => {
+    ($name:ident, $kits:expr) => {
         tests!(
             $name,
             suite,
-            $kit,
+            $kits,
             [
                 a_run_rewritten_in_place_is_sent_back,
                 runs_of_one_turn_lie_apart,
@@ -46,12 +53,12 @@ macro_rules! whole_suite {
 /// What a driver with real sockets does besides; `$make` makes the driver.
 macro_rules! sockets_suite {
     ($make:expr) => {
-        whole_suite!(tcp, crate::conformance::sockets::SocketKit::tcp($make));
+        whole_suite!(tcp, [SocketKit::tcp($make)]);
         // A unix socket resets in its own way and has smaller buffers; the rest is the same.
         tests!(
             unix,
             suite,
-            crate::conformance::sockets::SocketKit::unix($make),
+            [SocketKit::unix($make)],
             [
                 a_run_rewritten_in_place_is_sent_back,
                 all_pieces_of_a_turn_leave_in_order,
@@ -66,7 +73,7 @@ macro_rules! sockets_suite {
         tests!(
             real,
             sockets,
-            $make,
+            [$make],
             [
                 a_dialled_connection_works_like_an_accepted_one,
                 a_refused_dial_is_a_failure,
@@ -80,5 +87,11 @@ macro_rules! sockets_suite {
 }
 
 mod epoll {
-    sockets_suite!(echoring::driver::epoll::Epoll::new);
+    sockets_suite!(Epoll::new);
+}
+
+mod sim {
+    whole_suite!(without_faults, [SimKit::new(1, Faults::NONE)]);
+    whole_suite!(harsh, (0..20).map(|seed| SimKit::new(seed, Faults::HARSH)));
+    whole_suite!(mixed, (0..40).map(SimKit::seeded));
 }

@@ -1,15 +1,21 @@
 //! `echoring serve`: its flags, what they resolve to, and the life of the server's process.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::io::{self, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
 
+use super::signals::Signals;
 use super::{Failure, environment, values};
+use crate::control::Control;
 use crate::limits;
+use crate::protocol::handshake::OriginPolicy;
+use crate::server::{Config, DriverChoice, Handle, ListenAddress, Server};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -28,7 +34,7 @@ Bytes take KiB, MiB and GiB; times take ms, s, m and h.";
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
     /// Where to accept WebSocket connections: ADDR:PORT (port 0 takes a free one) or unix:PATH; repeatable
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9001")]
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9001", value_parser = listen_address)]
     listen: Vec<ListenAddress>,
 
     /// Where to answer GET /stats and /healthz, or off
@@ -85,24 +91,14 @@ pub(super) struct Args {
     takeover: bool,
 }
 
-/// Where to listen.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum ListenAddress {
-    Tcp(SocketAddr),
-    Unix(PathBuf),
-}
-
-impl FromStr for ListenAddress {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<ListenAddress, String> {
-        match word.strip_prefix("unix:") {
-            Some("") => Err("unix: needs a path behind it".to_owned()),
-            // The kernel's `sun_path` has 108 bytes, one of them the terminator.
-            Some(path) if path.len() > 107 => Err("a socket's path has at most 107 bytes".to_owned()),
-            Some(path) => Ok(ListenAddress::Unix(PathBuf::from(path))),
-            None => socket_address(word).map(ListenAddress::Tcp),
-        }
+/// An address of `--listen`.
+fn listen_address(word: &str) -> Result<ListenAddress, String> {
+    match word.strip_prefix("unix:") {
+        Some("") => Err("unix: needs a path behind it".to_owned()),
+        // The kernel's `sun_path` has 108 bytes, one of them the terminator.
+        Some(path) if path.len() > 107 => Err("a socket's path has at most 107 bytes".to_owned()),
+        Some(path) => Ok(ListenAddress::Unix(PathBuf::from(path))),
+        None => socket_address(word).map(ListenAddress::Tcp),
     }
 }
 
@@ -177,22 +173,11 @@ enum Profile {
 }
 
 /// What `serve` runs with: every default taken, every contradiction found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 struct Settings {
-    listen: Vec<ListenAddress>,
+    server: Config,
     admin: Admin,
-    shards: Option<usize>,
-    cpus: Vec<usize>,
-    driver: Driver,
-    max_message: u64,
-    max_connections: Option<u32>,
-    queue_bytes: u32,
-    memory_budget: u64,
-    allow_origin: Vec<String>,
-    handshake_timeout: limits::Nanos,
     log: String,
-    profile: Profile,
-    takeover: bool,
 }
 
 impl Args {
@@ -237,22 +222,42 @@ impl Args {
                 &format!("{admin} is taken by --listen; give another port, or off"),
             ));
         }
-        Ok(Settings {
+        let server = Config {
             listen,
-            admin: self.admin,
             shards: self.shards.0,
             cpus,
-            driver: self.driver,
-            max_message,
-            max_connections: self.max_connections,
+            driver: self.driver.into(),
+            message_bytes_max: max_message,
+            connections_max: self.max_connections,
             queue_bytes,
-            memory_budget,
-            allow_origin: self.allow_origin,
+            memory_budget_bytes: memory_budget,
+            origins: origin_policy(self.allow_origin),
             handshake_timeout,
-            log: self.log,
-            profile: self.profile,
+            autotune_sockets: self.profile == Profile::Benchmark,
             takeover: self.takeover,
-        })
+            ..Config::default()
+        };
+        Ok(Settings { server, admin: self.admin, log: self.log })
+    }
+}
+
+fn origin_policy(allowed: Vec<String>) -> OriginPolicy {
+    if allowed.iter().any(|origin| origin == "*") {
+        OriginPolicy::Any
+    } else if allowed.is_empty() {
+        OriginPolicy::SameHost
+    } else {
+        OriginPolicy::List(allowed)
+    }
+}
+
+impl From<Driver> for DriverChoice {
+    fn from(driver: Driver) -> DriverChoice {
+        match driver {
+            Driver::Auto => DriverChoice::Auto,
+            Driver::Uring => DriverChoice::Uring,
+            Driver::Epoll => DriverChoice::Epoll,
+        }
     }
 }
 
@@ -296,21 +301,86 @@ fn distinct(listen: Vec<ListenAddress>) -> Result<Vec<ListenAddress>, Failure> {
     Ok(listen)
 }
 
-impl std::fmt::Display for ListenAddress {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            ListenAddress::Tcp(address) => write!(f, "{address}"),
-            ListenAddress::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
+/// Time from the first signal to the end of the process, whatever hinders it. The shards give up on their
+/// peers after [`limits::DRAIN_TIMEOUT`].
+const EXIT_TIMEOUT: Duration = Duration::from_millis(9_500);
+/// Exit code of a server whose shards ended without being told to.
+const EXIT_BROKEN: u8 = 1;
 
 /// Runs the server until a signal ends it.
 pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     let settings = arguments.validate()?;
     environment::start_log(&settings.log)?;
     environment::raise_descriptor_limit();
-    Ok(ExitCode::SUCCESS)
+    // From here on a signal is a drain and no longer sudden death.
+    let signals = Signals::listen().map_err(|error| forbidden("signals cannot be handled", &error))?;
+    let admin = bind_admin(settings.admin)?;
+    let server = Server::start(settings.server).map_err(|error| Failure::Environment(error.to_string()))?;
+    let control = match admin {
+        Some(listener) => Some(
+            Control::start(listener, &server)
+                .map(Arc::new)
+                .map_err(|error| forbidden("the control plane cannot be started", &error))?,
+        ),
+        None => None,
+    };
+    drain_on_signal(signals, server.handle(), control.clone());
+    print_listening(&server);
+    let ended = server.join();
+    match ended {
+        Ok(_) => {
+            tracing::info!("drained");
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            tracing::error!(%error, "the server ended by itself");
+            Ok(ExitCode::from(EXIT_BROKEN))
+        }
+    }
+}
+
+fn forbidden(what: &str, error: &io::Error) -> Failure {
+    Failure::Environment(format!("{what}: {error}"))
+}
+
+/// Binds the admin address before the shards start, so that a port in use is told before anything runs.
+fn bind_admin(admin: Admin) -> Result<Option<TcpListener>, Failure> {
+    let Admin::At(address) = admin else { return Ok(None) };
+    TcpListener::bind(address).map(Some).map_err(|error| {
+        let cure = "choose another --admin ADDR:PORT, or --admin off";
+        Failure::Environment(format!("cannot listen on {address} for the control plane: {error}; {cure}"))
+    })
+}
+
+/// One line per listener, flushed: scripts wait for it.
+fn print_listening(server: &Server) {
+    let (driver, shards, pid) = (server.driver().name, server.shards(), std::process::id());
+    let mut stdout = io::stdout().lock();
+    for address in server.addresses() {
+        let url = match address {
+            ListenAddress::Tcp(address) => format!("ws://{address}"),
+            ListenAddress::Unix(path) => format!("ws+unix:{}", path.display()),
+        };
+        // Nobody reading is no reason to stop serving.
+        let _ = writeln!(stdout, "listening {url} driver={driver} shards={shards} pid={pid}");
+    }
+    let _ = stdout.flush();
+}
+
+/// Waits for signals on a thread of its own, which does not keep the process alive.
+fn drain_on_signal(mut signals: Signals, server: Handle, control: Option<Arc<Control>>) {
+    std::thread::spawn(move || {
+        if let Err(error) = signals.wait() {
+            tracing::error!(%error, "signals are no longer heard");
+            return;
+        }
+        tracing::info!("draining; a second signal ends the process at once");
+        if let Some(control) = control {
+            control.set_draining();
+        }
+        server.drain();
+        signals.exit_on_second(EXIT_TIMEOUT, 0);
+    });
 }
 
 #[cfg(test)]
@@ -336,29 +406,29 @@ mod tests {
     #[test]
     fn without_flags_the_documented_defaults_hold() {
         let settings = settings(&[]).expect("defaults are valid");
-        assert_eq!(settings.listen, [ListenAddress::Tcp("127.0.0.1:9001".parse().expect("an address"))]);
+        assert_eq!(settings.server.listen, [ListenAddress::Tcp("127.0.0.1:9001".parse().expect("an address"))]);
         assert_eq!(settings.admin, Admin::At("127.0.0.1:9002".parse().expect("an address")));
-        assert_eq!(settings.max_message, 64 * 1024);
-        assert_eq!(settings.queue_bytes, 256 * 1024);
-        assert_eq!(settings.handshake_timeout, 5 * limits::SECOND);
-        assert_eq!(settings.shards, None);
+        assert_eq!(settings.server.message_bytes_max, 64 * 1024);
+        assert_eq!(settings.server.queue_bytes, 256 * 1024);
+        assert_eq!(settings.server.handshake_timeout, 5 * limits::SECOND);
+        assert_eq!(settings.server.shards, None);
     }
 
     #[test]
     fn a_profile_moves_defaults_and_a_flag_beside_it_wins() {
         let conformance = settings(&["--profile", "conformance"]).expect("valid");
-        assert_eq!(conformance.max_message, 16 << 20);
+        assert_eq!(conformance.server.message_bytes_max, 16 << 20);
         let both = settings(&["--profile", "conformance", "--max-message", "1MiB"]).expect("valid");
-        assert_eq!(both.max_message, 1 << 20);
+        assert_eq!(both.server.message_bytes_max, 1 << 20);
     }
 
     #[test]
     fn listeners_may_be_several_and_of_both_kinds() {
         let flags = ["--listen", "[::1]:0", "--listen", "unix:/run/echoring.sock", "--listen", "localhost:1"];
         let settings = settings(&flags).expect("valid");
-        assert_eq!(settings.listen.len(), 3);
-        assert_eq!(settings.listen[1], ListenAddress::Unix("/run/echoring.sock".into()));
-        assert_eq!(settings.listen[2].to_string(), "127.0.0.1:1");
+        assert_eq!(settings.server.listen.len(), 3);
+        assert_eq!(settings.server.listen[1], ListenAddress::Unix("/run/echoring.sock".into()));
+        assert_eq!(settings.server.listen[2].to_string(), "127.0.0.1:1");
     }
 
     #[test]
@@ -393,6 +463,6 @@ mod tests {
 
     #[test]
     fn a_message_of_the_largest_size_is_allowed() {
-        assert_eq!(settings(&["--max-message", "2GiB"]).expect("valid").max_message, 1 << 31);
+        assert_eq!(settings(&["--max-message", "2GiB"]).expect("valid").server.message_bytes_max, 1 << 31);
     }
 }

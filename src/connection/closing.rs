@@ -91,7 +91,7 @@ enum Stage {
     CloseSent,
     /// Nothing more is read as frames; bytes are thrown away until FIN, so that no reset overtakes what we
     /// sent last.
-    Discarding { left: u64 },
+    Discarding { left: u32 },
     /// Both Close frames are through, or nothing matters any more.
     Over,
 }
@@ -228,7 +228,7 @@ impl Connection {
     /// Bytes arrived that nobody will read.
     pub(super) fn discard(&mut self, bytes: usize) {
         if let Phase::Ending(Ending { stage: Stage::Discarding { left }, fate, .. }) = &mut self.phase {
-            *left = left.saturating_sub(bytes as u64);
+            *left = left.saturating_sub(u32::try_from(bytes).unwrap_or(u32::MAX));
             if *left == 0 {
                 *fate = Some(Fate::Abort);
             }

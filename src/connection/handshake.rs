@@ -56,7 +56,7 @@ impl Connection {
         }
         head.append(&rest[..kept]);
         run.read += taken;
-        let nonce = *nonce;
+        let nonce = nonce.as_ref().map_or([0; 16], |nonce| **nonce);
         match self.role {
             Role::Server => Ok(self.request_head(head, before == 0, complete, env)),
             Role::Client => Ok(self.response_head(head, nonce, complete, env)),
@@ -149,7 +149,7 @@ impl Connection {
     /// The decision about a head will come later.
     pub fn decide_later(&mut self, key: [u8; 24]) {
         if let Phase::Head { until, .. } = self.phase {
-            self.phase = Phase::Deciding { key, held: None, until };
+            self.phase = Phase::Deciding { key: Box::new(key), held: None, until };
         }
     }
 
@@ -168,7 +168,7 @@ impl Connection {
     ) -> Result<Option<Buffer>, OutOfMemory> {
         let (key, held) = match &mut self.phase {
             Phase::Head { .. } => (key, None),
-            Phase::Deciding { key, held, .. } => (Some(*key), held.take()),
+            Phase::Deciding { key, held, .. } => (Some(**key), held.take()),
             Phase::Open | Phase::Ending(_) => return Ok(None),
         };
         let Some(key) = key else { return Ok(held) };

@@ -29,6 +29,8 @@ mod closing;
 mod handshake;
 mod outbox;
 mod reading;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 
@@ -210,9 +212,9 @@ impl Run {
 #[derive(Debug)]
 enum Phase {
     /// Waiting for a whole head.
-    Head { buffer: Option<Buffer>, nonce: [u8; 16], until: Nanos },
+    Head { buffer: Option<Buffer>, nonce: Option<Box<[u8; 16]>>, until: Nanos },
     /// The request was shown to the application; what follows it waits.
-    Deciding { key: [u8; 24], held: Option<Buffer>, until: Nanos },
+    Deciding { key: Box<[u8; 24]>, held: Option<Buffer>, until: Nanos },
     /// Messages flow.
     Open,
     /// The end has begun; see [`Ending`].
@@ -249,7 +251,7 @@ pub struct Connection {
 impl Connection {
     /// The server's end of a connection that was accepted now.
     pub fn server(env: &Env<'_>) -> Connection {
-        Connection::new(Role::Server, [0; 16], env)
+        Connection::new(Role::Server, None, env)
     }
 
     /// The client's end of a connection that was made now; its request is queued.
@@ -260,13 +262,13 @@ impl Connection {
         let mut nonce = [0; 16];
         nonce[..8].copy_from_slice(&env.entropy.next().to_ne_bytes());
         nonce[8..].copy_from_slice(&env.entropy.next().to_ne_bytes());
-        let mut connection = Connection::new(Role::Client, nonce, env);
+        let mut connection = Connection::new(Role::Client, Some(Box::new(nonce)), env);
         connection.whole = whole;
         connection.queue_request(env, nonce)?;
         Ok(connection)
     }
 
-    fn new(role: Role, nonce: [u8; 16], env: &Env<'_>) -> Connection {
+    fn new(role: Role, nonce: Option<Box<[u8; 16]>>, env: &Env<'_>) -> Connection {
         Connection {
             phase: Phase::Head { buffer: None, nonce, until: env.now + env.config.handshake_timeout },
             reading: Reading::default(),

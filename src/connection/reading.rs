@@ -52,8 +52,9 @@ impl Reading {
 /// The message that is being read.
 #[derive(Debug)]
 pub(super) struct Message {
-    /// Payload bytes announced by its frames so far.
-    bytes: u64,
+    /// Payload bytes announced by its frames so far; [`MESSAGE_BYTES_MAX`](crate::limits::MESSAGE_BYTES_MAX)
+    /// fits.
+    bytes: u32,
     utf8: Utf8,
     kind: Kind,
     /// A first frame was read and the last frame's end was not.
@@ -261,9 +262,10 @@ impl Connection {
             }
             (false, true) => {}
         }
-        self.message.bytes = self.message.bytes.saturating_add(header.payload_bytes);
-        if self.message.bytes > env.config.message_bytes_max {
-            return Err(Offence::MessageTooBig);
+        let total = u64::from(self.message.bytes).saturating_add(header.payload_bytes);
+        match u32::try_from(total) {
+            Ok(bytes) if total <= env.config.message_bytes_max => self.message.bytes = bytes,
+            _ => return Err(Offence::MessageTooBig),
         }
         let split = header.payload_bytes > here as u64;
         let assemble = if self.whole {

@@ -206,8 +206,21 @@ pub const fn header_bytes(payload_bytes: u64, masked: bool) -> usize {
 pub fn encode(header: &Header, out: &mut [u8]) -> usize {
     debug_assert!(!header.opcode.is_control() || (header.fin && header.payload_bytes <= 125));
     debug_assert!(header.payload_bytes < 1 << 63);
-    let first =
-        header.opcode as u8 | if header.fin { FIN } else { 0 } | if header.compressed { RSV1 } else { 0 };
+    if header.mask.is_none() && header.payload_bytes < u64::from(LENGTH_16) {
+        out[..2].copy_from_slice(&[first_byte(header), header.payload_bytes as u8]);
+        return 2;
+    }
+    encode_any(header, out)
+}
+
+#[inline]
+fn first_byte(header: &Header) -> u8 {
+    header.opcode as u8 | if header.fin { FIN } else { 0 } | if header.compressed { RSV1 } else { 0 }
+}
+
+#[inline(never)]
+fn encode_any(header: &Header, out: &mut [u8]) -> usize {
+    let first = first_byte(header);
     let mask = if header.mask.is_some() { MASK } else { 0 };
     let key_at = match header.payload_bytes {
         length @ 0..=125 => {
@@ -231,5 +244,140 @@ pub fn encode(header: &Header, out: &mut [u8]) -> usize {
             key_at + 4
         }
         None => key_at,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn offences_show_as_soon_as_their_bytes_are_there() {
+        use Offence::*;
+        use Role::*;
+        let cases: [(&[u8], Role, bool, Offence); 24] = [
+            (&[0xc1], Server, false, ReservedBits),
+            (&[0xa1], Server, false, ReservedBits),
+            (&[0x91], Client, true, ReservedBits),
+            (&[0xf1], Server, true, ReservedBits),
+            (&[0xc0], Server, true, ReservedBits),
+            (&[0xc8], Server, true, ReservedBits),
+            (&[0xc9], Client, true, ReservedBits),
+            (&[0x83], Server, false, UnknownOpcode),
+            (&[0x07], Server, false, UnknownOpcode),
+            (&[0x8b], Client, false, UnknownOpcode),
+            (&[0x0f], Client, false, UnknownOpcode),
+            (&[0x08], Server, false, FragmentedControl),
+            (&[0x09], Client, false, FragmentedControl),
+            (&[0x0a], Server, false, FragmentedControl),
+            (&[0x81, 0x05], Server, false, NotMasked),
+            (&[0x81, 0x85], Client, false, Masked),
+            (&[0x88, 0xfe], Server, false, OversizedControl),
+            (&[0x89, 0x7f], Client, false, OversizedControl),
+            (&[0x82, 0xfe, 0, 125], Server, false, NotMinimalLength),
+            (&[0x82, 0x7e, 0, 0], Client, false, NotMinimalLength),
+            (&[0x82, 0xff, 0, 0, 0, 0, 0, 0], Server, false, NotMinimalLength),
+            (&[0x82, 0x7f, 0, 0, 0, 0, 0, 0], Client, false, NotMinimalLength),
+            (&[0x82, 0xff, 0x80], Server, false, LengthTopBit),
+            (&[0x82, 0x7f, 0xff], Client, false, LengthTopBit),
+        ];
+        for (bytes, receiver, allow_rsv1, offence) in cases {
+            assert_eq!(decode(bytes, receiver, allow_rsv1), Err(offence), "{bytes:x?}");
+            let shorter = &bytes[..bytes.len() - 1];
+            assert_eq!(decode(shorter, receiver, allow_rsv1), Ok(None), "{shorter:x?}");
+            let longer = [bytes, &[0xff; 14]].concat();
+            assert_eq!(decode(&longer, receiver, allow_rsv1), Err(offence), "{longer:x?}");
+        }
+    }
+
+    #[test]
+    fn the_short_path_and_the_general_one_agree_on_every_pair_of_first_bytes() {
+        for first_two in 0..=u16::MAX {
+            let mut bytes = [0x11; HEADER_BYTES_MAX];
+            bytes[..2].copy_from_slice(&first_two.to_be_bytes());
+            for receiver in [Role::Server, Role::Client] {
+                for allow_rsv1 in [false, true] {
+                    for bytes in [&bytes[..2], &bytes[..5], &bytes[..6], &bytes[..]] {
+                        assert_eq!(
+                            decode(bytes, receiver, allow_rsv1),
+                            decode_any(bytes, receiver, allow_rsv1),
+                            "{bytes:x?}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn lengths_take_their_shortest_form() {
+        for (payload_bytes, bytes) in
+            [(0, 2), (125, 2), (126, 4), (0xffff, 4), (0x1_0000, 10), ((1 << 63) - 1, 10)]
+        {
+            for mask in [None, Some([1, 2, 3, 4])] {
+                let header =
+                    Header { opcode: Opcode::Binary, fin: true, compressed: false, mask, payload_bytes };
+                let mut out = [0; HEADER_BYTES_MAX];
+                let written = encode(&header, &mut out);
+                assert_eq!(written, bytes + if mask.is_some() { 4 } else { 0 });
+                let receiver = if mask.is_some() { Role::Server } else { Role::Client };
+                assert_eq!(decode(&out, receiver, false), Ok(Some((header, written))));
+            }
+        }
+    }
+
+    fn headers() -> impl Strategy<Value = Header> {
+        const OPCODES: [Opcode; 6] =
+            [Opcode::Continuation, Opcode::Text, Opcode::Binary, Opcode::Close, Opcode::Ping, Opcode::Pong];
+        // Shifting spreads the lengths over all three forms.
+        let lengths = (any::<u64>(), 1u32..64).prop_map(|(bits, by)| bits >> by);
+        (prop::sample::select(&OPCODES[..]), any::<bool>(), any::<bool>(), any::<Option<[u8; 4]>>(), lengths)
+            .prop_map(|(opcode, fin, compressed, mask, length)| {
+                let control = opcode.is_control();
+                Header {
+                    opcode,
+                    fin: fin || control,
+                    compressed: compressed && !control && opcode != Opcode::Continuation,
+                    mask,
+                    payload_bytes: if control { length % 126 } else { length },
+                }
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_decodes_and_no_prefix_does(header in headers()) {
+            let mut out = [0; HEADER_BYTES_MAX];
+            let bytes = encode(&header, &mut out);
+            prop_assert_eq!(bytes, header_bytes(header.payload_bytes, header.mask.is_some()));
+            let receiver = if header.mask.is_some() { Role::Server } else { Role::Client };
+            for end in 0..bytes {
+                prop_assert_eq!(decode(&out[..end], receiver, true), Ok(None));
+            }
+            prop_assert_eq!(decode(&out[..bytes], receiver, true), Ok(Some((header, bytes))));
+            prop_assert_eq!(decode(&out, receiver, true), Ok(Some((header, bytes))));
+        }
+
+        #[test]
+        fn what_decodes_encodes_to_the_same_bytes(bytes: [u8; HEADER_BYTES_MAX], client: bool, rsv1: bool) {
+            let receiver = if client { Role::Client } else { Role::Server };
+            if let Ok(Some((header, header_bytes))) = decode(&bytes, receiver, rsv1) {
+                let mut out = [0; HEADER_BYTES_MAX];
+                prop_assert_eq!(encode(&header, &mut out), header_bytes);
+                prop_assert_eq!(&out[..header_bytes], &bytes[..header_bytes]);
+            }
+        }
+
+        #[test]
+        fn more_bytes_never_change_a_verdict(bytes: [u8; HEADER_BYTES_MAX], client: bool, rsv1: bool) {
+            let receiver = if client { Role::Client } else { Role::Server };
+            let whole = decode(&bytes, receiver, rsv1);
+            for end in 0..bytes.len() {
+                let verdict = decode(&bytes[..end], receiver, rsv1);
+                prop_assert!(verdict == Ok(None) || verdict == whole);
+            }
+        }
     }
 }

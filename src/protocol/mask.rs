@@ -26,7 +26,7 @@ pub fn apply(bytes: &mut [u8], key: [u8; 4]) {
     if len <= INLINE_BYTES_MAX {
         short(bytes, 0, 0, len, key);
     } else {
-        Kernel::best().shift(bytes, 0, 0, len, key);
+        apply_long(bytes, key);
     }
 }
 
@@ -41,7 +41,7 @@ pub fn shift(bytes: &mut [u8], from: usize, to: usize, len: usize, key: [u8; 4])
     if len <= INLINE_BYTES_MAX {
         short(bytes, from, to, len, key);
     } else {
-        Kernel::best().shift(bytes, from, to, len, key);
+        shift_long(bytes, from, to, len, key);
     }
 }
 
@@ -53,8 +53,25 @@ pub fn append(out: &mut Vec<u8>, src: &[u8], key: [u8; 4]) {
         out.extend_from_slice(src);
         short(out, at, at, src.len(), key);
     } else {
-        Kernel::best().append(out, src, key);
+        append_long(out, src, key);
     }
+}
+
+// Out of line, so that the short path where these stand needs no stack frame.
+#[inline(never)]
+fn apply_long(bytes: &mut [u8], key: [u8; 4]) {
+    let len = bytes.len();
+    Kernel::in_place().shift(bytes, 0, 0, len, key);
+}
+
+#[inline(never)]
+fn shift_long(bytes: &mut [u8], from: usize, to: usize, len: usize, key: [u8; 4]) {
+    Kernel::moving().shift(bytes, from, to, len, key);
+}
+
+#[inline(never)]
+fn append_long(out: &mut Vec<u8>, src: &[u8], key: [u8; 4]) {
+    Kernel::moving().append(out, src, key);
 }
 
 /// [`shift`] for at most [`INLINE_BYTES_MAX`] bytes: all loads come before all stores.
@@ -126,4 +143,78 @@ fn load16(bytes: &[u8], at: usize) -> u128 {
 #[inline(always)]
 fn store<const N: usize>(bytes: &mut [u8], at: usize, word: [u8; N]) {
     bytes[at..at + N].copy_from_slice(&word);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+
+    /// RFC 6455, 5.3, to the letter.
+    fn masked(bytes: &[u8], key: [u8; 4]) -> Vec<u8> {
+        bytes.iter().enumerate().map(|(at, byte)| byte ^ key[at % 4]).collect()
+    }
+
+    #[test]
+    fn the_standards_example_unmasks() {
+        let mut hello = [0x7f, 0x9f, 0x4d, 0x51, 0x58];
+        apply(&mut hello, KEY);
+        assert_eq!(&hello, b"Hello");
+    }
+
+    #[test]
+    fn every_length_on_both_sides_of_the_inline_border() {
+        for len in 0..=2 * INLINE_BYTES_MAX + 2 {
+            let plain: Vec<u8> = (0..len).map(|at| (at * 31) as u8).collect();
+            let mut bytes = plain.clone();
+            apply(&mut bytes, KEY);
+            assert_eq!(bytes, masked(&plain, KEY), "in place, {len} bytes");
+
+            let mut out = b"before".to_vec();
+            append(&mut out, &plain, KEY);
+            assert_eq!(out, [&b"before"[..], &masked(&plain, KEY)].concat(), "appended, {len} bytes");
+        }
+    }
+
+    #[test]
+    fn every_length_and_distance_while_moving() {
+        for len in 0..=2 * INLINE_BYTES_MAX + 2 {
+            for by in 0..=20 {
+                let before: Vec<u8> = (0..len + by + 9).map(|at| (at * 31) as u8).collect();
+                let mut after = before.clone();
+                let (from, to) = (5 + by, 5);
+                shift(&mut after, from, to, len, KEY);
+                let mut expected = before.clone();
+                expected[to..to + len].copy_from_slice(&masked(&before[from..from + len], KEY));
+                assert_eq!(after, expected, "{len} bytes by {by}");
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "towards the front")]
+    fn moving_away_from_the_front_is_refused() {
+        shift(&mut [0; 16], 2, 4, 8, KEY);
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_with_rotated_keys_equal_the_whole(
+            plain in prop::collection::vec(any::<u8>(), 0..400),
+            key: [u8; 4],
+            cut in 0usize..400,
+        ) {
+            let cut = cut.min(plain.len());
+            let mut pieces = plain.clone();
+            let (front, back) = pieces.split_at_mut(cut);
+            apply(front, key);
+            apply(back, rotate(key, cut));
+            prop_assert_eq!(&pieces, &masked(&plain, key));
+            apply(&mut pieces, key);
+            prop_assert_eq!(pieces, plain);
+        }
+    }
 }

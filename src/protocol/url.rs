@@ -129,3 +129,62 @@ fn split_authority(authority: &str) -> Result<(&str, Option<&str>), BadUrl> {
     }
     Ok((host, port))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn good_urls() {
+        let cases = [
+            ("ws://localhost", "localhost", 80, "/", false, "localhost"),
+            ("WSS://example.com", "example.com", 443, "/", true, "example.com"),
+            ("ws://127.0.0.1:9001/echo?x=1", "127.0.0.1", 9001, "/echo?x=1", false, "127.0.0.1:9001"),
+            ("wss://h:80/", "h", 80, "/", true, "h:80"),
+            ("ws://h:80/", "h", 80, "/", false, "h"),
+            ("ws://h?q", "h", 80, "/?q", false, "h"),
+            ("ws://h:/a", "h", 80, "/a", false, "h"),
+            ("ws://[::1]", "::1", 80, "/", false, "[::1]"),
+            ("ws://[fe80::1]:81/%20", "fe80::1", 81, "/%20", false, "[fe80::1]:81"),
+        ];
+        for (text, host, port, path, secure, authority) in cases {
+            let url = Url::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!((&*url.host, url.port, &*url.path, url.secure), (host, port, path, secure), "{text}");
+            assert_eq!(url.authority(), authority, "{text}");
+            assert_eq!(Url::parse(&url.to_string()), Ok(url), "{text}");
+        }
+    }
+
+    #[test]
+    fn bad_urls() {
+        let cases = [
+            ("", BadUrl::Scheme),
+            ("localhost:9001", BadUrl::Scheme),
+            ("http://localhost", BadUrl::Scheme),
+            ("ws:/localhost", BadUrl::Scheme),
+            ("ws://localhost/#top", BadUrl::Fragment),
+            ("ws://localhost#", BadUrl::Fragment),
+            ("ws://user:secret@localhost", BadUrl::UserInfo),
+            ("ws://", BadUrl::NoHost),
+            ("ws:///path", BadUrl::NoHost),
+            ("ws://:80", BadUrl::NoHost),
+            ("ws://a b", BadUrl::Host),
+            ("ws://exämple.com", BadUrl::Host),
+            ("ws://[::1", BadUrl::Host),
+            ("ws://[localhost]", BadUrl::Host),
+            ("ws://[::1]x", BadUrl::Host),
+            ("ws://h:port", BadUrl::Port),
+            ("ws://h:0", BadUrl::Port),
+            ("ws://h:65536", BadUrl::Port),
+            ("ws://h:+80", BadUrl::Port),
+            ("ws://::1", BadUrl::NoHost),
+            ("ws://h/a b", BadUrl::Path),
+            ("ws://h/ä", BadUrl::Path),
+            ("ws://h/a\r\nX: y", BadUrl::Path),
+        ];
+        for (text, error) in cases {
+            assert_eq!(Url::parse(text), Err(error), "{text}");
+            assert!(!error.to_string().contains('\n'));
+        }
+    }
+}

@@ -141,3 +141,109 @@ const fn after_lead(lead: u8) -> Option<Utf8> {
     };
     Some(Utf8 { missing, low, high })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Whether some continuation of `text` is UTF-8, by the standard library.
+    fn is_viable(text: &[u8]) -> bool {
+        str::from_utf8(text).map_or_else(|error| error.error_len().is_none(), |_| true)
+    }
+
+    /// Pushes `chunks` and compares every verdict with the standard library's on all bytes so far.
+    fn check<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) {
+        let (mut utf8, mut so_far) = (Utf8::new(), Vec::new());
+        for chunk in chunks {
+            so_far.extend_from_slice(chunk);
+            let verdict = utf8.push(chunk);
+            assert_eq!(verdict.is_ok(), is_viable(&so_far), "{so_far:x?}, last {chunk:x?}");
+            if verdict.is_err() {
+                return;
+            }
+        }
+        assert_eq!(utf8.finish().is_ok(), str::from_utf8(&so_far).is_ok(), "{so_far:x?}");
+        assert_eq!(utf8, Utf8::new());
+    }
+
+    /// Bytes at which the rules change.
+    const BORDERS: [u8; 26] = [
+        0x00, 0x41, 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc0, 0xc1, 0xc2, 0xdf, 0xe0, 0xe1, 0xec, 0xed,
+        0xee, 0xef, 0xf0, 0xf1, 0xf3, 0xf4, 0xf5, 0xf8, 0xff,
+    ];
+
+    #[test]
+    fn every_sequence_of_four_border_bytes_byte_by_byte() {
+        for a in BORDERS {
+            for b in BORDERS {
+                for c in BORDERS {
+                    for d in BORDERS {
+                        check([a, b, c, d].chunks(1));
+                        check([&[a, b, c, d][..]]);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_scalar_value_cut_everywhere() {
+        let mut text = [0; 4];
+        for character in '\0'..=char::MAX {
+            let text = character.encode_utf8(&mut text).as_bytes();
+            for cut in 0..text.len() {
+                let mut utf8 = Utf8::new();
+                assert!(utf8.push(&text[..cut]).is_ok() && utf8.push(&text[cut..]).is_ok());
+                assert!(utf8.finish().is_ok(), "{character:?} cut at {cut}");
+            }
+            assert!(is_valid(text));
+        }
+    }
+
+    #[test]
+    fn an_offence_behind_a_long_valid_text_is_seen_at_once() {
+        for len in 0..200 {
+            let mut text = vec![b'a'; len];
+            text.extend_from_slice(b"\xf4\x90");
+            assert_eq!(Utf8::new().push(&text), Err(Offence::InvalidUtf8));
+            assert!(!is_valid(&text));
+        }
+    }
+
+    #[test]
+    fn finishing_inside_a_character_is_an_offence_and_resets() {
+        let mut utf8 = Utf8::new();
+        assert_eq!(utf8.push("κόσμ".as_bytes()), Ok(()));
+        assert_eq!(utf8.push(b"\xce"), Ok(()));
+        assert_eq!(utf8.finish(), Err(Offence::InvalidUtf8));
+        assert_eq!(utf8, Utf8::new());
+        assert_eq!(utf8.push(b"\xb5"), Err(Offence::InvalidUtf8));
+    }
+
+    /// Pieces of text, mostly whole characters, some broken.
+    fn texts() -> impl Strategy<Value = Vec<u8>> {
+        let pieces = prop_oneof![
+            6 => "[a-z ]{0,40}".prop_map(String::into_bytes),
+            6 => any::<char>().prop_map(|character| character.to_string().into_bytes()),
+            1 => prop::sample::select(&BORDERS[..]).prop_map(|byte| vec![byte]),
+        ];
+        prop::collection::vec(pieces, 0..30).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn cuts_make_no_difference(text in texts(), mut cuts in prop::collection::vec(0usize..300, 0..12)) {
+            cuts.retain(|&cut| cut <= text.len());
+            cuts.extend([0, text.len()]);
+            cuts.sort_unstable();
+            check(cuts.windows(2).map(|ends| &text[ends[0]..ends[1]]));
+        }
+
+        #[test]
+        fn whole_messages_are_judged_like_the_standard_library_does(text in texts()) {
+            prop_assert_eq!(is_valid(&text), str::from_utf8(&text).is_ok());
+        }
+    }
+}

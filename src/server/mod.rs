@@ -24,6 +24,7 @@ use crate::driver::uring::Uring;
 use crate::driver::{Description, Driver, Options, Waker};
 use crate::limits::{
     CONNECTION_LEASE, CONNECTIONS_DEFAULT, MAILBOX_BYTES_MIN, REFUSING_CONNECTIONS_MAX, RESERVED_DESCRIPTORS,
+    SNAPSHOT_TIMEOUT,
 };
 use crate::shard::{self, Mailboxes, Order, Remote, Shard};
 use crate::stats::Snapshot;
@@ -31,9 +32,6 @@ use crate::stats::Snapshot;
 pub use broadcast::Message;
 pub use config::{Config, DriverChoice, ListenAddress, StartError};
 pub use service::{Peer, Service};
-
-/// How long a snapshot is waited for: a shard answers between two turns.
-const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A running server.
 #[derive(Debug)]
@@ -59,7 +57,7 @@ impl Handle {
             self.remotes.iter().filter(|remote| remote.order(Order::Snapshot(sender.clone()))).count();
         drop(sender);
         let mut snapshots: Vec<Snapshot> =
-            (0..asked).map_while(|_| receiver.recv_timeout(SNAPSHOT_TIMEOUT).ok()).collect();
+            (0..asked).map_while(|_| receiver.recv_timeout(Duration::from_nanos(SNAPSHOT_TIMEOUT)).ok()).collect();
         snapshots.sort_by_key(|snapshot| snapshot.shard);
         snapshots
     }

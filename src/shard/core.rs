@@ -14,7 +14,7 @@ use crate::connection::{
     Cause, Chunk, Connection, Entropy, Env, Fate, Marks, OutOfMemory, Piece, Reply, Run, Step,
 };
 use crate::driver::{Driver, Source, Span, Token};
-use crate::limits::{DRAIN_TIMEOUT, Nanos, TIMER_TICK};
+use crate::limits::{DRAIN_TIMEOUT, Nanos};
 use crate::protocol::CloseCode;
 use crate::protocol::handshake::{self, Refusal};
 use crate::stats::{Counters, Snapshot};
@@ -42,7 +42,7 @@ pub struct Core<D: Driver, A: Application> {
     pub(super) draining_since: Option<Nanos>,
     pub(super) stopping: bool,
     lease: Lease,
-    due: Vec<(Token, u64)>,
+    due: Vec<(Token, u32)>,
 }
 
 /// Built where a field of `Core` must stay borrowed beside it.
@@ -399,7 +399,7 @@ impl<D: Driver, A: Application> Core<D, A> {
     fn arm(&mut self, token: Token) {
         let Some(slot) = self.slots.get_mut(token) else { return };
         let deadline = slot.connection.deadline(&self.config.connection);
-        if deadline == Nanos::MAX || (slot.armed != 0 && slot.armed * TIMER_TICK <= deadline) {
+        if deadline == Nanos::MAX || (slot.armed != 0 && self.wheel.is_before(slot.armed, deadline)) {
             return;
         }
         slot.armed = self.wheel.arm(token, deadline);

@@ -11,7 +11,7 @@ pub(super) struct Slot<P> {
     pub(super) peer: Option<P>,
     pub(super) generation: u32,
     /// The tick of the wheel that counts; entries at other ticks are stale. 0 for none.
-    pub(super) armed: u64,
+    pub(super) armed: u32,
     /// Counts against the node's connections.
     pub(super) leased: bool,
     /// Listed for a flush at the turn's end.

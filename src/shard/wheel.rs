@@ -26,13 +26,20 @@ impl Wheel {
         Wheel { slots: vec![Vec::new(); SLOTS], current, earliest: u64::MAX, entries: 0 }
     }
 
-    /// Arms an entry that comes up not before `deadline`. Returns the tick it was put at.
-    pub(super) fn arm(&mut self, token: Token, deadline: Nanos) -> u64 {
+    /// Arms an entry that comes up not before `deadline`. Returns the tick it was put at; 32 bits of it tell
+    /// entries apart, since the wheel reaches 2^11 ticks.
+    pub(super) fn arm(&mut self, token: Token, deadline: Nanos) -> u32 {
         let tick = deadline.div_ceil(TIMER_TICK).clamp(self.current, self.current + SLOTS as u64 - 1);
         self.slots[tick as usize % SLOTS].push(token);
         self.earliest = self.earliest.min(tick);
         self.entries += 1;
-        tick
+        tick as u32
+    }
+
+    /// Whether an entry that was armed at `tick` comes up by `deadline`.
+    pub(super) fn is_before(&self, tick: u32, deadline: Nanos) -> bool {
+        let ahead = u64::from(tick.wrapping_sub(self.current as u32));
+        (self.current + ahead) * TIMER_TICK <= deadline
     }
 
     /// When [`expire`](Wheel::expire) should be called next.
@@ -41,7 +48,7 @@ impl Wheel {
     }
 
     /// Moves the entries that are due at `now` to `due`, each with the tick it was armed for.
-    pub(super) fn expire(&mut self, now: Nanos, due: &mut Vec<(Token, u64)>) {
+    pub(super) fn expire(&mut self, now: Nanos, due: &mut Vec<(Token, u32)>) {
         let last = now / TIMER_TICK;
         if self.earliest > last {
             return;
@@ -50,7 +57,7 @@ impl Wheel {
         while tick <= last && self.entries > 0 {
             let slot = &mut self.slots[tick as usize % SLOTS];
             self.entries -= slot.len();
-            due.extend(slot.drain(..).map(|token| (token, tick)));
+            due.extend(slot.drain(..).map(|token| (token, tick as u32)));
             // A slot that once held a storm of connections need not keep its memory.
             slot.shrink_to(16);
             tick += 1;
@@ -99,7 +106,7 @@ mod tests {
     fn a_deadline_past_the_horizon_comes_up_within_it() {
         let mut wheel = Wheel::new(0);
         let tick = wheel.arm(token(1), 10_000_000 * TIMER_TICK);
-        assert_eq!(tick, SLOTS as u64 - 1);
+        assert_eq!(tick, SLOTS as u32 - 1);
         let mut due = Vec::new();
         wheel.expire((SLOTS as u64) * TIMER_TICK, &mut due);
         assert_eq!(due, [(token(1), tick)]);

@@ -11,7 +11,7 @@ use echoring::driver::{Driver, Event, Options, Source, Token};
 use echoring::limits::{MILLISECOND, SECOND};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::world::{Heard, Kit, Peer, Seen, World, assert_same, pattern};
+use super::world::{Echo, Heard, Kit, Peer, Seen, World, assert_same, pattern};
 
 /// How a driver under test is made.
 pub type Make<D> = fn(&Options) -> io::Result<D>;
@@ -217,19 +217,10 @@ pub fn a_long_echo_arrives_whole<D: Driver>(make: Make<D>) {
     let (token, mut peer) = world.accept();
     let sent = pattern(0, 24 << 20);
     let (mut written, mut heard) = (0, Vec::new());
+    let mut echo = Echo::default();
     world.until_with(
         "the whole echo",
-        |driver, pool, event| match event {
-            Event::Received { token, run } => {
-                if let Err(Source::Received(run)) = driver.send(*token, Source::Received(*run)) {
-                    // What the shard above does: behind a blocked send, bytes wait in a pooled buffer.
-                    panic!("a paused connection has nothing more to say: {run:?} {}", pool.used_bytes());
-                }
-            }
-            Event::Blocked { token, .. } => driver.pause(*token),
-            Event::Unblocked { token } => driver.resume(*token),
-            _ => {}
-        },
+        |driver, _, event| echo.handle(driver, event, |_| {}),
         |_| {
             written += peer.write(&sent[written..(written + 50_000).min(sent.len())]);
             peer.read(&mut heard);

@@ -1,6 +1,7 @@
 //! What the suite runs in: one driver, its pool, a record of everything it reported, and peers that never
 //! block.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -204,7 +205,13 @@ impl<K: Kit> World<K> {
             let piece = pattern(staged.len(), 200_000);
             staged.extend_from_slice(&piece);
             self.driver.send(token, Source::Shared(Bytes::from(piece))).expect("not blocked");
+            // A send may be short for a passing reason; only a full peer keeps it so.
             self.turn();
+            for _ in 0..20 {
+                if self.is_blocked(token) {
+                    self.turn();
+                }
+            }
         }
         staged
     }
@@ -212,6 +219,39 @@ impl<K: Kit> World<K> {
     fn tail(&self) -> Vec<String> {
         let skipped = self.seen.len().saturating_sub(12);
         self.seen[skipped..].iter().map(|seen| format!("{seen:.60?}")).collect()
+    }
+}
+
+/// An echo that keeps what a blocked connection does not take, as the shard above a driver does.
+#[derive(Debug, Default)]
+pub struct Echo {
+    waiting: HashMap<Token, Vec<Vec<u8>>>,
+}
+
+impl Echo {
+    /// Reacts to an event: bytes are rewritten in place by `rewrite` and sent back.
+    pub fn handle<D: Driver>(&mut self, driver: &mut D, event: &Event, rewrite: impl Fn(&mut [u8])) {
+        match event {
+            Event::Received { token, run } => {
+                rewrite(driver.received(*run));
+                let waiting = self.waiting.entry(*token).or_default();
+                if !waiting.is_empty() || driver.send(*token, Source::Received(*run)).is_err() {
+                    waiting.push(driver.received(*run).to_vec());
+                }
+            }
+            Event::Blocked { token, .. } => driver.pause(*token),
+            Event::Unblocked { token } => {
+                let waiting = self.waiting.entry(*token).or_default();
+                while !waiting.is_empty() {
+                    if driver.send(*token, Source::Shared(Bytes::copy_from_slice(&waiting[0]))).is_err() {
+                        break;
+                    }
+                    waiting.remove(0);
+                }
+                driver.resume(*token);
+            }
+            _ => {}
+        }
     }
 }
 

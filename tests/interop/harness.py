@@ -227,8 +227,13 @@ class Raw:
         return first, self.read_exactly(length)
 
     def read_close(self):
-        """The code of the Close frame that comes next, and that the connection then ends."""
+        """The code of the Close frame that comes, and that the connection then ends.
+
+        Fragments of a message that went wrong later may have been echoed before.
+        """
         first, payload = self.read_frame()
+        while first & 0x08 == 0:
+            first, payload = self.read_frame()
         assert first == 0x88, (hex(first), payload)
         code = struct.unpack("!H", payload[:2])[0] if payload else 1005
         # A peer that closes in answer, as the standard asks.

@@ -122,7 +122,7 @@ class Environment(unittest.TestCase):
     """What the host forbids is one line with the cure, and exit code 3."""
 
     def refused(self, *flags, **options):
-        command = [BINARY, "serve", "--admin", "off", *flags]
+        command = [BINARY, "serve", *(() if "--admin" in flags else ("--admin", "off")), *flags]
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=PATIENCE_S, stdin=subprocess.DEVNULL, **options
         )

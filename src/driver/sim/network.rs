@@ -92,6 +92,17 @@ pub(super) struct Inbound {
     pub(super) reset: bool,
 }
 
+impl Inbound {
+    fn heard(&self) -> Heard {
+        match self {
+            Inbound { bytes: 1.., .. } => Heard::Bytes,
+            Inbound { reset: true, .. } => Heard::Reset,
+            Inbound { ended: true, .. } => Heard::End,
+            Inbound { .. } => Heard::Nothing,
+        }
+    }
+}
+
 impl Network {
     /// A network in which everything follows from `seed`.
     pub fn new(seed: u64, faults: Faults) -> Network {
@@ -109,7 +120,8 @@ impl Network {
     /// A driver on this network; drivers are numbered from 0 in the order in which they are made.
     pub fn driver(&self, options: &Options) -> Sim {
         let number = self.state().nodes.len();
-        self.state().nodes.push(Node::default());
+        // Its first turn is due.
+        self.state().nodes.push(Node { touched: true, ..Node::default() });
         Sim::new(self.clone(), number, options)
     }
 
@@ -170,19 +182,24 @@ impl Network {
         self.state().write(client.0, 0, bytes)
     }
 
+    /// Bytes that [`client_write`](Network::client_write) would take now; 0 on a broken connection.
+    pub fn client_room(&self, client: ClientId) -> usize {
+        let state = self.state();
+        if state.is_broken(client.0, 0) { 0 } else { state.room(client.0, 0) }
+    }
+
+    /// What [`client_read`](Network::client_read) would come to now.
+    pub fn client_news(&self, client: ClientId) -> Heard {
+        self.state().inbound(client.0, 0).heard()
+    }
+
     /// Appends up to `bytes_max` of what has arrived to `into`.
     pub fn client_read(&self, client: ClientId, bytes_max: usize, into: &mut Vec<u8>) -> Heard {
         let mut state = self.state();
-        let Inbound { bytes, ended, reset } = state.inbound(client.0, 0);
-        if bytes > 0 {
-            state.read(client.0, 0, bytes.min(bytes_max), |part| into.extend_from_slice(part));
-            return Heard::Bytes;
-        }
-        match (reset, ended) {
-            (true, _) => Heard::Reset,
-            (false, true) => Heard::End,
-            (false, false) => Heard::Nothing,
-        }
+        let inbound = state.inbound(client.0, 0);
+        let bytes = inbound.bytes.min(bytes_max);
+        state.read(client.0, 0, bytes, |part| into.extend_from_slice(part));
+        inbound.heard()
     }
 
     /// Sends FIN; reading goes on.

@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, IntoRawFd};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::core::Core;
+use super::connections::Connections;
 use super::entries::Kind;
 use super::ring::{Ring, set_direct};
 use super::slots::{Marks, Phase, Slots};
@@ -46,7 +46,7 @@ impl Dials {
         address: SocketAddr,
         source: Option<SocketAddr>,
         listening: bool,
-        core: &mut Core,
+        connections: &mut Connections,
         ring: &Ring,
     ) -> io::Result<Token> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
@@ -58,7 +58,7 @@ impl Dials {
             socket.bind(&source.into())?;
         }
         let file = if self.direct {
-            let place = self.take_place(listening, &core.slots, ring)?;
+            let place = self.take_place(listening, &connections.slots, ring)?;
             if let Err(error) = set_direct(ring, place, socket.as_raw_fd()) {
                 self.free.push(place);
                 return Err(error);
@@ -67,7 +67,7 @@ impl Dials {
         } else {
             socket.into_raw_fd() as u32
         };
-        let token = core.slots.take(file, Phase::Connecting).ok_or(io::ErrorKind::QuotaExceeded)?;
+        let token = connections.slots.take(file, Phase::Connecting).ok_or(io::ErrorKind::QuotaExceeded)?;
         self.staged.push((token, address.into()));
         Ok(token)
     }
@@ -108,15 +108,15 @@ impl Dials {
     }
 
     /// Queues the staged connects.
-    pub(super) fn fill(&mut self, core: &mut Core, ring: &mut Ring) -> io::Result<()> {
+    pub(super) fn fill(&mut self, connections: &mut Connections, ring: &mut Ring) -> io::Result<()> {
         for (token, address) in &self.staged {
-            let Some(slot) = core.slots.get(*token) else { continue };
+            let Some(slot) = connections.slots.get(*token) else { continue };
             if slot.phase != Phase::Connecting || slot.marks.has(Marks::CONNECT_ARMED) {
                 continue;
             }
             slot.marks.set(Marks::CONNECT_ARMED);
-            core.in_flight += 1;
-            let entry = core.slots.file(token.index).connect(address);
+            connections.in_flight += 1;
+            let entry = connections.slots.file(token.index).connect(address);
             // SAFETY: the kernel copies the address when it consumes the entry; until then the address
             // stays in `staged`, which `consumed` clears after that and nothing else touches meanwhile.
             unsafe { ring.push(&entry.user_data(Kind::Connect.of_token(*token)))? };

@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use super::core::{Completion, Core};
+use super::connections::{Completion, Connections};
 use super::entries::{File, Kind, accept};
 use super::ring::Ring;
 use super::slots::Phase;
@@ -89,17 +89,17 @@ impl Listeners {
     }
 
     /// Queues what follows from the present room and wishes.
-    pub(super) fn fill(&mut self, core: &mut Core, ring: &mut Ring) -> io::Result<()> {
+    pub(super) fn fill(&mut self, connections: &mut Connections, ring: &mut Ring) -> io::Result<()> {
         if !self.listed && self.retry_at().is_none_or(|at| at > clock::now()) {
             return Ok(());
         }
         self.listed = false;
         for number in self.orphans.drain(..) {
             let entry = File { number, direct: self.direct }.close().user_data(Kind::CloseOrphan.numbered(0));
-            push(core, ring, &entry)?;
+            push(connections, ring, &entry)?;
         }
         let claimed = self.claims();
-        let mut room = core.slots.room().saturating_sub(claimed);
+        let mut room = connections.slots.room().saturating_sub(claimed);
         for (id, listener) in self.list.iter_mut().enumerate() {
             let Some(fd) = listener.fd.as_ref().map(AsRawFd::as_raw_fd) else { continue };
             let id = id as u32;
@@ -110,7 +110,7 @@ impl Listeners {
                 if !listener.cancelling {
                     listener.cancelling = true;
                     let entry = File::descriptor(fd).cancel_all();
-                    push(core, ring, &entry.user_data(Kind::AcceptCancel.numbered(id)))?;
+                    push(connections, ring, &entry.user_data(Kind::AcceptCancel.numbered(id)))?;
                 }
                 continue;
             }
@@ -126,14 +126,14 @@ impl Listeners {
             if plenty {
                 listener.many = true;
                 let entry = accept(fd, true, self.direct);
-                push(core, ring, &entry.user_data(Kind::AcceptMany.numbered(id)))?;
+                push(connections, ring, &entry.user_data(Kind::AcceptMany.numbered(id)))?;
                 continue;
             }
             while room > 0 && listener.single < SINGLE_MAX {
                 listener.single += 1;
                 room -= 1;
                 let entry = accept(fd, false, self.direct);
-                push(core, ring, &entry.user_data(Kind::AcceptOne.numbered(id)))?;
+                push(connections, ring, &entry.user_data(Kind::AcceptOne.numbered(id)))?;
             }
         }
         Ok(())
@@ -144,12 +144,12 @@ impl Listeners {
         &mut self,
         kind: Kind,
         completion: Completion,
-        core: &mut Core,
+        connections: &mut Connections,
         events: &mut Vec<Event>,
     ) {
         let listener = &mut self.list[completion.user_data as u32 as usize];
         if !completion.more() {
-            core.in_flight -= 1;
+            connections.in_flight -= 1;
             self.listed = true;
             match kind {
                 Kind::AcceptMany => listener.many = false,
@@ -159,12 +159,12 @@ impl Listeners {
         if completion.result >= 0 {
             listener.failing = false;
             let file = completion.result as u32;
-            let token = if listener.stopping { None } else { core.slots.take(file, Phase::Open) };
+            let token = if listener.stopping { None } else { connections.slots.take(file, Phase::Open) };
             match token {
                 Some(token) => {
                     events.push(Event::Accepted { token });
-                    core.list(token.index);
-                    self.listed |= listener.many && core.slots.room() < SCARCE;
+                    connections.list(token.index);
+                    self.listed |= listener.many && connections.slots.room() < SCARCE;
                 }
                 None => {
                     self.orphans.push(file);
@@ -187,15 +187,15 @@ impl Listeners {
     }
 
     /// A cancellation of accepts is over.
-    pub(super) fn cancelled(&mut self, completion: Completion, core: &mut Core) {
-        core.in_flight -= 1;
+    pub(super) fn cancelled(&mut self, completion: Completion, connections: &mut Connections) {
+        connections.in_flight -= 1;
         self.listed = true;
         self.list[completion.user_data as u32 as usize].cancelling = false;
     }
 }
 
-fn push(core: &mut Core, ring: &mut Ring, entry: &io_uring::squeue::Entry) -> io::Result<()> {
-    core.in_flight += 1;
+fn push(connections: &mut Connections, ring: &mut Ring, entry: &io_uring::squeue::Entry) -> io::Result<()> {
+    connections.in_flight += 1;
     // SAFETY: accepts, cancellations and closes name no memory.
     unsafe { ring.push(entry) }
 }

@@ -13,10 +13,10 @@
 //! | `receive` | receive memory and who has it |
 //! | `sends` | batches, and rests of short sends |
 //! | `slots` | the table of connections |
-//! | `core` | a connection's life: what completions mean, what is submitted next |
+//! | `connections` | a connection's life: what completions mean, what is submitted next |
 //! | `listeners`, `dials` | accepting, connecting |
 
-mod core;
+mod connections;
 mod dials;
 mod entries;
 mod features;
@@ -34,7 +34,7 @@ use std::mem::ManuallyDrop;
 use std::net::SocketAddr;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
-use self::core::{Completion, Core};
+use self::connections::{Completion, Connections};
 use self::dials::Dials;
 use self::entries::{Kind, message, poll};
 use self::listeners::Listeners;
@@ -45,6 +45,10 @@ use super::{Description, Driver, Event, Features, Options, Source, Span, Token, 
 use crate::buffer::Pool;
 use crate::limits::{Nanos, SECOND};
 
+/// Submissions that fit before an extra trip to the kernel.
+const SUBMISSIONS: u32 = 4096;
+/// Completions that fit. A turn that brings more is survived: the kernel keeps them and says so.
+const COMPLETIONS: u32 = 16_384;
 /// How long tear-down waits for the kernel to let go of our memory before it gives that memory up.
 const TEAR_DOWN_MAX: Nanos = 2 * SECOND;
 
@@ -53,7 +57,7 @@ const TEAR_DOWN_MAX: Nanos = 2 * SECOND;
 pub struct Uring {
     /// First, so that it is closed before the memory that its operations use is freed.
     ring: Ring,
-    core: Kept<Core>,
+    connections: Kept<Connections>,
     listeners: Listeners,
     dials: Dials,
     waker: Waker,
@@ -73,8 +77,12 @@ impl Uring {
     /// `PermissionDenied` where io_uring is denied, `Unsupported` where the kernel is older than 6.1, and what
     /// the kernel says when descriptors or memory are used up.
     pub fn new(options: &Options) -> io::Result<Uring> {
+        Self::with_queues(options, SUBMISSIONS, COMPLETIONS)
+    }
+
+    fn with_queues(options: &Options, submissions: u32, completions: u32) -> io::Result<Uring> {
         let mut used = features::probe()?.less(options.without);
-        let mut ring = Ring::new(&mut used)?;
+        let mut ring = Ring::new(&mut used, submissions, completions)?;
         let direct = used.has(Features::DIRECT);
         if direct {
             ring.inner().submitter().register_files_sparse(options.connections).map_err(
@@ -91,10 +99,10 @@ impl Uring {
         let receiver = Receiver::new(ring.inner(), options.receive_bytes, incremental)?;
         ring.enable(&mut used)?;
         let waker = Waker::eventfd(Some(ring.duplicate()?))?;
-        let core = Core::new(Slots::new(options.connections, direct), receiver, used);
+        let connections = Connections::new(Slots::new(options.connections, direct), receiver, used);
         Ok(Uring {
             ring,
-            core: Kept::new(core),
+            connections: Kept::new(connections),
             listeners: Listeners::new(direct),
             dials: Dials::new(options.connections, direct),
             waker,
@@ -114,13 +122,13 @@ impl Uring {
 
     /// Queues all that is not a send of this turn's batch.
     fn fill(&mut self, pool: &mut Pool) -> io::Result<()> {
-        self.core.fill_others(&mut self.ring, pool)?;
-        self.dials.fill(&mut self.core, &mut self.ring)?;
-        self.listeners.fill(&mut self.core, &mut self.ring)?;
+        self.connections.fill_others(&mut self.ring, pool)?;
+        self.dials.fill(&mut self.connections, &mut self.ring)?;
+        self.listeners.fill(&mut self.connections, &mut self.ring)?;
         if !self.poll_armed {
             self.poll_armed = true;
             let eventfd = self.waker.descriptor().expect("this waker was made with an eventfd");
-            self.core.in_flight += 1;
+            self.connections.in_flight += 1;
             // SAFETY: a poll names no memory.
             unsafe { self.ring.push(&poll(eventfd).user_data(Kind::WakePoll.numbered(0)))? };
         }
@@ -141,24 +149,24 @@ impl Uring {
     fn reap(&mut self, pool: &mut Pool, events: &mut Vec<Event>) -> io::Result<()> {
         let mut woken = false;
         loop {
-            let core = &mut *self.core;
+            let connections = &mut *self.connections;
             for entry in self.ring.completions() {
                 let completion =
                     Completion { user_data: entry.user_data(), result: entry.result(), flags: entry.flags() };
                 match Kind::of(completion.user_data) {
-                    Kind::Receive => core.received(completion, events),
-                    Kind::Send => core.send_ended(completion, pool),
-                    Kind::Rest => core.rest_ended(completion, pool, events),
+                    Kind::Receive => connections.received(completion, events),
+                    Kind::Send => connections.send_ended(completion, pool),
+                    Kind::Rest => connections.rest_ended(completion, pool, events),
                     kind @ (Kind::AcceptMany | Kind::AcceptOne) => {
-                        self.listeners.accepted(kind, completion, core, events);
+                        self.listeners.accepted(kind, completion, connections, events);
                     }
-                    Kind::AcceptCancel => self.listeners.cancelled(completion, core),
-                    Kind::Connect => core.connected(completion, events),
-                    Kind::Cancel => core.step_ended(completion, Marks::CANCEL_ARMED),
-                    Kind::Install => core.installed(completion),
-                    Kind::Shutdown => core.step_ended(completion, Marks::BUSY),
+                    Kind::AcceptCancel => self.listeners.cancelled(completion, connections),
+                    Kind::Connect => connections.connected(completion, events),
+                    Kind::Cancel => connections.step_ended(completion, Marks::CANCEL_ARMED),
+                    Kind::Install => connections.installed(completion),
+                    Kind::Shutdown => connections.step_ended(completion, Marks::BUSY),
                     Kind::Close => {
-                        if let Some(file) = core.closed(completion, events) {
+                        if let Some(file) = connections.closed(completion, events) {
                             self.dials.closed(file);
                             self.listeners.room_changed();
                         }
@@ -166,7 +174,7 @@ impl Uring {
                     Kind::WakePoll => {
                         woken = true;
                         if !completion.more() {
-                            core.in_flight -= 1;
+                            connections.in_flight -= 1;
                             self.poll_armed = false;
                         }
                     }
@@ -178,7 +186,7 @@ impl Uring {
                             other.wake();
                         }
                     }
-                    Kind::CloseOrphan => core.in_flight -= 1,
+                    Kind::CloseOrphan => connections.in_flight -= 1,
                     Kind::Ignored => {}
                 }
             }
@@ -200,65 +208,65 @@ impl Driver for Uring {
 
     fn turn(&mut self, pool: &mut Pool, deadline: Option<Nanos>, events: &mut Vec<Event>) -> io::Result<()> {
         let start = events.len();
-        self.core.begin();
+        self.connections.begin();
         // Buffers finished by earlier turns. Nobody may look at their bytes any more, but staged sends still
         // point into them.
-        let mut finished = self.core.receiver.finished();
-        if self.core.batch.len() == 0 {
-            self.core.receiver.give_back(finished);
+        let mut finished = self.connections.receiver.finished();
+        if self.connections.batch.len() == 0 {
+            self.connections.receiver.give_back(finished);
             finished = 0;
         }
-        self.core.fill_sends(&mut self.ring)?;
+        self.connections.fill_sends(&mut self.ring)?;
         self.fill(pool)?;
         self.fill_wakes()?;
-        if self.core.waits_for_sends() {
+        if self.connections.waits_for_sends() {
             // A close or a half-close behind a send, or a receive that found no memory: the sends go first.
             self.ring.submit()?;
             self.dials.consumed();
             self.reap(pool, events)?;
-            self.core.settle(pool, finished);
+            self.connections.settle(pool, finished);
             finished = 0;
             self.fill(pool)?;
         }
-        let pending = events.len() > start || self.core.has_events();
+        let pending = events.len() > start || self.connections.has_events();
         let deadline = if pending { Some(0) } else { earlier(deadline, self.listeners.retry_at()) };
         self.ring.submit_and_wait(deadline)?;
         self.dials.consumed();
         self.reap(pool, events)?;
         self.wakes.clear();
-        self.core.settle(pool, finished);
-        self.core.place_events(start, events);
+        self.connections.settle(pool, finished);
+        self.connections.place_events(start, events);
         Ok(())
     }
 
     #[inline]
     fn received(&mut self, run: Span) -> &mut [u8] {
-        self.core.receiver.slice(run)
+        self.connections.receiver.slice(run)
     }
 
     #[inline]
     fn send(&mut self, token: Token, source: Source) -> Result<(), Source> {
-        self.core.send(token, source)
+        self.connections.send(token, source)
     }
 
     fn pause(&mut self, token: Token) {
-        self.core.pause(token);
+        self.connections.pause(token);
     }
 
     fn resume(&mut self, token: Token) {
-        self.core.resume(token);
+        self.connections.resume(token);
     }
 
     fn shutdown(&mut self, token: Token) {
-        self.core.shutdown(token);
+        self.connections.shutdown(token);
     }
 
     fn close(&mut self, token: Token) {
-        self.core.close(token);
+        self.connections.close(token);
     }
 
     fn abort(&mut self, token: Token) {
-        self.core.abort(token);
+        self.connections.abort(token);
     }
 
     fn listen(&mut self, listener: OwnedFd) -> io::Result<()> {
@@ -272,11 +280,11 @@ impl Driver for Uring {
     }
 
     fn connect(&mut self, address: SocketAddr, source: Option<SocketAddr>) -> io::Result<Token> {
-        if self.core.slots.room() <= self.listeners.claims() {
+        if self.connections.slots.room() <= self.listeners.claims() {
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "every connection slot is taken"));
         }
         let listening = self.listeners.is_listening();
-        self.dials.connect(address, source, listening, &mut self.core, &self.ring)
+        self.dials.connect(address, source, listening, &mut self.connections, &self.ring)
     }
 
     fn waker(&self) -> Waker {
@@ -302,14 +310,14 @@ impl Drop for Uring {
     fn drop(&mut self) {
         let give_up_at = clock::now() + TEAR_DOWN_MAX;
         self.ring.cancel_everything();
-        while self.core.in_flight > 0 && clock::now() < give_up_at {
+        while self.connections.in_flight > 0 && clock::now() < give_up_at {
             self.ring.look();
-            let core = &mut *self.core;
+            let connections = &mut *self.connections;
             for entry in self.ring.completions() {
                 let kind = Kind::of(entry.user_data());
                 let made_descriptor = match kind {
                     Kind::Install => true,
-                    Kind::AcceptMany | Kind::AcceptOne => !core.slots.is_direct(),
+                    Kind::AcceptMany | Kind::AcceptOne => !connections.slots.is_direct(),
                     _ => false,
                 };
                 if made_descriptor && entry.result() >= 0 {
@@ -318,19 +326,19 @@ impl Drop for Uring {
                 let counted =
                     !matches!(kind, Kind::Send | Kind::WakeMessage | Kind::WakeSent | Kind::Ignored);
                 if counted && !io_uring::cqueue::more(entry.flags()) {
-                    core.in_flight = core.in_flight.saturating_sub(1);
+                    connections.in_flight = connections.in_flight.saturating_sub(1);
                 }
             }
         }
-        self.core.leak = self.core.in_flight > 0;
-        if self.core.slots.is_direct() {
+        self.connections.leak = self.connections.in_flight > 0;
+        if self.connections.slots.is_direct() {
             // Peers see the end now and not when the kernel gets to it. (With something still under way,
             // older kernels would wait here.)
-            if !self.core.leak {
+            if !self.connections.leak {
                 self.ring.release_files();
             }
         } else {
-            self.core.slots.iter().for_each(|slot| close_descriptor(slot.file as RawFd));
+            self.connections.slots.iter().for_each(|slot| close_descriptor(slot.file as RawFd));
         }
     }
 }

@@ -13,10 +13,6 @@ use super::{entries, features};
 use crate::driver::{Features, clock};
 use crate::limits::{MILLISECOND, Nanos, SECOND};
 
-/// Submissions that fit before an extra trip to the kernel.
-const SUBMISSIONS: u32 = 4096;
-/// Completions that fit. A turn that brings more is survived: the kernel keeps them and says so.
-const COMPLETIONS: u32 = 16_384;
 /// How long the kernel may refuse to take submissions for want of memory before the ring counts as broken.
 const REFUSAL_MAX: Nanos = SECOND;
 
@@ -71,9 +67,9 @@ impl Ring {
     ///
     /// # Errors
     /// What the kernel says.
-    pub(super) fn new(used: &mut Features) -> io::Result<Ring> {
+    pub(super) fn new(used: &mut Features, submissions: u32, completions: u32) -> io::Result<Ring> {
         let ring =
-            features::builder(*used).setup_r_disabled().setup_cqsize(COMPLETIONS).build(SUBMISSIONS)?;
+            features::builder(*used).setup_r_disabled().setup_cqsize(completions).build(submissions)?;
         let mut enter_flags = EnterFlags::empty();
         if used.has(Features::NO_IOWAIT) {
             enter_flags |= EnterFlags::NO_IOWAIT;

@@ -290,7 +290,7 @@ impl Rest {
     }
 
     /// Gives everything back.
-    pub(super) fn release(self: Box<Self>, pool: &mut Pool) {
+    pub(super) fn release(self, pool: &mut Pool) {
         for source in self.sources {
             if let Source::Pooled(buffer) = source {
                 pool.put(buffer);
@@ -404,7 +404,7 @@ mod tests {
                 // SAFETY: the message and its vectors are alive until the rest changes below.
                 let vectors = unsafe {
                     let header = &*rest.message();
-                    std::slice::from_raw_parts(header.msg_iov, header.msg_iovlen as usize)
+                    std::slice::from_raw_parts(header.msg_iov, header.msg_iovlen)
                 };
                 // SAFETY: each vector describes bytes that the rest owns.
                 seen.push(unsafe { *vectors[0].iov_base.cast::<u8>() });

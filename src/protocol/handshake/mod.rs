@@ -68,3 +68,6 @@ fn is_token(text: &[u8]) -> bool {
     !text.is_empty()
         && text.iter().all(|&byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
+
+#[cfg(test)]
+mod tests;

@@ -64,12 +64,23 @@ impl Kernel {
         std::arch::is_aarch64_feature_detected!("neon").then_some(Kernel(Isa::Neon))
     }
 
-    /// The fastest kernel of this processor. Detection is a load and a test: the standard library caches
-    /// what the processor said in a static.
+    /// The fastest kernel for bytes that stay where they are. Detection is a load and a test: the standard
+    /// library caches what the processor said in a static.
     #[inline]
-    pub(super) fn best() -> Kernel {
+    pub(super) fn in_place() -> Kernel {
         #[cfg(target_arch = "x86_64")]
-        return Kernel::avx512().or_else(Kernel::avx2).unwrap_or_else(Kernel::sse2);
+        return Kernel::avx512().unwrap_or_else(Kernel::moving);
+        #[cfg(not(target_arch = "x86_64"))]
+        return Kernel::moving();
+    }
+
+    /// The fastest kernel for bytes that move. Loads and stores cannot both be aligned then, and a 64-byte
+    /// access off its alignment always crosses a cache line: AVX-512 is 10 to 20 % slower than AVX2 here,
+    /// and no faster than it in place (measured on Zen 5), where it spends half the instructions.
+    #[inline]
+    pub(super) fn moving() -> Kernel {
+        #[cfg(target_arch = "x86_64")]
+        return Kernel::avx2().unwrap_or_else(Kernel::sse2);
         #[cfg(target_arch = "aarch64")]
         return Kernel::neon().unwrap_or_else(Kernel::scalar);
         #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]

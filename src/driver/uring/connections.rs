@@ -1,7 +1,7 @@
 //! The connections of a ring: what their completions mean, and what they submit next.
 //!
 //! All changes of a connection's phase are here. Calls of the owner and completions only note facts in the slot
-//! and *list* the connection; [`Core::advance`] looks at the facts and submits what follows from them:
+//! and *list* the connection; [`Connections::advance`] looks at the facts and submits what follows from them:
 //!
 //! ```text
 //! Connecting ─ connected ─▶ Open ─ error ─▶ Failed
@@ -49,7 +49,7 @@ impl Completion {
 
 /// Everything that the kernel may point into, and the state of all connections.
 #[derive(Debug)]
-pub(super) struct Core {
+pub(super) struct Connections {
     pub(super) slots: Slots,
     pub(super) batch: Batch,
     rests: Rests,
@@ -78,9 +78,9 @@ pub(super) struct Core {
 /// No run can be extended: no span starts at the end of the address space.
 const NO_RUN: u32 = u32::MAX;
 
-impl Core {
-    pub(super) fn new(slots: Slots, receiver: Receiver, used: Features) -> Core {
-        Core {
+impl Connections {
+    pub(super) fn new(slots: Slots, receiver: Receiver, used: Features) -> Connections {
+        Connections {
             slots,
             batch: Batch::default(),
             rests: Rests::default(),
@@ -156,6 +156,7 @@ impl Core {
         slot.phase = Phase::Cancelling;
         if slot.staged != NONE {
             self.batch.drop_entry(slot.staged);
+            slot.staged = NONE;
         }
         self.list(token.index);
     }
@@ -362,8 +363,11 @@ impl Core {
     #[inline]
     pub(super) fn settle(&mut self, pool: &mut Pool, finished: usize) {
         for position in 0..self.batch.len() {
-            let index = self.batch.get(position).index;
-            self.slots.at(index).staged = NONE;
+            let staged = self.batch.get(position);
+            // The slot of a dropped entry may be somebody else's by now.
+            if staged.count > 0 {
+                self.slots.at(staged.index).staged = NONE;
+            }
         }
         self.batch.clear(pool);
         self.receiver.give_back(finished);

@@ -1,0 +1,164 @@
+//! Instruction counts of the hot functions, under valgrind's callgrind: figures that noise cannot move.
+//!
+//! `cargo bench --bench instructions`, with valgrind installed and the runner of the library's own version:
+//! `cargo install gungraun-runner --version 0.20.0 --locked`.
+//!
+//! Known bias: each count includes the call into the bench function and its return, which `nothing` tells.
+//! valgrind hides AVX-512 from the program, so the long kernels counted here are the AVX2 ones.
+
+use std::hint::black_box;
+
+use gungraun::prelude::*;
+
+use echoring::protocol::frame::{self, HEADER_BYTES_MAX, Header, Opcode};
+use echoring::protocol::{Role, Utf8, handshake, mask, utf8};
+
+const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+
+// Inputs are leaked, each by a process of its own, so that no count contains their release.
+
+/// A client's text frame of `payload_bytes` letters, and room for nothing else.
+fn client_frame(payload_bytes: usize) -> &'static mut [u8] {
+    let mut bytes = vec![0; HEADER_BYTES_MAX];
+    let header = Header {
+        opcode: Opcode::Text,
+        fin: true,
+        compressed: false,
+        mask: Some(KEY),
+        payload_bytes: payload_bytes as u64,
+    };
+    let header_bytes = frame::encode(&header, &mut bytes);
+    bytes.truncate(header_bytes);
+    bytes.resize(header_bytes + payload_bytes, b'a');
+    mask::apply(&mut bytes[header_bytes..], KEY);
+    // The processor's features are looked up once per process; that is not what is counted.
+    mask::apply(&mut [0; 128], KEY);
+    utf8::is_valid(&[b'a'; 128]);
+    bytes.leak()
+}
+
+fn payload(payload_bytes: usize) -> &'static mut [u8] {
+    &mut client_frame(payload_bytes)[frame::header_bytes(payload_bytes as u64, true)..]
+}
+
+fn letters(bytes: usize) -> &'static mut [u8] {
+    let text = payload(bytes);
+    mask::apply(text, KEY);
+    text
+}
+
+fn room_in_front(payload_bytes: usize) -> &'static mut [u8] {
+    [&[0; HEADER_BYTES_MAX], &*payload(payload_bytes)].concat().leak()
+}
+
+fn server_header(payload_bytes: u64) -> &'static (Header, [u8; HEADER_BYTES_MAX]) {
+    let header = Header { opcode: Opcode::Text, fin: true, compressed: false, mask: None, payload_bytes };
+    Box::leak(Box::new((header, [0; HEADER_BYTES_MAX])))
+}
+
+#[library_benchmark]
+#[benches::of(args = [16], setup = payload)]
+fn nothing(bytes: &'static mut [u8]) {
+    black_box(bytes);
+}
+
+#[library_benchmark]
+#[benches::of(args = [0, 4, 16, 32, 64, 125, 1024, 16384], setup = payload)]
+fn unmask(bytes: &'static mut [u8]) {
+    mask::apply(black_box(bytes), KEY);
+}
+
+#[library_benchmark]
+#[benches::of(args = [16, 125, 1024, 16384], setup = room_in_front)]
+fn unmask_moving(bytes: &'static mut [u8]) {
+    let len = bytes.len() - HEADER_BYTES_MAX;
+    mask::shift(black_box(bytes), HEADER_BYTES_MAX, HEADER_BYTES_MAX - 4, len, KEY);
+}
+
+#[library_benchmark]
+#[benches::of(args = [16, 64, 125, 1024, 16384], setup = letters)]
+fn validate(text: &'static mut [u8]) -> bool {
+    utf8::is_valid(black_box(text))
+}
+
+#[library_benchmark]
+#[benches::of(args = [16, 125, 1024, 16384], setup = letters)]
+fn validate_piece(text: &'static mut [u8]) -> (Utf8, bool) {
+    let mut utf8 = Utf8::new();
+    let good = utf8.push(black_box(text)).is_ok();
+    (utf8, good)
+}
+
+#[library_benchmark]
+#[benches::of(args = [16, 1024, 1048576], setup = client_frame)]
+fn parse_header(bytes: &'static mut [u8]) -> usize {
+    match frame::decode(black_box(bytes), Role::Server, false) {
+        Ok(Some((header, header_bytes))) => header_bytes + header.payload_bytes as usize,
+        _ => 0,
+    }
+}
+
+#[library_benchmark]
+#[benches::of(args = [16, 1024, 1048576], setup = server_header)]
+fn encode_header((header, out): &'static (Header, [u8; HEADER_BYTES_MAX])) -> [u8; HEADER_BYTES_MAX] {
+    let mut out = *out;
+    frame::encode(black_box(header), &mut out);
+    out
+}
+
+// The protocol's share of an echoed text message: parse, unmask, validate, write the reply's header.
+#[library_benchmark]
+#[benches::of(args = [16, 125, 1024, 16384], setup = client_frame)]
+fn echo_protocol(bytes: &'static mut [u8]) -> Option<usize> {
+    echo_in_place(black_box(bytes))
+}
+
+#[inline(always)]
+fn echo_in_place(bytes: &mut [u8]) -> Option<usize> {
+    let (header, header_bytes) = frame::decode(bytes, Role::Server, false).ok()??;
+    let payload = bytes.get_mut(header_bytes..)?.get_mut(..header.payload_bytes as usize)?;
+    mask::apply(payload, header.mask?);
+    if header.opcode == Opcode::Text && !utf8::is_valid(payload) {
+        return None;
+    }
+    let reply_at = header_bytes - frame::header_bytes(header.payload_bytes, false);
+    frame::encode(&Header { mask: None, ..header }, bytes.get_mut(reply_at..)?);
+    Some(reply_at)
+}
+
+fn upgrade_request() -> (&'static mut [u8], Vec<u8>) {
+    let request =
+        b"GET /echo HTTP/1.1\r\nHost: localhost:9001\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    // httparse looks up the processor's features at its first use.
+    let _ = handshake::with_request(request, |_, _| ());
+    (request.to_vec().leak(), Vec::with_capacity(512))
+}
+
+#[library_benchmark]
+#[bench::smallest(setup = upgrade_request)]
+fn accept_upgrade((request, mut out): (&'static mut [u8], Vec<u8>)) -> Vec<u8> {
+    let _ = handshake::with_request(black_box(request), |request, _| {
+        if let Ok(Some(upgrade)) = request.upgrade() {
+            handshake::write_accept(&mut out, &upgrade.key, None);
+        }
+    });
+    out
+}
+
+library_benchmark_group!(
+    name = protocol,
+    benchmarks = [
+        nothing,
+        unmask,
+        unmask_moving,
+        validate,
+        validate_piece,
+        parse_header,
+        encode_header,
+        echo_protocol,
+        accept_upgrade
+    ]
+);
+
+main!(library_benchmark_groups = protocol);

@@ -1,0 +1,441 @@
+//! Handshakes of both roles, by tables.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
+use crate::protocol::Url;
+
+/// The nonce behind the key of RFC 6455, 1.3.
+const NONCE: [u8; 16] = *b"the sample nonce";
+
+const GOOD: &[&str] = &[
+    "Host: server.example.com",
+    "Upgrade: websocket",
+    "Connection: Upgrade",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Version: 13",
+];
+
+fn request(line: &str, fields: &[&str]) -> Vec<u8> {
+    format!("{line}\r\n{}\r\n\r\n", fields.join("\r\n")).into_bytes()
+}
+
+/// The good request with the fields that begin with `name` replaced by `fields`.
+fn replaced(name: &str, fields: &[&str]) -> Vec<u8> {
+    let kept = GOOD.iter().filter(|field| !field.starts_with(name));
+    request("GET /chat HTTP/1.1", &kept.chain(fields).copied().collect::<Vec<_>>())
+}
+
+/// Parses a complete head and judges its upgrade; the key on success.
+fn upgrade(bytes: &[u8]) -> Result<Option<[u8; 24]>, Refusal> {
+    with_request(bytes, |request, head_bytes| {
+        assert_eq!(head_bytes, bytes.len());
+        request.upgrade().map(|upgrade| upgrade.map(|upgrade| upgrade.key))
+    })?
+    .expect("the head is complete")
+}
+
+#[test]
+fn the_standards_example_is_accepted() {
+    let key = upgrade(&request("GET /chat HTTP/1.1", GOOD)).unwrap().expect("an upgrade");
+    let mut out = Vec::new();
+    write_accept(&mut out, &key, Some("chat"));
+    assert_eq!(
+        String::from_utf8(out).unwrap(),
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Protocol: chat\r\n\r\n"
+    );
+}
+
+#[test]
+fn upgrades_that_are_accepted_although_they_look_unusual() {
+    let cases: [(&str, &[&str]); 12] = [
+        ("Upgrade", &["upgrade: WebSocket"]),
+        ("Upgrade", &["Upgrade: h2c, websocket"]),
+        ("Upgrade", &["Upgrade: h2c", "Upgrade: websocket"]),
+        ("Connection", &["Connection: keep-alive, Upgrade"]),
+        ("Connection", &["CONNECTION: keep-alive", "connection: ,, uPGRADE ,"]),
+        ("Host", &["Host:   [::1]:9001  "]),
+        ("Sec-WebSocket-Key", &["sec-websocket-key:AQIDBAUGBwgJCgsMDQ4PEA=="]),
+        // Spare bits of the last digit set: decoders differ, the hash is over the text.
+        ("Sec-WebSocket-Key", &["Sec-WebSocket-Key: AQIDBAUGBwgJCgsMDQ4PEC=="]),
+        ("-", &["Content-Length: 0"]),
+        ("-", &["Sec-WebSocket-Protocol: chat, superchat", "Sec-WebSocket-Protocol: v2"]),
+        ("-", &["Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"]),
+        ("-", &["Origin: null"]),
+    ];
+    for (name, fields) in cases {
+        assert!(matches!(upgrade(&replaced(name, fields)), Ok(Some(_))), "{fields:?}");
+    }
+    assert!(matches!(upgrade(&request("GET http://other.example/chat HTTP/1.1", GOOD)), Ok(Some(_))));
+}
+
+#[test]
+fn upgrades_that_are_refused() {
+    let cases: [(&str, &[&str], Refusal); 27] = [
+        ("Host", &[], Refusal::HOST),
+        ("Host", &["Host: a", "Host: a"], Refusal::HOST),
+        ("Host", &["Host:"], Refusal::HOST),
+        ("Host", &["Host: a/b"], Refusal::HOST),
+        ("Host", &["Host: user@a"], Refusal::HOST),
+        ("Upgrade", &[], Refusal::NO_UPGRADE),
+        ("Upgrade", &["Upgrade: websockets"], Refusal::NO_UPGRADE),
+        ("Connection", &[], Refusal::NO_CONNECTION_UPGRADE),
+        ("Connection", &["Connection: keep-alive"], Refusal::NO_CONNECTION_UPGRADE),
+        ("Sec-WebSocket-Version", &[], Refusal::WEBSOCKET_VERSION),
+        ("Sec-WebSocket-Version", &["Sec-WebSocket-Version: 8"], Refusal::WEBSOCKET_VERSION),
+        ("Sec-WebSocket-Version", &["Sec-WebSocket-Version: 13, 8"], Refusal::WEBSOCKET_VERSION),
+        (
+            "Sec-WebSocket-Version",
+            &["Sec-WebSocket-Version: 13", "Sec-WebSocket-Version: 13"],
+            Refusal::WEBSOCKET_VERSION,
+        ),
+        ("Sec-WebSocket-Key", &[], Refusal::KEY),
+        ("Sec-WebSocket-Key", &["Sec-WebSocket-Key:"], Refusal::KEY),
+        ("Sec-WebSocket-Key", &["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ"], Refusal::KEY),
+        ("Sec-WebSocket-Key", &["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ!="], Refusal::KEY),
+        ("Sec-WebSocket-Key", &["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25j-Q=="], Refusal::KEY),
+        ("Sec-WebSocket-Key", &["Sec-WebSocket-Key: SGVsbG8sIHdvcmxkIQ=="], Refusal::KEY),
+        ("-", &["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="], Refusal::KEY),
+        ("-", &["Content-Length: 5"], Refusal::BODY),
+        ("-", &["Content-Length: 0", "Content-Length: x"], Refusal::BODY),
+        ("-", &["Transfer-Encoding: chunked"], Refusal::BODY),
+        ("-", &["Sec-WebSocket-Protocol: a b"], Refusal::SUBPROTOCOL),
+        ("-", &["Sec-WebSocket-Protocol: a, \"b\""], Refusal::SUBPROTOCOL),
+        ("-", &["Origin: http://a", "Origin: http://b"], Refusal::BAD_ORIGIN),
+        ("Sec-WebSocket-Version", &["Sec-WebSocket-Version: 013"], Refusal::WEBSOCKET_VERSION),
+    ];
+    for (name, fields, refusal) in cases {
+        assert_eq!(upgrade(&replaced(name, fields)), Err(refusal), "{fields:?}");
+    }
+    for method in ["HEAD", "POST", "get", "OPTIONS"] {
+        assert_eq!(
+            upgrade(&request(&format!("{method} / HTTP/1.1"), GOOD)),
+            Err(Refusal::METHOD),
+            "{method}"
+        );
+    }
+}
+
+#[test]
+fn plain_requests_are_no_upgrades() {
+    let fields: [&[&str]; 3] = [
+        &["Host: a"],
+        &["Host: a", "Upgrade: h2c", "Connection: Upgrade"],
+        &["Host: a", "Connection: close"],
+    ];
+    for fields in fields {
+        assert_eq!(upgrade(&request("GET / HTTP/1.1", fields)), Ok(None), "{fields:?}");
+    }
+}
+
+#[test]
+fn heads_that_are_refused_before_they_ask_for_anything() {
+    let many: Vec<String> = (0..HEADERS_MAX).map(|at| format!("X-{at}: y")).collect();
+    let cases: [(Vec<u8>, Refusal); 16] = [
+        (b"GET / HTTP/1.0\r\nHost: a\r\n\r\n".into(), Refusal::VERSION),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), Refusal::VERSION),
+        (b"GET / HTTP/2\r\n".into(), Refusal::VERSION),
+        (b"GET / HTTP/3.0\r\n".into(), Refusal::VERSION),
+        (b"GET / JUNK/1.1\r\n".into(), Refusal::MALFORMED),
+        (b"\x16\x03\x01\x02\x00\x01".into(), Refusal::MALFORMED),
+        (b"GET / HTTP/1.1\r\nHost : a\r\n\r\n".into(), Refusal::MALFORMED),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n".into(), Refusal::MALFORMED),
+        (b"GET / HTTP/1.1\r\nNo colon\r\n\r\n".into(), Refusal::MALFORMED),
+        (b"GET / HTTP/1.1\r\nX: \0\r\n\r\n".into(), Refusal::MALFORMED),
+        (b"GET /#top HTTP/1.1\r\nHost: a\r\n\r\n".into(), Refusal::TARGET),
+        (b"GET path HTTP/1.1\r\nHost: a\r\n\r\n".into(), Refusal::TARGET),
+        (b"GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n".into(), Refusal::TARGET),
+        (b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n".into(), Refusal::TARGET),
+        (
+            format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n\r\n", many.join("\r\n")).into(),
+            Refusal::TOO_MANY_HEADERS,
+        ),
+        (format!("GET /{}", "a".repeat(HEAD_BYTES_MAX)).into(), Refusal::HEAD_TOO_BIG),
+    ];
+    for (bytes, refusal) in cases {
+        let answer = with_request(&bytes, |_, _| ());
+        assert_eq!(answer, Err(refusal), "{}", bytes.escape_ascii());
+    }
+}
+
+#[test]
+fn a_head_of_exactly_the_limit_is_read_and_one_byte_more_is_not() {
+    for (excess, expected) in [(0, Ok(Some(HEAD_BYTES_MAX))), (1, Err(Refusal::HEAD_TOO_BIG))] {
+        let frame = "GET / HTTP/1.1\r\nHost: a\r\nX: \r\n\r\n";
+        let filler = "x".repeat(HEAD_BYTES_MAX + excess - frame.len());
+        let mut bytes = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {filler}\r\n\r\n").into_bytes();
+        assert_eq!(with_request(&bytes, |_, head_bytes| head_bytes), expected);
+        bytes.extend_from_slice(b"behind the head");
+        assert_eq!(with_request(&bytes, |_, head_bytes| head_bytes), expected);
+    }
+}
+
+#[test]
+fn a_head_cut_anywhere_is_incomplete_and_nothing_else() {
+    let bytes = request("GET /chat?room=1 HTTP/1.1", GOOD);
+    for end in 0..bytes.len() {
+        assert_eq!(with_request(&bytes[..end], |_, _| ()), Ok(None), "{end} bytes");
+    }
+}
+
+#[test]
+fn a_request_is_taken_apart() {
+    let fields = ["Host: a:81", "X-One:  first ", "x-one: second", "X-Bad: \u{e9}", "Origin: http://b"];
+    let bytes = request("HEAD /a%20b/c?self=1&flag&self=2 HTTP/1.1", &fields);
+    with_request(&bytes, |request, _| {
+        assert_eq!(request.method, "HEAD");
+        assert!(request.is_head());
+        assert_eq!(request.target, "/a%20b/c?self=1&flag&self=2");
+        assert_eq!((request.path, request.query), ("/a%20b/c", "self=1&flag&self=2"));
+        assert_eq!(request.query_value("self"), Some("1"));
+        assert_eq!(request.query_value("flag"), Some(""));
+        assert_eq!(request.query_value("other"), None);
+        assert_eq!(request.host, "a:81");
+        assert_eq!(request.header("x-ONE"), Some("first"));
+        assert_eq!(request.header("missing"), None);
+        assert!(request.values("X-One").eq([&b"first"[..], b"second"]));
+    })
+    .unwrap()
+    .expect("complete");
+}
+
+#[test]
+fn an_absolute_target_wins_over_host() {
+    let bytes = request("GET HTTP://other.example:8080?x HTTP/1.1", &["Host: a"]);
+    let seen = with_request(&bytes, |request, _| {
+        (request.host.to_owned(), request.path.to_owned(), request.query.to_owned())
+    });
+    assert_eq!(seen, Ok(Some(("other.example:8080".into(), "/".into(), "x".into()))));
+}
+
+#[test]
+fn subprotocols_and_origin_are_shown_to_the_application() {
+    let fields = ["Sec-WebSocket-Protocol: chat , v2", "Origin: https://a", "sec-websocket-protocol: v3"];
+    with_request(&replaced("-", &fields), |request, _| {
+        let upgrade = request.upgrade().unwrap().expect("an upgrade");
+        assert!(upgrade.subprotocols().eq(["chat", "v2", "v3"]));
+        assert_eq!(upgrade.origin, Some("https://a"));
+        assert_eq!(upgrade.host, "server.example.com");
+    })
+    .unwrap()
+    .expect("complete");
+}
+
+#[test]
+fn refusals_say_what_cures_them() {
+    for refusal in Refusal::ALL {
+        let mut out = Vec::new();
+        write_refusal(&mut out, refusal);
+        let text = String::from_utf8(out).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+        assert!(head.starts_with(&format!("HTTP/1.1 {} ", refusal.status)), "{text}");
+        assert!(!head.starts_with(&format!("HTTP/1.1 {} Status", refusal.status)), "no phrase: {text}");
+        assert!(head.contains("\r\nConnection: close\r\n") || refusal.status == 426, "{text}");
+        assert!(head.contains(&format!("\r\nContent-Length: {}", body.len())), "{text}");
+        assert!(body.contains(refusal.reason) && body.contains(refusal.cure), "{text}");
+        assert!(refusal.headers.is_empty() || refusal.headers.ends_with("\r\n"), "{text}");
+    }
+}
+
+#[test]
+fn another_version_is_told_ours() {
+    let mut out = Vec::new();
+    write_refusal(&mut out, &Refusal::WEBSOCKET_VERSION);
+    assert!(String::from_utf8(out).unwrap().contains("\r\nSec-WebSocket-Version: 13\r\n"));
+}
+
+#[test]
+fn a_response_to_head_declares_its_body_but_leaves_it_out() {
+    for (head_only, body) in [(true, ""), (false, "ok\n")] {
+        let mut out = Vec::new();
+        write_response(&mut out, 200, "text/plain", "X-A: b\r\n", b"ok\n", head_only);
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            format!(
+                "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/plain\r\n\
+                 Content-Length: 3\r\nX-A: b\r\n\r\n{body}"
+            )
+        );
+    }
+}
+
+#[test]
+fn origins() {
+    let list = || OriginPolicy::List(vec!["https://app.example".into(), "http://b.example:8080/".into()]);
+    let null = || OriginPolicy::List(vec!["null".into()]);
+    let cases: [(OriginPolicy, &str, Option<&str>, bool); 28] = [
+        (OriginPolicy::SameHost, "a", None, true),
+        (OriginPolicy::SameHost, "a", Some("http://a"), true),
+        (OriginPolicy::SameHost, "a", Some("https://a"), true),
+        (OriginPolicy::SameHost, "A.Example", Some("https://a.example"), true),
+        (OriginPolicy::SameHost, "a:80", Some("http://a"), true),
+        (OriginPolicy::SameHost, "a:443", Some("https://a"), true),
+        (OriginPolicy::SameHost, "a", Some("https://a:443"), true),
+        (OriginPolicy::SameHost, "a:443", Some("http://a"), false),
+        (OriginPolicy::SameHost, "a:9001", Some("http://a:9001"), true),
+        (OriginPolicy::SameHost, "a:9001", Some("http://a:9002"), false),
+        (OriginPolicy::SameHost, "a:9001", Some("http://a"), false),
+        (OriginPolicy::SameHost, "a", Some("http://evil"), false),
+        (OriginPolicy::SameHost, "a", Some("http://a.evil"), false),
+        (OriginPolicy::SameHost, "a", Some("http://a@evil"), false),
+        (OriginPolicy::SameHost, "a", Some("null"), false),
+        (OriginPolicy::SameHost, "a", Some(""), false),
+        (OriginPolicy::SameHost, "a", Some("a"), false),
+        (OriginPolicy::SameHost, "[::1]:9001", Some("http://[::1]:9001"), true),
+        (OriginPolicy::SameHost, "[::1]", Some("http://[::1]"), true),
+        (OriginPolicy::SameHost, "[::1]", Some("http://[::2]"), false),
+        (OriginPolicy::Any, "a", Some("http://evil"), true),
+        (list(), "a", Some("https://app.example"), true),
+        (list(), "a", Some("HTTPS://APP.example:443"), true),
+        (list(), "a", Some("http://app.example"), false),
+        (list(), "a", Some("http://b.example:8080"), true),
+        (list(), "a", Some("http://a"), true),
+        (null(), "a", Some("null"), true),
+        (null(), "a", Some("http://null"), false),
+    ];
+    for (policy, host, origin, allowed) in cases {
+        assert_eq!(policy.allows(host, origin), allowed, "{policy:?} {host} {origin:?}");
+    }
+}
+
+fn dial() -> Dial {
+    Dial {
+        host: "server.example.com".into(),
+        path: "/chat?x=1".into(),
+        origin: Some("http://example.com".into()),
+        subprotocols: vec!["chat".into(), "superchat".into()],
+        headers: vec![("X-Token".into(), "secret".into())],
+    }
+}
+
+#[test]
+fn client_and_server_agree() {
+    let mut asked = Vec::new();
+    write_request(&mut asked, &dial(), NONCE);
+    let mut answered = Vec::new();
+    with_request(&asked, |request, head_bytes| {
+        assert_eq!(head_bytes, asked.len());
+        assert_eq!((request.path, request.query), ("/chat", "x=1"));
+        assert_eq!(request.header("x-token"), Some("secret"));
+        let upgrade = request.upgrade().unwrap().expect("an upgrade");
+        assert_eq!(&upgrade.key, b"dGhlIHNhbXBsZSBub25jZQ==");
+        assert!(upgrade.subprotocols().eq(["chat", "superchat"]));
+        write_accept(&mut answered, &upgrade.key, upgrade.subprotocols().nth(1));
+    })
+    .unwrap()
+    .expect("complete");
+
+    for end in 0..answered.len() {
+        assert_eq!(parse_response(&answered[..end], NONCE), Ok(None));
+    }
+    let head_bytes = answered.len();
+    answered.extend_from_slice(b"\x81\x00");
+    let (response, bytes) = parse_response(&answered, NONCE).unwrap().expect("complete");
+    assert_eq!((response.status, bytes), (101, head_bytes));
+    assert_eq!(response.check_subprotocol(&dial().subprotocols), Ok(()));
+    assert_eq!(response.check_subprotocol(&["chat".into()]), Err(BadHandshake::UnknownSubprotocol));
+}
+
+#[test]
+fn nothing_in_a_dial_starts_a_line_of_its_own() {
+    let mut dial = dial();
+    dial.path = "/\r\nEvil: 1".into();
+    dial.headers = vec![("X".into(), "a\r\n\r\nGET /evil HTTP/1.1".into())];
+    let mut asked = Vec::new();
+    write_request(&mut asked, &dial, NONCE);
+    let text = String::from_utf8(asked).unwrap();
+    assert_eq!(text.matches("\r\n\r\n").count(), 1);
+    assert!(!text.contains("\nEvil"));
+}
+
+#[test]
+fn answers_that_open_no_websocket() {
+    const ACCEPT: &str = "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+    let answer = |line: &str, fields: &[&str]| request(line, fields);
+    const LINE: &str = "HTTP/1.1 101 Switching Protocols";
+    let (up, connection) = ("Upgrade: websocket", "Connection: upgrade");
+    let cases: [(Vec<u8>, BadHandshake); 15] = [
+        (answer("HTTP/1.1 403 Forbidden", &["A: b"]), BadHandshake::Status(403)),
+        (answer("HTTP/1.0 200 OK", &["A: b"]), BadHandshake::Status(200)),
+        (answer("HTTP/1.0 101 Odd", &[up, connection, ACCEPT]), BadHandshake::Malformed),
+        (answer(LINE, &[connection, ACCEPT]), BadHandshake::MissingUpgrade),
+        (answer(LINE, &[up, ACCEPT]), BadHandshake::MissingUpgrade),
+        (answer(LINE, &[up, connection]), BadHandshake::WrongAccept),
+        (answer(LINE, &[up, connection, ACCEPT, ACCEPT]), BadHandshake::WrongAccept),
+        (answer(LINE, &[up, connection, &ACCEPT.to_lowercase()]), BadHandshake::WrongAccept),
+        (
+            answer(LINE, &[up, connection, ACCEPT, "Sec-WebSocket-Extensions: permessage-deflate"]),
+            BadHandshake::UnaskedExtension,
+        ),
+        (
+            answer(LINE, &[up, connection, ACCEPT, "Sec-WebSocket-Protocol: a", "Sec-WebSocket-Protocol: b"]),
+            BadHandshake::UnknownSubprotocol,
+        ),
+        (b"SSH-2.0-OpenSSH\r\n".into(), BadHandshake::Malformed),
+        (b"HTTP/1.1 101\r\nUpgrade : websocket\r\n\r\n".into(), BadHandshake::Malformed),
+        (format!("HTTP/1.1 101 {}", "x".repeat(HEAD_BYTES_MAX)).into(), BadHandshake::HeadTooBig),
+        (answer(LINE, &["A: b"; HEADERS_MAX + 1]), BadHandshake::HeadTooBig),
+        ("HTTP/1.1 100 Continue\r\n\r\n".repeat(1_000).into(), BadHandshake::HeadTooBig),
+    ];
+    for (bytes, error) in cases {
+        let shown = &bytes[..bytes.len().min(200)];
+        assert_eq!(parse_response(&bytes, NONCE), Err(error), "{}", shown.escape_ascii());
+        assert!(!error.to_string().is_empty());
+    }
+}
+
+#[test]
+fn interim_responses_are_passed_over() {
+    let mut bytes = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".to_vec();
+    assert_eq!(parse_response(&bytes, NONCE), Ok(None));
+    write_accept(&mut bytes, b"dGhlIHNhbXBsZSBub25jZQ==", None);
+    let (response, head_bytes) = parse_response(&bytes, NONCE).unwrap().expect("complete");
+    assert_eq!((response, head_bytes), (Response { status: 101, subprotocol: None }, bytes.len()));
+}
+
+#[test]
+fn percent_encoding_is_strict() {
+    let cases = [
+        ("", Some("")),
+        ("lobby", Some("lobby")),
+        ("a%20b", Some("a b")),
+        ("%E2%82%ac", Some("€")),
+        ("a+b", Some("a+b")),
+        ("%2F", Some("/")),
+        ("%25", Some("%")),
+        ("%", None),
+        ("%2", None),
+        ("%zz", None),
+        ("%+1", None),
+        ("%ff", None),
+        ("€", None),
+        ("a b", None),
+        ("a<b", None),
+    ];
+    for (encoded, decoded) in cases {
+        assert_eq!(percent_decode_path(encoded).as_deref(), decoded, "{encoded}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_the_parsers_panic(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+        let _ = with_request(&bytes, |request, _| request.upgrade().map(|_| ()));
+        let _ = parse_response(&bytes, NONCE);
+        if let Ok(text) = str::from_utf8(&bytes) {
+            let _ = Url::parse(text);
+            let _ = percent_decode_path(text);
+            let _ = OriginPolicy::SameHost.allows(text, Some(text));
+        }
+    }
+
+    #[test]
+    fn a_good_request_with_one_byte_changed_panics_nobody(at in 0usize..200, byte: u8) {
+        let mut bytes = request("GET http://a:1/chat?x#y HTTP/1.1", GOOD);
+        let at = at % bytes.len();
+        bytes[at] = byte;
+        let _ = with_request(&bytes, |request, _| request.upgrade().map(|_| ()));
+    }
+}

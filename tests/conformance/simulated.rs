@@ -1,0 +1,86 @@
+//! Simulated peers for the suite.
+
+use echoring::driver::sim::{self, ClientId, Faults, Network, Random, Sim};
+use echoring::driver::{Driver, Options};
+use echoring::limits::MILLISECOND;
+
+use super::world::{Heard, Kit, Peer};
+
+/// A driver on a network of its own.
+pub struct SimKit {
+    network: Network,
+    seed: u64,
+    faults: Faults,
+}
+
+impl SimKit {
+    pub fn new(seed: u64, faults: Faults) -> SimKit {
+        SimKit { network: Network::new(seed, faults), seed, faults }
+    }
+
+    /// With faults that the seed chooses, too.
+    pub fn seeded(seed: u64) -> SimKit {
+        SimKit::new(seed, Faults::random(&mut Random::new(!seed)))
+    }
+}
+
+pub struct SimPeer {
+    network: Network,
+    client: ClientId,
+}
+
+impl Drop for SimKit {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("seed {} with {:?}", self.seed, self.faults);
+        }
+    }
+}
+
+impl Kit for SimKit {
+    type Driver = Sim;
+    type Peer = SimPeer;
+
+    fn driver(&mut self, options: &Options) -> Sim {
+        let mut driver = self.network.driver(options);
+        driver.listen(self.network.listener().expect("a descriptor")).expect("the driver listens");
+        driver
+    }
+
+    fn dial(&mut self) -> SimPeer {
+        SimPeer { network: self.network.clone(), client: self.network.connect() }
+    }
+
+    fn pass_time(&mut self) {
+        self.network.advance(MILLISECOND);
+    }
+}
+
+impl Peer for SimPeer {
+    fn write(&mut self, bytes: &[u8]) -> usize {
+        self.network.client_write(self.client, bytes)
+    }
+
+    fn read(&mut self, into: &mut Vec<u8>) -> Heard {
+        match self.network.client_read(self.client, 64 * 1024, into) {
+            sim::Heard::Nothing => Heard::Nothing,
+            sim::Heard::Bytes => Heard::Bytes,
+            sim::Heard::End => Heard::End,
+            sim::Heard::Reset => Heard::Reset,
+        }
+    }
+
+    fn fin(&mut self) {
+        self.network.client_fin(self.client);
+    }
+
+    fn reset(self) {
+        self.network.client_reset(self.client);
+    }
+}
+
+impl Drop for SimPeer {
+    fn drop(&mut self) {
+        self.network.client_close(self.client);
+    }
+}

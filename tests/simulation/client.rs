@@ -1,0 +1,335 @@
+//! The reference model of a WebSocket client: it encodes and decodes frames by code of its own, byte by byte
+//! and without any of the crate's, so that a mistake there cannot hide here.
+
+use std::collections::VecDeque;
+
+use echoring::driver::sim::{ClientId, Heard, Network, Random};
+
+/// The key and the answer to it that RFC 6455, 1.3 gives as an example.
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Text,
+    Binary,
+}
+
+/// Something whole that came from the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Item {
+    Message(Kind, Vec<u8>),
+    Ping(Vec<u8>),
+    Pong(Vec<u8>),
+    Close(u16),
+}
+
+/// One frame as a client sends it, masked.
+pub fn frame(random: &mut Random, fin: bool, opcode: u8, payload: &[u8], out: &mut Vec<u8>) {
+    out.push(u8::from(fin) << 7 | opcode);
+    match payload.len() {
+        bytes @ ..126 => out.push(0x80 | bytes as u8),
+        bytes @ 126..=0xffff => {
+            out.push(0x80 | 126);
+            out.extend_from_slice(&(bytes as u16).to_be_bytes());
+        }
+        bytes => {
+            out.push(0x80 | 127);
+            out.extend_from_slice(&(bytes as u64).to_be_bytes());
+        }
+    }
+    let key = (random.next_u64() as u32).to_ne_bytes();
+    out.extend_from_slice(&key);
+    out.extend(payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key));
+}
+
+/// A message in one frame or several, with `between` called between fragments.
+pub fn message(
+    random: &mut Random,
+    kind: Kind,
+    payload: &[u8],
+    out: &mut Vec<u8>,
+    mut between: impl FnMut(&mut Random, &mut Vec<u8>),
+) {
+    let fragments = if random.chance(250) { random.between(2, 5) } else { 1 };
+    let mut rest = payload;
+    let mut opcode = if kind == Kind::Text { 1 } else { 2 };
+    for left in (0..fragments).rev() {
+        let split = if left == 0 { rest.len() } else { random.between(0, rest.len()) };
+        let (part, more) = rest.split_at(split);
+        frame(random, left == 0, opcode, part, out);
+        (rest, opcode) = (more, 0);
+        if left > 0 {
+            between(random, out);
+        }
+    }
+}
+
+/// A payload of a size that is usually small, sometimes around a border, and seldom large.
+pub fn payload(random: &mut Random, kind: Kind, bytes_max: usize) -> Vec<u8> {
+    let bytes = match random.below(100) {
+        0..=54 => random.between(0, 125),
+        55..=64 => [0, 1, 125, 126, 127, 1024, 4096, 16_384, 65_535, 65_536, 65_537][random.below(11)],
+        65..=84 => random.between(126, 2_000),
+        85..=96 => random.between(2_000, 20_000),
+        _ => random.between(20_000, 200_000),
+    }
+    .min(bytes_max);
+    let mut payload = Vec::with_capacity(bytes + 4);
+    match kind {
+        Kind::Binary => {
+            while payload.len() < bytes {
+                payload.extend_from_slice(&random.next_u64().to_ne_bytes());
+            }
+            payload.truncate(bytes);
+        }
+        Kind::Text => {
+            while payload.len() < bytes {
+                // Sequences of one to four bytes.
+                let text = ["a", "kiesel", "ß", "→", "水", "🜁", "0123456789abcdef"][random.below(7)];
+                payload.extend_from_slice(text.as_bytes());
+            }
+            while payload.len() > bytes || std::str::from_utf8(&payload).is_err() {
+                payload.pop();
+            }
+        }
+    }
+    payload
+}
+
+/// Reads a server's stream: the head of its response, then frames. Panics at the first offence.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    buffer: Vec<u8>,
+    at: usize,
+    pub opened: bool,
+    /// The status of a response that was no 101.
+    pub refused: Option<u16>,
+    message: Option<(Kind, Vec<u8>)>,
+    pub closed: bool,
+}
+
+impl Decoder {
+    /// The next whole item, if its bytes are all there.
+    pub fn next(&mut self) -> Option<Item> {
+        if self.refused.is_some() || (!self.opened && !self.head()) {
+            return None;
+        }
+        loop {
+            let (fin, opcode, payload) = self.frame()?;
+            assert!(!self.closed, "nothing follows a Close frame");
+            match opcode {
+                0 => {
+                    let (_, whole) = self.message.as_mut().expect("a continuation continues something");
+                    whole.extend_from_slice(&payload);
+                }
+                1 | 2 => {
+                    assert!(self.message.is_none(), "a message begins within another");
+                    let kind = if opcode == 1 { Kind::Text } else { Kind::Binary };
+                    self.message = Some((kind, payload));
+                }
+                8..=10 => {
+                    assert!(fin && payload.len() <= 125, "a control frame is short and whole");
+                    return Some(match opcode {
+                        8 => {
+                            self.closed = true;
+                            let code = payload.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code));
+                            Item::Close(code)
+                        }
+                        9 => Item::Ping(payload),
+                        _ => Item::Pong(payload),
+                    });
+                }
+                opcode => panic!("opcode {opcode} from a server"),
+            }
+            if fin && opcode < 8 {
+                let (kind, whole) = self.message.take().expect("just begun or continued");
+                if kind == Kind::Text {
+                    assert!(std::str::from_utf8(&whole).is_ok(), "text is UTF-8");
+                }
+                return Some(Item::Message(kind, whole));
+            }
+        }
+    }
+
+    fn head(&mut self) -> bool {
+        let Some(end) = self.buffer.windows(4).position(|four| four == b"\r\n\r\n") else { return false };
+        let head = String::from_utf8_lossy(&self.buffer[..end]).into_owned();
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status line");
+        if status != 101 {
+            self.refused = Some(status);
+            return false;
+        }
+        assert!(head.contains(ACCEPT), "the accept value answers the key: {head}");
+        self.at = end + 4;
+        self.opened = true;
+        true
+    }
+
+    fn frame(&mut self) -> Option<(bool, u8, Vec<u8>)> {
+        let bytes = &self.buffer[self.at..];
+        let (&first, &second) = (bytes.first()?, bytes.get(1)?);
+        assert_eq!(first & 0x70, 0, "no extension was agreed on");
+        assert_eq!(second & 0x80, 0, "a server does not mask");
+        let (header, length) = match second {
+            126 => {
+                let length = u16::from_be_bytes(*bytes.get(2..)?.first_chunk()?).into();
+                assert!(length > 125, "the shortest form of a length");
+                (4, length)
+            }
+            127 => {
+                let length = u64::from_be_bytes(*bytes.get(2..)?.first_chunk()?) as usize;
+                assert!(length > 0xffff, "the shortest form of a length");
+                (10, length)
+            }
+            length => (2, usize::from(length)),
+        };
+        let payload = bytes.get(header..header + length)?.to_vec();
+        self.at += header + length;
+        if self.at > 64 * 1024 {
+            self.buffer.drain(..std::mem::take(&mut self.at));
+        }
+        Some((first & 0x80 != 0, first & 0x0f, payload))
+    }
+
+    /// Bytes that came and are no whole item yet.
+    pub fn is_between_items(&self) -> bool {
+        self.at == self.buffer.len() && self.message.is_none()
+    }
+}
+
+/// How a client goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// By a closing handshake with this code.
+    Close(u16),
+    /// By FIN without a word.
+    Fin,
+    /// By a reset when this much of its script is written.
+    Reset(usize),
+    /// By breaking the protocol; the code that the server says.
+    Offence(u16),
+    /// When it is told to by the test.
+    Told,
+}
+
+/// One client: what it has to write, and what it has heard.
+#[derive(Debug)]
+pub struct Client {
+    pub id: ClientId,
+    pub script: VecDeque<u8>,
+    written: usize,
+    /// Bytes of the script that may be written before the 101 has come.
+    head_bytes: usize,
+    pub leave: Leave,
+    pub decoder: Decoder,
+    pub heard: Vec<Item>,
+    /// The stream from the server has ended: in order, or not.
+    pub end: Option<Heard>,
+    left: bool,
+    /// Acts in this many of 1,000 of its turns.
+    pub eagerness: u32,
+    /// Reads at most this much at once.
+    pub sip_bytes: usize,
+}
+
+impl Client {
+    /// A client that asks for `path`.
+    pub fn new(network: &Network, random: &mut Random, path: &str) -> Client {
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: sim\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
+        );
+        let slow = random.chance(250);
+        Client {
+            id: network.connect(),
+            head_bytes: request.len(),
+            script: request.into_bytes().into(),
+            written: 0,
+            leave: Leave::Told,
+            decoder: Decoder::default(),
+            heard: Vec::new(),
+            end: None,
+            left: false,
+            eagerness: if slow { 60 } else { 1000 },
+            sip_bytes: if slow { random.between(1, 4_000) } else { 1 << 20 },
+        }
+    }
+
+    /// Whether the client could write, read or leave now.
+    pub fn can_act(&self, network: &Network) -> bool {
+        self.end.is_none() && (self.writable(network) > 0 || self.may_leave() || {
+            network.client_news(self.id) != Heard::Nothing
+        })
+    }
+
+    fn writable(&self, network: &Network) -> usize {
+        if self.left {
+            return 0;
+        }
+        let allowed = if self.decoder.opened { usize::MAX } else { self.head_bytes - self.written.min(self.head_bytes) };
+        network.client_room(self.id).min(self.script.len()).min(allowed)
+    }
+
+    fn may_leave(&self) -> bool {
+        if self.left {
+            return false;
+        }
+        match self.leave {
+            Leave::Fin => self.script.is_empty(),
+            Leave::Reset(at) => self.written >= at || self.script.is_empty(),
+            // Whoever was told goodbye goes, too.
+            Leave::Close(_) | Leave::Offence(_) | Leave::Told => self.decoder.closed,
+        }
+    }
+
+    /// Does one thing or another.
+    pub fn act(&mut self, network: &Network, random: &mut Random) {
+        if !random.chance(self.eagerness) {
+            return;
+        }
+        let writable = self.writable(network);
+        if writable > 0 && random.chance(500) {
+            let most = [writable, writable.min(10), writable.min(1_500)][random.below(3)];
+            let bytes: Vec<u8> = self.script.drain(..random.between(1, most)).collect();
+            let written = network.client_write(self.id, &bytes);
+            assert_eq!(written, bytes.len(), "the room was looked up");
+            self.written += written;
+        }
+        if self.may_leave() {
+            self.left = true;
+            match self.leave {
+                Leave::Reset(_) => {
+                    network.client_reset(self.id);
+                    self.end = Some(Heard::Reset);
+                    return;
+                }
+                _ => network.client_fin(self.id),
+            }
+        }
+        let sip = random.between(1, self.sip_bytes);
+        match network.client_read(self.id, sip, &mut self.decoder.buffer) {
+            Heard::Bytes => {
+                while let Some(item) = self.decoder.next() {
+                    self.heard.push(item);
+                }
+            }
+            Heard::Nothing => {}
+            end => {
+                self.end = Some(end);
+                network.client_close(self.id);
+            }
+        }
+    }
+
+    /// Leaves by FIN as soon as it acts again.
+    pub fn tell_to_leave(&mut self) {
+        self.leave = Leave::Fin;
+        self.script.clear();
+    }
+
+    /// Lets the client write frames before it has heard the 101, as impatient ones do.
+    pub fn impatient(&mut self) {
+        self.head_bytes = usize::MAX;
+    }
+}

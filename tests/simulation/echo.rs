@@ -1,0 +1,179 @@
+//! Every client gets back exactly what it sent, in order, whatever the network does and however others
+//! behave.
+
+use std::collections::VecDeque;
+
+use echoring::connection::{Chunk, Closed};
+use echoring::driver::sim::{Heard, Random};
+use echoring::driver::{Driver, Token};
+use echoring::protocol::handshake::{Request, Upgrade};
+use echoring::shard::{Answer, Application, Context, Disposition, Link};
+
+use super::client::{self, Client, Item, Kind, Leave};
+use super::for_each_seed;
+use super::world::{World, config};
+
+/// The least application that echoes.
+#[derive(Debug)]
+struct Echo {
+    whole: bool,
+}
+
+impl Application for Echo {
+    type Peer = ();
+    type Message = ();
+
+    fn request<D: Driver>(
+        &mut self,
+        _: &mut Context<'_, D, Echo>,
+        _: Token,
+        _: &Request<'_>,
+        _: Option<&Upgrade<'_>>,
+    ) -> Answer<()> {
+        Answer::Upgrade { peer: (), subprotocol: None, whole: self.whole }
+    }
+
+    fn chunk(&mut self, _: &mut Link<'_, Echo>, _: Chunk<'_>) -> Disposition {
+        Disposition::Echo
+    }
+
+    fn closed<D: Driver>(&mut self, _: &mut Context<'_, D, Echo>, _: Token, (): (), _: &Closed) {}
+}
+
+/// What a client is to hear.
+#[derive(Debug, Default)]
+struct Expected {
+    messages: VecDeque<(Kind, Vec<u8>)>,
+    /// Each ping, with the number of messages that had begun before it.
+    pings: VecDeque<(Vec<u8>, usize)>,
+}
+
+fn write_script(client: &mut Client, random: &mut Random) -> Expected {
+    let mut expected = Expected::default();
+    let mut script = Vec::new();
+    let mut pings = 0_u32;
+    let mut ping = |random: &mut Random, out: &mut Vec<u8>, begun: usize, list: &mut VecDeque<_>| {
+        pings += 1;
+        let mut payload = pings.to_be_bytes().to_vec();
+        payload.resize(random.between(4, 125), 0x70);
+        client::frame(random, true, 9, &payload, out);
+        list.push_back((payload, begun));
+    };
+    for _ in 0..random.between(1, 14) {
+        if random.chance(200) {
+            ping(random, &mut script, expected.messages.len(), &mut expected.pings);
+            continue;
+        }
+        let kind = if random.chance(500) { Kind::Text } else { Kind::Binary };
+        let payload = client::payload(random, kind, 200_000);
+        let begun = expected.messages.len() + 1;
+        client::message(random, kind, &payload, &mut script, |random, out| {
+            if random.chance(300) {
+                ping(random, out, begun, &mut expected.pings);
+            }
+        });
+        expected.messages.push_back((kind, payload));
+    }
+    let leave = match random.below(10) {
+        0..=5 => Leave::Close([1000, 1001, 3000, 4999][random.below(4)]),
+        6 => Leave::Fin,
+        7 => Leave::Reset(random.between(0, script.len() + 300)),
+        _ => {
+            let (code, bytes): (u16, &[u8]) = [
+                (1002, &[0x81, 0x01, b'x'][..]),
+                (1002, &[0x83, 0x80, 0, 0, 0, 0]),
+                (1002, &[0xc1, 0x80, 0, 0, 0, 0]),
+                (1002, &[0x80, 0x80, 0, 0, 0, 0]),
+                (1002, &[0x09, 0x80, 0, 0, 0, 0]),
+                (1007, &[0x81, 0x82, 0, 0, 0, 0, 0xc3, 0x28]),
+                (1009, &[0x82, 0xff, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]),
+            ][random.below(7)];
+            script.extend_from_slice(bytes);
+            Leave::Offence(code)
+        }
+    };
+    if let Leave::Close(code) = leave {
+        let mut payload = code.to_be_bytes().to_vec();
+        payload.extend_from_slice(&b"goodbye"[..random.below(8)]);
+        client::frame(random, true, 8, &payload, &mut script);
+    }
+    client.leave = leave;
+    client.script.extend(script);
+    expected
+}
+
+/// Checks everything that a client heard against what it was to hear.
+fn check(client: &Client, expected: &Expected) {
+    if std::env::var_os("DBG").is_some() {
+    let t: Vec<_> = client.heard.iter().map(|h| match h { Item::Message(_, p) => format!("M{}", p.len()), Item::Pong(p) => format!("p{}", p[3]), Item::Close(c) => format!("C{c}"), _ => "?".into() }).collect();
+    eprintln!("dbg heard {}", t.join(" "));
+    let t: Vec<_> = expected.messages.iter().map(|h| format!("M{}", h.1.len())).collect();
+    eprintln!("dbg sent {}", t.join(" "));
+    let t: Vec<_> = expected.pings.iter().map(|h| format!("p{}@{}", h.0[3], h.1)).collect();
+    eprintln!("dbg pings {} {:?} eager {} sip {}", t.join(" "), client.leave, client.eagerness, client.sip_bytes);
+    }
+    let mut messages = expected.messages.iter();
+    let mut pings = expected.pings.iter();
+    let mut echoed = 0;
+    let mut last_ping = None;
+    let mut code = None;
+    for item in &client.heard {
+        match item {
+            Item::Message(kind, payload) => {
+                let (sent_kind, sent) = messages.next().expect("no more echoes than messages");
+                assert_eq!(kind, sent_kind);
+                assert!(payload == sent, "message {echoed} of {} bytes came back changed", sent.len());
+                echoed += 1;
+            }
+            Item::Pong(payload) => {
+                let ping = pings.find(|(ping, _)| ping == payload).expect("a pong answers a ping, in order");
+                assert!(echoed <= ping.1, "a pong is never later than the echo of a message begun after it");
+                last_ping = Some(ping);
+            }
+            Item::Ping(_) => panic!("pings are off"),
+            Item::Close(said) => code = Some(*said),
+        }
+    }
+    match client.leave {
+        Leave::Close(said) => {
+            assert_eq!(echoed, expected.messages.len(), "nothing is lost before a clean close");
+            assert_eq!(last_ping, expected.pings.back(), "the last ping is answered");
+            assert_eq!(code, Some(said), "the close code comes back");
+            assert_eq!(client.end, Some(Heard::End));
+            assert!(client.decoder.is_between_items());
+        }
+        // Its Close overtakes what is queued.
+        Leave::Offence(expected) => assert_eq!(code, Some(expected)),
+        Leave::Fin | Leave::Reset(_) | Leave::Told => {}
+    }
+}
+
+fn echo(seed: u64, whole: bool) {
+    let mut random = Random::new(seed);
+    let shards = random.between(1, 3);
+    let world = World::new(seed, shards, config(), 4 << 20, |_| Echo { whole });
+    let mut expected = Vec::new();
+    for _ in 0..random.between(1, 6) {
+        let client = world.add("/echo");
+        let mut clients = world.clients.borrow_mut();
+        if random.chance(150) {
+            clients[client].impatient();
+        }
+        expected.push(write_script(&mut clients[client], &mut random));
+    }
+    world.run(|clients| clients.iter().all(|client| client.end.is_some()));
+    for (client, expected) in world.clients.borrow().iter().zip(&expected) {
+        check(client, expected);
+    }
+    world.drain();
+}
+
+#[test]
+fn echoes_come_back_exactly() {
+    for_each_seed("echoes_come_back_exactly", |seed| echo(seed, false));
+}
+
+#[test]
+fn echoes_of_whole_messages_come_back_exactly() {
+    for_each_seed("echoes_of_whole_messages_come_back_exactly", |seed| echo(seed, true));
+}

@@ -1,0 +1,208 @@
+//! Whole shards on a simulated network, all on one thread and stepped in any order.
+//!
+//! While a shard waits in its driver the others run: waits nest, so that every shard but the running one
+//! really is asleep and has to be woken. Time jumps only when nobody can do anything.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use echoring::buffer::{Budget, Lease, Pool};
+use echoring::connection;
+use echoring::driver::sim::{Faults, Network, Random, Sim};
+use echoring::driver::{Driver, Options, Waker};
+use echoring::limits::{MEMORY_BUDGET_DEFAULT, MILLISECOND, Nanos, SECOND};
+use echoring::shard::{Application, Config, Mailboxes, Order, Shard};
+
+use super::client::Client;
+
+/// Steps after which a run is taken to hang.
+const STEPS_MAX: usize = 3_000_000;
+/// A jump of the clock longer than this, while something is still expected, means that nobody was woken.
+const JUMP_MAX: Nanos = 100 * MILLISECOND;
+
+pub struct World<A: Application> {
+    pub network: Network,
+    pub random: RefCell<Random>,
+    shards: Vec<RefCell<Shard<Sim, A>>>,
+    pub clients: RefCell<Vec<Client>>,
+    steps: Cell<usize>,
+    /// What [`run`](World::run) waits for.
+    done: RefCell<Box<dyn Fn(&[Client]) -> bool>>,
+    draining: Cell<bool>,
+    over: Vec<Cell<bool>>,
+}
+
+/// How shards are set up in simulations: limits that a slow client of the model does not meet.
+pub fn config() -> connection::Config {
+    connection::Config {
+        message_bytes_max: 1 << 20,
+        queue_bytes: 32 * 1024,
+        handshake_timeout: 600 * SECOND,
+        message_timeout: 600 * SECOND,
+        ping_interval: 0,
+        ..connection::Config::default()
+    }
+}
+
+impl<A: Application + 'static> World<A> {
+    /// `shards` shards, each with an application of its own, and a seeded network with seeded faults.
+    pub fn new(
+        seed: u64,
+        shards: usize,
+        connection: connection::Config,
+        mailbox_bytes: usize,
+        application: impl Fn(usize) -> A,
+    ) -> Rc<World<A>> {
+        let mut random = Random::new(seed ^ 0x5eed);
+        let network = Network::new(seed, Faults::random(&mut random));
+        let connections = 64;
+        let budget = Budget::new(MEMORY_BUDGET_DEFAULT);
+        let slots = Budget::new(1_000);
+        let mut drivers: Vec<Sim> = Vec::new();
+        for _ in 0..shards {
+            let mut driver = network.driver(&Options { connections, without: Default::default(), receive_bytes: 0 });
+            driver.listen(network.listener().expect("a descriptor")).expect("a simulated driver listens");
+            drivers.push(driver);
+        }
+        let wakers: Vec<Waker> = drivers.iter().map(Driver::waker).collect();
+        let mailboxes = Mailboxes::connect(shards, mailbox_bytes);
+        let shards: Vec<_> = (drivers.into_iter().zip(mailboxes).enumerate())
+            .map(|(number, (driver, mailboxes))| {
+                let config = Config { connection: connection.clone(), connections, seed };
+                let pool = Pool::new(budget.clone());
+                let lease = Lease::new(slots.clone(), 16);
+                let mut shard = Shard::new(driver, application(number), config, pool, lease, mailboxes);
+                shard.set_wakers(&wakers);
+                RefCell::new(shard)
+            })
+            .collect();
+        let world = Rc::new(World {
+            network: network.clone(),
+            random: RefCell::new(random),
+            over: shards.iter().map(|_| Cell::new(false)).collect(),
+            shards,
+            clients: RefCell::default(),
+            steps: Cell::new(0),
+            done: RefCell::new(Box::new(|_| false)),
+            draining: Cell::new(false),
+        });
+        let others = Rc::downgrade(&world);
+        network.while_waiting(move |waiting| others.upgrade().is_some_and(|world| world.pump(Some(waiting))));
+        world
+    }
+
+    /// Adds a client that asks for `path`.
+    pub fn add(&self, path: &str) -> usize {
+        let client = Client::new(&self.network, &mut self.random.borrow_mut(), path);
+        self.clients.borrow_mut().push(client);
+        self.clients.borrow().len() - 1
+    }
+
+    /// Runs everything until `done` says so of the clients.
+    pub fn run(&self, done: impl Fn(&[Client]) -> bool + 'static) {
+        *self.done.borrow_mut() = Box::new(done);
+        while !self.is_done() {
+            self.pump(None);
+        }
+    }
+
+    /// Ends the server in order, and sees that it does end and that every client hears of it.
+    pub fn drain(&self) {
+        self.draining.set(true);
+        for shard in &self.shards {
+            assert!(shard.borrow().remote().order(Order::Drain), "the shard is there");
+        }
+        while !self.is_done() {
+            self.pump(None);
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        if self.draining.get() {
+            return self.over.iter().all(Cell::get);
+        }
+        (self.done.borrow())(&self.clients.borrow())
+    }
+
+    /// Lets others do something until driver `waiting` has something to report (true) or must give way
+    /// (false).
+    fn pump(&self, waiting: Option<usize>) -> bool {
+        loop {
+            if waiting.is_some_and(|number| self.network.is_runnable(number)) {
+                return true;
+            }
+            if self.is_done() {
+                return false;
+            }
+            self.steps.set(self.steps.get() + 1);
+            assert!(self.steps.get() < STEPS_MAX, "hangs: {}", self.describe());
+            let mut choices = Vec::new();
+            let mut must_give_way = false;
+            for (number, shard) in self.shards.iter().enumerate() {
+                if self.over[number].get() {
+                    continue;
+                }
+                match shard.try_borrow_mut() {
+                    Ok(_) => choices.push(number),
+                    Err(_) => must_give_way |= Some(number) != waiting && self.network.is_runnable(number),
+                }
+            }
+            let clients = self.clients.borrow();
+            let acting = (0..clients.len()).filter(|&at| clients[at].can_act(&self.network));
+            choices.extend(acting.map(|at| self.shards.len() + at));
+            drop(clients);
+            if must_give_way && (choices.is_empty() || self.random.borrow_mut().chance(300)) {
+                return false;
+            }
+            if choices.is_empty() {
+                self.jump();
+                continue;
+            }
+            let step_ns = self.random.borrow_mut().below(20_000);
+            self.network.advance(step_ns as Nanos);
+            let chosen = choices[self.random.borrow_mut().below(choices.len())];
+            match chosen.checked_sub(self.shards.len()) {
+                None => {
+                    let goes_on = self.shards[chosen].borrow_mut().turn(None).expect("a simulated driver works");
+                    self.over[chosen].set(!goes_on);
+                }
+                Some(client) => {
+                    self.clients.borrow_mut()[client].act(&self.network, &mut self.random.borrow_mut());
+                }
+            }
+        }
+    }
+
+    /// Nobody can do anything: the clock goes to the first deadline.
+    fn jump(&self) {
+        let Some(deadline) = self.network.next_deadline() else {
+            panic!("everyone waits, and for ever: {}", self.describe());
+        };
+        let by = deadline.saturating_sub(self.network.now()).max(1);
+        assert!(
+            by <= JUMP_MAX || self.draining.get(),
+            "nothing happens for {} ms although something is expected: {}",
+            by / MILLISECOND,
+            self.describe()
+        );
+        self.network.advance(by);
+    }
+
+    fn describe(&self) -> String {
+        let clients = self.clients.borrow();
+        let client = |client: &Client| {
+            format!(
+                "{:?}: {} to write, {} heard, opened {}, closed {}, end {:?}, news {:?}, room {}",
+                client.leave,
+                client.script.len(),
+                client.heard.len(),
+                client.decoder.opened,
+                client.decoder.closed,
+                client.end,
+                self.network.client_news(client.id),
+                self.network.client_room(client.id),
+            )
+        };
+        clients.iter().map(client).collect::<Vec<_>>().join("\n")
+    }
+}
