@@ -111,11 +111,16 @@ pub fn run(plan: Plan, show: &mut dyn FnMut(&Moment<'_>)) -> Result<Vec<Outcome>
     let Plan { target, workloads, means } = plan;
     let before = host::thread_ids(std::process::id()).unwrap_or_default();
     let (place, stop) = match target {
-        Target::Url { text, address, authority, path } => (Place { text, address, authority, path }, None),
+        Target::Url { text, address, authority, path } => {
+            (Place { text, address, authority, path, embedded: false }, None)
+        }
         Target::Embedded(start) => {
             let server = start(&means.server_cpus)?;
             let (text, authority) = ("embedded".to_owned(), server.address.to_string());
-            (Place { text, address: server.address, authority, path: None }, Some(server.stop))
+            (
+                Place { text, address: server.address, authority, path: None, embedded: true },
+                Some(server.stop),
+            )
         }
     };
     let meter = match (means.server_pid, &stop) {
@@ -144,6 +149,7 @@ struct Place {
     address: SocketAddr,
     authority: String,
     path: Option<String>,
+    embedded: bool,
 }
 
 /// Whose CPU time is the server's.
@@ -198,7 +204,7 @@ fn run_one(
     let (news, heard) = mpsc::channel();
     let url = (place.address, place.path.clone());
     let shared = Arc::new(Shared::new(load, url, sources, threads, means.stop.clone(), news));
-    let crew = Crew::start(&shared, means, &place.authority)?;
+    let crew = Crew::start(&shared, means, place)?;
     let observed = watch(&shared, &crew, &heard, meter, show);
     let (tally, driver) = crew.join()?;
     if tally.opened == 0 {
@@ -260,7 +266,7 @@ struct Crew {
 
 impl Crew {
     /// Starts all threads, or none.
-    fn start(shared: &Arc<Shared>, means: &Means, authority: &str) -> Result<Crew, Refused> {
+    fn start(shared: &Arc<Shared>, means: &Means, place: &Place) -> Result<Crew, Refused> {
         let mut mailboxes = Mailboxes::connect(shared.threads, MAILBOX_BYTES).into_iter();
         let mut threads = Vec::new();
         let mut gates = Vec::new();
@@ -272,7 +278,7 @@ impl Crew {
                 shared: shared.clone(),
                 thread,
                 cpu: (!means.cpus.is_empty()).then(|| means.cpus[thread % means.cpus.len()]),
-                config: config(shared, authority, thread),
+                config: config(shared, &place.authority, thread),
                 mailboxes: mailboxes.next().expect("one for each thread"),
                 tell,
                 gate,
@@ -296,7 +302,7 @@ impl Crew {
         }
         let driver = driver.expect("there is at least one thread");
         // Returning from here on drops the gates, which ends the threads behind them.
-        enough_descriptors(shared, means, driver)?;
+        enough_descriptors(shared, means, driver, place.embedded)?;
         for gate in gates {
             // A thread that is gone is found when it is joined.
             let _ = gate.send(wakers.clone());
@@ -441,17 +447,27 @@ fn spread(
     )))
 }
 
-fn enough_descriptors(shared: &Shared, means: &Means, driver: Description) -> Result<(), Refused> {
-    // Direct descriptors have a table of their own for each ring, of the same size.
-    let tables = if driver.features.has(Features::DIRECT) { shared.threads } else { 1 };
-    let needed = u64::from(shared.load.connections).div_ceil(tables as u64) + DESCRIPTORS_SPARE;
+fn enough_descriptors(
+    shared: &Shared,
+    means: &Means,
+    driver: Description,
+    embedded: bool,
+) -> Result<(), Refused> {
+    let connections = u64::from(shared.load.connections);
+    let needed = DESCRIPTORS_SPARE
+        + match driver.features.has(Features::DIRECT) {
+            // Each ring has a table of its own, as large as the process's.
+            true => connections.div_ceil(shared.threads as u64),
+            // An embedded server has the other ends.
+            false => connections * if embedded { 2 } else { 1 },
+        };
     if needed <= means.descriptors {
         return Ok(());
     }
     Err(Refused(format!(
-        "{} connections need {needed} descriptors and the hard limit is {}: raise it (ulimit -Hn, \
+        "{connections} connections need {needed} descriptors and the hard limit is {}: raise it (ulimit -Hn, \
          LimitNOFILE=) or lower --connections",
-        shared.load.connections, means.descriptors
+        means.descriptors
     )))
 }
 
