@@ -56,8 +56,9 @@ impl Handle {
         let asked =
             self.remotes.iter().filter(|remote| remote.order(Order::Snapshot(sender.clone()))).count();
         drop(sender);
-        let mut snapshots: Vec<Snapshot> =
-            (0..asked).map_while(|_| receiver.recv_timeout(Duration::from_nanos(SNAPSHOT_TIMEOUT)).ok()).collect();
+        let mut snapshots: Vec<Snapshot> = (0..asked)
+            .map_while(|_| receiver.recv_timeout(Duration::from_nanos(SNAPSHOT_TIMEOUT)).ok())
+            .collect();
         snapshots.sort_by_key(|snapshot| snapshot.shard);
         snapshots
     }
