@@ -24,6 +24,8 @@ pub struct World<A: Application> {
     pub network: Network,
     pub random: RefCell<Random>,
     shards: Vec<RefCell<Shard<Sim, A>>>,
+    /// Of 1,000 times that a shard could run, how often it does: some cores are busy with other things.
+    eagerness: Vec<u32>,
     pub clients: RefCell<Vec<Client>>,
     steps: Cell<usize>,
     /// What [`run`](World::run) waits for.
@@ -63,7 +65,11 @@ impl<A: Application + 'static> World<A> {
         application: impl Fn(usize) -> A,
     ) -> Rc<World<A>> {
         let mut random = Random::new(seed ^ 0x5eed);
-        let network = Network::new(seed, Faults::random(&mut random));
+        let mut faults = Faults::random(&mut random);
+        if random.chance(300) {
+            faults.send_pieces = random.between(1, 4) as u32;
+        }
+        let network = Network::new(seed, faults);
         let connections = 64;
         let budget = Budget::new(MEMORY_BUDGET_DEFAULT);
         let slots = Budget::new(1_000);
@@ -86,7 +92,9 @@ impl<A: Application + 'static> World<A> {
                 RefCell::new(shard)
             })
             .collect();
+        let eagerness = shards.iter().map(|_| if random.chance(200) { 20 } else { 1000 }).collect();
         let world = Rc::new(World {
+            eagerness,
             network: network.clone(),
             random: RefCell::new(random),
             over: shards.iter().map(|_| Cell::new(false)).collect(),
@@ -194,6 +202,7 @@ impl<A: Application + 'static> World<A> {
             self.network.advance(step_ns as Nanos);
             let chosen = choices[self.random.borrow_mut().below(choices.len())];
             match chosen.checked_sub(self.shards.len()) {
+                None if !self.random.borrow_mut().chance(self.eagerness[chosen]) => {}
                 None => {
                     let goes_on =
                         self.shards[chosen].borrow_mut().turn(None).expect("a simulated driver works");

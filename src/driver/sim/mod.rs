@@ -631,11 +631,12 @@ impl Driver for Sim {
         if let Source::Received(span) = &source {
             self.assert_reported(*span);
         }
+        let pieces_max = SEND_PIECES_MAX.min(self.network.state().faults.send_pieces as usize);
         let Some(slot) = self.slot(token) else { return Err(source) };
         if slot.phase != Phase::Open
             || !slot.rest.is_empty()
             || slot.shutdown
-            || slot.staged.len() == SEND_PIECES_MAX
+            || slot.staged.len() >= pieces_max
         {
             return Err(source);
         }
