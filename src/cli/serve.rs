@@ -406,7 +406,10 @@ mod tests {
     #[test]
     fn without_flags_the_documented_defaults_hold() {
         let settings = settings(&[]).expect("defaults are valid");
-        assert_eq!(settings.server.listen, [ListenAddress::Tcp("127.0.0.1:9001".parse().expect("an address"))]);
+        assert_eq!(
+            settings.server.listen,
+            [ListenAddress::Tcp("127.0.0.1:9001".parse().expect("an address"))]
+        );
         assert_eq!(settings.admin, Admin::At("127.0.0.1:9002".parse().expect("an address")));
         assert_eq!(settings.server.message_bytes_max, 64 * 1024);
         assert_eq!(settings.server.queue_bytes, 256 * 1024);

@@ -49,7 +49,8 @@ impl Control {
             draining: Arc::clone(&draining),
             runtime: runtime(server.driver().name),
         };
-        let thread = thread::Builder::new().name("control".to_owned()).spawn(move || plane.run(listener, stopped))?;
+        let thread =
+            thread::Builder::new().name("control".to_owned()).spawn(move || plane.run(listener, stopped))?;
         announce(address);
         Ok(Control { draining, stop, thread })
     }
@@ -131,9 +132,7 @@ impl Plane {
             match path {
                 "/healthz" => Box::pin(async move { plane.health() }),
                 "/stats" => Box::pin(plane.stats()),
-                _ => Box::pin(async {
-                    Reply::text(StatusCode::NOT_FOUND, "ask for /stats or /healthz")
-                }),
+                _ => Box::pin(async { Reply::text(StatusCode::NOT_FOUND, "ask for /stats or /healthz") }),
             }
         })
     }
@@ -154,7 +153,8 @@ impl Plane {
             shards: self.shards,
         };
         // Waits for the shards, so it must not happen on this thread.
-        let snapshots = tokio::task::spawn_blocking(move || self.server.snapshots()).await.unwrap_or_default();
+        let snapshots =
+            tokio::task::spawn_blocking(move || self.server.snapshots()).await.unwrap_or_default();
         match report::to_json(node, &snapshots) {
             Ok(body) => Reply { status: StatusCode::OK, content_type: "application/json", body },
             Err(error) => Reply::text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),

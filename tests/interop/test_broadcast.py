@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import unittest
 
-from harness import PATIENCE_S, Server
+from harness import PATIENCE_S, Raw, Server, frame
 from websockets.asyncio.client import connect
 
 
@@ -110,6 +110,54 @@ class Broadcast(unittest.IsolatedAsyncioTestCase):
                 leaving.transport.abort()
             await publisher.send(str(i))
             self.assertEqual(await self.receive(staying), str(i))
+
+
+    async def test_a_subscriber_that_does_not_read_is_disconnected_with_4008_and_the_others_are_not(self):
+        await asyncio.to_thread(self._slow_subscriber)
+
+    def _slow_subscriber(self):
+        message = b"x" * 60_000
+        with (
+            Raw(self.server).open("/broadcast/slow") as slow,
+            Raw(self.server).open("/broadcast/slow") as quick,
+            Raw(self.server).open("/broadcast/slow") as publisher,
+        ):
+            # Far more than the sockets' buffers and a topic's log hold together.
+            for _ in range(200):
+                publisher.send(frame(2, message))
+                self.assertEqual(quick.read_frame(), (0x82, message))
+            received = 0
+            first, payload = slow.read_frame()
+            while first == 0x82:
+                self.assertEqual(payload, message, "what arrives is whole and in order")
+                received += 1
+                first, payload = slow.read_frame()
+            self.assertEqual((first, payload[:2]), (0x88, (4008).to_bytes(2, "big")))
+            self.assertLess(received, 200)
+            # The topic goes on for those who read.
+            publisher.send(frame(1, b"still on"))
+            self.assertEqual(quick.read_frame(), (0x81, b"still on"))
+
+    async def test_publishers_that_flood_each_other_all_get_everything(self):
+        # All together less than a topic keeps, so that nobody is too slow for it.
+        members = [await self.join("/broadcast/flood") for _ in range(4)]
+        each = 300
+
+        async def take_part(name, client):
+            async def publish():
+                for i in range(each):
+                    await client.send(f"{name}:{i}:" + "x" * 150)
+
+            sending = asyncio.create_task(publish())
+            heard = [(await self.receive(client)).rsplit(":", 1)[0] for _ in range(each * 3)]
+            await sending
+            return heard
+
+        heard = await asyncio.gather(*(take_part(i, client) for i, client in enumerate(members)))
+        for own, messages in enumerate(heard):
+            for other in set(range(4)) - {own}:
+                expected = [f"{other}:{i}" for i in range(each)]
+                self.assertEqual([m for m in messages if m.startswith(f"{other}:")], expected)
 
 
 class BroadcastWithoutIoUring(Broadcast):

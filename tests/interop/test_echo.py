@@ -2,9 +2,10 @@
 
 import asyncio
 import os
+import threading
 import unittest
 
-from harness import PATIENCE_S, Server
+from harness import PATIENCE_S, Raw, Server, frame
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosedError
 
@@ -85,6 +86,25 @@ class Echo(unittest.IsolatedAsyncioTestCase):
             with self.assertRaises(ConnectionClosedError) as closed:
                 await client.recv()
             self.assertEqual(closed.exception.rcvd.code, 1009)
+
+    async def test_a_client_that_sends_without_reading_is_slowed_down_and_loses_nothing(self):
+        await asyncio.to_thread(self._send_without_reading)
+
+    def _send_without_reading(self):
+        message = bytes(range(256)) * 128
+        with Raw(self.server).open() as client:
+            # The server stops reading long before this much is sent, so sending takes a thread of its own.
+            count = 400
+            sender = threading.Thread(target=lambda: [client.send(frame(2, message)) for _ in range(count)])
+            sender.start()
+            sender.join(2)
+            self.assertTrue(sender.is_alive(), "13 MB were taken from a client that does not read")
+            received = bytearray()
+            while len(received) < count * len(message):
+                _, payload = client.read_frame()
+                received += payload
+            sender.join(PATIENCE_S)
+            self.assertEqual(bytes(received), message * count)
 
     async def test_many_clients_are_served_at_once(self):
         async def one(i):
