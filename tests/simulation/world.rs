@@ -65,11 +65,7 @@ impl<A: Application + 'static> World<A> {
         application: impl Fn(usize) -> A,
     ) -> Rc<World<A>> {
         let mut random = Random::new(seed ^ 0x5eed);
-        let mut faults = Faults::random(&mut random);
-        if random.chance(300) {
-            faults.send_pieces = random.between(1, 4) as u32;
-        }
-        let network = Network::new(seed, faults);
+        let network = Network::new(seed, Faults::random(&mut random));
         let connections = 64;
         let budget = Budget::new(MEMORY_BUDGET_DEFAULT);
         let slots = Budget::new(1_000);

@@ -631,12 +631,11 @@ impl Driver for Sim {
         if let Source::Received(span) = &source {
             self.assert_reported(*span);
         }
-        let pieces_max = SEND_PIECES_MAX.min(self.network.state().faults.send_pieces as usize);
         let Some(slot) = self.slot(token) else { return Err(source) };
         if slot.phase != Phase::Open
             || !slot.rest.is_empty()
             || slot.shutdown
-            || slot.staged.len() >= pieces_max
+            || slot.staged.len() == SEND_PIECES_MAX
         {
             return Err(source);
         }

@@ -1,7 +1,5 @@
 //! The only source of chance in a simulation: a seed decides everything.
 
-use crate::limits::SEND_PIECES_MAX;
-
 /// SplitMix64: small, quick, and the same on every machine.
 #[derive(Clone, Debug)]
 pub struct Random {
@@ -75,9 +73,6 @@ pub struct Faults {
     pub reset: u32,
     /// Events of different connections are reported in another order than they came.
     pub reorder: u32,
-    /// Not a frequency: pieces that one send takes, at most
-    /// [`SEND_PIECES_MAX`](crate::limits::SEND_PIECES_MAX). Fewer make it common that a send is refused.
-    pub send_pieces: u32,
 }
 
 impl Faults {
@@ -96,7 +91,6 @@ impl Faults {
         accept_fails: 0,
         reset: 0,
         reorder: 0,
-        send_pieces: SEND_PIECES_MAX as u32,
     };
 
     /// Everything goes wrong often, but no connection is lost by it.
@@ -114,7 +108,6 @@ impl Faults {
         accept_fails: 50,
         reset: 0,
         reorder: 800,
-        send_pieces: SEND_PIECES_MAX as u32,
     };
 
     /// Each fault with a frequency of its own between none and [`Faults::HARSH`], so that seeds differ in
@@ -140,7 +133,6 @@ impl Faults {
             accept_fails: pick(harsh.accept_fails),
             reset: 0,
             reorder: pick(harsh.reorder),
-            send_pieces: harsh.send_pieces,
         }
     }
 }
