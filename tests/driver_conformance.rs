@@ -8,7 +8,7 @@ macro_rules! tests {
         mod $name {
             #[allow(unused_imports, reason = "each driver needs some of it")]
             use {
-                crate::conformance::{simulated::SimKit, sockets::SocketKit},
+                crate::conformance::{simulated::SimKit, sockets::{Make, SocketKit, uring}},
                 echoring::driver::{epoll::Epoll, sim::Faults},
             };
             $(#[test]
@@ -50,15 +50,15 @@ macro_rules! whole_suite {
     };
 }
 
-/// What a driver with real sockets does besides; `$make` makes the driver.
+/// What a driver with real sockets does besides, for each of some ways to make it.
 macro_rules! sockets_suite {
-    ($make:expr) => {
-        whole_suite!(tcp, [SocketKit::tcp($make)]);
+    ($makes:expr) => {
+        whole_suite!(tcp, $makes.into_iter().map(SocketKit::tcp));
         // A unix socket resets in its own way and has smaller buffers; the rest is the same.
         tests!(
             unix,
             suite,
-            [SocketKit::unix($make)],
+            $makes.into_iter().map(SocketKit::unix),
             [
                 a_run_rewritten_in_place_is_sent_back,
                 all_pieces_of_a_turn_leave_in_order,
@@ -73,7 +73,7 @@ macro_rules! sockets_suite {
         tests!(
             real,
             sockets,
-            [$make],
+            $makes,
             [
                 a_dialled_connection_works_like_an_accepted_one,
                 a_refused_dial_is_a_failure,
@@ -87,7 +87,11 @@ macro_rules! sockets_suite {
 }
 
 mod epoll {
-    sockets_suite!(Epoll::new);
+    sockets_suite!([Make::new(Epoll::new)]);
+}
+
+mod ring {
+    sockets_suite!(uring());
 }
 
 mod sim {

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use conformance::sockets::{Make, SocketKit};
+use conformance::sockets::{Make, SocketKit, uring};
 use conformance::world::{Kit, Peer, Seen, World, options};
 use echoring::driver::epoll::Epoll;
 use echoring::driver::{Driver, Event, Options, Source};
@@ -107,13 +107,20 @@ fn exhaustion<D: Driver>(make: Make<D>) {
 #[test]
 fn epoll_leaks_no_descriptor() {
     if alone("epoll_leaks_no_descriptor", 500) {
-        churn(Epoll::new);
+        churn(Make::new(Epoll::new));
     }
 }
 
 #[test]
 fn epoll_survives_running_out_of_descriptors() {
     if alone("epoll_survives_running_out_of_descriptors", 100) {
-        exhaustion(Epoll::new);
+        exhaustion(Make::new(Epoll::new));
+    }
+}
+
+#[test]
+fn the_ring_leaks_no_descriptor() {
+    if alone("the_ring_leaks_no_descriptor", 500) {
+        uring().into_iter().for_each(churn);
     }
 }

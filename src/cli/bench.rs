@@ -1,8 +1,10 @@
 //! `echoring bench`: its flags, the plan they resolve to, and what is printed and written of its results.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
+mod outputs;
+mod words;
+
+use std::io::{self, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -13,9 +15,11 @@ use std::time::Duration;
 use clap::ValueEnum;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use self::outputs::Outputs;
+use self::words::{Cpus, Sizes, Sources};
 use super::{Failure, environment, values};
 use crate::load::{
-    self, Embedded, Means, Outcome, Pace, Plan, Refused, Style, Target, Verdict, Workload, record, show,
+    self, Embedded, Means, Outcome, Pace, Plan, Refused, Style, Target, Verdict, Workload, show,
 };
 use crate::protocol::url::Url;
 use crate::server::{self, ListenAddress, Server};
@@ -49,8 +53,6 @@ const DURATION_MAX: Duration = Duration::from_secs(24 * 3_600);
 const CONNECTIONS_DEFAULT: u32 = 100;
 const MESSAGE_BYTES_DEFAULT: usize = 64;
 const THREADS_MAX: usize = 1_024;
-/// Addresses that one `--source-addr` may name.
-const SOURCES_MAX: usize = 65_536;
 
 /// The flags of `bench`, as typed.
 #[derive(Debug, clap::Args)]
@@ -170,82 +172,6 @@ enum Switch {
     Off,
 }
 
-/// `--message-bytes`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Sizes(usize, usize);
-
-impl FromStr for Sizes {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<Sizes, String> {
-        let bytes = |word: &str| -> Result<usize, String> {
-            usize::try_from(values::bytes(word)?).map_err(|_| "more bytes than fit into memory".to_owned())
-        };
-        match word.split_once("..") {
-            Some((least, most)) => Ok(Sizes(bytes(least)?, bytes(most)?)),
-            None => bytes(word).map(|bytes| Sizes(bytes, bytes)),
-        }
-    }
-}
-
-/// `--cpus`, wrapped because clap gives `Vec` a meaning of its own.
-#[derive(Debug, Clone)]
-struct Cpus(Vec<usize>);
-
-impl FromStr for Cpus {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<Cpus, String> {
-        values::cpu_list(word).map(Cpus)
-    }
-}
-
-/// `--source-addr`: addresses and ranges of them, in the order given.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Sources(Vec<IpAddr>);
-
-impl FromStr for Sources {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<Sources, String> {
-        const EXPECTED: &str = "expected addresses such as 127.0.0.1,127.0.0.4 or 127.0.0.1-127.0.0.8";
-        let address = |item: &str| item.trim().parse::<IpAddr>().map_err(|_| EXPECTED.to_owned());
-        let mut addresses = Vec::new();
-        for item in word.split(',') {
-            let (first, last) = match item.split_once('-') {
-                Some((first, last)) => (address(first)?, address(last)?),
-                None => (address(item)?, address(item)?),
-            };
-            let range: Box<dyn Iterator<Item = IpAddr>> = match (first, last) {
-                (IpAddr::V4(first), IpAddr::V4(last)) if first <= last => {
-                    Box::new((u32::from(first)..=u32::from(last)).map(|bits| Ipv4Addr::from(bits).into()))
-                }
-                (IpAddr::V6(first), IpAddr::V6(last)) if first <= last => {
-                    Box::new((u128::from(first)..=u128::from(last)).map(|bits| Ipv6Addr::from(bits).into()))
-                }
-                _ => return Err(format!("the range {item} falls, or mixes IPv4 and IPv6")),
-            };
-            for address in range {
-                if addresses.len() == SOURCES_MAX {
-                    return Err(format!("more than {SOURCES_MAX} addresses"));
-                }
-                addresses.push(address);
-            }
-        }
-        if addresses.iter().any(|address| address.is_ipv4() != addresses[0].is_ipv4()) {
-            return Err("IPv4 and IPv6 addresses are mixed".to_owned());
-        }
-        Ok(Sources(addresses))
-    }
-}
-
-/// What is to be printed and written.
-#[derive(Debug)]
-struct Outputs {
-    json: Option<PathBuf>,
-    hgrm: Option<PathBuf>,
-}
-
 impl Args {
     /// Resolves the flags. Names are looked up here, so that a wrong one is told before anything starts.
     fn validate(self, stop: Arc<AtomicBool>, descriptors: u64) -> Result<(Plan, Outputs), Failure> {
@@ -320,7 +246,8 @@ impl Args {
 
     fn workload(&self, mode: Mode, url_path: Option<&str>, seed: u64) -> Result<Workload, Failure> {
         let topics = self.topics.unwrap_or(1);
-        let Sizes(least, most) = self.message_bytes.unwrap_or(Sizes(MESSAGE_BYTES_DEFAULT, MESSAGE_BYTES_DEFAULT));
+        let Sizes(least, most) =
+            self.message_bytes.unwrap_or(Sizes(MESSAGE_BYTES_DEFAULT, MESSAGE_BYTES_DEFAULT));
         let style = match self.kind {
             Kind::Text => Style::Text,
             Kind::Binary => Style::Binary,
@@ -402,7 +329,9 @@ fn resolve(text: &str) -> Result<Place, Failure> {
         .to_socket_addrs()
         .ok()
         .and_then(|mut addresses| addresses.next())
-        .ok_or_else(|| Failure::Environment(format!("{} cannot be resolved: check the URL's host", url.host)))?;
+        .ok_or_else(|| {
+            Failure::Environment(format!("{} cannot be resolved: check the URL's host", url.host))
+        })?;
     let authority = url.authority();
     // A URL that ends behind its port leaves the path to the mode; one that says `/` means it.
     let has_path = text.split_once("://").is_some_and(|(_, rest)| rest.contains(['/', '?']));
@@ -445,81 +374,6 @@ fn random_seed() -> u64 {
 
 fn usage(flag: &str, explanation: &str) -> Failure {
     Failure::Usage(format!("{flag}: {explanation}"))
-}
-
-impl Outputs {
-    /// Finds out before the run that a file cannot be written after it.
-    fn check(&self) -> Result<(), Failure> {
-        for (flag, path) in [("--json", &self.json), ("--hgrm", &self.hgrm)] {
-            let Some(path) = path else { continue };
-            if flag == "--hgrm" && path.file_name().is_none() {
-                return Err(usage(flag, "expected a file"));
-            }
-            if flag == "--json" && path.as_os_str() == "-" {
-                continue;
-            }
-            File::options()
-                .create(true)
-                .append(true)
-                .open(path)
-                .map_err(|error| usage(flag, &format!("{} cannot be written: {error}", path.display())))?;
-        }
-        Ok(())
-    }
-
-    fn write(&self, outcomes: &[Outcome]) -> Result<(), Failure> {
-        let cannot = |path: &PathBuf, error: io::Error| {
-            Failure::Environment(format!("{} could not be written: {error}", path.display()))
-        };
-        let json_only = self.json.as_ref().is_some_and(|path| path.as_os_str() == "-");
-        if let Some(path) = &self.json {
-            let file = record::File::new(outcomes.iter().map(|outcome| outcome.record.clone()).collect());
-            let mut text = serde_json::to_string_pretty(&file).expect("a record has only names as keys");
-            text.push('\n');
-            let written = if json_only { to_stdout(text.as_bytes()) } else { fs::write(path, text) };
-            written.map_err(|error| cannot(path, error))?;
-        }
-        if let Some(path) = &self.hgrm {
-            for outcome in outcomes {
-                let mut text = Vec::new();
-                show::hgrm(&outcome.response, &mut text).expect("a vector takes all");
-                let path = hgrm_path(path, outcome, outcomes.len());
-                fs::write(&path, text).map_err(|error| cannot(&path, error))?;
-            }
-        }
-        if !json_only {
-            let mut text = Vec::new();
-            for (at, outcome) in outcomes.iter().enumerate() {
-                if at > 0 {
-                    text.push(b'\n');
-                }
-                show::table(outcome, &mut text).expect("a vector takes all");
-            }
-            to_stdout(&text).map_err(|error| cannot(&PathBuf::from("stdout"), error))?;
-        }
-        Ok(())
-    }
-}
-
-/// Where a run's distribution goes: as named when there is one run.
-fn hgrm_path(path: &PathBuf, outcome: &Outcome, runs: usize) -> PathBuf {
-    if runs == 1 {
-        return path.clone();
-    }
-    let mode = &outcome.record.config.mode;
-    match path.extension() {
-        Some(extension) => path.with_extension(format!("{mode}.{}", extension.to_string_lossy())),
-        None => path.with_extension(mode),
-    }
-}
-
-/// Writes to stdout. A reader that went away (`| head`) is no failure.
-fn to_stdout(bytes: &[u8]) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        done => done,
-    }
 }
 
 /// Runs the generator and tells by the exit code how it went.
@@ -641,24 +495,6 @@ mod tests {
             let line = plan(words).map(|_| ()).expect_err("these are wrong");
             assert!(line.contains(named), "{words:?}: {line}");
         }
-    }
-
-    #[test]
-    fn source_addresses_take_lists_and_ranges() {
-        let sources = |word: &str| Sources::from_str(word).map(|sources| sources.0.len());
-        assert_eq!(sources("127.0.0.1"), Ok(1));
-        assert_eq!(sources("127.0.0.1-127.0.0.8,127.0.1.1"), Ok(9));
-        assert_eq!(sources("::1-::4"), Ok(4));
-        for wrong in ["", "localhost", "127.0.0.1-", "127.0.0.1,::1", "10.0.0.0-10.255.255.255"] {
-            assert!(sources(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn sizes_are_one_or_a_range() {
-        assert_eq!(Sizes::from_str("16"), Ok(Sizes(16, 16)));
-        assert_eq!(Sizes::from_str("12..1KiB"), Ok(Sizes(12, 1_024)));
-        assert!(Sizes::from_str("1..").is_err());
     }
 
     #[test]

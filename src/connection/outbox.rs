@@ -203,11 +203,18 @@ impl Outbox {
     /// A buffer at the end of the data that has room for `bytes`.
     fn room(&mut self, pool: &mut Pool, bytes: usize) -> Result<&mut Buffer, OutOfMemory> {
         let sealed = self.sealed;
-        let last_room = self.last().filter(|_| !sealed).map_or(0, |last| last.room());
-        if last_room < bytes {
-            let grown = self.last().map_or(0, |last| (last.len() * 2).min(GROWN_BYTES_MAX));
-            let buffer = pool.get(bytes.max(grown)).ok_or(OutOfMemory)?;
-            self.push_back(buffer);
+        match self.last().filter(|_| !sealed) {
+            Some(last) if last.room() >= bytes => {}
+            // Moving to a larger buffer keeps a batch in one piece: one send, and no list of buffers.
+            Some(last) if last.len() + bytes <= GROWN_BYTES_MAX => {
+                let mut larger = pool.get((last.len() + bytes).max(2 * last.len())).ok_or(OutOfMemory)?;
+                larger.append(last.as_slice());
+                pool.put(std::mem::replace(last, larger));
+            }
+            _ => {
+                let buffer = pool.get(bytes).ok_or(OutOfMemory)?;
+                self.push_back(buffer);
+            }
         }
         self.last().ok_or(OutOfMemory)
     }

@@ -449,7 +449,13 @@ impl Connection {
         if self.is_open() {
             self.count_ping(env)?;
             let key = self.key(env);
-            self.outbox.control(env.pool, Opcode::Pong, key, payload, QUEUED_PONGS_MAX)?;
+            if self.unsent.is_some() {
+                self.outbox.control(env.pool, Opcode::Pong, key, payload, QUEUED_PONGS_MAX)?;
+            } else {
+                // What is queued leaves with this turn. Overtaking it would win nothing, and could put the
+                // pong before an earlier one or before our response to the request.
+                self.outbox.frame(env.pool, Opcode::Pong, true, key, payload)?;
+            }
         }
         Ok(())
     }

@@ -17,18 +17,20 @@ use super::plan::{Mode, Pace};
 use super::schedule::{Cursor, Schedule};
 use super::shared::{News, Shared};
 use super::tally::{Tally, Window};
-use super::track::{Awaited, Stream, Times};
+use super::track::Times;
 use crate::connection::{Cause, Chunk, Closed};
 use crate::driver::{Driver, Token};
 use crate::limits::{MILLISECOND, Nanos, SECOND};
 use crate::protocol::CloseCode;
-use crate::protocol::handshake::{BadHandshake, Refusal, Request, Response, Upgrade};
+use crate::protocol::handshake::{Refusal, Request, Response, Upgrade};
 use crate::shard::{Answer, Application, Context, Disposition, Lane, Link};
 
 mod broadcast;
+mod causes;
+mod connection;
 mod echo;
 
-use broadcast::Publishing;
+use connection::{Connection, Flow, State};
 
 /// Handshakes under way at once on one thread: well below any listen backlog.
 const HANDSHAKES_MAX: usize = 128;
@@ -69,50 +71,19 @@ enum Phase {
     /// All of this thread's are settled; waiting for the other threads'.
     Ready,
     /// Sending from the start on.
-    Running { stop_at: Nanos, cpu_before: Option<(u64, Nanos)> },
+    Running {
+        stop_at: Nanos,
+        cpu_before: Option<(u64, Nanos)>,
+    },
     /// Awaiting what is under way.
-    Draining { until: Nanos },
+    Draining {
+        until: Nanos,
+    },
     /// Saying goodbye.
-    Closing { until: Nanos },
+    Closing {
+        until: Nanos,
+    },
     Over,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    New,
-    Dialling,
-    Open,
-    Gone,
-}
-
-/// One connection of this thread.
-#[derive(Debug)]
-struct Connection {
-    number: u32,
-    state: State,
-    token: Option<Token>,
-    /// Slots of the schedule that have passed; open loop only.
-    due: u64,
-    /// Since when a message waits for room in the connection's queue.
-    held_since: Option<Nanos>,
-    flow: Flow,
-}
-
-#[derive(Debug)]
-enum Flow {
-    Echo(Awaited),
-    Broadcast(Box<Broadcast>),
-}
-
-/// A connection to a topic. Publishers receive too: what the topic's other publishers send.
-#[derive(Debug)]
-struct Broadcast {
-    topic: u32,
-    /// Subscribers of the topic when the load began.
-    audience: u32,
-    /// By position among the topic's publishers.
-    streams: Vec<Stream>,
-    publishes: Option<Publishing>,
 }
 
 /// One thread of a run.
@@ -216,7 +187,7 @@ impl Client {
             if let Err(error) = self.dial_one(cx, position) {
                 self.connections[position].state = State::Gone;
                 self.failed += 1;
-                self.tally.error(&cause_of_error(&error));
+                self.tally.error(&causes::of_error(&error));
                 self.shared.settled(cx.now());
             }
         }
@@ -490,45 +461,6 @@ impl Client {
     }
 }
 
-impl Connection {
-    fn new(shared: &Shared, number: u32) -> Connection {
-        let load = &shared.load;
-        let flow = match load.mode {
-            Mode::Echo => Flow::Echo(Awaited::new(match load.pace {
-                Pace::Depth(depth) => depth as usize,
-                Pace::Rate(_) => 1,
-            })),
-            Mode::Broadcast => {
-                let topic = load.topic(number);
-                Flow::Broadcast(Box::new(Broadcast {
-                    topic,
-                    audience: 0,
-                    streams: vec![Stream::default(); load.publishers_of(topic) as usize],
-                    publishes: (number < load.publishers).then(Publishing::default),
-                }))
-            }
-        };
-        Connection { number, state: State::New, token: None, due: 0, held_since: None, flow }
-    }
-
-    /// The sequence of the message that may be sent now, if any.
-    #[inline]
-    fn may_send(&self, pace: Pace) -> Option<u64> {
-        let (next, in_flight, full) = match &self.flow {
-            Flow::Echo(awaited) => (awaited.next(), awaited.in_flight(), awaited.is_full()),
-            Flow::Broadcast(broadcast) => {
-                let publishing = broadcast.publishes.as_ref()?;
-                (publishing.next, publishing.in_flight(), false)
-            }
-        };
-        let may = match pace {
-            Pace::Depth(depth) => in_flight < u64::from(depth),
-            Pace::Rate(_) => next < self.due,
-        };
-        (may && !full).then_some(next)
-    }
-}
-
 impl Application for Client {
     type Peer = Peer;
     type Message = Message;
@@ -582,7 +514,7 @@ impl Application for Client {
         if before == State::Dialling {
             self.handshakes -= 1;
             self.failed += 1;
-            self.tally.error(&name_of(&closed.cause, false));
+            self.tally.error(&causes::of_end(&closed.cause, false));
             return self.shared.settled(cx.now());
         }
         self.open -= 1;
@@ -596,7 +528,7 @@ impl Application for Client {
             self.failed += 1;
             self.tally.ended_early += 1;
             if !matches!(closed.cause, Cause::Peer | Cause::Local) {
-                self.tally.error(&name_of(&closed.cause, true));
+                self.tally.error(&causes::of_end(&closed.cause, true));
             }
         }
     }
@@ -619,41 +551,5 @@ impl Application for Client {
 
     fn deadline(&self) -> Option<Nanos> {
         self.wake_at
-    }
-}
-
-/// What a failure to make a socket is called in the record.
-fn cause_of_error(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(libc::EMFILE | libc::ENFILE) => "too few descriptors".to_owned(),
-        Some(libc::EADDRNOTAVAIL) => "too few local ports".to_owned(),
-        _ => name_of_kind(error.kind()),
-    }
-}
-
-/// What a connection's end is called in the record.
-fn name_of(cause: &Cause, was_open: bool) -> String {
-    match cause {
-        Cause::BadHandshake(BadHandshake::Status(status)) => format!("status {status}"),
-        Cause::BadHandshake(bad) => format!("handshake: {bad}"),
-        Cause::HandshakeTimeout => "handshake timeout".to_owned(),
-        Cause::Gone if was_open => "ended without close".to_owned(),
-        Cause::Gone => "ended in the handshake".to_owned(),
-        Cause::Failed(kind) => name_of_kind(*kind),
-        Cause::Offence(offence) => format!("protocol: {offence}"),
-        Cause::PongTimeout => "timeout".to_owned(),
-        other => other.name().to_owned(),
-    }
-}
-
-fn name_of_kind(kind: io::ErrorKind) -> String {
-    match kind {
-        io::ErrorKind::ConnectionRefused => "refused".to_owned(),
-        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
-            "reset".to_owned()
-        }
-        io::ErrorKind::TimedOut => "timeout".to_owned(),
-        io::ErrorKind::AddrNotAvailable => "too few local ports".to_owned(),
-        kind => kind.to_string(),
     }
 }

@@ -10,7 +10,8 @@ const KILOBYTE: u64 = 1024;
 
 /// Kernel release, such as `6.1.0-18-amd64`.
 pub fn kernel() -> String {
-    fs::read_to_string("/proc/sys/kernel/osrelease").map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+    fs::read_to_string("/proc/sys/kernel/osrelease")
+        .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
 }
 
 /// Model name of the first processor.
@@ -128,7 +129,9 @@ mod tests {
 
     #[test]
     fn timestamps_are_civil() {
-        let at = |seconds: u64, millis: u64| timestamp(UNIX_EPOCH + Duration::from_millis(seconds * 1_000 + millis));
+        let at = |seconds: u64, millis: u64| {
+            timestamp(UNIX_EPOCH + Duration::from_millis(seconds * 1_000 + millis))
+        };
         assert_eq!(at(0, 0), "1970-01-01T00:00:00.000Z");
         assert_eq!(at(951_782_400, 5), "2000-02-29T00:00:00.005Z");
         assert_eq!(at(1_709_251_199, 999), "2024-02-29T23:59:59.999Z");

@@ -16,6 +16,7 @@ mod host;
 mod payload;
 mod plan;
 pub mod record;
+mod report;
 mod run;
 mod schedule;
 mod shared;
@@ -26,7 +27,8 @@ mod track;
 pub use host::allowed_cpus;
 pub use payload::{CONNECTIONS_MAX, Style};
 pub use plan::{
-    Contradiction, DEPTH_MAX, DriverChoice, Embedded, Means, Mode, Pace, Plan, Refused, Target, Workload,
+    Contradiction, DEPTH_MAX, DriverChoice, Embedded, Means, Mode, Pace, Plan, Refused, StartServer, Target,
+    Workload,
 };
 pub use run::{LATENESS_NS_MAX, Moment, Outcome, Stage, Verdict, run};
 

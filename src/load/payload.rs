@@ -118,7 +118,18 @@ impl Payloads {
                 if style == Style::Binary { byte } else { TEXT[usize::from(byte & 63)] }
             })
             .collect();
-        Payloads { seed, style, form, bytes_min: bytes.0, bytes_max: bytes.1, bare, literal, fields, suffix, template }
+        Payloads {
+            seed,
+            style,
+            form,
+            bytes_min: bytes.0,
+            bytes_max: bytes.1,
+            bare,
+            literal,
+            fields,
+            suffix,
+            template,
+        }
     }
 
     /// The least size at which a message of this style and form names itself.
@@ -354,7 +365,10 @@ mod tests {
                         assert!(!payloads.matches(&id(form), &out), "{style:?} {form:?} bit {bit}");
                         if let Some(claimed) = payloads.identify(&out) {
                             let body_tells = form == Form::Broadcast || bytes > least;
-                            assert!(!body_tells || !payloads.matches(&claimed, &out), "{style:?} {form:?} bit {bit}");
+                            assert!(
+                                !body_tells || !payloads.matches(&claimed, &out),
+                                "{style:?} {form:?} bit {bit}"
+                            );
                         }
                         out[bit / 8] ^= 1 << (bit % 8);
                     }
@@ -394,7 +408,9 @@ mod tests {
 
     #[test]
     fn text_is_ascii_and_json_parses() {
-        for (style, form) in [(Style::Text, Form::Echo), (Style::Json, Form::Echo), (Style::Json, Form::Broadcast)] {
+        for (style, form) in
+            [(Style::Text, Form::Echo), (Style::Json, Form::Echo), (Style::Json, Form::Broadcast)]
+        {
             let payloads = Payloads::new(5, style, form, (300, 300));
             let mut out = Vec::new();
             for sequence in 0..500 {

@@ -80,8 +80,8 @@ pub enum Target {
         /// Path and query, `None` when the URL ends behind the authority.
         path: Option<String>,
     },
-    /// A server in this process, started on the CPUs it is handed (none: unpinned).
-    Embedded(Box<dyn FnOnce(&[usize]) -> Result<Embedded, Refused>>),
+    /// A server in this process.
+    Embedded(Box<StartServer>),
 }
 
 impl fmt::Debug for Target {
@@ -92,6 +92,9 @@ impl fmt::Debug for Target {
         }
     }
 }
+
+/// Starts a server in this process on the CPUs it is handed; none leaves it free.
+pub type StartServer = dyn FnOnce(&[usize]) -> Result<Embedded, Refused>;
 
 /// A server in this process that runs.
 pub struct Embedded {

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use hdrhistogram::Histogram;
 
-use super::client::{Client, DRAIN_TIME};
-use super::plan::{DriverChoice, Means, Mode, Pace, Plan, Refused, Target, Workload};
-use super::record::{self, Quantiles, Record};
+use super::client::Client;
+use super::plan::{DriverChoice, Means, Pace, Plan, Refused, Target, Workload};
+use super::record::Record;
 use super::shared::{News, Shared};
 use super::tally::Tally;
-use super::{client, host};
+use super::{client, host, report};
 use crate::buffer::{Budget, Lease, Pool};
 use crate::connection;
 use crate::driver::epoll::Epoll;
@@ -111,11 +111,16 @@ pub fn run(plan: Plan, show: &mut dyn FnMut(&Moment<'_>)) -> Result<Vec<Outcome>
     let Plan { target, workloads, means } = plan;
     let before = host::thread_ids(std::process::id()).unwrap_or_default();
     let (place, stop) = match target {
-        Target::Url { text, address, authority, path } => (Place { text, address, authority, path }, None),
+        Target::Url { text, address, authority, path } => {
+            (Place { text, address, authority, path, embedded: false }, None)
+        }
         Target::Embedded(start) => {
             let server = start(&means.server_cpus)?;
             let (text, authority) = ("embedded".to_owned(), server.address.to_string());
-            (Place { text, address: server.address, authority, path: None }, Some(server.stop))
+            (
+                Place { text, address: server.address, authority, path: None, embedded: true },
+                Some(server.stop),
+            )
         }
     };
     let meter = match (means.server_pid, &stop) {
@@ -144,6 +149,7 @@ struct Place {
     address: SocketAddr,
     authority: String,
     path: Option<String>,
+    embedded: bool,
 }
 
 /// Whose CPU time is the server's.
@@ -178,11 +184,12 @@ fn started_since(before: &[u32]) -> Vec<u32> {
 }
 
 /// What the conductor found while a run went on.
-#[derive(Default)]
-struct Observed {
-    started_at: Option<SystemTime>,
-    server_cpu: (Option<u64>, Option<u64>),
-    server_rss: Option<u64>,
+#[derive(Debug, Default)]
+pub(super) struct Observed {
+    pub(super) started_at: Option<SystemTime>,
+    /// At the beginning and at the end of the measured time.
+    pub(super) server_cpu_ns: (Option<u64>, Option<u64>),
+    pub(super) server_rss_bytes: Option<u64>,
 }
 
 fn run_one(
@@ -197,13 +204,13 @@ fn run_one(
     let (news, heard) = mpsc::channel();
     let url = (place.address, place.path.clone());
     let shared = Arc::new(Shared::new(load, url, sources, threads, means.stop.clone(), news));
-    let crew = Crew::start(&shared, means, &place.authority)?;
+    let crew = Crew::start(&shared, means, place)?;
     let observed = watch(&shared, &crew, &heard, meter, show);
     let (tally, driver) = crew.join()?;
     if tally.opened == 0 {
         return Err(unreachable(place, &tally.errors));
     }
-    let record = write_record(&shared, means, place, driver, &tally, &observed);
+    let record = report::write(&shared, means, &place.text, driver, &tally, &observed);
     Ok(Outcome { record, response: tally.response })
 }
 
@@ -222,13 +229,13 @@ fn watch(
         let next = match news {
             Ok(News::Started) => Stage::WarmingUp,
             Ok(News::Measuring) => {
-                observed.server_cpu.0 = meter.cpu_ns();
+                observed.server_cpu_ns.0 = meter.cpu_ns();
                 observed.started_at = Some(SystemTime::now());
                 Stage::Measuring
             }
             Ok(News::Measured) => {
-                observed.server_cpu.1 = meter.cpu_ns();
-                observed.server_rss = meter.rss_bytes();
+                observed.server_cpu_ns.1 = meter.cpu_ns();
+                observed.server_rss_bytes = meter.rss_bytes();
                 Stage::Draining
             }
             Err(_) => stage,
@@ -259,7 +266,7 @@ struct Crew {
 
 impl Crew {
     /// Starts all threads, or none.
-    fn start(shared: &Arc<Shared>, means: &Means, authority: &str) -> Result<Crew, Refused> {
+    fn start(shared: &Arc<Shared>, means: &Means, place: &Place) -> Result<Crew, Refused> {
         let mut mailboxes = Mailboxes::connect(shared.threads, MAILBOX_BYTES).into_iter();
         let mut threads = Vec::new();
         let mut gates = Vec::new();
@@ -271,7 +278,7 @@ impl Crew {
                 shared: shared.clone(),
                 thread,
                 cpu: (!means.cpus.is_empty()).then(|| means.cpus[thread % means.cpus.len()]),
-                config: config(shared, authority, thread),
+                config: config(shared, &place.authority, thread),
                 mailboxes: mailboxes.next().expect("one for each thread"),
                 tell,
                 gate,
@@ -295,7 +302,7 @@ impl Crew {
         }
         let driver = driver.expect("there is at least one thread");
         // Returning from here on drops the gates, which ends the threads behind them.
-        enough_descriptors(shared, means, driver)?;
+        enough_descriptors(shared, means, driver, place.embedded)?;
         for gate in gates {
             // A thread that is gone is found when it is joined.
             let _ = gate.send(wakers.clone());
@@ -440,23 +447,35 @@ fn spread(
     )))
 }
 
-fn enough_descriptors(shared: &Shared, means: &Means, driver: Description) -> Result<(), Refused> {
-    // Direct descriptors have a table of their own for each ring, of the same size.
-    let tables = if driver.features.has(Features::DIRECT) { shared.threads } else { 1 };
-    let needed = u64::from(shared.load.connections).div_ceil(tables as u64) + DESCRIPTORS_SPARE;
+fn enough_descriptors(
+    shared: &Shared,
+    means: &Means,
+    driver: Description,
+    embedded: bool,
+) -> Result<(), Refused> {
+    let connections = u64::from(shared.load.connections);
+    let needed = DESCRIPTORS_SPARE
+        + match driver.features.has(Features::DIRECT) {
+            // Each ring has a table of its own, as large as the process's.
+            true => connections.div_ceil(shared.threads as u64),
+            // An embedded server has the other ends.
+            false => connections * if embedded { 2 } else { 1 },
+        };
     if needed <= means.descriptors {
         return Ok(());
     }
     Err(Refused(format!(
-        "{} connections need {needed} descriptors and the hard limit is {}: raise it (ulimit -Hn, \
+        "{connections} connections need {needed} descriptors and the hard limit is {}: raise it (ulimit -Hn, \
          LimitNOFILE=) or lower --connections",
-        shared.load.connections, means.descriptors
+        means.descriptors
     )))
 }
 
 fn no_driver(error: &io::Error, choice: DriverChoice) -> Refused {
     let cure = match choice {
-        DriverChoice::Uring => "allow io_uring (kernel.io_uring_disabled, seccomp profile) or use --driver auto",
+        DriverChoice::Uring => {
+            "allow io_uring (kernel.io_uring_disabled, seccomp profile) or use --driver auto"
+        }
         DriverChoice::Auto | DriverChoice::Epoll => "raise the descriptor or memory limit",
     };
     Refused(format!("the generator has no driver: {error}; {cure}"))
@@ -471,136 +490,10 @@ fn unreachable(place: &Place, errors: &BTreeMap<String, u64>) -> Refused {
     ))
 }
 
-fn write_record(
-    shared: &Shared,
-    means: &Means,
-    place: &Place,
-    driver: Description,
-    tally: &Tally,
-    observed: &Observed,
-) -> Record {
-    let load = &shared.load;
-    let duration_s = seconds(tally.window.until.saturating_sub(tally.window.from));
-    let per_s = |count: u64| if duration_s > 0.0 { count as f64 / duration_s } else { 0.0 };
-    let lateness = Quantiles::of(&tally.lateness);
-    let server_cpu_ns = observed.server_cpu.0.zip(observed.server_cpu.1).map(|(from, to)| to.saturating_sub(from));
-    let per_message = server_cpu_ns.filter(|_| tally.messages > 0).map(|ns| ns as f64 / tally.messages as f64);
-    Record {
-        target: place.text.clone(),
-        config: describe_config(shared, means),
-        environment: environment(driver),
-        started_at: host::timestamp(observed.started_at.unwrap_or_else(SystemTime::now)),
-        duration_s,
-        interrupted: shared.is_stopped(),
-        messages: tally.messages,
-        messages_per_s: per_s(tally.messages),
-        bytes_per_s: per_s(tally.bytes),
-        response_ns: Quantiles::of(&tally.response),
-        service_ns: Quantiles::of(&tally.service),
-        broadcast: (load.mode == Mode::Broadcast).then(|| record::Broadcast {
-            first_ns: Quantiles::of(&tally.first),
-            median_ns: Quantiles::of(&tally.median),
-            last_ns: Quantiles::of(&tally.last),
-            reach: match tally.deliveries_due {
-                0 => 0.0,
-                due => tally.deliveries as f64 / due as f64,
-            },
-            gaps: tally.gaps,
-            published: tally.sent,
-        }),
-        integrity: tally.integrity,
-        connections: record::Connections { opened: tally.opened, ended_early: tally.ended_early },
-        errors: tally.errors.clone(),
-        closes: tally.closes.iter().map(|(code, count)| (code.to_string(), *count)).collect(),
-        generator: record::Generator {
-            saturated: lateness.p99 > LATENESS_NS_MAX,
-            lateness_ns: lateness,
-            cpu_share: match tally.wall_ns {
-                0 => 0.0,
-                wall_ns => tally.cpu_ns as f64 / wall_ns as f64,
-            },
-            unsent: tally.unsent,
-        },
-        server: (per_message.is_some() || observed.server_rss.is_some())
-            .then_some(record::Server { cpu_ns_per_message: per_message, rss_bytes: observed.server_rss }),
-        intervals: describe_intervals(tally),
-    }
-}
-
-fn describe_config(shared: &Shared, means: &Means) -> record::Config {
-    let load = &shared.load;
-    let broadcast = load.mode == Mode::Broadcast;
-    record::Config {
-        mode: load.mode.name().to_owned(),
-        connections: load.connections,
-        duration_s: load.duration.as_secs_f64(),
-        warmup_s: load.warmup.as_secs_f64(),
-        message_bytes: [load.message_bytes.0 as u64, load.message_bytes.1 as u64],
-        kind: load.style.name().to_owned(),
-        depth: match load.pace {
-            Pace::Depth(depth) => Some(depth),
-            Pace::Rate(_) => None,
-        },
-        rate: match load.pace {
-            Pace::Depth(_) => None,
-            Pace::Rate(rate) => Some(rate),
-        },
-        publishers: broadcast.then_some(load.publishers),
-        topics: broadcast.then_some(load.topics),
-        threads: shared.threads,
-        cpus: means.cpus.clone(),
-        source_addresses: shared.sources.iter().map(ToString::to_string).collect(),
-        verify: load.verify,
-        sequenced: !shared.payloads.bare(),
-        drain_s: seconds(DRAIN_TIME),
-        seed: load.seed,
-    }
-}
-
-fn environment(driver: Description) -> record::Environment {
-    record::Environment {
-        commit: option_env!("ECHORING_COMMIT").map(str::to_owned),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        cpu: host::cpu_model(),
-        cpus: host::allowed_cpus().len(),
-        kernel: host::kernel(),
-        driver: driver.name.to_owned(),
-        features: driver.features.names().map(str::to_owned).collect(),
-        degraded: driver.degraded.names().map(str::to_owned).collect(),
-        optimized: !cfg!(debug_assertions),
-    }
-}
-
-fn describe_intervals(tally: &Tally) -> Vec<record::Interval> {
-    let length = tally.window.until.saturating_sub(tally.window.from);
-    let starts = (0..).map(|interval| interval * tally.interval_ns()).take_while(|start| *start < length);
-    tally
-        .intervals
-        .iter()
-        .zip(starts)
-        .map(|(interval, start)| {
-            let at = |quantile| interval.response.value_at_quantile(quantile).min(interval.response.max());
-            record::Interval {
-                at_s: seconds(start),
-                duration_s: seconds(tally.interval_ns().min(length - start)),
-                messages: interval.messages,
-                bytes: interval.bytes,
-                p50_ns: at(0.5),
-                p99_ns: at(0.99),
-                max_ns: interval.response.max(),
-            }
-        })
-        .collect()
-}
-
-fn seconds(ns: u64) -> f64 {
-    ns as f64 / 1e9
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::plan::tests::workload;
+    use crate::load::plan::{Mode, tests::workload};
 
     const PORTS: (u16, u16) = (40_000, 40_999);
 
@@ -624,7 +517,8 @@ mod tests {
     #[test]
     fn elsewhere_too_few_addresses_are_refused_with_the_cure() {
         let target = "192.0.2.1".parse().expect("an address");
-        let sources: Vec<IpAddr> = ["192.0.2.8", "192.0.2.9"].map(|text| text.parse().expect("an address")).into();
+        let sources: Vec<IpAddr> =
+            ["192.0.2.8", "192.0.2.9"].map(|text| text.parse().expect("an address")).into();
         assert_eq!(spread(&load(1_600), &sources, target, PORTS), Ok(sources.clone()));
         let refused = spread(&load(1_601), &sources, target, PORTS).expect_err("too few ports");
         assert!(refused.0.contains("--source-addr") && refused.0.contains("3 local addresses"), "{refused}");

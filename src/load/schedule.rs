@@ -80,8 +80,9 @@ mod tests {
     #[test]
     fn slots_are_even_over_all_connections() {
         let schedule = Schedule::new(5 * SECOND, 1_000, 4);
-        let mut times: Vec<Nanos> =
-            (0..4).flat_map(|sender| (0..250).map(move |sequence| schedule.intended(sender, sequence))).collect();
+        let mut times: Vec<Nanos> = (0..4)
+            .flat_map(|sender| (0..250).map(move |sequence| schedule.intended(sender, sequence)))
+            .collect();
         times.sort_unstable();
         assert_eq!(times[0], 5 * SECOND);
         assert!(times.windows(2).all(|pair| pair[1] - pair[0] == 1_000_000));

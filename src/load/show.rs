@@ -76,7 +76,9 @@ impl Watcher {
     fn line(&mut self, moment: &Moment<'_>, now: Instant) -> String {
         let load = moment.load;
         let mut line = match moment.stage {
-            Stage::Connecting => format!("{}: connecting {}/{}", load.mode.name(), moment.open, load.connections),
+            Stage::Connecting => {
+                format!("{}: connecting {}/{}", load.mode.name(), moment.open, load.connections)
+            }
             Stage::WarmingUp => format!("{}: warming up", load.mode.name()),
             Stage::Measuring => {
                 let left = load.duration.saturating_sub(moment.elapsed);
@@ -101,7 +103,9 @@ impl Watcher {
 
 fn permille(moment: &Moment<'_>) -> u64 {
     let load = moment.load;
-    let share = |part: f64, whole: f64| if whole > 0.0 { (1_000.0 * part / whole).min(1_000.0) as u64 } else { 1_000 };
+    let share = |part: f64, whole: f64| {
+        if whole > 0.0 { (1_000.0 * part / whole).min(1_000.0) as u64 } else { 1_000 }
+    };
     match moment.stage {
         Stage::Connecting => share((moment.open + moment.failed) as f64, f64::from(load.connections)),
         Stage::WarmingUp => share(moment.elapsed.as_secs_f64(), load.warmup.as_secs_f64()),
@@ -129,7 +133,11 @@ pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "\n{}\n", latencies(record))?;
     if let Some(broadcast) = &record.broadcast {
         let (published, reach) = (count(broadcast.published), 100.0 * broadcast.reach);
-        writeln!(out, "fan-out    {published} messages published, reach {reach:.4} %, {} gaps", broadcast.gaps)?;
+        writeln!(
+            out,
+            "fan-out    {published} messages published, reach {reach:.4} %, {} gaps",
+            broadcast.gaps
+        )?;
     }
     let integrity = &record.integrity;
     writeln!(
@@ -145,7 +153,8 @@ pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "errors     {} × {cause}", count(*times))?;
     }
     if record.connections.ended_early > 0 {
-        let codes: Vec<String> = record.closes.iter().map(|(code, times)| format!("{times} × {code}")).collect();
+        let codes: Vec<String> =
+            record.closes.iter().map(|(code, times)| format!("{times} × {code}")).collect();
         let early = count(record.connections.ended_early);
         writeln!(out, "closes     {early} connections ended early; by code: {}", codes.join(", "))?;
     }
@@ -294,7 +303,12 @@ pub fn hgrm(histogram: &Histogram<u64>, out: &mut dyn Write) -> io::Result<()> {
     }
     let (mean, deviation) = (histogram.mean() / NS_PER_MS, histogram.stdev() / NS_PER_MS);
     writeln!(out, "#[Mean    = {mean:12.6}, StdDeviation   = {deviation:12.6}]")?;
-    writeln!(out, "#[Max     = {:12.6}, Total count    = {:12}]", histogram.max() as f64 / NS_PER_MS, histogram.len())?;
+    writeln!(
+        out,
+        "#[Max     = {:12.6}, Total count    = {:12}]",
+        histogram.max() as f64 / NS_PER_MS,
+        histogram.len()
+    )?;
     writeln!(out, "#[Buckets = {:12}, SubBuckets     = {:12}]", histogram.buckets(), 2_048)
 }
 

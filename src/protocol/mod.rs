@@ -2,7 +2,7 @@
 //!
 //! Everything here is sans-IO: bytes come in as slices, answers go out into slices and vectors that the
 //! caller owns. This module never touches a socket, a clock, a thread or a random source, and nothing that
-//! a peer sends makes it panic or allocate. Unsafe code lives in [`simd`] alone.
+//! a peer sends makes it panic or allocate. Unsafe code lives in `simd` alone.
 
 #![deny(unsafe_code)]
 

@@ -60,15 +60,38 @@ pub struct Subscriber {
 #[derive(Debug)]
 pub enum Message {
     /// Forward the topic named by the bytes to me; I call it `local`.
-    Subscribe { local: TopicId },
+    Subscribe {
+        /// The asking shard's name for it.
+        local: TopicId,
+    },
     /// The answer: what was published before is history, what comes after this in the lane is live.
-    Subscribed { local: TopicId, home: HomeId },
+    Subscribed {
+        /// The asking shard's name for the topic.
+        local: TopicId,
+        /// The home's name for it.
+        home: HomeId,
+    },
     /// Forward no more.
-    Unsubscribe { home: HomeId, local: TopicId },
+    Unsubscribe {
+        /// The home's name for the topic.
+        home: HomeId,
+        /// The asking shard's name for it.
+        local: TopicId,
+    },
     /// Give the frame in the bytes its place in the order.
-    Publish { home: HomeId, publisher: Publisher },
+    Publish {
+        /// The home's name for the topic.
+        home: HomeId,
+        /// Who sent the frame.
+        publisher: Publisher,
+    },
     /// The frame in the bytes is next in the topic's order.
-    Deliver { local: TopicId, publisher: Publisher },
+    Deliver {
+        /// The receiving shard's name for the topic.
+        local: TopicId,
+        /// Who sent the frame.
+        publisher: Publisher,
+    },
 }
 
 /// Who published a message.

@@ -7,14 +7,43 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use echoring::driver::{Driver, Event, Options, Source, Token};
+use echoring::driver::uring::Uring;
+use echoring::driver::{Driver, Event, Features, Options, Source, Token};
 use echoring::limits::{MILLISECOND, SECOND};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::world::{Echo, Heard, Kit, Peer, Seen, World, assert_same, pattern};
+use super::world::{Echo, Heard, Kit, Peer, Seen, World, assert_same, options, pattern};
 
 /// How a driver under test is made.
-pub type Make<D> = fn(&Options) -> io::Result<D>;
+#[derive(Clone, Copy, Debug)]
+pub struct Make<D> {
+    make: fn(&Options) -> io::Result<D>,
+    without: Features,
+}
+
+impl<D> Make<D> {
+    pub fn new(make: fn(&Options) -> io::Result<D>) -> Make<D> {
+        Make { make, without: Features::NONE }
+    }
+
+    fn call(&self, options: &Options) -> D {
+        let options = Options { without: self.without, ..options.clone() };
+        (self.make)(&options).expect("the driver can be made")
+    }
+}
+
+/// The ring driver with everything it can use here, without each single feature, and without all of them.
+/// Nothing where io_uring is denied.
+pub fn uring() -> Vec<Make<Uring>> {
+    if let Err(error) = Uring::new(&options()) {
+        eprintln!("not tested, io_uring is not to be had here: {error}");
+        return Vec::new();
+    }
+    let every = Features(u32::MAX);
+    let single = (0..u32::BITS).map(|bit| Features(1 << bit)).filter(|feature| feature.names().count() > 0);
+    let masks = [Features::NONE].into_iter().chain(single).chain([every]);
+    masks.map(|without| Make { make: Uring::new, without }).collect()
+}
 
 /// A driver behind a listener on loopback or on a unix socket.
 pub struct SocketKit<D> {
@@ -42,6 +71,9 @@ impl<D: Driver> SocketKit<D> {
 
 impl<D> Drop for SocketKit<D> {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("without {:?}", self.make.without.names().collect::<Vec<_>>());
+        }
         if let Some(path) = &self.unix {
             let _ = std::fs::remove_file(path);
         }
@@ -53,7 +85,7 @@ impl<D: Driver> Kit for SocketKit<D> {
     type Peer = Socket;
 
     fn driver(&mut self, options: &Options) -> D {
-        let mut driver = (self.make)(options).expect("the driver can be made");
+        let mut driver = self.make.call(options);
         let address = match &self.unix {
             Some(path) => SockAddr::unix(path).expect("a short path"),
             None => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into(),

@@ -155,6 +155,7 @@ impl Decoder {
     fn head(&mut self) -> bool {
         let Some(end) = self.buffer.windows(4).position(|four| four == b"\r\n\r\n") else { return false };
         let head = String::from_utf8_lossy(&self.buffer[..end]).into_owned();
+        assert!(head.starts_with("HTTP/1.1 "), "nothing comes before the response: {head:.40?}");
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status line");
         if status != 101 {
             self.refused = Some(status);
@@ -258,16 +259,22 @@ impl Client {
 
     /// Whether the client could write, read or leave now.
     pub fn can_act(&self, network: &Network) -> bool {
-        self.end.is_none() && (self.writable(network) > 0 || self.may_leave() || {
-            network.client_news(self.id) != Heard::Nothing
-        })
+        self.eagerness > 0
+            && self.end.is_none()
+            && (self.writable(network) > 0 || self.may_leave() || {
+                network.client_news(self.id) != Heard::Nothing
+            })
     }
 
     fn writable(&self, network: &Network) -> usize {
         if self.left {
             return 0;
         }
-        let allowed = if self.decoder.opened { usize::MAX } else { self.head_bytes - self.written.min(self.head_bytes) };
+        let allowed = if self.decoder.opened {
+            usize::MAX
+        } else {
+            self.head_bytes - self.written.min(self.head_bytes)
+        };
         network.client_room(self.id).min(self.script.len()).min(allowed)
     }
 
@@ -322,10 +329,10 @@ impl Client {
         }
     }
 
-    /// Leaves by FIN as soon as it acts again.
-    pub fn tell_to_leave(&mut self) {
-        self.leave = Leave::Fin;
-        self.script.clear();
+    /// From now on the client is as quick as can be.
+    pub fn hurry(&mut self) {
+        self.eagerness = 1000;
+        self.sip_bytes = 1 << 20;
     }
 
     /// Lets the client write frames before it has heard the 101, as impatient ones do.

@@ -6,18 +6,17 @@ use std::collections::VecDeque;
 use echoring::connection::{Chunk, Closed};
 use echoring::driver::sim::{Heard, Random};
 use echoring::driver::{Driver, Token};
-use echoring::protocol::handshake::{Request, Upgrade};
+use echoring::protocol::handshake::{OriginPolicy, Request, Upgrade};
+use echoring::server::Service;
 use echoring::shard::{Answer, Application, Context, Disposition, Link};
 
 use super::client::{self, Client, Item, Kind, Leave};
 use super::for_each_seed;
 use super::world::{World, config};
 
-/// The least application that echoes.
+/// The least application that echoes, message by message.
 #[derive(Debug)]
-struct Echo {
-    whole: bool,
-}
+struct Echo;
 
 impl Application for Echo {
     type Peer = ();
@@ -30,7 +29,7 @@ impl Application for Echo {
         _: &Request<'_>,
         _: Option<&Upgrade<'_>>,
     ) -> Answer<()> {
-        Answer::Upgrade { peer: (), subprotocol: None, whole: self.whole }
+        Answer::Upgrade { peer: (), subprotocol: None, whole: true }
     }
 
     fn chunk(&mut self, _: &mut Link<'_, Echo>, _: Chunk<'_>) -> Disposition {
@@ -104,14 +103,6 @@ fn write_script(client: &mut Client, random: &mut Random) -> Expected {
 
 /// Checks everything that a client heard against what it was to hear.
 fn check(client: &Client, expected: &Expected) {
-    if std::env::var_os("DBG").is_some() {
-    let t: Vec<_> = client.heard.iter().map(|h| match h { Item::Message(_, p) => format!("M{}", p.len()), Item::Pong(p) => format!("p{}", p[3]), Item::Close(c) => format!("C{c}"), _ => "?".into() }).collect();
-    eprintln!("dbg heard {}", t.join(" "));
-    let t: Vec<_> = expected.messages.iter().map(|h| format!("M{}", h.1.len())).collect();
-    eprintln!("dbg sent {}", t.join(" "));
-    let t: Vec<_> = expected.pings.iter().map(|h| format!("p{}@{}", h.0[3], h.1)).collect();
-    eprintln!("dbg pings {} {:?} eager {} sip {}", t.join(" "), client.leave, client.eagerness, client.sip_bytes);
-    }
     let mut messages = expected.messages.iter();
     let mut pings = expected.pings.iter();
     let mut echoed = 0;
@@ -148,10 +139,10 @@ fn check(client: &Client, expected: &Expected) {
     }
 }
 
-fn echo(seed: u64, whole: bool) {
+fn echo<A: Application + 'static>(seed: u64, application: impl Fn(usize) -> A) {
     let mut random = Random::new(seed);
     let shards = random.between(1, 3);
-    let world = World::new(seed, shards, config(), 4 << 20, |_| Echo { whole });
+    let world = World::new(seed, shards, config(), 4 << 20, application);
     let mut expected = Vec::new();
     for _ in 0..random.between(1, 6) {
         let client = world.add("/echo");
@@ -170,10 +161,12 @@ fn echo(seed: u64, whole: bool) {
 
 #[test]
 fn echoes_come_back_exactly() {
-    for_each_seed("echoes_come_back_exactly", |seed| echo(seed, false));
+    for_each_seed("echoes_come_back_exactly", |seed| {
+        echo(seed, |_| Service::new(OriginPolicy::SameHost, config().message_bytes_max));
+    });
 }
 
 #[test]
 fn echoes_of_whole_messages_come_back_exactly() {
-    for_each_seed("echoes_of_whole_messages_come_back_exactly", |seed| echo(seed, true));
+    for_each_seed("echoes_of_whole_messages_come_back_exactly", |seed| echo(seed, |_| Echo));
 }

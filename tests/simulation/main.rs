@@ -3,6 +3,7 @@
 //! Every test runs 1,000 seeds; `ECHORING_SEEDS` says another number, and `ECHORING_SEED` runs a single one,
 //! which is how a failure is replayed.
 
+mod broadcast;
 mod client;
 mod echo;
 mod world;
@@ -11,7 +12,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// Runs `test` with each seed and says how to replay the first that fails.
 fn for_each_seed(name: &str, test: impl Fn(u64)) {
-    let number = |variable: &str| std::env::var(variable).ok().map(|text| text.parse::<u64>().expect(variable));
+    let number =
+        |variable: &str| std::env::var(variable).ok().map(|text| text.parse::<u64>().expect(variable));
     let seeds = match number("ECHORING_SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..number("ECHORING_SEEDS").unwrap_or(1_000),

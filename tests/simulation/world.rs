@@ -28,8 +28,17 @@ pub struct World<A: Application> {
     steps: Cell<usize>,
     /// What [`run`](World::run) waits for.
     done: RefCell<Box<dyn Fn(&[Client]) -> bool>>,
-    draining: Cell<bool>,
+    goal: Cell<Goal>,
+    quiet: Cell<bool>,
     over: Vec<Cell<bool>>,
+}
+
+/// What everything runs for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Goal {
+    Done,
+    DoneOrQuiet,
+    Drained,
 }
 
 /// How shards are set up in simulations: limits that a slow client of the model does not meet.
@@ -60,7 +69,8 @@ impl<A: Application + 'static> World<A> {
         let slots = Budget::new(1_000);
         let mut drivers: Vec<Sim> = Vec::new();
         for _ in 0..shards {
-            let mut driver = network.driver(&Options { connections, without: Default::default(), receive_bytes: 0 });
+            let mut driver =
+                network.driver(&Options { connections, without: Default::default(), receive_bytes: 0 });
             driver.listen(network.listener().expect("a descriptor")).expect("a simulated driver listens");
             drivers.push(driver);
         }
@@ -84,7 +94,8 @@ impl<A: Application + 'static> World<A> {
             clients: RefCell::default(),
             steps: Cell::new(0),
             done: RefCell::new(Box::new(|_| false)),
-            draining: Cell::new(false),
+            goal: Cell::new(Goal::Done),
+            quiet: Cell::new(false),
         });
         let others = Rc::downgrade(&world);
         network.while_waiting(move |waiting| others.upgrade().is_some_and(|world| world.pump(Some(waiting))));
@@ -100,7 +111,26 @@ impl<A: Application + 'static> World<A> {
 
     /// Runs everything until `done` says so of the clients.
     pub fn run(&self, done: impl Fn(&[Client]) -> bool + 'static) {
+        self.goal.set(Goal::Done);
         *self.done.borrow_mut() = Box::new(done);
+        self.go();
+    }
+
+    /// Runs everything until `done`, or until nobody has anything to do.
+    pub fn run_or_quiet(&self, done: impl Fn(&[Client]) -> bool + 'static) {
+        self.goal.set(Goal::DoneOrQuiet);
+        self.quiet.set(false);
+        *self.done.borrow_mut() = Box::new(done);
+        self.go();
+    }
+
+    /// Runs everything until nobody has anything to do: all shards sleep, and no client can act. What has not
+    /// arrived by then is lost, or somebody was not woken.
+    pub fn run_until_quiet(&self) {
+        self.run_or_quiet(|_| false);
+    }
+
+    fn go(&self) {
         while !self.is_done() {
             self.pump(None);
         }
@@ -108,20 +138,22 @@ impl<A: Application + 'static> World<A> {
 
     /// Ends the server in order, and sees that it does end and that every client hears of it.
     pub fn drain(&self) {
-        self.draining.set(true);
+        self.goal.set(Goal::Drained);
         for shard in &self.shards {
             assert!(shard.borrow().remote().order(Order::Drain), "the shard is there");
         }
-        while !self.is_done() {
-            self.pump(None);
-        }
+        self.go();
+        // The last words may still be on their way to the clients.
+        let network = self.network.clone();
+        self.run(move |clients| clients.iter().all(|client| !client.can_act(&network)));
     }
 
     fn is_done(&self) -> bool {
-        if self.draining.get() {
-            return self.over.iter().all(Cell::get);
+        match self.goal.get() {
+            Goal::Drained => self.over.iter().all(Cell::get),
+            Goal::DoneOrQuiet if self.quiet.get() => true,
+            Goal::Done | Goal::DoneOrQuiet => (self.done.borrow())(&self.clients.borrow()),
         }
-        (self.done.borrow())(&self.clients.borrow())
     }
 
     /// Lets others do something until driver `waiting` has something to report (true) or must give way
@@ -163,7 +195,8 @@ impl<A: Application + 'static> World<A> {
             let chosen = choices[self.random.borrow_mut().below(choices.len())];
             match chosen.checked_sub(self.shards.len()) {
                 None => {
-                    let goes_on = self.shards[chosen].borrow_mut().turn(None).expect("a simulated driver works");
+                    let goes_on =
+                        self.shards[chosen].borrow_mut().turn(None).expect("a simulated driver works");
                     self.over[chosen].set(!goes_on);
                 }
                 Some(client) => {
@@ -175,12 +208,15 @@ impl<A: Application + 'static> World<A> {
 
     /// Nobody can do anything: the clock goes to the first deadline.
     fn jump(&self) {
-        let Some(deadline) = self.network.next_deadline() else {
-            panic!("everyone waits, and for ever: {}", self.describe());
-        };
-        let by = deadline.saturating_sub(self.network.now()).max(1);
+        let by =
+            self.network.next_deadline().map(|deadline| deadline.saturating_sub(self.network.now()).max(1));
+        let goal = self.goal.get();
+        if goal == Goal::DoneOrQuiet && by.is_none_or(|by| by > JUMP_MAX) {
+            return self.quiet.set(true);
+        }
+        let Some(by) = by else { panic!("everyone waits, and for ever: {}", self.describe()) };
         assert!(
-            by <= JUMP_MAX || self.draining.get(),
+            by <= JUMP_MAX || goal == Goal::Drained,
             "nothing happens for {} ms although something is expected: {}",
             by / MILLISECOND,
             self.describe()

@@ -208,7 +208,11 @@ impl Connections {
 
     /// Queues what follows from the facts noted since the last time.
     pub(super) fn fill_others(&mut self, ring: &mut Ring, pool: &mut Pool) -> io::Result<()> {
+        // Those that found no memory go first: behind connections whose credit was just spent they would find
+        // none again, for ever.
+        let mut others = std::mem::take(&mut self.listed);
         self.unpark();
+        self.listed.append(&mut others);
         let mut listed = std::mem::take(&mut self.listed);
         for &index in &listed {
             self.slots.at(index).marks.clear(Marks::LISTED);

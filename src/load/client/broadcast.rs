@@ -1,6 +1,7 @@
 //! What arrives on a connection to a topic, and how far its publisher's messages are.
 
-use super::{Broadcast, Client, Flow, Message, REPLY_TIME, State};
+use super::connection::{Broadcast, Flow, State};
+use super::{Client, Message, REPLY_TIME};
 use crate::connection::Chunk;
 use crate::limits::Nanos;
 use crate::load::payload::Id;
@@ -48,7 +49,12 @@ impl Broadcast {
 impl Client {
     /// A topic's message arrived: it says whose it is and when it left.
     #[inline]
-    pub(super) fn delivery_arrived(&mut self, link: &mut Link<'_, Client>, position: usize, chunk: &Chunk<'_>) {
+    pub(super) fn delivery_arrived(
+        &mut self,
+        link: &mut Link<'_, Client>,
+        position: usize,
+        chunk: &Chunk<'_>,
+    ) {
         let now = link.now();
         let Client { shared, connections, tally, .. } = self;
         let connection = &mut connections[position];
@@ -93,7 +99,9 @@ impl Client {
                 }
             }
         }
-        if at.last && let Pace::Depth(_) = load.pace {
+        if at.last
+            && let Pace::Depth(_) = load.pace
+        {
             self.tell_publisher(link, id.connection, now);
         }
     }
@@ -135,9 +143,9 @@ impl Client {
     /// Whether a connection has everything that was published for it, or later things.
     pub(super) fn has_all(&self, number: u32, broadcast: &Broadcast) -> bool {
         let Some(board) = &self.shared.board else { return true };
-        broadcast.others(number, self.shared.load.topics).all(|(publisher, position)| {
-            broadcast.streams[position].expected() >= board.published(publisher)
-        })
+        broadcast
+            .others(number, self.shared.load.topics)
+            .all(|(publisher, position)| broadcast.streams[position].expected() >= board.published(publisher))
     }
 
     /// Counts what a connection sent, got and missed.

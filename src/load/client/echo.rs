@@ -1,6 +1,7 @@
 //! What arrives on an echo connection.
 
-use super::{Client, Flow};
+use super::Client;
+use super::connection::Flow;
 use crate::connection::Chunk;
 use crate::limits::Nanos;
 use crate::load::payload::Id;
@@ -19,8 +20,8 @@ impl Client {
         let Flow::Echo(awaited) = &mut connection.flow else { return };
         let payloads = &shared.payloads;
         let due = Id { connection: connection.number, sequence: awaited.expected(), ..Id::default() };
-        let as_due = !shared.load.verify
-            || (chunk.kind == payloads.kind() && payloads.matches(&due, chunk.payload));
+        let as_due =
+            !shared.load.verify || (chunk.kind == payloads.kind() && payloads.matches(&due, chunk.payload));
         if as_due && let Arrival::InOrder(times) = awaited.arrived(due.sequence) {
             tally.arrived(now, times.intended, times.sent, chunk.payload.len());
         } else {

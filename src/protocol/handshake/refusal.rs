@@ -34,9 +34,9 @@ refusals! {
         "send an HTTP/1.1 request; if the client speaks TLS, connect it to a TLS listener";
     /// The head is longer than [`HEAD_BYTES_MAX`](crate::limits::HEAD_BYTES_MAX).
     HEAD_TOO_BIG = 431, "request head too big", "",
-        "keep the request head below 16 KiB; large cookies are the usual cause";
+        "keep the request head small; large cookies are the usual cause";
     /// More fields than [`HEADERS_MAX`](crate::limits::HEADERS_MAX).
-    TOO_MANY_HEADERS = 431, "too many header fields", "", "send at most 100 header fields";
+    TOO_MANY_HEADERS = 431, "too many header fields", "", "send fewer header fields";
     /// HTTP/1.0, HTTP/2 or another version.
     VERSION = 505, "HTTP version not supported", "",
         "use HTTP/1.1; a proxy in front must speak HTTP/1.1 to this server (nginx: proxy_http_version 1.1)";

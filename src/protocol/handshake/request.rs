@@ -197,7 +197,9 @@ impl<'a> Upgrade<'a> {
 }
 
 /// Decodes the percent-encoding of a path or a part of one, strictly: `None` for a `%` without two
-/// hexadecimal digits, for bytes that may not stand in a path, and for a result that is not UTF-8.
+/// hexadecimal digits, for `?`, `#` and bytes that are not visible ASCII, and for a result that is not
+/// UTF-8. Characters such as `|` that RFC 3986 would have encoded are taken as they are, for browsers send
+/// them so.
 pub fn percent_decode_path(path: &str) -> Option<String> {
     let mut decoded = Vec::with_capacity(path.len());
     let mut rest = path.as_bytes();
@@ -209,7 +211,8 @@ pub fn percent_decode_path(path: &str) -> Option<String> {
                 decoded.push(hex_digit(high)? << 4 | hex_digit(low)?);
                 rest = behind;
             }
-            b'!'..=b'~' if !b"\"#<>?\\^`{|}".contains(&byte) => decoded.push(byte),
+            b'?' | b'#' => return None,
+            b'!'..=b'~' => decoded.push(byte),
             _ => return None,
         }
     }

@@ -173,6 +173,13 @@ fn a_head_of_exactly_the_limit_is_read_and_one_byte_more_is_not() {
 }
 
 #[test]
+fn a_head_that_is_incomplete_at_the_limit_is_refused() {
+    let bytes = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(HEAD_BYTES_MAX));
+    assert_eq!(with_request(&bytes.as_bytes()[..HEAD_BYTES_MAX - 1], |_, _| ()), Ok(None));
+    assert_eq!(with_request(&bytes.as_bytes()[..HEAD_BYTES_MAX], |_, _| ()), Err(Refusal::HEAD_TOO_BIG));
+}
+
+#[test]
 fn a_head_cut_anywhere_is_incomplete_and_nothing_else() {
     let bytes = request("GET /chat?room=1 HTTP/1.1", GOOD);
     for end in 0..bytes.len() {
@@ -265,7 +272,7 @@ fn a_response_to_head_declares_its_body_but_leaves_it_out() {
 fn origins() {
     let list = || OriginPolicy::List(vec!["https://app.example".into(), "http://b.example:8080/".into()]);
     let null = || OriginPolicy::List(vec!["null".into()]);
-    let cases: [(OriginPolicy, &str, Option<&str>, bool); 28] = [
+    let cases: [(OriginPolicy, &str, Option<&str>, bool); 29] = [
         (OriginPolicy::SameHost, "a", None, true),
         (OriginPolicy::SameHost, "a", Some("http://a"), true),
         (OriginPolicy::SameHost, "a", Some("https://a"), true),
@@ -285,6 +292,7 @@ fn origins() {
         (OriginPolicy::SameHost, "a", Some("a"), false),
         (OriginPolicy::SameHost, "[::1]:9001", Some("http://[::1]:9001"), true),
         (OriginPolicy::SameHost, "[::1]", Some("http://[::1]"), true),
+        (OriginPolicy::SameHost, "[::1]", Some("http://[::1]:80"), true),
         (OriginPolicy::SameHost, "[::1]", Some("http://[::2]"), false),
         (OriginPolicy::Any, "a", Some("http://evil"), true),
         (list(), "a", Some("https://app.example"), true),
@@ -412,7 +420,9 @@ fn percent_encoding_is_strict() {
         ("%ff", None),
         ("€", None),
         ("a b", None),
-        ("a<b", None),
+        ("a|b", Some("a|b")),
+        ("a?b", None),
+        ("a\tb", None),
     ];
     for (encoded, decoded) in cases {
         assert_eq!(percent_decode_path(encoded).as_deref(), decoded, "{encoded}");

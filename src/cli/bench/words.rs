@@ -1,0 +1,101 @@
+//! How values that only `bench` takes are written.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use crate::cli::values;
+
+/// Addresses that one `--source-addr` may name.
+const SOURCES_MAX: usize = 65_536;
+
+/// `--message-bytes`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sizes(pub(super) usize, pub(super) usize);
+
+impl FromStr for Sizes {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Sizes, String> {
+        let bytes = |word: &str| -> Result<usize, String> {
+            usize::try_from(values::bytes(word)?).map_err(|_| "more bytes than fit into memory".to_owned())
+        };
+        match word.split_once("..") {
+            Some((least, most)) => Ok(Sizes(bytes(least)?, bytes(most)?)),
+            None => bytes(word).map(|bytes| Sizes(bytes, bytes)),
+        }
+    }
+}
+
+/// `--cpus`, wrapped because clap gives `Vec` a meaning of its own.
+#[derive(Debug, Clone)]
+pub(super) struct Cpus(pub(super) Vec<usize>);
+
+impl FromStr for Cpus {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Cpus, String> {
+        values::cpu_list(word).map(Cpus)
+    }
+}
+
+/// `--source-addr`: addresses and ranges of them, in the order given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Sources(pub(super) Vec<IpAddr>);
+
+impl FromStr for Sources {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Sources, String> {
+        const EXPECTED: &str = "expected addresses such as 127.0.0.1,127.0.0.4 or 127.0.0.1-127.0.0.8";
+        let address = |item: &str| item.trim().parse::<IpAddr>().map_err(|_| EXPECTED.to_owned());
+        let mut addresses = Vec::new();
+        for item in word.split(',') {
+            let (first, last) = match item.split_once('-') {
+                Some((first, last)) => (address(first)?, address(last)?),
+                None => (address(item)?, address(item)?),
+            };
+            let range: Box<dyn Iterator<Item = IpAddr>> = match (first, last) {
+                (IpAddr::V4(first), IpAddr::V4(last)) if first <= last => {
+                    Box::new((u32::from(first)..=u32::from(last)).map(|bits| Ipv4Addr::from(bits).into()))
+                }
+                (IpAddr::V6(first), IpAddr::V6(last)) if first <= last => {
+                    Box::new((u128::from(first)..=u128::from(last)).map(|bits| Ipv6Addr::from(bits).into()))
+                }
+                _ => return Err(format!("the range {item} falls, or mixes IPv4 and IPv6")),
+            };
+            for address in range {
+                if addresses.len() == SOURCES_MAX {
+                    return Err(format!("more than {SOURCES_MAX} addresses"));
+                }
+                addresses.push(address);
+            }
+        }
+        if addresses.iter().any(|address| address.is_ipv4() != addresses[0].is_ipv4()) {
+            return Err("IPv4 and IPv6 addresses are mixed".to_owned());
+        }
+        Ok(Sources(addresses))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn source_addresses_take_lists_and_ranges() {
+        let sources = |word: &str| Sources::from_str(word).map(|sources| sources.0.len());
+        assert_eq!(sources("127.0.0.1"), Ok(1));
+        assert_eq!(sources("127.0.0.1-127.0.0.8,127.0.1.1"), Ok(9));
+        assert_eq!(sources("::1-::4"), Ok(4));
+        for wrong in ["", "localhost", "127.0.0.1-", "127.0.0.1,::1", "10.0.0.0-10.255.255.255"] {
+            assert!(sources(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_one_or_a_range() {
+        assert_eq!(Sizes::from_str("16"), Ok(Sizes(16, 16)));
+        assert_eq!(Sizes::from_str("12..1KiB"), Ok(Sizes(12, 1_024)));
+        assert!(Sizes::from_str("1..").is_err());
+    }
+}

@@ -1,0 +1,42 @@
+//! What failures are called in the record.
+
+use std::io;
+
+use crate::connection::Cause;
+use crate::protocol::handshake::BadHandshake;
+
+/// A socket could not be made.
+pub(super) fn of_error(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE) => "too few descriptors".to_owned(),
+        Some(libc::EADDRNOTAVAIL) => "too few local ports".to_owned(),
+        _ => of_kind(error.kind()),
+    }
+}
+
+/// A connection ended.
+pub(super) fn of_end(cause: &Cause, was_open: bool) -> String {
+    match cause {
+        Cause::BadHandshake(BadHandshake::Status(status)) => format!("status {status}"),
+        Cause::BadHandshake(bad) => format!("handshake: {bad}"),
+        Cause::HandshakeTimeout => "handshake timeout".to_owned(),
+        Cause::Gone if was_open => "ended without close".to_owned(),
+        Cause::Gone => "ended in the handshake".to_owned(),
+        Cause::Failed(kind) => of_kind(*kind),
+        Cause::Offence(offence) => format!("protocol: {offence}"),
+        Cause::PongTimeout => "timeout".to_owned(),
+        other => other.name().to_owned(),
+    }
+}
+
+fn of_kind(kind: io::ErrorKind) -> String {
+    match kind {
+        io::ErrorKind::ConnectionRefused => "refused".to_owned(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
+            "reset".to_owned()
+        }
+        io::ErrorKind::TimedOut => "timeout".to_owned(),
+        io::ErrorKind::AddrNotAvailable => "too few local ports".to_owned(),
+        kind => kind.to_string(),
+    }
+}

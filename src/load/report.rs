@@ -1,0 +1,143 @@
+//! From what was counted to the record of a run.
+
+use std::time::SystemTime;
+
+use super::client::DRAIN_TIME;
+use super::host;
+use super::plan::{Means, Mode, Pace};
+use super::record::{self, Quantiles, Record};
+use super::run::{LATENESS_NS_MAX, Observed};
+use super::shared::Shared;
+use super::tally::Tally;
+use crate::driver::Description;
+
+/// The record of a run.
+pub(super) fn write(
+    shared: &Shared,
+    means: &Means,
+    target: &str,
+    driver: Description,
+    tally: &Tally,
+    observed: &Observed,
+) -> Record {
+    let load = &shared.load;
+    let duration_s = seconds(tally.window.until.saturating_sub(tally.window.from));
+    let per_s = |count: u64| if duration_s > 0.0 { count as f64 / duration_s } else { 0.0 };
+    let lateness = Quantiles::of(&tally.lateness);
+    let server_cpu_ns =
+        observed.server_cpu_ns.0.zip(observed.server_cpu_ns.1).map(|(from, to)| to.saturating_sub(from));
+    let per_message =
+        server_cpu_ns.filter(|_| tally.messages > 0).map(|ns| ns as f64 / tally.messages as f64);
+    Record {
+        target: target.to_owned(),
+        config: describe_config(shared, means),
+        environment: environment(driver),
+        started_at: host::timestamp(observed.started_at.unwrap_or_else(SystemTime::now)),
+        duration_s,
+        interrupted: shared.is_stopped(),
+        messages: tally.messages,
+        messages_per_s: per_s(tally.messages),
+        bytes_per_s: per_s(tally.bytes),
+        response_ns: Quantiles::of(&tally.response),
+        service_ns: Quantiles::of(&tally.service),
+        broadcast: (load.mode == Mode::Broadcast).then(|| record::Broadcast {
+            first_ns: Quantiles::of(&tally.first),
+            median_ns: Quantiles::of(&tally.median),
+            last_ns: Quantiles::of(&tally.last),
+            reach: match tally.deliveries_due {
+                0 => 0.0,
+                due => tally.deliveries as f64 / due as f64,
+            },
+            gaps: tally.gaps,
+            published: tally.sent,
+        }),
+        integrity: tally.integrity,
+        connections: record::Connections { opened: tally.opened, ended_early: tally.ended_early },
+        errors: tally.errors.clone(),
+        closes: tally.closes.iter().map(|(code, count)| (code.to_string(), *count)).collect(),
+        generator: record::Generator {
+            saturated: lateness.p99 > LATENESS_NS_MAX,
+            lateness_ns: lateness,
+            cpu_share: match tally.wall_ns {
+                0 => 0.0,
+                wall_ns => tally.cpu_ns as f64 / wall_ns as f64,
+            },
+            unsent: tally.unsent,
+        },
+        server: (per_message.is_some() || observed.server_rss_bytes.is_some()).then_some(record::Server {
+            cpu_ns_per_message: per_message,
+            rss_bytes: observed.server_rss_bytes,
+        }),
+        intervals: describe_intervals(tally),
+    }
+}
+
+fn describe_config(shared: &Shared, means: &Means) -> record::Config {
+    let load = &shared.load;
+    let broadcast = load.mode == Mode::Broadcast;
+    record::Config {
+        mode: load.mode.name().to_owned(),
+        connections: load.connections,
+        duration_s: load.duration.as_secs_f64(),
+        warmup_s: load.warmup.as_secs_f64(),
+        message_bytes: [load.message_bytes.0 as u64, load.message_bytes.1 as u64],
+        kind: load.style.name().to_owned(),
+        depth: match load.pace {
+            Pace::Depth(depth) => Some(depth),
+            Pace::Rate(_) => None,
+        },
+        rate: match load.pace {
+            Pace::Depth(_) => None,
+            Pace::Rate(rate) => Some(rate),
+        },
+        publishers: broadcast.then_some(load.publishers),
+        topics: broadcast.then_some(load.topics),
+        threads: shared.threads,
+        cpus: means.cpus.clone(),
+        source_addresses: shared.sources.iter().map(ToString::to_string).collect(),
+        verify: load.verify,
+        sequenced: !shared.payloads.bare(),
+        drain_s: seconds(DRAIN_TIME),
+        seed: load.seed,
+    }
+}
+
+fn environment(driver: Description) -> record::Environment {
+    record::Environment {
+        commit: option_env!("ECHORING_COMMIT").map(str::to_owned),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        cpu: host::cpu_model(),
+        cpus: host::allowed_cpus().len(),
+        kernel: host::kernel(),
+        driver: driver.name.to_owned(),
+        features: driver.features.names().map(str::to_owned).collect(),
+        degraded: driver.degraded.names().map(str::to_owned).collect(),
+        optimized: !cfg!(debug_assertions),
+    }
+}
+
+fn describe_intervals(tally: &Tally) -> Vec<record::Interval> {
+    let length = tally.window.until.saturating_sub(tally.window.from);
+    let starts = (0..).map(|interval| interval * tally.interval_ns()).take_while(|start| *start < length);
+    tally
+        .intervals
+        .iter()
+        .zip(starts)
+        .map(|(interval, start)| {
+            let at = |quantile| interval.response.value_at_quantile(quantile).min(interval.response.max());
+            record::Interval {
+                at_s: seconds(start),
+                duration_s: seconds(tally.interval_ns().min(length - start)),
+                messages: interval.messages,
+                bytes: interval.bytes,
+                p50_ns: at(0.5),
+                p99_ns: at(0.99),
+                max_ns: interval.response.max(),
+            }
+        })
+        .collect()
+}
+
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}

@@ -1,0 +1,415 @@
+//! `echoring bench` as a user runs it: the real binary against the real server and against one that misbehaves.
+
+#[path = "support/peer.rs"]
+mod peer;
+
+use std::io::{BufRead as _, BufReader};
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use peer::{Fault, Peer, Planted};
+
+/// A finished `bench`.
+struct Run {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Run {
+    /// The JSON that `--json -` printed.
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self}"))
+    }
+
+    /// The only run's record.
+    fn record(&self) -> Value {
+        let mut json = self.json();
+        let runs = json["runs"].as_array_mut().expect("runs");
+        assert_eq!(runs.len(), 1);
+        runs.remove(0)
+    }
+}
+
+impl std::fmt::Display for Run {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "exit code {:?}\n{}\n{}", self.code, self.stdout, self.stderr)
+    }
+}
+
+impl From<Output> for Run {
+    fn from(output: Output) -> Run {
+        Run {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+fn command(flags: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_echoring"));
+    command.arg("bench").args(flags).stdin(Stdio::null());
+    command
+}
+
+fn bench(flags: &[&str]) -> Run {
+    command(flags).output().expect("the binary runs").into()
+}
+
+/// Runs against a misbehaving peer for a short time and gives the record.
+fn against(peer: &Peer, path: &str, flags: &[&str]) -> (Run, Value) {
+    let url = format!("ws://{}{path}", peer.address);
+    let mut all = vec![url.as_str(), "--duration", "400ms", "--warmup", "0s", "--json", "-"];
+    all.extend_from_slice(flags);
+    let run = bench(&all);
+    let record = run.record();
+    (run, record)
+}
+
+fn planted(connection: usize, message: u64, fault: Fault) -> Planted {
+    Planted { connection, message, fault }
+}
+
+/// Lost, duplicated, reordered, corrupted.
+fn integrity(record: &Value) -> [u64; 4] {
+    ["lost", "duplicated", "reordered", "corrupted"]
+        .map(|field| record["integrity"][field].as_u64().expect("a count"))
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    let mut keys: Vec<&str> = value.as_object().expect("an object").keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    keys
+}
+
+#[test]
+fn a_faithful_peer_is_found_faithful() {
+    let peer = Peer::start(vec![], vec![]);
+    for flags in [
+        &["-c", "3"][..],
+        &["-c", "3", "--depth", "7", "--kind", "binary", "--message-bytes", "12..3000"],
+        &["-c", "2", "--rate", "500", "--kind", "json"],
+        &["-c", "2", "--depth", "4", "--message-bytes", "0..11"],
+        &["-c", "2", "--driver", "epoll"],
+        &["-c", "4", "--threads", "2", "--message-bytes", "70000"],
+    ] {
+        let (run, record) = against(&peer, "/", flags);
+        assert_eq!(integrity(&record), [0; 4], "{flags:?}: {run}");
+        assert!(record["messages"].as_u64() > Some(10), "{flags:?}: {run}");
+        assert!(matches!(run.code, Some(0 | 4)), "{flags:?}: {run}");
+        assert_eq!(keys(&record["errors"]), Vec::<&str>::new());
+    }
+}
+
+#[test]
+fn each_planted_fault_of_an_echo_is_counted_exactly_once() {
+    for (fault, expected) in [
+        (Fault::Drop, [1, 0, 0, 0]),
+        (Fault::Duplicate, [0, 1, 0, 0]),
+        (Fault::Swap, [0, 0, 1, 0]),
+        (Fault::Flip(40), [0, 0, 0, 1]),
+        (Fault::Flip(11), [0, 0, 0, 1]),
+        (Fault::Flip(2), [0, 0, 0, 1]),
+        (Fault::OtherKind, [0, 0, 0, 1]),
+        (Fault::Shorten, [0, 0, 0, 1]),
+    ] {
+        let peer = Peer::start(vec![planted(1, 20, fault)], vec![]);
+        let (run, record) = against(&peer, "/", &["-c", "3", "--depth", "4"]);
+        assert_eq!(integrity(&record), expected, "{fault:?}: {run}");
+        assert_eq!(run.code, Some(1), "{fault:?}: {run}");
+        assert!(run.stderr.contains("integrity broken"), "{run}");
+    }
+}
+
+#[test]
+fn many_faults_add_up() {
+    let faults = vec![
+        planted(0, 5, Fault::Drop),
+        planted(0, 9, Fault::Duplicate),
+        planted(0, 30, Fault::Flip(0)),
+        planted(1, 3, Fault::Drop),
+        planted(1, 4, Fault::Drop),
+        planted(1, 12, Fault::Swap),
+        planted(1, 20, Fault::Swap),
+        planted(2, 7, Fault::Flip(63)),
+        planted(2, 8, Fault::Duplicate),
+        planted(2, 9, Fault::Duplicate),
+    ];
+    let peer = Peer::start(faults, vec![]);
+    let (run, record) = against(&peer, "/", &["-c", "3", "--depth", "8"]);
+    assert_eq!(integrity(&record), [3, 3, 2, 2], "{run}");
+}
+
+#[test]
+fn unchecked_contents_are_not_judged_and_the_record_says_so() {
+    let peer = Peer::start(vec![planted(0, 5, Fault::Flip(3)), planted(1, 5, Fault::OtherKind)], vec![]);
+    let (run, record) = against(&peer, "/", &["-c", "2", "--verify", "off"]);
+    assert_eq!(integrity(&record), [0; 4], "{run}");
+    assert_eq!(record["config"]["verify"], false);
+    assert_eq!(run.code, Some(0), "{run}");
+}
+
+#[test]
+fn a_message_that_never_comes_back_is_lost_after_the_drain_time() {
+    let peer = Peer::start(vec![planted(0, 3, Fault::Drop)], vec![]);
+    let (run, record) = against(&peer, "/", &["-c", "1"]);
+    assert_eq!(integrity(&record), [1, 0, 0, 0], "{run}");
+    assert_eq!(run.code, Some(1), "{run}");
+}
+
+#[test]
+fn each_planted_fault_of_a_broadcast_is_counted_exactly_once() {
+    for (fault, expected, gaps) in [
+        (Fault::Drop, [1, 0, 0, 0], 1),
+        (Fault::Duplicate, [0, 1, 0, 0], 0),
+        (Fault::Swap, [0, 0, 1, 0], 1),
+        (Fault::Flip(60), [0, 0, 0, 1], 0),
+        (Fault::Flip(25), [0, 0, 0, 1], 0),
+        (Fault::Flip(1), [0, 0, 0, 1], 0),
+    ] {
+        // The publisher is dialled first.
+        let peer = Peer::start(vec![planted(2, 10, fault)], vec![]);
+        let flags = ["--mode", "broadcast", "-c", "4", "--rate", "200"];
+        let (run, record) = against(&peer, "", &flags);
+        assert_eq!(integrity(&record), expected, "{fault:?}: {run}");
+        assert_eq!(record["broadcast"]["gaps"], gaps, "{fault:?}: {run}");
+        assert_eq!(run.code, Some(1), "{fault:?}: {run}");
+        let whole = record["broadcast"]["reach"].as_f64() == Some(1.0);
+        assert_eq!(whole, !matches!(fault, Fault::Drop), "{fault:?}: {run}");
+    }
+}
+
+#[test]
+fn a_stall_is_felt_by_every_message_that_was_due_in_it() {
+    // At 1,000 a second for 400 ms, a stall of 200 ms delays about half of all messages.
+    let stall = Duration::from_millis(200);
+    let peer = Peer::start(vec![planted(0, 50, Fault::Stall(stall))], vec![]);
+    let (run, record) = against(&peer, "/", &["-c", "1", "--rate", "1000"]);
+    assert_eq!(integrity(&record), [0; 4], "{run}");
+    assert!(record["response_ns"]["max"].as_u64() >= Some(stall.as_nanos() as u64 * 9 / 10), "{run}");
+    // A tenth of them had at least the last fifth of the stall before them, each measured from its own time.
+    let late = record["response_ns"]["p90"].as_u64().expect("a quantile");
+    assert!(late >= stall.as_nanos() as u64 / 2, "{late}: {run}");
+}
+
+#[test]
+fn connections_that_end_early_are_counted_by_code_and_cause() {
+    let faults = vec![planted(0, 5, Fault::Close(1001)), planted(1, 5, Fault::Cut)];
+    let peer = Peer::start(faults, vec![]);
+    let (run, record) = against(&peer, "/", &["-c", "3"]);
+    assert_eq!(record["connections"]["opened"], 3, "{run}");
+    assert_eq!(record["connections"]["ended_early"], 2, "{run}");
+    assert_eq!(record["closes"]["1001"], 1, "{run}");
+    assert_eq!(record["closes"]["1006"], 1, "{run}");
+    assert_eq!(record["closes"]["1000"], 1, "{run}");
+    assert_eq!(integrity(&record), [2, 0, 0, 0], "what was under way then is lost: {run}");
+    assert_eq!(
+        record["errors"].as_object().expect("an object").values().next(),
+        Some(&Value::from(1)),
+        "{run}"
+    );
+    assert_eq!(run.code, Some(1), "{run}");
+}
+
+#[test]
+fn a_refused_handshake_is_an_error_with_its_status() {
+    let peer = Peer::start(vec![], vec![(1, 503)]);
+    let (run, record) = against(&peer, "/", &["-c", "3"]);
+    assert_eq!(record["errors"]["status 503"], 1, "{run}");
+    assert_eq!(record["connections"]["opened"], 2, "{run}");
+    assert_eq!(integrity(&record), [0; 4], "{run}");
+    assert_eq!(run.code, Some(1), "{run}");
+}
+
+#[test]
+fn a_server_that_cannot_be_reached_is_one_line_with_the_cure() {
+    let free = TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
+    let nobody = format!("ws://{}/", free.expect("a free port"));
+    let run = bench(&[&nobody, "-c", "2", "-d", "300ms"]);
+    let last = run.stderr.lines().last().unwrap_or_default();
+    assert!(
+        last.starts_with("error: ") && last.contains("refused") && last.contains("start the server"),
+        "{run}"
+    );
+    assert_eq!((run.code, run.stdout.as_str()), (Some(3), ""), "{run}");
+
+    let peer = Peer::start(vec![], vec![(0, 403), (1, 403)]);
+    let run = bench(&[&format!("ws://{}/", peer.address), "-c", "2", "-d", "300ms"]);
+    assert!(run.stderr.contains("status 403"), "{run}");
+    assert_eq!(run.code, Some(3), "{run}");
+}
+
+#[test]
+fn source_addresses_are_used_in_turn() {
+    let peer = Peer::start(vec![], vec![]);
+    let flags = ["-c", "4", "--source-addr", "127.0.0.2-127.0.0.3"];
+    let (run, record) = against(&peer, "/", &flags);
+    assert_eq!(run.code, Some(0), "{run}");
+    let mut seen = peer.seen.lock().expect("no panic").clone();
+    seen.sort_unstable();
+    let [two, three] = [2, 3].map(|last| IpAddr::V4(Ipv4Addr::new(127, 0, 0, last)));
+    assert_eq!(seen, [two, two, three, three]);
+    assert_eq!(record["config"]["source_addresses"], serde_json::json!(["127.0.0.2", "127.0.0.3"]));
+}
+
+#[test]
+fn a_wrong_flag_is_one_line_and_exit_code_2() {
+    for flags in [
+        &["ws://127.0.0.1:1", "--depth", "0"][..],
+        &["ws://127.0.0.1:1", "--hlog", "x"],
+        &["ws://127.0.0.1:1", "--mode", "push"],
+        &["http://127.0.0.1:1"],
+        &["ws://127.0.0.1:1", "--mode", "broadcast", "--message-bytes", "10"],
+    ] {
+        let run = bench(flags);
+        assert_eq!(run.code, Some(2), "{flags:?}: {run}");
+        assert_eq!((run.stderr.lines().count(), run.stdout.as_str()), (1, ""), "{flags:?}: {run}");
+    }
+}
+
+#[test]
+fn without_a_url_an_embedded_server_is_measured_twice() {
+    let run = bench(&["-c", "10", "-d", "500ms", "--warmup", "100ms", "--json", "-"]);
+    assert_eq!(run.code, Some(0), "{run}");
+    let json = run.json();
+    assert_eq!(json["schema"], "echoring.run/1");
+    assert_eq!(keys(&json), ["runs", "schema"]);
+    let runs = json["runs"].as_array().expect("runs");
+    assert_eq!(runs.len(), 2);
+    for (record, mode) in runs.iter().zip(["echo", "broadcast"]) {
+        assert_eq!(record["config"]["mode"], mode);
+        assert_eq!(record["target"], "embedded");
+        assert_eq!(integrity(record), [0; 4], "{run}");
+        assert!(record["messages"].as_u64() > Some(0), "{run}");
+        assert_eq!(record["closes"], serde_json::json!({ "1000": 10 }), "{run}");
+        assert!(record["server"]["cpu_ns_per_message"].as_f64() > Some(0.0), "{run}");
+    }
+    assert_eq!(runs[1]["broadcast"]["reach"], 1.0, "{run}");
+}
+
+#[test]
+fn a_record_has_every_field_of_the_schema() {
+    let run = bench(&["-c", "10", "-d", "1200ms", "--warmup", "0s", "--json", "-"]);
+    let json = run.json();
+    const QUANTILES: [&str; 8] = ["count", "max", "mean", "p50", "p90", "p99", "p999", "p9999"];
+    for record in json["runs"].as_array().expect("runs") {
+        let fields = [
+            "broadcast",
+            "bytes_per_s",
+            "closes",
+            "config",
+            "connections",
+            "duration_s",
+            "environment",
+            "errors",
+            "generator",
+            "integrity",
+            "interrupted",
+            "intervals",
+            "messages",
+            "messages_per_s",
+            "response_ns",
+            "server",
+            "service_ns",
+            "started_at",
+            "target",
+        ];
+        assert_eq!(keys(record), fields);
+        assert_eq!(keys(&record["integrity"]), ["corrupted", "duplicated", "lost", "reordered"]);
+        assert_eq!(keys(&record["generator"]), ["cpu_share", "lateness_ns", "saturated", "unsent"]);
+        assert_eq!(keys(&record["server"]), ["cpu_ns_per_message", "rss_bytes"]);
+        for quantiles in [&record["response_ns"], &record["service_ns"], &record["generator"]["lateness_ns"]]
+        {
+            assert_eq!(keys(quantiles), QUANTILES);
+        }
+        let duration = record["duration_s"].as_f64().expect("a number");
+        assert!((duration - 1.2).abs() < 1e-6, "{duration}");
+        let intervals = record["intervals"].as_array().expect("intervals");
+        assert_eq!(intervals.len(), 2);
+        let sum: u64 = intervals.iter().map(|interval| interval["messages"].as_u64().expect("a count")).sum();
+        assert_eq!(Some(sum), record["messages"].as_u64());
+        let rate = sum as f64 / duration;
+        assert!((record["messages_per_s"].as_f64().expect("a rate") / rate - 1.0).abs() < 1e-9);
+    }
+    let broadcast = &json["runs"][1]["broadcast"];
+    assert_eq!(keys(broadcast), ["first_ns", "gaps", "last_ns", "median_ns", "published", "reach"]);
+    let median = |field: &str| broadcast[field]["p50"].as_u64().expect("a quantile");
+    assert!(median("first_ns") <= median("median_ns") && median("median_ns") <= median("last_ns"));
+    assert_eq!(json["runs"][0]["broadcast"], Value::Null);
+}
+
+#[test]
+fn several_threads_share_publishers_topics_and_subscribers() {
+    let flags = [
+        "--mode",
+        "broadcast",
+        "-c",
+        "30",
+        "--publishers",
+        "5",
+        "--topics",
+        "2",
+        "--threads",
+        "2",
+        "--depth",
+        "3",
+        "-d",
+        "500ms",
+        "--warmup",
+        "100ms",
+        "--json",
+        "-",
+    ];
+    let run = bench(&flags);
+    let record = run.record();
+    assert_eq!(run.code, Some(0), "{run}");
+    assert_eq!(integrity(&record), [0; 4], "{run}");
+    assert_eq!(record["broadcast"]["reach"], 1.0, "{run}");
+    assert!(
+        record["broadcast"]["last_ns"]["count"].as_u64() > Some(5),
+        "publishers are told and go on: {run}"
+    );
+    assert_eq!(record["config"]["threads"], 2);
+}
+
+#[test]
+fn sigint_prints_the_partial_result() {
+    let mut child = command(&["-c", "5", "-d", "100s", "--warmup", "0s", "--mode", "echo"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let stderr = BufReader::new(child.stderr.take().expect("piped"));
+    let id = rustix::process::Pid::from_child(&child);
+    let mut lines = stderr.lines();
+    let measuring = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("measuring")));
+    assert!(measuring.is_some(), "progress is told");
+    rustix::process::kill_process(id, rustix::process::Signal::INT).expect("a running child");
+    // Reads on, so that the child never waits for room in the pipe.
+    let rest: Vec<String> = lines.map_while(Result::ok).collect();
+    let run = Run::from(child.wait_with_output().expect("it ends"));
+    assert_eq!(run.code, Some(0), "{run}\n{rest:?}");
+    assert!(run.stdout.contains("partial result") && run.stdout.contains("response"), "{run}");
+}
+
+#[test]
+fn results_are_written_where_they_are_asked_for() {
+    let directory = std::env::temp_dir().join(format!("echoring-bench-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).expect("a temporary directory");
+    let file = |name: &str| directory.join(name).to_string_lossy().into_owned();
+    let flags = ["-c", "10", "-d", "300ms", "--warmup", "0s"];
+    let run = bench(&[&flags[..], &["--json", &file("run.json"), "--hgrm", &file("run.hgrm")]].concat());
+    assert_eq!(run.code, Some(0), "{run}");
+    assert!(run.stdout.contains("| response") && run.stdout.contains("last subscriber"), "{run}");
+    let json = std::fs::read_to_string(file("run.json")).expect("written");
+    assert_eq!(serde_json::from_str::<Value>(&json).expect("JSON")["schema"], "echoring.run/1");
+    for name in ["run.echo.hgrm", "run.broadcast.hgrm"] {
+        let text = std::fs::read_to_string(file(name)).expect("written");
+        assert!(text.trim_start().starts_with("Value") && text.contains("#[Max"), "{name}");
+    }
+    std::fs::remove_dir_all(&directory).expect("our own directory");
+}

@@ -1,0 +1,102 @@
+//! In the steady state neither the generator nor the server it measures allocates for a message: a longer run
+//! has more messages and no more allocations.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use echoring::load::{self, DriverChoice, Embedded, Means, Mode, Pace, Plan, Refused, Style, Target, Workload};
+use echoring::server::{Config, ListenAddress, Server};
+
+/// The system's allocator, counting.
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: every call is handed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promises are those that `System` asks for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as above; the pointer came from `System`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: as above; the pointer came from `System`.
+        unsafe { System.realloc(pointer, layout, bytes) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn start_server() -> Result<Embedded, Refused> {
+    let listen = vec![ListenAddress::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))];
+    let config = Config { listen, shards: Some(1), ..Config::default() };
+    let server = Server::start(config).map_err(|error| Refused(error.to_string()))?;
+    let Some(&ListenAddress::Tcp(address)) = server.addresses().first() else { unreachable!("one TCP listener") };
+    let stop = move || {
+        server.handle().stop();
+        server.join().expect("no shard panics");
+    };
+    Ok(Embedded { address, stop: Box::new(stop) })
+}
+
+/// Allocations and messages of a run.
+fn measure(mode: Mode, pace: Pace, duration: Duration) -> (u64, u64) {
+    let broadcast = u32::from(mode == Mode::Broadcast);
+    let workload = Workload {
+        mode,
+        connections: 20,
+        publishers: broadcast,
+        topics: broadcast,
+        duration,
+        warmup: Duration::ZERO,
+        message_bytes: (40, 200),
+        style: Style::Text,
+        pace,
+        verify: true,
+        seed: 1,
+    };
+    let means = Means {
+        threads: 1,
+        cpus: Vec::new(),
+        server_cpus: Vec::new(),
+        sources: Vec::new(),
+        driver: DriverChoice::Auto,
+        descriptors: 1_000,
+        server_pid: None,
+        stop: Arc::default(),
+    };
+    let plan =
+        Plan { target: Target::Embedded(Box::new(|_| start_server())), workloads: vec![workload], means };
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    let outcomes = load::run(plan, &mut |_| ()).expect("an embedded server can be measured");
+    assert!(outcomes[0].record.integrity.is_whole());
+    (ALLOCATIONS.load(Ordering::Relaxed) - before, outcomes[0].record.messages)
+}
+
+#[test]
+fn more_messages_are_no_more_allocations() {
+    for (mode, pace) in [
+        (Mode::Echo, Pace::Depth(4)),
+        (Mode::Echo, Pace::Rate(20_000)),
+        (Mode::Broadcast, Pace::Depth(4)),
+        (Mode::Broadcast, Pace::Rate(2_000)),
+    ] {
+        let (few_allocations, few_messages) = measure(mode, pace, Duration::from_millis(300));
+        let (allocations, messages) = measure(mode, pace, Duration::from_millis(1_500));
+        let (more, further) = (allocations.saturating_sub(few_allocations), messages - few_messages);
+        assert!(further > 5_000, "{mode:?} {pace:?}: {further} messages are too few to tell");
+        assert!(more * 100 < further, "{mode:?} {pace:?}: {more} allocations for {further} messages");
+        println!("{mode:?} {pace:?}: {more} more allocations for {further} more messages");
+    }
+}

@@ -1,0 +1,218 @@
+//! Every subscriber sees one order per topic, each publisher's messages first in first out, nothing twice, and
+//! nothing lost unless a connection ended.
+
+use echoring::driver::sim::{Heard, Random};
+use echoring::protocol::handshake::OriginPolicy;
+use echoring::server::Service;
+
+use super::client::{self, Client, Item, Kind, Leave};
+use super::for_each_seed;
+use super::world::{World, config};
+
+const MESSAGE_BYTES_MAX: u64 = 64 * 1024;
+/// What a subscriber that fell behind is told.
+const SLOW_CONSUMER: u16 = 4008;
+
+/// A client of a topic, and what it published.
+struct Member {
+    client: usize,
+    topic: usize,
+    hears_itself: bool,
+    published: Vec<(Kind, Vec<u8>)>,
+    /// It subscribed when messages were already flowing.
+    late: bool,
+}
+
+type Topics = World<Service>;
+
+fn world(seed: u64, shards: usize) -> std::rc::Rc<Topics> {
+    let config = echoring::connection::Config { message_bytes_max: MESSAGE_BYTES_MAX, ..config() };
+    // The least that a mailbox has: two messages of the largest size.
+    let mailbox_bytes = 2 * MESSAGE_BYTES_MAX as usize + 64;
+    World::new(seed, shards, config, mailbox_bytes, |_| {
+        Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_MAX)
+    })
+}
+
+fn join(world: &Topics, topic: usize, hears_itself: bool, late: bool) -> Member {
+    let path = format!("/broadcast/topic%20{topic}{}", if hears_itself { "?self=1" } else { "" });
+    Member { client: world.add(&path), topic, hears_itself, published: Vec::new(), late }
+}
+
+/// Each message starts with its publisher and its number, as text so that it fits either kind.
+fn write_script(world: &Topics, member: &mut Member, random: &mut Random, messages: usize, bytes_max: usize) {
+    let mut script = Vec::new();
+    for _ in 0..messages {
+        let kind = if random.chance(500) { Kind::Text } else { Kind::Binary };
+        let mut payload = format!("{:06}{:06}", member.client, member.published.len()).into_bytes();
+        payload.extend(client::payload(random, kind, bytes_max - payload.len()));
+        client::message(random, kind, &payload, &mut script, |_, _| {});
+        member.published.push((kind, payload));
+    }
+    world.clients.borrow_mut()[member.client].script.extend(script);
+}
+
+/// Who published a message, and which of its messages it is. Panics when it is not what was published.
+fn identify(members: &[Member], topic: usize, kind: Kind, payload: &[u8]) -> (usize, usize) {
+    let number = |range: std::ops::Range<usize>| {
+        let text = payload.get(range).and_then(|digits| std::str::from_utf8(digits).ok());
+        text.and_then(|digits| digits.parse::<usize>().ok()).expect("a message begins with its number")
+    };
+    let (publisher, sequence) = (number(0..6), number(6..12));
+    let member = &members[publisher];
+    assert_eq!(member.topic, topic, "a message stays in its topic");
+    let (sent_kind, sent) = &member.published[sequence];
+    assert_eq!(*sent_kind, kind);
+    assert!(sent == payload, "message {sequence} of {publisher} arrived changed");
+    (publisher, sequence)
+}
+
+fn order(members: &[Member], member: &Member, client: &Client) -> Vec<(usize, usize)> {
+    let message = |item: &Item| match item {
+        Item::Message(kind, payload) => Some(identify(members, member.topic, *kind, payload)),
+        Item::Close(_) => None,
+        other => panic!("{other:.40?} on a broadcast route"),
+    };
+    client.heard.iter().filter_map(message).collect()
+}
+
+/// Checks a topic; its first member is the witness, which hears everything and says nothing.
+fn check(members: &[Member], clients: &[Client], topic: usize) {
+    let of_topic: Vec<&Member> = members.iter().filter(|member| member.topic == topic).collect();
+    let witness = order(members, of_topic[0], &clients[of_topic[0].client]);
+    for publisher in &of_topic {
+        let heard: Vec<usize> = witness
+            .iter()
+            .filter(|(from, _)| *from == publisher.client)
+            .map(|(_, sequence)| *sequence)
+            .collect();
+        assert!(
+            heard.iter().copied().eq(0..heard.len()),
+            "first in first out, nothing lost between or twice: {heard:?}"
+        );
+        let client = &clients[publisher.client];
+        if client.leave == Leave::Told && !client.decoder.closed {
+            assert_eq!(heard.len(), publisher.published.len(), "all of a publisher that stayed is delivered");
+        }
+    }
+    for member in &of_topic[1..] {
+        let client = &clients[member.client];
+        let heard = order(members, member, client);
+        let expected: Vec<(usize, usize)> = witness
+            .iter()
+            .copied()
+            .filter(|(from, _)| member.hears_itself || *from != member.client)
+            .collect();
+        let stayed = client.leave == Leave::Told && !client.decoder.closed;
+        if member.late {
+            assert!(expected.windows(heard.len().max(1)).any(|part| part == heard) || heard.is_empty());
+            assert!(!stayed || expected.ends_with(&heard), "nothing is lost behind the first message");
+        } else {
+            assert!(expected.starts_with(&heard), "one order for all: {heard:?} of {expected:?}");
+            assert!(
+                !stayed || heard.len() == expected.len(),
+                "{} of {} arrived",
+                heard.len(),
+                expected.len()
+            );
+        }
+        if let Some(Item::Close(code)) = client.heard.last() {
+            assert_eq!(*code, SLOW_CONSUMER);
+        }
+    }
+}
+
+fn broadcast(seed: u64) {
+    let mut random = Random::new(seed);
+    let world = world(seed, random.between(1, 3));
+    let topics = random.between(1, 2);
+    let mut members = Vec::new();
+    for topic in 0..topics {
+        for number in 0..=random.between(1, 4) {
+            members.push(join(&world, topic, number > 0 && random.chance(300), false));
+            if number == 0 {
+                world.clients.borrow_mut()[members[members.len() - 1].client].hurry();
+            }
+        }
+    }
+    world.run(|clients| clients.iter().all(|client| client.decoder.opened));
+
+    let witnesses: Vec<usize> =
+        (0..topics).filter_map(|topic| members.iter().position(|member| member.topic == topic)).collect();
+    for at in 0..members.len() {
+        if !witnesses.contains(&at) && random.chance(750) {
+            let messages = random.between(1, 12);
+            write_script(&world, &mut members[at], &mut random, messages, 20_000);
+            if random.chance(100) {
+                let written = world.clients.borrow()[members[at].client].script.len();
+                world.clients.borrow_mut()[members[at].client].leave =
+                    if random.chance(500) { Leave::Fin } else { Leave::Reset(200 + random.below(written)) };
+            }
+        }
+    }
+    for _ in 0..random.below(3) {
+        let some = random.below(20);
+        world.run_or_quiet(move |clients| {
+            clients.iter().map(|client| client.heard.len()).sum::<usize>() > some
+        });
+        let topic = random.below(topics);
+        members.push(join(&world, topic, random.chance(300), true));
+    }
+    world.run_until_quiet();
+    for topic in 0..topics {
+        check(&members, &world.clients.borrow(), topic);
+    }
+    world.drain();
+    for client in world.clients.borrow().iter() {
+        if client.leave == Leave::Told {
+            assert!(matches!(client.heard.last(), Some(Item::Close(1001 | SLOW_CONSUMER))), "a goodbye");
+            assert_eq!(client.end, Some(Heard::End));
+        }
+    }
+}
+
+#[test]
+fn broadcasts_arrive_in_one_order() {
+    for_each_seed("broadcasts_arrive_in_one_order", broadcast);
+}
+
+/// Who does not read is told so by 4008 behind an unbroken stretch, and costs the others nothing.
+fn laggard(seed: u64) {
+    let mut random = Random::new(seed);
+    let world = world(seed, random.between(1, 3));
+    let mut members: Vec<Member> = (0..4).map(|_| join(&world, 0, false, false)).collect();
+    world.run(|clients| clients.iter().all(|client| client.decoder.opened));
+    {
+        let mut clients = world.clients.borrow_mut();
+        clients[0].hurry();
+        clients[1].hurry();
+        clients[2].eagerness = 0;
+        clients[3].hurry();
+    }
+    // More than a log and a socket's buffers hold together, in portions that a reader keeps up with.
+    let messages = 40;
+    for sent in 1..=messages {
+        let mut payload = format!("{:06}{:06}", members[1].client, sent - 1).into_bytes();
+        payload.resize(20_000, 0x61);
+        let mut script = Vec::new();
+        client::frame(&mut random, true, 2, &payload, &mut script);
+        world.clients.borrow_mut()[1].script.extend(script);
+        members[1].published.push((Kind::Binary, payload));
+        if sent % 4 == 0 {
+            world.run(move |clients| clients[0].heard.len() == sent && clients[3].heard.len() == sent);
+        }
+    }
+    world.clients.borrow_mut()[2].hurry();
+    world.run_until_quiet();
+    check(&members, &world.clients.borrow(), 0);
+    let clients = world.clients.borrow();
+    assert_eq!(clients[2].heard.last(), Some(&Item::Close(SLOW_CONSUMER)));
+    assert_eq!(clients[3].heard.len(), messages, "a quick reader misses nothing");
+    drop(clients);
+    world.drain();
+}
+
+#[test]
+fn a_laggard_is_told_and_costs_only_itself() {
+    for_each_seed("a_laggard_is_told_and_costs_only_itself", laggard);
+}
