@@ -299,7 +299,11 @@ impl Start {
     fn on<D: Driver>(self, driver: D) -> io::Result<Snapshot> {
         let index = self.mailboxes.shard();
         let description = driver.describe();
-        let service = Service::new(self.config.origins.clone(), self.config.message_bytes_max);
+        let service = Service::new(
+            self.config.origins.clone(),
+            self.config.message_bytes_max,
+            self.config.queue_bytes,
+        );
         let config = shard::Config {
             connection: self.config.connection(),
             connections: self.connections + REFUSING_CONNECTIONS_MAX,
