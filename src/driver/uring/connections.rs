@@ -181,27 +181,29 @@ impl Connections {
     /// Queues the staged sends, one operation for each connection.
     pub(super) fn fill_sends(&mut self, ring: &mut Ring) -> io::Result<()> {
         self.batch.prepare();
-        for position in 0..self.batch.len() {
-            let staged = self.batch.get(position);
-            if staged.count == 0 {
-                continue;
-            }
-            let index = staged.index;
-            let file = self.slots.file(index);
-            let entry = match staged.span() {
-                Some(span) => file.send(self.receiver.address(span), span.bytes, self.silent),
-                None => {
-                    let receiver = &self.receiver;
-                    file.send_message(
-                        self.batch.message(position, |span| receiver.address(span)),
-                        self.silent,
-                    )
+        let Connections { batch, slots, receiver, silent, .. } = self;
+        let mut position = 0;
+        let mut next = || {
+            while position < batch.len() {
+                let staged = batch.get(position);
+                let at = position;
+                position += 1;
+                if staged.count == 0 {
+                    continue;
                 }
-            };
-            let entry = entry.user_data(Kind::Send.of_token(self.slots.token(index)));
-            // SAFETY: the bytes stay until `settle`, which comes after the entry has been consumed, and with
-            // it copied or refused: spans are recycled, and the batch with its vectors cleared, only there.
-            unsafe { ring.push(&entry)? };
+                let (file, token) = slots.file_and_token(staged.index);
+                let entry = match staged.span() {
+                    Some(span) => file.send(receiver.address(span), span.bytes, *silent),
+                    None => file.send_message(batch.message(at, |span| receiver.address(span)), *silent),
+                };
+                return Some(entry.user_data(Kind::Send.of_token(token)));
+            }
+            None
+        };
+        // SAFETY: the bytes stay until `settle`, which comes after the entry has been consumed, and with it
+        // copied or refused: spans are recycled, and the batch with its vectors cleared, only there.
+        while !unsafe { ring.push_many(&mut next) } {
+            ring.submit()?;
         }
         Ok(())
     }

@@ -171,6 +171,22 @@ impl Ring {
         }
     }
 
+    /// Queues what `next` gives until it gives nothing; the kernel sees it when all of it is written. Returns
+    /// false when the queue is full before: then [`submit`](Ring::submit), and call again.
+    ///
+    /// # Safety
+    /// As for [`push`](Ring::push), for every entry.
+    #[inline]
+    pub(super) unsafe fn push_many(&mut self, mut next: impl FnMut() -> Option<Entry>) -> bool {
+        let mut queue = self.ring.submission();
+        while !queue.is_full() {
+            let Some(entry) = next() else { return true };
+            // SAFETY: the caller's promise. There is room, so nothing is refused.
+            let _ = unsafe { queue.push(&entry) };
+        }
+        false
+    }
+
     /// Hands all that is queued to the kernel, without waiting.
     ///
     /// # Errors

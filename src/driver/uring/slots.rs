@@ -201,6 +201,13 @@ impl Slots {
         File { number: self.slots[index as usize].file, direct: self.direct }
     }
 
+    /// The socket and the present token of the slot at `index`.
+    #[inline]
+    pub(super) fn file_and_token(&self, index: u32) -> (File, Token) {
+        let slot = &self.slots[index as usize];
+        (File { number: slot.file, direct: self.direct }, Token { index, generation: slot.generation })
+    }
+
     /// The present token of the slot at `index`.
     #[inline]
     pub(super) fn token(&self, index: u32) -> Token {
