@@ -57,7 +57,8 @@ pub const DISCARD_BYTES_MAX: u32 = 4 * 1024 * 1024;
 
 // ---- queues and memory ----
 
-/// Outbox of a connection above which its reading pauses; it resumes at half.
+/// Outbox of a connection above which its reading pauses; it resumes at half. Also the encoded bytes of a
+/// topic's log on one shard: how far a subscriber may lag behind.
 pub const QUEUE_BYTES_DEFAULT: u32 = 256 * 1024;
 /// Pieces (iovecs) in one send: what a `SENDMSG` carries without the kernel allocating (`UIO_FASTIOV` is
 /// 8), times 8, so that a long backlog still leaves in few sends.
@@ -81,8 +82,6 @@ pub const REFUSING_CONNECTIONS_MAX: u32 = 64;
 pub const TOPIC_BYTES_MAX: usize = 255;
 /// Topics per shard; past it a subscription is refused with 503.
 pub const TOPICS_MAX: usize = 65_536;
-/// Encoded bytes of a topic's log on one shard: how far a subscriber may lag behind.
-pub const LOG_BYTES_DEFAULT: usize = 256 * 1024;
 /// Bytes of a log segment. A quiet topic holds one.
 pub const LOG_SEGMENT_BYTES: usize = 16 * 1024;
 

@@ -56,8 +56,9 @@ impl Handle {
         let asked =
             self.remotes.iter().filter(|remote| remote.order(Order::Snapshot(sender.clone()))).count();
         drop(sender);
-        let mut snapshots: Vec<Snapshot> =
-            (0..asked).map_while(|_| receiver.recv_timeout(Duration::from_nanos(SNAPSHOT_TIMEOUT)).ok()).collect();
+        let mut snapshots: Vec<Snapshot> = (0..asked)
+            .map_while(|_| receiver.recv_timeout(Duration::from_nanos(SNAPSHOT_TIMEOUT)).ok())
+            .collect();
         snapshots.sort_by_key(|snapshot| snapshot.shard);
         snapshots
     }
@@ -175,11 +176,11 @@ impl Server {
     }
 }
 
+/// A shard's number, and how its start went.
+type Started = (usize, Result<(Remote, Description), StartError>);
+
 /// Collects the shards' remotes in order.
-fn gather(
-    shards: usize,
-    ready: &mpsc::Receiver<(usize, Result<(Remote, Description), StartError>)>,
-) -> Result<(Vec<Remote>, Description), StartError> {
+fn gather(shards: usize, ready: &mpsc::Receiver<Started>) -> Result<(Vec<Remote>, Description), StartError> {
     let mut remotes: Vec<Option<Remote>> = (0..shards).map(|_| None).collect();
     let mut description = None;
     for _ in 0..shards {
@@ -245,7 +246,7 @@ struct Start {
     pool: Pool,
     seats: Lease,
     seed: u64,
-    ready: mpsc::Sender<(usize, Result<(Remote, Description), StartError>)>,
+    ready: mpsc::Sender<Started>,
     go: mpsc::Receiver<Vec<Waker>>,
 }
 
@@ -299,7 +300,8 @@ impl Start {
     fn on<D: Driver>(self, driver: D) -> io::Result<Snapshot> {
         let index = self.mailboxes.shard();
         let description = driver.describe();
-        let service = Service::new(self.config.origins.clone(), self.config.message_bytes_max);
+        let service =
+            Service::new(self.config.origins.clone(), self.config.message_bytes_max, self.config.queue_bytes);
         let config = shard::Config {
             connection: self.config.connection(),
             connections: self.connections + REFUSING_CONNECTIONS_MAX,

@@ -45,9 +45,9 @@ pub struct Service {
 }
 
 impl Service {
-    /// The routes, with their limits.
-    pub fn new(origins: OriginPolicy, message_bytes_max: u64) -> Service {
-        let bounds = Bounds { log_bytes: limits::LOG_BYTES_DEFAULT, lag: limits::LAG_MAX };
+    /// The routes, with their limits. A subscriber may lag `queue_bytes` behind its topic.
+    pub fn new(origins: OriginPolicy, message_bytes_max: u64, queue_bytes: u32) -> Service {
+        let bounds = Bounds { log_bytes: queue_bytes as usize, lag: limits::LAG_MAX };
         let frame_bytes_max = message_bytes_max as usize + HEADER_BYTES_MAX;
         Service { origins, broadcast: Broadcast::new(bounds, frame_bytes_max) }
     }

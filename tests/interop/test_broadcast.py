@@ -160,5 +160,36 @@ class Broadcast(unittest.IsolatedAsyncioTestCase):
                 self.assertEqual([m for m in messages if m.startswith(f"{other}:")], expected)
 
 
+class LargeBroadcasts(unittest.IsolatedAsyncioTestCase):
+    denied = False
+
+    async def test_a_message_larger_than_a_topic_keeps_arrives_whole(self):
+        with Server("--max-message", "1MiB", "--shards", "2", denied=self.denied) as server:
+            options = {"compression": None, "max_size": None, "open_timeout": PATIENCE_S}
+            async with contextlib.AsyncExitStack() as clients:
+                members = [
+                    await clients.enter_async_context(connect(server.url("/broadcast/large"), **options))
+                    for _ in range(4)
+                ]
+                for message in (b"\x07" * (1 << 20), "ü" * (1 << 19), "small"):
+                    await members[0].send(message)
+                    for member in members[1:]:
+                        received = await asyncio.wait_for(member.recv(), PATIENCE_S)
+                        self.assertEqual(received, message)
+
+    def test_a_subscriber_may_lag_as_far_as_it_is_given(self):
+        with Server("--queue-bytes", "16MiB", denied=self.denied) as server:
+            with Raw(server).open("/broadcast/lag") as slow, Raw(server).open("/broadcast/lag") as publisher:
+                message = b"x" * 60_000
+                for _ in range(150):
+                    publisher.send(frame(2, message))
+                for _ in range(150):
+                    self.assertEqual(slow.read_frame(), (0x82, message))
+
+
+class LargeBroadcastsWithoutIoUring(LargeBroadcasts):
+    denied = True
+
+
 class BroadcastWithoutIoUring(Broadcast):
     denied = True

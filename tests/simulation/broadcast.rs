@@ -2,6 +2,7 @@
 //! nothing lost unless a connection ended.
 
 use echoring::driver::sim::{Heard, Random};
+use echoring::limits::QUEUE_BYTES_DEFAULT;
 use echoring::protocol::handshake::OriginPolicy;
 use echoring::server::Service;
 
@@ -30,7 +31,7 @@ fn world(seed: u64, shards: usize) -> std::rc::Rc<Topics> {
     // The least that a mailbox has: two messages of the largest size.
     let mailbox_bytes = 2 * MESSAGE_BYTES_MAX as usize + 64;
     World::new(seed, shards, config, mailbox_bytes, |_| {
-        Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_MAX)
+        Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_MAX, QUEUE_BYTES_DEFAULT)
     })
 }
 

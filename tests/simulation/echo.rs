@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use echoring::connection::{Chunk, Closed};
 use echoring::driver::sim::{Heard, Random};
 use echoring::driver::{Driver, Token};
+use echoring::limits::QUEUE_BYTES_DEFAULT;
 use echoring::protocol::handshake::{OriginPolicy, Request, Upgrade};
 use echoring::server::Service;
 use echoring::shard::{Answer, Application, Context, Disposition, Link};
@@ -171,7 +172,7 @@ fn echo<A: Application + 'static>(seed: u64, application: impl Fn(usize) -> A) {
 #[test]
 fn echoes_come_back_exactly() {
     for_each_seed("echoes_come_back_exactly", |seed| {
-        echo(seed, |_| Service::new(OriginPolicy::SameHost, config().message_bytes_max));
+        echo(seed, |_| Service::new(OriginPolicy::SameHost, config().message_bytes_max, QUEUE_BYTES_DEFAULT));
     });
 }
 
