@@ -329,6 +329,11 @@ impl Client {
         }
     }
 
+    /// Whether it is still there, or has heard an orderly end of the stream.
+    pub fn is_unbroken(&self) -> bool {
+        self.end != Some(Heard::Reset)
+    }
+
     /// From now on the client is as quick as can be.
     pub fn hurry(&mut self) {
         self.eagerness = 1000;

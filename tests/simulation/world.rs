@@ -24,16 +24,19 @@ pub struct World<A: Application> {
     pub network: Network,
     pub random: RefCell<Random>,
     shards: Vec<RefCell<Shard<Sim, A>>>,
+    faults: Faults,
     /// Of 1,000 times that a shard could run, how often it does: some cores are busy with other things.
     eagerness: Vec<u32>,
     pub clients: RefCell<Vec<Client>>,
     steps: Cell<usize>,
     /// What [`run`](World::run) waits for.
-    done: RefCell<Box<dyn Fn(&[Client]) -> bool>>,
+    done: RefCell<Box<Done>>,
     goal: Cell<Goal>,
     quiet: Cell<bool>,
     over: Vec<Cell<bool>>,
 }
+
+type Done = dyn Fn(&[Client]) -> bool;
 
 /// What everything runs for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +53,7 @@ pub fn config() -> connection::Config {
         queue_bytes: 32 * 1024,
         handshake_timeout: 600 * SECOND,
         message_timeout: 600 * SECOND,
+        close_timeout: 600 * SECOND,
         ping_interval: 0,
         ..connection::Config::default()
     }
@@ -65,7 +69,8 @@ impl<A: Application + 'static> World<A> {
         application: impl Fn(usize) -> A,
     ) -> Rc<World<A>> {
         let mut random = Random::new(seed ^ 0x5eed);
-        let network = Network::new(seed, Faults::random(&mut random));
+        let faults = Faults::random(&mut random);
+        let network = Network::new(seed, faults);
         let connections = 64;
         let budget = Budget::new(MEMORY_BUDGET_DEFAULT);
         let slots = Budget::new(1_000);
@@ -90,6 +95,7 @@ impl<A: Application + 'static> World<A> {
             .collect();
         let eagerness = shards.iter().map(|_| if random.chance(200) { 20 } else { 1000 }).collect();
         let world = Rc::new(World {
+            faults,
             eagerness,
             network: network.clone(),
             random: RefCell::new(random),
@@ -111,6 +117,11 @@ impl<A: Application + 'static> World<A> {
         let client = Client::new(&self.network, &mut self.random.borrow_mut(), path);
         self.clients.borrow_mut().push(client);
         self.clients.borrow().len() - 1
+    }
+
+    /// From now on the network breaks a connection in so many of 1,000 turns.
+    pub fn break_connections(&self, per_mille: u32) {
+        self.network.set_faults(Faults { reset: per_mille, ..self.faults });
     }
 
     /// Runs everything until `done` says so of the clients.

@@ -1,0 +1,397 @@
+//! What happens in a turn of the simulated driver: what was staged goes out, memory is recycled, and the kernel
+//! that is played here says what came of it all, in one of the ways that a real one might.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::sync::atomic::Ordering;
+
+use bytes::Buf;
+
+use super::network::{Inbound, State};
+use super::{BANKS, Phase, Rest, Sim, discard, give_back};
+use crate::buffer::Pool;
+use crate::driver::{Event, Source, Span, Token};
+use crate::limits::RECEIVE_BYTES_MAX;
+
+/// Turns by which a staged send is late at most.
+const LATE_TURNS_MAX: u8 = 2;
+/// What receive memory is filled with when it may be used again.
+pub(super) const POISON: u8 = 0xdd;
+/// Turns for which accepting pauses after a failure.
+const ACCEPT_PAUSE_TURNS: u32 = 5;
+
+impl Sim {
+    // ---- the start of a turn: what was staged ----
+
+    pub(super) fn settle(&mut self, state: &mut State, pool: &mut Pool) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        dirty.retain(|&index| {
+            let done = self.settle_one(index, state, pool);
+            self.slots[index as usize].dirty = !done;
+            !done
+        });
+        self.busy |= !dirty.is_empty();
+        self.dirty = dirty;
+    }
+
+    /// Does what was staged for one connection. False when that is put off to the next turn.
+    fn settle_one(&mut self, index: u32, state: &mut State, pool: &mut Pool) -> bool {
+        let faults = state.faults;
+        let slot = &mut self.slots[index as usize];
+        if slot.phase == Phase::Aborting {
+            // The slot is free when what was under way is known to be over; the bytes are dropped at once.
+            discard(slot, pool);
+            if state.random.chance(faults.late_close) {
+                return false;
+            }
+            self.release(index, state, pool);
+            return true;
+        }
+        if !slot.staged.is_empty() {
+            if slot.late_turns < LATE_TURNS_MAX && state.random.chance(faults.late_submit) {
+                slot.late_turns += 1;
+                return false;
+            }
+            slot.late_turns = 0;
+            self.submit(index, state, pool);
+        }
+        self.settle_end(index, state, pool)
+    }
+
+    /// Sends the FIN or closes, once every byte is with the kernel. False when that is put off.
+    fn settle_end(&mut self, index: u32, state: &mut State, pool: &mut Pool) -> bool {
+        let slot = &mut self.slots[index as usize];
+        if !slot.rest.is_empty() {
+            return true;
+        }
+        match slot.phase {
+            Phase::Closing => {
+                if state.random.chance(state.faults.late_close) {
+                    return false;
+                }
+                self.release(index, state, pool);
+            }
+            Phase::Open if slot.shutdown => state.end(slot.wire, slot.side),
+            _ => {}
+        }
+        true
+    }
+
+    /// Gives the pieces staged for a connection to the kernel as one send.
+    fn submit(&mut self, index: u32, state: &mut State, pool: &mut Pool) {
+        let slot = &mut self.slots[index as usize];
+        if state.is_broken(slot.wire, slot.side) {
+            let error = [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe][state.random.below(2)];
+            return self.fail(index, error, state, pool);
+        }
+        let total: usize = slot.staged.iter().map(length).sum();
+        let mut allowed = total.min(state.room(slot.wire, slot.side));
+        if state.random.chance(state.faults.send_again) {
+            allowed = 0;
+        } else if state.random.chance(state.faults.short_send) {
+            allowed = state.random.below(allowed + 1);
+        }
+        let unsent = total - allowed;
+        while let Some(mut source) = slot.staged.pop_front() {
+            let now = allowed.min(length(&source));
+            allowed -= now;
+            let sent = state.write(slot.wire, slot.side, &bytes_of(&source, &self.memory)[..now]);
+            debug_assert_eq!(sent, now, "the room was looked up");
+            skip(&mut source, now);
+            if length(&source) == 0 {
+                give_back(source, pool);
+                continue;
+            }
+            slot.rest.push_back(match source {
+                Source::Pooled(buffer) => Rest::Pooled(buffer),
+                Source::Shared(bytes) => Rest::Shared(bytes),
+                Source::Received(span) => {
+                    let Some(mut buffer) = pool.get(span.bytes as usize) else {
+                        return self.fail(index, ErrorKind::OutOfMemory, state, pool);
+                    };
+                    buffer.append(bytes_of(&Source::Received(span), &self.memory));
+                    Rest::Pooled(buffer)
+                }
+            });
+        }
+        self.busy |= unsent > 0 && state.room(slot.wire, slot.side) > 0;
+        if unsent > 0 && slot.phase == Phase::Open {
+            let token = self.token(index);
+            self.report(index, Event::Blocked { token, unsent: unsent as u32 });
+        }
+    }
+
+    /// Poisons what nobody may look at any more, and chooses the bank for this turn.
+    pub(super) fn recycle(&mut self, state: &mut State) {
+        let bank_bytes = self.memory.len() / BANKS;
+        let mut held = [false; BANKS];
+        for slot in &self.slots {
+            for source in &slot.staged {
+                if let Source::Received(span) = source {
+                    held[span.offset as usize / bank_bytes] = true;
+                }
+            }
+        }
+        for bank in (0..BANKS).filter(|&bank| !held[bank]) {
+            if std::mem::take(&mut self.used[bank]) {
+                self.memory[bank * bank_bytes..(bank + 1) * bank_bytes].fill(POISON);
+            }
+        }
+        let open: Vec<usize> = (0..BANKS).filter(|&bank| !held[bank]).collect();
+        self.bank = open[state.random.below(open.len())];
+        self.filled = 0;
+        self.runs.clear();
+    }
+
+    // ---- what a turn finds ----
+
+    pub(super) fn look(&mut self, state: &mut State, pool: &mut Pool) {
+        let node = &mut state.nodes[self.number];
+        node.touched = false;
+        let woken = node.woken.swap(false, Ordering::AcqRel);
+        if std::mem::take(&mut self.woken_late) || woken {
+            if state.random.chance(state.faults.late_wake) {
+                self.woken_late = true;
+                self.busy = true;
+            } else {
+                self.found.push((None, Event::Woken));
+            }
+        }
+        self.accept(state);
+        let mut order: Vec<u32> = (0..self.slots.len() as u32).collect();
+        state.random.shuffle(&mut order);
+        for &index in &order {
+            self.look_at(index, state, pool);
+        }
+        self.receive(&order, state);
+        for &index in &order {
+            self.look_for_end(index, state, pool);
+        }
+    }
+
+    fn accept(&mut self, state: &mut State) {
+        if self.accept_paused_turns > 0 {
+            self.accept_paused_turns -= 1;
+            self.busy = true;
+            return;
+        }
+        while self.has_room() && !state.nodes[self.number].backlog.is_empty() {
+            if state.random.chance(state.faults.accept_fails) {
+                self.accept_paused_turns = ACCEPT_PAUSE_TURNS;
+                self.busy = true;
+                let error = io::Error::from_raw_os_error(libc::EMFILE);
+                return self.found.push((None, Event::AcceptFailed { error }));
+            }
+            let Some(wire) = state.nodes[self.number].backlog.pop_front() else { return };
+            let token = self.insert(wire, 1, Phase::Open);
+            self.report(token.index, Event::Accepted { token });
+        }
+    }
+
+    /// Dials, resets from outside, and the rest of short sends.
+    fn look_at(&mut self, index: u32, state: &mut State, pool: &mut Pool) {
+        let faults = state.faults;
+        let slot = &mut self.slots[index as usize];
+        if slot.phase == Phase::Connecting {
+            let token = Token { index, generation: slot.generation };
+            if state.inbound(slot.wire, slot.side).reset {
+                return self.fail(index, ErrorKind::ConnectionRefused, state, pool);
+            }
+            slot.phase = Phase::Open;
+            return self.report(index, Event::Connected { token });
+        }
+        if slot.phase == Phase::Open && state.random.chance(faults.reset) {
+            state.reset(slot.wire);
+        }
+        if slot.rest.is_empty() || !matches!(slot.phase, Phase::Open | Phase::Closing) {
+            return;
+        }
+        if state.is_broken(slot.wire, slot.side) {
+            return self.fail(index, ErrorKind::ConnectionReset, state, pool);
+        }
+        if state.random.chance(faults.stalled_rest) {
+            self.busy = true;
+            return;
+        }
+        while let Some(rest) = slot.rest.front_mut() {
+            let sent = state.write(slot.wire, slot.side, rest.bytes());
+            if sent < rest.bytes().len() {
+                match rest {
+                    Rest::Pooled(buffer) => buffer.skip(sent),
+                    Rest::Shared(bytes) => bytes.advance(sent),
+                }
+                return;
+            }
+            if let Some(Rest::Pooled(buffer)) = slot.rest.pop_front() {
+                pool.put(buffer);
+            }
+        }
+        let token = Token { index, generation: slot.generation };
+        if slot.phase == Phase::Open {
+            self.report(index, Event::Unblocked { token });
+        }
+        if !self.settle_end(index, state, pool) {
+            self.mark_dirty(token);
+            self.busy = true;
+        }
+    }
+
+    /// Receives from connections in turn, each several times, so that runs of one turn lie apart or adjoin as
+    /// chance has it.
+    fn receive(&mut self, order: &[u32], state: &mut State) {
+        let mut receives: Vec<u32> = Vec::new();
+        for &index in order {
+            if self.may_receive(index, state) {
+                let count = state.random.between(1, 3);
+                receives.extend(std::iter::repeat_n(index, count));
+            }
+        }
+        if state.random.chance(500) {
+            state.random.shuffle(&mut receives);
+        }
+        for index in receives {
+            self.receive_once(index, state);
+        }
+    }
+
+    fn may_receive(&mut self, index: u32, state: &mut State) -> bool {
+        let faults = state.faults;
+        let slot = &mut self.slots[index as usize];
+        if slot.phase != Phase::Open || slot.ended {
+            return false;
+        }
+        if slot.paused {
+            if slot.late_looks == 0 || slot.late_bytes == 0 {
+                return false;
+            }
+            slot.late_looks -= 1;
+            self.busy = true;
+        }
+        if slot.parked_turns == 0 {
+            if state.random.chance(faults.no_buffers) {
+                slot.parked_turns = state.random.between(1, 4) as u8;
+            } else if state.random.chance(faults.receive_ends) {
+                slot.parked_turns = 1;
+            }
+        }
+        if slot.parked_turns > 0 {
+            slot.parked_turns -= 1;
+            self.busy = true;
+            return false;
+        }
+        true
+    }
+
+    fn receive_once(&mut self, index: u32, state: &mut State) {
+        let bank_bytes = self.memory.len() / BANKS;
+        let (token, room) = (self.token(index), bank_bytes - self.filled);
+        let slot = &mut self.slots[index as usize];
+        let there = state.inbound(slot.wire, slot.side).bytes;
+        let mut bytes = there.min(room).min(RECEIVE_BYTES_MAX as usize);
+        if slot.paused {
+            bytes = bytes.min(slot.late_bytes);
+        }
+        if bytes > 1 && state.random.chance(state.faults.short_receive) {
+            let most = [bytes, bytes.min(16), bytes.min(1500)][state.random.below(3)];
+            bytes = state.random.between(1, most);
+        }
+        self.busy |= there > bytes && !slot.paused;
+        if bytes == 0 {
+            return;
+        }
+        if slot.paused {
+            slot.late_bytes -= bytes;
+        }
+        let start = self.bank * bank_bytes + self.filled;
+        let mut at = start;
+        state.read(slot.wire, slot.side, bytes, |part| {
+            self.memory[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        });
+        self.used[self.bank] = true;
+        self.filled += bytes;
+        let run = Span { offset: start as u32, bytes: bytes as u32 };
+        if let Some((_, Event::Received { token: last, run: grown })) = self.found.last_mut()
+            && *last == token
+            && grown.offset + grown.bytes == run.offset
+        {
+            grown.bytes += run.bytes;
+            if let Some(last) = self.runs.last_mut() {
+                *last = *grown;
+            }
+            return;
+        }
+        self.runs.push(run);
+        self.report(index, Event::Received { token, run });
+    }
+
+    /// Reports FIN and resets behind the last byte.
+    fn look_for_end(&mut self, index: u32, state: &mut State, pool: &mut Pool) {
+        let token = self.token(index);
+        let slot = &mut self.slots[index as usize];
+        if slot.phase != Phase::Open || slot.ended || slot.paused {
+            return;
+        }
+        let Inbound { bytes, ended, reset } = state.inbound(slot.wire, slot.side);
+        if bytes > 0 || !(ended || reset) {
+            return;
+        }
+        if state.random.chance(state.faults.receive_ends) {
+            self.busy = true;
+        } else if reset {
+            self.fail(index, ErrorKind::ConnectionReset, state, pool);
+        } else {
+            slot.ended = true;
+            self.report(index, Event::Ended { token });
+        }
+    }
+
+    /// Appends what was found to `events`: each connection's in order, the connections mixed.
+    pub(super) fn hand_over(&mut self, state: &mut State, events: &mut Vec<Event>) {
+        if !state.random.chance(state.faults.reorder) {
+            events.extend(self.found.drain(..).map(|(_, event)| event));
+            return;
+        }
+        let mut queues: Vec<(Option<u32>, VecDeque<Event>)> = Vec::new();
+        for (index, event) in self.found.drain(..) {
+            match queues.iter_mut().find(|(of, _)| *of == index) {
+                Some((_, queue)) => queue.push_back(event),
+                None => queues.push((index, VecDeque::from([event]))),
+            }
+        }
+        while !queues.is_empty() {
+            let at = state.random.below(queues.len());
+            match queues[at].1.pop_front() {
+                Some(event) => events.push(event),
+                None => drop(queues.swap_remove(at)),
+            }
+        }
+    }
+}
+
+fn length(source: &Source) -> usize {
+    match source {
+        Source::Received(span) => span.bytes as usize,
+        Source::Pooled(buffer) => buffer.len(),
+        Source::Shared(bytes) => bytes.len(),
+    }
+}
+
+fn skip(source: &mut Source, bytes: usize) {
+    match source {
+        Source::Received(span) => {
+            span.offset += bytes as u32;
+            span.bytes -= bytes as u32;
+        }
+        Source::Pooled(buffer) => buffer.skip(bytes),
+        Source::Shared(shared) => shared.advance(bytes),
+    }
+}
+
+fn bytes_of<'a>(source: &'a Source, memory: &'a [u8]) -> &'a [u8] {
+    match source {
+        Source::Received(span) => &memory[span.offset as usize..][..span.bytes as usize],
+        Source::Pooled(buffer) => buffer.as_slice(),
+        Source::Shared(bytes) => bytes,
+    }
+}
