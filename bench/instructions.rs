@@ -6,6 +6,8 @@
 //! Known bias: each count includes the call into the bench function and its return, which `nothing` tells.
 //! valgrind hides AVX-512 from the program, so the long kernels counted here are the AVX2 ones.
 
+#![allow(missing_docs, reason = "the macros make items, and a bench has no readers of its API")]
+
 use std::hint::black_box;
 
 use gungraun::prelude::*;

@@ -5,6 +5,8 @@
 //! stores: short "moving" and "in place" figures show that, not the pass. Counts that noise cannot move are in
 //! `bench/instructions.rs`.
 
+#![allow(missing_docs, reason = "the macros make items, and a bench has no readers of its API")]
+
 use std::hint::black_box;
 use std::time::Duration;
 

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use echoring::load::{self, DriverChoice, Embedded, Means, Mode, Pace, Plan, Refused, Style, Target, Workload};
+use echoring::load::{
+    self, DriverChoice, Embedded, Means, Mode, Pace, Plan, Refused, Style, Target, Workload,
+};
 use echoring::server::{Config, ListenAddress, Server};
 
 /// The system's allocator, counting.
@@ -42,7 +44,9 @@ fn start_server() -> Result<Embedded, Refused> {
     let listen = vec![ListenAddress::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))];
     let config = Config { listen, shards: Some(1), ..Config::default() };
     let server = Server::start(config).map_err(|error| Refused(error.to_string()))?;
-    let Some(&ListenAddress::Tcp(address)) = server.addresses().first() else { unreachable!("one TCP listener") };
+    let Some(&ListenAddress::Tcp(address)) = server.addresses().first() else {
+        unreachable!("one TCP listener")
+    };
     let stop = move || {
         server.handle().stop();
         server.join().expect("no shard panics");

@@ -79,7 +79,8 @@ pub struct Args {
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     warmup: Option<Duration>,
 
-    /// Payload of a message, or a range that sizes are spread over evenly [default: 64]
+    /// Payload of a message, or a range that sizes are spread over evenly [default: 64, or what
+    /// --kind and --mode need]
     #[arg(long, value_name = "N|A..B", value_parser = Sizes::from_str)]
     message_bytes: Option<Sizes>,
 

@@ -207,6 +207,18 @@ impl Run {
     pub fn new() -> Run {
         Run::default()
     }
+
+    /// How far it has been read.
+    #[inline]
+    pub fn position(&self) -> usize {
+        self.read
+    }
+
+    /// The replies that lie in it.
+    #[inline]
+    pub fn block(&self) -> Range<usize> {
+        self.block.clone()
+    }
 }
 
 #[derive(Debug)]
@@ -358,6 +370,12 @@ impl Connection {
     #[inline]
     pub fn queued_before_block(&self) -> bool {
         self.outbox.queued_before_block()
+    }
+
+    /// Whether nothing is queued and no send is unfinished.
+    #[inline]
+    pub fn has_clear_way(&self) -> bool {
+        self.outbox.is_empty() && self.unsent.is_none()
     }
 
     /// Whether anything but waiting for bytes is to be done for this connection.

@@ -128,6 +128,77 @@ impl Connection {
         Some(Step::Chunk(Marks { kind, first: true, last: true }, Piece::Run(at)))
     }
 
+    /// Whether the next byte begins a frame that begins a message, so that
+    /// [`next_short`](Connection::next_short) may be asked.
+    #[inline]
+    pub fn is_between_messages(&self) -> bool {
+        self.is_open() && self.reading.is_between_frames() && !self.message.open
+    }
+
+    /// The next message of the run, when it is of the kind that nearly all are: to a server, unfragmented, of
+    /// at most 125 bytes, wholly in the run, and valid. Anything else is left to [`poll`](Connection::poll).
+    /// Asked only while [`is_between_messages`](Connection::is_between_messages).
+    #[inline(always)]
+    pub fn next_short(
+        &self,
+        run: &mut Run,
+        bytes: &mut [u8],
+        bytes_max: u64,
+    ) -> Option<(Kind, Range<usize>)> {
+        let rest = bytes.get(run.read..)?;
+        let (text, payload_bytes, key) = frame::decode_short_masked(rest)?;
+        let from = run.read + frame::SHORT_MASKED_HEADER_BYTES;
+        let end = from + payload_bytes;
+        if end > bytes.len() || payload_bytes as u64 > bytes_max || self.role == Role::Client {
+            return None;
+        }
+        let kind = if text { Kind::Text } else { Kind::Binary };
+        if run.block.is_empty() {
+            mask::apply(&mut bytes[from..end], key);
+            if text && !utf8::is_valid(&bytes[from..end]) {
+                // Judged again, and punished, by `poll`.
+                mask::apply(&mut bytes[from..end], key);
+                return None;
+            }
+            run.read = end;
+            return Some((kind, from..end));
+        }
+        if !self.outbox.block_may_grow() {
+            return None;
+        }
+        let to = run.block.end + frame::SHORT_HEADER_BYTES;
+        mask::shift(bytes, from, to, payload_bytes, key);
+        let at = to..to + payload_bytes;
+        if text && !utf8::is_valid(&bytes[at.clone()]) {
+            // What it was moved over has been answered; the frame itself must be read again.
+            bytes.copy_within(at, from);
+            mask::apply(&mut bytes[from..end], key);
+            let header = frame::short_masked_header(text, payload_bytes, key);
+            bytes[run.read..from].copy_from_slice(&header);
+            return None;
+        }
+        run.read = end;
+        Some((kind, at))
+    }
+
+    /// Sends a message of [`next_short`](Connection::next_short) back from where it lies. False when it
+    /// cannot stay there.
+    #[inline(always)]
+    pub fn reply_short(&mut self, run: &mut Run, bytes: &mut [u8], kind: Kind, at: &Range<usize>) -> bool {
+        if !self.outbox.block_may_grow() {
+            return false;
+        }
+        let head = at.start - frame::SHORT_HEADER_BYTES;
+        if run.block.is_empty() {
+            self.outbox.begin_block();
+            run.block.start = head;
+        }
+        let header = frame::short_header(kind == Kind::Text, at.len());
+        bytes[head..at.start].copy_from_slice(&header);
+        run.block.end = at.end;
+        true
+    }
+
     #[inline(never)]
     fn poll_any(&mut self, run: &mut Run, bytes: &mut [u8], env: &mut Env<'_>) -> Step {
         loop {

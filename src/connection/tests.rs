@@ -17,6 +17,7 @@ struct Echo {
     pool: Pool,
     config: Config,
     entropy: Entropy,
+    /// At even times the short path is taken, as the shard does; at odd times everything is polled.
     now: Nanos,
     /// What the kernel has taken.
     sent: Vec<u8>,
@@ -59,6 +60,14 @@ impl Echo {
         let now = self.now;
         let (connection, mut env) = self.env();
         connection.begin_run(now);
+        if connection.is_between_messages() && now % 2 == 0 {
+            let bytes_max = env.config.message_bytes_max;
+            while let Some((kind, at)) = connection.next_short(&mut run, &mut bytes, bytes_max) {
+                if !connection.reply_short(&mut run, &mut bytes, kind, &at) {
+                    connection.send(kind, &bytes[at], &mut env).unwrap();
+                }
+            }
+        }
         loop {
             match connection.poll(&mut run, &mut bytes, &mut env) {
                 Step::Idle => break,
@@ -242,8 +251,9 @@ fn each_offence_gets_its_code_and_nothing_more_is_read() {
         ("close with 1005", client_frame(Opcode::Close, true, &1005_u16.to_be_bytes()), 1002),
         ("close with a bad reason", client_frame(Opcode::Close, true, b"\x03\xe8\xff"), 1007),
     ] {
-        for bytewise in [false, true] {
+        for (bytewise, odd) in [(false, 0), (false, 1), (true, 0)] {
             let mut echo = Echo::open();
+            echo.now += odd;
             let mut bytes = bytes.clone();
             bytes.extend(client_frame(Opcode::Text, true, b"never echoed"));
             if bytewise {
@@ -266,6 +276,19 @@ fn bad_utf8_fails_at_the_first_offending_byte_inside_an_unfinished_frame() {
     assert_eq!(echo.close_code(), None);
     echo.receive(&frame[10..11]);
     assert_eq!(echo.close_code(), Some(1007), "a surrogate's second byte is enough");
+}
+
+#[test]
+fn bad_utf8_behind_good_messages_is_found_on_either_path() {
+    for odd in [0, 1] {
+        let mut echo = Echo::open();
+        echo.now += odd;
+        let good = client_frame(Opcode::Text, true, b"good");
+        echo.receive(&[good.clone(), good, client_frame(Opcode::Text, true, b"b\xffd")].concat());
+        let opcodes: Vec<Opcode> = echo.frames().iter().map(|frame| frame.0).collect();
+        assert_eq!(opcodes, [Opcode::Text, Opcode::Text, Opcode::Close]);
+        assert_eq!(echo.close_code(), Some(1007));
+    }
 }
 
 #[test]
@@ -626,11 +649,13 @@ proptest! {
     fn echoes_do_not_depend_on_chunk_borders_or_on_blocking(
         script in proptest::collection::vec(any_message(), 1..8),
         whole in any::<bool>(),
+        odd in any::<bool>(),
         runs in proptest::collection::vec((1..9_000_usize, any::<bool>()), 1..60),
     ) {
         let bytes: Vec<u8> = script.iter().flat_map(encode).collect();
         let config = Config { message_bytes_max: 1 << 20, ..Config::default() };
         let mut echo = Echo::open_with(config, whole);
+        echo.now += Nanos::from(odd);
         let mut rest = bytes.as_slice();
         for (size, block) in runs.iter().cycle() {
             if rest.is_empty() {

@@ -207,7 +207,7 @@ fn run_one(
     let crew = Crew::start(&shared, means, place)?;
     let observed = watch(&shared, &crew, &heard, meter, show);
     let (tally, driver) = crew.join()?;
-    if tally.opened == 0 {
+    if tally.opened == 0 && !shared.is_stopped() {
         return Err(unreachable(place, &tally.errors));
     }
     let record = report::write(&shared, means, &place.text, driver, &tally, &observed);

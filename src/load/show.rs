@@ -9,12 +9,13 @@ use comfy_table::{CellAlignment, Table, presets};
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::plan::{Mode, Pace, Workload};
 use super::record::{Quantiles, Record};
 use super::run::{Moment, Outcome, Stage, Verdict};
 
 /// How often a plain line tells the progress.
 const LINE_INTERVAL: Duration = Duration::from_secs(1);
+/// The shortest time that a rate is told of.
+const SHORTEST_RATE: Duration = Duration::from_millis(50);
 /// Steps of a percentile file for each halving of the distance to 100 %.
 const HGRM_STEPS: u32 = 5;
 
@@ -86,11 +87,13 @@ impl Watcher {
             }
             Stage::Draining => format!("{}: awaiting what is under way", load.mode.name()),
         };
-        if matches!(moment.stage, Stage::WarmingUp | Stage::Measuring) {
+        if moment.stage == Stage::Connecting {
+            self.counted = (now, moment.messages);
+        } else if moment.stage != Stage::Draining {
             let (since, before) = std::mem::replace(&mut self.counted, (now, moment.messages));
             let elapsed = (now - since).as_secs_f64();
             let messages = moment.messages.saturating_sub(before);
-            if elapsed > 0.0 && moment.messages >= before {
+            if elapsed >= SHORTEST_RATE.as_secs_f64() && moment.messages >= before {
                 let _ = write!(line, ", {} messages/s", count((messages as f64 / elapsed) as u64));
             }
         }
@@ -264,23 +267,6 @@ pub fn complaint(outcome: &Outcome) -> Option<String> {
             ))
         }
     }
-}
-
-/// A load in a few words, as it begins.
-pub fn describe(load: &Workload) -> String {
-    let pace = match load.pace {
-        Pace::Depth(depth) => format!("depth {depth}"),
-        Pace::Rate(rate) => format!("{} messages/s", count(rate)),
-    };
-    let who = match load.mode {
-        Mode::Echo => format!("{} connections", count(u64::from(load.connections))),
-        Mode::Broadcast => format!(
-            "{} publishers, {} subscribers",
-            count(u64::from(load.publishers)),
-            count(u64::from(load.connections - load.publishers))
-        ),
-    };
-    format!("{}: {who}, {pace}", load.mode.name())
 }
 
 /// Writes a distribution as HdrHistogram's tools do, values in milliseconds.

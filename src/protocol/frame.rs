@@ -125,6 +125,38 @@ pub fn decode(bytes: &[u8], receiver: Role, allow_rsv1: bool) -> Result<Option<(
     decode_any(bytes, receiver, allow_rsv1)
 }
 
+/// Bytes of a masked header with a 7-bit length.
+pub const SHORT_MASKED_HEADER_BYTES: usize = 6;
+/// Bytes of an unmasked header with a 7-bit length.
+pub const SHORT_HEADER_BYTES: usize = 2;
+
+/// Reads the header of a masked, unfragmented data frame of at most 125 bytes: whether it is text, the
+/// payload's length and the key. `None` for every other header, whole or not.
+#[inline(always)]
+pub fn decode_short_masked(bytes: &[u8]) -> Option<(bool, usize, [u8; 4])> {
+    const TEXT: u8 = FIN | Opcode::Text as u8;
+    let &[first, second, k0, k1, k2, k3] = bytes.first_chunk()?;
+    let (not_text, length) = (first.wrapping_sub(TEXT), second.wrapping_sub(MASK));
+    (not_text < 2 && length < LENGTH_16).then_some((not_text == 0, usize::from(length), [k0, k1, k2, k3]))
+}
+
+/// The header that [`decode_short_masked`] read.
+pub fn short_masked_header(
+    text: bool,
+    payload_bytes: usize,
+    key: [u8; 4],
+) -> [u8; SHORT_MASKED_HEADER_BYTES] {
+    let [first, length] = short_header(text, payload_bytes);
+    [first, MASK | length, key[0], key[1], key[2], key[3]]
+}
+
+/// The header of an unmasked, unfragmented data frame of at most 125 bytes.
+#[inline(always)]
+pub const fn short_header(text: bool, payload_bytes: usize) -> [u8; SHORT_HEADER_BYTES] {
+    let opcode = if text { Opcode::Text } else { Opcode::Binary };
+    [FIN | opcode as u8, payload_bytes as u8]
+}
+
 #[inline(never)]
 fn decode_any(bytes: &[u8], receiver: Role, allow_rsv1: bool) -> Result<Option<(Header, usize)>, Offence> {
     let Some(&first) = bytes.first() else { return Ok(None) };

@@ -110,7 +110,7 @@ impl Publisher {
 
 fn origin(shard: usize, token: Token) -> Origin {
     // Shards below 2^8, generations below 2^24; the set bit keeps it from being 0, which is nobody.
-    (shard as u64) << 56 | u64::from(token.generation) << 32 | u64::from(token.index) + 1
+    (shard as u64) << 56 | u64::from(token.generation) << 32 | (u64::from(token.index) + 1)
 }
 
 /// What a shard knows of a topic that it subscribed to.

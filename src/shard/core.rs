@@ -128,14 +128,66 @@ impl<D: Driver, A: Application> Core<D, A> {
         }
     }
 
-    /// A run of bytes arrived. This is the path of every message.
+    /// A run of bytes arrived. This is the path of every message, and the short ones end here: one look-up of
+    /// the connection, one of the bytes, one send.
     #[inline]
     pub(super) fn received(&mut self, application: &mut A, token: Token, span: Span) {
+        let Some(slot) = self.slots.get_mut(token) else { return };
+        let bytes = self.driver.received(span);
         self.counters.bytes_in += u64::from(span.bytes);
+        slot.connection.begin_run(self.now);
         let mut run = Run::new();
-        if let Some(slot) = self.slots.get_mut(token) {
-            slot.connection.begin_run(self.now);
+        if let Some(peer) = &mut slot.peer
+            && slot.connection.is_between_messages()
+        {
+            let bytes_max = self.config.connection.message_bytes_max;
+            while let Some((kind, at)) = slot.connection.next_short(&mut run, bytes, bytes_max) {
+                self.counters.messages_in += 1;
+                let mut link = Link {
+                    token,
+                    peer: &mut *peer,
+                    mailboxes: &mut self.mailboxes,
+                    connection: &mut slot.connection,
+                    env: env!(self),
+                    counters: &mut self.counters,
+                };
+                let chunk = Chunk { kind, first: true, last: true, payload: &mut bytes[at.clone()] };
+                let disposition = application.chunk(&mut link, chunk);
+                if !slot.connection.is_open() {
+                    break;
+                }
+                if disposition == Disposition::Echo {
+                    self.counters.messages_out += 1;
+                    if !slot.connection.reply_short(&mut run, bytes, kind, &at)
+                        && slot.connection.send(kind, &bytes[at], &mut env!(self)).is_err()
+                    {
+                        slot.connection.out_of_memory();
+                    }
+                }
+            }
         }
+        if run.position() < bytes.len() || !slot.connection.has_clear_way() {
+            return self.received_rest(application, token, span, run);
+        }
+        let block = run.block();
+        if !block.is_empty() {
+            let piece = Span { offset: span.offset + block.start as u32, bytes: block.len() as u32 };
+            if self.driver.send(token, Source::Received(piece)).is_err() {
+                return self.end_run(token, span, &run);
+            }
+            self.counters.bytes_out += u64::from(piece.bytes);
+            slot.connection.block_sent();
+        }
+        if slot.connection.needs_attention() && !slot.dirty {
+            slot.dirty = true;
+            self.dirty.push(token);
+        }
+    }
+
+    /// What is not a short message: heads, fragments, control frames, long messages, and replies that must
+    /// wait for others.
+    #[inline(never)]
+    fn received_rest(&mut self, application: &mut A, token: Token, span: Span, mut run: Run) {
         while let Some(head) = self.read(application, token, span, &mut run) {
             self.request(application, token, head);
         }
@@ -143,7 +195,6 @@ impl<D: Driver, A: Application> Core<D, A> {
     }
 
     /// Reads a run until it is used up or a request head is complete.
-    #[inline]
     fn read(&mut self, application: &mut A, token: Token, span: Span, run: &mut Run) -> Option<Buffer> {
         let slot = self.slots.get_mut(token)?;
         let bytes = self.driver.received(span);
@@ -194,7 +245,7 @@ impl<D: Driver, A: Application> Core<D, A> {
     }
 
     /// The run is read: its replies leave from where they lie, or are copied when they must wait.
-    #[inline]
+    #[inline(never)]
     fn end_run(&mut self, token: Token, span: Span, run: &Run) {
         let Some(slot) = self.slots.get_mut(token) else { return };
         let connection = &mut slot.connection;

@@ -161,9 +161,10 @@ impl<D: Driver, A: Application> Shard<D, A> {
         core.mailboxes.wake_up();
         core.now = core.driver.now();
         core.counters.turns += 1;
-        for event in events.drain(..) {
+        for event in &events {
             self.handle(event);
         }
+        events.clear();
         self.events = events;
         self.take_mail(takes_requests);
         self.core.expire_timers(&mut self.application);
@@ -184,9 +185,18 @@ impl<D: Driver, A: Application> Shard<D, A> {
         earlier(earlier(own, drained), latest)
     }
 
-    fn handle(&mut self, event: Event) {
+    #[inline]
+    fn handle(&mut self, event: &Event) {
+        if let Event::Received { token, run } = *event {
+            return self.core.received(&mut self.application, token, run);
+        }
+        self.handle_other(event);
+    }
+
+    #[inline(never)]
+    fn handle_other(&mut self, event: &Event) {
         let Shard { core, application, .. } = self;
-        match event {
+        match *event {
             Event::Received { token, run } => core.received(application, token, run),
             Event::Accepted { token } => core.accepted(token),
             Event::Connected { token } => core.connected(token),
@@ -204,7 +214,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
             }
             Event::Closed { token } => core.closed(application, token),
             Event::Woken => self.take_orders(),
-            Event::AcceptFailed { error } => {
+            Event::AcceptFailed { ref error } => {
                 core.counters.accept_failures += 1;
                 let cure = "raise the descriptor limit (ulimit -n) or lower --max-connections";
                 tracing::warn!(%error, cure, "a connection could not be accepted");

@@ -127,6 +127,7 @@ fn broadcast(seed: u64) {
     let mut random = Random::new(seed);
     let world = world(seed, random.between(1, 3));
     let topics = random.between(1, 2);
+    let bytes_max = if random.chance(300) { MESSAGE_BYTES_MAX as usize } else { 20_000 };
     let mut members = Vec::new();
     for topic in 0..topics {
         for number in 0..=random.between(1, 4) {
@@ -143,7 +144,7 @@ fn broadcast(seed: u64) {
     for at in 0..members.len() {
         if !witnesses.contains(&at) && random.chance(750) {
             let messages = random.between(1, 12);
-            write_script(&world, &mut members[at], &mut random, messages, 20_000);
+            write_script(&world, &mut members[at], &mut random, messages, bytes_max);
             if random.chance(100) {
                 let written = world.clients.borrow()[members[at].client].script.len();
                 world.clients.borrow_mut()[members[at].client].leave =

@@ -24,6 +24,8 @@ pub struct World<A: Application> {
     pub network: Network,
     pub random: RefCell<Random>,
     shards: Vec<RefCell<Shard<Sim, A>>>,
+    /// Of 1,000 times that a shard could run, how often it does: some cores are busy with other things.
+    eagerness: Vec<u32>,
     pub clients: RefCell<Vec<Client>>,
     steps: Cell<usize>,
     /// What [`run`](World::run) waits for.
@@ -86,7 +88,9 @@ impl<A: Application + 'static> World<A> {
                 RefCell::new(shard)
             })
             .collect();
+        let eagerness = shards.iter().map(|_| if random.chance(200) { 20 } else { 1000 }).collect();
         let world = Rc::new(World {
+            eagerness,
             network: network.clone(),
             random: RefCell::new(random),
             over: shards.iter().map(|_| Cell::new(false)).collect(),
@@ -194,6 +198,7 @@ impl<A: Application + 'static> World<A> {
             self.network.advance(step_ns as Nanos);
             let chosen = choices[self.random.borrow_mut().below(choices.len())];
             match chosen.checked_sub(self.shards.len()) {
+                None if !self.random.borrow_mut().chance(self.eagerness[chosen]) => {}
                 None => {
                     let goes_on =
                         self.shards[chosen].borrow_mut().turn(None).expect("a simulated driver works");
