@@ -12,7 +12,7 @@ use echoring::buffer::{Budget, Lease, Pool};
 use echoring::connection;
 use echoring::driver::uring::Uring;
 use echoring::driver::{Features, Options};
-use echoring::limits::MESSAGE_BYTES_DEFAULT;
+use echoring::limits::{MESSAGE_BYTES_DEFAULT, QUEUE_BYTES_DEFAULT};
 use echoring::protocol::handshake::OriginPolicy;
 use echoring::server::Service;
 use echoring::shard::{Config, Mailboxes, Shard};
@@ -34,7 +34,7 @@ fn main() {
     let config = Config { connection: connection::Config::default(), connections: 1024, seed: 1 };
     let mailboxes = Mailboxes::connect(1, 0).remove(0);
     let seats = Lease::new(Budget::new(1024), 64);
-    let service = Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_DEFAULT);
+    let service = Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_DEFAULT, QUEUE_BYTES_DEFAULT);
     let mut shard = Shard::new(driver, service, config, Pool::standalone(), seats, mailboxes);
     shard.listen(listener.into()).expect("listening");
 

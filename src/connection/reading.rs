@@ -181,22 +181,25 @@ impl Connection {
         Some((kind, at))
     }
 
-    /// Sends a message of [`next_short`](Connection::next_short) back from where it lies. False when it
-    /// cannot stay there.
+    /// Answers the short messages at the front of a run with themselves, where they lie. Returns how many;
+    /// what stopped it is left to [`poll`](Connection::poll). Asked only while
+    /// [`is_between_messages`](Connection::is_between_messages).
     #[inline(always)]
-    pub fn reply_short(&mut self, run: &mut Run, bytes: &mut [u8], kind: Kind, at: &Range<usize>) -> bool {
-        if !self.outbox.block_may_grow() {
-            return false;
+    pub fn echo_short(&mut self, run: &mut Run, bytes: &mut [u8], bytes_max: u64) -> u64 {
+        let mut echoed = 0;
+        while self.outbox.block_may_grow() {
+            let Some((kind, at)) = self.next_short(run, bytes, bytes_max) else { break };
+            let head = at.start - frame::SHORT_HEADER_BYTES;
+            if run.block.is_empty() {
+                self.outbox.begin_block();
+                run.block.start = head;
+            }
+            let header = frame::short_header(kind == Kind::Text, at.len());
+            bytes[head..at.start].copy_from_slice(&header);
+            run.block.end = at.end;
+            echoed += 1;
         }
-        let head = at.start - frame::SHORT_HEADER_BYTES;
-        if run.block.is_empty() {
-            self.outbox.begin_block();
-            run.block.start = head;
-        }
-        let header = frame::short_header(kind == Kind::Text, at.len());
-        bytes[head..at.start].copy_from_slice(&header);
-        run.block.end = at.end;
-        true
+        echoed
     }
 
     #[inline(never)]

@@ -62,11 +62,7 @@ impl Echo {
         connection.begin_run(now);
         if connection.is_between_messages() && now % 2 == 0 {
             let bytes_max = env.config.message_bytes_max;
-            while let Some((kind, at)) = connection.next_short(&mut run, &mut bytes, bytes_max) {
-                if !connection.reply_short(&mut run, &mut bytes, kind, &at) {
-                    connection.send(kind, &bytes[at], &mut env).unwrap();
-                }
-            }
+            connection.echo_short(&mut run, &mut bytes, bytes_max);
         }
         loop {
             match connection.poll(&mut run, &mut bytes, &mut env) {

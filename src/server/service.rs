@@ -112,6 +112,11 @@ impl Application for Service {
     }
 
     #[inline]
+    fn echoes(&self, peer: &Peer) -> bool {
+        matches!(peer, Peer::Echo)
+    }
+
+    #[inline]
     fn chunk(&mut self, link: &mut Link<'_, Service>, chunk: Chunk<'_>) -> Disposition {
         match link.peer {
             Peer::Echo => Disposition::Echo,

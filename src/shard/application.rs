@@ -69,6 +69,13 @@ pub trait Application: Sized {
         let _ = (cx, token, response);
     }
 
+    /// Whether every message of this peer is sent back as it is, so that [`chunk`](Application::chunk) need
+    /// not be asked: the cheapest route there is.
+    fn echoes(&self, peer: &Self::Peer) -> bool {
+        let _ = peer;
+        false
+    }
+
     /// A piece of a message: validated, unmasked, writable. See [`Chunk`] for its marks.
     fn chunk(&mut self, link: &mut Link<'_, Self>, chunk: Chunk<'_>) -> Disposition;
 

@@ -141,29 +141,13 @@ impl<D: Driver, A: Application> Core<D, A> {
             && slot.connection.is_between_messages()
         {
             let bytes_max = self.config.connection.message_bytes_max;
-            while let Some((kind, at)) = slot.connection.next_short(&mut run, bytes, bytes_max) {
-                self.counters.messages_in += 1;
-                let mut link = Link {
-                    token,
-                    peer: &mut *peer,
-                    mailboxes: &mut self.mailboxes,
-                    connection: &mut slot.connection,
-                    env: env!(self),
-                    counters: &mut self.counters,
-                };
-                let chunk = Chunk { kind, first: true, last: true, payload: &mut bytes[at.clone()] };
-                let disposition = application.chunk(&mut link, chunk);
-                if !slot.connection.is_open() {
-                    break;
-                }
-                if disposition == Disposition::Echo {
-                    self.counters.messages_out += 1;
-                    if !slot.connection.reply_short(&mut run, bytes, kind, &at)
-                        && slot.connection.send(kind, &bytes[at], &mut env!(self)).is_err()
-                    {
-                        slot.connection.out_of_memory();
-                    }
-                }
+            if application.echoes(peer) {
+                let echoed = slot.connection.echo_short(&mut run, bytes, bytes_max);
+                self.counters.messages_in += echoed;
+                self.counters.messages_out += echoed;
+            } else {
+                self.show_short(application, token, span, &mut run);
+                return self.received_rest(application, token, span, run);
             }
         }
         if run.position() < bytes.len() || !slot.connection.has_clear_way() {
@@ -181,6 +165,31 @@ impl<D: Driver, A: Application> Core<D, A> {
         if slot.connection.needs_attention() && !slot.dirty {
             slot.dirty = true;
             self.dirty.push(token);
+        }
+    }
+
+    /// Shows the short messages at the front of a run to the application.
+    #[inline(never)]
+    fn show_short(&mut self, application: &mut A, token: Token, span: Span, run: &mut Run) {
+        let Some(slot) = self.slots.get_mut(token) else { return };
+        let Some(peer) = &mut slot.peer else { return };
+        let bytes = self.driver.received(span);
+        let bytes_max = self.config.connection.message_bytes_max;
+        while let Some((kind, at)) = slot.connection.next_short(run, bytes, bytes_max) {
+            self.counters.messages_in += 1;
+            let link = Link {
+                token,
+                peer: &mut *peer,
+                mailboxes: &mut self.mailboxes,
+                connection: &mut slot.connection,
+                env: env!(self),
+                counters: &mut self.counters,
+            };
+            let marks = Marks { kind, first: true, last: true };
+            show_chunk(application, link, run, bytes, marks, Piece::Run(at));
+            if !slot.connection.is_open() {
+                break;
+            }
         }
     }
 
