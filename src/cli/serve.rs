@@ -316,6 +316,7 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     let signals = Signals::listen().map_err(|error| forbidden("signals cannot be handled", &error))?;
     let admin = bind_admin(settings.admin)?;
     let server = Server::start(settings.server).map_err(|error| Failure::Environment(error.to_string()))?;
+    crate::driver::small_pages_from_now_on();
     let control = match admin {
         Some(listener) => Some(
             Control::start(listener, &server)

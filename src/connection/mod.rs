@@ -37,7 +37,7 @@ use std::ops::Range;
 use crate::buffer::{Buffer, Pool};
 use crate::limits::{self, Nanos};
 use crate::protocol::Role;
-use crate::protocol::frame::Opcode;
+use crate::protocol::frame::{HEADER_BYTES_MAX, Opcode};
 use crate::protocol::handshake::{Dial, Refusal, Response};
 
 pub use closing::{Cause, Closed, Fate};
@@ -200,6 +200,9 @@ pub struct Env<'a> {
 pub struct Run {
     read: usize,
     block: Range<usize>,
+    /// The header of the block's first frame, when the block begins behind it.
+    head: [u8; HEADER_BYTES_MAX],
+    head_bytes: u8,
 }
 
 impl Run {
@@ -212,6 +215,12 @@ impl Run {
     #[inline]
     pub fn position(&self) -> usize {
         self.read
+    }
+
+    /// The header of the frame that the block begins with, when it does not lie in the run; else empty.
+    #[inline]
+    pub fn head(&self) -> &[u8] {
+        &self.head[..usize::from(self.head_bytes)]
     }
 
     /// The replies that lie in it.
@@ -366,12 +375,6 @@ impl Connection {
         self.outbox.control(env.pool, Opcode::Ping, key, payload, limits::QUEUED_PONGS_MAX)
     }
 
-    /// Whether something is queued that must leave before the block.
-    #[inline]
-    pub fn queued_before_block(&self) -> bool {
-        self.outbox.queued_before_block()
-    }
-
     /// Whether nothing is queued and no send is unfinished.
     #[inline]
     pub fn has_clear_way(&self) -> bool {
@@ -400,8 +403,8 @@ impl Connection {
     }
 
     /// The run is over. Returns the part of it that is to be sent from where it lies, after what
-    /// [`pop`](Connection::pop) gives and before what it gives once [`block_sent`](Connection::block_sent)
-    /// was called. While a send is unfinished, the part is copied behind it instead.
+    /// [`pop`](Connection::pop) and then [`Run::head`] give, and before what `pop` gives once
+    /// [`block_sent`](Connection::block_sent) was called. While a send is unfinished, the part is copied behind it instead.
     #[inline]
     pub fn end_run(
         &mut self,
@@ -414,7 +417,7 @@ impl Connection {
             return Ok(None);
         }
         if self.unsent.is_some() {
-            self.outbox.insert_block(env.pool, &bytes[run.block.clone()])?;
+            self.outbox.insert_block(env.pool, run.head(), &bytes[run.block.clone()])?;
             return Ok(None);
         }
         Ok(Some(run.block.clone()))
@@ -430,8 +433,21 @@ impl Connection {
     ///
     /// # Errors
     /// When the node's memory is spent.
-    pub fn copy_block(&mut self, block: &[u8], env: &mut Env<'_>) -> Result<(), OutOfMemory> {
-        self.outbox.insert_block(env.pool, block)
+    pub fn copy_block(&mut self, run: &Run, bytes: &[u8], env: &mut Env<'_>) -> Result<(), OutOfMemory> {
+        self.outbox.insert_block(env.pool, run.head(), &bytes[run.block.clone()])
+    }
+
+    /// Like [`copy_block`](Connection::copy_block), when [`Run::head`] is on its way already.
+    ///
+    /// # Errors
+    /// When the node's memory is spent.
+    pub fn copy_headless_block(
+        &mut self,
+        run: &Run,
+        bytes: &[u8],
+        env: &mut Env<'_>,
+    ) -> Result<(), OutOfMemory> {
+        self.outbox.insert_torn(env.pool, &bytes[run.block.clone()])
     }
 
     /// The driver's last send was short by `unsent` bytes and goes on by itself.

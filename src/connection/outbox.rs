@@ -29,6 +29,10 @@ pub(super) struct Outbox {
     queued_pongs: u16,
     /// The last buffer takes no further frames: the block comes behind it.
     sealed: bool,
+    /// The first data buffer goes on with a frame whose header has left: nothing may come between.
+    torn: bool,
+    /// So did the buffer that was popped last.
+    popped_torn: bool,
 }
 
 impl Outbox {
@@ -133,16 +137,23 @@ impl Outbox {
         Ok(())
     }
 
-    /// Puts the block's bytes where they belong in the order, by copying them.
-    pub(super) fn insert_block(&mut self, pool: &mut Pool, block: &[u8]) -> Result<(), OutOfMemory> {
+    /// Puts the block's bytes where they belong in the order, by copying them. `head` goes in front of them
+    /// and stays with them: it is the header of a frame that the block starts in the middle of.
+    pub(super) fn insert_block(
+        &mut self,
+        pool: &mut Pool,
+        head: &[u8],
+        block: &[u8],
+    ) -> Result<(), OutOfMemory> {
         let after = usize::from(self.after);
         self.end_block();
-        if after == 0 {
+        if after == 0 && head.is_empty() {
             return self.raw(pool, block);
         }
-        let mut buffer = pool.get(block.len()).ok_or(OutOfMemory)?;
+        let mut buffer = pool.get(head.len() + block.len()).ok_or(OutOfMemory)?;
+        buffer.append(head);
         buffer.append(block);
-        self.bytes += block.len() as u32;
+        self.bytes += buffer.len() as u32;
         let queue = self.rest.get_or_insert_default();
         if let Some(first) = self.first.take() {
             queue.push_front(first);
@@ -153,9 +164,21 @@ impl Outbox {
         Ok(())
     }
 
+    /// Keeps the rest of a frame whose header has left, in front of everything.
+    pub(super) fn insert_torn(&mut self, pool: &mut Pool, rest: &[u8]) -> Result<(), OutOfMemory> {
+        self.end_block();
+        let mut buffer = pool.get(rest.len()).ok_or(OutOfMemory)?;
+        buffer.append(rest);
+        self.unpop(buffer);
+        self.torn = true;
+        Ok(())
+    }
+
     /// The next buffer to send that goes before the block.
     pub(super) fn pop(&mut self) -> Option<Buffer> {
-        let buffer = if let Some(control) = self.control.take() {
+        self.popped_torn = std::mem::take(&mut self.torn);
+        let control = if self.popped_torn { None } else { self.control.take() };
+        let buffer = if let Some(control) = control {
             self.queued_pongs = 0;
             control
         } else if self.data_buffers() > usize::from(self.after) {
@@ -172,17 +195,13 @@ impl Outbox {
         Some(buffer)
     }
 
-    /// Whether [`pop`](Outbox::pop) has something to give.
-    pub(super) fn queued_before_block(&self) -> bool {
-        self.bytes > 0 && (self.control.is_some() || self.data_buffers() > usize::from(self.after))
-    }
-
     fn data_buffers(&self) -> usize {
         usize::from(self.first.is_some()) + self.rest.as_ref().map_or(0, |rest| rest.len())
     }
 
     /// Undoes a [`pop`](Outbox::pop): the driver did not take the buffer.
     pub(super) fn unpop(&mut self, buffer: Buffer) {
+        self.torn = std::mem::take(&mut self.popped_torn);
         self.bytes += buffer.len() as u32;
         if let Some(first) = self.first.replace(buffer) {
             self.rest.get_or_insert_default().push_front(first);

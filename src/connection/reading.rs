@@ -587,11 +587,12 @@ impl Connection {
         let header = Header { opcode, fin, compressed: false, mask: None, payload_bytes };
         let header_bytes = frame::header_bytes(payload_bytes, false);
         if run.block.is_empty() {
+            if at.start < header_bytes && at.is_empty() {
+                return self.outbox.frame(env.pool, opcode, fin, None, &[]);
+            }
             if at.start < header_bytes {
                 // A frame goes on at the run's first byte: its reply's header has no room here.
-                let mut head = [0; HEADER_BYTES_MAX];
-                let head_bytes = frame::encode(&header, &mut head);
-                self.outbox.raw(env.pool, &head[..head_bytes])?;
+                run.head_bytes = frame::encode(&header, &mut run.head) as u8;
                 self.outbox.begin_block();
                 run.block = at;
                 return Ok(());

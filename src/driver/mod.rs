@@ -276,6 +276,7 @@ mod clock;
 mod regions;
 mod waker;
 
+pub use regions::small_pages_from_now_on;
 pub use waker::Waker;
 
 pub mod epoll;

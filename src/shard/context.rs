@@ -185,7 +185,8 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
     /// must be writable, see [`is_writable`](Context::is_writable).
     ///
     /// # Errors
-    /// Gives the bytes back when the connection cannot take them now.
+    /// Gives the bytes back when the connection cannot take them now;
+    /// [`Application::writable`] is called when it can.
     #[inline]
     pub fn share(&mut self, token: Token, frames: Bytes, messages: u64) -> Result<(), Bytes> {
         let bytes = frames.len() as u64;
@@ -195,7 +196,11 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
                 self.core.counters.bytes_out += bytes;
                 Ok(())
             }
-            Err(Source::Shared(frames)) => Err(frames),
+            Err(Source::Shared(frames)) => {
+                // No event will say that the next batch has room.
+                self.core.refused.push(token);
+                Err(frames)
+            }
             Err(Source::Received(_) | Source::Pooled(_)) => Err(Bytes::new()),
         }
     }

@@ -39,6 +39,8 @@ pub struct Core<D: Driver, A: Application> {
     held: Vec<(Token, Buffer)>,
     /// Connections whose queue did not fit the batch.
     retry: Vec<Token>,
+    /// Connections that had no room for another piece in this turn's batch.
+    pub(super) refused: Vec<Token>,
     pub(super) draining_since: Option<Nanos>,
     pub(super) stopping: bool,
     lease: Lease,
@@ -75,6 +77,7 @@ impl<D: Driver, A: Application> Core<D, A> {
             dirty: Vec::new(),
             unblocked: Vec::new(),
             held: Vec::new(),
+            refused: Vec::new(),
             retry: Vec::new(),
             draining_since: None,
             stopping: false,
@@ -262,29 +265,56 @@ impl<D: Driver, A: Application> Core<D, A> {
         match connection.end_run(run, bytes, &mut env!(self)) {
             Ok(None) => {}
             Ok(Some(block)) => {
-                while let Some(buffer) = connection.pop() {
-                    if !send_pooled(&mut self.driver, token, buffer, connection, &mut self.counters) {
-                        break;
-                    }
-                }
                 let piece = Span { offset: span.offset + block.start as u32, bytes: block.len() as u32 };
-                if connection.queued_before_block()
-                    || self.driver.send(token, Source::Received(piece)).is_err()
-                {
-                    let bytes = self.driver.received(piece);
-                    if connection.copy_block(bytes, &mut env!(self)).is_err() {
-                        connection.out_of_memory();
-                    }
-                } else {
-                    self.counters.bytes_out += u64::from(piece.bytes);
-                    connection.block_sent();
+                if self.send_block(token, span, run, piece).is_err() {
+                    self.with_connection(token, |connection, _| connection.out_of_memory());
                 }
             }
             Err(OutOfMemory) => connection.out_of_memory(),
         }
-        if connection.needs_attention() && !slot.dirty {
+        let Some(slot) = self.slots.get_mut(token) else { return };
+        if slot.connection.needs_attention() && !slot.dirty {
             slot.dirty = true;
             self.dirty.push(token);
+        }
+    }
+
+    /// Sends the replies that lie in a run behind what is queued before them. What the driver does not take
+    /// is copied; a frame whose header it has taken goes on first.
+    fn send_block(&mut self, token: Token, span: Span, run: &Run, piece: Span) -> Result<(), OutOfMemory> {
+        let Some(slot) = self.slots.get_mut(token) else { return Ok(()) };
+        let connection = &mut slot.connection;
+        let mut taken = true;
+        while let Some(buffer) = connection.pop() {
+            taken = send_pooled(&mut self.driver, token, buffer, connection, &mut self.counters);
+            if !taken {
+                break;
+            }
+        }
+        let mut headless = false;
+        if taken && !run.head().is_empty() {
+            let mut head = self.pool.get(run.head().len()).ok_or(OutOfMemory)?;
+            head.append(run.head());
+            match self.driver.send(token, Source::Pooled(head)) {
+                Ok(()) => headless = true,
+                Err(source) => {
+                    taken = false;
+                    if let Source::Pooled(head) = source {
+                        self.pool.put(head);
+                    }
+                }
+            }
+        }
+        if taken && self.driver.send(token, Source::Received(piece)).is_ok() {
+            self.counters.bytes_out += u64::from(piece.bytes) + run.head().len() as u64;
+            connection.block_sent();
+            return Ok(());
+        }
+        let bytes = self.driver.received(span);
+        if headless {
+            connection.copy_headless_block(run, bytes, &mut env!(self))
+        } else {
+            connection.copy_block(run, bytes, &mut env!(self))
         }
     }
 
@@ -521,7 +551,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         let connection = &mut slot.connection;
         let block = connection.end_run(&run, bytes, &mut env!(self));
         let copied = match block {
-            Ok(Some(block)) => connection.copy_block(&bytes[block], &mut env!(self)),
+            Ok(Some(_)) => connection.copy_block(&run, bytes, &mut env!(self)),
             Ok(None) => Ok(()),
             Err(OutOfMemory) => Err(OutOfMemory),
         };

@@ -159,6 +159,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
         let core = &mut self.core;
         core.driver.turn(&mut core.pool, deadline, &mut events)?;
         core.mailboxes.wake_up();
+        core.unblocked.append(&mut core.refused);
         core.now = core.driver.now();
         core.counters.turns += 1;
         for event in &events {
@@ -177,7 +178,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
 
     fn deadline(&self, latest: Option<Nanos>) -> Option<Nanos> {
         let core = &self.core;
-        if !core.dirty.is_empty() || core.stopping {
+        if !core.dirty.is_empty() || !core.refused.is_empty() || core.stopping {
             return Some(0);
         }
         let drained = core.draining_since.map(|since| since + DRAIN_TIMEOUT);

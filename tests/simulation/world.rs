@@ -69,7 +69,7 @@ impl<A: Application + 'static> World<A> {
         application: impl Fn(usize) -> A,
     ) -> Rc<World<A>> {
         let mut random = Random::new(seed ^ 0x5eed);
-        let faults = Faults::random(&mut random);
+        let faults = Faults { refused_piece: [0, 100, 500][random.below(3)], ..Faults::random(&mut random) };
         let network = Network::new(seed, faults);
         let connections = 64;
         let budget = Budget::new(MEMORY_BUDGET_DEFAULT);

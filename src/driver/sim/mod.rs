@@ -287,6 +287,13 @@ impl Driver for Sim {
         {
             return Err(source);
         }
+        if !slot.staged.is_empty() {
+            let State { random, faults, .. } = &mut *self.network.state();
+            if random.chance(faults.refused_piece) {
+                return Err(source);
+            }
+        }
+        let Some(slot) = self.slot(token) else { return Err(source) };
         slot.staged.push_back(source);
         self.mark_dirty(token);
         Ok(())

@@ -71,6 +71,9 @@ pub struct Faults {
     pub accept_fails: u32,
     /// A connection is reset from outside, in one turn.
     pub reset: u32,
+    /// A further piece of a send is refused, as when the batch has no room for more. Not among the faults of
+    /// [`Faults::HARSH`]: those that send must expect it, those that count pieces cannot.
+    pub refused_piece: u32,
     /// Events of different connections are reported in another order than they came.
     pub reorder: u32,
 }
@@ -90,6 +93,7 @@ impl Faults {
         late_close: 0,
         accept_fails: 0,
         reset: 0,
+        refused_piece: 0,
         reorder: 0,
     };
 
@@ -107,6 +111,7 @@ impl Faults {
         late_close: 300,
         accept_fails: 50,
         reset: 0,
+        refused_piece: 0,
         reorder: 800,
     };
 
@@ -132,6 +137,7 @@ impl Faults {
             late_close: pick(harsh.late_close),
             accept_fails: pick(harsh.accept_fails),
             reset: 0,
+            refused_piece: 0,
             reorder: pick(harsh.reorder),
         }
     }
