@@ -60,7 +60,7 @@ impl Echo {
         let now = self.now;
         let (connection, mut env) = self.env();
         connection.begin_run(now);
-        if connection.is_between_messages() && now % 2 == 0 {
+        if connection.is_between_messages() && now.is_multiple_of(2) {
             let bytes_max = env.config.message_bytes_max;
             connection.echo_short(&mut run, &mut bytes, bytes_max);
         }
@@ -142,8 +142,11 @@ fn frames(mut bytes: &[u8]) -> Vec<(Opcode, bool, Vec<u8>)> {
     frames
 }
 
+/// Data messages with their kinds, and the payloads of pongs.
+type Heard = (Vec<(Opcode, Vec<u8>)>, Vec<Vec<u8>>);
+
 /// The data messages among frames, joined, and the pongs apart.
-fn messages(frames: &[(Opcode, bool, Vec<u8>)]) -> (Vec<(Opcode, Vec<u8>)>, Vec<Vec<u8>>) {
+fn messages(frames: &[(Opcode, bool, Vec<u8>)]) -> Heard {
     let (mut messages, mut pongs) = (Vec::new(), Vec::new());
     let mut open: Option<(Opcode, Vec<u8>)> = None;
     for (opcode, fin, payload) in frames {
@@ -572,7 +575,7 @@ fn client_and_server_understand_each_other() {
     let (mut pool, mut entropy) = (Pool::standalone(), Entropy::new(7));
     let mut env = Env { pool: &mut pool, config: &config, now: 1, entropy: &mut entropy };
     let mut client = Connection::client(&mut env, true).unwrap();
-    let mut to_server = |client: &mut Connection, server: &mut Echo| {
+    let to_server = |client: &mut Connection, server: &mut Echo| {
         while let Some(buffer) = client.pop() {
             server.receive(buffer.as_slice());
         }

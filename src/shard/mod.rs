@@ -173,7 +173,8 @@ impl<D: Driver, A: Application> Shard<D, A> {
         self.core.flush_dirty(&mut self.application);
         let core = &mut self.core;
         core.mailboxes.wake(&mut core.driver);
-        Ok(!core.stopping && !(core.draining_since.is_some() && core.slots.len() == 0))
+        let drained = core.draining_since.is_some() && core.slots.len() == 0;
+        Ok(!core.stopping && !drained)
     }
 
     fn deadline(&self, latest: Option<Nanos>) -> Option<Nanos> {
