@@ -153,7 +153,7 @@ impl Echo {
                 }
                 Event::Closed { .. } => closed += 1,
                 Event::Failed { error, .. } => panic!("failed: {error}"),
-                Event::AcceptFailed { error } => panic!("accept failed: {error}"),
+                Event::AcceptFailed { os_error } => panic!("accept failed: {os_error}"),
                 Event::Accepted { .. } | Event::Connected { .. } | Event::Woken => {}
             }
         }
