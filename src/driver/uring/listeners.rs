@@ -7,8 +7,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use super::connections::{Completion, Connections};
-use super::entries::{File, Kind, accept};
+use super::connections::Connections;
+use super::entries::{Completion, File, Kind, accept};
 use super::ring::Ring;
 use super::slots::Phase;
 use crate::driver::{Event, clock};
