@@ -99,12 +99,6 @@ struct Framing {
 }
 
 impl Framing {
-    /// Bytes of a server's frame: the client's without its mask.
-    #[cfg(test)]
-    fn answered(&self) -> usize {
-        self.asked - 4
-    }
-
     fn new(message_bytes: usize) -> Framing {
         let mut header = [0; 10];
         header[0] = 0x82;
@@ -475,6 +469,7 @@ mod tests {
         for message_bytes in [0, 1, 16, 125, 126, 1000] {
             let framing = Framing::new(message_bytes);
             let whole = 3 * framing.asked;
+            let answered = framing.asked - 4;
             for cut in 1..whole {
                 let mut out = Vec::new();
                 let mut position = 0;
@@ -486,13 +481,10 @@ mod tests {
                 }
                 assert_eq!(position, 0);
                 let mut frame = framing.header[..framing.header_bytes].to_vec();
-                frame.resize(framing.answered(), 7);
+                frame.resize(answered, 7);
                 let clean = |frame: &[u8]| frame[..framing.header_bytes].to_vec();
-                assert_eq!(out.len(), 3 * framing.answered());
-                assert!(
-                    out.chunks(framing.answered()).all(|reply| clean(reply) == clean(&frame)),
-                    "cut {cut}"
-                );
+                assert_eq!(out.len(), 3 * answered);
+                assert!(out.chunks(answered).all(|reply| clean(reply) == clean(&frame)), "cut {cut}");
             }
         }
     }

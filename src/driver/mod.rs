@@ -53,7 +53,7 @@ pub enum Source {
 }
 
 /// Something that happened to one connection or to the shard.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub enum Event {
     /// A listener took a connection; its receive is armed.
     Accepted {
@@ -107,8 +107,9 @@ pub enum Event {
     /// Accepting stopped for a reason other than our own wish (descriptors, memory). It is tried again by
     /// itself; the owner logs it.
     AcceptFailed {
-        /// The kernel's reason.
-        error: io::Error,
+        /// The kernel's reason, as [`io::Error::from_raw_os_error`] takes it: an event is plain data, so that
+        /// forgetting a turn's events costs nothing.
+        os_error: i32,
     },
 }
 

@@ -216,8 +216,9 @@ impl<D: Driver, A: Application> Shard<D, A> {
             }
             Event::Closed { token } => core.closed(application, token),
             Event::Woken => self.take_orders(),
-            Event::AcceptFailed { ref error } => {
+            Event::AcceptFailed { os_error } => {
                 core.counters.accept_failures += 1;
+                let error = std::io::Error::from_raw_os_error(os_error);
                 let cure = "raise the descriptor limit (ulimit -n) or lower --max-connections";
                 tracing::warn!(%error, cure, "a connection could not be accepted");
             }

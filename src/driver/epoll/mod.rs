@@ -415,7 +415,8 @@ impl Epoll {
                     }
                     Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::ENOSPC) => {
                         if self.accepting != Accepting::Retrying {
-                            events.push(Event::AcceptFailed { error });
+                            let os_error = error.raw_os_error().unwrap_or_default();
+                            events.push(Event::AcceptFailed { os_error });
                         }
                         let retry_at = clock::now() + ACCEPT_RETRY;
                         return self.park_listeners(Accepting::Failed { retry_at });

@@ -19,33 +19,16 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-use io_uring::cqueue;
 use io_uring::squeue::Flags;
 
-use super::entries::{Kind, cancel, token_of};
+use super::entries::{Completion, File, Kind, SendMaker, cancel};
 use super::receive::{GROUP, Receiver};
 use super::ring::{Ring, shut_down};
-use super::sends::{Batch, Rests};
-use super::slots::{Marks, NONE, Phase, Receive, Slots};
+use super::sends::{Addresses, Batch, Rests};
+use super::slots::{Marks, NONE, Phase, Receive, Slots, UNHEARD};
 use crate::buffer::Pool;
 use crate::driver::{Event, Features, Source, Span, Token};
 use crate::limits::{RECEIVE_BYTES_MAX, RECEIVE_CREDIT_BYTES};
-
-/// A completion, taken apart.
-#[derive(Clone, Copy)]
-pub(super) struct Completion {
-    pub(super) user_data: u64,
-    pub(super) result: i32,
-    pub(super) flags: u32,
-}
-
-impl Completion {
-    /// Whether the operation goes on.
-    #[inline]
-    pub(super) fn more(self) -> bool {
-        cqueue::more(self.flags)
-    }
-}
 
 /// Everything that the kernel may point into, and the state of all connections.
 #[derive(Debug)]
@@ -66,21 +49,21 @@ pub(super) struct Connections {
     blocked: Vec<Event>,
     /// `Failed` events; they go behind the turn's others, so that what was received before still counts.
     failed: Vec<Event>,
-    /// Position of the latest `Received` event, and the byte after its run.
+    /// Position of the latest `Received` event, and the user data of its receive.
     run_event: usize,
-    run_end: u32,
+    run_owner: u64,
     /// Flags of fast sends.
     silent: Flags,
+    maker: SendMaker,
     total: Option<u32>,
     install: bool,
 }
 
-/// No run can be extended: no span starts at the end of the address space.
-const NO_RUN: u32 = u32::MAX;
-
 impl Connections {
     pub(super) fn new(slots: Slots, receiver: Receiver, used: Features) -> Connections {
+        let maker = SendMaker::new(slots.is_direct(), used.has(Features::SKIP_SUCCESS));
         Connections {
+            maker,
             slots,
             batch: Batch::default(),
             rests: Rests::default(),
@@ -92,7 +75,7 @@ impl Connections {
             blocked: Vec::new(),
             failed: Vec::new(),
             run_event: 0,
-            run_end: NO_RUN,
+            run_owner: UNHEARD,
             silent: if used.has(Features::SKIP_SUCCESS) { Flags::SKIP_SUCCESS } else { Flags::empty() },
             total: used.has(Features::RECEIVE_TOTAL).then_some(RECEIVE_CREDIT_BYTES),
             install: used.has(Features::FD_INSTALL),
@@ -101,17 +84,38 @@ impl Connections {
 
     // ---- calls of the owner ----
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn send(&mut self, token: Token, source: Source) -> Result<(), Source> {
+        let span = match source {
+            Source::Received(span) => span,
+            source => return self.send_with(token, source),
+        };
+        match self.slots.get(token) {
+            Some(slot) if slot.takes_sends() && self.batch.find(slot.staged, token.index).is_none() => {
+                slot.staged = self.batch.start(Kind::Send.of_token(token), slot.file, span);
+                Ok(())
+            }
+            _ => self.send_with(token, Source::Received(span)),
+        }
+    }
+
+    /// Sends what is not in receive memory, or not the first of its turn, or not to be sent.
+    #[inline(never)]
+    fn send_with(&mut self, token: Token, source: Source) -> Result<(), Source> {
         let Some(slot) = self.slots.get(token) else { return Err(source) };
-        if slot.phase != Phase::Open || slot.rest != NONE || slot.marks.has(Marks::SHUTDOWN) {
+        if !slot.takes_sends() {
             return Err(source);
         }
-        if slot.staged != NONE {
-            return self.batch.extend(slot.staged, source);
+        if let Some(position) = self.batch.find(slot.staged, token.index) {
+            return self.batch.extend(position, source);
         }
-        slot.staged = self.batch.start(token.index, source);
+        slot.staged = self.batch.start_with(Kind::Send.of_token(token), slot.file, source);
         Ok(())
+    }
+
+    /// Position of the connection's entry in this turn's batch, if it has one.
+    fn staged(&mut self, index: u32) -> Option<u32> {
+        self.batch.find(self.slots.at(index).staged, index)
     }
 
     pub(super) fn pause(&mut self, token: Token) {
@@ -141,7 +145,10 @@ impl Connections {
     pub(super) fn close(&mut self, token: Token) {
         let Some(slot) = self.slots.get(token) else { return };
         match slot.phase {
-            Phase::Open => slot.phase = Phase::Draining,
+            Phase::Open => {
+                slot.phase = Phase::Draining;
+                slot.heard = UNHEARD;
+            }
             Phase::Connecting | Phase::Failed => return self.abort(token),
             _ => return,
         }
@@ -154,9 +161,9 @@ impl Connections {
             return;
         }
         slot.phase = Phase::Cancelling;
-        if slot.staged != NONE {
-            self.batch.drop_entry(slot.staged);
-            slot.staged = NONE;
+        slot.heard = UNHEARD;
+        if let Some(position) = self.staged(token.index) {
+            self.batch.drop_entry(position);
         }
         self.list(token.index);
     }
@@ -175,35 +182,43 @@ impl Connections {
     /// Starts a turn: the runs of the previous one are over.
     #[inline]
     pub(super) fn begin(&mut self) {
-        self.run_end = NO_RUN;
+        self.run_owner = UNHEARD;
     }
 
     /// Queues the staged sends, one operation for each connection.
     pub(super) fn fill_sends(&mut self, ring: &mut Ring) -> io::Result<()> {
         self.batch.prepare();
-        let Connections { batch, slots, receiver, silent, .. } = self;
+        let direct = self.slots.is_direct();
         let mut position = 0;
-        let mut next = || {
-            while position < batch.len() {
-                let staged = batch.get(position);
-                let at = position;
-                position += 1;
-                if staged.count == 0 {
-                    continue;
+        while position < self.batch.len() {
+            // The bytes of all entries, and the batch with its vectors, stay until `settle`. That comes after
+            // the entries have been consumed, and with them the bytes copied or refused.
+            let mut queue = ring.queue();
+            while let Some(staged) = self.batch.get(position)
+                && let Some(span) = staged.span()
+            {
+                let address = self.receiver.address(span);
+                let entry = self.maker.make(staged.file, address, span.bytes, staged.user_data);
+                // SAFETY: see above.
+                if unsafe { queue.push(&entry) }.is_err() {
+                    break;
                 }
-                let (file, token) = slots.file_and_token(staged.index);
-                let entry = match staged.span() {
-                    Some(span) => file.send(receiver.address(span), span.bytes, *silent),
-                    None => file.send_message(batch.message(at, |span| receiver.address(span)), *silent),
-                };
-                return Some(entry.user_data(Kind::Send.of_token(token)));
+                position += 1;
             }
-            None
-        };
-        // SAFETY: the bytes stay until `settle`, which comes after the entry has been consumed, and with it
-        // copied or refused: spans are recycled, and the batch with its vectors cleared, only there.
-        while !unsafe { ring.push_many(&mut next) } {
-            ring.submit()?;
+            drop(queue);
+            let Some(staged) = self.batch.get(position) else { break };
+            if staged.span().is_some() {
+                ring.submit()?;
+                continue;
+            }
+            position += 1;
+            if staged.is_dropped() {
+                continue;
+            }
+            let (file, user_data) = (File { number: staged.file, direct }, staged.user_data);
+            let message = self.batch.message(position - 1, &self.receiver);
+            // SAFETY: see above.
+            unsafe { ring.push(&file.send_message(message, self.silent).user_data(user_data))? };
         }
         Ok(())
     }
@@ -234,6 +249,7 @@ impl Connections {
 
     /// The one place where a connection's state leads to submissions.
     fn advance(&mut self, index: u32, ring: &mut Ring, pool: &mut Pool) -> io::Result<()> {
+        let staged = self.staged(index).is_some();
         let slot = self.slots.at(index);
         match slot.phase {
             Phase::Free | Phase::Connecting | Phase::Ending => Ok(()),
@@ -246,7 +262,7 @@ impl Connections {
                 self.drop_rest(index, pool);
                 Ok(())
             }
-            Phase::Draining if slot.staged != NONE => {
+            Phase::Draining if staged => {
                 self.late.push(index);
                 Ok(())
             }
@@ -309,11 +325,12 @@ impl Connections {
 
     fn half_close(&mut self, index: u32, ring: &mut Ring) -> io::Result<()> {
         let (file, token) = (self.slots.file(index), self.slots.token(index));
+        let staged = self.staged(index).is_some();
         let slot = self.slots.at(index);
         if !slot.marks.has(Marks::SHUTDOWN) || slot.marks.has(Marks::SHUT) || slot.rest != NONE {
             return Ok(());
         }
-        if slot.staged != NONE {
+        if staged {
             self.late.push(index);
             return Ok(());
         }
@@ -368,13 +385,6 @@ impl Connections {
     /// `finished` oldest buffers back, which nothing points into any more.
     #[inline]
     pub(super) fn settle(&mut self, pool: &mut Pool, finished: usize) {
-        for position in 0..self.batch.len() {
-            let staged = self.batch.get(position);
-            // The slot of a dropped entry may be somebody else's by now.
-            if staged.count > 0 {
-                self.slots.at(staged.index).staged = NONE;
-            }
-        }
         self.batch.clear(pool);
         self.receiver.give_back(finished);
         while let Some(index) = self.late.pop() {
@@ -400,38 +410,53 @@ impl Connections {
 
     // ---- completions ----
 
-    /// A receive brought something, or ended, or both.
-    #[inline]
-    pub(super) fn received(&mut self, completion: Completion, events: &mut Vec<Event>) {
-        let bytes = completion.result.max(0) as u32;
-        // Accounted for before anything else: a stale receive uses memory like any other.
-        let span = cqueue::buffer_select(completion.flags)
-            .and_then(|id| self.receiver.take(id, bytes, cqueue::buffer_more(completion.flags)));
-        let token = token_of(completion.user_data);
-        if let Some(slot) = self.slots.get(token)
-            && slot.phase <= Phase::Failed
-            && let Some(run) = span
-            && run.bytes > 0
-        {
-            self.report(token, run, events);
+    /// Reports bytes that came. False when that is not all that a completion means, or when nobody wants to
+    /// hear of them.
+    #[inline(always)]
+    pub(super) fn data(&mut self, completion: Completion, events: &mut Vec<Event>) -> bool {
+        if !completion.is_data() || !self.slots.hears(completion.user_data) {
+            return false;
         }
-        if !completion.more() {
-            self.receive_ended(token, completion.result, events);
-        }
+        self.report(completion, events);
+        true
     }
 
-    #[inline]
-    fn report(&mut self, token: Token, run: Span, events: &mut Vec<Event>) {
-        if run.offset == self.run_end
-            && let Some(Event::Received { token: owner, run: before }) = events.get_mut(self.run_event)
-            && *owner == token
+    #[inline(always)]
+    fn report(&mut self, completion: Completion, events: &mut Vec<Event>) {
+        let bytes = completion.result as u32;
+        let Some(id) = completion.buffer() else { return };
+        let Some(run) = self.receiver.take(id, bytes, completion.buffer_goes_on()) else { return };
+        if self.run_owner == completion.user_data && self.extend_run(run, events) {
+            return;
+        }
+        self.run_owner = completion.user_data;
+        self.run_event = events.len();
+        events.push(Event::Received { token: completion.token(), run });
+    }
+
+    /// Makes `run` part of the latest one if it starts where that ends.
+    #[inline(never)]
+    fn extend_run(&mut self, run: Span, events: &mut [Event]) -> bool {
+        if let Some(Event::Received { run: before, .. }) = events.get_mut(self.run_event)
+            && before.offset + before.bytes == run.offset
         {
             before.bytes += run.bytes;
-        } else {
-            self.run_event = events.len();
-            events.push(Event::Received { token, run });
+            return true;
         }
-        self.run_end = run.offset + run.bytes;
+        false
+    }
+
+    /// A receive brought something, or ended, or both.
+    pub(super) fn received(&mut self, completion: Completion, events: &mut Vec<Event>) {
+        if completion.result > 0 && self.slots.hears(completion.user_data) {
+            self.report(completion, events);
+        } else if let Some(id) = completion.buffer() {
+            // A stale receive uses memory like any other.
+            self.receiver.take(id, completion.result.max(0) as u32, completion.buffer_goes_on());
+        }
+        if !completion.more() {
+            self.receive_ended(completion.token(), completion.result, events);
+        }
     }
 
     #[cold]
@@ -463,12 +488,9 @@ impl Connections {
 
     /// A fast send was not silent: it was short or refused (or success is reported on this kernel).
     pub(super) fn send_ended(&mut self, completion: Completion, pool: &mut Pool) {
-        let token = token_of(completion.user_data);
+        let token = completion.token();
         let Some(slot) = self.slots.get(token) else { return };
-        let position = slot.staged;
-        if position == NONE {
-            return;
-        }
+        let Some(position) = self.batch.find(slot.staged, token.index) else { return };
         let sent = match completion.result {
             sent @ 0.. => sent as usize,
             // No room, or a moment's lack of memory: the slow way waits.
@@ -478,8 +500,7 @@ impl Connections {
         if sent >= self.batch.bytes(position as usize - 1) {
             return;
         }
-        let receiver = &self.receiver;
-        let Some(rest) = self.batch.rest(position, sent, pool, |span| receiver.address(span)) else {
+        let Some(rest) = self.batch.rest(position, sent, pool, &self.receiver) else {
             return self.fail(token, libc::ENOMEM);
         };
         let unsent = u32::try_from(rest.bytes()).unwrap_or(u32::MAX);
@@ -494,7 +515,7 @@ impl Connections {
     /// The kernel took some of a short send's rest, or refused it.
     pub(super) fn rest_ended(&mut self, completion: Completion, pool: &mut Pool, events: &mut Vec<Event>) {
         self.in_flight -= 1;
-        let token = token_of(completion.user_data);
+        let token = completion.token();
         let Some(slot) = self.slots.get(token) else { return };
         slot.marks.clear(Marks::REST_ARMED);
         if slot.rest == NONE {
@@ -529,7 +550,7 @@ impl Connections {
 
     pub(super) fn connected(&mut self, completion: Completion, events: &mut Vec<Event>) {
         self.in_flight -= 1;
-        let token = token_of(completion.user_data);
+        let token = completion.token();
         let Some(slot) = self.slots.get(token) else { return };
         slot.marks.clear(Marks::CONNECT_ARMED);
         if slot.phase == Phase::Connecting {
@@ -559,7 +580,7 @@ impl Connections {
     /// A cancellation or a half-close through the ring is over.
     pub(super) fn step_ended(&mut self, completion: Completion, mark: Marks) {
         self.in_flight -= 1;
-        let token = token_of(completion.user_data);
+        let token = completion.token();
         if let Some(slot) = self.slots.get(token) {
             slot.marks.clear(mark);
             // What a cancellation missed is still under way, and is found so.
@@ -573,7 +594,7 @@ impl Connections {
             // SAFETY: the kernel has just made this descriptor for us.
             let descriptor = unsafe { OwnedFd::from_raw_fd(completion.result) };
             shut_down(descriptor.as_raw_fd());
-        } else if let Some(slot) = self.slots.get(token_of(completion.user_data)) {
+        } else if let Some(slot) = self.slots.get(completion.token()) {
             slot.marks.set(Marks::INSTALL_REFUSED);
             slot.marks.clear(Marks::SHUT);
         }
@@ -583,7 +604,7 @@ impl Connections {
     /// A connection is gone. Returns the number of its socket.
     pub(super) fn closed(&mut self, completion: Completion, events: &mut Vec<Event>) -> Option<u32> {
         self.in_flight -= 1;
-        let token = token_of(completion.user_data);
+        let token = completion.token();
         let file = self.slots.get(token)?.file;
         self.slots.release(token.index);
         events.push(Event::Closed { token });

@@ -66,10 +66,6 @@ impl Kind {
     /// The kind in `user_data`. Another ring may send anything: what is no kind is ignored.
     #[inline]
     pub(super) fn of(user_data: u64) -> Kind {
-        // Nearly every completion is one.
-        if user_data >> 56 == Kind::Receive as u64 {
-            return Kind::Receive;
-        }
         Self::ALL.get(((user_data >> 56) as usize).wrapping_sub(1)).copied().unwrap_or(Kind::Ignored)
     }
 
@@ -83,6 +79,53 @@ impl Kind {
     #[inline]
     pub(super) fn numbered(self, number: u32) -> u64 {
         u64::from(self as u8) << 56 | u64::from(number)
+    }
+}
+
+/// Flags of a completion (`IORING_CQE_F_BUFFER`, `IORING_CQE_F_MORE`, `IORING_CQE_F_BUF_MORE`) and the place
+/// of a buffer's id in them.
+const BUFFER: u32 = 1;
+const MORE: u32 = 1 << 1;
+const BUFFER_MORE: u32 = 1 << 4;
+const BUFFER_ID_SHIFT: u32 = 16;
+
+/// A completion, taken apart.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Completion {
+    pub(super) user_data: u64,
+    pub(super) result: i32,
+    pub(super) flags: u32,
+}
+
+impl Completion {
+    /// Whether the operation goes on.
+    #[inline(always)]
+    pub(super) fn more(self) -> bool {
+        self.flags & MORE != 0
+    }
+
+    /// Whether an operation that goes on brought bytes.
+    #[inline(always)]
+    pub(super) fn is_data(self) -> bool {
+        self.flags & (BUFFER | MORE) == BUFFER | MORE && self.result > 0
+    }
+
+    /// The buffer that the bytes are in.
+    #[inline(always)]
+    pub(super) fn buffer(self) -> Option<u16> {
+        (self.flags & BUFFER != 0).then_some((self.flags >> BUFFER_ID_SHIFT) as u16)
+    }
+
+    /// Whether the kernel goes on filling that buffer.
+    #[inline(always)]
+    pub(super) fn buffer_goes_on(self) -> bool {
+        self.flags & BUFFER_MORE != 0
+    }
+
+    /// The connection that this belongs to.
+    #[inline(always)]
+    pub(super) fn token(self) -> Token {
+        token_of(self.user_data)
     }
 }
 
@@ -133,14 +176,8 @@ impl File {
         entry
     }
 
-    /// Sends all of `bytes` bytes or completes with what was short. The memory must stay until the entry
-    /// has been consumed.
-    #[inline]
-    pub(super) fn send(self, address: *const u8, bytes: u32, silent: Flags) -> Entry {
-        on!(self, |target| opcode::Send::new(target, address, bytes).flags(AT_ONCE).build().flags(silent))
-    }
-
-    /// The same with the pieces that `header` names.
+    /// Sends all of the pieces that `header` names or completes with what was short. They must stay until the
+    /// entry has been consumed.
     pub(super) fn send_message(self, header: *const libc::msghdr, silent: Flags) -> Entry {
         on!(self, |target| opcode::SendMsg::new(target, header).flags(AT_ONCE as u32).build().flags(silent))
     }
@@ -177,6 +214,61 @@ impl File {
         opcode::FixedFdInstall::new(types::Fixed(self.number), 0).build()
     }
 }
+
+/// Makes the entries of plain sends, of which a busy turn has hundreds: everything that they have in common is
+/// worked out once.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SendMaker {
+    flags: u8,
+}
+
+/// An entry as the kernel lays it out (`struct io_uring_sqe`), with the fields that a send has.
+#[repr(C)]
+struct SendEntry {
+    opcode: u8,
+    flags: u8,
+    ioprio: u16,
+    fd: u32,
+    offset: u64,
+    address: u64,
+    bytes: u32,
+    send_flags: u32,
+    user_data: u64,
+    others: [u64; 3],
+}
+
+impl SendMaker {
+    /// For sockets that are direct descriptors or ordinary ones, silent when all is well or not.
+    pub(super) fn new(direct: bool, silent: bool) -> SendMaker {
+        let direct = if direct { FIXED_FILE } else { 0 };
+        let silent = if silent { Flags::SKIP_SUCCESS.bits() } else { 0 };
+        SendMaker { flags: direct | silent }
+    }
+
+    /// Sends all of `bytes` bytes or completes with what was short. The memory must stay until the entry has
+    /// been consumed.
+    #[inline(always)]
+    pub(super) fn make(self, file: u32, address: *const u8, bytes: u32, user_data: u64) -> Entry {
+        const { assert!(size_of::<Entry>() == size_of::<SendEntry>()) };
+        let entry = SendEntry {
+            opcode: opcode::Send::CODE,
+            flags: self.flags,
+            ioprio: 0,
+            fd: file,
+            offset: 0,
+            address: address as u64,
+            bytes,
+            send_flags: AT_ONCE as u32,
+            user_data,
+            others: [0; 3],
+        };
+        // SAFETY: both are 64 bytes of plain integers in the kernel's layout, of which every value is valid.
+        unsafe { std::mem::transmute::<SendEntry, Entry>(entry) }
+    }
+}
+
+/// `IOSQE_FIXED_FILE`: the crate sets it by the kind of descriptor and does not name it.
+pub(super) const FIXED_FILE: u8 = 1;
 
 /// All of it now or not at all: with both flags a send never leaves anything behind in the kernel that still
 /// points at its memory.

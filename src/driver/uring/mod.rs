@@ -34,9 +34,9 @@ use std::mem::ManuallyDrop;
 use std::net::SocketAddr;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
-use self::connections::{Completion, Connections};
+use self::connections::Connections;
 use self::dials::Dials;
-use self::entries::{Kind, message, poll};
+use self::entries::{Completion, Kind, message, poll};
 use self::listeners::Listeners;
 use self::receive::Receiver;
 use self::ring::Ring;
@@ -57,6 +57,16 @@ const TEAR_DOWN_MAX: Nanos = 2 * SECOND;
 pub struct Uring {
     /// First, so that it is closed before the memory that its operations use is freed.
     ring: Ring,
+    state: State,
+    used: Features,
+    degraded: Features,
+    /// A ring is entered by one thread only.
+    not_send: PhantomData<*mut ()>,
+}
+
+/// Everything but the ring, so that completions can be handled while the ring lends them.
+#[derive(Debug)]
+struct State {
     connections: Kept<Connections>,
     listeners: Listeners,
     dials: Dials,
@@ -64,10 +74,8 @@ pub struct Uring {
     /// Shards to wake with the next trip to the kernel.
     wakes: Vec<Waker>,
     poll_armed: bool,
-    used: Features,
-    degraded: Features,
-    /// A ring is entered by one thread only.
-    not_send: PhantomData<*mut ()>,
+    /// Somebody woke us in this turn.
+    woken: bool,
 }
 
 impl Uring {
@@ -100,18 +108,16 @@ impl Uring {
         ring.enable(&mut used)?;
         let waker = Waker::eventfd(Some(ring.duplicate()?))?;
         let connections = Connections::new(Slots::new(options.connections, direct), receiver, used);
-        Ok(Uring {
-            ring,
+        let state = State {
             connections: Kept::new(connections),
             listeners: Listeners::new(direct),
             dials: Dials::new(options.connections, direct),
             waker,
             wakes: Vec::new(),
             poll_armed: false,
-            used,
-            degraded: features::KNOWN.less(used),
-            not_send: PhantomData,
-        })
+            woken: false,
+        };
+        Ok(Uring { ring, state, used, degraded: features::KNOWN.less(used), not_send: PhantomData })
     }
 
     /// Times that a turn brought more completions than the ring holds. Nothing is lost by that, but receives
@@ -122,13 +128,13 @@ impl Uring {
 
     /// Queues all that is not a send of this turn's batch.
     fn fill(&mut self, pool: &mut Pool) -> io::Result<()> {
-        self.connections.fill_others(&mut self.ring, pool)?;
-        self.dials.fill(&mut self.connections, &mut self.ring)?;
-        self.listeners.fill(&mut self.connections, &mut self.ring)?;
-        if !self.poll_armed {
-            self.poll_armed = true;
-            let eventfd = self.waker.descriptor().expect("this waker was made with an eventfd");
-            self.connections.in_flight += 1;
+        self.state.connections.fill_others(&mut self.ring, pool)?;
+        self.state.dials.fill(&mut self.state.connections, &mut self.ring)?;
+        self.state.listeners.fill(&mut self.state.connections, &mut self.ring)?;
+        if !self.state.poll_armed {
+            self.state.poll_armed = true;
+            let eventfd = self.state.waker.descriptor().expect("this waker was made with an eventfd");
+            self.state.connections.in_flight += 1;
             // SAFETY: a poll names no memory.
             unsafe { self.ring.push(&poll(eventfd).user_data(Kind::WakePoll.numbered(0)))? };
         }
@@ -136,7 +142,7 @@ impl Uring {
     }
 
     fn fill_wakes(&mut self) -> io::Result<()> {
-        for (position, other) in self.wakes.iter().enumerate() {
+        for (position, other) in self.state.wakes.iter().enumerate() {
             let Some(ring) = other.ring() else { continue };
             let entry = message(ring, Kind::WakeMessage.numbered(0));
             // SAFETY: a message names no memory.
@@ -147,57 +153,67 @@ impl Uring {
 
     /// Takes all completions that have arrived, and those that did not fit.
     fn reap(&mut self, pool: &mut Pool, events: &mut Vec<Event>) -> io::Result<()> {
-        let mut woken = false;
         loop {
-            let connections = &mut *self.connections;
             for entry in self.ring.completions() {
-                let completion =
-                    Completion { user_data: entry.user_data(), result: entry.result(), flags: entry.flags() };
-                match Kind::of(completion.user_data) {
-                    Kind::Receive => connections.received(completion, events),
-                    Kind::Send => connections.send_ended(completion, pool),
-                    Kind::Rest => connections.rest_ended(completion, pool, events),
-                    kind @ (Kind::AcceptMany | Kind::AcceptOne) => {
-                        self.listeners.accepted(kind, completion, connections, events);
-                    }
-                    Kind::AcceptCancel => self.listeners.cancelled(completion, connections),
-                    Kind::Connect => connections.connected(completion, events),
-                    Kind::Cancel => connections.step_ended(completion, Marks::CANCEL_ARMED),
-                    Kind::Install => connections.installed(completion),
-                    Kind::Shutdown => connections.step_ended(completion, Marks::BUSY),
-                    Kind::Close => {
-                        if let Some(file) = connections.closed(completion, events) {
-                            self.dials.closed(file);
-                            self.listeners.room_changed();
-                        }
-                    }
-                    Kind::WakePoll => {
-                        woken = true;
-                        if !completion.more() {
-                            connections.in_flight -= 1;
-                            self.poll_armed = false;
-                        }
-                    }
-                    Kind::WakeMessage => woken = true,
-                    Kind::WakeSent => {
-                        // The other ring is gone or refuses; if anybody still waits there, the eventfd
-                        // reaches it.
-                        if let Some(other) = self.wakes.get(completion.user_data as u32 as usize) {
-                            other.wake();
-                        }
-                    }
-                    Kind::CloseOrphan => connections.in_flight -= 1,
-                    Kind::Ignored => {}
+                let (user_data, result, flags) = (entry.user_data(), entry.result(), entry.flags());
+                let completion = Completion { user_data, result, flags };
+                if !self.state.connections.data(completion, events) {
+                    self.state.handle(user_data, result, flags, pool, events);
                 }
             }
             if !self.ring.fetch_overflow()? {
                 break;
             }
         }
-        if woken {
+        if std::mem::take(&mut self.state.woken) {
             events.push(Event::Woken);
         }
         Ok(())
+    }
+}
+
+impl State {
+    /// What a completion means that is not just bytes for a connection. (It comes in parts so that the loop
+    /// that calls this can keep it in registers.)
+    #[inline(never)]
+    fn handle(&mut self, user_data: u64, result: i32, flags: u32, pool: &mut Pool, events: &mut Vec<Event>) {
+        let completion = Completion { user_data, result, flags };
+        let connections = &mut *self.connections;
+        match Kind::of(completion.user_data) {
+            Kind::Receive => connections.received(completion, events),
+            Kind::Send => connections.send_ended(completion, pool),
+            Kind::Rest => connections.rest_ended(completion, pool, events),
+            kind @ (Kind::AcceptMany | Kind::AcceptOne) => {
+                self.listeners.accepted(kind, completion, connections, events);
+            }
+            Kind::AcceptCancel => self.listeners.cancelled(completion, connections),
+            Kind::Connect => connections.connected(completion, events),
+            Kind::Cancel => connections.step_ended(completion, Marks::CANCEL_ARMED),
+            Kind::Install => connections.installed(completion),
+            Kind::Shutdown => connections.step_ended(completion, Marks::BUSY),
+            Kind::Close => {
+                if let Some(file) = connections.closed(completion, events) {
+                    self.dials.closed(file);
+                    self.listeners.room_changed();
+                }
+            }
+            Kind::WakePoll => {
+                self.woken = true;
+                if !completion.more() {
+                    connections.in_flight -= 1;
+                    self.poll_armed = false;
+                }
+            }
+            Kind::WakeMessage => self.woken = true,
+            Kind::WakeSent => {
+                // The other ring is gone or refuses; if anybody still waits there, the eventfd reaches it.
+                if let Some(other) = self.wakes.get(completion.user_data as u32 as usize) {
+                    other.wake();
+                }
+            }
+            Kind::CloseOrphan => connections.in_flight -= 1,
+            Kind::Ignored => {}
+        }
     }
 }
 
@@ -208,92 +224,92 @@ impl Driver for Uring {
 
     fn turn(&mut self, pool: &mut Pool, deadline: Option<Nanos>, events: &mut Vec<Event>) -> io::Result<()> {
         let start = events.len();
-        self.connections.begin();
+        self.state.connections.begin();
         // Buffers finished by earlier turns. Nobody may look at their bytes any more, but staged sends still
         // point into them.
-        let mut finished = self.connections.receiver.finished();
-        if self.connections.batch.len() == 0 {
-            self.connections.receiver.give_back(finished);
+        let mut finished = self.state.connections.receiver.finished();
+        if self.state.connections.batch.len() == 0 {
+            self.state.connections.receiver.give_back(finished);
             finished = 0;
         }
-        self.connections.fill_sends(&mut self.ring)?;
+        self.state.connections.fill_sends(&mut self.ring)?;
         self.fill(pool)?;
         self.fill_wakes()?;
-        if self.connections.waits_for_sends() {
+        if self.state.connections.waits_for_sends() {
             // A close or a half-close behind a send, or a receive that found no memory: the sends go first.
             self.ring.submit()?;
-            self.dials.consumed();
+            self.state.dials.consumed();
             self.reap(pool, events)?;
-            self.connections.settle(pool, finished);
+            self.state.connections.settle(pool, finished);
             finished = 0;
             self.fill(pool)?;
         }
-        let pending = events.len() > start || self.connections.has_events();
-        let deadline = if pending { Some(0) } else { earlier(deadline, self.listeners.retry_at()) };
+        let pending = events.len() > start || self.state.connections.has_events();
+        let deadline = if pending { Some(0) } else { earlier(deadline, self.state.listeners.retry_at()) };
         self.ring.submit_and_wait(deadline)?;
-        self.dials.consumed();
+        self.state.dials.consumed();
         self.reap(pool, events)?;
-        self.wakes.clear();
-        self.connections.settle(pool, finished);
-        self.connections.place_events(start, events);
+        self.state.wakes.clear();
+        self.state.connections.settle(pool, finished);
+        self.state.connections.place_events(start, events);
         Ok(())
     }
 
     #[inline]
     fn received(&mut self, run: Span) -> &mut [u8] {
-        self.connections.receiver.slice(run)
+        self.state.connections.receiver.slice(run)
     }
 
     #[inline]
     fn send(&mut self, token: Token, source: Source) -> Result<(), Source> {
-        self.connections.send(token, source)
+        self.state.connections.send(token, source)
     }
 
     fn pause(&mut self, token: Token) {
-        self.connections.pause(token);
+        self.state.connections.pause(token);
     }
 
     fn resume(&mut self, token: Token) {
-        self.connections.resume(token);
+        self.state.connections.resume(token);
     }
 
     fn shutdown(&mut self, token: Token) {
-        self.connections.shutdown(token);
+        self.state.connections.shutdown(token);
     }
 
     fn close(&mut self, token: Token) {
-        self.connections.close(token);
+        self.state.connections.close(token);
     }
 
     fn abort(&mut self, token: Token) {
-        self.connections.abort(token);
+        self.state.connections.abort(token);
     }
 
     fn listen(&mut self, listener: OwnedFd) -> io::Result<()> {
-        self.dials.protect(&self.ring)?;
-        self.listeners.add(listener);
+        self.state.dials.protect(&self.ring)?;
+        self.state.listeners.add(listener);
         Ok(())
     }
 
     fn stop_listening(&mut self) {
-        self.listeners.stop();
+        self.state.listeners.stop();
     }
 
     fn connect(&mut self, address: SocketAddr, source: Option<SocketAddr>) -> io::Result<Token> {
-        if self.connections.slots.room() <= self.listeners.claims() {
+        if self.state.connections.slots.room() <= self.state.listeners.claims() {
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "every connection slot is taken"));
         }
-        let listening = self.listeners.is_listening();
-        self.dials.connect(address, source, listening, &mut self.connections, &self.ring)
+        let listening = self.state.listeners.is_listening();
+        self.state.dials.connect(address, source, listening, &mut self.state.connections, &self.ring)
     }
 
     fn waker(&self) -> Waker {
-        self.waker.clone()
+        self.state.waker.clone()
     }
 
     fn wake(&mut self, other: &Waker) {
         if other.ring().is_some() {
-            self.wakes.push(other.clone());
+            self.state.wakes.push(other.clone());
         } else {
             other.wake();
         }
@@ -310,9 +326,9 @@ impl Drop for Uring {
     fn drop(&mut self) {
         let give_up_at = clock::now() + TEAR_DOWN_MAX;
         self.ring.cancel_everything();
-        while self.connections.in_flight > 0 && clock::now() < give_up_at {
+        while self.state.connections.in_flight > 0 && clock::now() < give_up_at {
             self.ring.look();
-            let connections = &mut *self.connections;
+            let connections = &mut *self.state.connections;
             for entry in self.ring.completions() {
                 let kind = Kind::of(entry.user_data());
                 let made_descriptor = match kind {
@@ -330,15 +346,15 @@ impl Drop for Uring {
                 }
             }
         }
-        self.connections.leak = self.connections.in_flight > 0;
-        if self.connections.slots.is_direct() {
+        self.state.connections.leak = self.state.connections.in_flight > 0;
+        if self.state.connections.slots.is_direct() {
             // Peers see the end now and not when the kernel gets to it. (With something still under way,
             // older kernels would wait here.)
-            if !self.connections.leak {
+            if !self.state.connections.leak {
                 self.ring.release_files();
             }
         } else {
-            self.connections.slots.iter().for_each(|slot| close_descriptor(slot.file as RawFd));
+            self.state.connections.slots.iter().for_each(|slot| close_descriptor(slot.file as RawFd));
         }
     }
 }

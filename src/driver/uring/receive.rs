@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use io_uring::IoUring;
 use io_uring::types::{self, BufRingEntry};
 
+use super::sends::Addresses;
 use crate::driver::Span;
 use crate::driver::regions::Regions;
 
@@ -92,12 +93,10 @@ pub(super) struct Receiver {
     memory: Regions,
     buffer_bytes: u32,
     incremental: bool,
-    /// Bytes of each buffer that have been received into, counted as the kernel does.
-    heads: Box<[u32]>,
+    /// Where the next byte of each buffer will land, counted from the start of the memory.
+    ends: Box<[u32]>,
     /// Buffers that the kernel is done with, oldest first.
     finished: Vec<u16>,
-    /// Bytes that the kernel may still fill.
-    available_bytes: usize,
 }
 
 impl Receiver {
@@ -124,9 +123,8 @@ impl Receiver {
             memory: Regions::new(bytes)?,
             buffer_bytes: buffer_bytes as u32,
             incremental,
-            heads: vec![0; usize::from(count)].into_boxed_slice(),
+            ends: vec![0; usize::from(count)].into_boxed_slice(),
             finished: (0..count).collect(),
-            available_bytes: 0,
         };
         receiver.give_back(usize::from(count));
         Ok(receiver)
@@ -134,23 +132,24 @@ impl Receiver {
 
     /// Accounts for a completion that brought `bytes` into buffer `id`. `more` says that the kernel goes on
     /// filling it. `None` for a buffer that the kernel cannot have named.
-    #[inline]
+    #[inline(always)]
     pub(super) fn take(&mut self, id: u16, bytes: u32, more: bool) -> Option<Span> {
-        let head = self.heads.get_mut(usize::from(id))?;
-        let span = Span { offset: u32::from(id) * self.buffer_bytes + *head, bytes };
-        *head += bytes;
-        if self.incremental {
-            self.available_bytes -= bytes as usize;
-            // Kernels before 6.17 report the end of a stream, which takes nothing, as if it had finished
-            // the buffer.
-            if !more && bytes > 0 {
-                self.finished.push(id);
-            }
-        } else {
-            self.available_bytes -= self.buffer_bytes as usize;
-            self.finished.push(id);
+        let end = self.ends.get_mut(usize::from(id))?;
+        let span = Span { offset: *end, bytes };
+        *end += bytes;
+        if !more {
+            self.finish(id, bytes);
         }
         Some(span)
+    }
+
+    #[inline(never)]
+    fn finish(&mut self, id: u16, bytes: u32) {
+        // Kernels before 6.17 report the end of a stream, which takes nothing, as if it had finished the
+        // buffer.
+        if bytes > 0 || !self.incremental {
+            self.finished.push(id);
+        }
     }
 
     /// Buffers that the kernel is done with.
@@ -164,10 +163,9 @@ impl Receiver {
             return;
         }
         for &id in &self.finished[..count] {
-            let address = self.memory.address(usize::from(id) * self.buffer_bytes as usize);
-            self.buffers.provide(id, address, self.buffer_bytes);
-            self.heads[usize::from(id)] = 0;
-            self.available_bytes += self.buffer_bytes as usize;
+            let start = u32::from(id) * self.buffer_bytes;
+            self.buffers.provide(id, self.memory.address(start as usize), self.buffer_bytes);
+            self.ends[usize::from(id)] = start;
         }
         self.finished.drain(..count);
         self.buffers.publish();
@@ -175,7 +173,12 @@ impl Receiver {
 
     /// Bytes that the kernel may still fill.
     pub(super) fn available_bytes(&self) -> usize {
-        self.available_bytes
+        let bytes = self.buffer_bytes as usize;
+        if !self.incremental {
+            return (self.ends.len() - self.finished.len()) * bytes;
+        }
+        // An incremental buffer is finished when it is full.
+        self.ends.iter().enumerate().map(|(id, &end)| (id + 1) * bytes - end as usize).sum()
     }
 
     /// The bytes of a span that [`take`](Self::take) gave out.
@@ -183,17 +186,15 @@ impl Receiver {
     pub(super) fn slice(&mut self, span: Span) -> &mut [u8] {
         self.memory.slice(span)
     }
+}
 
-    /// Address of a span, for a send.
-    ///
+impl Addresses for Receiver {
     /// # Panics
     /// When the span leaves the memory: a bug of the caller's.
-    #[inline]
-    pub(super) fn address(&self, span: Span) -> *const u8 {
-        assert!(
-            span.offset as usize + span.bytes as usize <= self.memory.bytes(),
-            "a span lies within the memory"
-        );
+    #[inline(always)]
+    fn address(&self, span: Span) -> *const u8 {
+        let end = span.offset as usize + span.bytes as usize;
+        assert!(end <= self.memory.bytes(), "a span lies within the memory");
         self.memory.address(span.offset as usize)
     }
 }

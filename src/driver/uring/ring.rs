@@ -7,7 +7,7 @@ use std::time::Duration;
 use io_uring::register::Restriction;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{CancelBuilder, Timespec};
-use io_uring::{CompletionQueue, EnterFlags, IoUring};
+use io_uring::{CompletionQueue, EnterFlags, IoUring, SubmissionQueue};
 
 use super::{entries, features};
 use crate::driver::{Features, clock};
@@ -95,14 +95,12 @@ impl Ring {
     pub(super) fn enable(&mut self, used: &mut Features) -> io::Result<()> {
         if used.has(Features::RESTRICTED) {
             let flags = Flags::BUFFER_SELECT | Flags::SKIP_SUCCESS;
-            /// `IOSQE_FIXED_FILE`, which the crate sets by the kind of descriptor and does not name.
-            const FIXED_FILE: u8 = 1;
             let mut allowed: Vec<Restriction> = entries::OPERATIONS
                 .into_iter()
                 .map(Restriction::sqe_op)
                 .chain(REGISTERS.into_iter().map(Restriction::register_op))
                 .collect();
-            allowed.push(Restriction::sqe_flags_allowed(flags.bits() | FIXED_FILE));
+            allowed.push(Restriction::sqe_flags_allowed(flags.bits() | entries::FIXED_FILE));
             if self.ring.submitter().register_restrictions(&mut allowed).is_err() {
                 *used = used.less(Features::RESTRICTED);
             }
@@ -171,20 +169,10 @@ impl Ring {
         }
     }
 
-    /// Queues what `next` gives until it gives nothing; the kernel sees it when all of it is written. Returns
-    /// false when the queue is full before: then [`submit`](Ring::submit), and call again.
-    ///
-    /// # Safety
-    /// As for [`push`](Ring::push), for every entry.
-    #[inline]
-    pub(super) unsafe fn push_many(&mut self, mut next: impl FnMut() -> Option<Entry>) -> bool {
-        let mut queue = self.ring.submission();
-        while !queue.is_full() {
-            let Some(entry) = next() else { return true };
-            // SAFETY: the caller's promise. There is room, so nothing is refused.
-            let _ = unsafe { queue.push(&entry) };
-        }
-        false
+    /// The queue, for many entries in a row: the kernel sees them when it is dropped.
+    #[inline(always)]
+    pub(super) fn queue(&mut self) -> SubmissionQueue<'_> {
+        self.ring.submission()
     }
 
     /// Hands all that is queued to the kernel, without waiting.

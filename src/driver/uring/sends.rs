@@ -17,20 +17,31 @@ use crate::limits::SEND_PIECES_MAX;
 /// What one connection sends with this turn's batch.
 #[derive(Debug)]
 pub(super) struct Staged {
-    pub(super) index: u32,
-    /// Pieces, 0 when it has been dropped.
-    pub(super) count: u32,
+    /// Names the connection, as the completion of a send that was short will.
+    pub(super) user_data: u64,
+    /// Number of its socket.
+    pub(super) file: u32,
+    /// Pieces.
+    count: u32,
     /// First and last piece of the chain, counted from 1; `NONE` while `span` is all there is.
     first: u32,
     last: u32,
     span: Span,
 }
 
+/// In place of the first piece: nothing of the entry is sent.
+const DROPPED: u32 = u32::MAX;
+
 impl Staged {
-    /// The only piece, if it is a stretch of receive memory.
-    #[inline]
+    /// All there is to send, if it is one stretch of receive memory.
+    #[inline(always)]
     pub(super) fn span(&self) -> Option<Span> {
-        (self.first == NONE && self.count > 0).then_some(self.span)
+        (self.first == NONE).then_some(self.span)
+    }
+
+    /// Whether nothing is to be sent after all.
+    pub(super) fn is_dropped(&self) -> bool {
+        self.first == DROPPED
     }
 }
 
@@ -58,31 +69,39 @@ impl Batch {
         self.staged.len()
     }
 
-    #[inline]
-    pub(super) fn get(&self, position: usize) -> &Staged {
-        &self.staged[position]
+    #[inline(always)]
+    pub(super) fn get(&self, position: usize) -> Option<&Staged> {
+        self.staged.get(position)
     }
 
-    /// Starts the entry of connection `index`. Returns its position, counted from 1.
-    #[inline]
-    pub(super) fn start(&mut self, index: u32, source: Source) -> u32 {
-        let mut entry =
-            Staged { index, count: 1, first: NONE, last: NONE, span: Span { offset: 0, bytes: 0 } };
-        match source {
-            Source::Received(span) => entry.span = span,
-            source => {
-                self.pieces.push(Piece { source, next: NONE });
-                entry.first = self.pieces.len() as u32;
-                entry.last = entry.first;
-            }
-        }
-        self.staged.push(entry);
+    /// The position, counted from 1, of the entry of connection `index`, if it has one. `hint` is what
+    /// [`start`](Self::start) returned when it was last called for this connection: entries go and the hint
+    /// stays, but no two entries are one connection's.
+    #[inline(always)]
+    pub(super) fn find(&self, hint: u32, index: u32) -> Option<u32> {
+        let entry = self.staged.get((hint as usize).wrapping_sub(1))?;
+        (entry.user_data as u32 == index && entry.first != DROPPED).then_some(hint)
+    }
+
+    /// Starts an entry. Returns its position, counted from 1.
+    #[inline(always)]
+    pub(super) fn start(&mut self, user_data: u64, file: u32, span: Span) -> u32 {
+        self.staged.push(Staged { user_data, file, count: 1, first: NONE, last: NONE, span });
         self.staged.len() as u32
+    }
+
+    /// The same for what is not in receive memory.
+    pub(super) fn start_with(&mut self, user_data: u64, file: u32, source: Source) -> u32 {
+        let position = self.start(user_data, file, Span { offset: 0, bytes: 0 });
+        self.pieces.push(Piece { source, next: NONE });
+        let entry = &mut self.staged[position as usize - 1];
+        entry.first = self.pieces.len() as u32;
+        entry.last = entry.first;
+        position
     }
 
     /// Puts `source` behind what the entry at `position` (counted from 1) has. Stretches of receive memory
     /// that meet become one. Gives it back when the entry is full.
-    #[inline]
     pub(super) fn extend(&mut self, position: u32, source: Source) -> Result<(), Source> {
         let entry = &mut self.staged[position as usize - 1];
         if let Source::Received(span) = source {
@@ -118,7 +137,7 @@ impl Batch {
 
     /// Drops the entry at `position` (counted from 1); nothing of it is sent.
     pub(super) fn drop_entry(&mut self, position: u32) {
-        self.staged[position as usize - 1].count = 0;
+        self.staged[position as usize - 1].first = DROPPED;
     }
 
     /// Makes room for the vectors of all entries, so that none of them moves while the batch is filled in.
@@ -132,13 +151,14 @@ impl Batch {
     }
 
     /// The message of the chain at `position`, counted from 0. Valid until the batch changes.
-    pub(super) fn message(&mut self, position: usize, address: impl Fn(Span) -> *const u8) -> *const msghdr {
+    #[inline(never)]
+    pub(super) fn message(&mut self, position: usize, memory: &impl Addresses) -> *const msghdr {
         let start = self.vectors.len();
         let mut next = self.staged[position].first;
         while next != NONE {
             let piece = &self.pieces[next as usize - 1];
             debug_assert!(self.vectors.len() < self.vectors.capacity());
-            self.vectors.push(vector(&piece.source, &address));
+            self.vectors.push(vector(&piece.source, memory));
             next = piece.next;
         }
         debug_assert!(self.headers.len() < self.headers.capacity());
@@ -168,13 +188,13 @@ impl Batch {
         position: u32,
         sent: usize,
         pool: &mut Pool,
-        mut bytes_of: impl FnMut(Span) -> *const u8,
+        memory: &impl Addresses,
     ) -> Option<Box<Rest>> {
         let entry = &mut self.staged[position as usize - 1];
         let mut rest = Box::new(Rest::new());
         let mut skip = sent;
         if entry.first == NONE {
-            rest.append(Source::Received(entry.span), &mut skip, pool, &mut bytes_of)?;
+            rest.append(Source::Received(entry.span), &mut skip, pool, memory)?;
             return Some(rest);
         }
         let mut next = entry.first;
@@ -183,7 +203,7 @@ impl Batch {
             let nothing = Source::Received(Span { offset: 0, bytes: 0 });
             let source = std::mem::replace(&mut piece.source, nothing);
             next = piece.next;
-            if rest.append(source, &mut skip, pool, &mut bytes_of).is_none() {
+            if rest.append(source, &mut skip, pool, memory).is_none() {
                 rest.release(pool);
                 return None;
             }
@@ -225,7 +245,7 @@ impl Rest {
         mut source: Source,
         skip: &mut usize,
         pool: &mut Pool,
-        bytes_of: &mut impl FnMut(Span) -> *const u8,
+        memory: &impl Addresses,
     ) -> Option<()> {
         let bytes = source_bytes(&source);
         let skipped = bytes.min(*skip);
@@ -244,7 +264,8 @@ impl Rest {
                 let mut buffer = pool.get(left)?;
                 // SAFETY: the span was given out by this turn's receives and is not recycled before the
                 // rest has been copied; nobody else has access to it during the call.
-                buffer.append(unsafe { std::slice::from_raw_parts(bytes_of(*span).add(skipped), left) });
+                buffer
+                    .append(unsafe { std::slice::from_raw_parts(memory.address(*span).add(skipped), left) });
                 source = Source::Pooled(buffer);
             }
         }
@@ -261,9 +282,7 @@ impl Rest {
     /// The message to send next. Valid until this rest changes or moves; it lives in a box for that.
     pub(super) fn message(&mut self) -> *const msghdr {
         self.vectors.clear();
-        // Receive memory is copied when a rest is made, so that no piece asks for an address.
-        let never = |_: Span| std::ptr::null();
-        self.vectors.extend(self.sources.iter().take(SEND_PIECES_MAX).map(|source| vector(source, never)));
+        self.vectors.extend(self.sources.iter().take(SEND_PIECES_MAX).map(|source| vector(source, &Nowhere)));
         self.header = header(&self.vectors);
         &raw const self.header
     }
@@ -333,6 +352,21 @@ impl Rests {
     }
 }
 
+/// Tells where spans of receive memory are.
+pub(super) trait Addresses {
+    /// Address of the first byte of `span`.
+    fn address(&self, span: Span) -> *const u8;
+}
+
+/// For rests: receive memory is copied when a rest is made, so that no piece asks.
+struct Nowhere;
+
+impl Addresses for Nowhere {
+    fn address(&self, _: Span) -> *const u8 {
+        std::ptr::null()
+    }
+}
+
 /// Bytes of a source.
 fn source_bytes(source: &Source) -> usize {
     match source {
@@ -342,9 +376,9 @@ fn source_bytes(source: &Source) -> usize {
     }
 }
 
-fn vector(source: &Source, address: impl Fn(Span) -> *const u8) -> iovec {
+fn vector(source: &Source, memory: &impl Addresses) -> iovec {
     let start = match source {
-        Source::Received(span) => address(*span),
+        Source::Received(span) => memory.address(*span),
         Source::Pooled(buffer) => buffer.as_slice().as_ptr(),
         Source::Shared(bytes) => bytes.as_ptr(),
     };
@@ -366,6 +400,14 @@ mod tests {
 
     use super::*;
 
+    struct Digits([u8; 10]);
+
+    impl Addresses for Digits {
+        fn address(&self, span: Span) -> *const u8 {
+            &raw const self.0[span.offset as usize]
+        }
+    }
+
     fn span(offset: u32, bytes: u32) -> Source {
         Source::Received(Span { offset, bytes })
     }
@@ -373,23 +415,22 @@ mod tests {
     #[test]
     fn stretches_that_meet_become_one_piece() {
         let mut batch = Batch::default();
-        let position = batch.start(7, span(100, 10));
+        let position = batch.start(7, 0, Span { offset: 100, bytes: 10 });
         batch.extend(position, span(110, 5)).unwrap();
-        assert_eq!(batch.get(0).span(), Some(Span { offset: 100, bytes: 15 }));
+        assert_eq!(batch.get(0).unwrap().span(), Some(Span { offset: 100, bytes: 15 }));
         batch.extend(position, span(200, 5)).unwrap();
         batch.extend(position, span(205, 5)).unwrap();
-        assert_eq!(batch.get(0).span(), None);
-        assert_eq!((batch.get(0).count, batch.bytes(0)), (2, 25));
+        assert_eq!(batch.get(0).unwrap().span(), None);
+        assert_eq!((batch.get(0).unwrap().count, batch.bytes(0)), (2, 25));
     }
 
     #[test]
     fn a_rest_starts_at_the_first_byte_that_was_not_sent() {
         let mut pool = Pool::standalone();
-        let memory = *b"0123456789";
-        let at = |span: Span| &raw const memory[span.offset as usize];
+        let memory = Digits(*b"0123456789");
         for sent in 0..=20 {
             let mut batch = Batch::default();
-            let position = batch.start(1, span(2, 4));
+            let position = batch.start(1, 0, Span { offset: 2, bytes: 4 });
             let mut buffer = pool.get(6).unwrap();
             buffer.append(b"abcdef");
             batch.extend(position, Source::Pooled(buffer)).unwrap();
@@ -397,7 +438,7 @@ mod tests {
             batch.extend(position, span(0, 2)).unwrap();
             batch.extend(position, span(4, 2)).unwrap();
             let whole = b"2345abcdefABCDEF0145";
-            let mut rest = batch.rest(position, sent, &mut pool, at).unwrap();
+            let mut rest = batch.rest(position, sent, &mut pool, &memory).unwrap();
             assert_eq!(rest.bytes(), whole.len() - sent);
             let mut seen = Vec::new();
             while rest.bytes() > 0 {
@@ -418,7 +459,7 @@ mod tests {
     #[test]
     fn a_batch_takes_as_many_pieces_as_a_send_has() {
         let mut batch = Batch::default();
-        let position = batch.start(1, span(0, 1));
+        let position = batch.start(1, 0, Span { offset: 0, bytes: 1 });
         for piece in 1..SEND_PIECES_MAX as u32 {
             batch.extend(position, span(2 * piece, 1)).unwrap();
         }

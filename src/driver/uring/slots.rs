@@ -1,19 +1,20 @@
 //! The table of connections: what the driver remembers about each, in as few bytes as it can.
 
-use super::entries::File;
+use super::entries::{File, Kind};
 use crate::driver::Token;
 
 /// Generations count modulo 2^24, so that one fits into user data beside a kind and an index.
 pub(super) const GENERATION_MASK: u32 = (1 << 24) - 1;
+/// Never the user data of a receive.
+pub(super) const UNHEARD: u64 = 0;
 /// No entry of a list that counts from 1.
 pub(super) const NONE: u32 = 0;
 
-/// Where a connection is in its life. The order matters: from `Draining` on its owner is done with it and
-/// hears only of its end.
+/// Where a connection is in its life. The order matters: up to `Failed` its owner hears of it, from `Draining`
+/// on only of its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(super) enum Phase {
-    Free,
     /// A connect is staged or under way.
     Connecting,
     Open,
@@ -25,6 +26,7 @@ pub(super) enum Phase {
     Cancelling,
     /// The close is under way, and nothing else.
     Ending,
+    Free,
 }
 
 /// What becomes of a connection's receiving.
@@ -88,11 +90,17 @@ impl Marks {
 
 /// One connection.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Slot {
+    /// User data of its receive while its owner wants to hear of it, else something that no completion
+    /// carries.
+    pub(super) heard: u64,
     /// Number of its socket: a direct descriptor or an ordinary one.
     pub(super) file: u32,
     pub(super) generation: u32,
-    /// Its entry in this turn's batch of sends, counted from 1.
+    /// Where its entry in the batch of sends is, if it has one: a hint, see [`Batch::find`].
+    ///
+    /// [`Batch::find`]: super::sends::Batch::find
     pub(super) staged: u32,
     /// Its rest of a short send, counted from 1; for a free slot the next free one.
     pub(super) rest: u32,
@@ -105,6 +113,12 @@ pub(super) struct Slot {
 const _: () = assert!(size_of::<Slot>() <= 32);
 
 impl Slot {
+    /// Whether a send may be staged: nothing is in its way.
+    #[inline(always)]
+    pub(super) fn takes_sends(&self) -> bool {
+        self.phase == Phase::Open && self.rest == NONE && !self.marks.has(Marks::SHUTDOWN)
+    }
+
     /// Whether the kernel has an operation of this connection that may have to be cancelled.
     pub(super) fn is_under_way(&self) -> bool {
         self.receive == Receive::Armed || self.marks.has(Marks::REST_ARMED.with(Marks::CONNECT_ARMED))
@@ -144,6 +158,7 @@ impl Slots {
         let index = match self.free {
             NONE => {
                 self.slots.push(Slot {
+                    heard: UNHEARD,
                     file: 0,
                     generation: 0,
                     staged: NONE,
@@ -162,19 +177,23 @@ impl Slots {
         let slot = &mut self.slots[index as usize];
         debug_assert_eq!(slot.phase, Phase::Free);
         slot.file = file;
+        slot.staged = NONE;
         slot.rest = NONE;
         slot.phase = phase;
         slot.receive = Receive::Idle;
         slot.marks = Marks::NONE;
-        Some(Token { index, generation: slot.generation })
+        let token = Token { index, generation: slot.generation };
+        slot.heard = Kind::Receive.of_token(token);
+        Some(token)
     }
 
     /// Frees a slot; tokens that name it are stale from now on.
     pub(super) fn release(&mut self, index: u32) {
         let free = self.free;
         let slot = &mut self.slots[index as usize];
-        debug_assert!(slot.phase != Phase::Free && slot.staged == NONE && slot.rest == NONE);
+        debug_assert!(slot.phase != Phase::Free && slot.rest == NONE);
         slot.phase = Phase::Free;
+        slot.heard = UNHEARD;
         slot.generation = slot.generation.wrapping_add(1) & GENERATION_MASK;
         slot.rest = free;
         self.free = index + 1;
@@ -182,11 +201,18 @@ impl Slots {
     }
 
     /// The slot that `token` names, unless it has been freed since.
-    #[inline]
+    #[inline(always)]
     pub(super) fn get(&mut self, token: Token) -> Option<&mut Slot> {
         self.slots
             .get_mut(token.index as usize)
             .filter(|slot| slot.generation == token.generation && slot.phase != Phase::Free)
+    }
+
+    /// Whether the owner of a connection wants to hear of bytes that a completion with `user_data` brought: the
+    /// kind of the operation, the generation and the phase are right.
+    #[inline(always)]
+    pub(super) fn hears(&self, user_data: u64) -> bool {
+        self.slots.get(user_data as u32 as usize).is_some_and(|slot| slot.heard == user_data)
     }
 
     /// The slot at a position known to exist.
@@ -199,13 +225,6 @@ impl Slots {
     #[inline]
     pub(super) fn file(&self, index: u32) -> File {
         File { number: self.slots[index as usize].file, direct: self.direct }
-    }
-
-    /// The socket and the present token of the slot at `index`.
-    #[inline]
-    pub(super) fn file_and_token(&self, index: u32) -> (File, Token) {
-        let slot = &self.slots[index as usize];
-        (File { number: slot.file, direct: self.direct }, Token { index, generation: slot.generation })
     }
 
     /// The present token of the slot at `index`.

@@ -153,7 +153,7 @@ impl Echo {
                 }
                 Event::Closed { .. } => closed += 1,
                 Event::Failed { error, .. } => panic!("failed: {error}"),
-                Event::AcceptFailed { error } => panic!("accept failed: {error}"),
+                Event::AcceptFailed { os_error } => panic!("accept failed: {os_error}"),
                 Event::Accepted { .. } | Event::Connected { .. } | Event::Woken => {}
             }
         }
@@ -463,7 +463,7 @@ fn connects_from_a_chosen_source_and_speaks() {
         drop(peer);
         assert_eq!(rig.read_to_end(token), b"hello");
         rig.close(token);
-        assert!(rig.driver.connections.slots.get(token).is_none());
+        assert!(rig.driver.state.connections.slots.get(token).is_none());
     }
 }
 
@@ -520,7 +520,7 @@ fn dialled_and_accepted_connections_share_one_table() {
         while closed < dialled.len() + accepted.len() {
             closed += usize::from(matches!(rig.next(), Event::Closed { .. }));
         }
-        assert_eq!(rig.driver.connections.slots.room(), 150);
+        assert_eq!(rig.driver.state.connections.slots.room(), 150);
     }
 }
 
