@@ -233,6 +233,10 @@ impl Args {
             memory_budget_bytes: memory_budget,
             origins: origin_policy(self.allow_origin),
             handshake_timeout,
+            pings_per_second_max: match self.profile {
+                Profile::Default => limits::PINGS_PER_SECOND_MAX,
+                Profile::Benchmark | Profile::Conformance => u32::MAX,
+            },
             autotune_sockets: self.profile == Profile::Benchmark,
             takeover: self.takeover,
             ..Config::default()

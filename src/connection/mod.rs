@@ -136,6 +136,8 @@ pub struct Config {
     pub pong_timeout: Nanos,
     /// From our Close frame to the end.
     pub close_timeout: Nanos,
+    /// Pings that a peer may send in a second; from 2^16 on there is no limit.
+    pub pings_per_second_max: u32,
     /// The request of connections in the client role.
     pub dial: Option<Dial>,
 }
@@ -150,6 +152,7 @@ impl Default for Config {
             ping_interval: limits::PING_INTERVAL,
             pong_timeout: limits::PONG_TIMEOUT,
             close_timeout: limits::CLOSE_TIMEOUT,
+            pings_per_second_max: limits::PINGS_PER_SECOND_MAX,
             dial: None,
         }
     }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{Connection, Env, Kind, Marks, OutOfMemory, Phase, Piece, Run, Step};
 use crate::buffer::Buffer;
-use crate::limits::{ASSEMBLED_FRAME_BYTES_MAX, PINGS_PER_SECOND_MAX, QUEUED_PONGS_MAX, SECOND};
+use crate::limits::{ASSEMBLED_FRAME_BYTES_MAX, QUEUED_PONGS_MAX, SECOND};
 use crate::protocol::frame::{self, HEADER_BYTES_MAX, Header, Opcode};
 use crate::protocol::utf8::{self, Utf8};
 use crate::protocol::{Offence, Role, mask};
@@ -541,8 +541,8 @@ impl Connection {
             self.ping_second = second;
             self.pings = 0;
         }
-        self.pings += 1;
-        if u32::from(self.pings) > PINGS_PER_SECOND_MAX { Err(Offence::PingFlood) } else { Ok(()) }
+        self.pings = self.pings.saturating_add(1);
+        if u32::from(self.pings) > env.config.pings_per_second_max { Err(Offence::PingFlood) } else { Ok(()) }
     }
 
     /// Unmasks a payload and moves it to where a reply's payload would be, in one pass. Without replies before
