@@ -277,7 +277,7 @@ mod clock;
 mod regions;
 mod waker;
 
-pub use regions::small_pages_from_now_on;
+pub use regions::small_pages_only;
 pub use waker::Waker;
 
 pub mod epoll;
