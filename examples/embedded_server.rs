@@ -23,7 +23,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::io::stdin().read_to_end(&mut Vec::new())?;
     for snapshot in handle.snapshots() {
         let counters = &snapshot.counters;
-        println!("shard {}: {} messages in, {} out", snapshot.shard, counters.messages_in, counters.messages_out);
+        println!(
+            "shard {}: {} messages in, {} out",
+            snapshot.shard, counters.messages_in, counters.messages_out
+        );
     }
     handle.drain();
     server.join()?;

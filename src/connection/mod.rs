@@ -32,6 +32,7 @@ mod reading;
 #[cfg(test)]
 mod tests;
 
+use std::num::NonZeroU32;
 use std::ops::Range;
 
 use crate::buffer::{Buffer, Pool};
@@ -260,7 +261,7 @@ pub struct Connection {
     /// When the unfinished message began; 0 when there is none.
     message_since: Nanos,
     /// Bytes of an unfinished send that the driver resumes; none when the connection is not blocked.
-    unsent: Option<u32>,
+    unsent: Option<NonZeroU32>,
     /// Pings of the peer within the second `ping_second`.
     pings: u16,
     ping_second: u32,
@@ -326,7 +327,7 @@ impl Connection {
 
     /// Bytes queued to the peer, those of an unfinished send included.
     pub fn queued_bytes(&self) -> u32 {
-        self.outbox.bytes() + self.unsent.unwrap_or(0)
+        self.outbox.bytes() + self.unsent.map_or(0, NonZeroU32::get)
     }
 
     /// Whether a send straight from other memory would keep the order and be taken.
@@ -456,7 +457,7 @@ impl Connection {
 
     /// The driver's last send was short by `unsent` bytes and goes on by itself.
     pub fn blocked(&mut self, unsent: u32) {
-        self.unsent = Some(unsent);
+        self.unsent = Some(NonZeroU32::new(unsent).unwrap_or(NonZeroU32::MIN));
     }
 
     /// The rest of a short send has been taken by the kernel.

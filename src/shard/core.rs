@@ -14,7 +14,7 @@ use crate::connection::{
     Cause, Chunk, Connection, Entropy, Env, Fate, Marks, OutOfMemory, Piece, Reply, Run, Step,
 };
 use crate::driver::{Driver, Source, Span, Token};
-use crate::limits::{DRAIN_TIMEOUT, Nanos};
+use crate::limits::{DRAIN_TIMEOUT, Nanos, TRIM_INTERVAL};
 use crate::protocol::CloseCode;
 use crate::protocol::handshake::{self, Refusal};
 use crate::stats::{Counters, Snapshot};
@@ -41,6 +41,10 @@ pub struct Core<D: Driver, A: Application> {
     retry: Vec<Token>,
     /// Connections that had no room for another piece in this turn's batch.
     pub(super) refused: Vec<Token>,
+    /// When free buffers are looked at next.
+    pub(super) trim_at: Nanos,
+    /// Whether that is worth waking up for.
+    pub(super) trim_wanted: bool,
     pub(super) draining_since: Option<Nanos>,
     pub(super) stopping: bool,
     lease: Lease,
@@ -78,6 +82,8 @@ impl<D: Driver, A: Application> Core<D, A> {
             unblocked: Vec::new(),
             held: Vec::new(),
             refused: Vec::new(),
+            trim_at: 0,
+            trim_wanted: false,
             retry: Vec::new(),
             draining_since: None,
             stopping: false,
@@ -475,6 +481,10 @@ impl<D: Driver, A: Application> Core<D, A> {
             }
         }
         self.due = due;
+        if self.trim_at <= self.now {
+            self.trim_at = self.now + TRIM_INTERVAL;
+            self.trim_wanted = self.pool.trim();
+        }
         if self.draining_since.is_some_and(|since| since + DRAIN_TIMEOUT <= self.now) {
             let tokens: Vec<Token> = self.slots.tokens().collect();
             for token in tokens {

@@ -165,6 +165,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
         for event in &events {
             self.handle(event);
         }
+        self.core.trim_wanted |= !events.is_empty();
         events.clear();
         self.events = events;
         self.take_mail(takes_requests);
@@ -184,7 +185,8 @@ impl<D: Driver, A: Application> Shard<D, A> {
         }
         let drained = core.draining_since.map(|since| since + DRAIN_TIMEOUT);
         let own = earlier(core.wheel.deadline(), self.application.deadline());
-        earlier(earlier(own, drained), latest)
+        let trim = core.trim_wanted.then_some(core.trim_at);
+        earlier(earlier(own, trim), earlier(drained, latest))
     }
 
     #[inline]
