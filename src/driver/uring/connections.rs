@@ -296,13 +296,13 @@ impl Connections {
             let entry = file.receive(GROUP, RECEIVE_BYTES_MAX, total);
             return self.push(ring, &entry.user_data(Kind::Receive.of_token(token)));
         }
-        if slot.receive == Receive::Armed && paused && total.is_none() && !slot.marks.has(Marks::CANCEL_ARMED)
-        {
+        let cancelling = Marks::CANCEL_ARMED.with(Marks::CANCEL_FOUND);
+        if slot.receive == Receive::Armed && paused && total.is_none() && !slot.marks.has(cancelling) {
             // Not by descriptor: that could hit a rest that is waiting for room. By user data a
             // cancellation can miss; its completion then lists the connection again.
             slot.marks.set(Marks::CANCEL_ARMED);
             let entry = cancel(Kind::Receive.of_token(token));
-            return self.push(ring, &entry.user_data(Kind::Cancel.of_token(token)));
+            return self.push(ring, &entry.user_data(Kind::CancelReceive.of_token(token)));
         }
         Ok(())
     }
@@ -331,16 +331,26 @@ impl Connections {
         self.push(ring, &entry)
     }
 
-    /// Ends what the kernel has of a connection, then the connection.
+    /// Ends what the kernel has of a connection, one operation after the other, then the connection.
+    ///
+    /// An operation is named by its user data, which the kernel looks up in a table; by descriptor it would go
+    /// through all operations of the ring, and many closes at once would take seconds. While an operation is
+    /// between two states a look-up misses it. It is tried again by descriptor when the work that the kernel
+    /// had deferred has been done, and has not ended it.
     fn end(&mut self, index: u32, ring: &mut Ring) -> io::Result<()> {
         let (file, token) = (self.slots.file(index), self.slots.token(index));
         let slot = self.slots.at(index);
-        if slot.marks.has(Marks::CANCEL_ARMED.with(Marks::BUSY)) {
+        if slot.marks.has(Marks::CANCEL_ARMED.with(Marks::CANCEL_FOUND).with(Marks::BUSY)) {
             return Ok(());
         }
-        if slot.is_under_way() {
+        if let Some((operation, cancellation)) = slot.under_way() {
             slot.marks.set(Marks::CANCEL_ARMED);
-            return self.push(ring, &file.cancel_all().user_data(Kind::Cancel.of_token(token)));
+            let entry = if slot.marks.has(Marks::CANCEL_MISSED) {
+                file.cancel_all()
+            } else {
+                cancel(operation.of_token(token))
+            };
+            return self.push(ring, &entry.user_data(cancellation.of_token(token)));
         }
         slot.phase = Phase::Ending;
         self.push(ring, &file.close().user_data(Kind::Close.of_token(token)))
@@ -439,6 +449,7 @@ impl Connections {
         self.in_flight -= 1;
         let Some(slot) = self.slots.get(token) else { return };
         slot.receive = Receive::Idle;
+        slot.marks.clear(Marks::CANCEL_FOUND.with(Marks::CANCEL_MISSED));
         match -result {
             // The credit is spent, or completions overflowed, or it was cancelled for a pause or an end.
             ..0 | libc::ECANCELED | libc::EINTR | libc::EAGAIN => self.list(token.index),
@@ -497,6 +508,10 @@ impl Connections {
         let token = token_of(completion.user_data);
         let Some(slot) = self.slots.get(token) else { return };
         slot.marks.clear(Marks::REST_ARMED);
+        // While a receive is armed these are about it, since it is cancelled first.
+        if slot.receive != Receive::Armed {
+            slot.marks.clear(Marks::CANCEL_FOUND.with(Marks::CANCEL_MISSED));
+        }
         if slot.rest == NONE {
             return;
         }
@@ -531,7 +546,7 @@ impl Connections {
         self.in_flight -= 1;
         let token = token_of(completion.user_data);
         let Some(slot) = self.slots.get(token) else { return };
-        slot.marks.clear(Marks::CONNECT_ARMED);
+        slot.marks.clear(Marks::CONNECT_ARMED.with(Marks::CANCEL_FOUND).with(Marks::CANCEL_MISSED));
         if slot.phase == Phase::Connecting {
             if completion.result < 0 {
                 return self.fail(token, -completion.result);
@@ -556,13 +571,30 @@ impl Connections {
         self.list(token.index);
     }
 
-    /// A cancellation or a half-close through the ring is over.
-    pub(super) fn step_ended(&mut self, completion: Completion, mark: Marks) {
+    /// A cancellation is over. What it found still owes a last completion, which lists the connection.
+    pub(super) fn cancelled(&mut self, completion: Completion, cancellation: Kind) {
+        self.in_flight -= 1;
+        let token = token_of(completion.user_data);
+        let Some(slot) = self.slots.get(token) else { return };
+        let by_descriptor = slot.marks.has(Marks::CANCEL_MISSED);
+        slot.marks.clear(Marks::CANCEL_ARMED);
+        let still = slot.under_way().is_some_and(|(_, its)| its == cancellation);
+        match completion.result {
+            _ if by_descriptor || !still => self.list(token.index),
+            0 => slot.marks.set(Marks::CANCEL_FOUND),
+            _ => {
+                slot.marks.set(Marks::CANCEL_MISSED);
+                self.list(token.index);
+            }
+        }
+    }
+
+    /// A half-close through the ring is over.
+    pub(super) fn step_ended(&mut self, completion: Completion) {
         self.in_flight -= 1;
         let token = token_of(completion.user_data);
         if let Some(slot) = self.slots.get(token) {
-            slot.marks.clear(mark);
-            // What a cancellation missed is still under way, and is found so.
+            slot.marks.clear(Marks::BUSY);
             self.list(token.index);
         }
     }
@@ -577,7 +609,7 @@ impl Connections {
             slot.marks.set(Marks::INSTALL_REFUSED);
             slot.marks.clear(Marks::SHUT);
         }
-        self.step_ended(completion, Marks::BUSY);
+        self.step_ended(completion);
     }
 
     /// A connection is gone. Returns the number of its socket.

@@ -26,7 +26,10 @@ pub(super) enum Kind {
     /// The cancellation of a listener's accepts.
     AcceptCancel,
     Connect,
-    Cancel,
+    /// The cancellation of a receive, of a rest, of a connect.
+    CancelReceive,
+    CancelRest,
+    CancelConnect,
     /// A temporary descriptor for a half-close.
     Install,
     Shutdown,
@@ -44,7 +47,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 16] = [
+    const ALL: [Kind; 18] = [
         Kind::Receive,
         Kind::Send,
         Kind::Rest,
@@ -52,7 +55,9 @@ impl Kind {
         Kind::AcceptOne,
         Kind::AcceptCancel,
         Kind::Connect,
-        Kind::Cancel,
+        Kind::CancelReceive,
+        Kind::CancelRest,
+        Kind::CancelConnect,
         Kind::Install,
         Kind::Shutdown,
         Kind::Close,
@@ -155,7 +160,8 @@ impl File {
         on!(self, |target| opcode::Connect::new(target, address.as_ptr().cast(), address.len()).build())
     }
 
-    /// Ends everything that is under way on this descriptor.
+    /// Ends everything that is under way on this descriptor. The kernel goes through all operations of the ring
+    /// for it.
     pub(super) fn cancel_all(self) -> Entry {
         let what = on!(self, |target| CancelBuilder::fd(target));
         opcode::AsyncCancel2::new(what.all()).build()
@@ -193,7 +199,7 @@ pub(super) fn accept(listener: std::os::fd::RawFd, many: bool, direct: bool) -> 
     opcode::Accept::new(listener, ptr::null_mut(), ptr::null_mut()).file_index(slot).flags(flags).build()
 }
 
-/// Ends one operation, named by its user data.
+/// Ends one operation, named by its user data, which the kernel finds by a look-up.
 pub(super) fn cancel(user_data: u64) -> Entry {
     opcode::AsyncCancel2::new(CancelBuilder::user_data(user_data)).build()
 }

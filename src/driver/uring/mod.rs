@@ -40,7 +40,7 @@ use self::entries::{Kind, message, poll};
 use self::listeners::Listeners;
 use self::receive::Receiver;
 use self::ring::Ring;
-use self::slots::{Marks, Slots};
+use self::slots::Slots;
 use super::{Description, Driver, Event, Features, Options, Source, Span, Token, Waker, clock};
 use crate::buffer::Pool;
 use crate::limits::{Nanos, SECOND};
@@ -162,9 +162,11 @@ impl Uring {
                     }
                     Kind::AcceptCancel => self.listeners.cancelled(completion, connections),
                     Kind::Connect => connections.connected(completion, events),
-                    Kind::Cancel => connections.step_ended(completion, Marks::CANCEL_ARMED),
+                    kind @ (Kind::CancelReceive | Kind::CancelRest | Kind::CancelConnect) => {
+                        connections.cancelled(completion, kind);
+                    }
                     Kind::Install => connections.installed(completion),
-                    Kind::Shutdown => connections.step_ended(completion, Marks::BUSY),
+                    Kind::Shutdown => connections.step_ended(completion),
                     Kind::Close => {
                         if let Some(file) = connections.closed(completion, events) {
                             self.dials.closed(file);

@@ -1,6 +1,6 @@
 //! The table of connections: what the driver remembers about each, in as few bytes as it can.
 
-use super::entries::File;
+use super::entries::{File, Kind};
 use crate::driver::Token;
 
 /// Generations count modulo 2^24, so that one fits into user data beside a kind and an index.
@@ -61,6 +61,10 @@ impl Marks {
     pub(super) const CONNECT_ARMED: Marks = Marks(1 << 5);
     /// A cancellation is with the kernel.
     pub(super) const CANCEL_ARMED: Marks = Marks(1 << 6);
+    /// A cancellation found its operation, whose last completion is still to come.
+    pub(super) const CANCEL_FOUND: Marks = Marks(1 << 9);
+    /// A cancellation by user data did not find its operation.
+    pub(super) const CANCEL_MISSED: Marks = Marks(1 << 10);
     /// Another brief operation (a half-close) is with the kernel.
     pub(super) const BUSY: Marks = Marks(1 << 7);
     /// No descriptor could be installed for a half-close.
@@ -105,9 +109,18 @@ pub(super) struct Slot {
 const _: () = assert!(size_of::<Slot>() <= 32);
 
 impl Slot {
-    /// Whether the kernel has an operation of this connection that may have to be cancelled.
-    pub(super) fn is_under_way(&self) -> bool {
-        self.receive == Receive::Armed || self.marks.has(Marks::REST_ARMED.with(Marks::CONNECT_ARMED))
+    /// What the kernel has of this connection that would not end by itself, and the kind of its cancellation;
+    /// the receive before anything else.
+    pub(super) fn under_way(&self) -> Option<(Kind, Kind)> {
+        if self.receive == Receive::Armed {
+            Some((Kind::Receive, Kind::CancelReceive))
+        } else if self.marks.has(Marks::REST_ARMED) {
+            Some((Kind::Rest, Kind::CancelRest))
+        } else if self.marks.has(Marks::CONNECT_ARMED) {
+            Some((Kind::Connect, Kind::CancelConnect))
+        } else {
+            None
+        }
     }
 }
 
