@@ -413,9 +413,11 @@ impl Epoll {
                         self.accepting = Accepting::Yes;
                         break;
                     }
-                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::ENOSPC) => {
+                    Some(
+                        errno @ (libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::ENOSPC),
+                    ) => {
                         if self.accepting != Accepting::Retrying {
-                            events.push(Event::AcceptFailed { error });
+                            events.push(Event::AcceptFailed { errno });
                         }
                         let retry_at = clock::now() + ACCEPT_RETRY;
                         return self.park_listeners(Accepting::Failed { retry_at });

@@ -2,7 +2,7 @@
 //! that is played here says what came of it all, in one of the ways that a real one might.
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::sync::atomic::Ordering;
 
 use bytes::Buf;
@@ -179,8 +179,7 @@ impl Sim {
             if state.random.chance(state.faults.accept_fails) {
                 self.accept_paused_turns = ACCEPT_PAUSE_TURNS;
                 self.busy = true;
-                let error = io::Error::from_raw_os_error(libc::EMFILE);
-                return self.found.push((None, Event::AcceptFailed { error }));
+                return self.found.push((None, Event::AcceptFailed { errno: libc::EMFILE }));
             }
             let Some(wire) = state.nodes[self.number].backlog.pop_front() else { return };
             let token = self.insert(wire, 1, Phase::Open);

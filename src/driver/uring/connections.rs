@@ -19,10 +19,10 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-use io_uring::cqueue;
 use io_uring::squeue::Flags;
+use io_uring::{SubmissionQueue, cqueue};
 
-use super::entries::{Kind, cancel, token_of};
+use super::entries::{File, Kind, PlainSend, cancel, token_of};
 use super::receive::{GROUP, Receiver};
 use super::ring::{Ring, shut_down};
 use super::sends::{Batch, Rests};
@@ -47,6 +47,12 @@ impl Completion {
     }
 }
 
+/// Flags of a completion that brought bytes into a buffer (`IORING_CQE_F_BUFFER`), of an operation
+/// (`IORING_CQE_F_MORE`) and with a buffer (`IORING_CQE_F_BUF_MORE`) that go on.
+const GOES_ON: u32 = 1 | 1 << 1 | 1 << 4;
+/// Place of the buffer's number in a completion's flags.
+const BUFFER_SHIFT: u32 = 16;
+
 /// Everything that the kernel may point into, and the state of all connections.
 #[derive(Debug)]
 pub(super) struct Connections {
@@ -66,21 +72,29 @@ pub(super) struct Connections {
     blocked: Vec<Event>,
     /// `Failed` events; they go behind the turn's others, so that what was received before still counts.
     failed: Vec<Event>,
-    /// Position of the latest `Received` event, and the byte after its run.
+    /// User data of the latest receive, the position of its event, and the byte after its run.
+    run_user_data: u64,
     run_event: usize,
     run_end: u32,
+    plain_send: PlainSend,
     /// Flags of fast sends.
     silent: Flags,
     total: Option<u32>,
     install: bool,
 }
 
-/// No run can be extended: no span starts at the end of the address space.
-const NO_RUN: u32 = u32::MAX;
+/// Out of line: a connection's further runs of a turn are rare.
+#[cold]
+#[inline(never)]
+fn extend_received(batch: &mut Batch, position: usize, run: Span) -> bool {
+    batch.extend(position, Source::Received(run)).is_ok()
+}
 
 impl Connections {
     pub(super) fn new(slots: Slots, receiver: Receiver, used: Features) -> Connections {
+        let silent = if used.has(Features::SKIP_SUCCESS) { Flags::SKIP_SUCCESS } else { Flags::empty() };
         Connections {
+            plain_send: PlainSend::new(slots.is_direct(), silent),
             slots,
             batch: Batch::default(),
             rests: Rests::default(),
@@ -91,9 +105,10 @@ impl Connections {
             parked: VecDeque::new(),
             blocked: Vec::new(),
             failed: Vec::new(),
+            run_user_data: 0,
             run_event: 0,
-            run_end: NO_RUN,
-            silent: if used.has(Features::SKIP_SUCCESS) { Flags::SKIP_SUCCESS } else { Flags::empty() },
+            run_end: 0,
+            silent,
             total: used.has(Features::RECEIVE_TOTAL).then_some(RECEIVE_CREDIT_BYTES),
             install: used.has(Features::FD_INSTALL),
         }
@@ -103,15 +118,22 @@ impl Connections {
 
     #[inline]
     pub(super) fn send(&mut self, token: Token, source: Source) -> Result<(), Source> {
-        let Some(slot) = self.slots.get(token) else { return Err(source) };
-        if slot.phase != Phase::Open || slot.rest != NONE || slot.marks.has(Marks::SHUTDOWN) {
-            return Err(source);
+        let Some(slot) = self.slots.get(token).filter(|slot| slot.takes_sends()) else { return Err(source) };
+        if let Some(position) = self.batch.position(slot.staged) {
+            return self.batch.extend(position, source);
         }
-        if slot.staged != NONE {
-            return self.batch.extend(slot.staged, source);
-        }
-        slot.staged = self.batch.start(token.index, source);
+        slot.staged = self.batch.start(slot.file, Kind::Send.of_token(token), source);
         Ok(())
+    }
+
+    #[inline]
+    pub(super) fn send_received(&mut self, token: Token, run: Span) -> bool {
+        let Some(slot) = self.slots.get(token).filter(|slot| slot.takes_sends()) else { return false };
+        if let Some(position) = self.batch.position(slot.staged) {
+            return extend_received(&mut self.batch, position, run);
+        }
+        slot.staged = self.batch.start_received(slot.file, Kind::Send.of_token(token), run);
+        true
     }
 
     pub(super) fn pause(&mut self, token: Token) {
@@ -154,9 +176,9 @@ impl Connections {
             return;
         }
         slot.phase = Phase::Cancelling;
-        if slot.staged != NONE {
-            self.batch.drop_entry(slot.staged);
-            slot.staged = NONE;
+        if let Some(position) = self.batch.position(slot.staged) {
+            self.batch.drop_entry(position);
+            slot.staged = 0;
         }
         self.list(token.index);
     }
@@ -175,34 +197,35 @@ impl Connections {
     /// Starts a turn: the runs of the previous one are over.
     #[inline]
     pub(super) fn begin(&mut self) {
-        self.run_end = NO_RUN;
+        // No receive is named so.
+        self.run_user_data = 0;
     }
 
     /// Queues the staged sends, one operation for each connection.
     pub(super) fn fill_sends(&mut self, ring: &mut Ring) -> io::Result<()> {
-        self.batch.prepare();
-        let Connections { batch, slots, receiver, silent, .. } = self;
-        let mut position = 0;
-        let mut next = || {
-            while position < batch.len() {
-                let staged = batch.get(position);
-                let at = position;
-                position += 1;
-                if staged.count == 0 {
+        let Connections { batch, receiver, plain_send, silent, .. } = self;
+        let direct = self.slots.is_direct();
+        let (mut entries, mut messages) = batch.entries();
+        let mut push_next = |queue: &mut SubmissionQueue<'_>| {
+            for staged in &mut entries {
+                let entry = if let Some(span) = staged.span() {
+                    plain_send.entry(staged.file, receiver.address(span), span.bytes, staged.user_data)
+                } else if staged.is_dropped() {
                     continue;
-                }
-                let (file, token) = slots.file_and_token(staged.index);
-                let entry = match staged.span() {
-                    Some(span) => file.send(receiver.address(span), span.bytes, *silent),
-                    None => file.send_message(batch.message(at, |span| receiver.address(span)), *silent),
+                } else {
+                    let (file, user_data) = (File { number: staged.file, direct }, staged.user_data);
+                    let message = messages.message(staged, |span| receiver.address(span));
+                    file.send_message(message, *silent).user_data(user_data)
                 };
-                return Some(entry.user_data(Kind::Send.of_token(token)));
+                // SAFETY: the bytes stay until `settle`, which comes after the entry has been consumed, and
+                // with it copied or refused: spans are recycled, and the batch with its vectors cleared, only
+                // there. Nothing is refused, since `push_many` sees to the room.
+                let _ = unsafe { queue.push(&entry) };
+                return true;
             }
-            None
+            false
         };
-        // SAFETY: the bytes stay until `settle`, which comes after the entry has been consumed, and with it
-        // copied or refused: spans are recycled, and the batch with its vectors cleared, only there.
-        while !unsafe { ring.push_many(&mut next) } {
+        while !ring.push_many(&mut push_next) {
             ring.submit()?;
         }
         Ok(())
@@ -246,7 +269,7 @@ impl Connections {
                 self.drop_rest(index, pool);
                 Ok(())
             }
-            Phase::Draining if slot.staged != NONE => {
+            Phase::Draining if self.batch.position(slot.staged).is_some() => {
                 self.late.push(index);
                 Ok(())
             }
@@ -313,7 +336,7 @@ impl Connections {
         if !slot.marks.has(Marks::SHUTDOWN) || slot.marks.has(Marks::SHUT) || slot.rest != NONE {
             return Ok(());
         }
-        if slot.staged != NONE {
+        if self.batch.position(slot.staged).is_some() {
             self.late.push(index);
             return Ok(());
         }
@@ -358,8 +381,11 @@ impl Connections {
 
     /// Lists as many of those that found no memory as there may be memory for now, the longest waiting first.
     fn unpark(&mut self) {
+        if self.parked.is_empty() {
+            return;
+        }
         let room = self.receiver.available_bytes();
-        if self.parked.is_empty() || room == 0 {
+        if room == 0 {
             return;
         }
         let count = (room / RECEIVE_BYTES_MAX as usize).max(1);
@@ -378,13 +404,6 @@ impl Connections {
     /// `finished` oldest buffers back, which nothing points into any more.
     #[inline]
     pub(super) fn settle(&mut self, pool: &mut Pool, finished: usize) {
-        for position in 0..self.batch.len() {
-            let staged = self.batch.get(position);
-            // The slot of a dropped entry may be somebody else's by now.
-            if staged.count > 0 {
-                self.slots.at(staged.index).staged = NONE;
-            }
-        }
         self.batch.clear(pool);
         self.receiver.give_back(finished);
         while let Some(index) = self.late.pop() {
@@ -410,20 +429,35 @@ impl Connections {
 
     // ---- completions ----
 
-    /// A receive brought something, or ended, or both.
-    #[inline]
+    /// A receive brought something. The usual case, which is on the path of every message: it goes on, and so
+    /// does its buffer; everything else is [`received_any`](Connections::received_any).
+    #[inline(always)]
     pub(super) fn received(&mut self, completion: Completion, events: &mut Vec<Event>) {
+        let Completion { user_data, result, flags } = completion;
+        if flags & GOES_ON != GOES_ON || result <= 0 {
+            return self.received_any(completion, events);
+        }
+        let Some(run) = self.receiver.take_more((flags >> BUFFER_SHIFT) as u16, result as u32) else {
+            return;
+        };
+        if self.slots.get(token_of(user_data)).is_some_and(|slot| slot.is_heard()) {
+            self.report(user_data, run, events);
+        }
+    }
+
+    /// A receive brought something, or ended, or both.
+    #[inline(never)]
+    fn received_any(&mut self, completion: Completion, events: &mut Vec<Event>) {
         let bytes = completion.result.max(0) as u32;
         // Accounted for before anything else: a stale receive uses memory like any other.
         let span = cqueue::buffer_select(completion.flags)
             .and_then(|id| self.receiver.take(id, bytes, cqueue::buffer_more(completion.flags)));
         let token = token_of(completion.user_data);
-        if let Some(slot) = self.slots.get(token)
-            && slot.phase <= Phase::Failed
-            && let Some(run) = span
+        if let Some(run) = span
             && run.bytes > 0
+            && self.slots.get(token).is_some_and(|slot| slot.is_heard())
         {
-            self.report(token, run, events);
+            self.report(completion.user_data, run, events);
         }
         if !completion.more() {
             self.receive_ended(token, completion.result, events);
@@ -431,15 +465,16 @@ impl Connections {
     }
 
     #[inline]
-    fn report(&mut self, token: Token, run: Span, events: &mut Vec<Event>) {
-        if run.offset == self.run_end
-            && let Some(Event::Received { token: owner, run: before }) = events.get_mut(self.run_event)
-            && *owner == token
+    fn report(&mut self, user_data: u64, run: Span, events: &mut Vec<Event>) {
+        if user_data == self.run_user_data
+            && run.offset == self.run_end
+            && let Some(Event::Received { run: before, .. }) = events.get_mut(self.run_event)
         {
             before.bytes += run.bytes;
         } else {
+            self.run_user_data = user_data;
             self.run_event = events.len();
-            events.push(Event::Received { token, run });
+            events.push(Event::Received { token: token_of(user_data), run });
         }
         self.run_end = run.offset + run.bytes;
     }
@@ -476,17 +511,14 @@ impl Connections {
     pub(super) fn send_ended(&mut self, completion: Completion, pool: &mut Pool) {
         let token = token_of(completion.user_data);
         let Some(slot) = self.slots.get(token) else { return };
-        let position = slot.staged;
-        if position == NONE {
-            return;
-        }
+        let Some(position) = self.batch.position(slot.staged) else { return };
         let sent = match completion.result {
             sent @ 0.. => sent as usize,
             // No room, or a moment's lack of memory: the slow way waits.
             error if matches!(-error, libc::EAGAIN | libc::EINTR | libc::ENOBUFS | libc::ENOMEM) => 0,
             error => return self.fail(token, -error),
         };
-        if sent >= self.batch.bytes(position as usize - 1) {
+        if sent >= self.batch.bytes(position) {
             return;
         }
         let receiver = &self.receiver;

@@ -71,11 +71,13 @@ impl Kind {
     /// The kind in `user_data`. Another ring may send anything: what is no kind is ignored.
     #[inline]
     pub(super) fn of(user_data: u64) -> Kind {
-        // Nearly every completion is one.
-        if user_data >> 56 == Kind::Receive as u64 {
-            return Kind::Receive;
-        }
         Self::ALL.get(((user_data >> 56) as usize).wrapping_sub(1)).copied().unwrap_or(Kind::Ignored)
+    }
+
+    /// Whether [`of`](Kind::of) would say that it is a receive.
+    #[inline]
+    pub(super) fn is_receive(user_data: u64) -> bool {
+        user_data >> 56 == Kind::Receive as u64
     }
 
     /// User data of an operation of `token`.
@@ -138,14 +140,7 @@ impl File {
         entry
     }
 
-    /// Sends all of `bytes` bytes or completes with what was short. The memory must stay until the entry
-    /// has been consumed.
-    #[inline]
-    pub(super) fn send(self, address: *const u8, bytes: u32, silent: Flags) -> Entry {
-        on!(self, |target| opcode::Send::new(target, address, bytes).flags(AT_ONCE).build().flags(silent))
-    }
-
-    /// The same with the pieces that `header` names.
+    /// Sends the pieces that `header` names.
     pub(super) fn send_message(self, header: *const libc::msghdr, silent: Flags) -> Entry {
         on!(self, |target| opcode::SendMsg::new(target, header).flags(AT_ONCE as u32).build().flags(silent))
     }
@@ -182,6 +177,46 @@ impl File {
     pub(super) fn install(self) -> Entry {
         opcode::FixedFdInstall::new(types::Fixed(self.number), 0).build()
     }
+}
+
+/// What all plain sends of a ring have in common.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PlainSend {
+    /// First word of the entry, without the descriptor.
+    head: u64,
+}
+
+impl PlainSend {
+    /// For sockets that are direct descriptors or ordinary ones, with the flags of silence or none.
+    pub(super) fn new(direct: bool, silent: Flags) -> PlainSend {
+        let file = File { number: 0, direct };
+        let nowhere = ptr::null();
+        let entry = on!(file, |target| opcode::Send::new(target, nowhere, 0).build().flags(silent));
+        PlainSend { head: words(entry)[0] }
+    }
+
+    /// Sends all of `bytes` bytes or completes with what was short. The memory must stay until the entry
+    /// has been consumed.
+    ///
+    /// The entry is put together by words: it is written once for every message.
+    #[inline(always)]
+    pub(super) fn entry(self, file: u32, address: *const u8, bytes: u32, user_data: u64) -> Entry {
+        let head = self.head | u64::from(file) << DESCRIPTOR_SHIFT;
+        let length_and_flags = u64::from(bytes) << LENGTH_SHIFT | (AT_ONCE as u64) << MESSAGE_FLAGS_SHIFT;
+        let words = [head, 0, address as u64, length_and_flags, user_data, 0, 0, 0];
+        // SAFETY: an entry is 64 bytes of plain integers laid out as `io_uring_sqe`; any bits are valid.
+        unsafe { std::mem::transmute::<[u64; 8], Entry>(words) }
+    }
+}
+
+// Places in the words of `io_uring_sqe`: a word's lower half comes first in memory on little-endian machines.
+const DESCRIPTOR_SHIFT: u32 = if cfg!(target_endian = "little") { 32 } else { 0 };
+const LENGTH_SHIFT: u32 = if cfg!(target_endian = "little") { 0 } else { 32 };
+const MESSAGE_FLAGS_SHIFT: u32 = 32 - LENGTH_SHIFT;
+
+fn words(entry: Entry) -> [u64; 8] {
+    // SAFETY: an entry is 64 bytes of plain integers without padding.
+    unsafe { std::mem::transmute::<Entry, [u64; 8]>(entry) }
 }
 
 /// All of it now or not at all: with both flags a send never leaves anything behind in the kernel that still
@@ -232,6 +267,24 @@ pub(super) const OPERATIONS: [u8; 11] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_plain_send_is_the_entry_that_the_crate_builds() {
+        let memory = [0u8; 3];
+        for silent in [Flags::empty(), Flags::SKIP_SUCCESS] {
+            for direct in [false, true] {
+                let file = File { number: 0x0123_4567, direct };
+                let built = on!(file, |target| opcode::Send::new(target, memory.as_ptr(), 3)
+                    .flags(AT_ONCE)
+                    .build()
+                    .flags(silent)
+                    .user_data(u64::MAX / 3));
+                let ours = PlainSend::new(direct, silent);
+                let ours = ours.entry(file.number, memory.as_ptr(), 3, u64::MAX / 3);
+                assert_eq!(words(ours), words(built));
+            }
+        }
+    }
 
     #[test]
     fn user_data_names_an_operation_and_its_connection() {

@@ -176,11 +176,11 @@ impl Listeners {
         match -completion.result {
             // Cancelled, or the client gave up first: nothing that the owner could mend.
             libc::ECANCELED | libc::EINTR | libc::EAGAIN | libc::ECONNABORTED | libc::EPROTO => {}
-            error => {
+            errno => {
                 listener.retry_at = Some(clock::now() + RETRY);
                 if !listener.failing {
                     listener.failing = true;
-                    events.push(Event::AcceptFailed { error: io::Error::from_raw_os_error(error) });
+                    events.push(Event::AcceptFailed { errno });
                 }
             }
         }

@@ -149,50 +149,25 @@ impl Uring {
     fn reap(&mut self, pool: &mut Pool, events: &mut Vec<Event>) -> io::Result<()> {
         let mut woken = false;
         loop {
-            let connections = &mut *self.connections;
-            for entry in self.ring.completions() {
+            let Uring { connections, ring, .. } = self;
+            let connections: &mut Connections = connections;
+            let mut queue = ring.completions();
+            let mut other = None;
+            for entry in &mut queue {
                 let completion =
                     Completion { user_data: entry.user_data(), result: entry.result(), flags: entry.flags() };
-                match Kind::of(completion.user_data) {
-                    Kind::Receive => connections.received(completion, events),
-                    Kind::Send => connections.send_ended(completion, pool),
-                    Kind::Rest => connections.rest_ended(completion, pool, events),
-                    kind @ (Kind::AcceptMany | Kind::AcceptOne) => {
-                        self.listeners.accepted(kind, completion, connections, events);
-                    }
-                    Kind::AcceptCancel => self.listeners.cancelled(completion, connections),
-                    Kind::Connect => connections.connected(completion, events),
-                    kind @ (Kind::CancelReceive | Kind::CancelRest | Kind::CancelConnect) => {
-                        connections.cancelled(completion, kind);
-                    }
-                    Kind::Install => connections.installed(completion),
-                    Kind::Shutdown => connections.step_ended(completion),
-                    Kind::Close => {
-                        if let Some(file) = connections.closed(completion, events) {
-                            self.dials.closed(file);
-                            self.listeners.room_changed();
-                        }
-                    }
-                    Kind::WakePoll => {
-                        woken = true;
-                        if !completion.more() {
-                            connections.in_flight -= 1;
-                            self.poll_armed = false;
-                        }
-                    }
-                    Kind::WakeMessage => woken = true,
-                    Kind::WakeSent => {
-                        // The other ring is gone or refuses; if anybody still waits there, the eventfd
-                        // reaches it.
-                        if let Some(other) = self.wakes.get(completion.user_data as u32 as usize) {
-                            other.wake();
-                        }
-                    }
-                    Kind::CloseOrphan => connections.in_flight -= 1,
-                    Kind::Ignored => {}
+                // Nearly every completion is one; the loop around them has to be a short one.
+                if Kind::is_receive(completion.user_data) {
+                    connections.received(completion, events);
+                } else {
+                    other = Some(completion);
+                    break;
                 }
             }
-            if !self.ring.fetch_overflow()? {
+            drop(queue);
+            if let Some(completion) = other {
+                woken |= self.reap_other(completion, pool, events);
+            } else if !self.ring.fetch_overflow()? {
                 break;
             }
         }
@@ -200,6 +175,50 @@ impl Uring {
             events.push(Event::Woken);
         }
         Ok(())
+    }
+
+    /// Takes a completion that is not a receive's. Returns whether somebody used a waker.
+    #[inline(never)]
+    fn reap_other(&mut self, completion: Completion, pool: &mut Pool, events: &mut Vec<Event>) -> bool {
+        let connections = &mut *self.connections;
+        match Kind::of(completion.user_data) {
+            Kind::Send => connections.send_ended(completion, pool),
+            Kind::Rest => connections.rest_ended(completion, pool, events),
+            kind @ (Kind::AcceptMany | Kind::AcceptOne) => {
+                self.listeners.accepted(kind, completion, connections, events);
+            }
+            Kind::AcceptCancel => self.listeners.cancelled(completion, connections),
+            Kind::Connect => connections.connected(completion, events),
+            kind @ (Kind::CancelReceive | Kind::CancelRest | Kind::CancelConnect) => {
+                connections.cancelled(completion, kind);
+            }
+            Kind::Install => connections.installed(completion),
+            Kind::Shutdown => connections.step_ended(completion),
+            Kind::Close => {
+                if let Some(file) = connections.closed(completion, events) {
+                    self.dials.closed(file);
+                    self.listeners.room_changed();
+                }
+            }
+            Kind::WakePoll => {
+                if !completion.more() {
+                    connections.in_flight -= 1;
+                    self.poll_armed = false;
+                }
+                return true;
+            }
+            Kind::WakeMessage => return true,
+            Kind::WakeSent => {
+                // The other ring is gone or refuses; if anybody still waits there, the eventfd reaches it.
+                if let Some(other) = self.wakes.get(completion.user_data as u32 as usize) {
+                    other.wake();
+                }
+            }
+            Kind::CloseOrphan => connections.in_flight -= 1,
+            // Receives do not come here.
+            Kind::Receive | Kind::Ignored => {}
+        }
+        false
     }
 }
 
@@ -249,6 +268,11 @@ impl Driver for Uring {
     #[inline]
     fn send(&mut self, token: Token, source: Source) -> Result<(), Source> {
         self.connections.send(token, source)
+    }
+
+    #[inline]
+    fn send_received(&mut self, token: Token, run: Span) -> bool {
+        self.connections.send_received(token, run)
     }
 
     fn pause(&mut self, token: Token) {

@@ -92,12 +92,10 @@ pub(super) struct Receiver {
     memory: Regions,
     buffer_bytes: u32,
     incremental: bool,
-    /// Bytes of each buffer that have been received into, counted as the kernel does.
+    /// For each buffer the offset of the next byte to be received into, kept as the kernel does.
     heads: Box<[u32]>,
     /// Buffers that the kernel is done with, oldest first.
     finished: Vec<u16>,
-    /// Bytes that the kernel may still fill.
-    available_bytes: usize,
 }
 
 impl Receiver {
@@ -126,28 +124,28 @@ impl Receiver {
             incremental,
             heads: vec![0; usize::from(count)].into_boxed_slice(),
             finished: (0..count).collect(),
-            available_bytes: 0,
         };
         receiver.give_back(usize::from(count));
         Ok(receiver)
     }
 
+    /// Accounts for a completion that brought `bytes` into buffer `id`, which the kernel goes on filling. `None`
+    /// for a buffer that the kernel cannot have named.
+    #[inline]
+    pub(super) fn take_more(&mut self, id: u16, bytes: u32) -> Option<Span> {
+        let head = self.heads.get_mut(usize::from(id))?;
+        let span = Span { offset: *head, bytes };
+        *head += bytes;
+        Some(span)
+    }
+
     /// Accounts for a completion that brought `bytes` into buffer `id`. `more` says that the kernel goes on
     /// filling it. `None` for a buffer that the kernel cannot have named.
-    #[inline]
     pub(super) fn take(&mut self, id: u16, bytes: u32, more: bool) -> Option<Span> {
-        let head = self.heads.get_mut(usize::from(id))?;
-        let span = Span { offset: u32::from(id) * self.buffer_bytes + *head, bytes };
-        *head += bytes;
-        if self.incremental {
-            self.available_bytes -= bytes as usize;
-            // Kernels before 6.17 report the end of a stream, which takes nothing, as if it had finished
-            // the buffer.
-            if !more && bytes > 0 {
-                self.finished.push(id);
-            }
-        } else {
-            self.available_bytes -= self.buffer_bytes as usize;
+        let span = self.take_more(id, bytes)?;
+        // A classic buffer takes one receive. Kernels before 6.17 report the end of a stream, which takes
+        // nothing, as if it had finished an incremental buffer.
+        if !more && (bytes > 0 || !self.incremental) {
             self.finished.push(id);
         }
         Some(span)
@@ -166,8 +164,7 @@ impl Receiver {
         for &id in &self.finished[..count] {
             let address = self.memory.address(usize::from(id) * self.buffer_bytes as usize);
             self.buffers.provide(id, address, self.buffer_bytes);
-            self.heads[usize::from(id)] = 0;
-            self.available_bytes += self.buffer_bytes as usize;
+            self.heads[usize::from(id)] = self.start(id);
         }
         self.finished.drain(..count);
         self.buffers.publish();
@@ -175,7 +172,14 @@ impl Receiver {
 
     /// Bytes that the kernel may still fill.
     pub(super) fn available_bytes(&self) -> usize {
-        self.available_bytes
+        let left = |id: u16| (self.start(id) + self.buffer_bytes - self.heads[usize::from(id)]) as usize;
+        let all: usize = (0..self.heads.len() as u16).map(left).sum();
+        all - self.finished.iter().map(|&id| left(id)).sum::<usize>()
+    }
+
+    /// Offset of a buffer's first byte.
+    fn start(&self, id: u16) -> u32 {
+        u32::from(id) * self.buffer_bytes
     }
 
     /// The bytes of a span that [`take`](Self::take) gave out.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use io_uring::register::Restriction;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{CancelBuilder, Timespec};
-use io_uring::{CompletionQueue, EnterFlags, IoUring};
+use io_uring::{CompletionQueue, EnterFlags, IoUring, SubmissionQueue};
 
 use super::{entries, features};
 use crate::driver::{Features, clock};
@@ -171,18 +171,16 @@ impl Ring {
         }
     }
 
-    /// Queues what `next` gives until it gives nothing; the kernel sees it when all of it is written. Returns
-    /// false when the queue is full before: then [`submit`](Ring::submit), and call again.
-    ///
-    /// # Safety
-    /// As for [`push`](Ring::push), for every entry.
+    /// Has `push_next` push one entry after the other until it says that there is none left; the kernel sees
+    /// them when all are written. Returns false when the queue is full before: then
+    /// [`submit`](Ring::submit), and call again.
     #[inline]
-    pub(super) unsafe fn push_many(&mut self, mut next: impl FnMut() -> Option<Entry>) -> bool {
+    pub(super) fn push_many(&mut self, mut push_next: impl FnMut(&mut SubmissionQueue<'_>) -> bool) -> bool {
         let mut queue = self.ring.submission();
         while !queue.is_full() {
-            let Some(entry) = next() else { return true };
-            // SAFETY: the caller's promise. There is room, so nothing is refused.
-            let _ = unsafe { queue.push(&entry) };
+            if !push_next(&mut queue) {
+                return true;
+            }
         }
         false
     }

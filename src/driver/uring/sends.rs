@@ -17,21 +17,41 @@ use crate::limits::SEND_PIECES_MAX;
 /// What one connection sends with this turn's batch.
 #[derive(Debug)]
 pub(super) struct Staged {
-    pub(super) index: u32,
-    /// Pieces, 0 when it has been dropped.
-    pub(super) count: u32,
-    /// First and last piece of the chain, counted from 1; `NONE` while `span` is all there is.
+    /// User data of its operation.
+    pub(super) user_data: u64,
+    /// Number of its socket.
+    pub(super) file: u32,
+    /// Pieces.
+    count: u32,
+    span: Span,
+    /// First and last piece of the chain, counted from 1; `NONE` while `span` is all there is, `DROPPED` when
+    /// nothing is to be sent.
     first: u32,
     last: u32,
-    span: Span,
 }
+
+/// No piece of a chain.
+const DROPPED: u32 = u32::MAX;
 
 impl Staged {
     /// The only piece, if it is a stretch of receive memory.
     #[inline]
     pub(super) fn span(&self) -> Option<Span> {
-        (self.first == NONE && self.count > 0).then_some(self.span)
+        (self.first == NONE).then_some(self.span)
     }
+
+    /// Whether nothing of it is sent.
+    pub(super) fn is_dropped(&self) -> bool {
+        self.first == DROPPED
+    }
+}
+
+/// What makes messages of a batch's chains.
+#[derive(Debug)]
+pub(super) struct Messages<'a> {
+    pieces: &'a [Piece],
+    headers: &'a mut Vec<msghdr>,
+    vectors: &'a mut Vec<iovec>,
 }
 
 #[derive(Debug)]
@@ -42,13 +62,24 @@ struct Piece {
 }
 
 /// The sends of one turn, in the order in which their connections came.
-#[derive(Debug, Default)]
+///
+/// Entries are numbered through from 1 over all batches, so that a connection's note of its entry is out of
+/// date by itself when the batch is over: nothing has to go and clear it.
+#[derive(Debug)]
 pub(super) struct Batch {
     staged: Vec<Staged>,
+    /// Number of the first entry.
+    start: u64,
     pieces: Vec<Piece>,
     /// Memory of the batch's vectored sends; neither moves between filling and consumption.
     headers: Vec<msghdr>,
     vectors: Vec<iovec>,
+}
+
+impl Default for Batch {
+    fn default() -> Batch {
+        Batch { staged: Vec::new(), start: 1, pieces: Vec::new(), headers: Vec::new(), vectors: Vec::new() }
+    }
 }
 
 impl Batch {
@@ -58,33 +89,37 @@ impl Batch {
         self.staged.len()
     }
 
+    /// Where the entry of this number is, if it is one of this batch.
     #[inline]
-    pub(super) fn get(&self, position: usize) -> &Staged {
-        &self.staged[position]
+    pub(super) fn position(&self, number: u64) -> Option<usize> {
+        (number >= self.start).then(|| (number - self.start) as usize)
     }
 
-    /// Starts the entry of connection `index`. Returns its position, counted from 1.
+    /// Starts the entry of the connection on `file`, whose operation `user_data` will name, with a stretch of
+    /// receive memory. Returns its number.
     #[inline]
-    pub(super) fn start(&mut self, index: u32, source: Source) -> u32 {
-        let mut entry =
-            Staged { index, count: 1, first: NONE, last: NONE, span: Span { offset: 0, bytes: 0 } };
-        match source {
-            Source::Received(span) => entry.span = span,
-            source => {
-                self.pieces.push(Piece { source, next: NONE });
-                entry.first = self.pieces.len() as u32;
-                entry.last = entry.first;
-            }
+    pub(super) fn start_received(&mut self, file: u32, user_data: u64, span: Span) -> u64 {
+        let number = self.start + self.staged.len() as u64;
+        self.staged.push(Staged { user_data, file, count: 1, span, first: NONE, last: NONE });
+        number
+    }
+
+    /// The same with a source of any kind.
+    pub(super) fn start(&mut self, file: u32, user_data: u64, source: Source) -> u64 {
+        if let Source::Received(span) = source {
+            return self.start_received(file, user_data, span);
         }
-        self.staged.push(entry);
-        self.staged.len() as u32
+        self.pieces.push(Piece { source, next: NONE });
+        let (piece, span) = (self.pieces.len() as u32, Span { offset: 0, bytes: 0 });
+        let number = self.start + self.staged.len() as u64;
+        self.staged.push(Staged { user_data, file, count: 1, span, first: piece, last: piece });
+        number
     }
 
-    /// Puts `source` behind what the entry at `position` (counted from 1) has. Stretches of receive memory
+    /// Puts `source` behind what the entry at `position` has. Stretches of receive memory
     /// that meet become one. Gives it back when the entry is full.
-    #[inline]
-    pub(super) fn extend(&mut self, position: u32, source: Source) -> Result<(), Source> {
-        let entry = &mut self.staged[position as usize - 1];
+    pub(super) fn extend(&mut self, position: usize, source: Source) -> Result<(), Source> {
+        let entry = &mut self.staged[position];
         if let Source::Received(span) = source {
             let last = match entry.last {
                 NONE => Some(&mut entry.span),
@@ -116,37 +151,25 @@ impl Batch {
         Ok(())
     }
 
-    /// Drops the entry at `position` (counted from 1); nothing of it is sent.
-    pub(super) fn drop_entry(&mut self, position: u32) {
-        self.staged[position as usize - 1].count = 0;
+    /// Drops the entry at `position`; nothing of it is sent.
+    pub(super) fn drop_entry(&mut self, position: usize) {
+        self.staged[position].first = DROPPED;
     }
 
-    /// Makes room for the vectors of all entries, so that none of them moves while the batch is filled in.
-    pub(super) fn prepare(&mut self) {
+    /// The entries, and what makes messages of those that are chains. There is room for the vectors of all, so
+    /// that none of them moves.
+    pub(super) fn entries(&mut self) -> (std::slice::Iter<'_, Staged>, Messages<'_>) {
         self.headers.clear();
         self.vectors.clear();
         if !self.pieces.is_empty() {
             self.headers.reserve(self.staged.len());
             self.vectors.reserve(self.pieces.len());
         }
+        let Batch { staged, pieces, headers, vectors, .. } = self;
+        (staged.iter(), Messages { pieces, headers, vectors })
     }
 
-    /// The message of the chain at `position`, counted from 0. Valid until the batch changes.
-    pub(super) fn message(&mut self, position: usize, address: impl Fn(Span) -> *const u8) -> *const msghdr {
-        let start = self.vectors.len();
-        let mut next = self.staged[position].first;
-        while next != NONE {
-            let piece = &self.pieces[next as usize - 1];
-            debug_assert!(self.vectors.len() < self.vectors.capacity());
-            self.vectors.push(vector(&piece.source, &address));
-            next = piece.next;
-        }
-        debug_assert!(self.headers.len() < self.headers.capacity());
-        self.headers.push(header(&self.vectors[start..]));
-        &raw const self.headers[self.headers.len() - 1]
-    }
-
-    /// Bytes of the entry at `position`, counted from 0.
+    /// Bytes of the entry at `position`.
     pub(super) fn bytes(&self, position: usize) -> usize {
         let entry = &self.staged[position];
         let (mut bytes, mut next) = (0, entry.first);
@@ -161,16 +184,16 @@ impl Batch {
         bytes
     }
 
-    /// What the kernel left of the entry at `position` (counted from 1) after `sent` bytes: receive memory is
+    /// What the kernel left of the entry at `position` after `sent` bytes: receive memory is
     /// copied, everything else moves. `None` when the pool's budget is spent.
     pub(super) fn rest(
         &mut self,
-        position: u32,
+        position: usize,
         sent: usize,
         pool: &mut Pool,
         mut bytes_of: impl FnMut(Span) -> *const u8,
     ) -> Option<Box<Rest>> {
-        let entry = &mut self.staged[position as usize - 1];
+        let entry = &mut self.staged[position];
         let mut rest = Box::new(Rest::new());
         let mut skip = sent;
         if entry.first == NONE {
@@ -194,6 +217,7 @@ impl Batch {
     /// Forgets the batch after the kernel has consumed it; buffers go back to `pool`.
     #[inline]
     pub(super) fn clear(&mut self, pool: &mut Pool) {
+        self.start += self.staged.len() as u64;
         self.staged.clear();
         if !self.pieces.is_empty() {
             for piece in self.pieces.drain(..) {
@@ -202,6 +226,23 @@ impl Batch {
                 }
             }
         }
+    }
+}
+
+impl Messages<'_> {
+    /// The message of a chain. Valid until the batch changes.
+    pub(super) fn message(&mut self, entry: &Staged, address: impl Fn(Span) -> *const u8) -> *const msghdr {
+        let start = self.vectors.len();
+        let mut next = entry.first;
+        while next != NONE {
+            let piece = &self.pieces[next as usize - 1];
+            debug_assert!(self.vectors.len() < self.vectors.capacity());
+            self.vectors.push(vector(&piece.source, &address));
+            next = piece.next;
+        }
+        debug_assert!(self.headers.len() < self.headers.capacity());
+        self.headers.push(header(&self.vectors[start..]));
+        &raw const self.headers[self.headers.len() - 1]
     }
 }
 
@@ -370,16 +411,34 @@ mod tests {
         Source::Received(Span { offset, bytes })
     }
 
+    fn start(batch: &mut Batch, source: Source) -> usize {
+        let number = batch.start(3, 4, source);
+        batch.position(number).unwrap()
+    }
+
+    #[test]
+    fn numbers_of_a_batch_that_is_over_name_nothing() {
+        let mut batch = Batch::default();
+        assert_eq!(batch.position(0), None);
+        let first = batch.start(3, 4, span(0, 1));
+        let second = batch.start(5, 6, span(1, 1));
+        assert_eq!((batch.position(first), batch.position(second)), (Some(0), Some(1)));
+        batch.clear(&mut Pool::standalone());
+        assert_eq!((batch.position(first), batch.position(second)), (None, None));
+        let third = batch.start(3, 4, span(0, 1));
+        assert_eq!(batch.position(third), Some(0));
+    }
+
     #[test]
     fn stretches_that_meet_become_one_piece() {
         let mut batch = Batch::default();
-        let position = batch.start(7, span(100, 10));
+        let position = start(&mut batch, span(100, 10));
         batch.extend(position, span(110, 5)).unwrap();
-        assert_eq!(batch.get(0).span(), Some(Span { offset: 100, bytes: 15 }));
+        assert_eq!(batch.staged[0].span(), Some(Span { offset: 100, bytes: 15 }));
         batch.extend(position, span(200, 5)).unwrap();
         batch.extend(position, span(205, 5)).unwrap();
-        assert_eq!(batch.get(0).span(), None);
-        assert_eq!((batch.get(0).count, batch.bytes(0)), (2, 25));
+        assert_eq!(batch.staged[0].span(), None);
+        assert_eq!((batch.staged[0].count, batch.bytes(0)), (2, 25));
     }
 
     #[test]
@@ -389,7 +448,7 @@ mod tests {
         let at = |span: Span| &raw const memory[span.offset as usize];
         for sent in 0..=20 {
             let mut batch = Batch::default();
-            let position = batch.start(1, span(2, 4));
+            let position = start(&mut batch, span(2, 4));
             let mut buffer = pool.get(6).unwrap();
             buffer.append(b"abcdef");
             batch.extend(position, Source::Pooled(buffer)).unwrap();
@@ -418,7 +477,7 @@ mod tests {
     #[test]
     fn a_batch_takes_as_many_pieces_as_a_send_has() {
         let mut batch = Batch::default();
-        let position = batch.start(1, span(0, 1));
+        let position = start(&mut batch, span(0, 1));
         for piece in 1..SEND_PIECES_MAX as u32 {
             batch.extend(position, span(2 * piece, 1)).unwrap();
         }

@@ -96,8 +96,8 @@ pub(super) struct Slot {
     /// Number of its socket: a direct descriptor or an ordinary one.
     pub(super) file: u32,
     pub(super) generation: u32,
-    /// Its entry in this turn's batch of sends, counted from 1.
-    pub(super) staged: u32,
+    /// Number of its latest entry in a batch of sends, see [`Batch`](super::sends::Batch); 0 for none.
+    pub(super) staged: u64,
     /// Its rest of a short send, counted from 1; for a free slot the next free one.
     pub(super) rest: u32,
     pub(super) phase: Phase,
@@ -109,6 +109,18 @@ pub(super) struct Slot {
 const _: () = assert!(size_of::<Slot>() <= 32);
 
 impl Slot {
+    /// Whether a send may be staged.
+    #[inline]
+    pub(super) fn takes_sends(&self) -> bool {
+        self.phase == Phase::Open && self.rest == NONE && !self.marks.has(Marks::SHUTDOWN)
+    }
+
+    /// Whether its owner hears what is received.
+    #[inline]
+    pub(super) fn is_heard(&self) -> bool {
+        matches!(self.phase, Phase::Connecting | Phase::Open | Phase::Failed)
+    }
+
     /// What the kernel has of this connection that would not end by itself, and the kind of its cancellation;
     /// the receive before anything else.
     pub(super) fn under_way(&self) -> Option<(Kind, Kind)> {
@@ -159,7 +171,7 @@ impl Slots {
                 self.slots.push(Slot {
                     file: 0,
                     generation: 0,
-                    staged: NONE,
+                    staged: 0,
                     rest: NONE,
                     phase: Phase::Free,
                     receive: Receive::Idle,
@@ -175,6 +187,7 @@ impl Slots {
         let slot = &mut self.slots[index as usize];
         debug_assert_eq!(slot.phase, Phase::Free);
         slot.file = file;
+        slot.staged = 0;
         slot.rest = NONE;
         slot.phase = phase;
         slot.receive = Receive::Idle;
@@ -186,7 +199,7 @@ impl Slots {
     pub(super) fn release(&mut self, index: u32) {
         let free = self.free;
         let slot = &mut self.slots[index as usize];
-        debug_assert!(slot.phase != Phase::Free && slot.staged == NONE && slot.rest == NONE);
+        debug_assert!(slot.phase != Phase::Free && slot.rest == NONE);
         slot.phase = Phase::Free;
         slot.generation = slot.generation.wrapping_add(1) & GENERATION_MASK;
         slot.rest = free;
@@ -212,13 +225,6 @@ impl Slots {
     #[inline]
     pub(super) fn file(&self, index: u32) -> File {
         File { number: self.slots[index as usize].file, direct: self.direct }
-    }
-
-    /// The socket and the present token of the slot at `index`.
-    #[inline]
-    pub(super) fn file_and_token(&self, index: u32) -> (File, Token) {
-        let slot = &self.slots[index as usize];
-        (File { number: slot.file, direct: self.direct }, Token { index, generation: slot.generation })
     }
 
     /// The present token of the slot at `index`.

@@ -160,7 +160,7 @@ impl Echo {
                 }
                 Event::Closed { .. } => closed += 1,
                 Event::Failed { error, .. } => panic!("failed: {error}"),
-                Event::AcceptFailed { error } => panic!("accept failed: {error}"),
+                Event::AcceptFailed { errno } => panic!("accept failed: {errno}"),
                 Event::Accepted { .. } | Event::Connected { .. } | Event::Woken => {}
             }
         }
