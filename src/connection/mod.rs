@@ -44,6 +44,7 @@ use crate::protocol::handshake::{Dial, Refusal, Response};
 pub use closing::{Cause, Closed, Fate};
 pub use handshake::Reply;
 pub use outbox::OutOfMemory;
+pub use reading::{LONE_BYTES_MAX, LONE_REPLY_START, echo_lone, echo_short};
 
 use closing::Ending;
 use outbox::Outbox;
@@ -214,6 +215,11 @@ impl Run {
     /// A run at its first byte.
     pub fn new() -> Run {
         Run::default()
+    }
+
+    /// A run of `bytes` bytes that has been read and answered in `block`.
+    pub fn read_to_the_end(bytes: usize, block: Range<usize>) -> Run {
+        Run { read: bytes, block, ..Run::default() }
     }
 
     /// How far it has been read.

@@ -60,9 +60,14 @@ impl Echo {
         let now = self.now;
         let (connection, mut env) = self.env();
         connection.begin_run(now);
-        if connection.is_between_messages() && now.is_multiple_of(2) {
+        if connection.is_between_messages() && connection.has_clear_way() && now.is_multiple_of(2) {
             let bytes_max = env.config.message_bytes_max;
-            connection.echo_short(&mut run, &mut bytes, bytes_max);
+            if bytes_max >= LONE_BYTES_MAX as u64 && now % 4 == 0 && echo_lone(&mut bytes) {
+                run = Run::read_to_the_end(bytes.len(), LONE_REPLY_START..bytes.len());
+            } else {
+                echo_short(&mut run, &mut bytes, bytes_max);
+            }
+            connection.go_on(&run);
         }
         loop {
             match connection.poll(&mut run, &mut bytes, &mut env) {

@@ -11,7 +11,8 @@ use super::wheel::Wheel;
 use super::{Answer, Application, Config, Disposition};
 use crate::buffer::{Buffer, Lease, Pool};
 use crate::connection::{
-    Cause, Chunk, Connection, Entropy, Env, Fate, Marks, OutOfMemory, Piece, Reply, Run, Step,
+    Cause, Chunk, Connection, Entropy, Env, Fate, LONE_BYTES_MAX, LONE_REPLY_START, Marks, OutOfMemory,
+    Piece, Reply, Run, Step, echo_lone, echo_short,
 };
 use crate::driver::{Driver, Source, Span, Token};
 use crate::limits::{DRAIN_TIMEOUT, Nanos, TRIM_INTERVAL};
@@ -130,51 +131,92 @@ impl<D: Driver, A: Application> Core<D, A> {
     /// Lists a connection for the flush at the turn's end.
     pub(super) fn touch(&mut self, token: Token) {
         if let Some(slot) = self.slots.get_mut(token)
-            && !slot.dirty
+            && slot.mark_dirty()
         {
-            slot.dirty = true;
             self.dirty.push(token);
         }
     }
 
-    /// A run of bytes arrived. This is the path of every message, and the short ones end here: one look-up of
-    /// the connection, one of the bytes, one send.
+    /// A run of bytes arrived. This is the path of every message, and the short ones of an echo end here: one
+    /// look-up of the connection, one of the bytes, one send.
     #[inline]
     pub(super) fn received(&mut self, application: &mut A, token: Token, span: Span) {
         let Some(slot) = self.slots.get_mut(token) else { return };
-        let bytes = self.driver.received(span);
         self.counters.bytes_in += u64::from(span.bytes);
         slot.connection.begin_run(self.now);
+        if !slot.plain_echo {
+            return self.received_any(application, token, span, Run::new());
+        }
+        debug_assert!(slot.connection.is_plain());
+        let bytes = self.driver.received(span);
+        if !echo_lone(bytes) {
+            return self.received_short(application, token, span);
+        }
+        self.counters.messages_in += 1;
+        self.counters.messages_out += 1;
+        const START: u32 = LONE_REPLY_START as u32;
+        let reply = Span { offset: span.offset + START, bytes: span.bytes - START };
+        self.counters.bytes_out += u64::from(reply.bytes);
+        if !self.driver.send_received(token, reply) {
+            self.counters.bytes_out -= u64::from(reply.bytes);
+            let bytes = span.bytes as usize;
+            self.end_plain(application, token, span, Run::read_to_the_end(bytes, LONE_REPLY_START..bytes));
+        }
+    }
+
+    /// Several messages in one run, for a connection whose short ones are answered at once.
+    #[inline(never)]
+    fn received_short(&mut self, application: &mut A, token: Token, span: Span) {
         let mut run = Run::new();
-        if let Some(peer) = &mut slot.peer
-            && slot.connection.is_between_messages()
-        {
-            let bytes_max = self.config.connection.message_bytes_max;
-            if application.echoes(peer) {
-                let echoed = slot.connection.echo_short(&mut run, bytes, bytes_max);
-                self.counters.messages_in += echoed;
-                self.counters.messages_out += echoed;
-            } else {
-                self.show_short(application, token, span, &mut run);
-                return self.received_rest(application, token, span, run);
-            }
-        }
-        if run.position() < bytes.len() || !slot.connection.has_clear_way() {
-            return self.received_rest(application, token, span, run);
-        }
-        let block = run.block();
-        if !block.is_empty() {
+        let bytes = self.driver.received(span);
+        let echoed = echo_short(&mut run, bytes, self.config.connection.message_bytes_max);
+        self.counters.messages_in += echoed;
+        self.counters.messages_out += echoed;
+        if run.position() == span.bytes as usize {
+            let block = run.block();
             let piece = Span { offset: span.offset + block.start as u32, bytes: block.len() as u32 };
-            if self.driver.send(token, Source::Received(piece)).is_err() {
-                return self.end_run(token, span, &run);
+            if self.driver.send_received(token, piece) {
+                self.counters.bytes_out += u64::from(piece.bytes);
+                return;
             }
-            self.counters.bytes_out += u64::from(piece.bytes);
-            slot.connection.block_sent();
         }
-        if slot.connection.needs_attention() && !slot.dirty {
-            slot.dirty = true;
-            self.dirty.push(token);
+        self.end_plain(application, token, span, run);
+    }
+
+    /// A run that began with short messages goes on in another way, or its replies were not taken.
+    #[inline(never)]
+    fn end_plain(&mut self, application: &mut A, token: Token, span: Span, run: Run) {
+        if let Some(slot) = self.slots.get_mut(token) {
+            slot.connection.go_on(&run);
         }
+        self.received_any(application, token, span, run);
+    }
+
+    /// What is not a short message to an echo: heads, fragments, control frames, long messages, messages that
+    /// the application wants to see, and replies that must wait for others.
+    #[inline(never)]
+    fn received_any(&mut self, application: &mut A, token: Token, span: Span, mut run: Run) {
+        if let Some(slot) = self.slots.get_mut(token)
+            && slot.connection.is_between_messages()
+            && slot.peer.as_ref().is_some_and(|peer| !application.echoes(peer))
+        {
+            self.show_short(application, token, span, &mut run);
+        }
+        while let Some(head) = self.read(application, token, span, &mut run) {
+            self.request(application, token, head);
+        }
+        self.end_run(token, span, &run);
+        self.look_for_plain_echo(application, token);
+    }
+
+    /// Finds out whether the next run may be answered the short way.
+    fn look_for_plain_echo(&mut self, application: &A, token: Token) {
+        let Some(slot) = self.slots.get_mut(token) else { return };
+        slot.plain_echo = !slot.dirty
+            && !slot.leaving
+            && self.config.connection.message_bytes_max >= LONE_BYTES_MAX as u64
+            && slot.connection.is_plain()
+            && slot.peer.as_ref().is_some_and(|peer| application.echoes(peer));
     }
 
     /// Shows the short messages at the front of a run to the application.
@@ -200,16 +242,6 @@ impl<D: Driver, A: Application> Core<D, A> {
                 break;
             }
         }
-    }
-
-    /// What is not a short message: heads, fragments, control frames, long messages, and replies that must
-    /// wait for others.
-    #[inline(never)]
-    fn received_rest(&mut self, application: &mut A, token: Token, span: Span, mut run: Run) {
-        while let Some(head) = self.read(application, token, span, &mut run) {
-            self.request(application, token, head);
-        }
-        self.end_run(token, span, &run);
     }
 
     /// Reads a run until it is used up or a request head is complete.
@@ -279,8 +311,7 @@ impl<D: Driver, A: Application> Core<D, A> {
             Err(OutOfMemory) => connection.out_of_memory(),
         }
         let Some(slot) = self.slots.get_mut(token) else { return };
-        if slot.connection.needs_attention() && !slot.dirty {
-            slot.dirty = true;
+        if slot.connection.needs_attention() && slot.mark_dirty() {
             self.dirty.push(token);
         }
     }
@@ -311,7 +342,7 @@ impl<D: Driver, A: Application> Core<D, A> {
                 }
             }
         }
-        if taken && self.driver.send(token, Source::Received(piece)).is_ok() {
+        if taken && self.driver.send_received(token, piece) {
             self.counters.bytes_out += u64::from(piece.bytes) + run.head().len() as u64;
             connection.block_sent();
             return Ok(());
@@ -513,6 +544,7 @@ impl<D: Driver, A: Application> Core<D, A> {
                 let token = self.dirty[index];
                 index += 1;
                 self.flush(token);
+                self.look_for_plain_echo(application, token);
             }
             self.dirty.clear();
             while let Some((token, mut held)) = self.held.pop() {

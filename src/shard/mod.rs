@@ -191,16 +191,16 @@ impl<D: Driver, A: Application> Shard<D, A> {
 
     #[inline]
     fn handle(&mut self, event: &Event) {
-        if let Event::Received { token, run } = *event {
-            return self.core.received(&mut self.application, token, run);
+        match *event {
+            Event::Received { token, run } => self.core.received(&mut self.application, token, run),
+            other => self.handle_other(other),
         }
-        self.handle_other(event);
     }
 
     #[inline(never)]
-    fn handle_other(&mut self, event: &Event) {
+    fn handle_other(&mut self, event: Event) {
         let Shard { core, application, .. } = self;
-        match *event {
+        match event {
             Event::Received { token, run } => core.received(application, token, run),
             Event::Accepted { token } => core.accepted(token),
             Event::Connected { token } => core.connected(token),
@@ -218,9 +218,9 @@ impl<D: Driver, A: Application> Shard<D, A> {
             }
             Event::Closed { token } => core.closed(application, token),
             Event::Woken => self.take_orders(),
-            Event::AcceptFailed { os_error } => {
+            Event::AcceptFailed { errno } => {
+                let error = io::Error::from_raw_os_error(errno);
                 core.counters.accept_failures += 1;
-                let error = std::io::Error::from_raw_os_error(os_error);
                 let cure = "raise the descriptor limit (ulimit -n) or lower --max-connections";
                 tracing::warn!(%error, cure, "a connection could not be accepted");
             }
