@@ -658,7 +658,9 @@ impl<D: Driver, A: Application> Core<D, A> {
         slot.connection.release(&mut self.pool);
         let gone = crate::connection::Closed { code: CloseCode::ABNORMAL, cause: Cause::Gone };
         let closed = slot.connection.closed().unwrap_or(&gone);
-        *self.counters.closes.entry(closed.code.0).or_default() += 1;
+        if slot.connection.was_open() {
+            *self.counters.closes.entry(closed.code.0).or_default() += 1;
+        }
         *self.counters.causes.entry(closed.cause.name()).or_default() += 1;
         if let Cause::Offence(offence) = &closed.cause {
             tracing::info!(code = closed.code.0, %offence, "connection closed for an offence");
