@@ -64,6 +64,8 @@ pub(super) struct Connections {
     pub(super) in_flight: u32,
     /// Connections to look at, each once.
     listed: Vec<u32>,
+    /// The memory of `listed` while that is gone through, and the other way round.
+    spare_list: Vec<u32>,
     /// Connections whose next step waits for this turn's sends.
     late: Vec<u32>,
     /// Connections whose receive found no memory, first in first out.
@@ -106,7 +108,8 @@ impl Connections {
             rests: Rests::default(),
             receiver,
             in_flight: 0,
-            listed: Vec::new(),
+            listed: Vec::with_capacity(64),
+            spare_list: Vec::with_capacity(64),
             late: Vec::new(),
             parked: VecDeque::new(),
             blocked: Vec::new(),
@@ -245,18 +248,16 @@ impl Connections {
         }
         // Those that found no memory go first: behind connections whose credit was just spent they would find
         // none again, for ever.
-        let mut others = std::mem::take(&mut self.listed);
+        let others = self.listed.len();
         self.unpark();
-        self.listed.append(&mut others);
-        let mut listed = std::mem::take(&mut self.listed);
+        self.listed.rotate_left(others);
+        let mut listed = std::mem::replace(&mut self.listed, std::mem::take(&mut self.spare_list));
         for &index in &listed {
             self.slots.at(index).marks.clear(Marks::LISTED);
             self.advance(index, ring, pool)?;
         }
         listed.clear();
-        // Nothing lists a connection while it is advanced, except for what waits.
-        std::mem::swap(&mut self.listed, &mut listed);
-        self.listed.append(&mut listed);
+        self.spare_list = listed;
         Ok(())
     }
 

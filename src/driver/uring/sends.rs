@@ -78,7 +78,14 @@ pub(super) struct Batch {
 
 impl Default for Batch {
     fn default() -> Batch {
-        Batch { staged: Vec::new(), start: 1, pieces: Vec::new(), headers: Vec::new(), vectors: Vec::new() }
+        // Room for what an ordinary turn brings, so that a first chain in the middle of the day allocates nothing.
+        Batch {
+            staged: Vec::with_capacity(64),
+            start: 1,
+            pieces: Vec::with_capacity(64),
+            headers: Vec::with_capacity(64),
+            vectors: Vec::with_capacity(64),
+        }
     }
 }
 
