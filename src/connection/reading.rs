@@ -103,8 +103,8 @@ pub fn echo_lone(bytes: &mut [u8]) -> bool {
     }
     let Some((head, payload)) = bytes.split_first_chunk_mut() else { return false };
     let Some((text, key)) = frame::decode_lone_masked(head, payload.len()) else { return false };
-    let ascii = mask::apply_and_see(payload, key);
-    if text && !ascii && !is_text(head, payload) {
+    let seen = mask::apply_and_see(payload, key);
+    if text && mask::has_high_bits(seen) && !is_text(head, payload) {
         return false;
     }
     [head[LONE_REPLY_START], head[LONE_REPLY_START + 1]] = [head[0], payload_bytes as u8];

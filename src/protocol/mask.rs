@@ -45,24 +45,31 @@ pub fn shift(bytes: &mut [u8], from: usize, to: usize, len: usize, key: [u8; 4])
     }
 }
 
-/// [`apply`] to at most [`INLINE_BYTES_MAX`] bytes; says whether they are ASCII.
+/// [`apply`] to at most [`INLINE_BYTES_MAX`] bytes. Returns words of what they are now or-ed together, to be asked
+/// [`has_high_bits`].
 ///
 /// # Panics
 /// When there are more.
 #[inline(always)]
-pub fn apply_and_see(bytes: &mut [u8], key: [u8; 4]) -> bool {
+pub fn apply_and_see(bytes: &mut [u8], key: [u8; 4]) -> u64 {
     let len = bytes.len();
     if (8..=16).contains(&len) {
-        return short(bytes, 0, 0, len, key) & HIGH_BITS == 0;
+        return short(bytes, 0, 0, len, key);
     }
     apply_and_see_any(bytes, key)
 }
 
 // Out of line, so that the path where the most common lengths stand has registers enough.
 #[inline(never)]
-fn apply_and_see_any(bytes: &mut [u8], key: [u8; 4]) -> bool {
+fn apply_and_see_any(bytes: &mut [u8], key: [u8; 4]) -> u64 {
     assert!(bytes.len() <= INLINE_BYTES_MAX, "for short payloads");
-    short(bytes, 0, 0, bytes.len(), key) & HIGH_BITS == 0
+    short(bytes, 0, 0, bytes.len(), key)
+}
+
+/// Whether one of the bytes that were or-ed together is not ASCII.
+#[inline(always)]
+pub fn has_high_bits(word: u64) -> bool {
+    word & HIGH_BITS != 0
 }
 
 /// [`shift`] that says whether the bytes are known to be ASCII. Long ones are not looked at.
@@ -73,7 +80,7 @@ fn apply_and_see_any(bytes: &mut [u8], key: [u8; 4]) -> bool {
 pub fn shift_and_see(bytes: &mut [u8], from: usize, to: usize, len: usize, key: [u8; 4]) -> bool {
     assert!(to <= from, "a shift moves towards the front");
     if len <= INLINE_BYTES_MAX {
-        short(bytes, from, to, len, key) & HIGH_BITS == 0
+        !has_high_bits(short(bytes, from, to, len, key))
     } else {
         shift_long(bytes, from, to, len, key);
         false
@@ -262,7 +269,7 @@ mod tests {
                 assert_eq!(bytes[1..=len], plain[3..]);
                 let mut bytes = plain[3..].to_vec();
                 apply(&mut bytes, KEY);
-                assert_eq!(apply_and_see(&mut bytes, KEY), odd == len, "{len} bytes, {odd}");
+                assert_eq!(has_high_bits(apply_and_see(&mut bytes, KEY)), odd < len, "{len} bytes, {odd}");
                 assert_eq!(bytes, plain[3..]);
             }
         }

@@ -168,6 +168,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
         self.core.trim_wanted |= !events.is_empty();
         events.clear();
         self.events = events;
+        self.core.count_echoed();
         self.take_mail(takes_requests);
         self.core.expire_timers(&mut self.application);
         self.application.turn_ended(&mut Context { core: &mut self.core });

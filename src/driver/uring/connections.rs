@@ -64,6 +64,8 @@ pub(super) struct Connections {
     pub(super) in_flight: u32,
     /// Connections to look at, each once.
     listed: Vec<u32>,
+    /// The memory of `listed` while that is gone through, and the other way round.
+    spare_list: Vec<u32>,
     /// Connections whose next step waits for this turn's sends.
     late: Vec<u32>,
     /// Connections whose receive found no memory, first in first out.
@@ -72,15 +74,21 @@ pub(super) struct Connections {
     blocked: Vec<Event>,
     /// `Failed` events; they go behind the turn's others, so that what was received before still counts.
     failed: Vec<Event>,
-    /// User data of the latest receive, the position of its event, and the byte after its run.
+    /// User data of the latest receive, and the position of its event.
     run_user_data: u64,
     run_event: usize,
-    run_end: u32,
     plain_send: PlainSend,
     /// Flags of fast sends.
     silent: Flags,
     total: Option<u32>,
     install: bool,
+}
+
+/// Out of line, so that the usual path keeps its registers.
+#[cold]
+#[inline(never)]
+fn grow(events: &mut Vec<Event>) {
+    events.reserve(64);
 }
 
 /// Out of line: a connection's further runs of a turn are rare.
@@ -100,14 +108,14 @@ impl Connections {
             rests: Rests::default(),
             receiver,
             in_flight: 0,
-            listed: Vec::new(),
+            listed: Vec::with_capacity(64),
+            spare_list: Vec::with_capacity(64),
             late: Vec::new(),
             parked: VecDeque::new(),
             blocked: Vec::new(),
             failed: Vec::new(),
             run_user_data: 0,
             run_event: 0,
-            run_end: 0,
             silent,
             total: used.has(Features::RECEIVE_TOTAL).then_some(RECEIVE_CREDIT_BYTES),
             install: used.has(Features::FD_INSTALL),
@@ -122,7 +130,8 @@ impl Connections {
         if let Some(position) = self.batch.position(slot.staged) {
             return self.batch.extend(position, source);
         }
-        slot.staged = self.batch.start(slot.file, Kind::Send.of_token(token), source);
+        slot.staged = self.batch.next_number();
+        self.batch.start(slot.file, Kind::Send.of_token(token), source);
         Ok(())
     }
 
@@ -132,7 +141,8 @@ impl Connections {
         if let Some(position) = self.batch.position(slot.staged) {
             return extend_received(&mut self.batch, position, run);
         }
-        slot.staged = self.batch.start_received(slot.file, Kind::Send.of_token(token), run);
+        slot.staged = self.batch.next_number();
+        self.batch.start_received(slot.file, Kind::Send.of_token(token), run);
         true
     }
 
@@ -233,20 +243,21 @@ impl Connections {
 
     /// Queues what follows from the facts noted since the last time.
     pub(super) fn fill_others(&mut self, ring: &mut Ring, pool: &mut Pool) -> io::Result<()> {
+        if self.listed.is_empty() && self.parked.is_empty() {
+            return Ok(());
+        }
         // Those that found no memory go first: behind connections whose credit was just spent they would find
         // none again, for ever.
-        let mut others = std::mem::take(&mut self.listed);
+        let others = self.listed.len();
         self.unpark();
-        self.listed.append(&mut others);
-        let mut listed = std::mem::take(&mut self.listed);
+        self.listed.rotate_left(others);
+        let mut listed = std::mem::replace(&mut self.listed, std::mem::take(&mut self.spare_list));
         for &index in &listed {
             self.slots.at(index).marks.clear(Marks::LISTED);
             self.advance(index, ring, pool)?;
         }
         listed.clear();
-        // Nothing lists a connection while it is advanced, except for what waits.
-        std::mem::swap(&mut self.listed, &mut listed);
-        self.listed.append(&mut listed);
+        self.spare_list = listed;
         Ok(())
     }
 
@@ -432,10 +443,9 @@ impl Connections {
     /// A receive brought something. The usual case, which is on the path of every message: it goes on, and so
     /// does its buffer; everything else is [`received_any`](Connections::received_any).
     #[inline(always)]
-    pub(super) fn received(&mut self, completion: Completion, events: &mut Vec<Event>) {
-        let Completion { user_data, result, flags } = completion;
+    pub(super) fn received(&mut self, user_data: u64, result: i32, flags: u32, events: &mut Vec<Event>) {
         if flags & GOES_ON != GOES_ON || result <= 0 {
-            return self.received_any(completion, events);
+            return self.received_any(user_data, result, flags, events);
         }
         let Some(run) = self.receiver.take_more((flags >> BUFFER_SHIFT) as u16, result as u32) else {
             return;
@@ -447,36 +457,38 @@ impl Connections {
 
     /// A receive brought something, or ended, or both.
     #[inline(never)]
-    fn received_any(&mut self, completion: Completion, events: &mut Vec<Event>) {
-        let bytes = completion.result.max(0) as u32;
+    fn received_any(&mut self, user_data: u64, result: i32, flags: u32, events: &mut Vec<Event>) {
+        let bytes = result.max(0) as u32;
         // Accounted for before anything else: a stale receive uses memory like any other.
-        let span = cqueue::buffer_select(completion.flags)
-            .and_then(|id| self.receiver.take(id, bytes, cqueue::buffer_more(completion.flags)));
-        let token = token_of(completion.user_data);
+        let span = cqueue::buffer_select(flags)
+            .and_then(|id| self.receiver.take(id, bytes, cqueue::buffer_more(flags)));
+        let token = token_of(user_data);
         if let Some(run) = span
             && run.bytes > 0
             && self.slots.get(token).is_some_and(|slot| slot.is_heard())
         {
-            self.report(completion.user_data, run, events);
+            self.report(user_data, run, events);
         }
-        if !completion.more() {
-            self.receive_ended(token, completion.result, events);
+        if !cqueue::more(flags) {
+            self.receive_ended(token, result, events);
         }
     }
 
     #[inline]
     fn report(&mut self, user_data: u64, run: Span, events: &mut Vec<Event>) {
         if user_data == self.run_user_data
-            && run.offset == self.run_end
             && let Some(Event::Received { run: before, .. }) = events.get_mut(self.run_event)
+            && before.offset + before.bytes == run.offset
         {
             before.bytes += run.bytes;
-        } else {
-            self.run_user_data = user_data;
-            self.run_event = events.len();
-            events.push(Event::Received { token: token_of(user_data), run });
+            return;
         }
-        self.run_end = run.offset + run.bytes;
+        self.run_user_data = user_data;
+        self.run_event = events.len();
+        if events.len() == events.capacity() {
+            grow(events);
+        }
+        events.push(Event::Received { token: token_of(user_data), run });
     }
 
     #[cold]

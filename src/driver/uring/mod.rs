@@ -154,13 +154,12 @@ impl Uring {
             let mut queue = ring.completions();
             let mut other = None;
             for entry in &mut queue {
-                let completion =
-                    Completion { user_data: entry.user_data(), result: entry.result(), flags: entry.flags() };
+                let (user_data, result, flags) = (entry.user_data(), entry.result(), entry.flags());
                 // Nearly every completion is one; the loop around them has to be a short one.
-                if Kind::is_receive(completion.user_data) {
-                    connections.received(completion, events);
+                if Kind::is_receive(user_data) {
+                    connections.received(user_data, result, flags, events);
                 } else {
-                    other = Some(completion);
+                    other = Some(Completion { user_data, result, flags });
                     break;
                 }
             }

@@ -78,7 +78,14 @@ pub(super) struct Batch {
 
 impl Default for Batch {
     fn default() -> Batch {
-        Batch { staged: Vec::new(), start: 1, pieces: Vec::new(), headers: Vec::new(), vectors: Vec::new() }
+        // Room for what an ordinary turn brings, so that a first chain in the middle of the day allocates nothing.
+        Batch {
+            staged: Vec::with_capacity(64),
+            start: 1,
+            pieces: Vec::with_capacity(64),
+            headers: Vec::with_capacity(64),
+            vectors: Vec::with_capacity(64),
+        }
     }
 }
 
@@ -95,25 +102,37 @@ impl Batch {
         (number >= self.start).then(|| (number - self.start) as usize)
     }
 
-    /// Starts the entry of the connection on `file`, whose operation `user_data` will name, with a stretch of
-    /// receive memory. Returns its number.
+    /// Number of the entry that is started next.
     #[inline]
-    pub(super) fn start_received(&mut self, file: u32, user_data: u64, span: Span) -> u64 {
-        let number = self.start + self.staged.len() as u64;
+    pub(super) fn next_number(&self) -> u64 {
+        self.start + self.staged.len() as u64
+    }
+
+    /// Starts the entry of the connection on `file`, whose operation `user_data` will name, with a stretch of
+    /// receive memory.
+    #[inline]
+    pub(super) fn start_received(&mut self, file: u32, user_data: u64, span: Span) {
+        if self.staged.len() == self.staged.capacity() {
+            self.grow();
+        }
         self.staged.push(Staged { user_data, file, count: 1, span, first: NONE, last: NONE });
-        number
+    }
+
+    // Out of line, so that the usual path keeps its registers.
+    #[cold]
+    #[inline(never)]
+    fn grow(&mut self) {
+        self.staged.reserve(64);
     }
 
     /// The same with a source of any kind.
-    pub(super) fn start(&mut self, file: u32, user_data: u64, source: Source) -> u64 {
+    pub(super) fn start(&mut self, file: u32, user_data: u64, source: Source) {
         if let Source::Received(span) = source {
             return self.start_received(file, user_data, span);
         }
         self.pieces.push(Piece { source, next: NONE });
         let (piece, span) = (self.pieces.len() as u32, Span { offset: 0, bytes: 0 });
-        let number = self.start + self.staged.len() as u64;
         self.staged.push(Staged { user_data, file, count: 1, span, first: piece, last: piece });
-        number
     }
 
     /// Puts `source` behind what the entry at `position` has. Stretches of receive memory
@@ -412,7 +431,8 @@ mod tests {
     }
 
     fn start(batch: &mut Batch, source: Source) -> usize {
-        let number = batch.start(3, 4, source);
+        let number = batch.next_number();
+        batch.start(3, 4, source);
         batch.position(number).unwrap()
     }
 
@@ -420,12 +440,15 @@ mod tests {
     fn numbers_of_a_batch_that_is_over_name_nothing() {
         let mut batch = Batch::default();
         assert_eq!(batch.position(0), None);
-        let first = batch.start(3, 4, span(0, 1));
-        let second = batch.start(5, 6, span(1, 1));
+        let first = batch.next_number();
+        batch.start(3, 4, span(0, 1));
+        let second = batch.next_number();
+        batch.start(5, 6, span(1, 1));
         assert_eq!((batch.position(first), batch.position(second)), (Some(0), Some(1)));
         batch.clear(&mut Pool::standalone());
         assert_eq!((batch.position(first), batch.position(second)), (None, None));
-        let third = batch.start(3, 4, span(0, 1));
+        let third = batch.next_number();
+        batch.start(3, 4, span(0, 1));
         assert_eq!(batch.position(third), Some(0));
     }
 

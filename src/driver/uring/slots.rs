@@ -13,7 +13,6 @@ pub(super) const NONE: u32 = 0;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(super) enum Phase {
-    Free,
     /// A connect is staged or under way.
     Connecting,
     Open,
@@ -25,6 +24,8 @@ pub(super) enum Phase {
     Cancelling,
     /// The close is under way, and nothing else.
     Ending,
+    /// Nobody's.
+    Free,
 }
 
 /// What becomes of a connection's receiving.
