@@ -507,7 +507,7 @@ impl<D: Driver, A: Application> Core<D, A> {
 
     #[inline]
     pub(super) fn expire_timers(&mut self, application: &mut A) {
-        if self.wheel.is_due(self.now) || self.draining_since.is_some() {
+        if self.wheel.is_due(self.now) || self.trim_at <= self.now || self.draining_since.is_some() {
             self.expire_due(application);
         }
     }
