@@ -29,6 +29,7 @@ mod closing;
 mod handshake;
 mod outbox;
 mod reading;
+mod short;
 #[cfg(test)]
 mod tests;
 
@@ -44,7 +45,7 @@ use crate::protocol::handshake::{Dial, Refusal, Response};
 pub use closing::{Cause, Closed, Fate};
 pub use handshake::Reply;
 pub use outbox::OutOfMemory;
-pub use reading::{LONE_BYTES_MAX, LONE_REPLY_START, echo_lone, echo_short};
+pub use short::{LONE_BYTES_MAX, LONE_REPLY_START, echo_lone, echo_short};
 
 use closing::Ending;
 use outbox::Outbox;
