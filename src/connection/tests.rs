@@ -62,7 +62,7 @@ impl Echo {
         connection.begin_run(now);
         if connection.is_between_messages() && connection.has_clear_way() && now.is_multiple_of(2) {
             let bytes_max = env.config.message_bytes_max;
-            if bytes_max >= LONE_BYTES_MAX as u64 && now % 4 == 0 && echo_lone(&mut bytes) {
+            if bytes_max >= LONE_BYTES_MAX as u64 && now.is_multiple_of(4) && echo_lone(&mut bytes) {
                 run = Run::read_to_the_end(bytes.len(), LONE_REPLY_START..bytes.len());
             } else {
                 echo_short(&mut run, &mut bytes, bytes_max);
@@ -91,7 +91,7 @@ impl Echo {
                 env.pool.put(buffer);
             }
             sent.extend_from_slice(run.head());
-            if !run.head().is_empty() && now % 4 == 0 {
+            if !run.head().is_empty() && now.is_multiple_of(4) {
                 // The header was taken and the rest was not.
                 connection.copy_headless_block(&run, &bytes, &mut env).unwrap();
             } else {
