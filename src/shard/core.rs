@@ -1,23 +1,17 @@
 //! The shard without its application: connections, timers, buffers, and how they meet the driver.
 
-use std::io;
-use std::net::SocketAddr;
-
-use super::context::{Context, Link};
+use super::context::Context;
 use super::mailbox::Mailboxes;
 use super::refusals;
 use super::slots::Slots;
 use super::wheel::Wheel;
-use super::{Answer, Application, Config, Disposition};
+use super::{Application, Config};
 use crate::buffer::{Buffer, Lease, Pool};
-use crate::connection::{
-    Cause, Chunk, Connection, Entropy, Env, Fate, LONE_BYTES_MAX, LONE_REPLY_START, Marks, OutOfMemory,
-    Piece, Reply, Run, Step, echo_lone, echo_short,
-};
-use crate::driver::{Driver, Source, Span, Token};
+use crate::connection::{Cause, Connection, Entropy, Env, Fate};
+use crate::driver::{Driver, Source, Token};
 use crate::limits::{DRAIN_TIMEOUT, Nanos, TRIM_INTERVAL};
 use crate::protocol::CloseCode;
-use crate::protocol::handshake::{self, Refusal};
+use crate::protocol::handshake::Refusal;
 use crate::stats::{Counters, Snapshot};
 
 /// What a shard owns besides its application.
@@ -65,6 +59,24 @@ macro_rules! env {
         }
     };
 }
+
+/// Likewise, with what belongs to one connection.
+macro_rules! link {
+    ($core:expr, $slot:expr, $token:expr) => {
+        Link {
+            token: $token,
+            peer: $slot.peer.get_or_insert_default(),
+            mailboxes: &mut $core.mailboxes,
+            connection: &mut $slot.connection,
+            env: env!($core),
+            counters: &mut $core.counters,
+        }
+    };
+}
+
+// Behind the macros, which they use.
+mod opening;
+mod reading;
 
 impl<D: Driver, A: Application> Core<D, A> {
     pub(super) fn new(
@@ -138,361 +150,6 @@ impl<D: Driver, A: Application> Core<D, A> {
         {
             self.dirty.push(token);
         }
-    }
-
-    /// A run of bytes arrived. This is the path of every message, and the short ones of an echo end here: one
-    /// look-up of the connection, one of the bytes, one send.
-    #[inline]
-    pub(super) fn received(&mut self, application: &mut A, token: Token, span: Span) {
-        let Some(slot) = self.slots.get_mut(token) else { return };
-        self.counters.bytes_in += u64::from(span.bytes);
-        slot.connection.begin_run(self.now);
-        if !slot.plain_echo {
-            return self.received_any(application, token, span, Run::new());
-        }
-        debug_assert!(slot.connection.is_plain());
-        let bytes = self.driver.received(span);
-        if !echo_lone(bytes) {
-            return self.received_short(application, token, span);
-        }
-        self.echoed += 1;
-        const START: u32 = LONE_REPLY_START as u32;
-        let reply = Span { offset: span.offset + START, bytes: span.bytes - START };
-        if self.driver.send_received(token, reply) {
-            self.counters.bytes_out += u64::from(reply.bytes);
-        } else {
-            let bytes = span.bytes as usize;
-            self.end_plain(application, token, span, Run::read_to_the_end(bytes, LONE_REPLY_START..bytes));
-        }
-    }
-
-    /// Several messages in one run, for a connection whose short ones are answered at once.
-    #[inline(never)]
-    fn received_short(&mut self, application: &mut A, token: Token, span: Span) {
-        let mut run = Run::new();
-        let bytes = self.driver.received(span);
-        let echoed = echo_short(&mut run, bytes, self.config.connection.message_bytes_max);
-        self.counters.messages_in += echoed;
-        self.counters.messages_out += echoed;
-        if run.position() == span.bytes as usize {
-            let block = run.block();
-            let piece = Span { offset: span.offset + block.start as u32, bytes: block.len() as u32 };
-            if self.driver.send_received(token, piece) {
-                self.counters.bytes_out += u64::from(piece.bytes);
-                return;
-            }
-        }
-        self.end_plain(application, token, span, run);
-    }
-
-    /// A run that began with short messages goes on in another way, or its replies were not taken.
-    #[inline(never)]
-    fn end_plain(&mut self, application: &mut A, token: Token, span: Span, run: Run) {
-        if let Some(slot) = self.slots.get_mut(token) {
-            slot.connection.go_on(&run);
-        }
-        self.received_any(application, token, span, run);
-    }
-
-    /// What is not a short message to an echo: heads, fragments, control frames, long messages, messages that
-    /// the application wants to see, and replies that must wait for others.
-    #[inline(never)]
-    fn received_any(&mut self, application: &mut A, token: Token, span: Span, mut run: Run) {
-        if let Some(slot) = self.slots.get_mut(token)
-            && slot.connection.is_between_messages()
-            && slot.peer.as_ref().is_some_and(|peer| !application.echoes(peer))
-        {
-            self.show_short(application, token, span, &mut run);
-        }
-        while let Some(head) = self.read(application, token, span, &mut run) {
-            self.request(application, token, head);
-        }
-        self.end_run(token, span, &run);
-        self.look_for_plain_echo(application, token);
-    }
-
-    /// Finds out whether the next run may be answered the short way.
-    fn look_for_plain_echo(&mut self, application: &A, token: Token) {
-        let Some(slot) = self.slots.get_mut(token) else { return };
-        slot.plain_echo = !slot.dirty
-            && !slot.leaving
-            && self.config.connection.message_bytes_max >= LONE_BYTES_MAX as u64
-            && slot.connection.is_plain()
-            && slot.peer.as_ref().is_some_and(|peer| application.echoes(peer));
-    }
-
-    /// Shows the short messages at the front of a run to the application.
-    #[inline(never)]
-    fn show_short(&mut self, application: &mut A, token: Token, span: Span, run: &mut Run) {
-        let Some(slot) = self.slots.get_mut(token) else { return };
-        let Some(peer) = &mut slot.peer else { return };
-        let bytes = self.driver.received(span);
-        let bytes_max = self.config.connection.message_bytes_max;
-        while let Some((kind, at)) = slot.connection.next_short(run, bytes, bytes_max) {
-            self.counters.messages_in += 1;
-            let link = Link {
-                token,
-                peer: &mut *peer,
-                mailboxes: &mut self.mailboxes,
-                connection: &mut slot.connection,
-                env: env!(self),
-                counters: &mut self.counters,
-            };
-            let marks = Marks { kind, first: true, last: true };
-            show_chunk(application, link, run, bytes, marks, Piece::Run(at));
-            if !slot.connection.is_open() {
-                break;
-            }
-        }
-    }
-
-    /// Reads a run until it is used up or a request head is complete.
-    fn read(&mut self, application: &mut A, token: Token, span: Span, run: &mut Run) -> Option<Buffer> {
-        let slot = self.slots.get_mut(token)?;
-        let bytes = self.driver.received(span);
-        loop {
-            let step = slot.connection.poll(run, bytes, &mut env!(self));
-            match step {
-                Step::Idle => return None,
-                Step::Chunk(marks, piece) => {
-                    self.counters.messages_in += u64::from(marks.last);
-                    let link = Link {
-                        token,
-                        peer: slot.peer.get_or_insert_default(),
-                        mailboxes: &mut self.mailboxes,
-                        connection: &mut slot.connection,
-                        env: env!(self),
-                        counters: &mut self.counters,
-                    };
-                    show_chunk(application, link, run, bytes, marks, piece);
-                }
-                Step::Pong(piece) => {
-                    let mut link = Link {
-                        token,
-                        peer: slot.peer.get_or_insert_default(),
-                        mailboxes: &mut self.mailboxes,
-                        connection: &mut slot.connection,
-                        env: env!(self),
-                        counters: &mut self.counters,
-                    };
-                    match piece {
-                        Piece::Run(at) => application.pong(&mut link, &bytes[at]),
-                        Piece::Held(buffer) => {
-                            application.pong(&mut link, buffer.as_slice());
-                            self.pool.put(buffer);
-                        }
-                    }
-                }
-                Step::Head(head) => return Some(head),
-                Step::Refused(refusal) => {
-                    note_refusal(&mut self.counters, &refusal);
-                }
-                Step::Opened(response) => {
-                    self.counters.opened += 1;
-                    application.opened(&mut Context { core: self }, token, Some(&response));
-                    return self.read(application, token, span, run);
-                }
-            }
-        }
-    }
-
-    /// The run is read: its replies leave from where they lie, or are copied when they must wait.
-    #[inline(never)]
-    fn end_run(&mut self, token: Token, span: Span, run: &Run) {
-        let Some(slot) = self.slots.get_mut(token) else { return };
-        let connection = &mut slot.connection;
-        let bytes = self.driver.received(span);
-        match connection.end_run(run, bytes, &mut env!(self)) {
-            Ok(None) => {}
-            Ok(Some(block)) => {
-                let piece = Span { offset: span.offset + block.start as u32, bytes: block.len() as u32 };
-                if self.send_block(token, span, run, piece).is_err() {
-                    self.with_connection(token, |connection, _| connection.out_of_memory());
-                }
-            }
-            Err(OutOfMemory) => connection.out_of_memory(),
-        }
-        let Some(slot) = self.slots.get_mut(token) else { return };
-        if slot.connection.needs_attention() && slot.mark_dirty() {
-            self.dirty.push(token);
-        }
-    }
-
-    /// Sends the replies that lie in a run behind what is queued before them. What the driver does not take
-    /// is copied; a frame whose header it has taken goes on first.
-    fn send_block(&mut self, token: Token, span: Span, run: &Run, piece: Span) -> Result<(), OutOfMemory> {
-        let Some(slot) = self.slots.get_mut(token) else { return Ok(()) };
-        let connection = &mut slot.connection;
-        let mut taken = true;
-        while let Some(buffer) = connection.pop() {
-            taken = send_pooled(&mut self.driver, token, buffer, connection, &mut self.counters);
-            if !taken {
-                break;
-            }
-        }
-        let mut headless = false;
-        if taken && !run.head().is_empty() {
-            let mut head = self.pool.get(run.head().len()).ok_or(OutOfMemory)?;
-            head.append(run.head());
-            match self.driver.send(token, Source::Pooled(head)) {
-                Ok(()) => headless = true,
-                Err(source) => {
-                    taken = false;
-                    if let Source::Pooled(head) = source {
-                        self.pool.put(head);
-                    }
-                }
-            }
-        }
-        if taken && self.driver.send_received(token, piece) {
-            self.counters.bytes_out += u64::from(piece.bytes) + run.head().len() as u64;
-            connection.block_sent();
-            return Ok(());
-        }
-        let bytes = self.driver.received(span);
-        if headless {
-            connection.copy_headless_block(run, bytes, &mut env!(self))
-        } else {
-            connection.copy_block(run, bytes, &mut env!(self))
-        }
-    }
-
-    // ---- the opening handshake ----
-
-    fn request(&mut self, application: &mut A, token: Token, head: Buffer) {
-        let answered = handshake::with_request(head.as_slice(), |request, _| {
-            let upgrade = match request.upgrade() {
-                Ok(upgrade) => upgrade,
-                Err(refusal) => return self.refuse_because(token, &refusal, request),
-            };
-            let answer = application.request(&mut Context { core: self }, token, request, upgrade.as_ref());
-            let key = upgrade.map(|upgrade| upgrade.key);
-            match (answer, key) {
-                (Answer::Upgrade { peer, subprotocol, whole }, Some(key)) => {
-                    self.set_peer(token, peer);
-                    self.accept(token, Some(key), subprotocol, whole);
-                    application.opened(&mut Context { core: self }, token, None);
-                }
-                (Answer::Later { peer }, Some(key)) => {
-                    self.set_peer(token, peer);
-                    if let Some(slot) = self.slots.get_mut(token) {
-                        slot.connection.decide_later(key);
-                    }
-                }
-                (Answer::Respond(reply), _) => self.respond(token, &reply),
-                (Answer::Refuse(refusal), _) => self.refuse_because(token, &refusal, request),
-                (Answer::Upgrade { .. } | Answer::Later { .. }, None) => {
-                    self.refuse_because(token, &refusals::NOT_AN_UPGRADE, request);
-                }
-            }
-        });
-        self.pool.put(head);
-        match answered {
-            Ok(Some(())) => {}
-            Ok(None) => self.refuse(token, &Refusal::MALFORMED),
-            Err(refusal) => self.refuse(token, &refusal),
-        }
-        self.touch(token);
-    }
-
-    fn set_peer(&mut self, token: Token, peer: A::Peer) {
-        if let Some(slot) = self.slots.get_mut(token) {
-            slot.peer = Some(peer);
-        }
-    }
-
-    fn accept(
-        &mut self,
-        token: Token,
-        key: Option<[u8; 24]>,
-        subprotocol: Option<&str>,
-        whole: bool,
-    ) -> Option<Buffer> {
-        let slot = self.slots.get_mut(token)?;
-        if slot.connection.is_ending() {
-            return None;
-        }
-        match slot.connection.accept(key, subprotocol, whole, &mut env!(self)) {
-            Ok(held) => {
-                self.counters.opened += 1;
-                held
-            }
-            Err(OutOfMemory) => {
-                slot.connection.out_of_memory();
-                None
-            }
-        }
-    }
-
-    /// Accepts a request whose decision had to wait; what arrived meanwhile is read at the turn's end.
-    pub(super) fn accept_later(&mut self, token: Token, subprotocol: Option<&'static str>, whole: bool) {
-        let held = self.accept(token, None, subprotocol, whole);
-        if let Some(held) = held {
-            self.held.push((token, held));
-        }
-        self.touch(token);
-    }
-
-    fn refuse_because(&mut self, token: Token, refusal: &Refusal, request: &handshake::Request<'_>) {
-        let Refusal { status, reason, cure, .. } = *refusal;
-        let origin = request.header("origin").unwrap_or("-");
-        tracing::info!(status, reason, cure, path = request.path, origin, "request refused");
-        self.refuse_quietly(token, refusal);
-    }
-
-    pub(super) fn refuse(&mut self, token: Token, refusal: &Refusal) {
-        let Refusal { status, reason, cure, .. } = *refusal;
-        tracing::info!(status, reason, cure, "request refused");
-        self.refuse_quietly(token, refusal);
-    }
-
-    fn refuse_quietly(&mut self, token: Token, refusal: &Refusal) {
-        *self.counters.refusals.entry(refusal.status).or_default() += 1;
-        if let Some(slot) = self.slots.get_mut(token) {
-            slot.connection.refuse(refusal, &mut env!(self));
-        }
-        self.touch(token);
-    }
-
-    pub(super) fn respond(&mut self, token: Token, reply: &Reply) {
-        *self.counters.answers.entry(reply.status).or_default() += 1;
-        if let Some(slot) = self.slots.get_mut(token) {
-            slot.connection.respond(reply, &mut env!(self));
-        }
-        self.touch(token);
-    }
-
-    pub(super) fn connect(
-        &mut self,
-        address: SocketAddr,
-        source: Option<SocketAddr>,
-        whole: bool,
-        peer: A::Peer,
-    ) -> io::Result<Token> {
-        if !self.lease.take(1) {
-            return Err(io::Error::other("the node's connections are used up"));
-        }
-        let token = match self.driver.connect(address, source) {
-            Ok(token) => token,
-            Err(error) => {
-                self.lease.give(1);
-                return Err(error);
-            }
-        };
-        self.counters.dialled += 1;
-        let connection = match Connection::client(&mut env!(self), whole) {
-            Ok(connection) => connection,
-            Err(OutOfMemory) => {
-                self.lease.give(1);
-                self.driver.abort(token);
-                return Err(io::ErrorKind::OutOfMemory.into());
-            }
-        };
-        self.slots.insert(token, connection, Some(peer));
-        if let Some(slot) = self.slots.get_mut(token) {
-            slot.leased = true;
-        }
-        Ok(token)
     }
 
     // ---- the end of a turn ----
@@ -584,44 +241,6 @@ impl<D: Driver, A: Application> Core<D, A> {
             }
         }
         self.dirty.append(&mut self.retry);
-    }
-
-    /// Reads what arrived while a request waited for its decision. Replies cannot leave from there, so they
-    /// are copied.
-    fn read_held(&mut self, application: &mut A, token: Token, held: &mut Buffer) {
-        let mut run = Run::new();
-        let Some(slot) = self.slots.get_mut(token) else { return };
-        let bytes = held.as_mut_slice();
-        loop {
-            match slot.connection.poll(&mut run, bytes, &mut env!(self)) {
-                Step::Chunk(marks, piece) => {
-                    self.counters.messages_in += u64::from(marks.last);
-                    let link = Link {
-                        token,
-                        peer: slot.peer.get_or_insert_default(),
-                        mailboxes: &mut self.mailboxes,
-                        connection: &mut slot.connection,
-                        env: env!(self),
-                        counters: &mut self.counters,
-                    };
-                    show_chunk(application, link, &mut run, bytes, marks, piece);
-                }
-                Step::Pong(Piece::Held(buffer)) => self.pool.put(buffer),
-                Step::Pong(Piece::Run(_)) => {}
-                Step::Idle | Step::Head(_) | Step::Refused(_) | Step::Opened(_) => break,
-            }
-        }
-        let connection = &mut slot.connection;
-        let block = connection.end_run(&run, bytes, &mut env!(self));
-        let copied = match block {
-            Ok(Some(_)) => connection.copy_block(&run, bytes, &mut env!(self)),
-            Ok(None) => Ok(()),
-            Err(OutOfMemory) => Err(OutOfMemory),
-        };
-        if copied.is_err() {
-            connection.out_of_memory();
-        }
-        self.touch(token);
     }
 
     fn flush(&mut self, token: Token) {
@@ -737,32 +356,6 @@ impl<D: Driver, A: Application> Core<D, A> {
     }
 }
 
-/// Shows a chunk and carries out what the application wants done with it.
-#[inline]
-fn show_chunk<A: Application>(
-    application: &mut A,
-    mut link: Link<'_, A>,
-    run: &mut Run,
-    bytes: &mut [u8],
-    marks: Marks,
-    mut piece: Piece,
-) {
-    let Marks { kind, first, last } = marks;
-    let payload = match &mut piece {
-        Piece::Run(at) => &mut bytes[at.clone()],
-        Piece::Held(buffer) => buffer.as_mut_slice(),
-    };
-    let disposition = application.chunk(&mut link, Chunk { kind, first, last, payload });
-    if disposition == Disposition::Echo && link.connection.is_open() {
-        link.counters.messages_out += u64::from(last);
-        if link.connection.echo(run, bytes, marks, piece, &mut link.env).is_err() {
-            link.connection.out_of_memory();
-        }
-    } else if let Piece::Held(buffer) = piece {
-        link.env.pool.put(buffer);
-    }
-}
-
 /// Hands a buffer to the driver, or back to the connection when it is not taken.
 fn send_pooled<D: Driver>(
     driver: &mut D,
@@ -783,10 +376,4 @@ fn send_pooled<D: Driver>(
         }
         Err(Source::Received(_) | Source::Shared(_)) => false,
     }
-}
-
-fn note_refusal(counters: &mut Counters, refusal: &Refusal) {
-    let Refusal { status, reason, cure, .. } = *refusal;
-    tracing::info!(status, reason, cure, "request refused");
-    *counters.refusals.entry(status).or_default() += 1;
 }

@@ -1,0 +1,163 @@
+//! Opening: requests and their answers, and connections of our own.
+
+use std::io;
+use std::net::SocketAddr;
+
+use super::Core;
+use crate::buffer::Buffer;
+use crate::connection::{Connection, Env, OutOfMemory, Reply};
+use crate::driver::{Driver, Token};
+use crate::protocol::handshake::{self, Refusal};
+use crate::shard::context::Context;
+use crate::shard::{Answer, Application, refusals};
+use crate::stats::Counters;
+
+impl<D: Driver, A: Application> Core<D, A> {
+    pub(super) fn request(&mut self, application: &mut A, token: Token, head: Buffer) {
+        let answered = handshake::with_request(head.as_slice(), |request, _| {
+            let upgrade = match request.upgrade() {
+                Ok(upgrade) => upgrade,
+                Err(refusal) => return self.refuse_because(token, &refusal, request),
+            };
+            let answer = application.request(&mut Context { core: self }, token, request, upgrade.as_ref());
+            let key = upgrade.map(|upgrade| upgrade.key);
+            match (answer, key) {
+                (Answer::Upgrade { peer, subprotocol, whole }, Some(key)) => {
+                    self.set_peer(token, peer);
+                    self.accept(token, Some(key), subprotocol, whole);
+                    application.opened(&mut Context { core: self }, token, None);
+                }
+                (Answer::Later { peer }, Some(key)) => {
+                    self.set_peer(token, peer);
+                    if let Some(slot) = self.slots.get_mut(token) {
+                        slot.connection.decide_later(key);
+                    }
+                }
+                (Answer::Respond(reply), _) => self.respond(token, &reply),
+                (Answer::Refuse(refusal), _) => self.refuse_because(token, &refusal, request),
+                (Answer::Upgrade { .. } | Answer::Later { .. }, None) => {
+                    self.refuse_because(token, &refusals::NOT_AN_UPGRADE, request);
+                }
+            }
+        });
+        self.pool.put(head);
+        match answered {
+            Ok(Some(())) => {}
+            Ok(None) => self.refuse(token, &Refusal::MALFORMED),
+            Err(refusal) => self.refuse(token, &refusal),
+        }
+        self.touch(token);
+    }
+
+    fn set_peer(&mut self, token: Token, peer: A::Peer) {
+        if let Some(slot) = self.slots.get_mut(token) {
+            slot.peer = Some(peer);
+        }
+    }
+
+    fn accept(
+        &mut self,
+        token: Token,
+        key: Option<[u8; 24]>,
+        subprotocol: Option<&str>,
+        whole: bool,
+    ) -> Option<Buffer> {
+        let slot = self.slots.get_mut(token)?;
+        if slot.connection.is_ending() {
+            return None;
+        }
+        match slot.connection.accept(key, subprotocol, whole, &mut env!(self)) {
+            Ok(held) => {
+                self.counters.opened += 1;
+                held
+            }
+            Err(OutOfMemory) => {
+                slot.connection.out_of_memory();
+                None
+            }
+        }
+    }
+
+    /// Accepts a request whose decision had to wait; what arrived meanwhile is read at the turn's end.
+    pub(in crate::shard) fn accept_later(
+        &mut self,
+        token: Token,
+        subprotocol: Option<&'static str>,
+        whole: bool,
+    ) {
+        let held = self.accept(token, None, subprotocol, whole);
+        if let Some(held) = held {
+            self.held.push((token, held));
+        }
+        self.touch(token);
+    }
+
+    fn refuse_because(&mut self, token: Token, refusal: &Refusal, request: &handshake::Request<'_>) {
+        let Refusal { status, reason, cure, .. } = *refusal;
+        let origin = request.header("origin").unwrap_or("-");
+        tracing::info!(status, reason, cure, path = request.path, origin, "request refused");
+        self.refuse_quietly(token, refusal);
+    }
+
+    pub(in crate::shard) fn refuse(&mut self, token: Token, refusal: &Refusal) {
+        let Refusal { status, reason, cure, .. } = *refusal;
+        tracing::info!(status, reason, cure, "request refused");
+        self.refuse_quietly(token, refusal);
+    }
+
+    fn refuse_quietly(&mut self, token: Token, refusal: &Refusal) {
+        *self.counters.refusals.entry(refusal.status).or_default() += 1;
+        if let Some(slot) = self.slots.get_mut(token) {
+            slot.connection.refuse(refusal, &mut env!(self));
+        }
+        self.touch(token);
+    }
+
+    pub(in crate::shard) fn respond(&mut self, token: Token, reply: &Reply) {
+        *self.counters.answers.entry(reply.status).or_default() += 1;
+        if let Some(slot) = self.slots.get_mut(token) {
+            slot.connection.respond(reply, &mut env!(self));
+        }
+        self.touch(token);
+    }
+
+    pub(in crate::shard) fn connect(
+        &mut self,
+        address: SocketAddr,
+        source: Option<SocketAddr>,
+        whole: bool,
+        peer: A::Peer,
+    ) -> io::Result<Token> {
+        if !self.lease.take(1) {
+            return Err(io::Error::other("the node's connections are used up"));
+        }
+        let token = match self.driver.connect(address, source) {
+            Ok(token) => token,
+            Err(error) => {
+                self.lease.give(1);
+                return Err(error);
+            }
+        };
+        self.counters.dialled += 1;
+        let connection = match Connection::client(&mut env!(self), whole) {
+            Ok(connection) => connection,
+            Err(OutOfMemory) => {
+                self.lease.give(1);
+                self.driver.abort(token);
+                return Err(io::ErrorKind::OutOfMemory.into());
+            }
+        };
+        self.slots.insert(token, connection, Some(peer));
+        if let Some(slot) = self.slots.get_mut(token) {
+            slot.leased = true;
+        }
+        Ok(token)
+    }
+}
+
+/// Counts and logs a refusal that the connection made by itself.
+pub(super) fn note_refusal(counters: &mut Counters, refusal: &Refusal) {
+    let Refusal { status, reason, cure, .. } = *refusal;
+    tracing::info!(status, reason, cure, "request refused");
+    *counters.refusals.entry(status).or_default() += 1;
+}
