@@ -1,7 +1,6 @@
 """Opens idle WebSocket connections to a fresh server and measures what each costs it. See scripts/idle-memory."""
 
 import asyncio
-import ctypes
 import datetime
 import json
 import os
@@ -51,15 +50,7 @@ async def open_one(gate, host, port, source):
         return reader, writer
 
 
-def small_pages():
-    """Keeps the server to pages of 4 KiB: huge ones make resident memory jump by 2 MiB, 210 B for each of
-    10,000 connections, whoever touched them first."""
-    PR_SET_THP_DISABLE = 41
-    if ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) != 0:
-        raise OSError("transparent huge pages cannot be disabled for the server")
-
-
-async def measure(binary, count, before_exec):
+async def measure(binary, count):
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if count + 100 > hard:
         raise SystemExit(f"{count} connections need as many descriptors, and the limit is {hard}: raise ulimit -Hn")
@@ -68,7 +59,6 @@ async def measure(binary, count, before_exec):
         [binary, "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "warn"],
         stdout=subprocess.PIPE,
         text=True,
-        preexec_fn=before_exec,
     )
     try:
         line = server.stdout.readline()
@@ -110,37 +100,31 @@ def cpu_model():
 
 def main():
     binary, count = sys.argv[1], int(sys.argv[2])
-    driver, exact = asyncio.run(measure(binary, count, small_pages))
-    _, default = asyncio.run(measure(binary, count, None))
-    with open("/sys/kernel/mm/transparent_hugepage/enabled") as file:
-        huge_pages = file.read().strip()
+    driver, figures = asyncio.run(measure(binary, count))
     record = {
         "schema": "echoring.idle-memory/1",
         "scenario": f"{count} handshaken and idle connections to /echo, default configuration",
         "target_bytes": TARGET_BYTES,
         "connections": count,
-        "small_pages": exact,
-        "huge_pages_as_the_host_has_them": default | {"transparent_hugepage": huge_pages},
+        **figures,
         "server": driver,
         "commit": text_of(["git", "rev-parse", "HEAD"]) + ("+" if text_of(["git", "status", "--porcelain"]) else ""),
         "cpu": cpu_model(),
         "kernel": platform.release(),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "known_bias": "Includes what grows once with the first connections (pages of tables and pools touched for "
-        "the first time), so it overstates; kernel memory is not counted. With transparent huge pages resident memory moves in "
-        "steps of 2 MiB, so that figure is too high or too low by up to one step per shard and table.",
+        "known_bias": "Includes what grows once with the first connections (pages of tables, pools and code touched "
+        "for the first time), so it overstates. Kernel memory is not counted.",
     }
-    machine = os.environ.get("ECHORING_MACHINE") or platform.node()
+    machine = re.sub(r"[^a-z0-9]+", "-", cpu_model().lower()).strip("-")
     directory = os.path.join("results", f"{datetime.date.today().isoformat()}-{machine}")
     os.makedirs(directory, exist_ok=True)
     path = os.path.join(directory, "idle-memory.json")
     with open(path, "w") as file:
         json.dump(record, file, indent=2)
         file.write("\n")
-    for name, figures in (("4 KiB pages", exact), ("pages as the host has them", default)):
-        per_connection = figures["bytes_per_connection"]
-        verdict = "met" if per_connection <= TARGET_BYTES else "missed"
-        print(f"{per_connection:.0f} B per idle connection with {name} ({verdict}: target {TARGET_BYTES})")
+    per_connection = figures["bytes_per_connection"]
+    verdict = "met" if per_connection <= TARGET_BYTES else "missed"
+    print(f"{per_connection:.0f} B of user memory per idle connection ({verdict}: target {TARGET_BYTES})")
     print(path)
 
 

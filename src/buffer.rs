@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::limits::{BUDGET_LEASE_BYTES, MEMORY_BUDGET_DEFAULT};
 
 /// Capacities of pooled buffers. Larger requests get a buffer of their own, freed on return.
-const CLASS_BYTES: [usize; 6] = [128, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10];
+const CLASS_BYTES: [usize; 6] = [256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10];
 /// Free bytes kept per class; beyond that a returned buffer is freed.
 const FREE_BYTES_MAX: usize = 1 << 20;
 
@@ -188,6 +188,8 @@ impl Buffer {
 #[derive(Debug)]
 pub struct Pool {
     free: [Vec<Buffer>; CLASS_BYTES.len()],
+    /// The fewest that each class had free since the last [`trim`](Pool::trim).
+    idle: [usize; CLASS_BYTES.len()],
     /// Covers buffers, in use or free, and what [`Pool::charge`] accounts.
     lease: Lease,
     peak_bytes: u64,
@@ -196,7 +198,12 @@ pub struct Pool {
 impl Pool {
     /// A pool that leases from `budget`.
     pub fn new(budget: Arc<Budget>) -> Pool {
-        Pool { free: Default::default(), lease: Lease::new(budget, BUDGET_LEASE_BYTES), peak_bytes: 0 }
+        Pool {
+            free: Default::default(),
+            idle: Default::default(),
+            lease: Lease::new(budget, BUDGET_LEASE_BYTES),
+            peak_bytes: 0,
+        }
     }
 
     /// A pool with a budget of its own, for programs with one shard and for tests.
@@ -209,6 +216,7 @@ impl Pool {
         match CLASS_BYTES.iter().position(|&class| bytes <= class) {
             Some(class) => {
                 if let Some(buffer) = self.free[class].pop() {
+                    self.idle[class] = self.idle[class].min(self.free[class].len());
                     return Some(buffer);
                 }
                 self.make(CLASS_BYTES[class])
@@ -237,6 +245,23 @@ impl Pool {
             return;
         }
         self.discharge(buffer.0.accounted_bytes);
+    }
+
+    /// Frees the buffers that nobody needed since the last call. Returns whether some are still kept, so that
+    /// another call may find more. Called once in a while: what a burst needed is not kept for ever.
+    pub fn trim(&mut self) -> bool {
+        for class in 0..CLASS_BYTES.len() {
+            for _ in 0..self.idle[class] {
+                if let Some(buffer) = self.free[class].pop() {
+                    self.lease.give(buffer.0.accounted_bytes as u64);
+                }
+            }
+            if self.free[class].is_empty() {
+                self.free[class].shrink_to_fit();
+            }
+            self.idle[class] = self.free[class].len();
+        }
+        self.free.iter().any(|free| !free.is_empty())
     }
 
     /// Accounts for `bytes` that the caller keeps elsewhere (a log's segment). False when the budget is
@@ -288,6 +313,20 @@ mod tests {
         buffer.append(b"payload");
         buffer.prepend(b"hd");
         assert_eq!(buffer.as_slice(), b"hdpayload");
+    }
+
+    #[test]
+    fn buffers_that_nobody_needs_any_more_are_freed_and_those_in_use_are_kept() {
+        let mut pool = Pool::standalone();
+        let burst: Vec<Buffer> = (0..10).map(|_| pool.get(100).unwrap()).collect();
+        burst.into_iter().for_each(|buffer| pool.put(buffer));
+        assert!(pool.trim(), "all ten were needed since the last call");
+        let steady: Vec<Buffer> = (0..3).map(|_| pool.get(100).unwrap()).collect();
+        steady.into_iter().for_each(|buffer| pool.put(buffer));
+        assert!(pool.trim());
+        assert_eq!(pool.free[0].len(), 3);
+        assert!(!pool.trim());
+        assert_eq!(pool.used_bytes(), 0);
     }
 
     #[test]

@@ -92,6 +92,8 @@ pub const LOG_SEGMENT_BYTES: usize = 16 * 1024;
 pub const MAILBOX_BYTES_MIN: usize = 1024 * 1024;
 /// Time in which a drained server is gone, whatever its peers do.
 pub const DRAIN_TIMEOUT: Nanos = 8 * SECOND;
+/// How often buffers that nobody needed meanwhile are freed.
+pub const TRIM_INTERVAL: Nanos = SECOND;
 /// Width of a slot of the timer wheel. Deadlines are kept to this precision, never early.
 pub const TIMER_TICK: Nanos = 32 * MILLISECOND;
 

@@ -31,9 +31,9 @@ pub struct Counters {
     pub mailbox_full: u64,
     /// Trips to the kernel.
     pub turns: u64,
-    /// Connections that ended, by close code.
+    /// WebSockets that ended, by close code; 1006 for those without a Close frame.
     pub closes: BTreeMap<u16, u64>,
-    /// Connections that ended, by cause.
+    /// Connections that ended, requests that never became WebSockets included, by cause.
     pub causes: BTreeMap<&'static str, u64>,
     /// Requests refused, by HTTP status.
     pub refusals: BTreeMap<u16, u64>,

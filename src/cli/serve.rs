@@ -233,6 +233,10 @@ impl Args {
             memory_budget_bytes: memory_budget,
             origins: origin_policy(self.allow_origin),
             handshake_timeout,
+            pings_per_second_max: match self.profile {
+                Profile::Default => limits::PINGS_PER_SECOND_MAX,
+                Profile::Benchmark | Profile::Conformance => u32::MAX,
+            },
             autotune_sockets: self.profile == Profile::Benchmark,
             takeover: self.takeover,
             ..Config::default()
@@ -312,11 +316,11 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     let settings = arguments.validate()?;
     environment::start_log(&settings.log)?;
     environment::raise_descriptor_limit();
+    crate::driver::small_pages_only();
     // From here on a signal is a drain and no longer sudden death.
     let signals = Signals::listen().map_err(|error| forbidden("signals cannot be handled", &error))?;
     let admin = bind_admin(settings.admin)?;
     let server = Server::start(settings.server).map_err(|error| Failure::Environment(error.to_string()))?;
-    crate::driver::small_pages_from_now_on();
     let control = match admin {
         Some(listener) => Some(
             Control::start(listener, &server)

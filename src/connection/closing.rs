@@ -83,6 +83,8 @@ pub(super) struct Ending {
     closed: Box<Closed>,
     until: Nanos,
     fate: Option<Fate>,
+    /// It had been a WebSocket.
+    was_open: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,11 +197,13 @@ impl Connection {
 
     /// Ends without a word.
     pub(super) fn finish(&mut self, closed: Closed) {
+        let was_open = self.was_open();
         self.phase = Phase::Ending(Ending {
             stage: Stage::Over,
             closed: Box::new(closed),
             until: Nanos::MAX,
             fate: Some(Fate::Close),
+            was_open,
         });
     }
 
@@ -208,7 +212,8 @@ impl Connection {
             Phase::Ending(ending) => ending.until,
             _ => env.now + env.config.close_timeout,
         };
-        self.phase = Phase::Ending(Ending { stage, closed: Box::new(closed), until, fate });
+        let was_open = self.was_open();
+        self.phase = Phase::Ending(Ending { stage, closed: Box::new(closed), until, fate, was_open });
         self.deadline_moved = true;
     }
 
@@ -259,6 +264,16 @@ impl Connection {
             ending.fate.take()
         } else {
             None
+        }
+    }
+
+    /// Whether it is, or was before its end began, a WebSocket: a request that was refused or merely answered
+    /// never is.
+    pub fn was_open(&self) -> bool {
+        match &self.phase {
+            Phase::Open => true,
+            Phase::Ending(ending) => ending.was_open,
+            Phase::Head { .. } | Phase::Deciding { .. } => false,
         }
     }
 

@@ -12,6 +12,9 @@ const HEAD_END: &[u8] = b"\r\n\r\n";
 /// Bytes that a response may take; its head is ours and its body is static.
 const RESPONSE_HEAD_BYTES_MAX: usize = 1024;
 
+/// Bytes of a 101 without the subprotocol's name: 129, and 26 for its field.
+const ACCEPT_BYTES: usize = 160;
+
 /// What a server says besides switching protocols.
 #[derive(Clone, Copy, Debug)]
 pub struct Reply {
@@ -172,7 +175,8 @@ impl Connection {
             Phase::Open | Phase::Ending(_) => return Ok(None),
         };
         let Some(key) = key else { return Ok(held) };
-        let mut head = env.pool.get(RESPONSE_HEAD_BYTES_MAX).ok_or(OutOfMemory)?;
+        let head_bytes = ACCEPT_BYTES + subprotocol.map_or(0, str::len);
+        let mut head = env.pool.get(head_bytes).ok_or(OutOfMemory)?;
         handshake::write_accept(head.vec(), &key, subprotocol);
         self.outbox.push(head);
         self.whole = whole;

@@ -29,9 +29,11 @@ mod closing;
 mod handshake;
 mod outbox;
 mod reading;
+mod short;
 #[cfg(test)]
 mod tests;
 
+use std::num::NonZeroU32;
 use std::ops::Range;
 
 use crate::buffer::{Buffer, Pool};
@@ -43,6 +45,7 @@ use crate::protocol::handshake::{Dial, Refusal, Response};
 pub use closing::{Cause, Closed, Fate};
 pub use handshake::Reply;
 pub use outbox::OutOfMemory;
+pub use short::{LONE_BYTES_MAX, LONE_REPLY_START, echo_lone, echo_short};
 
 use closing::Ending;
 use outbox::Outbox;
@@ -136,6 +139,8 @@ pub struct Config {
     pub pong_timeout: Nanos,
     /// From our Close frame to the end.
     pub close_timeout: Nanos,
+    /// Pings that a peer may send in a second; from 2^16 on there is no limit.
+    pub pings_per_second_max: u32,
     /// The request of connections in the client role.
     pub dial: Option<Dial>,
 }
@@ -150,6 +155,7 @@ impl Default for Config {
             ping_interval: limits::PING_INTERVAL,
             pong_timeout: limits::PONG_TIMEOUT,
             close_timeout: limits::CLOSE_TIMEOUT,
+            pings_per_second_max: limits::PINGS_PER_SECOND_MAX,
             dial: None,
         }
     }
@@ -212,6 +218,11 @@ impl Run {
         Run::default()
     }
 
+    /// A run of `bytes` bytes that has been read and answered in `block`.
+    pub fn read_to_the_end(bytes: usize, block: Range<usize>) -> Run {
+        Run { read: bytes, block, ..Run::default() }
+    }
+
     /// How far it has been read.
     #[inline]
     pub fn position(&self) -> usize {
@@ -257,7 +268,7 @@ pub struct Connection {
     /// When the unfinished message began; 0 when there is none.
     message_since: Nanos,
     /// Bytes of an unfinished send that the driver resumes; none when the connection is not blocked.
-    unsent: Option<u32>,
+    unsent: Option<NonZeroU32>,
     /// Pings of the peer within the second `ping_second`.
     pings: u16,
     ping_second: u32,
@@ -323,7 +334,7 @@ impl Connection {
 
     /// Bytes queued to the peer, those of an unfinished send included.
     pub fn queued_bytes(&self) -> u32 {
-        self.outbox.bytes() + self.unsent.unwrap_or(0)
+        self.outbox.bytes() + self.unsent.map_or(0, NonZeroU32::get)
     }
 
     /// Whether a send straight from other memory would keep the order and be taken.
@@ -453,7 +464,7 @@ impl Connection {
 
     /// The driver's last send was short by `unsent` bytes and goes on by itself.
     pub fn blocked(&mut self, unsent: u32) {
-        self.unsent = Some(unsent);
+        self.unsent = Some(NonZeroU32::new(unsent).unwrap_or(NonZeroU32::MIN));
     }
 
     /// The rest of a short send has been taken by the kernel.

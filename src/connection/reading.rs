@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
+use super::short::put_back;
 use super::{Connection, Env, Kind, Marks, OutOfMemory, Phase, Piece, Run, Step};
 use crate::buffer::Buffer;
-use crate::limits::{ASSEMBLED_FRAME_BYTES_MAX, PINGS_PER_SECOND_MAX, QUEUED_PONGS_MAX, SECOND};
+use crate::limits::{ASSEMBLED_FRAME_BYTES_MAX, QUEUED_PONGS_MAX, SECOND};
 use crate::protocol::frame::{self, HEADER_BYTES_MAX, Header, Opcode};
 use crate::protocol::utf8::{self, Utf8};
 use crate::protocol::{Offence, Role, mask};
@@ -170,36 +171,11 @@ impl Connection {
         mask::shift(bytes, from, to, payload_bytes, key);
         let at = to..to + payload_bytes;
         if text && !utf8::is_valid(&bytes[at.clone()]) {
-            // What it was moved over has been answered; the frame itself must be read again.
-            bytes.copy_within(at, from);
-            mask::apply(&mut bytes[from..end], key);
-            let header = frame::short_masked_header(text, payload_bytes, key);
-            bytes[run.read..from].copy_from_slice(&header);
+            put_back(&mut bytes[..end], run.read, to, key);
             return None;
         }
         run.read = end;
         Some((kind, at))
-    }
-
-    /// Answers the short messages at the front of a run with themselves, where they lie. Returns how many;
-    /// what stopped it is left to [`poll`](Connection::poll). Asked only while
-    /// [`is_between_messages`](Connection::is_between_messages).
-    #[inline(always)]
-    pub fn echo_short(&mut self, run: &mut Run, bytes: &mut [u8], bytes_max: u64) -> u64 {
-        let mut echoed = 0;
-        while self.outbox.block_may_grow() {
-            let Some((kind, at)) = self.next_short(run, bytes, bytes_max) else { break };
-            let head = at.start - frame::SHORT_HEADER_BYTES;
-            if run.block.is_empty() {
-                self.outbox.begin_block();
-                run.block.start = head;
-            }
-            let header = frame::short_header(kind == Kind::Text, at.len());
-            bytes[head..at.start].copy_from_slice(&header);
-            run.block.end = at.end;
-            echoed += 1;
-        }
-        echoed
     }
 
     #[inline(never)]
@@ -541,8 +517,8 @@ impl Connection {
             self.ping_second = second;
             self.pings = 0;
         }
-        self.pings += 1;
-        if u32::from(self.pings) > PINGS_PER_SECOND_MAX { Err(Offence::PingFlood) } else { Ok(()) }
+        self.pings = self.pings.saturating_add(1);
+        if u32::from(self.pings) > env.config.pings_per_second_max { Err(Offence::PingFlood) } else { Ok(()) }
     }
 
     /// Unmasks a payload and moves it to where a reply's payload would be, in one pass. Without replies before

@@ -60,9 +60,14 @@ impl Echo {
         let now = self.now;
         let (connection, mut env) = self.env();
         connection.begin_run(now);
-        if connection.is_between_messages() && now.is_multiple_of(2) {
+        if connection.is_between_messages() && connection.has_clear_way() && now.is_multiple_of(2) {
             let bytes_max = env.config.message_bytes_max;
-            connection.echo_short(&mut run, &mut bytes, bytes_max);
+            if bytes_max >= LONE_BYTES_MAX as u64 && now.is_multiple_of(4) && echo_lone(&mut bytes) {
+                run = Run::read_to_the_end(bytes.len(), LONE_REPLY_START..bytes.len());
+            } else {
+                echo_short(&mut run, &mut bytes, bytes_max);
+            }
+            connection.go_on(&run);
         }
         loop {
             match connection.poll(&mut run, &mut bytes, &mut env) {
@@ -86,7 +91,7 @@ impl Echo {
                 env.pool.put(buffer);
             }
             sent.extend_from_slice(run.head());
-            if !run.head().is_empty() && now % 4 == 0 {
+            if !run.head().is_empty() && now.is_multiple_of(4) {
                 // The header was taken and the rest was not.
                 connection.copy_headless_block(&run, &bytes, &mut env).unwrap();
             } else {
@@ -684,5 +689,51 @@ proptest! {
             .map(|(text, payload, _)| (if *text { Opcode::Text } else { Opcode::Binary }, payload.clone()))
             .collect();
         prop_assert_eq!(messages(&echo.frames()).0, expected);
+    }
+}
+
+#[test]
+fn a_lone_message_is_answered_where_it_lies_or_left_as_it_was() {
+    let key = [0x12, 0x80, 0x7f, 0xfe];
+    let masked = |first: u8, payload: &[u8]| {
+        let mut frame = vec![first, 0x80 | payload.len() as u8];
+        frame.extend_from_slice(&key);
+        frame.extend(payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key));
+        frame
+    };
+    for bytes in 0..=LONE_BYTES_MAX + 1 {
+        let ascii = vec![b'a'; bytes];
+        let word = "κόσμε";
+        let greek = word.repeat(bytes / word.len()).into_bytes();
+        let broken: Vec<u8> = (0..bytes).map(|at| if at + 1 == bytes { 0xff } else { b'a' }).collect();
+        for (first, payload, is_echoed) in [
+            (0x81, &ascii, true),
+            (0x82, &ascii, true),
+            (0x81, &greek, true),
+            (0x81, &broken, bytes == 0),
+            (0x82, &broken, true),
+            (0x01, &ascii, false),
+            (0x80, &ascii, false),
+            (0x89, &ascii, false),
+            (0xc1, &ascii, false),
+        ] {
+            let is_echoed = is_echoed && payload.len() <= LONE_BYTES_MAX;
+            let before = masked(first, payload);
+            let mut run = before.clone();
+            assert_eq!(echo_lone(&mut run), is_echoed, "{first:#x}, {} bytes", payload.len());
+            if is_echoed {
+                assert_eq!(run[LONE_REPLY_START..], [&[first, payload.len() as u8], &payload[..]].concat());
+            } else {
+                assert_eq!(run, before);
+            }
+            // Neither a part of a message nor more than one.
+            let mut part = before[..before.len() - 1].to_vec();
+            assert!(!echo_lone(&mut part) && part == before[..before.len() - 1]);
+            let mut more = [&before[..], &[0x81]].concat();
+            assert!(!echo_lone(&mut more) && more[..before.len()] == before);
+            let mut unmasked = before.clone();
+            unmasked[1] &= 0x7f;
+            assert!(!echo_lone(&mut unmasked));
+        }
     }
 }

@@ -52,7 +52,8 @@ pub enum Source {
     Shared(Bytes),
 }
 
-/// Something that happened to one connection or to the shard.
+/// Something that happened to one connection or to the shard. Plain values: a turn's events are looked at and
+/// forgotten without a step for each.
 #[derive(Clone, Copy, Debug)]
 pub enum Event {
     /// A listener took a connection; its receive is armed.
@@ -107,9 +108,8 @@ pub enum Event {
     /// Accepting stopped for a reason other than our own wish (descriptors, memory). It is tried again by
     /// itself; the owner logs it.
     AcceptFailed {
-        /// The kernel's reason, as [`io::Error::from_raw_os_error`] takes it: an event is plain data, so that
-        /// forgetting a turn's events costs nothing.
-        os_error: i32,
+        /// The kernel's reason, an error number.
+        errno: i32,
     },
 }
 
@@ -228,6 +228,13 @@ pub trait Driver: Sized {
     /// [`SEND_PIECES_MAX`](crate::limits::SEND_PIECES_MAX) pieces are staged.
     fn send(&mut self, token: Token, source: Source) -> Result<(), Source>;
 
+    /// The same for bytes of this turn's receive region, the source of nearly every echo. False when it is not
+    /// taken.
+    #[inline]
+    fn send_received(&mut self, token: Token, run: Span) -> bool {
+        self.send(token, Source::Received(run)).is_ok()
+    }
+
     /// Grants no further receive credit to `token`. What is already under way is still reported: at most
     /// [`RECEIVE_CREDIT_BYTES`](crate::limits::RECEIVE_CREDIT_BYTES) where the kernel knows totals, else
     /// what arrives until the cancellation is done.
@@ -277,7 +284,7 @@ mod clock;
 mod regions;
 mod waker;
 
-pub use regions::small_pages_from_now_on;
+pub use regions::small_pages_only;
 pub use waker::Waker;
 
 pub mod epoll;

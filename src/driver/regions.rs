@@ -5,10 +5,10 @@ use std::ptr::NonNull;
 
 use super::Span;
 
-/// Has the kernel serve this process's later page faults with small pages. Called when the receive memory is
-/// there, which keeps the huge pages that it asked for: tables of connections grow by touching memory, and in
-/// steps of 2 MiB nobody knows what a connection costs. (Allocators ask for huge pages on their own account.)
-pub fn small_pages_from_now_on() {
+/// Has the kernel serve this process's later page faults with small pages, whoever asks for huge ones (the
+/// allocator does). Tables of connections grow by touching memory, and in steps of 2 MiB nobody knows what a
+/// connection costs.
+pub fn small_pages_only() {
     // SAFETY: this control takes plain numbers and changes only how later page faults are served.
     unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1 as libc::c_ulong, 0, 0, 0) };
 }
@@ -36,19 +36,13 @@ impl Regions {
                 std::ptr::null_mut(),
                 bytes,
                 libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE,
                 -1,
                 0,
             )
         };
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the mapping was just made with this length, and both pieces of advice keep its contents.
-        // Kernels that do not take one of them leave the pages small, or touched when first received into.
-        unsafe {
-            libc::madvise(base, bytes, libc::MADV_HUGEPAGE);
-            libc::madvise(base, bytes, libc::MADV_POPULATE_WRITE);
         }
         Ok(Regions { base: NonNull::new(base.cast()).expect("a mapping is not null"), bytes })
     }

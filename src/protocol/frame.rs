@@ -140,6 +140,20 @@ pub fn decode_short_masked(bytes: &[u8]) -> Option<(bool, usize, [u8; 4])> {
     (not_text < 2 && length < LENGTH_16).then_some((not_text == 0, usize::from(length), [k0, k1, k2, k3]))
 }
 
+/// The header of a masked, unfragmented data frame of just `payload_bytes` bytes, at most 125: whether it is text,
+/// and the key. `None` for every other header. The first byte of an unmasked frame like it is the same.
+#[inline(always)]
+pub fn decode_lone_masked(
+    head: &[u8; SHORT_MASKED_HEADER_BYTES],
+    payload_bytes: usize,
+) -> Option<(bool, [u8; 4])> {
+    const TEXT: u8 = FIN | Opcode::Text as u8;
+    let &[first, second, k0, k1, k2, k3] = head;
+    let length = usize::from(second ^ MASK);
+    let (not_text, fits) = (first.wrapping_sub(TEXT), length == payload_bytes && length < LENGTH_16.into());
+    (not_text < 2 && fits).then_some((not_text == 0, [k0, k1, k2, k3]))
+}
+
 /// The header that [`decode_short_masked`] read.
 pub fn short_masked_header(
     text: bool,

@@ -24,7 +24,7 @@ pub const fn rotate(key: [u8; 4], by: usize) -> [u8; 4] {
 pub fn apply(bytes: &mut [u8], key: [u8; 4]) {
     let len = bytes.len();
     if len <= INLINE_BYTES_MAX {
-        short(bytes, 0, 0, len, key);
+        let _ = short(bytes, 0, 0, len, key);
     } else {
         apply_long(bytes, key);
     }
@@ -39,11 +39,55 @@ pub fn apply(bytes: &mut [u8], key: [u8; 4]) {
 pub fn shift(bytes: &mut [u8], from: usize, to: usize, len: usize, key: [u8; 4]) {
     assert!(to <= from, "a shift moves towards the front");
     if len <= INLINE_BYTES_MAX {
-        short(bytes, from, to, len, key);
+        let _ = short(bytes, from, to, len, key);
     } else {
         shift_long(bytes, from, to, len, key);
     }
 }
+
+/// [`apply`] to at most [`INLINE_BYTES_MAX`] bytes. Returns words of what they are now or-ed together, to be asked
+/// [`has_high_bits`].
+///
+/// # Panics
+/// When there are more.
+#[inline(always)]
+pub fn apply_and_see(bytes: &mut [u8], key: [u8; 4]) -> u64 {
+    let len = bytes.len();
+    if (8..=16).contains(&len) {
+        return short(bytes, 0, 0, len, key);
+    }
+    apply_and_see_any(bytes, key)
+}
+
+// Out of line, so that the path where the most common lengths stand has registers enough.
+#[inline(never)]
+fn apply_and_see_any(bytes: &mut [u8], key: [u8; 4]) -> u64 {
+    assert!(bytes.len() <= INLINE_BYTES_MAX, "for short payloads");
+    short(bytes, 0, 0, bytes.len(), key)
+}
+
+/// Whether one of the bytes that were or-ed together is not ASCII.
+#[inline(always)]
+pub fn has_high_bits(word: u64) -> bool {
+    word & HIGH_BITS != 0
+}
+
+/// [`shift`] that says whether the bytes are known to be ASCII. Long ones are not looked at.
+///
+/// # Panics
+/// When `to > from`, or the source is not within `bytes`.
+#[inline(always)]
+pub fn shift_and_see(bytes: &mut [u8], from: usize, to: usize, len: usize, key: [u8; 4]) -> bool {
+    assert!(to <= from, "a shift moves towards the front");
+    if len <= INLINE_BYTES_MAX {
+        !has_high_bits(short(bytes, from, to, len, key))
+    } else {
+        shift_long(bytes, from, to, len, key);
+        false
+    }
+}
+
+const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
 
 /// Appends `src`, masked or unmasked, to `out`. Allocates only when `out` has too little room.
 #[inline]
@@ -51,7 +95,7 @@ pub fn append(out: &mut Vec<u8>, src: &[u8], key: [u8; 4]) {
     if src.len() <= INLINE_BYTES_MAX {
         let at = out.len();
         out.extend_from_slice(src);
-        short(out, at, at, src.len(), key);
+        let _ = short(out, at, at, src.len(), key);
     } else {
         append_long(out, src, key);
     }
@@ -74,48 +118,63 @@ fn append_long(out: &mut Vec<u8>, src: &[u8], key: [u8; 4]) {
     Kernel::moving().append(out, src, key);
 }
 
-/// [`shift`] for at most [`INLINE_BYTES_MAX`] bytes: all loads come before all stores.
+/// [`shift`] for at most [`INLINE_BYTES_MAX`] bytes: all loads come before all stores. Returns all words that
+/// were stored, or-ed together.
 #[inline(always)]
-fn short(bytes: &mut [u8], from: usize, to: usize, len: usize, key: [u8; 4]) {
+fn short(bytes: &mut [u8], from: usize, to: usize, len: usize, key: [u8; 4]) -> u64 {
     let key32 = u32::from_le_bytes(key);
-    // The key has period 4, so rotating any multiple of it by the offset modulo 4 gives the key there.
-    let turn = 8 * (len as u32 & 3);
+    // The key has period 4, so rotating any multiple of it by the offset gives the key there.
+    let turn = 8 * len as u32;
     let source = &bytes[from..][..len];
-    if len > 32 {
+    // The most common lengths first: each comparison counts.
+    if (8..=16).contains(&len) {
+        let key = key64(key32);
+        let a = u64::from_le_bytes(load(source, 0)) ^ key;
+        let b = u64::from_le_bytes(load(source, len - 8)) ^ key.rotate_right(turn & 63);
+        let target = &mut bytes[to..][..len];
+        store(target, 0, a.to_le_bytes());
+        store(target, len - 8, b.to_le_bytes());
+        a | b
+    } else if len > 32 {
         let key = key128(key32);
         let [a, b] = [load16(source, 0), load16(source, 16)].map(|word| word ^ key);
-        let key = key.rotate_right(turn);
+        let key = key.rotate_right(turn & 31);
         let [c, d] = [load16(source, len - 32), load16(source, len - 16)].map(|word| word ^ key);
         let target = &mut bytes[to..][..len];
         store(target, 0, a.to_le_bytes());
         store(target, 16, b.to_le_bytes());
         store(target, len - 32, c.to_le_bytes());
         store(target, len - 16, d.to_le_bytes());
+        folded(a | b | c | d)
     } else if len > 16 {
         let key = key128(key32);
         let a = load16(source, 0) ^ key;
-        let b = load16(source, len - 16) ^ key.rotate_right(turn);
+        let b = load16(source, len - 16) ^ key.rotate_right(turn & 31);
         let target = &mut bytes[to..][..len];
         store(target, 0, a.to_le_bytes());
         store(target, len - 16, b.to_le_bytes());
-    } else if len >= 8 {
-        let key = key64(key32);
-        let a = u64::from_le_bytes(load(source, 0)) ^ key;
-        let b = u64::from_le_bytes(load(source, len - 8)) ^ key.rotate_right(turn);
-        let target = &mut bytes[to..][..len];
-        store(target, 0, a.to_le_bytes());
-        store(target, len - 8, b.to_le_bytes());
+        folded(a | b)
     } else if len >= 4 {
         let a = u32::from_le_bytes(load(source, 0)) ^ key32;
-        let b = u32::from_le_bytes(load(source, len - 4)) ^ key32.rotate_right(turn);
+        let b = u32::from_le_bytes(load(source, len - 4)) ^ key32.rotate_right(turn & 31);
         let target = &mut bytes[to..][..len];
         store(target, 0, a.to_le_bytes());
         store(target, len - 4, b.to_le_bytes());
+        u64::from(a | b)
     } else {
+        let mut bits = 0;
         for at in 0..len {
-            bytes[to + at] = bytes[from + at] ^ key[at];
+            let byte = bytes[from + at] ^ key[at];
+            bytes[to + at] = byte;
+            bits |= byte;
         }
+        u64::from(bits)
     }
+}
+
+#[inline(always)]
+fn folded(bits: u128) -> u64 {
+    bits as u64 | (bits >> 64) as u64
 }
 
 #[inline(always)]
@@ -190,6 +249,28 @@ mod tests {
                 let mut expected = before.clone();
                 expected[to..to + len].copy_from_slice(&masked(&before[from..from + len], KEY));
                 assert_eq!(after, expected, "{len} bytes by {by}");
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_not_ascii_are_seen_wherever_they_are() {
+        for len in 0..=INLINE_BYTES_MAX {
+            for odd in 0..=len {
+                let mut plain = vec![b'a'; len + 3];
+                if odd < len {
+                    plain[3 + odd] = 0x80;
+                }
+                let mut bytes = plain.clone();
+                apply(&mut bytes[3..], KEY);
+                // Neither what lies before nor the key counts.
+                bytes[..3].fill(0xff);
+                assert_eq!(shift_and_see(&mut bytes, 3, 1, len, KEY), odd == len, "{len} bytes, {odd}");
+                assert_eq!(bytes[1..=len], plain[3..]);
+                let mut bytes = plain[3..].to_vec();
+                apply(&mut bytes, KEY);
+                assert_eq!(has_high_bits(apply_and_see(&mut bytes, KEY)), odd < len, "{len} bytes, {odd}");
+                assert_eq!(bytes, plain[3..]);
             }
         }
     }

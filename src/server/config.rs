@@ -65,6 +65,8 @@ pub struct Config {
     pub origins: OriginPolicy,
     /// From accept to the 101.
     pub handshake_timeout: Nanos,
+    /// Pings that a peer may send in a second before 1008.
+    pub pings_per_second_max: u32,
     /// Leave the sizes of socket buffers to the kernel: faster for single bulk peers, memory unbounded by us.
     pub autotune_sockets: bool,
     /// Take a port although another process listens on it, to replace that process.
@@ -85,6 +87,7 @@ impl Default for Config {
             memory_budget_bytes: limits::MEMORY_BUDGET_DEFAULT,
             origins: OriginPolicy::SameHost,
             handshake_timeout: limits::HANDSHAKE_TIMEOUT,
+            pings_per_second_max: limits::PINGS_PER_SECOND_MAX,
             autotune_sockets: false,
             takeover: false,
         }
@@ -97,6 +100,7 @@ impl Config {
             message_bytes_max: self.message_bytes_max,
             queue_bytes: self.queue_bytes,
             handshake_timeout: self.handshake_timeout,
+            pings_per_second_max: self.pings_per_second_max,
             ..connection::Config::default()
         }
     }

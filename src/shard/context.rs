@@ -149,8 +149,7 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
     pub fn link(&mut self, token: Token) -> Option<Link<'_, A>> {
         let core = &mut *self.core;
         let slot = core.slots.get_mut(token)?;
-        if !slot.dirty {
-            slot.dirty = true;
+        if slot.mark_dirty() {
             core.dirty.push(token);
         }
         let Slot { connection, peer, .. } = slot;
@@ -171,7 +170,10 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
 
     /// The application's state of a connection, without touching the connection.
     pub fn peer(&mut self, token: Token) -> Option<&mut A::Peer> {
-        self.core.slots.get_mut(token)?.peer.as_mut()
+        let slot = self.core.slots.get_mut(token)?;
+        // It may become another kind of peer.
+        slot.plain_echo = false;
+        slot.peer.as_mut()
     }
 
     /// Whether [`share`](Context::share) would be taken: the connection is open, nothing is queued to it and

@@ -11,10 +11,11 @@ use super::wheel::Wheel;
 use super::{Answer, Application, Config, Disposition};
 use crate::buffer::{Buffer, Lease, Pool};
 use crate::connection::{
-    Cause, Chunk, Connection, Entropy, Env, Fate, Marks, OutOfMemory, Piece, Reply, Run, Step,
+    Cause, Chunk, Connection, Entropy, Env, Fate, LONE_BYTES_MAX, LONE_REPLY_START, Marks, OutOfMemory,
+    Piece, Reply, Run, Step, echo_lone, echo_short,
 };
 use crate::driver::{Driver, Source, Span, Token};
-use crate::limits::{DRAIN_TIMEOUT, Nanos};
+use crate::limits::{DRAIN_TIMEOUT, Nanos, TRIM_INTERVAL};
 use crate::protocol::CloseCode;
 use crate::protocol::handshake::{self, Refusal};
 use crate::stats::{Counters, Snapshot};
@@ -31,6 +32,8 @@ pub struct Core<D: Driver, A: Application> {
     pub(super) now: Nanos,
     pub(super) counters: Counters,
     pub(super) mailboxes: Mailboxes<A::Message>,
+    /// Messages of this turn that were answered with themselves and are not counted yet.
+    echoed: u64,
     /// Connections to be flushed at the turn's end.
     pub(super) dirty: Vec<Token>,
     /// Connections whose send went through after it had not.
@@ -41,6 +44,10 @@ pub struct Core<D: Driver, A: Application> {
     retry: Vec<Token>,
     /// Connections that had no room for another piece in this turn's batch.
     pub(super) refused: Vec<Token>,
+    /// When free buffers are looked at next.
+    pub(super) trim_at: Nanos,
+    /// Whether that is worth waking up for.
+    pub(super) trim_wanted: bool,
     pub(super) draining_since: Option<Nanos>,
     pub(super) stopping: bool,
     lease: Lease,
@@ -74,10 +81,13 @@ impl<D: Driver, A: Application> Core<D, A> {
             wheel: Wheel::new(now),
             now,
             counters: Counters::default(),
+            echoed: 0,
             dirty: Vec::new(),
             unblocked: Vec::new(),
             held: Vec::new(),
             refused: Vec::new(),
+            trim_at: 0,
+            trim_wanted: false,
             retry: Vec::new(),
             draining_since: None,
             stopping: false,
@@ -124,51 +134,91 @@ impl<D: Driver, A: Application> Core<D, A> {
     /// Lists a connection for the flush at the turn's end.
     pub(super) fn touch(&mut self, token: Token) {
         if let Some(slot) = self.slots.get_mut(token)
-            && !slot.dirty
+            && slot.mark_dirty()
         {
-            slot.dirty = true;
             self.dirty.push(token);
         }
     }
 
-    /// A run of bytes arrived. This is the path of every message, and the short ones end here: one look-up of
-    /// the connection, one of the bytes, one send.
+    /// A run of bytes arrived. This is the path of every message, and the short ones of an echo end here: one
+    /// look-up of the connection, one of the bytes, one send.
     #[inline]
     pub(super) fn received(&mut self, application: &mut A, token: Token, span: Span) {
         let Some(slot) = self.slots.get_mut(token) else { return };
-        let bytes = self.driver.received(span);
         self.counters.bytes_in += u64::from(span.bytes);
         slot.connection.begin_run(self.now);
+        if !slot.plain_echo {
+            return self.received_any(application, token, span, Run::new());
+        }
+        debug_assert!(slot.connection.is_plain());
+        let bytes = self.driver.received(span);
+        if !echo_lone(bytes) {
+            return self.received_short(application, token, span);
+        }
+        self.echoed += 1;
+        const START: u32 = LONE_REPLY_START as u32;
+        let reply = Span { offset: span.offset + START, bytes: span.bytes - START };
+        if self.driver.send_received(token, reply) {
+            self.counters.bytes_out += u64::from(reply.bytes);
+        } else {
+            let bytes = span.bytes as usize;
+            self.end_plain(application, token, span, Run::read_to_the_end(bytes, LONE_REPLY_START..bytes));
+        }
+    }
+
+    /// Several messages in one run, for a connection whose short ones are answered at once.
+    #[inline(never)]
+    fn received_short(&mut self, application: &mut A, token: Token, span: Span) {
         let mut run = Run::new();
-        if let Some(peer) = &mut slot.peer
-            && slot.connection.is_between_messages()
-        {
-            let bytes_max = self.config.connection.message_bytes_max;
-            if application.echoes(peer) {
-                let echoed = slot.connection.echo_short(&mut run, bytes, bytes_max);
-                self.counters.messages_in += echoed;
-                self.counters.messages_out += echoed;
-            } else {
-                self.show_short(application, token, span, &mut run);
-                return self.received_rest(application, token, span, run);
-            }
-        }
-        if run.position() < bytes.len() || !slot.connection.has_clear_way() {
-            return self.received_rest(application, token, span, run);
-        }
-        let block = run.block();
-        if !block.is_empty() {
+        let bytes = self.driver.received(span);
+        let echoed = echo_short(&mut run, bytes, self.config.connection.message_bytes_max);
+        self.counters.messages_in += echoed;
+        self.counters.messages_out += echoed;
+        if run.position() == span.bytes as usize {
+            let block = run.block();
             let piece = Span { offset: span.offset + block.start as u32, bytes: block.len() as u32 };
-            if self.driver.send(token, Source::Received(piece)).is_err() {
-                return self.end_run(token, span, &run);
+            if self.driver.send_received(token, piece) {
+                self.counters.bytes_out += u64::from(piece.bytes);
+                return;
             }
-            self.counters.bytes_out += u64::from(piece.bytes);
-            slot.connection.block_sent();
         }
-        if slot.connection.needs_attention() && !slot.dirty {
-            slot.dirty = true;
-            self.dirty.push(token);
+        self.end_plain(application, token, span, run);
+    }
+
+    /// A run that began with short messages goes on in another way, or its replies were not taken.
+    #[inline(never)]
+    fn end_plain(&mut self, application: &mut A, token: Token, span: Span, run: Run) {
+        if let Some(slot) = self.slots.get_mut(token) {
+            slot.connection.go_on(&run);
         }
+        self.received_any(application, token, span, run);
+    }
+
+    /// What is not a short message to an echo: heads, fragments, control frames, long messages, messages that
+    /// the application wants to see, and replies that must wait for others.
+    #[inline(never)]
+    fn received_any(&mut self, application: &mut A, token: Token, span: Span, mut run: Run) {
+        if let Some(slot) = self.slots.get_mut(token)
+            && slot.connection.is_between_messages()
+            && slot.peer.as_ref().is_some_and(|peer| !application.echoes(peer))
+        {
+            self.show_short(application, token, span, &mut run);
+        }
+        while let Some(head) = self.read(application, token, span, &mut run) {
+            self.request(application, token, head);
+        }
+        self.end_run(token, span, &run);
+        self.look_for_plain_echo(application, token);
+    }
+
+    /// Finds out whether the next run may be answered the short way.
+    fn look_for_plain_echo(&mut self, application: &A, token: Token) {
+        let Some(slot) = self.slots.get_mut(token) else { return };
+        slot.plain_echo = !slot.dirty
+            && !slot.leaving
+            && self.config.connection.message_bytes_max >= LONE_BYTES_MAX as u64
+            && slot.connection.is_plain()
+            && slot.peer.as_ref().is_some_and(|peer| application.echoes(peer));
     }
 
     /// Shows the short messages at the front of a run to the application.
@@ -194,16 +244,6 @@ impl<D: Driver, A: Application> Core<D, A> {
                 break;
             }
         }
-    }
-
-    /// What is not a short message: heads, fragments, control frames, long messages, and replies that must
-    /// wait for others.
-    #[inline(never)]
-    fn received_rest(&mut self, application: &mut A, token: Token, span: Span, mut run: Run) {
-        while let Some(head) = self.read(application, token, span, &mut run) {
-            self.request(application, token, head);
-        }
-        self.end_run(token, span, &run);
     }
 
     /// Reads a run until it is used up or a request head is complete.
@@ -273,8 +313,7 @@ impl<D: Driver, A: Application> Core<D, A> {
             Err(OutOfMemory) => connection.out_of_memory(),
         }
         let Some(slot) = self.slots.get_mut(token) else { return };
-        if slot.connection.needs_attention() && !slot.dirty {
-            slot.dirty = true;
+        if slot.connection.needs_attention() && slot.mark_dirty() {
             self.dirty.push(token);
         }
     }
@@ -305,7 +344,7 @@ impl<D: Driver, A: Application> Core<D, A> {
                 }
             }
         }
-        if taken && self.driver.send(token, Source::Received(piece)).is_ok() {
+        if taken && self.driver.send_received(token, piece) {
             self.counters.bytes_out += u64::from(piece.bytes) + run.head().len() as u64;
             connection.block_sent();
             return Ok(());
@@ -458,7 +497,23 @@ impl<D: Driver, A: Application> Core<D, A> {
 
     // ---- the end of a turn ----
 
+    /// Counts what the turn's shortest path put off.
+    #[inline]
+    pub(super) fn count_echoed(&mut self) {
+        let echoed = std::mem::take(&mut self.echoed);
+        self.counters.messages_in += echoed;
+        self.counters.messages_out += echoed;
+    }
+
+    #[inline]
     pub(super) fn expire_timers(&mut self, application: &mut A) {
+        if self.wheel.is_due(self.now) || self.trim_at <= self.now || self.draining_since.is_some() {
+            self.expire_due(application);
+        }
+    }
+
+    #[inline(never)]
+    fn expire_due(&mut self, application: &mut A) {
         let mut due = std::mem::take(&mut self.due);
         self.wheel.expire(self.now, &mut due);
         for (token, tick) in due.drain(..) {
@@ -475,6 +530,10 @@ impl<D: Driver, A: Application> Core<D, A> {
             }
         }
         self.due = due;
+        if self.trim_at <= self.now {
+            self.trim_at = self.now + TRIM_INTERVAL;
+            self.trim_wanted = self.pool.trim();
+        }
         if self.draining_since.is_some_and(|since| since + DRAIN_TIMEOUT <= self.now) {
             let tokens: Vec<Token> = self.slots.tokens().collect();
             for token in tokens {
@@ -497,12 +556,16 @@ impl<D: Driver, A: Application> Core<D, A> {
 
     /// Sends what was queued and carries out what connections decided, until nothing is left to do.
     pub(super) fn flush_dirty(&mut self, application: &mut A) {
+        if self.dirty.is_empty() && self.held.is_empty() && self.unblocked.is_empty() {
+            return;
+        }
         for _ in 0..2 {
             let mut index = 0;
             while index < self.dirty.len() {
                 let token = self.dirty[index];
                 index += 1;
                 self.flush(token);
+                self.look_for_plain_echo(application, token);
             }
             self.dirty.clear();
             while let Some((token, mut held)) = self.held.pop() {
@@ -616,7 +679,9 @@ impl<D: Driver, A: Application> Core<D, A> {
         slot.connection.release(&mut self.pool);
         let gone = crate::connection::Closed { code: CloseCode::ABNORMAL, cause: Cause::Gone };
         let closed = slot.connection.closed().unwrap_or(&gone);
-        *self.counters.closes.entry(closed.code.0).or_default() += 1;
+        if slot.connection.was_open() {
+            *self.counters.closes.entry(closed.code.0).or_default() += 1;
+        }
         *self.counters.causes.entry(closed.cause.name()).or_default() += 1;
         if let Cause::Offence(offence) = &closed.cause {
             tracing::info!(code = closed.code.0, %offence, "connection closed for an offence");

@@ -165,8 +165,10 @@ impl<D: Driver, A: Application> Shard<D, A> {
         for event in &events {
             self.handle(event);
         }
+        self.core.trim_wanted |= !events.is_empty();
         events.clear();
         self.events = events;
+        self.core.count_echoed();
         self.take_mail(takes_requests);
         self.core.expire_timers(&mut self.application);
         self.application.turn_ended(&mut Context { core: &mut self.core });
@@ -184,21 +186,22 @@ impl<D: Driver, A: Application> Shard<D, A> {
         }
         let drained = core.draining_since.map(|since| since + DRAIN_TIMEOUT);
         let own = earlier(core.wheel.deadline(), self.application.deadline());
-        earlier(earlier(own, drained), latest)
+        let trim = core.trim_wanted.then_some(core.trim_at);
+        earlier(earlier(own, trim), earlier(drained, latest))
     }
 
     #[inline]
     fn handle(&mut self, event: &Event) {
-        if let Event::Received { token, run } = *event {
-            return self.core.received(&mut self.application, token, run);
+        match *event {
+            Event::Received { token, run } => self.core.received(&mut self.application, token, run),
+            other => self.handle_other(other),
         }
-        self.handle_other(event);
     }
 
     #[inline(never)]
-    fn handle_other(&mut self, event: &Event) {
+    fn handle_other(&mut self, event: Event) {
         let Shard { core, application, .. } = self;
-        match *event {
+        match event {
             Event::Received { token, run } => core.received(application, token, run),
             Event::Accepted { token } => core.accepted(token),
             Event::Connected { token } => core.connected(token),
@@ -216,9 +219,9 @@ impl<D: Driver, A: Application> Shard<D, A> {
             }
             Event::Closed { token } => core.closed(application, token),
             Event::Woken => self.take_orders(),
-            Event::AcceptFailed { os_error } => {
+            Event::AcceptFailed { errno } => {
+                let error = io::Error::from_raw_os_error(errno);
                 core.counters.accept_failures += 1;
-                let error = std::io::Error::from_raw_os_error(os_error);
                 let cure = "raise the descriptor limit (ulimit -n) or lower --max-connections";
                 tracing::warn!(%error, cure, "a connection could not be accepted");
             }

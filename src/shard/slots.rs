@@ -16,8 +16,21 @@ pub(super) struct Slot<P> {
     pub(super) leased: bool,
     /// Listed for a flush at the turn's end.
     pub(super) dirty: bool,
+    /// Its messages come back and nothing else is to be looked at: the application
+    /// [echoes](crate::shard::Application::echoes) and the connection is [plain](Connection::is_plain). Taken
+    /// back by whoever lists it, found out anew when it has been flushed or read the long way.
+    pub(super) plain_echo: bool,
     /// The transport's end has been asked for; only `Closed` is awaited.
     pub(super) leaving: bool,
+}
+
+impl<P> Slot<P> {
+    /// Whether it has to be listed for a flush, which it is not yet.
+    #[inline]
+    pub(super) fn mark_dirty(&mut self) -> bool {
+        self.plain_echo = false;
+        !std::mem::replace(&mut self.dirty, true)
+    }
 }
 
 /// A table that grows by touching memory reserved at the start: no copy, and an idle node is small.
@@ -58,6 +71,7 @@ impl<P> Slots<P> {
             armed: 0,
             leased: false,
             dirty: false,
+            plain_echo: false,
             leaving: false,
         };
         if self.table[index].replace(slot).is_none() {

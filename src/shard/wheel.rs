@@ -47,12 +47,18 @@ impl Wheel {
         (self.entries > 0).then(|| self.earliest.max(self.current) * TIMER_TICK)
     }
 
+    /// Whether [`expire`](Wheel::expire) has something to do.
+    #[inline]
+    pub(super) fn is_due(&self, now: Nanos) -> bool {
+        self.earliest <= now / TIMER_TICK
+    }
+
     /// Moves the entries that are due at `now` to `due`, each with the tick it was armed for.
     pub(super) fn expire(&mut self, now: Nanos, due: &mut Vec<(Token, u32)>) {
-        let last = now / TIMER_TICK;
-        if self.earliest > last {
+        if !self.is_due(now) {
             return;
         }
+        let last = now / TIMER_TICK;
         let mut tick = self.earliest.max(self.current);
         while tick <= last && self.entries > 0 {
             let slot = &mut self.slots[tick as usize % SLOTS];

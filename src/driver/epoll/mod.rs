@@ -413,10 +413,11 @@ impl Epoll {
                         self.accepting = Accepting::Yes;
                         break;
                     }
-                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::ENOSPC) => {
+                    Some(
+                        errno @ (libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::ENOSPC),
+                    ) => {
                         if self.accepting != Accepting::Retrying {
-                            let os_error = error.raw_os_error().unwrap_or_default();
-                            events.push(Event::AcceptFailed { os_error });
+                            events.push(Event::AcceptFailed { errno });
                         }
                         let retry_at = clock::now() + ACCEPT_RETRY;
                         return self.park_listeners(Accepting::Failed { retry_at });

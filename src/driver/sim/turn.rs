@@ -179,7 +179,7 @@ impl Sim {
             if state.random.chance(state.faults.accept_fails) {
                 self.accept_paused_turns = ACCEPT_PAUSE_TURNS;
                 self.busy = true;
-                return self.found.push((None, Event::AcceptFailed { os_error: libc::EMFILE }));
+                return self.found.push((None, Event::AcceptFailed { errno: libc::EMFILE }));
             }
             let Some(wire) = state.nodes[self.number].backlog.pop_front() else { return };
             let token = self.insert(wire, 1, Phase::Open);

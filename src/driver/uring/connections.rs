@@ -20,15 +20,38 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use io_uring::squeue::Flags;
+use io_uring::{SubmissionQueue, cqueue};
 
-use super::entries::{Completion, File, Kind, SendMaker, cancel};
+use super::entries::{File, Kind, PlainSend, cancel, token_of};
 use super::receive::{GROUP, Receiver};
 use super::ring::{Ring, shut_down};
-use super::sends::{Addresses, Batch, Rests};
-use super::slots::{Marks, NONE, Phase, Receive, Slots, UNHEARD};
+use super::sends::{Batch, Rests};
+use super::slots::{Marks, NONE, Phase, Receive, Slots};
 use crate::buffer::Pool;
 use crate::driver::{Event, Features, Source, Span, Token};
 use crate::limits::{RECEIVE_BYTES_MAX, RECEIVE_CREDIT_BYTES};
+
+/// A completion, taken apart.
+#[derive(Clone, Copy)]
+pub(super) struct Completion {
+    pub(super) user_data: u64,
+    pub(super) result: i32,
+    pub(super) flags: u32,
+}
+
+impl Completion {
+    /// Whether the operation goes on.
+    #[inline]
+    pub(super) fn more(self) -> bool {
+        cqueue::more(self.flags)
+    }
+}
+
+/// Flags of a completion that brought bytes into a buffer (`IORING_CQE_F_BUFFER`), of an operation
+/// (`IORING_CQE_F_MORE`) and with a buffer (`IORING_CQE_F_BUF_MORE`) that go on.
+const GOES_ON: u32 = 1 | 1 << 1 | 1 << 4;
+/// Place of the buffer's number in a completion's flags.
+const BUFFER_SHIFT: u32 = 16;
 
 /// Everything that the kernel may point into, and the state of all connections.
 #[derive(Debug)]
@@ -41,6 +64,8 @@ pub(super) struct Connections {
     pub(super) in_flight: u32,
     /// Connections to look at, each once.
     listed: Vec<u32>,
+    /// The memory of `listed` while that is gone through, and the other way round.
+    spare_list: Vec<u32>,
     /// Connections whose next step waits for this turn's sends.
     late: Vec<u32>,
     /// Connections whose receive found no memory, first in first out.
@@ -49,34 +74,49 @@ pub(super) struct Connections {
     blocked: Vec<Event>,
     /// `Failed` events; they go behind the turn's others, so that what was received before still counts.
     failed: Vec<Event>,
-    /// Position of the latest `Received` event, and the user data of its receive.
+    /// User data of the latest receive, and the position of its event.
+    run_user_data: u64,
     run_event: usize,
-    run_owner: u64,
+    plain_send: PlainSend,
     /// Flags of fast sends.
     silent: Flags,
-    maker: SendMaker,
     total: Option<u32>,
     install: bool,
 }
 
+/// Out of line, so that the usual path keeps its registers.
+#[cold]
+#[inline(never)]
+fn grow(events: &mut Vec<Event>) {
+    events.reserve(64);
+}
+
+/// Out of line: a connection's further runs of a turn are rare.
+#[cold]
+#[inline(never)]
+fn extend_received(batch: &mut Batch, position: usize, run: Span) -> bool {
+    batch.extend(position, Source::Received(run)).is_ok()
+}
+
 impl Connections {
     pub(super) fn new(slots: Slots, receiver: Receiver, used: Features) -> Connections {
-        let maker = SendMaker::new(slots.is_direct(), used.has(Features::SKIP_SUCCESS));
+        let silent = if used.has(Features::SKIP_SUCCESS) { Flags::SKIP_SUCCESS } else { Flags::empty() };
         Connections {
-            maker,
+            plain_send: PlainSend::new(slots.is_direct(), silent),
             slots,
             batch: Batch::default(),
             rests: Rests::default(),
             receiver,
             in_flight: 0,
-            listed: Vec::new(),
+            listed: Vec::with_capacity(64),
+            spare_list: Vec::with_capacity(64),
             late: Vec::new(),
             parked: VecDeque::new(),
             blocked: Vec::new(),
             failed: Vec::new(),
+            run_user_data: 0,
             run_event: 0,
-            run_owner: UNHEARD,
-            silent: if used.has(Features::SKIP_SUCCESS) { Flags::SKIP_SUCCESS } else { Flags::empty() },
+            silent,
             total: used.has(Features::RECEIVE_TOTAL).then_some(RECEIVE_CREDIT_BYTES),
             install: used.has(Features::FD_INSTALL),
         }
@@ -84,42 +124,26 @@ impl Connections {
 
     // ---- calls of the owner ----
 
-    #[inline(always)]
+    #[inline]
     pub(super) fn send(&mut self, token: Token, source: Source) -> Result<(), Source> {
-        let span = match source {
-            Source::Received(span) => {
-                // There is nothing in it to drop; not having to find that out saves a call for each message.
-                std::mem::forget(source);
-                span
-            }
-            source => return self.send_with(token, source),
-        };
-        match self.slots.get(token) {
-            Some(slot) if slot.takes_sends() && self.batch.find(slot.staged, token.index).is_none() => {
-                slot.staged = self.batch.start(Kind::Send.of_token(token), slot.file, span);
-                Ok(())
-            }
-            _ => self.send_with(token, Source::Received(span)),
-        }
-    }
-
-    /// Sends what is not in receive memory, or not the first of its turn, or not to be sent.
-    #[inline(never)]
-    fn send_with(&mut self, token: Token, source: Source) -> Result<(), Source> {
-        let Some(slot) = self.slots.get(token) else { return Err(source) };
-        if !slot.takes_sends() {
-            return Err(source);
-        }
-        if let Some(position) = self.batch.find(slot.staged, token.index) {
+        let Some(slot) = self.slots.get(token).filter(|slot| slot.takes_sends()) else { return Err(source) };
+        if let Some(position) = self.batch.position(slot.staged) {
             return self.batch.extend(position, source);
         }
-        slot.staged = self.batch.start_with(Kind::Send.of_token(token), slot.file, source);
+        slot.staged = self.batch.next_number();
+        self.batch.start(slot.file, Kind::Send.of_token(token), source);
         Ok(())
     }
 
-    /// Position of the connection's entry in this turn's batch, if it has one.
-    fn staged(&mut self, index: u32) -> Option<u32> {
-        self.batch.find(self.slots.at(index).staged, index)
+    #[inline]
+    pub(super) fn send_received(&mut self, token: Token, run: Span) -> bool {
+        let Some(slot) = self.slots.get(token).filter(|slot| slot.takes_sends()) else { return false };
+        if let Some(position) = self.batch.position(slot.staged) {
+            return extend_received(&mut self.batch, position, run);
+        }
+        slot.staged = self.batch.next_number();
+        self.batch.start_received(slot.file, Kind::Send.of_token(token), run);
+        true
     }
 
     pub(super) fn pause(&mut self, token: Token) {
@@ -149,10 +173,7 @@ impl Connections {
     pub(super) fn close(&mut self, token: Token) {
         let Some(slot) = self.slots.get(token) else { return };
         match slot.phase {
-            Phase::Open => {
-                slot.phase = Phase::Draining;
-                slot.heard = UNHEARD;
-            }
+            Phase::Open => slot.phase = Phase::Draining,
             Phase::Connecting | Phase::Failed => return self.abort(token),
             _ => return,
         }
@@ -165,9 +186,9 @@ impl Connections {
             return;
         }
         slot.phase = Phase::Cancelling;
-        slot.heard = UNHEARD;
-        if let Some(position) = self.staged(token.index) {
+        if let Some(position) = self.batch.position(slot.staged) {
             self.batch.drop_entry(position);
+            slot.staged = 0;
         }
         self.list(token.index);
     }
@@ -186,63 +207,57 @@ impl Connections {
     /// Starts a turn: the runs of the previous one are over.
     #[inline]
     pub(super) fn begin(&mut self) {
-        self.run_owner = UNHEARD;
+        // No receive is named so.
+        self.run_user_data = 0;
     }
 
     /// Queues the staged sends, one operation for each connection.
     pub(super) fn fill_sends(&mut self, ring: &mut Ring) -> io::Result<()> {
-        self.batch.prepare();
+        let Connections { batch, receiver, plain_send, silent, .. } = self;
         let direct = self.slots.is_direct();
-        let mut position = 0;
-        while position < self.batch.len() {
-            // The bytes of all entries, and the batch with its vectors, stay until `settle`. That comes after
-            // the entries have been consumed, and with them the bytes copied or refused.
-            let mut queue = ring.queue();
-            while let Some(staged) = self.batch.get(position)
-                && let Some(span) = staged.span()
-            {
-                let address = self.receiver.address(span);
-                let entry = self.maker.make(staged.file, address, span.bytes, staged.user_data);
-                // SAFETY: see above.
-                if unsafe { queue.push(&entry) }.is_err() {
-                    break;
-                }
-                position += 1;
+        let (mut entries, mut messages) = batch.entries();
+        let mut push_next = |queue: &mut SubmissionQueue<'_>| {
+            for staged in &mut entries {
+                let entry = if let Some(span) = staged.span() {
+                    plain_send.entry(staged.file, receiver.address(span), span.bytes, staged.user_data)
+                } else if staged.is_dropped() {
+                    continue;
+                } else {
+                    let (file, user_data) = (File { number: staged.file, direct }, staged.user_data);
+                    let message = messages.message(staged, |span| receiver.address(span));
+                    file.send_message(message, *silent).user_data(user_data)
+                };
+                // SAFETY: the bytes stay until `settle`, which comes after the entry has been consumed, and
+                // with it copied or refused: spans are recycled, and the batch with its vectors cleared, only
+                // there. Nothing is refused, since `push_many` sees to the room.
+                let _ = unsafe { queue.push(&entry) };
+                return true;
             }
-            drop(queue);
-            let Some(staged) = self.batch.get(position) else { break };
-            if staged.span().is_some() {
-                ring.submit()?;
-                continue;
-            }
-            position += 1;
-            if staged.is_dropped() {
-                continue;
-            }
-            let (file, user_data) = (File { number: staged.file, direct }, staged.user_data);
-            let message = self.batch.message(position - 1, &self.receiver);
-            // SAFETY: see above.
-            unsafe { ring.push(&file.send_message(message, self.silent).user_data(user_data))? };
+            false
+        };
+        while !ring.push_many(&mut push_next) {
+            ring.submit()?;
         }
         Ok(())
     }
 
     /// Queues what follows from the facts noted since the last time.
     pub(super) fn fill_others(&mut self, ring: &mut Ring, pool: &mut Pool) -> io::Result<()> {
+        if self.listed.is_empty() && self.parked.is_empty() {
+            return Ok(());
+        }
         // Those that found no memory go first: behind connections whose credit was just spent they would find
         // none again, for ever.
-        let mut others = std::mem::take(&mut self.listed);
+        let others = self.listed.len();
         self.unpark();
-        self.listed.append(&mut others);
-        let mut listed = std::mem::take(&mut self.listed);
+        self.listed.rotate_left(others);
+        let mut listed = std::mem::replace(&mut self.listed, std::mem::take(&mut self.spare_list));
         for &index in &listed {
             self.slots.at(index).marks.clear(Marks::LISTED);
             self.advance(index, ring, pool)?;
         }
         listed.clear();
-        // Nothing lists a connection while it is advanced, except for what waits.
-        std::mem::swap(&mut self.listed, &mut listed);
-        self.listed.append(&mut listed);
+        self.spare_list = listed;
         Ok(())
     }
 
@@ -253,7 +268,6 @@ impl Connections {
 
     /// The one place where a connection's state leads to submissions.
     fn advance(&mut self, index: u32, ring: &mut Ring, pool: &mut Pool) -> io::Result<()> {
-        let staged = self.staged(index).is_some();
         let slot = self.slots.at(index);
         match slot.phase {
             Phase::Free | Phase::Connecting | Phase::Ending => Ok(()),
@@ -266,7 +280,7 @@ impl Connections {
                 self.drop_rest(index, pool);
                 Ok(())
             }
-            Phase::Draining if staged => {
+            Phase::Draining if self.batch.position(slot.staged).is_some() => {
                 self.late.push(index);
                 Ok(())
             }
@@ -316,25 +330,24 @@ impl Connections {
             let entry = file.receive(GROUP, RECEIVE_BYTES_MAX, total);
             return self.push(ring, &entry.user_data(Kind::Receive.of_token(token)));
         }
-        if slot.receive == Receive::Armed && paused && total.is_none() && !slot.marks.has(Marks::CANCEL_ARMED)
-        {
+        let cancelling = Marks::CANCEL_ARMED.with(Marks::CANCEL_FOUND);
+        if slot.receive == Receive::Armed && paused && total.is_none() && !slot.marks.has(cancelling) {
             // Not by descriptor: that could hit a rest that is waiting for room. By user data a
             // cancellation can miss; its completion then lists the connection again.
             slot.marks.set(Marks::CANCEL_ARMED);
             let entry = cancel(Kind::Receive.of_token(token));
-            return self.push(ring, &entry.user_data(Kind::Cancel.of_token(token)));
+            return self.push(ring, &entry.user_data(Kind::CancelReceive.of_token(token)));
         }
         Ok(())
     }
 
     fn half_close(&mut self, index: u32, ring: &mut Ring) -> io::Result<()> {
         let (file, token) = (self.slots.file(index), self.slots.token(index));
-        let staged = self.staged(index).is_some();
         let slot = self.slots.at(index);
         if !slot.marks.has(Marks::SHUTDOWN) || slot.marks.has(Marks::SHUT) || slot.rest != NONE {
             return Ok(());
         }
-        if staged {
+        if self.batch.position(slot.staged).is_some() {
             self.late.push(index);
             return Ok(());
         }
@@ -352,16 +365,26 @@ impl Connections {
         self.push(ring, &entry)
     }
 
-    /// Ends what the kernel has of a connection, then the connection.
+    /// Ends what the kernel has of a connection, one operation after the other, then the connection.
+    ///
+    /// An operation is named by its user data, which the kernel looks up in a table; by descriptor it would go
+    /// through all operations of the ring, and many closes at once would take seconds. While an operation is
+    /// between two states a look-up misses it. It is tried again by descriptor when the work that the kernel
+    /// had deferred has been done, and has not ended it.
     fn end(&mut self, index: u32, ring: &mut Ring) -> io::Result<()> {
         let (file, token) = (self.slots.file(index), self.slots.token(index));
         let slot = self.slots.at(index);
-        if slot.marks.has(Marks::CANCEL_ARMED.with(Marks::BUSY)) {
+        if slot.marks.has(Marks::CANCEL_ARMED.with(Marks::CANCEL_FOUND).with(Marks::BUSY)) {
             return Ok(());
         }
-        if slot.is_under_way() {
+        if let Some((operation, cancellation)) = slot.under_way() {
             slot.marks.set(Marks::CANCEL_ARMED);
-            return self.push(ring, &file.cancel_all().user_data(Kind::Cancel.of_token(token)));
+            let entry = if slot.marks.has(Marks::CANCEL_MISSED) {
+                file.cancel_all()
+            } else {
+                cancel(operation.of_token(token))
+            };
+            return self.push(ring, &entry.user_data(cancellation.of_token(token)));
         }
         slot.phase = Phase::Ending;
         self.push(ring, &file.close().user_data(Kind::Close.of_token(token)))
@@ -369,8 +392,11 @@ impl Connections {
 
     /// Lists as many of those that found no memory as there may be memory for now, the longest waiting first.
     fn unpark(&mut self) {
+        if self.parked.is_empty() {
+            return;
+        }
         let room = self.receiver.available_bytes();
-        if self.parked.is_empty() || room == 0 {
+        if room == 0 {
             return;
         }
         let count = (room / RECEIVE_BYTES_MAX as usize).max(1);
@@ -414,53 +440,55 @@ impl Connections {
 
     // ---- completions ----
 
-    /// Reports bytes that came. False when that is not all that a completion means, or when nobody wants to
-    /// hear of them.
+    /// A receive brought something. The usual case, which is on the path of every message: it goes on, and so
+    /// does its buffer; everything else is [`received_any`](Connections::received_any).
     #[inline(always)]
-    pub(super) fn data(&mut self, completion: Completion, events: &mut Vec<Event>) -> bool {
-        if !completion.is_data() || !self.slots.hears(completion.user_data) {
-            return false;
+    pub(super) fn received(&mut self, user_data: u64, result: i32, flags: u32, events: &mut Vec<Event>) {
+        if flags & GOES_ON != GOES_ON || result <= 0 {
+            return self.received_any(user_data, result, flags, events);
         }
-        self.report(completion, events);
-        true
-    }
-
-    #[inline(always)]
-    fn report(&mut self, completion: Completion, events: &mut Vec<Event>) {
-        let bytes = completion.result as u32;
-        let Some(id) = completion.buffer() else { return };
-        let Some(run) = self.receiver.take(id, bytes, completion.buffer_goes_on()) else { return };
-        if self.run_owner == completion.user_data && self.extend_run(run, events) {
+        let Some(run) = self.receiver.take_more((flags >> BUFFER_SHIFT) as u16, result as u32) else {
             return;
+        };
+        if self.slots.get(token_of(user_data)).is_some_and(|slot| slot.is_heard()) {
+            self.report(user_data, run, events);
         }
-        self.run_owner = completion.user_data;
-        self.run_event = events.len();
-        events.push(Event::Received { token: completion.token(), run });
-    }
-
-    /// Makes `run` part of the latest one if it starts where that ends.
-    #[inline(never)]
-    fn extend_run(&mut self, run: Span, events: &mut [Event]) -> bool {
-        if let Some(Event::Received { run: before, .. }) = events.get_mut(self.run_event)
-            && before.offset + before.bytes == run.offset
-        {
-            before.bytes += run.bytes;
-            return true;
-        }
-        false
     }
 
     /// A receive brought something, or ended, or both.
-    pub(super) fn received(&mut self, completion: Completion, events: &mut Vec<Event>) {
-        if completion.result > 0 && self.slots.hears(completion.user_data) {
-            self.report(completion, events);
-        } else if let Some(id) = completion.buffer() {
-            // A stale receive uses memory like any other.
-            self.receiver.take(id, completion.result.max(0) as u32, completion.buffer_goes_on());
+    #[inline(never)]
+    fn received_any(&mut self, user_data: u64, result: i32, flags: u32, events: &mut Vec<Event>) {
+        let bytes = result.max(0) as u32;
+        // Accounted for before anything else: a stale receive uses memory like any other.
+        let span = cqueue::buffer_select(flags)
+            .and_then(|id| self.receiver.take(id, bytes, cqueue::buffer_more(flags)));
+        let token = token_of(user_data);
+        if let Some(run) = span
+            && run.bytes > 0
+            && self.slots.get(token).is_some_and(|slot| slot.is_heard())
+        {
+            self.report(user_data, run, events);
         }
-        if !completion.more() {
-            self.receive_ended(completion.token(), completion.result, events);
+        if !cqueue::more(flags) {
+            self.receive_ended(token, result, events);
         }
+    }
+
+    #[inline]
+    fn report(&mut self, user_data: u64, run: Span, events: &mut Vec<Event>) {
+        if user_data == self.run_user_data
+            && let Some(Event::Received { run: before, .. }) = events.get_mut(self.run_event)
+            && before.offset + before.bytes == run.offset
+        {
+            before.bytes += run.bytes;
+            return;
+        }
+        self.run_user_data = user_data;
+        self.run_event = events.len();
+        if events.len() == events.capacity() {
+            grow(events);
+        }
+        events.push(Event::Received { token: token_of(user_data), run });
     }
 
     #[cold]
@@ -468,6 +496,7 @@ impl Connections {
         self.in_flight -= 1;
         let Some(slot) = self.slots.get(token) else { return };
         slot.receive = Receive::Idle;
+        slot.marks.clear(Marks::CANCEL_FOUND.with(Marks::CANCEL_MISSED));
         match -result {
             // The credit is spent, or completions overflowed, or it was cancelled for a pause or an end.
             ..0 | libc::ECANCELED | libc::EINTR | libc::EAGAIN => self.list(token.index),
@@ -492,19 +521,20 @@ impl Connections {
 
     /// A fast send was not silent: it was short or refused (or success is reported on this kernel).
     pub(super) fn send_ended(&mut self, completion: Completion, pool: &mut Pool) {
-        let token = completion.token();
+        let token = token_of(completion.user_data);
         let Some(slot) = self.slots.get(token) else { return };
-        let Some(position) = self.batch.find(slot.staged, token.index) else { return };
+        let Some(position) = self.batch.position(slot.staged) else { return };
         let sent = match completion.result {
             sent @ 0.. => sent as usize,
             // No room, or a moment's lack of memory: the slow way waits.
             error if matches!(-error, libc::EAGAIN | libc::EINTR | libc::ENOBUFS | libc::ENOMEM) => 0,
             error => return self.fail(token, -error),
         };
-        if sent >= self.batch.bytes(position as usize - 1) {
+        if sent >= self.batch.bytes(position) {
             return;
         }
-        let Some(rest) = self.batch.rest(position, sent, pool, &self.receiver) else {
+        let receiver = &self.receiver;
+        let Some(rest) = self.batch.rest(position, sent, pool, |span| receiver.address(span)) else {
             return self.fail(token, libc::ENOMEM);
         };
         let unsent = u32::try_from(rest.bytes()).unwrap_or(u32::MAX);
@@ -519,9 +549,13 @@ impl Connections {
     /// The kernel took some of a short send's rest, or refused it.
     pub(super) fn rest_ended(&mut self, completion: Completion, pool: &mut Pool, events: &mut Vec<Event>) {
         self.in_flight -= 1;
-        let token = completion.token();
+        let token = token_of(completion.user_data);
         let Some(slot) = self.slots.get(token) else { return };
         slot.marks.clear(Marks::REST_ARMED);
+        // While a receive is armed these are about it, since it is cancelled first.
+        if slot.receive != Receive::Armed {
+            slot.marks.clear(Marks::CANCEL_FOUND.with(Marks::CANCEL_MISSED));
+        }
         if slot.rest == NONE {
             return;
         }
@@ -554,9 +588,9 @@ impl Connections {
 
     pub(super) fn connected(&mut self, completion: Completion, events: &mut Vec<Event>) {
         self.in_flight -= 1;
-        let token = completion.token();
+        let token = token_of(completion.user_data);
         let Some(slot) = self.slots.get(token) else { return };
-        slot.marks.clear(Marks::CONNECT_ARMED);
+        slot.marks.clear(Marks::CONNECT_ARMED.with(Marks::CANCEL_FOUND).with(Marks::CANCEL_MISSED));
         if slot.phase == Phase::Connecting {
             if completion.result < 0 {
                 return self.fail(token, -completion.result);
@@ -581,13 +615,30 @@ impl Connections {
         self.list(token.index);
     }
 
-    /// A cancellation or a half-close through the ring is over.
-    pub(super) fn step_ended(&mut self, completion: Completion, mark: Marks) {
+    /// A cancellation is over. What it found still owes a last completion, which lists the connection.
+    pub(super) fn cancelled(&mut self, completion: Completion, cancellation: Kind) {
         self.in_flight -= 1;
-        let token = completion.token();
+        let token = token_of(completion.user_data);
+        let Some(slot) = self.slots.get(token) else { return };
+        let by_descriptor = slot.marks.has(Marks::CANCEL_MISSED);
+        slot.marks.clear(Marks::CANCEL_ARMED);
+        let still = slot.under_way().is_some_and(|(_, its)| its == cancellation);
+        match completion.result {
+            _ if by_descriptor || !still => self.list(token.index),
+            0 => slot.marks.set(Marks::CANCEL_FOUND),
+            _ => {
+                slot.marks.set(Marks::CANCEL_MISSED);
+                self.list(token.index);
+            }
+        }
+    }
+
+    /// A half-close through the ring is over.
+    pub(super) fn step_ended(&mut self, completion: Completion) {
+        self.in_flight -= 1;
+        let token = token_of(completion.user_data);
         if let Some(slot) = self.slots.get(token) {
-            slot.marks.clear(mark);
-            // What a cancellation missed is still under way, and is found so.
+            slot.marks.clear(Marks::BUSY);
             self.list(token.index);
         }
     }
@@ -598,17 +649,17 @@ impl Connections {
             // SAFETY: the kernel has just made this descriptor for us.
             let descriptor = unsafe { OwnedFd::from_raw_fd(completion.result) };
             shut_down(descriptor.as_raw_fd());
-        } else if let Some(slot) = self.slots.get(completion.token()) {
+        } else if let Some(slot) = self.slots.get(token_of(completion.user_data)) {
             slot.marks.set(Marks::INSTALL_REFUSED);
             slot.marks.clear(Marks::SHUT);
         }
-        self.step_ended(completion, Marks::BUSY);
+        self.step_ended(completion);
     }
 
     /// A connection is gone. Returns the number of its socket.
     pub(super) fn closed(&mut self, completion: Completion, events: &mut Vec<Event>) -> Option<u32> {
         self.in_flight -= 1;
-        let token = completion.token();
+        let token = token_of(completion.user_data);
         let file = self.slots.get(token)?.file;
         self.slots.release(token.index);
         events.push(Event::Closed { token });

@@ -26,7 +26,10 @@ pub(super) enum Kind {
     /// The cancellation of a listener's accepts.
     AcceptCancel,
     Connect,
-    Cancel,
+    /// The cancellation of a receive, of a rest, of a connect.
+    CancelReceive,
+    CancelRest,
+    CancelConnect,
     /// A temporary descriptor for a half-close.
     Install,
     Shutdown,
@@ -44,7 +47,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 16] = [
+    const ALL: [Kind; 18] = [
         Kind::Receive,
         Kind::Send,
         Kind::Rest,
@@ -52,7 +55,9 @@ impl Kind {
         Kind::AcceptOne,
         Kind::AcceptCancel,
         Kind::Connect,
-        Kind::Cancel,
+        Kind::CancelReceive,
+        Kind::CancelRest,
+        Kind::CancelConnect,
         Kind::Install,
         Kind::Shutdown,
         Kind::Close,
@@ -69,6 +74,12 @@ impl Kind {
         Self::ALL.get(((user_data >> 56) as usize).wrapping_sub(1)).copied().unwrap_or(Kind::Ignored)
     }
 
+    /// Whether [`of`](Kind::of) would say that it is a receive.
+    #[inline]
+    pub(super) fn is_receive(user_data: u64) -> bool {
+        user_data >> 56 == Kind::Receive as u64
+    }
+
     /// User data of an operation of `token`.
     #[inline]
     pub(super) fn of_token(self, token: Token) -> u64 {
@@ -79,53 +90,6 @@ impl Kind {
     #[inline]
     pub(super) fn numbered(self, number: u32) -> u64 {
         u64::from(self as u8) << 56 | u64::from(number)
-    }
-}
-
-/// Flags of a completion (`IORING_CQE_F_BUFFER`, `IORING_CQE_F_MORE`, `IORING_CQE_F_BUF_MORE`) and the place
-/// of a buffer's id in them.
-const BUFFER: u32 = 1;
-const MORE: u32 = 1 << 1;
-const BUFFER_MORE: u32 = 1 << 4;
-const BUFFER_ID_SHIFT: u32 = 16;
-
-/// A completion, taken apart.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Completion {
-    pub(super) user_data: u64,
-    pub(super) result: i32,
-    pub(super) flags: u32,
-}
-
-impl Completion {
-    /// Whether the operation goes on.
-    #[inline(always)]
-    pub(super) fn more(self) -> bool {
-        self.flags & MORE != 0
-    }
-
-    /// Whether an operation that goes on brought bytes.
-    #[inline(always)]
-    pub(super) fn is_data(self) -> bool {
-        self.flags & (BUFFER | MORE) == BUFFER | MORE && self.result > 0
-    }
-
-    /// The buffer that the bytes are in.
-    #[inline(always)]
-    pub(super) fn buffer(self) -> Option<u16> {
-        (self.flags & BUFFER != 0).then_some((self.flags >> BUFFER_ID_SHIFT) as u16)
-    }
-
-    /// Whether the kernel goes on filling that buffer.
-    #[inline(always)]
-    pub(super) fn buffer_goes_on(self) -> bool {
-        self.flags & BUFFER_MORE != 0
-    }
-
-    /// The connection that this belongs to.
-    #[inline(always)]
-    pub(super) fn token(self) -> Token {
-        token_of(self.user_data)
     }
 }
 
@@ -176,8 +140,7 @@ impl File {
         entry
     }
 
-    /// Sends all of the pieces that `header` names or completes with what was short. They must stay until the
-    /// entry has been consumed.
+    /// Sends the pieces that `header` names.
     pub(super) fn send_message(self, header: *const libc::msghdr, silent: Flags) -> Entry {
         on!(self, |target| opcode::SendMsg::new(target, header).flags(AT_ONCE as u32).build().flags(silent))
     }
@@ -192,7 +155,8 @@ impl File {
         on!(self, |target| opcode::Connect::new(target, address.as_ptr().cast(), address.len()).build())
     }
 
-    /// Ends everything that is under way on this descriptor.
+    /// Ends everything that is under way on this descriptor. The kernel goes through all operations of the ring
+    /// for it.
     pub(super) fn cancel_all(self) -> Entry {
         let what = on!(self, |target| CancelBuilder::fd(target));
         opcode::AsyncCancel2::new(what.all()).build()
@@ -215,60 +179,45 @@ impl File {
     }
 }
 
-/// Makes the entries of plain sends, of which a busy turn has hundreds: everything that they have in common is
-/// worked out once.
+/// What all plain sends of a ring have in common.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct SendMaker {
-    flags: u8,
+pub(super) struct PlainSend {
+    /// First word of the entry, without the descriptor.
+    head: u64,
 }
 
-/// An entry as the kernel lays it out (`struct io_uring_sqe`), with the fields that a send has.
-#[repr(C)]
-struct SendEntry {
-    opcode: u8,
-    flags: u8,
-    ioprio: u16,
-    fd: u32,
-    offset: u64,
-    address: u64,
-    bytes: u32,
-    send_flags: u32,
-    user_data: u64,
-    others: [u64; 3],
-}
-
-impl SendMaker {
-    /// For sockets that are direct descriptors or ordinary ones, silent when all is well or not.
-    pub(super) fn new(direct: bool, silent: bool) -> SendMaker {
-        let direct = if direct { FIXED_FILE } else { 0 };
-        let silent = if silent { Flags::SKIP_SUCCESS.bits() } else { 0 };
-        SendMaker { flags: direct | silent }
+impl PlainSend {
+    /// For sockets that are direct descriptors or ordinary ones, with the flags of silence or none.
+    pub(super) fn new(direct: bool, silent: Flags) -> PlainSend {
+        let file = File { number: 0, direct };
+        let nowhere = ptr::null();
+        let entry = on!(file, |target| opcode::Send::new(target, nowhere, 0).build().flags(silent));
+        PlainSend { head: words(entry)[0] }
     }
 
-    /// Sends all of `bytes` bytes or completes with what was short. The memory must stay until the entry has
-    /// been consumed.
+    /// Sends all of `bytes` bytes or completes with what was short. The memory must stay until the entry
+    /// has been consumed.
+    ///
+    /// The entry is put together by words: it is written once for every message.
     #[inline(always)]
-    pub(super) fn make(self, file: u32, address: *const u8, bytes: u32, user_data: u64) -> Entry {
-        const { assert!(size_of::<Entry>() == size_of::<SendEntry>()) };
-        let entry = SendEntry {
-            opcode: opcode::Send::CODE,
-            flags: self.flags,
-            ioprio: 0,
-            fd: file,
-            offset: 0,
-            address: address as u64,
-            bytes,
-            send_flags: AT_ONCE as u32,
-            user_data,
-            others: [0; 3],
-        };
-        // SAFETY: both are 64 bytes of plain integers in the kernel's layout, of which every value is valid.
-        unsafe { std::mem::transmute::<SendEntry, Entry>(entry) }
+    pub(super) fn entry(self, file: u32, address: *const u8, bytes: u32, user_data: u64) -> Entry {
+        let head = self.head | u64::from(file) << DESCRIPTOR_SHIFT;
+        let length_and_flags = u64::from(bytes) << LENGTH_SHIFT | (AT_ONCE as u64) << MESSAGE_FLAGS_SHIFT;
+        let words = [head, 0, address as u64, length_and_flags, user_data, 0, 0, 0];
+        // SAFETY: an entry is 64 bytes of plain integers laid out as `io_uring_sqe`; any bits are valid.
+        unsafe { std::mem::transmute::<[u64; 8], Entry>(words) }
     }
 }
 
-/// `IOSQE_FIXED_FILE`: the crate sets it by the kind of descriptor and does not name it.
-pub(super) const FIXED_FILE: u8 = 1;
+// Places in the words of `io_uring_sqe`: a word's lower half comes first in memory on little-endian machines.
+const DESCRIPTOR_SHIFT: u32 = if cfg!(target_endian = "little") { 32 } else { 0 };
+const LENGTH_SHIFT: u32 = if cfg!(target_endian = "little") { 0 } else { 32 };
+const MESSAGE_FLAGS_SHIFT: u32 = 32 - LENGTH_SHIFT;
+
+fn words(entry: Entry) -> [u64; 8] {
+    // SAFETY: an entry is 64 bytes of plain integers without padding.
+    unsafe { std::mem::transmute::<Entry, [u64; 8]>(entry) }
+}
 
 /// All of it now or not at all: with both flags a send never leaves anything behind in the kernel that still
 /// points at its memory.
@@ -285,7 +234,7 @@ pub(super) fn accept(listener: std::os::fd::RawFd, many: bool, direct: bool) -> 
     opcode::Accept::new(listener, ptr::null_mut(), ptr::null_mut()).file_index(slot).flags(flags).build()
 }
 
-/// Ends one operation, named by its user data.
+/// Ends one operation, named by its user data, which the kernel finds by a look-up.
 pub(super) fn cancel(user_data: u64) -> Entry {
     opcode::AsyncCancel2::new(CancelBuilder::user_data(user_data)).build()
 }
@@ -318,6 +267,24 @@ pub(super) const OPERATIONS: [u8; 11] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_plain_send_is_the_entry_that_the_crate_builds() {
+        let memory = [0u8; 3];
+        for silent in [Flags::empty(), Flags::SKIP_SUCCESS] {
+            for direct in [false, true] {
+                let file = File { number: 0x0123_4567, direct };
+                let built = on!(file, |target| opcode::Send::new(target, memory.as_ptr(), 3)
+                    .flags(AT_ONCE)
+                    .build()
+                    .flags(silent)
+                    .user_data(u64::MAX / 3));
+                let ours = PlainSend::new(direct, silent);
+                let ours = ours.entry(file.number, memory.as_ptr(), 3, u64::MAX / 3);
+                assert_eq!(words(ours), words(built));
+            }
+        }
+    }
 
     #[test]
     fn user_data_names_an_operation_and_its_connection() {

@@ -7,8 +7,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use super::connections::Connections;
-use super::entries::{Completion, File, Kind, accept};
+use super::connections::{Completion, Connections};
+use super::entries::{File, Kind, accept};
 use super::ring::Ring;
 use super::slots::Phase;
 use crate::driver::{Event, clock};
@@ -176,11 +176,11 @@ impl Listeners {
         match -completion.result {
             // Cancelled, or the client gave up first: nothing that the owner could mend.
             libc::ECANCELED | libc::EINTR | libc::EAGAIN | libc::ECONNABORTED | libc::EPROTO => {}
-            os_error => {
+            errno => {
                 listener.retry_at = Some(clock::now() + RETRY);
                 if !listener.failing {
                     listener.failing = true;
-                    events.push(Event::AcceptFailed { os_error });
+                    events.push(Event::AcceptFailed { errno });
                 }
             }
         }

@@ -34,13 +34,13 @@ use std::mem::ManuallyDrop;
 use std::net::SocketAddr;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
-use self::connections::Connections;
+use self::connections::{Completion, Connections};
 use self::dials::Dials;
-use self::entries::{Completion, Kind, message, poll};
+use self::entries::{Kind, message, poll};
 use self::listeners::Listeners;
 use self::receive::Receiver;
 use self::ring::Ring;
-use self::slots::{Marks, Slots};
+use self::slots::Slots;
 use super::{Description, Driver, Event, Features, Options, Source, Span, Token, Waker, clock};
 use crate::buffer::Pool;
 use crate::limits::{Nanos, SECOND};
@@ -57,16 +57,6 @@ const TEAR_DOWN_MAX: Nanos = 2 * SECOND;
 pub struct Uring {
     /// First, so that it is closed before the memory that its operations use is freed.
     ring: Ring,
-    state: State,
-    used: Features,
-    degraded: Features,
-    /// A ring is entered by one thread only.
-    not_send: PhantomData<*mut ()>,
-}
-
-/// Everything but the ring, so that completions can be handled while the ring lends them.
-#[derive(Debug)]
-struct State {
     connections: Kept<Connections>,
     listeners: Listeners,
     dials: Dials,
@@ -74,8 +64,10 @@ struct State {
     /// Shards to wake with the next trip to the kernel.
     wakes: Vec<Waker>,
     poll_armed: bool,
-    /// Somebody woke us in this turn.
-    woken: bool,
+    used: Features,
+    degraded: Features,
+    /// A ring is entered by one thread only.
+    not_send: PhantomData<*mut ()>,
 }
 
 impl Uring {
@@ -108,16 +100,18 @@ impl Uring {
         ring.enable(&mut used)?;
         let waker = Waker::eventfd(Some(ring.duplicate()?))?;
         let connections = Connections::new(Slots::new(options.connections, direct), receiver, used);
-        let state = State {
+        Ok(Uring {
+            ring,
             connections: Kept::new(connections),
             listeners: Listeners::new(direct),
             dials: Dials::new(options.connections, direct),
             waker,
             wakes: Vec::new(),
             poll_armed: false,
-            woken: false,
-        };
-        Ok(Uring { ring, state, used, degraded: features::KNOWN.less(used), not_send: PhantomData })
+            used,
+            degraded: features::KNOWN.less(used),
+            not_send: PhantomData,
+        })
     }
 
     /// Times that a turn brought more completions than the ring holds. Nothing is lost by that, but receives
@@ -128,13 +122,13 @@ impl Uring {
 
     /// Queues all that is not a send of this turn's batch.
     fn fill(&mut self, pool: &mut Pool) -> io::Result<()> {
-        self.state.connections.fill_others(&mut self.ring, pool)?;
-        self.state.dials.fill(&mut self.state.connections, &mut self.ring)?;
-        self.state.listeners.fill(&mut self.state.connections, &mut self.ring)?;
-        if !self.state.poll_armed {
-            self.state.poll_armed = true;
-            let eventfd = self.state.waker.descriptor().expect("this waker was made with an eventfd");
-            self.state.connections.in_flight += 1;
+        self.connections.fill_others(&mut self.ring, pool)?;
+        self.dials.fill(&mut self.connections, &mut self.ring)?;
+        self.listeners.fill(&mut self.connections, &mut self.ring)?;
+        if !self.poll_armed {
+            self.poll_armed = true;
+            let eventfd = self.waker.descriptor().expect("this waker was made with an eventfd");
+            self.connections.in_flight += 1;
             // SAFETY: a poll names no memory.
             unsafe { self.ring.push(&poll(eventfd).user_data(Kind::WakePoll.numbered(0)))? };
         }
@@ -142,7 +136,7 @@ impl Uring {
     }
 
     fn fill_wakes(&mut self) -> io::Result<()> {
-        for (position, other) in self.state.wakes.iter().enumerate() {
+        for (position, other) in self.wakes.iter().enumerate() {
             let Some(ring) = other.ring() else { continue };
             let entry = message(ring, Kind::WakeMessage.numbered(0));
             // SAFETY: a message names no memory.
@@ -153,34 +147,40 @@ impl Uring {
 
     /// Takes all completions that have arrived, and those that did not fit.
     fn reap(&mut self, pool: &mut Pool, events: &mut Vec<Event>) -> io::Result<()> {
+        let mut woken = false;
         loop {
-            for entry in self.ring.completions() {
+            let Uring { connections, ring, .. } = self;
+            let connections: &mut Connections = connections;
+            let mut queue = ring.completions();
+            let mut other = None;
+            for entry in &mut queue {
                 let (user_data, result, flags) = (entry.user_data(), entry.result(), entry.flags());
-                let completion = Completion { user_data, result, flags };
-                if !self.state.connections.data(completion, events) {
-                    self.state.handle(user_data, result, flags, pool, events);
+                // Nearly every completion is one; the loop around them has to be a short one.
+                if Kind::is_receive(user_data) {
+                    connections.received(user_data, result, flags, events);
+                } else {
+                    other = Some(Completion { user_data, result, flags });
+                    break;
                 }
             }
-            if !self.ring.fetch_overflow()? {
+            drop(queue);
+            if let Some(completion) = other {
+                woken |= self.reap_other(completion, pool, events);
+            } else if !self.ring.fetch_overflow()? {
                 break;
             }
         }
-        if std::mem::take(&mut self.state.woken) {
+        if woken {
             events.push(Event::Woken);
         }
         Ok(())
     }
-}
 
-impl State {
-    /// What a completion means that is not just bytes for a connection. (It comes in parts so that the loop
-    /// that calls this can keep it in registers.)
+    /// Takes a completion that is not a receive's. Returns whether somebody used a waker.
     #[inline(never)]
-    fn handle(&mut self, user_data: u64, result: i32, flags: u32, pool: &mut Pool, events: &mut Vec<Event>) {
-        let completion = Completion { user_data, result, flags };
+    fn reap_other(&mut self, completion: Completion, pool: &mut Pool, events: &mut Vec<Event>) -> bool {
         let connections = &mut *self.connections;
         match Kind::of(completion.user_data) {
-            Kind::Receive => connections.received(completion, events),
             Kind::Send => connections.send_ended(completion, pool),
             Kind::Rest => connections.rest_ended(completion, pool, events),
             kind @ (Kind::AcceptMany | Kind::AcceptOne) => {
@@ -188,9 +188,11 @@ impl State {
             }
             Kind::AcceptCancel => self.listeners.cancelled(completion, connections),
             Kind::Connect => connections.connected(completion, events),
-            Kind::Cancel => connections.step_ended(completion, Marks::CANCEL_ARMED),
+            kind @ (Kind::CancelReceive | Kind::CancelRest | Kind::CancelConnect) => {
+                connections.cancelled(completion, kind);
+            }
             Kind::Install => connections.installed(completion),
-            Kind::Shutdown => connections.step_ended(completion, Marks::BUSY),
+            Kind::Shutdown => connections.step_ended(completion),
             Kind::Close => {
                 if let Some(file) = connections.closed(completion, events) {
                     self.dials.closed(file);
@@ -198,13 +200,13 @@ impl State {
                 }
             }
             Kind::WakePoll => {
-                self.woken = true;
                 if !completion.more() {
                     connections.in_flight -= 1;
                     self.poll_armed = false;
                 }
+                return true;
             }
-            Kind::WakeMessage => self.woken = true,
+            Kind::WakeMessage => return true,
             Kind::WakeSent => {
                 // The other ring is gone or refuses; if anybody still waits there, the eventfd reaches it.
                 if let Some(other) = self.wakes.get(completion.user_data as u32 as usize) {
@@ -212,8 +214,10 @@ impl State {
                 }
             }
             Kind::CloseOrphan => connections.in_flight -= 1,
-            Kind::Ignored => {}
+            // Receives do not come here.
+            Kind::Receive | Kind::Ignored => {}
         }
+        false
     }
 }
 
@@ -224,92 +228,97 @@ impl Driver for Uring {
 
     fn turn(&mut self, pool: &mut Pool, deadline: Option<Nanos>, events: &mut Vec<Event>) -> io::Result<()> {
         let start = events.len();
-        self.state.connections.begin();
+        self.connections.begin();
         // Buffers finished by earlier turns. Nobody may look at their bytes any more, but staged sends still
         // point into them.
-        let mut finished = self.state.connections.receiver.finished();
-        if self.state.connections.batch.len() == 0 {
-            self.state.connections.receiver.give_back(finished);
+        let mut finished = self.connections.receiver.finished();
+        if self.connections.batch.len() == 0 {
+            self.connections.receiver.give_back(finished);
             finished = 0;
         }
-        self.state.connections.fill_sends(&mut self.ring)?;
+        self.connections.fill_sends(&mut self.ring)?;
         self.fill(pool)?;
         self.fill_wakes()?;
-        if self.state.connections.waits_for_sends() {
+        if self.connections.waits_for_sends() {
             // A close or a half-close behind a send, or a receive that found no memory: the sends go first.
             self.ring.submit()?;
-            self.state.dials.consumed();
+            self.dials.consumed();
             self.reap(pool, events)?;
-            self.state.connections.settle(pool, finished);
+            self.connections.settle(pool, finished);
             finished = 0;
             self.fill(pool)?;
         }
-        let pending = events.len() > start || self.state.connections.has_events();
-        let deadline = if pending { Some(0) } else { earlier(deadline, self.state.listeners.retry_at()) };
+        let pending = events.len() > start || self.connections.has_events();
+        let deadline = if pending { Some(0) } else { earlier(deadline, self.listeners.retry_at()) };
         self.ring.submit_and_wait(deadline)?;
-        self.state.dials.consumed();
+        self.dials.consumed();
         self.reap(pool, events)?;
-        self.state.wakes.clear();
-        self.state.connections.settle(pool, finished);
-        self.state.connections.place_events(start, events);
+        self.wakes.clear();
+        self.connections.settle(pool, finished);
+        self.connections.place_events(start, events);
         Ok(())
     }
 
     #[inline]
     fn received(&mut self, run: Span) -> &mut [u8] {
-        self.state.connections.receiver.slice(run)
+        self.connections.receiver.slice(run)
     }
 
     #[inline]
     fn send(&mut self, token: Token, source: Source) -> Result<(), Source> {
-        self.state.connections.send(token, source)
+        self.connections.send(token, source)
+    }
+
+    #[inline]
+    fn send_received(&mut self, token: Token, run: Span) -> bool {
+        self.connections.send_received(token, run)
     }
 
     fn pause(&mut self, token: Token) {
-        self.state.connections.pause(token);
+        self.connections.pause(token);
     }
 
     fn resume(&mut self, token: Token) {
-        self.state.connections.resume(token);
+        self.connections.resume(token);
     }
 
     fn shutdown(&mut self, token: Token) {
-        self.state.connections.shutdown(token);
+        self.connections.shutdown(token);
     }
 
     fn close(&mut self, token: Token) {
-        self.state.connections.close(token);
+        self.connections.close(token);
     }
 
     fn abort(&mut self, token: Token) {
-        self.state.connections.abort(token);
+        self.connections.abort(token);
     }
 
     fn listen(&mut self, listener: OwnedFd) -> io::Result<()> {
-        self.state.dials.protect(&self.ring)?;
-        self.state.listeners.add(listener);
+        self.dials.protect(&self.ring)?;
+        self.listeners.add(listener);
         Ok(())
     }
 
     fn stop_listening(&mut self) {
-        self.state.listeners.stop();
+        self.listeners.stop();
     }
 
     fn connect(&mut self, address: SocketAddr, source: Option<SocketAddr>) -> io::Result<Token> {
-        if self.state.connections.slots.room() <= self.state.listeners.claims() {
+        if self.connections.slots.room() <= self.listeners.claims() {
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "every connection slot is taken"));
         }
-        let listening = self.state.listeners.is_listening();
-        self.state.dials.connect(address, source, listening, &mut self.state.connections, &self.ring)
+        let listening = self.listeners.is_listening();
+        self.dials.connect(address, source, listening, &mut self.connections, &self.ring)
     }
 
     fn waker(&self) -> Waker {
-        self.state.waker.clone()
+        self.waker.clone()
     }
 
     fn wake(&mut self, other: &Waker) {
         if other.ring().is_some() {
-            self.state.wakes.push(other.clone());
+            self.wakes.push(other.clone());
         } else {
             other.wake();
         }
@@ -326,9 +335,9 @@ impl Drop for Uring {
     fn drop(&mut self) {
         let give_up_at = clock::now() + TEAR_DOWN_MAX;
         self.ring.cancel_everything();
-        while self.state.connections.in_flight > 0 && clock::now() < give_up_at {
+        while self.connections.in_flight > 0 && clock::now() < give_up_at {
             self.ring.look();
-            let connections = &mut *self.state.connections;
+            let connections = &mut *self.connections;
             for entry in self.ring.completions() {
                 let kind = Kind::of(entry.user_data());
                 let made_descriptor = match kind {
@@ -346,15 +355,15 @@ impl Drop for Uring {
                 }
             }
         }
-        self.state.connections.leak = self.state.connections.in_flight > 0;
-        if self.state.connections.slots.is_direct() {
+        self.connections.leak = self.connections.in_flight > 0;
+        if self.connections.slots.is_direct() {
             // Peers see the end now and not when the kernel gets to it. (With something still under way,
             // older kernels would wait here.)
-            if !self.state.connections.leak {
+            if !self.connections.leak {
                 self.ring.release_files();
             }
         } else {
-            self.state.connections.slots.iter().for_each(|slot| close_descriptor(slot.file as RawFd));
+            self.connections.slots.iter().for_each(|slot| close_descriptor(slot.file as RawFd));
         }
     }
 }

@@ -18,7 +18,6 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use io_uring::IoUring;
 use io_uring::types::{self, BufRingEntry};
 
-use super::sends::Addresses;
 use crate::driver::Span;
 use crate::driver::regions::Regions;
 
@@ -93,8 +92,8 @@ pub(super) struct Receiver {
     memory: Regions,
     buffer_bytes: u32,
     incremental: bool,
-    /// Where the next byte of each buffer will land, counted from the start of the memory.
-    ends: Box<[u32]>,
+    /// For each buffer the offset of the next byte to be received into, kept as the kernel does.
+    heads: Box<[u32]>,
     /// Buffers that the kernel is done with, oldest first.
     finished: Vec<u16>,
 }
@@ -123,33 +122,33 @@ impl Receiver {
             memory: Regions::new(bytes)?,
             buffer_bytes: buffer_bytes as u32,
             incremental,
-            ends: vec![0; usize::from(count)].into_boxed_slice(),
+            heads: vec![0; usize::from(count)].into_boxed_slice(),
             finished: (0..count).collect(),
         };
         receiver.give_back(usize::from(count));
         Ok(receiver)
     }
 
-    /// Accounts for a completion that brought `bytes` into buffer `id`. `more` says that the kernel goes on
-    /// filling it. `None` for a buffer that the kernel cannot have named.
-    #[inline(always)]
-    pub(super) fn take(&mut self, id: u16, bytes: u32, more: bool) -> Option<Span> {
-        let end = self.ends.get_mut(usize::from(id))?;
-        let span = Span { offset: *end, bytes };
-        *end += bytes;
-        if !more {
-            self.finish(id, bytes);
-        }
+    /// Accounts for a completion that brought `bytes` into buffer `id`, which the kernel goes on filling. `None`
+    /// for a buffer that the kernel cannot have named.
+    #[inline]
+    pub(super) fn take_more(&mut self, id: u16, bytes: u32) -> Option<Span> {
+        let head = self.heads.get_mut(usize::from(id))?;
+        let span = Span { offset: *head, bytes };
+        *head += bytes;
         Some(span)
     }
 
-    #[inline(never)]
-    fn finish(&mut self, id: u16, bytes: u32) {
-        // Kernels before 6.17 report the end of a stream, which takes nothing, as if it had finished the
-        // buffer.
-        if bytes > 0 || !self.incremental {
+    /// Accounts for a completion that brought `bytes` into buffer `id`. `more` says that the kernel goes on
+    /// filling it. `None` for a buffer that the kernel cannot have named.
+    pub(super) fn take(&mut self, id: u16, bytes: u32, more: bool) -> Option<Span> {
+        let span = self.take_more(id, bytes)?;
+        // A classic buffer takes one receive. Kernels before 6.17 report the end of a stream, which takes
+        // nothing, as if it had finished an incremental buffer.
+        if !more && (bytes > 0 || !self.incremental) {
             self.finished.push(id);
         }
+        Some(span)
     }
 
     /// Buffers that the kernel is done with.
@@ -163,9 +162,9 @@ impl Receiver {
             return;
         }
         for &id in &self.finished[..count] {
-            let start = u32::from(id) * self.buffer_bytes;
-            self.buffers.provide(id, self.memory.address(start as usize), self.buffer_bytes);
-            self.ends[usize::from(id)] = start;
+            let address = self.memory.address(usize::from(id) * self.buffer_bytes as usize);
+            self.buffers.provide(id, address, self.buffer_bytes);
+            self.heads[usize::from(id)] = self.start(id);
         }
         self.finished.drain(..count);
         self.buffers.publish();
@@ -173,12 +172,14 @@ impl Receiver {
 
     /// Bytes that the kernel may still fill.
     pub(super) fn available_bytes(&self) -> usize {
-        let bytes = self.buffer_bytes as usize;
-        if !self.incremental {
-            return (self.ends.len() - self.finished.len()) * bytes;
-        }
-        // An incremental buffer is finished when it is full.
-        self.ends.iter().enumerate().map(|(id, &end)| (id + 1) * bytes - end as usize).sum()
+        let left = |id: u16| (self.start(id) + self.buffer_bytes - self.heads[usize::from(id)]) as usize;
+        let all: usize = (0..self.heads.len() as u16).map(left).sum();
+        all - self.finished.iter().map(|&id| left(id)).sum::<usize>()
+    }
+
+    /// Offset of a buffer's first byte.
+    fn start(&self, id: u16) -> u32 {
+        u32::from(id) * self.buffer_bytes
     }
 
     /// The bytes of a span that [`take`](Self::take) gave out.
@@ -186,15 +187,17 @@ impl Receiver {
     pub(super) fn slice(&mut self, span: Span) -> &mut [u8] {
         self.memory.slice(span)
     }
-}
 
-impl Addresses for Receiver {
+    /// Address of a span, for a send.
+    ///
     /// # Panics
     /// When the span leaves the memory: a bug of the caller's.
-    #[inline(always)]
-    fn address(&self, span: Span) -> *const u8 {
-        let end = span.offset as usize + span.bytes as usize;
-        assert!(end <= self.memory.bytes(), "a span lies within the memory");
+    #[inline]
+    pub(super) fn address(&self, span: Span) -> *const u8 {
+        assert!(
+            span.offset as usize + span.bytes as usize <= self.memory.bytes(),
+            "a span lies within the memory"
+        );
         self.memory.address(span.offset as usize)
     }
 }

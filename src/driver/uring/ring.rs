@@ -95,12 +95,14 @@ impl Ring {
     pub(super) fn enable(&mut self, used: &mut Features) -> io::Result<()> {
         if used.has(Features::RESTRICTED) {
             let flags = Flags::BUFFER_SELECT | Flags::SKIP_SUCCESS;
+            /// `IOSQE_FIXED_FILE`, which the crate sets by the kind of descriptor and does not name.
+            const FIXED_FILE: u8 = 1;
             let mut allowed: Vec<Restriction> = entries::OPERATIONS
                 .into_iter()
                 .map(Restriction::sqe_op)
                 .chain(REGISTERS.into_iter().map(Restriction::register_op))
                 .collect();
-            allowed.push(Restriction::sqe_flags_allowed(flags.bits() | entries::FIXED_FILE));
+            allowed.push(Restriction::sqe_flags_allowed(flags.bits() | FIXED_FILE));
             if self.ring.submitter().register_restrictions(&mut allowed).is_err() {
                 *used = used.less(Features::RESTRICTED);
             }
@@ -169,10 +171,18 @@ impl Ring {
         }
     }
 
-    /// The queue, for many entries in a row: the kernel sees them when it is dropped.
-    #[inline(always)]
-    pub(super) fn queue(&mut self) -> SubmissionQueue<'_> {
-        self.ring.submission()
+    /// Has `push_next` push one entry after the other until it says that there is none left; the kernel sees
+    /// them when all are written. Returns false when the queue is full before: then
+    /// [`submit`](Ring::submit), and call again.
+    #[inline]
+    pub(super) fn push_many(&mut self, mut push_next: impl FnMut(&mut SubmissionQueue<'_>) -> bool) -> bool {
+        let mut queue = self.ring.submission();
+        while !queue.is_full() {
+            if !push_next(&mut queue) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Hands all that is queued to the kernel, without waiting.

@@ -17,32 +17,41 @@ use crate::limits::SEND_PIECES_MAX;
 /// What one connection sends with this turn's batch.
 #[derive(Debug)]
 pub(super) struct Staged {
-    /// Names the connection, as the completion of a send that was short will.
+    /// User data of its operation.
     pub(super) user_data: u64,
     /// Number of its socket.
     pub(super) file: u32,
     /// Pieces.
     count: u32,
-    /// First and last piece of the chain, counted from 1; `NONE` while `span` is all there is.
+    span: Span,
+    /// First and last piece of the chain, counted from 1; `NONE` while `span` is all there is, `DROPPED` when
+    /// nothing is to be sent.
     first: u32,
     last: u32,
-    span: Span,
 }
 
-/// In place of the first piece: nothing of the entry is sent.
+/// No piece of a chain.
 const DROPPED: u32 = u32::MAX;
 
 impl Staged {
-    /// All there is to send, if it is one stretch of receive memory.
-    #[inline(always)]
+    /// The only piece, if it is a stretch of receive memory.
+    #[inline]
     pub(super) fn span(&self) -> Option<Span> {
         (self.first == NONE).then_some(self.span)
     }
 
-    /// Whether nothing is to be sent after all.
+    /// Whether nothing of it is sent.
     pub(super) fn is_dropped(&self) -> bool {
         self.first == DROPPED
     }
+}
+
+/// What makes messages of a batch's chains.
+#[derive(Debug)]
+pub(super) struct Messages<'a> {
+    pieces: &'a [Piece],
+    headers: &'a mut Vec<msghdr>,
+    vectors: &'a mut Vec<iovec>,
 }
 
 #[derive(Debug)]
@@ -53,13 +62,31 @@ struct Piece {
 }
 
 /// The sends of one turn, in the order in which their connections came.
-#[derive(Debug, Default)]
+///
+/// Entries are numbered through from 1 over all batches, so that a connection's note of its entry is out of
+/// date by itself when the batch is over: nothing has to go and clear it.
+#[derive(Debug)]
 pub(super) struct Batch {
     staged: Vec<Staged>,
+    /// Number of the first entry.
+    start: u64,
     pieces: Vec<Piece>,
     /// Memory of the batch's vectored sends; neither moves between filling and consumption.
     headers: Vec<msghdr>,
     vectors: Vec<iovec>,
+}
+
+impl Default for Batch {
+    fn default() -> Batch {
+        // Room for what an ordinary turn brings, so that a first chain in the middle of the day allocates nothing.
+        Batch {
+            staged: Vec::with_capacity(64),
+            start: 1,
+            pieces: Vec::with_capacity(64),
+            headers: Vec::with_capacity(64),
+            vectors: Vec::with_capacity(64),
+        }
+    }
 }
 
 impl Batch {
@@ -69,41 +96,49 @@ impl Batch {
         self.staged.len()
     }
 
-    #[inline(always)]
-    pub(super) fn get(&self, position: usize) -> Option<&Staged> {
-        self.staged.get(position)
+    /// Where the entry of this number is, if it is one of this batch.
+    #[inline]
+    pub(super) fn position(&self, number: u64) -> Option<usize> {
+        (number >= self.start).then(|| (number - self.start) as usize)
     }
 
-    /// The position, counted from 1, of the entry of connection `index`, if it has one. `hint` is what
-    /// [`start`](Self::start) returned when it was last called for this connection: entries go and the hint
-    /// stays, but no two entries are one connection's.
-    #[inline(always)]
-    pub(super) fn find(&self, hint: u32, index: u32) -> Option<u32> {
-        let entry = self.staged.get((hint as usize).wrapping_sub(1))?;
-        (entry.user_data as u32 == index && entry.first != DROPPED).then_some(hint)
+    /// Number of the entry that is started next.
+    #[inline]
+    pub(super) fn next_number(&self) -> u64 {
+        self.start + self.staged.len() as u64
     }
 
-    /// Starts an entry. Returns its position, counted from 1.
-    #[inline(always)]
-    pub(super) fn start(&mut self, user_data: u64, file: u32, span: Span) -> u32 {
-        self.staged.push(Staged { user_data, file, count: 1, first: NONE, last: NONE, span });
-        self.staged.len() as u32
+    /// Starts the entry of the connection on `file`, whose operation `user_data` will name, with a stretch of
+    /// receive memory.
+    #[inline]
+    pub(super) fn start_received(&mut self, file: u32, user_data: u64, span: Span) {
+        if self.staged.len() == self.staged.capacity() {
+            self.grow();
+        }
+        self.staged.push(Staged { user_data, file, count: 1, span, first: NONE, last: NONE });
     }
 
-    /// The same for what is not in receive memory.
-    pub(super) fn start_with(&mut self, user_data: u64, file: u32, source: Source) -> u32 {
-        let position = self.start(user_data, file, Span { offset: 0, bytes: 0 });
+    // Out of line, so that the usual path keeps its registers.
+    #[cold]
+    #[inline(never)]
+    fn grow(&mut self) {
+        self.staged.reserve(64);
+    }
+
+    /// The same with a source of any kind.
+    pub(super) fn start(&mut self, file: u32, user_data: u64, source: Source) {
+        if let Source::Received(span) = source {
+            return self.start_received(file, user_data, span);
+        }
         self.pieces.push(Piece { source, next: NONE });
-        let entry = &mut self.staged[position as usize - 1];
-        entry.first = self.pieces.len() as u32;
-        entry.last = entry.first;
-        position
+        let (piece, span) = (self.pieces.len() as u32, Span { offset: 0, bytes: 0 });
+        self.staged.push(Staged { user_data, file, count: 1, span, first: piece, last: piece });
     }
 
-    /// Puts `source` behind what the entry at `position` (counted from 1) has. Stretches of receive memory
+    /// Puts `source` behind what the entry at `position` has. Stretches of receive memory
     /// that meet become one. Gives it back when the entry is full.
-    pub(super) fn extend(&mut self, position: u32, source: Source) -> Result<(), Source> {
-        let entry = &mut self.staged[position as usize - 1];
+    pub(super) fn extend(&mut self, position: usize, source: Source) -> Result<(), Source> {
+        let entry = &mut self.staged[position];
         if let Source::Received(span) = source {
             let last = match entry.last {
                 NONE => Some(&mut entry.span),
@@ -135,38 +170,25 @@ impl Batch {
         Ok(())
     }
 
-    /// Drops the entry at `position` (counted from 1); nothing of it is sent.
-    pub(super) fn drop_entry(&mut self, position: u32) {
-        self.staged[position as usize - 1].first = DROPPED;
+    /// Drops the entry at `position`; nothing of it is sent.
+    pub(super) fn drop_entry(&mut self, position: usize) {
+        self.staged[position].first = DROPPED;
     }
 
-    /// Makes room for the vectors of all entries, so that none of them moves while the batch is filled in.
-    pub(super) fn prepare(&mut self) {
+    /// The entries, and what makes messages of those that are chains. There is room for the vectors of all, so
+    /// that none of them moves.
+    pub(super) fn entries(&mut self) -> (std::slice::Iter<'_, Staged>, Messages<'_>) {
         self.headers.clear();
         self.vectors.clear();
         if !self.pieces.is_empty() {
             self.headers.reserve(self.staged.len());
             self.vectors.reserve(self.pieces.len());
         }
+        let Batch { staged, pieces, headers, vectors, .. } = self;
+        (staged.iter(), Messages { pieces, headers, vectors })
     }
 
-    /// The message of the chain at `position`, counted from 0. Valid until the batch changes.
-    #[inline(never)]
-    pub(super) fn message(&mut self, position: usize, memory: &impl Addresses) -> *const msghdr {
-        let start = self.vectors.len();
-        let mut next = self.staged[position].first;
-        while next != NONE {
-            let piece = &self.pieces[next as usize - 1];
-            debug_assert!(self.vectors.len() < self.vectors.capacity());
-            self.vectors.push(vector(&piece.source, memory));
-            next = piece.next;
-        }
-        debug_assert!(self.headers.len() < self.headers.capacity());
-        self.headers.push(header(&self.vectors[start..]));
-        &raw const self.headers[self.headers.len() - 1]
-    }
-
-    /// Bytes of the entry at `position`, counted from 0.
+    /// Bytes of the entry at `position`.
     pub(super) fn bytes(&self, position: usize) -> usize {
         let entry = &self.staged[position];
         let (mut bytes, mut next) = (0, entry.first);
@@ -181,20 +203,20 @@ impl Batch {
         bytes
     }
 
-    /// What the kernel left of the entry at `position` (counted from 1) after `sent` bytes: receive memory is
+    /// What the kernel left of the entry at `position` after `sent` bytes: receive memory is
     /// copied, everything else moves. `None` when the pool's budget is spent.
     pub(super) fn rest(
         &mut self,
-        position: u32,
+        position: usize,
         sent: usize,
         pool: &mut Pool,
-        memory: &impl Addresses,
+        mut bytes_of: impl FnMut(Span) -> *const u8,
     ) -> Option<Box<Rest>> {
-        let entry = &mut self.staged[position as usize - 1];
+        let entry = &mut self.staged[position];
         let mut rest = Box::new(Rest::new());
         let mut skip = sent;
         if entry.first == NONE {
-            rest.append(Source::Received(entry.span), &mut skip, pool, memory)?;
+            rest.append(Source::Received(entry.span), &mut skip, pool, &mut bytes_of)?;
             return Some(rest);
         }
         let mut next = entry.first;
@@ -203,7 +225,7 @@ impl Batch {
             let nothing = Source::Received(Span { offset: 0, bytes: 0 });
             let source = std::mem::replace(&mut piece.source, nothing);
             next = piece.next;
-            if rest.append(source, &mut skip, pool, memory).is_none() {
+            if rest.append(source, &mut skip, pool, &mut bytes_of).is_none() {
                 rest.release(pool);
                 return None;
             }
@@ -214,6 +236,7 @@ impl Batch {
     /// Forgets the batch after the kernel has consumed it; buffers go back to `pool`.
     #[inline]
     pub(super) fn clear(&mut self, pool: &mut Pool) {
+        self.start += self.staged.len() as u64;
         self.staged.clear();
         if !self.pieces.is_empty() {
             for piece in self.pieces.drain(..) {
@@ -222,6 +245,23 @@ impl Batch {
                 }
             }
         }
+    }
+}
+
+impl Messages<'_> {
+    /// The message of a chain. Valid until the batch changes.
+    pub(super) fn message(&mut self, entry: &Staged, address: impl Fn(Span) -> *const u8) -> *const msghdr {
+        let start = self.vectors.len();
+        let mut next = entry.first;
+        while next != NONE {
+            let piece = &self.pieces[next as usize - 1];
+            debug_assert!(self.vectors.len() < self.vectors.capacity());
+            self.vectors.push(vector(&piece.source, &address));
+            next = piece.next;
+        }
+        debug_assert!(self.headers.len() < self.headers.capacity());
+        self.headers.push(header(&self.vectors[start..]));
+        &raw const self.headers[self.headers.len() - 1]
     }
 }
 
@@ -245,7 +285,7 @@ impl Rest {
         mut source: Source,
         skip: &mut usize,
         pool: &mut Pool,
-        memory: &impl Addresses,
+        bytes_of: &mut impl FnMut(Span) -> *const u8,
     ) -> Option<()> {
         let bytes = source_bytes(&source);
         let skipped = bytes.min(*skip);
@@ -264,8 +304,7 @@ impl Rest {
                 let mut buffer = pool.get(left)?;
                 // SAFETY: the span was given out by this turn's receives and is not recycled before the
                 // rest has been copied; nobody else has access to it during the call.
-                buffer
-                    .append(unsafe { std::slice::from_raw_parts(memory.address(*span).add(skipped), left) });
+                buffer.append(unsafe { std::slice::from_raw_parts(bytes_of(*span).add(skipped), left) });
                 source = Source::Pooled(buffer);
             }
         }
@@ -282,7 +321,9 @@ impl Rest {
     /// The message to send next. Valid until this rest changes or moves; it lives in a box for that.
     pub(super) fn message(&mut self) -> *const msghdr {
         self.vectors.clear();
-        self.vectors.extend(self.sources.iter().take(SEND_PIECES_MAX).map(|source| vector(source, &Nowhere)));
+        // Receive memory is copied when a rest is made, so that no piece asks for an address.
+        let never = |_: Span| std::ptr::null();
+        self.vectors.extend(self.sources.iter().take(SEND_PIECES_MAX).map(|source| vector(source, never)));
         self.header = header(&self.vectors);
         &raw const self.header
     }
@@ -352,21 +393,6 @@ impl Rests {
     }
 }
 
-/// Tells where spans of receive memory are.
-pub(super) trait Addresses {
-    /// Address of the first byte of `span`.
-    fn address(&self, span: Span) -> *const u8;
-}
-
-/// For rests: receive memory is copied when a rest is made, so that no piece asks.
-struct Nowhere;
-
-impl Addresses for Nowhere {
-    fn address(&self, _: Span) -> *const u8 {
-        std::ptr::null()
-    }
-}
-
 /// Bytes of a source.
 fn source_bytes(source: &Source) -> usize {
     match source {
@@ -376,9 +402,9 @@ fn source_bytes(source: &Source) -> usize {
     }
 }
 
-fn vector(source: &Source, memory: &impl Addresses) -> iovec {
+fn vector(source: &Source, address: impl Fn(Span) -> *const u8) -> iovec {
     let start = match source {
-        Source::Received(span) => memory.address(*span),
+        Source::Received(span) => address(*span),
         Source::Pooled(buffer) => buffer.as_slice().as_ptr(),
         Source::Shared(bytes) => bytes.as_ptr(),
     };
@@ -400,37 +426,52 @@ mod tests {
 
     use super::*;
 
-    struct Digits([u8; 10]);
-
-    impl Addresses for Digits {
-        fn address(&self, span: Span) -> *const u8 {
-            &raw const self.0[span.offset as usize]
-        }
-    }
-
     fn span(offset: u32, bytes: u32) -> Source {
         Source::Received(Span { offset, bytes })
+    }
+
+    fn start(batch: &mut Batch, source: Source) -> usize {
+        let number = batch.next_number();
+        batch.start(3, 4, source);
+        batch.position(number).unwrap()
+    }
+
+    #[test]
+    fn numbers_of_a_batch_that_is_over_name_nothing() {
+        let mut batch = Batch::default();
+        assert_eq!(batch.position(0), None);
+        let first = batch.next_number();
+        batch.start(3, 4, span(0, 1));
+        let second = batch.next_number();
+        batch.start(5, 6, span(1, 1));
+        assert_eq!((batch.position(first), batch.position(second)), (Some(0), Some(1)));
+        batch.clear(&mut Pool::standalone());
+        assert_eq!((batch.position(first), batch.position(second)), (None, None));
+        let third = batch.next_number();
+        batch.start(3, 4, span(0, 1));
+        assert_eq!(batch.position(third), Some(0));
     }
 
     #[test]
     fn stretches_that_meet_become_one_piece() {
         let mut batch = Batch::default();
-        let position = batch.start(7, 0, Span { offset: 100, bytes: 10 });
+        let position = start(&mut batch, span(100, 10));
         batch.extend(position, span(110, 5)).unwrap();
-        assert_eq!(batch.get(0).unwrap().span(), Some(Span { offset: 100, bytes: 15 }));
+        assert_eq!(batch.staged[0].span(), Some(Span { offset: 100, bytes: 15 }));
         batch.extend(position, span(200, 5)).unwrap();
         batch.extend(position, span(205, 5)).unwrap();
-        assert_eq!(batch.get(0).unwrap().span(), None);
-        assert_eq!((batch.get(0).unwrap().count, batch.bytes(0)), (2, 25));
+        assert_eq!(batch.staged[0].span(), None);
+        assert_eq!((batch.staged[0].count, batch.bytes(0)), (2, 25));
     }
 
     #[test]
     fn a_rest_starts_at_the_first_byte_that_was_not_sent() {
         let mut pool = Pool::standalone();
-        let memory = Digits(*b"0123456789");
+        let memory = *b"0123456789";
+        let at = |span: Span| &raw const memory[span.offset as usize];
         for sent in 0..=20 {
             let mut batch = Batch::default();
-            let position = batch.start(1, 0, Span { offset: 2, bytes: 4 });
+            let position = start(&mut batch, span(2, 4));
             let mut buffer = pool.get(6).unwrap();
             buffer.append(b"abcdef");
             batch.extend(position, Source::Pooled(buffer)).unwrap();
@@ -438,7 +479,7 @@ mod tests {
             batch.extend(position, span(0, 2)).unwrap();
             batch.extend(position, span(4, 2)).unwrap();
             let whole = b"2345abcdefABCDEF0145";
-            let mut rest = batch.rest(position, sent, &mut pool, &memory).unwrap();
+            let mut rest = batch.rest(position, sent, &mut pool, at).unwrap();
             assert_eq!(rest.bytes(), whole.len() - sent);
             let mut seen = Vec::new();
             while rest.bytes() > 0 {
@@ -459,7 +500,7 @@ mod tests {
     #[test]
     fn a_batch_takes_as_many_pieces_as_a_send_has() {
         let mut batch = Batch::default();
-        let position = batch.start(1, 0, Span { offset: 0, bytes: 1 });
+        let position = start(&mut batch, span(0, 1));
         for piece in 1..SEND_PIECES_MAX as u32 {
             batch.extend(position, span(2 * piece, 1)).unwrap();
         }

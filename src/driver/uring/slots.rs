@@ -5,13 +5,11 @@ use crate::driver::Token;
 
 /// Generations count modulo 2^24, so that one fits into user data beside a kind and an index.
 pub(super) const GENERATION_MASK: u32 = (1 << 24) - 1;
-/// Never the user data of a receive.
-pub(super) const UNHEARD: u64 = 0;
 /// No entry of a list that counts from 1.
 pub(super) const NONE: u32 = 0;
 
-/// Where a connection is in its life. The order matters: up to `Failed` its owner hears of it, from `Draining`
-/// on only of its end.
+/// Where a connection is in its life. The order matters: from `Draining` on its owner is done with it and
+/// hears only of its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(super) enum Phase {
@@ -26,6 +24,7 @@ pub(super) enum Phase {
     Cancelling,
     /// The close is under way, and nothing else.
     Ending,
+    /// Nobody's.
     Free,
 }
 
@@ -63,6 +62,10 @@ impl Marks {
     pub(super) const CONNECT_ARMED: Marks = Marks(1 << 5);
     /// A cancellation is with the kernel.
     pub(super) const CANCEL_ARMED: Marks = Marks(1 << 6);
+    /// A cancellation found its operation, whose last completion is still to come.
+    pub(super) const CANCEL_FOUND: Marks = Marks(1 << 9);
+    /// A cancellation by user data did not find its operation.
+    pub(super) const CANCEL_MISSED: Marks = Marks(1 << 10);
     /// Another brief operation (a half-close) is with the kernel.
     pub(super) const BUSY: Marks = Marks(1 << 7);
     /// No descriptor could be installed for a half-close.
@@ -90,18 +93,12 @@ impl Marks {
 
 /// One connection.
 #[derive(Debug)]
-#[repr(C)]
 pub(super) struct Slot {
-    /// User data of its receive while its owner wants to hear of it, else something that no completion
-    /// carries.
-    pub(super) heard: u64,
     /// Number of its socket: a direct descriptor or an ordinary one.
     pub(super) file: u32,
     pub(super) generation: u32,
-    /// Where its entry in the batch of sends is, if it has one: a hint, see [`Batch::find`].
-    ///
-    /// [`Batch::find`]: super::sends::Batch::find
-    pub(super) staged: u32,
+    /// Number of its latest entry in a batch of sends, see [`Batch`](super::sends::Batch); 0 for none.
+    pub(super) staged: u64,
     /// Its rest of a short send, counted from 1; for a free slot the next free one.
     pub(super) rest: u32,
     pub(super) phase: Phase,
@@ -113,15 +110,30 @@ pub(super) struct Slot {
 const _: () = assert!(size_of::<Slot>() <= 32);
 
 impl Slot {
-    /// Whether a send may be staged: nothing is in its way.
-    #[inline(always)]
+    /// Whether a send may be staged.
+    #[inline]
     pub(super) fn takes_sends(&self) -> bool {
         self.phase == Phase::Open && self.rest == NONE && !self.marks.has(Marks::SHUTDOWN)
     }
 
-    /// Whether the kernel has an operation of this connection that may have to be cancelled.
-    pub(super) fn is_under_way(&self) -> bool {
-        self.receive == Receive::Armed || self.marks.has(Marks::REST_ARMED.with(Marks::CONNECT_ARMED))
+    /// Whether its owner hears what is received.
+    #[inline]
+    pub(super) fn is_heard(&self) -> bool {
+        matches!(self.phase, Phase::Connecting | Phase::Open | Phase::Failed)
+    }
+
+    /// What the kernel has of this connection that would not end by itself, and the kind of its cancellation;
+    /// the receive before anything else.
+    pub(super) fn under_way(&self) -> Option<(Kind, Kind)> {
+        if self.receive == Receive::Armed {
+            Some((Kind::Receive, Kind::CancelReceive))
+        } else if self.marks.has(Marks::REST_ARMED) {
+            Some((Kind::Rest, Kind::CancelRest))
+        } else if self.marks.has(Marks::CONNECT_ARMED) {
+            Some((Kind::Connect, Kind::CancelConnect))
+        } else {
+            None
+        }
     }
 }
 
@@ -158,10 +170,9 @@ impl Slots {
         let index = match self.free {
             NONE => {
                 self.slots.push(Slot {
-                    heard: UNHEARD,
                     file: 0,
                     generation: 0,
-                    staged: NONE,
+                    staged: 0,
                     rest: NONE,
                     phase: Phase::Free,
                     receive: Receive::Idle,
@@ -177,14 +188,12 @@ impl Slots {
         let slot = &mut self.slots[index as usize];
         debug_assert_eq!(slot.phase, Phase::Free);
         slot.file = file;
-        slot.staged = NONE;
+        slot.staged = 0;
         slot.rest = NONE;
         slot.phase = phase;
         slot.receive = Receive::Idle;
         slot.marks = Marks::NONE;
-        let token = Token { index, generation: slot.generation };
-        slot.heard = Kind::Receive.of_token(token);
-        Some(token)
+        Some(Token { index, generation: slot.generation })
     }
 
     /// Frees a slot; tokens that name it are stale from now on.
@@ -193,7 +202,6 @@ impl Slots {
         let slot = &mut self.slots[index as usize];
         debug_assert!(slot.phase != Phase::Free && slot.rest == NONE);
         slot.phase = Phase::Free;
-        slot.heard = UNHEARD;
         slot.generation = slot.generation.wrapping_add(1) & GENERATION_MASK;
         slot.rest = free;
         self.free = index + 1;
@@ -201,18 +209,11 @@ impl Slots {
     }
 
     /// The slot that `token` names, unless it has been freed since.
-    #[inline(always)]
+    #[inline]
     pub(super) fn get(&mut self, token: Token) -> Option<&mut Slot> {
         self.slots
             .get_mut(token.index as usize)
             .filter(|slot| slot.generation == token.generation && slot.phase != Phase::Free)
-    }
-
-    /// Whether the owner of a connection wants to hear of bytes that a completion with `user_data` brought: the
-    /// kind of the operation, the generation and the phase are right.
-    #[inline(always)]
-    pub(super) fn hears(&self, user_data: u64) -> bool {
-        self.slots.get(user_data as u32 as usize).is_some_and(|slot| slot.heard == user_data)
     }
 
     /// The slot at a position known to exist.

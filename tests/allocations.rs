@@ -1,0 +1,206 @@
+//! In the steady state an echoed message costs no heap allocation, whatever its size, and a broadcast one nothing
+//! but its place in the log. The shard and its clients run in one thread, whose allocations are counted one by one.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+use echoring::buffer::{Budget, Lease, Pool};
+use echoring::connection;
+use echoring::driver::uring::Uring;
+use echoring::driver::{Features, Options};
+use echoring::limits::{LOG_SEGMENT_BYTES, MESSAGE_BYTES_DEFAULT, QUEUE_BYTES_DEFAULT};
+use echoring::protocol::handshake::OriginPolicy;
+use echoring::server::Service;
+use echoring::shard::{Config, Mailboxes, Shard};
+
+/// The system's allocator, counting what this thread asks for.
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count() {
+    // A thread that ends may allocate after its counter is gone; nobody asks for it any more.
+    let _ = ALLOCATIONS.try_with(|allocations| allocations.set(allocations.get() + 1));
+}
+
+// SAFETY: every call is handed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promises are those that `System` asks for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as above; the pointer came from `System`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        count();
+        // SAFETY: as above; the pointer came from `System`.
+        unsafe { System.realloc(pointer, layout, bytes) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Allocations of this thread during `work`.
+fn allocations_of(work: impl FnOnce()) -> u64 {
+    let before = ALLOCATIONS.get();
+    work();
+    ALLOCATIONS.get() - before
+}
+
+const KEY: [u8; 4] = [0x12, 0x80, 0x7f, 0xfe];
+const CONNECTIONS: usize = 10;
+const WARM_UP_ROUNDS: usize = 100;
+const ROUNDS: usize = 300;
+
+/// A shard on io_uring with its clients.
+struct World {
+    shard: Shard<Uring, Service>,
+    address: SocketAddr,
+    clients: Vec<TcpStream>,
+    buffer: Vec<u8>,
+}
+
+impl World {
+    /// With all clients connected to `path`.
+    fn new(path: &str) -> World {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let options = Options { connections: 64, without: Features::NONE, receive_bytes: 0 };
+        let driver = Uring::new(&options).expect("io_uring");
+        let config = Config { connection: connection::Config::default(), connections: 64, seed: 1 };
+        let seats = Lease::new(Budget::new(64), 64);
+        let service = Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_DEFAULT, QUEUE_BYTES_DEFAULT);
+        let mailboxes = Mailboxes::connect(1, 0).remove(0);
+        let mut shard = Shard::new(driver, service, config, used_pool(), seats, mailboxes);
+        shard.listen(listener.into()).expect("listening");
+        let mut world = World { shard, address, clients: Vec::new(), buffer: vec![0; 1 << 20] };
+        for _ in 0..CONNECTIONS {
+            let client = world.connect(path);
+            world.clients.push(client);
+        }
+        world
+    }
+
+    fn connect(&mut self, path: &str) -> TcpStream {
+        let mut client = TcpStream::connect(self.address).expect("connect");
+        client.set_nodelay(true).expect("nodelay");
+        client.set_nonblocking(true).expect("nonblocking");
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+            Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        );
+        client.write_all(request.as_bytes()).expect("request");
+        let (mut head, mut byte) = (Vec::new(), [0]);
+        while !head.ends_with(b"\r\n\r\n") {
+            match client.read(&mut byte) {
+                Ok(read) => head.extend_from_slice(&byte[..read]),
+                Err(_) => assert!(self.shard.turn(Some(0)).expect("the driver works")),
+            }
+        }
+        assert!(head.starts_with(b"HTTP/1.1 101 "));
+        client
+    }
+
+    /// Has the shard turn until `bytes` bytes have come to the client at `index`.
+    fn await_bytes(&mut self, index: usize, bytes: usize) {
+        let World { shard, clients, buffer, .. } = self;
+        let mut filled = 0;
+        while filled < bytes {
+            match clients[index].read(&mut buffer[filled..bytes]) {
+                Ok(0) => panic!("the server closed"),
+                Ok(read) => filled += read,
+                Err(_) => assert!(shard.turn(Some(0)).expect("the driver works")),
+            }
+        }
+    }
+
+    /// Has the client at `index` send `bytes`, which the sockets' buffers take at once.
+    fn send(&mut self, index: usize, bytes: &[u8]) {
+        self.clients[index].write_all(bytes).expect("the socket takes a message");
+    }
+
+    /// Every client sends and awaits what comes back.
+    fn echo_rounds(&mut self, rounds: usize, frames: &[u8], reply_bytes: usize) {
+        for _ in 0..rounds {
+            (0..CONNECTIONS).for_each(|index| self.send(index, frames));
+            (0..CONNECTIONS).for_each(|index| self.await_bytes(index, reply_bytes));
+        }
+    }
+
+    /// The first client publishes; all others receive it.
+    fn broadcast_rounds(&mut self, rounds: usize, frame: &[u8], delivered_bytes: usize) {
+        for _ in 0..rounds {
+            self.send(0, frame);
+            (1..CONNECTIONS).for_each(|index| self.await_bytes(index, delivered_bytes));
+        }
+    }
+}
+
+/// A pool as it is after a while. A message that lies across the end of a receive buffer is assembled in a buffer
+/// of the pool, and where the cut falls, and so which size it takes first, is chance.
+fn used_pool() -> Pool {
+    let mut pool = Pool::standalone();
+    let sizes = [128, 1 << 10, 4 << 10, 16 << 10, 64 << 10].into_iter().flat_map(|bytes| [bytes; 4]);
+    let buffers: Vec<_> = sizes.map(|bytes| pool.get(bytes).expect("there is memory")).collect();
+    buffers.into_iter().for_each(|buffer| pool.put(buffer));
+    pool
+}
+
+/// A masked text frame.
+fn text_frame(payload_bytes: usize) -> Vec<u8> {
+    let mut frame = vec![0x81];
+    match payload_bytes {
+        0..126 => frame.push(0x80 | payload_bytes as u8),
+        _ => {
+            frame.push(0x80 | 126);
+            frame.extend_from_slice(&u16::try_from(payload_bytes).expect("16 bits").to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(&KEY);
+    frame.extend((0..payload_bytes).map(|at| b'a' ^ KEY[at % 4]));
+    frame
+}
+
+#[test]
+fn an_echoed_message_allocates_nothing() {
+    for (payload_bytes, depth) in [(16, 1), (16, 16), (1 << 10, 1), (1 << 10, 16), (16 << 10, 1)] {
+        let mut world = World::new("/echo");
+        let frame = text_frame(payload_bytes);
+        let (frames, reply_bytes) = (frame.repeat(depth), (frame.len() - KEY.len()) * depth);
+        world.echo_rounds(WARM_UP_ROUNDS, &frames, reply_bytes);
+        let allocations = allocations_of(|| world.echo_rounds(ROUNDS, &frames, reply_bytes));
+        let messages = ROUNDS * CONNECTIONS * depth;
+        assert_eq!(allocations, 0, "for {messages} messages of {payload_bytes} B, {depth} at a time");
+    }
+}
+
+#[test]
+fn a_broadcast_message_allocates_nothing_but_the_logs_segments() {
+    for payload_bytes in [16, 1 << 10] {
+        let mut world = World::new("/broadcast/news");
+        let frame = text_frame(payload_bytes);
+        let delivered_bytes = frame.len() - KEY.len();
+        // Until the log is as long as it gets.
+        let filled = QUEUE_BYTES_DEFAULT as usize / delivered_bytes;
+        world.broadcast_rounds(filled + WARM_UP_ROUNDS, &frame, delivered_bytes);
+        let rounds = ROUNDS + 4 * LOG_SEGMENT_BYTES / delivered_bytes;
+        let allocations = allocations_of(|| world.broadcast_rounds(rounds, &frame, delivered_bytes));
+        let segments = (rounds * delivered_bytes).div_ceil(LOG_SEGMENT_BYTES) as u64;
+        // Of each: its memory, the count of those who share it, and the joined copy that takes the place of the
+        // pieces in which it was published.
+        assert!(
+            allocations <= 3 * (segments + 1),
+            "{allocations} allocations for {rounds} messages of {payload_bytes} B in {segments} segments"
+        );
+    }
+}
