@@ -10,8 +10,7 @@
 //! raw_echo --message-bytes 16 [--listen 127.0.0.1:0] [--cpu 0]
 //! ```
 //!
-//! Known limits, none of which a benchmark meets: a request head must come in one receive; a peer that does not
-//! read makes replies grow in memory.
+//! Known limit, which no benchmark meets: a peer that does not read makes replies grow in memory.
 
 use std::collections::HashMap;
 use std::io;
@@ -176,6 +175,7 @@ struct Echo {
     memory: *mut u8,
     table: *mut BufRingEntry,
     tail: u16,
+    /// Bytes of each buffer that have been received into.
     heads: [usize; BUFFERS],
     finished: Vec<u16>,
     connections: Vec<Connection>,
@@ -184,6 +184,8 @@ struct Echo {
     /// What the next trip to the kernel sends, at most one of a connection.
     batch: Vec<Stretch>,
     rests: HashMap<u32, Rest>,
+    /// Request heads that are not complete yet.
+    heads_of: HashMap<u32, Vec<u8>>,
     /// Entries to submit besides the batch.
     entries: Vec<Entry>,
 }
@@ -214,6 +216,7 @@ impl Echo {
             runs: Vec::new(),
             batch: Vec::new(),
             rests: HashMap::new(),
+            heads_of: HashMap::new(),
             entries: vec![accept.build().user_data(ACCEPT)],
         };
         echo.give_back(BUFFERS);
@@ -311,6 +314,7 @@ impl Echo {
             self.receive(connection);
         } else {
             self.rests.remove(&connection);
+            self.heads_of.remove(&connection);
             let close = opcode::Close::new(Fixed(connection)).build();
             self.entries.push(close.user_data(CLOSE | u64::from(connection)));
         }
@@ -324,9 +328,14 @@ impl Echo {
             // SAFETY: the kernel has filled these bytes and has no further business with them.
             let run = unsafe { std::slice::from_raw_parts_mut(self.memory.add(offset), bytes) };
             if !connection.open {
-                connection.open = true;
-                let response = upgrade(run);
-                self.later(index, &response);
+                let head = self.heads_of.entry(index).or_default();
+                head.extend_from_slice(run);
+                if head.ends_with(b"\r\n\r\n") {
+                    connection.open = true;
+                    let response = upgrade(head);
+                    self.heads_of.remove(&index);
+                    self.later(index, &response);
+                }
                 continue;
             }
             if connection.position == 0 && run[0] == 0x88 {
