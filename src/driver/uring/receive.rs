@@ -30,9 +30,9 @@ const CLASSIC_BUFFER_BYTES: usize = 4096;
 /// at once, since running out costs a fifth.
 const CLASSIC_BYTES: usize = 2048 * CLASSIC_BUFFER_BYTES;
 /// Memory of an incremental ring where nothing else is asked for.
-const INCREMENTAL_BYTES: usize = 8 * 256 * 1024;
+const INCREMENTAL_BYTES: usize = 4 * 512 * 1024;
 /// Buffers of an incremental ring: one being filled, and enough others that a turn's worth can be away.
-const INCREMENTAL_BUFFERS: usize = 8;
+const INCREMENTAL_BUFFERS: usize = 4;
 
 /// The table of entries that user space and the kernel share, registered with a ring.
 #[derive(Debug)]
