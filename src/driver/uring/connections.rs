@@ -29,7 +29,7 @@ use super::sends::{Batch, Rests};
 use super::slots::{Marks, NONE, Phase, Receive, Slots};
 use crate::buffer::Pool;
 use crate::driver::{Event, Features, Source, Span, Token};
-use crate::limits::{RECEIVE_BYTES_MAX, RECEIVE_CREDIT_BYTES};
+use crate::limits::{RECEIVE_BYTES_MAX, RECEIVE_BYTES_WITH_CREDIT_MAX, RECEIVE_CREDIT_BYTES};
 
 /// A completion, taken apart.
 #[derive(Clone, Copy)]
@@ -327,7 +327,8 @@ impl Connections {
         let paused = slot.marks.has(Marks::PAUSED);
         if slot.receive == Receive::Idle && !paused {
             slot.receive = Receive::Armed;
-            let entry = file.receive(GROUP, RECEIVE_BYTES_MAX, total);
+            let cap = if total.is_some() { RECEIVE_BYTES_WITH_CREDIT_MAX } else { RECEIVE_BYTES_MAX };
+            let entry = file.receive(GROUP, cap, total);
             return self.push(ring, &entry.user_data(Kind::Receive.of_token(token)));
         }
         let cancelling = Marks::CANCEL_ARMED.with(Marks::CANCEL_FOUND);
