@@ -24,10 +24,10 @@ use io_uring::types::{BufRingEntry, Fd, Fixed, IOU_PBUF_RING_INC};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode};
 
 /// As in the driver.
-const SUBMISSIONS: u32 = 4096;
-const COMPLETIONS: u32 = 16_384;
-const BUFFERS: usize = 8;
-const BUFFER_BYTES: usize = 256 * 1024;
+const SUBMISSIONS: u32 = 512;
+const COMPLETIONS: u32 = 4096;
+const BUFFERS: usize = 4;
+const BUFFER_BYTES: usize = 512 * 1024;
 const RECEIVE_BYTES: u32 = 64 * 1024;
 const RECEIVE_TOTAL: u32 = 128 * 1024;
 const AT_ONCE: i32 = libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL;

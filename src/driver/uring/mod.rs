@@ -45,10 +45,12 @@ use super::{Description, Driver, Event, Features, Options, Source, Span, Token, 
 use crate::buffer::Pool;
 use crate::limits::{Nanos, SECOND};
 
-/// Submissions that fit before an extra trip to the kernel.
-const SUBMISSIONS: u32 = 4096;
-/// Completions that fit. A turn that brings more is survived: the kernel keeps them and says so.
-const COMPLETIONS: u32 = 16_384;
+/// Submissions that fit before an extra trip to the kernel, which is nothing against so many sends; a longer
+/// queue costs more in cold memory, as every entry is written and read in turn.
+const SUBMISSIONS: u32 = 512;
+/// Completions that fit: a trip brings at most a few hundred, or a flood of accepts as long as the listener's
+/// queue. One that brings more is survived: the kernel keeps them and says so.
+const COMPLETIONS: u32 = 4096;
 /// How long tear-down waits for the kernel to let go of our memory before it gives that memory up.
 const TEAR_DOWN_MAX: Nanos = 2 * SECOND;
 
