@@ -18,7 +18,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 use crate::buffer::{Buffer, Pool};
 use crate::limits::Nanos;
@@ -50,6 +50,36 @@ pub enum Source {
     Pooled(Buffer),
     /// Bytes that many connections send, such as a stretch of a topic's log.
     Shared(Bytes),
+}
+
+impl Source {
+    /// Bytes of it that are still to be sent.
+    fn len(&self) -> usize {
+        match self {
+            Source::Received(span) => span.bytes as usize,
+            Source::Pooled(buffer) => buffer.len(),
+            Source::Shared(bytes) => bytes.len(),
+        }
+    }
+
+    /// Drops `bytes` from its front: the kernel has them.
+    fn skip(&mut self, bytes: usize) {
+        match self {
+            Source::Received(span) => {
+                span.offset += bytes as u32;
+                span.bytes -= bytes as u32;
+            }
+            Source::Pooled(buffer) => buffer.skip(bytes),
+            Source::Shared(shared) => shared.advance(bytes),
+        }
+    }
+
+    /// It is over: what was pooled goes back.
+    fn give_back(self, pool: &mut Pool) {
+        if let Source::Pooled(buffer) = self {
+            pool.put(buffer);
+        }
+    }
 }
 
 /// Something that happened to one connection or to the shard. Plain values: a turn's events are looked at and

@@ -88,7 +88,7 @@ impl Staged {
         let mut index = slot.staged_head;
         while index != NONE {
             let piece = &self.pieces[index as usize];
-            bytes += piece.source.as_ref().map_or(0, length);
+            bytes += piece.source.as_ref().map_or(0, Source::len);
             index = piece.next;
         }
         bytes
@@ -111,7 +111,7 @@ impl Staged {
     /// Drops what is staged for `slot`; pooled buffers go back.
     pub(super) fn discard(&mut self, slot: &mut Slot, pool: &mut Pool) {
         while let Some(source) = self.pop(slot) {
-            give_back(source, pool);
+            source.give_back(pool);
         }
     }
 
@@ -157,11 +157,11 @@ impl Leftovers {
         slot.unfinished = index;
         let queue = &mut self.queues[index as usize];
         while let Some(mut source) = staged.pop(slot) {
-            let skipped = sent.min(length(&source));
+            let skipped = sent.min(source.len());
             sent -= skipped;
-            skip(&mut source, skipped);
-            if length(&source) == 0 {
-                give_back(source, pool);
+            source.skip(skipped);
+            if source.len() == 0 {
+                source.give_back(pool);
                 continue;
             }
             match source {
@@ -243,32 +243,6 @@ fn copy_behind(queue: &mut VecDeque<Rest>, bytes: &[u8], pool: &mut Pool) -> Res
     buffer.append(bytes);
     queue.push_back(Rest::Pooled(buffer));
     Ok(())
-}
-
-/// Bytes of `source`.
-fn length(source: &Source) -> usize {
-    match source {
-        Source::Received(span) => span.bytes as usize,
-        Source::Pooled(buffer) => buffer.len(),
-        Source::Shared(bytes) => bytes.len(),
-    }
-}
-
-fn skip(source: &mut Source, bytes: usize) {
-    match source {
-        Source::Received(span) => {
-            span.offset += bytes as u32;
-            span.bytes -= bytes as u32;
-        }
-        Source::Pooled(buffer) => buffer.skip(bytes),
-        Source::Shared(shared) => shared.advance(bytes),
-    }
-}
-
-fn give_back(source: Source, pool: &mut Pool) {
-    if let Source::Pooled(buffer) = source {
-        pool.put(buffer);
-    }
 }
 
 fn bytes_of<'a>(source: &'a Source, regions: &'a Regions) -> &'a [u8] {

@@ -392,16 +392,10 @@ impl Drop for Sim {
 }
 
 fn discard(slot: &mut Slot, pool: &mut Pool) {
-    slot.staged.drain(..).for_each(|source| give_back(source, pool));
+    slot.staged.drain(..).for_each(|source| source.give_back(pool));
     for rest in slot.rest.drain(..) {
         if let Rest::Pooled(buffer) = rest {
             pool.put(buffer);
         }
-    }
-}
-
-fn give_back(source: Source, pool: &mut Pool) {
-    if let Source::Pooled(buffer) = source {
-        pool.put(buffer);
     }
 }

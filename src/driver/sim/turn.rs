@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use bytes::Buf;
 
 use super::network::{Inbound, State};
-use super::{BANKS, Phase, Rest, Sim, discard, give_back};
+use super::{BANKS, Phase, Rest, Sim, discard};
 use crate::buffer::Pool;
 use crate::driver::{Event, Source, Span, Token};
 use crate::limits::RECEIVE_BYTES_MAX;
@@ -84,7 +84,7 @@ impl Sim {
             let error = [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe][state.random.below(2)];
             return self.fail(index, error, state, pool);
         }
-        let total: usize = slot.staged.iter().map(length).sum();
+        let total: usize = slot.staged.iter().map(Source::len).sum();
         let mut allowed = total.min(state.room(slot.wire, slot.side));
         if state.random.chance(state.faults.send_again) {
             allowed = 0;
@@ -93,13 +93,13 @@ impl Sim {
         }
         let unsent = total - allowed;
         while let Some(mut source) = slot.staged.pop_front() {
-            let now = allowed.min(length(&source));
+            let now = allowed.min(source.len());
             allowed -= now;
             let sent = state.write(slot.wire, slot.side, &bytes_of(&source, &self.memory)[..now]);
             debug_assert_eq!(sent, now, "the room was looked up");
-            skip(&mut source, now);
-            if length(&source) == 0 {
-                give_back(source, pool);
+            source.skip(now);
+            if source.len() == 0 {
+                source.give_back(pool);
                 continue;
             }
             slot.rest.push_back(match source {
@@ -365,25 +365,6 @@ impl Sim {
                 None => drop(queues.swap_remove(at)),
             }
         }
-    }
-}
-
-fn length(source: &Source) -> usize {
-    match source {
-        Source::Received(span) => span.bytes as usize,
-        Source::Pooled(buffer) => buffer.len(),
-        Source::Shared(bytes) => bytes.len(),
-    }
-}
-
-fn skip(source: &mut Source, bytes: usize) {
-    match source {
-        Source::Received(span) => {
-            span.offset += bytes as u32;
-            span.bytes -= bytes as u32;
-        }
-        Source::Pooled(buffer) => buffer.skip(bytes),
-        Source::Shared(shared) => shared.advance(bytes),
     }
 }
 

@@ -197,7 +197,7 @@ impl Batch {
         }
         while next != NONE {
             let piece = &self.pieces[next as usize - 1];
-            bytes += source_bytes(&piece.source);
+            bytes += piece.source.len();
             next = piece.next;
         }
         bytes
@@ -287,13 +287,11 @@ impl Rest {
         pool: &mut Pool,
         bytes_of: &mut impl FnMut(Span) -> *const u8,
     ) -> Option<()> {
-        let bytes = source_bytes(&source);
+        let bytes = source.len();
         let skipped = bytes.min(*skip);
         *skip -= skipped;
         if skipped == bytes {
-            if let Source::Pooled(buffer) = source {
-                pool.put(buffer);
-            }
+            source.give_back(pool);
             return Some(());
         }
         match &mut source {
@@ -333,7 +331,7 @@ impl Rest {
         sent = sent.min(self.bytes);
         self.bytes -= sent;
         while let Some(source) = self.sources.front_mut() {
-            let bytes = source_bytes(source);
+            let bytes = source.len();
             if sent < bytes {
                 match source {
                     Source::Pooled(buffer) => buffer.skip(sent),
@@ -393,22 +391,13 @@ impl Rests {
     }
 }
 
-/// Bytes of a source.
-fn source_bytes(source: &Source) -> usize {
-    match source {
-        Source::Received(span) => span.bytes as usize,
-        Source::Pooled(buffer) => buffer.len(),
-        Source::Shared(bytes) => bytes.len(),
-    }
-}
-
 fn vector(source: &Source, address: impl Fn(Span) -> *const u8) -> iovec {
     let start = match source {
         Source::Received(span) => address(*span),
         Source::Pooled(buffer) => buffer.as_slice().as_ptr(),
         Source::Shared(bytes) => bytes.as_ptr(),
     };
-    iovec { iov_base: start.cast_mut().cast(), iov_len: source_bytes(source) }
+    iovec { iov_base: start.cast_mut().cast(), iov_len: source.len() }
 }
 
 fn header(vectors: &[iovec]) -> msghdr {
