@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use base64::Engine;
 use io_uring::squeue::{Entry, Flags};
-use io_uring::types::{BufRingEntry, Fd, Fixed, IOU_PBUF_RING_INC};
+use io_uring::types::{BufRingEntry, CancelBuilder, Fd, Fixed, IOU_PBUF_RING_INC};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode};
 
 /// As in the driver.
@@ -146,6 +146,8 @@ impl Framing {
 #[derive(Clone, Copy, Default)]
 struct Connection {
     open: bool,
+    /// A Close frame came: closes as soon as the answer has left.
+    closing: bool,
     /// Bytes of the present frame that have come.
     position: usize,
     /// Entry in this turn's batch, counted from 1.
@@ -339,6 +341,7 @@ impl Echo {
                 continue;
             }
             if connection.position == 0 && run[0] == 0x88 {
+                connection.closing = true;
                 self.later(index, &[0x88, 0]);
                 continue;
             }
@@ -397,6 +400,11 @@ impl Echo {
         let left = &rest.sending[rest.sent..];
         if left.is_empty() {
             self.rests.remove(&index);
+            if self.connections[index as usize].closing {
+                // The receive ends by it, and its end closes.
+                let end = opcode::AsyncCancel2::new(CancelBuilder::fd(Fixed(index)).all()).build();
+                self.entries.push(end.user_data(CLOSE | u64::from(index)));
+            }
             return;
         }
         rest.under_way = true;
