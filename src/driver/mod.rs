@@ -143,6 +143,18 @@ pub enum Event {
     },
 }
 
+/// Which driver is to do the I/O.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DriverChoice {
+    /// io_uring where the kernel has and allows it, else epoll, said loudly.
+    #[default]
+    Auto,
+    /// io_uring or nothing.
+    Uring,
+    /// epoll.
+    Epoll,
+}
+
 /// How a driver is to be built.
 #[derive(Clone, Debug)]
 pub struct Options {

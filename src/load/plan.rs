@@ -55,17 +55,7 @@ pub enum Pace {
     Rate(u64),
 }
 
-/// Which driver the generator's threads use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DriverChoice {
-    /// io_uring where the kernel allows it, else epoll.
-    #[default]
-    Auto,
-    /// io_uring or nothing.
-    Uring,
-    /// epoll.
-    Epoll,
-}
+pub use crate::driver::DriverChoice;
 
 /// Who is measured.
 pub enum Target {

@@ -27,17 +27,7 @@ impl fmt::Display for ListenAddress {
     }
 }
 
-/// How I/O is done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DriverChoice {
-    /// io_uring where the kernel has and allows it, else epoll, said loudly.
-    #[default]
-    Auto,
-    /// io_uring, or no server.
-    Uring,
-    /// epoll.
-    Epoll,
-}
+pub use crate::driver::DriverChoice;
 
 /// A server's configuration. [`Config::default`] is what `echoring serve` runs with.
 #[derive(Clone, Debug)]
