@@ -35,9 +35,12 @@ pub(super) fn extensions<'a>(value: &'a [u8]) -> impl Iterator<Item = Result<Ext
     })
 }
 
+/// A parameter's name, and its value where there is an `=`.
+pub type Parameter<'a> = (&'a [u8], Option<Value<'a>>);
+
 impl<'a> Extension<'a> {
     /// The parameters, in order: names, and values where there is an `=`.
-    pub fn parameters(self) -> impl Iterator<Item = (&'a [u8], Option<Value<'a>>)> {
+    pub fn parameters(self) -> impl Iterator<Item = Parameter<'a>> {
         let mut scanner = Scanner { rest: self.parameters };
         std::iter::from_fn(move || scanner.parameter().ok().flatten())
     }
@@ -81,7 +84,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// `";" token [ "=" ( token / quoted-string ) ]`, or nothing where no semicolon follows.
-    fn parameter(&mut self) -> Result<Option<(&'a [u8], Option<Value<'a>>)>, Malformed> {
+    fn parameter(&mut self) -> Result<Option<Parameter<'a>>, Malformed> {
         if !self.take(b';') {
             return Ok(None);
         }

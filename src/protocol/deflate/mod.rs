@@ -18,6 +18,8 @@ pub use deflater::Deflater;
 pub use inflater::Inflater;
 pub use negotiation::{BadExtension, accept_response, agree, write_offer, write_response};
 
+use std::fmt;
+
 use super::Role;
 
 /// The smallest window that the extension can name, as log2 of its bytes (RFC 7692, 7.1.2).
@@ -91,6 +93,18 @@ impl Agreement {
         self.server.takeover = false;
         self.client.takeover = false;
         self
+    }
+}
+
+impl fmt::Debug for Inflater {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inflater").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Deflater {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Deflater").finish_non_exhaustive()
     }
 }
 
