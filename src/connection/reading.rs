@@ -604,7 +604,7 @@ impl Connection {
                     && self.role == Role::Server
                     && self.outbox.block_may_grow()
                     && (self.outbox.is_empty() || !run.block.is_empty());
-                if in_place && self.unsent.is_none() {
+                if in_place && !self.outbox.is_blocked() {
                     self.count_ping(env)?;
                     self.reply(run, bytes, Opcode::Pong, true, at, env)?;
                 } else {
@@ -620,7 +620,7 @@ impl Connection {
         if self.is_open() {
             self.count_ping(env)?;
             let key = self.key(env);
-            if self.unsent.is_some() {
+            if self.outbox.is_blocked() {
                 self.outbox.control(env.pool, Opcode::Pong, key, payload, QUEUED_PONGS_MAX)?;
             } else {
                 // What is queued leaves with this turn. Overtaking it would win nothing, and could put the

@@ -225,7 +225,7 @@ fn client_frame(opcode: Opcode, fin: bool, payload: &[u8]) -> Vec<u8> {
 
 #[test]
 fn an_idle_connection_is_small() {
-    assert!(size_of::<Connection>() <= 160, "{} bytes", size_of::<Connection>());
+    assert!(size_of::<Connection>() <= 152, "{} bytes", size_of::<Connection>());
 }
 
 #[test]
