@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::fmt;
+
 use zlib_rs::{Deflate, DeflateConfig, DeflateFlush};
 
 use super::{Direction, TAIL};
@@ -74,5 +76,11 @@ impl Deflater {
     /// from this window.
     pub fn reset(&mut self) {
         self.engine.reset();
+    }
+}
+
+impl fmt::Debug for Deflater {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Deflater").field("direction", &self.direction).finish_non_exhaustive()
     }
 }
