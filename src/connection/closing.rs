@@ -6,7 +6,7 @@ use super::reading::Stop;
 use super::{CONTROL_FRAME_BYTES_MAX, Connection, Env, OutOfMemory, Phase, Run, outbox};
 use crate::limits::{DISCARD_BYTES_MAX, Nanos};
 use crate::protocol::close::{self, CloseCode};
-use crate::protocol::frame::Opcode;
+use crate::protocol::frame::{Header, Opcode};
 use crate::protocol::handshake::BadHandshake;
 use crate::protocol::{Offence, Role};
 
@@ -170,7 +170,7 @@ impl Connection {
             _ => {
                 let key = self.key(env);
                 let echoed = &payload[..payload.len().min(2)];
-                self.outbox.frame(env.pool, Opcode::Close, true, key, echoed)?;
+                self.outbox.frame(env.pool, &Header::new(Opcode::Close, true, key, echoed.len()), echoed)?;
                 Closed { code: close.code, cause: Cause::Peer }
             }
         };

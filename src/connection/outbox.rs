@@ -61,22 +61,19 @@ impl Outbox {
         self.after = 0;
     }
 
-    /// Queues one frame, masked when a key is given.
+    /// Queues one frame, masked when the header has a key.
     pub(super) fn frame(
         &mut self,
         pool: &mut Pool,
-        opcode: Opcode,
-        fin: bool,
-        key: Option<[u8; 4]>,
+        header: &Header,
         payload: &[u8],
     ) -> Result<(), OutOfMemory> {
+        debug_assert_eq!(header.payload_bytes, payload.len() as u64);
         let mut head = [0; HEADER_BYTES_MAX];
-        let header =
-            Header { opcode, fin, compressed: false, mask: key, payload_bytes: payload.len() as u64 };
-        let head_bytes = frame::encode(&header, &mut head);
+        let head_bytes = frame::encode(header, &mut head);
         let buffer = self.room(pool, head_bytes + payload.len())?;
         buffer.append(&head[..head_bytes]);
-        match key {
+        match header.mask {
             Some(key) => mask::append(buffer.vec(), payload, key),
             None => buffer.append(payload),
         }
@@ -268,9 +265,7 @@ pub(super) fn encode_control<'a>(
     key: Option<[u8; 4]>,
     payload: &[u8],
 ) -> &'a [u8] {
-    let header =
-        Header { opcode, fin: true, compressed: false, mask: key, payload_bytes: payload.len() as u64 };
-    let head_bytes = frame::encode(&header, out);
+    let head_bytes = frame::encode(&Header::new(opcode, true, key, payload.len()), out);
     let end = head_bytes + payload.len();
     out[head_bytes..end].copy_from_slice(payload);
     if let Some(key) = key {
