@@ -7,8 +7,12 @@
 //! on a driver other than the one it was told.
 //!
 //! ```text
-//! autobahn_client ws://127.0.0.1:9001 [--driver uring|epoll] [--agent NAME] [--deadline-s SECONDS]
+//! autobahn_client ws://127.0.0.1:9001 [--driver uring|epoll] [--agent NAME] [--client-takeover on|off]
+//!                 [--deadline-s SECONDS]
 //! ```
+//!
+//! `--client-takeover off` offers `client_no_context_takeover` (RFC 7692, 7.1.1.2). A server may ask for that without
+//! having been offered it, but this suite's asks only those that offered it.
 //!
 //! Prints `client driver=… cases=…` when it is through. Exit codes: 0 all cases were run and the reports are
 //! written, 1 they were not, 2 usage, 3 the environment forbids it.
@@ -19,15 +23,16 @@ use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use echoring::buffer::{Budget, Lease, Pool};
-use echoring::connection::{self, Cause, Chunk, Closed, Kind};
+use echoring::buffer::{Budget, Pool};
+use echoring::connection::{self, Cause, Chunk, Closed, Compression, Kind};
 use echoring::driver::epoll::Epoll;
 use echoring::driver::uring::Uring;
 use echoring::driver::{Driver, Features, Options, Token};
 use echoring::limits::{Nanos, SECOND};
+use echoring::protocol::deflate::{Direction, Preferences};
 use echoring::protocol::handshake::{Dial, Refusal, Request, Response, Upgrade};
 use echoring::protocol::url::Url;
-use echoring::shard::{Answer, Application, Config, Context, Disposition, Link, Mailboxes, Shard};
+use echoring::shard::{Allowance, Answer, Application, Config, Context, Disposition, Link, Mailboxes, Shard};
 
 /// Cases 9.1.6 and 9.2.6 send as much in one message; nothing sends more.
 const MESSAGE_BYTES_MAX: u64 = 16 << 20;
@@ -40,8 +45,8 @@ const HANDSHAKE_TIMEOUT: Nanos = 60 * SECOND;
 /// Twice what all 517 cases take on a slow machine.
 const DEADLINE_S_DEFAULT: u64 = 3_600;
 
-const USAGE: &str =
-    "usage: autobahn_client ws://ADDR:PORT [--driver uring|epoll] [--agent NAME] [--deadline-s SECONDS]";
+const USAGE: &str = "usage: autobahn_client ws://ADDR:PORT [--driver uring|epoll] [--agent NAME] \
+                     [--client-takeover on|off] [--deadline-s SECONDS]";
 
 fn main() -> ExitCode {
     let arguments = match Arguments::parse(std::env::args().skip(1)) {
@@ -74,6 +79,7 @@ struct Arguments {
     address: SocketAddr,
     driver: String,
     agent: String,
+    client_takeover: bool,
     deadline_s: u64,
 }
 
@@ -85,6 +91,7 @@ impl Arguments {
             address: address.parse().map_err(|_| format!("{address} is no address with a port"))?,
             driver: "uring".to_owned(),
             agent: "echoring".to_owned(),
+            client_takeover: true,
             deadline_s: DEADLINE_S_DEFAULT,
         };
         while let Some(flag) = words.next() {
@@ -96,6 +103,7 @@ impl Arguments {
                 {
                     arguments.agent = value;
                 }
+                ("--client-takeover", "on" | "off") => arguments.client_takeover = value == "on",
                 ("--deadline-s", _) => {
                     arguments.deadline_s = value.parse().map_err(|_| format!("{value} is no number"))?;
                 }
@@ -121,6 +129,7 @@ fn run<D: Driver>(driver: D, arguments: &Arguments) -> Result<(), String> {
         connection: connection::Config {
             message_bytes_max: MESSAGE_BYTES_MAX,
             handshake_timeout: HANDSHAKE_TIMEOUT,
+            compression: Some(compression(arguments.client_takeover)),
             dial: Some(dial),
             ..connection::Config::default()
         },
@@ -128,18 +137,27 @@ fn run<D: Driver>(driver: D, arguments: &Arguments) -> Result<(), String> {
         // Masking keys must be unpredictable (RFC 6455, 10.3).
         seed: RandomState::new().build_hasher().finish(),
     };
+    let connections = u64::from(CONNECTIONS_MAX);
     let shard = Shard::new(
         driver,
         Testee::new(arguments.address, arguments.agent.clone(), deadline),
         config,
-        Pool::new(Budget::new(MEMORY_BYTES_MAX)),
-        Lease::new(Budget::new(u64::from(CONNECTIONS_MAX)), u64::from(CONNECTIONS_MAX)),
+        Allowance { pool: Pool::new(Budget::new(MEMORY_BYTES_MAX)), ..Allowance::standalone(connections) },
         Mailboxes::connect(1, 0).remove(0),
     );
     let (testee, _) = shard.run().map_err(|error| format!("the driver failed: {error}"))?;
     let cases = testee.outcome?;
     println!("client driver={name} cases={cases}");
     Ok(())
+}
+
+/// Every message is worth compressing, so that even the smallest come back compressed.
+fn compression(client_takeover: bool) -> Compression {
+    let preferences = Preferences {
+        server: Direction { takeover: true, window_bits: 15 },
+        client: Direction { takeover: client_takeover, window_bits: 15 },
+    };
+    Compression { preferences, threshold_bytes: 0, ..Compression::default() }
 }
 
 /// What the connection of the moment is for.
