@@ -475,7 +475,14 @@ impl Connection {
         let part = &bytes[run.read..run.read + here];
         run.read += here;
         let left = left - here as u64;
-        self.assemble(part, key, left, env)?;
+        // What may still come into this buffer: of a message that is shown whole, unless this is its last frame,
+        // anything up to the limit.
+        let further = if self.whole && !fin {
+            env.config.message_bytes_max.saturating_sub(u64::from(self.message.bytes))
+        } else {
+            0
+        };
+        self.assemble(part, key, left.saturating_add(further), env)?;
         if left > 0 {
             self.reading = Reading::Payload(Payload { left, key: mask::rotate(key, here), ..payload });
             return Ok(None);
@@ -496,7 +503,8 @@ impl Connection {
     }
 
     /// Copies `part` behind what was assembled so far; that copy is the unmasking. The buffer grows with what
-    /// arrives, not with what was announced: `left` bytes are only a ceiling.
+    /// arrives, not with what was announced: the `left` bytes that may still come are only a ceiling. Growing by
+    /// a factor keeps a message of many small fragments linear.
     fn assemble(&mut self, part: &[u8], key: [u8; 4], left: u64, env: &mut Env<'_>) -> Result<(), Stop> {
         let present = self.assembly.as_ref().map_or(0, Buffer::len);
         if self.assembly.as_ref().is_none_or(|buffer| buffer.room() < part.len()) {

@@ -534,6 +534,29 @@ fn a_whole_message_application_sees_each_message_once() {
 }
 
 #[test]
+fn a_whole_message_of_many_small_fragments_is_copied_a_few_times_and_not_once_for_each() {
+    const FRAGMENTS: usize = 8_192;
+    let payload = [7; 256];
+    let bytes = FRAGMENTS * payload.len();
+    let mut echo = Echo::open_with(Config { message_bytes_max: bytes as u64, ..Config::default() }, true);
+    let (mut grown, mut capacity, mut capacity_max) = (0, 0, 0);
+    for number in 0..FRAGMENTS {
+        let opcode = if number == 0 { Opcode::Binary } else { Opcode::Continuation };
+        echo.receive(&client_frame(opcode, number == FRAGMENTS - 1, &payload));
+        if let Some(assembly) = &echo.connection.assembly {
+            let now = assembly.len() + assembly.room();
+            grown += usize::from(now != capacity);
+            capacity = now;
+            capacity_max = capacity_max.max(now);
+        }
+    }
+    let (messages, _) = messages(&echo.frames());
+    assert_eq!(messages, [(Opcode::Binary, vec![7; bytes])]);
+    assert!(grown < 16, "the assembly grew {grown} times");
+    assert!(capacity_max <= bytes + HEADER_BYTES_MAX, "{capacity_max} bytes for a message of {bytes}");
+}
+
+#[test]
 fn reading_pauses_above_the_mark_and_resumes_at_half() {
     let config = Config { queue_bytes: 1_000, ..Config::default() };
     let mut echo = Echo::open_with(config, false);
