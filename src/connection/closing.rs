@@ -144,7 +144,7 @@ impl Connection {
             // Our Close frame is out; there is no second one.
             return self.half_close(closed, env);
         }
-        if self.unsent.is_some() {
+        if self.outbox.is_blocked() {
             // What waits behind an unfinished send would hold the Close frame up.
             run.block = 0..0;
             self.outbox.clear(env.pool);
@@ -240,11 +240,15 @@ impl Connection {
         }
     }
 
-    /// The peer sent FIN.
-    pub fn ended(&mut self) {
-        match &mut self.phase {
-            Phase::Ending(ending) => ending.fate = Some(Fate::Close),
-            _ => self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::Gone }),
+    /// The peer sent FIN. It may still read what is queued to it, but until `until` at most.
+    pub fn ended(&mut self, until: Nanos) {
+        if !matches!(self.phase, Phase::Ending(_)) {
+            self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::Gone });
+        }
+        if let Phase::Ending(ending) = &mut self.phase {
+            ending.fate = Some(Fate::Close);
+            ending.until = ending.until.min(until);
+            self.deadline_moved = true;
         }
     }
 
@@ -260,11 +264,7 @@ impl Connection {
     /// [`Fate::Abort`] does not wait for that.
     pub fn take_fate(&mut self) -> Option<Fate> {
         let Phase::Ending(ending) = &mut self.phase else { return None };
-        if ending.fate == Some(Fate::Abort) || (self.outbox.is_empty() && self.unsent.is_none()) {
-            ending.fate.take()
-        } else {
-            None
-        }
+        if ending.fate == Some(Fate::Abort) || self.outbox.is_clear() { ending.fate.take() } else { None }
     }
 
     /// Whether it is, or was before its end began, a WebSocket: a request that was refused or merely answered
@@ -310,7 +310,7 @@ impl Connection {
     /// While a send is unfinished the peer's silence proves nothing: we may not be reading, and it may be
     /// busy reading what it has.
     fn liveness_deadline(&self, config: &super::Config) -> Nanos {
-        if config.ping_interval == 0 || self.unsent.is_some() {
+        if config.ping_interval == 0 || self.outbox.is_blocked() {
             return Nanos::MAX;
         }
         let wait = if self.pinged { config.pong_timeout } else { 0 };
