@@ -6,7 +6,7 @@ use super::reading::Stop;
 use super::{CONTROL_FRAME_BYTES_MAX, Connection, Env, OutOfMemory, Phase, Run, outbox};
 use crate::limits::{DISCARD_BYTES_MAX, Nanos};
 use crate::protocol::close::{self, CloseCode};
-use crate::protocol::frame::Opcode;
+use crate::protocol::frame::{Header, Opcode};
 use crate::protocol::handshake::BadHandshake;
 use crate::protocol::{Offence, Role};
 
@@ -144,7 +144,7 @@ impl Connection {
             // Our Close frame is out; there is no second one.
             return self.half_close(closed, env);
         }
-        if self.unsent.is_some() {
+        if self.outbox.is_blocked() {
             // What waits behind an unfinished send would hold the Close frame up.
             run.block = 0..0;
             self.outbox.clear(env.pool);
@@ -170,7 +170,7 @@ impl Connection {
             _ => {
                 let key = self.key(env);
                 let echoed = &payload[..payload.len().min(2)];
-                self.outbox.frame(env.pool, Opcode::Close, true, key, echoed)?;
+                self.outbox.frame(env.pool, &Header::new(Opcode::Close, true, key, echoed.len()), echoed)?;
                 Closed { code: close.code, cause: Cause::Peer }
             }
         };
@@ -264,11 +264,7 @@ impl Connection {
     /// [`Fate::Abort`] does not wait for that.
     pub fn take_fate(&mut self) -> Option<Fate> {
         let Phase::Ending(ending) = &mut self.phase else { return None };
-        if ending.fate == Some(Fate::Abort) || (self.outbox.is_empty() && self.unsent.is_none()) {
-            ending.fate.take()
-        } else {
-            None
-        }
+        if ending.fate == Some(Fate::Abort) || self.outbox.is_clear() { ending.fate.take() } else { None }
     }
 
     /// Whether it is, or was before its end began, a WebSocket: a request that was refused or merely answered
@@ -314,7 +310,7 @@ impl Connection {
     /// While a send is unfinished the peer's silence proves nothing: we may not be reading, and it may be
     /// busy reading what it has.
     fn liveness_deadline(&self, config: &super::Config) -> Nanos {
-        if config.ping_interval == 0 || self.unsent.is_some() {
+        if config.ping_interval == 0 || self.outbox.is_blocked() {
             return Nanos::MAX;
         }
         let wait = if self.pinged { config.pong_timeout } else { 0 };

@@ -3,17 +3,17 @@
 use super::reading::Stop;
 use super::{Cause, Closed, Config, Connection, Env, OutOfMemory, Phase, Run, Step};
 use crate::buffer::Buffer;
-use crate::limits::{HEAD_BYTES_MAX, RECEIVE_CREDIT_BYTES};
+use crate::limits::HEAD_BYTES_MAX;
 use crate::protocol::handshake::{self, Refusal};
-use crate::protocol::{CloseCode, Offence, Role};
+use crate::protocol::{CloseCode, Role};
 
 const HEAD_END: &[u8] = b"\r\n\r\n";
 
 /// Bytes that a response may take; its head is ours and its body is static.
 const RESPONSE_HEAD_BYTES_MAX: usize = 1024;
 
-/// Bytes of a 101 without the subprotocol's name: 129, and 26 for its field.
-const ACCEPT_BYTES: usize = 160;
+/// Bytes of a 101 without the subprotocol's name: 129, 26 for its field, and up to 157 for the extension's.
+const ACCEPT_BYTES: usize = 320;
 
 /// What a server says besides switching protocols.
 #[derive(Clone, Copy, Debug)]
@@ -95,7 +95,7 @@ impl Connection {
 
     fn response_head(&mut self, head: Buffer, nonce: [u8; 16], env: &mut Env<'_>) -> Option<Step> {
         let offered = env.config.dial.as_ref().map_or(&[][..], |dial| &dial.subprotocols);
-        let judged = match handshake::parse_response(head.as_slice(), nonce) {
+        let judged = match handshake::parse_response(head.as_slice(), nonce, env.codecs.preferences()) {
             Ok(None) => {
                 if let Phase::Head { buffer, .. } = &mut self.phase {
                     *buffer = Some(head);
@@ -108,6 +108,12 @@ impl Connection {
         env.pool.put(head);
         match judged {
             Ok(response) => {
+                if let Some(agreement) = response.agreement
+                    && self.agree(agreement, env).is_err()
+                {
+                    self.out_of_memory();
+                    return None;
+                }
                 self.open();
                 Some(Step::Opened(response))
             }
@@ -118,39 +124,16 @@ impl Connection {
         }
     }
 
-    /// Keeps what arrives while the application decides. At most the receive credit can arrive: reading is
-    /// paused meanwhile.
-    pub(super) fn hold(&mut self, run: &mut Run, bytes: &[u8], env: &mut Env<'_>) -> Result<(), Stop> {
-        let rest = &bytes[run.read..];
-        run.read = bytes.len();
-        let Phase::Deciding { held, .. } = &mut self.phase else { return Ok(()) };
-        if rest.is_empty() {
-            return Ok(());
-        }
-        let before = held.as_ref().map_or(0, Buffer::len);
-        if before + rest.len() > 4 * RECEIVE_CREDIT_BYTES as usize {
-            return Err(Stop::Offence(Offence::MessageTooBig));
-        }
-        let mut larger = env.pool.get(before + rest.len()).ok_or(OutOfMemory)?;
-        if let Some(smaller) = held.take() {
-            larger.append(smaller.as_slice());
-            env.pool.put(smaller);
-        }
-        larger.append(rest);
-        *held = Some(larger);
-        Ok(())
-    }
-
     /// The decision about a head will come later.
     pub fn decide_later(&mut self, key: [u8; 24]) {
         if let Phase::Head { until, .. } = self.phase {
-            self.phase = Phase::Deciding { key: Box::new(key), held: None, until };
+            self.phase = Phase::Deciding { key: Box::new(key), until };
         }
     }
 
     /// Queues the 101 and opens the connection. `key` is that of the upgrade request; after
-    /// [`decide_later`](Connection::decide_later) it is known already. Returns what arrived meanwhile, to be
-    /// read as a run.
+    /// [`decide_later`](Connection::decide_later) it is known already; what arrived since then is
+    /// [parked](Connection::take_parked). What was [agreed](Connection::agree) before is said in the 101.
     ///
     /// # Errors
     /// When the node's memory is spent.
@@ -160,20 +143,20 @@ impl Connection {
         subprotocol: Option<&str>,
         whole: bool,
         env: &mut Env<'_>,
-    ) -> Result<Option<Buffer>, OutOfMemory> {
-        let (key, held) = match &mut self.phase {
-            Phase::Head { .. } => (key, None),
-            Phase::Deciding { key, held, .. } => (Some(**key), held.take()),
-            Phase::Open | Phase::Ending(_) => return Ok(None),
+    ) -> Result<(), OutOfMemory> {
+        let key = match &self.phase {
+            Phase::Head { .. } => key,
+            Phase::Deciding { key, .. } => Some(**key),
+            Phase::Open | Phase::Ending(_) => return Ok(()),
         };
-        let Some(key) = key else { return Ok(held) };
+        let Some(key) = key else { return Ok(()) };
         let head_bytes = ACCEPT_BYTES + subprotocol.map_or(0, str::len);
         let mut head = env.pool.get(head_bytes).ok_or(OutOfMemory)?;
-        handshake::write_accept(head.vec(), &key, subprotocol);
+        handshake::write_accept(head.vec(), &key, subprotocol, self.agreement());
         self.outbox.push(head);
         self.whole = whole;
         self.open();
-        Ok(held)
+        Ok(())
     }
 
     /// Queues a refusal; the connection ends behind it.
@@ -206,10 +189,10 @@ impl Connection {
     }
 
     fn end_with_response(&mut self, status: u16, response: Option<Buffer>, env: &mut Env<'_>) {
-        if let Phase::Head { buffer: held, .. } | Phase::Deciding { held, .. } = &mut self.phase
-            && let Some(held) = held.take()
+        if let Phase::Head { buffer, .. } = &mut self.phase
+            && let Some(head) = buffer.take()
         {
-            env.pool.put(held);
+            env.pool.put(head);
         }
         match response {
             Some(response) => self.outbox.push(response),
@@ -223,7 +206,7 @@ impl Connection {
     pub(super) fn queue_request(&mut self, env: &mut Env<'_>, nonce: [u8; 16]) -> Result<(), OutOfMemory> {
         let Config { dial: Some(dial), .. } = env.config else { return Ok(()) };
         let mut request = Vec::new();
-        handshake::write_request(&mut request, dial, nonce);
+        handshake::write_request(&mut request, dial, nonce, env.codecs.preferences());
         self.outbox.raw(env.pool, &request)
     }
 

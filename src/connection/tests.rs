@@ -1,12 +1,15 @@
 //! The state machine driven by hand: every byte and every moment is given.
 
+mod compression;
+
 use proptest::prelude::*;
 
 use super::*;
+use crate::buffer::{Budget, Lease};
 use crate::limits::{MILLISECOND, SECOND};
 use crate::protocol::frame::{self, Header};
 use crate::protocol::handshake::BadHandshake;
-use crate::protocol::{CloseCode, Offence, mask};
+use crate::protocol::{CloseCode, Offence, deflate, mask};
 
 const KEY: [u8; 4] = [0x12, 0x80, 0x7f, 0xfe];
 const REQUEST: &[u8] = b"GET /echo HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -16,6 +19,7 @@ Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n
 struct Echo {
     connection: Connection,
     pool: Pool,
+    codecs: Codecs,
     config: Config,
     entropy: Entropy,
     /// At even times the short path is taken, as the shard does; at odd times everything is polled.
@@ -24,15 +28,39 @@ struct Echo {
     sent: Vec<u8>,
     fate: Option<Fate>,
     whole: bool,
+    /// The extensions that the next request offers.
+    agree_on: Option<Vec<u8>>,
+    /// The response that agreed.
+    head: Vec<u8>,
+    /// Answers are new messages that are not compressed.
+    answer_plain: bool,
+}
+
+fn codecs(config: &Config) -> Codecs {
+    Codecs::new(config.compression, Lease::new(Budget::new(1 << 20), 1 << 10))
 }
 
 impl Echo {
     fn new(config: Config) -> Echo {
         let (mut pool, mut entropy) = (Pool::standalone(), Entropy::new(1));
         let now = 100 * SECOND;
-        let env = Env { pool: &mut pool, config: &config, now, entropy: &mut entropy };
+        let mut codecs = codecs(&config);
+        let env = Env { pool: &mut pool, codecs: &mut codecs, config: &config, now, entropy: &mut entropy };
         let connection = Connection::server(&env);
-        Echo { connection, pool, config, entropy, now, sent: Vec::new(), fate: None, whole: false }
+        Echo {
+            connection,
+            pool,
+            codecs,
+            config,
+            entropy,
+            now,
+            sent: Vec::new(),
+            fate: None,
+            whole: false,
+            agree_on: None,
+            head: Vec::new(),
+            answer_plain: false,
+        }
     }
 
     fn open() -> Echo {
@@ -49,14 +77,14 @@ impl Echo {
     }
 
     fn env(&mut self) -> (&mut Connection, Env<'_>) {
-        let Echo { connection, pool, config, entropy, now, .. } = self;
-        (connection, Env { pool, config, now: *now, entropy })
+        let Echo { connection, pool, codecs, config, entropy, now, .. } = self;
+        (connection, Env { pool, codecs, config, now: *now, entropy })
     }
 
     /// One run.
     fn receive(&mut self, bytes: &[u8]) {
         let mut bytes = bytes.to_vec();
-        let whole = self.whole;
+        let (whole, answer_plain, mut offer) = (self.whole, self.answer_plain, self.agree_on.take());
         let mut run = Run::new();
         let now = self.now;
         let (connection, mut env) = self.env();
@@ -75,10 +103,15 @@ impl Echo {
                 Step::Idle => break,
                 Step::Head(head) => {
                     env.pool.put(head);
-                    let held = connection.accept(Some(*b"AAAAAAAAAAAAAAAAAAAAAA=="), None, whole, &mut env);
-                    assert!(held.unwrap().is_none());
+                    if let Some(offer) = offer.take() {
+                        let preferences = env.codecs.preferences().expect("compression is on");
+                        let agreed = deflate::agree([&offer[..]].into_iter(), preferences);
+                        connection.agree(agreed.expect("a good offer"), &mut env).unwrap();
+                    }
+                    connection.accept(Some(*b"AAAAAAAAAAAAAAAAAAAAAA=="), None, whole, &mut env).unwrap();
                 }
                 Step::Chunk(marks, piece) => {
+                    let marks = Marks { compressed: marks.compressed && !answer_plain, ..marks };
                     connection.echo(&mut run, &mut bytes, marks, piece, &mut env).unwrap();
                 }
                 Step::Refused(_) | Step::Opened(_) | Step::Pong(_) => {}
@@ -114,6 +147,14 @@ impl Echo {
             }
         }
         self.fate = self.connection.take_fate().or(self.fate);
+    }
+
+    /// What the connection had put off and can read now.
+    fn take_parked(&mut self) -> Option<Vec<u8>> {
+        let parked = self.connection.take_parked(&self.config)?;
+        let bytes = parked.as_slice().to_vec();
+        self.pool.put(parked);
+        Some(bytes)
     }
 
     fn pass(&mut self, time: Nanos) {
@@ -404,8 +445,10 @@ fn what_arrives_while_the_application_decides_is_kept_for_later() {
     assert_eq!(connection.pause_wanted(env.config), Some(true));
     let mut rest = frame[5..].to_vec();
     assert!(matches!(connection.poll(&mut Run::new(), &mut rest, &mut env), Step::Idle));
-    let held = connection.accept(None, None, false, &mut env).unwrap().expect("both pieces were kept");
-    assert_eq!(held.as_slice(), frame);
+    assert!(connection.take_parked(env.config).is_none(), "nothing is decided");
+    connection.accept(None, None, false, &mut env).unwrap();
+    let parked = connection.take_parked(env.config).expect("both pieces were kept");
+    assert_eq!(parked.as_slice(), frame);
     assert_eq!(connection.pause_wanted(env.config), Some(false));
 }
 
@@ -530,6 +573,29 @@ fn a_whole_message_application_sees_each_message_once() {
 }
 
 #[test]
+fn a_whole_message_of_many_small_fragments_is_copied_a_few_times_and_not_once_for_each() {
+    const FRAGMENTS: usize = 8_192;
+    let payload = [7; 256];
+    let bytes = FRAGMENTS * payload.len();
+    let mut echo = Echo::open_with(Config { message_bytes_max: bytes as u64, ..Config::default() }, true);
+    let (mut grown, mut capacity, mut capacity_max) = (0, 0, 0);
+    for number in 0..FRAGMENTS {
+        let opcode = if number == 0 { Opcode::Binary } else { Opcode::Continuation };
+        echo.receive(&client_frame(opcode, number == FRAGMENTS - 1, &payload));
+        if let Some(assembly) = &echo.connection.assembly {
+            let now = assembly.len() + assembly.room();
+            grown += usize::from(now != capacity);
+            capacity = now;
+            capacity_max = capacity_max.max(now);
+        }
+    }
+    let (messages, _) = messages(&echo.frames());
+    assert_eq!(messages, [(Opcode::Binary, vec![7; bytes])]);
+    assert!(grown < 16, "the assembly grew {grown} times");
+    assert!(capacity_max <= bytes + HEADER_BYTES_MAX, "{capacity_max} bytes for a message of {bytes}");
+}
+
+#[test]
 fn reading_pauses_above_the_mark_and_resumes_at_half() {
     let config = Config { queue_bytes: 1_000, ..Config::default() };
     let mut echo = Echo::open_with(config, false);
@@ -617,7 +683,9 @@ fn client_and_server_understand_each_other() {
     let config = Config { dial: Some(dial), ..Config::default() };
     let mut server = Echo::new(Config::default());
     let (mut pool, mut entropy) = (Pool::standalone(), Entropy::new(7));
-    let mut env = Env { pool: &mut pool, config: &config, now: 1, entropy: &mut entropy };
+    let mut codecs = codecs(&config);
+    let mut env =
+        Env { pool: &mut pool, codecs: &mut codecs, config: &config, now: 1, entropy: &mut entropy };
     let mut client = Connection::client(&mut env, true).unwrap();
     let to_server = |client: &mut Connection, server: &mut Echo| {
         while let Some(buffer) = client.pop() {
@@ -628,7 +696,7 @@ fn client_and_server_understand_each_other() {
     let key_at = request.as_slice().windows(5).position(|bytes| bytes == b"-Key:").unwrap() + 6;
     let key: [u8; 24] = request.as_slice()[key_at..key_at + 24].try_into().unwrap();
     let mut response = Vec::new();
-    crate::protocol::handshake::write_accept(&mut response, &key, None);
+    crate::protocol::handshake::write_accept(&mut response, &key, None, None);
     server.receive(request.as_slice());
     server.sent.clear();
     let mut run = Run::new();
@@ -660,13 +728,15 @@ fn dialled(offered: &[&str], before: &str, chosen: Option<&str>, run_bytes: usiz
     let dial = Dial { host: "a".into(), path: "/".into(), subprotocols, ..Dial::default() };
     let config = Config { dial: Some(dial), ..Config::default() };
     let (mut pool, mut entropy) = (Pool::standalone(), Entropy::new(7));
-    let mut env = Env { pool: &mut pool, config: &config, now: 1, entropy: &mut entropy };
+    let mut codecs = codecs(&config);
+    let mut env =
+        Env { pool: &mut pool, codecs: &mut codecs, config: &config, now: 1, entropy: &mut entropy };
     let mut client = Connection::client(&mut env, true).unwrap();
     let request = client.pop().unwrap();
     let key_at = request.as_slice().windows(5).position(|bytes| bytes == b"-Key:").unwrap() + 6;
     let mut answer = before.as_bytes().to_vec();
     let key = request.as_slice()[key_at..key_at + 24].try_into().unwrap();
-    crate::protocol::handshake::write_accept(&mut answer, &key, chosen);
+    crate::protocol::handshake::write_accept(&mut answer, &key, chosen, None);
     for run in answer.chunks_mut(run_bytes) {
         client.poll(&mut Run::new(), run, &mut env);
     }

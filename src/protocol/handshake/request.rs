@@ -239,6 +239,11 @@ pub struct Upgrade<'a> {
 }
 
 impl<'a> Upgrade<'a> {
+    /// The values of `Sec-WebSocket-Extensions`, in order.
+    pub fn extensions(&self) -> impl Iterator<Item = &'a [u8]> + Clone {
+        values(self.headers, "sec-websocket-extensions")
+    }
+
     /// The subprotocols offered, best first.
     pub fn subprotocols(&self) -> impl Iterator<Item = &'a str> + Clone {
         // Tokens are ASCII, so none is lost by the conversion.

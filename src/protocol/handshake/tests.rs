@@ -40,7 +40,7 @@ fn upgrade(bytes: &[u8]) -> Result<Option<[u8; 24]>, Refusal> {
 fn the_standards_example_is_accepted() {
     let key = upgrade(&request("GET /chat HTTP/1.1", GOOD)).unwrap().expect("an upgrade");
     let mut out = Vec::new();
-    write_accept(&mut out, &key, Some("chat"));
+    write_accept(&mut out, &key, Some("chat"), None);
     assert_eq!(
         String::from_utf8(out).unwrap(),
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -375,7 +375,7 @@ fn dial() -> Dial {
 #[test]
 fn client_and_server_agree() {
     let mut asked = Vec::new();
-    write_request(&mut asked, &dial(), NONCE);
+    write_request(&mut asked, &dial(), NONCE, None);
     let mut answered = Vec::new();
     with_request(&asked, |request, head_bytes| {
         assert_eq!(head_bytes, asked.len());
@@ -384,17 +384,17 @@ fn client_and_server_agree() {
         let upgrade = request.upgrade().unwrap().expect("an upgrade");
         assert_eq!(&upgrade.key, b"dGhlIHNhbXBsZSBub25jZQ==");
         assert!(upgrade.subprotocols().eq(["chat", "superchat"]));
-        write_accept(&mut answered, &upgrade.key, upgrade.subprotocols().nth(1));
+        write_accept(&mut answered, &upgrade.key, upgrade.subprotocols().nth(1), None);
     })
     .unwrap()
     .expect("complete");
 
     for end in 0..answered.len() {
-        assert_eq!(parse_response(&answered[..end], NONCE), Ok(None));
+        assert_eq!(parse_response(&answered[..end], NONCE, None), Ok(None));
     }
     let head_bytes = answered.len();
     answered.extend_from_slice(b"\x81\x00");
-    let (response, bytes) = parse_response(&answered, NONCE).unwrap().expect("complete");
+    let (response, bytes) = parse_response(&answered, NONCE, None).unwrap().expect("complete");
     assert_eq!((response.status, bytes), (101, head_bytes));
     assert_eq!(response.check_subprotocol(&dial().subprotocols), Ok(()));
     assert_eq!(response.check_subprotocol(&["chat".into()]), Err(BadHandshake::UnknownSubprotocol));
@@ -406,7 +406,7 @@ fn nothing_in_a_dial_starts_a_line_of_its_own() {
     dial.path = "/\r\nEvil: 1".into();
     dial.headers = vec![("X".into(), "a\r\n\r\nGET /evil HTTP/1.1".into())];
     let mut asked = Vec::new();
-    write_request(&mut asked, &dial, NONCE);
+    write_request(&mut asked, &dial, NONCE, None);
     let text = String::from_utf8(asked).unwrap();
     assert_eq!(text.matches("\r\n\r\n").count(), 1);
     assert!(!text.contains("\nEvil"));
@@ -430,7 +430,7 @@ fn answers_that_open_no_websocket() {
         (answer(LINE, &[up, connection, &ACCEPT.to_lowercase()]), BadHandshake::WrongAccept),
         (
             answer(LINE, &[up, connection, ACCEPT, "Sec-WebSocket-Extensions: permessage-deflate"]),
-            BadHandshake::UnaskedExtension,
+            BadHandshake::BadExtension,
         ),
         (
             answer(LINE, &[up, connection, ACCEPT, "Sec-WebSocket-Protocol: a", "Sec-WebSocket-Protocol: b"]),
@@ -444,7 +444,7 @@ fn answers_that_open_no_websocket() {
     ];
     for (bytes, error) in cases {
         let shown = &bytes[..bytes.len().min(200)];
-        assert_eq!(parse_response(&bytes, NONCE), Err(error), "{}", shown.escape_ascii());
+        assert_eq!(parse_response(&bytes, NONCE, None), Err(error), "{}", shown.escape_ascii());
         assert!(!error.to_string().is_empty());
     }
 }
@@ -452,10 +452,13 @@ fn answers_that_open_no_websocket() {
 #[test]
 fn interim_responses_are_passed_over() {
     let mut bytes = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".to_vec();
-    assert_eq!(parse_response(&bytes, NONCE), Ok(None));
-    write_accept(&mut bytes, b"dGhlIHNhbXBsZSBub25jZQ==", None);
-    let (response, head_bytes) = parse_response(&bytes, NONCE).unwrap().expect("complete");
-    assert_eq!((response, head_bytes), (Response { status: 101, subprotocol: None }, bytes.len()));
+    assert_eq!(parse_response(&bytes, NONCE, None), Ok(None));
+    write_accept(&mut bytes, b"dGhlIHNhbXBsZSBub25jZQ==", None, None);
+    let (response, head_bytes) = parse_response(&bytes, NONCE, None).unwrap().expect("complete");
+    assert_eq!(
+        (response, head_bytes),
+        (Response { status: 101, subprotocol: None, agreement: None }, bytes.len())
+    );
 }
 
 #[test]
@@ -488,7 +491,7 @@ proptest! {
     #[test]
     fn no_bytes_make_the_parsers_panic(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
         let _ = with_request(&bytes, |request, _| request.upgrade().map(|_| ()));
-        let _ = parse_response(&bytes, NONCE);
+        let _ = parse_response(&bytes, NONCE, None);
         if let Ok(text) = str::from_utf8(&bytes) {
             let _ = Url::parse(text);
             let _ = percent_decode_path(text);
