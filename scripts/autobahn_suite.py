@@ -157,7 +157,7 @@ class Container:
     def start(self, mode, spec, folder):
         command = [self.engine, "run", "--rm", "--network", "host", "--user", f"{os.getuid()}:{os.getgid()}"]
         command += ["--volume", f"{folder}:{folder}", "--workdir", folder, IMAGE]
-        return spawn(command + ["wstest", "-m", mode, "-s", spec, "-w", "0"], folder, [])
+        return spawn(command + ["wstest", "-m", mode, "-s", spec, "-u", "0"], folder)
 
     def start_server(self, cases, folder):
         with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -174,11 +174,23 @@ class Container:
         return process, f"ws://127.0.0.1:{port}"
 
 
-def spawn(command, folder, descriptors):
+RUNNING = set()
+
+
+def spawn(command, folder, descriptors=()):
+    """Starts `wstest`, with its output in a log in `folder`."""
     with open(os.path.join(folder, "wstest.log"), "wb") as log:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, pass_fds=descriptors
         )
+    RUNNING.add(process)
+    return process
+
+
+def stop_all():
+    """Ends what other threads wait for, so that they end."""
+    for process in list(RUNNING):
+        process.terminate()
 
 
 def write_spec(folder, cases, **more):
@@ -191,6 +203,7 @@ def write_spec(folder, cases, **more):
 
 def stop(process):
     """Ends a process of ours, kindly at first."""
+    RUNNING.discard(process)
     if process.poll() is None:
         process.terminate()
     try:
