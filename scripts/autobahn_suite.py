@@ -241,18 +241,10 @@ def against_server(suite, url, cases, folder, timeout_s):
     return read_index(folder), problem
 
 
-def needs_no_takeover(case):
-    """Whether the suite's server wants to be offered `client_no_context_takeover`, without which it declines."""
-    return case.startswith(("13.2.", "13.5.", "13.6."))
-
-
 def against_client(suite, client, driver, cases, folder, timeout_s):
     """Runs the client against a fuzzing server of its own. Returns the same."""
     process, url = suite.start_server(cases, folder)
-    # A part is of one kind: all of its cases need this offer, or none.
-    takeover = "off" if needs_no_takeover(cases[0]) else "on"
     command = [client, url, "--driver", driver, "--agent", AGENT, "--deadline-s", str(timeout_s)]
-    command += ["--client-takeover", takeover]
     try:
         # The client ends itself at its deadline; a hang of it is a failure of its own.
         done = subprocess.run(
