@@ -240,11 +240,15 @@ impl Connection {
         }
     }
 
-    /// The peer sent FIN.
-    pub fn ended(&mut self) {
-        match &mut self.phase {
-            Phase::Ending(ending) => ending.fate = Some(Fate::Close),
-            _ => self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::Gone }),
+    /// The peer sent FIN. It may still read what is queued to it, but until `until` at most.
+    pub fn ended(&mut self, until: Nanos) {
+        if !matches!(self.phase, Phase::Ending(_)) {
+            self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::Gone });
+        }
+        if let Phase::Ending(ending) = &mut self.phase {
+            ending.fate = Some(Fate::Close);
+            ending.until = ending.until.min(until);
+            self.deadline_moved = true;
         }
     }
 

@@ -585,6 +585,10 @@ impl Connection {
         let Reading::Control { opcode, buffer, .. } = std::mem::take(&mut self.reading) else {
             return Ok(None);
         };
+        if !self.message.open {
+            // What begins behind it in the same run has a time of its own.
+            self.message_since = 0;
+        }
         if opcode == Opcode::Pong {
             return Ok(Some(Step::Pong(Piece::Held(buffer))));
         }

@@ -8,6 +8,7 @@ use super::*;
 use crate::buffer::{Budget, Lease};
 use crate::limits::{MILLISECOND, SECOND};
 use crate::protocol::frame::{self, Header};
+use crate::protocol::handshake::BadHandshake;
 use crate::protocol::{CloseCode, Offence, deflate, mask};
 
 const KEY: [u8; 4] = [0x12, 0x80, 0x7f, 0xfe];
@@ -489,6 +490,44 @@ fn a_message_that_is_not_finished_in_time_is_1008() {
 }
 
 #[test]
+fn each_control_frame_has_a_time_of_its_own() {
+    let mut echo = Echo::open();
+    let ping = client_frame(Opcode::Ping, true, b"split");
+    let (front, back) = ping.split_at(8);
+    echo.receive(front);
+    for _ in 0..10 {
+        // One ping ends and the next begins in the same run, always.
+        echo.pass(10 * SECOND);
+        echo.receive(&[back, front].concat());
+    }
+    assert_eq!(echo.close_code(), None);
+    // Inside a message the message's time runs, whatever comes between its fragments.
+    echo.receive(back);
+    echo.receive(&client_frame(Opcode::Text, false, b"begun"));
+    for _ in 0..3 {
+        echo.receive(front);
+        echo.pass(10 * SECOND);
+        echo.receive(back);
+    }
+    assert_eq!(echo.close_code(), Some(1008));
+}
+
+#[test]
+fn a_peer_that_sends_fin_and_does_not_read_is_cut_at_the_deadline() {
+    let mut echo = Echo::open();
+    echo.connection.blocked(1000);
+    let until = echo.now + 5 * SECOND;
+    echo.connection.ended(until);
+    assert!(echo.connection.take_deadline_moved());
+    echo.flush();
+    assert_eq!(echo.fate, None, "it may still read");
+    echo.pass(4 * SECOND);
+    assert_eq!(echo.fate, None);
+    echo.pass(SECOND);
+    assert_eq!(echo.fate, Some(Fate::Abort));
+}
+
+#[test]
 fn a_long_message_streams_through_as_fragments_and_reserves_nothing() {
     let config = Config { message_bytes_max: 1 << 20, ..Config::default() };
     let mut echo = Echo::open_with(config, false);
@@ -678,8 +717,61 @@ fn client_and_server_understand_each_other() {
     let mut back = std::mem::take(&mut server.sent);
     client.poll(&mut Run::new(), &mut back, &mut env);
     assert_eq!(client.take_fate(), None, "the client waits for the server to close");
-    client.ended();
+    client.ended(Nanos::MAX);
     assert_eq!(client.take_fate(), Some(Fate::Close));
+}
+
+/// A client that offered `offered`, whose server answers `before` and then a 101 that names `chosen`, in runs of
+/// `run_bytes`.
+fn dialled(offered: &[&str], before: &str, chosen: Option<&str>, run_bytes: usize) -> Connection {
+    let subprotocols = offered.iter().map(|name| (*name).to_owned()).collect();
+    let dial = Dial { host: "a".into(), path: "/".into(), subprotocols, ..Dial::default() };
+    let config = Config { dial: Some(dial), ..Config::default() };
+    let (mut pool, mut entropy) = (Pool::standalone(), Entropy::new(7));
+    let mut codecs = codecs(&config);
+    let mut env =
+        Env { pool: &mut pool, codecs: &mut codecs, config: &config, now: 1, entropy: &mut entropy };
+    let mut client = Connection::client(&mut env, true).unwrap();
+    let request = client.pop().unwrap();
+    let key_at = request.as_slice().windows(5).position(|bytes| bytes == b"-Key:").unwrap() + 6;
+    let mut answer = before.as_bytes().to_vec();
+    let key = request.as_slice()[key_at..key_at + 24].try_into().unwrap();
+    crate::protocol::handshake::write_accept(&mut answer, &key, chosen, None);
+    for run in answer.chunks_mut(run_bytes) {
+        client.poll(&mut Run::new(), run, &mut env);
+    }
+    client
+}
+
+#[test]
+fn interim_responses_do_not_end_the_wait_for_the_101() {
+    let interim = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n";
+    for run_bytes in [1, 7, 50, 10_000] {
+        assert!(dialled(&[], interim, None, run_bytes).is_open(), "runs of {run_bytes}");
+    }
+}
+
+#[test]
+fn a_subprotocol_that_was_not_offered_fails_the_clients_connection() {
+    assert!(dialled(&["chat"], "", Some("chat"), 1_000).is_open());
+    assert!(dialled(&["chat"], "", None, 1_000).is_open());
+    let failed = dialled(&["chat"], "", Some("superchat"), 1_000);
+    assert_eq!(failed.closed().unwrap().cause, Cause::BadHandshake(BadHandshake::UnknownSubprotocol));
+    assert!(!dialled(&[], "", Some("chat"), 1_000).is_open());
+}
+
+#[test]
+fn a_dribbled_head_is_refused_long_before_its_end_when_it_cannot_become_good() {
+    let fields: String = (0..101).map(|at| format!("x{at}:\r\n")).collect();
+    for head in
+        [format!("GET / HTTP/1.1\r\n{fields}"), format!("GET / HTTP/1.1\r\nA b\r\n{}", "x: y\r\n".repeat(90))]
+    {
+        let mut echo = Echo::new(Config::default());
+        for byte in head.bytes().chain(std::iter::repeat_n(b'x', head.len())) {
+            echo.receive(&[byte]);
+        }
+        assert!(matches!(echo.connection.closed().map(|closed| &closed.cause), Some(Cause::Refused(_))));
+    }
 }
 
 #[test]
