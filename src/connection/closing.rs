@@ -111,7 +111,7 @@ impl Connection {
             Phase::Open => {}
             Phase::Head { .. } | Phase::Deciding { .. } => {
                 let closed = Closed { code, cause: Cause::Local };
-                return self.finish(closed);
+                return self.finish(closed, env.now + env.config.close_timeout);
             }
             Phase::Ending(_) => return,
         }
@@ -195,16 +195,10 @@ impl Connection {
         self.end(Stage::Discarding { left: DISCARD_BYTES_MAX }, closed, Some(Fate::Shutdown), env);
     }
 
-    /// Ends without a word.
-    pub(super) fn finish(&mut self, closed: Closed) {
-        let was_open = self.was_open();
-        self.phase = Phase::Ending(Ending {
-            stage: Stage::Over,
-            closed: Box::new(closed),
-            until: Nanos::MAX,
-            fate: Some(Fate::Close),
-            was_open,
-        });
+    /// Ends without a word. What is queued still leaves, but not for longer than `until`: a peer that does not
+    /// read would keep an unfinished send, and this connection with it, for ever.
+    pub(super) fn finish(&mut self, closed: Closed, until: Nanos) {
+        self.enter(Stage::Over, closed, until, Some(Fate::Close));
     }
 
     fn end(&mut self, stage: Stage, closed: Closed, fate: Option<Fate>, env: &Env<'_>) {
@@ -212,7 +206,21 @@ impl Connection {
             Phase::Ending(ending) => ending.until,
             _ => env.now + env.config.close_timeout,
         };
+        self.enter(stage, closed, until, fate);
+    }
+
+    fn enter(&mut self, stage: Stage, closed: Closed, until: Nanos, fate: Option<Fate>) {
         let was_open = self.was_open();
+        // What a handshake had collected goes back to the pool when the connection does: only there is one.
+        let held = match &mut self.phase {
+            Phase::Head { buffer, .. } => buffer.take(),
+            Phase::Deciding { held, .. } => held.take(),
+            Phase::Open | Phase::Ending(_) => None,
+        };
+        if held.is_some() {
+            debug_assert!(self.assembly.is_none(), "nothing is assembled before the handshake is over");
+            self.assembly = held;
+        }
         self.phase = Phase::Ending(Ending { stage, closed: Box::new(closed), until, fate, was_open });
         self.deadline_moved = true;
     }
@@ -220,7 +228,7 @@ impl Connection {
     /// No memory is left to say anything.
     #[cold]
     pub fn out_of_memory(&mut self) {
-        self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::OutOfMemory });
+        self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::OutOfMemory }, Nanos::MAX);
         self.abort();
     }
 
@@ -240,18 +248,18 @@ impl Connection {
         }
     }
 
-    /// The peer sent FIN.
-    pub fn ended(&mut self) {
+    /// The peer sent FIN. What is queued still leaves, until `until` at the latest.
+    pub fn ended(&mut self, until: Nanos) {
         match &mut self.phase {
             Phase::Ending(ending) => ending.fate = Some(Fate::Close),
-            _ => self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::Gone }),
+            _ => self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::Gone }, until),
         }
     }
 
     /// The transport failed.
     pub fn failed(&mut self, error: io::ErrorKind) {
         if !matches!(self.phase, Phase::Ending(_)) {
-            self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::Failed(error) });
+            self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::Failed(error) }, Nanos::MAX);
         }
         self.abort();
     }
@@ -329,7 +337,8 @@ impl Connection {
         match &self.phase {
             Phase::Head { until, .. } | Phase::Deciding { until, .. } => {
                 if *until <= now {
-                    self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::HandshakeTimeout });
+                    let closed = Closed { code: CloseCode::ABNORMAL, cause: Cause::HandshakeTimeout };
+                    self.finish(closed, now + env.config.close_timeout);
                 }
             }
             Phase::Ending(ending) => {
@@ -356,7 +365,7 @@ impl Connection {
             return;
         }
         if self.pinged {
-            self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::PongTimeout });
+            self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::PongTimeout }, Nanos::MAX);
             return self.abort();
         }
         self.pinged = true;

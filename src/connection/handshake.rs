@@ -4,10 +4,8 @@ use super::reading::Stop;
 use super::{Cause, Closed, Config, Connection, Env, OutOfMemory, Phase, Run, Step};
 use crate::buffer::Buffer;
 use crate::limits::{HEAD_BYTES_MAX, RECEIVE_CREDIT_BYTES};
-use crate::protocol::handshake::{self, BadHandshake, Refusal};
+use crate::protocol::handshake::{self, HEAD_END, Refusal};
 use crate::protocol::{CloseCode, Offence, Role};
-
-const HEAD_END: &[u8] = b"\r\n\r\n";
 
 /// Bytes that a response may take; its head is ours and its body is static.
 const RESPONSE_HEAD_BYTES_MAX: usize = 1024;
@@ -38,11 +36,23 @@ impl Connection {
         bytes: &[u8],
         env: &mut Env<'_>,
     ) -> Result<Option<Step>, Stop> {
+        // A server may send interim responses before the one that counts (RFC 9110, 15.2).
+        while run.read < bytes.len() && matches!(self.phase, Phase::Head { .. }) {
+            if let Some(step) = self.poll_one_head(run, bytes, env)? {
+                return Ok(Some(step));
+            }
+        }
+        Ok(None)
+    }
+
+    fn poll_one_head(
+        &mut self,
+        run: &mut Run,
+        bytes: &[u8],
+        env: &mut Env<'_>,
+    ) -> Result<Option<Step>, Stop> {
         let rest = &bytes[run.read..];
         let Phase::Head { buffer, nonce, .. } = &mut self.phase else { return Ok(None) };
-        if rest.is_empty() {
-            return Ok(None);
-        }
         let mut head = match buffer.take() {
             Some(buffer) => buffer,
             None => env.pool.get(rest.len().min(HEAD_BYTES_MAX)).ok_or(OutOfMemory)?,
@@ -62,7 +72,7 @@ impl Connection {
         let nonce = nonce.as_ref().map_or([0; 16], |nonce| **nonce);
         match self.role {
             Role::Server => Ok(self.request_head(head, before == 0, complete, env)),
-            Role::Client => Ok(self.response_head(head, nonce, complete, env)),
+            Role::Client => Ok(self.response_head(head, nonce, env)),
         }
     }
 
@@ -90,37 +100,23 @@ impl Connection {
         None
     }
 
-    fn response_head(
-        &mut self,
-        head: Buffer,
-        nonce: [u8; 16],
-        complete: bool,
-        env: &mut Env<'_>,
-    ) -> Option<Step> {
-        let parsed = handshake::parse_response(head.as_slice(), nonce);
-        if let Ok(None) = parsed
-            && !complete
-        {
-            if let Phase::Head { buffer, .. } = &mut self.phase {
-                *buffer = Some(head);
+    fn response_head(&mut self, head: Buffer, nonce: [u8; 16], env: &mut Env<'_>) -> Option<Step> {
+        match handshake::parse_response(head.as_slice(), nonce) {
+            Ok(None) => {
+                if let Phase::Head { buffer, .. } = &mut self.phase {
+                    *buffer = Some(head);
+                }
+                None
             }
-            return None;
-        }
-        env.pool.put(head);
-        match parsed {
             Ok(Some((response, _))) => {
+                env.pool.put(head);
                 self.open();
                 Some(Step::Opened(response))
             }
-            Ok(None) => {
-                self.finish(Closed {
-                    code: CloseCode::ABNORMAL,
-                    cause: Cause::BadHandshake(BadHandshake::Malformed),
-                });
-                None
-            }
             Err(bad) => {
-                self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::BadHandshake(bad) });
+                env.pool.put(head);
+                let closed = Closed { code: CloseCode::ABNORMAL, cause: Cause::BadHandshake(bad) };
+                self.finish(closed, env.now + env.config.close_timeout);
                 None
             }
         }

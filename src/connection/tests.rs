@@ -409,6 +409,106 @@ fn what_arrives_while_the_application_decides_is_kept_for_later() {
 }
 
 #[test]
+fn a_handshake_that_comes_to_nothing_gives_its_memory_back() {
+    let ends: [fn(&mut Echo); 4] = [
+        |echo| echo.pass(5 * SECOND),
+        |echo| echo.connection.ended(echo.now),
+        |echo| echo.connection.failed(std::io::ErrorKind::ConnectionReset),
+        |echo| {
+            let (connection, mut env) = echo.env();
+            connection.close(CloseCode::GOING_AWAY, "", &mut env);
+        },
+    ];
+    for end in ends {
+        for deciding in [false, true] {
+            let mut echo = Echo::new(Config::default());
+            if deciding {
+                let (connection, mut env) = echo.env();
+                connection.decide_later(*b"AAAAAAAAAAAAAAAAAAAAAA==");
+                let mut early = client_frame(Opcode::Text, true, b"early");
+                assert!(matches!(connection.poll(&mut Run::new(), &mut early, &mut env), Step::Idle));
+            } else {
+                echo.receive(&REQUEST[..50]);
+            }
+            assert!(echo.pool.used_bytes() > 0);
+            end(&mut echo);
+            assert!(echo.connection.is_ending());
+            echo.connection.release(&mut echo.pool);
+            while echo.pool.trim() {}
+            assert_eq!(echo.pool.used_bytes(), 0, "deciding: {deciding}");
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_ends_its_stream_and_reads_nothing_is_cut_in_the_end() {
+    let mut echo = Echo::open();
+    echo.connection.blocked(100_000);
+    let until = echo.now + echo.config.close_timeout;
+    echo.connection.ended(until);
+    echo.flush();
+    assert_eq!(echo.fate, None, "what is queued may still leave");
+    assert_eq!(echo.connection.deadline(&echo.config), until);
+    assert!(echo.connection.take_deadline_moved());
+    echo.pass(echo.config.close_timeout);
+    assert_eq!(echo.fate, Some(Fate::Abort));
+}
+
+#[test]
+fn a_head_ends_where_its_parser_says_it_does() {
+    let bare = String::from_utf8_lossy(REQUEST).replace('\r', "");
+    for (request, status) in [(bare.clone(), 400), (bare + "X: behind\r\n\r\n", 400)] {
+        let mut echo = Echo::new(Config::default());
+        echo.now += 1;
+        let mut run = Run::new();
+        let mut bytes = request.into_bytes();
+        let (connection, mut env) = echo.env();
+        let refusal = match connection.poll(&mut run, &mut bytes, &mut env) {
+            Step::Refused(refusal) => refusal,
+            Step::Head(head) => {
+                let refusal = crate::protocol::handshake::with_request(head.as_slice(), |_, _| ());
+                env.pool.put(head);
+                refusal.unwrap_err()
+            }
+            step => panic!("{step:?}"),
+        };
+        assert_eq!(refusal.status, status);
+    }
+}
+
+#[test]
+fn a_client_passes_over_interim_responses_however_they_are_cut() {
+    let dial = Dial { host: "a".into(), path: "/".into(), ..Dial::default() };
+    let config = Config { dial: Some(dial), ..Config::default() };
+    for size in [1, 30, 1_000] {
+        let (mut pool, mut entropy) = (Pool::standalone(), Entropy::new(7));
+        let mut env = Env { pool: &mut pool, config: &config, now: 1, entropy: &mut entropy };
+        let mut client = Connection::client(&mut env, true).unwrap();
+        let request = client.pop().unwrap();
+        let key_at = request.as_slice().windows(5).position(|bytes| bytes == b"-Key:").unwrap() + 6;
+        let mut response =
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".to_vec();
+        let key = request.as_slice()[key_at..key_at + 24].try_into().unwrap();
+        crate::protocol::handshake::write_accept(&mut response, key, None);
+        response.extend_from_slice(b"\x81\x05Hello");
+        let (mut opened, mut heard) = (0, Vec::new());
+        for run_bytes in response.chunks_mut(size) {
+            let mut run = Run::new();
+            loop {
+                match client.poll(&mut run, run_bytes, &mut env) {
+                    Step::Idle => break,
+                    Step::Opened(_) => opened += 1,
+                    Step::Chunk(_, Piece::Run(at)) => heard.extend_from_slice(&run_bytes[at]),
+                    Step::Chunk(_, Piece::Held(buffer)) => heard.extend_from_slice(buffer.as_slice()),
+                    step => panic!("{step:?}"),
+                }
+            }
+        }
+        assert_eq!((opened, heard.as_slice()), (1, &b"Hello"[..]), "runs of {size}: {:?}", client.closed());
+    }
+}
+
+#[test]
 fn a_silent_peer_is_pinged_and_dropped_when_it_stays_silent() {
     let mut echo = Echo::open();
     echo.pass(25 * SECOND - 1);
@@ -610,7 +710,7 @@ fn client_and_server_understand_each_other() {
     let mut back = std::mem::take(&mut server.sent);
     client.poll(&mut Run::new(), &mut back, &mut env);
     assert_eq!(client.take_fate(), None, "the client waits for the server to close");
-    client.ended();
+    client.ended(env.now);
     assert_eq!(client.take_fate(), Some(Fate::Close));
 }
 

@@ -205,7 +205,10 @@ impl<D: Driver, A: Application> Shard<D, A> {
             Event::Received { token, run } => core.received(application, token, run),
             Event::Accepted { token } => core.accepted(token),
             Event::Connected { token } => core.connected(token),
-            Event::Ended { token } => core.with_connection(token, |connection, _| connection.ended()),
+            Event::Ended { token } => {
+                let until = core.now + core.config.connection.close_timeout;
+                core.with_connection(token, |connection, _| connection.ended(until));
+            }
             Event::Blocked { token, unsent } => {
                 core.counters.short_sends += 1;
                 core.with_connection(token, |connection, _| connection.blocked(unsent));

@@ -23,6 +23,11 @@ use base64::engine::general_purpose::STANDARD;
 /// Appended to the key before hashing (RFC 6455, 1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
+/// What ends a head. The parser also takes line feeds alone (RFC 9112, 2.2, lets it), but who looks for the end
+/// without parsing, as the connection does, must find the same one: what would lie between two ends is read
+/// as fields by one of them and as frames by the other.
+pub(crate) const HEAD_END: &[u8] = b"\r\n\r\n";
+
 /// The `Sec-WebSocket-Accept` that answers `key` (RFC 6455, 4.2.2).
 fn accept(key: &[u8; 24]) -> [u8; 28] {
     let mut sha1 = sha1_smol::Sha1::new();

@@ -4,7 +4,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::{Refusal, elements, is_token, lists, values};
+use super::{HEAD_END, Refusal, elements, is_token, lists, values};
 use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
 
 /// A complete request head, borrowed from the bytes it was parsed from.
@@ -43,6 +43,9 @@ pub fn with_request<R>(bytes: &[u8], f: impl FnOnce(&Request<'_>, usize) -> R) -
     };
     if parsed.version != Some(1) {
         return Err(Refusal::VERSION);
+    }
+    if !head[..head_bytes].ends_with(HEAD_END) {
+        return Err(Refusal::MALFORMED);
     }
     let (Some(method), Some(target)) = (parsed.method, parsed.path) else { return Err(Refusal::MALFORMED) };
     let (authority, path, query) = split_target(target).ok_or(Refusal::TARGET)?;

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::io::Write as _;
 
-use super::{Refusal, accept, key, lists, values};
+use super::{HEAD_END, Refusal, accept, key, lists, values};
 use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
 
 /// Appends the 101 that answers `key`. `subprotocol` must be one that the client offered.
@@ -227,6 +227,9 @@ fn parse_one(
         Err(httparse::Error::TooManyHeaders) => return Err(BadHandshake::HeadTooBig),
         Err(_) => return Err(BadHandshake::Malformed),
     };
+    if !head[..head_bytes].ends_with(HEAD_END) {
+        return Err(BadHandshake::Malformed);
+    }
     let headers = &*parsed.headers;
     let status = match parsed.code.unwrap_or_default() {
         status @ 101 => status,
