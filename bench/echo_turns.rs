@@ -8,14 +8,13 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
-use echoring::buffer::{Budget, Lease, Pool};
 use echoring::connection;
 use echoring::driver::uring::Uring;
 use echoring::driver::{Features, Options};
 use echoring::limits::{MESSAGE_BYTES_DEFAULT, QUEUE_BYTES_DEFAULT};
 use echoring::protocol::handshake::OriginPolicy;
 use echoring::server::Service;
-use echoring::shard::{Config, Mailboxes, Shard};
+use echoring::shard::{Allowance, Config, Mailboxes, Shard};
 
 const REQUEST: &[u8] = b"GET /echo HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
@@ -33,9 +32,8 @@ fn main() {
     let driver = Uring::new(&options).expect("io_uring");
     let config = Config { connection: connection::Config::default(), connections: 1024, seed: 1 };
     let mailboxes = Mailboxes::connect(1, 0).remove(0);
-    let seats = Lease::new(Budget::new(1024), 64);
     let service = Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_DEFAULT, QUEUE_BYTES_DEFAULT);
-    let mut shard = Shard::new(driver, service, config, Pool::standalone(), seats, mailboxes);
+    let mut shard = Shard::new(driver, service, config, Allowance::standalone(1024), mailboxes);
     shard.listen(listener.into()).expect("listening");
 
     let mut clients: Vec<TcpStream> = (0..connections)

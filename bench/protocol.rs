@@ -125,7 +125,7 @@ fn handshaking(c: &mut Criterion) {
             out.clear();
             handshake::with_request(black_box(BROWSER_REQUEST), |request, _| {
                 if let Ok(Some(upgrade)) = request.upgrade() {
-                    handshake::write_accept(&mut out, &upgrade.key, None);
+                    handshake::write_accept(&mut out, &upgrade.key, None, None);
                 }
             })
         });
@@ -134,13 +134,13 @@ fn handshaking(c: &mut Criterion) {
     group.bench_function("client: write the request", |b| {
         b.iter(|| {
             out.clear();
-            handshake::write_request(&mut out, black_box(&dial), black_box(NONCE));
+            handshake::write_request(&mut out, black_box(&dial), black_box(NONCE), None);
         });
     });
     let mut answer = Vec::new();
-    handshake::write_accept(&mut answer, b"dGhlIHNhbXBsZSBub25jZQ==", None);
+    handshake::write_accept(&mut answer, b"dGhlIHNhbXBsZSBub25jZQ==", None, None);
     group.bench_function("client: parse and check the answer", |b| {
-        b.iter(|| handshake::parse_response(black_box(&answer), black_box(NONCE)));
+        b.iter(|| handshake::parse_response(black_box(&answer), black_box(NONCE), None));
     });
     group.finish();
 }

@@ -37,6 +37,22 @@ pub const MESSAGE_TIMEOUT: Nanos = 30 * SECOND;
 /// as validated fragments, so that a declared length reserves nothing.
 pub const ASSEMBLED_FRAME_BYTES_MAX: u64 = 64 * 1024;
 
+// ---- compression (RFC 7692) ----
+
+/// Bytes that compressed messages of one connection may become in one turn before the rest waits for the next:
+/// what a few milliseconds of inflating, handling and deflating are, so that no peer holds up the others.
+pub const INFLATED_BYTES_PER_TURN: usize = 256 * 1024;
+/// Bytes of a message below which compressing it is not worth the trouble to either end.
+pub const COMPRESSION_THRESHOLD_BYTES: u32 = 128;
+/// Effort of compression, from 1 to 9.
+pub const COMPRESSION_LEVEL_DEFAULT: u8 = 1;
+/// Node-wide bytes of the windows that connections keep from message to message; past it they are declined.
+pub const COMPRESSION_BYTES_DEFAULT: u64 = 256 * 1024 * 1024;
+/// Bytes of them leased at a time.
+pub const COMPRESSION_LEASE_BYTES: u64 = 1024 * 1024;
+/// Contexts of closed connections that a shard keeps for new ones, of each direction.
+pub const SPARE_CONTEXTS_MAX: usize = 8;
+
 // ---- liveness and closing (RFC 6455, sections 5.5.2 and 7) ----
 
 /// Silence after which a ping is sent.
@@ -70,6 +86,10 @@ pub const RECEIVE_BYTES_MAX: u32 = 16 * 1024;
 pub const RECEIVE_BYTES_WITH_CREDIT_MAX: u32 = 64 * 1024;
 /// Bytes that one arming of a multishot receive may bring before it must be armed again.
 pub const RECEIVE_CREDIT_BYTES: u32 = 128 * 1024;
+/// Received bytes of a connection that wait to be read, because its request is being decided on or its compressed
+/// messages became too much at once. Receives are paused meanwhile: what can still come is one credit, here four
+/// times counted for kernels that bound it less sharply.
+pub const PARKED_BYTES_MAX: usize = 4 * RECEIVE_CREDIT_BYTES as usize;
 /// Node-wide bytes of pooled buffers and logs.
 pub const MEMORY_BUDGET_DEFAULT: u64 = 1024 * 1024 * 1024;
 /// Bytes leased from the node's budget at a time.

@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 
+pub use crate::connection::Compressed;
+
 /// What one shard counted since it started.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -64,6 +66,8 @@ pub struct Snapshot {
     pub features: Vec<&'static str>,
     /// Kernel features that could not be used.
     pub degraded: Vec<&'static str>,
+    /// What was inflated and deflated.
+    pub compressed: Compressed,
     /// All counters.
     pub counters: Counters,
 }

@@ -6,14 +6,14 @@ use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
-use echoring::buffer::{Budget, Lease, Pool};
+use echoring::buffer::Pool;
 use echoring::connection;
 use echoring::driver::uring::Uring;
 use echoring::driver::{Features, Options};
 use echoring::limits::{LOG_SEGMENT_BYTES, MESSAGE_BYTES_DEFAULT, QUEUE_BYTES_DEFAULT};
 use echoring::protocol::handshake::OriginPolicy;
 use echoring::server::Service;
-use echoring::shard::{Config, Mailboxes, Shard};
+use echoring::shard::{Allowance, Config, Mailboxes, Shard};
 
 /// The system's allocator, counting what this thread asks for.
 struct Counting;
@@ -78,10 +78,10 @@ impl World {
         let options = Options { connections: 64, without: Features::NONE, receive_bytes: 0 };
         let driver = Uring::new(&options).expect("io_uring");
         let config = Config { connection: connection::Config::default(), connections: 64, seed: 1 };
-        let seats = Lease::new(Budget::new(64), 64);
         let service = Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_DEFAULT, QUEUE_BYTES_DEFAULT);
         let mailboxes = Mailboxes::connect(1, 0).remove(0);
-        let mut shard = Shard::new(driver, service, config, used_pool(), seats, mailboxes);
+        let allowance = Allowance { pool: used_pool(), ..Allowance::standalone(64) };
+        let mut shard = Shard::new(driver, service, config, allowance, mailboxes);
         shard.listen(listener.into()).expect("listening");
         let mut world = World { shard, address, clients: Vec::new(), buffer: vec![0; 1 << 20] };
         for _ in 0..CONNECTIONS {

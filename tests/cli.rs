@@ -107,7 +107,7 @@ fn help_and_version_go_to_stdout_and_succeed() {
 #[test]
 fn flags_of_later_work_do_not_exist() {
     let help = text(&output(&["serve", "--help"]).stdout);
-    for flag in ["--compress", "--tls-cert", "--tls-key", "--config"] {
+    for flag in ["--tls-cert", "--tls-key", "--config"] {
         assert!(!help.contains(flag), "{flag} is in the help");
         let output = output(&["serve", flag, "x"]);
         assert_eq!(output.status.code(), Some(2), "{flag}");

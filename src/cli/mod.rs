@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+mod compress;
 mod environment;
 mod serve;
 mod signals;
@@ -183,7 +184,7 @@ mod tests {
             &["echoring"][..],
             &["echoring", "swim"],
             &["echoring", "serve", "--driver", "kqueue"],
-            &["echoring", "serve", "--compress", "on"],
+            &["echoring", "serve", "--compress", "maybe"],
             &["echoring", "serve", "--shards", "none"],
             &["echoring", "completions"],
         ] {

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
+use super::compress::Compress;
 use super::signals::Signals;
 use super::{Failure, environment, values};
 use crate::control::Control;
 use crate::limits;
-use crate::protocol::handshake::OriginPolicy;
+use crate::protocol::handshake::{OriginPolicy, SubprotocolPreference};
 use crate::server::{Config, DriverChoice, Handle, ListenAddress, Server};
 
 const EXAMPLES: &str = "\
@@ -26,6 +27,8 @@ Examples:
   echoring serve --listen 127.0.0.1:0 --admin off --cpus 0 --shards 1
       one shard on CPU 0, on a free port that the `listening` line tells
   echoring serve --max-message 1MiB --queue-bytes 4MiB --log warn
+  echoring serve --compress on
+  echoring serve --compress 'server_max_window_bits=12; client_no_context_takeover; level=3'
 
 Bytes take KiB, MiB and GiB; times take ms, s, m and h.";
 
@@ -73,6 +76,29 @@ pub(super) struct Args {
     /// An origin that browsers may connect from, besides the server's own host; * allows all; repeatable
     #[arg(long, value_name = "ORIGIN", value_parser = values::origin)]
     allow_origin: Vec<String>,
+
+    /// Compress messages (permessage-deflate) with clients that offer it: off; on, which keeps no memory between
+    /// messages; or parameters, which keep a window for each connection and direction unless they say no:
+    /// server_no_context_takeover, client_no_context_takeover, server_max_window_bits=9..15,
+    /// client_max_window_bits=9..15, level=1..9, threshold=BYTES, memory=BYTES for the windows of all
+    /// connections [default: off]
+    #[arg(long, value_name = "off|on|PARAMS", value_parser = Compress::from_str)]
+    compress: Option<Compress>,
+
+    /// A subprotocol to choose where a client offers it; best first, repeatable. A client that offers none of
+    /// them is taken without one
+    #[arg(long, value_name = "NAME", value_parser = values::subprotocol)]
+    subprotocol: Vec<String>,
+
+    /// Whose order of preference decides where several subprotocols are possible
+    #[arg(
+        long,
+        value_enum,
+        default_value = "server",
+        value_name = "server|client",
+        hide_possible_values = true
+    )]
+    subprotocol_preference: Preference,
 
     /// Time from accepting a connection to the end of its handshake [default: 5s]
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
@@ -163,12 +189,27 @@ enum Driver {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Preference {
+    Server,
+    Client,
+}
+
+impl From<Preference> for SubprotocolPreference {
+    fn from(preference: Preference) -> SubprotocolPreference {
+        match preference {
+            Preference::Server => SubprotocolPreference::Server,
+            Preference::Client => SubprotocolPreference::Client,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Profile {
     /// The limits of this page
     Default,
     /// No rate limits, socket buffers tuned by the kernel; just as strict with peers
     Benchmark,
-    /// Messages up to 16 MiB and wide limits, for test suites of the protocol
+    /// Messages up to 16 MiB, compression with kept windows and wide limits, for test suites of the protocol
     Conformance,
 }
 
@@ -204,6 +245,7 @@ impl Args {
             }
             Some(_) => return Err(usage("--handshake-timeout", "must be from 100ms to 5m")),
         };
+        let compress = self.compress.unwrap_or(profile.compress);
         let cpus = self.cpus.map(|list| list.0).unwrap_or_default();
         if let Some(shards) = self.shards.0
             && !cpus.is_empty()
@@ -231,7 +273,11 @@ impl Args {
             connections_max: self.max_connections,
             queue_bytes,
             memory_budget_bytes: memory_budget,
+            compression: compress.compression,
+            compression_bytes: compress.memory_bytes,
             origins: origin_policy(self.allow_origin),
+            subprotocols: static_names(self.subprotocol),
+            subprotocol_preference: self.subprotocol_preference.into(),
             handshake_timeout,
             pings_per_second_max: match self.profile {
                 Profile::Default => limits::PINGS_PER_SECOND_MAX,
@@ -255,6 +301,11 @@ fn origin_policy(allowed: Vec<String>) -> OriginPolicy {
     }
 }
 
+/// What was typed stays for as long as the process.
+fn static_names(names: Vec<String>) -> Vec<&'static str> {
+    names.into_iter().map(|name| &*name.leak()).collect()
+}
+
 impl From<Driver> for DriverChoice {
     fn from(driver: Driver) -> DriverChoice {
         match driver {
@@ -276,6 +327,7 @@ const HANDSHAKE_TIMEOUT_MAX: Duration = Duration::from_secs(300);
 struct Defaults {
     max_message: u64,
     queue_bytes: u64,
+    compress: Compress,
 }
 
 impl Defaults {
@@ -283,9 +335,13 @@ impl Defaults {
         let queue_bytes = u64::from(limits::QUEUE_BYTES_DEFAULT);
         match profile {
             Profile::Default | Profile::Benchmark => {
-                Defaults { max_message: limits::MESSAGE_BYTES_DEFAULT, queue_bytes }
+                Defaults { max_message: limits::MESSAGE_BYTES_DEFAULT, queue_bytes, compress: Compress::OFF }
             }
-            Profile::Conformance => Defaults { max_message: 16 << 20, queue_bytes: queue_bytes.max(1 << 20) },
+            Profile::Conformance => Defaults {
+                max_message: 16 << 20,
+                queue_bytes: queue_bytes.max(1 << 20),
+                compress: Compress::full(),
+            },
         }
     }
 }
@@ -426,6 +482,7 @@ mod tests {
     fn a_profile_moves_defaults_and_a_flag_beside_it_wins() {
         let conformance = settings(&["--profile", "conformance"]).expect("valid");
         assert_eq!(conformance.server.message_bytes_max, 16 << 20);
+        assert!(conformance.server.compression.is_some());
         let both = settings(&["--profile", "conformance", "--max-message", "1MiB"]).expect("valid");
         assert_eq!(both.server.message_bytes_max, 1 << 20);
     }
@@ -459,7 +516,11 @@ mod tests {
             &["--listen", "127.0.0.1:7", "--admin", "127.0.0.1:7"],
             &["--admin", "on"],
             &["--allow-origin", "https://a/b"],
+            &["--subprotocol", "a b"],
+            &["--subprotocol", ""],
+            &["--subprotocol-preference", "mine"],
             &["--log", "loud"],
+            &["--compress", "maybe"],
             &["--profile", "fast"],
             &["--tls-cert", "f"],
             &["--config", "f"],
@@ -467,6 +528,14 @@ mod tests {
         ] {
             assert!(matches!(settings(flags), Err(Failure::Usage(_))), "{flags:?} were taken");
         }
+    }
+
+    #[test]
+    fn subprotocols_keep_the_order_given() {
+        let flags = ["--subprotocol", "b.v2", "--subprotocol", "a", "--subprotocol-preference", "client"];
+        let settings = settings(&flags).expect("valid");
+        assert_eq!(settings.server.subprotocols, ["b.v2", "a"]);
+        assert_eq!(settings.server.subprotocol_preference, SubprotocolPreference::Client);
     }
 
     #[test]

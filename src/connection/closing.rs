@@ -6,7 +6,7 @@ use super::reading::Stop;
 use super::{CONTROL_FRAME_BYTES_MAX, Connection, Env, OutOfMemory, Phase, Run, outbox};
 use crate::limits::{DISCARD_BYTES_MAX, Nanos};
 use crate::protocol::close::{self, CloseCode};
-use crate::protocol::frame::Opcode;
+use crate::protocol::frame::{Header, Opcode};
 use crate::protocol::handshake::BadHandshake;
 use crate::protocol::{Offence, Role};
 
@@ -144,7 +144,7 @@ impl Connection {
             // Our Close frame is out; there is no second one.
             return self.half_close(closed, env);
         }
-        if self.unsent.is_some() {
+        if self.outbox.is_blocked() {
             // What waits behind an unfinished send would hold the Close frame up.
             run.block = 0..0;
             self.outbox.clear(env.pool);
@@ -170,7 +170,7 @@ impl Connection {
             _ => {
                 let key = self.key(env);
                 let echoed = &payload[..payload.len().min(2)];
-                self.outbox.frame(env.pool, Opcode::Close, true, key, echoed)?;
+                self.outbox.frame(env.pool, &Header::new(Opcode::Close, true, key, echoed.len()), echoed)?;
                 Closed { code: close.code, cause: Cause::Peer }
             }
         };
@@ -195,8 +195,9 @@ impl Connection {
         self.end(Stage::Discarding { left: DISCARD_BYTES_MAX }, closed, Some(Fate::Shutdown), env);
     }
 
-    /// Ends without a word. What is queued still leaves, but not for longer than `until`: a peer that does not
-    /// read would keep an unfinished send, and this connection with it, for ever.
+    /// Ends without a word.
+    /// What is queued still leaves, but not for longer than `until`: a peer that does not read would keep an
+    /// unfinished send, and this connection with it, for ever.
     pub(super) fn finish(&mut self, closed: Closed, until: Nanos) {
         self.enter(Stage::Over, closed, until, Some(Fate::Close));
     }
@@ -211,15 +212,12 @@ impl Connection {
 
     fn enter(&mut self, stage: Stage, closed: Closed, until: Nanos, fate: Option<Fate>) {
         let was_open = self.was_open();
-        // What a handshake had collected goes back to the pool when the connection does: only there is one.
-        let held = match &mut self.phase {
-            Phase::Head { buffer, .. } => buffer.take(),
-            Phase::Deciding { held, .. } => held.take(),
-            Phase::Open | Phase::Ending(_) => None,
-        };
-        if held.is_some() {
-            debug_assert!(self.assembly.is_none(), "nothing is assembled before the handshake is over");
-            self.assembly = held;
+        // The pool gets back what there is of a head when the connection is released.
+        if let Phase::Head { buffer, .. } = &mut self.phase
+            && let Some(head) = buffer.take()
+        {
+            debug_assert!(self.assembly.is_none(), "no message comes before the handshake");
+            self.assembly = Some(head);
         }
         self.phase = Phase::Ending(Ending { stage, closed: Box::new(closed), until, fate, was_open });
         self.deadline_moved = true;
@@ -248,11 +246,15 @@ impl Connection {
         }
     }
 
-    /// The peer sent FIN. What is queued still leaves, until `until` at the latest.
+    /// The peer sent FIN. It may still read what is queued to it, but until `until` at most.
     pub fn ended(&mut self, until: Nanos) {
-        match &mut self.phase {
-            Phase::Ending(ending) => ending.fate = Some(Fate::Close),
-            _ => self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::Gone }, until),
+        if !matches!(self.phase, Phase::Ending(_)) {
+            self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::Gone }, until);
+        }
+        if let Phase::Ending(ending) = &mut self.phase {
+            ending.fate = Some(Fate::Close);
+            ending.until = ending.until.min(until);
+            self.deadline_moved = true;
         }
     }
 
@@ -268,11 +270,7 @@ impl Connection {
     /// [`Fate::Abort`] does not wait for that.
     pub fn take_fate(&mut self) -> Option<Fate> {
         let Phase::Ending(ending) = &mut self.phase else { return None };
-        if ending.fate == Some(Fate::Abort) || (self.outbox.is_empty() && self.unsent.is_none()) {
-            ending.fate.take()
-        } else {
-            None
-        }
+        if ending.fate == Some(Fate::Abort) || self.outbox.is_clear() { ending.fate.take() } else { None }
     }
 
     /// Whether it is, or was before its end began, a WebSocket: a request that was refused or merely answered
@@ -318,7 +316,7 @@ impl Connection {
     /// While a send is unfinished the peer's silence proves nothing: we may not be reading, and it may be
     /// busy reading what it has.
     fn liveness_deadline(&self, config: &super::Config) -> Nanos {
-        if config.ping_interval == 0 || self.unsent.is_some() {
+        if config.ping_interval == 0 || self.outbox.is_blocked() {
             return Nanos::MAX;
         }
         let wait = if self.pinged { config.pong_timeout } else { 0 };

@@ -3,15 +3,17 @@
 use super::reading::Stop;
 use super::{Cause, Closed, Config, Connection, Env, OutOfMemory, Phase, Run, Step};
 use crate::buffer::Buffer;
-use crate::limits::{HEAD_BYTES_MAX, RECEIVE_CREDIT_BYTES};
-use crate::protocol::handshake::{self, HEAD_END, Refusal};
-use crate::protocol::{CloseCode, Offence, Role};
+use crate::limits::HEAD_BYTES_MAX;
+use crate::protocol::handshake::{self, Refusal};
+use crate::protocol::{CloseCode, Role};
+
+const HEAD_END: &[u8] = b"\r\n\r\n";
 
 /// Bytes that a response may take; its head is ours and its body is static.
 const RESPONSE_HEAD_BYTES_MAX: usize = 1024;
 
-/// Bytes of a 101 without the subprotocol's name: 129, and 26 for its field.
-const ACCEPT_BYTES: usize = 160;
+/// Bytes of a 101 without the subprotocol's name: 129, 26 for its field, and up to 157 for the extension's.
+const ACCEPT_BYTES: usize = 320;
 
 /// What a server says besides switching protocols.
 #[derive(Clone, Copy, Debug)]
@@ -29,28 +31,23 @@ pub struct Reply {
 }
 
 impl Connection {
-    /// Collects a head until its end. What follows it stays in the run.
+    /// Collects heads until one ends the waiting: a server's interim responses (RFC 9110, 15.2) do not. What
+    /// follows it stays in the run.
     pub(super) fn poll_head(
         &mut self,
         run: &mut Run,
         bytes: &[u8],
         env: &mut Env<'_>,
     ) -> Result<Option<Step>, Stop> {
-        // A server may send interim responses before the one that counts (RFC 9110, 15.2).
-        while run.read < bytes.len() && matches!(self.phase, Phase::Head { .. }) {
-            if let Some(step) = self.poll_one_head(run, bytes, env)? {
+        while matches!(self.phase, Phase::Head { .. }) && run.read < bytes.len() {
+            if let Some(step) = self.collect_head(run, bytes, env)? {
                 return Ok(Some(step));
             }
         }
         Ok(None)
     }
 
-    fn poll_one_head(
-        &mut self,
-        run: &mut Run,
-        bytes: &[u8],
-        env: &mut Env<'_>,
-    ) -> Result<Option<Step>, Stop> {
+    fn collect_head(&mut self, run: &mut Run, bytes: &[u8], env: &mut Env<'_>) -> Result<Option<Step>, Stop> {
         let rest = &bytes[run.read..];
         let Phase::Head { buffer, nonce, .. } = &mut self.phase else { return Ok(None) };
         let mut head = match buffer.take() {
@@ -61,9 +58,12 @@ impl Connection {
         let taken = head_bytes_in(head.as_slice(), rest).unwrap_or(rest.len());
         let complete = head_bytes_in(head.as_slice(), rest).is_some();
         let kept = taken.min(HEAD_BYTES_MAX + 1 - before);
-        if head.room() < kept {
-            let mut larger =
-                env.pool.get((2 * (before + kept)).min(HEAD_BYTES_MAX + 1)).ok_or(OutOfMemory)?;
+        let outgrown = head.room() < kept;
+        if outgrown {
+            let Some(mut larger) = env.pool.get((2 * (before + kept)).min(HEAD_BYTES_MAX + 1)) else {
+                env.pool.put(head);
+                return Err(OutOfMemory.into());
+            };
             larger.append(head.as_slice());
             env.pool.put(std::mem::replace(&mut head, larger));
         }
@@ -71,23 +71,18 @@ impl Connection {
         run.read += taken;
         let nonce = nonce.as_ref().map_or([0; 16], |nonce| **nonce);
         match self.role {
-            Role::Server => Ok(self.request_head(head, before == 0, complete, env)),
+            Role::Server => Ok(self.request_head(head, before == 0 || outgrown, complete, env)),
             Role::Client => Ok(self.response_head(head, nonce, env)),
         }
     }
 
-    fn request_head(
-        &mut self,
-        head: Buffer,
-        first_run: bool,
-        complete: bool,
-        env: &mut Env<'_>,
-    ) -> Option<Step> {
+    fn request_head(&mut self, head: Buffer, look: bool, complete: bool, env: &mut Env<'_>) -> Option<Step> {
         if complete && head.len() <= HEAD_BYTES_MAX {
             return Some(Step::Head(head));
         }
-        // A head that is malformed from its first bytes, or too long, need not be waited for.
-        if (first_run || head.len() > HEAD_BYTES_MAX)
+        // A head that is malformed, or too long, need not be waited for. It is looked at when it begins and each
+        // time that its buffer had to grow, which is by doubling: dribbled bytes are not parsed over and over.
+        if (look || head.len() >= HEAD_BYTES_MAX)
             && let Err(refusal) = handshake::with_request(head.as_slice(), |_, _| ())
         {
             env.pool.put(head);
@@ -101,20 +96,30 @@ impl Connection {
     }
 
     fn response_head(&mut self, head: Buffer, nonce: [u8; 16], env: &mut Env<'_>) -> Option<Step> {
-        match handshake::parse_response(head.as_slice(), nonce) {
+        let offered = env.config.dial.as_ref().map_or(&[][..], |dial| &dial.subprotocols);
+        let judged = match handshake::parse_response(head.as_slice(), nonce, env.codecs.preferences()) {
             Ok(None) => {
                 if let Phase::Head { buffer, .. } = &mut self.phase {
                     *buffer = Some(head);
                 }
-                None
+                return None;
             }
-            Ok(Some((response, _))) => {
-                env.pool.put(head);
+            Ok(Some((response, _))) => response.check_subprotocol(offered).map(|()| response),
+            Err(bad) => Err(bad),
+        };
+        env.pool.put(head);
+        match judged {
+            Ok(response) => {
+                if let Some(agreement) = response.agreement
+                    && self.agree(agreement, env).is_err()
+                {
+                    self.out_of_memory();
+                    return None;
+                }
                 self.open();
                 Some(Step::Opened(response))
             }
             Err(bad) => {
-                env.pool.put(head);
                 let closed = Closed { code: CloseCode::ABNORMAL, cause: Cause::BadHandshake(bad) };
                 self.finish(closed, env.now + env.config.close_timeout);
                 None
@@ -122,39 +127,16 @@ impl Connection {
         }
     }
 
-    /// Keeps what arrives while the application decides. At most the receive credit can arrive: reading is
-    /// paused meanwhile.
-    pub(super) fn hold(&mut self, run: &mut Run, bytes: &[u8], env: &mut Env<'_>) -> Result<(), Stop> {
-        let rest = &bytes[run.read..];
-        run.read = bytes.len();
-        let Phase::Deciding { held, .. } = &mut self.phase else { return Ok(()) };
-        if rest.is_empty() {
-            return Ok(());
-        }
-        let before = held.as_ref().map_or(0, Buffer::len);
-        if before + rest.len() > 4 * RECEIVE_CREDIT_BYTES as usize {
-            return Err(Stop::Offence(Offence::MessageTooBig));
-        }
-        let mut larger = env.pool.get(before + rest.len()).ok_or(OutOfMemory)?;
-        if let Some(smaller) = held.take() {
-            larger.append(smaller.as_slice());
-            env.pool.put(smaller);
-        }
-        larger.append(rest);
-        *held = Some(larger);
-        Ok(())
-    }
-
     /// The decision about a head will come later.
     pub fn decide_later(&mut self, key: [u8; 24]) {
         if let Phase::Head { until, .. } = self.phase {
-            self.phase = Phase::Deciding { key: Box::new(key), held: None, until };
+            self.phase = Phase::Deciding { key: Box::new(key), until };
         }
     }
 
     /// Queues the 101 and opens the connection. `key` is that of the upgrade request; after
-    /// [`decide_later`](Connection::decide_later) it is known already. Returns what arrived meanwhile, to be
-    /// read as a run.
+    /// [`decide_later`](Connection::decide_later) it is known already; what arrived since then is
+    /// [parked](Connection::take_parked). What was [agreed](Connection::agree) before is said in the 101.
     ///
     /// # Errors
     /// When the node's memory is spent.
@@ -164,20 +146,20 @@ impl Connection {
         subprotocol: Option<&str>,
         whole: bool,
         env: &mut Env<'_>,
-    ) -> Result<Option<Buffer>, OutOfMemory> {
-        let (key, held) = match &mut self.phase {
-            Phase::Head { .. } => (key, None),
-            Phase::Deciding { key, held, .. } => (Some(**key), held.take()),
-            Phase::Open | Phase::Ending(_) => return Ok(None),
+    ) -> Result<(), OutOfMemory> {
+        let key = match &self.phase {
+            Phase::Head { .. } => key,
+            Phase::Deciding { key, .. } => Some(**key),
+            Phase::Open | Phase::Ending(_) => return Ok(()),
         };
-        let Some(key) = key else { return Ok(held) };
+        let Some(key) = key else { return Ok(()) };
         let head_bytes = ACCEPT_BYTES + subprotocol.map_or(0, str::len);
         let mut head = env.pool.get(head_bytes).ok_or(OutOfMemory)?;
-        handshake::write_accept(head.vec(), &key, subprotocol);
+        handshake::write_accept(head.vec(), &key, subprotocol, self.agreement());
         self.outbox.push(head);
         self.whole = whole;
         self.open();
-        Ok(held)
+        Ok(())
     }
 
     /// Queues a refusal; the connection ends behind it.
@@ -210,10 +192,10 @@ impl Connection {
     }
 
     fn end_with_response(&mut self, status: u16, response: Option<Buffer>, env: &mut Env<'_>) {
-        if let Phase::Head { buffer: held, .. } | Phase::Deciding { held, .. } = &mut self.phase
-            && let Some(held) = held.take()
+        if let Phase::Head { buffer, .. } = &mut self.phase
+            && let Some(head) = buffer.take()
         {
-            env.pool.put(held);
+            env.pool.put(head);
         }
         match response {
             Some(response) => self.outbox.push(response),
@@ -227,7 +209,7 @@ impl Connection {
     pub(super) fn queue_request(&mut self, env: &mut Env<'_>, nonce: [u8; 16]) -> Result<(), OutOfMemory> {
         let Config { dial: Some(dial), .. } = env.config else { return Ok(()) };
         let mut request = Vec::new();
-        handshake::write_request(&mut request, dial, nonce);
+        handshake::write_request(&mut request, dial, nonce, env.codecs.preferences());
         self.outbox.raw(env.pool, &request)
     }
 

@@ -26,6 +26,7 @@
 #![forbid(unsafe_code)]
 
 mod closing;
+mod compression;
 mod handshake;
 mod outbox;
 mod reading;
@@ -33,7 +34,6 @@ mod short;
 #[cfg(test)]
 mod tests;
 
-use std::num::NonZeroU32;
 use std::ops::Range;
 
 use crate::buffer::{Buffer, Pool};
@@ -43,11 +43,13 @@ use crate::protocol::frame::{HEADER_BYTES_MAX, Opcode};
 use crate::protocol::handshake::{Dial, Refusal, Response};
 
 pub use closing::{Cause, Closed, Fate};
+pub use compression::{Codecs, Compressed, Compression};
 pub use handshake::Reply;
 pub use outbox::OutOfMemory;
 pub use short::{LONE_BYTES_MAX, LONE_REPLY_START, echo_lone, echo_short};
 
 use closing::Ending;
+use compression::Session;
 use outbox::Outbox;
 use reading::{Message, Reading};
 
@@ -94,6 +96,8 @@ pub struct Marks {
     pub first: bool,
     /// The message ends here.
     pub last: bool,
+    /// It came compressed, so it is whole, and goes back compressed.
+    pub compressed: bool,
 }
 
 /// Where the bytes of a step are.
@@ -141,6 +145,8 @@ pub struct Config {
     pub close_timeout: Nanos,
     /// Pings that a peer may send in a second; from 2^16 on there is no limit.
     pub pings_per_second_max: u32,
+    /// How messages are compressed, if the peer agrees; `None` for never.
+    pub compression: Option<Compression>,
     /// The request of connections in the client role.
     pub dial: Option<Dial>,
 }
@@ -156,6 +162,7 @@ impl Default for Config {
             pong_timeout: limits::PONG_TIMEOUT,
             close_timeout: limits::CLOSE_TIMEOUT,
             pings_per_second_max: limits::PINGS_PER_SECOND_MAX,
+            compression: None,
             dial: None,
         }
     }
@@ -193,6 +200,8 @@ impl Entropy {
 pub struct Env<'a> {
     /// Where buffers come from and go.
     pub pool: &'a mut Pool,
+    /// What inflates and deflates.
+    pub codecs: &'a mut Codecs,
     /// What holds for all connections.
     pub config: &'a Config,
     /// The time of this turn.
@@ -206,6 +215,8 @@ pub struct Env<'a> {
 #[derive(Clone, Debug, Default)]
 pub struct Run {
     read: usize,
+    /// Bytes that its compressed messages became.
+    inflated_bytes: usize,
     block: Range<usize>,
     /// The header of the block's first frame, when the block begins behind it.
     head: [u8; HEADER_BYTES_MAX],
@@ -247,7 +258,7 @@ enum Phase {
     /// Waiting for a whole head.
     Head { buffer: Option<Buffer>, nonce: Option<Box<[u8; 16]>>, until: Nanos },
     /// The request was shown to the application; what follows it waits.
-    Deciding { key: Box<[u8; 24]>, held: Option<Buffer>, until: Nanos },
+    Deciding { key: Box<[u8; 24]>, until: Nanos },
     /// Messages flow.
     Open,
     /// The end has begun; see [`Ending`].
@@ -263,12 +274,12 @@ pub struct Connection {
     /// Assembles a frame that spans runs, or a whole message where those were asked for.
     assembly: Option<Buffer>,
     outbox: Outbox,
+    /// What was agreed on compression.
+    session: Option<Box<Session>>,
     /// When the peer was last heard, or took bytes after it had not.
     heard_at: Nanos,
     /// When the unfinished message began; 0 when there is none.
     message_since: Nanos,
-    /// Bytes of an unfinished send that the driver resumes; none when the connection is not blocked.
-    unsent: Option<NonZeroU32>,
     /// Pings of the peer within the second `ping_second`.
     pings: u16,
     ping_second: u32,
@@ -308,9 +319,9 @@ impl Connection {
             message: Message::default(),
             assembly: None,
             outbox: Outbox::default(),
+            session: None,
             heard_at: env.now,
             message_since: 0,
-            unsent: None,
             pings: 0,
             ping_second: 0,
             role,
@@ -334,12 +345,12 @@ impl Connection {
 
     /// Bytes queued to the peer, those of an unfinished send included.
     pub fn queued_bytes(&self) -> u32 {
-        self.outbox.bytes() + self.unsent.map_or(0, NonZeroU32::get)
+        self.outbox.bytes()
     }
 
     /// Whether a send straight from other memory would keep the order and be taken.
     pub fn is_writable(&self) -> bool {
-        self.is_open() && self.unsent.is_none() && self.outbox.is_empty()
+        self.is_open() && self.outbox.is_clear()
     }
 
     /// Starts a run of received bytes.
@@ -349,7 +360,8 @@ impl Connection {
         self.pinged = false;
     }
 
-    /// Sends a piece back where it lies, or copies it into the outbox when it cannot lie there.
+    /// Sends a piece back where it lies, or copies it into the outbox when it cannot lie there. What came compressed
+    /// goes back so; what came plain was not worth it for the peer.
     ///
     /// # Errors
     /// When the node's memory is spent.
@@ -365,17 +377,21 @@ impl Connection {
         let opcode = if marks.first { marks.kind.opcode() } else { Opcode::Continuation };
         match piece {
             Piece::Run(range) => self.reply(run, bytes, opcode, marks.last, range, env),
+            Piece::Held(buffer) if marks.compressed => {
+                let queued = self.send_message(marks.kind, buffer.as_slice(), env);
+                env.pool.put(buffer);
+                queued
+            }
             Piece::Held(buffer) => self.reply_held(opcode, marks.last, buffer, env),
         }
     }
 
-    /// Queues one frame.
+    /// Queues a message as one frame, compressed when that was agreed on and makes it shorter.
     ///
     /// # Errors
     /// When the node's memory is spent.
     pub fn send(&mut self, kind: Kind, payload: &[u8], env: &mut Env<'_>) -> Result<(), OutOfMemory> {
-        let key = self.key(env);
-        self.outbox.frame(env.pool, kind.opcode(), true, key, payload)
+        self.send_message(kind, payload, env)
     }
 
     /// Queues a ping.
@@ -390,18 +406,18 @@ impl Connection {
     /// Whether nothing is queued and no send is unfinished.
     #[inline]
     pub fn has_clear_way(&self) -> bool {
-        self.outbox.is_empty() && self.unsent.is_none()
+        self.outbox.is_clear()
     }
 
     /// Whether anything but waiting for bytes is to be done for this connection.
     #[inline]
     pub fn needs_attention(&self) -> bool {
-        !self.outbox.is_empty()
+        !self.outbox.is_clear()
             || self.deadline_moved
             || self.reads_paused
             || self.held_up
-            || self.unsent.is_some()
             || !self.is_open()
+            || self.reading.is_parked()
     }
 
     /// The next buffer to send. During a run: of those that go before the block.
@@ -428,7 +444,7 @@ impl Connection {
             self.outbox.end_block();
             return Ok(None);
         }
-        if self.unsent.is_some() {
+        if self.outbox.is_blocked() {
             self.outbox.insert_block(env.pool, run.head(), &bytes[run.block.clone()])?;
             return Ok(None);
         }
@@ -464,12 +480,12 @@ impl Connection {
 
     /// The driver's last send was short by `unsent` bytes and goes on by itself.
     pub fn blocked(&mut self, unsent: u32) {
-        self.unsent = Some(NonZeroU32::new(unsent).unwrap_or(NonZeroU32::MIN));
+        self.outbox.block(unsent);
     }
 
     /// The rest of a short send has been taken by the kernel.
     pub fn unblocked(&mut self, now: Nanos) {
-        self.unsent = None;
+        self.outbox.unblock();
         self.heard_at = now;
         self.pinged = false;
         self.deadline_moved = true;
@@ -478,7 +494,7 @@ impl Connection {
     /// Whether a send is unfinished.
     #[inline]
     pub fn is_blocked(&self) -> bool {
-        self.unsent.is_some()
+        self.outbox.is_blocked()
     }
 
     /// Whether reading should pause or resume now. Pauses when the queue passes its mark, resumes when it
@@ -488,7 +504,7 @@ impl Connection {
         let queued = self.queued_bytes();
         let mark = config.queue_bytes;
         let wanted = if self.reads_paused { queued > mark / 2 } else { queued > mark };
-        let wanted = wanted || self.held_up || self.is_deciding();
+        let wanted = wanted || self.held_up || self.is_deciding() || self.reading.is_parked();
         (wanted != self.reads_paused).then(|| {
             self.reads_paused = wanted;
             wanted
@@ -515,15 +531,15 @@ impl Connection {
         }
     }
 
-    /// Gives all buffers back; the connection is not used again.
-    pub fn release(&mut self, pool: &mut Pool) {
+    /// Gives all buffers and contexts back; the connection is not used again.
+    pub fn release(&mut self, pool: &mut Pool, codecs: &mut Codecs) {
         self.outbox.clear(pool);
-        let held = match &mut self.phase {
+        self.release_session(codecs);
+        let head = match &mut self.phase {
             Phase::Head { buffer, .. } => buffer.take(),
-            Phase::Deciding { held, .. } => held.take(),
-            Phase::Open | Phase::Ending(_) => None,
+            Phase::Deciding { .. } | Phase::Open | Phase::Ending(_) => None,
         };
-        for buffer in [held, self.assembly.take(), self.reading.take_buffer()].into_iter().flatten() {
+        for buffer in [head, self.assembly.take(), self.reading.take_buffer()].into_iter().flatten() {
             pool.put(buffer);
         }
     }

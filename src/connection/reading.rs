@@ -2,10 +2,13 @@
 
 use std::ops::Range;
 
+use super::compression::compressed_bytes_max;
 use super::short::put_back;
-use super::{Connection, Env, Kind, Marks, OutOfMemory, Phase, Piece, Run, Step};
+use super::{Config, Connection, Env, Kind, Marks, OutOfMemory, Phase, Piece, Run, Step};
 use crate::buffer::Buffer;
-use crate::limits::{ASSEMBLED_FRAME_BYTES_MAX, QUEUED_PONGS_MAX, SECOND};
+use crate::limits::{
+    ASSEMBLED_FRAME_BYTES_MAX, INFLATED_BYTES_PER_TURN, PARKED_BYTES_MAX, QUEUED_PONGS_MAX, SECOND,
+};
 use crate::protocol::frame::{self, HEADER_BYTES_MAX, Header, Opcode};
 use crate::protocol::utf8::{self, Utf8};
 use crate::protocol::{Offence, Role, mask};
@@ -19,6 +22,9 @@ pub(super) enum Reading {
     Payload(Payload),
     /// In the payload of a control frame that spans runs.
     Control { left: u8, key: [u8; 4], opcode: Opcode, buffer: Buffer },
+    /// At the start of a frame; this and all that follows it waits here to be read, see
+    /// [`Connection::take_parked`].
+    Parked(Buffer),
 }
 
 /// The rest of a data frame.
@@ -42,10 +48,14 @@ impl Reading {
         matches!(self, Reading::Header { bytes: 0, .. })
     }
 
+    pub(super) fn is_parked(&self) -> bool {
+        matches!(self, Reading::Parked(_))
+    }
+
     pub(super) fn take_buffer(&mut self) -> Option<Buffer> {
         match std::mem::take(self) {
-            Reading::Control { buffer, .. } => Some(buffer),
-            _ => None,
+            Reading::Control { buffer, .. } | Reading::Parked(buffer) => Some(buffer),
+            Reading::Header { .. } | Reading::Payload(_) => None,
         }
     }
 }
@@ -54,7 +64,7 @@ impl Reading {
 #[derive(Debug)]
 pub(super) struct Message {
     /// Payload bytes announced by its frames so far; [`MESSAGE_BYTES_MAX`](crate::limits::MESSAGE_BYTES_MAX)
-    /// fits.
+    /// fits. Those of a compressed message are compressed.
     bytes: u32,
     utf8: Utf8,
     kind: Kind,
@@ -62,11 +72,20 @@ pub(super) struct Message {
     open: bool,
     /// The application has seen its first chunk.
     shown: bool,
+    /// It is collected to its end and then inflated.
+    compressed: bool,
 }
 
 impl Default for Message {
     fn default() -> Message {
-        Message { bytes: 0, utf8: Utf8::new(), kind: Kind::Binary, open: false, shown: false }
+        Message {
+            bytes: 0,
+            utf8: Utf8::new(),
+            kind: Kind::Binary,
+            open: false,
+            shown: false,
+            compressed: false,
+        }
     }
 }
 
@@ -126,7 +145,7 @@ impl Connection {
             self.offend(run, Offence::InvalidUtf8, env);
             return None;
         }
-        Some(Step::Chunk(Marks { kind, first: true, last: true }, Piece::Run(at)))
+        Some(Step::Chunk(Marks { kind, first: true, last: true, compressed: false }, Piece::Run(at)))
     }
 
     /// Whether the next byte begins a frame that begins a message, so that
@@ -183,7 +202,7 @@ impl Connection {
         loop {
             let read = match &self.phase {
                 Phase::Head { .. } => self.poll_head(run, bytes, env),
-                Phase::Deciding { .. } => self.hold(run, bytes, env).map(|()| None),
+                Phase::Deciding { .. } => self.park(run, bytes, env).map(|()| None),
                 Phase::Open => self.poll_frame(run, bytes, env),
                 Phase::Ending(ending) if ending.reads_frames() => self.poll_frame(run, bytes, env),
                 Phase::Ending(_) => {
@@ -222,7 +241,7 @@ impl Connection {
 
     /// Whether a message or a frame has begun and is not complete.
     pub(super) fn is_in_message(&self) -> bool {
-        self.message.open || !self.reading.is_between_frames()
+        self.message.open || !(self.reading.is_between_frames() || self.reading.is_parked())
     }
 
     fn poll_frame(
@@ -234,6 +253,10 @@ impl Connection {
         loop {
             let step = match self.reading {
                 Reading::Header { .. } => {
+                    if self.wants_to_park(run, env) {
+                        self.park(run, bytes, env)?;
+                        return Ok(None);
+                    }
                     let Some(header) = self.read_header(run, bytes)? else { return Ok(None) };
                     if header.opcode.is_control() {
                         self.begin_control(&header, run, bytes, env)?
@@ -248,6 +271,8 @@ impl Connection {
                     }
                     if payload.assemble {
                         self.read_assembling(payload, run, bytes, env)?
+                    } else if self.message.compressed {
+                        self.read_compressed(payload, run, bytes, env)?
                     } else {
                         Some(self.read_chunk(payload, run, bytes)?)
                     }
@@ -257,6 +282,10 @@ impl Connection {
                         return Ok(None);
                     }
                     self.read_control(run, bytes, env)?
+                }
+                Reading::Parked(_) => {
+                    self.park(run, bytes, env)?;
+                    return Ok(None);
                 }
             };
             if step.is_some() || !self.reads_frames() {
@@ -279,14 +308,14 @@ impl Connection {
         let rest = &bytes[run.read..];
         let before = usize::from(*spilled);
         if before == 0
-            && let Some((header, header_bytes)) = frame::decode(rest, self.role, false)?
+            && let Some((header, header_bytes)) = frame::decode(rest, self.role, self.session.is_some())?
         {
             run.read += header_bytes;
             return Ok(Some(header));
         }
         let taken = rest.len().min(HEADER_BYTES_MAX - before);
         spill[before..before + taken].copy_from_slice(&rest[..taken]);
-        match frame::decode(&spill[..before + taken], self.role, false)? {
+        match frame::decode(&spill[..before + taken], self.role, self.session.is_some())? {
             Some((header, header_bytes)) => {
                 run.read += header_bytes - before;
                 *spilled = 0;
@@ -308,17 +337,22 @@ impl Connection {
             (false, false) => return Err(Offence::StrayContinuation),
             (true, false) => {
                 let kind = if header.opcode == Opcode::Text { Kind::Text } else { Kind::Binary };
-                self.message = Message { kind, open: true, ..Message::default() };
+                let compressed = header.compressed;
+                self.message = Message { kind, open: true, compressed, ..Message::default() };
             }
             (false, true) => {}
         }
         let total = u64::from(self.message.bytes).saturating_add(header.payload_bytes);
+        let bytes_max = match self.message.compressed {
+            true => compressed_bytes_max(env.config.message_bytes_max),
+            false => env.config.message_bytes_max,
+        };
         match u32::try_from(total) {
-            Ok(bytes) if total <= env.config.message_bytes_max => self.message.bytes = bytes,
+            Ok(bytes) if total <= bytes_max => self.message.bytes = bytes,
             _ => return Err(Offence::MessageTooBig),
         }
         let split = header.payload_bytes > here as u64;
-        let assemble = if self.whole {
+        let assemble = if self.whole || self.message.compressed {
             split || !starts || !header.fin
         } else {
             split && header.payload_bytes <= ASSEMBLED_FRAME_BYTES_MAX
@@ -349,6 +383,89 @@ impl Connection {
         Ok(Step::Chunk(marks, Piece::Run(at)))
     }
 
+    /// Inflates a message that lies whole in the run.
+    #[inline(never)]
+    fn read_compressed(
+        &mut self,
+        payload: Payload,
+        run: &mut Run,
+        bytes: &mut [u8],
+        env: &mut Env<'_>,
+    ) -> Result<Option<Step>, Stop> {
+        let payload_bytes = payload.left as usize;
+        let compressed = &mut bytes[run.read..run.read + payload_bytes];
+        if self.role == Role::Server {
+            mask::apply(compressed, payload.key);
+        }
+        run.read += payload_bytes;
+        self.show_inflated(compressed, run, env).map(Some)
+    }
+
+    /// Shows a compressed message, whose last byte is there.
+    fn show_inflated(&mut self, compressed: &[u8], run: &mut Run, env: &mut Env<'_>) -> Result<Step, Stop> {
+        let buffer = self.inflate(compressed, env)?;
+        run.inflated_bytes += buffer.len();
+        if self.message.kind == Kind::Text && !utf8::is_valid(buffer.as_slice()) {
+            env.pool.put(buffer);
+            return Err(Offence::InvalidUtf8.into());
+        }
+        let marks = self.end_piece(true, true)?;
+        Ok(Step::Chunk(marks, Piece::Held(buffer)))
+    }
+
+    /// Compressed messages multiply: few bytes can become much to answer and to wait for. Between two frames the
+    /// rest of a run waits when its messages have become enough for one turn, or more than the peer takes.
+    fn wants_to_park(&self, run: &Run, env: &Env<'_>) -> bool {
+        run.inflated_bytes > 0
+            && self.reading.is_between_frames()
+            && (run.inflated_bytes >= INFLATED_BYTES_PER_TURN || self.is_stalled(env.config))
+    }
+
+    /// Whether what is parked has to stay there.
+    fn is_stalled(&self, config: &Config) -> bool {
+        self.is_deciding() || self.held_up || self.queued_bytes() > config.queue_bytes
+    }
+
+    /// Keeps the rest of a run until it can be read. At most the receive credit can come on top of it, for reading
+    /// is paused meanwhile.
+    fn park(&mut self, run: &mut Run, bytes: &[u8], env: &mut Env<'_>) -> Result<(), Stop> {
+        let rest = &bytes[run.read..];
+        run.read = bytes.len();
+        if rest.is_empty() {
+            return Ok(());
+        }
+        let mut parked = self.reading.take_buffer();
+        let before = parked.as_ref().map_or(0, Buffer::len);
+        if before + rest.len() > PARKED_BYTES_MAX {
+            if let Some(parked) = parked {
+                env.pool.put(parked);
+            }
+            return Err(Offence::MessageTooBig.into());
+        }
+        if parked.as_ref().is_none_or(|parked| parked.room() < rest.len()) {
+            let larger = env.pool.get(before + rest.len()).map(|mut larger| {
+                larger.append(parked.as_ref().map_or(&[], Buffer::as_slice));
+                larger
+            });
+            if let Some(smaller) = std::mem::replace(&mut parked, larger) {
+                env.pool.put(smaller);
+            }
+            if parked.is_none() {
+                return Err(OutOfMemory.into());
+            }
+        }
+        if let Some(mut parked) = parked {
+            parked.append(rest);
+            self.reading = Reading::Parked(parked);
+        }
+        Ok(())
+    }
+
+    /// What had to wait and can be read now, as a run of its own.
+    pub fn take_parked(&mut self, config: &Config) -> Option<Buffer> {
+        if self.reading.is_parked() && !self.is_stalled(config) { self.reading.take_buffer() } else { None }
+    }
+
     /// Collects what there is of a frame's payload; shows it when frame or message is complete.
     fn read_assembling(
         &mut self,
@@ -362,21 +479,36 @@ impl Connection {
         let part = &bytes[run.read..run.read + here];
         run.read += here;
         let left = left - here as u64;
-        self.assemble(part, key, left, env)?;
+        // What may still come into this buffer: of a message that is shown whole, unless this is its last frame,
+        // anything up to the limit.
+        let further = if self.whole && !fin {
+            env.config.message_bytes_max.saturating_sub(u64::from(self.message.bytes))
+        } else {
+            0
+        };
+        self.assemble(part, key, left.saturating_add(further), env)?;
         if left > 0 {
             self.reading = Reading::Payload(Payload { left, key: mask::rotate(key, here), ..payload });
             return Ok(None);
         }
-        if self.whole && !fin {
+        let gathers = self.whole || self.message.compressed;
+        if gathers && !fin {
             self.reading = Reading::default();
             return Ok(None);
         }
+        let Some(buffer) = self.assembly.take() else { return Ok(None) };
+        if self.message.compressed {
+            let shown = self.show_inflated(buffer.as_slice(), run, env);
+            env.pool.put(buffer);
+            return shown.map(Some);
+        }
         let marks = self.end_piece(true, fin)?;
-        Ok(self.assembly.take().map(|buffer| Step::Chunk(marks, Piece::Held(buffer))))
+        Ok(Some(Step::Chunk(marks, Piece::Held(buffer))))
     }
 
     /// Copies `part` behind what was assembled so far; that copy is the unmasking. The buffer grows with what
-    /// arrives, not with what was announced: `left` bytes are only a ceiling.
+    /// arrives, not with what was announced: the `left` bytes that may still come are only a ceiling. Growing by
+    /// a factor keeps a message of many small fragments linear.
     fn assemble(&mut self, part: &[u8], key: [u8; 4], left: u64, env: &mut Env<'_>) -> Result<(), Stop> {
         let present = self.assembly.as_ref().map_or(0, Buffer::len);
         if self.assembly.as_ref().is_none_or(|buffer| buffer.room() < part.len()) {
@@ -396,7 +528,7 @@ impl Connection {
                 Role::Server => mask::append(buffer.vec(), part, key),
                 Role::Client => buffer.append(part),
             }
-            if self.message.kind == Kind::Text {
+            if self.message.kind == Kind::Text && !self.message.compressed {
                 self.message.utf8.push(&buffer.as_slice()[present..])?;
             }
         }
@@ -406,7 +538,8 @@ impl Connection {
     /// A piece is about to be shown: marks it, and closes the message behind its last.
     fn end_piece(&mut self, frame_over: bool, fin: bool) -> Result<Marks, Offence> {
         let last = frame_over && fin;
-        let marks = Marks { kind: self.message.kind, first: !self.message.shown, last };
+        let Message { kind, shown, compressed, .. } = self.message;
+        let marks = Marks { kind, first: !shown, last, compressed };
         self.message.shown = true;
         if frame_over {
             self.reading = Reading::default();
@@ -456,6 +589,10 @@ impl Connection {
         let Reading::Control { opcode, buffer, .. } = std::mem::take(&mut self.reading) else {
             return Ok(None);
         };
+        if !self.message.open {
+            // What begins behind it in the same run has a time of its own.
+            self.message_since = 0;
+        }
         if opcode == Opcode::Pong {
             return Ok(Some(Step::Pong(Piece::Held(buffer))));
         }
@@ -483,7 +620,7 @@ impl Connection {
                     && self.role == Role::Server
                     && self.outbox.block_may_grow()
                     && (self.outbox.is_empty() || !run.block.is_empty());
-                if in_place && self.unsent.is_none() {
+                if in_place && !self.outbox.is_blocked() {
                     self.count_ping(env)?;
                     self.reply(run, bytes, Opcode::Pong, true, at, env)?;
                 } else {
@@ -499,12 +636,12 @@ impl Connection {
         if self.is_open() {
             self.count_ping(env)?;
             let key = self.key(env);
-            if self.unsent.is_some() {
+            if self.outbox.is_blocked() {
                 self.outbox.control(env.pool, Opcode::Pong, key, payload, QUEUED_PONGS_MAX)?;
             } else {
                 // What is queued leaves with this turn. Overtaking it would win nothing, and could put the
                 // pong before an earlier one or before our response to the request.
-                self.outbox.frame(env.pool, Opcode::Pong, true, key, payload)?;
+                self.outbox.frame(env.pool, &Header::new(Opcode::Pong, true, key, payload.len()), payload)?;
             }
         }
         Ok(())
@@ -557,14 +694,13 @@ impl Connection {
     ) -> Result<(), OutOfMemory> {
         if self.role == Role::Client || !self.outbox.block_may_grow() {
             let key = self.key(env);
-            return self.outbox.frame(env.pool, opcode, fin, key, &bytes[at]);
+            return self.outbox.frame(env.pool, &Header::new(opcode, fin, key, at.len()), &bytes[at]);
         }
-        let payload_bytes = at.len() as u64;
-        let header = Header { opcode, fin, compressed: false, mask: None, payload_bytes };
-        let header_bytes = frame::header_bytes(payload_bytes, false);
+        let header = Header::new(opcode, fin, None, at.len());
+        let header_bytes = frame::header_bytes(header.payload_bytes, false);
         if run.block.is_empty() {
             if at.start < header_bytes && at.is_empty() {
-                return self.outbox.frame(env.pool, opcode, fin, None, &[]);
+                return self.outbox.frame(env.pool, &header, &[]);
             }
             if at.start < header_bytes {
                 // A frame goes on at the run's first byte: its reply's header has no room here.
@@ -593,12 +729,12 @@ impl Connection {
     ) -> Result<(), OutOfMemory> {
         if self.role == Role::Client {
             let key = self.key(env);
-            let queued = self.outbox.frame(env.pool, opcode, fin, key, buffer.as_slice());
+            let header = Header::new(opcode, fin, key, buffer.len());
+            let queued = self.outbox.frame(env.pool, &header, buffer.as_slice());
             env.pool.put(buffer);
             return queued;
         }
-        let payload_bytes = buffer.len() as u64;
-        let header = Header { opcode, fin, compressed: false, mask: None, payload_bytes };
+        let header = Header::new(opcode, fin, None, buffer.len());
         let mut head = [0; HEADER_BYTES_MAX];
         let head_bytes = frame::encode(&header, &mut head);
         buffer.prepend(&head[..head_bytes]);

@@ -1,11 +1,15 @@
 //! The state machine driven by hand: every byte and every moment is given.
 
+mod compression;
+
 use proptest::prelude::*;
 
 use super::*;
+use crate::buffer::{Budget, Lease};
 use crate::limits::{MILLISECOND, SECOND};
 use crate::protocol::frame::{self, Header};
-use crate::protocol::{CloseCode, Offence, mask};
+use crate::protocol::handshake::BadHandshake;
+use crate::protocol::{CloseCode, Offence, deflate, mask};
 
 const KEY: [u8; 4] = [0x12, 0x80, 0x7f, 0xfe];
 const REQUEST: &[u8] = b"GET /echo HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -15,6 +19,7 @@ Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n
 struct Echo {
     connection: Connection,
     pool: Pool,
+    codecs: Codecs,
     config: Config,
     entropy: Entropy,
     /// At even times the short path is taken, as the shard does; at odd times everything is polled.
@@ -23,15 +28,39 @@ struct Echo {
     sent: Vec<u8>,
     fate: Option<Fate>,
     whole: bool,
+    /// The extensions that the next request offers.
+    agree_on: Option<Vec<u8>>,
+    /// The response that agreed.
+    head: Vec<u8>,
+    /// Answers are new messages that are not compressed.
+    answer_plain: bool,
+}
+
+fn codecs(config: &Config) -> Codecs {
+    Codecs::new(config.compression, Lease::new(Budget::new(1 << 20), 1 << 10))
 }
 
 impl Echo {
     fn new(config: Config) -> Echo {
         let (mut pool, mut entropy) = (Pool::standalone(), Entropy::new(1));
         let now = 100 * SECOND;
-        let env = Env { pool: &mut pool, config: &config, now, entropy: &mut entropy };
+        let mut codecs = codecs(&config);
+        let env = Env { pool: &mut pool, codecs: &mut codecs, config: &config, now, entropy: &mut entropy };
         let connection = Connection::server(&env);
-        Echo { connection, pool, config, entropy, now, sent: Vec::new(), fate: None, whole: false }
+        Echo {
+            connection,
+            pool,
+            codecs,
+            config,
+            entropy,
+            now,
+            sent: Vec::new(),
+            fate: None,
+            whole: false,
+            agree_on: None,
+            head: Vec::new(),
+            answer_plain: false,
+        }
     }
 
     fn open() -> Echo {
@@ -48,14 +77,14 @@ impl Echo {
     }
 
     fn env(&mut self) -> (&mut Connection, Env<'_>) {
-        let Echo { connection, pool, config, entropy, now, .. } = self;
-        (connection, Env { pool, config, now: *now, entropy })
+        let Echo { connection, pool, codecs, config, entropy, now, .. } = self;
+        (connection, Env { pool, codecs, config, now: *now, entropy })
     }
 
     /// One run.
     fn receive(&mut self, bytes: &[u8]) {
         let mut bytes = bytes.to_vec();
-        let whole = self.whole;
+        let (whole, answer_plain, mut offer) = (self.whole, self.answer_plain, self.agree_on.take());
         let mut run = Run::new();
         let now = self.now;
         let (connection, mut env) = self.env();
@@ -74,10 +103,15 @@ impl Echo {
                 Step::Idle => break,
                 Step::Head(head) => {
                     env.pool.put(head);
-                    let held = connection.accept(Some(*b"AAAAAAAAAAAAAAAAAAAAAA=="), None, whole, &mut env);
-                    assert!(held.unwrap().is_none());
+                    if let Some(offer) = offer.take() {
+                        let preferences = env.codecs.preferences().expect("compression is on");
+                        let agreed = deflate::agree([&offer[..]].into_iter(), preferences);
+                        connection.agree(agreed.expect("a good offer"), &mut env).unwrap();
+                    }
+                    connection.accept(Some(*b"AAAAAAAAAAAAAAAAAAAAAA=="), None, whole, &mut env).unwrap();
                 }
                 Step::Chunk(marks, piece) => {
+                    let marks = Marks { compressed: marks.compressed && !answer_plain, ..marks };
                     connection.echo(&mut run, &mut bytes, marks, piece, &mut env).unwrap();
                 }
                 Step::Refused(_) | Step::Opened(_) | Step::Pong(_) => {}
@@ -113,6 +147,14 @@ impl Echo {
             }
         }
         self.fate = self.connection.take_fate().or(self.fate);
+    }
+
+    /// What the connection had put off and can read now.
+    fn take_parked(&mut self) -> Option<Vec<u8>> {
+        let parked = self.connection.take_parked(&self.config)?;
+        let bytes = parked.as_slice().to_vec();
+        self.pool.put(parked);
+        Some(bytes)
     }
 
     fn pass(&mut self, time: Nanos) {
@@ -403,8 +445,10 @@ fn what_arrives_while_the_application_decides_is_kept_for_later() {
     assert_eq!(connection.pause_wanted(env.config), Some(true));
     let mut rest = frame[5..].to_vec();
     assert!(matches!(connection.poll(&mut Run::new(), &mut rest, &mut env), Step::Idle));
-    let held = connection.accept(None, None, false, &mut env).unwrap().expect("both pieces were kept");
-    assert_eq!(held.as_slice(), frame);
+    assert!(connection.take_parked(env.config).is_none(), "nothing is decided");
+    connection.accept(None, None, false, &mut env).unwrap();
+    let parked = connection.take_parked(env.config).expect("both pieces were kept");
+    assert_eq!(parked.as_slice(), frame);
     assert_eq!(connection.pause_wanted(env.config), Some(false));
 }
 
@@ -433,7 +477,7 @@ fn a_handshake_that_comes_to_nothing_gives_its_memory_back() {
             assert!(echo.pool.used_bytes() > 0);
             end(&mut echo);
             assert!(echo.connection.is_ending());
-            echo.connection.release(&mut echo.pool);
+            echo.connection.release(&mut echo.pool, &mut echo.codecs);
             while echo.pool.trim() {}
             assert_eq!(echo.pool.used_bytes(), 0, "deciding: {deciding}");
         }
@@ -441,71 +485,37 @@ fn a_handshake_that_comes_to_nothing_gives_its_memory_back() {
 }
 
 #[test]
-fn a_peer_that_ends_its_stream_and_reads_nothing_is_cut_in_the_end() {
-    let mut echo = Echo::open();
-    echo.connection.blocked(100_000);
-    let until = echo.now + echo.config.close_timeout;
-    echo.connection.ended(until);
-    echo.flush();
+fn memory_that_is_spent_in_the_middle_of_a_head_is_given_back() {
+    for deciding in [false, true] {
+        let mut echo = Echo::new(Config::default());
+        echo.pool = Pool::new(Budget::new(1_500));
+        let (connection, mut env) = echo.env();
+        if deciding {
+            connection.decide_later(*b"AAAAAAAAAAAAAAAAAAAAAA==");
+        }
+        for bytes in [200, 3_000] {
+            let mut part = vec![b'a'; bytes];
+            assert!(matches!(connection.poll(&mut Run::new(), &mut part, &mut env), Step::Idle));
+        }
+        assert_eq!(connection.closed().map(|closed| closed.cause.clone()), Some(Cause::OutOfMemory));
+        echo.connection.release(&mut echo.pool, &mut echo.codecs);
+        while echo.pool.trim() {}
+        assert_eq!(echo.pool.used_bytes(), 0, "deciding: {deciding}");
+    }
+}
+
+#[test]
+fn a_client_whose_request_nobody_reads_is_cut_in_the_end() {
+    let dial = Dial { host: "a".into(), path: "/".into(), ..Dial::default() };
+    let mut echo = Echo::new(Config { dial: Some(dial), ..Config::default() });
+    let (connection, mut env) = echo.env();
+    *connection = Connection::client(&mut env, false).unwrap();
+    connection.blocked(100);
+    echo.pass(5 * SECOND);
     assert_eq!(echo.fate, None, "what is queued may still leave");
-    assert_eq!(echo.connection.deadline(&echo.config), until);
-    assert!(echo.connection.take_deadline_moved());
+    assert_eq!(echo.connection.deadline(&echo.config), echo.now + echo.config.close_timeout);
     echo.pass(echo.config.close_timeout);
     assert_eq!(echo.fate, Some(Fate::Abort));
-}
-
-#[test]
-fn a_head_ends_where_its_parser_says_it_does() {
-    let bare = String::from_utf8_lossy(REQUEST).replace('\r', "");
-    for (request, status) in [(bare.clone(), 400), (bare + "X: behind\r\n\r\n", 400)] {
-        let mut echo = Echo::new(Config::default());
-        echo.now += 1;
-        let mut run = Run::new();
-        let mut bytes = request.into_bytes();
-        let (connection, mut env) = echo.env();
-        let refusal = match connection.poll(&mut run, &mut bytes, &mut env) {
-            Step::Refused(refusal) => refusal,
-            Step::Head(head) => {
-                let refusal = crate::protocol::handshake::with_request(head.as_slice(), |_, _| ());
-                env.pool.put(head);
-                refusal.unwrap_err()
-            }
-            step => panic!("{step:?}"),
-        };
-        assert_eq!(refusal.status, status);
-    }
-}
-
-#[test]
-fn a_client_passes_over_interim_responses_however_they_are_cut() {
-    let dial = Dial { host: "a".into(), path: "/".into(), ..Dial::default() };
-    let config = Config { dial: Some(dial), ..Config::default() };
-    for size in [1, 30, 1_000] {
-        let (mut pool, mut entropy) = (Pool::standalone(), Entropy::new(7));
-        let mut env = Env { pool: &mut pool, config: &config, now: 1, entropy: &mut entropy };
-        let mut client = Connection::client(&mut env, true).unwrap();
-        let request = client.pop().unwrap();
-        let key_at = request.as_slice().windows(5).position(|bytes| bytes == b"-Key:").unwrap() + 6;
-        let mut response =
-            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".to_vec();
-        let key = request.as_slice()[key_at..key_at + 24].try_into().unwrap();
-        crate::protocol::handshake::write_accept(&mut response, key, None);
-        response.extend_from_slice(b"\x81\x05Hello");
-        let (mut opened, mut heard) = (0, Vec::new());
-        for run_bytes in response.chunks_mut(size) {
-            let mut run = Run::new();
-            loop {
-                match client.poll(&mut run, run_bytes, &mut env) {
-                    Step::Idle => break,
-                    Step::Opened(_) => opened += 1,
-                    Step::Chunk(_, Piece::Run(at)) => heard.extend_from_slice(&run_bytes[at]),
-                    Step::Chunk(_, Piece::Held(buffer)) => heard.extend_from_slice(buffer.as_slice()),
-                    step => panic!("{step:?}"),
-                }
-            }
-        }
-        assert_eq!((opened, heard.as_slice()), (1, &b"Hello"[..]), "runs of {size}: {:?}", client.closed());
-    }
 }
 
 #[test]
@@ -543,6 +553,44 @@ fn a_message_that_is_not_finished_in_time_is_1008() {
         echo.pass(2 * SECOND);
         assert_eq!(echo.close_code(), Some(1008));
     }
+}
+
+#[test]
+fn each_control_frame_has_a_time_of_its_own() {
+    let mut echo = Echo::open();
+    let ping = client_frame(Opcode::Ping, true, b"split");
+    let (front, back) = ping.split_at(8);
+    echo.receive(front);
+    for _ in 0..10 {
+        // One ping ends and the next begins in the same run, always.
+        echo.pass(10 * SECOND);
+        echo.receive(&[back, front].concat());
+    }
+    assert_eq!(echo.close_code(), None);
+    // Inside a message the message's time runs, whatever comes between its fragments.
+    echo.receive(back);
+    echo.receive(&client_frame(Opcode::Text, false, b"begun"));
+    for _ in 0..3 {
+        echo.receive(front);
+        echo.pass(10 * SECOND);
+        echo.receive(back);
+    }
+    assert_eq!(echo.close_code(), Some(1008));
+}
+
+#[test]
+fn a_peer_that_sends_fin_and_does_not_read_is_cut_at_the_deadline() {
+    let mut echo = Echo::open();
+    echo.connection.blocked(1000);
+    let until = echo.now + 5 * SECOND;
+    echo.connection.ended(until);
+    assert!(echo.connection.take_deadline_moved());
+    echo.flush();
+    assert_eq!(echo.fate, None, "it may still read");
+    echo.pass(4 * SECOND);
+    assert_eq!(echo.fate, None);
+    echo.pass(SECOND);
+    assert_eq!(echo.fate, Some(Fate::Abort));
 }
 
 #[test]
@@ -588,6 +636,29 @@ fn a_whole_message_application_sees_each_message_once() {
         assert_eq!(got, expected, "runs of {size}");
         echo.sent.clear();
     }
+}
+
+#[test]
+fn a_whole_message_of_many_small_fragments_is_copied_a_few_times_and_not_once_for_each() {
+    const FRAGMENTS: usize = 8_192;
+    let payload = [7; 256];
+    let bytes = FRAGMENTS * payload.len();
+    let mut echo = Echo::open_with(Config { message_bytes_max: bytes as u64, ..Config::default() }, true);
+    let (mut grown, mut capacity, mut capacity_max) = (0, 0, 0);
+    for number in 0..FRAGMENTS {
+        let opcode = if number == 0 { Opcode::Binary } else { Opcode::Continuation };
+        echo.receive(&client_frame(opcode, number == FRAGMENTS - 1, &payload));
+        if let Some(assembly) = &echo.connection.assembly {
+            let now = assembly.len() + assembly.room();
+            grown += usize::from(now != capacity);
+            capacity = now;
+            capacity_max = capacity_max.max(now);
+        }
+    }
+    let (messages, _) = messages(&echo.frames());
+    assert_eq!(messages, [(Opcode::Binary, vec![7; bytes])]);
+    assert!(grown < 16, "the assembly grew {grown} times");
+    assert!(capacity_max <= bytes + HEADER_BYTES_MAX, "{capacity_max} bytes for a message of {bytes}");
 }
 
 #[test]
@@ -678,7 +749,9 @@ fn client_and_server_understand_each_other() {
     let config = Config { dial: Some(dial), ..Config::default() };
     let mut server = Echo::new(Config::default());
     let (mut pool, mut entropy) = (Pool::standalone(), Entropy::new(7));
-    let mut env = Env { pool: &mut pool, config: &config, now: 1, entropy: &mut entropy };
+    let mut codecs = codecs(&config);
+    let mut env =
+        Env { pool: &mut pool, codecs: &mut codecs, config: &config, now: 1, entropy: &mut entropy };
     let mut client = Connection::client(&mut env, true).unwrap();
     let to_server = |client: &mut Connection, server: &mut Echo| {
         while let Some(buffer) = client.pop() {
@@ -689,7 +762,7 @@ fn client_and_server_understand_each_other() {
     let key_at = request.as_slice().windows(5).position(|bytes| bytes == b"-Key:").unwrap() + 6;
     let key: [u8; 24] = request.as_slice()[key_at..key_at + 24].try_into().unwrap();
     let mut response = Vec::new();
-    crate::protocol::handshake::write_accept(&mut response, &key, None);
+    crate::protocol::handshake::write_accept(&mut response, &key, None, None);
     server.receive(request.as_slice());
     server.sent.clear();
     let mut run = Run::new();
@@ -710,8 +783,61 @@ fn client_and_server_understand_each_other() {
     let mut back = std::mem::take(&mut server.sent);
     client.poll(&mut Run::new(), &mut back, &mut env);
     assert_eq!(client.take_fate(), None, "the client waits for the server to close");
-    client.ended(env.now);
+    client.ended(Nanos::MAX);
     assert_eq!(client.take_fate(), Some(Fate::Close));
+}
+
+/// A client that offered `offered`, whose server answers `before` and then a 101 that names `chosen`, in runs of
+/// `run_bytes`.
+fn dialled(offered: &[&str], before: &str, chosen: Option<&str>, run_bytes: usize) -> Connection {
+    let subprotocols = offered.iter().map(|name| (*name).to_owned()).collect();
+    let dial = Dial { host: "a".into(), path: "/".into(), subprotocols, ..Dial::default() };
+    let config = Config { dial: Some(dial), ..Config::default() };
+    let (mut pool, mut entropy) = (Pool::standalone(), Entropy::new(7));
+    let mut codecs = codecs(&config);
+    let mut env =
+        Env { pool: &mut pool, codecs: &mut codecs, config: &config, now: 1, entropy: &mut entropy };
+    let mut client = Connection::client(&mut env, true).unwrap();
+    let request = client.pop().unwrap();
+    let key_at = request.as_slice().windows(5).position(|bytes| bytes == b"-Key:").unwrap() + 6;
+    let mut answer = before.as_bytes().to_vec();
+    let key = request.as_slice()[key_at..key_at + 24].try_into().unwrap();
+    crate::protocol::handshake::write_accept(&mut answer, &key, chosen, None);
+    for run in answer.chunks_mut(run_bytes) {
+        client.poll(&mut Run::new(), run, &mut env);
+    }
+    client
+}
+
+#[test]
+fn interim_responses_do_not_end_the_wait_for_the_101() {
+    let interim = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n";
+    for run_bytes in [1, 7, 50, 10_000] {
+        assert!(dialled(&[], interim, None, run_bytes).is_open(), "runs of {run_bytes}");
+    }
+}
+
+#[test]
+fn a_subprotocol_that_was_not_offered_fails_the_clients_connection() {
+    assert!(dialled(&["chat"], "", Some("chat"), 1_000).is_open());
+    assert!(dialled(&["chat"], "", None, 1_000).is_open());
+    let failed = dialled(&["chat"], "", Some("superchat"), 1_000);
+    assert_eq!(failed.closed().unwrap().cause, Cause::BadHandshake(BadHandshake::UnknownSubprotocol));
+    assert!(!dialled(&[], "", Some("chat"), 1_000).is_open());
+}
+
+#[test]
+fn a_dribbled_head_is_refused_long_before_its_end_when_it_cannot_become_good() {
+    let fields: String = (0..101).map(|at| format!("x{at}:\r\n")).collect();
+    for head in
+        [format!("GET / HTTP/1.1\r\n{fields}"), format!("GET / HTTP/1.1\r\nA b\r\n{}", "x: y\r\n".repeat(90))]
+    {
+        let mut echo = Echo::new(Config::default());
+        for byte in head.bytes().chain(std::iter::repeat_n(b'x', head.len())) {
+            echo.receive(&[byte]);
+        }
+        assert!(matches!(echo.connection.closed().map(|closed| &closed.cause), Some(Cause::Refused(_))));
+    }
 }
 
 #[test]

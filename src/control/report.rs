@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::stats::{Counters, Snapshot};
+use crate::stats::{Compressed, Counters, Snapshot};
 
 /// Names the shape of the report.
 const SCHEMA: &str = "echoring.stats/1";
@@ -52,6 +52,7 @@ struct Figures<'a> {
     subscriptions: u64,
     pool_bytes: u64,
     pool_bytes_peak: u64,
+    compression: CompressionFigures,
     accepted: u64,
     opened: u64,
     messages_in: u64,
@@ -69,6 +70,32 @@ struct Figures<'a> {
     answers: &'a BTreeMap<u16, u64>,
 }
 
+/// permessage-deflate: messages, and their bytes on the wire and before or after.
+#[derive(Debug, Default, Clone, Copy, Serialize)]
+struct CompressionFigures {
+    messages_in: u64,
+    bytes_in: u64,
+    bytes_in_inflated: u64,
+    messages_out: u64,
+    bytes_out: u64,
+    bytes_out_plain: u64,
+    context_bytes: u64,
+    declined: u64,
+}
+
+impl CompressionFigures {
+    fn add(&mut self, done: &Compressed) {
+        self.messages_in += done.messages_in;
+        self.bytes_in += done.bytes_in;
+        self.bytes_in_inflated += done.bytes_in_inflated;
+        self.messages_out += done.messages_out;
+        self.bytes_out += done.bytes_out;
+        self.bytes_out_plain += done.bytes_out_plain;
+        self.context_bytes += done.context_bytes;
+        self.declined += done.declined;
+    }
+}
+
 impl<'a> Figures<'a> {
     fn new(gauges: &Gauges, counters: &'a Counters) -> Figures<'a> {
         Figures {
@@ -77,6 +104,7 @@ impl<'a> Figures<'a> {
             subscriptions: gauges.subscriptions,
             pool_bytes: gauges.pool_bytes,
             pool_bytes_peak: gauges.pool_bytes_peak,
+            compression: gauges.compression,
             accepted: counters.accepted,
             opened: counters.opened,
             messages_in: counters.messages_in,
@@ -104,6 +132,7 @@ struct Gauges {
     subscriptions: u64,
     pool_bytes: u64,
     pool_bytes_peak: u64,
+    compression: CompressionFigures,
 }
 
 impl Gauges {
@@ -113,6 +142,7 @@ impl Gauges {
         self.subscriptions += snapshot.subscriptions;
         self.pool_bytes += snapshot.pool_bytes;
         self.pool_bytes_peak += snapshot.pool_bytes_peak;
+        self.compression.add(&snapshot.compressed);
     }
 }
 

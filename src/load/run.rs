@@ -17,14 +17,14 @@ use super::record::Record;
 use super::shared::{News, Shared};
 use super::tally::Tally;
 use super::{client, host, report};
-use crate::buffer::{Budget, Lease, Pool};
+use crate::buffer::{Budget, Pool};
 use crate::connection;
 use crate::driver::epoll::Epoll;
 use crate::driver::uring::Uring;
 use crate::driver::{Description, Driver, Features, Options, Waker};
 use crate::limits::{MESSAGE_BYTES_DEFAULT, MILLISECOND, QUEUE_BYTES_DEFAULT};
 use crate::protocol::handshake::Dial;
-use crate::shard::{Config, Mailboxes, Shard};
+use crate::shard::{Allowance, Config, Mailboxes, Shard};
 
 /// An open loop whose p99 lateness is above this measured the generator, not the server.
 pub const LATENESS_NS_MAX: u64 = MILLISECOND;
@@ -384,8 +384,7 @@ impl Seat {
             Client::new(self.shared, self.thread),
             self.config,
             // The generator's memory is bounded by its connections' queues.
-            Pool::new(Budget::new(u64::MAX / 2)),
-            Lease::new(Budget::new(connections), connections),
+            Allowance { pool: Pool::new(Budget::new(u64::MAX / 2)), ..Allowance::standalone(connections) },
             self.mailboxes,
         );
         shard.set_wakers(&wakers);

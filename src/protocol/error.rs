@@ -34,8 +34,10 @@ pub enum Offence {
     InterleavedData,
     /// A text message that is not UTF-8 (RFC 6455, 8.1).
     InvalidUtf8,
-    /// A message past the limit; known from the header alone.
+    /// A message past the limit; known from the header alone, or while inflating.
     MessageTooBig,
+    /// A compressed message that is not DEFLATE, or not all of it (RFC 7692, 7.2.2).
+    BadCompression,
     /// A Close frame with one byte of payload (RFC 6455, 5.5.1).
     BadClosePayload,
     /// A close code that must not be sent (RFC 6455, 7.4).
@@ -50,7 +52,7 @@ pub enum Offence {
 
 impl Offence {
     /// Every offence, for counters and tests.
-    pub const ALL: [Offence; 17] = [
+    pub const ALL: [Offence; 18] = [
         Offence::ReservedBits,
         Offence::UnknownOpcode,
         Offence::FragmentedControl,
@@ -63,6 +65,7 @@ impl Offence {
         Offence::InterleavedData,
         Offence::InvalidUtf8,
         Offence::MessageTooBig,
+        Offence::BadCompression,
         Offence::BadClosePayload,
         Offence::BadCloseCode,
         Offence::BadCloseReason,
@@ -85,7 +88,11 @@ impl Offence {
             | Offence::InterleavedData
             | Offence::BadClosePayload
             | Offence::BadCloseCode => CloseCode::PROTOCOL,
-            Offence::InvalidUtf8 | Offence::BadCloseReason => CloseCode::INVALID_PAYLOAD,
+            // RFC 7692 names no code for bad compressed data. RFC 6455 has 1007 for data that is not what the
+            // message's type promised, and RSV1 is part of that promise; the frames themselves are in order.
+            Offence::InvalidUtf8 | Offence::BadCloseReason | Offence::BadCompression => {
+                CloseCode::INVALID_PAYLOAD
+            }
             Offence::MessageTooBig => CloseCode::TOO_BIG,
             Offence::PingFlood | Offence::MessageTimeout => CloseCode::POLICY,
         }
@@ -106,6 +113,7 @@ impl Offence {
             Offence::InterleavedData => "new message inside a fragmented one",
             Offence::InvalidUtf8 => "text is not UTF-8",
             Offence::MessageTooBig => "message too big",
+            Offence::BadCompression => "message does not inflate",
             Offence::BadClosePayload => "close payload of one byte",
             Offence::BadCloseCode => "close code must not be sent",
             Offence::BadCloseReason => "close reason is not UTF-8",

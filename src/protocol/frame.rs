@@ -78,6 +78,14 @@ pub struct Header {
     pub payload_bytes: u64,
 }
 
+impl Header {
+    /// The header of a frame that is not compressed.
+    #[inline]
+    pub const fn new(opcode: Opcode, fin: bool, mask: Option<[u8; 4]>, payload_bytes: usize) -> Header {
+        Header { opcode, fin, compressed: false, mask, payload_bytes: payload_bytes as u64 }
+    }
+}
+
 /// Reads the header at the start of `bytes` and says how many bytes it took; `None` when more are needed.
 ///
 /// `receiver` is who received them: a server requires masks, a client forbids them. `allow_rsv1` tells

@@ -7,6 +7,7 @@
 #![deny(unsafe_code)]
 
 pub mod close;
+pub mod deflate;
 pub mod error;
 pub mod frame;
 pub mod handshake;

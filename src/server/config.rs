@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::connection;
 use crate::driver::Features;
 use crate::limits::{self, Nanos};
-use crate::protocol::handshake::OriginPolicy;
+use crate::protocol::handshake::{OriginPolicy, SubprotocolPreference};
 
 /// Where to take connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +27,7 @@ impl fmt::Display for ListenAddress {
     }
 }
 
+pub use crate::connection::Compression;
 pub use crate::driver::DriverChoice;
 
 /// A server's configuration. [`Config::default`] is what `echoring serve` runs with.
@@ -51,8 +52,16 @@ pub struct Config {
     pub queue_bytes: u32,
     /// Bytes of buffers and logs of the node.
     pub memory_budget_bytes: u64,
+    /// How messages are compressed with clients that offer it; `None` for never.
+    pub compression: Option<Compression>,
+    /// Bytes of the windows that compressed connections keep, on the whole node.
+    pub compression_bytes: u64,
     /// Which pages may connect.
     pub origins: OriginPolicy,
+    /// Subprotocols to choose from where a client offers some, best first; each a token (RFC 6455, 4.1).
+    pub subprotocols: Vec<&'static str>,
+    /// Whose order decides where several are possible.
+    pub subprotocol_preference: SubprotocolPreference,
     /// From accept to the 101.
     pub handshake_timeout: Nanos,
     /// Pings that a peer may send in a second before 1008.
@@ -75,7 +84,11 @@ impl Default for Config {
             connections_max: None,
             queue_bytes: limits::QUEUE_BYTES_DEFAULT,
             memory_budget_bytes: limits::MEMORY_BUDGET_DEFAULT,
+            compression: None,
+            compression_bytes: limits::COMPRESSION_BYTES_DEFAULT,
             origins: OriginPolicy::SameHost,
+            subprotocols: Vec::new(),
+            subprotocol_preference: SubprotocolPreference::Server,
             handshake_timeout: limits::HANDSHAKE_TIMEOUT,
             pings_per_second_max: limits::PINGS_PER_SECOND_MAX,
             autotune_sockets: false,
@@ -91,6 +104,7 @@ impl Config {
             queue_bytes: self.queue_bytes,
             handshake_timeout: self.handshake_timeout,
             pings_per_second_max: self.pings_per_second_max,
+            compression: self.compression,
             ..connection::Config::default()
         }
     }

@@ -23,14 +23,14 @@ use crate::driver::epoll::Epoll;
 use crate::driver::uring::Uring;
 use crate::driver::{Description, Driver, Options, Waker};
 use crate::limits::{
-    CONNECTION_LEASE, CONNECTIONS_DEFAULT, MAILBOX_BYTES_MIN, REFUSING_CONNECTIONS_MAX, RESERVED_DESCRIPTORS,
-    SNAPSHOT_TIMEOUT,
+    COMPRESSION_LEASE_BYTES, CONNECTION_LEASE, CONNECTIONS_DEFAULT, MAILBOX_BYTES_MIN,
+    REFUSING_CONNECTIONS_MAX, RESERVED_DESCRIPTORS, SNAPSHOT_TIMEOUT,
 };
-use crate::shard::{self, Mailboxes, Order, Remote, Shard};
+use crate::shard::{self, Allowance, Mailboxes, Order, Remote, Shard};
 use crate::stats::Snapshot;
 
 pub use broadcast::Message;
-pub use config::{Config, DriverChoice, ListenAddress, StartError};
+pub use config::{Compression, Config, DriverChoice, ListenAddress, StartError};
 pub use service::{Peer, Service};
 
 /// A running server.
@@ -92,6 +92,7 @@ impl Server {
         let connections = connections_max(&config)?;
         let budget = Budget::new(config.memory_budget_bytes);
         let seats = Budget::new(u64::from(connections));
+        let contexts = Budget::new(config.compression_bytes);
         let mailbox_bytes = MAILBOX_BYTES_MIN.max(2 * config.message_bytes_max as usize + 64);
         let mailboxes = Mailboxes::connect(shards, mailbox_bytes);
         let (ready_in, ready) = mpsc::channel();
@@ -106,8 +107,11 @@ impl Server {
                 connections,
                 sockets,
                 mailboxes,
-                pool: Pool::new(budget.clone()),
-                seats: Lease::new(seats.clone(), CONNECTION_LEASE),
+                allowance: Allowance {
+                    pool: Pool::new(budget.clone()),
+                    connections: Lease::new(seats.clone(), CONNECTION_LEASE),
+                    contexts: Lease::new(contexts.clone(), COMPRESSION_LEASE_BYTES),
+                },
                 seed,
                 ready: ready_in.clone(),
                 go: go_out,
@@ -243,8 +247,7 @@ struct Start {
     connections: u32,
     sockets: Vec<OwnedFd>,
     mailboxes: Mailboxes<Message>,
-    pool: Pool,
-    seats: Lease,
+    allowance: Allowance,
     seed: u64,
     ready: mpsc::Sender<Started>,
     go: mpsc::Receiver<Vec<Waker>>,
@@ -301,13 +304,14 @@ impl Start {
         let index = self.mailboxes.shard();
         let description = driver.describe();
         let service =
-            Service::new(self.config.origins.clone(), self.config.message_bytes_max, self.config.queue_bytes);
+            Service::new(self.config.origins.clone(), self.config.message_bytes_max, self.config.queue_bytes)
+                .with_subprotocols(self.config.subprotocols.clone(), self.config.subprotocol_preference);
         let config = shard::Config {
             connection: self.config.connection(),
             connections: self.connections + REFUSING_CONNECTIONS_MAX,
             seed: self.seed,
         };
-        let mut shard = Shard::new(driver, service, config, self.pool, self.seats, self.mailboxes);
+        let mut shard = Shard::new(driver, service, config, self.allowance, self.mailboxes);
         for socket in self.sockets {
             if let Err(error) = shard.listen(socket) {
                 let started =

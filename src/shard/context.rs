@@ -160,6 +160,7 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
             connection,
             env: Env {
                 pool: &mut core.pool,
+                codecs: &mut core.codecs,
                 config: &core.config.connection,
                 now: core.now,
                 entropy: &mut core.entropy,
@@ -181,6 +182,20 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
     #[inline]
     pub fn is_writable(&self, token: Token) -> bool {
         self.core.slots.get(token).is_some_and(|slot| slot.connection.is_writable())
+    }
+
+    /// From now on every message to a connection is compressed without reference to earlier ones, if at all, so that
+    /// frames of [`deflate_for_all`](Context::deflate_for_all) may be [shared](Context::share) with it. Returns the
+    /// bits of the window that it takes; `None` when it takes plain messages only.
+    pub fn share_window(&mut self, token: Token) -> Option<u8> {
+        let core = &mut *self.core;
+        core.slots.get_mut(token)?.connection.share_window(&mut core.codecs)
+    }
+
+    /// Deflates a message for all connections whose [window](Context::share_window) has so many bits. `None` when
+    /// it is not worth it, and they are to be sent the plain message.
+    pub fn deflate_for_all(&mut self, window_bits: u8, payload: &[u8]) -> Option<&[u8]> {
+        self.core.codecs.deflate_for_all(window_bits, payload)
     }
 
     /// Sends encoded frames, `messages` of them, from memory that other connections send too. The connection

@@ -5,9 +5,9 @@ use super::mailbox::Mailboxes;
 use super::refusals;
 use super::slots::Slots;
 use super::wheel::Wheel;
-use super::{Application, Config};
+use super::{Allowance, Application, Config};
 use crate::buffer::{Buffer, Lease, Pool};
-use crate::connection::{Cause, Connection, Entropy, Env, Fate};
+use crate::connection::{Cause, Codecs, Connection, Entropy, Env, Fate};
 use crate::driver::{Driver, Source, Token};
 use crate::limits::{DRAIN_TIMEOUT, Nanos, TRIM_INTERVAL};
 use crate::protocol::CloseCode;
@@ -20,6 +20,7 @@ pub struct Core<D: Driver, A: Application> {
     pub(super) driver: D,
     pub(super) slots: Slots<A::Peer>,
     pub(super) pool: Pool,
+    pub(super) codecs: Codecs,
     pub(super) config: Config,
     pub(super) entropy: Entropy,
     pub(super) wheel: Wheel,
@@ -32,8 +33,8 @@ pub struct Core<D: Driver, A: Application> {
     pub(super) dirty: Vec<Token>,
     /// Connections whose send went through after it had not.
     pub(super) unblocked: Vec<Token>,
-    /// What arrived while a request waited for its decision, to be read now.
-    held: Vec<(Token, Buffer)>,
+    /// What connections had put off, to be read now.
+    parked: Vec<(Token, Buffer)>,
     /// Connections whose queue did not fit the batch.
     retry: Vec<Token>,
     /// Connections that had no room for another piece in this turn's batch.
@@ -53,6 +54,7 @@ macro_rules! env {
     ($core:expr) => {
         Env {
             pool: &mut $core.pool,
+            codecs: &mut $core.codecs,
             config: &$core.config.connection,
             now: $core.now,
             entropy: &mut $core.entropy,
@@ -82,12 +84,13 @@ impl<D: Driver, A: Application> Core<D, A> {
     pub(super) fn new(
         driver: D,
         config: Config,
-        pool: Pool,
-        lease: Lease,
+        allowance: Allowance,
         mailboxes: Mailboxes<A::Message>,
     ) -> Core<D, A> {
         let now = driver.now();
+        let Allowance { pool, connections, contexts } = allowance;
         Core {
+            codecs: Codecs::new(config.connection.compression, contexts),
             slots: Slots::with_capacity(config.connections),
             entropy: Entropy::new(config.seed),
             wheel: Wheel::new(now),
@@ -96,7 +99,7 @@ impl<D: Driver, A: Application> Core<D, A> {
             echoed: 0,
             dirty: Vec::new(),
             unblocked: Vec::new(),
-            held: Vec::new(),
+            parked: Vec::new(),
             refused: Vec::new(),
             trim_at: 0,
             trim_wanted: false,
@@ -108,7 +111,7 @@ impl<D: Driver, A: Application> Core<D, A> {
             pool,
             config,
             mailboxes,
-            lease,
+            lease: connections,
         }
     }
 
@@ -213,7 +216,7 @@ impl<D: Driver, A: Application> Core<D, A> {
 
     /// Sends what was queued and carries out what connections decided, until nothing is left to do.
     pub(super) fn flush_dirty(&mut self, application: &mut A) {
-        if self.dirty.is_empty() && self.held.is_empty() && self.unblocked.is_empty() {
+        if self.dirty.is_empty() && self.unblocked.is_empty() {
             return;
         }
         for _ in 0..2 {
@@ -225,9 +228,9 @@ impl<D: Driver, A: Application> Core<D, A> {
                 self.look_for_plain_echo(application, token);
             }
             self.dirty.clear();
-            while let Some((token, mut held)) = self.held.pop() {
-                self.read_held(application, token, &mut held);
-                self.pool.put(held);
+            while let Some((token, mut parked)) = self.parked.pop() {
+                self.read_parked(application, token, &mut parked);
+                self.pool.put(parked);
             }
             let mut unblocked = std::mem::take(&mut self.unblocked);
             for token in unblocked.drain(..) {
@@ -279,6 +282,9 @@ impl<D: Driver, A: Application> Core<D, A> {
             Some(false) => self.driver.resume(token),
             None => {}
         }
+        if let Some(parked) = connection.take_parked(&self.config.connection) {
+            self.parked.push((token, parked));
+        }
         if refused && !slot.leaving {
             // The batch has no room for more pieces of this connection; the rest goes with the next.
             slot.dirty = true;
@@ -295,7 +301,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         if slot.leased {
             self.lease.give(1);
         }
-        slot.connection.release(&mut self.pool);
+        slot.connection.release(&mut self.pool, &mut self.codecs);
         let gone = crate::connection::Closed { code: CloseCode::ABNORMAL, cause: Cause::Gone };
         let closed = slot.connection.closed().unwrap_or(&gone);
         if slot.connection.was_open() {
@@ -344,6 +350,7 @@ impl<D: Driver, A: Application> Core<D, A> {
             driver: described.name,
             features: described.features.names().collect(),
             degraded: described.degraded.names().collect(),
+            compressed: self.codecs.done(),
             counters: self.counters.clone(),
             ..Snapshot::default()
         }

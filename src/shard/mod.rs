@@ -18,9 +18,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc;
 
+use crate::buffer::{Budget, Lease, Pool};
 use crate::connection;
 use crate::driver::{Driver, Event, Waker};
-use crate::limits::{DRAIN_TIMEOUT, MILLISECOND, Nanos};
+use crate::limits::{COMPRESSION_BYTES_DEFAULT, COMPRESSION_LEASE_BYTES, DRAIN_TIMEOUT, MILLISECOND, Nanos};
 use crate::stats::Snapshot;
 
 pub use self::core::Core;
@@ -40,6 +41,28 @@ pub struct Config {
     pub connections: u32,
     /// Seeds masking keys and nonces; from the system's random source in production.
     pub seed: u64,
+}
+
+/// A shard's part of what the node may spend.
+#[derive(Debug)]
+pub struct Allowance {
+    /// Buffers and logs.
+    pub pool: Pool,
+    /// Connections.
+    pub connections: Lease,
+    /// Bytes of the windows that compressed connections keep.
+    pub contexts: Lease,
+}
+
+impl Allowance {
+    /// For a shard that is alone: all that a node may spend, and so many connections.
+    pub fn standalone(connections: u64) -> Allowance {
+        Allowance {
+            pool: Pool::standalone(),
+            connections: Lease::new(Budget::new(connections), connections),
+            contexts: Lease::new(Budget::new(COMPRESSION_BYTES_DEFAULT), COMPRESSION_LEASE_BYTES),
+        }
+    }
 }
 
 /// What other threads ask of a shard.
@@ -91,14 +114,13 @@ impl<D: Driver, A: Application> Shard<D, A> {
         driver: D,
         application: A,
         config: Config,
-        pool: crate::buffer::Pool,
-        connections: crate::buffer::Lease,
+        allowance: Allowance,
         mailboxes: Mailboxes<A::Message>,
     ) -> Shard<D, A> {
         let (sender, orders) = mpsc::channel();
         let remote = Remote { orders: sender, waker: driver.waker() };
         Shard {
-            core: Core::new(driver, config, pool, connections, mailboxes),
+            core: Core::new(driver, config, allowance, mailboxes),
             application,
             orders,
             remote,
@@ -206,8 +228,8 @@ impl<D: Driver, A: Application> Shard<D, A> {
             Event::Accepted { token } => core.accepted(token),
             Event::Connected { token } => core.connected(token),
             Event::Ended { token } => {
-                let until = core.now + core.config.connection.close_timeout;
-                core.with_connection(token, |connection, _| connection.ended(until));
+                let close_timeout = core.config.connection.close_timeout;
+                core.with_connection(token, |connection, now| connection.ended(now + close_timeout));
             }
             Event::Blocked { token, unsent } => {
                 core.counters.short_sends += 1;

@@ -11,7 +11,7 @@ use echoring::connection;
 use echoring::driver::sim::{Faults, Network, Random, Sim};
 use echoring::driver::{Driver, Options, Waker};
 use echoring::limits::{MEMORY_BUDGET_DEFAULT, MILLISECOND, Nanos, SECOND};
-use echoring::shard::{Application, Config, Mailboxes, Order, Shard};
+use echoring::shard::{Allowance, Application, Config, Mailboxes, Order, Shard};
 
 use super::client::Client;
 
@@ -74,6 +74,7 @@ impl<A: Application + 'static> World<A> {
         let connections = 64;
         let budget = Budget::new(MEMORY_BUDGET_DEFAULT);
         let slots = Budget::new(1_000);
+        let contexts = Budget::new(1 << 20);
         let mut drivers: Vec<Sim> = Vec::new();
         for _ in 0..shards {
             let mut driver =
@@ -86,9 +87,12 @@ impl<A: Application + 'static> World<A> {
         let shards: Vec<_> = (drivers.into_iter().zip(mailboxes).enumerate())
             .map(|(number, (driver, mailboxes))| {
                 let config = Config { connection: connection.clone(), connections, seed };
-                let pool = Pool::new(budget.clone());
-                let lease = Lease::new(slots.clone(), 16);
-                let mut shard = Shard::new(driver, application(number), config, pool, lease, mailboxes);
+                let allowance = Allowance {
+                    pool: Pool::new(budget.clone()),
+                    connections: Lease::new(slots.clone(), 16),
+                    contexts: Lease::new(contexts.clone(), 1 << 16),
+                };
+                let mut shard = Shard::new(driver, application(number), config, allowance, mailboxes);
                 shard.set_wakers(&wakers);
                 RefCell::new(shard)
             })

@@ -6,11 +6,18 @@
 use std::fmt;
 use std::io::Write as _;
 
-use super::{HEAD_END, Refusal, accept, key, lists, values};
+use super::{Refusal, accept, has_bare_line_feed, key, lists, values};
 use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
+use crate::protocol::deflate::{self, Agreement, Preferences};
 
-/// Appends the 101 that answers `key`. `subprotocol` must be one that the client offered.
-pub fn write_accept(out: &mut Vec<u8>, key: &[u8; 24], subprotocol: Option<&str>) {
+/// Appends the 101 that answers `key`. `subprotocol` must be one that the client offered, and `agreement` what came
+/// of an offer of it.
+pub fn write_accept(
+    out: &mut Vec<u8>,
+    key: &[u8; 24],
+    subprotocol: Option<&str>,
+    agreement: Option<&Agreement>,
+) {
     out.extend_from_slice(
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ",
     );
@@ -18,6 +25,10 @@ pub fn write_accept(out: &mut Vec<u8>, key: &[u8; 24], subprotocol: Option<&str>
     if let Some(subprotocol) = subprotocol {
         out.extend_from_slice(b"\r\nSec-WebSocket-Protocol: ");
         append_text(out, subprotocol);
+    }
+    if let Some(agreement) = agreement {
+        out.extend_from_slice(b"\r\nSec-WebSocket-Extensions: ");
+        deflate::write_response(out, agreement);
     }
     out.extend_from_slice(b"\r\n\r\n");
 }
@@ -107,8 +118,8 @@ pub struct Dial {
 }
 
 /// Appends the upgrade request. `nonce` must be fresh and random (RFC 6455, 4.1), and is what
-/// [`parse_response`] wants back. CR, LF and NUL inside the strings are left out.
-pub fn write_request(out: &mut Vec<u8>, dial: &Dial, nonce: [u8; 16]) {
+/// [`parse_response`] wants back, like the `offer` to compress. CR, LF and NUL inside the strings are left out.
+pub fn write_request(out: &mut Vec<u8>, dial: &Dial, nonce: [u8; 16], offer: Option<&Preferences>) {
     out.extend_from_slice(b"GET ");
     append_text(out, if dial.path.is_empty() { "/" } else { &dial.path });
     out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
@@ -124,6 +135,10 @@ pub fn write_request(out: &mut Vec<u8>, dial: &Dial, nonce: [u8; 16]) {
     for (index, subprotocol) in dial.subprotocols.iter().enumerate() {
         out.extend_from_slice(if index == 0 { b"\r\nSec-WebSocket-Protocol: " } else { b", " });
         append_text(out, subprotocol);
+    }
+    if let Some(offer) = offer {
+        out.extend_from_slice(b"\r\nSec-WebSocket-Extensions: ");
+        deflate::write_offer(out, offer);
     }
     for (name, value) in &dial.headers {
         out.extend_from_slice(b"\r\n");
@@ -141,6 +156,8 @@ pub struct Response {
     pub status: u16,
     /// The subprotocol that the server chose; to be checked by [`Response::check_subprotocol`].
     pub subprotocol: Option<String>,
+    /// What the server took of the offer to compress.
+    pub agreement: Option<Agreement>,
 }
 
 impl Response {
@@ -167,8 +184,8 @@ pub enum BadHandshake {
     WrongAccept,
     /// The server chose a subprotocol that was not offered.
     UnknownSubprotocol,
-    /// The server chose an extension, and none was offered.
-    UnaskedExtension,
+    /// The server chose an extension, or parameters of one, that was not offered (RFC 6455, 4.1; RFC 7692, 5.1).
+    BadExtension,
     /// The bytes are no HTTP/1.1 response.
     Malformed,
     /// The head is longer than [`HEAD_BYTES_MAX`] or has more fields than [`HEADERS_MAX`].
@@ -186,7 +203,7 @@ impl fmt::Display for BadHandshake {
                 f.write_str("the server's Sec-WebSocket-Accept does not fit our key")
             }
             BadHandshake::UnknownSubprotocol => f.write_str("the server chose a subprotocol nobody offered"),
-            BadHandshake::UnaskedExtension => f.write_str("the server chose an extension nobody offered"),
+            BadHandshake::BadExtension => f.write_str("the server chose an extension nobody offered"),
             BadHandshake::Malformed => f.write_str("the server's answer is no HTTP/1.1 response"),
             BadHandshake::HeadTooBig => f.write_str("the server's response head is too big"),
         }
@@ -195,15 +212,32 @@ impl fmt::Display for BadHandshake {
 
 impl std::error::Error for BadHandshake {}
 
+/// What the server took of our offer to compress.
+fn agreement(
+    headers: &[httparse::Header<'_>],
+    offer: Option<&Preferences>,
+) -> Result<Option<Agreement>, BadHandshake> {
+    let mut extensions = values(headers, "sec-websocket-extensions");
+    match offer {
+        Some(offer) => deflate::accept_response(extensions, offer).map_err(|_| BadHandshake::BadExtension),
+        None if extensions.all(<[u8]>::is_empty) => Ok(None),
+        None => Err(BadHandshake::BadExtension),
+    }
+}
+
 /// Reads the server's answer at the start of `bytes` and says how many bytes it took; `None` when more are
 /// needed. Interim responses (100, 103) are passed over.
 ///
 /// # Errors
 /// Why the answer opens no WebSocket, as soon as the head is complete or can no longer become a good one.
-pub fn parse_response(bytes: &[u8], nonce: [u8; 16]) -> Result<Option<(Response, usize)>, BadHandshake> {
+pub fn parse_response(
+    bytes: &[u8],
+    nonce: [u8; 16],
+    offer: Option<&Preferences>,
+) -> Result<Option<(Response, usize)>, BadHandshake> {
     let mut start = 0;
     loop {
-        match parse_one(&bytes[start..], nonce, HEAD_BYTES_MAX - start)? {
+        match parse_one(&bytes[start..], nonce, offer, HEAD_BYTES_MAX - start)? {
             None => return Ok(None),
             Some((None, head_bytes)) => start += head_bytes,
             Some((Some(response), head_bytes)) => return Ok(Some((response, start + head_bytes))),
@@ -215,6 +249,7 @@ pub fn parse_response(bytes: &[u8], nonce: [u8; 16]) -> Result<Option<(Response,
 fn parse_one(
     bytes: &[u8],
     nonce: [u8; 16],
+    offer: Option<&Preferences>,
     bytes_max: usize,
 ) -> Result<Option<(Option<Response>, usize)>, BadHandshake> {
     let head = &bytes[..bytes.len().min(bytes_max)];
@@ -227,7 +262,7 @@ fn parse_one(
         Err(httparse::Error::TooManyHeaders) => return Err(BadHandshake::HeadTooBig),
         Err(_) => return Err(BadHandshake::Malformed),
     };
-    if !head[..head_bytes].ends_with(HEAD_END) {
+    if has_bare_line_feed(&head[..head_bytes]) {
         return Err(BadHandshake::Malformed);
     }
     let headers = &*parsed.headers;
@@ -246,9 +281,7 @@ fn parse_one(
     if (accepts.next(), accepts.next()) != (Some(&accept(&key(nonce))), None) {
         return Err(BadHandshake::WrongAccept);
     }
-    if values(headers, "sec-websocket-extensions").any(|extensions| !extensions.is_empty()) {
-        return Err(BadHandshake::UnaskedExtension);
-    }
+    let agreement = agreement(headers, offer)?;
     let mut subprotocols = values(headers, "sec-websocket-protocol");
     let subprotocol = match (subprotocols.next(), subprotocols.next()) {
         (None, _) => None,
@@ -257,5 +290,5 @@ fn parse_one(
         }
         (Some(_), Some(_)) => return Err(BadHandshake::UnknownSubprotocol),
     };
-    Ok(Some((Some(Response { status, subprotocol }), head_bytes)))
+    Ok(Some((Some(Response { status, subprotocol, agreement }), head_bytes)))
 }

@@ -40,7 +40,7 @@ fn upgrade(bytes: &[u8]) -> Result<Option<[u8; 24]>, Refusal> {
 fn the_standards_example_is_accepted() {
     let key = upgrade(&request("GET /chat HTTP/1.1", GOOD)).unwrap().expect("an upgrade");
     let mut out = Vec::new();
-    write_accept(&mut out, &key, Some("chat"));
+    write_accept(&mut out, &key, Some("chat"), None);
     assert_eq!(
         String::from_utf8(out).unwrap(),
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -50,7 +50,10 @@ fn the_standards_example_is_accepted() {
 
 #[test]
 fn upgrades_that_are_accepted_although_they_look_unusual() {
-    let cases: [(&str, &[&str]); 12] = [
+    let cases: [(&str, &[&str]); 15] = [
+        ("Host", &["Host: a:"]),
+        ("Host", &["Host: 127.0.0.1:65535"]),
+        ("Host", &["Host: xn--bcher-kva.example"]),
         ("Upgrade", &["upgrade: WebSocket"]),
         ("Upgrade", &["Upgrade: h2c, websocket"]),
         ("Upgrade", &["Upgrade: h2c", "Upgrade: websocket"]),
@@ -73,12 +76,23 @@ fn upgrades_that_are_accepted_although_they_look_unusual() {
 
 #[test]
 fn upgrades_that_are_refused() {
-    let cases: [(&str, &[&str], Refusal); 27] = [
+    let cases: [(&str, &[&str], Refusal); 40] = [
         ("Host", &[], Refusal::HOST),
         ("Host", &["Host: a", "Host: a"], Refusal::HOST),
         ("Host", &["Host:"], Refusal::HOST),
         ("Host", &["Host: a/b"], Refusal::HOST),
         ("Host", &["Host: user@a"], Refusal::HOST),
+        ("Host", &["Host: :80"], Refusal::HOST),
+        ("Host", &["Host: a:b"], Refusal::HOST),
+        ("Host", &["Host: a:80:80"], Refusal::HOST),
+        ("Host", &["Host: a:65536"], Refusal::HOST),
+        ("Host", &["Host: a:+80"], Refusal::HOST),
+        ("Host", &["Host: ::1"], Refusal::HOST),
+        ("Host", &["Host: [::1"], Refusal::HOST),
+        ("Host", &["Host: [::1]80"], Refusal::HOST),
+        ("Host", &["Host: [a]"], Refusal::HOST),
+        ("Host", &["Host: a%2"], Refusal::HOST),
+        ("Host", &["Host: a, b"], Refusal::HOST),
         ("Upgrade", &[], Refusal::NO_UPGRADE),
         ("Upgrade", &["Upgrade: websockets"], Refusal::NO_UPGRADE),
         ("Connection", &[], Refusal::NO_CONNECTION_UPGRADE),
@@ -99,6 +113,8 @@ fn upgrades_that_are_refused() {
         ("Sec-WebSocket-Key", &["Sec-WebSocket-Key: SGVsbG8sIHdvcmxkIQ=="], Refusal::KEY),
         ("-", &["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="], Refusal::KEY),
         ("-", &["Content-Length: 5"], Refusal::BODY),
+        ("-", &["Content-Length:"], Refusal::BODY),
+        ("-", &["Content-Length: 0", "Content-Length: 0"], Refusal::BODY),
         ("-", &["Content-Length: 0", "Content-Length: x"], Refusal::BODY),
         ("-", &["Transfer-Encoding: chunked"], Refusal::BODY),
         ("-", &["Sec-WebSocket-Protocol: a b"], Refusal::SUBPROTOCOL),
@@ -133,7 +149,20 @@ fn plain_requests_are_no_upgrades() {
 #[test]
 fn heads_that_are_refused_before_they_ask_for_anything() {
     let many: Vec<String> = (0..HEADERS_MAX).map(|at| format!("X-{at}: y")).collect();
-    let cases: [(Vec<u8>, Refusal); 16] = [
+    let cases: [(Vec<u8>, Refusal); 29] = [
+        (b"GET / HTTP/1.1\nHost: a\r\n\r\n".into(), Refusal::MALFORMED),
+        (b"GET / HTTP/1.1\r\nHost: a\nX: y\r\n\r\n".into(), Refusal::MALFORMED),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n\n".into(), Refusal::MALFORMED),
+        (b"GET / HTTP/1.1\nHost: a".into(), Refusal::MALFORMED),
+        (b"\nGET / HTTP/1.1\r\nHost: a\r\n\r\n".into(), Refusal::MALFORMED),
+        (b"GET / HTTP/1.1\r\nHost: a\rX: y\r\n\r\n".into(), Refusal::MALFORMED),
+        (b"GET /a b HTTP/1.1\r\nHost: a\r\n\r\n".into(), Refusal::MALFORMED),
+        (b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n".into(), Refusal::MALFORMED),
+        ("GET /é HTTP/1.1\r\nHost: a\r\n\r\n".into(), Refusal::TARGET),
+        (b"GET * HTTP/1.1\r\nHost: a\r\n\r\n".into(), Refusal::TARGET),
+        (b"GET http:/// HTTP/1.1\r\nHost: a\r\n\r\n".into(), Refusal::TARGET),
+        (b"GET http://u@a/ HTTP/1.1\r\nHost: a\r\n\r\n".into(), Refusal::TARGET),
+        (b"GET http://a:x/ HTTP/1.1\r\nHost: a\r\n\r\n".into(), Refusal::TARGET),
         (b"GET / HTTP/1.0\r\nHost: a\r\n\r\n".into(), Refusal::VERSION),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), Refusal::VERSION),
         (b"GET / HTTP/2\r\n".into(), Refusal::VERSION),
@@ -231,6 +260,31 @@ fn subprotocols_and_origin_are_shown_to_the_application() {
 }
 
 #[test]
+fn a_subprotocol_is_chosen_by_the_order_of_either_side() {
+    /// Fields, what the server supports, what is chosen by the server's order and by the client's.
+    type Case<'a> = (&'a [&'a str], &'a [&'a str], Option<&'a str>, Option<&'a str>);
+    let cases: [Case<'_>; 7] = [
+        (&["Sec-WebSocket-Protocol: a, b"], &["b", "a"], Some("b"), Some("a")),
+        (&["Sec-WebSocket-Protocol: a", "Sec-WebSocket-Protocol: ,b,"], &["b", "a"], Some("b"), Some("a")),
+        (&["Sec-WebSocket-Protocol: x, b"], &["a", "b"], Some("b"), Some("b")),
+        (&["Sec-WebSocket-Protocol: A"], &["a"], None, None),
+        (&["Sec-WebSocket-Protocol: x"], &["a"], None, None),
+        (&["Sec-WebSocket-Protocol: a"], &[], None, None),
+        (&[], &["a"], None, None),
+    ];
+    for (fields, supported, by_server, by_client) in cases {
+        with_request(&replaced("-", fields), |request, _| {
+            let upgrade = request.upgrade().unwrap().expect("an upgrade");
+            let chosen = |preference| upgrade.subprotocol(supported, preference);
+            assert_eq!(chosen(SubprotocolPreference::Server), by_server, "{fields:?}");
+            assert_eq!(chosen(SubprotocolPreference::Client), by_client, "{fields:?}");
+        })
+        .unwrap()
+        .expect("complete");
+    }
+}
+
+#[test]
 fn refusals_say_what_cures_them() {
     for refusal in Refusal::ALL {
         let mut out = Vec::new();
@@ -321,7 +375,7 @@ fn dial() -> Dial {
 #[test]
 fn client_and_server_agree() {
     let mut asked = Vec::new();
-    write_request(&mut asked, &dial(), NONCE);
+    write_request(&mut asked, &dial(), NONCE, None);
     let mut answered = Vec::new();
     with_request(&asked, |request, head_bytes| {
         assert_eq!(head_bytes, asked.len());
@@ -330,17 +384,17 @@ fn client_and_server_agree() {
         let upgrade = request.upgrade().unwrap().expect("an upgrade");
         assert_eq!(&upgrade.key, b"dGhlIHNhbXBsZSBub25jZQ==");
         assert!(upgrade.subprotocols().eq(["chat", "superchat"]));
-        write_accept(&mut answered, &upgrade.key, upgrade.subprotocols().nth(1));
+        write_accept(&mut answered, &upgrade.key, upgrade.subprotocols().nth(1), None);
     })
     .unwrap()
     .expect("complete");
 
     for end in 0..answered.len() {
-        assert_eq!(parse_response(&answered[..end], NONCE), Ok(None));
+        assert_eq!(parse_response(&answered[..end], NONCE, None), Ok(None));
     }
     let head_bytes = answered.len();
     answered.extend_from_slice(b"\x81\x00");
-    let (response, bytes) = parse_response(&answered, NONCE).unwrap().expect("complete");
+    let (response, bytes) = parse_response(&answered, NONCE, None).unwrap().expect("complete");
     assert_eq!((response.status, bytes), (101, head_bytes));
     assert_eq!(response.check_subprotocol(&dial().subprotocols), Ok(()));
     assert_eq!(response.check_subprotocol(&["chat".into()]), Err(BadHandshake::UnknownSubprotocol));
@@ -352,7 +406,7 @@ fn nothing_in_a_dial_starts_a_line_of_its_own() {
     dial.path = "/\r\nEvil: 1".into();
     dial.headers = vec![("X".into(), "a\r\n\r\nGET /evil HTTP/1.1".into())];
     let mut asked = Vec::new();
-    write_request(&mut asked, &dial, NONCE);
+    write_request(&mut asked, &dial, NONCE, None);
     let text = String::from_utf8(asked).unwrap();
     assert_eq!(text.matches("\r\n\r\n").count(), 1);
     assert!(!text.contains("\nEvil"));
@@ -364,7 +418,8 @@ fn answers_that_open_no_websocket() {
     let answer = |line: &str, fields: &[&str]| request(line, fields);
     const LINE: &str = "HTTP/1.1 101 Switching Protocols";
     let (up, connection) = ("Upgrade: websocket", "Connection: upgrade");
-    let cases: [(Vec<u8>, BadHandshake); 15] = [
+    let cases: [(Vec<u8>, BadHandshake); 16] = [
+        (answer(LINE, &[up, connection, ACCEPT, "A: b\nC: d"]), BadHandshake::Malformed),
         (answer("HTTP/1.1 403 Forbidden", &["A: b"]), BadHandshake::Status(403)),
         (answer("HTTP/1.0 200 OK", &["A: b"]), BadHandshake::Status(200)),
         (answer("HTTP/1.0 101 Odd", &[up, connection, ACCEPT]), BadHandshake::Malformed),
@@ -375,7 +430,7 @@ fn answers_that_open_no_websocket() {
         (answer(LINE, &[up, connection, &ACCEPT.to_lowercase()]), BadHandshake::WrongAccept),
         (
             answer(LINE, &[up, connection, ACCEPT, "Sec-WebSocket-Extensions: permessage-deflate"]),
-            BadHandshake::UnaskedExtension,
+            BadHandshake::BadExtension,
         ),
         (
             answer(LINE, &[up, connection, ACCEPT, "Sec-WebSocket-Protocol: a", "Sec-WebSocket-Protocol: b"]),
@@ -389,7 +444,7 @@ fn answers_that_open_no_websocket() {
     ];
     for (bytes, error) in cases {
         let shown = &bytes[..bytes.len().min(200)];
-        assert_eq!(parse_response(&bytes, NONCE), Err(error), "{}", shown.escape_ascii());
+        assert_eq!(parse_response(&bytes, NONCE, None), Err(error), "{}", shown.escape_ascii());
         assert!(!error.to_string().is_empty());
     }
 }
@@ -397,10 +452,13 @@ fn answers_that_open_no_websocket() {
 #[test]
 fn interim_responses_are_passed_over() {
     let mut bytes = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".to_vec();
-    assert_eq!(parse_response(&bytes, NONCE), Ok(None));
-    write_accept(&mut bytes, b"dGhlIHNhbXBsZSBub25jZQ==", None);
-    let (response, head_bytes) = parse_response(&bytes, NONCE).unwrap().expect("complete");
-    assert_eq!((response, head_bytes), (Response { status: 101, subprotocol: None }, bytes.len()));
+    assert_eq!(parse_response(&bytes, NONCE, None), Ok(None));
+    write_accept(&mut bytes, b"dGhlIHNhbXBsZSBub25jZQ==", None, None);
+    let (response, head_bytes) = parse_response(&bytes, NONCE, None).unwrap().expect("complete");
+    assert_eq!(
+        (response, head_bytes),
+        (Response { status: 101, subprotocol: None, agreement: None }, bytes.len())
+    );
 }
 
 #[test]
@@ -433,7 +491,7 @@ proptest! {
     #[test]
     fn no_bytes_make_the_parsers_panic(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
         let _ = with_request(&bytes, |request, _| request.upgrade().map(|_| ()));
-        let _ = parse_response(&bytes, NONCE);
+        let _ = parse_response(&bytes, NONCE, None);
         if let Ok(text) = str::from_utf8(&bytes) {
             let _ = Url::parse(text);
             let _ = percent_decode_path(text);

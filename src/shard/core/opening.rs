@@ -7,7 +7,8 @@ use super::Core;
 use crate::buffer::Buffer;
 use crate::connection::{Connection, Env, OutOfMemory, Reply};
 use crate::driver::{Driver, Token};
-use crate::protocol::handshake::{self, Refusal};
+use crate::protocol::deflate;
+use crate::protocol::handshake::{self, Refusal, Upgrade};
 use crate::shard::context::Context;
 use crate::shard::{Answer, Application, refusals};
 use crate::stats::Counters;
@@ -19,6 +20,9 @@ impl<D: Driver, A: Application> Core<D, A> {
                 Ok(upgrade) => upgrade,
                 Err(refusal) => return self.refuse_because(token, &refusal, request),
             };
+            if let Some(upgrade) = &upgrade {
+                self.agree(token, upgrade);
+            }
             let answer = application.request(&mut Context { core: self }, token, request, upgrade.as_ref());
             let key = upgrade.map(|upgrade| upgrade.key);
             match (answer, key) {
@@ -55,26 +59,25 @@ impl<D: Driver, A: Application> Core<D, A> {
         }
     }
 
-    fn accept(
-        &mut self,
-        token: Token,
-        key: Option<[u8; 24]>,
-        subprotocol: Option<&str>,
-        whole: bool,
-    ) -> Option<Buffer> {
-        let slot = self.slots.get_mut(token)?;
+    /// Settles whether and how the connection will be compressed, so that the application can ask.
+    fn agree(&mut self, token: Token, upgrade: &Upgrade<'_>) {
+        let Some(preferences) = self.codecs.preferences() else { return };
+        let Some(agreement) = deflate::agree(upgrade.extensions(), preferences) else { return };
+        if let Some(slot) = self.slots.get_mut(token)
+            && slot.connection.agree(agreement, &mut env!(self)).is_err()
+        {
+            slot.connection.out_of_memory();
+        }
+    }
+
+    fn accept(&mut self, token: Token, key: Option<[u8; 24]>, subprotocol: Option<&str>, whole: bool) {
+        let Some(slot) = self.slots.get_mut(token) else { return };
         if slot.connection.is_ending() {
-            return None;
+            return;
         }
         match slot.connection.accept(key, subprotocol, whole, &mut env!(self)) {
-            Ok(held) => {
-                self.counters.opened += 1;
-                held
-            }
-            Err(OutOfMemory) => {
-                slot.connection.out_of_memory();
-                None
-            }
+            Ok(()) => self.counters.opened += 1,
+            Err(OutOfMemory) => slot.connection.out_of_memory(),
         }
     }
 
@@ -85,10 +88,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         subprotocol: Option<&'static str>,
         whole: bool,
     ) {
-        let held = self.accept(token, None, subprotocol, whole);
-        if let Some(held) = held {
-            self.held.push((token, held));
-        }
+        self.accept(token, None, subprotocol, whole);
         self.touch(token);
     }
 

@@ -109,7 +109,7 @@ impl<D: Driver, A: Application> Core<D, A> {
                 env: env!(self),
                 counters: &mut self.counters,
             };
-            let marks = Marks { kind, first: true, last: true };
+            let marks = Marks { kind, first: true, last: true, compressed: false };
             show_chunk(application, link, run, bytes, marks, Piece::Run(at));
             if !slot.connection.is_open() {
                 break;
@@ -207,12 +207,11 @@ impl<D: Driver, A: Application> Core<D, A> {
         }
     }
 
-    /// Reads what arrived while a request waited for its decision. Replies cannot leave from there, so they
-    /// are copied.
-    pub(super) fn read_held(&mut self, application: &mut A, token: Token, held: &mut Buffer) {
+    /// Reads what had to wait. Replies cannot leave from there, so they are copied.
+    pub(super) fn read_parked(&mut self, application: &mut A, token: Token, parked: &mut Buffer) {
         let mut run = Run::new();
         let Some(slot) = self.slots.get_mut(token) else { return };
-        let bytes = held.as_mut_slice();
+        let bytes = parked.as_mut_slice();
         loop {
             match slot.connection.poll(&mut run, bytes, &mut env!(self)) {
                 Step::Chunk(marks, piece) => {
@@ -250,7 +249,7 @@ fn show_chunk<A: Application>(
     marks: Marks,
     mut piece: Piece,
 ) {
-    let Marks { kind, first, last } = marks;
+    let Marks { kind, first, last, .. } = marks;
     let payload = match &mut piece {
         Piece::Run(at) => &mut bytes[at.clone()],
         Piece::Held(buffer) => buffer.as_mut_slice(),

@@ -1,0 +1,250 @@
+//! Offers and responses (RFC 7692, sections 5 and 7.1), both roles.
+//!
+//! A server declines an offer it cannot meet and goes on to the next; a client fails the connection over a
+//! response that does not fit its offer. Never: another extension.
+
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::io::Write as _;
+
+use super::extensions::{Extension, Value, extensions};
+use super::{Agreement, Direction, Preferences, WINDOW_BITS_MAX};
+
+const NAME: &[u8] = b"permessage-deflate";
+
+/// Server: what to agree on, given the values of all `Sec-WebSocket-Extensions` fields in order; `None` when
+/// the messages stay as they are.
+///
+/// The first offer that can be met is taken. Malformed ones, and those with unknown, repeated or ill-valued
+/// parameters, are declined (RFC 7692, 7.1), never held against the client. An offer that confines the server
+/// to a window of 256 bytes can be met, but leaves the server's own messages uncompressed
+/// ([`Direction::deflates`]): it is taken only if no other can be.
+pub fn agree<'a>(offers: impl Iterator<Item = &'a [u8]>, preferences: &Preferences) -> Option<Agreement> {
+    let mut last_resort = None;
+    for element in offers.flat_map(extensions) {
+        let Some(offer) = element.ok().and_then(Parameters::of_offer) else { continue };
+        let agreement = offer.met_with(preferences);
+        if agreement.server.deflates() {
+            return Some(agreement);
+        }
+        last_resort = last_resort.or(Some(agreement));
+    }
+    last_resort
+}
+
+/// Server: appends the value of the response's `Sec-WebSocket-Extensions`.
+pub fn write_response(out: &mut Vec<u8>, agreement: &Agreement) {
+    let Agreement { server, client, states_server_bits, states_client_bits } = *agreement;
+    out.extend_from_slice(NAME);
+    if !server.takeover {
+        out.extend_from_slice(b"; server_no_context_takeover");
+    }
+    if !client.takeover {
+        out.extend_from_slice(b"; client_no_context_takeover");
+    }
+    // Writing to a vector cannot fail.
+    if states_server_bits {
+        let _ = write!(out, "; server_max_window_bits={}", server.window_bits);
+    }
+    if states_client_bits {
+        let _ = write!(out, "; client_max_window_bits={}", client.window_bits);
+    }
+}
+
+/// Client: appends the value of the request's `Sec-WebSocket-Extensions`: one offer.
+pub fn write_offer(out: &mut Vec<u8>, preferences: &Preferences) {
+    let Preferences { server, client } = *preferences;
+    out.extend_from_slice(NAME);
+    if !server.takeover {
+        out.extend_from_slice(b"; server_no_context_takeover");
+    }
+    if !client.takeover {
+        out.extend_from_slice(b"; client_no_context_takeover");
+    }
+    if server.window_bits < WINDOW_BITS_MAX {
+        let _ = write!(out, "; server_max_window_bits={}", server.window_bits);
+    }
+    // Without a value it says that the server may name one (RFC 7692, 7.1.2.2).
+    out.extend_from_slice(b"; client_max_window_bits");
+    if client.window_bits < WINDOW_BITS_MAX {
+        let _ = write!(out, "={}", client.window_bits);
+    }
+}
+
+/// Why a server's choice of extensions fails the connection (RFC 6455, 4.1 and 9.1; RFC 7692, 7.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BadExtension {
+    /// The header does not keep its grammar.
+    Malformed,
+    /// An extension that was not offered.
+    NotOffered,
+    /// permessage-deflate more than once.
+    Repeated,
+    /// A parameter that is unknown, repeated, without the value it needs or with one it must not have.
+    BadParameter,
+    /// The response does not keep what the offer asked of it.
+    OfferNotKept,
+}
+
+impl fmt::Display for BadExtension {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            BadExtension::Malformed => "the server's Sec-WebSocket-Extensions is malformed",
+            BadExtension::NotOffered => "the server chose an extension nobody offered",
+            BadExtension::Repeated => "the server chose permessage-deflate twice",
+            BadExtension::BadParameter => "the server's permessage-deflate has a bad parameter",
+            BadExtension::OfferNotKept => "the server's permessage-deflate does not keep what was offered",
+        })
+    }
+}
+
+impl std::error::Error for BadExtension {}
+
+/// Client: what the server agreed to, given the values of all `Sec-WebSocket-Extensions` fields of its
+/// response and the preferences that [`write_offer`] wrote; `None` when it declined.
+///
+/// # Errors
+/// [`BadExtension`], after which the connection must be failed.
+pub fn accept_response<'a>(
+    values: impl Iterator<Item = &'a [u8]>,
+    preferences: &Preferences,
+) -> Result<Option<Agreement>, BadExtension> {
+    let mut agreement = None;
+    for element in values.flat_map(extensions) {
+        let extension = element.map_err(|_| BadExtension::Malformed)?;
+        if extension.name != NAME {
+            return Err(BadExtension::NotOffered);
+        }
+        if agreement.is_some() {
+            return Err(BadExtension::Repeated);
+        }
+        let response = Parameters::read(extension).ok_or(BadExtension::BadParameter)?;
+        agreement = Some(response.accepted_by(preferences)?);
+    }
+    Ok(agreement)
+}
+
+/// The four parameters of an offer or a response.
+#[derive(Default)]
+struct Parameters {
+    server_no_context_takeover: bool,
+    client_no_context_takeover: bool,
+    server_max_window_bits: Option<u8>,
+    client_max_window_bits: Option<ClientBits>,
+}
+
+/// A `client_max_window_bits`, whose value may be missing in an offer.
+#[derive(Clone, Copy)]
+enum ClientBits {
+    Any,
+    AtMost(u8),
+}
+
+impl Parameters {
+    /// `None` for another extension and for what must be declined (RFC 7692, 7.1).
+    fn of_offer(extension: Extension<'_>) -> Option<Parameters> {
+        if extension.name == NAME { Parameters::read(extension) } else { None }
+    }
+
+    /// `None` for unknown or repeated names and for bad values.
+    fn read(extension: Extension<'_>) -> Option<Parameters> {
+        let mut read = Parameters::default();
+        for (name, value) in extension.parameters() {
+            let repeated = match name {
+                b"server_no_context_takeover" if value.is_none() => {
+                    std::mem::replace(&mut read.server_no_context_takeover, true)
+                }
+                b"client_no_context_takeover" if value.is_none() => {
+                    std::mem::replace(&mut read.client_no_context_takeover, true)
+                }
+                b"server_max_window_bits" => {
+                    read.server_max_window_bits.replace(window_bits(value?)?).is_some()
+                }
+                b"client_max_window_bits" => {
+                    let bits = match value {
+                        Some(value) => ClientBits::AtMost(window_bits(value)?),
+                        None => ClientBits::Any,
+                    };
+                    read.client_max_window_bits.replace(bits).is_some()
+                }
+                _ => return None,
+            };
+            if repeated {
+                return None;
+            }
+        }
+        Some(read)
+    }
+
+    /// Server: the most of this offer that `preferences` allow. There always is something.
+    fn met_with(&self, preferences: &Preferences) -> Agreement {
+        let asked_bits = self.server_max_window_bits.unwrap_or(WINDOW_BITS_MAX);
+        let server = Direction {
+            takeover: preferences.server.takeover && !self.server_no_context_takeover,
+            window_bits: preferences.server.window_bits.min(asked_bits),
+        };
+        let client = match self.client_max_window_bits {
+            Some(bits) => {
+                let able_bits = if let ClientBits::AtMost(bits) = bits { bits } else { WINDOW_BITS_MAX };
+                Direction {
+                    takeover: preferences.client.takeover && !self.client_no_context_takeover,
+                    window_bits: preferences.client.window_bits.min(able_bits),
+                }
+            }
+            // Such a client cannot be told to use a smaller window. What a large one costs is keeping it
+            // between messages, and that it can be told not to (RFC 7692, 7.1.1.2).
+            None => Direction {
+                takeover: preferences.client.takeover
+                    && !self.client_no_context_takeover
+                    && preferences.client.window_bits == WINDOW_BITS_MAX,
+                window_bits: WINDOW_BITS_MAX,
+            },
+        };
+        Agreement {
+            server,
+            client,
+            states_server_bits: self.server_max_window_bits.is_some(),
+            states_client_bits: client.window_bits < WINDOW_BITS_MAX,
+        }
+    }
+
+    /// Client: what this response and the offer it answers come to.
+    fn accepted_by(&self, preferences: &Preferences) -> Result<Agreement, BadExtension> {
+        // What the offer named, the response must name (RFC 7692, 7.1.1.1 and 7.1.2.1).
+        if !preferences.server.takeover && !self.server_no_context_takeover {
+            return Err(BadExtension::OfferNotKept);
+        }
+        let server_bits = self.server_max_window_bits.unwrap_or(WINDOW_BITS_MAX);
+        if server_bits > preferences.server.window_bits {
+            return Err(BadExtension::OfferNotKept);
+        }
+        let client_bits = match self.client_max_window_bits {
+            None => WINDOW_BITS_MAX,
+            Some(ClientBits::AtMost(bits)) => bits,
+            Some(ClientBits::Any) => return Err(BadExtension::BadParameter),
+        };
+        Ok(Agreement {
+            server: Direction { takeover: !self.server_no_context_takeover, window_bits: server_bits },
+            client: Direction {
+                takeover: preferences.client.takeover && !self.client_no_context_takeover,
+                window_bits: preferences.client.window_bits.min(client_bits),
+            },
+            states_server_bits: self.server_max_window_bits.is_some(),
+            states_client_bits: self.client_max_window_bits.is_some(),
+        })
+    }
+}
+
+/// A decimal number from 8 to 15 without leading zeros (RFC 7692, 7.1.2).
+fn window_bits(value: Value<'_>) -> Option<u8> {
+    let mut digits = value.bytes();
+    match (digits.next()?, digits.next(), digits.next()) {
+        (digit @ b'8'..=b'9', None, _) => Some(digit - b'0'),
+        (b'1', Some(digit @ b'0'..=b'5'), None) => Some(10 + digit - b'0'),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;
