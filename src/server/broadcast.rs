@@ -120,8 +120,8 @@ struct Relay {
     home_shard: usize,
     /// Known once the home has answered.
     home: Option<HomeId>,
-    /// Requests whose 101 waits for that.
-    waiting: Vec<Token>,
+    /// Requests whose 101 waits for that, and the subprotocols that it will name.
+    waiting: Vec<(Token, Option<&'static str>)>,
 }
 
 /// A message that found no room.
@@ -172,6 +172,7 @@ impl Broadcast {
         token: Token,
         name: &str,
         echo_own: bool,
+        subprotocol: Option<&'static str>,
     ) -> Answer {
         let (shard, shards) = (cx.shard(), cx.shards());
         let topic = match self.topics.find(name) {
@@ -199,10 +200,10 @@ impl Broadcast {
         let mut subscriber = Subscriber { topic, member: None, echo_own, held: 0 };
         if self.relay(topic).is_some_and(|relay| relay.home.is_some()) {
             subscriber.member = self.join(shard, token, topic, echo_own);
-            Answer::Upgrade { peer: Peer::Subscriber(subscriber), subprotocol: None, whole: true }
+            Answer::Upgrade { peer: Peer::Subscriber(subscriber), subprotocol, whole: true }
         } else {
             if let Some(relay) = self.relay_mut(topic) {
-                relay.waiting.push(token);
+                relay.waiting.push((token, subprotocol));
             }
             Answer::Later { peer: Peer::Subscriber(subscriber) }
         }
@@ -339,10 +340,10 @@ impl Broadcast {
         let shard = cx.shard();
         let Some(relay) = self.relay_mut(local) else { return };
         relay.home = Some(home);
-        for token in std::mem::take(&mut relay.waiting) {
+        for (token, subprotocol) in std::mem::take(&mut relay.waiting) {
             let Some(Peer::Subscriber(subscriber)) = cx.peer(token) else { continue };
             subscriber.member = self.join(shard, token, local, subscriber.echo_own);
-            cx.accept(token, None, true);
+            cx.accept(token, subprotocol, true);
         }
         self.leave_if_deserted(cx, local);
     }
@@ -360,7 +361,7 @@ impl Broadcast {
             }
             None => {
                 if let Some(relay) = self.relay_mut(subscriber.topic) {
-                    relay.waiting.retain(|waiting| *waiting != token);
+                    relay.waiting.retain(|(waiting, _)| *waiting != token);
                 }
             }
         }
