@@ -60,8 +60,10 @@ impl Connection {
         let kept = taken.min(HEAD_BYTES_MAX + 1 - before);
         let outgrown = head.room() < kept;
         if outgrown {
-            let mut larger =
-                env.pool.get((2 * (before + kept)).min(HEAD_BYTES_MAX + 1)).ok_or(OutOfMemory)?;
+            let Some(mut larger) = env.pool.get((2 * (before + kept)).min(HEAD_BYTES_MAX + 1)) else {
+                env.pool.put(head);
+                return Err(OutOfMemory.into());
+            };
             larger.append(head.as_slice());
             env.pool.put(std::mem::replace(&mut head, larger));
         }
@@ -118,7 +120,8 @@ impl Connection {
                 Some(Step::Opened(response))
             }
             Err(bad) => {
-                self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::BadHandshake(bad) });
+                let closed = Closed { code: CloseCode::ABNORMAL, cause: Cause::BadHandshake(bad) };
+                self.finish(closed, env.now + env.config.close_timeout);
                 None
             }
         }

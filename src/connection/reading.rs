@@ -443,12 +443,16 @@ impl Connection {
             return Err(Offence::MessageTooBig.into());
         }
         if parked.as_ref().is_none_or(|parked| parked.room() < rest.len()) {
-            let mut larger = env.pool.get(before + rest.len()).ok_or(OutOfMemory)?;
-            if let Some(smaller) = parked.take() {
-                larger.append(smaller.as_slice());
+            let larger = env.pool.get(before + rest.len()).map(|mut larger| {
+                larger.append(parked.as_ref().map_or(&[], Buffer::as_slice));
+                larger
+            });
+            if let Some(smaller) = std::mem::replace(&mut parked, larger) {
                 env.pool.put(smaller);
             }
-            parked = Some(larger);
+            if parked.is_none() {
+                return Err(OutOfMemory.into());
+            }
         }
         if let Some(mut parked) = parked {
             parked.append(rest);

@@ -453,6 +453,72 @@ fn what_arrives_while_the_application_decides_is_kept_for_later() {
 }
 
 #[test]
+fn a_handshake_that_comes_to_nothing_gives_its_memory_back() {
+    let ends: [fn(&mut Echo); 4] = [
+        |echo| echo.pass(5 * SECOND),
+        |echo| echo.connection.ended(echo.now),
+        |echo| echo.connection.failed(std::io::ErrorKind::ConnectionReset),
+        |echo| {
+            let (connection, mut env) = echo.env();
+            connection.close(CloseCode::GOING_AWAY, "", &mut env);
+        },
+    ];
+    for end in ends {
+        for deciding in [false, true] {
+            let mut echo = Echo::new(Config::default());
+            if deciding {
+                let (connection, mut env) = echo.env();
+                connection.decide_later(*b"AAAAAAAAAAAAAAAAAAAAAA==");
+                let mut early = client_frame(Opcode::Text, true, b"early");
+                assert!(matches!(connection.poll(&mut Run::new(), &mut early, &mut env), Step::Idle));
+            } else {
+                echo.receive(&REQUEST[..50]);
+            }
+            assert!(echo.pool.used_bytes() > 0);
+            end(&mut echo);
+            assert!(echo.connection.is_ending());
+            echo.connection.release(&mut echo.pool, &mut echo.codecs);
+            while echo.pool.trim() {}
+            assert_eq!(echo.pool.used_bytes(), 0, "deciding: {deciding}");
+        }
+    }
+}
+
+#[test]
+fn memory_that_is_spent_in_the_middle_of_a_head_is_given_back() {
+    for deciding in [false, true] {
+        let mut echo = Echo::new(Config::default());
+        echo.pool = Pool::new(Budget::new(1_500));
+        let (connection, mut env) = echo.env();
+        if deciding {
+            connection.decide_later(*b"AAAAAAAAAAAAAAAAAAAAAA==");
+        }
+        for bytes in [200, 3_000] {
+            let mut part = vec![b'a'; bytes];
+            assert!(matches!(connection.poll(&mut Run::new(), &mut part, &mut env), Step::Idle));
+        }
+        assert_eq!(connection.closed().map(|closed| closed.cause.clone()), Some(Cause::OutOfMemory));
+        echo.connection.release(&mut echo.pool, &mut echo.codecs);
+        while echo.pool.trim() {}
+        assert_eq!(echo.pool.used_bytes(), 0, "deciding: {deciding}");
+    }
+}
+
+#[test]
+fn a_client_whose_request_nobody_reads_is_cut_in_the_end() {
+    let dial = Dial { host: "a".into(), path: "/".into(), ..Dial::default() };
+    let mut echo = Echo::new(Config { dial: Some(dial), ..Config::default() });
+    let (connection, mut env) = echo.env();
+    *connection = Connection::client(&mut env, false).unwrap();
+    connection.blocked(100);
+    echo.pass(5 * SECOND);
+    assert_eq!(echo.fate, None, "what is queued may still leave");
+    assert_eq!(echo.connection.deadline(&echo.config), echo.now + echo.config.close_timeout);
+    echo.pass(echo.config.close_timeout);
+    assert_eq!(echo.fate, Some(Fate::Abort));
+}
+
+#[test]
 fn a_silent_peer_is_pinged_and_dropped_when_it_stays_silent() {
     let mut echo = Echo::open();
     echo.pass(25 * SECOND - 1);
