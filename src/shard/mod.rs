@@ -26,7 +26,7 @@ use crate::stats::Snapshot;
 
 pub use self::core::Core;
 pub use application::{Answer, Application, Disposition};
-pub use context::{Context, Link};
+pub use context::{Context, Link, Means};
 pub use mailbox::{Full, Lane, Mailboxes};
 
 /// How soon a shard looks again at what waited for another shard's room.
