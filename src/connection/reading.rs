@@ -496,14 +496,15 @@ impl Connection {
             self.reading = Reading::default();
             return Ok(None);
         }
-        let Some(buffer) = self.assembly.take() else { return Ok(None) };
         if self.message.compressed {
+            let Some(buffer) = self.assembly.take() else { return Ok(None) };
             let shown = self.show_inflated(buffer.as_slice(), run, env);
             env.pool.put(buffer);
             return shown.map(Some);
         }
+        // An offence leaves the buffer where it is given back from.
         let marks = self.end_piece(true, fin)?;
-        Ok(Some(Step::Chunk(marks, Piece::Held(buffer))))
+        Ok(self.assembly.take().map(|buffer| Step::Chunk(marks, Piece::Held(buffer))))
     }
 
     /// Copies `part` behind what was assembled so far; that copy is the unmasking. The buffer grows with what

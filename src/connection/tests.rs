@@ -485,6 +485,19 @@ fn a_handshake_that_comes_to_nothing_gives_its_memory_back() {
 }
 
 #[test]
+fn a_text_that_ends_inside_a_character_gives_its_memory_back() {
+    for whole in [false, true] {
+        let mut echo = Echo::open_with(Config::default(), whole);
+        let frame = client_frame(Opcode::Text, true, b"cut \xce");
+        frame.chunks(3).for_each(|run| echo.receive(run));
+        assert_eq!(echo.close_code(), Some(1007));
+        echo.connection.release(&mut echo.pool, &mut echo.codecs);
+        while echo.pool.trim() {}
+        assert_eq!(echo.pool.used_bytes(), 0, "whole: {whole}");
+    }
+}
+
+#[test]
 fn memory_that_is_spent_in_the_middle_of_a_head_is_given_back() {
     for deciding in [false, true] {
         let mut echo = Echo::new(Config::default());
