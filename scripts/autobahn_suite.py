@@ -157,7 +157,7 @@ class Container:
     def start(self, mode, spec, folder):
         command = [self.engine, "run", "--rm", "--network", "host", "--user", f"{os.getuid()}:{os.getgid()}"]
         command += ["--volume", f"{folder}:{folder}", "--workdir", folder, IMAGE]
-        return spawn(command + ["wstest", "-m", mode, "-s", spec, "-w", "0"], folder, [])
+        return spawn(command + ["wstest", "-m", mode, "-s", spec, "-u", "0"], folder)
 
     def start_server(self, cases, folder):
         with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -174,11 +174,23 @@ class Container:
         return process, f"ws://127.0.0.1:{port}"
 
 
-def spawn(command, folder, descriptors):
+RUNNING = set()
+
+
+def spawn(command, folder, descriptors=()):
+    """Starts `wstest`, with its output in a log in `folder`."""
     with open(os.path.join(folder, "wstest.log"), "wb") as log:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, pass_fds=descriptors
         )
+    RUNNING.add(process)
+    return process
+
+
+def stop_all():
+    """Ends what other threads wait for, so that they end."""
+    for process in list(RUNNING):
+        process.terminate()
 
 
 def write_spec(folder, cases, **more):
@@ -191,6 +203,7 @@ def write_spec(folder, cases, **more):
 
 def stop(process):
     """Ends a process of ours, kindly at first."""
+    RUNNING.discard(process)
     if process.poll() is None:
         process.terminate()
     try:
@@ -228,18 +241,10 @@ def against_server(suite, url, cases, folder, timeout_s):
     return read_index(folder), problem
 
 
-def needs_no_takeover(case):
-    """Whether the suite's server wants to be offered `client_no_context_takeover`, without which it declines."""
-    return case.startswith(("13.2.", "13.5.", "13.6."))
-
-
 def against_client(suite, client, driver, cases, folder, timeout_s):
     """Runs the client against a fuzzing server of its own. Returns the same."""
     process, url = suite.start_server(cases, folder)
-    # A part is of one kind: all of its cases need this offer, or none.
-    takeover = "off" if needs_no_takeover(cases[0]) else "on"
     command = [client, url, "--driver", driver, "--agent", AGENT, "--deadline-s", str(timeout_s)]
-    command += ["--client-takeover", takeover]
     try:
         # The client ends itself at its deadline; a hang of it is a failure of its own.
         done = subprocess.run(

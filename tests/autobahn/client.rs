@@ -7,12 +7,8 @@
 //! on a driver other than the one it was told.
 //!
 //! ```text
-//! autobahn_client ws://127.0.0.1:9001 [--driver uring|epoll] [--agent NAME] [--client-takeover on|off]
-//!                 [--deadline-s SECONDS]
+//! autobahn_client ws://127.0.0.1:9001 [--driver uring|epoll] [--agent NAME] [--deadline-s SECONDS]
 //! ```
-//!
-//! `--client-takeover off` offers `client_no_context_takeover` (RFC 7692, 7.1.1.2). A server may ask for that without
-//! having been offered it, but this suite's asks only those that offered it.
 //!
 //! Prints `client driver=… cases=…` when it is through. Exit codes: 0 all cases were run and the reports are
 //! written, 1 they were not, 2 usage, 3 the environment forbids it.
@@ -29,7 +25,7 @@ use echoring::driver::epoll::Epoll;
 use echoring::driver::uring::Uring;
 use echoring::driver::{Driver, Features, Options, Token};
 use echoring::limits::{Nanos, SECOND};
-use echoring::protocol::deflate::{Direction, Preferences};
+use echoring::protocol::deflate::{Direction, Preferences, WINDOW_BITS_MAX};
 use echoring::protocol::handshake::{Dial, Refusal, Request, Response, Upgrade};
 use echoring::protocol::url::Url;
 use echoring::shard::{Allowance, Answer, Application, Config, Context, Disposition, Link, Mailboxes, Shard};
@@ -45,8 +41,8 @@ const HANDSHAKE_TIMEOUT: Nanos = 60 * SECOND;
 /// Twice what all 517 cases take on a slow machine.
 const DEADLINE_S_DEFAULT: u64 = 3_600;
 
-const USAGE: &str = "usage: autobahn_client ws://ADDR:PORT [--driver uring|epoll] [--agent NAME] \
-                     [--client-takeover on|off] [--deadline-s SECONDS]";
+const USAGE: &str =
+    "usage: autobahn_client ws://ADDR:PORT [--driver uring|epoll] [--agent NAME] [--deadline-s SECONDS]";
 
 fn main() -> ExitCode {
     let arguments = match Arguments::parse(std::env::args().skip(1)) {
@@ -79,7 +75,6 @@ struct Arguments {
     address: SocketAddr,
     driver: String,
     agent: String,
-    client_takeover: bool,
     deadline_s: u64,
 }
 
@@ -91,7 +86,6 @@ impl Arguments {
             address: address.parse().map_err(|_| format!("{address} is no address with a port"))?,
             driver: "uring".to_owned(),
             agent: "echoring".to_owned(),
-            client_takeover: true,
             deadline_s: DEADLINE_S_DEFAULT,
         };
         while let Some(flag) = words.next() {
@@ -103,7 +97,6 @@ impl Arguments {
                 {
                     arguments.agent = value;
                 }
-                ("--client-takeover", "on" | "off") => arguments.client_takeover = value == "on",
                 ("--deadline-s", _) => {
                     arguments.deadline_s = value.parse().map_err(|_| format!("{value} is no number"))?;
                 }
@@ -129,7 +122,7 @@ fn run<D: Driver>(driver: D, arguments: &Arguments) -> Result<(), String> {
         connection: connection::Config {
             message_bytes_max: MESSAGE_BYTES_MAX,
             handshake_timeout: HANDSHAKE_TIMEOUT,
-            compression: Some(compression(arguments.client_takeover)),
+            compression: Some(compression()),
             dial: Some(dial),
             ..connection::Config::default()
         },
@@ -151,12 +144,10 @@ fn run<D: Driver>(driver: D, arguments: &Arguments) -> Result<(), String> {
     Ok(())
 }
 
-/// Every message is worth compressing, so that even the smallest come back compressed.
-fn compression(client_takeover: bool) -> Compression {
-    let preferences = Preferences {
-        server: Direction { takeover: true, window_bits: 15 },
-        client: Direction { takeover: client_takeover, window_bits: 15 },
-    };
+/// All that the extension can do, for every message, so that even the smallest come back compressed.
+fn compression() -> Compression {
+    let direction = Direction { takeover: true, window_bits: WINDOW_BITS_MAX };
+    let preferences = Preferences { server: direction, client: direction };
     Compression { preferences, threshold_bytes: 0, ..Compression::default() }
 }
 
