@@ -247,10 +247,11 @@ impl Broadcast {
         let mut head = [0; HEADER_BYTES_MAX];
         let head_bytes = frame::encode(&header, &mut head);
         let parts = [&head[..head_bytes], payload];
-        if subscriber.held == 0 && self.held.is_empty() {
-            if self.order(&mut link.means(), topic, publisher, parts).is_ok() {
-                return;
-            }
+        if subscriber.held == 0
+            && self.held.is_empty()
+            && self.order(&mut link.means(), topic, publisher, parts).is_ok()
+        {
+            return;
         }
         self.hold(link, topic, publisher, parts);
     }
