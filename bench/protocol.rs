@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
+use echoring::protocol::deflate::{self, Deflater, Direction, Inflater, Preferences};
 use echoring::protocol::frame::{self, HEADER_BYTES_MAX, Header, Opcode};
 use echoring::protocol::{Role, Utf8, handshake, mask, utf8};
 
@@ -130,6 +131,17 @@ fn handshaking(c: &mut Criterion) {
             })
         });
     });
+    let direction = Direction { takeover: false, window_bits: 15 };
+    let preferences = Preferences { server: direction, client: direction };
+    let offer = &b"permessage-deflate; client_max_window_bits"[..];
+    group.bench_function("server: agree on compression with a browser", |b| {
+        b.iter(|| {
+            out.clear();
+            if let Some(agreement) = deflate::agree([black_box(offer)].into_iter(), &preferences) {
+                deflate::write_response(&mut out, &agreement);
+            }
+        });
+    });
     let dial = handshake::Dial { host: "localhost:9001".into(), path: "/echo".into(), ..Default::default() };
     group.bench_function("client: write the request", |b| {
         b.iter(|| {
@@ -145,6 +157,72 @@ fn handshaking(c: &mut Criterion) {
     group.finish();
 }
 
+/// `bytes` bytes of JSON whose keys repeat and whose values do not; another text for each `seed`.
+fn json(bytes: usize, seed: u32) -> Vec<u8> {
+    let mut state = seed;
+    let mut number = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state >> 8
+    };
+    let mut text = String::from("[");
+    while text.len() < bytes {
+        let side = ["buy", "sell"][number() as usize & 1];
+        text += &format!(
+            "{{\"type\":\"trade\",\"id\":{},\"symbol\":\"BTC-USD\",\"price\":\"{}.{:02}\",\"size\":\"0.{:06}\",\
+             \"side\":\"{side}\"}},",
+            number(),
+            number() % 90_000,
+            number() % 100,
+            number() % 1_000_000
+        );
+    }
+    text.truncate(bytes);
+    text.into_bytes()
+}
+
+fn compressing(c: &mut Criterion) {
+    let mut group = c.benchmark_group("deflate");
+    for bytes in [64, 1 << 10, 64 << 10] {
+        group.throughput(Throughput::Bytes(bytes as u64));
+        // Several messages, so that the branches of none are learnt by heart.
+        let messages: Vec<Vec<u8>> = (0..16).map(|seed| json(bytes, seed)).collect();
+        for takeover in [false, true] {
+            let direction = Direction { takeover, window_bits: 15 };
+            let window = if takeover { ", window kept" } else { "" };
+            let mut out = Vec::new();
+            for level in [1, 6] {
+                let mut deflater = Deflater::new(direction, level);
+                let mut next = messages.iter().cycle();
+                group.bench_function(
+                    BenchmarkId::new(format!("deflate, level {level}{window}"), bytes),
+                    |b| {
+                        b.iter(|| {
+                            deflater.deflate(black_box(next.next().map_or(&[], Vec::as_slice)), &mut out)
+                        });
+                    },
+                );
+            }
+            let mut deflater = Deflater::new(direction, 6);
+            let payloads: Vec<Vec<u8>> = messages
+                .iter()
+                .map(|message| {
+                    let bytes = deflater.deflate(message, &mut out);
+                    out[..bytes].to_vec()
+                })
+                .collect();
+            let mut inflater = Inflater::new(direction);
+            let mut next = payloads.iter().cycle();
+            group.bench_function(BenchmarkId::new(format!("inflate{window}"), bytes), |b| {
+                b.iter(|| {
+                    let payload = black_box(next.next().map_or(&[][..], Vec::as_slice));
+                    inflater.inflate(payload, &mut out, 1 << 20)
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
 fn configuration() -> Criterion {
     Criterion::default()
         .warm_up_time(Duration::from_millis(300))
@@ -152,5 +230,5 @@ fn configuration() -> Criterion {
         .sample_size(50)
 }
 
-criterion_group!(name = benches; config = configuration(); targets = masking, validating, framing, handshaking);
+criterion_group!(name = benches; config = configuration(); targets = masking, validating, framing, handshaking, compressing);
 criterion_main!(benches);

@@ -1,4 +1,4 @@
-"""Opens idle WebSocket connections to a fresh server and measures what each costs it. See scripts/idle-memory."""
+"""Opens WebSocket connections to a fresh server and measures what each costs it while idle. See scripts/idle-memory."""
 
 import asyncio
 import datetime
@@ -9,12 +9,23 @@ import re
 import resource
 import subprocess
 import sys
+import zlib
 
 TARGET_BYTES = 256
 # Source addresses, so that no address runs out of ports, and few enough handshakes at once for the backlog.
 SOURCES = [f"127.0.0.{i}" for i in range(2, 10)]
 OPENING_AT_ONCE = 200
 PATIENCE_S = 60
+# With compression: window bits of both directions, and whether windows are kept from message to message.
+COMPRESSION = [
+    ("off", 15),
+    ("on", 15),
+    *((f"server_max_window_bits={bits}; client_max_window_bits={bits}; memory=8GiB", bits) for bits in (9, 11, 13, 15)),
+]
+MESSAGE = b"".join(
+    b'{"id":%d,"symbol":"ECHO","bid":%d.25,"ask":%d.27,"venue":"XNAS","open":true}' % (i, 101 + i, 102 + i)
+    for i in range(60)
+)
 
 
 def resident_bytes(pid):
@@ -37,26 +48,43 @@ async def settled_bytes(pid):
     return last
 
 
-async def open_one(gate, host, port, source):
+def compressed_frame(bits):
+    deflater = zlib.compressobj(wbits=-bits)
+    payload = deflater.compress(MESSAGE) + deflater.flush(zlib.Z_SYNC_FLUSH)
+    payload = payload.removesuffix(b"\0\0\xff\xff")
+    # A key of zeros leaves the payload as it is.
+    return b"\xc1\xfe" + len(payload).to_bytes(2, "big") + bytes(4) + payload
+
+
+async def open_one(gate, host, port, source, frame):
     async with gate:
         reader, writer = await asyncio.open_connection(host, port, local_addr=(source, 0), limit=4096)
         writer.write(
             f"GET /echo HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n".encode()
+            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n"
+            "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n".encode()
         )
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
         if not head.startswith(b"HTTP/1.1 101 "):
             raise SystemExit(f"no upgrade but {head!r}")
+        if frame is not None:
+            if b"permessage-deflate" not in head:
+                raise SystemExit(f"no compression but {head!r}")
+            writer.write(frame)
+            answer = await asyncio.wait_for(reader.readexactly(4), PATIENCE_S)
+            if answer[:2] != b"\xc1\x7e":
+                raise SystemExit(f"no compressed answer but {answer!r}")
+            await asyncio.wait_for(reader.readexactly(int.from_bytes(answer[2:], "big")), PATIENCE_S)
         return reader, writer
 
 
-async def measure(binary, count):
+async def measure(binary, count, flags=(), frame=None):
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if count + 100 > hard:
         raise SystemExit(f"{count} connections need as many descriptors, and the limit is {hard}: raise ulimit -Hn")
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     server = subprocess.Popen(
-        [binary, "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "warn"],
+        [binary, "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "warn", *flags],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -68,7 +96,7 @@ async def measure(binary, count):
         before = await settled_bytes(server.pid)
         gate = asyncio.Semaphore(OPENING_AT_ONCE)
         opening = (
-            open_one(gate, match[1], int(match[2]), SOURCES[i % len(SOURCES)]) for i in range(count)
+            open_one(gate, match[1], int(match[2]), SOURCES[i % len(SOURCES)], frame) for i in range(count)
         )
         connections = await asyncio.gather(*opening)
         after = await settled_bytes(server.pid)
@@ -98,16 +126,10 @@ def cpu_model():
     return match[1] if match else platform.machine()
 
 
-def main():
-    binary, count = sys.argv[1], int(sys.argv[2])
-    driver, figures = asyncio.run(measure(binary, count))
+def write_record(name, **figures):
     record = {
         "schema": "echoring.idle-memory/1",
-        "scenario": f"{count} handshaken and idle connections to /echo, default configuration",
-        "target_bytes": TARGET_BYTES,
-        "connections": count,
         **figures,
-        "server": driver,
         "commit": text_of(["git", "rev-parse", "HEAD"]) + ("+" if text_of(["git", "status", "--porcelain"]) else ""),
         "cpu": cpu_model(),
         "kernel": platform.release(),
@@ -118,14 +140,51 @@ def main():
     machine = re.sub(r"[^a-z0-9]+", "-", cpu_model().lower()).strip("-")
     directory = os.path.join("results", f"{datetime.date.today().isoformat()}-{machine}")
     os.makedirs(directory, exist_ok=True)
-    path = os.path.join(directory, "idle-memory.json")
+    path = os.path.join(directory, name)
     with open(path, "w") as file:
         json.dump(record, file, indent=2)
         file.write("\n")
+    print(path)
+
+
+def measure_default(binary, count):
+    driver, figures = asyncio.run(measure(binary, count))
     per_connection = figures["bytes_per_connection"]
     verdict = "met" if per_connection <= TARGET_BYTES else "missed"
     print(f"{per_connection:.0f} B of user memory per idle connection ({verdict}: target {TARGET_BYTES})")
-    print(path)
+    write_record(
+        "idle-memory.json",
+        scenario=f"{count} handshaken and idle connections to /echo, default configuration",
+        target_bytes=TARGET_BYTES,
+        connections=count,
+        server=driver,
+        **figures,
+    )
+
+
+def measure_compression(binary, count):
+    settings = []
+    for compress, bits in COMPRESSION:
+        frame = None if compress == "off" else compressed_frame(bits)
+        driver, figures = asyncio.run(measure(binary, count, ["--compress", compress], frame))
+        print(f"--compress {compress!r}: {figures['bytes_per_connection']:.0f} B of user memory per idle connection")
+        settings.append({"compress": compress, **figures})
+    write_record(
+        "compressed-memory.json",
+        scenario=f"{count} idle connections to /echo that have exchanged one compressed text message of "
+        f"{len(MESSAGE)} bytes (none with compression off)",
+        connections=count,
+        server=driver,
+        settings=settings,
+    )
+
+
+def main():
+    binary, count, kind = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+    if kind == "compression":
+        measure_compression(binary, count)
+    else:
+        measure_default(binary, count)
 
 
 if __name__ == "__main__":

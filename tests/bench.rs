@@ -4,10 +4,14 @@
 mod peer;
 
 use std::io::{BufRead as _, BufReader};
-use std::net::{IpAddr, Ipv4Addr, TcpListener};
-use std::process::{Command, Output, Stdio};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
+use echoring::load::{
+    self, Compress, DriverChoice, Means, Mode, Pace, Plan, Stage, Style, Target, Workload, record,
+};
 use serde_json::Value;
 
 use peer::{Fault, Peer, Planted};
@@ -301,6 +305,7 @@ fn a_record_has_every_field_of_the_schema() {
             "broadcast",
             "bytes_per_s",
             "closes",
+            "compression",
             "config",
             "connections",
             "duration_s",
@@ -321,7 +326,12 @@ fn a_record_has_every_field_of_the_schema() {
         assert_eq!(keys(record), fields);
         assert_eq!(keys(&record["integrity"]), ["corrupted", "duplicated", "lost", "reordered"]);
         assert_eq!(keys(&record["generator"]), ["cpu_share", "lateness_ns", "saturated", "unsent"]);
-        assert_eq!(keys(&record["server"]), ["cpu_ns_per_message", "rss_bytes"]);
+        let server = ["cpu_ns_per_message", "cpu_share", "rss_bytes", "sampled_messages", "sampled_s"];
+        assert_eq!(keys(&record["server"]), server);
+        assert_eq!(
+            (&record["config"]["compress"], &record["compression"]),
+            (&Value::from("off"), &Value::Null)
+        );
         for quantiles in [&record["response_ns"], &record["service_ns"], &record["generator"]["lateness_ns"]]
         {
             assert_eq!(keys(quantiles), QUANTILES);
@@ -340,6 +350,147 @@ fn a_record_has_every_field_of_the_schema() {
     let median = |field: &str| broadcast[field]["p50"].as_u64().expect("a quantile");
     assert!(median("first_ns") <= median("median_ns") && median("median_ns") <= median("last_ns"));
     assert_eq!(json["runs"][0]["broadcast"], Value::Null);
+}
+
+#[test]
+fn compressed_runs_are_whole_and_tell_what_it_saved() {
+    for words in ["on", "server_max_window_bits=11; client_no_context_takeover; level=6; threshold=64"] {
+        let flags = ["-c", "5", "-d", "400ms", "--warmup", "0s", "--json", "-", "--kind", "json"];
+        let run = bench(&[&flags[..], &["--message-bytes", "200..3000", "--compress", words]].concat());
+        assert_eq!(run.code, Some(0), "{run}");
+        for record in run.json()["runs"].as_array().expect("runs") {
+            assert_eq!(integrity(record), [0; 4], "{run}");
+            assert_eq!(record["config"]["compress"], words);
+            let done = &record["compression"];
+            let number = |field: &str| done[field].as_u64().expect("a count");
+            assert_eq!(number("agreed"), 5, "{run}");
+            let check = |compressed: &str, plain: &str, messages: &str| {
+                assert!(number(messages) > 20 && number(plain) >= 200 * number(messages), "{run}");
+                let share = number(compressed) as f64 / number(plain) as f64;
+                assert!((0.1..0.7).contains(&share), "{share}: {run}");
+            };
+            check("bytes_out", "bytes_out_plain", "messages_out");
+            // A topic's subscribers may be sent what is plain; an echo comes back as it went.
+            if record["config"]["mode"] == "echo" {
+                assert_eq!(number("messages_in"), number("messages_out"), "{run}");
+                check("bytes_in", "bytes_in_plain", "messages_in");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_server_that_does_not_compress_is_measured_plainly_and_said_so_loudly() {
+    let peer = Peer::start(vec![], vec![]);
+    let (run, record) = against(&peer, "/", &["-c", "3", "--kind", "json", "--compress", "on"]);
+    assert_eq!((integrity(&record), run.code), ([0; 4], Some(0)), "{run}");
+    let done = &record["compression"];
+    assert_eq!((&done["agreed"], &done["messages_out"]), (&Value::from(0), &Value::from(0)), "{run}");
+    let last = run.stderr.lines().last().unwrap_or_default();
+    assert!(last.starts_with("warning: ") && last.contains("NOTHING WAS COMPRESSED"), "{run}");
+}
+
+#[test]
+fn a_conductor_that_comes_late_does_not_move_the_servers_cpu_time() {
+    let server = Serve::start();
+    let before_ns = server.cpu_ns();
+    // Held up from before the measured time begins until long after all is over.
+    let held_up = Duration::from_millis(1_200);
+    let mut late = true;
+    let record = server.measure(Duration::from_millis(600), &mut |stage| {
+        if stage != Stage::Connecting && std::mem::take(&mut late) {
+            std::thread::sleep(held_up);
+        }
+    });
+    let whole_ns = server.cpu_ns() - before_ns;
+    assert!(!late, "the conductor was held up");
+    let found = record.server.expect("its process was named");
+    let (sampled_s, messages) = (found.sampled_s.expect("sampled"), found.sampled_messages.expect("sampled"));
+    // The generator may come to the ends late on a busy machine, but not as late as the conductor.
+    assert!((0.5..1.1).contains(&sampled_s), "{sampled_s} s");
+    assert!(messages > 100 && messages <= record.messages * 11 / 6, "{messages} of {}", record.messages);
+    let sampled_ns = found.cpu_ns_per_message.expect("sampled") * messages as f64;
+    let share = found.cpu_share.expect("sampled");
+    assert!((share - sampled_ns / (sampled_s * 1e9)).abs() < 1e-6, "{share}");
+    // All that the server did besides was to start, to open the connections and to close them.
+    let part = sampled_ns / whole_ns as f64;
+    assert!((0.5..=1.0).contains(&part), "{sampled_ns} ns of {whole_ns} ns");
+}
+
+/// `echoring serve` in a process of its own.
+struct Serve {
+    process: Child,
+    address: SocketAddr,
+}
+
+impl Serve {
+    fn start() -> Serve {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_echoring"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--admin", "off", "--shards", "1"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
+        let address = line
+            .strip_prefix("listening ws://")
+            .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+            .unwrap_or_else(|| panic!("no address in {line:?}"));
+        Serve { process, address }
+    }
+
+    /// What all its threads have spent, as the kernel's CPU clock of the process says.
+    fn cpu_ns(&self) -> u64 {
+        let pid = nix::unistd::Pid::from_raw(self.process.id() as i32);
+        let clock = nix::time::ClockId::pid_cpu_clock_id(pid).expect("a living process");
+        let time = nix::time::clock_gettime(clock).expect("its clock");
+        time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64
+    }
+
+    fn measure(&self, duration: Duration, look: &mut dyn FnMut(Stage)) -> record::Record {
+        let workload = Workload {
+            mode: Mode::Echo,
+            connections: 4,
+            publishers: 0,
+            topics: 0,
+            duration,
+            warmup: Duration::ZERO,
+            message_bytes: (64, 64),
+            style: Style::Text,
+            pace: Pace::Depth(1),
+            compress: Compress::off(),
+            verify: true,
+            seed: 1,
+        };
+        let means = Means {
+            threads: 2,
+            cpus: Vec::new(),
+            server_cpus: Vec::new(),
+            sources: Vec::new(),
+            driver: DriverChoice::Auto,
+            descriptors: 1_000,
+            server_pid: Some(self.process.id()),
+            stop: Arc::default(),
+        };
+        let target = Target::Url {
+            text: "a server".to_owned(),
+            address: self.address,
+            authority: self.address.to_string(),
+            path: None,
+        };
+        let plan = Plan { target, workloads: vec![workload], means };
+        let mut outcomes = load::run(plan, &mut |moment| look(moment.stage)).expect("it can be reached");
+        outcomes.remove(0).record
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        // It is ours, and gone when this returns.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }
 
 #[test]

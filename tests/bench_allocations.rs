@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use echoring::load::{
-    self, DriverChoice, Embedded, Means, Mode, Pace, Plan, Refused, Style, Target, Workload,
+    self, Compress, DriverChoice, Embedded, Means, Mode, Pace, Plan, Refused, Style, Target, Workload,
 };
-use echoring::server::{Config, ListenAddress, Server};
+use echoring::server::{Compression, Config, ListenAddress, Server};
 
 /// The system's allocator, counting.
 struct Counting;
@@ -40,9 +40,9 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-fn start_server() -> Result<Embedded, Refused> {
+fn start_server(compression: Option<Compression>) -> Result<Embedded, Refused> {
     let listen = vec![ListenAddress::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))];
-    let config = Config { listen, shards: Some(1), ..Config::default() };
+    let config = Config { listen, shards: Some(1), compression, ..Config::default() };
     let server = Server::start(config).map_err(|error| Refused(error.to_string()))?;
     let Some(&ListenAddress::Tcp(address)) = server.addresses().first() else {
         unreachable!("one TCP listener")
@@ -55,8 +55,10 @@ fn start_server() -> Result<Embedded, Refused> {
 }
 
 /// Allocations and messages of a run.
-fn measure(mode: Mode, pace: Pace, duration: Duration) -> (u64, u64) {
+fn measure(mode: Mode, pace: Pace, style: Style, duration: Duration) -> (u64, u64) {
     let broadcast = u32::from(mode == Mode::Broadcast);
+    // JSON is what compresses, so it is what is compressed.
+    let compression = (style == Style::Json).then(Compression::default);
     let workload = Workload {
         mode,
         connections: 20,
@@ -64,9 +66,10 @@ fn measure(mode: Mode, pace: Pace, duration: Duration) -> (u64, u64) {
         topics: broadcast,
         duration,
         warmup: Duration::ZERO,
-        message_bytes: (40, 200),
-        style: Style::Text,
+        message_bytes: (80, 400),
+        style,
         pace,
+        compress: Compress { words: "on".to_owned(), compression, ..Compress::off() },
         verify: true,
         seed: 1,
     };
@@ -80,27 +83,37 @@ fn measure(mode: Mode, pace: Pace, duration: Duration) -> (u64, u64) {
         server_pid: None,
         stop: Arc::default(),
     };
-    let plan =
-        Plan { target: Target::Embedded(Box::new(|_| start_server())), workloads: vec![workload], means };
+    let plan = Plan {
+        target: Target::Embedded(Box::new(move |_| start_server(compression))),
+        workloads: vec![workload],
+        means,
+    };
     let before = ALLOCATIONS.load(Ordering::Relaxed);
     let outcomes = load::run(plan, &mut |_| ()).expect("an embedded server can be measured");
-    assert!(outcomes[0].record.integrity.is_whole());
+    let record = &outcomes[0].record;
+    assert!(record.integrity.is_whole());
+    assert_eq!(record.compression.is_some_and(|done| done.messages_out > 0), compression.is_some());
     (ALLOCATIONS.load(Ordering::Relaxed) - before, outcomes[0].record.messages)
 }
 
 #[test]
 fn more_messages_are_no_more_allocations() {
-    for (mode, pace) in [
-        (Mode::Echo, Pace::Depth(4)),
-        (Mode::Echo, Pace::Rate(20_000)),
-        (Mode::Broadcast, Pace::Depth(4)),
-        (Mode::Broadcast, Pace::Rate(2_000)),
+    for (mode, pace, style) in [
+        (Mode::Echo, Pace::Depth(4), Style::Text),
+        (Mode::Echo, Pace::Depth(4), Style::Json),
+        (Mode::Echo, Pace::Rate(20_000), Style::Text),
+        (Mode::Broadcast, Pace::Depth(4), Style::Text),
+        (Mode::Broadcast, Pace::Depth(4), Style::Json),
+        (Mode::Broadcast, Pace::Rate(2_000), Style::Text),
     ] {
-        let (few_allocations, few_messages) = measure(mode, pace, Duration::from_millis(300));
-        let (allocations, messages) = measure(mode, pace, Duration::from_millis(1_500));
+        let (few_allocations, few_messages) = measure(mode, pace, style, Duration::from_millis(300));
+        let (allocations, messages) = measure(mode, pace, style, Duration::from_millis(1_500));
         let (more, further) = (allocations.saturating_sub(few_allocations), messages - few_messages);
-        assert!(further > 5_000, "{mode:?} {pace:?}: {further} messages are too few to tell");
-        assert!(more * 100 < further, "{mode:?} {pace:?}: {more} allocations for {further} messages");
-        println!("{mode:?} {pace:?}: {more} more allocations for {further} more messages");
+        assert!(further > 5_000, "{mode:?} {pace:?} {style:?}: {further} messages are too few to tell");
+        assert!(
+            more * 100 < further,
+            "{mode:?} {pace:?} {style:?}: {more} allocations for {further} messages"
+        );
+        println!("{mode:?} {pace:?} {style:?}: {more} more allocations for {further} more messages");
     }
 }

@@ -16,7 +16,7 @@ use clap::ValueEnum;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use self::outputs::Outputs;
-use self::words::{Cpus, Sizes, Sources};
+use self::words::{Compression, Cpus, Sizes, Sources};
 use super::{Failure, environment, values};
 use crate::load::{
     self, Embedded, Means, Outcome, Pace, Plan, Refused, Style, Target, Verdict, Workload, show,
@@ -34,6 +34,8 @@ Examples:
       50,000 messages a second whatever comes back: latency counts from when each should have left
   echoring bench ws://127.0.0.1:9001 --mode broadcast -c 1001 --depth 8
       one publisher, 1,000 subscribers, 8 messages on their way to all of them
+  echoring bench --kind json --message-bytes 1KiB --compress on
+      the same as without URL, compressed message by message; JSON shrinks as real JSON does, text hardly
 
 A message names itself and is checked from these sizes on: echo 12 bytes (json 34), broadcast 40 (json 76).
 Shorter echoes are compared with the one that is due; broadcasts cannot be shorter.
@@ -103,6 +105,11 @@ pub struct Args {
     /// Topics that publishers and subscribers are spread over (broadcast) [default: 1]
     #[arg(long, value_name = "N")]
     topics: Option<u32>,
+
+    /// Compression of messages to offer (permessage-deflate), in the words of `serve --compress`: on, off, or
+    /// PARAMS such as "server_max_window_bits=12; level=6"; without URL the server's too [default: off]
+    #[arg(long, value_name = "off|on|PARAMS", value_parser = Compression::from_str)]
+    compress: Option<Compression>,
 
     /// Threads of the generator [default: as many as --cpus names, else half of the CPUs]
     #[arg(long, value_name = "N")]
@@ -177,7 +184,8 @@ impl Args {
     /// Resolves the flags. Names are looked up here, so that a wrong one is told before anything starts.
     fn validate(self, stop: Arc<AtomicBool>, descriptors: u64) -> Result<(Plan, Outputs), Failure> {
         let target = self.url.as_deref().map(resolve).transpose()?;
-        let workloads = self.workloads(target.as_ref().and_then(|place| place.path.as_deref()))?;
+        let offered = self.compress.clone().map_or_else(load::Compress::off, |Compression(offered)| offered);
+        let workloads = self.workloads(target.as_ref().and_then(|place| place.path.as_deref()), &offered)?;
         let sources = self.sources(target.as_ref().map(|place| place.address.ip()))?;
         if let Some(pid) = self.server_pid
             && !PathBuf::from(format!("/proc/{pid}")).exists()
@@ -216,14 +224,14 @@ impl Args {
             },
             None => {
                 let message_bytes = workloads.iter().map(|load| load.message_bytes.1).max().unwrap_or(0);
-                let driver = self.driver;
-                Target::Embedded(Box::new(move |cpus| start_server(cpus, driver, message_bytes)))
+                let (driver, compress) = (self.driver, offered);
+                Target::Embedded(Box::new(move |cpus| start_server(cpus, driver, message_bytes, &compress)))
             }
         };
         Ok((Plan { target, workloads, means }, outputs))
     }
 
-    fn workloads(&self, url_path: Option<&str>) -> Result<Vec<Workload>, Failure> {
+    fn workloads(&self, url_path: Option<&str>, offered: &load::Compress) -> Result<Vec<Workload>, Failure> {
         let modes = match (self.mode, &self.url) {
             (Some(mode), _) => vec![mode],
             (None, Some(_)) => vec![Mode::Echo],
@@ -242,10 +250,16 @@ impl Args {
             return Err(usage("--warmup", "at most 24h"));
         }
         let seed = random_seed();
-        modes.into_iter().map(|mode| self.workload(mode, url_path, seed)).collect()
+        modes.into_iter().map(|mode| self.workload(mode, url_path, offered, seed)).collect()
     }
 
-    fn workload(&self, mode: Mode, url_path: Option<&str>, seed: u64) -> Result<Workload, Failure> {
+    fn workload(
+        &self,
+        mode: Mode,
+        url_path: Option<&str>,
+        offered: &load::Compress,
+        seed: u64,
+    ) -> Result<Workload, Failure> {
         let topics = self.topics.unwrap_or(1);
         let Sizes(least, most) =
             self.message_bytes.unwrap_or(Sizes(MESSAGE_BYTES_DEFAULT, MESSAGE_BYTES_DEFAULT));
@@ -271,6 +285,7 @@ impl Args {
             message_bytes: (fitting, most.max(if grow { fitting } else { 0 })),
             style,
             pace: self.rate.map_or(Pace::Depth(self.depth.unwrap_or(1)), Pace::Rate),
+            compress: offered.clone(),
             verify: self.verify == Switch::On,
             seed,
         };
@@ -341,7 +356,12 @@ fn resolve(text: &str) -> Result<Place, Failure> {
 
 /// Starts the server that is measured when no URL is given: one shard for each of `cpus`, echo and broadcast
 /// on a free port.
-fn start_server(cpus: &[usize], driver: Driver, message_bytes: usize) -> Result<Embedded, Refused> {
+fn start_server(
+    cpus: &[usize],
+    driver: Driver,
+    message_bytes: usize,
+    compress: &load::Compress,
+) -> Result<Embedded, Refused> {
     let defaults = server::Config::default();
     let config = server::Config {
         listen: vec![ListenAddress::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))],
@@ -352,6 +372,8 @@ fn start_server(cpus: &[usize], driver: Driver, message_bytes: usize) -> Result<
             Driver::Uring => server::DriverChoice::Uring,
             Driver::Epoll => server::DriverChoice::Epoll,
         },
+        compression: compress.compression,
+        compression_bytes: compress.context_bytes,
         message_bytes_max: defaults.message_bytes_max.max(message_bytes as u64),
         ..defaults
     };
@@ -397,8 +419,11 @@ fn measure(arguments: Args) -> Result<ExitCode, Failure> {
     watcher.clear();
     let outcomes = outcomes.map_err(|refused| Failure::Environment(refused.0))?;
     outputs.write(&outcomes)?;
+    // A closed stderr must not turn an exit code into a panic.
+    for warning in outcomes.iter().filter_map(show::warning) {
+        let _ = writeln!(io::stderr(), "warning: {warning}");
+    }
     for complaint in outcomes.iter().filter_map(show::complaint) {
-        // A closed stderr must not turn an exit code into a panic.
         let _ = writeln!(io::stderr(), "error: {complaint}");
     }
     Ok(match outcomes.iter().map(Outcome::verdict).max() {
@@ -454,6 +479,17 @@ mod tests {
     }
 
     #[test]
+    fn compression_is_offered_by_all_runs_in_the_words_that_were_typed() {
+        assert_eq!(plan(&[URL]).expect("valid").workloads[0].compress, load::Compress::off());
+        let words = "server_max_window_bits=10; memory=4MiB";
+        for load in plan(&["--compress", words]).expect("valid").workloads {
+            assert_eq!((load.compress.words.as_str(), load.compress.context_bytes), (words, 4 << 20));
+            let offered = load.compress.compression.expect("not off").preferences;
+            assert_eq!((offered.server.window_bits, offered.client.window_bits), (10, 15));
+        }
+    }
+
+    #[test]
     fn the_default_size_fits_what_a_message_has_to_tell() {
         for kind in ["text", "binary", "json"] {
             let flags = ["--kind", kind, "-c", "10"];
@@ -486,6 +522,8 @@ mod tests {
             (&[URL, "--cpus", "1023"], "--cpus"),
             (&[URL, "--source-addr", "127.0.0.9-127.0.0.2"], "--source-addr"),
             (&[URL, "--source-addr", "::1"], "--source-addr"),
+            (&[URL, "--compress", "maybe"], "--compress"),
+            (&[URL, "--compress", "level=11"], "--compress"),
             (&[URL, "--server-pid", "4194999"], "--server-pid"),
             (&["--server-pid", "1"], "URL"),
             (&[URL, "--json", "/nowhere/to/be/found.json"], "--json"),

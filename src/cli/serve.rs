@@ -15,7 +15,7 @@ use super::signals::Signals;
 use super::{Failure, environment, values};
 use crate::control::Control;
 use crate::limits;
-use crate::protocol::handshake::OriginPolicy;
+use crate::protocol::handshake::{OriginPolicy, SubprotocolPreference};
 use crate::server::{Config, DriverChoice, Handle, ListenAddress, Server};
 
 const EXAMPLES: &str = "\
@@ -84,6 +84,21 @@ pub(super) struct Args {
     /// connections [default: off]
     #[arg(long, value_name = "off|on|PARAMS", value_parser = Compress::from_str)]
     compress: Option<Compress>,
+
+    /// A subprotocol to choose where a client offers it; best first, repeatable. A client that offers none of
+    /// them is taken without one
+    #[arg(long, value_name = "NAME", value_parser = values::subprotocol)]
+    subprotocol: Vec<String>,
+
+    /// Whose order of preference decides where several subprotocols are possible
+    #[arg(
+        long,
+        value_enum,
+        default_value = "server",
+        value_name = "server|client",
+        hide_possible_values = true
+    )]
+    subprotocol_preference: Preference,
 
     /// Time from accepting a connection to the end of its handshake [default: 5s]
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
@@ -174,6 +189,21 @@ enum Driver {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Preference {
+    Server,
+    Client,
+}
+
+impl From<Preference> for SubprotocolPreference {
+    fn from(preference: Preference) -> SubprotocolPreference {
+        match preference {
+            Preference::Server => SubprotocolPreference::Server,
+            Preference::Client => SubprotocolPreference::Client,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Profile {
     /// The limits of this page
     Default,
@@ -246,6 +276,8 @@ impl Args {
             compression: compress.compression,
             compression_bytes: compress.memory_bytes,
             origins: origin_policy(self.allow_origin),
+            subprotocols: static_names(self.subprotocol),
+            subprotocol_preference: self.subprotocol_preference.into(),
             handshake_timeout,
             pings_per_second_max: match self.profile {
                 Profile::Default => limits::PINGS_PER_SECOND_MAX,
@@ -267,6 +299,11 @@ fn origin_policy(allowed: Vec<String>) -> OriginPolicy {
     } else {
         OriginPolicy::List(allowed)
     }
+}
+
+/// What was typed stays for as long as the process.
+fn static_names(names: Vec<String>) -> Vec<&'static str> {
+    names.into_iter().map(|name| &*name.leak()).collect()
 }
 
 impl From<Driver> for DriverChoice {
@@ -479,6 +516,9 @@ mod tests {
             &["--listen", "127.0.0.1:7", "--admin", "127.0.0.1:7"],
             &["--admin", "on"],
             &["--allow-origin", "https://a/b"],
+            &["--subprotocol", "a b"],
+            &["--subprotocol", ""],
+            &["--subprotocol-preference", "mine"],
             &["--log", "loud"],
             &["--compress", "maybe"],
             &["--profile", "fast"],
@@ -488,6 +528,14 @@ mod tests {
         ] {
             assert!(matches!(settings(flags), Err(Failure::Usage(_))), "{flags:?} were taken");
         }
+    }
+
+    #[test]
+    fn subprotocols_keep_the_order_given() {
+        let flags = ["--subprotocol", "b.v2", "--subprotocol", "a", "--subprotocol-preference", "client"];
+        let settings = settings(&flags).expect("valid");
+        assert_eq!(settings.server.subprotocols, ["b.v2", "a"]);
+        assert_eq!(settings.server.subprotocol_preference, SubprotocolPreference::Client);
     }
 
     #[test]

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use crate::protocol::handshake::is_subprotocol;
+
 /// Bytes: a number with an optional `KiB`, `MiB`, `GiB` (or `k`, `m`, `g`, in either case, which mean the
 /// same powers of 1024) behind it.
 ///
@@ -89,6 +91,15 @@ pub fn count_or_auto(word: &str) -> Result<Option<usize>, String> {
     match word.parse::<usize>() {
         Ok(count @ 1..=1_024) => Ok(Some(count)),
         _ => Err("expected auto or a number from 1 to 1024".to_owned()),
+    }
+}
+
+/// A subprotocol's name (RFC 6455, 4.1).
+pub(super) fn subprotocol(word: &str) -> Result<String, String> {
+    if is_subprotocol(word) {
+        Ok(word.to_owned())
+    } else {
+        Err("expected a token such as chat or mqtt.v5".to_owned())
     }
 }
 

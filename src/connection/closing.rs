@@ -111,7 +111,7 @@ impl Connection {
             Phase::Open => {}
             Phase::Head { .. } | Phase::Deciding { .. } => {
                 let closed = Closed { code, cause: Cause::Local };
-                return self.finish(closed);
+                return self.finish(closed, env.now + env.config.close_timeout);
             }
             Phase::Ending(_) => return,
         }
@@ -144,7 +144,7 @@ impl Connection {
             // Our Close frame is out; there is no second one.
             return self.half_close(closed, env);
         }
-        if self.unsent.is_some() {
+        if self.outbox.is_blocked() {
             // What waits behind an unfinished send would hold the Close frame up.
             run.block = 0..0;
             self.outbox.clear(env.pool);
@@ -196,15 +196,10 @@ impl Connection {
     }
 
     /// Ends without a word.
-    pub(super) fn finish(&mut self, closed: Closed) {
-        let was_open = self.was_open();
-        self.phase = Phase::Ending(Ending {
-            stage: Stage::Over,
-            closed: Box::new(closed),
-            until: Nanos::MAX,
-            fate: Some(Fate::Close),
-            was_open,
-        });
+    /// What is queued still leaves, but not for longer than `until`: a peer that does not read would keep an
+    /// unfinished send, and this connection with it, for ever.
+    pub(super) fn finish(&mut self, closed: Closed, until: Nanos) {
+        self.enter(Stage::Over, closed, until, Some(Fate::Close));
     }
 
     fn end(&mut self, stage: Stage, closed: Closed, fate: Option<Fate>, env: &Env<'_>) {
@@ -212,7 +207,18 @@ impl Connection {
             Phase::Ending(ending) => ending.until,
             _ => env.now + env.config.close_timeout,
         };
+        self.enter(stage, closed, until, fate);
+    }
+
+    fn enter(&mut self, stage: Stage, closed: Closed, until: Nanos, fate: Option<Fate>) {
         let was_open = self.was_open();
+        // The pool gets back what there is of a head when the connection is released.
+        if let Phase::Head { buffer, .. } = &mut self.phase
+            && let Some(head) = buffer.take()
+        {
+            debug_assert!(self.assembly.is_none(), "no message comes before the handshake");
+            self.assembly = Some(head);
+        }
         self.phase = Phase::Ending(Ending { stage, closed: Box::new(closed), until, fate, was_open });
         self.deadline_moved = true;
     }
@@ -220,8 +226,13 @@ impl Connection {
     /// No memory is left to say anything.
     #[cold]
     pub fn out_of_memory(&mut self) {
-        self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::OutOfMemory });
+        self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::OutOfMemory }, Nanos::MAX);
         self.abort();
+    }
+
+    /// Whether the transport is to be closed without waiting for what is queued.
+    pub(super) fn is_cut(&self) -> bool {
+        matches!(&self.phase, Phase::Ending(Ending { fate: Some(Fate::Abort), .. }))
     }
 
     fn abort(&mut self) {
@@ -240,18 +251,22 @@ impl Connection {
         }
     }
 
-    /// The peer sent FIN.
-    pub fn ended(&mut self) {
-        match &mut self.phase {
-            Phase::Ending(ending) => ending.fate = Some(Fate::Close),
-            _ => self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::Gone }),
+    /// The peer sent FIN. It may still read what is queued to it, but until `until` at most.
+    pub fn ended(&mut self, until: Nanos) {
+        if !matches!(self.phase, Phase::Ending(_)) {
+            self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::Gone }, until);
+        }
+        if let Phase::Ending(ending) = &mut self.phase {
+            ending.fate = Some(Fate::Close);
+            ending.until = ending.until.min(until);
+            self.deadline_moved = true;
         }
     }
 
     /// The transport failed.
     pub fn failed(&mut self, error: io::ErrorKind) {
         if !matches!(self.phase, Phase::Ending(_)) {
-            self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::Failed(error) });
+            self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::Failed(error) }, Nanos::MAX);
         }
         self.abort();
     }
@@ -260,11 +275,7 @@ impl Connection {
     /// [`Fate::Abort`] does not wait for that.
     pub fn take_fate(&mut self) -> Option<Fate> {
         let Phase::Ending(ending) = &mut self.phase else { return None };
-        if ending.fate == Some(Fate::Abort) || (self.outbox.is_empty() && self.unsent.is_none()) {
-            ending.fate.take()
-        } else {
-            None
-        }
+        if ending.fate == Some(Fate::Abort) || self.outbox.is_clear() { ending.fate.take() } else { None }
     }
 
     /// Whether it is, or was before its end began, a WebSocket: a request that was refused or merely answered
@@ -310,7 +321,7 @@ impl Connection {
     /// While a send is unfinished the peer's silence proves nothing: we may not be reading, and it may be
     /// busy reading what it has.
     fn liveness_deadline(&self, config: &super::Config) -> Nanos {
-        if config.ping_interval == 0 || self.unsent.is_some() {
+        if config.ping_interval == 0 || self.outbox.is_blocked() {
             return Nanos::MAX;
         }
         let wait = if self.pinged { config.pong_timeout } else { 0 };
@@ -329,7 +340,8 @@ impl Connection {
         match &self.phase {
             Phase::Head { until, .. } | Phase::Deciding { until, .. } => {
                 if *until <= now {
-                    self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::HandshakeTimeout });
+                    let closed = Closed { code: CloseCode::ABNORMAL, cause: Cause::HandshakeTimeout };
+                    self.finish(closed, now + env.config.close_timeout);
                 }
             }
             Phase::Ending(ending) => {
@@ -356,7 +368,7 @@ impl Connection {
             return;
         }
         if self.pinged {
-            self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::PongTimeout });
+            self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::PongTimeout }, Nanos::MAX);
             return self.abort();
         }
         self.pinged = true;

@@ -68,8 +68,8 @@ pub struct Codecs {
     inflater: Option<Inflater>,
     /// Likewise, by the window's bits from 9 on.
     deflaters: [Option<Deflater>; 7],
-    spare_inflaters: Vec<(Direction, Inflater)>,
-    spare_deflaters: Vec<(Direction, Deflater)>,
+    spare_inflaters: Vec<(Direction, Box<Inflater>)>,
+    spare_deflaters: Vec<(Direction, Box<Deflater>)>,
     /// Bytes of the contexts that connections own, or were promised, and of the spare ones.
     lease: Lease,
     inflated: Vec<u8>,
@@ -164,7 +164,7 @@ impl Codecs {
                         self.lease.give(Inflater::memory_bytes(direction) as u64);
                         self.spare_inflaters.swap_remove(index).1
                     }
-                    None => Inflater::new(direction),
+                    None => Box::new(Inflater::new(direction)),
                 }
             }),
         };
@@ -176,12 +176,12 @@ impl Codecs {
         Ok(&self.inflated[..bytes])
     }
 
-    fn take_deflater(&mut self, direction: Direction, level: u8) -> Option<Deflater> {
+    fn take_deflater(&mut self, direction: Direction, level: u8) -> Option<Box<Deflater>> {
         if let Some(index) = self.spare_deflaters.iter().position(|(spare, _)| *spare == direction) {
             return Some(self.spare_deflaters.swap_remove(index).1);
         }
         if self.lease.take(Deflater::memory_bytes(direction) as u64) {
-            return Some(Deflater::new(direction, level));
+            return Some(Box::new(Deflater::new(direction, level)));
         }
         self.done.declined += 1;
         None
@@ -212,7 +212,7 @@ impl Codecs {
         }
     }
 
-    fn put_deflater(&mut self, direction: Direction, mut deflater: Deflater) {
+    fn put_deflater(&mut self, direction: Direction, mut deflater: Box<Deflater>) {
         if self.spare_deflaters.len() < SPARE_CONTEXTS_MAX {
             deflater.reset();
             self.spare_deflaters.push((direction, deflater));
@@ -234,7 +234,7 @@ enum Inbound {
     /// The shard's inflater: no message refers to an earlier one.
     Shared,
     /// The connection's own, promised at the handshake and made with the first message.
-    Own(Option<Inflater>),
+    Own(Option<Box<Inflater>>),
 }
 
 /// Who deflates.
@@ -245,7 +245,7 @@ enum Outbound {
     /// The shard's deflaters, each message from an empty window.
     Shared,
     /// The connection's own, made with the first message if the budget has room.
-    Own(Option<Deflater>),
+    Own(Option<Box<Deflater>>),
 }
 
 /// What a connection agreed on, and the contexts it owns for that.

@@ -4,7 +4,7 @@ use super::reading::Stop;
 use super::{Cause, Closed, Config, Connection, Env, OutOfMemory, Phase, Run, Step};
 use crate::buffer::Buffer;
 use crate::limits::HEAD_BYTES_MAX;
-use crate::protocol::handshake::{self, BadHandshake, Refusal};
+use crate::protocol::handshake::{self, Refusal};
 use crate::protocol::{CloseCode, Role};
 
 const HEAD_END: &[u8] = b"\r\n\r\n";
@@ -31,18 +31,25 @@ pub struct Reply {
 }
 
 impl Connection {
-    /// Collects a head until its end. What follows it stays in the run.
+    /// Collects heads until one ends the waiting: a server's interim responses (RFC 9110, 15.2) do not. What
+    /// follows it stays in the run.
     pub(super) fn poll_head(
         &mut self,
         run: &mut Run,
         bytes: &[u8],
         env: &mut Env<'_>,
     ) -> Result<Option<Step>, Stop> {
+        while matches!(self.phase, Phase::Head { .. }) && run.read < bytes.len() {
+            if let Some(step) = self.collect_head(run, bytes, env)? {
+                return Ok(Some(step));
+            }
+        }
+        Ok(None)
+    }
+
+    fn collect_head(&mut self, run: &mut Run, bytes: &[u8], env: &mut Env<'_>) -> Result<Option<Step>, Stop> {
         let rest = &bytes[run.read..];
         let Phase::Head { buffer, nonce, .. } = &mut self.phase else { return Ok(None) };
-        if rest.is_empty() {
-            return Ok(None);
-        }
         let mut head = match buffer.take() {
             Some(buffer) => buffer,
             None => env.pool.get(rest.len().min(HEAD_BYTES_MAX)).ok_or(OutOfMemory)?,
@@ -51,9 +58,12 @@ impl Connection {
         let taken = head_bytes_in(head.as_slice(), rest).unwrap_or(rest.len());
         let complete = head_bytes_in(head.as_slice(), rest).is_some();
         let kept = taken.min(HEAD_BYTES_MAX + 1 - before);
-        if head.room() < kept {
-            let mut larger =
-                env.pool.get((2 * (before + kept)).min(HEAD_BYTES_MAX + 1)).ok_or(OutOfMemory)?;
+        let outgrown = head.room() < kept;
+        if outgrown {
+            let Some(mut larger) = env.pool.get((2 * (before + kept)).min(HEAD_BYTES_MAX + 1)) else {
+                env.pool.put(head);
+                return Err(OutOfMemory.into());
+            };
             larger.append(head.as_slice());
             env.pool.put(std::mem::replace(&mut head, larger));
         }
@@ -61,23 +71,18 @@ impl Connection {
         run.read += taken;
         let nonce = nonce.as_ref().map_or([0; 16], |nonce| **nonce);
         match self.role {
-            Role::Server => Ok(self.request_head(head, before == 0, complete, env)),
-            Role::Client => Ok(self.response_head(head, nonce, complete, env)),
+            Role::Server => Ok(self.request_head(head, before == 0 || outgrown, complete, env)),
+            Role::Client => Ok(self.response_head(head, nonce, env)),
         }
     }
 
-    fn request_head(
-        &mut self,
-        head: Buffer,
-        first_run: bool,
-        complete: bool,
-        env: &mut Env<'_>,
-    ) -> Option<Step> {
+    fn request_head(&mut self, head: Buffer, look: bool, complete: bool, env: &mut Env<'_>) -> Option<Step> {
         if complete && head.len() <= HEAD_BYTES_MAX {
             return Some(Step::Head(head));
         }
-        // A head that is malformed from its first bytes, or too long, need not be waited for.
-        if (first_run || head.len() > HEAD_BYTES_MAX)
+        // A head that is malformed, or too long, need not be waited for. It is looked at when it begins and each
+        // time that its buffer had to grow, which is by doubling: dribbled bytes are not parsed over and over.
+        if (look || head.len() >= HEAD_BYTES_MAX)
             && let Err(refusal) = handshake::with_request(head.as_slice(), |_, _| ())
         {
             env.pool.put(head);
@@ -90,25 +95,21 @@ impl Connection {
         None
     }
 
-    fn response_head(
-        &mut self,
-        head: Buffer,
-        nonce: [u8; 16],
-        complete: bool,
-        env: &mut Env<'_>,
-    ) -> Option<Step> {
-        let parsed = handshake::parse_response(head.as_slice(), nonce, env.codecs.preferences());
-        if let Ok(None) = parsed
-            && !complete
-        {
-            if let Phase::Head { buffer, .. } = &mut self.phase {
-                *buffer = Some(head);
+    fn response_head(&mut self, head: Buffer, nonce: [u8; 16], env: &mut Env<'_>) -> Option<Step> {
+        let offered = env.config.dial.as_ref().map_or(&[][..], |dial| &dial.subprotocols);
+        let judged = match handshake::parse_response(head.as_slice(), nonce, env.codecs.preferences()) {
+            Ok(None) => {
+                if let Phase::Head { buffer, .. } = &mut self.phase {
+                    *buffer = Some(head);
+                }
+                return None;
             }
-            return None;
-        }
+            Ok(Some((response, _))) => response.check_subprotocol(offered).map(|()| response),
+            Err(bad) => Err(bad),
+        };
         env.pool.put(head);
-        match parsed {
-            Ok(Some((response, _))) => {
+        match judged {
+            Ok(response) => {
                 if let Some(agreement) = response.agreement
                     && self.agree(agreement, env).is_err()
                 {
@@ -118,15 +119,9 @@ impl Connection {
                 self.open();
                 Some(Step::Opened(response))
             }
-            Ok(None) => {
-                self.finish(Closed {
-                    code: CloseCode::ABNORMAL,
-                    cause: Cause::BadHandshake(BadHandshake::Malformed),
-                });
-                None
-            }
             Err(bad) => {
-                self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::BadHandshake(bad) });
+                let closed = Closed { code: CloseCode::ABNORMAL, cause: Cause::BadHandshake(bad) };
+                self.finish(closed, env.now + env.config.close_timeout);
                 None
             }
         }
@@ -226,9 +221,9 @@ impl Connection {
 
 /// How many bytes of `rest` belong to the head that `head` began, when its end is among them.
 fn head_bytes_in(head: &[u8], rest: &[u8]) -> Option<usize> {
-    // The end may lie across the border.
+    // The end may lie across the border. The earliest counts: of `\r\n\r` and `\n\r\n` only the first byte is its.
     let tail = &head[head.len().saturating_sub(HEAD_END.len() - 1)..];
-    for split in 1..HEAD_END.len() {
+    for split in (1..HEAD_END.len()).rev() {
         let (before, behind) = HEAD_END.split_at(split);
         if tail.ends_with(before) && rest.starts_with(behind) {
             return Some(behind.len());

@@ -34,7 +34,6 @@ mod short;
 #[cfg(test)]
 mod tests;
 
-use std::num::NonZeroU32;
 use std::ops::Range;
 
 use crate::buffer::{Buffer, Pool};
@@ -281,8 +280,6 @@ pub struct Connection {
     heard_at: Nanos,
     /// When the unfinished message began; 0 when there is none.
     message_since: Nanos,
-    /// Bytes of an unfinished send that the driver resumes; none when the connection is not blocked.
-    unsent: Option<NonZeroU32>,
     /// Pings of the peer within the second `ping_second`.
     pings: u16,
     ping_second: u32,
@@ -325,7 +322,6 @@ impl Connection {
             session: None,
             heard_at: env.now,
             message_since: 0,
-            unsent: None,
             pings: 0,
             ping_second: 0,
             role,
@@ -349,12 +345,12 @@ impl Connection {
 
     /// Bytes queued to the peer, those of an unfinished send included.
     pub fn queued_bytes(&self) -> u32 {
-        self.outbox.bytes() + self.unsent.map_or(0, NonZeroU32::get)
+        self.outbox.bytes()
     }
 
     /// Whether a send straight from other memory would keep the order and be taken.
     pub fn is_writable(&self) -> bool {
-        self.is_open() && self.unsent.is_none() && self.outbox.is_empty()
+        self.is_open() && self.outbox.is_clear()
     }
 
     /// Starts a run of received bytes.
@@ -410,24 +406,24 @@ impl Connection {
     /// Whether nothing is queued and no send is unfinished.
     #[inline]
     pub fn has_clear_way(&self) -> bool {
-        self.outbox.is_empty() && self.unsent.is_none()
+        self.outbox.is_clear()
     }
 
     /// Whether anything but waiting for bytes is to be done for this connection.
     #[inline]
     pub fn needs_attention(&self) -> bool {
-        !self.outbox.is_empty()
+        !self.outbox.is_clear()
             || self.deadline_moved
             || self.reads_paused
             || self.held_up
-            || self.unsent.is_some()
             || !self.is_open()
             || self.reading.is_parked()
     }
 
-    /// The next buffer to send. During a run: of those that go before the block.
+    /// The next buffer to send. During a run: of those that go before the block. None any more when the connection
+    /// is to be cut: where memory ran out, what should go before it may be missing.
     pub fn pop(&mut self) -> Option<Buffer> {
-        self.outbox.pop()
+        if self.is_cut() { None } else { self.outbox.pop() }
     }
 
     /// Gives back what [`pop`](Connection::pop) gave and nobody took.
@@ -445,11 +441,11 @@ impl Connection {
         bytes: &[u8],
         env: &mut Env<'_>,
     ) -> Result<Option<Range<usize>>, OutOfMemory> {
-        if run.block.is_empty() {
+        if run.block.is_empty() || self.is_cut() {
             self.outbox.end_block();
             return Ok(None);
         }
-        if self.unsent.is_some() {
+        if self.outbox.is_blocked() {
             self.outbox.insert_block(env.pool, run.head(), &bytes[run.block.clone()])?;
             return Ok(None);
         }
@@ -485,12 +481,12 @@ impl Connection {
 
     /// The driver's last send was short by `unsent` bytes and goes on by itself.
     pub fn blocked(&mut self, unsent: u32) {
-        self.unsent = Some(NonZeroU32::new(unsent).unwrap_or(NonZeroU32::MIN));
+        self.outbox.block(unsent);
     }
 
     /// The rest of a short send has been taken by the kernel.
     pub fn unblocked(&mut self, now: Nanos) {
-        self.unsent = None;
+        self.outbox.unblock();
         self.heard_at = now;
         self.pinged = false;
         self.deadline_moved = true;
@@ -499,7 +495,7 @@ impl Connection {
     /// Whether a send is unfinished.
     #[inline]
     pub fn is_blocked(&self) -> bool {
-        self.unsent.is_some()
+        self.outbox.is_blocked()
     }
 
     /// Whether reading should pause or resume now. Pauses when the queue passes its mark, resumes when it

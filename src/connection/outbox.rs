@@ -1,6 +1,7 @@
 //! What leaves a connection, in order, while it cannot leave straight from the receive region.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU32;
 
 use crate::buffer::{Buffer, Pool};
 use crate::protocol::frame::{self, HEADER_BYTES_MAX, Header, Opcode};
@@ -26,6 +27,8 @@ pub(super) struct Outbox {
     #[expect(clippy::box_collection, reason = "an idle connection pays 8 bytes for it, not 32")]
     rest: Option<Box<VecDeque<Buffer>>>,
     bytes: u32,
+    /// Bytes of an unfinished send that the driver resumes; none when there is no such send.
+    unsent: Option<NonZeroU32>,
     after: u16,
     queued_pongs: u16,
     /// The last buffer takes no further frames: the block comes behind it.
@@ -37,8 +40,29 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
+    /// Bytes that have not left, those of an unfinished send included.
     pub(super) fn bytes(&self) -> u32 {
-        self.bytes
+        self.bytes + self.unsent.map_or(0, NonZeroU32::get)
+    }
+
+    /// Whether a send is unfinished.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.unsent.is_some()
+    }
+
+    /// The last send was short by `unsent` bytes and goes on by itself.
+    pub(super) fn block(&mut self, unsent: u32) {
+        self.unsent = Some(NonZeroU32::new(unsent).unwrap_or(NonZeroU32::MIN));
+    }
+
+    /// All of it has been taken.
+    pub(super) fn unblock(&mut self) {
+        self.unsent = None;
+    }
+
+    /// Whether nothing is queued and no send is unfinished.
+    pub(super) fn is_clear(&self) -> bool {
+        self.bytes == 0 && self.unsent.is_none()
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -343,10 +343,7 @@ impl Connection {
             (false, true) => {}
         }
         let total = u64::from(self.message.bytes).saturating_add(header.payload_bytes);
-        let bytes_max = match self.message.compressed {
-            true => compressed_bytes_max(env.config.message_bytes_max),
-            false => env.config.message_bytes_max,
-        };
+        let bytes_max = self.payload_bytes_max(env.config);
         match u32::try_from(total) {
             Ok(bytes) if total <= bytes_max => self.message.bytes = bytes,
             _ => return Err(Offence::MessageTooBig),
@@ -364,6 +361,14 @@ impl Connection {
             assemble,
         });
         Ok(())
+    }
+
+    /// Payload bytes that the frames of the message under way may have together.
+    fn payload_bytes_max(&self, config: &Config) -> u64 {
+        match self.message.compressed {
+            true => compressed_bytes_max(config.message_bytes_max),
+            false => config.message_bytes_max,
+        }
     }
 
     /// Shows what there is of a frame's payload where it lies.
@@ -443,12 +448,16 @@ impl Connection {
             return Err(Offence::MessageTooBig.into());
         }
         if parked.as_ref().is_none_or(|parked| parked.room() < rest.len()) {
-            let mut larger = env.pool.get(before + rest.len()).ok_or(OutOfMemory)?;
-            if let Some(smaller) = parked.take() {
-                larger.append(smaller.as_slice());
+            let larger = env.pool.get(before + rest.len()).map(|mut larger| {
+                larger.append(parked.as_ref().map_or(&[], Buffer::as_slice));
+                larger
+            });
+            if let Some(smaller) = std::mem::replace(&mut parked, larger) {
                 env.pool.put(smaller);
             }
-            parked = Some(larger);
+            if parked.is_none() {
+                return Err(OutOfMemory.into());
+            }
         }
         if let Some(mut parked) = parked {
             parked.append(rest);
@@ -475,28 +484,37 @@ impl Connection {
         let part = &bytes[run.read..run.read + here];
         run.read += here;
         let left = left - here as u64;
-        self.assemble(part, key, left, env)?;
+        // What may still come into this buffer: of a message that is gathered whole, unless this is its last
+        // frame, anything up to the limit.
+        let gathers = self.whole || self.message.compressed;
+        let further = if gathers && !fin {
+            self.payload_bytes_max(env.config).saturating_sub(u64::from(self.message.bytes))
+        } else {
+            0
+        };
+        self.assemble(part, key, left.saturating_add(further), env)?;
         if left > 0 {
             self.reading = Reading::Payload(Payload { left, key: mask::rotate(key, here), ..payload });
             return Ok(None);
         }
-        let gathers = self.whole || self.message.compressed;
         if gathers && !fin {
             self.reading = Reading::default();
             return Ok(None);
         }
-        let Some(buffer) = self.assembly.take() else { return Ok(None) };
         if self.message.compressed {
+            let Some(buffer) = self.assembly.take() else { return Ok(None) };
             let shown = self.show_inflated(buffer.as_slice(), run, env);
             env.pool.put(buffer);
             return shown.map(Some);
         }
+        // An offence leaves the buffer where it is given back from.
         let marks = self.end_piece(true, fin)?;
-        Ok(Some(Step::Chunk(marks, Piece::Held(buffer))))
+        Ok(self.assembly.take().map(|buffer| Step::Chunk(marks, Piece::Held(buffer))))
     }
 
     /// Copies `part` behind what was assembled so far; that copy is the unmasking. The buffer grows with what
-    /// arrives, not with what was announced: `left` bytes are only a ceiling.
+    /// arrives, not with what was announced: the `left` bytes that may still come are only a ceiling. Growing by
+    /// a factor keeps a message of many small fragments linear.
     fn assemble(&mut self, part: &[u8], key: [u8; 4], left: u64, env: &mut Env<'_>) -> Result<(), Stop> {
         let present = self.assembly.as_ref().map_or(0, Buffer::len);
         if self.assembly.as_ref().is_none_or(|buffer| buffer.room() < part.len()) {
@@ -577,6 +595,10 @@ impl Connection {
         let Reading::Control { opcode, buffer, .. } = std::mem::take(&mut self.reading) else {
             return Ok(None);
         };
+        if !self.message.open {
+            // What begins behind it in the same run has a time of its own.
+            self.message_since = 0;
+        }
         if opcode == Opcode::Pong {
             return Ok(Some(Step::Pong(Piece::Held(buffer))));
         }
@@ -604,7 +626,7 @@ impl Connection {
                     && self.role == Role::Server
                     && self.outbox.block_may_grow()
                     && (self.outbox.is_empty() || !run.block.is_empty());
-                if in_place && self.unsent.is_none() {
+                if in_place && !self.outbox.is_blocked() {
                     self.count_ping(env)?;
                     self.reply(run, bytes, Opcode::Pong, true, at, env)?;
                 } else {
@@ -620,7 +642,7 @@ impl Connection {
         if self.is_open() {
             self.count_ping(env)?;
             let key = self.key(env);
-            if self.unsent.is_some() {
+            if self.outbox.is_blocked() {
                 self.outbox.control(env.pool, Opcode::Pong, key, payload, QUEUED_PONGS_MAX)?;
             } else {
                 // What is queued leaves with this turn. Overtaking it would win nothing, and could put the

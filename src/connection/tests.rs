@@ -8,6 +8,7 @@ use super::*;
 use crate::buffer::{Budget, Lease};
 use crate::limits::{MILLISECOND, SECOND};
 use crate::protocol::frame::{self, Header};
+use crate::protocol::handshake::BadHandshake;
 use crate::protocol::{CloseCode, Offence, deflate, mask};
 
 const KEY: [u8; 4] = [0x12, 0x80, 0x7f, 0xfe];
@@ -225,7 +226,7 @@ fn client_frame(opcode: Opcode, fin: bool, payload: &[u8]) -> Vec<u8> {
 
 #[test]
 fn an_idle_connection_is_small() {
-    assert!(size_of::<Connection>() <= 160, "{} bytes", size_of::<Connection>());
+    assert!(size_of::<Connection>() <= 152, "{} bytes", size_of::<Connection>());
 }
 
 #[test]
@@ -452,6 +453,101 @@ fn what_arrives_while_the_application_decides_is_kept_for_later() {
 }
 
 #[test]
+fn a_handshake_that_comes_to_nothing_gives_its_memory_back() {
+    let ends: [fn(&mut Echo); 4] = [
+        |echo| echo.pass(5 * SECOND),
+        |echo| echo.connection.ended(echo.now),
+        |echo| echo.connection.failed(std::io::ErrorKind::ConnectionReset),
+        |echo| {
+            let (connection, mut env) = echo.env();
+            connection.close(CloseCode::GOING_AWAY, "", &mut env);
+        },
+    ];
+    for end in ends {
+        for deciding in [false, true] {
+            let mut echo = Echo::new(Config::default());
+            if deciding {
+                let (connection, mut env) = echo.env();
+                connection.decide_later(*b"AAAAAAAAAAAAAAAAAAAAAA==");
+                let mut early = client_frame(Opcode::Text, true, b"early");
+                assert!(matches!(connection.poll(&mut Run::new(), &mut early, &mut env), Step::Idle));
+            } else {
+                echo.receive(&REQUEST[..50]);
+            }
+            assert!(echo.pool.used_bytes() > 0);
+            end(&mut echo);
+            assert!(echo.connection.is_ending());
+            echo.connection.release(&mut echo.pool, &mut echo.codecs);
+            while echo.pool.trim() {}
+            assert_eq!(echo.pool.used_bytes(), 0, "deciding: {deciding}");
+        }
+    }
+}
+
+#[test]
+fn a_text_that_ends_inside_a_character_gives_its_memory_back() {
+    for whole in [false, true] {
+        let mut echo = Echo::open_with(Config::default(), whole);
+        let frame = client_frame(Opcode::Text, true, b"cut \xce");
+        frame.chunks(3).for_each(|run| echo.receive(run));
+        assert_eq!(echo.close_code(), Some(1007));
+        echo.connection.release(&mut echo.pool, &mut echo.codecs);
+        while echo.pool.trim() {}
+        assert_eq!(echo.pool.used_bytes(), 0, "whole: {whole}");
+    }
+}
+
+#[test]
+fn a_head_ends_at_its_first_empty_line_however_it_is_cut() {
+    let bytes = [REQUEST, b"\r\n\r\n"].concat();
+    for cut in 1..REQUEST.len() {
+        let mut echo = Echo::new(Config::default());
+        let (connection, mut env) = echo.env();
+        let (mut first, mut second) = (bytes[..cut].to_vec(), bytes[cut..].to_vec());
+        let mut run = Run::new();
+        assert!(matches!(connection.poll(&mut run, &mut first, &mut env), Step::Idle));
+        let mut run = Run::new();
+        let Step::Head(head) = connection.poll(&mut run, &mut second, &mut env) else { panic!("a head") };
+        assert_eq!((head.as_slice(), run.position()), (REQUEST, REQUEST.len() - cut), "cut at {cut}");
+        env.pool.put(head);
+    }
+}
+
+#[test]
+fn memory_that_is_spent_in_the_middle_of_a_head_is_given_back() {
+    for deciding in [false, true] {
+        let mut echo = Echo::new(Config::default());
+        echo.pool = Pool::new(Budget::new(1_500));
+        let (connection, mut env) = echo.env();
+        if deciding {
+            connection.decide_later(*b"AAAAAAAAAAAAAAAAAAAAAA==");
+        }
+        for bytes in [200, 3_000] {
+            let mut part = vec![b'a'; bytes];
+            assert!(matches!(connection.poll(&mut Run::new(), &mut part, &mut env), Step::Idle));
+        }
+        assert_eq!(connection.closed().map(|closed| closed.cause.clone()), Some(Cause::OutOfMemory));
+        echo.connection.release(&mut echo.pool, &mut echo.codecs);
+        while echo.pool.trim() {}
+        assert_eq!(echo.pool.used_bytes(), 0, "deciding: {deciding}");
+    }
+}
+
+#[test]
+fn a_client_whose_request_nobody_reads_is_cut_in_the_end() {
+    let dial = Dial { host: "a".into(), path: "/".into(), ..Dial::default() };
+    let mut echo = Echo::new(Config { dial: Some(dial), ..Config::default() });
+    let (connection, mut env) = echo.env();
+    *connection = Connection::client(&mut env, false).unwrap();
+    connection.blocked(100);
+    echo.pass(5 * SECOND);
+    assert_eq!(echo.fate, None, "what is queued may still leave");
+    assert_eq!(echo.connection.deadline(&echo.config), echo.now + echo.config.close_timeout);
+    echo.pass(echo.config.close_timeout);
+    assert_eq!(echo.fate, Some(Fate::Abort));
+}
+
+#[test]
 fn a_silent_peer_is_pinged_and_dropped_when_it_stays_silent() {
     let mut echo = Echo::open();
     echo.pass(25 * SECOND - 1);
@@ -486,6 +582,44 @@ fn a_message_that_is_not_finished_in_time_is_1008() {
         echo.pass(2 * SECOND);
         assert_eq!(echo.close_code(), Some(1008));
     }
+}
+
+#[test]
+fn each_control_frame_has_a_time_of_its_own() {
+    let mut echo = Echo::open();
+    let ping = client_frame(Opcode::Ping, true, b"split");
+    let (front, back) = ping.split_at(8);
+    echo.receive(front);
+    for _ in 0..10 {
+        // One ping ends and the next begins in the same run, always.
+        echo.pass(10 * SECOND);
+        echo.receive(&[back, front].concat());
+    }
+    assert_eq!(echo.close_code(), None);
+    // Inside a message the message's time runs, whatever comes between its fragments.
+    echo.receive(back);
+    echo.receive(&client_frame(Opcode::Text, false, b"begun"));
+    for _ in 0..3 {
+        echo.receive(front);
+        echo.pass(10 * SECOND);
+        echo.receive(back);
+    }
+    assert_eq!(echo.close_code(), Some(1008));
+}
+
+#[test]
+fn a_peer_that_sends_fin_and_does_not_read_is_cut_at_the_deadline() {
+    let mut echo = Echo::open();
+    echo.connection.blocked(1000);
+    let until = echo.now + 5 * SECOND;
+    echo.connection.ended(until);
+    assert!(echo.connection.take_deadline_moved());
+    echo.flush();
+    assert_eq!(echo.fate, None, "it may still read");
+    echo.pass(4 * SECOND);
+    assert_eq!(echo.fate, None);
+    echo.pass(SECOND);
+    assert_eq!(echo.fate, Some(Fate::Abort));
 }
 
 #[test]
@@ -531,6 +665,29 @@ fn a_whole_message_application_sees_each_message_once() {
         assert_eq!(got, expected, "runs of {size}");
         echo.sent.clear();
     }
+}
+
+#[test]
+fn a_whole_message_of_many_small_fragments_is_copied_a_few_times_and_not_once_for_each() {
+    const FRAGMENTS: usize = 8_192;
+    let payload = [7; 256];
+    let bytes = FRAGMENTS * payload.len();
+    let mut echo = Echo::open_with(Config { message_bytes_max: bytes as u64, ..Config::default() }, true);
+    let (mut grown, mut capacity, mut capacity_max) = (0, 0, 0);
+    for number in 0..FRAGMENTS {
+        let opcode = if number == 0 { Opcode::Binary } else { Opcode::Continuation };
+        echo.receive(&client_frame(opcode, number == FRAGMENTS - 1, &payload));
+        if let Some(assembly) = &echo.connection.assembly {
+            let now = assembly.len() + assembly.room();
+            grown += usize::from(now != capacity);
+            capacity = now;
+            capacity_max = capacity_max.max(now);
+        }
+    }
+    let (messages, _) = messages(&echo.frames());
+    assert_eq!(messages, [(Opcode::Binary, vec![7; bytes])]);
+    assert!(grown < 16, "the assembly grew {grown} times");
+    assert!(capacity_max <= bytes + HEADER_BYTES_MAX, "{capacity_max} bytes for a message of {bytes}");
 }
 
 #[test]
@@ -655,8 +812,61 @@ fn client_and_server_understand_each_other() {
     let mut back = std::mem::take(&mut server.sent);
     client.poll(&mut Run::new(), &mut back, &mut env);
     assert_eq!(client.take_fate(), None, "the client waits for the server to close");
-    client.ended();
+    client.ended(Nanos::MAX);
     assert_eq!(client.take_fate(), Some(Fate::Close));
+}
+
+/// A client that offered `offered`, whose server answers `before` and then a 101 that names `chosen`, in runs of
+/// `run_bytes`.
+fn dialled(offered: &[&str], before: &str, chosen: Option<&str>, run_bytes: usize) -> Connection {
+    let subprotocols = offered.iter().map(|name| (*name).to_owned()).collect();
+    let dial = Dial { host: "a".into(), path: "/".into(), subprotocols, ..Dial::default() };
+    let config = Config { dial: Some(dial), ..Config::default() };
+    let (mut pool, mut entropy) = (Pool::standalone(), Entropy::new(7));
+    let mut codecs = codecs(&config);
+    let mut env =
+        Env { pool: &mut pool, codecs: &mut codecs, config: &config, now: 1, entropy: &mut entropy };
+    let mut client = Connection::client(&mut env, true).unwrap();
+    let request = client.pop().unwrap();
+    let key_at = request.as_slice().windows(5).position(|bytes| bytes == b"-Key:").unwrap() + 6;
+    let mut answer = before.as_bytes().to_vec();
+    let key = request.as_slice()[key_at..key_at + 24].try_into().unwrap();
+    crate::protocol::handshake::write_accept(&mut answer, &key, chosen, None);
+    for run in answer.chunks_mut(run_bytes) {
+        client.poll(&mut Run::new(), run, &mut env);
+    }
+    client
+}
+
+#[test]
+fn interim_responses_do_not_end_the_wait_for_the_101() {
+    let interim = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n";
+    for run_bytes in [1, 7, 50, 10_000] {
+        assert!(dialled(&[], interim, None, run_bytes).is_open(), "runs of {run_bytes}");
+    }
+}
+
+#[test]
+fn a_subprotocol_that_was_not_offered_fails_the_clients_connection() {
+    assert!(dialled(&["chat"], "", Some("chat"), 1_000).is_open());
+    assert!(dialled(&["chat"], "", None, 1_000).is_open());
+    let failed = dialled(&["chat"], "", Some("superchat"), 1_000);
+    assert_eq!(failed.closed().unwrap().cause, Cause::BadHandshake(BadHandshake::UnknownSubprotocol));
+    assert!(!dialled(&[], "", Some("chat"), 1_000).is_open());
+}
+
+#[test]
+fn a_dribbled_head_is_refused_long_before_its_end_when_it_cannot_become_good() {
+    let fields: String = (0..101).map(|at| format!("x{at}:\r\n")).collect();
+    for head in
+        [format!("GET / HTTP/1.1\r\n{fields}"), format!("GET / HTTP/1.1\r\nA b\r\n{}", "x: y\r\n".repeat(90))]
+    {
+        let mut echo = Echo::new(Config::default());
+        for byte in head.bytes().chain(std::iter::repeat_n(b'x', head.len())) {
+            echo.receive(&[byte]);
+        }
+        assert!(matches!(echo.connection.closed().map(|closed| &closed.cause), Some(Cause::Refused(_))));
+    }
 }
 
 #[test]

@@ -10,8 +10,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::SystemTime;
 
 use super::host;
+use super::meter::Sample;
 use super::payload::Id;
 use super::plan::{Mode, Pace};
 use super::schedule::{Cursor, Schedule};
@@ -110,7 +112,6 @@ pub struct Client {
     message: Vec<u8>,
     wake_at: Option<Nanos>,
     watched_at: Nanos,
-    arrived: u64,
     failed: u64,
 }
 
@@ -138,7 +139,6 @@ impl Client {
             // The first turn dials; later ones say when they want the next.
             wake_at: Some(0),
             watched_at: 0,
-            arrived: 0,
             failed: 0,
             shared,
         }
@@ -256,6 +256,7 @@ impl Client {
             if let (Some((before, since)), Some(after)) = (cpu_before, host::thread_cpu_ns()) {
                 self.tally.cpu_ns = after.saturating_sub(before);
                 self.tally.wall_ns = now - since;
+                self.tally.stretch.last = self.sample(now);
             }
             self.tell(News::Measured);
             self.shared.stopped_sending();
@@ -272,15 +273,23 @@ impl Client {
 
     /// Notices that the measured time begins.
     fn keep_window(&mut self, now: Nanos) {
+        let Phase::Running { cpu_before: None, stop_at } = self.phase else { return };
         let from = self.tally.window.from;
-        if let Phase::Running { cpu_before: cpu_before @ None, .. } = &mut self.phase {
-            if now >= from {
-                *cpu_before = Some((host::thread_cpu_ns().unwrap_or(0), now));
-                self.tell(News::Measuring);
-            } else {
-                self.wake_by(from);
-            }
+        if now < from {
+            return self.wake_by(from);
         }
+        self.tally.began_at = Some(SystemTime::now());
+        self.tally.stretch.first = self.sample(now);
+        self.phase = Phase::Running { stop_at, cpu_before: Some((host::thread_cpu_ns().unwrap_or(0), now)) };
+        self.tell(News::Measuring);
+    }
+
+    /// What had happened by the end of this turn's arrivals; asked of the first thread, for all.
+    fn sample(&self, now: Nanos) -> Option<Sample> {
+        if self.thread > 0 {
+            return None;
+        }
+        self.shared.sample(self.thread, self.tally.received, now)
     }
 
     /// Sends what is due until `now`.
@@ -456,7 +465,7 @@ impl Client {
     fn show_progress(&self) {
         let progress = &self.shared.progress[self.thread];
         progress.open.store(self.open as u64, Ordering::Relaxed);
-        progress.messages.store(self.arrived, Ordering::Relaxed);
+        progress.messages.store(self.tally.received, Ordering::Relaxed);
         progress.failed.store(self.failed, Ordering::Relaxed);
     }
 }
@@ -481,7 +490,12 @@ impl Application for Client {
         })
     }
 
-    fn opened<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token, _: Option<&Response>) {
+    fn opened<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Self>,
+        token: Token,
+        response: Option<&Response>,
+    ) {
         let Some(position) = cx.peer(token).map(|peer| peer.position as usize) else { return };
         let connection = &mut self.connections[position];
         connection.state = State::Open;
@@ -493,13 +507,13 @@ impl Application for Client {
         self.handshakes -= 1;
         self.open += 1;
         self.tally.opened += 1;
+        self.tally.agreed += u64::from(response.is_some_and(|response| response.agreement.is_some()));
         self.shared.settled(cx.now());
     }
 
     #[inline]
     fn chunk(&mut self, link: &mut Link<'_, Self>, chunk: Chunk<'_>) -> Disposition {
         let position = link.peer.position as usize;
-        self.arrived += 1;
         match self.shared.load.mode {
             Mode::Echo => self.echo_arrived(link, position, &chunk),
             Mode::Broadcast => self.delivery_arrived(link, position, &chunk),

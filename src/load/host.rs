@@ -1,10 +1,13 @@
-//! What the kernel tells of this host and of processes, read from /proc.
+//! What the kernel tells of this host and of processes, from /proc and from CPU clocks.
 
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Length of a scheduler tick as `/proc/PID/stat` counts it (`USER_HZ` is 100 on every Linux).
-const TICK_NS: u64 = 10_000_000;
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
+
+use crate::limits::SECOND;
+
 /// Bytes of a page as `/proc/PID/status` needs none: it counts in kB.
 const KILOBYTE: u64 = 1024;
 
@@ -39,25 +42,23 @@ pub fn local_ports() -> (u16, u16) {
 
 /// CPU time of the calling thread, in nanoseconds.
 pub fn thread_cpu_ns() -> Option<u64> {
-    schedstat("/proc/thread-self").or_else(|| ticks("/proc/thread-self"))
+    cpu_clock_ns(ClockId::CLOCK_THREAD_CPUTIME_ID)
 }
 
-/// CPU time, user and system, of all living threads of a process, in nanoseconds.
+/// CPU time, user and system, of all threads that a process has or had, in nanoseconds.
 pub fn process_cpu_ns(pid: u32) -> Option<u64> {
-    // Nanoseconds where the kernel counts them, the sum over threads; else the process's ticks.
-    let threads = thread_ids(pid)?;
-    threads_cpu_ns(pid, &threads).or_else(|| ticks(&format!("/proc/{pid}")))
+    let pid = Pid::from_raw(i32::try_from(pid).ok()?);
+    cpu_clock_ns(ClockId::pid_cpu_clock_id(pid).ok()?)
 }
 
-/// CPU time of some threads of a process, in nanoseconds. One that has ended counts as zero.
-pub fn threads_cpu_ns(pid: u32, threads: &[u32]) -> Option<u64> {
-    let mut sum = None;
-    for thread in threads {
-        if let Some(ns) = schedstat(&format!("/proc/{pid}/task/{thread}")) {
-            sum = Some(sum.unwrap_or(0) + ns);
-        }
-    }
-    sum
+/// CPU time, user and system, of a living thread of this process, in nanoseconds.
+pub fn own_thread_cpu_ns(thread: u32) -> Option<u64> {
+    // As the kernel writes the clock of a thread (include/linux/posix-timers.h): the id's complement, then one bit
+    // for "a thread", then two for "time on a CPU".
+    const OF_A_THREAD: i32 = 0b100;
+    const ON_A_CPU: i32 = 0b010;
+    let complement = !i32::try_from(thread).ok()?;
+    cpu_clock_ns(ClockId::from_raw(complement << 3 | OF_A_THREAD | ON_A_CPU))
 }
 
 /// Ids of the threads of a process.
@@ -106,20 +107,11 @@ fn civil(days: u64) -> (u64, u64, u64) {
     (era * 400 + year + u64::from(month <= 2), month, day)
 }
 
-/// The first field of a `schedstat`: time on a CPU in nanoseconds.
-fn schedstat(directory: &str) -> Option<u64> {
-    let text = fs::read_to_string(format!("{directory}/schedstat")).ok()?;
-    text.split_whitespace().next()?.parse().ok()
-}
-
-/// `utime + stime` of a `stat`, in nanoseconds.
-fn ticks(directory: &str) -> Option<u64> {
-    let text = fs::read_to_string(format!("{directory}/stat")).ok()?;
-    // The command's name may contain anything, even parentheses: fields count from behind the last one.
-    let mut fields = text[text.rfind(')')? + 1..].split_whitespace().skip(11);
-    let user: u64 = fields.next()?.parse().ok()?;
-    let system: u64 = fields.next()?.parse().ok()?;
-    Some((user + system) * TICK_NS)
+/// A CPU clock's time; up to date for running threads too, unlike what /proc says.
+fn cpu_clock_ns(clock: ClockId) -> Option<u64> {
+    let time = clock_gettime(clock).ok()?;
+    let seconds = u64::try_from(time.tv_sec()).ok()?;
+    Some(seconds * SECOND + u64::try_from(time.tv_nsec()).ok()?)
 }
 
 #[cfg(test)]
@@ -141,15 +133,11 @@ mod tests {
     #[test]
     fn this_process_can_be_measured() {
         let pid = std::process::id();
-        let before = thread_cpu_ns().expect("own thread");
-        let mut sum = 0_u64;
-        while thread_cpu_ns().expect("own thread") < before + 2 * TICK_NS {
-            sum = std::hint::black_box(sum + 1);
-        }
-        assert!(process_cpu_ns(pid).expect("own process") >= 2 * TICK_NS);
         assert!(rss_bytes(pid).expect("own process") > 100 * KILOBYTE);
         assert!(thread_ids(pid).expect("own process").contains(&pid));
-        assert_eq!(process_cpu_ns(u32::MAX), None);
+        let own = thread_cpu_ns();
+        assert!(own > Some(0) && process_cpu_ns(pid) >= own);
+        assert_eq!(process_cpu_ns(4_194_999), None, "past the largest id");
     }
 
     #[test]

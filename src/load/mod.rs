@@ -13,6 +13,7 @@
 mod board;
 mod client;
 mod host;
+mod meter;
 mod payload;
 mod plan;
 pub mod record;
@@ -27,8 +28,8 @@ mod track;
 pub use host::allowed_cpus;
 pub use payload::{CONNECTIONS_MAX, Style};
 pub use plan::{
-    Contradiction, DEPTH_MAX, DriverChoice, Embedded, Means, Mode, Pace, Plan, Refused, StartServer, Target,
-    Workload,
+    Compress, Contradiction, DEPTH_MAX, DriverChoice, Embedded, Means, Mode, Pace, Plan, Refused,
+    StartServer, Target, Workload,
 };
 pub use run::{LATENESS_NS_MAX, Moment, Outcome, Stage, Verdict, run};
 

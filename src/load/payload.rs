@@ -2,7 +2,7 @@
 //! allocation per message.
 //!
 //! A message is a header of fixed width and a body cut from one pseudo-random template; where the cut begins
-//! follows from the seed and all that the header says. A receiver that knows what it expects compares three
+//! follows from the seed and all that the header says. A receiver that knows what it expects compares a few
 //! slices; one that does not reads the header and then compares. All bytes are ASCII in the kinds that must
 //! be text. Fields are written in 5-bit digits, `0` to `O`:
 //!
@@ -10,12 +10,19 @@
 //! echo       | connection 4 | sequence 8 |                          body …
 //! broadcast  | publisher 4  | sequence 8 | intended 10 | sent 10 |  body …
 //! json echo  {"c":"cccc","s":"ssssssss","p":"body …"}
+//!            {"c":"cccc","s":"ssssssss","p":"body …","d":[record,record …]}
 //! ```
+//!
+//! The body alone would hardly shrink when it is compressed. A JSON message is therefore made of records as far as
+//! whole ones fit, and of a body that fills up what they leave.
 //!
 //! An echo shorter than its header ([`Payloads::least_bytes`]) is *bare*: all body. It is still compared whole
 //! with the one message that is due, so corruption is found; but it carries no sequence, so a lost,
 //! duplicated or reordered message shows as corrupted ones, as lost at the end, or as surplus.
 
+mod json;
+
+use self::json::{RECORD_BYTES_MAX, Records};
 use crate::connection::Kind;
 use crate::limits::Nanos;
 
@@ -28,8 +35,11 @@ const SEQUENCE_DIGITS: usize = 8;
 const TIME_DIGITS: usize = 10;
 /// Connections that a header can name.
 pub const CONNECTIONS_MAX: u32 = 1 << (5 * CONNECTION_DIGITS);
-/// Body bytes of a broadcast message at least: they are what shows a damaged time.
-const BROADCAST_BODY_BYTES_MIN: usize = 8;
+/// Body bytes of a broadcast message at least, and of a message with records: they are what shows a damaged header.
+const BODY_BYTES_MIN: usize = 8;
+/// What stands between the body and the records of a JSON message, and behind the records.
+const RECORDS_OPEN: &[u8] = b"\",\"d\":[";
+const RECORDS_CLOSE: &[u8] = b"]}";
 /// 64 characters that need no escape in JSON.
 const TEXT: &[u8; 64] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 -";
 
@@ -99,6 +109,17 @@ pub struct Payloads {
     fields: [usize; 4],
     suffix: &'static [u8],
     template: Box<[u8]>,
+    /// JSON style only.
+    records: Option<Records>,
+}
+
+/// What follows the header of a message.
+struct Parts<'a> {
+    body: &'a [u8],
+    /// Between the body and the records.
+    infix: &'static [u8],
+    records: &'a [u8],
+    suffix: &'static [u8],
 }
 
 impl Payloads {
@@ -110,8 +131,14 @@ impl Payloads {
         assert!(bytes.0 <= bytes.1, "sizes rise");
         let (literal, fields, suffix) = layout(style, form);
         let bare = bytes.0 < literal.len() + suffix.len();
+        let records = (style == Style::Json).then(|| Records::new(seed, bytes.1));
+        // Where records fit, the body only fills up what the next one would have taken.
+        let body_bytes_max = match records {
+            Some(_) => bytes.1.min(2 * RECORD_BYTES_MAX),
+            None => bytes.1,
+        };
         let mut state = seed;
-        let template = (0..TEMPLATE_CUTS + bytes.1)
+        let template = (0..TEMPLATE_CUTS + body_bytes_max)
             .map(|_| {
                 state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
                 let byte = mix(state) as u8;
@@ -129,13 +156,14 @@ impl Payloads {
             fields,
             suffix,
             template,
+            records,
         }
     }
 
     /// The least size at which a message of this style and form names itself.
     pub fn least_bytes(style: Style, form: Form) -> usize {
         let (literal, _, suffix) = layout(style, form);
-        let body = if form == Form::Broadcast { BROADCAST_BODY_BYTES_MIN } else { 0 };
+        let body = if form == Form::Broadcast { BODY_BYTES_MIN } else { 0 };
         literal.len() + suffix.len() + body
     }
 
@@ -192,8 +220,10 @@ impl Payloads {
         }
         let mut header = [0; HEADER_BYTES_MAX];
         out.extend_from_slice(self.header(id, &mut header));
-        out.extend_from_slice(self.body(id, bytes - self.literal.len() - self.suffix.len()));
-        out.extend_from_slice(self.suffix);
+        let Parts { body, infix, records, suffix } = self.parts(id, bytes - self.literal.len());
+        for part in [body, infix, records, suffix] {
+            out.extend_from_slice(part);
+        }
     }
 
     /// Whether `payload` is exactly this message.
@@ -206,9 +236,14 @@ impl Payloads {
             return payload == self.body(id, payload.len());
         }
         let mut header = [0; HEADER_BYTES_MAX];
-        let (head, rest) = payload.split_at(self.literal.len());
-        let (body, suffix) = rest.split_at(rest.len() - self.suffix.len());
-        head == self.header(id, &mut header) && body == self.body(id, body.len()) && suffix == self.suffix
+        let (head, mut rest) = payload.split_at(self.literal.len());
+        let Parts { body, infix, records, suffix } = self.parts(id, rest.len());
+        head == self.header(id, &mut header)
+            && [body, infix, records, suffix].into_iter().all(|part| {
+                let (here, behind) = rest.split_at(part.len());
+                rest = behind;
+                here == part
+            })
     }
 
     /// What `payload` says it is. `None` when it has no legible header. Nothing else is checked.
@@ -241,6 +276,20 @@ impl Payloads {
             put_digits(out, self.fields[3], TIME_DIGITS, id.sent);
         }
         out
+    }
+
+    /// The `bytes` behind the header.
+    #[inline]
+    fn parts(&self, id: &Id, bytes: usize) -> Parts<'_> {
+        if let Some(records) = &self.records
+            && let Some(room) = bytes.checked_sub(BODY_BYTES_MIN + RECORDS_OPEN.len() + RECORDS_CLOSE.len())
+            && let records @ [_, ..] = records.cut((self.hash(id) >> 16) as u32, room)
+        {
+            let body = self.body(id, BODY_BYTES_MIN + room - records.len());
+            return Parts { body, infix: RECORDS_OPEN, records, suffix: RECORDS_CLOSE };
+        }
+        let body = self.body(id, bytes - self.suffix.len());
+        Parts { body, infix: b"", records: &[], suffix: self.suffix }
     }
 
     #[inline]
@@ -318,6 +367,7 @@ pub(super) fn mix(mut z: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::deflate::{Deflater, Direction};
 
     const STYLES: [Style; 3] = [Style::Text, Style::Binary, Style::Json];
 
@@ -355,7 +405,7 @@ mod tests {
         for style in STYLES {
             for form in [Form::Echo, Form::Broadcast] {
                 let least = Payloads::least_bytes(style, form);
-                for bytes in [least, 96] {
+                for bytes in [least, 96, 400] {
                     let payloads = Payloads::new(11, style, form, (bytes, bytes));
                     let mut out = Vec::new();
                     payloads.write(&id(form), &mut out);
@@ -422,6 +472,45 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn json_of_every_size_parses_and_fills_with_records() {
+        let sizes = (Payloads::least_bytes(Style::Json, Form::Echo), 1_500);
+        let payloads = Payloads::new(6, Style::Json, Form::Echo, sizes);
+        let mut out = Vec::new();
+        for sequence in 0..5_000 {
+            let id = Id { sequence, ..Id::default() };
+            payloads.write(&id, &mut out);
+            assert!(payloads.matches(&id, &out));
+            let value: serde_json::Value = serde_json::from_slice(&out).expect("JSON");
+            let records = value["d"].as_array().map_or(0, Vec::len);
+            assert!(records >= out.len() / RECORD_BYTES_MAX - usize::from(out.len() >= RECORD_BYTES_MAX));
+        }
+    }
+
+    #[test]
+    fn json_shrinks_as_much_as_real_json_and_text_does_not() {
+        let mut deflated = Vec::new();
+        let mut share = |style, bytes: usize, level| {
+            let payloads = Payloads::new(8, style, Form::Echo, (bytes, bytes));
+            let direction = Direction { takeover: false, window_bits: 15 };
+            let (mut deflater, mut out, mut sum) = (Deflater::new(direction, level), Vec::new(), 0);
+            for sequence in 0..500 {
+                payloads.write(&Id { sequence, ..Id::default() }, &mut out);
+                sum += deflater.deflate(&out, &mut deflated);
+            }
+            sum as f64 / (500 * bytes) as f64
+        };
+        for (bytes, dense, fast) in
+            [(256, 0.8..0.95, 0.8..1.0), (1_024, 0.36..0.46, 0.4..0.6), (16_384, 0.15..0.25, 0.2..0.4)]
+        {
+            let shares = (share(Style::Json, bytes, 6), share(Style::Json, bytes, 1));
+            println!("{bytes} bytes: {shares:.3?} of them at levels 6 and 1");
+            assert!(dense.contains(&shares.0) && fast.contains(&shares.1), "{bytes}: {shares:?}");
+        }
+        let text = share(Style::Text, 1_024, 6);
+        assert!((0.7..0.9).contains(&text), "six random bits of eight: {text}");
     }
 
     #[test]

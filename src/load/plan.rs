@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::payload::{CONNECTIONS_MAX, Form, Payloads, Style};
 use super::schedule::RATE_MAX;
-use crate::limits::MESSAGE_BYTES_MAX;
+use crate::connection::Compression;
+use crate::limits::{COMPRESSION_BYTES_DEFAULT, MESSAGE_BYTES_MAX};
 
 /// Messages a sender may be told to keep under way.
 pub const DEPTH_MAX: u32 = 8_192;
@@ -56,6 +57,25 @@ pub enum Pace {
 }
 
 pub use crate::driver::DriverChoice;
+
+/// What is offered of permessage-deflate (RFC 7692), on every connection of a load.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compress {
+    /// As it was asked for, for the record.
+    pub words: String,
+    /// What is offered and how this side compresses; `None` offers nothing.
+    pub compression: Option<Compression>,
+    /// Bytes of the windows that the generator's connections may keep from message to message, all together. A
+    /// connection whose server keeps more fails.
+    pub context_bytes: u64,
+}
+
+impl Compress {
+    /// No offer.
+    pub fn off() -> Compress {
+        Compress { words: "off".to_owned(), compression: None, context_bytes: COMPRESSION_BYTES_DEFAULT }
+    }
+}
 
 /// Who is measured.
 pub enum Target {
@@ -127,6 +147,8 @@ pub struct Workload {
     pub style: Style,
     /// What decides when messages are sent.
     pub pace: Pace,
+    /// Whether and how messages are compressed.
+    pub compress: Compress,
     /// Whether what arrives is checked.
     pub verify: bool,
     /// What all payloads follow from.
@@ -300,6 +322,7 @@ pub(super) mod tests {
             message_bytes: (64, 64),
             style: Style::Text,
             pace: Pace::Depth(1),
+            compress: Compress::off(),
             verify: true,
             seed: 0x1234_5678_9abc_def0,
         }

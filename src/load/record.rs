@@ -54,6 +54,8 @@ pub struct Record {
     pub service_ns: Quantiles,
     /// Only in broadcast mode.
     pub broadcast: Option<Broadcast>,
+    /// What compression did; only where it was offered.
+    pub compression: Option<Compression>,
     /// What is wrong with the messages, over the whole run with warm-up and drain.
     pub integrity: Integrity,
     /// How the connections fared.
@@ -99,6 +101,8 @@ pub struct Config {
     pub cpus: Vec<usize>,
     /// Local addresses of the connections, if chosen.
     pub source_addresses: Vec<String>,
+    /// What was offered of compression, as it was typed; `off` for nothing.
+    pub compress: String,
     /// Whether received messages were checked.
     pub verify: bool,
     /// Whether messages were long enough to name themselves.
@@ -190,6 +194,26 @@ pub struct Broadcast {
     pub published: u64,
 }
 
+/// What compression did over the whole run, with warm-up and drain. Only messages that were compressed are in it:
+/// those below the threshold, and those that would not shrink, travel plain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compression {
+    /// Opened connections whose server agreed.
+    pub agreed: u64,
+    /// Messages that arrived compressed.
+    pub messages_in: u64,
+    /// Their payloads as they came, in bytes.
+    pub bytes_in: u64,
+    /// Their payloads inflated, in bytes.
+    pub bytes_in_plain: u64,
+    /// Messages that left compressed.
+    pub messages_out: u64,
+    /// Their payloads as they left, in bytes.
+    pub bytes_out: u64,
+    /// Their payloads before, in bytes.
+    pub bytes_out_plain: u64,
+}
+
 /// How the connections of a run fared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connections {
@@ -215,10 +239,16 @@ pub struct Generator {
 /// What is known of the server's process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Server {
-    /// Its CPU time, user and system, per message that arrived.
+    /// Its CPU time, user and system, per message that arrived, both between the same two moments.
     pub cpu_ns_per_message: Option<f64>,
+    /// The same CPU time of the time by the clock: 1 is one CPU.
+    pub cpu_share: Option<f64>,
     /// Its resident memory at the end of the measured time; unknown when it shares the generator's process.
     pub rss_bytes: Option<u64>,
+    /// Messages that arrived between the two moments.
+    pub sampled_messages: Option<u64>,
+    /// From the first to the second, which are the first turns of the generator past the ends of the measured time.
+    pub sampled_s: Option<f64>,
 }
 
 /// A stretch of the measured time.

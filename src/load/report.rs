@@ -6,7 +6,7 @@ use super::client::DRAIN_TIME;
 use super::host;
 use super::plan::{Means, Mode, Pace};
 use super::record::{self, Quantiles, Record};
-use super::run::{LATENESS_NS_MAX, Observed};
+use super::run::LATENESS_NS_MAX;
 use super::shared::Shared;
 use super::tally::Tally;
 use crate::driver::Description;
@@ -18,21 +18,17 @@ pub(super) fn write(
     target: &str,
     driver: Description,
     tally: &Tally,
-    observed: &Observed,
+    server_rss_bytes: Option<u64>,
 ) -> Record {
     let load = &shared.load;
     let duration_s = seconds(tally.window.until.saturating_sub(tally.window.from));
     let per_s = |count: u64| if duration_s > 0.0 { count as f64 / duration_s } else { 0.0 };
     let lateness = Quantiles::of(&tally.lateness);
-    let server_cpu_ns =
-        observed.server_cpu_ns.0.zip(observed.server_cpu_ns.1).map(|(from, to)| to.saturating_sub(from));
-    let per_message =
-        server_cpu_ns.filter(|_| tally.messages > 0).map(|ns| ns as f64 / tally.messages as f64);
     Record {
         target: target.to_owned(),
         config: describe_config(shared, means),
         environment: environment(driver),
-        started_at: host::timestamp(observed.started_at.unwrap_or_else(SystemTime::now)),
+        started_at: host::timestamp(tally.began_at.unwrap_or_else(SystemTime::now)),
         duration_s,
         interrupted: shared.is_stopped(),
         messages: tally.messages,
@@ -51,6 +47,7 @@ pub(super) fn write(
             gaps: tally.gaps,
             published: tally.sent,
         }),
+        compression: load.compress.compression.map(|_| describe_compression(tally)),
         integrity: tally.integrity,
         connections: record::Connections { opened: tally.opened, ended_early: tally.ended_early },
         errors: tally.errors.clone(),
@@ -64,11 +61,35 @@ pub(super) fn write(
             },
             unsent: tally.unsent,
         },
-        server: (per_message.is_some() || observed.server_rss_bytes.is_some()).then_some(record::Server {
-            cpu_ns_per_message: per_message,
-            rss_bytes: observed.server_rss_bytes,
-        }),
+        server: describe_server(tally, server_rss_bytes),
         intervals: describe_intervals(tally),
+    }
+}
+
+/// Both parts of each quotient are of the stretch between the two samples, not of the window.
+fn describe_server(tally: &Tally, rss_bytes: Option<u64>) -> Option<record::Server> {
+    let passed = tally.stretch.passed();
+    let some = |number: f64| number.is_finite().then_some(number);
+    let server = record::Server {
+        cpu_ns_per_message: passed.and_then(|passed| some(passed.cpu_ns as f64 / passed.messages as f64)),
+        cpu_share: passed.and_then(|passed| some(passed.cpu_ns as f64 / passed.at as f64)),
+        rss_bytes,
+        sampled_messages: passed.map(|passed| passed.messages),
+        sampled_s: passed.map(|passed| seconds(passed.at)),
+    };
+    (passed.is_some() || rss_bytes.is_some()).then_some(server)
+}
+
+fn describe_compression(tally: &Tally) -> record::Compression {
+    let done = tally.compressed;
+    record::Compression {
+        agreed: tally.agreed,
+        messages_in: done.messages_in,
+        bytes_in: done.bytes_in,
+        bytes_in_plain: done.bytes_in_inflated,
+        messages_out: done.messages_out,
+        bytes_out: done.bytes_out,
+        bytes_out_plain: done.bytes_out_plain,
     }
 }
 
@@ -95,6 +116,7 @@ fn describe_config(shared: &Shared, means: &Means) -> record::Config {
         threads: shared.threads,
         cpus: means.cpus.clone(),
         source_addresses: shared.sources.iter().map(ToString::to_string).collect(),
+        compress: load.compress.words.clone(),
         verify: load.verify,
         sequenced: !shared.payloads.bare(),
         drain_s: seconds(DRAIN_TIME),

@@ -7,22 +7,23 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
 use super::client::Client;
+use super::meter::Meter;
 use super::plan::{DriverChoice, Means, Pace, Plan, Refused, Target, Workload};
 use super::record::Record;
 use super::shared::{News, Shared};
 use super::tally::Tally;
 use super::{client, host, report};
-use crate::buffer::{Budget, Pool};
+use crate::buffer::{Budget, Lease, Pool};
 use crate::connection;
 use crate::driver::epoll::Epoll;
 use crate::driver::uring::Uring;
 use crate::driver::{Description, Driver, Features, Options, Waker};
-use crate::limits::{MESSAGE_BYTES_DEFAULT, MILLISECOND, QUEUE_BYTES_DEFAULT};
+use crate::limits::{COMPRESSION_LEASE_BYTES, MESSAGE_BYTES_DEFAULT, MILLISECOND, QUEUE_BYTES_DEFAULT};
 use crate::protocol::handshake::Dial;
 use crate::shard::{Allowance, Config, Mailboxes, Shard};
 
@@ -123,11 +124,11 @@ pub fn run(plan: Plan, show: &mut dyn FnMut(&Moment<'_>)) -> Result<Vec<Outcome>
             )
         }
     };
-    let meter = match (means.server_pid, &stop) {
+    let meter = Arc::new(match (means.server_pid, &stop) {
         (Some(pid), _) => Meter::Process(pid),
         (None, Some(_)) => Meter::Threads(started_since(&before)),
         (None, None) => Meter::None,
-    };
+    });
     // From here on only threads of the generator are started.
     host::sharpen_timers();
     let mut outcomes = Vec::new();
@@ -152,90 +153,50 @@ struct Place {
     embedded: bool,
 }
 
-/// Whose CPU time is the server's.
-enum Meter {
-    Process(u32),
-    Threads(Vec<u32>),
-    None,
-}
-
-impl Meter {
-    fn cpu_ns(&self) -> Option<u64> {
-        match self {
-            Meter::Process(pid) => host::process_cpu_ns(*pid),
-            Meter::Threads(threads) => host::threads_cpu_ns(std::process::id(), threads),
-            Meter::None => None,
-        }
-    }
-
-    fn rss_bytes(&self) -> Option<u64> {
-        match self {
-            Meter::Process(pid) => host::rss_bytes(*pid),
-            // Shared with the generator, so nobody's in particular.
-            Meter::Threads(_) | Meter::None => None,
-        }
-    }
-}
-
 /// Threads of this process that were not there before.
 fn started_since(before: &[u32]) -> Vec<u32> {
     let now = host::thread_ids(std::process::id()).unwrap_or_default();
     now.into_iter().filter(|id| !before.contains(id)).collect()
 }
 
-/// What the conductor found while a run went on.
-#[derive(Debug, Default)]
-pub(super) struct Observed {
-    pub(super) started_at: Option<SystemTime>,
-    /// At the beginning and at the end of the measured time.
-    pub(super) server_cpu_ns: (Option<u64>, Option<u64>),
-    pub(super) server_rss_bytes: Option<u64>,
-}
-
 fn run_one(
     means: &Means,
     load: Workload,
     place: &Place,
-    meter: &Meter,
+    meter: &Arc<Meter>,
     show: &mut dyn FnMut(&Moment<'_>),
 ) -> Result<Outcome, Refused> {
     let threads = means.threads.clamp(1, load.connections as usize);
     let sources = spread(&load, &means.sources, place.address.ip(), host::local_ports())?;
     let (news, heard) = mpsc::channel();
     let url = (place.address, place.path.clone());
-    let shared = Arc::new(Shared::new(load, url, sources, threads, means.stop.clone(), news));
+    let shared = Arc::new(Shared::new(load, url, sources, threads, means.stop.clone(), news, meter.clone()));
     let crew = Crew::start(&shared, means, place)?;
-    let observed = watch(&shared, &crew, &heard, meter, show);
+    let server_rss_bytes = watch(&shared, &crew, &heard, show);
     let (tally, driver) = crew.join()?;
     if tally.opened == 0 && !shared.is_stopped() {
         return Err(unreachable(place, &tally.errors));
     }
-    let record = report::write(&shared, means, &place.text, driver, &tally, &observed);
+    let record = report::write(&shared, means, &place.text, driver, &tally, server_rss_bytes);
     Ok(Outcome { record, response: tally.response })
 }
 
-/// Shows progress and samples the server until the last thread ends.
+/// Shows progress until the last thread ends. Returns the server's memory, read when the measured time was over:
+/// unlike its CPU time, that does not depend on when exactly.
 fn watch(
     shared: &Shared,
     crew: &Crew,
     heard: &mpsc::Receiver<News>,
-    meter: &Meter,
     show: &mut dyn FnMut(&Moment<'_>),
-) -> Observed {
-    let mut observed = Observed::default();
+) -> Option<u64> {
+    let mut server_rss_bytes = None;
     let (mut stage, mut since) = (Stage::Connecting, Instant::now());
     while !crew.is_over() {
-        let news = heard.recv_timeout(SHOW_INTERVAL);
-        let next = match news {
+        let next = match heard.recv_timeout(SHOW_INTERVAL) {
             Ok(News::Started) => Stage::WarmingUp,
-            Ok(News::Measuring) => {
-                observed.server_cpu_ns.0 = meter.cpu_ns();
-                observed.started_at = Some(SystemTime::now());
-                Stage::Measuring
-            }
+            Ok(News::Measuring) => Stage::Measuring,
             Ok(News::Measured) => {
-                observed.server_cpu_ns.1 = meter.cpu_ns();
-                observed.server_rss_bytes = meter.rss_bytes();
+                server_rss_bytes = shared.meter.rss_bytes();
                 Stage::Draining
             }
             Err(_) => stage,
@@ -255,7 +216,7 @@ fn watch(
             messages: sum(|progress| &progress.messages),
         });
     }
-    observed
+    server_rss_bytes.or_else(|| shared.meter.rss_bytes())
 }
 
 /// The threads of a run.
@@ -271,6 +232,7 @@ impl Crew {
         let mut threads = Vec::new();
         let mut gates = Vec::new();
         let mut ready = Vec::new();
+        let contexts = Budget::new(shared.load.compress.context_bytes);
         for thread in 0..shared.threads {
             let (tell, told) = mpsc::channel();
             let (open, gate) = mpsc::channel();
@@ -280,6 +242,7 @@ impl Crew {
                 cpu: (!means.cpus.is_empty()).then(|| means.cpus[thread % means.cpus.len()]),
                 config: config(shared, &place.authority, thread),
                 mailboxes: mailboxes.next().expect("one for each thread"),
+                contexts: Lease::new(contexts.clone(), COMPRESSION_LEASE_BYTES),
                 tell,
                 gate,
             };
@@ -334,6 +297,7 @@ struct Seat {
     cpu: Option<usize>,
     config: Config,
     mailboxes: Mailboxes<client::Message>,
+    contexts: Lease,
     tell: mpsc::Sender<io::Result<(Waker, Description)>>,
     gate: mpsc::Receiver<Vec<Waker>>,
 }
@@ -383,13 +347,19 @@ impl Seat {
             driver,
             Client::new(self.shared, self.thread),
             self.config,
-            // The generator's memory is bounded by its connections' queues.
-            Allowance { pool: Pool::new(Budget::new(u64::MAX / 2)), ..Allowance::standalone(connections) },
+            Allowance {
+                // The generator's buffers are bounded by its connections' queues.
+                pool: Pool::new(Budget::new(u64::MAX / 2)),
+                contexts: self.contexts,
+                ..Allowance::standalone(connections)
+            },
             self.mailboxes,
         );
         shard.set_wakers(&wakers);
-        let (client, _) = shard.run()?;
-        Ok(client.into_tally())
+        let (client, snapshot) = shard.run()?;
+        let mut tally = client.into_tally();
+        tally.compressed = snapshot.compressed;
+        Ok(tally)
     }
 }
 
@@ -415,6 +385,7 @@ fn config(shared: &Shared, authority: &str, thread: usize) -> Config {
             // A server that returns more than it got is to be seen, not refused.
             message_bytes_max: MESSAGE_BYTES_DEFAULT.max(2 * message_bytes),
             queue_bytes,
+            compression: load.compress.compression,
             dial: Some(dial),
             ..connection::Config::default()
         },

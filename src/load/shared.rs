@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 
 use super::board::Board;
+use super::meter::{Meter, Sample};
 use super::payload::Payloads;
 use super::plan::{Mode, Pace, Workload};
 use crate::limits::{MILLISECOND, Nanos};
@@ -20,7 +21,7 @@ pub struct Progress {
     pub open: AtomicU64,
     /// Connections that failed or ended early.
     pub failed: AtomicU64,
-    /// Messages that arrived, warm-up included.
+    /// Messages that arrived, warm-up included, by the end of its latest turn.
     pub messages: AtomicU64,
 }
 
@@ -58,6 +59,8 @@ pub struct Shared {
     pub stop: Arc<AtomicBool>,
     /// Whom the first thread tells of the run's phases.
     pub news: mpsc::Sender<News>,
+    /// The server's CPU time.
+    pub(super) meter: Arc<Meter>,
     unsettled: AtomicU32,
     start: AtomicU64,
     sending: AtomicU32,
@@ -65,13 +68,14 @@ pub struct Shared {
 
 impl Shared {
     /// A run that has not begun.
-    pub fn new(
+    pub(super) fn new(
         load: Workload,
         (address, url_path): (SocketAddr, Option<String>),
         sources: Vec<IpAddr>,
         threads: usize,
         stop: Arc<AtomicBool>,
         news: mpsc::Sender<News>,
+        meter: Arc<Meter>,
     ) -> Shared {
         let depth = match load.pace {
             Pace::Depth(depth) => depth,
@@ -91,7 +95,17 @@ impl Shared {
             threads,
             stop,
             news,
+            meter,
         }
+    }
+
+    /// What had happened by now, `now`, seen by a thread that has counted `messages` of its own in the turns up to
+    /// this one. `None` when nobody knows the server's CPU time.
+    pub fn sample(&self, thread: usize, messages: u64, now: Nanos) -> Option<Sample> {
+        let others = self.progress.iter().enumerate().filter(|(other, _)| *other != thread);
+        let theirs: u64 = others.map(|(_, progress)| progress.messages.load(Ordering::Relaxed)).sum();
+        let cpu_ns = self.meter.cpu_ns()?;
+        Some(Sample { at: now, cpu_ns, messages: messages + theirs })
     }
 
     /// A connection opened or failed. The last one starts the load for everybody.

@@ -9,7 +9,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::record::{Quantiles, Record};
+use super::record::{Compression, Quantiles, Record};
 use super::run::{Moment, Outcome, Stage, Verdict};
 
 /// How often a plain line tells the progress.
@@ -152,6 +152,9 @@ pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
         count(integrity.corrupted),
         if record.config.verify { "" } else { " (contents not checked: --verify off)" },
     )?;
+    if let Some(done) = &record.compression {
+        writeln!(out, "compressed {}", compression(done, record.connections.opened))?;
+    }
     for (cause, times) in &record.errors {
         writeln!(out, "errors     {} × {cause}", count(*times))?;
     }
@@ -176,6 +179,24 @@ pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "This is a partial result: the run was interrupted.")?;
     }
     Ok(())
+}
+
+fn compression(done: &Compression, opened: u64) -> String {
+    let share = |compressed: u64, plain: u64| {
+        format!("{} as {}", bytes(plain as f64), bytes(compressed as f64))
+            + &if plain > 0 {
+                format!(" ({:.0} %)", 100.0 * compressed as f64 / plain as f64)
+            } else {
+                String::new()
+            }
+    };
+    format!(
+        "on {} of {} connections; sent {}, received {}",
+        count(done.agreed),
+        count(opened),
+        share(done.bytes_out, done.bytes_out_plain),
+        share(done.bytes_in, done.bytes_in_plain),
+    )
 }
 
 fn headline(record: &Record) -> String {
@@ -239,6 +260,21 @@ fn generator(record: &Record) -> String {
         line.push_str(", SATURATED");
     }
     line
+}
+
+/// What a run did not do that was asked for, though nothing went wrong, in one line.
+pub fn warning(outcome: &Outcome) -> Option<String> {
+    let record = &outcome.record;
+    let none_agreed = record.compression.is_some_and(|done| done.agreed == 0);
+    (none_agreed && record.connections.opened > 0).then(|| {
+        format!(
+            "{}: NOTHING WAS COMPRESSED: none of {} connections agreed to --compress {}; start the server with \
+             compression, or leave the flag out",
+            record.config.mode,
+            count(record.connections.opened),
+            record.config.compress
+        )
+    })
 }
 
 /// Why a run's exit code is not 0, in one line; `None` when it is.

@@ -2,11 +2,14 @@
 //! added, percentiles are never averaged.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use hdrhistogram::Histogram;
 
+use super::meter::Stretch;
 use super::track::Integrity;
 use crate::limits::{Nanos, SECOND};
+use crate::stats::Compressed;
 
 /// The longest latency that is told apart: one hour.
 pub const LATENCY_NS_MAX: u64 = 3_600 * SECOND;
@@ -79,6 +82,12 @@ pub struct Tally {
     pub median: Histogram<u64>,
     /// Broadcast: of the last one, of messages that reached all.
     pub last: Histogram<u64>,
+    /// When the window began, as the first thread saw it.
+    pub began_at: Option<SystemTime>,
+    /// The window as the server's CPU time was sampled at its ends; the first thread's.
+    pub stretch: Stretch,
+    /// Messages that arrived, over the whole run.
+    pub received: u64,
     /// Messages that arrived within the window.
     pub messages: u64,
     /// Payload bytes of those.
@@ -103,6 +112,10 @@ pub struct Tally {
     pub ended_early: u64,
     /// Connections that opened.
     pub opened: u64,
+    /// Of those, connections whose server agreed to compression.
+    pub agreed: u64,
+    /// What was inflated and deflated, over the whole run.
+    pub compressed: Compressed,
     /// CPU time of the thread within the window.
     pub cpu_ns: u64,
     /// The same stretch by the clock.
@@ -129,6 +142,9 @@ impl Tally {
             first: histogram(),
             median: histogram(),
             last: histogram(),
+            began_at: None,
+            stretch: Stretch::default(),
+            received: 0,
             messages: 0,
             bytes: 0,
             sent: 0,
@@ -141,6 +157,8 @@ impl Tally {
             closes: BTreeMap::new(),
             ended_early: 0,
             opened: 0,
+            agreed: 0,
+            compressed: Compressed::default(),
             cpu_ns: 0,
             wall_ns: 0,
             intervals: Vec::new(),
@@ -160,6 +178,7 @@ impl Tally {
     #[inline]
     pub fn arrived(&mut self, now: Nanos, intended: Nanos, sent: Nanos, payload_bytes: usize) {
         let response = now.saturating_sub(intended);
+        self.received += 1;
         if self.window.contains(intended) {
             self.response.saturating_record(response);
             self.service.saturating_record(now.saturating_sub(sent));
@@ -221,6 +240,10 @@ impl Tally {
         ] {
             mine.add(theirs).expect("all histograms have the same bounds");
         }
+        self.began_at = self.began_at.or(other.began_at);
+        self.stretch.first = self.stretch.first.or(other.stretch.first);
+        self.stretch.last = self.stretch.last.or(other.stretch.last);
+        self.received += other.received;
         self.messages += other.messages;
         self.bytes += other.bytes;
         self.sent += other.sent;
@@ -230,6 +253,17 @@ impl Tally {
         self.gaps += other.gaps;
         self.ended_early += other.ended_early;
         self.opened += other.opened;
+        self.agreed += other.agreed;
+        for (mine, theirs) in [
+            (&mut self.compressed.messages_in, other.compressed.messages_in),
+            (&mut self.compressed.bytes_in, other.compressed.bytes_in),
+            (&mut self.compressed.bytes_in_inflated, other.compressed.bytes_in_inflated),
+            (&mut self.compressed.messages_out, other.compressed.messages_out),
+            (&mut self.compressed.bytes_out_plain, other.compressed.bytes_out_plain),
+            (&mut self.compressed.bytes_out, other.compressed.bytes_out),
+        ] {
+            *mine += theirs;
+        }
         self.cpu_ns += other.cpu_ns;
         self.wall_ns += other.wall_ns;
         self.integrity.merge(&other.integrity);

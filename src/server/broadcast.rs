@@ -125,8 +125,8 @@ struct Relay {
     home_shard: usize,
     /// Known once the home has answered.
     home: Option<HomeId>,
-    /// Requests whose 101 waits for that.
-    waiting: Vec<Token>,
+    /// Requests whose 101 waits for that, and the subprotocols that it will name.
+    waiting: Vec<(Token, Option<&'static str>)>,
 }
 
 /// A message that found no room.
@@ -177,6 +177,7 @@ impl Broadcast {
         token: Token,
         name: &str,
         echo_own: bool,
+        subprotocol: Option<&'static str>,
     ) -> Answer {
         let (shard, shards) = (cx.shard(), cx.shards());
         let topic = match self.topics.find(name) {
@@ -204,10 +205,10 @@ impl Broadcast {
         let mut subscriber = Subscriber { topic, member: None, echo_own, held: 0 };
         if self.relay(topic).is_some_and(|relay| relay.home.is_some()) {
             subscriber.member = self.join(cx, token, topic, echo_own);
-            Answer::Upgrade { peer: Peer::Subscriber(subscriber), subprotocol: None, whole: true }
+            Answer::Upgrade { peer: Peer::Subscriber(subscriber), subprotocol, whole: true }
         } else {
             if let Some(relay) = self.relay_mut(topic) {
-                relay.waiting.push(token);
+                relay.waiting.push((token, subprotocol));
             }
             Answer::Later { peer: Peer::Subscriber(subscriber) }
         }
@@ -351,14 +352,14 @@ impl Broadcast {
     fn subscribed<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, local: TopicId, home: HomeId) {
         let Some(relay) = self.relay_mut(local) else { return };
         relay.home = Some(home);
-        for token in std::mem::take(&mut relay.waiting) {
+        for (token, subprotocol) in std::mem::take(&mut relay.waiting) {
             let Some(Peer::Subscriber(subscriber)) = cx.peer(token) else { continue };
             let echo_own = subscriber.echo_own;
             let member = self.join(cx, token, local, echo_own);
             if let Some(Peer::Subscriber(subscriber)) = cx.peer(token) {
                 subscriber.member = member;
             }
-            cx.accept(token, None, true);
+            cx.accept(token, subprotocol, true);
         }
         self.leave_if_deserted(cx, local);
     }
@@ -376,7 +377,7 @@ impl Broadcast {
             }
             None => {
                 if let Some(relay) = self.relay_mut(subscriber.topic) {
-                    relay.waiting.retain(|waiting| *waiting != token);
+                    relay.waiting.retain(|(waiting, _)| *waiting != token);
                 }
             }
         }

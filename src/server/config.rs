@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::connection;
 use crate::driver::Features;
 use crate::limits::{self, Nanos};
-use crate::protocol::handshake::OriginPolicy;
+use crate::protocol::handshake::{OriginPolicy, SubprotocolPreference};
 
 /// Where to take connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +58,10 @@ pub struct Config {
     pub compression_bytes: u64,
     /// Which pages may connect.
     pub origins: OriginPolicy,
+    /// Subprotocols to choose from where a client offers some, best first; each a token (RFC 6455, 4.1).
+    pub subprotocols: Vec<&'static str>,
+    /// Whose order decides where several are possible.
+    pub subprotocol_preference: SubprotocolPreference,
     /// From accept to the 101.
     pub handshake_timeout: Nanos,
     /// Pings that a peer may send in a second before 1008.
@@ -83,6 +87,8 @@ impl Default for Config {
             compression: None,
             compression_bytes: limits::COMPRESSION_BYTES_DEFAULT,
             origins: OriginPolicy::SameHost,
+            subprotocols: Vec::new(),
+            subprotocol_preference: SubprotocolPreference::Server,
             handshake_timeout: limits::HANDSHAKE_TIMEOUT,
             pings_per_second_max: limits::PINGS_PER_SECOND_MAX,
             autotune_sockets: false,

@@ -304,7 +304,8 @@ impl Start {
         let index = self.mailboxes.shard();
         let description = driver.describe();
         let service =
-            Service::new(self.config.origins.clone(), self.config.message_bytes_max, self.config.queue_bytes);
+            Service::new(self.config.origins.clone(), self.config.message_bytes_max, self.config.queue_bytes)
+                .with_subprotocols(self.config.subprotocols.clone(), self.config.subprotocol_preference);
         let config = shard::Config {
             connection: self.config.connection(),
             connections: self.connections + REFUSING_CONNECTIONS_MAX,

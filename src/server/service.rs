@@ -5,7 +5,9 @@ use crate::driver::{Driver, Token};
 use crate::hub::Bounds;
 use crate::limits::{self, Nanos, TOPIC_BYTES_MAX};
 use crate::protocol::frame::HEADER_BYTES_MAX;
-use crate::protocol::handshake::{OriginPolicy, Refusal, Request, Upgrade, percent_decode_path};
+use crate::protocol::handshake::{
+    OriginPolicy, Refusal, Request, SubprotocolPreference, Upgrade, percent_decode_path,
+};
 use crate::shard::{Answer, Application, Context, Disposition, Link};
 use crate::stats::Snapshot;
 
@@ -41,6 +43,8 @@ pub enum Peer {
 #[derive(Debug)]
 pub struct Service {
     origins: OriginPolicy,
+    subprotocols: Vec<&'static str>,
+    preference: SubprotocolPreference,
     broadcast: Broadcast,
 }
 
@@ -49,7 +53,22 @@ impl Service {
     pub fn new(origins: OriginPolicy, message_bytes_max: u64, queue_bytes: u32) -> Service {
         let bounds = Bounds { log_bytes: queue_bytes as usize, lag: limits::LAG_MAX };
         let frame_bytes_max = message_bytes_max as usize + HEADER_BYTES_MAX;
-        Service { origins, broadcast: Broadcast::new(bounds, frame_bytes_max) }
+        Service {
+            origins,
+            subprotocols: Vec::new(),
+            preference: SubprotocolPreference::default(),
+            broadcast: Broadcast::new(bounds, frame_bytes_max),
+        }
+    }
+
+    /// The same with subprotocols, best first, one of which is named to clients that offer it. On all routes:
+    /// messages are relayed as they are, so what they mean is between the clients.
+    pub fn with_subprotocols(
+        self,
+        subprotocols: Vec<&'static str>,
+        preference: SubprotocolPreference,
+    ) -> Service {
+        Service { subprotocols, preference, ..self }
     }
 
     fn plain(&self, request: &Request<'_>) -> Answer<Peer> {
@@ -96,13 +115,14 @@ impl Application for Service {
         if !self.origins.allows(upgrade.host, upgrade.origin) {
             return Answer::Refuse(Refusal::ORIGIN);
         }
+        let subprotocol = upgrade.subprotocol(&self.subprotocols, self.preference);
         match request.path {
-            "/" | "/echo" => Answer::Upgrade { peer: Peer::Echo, subprotocol: None, whole: false },
+            "/" | "/echo" => Answer::Upgrade { peer: Peer::Echo, subprotocol, whole: false },
             path => match path.strip_prefix("/broadcast/") {
                 Some(segment) => match topic_of(segment) {
                     Some(topic) => {
                         let echo_own = request.query_value("self") == Some("1");
-                        self.broadcast.subscribe(cx, token, &topic, echo_own)
+                        self.broadcast.subscribe(cx, token, &topic, echo_own, subprotocol)
                     }
                     None => Answer::Refuse(BAD_TOPIC),
                 },

@@ -193,6 +193,9 @@ impl<D: Driver, A: Application> Shard<D, A> {
         self.core.count_echoed();
         self.take_mail(takes_requests);
         self.core.expire_timers(&mut self.application);
+        // Answers and pongs leave first, so that what the application has for the same connections finds the way
+        // clear: nothing would tell it later that it has become so.
+        self.core.flush_dirty(&mut self.application);
         self.application.turn_ended(&mut Context { core: &mut self.core });
         self.core.flush_dirty(&mut self.application);
         let core = &mut self.core;
@@ -227,7 +230,10 @@ impl<D: Driver, A: Application> Shard<D, A> {
             Event::Received { token, run } => core.received(application, token, run),
             Event::Accepted { token } => core.accepted(token),
             Event::Connected { token } => core.connected(token),
-            Event::Ended { token } => core.with_connection(token, |connection, _| connection.ended()),
+            Event::Ended { token } => {
+                let close_timeout = core.config.connection.close_timeout;
+                core.with_connection(token, |connection, now| connection.ended(now + close_timeout));
+            }
             Event::Blocked { token, unsent } => {
                 core.counters.short_sends += 1;
                 core.with_connection(token, |connection, _| connection.blocked(unsent));

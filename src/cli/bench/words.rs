@@ -3,7 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use crate::cli::compress::Compress;
 use crate::cli::values;
+use crate::load;
 
 /// Addresses that one `--source-addr` may name.
 const SOURCES_MAX: usize = 65_536;
@@ -23,6 +25,19 @@ impl FromStr for Sizes {
             Some((least, most)) => Ok(Sizes(bytes(least)?, bytes(most)?)),
             None => bytes(word).map(|bytes| Sizes(bytes, bytes)),
         }
+    }
+}
+
+/// `--compress`: what it means, and its words for the record.
+#[derive(Debug, Clone)]
+pub(super) struct Compression(pub(super) load::Compress);
+
+impl FromStr for Compression {
+    type Err = String;
+
+    fn from_str(words: &str) -> Result<Compression, String> {
+        let Compress { compression, memory_bytes } = words.parse()?;
+        Ok(Compression(load::Compress { words: words.to_owned(), compression, context_bytes: memory_bytes }))
     }
 }
 

@@ -13,12 +13,12 @@ mod deflater;
 mod extensions;
 mod inflater;
 mod negotiation;
+mod window;
 
 pub use deflater::Deflater;
 pub use inflater::Inflater;
 pub use negotiation::{BadExtension, accept_response, agree, write_offer, write_response};
-
-use std::fmt;
+pub use window::Window;
 
 use super::Role;
 
@@ -93,18 +93,6 @@ impl Agreement {
         self.server.takeover = false;
         self.client.takeover = false;
         self
-    }
-}
-
-impl fmt::Debug for Inflater {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Inflater").finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Deflater {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Deflater").finish_non_exhaustive()
     }
 }
 

@@ -12,7 +12,9 @@ mod response;
 
 pub use origin::OriginPolicy;
 pub use refusal::Refusal;
-pub use request::{Request, Upgrade, percent_decode_path, with_request};
+pub use request::{
+    Request, SubprotocolPreference, Upgrade, is_subprotocol, percent_decode_path, with_request,
+};
 pub use response::{
     BadHandshake, Dial, Response, parse_response, write_accept, write_refusal, write_request, write_response,
 };
@@ -67,6 +69,15 @@ fn lists(headers: &[httparse::Header<'_>], name: &str, token: &str) -> bool {
 fn is_token(text: &[u8]) -> bool {
     !text.is_empty()
         && text.iter().all(|&byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
+
+/// Whether a line of `head` ends with LF alone. RFC 9112, 2.2, lets a recipient take it for a line's end; what
+/// stands in front of us may see one line where we would see two, so it is malformed here.
+fn has_bare_line_feed(head: &[u8]) -> bool {
+    let behind = head.get(1..).unwrap_or_default();
+    let is_bare = |(&before, &byte): (&u8, &u8)| byte == b'\n' && before != b'\r';
+    // Without an early end the compiler compares many at once.
+    head.starts_with(b"\n") || head.iter().zip(behind).fold(false, |found, pair| found | is_bare(pair))
 }
 
 #[cfg(test)]

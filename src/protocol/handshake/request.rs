@@ -3,8 +3,9 @@
 #![forbid(unsafe_code)]
 
 use std::mem::MaybeUninit;
+use std::net::Ipv6Addr;
 
-use super::{Refusal, elements, is_token, lists, values};
+use super::{Refusal, elements, has_bare_line_feed, is_token, lists, values};
 use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
 
 /// A complete request head, borrowed from the bytes it was parsed from.
@@ -35,41 +36,49 @@ pub fn with_request<R>(bytes: &[u8], f: impl FnOnce(&Request<'_>, usize) -> R) -
     let mut parsed = httparse::Request::new(&mut []);
     let head_bytes = match parsed.parse_with_uninit_headers(head, &mut headers) {
         Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
+        Ok(httparse::Status::Partial) if has_bare_line_feed(head) => return Err(Refusal::MALFORMED),
         Ok(httparse::Status::Partial) if bytes.len() >= HEAD_BYTES_MAX => return Err(Refusal::HEAD_TOO_BIG),
         Ok(httparse::Status::Partial) => return Ok(None),
         Err(httparse::Error::TooManyHeaders) => return Err(Refusal::TOO_MANY_HEADERS),
         Err(httparse::Error::Version) if names_other_version(head) => return Err(Refusal::VERSION),
         Err(_) => return Err(Refusal::MALFORMED),
     };
+    if has_bare_line_feed(&head[..head_bytes]) {
+        return Err(Refusal::MALFORMED);
+    }
     if parsed.version != Some(1) {
         return Err(Refusal::VERSION);
     }
     let (Some(method), Some(target)) = (parsed.method, parsed.path) else { return Err(Refusal::MALFORMED) };
-    let (authority, path, query) = split_target(target).ok_or(Refusal::TARGET)?;
+    let (authority, path, query) = split_target(method, target).ok_or(Refusal::TARGET)?;
     let host = host(parsed.headers)?;
     let request =
         Request { method, target, path, query, host: authority.unwrap_or(host), headers: parsed.headers };
     Ok(Some(f(&request, head_bytes)))
 }
 
-/// Whether the request line ends in `HTTP/` and a digit, so that it is a version and not nonsense that
-/// httparse complained about.
+/// Whether the request line has three words of which the last begins with `HTTP/` and a digit, so that it is
+/// a version and not nonsense that httparse complained about.
 fn names_other_version(head: &[u8]) -> bool {
     let line = head.trim_ascii_start().split(|&byte| byte == b'\n').next().unwrap_or_default();
-    let version = line.rsplit(|&byte| byte == b' ').next().unwrap_or_default();
+    let mut words = line.split(|&byte| byte == b' ');
+    let (Some(_), Some(_), Some(version), None) = (words.next(), words.next(), words.next(), words.next())
+    else {
+        return false;
+    };
     version.strip_prefix(b"HTTP/").and_then(<[u8]>::first).is_some_and(u8::is_ascii_digit)
 }
 
 /// Authority (of an absolute target), path and query of a request target (RFC 9112, 3.2).
-fn split_target(target: &str) -> Option<(Option<&str>, &str, &str)> {
-    if target.contains('#') {
+fn split_target<'a>(method: &str, target: &'a str) -> Option<(Option<&'a str>, &'a str, &'a str)> {
+    // RFC 3986 has neither; a fragment never goes to a server.
+    if target.contains('#') || !target.is_ascii() {
         return None;
     }
-    let split = |target| match str::split_once(target, '?') {
-        Some((path, query)) => (path, query),
-        None => (target, ""),
-    };
-    if target.starts_with('/') || target == "*" {
+    fn split(target: &str) -> (&str, &str) {
+        target.split_once('?').unwrap_or((target, ""))
+    }
+    if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
         let (path, query) = split(target);
         return Some((None, path, query));
     }
@@ -89,10 +98,42 @@ fn host<'a>(headers: &'a [httparse::Header<'a>]) -> Result<&'a str, Refusal> {
     str::from_utf8(host).ok().filter(|host| is_authority(host)).ok_or(Refusal::HOST)
 }
 
-/// Whether `text` looks like `host[:port]`: the characters of RFC 3986, 3.2.2, and no user name.
+/// Whether `text` is `host[:port]` (RFC 3986, 3.2.2 and 3.2.3): a name or IPv4 address, or an IPv6 address in
+/// brackets; no user name, and a port that is one.
 fn is_authority(text: &str) -> bool {
+    let (is_host, behind) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, behind)) => (address.parse::<Ipv6Addr>().is_ok(), behind),
+        None => {
+            let (name, behind) = text.split_at(text.find(':').unwrap_or(text.len()));
+            (is_registered_name(name), behind)
+        }
+    };
+    let is_port = match behind.strip_prefix(':') {
+        // Empty is allowed and means the default (RFC 3986, 3.2.3).
+        Some(port) => {
+            port.is_empty() || (port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok())
+        }
+        None => behind.is_empty(),
+    };
+    is_host && is_port
+}
+
+/// Whether `text` is a host's name, not empty, whose percent-encoding is whole.
+fn is_registered_name(text: &str) -> bool {
+    let mut rest = text.as_bytes();
+    while let Some((&byte, behind)) = rest.split_first() {
+        rest = behind;
+        if byte == b'%' {
+            let Some((digits, behind)) = rest.split_first_chunk::<2>() else { return false };
+            if !digits.iter().all(u8::is_ascii_hexdigit) {
+                return false;
+            }
+            rest = behind;
+        } else if !byte.is_ascii_alphanumeric() && !b"-._~!$&'()*+;=".contains(&byte) {
+            return false;
+        }
+    }
     !text.is_empty()
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(&byte))
 }
 
 impl<'a> Request<'a> {
@@ -150,9 +191,7 @@ impl<'a> Request<'a> {
         let mut keys = values(headers, "sec-websocket-key");
         let (Some(key), None) = (keys.next(), keys.next()) else { return Err(Refusal::KEY) };
         let key = <&[u8; 24]>::try_from(key).ok().filter(|key| is_key(key)).ok_or(Refusal::KEY)?;
-        if values(headers, "transfer-encoding").next().is_some()
-            || values(headers, "content-length").any(|length| length.iter().any(|&digit| digit != b'0'))
-        {
+        if values(headers, "transfer-encoding").next().is_some() || announces_body(headers) {
             return Err(Refusal::BODY);
         }
         if !elements(values(headers, "sec-websocket-protocol")).all(is_token) {
@@ -165,6 +204,17 @@ impl<'a> Request<'a> {
             (Some(_), Some(_)) => return Err(Refusal::BAD_ORIGIN),
         };
         Ok(Some(Upgrade { key: *key, host: self.host, origin, headers }))
+    }
+}
+
+/// Whether `Content-Length` is anything but absent or a single zero. Two that agree could be taken as one
+/// (RFC 9112, 6.3), but what stands in front of us might not see them so.
+fn announces_body(headers: &[httparse::Header<'_>]) -> bool {
+    let mut lengths = values(headers, "content-length");
+    match (lengths.next(), lengths.next()) {
+        (None, _) => false,
+        (Some(length), None) => length.is_empty() || length.iter().any(|&digit| digit != b'0'),
+        (Some(_), Some(_)) => true,
     }
 }
 
@@ -199,6 +249,38 @@ impl<'a> Upgrade<'a> {
         // Tokens are ASCII, so none is lost by the conversion.
         elements(values(self.headers, "sec-websocket-protocol")).filter_map(|name| str::from_utf8(name).ok())
     }
+
+    /// The one of the `supported` subprotocols, best first, that the client offers too; the first by whose
+    /// order `preference` says. `None` when there is none in common: the connection then goes without one
+    /// (RFC 6455, 4.2.2). Names are compared as they are, case and all.
+    pub fn subprotocol<'s>(
+        &self,
+        supported: &[&'s str],
+        preference: SubprotocolPreference,
+    ) -> Option<&'s str> {
+        let is_supported = |name: &str| supported.iter().copied().find(|&other| other == name);
+        match preference {
+            SubprotocolPreference::Server => {
+                supported.iter().copied().find(|&name| self.subprotocols().any(|offered| offered == name))
+            }
+            SubprotocolPreference::Client => self.subprotocols().find_map(is_supported),
+        }
+    }
+}
+
+/// Whose order counts when several subprotocols are possible (RFC 6455, 1.9).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SubprotocolPreference {
+    /// The server's.
+    #[default]
+    Server,
+    /// The client's.
+    Client,
+}
+
+/// Whether `name` may be a subprotocol's (RFC 6455, 4.1: a token).
+pub fn is_subprotocol(name: &str) -> bool {
+    is_token(name.as_bytes())
 }
 
 /// Decodes the percent-encoding of a path or a part of one, strictly: `None` for a `%` without two

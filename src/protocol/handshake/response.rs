@@ -6,7 +6,7 @@
 use std::fmt;
 use std::io::Write as _;
 
-use super::{Refusal, accept, key, lists, values};
+use super::{Refusal, accept, has_bare_line_feed, key, lists, values};
 use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
 use crate::protocol::deflate::{self, Agreement, Preferences};
 
@@ -262,9 +262,14 @@ fn parse_one(
         Err(httparse::Error::TooManyHeaders) => return Err(BadHandshake::HeadTooBig),
         Err(_) => return Err(BadHandshake::Malformed),
     };
+    if has_bare_line_feed(&head[..head_bytes]) {
+        return Err(BadHandshake::Malformed);
+    }
     let headers = &*parsed.headers;
     let status = match parsed.code.unwrap_or_default() {
         status @ 101 => status,
+        // HTTP/1.0 has no interim responses (RFC 9110, 15.2).
+        100..=199 if parsed.version != Some(1) => return Err(BadHandshake::Malformed),
         100..=199 => return Ok(Some((None, head_bytes))),
         status => return Err(BadHandshake::Status(status)),
     };

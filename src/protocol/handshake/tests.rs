@@ -50,7 +50,10 @@ fn the_standards_example_is_accepted() {
 
 #[test]
 fn upgrades_that_are_accepted_although_they_look_unusual() {
-    let cases: [(&str, &[&str]); 12] = [
+    let cases: [(&str, &[&str]); 15] = [
+        ("Host", &["Host: a:"]),
+        ("Host", &["Host: 127.0.0.1:65535"]),
+        ("Host", &["Host: xn--bcher-kva.example"]),
         ("Upgrade", &["upgrade: WebSocket"]),
         ("Upgrade", &["Upgrade: h2c, websocket"]),
         ("Upgrade", &["Upgrade: h2c", "Upgrade: websocket"]),
@@ -73,12 +76,23 @@ fn upgrades_that_are_accepted_although_they_look_unusual() {
 
 #[test]
 fn upgrades_that_are_refused() {
-    let cases: [(&str, &[&str], Refusal); 27] = [
+    let cases: [(&str, &[&str], Refusal); 40] = [
         ("Host", &[], Refusal::HOST),
         ("Host", &["Host: a", "Host: a"], Refusal::HOST),
         ("Host", &["Host:"], Refusal::HOST),
         ("Host", &["Host: a/b"], Refusal::HOST),
         ("Host", &["Host: user@a"], Refusal::HOST),
+        ("Host", &["Host: :80"], Refusal::HOST),
+        ("Host", &["Host: a:b"], Refusal::HOST),
+        ("Host", &["Host: a:80:80"], Refusal::HOST),
+        ("Host", &["Host: a:65536"], Refusal::HOST),
+        ("Host", &["Host: a:+80"], Refusal::HOST),
+        ("Host", &["Host: ::1"], Refusal::HOST),
+        ("Host", &["Host: [::1"], Refusal::HOST),
+        ("Host", &["Host: [::1]80"], Refusal::HOST),
+        ("Host", &["Host: [a]"], Refusal::HOST),
+        ("Host", &["Host: a%2"], Refusal::HOST),
+        ("Host", &["Host: a, b"], Refusal::HOST),
         ("Upgrade", &[], Refusal::NO_UPGRADE),
         ("Upgrade", &["Upgrade: websockets"], Refusal::NO_UPGRADE),
         ("Connection", &[], Refusal::NO_CONNECTION_UPGRADE),
@@ -99,6 +113,8 @@ fn upgrades_that_are_refused() {
         ("Sec-WebSocket-Key", &["Sec-WebSocket-Key: SGVsbG8sIHdvcmxkIQ=="], Refusal::KEY),
         ("-", &["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="], Refusal::KEY),
         ("-", &["Content-Length: 5"], Refusal::BODY),
+        ("-", &["Content-Length:"], Refusal::BODY),
+        ("-", &["Content-Length: 0", "Content-Length: 0"], Refusal::BODY),
         ("-", &["Content-Length: 0", "Content-Length: x"], Refusal::BODY),
         ("-", &["Transfer-Encoding: chunked"], Refusal::BODY),
         ("-", &["Sec-WebSocket-Protocol: a b"], Refusal::SUBPROTOCOL),
@@ -133,7 +149,20 @@ fn plain_requests_are_no_upgrades() {
 #[test]
 fn heads_that_are_refused_before_they_ask_for_anything() {
     let many: Vec<String> = (0..HEADERS_MAX).map(|at| format!("X-{at}: y")).collect();
-    let cases: [(Vec<u8>, Refusal); 16] = [
+    let cases: [(Vec<u8>, Refusal); 29] = [
+        (b"GET / HTTP/1.1\nHost: a\r\n\r\n".into(), Refusal::MALFORMED),
+        (b"GET / HTTP/1.1\r\nHost: a\nX: y\r\n\r\n".into(), Refusal::MALFORMED),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n\n".into(), Refusal::MALFORMED),
+        (b"GET / HTTP/1.1\nHost: a".into(), Refusal::MALFORMED),
+        (b"\nGET / HTTP/1.1\r\nHost: a\r\n\r\n".into(), Refusal::MALFORMED),
+        (b"GET / HTTP/1.1\r\nHost: a\rX: y\r\n\r\n".into(), Refusal::MALFORMED),
+        (b"GET /a b HTTP/1.1\r\nHost: a\r\n\r\n".into(), Refusal::MALFORMED),
+        (b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n".into(), Refusal::MALFORMED),
+        ("GET /é HTTP/1.1\r\nHost: a\r\n\r\n".into(), Refusal::TARGET),
+        (b"GET * HTTP/1.1\r\nHost: a\r\n\r\n".into(), Refusal::TARGET),
+        (b"GET http:/// HTTP/1.1\r\nHost: a\r\n\r\n".into(), Refusal::TARGET),
+        (b"GET http://u@a/ HTTP/1.1\r\nHost: a\r\n\r\n".into(), Refusal::TARGET),
+        (b"GET http://a:x/ HTTP/1.1\r\nHost: a\r\n\r\n".into(), Refusal::TARGET),
         (b"GET / HTTP/1.0\r\nHost: a\r\n\r\n".into(), Refusal::VERSION),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), Refusal::VERSION),
         (b"GET / HTTP/2\r\n".into(), Refusal::VERSION),
@@ -228,6 +257,31 @@ fn subprotocols_and_origin_are_shown_to_the_application() {
     })
     .unwrap()
     .expect("complete");
+}
+
+#[test]
+fn a_subprotocol_is_chosen_by_the_order_of_either_side() {
+    /// Fields, what the server supports, what is chosen by the server's order and by the client's.
+    type Case<'a> = (&'a [&'a str], &'a [&'a str], Option<&'a str>, Option<&'a str>);
+    let cases: [Case<'_>; 7] = [
+        (&["Sec-WebSocket-Protocol: a, b"], &["b", "a"], Some("b"), Some("a")),
+        (&["Sec-WebSocket-Protocol: a", "Sec-WebSocket-Protocol: ,b,"], &["b", "a"], Some("b"), Some("a")),
+        (&["Sec-WebSocket-Protocol: x, b"], &["a", "b"], Some("b"), Some("b")),
+        (&["Sec-WebSocket-Protocol: A"], &["a"], None, None),
+        (&["Sec-WebSocket-Protocol: x"], &["a"], None, None),
+        (&["Sec-WebSocket-Protocol: a"], &[], None, None),
+        (&[], &["a"], None, None),
+    ];
+    for (fields, supported, by_server, by_client) in cases {
+        with_request(&replaced("-", fields), |request, _| {
+            let upgrade = request.upgrade().unwrap().expect("an upgrade");
+            let chosen = |preference| upgrade.subprotocol(supported, preference);
+            assert_eq!(chosen(SubprotocolPreference::Server), by_server, "{fields:?}");
+            assert_eq!(chosen(SubprotocolPreference::Client), by_client, "{fields:?}");
+        })
+        .unwrap()
+        .expect("complete");
+    }
 }
 
 #[test]
@@ -364,7 +418,8 @@ fn answers_that_open_no_websocket() {
     let answer = |line: &str, fields: &[&str]| request(line, fields);
     const LINE: &str = "HTTP/1.1 101 Switching Protocols";
     let (up, connection) = ("Upgrade: websocket", "Connection: upgrade");
-    let cases: [(Vec<u8>, BadHandshake); 15] = [
+    let cases: [(Vec<u8>, BadHandshake); 16] = [
+        (answer(LINE, &[up, connection, ACCEPT, "A: b\nC: d"]), BadHandshake::Malformed),
         (answer("HTTP/1.1 403 Forbidden", &["A: b"]), BadHandshake::Status(403)),
         (answer("HTTP/1.0 200 OK", &["A: b"]), BadHandshake::Status(200)),
         (answer("HTTP/1.0 101 Odd", &[up, connection, ACCEPT]), BadHandshake::Malformed),

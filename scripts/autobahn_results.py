@@ -1,0 +1,168 @@
+"""Records of Autobahn|Testsuite, and the README's table that is made of them: the half of `scripts/autobahn` that
+knows `results/`."""
+
+import datetime
+import glob
+import json
+import os
+import platform
+import re
+import subprocess
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+EXPECTED = os.path.join(ROOT, "tests", "autobahn", "expected.json")
+README = os.path.join(ROOT, "README.md")
+BEGIN = "<!-- Made by scripts/autobahn table from results/, do not edit. -->"
+END = "<!-- End of what scripts/autobahn table made. -->"
+
+CATEGORIES = {
+    "1": "framing",
+    "2": "pings and pongs",
+    "3": "reserved bits",
+    "4": "opcodes",
+    "5": "fragmentation",
+    "6": "UTF-8",
+    "7": "closing",
+    "9": "limits, up to 16 MiB",
+    "10": "automatic fragmentation",
+    "12": "compression of various payloads",
+    "13": "compression with various parameters",
+}
+
+KNOWN_BIAS = [
+    "The suite of 2014 checks what RFC 6455 and RFC 7692 say of well-formed peers and of common offences; it does not "
+    "cover handshakes, deadlines or floods.",
+    "Durations are the suite's own, in Python, with two of its processes at once: they say nothing of speed.",
+]
+
+
+def expectations():
+    """Expected behaviour and behaviour at closing of each case, in the suite's order."""
+    with open(EXPECTED) as file:
+        return {case: tuple(pair) for case, pair in json.load(file).items()}
+
+
+def order(case):
+    return [int(number) for number in case.split(".")]
+
+
+def first_line(command):
+    try:
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT).stdout.strip().split("\n")[0]
+    except OSError:
+        return ""
+
+
+def environment(suite, echoring):
+    model = platform.machine()
+    with open("/proc/cpuinfo") as file:
+        for line in file:
+            if line.startswith("model name"):
+                model = line.split(":", 1)[1].strip()
+                break
+    return {
+        "commit": first_line(["git", "rev-parse", "HEAD"]),
+        "uncommitted_changes": bool(first_line(["git", "status", "--porcelain", "--untracked-files=no"])),
+        "echoring": first_line([echoring, "--version"]),
+        "rustc": first_line(["rustc", "--version"]),
+        "build": os.path.basename(os.path.dirname(echoring)),
+        "cpu": model,
+        "cpus": os.cpu_count(),
+        "kernel": platform.release(),
+        "suite": suite.describe(),
+    }
+
+
+def write(run, about):
+    """Writes the record of a whole run. Returns its path."""
+    started = datetime.datetime.fromtimestamp(run.started, datetime.timezone.utc)
+    machine = re.sub(r"[^a-z0-9]+", "-", about["cpu"].lower()).strip("-")
+    folder = os.path.join(ROOT, "results", f"{started.date().isoformat()}-{machine}")
+    os.makedirs(folder, exist_ok=True)
+    record = {
+        "schema": "echoring.autobahn/1",
+        "role": run.role,
+        "driver": run.driver,
+        "scenario": run.scenario,
+        "started_at": started.isoformat(timespec="seconds"),
+        "elapsed_s": round(run.elapsed_s),
+        "environment": about,
+        "known_bias": KNOWN_BIAS,
+        "passed": run.passed,
+        "failed": run.failed,
+        "case_fields": ["behavior", "behaviorClose", "remoteCloseCode", "duration_ms"],
+    }
+    lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in record.items()]
+    cases = [f"  {json.dumps(case)}: {json.dumps(fields(run.results[case]))}" for case in sorted(run.results, key=order)]
+    path = os.path.join(folder, f"autobahn-{run.role}-{run.driver}.json")
+    with open(path, "w") as file:
+        # One line for a case: a difference between two records is then readable.
+        file.write("{\n" + ",\n".join(lines + [' "cases": {\n' + ",\n".join(cases) + "\n }"]) + "\n}\n")
+    return os.path.relpath(path, ROOT)
+
+
+def fields(result):
+    return [result["behavior"], result["behaviorClose"], result["remoteCloseCode"], result["duration"]]
+
+
+def latest_records():
+    """The youngest record of each role and driver, with the name of its folder."""
+    latest = {}
+    for path in glob.glob(os.path.join(ROOT, "results", "*", "autobahn-*.json")):
+        with open(path) as file:
+            record = json.load(file)
+        key = (record["role"], record["driver"])
+        if key not in latest or latest[key][0]["started_at"] < record["started_at"]:
+            latest[key] = (record, os.path.relpath(path, ROOT))
+    return latest
+
+
+def table():
+    """The conformance table, as Markdown."""
+    expected = expectations()
+    latest = latest_records()
+    columns = [key for driver in ("uring", "epoll") for key in (("server", driver), ("client", driver)) if key in latest]
+    if not columns:
+        return "No run has been recorded yet."
+    titles = [f"{role}, {driver}" for role, driver in columns]
+    lines = ["| cases | | " + " | ".join(titles) + " |", "|---|---|" + "---|" * len(columns)]
+    for category, title in CATEGORIES.items():
+        cases = [case for case in expected if case.split(".")[0] == category]
+        lines.append(f"| {category}.* | {title} | " + " | ".join(cell(latest[key][0], cases) for key in columns) + " |")
+    lines.append("| all | | " + " | ".join(cell(latest[key][0], list(expected)) for key in columns) + " |")
+    lines.append("")
+    for key in columns:
+        record, path = latest[key]
+        about = record["environment"]
+        changes = " with uncommitted changes" if about["uncommitted_changes"] else ""
+        lines.append(
+            f"- {key[0]}, {key[1]}: commit {about['commit'][:12]}{changes}, Linux {about['kernel']}, {about['cpu']}, "
+            f"{record['started_at'][:10]}: [{path}]({path})"
+        )
+    return "\n".join(lines)
+
+
+def cell(record, cases):
+    expected = expectations()
+    passed = sum(tuple(record["cases"].get(case, ())[:2]) == expected[case] for case in cases)
+    return f"{passed} of {len(cases)}"
+
+
+def split_readme():
+    with open(README) as file:
+        text = file.read()
+    before, begin, rest = text.partition(BEGIN)
+    present, end, after = rest.partition(END)
+    if not (begin and end):
+        raise SystemExit(f"autobahn: README.md lacks the lines {BEGIN!r} and {END!r}")
+    return before, present, after
+
+
+def readme_is_current():
+    return split_readme()[1] == f"\n{table()}\n"
+
+
+def write_readme():
+    before, _, after = split_readme()
+    with open(README, "w") as file:
+        file.write(f"{before}{BEGIN}\n{table()}\n{END}{after}")

@@ -1,0 +1,186 @@
+//! A running `echoring serve`, and what can be seen of it from outside.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::panic::resume_unwind;
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::peer::{Peer, TEXT, frame};
+
+/// Longer than any deadline of the server that a test waits for, so that a hang is a failure and a slow machine
+/// is none.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Warnings, and the line that tells the admin address.
+const LOG: &str = "warn,echoring::control=info";
+
+pub struct Server {
+    child: Child,
+    log: Mutex<Receiver<String>>,
+    pub address: SocketAddr,
+    admin: SocketAddr,
+}
+
+/// Runs `test` against a server with `flags` on io_uring (where the kernel allows it) and against one on epoll, at
+/// the same time. Whatever was done to it, each must still be there and serve.
+pub fn on_both_drivers(flags: &[&str], test: impl Fn(&Server) + Sync) {
+    thread::scope(|scope| {
+        let runs = ["auto", "epoll"].map(|driver| {
+            let test = &test;
+            let run = move || {
+                let server = Server::start(&[&["--driver", driver], flags].concat());
+                test(&server);
+                server.serves();
+            };
+            (driver, scope.spawn(run))
+        });
+        for (driver, run) in runs {
+            if let Err(panic) = run.join() {
+                eprintln!("failed with --driver {driver}");
+                resume_unwind(panic);
+            }
+        }
+    });
+}
+
+impl Server {
+    /// Starts on free ports, with one shard unless `flags` say otherwise.
+    pub fn start(flags: &[&str]) -> Server {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_echoring"));
+        command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        for (flag, default) in [("--shards", "1"), ("--log", LOG)] {
+            if !flags.contains(&flag) {
+                command.args([flag, default]);
+            }
+        }
+        command.args(flags).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the binary runs");
+        let stderr = BufReader::new(child.stderr.take().expect("piped"));
+        let (log_in, log) = mpsc::channel();
+        thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                // A test that ended does not listen any more; the pipe is emptied all the same.
+                let _ = log_in.send(line);
+            }
+        });
+        let admin = wait_for(&log, "http://");
+        let admin = admin.split_once("http://").and_then(|(_, rest)| rest.split('/').next());
+        let admin = admin.and_then(|address| address.parse().ok()).expect("an admin address");
+        let mut listening = String::new();
+        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+        stdout.read_line(&mut listening).expect("a line on stdout");
+        let url = listening.split(' ').nth(1).and_then(|url| url.strip_prefix("ws://"));
+        let address = url.and_then(|address| address.parse().ok()).expect("a listening address");
+        Server { child, log: Mutex::new(log), address, admin }
+    }
+
+    /// The first log line, of those not waited over yet, that has `needle` in it.
+    pub fn wait_for_log(&self, needle: &str) -> String {
+        wait_for(&self.log.lock().expect("no panic"), needle)
+    }
+
+    /// An echo comes back.
+    pub fn serves(&self) {
+        let mut peer = Peer::open(self, "/echo");
+        peer.send(&frame(TEXT, b"still here"));
+        assert_eq!(peer.frame(), (0x81, b"still here".to_vec()));
+    }
+
+    /// `GET /stats`: the figures of the node.
+    pub fn stats(&self) -> Value {
+        let mut stream = TcpStream::connect(self.admin).expect("the admin address");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        stream.write_all(b"GET /stats HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").expect("sent");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("an answer");
+        let answer = String::from_utf8(answer).expect("text");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        let stats: Value = serde_json::from_str(body).expect("JSON");
+        stats["node"].clone()
+    }
+
+    /// A figure of [`stats`](Server::stats).
+    pub fn figure(&self, name: &str) -> u64 {
+        self.stats()[name].as_u64().unwrap_or_else(|| panic!("no figure {name}"))
+    }
+
+    /// Asks for the figures until they are as `wanted`.
+    pub fn wait_until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let started = Instant::now();
+        loop {
+            let stats = self.stats();
+            if wanted(&stats) {
+                return stats;
+            }
+            assert!(started.elapsed() < PATIENCE, "never {what}: {stats}");
+        }
+    }
+
+    /// Waits until everyone is gone.
+    pub fn wait_for_nobody(&self) {
+        self.wait_until("deserted", |stats| stats["connections"] == 0);
+    }
+
+    /// Waits until so many further bytes than `before` have been received from peers.
+    pub fn wait_for_bytes(&self, before: u64, bytes: usize) {
+        let wanted = before + bytes as u64;
+        self.wait_until("received", |stats| stats["bytes_in"].as_u64().is_some_and(|bytes| bytes >= wanted));
+    }
+
+    /// Physical memory of the process.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+    }
+
+    /// CPU time that the shard's thread has used.
+    pub fn shard_cpu(&self) -> Duration {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("a process");
+        let tasks = tasks.map(|task| task.expect("a thread").path());
+        let is_shard = |path: &std::path::PathBuf| {
+            fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim_end() == "shard-0")
+        };
+        let shard = tasks.into_iter().find(is_shard).expect("a shard");
+        let figures = fs::read_to_string(shard.join("schedstat")).expect("scheduler statistics");
+        let running_ns = figures.split(' ').next().and_then(|figure| figure.parse().ok()).expect("a number");
+        Duration::from_nanos(running_ns)
+    }
+
+    /// Asks the server to drain.
+    pub fn terminate(&self) {
+        // The shell's own `kill`: the program of that name is not on every machine.
+        let script = format!("kill -s TERM {}", self.child.id());
+        assert!(Command::new("sh").args(["-c", &script]).status().expect("a shell").success());
+    }
+
+    /// Waits for the end of the process.
+    pub fn exit_code(mut self) -> Option<i32> {
+        self.child.wait().expect("it ran").code()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Fails when it is gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn wait_for(log: &Receiver<String>, needle: &str) -> String {
+    loop {
+        let line = log.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no log line with {needle:?}"));
+        if line.contains(needle) {
+            return line;
+        }
+    }
+}

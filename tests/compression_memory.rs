@@ -1,0 +1,127 @@
+//! What a compression context costs: no more than it says, all of it at once or with the window, and nothing per
+//! message.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use echoring::protocol::deflate::{Deflater, Direction, Inflater, Window};
+
+/// The system's allocator, counting what this thread holds.
+struct Counting;
+
+thread_local! {
+    static HELD_BYTES: Cell<usize> = const { Cell::new(0) };
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+fn count(freed_bytes: usize, taken_bytes: usize) {
+    // A thread that ends may allocate after its counters are gone; nobody asks for them any more.
+    let _ =
+        HELD_BYTES.try_with(|held| held.set(held.get().wrapping_sub(freed_bytes).wrapping_add(taken_bytes)));
+    if taken_bytes > 0 {
+        let _ = ALLOCATIONS.try_with(|allocations| allocations.set(allocations.get() + 1));
+    }
+}
+
+// SAFETY: every call is handed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(0, layout.size());
+        // SAFETY: the caller's promises are those that `System` asks for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count(layout.size(), 0);
+        // SAFETY: as above; the pointer came from `System`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        count(layout.size(), bytes);
+        // SAFETY: as above; the pointer came from `System`.
+        unsafe { System.realloc(pointer, layout, bytes) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Bytes that this thread holds because of `work`, whose result is still alive.
+fn held_by<T>(work: impl FnOnce() -> T) -> (T, usize) {
+    let before = HELD_BYTES.get();
+    let value = work();
+    (value, HELD_BYTES.get().wrapping_sub(before))
+}
+
+fn directions(bits: std::ops::RangeInclusive<u8>) -> impl Iterator<Item = Direction> {
+    bits.flat_map(|window_bits| [false, true].map(|takeover| Direction { takeover, window_bits }))
+}
+
+/// Text of which every part repeats another, so that windows fill and are used.
+fn message() -> Vec<u8> {
+    (0..100_000u32).map(|n| b'a' + (n.wrapping_mul(n) / 97 % 26) as u8).collect()
+}
+
+fn assert_close(published: usize, held: usize, what: &str) {
+    assert!(held <= published, "{what}: {held} bytes held, {published} published");
+    assert!(published <= held + held / 10, "{what}: {held} bytes held, {published} published");
+}
+
+#[test]
+fn contexts_hold_what_they_publish() {
+    let message = message();
+    for direction in directions(9..=15) {
+        for level in [1, 6, 9] {
+            let mut out = vec![0; message.len() * 2];
+            let (mut deflater, made) = held_by(|| Deflater::new(direction, level));
+            let (bytes, used) = held_by(|| deflater.deflate(&message, &mut out));
+            assert_eq!(used, 0, "a deflater grows by messages");
+            assert_close(
+                Deflater::memory_bytes(direction),
+                made,
+                &format!("deflater, {direction:?}, {level}"),
+            );
+
+            let mut inflated = vec![0; message.len()];
+            let (mut inflater, made) = held_by(|| Inflater::new(direction));
+            let (result, used) = held_by(|| inflater.inflate(&out[..bytes], &mut inflated, message.len()));
+            assert_eq!(result, Ok(message.len()));
+            assert_close(Inflater::memory_bytes(direction), made + used, &format!("inflater, {direction:?}"));
+
+            let mut window = Window::new(direction.window_bits);
+            inflater.reset();
+            let (result, held) =
+                held_by(|| inflater.inflate_after(&mut window, &out[..bytes], &mut inflated, message.len()));
+            assert_eq!(result, Ok(message.len()));
+            assert_close(
+                Window::memory_bytes(direction.window_bits),
+                held,
+                &format!("window, {direction:?}"),
+            );
+        }
+    }
+}
+
+#[test]
+fn messages_cost_no_allocation_once_scratch_and_window_are_there() {
+    let message = message();
+    for direction in directions(9..=15) {
+        let (mut deflater, mut inflater) = (Deflater::new(direction, 1), Inflater::new(direction));
+        let (mut deflated, mut inflated) = (Vec::new(), Vec::new());
+        let mut window = Window::new(direction.window_bits);
+        let mut echo = |bytes: usize| {
+            let deflated_bytes = deflater.deflate(&message[..bytes], &mut deflated);
+            let payload = &deflated[..deflated_bytes];
+            assert_eq!(inflater.inflate_after(&mut window, payload, &mut inflated, message.len()), Ok(bytes));
+            let inflated_bytes = inflater.inflate(&deflated[..deflated_bytes], &mut inflated, message.len());
+            assert_eq!(inflated_bytes, Ok(bytes));
+        };
+        echo(message.len());
+        let before = ALLOCATIONS.get();
+        for bytes in [0, 1, 100, 1024, 65_536, message.len()] {
+            echo(bytes);
+        }
+        assert_eq!(ALLOCATIONS.get() - before, 0, "{direction:?}");
+    }
+}

@@ -1,0 +1,4 @@
+//! libFuzzer's way into `targets::connection`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::connection::run(data));

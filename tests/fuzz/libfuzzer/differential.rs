@@ -1,0 +1,4 @@
+//! libFuzzer's way into `targets::differential`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::differential::run(data));

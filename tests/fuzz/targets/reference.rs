@@ -1,0 +1,277 @@
+//! A receiver of frames to the letter of RFC 6455: all bytes at once, one field after the other, nothing shared
+//! with what it is compared to but the names of roles and offences.
+//!
+//! Never: speed, or a rule that the standard does not have.
+
+use echoring::protocol::deflate::Direction;
+use echoring::protocol::{Offence, Role};
+
+use super::inflate::Inflation;
+
+/// What may be received.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    pub receiver: Role,
+    pub message_bytes_max: u64,
+    /// Pings beyond this are a flood.
+    pub pings_max: usize,
+    /// How messages are compressed, when that was agreed on: RSV1 may then stand on their first frame.
+    pub deflate: Option<Direction>,
+}
+
+impl Rules {
+    pub fn of(receiver: Role) -> Rules {
+        Rules { receiver, message_bytes_max: u64::MAX, pings_max: usize::MAX, deflate: None }
+    }
+}
+
+/// A message, or what there is of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Message {
+    pub text: bool,
+    /// As its first frame said; the payload is as it came until the message is complete.
+    pub compressed: bool,
+    pub payload: Vec<u8>,
+}
+
+/// How the reading ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// At the end of the bytes, perhaps inside a frame.
+    Open,
+    /// Behind a Close frame.
+    Closed,
+    Offence(Offence),
+}
+
+/// What the bytes said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    pub messages: Vec<Message>,
+    /// The message that was not finished.
+    pub unfinished: Option<Message>,
+    pub pings: Vec<Vec<u8>>,
+    pub pongs: Vec<Vec<u8>>,
+    /// The payload of the Close frame.
+    pub close: Option<Vec<u8>>,
+    pub end: End,
+    /// Where the last frame that was looked at begins.
+    pub frame_at: usize,
+    /// How many bytes were used: all, or up to the end of the Close frame.
+    pub used_bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame {
+    pub fin: bool,
+    pub compressed: bool,
+    pub opcode: u8,
+    pub key: [u8; 4],
+    pub payload_bytes: u64,
+    pub header_bytes: usize,
+}
+
+/// Reads `bytes` until they or the connection end.
+pub fn receive(bytes: &[u8], rules: Rules) -> Heard {
+    let mut heard = Heard {
+        messages: Vec::new(),
+        unfinished: None,
+        pings: Vec::new(),
+        pongs: Vec::new(),
+        close: None,
+        end: End::Open,
+        frame_at: 0,
+        used_bytes: bytes.len(),
+    };
+    let mut inflation = rules.deflate.map(Inflation::new);
+    let mut at = 0;
+    while heard.end == End::Open {
+        heard.frame_at = at;
+        match receive_frame(&bytes[at..], rules, inflation.as_mut(), &mut heard) {
+            Ok(Some(frame_bytes)) => at += frame_bytes,
+            Ok(None) => break,
+            Err(offence) => heard.end = End::Offence(offence),
+        }
+    }
+    if heard.end == End::Closed {
+        heard.used_bytes = at;
+    }
+    heard
+}
+
+/// Reads one frame; `None` when it is not complete.
+fn receive_frame(
+    bytes: &[u8],
+    rules: Rules,
+    inflation: Option<&mut Inflation>,
+    heard: &mut Heard,
+) -> Result<Option<usize>, Offence> {
+    let Some(frame) = header(bytes, rules)? else { return Ok(None) };
+    if frame.opcode < 8 {
+        return receive_data(&frame, &bytes[frame.header_bytes..], rules, inflation, heard);
+    }
+    let end = frame.header_bytes + frame.payload_bytes as usize;
+    let Some(payload) = bytes.get(frame.header_bytes..end) else { return Ok(None) };
+    let payload = unmasked(payload, frame.key);
+    match frame.opcode {
+        8 => {
+            check_close(&payload)?;
+            heard.close = Some(payload);
+            heard.end = End::Closed;
+        }
+        9 => {
+            if heard.pings.len() == rules.pings_max {
+                return Err(Offence::PingFlood);
+            }
+            heard.pings.push(payload);
+        }
+        _ => heard.pongs.push(payload),
+    }
+    Ok(Some(end))
+}
+
+fn receive_data(
+    frame: &Frame,
+    behind: &[u8],
+    rules: Rules,
+    inflation: Option<&mut Inflation>,
+    heard: &mut Heard,
+) -> Result<Option<usize>, Offence> {
+    match (frame.opcode, heard.unfinished.is_some()) {
+        (0, false) => return Err(Offence::StrayContinuation),
+        (1 | 2, true) => return Err(Offence::InterleavedData),
+        (1 | 2, false) => {
+            let text = frame.opcode == 1;
+            heard.unfinished = Some(Message { text, compressed: frame.compressed, payload: Vec::new() });
+        }
+        _ => {}
+    }
+    let Some(message) = &mut heard.unfinished else { unreachable!("it was begun above") };
+    let before = message.payload.len();
+    let bytes_max = rules.message_bytes_max;
+    // What does not shrink grows a little when it is compressed.
+    let bytes_max =
+        if message.compressed { bytes_max.saturating_add(bytes_max / 8 + 1024) } else { bytes_max };
+    if (before as u64).saturating_add(frame.payload_bytes) > bytes_max {
+        return Err(Offence::MessageTooBig);
+    }
+    let here = frame.payload_bytes.min(behind.len() as u64) as usize;
+    message.payload.extend(unmasked(&behind[..here], frame.key));
+    let whole = here as u64 == frame.payload_bytes;
+    if message.text && !message.compressed {
+        // Characters may be cut between frames: three bytes before this one's are enough to judge it.
+        let from = char_start(&message.payload, before.saturating_sub(3));
+        match str::from_utf8(&message.payload[from..]) {
+            Err(error) if error.error_len().is_some() || (whole && frame.fin) => {
+                return Err(Offence::InvalidUtf8);
+            }
+            _ => {}
+        }
+    }
+    if whole
+        && frame.fin
+        && let Some(mut message) = heard.unfinished.take()
+    {
+        if let Some(inflation) = inflation.filter(|_| message.compressed) {
+            let bytes_max = usize::try_from(rules.message_bytes_max).unwrap_or(usize::MAX);
+            message.payload = inflation.inflate(&message.payload, bytes_max)?;
+            message.compressed = false;
+            if message.text && str::from_utf8(&message.payload).is_err() {
+                return Err(Offence::InvalidUtf8);
+            }
+        }
+        heard.messages.push(message);
+    }
+    Ok(whole.then_some(frame.header_bytes + here))
+}
+
+/// The first position from `at` on that is not inside a character; what lies before `at + 3` has been judged.
+fn char_start(text: &[u8], at: usize) -> usize {
+    if at == 0 {
+        return 0;
+    }
+    (at..text.len()).find(|&at| text[at] & 0xc0 != 0x80).unwrap_or(text.len()).min(at + 3)
+}
+
+/// RFC 6455, 5.2, field by field.
+pub fn header(bytes: &[u8], rules: Rules) -> Result<Option<Frame>, Offence> {
+    let bit = |at: usize, bit: u8| bytes[at] >> (7 - bit) & 1 == 1;
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let opcode = bytes[0] % 16;
+    let is_control = opcode >= 8;
+    let (fin, rsv1) = (bit(0, 0), bit(0, 1));
+    if bit(0, 2) || bit(0, 3) || (rsv1 && rules.deflate.is_none()) {
+        return Err(Offence::ReservedBits);
+    }
+    if !matches!(opcode, 0..=2 | 8..=10) {
+        return Err(Offence::UnknownOpcode);
+    }
+    if rsv1 && !matches!(opcode, 1 | 2) {
+        return Err(Offence::ReservedBits);
+    }
+    if is_control && !fin {
+        return Err(Offence::FragmentedControl);
+    }
+    if bytes.len() < 2 {
+        return Ok(None);
+    }
+    let masked = bit(1, 0);
+    if masked != (rules.receiver == Role::Server) {
+        return Err(if masked { Offence::Masked } else { Offence::NotMasked });
+    }
+    let length = bytes[1] % 128;
+    if is_control && length > 125 {
+        return Err(Offence::OversizedControl);
+    }
+    let length_bytes = [0, 2, 8][usize::from(length.saturating_sub(125))];
+    let extended = &bytes[2..bytes.len().min(2 + length_bytes)];
+    if length == 127 && extended.first().is_some_and(|byte| *byte > 127) {
+        return Err(Offence::LengthTopBit);
+    }
+    if length == 127 && extended.len() >= 6 && extended[..6] == [0; 6] {
+        return Err(Offence::NotMinimalLength);
+    }
+    if extended.len() < length_bytes {
+        return Ok(None);
+    }
+    let wide = extended.iter().fold(0, |value, byte| value * 256 + u64::from(*byte));
+    if length == 126 && wide < 126 {
+        return Err(Offence::NotMinimalLength);
+    }
+    let key_at = 2 + length_bytes;
+    let header_bytes = if masked { key_at + 4 } else { key_at };
+    if bytes.len() < header_bytes {
+        return Ok(None);
+    }
+    let key = if masked { bytes[key_at..header_bytes].try_into().expect("four bytes") } else { [0; 4] };
+    let payload_bytes = if length_bytes == 0 { u64::from(length) } else { wide };
+    Ok(Some(Frame { fin, compressed: rsv1, opcode, key, payload_bytes, header_bytes }))
+}
+
+/// RFC 6455, 5.3.
+pub fn unmasked(bytes: &[u8], key: [u8; 4]) -> Vec<u8> {
+    bytes.iter().enumerate().map(|(at, byte)| byte ^ key[at % 4]).collect()
+}
+
+/// RFC 6455, 5.5.1 and 7.4, with the codes registered since.
+fn check_close(payload: &[u8]) -> Result<(), Offence> {
+    if payload.is_empty() {
+        return Ok(());
+    }
+    if payload.len() == 1 {
+        return Err(Offence::BadClosePayload);
+    }
+    let code = u16::from_be_bytes([payload[0], payload[1]]);
+    if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
+        return Err(Offence::BadCloseCode);
+    }
+    str::from_utf8(&payload[2..]).map_err(|_| Offence::BadCloseReason)?;
+    Ok(())
+}
+
+/// The code that a Close frame says, 1005 when it says none.
+pub fn close_code(payload: &[u8]) -> u16 {
+    payload.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code))
+}
