@@ -1,5 +1,5 @@
 //! In the steady state an echoed message costs no heap allocation, whatever its size, and a broadcast one nothing
-//! but its place in the log. The shard and its clients run in one thread, whose allocations are counted one by one.
+//! but its place in the logs; compressed ones likewise. The shard and its clients run in one thread, whose allocations are counted one by one.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -7,10 +7,11 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use echoring::buffer::Pool;
-use echoring::connection;
+use echoring::connection::{self, Compression};
 use echoring::driver::uring::Uring;
 use echoring::driver::{Features, Options};
 use echoring::limits::{LOG_SEGMENT_BYTES, MESSAGE_BYTES_DEFAULT, QUEUE_BYTES_DEFAULT};
+use echoring::protocol::deflate::{Deflater, Direction, Preferences};
 use echoring::protocol::handshake::OriginPolicy;
 use echoring::server::Service;
 use echoring::shard::{Allowance, Config, Mailboxes, Shard};
@@ -61,6 +62,8 @@ const KEY: [u8; 4] = [0x12, 0x80, 0x7f, 0xfe];
 const CONNECTIONS: usize = 10;
 const WARM_UP_ROUNDS: usize = 100;
 const ROUNDS: usize = 300;
+/// Parts of the rounds, where something besides the messages may allocate now and then.
+const STRETCHES: usize = 5;
 
 /// A shard on io_uring with its clients.
 struct World {
@@ -73,31 +76,40 @@ struct World {
 impl World {
     /// With all clients connected to `path`.
     fn new(path: &str) -> World {
+        World::offering(path, &[""])
+    }
+
+    /// With all clients connected to `path`, and the header of extensions of each its own of `offers`, in turn.
+    fn offering(path: &str, offers: &[&str]) -> World {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound");
         let options = Options { connections: 64, without: Features::NONE, receive_bytes: 0 };
         let driver = Uring::new(&options).expect("io_uring");
-        let config = Config { connection: connection::Config::default(), connections: 64, seed: 1 };
+        let direction = Direction { takeover: true, window_bits: 15 };
+        let preferences = Preferences { server: direction, client: direction };
+        let compression = Some(Compression { preferences, ..Compression::default() });
+        let connection = connection::Config { compression, ..connection::Config::default() };
+        let config = Config { connection, connections: 64, seed: 1 };
         let service = Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_DEFAULT, QUEUE_BYTES_DEFAULT);
         let mailboxes = Mailboxes::connect(1, 0).remove(0);
         let allowance = Allowance { pool: used_pool(), ..Allowance::standalone(64) };
         let mut shard = Shard::new(driver, service, config, allowance, mailboxes);
         shard.listen(listener.into()).expect("listening");
         let mut world = World { shard, address, clients: Vec::new(), buffer: vec![0; 1 << 20] };
-        for _ in 0..CONNECTIONS {
-            let client = world.connect(path);
+        for offer in (0..CONNECTIONS).map(|index| offers[index % offers.len()]) {
+            let client = world.connect(path, offer);
             world.clients.push(client);
         }
         world
     }
 
-    fn connect(&mut self, path: &str) -> TcpStream {
+    fn connect(&mut self, path: &str, offer: &str) -> TcpStream {
         let mut client = TcpStream::connect(self.address).expect("connect");
         client.set_nodelay(true).expect("nodelay");
         client.set_nonblocking(true).expect("nonblocking");
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-            Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+            Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n{offer}\r\n"
         );
         client.write_all(request.as_bytes()).expect("request");
         let (mut head, mut byte) = (Vec::new(), [0]);
@@ -108,6 +120,8 @@ impl World {
             }
         }
         assert!(head.starts_with(b"HTTP/1.1 101 "));
+        let agreed = head.windows(18).any(|bytes| bytes == b"permessage-deflate");
+        assert_eq!(agreed, !offer.is_empty());
         client
     }
 
@@ -122,6 +136,22 @@ impl World {
                 Err(_) => assert!(shard.turn(Some(0)).expect("the driver works")),
             }
         }
+    }
+
+    /// Has the shard turn until a data frame of less than 64 KiB has come to the client at `index`. Returns its bytes,
+    /// header included, and whether it is compressed.
+    fn await_frame(&mut self, index: usize) -> (usize, bool) {
+        self.await_bytes(index, 2);
+        let compressed = self.buffer[0] & 0x40 != 0;
+        let (header_bytes, payload_bytes) = match self.buffer[1] {
+            126 => {
+                self.await_bytes(index, 2);
+                (4, u16::from_be_bytes([self.buffer[0], self.buffer[1]]).into())
+            }
+            bytes => (2, usize::from(bytes)),
+        };
+        self.await_bytes(index, payload_bytes);
+        (header_bytes + payload_bytes, compressed)
     }
 
     /// Has the client at `index` send `bytes`, which the sockets' buffers take at once.
@@ -146,6 +176,16 @@ impl World {
     }
 }
 
+/// A message that compression makes shorter, but not short.
+fn text(payload_bytes: usize) -> Vec<u8> {
+    let mut state = 1_u32;
+    let letter = |_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        b'a' + (state >> 28) as u8
+    };
+    (0..payload_bytes).map(letter).collect()
+}
+
 /// A pool as it is after a while. A message that lies across the end of a receive buffer is assembled in a buffer
 /// of the pool, and where the cut falls, and so which size it takes first, is chance.
 fn used_pool() -> Pool {
@@ -158,7 +198,12 @@ fn used_pool() -> Pool {
 
 /// A masked text frame.
 fn text_frame(payload_bytes: usize) -> Vec<u8> {
-    let mut frame = vec![0x81];
+    masked_frame(0x81, &vec![b'a'; payload_bytes])
+}
+
+fn masked_frame(first_byte: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![first_byte];
+    let payload_bytes = payload.len();
     match payload_bytes {
         0..126 => frame.push(0x80 | payload_bytes as u8),
         _ => {
@@ -167,7 +212,7 @@ fn text_frame(payload_bytes: usize) -> Vec<u8> {
         }
     }
     frame.extend_from_slice(&KEY);
-    frame.extend((0..payload_bytes).map(|at| b'a' ^ KEY[at % 4]));
+    frame.extend(payload.iter().zip(KEY.iter().cycle()).map(|(byte, key)| byte ^ key));
     frame
 }
 
@@ -203,4 +248,70 @@ fn a_broadcast_message_allocates_nothing_but_the_logs_segments() {
             "{allocations} allocations for {rounds} messages of {payload_bytes} B in {segments} segments"
         );
     }
+}
+
+#[test]
+fn a_compressed_echo_allocates_nothing() {
+    let offers = [
+        "Sec-WebSocket-Extensions: permessage-deflate\r\n",
+        "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover\r\n",
+    ];
+    for payload_bytes in [1 << 10, 16 << 10] {
+        let mut world = World::offering("/echo", &offers);
+        let mut payload = Vec::new();
+        let direction = Direction { takeover: false, window_bits: 15 };
+        let bytes = Deflater::new(direction, 6).deflate(&text(payload_bytes), &mut payload);
+        // Text, compressed: legal whether or not the window is kept.
+        let frame = masked_frame(0xc1, &payload[..bytes]);
+        let mut rounds = |rounds: usize| {
+            for _ in 0..rounds {
+                // One after the other: how many share a turn, and so how many buffers are in use, would be chance.
+                for index in 0..CONNECTIONS {
+                    world.send(index, &frame);
+                    let (reply_bytes, compressed) = world.await_frame(index);
+                    assert!(compressed && reply_bytes < payload_bytes);
+                }
+            }
+        };
+        rounds(WARM_UP_ROUNDS);
+        // A frame that is cut by the end of a receive buffer, which is chance, needs a pooled one; and those that nobody
+        // needed for a second are freed. That is no cost of a message, and most stretches see nothing of it.
+        let stretch = ROUNDS / STRETCHES;
+        let allocations = (0..STRETCHES).map(|_| allocations_of(|| rounds(stretch))).min();
+        assert_eq!(allocations, Some(0), "for {} messages of {payload_bytes} B", stretch * CONNECTIONS);
+    }
+}
+
+#[test]
+fn a_message_that_is_broadcast_plain_and_compressed_allocates_nothing_but_the_logs_segments() {
+    let offers = [
+        "",
+        "Sec-WebSocket-Extensions: permessage-deflate\r\n",
+        "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=9\r\n",
+    ];
+    let mut world = World::offering("/broadcast/news", &offers);
+    let frame = masked_frame(0x81, &text(1 << 10));
+    // Of each format; those who publish do not hear themselves, but others of theirs do.
+    let mut delivered_bytes = [0; 3];
+    let mut round = || {
+        world.send(0, &frame);
+        for index in 1..CONNECTIONS {
+            let (bytes, compressed) = world.await_frame(index);
+            assert_eq!(compressed, index % offers.len() != 0);
+            delivered_bytes[index % offers.len()] = bytes;
+        }
+        delivered_bytes
+    };
+    let delivered_bytes = round();
+    let filled = QUEUE_BYTES_DEFAULT as usize / delivered_bytes[1].min(delivered_bytes[2]);
+    let mut rounds = |rounds: usize| {
+        for _ in 0..rounds {
+            round();
+        }
+    };
+    rounds(filled + WARM_UP_ROUNDS);
+    let allocations = allocations_of(|| rounds(ROUNDS));
+    let segments: usize =
+        delivered_bytes.iter().map(|bytes| (ROUNDS * bytes).div_ceil(LOG_SEGMENT_BYTES) + 1).sum();
+    assert!(allocations <= 3 * segments as u64, "{allocations} allocations with {segments} segments");
 }

@@ -4,7 +4,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use echoring::protocol::deflate::{Deflater, Direction, Inflater};
+use echoring::protocol::deflate::{Deflater, Direction, Inflater, Window};
 
 /// The system's allocator, counting what this thread holds.
 struct Counting;
@@ -88,6 +88,17 @@ fn contexts_hold_what_they_publish() {
             let (result, used) = held_by(|| inflater.inflate(&out[..bytes], &mut inflated, message.len()));
             assert_eq!(result, Ok(message.len()));
             assert_close(Inflater::memory_bytes(direction), made + used, &format!("inflater, {direction:?}"));
+
+            let mut window = Window::new(direction.window_bits);
+            inflater.reset();
+            let (result, held) =
+                held_by(|| inflater.inflate_after(&mut window, &out[..bytes], &mut inflated, message.len()));
+            assert_eq!(result, Ok(message.len()));
+            assert_close(
+                Window::memory_bytes(direction.window_bits),
+                held,
+                &format!("window, {direction:?}"),
+            );
         }
     }
 }
@@ -98,8 +109,11 @@ fn messages_cost_no_allocation_once_scratch_and_window_are_there() {
     for direction in directions(9..=15) {
         let (mut deflater, mut inflater) = (Deflater::new(direction, 1), Inflater::new(direction));
         let (mut deflated, mut inflated) = (Vec::new(), Vec::new());
+        let mut window = Window::new(direction.window_bits);
         let mut echo = |bytes: usize| {
             let deflated_bytes = deflater.deflate(&message[..bytes], &mut deflated);
+            let payload = &deflated[..deflated_bytes];
+            assert_eq!(inflater.inflate_after(&mut window, payload, &mut inflated, message.len()), Ok(bytes));
             let inflated_bytes = inflater.inflate(&deflated[..deflated_bytes], &mut inflated, message.len());
             assert_eq!(inflated_bytes, Ok(bytes));
         };

@@ -2,14 +2,18 @@
 //! homes that give messages their order.
 //!
 //! A topic has one home shard. What is published goes there, gets its offset, and is forwarded once to each
-//! shard with subscribers, whose log of the topic keeps the encoded frame once for all of them. This module
-//! knows neither sockets nor threads nor how messages travel between shards: it is told, and it answers.
+//! shard with subscribers. There the topic has a *channel* for each format that its subscribers take, plain or
+//! compressed within a window of some size: a log, which keeps the frame encoded once for all of them, and a cursor
+//! into it for each. This module knows neither sockets nor threads, nor how messages travel between shards, nor how
+//! they are compressed: it is told, it asks for a frame in a format, and it answers.
 #![forbid(unsafe_code)]
 
+mod channel;
 mod home;
 mod log;
 mod topic;
 
+pub use channel::{Encode, Format, Sink};
 pub use home::{HomeId, Homes, home_shard};
 pub use log::{Log, Origin, OutOfMemory, Position, Stretch};
-pub use topic::{Bounds, MemberId, Sink, TopicId, Topics};
+pub use topic::{Bounds, MemberId, TopicId, Topics};

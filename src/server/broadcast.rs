@@ -6,6 +6,9 @@
 //!        (request lane: may wait)       (forward lane: always taken)
 //! ```
 //!
+//! Between shards a message is a plain frame, and each shard compresses it for its own subscribers, once for each
+//! size of window.
+//!
 //! A full mailbox loses nothing: what cannot be posted is held, and its publisher is read no further. A home
 //! takes requests only while every forward lane has room for a whole message, and forwards are always taken,
 //! so two shards that flood each other both move.
@@ -15,14 +18,16 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use crate::buffer::{Buffer, Pool};
-use crate::connection::Kind;
+use crate::connection::{Codecs, Kind};
 use crate::driver::{Driver, Token};
-use crate::hub::{Bounds, HomeId, Homes, MemberId, Origin, Sink, TopicId, Topics, home_shard};
+use crate::hub::{
+    Bounds, Encode, Format, HomeId, Homes, MemberId, Origin, Sink, TopicId, Topics, home_shard,
+};
 use crate::limits::{MILLISECOND, Nanos, SECOND, TOPICS_MAX};
-use crate::protocol::CloseCode;
 use crate::protocol::frame::{self, HEADER_BYTES_MAX, Header, Opcode};
 use crate::protocol::handshake::Refusal;
-use crate::shard::{Context, Full, Lane, Link, Mailboxes};
+use crate::protocol::{CloseCode, Role};
+use crate::shard::{Context, Full, Lane, Link, Means};
 use crate::stats::Snapshot;
 
 use super::service::{Peer, Service};
@@ -199,7 +204,7 @@ impl Broadcast {
         };
         let mut subscriber = Subscriber { topic, member: None, echo_own, held: 0 };
         if self.relay(topic).is_some_and(|relay| relay.home.is_some()) {
-            subscriber.member = self.join(shard, token, topic, echo_own);
+            subscriber.member = self.join(cx, token, topic, echo_own);
             Answer::Upgrade { peer: Peer::Subscriber(subscriber), subprotocol, whole: true }
         } else {
             if let Some(relay) = self.relay_mut(topic) {
@@ -209,9 +214,19 @@ impl Broadcast {
         }
     }
 
-    fn join(&mut self, shard: usize, token: Token, topic: TopicId, echo_own: bool) -> Option<MemberId> {
-        let skip = if echo_own { 0 } else { origin(shard, token) };
-        self.topics.subscribe(topic, token, skip)
+    fn join<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Service>,
+        token: Token,
+        topic: TopicId,
+        echo_own: bool,
+    ) -> Option<MemberId> {
+        let skip = if echo_own { 0 } else { origin(cx.shard(), token) };
+        let format = match cx.share_window(token) {
+            Some(window_bits) => Format::Deflated { window_bits },
+            None => Format::Plain,
+        };
+        self.topics.subscribe(topic, token, format, skip)
     }
 
     /// A subscriber sent a whole message.
@@ -232,11 +247,11 @@ impl Broadcast {
         let mut head = [0; HEADER_BYTES_MAX];
         let head_bytes = frame::encode(&header, &mut head);
         let parts = [&head[..head_bytes], payload];
-        if subscriber.held == 0 && self.held.is_empty() {
-            let (mailboxes, pool) = link.mailboxes_and_pool();
-            if self.order(mailboxes, pool, topic, publisher, parts).is_ok() {
-                return;
-            }
+        if subscriber.held == 0
+            && self.held.is_empty()
+            && self.order(&mut link.means(), topic, publisher, parts).is_ok()
+        {
+            return;
         }
         self.hold(link, topic, publisher, parts);
     }
@@ -264,20 +279,20 @@ impl Broadcast {
     /// Brings a message to its topic's home, which may be here.
     fn order(
         &mut self,
-        mailboxes: &mut Mailboxes<Message>,
-        pool: &mut Pool,
+        means: &mut Means<'_, Message>,
         topic: TopicId,
         publisher: Publisher,
         parts: [&[u8]; 2],
     ) -> Result<(), Full> {
         let Some(&Relay { home_shard, home: Some(home), .. }) = self.relay(topic) else { return Ok(()) };
-        if home_shard != mailboxes.shard() {
-            return mailboxes.post(home_shard, Lane::Request, Message::Publish { home, publisher }, &parts);
+        if home_shard != means.mailboxes.shard() {
+            let message = Message::Publish { home, publisher };
+            return means.mailboxes.post(home_shard, Lane::Request, message, &parts);
         }
-        if !mailboxes.all_have_room(Lane::Forward, parts[0].len() + parts[1].len()) {
+        if !means.mailboxes.all_have_room(Lane::Forward, parts[0].len() + parts[1].len()) {
             return Err(Full);
         }
-        self.fan_out(mailboxes, pool, home, publisher, parts);
+        self.fan_out(means, home, publisher, parts);
         Ok(())
     }
 
@@ -285,8 +300,7 @@ impl Broadcast {
     /// seen to it that the forward lanes have room.
     fn fan_out(
         &mut self,
-        mailboxes: &mut Mailboxes<Message>,
-        pool: &mut Pool,
+        means: &mut Means<'_, Message>,
         home: HomeId,
         publisher: Publisher,
         parts: [&[u8]; 2],
@@ -294,11 +308,11 @@ impl Broadcast {
         let Broadcast { homes, topics, .. } = self;
         let Some((_offset, shards)) = homes.publish(home) else { return };
         for &(shard, local) in shards {
-            if shard == mailboxes.shard() {
-                append(topics, pool, mailboxes.shard(), local, publisher, parts);
+            if shard == means.mailboxes.shard() {
+                append(topics, means, local, publisher, parts);
             } else {
-                let posted =
-                    mailboxes.post(shard, Lane::Forward, Message::Deliver { local, publisher }, &parts);
+                let message = Message::Deliver { local, publisher };
+                let posted = means.mailboxes.post(shard, Lane::Forward, message, &parts);
                 debug_assert!(posted.is_ok(), "the room of forward lanes was checked");
             }
         }
@@ -326,23 +340,24 @@ impl Broadcast {
             Message::Subscribed { local, home } => self.subscribed(cx, local, home),
             Message::Unsubscribe { home, local } => self.homes.unsubscribe(home, from, local),
             Message::Publish { home, publisher } => {
-                let (mailboxes, pool) = cx.mailboxes_and_pool();
-                self.fan_out(mailboxes, pool, home, publisher, [payload, &[]]);
+                self.fan_out(&mut cx.means(), home, publisher, [payload, &[]]);
             }
             Message::Deliver { local, publisher } => {
-                let shard = cx.shard();
-                append(&mut self.topics, cx.pool(), shard, local, publisher, [payload, &[]]);
+                append(&mut self.topics, &mut cx.means(), local, publisher, [payload, &[]]);
             }
         }
     }
 
     fn subscribed<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, local: TopicId, home: HomeId) {
-        let shard = cx.shard();
         let Some(relay) = self.relay_mut(local) else { return };
         relay.home = Some(home);
         for (token, subprotocol) in std::mem::take(&mut relay.waiting) {
             let Some(Peer::Subscriber(subscriber)) = cx.peer(token) else { continue };
-            subscriber.member = self.join(shard, token, local, subscriber.echo_own);
+            let echo_own = subscriber.echo_own;
+            let member = self.join(cx, token, local, echo_own);
+            if let Some(Peer::Subscriber(subscriber)) = cx.peer(token) {
+                subscriber.member = member;
+            }
             cx.accept(token, subprotocol, true);
         }
         self.leave_if_deserted(cx, local);
@@ -357,7 +372,7 @@ impl Broadcast {
     ) {
         match subscriber.member {
             Some(member) => {
-                self.topics.unsubscribe(subscriber.topic, member);
+                self.topics.unsubscribe(subscriber.topic, member, cx.pool());
             }
             None => {
                 if let Some(relay) = self.relay_mut(subscriber.topic) {
@@ -369,7 +384,7 @@ impl Broadcast {
     }
 
     fn leave_if_deserted<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, topic: TopicId) {
-        if self.topics.subscribers(topic) != Some(0) || self.held.iter().any(|held| held.topic == topic) {
+        if !self.topics.is_deserted(topic) || self.held.iter().any(|held| held.topic == topic) {
             return;
         }
         let Some(&Relay { home_shard, home: Some(home), ref waiting, .. }) = self.relay(topic) else {
@@ -430,8 +445,7 @@ impl Broadcast {
     fn post_held<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
         while let Some(held) = self.held.pop_front() {
             let Held { topic, publisher, frame } = held;
-            let (mailboxes, pool) = cx.mailboxes_and_pool();
-            if self.order(mailboxes, pool, topic, publisher, [frame.as_slice(), &[]]).is_err() {
+            if self.order(&mut cx.means(), topic, publisher, [frame.as_slice(), &[]]).is_err() {
                 self.held.push_front(Held { topic, publisher, frame });
                 return;
             }
@@ -494,16 +508,52 @@ impl Broadcast {
 
 fn append(
     topics: &mut Topics<Token>,
-    pool: &mut Pool,
-    shard: usize,
+    means: &mut Means<'_, Message>,
     topic: TopicId,
     publisher: Publisher,
     parts: [&[u8]; 2],
 ) {
-    let own = (usize::from(publisher.shard) == shard).then_some(publisher.member);
-    if topics.append(topic, pool, publisher.origin(), own, parts).is_err() {
-        // The subscribers here miss a message: on raw routes that may only end in 4008.
-        topics.fail(topic);
+    let own = (usize::from(publisher.shard) == means.mailboxes.shard()).then_some(publisher.member);
+    let mut frames = Frames { plain: parts, head: [0; HEADER_BYTES_MAX], codecs: means.codecs };
+    topics.append(topic, means.pool, publisher.origin(), own, &mut frames);
+}
+
+/// A published message in all formats.
+struct Frames<'a> {
+    /// The plain frame: its header and its payload, or both in the first part.
+    plain: [&'a [u8]; 2],
+    /// Of the latest compressed one.
+    head: [u8; HEADER_BYTES_MAX],
+    codecs: &'a mut Codecs,
+}
+
+impl Encode for Frames<'_> {
+    #[inline]
+    fn frame(&mut self, format: Format) -> [&[u8]; 2] {
+        match format {
+            Format::Plain => self.plain,
+            Format::Deflated { window_bits } => self.deflated(window_bits),
+        }
+    }
+}
+
+impl Frames<'_> {
+    fn deflated(&mut self, window_bits: u8) -> [&[u8]; 2] {
+        let [first, rest] = self.plain;
+        let Ok(Some((header, header_bytes))) = frame::decode(first, Role::Client, false) else {
+            debug_assert!(false, "we encoded it");
+            return self.plain;
+        };
+        // One that came from another shard lies in one piece.
+        let payload = if rest.is_empty() { &first[header_bytes..] } else { rest };
+        match self.codecs.deflate_for_all(window_bits, payload) {
+            Some(payload) => {
+                let header = Header { compressed: true, payload_bytes: payload.len() as u64, ..header };
+                let head_bytes = frame::encode(&header, &mut self.head);
+                [&self.head[..head_bytes], payload]
+            }
+            None => self.plain,
+        }
     }
 }
 
@@ -526,5 +576,9 @@ impl<D: Driver> Sink<Token> for Sockets<'_, '_, D> {
 
     fn fell_behind(&mut self, token: Token) {
         self.fallen.push(token);
+    }
+
+    fn pool(&mut self) -> &mut Pool {
+        self.cx.pool()
     }
 }

@@ -9,12 +9,23 @@ use super::mailbox::{Full, Lane, Mailboxes};
 use super::slots::Slot;
 use super::{Application, Core};
 use crate::buffer::Pool;
-use crate::connection::{Connection, Env, Kind, Reply};
+use crate::connection::{Codecs, Connection, Env, Kind, Reply};
 use crate::driver::{Driver, Source, Token};
 use crate::limits::Nanos;
 use crate::protocol::CloseCode;
 use crate::protocol::handshake::{Dial, Refusal};
 use crate::stats::Counters;
+
+/// What carries messages on to others, each of it the shard's own.
+#[derive(Debug)]
+pub struct Means<'a, M> {
+    /// The ends of the mailboxes to other shards.
+    pub mailboxes: &'a mut Mailboxes<M>,
+    /// The buffers.
+    pub pool: &'a mut Pool,
+    /// For messages that are compressed once for many connections.
+    pub codecs: &'a mut Codecs,
+}
 
 /// One connection, for the length of a call.
 #[derive(Debug)]
@@ -56,9 +67,9 @@ impl<A: Application> Link<'_, A> {
         self.env.pool
     }
 
-    /// Mailboxes and buffers, for messages that go into both.
-    pub fn mailboxes_and_pool(&mut self) -> (&mut Mailboxes<A::Message>, &mut Pool) {
-        (self.mailboxes, self.env.pool)
+    /// What carries messages on to others.
+    pub fn means(&mut self) -> Means<'_, A::Message> {
+        Means { mailboxes: self.mailboxes, pool: self.env.pool, codecs: self.env.codecs }
     }
 
     /// Counts a message that a full mailbox held up.
@@ -135,9 +146,10 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
         &mut self.core.pool
     }
 
-    /// Mailboxes and buffers, for messages that go into both.
-    pub fn mailboxes_and_pool(&mut self) -> (&mut Mailboxes<A::Message>, &mut Pool) {
-        (&mut self.core.mailboxes, &mut self.core.pool)
+    /// What carries messages on to others.
+    pub fn means(&mut self) -> Means<'_, A::Message> {
+        let Core { mailboxes, pool, codecs, .. } = &mut *self.core;
+        Means { mailboxes, pool, codecs }
     }
 
     /// What this shard counts.
@@ -185,17 +197,11 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
     }
 
     /// From now on every message to a connection is compressed without reference to earlier ones, if at all, so that
-    /// frames of [`deflate_for_all`](Context::deflate_for_all) may be [shared](Context::share) with it. Returns the
+    /// frames of [`deflate_for_all`](Codecs::deflate_for_all) may be [shared](Context::share) with it. Returns the
     /// bits of the window that it takes; `None` when it takes plain messages only.
     pub fn share_window(&mut self, token: Token) -> Option<u8> {
         let core = &mut *self.core;
         core.slots.get_mut(token)?.connection.share_window(&mut core.codecs)
-    }
-
-    /// Deflates a message for all connections whose [window](Context::share_window) has so many bits. `None` when
-    /// it is not worth it, and they are to be sent the plain message.
-    pub fn deflate_for_all(&mut self, window_bits: u8, payload: &[u8]) -> Option<&[u8]> {
-        self.core.codecs.deflate_for_all(window_bits, payload)
     }
 
     /// Sends encoded frames, `messages` of them, from memory that other connections send too. The connection

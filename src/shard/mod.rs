@@ -26,7 +26,7 @@ use crate::stats::Snapshot;
 
 pub use self::core::Core;
 pub use application::{Answer, Application, Disposition};
-pub use context::{Context, Link};
+pub use context::{Context, Link, Means};
 pub use mailbox::{Full, Lane, Mailboxes};
 
 /// How soon a shard looks again at what waited for another shard's room.
@@ -193,6 +193,9 @@ impl<D: Driver, A: Application> Shard<D, A> {
         self.core.count_echoed();
         self.take_mail(takes_requests);
         self.core.expire_timers(&mut self.application);
+        // Answers and pongs leave first, so that what the application has for the same connections finds the way
+        // clear: nothing would tell it later that it has become so.
+        self.core.flush_dirty(&mut self.application);
         self.application.turn_ended(&mut Context { core: &mut self.core });
         self.core.flush_dirty(&mut self.application);
         let core = &mut self.core;

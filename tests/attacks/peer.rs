@@ -72,9 +72,9 @@ pub fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
 /// The header alone, of a frame with so much payload.
 pub fn header(first: u8, payload_bytes: u64) -> Vec<u8> {
     let form = match payload_bytes {
-        ..=125 => 0,
-        ..=0xffff => 2,
-        _ => 8,
+        0..=125 => 0,
+        126..=0xffff => 2,
+        0x1_0000.. => 8,
     };
     header_in_form(first, payload_bytes, form)
 }

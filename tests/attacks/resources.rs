@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use echoring::buffer::Pool;
-use echoring::connection::{Config, Connection, Entropy, Env, Fate, Run, Step};
+use echoring::buffer::{Budget, Lease, Pool};
+use echoring::connection::{Codecs, Config, Connection, Entropy, Env, Fate, Run, Step};
 use echoring::limits::{MESSAGE_TIMEOUT, Nanos, SECOND};
 
 use super::peer::{
@@ -28,6 +28,7 @@ const QUEUE_BYTES: u64 = 256 * KIB;
 struct Clocked {
     connection: Connection,
     pool: Pool,
+    codecs: Codecs,
     config: Config,
     entropy: Entropy,
     now: Nanos,
@@ -38,9 +39,10 @@ impl Clocked {
     fn open() -> Clocked {
         let (mut pool, mut entropy) = (Pool::standalone(), Entropy::new(1));
         let (config, now) = (Config::default(), 100 * SECOND);
-        let env = Env { pool: &mut pool, config: &config, now, entropy: &mut entropy };
+        let mut codecs = Codecs::new(config.compression, Lease::new(Budget::new(0), 1));
+        let env = Env { pool: &mut pool, codecs: &mut codecs, config: &config, now, entropy: &mut entropy };
         let connection = Connection::server(&env);
-        let mut clocked = Clocked { connection, pool, config, entropy, now, fate: None };
+        let mut clocked = Clocked { connection, pool, codecs, config, entropy, now, fate: None };
         clocked.receive(&upgrade("/echo", &[]));
         assert!(clocked.sent().starts_with(b"HTTP/1.1 101 "));
         clocked
@@ -48,8 +50,8 @@ impl Clocked {
 
     fn receive(&mut self, bytes: &[u8]) {
         let (mut run, mut bytes) = (Run::new(), bytes.to_vec());
-        let Clocked { connection, pool, config, entropy, now, .. } = self;
-        let mut env = Env { pool, config, now: *now, entropy };
+        let Clocked { connection, pool, codecs, config, entropy, now, .. } = self;
+        let mut env = Env { pool, codecs, config, now: *now, entropy };
         connection.begin_run(env.now);
         loop {
             match connection.poll(&mut run, &mut bytes, &mut env) {
@@ -79,8 +81,8 @@ impl Clocked {
     fn pass(&mut self, most: Nanos) {
         self.now = self.connection.deadline(&self.config).clamp(self.now, self.now + most);
         if self.connection.deadline(&self.config) <= self.now {
-            let Clocked { connection, pool, config, entropy, now, .. } = self;
-            connection.handle_timeout(&mut Env { pool, config, now: *now, entropy });
+            let Clocked { connection, pool, codecs, config, entropy, now, .. } = self;
+            connection.handle_timeout(&mut Env { pool, codecs, config, now: *now, entropy });
         }
     }
 }

@@ -1,8 +1,10 @@
 //! Every subscriber sees one order per topic, each publisher's messages first in first out, nothing twice, and
-//! nothing lost unless a connection ended.
+//! nothing lost unless a connection ended; whether it takes them plain or compressed, and within what window.
 
+use echoring::connection::Compression;
 use echoring::driver::sim::{Heard, Random};
 use echoring::limits::QUEUE_BYTES_DEFAULT;
+use echoring::protocol::deflate::{Direction, Preferences};
 use echoring::protocol::handshake::OriginPolicy;
 use echoring::server::Service;
 
@@ -13,6 +15,20 @@ use super::world::{World, config};
 const MESSAGE_BYTES_MAX: u64 = 64 * 1024;
 /// What a subscriber that fell behind is told.
 const SLOW_CONSUMER: u16 = 4008;
+
+const THRESHOLD_BYTES: u32 = 100;
+/// Bytes of a text of [`client::payload`] from which on it surely becomes shorter.
+const SURELY_SHORTER_BYTES: usize = 1_000;
+/// What clients offer: nothing, windows of several sizes kept or not, and one that no server can deflate with.
+const OFFERS: [&str; 7] = [
+    "",
+    "permessage-deflate",
+    "permessage-deflate; client_max_window_bits; server_no_context_takeover",
+    "permessage-deflate; server_max_window_bits=12",
+    "permessage-deflate; server_max_window_bits=9; client_no_context_takeover",
+    "permessage-deflate; server_max_window_bits=9; server_no_context_takeover; client_max_window_bits=10",
+    "permessage-deflate; server_max_window_bits=8",
+];
 
 /// A client of a topic, and what it published.
 struct Member {
@@ -27,7 +43,17 @@ struct Member {
 type Topics = World<Service>;
 
 fn world(seed: u64, shards: usize) -> std::rc::Rc<Topics> {
-    let config = echoring::connection::Config { message_bytes_max: MESSAGE_BYTES_MAX, ..config() };
+    let direction = Direction { takeover: !seed.is_multiple_of(3), window_bits: 15 };
+    let compression = Compression {
+        preferences: Preferences { server: direction, client: direction },
+        threshold_bytes: THRESHOLD_BYTES,
+        ..Compression::default()
+    };
+    let config = echoring::connection::Config {
+        message_bytes_max: MESSAGE_BYTES_MAX,
+        compression: Some(compression),
+        ..config()
+    };
     // The least that a mailbox has: two messages of the largest size.
     let mailbox_bytes = 2 * MESSAGE_BYTES_MAX as usize + 64;
     World::new(seed, shards, config, mailbox_bytes, |_| {
@@ -35,19 +61,25 @@ fn world(seed: u64, shards: usize) -> std::rc::Rc<Topics> {
     })
 }
 
-fn join(world: &Topics, topic: usize, hears_itself: bool, late: bool) -> Member {
+fn join(world: &Topics, random: &mut Random, topic: usize, hears_itself: bool, late: bool) -> Member {
     let path = format!("/broadcast/topic%20{topic}{}", if hears_itself { "?self=1" } else { "" });
-    Member { client: world.add(&path), topic, hears_itself, published: Vec::new(), late }
+    let offer = OFFERS[random.below(OFFERS.len())];
+    Member { client: world.add_offering(&path, offer), topic, hears_itself, published: Vec::new(), late }
 }
 
 /// Each message starts with its publisher and its number, as text so that it fits either kind.
 fn write_script(world: &Topics, member: &mut Member, random: &mut Random, messages: usize, bytes_max: usize) {
     let mut script = Vec::new();
+    let compresses = world.clients.borrow()[member.client].decoder.window_bits.is_some();
     for _ in 0..messages {
         let kind = if random.chance(500) { Kind::Text } else { Kind::Binary };
         let mut payload = format!("{:06}{:06}", member.client, member.published.len()).into_bytes();
         payload.extend(client::payload(random, kind, bytes_max - payload.len()));
-        client::message(random, kind, &payload, &mut script, |_, _| {});
+        if compresses && random.chance(500) {
+            client::compressed_message(random, kind, &payload, &mut script);
+        } else {
+            client::message(random, kind, &payload, &mut script, |_, _| {});
+        }
         member.published.push((kind, payload));
     }
     world.clients.borrow_mut()[member.client].script.extend(script);
@@ -77,6 +109,21 @@ fn order(members: &[Member], member: &Member, client: &Client) -> Vec<(usize, us
     client.heard.iter().filter_map(message).collect()
 }
 
+/// A client that agreed on compression gets it where it helps, and no other does.
+fn check_compression(client: &Client) {
+    let messages = client.heard.iter().filter_map(|item| match item {
+        Item::Message(kind, payload) => Some((*kind, payload.len())),
+        _ => None,
+    });
+    for ((kind, bytes), compressed) in messages.zip(&client.decoder.were_compressed) {
+        match client.decoder.window_bits {
+            Some(9..) if kind == Kind::Text && bytes >= SURELY_SHORTER_BYTES => assert!(compressed),
+            Some(9..) if bytes >= THRESHOLD_BYTES as usize => {}
+            _ => assert!(!compressed, "{kind:?} of {bytes} B"),
+        }
+    }
+}
+
 /// Whether the client is still there when all is quiet.
 fn stayed(client: &Client) -> bool {
     client.leave == Leave::Told && !client.decoder.closed && client.end.is_none()
@@ -101,8 +148,10 @@ fn check(members: &[Member], clients: &[Client], topic: usize) {
             assert_eq!(heard.len(), publisher.published.len(), "all of a publisher that stayed is delivered");
         }
     }
+    check_compression(&clients[of_topic[0].client]);
     for member in &of_topic[1..] {
         let client = &clients[member.client];
+        check_compression(client);
         let heard = order(members, member, client);
         let expected: Vec<(usize, usize)> = witness
             .iter()
@@ -136,7 +185,8 @@ fn broadcast(seed: u64) {
     let mut members = Vec::new();
     for topic in 0..topics {
         for number in 0..=random.between(1, 4) {
-            members.push(join(&world, topic, number > 0 && random.chance(300), false));
+            let hears_itself = number > 0 && random.chance(300);
+            members.push(join(&world, &mut random, topic, hears_itself, false));
             if number == 0 {
                 world.clients.borrow_mut()[members[members.len() - 1].client].hurry();
             }
@@ -163,7 +213,8 @@ fn broadcast(seed: u64) {
             clients.iter().map(|client| client.heard.len()).sum::<usize>() > some
         });
         let topic = random.below(topics);
-        members.push(join(&world, topic, random.chance(300), true));
+        let hears_itself = random.chance(300);
+        members.push(join(&world, &mut random, topic, hears_itself, true));
     }
     world.run_until_quiet();
     for topic in 0..topics {
@@ -187,7 +238,7 @@ fn broadcasts_arrive_in_one_order() {
 fn laggard(seed: u64) {
     let mut random = Random::new(seed);
     let world = world(seed, random.between(1, 3));
-    let mut members: Vec<Member> = (0..4).map(|_| join(&world, 0, false, false)).collect();
+    let mut members: Vec<Member> = (0..4).map(|_| join(&world, &mut random, 0, false, false)).collect();
     world.run(|clients| clients.iter().all(|client| client.decoder.opened));
     {
         let mut clients = world.clients.borrow_mut();
@@ -200,7 +251,10 @@ fn laggard(seed: u64) {
     let messages = 40;
     for sent in 1..=messages {
         let mut payload = format!("{:06}{:06}", members[1].client, sent - 1).into_bytes();
-        payload.resize(20_000, 0x61);
+        // Noise, which is as long in every format.
+        while payload.len() < 20_000 {
+            payload.extend_from_slice(&random.next_u64().to_ne_bytes());
+        }
         let mut script = Vec::new();
         client::frame(&mut random, true, 2, &payload, &mut script);
         world.clients.borrow_mut()[1].script.extend(script);

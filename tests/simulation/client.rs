@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 
 use echoring::driver::sim::{ClientId, Heard, Network, Random};
 
+use super::inflate::{inflate, store};
+
 /// The key and the answer to it that RFC 6455, 1.3 gives as an example.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
@@ -65,6 +67,11 @@ pub fn message(
     }
 }
 
+/// A message in one frame that says it is compressed.
+pub fn compressed_message(random: &mut Random, kind: Kind, payload: &[u8], out: &mut Vec<u8>) {
+    frame(random, true, 0x40 | if kind == Kind::Text { 1 } else { 2 }, &store(payload), out);
+}
+
 /// A payload of a size that is usually small, sometimes around a border, and seldom large.
 pub fn payload(random: &mut Random, kind: Kind, bytes_max: usize) -> Vec<u8> {
     let bytes = match random.below(100) {
@@ -107,6 +114,12 @@ pub struct Decoder {
     pub refused: Option<u16>,
     message: Option<(Kind, Vec<u8>)>,
     pub closed: bool,
+    /// log2 of the window that the server compresses with, if compression was agreed on.
+    pub window_bits: Option<u32>,
+    /// The message under way says that it is compressed.
+    compressed: bool,
+    /// Of each message that came, whether it was compressed.
+    pub were_compressed: Vec<bool>,
 }
 
 impl Decoder {
@@ -116,8 +129,12 @@ impl Decoder {
             return None;
         }
         loop {
-            let (fin, opcode, payload) = self.frame()?;
+            let (fin, compressed, opcode, payload) = self.frame()?;
             assert!(!self.closed, "nothing follows a Close frame");
+            assert!(
+                !compressed || matches!(opcode, 1 | 2),
+                "the first frame says that a message is compressed"
+            );
             match opcode {
                 0 => {
                     let (_, whole) = self.message.as_mut().expect("a continuation continues something");
@@ -127,6 +144,7 @@ impl Decoder {
                     assert!(self.message.is_none(), "a message begins within another");
                     let kind = if opcode == 1 { Kind::Text } else { Kind::Binary };
                     self.message = Some((kind, payload));
+                    self.compressed = compressed;
                 }
                 8..=10 => {
                     assert!(fin && payload.len() <= 125, "a control frame is short and whole");
@@ -143,7 +161,12 @@ impl Decoder {
                 opcode => panic!("opcode {opcode} from a server"),
             }
             if fin && opcode < 8 {
-                let (kind, whole) = self.message.take().expect("just begun or continued");
+                let (kind, mut whole) = self.message.take().expect("just begun or continued");
+                self.were_compressed.push(self.compressed);
+                if self.compressed {
+                    let window_bits = self.window_bits.expect("compression was agreed on");
+                    whole = inflate(&whole, 1 << window_bits);
+                }
                 if kind == Kind::Text {
                     assert!(std::str::from_utf8(&whole).is_ok(), "text is UTF-8");
                 }
@@ -162,15 +185,16 @@ impl Decoder {
             return false;
         }
         assert!(head.contains(ACCEPT), "the accept value answers the key: {head}");
+        self.window_bits = head.lines().find_map(|line| agreed_window_bits(line));
         self.at = end + 4;
         self.opened = true;
         true
     }
 
-    fn frame(&mut self) -> Option<(bool, u8, Vec<u8>)> {
+    fn frame(&mut self) -> Option<(bool, bool, u8, Vec<u8>)> {
         let bytes = &self.buffer[self.at..];
         let (&first, &second) = (bytes.first()?, bytes.get(1)?);
-        assert_eq!(first & 0x70, 0, "no extension was agreed on");
+        assert_eq!(first & 0x30, 0, "no extension uses these bits");
         assert_eq!(second & 0x80, 0, "a server does not mask");
         let (header, length) = match second {
             126 => {
@@ -190,13 +214,20 @@ impl Decoder {
         if self.at > 64 * 1024 {
             self.buffer.drain(..std::mem::take(&mut self.at));
         }
-        Some((first & 0x80 != 0, first & 0x0f, payload))
+        Some((first & 0x80 != 0, first & 0x40 != 0, first & 0x0f, payload))
     }
 
     /// Bytes that came and are no whole item yet.
     pub fn is_between_items(&self) -> bool {
         self.at == self.buffer.len() && self.message.is_none()
     }
+}
+
+/// log2 of the server's window, when the line of a response agrees on compression.
+fn agreed_window_bits(line: &str) -> Option<u32> {
+    let parameters = line.strip_prefix("Sec-WebSocket-Extensions: permessage-deflate")?;
+    let bits = parameters.split("; ").find_map(|parameter| parameter.strip_prefix("server_max_window_bits="));
+    Some(bits.map_or(15, |bits| bits.parse().expect("a number of bits")))
 }
 
 /// How a client goes.
@@ -235,11 +266,15 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client that asks for `path`.
-    pub fn new(network: &Network, random: &mut Random, path: &str) -> Client {
+    /// A client that asks for `path`, and offers extensions unless `offer` is empty.
+    pub fn new(network: &Network, random: &mut Random, path: &str, offer: &str) -> Client {
+        let extensions = match offer {
+            "" => String::new(),
+            offer => format!("Sec-WebSocket-Extensions: {offer}\r\n"),
+        };
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: sim\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{extensions}\r\n"
         );
         let slow = random.chance(250);
         Client {

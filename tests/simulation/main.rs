@@ -6,6 +6,7 @@
 mod broadcast;
 mod client;
 mod echo;
+mod inflate;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

@@ -118,7 +118,12 @@ impl<A: Application + 'static> World<A> {
 
     /// Adds a client that asks for `path`.
     pub fn add(&self, path: &str) -> usize {
-        let client = Client::new(&self.network, &mut self.random.borrow_mut(), path);
+        self.add_offering(path, "")
+    }
+
+    /// Adds a client that asks for `path` and offers extensions.
+    pub fn add_offering(&self, path: &str, offer: &str) -> usize {
+        let client = Client::new(&self.network, &mut self.random.borrow_mut(), path, offer);
         self.clients.borrow_mut().push(client);
         self.clients.borrow().len() - 1
     }

@@ -73,6 +73,7 @@ pub const INFLATERS: &[Candidate] = &[
     kept("libdeflate, window in front", || Box::new(LibInflate::new(true))),
     kept("miniz_oxide, window in front", || Box::new(MinizInflate::new(true))),
     kept("echoring, kept", || Box::new(OurInflate::new(true))),
+    kept("echoring, window shown each time", || Box::new(OurSharedInflate::new())),
 ];
 
 struct OurDeflate(deflate::Deflater, Vec<u8>);
@@ -104,6 +105,27 @@ impl Codec for OurInflate {
     fn code(&mut self, input: &[u8], out: &mut [u8]) -> usize {
         let bytes = self.0.inflate(input, &mut self.1, out.len()).expect("good input");
         out[0] = self.1[0];
+        bytes
+    }
+}
+
+/// An inflater that other connections used since this one's last message.
+struct OurSharedInflate(deflate::Inflater, deflate::Window, Vec<u8>);
+
+impl OurSharedInflate {
+    fn new() -> OurSharedInflate {
+        let direction = deflate::Direction { takeover: false, window_bits: 15 };
+        OurSharedInflate(deflate::Inflater::new(direction), deflate::Window::new(15), Vec::new())
+    }
+}
+
+impl Codec for OurSharedInflate {
+    fn code(&mut self, input: &[u8], out: &mut [u8]) -> usize {
+        let OurSharedInflate(inflater, window, scratch) = self;
+        // Somebody's empty message.
+        inflater.inflate(&[0x00], scratch, out.len()).expect("good input");
+        let bytes = inflater.inflate_after(window, input, scratch, out.len()).expect("good input");
+        out[0] = scratch[0];
         bytes
     }
 }

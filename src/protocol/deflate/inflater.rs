@@ -3,11 +3,12 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
+use std::sync::Arc;
 
 use zlib_rs::{Inflate, InflateFlush, Status};
 
 use super::window::Window;
-use super::{Direction, TAIL, WINDOW_BITS_MAX, WINDOW_BITS_MIN};
+use super::{Direction, TAIL, WINDOW_BITS_MAX};
 use crate::protocol::Offence;
 
 /// What the engine owns, whatever window it is told: 32 KiB of window, tables and state.
@@ -16,34 +17,28 @@ const ENGINE_BYTES: usize = 48 * 1024;
 /// The least that the output grows to.
 const OUTPUT_BYTES_MIN: usize = 1024;
 
-/// One direction's decompressor. Without takeover one object serves any number of connections.
+/// A decompressor. One serves any number of connections: those without takeover need nothing else, those with it a
+/// [`Window`] each.
 pub struct Inflater {
     direction: Direction,
-    engine: Inflate,
-    /// With takeover: what the engine knows as well, and forgets behind a final block.
+    engine: Engine,
+    /// With takeover: of the one connection that has this inflater for itself.
     window: Window,
-    /// The engine stands behind a whole message and has the window. Otherwise it is reset first.
-    continues: bool,
 }
 
 impl Inflater {
-    /// An inflater with an empty window.
+    /// An inflater with an empty window of its own.
     ///
     /// # Panics
     /// If `direction.window_bits` is not 8 to 15.
     pub fn new(direction: Direction) -> Inflater {
-        assert!((WINDOW_BITS_MIN..=WINDOW_BITS_MAX).contains(&direction.window_bits), "RFC 7692, 7.1.2");
-        Inflater {
-            direction,
-            engine: Inflate::new(false, WINDOW_BITS_MAX),
-            window: Window::new(direction.window_bytes()),
-            continues: false,
-        }
+        let engine = Engine { zlib: Inflate::new(false, WINDOW_BITS_MAX), id: Arc::new(()), messages: 0 };
+        Inflater { direction, engine, window: Window::new(direction.window_bits) }
     }
 
     /// Bytes of heap that an inflater of this direction owns at most.
     pub const fn memory_bytes(direction: Direction) -> usize {
-        ENGINE_BYTES + if direction.takeover { direction.window_bytes() } else { 0 }
+        ENGINE_BYTES + if direction.takeover { Window::memory_bytes(direction.window_bits) } else { 0 }
     }
 
     /// Decompresses one whole message: the payloads of all its frames without the `00 00 ff ff` that the
@@ -61,11 +56,55 @@ impl Inflater {
     /// producing one more; [`Offence::BadCompression`] for what is not DEFLATE, is cut short, goes on behind its
     /// end, or refers to what is not known. The next message then finds the window as this one did.
     pub fn inflate(&mut self, payload: &[u8], out: &mut Vec<u8>, bytes_max: usize) -> Result<usize, Offence> {
+        let window = self.direction.takeover.then_some(&mut self.window);
+        self.engine.inflate(window, payload, out, bytes_max)
+    }
+
+    /// The same for a connection that keeps its own window, so that it needs no inflater of its own. The window is
+    /// shown to the engine first (1 us for a full one of 32 KiB), unless it was the last to be.
+    ///
+    /// # Errors
+    /// As [`Inflater::inflate`].
+    pub fn inflate_after(
+        &mut self,
+        window: &mut Window,
+        payload: &[u8],
+        out: &mut Vec<u8>,
+        bytes_max: usize,
+    ) -> Result<usize, Offence> {
+        self.engine.inflate(Some(window), payload, out, bytes_max)
+    }
+
+    /// Forgets the inflater's own window: it goes to another connection.
+    pub fn reset(&mut self) {
+        self.window.clear();
+    }
+}
+
+/// zlib's state, and what tells whose it is.
+struct Engine {
+    zlib: Inflate,
+    /// Stands for this engine in the windows that it had in place.
+    id: Arc<()>,
+    /// Messages begun.
+    messages: u64,
+}
+
+impl Engine {
+    fn inflate(
+        &mut self,
+        mut window: Option<&mut Window>,
+        payload: &[u8],
+        out: &mut Vec<u8>,
+        bytes_max: usize,
+    ) -> Result<usize, Offence> {
         if payload.is_empty() {
             return Ok(0);
         }
-        if !std::mem::replace(&mut self.continues, false) {
-            self.restart(&[])?;
+        let in_place = window.as_deref().is_some_and(|window| window.is_in_place(&self.id, self.messages));
+        self.messages += 1;
+        if !in_place {
+            self.restart(window.as_deref(), &[])?;
         }
         let mut output = Output { bytes: out, written: 0, bytes_max };
         let mut rest = payload;
@@ -76,24 +115,17 @@ impl Inflater {
                 if rest.is_empty() {
                     break;
                 }
-                self.restart(&output.bytes[..output.written])?;
+                self.restart(window.as_deref(), &output.bytes[..output.written])?;
             } else {
                 self.end(&mut output)?;
                 whole = true;
             }
         }
         let written = output.written;
-        if self.direction.takeover {
-            self.window.push(&out[..written]);
-            self.continues = whole;
+        if let Some(window) = &mut window {
+            window.take(&out[..written], whole.then_some((&self.id, self.messages)));
         }
         Ok(written)
-    }
-
-    /// Forgets the window: the inflater goes to another connection.
-    pub fn reset(&mut self) {
-        self.window.clear();
-        self.continues = false;
     }
 
     /// Feeds the engine until `input` is used up (`false`) or a final block ended (`true`).
@@ -126,23 +158,23 @@ impl Inflater {
     }
 
     fn step(&mut self, input: &[u8], output: &mut Output<'_>, flush: InflateFlush) -> Result<Step, Offence> {
-        let (input_before, output_before) = (self.engine.total_in(), self.engine.total_out());
-        let status = self.engine.decompress(input, output.room(), flush);
+        let (input_before, output_before) = (self.zlib.total_in(), self.zlib.total_out());
+        let status = self.zlib.decompress(input, output.room(), flush);
         let status = status.map_err(|_| Offence::BadCompression)?;
-        let used = (self.engine.total_in() - input_before) as usize;
-        let made = (self.engine.total_out() - output_before) as usize;
+        let used = (self.zlib.total_in() - input_before) as usize;
+        let made = (self.zlib.total_out() - output_before) as usize;
         output.written += made;
         Ok(Step { status, used, made })
     }
 
     /// Begins a stream, as if behind the window and what this message has become so far.
-    fn restart(&mut self, message: &[u8]) -> Result<(), Offence> {
-        self.engine.reset(false);
-        let [older, newer] = self.window.halves();
+    fn restart(&mut self, window: Option<&Window>, message: &[u8]) -> Result<(), Offence> {
+        self.zlib.reset(false);
+        let [older, newer] = window.map_or([&[][..]; 2], Window::halves);
         for earlier in [older, newer, message] {
             let latest = &earlier[earlier.len().saturating_sub(1 << WINDOW_BITS_MAX)..];
             if !latest.is_empty() {
-                self.engine.set_dictionary(latest).map_err(|_| Offence::BadCompression)?;
+                self.zlib.set_dictionary(latest).map_err(|_| Offence::BadCompression)?;
             }
         }
         Ok(())

@@ -18,6 +18,7 @@ mod window;
 pub use deflater::Deflater;
 pub use inflater::Inflater;
 pub use negotiation::{BadExtension, accept_response, agree, write_offer, write_response};
+pub use window::Window;
 
 use super::Role;
 

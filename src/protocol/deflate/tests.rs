@@ -207,6 +207,43 @@ fn the_window_outlives_final_blocks_between_and_inside_messages() {
 }
 
 #[test]
+fn connections_that_share_an_inflater_keep_their_windows_apart() {
+    let mut inflaters = [Inflater::new(FRESH), Inflater::new(FRESH), Inflater::new(KEPT)];
+    let (first, second) = (deflate(&mut Deflater::new(KEPT, 6), b"Hello"), [0xf2, 0x00, 0x11, 0x00, 0x00]);
+    let mut out = Vec::new();
+    let mut windows: Vec<Window> = (8..=15).map(Window::new).collect();
+    for (index, window) in windows.iter_mut().enumerate() {
+        let inflater = &mut inflaters[index % 3];
+        assert_eq!(inflater.inflate_after(window, &second, &mut out, 100), Err(Offence::BadCompression));
+        assert_eq!(inflater.inflate_after(window, &first, &mut out, 100), Ok(5));
+    }
+    // The same one again, another one's, one's own, and after what was no message or ended in a final block.
+    for round in 0..12 {
+        for (index, window) in windows.iter_mut().enumerate() {
+            let inflater = &mut inflaters[(index + round / 4) % 3];
+            assert_eq!(inflater.inflate_after(window, &second, &mut out, 100), Ok(5));
+            match round % 4 {
+                0 => assert_eq!(inflater.inflate(&HELLO, &mut out, 100), Ok(5)),
+                1 => assert_eq!(
+                    inflater.inflate_after(window, &[0x07], &mut out, 100),
+                    Err(Offence::BadCompression)
+                ),
+                2 => assert_eq!(
+                    inflater.inflate_after(window, &final_block(b"", b"Hello"), &mut out, 100),
+                    Ok(5)
+                ),
+                _ => {}
+            }
+        }
+    }
+    windows[0].clear();
+    assert_eq!(
+        inflaters[0].inflate_after(&mut windows[0], &second, &mut out, 100),
+        Err(Offence::BadCompression)
+    );
+}
+
+#[test]
 fn what_is_cut_short_is_no_message() {
     let text = words(2000, 7);
     let stored = [&[0x00, 0x05, 0x00, 0xfa, 0xff][..], b"Hello", &[0x00]].concat();
@@ -480,6 +517,32 @@ proptest! {
             prop_assert_eq!(used, message.len());
             let payload = payload[..bytes].strip_suffix(&TAIL).expect("a sync flush");
             prop_assert!(inflate(&mut inflater, payload).as_ref() == Ok(message));
+        }
+    }
+
+    /// Whoever inflated the last message, and whatever came in between, a window is its connection's.
+    #[test]
+    fn shared_inflaters_are_as_good_as_own_ones(
+        conversations in prop::collection::vec((conversation(), 9..=15u8), 1..4),
+        turns in prop::collection::vec((any::<prop::sample::Index>(), 0..2usize), 1..60),
+    ) {
+        let mut inflaters = [Inflater::new(FRESH), Inflater::new(FRESH)];
+        let mut sides: Vec<_> = conversations
+            .iter()
+            .map(|(messages, window_bits)| {
+                let direction = Direction { takeover: true, window_bits: *window_bits };
+                (Deflater::new(direction, 6), Window::new(*window_bits), messages.iter().cycle().enumerate())
+            })
+            .collect();
+        let mut out = Vec::new();
+        for (index, inflater) in turns {
+            let index = index.index(sides.len());
+            let (deflater, window, messages) = &mut sides[index];
+            let (number, message) = messages.next().expect("a cycle");
+            let payload = deflate(deflater, message);
+            let bytes = inflaters[inflater].inflate_after(window, &payload, &mut out, BYTES_MAX);
+            prop_assert_eq!(bytes, Ok(message.len()), "message {} of {}", number, index);
+            prop_assert!(out[..message.len()] == message[..]);
         }
     }
 
