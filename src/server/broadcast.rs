@@ -247,10 +247,11 @@ impl Broadcast {
         let mut head = [0; HEADER_BYTES_MAX];
         let head_bytes = frame::encode(&header, &mut head);
         let parts = [&head[..head_bytes], payload];
-        if subscriber.held == 0 && self.held.is_empty() {
-            if self.order(&mut link.means(), topic, publisher, parts).is_ok() {
-                return;
-            }
+        if subscriber.held == 0
+            && self.held.is_empty()
+            && self.order(&mut link.means(), topic, publisher, parts).is_ok()
+        {
+            return;
         }
         self.hold(link, topic, publisher, parts);
     }
@@ -297,6 +298,7 @@ impl Broadcast {
 
     /// The home's part: the message gets its offset and goes to every shard that subscribed. The caller has
     /// seen to it that the forward lanes have room.
+    #[inline]
     fn fan_out(
         &mut self,
         means: &mut Means<'_, Message>,
@@ -505,6 +507,7 @@ impl Broadcast {
     }
 }
 
+#[inline]
 fn append(
     topics: &mut Topics<Token>,
     means: &mut Means<'_, Message>,
@@ -537,6 +540,7 @@ impl Encode for Frames<'_> {
 }
 
 impl Frames<'_> {
+    #[inline(never)]
     fn deflated(&mut self, window_bits: u8) -> [&[u8]; 2] {
         let [first, rest] = self.plain;
         let Ok(Some((header, header_bytes))) = frame::decode(first, Role::Client, false) else {

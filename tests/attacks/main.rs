@@ -5,6 +5,7 @@
 //! test's own only ends a test that would hang.
 #![forbid(unsafe_code)]
 
+mod compression;
 mod frames;
 mod handshake;
 mod peer;

@@ -25,6 +25,11 @@ fn frames_say_the_same_however_they_are_cut() {
 }
 
 #[test]
+fn messages_inflate_as_elsewhere_and_deflated_ones_come_back() {
+    replay("deflate", targets::deflate::run);
+}
+
+#[test]
 fn text_is_judged_as_the_standard_library_judges_it_and_at_the_first_offending_byte() {
     replay("utf8", targets::utf8::run);
 }

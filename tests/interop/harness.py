@@ -146,10 +146,10 @@ class Server:
         self.process.stderr.close()
 
 
-def frame(opcode, payload=b"", *, fin=True, mask=b"\x37\xfa\x21\x3d", rsv=0, length=None):
-    """A frame as a client sends it; `mask=None` leaves it unmasked, `length` lies about the payload's."""
-    first = (0x80 if fin else 0) | rsv | opcode
-    length = len(payload) if length is None else length
+def frame(opcode, payload=b"", *, mask=b"\x37\xfa\x21\x3d"):
+    """A whole frame as a client sends it; `mask=None` leaves it unmasked."""
+    first = 0x80 | opcode
+    length = len(payload)
     bit = 0 if mask is None else 0x80
     if length < 126:
         head = struct.pack("!BB", first, bit | length)
@@ -196,8 +196,8 @@ class Raw:
             headers[name.lower()] = value.strip()
         return int(lines[0].split(" ")[1]), headers
 
-    def upgrade(self, path="/echo", **fields):
-        """Sends an upgrade; a field that is None is left out, others are added or replaced."""
+    def upgrade(self, path="/echo"):
+        """Sends an upgrade; status and header lines of what comes back."""
         headers = {
             "Host": "localhost",
             "Upgrade": "websocket",
@@ -205,8 +205,7 @@ class Raw:
             "Sec-WebSocket-Version": "13",
             "Sec-WebSocket-Key": base64.b64encode(os.urandom(16)).decode(),
         }
-        headers.update({name.replace("_", "-"): value for name, value in fields.items()})
-        lines = [f"{name}: {value}\r\n" for name, value in headers.items() if value is not None]
+        lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
         self.send(f"GET {path} HTTP/1.1\r\n{''.join(lines)}\r\n".encode())
         return self.read_head()
 

@@ -76,7 +76,7 @@ impl Records {
     /// As many records as fit into `bytes`, from one that `hash` picks: elements of an array, without its brackets.
     #[inline]
     pub(super) fn cut(&self, hash: u32, bytes: usize) -> &[u8] {
-        let start = self.starts[(u64::from(hash) * self.starts.len() as u64 >> 32) as usize] as usize;
+        let start = self.starts[((u64::from(hash) * self.starts.len() as u64) >> 32) as usize] as usize;
         // The last separator that begins within the bytes, or right behind them, ends the last record that fits.
         let reach = &self.text[start..start + bytes + SEPARATOR.len()];
         match reach.iter().rposition(|&byte| byte == SEPARATOR[1]) {
@@ -147,7 +147,7 @@ struct Dice(u64);
 impl Dice {
     fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        (mix(self.0) >> 32) * bound >> 32
+        ((mix(self.0) >> 32) * bound) >> 32
     }
 
     fn pick(&mut self, words: &[&'static str]) -> &'static str {

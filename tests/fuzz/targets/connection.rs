@@ -1,10 +1,12 @@
 //! A whole connection in either role: any bytes, cut anywhere, while the kernel takes what it likes, time passes
 //! and the application meddles; against a reference that reads all bytes at once.
 //!
-//! Input: two bytes of options, a script of choices, and the wire, as it is or as frames made from it.
+//! Input: two bytes of options, one more on compression if they ask for it, a script of choices, and the wire, as it
+//! is or as frames made from it.
 
-use echoring::connection::{Cause, Config, Fate};
+use echoring::connection::{Cause, Compression, Config, Fate};
 use echoring::limits::{MILLISECOND, SECOND};
+use echoring::protocol::deflate::{Direction, Preferences};
 use echoring::protocol::{Offence, Role};
 
 use super::cursor::{Choices, Cursor};
@@ -18,7 +20,6 @@ const FLOOD: u32 = 8;
 pub fn run(data: &[u8]) {
     let mut cursor = Cursor::new(data);
     let (options, limits) = (cursor.byte(), cursor.byte());
-    let choices = cursor.choices();
     let set = |bit: u8| options >> bit & 1 == 1;
     let role = if set(1) { Role::Client } else { Role::Server };
     let app = [App::Echo, App::Meddling, App::Echo, App::Silent][usize::from(options >> 2 & 3)];
@@ -35,8 +36,10 @@ pub fn run(data: &[u8]) {
         message_bytes_max: [1 << 16, 1 << 20, 300, 125][usize::from(limits & 3)],
         queue_bytes: [1 << 18, 1_000][usize::from(limits >> 2 & 1)],
         pings_per_second_max: if floods { FLOOD } else { u32::MAX },
+        compression: (limits & 0x80 != 0).then(|| compression(cursor.byte())),
         ..Config::default()
     };
+    let choices = cursor.choices();
     let wire = wire::wire(cursor.rest(), opposite(role), set(0));
     let peer = if set(7) {
         Peer::new(habits, config, choices.clone())
@@ -50,6 +53,14 @@ pub fn run(data: &[u8]) {
     }
     drive(&mut peer, &[handshake, wire].concat(), choices, habits.rough, floods);
     judge(&mut peer, habits, floods);
+}
+
+/// What is offered and agreed to: windows of all sizes, kept or not.
+pub fn compression(options: u8) -> Compression {
+    let direction =
+        |options: u8| Direction { takeover: options & 1 == 0, window_bits: 8 + (options >> 1 & 7) };
+    let preferences = Preferences { server: direction(options), client: direction(options.rotate_left(4)) };
+    Compression { preferences, level: 1 + options % 9, threshold_bytes: u32::from(options >> 4) * 8 }
 }
 
 pub fn opposite(role: Role) -> Role {
@@ -88,11 +99,14 @@ fn drive(peer: &mut Peer<'_>, bytes: &[u8], mut choices: Choices<'_>, rough: boo
 /// What came in and what went out, against what the reference says of both.
 fn judge(peer: &mut Peer<'_>, habits: Habits, floods: bool) {
     let was_open = peer.connection.was_open() || peer.connection.is_deciding();
+    let directions = peer.directions();
     peer.finish();
     let Habits { role, app, .. } = habits;
+    let [inbound_direction, outbound_direction] = directions;
     let rules = Rules {
         message_bytes_max: peer.config.message_bytes_max,
         pings_max: if floods { FLOOD as usize } else { usize::MAX },
+        deflate: inbound_direction,
         ..Rules::of(role)
     };
     if !was_open && !peer.connection.was_open() {
@@ -104,11 +118,14 @@ fn judge(peer: &mut Peer<'_>, habits: Habits, floods: bool) {
     let heeded = reference::receive(&inbound[..heeded_bytes], rules);
     judge_end(peer, role, &all, floods);
     let out_of_memory = peer.connection.closed().is_some_and(|closed| closed.cause == Cause::OutOfMemory);
+    // What was parked when the end came from elsewhere is not read any more.
+    let left_parked = peer.ended_here && inbound_direction.is_some();
+    let heeded_all = !out_of_memory && !left_parked;
     if app != App::Echo {
-        assert_begins(&heeded.messages, &peer.shown, !out_of_memory, "messages shown");
-        assert_begins(&heeded.pongs, &peer.pongs, !out_of_memory, "pongs shown");
+        assert_begins(&heeded.messages, &peer.shown, heeded_all, "messages shown");
+        assert_begins(&heeded.pongs, &peer.pongs, heeded_all, "pongs shown");
     }
-    judge_outbound(peer, habits, &heeded);
+    judge_outbound(peer, habits, &heeded, outbound_direction, heeded_all);
 }
 
 /// How the connection ended is what the bytes say, unless something else ended it before.
@@ -138,16 +155,22 @@ fn judge_end(peer: &Peer<'_>, role: Role, all: &Heard, floods: bool) {
 }
 
 /// The bytes that left are frames that the other end takes, and say what was owed.
-fn judge_outbound(peer: &Peer<'_>, habits: Habits, heeded: &Heard) {
+fn judge_outbound(
+    peer: &Peer<'_>,
+    habits: Habits,
+    heeded: &Heard,
+    deflate: Option<Direction>,
+    heeded_all: bool,
+) {
     let outbound = behind_head(&peer.sent, peer.opening_bytes > 0);
-    let heard = reference::receive(outbound, Rules::of(opposite(habits.role)));
+    let heard = reference::receive(outbound, Rules { deflate, ..Rules::of(opposite(habits.role)) });
     let whole = !peer.lost.cut;
     match heard.end {
         End::Offence(offence) => panic!("we sent what is an offence: {offence}"),
         End::Closed => assert_eq!(heard.used_bytes, outbound.len(), "bytes behind our Close frame"),
         End::Open => assert!(!whole || heard.frame_at == outbound.len(), "we sent half a frame"),
     }
-    let complete = whole && !peer.lost.queue;
+    let complete = whole && !peer.lost.queue && (heeded_all || habits.app != App::Echo);
     let (owed, begun) = match habits.app {
         App::Echo => (&heeded.messages, heeded.unfinished.as_ref()),
         App::Silent | App::Meddling => (&peer.owed, peer.owed_part.as_ref()),
@@ -157,9 +180,9 @@ fn judge_outbound(peer: &Peer<'_>, habits: Habits, heeded: &Heard) {
         let owed = owed.get(heard.messages.len()).or(begun).expect("a message that nobody owed was begun");
         assert!(owed.text == *text && owed.payload.starts_with(payload), "another message was begun");
     }
-    judge_pongs(peer, &heard.pongs, &heeded.pings, complete && !peer.was_rough);
+    judge_pongs(peer, &heard.pongs, &heeded.pings, complete && heeded_all && !peer.was_rough);
     judge_close(peer, &heard, heeded, whole);
-    if whole {
+    if whole && deflate.is_none() {
         agree_with_the_other_end(outbound, opposite(habits.role), &heard);
     }
 }

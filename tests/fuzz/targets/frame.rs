@@ -3,6 +3,7 @@
 //! Input: options, a script of chunk borders, and the wire, as it is or as frames made from it.
 
 use echoring::connection::{Closed, Config};
+use echoring::protocol::deflate::Direction;
 use echoring::protocol::frame::{self, HEADER_BYTES_MAX, Header, Opcode};
 use echoring::protocol::{Offence, Role};
 
@@ -20,7 +21,7 @@ pub fn run(data: &[u8]) {
     let role = if options & 2 == 0 { Role::Server } else { Role::Client };
     let wire = wire::wire(cursor.rest(), connection::opposite(role), options & 1 == 1);
     for receiver in [Role::Server, Role::Client] {
-        for deflate in [false, true] {
+        for deflate in [None, Some(Direction { takeover: false, window_bits: 15 })] {
             check_header(&wire, Rules { deflate, ..Rules::of(receiver) });
         }
     }
@@ -40,7 +41,7 @@ pub fn run(data: &[u8]) {
 /// The header at the start of any number of bytes: nothing until it is there, then the same for ever; and the
 /// first offence as soon as it shows.
 fn check_header(bytes: &[u8], rules: Rules) {
-    let decode = |bytes: &[u8]| frame::decode(bytes, rules.receiver, rules.deflate);
+    let decode = |bytes: &[u8]| frame::decode(bytes, rules.receiver, rules.deflate.is_some());
     let mut settled: Option<Result<Option<(Header, usize)>, Offence>> = None;
     for length in 0..=bytes.len().min(HEADER_BYTES_MAX + 2) {
         let decoded = decode(&bytes[..length]);

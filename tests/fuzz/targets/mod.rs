@@ -6,9 +6,11 @@
 
 pub mod connection;
 mod cursor;
+pub mod deflate;
 pub mod differential;
 pub mod frame;
 pub mod handshake;
+mod inflate;
 mod peer;
 mod reference;
 pub mod utf8;

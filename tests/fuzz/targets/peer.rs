@@ -6,12 +6,13 @@
 
 use std::ops::Range;
 
-use echoring::buffer::{Budget, Buffer, Pool};
+use echoring::buffer::{Budget, Buffer, Lease, Pool};
 use echoring::connection::{
-    Cause, Closed, Config, Connection, Entropy, Env, Fate, Kind, LONE_BYTES_MAX, LONE_REPLY_START, Marks,
-    OutOfMemory, Piece, Run, Step, echo_lone, echo_short,
+    Cause, Closed, Codecs, Config, Connection, Entropy, Env, Fate, Kind, LONE_BYTES_MAX, LONE_REPLY_START,
+    Marks, OutOfMemory, Piece, Run, Step, echo_lone, echo_short,
 };
 use echoring::limits::{Nanos, SECOND};
+use echoring::protocol::deflate::{self, Agreement, Direction};
 use echoring::protocol::handshake::{self, Dial};
 use echoring::protocol::{CloseCode, Role};
 
@@ -65,6 +66,7 @@ pub struct Lost {
 pub struct Peer<'a> {
     pub connection: Connection,
     pub pool: Pool,
+    codecs: Codecs,
     pub config: Config,
     entropy: Entropy,
     now: Nanos,
@@ -106,10 +108,13 @@ impl<'a> Peer<'a> {
     pub fn new(habits: Habits, config: Config, choices: Choices<'a>) -> Option<Peer<'a>> {
         let mut pool = Pool::new(Budget::new(habits.budget_bytes));
         let mut entropy = Entropy::new(7);
+        let contexts = Budget::new(habits.budget_bytes.saturating_mul(8));
+        let mut codecs = Codecs::new(config.compression, Lease::new(contexts, 1 << 10));
         let dial = Dial { host: "a".into(), path: "/echo".into(), ..Dial::default() };
         let config = Config { dial: Some(dial), ..config };
         let now = 100 * SECOND;
-        let mut env = Env { pool: &mut pool, config: &config, now, entropy: &mut entropy };
+        let mut env =
+            Env { pool: &mut pool, codecs: &mut codecs, config: &config, now, entropy: &mut entropy };
         let connection = match habits.role {
             Role::Server => Connection::server(&env),
             Role::Client => Connection::client(&mut env, habits.whole).ok()?,
@@ -117,6 +122,7 @@ impl<'a> Peer<'a> {
         let mut peer = Peer {
             connection,
             pool,
+            codecs,
             config,
             entropy,
             now,
@@ -161,21 +167,41 @@ impl<'a> Peer<'a> {
         Some(peer)
     }
 
-    /// What the other end has to say before frames may follow.
+    /// What the other end has to say before frames may follow. It offers, or agrees to, what this end allows.
     pub fn opening(&self) -> Vec<u8> {
+        let mut offer = Vec::new();
+        let preferences = self.codecs.preferences();
+        if let Some(preferences) = preferences {
+            deflate::write_offer(&mut offer, preferences);
+        }
         if self.habits.role == Role::Server {
-            return REQUEST.to_vec();
+            let mut request = REQUEST.to_vec();
+            if !offer.is_empty() {
+                request.truncate(REQUEST.len() - 2);
+                request.extend([b"Sec-WebSocket-Extensions: ", &offer[..], b"\r\n\r\n"].concat());
+            }
+            return request;
         }
         let at = self.sent.windows(5).position(|window| window == b"-Key:").expect("a request") + 6;
+        let agreement = preferences.and_then(|own| deflate::agree([&offer[..]].into_iter(), own));
         let mut response = Vec::new();
         let key = self.sent[at..at + 24].try_into().expect("a key has 24 bytes");
-        handshake::write_accept(&mut response, key, None);
+        handshake::write_accept(&mut response, key, None, agreement.as_ref());
         response
     }
 
+    /// How messages are compressed that come and that go, when that was agreed on.
+    pub fn directions(&self) -> [Option<Direction>; 2] {
+        let (agreement, role) = (self.connection.agreement(), self.habits.role);
+        [
+            agreement.map(|agreement| agreement.inbound(role)),
+            agreement.map(|agreement| agreement.outbound(role)),
+        ]
+    }
+
     fn env(&mut self) -> (&mut Connection, Env<'_>) {
-        let Peer { connection, pool, config, entropy, now, .. } = self;
-        (connection, Env { pool, config, now: *now, entropy })
+        let Peer { connection, pool, codecs, config, entropy, now, .. } = self;
+        (connection, Env { pool, codecs, config, now: *now, entropy })
     }
 
     /// Whether the transport is there.
@@ -219,7 +245,7 @@ impl<'a> Peer<'a> {
         while self.connection.is_between_messages()
             && let Some((kind, at)) = self.connection.next_short(run, bytes, bytes_max)
         {
-            self.show(run, bytes, Marks { kind, first: true, last: true }, Piece::Run(at));
+            self.show(run, bytes, Marks { kind, first: true, last: true, compressed: false }, Piece::Run(at));
         }
     }
 
@@ -244,23 +270,35 @@ impl<'a> Peer<'a> {
     }
 
     fn answer(&mut self, head: Buffer) {
+        let preferences = self.codecs.preferences().copied();
         let verdict = handshake::with_request(head.as_slice(), |request, _| {
-            request.upgrade().map(|upgrade| upgrade.map(|upgrade| upgrade.key))
+            let upgrade = request.upgrade()?.ok_or(handshake::Refusal::MALFORMED)?;
+            Ok((upgrade.key, preferences.and_then(|own| deflate::agree(upgrade.extensions(), &own))))
         });
         self.pool.put(head);
-        let (later, whole) = (self.habits.later, self.habits.whole);
-        let (connection, mut env) = self.env();
         match verdict {
-            Ok(Some(Ok(Some(key)))) if later => connection.decide_later(key),
-            Ok(Some(Ok(Some(key)))) => {
-                if connection.accept(Some(key), None, whole, &mut env).is_err() {
-                    connection.out_of_memory();
-                }
+            Ok(Some(Ok((key, agreement)))) => self.agree(key, agreement),
+            Ok(Some(Err(refusal))) | Err(refusal) => {
+                let (connection, mut env) = self.env();
+                connection.refuse(&refusal, &mut env);
             }
-            Ok(Some(Err(refusal))) | Err(refusal) => connection.refuse(&refusal, &mut env),
-            Ok(Some(Ok(None)) | None) => connection.refuse(&handshake::Refusal::MALFORMED, &mut env),
+            Ok(None) => {
+                let (connection, mut env) = self.env();
+                connection.refuse(&handshake::Refusal::MALFORMED, &mut env);
+            }
         }
         self.deciding = self.connection.is_deciding();
+    }
+
+    fn agree(&mut self, key: [u8; 24], agreement: Option<Agreement>) {
+        let (later, whole) = (self.habits.later, self.habits.whole);
+        let (connection, mut env) = self.env();
+        let agreed = agreement.map_or(Ok(()), |agreement| connection.agree(agreement, &mut env));
+        if later {
+            connection.decide_later(key);
+        } else if agreed.and_then(|()| connection.accept(Some(key), None, whole, &mut env)).is_err() {
+            connection.out_of_memory();
+        }
     }
 
     fn taken(&mut self, bytes: &[u8], piece: Piece) -> Vec<u8> {
@@ -419,8 +457,14 @@ impl<'a> Peer<'a> {
     /// the batch it took. What it did not take the driver keeps and finishes: to the stream of bytes that is
     /// the same as all, but the connection is blocked behind it.
     fn finish_turn(&mut self) {
-        if !self.connection.is_blocked() {
-            self.send_queued();
+        loop {
+            if !self.connection.is_blocked() {
+                self.send_queued();
+            }
+            match self.connection.take_parked(&self.config) {
+                Some(parked) => self.read_parked(parked),
+                None => break,
+            }
         }
         if let Some(fate) = self.connection.take_fate() {
             assert!(!self.fates.contains(&fate), "{fate:?} was decided twice");
@@ -459,23 +503,21 @@ impl<'a> Peer<'a> {
         }
         let whole = self.habits.whole;
         let (connection, mut env) = self.env();
-        match connection.accept(None, None, whole, &mut env) {
-            Ok(Some(held)) => self.read_held(held),
-            Ok(None) => {}
-            Err(OutOfMemory) => connection.out_of_memory(),
+        if connection.accept(None, None, whole, &mut env).is_err() {
+            connection.out_of_memory();
         }
         self.finish_turn();
     }
 
-    /// Reads what came while the request waited; replies cannot leave from there.
-    fn read_held(&mut self, mut held: Buffer) {
+    /// Reads what had to wait; replies cannot leave from there.
+    fn read_parked(&mut self, mut parked: Buffer) {
         let (was_over, was_blocked) = (self.connection.is_ending(), self.connection.is_blocked());
         let mut run = Run::new();
         self.run_at = self.opening_bytes;
-        let mut bytes = held.as_slice().to_vec();
+        let mut bytes = parked.as_slice().to_vec();
         self.read(&mut run, &mut bytes);
-        held.as_mut_slice().fill(0xdd);
-        self.pool.put(held);
+        parked.as_mut_slice().fill(0xdd);
+        self.pool.put(parked);
         let (connection, mut env) = self.env();
         let done = match connection.end_run(&run, &bytes, &mut env) {
             Ok(Some(_)) => connection.copy_block(&run, &bytes, &mut env),
@@ -525,7 +567,7 @@ impl<'a> Peer<'a> {
         if self.is_connected() {
             assert_eq!(self.connection.queued_bytes(), 0, "nothing keeps the queue from leaving");
         }
-        self.connection.release(&mut self.pool);
+        self.connection.release(&mut self.pool, &mut self.codecs);
         assert_eq!(self.bytes_in_use(), 0, "a connection that is over holds memory");
     }
 
@@ -559,7 +601,11 @@ impl<'a> Peer<'a> {
             self.connection.closed()
         );
         let queued_bytes = self.connection.queued_bytes() as usize;
-        let bound = 2_048 + 8 * queued_bytes + 600 * self.meddled;
+        let mut bound = 2_048 + 8 * queued_bytes + 600 * self.meddled;
+        if self.connection.agreement().is_some() {
+            // Compressed messages wait until they are whole, and runs until there is room for what they become.
+            bound += 4 * (self.fed.len() + self.config.message_bytes_max as usize);
+        }
         let in_use = self.bytes_in_use();
         if in_use > bound {
             let behind = self.fed.get(self.opening_bytes..).unwrap_or_default();

@@ -3,7 +3,10 @@
 //!
 //! Never: speed, or a rule that the standard does not have.
 
+use echoring::protocol::deflate::Direction;
 use echoring::protocol::{Offence, Role};
+
+use super::inflate::Inflation;
 
 /// What may be received.
 #[derive(Clone, Copy, Debug)]
@@ -12,13 +15,13 @@ pub struct Rules {
     pub message_bytes_max: u64,
     /// Pings beyond this are a flood.
     pub pings_max: usize,
-    /// Compression was agreed: RSV1 may stand on a message's first frame.
-    pub deflate: bool,
+    /// How messages are compressed, when that was agreed on: RSV1 may then stand on their first frame.
+    pub deflate: Option<Direction>,
 }
 
 impl Rules {
     pub fn of(receiver: Role) -> Rules {
-        Rules { receiver, message_bytes_max: u64::MAX, pings_max: usize::MAX, deflate: false }
+        Rules { receiver, message_bytes_max: u64::MAX, pings_max: usize::MAX, deflate: None }
     }
 }
 
@@ -26,7 +29,7 @@ impl Rules {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Message {
     pub text: bool,
-    /// As its first frame said; the payload is as it came then.
+    /// As its first frame said; the payload is as it came until the message is complete.
     pub compressed: bool,
     pub payload: Vec<u8>,
 }
@@ -80,10 +83,11 @@ pub fn receive(bytes: &[u8], rules: Rules) -> Heard {
         frame_at: 0,
         used_bytes: bytes.len(),
     };
+    let mut inflation = rules.deflate.map(Inflation::new);
     let mut at = 0;
     while heard.end == End::Open {
         heard.frame_at = at;
-        match receive_frame(&bytes[at..], rules, &mut heard) {
+        match receive_frame(&bytes[at..], rules, inflation.as_mut(), &mut heard) {
             Ok(Some(frame_bytes)) => at += frame_bytes,
             Ok(None) => break,
             Err(offence) => heard.end = End::Offence(offence),
@@ -96,10 +100,15 @@ pub fn receive(bytes: &[u8], rules: Rules) -> Heard {
 }
 
 /// Reads one frame; `None` when it is not complete.
-fn receive_frame(bytes: &[u8], rules: Rules, heard: &mut Heard) -> Result<Option<usize>, Offence> {
+fn receive_frame(
+    bytes: &[u8],
+    rules: Rules,
+    inflation: Option<&mut Inflation>,
+    heard: &mut Heard,
+) -> Result<Option<usize>, Offence> {
     let Some(frame) = header(bytes, rules)? else { return Ok(None) };
     if frame.opcode < 8 {
-        return receive_data(&frame, &bytes[frame.header_bytes..], rules, heard);
+        return receive_data(&frame, &bytes[frame.header_bytes..], rules, inflation, heard);
     }
     let end = frame.header_bytes + frame.payload_bytes as usize;
     let Some(payload) = bytes.get(frame.header_bytes..end) else { return Ok(None) };
@@ -125,6 +134,7 @@ fn receive_data(
     frame: &Frame,
     behind: &[u8],
     rules: Rules,
+    inflation: Option<&mut Inflation>,
     heard: &mut Heard,
 ) -> Result<Option<usize>, Offence> {
     match (frame.opcode, heard.unfinished.is_some()) {
@@ -138,7 +148,11 @@ fn receive_data(
     }
     let Some(message) = &mut heard.unfinished else { unreachable!("it was begun above") };
     let before = message.payload.len();
-    if (before as u64).saturating_add(frame.payload_bytes) > rules.message_bytes_max {
+    let bytes_max = rules.message_bytes_max;
+    // What does not shrink grows a little when it is compressed.
+    let bytes_max =
+        if message.compressed { bytes_max.saturating_add(bytes_max / 8 + 1024) } else { bytes_max };
+    if (before as u64).saturating_add(frame.payload_bytes) > bytes_max {
         return Err(Offence::MessageTooBig);
     }
     let here = frame.payload_bytes.min(behind.len() as u64) as usize;
@@ -154,8 +168,19 @@ fn receive_data(
             _ => {}
         }
     }
-    if whole && frame.fin {
-        heard.messages.extend(heard.unfinished.take());
+    if whole
+        && frame.fin
+        && let Some(mut message) = heard.unfinished.take()
+    {
+        if let Some(inflation) = inflation.filter(|_| message.compressed) {
+            let bytes_max = usize::try_from(rules.message_bytes_max).unwrap_or(usize::MAX);
+            message.payload = inflation.inflate(&message.payload, bytes_max)?;
+            message.compressed = false;
+            if message.text && str::from_utf8(&message.payload).is_err() {
+                return Err(Offence::InvalidUtf8);
+            }
+        }
+        heard.messages.push(message);
     }
     Ok(whole.then_some(frame.header_bytes + here))
 }
@@ -177,7 +202,7 @@ pub fn header(bytes: &[u8], rules: Rules) -> Result<Option<Frame>, Offence> {
     let opcode = bytes[0] % 16;
     let is_control = opcode >= 8;
     let (fin, rsv1) = (bit(0, 0), bit(0, 1));
-    if bit(0, 2) || bit(0, 3) || (rsv1 && !rules.deflate) {
+    if bit(0, 2) || bit(0, 3) || (rsv1 && rules.deflate.is_none()) {
         return Err(Offence::ReservedBits);
     }
     if !matches!(opcode, 0..=2 | 8..=10) {

@@ -1,0 +1,266 @@
+"""Two servers measured in turns: what the scripts that compare servers share.
+
+Both run pinned to one CPU, the load generator to another. Each pair is one measured stretch against one and one against
+the other, in random order. What counts is the ratio within a pair, since the machine may change its speed between
+pairs. Only the standard library is needed.
+"""
+
+import datetime
+import json
+import os
+import platform
+import random
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def fail(text):
+    sys.exit(f"{os.path.basename(sys.argv[0])}: {text}")
+
+
+class Server:
+    """A server process pinned to one CPU."""
+
+    def __init__(self, command, cpu):
+        self.process = subprocess.Popen(
+            ["taskset", "-c", str(cpu)] + shlex.split(command), stdout=subprocess.PIPE, text=True
+        )
+        line = self.process.stdout.readline()
+        found = re.match(r"listening (ws://\S+)", line)
+        if not found:
+            self.stop()
+            fail(f"{command!r} did not say where it listens, but {line!r}")
+        self.url = found.group(1) + "/echo"
+
+    def stop(self):
+        self.process.terminate()
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
+
+
+def measure(server, load, options):
+    """One measured stretch of `echoring bench` with the flags `load`: its record, and whether the generator was the
+    bottleneck. One whose samples of CPU time do not lie near the ends of the measured time, because the machine was busy
+    elsewhere and the generator was not scheduled, is repeated."""
+    for _ in range(5):
+        run, saturated = measure_once(server, load, options)
+        found = run["server"]
+        if found["cpu_ns_per_message"] and abs(found["sampled_s"] / run["duration_s"] - 1) < 0.1:
+            return run, saturated
+    fail(f"the generator could not tell the server's CPU time, at last only {found}")
+
+
+def measure_once(server, load, options):
+    with tempfile.NamedTemporaryFile(suffix=".json") as record:
+        command = [
+            options.echoring, "bench", server.url, *load,
+            "--duration", f"{options.seconds * 1000:.0f}ms", "--warmup", f"{options.warmup * 1000:.0f}ms",
+            "--threads", "1", "--cpus", str(options.generator_cpu),
+            "--server-pid", str(server.process.pid), "--json", record.name,
+        ]
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=120)
+        # 4 says that the generator was the bottleneck, which a server that does next to nothing makes it.
+        if done.returncode not in (0, 4):
+            fail(f"the generator failed ({done.returncode}): {done.stderr.strip()[-500:]}")
+        with open(record.name) as file:
+            run = json.load(file)["runs"][0]
+    if run["errors"] or run["integrity"]["lost"]:
+        fail(f"the run was not clean: {run['errors']} {run['integrity']}")
+    return run, done.returncode == 4
+
+
+def take_turns(name, commands, measure_side, options, random_source):
+    """All pairs of one workload, of the servers that `commands` start by side; the ratio is of the first side to the
+    second."""
+    pairs, servers = [], {}
+    try:
+        for number in range(options.pairs):
+            # New processes now and then: where a process's memory happens to lie is part of the noise.
+            if number % options.restart == 0:
+                for server in servers.values():
+                    server.stop()
+                servers = {side: Server(command, options.server_cpu) for side, command in commands.items()}
+            sides = list(commands)
+            ours, theirs = sides
+            random_source.shuffle(sides)
+            pair = {side: measure_side(servers[side]) for side in sides}
+            pair["first"] = sides[0]
+            pair["ratio"] = pair[ours]["cpu_ns_per_message"] / pair[theirs]["cpu_ns_per_message"]
+            pairs.append(pair)
+            progress(f"{name}: pair {number + 1} of {options.pairs}, ratio {pair['ratio']:.3f}")
+    finally:
+        for server in servers.values():
+            server.stop()
+    progress("")
+    return pairs
+
+
+def summary(pairs, sides, target, random_source):
+    """What the pairs come to."""
+    ratios = [pair["ratio"] for pair in pairs]
+    low, high = interval(ratios, random_source)
+    found = {
+        "target": target,
+        "ratio_median": statistics.median(ratios),
+        "ratio_low": low,
+        "ratio_high": high,
+        "verdict": verdict(low, high, target),
+    }
+    for side in sides:
+        costs = [pair[side]["cpu_ns_per_message"] for pair in pairs]
+        found[f"{side}_ns_median"], found[f"{side}_ns_best"] = statistics.median(costs), min(costs)
+    return found
+
+
+def interval(ratios, random_source, rounds=10_000):
+    """The bootstrap 95 % interval of the median."""
+    medians = sorted(
+        statistics.median(random_source.choices(ratios, k=len(ratios))) for _ in range(rounds)
+    )
+    return medians[int(0.025 * rounds)], medians[int(0.975 * rounds) - 1]
+
+
+def verdict(low, high, target):
+    if high <= target:
+        return "met"
+    return "missed" if low > target else "undecided"
+
+
+def bare(command):
+    """A command without the folders of this machine."""
+    return re.sub(r"\S*/", "", command)
+
+
+def progress(text):
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+    elif text:
+        print(text, file=sys.stderr, flush=True)
+
+
+def first_line(command):
+    try:
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT).stdout.strip().split("\n")[0]
+    except OSError:
+        return ""
+
+
+def environment(options):
+    model = platform.machine()
+    with open("/proc/cpuinfo") as file:
+        for line in file:
+            if line.startswith("model name"):
+                model = line.split(":", 1)[1].strip()
+                break
+    congestion = ""
+    try:
+        with open("/proc/sys/net/ipv4/tcp_congestion_control") as file:
+            congestion = file.read().strip()
+    except OSError:
+        pass
+    return {
+        "commit": first_line(["git", "rev-parse", "HEAD"]),
+        "uncommitted_changes": bool(first_line(["git", "status", "--porcelain", "--untracked-files=no"])),
+        "cpu": model,
+        "cpus": os.cpu_count(),
+        "kernel": platform.release(),
+        "congestion_control": congestion,
+        "rustc": first_line(["rustc", "--version"]),
+        "echoring": first_line([options.echoring, "--version"]),
+        "python": platform.python_version(),
+        "load_average_before": os.getloadavg()[0],
+        "cpu_time_source": "the generating thread reads the CPU clock of the server's process (nanoseconds, user and "
+        "system) and counts the messages in one breath, at both ends of the measured stretch",
+    }
+
+
+def provenance(machine):
+    """The environment in one paragraph."""
+    changes = " with uncommitted changes" if machine["uncommitted_changes"] else ""
+    return (
+        f"Commit {machine['commit'][:12]}{changes}, {machine['echoring']}, {machine['rustc']}; {machine['cpu']}, "
+        f"{machine['cpus']} CPUs, Linux {machine['kernel']}, {machine['congestion_control']}; load average "
+        f"{machine['load_average_before']:.1f} before and {machine['load_average_after']:.1f} after. CPU time: "
+        f"{machine['cpu_time_source']}.\n\n"
+    )
+
+
+def add_arguments(parser):
+    """The flags that all comparisons take."""
+    parser.add_argument("--quick", action="store_true", help="5 pairs of half a second, nothing written")
+    parser.add_argument("--pairs", type=int, default=30, help="pairs for each workload (default 30)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="measured time of each half (default 1)")
+    parser.add_argument("--warmup", type=float, default=0.3, help="time before that (default 0.3)")
+    parser.add_argument("--server-cpu", type=int, default=0)
+    parser.add_argument("--generator-cpu", type=int, default=1)
+    parser.add_argument("--restart", type=int, default=5, help="pairs after which the servers are started anew")
+    parser.add_argument("--seed", type=int, default=1, help="of the order and the bootstrap")
+    parser.add_argument("--echoring", help="the binary (default: build it)")
+    parser.add_argument("--no-record", action="store_true", help="write nothing")
+
+
+def check_arguments(options):
+    if options.quick:
+        options.pairs, options.seconds, options.no_record = 5, 0.5, True
+    allowed = os.sched_getaffinity(0)
+    for cpu in (options.server_cpu, options.generator_cpu):
+        if cpu not in allowed:
+            fail(f"CPU {cpu} is not among those allowed here: {sorted(allowed)}")
+
+
+def release_folder(targets):
+    """Builds these targets as users run them. Returns where they are then."""
+    if subprocess.run(["cargo", "build", "--release", *targets], cwd=ROOT).returncode != 0:
+        fail("the build failed")
+    return os.path.join(os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target")), "release")
+
+
+def record_of(schema, options, compare_all, known_bias):
+    """Runs `compare_all` with a source of randomness; its results and all that belongs to them."""
+    about = environment(options)
+    started = datetime.datetime.now(datetime.timezone.utc)
+    results = compare_all(random.Random(options.seed))
+    about["load_average_after"] = os.getloadavg()[0]
+    return {
+        "schema": schema,
+        "started_at": started.isoformat(timespec="seconds"),
+        "pairs": options.pairs,
+        "seconds": options.seconds,
+        "warmup_s": options.warmup,
+        "seed": options.seed,
+        "environment": about,
+        "known_bias": known_bias,
+        "results": results,
+    }
+
+
+def write(record, name, heading, text):
+    """Writes NAME.json and NAME.md into the folder of today and this machine."""
+    machine = re.sub(r"[^a-z0-9]+", "-", record["environment"]["cpu"].lower()).strip("-")
+    directory = os.path.join(ROOT, "results", f"{datetime.date.today().isoformat()}-{machine}")
+    os.makedirs(directory, exist_ok=True)
+    with open(os.path.join(directory, f"{name}.json"), "w") as file:
+        json.dump(record, file, indent=1)
+        file.write("\n")
+    with open(os.path.join(directory, f"{name}.md"), "w") as file:
+        file.write(f"# {heading}\n\n{text}\n")
+        file.write(
+            f"{record['pairs']} pairs of {record['seconds']} s for each workload, in random order; CPU is the median, "
+            "the ratio the median of the ratios within pairs, its interval by bootstrap.\n\n"
+        )
+        file.write(provenance(record["environment"]))
+        for side, command in record["results"][0]["commands"].items():
+            file.write(f"- {side}: `{command}`\n")
+        file.write("\nKnown bias:\n\n")
+        file.write("".join(f"- {bias}\n" for bias in record["known_bias"]))
+    print(f"written to {os.path.relpath(directory, ROOT)}")

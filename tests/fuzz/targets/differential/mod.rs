@@ -1,0 +1,64 @@
+//! The same bytes to our state machine and to tungstenite, which was written by others: both must take them or both
+//! must refuse them, and deliver the same. What they differ in is in the tables of `frames` and `heads`, each
+//! difference with the section that decides it; one that is listed and does not show fails as well.
+//!
+//! Input: options, a script of chunk borders, then frames as they are or made from the bytes, or a head.
+
+mod frames;
+mod heads;
+
+use std::io::{self, Read, Write};
+
+use echoring::protocol::Role;
+
+use super::connection::opposite;
+use super::cursor::Cursor;
+use super::wire;
+
+pub fn run(data: &[u8]) {
+    let mut cursor = Cursor::new(data);
+    let options = cursor.byte();
+    let choices = cursor.choices();
+    let role = if options & 2 == 0 { Role::Server } else { Role::Client };
+    let rest = cursor.rest();
+    match (options & 8 != 0, role) {
+        (false, _) => {
+            let wire = wire::wire(rest, opposite(role), options & 1 == 1);
+            frames::check(&wire, role, options & 4 != 0, choices);
+        }
+        (true, Role::Server) => heads::check_request(rest),
+        (true, Role::Client) => heads::check_response(rest),
+    }
+}
+
+/// A transport that has these bytes and no others, and takes whatever is written.
+#[derive(Debug)]
+struct Transport<'a> {
+    unread: &'a [u8],
+    written: Vec<u8>,
+}
+
+impl<'a> Transport<'a> {
+    fn of(unread: &'a [u8]) -> Transport<'a> {
+        Transport { unread, written: Vec::new() }
+    }
+}
+
+impl Read for Transport<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.unread.is_empty() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.unread.read(buffer)
+    }
+}
+
+impl Write for Transport<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.written.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,281 @@
+"""permessage-deflate (RFC 7692) with clients that others wrote: `websockets`, Chromium, and zlib by hand."""
+
+import asyncio
+import contextlib
+import functools
+import http.server
+import json
+import os
+import socket
+import threading
+import unittest
+import zlib
+
+from harness import PATIENCE_S, Raw, Server, frame
+from test_browser import OPEN, Pages
+from webdriver import Browser, available
+from websockets.asyncio.client import connect
+from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
+
+THRESHOLD_BYTES = 128
+
+
+def record(number):
+    """Some JSON of about 1 KiB that is like the one before, but not the same."""
+    rows = [{"id": number * 20 + i, "symbol": "ECHO", "bid": 100 + i / 8, "ask": 101 + i / 8} for i in range(20)]
+    return json.dumps(rows)
+
+
+def offer(**parameters):
+    """Options of a client that offers compression with these parameters."""
+    factory = ClientPerMessageDeflateFactory(**{"client_max_window_bits": True} | parameters)
+    return {"compression": None, "extensions": [factory]}
+
+
+PLAIN = {"compression": None}
+# What a client may ask for, and the bits of the window that it knows the server to keep to, 15 if it did not ask.
+OFFERS = [
+    (PLAIN, None),
+    ({"compression": "deflate"}, 15),
+    (offer(), 15),
+    (offer(server_no_context_takeover=True, client_no_context_takeover=True), 15),
+    (offer(server_max_window_bits=12), 12),
+    (offer(server_max_window_bits=9, client_max_window_bits=9), 9),
+    (offer(server_max_window_bits=9, server_no_context_takeover=True), 9),
+]
+# What the server allows, with the window that it compresses within at most, and whether windows are kept.
+SETTINGS = [
+    ("on", 15, False),
+    ("server_max_window_bits=15; client_max_window_bits=15", 15, True),
+    ("server_max_window_bits=12; client_max_window_bits=12; client_no_context_takeover", 12, True),
+    ("server_max_window_bits=9; client_max_window_bits=9; level=9", 9, True),
+]
+MESSAGES = ["", "short", b"\x00\xff", *map(record, range(20)), os.urandom(5_000), "ü" * 30_000, record(3).encode()]
+
+
+class Compression(unittest.IsolatedAsyncioTestCase):
+    denied = False
+
+    def serve(self, *flags):
+        server = Server(*flags, denied=self.denied)
+        self.addCleanup(server.__exit__)
+        return server
+
+    async def join(self, clients, server, path, options):
+        client = connect(server.url(path), open_timeout=PATIENCE_S, max_size=None, **options)
+        return await clients.enter_async_context(client)
+
+    async def receive(self, client):
+        return await asyncio.wait_for(client.recv(), PATIENCE_S)
+
+    def check_agreement(self, client, bits, most_bits, kept):
+        """That the connection is compressed if its client offered it, and within the windows that it asked for."""
+        if bits is None:
+            self.assertEqual(client.protocol.extensions, [])
+            return
+        [extension] = client.protocol.extensions
+        # A server that was not asked need not say that it makes do with less.
+        self.assertEqual(extension.remote_max_window_bits, 15 if bits == 15 else min(bits, most_bits))
+        if not kept:
+            self.assertTrue(extension.remote_no_context_takeover)
+            self.assertTrue(extension.local_no_context_takeover)
+
+    async def test_every_offer_echoes_in_every_setting(self):
+        for flag, most_bits, kept in SETTINGS:
+            server = self.serve("--compress", flag)
+            for options, bits in OFFERS:
+                async with contextlib.AsyncExitStack() as clients:
+                    before = server.stats()["node"]["compression"]
+                    client = await self.join(clients, server, "/echo", options)
+                    self.check_agreement(client, bits, most_bits, kept)
+                    for message in MESSAGES:
+                        await client.send(message)
+                    for message in MESSAGES:
+                        self.assertEqual(await self.receive(client), message)
+                    after = server.stats()["node"]["compression"]
+                    inflated = after["messages_in"] - before["messages_in"]
+                    deflated = after["messages_out"] - before["messages_out"]
+                    if bits is None:
+                        self.assertEqual((inflated, deflated), (0, 0))
+                    else:
+                        self.assertEqual(inflated, len(MESSAGES), "this client compresses everything")
+                        self.assertGreaterEqual(deflated, 22, "all that becomes shorter")
+                        plain = after["bytes_out_plain"] - before["bytes_out_plain"]
+                        self.assertLess((after["bytes_out"] - before["bytes_out"]) * 2, plain)
+
+    async def test_a_topic_is_one_for_all_who_take_it_plain_or_compressed(self):
+        for flag, most_bits, kept in SETTINGS:
+            server = self.serve("--compress", flag, "--shards", "2")
+            async with contextlib.AsyncExitStack() as clients:
+                members = []
+                for options, bits in [*OFFERS, *OFFERS]:
+                    member = await self.join(clients, server, "/broadcast/mixed", options)
+                    self.check_agreement(member, bits, most_bits, kept)
+                    members.append(member)
+                # One publishes plain and one compressed.
+                for publisher in members[:2]:
+                    for message in MESSAGES:
+                        await publisher.send(message)
+                heard = [[await self.receive(member) for _ in range(2 * len(MESSAGES))] for member in members[2:]]
+                for messages in heard:
+                    self.assertEqual(messages, heard[0])
+                    # Each publisher's in its order: whatever is not the one's is the other's.
+                    self.assertEqual(sorted(map(repr, messages)), sorted(map(repr, MESSAGES * 2)))
+                for publisher in members[:2]:
+                    self.assertEqual([await self.receive(publisher) for _ in MESSAGES], MESSAGES)
+
+    async def test_a_message_is_compressed_once_for_each_window_however_many_take_it(self):
+        server = self.serve("--shards", "1", "--compress", "server_max_window_bits=15")
+        done = lambda: server.stats()["node"]["compression"]["messages_out"]
+        nine, fifteen = offer(server_max_window_bits=9), offer()
+        for topic, windows, subscribers in [
+            ("none", 0, [PLAIN] * 3),
+            ("one", 1, [nine]),
+            ("many", 1, [fifteen] * 12),
+            ("two", 2, [nine, fifteen] * 6 + [PLAIN] * 3),
+        ]:
+            async with contextlib.AsyncExitStack() as clients:
+                join = functools.partial(self.join, clients, server, f"/broadcast/{topic}")
+                members = [await join(options) for options in subscribers]
+                publisher = await join(PLAIN)
+                for number in range(5):
+                    before = done()
+                    await publisher.send(record(number))
+                    for member in members:
+                        self.assertEqual(await self.receive(member), record(number))
+                    self.assertEqual(done() - before, windows, topic)
+
+    async def test_what_compression_does_not_shorten_goes_plain_to_all(self):
+        server = self.serve("--shards", "1", "--compress", "on")
+        async with contextlib.AsyncExitStack() as clients:
+            join = functools.partial(self.join, clients, server, "/broadcast/noise")
+            members = [await join(options) for options in (offer(), PLAIN, offer(server_max_window_bits=9))]
+            publisher = await join(PLAIN)
+            messages = [b"a" * (THRESHOLD_BYTES - 1), os.urandom(40_000), ""]
+            for message in messages:
+                await publisher.send(message)
+            for member in members:
+                self.assertEqual([await self.receive(member) for _ in messages], messages)
+            self.assertEqual(server.stats()["node"]["compression"]["messages_out"], 0)
+
+    def test_the_frames_of_a_broadcast_are_the_same_for_all_and_stand_alone(self):
+        server = self.serve("--compress", "server_max_window_bits=15", "--shards", "2")
+        windows = [9, 9, 15, 15, 12, 15, 9]
+        with contextlib.ExitStack() as sockets:
+            subscribers = []
+            for bits in windows:
+                subscriber = sockets.enter_context(Raw(server))
+                extension = f"permessage-deflate; server_max_window_bits={bits}"
+                status, headers = subscriber.upgrade("/broadcast/raw", Sec_WebSocket_Extensions=extension)
+                self.assertEqual(status, 101)
+                # The window may be kept, but what all can read must not rely on it.
+                self.assertEqual(headers["sec-websocket-extensions"], extension)
+                subscribers.append(subscriber)
+            plain = sockets.enter_context(Raw(server)).open("/broadcast/raw")
+            publisher = sockets.enter_context(Raw(server)).open("/broadcast/raw")
+            for number in range(10):
+                message = record(number).encode()
+                publisher.send(frame(1, message))
+                self.assertEqual(plain.read_frame(), (0x81, message))
+                frames = {}
+                for bits, subscriber in zip(windows, subscribers):
+                    first, payload = subscriber.read_frame()
+                    self.assertEqual(first, 0xC1, "text, whole and compressed")
+                    self.assertLess(len(payload), len(message) // 2)
+                    self.assertEqual(frames.setdefault(bits, payload), payload)
+                    self.assertEqual(zlib.decompressobj(-bits).decompress(payload + b"\0\0\xff\xff"), message)
+
+    def test_who_is_too_slow_for_plain_messages_is_disconnected_and_who_takes_them_compressed_is_not(self):
+        server = self.serve("--compress", "on")
+        message = b"x" * 60_000
+        with contextlib.ExitStack() as sockets:
+            slow, publisher, idle, quick = (sockets.enter_context(Raw(server)) for _ in range(4))
+            # It shall fall behind soon, and read that before its closing handshake has taken too long.
+            slow.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
+            slow.open("/broadcast/slow")
+            publisher.open("/broadcast/slow")
+            for compressed in (idle, quick):
+                extension = "permessage-deflate"
+                status, _ = compressed.upgrade("/broadcast/slow", Sec_WebSocket_Extensions=extension)
+                self.assertEqual(status, 101)
+            # Far more than the sockets' buffers and a topic's log hold together, and very little compressed.
+            payloads = []
+            for _ in range(40):
+                publisher.send(frame(2, message))
+                first, payload = quick.read_frame()
+                self.assertEqual(first, 0xC2)
+                payloads.append(payload)
+            self.assertEqual([idle.read_frame()[1] for _ in payloads], payloads)
+            first, payload = slow.read_frame()
+            while first == 0x82:
+                self.assertEqual(payload, message)
+                first, payload = slow.read_frame()
+            self.assertEqual((first, payload[:2]), (0x88, (4008).to_bytes(2, "big")))
+
+
+class CompressionWithoutIoUring(Compression):
+    denied = True
+
+
+@unittest.skipUnless(available(), "chromium and chromedriver are not installed")
+class InTheBrowser(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        pages = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pages)
+        threading.Thread(target=pages.serve_forever, daemon=True).start()
+        cls.addClassCleanup(pages.server_close)
+        cls.addClassCleanup(pages.shutdown)
+        cls.origin = f"http://127.0.0.1:{pages.server_address[1]}"
+        cls.browser = Browser()
+        cls.addClassCleanup(cls.browser.close)
+
+    def serve(self, compress):
+        server = Server("--allow-origin", self.origin, "--shards", "1", "--compress", compress)
+        self.addCleanup(server.__exit__)
+        return server
+
+    def open(self, server, path):
+        """Connects the page in front, and sees that the browser agreed on compression."""
+        self.browser.open(f"{self.origin}/")
+        self.assertEqual(self.browser.run(OPEN, server.url(path)), "open")
+        self.assertIn("permessage-deflate", self.browser.run("return socket.extensions"))
+
+    def test_a_page_gets_its_messages_back_with_and_without_windows_kept(self):
+        for flag, bits, kept in SETTINGS:
+            server = self.serve(flag)
+            self.open(server, "/echo")
+            extensions = self.browser.run("return socket.extensions")
+            self.assertEqual("server_no_context_takeover" in extensions, not kept, extensions)
+            echoed = self.browser.run(
+                """
+                const results = [];
+                for (const text of args[0]) {
+                    socket.send(text);
+                    results.push(await next() === text);
+                }
+                const bytes = crypto.getRandomValues(new Uint8Array(30000)).fill(7, 10000);
+                socket.send(bytes);
+                const got = new Uint8Array(await next());
+                results.push(got.length === bytes.length && got.every((byte, i) => byte === bytes[i]));
+                return results;
+                """,
+                [message for message in MESSAGES if isinstance(message, str)],
+            )
+            self.assertEqual(set(echoed), {True})
+            self.assertGreaterEqual(server.stats()["node"]["compression"]["messages_out"], 22)
+
+    def test_two_pages_in_a_topic_get_the_same_compressed_message(self):
+        for flag, _, _ in SETTINGS:
+            server = self.serve(flag)
+            self.open(server, "/broadcast/pages")
+            first = self.browser.tab()
+            second = self.browser.new_tab()
+            self.open(server, "/broadcast/pages")
+            with Raw(server).open("/broadcast/pages") as publisher:
+                for number in range(5):
+                    publisher.send(frame(1, record(number).encode()))
+            for tab in (first, second):
+                self.browser.switch(tab)
+                heard = self.browser.run("return await Promise.all([1, 2, 3, 4, 5].map(() => next()))")
+                self.assertEqual(heard, [record(number) for number in range(5)])
+            self.assertEqual(server.stats()["node"]["compression"]["messages_out"], 5)
