@@ -230,6 +230,11 @@ impl Connection {
         self.abort();
     }
 
+    /// Whether the transport is to be closed without waiting for what is queued.
+    pub(super) fn is_cut(&self) -> bool {
+        matches!(&self.phase, Phase::Ending(Ending { fate: Some(Fate::Abort), .. }))
+    }
+
     fn abort(&mut self) {
         if let Phase::Ending(ending) = &mut self.phase {
             ending.fate = Some(Fate::Abort);

@@ -221,9 +221,9 @@ impl Connection {
 
 /// How many bytes of `rest` belong to the head that `head` began, when its end is among them.
 fn head_bytes_in(head: &[u8], rest: &[u8]) -> Option<usize> {
-    // The end may lie across the border.
+    // The end may lie across the border. The earliest counts: of `\r\n\r` and `\n\r\n` only the first byte is its.
     let tail = &head[head.len().saturating_sub(HEAD_END.len() - 1)..];
-    for split in 1..HEAD_END.len() {
+    for split in (1..HEAD_END.len()).rev() {
         let (before, behind) = HEAD_END.split_at(split);
         if tail.ends_with(before) && rest.starts_with(behind) {
             return Some(behind.len());

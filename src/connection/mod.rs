@@ -420,9 +420,10 @@ impl Connection {
             || self.reading.is_parked()
     }
 
-    /// The next buffer to send. During a run: of those that go before the block.
+    /// The next buffer to send. During a run: of those that go before the block. None any more when the connection
+    /// is to be cut: where memory ran out, what should go before it may be missing.
     pub fn pop(&mut self) -> Option<Buffer> {
-        self.outbox.pop()
+        if self.is_cut() { None } else { self.outbox.pop() }
     }
 
     /// Gives back what [`pop`](Connection::pop) gave and nobody took.
@@ -440,7 +441,7 @@ impl Connection {
         bytes: &[u8],
         env: &mut Env<'_>,
     ) -> Result<Option<Range<usize>>, OutOfMemory> {
-        if run.block.is_empty() {
+        if run.block.is_empty() || self.is_cut() {
             self.outbox.end_block();
             return Ok(None);
         }

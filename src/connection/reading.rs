@@ -343,10 +343,7 @@ impl Connection {
             (false, true) => {}
         }
         let total = u64::from(self.message.bytes).saturating_add(header.payload_bytes);
-        let bytes_max = match self.message.compressed {
-            true => compressed_bytes_max(env.config.message_bytes_max),
-            false => env.config.message_bytes_max,
-        };
+        let bytes_max = self.payload_bytes_max(env.config);
         match u32::try_from(total) {
             Ok(bytes) if total <= bytes_max => self.message.bytes = bytes,
             _ => return Err(Offence::MessageTooBig),
@@ -364,6 +361,14 @@ impl Connection {
             assemble,
         });
         Ok(())
+    }
+
+    /// Payload bytes that the frames of the message under way may have together.
+    fn payload_bytes_max(&self, config: &Config) -> u64 {
+        match self.message.compressed {
+            true => compressed_bytes_max(config.message_bytes_max),
+            false => config.message_bytes_max,
+        }
     }
 
     /// Shows what there is of a frame's payload where it lies.
@@ -479,10 +484,11 @@ impl Connection {
         let part = &bytes[run.read..run.read + here];
         run.read += here;
         let left = left - here as u64;
-        // What may still come into this buffer: of a message that is shown whole, unless this is its last frame,
-        // anything up to the limit.
-        let further = if self.whole && !fin {
-            env.config.message_bytes_max.saturating_sub(u64::from(self.message.bytes))
+        // What may still come into this buffer: of a message that is gathered whole, unless this is its last
+        // frame, anything up to the limit.
+        let gathers = self.whole || self.message.compressed;
+        let further = if gathers && !fin {
+            self.payload_bytes_max(env.config).saturating_sub(u64::from(self.message.bytes))
         } else {
             0
         };
@@ -491,7 +497,6 @@ impl Connection {
             self.reading = Reading::Payload(Payload { left, key: mask::rotate(key, here), ..payload });
             return Ok(None);
         }
-        let gathers = self.whole || self.message.compressed;
         if gathers && !fin {
             self.reading = Reading::default();
             return Ok(None);

@@ -498,6 +498,22 @@ fn a_text_that_ends_inside_a_character_gives_its_memory_back() {
 }
 
 #[test]
+fn a_head_ends_at_its_first_empty_line_however_it_is_cut() {
+    let bytes = [REQUEST, b"\r\n\r\n"].concat();
+    for cut in 1..REQUEST.len() {
+        let mut echo = Echo::new(Config::default());
+        let (connection, mut env) = echo.env();
+        let (mut first, mut second) = (bytes[..cut].to_vec(), bytes[cut..].to_vec());
+        let mut run = Run::new();
+        assert!(matches!(connection.poll(&mut run, &mut first, &mut env), Step::Idle));
+        let mut run = Run::new();
+        let Step::Head(head) = connection.poll(&mut run, &mut second, &mut env) else { panic!("a head") };
+        assert_eq!((head.as_slice(), run.position()), (REQUEST, REQUEST.len() - cut), "cut at {cut}");
+        env.pool.put(head);
+    }
+}
+
+#[test]
 fn memory_that_is_spent_in_the_middle_of_a_head_is_given_back() {
     for deciding in [false, true] {
         let mut echo = Echo::new(Config::default());

@@ -371,3 +371,31 @@ fn a_compressing_client_and_server_understand_each_other() {
         }
     }
 }
+
+#[test]
+fn a_compressed_message_of_many_small_fragments_is_copied_a_few_times_and_not_once_for_each() {
+    let message: Vec<u8> = {
+        let mut entropy = Entropy::new(3);
+        (0..2 << 20).map(|_| entropy.next() as u8).collect()
+    };
+    let mut echo = shared_echo();
+    echo.config.message_bytes_max = message.len() as u64;
+    let payload = deflated(&message);
+    let fragments: Vec<&[u8]> = payload.chunks(256).collect();
+    let (mut grown, mut capacity) = (0, 0);
+    for (number, fragment) in fragments.iter().enumerate() {
+        let last = number == fragments.len() - 1;
+        echo.receive(&match number {
+            0 => compressed_frame(Opcode::Binary, last, fragment),
+            _ => client_frame(Opcode::Continuation, last, fragment),
+        });
+        if let Some(assembly) = &echo.connection.assembly {
+            let now = assembly.len() + assembly.room();
+            grown += usize::from(now != capacity);
+            capacity = now;
+        }
+    }
+    // It does not shrink, so it comes back plain.
+    assert_eq!(answers(&echo.sent), [(false, message)]);
+    assert!(grown < 16, "the assembly grew {grown} times");
+}

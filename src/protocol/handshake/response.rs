@@ -268,6 +268,8 @@ fn parse_one(
     let headers = &*parsed.headers;
     let status = match parsed.code.unwrap_or_default() {
         status @ 101 => status,
+        // HTTP/1.0 has no interim responses (RFC 9110, 15.2).
+        100..=199 if parsed.version != Some(1) => return Err(BadHandshake::Malformed),
         100..=199 => return Ok(Some((None, head_bytes))),
         status => return Err(BadHandshake::Status(status)),
     };

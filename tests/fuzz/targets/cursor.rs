@@ -37,7 +37,7 @@ impl<'a> Cursor<'a> {
     /// Choices from as many bytes as the next byte says.
     pub fn choices(&mut self) -> Choices<'a> {
         let bytes = usize::from(self.byte());
-        Choices { script: self.take(bytes), at: 0 }
+        Choices { script: self.take(bytes), at: 0, chunks: 0 }
     }
 }
 
@@ -46,7 +46,11 @@ impl<'a> Cursor<'a> {
 pub struct Choices<'a> {
     script: &'a [u8],
     at: usize,
+    chunks: usize,
 }
+
+/// Chunks that are cut off an input; what is left then comes at once, so that long inputs take no minutes.
+const CHUNKS_MAX: usize = 1_000;
 
 impl Choices<'_> {
     /// The next choice; always 255, the plain one, when the script is empty.
@@ -58,7 +62,9 @@ impl Choices<'_> {
 
     /// How many bytes come at once: few, some, or whatever there is.
     pub fn chunk_bytes(&mut self) -> usize {
+        self.chunks += 1;
         match self.next() {
+            _ if self.chunks > CHUNKS_MAX => usize::MAX,
             few @ 0..=0x3f => usize::from(few) + 1,
             some @ 0x40..=0x9f => (usize::from(some) - 0x3f) * 61,
             many @ 0xa0..=0xdf => (usize::from(many) - 0x9f) * 1_021,
