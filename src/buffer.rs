@@ -12,8 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::limits::{BUDGET_LEASE_BYTES, MEMORY_BUDGET_DEFAULT};
 
-/// Capacities of pooled buffers. Larger requests get a buffer of their own, freed on return.
-const CLASS_BYTES: [usize; 6] = [256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10];
+/// Capacities of pooled buffers. Larger requests get a buffer of their own, freed on return. The large ones lie
+/// closer together: they hold what peers that do not read are owed, and what is rounded up is owed to nobody.
+const CLASS_BYTES: [usize; 7] = [256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 128 << 10, 256 << 10];
 /// Free bytes kept per class; beyond that a returned buffer is freed.
 const FREE_BYTES_MAX: usize = 1 << 20;
 

@@ -365,16 +365,15 @@ fn compressed_runs_are_whole_and_tell_what_it_saved() {
             let number = |field: &str| done[field].as_u64().expect("a count");
             assert_eq!(number("agreed"), 5, "{run}");
             let check = |compressed: &str, plain: &str, messages: &str| {
-                assert!(number(messages) > 20 && number(plain) >= 200 * number(messages), "{run}");
+                assert!(number(messages) > 0 && number(plain) >= 200 * number(messages), "{run}");
                 let share = number(compressed) as f64 / number(plain) as f64;
                 assert!((0.1..0.7).contains(&share), "{share}: {run}");
             };
             check("bytes_out", "bytes_out_plain", "messages_out");
-            // A topic's subscribers may be sent what is plain; an echo comes back as it went.
-            if record["config"]["mode"] == "echo" {
-                assert_eq!(number("messages_in"), number("messages_out"), "{run}");
-                check("bytes_in", "bytes_in_plain", "messages_in");
-            }
+            check("bytes_in", "bytes_in_plain", "messages_in");
+            // An echo comes back as it went; what is published comes to four.
+            let copies = if record["config"]["mode"] == "echo" { 1 } else { 4 };
+            assert_eq!(number("messages_in"), copies * number("messages_out"), "{run}");
         }
     }
 }
@@ -397,7 +396,7 @@ fn a_conductor_that_comes_late_does_not_move_the_servers_cpu_time() {
     // Held up from before the measured time begins until long after all is over.
     let held_up = Duration::from_millis(1_200);
     let mut late = true;
-    let record = server.measure(Duration::from_millis(600), &mut |stage| {
+    let record = server.measure(Duration::from_millis(800), &mut |stage| {
         if stage != Stage::Connecting && std::mem::take(&mut late) {
             std::thread::sleep(held_up);
         }
@@ -405,16 +404,14 @@ fn a_conductor_that_comes_late_does_not_move_the_servers_cpu_time() {
     let whole_ns = server.cpu_ns() - before_ns;
     assert!(!late, "the conductor was held up");
     let found = record.server.expect("its process was named");
-    let (sampled_s, messages) = (found.sampled_s.expect("sampled"), found.sampled_messages.expect("sampled"));
-    // The generator may come to the ends late on a busy machine, but not as late as the conductor.
-    assert!((0.5..1.1).contains(&sampled_s), "{sampled_s} s");
-    assert!(messages > 100 && messages <= record.messages * 11 / 6, "{messages} of {}", record.messages);
-    let sampled_ns = found.cpu_ns_per_message.expect("sampled") * messages as f64;
-    let share = found.cpu_share.expect("sampled");
-    assert!((share - sampled_ns / (sampled_s * 1e9)).abs() < 1e-6, "{share}");
-    // All that the server did besides was to start, to open the connections and to close them.
-    let part = sampled_ns / whole_ns as f64;
-    assert!((0.5..=1.0).contains(&part), "{sampled_ns} ns of {whole_ns} ns");
+    let (sampled_s, sampled) = (found.sampled_s.expect("sampled"), found.sampled_messages.expect("sampled"));
+    assert!(sampled > 100 && sampled_s < held_up.as_secs_f64(), "{sampled} messages in {sampled_s} s");
+    // Without warm-up, next to all that the server did in the run was for the measured messages. The samples may come
+    // late on a busy machine; but then both parts of the quotient do.
+    let explained = found.cpu_ns_per_message.expect("sampled") * record.messages as f64 / whole_ns as f64;
+    assert!((0.5..1.2).contains(&explained), "{explained} of {whole_ns} ns: {found:?}");
+    let share = found.cpu_ns_per_message.expect("sampled") * sampled as f64 / (sampled_s * 1e9);
+    assert!((found.cpu_share.expect("sampled") / share - 1.0).abs() < 1e-6, "{share}: {found:?}");
 }
 
 /// `echoring serve` in a process of its own.

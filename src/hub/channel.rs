@@ -19,6 +19,14 @@ pub enum Format {
     },
 }
 
+/// Names a subscriber within its topic while it is subscribed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemberId {
+    pub(super) format: Format,
+    /// Within its channel.
+    pub(super) index: u32,
+}
+
 /// A message on its way into the logs of its topic.
 pub trait Encode {
     /// The message as one frame, given as header and payload: the same bytes for all subscribers of `format`. Where
@@ -60,6 +68,14 @@ struct Member<K> {
     own_end: Position,
     /// Since when the cursor has not been at the end; 0 when it is.
     behind_since: Nanos,
+}
+
+/// Why a member was not just sent the latest piece.
+enum Stopped {
+    /// It is to be offered whatever it lacks.
+    Offer(u32),
+    /// It is writable, but did not take it.
+    Refused(u32),
 }
 
 #[derive(Debug)]
@@ -125,12 +141,13 @@ impl<K: Copy + Eq> Channel<K> {
         sums.subscriptions -= 1;
     }
 
-    /// Appends a message; `own` is the member that published it, when it is one of this channel.
+    /// Appends a message; `own` is the subscriber that published it, of this channel or another.
+    #[inline]
     pub(super) fn append(
         &mut self,
         pool: &mut Pool,
         origin: Origin,
-        own: Option<u32>,
+        own: Option<MemberId>,
         message: &mut impl Encode,
     ) {
         if self.failed {
@@ -141,7 +158,8 @@ impl<K: Copy + Eq> Channel<K> {
             return;
         };
         if let Some(own) = own
-            && let Some(Some(member)) = self.members.get_mut(own as usize)
+            && own.format == self.format
+            && let Some(Some(member)) = self.members.get_mut(own.index as usize)
             && member.skip == origin
         {
             member.own_end = end;
@@ -155,9 +173,39 @@ impl<K: Copy + Eq> Channel<K> {
 
     /// Offers the log to every member.
     pub(super) fn deliver(&mut self, now: Nanos, lag: Nanos, sums: &mut Sums, sink: &mut impl Sink<K>) {
-        for index in 0..self.members.len() as u32 {
-            self.offer(index, now, lag, sums, sink);
+        let mut index = 0;
+        while let Some(stopped) = self.send_latest(index, sink) {
+            index = match stopped {
+                Stopped::Offer(index) => {
+                    self.offer(index, now, lag, sums, sink);
+                    index
+                }
+                Stopped::Refused(index) => {
+                    self.settle(index, now, lag, sums, sink);
+                    index
+                }
+            } + 1;
         }
+    }
+
+    /// Sends the latest piece to the members from `first` on, up to one that needs something else: those that keep
+    /// up, nearly all, lack just that.
+    fn send_latest(&mut self, first: u32, sink: &mut impl Sink<K>) -> Option<Stopped> {
+        let latest = self.log.latest().filter(|_| !self.failed);
+        let end = self.log.end();
+        for (index, member) in (first..).zip(self.members.get_mut(first as usize..)?) {
+            let Some(member) = member else { continue };
+            let Some((start, bytes, frames)) = latest else { return Some(Stopped::Offer(index)) };
+            let keeps_up = member.cursor == start && member.behind_since == 0 && member.own_end <= start;
+            if !keeps_up || !sink.is_writable(member.key) {
+                return Some(Stopped::Offer(index));
+            }
+            if sink.send(member.key, bytes.clone(), frames).is_err() {
+                return Some(Stopped::Refused(index));
+            }
+            member.cursor = end;
+        }
+        None
     }
 
     /// Offers one member what lies behind its cursor, and drops it when it is past its bound.
@@ -180,26 +228,35 @@ impl<K: Copy + Eq> Channel<K> {
         }
         if sink.is_writable(member.key) && member.cursor >= self.log.start() {
             let nothing_own = member.own_end <= member.cursor;
-            if nothing_own && let Some((bytes, frames)) = self.log.latest(member.cursor) {
-                if sink.send(member.key, bytes.clone(), frames).is_ok() {
-                    member.cursor = end;
-                }
-            } else {
-                let skip = (!nothing_own).then_some(member.skip);
-                for stretch in self.log.read(member.cursor, skip) {
-                    if sink.send(member.key, stretch.bytes, stretch.frames).is_err() {
-                        break;
+            match self.log.latest() {
+                Some((start, bytes, frames)) if nothing_own && member.cursor == start => {
+                    if sink.send(member.key, bytes.clone(), frames).is_ok() {
+                        member.cursor = end;
                     }
-                    member.cursor = stretch.end;
                 }
-                // Own frames at the end are behind the last stretch.
-                if self.log.read(member.cursor, skip).next().is_none() {
-                    member.cursor = end;
+                _ => {
+                    let skip = (!nothing_own).then_some(member.skip);
+                    for stretch in self.log.read(member.cursor, skip) {
+                        if sink.send(member.key, stretch.bytes, stretch.frames).is_err() {
+                            break;
+                        }
+                        member.cursor = stretch.end;
+                    }
+                    // Own frames at the end are behind the last stretch.
+                    if self.log.read(member.cursor, skip).next().is_none() {
+                        member.cursor = end;
+                    }
                 }
             }
         }
+        self.settle(index, now, lag, sums, sink);
+    }
+
+    /// Sees how far behind a member is after it was offered something.
+    fn settle(&mut self, index: u32, now: Nanos, lag: Nanos, sums: &mut Sums, sink: &mut impl Sink<K>) {
+        let Some(Some(member)) = self.members.get_mut(index as usize) else { return };
         let was_behind = member.behind_since != 0;
-        let is_behind = member.cursor != end;
+        let is_behind = member.cursor != self.log.end();
         if is_behind != was_behind {
             member.behind_since = if is_behind { now.max(1) } else { 0 };
             let (less, more) = (usize::from(was_behind), usize::from(is_behind));

@@ -13,7 +13,7 @@ mod home;
 mod log;
 mod topic;
 
-pub use channel::{Encode, Format, Sink};
+pub use channel::{Encode, Format, MemberId, Sink};
 pub use home::{HomeId, Homes, home_shard};
 pub use log::{Log, Origin, OutOfMemory, Position, Stretch};
-pub use topic::{Bounds, MemberId, TopicId, Topics};
+pub use topic::{Bounds, TopicId, Topics};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::channel::{Channel, Encode, Format, Sink, Sums};
+use super::channel::{Channel, Encode, Format, MemberId, Sink, Sums};
 use super::log::Origin;
 use crate::buffer::Pool;
 use crate::limits::Nanos;
@@ -23,13 +23,6 @@ pub struct Bounds {
     pub log_bytes: usize,
     /// Time since a subscriber last had everything.
     pub lag: Nanos,
-}
-
-/// Names a subscriber within its topic while it is subscribed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MemberId {
-    format: Format,
-    index: u32,
 }
 
 #[derive(Debug)]
@@ -136,6 +129,7 @@ impl<K: Copy + Eq> Topics<K> {
     /// Appends a message to a topic's logs, encoded once for each format. `own` is the subscriber that published it,
     /// when it is one here. Where the node's budget has no room for it all subscribers of that format have missed it,
     /// and are dropped at the next delivery.
+    #[inline]
     pub fn append(
         &mut self,
         id: TopicId,
@@ -146,7 +140,6 @@ impl<K: Copy + Eq> Topics<K> {
     ) {
         let Some(topic) = get_mut(&mut self.table, id) else { return };
         for channel in &mut topic.channels {
-            let own = own.filter(|own| own.format == channel.format).map(|own| own.index);
             channel.append(pool, origin, own, message);
         }
         if !std::mem::replace(&mut topic.dirty, true) {
@@ -257,10 +250,12 @@ mod tests {
     use crate::buffer::Budget;
     use crate::limits::LOG_SEGMENT_BYTES;
 
-    /// Subscribers by number; those in `stuck` take nothing.
+    /// Subscribers by number; those in `stuck` take nothing, those in `refusing` although they seemed to.
     struct Peers {
         got: BTreeMap<u32, Vec<u8>>,
         stuck: Vec<u32>,
+        refusing: Vec<u32>,
+        refusals: usize,
         fell: Vec<u32>,
         pool: Pool,
     }
@@ -270,6 +265,10 @@ mod tests {
             !self.stuck.contains(&key)
         }
         fn send(&mut self, key: u32, frames: Bytes, _: u32) -> Result<(), Bytes> {
+            if self.refusing.contains(&key) {
+                self.refusals += 1;
+                return Err(frames);
+            }
             self.got.entry(key).or_default().extend_from_slice(&frames);
             Ok(())
         }
@@ -320,7 +319,14 @@ mod tests {
         fn with(pool: Pool) -> World {
             let mut topics = Topics::new(BOUNDS);
             let id = topics.create("t");
-            let peers = Peers { got: BTreeMap::new(), stuck: Vec::new(), fell: Vec::new(), pool };
+            let peers = Peers {
+                got: BTreeMap::new(),
+                stuck: Vec::new(),
+                refusing: Vec::new(),
+                refusals: 0,
+                fell: Vec::new(),
+                pool,
+            };
             World { topics, peers, id }
         }
 
@@ -387,6 +393,21 @@ mod tests {
         (0..20).for_each(|_| drop(world.publish(&[b'y'; 10], 3)));
         assert_eq!((&world.peers.fell, world.topics.subscriptions()), (&vec![1], 1));
         assert_eq!(world.got(2).len(), 250);
+    }
+
+    #[test]
+    fn who_refuses_a_message_is_tried_once_and_gets_it_later() {
+        let mut world = World::new();
+        let members: Vec<MemberId> = (1..=3).map(|key| world.subscribe(key, Format::Plain)).collect();
+        world.peers.refusing = vec![1, 2];
+        world.publish(b"a", 1);
+        assert_eq!((world.peers.refusals, world.got(3)), (2, &b"a"[..]));
+        world.peers.refusing = vec![2];
+        world.publish(b"b", 2);
+        assert_eq!((world.got(1), world.got(2), world.got(3)), (&b"ab"[..], &b""[..], &b"ab"[..]));
+        world.peers.refusing.clear();
+        world.topics.catch_up(world.id, members[1], 3, &mut world.peers);
+        assert_eq!((world.got(2), world.topics.has_laggards()), (&b"ab"[..], false));
     }
 
     #[test]

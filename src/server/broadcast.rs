@@ -298,6 +298,7 @@ impl Broadcast {
 
     /// The home's part: the message gets its offset and goes to every shard that subscribed. The caller has
     /// seen to it that the forward lanes have room.
+    #[inline]
     fn fan_out(
         &mut self,
         means: &mut Means<'_, Message>,
@@ -506,6 +507,7 @@ impl Broadcast {
     }
 }
 
+#[inline]
 fn append(
     topics: &mut Topics<Token>,
     means: &mut Means<'_, Message>,
@@ -538,6 +540,7 @@ impl Encode for Frames<'_> {
 }
 
 impl Frames<'_> {
+    #[inline(never)]
     fn deflated(&mut self, window_bits: u8) -> [&[u8]; 2] {
         let [first, rest] = self.plain;
         let Ok(Some((header, header_bytes))) = frame::decode(first, Role::Client, false) else {

@@ -37,7 +37,7 @@ impl Bits {
     /// Appends the low `count` bits of `value`, the lowest first.
     fn number(&mut self, value: u32, count: usize) {
         for at in 0..count {
-            if self.used % 8 == 0 {
+            if self.used.is_multiple_of(8) {
                 self.bytes.push(0);
             }
             let bit = (value >> at & 1) as u8;

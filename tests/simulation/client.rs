@@ -185,7 +185,7 @@ impl Decoder {
             return false;
         }
         assert!(head.contains(ACCEPT), "the accept value answers the key: {head}");
-        self.window_bits = head.lines().find_map(|line| agreed_window_bits(line));
+        self.window_bits = head.lines().find_map(agreed_window_bits);
         self.at = end + 4;
         self.opened = true;
         true

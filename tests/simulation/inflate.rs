@@ -162,9 +162,9 @@ fn what_the_standard_says_is_what_is_read() {
     // An example with a fixed code: "aaaaaaaaaa" as a literal and a match of distance 1, then the sync flush.
     let mut bits = Vec::new();
     let mut put = |value: u32, count: u32| bits.extend((0..count).map(|place| value >> place & 1 == 1));
-    put(0b0_1_0, 3); // not the last block, fixed codes (least bit first: 0, then 1, 0)
+    put(0b010, 3); // not the last block, fixed codes (least bit first: 0, then 1, 0)
     put(0b1000_1001, 8); // 'a' is 0x91, most significant bit first
-    put(0b1110_000, 7); // 263: a length of 9
+    put(0b111_0000, 7); // 263: a length of 9
     put(0, 5); // distance 1
     put(0, 7); // end of block
     put(0, 3); // a stored block, whose length was left out

@@ -59,8 +59,7 @@ pub fn run(data: &[u8]) {
 pub fn compression(options: u8) -> Compression {
     let direction =
         |options: u8| Direction { takeover: options & 1 == 0, window_bits: 8 + (options >> 1 & 7) };
-    let preferences =
-        Preferences { server: direction(options), client: direction(options >> 4 | options << 4) };
+    let preferences = Preferences { server: direction(options), client: direction(options.rotate_left(4)) };
     Compression { preferences, level: 1 + options % 9, threshold_bytes: u32::from(options >> 4) * 8 }
 }
 
@@ -120,7 +119,8 @@ fn judge(peer: &mut Peer<'_>, habits: Habits, floods: bool) {
     judge_end(peer, role, &all, floods);
     let out_of_memory = peer.connection.closed().is_some_and(|closed| closed.cause == Cause::OutOfMemory);
     // What was parked when the end came from elsewhere is not read any more.
-    let heeded_all = !out_of_memory && !(peer.ended_here && inbound_direction.is_some());
+    let left_parked = peer.ended_here && inbound_direction.is_some();
+    let heeded_all = !out_of_memory && !left_parked;
     if app != App::Echo {
         assert_begins(&heeded.messages, &peer.shown, heeded_all, "messages shown");
         assert_begins(&heeded.pongs, &peer.pongs, heeded_all, "pongs shown");

@@ -38,8 +38,11 @@ pub fn run(data: &[u8]) {
 struct Asked {
     head_bytes: usize,
     line: [String; 5],
-    upgrade: Result<Option<([u8; 24], Option<String>, Vec<String>)>, Refusal>,
+    upgrade: Result<Option<Upgrading>, Refusal>,
 }
+
+/// The key, the origin and the subprotocols of an upgrade.
+type Upgrading = ([u8; 24], Option<String>, Vec<String>);
 
 fn ask(bytes: &[u8]) -> Result<Option<Asked>, Refusal> {
     with_request(bytes, |request, head_bytes| Asked {
@@ -313,7 +316,6 @@ fn check_strings(bytes: &[u8]) {
         subprotocols: vec![text(), text()],
         headers: vec![(text(), text())],
         path,
-        ..Dial::default()
     };
     let mut request = Vec::new();
     write_request(&mut request, &dial, NONCE, None);
