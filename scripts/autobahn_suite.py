@@ -28,7 +28,7 @@ ENGINE_TIMEOUT_S = 20
 START_TIMEOUT_S = 120
 
 MISSING = (
-    "autobahn: install Python 2.7 with pip (pyenv install 2.7.18, or set ECHORING_PYTHON27 to its path), "
+    "install Python 2.7 with pip (pyenv install 2.7.18, or set ECHORING_PYTHON27 to its path), "
     "or start docker or podman"
 )
 
@@ -53,7 +53,7 @@ def find_python():
     named = os.environ.get("ECHORING_PYTHON27")
     if named:
         if not is_python27(named):
-            raise Unavailable(f"autobahn: ECHORING_PYTHON27={named} is no Python 2.7 with pip")
+            raise Unavailable(f"ECHORING_PYTHON27={named} is no Python 2.7 with pip")
         return named
     pyenv = os.environ.get("PYENV_ROOT") or os.path.expanduser("~/.pyenv")
     installed = glob.glob(os.path.join(pyenv, "versions", "2.7*", "bin", "python2.7"))
@@ -99,7 +99,7 @@ def install(python, target):
         )
         if done.returncode != 0:
             last = (done.stdout.strip().split("\n") or [""])[-1]
-            raise Unavailable(f"autobahn: the suite's packages could not be installed: {last}")
+            raise Unavailable(f"the suite's packages could not be installed: {last}")
         try:
             os.rename(unfinished, packages)
         except OSError:
@@ -107,7 +107,7 @@ def install(python, target):
             if not os.path.isdir(packages):
                 raise
     except subprocess.TimeoutExpired:
-        raise Unavailable("autobahn: the suite's packages could not be installed in time") from None
+        raise Unavailable("the suite's packages could not be installed in time") from None
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return packages

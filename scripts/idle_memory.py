@@ -145,6 +145,7 @@ def write_record(name, **figures):
         json.dump(record, file, indent=2)
         file.write("\n")
     print(path)
+    return path, record
 
 
 def measure_default(binary, count):
@@ -169,7 +170,7 @@ def measure_compression(binary, count):
         driver, figures = asyncio.run(measure(binary, count, ["--compress", compress], frame))
         print(f"--compress {compress!r}: {figures['bytes_per_connection']:.0f} B of user memory per idle connection")
         settings.append({"compress": compress, **figures})
-    write_record(
+    path, record = write_record(
         "compressed-memory.json",
         scenario=f"{count} idle connections to /echo that have exchanged one compressed text message of "
         f"{len(MESSAGE)} bytes (none with compression off)",
@@ -177,6 +178,24 @@ def measure_compression(binary, count):
         server=driver,
         settings=settings,
     )
+    with open(path.removesuffix("json") + "md", "w") as file:
+        file.write(table_of(record))
+
+
+def table_of(record):
+    lines = [
+        "# User memory per idle connection, by `--compress`",
+        "",
+        "| setting | bytes |",
+        "|---|---|",
+        *(f"| `{s['compress']}` | {s['bytes_per_connection']:,.0f} |" for s in record["settings"]),
+        "",
+        record["scenario"][0].upper() + record["scenario"][1:] + ".",
+        "",
+        f"Commit {record['commit'][:12]}, {record['cpu']}, Linux {record['kernel']}. {record['known_bias']}",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 def main():

@@ -50,7 +50,7 @@ pub const COMPRESSION_LEVEL_DEFAULT: u8 = 1;
 pub const COMPRESSION_BYTES_DEFAULT: u64 = 256 * 1024 * 1024;
 /// Bytes of them leased at a time.
 pub const COMPRESSION_LEASE_BYTES: u64 = 1024 * 1024;
-/// Contexts of closed connections that a shard keeps for new ones, of each direction.
+/// Deflaters of closed connections that a shard keeps for new ones.
 pub const SPARE_CONTEXTS_MAX: usize = 8;
 
 // ---- liveness and closing (RFC 6455, sections 5.5.2 and 7) ----

@@ -261,15 +261,20 @@ fn a_compressed_echo_allocates_nothing() {
         let mut payload = Vec::new();
         let direction = Direction { takeover: false, window_bits: 15 };
         let bytes = Deflater::new(direction, 6).deflate(&text(payload_bytes), &mut payload);
-        // Text, compressed: legal whether or not the window is kept.
-        let frame = masked_frame(0xc1, &payload[..bytes]);
+        // Text, compressed: legal whether or not the window is kept. A plain message on either side of it, as short
+        // ones are, makes its answer lie between others that leave from where they came.
+        let compressed = masked_frame(0xc1, &payload[..bytes]);
+        let plain = text_frame(100);
+        let frames = [&plain[..], &compressed, &plain, &compressed, &plain].concat();
         let mut rounds = |rounds: usize| {
             for _ in 0..rounds {
                 // One after the other: how many share a turn, and so how many buffers are in use, would be chance.
                 for index in 0..CONNECTIONS {
-                    world.send(index, &frame);
-                    let (reply_bytes, compressed) = world.await_frame(index);
-                    assert!(compressed && reply_bytes < payload_bytes);
+                    world.send(index, &frames);
+                    for expected in [false, true, false, true, false] {
+                        let (reply_bytes, compressed) = world.await_frame(index);
+                        assert!(compressed == expected && reply_bytes < payload_bytes);
+                    }
                 }
             }
         };

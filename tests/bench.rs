@@ -365,16 +365,15 @@ fn compressed_runs_are_whole_and_tell_what_it_saved() {
             let number = |field: &str| done[field].as_u64().expect("a count");
             assert_eq!(number("agreed"), 5, "{run}");
             let check = |compressed: &str, plain: &str, messages: &str| {
-                assert!(number(messages) > 20 && number(plain) >= 200 * number(messages), "{run}");
+                assert!(number(messages) > 0 && number(plain) >= 200 * number(messages), "{run}");
                 let share = number(compressed) as f64 / number(plain) as f64;
                 assert!((0.1..0.7).contains(&share), "{share}: {run}");
             };
             check("bytes_out", "bytes_out_plain", "messages_out");
-            // A topic's subscribers may be sent what is plain; an echo comes back as it went.
-            if record["config"]["mode"] == "echo" {
-                assert_eq!(number("messages_in"), number("messages_out"), "{run}");
-                check("bytes_in", "bytes_in_plain", "messages_in");
-            }
+            check("bytes_in", "bytes_in_plain", "messages_in");
+            // An echo comes back as it went; what is published comes to four.
+            let copies = if record["config"]["mode"] == "echo" { 1 } else { 4 };
+            assert_eq!(number("messages_in"), copies * number("messages_out"), "{run}");
         }
     }
 }

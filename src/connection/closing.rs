@@ -372,6 +372,7 @@ impl Connection {
             return self.abort();
         }
         self.pinged = true;
+        self.outbox.shrink();
         if self.ping(&[], env).is_err() {
             self.out_of_memory();
         }

@@ -2,8 +2,8 @@
 //! share.
 //!
 //! A message is inflated when its last byte is there, and deflated as a whole: so a connection that keeps no
-//! window from message to message owns no codec at all. One that does keep a window owns a context for that
-//! direction, taken from a lease on the node's budget when it is agreed on (inbound) or first needed (outbound).
+//! window from message to message owns no codec at all. One that does owns its window inbound and a whole deflater
+//! outbound, taken from a lease on the node's budget when it is agreed on (inbound) or first needed (outbound).
 //! Without room in the budget the window is not kept, which a server may always say and a sender always do.
 //!
 //! Never: the format of frames or of offers; those are the protocol's.
@@ -12,7 +12,7 @@ use super::reading::Stop;
 use super::{Connection, Env, Kind, OutOfMemory};
 use crate::buffer::{Buffer, Lease};
 use crate::limits::SPARE_CONTEXTS_MAX;
-use crate::protocol::deflate::{Agreement, Deflater, Direction, Inflater, Preferences};
+use crate::protocol::deflate::{Agreement, Deflater, Direction, Inflater, Preferences, Window};
 use crate::protocol::frame::{HEADER_BYTES_MAX, Header};
 use crate::protocol::{Offence, Role};
 
@@ -64,11 +64,10 @@ pub struct Compressed {
 #[derive(Debug)]
 pub struct Codecs {
     compression: Option<Compression>,
-    /// For all messages that do not refer to earlier ones.
+    /// For all messages, whoever keeps the window.
     inflater: Option<Inflater>,
-    /// Likewise, by the window's bits from 9 on.
+    /// For all messages that do not refer to earlier ones, by the window's bits from 9 on.
     deflaters: [Option<Deflater>; 7],
-    spare_inflaters: Vec<(Direction, Box<Inflater>)>,
     spare_deflaters: Vec<(Direction, Box<Deflater>)>,
     /// Bytes of the contexts that connections own, or were promised, and of the spare ones.
     lease: Lease,
@@ -84,7 +83,6 @@ impl Codecs {
             compression,
             inflater: None,
             deflaters: Default::default(),
-            spare_inflaters: Vec::new(),
             spare_deflaters: Vec::new(),
             lease,
             inflated: Vec::new(),
@@ -151,25 +149,14 @@ impl Codecs {
     }
 
     fn inflate(&mut self, session: &mut Session, payload: &[u8], bytes_max: usize) -> Result<&[u8], Offence> {
-        let direction = session.inbound_direction();
-        let inflater = match &mut session.inbound {
-            // Whatever window the peer may use, this one is as large.
-            Inbound::Shared => self
-                .inflater
-                .get_or_insert_with(|| Inflater::new(Direction { takeover: false, window_bits: 15 })),
-            Inbound::Own(inflater) => inflater.get_or_insert_with(|| {
-                match self.spare_inflaters.iter().position(|(spare, _)| *spare == direction) {
-                    Some(index) => {
-                        // Its bytes are promised to this connection already.
-                        self.lease.give(Inflater::memory_bytes(direction) as u64);
-                        self.spare_inflaters.swap_remove(index).1
-                    }
-                    None => Box::new(Inflater::new(direction)),
-                }
-            }),
-        };
-        let bytes =
-            inflater.inflate(payload, &mut self.inflated, bytes_max).inspect_err(|_| inflater.reset())?;
+        // Whatever window the peer may use, this one is as large.
+        let inflater = self
+            .inflater
+            .get_or_insert_with(|| Inflater::new(Direction { takeover: false, window_bits: 15 }));
+        let bytes = match &mut session.inbound {
+            Inbound::Shared => inflater.inflate(payload, &mut self.inflated, bytes_max),
+            Inbound::Own(window) => inflater.inflate_after(window, payload, &mut self.inflated, bytes_max),
+        }?;
         self.done.messages_in += 1;
         self.done.bytes_in += payload.len() as u64;
         self.done.bytes_in_inflated += bytes as u64;
@@ -190,7 +177,7 @@ impl Codecs {
     /// What a connection may keep of what was agreed.
     fn promise(&mut self, agreement: Agreement, role: Role) -> Agreement {
         let inbound = agreement.inbound(role);
-        if !inbound.takeover || self.lease.take(Inflater::memory_bytes(inbound) as u64) {
+        if !inbound.takeover || self.lease.take(Window::memory_bytes(inbound.window_bits) as u64) {
             return agreement;
         }
         self.done.declined += 1;
@@ -199,13 +186,8 @@ impl Codecs {
 
     fn release(&mut self, session: Session) {
         let (inbound, outbound) = (session.inbound_direction(), session.outbound_direction());
-        match session.inbound {
-            Inbound::Shared => {}
-            Inbound::Own(Some(mut inflater)) if self.spare_inflaters.len() < SPARE_CONTEXTS_MAX => {
-                inflater.reset();
-                self.spare_inflaters.push((inbound, inflater));
-            }
-            Inbound::Own(_) => self.lease.give(Inflater::memory_bytes(inbound) as u64),
+        if let Inbound::Own(_) = session.inbound {
+            self.lease.give(Window::memory_bytes(inbound.window_bits) as u64);
         }
         if let Outbound::Own(Some(deflater)) = session.outbound {
             self.put_deflater(outbound, deflater);
@@ -228,13 +210,13 @@ pub(super) fn compressed_bytes_max(message_bytes_max: u64) -> u64 {
     message_bytes_max + message_bytes_max / 8 + 1024
 }
 
-/// Who inflates.
+/// What the shard's inflater is shown before a message.
 #[derive(Debug)]
 enum Inbound {
-    /// The shard's inflater: no message refers to an earlier one.
+    /// Nothing: no message refers to an earlier one.
     Shared,
-    /// The connection's own, promised at the handshake and made with the first message.
-    Own(Option<Box<Inflater>>),
+    /// The connection's own window, promised at the handshake. It grows with the first messages.
+    Own(Window),
 }
 
 /// Who deflates.
@@ -263,7 +245,11 @@ impl Session {
         Session {
             agreement,
             role,
-            inbound: if inbound.takeover { Inbound::Own(None) } else { Inbound::Shared },
+            inbound: if inbound.takeover {
+                Inbound::Own(Window::new(inbound.window_bits))
+            } else {
+                Inbound::Shared
+            },
             outbound: match outbound {
                 direction if !direction.deflates() => Outbound::Plain,
                 Direction { takeover: true, .. } => Outbound::Own(None),

@@ -24,6 +24,7 @@ pub struct OutOfMemory;
 pub(super) struct Outbox {
     control: Option<Buffer>,
     first: Option<Buffer>,
+    /// Kept, once it was needed, until the connection is [idle](Outbox::shrink): a busy one allocates nothing.
     #[expect(clippy::box_collection, reason = "an idle connection pays 8 bytes for it, not 32")]
     rest: Option<Box<VecDeque<Buffer>>>,
     bytes: u32,
@@ -210,9 +211,6 @@ impl Outbox {
         } else if self.data_buffers() > usize::from(self.after) {
             let first = self.first.take()?;
             self.first = self.rest.as_mut().and_then(|rest| rest.pop_front());
-            if self.first.is_none() {
-                self.rest = None;
-            }
             first
         } else {
             return None;
@@ -231,6 +229,13 @@ impl Outbox {
         self.bytes += buffer.len() as u32;
         if let Some(first) = self.first.replace(buffer) {
             self.rest.get_or_insert_default().push_front(first);
+        }
+    }
+
+    /// Gives up the memory of a queue that is empty: for a connection that has become idle.
+    pub(super) fn shrink(&mut self) {
+        if self.rest.as_ref().is_some_and(|rest| rest.is_empty()) {
+            self.rest = None;
         }
     }
 

@@ -215,10 +215,15 @@ impl<D: Driver, A: Application> Core<D, A> {
     }
 
     /// Sends what was queued and carries out what connections decided, until nothing is left to do.
+    #[inline]
     pub(super) fn flush_dirty(&mut self, application: &mut A) {
-        if self.dirty.is_empty() && self.unblocked.is_empty() {
-            return;
+        if !self.dirty.is_empty() || !self.unblocked.is_empty() {
+            self.flush_any(application);
         }
+    }
+
+    #[inline(never)]
+    fn flush_any(&mut self, application: &mut A) {
         for _ in 0..2 {
             let mut index = 0;
             while index < self.dirty.len() {

@@ -5,6 +5,7 @@
 
 use std::io::Write as _;
 use std::thread;
+use std::time::Duration;
 
 use super::peer::{
     BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, Peer, TEXT, close, frame, header, masked, upgrade,
@@ -383,5 +384,72 @@ fn kept_windows_stay_within_their_budget_however_many_ask() {
         server.wait_for_nobody();
         let (_peer, agreed) = agree(server, "/echo", PLAIN_ANSWERS);
         assert!(!agreed.contains("client_no_context_takeover"), "{agreed}");
+    });
+}
+
+#[test]
+fn an_agreement_that_waits_for_another_shard_is_kept_all_the_same() {
+    // With two shards about half of the topics live on the other one.
+    on_both_drivers(&["--compress", "on", "--shards", "2"], |server| {
+        for topic in 0..16 {
+            let (mut peer, _) = agree(server, &format!("/broadcast/{topic}?self=1"), PLAIN_ANSWERS);
+            peer.send(&compressed(TEXT, &stored(b"hello")));
+            assert_eq!(peer.message(), (TEXT, b"hello".to_vec()));
+        }
+    });
+}
+
+// ---- floods ----
+
+#[test]
+fn declared_lengths_of_compressed_messages_reserve_nothing() {
+    on_both_drivers(&["--compress", "client_max_window_bits=15", "--max-message", "1GiB"], |server| {
+        server.serves();
+        let resident = server.resident_bytes();
+        let declared = [header(FIN | RSV1 | BINARY, 1 << 30), b"just these".to_vec()].concat();
+        let declaring: Vec<Peer> = (0..200)
+            .map(|at| {
+                let path = ["/echo", "/broadcast/declared"][at % 2];
+                let (mut peer, _) = agree(server, path, PLAIN_ANSWERS);
+                peer.send(&declared);
+                peer
+            })
+            .collect();
+        let read = (200 * declared.len()) as u64;
+        let stats = server.wait_until("read", |stats| stats["bytes_in"].as_u64() >= Some(read));
+        let pooled = stats["pool_bytes"].as_u64().expect("a figure");
+        assert!(pooled < MIB, "{pooled} bytes of buffers for what 200 peers announced");
+        let grown = server.resident_bytes().saturating_sub(resident);
+        assert!(grown < 16 * MIB, "{grown} bytes for what 200 peers announced");
+        drop(declaring);
+        server.wait_for_nobody();
+    });
+}
+
+#[test]
+fn fragment_floods_of_compressed_messages_stay_linear_in_time_and_bounded_in_memory() {
+    on_both_drivers(&["--compress", "on"], |server| {
+        for path in ["/echo", "/broadcast/flood?self=1"] {
+            let cost = |payload_bytes: usize| {
+                let (mut peer, _) = agree(server, path, PLAIN_ANSWERS);
+                let message = stored(&vec![b'x'; payload_bytes]);
+                let mut sent = masked(RSV1 | TEXT, &message[..1]);
+                message[1..].iter().for_each(|byte| sent.extend_from_slice(&masked(CONTINUATION, &[*byte])));
+                sent.extend_from_slice(&frame(CONTINUATION, b""));
+                let before = server.shard_cpu();
+                let mut writing = peer.stream.try_clone().expect("a descriptor");
+                let writer = thread::spawn(move || writing.write_all(&sent));
+                assert_eq!(peer.message(), (TEXT, vec![b'x'; payload_bytes]));
+                writer.join().expect("no panic").expect("all was sent");
+                server.serves();
+                server.shard_cpu() - before
+            };
+            cost(4_000);
+            let (few, many) = (cost(15_000), cost(60_000));
+            // Four times as many, and sixteen times the work if it were quadratic.
+            assert!(many < 9 * few.max(Duration::from_millis(2)), "{path}: {few:?}, then {many:?}");
+        }
+        let peak = server.figure("pool_bytes_peak");
+        assert!(peak < 3 * MIB, "{peak} bytes of buffers");
     });
 }

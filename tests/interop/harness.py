@@ -196,8 +196,8 @@ class Raw:
             headers[name.lower()] = value.strip()
         return int(lines[0].split(" ")[1]), headers
 
-    def upgrade(self, path="/echo"):
-        """Sends an upgrade; status and header lines of what comes back."""
+    def upgrade(self, path="/echo", extensions=None):
+        """Sends an upgrade, with the extensions offered; status and header lines of what comes back."""
         headers = {
             "Host": "localhost",
             "Upgrade": "websocket",
@@ -205,6 +205,8 @@ class Raw:
             "Sec-WebSocket-Version": "13",
             "Sec-WebSocket-Key": base64.b64encode(os.urandom(16)).decode(),
         }
+        if extensions is not None:
+            headers["Sec-WebSocket-Extensions"] = extensions
         lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
         self.send(f"GET {path} HTTP/1.1\r\n{''.join(lines)}\r\n".encode())
         return self.read_head()

@@ -166,7 +166,7 @@ class Compression(unittest.IsolatedAsyncioTestCase):
             for bits in windows:
                 subscriber = sockets.enter_context(Raw(server))
                 extension = f"permessage-deflate; server_max_window_bits={bits}"
-                status, headers = subscriber.upgrade("/broadcast/raw", Sec_WebSocket_Extensions=extension)
+                status, headers = subscriber.upgrade("/broadcast/raw", extensions=extension)
                 self.assertEqual(status, 101)
                 # The window may be kept, but what all can read must not rely on it.
                 self.assertEqual(headers["sec-websocket-extensions"], extension)
@@ -195,13 +195,13 @@ class Compression(unittest.IsolatedAsyncioTestCase):
             slow.open("/broadcast/slow")
             publisher.open("/broadcast/slow")
             for compressed in (idle, quick):
-                extension = "permessage-deflate"
-                status, _ = compressed.upgrade("/broadcast/slow", Sec_WebSocket_Extensions=extension)
+                status, _ = compressed.upgrade("/broadcast/slow", extensions="permessage-deflate")
                 self.assertEqual(status, 101)
             # Far more than the sockets' buffers and a topic's log hold together, and very little compressed.
             payloads = []
+            published = frame(2, message)
             for _ in range(40):
-                publisher.send(frame(2, message))
+                publisher.send(published)
                 first, payload = quick.read_frame()
                 self.assertEqual(first, 0xC2)
                 payloads.append(payload)

@@ -1,8 +1,12 @@
 //! permessage-deflate (RFC 7692): what the ends agree on, and messages compressed and decompressed whole.
 //!
-//! `extensions` reads the header, `negotiation` agrees; an [`Inflater`] and a [`Deflater`] do one direction of
-//! a connection each. They take whole messages: the frames' payloads joined, masks off, without the
-//! `00 00 ff ff` that the extension leaves out.
+//! `extensions` reads the header, `negotiation` agrees. An [`Inflater`] serves all connections of a shard, with a
+//! [`Window`] for each that keeps one; a [`Deflater`] serves all that keep none, or one that does. They take whole
+//! messages: the frames' payloads joined, masks off, without the `00 00 ff ff` that the extension leaves out.
+//!
+//! The library is zlib-rs for both, as measured (`compression.md` in `results`): at level 1 none deflates as fast,
+//! short messages by half; libdeflate inflates a sixth faster, but only from 16 KiB on, and knows neither windows
+//! nor whether a message went on behind a final block.
 //!
 //! Never: frames and their RSV1 bit, deciding which messages are worth compressing, or output beyond the bound
 //! that the caller names, however little input asks for it.
