@@ -170,8 +170,12 @@ impl Outbox {
     ) -> Result<(), OutOfMemory> {
         let after = usize::from(self.after);
         self.end_block();
-        if after == 0 && head.is_empty() {
-            return self.raw(pool, block);
+        if after == 0 {
+            let buffer = self.room(pool, head.len() + block.len())?;
+            buffer.append(head);
+            buffer.append(block);
+            self.bytes += (head.len() + block.len()) as u32;
+            return Ok(());
         }
         let mut buffer = pool.get(head.len() + block.len()).ok_or(OutOfMemory)?;
         buffer.append(head);

@@ -13,6 +13,9 @@ use crate::protocol::frame::{self, HEADER_BYTES_MAX, Header, Opcode};
 use crate::protocol::utf8::{self, Utf8};
 use crate::protocol::{Offence, Role, mask};
 
+/// Assembled replies up to this are copied behind others that wait; longer ones fill a buffer of their own.
+const JOINED_BYTES_MAX: usize = 4 * 1024;
+
 /// Where the next byte of the peer belongs.
 #[derive(Debug)]
 pub(super) enum Reading {
@@ -733,7 +736,9 @@ impl Connection {
         mut buffer: Buffer,
         env: &mut Env<'_>,
     ) -> Result<(), OutOfMemory> {
-        if self.role == Role::Client {
+        // Behind an unfinished send it may wait long: in a buffer of its own a message of a byte would cost hundreds.
+        let joins = self.outbox.is_blocked() && buffer.len() <= JOINED_BYTES_MAX;
+        if self.role == Role::Client || joins {
             let key = self.key(env);
             let header = Header::new(opcode, fin, key, buffer.len());
             let queued = self.outbox.frame(env.pool, &header, buffer.as_slice());

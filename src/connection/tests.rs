@@ -514,6 +514,22 @@ fn a_head_ends_at_its_first_empty_line_however_it_is_cut() {
 }
 
 #[test]
+fn short_replies_that_wait_share_a_buffer() {
+    let mut echo = Echo::open();
+    echo.connection.blocked(1);
+    let bytes: Vec<u8> = (0..200_u8).flat_map(|index| client_frame(Opcode::Binary, true, &[index])).collect();
+    // Cut everywhere, also just behind a header.
+    bytes.chunks(4).for_each(|run| echo.receive(run));
+    while echo.pool.trim() {}
+    assert_eq!(echo.connection.queued_bytes(), 1 + 200 * 3);
+    assert!(echo.pool.used_bytes() < 4 * 1024, "{} bytes", echo.pool.used_bytes());
+    echo.connection.unblocked(echo.now);
+    echo.flush();
+    let payloads: Vec<u8> = echo.frames().into_iter().map(|frame| frame.2[0]).collect();
+    assert_eq!(payloads, (0..200).collect::<Vec<u8>>());
+}
+
+#[test]
 fn memory_that_is_spent_in_the_middle_of_a_head_is_given_back() {
     for deciding in [false, true] {
         let mut echo = Echo::new(Config::default());
