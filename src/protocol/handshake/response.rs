@@ -203,7 +203,9 @@ impl fmt::Display for BadHandshake {
                 f.write_str("the server's Sec-WebSocket-Accept does not fit our key")
             }
             BadHandshake::UnknownSubprotocol => f.write_str("the server chose a subprotocol nobody offered"),
-            BadHandshake::BadExtension => f.write_str("the server chose an extension, or parameters of it, that nobody offered"),
+            BadHandshake::BadExtension => {
+                f.write_str("the server chose an extension, or parameters of it, that nobody offered")
+            }
             BadHandshake::Malformed => f.write_str("the server's answer is no HTTP/1.1 response"),
             BadHandshake::HeadTooBig => f.write_str("the server's response head is too big"),
         }
