@@ -27,8 +27,10 @@
 
 mod closing;
 mod compression;
+mod control;
 mod handshake;
 mod outbox;
+mod parking;
 mod reading;
 mod short;
 #[cfg(test)]

@@ -6,9 +6,7 @@ use super::compression::compressed_bytes_max;
 use super::short::put_back;
 use super::{Config, Connection, Env, Kind, Marks, OutOfMemory, Phase, Piece, Run, Step};
 use crate::buffer::Buffer;
-use crate::limits::{
-    ASSEMBLED_FRAME_BYTES_MAX, INFLATED_BYTES_PER_TURN, PARKED_BYTES_MAX, QUEUED_PONGS_MAX, SECOND,
-};
+use crate::limits::ASSEMBLED_FRAME_BYTES_MAX;
 use crate::protocol::frame::{self, HEADER_BYTES_MAX, Header, Opcode};
 use crate::protocol::utf8::{self, Utf8};
 use crate::protocol::{Offence, Role, mask};
@@ -72,7 +70,7 @@ pub(super) struct Message {
     utf8: Utf8,
     kind: Kind,
     /// A first frame was read and the last frame's end was not.
-    open: bool,
+    pub(super) open: bool,
     /// The application has seen its first chunk.
     shown: bool,
     /// It is collected to its end and then inflated.
@@ -421,59 +419,6 @@ impl Connection {
         Ok(Step::Chunk(marks, Piece::Held(buffer)))
     }
 
-    /// Compressed messages multiply: few bytes can become much to answer and to wait for. Between two frames the
-    /// rest of a run waits when its messages have become enough for one turn, or more than the peer takes.
-    fn wants_to_park(&self, run: &Run, env: &Env<'_>) -> bool {
-        run.inflated_bytes > 0
-            && self.reading.is_between_frames()
-            && (run.inflated_bytes >= INFLATED_BYTES_PER_TURN || self.is_stalled(env.config))
-    }
-
-    /// Whether what is parked has to stay there.
-    fn is_stalled(&self, config: &Config) -> bool {
-        self.is_deciding() || self.held_up || self.queued_bytes() > config.queue_bytes
-    }
-
-    /// Keeps the rest of a run until it can be read. At most the receive credit can come on top of it, for reading
-    /// is paused meanwhile.
-    fn park(&mut self, run: &mut Run, bytes: &[u8], env: &mut Env<'_>) -> Result<(), Stop> {
-        let rest = &bytes[run.read..];
-        run.read = bytes.len();
-        if rest.is_empty() {
-            return Ok(());
-        }
-        let mut parked = self.reading.take_buffer();
-        let before = parked.as_ref().map_or(0, Buffer::len);
-        if before + rest.len() > PARKED_BYTES_MAX {
-            if let Some(parked) = parked {
-                env.pool.put(parked);
-            }
-            return Err(Offence::MessageTooBig.into());
-        }
-        if parked.as_ref().is_none_or(|parked| parked.room() < rest.len()) {
-            let larger = env.pool.get(before + rest.len()).map(|mut larger| {
-                larger.append(parked.as_ref().map_or(&[], Buffer::as_slice));
-                larger
-            });
-            if let Some(smaller) = std::mem::replace(&mut parked, larger) {
-                env.pool.put(smaller);
-            }
-            if parked.is_none() {
-                return Err(OutOfMemory.into());
-            }
-        }
-        if let Some(mut parked) = parked {
-            parked.append(rest);
-            self.reading = Reading::Parked(parked);
-        }
-        Ok(())
-    }
-
-    /// What had to wait and can be read now, as a run of its own.
-    pub fn take_parked(&mut self, config: &Config) -> Option<Buffer> {
-        if self.reading.is_parked() && !self.is_stalled(config) { self.reading.take_buffer() } else { None }
-    }
-
     /// Collects what there is of a frame's payload; shows it when frame or message is complete.
     fn read_assembling(
         &mut self,
@@ -563,114 +508,10 @@ impl Connection {
         Ok(marks)
     }
 
-    fn begin_control(
-        &mut self,
-        header: &Header,
-        run: &mut Run,
-        bytes: &mut [u8],
-        env: &mut Env<'_>,
-    ) -> Result<Option<Step>, Stop> {
-        let payload_bytes = header.payload_bytes as usize;
-        if payload_bytes <= bytes.len() - run.read {
-            let at = self.place(run, bytes, run.read, payload_bytes, header.mask);
-            run.read += payload_bytes;
-            return self.control_in_run(header.opcode, run, bytes, at, env);
-        }
-        self.reading = Reading::Control {
-            left: payload_bytes as u8,
-            key: header.mask.unwrap_or_default(),
-            opcode: header.opcode,
-            buffer: env.pool.get(payload_bytes).ok_or(OutOfMemory)?,
-        };
-        Ok(None)
-    }
-
-    fn read_control(&mut self, run: &mut Run, bytes: &[u8], env: &mut Env<'_>) -> Result<Option<Step>, Stop> {
-        let Reading::Control { left, key, buffer, .. } = &mut self.reading else { return Ok(None) };
-        let here = usize::from(*left).min(bytes.len() - run.read);
-        mask::append(buffer.vec(), &bytes[run.read..run.read + here], *key);
-        *key = mask::rotate(*key, here);
-        *left -= here as u8;
-        run.read += here;
-        if *left > 0 {
-            return Ok(None);
-        }
-        let Reading::Control { opcode, buffer, .. } = std::mem::take(&mut self.reading) else {
-            return Ok(None);
-        };
-        if !self.message.open {
-            // What begins behind it in the same run has a time of its own.
-            self.message_since = 0;
-        }
-        if opcode == Opcode::Pong {
-            return Ok(Some(Step::Pong(Piece::Held(buffer))));
-        }
-        let done = match opcode {
-            Opcode::Ping => self.handle_ping(buffer.as_slice(), env),
-            _ => self.handle_close(run, buffer.as_slice(), env),
-        };
-        env.pool.put(buffer);
-        done?;
-        Ok(None)
-    }
-
-    fn control_in_run(
-        &mut self,
-        opcode: Opcode,
-        run: &mut Run,
-        bytes: &mut [u8],
-        at: Range<usize>,
-        env: &mut Env<'_>,
-    ) -> Result<Option<Step>, Stop> {
-        match opcode {
-            Opcode::Pong => return Ok(Some(Step::Pong(Piece::Run(at)))),
-            Opcode::Ping => {
-                let in_place = self.is_open()
-                    && self.role == Role::Server
-                    && self.outbox.block_may_grow()
-                    && (self.outbox.is_empty() || !run.block.is_empty());
-                if in_place && !self.outbox.is_blocked() {
-                    self.count_ping(env)?;
-                    self.reply(run, bytes, Opcode::Pong, true, at, env)?;
-                } else {
-                    self.handle_ping(&bytes[at], env)?;
-                }
-            }
-            _ => self.handle_close(run, &bytes[at], env)?,
-        }
-        Ok(None)
-    }
-
-    fn handle_ping(&mut self, payload: &[u8], env: &mut Env<'_>) -> Result<(), Stop> {
-        if self.is_open() {
-            self.count_ping(env)?;
-            let key = self.key(env);
-            if self.outbox.is_blocked() {
-                self.outbox.control(env.pool, Opcode::Pong, key, payload, QUEUED_PONGS_MAX)?;
-            } else {
-                // What is queued leaves with this turn. Overtaking it would win nothing, and could put the
-                // pong before an earlier one or before our response to the request.
-                self.outbox.frame(env.pool, &Header::new(Opcode::Pong, true, key, payload.len()), payload)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Pings cost us a frame each, so they are rate limited.
-    fn count_ping(&mut self, env: &Env<'_>) -> Result<(), Offence> {
-        let second = (env.now / SECOND) as u32;
-        if self.ping_second != second {
-            self.ping_second = second;
-            self.pings = 0;
-        }
-        self.pings = self.pings.saturating_add(1);
-        if u32::from(self.pings) > env.config.pings_per_second_max { Err(Offence::PingFlood) } else { Ok(()) }
-    }
-
     /// Unmasks a payload and moves it to where a reply's payload would be, in one pass. Without replies before
     /// it in the run it stays where it is: there is room for a header in front.
     #[inline]
-    fn place(
+    pub(super) fn place(
         &self,
         run: &Run,
         bytes: &mut [u8],
