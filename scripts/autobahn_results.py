@@ -6,10 +6,10 @@ import glob
 import json
 import os
 import platform
-import re
-import subprocess
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+import machine
+
+ROOT = machine.ROOT
 EXPECTED = os.path.join(ROOT, "tests", "autobahn", "expected.json")
 README = os.path.join(ROOT, "README.md")
 BEGIN = "<!-- Made by scripts/autobahn table from results/, do not edit. -->"
@@ -46,27 +46,14 @@ def order(case):
     return [int(number) for number in case.split(".")]
 
 
-def first_line(command):
-    try:
-        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT).stdout.strip().split("\n")[0]
-    except OSError:
-        return ""
-
-
 def environment(suite, echoring):
-    model = platform.machine()
-    with open("/proc/cpuinfo") as file:
-        for line in file:
-            if line.startswith("model name"):
-                model = line.split(":", 1)[1].strip()
-                break
     return {
-        "commit": first_line(["git", "rev-parse", "HEAD"]),
-        "uncommitted_changes": bool(first_line(["git", "status", "--porcelain", "--untracked-files=no"])),
-        "echoring": first_line([echoring, "--version"]),
-        "rustc": first_line(["rustc", "--version"]),
+        "commit": machine.commit(),
+        "uncommitted_changes": machine.uncommitted_changes(),
+        "echoring": machine.first_line(echoring, "--version"),
+        "rustc": machine.first_line("rustc", "--version"),
         "build": os.path.basename(os.path.dirname(echoring)),
-        "cpu": model,
+        "cpu": machine.cpu_model(),
         "cpus": os.cpu_count(),
         "kernel": platform.release(),
         "suite": suite.describe(),
@@ -76,9 +63,7 @@ def environment(suite, echoring):
 def write(run, about):
     """Writes the record of a whole run. Returns its path."""
     started = datetime.datetime.fromtimestamp(run.started, datetime.timezone.utc)
-    machine = re.sub(r"[^a-z0-9]+", "-", about["cpu"].lower()).strip("-")
-    folder = os.path.join(ROOT, "results", f"{started.date().isoformat()}-{machine}")
-    os.makedirs(folder, exist_ok=True)
+    folder = machine.results_folder(started.date())
     record = {
         "schema": "echoring.autobahn/1",
         "role": run.role,

@@ -11,6 +11,9 @@ import subprocess
 import sys
 import zlib
 
+sys.dont_write_bytecode = True
+import machine  # noqa: E402
+
 TARGET_BYTES = 256
 # Source addresses, so that no address runs out of ports, and few enough handshakes at once for the backlog.
 SOURCES = [f"127.0.0.{i}" for i in range(2, 10)]
@@ -113,38 +116,22 @@ async def measure(binary, count, flags=(), frame=None):
     }
 
 
-def text_of(command):
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
-def cpu_model():
-    with open("/proc/cpuinfo") as info:
-        match = re.search(r"^model name\s*:\s*(.*)$", info.read(), re.MULTILINE)
-    return match[1] if match else platform.machine()
-
-
 def write_record(name, **figures):
     record = {
         "schema": "echoring.idle-memory/1",
         **figures,
-        "commit": text_of(["git", "rev-parse", "HEAD"]) + ("+" if text_of(["git", "status", "--porcelain"]) else ""),
-        "cpu": cpu_model(),
+        "commit": machine.commit() + ("+" if machine.uncommitted_changes() else ""),
+        "cpu": machine.cpu_model(),
         "kernel": platform.release(),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "known_bias": "Includes what grows once with the first connections (pages of tables, pools and code touched "
         "for the first time), so it overstates. Kernel memory is not counted.",
     }
-    machine = re.sub(r"[^a-z0-9]+", "-", cpu_model().lower()).strip("-")
-    directory = os.path.join("results", f"{datetime.date.today().isoformat()}-{machine}")
-    os.makedirs(directory, exist_ok=True)
-    path = os.path.join(directory, name)
+    path = os.path.join(machine.results_folder(), name)
     with open(path, "w") as file:
         json.dump(record, file, indent=2)
         file.write("\n")
-    print(path)
+    print(os.path.relpath(path, machine.ROOT))
     return path, record
 
 

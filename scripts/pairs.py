@@ -17,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 
+import machine
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -148,20 +150,7 @@ def progress(text):
         print(text, file=sys.stderr, flush=True)
 
 
-def first_line(command):
-    try:
-        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT).stdout.strip().split("\n")[0]
-    except OSError:
-        return ""
-
-
 def environment(options):
-    model = platform.machine()
-    with open("/proc/cpuinfo") as file:
-        for line in file:
-            if line.startswith("model name"):
-                model = line.split(":", 1)[1].strip()
-                break
     congestion = ""
     try:
         with open("/proc/sys/net/ipv4/tcp_congestion_control") as file:
@@ -169,14 +158,14 @@ def environment(options):
     except OSError:
         pass
     return {
-        "commit": first_line(["git", "rev-parse", "HEAD"]),
-        "uncommitted_changes": bool(first_line(["git", "status", "--porcelain", "--untracked-files=no"])),
-        "cpu": model,
+        "commit": machine.commit(),
+        "uncommitted_changes": machine.uncommitted_changes(),
+        "cpu": machine.cpu_model(),
         "cpus": os.cpu_count(),
         "kernel": platform.release(),
         "congestion_control": congestion,
-        "rustc": first_line(["rustc", "--version"]),
-        "echoring": first_line([options.echoring, "--version"]),
+        "rustc": machine.first_line("rustc", "--version"),
+        "echoring": machine.first_line(options.echoring, "--version"),
         "python": platform.python_version(),
         "load_average_before": os.getloadavg()[0],
         "cpu_time_source": "the generating thread reads the CPU clock of the server's process (nanoseconds, user and "
@@ -184,14 +173,14 @@ def environment(options):
     }
 
 
-def provenance(machine):
+def provenance(about):
     """The environment in one paragraph."""
-    changes = " with uncommitted changes" if machine["uncommitted_changes"] else ""
+    changes = " with uncommitted changes" if about["uncommitted_changes"] else ""
     return (
-        f"Commit {machine['commit'][:12]}{changes}, {machine['echoring']}, {machine['rustc']}; {machine['cpu']}, "
-        f"{machine['cpus']} CPUs, Linux {machine['kernel']}, {machine['congestion_control']}; load average "
-        f"{machine['load_average_before']:.1f} before and {machine['load_average_after']:.1f} after. CPU time: "
-        f"{machine['cpu_time_source']}.\n\n"
+        f"Commit {about['commit'][:12]}{changes}, {about['echoring']}, {about['rustc']}; {about['cpu']}, "
+        f"{about['cpus']} CPUs, Linux {about['kernel']}, {about['congestion_control']}; load average "
+        f"{about['load_average_before']:.1f} before and {about['load_average_after']:.1f} after. CPU time: "
+        f"{about['cpu_time_source']}.\n\n"
     )
 
 
@@ -246,9 +235,7 @@ def record_of(schema, options, compare_all, known_bias):
 
 def write(record, name, heading, text):
     """Writes NAME.json and NAME.md into the folder of today and this machine."""
-    machine = re.sub(r"[^a-z0-9]+", "-", record["environment"]["cpu"].lower()).strip("-")
-    directory = os.path.join(ROOT, "results", f"{datetime.date.today().isoformat()}-{machine}")
-    os.makedirs(directory, exist_ok=True)
+    directory = machine.results_folder()
     with open(os.path.join(directory, f"{name}.json"), "w") as file:
         json.dump(record, file, indent=1)
         file.write("\n")

@@ -8,7 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use super::peer::{
-    BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, Peer, TEXT, close, frame, header, masked, upgrade,
+    BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, Peer, TEXT, close, each_is_told, frame, header, masked,
+    upgrade,
 };
 use super::server::{Server, on_both_drivers};
 
@@ -119,12 +120,7 @@ fn offend(server: &Server, path: &str, bytes: &[u8]) -> Option<u16> {
 }
 
 fn offend_with_each(server: &Server, code: u16, offences: &[Vec<u8>]) {
-    for path in ["/echo", "/broadcast/offended"] {
-        for bytes in offences {
-            let shown = bytes[..bytes.len().min(40)].escape_ascii();
-            assert_eq!(offend(server, path, bytes), Some(code), "{path}: {shown}");
-        }
-    }
+    each_is_told(code, offences, |path, bytes| offend(server, path, bytes));
 }
 
 // ---- bombs ----

@@ -330,3 +330,14 @@ pub fn ask(server: &Server, request: &[u8]) -> Answer {
 pub fn status(server: &Server, request: &[u8]) -> u16 {
     ask(server, request).status
 }
+
+/// Checks the code of the Close frame that each of these offences gets, on a route that streams messages and on one
+/// that collects them. `offend` says which code came.
+pub fn each_is_told(code: u16, offences: &[Vec<u8>], offend: impl Fn(&str, &[u8]) -> Option<u16>) {
+    for path in ["/echo", "/broadcast/offended"] {
+        for bytes in offences {
+            let shown = bytes[..bytes.len().min(40)].escape_ascii();
+            assert_eq!(offend(path, bytes), Some(code), "{path}: {shown}");
+        }
+    }
+}

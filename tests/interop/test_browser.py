@@ -41,7 +41,9 @@ OPEN = """
 
 
 @unittest.skipUnless(available(), "chromium and chromedriver are not installed")
-class InTheBrowser(unittest.TestCase):
+class InFrontOfAPage(unittest.TestCase):
+    """A browser, and a page of an origin that is not the server's."""
+
     @classmethod
     def setUpClass(cls):
         pages = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pages)
@@ -49,10 +51,16 @@ class InTheBrowser(unittest.TestCase):
         cls.addClassCleanup(pages.server_close)
         cls.addClassCleanup(pages.shutdown)
         cls.origin = f"http://127.0.0.1:{pages.server_address[1]}"
-        cls.server = Server("--max-message", "1MiB", "--allow-origin", cls.origin, "--shards", "2")
-        cls.addClassCleanup(cls.server.__exit__)
         cls.browser = Browser()
         cls.addClassCleanup(cls.browser.close)
+
+
+class InTheBrowser(InFrontOfAPage):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.server = Server("--max-message", "1MiB", "--allow-origin", cls.origin, "--shards", "2")
+        cls.addClassCleanup(cls.server.__exit__)
 
     def own_page(self):
         self.browser.open(f"http://{self.server.host}:{self.server.port}/")

@@ -3,17 +3,14 @@
 import asyncio
 import contextlib
 import functools
-import http.server
 import json
 import os
 import socket
-import threading
 import unittest
 import zlib
 
 from harness import PATIENCE_S, Raw, Server, frame
-from test_browser import OPEN, Pages
-from webdriver import Browser, available
+from test_browser import OPEN, InFrontOfAPage
 from websockets.asyncio.client import connect
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 
@@ -217,18 +214,7 @@ class CompressionWithoutIoUring(Compression):
     denied = True
 
 
-@unittest.skipUnless(available(), "chromium and chromedriver are not installed")
-class InTheBrowser(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        pages = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pages)
-        threading.Thread(target=pages.serve_forever, daemon=True).start()
-        cls.addClassCleanup(pages.server_close)
-        cls.addClassCleanup(pages.shutdown)
-        cls.origin = f"http://127.0.0.1:{pages.server_address[1]}"
-        cls.browser = Browser()
-        cls.addClassCleanup(cls.browser.close)
-
+class InTheBrowser(InFrontOfAPage):
     def serve(self, compress):
         server = Server("--allow-origin", self.origin, "--shards", "1", "--compress", compress)
         self.addCleanup(server.__exit__)

@@ -1,0 +1,39 @@
+"""What a record says of the machine and the tree that it was made on, and where records go."""
+
+import datetime
+import os
+import platform
+import re
+import subprocess
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def first_line(*command):
+    """The first line that a command prints, or nothing where there is no such command."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT).stdout.strip().split("\n")[0]
+    except OSError:
+        return ""
+
+
+def cpu_model():
+    with open("/proc/cpuinfo") as info:
+        match = re.search(r"^model name\s*:\s*(.*)$", info.read(), re.MULTILINE)
+    return match[1] if match else platform.machine()
+
+
+def commit():
+    return first_line("git", "rev-parse", "HEAD")
+
+
+def uncommitted_changes():
+    return bool(first_line("git", "status", "--porcelain", "--untracked-files=no"))
+
+
+def results_folder(date=None):
+    """results/<date>-<machine>, made if need be; the machine is named after its CPU."""
+    machine = re.sub(r"[^a-z0-9]+", "-", cpu_model().lower()).strip("-")
+    folder = os.path.join(ROOT, "results", f"{(date or datetime.date.today()).isoformat()}-{machine}")
+    os.makedirs(folder, exist_ok=True)
+    return folder
