@@ -195,8 +195,7 @@ impl Connection {
         self.end(Stage::Discarding { left: DISCARD_BYTES_MAX }, closed, Some(Fate::Shutdown), env);
     }
 
-    /// Ends without a word.
-    /// What is queued still leaves, but not for longer than `until`: a peer that does not read would keep an
+    /// Ends without a word. What is queued still leaves, but not for longer than `until`: a peer that does not read would keep an
     /// unfinished send, and this connection with it, for ever.
     pub(super) fn finish(&mut self, closed: Closed, until: Nanos) {
         self.enter(Stage::Over, closed, until, Some(Fate::Close));

@@ -104,10 +104,7 @@ impl Codecs {
     /// Deflates a message from an empty window of `window_bits`, so that every connection that agreed on at least
     /// that window can be sent it. `None` when it is not worth it.
     pub fn deflate_for_all(&mut self, window_bits: u8, payload: &[u8]) -> Option<&[u8]> {
-        let compression = self.compression?;
-        if payload.len() < compression.threshold_bytes as usize {
-            return None;
-        }
+        let compression = self.compression_of(payload)?;
         let direction = Direction { takeover: false, window_bits };
         let deflater = self.deflaters[usize::from(window_bits.clamp(9, 15) - 9)]
             .get_or_insert_with(|| Deflater::new(direction, compression.level));
@@ -119,6 +116,11 @@ impl Codecs {
         Some(&self.deflated[..bytes])
     }
 
+    /// How a message is compressed, when it is long enough for that.
+    fn compression_of(&self, payload: &[u8]) -> Option<Compression> {
+        self.compression.filter(|compression| payload.len() >= compression.threshold_bytes as usize)
+    }
+
     fn note_deflated(&mut self, before: usize, after: usize) {
         self.done.messages_out += 1;
         self.done.bytes_out_plain += before as u64;
@@ -126,10 +128,7 @@ impl Codecs {
     }
 
     fn deflate(&mut self, session: &mut Session, payload: &[u8]) -> Option<&[u8]> {
-        let compression = self.compression?;
-        if payload.len() < compression.threshold_bytes as usize {
-            return None;
-        }
+        let compression = self.compression_of(payload)?;
         let direction = session.outbound_direction();
         match &mut session.outbound {
             Outbound::Plain => None,

@@ -55,8 +55,8 @@ impl Connection {
             None => env.pool.get(rest.len().min(HEAD_BYTES_MAX)).ok_or(OutOfMemory)?,
         };
         let before = head.len();
-        let taken = head_bytes_in(head.as_slice(), rest).unwrap_or(rest.len());
-        let complete = head_bytes_in(head.as_slice(), rest).is_some();
+        let end = head_bytes_in(head.as_slice(), rest);
+        let (taken, complete) = (end.unwrap_or(rest.len()), end.is_some());
         let kept = taken.min(HEAD_BYTES_MAX + 1 - before);
         let outgrown = head.room() < kept;
         if outgrown {
