@@ -44,7 +44,7 @@ use crate::protocol::Role;
 use crate::protocol::frame::{HEADER_BYTES_MAX, Opcode};
 use crate::protocol::handshake::{Dial, Refusal, Response};
 
-pub use closing::{Cause, Closed, Fate};
+pub use closing::{Cause, Closed, Fate, TlsFault};
 pub use compression::{Codecs, Compressed, Compression};
 pub use handshake::Reply;
 pub use outbox::OutOfMemory;

@@ -26,7 +26,7 @@ use crate::limits::{
     COMPRESSION_LEASE_BYTES, CONNECTION_LEASE, CONNECTIONS_DEFAULT, MAILBOX_BYTES_MIN,
     REFUSING_CONNECTIONS_MAX, RESERVED_DESCRIPTORS, SNAPSHOT_TIMEOUT,
 };
-use crate::shard::{self, Allowance, Mailboxes, Order, Remote, Shard};
+use crate::shard::{self, Allowance, Mailboxes, Order, Remote, Security, Shard};
 use crate::stats::Snapshot;
 
 pub use broadcast::Message;
@@ -309,6 +309,7 @@ impl Start {
         let config = shard::Config {
             connection: self.config.connection(),
             connections: self.connections + REFUSING_CONNECTIONS_MAX,
+            security: Security { server: self.config.tls.clone(), client: None },
             seed: self.seed,
         };
         let mut shard = Shard::new(driver, service, config, self.allowance, self.mailboxes);
