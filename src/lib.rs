@@ -2,10 +2,12 @@
 //! proves its numbers.
 //!
 //! The floors, lowest first; a module imports only from those above it in this list (see ARCHITECTURE.md):
-//! `limits`, `protocol`, `buffer`, `connection`, `hub`, `stats`, `driver`, `shard`, `aio`, `server`,
+//! `limits`, `tls`, `protocol`, `buffer`, `connection`, `hub`, `stats`, `driver`, `shard`, `aio`, `server`,
 //! `load`, `control`, `cli`.
 
 pub mod limits;
+
+pub mod tls;
 
 pub mod protocol;
 
