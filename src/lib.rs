@@ -2,8 +2,8 @@
 //! proves its numbers.
 //!
 //! The floors, lowest first; a module imports only from those above it in this list (see ARCHITECTURE.md):
-//! `limits`, `protocol`, `buffer`, `connection`, `hub`, `stats`, `driver`, `shard`, `aio`, `server`,
-//! `load`, `control`, `cli`.
+//! `limits`, `protocol`, `buffer`, `connection`, `hub`, `stats`, `recording`, `driver`, `shard`, `aio`,
+//! `server`, `load`, `control`, `proxy`, `cli`.
 
 pub mod limits;
 
@@ -16,6 +16,8 @@ pub mod connection;
 pub mod hub;
 
 pub mod stats;
+
+pub mod recording;
 
 pub mod driver;
 
