@@ -2,8 +2,8 @@
 //! proves its numbers.
 //!
 //! The floors, lowest first; a module imports only from those above it in this list (see ARCHITECTURE.md):
-//! `limits`, `tls`, `protocol`, `buffer`, `connection`, `hub`, `stats`, `driver`, `shard`, `aio`, `server`,
-//! `load`, `control`, `cli`.
+//! `limits`, `tls`, `protocol`, `buffer`, `connection`, `hub`, `stats`, `recording`, `driver`, `shard`, `aio`,
+//! `server`, `load`, `control`, `proxy`, `cli`.
 
 pub mod limits;
 
@@ -18,6 +18,8 @@ pub mod connection;
 pub mod hub;
 
 pub mod stats;
+
+pub mod recording;
 
 pub mod driver;
 

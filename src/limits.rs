@@ -147,6 +147,11 @@ pub const ADMIN_TIMEOUT: Nanos = 10 * SECOND;
 /// sooner; one that is stuck must not hang the operator who came to see why.
 pub const SNAPSHOT_TIMEOUT: Nanos = 2 * SECOND;
 
+// ---- recordings ----
+
+/// Bytes of frames that wait to be written to a recording; past it, relaying pauses until the disk has caught up.
+pub const RECORDING_QUEUE_BYTES: usize = 8 * 1024 * 1024;
+
 // ---- sockets and descriptors ----
 
 /// Send buffer of an accepted socket; the kernel doubles it for its bookkeeping. Under autotuning a peer that

@@ -1,5 +1,7 @@
 //! What runs on a shard: the seam between the event loop and the server, the load generator and users.
 
+use std::net::SocketAddr;
+
 use super::{Context, Link};
 use crate::connection::{Chunk, Closed, Reply};
 use crate::driver::{Driver, Token};
@@ -78,6 +80,17 @@ pub trait Application: Sized {
 
     /// A piece of a message: validated, unmasked, writable. See [`Chunk`] for its marks.
     fn chunk(&mut self, link: &mut Link<'_, Self>, chunk: Chunk<'_>) -> Disposition;
+
+    /// The answer to [`Context::find_address`]: who is at the other end. `None` where nobody can tell, as for a
+    /// socket in the file system.
+    fn addressed<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Self>,
+        token: Token,
+        address: Option<SocketAddr>,
+    ) {
+        let _ = (cx, token, address);
+    }
 
     /// A pong arrived.
     fn pong(&mut self, link: &mut Link<'_, Self>, payload: &[u8]) {

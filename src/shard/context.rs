@@ -244,6 +244,12 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
         Err(frames)
     }
 
+    /// Asks who is at the other end of a connection. [`Application::addressed`] follows, unless the connection is
+    /// gone before. It costs system calls of its own.
+    pub fn find_address(&mut self, token: Token) {
+        self.core.driver.find_address(token);
+    }
+
     /// Answers a request that was answered with [`Answer::Later`](super::Answer::Later).
     pub fn accept(&mut self, token: Token, subprotocol: Option<&'static str>, whole: bool) {
         self.core.accept_later(token, subprotocol, whole);

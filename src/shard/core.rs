@@ -339,7 +339,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         }
         slot.connection.release(&mut self.pool, &mut self.codecs);
         self.sessions.remove(token.index, &mut self.pool);
-        let gone = crate::connection::Closed { code: CloseCode::ABNORMAL, cause: Cause::Gone };
+        let gone = crate::connection::Closed::new(CloseCode::ABNORMAL, Cause::Gone);
         let closed = slot.connection.closed().unwrap_or(&gone);
         if slot.connection.was_open() {
             *self.counters.closes.entry(closed.code.0).or_default() += 1;

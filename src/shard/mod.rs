@@ -250,6 +250,10 @@ impl<D: Driver, A: Application> Shard<D, A> {
                 core.with_connection(token, |connection, _| connection.failed(error));
             }
             Event::Closed { token } => core.closed(application, token),
+            Event::Addressed { token } => {
+                let address = core.driver.address(token);
+                application.addressed(&mut Context { core }, token, address);
+            }
             Event::Woken => self.take_orders(),
             Event::AcceptFailed { errno } => {
                 let error = io::Error::from_raw_os_error(errno);

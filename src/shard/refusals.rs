@@ -2,14 +2,6 @@
 
 use crate::protocol::handshake::Refusal;
 
-/// The application would upgrade a request that did not ask for it.
-pub(super) const NOT_AN_UPGRADE: Refusal = Refusal {
-    status: 426,
-    reason: "this path speaks WebSocket only",
-    headers: "Upgrade: websocket\r\n",
-    cure: "open it with a WebSocket client",
-};
-
 /// A request that did not come through TLS, to a server that speaks nothing else.
 pub(super) const SPEAKS_TLS: Refusal =
     Refusal { status: 400, reason: "this port speaks TLS", headers: "", cure: "use wss:// or https://" };

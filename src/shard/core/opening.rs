@@ -10,7 +10,7 @@ use crate::driver::{Driver, Token};
 use crate::protocol::deflate;
 use crate::protocol::handshake::{self, Refusal, Upgrade};
 use crate::shard::context::Context;
-use crate::shard::{Answer, Application, refusals};
+use crate::shard::{Answer, Application};
 use crate::stats::Counters;
 
 impl<D: Driver, A: Application> Core<D, A> {
@@ -40,7 +40,7 @@ impl<D: Driver, A: Application> Core<D, A> {
                 (Answer::Respond(reply), _) => self.respond(token, &reply),
                 (Answer::Refuse(refusal), _) => self.refuse_because(token, &refusal, request),
                 (Answer::Upgrade { .. } | Answer::Later { .. }, None) => {
-                    self.refuse_because(token, &refusals::NOT_AN_UPGRADE, request);
+                    self.refuse_because(token, &Refusal::WEBSOCKET_ONLY, request);
                 }
             }
         });

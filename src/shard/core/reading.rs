@@ -140,6 +140,11 @@ impl<D: Driver, A: Application> Core<D, A> {
                     let link = link!(self, slot, token);
                     show_chunk(application, link, run, bytes, marks, piece);
                 }
+                Step::Ping(piece) => {
+                    if let Piece::Held(buffer) = piece {
+                        self.pool.put(buffer);
+                    }
+                }
                 Step::Pong(piece) => {
                     show_pong(application, link!(self, slot, token), bytes, piece);
                 }
