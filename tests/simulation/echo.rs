@@ -140,6 +140,7 @@ fn check(client: &Client, expected: &Expected, breaks: bool) {
             assert_eq!(code, Some(said), "the close code comes back");
             assert_eq!(client.end, Some(Heard::End));
             assert!(client.decoder.is_between_items());
+            assert!(client.was_parted_from(), "an end that is not said could be a forged one");
         }
         // Its Close overtakes what is queued.
         Leave::Offence(expected) => assert_eq!(code, Some(expected)),
@@ -147,10 +148,10 @@ fn check(client: &Client, expected: &Expected, breaks: bool) {
     }
 }
 
-fn echo<A: Application + 'static>(seed: u64, application: impl Fn(usize) -> A) {
+fn echo<A: Application + 'static>(seed: u64, secured: bool, application: impl Fn(usize) -> A) {
     let mut random = Random::new(seed);
     let shards = random.between(1, 3);
-    let world = World::new(seed, shards, config(), 4 << 20, application);
+    let world = World::new(seed, shards, config(), 4 << 20, secured, application);
     let breaks = random.chance(150);
     if breaks {
         world.break_connections(random.between(1, 5) as u32);
@@ -174,11 +175,24 @@ fn echo<A: Application + 'static>(seed: u64, application: impl Fn(usize) -> A) {
 #[test]
 fn echoes_come_back_exactly() {
     for_each_seed("echoes_come_back_exactly", |seed| {
-        echo(seed, |_| Service::new(OriginPolicy::SameHost, config().message_bytes_max, QUEUE_BYTES_DEFAULT));
+        echo(seed, false, |_| {
+            Service::new(OriginPolicy::SameHost, config().message_bytes_max, QUEUE_BYTES_DEFAULT)
+        });
     });
 }
 
 #[test]
 fn echoes_of_whole_messages_come_back_exactly() {
-    for_each_seed("echoes_of_whole_messages_come_back_exactly", |seed| echo(seed, |_| Echo));
+    for_each_seed("echoes_of_whole_messages_come_back_exactly", |seed| echo(seed, false, |_| Echo));
+}
+
+#[test]
+fn echoes_through_tls_come_back_exactly() {
+    for_each_seed("echoes_through_tls_come_back_exactly", |seed| {
+        if seed % 2 == 0 {
+            return echo(seed, true, |_| Echo);
+        }
+        let bytes_max = config().message_bytes_max;
+        echo(seed, true, |_| Service::new(OriginPolicy::SameHost, bytes_max, QUEUE_BYTES_DEFAULT));
+    });
 }
