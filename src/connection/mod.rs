@@ -41,7 +41,7 @@ use std::ops::Range;
 use crate::buffer::{Buffer, Pool};
 use crate::limits::{self, Nanos};
 use crate::protocol::Role;
-use crate::protocol::frame::{HEADER_BYTES_MAX, Opcode};
+use crate::protocol::frame::{HEADER_BYTES_MAX, Header, Opcode};
 use crate::protocol::handshake::{Dial, Refusal, Response};
 
 pub use closing::{Cause, Closed, Fate};
@@ -396,6 +396,24 @@ impl Connection {
         self.send_message(kind, payload, env)
     }
 
+    /// Queues one frame of a message in several, uncompressed: the `first` names the kind, the `last` ends the message
+    /// (RFC 6455, 5.4). Until then the caller queues no other message.
+    ///
+    /// # Errors
+    /// When the node's memory is spent.
+    pub fn send_fragment(
+        &mut self,
+        kind: Kind,
+        first: bool,
+        last: bool,
+        payload: &[u8],
+        env: &mut Env<'_>,
+    ) -> Result<(), OutOfMemory> {
+        let opcode = if first { kind.opcode() } else { Opcode::Continuation };
+        let key = self.key(env);
+        self.outbox.frame(env.pool, &Header::new(opcode, last, key, payload.len()), payload)
+    }
+
     /// Queues a ping.
     ///
     /// # Errors
@@ -515,9 +533,16 @@ impl Connection {
     }
 
     /// Asks for no more messages, or for more again. What is under way still comes, see
-    /// [`Driver::pause`](crate::driver::Driver::pause).
-    pub fn hold_up(&mut self, held_up: bool) {
-        self.held_up = held_up;
+    /// [`Driver::pause`](crate::driver::Driver::pause). Does nothing once the end has begun, since the peer's Close frame
+    /// must be read.
+    pub fn hold_up(&mut self, held_up: bool, now: Nanos) {
+        if self.held_up && !held_up {
+            // Whether the peer is alive could not be heard meanwhile.
+            self.heard_at = now;
+            self.pinged = false;
+            self.deadline_moved = true;
+        }
+        self.held_up = held_up && !self.is_ending();
     }
 
     /// Whether reading is, or is about to be, paused.

@@ -16,7 +16,8 @@ pub use request::{
     Request, SubprotocolPreference, Upgrade, is_subprotocol, percent_decode_path, with_request,
 };
 pub use response::{
-    BadHandshake, Dial, Response, parse_response, write_accept, write_refusal, write_request, write_response,
+    BadHandshake, Dial, Response, parse_response, write_accept, write_accept_with, write_refusal,
+    write_request, write_response,
 };
 
 use base64::Engine as _;

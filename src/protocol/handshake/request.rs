@@ -148,6 +148,11 @@ impl<'a> Request<'a> {
         values(self.headers, name)
     }
 
+    /// All fields in order, names as they were sent.
+    pub fn fields(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> + Clone {
+        self.headers.iter().map(|header| (header.name, header.value))
+    }
+
     /// The value of `name=value` in the query, as sent; of the first when there are several. A bare `name`
     /// has the empty value.
     pub fn query_value(&self, name: &str) -> Option<&'a str> {

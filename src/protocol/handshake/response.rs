@@ -18,6 +18,17 @@ pub fn write_accept(
     subprotocol: Option<&str>,
     agreement: Option<&Agreement>,
 ) {
+    write_accept_with(out, key, subprotocol, agreement, "");
+}
+
+/// [`write_accept`] with further header lines, each ended by CRLF.
+pub fn write_accept_with(
+    out: &mut Vec<u8>,
+    key: &[u8; 24],
+    subprotocol: Option<&str>,
+    agreement: Option<&Agreement>,
+    extra_headers: &str,
+) {
     out.extend_from_slice(
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ",
     );
@@ -30,7 +41,9 @@ pub fn write_accept(
         out.extend_from_slice(b"\r\nSec-WebSocket-Extensions: ");
         deflate::write_response(out, agreement);
     }
-    out.extend_from_slice(b"\r\n\r\n");
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(extra_headers.as_bytes());
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Appends a refusal: its status, its headers, and a body of two lines, reason and cure.
@@ -77,7 +90,10 @@ fn reason_phrase(status: u16) -> &'static str {
         204 => "No Content",
         301 => "Moved Permanently",
         302 => "Found",
+        303 => "See Other",
         304 => "Not Modified",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
         400 => "Bad Request",
         401 => "Unauthorized",
         403 => "Forbidden",
