@@ -23,6 +23,12 @@ pub const HEADERS_MAX: usize = 100;
 /// From accept to the 101, absolute: a dribbled head does not extend it.
 pub const HANDSHAKE_TIMEOUT: Nanos = 5 * SECOND;
 
+// ---- TLS (RFC 8446, RFC 5246) ----
+
+/// Session tickets sent with each full or resumed TLS 1.3 handshake: each is about 200 bytes on the wire, and a
+/// client that comes back needs one.
+pub const TLS_TICKETS: usize = 1;
+
 // ---- messages (RFC 6455, section 5) ----
 
 /// Bytes of a message; one of exactly this size is allowed.
@@ -163,6 +169,11 @@ pub const ADMIN_TIMEOUT: Nanos = 10 * SECOND;
 /// Time that a shard has to answer the control plane. One that is busy answers between two turns, far
 /// sooner; one that is stuck must not hang the operator who came to see why.
 pub const SNAPSHOT_TIMEOUT: Nanos = 2 * SECOND;
+
+// ---- recordings ----
+
+/// Bytes of frames that wait to be written to a recording; past it, relaying pauses until the disk has caught up.
+pub const RECORDING_QUEUE_BYTES: usize = 8 * 1024 * 1024;
 
 // ---- sockets and descriptors ----
 

@@ -147,10 +147,10 @@ impl Connection {
         whole: bool,
         env: &mut Env<'_>,
     ) -> Result<(), OutOfMemory> {
-        self.accept_with(key, subprotocol, "", whole, env)
+        self.accept_with(key, subprotocol, &[], whole, env)
     }
 
-    /// [`accept`](Connection::accept) with further header lines, each ended by CRLF.
+    /// [`accept`](Connection::accept) with further fields, names and values, see [`check_field`](handshake::check_field).
     ///
     /// # Errors
     /// When the node's memory is spent.
@@ -158,7 +158,7 @@ impl Connection {
         &mut self,
         key: Option<[u8; 24]>,
         subprotocol: Option<&str>,
-        headers: &str,
+        fields: &[(String, String)],
         whole: bool,
         env: &mut Env<'_>,
     ) -> Result<(), OutOfMemory> {
@@ -168,9 +168,11 @@ impl Connection {
             Phase::Open | Phase::Ending(_) => return Ok(()),
         };
         let Some(key) = key else { return Ok(()) };
-        let head_bytes = ACCEPT_BYTES + subprotocol.map_or(0, str::len) + headers.len();
+        let fields_bytes: usize = fields.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
+        let head_bytes = ACCEPT_BYTES + subprotocol.map_or(0, str::len) + fields_bytes;
         let mut head = env.pool.get(head_bytes).ok_or(OutOfMemory)?;
-        handshake::write_accept_with(head.vec(), &key, subprotocol, self.agreement(), headers);
+        let fields = fields.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        handshake::write_accept_with(head.vec(), &key, subprotocol, self.agreement(), fields);
         self.outbox.push(head);
         self.whole = whole;
         self.open();

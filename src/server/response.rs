@@ -1,10 +1,7 @@
 //! What a route of a program's own says besides switching protocols: [`http::Response`]s with their whole body.
 
 use bytes::Bytes;
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
-};
-use http::header::{SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::{StatusCode, header};
 use serde::Serialize;
 
@@ -127,26 +124,6 @@ pub(super) fn to_reply(response: Response, head_only: bool) -> OwnedReply {
     }
 }
 
-/// Header lines for a 101. What the handshake itself says (RFC 6455, 4.2.2) is left out.
-pub(super) fn upgrade_lines(map: &HeaderMap) -> String {
-    let own = [
-        CONNECTION,
-        UPGRADE,
-        CONTENT_LENGTH,
-        TRANSFER_ENCODING,
-        SEC_WEBSOCKET_ACCEPT,
-        SEC_WEBSOCKET_PROTOCOL,
-        SEC_WEBSOCKET_EXTENSIONS,
-    ];
-    let mut lines = String::new();
-    for (name, value) in map {
-        if !own.contains(name) {
-            append(&mut lines, name, value);
-        }
-    }
-    lines
-}
-
 fn append(lines: &mut String, name: &HeaderName, value: &HeaderValue) {
     // A value of type `HeaderValue` has no line ends.
     if let Ok(value) = value.to_str() {
@@ -183,14 +160,5 @@ mod tests {
         assert_eq!(to_reply(Response::text(101, ""), false).status, 500);
         let smuggling = Response::text(200, "").header("x", "a\r\nset-cookie: b").header("y\r\n", "c");
         assert!(!to_reply(smuggling, false).headers.contains("cookie"));
-    }
-
-    #[test]
-    fn the_handshakes_own_fields_cannot_be_said_twice() {
-        let mut map = HeaderMap::new();
-        map.insert("x-served-by", HeaderValue::from_static("a"));
-        map.insert(UPGRADE, HeaderValue::from_static("h2c"));
-        map.insert(SEC_WEBSOCKET_ACCEPT, HeaderValue::from_static("b"));
-        assert_eq!(upgrade_lines(&map), "x-served-by: a\r\n");
     }
 }

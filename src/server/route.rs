@@ -6,15 +6,14 @@ use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
-
 use super::handler::Handler;
-use super::response::{Response, upgrade_lines};
+use super::response::Response;
 use super::seats::{Taste, log_panic};
 use crate::connection::Kind;
 use crate::protocol::handshake::{
-    OriginPolicy, Request, SubprotocolPreference, Upgrade, percent_decode_path,
+    BadField, OriginPolicy, Request, SubprotocolPreference, Upgrade, check_field, percent_decode_path,
 };
+use crate::shard::Extras;
 
 /// Makes the handler of a connection, or says why there is none.
 type Make = dyn Fn(&mut Opening<'_>) -> Result<Box<dyn Handler>, Response> + Send + Sync;
@@ -50,7 +49,7 @@ pub struct Route {
     subprotocols: Vec<String>,
     subprotocol_required: bool,
     origins: Option<OriginPolicy>,
-    headers: HeaderMap,
+    fields: Vec<(String, String)>,
     kind: Option<Kind>,
     message_bytes_max: u64,
 }
@@ -86,7 +85,7 @@ impl Route {
             subprotocols: Vec::new(),
             subprotocol_required: false,
             origins: None,
-            headers: HeaderMap::new(),
+            fields: Vec::new(),
             kind: None,
             message_bytes_max: u64::MAX,
         }
@@ -114,10 +113,14 @@ impl Route {
         self
     }
 
-    /// A header of the 101. Those of the handshake itself cannot be set.
+    /// A field of the 101. One that the handshake writes itself, or that is malformed, is left out, with a line in the
+    /// log.
     #[must_use]
-    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Route {
-        self.headers.append(name, value);
+    pub fn header(mut self, name: &str, value: &str) -> Route {
+        match check_field(name, value) {
+            Ok(()) => self.fields.push((name.to_owned(), value.to_owned())),
+            Err(why) => tracing::error!(name, %why, "a route's field is left out"),
+        }
         self
     }
 
@@ -172,7 +175,7 @@ impl Route {
         } else {
             self.chosen(upgrade, defaults.preference)
         };
-        Opening { request, upgrade, pattern: &self.pattern, subprotocol, headers: self.headers.clone() }
+        Opening { request, upgrade, pattern: &self.pattern, subprotocol, fields: self.fields.clone() }
     }
 
     fn chosen(&self, upgrade: &Upgrade<'_>, preference: SubprotocolPreference) -> Option<String> {
@@ -204,7 +207,7 @@ pub struct Opening<'a> {
     upgrade: &'a Upgrade<'a>,
     pattern: &'a Pattern,
     subprotocol: Option<String>,
-    headers: HeaderMap,
+    fields: Vec<(String, String)>,
 }
 
 impl<'a> Deref for Opening<'a> {
@@ -241,13 +244,18 @@ impl<'a> Opening<'a> {
         offered
     }
 
-    /// Headers of the 101, to be added to. Those of the handshake itself are left out.
-    pub fn headers_mut(&mut self) -> &mut HeaderMap {
-        &mut self.headers
+    /// Adds a field to the 101.
+    ///
+    /// # Errors
+    /// When the handshake writes it itself, or when it is malformed.
+    pub fn add_header(&mut self, name: &str, value: &str) -> Result<(), BadField> {
+        check_field(name, value)?;
+        self.fields.push((name.to_owned(), value.to_owned()));
+        Ok(())
     }
 
-    pub(super) fn into_extras(self) -> (Option<String>, String) {
-        (self.subprotocol, upgrade_lines(&self.headers))
+    pub(super) fn into_extras(self) -> Extras {
+        Extras { subprotocol: self.subprotocol, fields: self.fields }
     }
 }
 

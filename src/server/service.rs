@@ -10,7 +10,7 @@ use crate::protocol::frame::HEADER_BYTES_MAX;
 use crate::protocol::handshake::{
     self, OriginPolicy, Refusal, Request, SubprotocolPreference, Upgrade, percent_decode_path,
 };
-use crate::shard::{Answer, Application, Context, Disposition, Extras, Link, OwnedReply};
+use crate::shard::{Answer, Application, Context, Disposition, Link, OwnedReply};
 use crate::stats::Snapshot;
 
 use super::broadcast::{Broadcast, Message, Subscriber};
@@ -23,12 +23,6 @@ use super::seats::{Seats, log_panic};
 
 const METHOD: Refusal =
     Refusal { status: 405, reason: "method not allowed", headers: "Allow: GET, HEAD\r\n", cure: "use GET" };
-const WEBSOCKET_ONLY: Refusal = Refusal {
-    status: 426,
-    reason: "this path speaks WebSocket only",
-    headers: "Upgrade: websocket\r\n",
-    cure: "open it with a WebSocket client, or open / with a browser",
-};
 const NO_ROUTE: Refusal = Refusal {
     status: 404,
     reason: "no such path",
@@ -125,7 +119,7 @@ impl Service {
             return Answer::RespondWith(Box::new(to_reply(response, head_only)));
         }
         if self.routes.has_upgrade(request.path) {
-            return Answer::Refuse(WEBSOCKET_ONLY);
+            return Answer::Refuse(Refusal::WEBSOCKET_ONLY);
         }
         if !self.builtin_routes {
             return Answer::Refuse(NO_ROUTE);
@@ -139,8 +133,8 @@ impl Service {
                 body: b"ok\n",
                 head_only,
             }),
-            "/echo" => Answer::Refuse(WEBSOCKET_ONLY),
-            path if path.starts_with("/broadcast/") => Answer::Refuse(WEBSOCKET_ONLY),
+            "/echo" => Answer::Refuse(Refusal::WEBSOCKET_ONLY),
+            path if path.starts_with("/broadcast/") => Answer::Refuse(Refusal::WEBSOCKET_ONLY),
             _ => Answer::Refuse(Refusal::NOT_FOUND),
         }
     }
@@ -160,11 +154,11 @@ impl Service {
         let mut opening = route.opening(request, upgrade, defaults);
         match route.make(&mut opening) {
             Ok(handler) => {
-                let (subprotocol, headers) = opening.into_extras();
+                let extras = Box::new(opening.into_extras());
                 let seat = self.seats.take(token, handler, route.taste());
                 Answer::UpgradeWith {
                     peer: Peer::Handled(seat),
-                    extras: Box::new(Extras { subprotocol, headers }),
+                    extras,
                     whole: !self.seats.is_streaming(seat),
                 }
             }

@@ -59,8 +59,8 @@ pub enum Answer<P> {
 pub struct Extras {
     /// The subprotocol to name, one of those offered.
     pub subprotocol: Option<String>,
-    /// Header lines, each ended by CRLF.
-    pub headers: String,
+    /// Further fields, names and values, see [`check_field`](crate::protocol::handshake::check_field).
+    pub fields: Vec<(String, String)>,
 }
 
 /// A [`Reply`] made for one request.

@@ -10,7 +10,7 @@ use crate::driver::{Driver, Token};
 use crate::protocol::deflate;
 use crate::protocol::handshake::{self, Refusal, Upgrade};
 use crate::shard::context::Context;
-use crate::shard::{Answer, Application, refusals};
+use crate::shard::{Answer, Application};
 use crate::stats::Counters;
 
 impl<D: Driver, A: Application> Core<D, A> {
@@ -33,7 +33,7 @@ impl<D: Driver, A: Application> Core<D, A> {
                 }
                 (Answer::UpgradeWith { peer, extras, whole }, Some(key)) => {
                     self.set_peer(token, peer);
-                    self.accept_with(token, Some(key), extras.subprotocol.as_deref(), &extras.headers, whole);
+                    self.accept_with(token, Some(key), extras.subprotocol.as_deref(), &extras.fields, whole);
                     application.opened(&mut Context { core: self }, token, None);
                 }
                 (Answer::Later { peer }, Some(key)) => {
@@ -46,7 +46,7 @@ impl<D: Driver, A: Application> Core<D, A> {
                 (Answer::RespondWith(reply), _) => self.respond(token, &reply.as_reply()),
                 (Answer::Refuse(refusal), _) => self.refuse_because(application, token, &refusal, request),
                 (Answer::Upgrade { .. } | Answer::UpgradeWith { .. } | Answer::Later { .. }, None) => {
-                    self.refuse_because(application, token, &refusals::NOT_AN_UPGRADE, request);
+                    self.refuse_because(application, token, &Refusal::WEBSOCKET_ONLY, request);
                 }
             }
         });
@@ -77,7 +77,7 @@ impl<D: Driver, A: Application> Core<D, A> {
     }
 
     fn accept(&mut self, token: Token, key: Option<[u8; 24]>, subprotocol: Option<&str>, whole: bool) {
-        self.accept_with(token, key, subprotocol, "", whole);
+        self.accept_with(token, key, subprotocol, &[], whole);
     }
 
     fn accept_with(
@@ -85,14 +85,14 @@ impl<D: Driver, A: Application> Core<D, A> {
         token: Token,
         key: Option<[u8; 24]>,
         subprotocol: Option<&str>,
-        headers: &str,
+        fields: &[(String, String)],
         whole: bool,
     ) {
         let Some(slot) = self.slots.get_mut(token) else { return };
         if slot.connection.is_ending() {
             return;
         }
-        match slot.connection.accept_with(key, subprotocol, headers, whole, &mut env!(self)) {
+        match slot.connection.accept_with(key, subprotocol, fields, whole, &mut env!(self)) {
             Ok(()) => self.counters.opened += 1,
             Err(OutOfMemory) => slot.connection.out_of_memory(),
         }
