@@ -414,13 +414,17 @@ impl Connection {
         self.outbox.frame(env.pool, &Header::new(opcode, last, key, payload.len()), payload)
     }
 
-    /// Queues a ping.
+    /// Queues a ping, in front of data that waits for an unfinished send.
     ///
     /// # Errors
     /// When the node's memory is spent.
     pub fn ping(&mut self, payload: &[u8], env: &mut Env<'_>) -> Result<(), OutOfMemory> {
         let key = self.key(env);
-        self.outbox.control(env.pool, Opcode::Ping, key, payload, limits::QUEUED_PONGS_MAX)
+        if self.outbox.is_blocked() {
+            return self.outbox.control(env.pool, Opcode::Ping, key, payload, limits::QUEUED_PONGS_MAX);
+        }
+        // What is queued leaves with this turn, and our response to the request may be among it.
+        self.outbox.frame(env.pool, &Header::new(Opcode::Ping, true, key, payload.len()), payload)
     }
 
     /// Whether nothing is queued and no send is unfinished.
