@@ -464,7 +464,8 @@ impl Connection {
         self.send_fragment(kind, true, true, payload, env)
     }
 
-    /// Queues a part of a message as one frame that is not compressed. No other message may begin before its last.
+    /// Queues a part of a message as one frame that is not compressed: the `first` names the kind, the `last` ends the
+    /// message (RFC 6455, 5.4). Until then the caller queues no other message.
     ///
     /// # Errors
     /// When the node's memory is spent.
@@ -627,9 +628,16 @@ impl Connection {
     }
 
     /// Asks for no more messages, or for more again. What is under way still comes, see
-    /// [`Driver::pause`](crate::driver::Driver::pause).
-    pub fn hold_up(&mut self, held_up: bool) {
-        self.held_up = held_up;
+    /// [`Driver::pause`](crate::driver::Driver::pause). Does nothing once the end has begun, since the peer's Close frame
+    /// must be read.
+    pub fn hold_up(&mut self, held_up: bool, now: Nanos) {
+        if self.held_up && !held_up {
+            // Whether the peer is alive could not be heard meanwhile.
+            self.heard_at = now;
+            self.pinged = false;
+            self.deadline_moved = true;
+        }
+        self.held_up = held_up && !self.is_ending();
     }
 
     /// Whether reading is, or is about to be, paused.
