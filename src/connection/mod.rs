@@ -45,7 +45,7 @@ use crate::protocol::deflate::Agreement;
 use crate::protocol::frame::{HEADER_BYTES_MAX, Header, Opcode};
 use crate::protocol::handshake::{Dial, Refusal, Response};
 
-pub use closing::{Cause, CloseFrame, Closed, Fate};
+pub use closing::{Cause, CloseFrame, Closed, Fate, TlsFault};
 pub use compression::{Codecs, Compressed, Compression};
 pub use handshake::Reply;
 pub use outbox::OutOfMemory;

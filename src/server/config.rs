@@ -85,6 +85,8 @@ pub struct Config {
     pub compression: Option<Compression>,
     /// Bytes of the windows that compressed connections keep, on the whole node.
     pub compression_bytes: u64,
+    /// What every connection is secured by, made by [`server_config`](crate::tls::server_config); `None` for nothing.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
     /// Which pages may connect.
     pub origins: OriginPolicy,
     /// Subprotocols to choose from where a client offers some, best first; each a token (RFC 6455, 4.1).
@@ -120,6 +122,7 @@ impl Default for Config {
             memory_budget_bytes: limits::MEMORY_BUDGET_DEFAULT,
             compression: None,
             compression_bytes: limits::COMPRESSION_BYTES_DEFAULT,
+            tls: None,
             origins: OriginPolicy::SameHost,
             subprotocols: Vec::new(),
             subprotocol_preference: SubprotocolPreference::Server,
