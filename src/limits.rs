@@ -23,6 +23,12 @@ pub const HEADERS_MAX: usize = 100;
 /// From accept to the 101, absolute: a dribbled head does not extend it.
 pub const HANDSHAKE_TIMEOUT: Nanos = 5 * SECOND;
 
+// ---- TLS (RFC 8446, RFC 5246) ----
+
+/// Session tickets sent with each full or resumed TLS 1.3 handshake: each is about 200 bytes on the wire, and a
+/// client that comes back needs one.
+pub const TLS_TICKETS: usize = 1;
+
 // ---- messages (RFC 6455, section 5) ----
 
 /// Bytes of a message; one of exactly this size is allowed.
@@ -120,6 +126,40 @@ pub const TRIM_INTERVAL: Nanos = SECOND;
 /// Width of a slot of the timer wheel. Deadlines are kept to this precision, never early.
 pub const TIMER_TICK: Nanos = 32 * MILLISECOND;
 
+// ---- routes of a program's own ----
+
+/// Bytes of the body of a response that a route makes.
+pub const RESPONSE_BODY_BYTES_MAX: usize = 1024 * 1024;
+
+// ---- test endpoints ----
+
+/// Times in the query of a test endpoint, such as `/delay?ms=`: a minute.
+pub const ENDPOINT_MS_MAX: u64 = 60_000;
+/// Messages that wait in `/delay` before their sender is read no further.
+pub const DELAYED_MESSAGES_MAX: usize = 1_024;
+/// Bytes of them, likewise.
+pub const DELAYED_BYTES_MAX: usize = 256 * 1024;
+/// Messages a second of `/source`.
+pub const SOURCE_RATE_MAX: u64 = 100_000;
+/// Bytes of a message of `/source`.
+pub const SOURCE_BYTES_MAX: u64 = 1024 * 1024;
+/// Messages that `/source` sends in one turn, so that it does not hold up others.
+pub const SOURCE_MESSAGES_PER_TURN: u32 = 256;
+/// How often `/source` wakes up, at most: what is due within it is sent together.
+pub const SOURCE_TICK: Nanos = MILLISECOND;
+/// Frames of a message of `/fragment`.
+pub const FRAGMENTS_MAX: u64 = 1_024;
+/// Pings a second of `/ping-storm`.
+pub const PING_STORM_RATE_MAX: u64 = 1_000;
+/// Bytes a second of `/slow-read`, at least: a receive's worth must not take hours.
+pub const SLOW_READ_BYTES_PER_S_MIN: u64 = 64;
+/// Bytes a second of `/slow-read`, at most.
+pub const SLOW_READ_BYTES_PER_S_MAX: u64 = 1 << 30;
+/// Messages after which `/abort` ends the stream and `/sink` reports, at most.
+pub const ENDPOINT_MESSAGES_MAX: u64 = 1_000_000;
+/// Bytes of a wrong parameter that are repeated in the answer.
+pub const SHOWN_PARAMETER_BYTES_MAX: usize = 64;
+
 // ---- control plane ----
 
 /// Connections to the admin address at once; further ones wait to be accepted.
@@ -129,6 +169,11 @@ pub const ADMIN_TIMEOUT: Nanos = 10 * SECOND;
 /// Time that a shard has to answer the control plane. One that is busy answers between two turns, far
 /// sooner; one that is stuck must not hang the operator who came to see why.
 pub const SNAPSHOT_TIMEOUT: Nanos = 2 * SECOND;
+
+// ---- recordings ----
+
+/// Bytes of frames that wait to be written to a recording; past it, relaying pauses until the disk has caught up.
+pub const RECORDING_QUEUE_BYTES: usize = 8 * 1024 * 1024;
 
 // ---- sockets and descriptors ----
 
