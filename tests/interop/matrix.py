@@ -103,13 +103,25 @@ PINGED = {
 }
 
 
-def slug(name):
-    return name.replace(" ", "_")
-
-
 def checks(names, **settings):
     """The checks of these names; `settings` such as `compress` apply to each."""
-    return [{"path": "/echo", **settings, **check} for check in CHECKS if check["name"] in names]
+    known = [*CHECKS, *ASKED_FOR, PINGED]
+    return [{"path": "/echo", **settings, **check} for check in known if check["name"] in names]
+
+
+def with_checks(table):
+    """Gives a class a test for each check of the table that is not among those it `cannot` do."""
+
+    def test_of(name):
+        return lambda self: self.check(name)
+
+    def decorate(case):
+        for check in table:
+            if check["name"] not in case.cannot:
+                setattr(case, f"test_{check['name'].replace(' ', '_')}", test_of(check["name"]))
+        return case
+
+    return decorate
 
 
 def judge(results, wanted):
