@@ -155,6 +155,10 @@ impl Handler for Obedient {
         Ok(Disposition::Done)
     }
 
+    fn ping(&mut self, remote: &mut Remote<'_>, payload: &[u8]) -> Result<(), Failure> {
+        Ok(remote.send_text(&format!("ping {}", String::from_utf8_lossy(payload)))?)
+    }
+
     fn pong(&mut self, remote: &mut Remote<'_>, payload: &[u8]) -> Result<(), Failure> {
         Ok(remote.send_text(&format!("pong {}", String::from_utf8_lossy(payload)))?)
     }
@@ -214,6 +218,9 @@ fn a_handler_greets_echoes_answers_and_is_woken() {
         assert_eq!(peer.frame(), (0x89, b"are you there".to_vec()));
         peer.send(0x8a, b"are you there");
         peer.hears("pong are you there");
+        peer.send(0x89, b"hello");
+        assert_eq!(peer.frame(), (0x8a, b"hello".to_vec()));
+        peer.hears("ping hello");
         peer.text("later");
         peer.hears("now");
         peer.text("close");

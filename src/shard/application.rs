@@ -1,5 +1,7 @@
 //! What runs on a shard: the seam between the event loop and the server, the load generator and users.
 
+use std::net::SocketAddr;
+
 use super::{Context, Link};
 use bytes::Bytes;
 
@@ -130,6 +132,22 @@ pub trait Application: Sized {
 
     /// A piece of a message: validated, unmasked, writable. See [`Chunk`] for its marks.
     fn chunk(&mut self, link: &mut Link<'_, Self>, chunk: Chunk<'_>) -> Disposition;
+
+    /// The answer to [`Context::find_address`]: who is at the other end. `None` where nobody can tell, as for a
+    /// socket in the file system.
+    fn addressed<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Self>,
+        token: Token,
+        address: Option<SocketAddr>,
+    ) {
+        let _ = (cx, token, address);
+    }
+
+    /// A ping arrived and was answered. Shown where [`Config::pings`](crate::connection::Config::pings) asks for it.
+    fn ping(&mut self, link: &mut Link<'_, Self>, payload: &[u8]) {
+        let _ = (link, payload);
+    }
 
     /// A pong arrived.
     fn pong(&mut self, link: &mut Link<'_, Self>, payload: &[u8]) {
