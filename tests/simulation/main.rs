@@ -6,6 +6,7 @@
 mod broadcast;
 mod client;
 mod echo;
+mod handlers;
 mod inflate;
 mod world;
 
