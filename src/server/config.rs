@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::response::Response;
 use super::route::Routes;
-use crate::connection;
+use crate::connection::{self, Pings};
 use crate::driver::Features;
 use crate::limits::{self, Nanos};
 use crate::protocol::handshake::{OriginPolicy, Refusal, Request, SubprotocolPreference};
@@ -142,6 +142,8 @@ impl Config {
             handshake_timeout: self.handshake_timeout,
             pings_per_second_max: self.pings_per_second_max,
             compression: self.compression,
+            // Only a program's own handlers look at them.
+            pings: if self.routes.has_no_upgrades() { Pings::Answered } else { Pings::AnsweredAndShown },
             ..connection::Config::default()
         }
     }
