@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod broadcast;
+pub mod chat;
 mod config;
 mod listeners;
 mod page;

@@ -1,5 +1,7 @@
 //! The server's routes, as an application of the shard.
 
+use std::net::SocketAddr;
+
 use crate::connection::{Chunk, Closed, Reply};
 use crate::driver::{Driver, Token};
 use crate::hub::Bounds;
@@ -12,6 +14,7 @@ use crate::shard::{Answer, Application, Context, Disposition, Link};
 use crate::stats::Snapshot;
 
 use super::broadcast::{Broadcast, Message, Subscriber};
+use super::chat::{self, Chat, Guest};
 use super::page;
 
 const METHOD: Refusal =
@@ -37,6 +40,8 @@ pub enum Peer {
     Echo,
     /// Its messages go to a topic.
     Subscriber(Subscriber),
+    /// It is in the chat room, or about to be.
+    Chat(Box<Guest>),
 }
 
 /// The built-in routes on one shard.
@@ -46,6 +51,7 @@ pub struct Service {
     subprotocols: Vec<&'static str>,
     preference: SubprotocolPreference,
     broadcast: Broadcast,
+    chat: Chat,
 }
 
 impl Service {
@@ -58,6 +64,7 @@ impl Service {
             subprotocols: Vec::new(),
             preference: SubprotocolPreference::default(),
             broadcast: Broadcast::new(bounds, frame_bytes_max),
+            chat: Chat::default(),
         }
     }
 
@@ -86,6 +93,10 @@ impl Service {
                 head_only,
             }),
             "/echo" => Answer::Refuse(WEBSOCKET_ONLY),
+            path if path == "/chat" || path.starts_with("/chat/") => match chat::page(path) {
+                Some(reply) => Answer::Respond(Reply { head_only, ..reply }),
+                None => Answer::Refuse(Refusal::NOT_FOUND),
+            },
             path if path.starts_with("/broadcast/") => Answer::Refuse(WEBSOCKET_ONLY),
             _ => Answer::Refuse(Refusal::NOT_FOUND),
         }
@@ -118,6 +129,10 @@ impl Application for Service {
         let subprotocol = upgrade.subprotocol(&self.subprotocols, self.preference);
         match request.path {
             "/" | "/echo" => Answer::Upgrade { peer: Peer::Echo, subprotocol, whole: false },
+            "/chat" => {
+                let offered = upgrade.subprotocol(&[chat::SUBPROTOCOL], self.preference).is_some();
+                self.chat.open(cx, token, offered)
+            }
             path => match path.strip_prefix("/broadcast/") {
                 Some(segment) => match topic_of(segment) {
                     Some(topic) => {
@@ -144,7 +159,20 @@ impl Application for Service {
                 self.broadcast.publish(link, chunk.kind, chunk.payload);
                 Disposition::Done
             }
+            Peer::Chat(_) => {
+                self.chat.said(link, chunk.kind, chunk.payload);
+                Disposition::Done
+            }
         }
+    }
+
+    fn addressed<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Service>,
+        token: Token,
+        address: Option<SocketAddr>,
+    ) {
+        self.chat.addressed(cx, token, address);
     }
 
     fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, token: Token) {
@@ -152,8 +180,10 @@ impl Application for Service {
     }
 
     fn closed<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, token: Token, peer: Peer, _: &Closed) {
-        if let Peer::Subscriber(subscriber) = peer {
-            self.broadcast.closed(cx, token, subscriber);
+        match peer {
+            Peer::Subscriber(subscriber) => self.broadcast.closed(cx, token, subscriber),
+            Peer::Chat(guest) => self.chat.closed(token, &guest),
+            Peer::Echo => {}
         }
     }
 
@@ -164,19 +194,23 @@ impl Application for Service {
         message: Message,
         payload: &[u8],
     ) {
-        self.broadcast.message(cx, from, message, payload);
+        match message {
+            Message::Chat(mail) => self.chat.message(cx, from, mail, payload),
+            message => self.broadcast.message(cx, from, message, payload),
+        }
     }
 
     fn takes_requests<D: Driver>(&self, cx: &Context<'_, D, Service>) -> bool {
-        self.broadcast.takes_requests(cx)
+        self.broadcast.takes_requests(cx) && self.chat.takes_requests(cx)
     }
 
     fn turn_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
         self.broadcast.turn_ended(cx);
+        self.chat.turn_ended(cx);
     }
 
     fn deadline(&self) -> Option<Nanos> {
-        self.broadcast.deadline()
+        [self.broadcast.deadline(), self.chat.deadline()].into_iter().flatten().min()
     }
 
     fn describe(&self, snapshot: &mut Snapshot) {
