@@ -142,6 +142,40 @@ pub const TRIM_INTERVAL: Nanos = SECOND;
 /// Width of a slot of the timer wheel. Deadlines are kept to this precision, never early.
 pub const TIMER_TICK: Nanos = 32 * MILLISECOND;
 
+// ---- routes of a program's own ----
+
+/// Bytes of the body of a response that a route makes.
+pub const RESPONSE_BODY_BYTES_MAX: usize = 1024 * 1024;
+
+// ---- test endpoints ----
+
+/// Times in the query of a test endpoint, such as `/delay?ms=`: a minute.
+pub const ENDPOINT_MS_MAX: u64 = 60_000;
+/// Messages that wait in `/delay` before their sender is read no further.
+pub const DELAYED_MESSAGES_MAX: usize = 1_024;
+/// Bytes of them, likewise.
+pub const DELAYED_BYTES_MAX: usize = 256 * 1024;
+/// Messages a second of `/source`.
+pub const SOURCE_RATE_MAX: u64 = 100_000;
+/// Bytes of a message of `/source`.
+pub const SOURCE_BYTES_MAX: u64 = 1024 * 1024;
+/// Messages that `/source` sends in one turn, so that it does not hold up others.
+pub const SOURCE_MESSAGES_PER_TURN: u32 = 256;
+/// How often `/source` wakes up, at most: what is due within it is sent together.
+pub const SOURCE_TICK: Nanos = MILLISECOND;
+/// Frames of a message of `/fragment`.
+pub const FRAGMENTS_MAX: u64 = 1_024;
+/// Pings a second of `/ping-storm`.
+pub const PING_STORM_RATE_MAX: u64 = 1_000;
+/// Bytes a second of `/slow-read`, at least: a receive's worth must not take hours.
+pub const SLOW_READ_BYTES_PER_S_MIN: u64 = 64;
+/// Bytes a second of `/slow-read`, at most.
+pub const SLOW_READ_BYTES_PER_S_MAX: u64 = 1 << 30;
+/// Messages after which `/abort` ends the stream and `/sink` reports, at most.
+pub const ENDPOINT_MESSAGES_MAX: u64 = 1_000_000;
+/// Bytes of a wrong parameter that are repeated in the answer.
+pub const SHOWN_PARAMETER_BYTES_MAX: usize = 64;
+
 // ---- control plane ----
 
 /// Connections to the admin address at once; further ones wait to be accepted.

@@ -112,6 +112,11 @@ pub(super) struct Args {
     #[arg(long, value_enum, default_value = "default")]
     profile: Profile,
 
+    /// Leave out the endpoints for test harnesses, such as /delay, /close and /source, by which anybody can keep the
+    /// server busy
+    #[arg(long)]
+    no_test_endpoints: bool,
+
     /// Share the port with another server that is being replaced, instead of refusing to start
     #[arg(long)]
     takeover: bool,
@@ -285,6 +290,7 @@ impl Args {
             },
             autotune_sockets: self.profile == Profile::Benchmark,
             takeover: self.takeover,
+            test_endpoints: !self.no_test_endpoints,
             ..Config::default()
         };
         Ok(Settings { server, admin: self.admin, log: self.log })

@@ -14,7 +14,7 @@ macro_rules! headers {
     };
 }
 
-const PAGE: Reply = Reply {
+const PAGE: Reply<'static> = Reply {
     status: 200,
     content_type: "text/html; charset=utf-8",
     headers: concat!(
@@ -26,13 +26,13 @@ const PAGE: Reply = Reply {
     body: include_bytes!("chat.html"),
     head_only: false,
 };
-const SCRIPT: Reply = Reply {
+const SCRIPT: Reply<'static> = Reply {
     content_type: "text/javascript; charset=utf-8",
     headers: headers!(),
     body: include_bytes!("chat.js"),
     ..PAGE
 };
-const STYLE: Reply = Reply {
+const STYLE: Reply<'static> = Reply {
     content_type: "text/css; charset=utf-8",
     headers: headers!(),
     body: include_bytes!("chat.css"),
@@ -40,7 +40,7 @@ const STYLE: Reply = Reply {
 };
 
 /// What a `GET` of a path gets: of `/chat` the page, of its files those.
-pub fn page(path: &str) -> Option<Reply> {
+pub fn page(path: &str) -> Option<Reply<'static>> {
     match path {
         "/chat" => Some(PAGE),
         "/chat/chat.js" => Some(SCRIPT),
