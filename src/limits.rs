@@ -125,6 +125,22 @@ pub const TOPICS_MAX: usize = 65_536;
 /// Bytes of a log segment. A quiet topic holds one.
 pub const LOG_SEGMENT_BYTES: usize = 16 * 1024;
 
+// ---- chat ----
+
+/// Members of the chat room. A list of all their names fits one message of the default limit.
+pub const CHAT_USERS_MAX: usize = 256;
+/// Characters of a member's name, which is four times as many bytes at most.
+pub const CHAT_NAME_CHARACTERS_MAX: usize = 32;
+/// Bytes of what is said at once: a page of text.
+pub const CHAT_TEXT_BYTES_MAX: usize = 4 * 1024;
+/// Messages that a member may send at once, after a pause.
+pub const CHAT_BURST: u32 = 20;
+/// A member's share of time for each message in the long run: nobody types so fast, and 256 members who do are
+/// 650,000 messages a second to carry.
+pub const CHAT_INTERVAL: Nanos = 100 * MILLISECOND;
+/// Messages in a row that are not taken before 1008.
+pub const CHAT_REFUSALS_MAX: u8 = 50;
+
 // ---- shards ----
 
 /// Bytes of each direction of a mailbox between two shards, at least; it always holds two messages of

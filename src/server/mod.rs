@@ -10,6 +10,7 @@
 mod alarms;
 mod broadcast;
 mod builder;
+pub mod chat;
 mod config;
 mod endpoints;
 mod handler;

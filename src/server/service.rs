@@ -1,5 +1,6 @@
 //! The server's routes, as an application of the shard: those of the program first, then the built-in ones.
 
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::connection::{Chunk, Closed, Reply};
@@ -14,6 +15,7 @@ use crate::shard::{Answer, Application, Context, Disposition, Link, OwnedReply};
 use crate::stats::Snapshot;
 
 use super::broadcast::{Broadcast, Message, Subscriber};
+use super::chat::{self, Chat, Guest};
 use super::config::RefusalHook;
 use super::endpoints;
 use super::page;
@@ -44,6 +46,8 @@ pub enum Peer {
     Echo,
     /// Its messages go to a topic.
     Subscriber(Subscriber),
+    /// It is in the chat room, or about to be.
+    Chat(Box<Guest>),
     /// Its messages go to the handler in this seat.
     Handled(u32),
 }
@@ -59,6 +63,7 @@ pub struct Service {
     subprotocols: Vec<&'static str>,
     preference: SubprotocolPreference,
     broadcast: Broadcast,
+    chat: Chat,
 }
 
 impl Service {
@@ -75,6 +80,7 @@ impl Service {
             subprotocols: Vec::new(),
             preference: SubprotocolPreference::default(),
             broadcast: Broadcast::new(bounds, frame_bytes_max),
+            chat: Chat::default(),
         }
     }
 
@@ -134,6 +140,10 @@ impl Service {
                 head_only,
             }),
             "/echo" => Answer::Refuse(Refusal::WEBSOCKET_ONLY),
+            path if path == "/chat" || path.starts_with("/chat/") => match chat::page(path) {
+                Some(reply) => Answer::Respond(Reply { head_only, ..reply }),
+                None => Answer::Refuse(Refusal::NOT_FOUND),
+            },
             path if path.starts_with("/broadcast/") => Answer::Refuse(Refusal::WEBSOCKET_ONLY),
             _ => Answer::Refuse(Refusal::NOT_FOUND),
         }
@@ -199,6 +209,10 @@ impl Application for Service {
         let subprotocol = upgrade.subprotocol(&self.subprotocols, self.preference);
         match request.path {
             "/" | "/echo" => Answer::Upgrade { peer: Peer::Echo, subprotocol, whole: false },
+            "/chat" => {
+                let offered = upgrade.subprotocol(&[chat::SUBPROTOCOL], self.preference).is_some();
+                self.chat.open(cx, token, offered)
+            }
             path => match path.strip_prefix("/broadcast/") {
                 Some(segment) => match topic_of(segment) {
                     Some(topic) => {
@@ -247,6 +261,10 @@ impl Application for Service {
                 self.broadcast.publish(link, chunk.kind, chunk.payload);
                 Disposition::Done
             }
+            Peer::Chat(_) => {
+                self.chat.said(link, chunk.kind, chunk.payload);
+                Disposition::Done
+            }
             Peer::Handled(seat) => self.seats.chunk(link, seat, &chunk),
         }
     }
@@ -261,6 +279,15 @@ impl Application for Service {
         if let Peer::Handled(seat) = *link.peer {
             self.seats.pong(link, seat, payload);
         }
+    }
+
+    fn addressed<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Service>,
+        token: Token,
+        address: Option<SocketAddr>,
+    ) {
+        self.chat.addressed(cx, token, address);
     }
 
     fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, token: Token) {
@@ -284,6 +311,7 @@ impl Application for Service {
         match peer {
             Peer::Echo => {}
             Peer::Subscriber(subscriber) => self.broadcast.closed(cx, token, subscriber),
+            Peer::Chat(guest) => self.chat.closed(token, &guest),
             Peer::Handled(seat) => self.seats.leave(seat, closed, cx.pool()),
         }
     }
@@ -295,20 +323,25 @@ impl Application for Service {
         message: Message,
         payload: &[u8],
     ) {
-        self.broadcast.message(cx, from, message, payload);
+        match message {
+            Message::Chat(mail) => self.chat.message(cx, from, mail, payload),
+            message => self.broadcast.message(cx, from, message, payload),
+        }
     }
 
     fn takes_requests<D: Driver>(&self, cx: &Context<'_, D, Service>) -> bool {
-        self.broadcast.takes_requests(cx)
+        self.broadcast.takes_requests(cx) && self.chat.takes_requests(cx)
     }
 
     fn turn_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
         self.broadcast.turn_ended(cx);
+        self.chat.turn_ended(cx);
         self.seats.turn_ended(cx);
     }
 
     fn deadline(&self) -> Option<Nanos> {
-        [self.broadcast.deadline(), self.seats.deadline()].into_iter().flatten().min()
+        let deadlines = [self.broadcast.deadline(), self.chat.deadline(), self.seats.deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
     fn describe(&self, snapshot: &mut Snapshot) {

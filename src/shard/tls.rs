@@ -8,6 +8,9 @@
 //!
 //! Never: frames and messages, sockets, or sealed bytes that are dropped while later ones are sent.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
