@@ -28,6 +28,17 @@ pub const HANDSHAKE_TIMEOUT: Nanos = 5 * SECOND;
 /// Session tickets sent with each full or resumed TLS 1.3 handshake: each is about 200 bytes on the wire, and a
 /// client that comes back needs one.
 pub const TLS_TICKETS: usize = 1;
+/// Bytes inside of a record that we send, at most. The standard allows 16,384; four of this size, sealed, are just
+/// within a pooled buffer of 64 KiB.
+pub const TLS_RECORD_BYTES: usize = 16 * 1024 - TLS_RECORD_OVERHEAD_BYTES_MAX;
+/// Bytes by which sealing makes a record longer, at most: 5 of header, 8 of nonce (TLS 1.2), 16 of tag, and 1 that
+/// tells the type (TLS 1.3), generously.
+pub const TLS_RECORD_OVERHEAD_BYTES_MAX: usize = 64;
+/// Received bytes of a connection that cannot be opened yet: a record that is not complete (18,437 bytes at most), or
+/// the records of a handshake message, of which a chain of certificates is the longest.
+pub const TLS_UNREAD_BYTES_MAX: usize = 32 * 1024;
+/// What the node's budget is charged with for the keys and state of one session.
+pub const TLS_SESSION_BYTES: usize = 4 * 1024;
 
 // ---- messages (RFC 6455, section 5) ----
 

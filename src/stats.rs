@@ -17,6 +17,10 @@ pub struct Counters {
     pub dialled: u64,
     /// Handshakes that ended in a 101, either role.
     pub opened: u64,
+    /// TLS handshakes that came to their end, either role.
+    pub tls_handshakes: u64,
+    /// Those of them that resumed an earlier session.
+    pub tls_resumed: u64,
     /// Messages read to their last byte.
     pub messages_in: u64,
     /// Messages queued or sent, the copies of a broadcast counted each.
@@ -83,6 +87,8 @@ impl Counters {
             accepted,
             dialled,
             opened,
+            tls_handshakes,
+            tls_resumed,
             messages_in,
             messages_out,
             bytes_in,
@@ -103,6 +109,8 @@ impl Counters {
             (&mut self.accepted, accepted),
             (&mut self.dialled, dialled),
             (&mut self.opened, opened),
+            (&mut self.tls_handshakes, tls_handshakes),
+            (&mut self.tls_resumed, tls_resumed),
             (&mut self.messages_in, messages_in),
             (&mut self.messages_out, messages_out),
             (&mut self.bytes_in, bytes_in),

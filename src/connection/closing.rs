@@ -34,6 +34,8 @@ pub enum Cause {
     Gone,
     /// The transport failed.
     Failed(io::ErrorKind),
+    /// TLS below failed, in the words of who noticed.
+    Tls(TlsFault, String),
     /// The node's memory was spent.
     OutOfMemory,
 }
@@ -52,7 +54,30 @@ impl Cause {
             Cause::PongTimeout => "pong-timeout",
             Cause::Gone => "gone",
             Cause::Failed(_) => "failed",
+            Cause::Tls(fault, _) => fault.name(),
             Cause::OutOfMemory => "out-of-memory",
+        }
+    }
+}
+
+/// What of TLS failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TlsFault {
+    /// The two did not agree, one is not who it should be, or what came is not TLS.
+    Handshake,
+    /// The peer gave up, with an alert.
+    Alert,
+    /// A record was forged, damaged or malformed.
+    Record,
+}
+
+impl TlsFault {
+    /// A short name for counters and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            TlsFault::Handshake => "tls-handshake",
+            TlsFault::Alert => "tls-alert",
+            TlsFault::Record => "tls-record",
         }
     }
 }
@@ -298,8 +323,30 @@ impl Connection {
         self.abort();
     }
 
+    /// TLS below failed. What is queued cannot be sent any more; an alert of the transport's own may.
+    #[cold]
+    pub fn tls_failed(&mut self, fault: TlsFault, detail: String, env: &mut Env<'_>) {
+        self.outbox.clear(env.pool);
+        let closed = match &self.phase {
+            Phase::Ending(ending) => (*ending.closed).clone(),
+            _ => Closed::new(CloseCode::ABNORMAL, Cause::Tls(fault, detail)),
+        };
+        self.half_close(closed, env);
+    }
+
+    /// What is queued cannot be sent: the transport never came to carry it.
+    pub fn drop_queue(&mut self, env: &mut Env<'_>) {
+        self.outbox.clear(env.pool);
+    }
+
+    /// Whether what arrives is looked at; else it is thrown away, whatever it is.
+    #[inline]
+    pub fn reads(&self) -> bool {
+        !matches!(&self.phase, Phase::Ending(ending) if !ending.reads_frames())
+    }
+
     /// Whether the transport is to be closed without waiting for what is queued.
-    pub(super) fn is_cut(&self) -> bool {
+    pub fn is_cut(&self) -> bool {
         matches!(&self.phase, Phase::Ending(Ending { fate: Some(Fate::Abort), .. }))
     }
 

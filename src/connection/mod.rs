@@ -45,7 +45,7 @@ use crate::protocol::deflate::Agreement;
 use crate::protocol::frame::{HEADER_BYTES_MAX, Header, Opcode};
 use crate::protocol::handshake::{Dial, Refusal, Response};
 
-pub use closing::{Cause, CloseFrame, Closed, Fate};
+pub use closing::{Cause, CloseFrame, Closed, Fate, TlsFault};
 pub use compression::{Codecs, Compressed, Compression};
 pub use handshake::Reply;
 pub use outbox::OutOfMemory;
@@ -499,6 +499,15 @@ impl Connection {
     pub fn ping(&mut self, payload: &[u8], env: &mut Env<'_>) -> Result<(), OutOfMemory> {
         let key = self.key(env);
         self.outbox.control(env.pool, Opcode::Ping, key, payload, limits::QUEUED_PONGS_MAX)
+    }
+
+    /// Queues a ping behind what is queued, the response to the request being perhaps part of it.
+    ///
+    /// # Errors
+    /// When the node's memory is spent.
+    pub fn ping_behind(&mut self, payload: &[u8], env: &mut Env<'_>) -> Result<(), OutOfMemory> {
+        let key = self.key(env);
+        self.outbox.frame(env.pool, &Header::new(Opcode::Ping, true, key, payload.len()), payload)
     }
 
     /// Queues a pong, in front of data. Past a number of queued ones only the latest is kept (RFC 6455, 5.5.3).

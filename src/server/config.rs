@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::response::Response;
 use super::route::Routes;
-use crate::connection;
+use crate::connection::{self, Pings};
 use crate::driver::Features;
 use crate::limits::{self, Nanos};
 use crate::protocol::handshake::{OriginPolicy, Refusal, Request, SubprotocolPreference};
@@ -85,6 +85,8 @@ pub struct Config {
     pub compression: Option<Compression>,
     /// Bytes of the windows that compressed connections keep, on the whole node.
     pub compression_bytes: u64,
+    /// What every connection is secured by, made by [`server_config`](crate::tls::server_config); `None` for nothing.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
     /// Which pages may connect.
     pub origins: OriginPolicy,
     /// Subprotocols to choose from where a client offers some, best first; each a token (RFC 6455, 4.1).
@@ -120,6 +122,7 @@ impl Default for Config {
             memory_budget_bytes: limits::MEMORY_BUDGET_DEFAULT,
             compression: None,
             compression_bytes: limits::COMPRESSION_BYTES_DEFAULT,
+            tls: None,
             origins: OriginPolicy::SameHost,
             subprotocols: Vec::new(),
             subprotocol_preference: SubprotocolPreference::Server,
@@ -139,6 +142,8 @@ impl Config {
             handshake_timeout: self.handshake_timeout,
             pings_per_second_max: self.pings_per_second_max,
             compression: self.compression,
+            // Only a program's own handlers look at them.
+            pings: if self.routes.has_no_upgrades() { Pings::Answered } else { Pings::AnsweredAndShown },
             ..connection::Config::default()
         }
     }

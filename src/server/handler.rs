@@ -75,6 +75,15 @@ pub trait Handler {
         Ok(Disposition::Done)
     }
 
+    /// A ping. It has been answered already (RFC 6455, 5.5.2).
+    ///
+    /// # Errors
+    /// Closes the connection, see the trait.
+    fn ping(&mut self, remote: &mut Remote<'_>, payload: &[u8]) -> Result<(), Failure> {
+        let _ = (remote, payload);
+        Ok(())
+    }
+
     /// A pong, asked for or not (RFC 6455, 5.5.3).
     ///
     /// # Errors

@@ -38,7 +38,7 @@ use crate::limits::{
     COMPRESSION_LEASE_BYTES, CONNECTION_LEASE, CONNECTIONS_DEFAULT, DRAIN_TIMEOUT, MAILBOX_BYTES_MIN, Nanos,
     REFUSING_CONNECTIONS_MAX, RESERVED_DESCRIPTORS, SNAPSHOT_TIMEOUT,
 };
-use crate::shard::{self, Allowance, Mailboxes, Order, Shard};
+use crate::shard::{self, Allowance, Mailboxes, Order, Security, Shard};
 use crate::stats::Snapshot;
 
 pub use crate::connection::{Cause, Chunk, Closed, Kind};
@@ -398,6 +398,7 @@ impl Start {
         let config = shard::Config {
             connection: self.config.connection(),
             connections: self.connections + REFUSING_CONNECTIONS_MAX,
+            security: Security { server: self.config.tls.clone(), client: None },
             seed: self.seed,
         };
         let mut shard = Shard::new(driver, service, config, self.allowance, self.mailboxes);

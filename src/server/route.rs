@@ -344,6 +344,11 @@ impl Routes {
         Some(Arc::clone(route))
     }
 
+    /// Whether there is no route for WebSockets.
+    pub(super) fn has_no_upgrades(&self) -> bool {
+        self.upgrades.is_empty()
+    }
+
     /// Whether a path is for WebSockets.
     pub(super) fn has_upgrade(&self, path: &str) -> bool {
         self.upgrades.iter().any(|route| route.pattern.matches(path))

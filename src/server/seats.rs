@@ -132,6 +132,11 @@ impl Seats {
         shown.unwrap_or(Disposition::Done)
     }
 
+    /// A ping goes to its handler.
+    pub(super) fn ping(&mut self, link: &mut Link<'_, Service>, number: u32, payload: &[u8]) {
+        self.call(link, number, |handler, remote| handler.ping(remote, payload));
+    }
+
     /// A pong goes to its handler.
     pub(super) fn pong(&mut self, link: &mut Link<'_, Service>, number: u32, payload: &[u8]) {
         self.call(link, number, |handler, remote| handler.pong(remote, payload));

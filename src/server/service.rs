@@ -269,6 +269,12 @@ impl Application for Service {
         }
     }
 
+    fn ping(&mut self, link: &mut Link<'_, Service>, payload: &[u8]) {
+        if let Peer::Handled(seat) = *link.peer {
+            self.seats.ping(link, seat, payload);
+        }
+    }
+
     fn pong(&mut self, link: &mut Link<'_, Service>, payload: &[u8]) {
         if let Peer::Handled(seat) = *link.peer {
             self.seats.pong(link, seat, payload);

@@ -144,6 +144,11 @@ pub trait Application: Sized {
         let _ = (cx, token, address);
     }
 
+    /// A ping arrived and was answered. Shown where [`Config::pings`](crate::connection::Config::pings) asks for it.
+    fn ping(&mut self, link: &mut Link<'_, Self>, payload: &[u8]) {
+        let _ = (link, payload);
+    }
+
     /// A pong arrived.
     fn pong(&mut self, link: &mut Link<'_, Self>, payload: &[u8]) {
         let _ = (link, payload);

@@ -4,6 +4,7 @@ use super::context::Context;
 use super::mailbox::Mailboxes;
 use super::refusals;
 use super::slots::Slots;
+use super::tls::Sessions;
 use super::wheel::Wheel;
 use super::{Allowance, Application, Config};
 use crate::buffer::{Buffer, Lease, Pool};
@@ -19,6 +20,8 @@ use crate::stats::{Counters, Snapshot};
 pub struct Core<D: Driver, A: Application> {
     pub(super) driver: D,
     pub(super) slots: Slots<A::Peer>,
+    /// Of those connections that are secured.
+    pub(super) sessions: Sessions,
     pub(super) pool: Pool,
     pub(super) codecs: Codecs,
     pub(super) config: Config,
@@ -77,9 +80,12 @@ macro_rules! link {
     };
 }
 
+use secure::{flush_sealed, part};
+
 // Behind the macros, which they use.
 mod opening;
 mod reading;
+mod secure;
 
 impl<D: Driver, A: Application> Core<D, A> {
     pub(super) fn new(
@@ -93,6 +99,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         Core {
             codecs: Codecs::new(config.connection.compression, contexts),
             slots: Slots::with_capacity(config.connections),
+            sessions: Sessions::with_capacity(&config.security, config.connections),
             entropy: Entropy::new(config.seed),
             wheel: Wheel::new(now),
             now,
@@ -132,10 +139,16 @@ impl<D: Driver, A: Application> Core<D, A> {
         } else if self.draining_until.is_some() {
             self.refuse(token, &Refusal::DRAINING);
         }
+        if self.config.security.server.is_some() {
+            self.secure_accepted(token);
+        }
         self.touch(token);
     }
 
     pub(super) fn connected(&mut self, token: Token) {
+        if self.sessions.has(token.index) {
+            self.start_session(token);
+        }
         self.touch(token);
     }
 
@@ -235,7 +248,7 @@ impl<D: Driver, A: Application> Core<D, A> {
             }
             self.dirty.clear();
             while let Some((token, mut parked)) = self.parked.pop() {
-                self.read_parked(application, token, &mut parked);
+                self.read_buffer(application, token, &mut parked);
                 self.pool.put(parked);
             }
             let mut unblocked = std::mem::take(&mut self.unblocked);
@@ -260,7 +273,19 @@ impl<D: Driver, A: Application> Core<D, A> {
         }
         let connection = &mut slot.connection;
         let mut refused = false;
-        if !connection.is_blocked() {
+        let session = self.sessions.get_mut(token.index);
+        let mut fate_waits = false;
+        if let Some(session) = session {
+            refused = flush_sealed(
+                session,
+                connection,
+                &mut env!(self),
+                token,
+                &mut self.driver,
+                &mut self.counters,
+            );
+            fate_waits = refused && !connection.is_cut();
+        } else if !connection.is_blocked() {
             while let Some(buffer) = connection.pop() {
                 if !send_pooled(&mut self.driver, token, buffer, connection, &mut self.counters) {
                     refused = true;
@@ -268,7 +293,13 @@ impl<D: Driver, A: Application> Core<D, A> {
                 }
             }
         }
-        match connection.take_fate() {
+        let fate = if fate_waits { None } else { connection.take_fate() };
+        if matches!(fate, Some(Fate::Shutdown | Fate::Close))
+            && let Some(session) = self.sessions.get_mut(token.index)
+        {
+            part(session, &mut self.pool, token, &mut self.driver, &mut self.counters);
+        }
+        match fate {
             Some(Fate::Shutdown) => self.driver.shutdown(token),
             Some(Fate::Close) => {
                 slot.leaving = true;
@@ -308,6 +339,7 @@ impl<D: Driver, A: Application> Core<D, A> {
             self.lease.give(1);
         }
         slot.connection.release(&mut self.pool, &mut self.codecs);
+        self.sessions.remove(token.index, &mut self.pool);
         let gone = crate::connection::Closed::new(CloseCode::ABNORMAL, Cause::Gone);
         let closed = slot.connection.closed().unwrap_or(&gone);
         if slot.connection.was_open() {
@@ -316,6 +348,9 @@ impl<D: Driver, A: Application> Core<D, A> {
         *self.counters.causes.entry(closed.cause.name()).or_default() += 1;
         if let Cause::Offence(offence) = &closed.cause {
             tracing::info!(code = closed.code.0, %offence, "connection closed for an offence");
+        }
+        if let Cause::Tls(fault, detail) = &closed.cause {
+            tracing::info!(fault = fault.name(), detail, "TLS failed");
         }
         if let Some(peer) = slot.peer {
             application.closed(&mut Context { core: self }, token, peer, closed);

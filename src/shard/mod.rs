@@ -12,6 +12,7 @@ mod core;
 mod mailbox;
 mod refusals;
 mod slots;
+mod tls;
 mod wheel;
 
 use std::io;
@@ -28,6 +29,7 @@ pub use self::core::Core;
 pub use application::{Answer, Application, Disposition, Extras, OwnedReply};
 pub use context::{Context, Link, Means};
 pub use mailbox::{Full, Lane, Mailboxes};
+pub use tls::Security;
 
 /// How soon a shard looks again at what waited for another shard's room.
 const ROOM_RETRY: Nanos = MILLISECOND;
@@ -39,6 +41,8 @@ pub struct Config {
     pub connection: connection::Config,
     /// Connections that the driver has room for.
     pub connections: u32,
+    /// What connections are secured by.
+    pub security: Security,
     /// Seeds masking keys and nonces; from the system's random source in production.
     pub seed: u64,
 }

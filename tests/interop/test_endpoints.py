@@ -131,7 +131,7 @@ class Endpoints(unittest.IsolatedAsyncioTestCase):
     async def test_slow_read_does_not_hold_up_a_close(self):
         async with self.connect("/slow-read?bytes_per_s=64") as client:
             await client.send(b"x" * 1_000)
-        with Server("--admin", "off", admin="off", denied=self.denied) as server:
+        with Server(admin="off", denied=self.denied) as server:
             async with connect(server.url("/slow-read?bytes_per_s=64"), compression=None) as client:
                 await client.send(b"x" * 65_000)
                 server.terminate()
@@ -218,9 +218,9 @@ class Endpoints(unittest.IsolatedAsyncioTestCase):
         request = json.loads(body)
         self.assertEqual((request["method"], request["target"], request["path"]), ("GET", "/headers", "/headers"))
         self.assertIn(["Host", f"{self.server.host}:{self.server.port}"], request["headers"])
-        async with self.connect("/headers", additional_headers=[("X-Twice", "a"), ("X-Twice", 'b"ü')]) as client:
+        async with self.connect("/headers", additional_headers=[("X-Twice", "a"), ("X-Twice", 'b"')]) as client:
             request = json.loads(await self.recv(client))
-            self.assertEqual([value for name, value in request["headers"] if name == "X-Twice"], ["a", 'b"ü'])
+            self.assertEqual([value for name, value in request["headers"] if name == "X-Twice"], ["a", 'b"'])
             await client.send("an echo from then on")
             self.assertEqual(await self.recv(client), "an echo from then on")
         self.assertEqual(self.get("/headers", "HEAD")[2], b"")

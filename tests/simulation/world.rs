@@ -11,7 +11,7 @@ use echoring::connection;
 use echoring::driver::sim::{Faults, Network, Random, Sim};
 use echoring::driver::{Driver, Options, Waker};
 use echoring::limits::{DRAIN_TIMEOUT, MEMORY_BUDGET_DEFAULT, MILLISECOND, Nanos, SECOND};
-use echoring::shard::{Allowance, Application, Config, Mailboxes, Order, Shard};
+use echoring::shard::{Allowance, Application, Config, Mailboxes, Order, Security, Shard};
 
 use super::client::Client;
 
@@ -86,7 +86,12 @@ impl<A: Application + 'static> World<A> {
         let mailboxes = Mailboxes::connect(shards, mailbox_bytes);
         let shards: Vec<_> = (drivers.into_iter().zip(mailboxes).enumerate())
             .map(|(number, (driver, mailboxes))| {
-                let config = Config { connection: connection.clone(), connections, seed };
+                let config = Config {
+                    connection: connection.clone(),
+                    connections,
+                    security: Security::default(),
+                    seed,
+                };
                 let allowance = Allowance {
                     pool: Pool::new(budget.clone()),
                     connections: Lease::new(slots.clone(), 16),

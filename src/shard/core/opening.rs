@@ -176,6 +176,9 @@ impl<D: Driver, A: Application> Core<D, A> {
             }
         };
         self.slots.insert(token, connection, Some(peer));
+        if self.config.security.client.is_some() {
+            self.secure_dialled(token);
+        }
         if let Some(slot) = self.slots.get_mut(token) {
             slot.leased = true;
         }
