@@ -2,10 +2,12 @@
 //! proves its numbers.
 //!
 //! The floors, lowest first; a module imports only from those above it in this list (see ARCHITECTURE.md):
-//! `limits`, `protocol`, `buffer`, `connection`, `hub`, `stats`, `recording`, `driver`, `shard`, `aio`,
-//! `server`, `load`, `control`, `proxy`, `cli`.
+//! `limits`, `tls`, `protocol`, `buffer`, `connection`, `hub`, `stats`, `recording`, `driver`, `shard`, `aio`,
+//! `server`, `load`, `control`, `cli`.
 
 pub mod limits;
+
+pub mod tls;
 
 pub mod protocol;
 

@@ -23,6 +23,12 @@ pub const HEADERS_MAX: usize = 100;
 /// From accept to the 101, absolute: a dribbled head does not extend it.
 pub const HANDSHAKE_TIMEOUT: Nanos = 5 * SECOND;
 
+// ---- TLS (RFC 8446, RFC 5246) ----
+
+/// Session tickets sent with each full or resumed TLS 1.3 handshake: each is about 200 bytes on the wire, and a
+/// client that comes back needs one.
+pub const TLS_TICKETS: usize = 1;
+
 // ---- messages (RFC 6455, section 5) ----
 
 /// Bytes of a message; one of exactly this size is allowed.
