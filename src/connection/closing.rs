@@ -1,5 +1,6 @@
 //! How a connection ends (RFC 6455, section 7): every transition towards the end is made here.
 
+use std::fmt;
 use std::io;
 
 use super::reading::Stop;
@@ -33,6 +34,8 @@ pub enum Cause {
     Gone,
     /// The transport failed.
     Failed(io::ErrorKind),
+    /// TLS below failed, in the words of who noticed.
+    Tls(TlsFault, String),
     /// The node's memory was spent.
     OutOfMemory,
 }
@@ -51,7 +54,48 @@ impl Cause {
             Cause::PongTimeout => "pong-timeout",
             Cause::Gone => "gone",
             Cause::Failed(_) => "failed",
+            Cause::Tls(fault, _) => fault.name(),
             Cause::OutOfMemory => "out-of-memory",
+        }
+    }
+}
+
+/// What of TLS failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TlsFault {
+    /// The two did not agree, one is not who it should be, or what came is not TLS.
+    Handshake,
+    /// The peer gave up, with an alert.
+    Alert,
+    /// A record was forged, damaged or malformed.
+    Record,
+}
+
+impl TlsFault {
+    /// A short name for counters and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            TlsFault::Handshake => "tls-handshake",
+            TlsFault::Alert => "tls-alert",
+            TlsFault::Record => "tls-record",
+        }
+    }
+}
+
+/// What a Close frame said (RFC 6455, 5.5.1).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CloseFrame {
+    /// [`CloseCode::NO_STATUS`] when the frame was empty.
+    pub code: CloseCode,
+    /// At most 123 bytes; empty when none was given.
+    pub reason: String,
+}
+
+impl fmt::Display for CloseFrame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.reason.as_str() {
+            "" => self.code.fmt(f),
+            reason => write!(f, "{}: {reason}", self.code),
         }
     }
 }
@@ -63,6 +107,15 @@ pub struct Closed {
     pub code: CloseCode,
     /// Why.
     pub cause: Cause,
+    /// The peer's Close frame, if one came: its wish to close, or its answer to ours.
+    pub peer_close: Option<CloseFrame>,
+}
+
+impl Closed {
+    /// An end without a Close frame of the peer, so far.
+    pub fn new(code: CloseCode, cause: Cause) -> Closed {
+        Closed { code, cause, peer_close: None }
+    }
 }
 
 /// What is to be done with the transport once the outbox has left.
@@ -110,7 +163,7 @@ impl Connection {
         match self.phase {
             Phase::Open => {}
             Phase::Head { .. } | Phase::Deciding { .. } => {
-                let closed = Closed { code, cause: Cause::Local };
+                let closed = Closed::new(code, Cause::Local);
                 return self.finish(closed, env.now + env.config.close_timeout);
             }
             Phase::Ending(_) => return,
@@ -118,11 +171,38 @@ impl Connection {
         if self.queue_close(code, reason, env).is_err() {
             return self.out_of_memory();
         }
-        self.end(Stage::CloseSent, Closed { code, cause: Cause::Local }, None, env);
+        self.end(Stage::CloseSent, Closed::new(code, Cause::Local), None, env);
     }
 
-    /// Like [`close`](Connection::close), but in front of the data that is queued, which is dropped: for a
-    /// peer that does not keep up. Returns the bytes dropped.
+    /// Like [`close`](Connection::close), but in front of the data that is queued, which is dropped. Returns the
+    /// bytes dropped.
+    pub fn close_overtaking(&mut self, code: CloseCode, reason: &str, env: &mut Env<'_>) -> u32 {
+        if !self.is_open() {
+            return 0;
+        }
+        let dropped = self.outbox.clear(env.pool);
+        self.close(code, reason, env);
+        dropped
+    }
+
+    /// Answers the peer's Close frame, when [`Config::answers_closes`](super::Config::answers_closes) left that to
+    /// the application: called once, when the end has begun with [`Cause::Peer`].
+    pub fn answer_close(&mut self, code: CloseCode, reason: &str, env: &mut Env<'_>) {
+        if self.queue_close(code, reason, env).is_err() {
+            self.out_of_memory();
+        }
+    }
+
+    /// Ends without a word: for what the application found out.
+    pub fn give_up(&mut self, cause: Cause) {
+        if !self.is_ending() {
+            self.finish(Closed::new(CloseCode::ABNORMAL, cause), Nanos::MAX);
+        }
+        self.abort();
+    }
+
+    /// Like [`close_overtaking`](Connection::close_overtaking) for a peer that does not keep up: its answer is not
+    /// waited for.
     pub fn close_at_once(&mut self, code: CloseCode, reason: &str, env: &mut Env<'_>) -> u32 {
         if !self.is_open() {
             return 0;
@@ -131,15 +211,24 @@ impl Connection {
         if self.queue_close(code, reason, env).is_err() {
             self.out_of_memory();
         } else {
-            self.half_close(Closed { code, cause: Cause::Local }, env);
+            self.half_close(Closed::new(code, Cause::Local), env);
         }
         dropped
+    }
+
+    /// Ends the stream without a Close frame, behind what is queued: for tests of what peers make of that. The peer sees
+    /// 1006. Does nothing when the end has begun.
+    pub fn hang_up(&mut self, env: &Env<'_>) {
+        if self.is_open() {
+            let closed = Closed::new(CloseCode::ABNORMAL, Cause::Local);
+            self.finish(closed, env.now + env.config.close_timeout);
+        }
     }
 
     /// The peer broke a rule: a Close frame says which, and nothing more of the peer is read.
     #[cold]
     pub(super) fn offend(&mut self, run: &mut Run, offence: Offence, env: &mut Env<'_>) {
-        let closed = Closed { code: offence.close_code(), cause: Cause::Offence(offence) };
+        let closed = Closed::new(offence.close_code(), Cause::Offence(offence));
         if let Phase::Ending(_) = self.phase {
             // Our Close frame is out; there is no second one.
             return self.half_close(closed, env);
@@ -165,13 +254,17 @@ impl Connection {
     ) -> Result<(), Stop> {
         let _ = run;
         let close = close::parse(payload)?;
+        let peer_close = Some(CloseFrame { code: close.code, reason: close.reason.to_owned() });
         let closed = match &self.phase {
-            Phase::Ending(ending) => (*ending.closed).clone(),
+            Phase::Ending(ending) => Closed { peer_close, ..(*ending.closed).clone() },
             _ => {
-                let key = self.key(env);
-                let echoed = &payload[..payload.len().min(2)];
-                self.outbox.frame(env.pool, &Header::new(Opcode::Close, true, key, echoed.len()), echoed)?;
-                Closed { code: close.code, cause: Cause::Peer }
+                if env.config.answers_closes {
+                    let key = self.key(env);
+                    let echoed = &payload[..payload.len().min(2)];
+                    let header = Header::new(Opcode::Close, true, key, echoed.len());
+                    self.outbox.frame(env.pool, &header, echoed)?;
+                }
+                Closed { code: close.code, cause: Cause::Peer, peer_close }
             }
         };
         // The server closes TCP first (RFC 6455, 7.1.1); the client waits for that, up to the deadline.
@@ -218,6 +311,7 @@ impl Connection {
             debug_assert!(self.assembly.is_none(), "no message comes before the handshake");
             self.assembly = Some(head);
         }
+        self.held_up = false;
         self.phase = Phase::Ending(Ending { stage, closed: Box::new(closed), until, fate, was_open });
         self.deadline_moved = true;
     }
@@ -225,12 +319,34 @@ impl Connection {
     /// No memory is left to say anything.
     #[cold]
     pub fn out_of_memory(&mut self) {
-        self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::OutOfMemory }, Nanos::MAX);
+        self.finish(Closed::new(CloseCode::ABNORMAL, Cause::OutOfMemory), Nanos::MAX);
         self.abort();
     }
 
+    /// TLS below failed. What is queued cannot be sent any more; an alert of the transport's own may.
+    #[cold]
+    pub fn tls_failed(&mut self, fault: TlsFault, detail: String, env: &mut Env<'_>) {
+        self.outbox.clear(env.pool);
+        let closed = match &self.phase {
+            Phase::Ending(ending) => (*ending.closed).clone(),
+            _ => Closed::new(CloseCode::ABNORMAL, Cause::Tls(fault, detail)),
+        };
+        self.half_close(closed, env);
+    }
+
+    /// What is queued cannot be sent: the transport never came to carry it.
+    pub fn drop_queue(&mut self, env: &mut Env<'_>) {
+        self.outbox.clear(env.pool);
+    }
+
+    /// Whether what arrives is looked at; else it is thrown away, whatever it is.
+    #[inline]
+    pub fn reads(&self) -> bool {
+        !matches!(&self.phase, Phase::Ending(ending) if !ending.reads_frames())
+    }
+
     /// Whether the transport is to be closed without waiting for what is queued.
-    pub(super) fn is_cut(&self) -> bool {
+    pub fn is_cut(&self) -> bool {
         matches!(&self.phase, Phase::Ending(Ending { fate: Some(Fate::Abort), .. }))
     }
 
@@ -253,7 +369,7 @@ impl Connection {
     /// The peer sent FIN. It may still read what is queued to it, but until `until` at most.
     pub fn ended(&mut self, until: Nanos) {
         if !matches!(self.phase, Phase::Ending(_)) {
-            self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::Gone }, until);
+            self.finish(Closed::new(CloseCode::ABNORMAL, Cause::Gone), until);
         }
         if let Phase::Ending(ending) = &mut self.phase {
             ending.fate = Some(Fate::Close);
@@ -265,7 +381,7 @@ impl Connection {
     /// The transport failed.
     pub fn failed(&mut self, error: io::ErrorKind) {
         if !matches!(self.phase, Phase::Ending(_)) {
-            self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::Failed(error) }, Nanos::MAX);
+            self.finish(Closed::new(CloseCode::ABNORMAL, Cause::Failed(error)), Nanos::MAX);
         }
         self.abort();
     }
@@ -317,10 +433,10 @@ impl Connection {
         }
     }
 
-    /// While a send is unfinished the peer's silence proves nothing: we may not be reading, and it may be
-    /// busy reading what it has.
+    /// While a send is unfinished, or we hold the peer up, its silence proves nothing: we may not be reading, and it
+    /// may be busy reading what it has.
     fn liveness_deadline(&self, config: &super::Config) -> Nanos {
-        if config.ping_interval == 0 || self.outbox.is_blocked() {
+        if config.ping_interval == 0 || self.outbox.is_blocked() || self.held_up {
             return Nanos::MAX;
         }
         let wait = if self.pinged { config.pong_timeout } else { 0 };
@@ -339,7 +455,7 @@ impl Connection {
         match &self.phase {
             Phase::Head { until, .. } | Phase::Deciding { until, .. } => {
                 if *until <= now {
-                    let closed = Closed { code: CloseCode::ABNORMAL, cause: Cause::HandshakeTimeout };
+                    let closed = Closed::new(CloseCode::ABNORMAL, Cause::HandshakeTimeout);
                     self.finish(closed, now + env.config.close_timeout);
                 }
             }
@@ -367,7 +483,7 @@ impl Connection {
             return;
         }
         if self.pinged {
-            self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::PongTimeout }, Nanos::MAX);
+            self.finish(Closed::new(CloseCode::ABNORMAL, Cause::PongTimeout), Nanos::MAX);
             return self.abort();
         }
         self.pinged = true;

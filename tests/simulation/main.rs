@@ -4,6 +4,7 @@
 //! which is how a failure is replayed.
 
 mod broadcast;
+mod chat;
 mod client;
 mod echo;
 mod inflate;
