@@ -1,5 +1,6 @@
 //! How a connection ends (RFC 6455, section 7): every transition towards the end is made here.
 
+use std::fmt;
 use std::io;
 
 use super::reading::Stop;
@@ -56,6 +57,24 @@ impl Cause {
     }
 }
 
+/// What a Close frame said (RFC 6455, 5.5.1).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CloseFrame {
+    /// [`CloseCode::NO_STATUS`] when the frame was empty.
+    pub code: CloseCode,
+    /// At most 123 bytes; empty when none was given.
+    pub reason: String,
+}
+
+impl fmt::Display for CloseFrame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.reason.as_str() {
+            "" => self.code.fmt(f),
+            reason => write!(f, "{}: {reason}", self.code),
+        }
+    }
+}
+
 /// How a connection ended: for counters, the log and the application.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Closed {
@@ -63,6 +82,15 @@ pub struct Closed {
     pub code: CloseCode,
     /// Why.
     pub cause: Cause,
+    /// The peer's Close frame, if one came: its wish to close, or its answer to ours.
+    pub peer_close: Option<CloseFrame>,
+}
+
+impl Closed {
+    /// An end without a Close frame of the peer, so far.
+    pub fn new(code: CloseCode, cause: Cause) -> Closed {
+        Closed { code, cause, peer_close: None }
+    }
 }
 
 /// What is to be done with the transport once the outbox has left.
@@ -110,7 +138,7 @@ impl Connection {
         match self.phase {
             Phase::Open => {}
             Phase::Head { .. } | Phase::Deciding { .. } => {
-                let closed = Closed { code, cause: Cause::Local };
+                let closed = Closed::new(code, Cause::Local);
                 return self.finish(closed, env.now + env.config.close_timeout);
             }
             Phase::Ending(_) => return,
@@ -118,11 +146,38 @@ impl Connection {
         if self.queue_close(code, reason, env).is_err() {
             return self.out_of_memory();
         }
-        self.end(Stage::CloseSent, Closed { code, cause: Cause::Local }, None, env);
+        self.end(Stage::CloseSent, Closed::new(code, Cause::Local), None, env);
     }
 
-    /// Like [`close`](Connection::close), but in front of the data that is queued, which is dropped: for a
-    /// peer that does not keep up. Returns the bytes dropped.
+    /// Like [`close`](Connection::close), but in front of the data that is queued, which is dropped. Returns the
+    /// bytes dropped.
+    pub fn close_overtaking(&mut self, code: CloseCode, reason: &str, env: &mut Env<'_>) -> u32 {
+        if !self.is_open() {
+            return 0;
+        }
+        let dropped = self.outbox.clear(env.pool);
+        self.close(code, reason, env);
+        dropped
+    }
+
+    /// Answers the peer's Close frame, when [`Config::answers_closes`](super::Config::answers_closes) left that to
+    /// the application: called once, when the end has begun with [`Cause::Peer`].
+    pub fn answer_close(&mut self, code: CloseCode, reason: &str, env: &mut Env<'_>) {
+        if self.queue_close(code, reason, env).is_err() {
+            self.out_of_memory();
+        }
+    }
+
+    /// Ends without a word: for what the application found out.
+    pub fn give_up(&mut self, cause: Cause) {
+        if !self.is_ending() {
+            self.finish(Closed::new(CloseCode::ABNORMAL, cause), Nanos::MAX);
+        }
+        self.abort();
+    }
+
+    /// Like [`close_overtaking`](Connection::close_overtaking) for a peer that does not keep up: its answer is not
+    /// waited for.
     pub fn close_at_once(&mut self, code: CloseCode, reason: &str, env: &mut Env<'_>) -> u32 {
         if !self.is_open() {
             return 0;
@@ -131,7 +186,7 @@ impl Connection {
         if self.queue_close(code, reason, env).is_err() {
             self.out_of_memory();
         } else {
-            self.half_close(Closed { code, cause: Cause::Local }, env);
+            self.half_close(Closed::new(code, Cause::Local), env);
         }
         dropped
     }
@@ -139,7 +194,7 @@ impl Connection {
     /// The peer broke a rule: a Close frame says which, and nothing more of the peer is read.
     #[cold]
     pub(super) fn offend(&mut self, run: &mut Run, offence: Offence, env: &mut Env<'_>) {
-        let closed = Closed { code: offence.close_code(), cause: Cause::Offence(offence) };
+        let closed = Closed::new(offence.close_code(), Cause::Offence(offence));
         if let Phase::Ending(_) = self.phase {
             // Our Close frame is out; there is no second one.
             return self.half_close(closed, env);
@@ -165,13 +220,17 @@ impl Connection {
     ) -> Result<(), Stop> {
         let _ = run;
         let close = close::parse(payload)?;
+        let peer_close = Some(CloseFrame { code: close.code, reason: close.reason.to_owned() });
         let closed = match &self.phase {
-            Phase::Ending(ending) => (*ending.closed).clone(),
+            Phase::Ending(ending) => Closed { peer_close, ..(*ending.closed).clone() },
             _ => {
-                let key = self.key(env);
-                let echoed = &payload[..payload.len().min(2)];
-                self.outbox.frame(env.pool, &Header::new(Opcode::Close, true, key, echoed.len()), echoed)?;
-                Closed { code: close.code, cause: Cause::Peer }
+                if env.config.answers_closes {
+                    let key = self.key(env);
+                    let echoed = &payload[..payload.len().min(2)];
+                    let header = Header::new(Opcode::Close, true, key, echoed.len());
+                    self.outbox.frame(env.pool, &header, echoed)?;
+                }
+                Closed { code: close.code, cause: Cause::Peer, peer_close }
             }
         };
         // The server closes TCP first (RFC 6455, 7.1.1); the client waits for that, up to the deadline.
@@ -225,7 +284,7 @@ impl Connection {
     /// No memory is left to say anything.
     #[cold]
     pub fn out_of_memory(&mut self) {
-        self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::OutOfMemory }, Nanos::MAX);
+        self.finish(Closed::new(CloseCode::ABNORMAL, Cause::OutOfMemory), Nanos::MAX);
         self.abort();
     }
 
@@ -253,7 +312,7 @@ impl Connection {
     /// The peer sent FIN. It may still read what is queued to it, but until `until` at most.
     pub fn ended(&mut self, until: Nanos) {
         if !matches!(self.phase, Phase::Ending(_)) {
-            self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::Gone }, until);
+            self.finish(Closed::new(CloseCode::ABNORMAL, Cause::Gone), until);
         }
         if let Phase::Ending(ending) = &mut self.phase {
             ending.fate = Some(Fate::Close);
@@ -265,7 +324,7 @@ impl Connection {
     /// The transport failed.
     pub fn failed(&mut self, error: io::ErrorKind) {
         if !matches!(self.phase, Phase::Ending(_)) {
-            self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::Failed(error) }, Nanos::MAX);
+            self.finish(Closed::new(CloseCode::ABNORMAL, Cause::Failed(error)), Nanos::MAX);
         }
         self.abort();
     }
@@ -283,6 +342,15 @@ impl Connection {
         match &self.phase {
             Phase::Open => true,
             Phase::Ending(ending) => ending.was_open,
+            Phase::Head { .. } | Phase::Deciding { .. } => false,
+        }
+    }
+
+    /// Whether frames of the peer are still read: until its Close frame, even behind ours.
+    pub fn reads_frames(&self) -> bool {
+        match &self.phase {
+            Phase::Open => true,
+            Phase::Ending(ending) => ending.reads_frames(),
             Phase::Head { .. } | Phase::Deciding { .. } => false,
         }
     }
@@ -339,7 +407,7 @@ impl Connection {
         match &self.phase {
             Phase::Head { until, .. } | Phase::Deciding { until, .. } => {
                 if *until <= now {
-                    let closed = Closed { code: CloseCode::ABNORMAL, cause: Cause::HandshakeTimeout };
+                    let closed = Closed::new(CloseCode::ABNORMAL, Cause::HandshakeTimeout);
                     self.finish(closed, now + env.config.close_timeout);
                 }
             }
@@ -367,7 +435,7 @@ impl Connection {
             return;
         }
         if self.pinged {
-            self.finish(Closed { code: CloseCode::ABNORMAL, cause: Cause::PongTimeout }, Nanos::MAX);
+            self.finish(Closed::new(CloseCode::ABNORMAL, Cause::PongTimeout), Nanos::MAX);
             return self.abort();
         }
         self.pinged = true;

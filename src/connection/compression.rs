@@ -101,6 +101,22 @@ impl Codecs {
         self.compression.as_ref().map(|compression| &compression.preferences)
     }
 
+    /// How messages are compressed.
+    pub fn compression(&self) -> Option<&Compression> {
+        self.compression.as_ref()
+    }
+
+    /// Compresses with another effort from now on: all deflaters are made anew.
+    fn set_level(&mut self, level: u8) {
+        if let Some(compression) = &mut self.compression {
+            compression.level = level;
+        }
+        self.deflaters = Default::default();
+        for (direction, _) in self.spare_deflaters.drain(..) {
+            self.lease.give(Deflater::memory_bytes(direction) as u64);
+        }
+    }
+
     /// Deflates a message from an empty window of `window_bits`, so that every connection that agreed on at least
     /// that window can be sent it. `None` when it is not worth it.
     pub fn deflate_for_all(&mut self, window_bits: u8, payload: &[u8]) -> Option<&[u8]> {
@@ -264,6 +280,11 @@ impl Session {
     fn outbound_direction(&self) -> Direction {
         self.agreement.outbound(self.role)
     }
+
+    /// Whether it owns, or was promised, what outlives a message.
+    pub(super) fn keeps_context(&self) -> bool {
+        matches!(self.inbound, Inbound::Own(_)) || matches!(self.outbound, Outbound::Own(_))
+    }
 }
 
 impl Connection {
@@ -279,6 +300,36 @@ impl Connection {
         }
         self.session = Some(Box::new(Session::new(promised, self.role)));
         Ok(())
+    }
+
+    /// Takes an agreement up that the peer has been told already, so that nothing of it can be declined any more.
+    ///
+    /// # Errors
+    /// When the budget for the windows that it keeps is spent.
+    pub(super) fn keep_agreement(
+        &mut self,
+        agreement: Agreement,
+        env: &mut Env<'_>,
+    ) -> Result<(), OutOfMemory> {
+        if env.codecs.promise(agreement, self.role) != agreement {
+            return Err(OutOfMemory);
+        }
+        self.session = Some(Box::new(Session::new(agreement, self.role)));
+        Ok(())
+    }
+
+    /// Compresses with another effort from now on, from 1 (fast) to 9 (small). The next message refers to no earlier
+    /// one.
+    pub fn set_compression_level(&mut self, level: u8, codecs: &mut Codecs) {
+        codecs.set_level(level);
+        if let Some(session) = &mut self.session {
+            let direction = session.outbound_direction();
+            if let Outbound::Own(deflater) = &mut session.outbound
+                && deflater.take().is_some()
+            {
+                codecs.lease.give(Deflater::memory_bytes(direction) as u64);
+            }
+        }
     }
 
     /// What both ends agreed on.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::reading::{Reading, Stop};
-use super::{Connection, Env, OutOfMemory, Piece, Run, Step};
+use super::{Connection, Env, OutOfMemory, Piece, Pings, Run, Step};
 use crate::limits::{QUEUED_PONGS_MAX, SECOND};
 use crate::protocol::frame::{Header, Opcode};
 use crate::protocol::{Offence, Role, mask};
@@ -60,6 +60,9 @@ impl Connection {
             Opcode::Ping => self.handle_ping(buffer.as_slice(), env),
             _ => self.handle_close(run, buffer.as_slice(), env),
         };
+        if done.is_ok() && opcode == Opcode::Ping && env.config.pings != Pings::Answered {
+            return Ok(Some(Step::Ping(Piece::Held(buffer))));
+        }
         env.pool.put(buffer);
         done?;
         Ok(None)
@@ -78,13 +81,17 @@ impl Connection {
             Opcode::Ping => {
                 let in_place = self.is_open()
                     && self.role == Role::Server
+                    && env.config.pings != Pings::Shown
                     && self.outbox.block_may_grow()
                     && (self.outbox.is_empty() || !run.block.is_empty());
                 if in_place && !self.outbox.is_blocked() {
                     self.count_ping(env)?;
-                    self.reply(run, bytes, Opcode::Pong, true, at, env)?;
+                    self.reply(run, bytes, Opcode::Pong, true, at.clone(), env)?;
                 } else {
-                    self.handle_ping(&bytes[at], env)?;
+                    self.handle_ping(&bytes[at.clone()], env)?;
+                }
+                if env.config.pings != Pings::Answered {
+                    return Ok(Some(Step::Ping(Piece::Run(at))));
                 }
             }
             _ => self.handle_close(run, &bytes[at], env)?,
@@ -95,6 +102,9 @@ impl Connection {
     fn handle_ping(&mut self, payload: &[u8], env: &mut Env<'_>) -> Result<(), Stop> {
         if self.is_open() {
             self.count_ping(env)?;
+            if env.config.pings == Pings::Shown {
+                return Ok(());
+            }
             let key = self.key(env);
             if self.outbox.is_blocked() {
                 self.outbox.control(env.pool, Opcode::Pong, key, payload, QUEUED_PONGS_MAX)?;

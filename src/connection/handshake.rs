@@ -1,7 +1,7 @@
 //! The opening handshake as states (RFC 6455, section 4): collecting a head, waiting for a decision, answering.
 
 use super::reading::Stop;
-use super::{Cause, Closed, Config, Connection, Env, OutOfMemory, Phase, Run, Step};
+use super::{Cause, Closed, Config, Connection, Delivery, Env, OutOfMemory, Phase, Run, Step};
 use crate::buffer::Buffer;
 use crate::limits::HEAD_BYTES_MAX;
 use crate::protocol::handshake::{self, Refusal};
@@ -120,7 +120,7 @@ impl Connection {
                 Some(Step::Opened(response))
             }
             Err(bad) => {
-                let closed = Closed { code: CloseCode::ABNORMAL, cause: Cause::BadHandshake(bad) };
+                let closed = Closed::new(CloseCode::ABNORMAL, Cause::BadHandshake(bad));
                 self.finish(closed, env.now + env.config.close_timeout);
                 None
             }
@@ -157,7 +157,7 @@ impl Connection {
         let mut head = env.pool.get(head_bytes).ok_or(OutOfMemory)?;
         handshake::write_accept(head.vec(), &key, subprotocol, self.agreement());
         self.outbox.push(head);
-        self.whole = whole;
+        self.delivery = Delivery::of(whole);
         self.open();
         Ok(())
     }
@@ -202,7 +202,7 @@ impl Connection {
             None => return self.out_of_memory(),
         }
         let cause = if status < 400 { Cause::Answered } else { Cause::Refused(status) };
-        self.half_close(Closed { code: CloseCode::ABNORMAL, cause }, env);
+        self.half_close(Closed::new(CloseCode::ABNORMAL, cause), env);
     }
 
     /// Queues the request of a connection in the client role.

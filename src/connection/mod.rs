@@ -41,10 +41,11 @@ use std::ops::Range;
 use crate::buffer::{Buffer, Pool};
 use crate::limits::{self, Nanos};
 use crate::protocol::Role;
-use crate::protocol::frame::{HEADER_BYTES_MAX, Opcode};
+use crate::protocol::deflate::Agreement;
+use crate::protocol::frame::{HEADER_BYTES_MAX, Header, Opcode};
 use crate::protocol::handshake::{Dial, Refusal, Response};
 
-pub use closing::{Cause, Closed, Fate};
+pub use closing::{Cause, CloseFrame, Closed, Fate};
 pub use compression::{Codecs, Compressed, Compression};
 pub use handshake::Reply;
 pub use outbox::OutOfMemory;
@@ -124,8 +125,41 @@ pub enum Step {
     Opened(Response),
     /// Part of a message.
     Chunk(Marks, Piece),
+    /// A ping's payload, when [`Pings`] asks for it.
+    Ping(Piece),
     /// A pong's payload.
     Pong(Piece),
+}
+
+/// What is done about a peer's pings (RFC 6455, 5.5.2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pings {
+    /// They are answered.
+    #[default]
+    Answered,
+    /// They are answered, and then shown.
+    AnsweredAndShown,
+    /// They are shown; the application [answers](Connection::pong).
+    Shown,
+}
+
+/// In which pieces messages are shown. Compressed ones are always whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// Whole, whatever their length.
+    Whole,
+    /// Frames that span runs whole when they are not long, so that an echo sends one frame; see
+    /// [`ASSEMBLED_FRAME_BYTES_MAX`](limits::ASSEMBLED_FRAME_BYTES_MAX).
+    Frames,
+    /// As their bytes come: nothing is collected.
+    Chunks,
+}
+
+impl Delivery {
+    /// Whole, or as suits an echo.
+    fn of(whole: bool) -> Delivery {
+        if whole { Delivery::Whole } else { Delivery::Frames }
+    }
 }
 
 /// What holds for every connection of a shard.
@@ -147,6 +181,11 @@ pub struct Config {
     pub close_timeout: Nanos,
     /// Pings that a peer may send in a second; from 2^16 on there is no limit.
     pub pings_per_second_max: u32,
+    /// What is done about pings.
+    pub pings: Pings,
+    /// Whether a peer's Close frame is answered with its own code. If not, the application
+    /// [answers](Connection::answer_close).
+    pub answers_closes: bool,
     /// How messages are compressed, if the peer agrees; `None` for never.
     pub compression: Option<Compression>,
     /// The request of connections in the client role.
@@ -164,6 +203,8 @@ impl Default for Config {
             pong_timeout: limits::PONG_TIMEOUT,
             close_timeout: limits::CLOSE_TIMEOUT,
             pings_per_second_max: limits::PINGS_PER_SECOND_MAX,
+            pings: Pings::default(),
+            answers_closes: true,
             compression: None,
             dial: None,
         }
@@ -286,7 +327,7 @@ pub struct Connection {
     pings: u16,
     ping_second: u32,
     role: Role,
-    whole: bool,
+    delivery: Delivery,
     pinged: bool,
     reads_paused: bool,
     /// The application wants no more messages for now.
@@ -309,8 +350,27 @@ impl Connection {
         nonce[..8].copy_from_slice(&env.entropy.next().to_ne_bytes());
         nonce[8..].copy_from_slice(&env.entropy.next().to_ne_bytes());
         let mut connection = Connection::new(Role::Client, Some(Box::new(nonce)), env);
-        connection.whole = whole;
+        connection.delivery = Delivery::of(whole);
         connection.queue_request(env, nonce)?;
+        Ok(connection)
+    }
+
+    /// An end of a connection whose handshake was done elsewhere.
+    ///
+    /// # Errors
+    /// When the memory that `agreement` takes is spent: only possible for windows that are kept.
+    pub fn opened(
+        role: Role,
+        agreement: Option<Agreement>,
+        delivery: Delivery,
+        env: &mut Env<'_>,
+    ) -> Result<Connection, OutOfMemory> {
+        let mut connection = Connection::new(role, None, env);
+        connection.delivery = delivery;
+        connection.phase = Phase::Open;
+        if let Some(agreement) = agreement {
+            connection.keep_agreement(agreement, env)?;
+        }
         Ok(connection)
     }
 
@@ -327,7 +387,7 @@ impl Connection {
             pings: 0,
             ping_second: 0,
             role,
-            whole: false,
+            delivery: Delivery::Frames,
             pinged: false,
             reads_paused: false,
             held_up: false,
@@ -396,13 +456,65 @@ impl Connection {
         self.send_message(kind, payload, env)
     }
 
-    /// Queues a ping.
+    /// Queues a message as one frame that is not compressed.
+    ///
+    /// # Errors
+    /// When the node's memory is spent.
+    pub fn send_plain(&mut self, kind: Kind, payload: &[u8], env: &mut Env<'_>) -> Result<(), OutOfMemory> {
+        self.send_fragment(kind, true, true, payload, env)
+    }
+
+    /// Queues a part of a message as one frame that is not compressed. No other message may begin before its last.
+    ///
+    /// # Errors
+    /// When the node's memory is spent.
+    pub fn send_fragment(
+        &mut self,
+        kind: Kind,
+        first: bool,
+        last: bool,
+        payload: &[u8],
+        env: &mut Env<'_>,
+    ) -> Result<(), OutOfMemory> {
+        let opcode = if first { kind.opcode() } else { Opcode::Continuation };
+        let key = self.key(env);
+        self.outbox.frame(env.pool, &Header::new(opcode, last, key, payload.len()), payload)
+    }
+
+    /// Queues a message that was encoded before, for all (server role: an encoded frame has no key). When
+    /// `compressed`, from a window that this connection [shares](Connection::share_window).
+    ///
+    /// # Errors
+    /// When the node's memory is spent.
+    pub fn send_encoded(&mut self, frame: &[u8], env: &mut Env<'_>) -> Result<(), OutOfMemory> {
+        debug_assert_eq!(self.role, Role::Server);
+        self.outbox.raw(env.pool, frame)
+    }
+
+    /// Queues a ping, in front of data.
     ///
     /// # Errors
     /// When the node's memory is spent.
     pub fn ping(&mut self, payload: &[u8], env: &mut Env<'_>) -> Result<(), OutOfMemory> {
         let key = self.key(env);
         self.outbox.control(env.pool, Opcode::Ping, key, payload, limits::QUEUED_PONGS_MAX)
+    }
+
+    /// Queues a pong, in front of data. Past a number of queued ones only the latest is kept (RFC 6455, 5.5.3).
+    ///
+    /// # Errors
+    /// When the node's memory is spent.
+    pub fn pong(&mut self, payload: &[u8], env: &mut Env<'_>) -> Result<(), OutOfMemory> {
+        let key = self.key(env);
+        self.outbox.control(env.pool, Opcode::Pong, key, payload, limits::QUEUED_PONGS_MAX)
+    }
+
+    /// Whether buffers of a pool are in use for this connection, or contexts of its codecs are kept for it.
+    pub fn owns_memory(&self) -> bool {
+        !self.outbox.is_clear()
+            || self.assembly.is_some()
+            || !matches!(self.reading, Reading::Header { .. } | Reading::Payload(_))
+            || self.session.as_ref().is_some_and(|session| session.keeps_context())
     }
 
     /// Whether nothing is queued and no send is unfinished.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::compression::compressed_bytes_max;
 use super::short::put_back;
-use super::{Config, Connection, Env, Kind, Marks, OutOfMemory, Phase, Piece, Run, Step};
+use super::{Config, Connection, Delivery, Env, Kind, Marks, OutOfMemory, Phase, Piece, Run, Step};
 use crate::buffer::Buffer;
 use crate::limits::ASSEMBLED_FRAME_BYTES_MAX;
 use crate::protocol::frame::{self, HEADER_BYTES_MAX, Header, Opcode};
@@ -218,7 +218,9 @@ impl Connection {
                     return Step::Idle;
                 }
                 // After our own Close frame the peer's messages are read only to find its Close frame.
-                Ok(Some(Step::Chunk(_, piece) | Step::Pong(piece))) if !self.is_open() => {
+                Ok(Some(Step::Chunk(_, piece) | Step::Ping(piece) | Step::Pong(piece)))
+                    if !self.is_open() =>
+                {
                     if let Piece::Held(buffer) = piece {
                         env.pool.put(buffer);
                     }
@@ -230,8 +232,8 @@ impl Connection {
         }
     }
 
-    /// Starts or stops the clock of a message that spans runs.
-    fn note_unfinished(&mut self, env: &Env<'_>) {
+    /// Starts or stops the clock of a message that spans runs: for those who end a run before [`Step::Idle`].
+    pub fn note_unfinished(&mut self, env: &Env<'_>) {
         if !self.is_in_message() {
             self.message_since = 0;
         } else if self.message_since == 0 {
@@ -295,14 +297,6 @@ impl Connection {
         }
     }
 
-    fn reads_frames(&self) -> bool {
-        match &self.phase {
-            Phase::Open => true,
-            Phase::Ending(ending) => ending.reads_frames(),
-            Phase::Head { .. } | Phase::Deciding { .. } => false,
-        }
-    }
-
     /// Reads a whole header, or keeps what there is of it.
     fn read_header(&mut self, run: &mut Run, bytes: &[u8]) -> Result<Option<Header>, Offence> {
         let Reading::Header { spill, bytes: spilled } = &mut self.reading else { return Ok(None) };
@@ -350,10 +344,11 @@ impl Connection {
             _ => return Err(Offence::MessageTooBig),
         }
         let split = header.payload_bytes > here as u64;
-        let assemble = if self.whole || self.message.compressed {
-            split || !starts || !header.fin
-        } else {
-            split && header.payload_bytes <= ASSEMBLED_FRAME_BYTES_MAX
+        let assemble = match self.delivery {
+            _ if self.message.compressed => split || !starts || !header.fin,
+            Delivery::Whole => split || !starts || !header.fin,
+            Delivery::Frames => split && header.payload_bytes <= ASSEMBLED_FRAME_BYTES_MAX,
+            Delivery::Chunks => false,
         };
         self.reading = Reading::Payload(Payload {
             left: header.payload_bytes,
@@ -434,7 +429,7 @@ impl Connection {
         let left = left - here as u64;
         // What may still come into this buffer: of a message that is gathered whole, unless this is its last
         // frame, anything up to the limit.
-        let gathers = self.whole || self.message.compressed;
+        let gathers = self.delivery == Delivery::Whole || self.message.compressed;
         let further = if gathers && !fin {
             self.payload_bytes_max(env.config).saturating_sub(u64::from(self.message.bytes))
         } else {

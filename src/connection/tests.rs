@@ -1,6 +1,7 @@
 //! The state machine driven by hand: every byte and every moment is given.
 
 mod compression;
+mod elsewhere;
 mod handshake;
 mod properties;
 
@@ -114,7 +115,7 @@ impl Echo {
                     let marks = Marks { compressed: marks.compressed && !answer_plain, ..marks };
                     connection.echo(&mut run, &mut bytes, marks, piece, &mut env).unwrap();
                 }
-                Step::Refused(_) | Step::Opened(_) | Step::Pong(_) => {}
+                Step::Refused(_) | Step::Opened(_) | Step::Ping(_) | Step::Pong(_) => {}
             }
         }
         let block = connection.end_run(&run, &bytes, &mut env).unwrap();
@@ -366,7 +367,8 @@ fn a_close_is_answered_with_its_code_behind_what_was_queued_and_the_server_close
     let expected =
         [(Opcode::Text, true, b"queued".to_vec()), (Opcode::Close, true, 4001_u16.to_be_bytes().to_vec())];
     assert_eq!((echo.frames(), echo.fate), (expected.to_vec(), Some(Fate::Close)));
-    let closed = Closed { code: CloseCode(4001), cause: Cause::Peer };
+    let said = CloseFrame { code: CloseCode(4001), reason: "bye".to_owned() };
+    let closed = Closed { code: CloseCode(4001), cause: Cause::Peer, peer_close: Some(said) };
     assert_eq!(echo.connection.closed(), Some(&closed));
 }
 

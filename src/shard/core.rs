@@ -307,7 +307,7 @@ impl<D: Driver, A: Application> Core<D, A> {
             self.lease.give(1);
         }
         slot.connection.release(&mut self.pool, &mut self.codecs);
-        let gone = crate::connection::Closed { code: CloseCode::ABNORMAL, cause: Cause::Gone };
+        let gone = crate::connection::Closed::new(CloseCode::ABNORMAL, Cause::Gone);
         let closed = slot.connection.closed().unwrap_or(&gone);
         if slot.connection.was_open() {
             *self.counters.closes.entry(closed.code.0).or_default() += 1;

@@ -248,7 +248,7 @@ impl Application for Testee {
         cx: &mut Context<'_, D, Testee>,
         _: Token,
         (): (),
-        Closed { code, cause }: &Closed,
+        Closed { code, cause, .. }: &Closed,
     ) {
         self.dialled = false;
         self.stage = match (self.stage, self.cases) {

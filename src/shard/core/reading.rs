@@ -130,6 +130,11 @@ impl<D: Driver, A: Application> Core<D, A> {
                     let link = link!(self, slot, token);
                     show_chunk(application, link, run, bytes, marks, piece);
                 }
+                Step::Ping(piece) => {
+                    if let Piece::Held(buffer) = piece {
+                        self.pool.put(buffer);
+                    }
+                }
                 Step::Pong(piece) => {
                     show_pong(application, link!(self, slot, token), bytes, piece);
                 }
@@ -218,6 +223,11 @@ impl<D: Driver, A: Application> Core<D, A> {
                     self.counters.messages_in += u64::from(marks.last);
                     let link = link!(self, slot, token);
                     show_chunk(application, link, &mut run, bytes, marks, piece);
+                }
+                Step::Ping(piece) => {
+                    if let Piece::Held(buffer) = piece {
+                        self.pool.put(buffer);
+                    }
                 }
                 Step::Pong(piece) => {
                     show_pong(application, link!(self, slot, token), bytes, piece);

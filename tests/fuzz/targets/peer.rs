@@ -263,6 +263,7 @@ impl<'a> Peer<'a> {
                     let payload = self.taken(bytes, piece);
                     self.pongs.push(payload);
                 }
+                Step::Ping(_) => panic!("a ping was shown to nobody who asked"),
                 Step::Refused(_) | Step::Opened(_) => {}
             }
         }
