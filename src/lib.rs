@@ -2,8 +2,8 @@
 //! proves its numbers.
 //!
 //! The floors, lowest first; a module imports only from those above it in this list (see ARCHITECTURE.md):
-//! `limits`, `tls`, `protocol`, `buffer`, `connection`, `hub`, `stats`, `driver`, `shard`, `aio`, `server`,
-//! `load`, `control`, `cli`.
+//! `limits`, `tls`, `protocol`, `buffer`, `connection`, `hub`, `stats`, `recording`, `driver`, `shard`, `aio`,
+//! `server`, `load`, `control`, `proxy`, `cli`.
 
 pub mod limits;
 
@@ -19,6 +19,8 @@ pub mod hub;
 
 pub mod stats;
 
+pub mod recording;
+
 pub mod driver;
 
 pub mod shard;
@@ -30,5 +32,7 @@ pub mod server;
 pub mod load;
 
 pub mod control;
+
+pub mod proxy;
 
 pub mod cli;

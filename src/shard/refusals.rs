@@ -2,6 +2,10 @@
 
 use crate::protocol::handshake::Refusal;
 
+/// A request that did not come through TLS, to a server that speaks nothing else.
+pub(super) const SPEAKS_TLS: Refusal =
+    Refusal { status: 400, reason: "this port speaks TLS", headers: "", cure: "use wss:// or https://" };
+
 /// The node has all the connections it takes. `random` spreads the return of those refused.
 pub(super) fn busy(random: u64) -> Refusal {
     const RETRY: [&str; 8] = [
