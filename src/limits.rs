@@ -256,7 +256,7 @@ pub const CONNECT_TIMEOUT: Nanos = 10 * SECOND;
 /// Head start of an address over the next one (RFC 8305, section 5).
 pub const CONNECT_STAGGER: Nanos = 250 * MILLISECOND;
 /// Bytes kept of the body of a response that opens no WebSocket: enough for its reason.
-pub const RESPONSE_BODY_BYTES_MAX: usize = 1_024;
+pub const REFUSAL_BODY_BYTES_MAX: usize = 1_024;
 /// Longest wait before the second attempt of a reconnecting dialer; it doubles from there.
 pub const RECONNECT_DELAY: Nanos = 500 * MILLISECOND;
 /// Longest wait before any of its attempts.

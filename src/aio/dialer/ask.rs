@@ -10,7 +10,7 @@ use super::error::{DialError, Response, Stage};
 use super::{Clock, Dialer};
 use crate::aio::Opened;
 use crate::aio::handshake::{NoHead, nonce, read_head, write_head};
-use crate::limits::RESPONSE_BODY_BYTES_MAX;
+use crate::limits::REFUSAL_BODY_BYTES_MAX;
 use crate::protocol::handshake::{
     self, BadField, BadHandshake, ResponseHead, check_field, parse_response, parse_response_head,
     write_request,
@@ -122,7 +122,7 @@ fn refusal(why: BadHandshake, response: Response) -> DialError {
 /// Reads the body's beginning behind what is there of it, until its end as far as that is known from the head.
 async fn read_body<S: AsyncRead + Unpin>(stream: &mut S, response: &Response, rest: &mut BytesMut) {
     let length = response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    let wanted = length.unwrap_or(usize::MAX).min(RESPONSE_BODY_BYTES_MAX);
+    let wanted = length.unwrap_or(usize::MAX).min(REFUSAL_BODY_BYTES_MAX);
     while rest.len() < wanted && !is_chunked_to_its_end(response, rest) {
         match stream.read_buf(rest).await {
             Ok(1..) => {}
@@ -146,7 +146,7 @@ fn body(response: &Response, rest: BytesMut) -> Bytes {
         true => Bytes::from(dechunked(&rest).0),
         false => rest.freeze(),
     };
-    body.truncate(length.unwrap_or(usize::MAX).min(RESPONSE_BODY_BYTES_MAX));
+    body.truncate(length.unwrap_or(usize::MAX).min(REFUSAL_BODY_BYTES_MAX));
     body
 }
 
