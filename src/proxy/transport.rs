@@ -51,39 +51,8 @@ async fn connect_to(runtime: Runtime, address: SocketAddr) -> io::Result<Transpo
         Runtime::TokioUring => {
             let stream = tokio_uring::net::TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
-            Ok(Box::new(Ring(UringStream::new(stream))))
+            Ok(Box::new(UringStream::new(stream)))
         }
-    }
-}
-
-/// A stream of tokio-uring with tokio's traits in place of hyper's.
-struct Ring(UringStream);
-
-impl AsyncRead for Ring {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let mut read = hyper::rt::ReadBuf::new(out.initialize_unfilled());
-        ready!(hyper::rt::Read::poll_read(Pin::new(&mut self.0), cx, read.unfilled()))?;
-        let bytes = read.filled().len();
-        out.advance(bytes);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Ring {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        hyper::rt::Write::poll_write(Pin::new(&mut self.0), cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        hyper::rt::Write::poll_flush(Pin::new(&mut self.0), cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        hyper::rt::Write::poll_shutdown(Pin::new(&mut self.0), cx)
     }
 }
 
@@ -155,7 +124,7 @@ impl Listener {
             Listener::Uring(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                Ok((Box::new(Ring(UringStream::new(stream))), peer))
+                Ok((Box::new(UringStream::new(stream)), peer))
             }
             Listener::Tokio(listener) => {
                 let (stream, peer) = listener.accept().await?;
