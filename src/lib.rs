@@ -33,4 +33,6 @@ pub mod load;
 
 pub mod control;
 
+pub mod proxy;
+
 pub mod cli;

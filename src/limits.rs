@@ -197,6 +197,20 @@ pub const ADMIN_TIMEOUT: Nanos = 10 * SECOND;
 /// sooner; one that is stuck must not hang the operator who came to see why.
 pub const SNAPSHOT_TIMEOUT: Nanos = 2 * SECOND;
 
+// ---- the proxy ----
+
+/// From choosing a server to a connection with it, TLS included.
+pub const UPSTREAM_CONNECT_TIMEOUT: Nanos = 5 * SECOND;
+/// From a request to the head of its response, an upgrade's included.
+pub const UPSTREAM_RESPONSE_TIMEOUT: Nanos = 60 * SECOND;
+/// Time without a byte in either direction after which a proxied connection is closed. Peers that ping, as browsers'
+/// servers do every half minute or so, never come near it.
+pub const PROXY_IDLE_TIMEOUT: Nanos = 300 * SECOND;
+/// Time between two checks of a server's health.
+pub const HEALTH_INTERVAL: Nanos = 5 * SECOND;
+/// Bytes of a message that the proxy inflates; others pass through it whatever their length.
+pub const RECODED_MESSAGE_BYTES_DEFAULT: u64 = 1024 * 1024;
+
 // ---- recordings ----
 
 /// Bytes of frames that wait to be written to a recording; past it, relaying pauses until the disk has caught up.

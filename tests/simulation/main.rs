@@ -7,6 +7,7 @@ mod broadcast;
 mod chat;
 mod client;
 mod echo;
+mod handlers;
 mod inflate;
 mod world;
 
