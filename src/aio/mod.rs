@@ -1,16 +1,22 @@
 //! Asynchronous I/O on top of other people's runtimes: tokio-uring where io_uring is allowed, plain tokio
 //! where it is not.
 //!
-//! Here are the adapters that let hyper speak over either. Nothing here is on a shard's data path, and no
-//! type of tokio-uring leaves this floor except inside these adapters.
+//! Here are connections for asynchronous code, and the adapters that let them and hyper speak over either. Nothing here
+//! is on a shard's data path, and no type of tokio-uring leaves this floor except inside these adapters.
 
 #![forbid(unsafe_code)]
 
+mod conn;
 mod tokio_stream;
 mod uring_stream;
 
 use std::io;
 
+pub use crate::connection::{CloseFrame, Kind};
+pub use conn::{
+    BufferPool, Conn, Control, ControlReply, Error, Heartbeat, Message, MessageReader, MessageWriter, Opened,
+    PreparedMessage, Pump, Reader, Sender, Settings, Transport, TrySendError, Writer,
+};
 pub use tokio_stream::TokioStream;
 pub use uring_stream::UringStream;
 
