@@ -125,6 +125,22 @@ pub const TOPICS_MAX: usize = 65_536;
 /// Bytes of a log segment. A quiet topic holds one.
 pub const LOG_SEGMENT_BYTES: usize = 16 * 1024;
 
+// ---- chat ----
+
+/// Members of the chat room. A list of all their names fits one message of the default limit.
+pub const CHAT_USERS_MAX: usize = 256;
+/// Characters of a member's name, which is four times as many bytes at most.
+pub const CHAT_NAME_CHARACTERS_MAX: usize = 32;
+/// Bytes of what is said at once: a page of text.
+pub const CHAT_TEXT_BYTES_MAX: usize = 4 * 1024;
+/// Messages that a member may send at once, after a pause.
+pub const CHAT_BURST: u32 = 20;
+/// A member's share of time for each message in the long run: nobody types so fast, and 256 members who do are
+/// 650,000 messages a second to carry.
+pub const CHAT_INTERVAL: Nanos = 100 * MILLISECOND;
+/// Messages in a row that are not taken before 1008.
+pub const CHAT_REFUSALS_MAX: u8 = 50;
+
 // ---- shards ----
 
 /// Bytes of each direction of a mailbox between two shards, at least; it always holds two messages of
@@ -137,6 +153,40 @@ pub const TRIM_INTERVAL: Nanos = SECOND;
 /// Width of a slot of the timer wheel. Deadlines are kept to this precision, never early.
 pub const TIMER_TICK: Nanos = 32 * MILLISECOND;
 
+// ---- routes of a program's own ----
+
+/// Bytes of the body of a response that a route makes.
+pub const RESPONSE_BODY_BYTES_MAX: usize = 1024 * 1024;
+
+// ---- test endpoints ----
+
+/// Times in the query of a test endpoint, such as `/delay?ms=`: a minute.
+pub const ENDPOINT_MS_MAX: u64 = 60_000;
+/// Messages that wait in `/delay` before their sender is read no further.
+pub const DELAYED_MESSAGES_MAX: usize = 1_024;
+/// Bytes of them, likewise.
+pub const DELAYED_BYTES_MAX: usize = 256 * 1024;
+/// Messages a second of `/source`.
+pub const SOURCE_RATE_MAX: u64 = 100_000;
+/// Bytes of a message of `/source`.
+pub const SOURCE_BYTES_MAX: u64 = 1024 * 1024;
+/// Messages that `/source` sends in one turn, so that it does not hold up others.
+pub const SOURCE_MESSAGES_PER_TURN: u32 = 256;
+/// How often `/source` wakes up, at most: what is due within it is sent together.
+pub const SOURCE_TICK: Nanos = MILLISECOND;
+/// Frames of a message of `/fragment`.
+pub const FRAGMENTS_MAX: u64 = 1_024;
+/// Pings a second of `/ping-storm`.
+pub const PING_STORM_RATE_MAX: u64 = 1_000;
+/// Bytes a second of `/slow-read`, at least: a receive's worth must not take hours.
+pub const SLOW_READ_BYTES_PER_S_MIN: u64 = 64;
+/// Bytes a second of `/slow-read`, at most.
+pub const SLOW_READ_BYTES_PER_S_MAX: u64 = 1 << 30;
+/// Messages after which `/abort` ends the stream and `/sink` reports, at most.
+pub const ENDPOINT_MESSAGES_MAX: u64 = 1_000_000;
+/// Bytes of a wrong parameter that are repeated in the answer.
+pub const SHOWN_PARAMETER_BYTES_MAX: usize = 64;
+
 // ---- control plane ----
 
 /// Connections to the admin address at once; further ones wait to be accepted.
@@ -146,6 +196,27 @@ pub const ADMIN_TIMEOUT: Nanos = 10 * SECOND;
 /// Time that a shard has to answer the control plane. One that is busy answers between two turns, far
 /// sooner; one that is stuck must not hang the operator who came to see why.
 pub const SNAPSHOT_TIMEOUT: Nanos = 2 * SECOND;
+
+// ---- async connections ----
+
+/// Bytes of the read buffer and of the write buffer of an async connection, each, unless it is told otherwise.
+pub const CONN_BUFFER_BYTES_DEFAULT: usize = 4096;
+/// Sets of buffers that a pool shared by async connections keeps for the next one that needs them.
+pub const BUFFERS_KEPT_MAX: usize = 64;
+
+// ---- the proxy ----
+
+/// From choosing a server to a connection with it, TLS included.
+pub const UPSTREAM_CONNECT_TIMEOUT: Nanos = 5 * SECOND;
+/// From a request to the head of its response, an upgrade's included.
+pub const UPSTREAM_RESPONSE_TIMEOUT: Nanos = 60 * SECOND;
+/// Time without a byte in either direction after which a proxied connection is closed. Peers that ping, as browsers'
+/// servers do every half minute or so, never come near it.
+pub const PROXY_IDLE_TIMEOUT: Nanos = 300 * SECOND;
+/// Time between two checks of a server's health.
+pub const HEALTH_INTERVAL: Nanos = 5 * SECOND;
+/// Bytes of a message that the proxy inflates; others pass through it whatever their length.
+pub const RECODED_MESSAGE_BYTES_DEFAULT: u64 = 1024 * 1024;
 
 // ---- recordings ----
 
@@ -167,3 +238,28 @@ pub const RESERVED_DESCRIPTORS: u32 = 64;
 pub const CONNECTION_LEASE: u64 = 64;
 /// Time that a subscriber may lag behind its topic's latest message.
 pub const LAG_MAX: Nanos = 5 * SECOND;
+
+// ---- connections of other programs: `aio` ----
+
+/// Bytes of either buffer of a connection that asks for an HTTP server's size: what hyper begins to read with.
+pub const AIO_HTTP_BUFFER_BYTES: usize = 8 * 1024;
+/// Time that a refused client has to read why before its connection is cut.
+pub const AIO_LINGER: Nanos = SECOND;
+/// Handshakes of a listener that may be under way at once; further connections wait to be accepted.
+pub const AIO_HANDSHAKES_MAX: usize = 1_024;
+/// How long accepting pauses when this process has no descriptors left: connections end meanwhile.
+pub const ACCEPT_PAUSE: Nanos = 100 * MILLISECOND;
+/// From the first step of a dial to the 101; what gorilla's default dialer gives.
+pub const DIAL_TIMEOUT: Nanos = 45 * SECOND;
+/// Of that, for the name and the TCP connection.
+pub const CONNECT_TIMEOUT: Nanos = 10 * SECOND;
+/// Head start of an address over the next one (RFC 8305, section 5).
+pub const CONNECT_STAGGER: Nanos = 250 * MILLISECOND;
+/// Bytes kept of the body of a response that opens no WebSocket: enough for its reason.
+pub const REFUSAL_BODY_BYTES_MAX: usize = 1_024;
+/// Longest wait before the second attempt of a reconnecting dialer; it doubles from there.
+pub const RECONNECT_DELAY: Nanos = 500 * MILLISECOND;
+/// Longest wait before any of its attempts.
+pub const RECONNECT_DELAY_MAX: Nanos = 30 * SECOND;
+/// Age of a connection from which its end counts as the first failure again.
+pub const RECONNECT_SETTLED: Nanos = 30 * SECOND;

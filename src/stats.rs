@@ -47,6 +47,10 @@ pub struct Counters {
     pub answers: BTreeMap<u16, u64>,
     /// Failures to accept.
     pub accept_failures: u64,
+    /// Connections that their handler's error or panic closed.
+    pub handler_failures: u64,
+    /// Those of them that were panics.
+    pub handler_panics: u64,
 }
 
 /// A shard's state at one moment between two turns.
@@ -98,6 +102,8 @@ impl Counters {
             refusals,
             answers,
             accept_failures,
+            handler_failures,
+            handler_panics,
         } = other;
         for (sum, part) in [
             (&mut self.accepted, accepted),
@@ -114,6 +120,8 @@ impl Counters {
             (&mut self.mailbox_full, mailbox_full),
             (&mut self.turns, turns),
             (&mut self.accept_failures, accept_failures),
+            (&mut self.handler_failures, handler_failures),
+            (&mut self.handler_panics, handler_panics),
         ] {
             *sum += part;
         }

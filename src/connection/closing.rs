@@ -216,6 +216,15 @@ impl Connection {
         dropped
     }
 
+    /// Ends the stream without a Close frame, behind what is queued: for tests of what peers make of that. The peer sees
+    /// 1006. Does nothing when the end has begun.
+    pub fn hang_up(&mut self, env: &Env<'_>) {
+        if self.is_open() {
+            let closed = Closed::new(CloseCode::ABNORMAL, Cause::Local);
+            self.finish(closed, env.now + env.config.close_timeout);
+        }
+    }
+
     /// The peer broke a rule: a Close frame says which, and nothing more of the peer is read.
     #[cold]
     pub(super) fn offend(&mut self, run: &mut Run, offence: Offence, env: &mut Env<'_>) {
@@ -302,6 +311,7 @@ impl Connection {
             debug_assert!(self.assembly.is_none(), "no message comes before the handshake");
             self.assembly = Some(head);
         }
+        self.held_up = false;
         self.phase = Phase::Ending(Ending { stage, closed: Box::new(closed), until, fate, was_open });
         self.deadline_moved = true;
     }
@@ -413,6 +423,15 @@ impl Connection {
         }
     }
 
+    /// Whether frames of the peer are still read: until its Close frame, even behind ours.
+    pub fn reads_frames(&self) -> bool {
+        match &self.phase {
+            Phase::Open => true,
+            Phase::Ending(ending) => ending.reads_frames(),
+            Phase::Head { .. } | Phase::Deciding { .. } => false,
+        }
+    }
+
     /// Whether the end has begun.
     pub fn is_ending(&self) -> bool {
         matches!(self.phase, Phase::Ending(_))
@@ -443,10 +462,10 @@ impl Connection {
         }
     }
 
-    /// While a send is unfinished the peer's silence proves nothing: we may not be reading, and it may be
-    /// busy reading what it has.
+    /// While a send is unfinished, or we hold the peer up, its silence proves nothing: we may not be reading, and it
+    /// may be busy reading what it has.
     fn liveness_deadline(&self, config: &super::Config) -> Nanos {
-        if config.ping_interval == 0 || self.outbox.is_blocked() {
+        if config.ping_interval == 0 || self.outbox.is_blocked() || self.held_up {
             return Nanos::MAX;
         }
         let wait = if self.pinged { config.pong_timeout } else { 0 };

@@ -10,7 +10,7 @@ use super::{Allowance, Application, Config};
 use crate::buffer::{Buffer, Lease, Pool};
 use crate::connection::{Cause, Codecs, Connection, Entropy, Env, Fate};
 use crate::driver::{Driver, Source, Token};
-use crate::limits::{DRAIN_TIMEOUT, Nanos, TRIM_INTERVAL};
+use crate::limits::{Nanos, TRIM_INTERVAL};
 use crate::protocol::CloseCode;
 use crate::protocol::handshake::Refusal;
 use crate::stats::{Counters, Snapshot};
@@ -46,7 +46,8 @@ pub struct Core<D: Driver, A: Application> {
     pub(super) trim_at: Nanos,
     /// Whether that is worth waking up for.
     pub(super) trim_wanted: bool,
-    pub(super) draining_since: Option<Nanos>,
+    /// When what is left is cut off, once the shard drains.
+    pub(super) draining_until: Option<Nanos>,
     pub(super) stopping: bool,
     lease: Lease,
     due: Vec<(Token, u32)>,
@@ -111,7 +112,7 @@ impl<D: Driver, A: Application> Core<D, A> {
             trim_at: 0,
             trim_wanted: false,
             retry: Vec::new(),
-            draining_since: None,
+            draining_until: None,
             stopping: false,
             due: Vec::new(),
             driver,
@@ -135,7 +136,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         if !admitted {
             let refusal = refusals::busy(self.entropy.next());
             self.refuse(token, &refusal);
-        } else if self.draining_since.is_some() {
+        } else if self.draining_until.is_some() {
             self.refuse(token, &Refusal::DRAINING);
         }
         if self.config.security.server.is_some() {
@@ -189,7 +190,7 @@ impl<D: Driver, A: Application> Core<D, A> {
 
     #[inline]
     pub(super) fn expire_timers(&mut self, application: &mut A) {
-        if self.wheel.is_due(self.now) || self.trim_at <= self.now || self.draining_since.is_some() {
+        if self.wheel.is_due(self.now) || self.trim_at <= self.now || self.draining_until.is_some() {
             self.expire_due(application);
         }
     }
@@ -216,7 +217,7 @@ impl<D: Driver, A: Application> Core<D, A> {
             self.trim_at = self.now + TRIM_INTERVAL;
             self.trim_wanted = self.pool.trim();
         }
-        if self.draining_since.is_some_and(|since| since + DRAIN_TIMEOUT <= self.now) {
+        if self.draining_until.is_some_and(|until| until <= self.now) {
             let tokens: Vec<Token> = self.slots.tokens().collect();
             for token in tokens {
                 self.driver.abort(token);
@@ -368,11 +369,13 @@ impl<D: Driver, A: Application> Core<D, A> {
         }
     }
 
-    pub(super) fn drain(&mut self) {
-        if self.draining_since.is_some() {
+    pub(super) fn drain(&mut self, timeout: Nanos) {
+        let until = self.now.saturating_add(timeout);
+        if let Some(earlier) = &mut self.draining_until {
+            *earlier = until.min(*earlier);
             return;
         }
-        self.draining_since = Some(self.now);
+        self.draining_until = Some(until);
         self.driver.stop_listening();
         let tokens: Vec<Token> = self.slots.tokens().collect();
         for token in tokens {

@@ -80,16 +80,57 @@ CHECKS = [
     {"name": "a topic of its own", "path": "/broadcast/matrix?self=1", "steps": echo("text", TEXT, 50)},
     {"name": "no such path", "path": "/nowhere", "refused": 404},
 ]
-NAMES = [check["name"] for check in CHECKS]
 
+# What only servers with paths for tests can be asked for.
+ASKED_FOR = [
+    {"name": "closed with 1000", "path": "/close?code=1000&reason=enough", "steps": [["expect_close", 1000, "enough"]]},
+    {"name": "closed with 1001", "path": "/close?code=1001", "steps": [["expect_close", 1001, ""]]},
+    {"name": "closed with 1011", "path": "/close?code=1011&reason=oh", "steps": [["expect_close", 1011, "oh"]]},
+    {"name": "closed with 4999", "path": "/close?code=4999&reason=%E2%82%AC", "steps": [["expect_close", 4999, "€"]]},
+    {
+        "name": "fragments back",
+        "path": "/fragment?parts=3",
+        "steps": [*echo("text", TEXT, 200), *echo("binary", BYTES, 100), *echo("text", TEXT)],
+    },
+    {"name": "refused with 403", "path": "/reject?status=403", "refused": 403},
+    {"name": "refused with 503", "path": "/reject?status=503", "refused": 503},
+]
+# With a server that tells of pongs, and with ours, which pings while it echoes.
+PINGED = {
+    "name": "pinged",
+    "path": "/ping",
+    "steps": [["expect", "text", ["pong: are you there?", 1]], *echo("text", "and on")],
+}
+PINGED_OFTEN = {
+    "name": "pinged often",
+    "path": "/ping-storm?rate=200",
+    "steps": [step for number in range(50) for step in echo("text", f"{number} ", 300)],
+}
 
-def slug(name):
-    return name.replace(" ", "_")
+# What our server is asked for, and what the servers of others are.
+OURS = [*CHECKS, *ASKED_FOR, PINGED_OFTEN]
+THEIRS = [*CHECKS, *ASKED_FOR, PINGED]
 
 
 def checks(names, **settings):
     """The checks of these names; `settings` such as `compress` apply to each."""
-    return [{"path": "/echo", **settings, **check} for check in CHECKS if check["name"] in names]
+    known = [*CHECKS, *ASKED_FOR, PINGED, PINGED_OFTEN]
+    return [{"path": "/echo", **settings, **check} for check in known if check["name"] in names]
+
+
+def with_checks(table):
+    """Gives a class a test for each check of the table that is not among those it `cannot` do."""
+
+    def test_of(name):
+        return lambda self: self.check(name)
+
+    def decorate(case):
+        for check in table:
+            if check["name"] not in case.cannot:
+                setattr(case, f"test_{check['name'].replace(' ', '_')}", test_of(check["name"]))
+        return case
+
+    return decorate
 
 
 def judge(results, wanted):

@@ -85,7 +85,7 @@ class Client:
         lacking = programs.missing().get(cls.name)
         if lacking:
             raise unittest.SkipTest(f"{lacking} not installed")
-        cls.checked = [name for name in matrix.NAMES if name not in cls.cannot]
+        checked = [check["name"] for check in matrix.OURS if check["name"] not in cls.cannot]
         cls.outcomes = {}
         cls.compressed = {}
         for setting in SETTINGS:
@@ -93,7 +93,7 @@ class Client:
             if offered not in cls.offers:
                 continue
             choice = {"compress": offered} if len(cls.offers) > 1 else {}
-            checks = matrix.checks(cls.checked, compressed=compressed, **choice)
+            checks = matrix.checks(checked, compressed=compressed, **choice)
             before = compressed_messages(servers[where])
             cls.outcomes[setting] = cls.run_checks(servers[where].url(""), checks)
             after = compressed_messages(servers[where])
@@ -114,18 +114,6 @@ class Client:
                 self.assertEqual(messages_out > 0, agreed)
 
 
-def with_checks(client):
-    """A test for each check that the client can do."""
-
-    def test_of(name):
-        return lambda self: self.check(name)
-
-    for name in matrix.NAMES:
-        if name not in client.cannot:
-            setattr(client, f"test_{matrix.slug(name)}", test_of(name))
-    return client
-
-
 # An unfinished message is nothing that these can send.
 WHOLE = ("fragments",)
 # These refuse a server that chooses none of the subprotocols they offered, though it may (RFC 6455, section 4.2.2).
@@ -134,31 +122,31 @@ STRICT = ("subprotocol of the client only",)
 OF_PAGES = (*WHOLE, *STRICT, "pings", "closing with 1001")
 
 
-@with_checks
+@matrix.with_checks(matrix.OURS)
 class Websockets(Client, unittest.TestCase):
     command = staticmethod(lambda: programs.python("websockets_client.py"))
 
 
-@with_checks
+@matrix.with_checks(matrix.OURS)
 class Aiohttp(Client, unittest.TestCase):
     command = staticmethod(lambda: programs.python("aiohttp_client.py"))
     cannot = WHOLE
 
 
-@with_checks
+@matrix.with_checks(matrix.OURS)
 class Picows(Client, unittest.TestCase):
     command = staticmethod(lambda: programs.python("picows_client.py"))
     offers = (False,)
 
 
-@with_checks
+@matrix.with_checks(matrix.OURS)
 class Ws(Client, unittest.TestCase):
     name = "ws"
     command = staticmethod(lambda: programs.node("ws_client.mjs"))
     cannot = STRICT
 
 
-@with_checks
+@matrix.with_checks(matrix.OURS)
 class Node(Client, unittest.TestCase):
     name = "node"
     command = staticmethod(lambda: programs.node("whatwg_client.mjs"))
@@ -167,20 +155,20 @@ class Node(Client, unittest.TestCase):
     compresses = False
 
 
-@with_checks
+@matrix.with_checks(matrix.OURS)
 class Bun(Client, unittest.TestCase):
     name = "bun"
     command = staticmethod(lambda: programs.bun("whatwg_client.mjs"))
     cannot = (*WHOLE, *STRICT)
 
 
-@with_checks
+@matrix.with_checks(matrix.OURS)
 class Gorilla(Client, unittest.TestCase):
     name = "gorilla"
     command = staticmethod(lambda: [programs.gorilla(), "client"])
 
 
-@with_checks
+@matrix.with_checks(matrix.OURS)
 class Chromium(Client, unittest.TestCase):
     cannot = OF_PAGES
     offers = (True,)

@@ -6,8 +6,10 @@
 mod broadcast;
 #[path = "../support/certificate.rs"]
 mod certificate;
+mod chat;
 mod client;
 mod echo;
+mod handlers;
 mod inflate;
 mod world;
 

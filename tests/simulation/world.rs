@@ -11,7 +11,7 @@ use echoring::buffer::{Budget, Lease, Pool};
 use echoring::connection;
 use echoring::driver::sim::{Faults, Network, Random, Sim};
 use echoring::driver::{Driver, Options, Waker};
-use echoring::limits::{MEMORY_BUDGET_DEFAULT, MILLISECOND, Nanos, SECOND};
+use echoring::limits::{DRAIN_TIMEOUT, MEMORY_BUDGET_DEFAULT, MILLISECOND, Nanos, SECOND};
 use echoring::shard::{Allowance, Application, Config, Mailboxes, Order, Security, Shard};
 
 use echoring::tls::server_config;
@@ -184,7 +184,7 @@ impl<A: Application + 'static> World<A> {
     pub fn drain(&self) {
         self.goal.set(Goal::Drained);
         for shard in &self.shards {
-            assert!(shard.borrow().remote().order(Order::Drain), "the shard is there");
+            assert!(shard.borrow().remote().order(Order::Drain(DRAIN_TIMEOUT)), "the shard is there");
         }
         self.go();
         // The last words may still be on their way to the clients.

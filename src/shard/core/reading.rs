@@ -141,12 +141,10 @@ impl<D: Driver, A: Application> Core<D, A> {
                     show_chunk(application, link, run, bytes, marks, piece);
                 }
                 Step::Ping(piece) => {
-                    if let Piece::Held(buffer) = piece {
-                        self.pool.put(buffer);
-                    }
+                    show_control(application, link!(self, slot, token), bytes, piece, A::ping);
                 }
                 Step::Pong(piece) => {
-                    show_pong(application, link!(self, slot, token), bytes, piece);
+                    show_control(application, link!(self, slot, token), bytes, piece, A::pong);
                 }
                 Step::Head(head) => return Some(head),
                 Step::Refused(refusal) => {
@@ -300,12 +298,18 @@ fn show_chunk<A: Application>(
     }
 }
 
-/// Shows a pong.
-fn show_pong<A: Application>(application: &mut A, mut link: Link<'_, A>, bytes: &[u8], piece: Piece) {
+/// Shows the payload of a ping or a pong.
+fn show_control<A: Application>(
+    application: &mut A,
+    mut link: Link<'_, A>,
+    bytes: &[u8],
+    piece: Piece,
+    show: impl FnOnce(&mut A, &mut Link<'_, A>, &[u8]),
+) {
     match piece {
-        Piece::Run(at) => application.pong(&mut link, &bytes[at]),
+        Piece::Run(at) => show(application, &mut link, &bytes[at]),
         Piece::Held(buffer) => {
-            application.pong(&mut link, buffer.as_slice());
+            show(application, &mut link, buffer.as_slice());
             link.env.pool.put(buffer);
         }
     }
