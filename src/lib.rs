@@ -3,7 +3,7 @@
 //!
 //! The floors, lowest first; a module imports only from those above it in this list (see ARCHITECTURE.md):
 //! `limits`, `tls`, `protocol`, `buffer`, `connection`, `hub`, `stats`, `recording`, `driver`, `shard`, `aio`,
-//! `server`, `load`, `control`, `proxy`, `cli`.
+//! `server`, `load`, `control`, `proxy`, `connect`, `cli`.
 
 pub mod limits;
 
@@ -32,5 +32,9 @@ pub mod server;
 pub mod load;
 
 pub mod control;
+
+pub mod proxy;
+
+pub mod connect;
 
 pub mod cli;

@@ -197,6 +197,27 @@ pub const ADMIN_TIMEOUT: Nanos = 10 * SECOND;
 /// sooner; one that is stuck must not hang the operator who came to see why.
 pub const SNAPSHOT_TIMEOUT: Nanos = 2 * SECOND;
 
+// ---- async connections ----
+
+/// Bytes of the read buffer and of the write buffer of an async connection, each, unless it is told otherwise.
+pub const CONN_BUFFER_BYTES_DEFAULT: usize = 4096;
+/// Sets of buffers that a pool shared by async connections keeps for the next one that needs them.
+pub const BUFFERS_KEPT_MAX: usize = 64;
+
+// ---- the proxy ----
+
+/// From choosing a server to a connection with it, TLS included.
+pub const UPSTREAM_CONNECT_TIMEOUT: Nanos = 5 * SECOND;
+/// From a request to the head of its response, an upgrade's included.
+pub const UPSTREAM_RESPONSE_TIMEOUT: Nanos = 60 * SECOND;
+/// Time without a byte in either direction after which a proxied connection is closed. Peers that ping, as browsers'
+/// servers do every half minute or so, never come near it.
+pub const PROXY_IDLE_TIMEOUT: Nanos = 300 * SECOND;
+/// Time between two checks of a server's health.
+pub const HEALTH_INTERVAL: Nanos = 5 * SECOND;
+/// Bytes of a message that the proxy inflates; others pass through it whatever their length.
+pub const RECODED_MESSAGE_BYTES_DEFAULT: u64 = 1024 * 1024;
+
 // ---- recordings ----
 
 /// Bytes of frames that wait to be written to a recording; past it, relaying pauses until the disk has caught up.
@@ -217,3 +238,28 @@ pub const RESERVED_DESCRIPTORS: u32 = 64;
 pub const CONNECTION_LEASE: u64 = 64;
 /// Time that a subscriber may lag behind its topic's latest message.
 pub const LAG_MAX: Nanos = 5 * SECOND;
+
+// ---- connections of other programs: `aio` ----
+
+/// Bytes of either buffer of a connection that asks for an HTTP server's size: what hyper begins to read with.
+pub const AIO_HTTP_BUFFER_BYTES: usize = 8 * 1024;
+/// Time that a refused client has to read why before its connection is cut.
+pub const AIO_LINGER: Nanos = SECOND;
+/// Handshakes of a listener that may be under way at once; further connections wait to be accepted.
+pub const AIO_HANDSHAKES_MAX: usize = 1_024;
+/// How long accepting pauses when this process has no descriptors left: connections end meanwhile.
+pub const ACCEPT_PAUSE: Nanos = 100 * MILLISECOND;
+/// From the first step of a dial to the 101; what gorilla's default dialer gives.
+pub const DIAL_TIMEOUT: Nanos = 45 * SECOND;
+/// Of that, for the name and the TCP connection.
+pub const CONNECT_TIMEOUT: Nanos = 10 * SECOND;
+/// Head start of an address over the next one (RFC 8305, section 5).
+pub const CONNECT_STAGGER: Nanos = 250 * MILLISECOND;
+/// Bytes kept of the body of a response that opens no WebSocket: enough for its reason.
+pub const REFUSAL_BODY_BYTES_MAX: usize = 1_024;
+/// Longest wait before the second attempt of a reconnecting dialer; it doubles from there.
+pub const RECONNECT_DELAY: Nanos = 500 * MILLISECOND;
+/// Longest wait before any of its attempts.
+pub const RECONNECT_DELAY_MAX: Nanos = 30 * SECOND;
+/// Age of a connection from which its end counts as the first failure again.
+pub const RECONNECT_SETTLED: Nanos = 30 * SECOND;

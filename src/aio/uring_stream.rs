@@ -1,4 +1,4 @@
-//! A TCP stream of tokio-uring as hyper wants it: poll-based, with borrowed buffers, although the ring
+//! A TCP stream of tokio-uring with tokio's traits: poll-based, with borrowed buffers, although the ring
 //! works with owned ones.
 
 use std::fmt;
@@ -9,13 +9,14 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use hyper::rt::{Read, ReadBufCursor, Write};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_uring::net::TcpStream;
 
 /// Bytes of the one read and the one write that may be under way.
 const BUFFER_BYTES: usize = 8 * 1024;
 
-/// A TCP stream on the tokio-uring runtime, for hyper.
+/// A TCP stream on the tokio-uring runtime, as a transport of a [`Conn`](super::Conn), and of hyper by a
+/// [`TokioStream`](super::TokioStream) around it.
 ///
 /// The operations under way belong to the stream and not to the call that started them: dropping a future
 /// does not cancel its operation, so a read that is given up by its caller stays armed here, and the bytes
@@ -65,11 +66,11 @@ impl UringStream {
     }
 }
 
-impl Read for UringStream {
+impl AsyncRead for UringStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        mut out: ReadBufCursor<'_>,
+        out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if out.remaining() == 0 {
             return Poll::Ready(Ok(()));
@@ -101,7 +102,7 @@ impl Read for UringStream {
     }
 }
 
-impl Write for UringStream {
+impl AsyncWrite for UringStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_written(cx))?;
         let taken = bytes.len().min(BUFFER_BYTES);
@@ -156,8 +157,6 @@ mod tests {
     use std::future::poll_fn;
     use std::io::{Read as _, Write as _};
 
-    use hyper::rt::ReadBuf;
-
     use super::*;
 
     /// Runs `test` over an accepted stream and its peer. Where io_uring is denied there is no such stream.
@@ -180,7 +179,7 @@ mod tests {
     async fn read(stream: &mut UringStream, bytes_max: usize) -> Vec<u8> {
         let mut bytes = vec![0; bytes_max];
         let mut buffer = ReadBuf::new(&mut bytes);
-        poll_fn(|cx| Pin::new(&mut *stream).poll_read(cx, buffer.unfilled())).await.expect("bytes");
+        poll_fn(|cx| Pin::new(&mut *stream).poll_read(cx, &mut buffer)).await.expect("bytes");
         buffer.filled().to_vec()
     }
 

@@ -160,7 +160,7 @@ impl FromStr for Admin {
 
 /// An address with its port. Names are not looked up: what a server listens on should not depend on a
 /// resolver; `localhost` is understood because everybody types it.
-fn socket_address(word: &str) -> Result<SocketAddr, String> {
+pub(super) fn socket_address(word: &str) -> Result<SocketAddr, String> {
     if let Some(port) = word.strip_prefix("localhost:")
         && let Ok(port) = port.parse()
     {
@@ -171,7 +171,7 @@ fn socket_address(word: &str) -> Result<SocketAddr, String> {
 
 /// `--shards`, wrapped because clap gives `Option` a meaning of its own.
 #[derive(Debug, Clone, Copy)]
-struct Shards(Option<usize>);
+pub(super) struct Shards(pub(super) Option<usize>);
 
 impl FromStr for Shards {
     type Err = String;
@@ -194,7 +194,7 @@ impl FromStr for CpuList {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Driver {
+pub(super) enum Driver {
     /// io_uring where the kernel has it and allows it, else epoll
     Auto,
     /// io_uring, or exit code 3

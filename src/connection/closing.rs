@@ -403,6 +403,15 @@ impl Connection {
         }
     }
 
+    /// Whether frames of the peer are still read: until its Close frame, even behind ours.
+    pub fn reads_frames(&self) -> bool {
+        match &self.phase {
+            Phase::Open => true,
+            Phase::Ending(ending) => ending.reads_frames(),
+            Phase::Head { .. } | Phase::Deciding { .. } => false,
+        }
+    }
+
     /// Whether the end has begun.
     pub fn is_ending(&self) -> bool {
         matches!(self.phase, Phase::Ending(_))

@@ -232,8 +232,8 @@ impl Connection {
         }
     }
 
-    /// Starts or stops the clock of a message that spans runs.
-    fn note_unfinished(&mut self, env: &Env<'_>) {
+    /// Starts or stops the clock of a message that spans runs: for those who end a run before [`Step::Idle`].
+    pub fn note_unfinished(&mut self, env: &Env<'_>) {
         if !self.is_in_message() {
             self.message_since = 0;
         } else if self.message_since == 0 {
@@ -294,14 +294,6 @@ impl Connection {
             if step.is_some() || !self.reads_frames() {
                 return Ok(step);
             }
-        }
-    }
-
-    fn reads_frames(&self) -> bool {
-        match &self.phase {
-            Phase::Open => true,
-            Phase::Ending(ending) => ending.reads_frames(),
-            Phase::Head { .. } | Phase::Deciding { .. } => false,
         }
     }
 

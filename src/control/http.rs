@@ -63,7 +63,7 @@ pub(super) fn serve_on_ring(
                 _ = &mut *stopped => return,
             };
             match accepted {
-                Ok((stream, _)) => serve_connection(UringStream::new(stream), answer, permit),
+                Ok((stream, _)) => serve_connection(TokioStream(UringStream::new(stream)), answer, permit),
                 Err(error) => accept_failed(&error).await,
             }
         }

@@ -281,17 +281,23 @@ class Protocol:
         raw.open("/chat")
         raw.send(frame(1, b'{"type":"join","content":"Slow"}'))
         self.assertEqual((await self.hear_kind(watcher, "join"))["from"], "Slow")
-        # More than the sockets' buffers and the queue hold together.
-        told = 0
-        while told < 200:
-            talker = await self.join(f"Talker {told}")
+
+        async def watch():
+            while (await self.hear_kind(watcher, "leave"))["from"] != "Slow":
+                pass
+
+        watching = asyncio.create_task(watch())
+        # Far more than the sockets' buffers and the queue hold together, if need be.
+        for number in range(100):
+            if watching.done():
+                break
+            talker = await self.join(f"Talker {number}")
             for _ in range(BURST - 5):
                 await self.say(talker, "broadcast", "x" * TEXT_BYTES_MAX)
             for _ in range(BURST - 5):
                 self.assertEqual((await self.hear_kind(talker, "broadcast"))["content"], "x" * TEXT_BYTES_MAX)
-            told += BURST - 5
-        while (await self.hear_kind(watcher, "leave"))["from"] != "Slow":
-            pass
+            await talker.close()
+        await asyncio.wait_for(watching, PATIENCE_S)
         first, payload = await asyncio.to_thread(raw.read_frame)
         while first != 0x88:
             self.assertEqual(first, 0x81)

@@ -80,6 +80,11 @@ impl Message {
         Message { content: refused.to_string(), ..Message::new(Kind::Error) }
     }
 
+    /// Who is there.
+    pub fn users<'a>(names: impl Iterator<Item = &'a str>) -> Message {
+        Message { content: names.collect::<Vec<_>>().join("\n"), ..Message::new(Kind::Users) }
+    }
+
     /// As JSON, with nobody's address in `ip`: to be [addressed](Message::address) to each receiver.
     pub fn encode(&self) -> Vec<u8> {
         let unaddressed = Message { ip: String::new(), ..self.clone() };

@@ -14,6 +14,8 @@ pub struct Room<K> {
     members: HashMap<K, Member>,
     /// By the name in lower case.
     names: HashMap<String, K>,
+    /// In the order in which they came.
+    order: Vec<K>,
 }
 
 #[derive(Debug)]
@@ -24,7 +26,7 @@ struct Member {
 
 impl<K> Default for Room<K> {
     fn default() -> Room<K> {
-        Room { members: HashMap::new(), names: HashMap::new() }
+        Room { members: HashMap::new(), names: HashMap::new(), order: Vec::new() }
     }
 }
 
@@ -53,6 +55,7 @@ impl<K: Copy + Eq + Hash> Room<K> {
         let known = Member { name: name.into(), ip: ip.into() };
         let told = known.message(Kind::Join);
         self.members.insert(member, known);
+        self.order.push(member);
         Ok(told)
     }
 
@@ -60,6 +63,7 @@ impl<K: Copy + Eq + Hash> Room<K> {
     pub fn leave(&mut self, member: K) -> Option<Message> {
         let known = self.members.remove(&member)?;
         self.names.remove(&known.name.to_lowercase());
+        self.order.retain(|other| *other != member);
         Some(known.message(Kind::Leave))
     }
 
@@ -84,9 +88,19 @@ impl<K: Copy + Eq + Hash> Room<K> {
         Ok((receiver, Message { user, content: text.into(), ..known.message(Kind::Private) }))
     }
 
-    /// Who is there, in no order.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.members.values().map(|member| member.name.as_str())
+    /// Everyone, in the order in which they came.
+    pub fn members(&self) -> &[K] {
+        &self.order
+    }
+
+    /// Somebody asks who is there. Returns what it is told.
+    ///
+    /// # Errors
+    /// [`Refused::NoName`].
+    pub fn users(&self, member: K) -> Result<Message, Refused> {
+        self.members.get(&member).ok_or(Refused::NoName)?;
+        let names = self.order.iter().filter_map(|member| self.members.get(member));
+        Ok(Message::users(names.map(|member| member.name.as_str())))
     }
 }
 
@@ -154,6 +168,10 @@ mod tests {
         let said = (told.user.as_str(), told.from.as_str(), told.from_ip.as_str(), told.content.as_str());
         assert_eq!((to, said), (2, ("Bob", "Ana", "10.0.0.1", "x")));
         assert_eq!(room.broadcast(3, "x"), Err(Refused::NoName));
+        assert_eq!(room.users(3), Err(Refused::NoName));
+        assert_eq!(room.users(2).unwrap().content, "Ana\nBob");
+        room.leave(1);
+        assert_eq!(room.users(2).unwrap().content, "Bob");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use super::SUBPROTOCOL;
-use super::message::{Input, Kind as MessageKind, Message, Refused};
+use super::message::{Input, Message, Refused};
 use super::room::{Rate, Room};
 use crate::connection::Kind;
 use crate::driver::{Driver, Token};
@@ -222,7 +222,7 @@ impl Chat {
     }
 
     fn users(&self) -> Message {
-        Message { content: self.names.join("\n"), ..Message::new(MessageKind::Users) }
+        Message::users(self.names.iter().map(String::as_str))
     }
 
     /// A connection is gone.
