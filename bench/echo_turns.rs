@@ -30,7 +30,12 @@ fn main() {
     let address = listener.local_addr().expect("bound");
     let options = Options { connections: 1024, without: Features::NONE, receive_bytes: 0 };
     let driver = Uring::new(&options).expect("io_uring");
-    let config = Config { connection: connection::Config::default(), connections: 1024, seed: 1 };
+    let config = Config {
+        connection: connection::Config::default(),
+        connections: 1024,
+        security: Default::default(),
+        seed: 1,
+    };
     let mailboxes = Mailboxes::connect(1, 0).remove(0);
     let service = Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_DEFAULT, QUEUE_BYTES_DEFAULT);
     let mut shard = Shard::new(driver, service, config, Allowance::standalone(1024), mailboxes);

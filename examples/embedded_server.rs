@@ -1,34 +1,55 @@
-//! A server inside another program: starts on a port of the kernel's choice, prints where, and says what it
-//! counted when standard input ends.
+//! A server inside another program, with a handler of its own: starts on a port of the kernel's choice, prints where, and
+//! says what it counted when standard input ends.
 //!
 //! ```text
 //! cargo run --example embedded_server
 //! ```
 
 use std::io::Read;
+use std::time::Duration;
 
-use echoring::server::{Config, ListenAddress, Server};
+use echoring::server::{Disposition, Failure, Handler, Message, Remote, Response, Route, Server};
+
+/// Greets who comes, and sends back what is said, in capitals.
+struct Shouting {
+    name: String,
+}
+
+impl Handler for Shouting {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+        Ok(remote.send_text(&format!("WELCOME, {}", self.name.to_uppercase()))?)
+    }
+
+    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+        if let Some(text) = message.text() {
+            remote.send_text(&text.to_uppercase())?;
+        }
+        Ok(Disposition::Done)
+    }
+}
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let config = Config {
-        listen: vec![ListenAddress::Tcp("127.0.0.1:0".parse()?)],
-        shards: Some(1),
-        ..Config::default()
-    };
-    let server = Server::start(config)?;
+    let shout = Route::new("/shout/{name}", |opening| match opening.param("name") {
+        Some(name) if name.len() <= 32 => Ok(Shouting { name }),
+        _ => Err(Response::text(400, "a name has at most 32 bytes\n")),
+    });
+    let server = Server::builder()
+        .listen(([127, 0, 0, 1], 0))
+        .shards(1)
+        .route(shout.text_only())
+        .get("/hello", |_| Response::text(200, "hello\n"))
+        .builtin_routes(true)
+        .start()?;
     for address in server.addresses() {
-        println!("echo on ws://{address}/echo, topics on ws://{address}/broadcast/NAME");
+        println!("ws://{address}/shout/NAME and ws://{address}/echo; http://{address}/hello");
     }
-    let handle = server.handle();
     std::io::stdin().read_to_end(&mut Vec::new())?;
-    for snapshot in handle.snapshots() {
+    for snapshot in server.shutdown(Duration::from_secs(5))? {
         let counters = &snapshot.counters;
         println!(
             "shard {}: {} messages in, {} out",
             snapshot.shard, counters.messages_in, counters.messages_out
         );
     }
-    handle.drain();
-    server.join()?;
     Ok(())
 }

@@ -2,10 +2,12 @@
 //! proves its numbers.
 //!
 //! The floors, lowest first; a module imports only from those above it in this list (see ARCHITECTURE.md):
-//! `limits`, `protocol`, `buffer`, `connection`, `hub`, `stats`, `driver`, `shard`, `aio`, `server`,
-//! `load`, `control`, `cli`.
+//! `limits`, `tls`, `protocol`, `buffer`, `connection`, `hub`, `stats`, `recording`, `driver`, `shard`, `aio`,
+//! `server`, `load`, `control`, `proxy`, `cli`.
 
 pub mod limits;
+
+pub mod tls;
 
 pub mod protocol;
 
@@ -16,6 +18,8 @@ pub mod connection;
 pub mod hub;
 
 pub mod stats;
+
+pub mod recording;
 
 pub mod driver;
 
@@ -28,5 +32,7 @@ pub mod server;
 pub mod load;
 
 pub mod control;
+
+pub mod proxy;
 
 pub mod cli;

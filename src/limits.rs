@@ -23,6 +23,23 @@ pub const HEADERS_MAX: usize = 100;
 /// From accept to the 101, absolute: a dribbled head does not extend it.
 pub const HANDSHAKE_TIMEOUT: Nanos = 5 * SECOND;
 
+// ---- TLS (RFC 8446, RFC 5246) ----
+
+/// Session tickets sent with each full or resumed TLS 1.3 handshake: each is about 200 bytes on the wire, and a
+/// client that comes back needs one.
+pub const TLS_TICKETS: usize = 1;
+/// Bytes inside of a record that we send, at most. The standard allows 16,384; four of this size, sealed, are just
+/// within a pooled buffer of 64 KiB.
+pub const TLS_RECORD_BYTES: usize = 16 * 1024 - TLS_RECORD_OVERHEAD_BYTES_MAX;
+/// Bytes by which sealing makes a record longer, at most: 5 of header, 8 of nonce (TLS 1.2), 16 of tag, and 1 that
+/// tells the type (TLS 1.3), generously.
+pub const TLS_RECORD_OVERHEAD_BYTES_MAX: usize = 64;
+/// Received bytes of a connection that cannot be opened yet: a record that is not complete (18,437 bytes at most), or
+/// the records of a handshake message, of which a chain of certificates is the longest.
+pub const TLS_UNREAD_BYTES_MAX: usize = 32 * 1024;
+/// What the node's budget is charged with for the keys and state of one session.
+pub const TLS_SESSION_BYTES: usize = 4 * 1024;
+
 // ---- messages (RFC 6455, section 5) ----
 
 /// Bytes of a message; one of exactly this size is allowed.
@@ -108,6 +125,22 @@ pub const TOPICS_MAX: usize = 65_536;
 /// Bytes of a log segment. A quiet topic holds one.
 pub const LOG_SEGMENT_BYTES: usize = 16 * 1024;
 
+// ---- chat ----
+
+/// Members of the chat room. A list of all their names fits one message of the default limit.
+pub const CHAT_USERS_MAX: usize = 256;
+/// Characters of a member's name, which is four times as many bytes at most.
+pub const CHAT_NAME_CHARACTERS_MAX: usize = 32;
+/// Bytes of what is said at once: a page of text.
+pub const CHAT_TEXT_BYTES_MAX: usize = 4 * 1024;
+/// Messages that a member may send at once, after a pause.
+pub const CHAT_BURST: u32 = 20;
+/// A member's share of time for each message in the long run: nobody types so fast, and 256 members who do are
+/// 650,000 messages a second to carry.
+pub const CHAT_INTERVAL: Nanos = 100 * MILLISECOND;
+/// Messages in a row that are not taken before 1008.
+pub const CHAT_REFUSALS_MAX: u8 = 50;
+
 // ---- shards ----
 
 /// Bytes of each direction of a mailbox between two shards, at least; it always holds two messages of
@@ -119,6 +152,40 @@ pub const DRAIN_TIMEOUT: Nanos = 8 * SECOND;
 pub const TRIM_INTERVAL: Nanos = SECOND;
 /// Width of a slot of the timer wheel. Deadlines are kept to this precision, never early.
 pub const TIMER_TICK: Nanos = 32 * MILLISECOND;
+
+// ---- routes of a program's own ----
+
+/// Bytes of the body of a response that a route makes.
+pub const RESPONSE_BODY_BYTES_MAX: usize = 1024 * 1024;
+
+// ---- test endpoints ----
+
+/// Times in the query of a test endpoint, such as `/delay?ms=`: a minute.
+pub const ENDPOINT_MS_MAX: u64 = 60_000;
+/// Messages that wait in `/delay` before their sender is read no further.
+pub const DELAYED_MESSAGES_MAX: usize = 1_024;
+/// Bytes of them, likewise.
+pub const DELAYED_BYTES_MAX: usize = 256 * 1024;
+/// Messages a second of `/source`.
+pub const SOURCE_RATE_MAX: u64 = 100_000;
+/// Bytes of a message of `/source`.
+pub const SOURCE_BYTES_MAX: u64 = 1024 * 1024;
+/// Messages that `/source` sends in one turn, so that it does not hold up others.
+pub const SOURCE_MESSAGES_PER_TURN: u32 = 256;
+/// How often `/source` wakes up, at most: what is due within it is sent together.
+pub const SOURCE_TICK: Nanos = MILLISECOND;
+/// Frames of a message of `/fragment`.
+pub const FRAGMENTS_MAX: u64 = 1_024;
+/// Pings a second of `/ping-storm`.
+pub const PING_STORM_RATE_MAX: u64 = 1_000;
+/// Bytes a second of `/slow-read`, at least: a receive's worth must not take hours.
+pub const SLOW_READ_BYTES_PER_S_MIN: u64 = 64;
+/// Bytes a second of `/slow-read`, at most.
+pub const SLOW_READ_BYTES_PER_S_MAX: u64 = 1 << 30;
+/// Messages after which `/abort` ends the stream and `/sink` reports, at most.
+pub const ENDPOINT_MESSAGES_MAX: u64 = 1_000_000;
+/// Bytes of a wrong parameter that are repeated in the answer.
+pub const SHOWN_PARAMETER_BYTES_MAX: usize = 64;
 
 // ---- control plane ----
 
@@ -136,6 +203,25 @@ pub const SNAPSHOT_TIMEOUT: Nanos = 2 * SECOND;
 pub const CONN_BUFFER_BYTES_DEFAULT: usize = 4096;
 /// Sets of buffers that a pool shared by async connections keeps for the next one that needs them.
 pub const BUFFERS_KEPT_MAX: usize = 64;
+
+// ---- the proxy ----
+
+/// From choosing a server to a connection with it, TLS included.
+pub const UPSTREAM_CONNECT_TIMEOUT: Nanos = 5 * SECOND;
+/// From a request to the head of its response, an upgrade's included.
+pub const UPSTREAM_RESPONSE_TIMEOUT: Nanos = 60 * SECOND;
+/// Time without a byte in either direction after which a proxied connection is closed. Peers that ping, as browsers'
+/// servers do every half minute or so, never come near it.
+pub const PROXY_IDLE_TIMEOUT: Nanos = 300 * SECOND;
+/// Time between two checks of a server's health.
+pub const HEALTH_INTERVAL: Nanos = 5 * SECOND;
+/// Bytes of a message that the proxy inflates; others pass through it whatever their length.
+pub const RECODED_MESSAGE_BYTES_DEFAULT: u64 = 1024 * 1024;
+
+// ---- recordings ----
+
+/// Bytes of frames that wait to be written to a recording; past it, relaying pauses until the disk has caught up.
+pub const RECORDING_QUEUE_BYTES: usize = 8 * 1024 * 1024;
 
 // ---- sockets and descriptors ----
 

@@ -17,6 +17,10 @@ pub struct Counters {
     pub dialled: u64,
     /// Handshakes that ended in a 101, either role.
     pub opened: u64,
+    /// TLS handshakes that came to their end, either role.
+    pub tls_handshakes: u64,
+    /// Those of them that resumed an earlier session.
+    pub tls_resumed: u64,
     /// Messages read to their last byte.
     pub messages_in: u64,
     /// Messages queued or sent, the copies of a broadcast counted each.
@@ -43,6 +47,10 @@ pub struct Counters {
     pub answers: BTreeMap<u16, u64>,
     /// Failures to accept.
     pub accept_failures: u64,
+    /// Connections that their handler's error or panic closed.
+    pub handler_failures: u64,
+    /// Those of them that were panics.
+    pub handler_panics: u64,
 }
 
 /// A shard's state at one moment between two turns.
@@ -79,6 +87,8 @@ impl Counters {
             accepted,
             dialled,
             opened,
+            tls_handshakes,
+            tls_resumed,
             messages_in,
             messages_out,
             bytes_in,
@@ -92,11 +102,15 @@ impl Counters {
             refusals,
             answers,
             accept_failures,
+            handler_failures,
+            handler_panics,
         } = other;
         for (sum, part) in [
             (&mut self.accepted, accepted),
             (&mut self.dialled, dialled),
             (&mut self.opened, opened),
+            (&mut self.tls_handshakes, tls_handshakes),
+            (&mut self.tls_resumed, tls_resumed),
             (&mut self.messages_in, messages_in),
             (&mut self.messages_out, messages_out),
             (&mut self.bytes_in, bytes_in),
@@ -106,6 +120,8 @@ impl Counters {
             (&mut self.mailbox_full, mailbox_full),
             (&mut self.turns, turns),
             (&mut self.accept_failures, accept_failures),
+            (&mut self.handler_failures, handler_failures),
+            (&mut self.handler_panics, handler_panics),
         ] {
             *sum += part;
         }

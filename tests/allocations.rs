@@ -13,7 +13,7 @@ use echoring::driver::{Features, Options};
 use echoring::limits::{LOG_SEGMENT_BYTES, MESSAGE_BYTES_DEFAULT, QUEUE_BYTES_DEFAULT};
 use echoring::protocol::deflate::{Deflater, Direction, Preferences};
 use echoring::protocol::handshake::OriginPolicy;
-use echoring::server::Service;
+use echoring::server::{Disposition, Failure, Handler, Message, Remote, Route, Routes, Service};
 use echoring::shard::{Allowance, Config, Mailboxes, Shard};
 
 /// The system's allocator, counting what this thread asks for.
@@ -89,8 +89,9 @@ impl World {
         let preferences = Preferences { server: direction, client: direction };
         let compression = Some(Compression { preferences, ..Compression::default() });
         let connection = connection::Config { compression, ..connection::Config::default() };
-        let config = Config { connection, connections: 64, seed: 1 };
-        let service = Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_DEFAULT, QUEUE_BYTES_DEFAULT);
+        let config = Config { connection, connections: 64, security: Default::default(), seed: 1 };
+        let service = Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_DEFAULT, QUEUE_BYTES_DEFAULT)
+            .with_routes(parrots());
         let mailboxes = Mailboxes::connect(1, 0).remove(0);
         let allowance = Allowance { pool: used_pool(), ..Allowance::standalone(64) };
         let mut shard = Shard::new(driver, service, config, allowance, mailboxes);
@@ -226,6 +227,53 @@ fn an_echoed_message_allocates_nothing() {
         let allocations = allocations_of(|| world.echo_rounds(ROUNDS, &frames, reply_bytes));
         let messages = ROUNDS * CONNECTIONS * depth;
         assert_eq!(allocations, 0, "for {messages} messages of {payload_bytes} B, {depth} at a time");
+    }
+}
+
+/// Sends messages back: itself, or by saying so. It looks at their text, and has itself woken again and again.
+struct Parrot {
+    by_copy: bool,
+}
+
+impl Handler for Parrot {
+    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+        remote.wake_at(remote.now() + 1_000_000);
+        if !self.by_copy {
+            return Ok(Disposition::Echo);
+        }
+        let text = message.text().ok_or(std::fmt::Error)?;
+        remote.send_text(text)?;
+        Ok(Disposition::Done)
+    }
+
+    fn timer(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+        remote.wake_at(remote.now() + 1_000_000);
+        Ok(())
+    }
+}
+
+fn parrots() -> Routes {
+    let mut routes = Routes::default();
+    routes.add(Route::new("/handled", |_| Ok(Parrot { by_copy: false })));
+    routes.add(Route::new("/handled/copied", |_| Ok(Parrot { by_copy: true })));
+    routes
+}
+
+#[test]
+fn a_message_to_a_handler_allocates_nothing() {
+    for path in ["/handled", "/handled/copied"] {
+        for (payload_bytes, depth) in [(16, 1), (16, 16), (1 << 10, 1), (1 << 10, 16), (16 << 10, 1)] {
+            let mut world = World::new(path);
+            let frame = text_frame(payload_bytes);
+            let (frames, reply_bytes) = (frame.repeat(depth), (frame.len() - KEY.len()) * depth);
+            world.echo_rounds(WARM_UP_ROUNDS, &frames, reply_bytes);
+            let stretch = ROUNDS / STRETCHES;
+            // Buffers that nobody needed for a second are freed, and taken anew; most stretches see nothing of it.
+            let allocations = (0..STRETCHES)
+                .map(|_| allocations_of(|| world.echo_rounds(stretch, &frames, reply_bytes)))
+                .min();
+            assert_eq!(allocations, Some(0), "{path}: messages of {payload_bytes} B, {depth} at a time");
+        }
     }
 }
 

@@ -475,6 +475,7 @@ impl Serve {
             address: self.address,
             authority: self.address.to_string(),
             path: None,
+            security: None,
         };
         let plan = Plan { target, workloads: vec![workload], means };
         let mut outcomes = load::run(plan, &mut |moment| look(moment.stage)).expect("it can be reached");

@@ -13,6 +13,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use self::outputs::Outputs;
@@ -23,6 +25,7 @@ use crate::load::{
 };
 use crate::protocol::url::Url;
 use crate::server::{self, ListenAddress, Server};
+use crate::tls::{self, Trust};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -32,6 +35,8 @@ Examples:
       1,000 connections, each with one message under way
   echoring bench ws://127.0.0.1:9001/echo --rate 50000 --json run.json
       50,000 messages a second whatever comes back: latency counts from when each should have left
+  echoring bench wss://localhost:9443 --ca-file ca.pem
+      through TLS
   echoring bench ws://127.0.0.1:9001 --mode broadcast -c 1001 --depth 8
       one publisher, 1,000 subscribers, 8 messages on their way to all of them
   echoring bench --kind json --message-bytes 1KiB --compress on
@@ -60,7 +65,7 @@ const THREADS_MAX: usize = 1_024;
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The server to measure, ws://HOST:PORT[/PATH]; {topic} in the path stands for a topic's name
+    /// The server to measure, ws://HOST:PORT[/PATH] or wss://…; {topic} in the path stands for a topic's name
     /// [default: a server that this process starts]
     #[arg(value_name = "URL")]
     url: Option<String>,
@@ -133,6 +138,15 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     hgrm: Option<PathBuf>,
 
+    /// Certificates (PEM) that a wss:// server's must be vouched for by, instead of the system's roots
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
+    ca_file: Option<PathBuf>,
+
+    /// Believe any certificate of a wss:// server: for tests of servers that nobody vouches for, never where
+    /// others could get in between
+    #[arg(long)]
+    insecure: bool,
+
     /// The server's process: its CPU time and memory become part of the results
     #[arg(long, value_name = "PID", requires = "url")]
     server_pid: Option<u32>,
@@ -183,7 +197,16 @@ enum Switch {
 impl Args {
     /// Resolves the flags. Names are looked up here, so that a wrong one is told before anything starts.
     fn validate(self, stop: Arc<AtomicBool>, descriptors: u64) -> Result<(Plan, Outputs), Failure> {
-        let target = self.url.as_deref().map(resolve).transpose()?;
+        let trust = match (&self.ca_file, self.insecure) {
+            (Some(file), _) => Trust::CaFile(file.clone()),
+            (None, true) => Trust::Insecure,
+            (None, false) => Trust::System,
+        };
+        let target = self.url.as_deref().map(|url| resolve(url, &trust)).transpose()?;
+        if trust != Trust::System && target.as_ref().is_none_or(|place| place.security.is_none()) {
+            let flag = if self.insecure { "--insecure" } else { "--ca-file" };
+            return Err(usage(flag, "only for wss:// URLs"));
+        }
         let offered = self.compress.clone().map_or_else(load::Compress::off, |Compression(offered)| offered);
         let workloads = self.workloads(target.as_ref().and_then(|place| place.path.as_deref()), &offered)?;
         let sources = self.sources(target.as_ref().map(|place| place.address.ip()))?;
@@ -221,6 +244,7 @@ impl Args {
                 address: place.address,
                 authority: place.authority,
                 path: place.path,
+                security: place.security,
             },
             None => {
                 let message_bytes = workloads.iter().map(|load| load.message_bytes.1).max().unwrap_or(0);
@@ -334,13 +358,12 @@ struct Place {
     address: SocketAddr,
     authority: String,
     path: Option<String>,
+    security: Option<(Arc<ClientConfig>, ServerName<'static>)>,
 }
 
-fn resolve(text: &str) -> Result<Place, Failure> {
+fn resolve(text: &str, trust: &Trust) -> Result<Place, Failure> {
     let url = Url::parse(text).map_err(|wrong| usage("URL", &wrong.to_string()))?;
-    if url.secure {
-        return Err(usage("URL", "wss:// is not supported, use ws://"));
-    }
+    let security = if url.secure { Some(secure(&url.host, trust)?) } else { None };
     let address = (url.host.as_str(), url.port)
         .to_socket_addrs()
         .ok()
@@ -351,7 +374,15 @@ fn resolve(text: &str) -> Result<Place, Failure> {
     let authority = url.authority();
     // A URL that ends behind its port leaves the path to the mode; one that says `/` means it.
     let has_path = text.split_once("://").is_some_and(|(_, rest)| rest.contains(['/', '?']));
-    Ok(Place { text: text.to_owned(), address, authority, path: has_path.then_some(url.path) })
+    Ok(Place { text: text.to_owned(), address, authority, path: has_path.then_some(url.path), security })
+}
+
+/// What `wss://` takes besides: whom to believe, and whose certificate it has to be.
+fn secure(host: &str, trust: &Trust) -> Result<(Arc<ClientConfig>, ServerName<'static>), Failure> {
+    let name = ServerName::try_from(host.to_owned())
+        .map_err(|_| usage("URL", "no certificate can be for that host: give a name or an address"))?;
+    let config = tls::client_config(trust).map_err(|error| Failure::Environment(error.to_string()))?;
+    Ok((config, name))
 }
 
 /// Starts the server that is measured when no URL is given: one shard for each of `cpus`, echo and broadcast
@@ -503,7 +534,11 @@ mod tests {
     fn a_wrong_argument_is_explained_in_one_line_that_names_it() {
         for (words, named) in [
             (&["http://127.0.0.1"][..], "URL"),
-            (&["wss://127.0.0.1"], "wss://"),
+            (&["wss://no_such host"], "URL"),
+            (&["wss://127.0.0.1", "--ca-file", "/nowhere/ca.pem"], "/nowhere/ca.pem"),
+            (&["wss://127.0.0.1", "--ca-file", "x", "--insecure"], "--insecure"),
+            (&[URL, "--insecure"], "--insecure"),
+            (&["--ca-file", "x"], "--ca-file"),
             (&[URL, "--depth", "0"], "--depth"),
             (&[URL, "--rate", "0"], "--rate"),
             (&[URL, "--depth", "2", "--rate", "5"], "--rate"),
@@ -538,8 +573,9 @@ mod tests {
 
     #[test]
     fn the_path_of_the_url_is_kept_only_when_it_is_there() {
-        let path = |text| resolve(text).map(|place| place.path).map_err(|_| ());
+        let path = |text| resolve(text, &Trust::Insecure).map(|place| place.path).map_err(|_| ());
         assert_eq!(path("ws://127.0.0.1:1"), Ok(None));
+        assert_eq!(path("wss://127.0.0.1:1"), Ok(None));
         assert_eq!(path("ws://127.0.0.1:1/"), Ok(Some("/".to_owned())));
         assert_eq!(path("ws://127.0.0.1:1/a?b=c"), Ok(Some("/a?b=c".to_owned())));
     }

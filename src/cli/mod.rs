@@ -12,6 +12,7 @@
 pub mod bench;
 mod compress;
 mod environment;
+mod proxy;
 mod serve;
 mod signals;
 pub mod values;
@@ -55,6 +56,7 @@ Examples:
   echoring serve                                  echo and broadcast on ws://127.0.0.1:9001
   echoring serve --listen 0.0.0.0:9001 --allow-origin https://app.example
   echoring bench                                  measure echo and broadcast of an embedded server
+  echoring proxy --upstream ws://127.0.0.1:8002   a reverse proxy for HTTP and WebSockets
   echoring completions bash > /etc/bash_completion.d/echoring
   echoring man | man -l -
 
@@ -81,6 +83,8 @@ enum Command {
     Serve(serve::Args),
     /// Measure a server: latency, throughput and integrity under a load of its own
     Bench(bench::Args),
+    /// Pass HTTP and WebSockets on to other servers, and record them
+    Proxy(proxy::Args),
     /// Print a completion script for a shell
     Completions {
         /// The shell to write it for
@@ -111,6 +115,7 @@ where
     let done = match cli.command {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Bench(arguments) => Ok(bench::run(arguments)),
+        Command::Proxy(arguments) => proxy::run(arguments),
         Command::Completions { shell } => print_completions(shell),
         Command::Man { command } => print_manual(command.as_deref()),
     };

@@ -17,6 +17,7 @@ use crate::control::Control;
 use crate::limits;
 use crate::protocol::handshake::{OriginPolicy, SubprotocolPreference};
 use crate::server::{Config, DriverChoice, Handle, ListenAddress, Server};
+use crate::tls;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -28,6 +29,7 @@ Examples:
       one shard on CPU 0, on a free port that the `listening` line tells
   echoring serve --max-message 1MiB --queue-bytes 4MiB --log warn
   echoring serve --compress on
+  echoring serve --listen 0.0.0.0:443 --tls-cert fullchain.pem --tls-key key.pem
   echoring serve --compress 'server_max_window_bits=12; client_no_context_takeover; level=3'
 
 Bytes take KiB, MiB and GiB; times take ms, s, m and h.";
@@ -100,6 +102,14 @@ pub(super) struct Args {
     )]
     subprotocol_preference: Preference,
 
+    /// Speak TLS with this certificate: a PEM file, followed by those that vouch for it
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+
+    /// The private key of --tls-cert: a PEM file
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+
     /// Time from accepting a connection to the end of its handshake [default: 5s]
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     handshake_timeout: Option<Duration>,
@@ -111,6 +121,11 @@ pub(super) struct Args {
     /// A set of defaults; flags given beside it win
     #[arg(long, value_enum, default_value = "default")]
     profile: Profile,
+
+    /// Leave out the endpoints for test harnesses, such as /delay, /close and /source, by which anybody can keep the
+    /// server busy
+    #[arg(long)]
+    no_test_endpoints: bool,
 
     /// Share the port with another server that is being replaced, instead of refusing to start
     #[arg(long)]
@@ -145,7 +160,7 @@ impl FromStr for Admin {
 
 /// An address with its port. Names are not looked up: what a server listens on should not depend on a
 /// resolver; `localhost` is understood because everybody types it.
-fn socket_address(word: &str) -> Result<SocketAddr, String> {
+pub(super) fn socket_address(word: &str) -> Result<SocketAddr, String> {
     if let Some(port) = word.strip_prefix("localhost:")
         && let Ok(port) = port.parse()
     {
@@ -156,7 +171,7 @@ fn socket_address(word: &str) -> Result<SocketAddr, String> {
 
 /// `--shards`, wrapped because clap gives `Option` a meaning of its own.
 #[derive(Debug, Clone, Copy)]
-struct Shards(Option<usize>);
+pub(super) struct Shards(pub(super) Option<usize>);
 
 impl FromStr for Shards {
     type Err = String;
@@ -179,7 +194,7 @@ impl FromStr for CpuList {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Driver {
+pub(super) enum Driver {
     /// io_uring where the kernel has it and allows it, else epoll
     Auto,
     /// io_uring, or exit code 3
@@ -264,6 +279,12 @@ impl Args {
                 &format!("{admin} is taken by --listen; give another port, or off"),
             ));
         }
+        let tls = match (self.tls_cert, self.tls_key) {
+            (Some(cert), Some(key)) => Some(
+                tls::server_config(&cert, &key).map_err(|error| Failure::Environment(error.to_string()))?,
+            ),
+            _ => None,
+        };
         let server = Config {
             listen,
             shards: self.shards.0,
@@ -275,6 +296,7 @@ impl Args {
             memory_budget_bytes: memory_budget,
             compression: compress.compression,
             compression_bytes: compress.memory_bytes,
+            tls,
             origins: origin_policy(self.allow_origin),
             subprotocols: static_names(self.subprotocol),
             subprotocol_preference: self.subprotocol_preference.into(),
@@ -285,6 +307,7 @@ impl Args {
             },
             autotune_sockets: self.profile == Profile::Benchmark,
             takeover: self.takeover,
+            test_endpoints: !self.no_test_endpoints,
             ..Config::default()
         };
         Ok(Settings { server, admin: self.admin, log: self.log })
@@ -376,6 +399,7 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     // From here on a signal is a drain and no longer sudden death.
     let signals = Signals::listen().map_err(|error| forbidden("signals cannot be handled", &error))?;
     let admin = bind_admin(settings.admin)?;
+    let scheme = if settings.server.tls.is_some() { "wss" } else { "ws" };
     let server = Server::start(settings.server).map_err(|error| Failure::Environment(error.to_string()))?;
     let control = match admin {
         Some(listener) => Some(
@@ -386,7 +410,7 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
         None => None,
     };
     drain_on_signal(signals, server.handle(), control.clone());
-    print_listening(&server);
+    print_listening(&server, scheme);
     let ended = server.join();
     match ended {
         Ok(_) => {
@@ -414,13 +438,13 @@ fn bind_admin(admin: Admin) -> Result<Option<TcpListener>, Failure> {
 }
 
 /// One line per listener, flushed: scripts wait for it.
-fn print_listening(server: &Server) {
+fn print_listening(server: &Server, scheme: &str) {
     let (driver, shards, pid) = (server.driver().name, server.shards(), std::process::id());
     let mut stdout = io::stdout().lock();
     for address in server.addresses() {
         let url = match address {
-            ListenAddress::Tcp(address) => format!("ws://{address}"),
-            ListenAddress::Unix(path) => format!("ws+unix:{}", path.display()),
+            ListenAddress::Tcp(address) => format!("{scheme}://{address}"),
+            ListenAddress::Unix(path) => format!("{scheme}+unix:{}", path.display()),
         };
         // Nobody reading is no reason to stop serving.
         let _ = writeln!(stdout, "listening {url} driver={driver} shards={shards} pid={pid}");

@@ -34,6 +34,8 @@ pub enum Cause {
     Gone,
     /// The transport failed.
     Failed(io::ErrorKind),
+    /// TLS below failed, in the words of who noticed.
+    Tls(TlsFault, String),
     /// The node's memory was spent.
     OutOfMemory,
 }
@@ -52,7 +54,30 @@ impl Cause {
             Cause::PongTimeout => "pong-timeout",
             Cause::Gone => "gone",
             Cause::Failed(_) => "failed",
+            Cause::Tls(fault, _) => fault.name(),
             Cause::OutOfMemory => "out-of-memory",
+        }
+    }
+}
+
+/// What of TLS failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TlsFault {
+    /// The two did not agree, one is not who it should be, or what came is not TLS.
+    Handshake,
+    /// The peer gave up, with an alert.
+    Alert,
+    /// A record was forged, damaged or malformed.
+    Record,
+}
+
+impl TlsFault {
+    /// A short name for counters and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            TlsFault::Handshake => "tls-handshake",
+            TlsFault::Alert => "tls-alert",
+            TlsFault::Record => "tls-record",
         }
     }
 }
@@ -191,6 +216,15 @@ impl Connection {
         dropped
     }
 
+    /// Ends the stream without a Close frame, behind what is queued: for tests of what peers make of that. The peer sees
+    /// 1006. Does nothing when the end has begun.
+    pub fn hang_up(&mut self, env: &Env<'_>) {
+        if self.is_open() {
+            let closed = Closed::new(CloseCode::ABNORMAL, Cause::Local);
+            self.finish(closed, env.now + env.config.close_timeout);
+        }
+    }
+
     /// The peer broke a rule: a Close frame says which, and nothing more of the peer is read.
     #[cold]
     pub(super) fn offend(&mut self, run: &mut Run, offence: Offence, env: &mut Env<'_>) {
@@ -277,6 +311,7 @@ impl Connection {
             debug_assert!(self.assembly.is_none(), "no message comes before the handshake");
             self.assembly = Some(head);
         }
+        self.held_up = false;
         self.phase = Phase::Ending(Ending { stage, closed: Box::new(closed), until, fate, was_open });
         self.deadline_moved = true;
     }
@@ -288,8 +323,30 @@ impl Connection {
         self.abort();
     }
 
+    /// TLS below failed. What is queued cannot be sent any more; an alert of the transport's own may.
+    #[cold]
+    pub fn tls_failed(&mut self, fault: TlsFault, detail: String, env: &mut Env<'_>) {
+        self.outbox.clear(env.pool);
+        let closed = match &self.phase {
+            Phase::Ending(ending) => (*ending.closed).clone(),
+            _ => Closed::new(CloseCode::ABNORMAL, Cause::Tls(fault, detail)),
+        };
+        self.half_close(closed, env);
+    }
+
+    /// What is queued cannot be sent: the transport never came to carry it.
+    pub fn drop_queue(&mut self, env: &mut Env<'_>) {
+        self.outbox.clear(env.pool);
+    }
+
+    /// Whether what arrives is looked at; else it is thrown away, whatever it is.
+    #[inline]
+    pub fn reads(&self) -> bool {
+        !matches!(&self.phase, Phase::Ending(ending) if !ending.reads_frames())
+    }
+
     /// Whether the transport is to be closed without waiting for what is queued.
-    pub(super) fn is_cut(&self) -> bool {
+    pub fn is_cut(&self) -> bool {
         matches!(&self.phase, Phase::Ending(Ending { fate: Some(Fate::Abort), .. }))
     }
 
@@ -385,10 +442,10 @@ impl Connection {
         }
     }
 
-    /// While a send is unfinished the peer's silence proves nothing: we may not be reading, and it may be
-    /// busy reading what it has.
+    /// While a send is unfinished, or we hold the peer up, its silence proves nothing: we may not be reading, and it
+    /// may be busy reading what it has.
     fn liveness_deadline(&self, config: &super::Config) -> Nanos {
-        if config.ping_interval == 0 || self.outbox.is_blocked() {
+        if config.ping_interval == 0 || self.outbox.is_blocked() || self.held_up {
             return Nanos::MAX;
         }
         let wait = if self.pinged { config.pong_timeout } else { 0 };

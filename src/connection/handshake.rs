@@ -9,7 +9,7 @@ use crate::protocol::{CloseCode, Role};
 
 const HEAD_END: &[u8] = b"\r\n\r\n";
 
-/// Bytes that a response may take; its head is ours and its body is static.
+/// Bytes of a response's head without the lines that its author adds.
 const RESPONSE_HEAD_BYTES_MAX: usize = 1024;
 
 /// Bytes of a 101 without the subprotocol's name: 129, 26 for its field, and up to 157 for the extension's.
@@ -17,15 +17,15 @@ const ACCEPT_BYTES: usize = 320;
 
 /// What a server says besides switching protocols.
 #[derive(Clone, Copy, Debug)]
-pub struct Reply {
+pub struct Reply<'a> {
     /// Such as 200.
     pub status: u16,
     /// Such as `text/plain`.
-    pub content_type: &'static str,
+    pub content_type: &'a str,
     /// Further header lines, each ended by CRLF.
-    pub headers: &'static str,
+    pub headers: &'a str,
     /// The body.
-    pub body: &'static [u8],
+    pub body: &'a [u8],
     /// The request was HEAD: everything but the body is sent.
     pub head_only: bool,
 }
@@ -147,15 +147,32 @@ impl Connection {
         whole: bool,
         env: &mut Env<'_>,
     ) -> Result<(), OutOfMemory> {
+        self.accept_with(key, subprotocol, &[], whole, env)
+    }
+
+    /// [`accept`](Connection::accept) with further fields, names and values, see [`check_field`](handshake::check_field).
+    ///
+    /// # Errors
+    /// When the node's memory is spent.
+    pub fn accept_with(
+        &mut self,
+        key: Option<[u8; 24]>,
+        subprotocol: Option<&str>,
+        fields: &[(String, String)],
+        whole: bool,
+        env: &mut Env<'_>,
+    ) -> Result<(), OutOfMemory> {
         let key = match &self.phase {
             Phase::Head { .. } => key,
             Phase::Deciding { key, .. } => Some(**key),
             Phase::Open | Phase::Ending(_) => return Ok(()),
         };
         let Some(key) = key else { return Ok(()) };
-        let head_bytes = ACCEPT_BYTES + subprotocol.map_or(0, str::len);
+        let fields_bytes: usize = fields.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
+        let head_bytes = ACCEPT_BYTES + subprotocol.map_or(0, str::len) + fields_bytes;
         let mut head = env.pool.get(head_bytes).ok_or(OutOfMemory)?;
-        handshake::write_accept(head.vec(), &key, subprotocol, self.agreement());
+        let fields = fields.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        handshake::write_accept_with(head.vec(), &key, subprotocol, self.agreement(), fields);
         self.outbox.push(head);
         self.delivery = Delivery::of(whole);
         self.open();
@@ -178,7 +195,7 @@ impl Connection {
     }
 
     /// Queues a complete response; the connection ends behind it.
-    pub fn respond(&mut self, reply: &Reply, env: &mut Env<'_>) {
+    pub fn respond(&mut self, reply: &Reply<'_>, env: &mut Env<'_>) {
         let Reply { status, content_type, headers, body, head_only } = *reply;
         let head = env.pool.get(RESPONSE_HEAD_BYTES_MAX + headers.len() + body.len());
         self.end_with_response(

@@ -45,7 +45,7 @@ use crate::protocol::deflate::Agreement;
 use crate::protocol::frame::{HEADER_BYTES_MAX, Header, Opcode};
 use crate::protocol::handshake::{Dial, Refusal, Response};
 
-pub use closing::{Cause, CloseFrame, Closed, Fate};
+pub use closing::{Cause, CloseFrame, Closed, Fate, TlsFault};
 pub use compression::{Codecs, Compressed, Compression};
 pub use handshake::Reply;
 pub use outbox::OutOfMemory;
@@ -464,7 +464,8 @@ impl Connection {
         self.send_fragment(kind, true, true, payload, env)
     }
 
-    /// Queues a part of a message as one frame that is not compressed. No other message may begin before its last.
+    /// Queues a part of a message as one frame that is not compressed: the `first` names the kind, the `last` ends the
+    /// message (RFC 6455, 5.4). Until then the caller queues no other message.
     ///
     /// # Errors
     /// When the node's memory is spent.
@@ -498,6 +499,15 @@ impl Connection {
     pub fn ping(&mut self, payload: &[u8], env: &mut Env<'_>) -> Result<(), OutOfMemory> {
         let key = self.key(env);
         self.outbox.control(env.pool, Opcode::Ping, key, payload, limits::QUEUED_PONGS_MAX)
+    }
+
+    /// Queues a ping behind what is queued, the response to the request being perhaps part of it.
+    ///
+    /// # Errors
+    /// When the node's memory is spent.
+    pub fn ping_behind(&mut self, payload: &[u8], env: &mut Env<'_>) -> Result<(), OutOfMemory> {
+        let key = self.key(env);
+        self.outbox.frame(env.pool, &Header::new(Opcode::Ping, true, key, payload.len()), payload)
     }
 
     /// Queues a pong, in front of data. Past a number of queued ones only the latest is kept (RFC 6455, 5.5.3).
@@ -627,9 +637,16 @@ impl Connection {
     }
 
     /// Asks for no more messages, or for more again. What is under way still comes, see
-    /// [`Driver::pause`](crate::driver::Driver::pause).
-    pub fn hold_up(&mut self, held_up: bool) {
-        self.held_up = held_up;
+    /// [`Driver::pause`](crate::driver::Driver::pause). Does nothing once the end has begun, since the peer's Close frame
+    /// must be read.
+    pub fn hold_up(&mut self, held_up: bool, now: Nanos) {
+        if self.held_up && !held_up {
+            // Whether the peer is alive could not be heard meanwhile.
+            self.heard_at = now;
+            self.pinged = false;
+            self.deadline_moved = true;
+        }
+        self.held_up = held_up && !self.is_ending();
     }
 
     /// Whether reading is, or is about to be, paused.

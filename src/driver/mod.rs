@@ -133,6 +133,11 @@ pub enum Event {
         /// Which connection.
         token: Token,
     },
+    /// The answer to [`Driver::find_address`]; [`Driver::address`] tells it until the next turn begins.
+    Addressed {
+        /// Whose address was asked for.
+        token: Token,
+    },
     /// Somebody used a [`Waker`].
     Woken,
     /// Accepting stopped for a reason other than our own wish (descriptors, memory). It is tried again by
@@ -311,6 +316,14 @@ pub trait Driver: Sized {
     /// When no socket could be made: descriptors, slots or local ports are used up.
     fn connect(&mut self, address: SocketAddr, source: Option<SocketAddr>) -> io::Result<Token>;
 
+    /// Asks who is at the other end of `token`. `Addressed` follows, unless the connection fails or is closed
+    /// before. It costs system calls of its own: only for those who need to know.
+    fn find_address(&mut self, token: Token);
+
+    /// The peer's address, between the `Addressed` of `token` and the next turn. `None` for a socket in the file
+    /// system, where the kernel cannot tell ([`Features::FD_INSTALL`]), and at any other time.
+    fn address(&self, token: Token) -> Option<SocketAddr>;
+
     /// A handle by which any thread ends this driver's wait. Waking a driver that does not wait makes its
     /// next turn return at once.
     fn waker(&self) -> Waker;
@@ -322,6 +335,7 @@ pub trait Driver: Sized {
     fn describe(&self) -> Description;
 }
 
+mod addresses;
 mod clock;
 mod regions;
 mod waker;

@@ -6,6 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+
 use super::payload::{CONNECTIONS_MAX, Form, Payloads, Style};
 use super::schedule::RATE_MAX;
 use crate::connection::Compression;
@@ -89,6 +92,8 @@ pub enum Target {
         authority: String,
         /// Path and query, `None` when the URL ends behind the authority.
         path: Option<String>,
+        /// What TLS is spoken with, and the name that the certificate has to be for; `None` for a plain server.
+        security: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     },
     /// A server in this process.
     Embedded(Box<StartServer>),

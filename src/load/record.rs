@@ -56,6 +56,8 @@ pub struct Record {
     pub broadcast: Option<Broadcast>,
     /// What compression did; only where it was offered.
     pub compression: Option<Compression>,
+    /// The TLS handshakes; only where the server speaks TLS.
+    pub tls: Option<Tls>,
     /// What is wrong with the messages, over the whole run with warm-up and drain.
     pub integrity: Integrity,
     /// How the connections fared.
@@ -212,6 +214,15 @@ pub struct Compression {
     pub bytes_out: u64,
     /// Their payloads before, in bytes.
     pub bytes_out_plain: u64,
+}
+
+/// The TLS handshakes of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tls {
+    /// Those that came to their end.
+    pub handshakes: u64,
+    /// Of those, handshakes that resumed a session of an earlier connection.
+    pub resumed: u64,
 }
 
 /// How the connections of a run fared.

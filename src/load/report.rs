@@ -48,6 +48,8 @@ pub(super) fn write(
             published: tally.sent,
         }),
         compression: load.compress.compression.map(|_| describe_compression(tally)),
+        tls: (tally.tls_handshakes > 0)
+            .then_some(record::Tls { handshakes: tally.tls_handshakes, resumed: tally.tls_resumed }),
         integrity: tally.integrity,
         connections: record::Connections { opened: tally.opened, ended_early: tally.ended_early },
         errors: tally.errors.clone(),

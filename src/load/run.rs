@@ -10,6 +10,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use rustls::ClientConfig;
+use rustls::client::Resumption;
+use rustls::pki_types::ServerName;
 
 use super::client::Client;
 use super::meter::Meter;
@@ -25,7 +28,7 @@ use crate::driver::uring::Uring;
 use crate::driver::{Description, Driver, Features, Options, Waker};
 use crate::limits::{COMPRESSION_LEASE_BYTES, MESSAGE_BYTES_DEFAULT, MILLISECOND, QUEUE_BYTES_DEFAULT};
 use crate::protocol::handshake::Dial;
-use crate::shard::{Allowance, Config, Mailboxes, Shard};
+use crate::shard::{Allowance, Config, Mailboxes, Security, Shard};
 
 /// An open loop whose p99 lateness is above this measured the generator, not the server.
 pub const LATENESS_NS_MAX: u64 = MILLISECOND;
@@ -39,6 +42,8 @@ const DESCRIPTORS_SPARE: u64 = 64;
 const QUEUE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Bytes of a mailbox between threads: its messages carry none.
 const MAILBOX_BYTES: usize = 64;
+/// Servers whose TLS sessions a thread remembers; a run has one.
+const SESSIONS: usize = 8;
 /// Addresses of 127.0.0.0/24 that connections may be spread over.
 const LOOPBACK_ADDRESSES_MAX: usize = 254;
 
@@ -112,14 +117,21 @@ pub fn run(plan: Plan, show: &mut dyn FnMut(&Moment<'_>)) -> Result<Vec<Outcome>
     let Plan { target, workloads, means } = plan;
     let before = host::thread_ids(std::process::id()).unwrap_or_default();
     let (place, stop) = match target {
-        Target::Url { text, address, authority, path } => {
-            (Place { text, address, authority, path, embedded: false }, None)
+        Target::Url { text, address, authority, path, security } => {
+            (Place { text, address, authority, path, security, embedded: false }, None)
         }
         Target::Embedded(start) => {
             let server = start(&means.server_cpus)?;
             let (text, authority) = ("embedded".to_owned(), server.address.to_string());
             (
-                Place { text, address: server.address, authority, path: None, embedded: true },
+                Place {
+                    text,
+                    address: server.address,
+                    authority,
+                    path: None,
+                    security: None,
+                    embedded: true,
+                },
                 Some(server.stop),
             )
         }
@@ -150,6 +162,7 @@ struct Place {
     address: SocketAddr,
     authority: String,
     path: Option<String>,
+    security: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     embedded: bool,
 }
 
@@ -240,7 +253,7 @@ impl Crew {
                 shared: shared.clone(),
                 thread,
                 cpu: (!means.cpus.is_empty()).then(|| means.cpus[thread % means.cpus.len()]),
-                config: config(shared, &place.authority, thread),
+                config: config(shared, place, thread),
                 mailboxes: mailboxes.next().expect("one for each thread"),
                 contexts: Lease::new(contexts.clone(), COMPRESSION_LEASE_BYTES),
                 tell,
@@ -359,11 +372,13 @@ impl Seat {
         let (client, snapshot) = shard.run()?;
         let mut tally = client.into_tally();
         tally.compressed = snapshot.compressed;
+        tally.tls_handshakes = snapshot.counters.tls_handshakes;
+        tally.tls_resumed = snapshot.counters.tls_resumed;
         Ok(tally)
     }
 }
 
-fn config(shared: &Shared, authority: &str, thread: usize) -> Config {
+fn config(shared: &Shared, place: &Place, thread: usize) -> Config {
     let load = &shared.load;
     let message_bytes = load.message_bytes.1 as u64;
     let depth = match load.pace {
@@ -374,7 +389,7 @@ fn config(shared: &Shared, authority: &str, thread: usize) -> Config {
     let flight = depth * (message_bytes + 14);
     let queue_bytes = flight.clamp(u64::from(QUEUE_BYTES_DEFAULT), QUEUE_BYTES_MAX) as u32;
     let dial = Dial {
-        host: authority.to_owned(),
+        host: place.authority.clone(),
         path: String::new(),
         origin: None,
         subprotocols: Vec::new(),
@@ -390,9 +405,19 @@ fn config(shared: &Shared, authority: &str, thread: usize) -> Config {
             ..connection::Config::default()
         },
         connections: shared.connections_of(thread).count() as u32,
+        security: Security { server: None, client: place.security.as_ref().map(own_sessions) },
         // Masking keys must be unpredictable (RFC 6455, 10.3), so they do not follow from the run's seed.
         seed: RandomState::new().build_hasher().finish(),
     }
+}
+
+/// A thread's own: it resumes the sessions of its earlier connections and shares no lock with other threads.
+fn own_sessions(
+    (config, name): &(Arc<ClientConfig>, ServerName<'static>),
+) -> (Arc<ClientConfig>, ServerName<'static>) {
+    let mut own = ClientConfig::clone(config);
+    own.resumption = Resumption::in_memory_sessions(SESSIONS);
+    (Arc::new(own), name.clone())
 }
 
 /// The local addresses of a load's connections; none leaves the choice to the kernel.

@@ -155,6 +155,9 @@ pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
     if let Some(done) = &record.compression {
         writeln!(out, "compressed {}", compression(done, record.connections.opened))?;
     }
+    if let Some(super::record::Tls { handshakes, resumed }) = record.tls {
+        writeln!(out, "tls        {} handshakes, {} of them resumed", count(handshakes), count(resumed))?;
+    }
     for (cause, times) in &record.errors {
         writeln!(out, "errors     {} × {cause}", count(*times))?;
     }

@@ -116,6 +116,10 @@ pub struct Tally {
     pub agreed: u64,
     /// What was inflated and deflated, over the whole run.
     pub compressed: Compressed,
+    /// TLS handshakes over the whole run.
+    pub tls_handshakes: u64,
+    /// Those of them that resumed a session.
+    pub tls_resumed: u64,
     /// CPU time of the thread within the window.
     pub cpu_ns: u64,
     /// The same stretch by the clock.
@@ -159,6 +163,8 @@ impl Tally {
             opened: 0,
             agreed: 0,
             compressed: Compressed::default(),
+            tls_handshakes: 0,
+            tls_resumed: 0,
             cpu_ns: 0,
             wall_ns: 0,
             intervals: Vec::new(),
@@ -254,6 +260,8 @@ impl Tally {
         self.ended_early += other.ended_early;
         self.opened += other.opened;
         self.agreed += other.agreed;
+        self.tls_handshakes += other.tls_handshakes;
+        self.tls_resumed += other.tls_resumed;
         for (mine, theirs) in [
             (&mut self.compressed.messages_in, other.compressed.messages_in),
             (&mut self.compressed.bytes_in, other.compressed.bytes_in),

@@ -30,6 +30,7 @@ use crate::protocol::{CloseCode, Role};
 use crate::shard::{Context, Full, Lane, Link, Means};
 use crate::stats::Snapshot;
 
+use super::chat::Mail;
 use super::service::{Peer, Service};
 
 /// How often subscribers that got nothing new are looked at for lagging too long.
@@ -90,6 +91,8 @@ pub enum Message {
         /// Who sent the frame.
         publisher: Publisher,
     },
+    /// About the chat room.
+    Chat(Mail),
     /// The frame in the bytes is next in the topic's order.
     Deliver {
         /// The receiving shard's name for the topic.
@@ -340,6 +343,8 @@ impl Broadcast {
             }
             Message::Subscribed { local, home } => self.subscribed(cx, local, home),
             Message::Unsubscribe { home, local } => self.homes.unsubscribe(home, from, local),
+            // The room's own.
+            Message::Chat(_) => {}
             Message::Publish { home, publisher } => {
                 self.fan_out(&mut cx.means(), home, publisher, [payload, &[]]);
             }

@@ -1,13 +1,17 @@
 //! What a server is told before it starts.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use crate::connection;
+use super::response::Response;
+use super::route::Routes;
+use crate::connection::{self, Pings};
 use crate::driver::Features;
 use crate::limits::{self, Nanos};
-use crate::protocol::handshake::{OriginPolicy, SubprotocolPreference};
+use crate::protocol::handshake::{OriginPolicy, Refusal, Request, SubprotocolPreference};
 
 /// Where to take connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,11 +34,36 @@ impl fmt::Display for ListenAddress {
 pub use crate::connection::Compression;
 pub use crate::driver::DriverChoice;
 
-/// A server's configuration. [`Config::default`] is what `echoring serve` runs with.
+/// Says something else than a refusal's own response, or nothing: then that is sent. Not asked about requests that are
+/// no HTTP, and about those that a route refused with a response of its own.
+#[derive(Clone)]
+pub struct RefusalHook(pub Arc<RefusalFn>);
+
+/// What a [`RefusalHook`] calls.
+pub type RefusalFn = dyn Fn(&Refusal, &Request<'_>) -> Option<Response> + Send + Sync;
+
+impl fmt::Debug for RefusalHook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RefusalHook")
+    }
+}
+
+/// A server's configuration. [`Config::default`] is what `echoring serve` runs with; for a program of one's own there
+/// is [`Builder`](super::Builder), which fills in one of these.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where to take connections; not empty.
+    /// Where to take connections.
     pub listen: Vec<ListenAddress>,
+    /// Sockets that listen already and are taken over.
+    pub inherited: Vec<Arc<TcpListener>>,
+    /// The program's own routes, looked at before all others.
+    pub routes: Routes,
+    /// Whether there are `/`, `/echo`, `/broadcast/NAME` and `/healthz`.
+    pub builtin_routes: bool,
+    /// Whether there are the endpoints for test harnesses.
+    pub test_endpoints: bool,
+    /// Who may say something else than the refusals' own responses.
+    pub on_refusal: Option<RefusalHook>,
     /// Event loops; none for one per CPU of `cpus`, or per CPU that the process is allowed.
     pub shards: Option<usize>,
     /// CPUs to pin the shards to, in turn; empty for those that the process is allowed.
@@ -56,6 +85,8 @@ pub struct Config {
     pub compression: Option<Compression>,
     /// Bytes of the windows that compressed connections keep, on the whole node.
     pub compression_bytes: u64,
+    /// What every connection is secured by, made by [`server_config`](crate::tls::server_config); `None` for nothing.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
     /// Which pages may connect.
     pub origins: OriginPolicy,
     /// Subprotocols to choose from where a client offers some, best first; each a token (RFC 6455, 4.1).
@@ -76,6 +107,11 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             listen: vec![ListenAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 9001)))],
+            inherited: Vec::new(),
+            routes: Routes::default(),
+            builtin_routes: true,
+            test_endpoints: true,
+            on_refusal: None,
             shards: None,
             cpus: Vec::new(),
             driver: DriverChoice::Auto,
@@ -86,6 +122,7 @@ impl Default for Config {
             memory_budget_bytes: limits::MEMORY_BUDGET_DEFAULT,
             compression: None,
             compression_bytes: limits::COMPRESSION_BYTES_DEFAULT,
+            tls: None,
             origins: OriginPolicy::SameHost,
             subprotocols: Vec::new(),
             subprotocol_preference: SubprotocolPreference::Server,
@@ -105,14 +142,33 @@ impl Config {
             handshake_timeout: self.handshake_timeout,
             pings_per_second_max: self.pings_per_second_max,
             compression: self.compression,
+            // Only a program's own handlers look at them.
+            pings: if self.routes.has_no_upgrades() { Pings::Answered } else { Pings::AnsweredAndShown },
             ..connection::Config::default()
         }
     }
 }
 
+/// What kind of thing kept a server from starting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StartErrorKind {
+    /// An address cannot be listened on.
+    Listen(io::ErrorKind),
+    /// There is nothing to listen on.
+    NoListener,
+    /// Too few descriptors are allowed.
+    Descriptors,
+    /// The driver that was asked for is not to be had.
+    Driver,
+    /// A shard's thread could not be started, or ended at once.
+    Thread,
+}
+
 /// Why a server did not start: what is wrong, and what cures it.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StartError {
+    kind: StartErrorKind,
     /// One line: what is wrong.
     pub problem: String,
     /// One line: what to do.
@@ -128,7 +184,16 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {}
 
 impl StartError {
-    pub(super) fn new(problem: impl Into<String>, cure: impl Into<String>) -> StartError {
-        StartError { problem: problem.into(), cure: cure.into() }
+    pub(super) fn new(
+        kind: StartErrorKind,
+        problem: impl Into<String>,
+        cure: impl Into<String>,
+    ) -> StartError {
+        StartError { kind, problem: problem.into(), cure: cure.into() }
+    }
+
+    /// What kind of thing it is, for programs to decide by.
+    pub fn kind(&self) -> StartErrorKind {
+        self.kind
     }
 }

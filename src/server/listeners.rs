@@ -1,14 +1,14 @@
 //! Listening sockets: one per shard where the kernel can share a port, one for all where it cannot.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::config::{Config, ListenAddress, StartError};
+use super::config::{Config, ListenAddress, StartError, StartErrorKind};
 use crate::limits::{LISTEN_BACKLOG, SOCKET_RECEIVE_BYTES, SOCKET_SEND_BYTES};
 
 /// Listening sockets by shard, and the addresses they really have.
@@ -20,6 +20,20 @@ pub(super) struct Listeners {
 pub(super) fn open(config: &Config, shards: usize) -> Result<Listeners, StartError> {
     let mut listeners =
         Listeners { by_shard: (0..shards).map(|_| Vec::new()).collect(), addresses: Vec::new() };
+    if config.listen.is_empty() && config.inherited.is_empty() {
+        let cure = "name an address, such as 127.0.0.1:0";
+        return Err(StartError::new(StartErrorKind::NoListener, "there is nothing to listen on", cure));
+    }
+    for listener in &config.inherited {
+        inherit(listener, &mut listeners).map_err(|error| {
+            let kind = StartErrorKind::Listen(error.kind());
+            StartError::new(
+                kind,
+                format!("a listener cannot be taken over: {error}"),
+                "pass a listening socket",
+            )
+        })?;
+    }
     for address in &config.listen {
         let opened = match address {
             ListenAddress::Tcp(address) => open_tcp(config, *address, &mut listeners),
@@ -40,7 +54,8 @@ fn cannot_listen(address: &ListenAddress, error: &io::Error) -> StartError {
         io::ErrorKind::NotFound => "make the folder of the socket's path first",
         _ => "choose another --listen",
     };
-    StartError::new(format!("cannot listen on {address}: {error}"), cure)
+    let kind = StartErrorKind::Listen(error.kind());
+    StartError::new(kind, format!("cannot listen on {address}: {error}"), cure)
 }
 
 fn open_tcp(config: &Config, address: SocketAddr, listeners: &mut Listeners) -> io::Result<()> {
@@ -67,6 +82,17 @@ fn open_tcp(config: &Config, address: SocketAddr, listeners: &mut Listeners) -> 
         }
     }
     listeners.addresses.push(ListenAddress::Tcp(address));
+    Ok(())
+}
+
+/// One socket for all shards: whichever is free takes the next connection.
+fn inherit(listener: &TcpListener, listeners: &mut Listeners) -> io::Result<()> {
+    // Accepted sockets have it from their listener.
+    socket2::SockRef::from(listener).set_tcp_nodelay(true)?;
+    for shard in &mut listeners.by_shard {
+        shard.push(listener.try_clone()?.into());
+    }
+    listeners.addresses.push(ListenAddress::Tcp(listener.local_addr()?));
     Ok(())
 }
 

@@ -1,13 +1,25 @@
-//! The server: pinned shards with the built-in routes.
+//! The server: pinned shards with the built-in routes, and with those of the program that embeds it.
 //!
-//! [`Server::start`] opens the listeners, starts one thread per shard, and returns when all of them accept.
-//! From then on everything goes through [`Handle`]: snapshots and the drain are messages to the shards.
+//! [`Server::builder`] says what it is to be, [`Builder::start`] opens the listeners, starts one thread per shard, and
+//! returns when all of them accept. From then on everything goes through [`Handle`]: snapshots and the drain are messages
+//! to the shards. A program's own code is a [`Handler`] for each connection.
+//!
+//! Never: signals, or other state of the process.
 #![forbid(unsafe_code)]
 
+mod alarms;
 mod broadcast;
+mod builder;
+pub mod chat;
 mod config;
+mod endpoints;
+mod handler;
 mod listeners;
 mod page;
+mod remote;
+mod response;
+mod route;
+mod seats;
 mod service;
 
 use std::collections::hash_map::RandomState;
@@ -23,17 +35,27 @@ use crate::driver::epoll::Epoll;
 use crate::driver::uring::Uring;
 use crate::driver::{Description, Driver, Options, Waker};
 use crate::limits::{
-    COMPRESSION_LEASE_BYTES, CONNECTION_LEASE, CONNECTIONS_DEFAULT, MAILBOX_BYTES_MIN,
+    COMPRESSION_LEASE_BYTES, CONNECTION_LEASE, CONNECTIONS_DEFAULT, DRAIN_TIMEOUT, MAILBOX_BYTES_MIN, Nanos,
     REFUSING_CONNECTIONS_MAX, RESERVED_DESCRIPTORS, SNAPSHOT_TIMEOUT,
 };
-use crate::shard::{self, Allowance, Mailboxes, Order, Remote, Shard};
+use crate::shard::{self, Allowance, Mailboxes, Order, Security, Shard};
 use crate::stats::Snapshot;
 
-pub use broadcast::Message;
-pub use config::{Compression, Config, DriverChoice, ListenAddress, StartError};
+pub use crate::connection::{Cause, Chunk, Closed, Kind};
+pub use crate::shard::Disposition;
+pub use broadcast::Message as ShardMessage;
+pub use builder::Builder;
+pub use config::{
+    Compression, Config, DriverChoice, ListenAddress, RefusalFn, RefusalHook, StartError, StartErrorKind,
+};
+pub use handler::{Busy, Failure, Handler, Message};
+pub use remote::Remote;
+pub use response::Response;
+pub use route::{Asked, Opening, Route, Routes};
 pub use service::{Peer, Service};
 
-/// A running server.
+/// A running server. Dropping it ends it at once and waits for its threads; [`shutdown`](Server::shutdown) ends it in
+/// order.
 #[derive(Debug)]
 pub struct Server {
     addresses: Vec<ListenAddress>,
@@ -45,7 +67,7 @@ pub struct Server {
 /// Talks to a running server from any thread.
 #[derive(Clone, Debug)]
 pub struct Handle {
-    remotes: Arc<[Remote]>,
+    remotes: Arc<[shard::Remote]>,
 }
 
 impl Handle {
@@ -66,8 +88,17 @@ impl Handle {
     /// Accepts nothing more, says 1001 to everyone, and lets the shards end when all are gone, eight seconds
     /// later at most.
     pub fn drain(&self) {
+        self.order_drain(DRAIN_TIMEOUT);
+    }
+
+    /// The same, but what is left after `timeout` is cut off. Said again, the earlier end holds.
+    pub fn drain_within(&self, timeout: Duration) {
+        self.order_drain(Nanos::try_from(timeout.as_nanos()).unwrap_or(Nanos::MAX));
+    }
+
+    fn order_drain(&self, timeout: Nanos) {
         self.remotes.iter().for_each(|remote| {
-            remote.order(Order::Drain);
+            remote.order(Order::Drain(timeout));
         });
     }
 
@@ -80,7 +111,12 @@ impl Handle {
 }
 
 impl Server {
-    /// Starts a server and returns when it accepts connections.
+    /// What a server is to be, step by step.
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+
+    /// Starts a server from a configuration that is complete, as [`Builder::start`] does with its own.
     ///
     /// # Errors
     /// One line that says what is wrong and one that says what to do: an address in use, too few descriptors,
@@ -121,6 +157,7 @@ impl Server {
                 .spawn(move || start.run())
                 .map_err(|error| {
                     StartError::new(
+                        StartErrorKind::Thread,
                         format!("no thread for shard {index}: {error}"),
                         "raise the limit on processes",
                     )
@@ -159,16 +196,33 @@ impl Server {
         self.handle.clone()
     }
 
+    /// Ends the server in order: it accepts nothing more, says 1001 to everyone, and is gone when all are, or when
+    /// `timeout` has passed. Returns the shards' last snapshots.
+    ///
+    /// # Errors
+    /// As for [`join`](Server::join).
+    pub fn shutdown(self, timeout: Duration) -> io::Result<Vec<Snapshot>> {
+        self.handle.drain_within(timeout);
+        self.join()
+    }
+
     /// Waits until every shard has ended, after [`Handle::drain`] or [`Handle::stop`]. Returns their last
     /// snapshots.
     ///
     /// # Errors
     /// When a shard's driver broke or a shard panicked.
-    pub fn join(self) -> io::Result<Vec<Snapshot>> {
+    pub fn join(mut self) -> io::Result<Vec<Snapshot>> {
+        self.join_all()
+    }
+
+    fn join_all(&mut self) -> io::Result<Vec<Snapshot>> {
         let mut snapshots = Vec::with_capacity(self.threads.len());
-        for thread in self.threads {
-            let ended = thread.join().map_err(|_| io::Error::other("a shard panicked"))?;
-            snapshots.push(ended?);
+        let mut broken = None;
+        for thread in self.threads.drain(..) {
+            match thread.join().unwrap_or_else(|_| Err(io::Error::other("a shard panicked"))) {
+                Ok(snapshot) => snapshots.push(snapshot),
+                Err(error) => broken = Some(error),
+            }
         }
         for address in &self.addresses {
             if let ListenAddress::Unix(path) = address {
@@ -176,26 +230,46 @@ impl Server {
                 let _ = std::fs::remove_file(path);
             }
         }
-        Ok(snapshots)
+        self.addresses.clear();
+        broken.map_or(Ok(snapshots), Err)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if !self.threads.is_empty() {
+            self.handle.stop();
+            if let Err(error) = self.join_all() {
+                tracing::error!(%error, "a server that was dropped had ended badly");
+            }
+        }
     }
 }
 
 /// A shard's number, and how its start went.
-type Started = (usize, Result<(Remote, Description), StartError>);
+type Started = (usize, Result<(shard::Remote, Description), StartError>);
 
 /// Collects the shards' remotes in order.
-fn gather(shards: usize, ready: &mpsc::Receiver<Started>) -> Result<(Vec<Remote>, Description), StartError> {
-    let mut remotes: Vec<Option<Remote>> = (0..shards).map(|_| None).collect();
+fn gather(
+    shards: usize,
+    ready: &mpsc::Receiver<Started>,
+) -> Result<(Vec<shard::Remote>, Description), StartError> {
+    let mut remotes: Vec<Option<shard::Remote>> = (0..shards).map(|_| None).collect();
     let mut description = None;
     for _ in 0..shards {
         let (index, started) = ready.recv().map_err(|_| {
-            StartError::new("a shard ended before it was ready", "see the log, and report it")
+            StartError::new(
+                StartErrorKind::Thread,
+                "a shard ended before it was ready",
+                "see the log, and report it",
+            )
         })?;
         let (remote, described) = started?;
         remotes[index] = Some(remote);
         description = Some(described);
     }
-    let described = description.ok_or_else(|| StartError::new("no shard was started", "use --shards 1"))?;
+    let described = description
+        .ok_or_else(|| StartError::new(StartErrorKind::Thread, "no shard was started", "use --shards 1"))?;
     Ok((remotes.into_iter().flatten().collect(), described))
 }
 
@@ -215,12 +289,14 @@ fn connections_max(config: &Config) -> Result<u32, StartError> {
     let allowed = u32::try_from(limit.saturating_sub(u64::from(RESERVED_DESCRIPTORS))).unwrap_or(u32::MAX);
     if allowed == 0 {
         return Err(StartError::new(
+            StartErrorKind::Descriptors,
             format!("only {limit} descriptors are allowed"),
             "raise the limit: ulimit -n 65536, or LimitNOFILE= of the service",
         ));
     }
     match config.connections_max {
         Some(asked) if asked > allowed => Err(StartError::new(
+            StartErrorKind::Descriptors,
             format!("--max-connections {asked} needs more than the {limit} descriptors allowed"),
             format!(
                 "raise the limit (ulimit -n {}), or ask for at most {allowed}",
@@ -240,13 +316,25 @@ fn descriptor_limit() -> u64 {
     soft.and_then(|soft| soft.parse().ok()).unwrap_or(1024)
 }
 
+/// A shard's routes.
+fn service(config: &Config) -> Service {
+    let mut service = Service::new(config.origins.clone(), config.message_bytes_max, config.queue_bytes)
+        .with_subprotocols(config.subprotocols.clone(), config.subprotocol_preference)
+        .with_routes(config.routes.clone())
+        .with_refusal_hook(config.on_refusal.clone());
+    if config.test_endpoints {
+        service = service.with_test_endpoints();
+    }
+    if config.builtin_routes { service } else { service.without_builtin_routes() }
+}
+
 /// What a shard's thread is given.
 struct Start {
     config: Config,
     cpu: Option<usize>,
     connections: u32,
     sockets: Vec<OwnedFd>,
-    mailboxes: Mailboxes<Message>,
+    mailboxes: Mailboxes<ShardMessage>,
     allowance: Allowance,
     seed: u64,
     ready: mpsc::Sender<Started>,
@@ -270,6 +358,7 @@ impl Start {
             DriverChoice::Uring | DriverChoice::Auto => match Uring::new(&options) {
                 Ok(driver) => self.on(driver),
                 Err(error) if self.config.driver == DriverChoice::Uring => self.fail(StartError::new(
+                    StartErrorKind::Driver,
                     format!("io_uring is not to be had: {error}"),
                     "allow it (sysctl kernel.io_uring_disabled=0, a seccomp profile that permits it), \
                      or use --driver epoll",
@@ -287,9 +376,11 @@ impl Start {
     fn on_epoll(self, options: &Options) -> io::Result<Snapshot> {
         match Epoll::new(options) {
             Ok(driver) => self.on(driver),
-            Err(error) => {
-                self.fail(StartError::new(format!("epoll failed: {error}"), "raise the descriptor limit"))
-            }
+            Err(error) => self.fail(StartError::new(
+                StartErrorKind::Driver,
+                format!("epoll failed: {error}"),
+                "raise the descriptor limit",
+            )),
         }
     }
 
@@ -303,19 +394,21 @@ impl Start {
     fn on<D: Driver>(self, driver: D) -> io::Result<Snapshot> {
         let index = self.mailboxes.shard();
         let description = driver.describe();
-        let service =
-            Service::new(self.config.origins.clone(), self.config.message_bytes_max, self.config.queue_bytes)
-                .with_subprotocols(self.config.subprotocols.clone(), self.config.subprotocol_preference);
+        let service = service(&self.config);
         let config = shard::Config {
             connection: self.config.connection(),
             connections: self.connections + REFUSING_CONNECTIONS_MAX,
+            security: Security { server: self.config.tls.clone(), client: None },
             seed: self.seed,
         };
         let mut shard = Shard::new(driver, service, config, self.allowance, self.mailboxes);
         for socket in self.sockets {
             if let Err(error) = shard.listen(socket) {
-                let started =
-                    StartError::new(format!("cannot accept: {error}"), "raise the descriptor limit");
+                let started = StartError::new(
+                    StartErrorKind::Descriptors,
+                    format!("cannot accept: {error}"),
+                    "raise the descriptor limit",
+                );
                 let _ = self.ready.send((index, Err(started)));
                 return Err(error);
             }

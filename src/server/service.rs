@@ -1,4 +1,7 @@
-//! The server's routes, as an application of the shard.
+//! The server's routes, as an application of the shard: those of the program first, then the built-in ones.
+
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::connection::{Chunk, Closed, Reply};
 use crate::driver::{Driver, Token};
@@ -6,21 +9,27 @@ use crate::hub::Bounds;
 use crate::limits::{self, Nanos, TOPIC_BYTES_MAX};
 use crate::protocol::frame::HEADER_BYTES_MAX;
 use crate::protocol::handshake::{
-    OriginPolicy, Refusal, Request, SubprotocolPreference, Upgrade, percent_decode_path,
+    self, OriginPolicy, Refusal, Request, SubprotocolPreference, Upgrade, percent_decode_path,
 };
-use crate::shard::{Answer, Application, Context, Disposition, Link};
+use crate::shard::{Answer, Application, Context, Disposition, Link, OwnedReply};
 use crate::stats::Snapshot;
 
 use super::broadcast::{Broadcast, Message, Subscriber};
+use super::chat::{self, Chat, Guest};
+use super::config::RefusalHook;
+use super::endpoints;
 use super::page;
+use super::response::{Response, to_reply};
+use super::route::{Route, Routes, Subprotocols};
+use super::seats::{Seats, log_panic};
 
 const METHOD: Refusal =
     Refusal { status: 405, reason: "method not allowed", headers: "Allow: GET, HEAD\r\n", cure: "use GET" };
-const WEBSOCKET_ONLY: Refusal = Refusal {
-    status: 426,
-    reason: "this path speaks WebSocket only",
-    headers: "Upgrade: websocket\r\n",
-    cure: "open it with a WebSocket client, or open / with a browser",
+const NO_ROUTE: Refusal = Refusal {
+    status: 404,
+    reason: "no such path",
+    headers: "",
+    cure: "ask for a path that the program serves",
 };
 const BAD_TOPIC: Refusal = Refusal {
     status: 400,
@@ -37,27 +46,41 @@ pub enum Peer {
     Echo,
     /// Its messages go to a topic.
     Subscriber(Subscriber),
+    /// It is in the chat room, or about to be.
+    Chat(Box<Guest>),
+    /// Its messages go to the handler in this seat.
+    Handled(u32),
 }
 
-/// The built-in routes on one shard.
+/// All routes on one shard.
 #[derive(Debug)]
 pub struct Service {
+    routes: Routes,
+    builtin_routes: bool,
+    on_refusal: Option<RefusalHook>,
+    seats: Seats,
     origins: OriginPolicy,
     subprotocols: Vec<&'static str>,
     preference: SubprotocolPreference,
     broadcast: Broadcast,
+    chat: Chat,
 }
 
 impl Service {
-    /// The routes, with their limits. A subscriber may lag `queue_bytes` behind its topic.
+    /// The built-in routes, with their limits. A subscriber may lag `queue_bytes` behind its topic.
     pub fn new(origins: OriginPolicy, message_bytes_max: u64, queue_bytes: u32) -> Service {
         let bounds = Bounds { log_bytes: queue_bytes as usize, lag: limits::LAG_MAX };
         let frame_bytes_max = message_bytes_max as usize + HEADER_BYTES_MAX;
         Service {
+            routes: Routes::default(),
+            builtin_routes: true,
+            on_refusal: None,
+            seats: Seats::default(),
             origins,
             subprotocols: Vec::new(),
             preference: SubprotocolPreference::default(),
             broadcast: Broadcast::new(bounds, frame_bytes_max),
+            chat: Chat::default(),
         }
     }
 
@@ -71,11 +94,42 @@ impl Service {
         Service { subprotocols, preference, ..self }
     }
 
+    /// The same with a program's own routes before them.
+    pub fn with_routes(mut self, routes: Routes) -> Service {
+        self.routes.extend(routes);
+        self
+    }
+
+    /// The same with the endpoints for test harnesses.
+    pub fn with_test_endpoints(mut self) -> Service {
+        self.routes.extend(endpoints::routes());
+        self
+    }
+
+    /// The same without the built-in routes.
+    pub fn without_builtin_routes(self) -> Service {
+        Service { builtin_routes: false, ..self }
+    }
+
+    /// The same, with somebody who may say more on refusals.
+    pub fn with_refusal_hook(self, hook: Option<RefusalHook>) -> Service {
+        Service { on_refusal: hook, ..self }
+    }
+
     fn plain(&self, request: &Request<'_>) -> Answer<Peer> {
         if !matches!(request.method, "GET" | "HEAD") {
             return Answer::Refuse(METHOD);
         }
         let head_only = request.is_head();
+        if let Some(response) = self.routes.answer(request) {
+            return Answer::RespondWith(Box::new(to_reply(response, head_only)));
+        }
+        if self.routes.has_upgrade(request.path) {
+            return Answer::Refuse(Refusal::WEBSOCKET_ONLY);
+        }
+        if !self.builtin_routes {
+            return Answer::Refuse(NO_ROUTE);
+        }
         match request.path {
             "/" => Answer::Respond(Reply { head_only, ..page::PAGE }),
             "/healthz" => Answer::Respond(Reply {
@@ -85,9 +139,40 @@ impl Service {
                 body: b"ok\n",
                 head_only,
             }),
-            "/echo" => Answer::Refuse(WEBSOCKET_ONLY),
-            path if path.starts_with("/broadcast/") => Answer::Refuse(WEBSOCKET_ONLY),
+            "/echo" => Answer::Refuse(Refusal::WEBSOCKET_ONLY),
+            path if path == "/chat" || path.starts_with("/chat/") => match chat::page(path) {
+                Some(reply) => Answer::Respond(Reply { head_only, ..reply }),
+                None => Answer::Refuse(Refusal::NOT_FOUND),
+            },
+            path if path.starts_with("/broadcast/") => Answer::Refuse(Refusal::WEBSOCKET_ONLY),
             _ => Answer::Refuse(Refusal::NOT_FOUND),
+        }
+    }
+
+    /// Opens a route with a handler, if its policy and the handler's maker agree.
+    fn open(
+        &mut self,
+        token: Token,
+        route: &Route,
+        request: &Request<'_>,
+        upgrade: &Upgrade<'_>,
+    ) -> Answer<Peer> {
+        if !route.allows(upgrade, &self.origins) {
+            return Answer::Refuse(Refusal::ORIGIN);
+        }
+        let defaults = Subprotocols { names: &self.subprotocols, preference: self.preference };
+        let mut opening = route.opening(request, upgrade, defaults);
+        match route.make(&mut opening) {
+            Ok(handler) => {
+                let extras = Box::new(opening.into_extras());
+                let seat = self.seats.take(token, handler, route.taste());
+                Answer::UpgradeWith {
+                    peer: Peer::Handled(seat),
+                    extras,
+                    whole: !self.seats.is_streaming(seat),
+                }
+            }
+            Err(response) => Answer::RespondWith(Box::new(to_reply(response, false))),
         }
     }
 }
@@ -112,12 +197,22 @@ impl Application for Service {
         upgrade: Option<&Upgrade<'_>>,
     ) -> Answer<Peer> {
         let Some(upgrade) = upgrade else { return self.plain(request) };
+        if let Some(route) = self.routes.find(request.path, upgrade, self.preference) {
+            return self.open(token, &route, request, upgrade);
+        }
+        if !self.builtin_routes {
+            return Answer::Refuse(NO_ROUTE);
+        }
         if !self.origins.allows(upgrade.host, upgrade.origin) {
             return Answer::Refuse(Refusal::ORIGIN);
         }
         let subprotocol = upgrade.subprotocol(&self.subprotocols, self.preference);
         match request.path {
             "/" | "/echo" => Answer::Upgrade { peer: Peer::Echo, subprotocol, whole: false },
+            "/chat" => {
+                let offered = upgrade.subprotocol(&[chat::SUBPROTOCOL], self.preference).is_some();
+                self.chat.open(cx, token, offered)
+            }
             path => match path.strip_prefix("/broadcast/") {
                 Some(segment) => match topic_of(segment) {
                     Some(topic) => {
@@ -131,6 +226,28 @@ impl Application for Service {
         }
     }
 
+    fn opened<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Service>,
+        token: Token,
+        _: Option<&handshake::Response>,
+    ) {
+        if let Some(&mut Peer::Handled(seat)) = cx.peer(token)
+            && let Some(mut link) = cx.link(token)
+        {
+            self.seats.open(&mut link, seat);
+        }
+    }
+
+    fn refused(&mut self, refusal: &Refusal, request: &Request<'_>) -> Option<Box<OwnedReply>> {
+        let RefusalHook(hook) = self.on_refusal.as_ref()?;
+        let said = catch_unwind(AssertUnwindSafe(|| hook(refusal, request))).unwrap_or_else(|panic| {
+            log_panic(panic);
+            Some(Response::internal_error())
+        });
+        said.map(|response| Box::new(to_reply(response, request.is_head())))
+    }
+
     #[inline]
     fn echoes(&self, peer: &Peer) -> bool {
         matches!(peer, Peer::Echo)
@@ -138,22 +255,64 @@ impl Application for Service {
 
     #[inline]
     fn chunk(&mut self, link: &mut Link<'_, Service>, chunk: Chunk<'_>) -> Disposition {
-        match link.peer {
+        match *link.peer {
             Peer::Echo => Disposition::Echo,
             Peer::Subscriber(_) => {
                 self.broadcast.publish(link, chunk.kind, chunk.payload);
                 Disposition::Done
             }
+            Peer::Chat(_) => {
+                self.chat.said(link, chunk.kind, chunk.payload);
+                Disposition::Done
+            }
+            Peer::Handled(seat) => self.seats.chunk(link, seat, &chunk),
         }
     }
 
-    fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, token: Token) {
-        self.broadcast.writable(cx, token);
+    fn ping(&mut self, link: &mut Link<'_, Service>, payload: &[u8]) {
+        if let Peer::Handled(seat) = *link.peer {
+            self.seats.ping(link, seat, payload);
+        }
     }
 
-    fn closed<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, token: Token, peer: Peer, _: &Closed) {
-        if let Peer::Subscriber(subscriber) = peer {
-            self.broadcast.closed(cx, token, subscriber);
+    fn pong(&mut self, link: &mut Link<'_, Service>, payload: &[u8]) {
+        if let Peer::Handled(seat) = *link.peer {
+            self.seats.pong(link, seat, payload);
+        }
+    }
+
+    fn addressed<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Service>,
+        token: Token,
+        address: Option<SocketAddr>,
+    ) {
+        self.chat.addressed(cx, token, address);
+    }
+
+    fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, token: Token) {
+        match cx.peer(token) {
+            Some(&mut Peer::Handled(seat)) => {
+                if let Some(mut link) = cx.link(token) {
+                    self.seats.writable(&mut link, seat);
+                }
+            }
+            _ => self.broadcast.writable(cx, token),
+        }
+    }
+
+    fn closed<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Service>,
+        token: Token,
+        peer: Peer,
+        closed: &Closed,
+    ) {
+        match peer {
+            Peer::Echo => {}
+            Peer::Subscriber(subscriber) => self.broadcast.closed(cx, token, subscriber),
+            Peer::Chat(guest) => self.chat.closed(token, &guest),
+            Peer::Handled(seat) => self.seats.leave(seat, closed, cx.pool()),
         }
     }
 
@@ -164,19 +323,25 @@ impl Application for Service {
         message: Message,
         payload: &[u8],
     ) {
-        self.broadcast.message(cx, from, message, payload);
+        match message {
+            Message::Chat(mail) => self.chat.message(cx, from, mail, payload),
+            message => self.broadcast.message(cx, from, message, payload),
+        }
     }
 
     fn takes_requests<D: Driver>(&self, cx: &Context<'_, D, Service>) -> bool {
-        self.broadcast.takes_requests(cx)
+        self.broadcast.takes_requests(cx) && self.chat.takes_requests(cx)
     }
 
     fn turn_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
         self.broadcast.turn_ended(cx);
+        self.chat.turn_ended(cx);
+        self.seats.turn_ended(cx);
     }
 
     fn deadline(&self) -> Option<Nanos> {
-        self.broadcast.deadline()
+        let deadlines = [self.broadcast.deadline(), self.chat.deadline(), self.seats.deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
     fn describe(&self, snapshot: &mut Snapshot) {

@@ -1,6 +1,10 @@
 //! What runs on a shard: the seam between the event loop and the server, the load generator and users.
 
+use std::net::SocketAddr;
+
 use super::{Context, Link};
+use bytes::Bytes;
+
 use crate::connection::{Chunk, Closed, Reply};
 use crate::driver::{Driver, Token};
 use crate::limits::Nanos;
@@ -29,6 +33,15 @@ pub enum Answer<P> {
         /// Assemble fragmented and split messages before they are shown.
         whole: bool,
     },
+    /// The same with what was made for this request alone.
+    UpgradeWith {
+        /// State kept with the connection.
+        peer: P,
+        /// What the 101 says besides.
+        extras: Box<Extras>,
+        /// Assemble fragmented and split messages before they are shown.
+        whole: bool,
+    },
     /// The answer comes later through [`Context::accept`] or [`Context::refuse`]; meanwhile nothing of the
     /// connection is read. `peer` is its state from now on.
     Later {
@@ -36,9 +49,43 @@ pub enum Answer<P> {
         peer: P,
     },
     /// A complete response; the connection is closed behind it.
-    Respond(Reply),
+    Respond(Reply<'static>),
+    /// The same, made for this request. With a status of 400 or more it is counted as a refusal.
+    RespondWith(Box<OwnedReply>),
     /// A refusal; the connection is closed behind it, and it is counted and logged with its cure.
     Refuse(Refusal),
+}
+
+/// What a 101 says that was made for one request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// The subprotocol to name, one of those offered.
+    pub subprotocol: Option<String>,
+    /// Further fields, names and values, see [`check_field`](crate::protocol::handshake::check_field).
+    pub fields: Vec<(String, String)>,
+}
+
+/// A [`Reply`] made for one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnedReply {
+    /// Such as 200.
+    pub status: u16,
+    /// Such as `text/plain`.
+    pub content_type: String,
+    /// Further header lines, each ended by CRLF.
+    pub headers: String,
+    /// The body.
+    pub body: Bytes,
+    /// The request was HEAD: everything but the body is sent.
+    pub head_only: bool,
+}
+
+impl OwnedReply {
+    /// It as a reply.
+    pub fn as_reply(&self) -> Reply<'_> {
+        let OwnedReply { status, content_type, headers, body, head_only } = self;
+        Reply { status: *status, content_type, headers, body, head_only: *head_only }
+    }
 }
 
 /// The code above a shard's connections. One value per shard; every call is made on the shard's thread and
@@ -59,6 +106,13 @@ pub trait Application: Sized {
         upgrade: Option<&Upgrade<'_>>,
     ) -> Answer<Self::Peer>;
 
+    /// A request was refused, by the application or for what RFC 6455 asks of it. What is returned is sent instead of the
+    /// refusal's own response.
+    fn refused(&mut self, refusal: &Refusal, request: &Request<'_>) -> Option<Box<OwnedReply>> {
+        let _ = (refusal, request);
+        None
+    }
+
     /// The 101 was staged (server role) or received (client role: `response` tells what the server said).
     fn opened<D: Driver>(
         &mut self,
@@ -78,6 +132,22 @@ pub trait Application: Sized {
 
     /// A piece of a message: validated, unmasked, writable. See [`Chunk`] for its marks.
     fn chunk(&mut self, link: &mut Link<'_, Self>, chunk: Chunk<'_>) -> Disposition;
+
+    /// The answer to [`Context::find_address`]: who is at the other end. `None` where nobody can tell, as for a
+    /// socket in the file system.
+    fn addressed<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Self>,
+        token: Token,
+        address: Option<SocketAddr>,
+    ) {
+        let _ = (cx, token, address);
+    }
+
+    /// A ping arrived and was answered. Shown where [`Config::pings`](crate::connection::Config::pings) asks for it.
+    fn ping(&mut self, link: &mut Link<'_, Self>, payload: &[u8]) {
+        let _ = (link, payload);
+    }
 
     /// A pong arrived.
     fn pong(&mut self, link: &mut Link<'_, Self>, payload: &[u8]) {

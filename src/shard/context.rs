@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::mailbox::{Full, Lane, Mailboxes};
 use super::slots::Slot;
+use super::tls::Session;
 use super::{Application, Core};
 use crate::buffer::Pool;
 use crate::connection::{Codecs, Connection, Env, Kind, Reply};
@@ -42,6 +43,19 @@ pub struct Link<'a, A: Application> {
 }
 
 impl<A: Application> Link<'_, A> {
+    /// The same connection, for a shorter time.
+    pub fn reborrow(&mut self) -> Link<'_, A> {
+        let Env { pool, codecs, config, now, entropy } = &mut self.env;
+        Link {
+            token: self.token,
+            peer: self.peer,
+            mailboxes: self.mailboxes,
+            connection: self.connection,
+            env: Env { pool, codecs, config, now: *now, entropy },
+            counters: self.counters,
+        }
+    }
+
     /// The time of this turn.
     pub fn now(&self) -> Nanos {
         self.env.now
@@ -55,6 +69,11 @@ impl<A: Application> Link<'_, A> {
     /// Whether messages would leave with this turn: nothing is queued and no send is unfinished.
     pub fn is_writable(&self) -> bool {
         self.connection.is_writable()
+    }
+
+    /// Whether a send is unfinished, so that [`Application::writable`] will be called.
+    pub fn is_blocked(&self) -> bool {
+        self.connection.is_blocked()
     }
 
     /// Bytes queued to the peer.
@@ -93,6 +112,53 @@ impl<A: Application> Link<'_, A> {
         sent
     }
 
+    /// Queues one frame of a message in several, see [`Connection::send_fragment`]. False when a message is to begin
+    /// while more than the queue's bound is queued, or the connection is not open: a message that was begun may be
+    /// ended.
+    pub fn send_fragment(&mut self, kind: Kind, first: bool, last: bool, payload: &[u8]) -> bool {
+        let full = first && self.connection.queued_bytes() > self.env.config.queue_bytes;
+        if !self.connection.is_open() || full {
+            return false;
+        }
+        let sent = self.connection.send_fragment(kind, first, last, payload, &mut self.env).is_ok();
+        if !sent {
+            self.connection.out_of_memory();
+        } else if last {
+            self.counters.messages_out += 1;
+        }
+        sent
+    }
+
+    /// Queues a ping of at most 125 bytes, under the same conditions as [`send`](Link::send).
+    pub fn ping(&mut self, payload: &[u8]) -> bool {
+        let queued = self.connection.queued_bytes();
+        if !self.connection.is_open() || queued > self.env.config.queue_bytes {
+            return false;
+        }
+        let queued = if self.connection.is_blocked() {
+            self.connection.ping(payload, &mut self.env)
+        } else {
+            // What is queued leaves with this turn; the 101 may be part of it.
+            self.connection.ping_behind(payload, &mut self.env)
+        };
+        let sent = queued.is_ok();
+        if !sent {
+            self.connection.out_of_memory();
+        }
+        sent
+    }
+
+    /// Ends the stream without a Close frame, behind what is queued.
+    pub fn hang_up(&mut self) {
+        self.connection.hang_up(&self.env);
+    }
+
+    /// Counts a handler that failed, or panicked.
+    pub fn note_handler_failure(&mut self, panicked: bool) {
+        self.counters.handler_failures += 1;
+        self.counters.handler_panics += u64::from(panicked);
+    }
+
     /// Starts the closing handshake, behind what is queued.
     pub fn close(&mut self, code: CloseCode, reason: &str) {
         self.connection.close(code, reason, &mut self.env);
@@ -105,7 +171,7 @@ impl<A: Application> Link<'_, A> {
 
     /// Reads no further messages from the peer, or reads on. What is under way still comes.
     pub fn hold_up(&mut self, held_up: bool) {
-        self.connection.hold_up(held_up);
+        self.connection.hold_up(held_up, self.env.now);
     }
 }
 
@@ -193,7 +259,9 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
     /// no send is unfinished.
     #[inline]
     pub fn is_writable(&self, token: Token) -> bool {
-        self.core.slots.get(token).is_some_and(|slot| slot.connection.is_writable())
+        let core = &self.core;
+        core.slots.get(token).is_some_and(|slot| slot.connection.is_writable())
+            && core.sessions.get(token.index).is_none_or(Session::is_clear)
     }
 
     /// From now on every message to a connection is compressed without reference to earlier ones, if at all, so that
@@ -213,6 +281,9 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
     #[inline]
     pub fn share(&mut self, token: Token, frames: Bytes, messages: u64) -> Result<(), Bytes> {
         let bytes = frames.len() as u64;
+        if self.core.sessions.has(token.index) {
+            return self.share_sealed(token, frames, messages);
+        }
         match self.core.driver.send(token, Source::Shared(frames)) {
             Ok(()) => {
                 self.core.counters.messages_out += messages;
@@ -228,6 +299,22 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
         }
     }
 
+    #[inline(never)]
+    fn share_sealed(&mut self, token: Token, frames: Bytes, messages: u64) -> Result<(), Bytes> {
+        if self.core.seal_shared(token, &frames) {
+            self.core.counters.messages_out += messages;
+            return Ok(());
+        }
+        self.core.refused.push(token);
+        Err(frames)
+    }
+
+    /// Asks who is at the other end of a connection. [`Application::addressed`] follows, unless the connection is
+    /// gone before. It costs system calls of its own.
+    pub fn find_address(&mut self, token: Token) {
+        self.core.driver.find_address(token);
+    }
+
     /// Answers a request that was answered with [`Answer::Later`](super::Answer::Later).
     pub fn accept(&mut self, token: Token, subprotocol: Option<&'static str>, whole: bool) {
         self.core.accept_later(token, subprotocol, whole);
@@ -239,7 +326,7 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
     }
 
     /// Answers a request that was answered with [`Answer::Later`](super::Answer::Later) without upgrading.
-    pub fn respond(&mut self, token: Token, reply: &Reply) {
+    pub fn respond(&mut self, token: Token, reply: &Reply<'_>) {
         self.core.respond(token, reply);
     }
 

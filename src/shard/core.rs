@@ -4,12 +4,13 @@ use super::context::Context;
 use super::mailbox::Mailboxes;
 use super::refusals;
 use super::slots::Slots;
+use super::tls::Sessions;
 use super::wheel::Wheel;
 use super::{Allowance, Application, Config};
 use crate::buffer::{Buffer, Lease, Pool};
 use crate::connection::{Cause, Codecs, Connection, Entropy, Env, Fate};
 use crate::driver::{Driver, Source, Token};
-use crate::limits::{DRAIN_TIMEOUT, Nanos, TRIM_INTERVAL};
+use crate::limits::{Nanos, TRIM_INTERVAL};
 use crate::protocol::CloseCode;
 use crate::protocol::handshake::Refusal;
 use crate::stats::{Counters, Snapshot};
@@ -19,6 +20,8 @@ use crate::stats::{Counters, Snapshot};
 pub struct Core<D: Driver, A: Application> {
     pub(super) driver: D,
     pub(super) slots: Slots<A::Peer>,
+    /// Of those connections that are secured.
+    pub(super) sessions: Sessions,
     pub(super) pool: Pool,
     pub(super) codecs: Codecs,
     pub(super) config: Config,
@@ -43,7 +46,8 @@ pub struct Core<D: Driver, A: Application> {
     pub(super) trim_at: Nanos,
     /// Whether that is worth waking up for.
     pub(super) trim_wanted: bool,
-    pub(super) draining_since: Option<Nanos>,
+    /// When what is left is cut off, once the shard drains.
+    pub(super) draining_until: Option<Nanos>,
     pub(super) stopping: bool,
     lease: Lease,
     due: Vec<(Token, u32)>,
@@ -76,9 +80,12 @@ macro_rules! link {
     };
 }
 
+use secure::{flush_sealed, part};
+
 // Behind the macros, which they use.
 mod opening;
 mod reading;
+mod secure;
 
 impl<D: Driver, A: Application> Core<D, A> {
     pub(super) fn new(
@@ -92,6 +99,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         Core {
             codecs: Codecs::new(config.connection.compression, contexts),
             slots: Slots::with_capacity(config.connections),
+            sessions: Sessions::with_capacity(&config.security, config.connections),
             entropy: Entropy::new(config.seed),
             wheel: Wheel::new(now),
             now,
@@ -104,7 +112,7 @@ impl<D: Driver, A: Application> Core<D, A> {
             trim_at: 0,
             trim_wanted: false,
             retry: Vec::new(),
-            draining_since: None,
+            draining_until: None,
             stopping: false,
             due: Vec::new(),
             driver,
@@ -128,13 +136,19 @@ impl<D: Driver, A: Application> Core<D, A> {
         if !admitted {
             let refusal = refusals::busy(self.entropy.next());
             self.refuse(token, &refusal);
-        } else if self.draining_since.is_some() {
+        } else if self.draining_until.is_some() {
             self.refuse(token, &Refusal::DRAINING);
+        }
+        if self.config.security.server.is_some() {
+            self.secure_accepted(token);
         }
         self.touch(token);
     }
 
     pub(super) fn connected(&mut self, token: Token) {
+        if self.sessions.has(token.index) {
+            self.start_session(token);
+        }
         self.touch(token);
     }
 
@@ -167,7 +181,7 @@ impl<D: Driver, A: Application> Core<D, A> {
 
     #[inline]
     pub(super) fn expire_timers(&mut self, application: &mut A) {
-        if self.wheel.is_due(self.now) || self.trim_at <= self.now || self.draining_since.is_some() {
+        if self.wheel.is_due(self.now) || self.trim_at <= self.now || self.draining_until.is_some() {
             self.expire_due(application);
         }
     }
@@ -194,7 +208,7 @@ impl<D: Driver, A: Application> Core<D, A> {
             self.trim_at = self.now + TRIM_INTERVAL;
             self.trim_wanted = self.pool.trim();
         }
-        if self.draining_since.is_some_and(|since| since + DRAIN_TIMEOUT <= self.now) {
+        if self.draining_until.is_some_and(|until| until <= self.now) {
             let tokens: Vec<Token> = self.slots.tokens().collect();
             for token in tokens {
                 self.driver.abort(token);
@@ -234,7 +248,7 @@ impl<D: Driver, A: Application> Core<D, A> {
             }
             self.dirty.clear();
             while let Some((token, mut parked)) = self.parked.pop() {
-                self.read_parked(application, token, &mut parked);
+                self.read_buffer(application, token, &mut parked);
                 self.pool.put(parked);
             }
             let mut unblocked = std::mem::take(&mut self.unblocked);
@@ -259,7 +273,19 @@ impl<D: Driver, A: Application> Core<D, A> {
         }
         let connection = &mut slot.connection;
         let mut refused = false;
-        if !connection.is_blocked() {
+        let session = self.sessions.get_mut(token.index);
+        let mut fate_waits = false;
+        if let Some(session) = session {
+            refused = flush_sealed(
+                session,
+                connection,
+                &mut env!(self),
+                token,
+                &mut self.driver,
+                &mut self.counters,
+            );
+            fate_waits = refused && !connection.is_cut();
+        } else if !connection.is_blocked() {
             while let Some(buffer) = connection.pop() {
                 if !send_pooled(&mut self.driver, token, buffer, connection, &mut self.counters) {
                     refused = true;
@@ -267,7 +293,13 @@ impl<D: Driver, A: Application> Core<D, A> {
                 }
             }
         }
-        match connection.take_fate() {
+        let fate = if fate_waits { None } else { connection.take_fate() };
+        if matches!(fate, Some(Fate::Shutdown | Fate::Close))
+            && let Some(session) = self.sessions.get_mut(token.index)
+        {
+            part(session, &mut self.pool, token, &mut self.driver, &mut self.counters);
+        }
+        match fate {
             Some(Fate::Shutdown) => self.driver.shutdown(token),
             Some(Fate::Close) => {
                 slot.leaving = true;
@@ -307,6 +339,7 @@ impl<D: Driver, A: Application> Core<D, A> {
             self.lease.give(1);
         }
         slot.connection.release(&mut self.pool, &mut self.codecs);
+        self.sessions.remove(token.index, &mut self.pool);
         let gone = crate::connection::Closed::new(CloseCode::ABNORMAL, Cause::Gone);
         let closed = slot.connection.closed().unwrap_or(&gone);
         if slot.connection.was_open() {
@@ -316,16 +349,21 @@ impl<D: Driver, A: Application> Core<D, A> {
         if let Cause::Offence(offence) = &closed.cause {
             tracing::info!(code = closed.code.0, %offence, "connection closed for an offence");
         }
+        if let Cause::Tls(fault, detail) = &closed.cause {
+            tracing::info!(fault = fault.name(), detail, "TLS failed");
+        }
         if let Some(peer) = slot.peer {
             application.closed(&mut Context { core: self }, token, peer, closed);
         }
     }
 
-    pub(super) fn drain(&mut self) {
-        if self.draining_since.is_some() {
+    pub(super) fn drain(&mut self, timeout: Nanos) {
+        let until = self.now.saturating_add(timeout);
+        if let Some(earlier) = &mut self.draining_until {
+            *earlier = until.min(*earlier);
             return;
         }
-        self.draining_since = Some(self.now);
+        self.draining_until = Some(until);
         self.driver.stop_listening();
         let tokens: Vec<Token> = self.slots.tokens().collect();
         for token in tokens {

@@ -12,6 +12,7 @@ mod core;
 mod mailbox;
 mod refusals;
 mod slots;
+mod tls;
 mod wheel;
 
 use std::io;
@@ -21,13 +22,14 @@ use std::sync::mpsc;
 use crate::buffer::{Budget, Lease, Pool};
 use crate::connection;
 use crate::driver::{Driver, Event, Waker};
-use crate::limits::{COMPRESSION_BYTES_DEFAULT, COMPRESSION_LEASE_BYTES, DRAIN_TIMEOUT, MILLISECOND, Nanos};
+use crate::limits::{COMPRESSION_BYTES_DEFAULT, COMPRESSION_LEASE_BYTES, MILLISECOND, Nanos};
 use crate::stats::Snapshot;
 
 pub use self::core::Core;
-pub use application::{Answer, Application, Disposition};
+pub use application::{Answer, Application, Disposition, Extras, OwnedReply};
 pub use context::{Context, Link, Means};
 pub use mailbox::{Full, Lane, Mailboxes};
+pub use tls::Security;
 
 /// How soon a shard looks again at what waited for another shard's room.
 const ROOM_RETRY: Nanos = MILLISECOND;
@@ -39,6 +41,8 @@ pub struct Config {
     pub connection: connection::Config,
     /// Connections that the driver has room for.
     pub connections: u32,
+    /// What connections are secured by.
+    pub security: Security,
     /// Seeds masking keys and nonces; from the system's random source in production.
     pub seed: u64,
 }
@@ -70,8 +74,8 @@ impl Allowance {
 pub enum Order {
     /// Send a snapshot taken between two turns.
     Snapshot(mpsc::SyncSender<Snapshot>),
-    /// Accept nothing more, say 1001 to everyone, and end when all are gone.
-    Drain,
+    /// Accept nothing more, say 1001 to everyone, and end when all are gone, after so long at the latest.
+    Drain(Nanos),
     /// End at once.
     Stop,
 }
@@ -200,7 +204,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
         self.core.flush_dirty(&mut self.application);
         let core = &mut self.core;
         core.mailboxes.wake(&mut core.driver);
-        let drained = core.draining_since.is_some() && core.slots.len() == 0;
+        let drained = core.draining_until.is_some() && core.slots.len() == 0;
         Ok(!core.stopping && !drained)
     }
 
@@ -209,10 +213,9 @@ impl<D: Driver, A: Application> Shard<D, A> {
         if !core.dirty.is_empty() || !core.refused.is_empty() || core.stopping {
             return Some(0);
         }
-        let drained = core.draining_since.map(|since| since + DRAIN_TIMEOUT);
         let own = earlier(core.wheel.deadline(), self.application.deadline());
         let trim = core.trim_wanted.then_some(core.trim_at);
-        earlier(earlier(own, trim), earlier(drained, latest))
+        earlier(earlier(own, trim), earlier(core.draining_until, latest))
     }
 
     #[inline]
@@ -246,6 +249,10 @@ impl<D: Driver, A: Application> Shard<D, A> {
                 core.with_connection(token, |connection, _| connection.failed(error));
             }
             Event::Closed { token } => core.closed(application, token),
+            Event::Addressed { token } => {
+                let address = core.driver.address(token);
+                application.addressed(&mut Context { core }, token, address);
+            }
             Event::Woken => self.take_orders(),
             Event::AcceptFailed { errno } => {
                 let error = io::Error::from_raw_os_error(errno);
@@ -263,8 +270,8 @@ impl<D: Driver, A: Application> Shard<D, A> {
                     // Nobody waits any more when this fails.
                     let _ = to.try_send(self.core.snapshot_with(&self.application));
                 }
-                Order::Drain => {
-                    self.core.drain();
+                Order::Drain(timeout) => {
+                    self.core.drain(timeout);
                     self.application.draining(&mut Context { core: &mut self.core });
                 }
                 Order::Stop => self.core.stopping = true,

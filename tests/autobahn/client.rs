@@ -127,6 +127,7 @@ fn run<D: Driver>(driver: D, arguments: &Arguments) -> Result<(), String> {
             ..connection::Config::default()
         },
         connections: CONNECTIONS_MAX,
+        security: Default::default(),
         // Masking keys must be unpredictable (RFC 6455, 10.3).
         seed: RandomState::new().build_hasher().finish(),
     };

@@ -15,11 +15,19 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::world::{Echo, Heard, Kit, Peer, Seen, World, assert_same, options, pattern};
 
 /// How a driver under test is made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Make<D> {
     make: fn(&Options) -> io::Result<D>,
     without: Features,
 }
+
+impl<D> Clone for Make<D> {
+    fn clone(&self) -> Make<D> {
+        *self
+    }
+}
+
+impl<D> Copy for Make<D> {}
 
 impl<D> Make<D> {
     pub fn new(make: fn(&Options) -> io::Result<D>) -> Make<D> {
@@ -241,6 +249,34 @@ pub fn a_deadline_is_kept_and_never_early<D: Driver>(make: Make<D>) {
     }
     assert!(begun.elapsed() < Duration::from_secs(5), "a past deadline only looks");
     assert!(events.is_empty());
+}
+
+/// The address is the peer's, of either kind of connection, unless it has none or the kernel cannot tell.
+pub fn an_address_is_the_peers<D: Driver>(make: Make<D>) {
+    let addressed = |seen: &Seen, of: Token| match seen {
+        Seen::Addressed(token, address) if *token == of => Some(*address),
+        _ => None,
+    };
+    let mut world = World::new(SocketKit::tcp(make));
+    let features = world.driver.describe().features;
+    let can_tell = !features.has(Features::DIRECT) || features.has(Features::FD_INSTALL);
+    let (token, peer) = world.accept();
+    let (listener, address) = listener();
+    let dialled = connected(&mut world, address, None);
+    for (token, expected) in
+        [(token, peer.local_addr().expect("bound").as_socket()), (dialled, Some(address))]
+    {
+        world.driver.find_address(token);
+        world.until("the address", |world| world.seen.iter().any(|seen| addressed(seen, token).is_some()));
+        let told = world.seen.iter().find_map(|seen| addressed(seen, token));
+        assert_eq!(told, Some(expected.filter(|_| can_tell)));
+    }
+    drop(listener);
+
+    let mut world = World::new(SocketKit::unix(make));
+    let (token, _peer) = world.accept();
+    world.driver.find_address(token);
+    world.until("an answer", |world| world.has(&Seen::Addressed(token, None)));
 }
 
 /// A large stream both ways at once through one connection.

@@ -356,6 +356,49 @@ pub fn an_abort_drops_what_is_unsent<K: Kit>(kit: K) {
     assert_eq!(world.of(token).last(), Some(&Seen::Closed(token)));
 }
 
+/// Whoever asks is told once, while the bytes go on; whoever closes before is not.
+pub fn an_address_is_told_to_who_asks<K: Kit>(kit: K) {
+    let mut world = World::new(kit);
+    let (token, mut peer) = world.accept();
+    let (other, _quiet) = world.accept();
+    peer.write(b"before");
+    world.driver.find_address(token);
+    assert_eq!(world.driver.address(token), None, "not known yet");
+    world.until("the address", |world| world.of(token).any(|seen| matches!(seen, Seen::Addressed(..))));
+    world.until("the bytes", |world| world.received(token) == b"before");
+    world.driver.send(token, Source::Shared(Bytes::from_static(b"behind"))).expect("open");
+    assert_eq!(world.read(&mut peer, 6), b"behind");
+    world.settle();
+    assert_eq!(world.driver.address(token), None, "forgotten with the turn that told it");
+    let told =
+        |world: &World<K>, token| world.of(token).filter(|seen| matches!(seen, Seen::Addressed(..))).count();
+    assert_eq!((told(&world, token), told(&world, other)), (1, 0));
+
+    // Together with a half-close, which takes the same way through the kernel.
+    world.driver.find_address(token);
+    world.driver.shutdown(token);
+    assert_eq!(world.read_to_end(&mut peer), b"");
+    world.until("the address again", |world| told(world, token) == 2);
+
+    world.driver.find_address(other);
+    world.driver.close(other);
+    world.until("closed", |world| world.has(&Seen::Closed(other)));
+    world.driver.find_address(other);
+    world.settle();
+    assert_eq!(told(&world, other), 0, "only Closed follows a close");
+    assert_eq!(world.of(other).last(), Some(&Seen::Closed(other)));
+
+    // The close of a connection waits for what it is asked for.
+    for close in [Driver::close, Driver::abort] {
+        let (token, _peer) = world.accept();
+        world.driver.find_address(token);
+        world.turn();
+        close(&mut world.driver, token);
+        world.until("closed", |world| world.has(&Seen::Closed(token)));
+        assert_eq!(world.of(token).last(), Some(&Seen::Closed(token)));
+    }
+}
+
 pub fn a_stale_token_does_nothing<K: Kit>(kit: K) {
     let mut world = World::with_options(kit, &Options { connections: 4, ..options() });
     let (old, _peer) = world.accept();
@@ -378,6 +421,7 @@ pub fn a_stale_token_does_nothing<K: Kit>(kit: K) {
     world.driver.close(old);
     world.driver.abort(old);
     world.driver.resume(old);
+    world.driver.find_address(old);
     world.settle();
     let (_, peer) = peers.iter_mut().find(|(token, _)| *token == reused).expect("kept");
     world.write(peer, b"alive");

@@ -2,6 +2,7 @@
 //! block.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -54,6 +55,7 @@ pub enum Seen {
     Unblocked(Token),
     Failed(Token, std::io::ErrorKind),
     Closed(Token),
+    Addressed(Token, Option<SocketAddr>),
     Woken,
     AcceptFailed,
 }
@@ -265,6 +267,7 @@ fn record<D: Driver>(driver: &mut D, event: &Event) -> Seen {
         Event::Unblocked { token } => Seen::Unblocked(*token),
         Event::Failed { token, error } => Seen::Failed(*token, *error),
         Event::Closed { token } => Seen::Closed(*token),
+        Event::Addressed { token } => Seen::Addressed(*token, driver.address(*token)),
         Event::Woken => Seen::Woken,
         Event::AcceptFailed { .. } => Seen::AcceptFailed,
     }
@@ -279,6 +282,7 @@ fn token_of(seen: &Seen) -> Option<Token> {
         | Seen::Blocked(token, _)
         | Seen::Unblocked(token)
         | Seen::Failed(token, _)
+        | Seen::Addressed(token, _)
         | Seen::Closed(token) => Some(*token),
         Seen::Woken | Seen::AcceptFailed => None,
     }

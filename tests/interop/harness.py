@@ -55,6 +55,35 @@ def deny_io_uring():
         raise OSError(ctypes.get_errno(), "seccomp")
 
 
+class Log:
+    """The lines that a process writes, read as they come so that it never waits for a reader."""
+
+    def __init__(self, stream):
+        self.lines = []
+        self._queue = queue.Queue()
+        self._reader = threading.Thread(target=self._read, args=(stream,), daemon=True)
+        self._reader.start()
+
+    def _read(self, stream):
+        for line in stream:
+            self.lines.append(line)
+            self._queue.put(line)
+        self._queue.put(None)
+
+    def wait_for(self, pattern):
+        """The match of `pattern` in the first line, from those not waited over yet, that has one."""
+        while True:
+            line = self._queue.get(timeout=PATIENCE_S)
+            if line is None:
+                raise AssertionError(f"the log ended without {pattern!r}:\n{''.join(self.lines)}")
+            match = re.search(pattern, line)
+            if match:
+                return match
+
+    def join(self):
+        self._reader.join(PATIENCE_S)
+
+
 class Server:
     """`echoring serve` on free ports, stopped at the latest when the block ends."""
 
@@ -69,10 +98,8 @@ class Server:
             text=True,
             preexec_fn=deny_io_uring if denied else None,
         )
-        self.log = []
-        self._lines = queue.Queue()
-        self._logger = threading.Thread(target=self._read_log, daemon=True)
-        self._logger.start()
+        self._log = Log(self.process.stderr)
+        self.log = self._log.lines
         self.listening = self._first_line()
         match = re.fullmatch(
             r"listening ws://([0-9.]+|\[[0-9a-f:]+\]):(\d+) driver=(\w+) shards=(\d+) pid=(\d+)\n", self.listening
@@ -85,25 +112,12 @@ class Server:
         self.driver, self.shards, self.pid = match[3], int(match[4]), int(match[5])
         self.admin = None if admin == "off" else self._admin_address()
 
-    def _read_log(self):
-        for line in self.process.stderr:
-            self.log.append(line)
-            self._lines.put(line)
-        self._lines.put(None)
-
     def _first_line(self):
         ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE_S)
         return self.process.stdout.readline() if ready else ""
 
     def wait_for_log(self, pattern):
-        """The match of `pattern` in the first log line, from those not waited over yet, that has one."""
-        while True:
-            line = self._lines.get(timeout=PATIENCE_S)
-            if line is None:
-                raise AssertionError(f"the log ended without {pattern!r}:\n{''.join(self.log)}")
-            match = re.search(pattern, line)
-            if match:
-                return match
+        return self._log.wait_for(pattern)
 
     def _admin_address(self):
         match = self.wait_for_log(r"http://[0-9.]+:(\d+)")
@@ -132,7 +146,7 @@ class Server:
 
     def wait(self):
         code = self.process.wait(PATIENCE_S)
-        self._logger.join(PATIENCE_S)
+        self._log.join()
         return code
 
     def __enter__(self):

@@ -1,5 +1,6 @@
 """Headless Chromium, driven by chromedriver over plain HTTP (W3C WebDriver), with the standard library."""
 
+import base64
 import http.client
 import json
 import re
@@ -41,7 +42,9 @@ class Browser:
         try:
             self.port = self._port()
             options = {"binary": shutil.which("chromium"), "args": [*FLAGS, f"--user-data-dir={self.profile.name}"]}
-            capabilities = {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options}}
+            logging = {"browser": "ALL"}
+            chrome = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": logging}
+            capabilities = {"alwaysMatch": chrome}
             created = self._call("POST", "/session", {"capabilities": capabilities})
             self.session = f"/session/{created['sessionId']}"
             timeouts = {"script": PATIENCE_S * 1000, "pageLoad": PATIENCE_S * 1000}
@@ -116,6 +119,32 @@ class Browser:
 
     def text(self, selector):
         return self._call("GET", f"{self.find(selector)}/text")
+
+    def press(self, selector, text):
+        """Types behind what is there already; a line feed is the Enter key."""
+        self._call("POST", f"{self.find(selector)}/value", {"text": text})
+
+    def close_tab(self):
+        self._call("DELETE", f"{self.session}/window")
+
+    def log(self):
+        """What the browser wrote to its console since the last time, as lines."""
+        return [entry["message"] for entry in self._call("POST", f"{self.session}/se/log", {"type": "browser"})]
+
+    def look(self, width, height, scheme):
+        """Shows the page in this many CSS pixels, to somebody who prefers the light or the dark scheme."""
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self._devtools("Emulation.setDeviceMetricsOverride", metrics)
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self._devtools("Emulation.setEmulatedMedia", {"features": features})
+
+    def screenshot(self, path):
+        with open(path, "wb") as file:
+            file.write(base64.b64decode(self._call("GET", f"{self.session}/screenshot")))
+
+    def _devtools(self, command, parameters):
+        body = {"cmd": command, "params": parameters}
+        return self._call("POST", f"{self.session}/goog/cdp/execute", body)
 
     def close(self):
         if self.session:

@@ -8,7 +8,7 @@ use echoring::driver::sim::{Heard, Random};
 use echoring::driver::{Driver, Token};
 use echoring::limits::QUEUE_BYTES_DEFAULT;
 use echoring::protocol::handshake::{OriginPolicy, Request, Upgrade};
-use echoring::server::Service;
+use echoring::server::{Failure, Handler, Message, Remote, Route, Routes, Service};
 use echoring::shard::{Answer, Application, Context, Disposition, Link};
 
 use super::client::{self, Client, Item, Kind, Leave};
@@ -147,7 +147,7 @@ fn check(client: &Client, expected: &Expected, breaks: bool) {
     }
 }
 
-fn echo<A: Application + 'static>(seed: u64, application: impl Fn(usize) -> A) {
+fn echo<A: Application + 'static>(seed: u64, path: &str, application: impl Fn(usize) -> A) {
     let mut random = Random::new(seed);
     let shards = random.between(1, 3);
     let world = World::new(seed, shards, config(), 4 << 20, application);
@@ -157,7 +157,7 @@ fn echo<A: Application + 'static>(seed: u64, application: impl Fn(usize) -> A) {
     }
     let mut expected = Vec::new();
     for _ in 0..random.between(1, 6) {
-        let client = world.add("/echo");
+        let client = world.add(path);
         let mut clients = world.clients.borrow_mut();
         if random.chance(150) {
             clients[client].impatient();
@@ -171,14 +171,52 @@ fn echo<A: Application + 'static>(seed: u64, application: impl Fn(usize) -> A) {
     world.drain();
 }
 
+fn service() -> Service {
+    Service::new(OriginPolicy::SameHost, config().message_bytes_max, QUEUE_BYTES_DEFAULT)
+}
+
 #[test]
 fn echoes_come_back_exactly() {
-    for_each_seed("echoes_come_back_exactly", |seed| {
-        echo(seed, |_| Service::new(OriginPolicy::SameHost, config().message_bytes_max, QUEUE_BYTES_DEFAULT));
-    });
+    for_each_seed("echoes_come_back_exactly", |seed| echo(seed, "/echo", |_| service()));
 }
 
 #[test]
 fn echoes_of_whole_messages_come_back_exactly() {
-    for_each_seed("echoes_of_whole_messages_come_back_exactly", |seed| echo(seed, |_| Echo));
+    for_each_seed("echoes_of_whole_messages_come_back_exactly", |seed| echo(seed, "/echo", |_| Echo));
+}
+
+/// The least handler that echoes, whole messages or what there is of them.
+struct Parrot {
+    streaming: bool,
+}
+
+impl Handler for Parrot {
+    fn is_streaming(&self) -> bool {
+        self.streaming
+    }
+
+    fn message(&mut self, _: &mut Remote<'_>, _: Message<'_>) -> Result<Disposition, Failure> {
+        assert!(!self.streaming);
+        Ok(Disposition::Echo)
+    }
+
+    fn chunk(&mut self, _: &mut Remote<'_>, _: &Chunk<'_>) -> Result<Disposition, Failure> {
+        assert!(self.streaming);
+        Ok(Disposition::Echo)
+    }
+}
+
+fn parrots() -> Routes {
+    let mut routes = Routes::default();
+    routes.add(Route::new("/whole", |_| Ok(Parrot { streaming: false })));
+    routes.add(Route::new("/streamed", |_| Ok(Parrot { streaming: true })));
+    routes
+}
+
+#[test]
+fn echoes_by_handlers_come_back_exactly() {
+    for_each_seed("echoes_by_handlers_come_back_exactly", |seed| {
+        let path = if seed % 2 == 0 { "/whole" } else { "/streamed" };
+        echo(seed, path, |_| service().with_routes(parrots()));
+    });
 }

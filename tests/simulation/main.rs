@@ -4,8 +4,10 @@
 //! which is how a failure is replayed.
 
 mod broadcast;
+mod chat;
 mod client;
 mod echo;
+mod handlers;
 mod inflate;
 mod world;
 

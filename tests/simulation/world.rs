@@ -10,8 +10,8 @@ use echoring::buffer::{Budget, Lease, Pool};
 use echoring::connection;
 use echoring::driver::sim::{Faults, Network, Random, Sim};
 use echoring::driver::{Driver, Options, Waker};
-use echoring::limits::{MEMORY_BUDGET_DEFAULT, MILLISECOND, Nanos, SECOND};
-use echoring::shard::{Allowance, Application, Config, Mailboxes, Order, Shard};
+use echoring::limits::{DRAIN_TIMEOUT, MEMORY_BUDGET_DEFAULT, MILLISECOND, Nanos, SECOND};
+use echoring::shard::{Allowance, Application, Config, Mailboxes, Order, Security, Shard};
 
 use super::client::Client;
 
@@ -86,7 +86,12 @@ impl<A: Application + 'static> World<A> {
         let mailboxes = Mailboxes::connect(shards, mailbox_bytes);
         let shards: Vec<_> = (drivers.into_iter().zip(mailboxes).enumerate())
             .map(|(number, (driver, mailboxes))| {
-                let config = Config { connection: connection.clone(), connections, seed };
+                let config = Config {
+                    connection: connection.clone(),
+                    connections,
+                    security: Security::default(),
+                    seed,
+                };
                 let allowance = Allowance {
                     pool: Pool::new(budget.clone()),
                     connections: Lease::new(slots.clone(), 16),
@@ -164,7 +169,7 @@ impl<A: Application + 'static> World<A> {
     pub fn drain(&self) {
         self.goal.set(Goal::Drained);
         for shard in &self.shards {
-            assert!(shard.borrow().remote().order(Order::Drain), "the shard is there");
+            assert!(shard.borrow().remote().order(Order::Drain(DRAIN_TIMEOUT)), "the shard is there");
         }
         self.go();
         // The last words may still be on their way to the clients.

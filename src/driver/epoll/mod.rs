@@ -21,6 +21,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use self::outgoing::{Leftovers, Staged};
 use self::slots::{Marks, NONE, Phase, Slots};
 use self::sys::{Poller, Timeout};
+use super::addresses::{Addresses, peer_of};
 use super::regions::Regions;
 use super::{Description, Driver, Event, Features, Options, Source, Span, Token, Waker, clock};
 use crate::buffer::Pool;
@@ -61,6 +62,9 @@ pub struct Epoll {
     dirty: Vec<u32>,
     /// Connections that may have more to read, first in first out.
     ready: VecDeque<Token>,
+    /// Connections whose peer's address was asked for.
+    unaddressed: Vec<Token>,
+    addresses: Addresses,
     /// Reports that arose outside of a turn.
     notices: Vec<Event>,
     listeners: Vec<Listener>,
@@ -118,6 +122,8 @@ impl Epoll {
             leftovers: Leftovers::default(),
             dirty: Vec::new(),
             ready: VecDeque::new(),
+            unaddressed: Vec::new(),
+            addresses: Addresses::default(),
             notices: Vec::new(),
             listeners: Vec::new(),
             accepting: Accepting::Yes,
@@ -442,6 +448,16 @@ impl Epoll {
         }
     }
 
+    /// Answers those who asked for an address, as far as their connections are still there.
+    fn find_addresses(&mut self, events: &mut Vec<Event>) {
+        for token in std::mem::take(&mut self.unaddressed) {
+            let Some(slot) = self.slots.get(token).filter(|slot| slot.phase == Phase::Open) else { continue };
+            let address = slot.fd.as_ref().and_then(peer_of);
+            self.addresses.keep(token, address);
+            events.push(Event::Addressed { token });
+        }
+    }
+
     /// Puts a connection on the list of those with something to do, once.
     fn mark_staged(&mut self, index: u32) {
         let slot = self.slots.at(index);
@@ -461,6 +477,10 @@ impl Driver for Epoll {
         let before = events.len();
         events.append(&mut self.notices);
         self.settle_staged(pool, events);
+        self.addresses.begin();
+        if !self.unaddressed.is_empty() {
+            self.find_addresses(events);
+        }
         self.filled = 0;
         if self.accepting != Accepting::Yes {
             self.unpark_listeners();
@@ -583,6 +603,14 @@ impl Driver for Epoll {
             self.notices.push(Event::Failed { token, error: error.kind() });
         }
         Ok(token)
+    }
+
+    fn find_address(&mut self, token: Token) {
+        self.unaddressed.push(token);
+    }
+
+    fn address(&self, token: Token) -> Option<SocketAddr> {
+        self.addresses.of(token)
     }
 
     fn waker(&self) -> Waker {

@@ -16,6 +16,7 @@ use std::os::fd::OwnedFd;
 
 use bytes::Bytes;
 
+use super::addresses::Addresses;
 use super::{Description, Driver, Event, Features, Options, Source, Span, Token, Waker};
 use crate::buffer::{Buffer, Pool};
 use crate::limits::{Nanos, RECEIVE_BYTES_MAX, RECEIVE_CREDIT_BYTES, SEND_PIECES_MAX};
@@ -53,6 +54,9 @@ pub struct Sim {
     runs: Vec<Span>,
     /// Events of the turn under way, each with its connection.
     found: Vec<(Option<u32>, Event)>,
+    /// Connections whose peer's address was asked for.
+    unaddressed: Vec<Token>,
+    addresses: Addresses,
     accept_paused_turns: u32,
     woken_late: bool,
     wakes: Vec<Waker>,
@@ -128,6 +132,8 @@ impl Sim {
             used: [false; BANKS],
             runs: Vec::new(),
             found: Vec::new(),
+            unaddressed: Vec::new(),
+            addresses: Addresses::default(),
             accept_paused_turns: 0,
             woken_late: false,
             wakes: Vec::new(),
@@ -249,11 +255,12 @@ impl Driver for Sim {
         self.wakes.drain(..).for_each(|waker| waker.wake());
         let mut state = network.state();
         self.settle(&mut state, pool);
+        self.addresses.begin();
         self.recycle(&mut state);
         loop {
             self.look(&mut state, pool);
             self.hand_over(&mut state, events);
-            let busy = self.busy || !self.dirty.is_empty();
+            let busy = self.busy || !self.dirty.is_empty() || !self.unaddressed.is_empty();
             let now = state.now();
             let node = &mut state.nodes[self.number];
             node.busy = busy;
@@ -365,6 +372,14 @@ impl Driver for Sim {
         state.nodes[self.number].touched = true;
         drop(state);
         Ok(self.insert(wire, 0, Phase::Connecting))
+    }
+
+    fn find_address(&mut self, token: Token) {
+        self.unaddressed.push(token);
+    }
+
+    fn address(&self, token: Token) -> Option<SocketAddr> {
+        self.addresses.of(token)
     }
 
     fn waker(&self) -> Waker {

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::Ordering;
 
 use bytes::Buf;
@@ -163,6 +164,7 @@ impl Sim {
         for &index in &order {
             self.look_at(index, state, pool);
         }
+        self.find_addresses(state);
         self.receive(&order, state);
         for &index in &order {
             self.look_for_end(index, state, pool);
@@ -232,6 +234,21 @@ impl Sim {
         if !self.settle_end(index, state, pool) {
             self.mark_dirty(token);
             self.busy = true;
+        }
+    }
+
+    /// Answers those who asked for an address, some of them late. Each wire has one of its own.
+    fn find_addresses(&mut self, state: &mut State) {
+        for token in std::mem::take(&mut self.unaddressed) {
+            let Some(slot) = self.slot(token).filter(|slot| slot.phase == Phase::Open) else { continue };
+            let wire = slot.wire as u32;
+            if state.random.chance(state.faults.late_submit) {
+                self.unaddressed.push(token);
+                continue;
+            }
+            let address = Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 0).to_bits() | (wire & 0x00ff_ffff));
+            self.addresses.keep(token, Some(SocketAddr::from((address, 40_000))));
+            self.report(token.index, Event::Addressed { token });
         }
     }
 

@@ -17,7 +17,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use io_uring::squeue::Flags;
 use io_uring::{SubmissionQueue, cqueue};
@@ -28,6 +28,7 @@ use super::ring::{Ring, shut_down};
 use super::sends::{Batch, Rests};
 use super::slots::{Marks, NONE, Phase, Receive, Slots};
 use crate::buffer::Pool;
+use crate::driver::addresses::{Addresses, peer_of};
 use crate::driver::{Event, Features, Source, Span, Token};
 use crate::limits::{RECEIVE_BYTES_MAX, RECEIVE_BYTES_WITH_CREDIT_MAX, RECEIVE_CREDIT_BYTES};
 
@@ -72,8 +73,10 @@ pub(super) struct Connections {
     parked: VecDeque<Token>,
     /// `Blocked` events; they go in front of the turn's others, so that no reply is staged in vain.
     blocked: Vec<Event>,
-    /// `Failed` events; they go behind the turn's others, so that what was received before still counts.
-    failed: Vec<Event>,
+    /// `Failed` events; they go behind the turn's others, so that what was received before still counts. And
+    /// `Addressed` ones, which come as well.
+    last: Vec<Event>,
+    pub(super) addresses: Addresses,
     /// User data of the latest receive, and the position of its event.
     run_user_data: u64,
     run_event: usize,
@@ -113,7 +116,8 @@ impl Connections {
             late: Vec::new(),
             parked: VecDeque::new(),
             blocked: Vec::new(),
-            failed: Vec::new(),
+            last: Vec::new(),
+            addresses: Addresses::default(),
             run_user_data: 0,
             run_event: 0,
             silent,
@@ -170,6 +174,12 @@ impl Connections {
         self.list(token.index);
     }
 
+    pub(super) fn find_address(&mut self, token: Token) {
+        let Some(slot) = self.slots.get(token) else { return };
+        slot.marks.set(Marks::UNADDRESSED);
+        self.list(token.index);
+    }
+
     pub(super) fn close(&mut self, token: Token) {
         let Some(slot) = self.slots.get(token) else { return };
         match slot.phase {
@@ -209,6 +219,7 @@ impl Connections {
     pub(super) fn begin(&mut self) {
         // No receive is named so.
         self.run_user_data = 0;
+        self.addresses.begin();
     }
 
     /// Queues the staged sends, one operation for each connection.
@@ -274,6 +285,7 @@ impl Connections {
             Phase::Open => {
                 self.send_rest(index, ring)?;
                 self.arm_or_stop(index, ring)?;
+                self.look_for_address(index, ring)?;
                 self.half_close(index, ring)
             }
             Phase::Failed => {
@@ -342,10 +354,35 @@ impl Connections {
         Ok(())
     }
 
+    /// A direct descriptor has no name for `getpeername`, so that an ordinary one is made for the look.
+    fn look_for_address(&mut self, index: u32, ring: &mut Ring) -> io::Result<()> {
+        let (file, token) = (self.slots.file(index), self.slots.token(index));
+        let slot = self.slots.at(index);
+        if !slot.marks.has(Marks::UNADDRESSED) || slot.marks.has(Marks::BUSY) {
+            return Ok(());
+        }
+        slot.marks.clear(Marks::UNADDRESSED);
+        if file.direct && self.install {
+            slot.marks.set(Marks::BUSY);
+            return self.push(ring, &file.install().user_data(Kind::InstallToLook.of_token(token)));
+        }
+        let address = (!file.direct).then(|| {
+            // SAFETY: the slot's socket is open as long as the slot is, and here for the length of a call.
+            let socket = unsafe { BorrowedFd::borrow_raw(file.number as RawFd) };
+            peer_of(&socket)
+        });
+        self.addresses.keep(token, address.flatten());
+        self.last.push(Event::Addressed { token });
+        Ok(())
+    }
+
     fn half_close(&mut self, index: u32, ring: &mut Ring) -> io::Result<()> {
         let (file, token) = (self.slots.file(index), self.slots.token(index));
         let slot = self.slots.at(index);
-        if !slot.marks.has(Marks::SHUTDOWN) || slot.marks.has(Marks::SHUT) || slot.rest != NONE {
+        if !slot.marks.has(Marks::SHUTDOWN)
+            || slot.marks.has(Marks::SHUT.with(Marks::BUSY))
+            || slot.rest != NONE
+        {
             return Ok(());
         }
         if self.batch.position(slot.staged).is_some() {
@@ -429,14 +466,14 @@ impl Connections {
         if !self.blocked.is_empty() {
             events.splice(start..start, self.blocked.drain(..));
         }
-        if !self.failed.is_empty() {
-            events.append(&mut self.failed);
+        if !self.last.is_empty() {
+            events.append(&mut self.last);
         }
     }
 
     /// Whether events wait to be placed.
     pub(super) fn has_events(&self) -> bool {
-        !self.blocked.is_empty() || !self.failed.is_empty()
+        !self.blocked.is_empty() || !self.last.is_empty()
     }
 
     // ---- completions ----
@@ -608,7 +645,7 @@ impl Connections {
         match slot.phase {
             Phase::Connecting | Phase::Open => {
                 slot.phase = Phase::Failed;
-                self.failed.push(Event::Failed { token, error: io::Error::from_raw_os_error(error).kind() });
+                self.last.push(Event::Failed { token, error: io::Error::from_raw_os_error(error).kind() });
             }
             Phase::Draining => slot.phase = Phase::Cancelling,
             _ => {}
@@ -653,6 +690,20 @@ impl Connections {
         } else if let Some(slot) = self.slots.get(token_of(completion.user_data)) {
             slot.marks.set(Marks::INSTALL_REFUSED);
             slot.marks.clear(Marks::SHUT);
+        }
+        self.step_ended(completion);
+    }
+
+    /// A temporary descriptor for a look at the peer's address arrived, or none could be made.
+    pub(super) fn installed_to_look(&mut self, completion: Completion) {
+        let descriptor = (completion.result >= 0).then(|| {
+            // SAFETY: the kernel has just made this descriptor for us.
+            unsafe { OwnedFd::from_raw_fd(completion.result) }
+        });
+        let token = token_of(completion.user_data);
+        if self.slots.get(token).is_some_and(|slot| slot.phase == Phase::Open) {
+            self.addresses.keep(token, descriptor.as_ref().and_then(peer_of));
+            self.last.push(Event::Addressed { token });
         }
         self.step_ended(completion);
     }

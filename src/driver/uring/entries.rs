@@ -32,6 +32,8 @@ pub(super) enum Kind {
     CancelConnect,
     /// A temporary descriptor for a half-close.
     Install,
+    /// A temporary descriptor for a look at the peer's address.
+    InstallToLook,
     Shutdown,
     Close,
     /// The poll on this ring's eventfd.
@@ -47,7 +49,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 18] = [
+    const ALL: [Kind; 19] = [
         Kind::Receive,
         Kind::Send,
         Kind::Rest,
@@ -59,6 +61,7 @@ impl Kind {
         Kind::CancelRest,
         Kind::CancelConnect,
         Kind::Install,
+        Kind::InstallToLook,
         Kind::Shutdown,
         Kind::Close,
         Kind::WakePoll,

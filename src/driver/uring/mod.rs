@@ -194,6 +194,7 @@ impl Uring {
                 connections.cancelled(completion, kind);
             }
             Kind::Install => connections.installed(completion),
+            Kind::InstallToLook => connections.installed_to_look(completion),
             Kind::Shutdown => connections.step_ended(completion),
             Kind::Close => {
                 if let Some(file) = connections.closed(completion, events) {
@@ -314,6 +315,14 @@ impl Driver for Uring {
         self.dials.connect(address, source, listening, &mut self.connections, &self.ring)
     }
 
+    fn find_address(&mut self, token: Token) {
+        self.connections.find_address(token);
+    }
+
+    fn address(&self, token: Token) -> Option<SocketAddr> {
+        self.connections.addresses.of(token)
+    }
+
     fn waker(&self) -> Waker {
         self.waker.clone()
     }
@@ -343,7 +352,7 @@ impl Drop for Uring {
             for entry in self.ring.completions() {
                 let kind = Kind::of(entry.user_data());
                 let made_descriptor = match kind {
-                    Kind::Install => true,
+                    Kind::Install | Kind::InstallToLook => true,
                     Kind::AcceptMany | Kind::AcceptOne => !connections.slots.is_direct(),
                     _ => false,
                 };

@@ -66,10 +66,12 @@ impl Marks {
     pub(super) const CANCEL_FOUND: Marks = Marks(1 << 9);
     /// A cancellation by user data did not find its operation.
     pub(super) const CANCEL_MISSED: Marks = Marks(1 << 10);
-    /// Another brief operation (a half-close) is with the kernel.
+    /// Another brief operation (a half-close, a look at the peer's address) is with the kernel.
     pub(super) const BUSY: Marks = Marks(1 << 7);
     /// No descriptor could be installed for a half-close.
     pub(super) const INSTALL_REFUSED: Marks = Marks(1 << 8);
+    /// Its owner asked for the peer's address.
+    pub(super) const UNADDRESSED: Marks = Marks(1 << 11);
 
     #[inline]
     pub(super) fn has(self, marks: Marks) -> bool {

@@ -5,18 +5,21 @@
 
 #![forbid(unsafe_code)]
 
+mod field;
 mod origin;
 mod refusal;
 mod request;
 mod response;
 
+pub use field::{BadField, check_field};
 pub use origin::OriginPolicy;
 pub use refusal::Refusal;
 pub use request::{
-    Request, SubprotocolPreference, Upgrade, is_subprotocol, percent_decode_path, with_request,
+    Request, SubprotocolPreference, Upgrade, is_subprotocol, percent_decode_path, with_fields, with_request,
 };
 pub use response::{
-    BadHandshake, Dial, Response, parse_response, write_accept, write_refusal, write_request, write_response,
+    BadHandshake, Dial, Response, ResponseHead, parse_response, parse_response_head, write_accept,
+    write_accept_with, write_refusal, write_request, write_response,
 };
 
 use base64::Engine as _;

@@ -69,6 +69,11 @@ refusals! {
         "serve the page from the same host, or allow its origin with --allow-origin";
     /// Nothing lives at the path.
     NOT_FOUND = 404, "no such path", "", "ask for /echo or /broadcast/TOPIC";
+    /// What lives there is reached by an upgrade, and the request asks for none.
+    WEBSOCKET_ONLY = 426, "this path speaks WebSocket only", "Upgrade: websocket\r\n",
+        "open it with a WebSocket client";
+    /// The head took longer than it may.
+    TIMEOUT = 408, "the request took too long", "", "send the whole request head at once";
     /// The node is full. Callers may replace `headers` by a jittered Retry-After.
     UNAVAILABLE = 503, "too many connections", "Retry-After: 5\r\n",
         "try again later, or raise --max-connections";

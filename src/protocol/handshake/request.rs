@@ -50,11 +50,27 @@ pub fn with_request<R>(bytes: &[u8], f: impl FnOnce(&Request<'_>, usize) -> R) -
         return Err(Refusal::VERSION);
     }
     let (Some(method), Some(target)) = (parsed.method, parsed.path) else { return Err(Refusal::MALFORMED) };
-    let (authority, path, query) = split_target(method, target).ok_or(Refusal::TARGET)?;
-    let host = host(parsed.headers)?;
-    let request =
-        Request { method, target, path, query, host: authority.unwrap_or(host), headers: parsed.headers };
-    Ok(Some(f(&request, head_bytes)))
+    Ok(Some(f(&Request::new(method, target, parsed.headers)?, head_bytes)))
+}
+
+/// Shows to `f` a request whose head somebody else has read: an HTTP server that hands its connection over. The
+/// rules are those of [`with_request`]; the head's length is no longer to be judged.
+///
+/// # Errors
+/// A [`Refusal`]: 400 for what is malformed, 431 past [`HEADERS_MAX`].
+pub fn with_fields<'a, R>(
+    method: &'a str,
+    target: &'a str,
+    fields: impl Iterator<Item = (&'a str, &'a [u8])>,
+    f: impl FnOnce(&Request<'_>) -> R,
+) -> Result<R, Refusal> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut count = 0;
+    for (name, value) in fields {
+        *headers.get_mut(count).ok_or(Refusal::TOO_MANY_HEADERS)? = httparse::Header { name, value };
+        count += 1;
+    }
+    Ok(f(&Request::new(method, target, &headers[..count])?))
 }
 
 /// Whether the request line has three words of which the last begins with `HTTP/` and a digit, so that it is
@@ -137,6 +153,21 @@ fn is_registered_name(text: &str) -> bool {
 }
 
 impl<'a> Request<'a> {
+    fn new(
+        method: &'a str,
+        target: &'a str,
+        headers: &'a [httparse::Header<'a>],
+    ) -> Result<Request<'a>, Refusal> {
+        let (authority, path, query) = split_target(method, target).ok_or(Refusal::TARGET)?;
+        let host = host(headers)?;
+        Ok(Request { method, target, path, query, host: authority.unwrap_or(host), headers })
+    }
+
+    /// All fields in order, names as sent, without the white space around values.
+    pub fn fields(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> + Clone {
+        self.headers.iter().map(|header| (header.name, header.value.trim_ascii()))
+    }
+
     /// The first field called `name`, whatever its case, if it is text.
     pub fn header(&self, name: &str) -> Option<&'a str> {
         let header = self.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;

@@ -18,6 +18,18 @@ pub fn write_accept(
     subprotocol: Option<&str>,
     agreement: Option<&Agreement>,
 ) {
+    write_accept_with(out, key, subprotocol, agreement, []);
+}
+
+/// The same with further `fields`, names and values, which [`check_field`](super::check_field) should have seen.
+/// CR, LF and NUL inside them are left out.
+pub fn write_accept_with<'a>(
+    out: &mut Vec<u8>,
+    key: &[u8; 24],
+    subprotocol: Option<&str>,
+    agreement: Option<&Agreement>,
+    fields: impl IntoIterator<Item = (&'a str, &'a str)>,
+) {
     out.extend_from_slice(
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ",
     );
@@ -29,6 +41,9 @@ pub fn write_accept(
     if let Some(agreement) = agreement {
         out.extend_from_slice(b"\r\nSec-WebSocket-Extensions: ");
         deflate::write_response(out, agreement);
+    }
+    for (name, value) in fields {
+        append_field(out, name, value);
     }
     out.extend_from_slice(b"\r\n\r\n");
 }
@@ -77,7 +92,10 @@ fn reason_phrase(status: u16) -> &'static str {
         204 => "No Content",
         301 => "Moved Permanently",
         302 => "Found",
+        303 => "See Other",
         304 => "Not Modified",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
         400 => "Bad Request",
         401 => "Unauthorized",
         403 => "Forbidden",
@@ -100,6 +118,14 @@ fn reason_phrase(status: u16) -> &'static str {
 /// Appends `text` less the bytes that could end a header line, so that no value starts a line of its own.
 fn append_text(out: &mut Vec<u8>, text: &str) {
     out.extend(text.bytes().filter(|byte| !matches!(byte, b'\r' | b'\n' | 0)));
+}
+
+/// Begins a line with a field, behind the end of the line before it.
+fn append_field(out: &mut Vec<u8>, name: &str, value: &str) {
+    out.extend_from_slice(b"\r\n");
+    append_text(out, name);
+    out.extend_from_slice(b": ");
+    append_text(out, value);
 }
 
 /// What a client asks a server for.
@@ -141,10 +167,7 @@ pub fn write_request(out: &mut Vec<u8>, dial: &Dial, nonce: [u8; 16], offer: Opt
         deflate::write_offer(out, offer);
     }
     for (name, value) in &dial.headers {
-        out.extend_from_slice(b"\r\n");
-        append_text(out, name);
-        out.extend_from_slice(b": ");
-        append_text(out, value);
+        append_field(out, name, value);
     }
     out.extend_from_slice(b"\r\n\r\n");
 }
@@ -254,6 +277,23 @@ fn parse_one(
     offer: Option<&Preferences>,
     bytes_max: usize,
 ) -> Result<Option<(Option<Response>, usize)>, BadHandshake> {
+    with_head(bytes, bytes_max, |status, headers, head_bytes| {
+        let response = match status {
+            101 => Some(judge(headers, nonce, offer)?),
+            100..=199 => None,
+            status => return Err(BadHandshake::Status(status)),
+        };
+        Ok((response, head_bytes))
+    })?
+    .transpose()
+}
+
+/// Shows the head of at most `bytes_max` at the start of `bytes` to `f`: status, fields, length.
+fn with_head<R>(
+    bytes: &[u8],
+    bytes_max: usize,
+    f: impl FnOnce(u16, &[httparse::Header<'_>], usize) -> R,
+) -> Result<Option<R>, BadHandshake> {
     let head = &bytes[..bytes.len().min(bytes_max)];
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut parsed = httparse::Response::new(&mut headers);
@@ -267,17 +307,20 @@ fn parse_one(
     if has_bare_line_feed(&head[..head_bytes]) {
         return Err(BadHandshake::Malformed);
     }
-    let headers = &*parsed.headers;
-    let status = match parsed.code.unwrap_or_default() {
-        status @ 101 => status,
-        // HTTP/1.0 has no interim responses (RFC 9110, 15.2).
-        100..=199 if parsed.version != Some(1) => return Err(BadHandshake::Malformed),
-        100..=199 => return Ok(Some((None, head_bytes))),
-        status => return Err(BadHandshake::Status(status)),
-    };
-    if parsed.version != Some(1) {
+    let status = parsed.code.unwrap_or_default();
+    // HTTP/1.0 has no interim responses, and no upgrades (RFC 9110, 15.2).
+    if (100..=199).contains(&status) && parsed.version != Some(1) {
         return Err(BadHandshake::Malformed);
     }
+    Ok(Some(f(status, parsed.headers, head_bytes)))
+}
+
+/// Whether a 101 keeps RFC 6455, 4.1, and what it chose.
+fn judge(
+    headers: &[httparse::Header<'_>],
+    nonce: [u8; 16],
+    offer: Option<&Preferences>,
+) -> Result<Response, BadHandshake> {
     if !lists(headers, "upgrade", "websocket") || !lists(headers, "connection", "upgrade") {
         return Err(BadHandshake::MissingUpgrade);
     }
@@ -294,5 +337,35 @@ fn parse_one(
         }
         (Some(_), Some(_)) => return Err(BadHandshake::UnknownSubprotocol),
     };
-    Ok(Some((Some(Response { status, subprotocol, agreement }), head_bytes)))
+    Ok(Response { status: 101, subprotocol, agreement })
+}
+
+/// An answer's head as it came, for those who want to know more of it than [`parse_response`] tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResponseHead {
+    /// The status.
+    pub status: u16,
+    /// Names and values in order, without the white space around values.
+    pub fields: Vec<(String, Vec<u8>)>,
+}
+
+/// Reads the head at the start of `bytes`, whatever it says, and tells its length; `None` when it is not
+/// complete. Interim responses are passed over.
+///
+/// # Errors
+/// [`BadHandshake::Malformed`] and [`BadHandshake::HeadTooBig`].
+pub fn parse_response_head(bytes: &[u8]) -> Result<Option<(ResponseHead, usize)>, BadHandshake> {
+    let mut start = 0;
+    loop {
+        let read = with_head(&bytes[start..], HEAD_BYTES_MAX - start, |status, headers, head_bytes| {
+            let field =
+                |header: &httparse::Header<'_>| (header.name.to_owned(), header.value.trim_ascii().to_vec());
+            (ResponseHead { status, fields: headers.iter().map(field).collect() }, head_bytes)
+        })?;
+        match read {
+            Some((ResponseHead { status: 100 | 102..=199, .. }, head_bytes)) => start += head_bytes,
+            Some((head, head_bytes)) => return Ok(Some((head, start + head_bytes))),
+            None => return Ok(None),
+        }
+    }
 }

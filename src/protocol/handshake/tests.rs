@@ -462,6 +462,69 @@ fn interim_responses_are_passed_over() {
 }
 
 #[test]
+fn an_answer_that_opens_no_websocket_can_be_read_whole() {
+    let bytes = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 302 Found\r\nLocation:  /b \r\nX: \xff\r\n\r\nbody";
+    for end in 0..bytes.len() - 4 {
+        assert_eq!(parse_response_head(&bytes[..end]), Ok(None), "{end} bytes");
+    }
+    let (head, head_bytes) = parse_response_head(bytes).unwrap().expect("complete");
+    assert_eq!(head_bytes, bytes.len() - 4);
+    let fields = vec![("Location".to_owned(), b"/b".to_vec()), ("X".to_owned(), b"\xff".to_vec())];
+    assert_eq!(head, ResponseHead { status: 302, fields });
+    // A 101 is no interim response, whatever else is wrong with it.
+    let (head, _) = parse_response_head(b"HTTP/1.1 101 Odd\r\n\r\n").unwrap().expect("complete");
+    assert_eq!(head.status, 101);
+    assert_eq!(parse_response_head(b"SSH-2.0-OpenSSH\r\n"), Err(BadHandshake::Malformed));
+    let long = format!("HTTP/1.1 200 {}", "x".repeat(HEAD_BYTES_MAX));
+    assert_eq!(parse_response_head(long.as_bytes()), Err(BadHandshake::HeadTooBig));
+}
+
+#[test]
+fn fields_of_a_program_stand_behind_those_of_the_handshake() {
+    let mut out = Vec::new();
+    write_accept_with(
+        &mut out,
+        b"dGhlIHNhbXBsZSBub25jZQ==",
+        None,
+        None,
+        [("Set-Cookie", "a=b"), ("X", "c\r\nd")],
+    );
+    let text = String::from_utf8(out).unwrap();
+    assert!(text.ends_with("\r\nSet-Cookie: a=b\r\nX: cd\r\n\r\n"), "{text}");
+}
+
+#[test]
+fn a_head_that_somebody_else_read_is_judged_by_the_same_rules() {
+    let cases: [(&str, &[&str]); 9] = [
+        ("GET /chat?x=1 HTTP/1.1", GOOD),
+        ("GET http://other.example/chat HTTP/1.1", GOOD),
+        ("POST /chat HTTP/1.1", GOOD),
+        ("GET ftp://a/ HTTP/1.1", GOOD),
+        ("GET / HTTP/1.1", &["Host: a"]),
+        ("GET / HTTP/1.1", &["Host: a", "Host: b"]),
+        ("GET / HTTP/1.1", &["Host: a", "Upgrade: websocket", "Connection: close"]),
+        ("GET / HTTP/1.1", &["Host: a", "Sec-WebSocket-Key: x"]),
+        ("GET / HTTP/1.1", &["X: y"]),
+    ];
+    type Seen = (String, String, String, Result<Option<[u8; 24]>, Refusal>);
+    fn see(request: &Request<'_>) -> Seen {
+        let upgrade = request.upgrade().map(|upgrade| upgrade.map(|upgrade| upgrade.key));
+        (request.path.to_owned(), request.query.to_owned(), request.host.to_owned(), upgrade)
+    }
+    for (line, fields) in cases {
+        let bytes = request(line, fields);
+        let parsed = with_request(&bytes, |request, _| see(request)).map(|seen| seen.expect("complete"));
+        let words: Vec<&str> = line.split(' ').collect();
+        let fields = fields.iter().filter_map(|field| field.split_once(':'));
+        let handed_over =
+            with_fields(words[0], words[1], fields.map(|(name, value)| (name, value.as_bytes())), see);
+        assert_eq!(handed_over, parsed, "{line}");
+    }
+    let many = (0..=HEADERS_MAX).map(|_| ("Host", &b"a"[..]));
+    assert_eq!(with_fields("GET", "/", many, |_| ()), Err(Refusal::TOO_MANY_HEADERS));
+}
+
+#[test]
 fn percent_encoding_is_strict() {
     let cases = [
         ("", Some("")),

@@ -10,7 +10,7 @@ use crate::driver::{Driver, Token};
 use crate::protocol::deflate;
 use crate::protocol::handshake::{self, Refusal, Upgrade};
 use crate::shard::context::Context;
-use crate::shard::{Answer, Application, refusals};
+use crate::shard::{Answer, Application};
 use crate::stats::Counters;
 
 impl<D: Driver, A: Application> Core<D, A> {
@@ -18,7 +18,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         let answered = handshake::with_request(head.as_slice(), |request, _| {
             let upgrade = match request.upgrade() {
                 Ok(upgrade) => upgrade,
-                Err(refusal) => return self.refuse_because(token, &refusal, request),
+                Err(refusal) => return self.refuse_because(application, token, &refusal, request),
             };
             if let Some(upgrade) = &upgrade {
                 self.agree(token, upgrade);
@@ -31,6 +31,11 @@ impl<D: Driver, A: Application> Core<D, A> {
                     self.accept(token, Some(key), subprotocol, whole);
                     application.opened(&mut Context { core: self }, token, None);
                 }
+                (Answer::UpgradeWith { peer, extras, whole }, Some(key)) => {
+                    self.set_peer(token, peer);
+                    self.accept_with(token, Some(key), extras.subprotocol.as_deref(), &extras.fields, whole);
+                    application.opened(&mut Context { core: self }, token, None);
+                }
                 (Answer::Later { peer }, Some(key)) => {
                     self.set_peer(token, peer);
                     if let Some(slot) = self.slots.get_mut(token) {
@@ -38,9 +43,10 @@ impl<D: Driver, A: Application> Core<D, A> {
                     }
                 }
                 (Answer::Respond(reply), _) => self.respond(token, &reply),
-                (Answer::Refuse(refusal), _) => self.refuse_because(token, &refusal, request),
-                (Answer::Upgrade { .. } | Answer::Later { .. }, None) => {
-                    self.refuse_because(token, &refusals::NOT_AN_UPGRADE, request);
+                (Answer::RespondWith(reply), _) => self.respond(token, &reply.as_reply()),
+                (Answer::Refuse(refusal), _) => self.refuse_because(application, token, &refusal, request),
+                (Answer::Upgrade { .. } | Answer::UpgradeWith { .. } | Answer::Later { .. }, None) => {
+                    self.refuse_because(application, token, &Refusal::WEBSOCKET_ONLY, request);
                 }
             }
         });
@@ -71,11 +77,22 @@ impl<D: Driver, A: Application> Core<D, A> {
     }
 
     fn accept(&mut self, token: Token, key: Option<[u8; 24]>, subprotocol: Option<&str>, whole: bool) {
+        self.accept_with(token, key, subprotocol, &[], whole);
+    }
+
+    fn accept_with(
+        &mut self,
+        token: Token,
+        key: Option<[u8; 24]>,
+        subprotocol: Option<&str>,
+        fields: &[(String, String)],
+        whole: bool,
+    ) {
         let Some(slot) = self.slots.get_mut(token) else { return };
         if slot.connection.is_ending() {
             return;
         }
-        match slot.connection.accept(key, subprotocol, whole, &mut env!(self)) {
+        match slot.connection.accept_with(key, subprotocol, fields, whole, &mut env!(self)) {
             Ok(()) => self.counters.opened += 1,
             Err(OutOfMemory) => slot.connection.out_of_memory(),
         }
@@ -92,11 +109,20 @@ impl<D: Driver, A: Application> Core<D, A> {
         self.touch(token);
     }
 
-    fn refuse_because(&mut self, token: Token, refusal: &Refusal, request: &handshake::Request<'_>) {
+    fn refuse_because(
+        &mut self,
+        application: &mut A,
+        token: Token,
+        refusal: &Refusal,
+        request: &handshake::Request<'_>,
+    ) {
         let Refusal { status, reason, cure, .. } = *refusal;
         let origin = request.header("origin").unwrap_or("-");
         tracing::info!(status, reason, cure, path = request.path, origin, "request refused");
-        self.refuse_quietly(token, refusal);
+        match application.refused(refusal, request) {
+            Some(reply) => self.respond(token, &reply.as_reply()),
+            None => self.refuse_quietly(token, refusal),
+        }
     }
 
     pub(in crate::shard) fn refuse(&mut self, token: Token, refusal: &Refusal) {
@@ -113,8 +139,10 @@ impl<D: Driver, A: Application> Core<D, A> {
         self.touch(token);
     }
 
-    pub(in crate::shard) fn respond(&mut self, token: Token, reply: &Reply) {
-        *self.counters.answers.entry(reply.status).or_default() += 1;
+    pub(in crate::shard) fn respond(&mut self, token: Token, reply: &Reply<'_>) {
+        let counts =
+            if reply.status < 400 { &mut self.counters.answers } else { &mut self.counters.refusals };
+        *counts.entry(reply.status).or_default() += 1;
         if let Some(slot) = self.slots.get_mut(token) {
             slot.connection.respond(reply, &mut env!(self));
         }
@@ -148,6 +176,9 @@ impl<D: Driver, A: Application> Core<D, A> {
             }
         };
         self.slots.insert(token, connection, Some(peer));
+        if self.config.security.client.is_some() {
+            self.secure_dialled(token);
+        }
         if let Some(slot) = self.slots.get_mut(token) {
             slot.leased = true;
         }

@@ -68,14 +68,17 @@ impl<D: Driver, A: Application> Core<D, A> {
     /// What is not a short message to an echo: heads, fragments, control frames, long messages, messages that
     /// the application wants to see, and replies that must wait for others.
     #[inline(never)]
-    fn received_any(&mut self, application: &mut A, token: Token, span: Span, mut run: Run) {
+    fn received_any(&mut self, application: &mut A, token: Token, mut span: Span, mut run: Run) {
+        if self.sessions.has(token.index) && self.received_sealed(application, token, span) {
+            return;
+        }
         if let Some(slot) = self.slots.get_mut(token)
             && slot.connection.is_between_messages()
             && slot.peer.as_ref().is_some_and(|peer| !application.echoes(peer))
         {
-            self.show_short(application, token, span, &mut run);
+            self.show_short(application, token, &mut span, &mut run);
         }
-        while let Some(head) = self.read(application, token, span, &mut run) {
+        while let Some(head) = self.read(application, token, &mut span, &mut run) {
             self.request(application, token, head);
         }
         self.end_run(token, span, &run);
@@ -87,6 +90,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         let Some(slot) = self.slots.get_mut(token) else { return };
         slot.plain_echo = !slot.dirty
             && !slot.leaving
+            && !self.sessions.has(token.index)
             && self.config.connection.message_bytes_max >= LONE_BYTES_MAX as u64
             && slot.connection.is_plain()
             && slot.peer.as_ref().is_some_and(|peer| application.echoes(peer));
@@ -94,10 +98,10 @@ impl<D: Driver, A: Application> Core<D, A> {
 
     /// Shows the short messages at the front of a run to the application.
     #[inline(never)]
-    fn show_short(&mut self, application: &mut A, token: Token, span: Span, run: &mut Run) {
+    fn show_short(&mut self, application: &mut A, token: Token, place: &mut impl Place<D>, run: &mut Run) {
         let Some(slot) = self.slots.get_mut(token) else { return };
         let Some(peer) = &mut slot.peer else { return };
-        let bytes = self.driver.received(span);
+        let bytes = place.bytes(&mut self.driver);
         let bytes_max = self.config.connection.message_bytes_max;
         while let Some((kind, at)) = slot.connection.next_short(run, bytes, bytes_max) {
             self.counters.messages_in += 1;
@@ -118,9 +122,15 @@ impl<D: Driver, A: Application> Core<D, A> {
     }
 
     /// Reads a run until it is used up or a request head is complete.
-    fn read(&mut self, application: &mut A, token: Token, span: Span, run: &mut Run) -> Option<Buffer> {
+    fn read(
+        &mut self,
+        application: &mut A,
+        token: Token,
+        place: &mut impl Place<D>,
+        run: &mut Run,
+    ) -> Option<Buffer> {
         let slot = self.slots.get_mut(token)?;
-        let bytes = self.driver.received(span);
+        let bytes = place.bytes(&mut self.driver);
         loop {
             let step = slot.connection.poll(run, bytes, &mut env!(self));
             match step {
@@ -131,12 +141,10 @@ impl<D: Driver, A: Application> Core<D, A> {
                     show_chunk(application, link, run, bytes, marks, piece);
                 }
                 Step::Ping(piece) => {
-                    if let Piece::Held(buffer) = piece {
-                        self.pool.put(buffer);
-                    }
+                    show_control(application, link!(self, slot, token), bytes, piece, A::ping);
                 }
                 Step::Pong(piece) => {
-                    show_pong(application, link!(self, slot, token), bytes, piece);
+                    show_control(application, link!(self, slot, token), bytes, piece, A::pong);
                 }
                 Step::Head(head) => return Some(head),
                 Step::Refused(refusal) => {
@@ -145,7 +153,7 @@ impl<D: Driver, A: Application> Core<D, A> {
                 Step::Opened(response) => {
                     self.counters.opened += 1;
                     application.opened(&mut Context { core: self }, token, Some(&response));
-                    return self.read(application, token, span, run);
+                    return self.read(application, token, place, run);
                 }
             }
         }
@@ -212,32 +220,29 @@ impl<D: Driver, A: Application> Core<D, A> {
         }
     }
 
-    /// Reads what had to wait. Replies cannot leave from there, so they are copied.
-    pub(super) fn read_parked(&mut self, application: &mut A, token: Token, parked: &mut Buffer) {
+    /// Reads what had to wait, or was sealed. Replies cannot leave from there, so they are copied.
+    pub(super) fn read_buffer(&mut self, application: &mut A, token: Token, buffer: &mut Buffer) {
         let mut run = Run::new();
-        let Some(slot) = self.slots.get_mut(token) else { return };
-        let bytes = parked.as_mut_slice();
-        loop {
-            match slot.connection.poll(&mut run, bytes, &mut env!(self)) {
-                Step::Chunk(marks, piece) => {
-                    self.counters.messages_in += u64::from(marks.last);
-                    let link = link!(self, slot, token);
-                    show_chunk(application, link, &mut run, bytes, marks, piece);
-                }
-                Step::Ping(piece) => {
-                    if let Piece::Held(buffer) = piece {
-                        self.pool.put(buffer);
-                    }
-                }
-                Step::Pong(piece) => {
-                    show_pong(application, link!(self, slot, token), bytes, piece);
-                }
-                Step::Idle | Step::Head(_) | Step::Refused(_) | Step::Opened(_) => break,
+        let bytes_max = self.config.connection.message_bytes_max;
+        if let Some(slot) = self.slots.get_mut(token)
+            && let Some(peer) = &slot.peer
+            && slot.connection.is_between_messages()
+        {
+            if !application.echoes(peer) {
+                self.show_short(application, token, buffer, &mut run);
+            } else if slot.connection.is_plain() {
+                let echoed = echo_short(&mut run, buffer.as_mut_slice(), bytes_max);
+                slot.connection.go_on(&run);
+                self.counters.messages_in += echoed;
+                self.counters.messages_out += echoed;
             }
         }
-        let connection = &mut slot.connection;
-        let block = connection.end_run(&run, bytes, &mut env!(self));
-        let copied = match block {
+        while let Some(head) = self.read(application, token, buffer, &mut run) {
+            self.request(application, token, head);
+        }
+        let Some(slot) = self.slots.get_mut(token) else { return };
+        let (connection, bytes) = (&mut slot.connection, buffer.as_slice());
+        let copied = match connection.end_run(&run, bytes, &mut env!(self)) {
             Ok(Some(_)) => connection.copy_block(&run, bytes, &mut env!(self)),
             Ok(None) => Ok(()),
             Err(OutOfMemory) => Err(OutOfMemory),
@@ -246,6 +251,24 @@ impl<D: Driver, A: Application> Core<D, A> {
             connection.out_of_memory();
         }
         self.touch(token);
+    }
+}
+
+/// Where a run's bytes lie. They are asked for anew whenever the shard is needed as a whole in between.
+trait Place<D> {
+    fn bytes<'a>(&'a mut self, driver: &'a mut D) -> &'a mut [u8];
+}
+
+impl<D: Driver> Place<D> for Span {
+    #[inline(always)]
+    fn bytes<'a>(&'a mut self, driver: &'a mut D) -> &'a mut [u8] {
+        driver.received(*self)
+    }
+}
+
+impl<D> Place<D> for Buffer {
+    fn bytes<'a>(&'a mut self, _: &'a mut D) -> &'a mut [u8] {
+        self.as_mut_slice()
     }
 }
 
@@ -275,12 +298,18 @@ fn show_chunk<A: Application>(
     }
 }
 
-/// Shows a pong.
-fn show_pong<A: Application>(application: &mut A, mut link: Link<'_, A>, bytes: &[u8], piece: Piece) {
+/// Shows the payload of a ping or a pong.
+fn show_control<A: Application>(
+    application: &mut A,
+    mut link: Link<'_, A>,
+    bytes: &[u8],
+    piece: Piece,
+    show: impl FnOnce(&mut A, &mut Link<'_, A>, &[u8]),
+) {
     match piece {
-        Piece::Run(at) => application.pong(&mut link, &bytes[at]),
+        Piece::Run(at) => show(application, &mut link, &bytes[at]),
         Piece::Held(buffer) => {
-            application.pong(&mut link, buffer.as_slice());
+            show(application, &mut link, buffer.as_slice());
             link.env.pool.put(buffer);
         }
     }

@@ -1,0 +1,472 @@
+//! `echoring proxy`: its flags, what they resolve to, and the life of the proxy's process.
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use super::compress::Compress;
+use super::serve::{Driver, Shards, socket_address};
+use super::signals::Signals;
+use super::{Failure, environment, values};
+use crate::limits::{self, RECODED_MESSAGE_BYTES_DEFAULT, RESERVED_DESCRIPTORS};
+use crate::proxy::{
+    Balance, Compression, Config, Forwarded, Handle, HealthCheck, HostPolicy, Proxy, Settings, UpstreamUrl,
+};
+use crate::recording::Recorder;
+use crate::tls::{self, Trust};
+
+const EXAMPLES: &str = "\
+Examples:
+  echoring proxy --upstream ws://127.0.0.1:8002
+      HTTP and WebSockets on ws://127.0.0.1:9003 pass to that server; its pages and its /wshandler alike
+  echoring proxy --upstream http://10.0.0.5:8080 --upstream http://10.0.0.6:8080 --health-path /healthz
+      two servers, asked every 5 s whether they are well
+  echoring proxy --listen 0.0.0.0:443 --tls-cert chain.pem --tls-key key.pem --upstream ws://127.0.0.1:9001
+      TLS ends here
+  echoring proxy --upstream wss://staging.example --host upstream --record session.jsonl
+      every frame that passes is written down, with its time
+  echoring proxy --upstream ws://127.0.0.1:8002 --compress on
+      clients get compressed messages, the server sees plain ones
+
+Bytes take KiB, MiB and GiB; times take ms, s, m and h.
+Exit codes: 0 drained, 1 it ended by itself or the recording is not whole, 2 usage, 3 the environment forbids it.";
+
+/// The flags of `proxy`, as typed.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// The server behind: ws://, wss://, http:// or https://HOST[:PORT][/PATH]; ws means the same as http, and
+    /// a path is put in front of what clients ask for; repeatable
+    #[arg(long, value_name = "URL", required = true)]
+    upstream: Vec<UpstreamUrl>,
+
+    /// Where to accept clients: ADDR:PORT; port 0 takes a free one
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9003", value_parser = socket_address)]
+    listen: SocketAddr,
+
+    /// Certificates to show clients, in PEM, the proxy's own first; clients then connect by wss:// and https://
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+
+    /// Its private key, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+
+    /// Believe the certificates that this PEM file vouches for, instead of the system's, of wss:// upstreams
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
+    ca_file: Option<PathBuf>,
+
+    /// Believe every certificate of wss:// upstreams: whoever can get in between reads and changes everything
+    #[arg(long)]
+    insecure: bool,
+
+    /// Which of several upstreams gets the next connection
+    #[arg(long, value_enum, default_value = "least-connections")]
+    balance: BalanceWord,
+
+    /// Time between two checks of an upstream; off leaves it to failed connections to find out, which are then
+    /// forgotten only by a restart unless there is just one upstream [default: 5s]
+    #[arg(long, value_name = "TIME|off")]
+    health_interval: Option<TimeOrOff>,
+
+    /// What to GET when checking: a status below 400 is healthy; without it a connection that opens is enough
+    #[arg(long, value_name = "PATH", value_parser = health_path)]
+    health_path: Option<String>,
+
+    /// Time to connect to an upstream, TLS included; then another one is tried, and at last the client told 504
+    /// [default: 5s]
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    connect_timeout: Option<Duration>,
+
+    /// Time from a request to the head of its response; then the client is told 504 [default: 60s]
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    response_timeout: Option<Duration>,
+
+    /// Time without a byte in either direction after which a connection is closed, a WebSocket with 1001
+    /// [default: 5m]
+    #[arg(long, value_name = "TIME|off")]
+    idle_timeout: Option<TimeOrOff>,
+
+    /// Which Host an upstream sees: the client's, which it needs to compare origins, or its own
+    #[arg(long, value_enum, default_value = "preserve")]
+    host: HostWord,
+
+    /// X-Forwarded-For, -Proto and -Host: replace what clients send, add to it (behind another proxy), or off
+    #[arg(long, value_enum, default_value = "replace")]
+    forwarded: ForwardedWord,
+
+    /// Compression of messages: pass it from end to end; off; on, which compresses between clients and the proxy
+    /// only; or parameters, as in serve
+    #[arg(long, value_name = "pass|off|on|PARAMS", default_value = "pass")]
+    compress: CompressWord,
+
+    /// Largest message that --compress on inflates; other messages pass whatever their length [default: 1MiB]
+    #[arg(long, value_name = "BYTES", value_parser = values::bytes)]
+    max_message: Option<u64>,
+
+    /// Write every frame that passes to this file, as JSON lines with times; when the disk is behind, frames wait
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+
+    /// Clients at once; further ones wait to be accepted [default: 100000, or what the descriptor limit allows]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    max_connections: Option<u32>,
+
+    /// Event loops; auto takes one per CPU that the process is allowed
+    #[arg(long, value_name = "N|auto", default_value = "auto", value_parser = Shards::from_str)]
+    shards: Shards,
+
+    /// How to do I/O; auto takes io_uring where the kernel allows it, and says so loudly where it does not
+    #[arg(long, value_enum, default_value = "auto")]
+    driver: Driver,
+
+    /// What to log on stderr: error, warn, info, debug, trace, off, or module=level pairs
+    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = environment::log_filter)]
+    log: String,
+}
+
+/// A time, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct TimeOrOff(Option<Duration>);
+
+impl FromStr for TimeOrOff {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<TimeOrOff, String> {
+        if word == "off" {
+            Ok(TimeOrOff(None))
+        } else {
+            values::duration(word).map(|time| TimeOrOff(Some(time)))
+        }
+    }
+}
+
+fn health_path(word: &str) -> Result<String, String> {
+    if word.starts_with('/') && word.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(word.to_owned())
+    } else {
+        Err("expected a path such as /healthz".to_owned())
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum BalanceWord {
+    /// The one with the fewest connections from this proxy
+    LeastConnections,
+    /// One after the other
+    RoundRobin,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum HostWord {
+    /// The client's
+    Preserve,
+    /// That of the upstream's URL
+    Upstream,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ForwardedWord {
+    Replace,
+    Add,
+    Off,
+}
+
+/// `--compress`.
+#[derive(Debug, Clone, Copy)]
+enum CompressWord {
+    Pass,
+    Here(Compress),
+}
+
+impl FromStr for CompressWord {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<CompressWord, String> {
+        if word == "pass" {
+            return Ok(CompressWord::Pass);
+        }
+        let compress: Compress = word.parse()?;
+        if compress.memory_bytes != Compress::OFF.memory_bytes {
+            return Err("memory= bounds the windows of serve only".to_owned());
+        }
+        Ok(CompressWord::Here(compress))
+    }
+}
+
+/// What `proxy` runs with, but for files that are still to be read.
+#[derive(Debug)]
+struct Plan {
+    config: Config,
+    certificate: Option<(PathBuf, PathBuf)>,
+    trust: Trust,
+    record: Option<PathBuf>,
+    connections_max: Option<u32>,
+    log: String,
+}
+
+const TIMEOUT_MIN: Duration = Duration::from_millis(10);
+
+impl Args {
+    fn validate(self) -> Result<Plan, Failure> {
+        let defaults = Settings::default();
+        let at_least = |flag: &str, time: Option<Duration>, default: Duration| match time {
+            Some(time) if time < TIMEOUT_MIN => Err(usage(flag, "must be at least 10ms")),
+            time => Ok(time.unwrap_or(default)),
+        };
+        let (compression, compresses) = match self.compress {
+            CompressWord::Pass => (Compression::Pass, false),
+            CompressWord::Here(Compress { compression: None, .. }) => (Compression::Off, false),
+            CompressWord::Here(Compress { compression: Some(compression), .. }) => {
+                let here = Compression::Here {
+                    preferences: compression.preferences,
+                    level: compression.level,
+                    message_bytes_max: self.max_message.unwrap_or(RECODED_MESSAGE_BYTES_DEFAULT),
+                };
+                (here, true)
+            }
+        };
+        match self.max_message {
+            Some(_) if !compresses => {
+                return Err(usage(
+                    "--max-message",
+                    "needs --compress on: other messages pass whatever their length",
+                ));
+            }
+            Some(bytes) if !(1..=limits::MESSAGE_BYTES_MAX).contains(&bytes) => {
+                return Err(usage("--max-message", "must be from 1 byte to 2GiB"));
+            }
+            _ => {}
+        }
+        let secure = self.upstream.iter().any(UpstreamUrl::is_secure);
+        if !secure && (self.insecure || self.ca_file.is_some()) {
+            return Err(usage("--ca-file, --insecure", "no --upstream is reached by wss:// or https://"));
+        }
+        let interval = match self.health_interval {
+            Some(TimeOrOff(interval)) => interval,
+            None => Some(defaults.health_interval),
+        };
+        if interval.is_none() && self.health_path.is_some() {
+            return Err(usage("--health-path", "nothing is checked with --health-interval off"));
+        }
+        let interval = interval.map(|time| at_least("--health-interval", Some(time), time)).transpose()?;
+        let idle_timeout = match self.idle_timeout {
+            Some(TimeOrOff(Some(time))) => Some(at_least("--idle-timeout", Some(time), time)?),
+            Some(TimeOrOff(None)) => None,
+            None => defaults.idle_timeout,
+        };
+        let settings = Settings {
+            connect_timeout: at_least("--connect-timeout", self.connect_timeout, defaults.connect_timeout)?,
+            response_timeout: at_least(
+                "--response-timeout",
+                self.response_timeout,
+                defaults.response_timeout,
+            )?,
+            idle_timeout,
+            health_interval: interval.unwrap_or(defaults.health_interval),
+            host: match self.host {
+                HostWord::Preserve => HostPolicy::Preserve,
+                HostWord::Upstream => HostPolicy::Upstream,
+            },
+            forwarded: match self.forwarded {
+                ForwardedWord::Replace => Forwarded::Replace,
+                ForwardedWord::Add => Forwarded::Add,
+                ForwardedWord::Off => Forwarded::Off,
+            },
+            compression,
+        };
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let config = Config {
+            balance: match self.balance {
+                BalanceWord::LeastConnections => Balance::LeastConnections,
+                BalanceWord::RoundRobin => Balance::RoundRobin,
+            },
+            health: interval.map(|interval| HealthCheck { interval, path: self.health_path }),
+            threads: self.shards.0.unwrap_or(cpus),
+            driver: self.driver.into(),
+            settings,
+            ..Config::new(self.listen, self.upstream)
+        };
+        Ok(Plan {
+            config,
+            certificate: self.tls_cert.zip(self.tls_key),
+            trust: match self.ca_file {
+                Some(file) => Trust::CaFile(file),
+                None if self.insecure => Trust::Insecure,
+                None => Trust::System,
+            },
+            record: self.record,
+            connections_max: self.max_connections,
+            log: self.log,
+        })
+    }
+}
+
+/// Time from the first signal to the end of the process, whatever hinders it.
+const EXIT_TIMEOUT: Duration = Duration::from_millis(9_500);
+/// Exit code of a proxy that ended without being told to, or whose recording is not whole.
+const EXIT_BROKEN: u8 = 1;
+
+/// Runs the proxy until a signal ends it.
+pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
+    let Plan { mut config, certificate, trust, record, connections_max, log } = arguments.validate()?;
+    environment::start_log(&log)?;
+    let descriptors = environment::raise_descriptor_limit();
+    config.connections_max = connections_within(connections_max, descriptors)?;
+    if let Some((cert, key)) = &certificate {
+        config.tls = Some(tls::server_config(cert, key).map_err(|error| forbidden(&error))?);
+    }
+    if config.upstreams.iter().any(UpstreamUrl::is_secure) {
+        config.upstream_tls = Some(tls::client_config(&trust).map_err(|error| forbidden(&error))?);
+        if trust == Trust::Insecure {
+            tracing::warn!("--insecure: the certificates of upstreams are not checked");
+        }
+    }
+    // From here on a signal is a drain and no longer sudden death.
+    let signals = Signals::listen()
+        .map_err(|error| Failure::Environment(format!("signals cannot be handled: {error}")))?;
+    let recorder = record.map(|file| start_recorder(&file)).transpose()?;
+    let scheme = if config.tls.is_some() { "wss" } else { "ws" };
+    let proxy = Proxy::start(config, recorder).map_err(|error| forbidden(&error))?;
+    drain_on_signal(signals, proxy.handle());
+    print_listening(&proxy, scheme);
+    match proxy.join() {
+        Ok(()) => {
+            tracing::info!("drained");
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            tracing::error!("{error}");
+            Ok(ExitCode::from(EXIT_BROKEN))
+        }
+    }
+}
+
+/// Clients at once, each of which takes two descriptors.
+fn connections_within(asked: Option<u32>, descriptors: u64) -> Result<u32, Failure> {
+    let room = descriptors.saturating_sub(RESERVED_DESCRIPTORS.into()) / 2;
+    let room = u32::try_from(room).unwrap_or(u32::MAX);
+    match asked {
+        Some(asked) if asked > room => Err(Failure::Environment(format!(
+            "--max-connections {asked} needs two descriptors each, and the limit is {descriptors}; raise it \
+             (ulimit -n), or ask for at most {room}"
+        ))),
+        Some(asked) => Ok(asked),
+        None => Ok(room.clamp(1, limits::CONNECTIONS_DEFAULT)),
+    }
+}
+
+fn start_recorder(file: &Path) -> Result<Recorder, Failure> {
+    File::create(file).and_then(Recorder::start).map_err(|error| {
+        let file = file.display();
+        Failure::Environment(format!(
+            "--record: cannot write {file}: {error}; name a file in a folder that is there"
+        ))
+    })
+}
+
+fn forbidden(error: &dyn std::fmt::Display) -> Failure {
+    Failure::Environment(error.to_string())
+}
+
+fn usage(flag: &str, explanation: &str) -> Failure {
+    Failure::Usage(format!("{flag}: {explanation}"))
+}
+
+/// The line that scripts wait for, as `serve` prints it.
+fn print_listening(proxy: &Proxy, scheme: &str) {
+    let (address, driver, shards) = (proxy.address(), proxy.driver(), proxy.threads());
+    let pid = std::process::id();
+    let mut stdout = io::stdout().lock();
+    // Nobody reading is no reason to stop.
+    let _ = writeln!(stdout, "listening {scheme}://{address} driver={driver} shards={shards} pid={pid}");
+    let _ = stdout.flush();
+}
+
+/// Waits for signals on a thread of its own, which does not keep the process alive.
+fn drain_on_signal(mut signals: Signals, proxy: Handle) {
+    std::thread::spawn(move || {
+        if let Err(error) = signals.wait() {
+            tracing::error!(%error, "signals are no longer heard");
+            return;
+        }
+        tracing::info!("draining; a second signal ends the process at once");
+        proxy.drain();
+        signals.exit_on_second(EXIT_TIMEOUT, 0);
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn plan(flags: &[&str]) -> Result<Plan, Failure> {
+        let words = ["proxy"].into_iter().chain(flags.iter().copied());
+        match Line::try_parse_from(words) {
+            Ok(line) => line.args.validate(),
+            Err(error) => Err(Failure::Usage(error.to_string())),
+        }
+    }
+
+    #[test]
+    fn without_flags_the_documented_defaults_hold() {
+        let plan = plan(&["--upstream", "ws://a:1"]).expect("valid");
+        assert_eq!(plan.config.listen, "127.0.0.1:9003".parse().expect("an address"));
+        let Settings { connect_timeout, response_timeout, idle_timeout, .. } = plan.config.settings;
+        assert_eq!(connect_timeout, Duration::from_secs(5));
+        assert_eq!(response_timeout, Duration::from_secs(60));
+        assert_eq!(idle_timeout, Some(Duration::from_secs(300)));
+        assert_eq!(plan.config.settings.compression, Compression::Pass);
+        let health = plan.config.health.expect("checks");
+        assert_eq!((health.interval, health.path), (Duration::from_secs(5), None));
+    }
+
+    #[test]
+    fn contradictions_and_values_out_of_range_are_usage_errors() {
+        for flags in [
+            &[][..],
+            &["--upstream", "a"],
+            &["--upstream", "ws://a", "--tls-cert", "f"],
+            &["--upstream", "ws://a", "--tls-key", "f"],
+            &["--upstream", "ws://a", "--insecure"],
+            &["--upstream", "wss://a", "--insecure", "--ca-file", "f"],
+            &["--upstream", "ws://a", "--health-interval", "off", "--health-path", "/"],
+            &["--upstream", "ws://a", "--health-path", "x"],
+            &["--upstream", "ws://a", "--idle-timeout", "5"],
+            &["--upstream", "ws://a", "--connect-timeout", "1ms"],
+            &["--upstream", "ws://a", "--max-message", "1MiB"],
+            &["--upstream", "ws://a", "--compress", "on", "--max-message", "0"],
+            &["--upstream", "ws://a", "--compress", "on; memory=1MiB"],
+            &["--upstream", "ws://a", "--compress", "maybe"],
+            &["--upstream", "ws://a", "--host", "mine"],
+            &["--upstream", "ws://a", "--forwarded", "on"],
+            &["--upstream", "ws://a", "--balance", "random"],
+            &["--upstream", "ws://a", "--listen", "unix:x"],
+            &["--upstream", "ws://a", "--shards", "0"],
+        ] {
+            assert!(matches!(plan(flags), Err(Failure::Usage(_))), "{flags:?} were taken");
+        }
+    }
+
+    #[test]
+    fn descriptors_bound_the_clients() {
+        assert_eq!(connections_within(None, 1_064), Ok(500));
+        assert_eq!(connections_within(None, u64::MAX), Ok(limits::CONNECTIONS_DEFAULT));
+        assert_eq!(connections_within(Some(500), 1_064), Ok(500));
+        assert!(matches!(connections_within(Some(501), 1_064), Err(Failure::Environment(_))));
+    }
+}

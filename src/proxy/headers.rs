@@ -1,0 +1,291 @@
+//! Which header fields pass, and which are changed (RFC 9110, 7.6; RFC 9112, 9.6).
+//!
+//! Never: I/O, or fields of a body that hyper frames by itself.
+
+#![forbid(unsafe_code)]
+
+use std::net::IpAddr;
+
+use http::header::{
+    CONNECTION, FORWARDED, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING,
+    UPGRADE, VIA,
+};
+use http::{HeaderMap, HeaderValue, Method, Request, Version};
+
+const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// What a server is told about its client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Forwarded {
+    /// `X-Forwarded-For`, `-Proto` and `-Host` tell of the connection to the proxy; what the client sent under these
+    /// names, or as `Forwarded`, is dropped, for anybody can send it.
+    #[default]
+    Replace,
+    /// They are added to what the client sent: for a proxy that stands behind another one.
+    Add,
+    /// Nothing is added or dropped.
+    Off,
+}
+
+/// Which `Host` a server sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HostPolicy {
+    /// The client's. Servers that compare it with a page's origin need this.
+    #[default]
+    Preserve,
+    /// That of the server's URL, for servers that tell several sites apart by it.
+    Upstream,
+}
+
+/// Where a request came from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Client {
+    pub(super) address: IpAddr,
+    /// It came by TLS.
+    pub(super) secure: bool,
+}
+
+/// Whether `request` asks for a WebSocket (RFC 6455, 4.2.1). Whether it asks rightly is the server's to say.
+pub(super) fn asks_for_websocket<B>(request: &Request<B>) -> bool {
+    request.method() == Method::GET
+        && request.version() == Version::HTTP_11
+        && lists(request.headers(), &CONNECTION, "upgrade")
+        && lists(request.headers(), &UPGRADE, "websocket")
+}
+
+/// Whether a 101 is one for a WebSocket.
+pub(super) fn grants_websocket(headers: &HeaderMap) -> bool {
+    lists(headers, &CONNECTION, "upgrade") && lists(headers, &UPGRADE, "websocket")
+}
+
+fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    let mut elements = headers
+        .get_all(name)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','));
+    elements.any(|element| element.trim().eq_ignore_ascii_case(token))
+}
+
+/// Takes off what is meant for the next hop only (RFC 9110, 7.6.1): what `Connection` lists, and what proxies have
+/// learnt to take off whether it is listed or not.
+pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let listed: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in listed {
+        headers.remove(name);
+    }
+    for name in [CONNECTION, TE, TRANSFER_ENCODING, UPGRADE, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION] {
+        headers.remove(name);
+    }
+    for name in ["keep-alive", "proxy-connection"] {
+        headers.remove(name);
+    }
+}
+
+/// Adds the two fields that ask for, or grant, a WebSocket.
+pub(super) fn add_upgrade(headers: &mut HeaderMap) {
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+}
+
+/// Sets `Host`, and tells who asked, as the policies say. `host` is what the client asked for.
+pub(super) fn tell_of_client(
+    headers: &mut HeaderMap,
+    client: Client,
+    host: &HeaderValue,
+    upstream_host: &HeaderValue,
+    host_policy: HostPolicy,
+    forwarded: Forwarded,
+) {
+    let proto = HeaderValue::from_static(if client.secure { "https" } else { "http" });
+    let address = match client.address {
+        // As it came in, when the listener takes both kinds.
+        IpAddr::V6(address) => address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4),
+        address => address,
+    }
+    .to_string();
+    match forwarded {
+        Forwarded::Off => {}
+        Forwarded::Replace => {
+            headers.remove(FORWARDED);
+            set(headers, FOR, &address);
+            headers.insert(PROTO, proto);
+            headers.insert(FORWARDED_HOST, host.clone());
+        }
+        Forwarded::Add => {
+            let before = headers.get_all(FOR).into_iter().filter_map(|value| value.to_str().ok());
+            let chain: Vec<&str> = before.chain([address.as_str()]).collect();
+            let chain = chain.join(", ");
+            set(headers, FOR, &chain);
+            // The first proxy knows what the client used.
+            headers.entry(PROTO).or_insert(proto);
+            headers.entry(FORWARDED_HOST).or_insert_with(|| host.clone());
+        }
+    }
+    headers.insert(
+        HOST,
+        match host_policy {
+            HostPolicy::Preserve => host.clone(),
+            HostPolicy::Upstream => upstream_host.clone(),
+        },
+    );
+    // RFC 9110, 7.6.3.
+    headers.append(VIA, HeaderValue::from_static("1.1 echoring"));
+}
+
+fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    // Made of header values and addresses: it is one.
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+/// The offers of permessage-deflate among the values of `Sec-WebSocket-Extensions`, as they were sent; `None` when
+/// there are none. What else is offered the proxy does not understand, and so must not pass (RFC 6455, 5.4).
+pub(super) fn deflate_offers<'a>(values: impl Iterator<Item = &'a [u8]>) -> Option<HeaderValue> {
+    let mut offers: Vec<u8> = Vec::new();
+    for element in values.flat_map(elements) {
+        let name = element.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
+        if name == b"permessage-deflate" {
+            if !offers.is_empty() {
+                offers.extend_from_slice(b", ");
+            }
+            offers.extend_from_slice(element);
+        }
+    }
+    HeaderValue::from_bytes(&offers).ok().filter(|value| !value.is_empty())
+}
+
+/// The elements of a list, split at commas outside quotes (RFC 9110, 5.6.1 and 5.6.4).
+fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let (mut quoted, mut escaped) = (false, false);
+    value
+        .split(move |&byte| {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' if quoted => escaped = true,
+                b'"' => quoted = !quoted,
+                b',' => return !quoted,
+                _ => {}
+            }
+            false
+        })
+        .map(<[u8]>::trim_ascii)
+        .filter(|element| !element.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).expect("a value"));
+        }
+        headers
+    }
+
+    fn values(headers: &HeaderMap, name: &str) -> Vec<String> {
+        headers.get_all(name).into_iter().map(|v| v.to_str().expect("text").to_owned()).collect()
+    }
+
+    #[test]
+    fn fields_for_the_next_hop_do_not_pass() {
+        let mut fields = headers(&[
+            ("connection", "keep-alive, X-Secret"),
+            ("connection", "x-other"),
+            ("x-secret", "1"),
+            ("x-other", "2"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("proxy-authorization", "Basic x"),
+            ("accept", "*/*"),
+            ("content-length", "3"),
+        ]);
+        remove_hop_by_hop(&mut fields);
+        let mut names: Vec<&str> = fields.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["accept", "content-length"]);
+    }
+
+    #[test]
+    fn what_a_client_says_of_itself_is_replaced_kept_or_added_to() {
+        let client = Client { address: "::ffff:192.0.2.7".parse().expect("an address"), secure: true };
+        let host = HeaderValue::from_static("app.example");
+        let upstream = HeaderValue::from_static("127.0.0.1:8002");
+        let sent = [("x-forwarded-for", "10.0.0.1"), ("x-forwarded-proto", "http"), ("forwarded", "for=x")];
+        let told = |policy, host_policy| {
+            let mut fields = headers(&sent);
+            tell_of_client(&mut fields, client, &host, &upstream, host_policy, policy);
+            fields
+        };
+        let replaced = told(Forwarded::Replace, HostPolicy::Preserve);
+        assert_eq!(values(&replaced, "x-forwarded-for"), ["192.0.2.7"]);
+        assert_eq!(values(&replaced, "x-forwarded-proto"), ["https"]);
+        assert_eq!(values(&replaced, "x-forwarded-host"), ["app.example"]);
+        assert_eq!(values(&replaced, "forwarded"), [""; 0]);
+        assert_eq!(values(&replaced, "host"), ["app.example"]);
+        let added = told(Forwarded::Add, HostPolicy::Upstream);
+        assert_eq!(values(&added, "x-forwarded-for"), ["10.0.0.1, 192.0.2.7"]);
+        assert_eq!(values(&added, "x-forwarded-proto"), ["http"]);
+        assert_eq!(values(&added, "x-forwarded-host"), ["app.example"]);
+        assert_eq!(values(&added, "forwarded"), ["for=x"]);
+        assert_eq!(values(&added, "host"), ["127.0.0.1:8002"]);
+        let off = told(Forwarded::Off, HostPolicy::Preserve);
+        assert_eq!(values(&off, "x-forwarded-for"), ["10.0.0.1"]);
+        assert_eq!(values(&off, "x-forwarded-host"), [""; 0]);
+        assert_eq!(values(&off, "via"), ["1.1 echoring"]);
+    }
+
+    #[test]
+    fn only_a_get_with_both_fields_asks_for_a_websocket() {
+        let asks = |method: Method, version, connection: &str, upgrade: &str| {
+            let request = Request::builder()
+                .method(method)
+                .version(version)
+                .header(CONNECTION, connection)
+                .header(UPGRADE, upgrade)
+                .body(())
+                .expect("a request");
+            asks_for_websocket(&request)
+        };
+        assert!(asks(Method::GET, Version::HTTP_11, "keep-alive, Upgrade", "WebSocket"));
+        assert!(asks(Method::GET, Version::HTTP_11, "upgrade", "h2c, websocket"));
+        assert!(!asks(Method::POST, Version::HTTP_11, "upgrade", "websocket"));
+        assert!(!asks(Method::GET, Version::HTTP_10, "upgrade", "websocket"));
+        assert!(!asks(Method::GET, Version::HTTP_11, "close", "websocket"));
+        assert!(!asks(Method::GET, Version::HTTP_11, "upgrade", "h2c"));
+    }
+
+    #[test]
+    fn only_offers_of_permessage_deflate_pass() {
+        for (values, offers) in [
+            (
+                &["permessage-deflate; client_max_window_bits"][..],
+                Some("permessage-deflate; client_max_window_bits"),
+            ),
+            (&["x-webkit-deflate-frame, permessage-deflate"], Some("permessage-deflate")),
+            (&["a;b=\"permessage-deflate, permessage-deflate\""], None),
+            (
+                &["a; b=\"\\\",\"", "permessage-deflate , permessage-deflate;server_max_window_bits=9"],
+                Some("permessage-deflate, permessage-deflate;server_max_window_bits=9"),
+            ),
+            (&["permessage-deflated", ""], None),
+            (&[], None),
+        ] {
+            let found = deflate_offers(values.iter().map(|value| value.as_bytes()));
+            assert_eq!(found, offers.map(HeaderValue::from_static), "{values:?}");
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Asks each server now and then whether it is there.
+//!
+//! Never: more than one check of a server at a time.
+
+#![forbid(unsafe_code)]
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{HOST, USER_AGENT};
+use http_body_util::Empty;
+use hyper::Request;
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use tokio::task::spawn_local;
+
+use super::Context;
+use super::upstream::Upstream;
+use crate::aio::TokioStream;
+
+/// When and how servers are checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// Time from the end of a check to the next.
+    pub interval: Duration,
+    /// Asked for with GET: below 400 is healthy. Without it, a connection that opens is enough.
+    pub path: Option<String>,
+}
+
+/// Checks all servers, each on a task of its own, until the runtime ends.
+pub(super) fn start(context: &Rc<Context>, check: &HealthCheck) {
+    for upstream in context.upstreams.all() {
+        let (context, upstream, check) = (Rc::clone(context), Arc::clone(upstream), check.clone());
+        spawn_local(async move {
+            loop {
+                match probe(&context, &upstream, &check).await {
+                    Ok(()) => upstream.set_down(false, &""),
+                    Err(why) => upstream.set_down(true, &why),
+                }
+                tokio::time::sleep(check.interval).await;
+            }
+        });
+    }
+}
+
+/// One check.
+async fn probe(context: &Context, upstream: &Upstream, check: &HealthCheck) -> Result<(), String> {
+    let timeout = context.settings.connect_timeout;
+    let stream = upstream
+        .connect(context.runtime, context.tls.as_ref(), timeout)
+        .await
+        .map_err(|error| error.to_string())?;
+    let Some(path) = &check.path else { return Ok(()) };
+    let asked = async {
+        let (mut sender, connection) =
+            http1::handshake(TokioStream(stream)).await.map_err(|error| error.to_string())?;
+        let driver = spawn_local(connection);
+        let request = Request::get(upstream.target(path))
+            .header(HOST, upstream.authority())
+            .header(USER_AGENT, concat!("echoring/", env!("CARGO_PKG_VERSION")))
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| error.to_string())?;
+        let answered = sender.send_request(request).await;
+        driver.abort();
+        let status = answered.map_err(|error| error.to_string())?.status();
+        if status.as_u16() < 400 { Ok(()) } else { Err(format!("GET {path} was answered {status}")) }
+    };
+    match tokio::time::timeout(timeout, asked).await {
+        Ok(health) => health,
+        Err(_) => Err(format!("GET {path} was not answered within {timeout:?}")),
+    }
+}

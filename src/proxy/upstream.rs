@@ -1,0 +1,300 @@
+//! The servers behind the proxy: which one a request goes to, and the connection to it.
+//!
+//! A server counts as down when connecting to it failed, or a check of `health` did, until a check succeeds. With
+//! only one there is nothing to choose: it is always tried, and what happens is told to the client.
+//!
+//! Never: a second try of a request of which anything was sent.
+
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use tokio_rustls::TlsConnector;
+
+use super::transport::{self, Runtime, Transport};
+use crate::protocol::Url;
+use crate::protocol::url::BadUrl;
+
+/// One server.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    url: Url,
+    /// Put in front of every path; empty or without a slash at its end.
+    prefix: String,
+    name: ServerName<'static>,
+    down: AtomicBool,
+    /// Connections that the proxy has to it.
+    connections: AtomicUsize,
+}
+
+/// The address of a server behind the proxy: `ws://`, `wss://`, `http://` or `https://`, of which the first and third
+/// mean the same, like the second and fourth. A path is put in front of what clients ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamUrl(Url);
+
+impl std::str::FromStr for UpstreamUrl {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<UpstreamUrl, String> {
+        const EXPECTED: &str = "expected a URL such as ws://127.0.0.1:8002 or https://app.example";
+        let (scheme, rest) = word.split_once("://").ok_or(EXPECTED)?;
+        let scheme = match scheme.to_ascii_lowercase().as_str() {
+            "ws" | "http" => "ws",
+            "wss" | "https" => "wss",
+            _ => return Err(EXPECTED.to_owned()),
+        };
+        let url = Url::parse(&format!("{scheme}://{rest}")).map_err(|error: BadUrl| error.to_string())?;
+        if url.path.contains('?') {
+            return Err("an upstream has no query (?...): it is the client's".to_owned());
+        }
+        if ServerName::try_from(url.host.clone()).is_err() {
+            return Err(format!("{} is no name of a host", url.host));
+        }
+        Ok(UpstreamUrl(url))
+    }
+}
+
+impl fmt::Display for UpstreamUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl UpstreamUrl {
+    /// Whether it is reached by TLS.
+    pub fn is_secure(&self) -> bool {
+        self.0.secure
+    }
+}
+
+impl Upstream {
+    fn new(UpstreamUrl(url): UpstreamUrl) -> Option<Upstream> {
+        let name = ServerName::try_from(url.host.clone()).ok()?;
+        let prefix = url.path.trim_end_matches('/').to_owned();
+        Some(Upstream { url, prefix, name, down: AtomicBool::new(false), connections: AtomicUsize::new(0) })
+    }
+
+    /// Host and port as the `Host` field wants them.
+    pub(super) fn authority(&self) -> String {
+        self.url.authority()
+    }
+
+    /// Where `path_and_query` of a client's request is found there.
+    pub(super) fn target(&self, path_and_query: &str) -> String {
+        format!("{}{path_and_query}", self.prefix)
+    }
+
+    pub(super) fn is_down(&self) -> bool {
+        self.down.load(Ordering::Relaxed)
+    }
+
+    /// Says whether it can be reached; logged when that is news.
+    pub(super) fn set_down(&self, down: bool, why: &dyn fmt::Display) {
+        if self.down.swap(down, Ordering::Relaxed) != down {
+            if down {
+                tracing::warn!("upstream {} is down: {why}", self.url);
+            } else {
+                tracing::info!("upstream {} is up again", self.url);
+            }
+        }
+    }
+
+    /// Opens a connection.
+    ///
+    /// # Errors
+    /// [`ConnectError`], after `timeout` at the latest.
+    pub(super) async fn connect(
+        &self,
+        runtime: Runtime,
+        tls: Option<&TlsConnector>,
+        timeout: Duration,
+    ) -> Result<Transport, ConnectError> {
+        let connecting = async {
+            let stream = transport::connect(runtime, &self.url.host, self.url.port).await?;
+            match tls {
+                Some(connector) if self.url.secure => {
+                    let stream = connector.connect(self.name.clone(), stream).await?;
+                    Ok(Box::new(stream) as Transport)
+                }
+                _ if self.url.secure => Err(io::Error::other("TLS is not set up")),
+                _ => Ok(stream),
+            }
+        };
+        match tokio::time::timeout(timeout, connecting).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => Err(ConnectError::Failed(error)),
+            Err(_) => Err(ConnectError::Timeout(timeout)),
+        }
+    }
+}
+
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.url.fmt(f)
+    }
+}
+
+/// Why there is no connection to a server.
+#[derive(Debug)]
+pub(super) enum ConnectError {
+    /// It was refused, the name is unknown, the certificate is not trusted, …
+    Failed(io::Error),
+    /// Nothing came of it in so much time.
+    Timeout(Duration),
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ConnectError::Failed(error) => error.fmt(f),
+            ConnectError::Timeout(time) => write!(f, "no connection within {time:?}"),
+        }
+    }
+}
+
+/// Which of several servers gets the next connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Balance {
+    /// The one with the fewest connections from this proxy; in turn where several have as few.
+    #[default]
+    LeastConnections,
+    /// One after the other.
+    RoundRobin,
+}
+
+/// All servers.
+#[derive(Debug)]
+pub(super) struct Upstreams {
+    all: Vec<Arc<Upstream>>,
+    balance: Balance,
+    turn: AtomicUsize,
+}
+
+impl Upstreams {
+    pub(super) fn new(urls: &[UpstreamUrl], balance: Balance) -> Upstreams {
+        let all = urls.iter().cloned().filter_map(Upstream::new).map(Arc::new).collect();
+        Upstreams { all, balance, turn: AtomicUsize::new(0) }
+    }
+
+    pub(super) fn all(&self) -> &[Arc<Upstream>] {
+        &self.all
+    }
+
+    /// The server for the next connection, which counts as there for as long as the pick lives. Those in `tried` and
+    /// those that are down are passed over; `None` when no other is left.
+    pub(super) fn pick(&self, tried: &[Arc<Upstream>]) -> Option<Pick> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let only = self.all.len() == 1;
+        let candidates =
+            (0..self.all.len()).map(|i| &self.all[(turn + i) % self.all.len()]).filter(|upstream| {
+                (only || !upstream.is_down()) && !tried.iter().any(|other| Arc::ptr_eq(other, upstream))
+            });
+        let picked = match self.balance {
+            Balance::RoundRobin => candidates.into_iter().next(),
+            // The first of those that have as few.
+            Balance::LeastConnections => {
+                candidates.min_by_key(|upstream| upstream.connections.load(Ordering::Relaxed))
+            }
+        };
+        picked.map(|upstream| {
+            upstream.connections.fetch_add(1, Ordering::Relaxed);
+            Pick(Arc::clone(upstream))
+        })
+    }
+}
+
+/// A connection's share in a server.
+#[derive(Debug)]
+pub(super) struct Pick(pub(super) Arc<Upstream>);
+
+impl Drop for Pick {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn urls(words: &[&str]) -> Vec<UpstreamUrl> {
+        words.iter().map(|word| word.parse().expect("a URL")).collect()
+    }
+
+    #[test]
+    fn http_and_ws_mean_the_same() {
+        for (word, shown) in [
+            ("http://127.0.0.1:8002", "ws://127.0.0.1:8002/"),
+            ("WS://localhost/app/", "ws://localhost/app/"),
+            ("https://app.example", "wss://app.example/"),
+            ("wss://[::1]:8443", "wss://[::1]:8443/"),
+        ] {
+            assert_eq!(word.parse::<UpstreamUrl>().expect("a URL").to_string(), shown);
+        }
+        for wrong in ["", "127.0.0.1:8002", "ftp://a", "ws://", "ws://a?b=c", "ws://a#b", "ws://a:0"] {
+            assert!(wrong.parse::<UpstreamUrl>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_path_goes_in_front() {
+        for (url, asked, target) in [
+            ("ws://a", "/ws?x=1", "/ws?x=1"),
+            ("ws://a/", "/", "/"),
+            ("ws://a/app", "/ws", "/app/ws"),
+            ("ws://a/app/", "/ws", "/app/ws"),
+        ] {
+            let upstreams = Upstreams::new(&urls(&[url]), Balance::default());
+            assert_eq!(upstreams.all()[0].target(asked), target);
+        }
+    }
+
+    #[test]
+    fn connections_are_dealt_out_evenly_among_those_that_are_up() {
+        for balance in [Balance::RoundRobin, Balance::LeastConnections] {
+            let upstreams = Upstreams::new(&urls(&["ws://a", "ws://b", "ws://c"]), balance);
+            upstreams.all()[1].set_down(true, &"a test");
+            let picks: Vec<Pick> = (0..8).filter_map(|_| upstreams.pick(&[])).collect();
+            let of = |i: usize| picks.iter().filter(|pick| Arc::ptr_eq(&pick.0, &upstreams.all()[i])).count();
+            assert_eq!(of(1), 0, "{balance:?}");
+            if balance == Balance::LeastConnections {
+                assert_eq!((of(0), of(2)), (4, 4));
+            } else {
+                assert!(of(0) >= 2 && of(2) >= 2, "{} and {}", of(0), of(2));
+            }
+            drop(picks);
+            assert!(upstreams.all().iter().all(|one| one.connections.load(Ordering::Relaxed) == 0));
+        }
+    }
+
+    #[test]
+    fn the_least_loaded_is_taken() {
+        let upstreams = Upstreams::new(&urls(&["ws://a", "ws://b"]), Balance::LeastConnections);
+        let first = upstreams.pick(&[]).expect("both are up");
+        let second = upstreams.pick(&[]).expect("both are up");
+        assert!(!Arc::ptr_eq(&first.0, &second.0));
+        let gone = Arc::clone(&second.0);
+        drop(second);
+        for _ in 0..3 {
+            assert!(Arc::ptr_eq(&upstreams.pick(&[]).expect("both are up").0, &gone));
+        }
+    }
+
+    #[test]
+    fn one_alone_is_always_tried_and_several_only_while_they_are_up() {
+        let alone = Upstreams::new(&urls(&["ws://a"]), Balance::default());
+        alone.all()[0].set_down(true, &"a test");
+        let pick = alone.pick(&[]).expect("tried");
+        assert!(alone.pick(&[Arc::clone(&pick.0)]).is_none(), "but once");
+        let both = Upstreams::new(&urls(&["ws://a", "ws://b"]), Balance::default());
+        for upstream in both.all() {
+            upstream.set_down(true, &"a test");
+        }
+        assert!(both.pick(&[]).is_none());
+    }
+}

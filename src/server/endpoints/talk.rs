@@ -1,0 +1,264 @@
+//! Endpoints about what a server may say: closes, fragments, pings, and what it heard of the request.
+
+use serde::Serialize;
+use serde::ser::{SerializeSeq, Serializer};
+
+use super::parameters::{Parameters, not};
+use crate::limits::{
+    ENDPOINT_MESSAGES_MAX, ENDPOINT_MS_MAX, MILLISECOND, Nanos, PING_STORM_RATE_MAX, REASON_BYTES_MAX, SECOND,
+};
+use crate::protocol::CloseCode;
+use crate::protocol::handshake::{Request, SubprotocolPreference, is_subprotocol};
+use crate::server::handler::{Failure, Handler, Message};
+use crate::server::response::Response;
+use crate::server::{Disposition, Opening, Remote};
+
+/// `/close?code=&reason=`: closes at once, in the way that was asked for.
+#[derive(Debug)]
+pub(super) struct Close {
+    code: CloseCode,
+    reason: String,
+}
+
+impl Close {
+    pub(super) fn of(opening: &mut Opening<'_>) -> Result<Close, Response> {
+        let parameters = Parameters::of(opening, &["code", "reason"])?;
+        let code = CloseCode(parameters.number("code", 1000, 0..=u64::from(u16::MAX))? as u16);
+        if !code.may_be_sent() {
+            let value = opening.query_value("code").unwrap_or_default();
+            let rule = "must be a code that may be sent: 1000 to 1003, 1007 to 1014, 3000 to 4999";
+            return Err(not("code", rule, value));
+        }
+        Ok(Close { code, reason: parameters.text("reason", REASON_BYTES_MAX)? })
+    }
+}
+
+impl Handler for Close {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+        remote.close(self.code, &self.reason);
+        Ok(())
+    }
+}
+
+/// `/ping-storm?rate=&bytes=`: pings at a rate, beside echoing. The payload begins with the ping's number.
+#[derive(Debug)]
+pub(super) struct PingStorm {
+    interval: Nanos,
+    number: u64,
+    payload: Vec<u8>,
+    /// The peer does not read; [`Handler::writable`] goes on.
+    stalled: bool,
+}
+
+impl PingStorm {
+    pub(super) fn of(opening: &mut Opening<'_>) -> Result<PingStorm, Response> {
+        let parameters = Parameters::of(opening, &["rate", "bytes"])?;
+        let interval = SECOND / parameters.number("rate", 10, 1..=PING_STORM_RATE_MAX)?;
+        let bytes = parameters.number("bytes", 8, 0..=125)? as usize;
+        Ok(PingStorm { interval, number: 0, payload: vec![0; bytes], stalled: false })
+    }
+
+    fn ping(&mut self, remote: &mut Remote<'_>) {
+        let bytes = self.payload.len().min(8);
+        self.payload[..bytes].copy_from_slice(&self.number.to_be_bytes()[8 - bytes..]);
+        self.stalled = remote.ping(&self.payload).is_err();
+        if !self.stalled {
+            self.number += 1;
+            remote.wake_at(remote.now() + self.interval);
+        }
+    }
+}
+
+impl Handler for PingStorm {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+        self.ping(remote);
+        Ok(())
+    }
+
+    fn message(&mut self, _: &mut Remote<'_>, _: Message<'_>) -> Result<Disposition, Failure> {
+        Ok(Disposition::Echo)
+    }
+
+    fn timer(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+        self.ping(remote);
+        Ok(())
+    }
+
+    fn writable(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+        if self.stalled {
+            self.ping(remote);
+        }
+        Ok(())
+    }
+}
+
+/// `/abort?after=&ms=`: echoes, and after so many messages, or so long, ends the stream without a Close frame.
+#[derive(Debug)]
+pub(super) struct Abort {
+    /// Messages still to be echoed.
+    left: u64,
+    after: Option<Nanos>,
+}
+
+impl Abort {
+    pub(super) fn of(opening: &mut Opening<'_>) -> Result<Abort, Response> {
+        let parameters = Parameters::of(opening, &["after", "ms"])?;
+        let after = parameters.optional_number("ms", 0..=ENDPOINT_MS_MAX)?.map(|ms| ms * MILLISECOND);
+        let messages = parameters.optional_number("after", 0..=ENDPOINT_MESSAGES_MAX)?;
+        // With a time alone, messages do not count.
+        let left = messages.unwrap_or(if after.is_some() { u64::MAX } else { 1 });
+        Ok(Abort { left, after })
+    }
+}
+
+impl Handler for Abort {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+        if self.left == 0 || self.after == Some(0) {
+            remote.hang_up();
+        } else if let Some(after) = self.after {
+            remote.wake_at(remote.now() + after);
+        }
+        Ok(())
+    }
+
+    fn message(&mut self, remote: &mut Remote<'_>, message: Message<'_>) -> Result<Disposition, Failure> {
+        self.left -= 1;
+        if self.left > 0 {
+            return Ok(Disposition::Echo);
+        }
+        // A peer that does not read does not get the last one.
+        let _ = remote.send(message);
+        remote.hang_up();
+        Ok(Disposition::Done)
+    }
+
+    fn timer(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+        remote.hang_up();
+        Ok(())
+    }
+}
+
+/// `/push?ms=`: says `heart beat` at intervals, the first time at once, beside echoing.
+#[derive(Debug)]
+pub(super) struct Push {
+    interval: Nanos,
+    /// The peer does not read; [`Handler::writable`] goes on.
+    stalled: bool,
+}
+
+impl Push {
+    pub(super) fn of(opening: &mut Opening<'_>) -> Result<Push, Response> {
+        let parameters = Parameters::of(opening, &["ms"])?;
+        let interval = parameters.number("ms", 3_000, 10..=ENDPOINT_MS_MAX)? * MILLISECOND;
+        Ok(Push { interval, stalled: false })
+    }
+
+    fn beat(&mut self, remote: &mut Remote<'_>) {
+        self.stalled = remote.send_text("heart beat").is_err();
+        if !self.stalled {
+            remote.wake_at(remote.now() + self.interval);
+        }
+    }
+}
+
+impl Handler for Push {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+        self.beat(remote);
+        Ok(())
+    }
+
+    fn message(&mut self, _: &mut Remote<'_>, _: Message<'_>) -> Result<Disposition, Failure> {
+        Ok(Disposition::Echo)
+    }
+
+    fn timer(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+        self.beat(remote);
+        Ok(())
+    }
+
+    fn writable(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+        if self.stalled {
+            self.beat(remote);
+        }
+        Ok(())
+    }
+}
+
+/// `/headers` and `/subprotocol`: tells something about the request in its first message, and echoes from then on.
+#[derive(Debug)]
+pub(super) struct Greet {
+    text: String,
+}
+
+impl Greet {
+    pub(super) fn with_headers(opening: &mut Opening<'_>) -> Result<Greet, Response> {
+        Parameters::of(opening, &[])?;
+        let text = serde_json::to_string(&Shown::of(opening)).map_err(|_| Response::internal_error())?;
+        Ok(Greet { text })
+    }
+
+    /// `?supported=A,B&preference=server|client`; without `supported` all that are offered are.
+    pub(super) fn with_subprotocol(opening: &mut Opening<'_>) -> Result<Greet, Response> {
+        let parameters = Parameters::of(opening, &["supported", "preference"])?;
+        let preference = match parameters.word("preference", &["server", "client"])? {
+            "server" => SubprotocolPreference::Server,
+            _ => SubprotocolPreference::Client,
+        };
+        let supported = parameters.text("supported", usize::MAX)?;
+        let chosen = if opening.query_value("supported").is_none() {
+            opening.upgrade().subprotocols().next()
+        } else {
+            let names: Vec<&str> = supported.split(',').collect();
+            if let Some(name) = names.iter().find(|name| !is_subprotocol(name)) {
+                return Err(not("supported", "must be names with commas between", name));
+            }
+            opening.upgrade().subprotocol(&names, preference)
+        };
+        let text = chosen.unwrap_or_default().to_owned();
+        opening.choose_subprotocol(Some(text.as_str()).filter(|name| !name.is_empty()));
+        Ok(Greet { text })
+    }
+}
+
+impl Handler for Greet {
+    fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
+        remote.send_text(&std::mem::take(&mut self.text))?;
+        Ok(())
+    }
+
+    fn message(&mut self, _: &mut Remote<'_>, _: Message<'_>) -> Result<Disposition, Failure> {
+        Ok(Disposition::Echo)
+    }
+}
+
+/// A request as JSON.
+#[derive(Serialize)]
+pub(super) struct Shown<'a> {
+    method: &'a str,
+    target: &'a str,
+    path: &'a str,
+    query: &'a str,
+    host: &'a str,
+    /// Pairs of name and value, as they came and in order: a name may come twice.
+    headers: Fields<'a>,
+}
+
+impl<'a> Shown<'a> {
+    pub(super) fn of(request: &'a Request<'a>) -> Shown<'a> {
+        let Request { method, target, path, query, host, .. } = *request;
+        Shown { method, target, path, query, host, headers: Fields(request) }
+    }
+}
+
+struct Fields<'a>(&'a Request<'a>);
+
+impl Serialize for Fields<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut list = serializer.serialize_seq(None)?;
+        for (name, value) in self.0.fields() {
+            // What is no UTF-8 cannot be said in JSON.
+            list.serialize_element(&(name, String::from_utf8_lossy(value)))?;
+        }
+        list.end()
+    }
+}

