@@ -1,6 +1,7 @@
 //! Two ends of a connection against each other, and against bytes given by hand.
 
 mod closing;
+mod others;
 mod reading;
 mod sharing;
 mod time;

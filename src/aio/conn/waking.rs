@@ -1,7 +1,7 @@
 //! Who waits for a connection. A transport wakes the last task that polled it and no other; here the reader, the writer
 //! and any number of others may wait at once, so the transport is given one waker that wakes them all.
 //!
-//! Never: a wake-up under a lock, for a waker may run anything.
+//! Never: a waker woken or dropped under the lock, for either may run anything.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
@@ -44,17 +44,20 @@ impl Waiting {
     }
 
     pub(super) fn leave(&self, index: usize) {
-        self.lock()[index] = Place::default();
+        let left = std::mem::take(&mut self.lock()[index]);
+        drop(left);
     }
 
     /// Waits from now on. Done before the transport is polled: what happens meanwhile must find the waker.
     pub(super) fn wait(&self, index: usize, waker: &Waker, for_transport: bool) {
         let mut places = self.lock();
         places[index].for_transport = for_transport;
-        match &mut places[index].waker {
-            Some(present) => present.clone_from(waker),
-            place => *place = Some(waker.clone()),
+        if places[index].waker.as_ref().is_some_and(|present| present.will_wake(waker)) {
+            return;
         }
+        let before = places[index].waker.replace(waker.clone());
+        drop(places);
+        drop(before);
     }
 
     /// Waits no more.

@@ -94,6 +94,21 @@ async fn an_offence_is_named_at_both_ends() {
     }
 }
 
+#[tokio::test]
+async fn what_the_peer_sends_before_its_answer_is_dropped_and_does_not_hold_it_up() {
+    let (ours, mut peer) = duplex(1000);
+    let mut server = conn(ours, Role::Server, &Settings::default());
+    peer.write_all(&masked(Opcode::Text, false, b"begun")).await.expect("sent");
+    let flooding = async {
+        for _ in 0..20 {
+            peer.write_all(&masked(Opcode::Continuation, false, &[b'x'; 1000])).await.expect("sent");
+        }
+        peer.write_all(&masked(Opcode::Close, true, b"\x03\xe8")).await.expect("sent");
+    };
+    let (closed, ()) = tokio::join!(server.close(CloseCode::GOING_AWAY, ""), flooding);
+    assert_eq!(closed.expect("closed").code, CloseCode::NORMAL);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_does_not_answer_the_close_is_left_after_the_timeout() {
     let settings = Settings { close_timeout: Duration::from_secs(3), ..Settings::default() };

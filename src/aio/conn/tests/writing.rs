@@ -46,6 +46,23 @@ async fn messages_that_a_sink_gathers_leave_together() {
 }
 
 #[tokio::test]
+async fn a_transport_that_buffers_is_flushed() {
+    let (ours, theirs) = duplex(64 << 10);
+    let mut server = conn(tokio::io::BufStream::new(ours), Role::Server, &Settings::default());
+    let mut client = conn(tokio::io::BufStream::new(theirs), Role::Client, &Settings::default());
+    client.write("a few bytes").await.expect("sent");
+    client.ping(b"?").await.expect("sent");
+    let echo = tokio::spawn(async move {
+        let message = server.read().await.expect("a message");
+        server.write(message).await.expect("sent");
+        server.read().await.expect_err("the end")
+    });
+    assert_eq!(client.read().await.expect("the echo"), "a few bytes".into());
+    client.close(CloseCode::NORMAL, "").await.expect("closed");
+    assert!(echo.await.expect("joined").is_clean());
+}
+
+#[tokio::test]
 async fn control_frames_go_between_fragments() {
     let settings = Settings { write_buffer_bytes: 4, ..Settings::default() };
     let (mut server, mut peer) = server_by_hand(&settings);
