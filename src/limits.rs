@@ -243,7 +243,7 @@ pub const LAG_MAX: Nanos = 5 * SECOND;
 
 /// Bytes of either buffer of a connection that asks for an HTTP server's size: what hyper begins to read with.
 pub const AIO_HTTP_BUFFER_BYTES: usize = 8 * 1024;
-/// Time that a refused client has to read why before its connection is cut.
+/// Time that a refused client has to read why before its connection is cut, and that it waits for the rest of that.
 pub const AIO_LINGER: Nanos = SECOND;
 /// Handshakes of a listener that may be under way at once; further connections wait to be accepted.
 pub const AIO_HANDSHAKES_MAX: usize = 1_024;

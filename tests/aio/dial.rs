@@ -10,7 +10,9 @@ use echoring::protocol::Url;
 use echoring::protocol::handshake::{BadField, BadHandshake};
 use echoring::protocol::url::BadUrl;
 
-use super::support::{PATIENCE, canned_server, dialer, echo_server, tungstenite_server, url};
+use tokio::io::AsyncWriteExt as _;
+
+use super::support::{PATIENCE, canned_server, dialer, echo_server, read_head, tungstenite_server, url};
 
 #[tokio::test]
 async fn what_was_set_is_asked_and_tungstenite_agrees() {
@@ -120,6 +122,25 @@ async fn a_refusal_comes_with_the_servers_response() {
             assert_eq!(error.to_string(), "the server answered 401 Unauthorized instead of 101: no token");
             assert!(!error.is_temporary());
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_end_is_not_waited_for_long() {
+    for (status, kept) in [(403, "begun"), (204, "")] {
+        let (near, mut far) = tokio::io::duplex(1 << 12);
+        let before = tokio::time::Instant::now();
+        let dialer = Dialer::new().handshake_timeout(None);
+        let answering = async {
+            read_head(&mut far).await;
+            let answer = format!("HTTP/1.1 {status} No\r\n\r\nbegun");
+            far.write_all(answer.as_bytes()).await.expect("written");
+            far
+        };
+        let (refused, _open) = tokio::join!(dialer.dial_over("ws://a/", near), answering);
+        let error = refused.expect_err("no WebSocket");
+        assert_eq!(error.response().expect("a response").body(), kept);
+        assert!(before.elapsed() < Duration::from_secs(2), "{:?}", before.elapsed());
     }
 }
 

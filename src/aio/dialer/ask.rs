@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, LOCATION, SET_COOKIE, TRANSFER_ENCODING};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
@@ -10,7 +12,7 @@ use super::error::{DialError, Response, Stage};
 use super::{Clock, Dialer};
 use crate::aio::Opened;
 use crate::aio::handshake::{NoHead, nonce, read_head, write_head};
-use crate::limits::REFUSAL_BODY_BYTES_MAX;
+use crate::limits::{AIO_LINGER, REFUSAL_BODY_BYTES_MAX};
 use crate::protocol::handshake::{
     self, BadField, BadHandshake, ResponseHead, check_field, parse_response, parse_response_head,
     write_request,
@@ -69,8 +71,9 @@ where
             };
             let mut rest = bytes.split_off(head_bytes);
             if let BadHandshake::Status(_) = why {
-                // As much of it as comes in time: the status says enough without.
-                let _ = clock.run(Stage::Upgrade, read_body(stream, &response, &mut rest)).await;
+                // As much of it as comes soon: the status says enough without, and a body need not have an end.
+                let soon = clock.shortened(Some(Duration::from_nanos(AIO_LINGER)));
+                let _ = soon.run(Stage::Upgrade, read_body(stream, &response, &mut rest)).await;
                 *response.body_mut() = body(&response, rest);
             }
             Err(refusal(why, response))
@@ -119,10 +122,18 @@ fn refusal(why: BadHandshake, response: Response) -> DialError {
     }
 }
 
+/// Bytes of the body that are kept, at most. Some responses have none (RFC 9112, 6.3).
+fn body_bytes_max(response: &Response) -> usize {
+    let length = response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    match response.status().as_u16() {
+        204 | 304 => 0,
+        _ => length.unwrap_or(usize::MAX).min(REFUSAL_BODY_BYTES_MAX),
+    }
+}
+
 /// Reads the body's beginning behind what is there of it, until its end as far as that is known from the head.
 async fn read_body<S: AsyncRead + Unpin>(stream: &mut S, response: &Response, rest: &mut BytesMut) {
-    let length = response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    let wanted = length.unwrap_or(usize::MAX).min(REFUSAL_BODY_BYTES_MAX);
+    let wanted = body_bytes_max(response);
     while rest.len() < wanted && !is_chunked_to_its_end(response, rest) {
         match stream.read_buf(rest).await {
             Ok(1..) => {}
@@ -141,12 +152,11 @@ fn is_chunked_to_its_end(response: &Response, rest: &[u8]) -> bool {
 }
 
 fn body(response: &Response, rest: BytesMut) -> Bytes {
-    let length = response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     let mut body = match is_chunked(response) {
         true => Bytes::from(dechunked(&rest).0),
         false => rest.freeze(),
     };
-    body.truncate(length.unwrap_or(usize::MAX).min(REFUSAL_BODY_BYTES_MAX));
+    body.truncate(body_bytes_max(response));
     body
 }
 
