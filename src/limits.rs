@@ -37,7 +37,8 @@ pub const TLS_RECORD_OVERHEAD_BYTES_MAX: usize = 64;
 /// Received bytes of a connection that cannot be opened yet: a record that is not complete (18,437 bytes at most), or
 /// the records of a handshake message, of which a chain of certificates is the longest.
 pub const TLS_UNREAD_BYTES_MAX: usize = 32 * 1024;
-/// What the node's budget is charged with for the keys and state of one session.
+/// What the node's budget is charged with for the keys and state of one session: an idle one was measured to take
+/// 3.8 kB in either version.
 pub const TLS_SESSION_BYTES: usize = 4 * 1024;
 
 // ---- messages (RFC 6455, section 5) ----
