@@ -238,3 +238,28 @@ pub const RESERVED_DESCRIPTORS: u32 = 64;
 pub const CONNECTION_LEASE: u64 = 64;
 /// Time that a subscriber may lag behind its topic's latest message.
 pub const LAG_MAX: Nanos = 5 * SECOND;
+
+// ---- connections of other programs: `aio` ----
+
+/// Bytes of either buffer of a connection that asks for an HTTP server's size: what hyper begins to read with.
+pub const AIO_HTTP_BUFFER_BYTES: usize = 8 * 1024;
+/// Time that a refused client has to read why before its connection is cut.
+pub const AIO_LINGER: Nanos = SECOND;
+/// Handshakes of a listener that may be under way at once; further connections wait to be accepted.
+pub const AIO_HANDSHAKES_MAX: usize = 1_024;
+/// How long accepting pauses when this process has no descriptors left: connections end meanwhile.
+pub const ACCEPT_PAUSE: Nanos = 100 * MILLISECOND;
+/// From the first step of a dial to the 101; what gorilla's default dialer gives.
+pub const DIAL_TIMEOUT: Nanos = 45 * SECOND;
+/// Of that, for the name and the TCP connection.
+pub const CONNECT_TIMEOUT: Nanos = 10 * SECOND;
+/// Head start of an address over the next one (RFC 8305, section 5).
+pub const CONNECT_STAGGER: Nanos = 250 * MILLISECOND;
+/// Bytes kept of the body of a response that opens no WebSocket: enough for its reason.
+pub const REFUSAL_BODY_BYTES_MAX: usize = 1_024;
+/// Longest wait before the second attempt of a reconnecting dialer; it doubles from there.
+pub const RECONNECT_DELAY: Nanos = 500 * MILLISECOND;
+/// Longest wait before any of its attempts.
+pub const RECONNECT_DELAY_MAX: Nanos = 30 * SECOND;
+/// Age of a connection from which its end counts as the first failure again.
+pub const RECONNECT_SETTLED: Nanos = 30 * SECOND;

@@ -1,13 +1,21 @@
 //! Asynchronous I/O on top of other people's runtimes: tokio-uring where io_uring is allowed, plain tokio
 //! where it is not.
 //!
-//! Here are connections for asynchronous code, and the adapters that let them and hyper speak over either. Nothing here
+//! Here are connections for asynchronous code, the two ends of opening them, [`Upgrader`] and [`Dialer`], and the
+//! adapters that let them and hyper speak over either. Nothing here
 //! is on a shard's data path, and no type of tokio-uring leaves this floor except inside these adapters.
 
 #![forbid(unsafe_code)]
 
 mod conn;
+mod dialer;
+mod handshake;
+mod listener;
+mod proxy;
+pub mod reconnect;
+mod stream;
 mod tokio_stream;
+mod upgrader;
 mod uring_stream;
 
 use std::io;
@@ -17,7 +25,15 @@ pub use conn::{
     BufferPool, Conn, Control, ControlReply, Error, Heartbeat, Message, MessageReader, MessageWriter, Opened,
     PreparedMessage, Pump, Reader, Sender, Settings, Transport, TrySendError, Writer,
 };
+pub use dialer::{ClientTls, DialError, Dialer, Jar, Response, Stage, dial};
+pub use listener::{Incoming, Listener};
+pub use proxy::{BadProxy, Proxy, ProxyError};
+pub use reconnect::Reconnecting;
+pub use stream::{ClientStream, MaybeTls};
 pub use tokio_stream::TokioStream;
+pub use upgrader::{
+    Acceptance, Answer, Asked, Decision, Received, Refused, UpgradeError, Upgraded, Upgrader, Upgrading,
+};
 pub use uring_stream::UringStream;
 
 /// Whether this process may use io_uring at all: sets a small ring up, registers with it and enters it.

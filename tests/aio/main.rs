@@ -1,0 +1,9 @@
+//! Opening connections with `aio`: against tungstenite, hyper and axum, through proxies, inside TLS, and again
+//! after a server died. Loopback only; every port is the kernel's choice.
+
+mod dial;
+mod proxies;
+mod reconnect;
+mod support;
+mod tls;
+mod upgrade;

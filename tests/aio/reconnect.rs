@@ -1,0 +1,199 @@
+//! The dialer that dials again, against servers that die.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use echoring::aio::reconnect::Event;
+use echoring::aio::{DialError, Listener, Message, Upgrader};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::support::{canned_server, dialer, echo, url};
+
+/// What happened, in words, and how long it waited.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    fn hook(&self) -> impl FnMut(Event<'_>) + Send + use<> {
+        let log = Arc::clone(&self.0);
+        move |event| {
+            let word = match event {
+                Event::Dialling { attempt } => format!("dialling {attempt}"),
+                Event::Connected => "connected".to_owned(),
+                Event::Failed(_) => "failed".to_owned(),
+                Event::Waiting { delay, attempt } => format!("waiting {} for {attempt}", delay.as_millis()),
+                Event::Lost(_) => "lost".to_owned(),
+                other => format!("{other:?}"),
+            };
+            log.lock().expect("unpoisoned").push(word);
+        }
+    }
+
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().expect("unpoisoned"))
+    }
+}
+
+/// A server that says `greeting` to whoever comes, then echoes, until the set is dropped.
+async fn greeting_server(listener: Listener, greeting: &'static str) -> JoinSet<()> {
+    let mut server = JoinSet::new();
+    server.spawn(async move {
+        let mut incoming = listener.incoming(&Upgrader::new());
+        let mut clients = JoinSet::new();
+        loop {
+            let mut conn = incoming.next().await.expect("a listener that works");
+            clients.spawn(async move {
+                if conn.write(greeting).await.is_ok() {
+                    echo(conn).await;
+                }
+            });
+        }
+    });
+    server
+}
+
+#[tokio::test]
+async fn a_server_that_dies_twice_is_found_again_at_its_port() {
+    let listener = Listener::bind("127.0.0.1:0").await.expect("a listener");
+    let address = listener.local_addr().expect("its address");
+    let mut server = greeting_server(listener, "one").await;
+    let log = Log::default();
+    let mut record = log.hook();
+    let (failed, mut failures) = tokio::sync::mpsc::unbounded_channel();
+    let mut conn = dialer()
+        .reconnecting(url(address))
+        .initial_delay(Duration::from_millis(20))
+        .max_delay(Duration::from_millis(40))
+        .on_event(move |event| {
+            if let Event::Failed(_) = &event {
+                let _ = failed.send(());
+            }
+            record(event);
+        });
+    assert_eq!(conn.read().await.expect("a greeting"), Message::from("one"));
+    assert_eq!(log.take(), ["dialling 1", "connected"]);
+
+    for greeting in ["two", "three"] {
+        // The tasks end, and with them the listener and all its connections.
+        server.shutdown().await;
+        // Only when an attempt has found nobody does the server come back.
+        let revived = async {
+            failures.recv().await.expect("an attempt that fails");
+            greeting_server(Listener::bind(address).await.expect("the same port"), greeting).await
+        };
+        let (greeted, revived) = tokio::join!(conn.read(), revived);
+        assert_eq!(greeted.expect("a new connection"), Message::from(greeting));
+        server = revived;
+        while failures.try_recv().is_ok() {}
+        conn.write("again").await.expect("written");
+        assert_eq!(conn.read().await.expect("the echo"), Message::from("again"));
+        let log = log.take();
+        assert_eq!(log.first().map(String::as_str), Some("lost"), "{greeting}: {log:?}");
+        assert_eq!(log.last().map(String::as_str), Some("connected"), "{greeting}: {log:?}");
+        assert!(log.iter().any(|word| word == "failed"), "{greeting}: {log:?}");
+        assert_eq!(log.iter().filter(|word| *word == "connected").count(), 1, "{greeting}: {log:?}");
+    }
+}
+
+/// Where nobody listens: a port that was free a moment ago, on an address that nobody else uses.
+fn nowhere() -> String {
+    let bound = std::net::TcpListener::bind("127.0.0.9:0").expect("a port");
+    url(bound.local_addr().expect("its address"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn waits_grow_to_their_most_and_the_last_failure_is_told() {
+    let log = Log::default();
+    let mut conn = dialer()
+        .connect_timeout(None)
+        .handshake_timeout(None)
+        .reconnecting(nowhere())
+        .initial_delay(Duration::from_secs(1))
+        .max_delay(Duration::from_secs(5))
+        .jitter(false)
+        .max_attempts(6)
+        .on_event(log.hook());
+    let before = Instant::now();
+    let error = conn.next().await.expect_err("nobody listens");
+    assert!(matches!(&error, DialError::Connect(error) if error.kind() == io::ErrorKind::ConnectionRefused));
+    let log: Vec<String> = log.take().into_iter().filter(|word| word.starts_with("waiting")).collect();
+    let expected = ["1000 for 2", "2000 for 3", "4000 for 4", "5000 for 5", "5000 for 6"];
+    assert_eq!(log, expected.map(|word| format!("waiting {word}")));
+    // 1 + 2 + 4 + 5 + 5, on a clock that only waiting moves: a head start is no wait when all have failed.
+    assert_eq!(before.elapsed().as_secs(), 17);
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_jitter_waits_differ_and_stay_below_their_most() {
+    let log = Log::default();
+    let mut conn = dialer()
+        .connect_timeout(None)
+        .handshake_timeout(None)
+        .reconnecting(nowhere())
+        .initial_delay(Duration::from_secs(1000))
+        .max_delay(Duration::from_secs(1000))
+        .max_attempts(21)
+        .on_event(log.hook());
+    conn.next().await.expect_err("nobody listens");
+    let mut waits: Vec<u64> = log
+        .take()
+        .iter()
+        .filter_map(|word| word.strip_prefix("waiting ")?.split(' ').next()?.parse().ok())
+        .collect();
+    assert!(waits.iter().all(|&wait| wait < 1_000_000), "{waits:?}");
+    let count = waits.len();
+    waits.sort_unstable();
+    waits.dedup();
+    // Twenty of a million milliseconds: that two are the same, or one is none, happens once in some thousand runs.
+    assert!(count >= 19 && waits.len() >= 19, "{waits:?}");
+}
+
+#[tokio::test]
+async fn what_is_not_temporary_is_not_tried_again() {
+    let refusal = b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n".to_vec();
+    let (address, _server) = canned_server(refusal, true).await;
+    let log = Log::default();
+    let mut conn = dialer().reconnecting(url(address)).on_event(log.hook());
+    let error = conn.read().await.expect_err("refused");
+    assert_eq!(error.response().expect("a response").status(), 401);
+    assert_eq!(log.take(), ["dialling 1", "failed"]);
+
+    let mut conn = dialer().reconnecting("http://a/");
+    assert!(matches!(conn.next().await, Err(DialError::BadUrl(_))));
+
+    // Unless the program says so.
+    let refusal = b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n".to_vec();
+    let (address, _server) = canned_server(refusal, true).await;
+    let mut conn = dialer()
+        .reconnecting(url(address))
+        .initial_delay(Duration::from_millis(1))
+        .retry_if(|error| error.response().is_some())
+        .on_event(log.hook());
+    // The second attempt finds nobody.
+    assert!(matches!(conn.next().await, Err(DialError::Connect(_) | DialError::Closed)));
+    assert_eq!(log.take().iter().filter(|word| *word == "failed").count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_was_given_up_goes_on() {
+    let log = Log::default();
+    let mut conn = dialer()
+        .connect_timeout(None)
+        .handshake_timeout(None)
+        .reconnecting(nowhere())
+        .initial_delay(Duration::from_secs(10))
+        .jitter(false)
+        .max_attempts(2)
+        .on_event(log.hook());
+    let before = Instant::now();
+    tokio::time::timeout(Duration::from_secs(4), conn.next()).await.expect_err("a wait of ten seconds");
+    conn.next().await.expect_err("nobody listens");
+    assert_eq!(before.elapsed().as_secs(), 10);
+    let log = log.take();
+    assert_eq!(
+        log,
+        ["dialling 1", "failed", "waiting 10000 for 2", "waiting 6000 for 2", "dialling 2", "failed"]
+    );
+}

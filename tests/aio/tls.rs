@@ -1,0 +1,154 @@
+//! `wss`: whom a dialer believes.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use echoring::aio::{DialError, Message, Stage, Upgrader};
+use echoring::tls::Trust;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rustls::ServerConfig;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+use super::support::{PATIENCE, canned_server, dialer, echo, echo_server};
+
+/// Somebody who issues certificates, and the file that says so.
+pub struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    file: PathBuf,
+}
+
+/// A certificate with its key.
+pub type Identity = (CertificateDer<'static>, PrivateKeyDer<'static>);
+
+impl Authority {
+    pub fn new() -> Authority {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "an authority of this test");
+        let key = KeyPair::generate().expect("a key");
+        let issuer = CertifiedIssuer::self_signed(params, key).expect("a certificate");
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let unique = format!("echoring-aio-{}-{count}.pem", std::process::id());
+        let file = std::env::temp_dir().join(unique);
+        std::fs::write(&file, issuer.pem()).expect("written");
+        Authority { issuer, file }
+    }
+
+    pub fn trusted(&self) -> Trust {
+        Trust::CaFile(self.file.clone())
+    }
+
+    pub fn certificate(&self, name: &str) -> Identity {
+        let params = CertificateParams::new([name.to_owned()]).expect("a name");
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
+        (certificate.der().clone(), PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+    }
+}
+
+impl Drop for Authority {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.file);
+    }
+}
+
+/// A server whose connections echo inside TLS, until the set is dropped.
+pub async fn tls_echo_server((certificate, key): Identity) -> (SocketAddr, JoinSet<()>) {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .expect("a certificate of this key");
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+    let address = listener.local_addr().expect("its address");
+    let mut server = JoinSet::new();
+    server.spawn(async move {
+        let mut clients = JoinSet::new();
+        loop {
+            let (stream, _) = listener.accept().await.expect("a client");
+            let acceptor = acceptor.clone();
+            clients.spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+                if let Ok(conn) = Upgrader::new().accept(stream).await {
+                    echo(conn).await;
+                }
+            });
+        }
+    });
+    (address, server)
+}
+
+#[tokio::test]
+async fn who_is_vouched_for_is_believed() {
+    let authority = Authority::new();
+    for name in ["localhost", "127.0.0.1"] {
+        let (address, _server) = tls_echo_server(authority.certificate(name)).await;
+        let dialer = dialer().tls(authority.trusted());
+        // Twice, so that the second resumes the first's session.
+        for _ in 0..2 {
+            let url = format!("wss://{name}:{}/", address.port());
+            let mut conn = dialer.dial(&url).await.expect("a connection");
+            conn.write("sealed").await.expect("written");
+            let read = tokio::time::timeout(PATIENCE, conn.read()).await.expect("in time");
+            assert_eq!(read.expect("the echo"), Message::from("sealed"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_is_not_vouched_for_is_refused_unless_that_is_asked_for() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let (address, _server) = tls_echo_server(authority.certificate("localhost")).await;
+    let url = format!("wss://localhost:{}/", address.port());
+    let error = dialer().tls(other.trusted()).dial(&url).await.expect_err("an unknown authority");
+    assert!(matches!(error, DialError::Tls(rustls::Error::InvalidCertificate(_))), "{error:?}");
+
+    let by_number = format!("wss://{address}/");
+    let error = dialer().tls(authority.trusted()).dial(&by_number).await.expect_err("another name");
+    assert!(matches!(error, DialError::Tls(rustls::Error::InvalidCertificate(_))), "{error:?}");
+
+    for url in [url, by_number] {
+        let mut conn = dialer().tls(Trust::Insecure).dial(&url).await.expect("a connection");
+        conn.write("sealed").await.expect("written");
+        assert_eq!(conn.read().await.expect("the echo"), Message::from("sealed"));
+    }
+}
+
+#[tokio::test]
+async fn tls_goes_over_a_stream_of_the_programs_own() {
+    let authority = Authority::new();
+    let (address, _server) = tls_echo_server(authority.certificate("inside.example")).await;
+    let stream = tokio::net::TcpStream::connect(address).await.expect("a stream");
+    let dialer = dialer().tls(authority.trusted());
+    let mut conn = dialer.dial_over("wss://inside.example/", stream).await.expect("a connection");
+    conn.write("sealed").await.expect("written");
+    assert_eq!(conn.read().await.expect("the echo"), Message::from("sealed"));
+}
+
+#[tokio::test]
+async fn a_server_without_tls_is_not_spoken_to_in_the_clear() {
+    let (address, _server) = echo_server(Upgrader::new()).await;
+    let error = dialer().tls(Trust::Insecure).dial(&format!("wss://{address}/")).await.expect_err("no TLS");
+    assert!(matches!(error, DialError::Tls(_)), "{error:?}");
+    assert!(error.to_string().contains("ws instead of wss"), "{error}");
+
+    let missing = Trust::CaFile("/nonexistent/ca.pem".into());
+    let error = dialer().tls(missing).dial(&format!("wss://{address}/")).await.expect_err("no roots");
+    assert!(matches!(error, DialError::TlsSetup(_)), "{error:?}");
+
+    let (address, _server) = canned_server(Vec::new(), false).await;
+    let impatient = dialer().tls(Trust::Insecure).handshake_timeout(std::time::Duration::from_millis(50));
+    let error = impatient.dial(&format!("wss://{address}/")).await.expect_err("silence");
+    assert!(matches!(error, DialError::Timeout(Stage::Tls)), "{error:?}");
+}
