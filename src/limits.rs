@@ -197,6 +197,13 @@ pub const ADMIN_TIMEOUT: Nanos = 10 * SECOND;
 /// sooner; one that is stuck must not hang the operator who came to see why.
 pub const SNAPSHOT_TIMEOUT: Nanos = 2 * SECOND;
 
+// ---- async connections ----
+
+/// Bytes of the read buffer and of the write buffer of an async connection, each, unless it is told otherwise.
+pub const CONN_BUFFER_BYTES_DEFAULT: usize = 4096;
+/// Sets of buffers that a pool shared by async connections keeps for the next one that needs them.
+pub const BUFFERS_KEPT_MAX: usize = 64;
+
 // ---- the proxy ----
 
 /// From choosing a server to a connection with it, TLS included.
@@ -215,13 +222,6 @@ pub const RECODED_MESSAGE_BYTES_DEFAULT: u64 = 1024 * 1024;
 
 /// Bytes of frames that wait to be written to a recording; past it, relaying pauses until the disk has caught up.
 pub const RECORDING_QUEUE_BYTES: usize = 8 * 1024 * 1024;
-
-// ---- async connections ----
-
-/// Bytes of the read buffer and of the write buffer of an async connection, each, unless it is told otherwise.
-pub const CONN_BUFFER_BYTES_DEFAULT: usize = 4096;
-/// Sets of buffers that a pool shared by async connections keeps for the next one that needs them.
-pub const BUFFERS_KEPT_MAX: usize = 64;
 
 // ---- sockets and descriptors ----
 
