@@ -33,6 +33,7 @@ class Example:
     host = "127.0.0.1"
 
     def __init__(self):
+        assert os.path.exists(EXAMPLE), f"{EXAMPLE} is not there: cargo build --example chat"
         self.process = subprocess.Popen(
             [EXAMPLE, f"{self.host}:0"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
         )
