@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 import unittest
 
 from harness import PATIENCE_S, Raw, Server, frame
@@ -34,15 +33,16 @@ class Example:
     host = "127.0.0.1"
 
     def __init__(self):
+        assert os.path.exists(EXAMPLE), f"{EXAMPLE} is not there: cargo build --example chat"
         self.process = subprocess.Popen(
             [EXAMPLE, f"{self.host}:0"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
         )
         ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE_S)
         line = self.process.stdout.readline() if ready else ""
-        if not line.startswith("listening "):
+        if not line.startswith("listening on http://"):
             self.__exit__()
             raise AssertionError(f"no listening line but {line!r}")
-        self.port = int(line.split()[1].rsplit(":", 1)[1].split("/")[0])
+        self.port = int(line.rsplit(":", 1)[1].split("/")[0])
 
     def url(self, path):
         return f"ws://{self.host}:{self.port}{path}"
@@ -593,3 +593,35 @@ class Page:
 @unittest.skipUnless(available(), "chromium and chromedriver are not installed")
 class PageOnTheRing(OnTheRing, Page, unittest.TestCase):
     pass
+
+
+class ProtocolInTheExample(InTheExample, Protocol, unittest.IsolatedAsyncioTestCase):
+    pass
+
+
+@unittest.skipUnless(available(), "chromium and chromedriver are not installed")
+class PageInTheExample(InTheExample, Page, unittest.TestCase):
+    def test_a_page_of_another_origin_may_connect(self):
+        other = Relay(self.server)
+        self.addCleanup(other.close)
+        self.browser.switch(self.second)
+        self.browser.open(f"http://localhost:{other.port}/chat/chat.css")
+        greeting = """
+            const [url] = args;
+            const socket = new WebSocket(url);
+            return await new Promise((resolve) => {
+                socket.onmessage = ({ data }) => resolve(JSON.parse(data).type);
+                socket.onclose = ({ code }) => resolve("closed " + code);
+            });
+        """
+        self.assertEqual(self.browser.run(greeting, self.server.url("/chat")), "handshake")
+
+
+class EndOfTheExample(unittest.TestCase):
+    def test_ctrl_c_is_a_good_end(self):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            example = Example()
+            self.addCleanup(example.__exit__)
+            with Raw(example).open("/chat"):
+                example.process.send_signal(number)
+                self.assertEqual(example.process.wait(PATIENCE_S), 0)

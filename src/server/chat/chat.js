@@ -22,6 +22,7 @@
   function show_state(state, text) {
     const place = at("state");
     place.dataset.state = state;
+    document.body.dataset.state = state;
     place.textContent = text;
     at("retry").hidden = state !== "lost";
     at("send").disabled = !joined;
