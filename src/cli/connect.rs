@@ -113,7 +113,9 @@ enum Switch {
 
 fn header(word: &str) -> Result<(String, String), String> {
     match word.split_once(':') {
-        Some((name, value)) if !name.trim().is_empty() => Ok((name.trim().to_owned(), value.trim().to_owned())),
+        Some((name, value)) if !name.trim().is_empty() => {
+            Ok((name.trim().to_owned(), value.trim().to_owned()))
+        }
         _ => Err("expected a field such as 'Authorization: Bearer x'".to_owned()),
     }
 }
@@ -239,15 +241,16 @@ async fn dial(dialer: &Dialer, url: &str) -> Result<Conn<crate::aio::ClientStrea
     dialer.dial(url).await.map_err(|error| match error {
         DialError::BadUrl(_) | DialError::BadField { .. } => Failure::Usage(format!("{url}: {error}")),
         error => {
-            let cure = cure(&error);
+            let cure = cure(&error, url);
             Failure::Environment(format!("cannot open {url}: {error}{cure}"))
         }
     })
 }
 
 /// What may help.
-fn cure(error: &DialError) -> &'static str {
+fn cure(error: &DialError, url: &str) -> &'static str {
     match error {
+        DialError::Closed if url.starts_with("wss") => "; does it speak TLS? ws:// goes without",
         DialError::Connect(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             "; is the server running, and on this port?"
         }
