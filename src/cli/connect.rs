@@ -241,15 +241,16 @@ async fn dial(dialer: &Dialer, url: &str) -> Result<Conn<crate::aio::ClientStrea
     dialer.dial(url).await.map_err(|error| match error {
         DialError::BadUrl(_) | DialError::BadField { .. } => Failure::Usage(format!("{url}: {error}")),
         error => {
-            let cure = cure(&error);
+            let cure = cure(&error, url);
             Failure::Environment(format!("cannot open {url}: {error}{cure}"))
         }
     })
 }
 
 /// What may help.
-fn cure(error: &DialError) -> &'static str {
+fn cure(error: &DialError, url: &str) -> &'static str {
     match error {
+        DialError::Closed if url.starts_with("wss") => "; does it speak TLS? ws:// goes without",
         DialError::Connect(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             "; is the server running, and on this port?"
         }

@@ -215,39 +215,12 @@ const TIMEOUT_MIN: Duration = Duration::from_millis(10);
 
 impl Args {
     fn validate(self) -> Result<Plan, Failure> {
-        let defaults = Settings::default();
-        let at_least = |flag: &str, time: Option<Duration>, default: Duration| match time {
-            Some(time) if time < TIMEOUT_MIN => Err(usage(flag, "must be at least 10ms")),
-            time => Ok(time.unwrap_or(default)),
-        };
-        let (compression, compresses) = match self.compress {
-            CompressWord::Pass => (Compression::Pass, false),
-            CompressWord::Here(Compress { compression: None, .. }) => (Compression::Off, false),
-            CompressWord::Here(Compress { compression: Some(compression), .. }) => {
-                let here = Compression::Here {
-                    preferences: compression.preferences,
-                    level: compression.level,
-                    message_bytes_max: self.max_message.unwrap_or(RECODED_MESSAGE_BYTES_DEFAULT),
-                };
-                (here, true)
-            }
-        };
-        match self.max_message {
-            Some(_) if !compresses => {
-                return Err(usage(
-                    "--max-message",
-                    "needs --compress on: other messages pass whatever their length",
-                ));
-            }
-            Some(bytes) if !(1..=limits::MESSAGE_BYTES_MAX).contains(&bytes) => {
-                return Err(usage("--max-message", "must be from 1 byte to 2GiB"));
-            }
-            _ => {}
-        }
+        let compression = self.compression()?;
         let secure = self.upstream.iter().any(UpstreamUrl::is_secure);
         if !secure && (self.insecure || self.ca_file.is_some()) {
             return Err(usage("--ca-file, --insecure", "no --upstream is reached by wss:// or https://"));
         }
+        let defaults = Settings::default();
         let interval = match self.health_interval {
             Some(TimeOrOff(interval)) => interval,
             None => Some(defaults.health_interval),
@@ -255,19 +228,20 @@ impl Args {
         if interval.is_none() && self.health_path.is_some() {
             return Err(usage("--health-path", "nothing is checked with --health-interval off"));
         }
-        let interval = interval.map(|time| at_least("--health-interval", Some(time), time)).transpose()?;
-        let idle_timeout = match self.idle_timeout {
-            Some(TimeOrOff(Some(time))) => Some(at_least("--idle-timeout", Some(time), time)?),
-            Some(TimeOrOff(None)) => None,
-            None => defaults.idle_timeout,
-        };
+        let idle_timeout = self.idle_timeout.map_or(defaults.idle_timeout, |TimeOrOff(time)| time);
+        for (flag, time) in [
+            ("--health-interval", interval),
+            ("--idle-timeout", idle_timeout),
+            ("--connect-timeout", self.connect_timeout),
+            ("--response-timeout", self.response_timeout),
+        ] {
+            if time.is_some_and(|time| time < TIMEOUT_MIN) {
+                return Err(usage(flag, "must be at least 10ms"));
+            }
+        }
         let settings = Settings {
-            connect_timeout: at_least("--connect-timeout", self.connect_timeout, defaults.connect_timeout)?,
-            response_timeout: at_least(
-                "--response-timeout",
-                self.response_timeout,
-                defaults.response_timeout,
-            )?,
+            connect_timeout: self.connect_timeout.unwrap_or(defaults.connect_timeout),
+            response_timeout: self.response_timeout.unwrap_or(defaults.response_timeout),
             idle_timeout,
             health_interval: interval.unwrap_or(defaults.health_interval),
             host: match self.host {
@@ -305,6 +279,31 @@ impl Args {
             connections_max: self.max_connections,
             log: self.log,
         })
+    }
+}
+
+impl Args {
+    /// What becomes of permessage-deflate.
+    fn compression(&self) -> Result<Compression, Failure> {
+        let compression = match self.compress {
+            CompressWord::Pass => Compression::Pass,
+            CompressWord::Here(Compress { compression: None, .. }) => Compression::Off,
+            CompressWord::Here(Compress { compression: Some(compression), .. }) => Compression::Here {
+                preferences: compression.preferences,
+                level: compression.level,
+                message_bytes_max: self.max_message.unwrap_or(RECODED_MESSAGE_BYTES_DEFAULT),
+            },
+        };
+        match (compression, self.max_message) {
+            (Compression::Here { .. }, Some(bytes)) if !(1..=limits::MESSAGE_BYTES_MAX).contains(&bytes) => {
+                Err(usage("--max-message", "must be from 1 byte to 2GiB"))
+            }
+            (Compression::Pass | Compression::Off, Some(_)) => {
+                let line = "needs --compress on: other messages pass whatever their length";
+                Err(usage("--max-message", line))
+            }
+            _ => Ok(compression),
+        }
     }
 }
 

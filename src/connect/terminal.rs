@@ -19,9 +19,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
 use super::command::{self, Command, HELP};
-use super::show::escaped;
+use super::show::{Style, escaped};
 use super::{Options, Outcome, close, pongs};
-use crate::aio::{Conn, Error};
+use crate::aio::{Conn, Error, Message, Reader, Writer};
 use crate::protocol::CloseCode;
 
 /// Lines of history kept.
@@ -81,22 +81,9 @@ where
                         // That the connection is over, reading tells.
                         let _ = control.ping(text.as_bytes()).await;
                     }
-                    // Reading goes on while the server does not take it: it may be waiting for us to read.
                     Ok(Command::Send(message)) => {
-                        let mut writing = pin!(writer.write(message));
-                        loop {
-                            tokio::select! {
-                                written = &mut writing => {
-                                    if let Err(error @ (Error::TooLong | Error::Unfinished)) = written {
-                                        screen.print(style.notice(&error.to_string()));
-                                    }
-                                    break;
-                                }
-                                message = reader.read() => match message {
-                                    Ok(message) => screen.print(style.message(&message, SystemTime::now())),
-                                    Err(error) => return Outcome::of(error, false),
-                                },
-                            }
+                        if let Err(over) = send(&mut writer, &mut reader, message, &mut screen, style).await {
+                            return over;
                         }
                     }
                     Err(why) => screen.print(style.notice(&why)),
@@ -109,6 +96,35 @@ where
         screen.print(style.message(message, SystemTime::now()));
     })
     .await
+}
+
+/// Sends a message. Reading goes on while the server does not take it: it may be waiting for us to read.
+async fn send<S>(
+    writer: &mut Writer<S>,
+    reader: &mut Reader<S>,
+    message: Message,
+    screen: &mut Screen,
+    style: Style,
+) -> Result<(), Outcome>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut writing = pin!(writer.write(message));
+    loop {
+        tokio::select! {
+            written = &mut writing => {
+                // That the connection is over, reading tells.
+                if let Err(error @ (Error::TooLong | Error::OutOfMemory)) = written {
+                    screen.print(style.notice(&error.to_string()));
+                }
+                return Ok(());
+            }
+            message = reader.read() => match message {
+                Ok(message) => screen.print(style.message(&message, SystemTime::now())),
+                Err(error) => return Err(Outcome::of(error, false)),
+            },
+        }
+    }
 }
 
 /// Where lines go: above the line being typed while there is one, else to stdout.
@@ -182,7 +198,7 @@ impl Drop for Mode {
     fn drop(&mut self) {
         if let Some(mode) = &self.0 {
             // The line that was being typed stays where it is.
-            println!();
+            let _ = writeln!(io::stdout());
             let _ = tcsetattr(io::stdin(), OptionalActions::Now, mode);
         }
     }

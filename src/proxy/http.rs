@@ -15,10 +15,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use http::header::{ALLOW, CONTENT_TYPE, HOST, RETRY_AFTER, SEC_WEBSOCKET_EXTENSIONS};
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HOST, RETRY_AFTER, SEC_WEBSOCKET_EXTENSIONS};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use http_body_util::{Either, Full};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response, client, server};
 use tokio::io::AsyncWriteExt as _;
@@ -128,7 +128,12 @@ impl Front {
             self.pass(request).await
         };
         passed.unwrap_or_else(|refused| {
-            tracing::warn!(client = %self.peer, status = refused.status.as_u16(), "{}", refused.text);
+            let status = refused.status.as_u16();
+            if refused.status.is_server_error() {
+                tracing::warn!(client = %self.peer, status, "{}", refused.text);
+            } else {
+                tracing::debug!(client = %self.peer, status, "{}", refused.text);
+            }
             let mut response = refusal(refused);
             if response.status() == StatusCode::SERVICE_UNAVAILABLE {
                 let seconds = settings.retry_after().as_secs().max(1);
@@ -166,8 +171,12 @@ impl Front {
     /// A request for a WebSocket. What is not granted is passed on like any other response.
     async fn upgrade(&self, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
         let settings = &self.context.settings;
-        // Its body is nothing; dropping it here lets hyper read on behind the head.
+        if !request.body().is_end_stream() {
+            return Err(Refused::new(StatusCode::BAD_REQUEST, "a WebSocket upgrade has no body"));
+        }
+        // Dropping the body, which is empty, lets hyper read on behind the head.
         let (mut parts, _) = request.into_parts();
+        parts.headers.remove(CONTENT_LENGTH);
         let (pick, stream) = self.connect().await?;
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
         headers::remove_hop_by_hop(&mut parts.headers);

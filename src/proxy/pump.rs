@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::frames::{Frames, INPUT_BYTES_MAX, Item};
 use super::recode::{Recoder, random_key};
-use crate::limits::{CONTROL_PAYLOAD_BYTES_MAX, DISCARD_BYTES_MAX};
+use crate::limits::{CONTROL_PAYLOAD_BYTES_MAX, DISCARD_BYTES_MAX, INFLATED_BYTES_PER_TURN};
 use crate::protocol::frame::{self, HEADER_BYTES_MAX, Header};
 use crate::protocol::{CloseCode, Offence, Opcode, Role, close, mask};
 use crate::recording::{Event, Frame, FrameKind, Side, Tap};
@@ -89,6 +89,8 @@ pub(super) struct Pump<R, W> {
     log: Option<Rc<Log>>,
     /// A Close frame is among what is or was to be written; nothing follows it.
     closed: Option<CloseCode>,
+    /// Bytes that recoding made since the last write.
+    recoded_bytes: usize,
     /// The sender's own Close frame has been read.
     close_received: bool,
     /// The role in which the frames arrive here; they leave in the other one.
@@ -121,6 +123,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Pump<R, W> {
             events: VecDeque::new(),
             log,
             closed: None,
+            recoded_bytes: 0,
             close_received: false,
             receiver,
             activity: activity.clone(),
@@ -247,7 +250,9 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Pump<R, W> {
         let mut taken = false;
         // An offence behind whole frames is told when they have been passed on.
         let mut offence = None;
-        while self.closed.is_none() {
+        self.recoded_bytes = 0;
+        // A run of compressed messages can become a thousand times its length: the rest waits until this is written.
+        while self.closed.is_none() && self.recoded_bytes < INFLATED_BYTES_PER_TURN {
             match self.frames.next(&self.input[run_bytes..]) {
                 Ok(Item::Partial) => break,
                 Ok(Item::Frame { header, header_bytes }) => {
@@ -296,7 +301,9 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Pump<R, W> {
             taken = true;
         }
         self.pass(&mut run_bytes);
-        debug_assert!(self.input.len() < INPUT_BYTES_MAX || self.closed.is_some(), "a frame that is not cut");
+        if !taken {
+            debug_assert!(self.input.len() < INPUT_BYTES_MAX, "a frame that is not cut");
+        }
         match offence {
             Some(offence) if !taken => Err(offence),
             _ => Ok(taken),
@@ -327,6 +334,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Pump<R, W> {
             if self.log.is_some() && inflates {
                 self.events.extend(event(&Header { mask: None, ..header }, payload));
             }
+            self.recoded_bytes += payload.len();
             self.output.push_back(framed(&header, payload));
         }
         Ok(())

@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.sync.server import serve
 
-from harness import BINARY, PATIENCE_S, Raw, Server, deny_io_uring, frame
+from harness import BINARY, PATIENCE_S, Log, Raw, Server, deny_io_uring, frame
 
 
 class Proxy(Server):
@@ -39,10 +39,8 @@ class Proxy(Server):
             text=True,
             preexec_fn=deny_io_uring if denied else None,
         )
-        self.log = []
-        self._lines = queue.Queue()
-        self._logger = threading.Thread(target=self._read_log, daemon=True)
-        self._logger.start()
+        self._log = Log(self.process.stderr)
+        self.log = self._log.lines
         self.listening = self._first_line()
         match = re.fullmatch(r"listening ws://127.0.0.1:(\d+) driver=(\w+) shards=1 pid=(\d+)\n", self.listening)
         if not match:
@@ -672,6 +670,10 @@ class ProxiedHttp(unittest.TestCase):
             (b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n", 405),
             (b"GET / HTTP/1.1\r\n\r\n", 400),
             (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+            (
+                b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 2\r\n\r\nhi",
+                400,
+            ),
             (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 20_000 + b"\r\n\r\n", 431),
         ):
             with Raw(proxy) as peer:
