@@ -3,6 +3,7 @@
 What no client can see (tasks, channels, deadlines) is tested in `tests/examples`.
 """
 
+import asyncio
 import contextlib
 import http.client
 import os
@@ -16,6 +17,8 @@ import unittest
 
 from harness import BINARY, PATIENCE_S, Log, deny_io_uring
 from test_browser import OPEN, InFrontOfAPage
+# A client with threads holds a lock while it sends, so that it cannot receive what it would have to.
+from websockets.asyncio.client import connect as connect_both_ways
 from websockets.client import ClientProtocol
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Opcode
@@ -349,29 +352,47 @@ class Servers(unittest.TestCase):
 
     def test_wrapped_connection_loses_nothing_when_its_channels_are_full(self):
         messages = [f"{n} " + "x" * 4_000 for n in range(6_000)]
-        with Listening("wrapped_connection") as example, example.connect() as ws:
-            sending = threading.Thread(target=lambda: [ws.send(message) for message in messages])
-            sending.start()
-            echoed = []
-            while len(echoed) < len(messages):
-                message = ws.recv(PATIENCE_S)
-                if message != "heartbeat":
-                    echoed.append(message)
-            sending.join()
-            self.assertEqual(echoed, messages)
+
+        async def flood(url):
+            async with connect_both_ways(url) as ws:
+
+                async def send():
+                    for message in messages:
+                        await ws.send(message)
+
+                sending = asyncio.create_task(send())
+                echoed = []
+                while len(echoed) < len(messages):
+                    message = await ws.recv()
+                    if message != "heartbeat":
+                        echoed.append(message)
+                await sending
+                return echoed
+
+        with Listening("wrapped_connection") as example:
+            flooding = asyncio.wait_for(flood(f"ws://{example.address}/ws"), PATIENCE_S)
+            self.assertEqual(asyncio.run(flooding), messages)
 
     def test_streaming_echo_holds_no_message(self):
         piece, pieces = b"x" * MIB, 64
-        with Listening("streaming_echo") as example, example.connect(max_size=None) as ws:
-            for message in ("Grüße", b"\xff", "", b""):
-                ws.send(message)
-                self.assertEqual(ws.recv(PATIENCE_S), message)
+
+        async def stream(url):
+            async with connect_both_ways(url, max_size=None) as ws:
+                sending = asyncio.create_task(ws.send([piece] * pieces))
+                received = 0
+                async for part in ws.recv_streaming():
+                    received += len(part)
+                await sending
+                return received
+
+        with Listening("streaming_echo") as example:
+            with example.connect() as ws:
+                for message in ("Grüße", b"\xff", "", b""):
+                    ws.send(message)
+                    self.assertEqual(ws.recv(PATIENCE_S), message)
             before = example.memory_bytes_max()
-            sending = threading.Thread(target=lambda: ws.send([piece] * pieces))
-            sending.start()
-            received = sum(map(len, ws.recv_streaming()))
-            sending.join()
-            self.assertEqual(received, pieces * MIB)
+            streaming = asyncio.wait_for(stream(f"ws://{example.address}/wshandler"), PATIENCE_S)
+            self.assertEqual(asyncio.run(streaming), pieces * MIB)
             self.assertLess(example.memory_bytes_max() - before, 8 * MIB)
 
     def test_reverse_proxy(self):
