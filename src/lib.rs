@@ -3,7 +3,7 @@
 //!
 //! The floors, lowest first; a module imports only from those above it in this list (see ARCHITECTURE.md):
 //! `limits`, `tls`, `protocol`, `buffer`, `connection`, `hub`, `stats`, `recording`, `driver`, `shard`, `aio`,
-//! `server`, `load`, `control`, `proxy`, `cli`.
+//! `server`, `load`, `control`, `proxy`, `connect`, `cli`.
 
 pub mod limits;
 
@@ -34,5 +34,7 @@ pub mod load;
 pub mod control;
 
 pub mod proxy;
+
+pub mod connect;
 
 pub mod cli;

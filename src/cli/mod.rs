@@ -11,6 +11,7 @@
 
 pub mod bench;
 mod compress;
+mod connect;
 mod environment;
 mod proxy;
 mod serve;
@@ -56,6 +57,7 @@ Examples:
   echoring serve                                  echo and broadcast on ws://127.0.0.1:9001
   echoring serve --listen 0.0.0.0:9001 --allow-origin https://app.example
   echoring bench                                  measure echo and broadcast of an embedded server
+  echo hi | echoring connect ws://127.0.0.1:9001/echo
   echoring proxy --upstream ws://127.0.0.1:8002   a reverse proxy for HTTP and WebSockets
   echoring completions bash > /etc/bash_completion.d/echoring
   echoring man | man -l -
@@ -83,6 +85,8 @@ enum Command {
     Serve(serve::Args),
     /// Measure a server: latency, throughput and integrity under a load of its own
     Bench(bench::Args),
+    /// Talk to a server: at a terminal, or by pipes
+    Connect(connect::Args),
     /// Pass HTTP and WebSockets on to other servers, and record them
     Proxy(proxy::Args),
     /// Print a completion script for a shell
@@ -115,6 +119,7 @@ where
     let done = match cli.command {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Bench(arguments) => Ok(bench::run(arguments)),
+        Command::Connect(arguments) => connect::run(arguments),
         Command::Proxy(arguments) => proxy::run(arguments),
         Command::Completions { shell } => print_completions(shell),
         Command::Man { command } => print_manual(command.as_deref()),

@@ -70,8 +70,8 @@ pub(super) struct Args {
     #[arg(long, value_enum, default_value = "least-connections")]
     balance: BalanceWord,
 
-    /// Time between two checks of an upstream; off leaves it to failed connections to find out, which are then
-    /// forgotten only by a restart unless there is just one upstream [default: 5s]
+    /// Time between two checks of an upstream; off checks nothing, and tries one that could not be connected to
+    /// again after 5s [default: 5s]
     #[arg(long, value_name = "TIME|off")]
     health_interval: Option<TimeOrOff>,
 

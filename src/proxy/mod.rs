@@ -59,8 +59,8 @@ pub struct Config {
     pub upstream_tls: Option<Arc<rustls::ClientConfig>>,
     /// Which of several servers gets the next connection.
     pub balance: Balance,
-    /// How servers are checked; without it they are up until connecting fails, and then down for good, unless there
-    /// is only one.
+    /// How servers are checked; without it, one that cannot be connected to is tried again after
+    /// [`Settings::health_interval`].
     pub health: Option<HealthCheck>,
     /// Threads.
     pub threads: usize,
@@ -213,7 +213,8 @@ impl Proxy {
         let address = listener.local_addr().map_err(broken)?;
         let (drain, _) = watch::channel(false);
         let handle = Handle { drain: Arc::new(drain), listener: Arc::clone(&listener) };
-        let upstreams = Arc::new(Upstreams::new(&config.upstreams, config.balance));
+        let retry_after = config.health.is_none().then_some(config.settings.health_interval);
+        let upstreams = Arc::new(Upstreams::new(&config.upstreams, config.balance, retry_after));
         let count = config.threads.max(1);
         let mut threads = Vec::with_capacity(count);
         for index in 0..count {

@@ -1,7 +1,7 @@
 //! The servers behind the proxy: which one a request goes to, and the connection to it.
 //!
-//! A server counts as down when connecting to it failed, or a check of `health` did, until a check succeeds. With
-//! only one there is nothing to choose: it is always tried, and what happens is told to the client.
+//! A server counts as down when connecting to it failed, or a check of `health` did, until a check succeeds; where
+//! nothing is checked, for a time. With only one there is nothing to choose: it is always tried, and what happens is told to the client.
 //!
 //! Never: a second try of a request of which anything was sent.
 
@@ -9,9 +9,9 @@
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
@@ -27,7 +27,8 @@ pub(super) struct Upstream {
     /// Put in front of every path; empty or without a slash at its end.
     prefix: String,
     name: ServerName<'static>,
-    down: AtomicBool,
+    /// Since when it is down, if it is.
+    down_since: Mutex<Option<Instant>>,
     /// Connections that the proxy has to it.
     connections: AtomicUsize,
 }
@@ -76,7 +77,7 @@ impl Upstream {
     fn new(UpstreamUrl(url): UpstreamUrl) -> Option<Upstream> {
         let name = ServerName::try_from(url.host.clone()).ok()?;
         let prefix = url.path.trim_end_matches('/').to_owned();
-        Some(Upstream { url, prefix, name, down: AtomicBool::new(false), connections: AtomicUsize::new(0) })
+        Some(Upstream { url, prefix, name, down_since: Mutex::new(None), connections: AtomicUsize::new(0) })
     }
 
     /// Host and port as the `Host` field wants them.
@@ -89,18 +90,23 @@ impl Upstream {
         format!("{}{path_and_query}", self.prefix)
     }
 
-    pub(super) fn is_down(&self) -> bool {
-        self.down.load(Ordering::Relaxed)
+    /// Whether it is down, and has not been for so long that it is worth another try.
+    fn is_down(&self, retry_after: Option<Duration>) -> bool {
+        let down_since = *self.down_since.lock().unwrap_or_else(PoisonError::into_inner);
+        down_since.is_some_and(|since| retry_after.is_none_or(|after| since.elapsed() < after))
     }
 
     /// Says whether it can be reached; logged when that is news.
     pub(super) fn set_down(&self, down: bool, why: &dyn fmt::Display) {
-        if self.down.swap(down, Ordering::Relaxed) != down {
-            if down {
-                tracing::warn!("upstream {} is down: {why}", self.url);
-            } else {
-                tracing::info!("upstream {} is up again", self.url);
-            }
+        let now = down.then(Instant::now);
+        let before = {
+            let mut down_since = self.down_since.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *down_since, now)
+        };
+        match (before, now) {
+            (None, Some(_)) => tracing::warn!("upstream {} is down: {why}", self.url),
+            (Some(_), None) => tracing::info!("upstream {} is up again", self.url),
+            _ => {}
         }
     }
 
@@ -172,13 +178,15 @@ pub enum Balance {
 pub(super) struct Upstreams {
     all: Vec<Arc<Upstream>>,
     balance: Balance,
+    /// When a server that is down is tried again; `None` where checks find out.
+    retry_after: Option<Duration>,
     turn: AtomicUsize,
 }
 
 impl Upstreams {
-    pub(super) fn new(urls: &[UpstreamUrl], balance: Balance) -> Upstreams {
+    pub(super) fn new(urls: &[UpstreamUrl], balance: Balance, retry_after: Option<Duration>) -> Upstreams {
         let all = urls.iter().cloned().filter_map(Upstream::new).map(Arc::new).collect();
-        Upstreams { all, balance, turn: AtomicUsize::new(0) }
+        Upstreams { all, balance, retry_after, turn: AtomicUsize::new(0) }
     }
 
     pub(super) fn all(&self) -> &[Arc<Upstream>] {
@@ -192,7 +200,8 @@ impl Upstreams {
         let only = self.all.len() == 1;
         let candidates =
             (0..self.all.len()).map(|i| &self.all[(turn + i) % self.all.len()]).filter(|upstream| {
-                (only || !upstream.is_down()) && !tried.iter().any(|other| Arc::ptr_eq(other, upstream))
+                (only || !upstream.is_down(self.retry_after))
+                    && !tried.iter().any(|other| Arc::ptr_eq(other, upstream))
             });
         let picked = match self.balance {
             Balance::RoundRobin => candidates.into_iter().next(),
@@ -249,7 +258,7 @@ mod tests {
             ("ws://a/app", "/ws", "/app/ws"),
             ("ws://a/app/", "/ws", "/app/ws"),
         ] {
-            let upstreams = Upstreams::new(&urls(&[url]), Balance::default());
+            let upstreams = Upstreams::new(&urls(&[url]), Balance::default(), None);
             assert_eq!(upstreams.all()[0].target(asked), target);
         }
     }
@@ -257,7 +266,7 @@ mod tests {
     #[test]
     fn connections_are_dealt_out_evenly_among_those_that_are_up() {
         for balance in [Balance::RoundRobin, Balance::LeastConnections] {
-            let upstreams = Upstreams::new(&urls(&["ws://a", "ws://b", "ws://c"]), balance);
+            let upstreams = Upstreams::new(&urls(&["ws://a", "ws://b", "ws://c"]), balance, None);
             upstreams.all()[1].set_down(true, &"a test");
             let picks: Vec<Pick> = (0..8).filter_map(|_| upstreams.pick(&[])).collect();
             let of = |i: usize| picks.iter().filter(|pick| Arc::ptr_eq(&pick.0, &upstreams.all()[i])).count();
@@ -274,7 +283,7 @@ mod tests {
 
     #[test]
     fn the_least_loaded_is_taken() {
-        let upstreams = Upstreams::new(&urls(&["ws://a", "ws://b"]), Balance::LeastConnections);
+        let upstreams = Upstreams::new(&urls(&["ws://a", "ws://b"]), Balance::LeastConnections, None);
         let first = upstreams.pick(&[]).expect("both are up");
         let second = upstreams.pick(&[]).expect("both are up");
         assert!(!Arc::ptr_eq(&first.0, &second.0));
@@ -287,14 +296,20 @@ mod tests {
 
     #[test]
     fn one_alone_is_always_tried_and_several_only_while_they_are_up() {
-        let alone = Upstreams::new(&urls(&["ws://a"]), Balance::default());
+        let alone = Upstreams::new(&urls(&["ws://a"]), Balance::default(), None);
         alone.all()[0].set_down(true, &"a test");
         let pick = alone.pick(&[]).expect("tried");
         assert!(alone.pick(&[Arc::clone(&pick.0)]).is_none(), "but once");
-        let both = Upstreams::new(&urls(&["ws://a", "ws://b"]), Balance::default());
+        let both = Upstreams::new(&urls(&["ws://a", "ws://b"]), Balance::default(), None);
         for upstream in both.all() {
             upstream.set_down(true, &"a test");
         }
         assert!(both.pick(&[]).is_none());
+        let unchecked =
+            Upstreams::new(&urls(&["ws://a", "ws://b"]), Balance::default(), Some(Duration::ZERO));
+        for upstream in unchecked.all() {
+            upstream.set_down(true, &"a test");
+        }
+        assert!(unchecked.pick(&[]).is_some(), "where nothing is checked, they are tried again");
     }
 }

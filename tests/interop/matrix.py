@@ -80,7 +80,6 @@ CHECKS = [
     {"name": "a topic of its own", "path": "/broadcast/matrix?self=1", "steps": echo("text", TEXT, 50)},
     {"name": "no such path", "path": "/nowhere", "refused": 404},
 ]
-NAMES = [check["name"] for check in CHECKS]
 
 # What only servers with paths for tests can be asked for.
 ASKED_FOR = [
@@ -96,16 +95,26 @@ ASKED_FOR = [
     {"name": "refused with 403", "path": "/reject?status=403", "refused": 403},
     {"name": "refused with 503", "path": "/reject?status=503", "refused": 503},
 ]
+# With a server that tells of pongs, and with ours, which pings while it echoes.
 PINGED = {
     "name": "pinged",
     "path": "/ping",
     "steps": [["expect", "text", ["pong: are you there?", 1]], *echo("text", "and on")],
 }
+PINGED_OFTEN = {
+    "name": "pinged often",
+    "path": "/ping-storm?rate=200",
+    "steps": [step for number in range(50) for step in echo("text", f"{number} ", 300)],
+}
+
+# What our server is asked for, and what the servers of others are.
+OURS = [*CHECKS, *ASKED_FOR, PINGED_OFTEN]
+THEIRS = [*CHECKS, *ASKED_FOR, PINGED]
 
 
 def checks(names, **settings):
     """The checks of these names; `settings` such as `compress` apply to each."""
-    known = [*CHECKS, *ASKED_FOR, PINGED]
+    known = [*CHECKS, *ASKED_FOR, PINGED, PINGED_OFTEN]
     return [{"path": "/echo", **settings, **check} for check in known if check["name"] in names]
 
 

@@ -85,7 +85,7 @@ class Client:
         lacking = programs.missing().get(cls.name)
         if lacking:
             raise unittest.SkipTest(f"{lacking} not installed")
-        cls.checked = [name for name in matrix.NAMES if name not in cls.cannot]
+        checked = [check["name"] for check in matrix.OURS if check["name"] not in cls.cannot]
         cls.outcomes = {}
         cls.compressed = {}
         for setting in SETTINGS:
@@ -93,7 +93,7 @@ class Client:
             if offered not in cls.offers:
                 continue
             choice = {"compress": offered} if len(cls.offers) > 1 else {}
-            checks = matrix.checks(cls.checked, compressed=compressed, **choice)
+            checks = matrix.checks(checked, compressed=compressed, **choice)
             before = compressed_messages(servers[where])
             cls.outcomes[setting] = cls.run_checks(servers[where].url(""), checks)
             after = compressed_messages(servers[where])
@@ -122,31 +122,31 @@ STRICT = ("subprotocol of the client only",)
 OF_PAGES = (*WHOLE, *STRICT, "pings", "closing with 1001")
 
 
-@matrix.with_checks(matrix.CHECKS)
+@matrix.with_checks(matrix.OURS)
 class Websockets(Client, unittest.TestCase):
     command = staticmethod(lambda: programs.python("websockets_client.py"))
 
 
-@matrix.with_checks(matrix.CHECKS)
+@matrix.with_checks(matrix.OURS)
 class Aiohttp(Client, unittest.TestCase):
     command = staticmethod(lambda: programs.python("aiohttp_client.py"))
     cannot = WHOLE
 
 
-@matrix.with_checks(matrix.CHECKS)
+@matrix.with_checks(matrix.OURS)
 class Picows(Client, unittest.TestCase):
     command = staticmethod(lambda: programs.python("picows_client.py"))
     offers = (False,)
 
 
-@matrix.with_checks(matrix.CHECKS)
+@matrix.with_checks(matrix.OURS)
 class Ws(Client, unittest.TestCase):
     name = "ws"
     command = staticmethod(lambda: programs.node("ws_client.mjs"))
     cannot = STRICT
 
 
-@matrix.with_checks(matrix.CHECKS)
+@matrix.with_checks(matrix.OURS)
 class Node(Client, unittest.TestCase):
     name = "node"
     command = staticmethod(lambda: programs.node("whatwg_client.mjs"))
@@ -155,20 +155,20 @@ class Node(Client, unittest.TestCase):
     compresses = False
 
 
-@matrix.with_checks(matrix.CHECKS)
+@matrix.with_checks(matrix.OURS)
 class Bun(Client, unittest.TestCase):
     name = "bun"
     command = staticmethod(lambda: programs.bun("whatwg_client.mjs"))
     cannot = (*WHOLE, *STRICT)
 
 
-@matrix.with_checks(matrix.CHECKS)
+@matrix.with_checks(matrix.OURS)
 class Gorilla(Client, unittest.TestCase):
     name = "gorilla"
     command = staticmethod(lambda: [programs.gorilla(), "client"])
 
 
-@matrix.with_checks(matrix.CHECKS)
+@matrix.with_checks(matrix.OURS)
 class Chromium(Client, unittest.TestCase):
     cannot = OF_PAGES
     offers = (True,)

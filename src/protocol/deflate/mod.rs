@@ -13,18 +13,30 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(not(feature = "compress"))]
+mod absent;
+#[cfg(feature = "compress")]
 mod deflater;
 mod extensions;
+#[cfg(feature = "compress")]
 mod inflater;
 mod negotiation;
+#[cfg_attr(not(feature = "compress"), allow(dead_code, reason = "nothing fills a window without a codec"))]
 mod window;
 
+#[cfg(not(feature = "compress"))]
+pub use absent::{Deflater, Inflater};
+#[cfg(feature = "compress")]
 pub use deflater::Deflater;
+#[cfg(feature = "compress")]
 pub use inflater::Inflater;
 pub use negotiation::{BadExtension, accept_response, agree, write_offer, write_response};
 pub use window::Window;
 
 use super::Role;
+
+/// Whether this build can compress. One that cannot declines every offer and makes none.
+pub const AVAILABLE: bool = cfg!(feature = "compress");
 
 /// The smallest window that the extension can name, as log2 of its bytes (RFC 7692, 7.1.2).
 pub const WINDOW_BITS_MIN: u8 = 8;
@@ -102,6 +114,7 @@ impl Agreement {
 
 /// What a sender cuts off the end of a message and its receiver puts back (RFC 7692, 7.2.1 and 7.2.2): the
 /// length of an empty stored block.
+#[cfg(feature = "compress")]
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::fmt;
 use std::io::Write as _;
 
 use super::extensions::{Extension, Value, extensions};
-use super::{Agreement, Direction, Preferences, WINDOW_BITS_MAX};
+use super::{AVAILABLE, Agreement, Direction, Preferences, WINDOW_BITS_MAX};
 
 const NAME: &[u8] = b"permessage-deflate";
 
@@ -21,6 +21,9 @@ const NAME: &[u8] = b"permessage-deflate";
 /// to a window of 256 bytes can be met, but leaves the server's own messages uncompressed
 /// ([`Direction::deflates`]): it is taken only if no other can be.
 pub fn agree<'a>(offers: impl Iterator<Item = &'a [u8]>, preferences: &Preferences) -> Option<Agreement> {
+    if !AVAILABLE {
+        return None;
+    }
     let mut last_resort = None;
     for element in offers.flat_map(extensions) {
         let Some(offer) = element.ok().and_then(Parameters::of_offer) else { continue };

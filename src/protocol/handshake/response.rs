@@ -162,7 +162,7 @@ pub fn write_request(out: &mut Vec<u8>, dial: &Dial, nonce: [u8; 16], offer: Opt
         out.extend_from_slice(if index == 0 { b"\r\nSec-WebSocket-Protocol: " } else { b", " });
         append_text(out, subprotocol);
     }
-    if let Some(offer) = offer {
+    if let Some(offer) = offer.filter(|_| deflate::AVAILABLE) {
         out.extend_from_slice(b"\r\nSec-WebSocket-Extensions: ");
         deflate::write_offer(out, offer);
     }
@@ -243,7 +243,7 @@ fn agreement(
     offer: Option<&Preferences>,
 ) -> Result<Option<Agreement>, BadHandshake> {
     let mut extensions = values(headers, "sec-websocket-extensions");
-    match offer {
+    match offer.filter(|_| deflate::AVAILABLE) {
         Some(offer) => deflate::accept_response(extensions, offer).map_err(|_| BadHandshake::BadExtension),
         None if extensions.all(<[u8]>::is_empty) => Ok(None),
         None => Err(BadHandshake::BadExtension),

@@ -23,7 +23,7 @@ class Session(picows.WSListener):
         elif kind == WSMsgType.PONG:
             self.events.put_nowait(("pong", payload))
         elif kind == WSMsgType.CLOSE:
-            self.events.put_nowait(("close", (int(frame.get_close_code()), frame.get_close_message() or "")))
+            self.events.put_nowait(("close", (int(frame.get_close_code()), (frame.get_close_message() or b"").decode())))
             transport.send_close(frame.get_close_code())
             transport.disconnect()
         else:

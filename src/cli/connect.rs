@@ -1,0 +1,355 @@
+//! `echoring connect`: its flags, and the life of a conversation.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use tokio::sync::oneshot;
+
+use super::compress::Compress;
+use super::signals::Signals;
+use super::{Failure, environment, values};
+use crate::aio::{Conn, DialError, Dialer, Proxy};
+use crate::connect::{self, Options, Outcome, Style, Wait};
+use crate::limits::{self, CLOSE_TIMEOUT};
+use crate::protocol::handshake::BadHandshake;
+use crate::tls::Trust;
+
+const EXAMPLES: &str = "\
+Examples:
+  echoring connect ws://127.0.0.1:9001/echo
+      talk to it: a line is a message, /help lists the commands
+  echo hi | echoring connect ws://127.0.0.1:9001/echo
+      prints hi: waits for as many messages as were sent, at most a second of silence
+  echoring connect -n 3 ws://127.0.0.1:9001/broadcast/news </dev/null
+      prints three messages, however long they take
+  echoring connect --wait 10s wss://api.example/feed --header 'Authorization: Bearer x' </dev/null
+      prints what comes until nothing has come for ten seconds
+  echo 00ff | echoring connect --binary ws://127.0.0.1:9001/echo
+
+In a pipe each line of stdin is a message, and each message a line of stdout; binary ones are hexadecimal.
+Exit codes: 0 closed cleanly (by us, or by the server with 1000, 1001 or no code), 1 closed otherwise, broken, or
+fewer messages than -n, 2 usage or a line that cannot be sent, 3 no connection (with the reason in one line).";
+
+/// The flags of `connect`, as typed.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// Where to connect: ws://HOST[:PORT][/PATH] or wss://
+    #[arg(value_name = "URL")]
+    url: String,
+
+    /// A subprotocol to offer; best first, repeatable
+    #[arg(long, value_name = "NAME", value_parser = values::subprotocol)]
+    subprotocol: Vec<String>,
+
+    /// A header field to send, such as 'Authorization: Bearer x'; repeatable
+    #[arg(long, short = 'H', value_name = "NAME: VALUE", value_parser = header)]
+    header: Vec<(String, String)>,
+
+    /// The origin to send, as a page from there would
+    #[arg(long, value_name = "ORIGIN", value_parser = values::origin)]
+    origin: Option<String>,
+
+    /// Lines are hexadecimal, and sent as binary messages
+    #[arg(long)]
+    binary: bool,
+
+    /// Spread texts that are JSON over lines
+    #[arg(long)]
+    json: bool,
+
+    /// Show when each message came: by default at a terminal (time of day, UTC), not in a pipe (seconds since 1970)
+    #[arg(long, value_enum, value_name = "on|off", num_args = 0..=1, default_missing_value = "on",
+        require_equals = true, hide_possible_values = true)]
+    timestamps: Option<Switch>,
+
+    /// In a pipe: close when so many messages have come
+    #[arg(long, short = 'n', value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+
+    /// In a pipe: close when, after the last line, nothing has come for so long [default: when as many messages have
+    /// come as were sent, at the latest after 1s of silence]
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    wait: Option<Duration>,
+
+    /// Offer to compress messages (permessage-deflate): off, on, or parameters, as in serve
+    #[arg(long, value_name = "off|on|PARAMS", num_args = 0..=1, default_missing_value = "on", require_equals = true)]
+    compress: Option<Compress>,
+
+    /// Largest message taken; a larger one ends the connection with 1009 [default: 16MiB]
+    #[arg(long, value_name = "BYTES", value_parser = values::bytes)]
+    max_message: Option<u64>,
+
+    /// Believe the certificates that this PEM file vouches for, instead of the system's
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
+    ca_file: Option<PathBuf>,
+
+    /// Believe every certificate: whoever can get in between reads and changes everything
+    #[arg(long)]
+    insecure: bool,
+
+    /// Connect through a proxy: http://[USER:PASSWORD@]HOST[:PORT], socks5://…, or env for what the environment
+    /// says (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY)
+    #[arg(long, value_name = "URL|env", value_parser = proxy)]
+    proxy: Option<Proxy>,
+
+    /// Time to connect, the server's answer included [default: 10s]
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    timeout: Option<Duration>,
+
+    /// Keep no history of what is typed (in $XDG_STATE_HOME/echoring/history)
+    #[arg(long)]
+    no_history: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+fn header(word: &str) -> Result<(String, String), String> {
+    match word.split_once(':') {
+        Some((name, value)) if !name.trim().is_empty() => {
+            Ok((name.trim().to_owned(), value.trim().to_owned()))
+        }
+        _ => Err("expected a field such as 'Authorization: Bearer x'".to_owned()),
+    }
+}
+
+fn proxy(word: &str) -> Result<Proxy, String> {
+    let parsed = match word.split_once("://") {
+        _ if word == "env" => Proxy::from_env(),
+        Some(("http", _)) => Proxy::http(word),
+        Some(("socks5" | "socks5h", _)) => Proxy::socks5(word),
+        _ => return Err("expected http://HOST:PORT, socks5://HOST:PORT, or env".to_owned()),
+    };
+    parsed.map_err(|error| error.to_string())
+}
+
+/// What `connect` runs with.
+struct Plan {
+    url: String,
+    dialer: Dialer,
+    options: Options,
+    interactive: bool,
+}
+
+const MESSAGE_BYTES_DEFAULT: u64 = 16 << 20;
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+const SILENCE_DEFAULT: Duration = Duration::from_secs(1);
+
+impl Args {
+    /// `interactive`: stdin and stdout are a terminal.
+    fn validate(self, interactive: bool) -> Result<Plan, Failure> {
+        let usage = |flag: &str, why: &str| Failure::Usage(format!("{flag}: {why}"));
+        if interactive && (self.count.is_some() || self.wait.is_some()) {
+            return Err(usage("--count, --wait", "are for pipes; at a terminal, /quit closes"));
+        }
+        let message_bytes_max = self.max_message.unwrap_or(MESSAGE_BYTES_DEFAULT);
+        if !(1..=limits::MESSAGE_BYTES_MAX).contains(&message_bytes_max) {
+            return Err(usage("--max-message", "must be from 1 byte to 2GiB"));
+        }
+        let timeout = self.timeout.unwrap_or(TIMEOUT_DEFAULT);
+        let trust = match self.ca_file {
+            Some(file) => Trust::CaFile(file),
+            None if self.insecure => Trust::Insecure,
+            None => Trust::System,
+        };
+        let mut dialer = Dialer::new()
+            .connect_timeout(None)
+            .handshake_timeout(timeout)
+            .subprotocols(self.subprotocol)
+            .message_bytes_max(message_bytes_max)
+            .compression(self.compress.and_then(|compress| compress.compression))
+            .proxy(self.proxy)
+            .tls(trust);
+        if let Some(origin) = self.origin {
+            if origin == "*" {
+                return Err(usage("--origin", "is one origin, such as https://app.example"));
+            }
+            dialer = dialer.origin(origin);
+        }
+        for (name, value) in self.header {
+            dialer = dialer.header(name, value);
+        }
+        let style = Style {
+            json: self.json,
+            timestamps: self.timestamps.map_or(interactive, |switch| switch == Switch::On),
+            terminal: interactive,
+            colours: interactive && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+        };
+        let wait = match (self.count, self.wait) {
+            (Some(count), silence) => Wait::Count(count, silence),
+            (None, Some(silence)) => Wait::Silence(silence),
+            (None, None) => Wait::Answers(SILENCE_DEFAULT),
+        };
+        let history = if self.no_history { None } else { history_file() };
+        let options = Options { binary: self.binary, style, wait, history };
+        Ok(Plan { url: self.url, dialer, options, interactive })
+    }
+}
+
+/// Where state is kept that outlives the process but is not worth a backup (XDG Base Directory Specification).
+fn history_file() -> Option<PathBuf> {
+    let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = folder("XDG_STATE_HOME").or_else(|| Some(folder("HOME")?.join(".local/state")))?;
+    Some(state.join("echoring/history"))
+}
+
+/// Exit code of a conversation that did not end cleanly.
+const EXIT_BROKEN: u8 = 1;
+
+/// Talks until the connection is over.
+pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
+    let interactive = io::stdin().is_terminal() && io::stdout().is_terminal();
+    let plan = arguments.validate(interactive)?;
+    environment::start_log("warn")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Environment(format!("the runtime cannot be started: {error}")))?;
+    let outcome = runtime.block_on(converse(&plan));
+    // A thread may still wait for a line; nobody waits for it.
+    runtime.shutdown_background();
+    let outcome = outcome?;
+    let mut stderr = io::stderr().lock();
+    // A closed stderr must not turn an exit code into a panic.
+    let _ = match &outcome {
+        Outcome::BadInput(..) => return Err(Failure::Usage(outcome.to_string())),
+        outcome if !outcome.is_clean() => writeln!(stderr, "error: {outcome}"),
+        outcome if plan.interactive => writeln!(stderr, "{outcome}"),
+        _ => Ok(()),
+    };
+    Ok(if outcome.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_BROKEN) })
+}
+
+async fn converse(plan: &Plan) -> Result<Outcome, Failure> {
+    let conn = dial(&plan.dialer, &plan.url).await?;
+    let interrupt = interrupted()?;
+    Ok(if plan.interactive {
+        connect::at_terminal(conn, &plan.url, &plan.options, interrupt).await
+    } else {
+        connect::by_pipe(conn, &plan.options, interrupt).await
+    })
+}
+
+async fn dial(dialer: &Dialer, url: &str) -> Result<Conn<crate::aio::ClientStream>, Failure> {
+    dialer.dial(url).await.map_err(|error| match error {
+        DialError::BadUrl(_) | DialError::BadField { .. } => Failure::Usage(format!("{url}: {error}")),
+        error => {
+            let cure = cure(&error);
+            Failure::Environment(format!("cannot open {url}: {error}{cure}"))
+        }
+    })
+}
+
+/// What may help.
+fn cure(error: &DialError) -> &'static str {
+    match error {
+        DialError::Connect(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            "; is the server running, and on this port?"
+        }
+        DialError::Tls(rustls::Error::InvalidCertificate(_)) => {
+            " (--ca-file FILE); to believe anybody, --insecure"
+        }
+        DialError::Timeout(_) => "; give it longer with --timeout",
+        DialError::Redirect { .. } => "; connect there if you trust it",
+        DialError::BadHandshake { why: BadHandshake::Status(status), .. } => match status {
+            401 => "; credentials go into --header 'Authorization: …'",
+            403 => "; it may want another --origin, or credentials in --header",
+            404 | 405 => "; is the path right?",
+            502..=504 => "; a proxy in front of the server cannot reach it",
+            _ => "",
+        },
+        _ => "",
+    }
+}
+
+/// Resolves on SIGINT or SIGTERM. A second one ends the process at once, and so does a server that does not answer our
+/// Close frame in time.
+fn interrupted() -> Result<impl Future<Output = ()>, Failure> {
+    let mut signals = Signals::listen()
+        .map_err(|error| Failure::Environment(format!("signals cannot be handled: {error}")))?;
+    let (interrupt, interrupted) = oneshot::channel();
+    std::thread::spawn(move || {
+        if signals.wait().is_ok() {
+            let _ = interrupt.send(());
+            signals.exit_on_second(Duration::from_nanos(CLOSE_TIMEOUT) + Duration::from_secs(1), 0);
+        }
+    });
+    Ok(async {
+        if interrupted.await.is_err() {
+            // Nobody listens to signals any more.
+            std::future::pending().await
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn plan(flags: &[&str], interactive: bool) -> Result<Plan, Failure> {
+        let words = ["connect"].into_iter().chain(flags.iter().copied());
+        match Line::try_parse_from(words) {
+            Ok(line) => line.args.validate(interactive),
+            Err(error) => Err(Failure::Usage(error.to_string())),
+        }
+    }
+
+    fn options(flags: &[&str], interactive: bool) -> Options {
+        plan(flags, interactive).unwrap_or_else(|failure| panic!("{flags:?}: {failure:?}")).options
+    }
+
+    #[test]
+    fn a_terminal_has_timestamps_and_a_pipe_has_none_unless_told() {
+        assert!(options(&["ws://a"], true).style.timestamps);
+        assert!(!options(&["ws://a"], false).style.timestamps);
+        assert!(options(&["--timestamps", "ws://a"], false).style.timestamps);
+        assert!(!options(&["--timestamps=off", "ws://a"], true).style.timestamps);
+        assert!(!options(&["ws://a"], false).style.colours);
+    }
+
+    #[test]
+    fn waiting_is_for_answers_silence_or_a_count() {
+        assert_eq!(options(&["ws://a"], false).wait, Wait::Answers(SILENCE_DEFAULT));
+        let (two, wait) = (Duration::from_secs(2), ["--wait", "2s", "ws://a"]);
+        assert_eq!(options(&wait, false).wait, Wait::Silence(two));
+        assert_eq!(options(&["-n", "3", "ws://a"], false).wait, Wait::Count(3, None));
+        assert_eq!(options(&["-n", "3", "--wait", "2s", "ws://a"], false).wait, Wait::Count(3, Some(two)));
+    }
+
+    #[test]
+    fn wrong_arguments_are_usage_errors() {
+        for (flags, interactive) in [
+            (&[][..], false),
+            (&["ws://a", "ws://b"], false),
+            (&["ws://a", "--header", "no colon"], false),
+            (&["ws://a", "--header", ": x"], false),
+            (&["ws://a", "--subprotocol", "a b"], false),
+            (&["ws://a", "--origin", "*"], false),
+            (&["ws://a", "--origin", "app.example"], false),
+            (&["ws://a", "--insecure", "--ca-file", "f"], false),
+            (&["ws://a", "--proxy", "ftp://x"], false),
+            (&["ws://a", "--max-message", "0"], false),
+            (&["ws://a", "-n", "0"], false),
+            (&["ws://a", "--compress=maybe"], false),
+            (&["ws://a", "-n", "1"], true),
+            (&["ws://a", "--wait", "1s"], true),
+        ] {
+            assert!(matches!(plan(flags, interactive), Err(Failure::Usage(_))), "{flags:?} were taken");
+        }
+    }
+}
