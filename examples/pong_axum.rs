@@ -1,0 +1,62 @@
+//! An axum server that answers each message with `pong`, as text or binary as the message was.
+//!
+//! ```text
+//! cargo run --example pong_axum            # ws://localhost:8080/ws
+//! ```
+
+mod support;
+
+use std::error::Error;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
+use axum::routing::any;
+use echoring::aio::{Kind, Upgrader, Upgrading};
+use support::{arguments, bind, until_signal};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let [address] = arguments("Answers pong on /ws.", ["ADDRESS"], ["localhost:8080"]);
+    until_signal(serve(&address)).await
+}
+
+async fn serve(address: &str) -> Result<(), Box<dyn Error>> {
+    let (listener, shown) = bind(address).await?;
+    println!("listening on ws://{shown}/ws");
+    axum::serve(listener, Router::new().route("/ws", any(ws))).await?;
+    Ok(())
+}
+
+async fn ws(mut request: Request) -> Response {
+    match Upgrader::new().allow_any_origin().upgrade(&mut request) {
+        Ok((response, upgrading)) => {
+            // axum hands the connection over when it has sent `response`, so not before this handler has returned it.
+            tokio::spawn(async move {
+                if let Err(error) = pong(upgrading).await {
+                    eprintln!("{error}");
+                }
+            });
+            response.map(|()| Body::empty())
+        }
+        // A response that says what is wrong with the request.
+        Err(refused) => refused.into_response(),
+    }
+}
+
+async fn pong(upgrading: Upgrading) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let mut conn = upgrading.await?;
+    loop {
+        let message = match conn.read().await {
+            Ok(message) => message,
+            Err(error) if error.is_clean() => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        println!("{:?} {}", message.kind(), String::from_utf8_lossy(message.as_bytes()));
+        match message.kind() {
+            Kind::Text => conn.write_text("pong").await?,
+            Kind::Binary => conn.write_binary(b"pong").await?,
+        }
+    }
+}

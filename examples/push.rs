@@ -1,0 +1,76 @@
+//! Pushes `heart beat` every three seconds, the first at once, beside an echo on the same connection.
+//!
+//! ```text
+//! cargo run --example push                 # ws://localhost:8002/wshandler
+//! ```
+
+mod support;
+
+use std::error::Error;
+use std::time::Duration;
+
+use echoring::aio::{self, Reader, Sender, Transport, Upgrader};
+use support::{arguments, listen, only, until_signal};
+use tokio::net::TcpStream;
+use tokio::time::interval;
+
+const EVERY: Duration = Duration::from_secs(3);
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let about = "Echoes and pushes on /wshandler.";
+    let [address] = arguments(about, ["ADDRESS"], ["localhost:8002"]);
+    until_signal(serve(&address)).await
+}
+
+async fn serve(address: &str) -> Result<(), Box<dyn Error>> {
+    let (listener, shown) = listen(address).await?;
+    println!("Starting websocket server at {shown}");
+    let upgrader = Upgrader::new().allow_any_origin();
+    loop {
+        let (stream, peer) = listener.accept().await?;
+        let upgrader = upgrader.clone();
+        tokio::spawn(async move {
+            if let Err(error) = push_and_echo(&upgrader, stream).await {
+                eprintln!("{peer}: {error}");
+            }
+        });
+    }
+}
+
+/// Where Go starts a goroutine for the beat beside that of the echo, three futures run in one task here. The first
+/// to end drops the others, so none is left behind: a beat can not outlive its connection.
+async fn push_and_echo(upgrader: &Upgrader, stream: TcpStream) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let conn = upgrader.accept_tcp_with(stream, only("/wshandler")).await?;
+    // In Go, two goroutines that write to one connection are a mistake that only a crash tells. Here there is one
+    // `Writer`, which cannot be cloned. It becomes a queue of 16 messages with any number of senders.
+    let (mut reader, writer) = conn.split();
+    let (sender, pump) = writer.into_sender(16);
+    let ended = tokio::select! {
+        ended = pump => ended,
+        ended = beat(&sender) => ended,
+        ended = echo(&mut reader, &sender) => ended,
+    };
+    match ended {
+        Err(error) if !error.is_clean() => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Until writing fails. A connection can do the same by itself from the first three seconds on: see `Heartbeat`.
+async fn beat(sender: &Sender) -> Result<(), aio::Error> {
+    let mut ticks = interval(EVERY);
+    loop {
+        // The first tick is at once.
+        ticks.tick().await;
+        sender.send("heart beat").await?;
+    }
+}
+
+async fn echo<S: Transport>(reader: &mut Reader<S>, sender: &Sender) -> Result<(), aio::Error> {
+    loop {
+        let message = reader.read().await?;
+        println!("receive msg: {}", String::from_utf8_lossy(message.as_bytes()));
+        sender.send(message).await?;
+    }
+}

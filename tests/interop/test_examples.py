@@ -1,0 +1,621 @@
+"""The examples, each as it is compiled, with clients and servers that others wrote.
+
+What no client can see (tasks, channels, deadlines) is tested in `tests/examples`.
+"""
+
+import asyncio
+import contextlib
+import http.client
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+import unittest
+
+from harness import BINARY, PATIENCE_S, Log, deny_io_uring
+from test_browser import OPEN, InFrontOfAPage
+# A client with threads holds a lock while it sends, so that it cannot receive what it would have to.
+from websockets.asyncio.client import connect as connect_both_ways
+from websockets.client import ClientProtocol
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.frames import Opcode
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+from websockets.sync.client import connect
+from websockets.sync.server import serve
+from websockets.uri import parse_uri
+
+EXAMPLES = os.path.join(os.path.dirname(BINARY), "examples")
+MIB = 1 << 20
+
+# Every server, and the path of its WebSockets.
+SERVERS = {
+    "adopt_axum": "/ws",
+    "cors": "/any",
+    "echo": "/wshandler",
+    "heartbeat": "/ws",
+    "hello": "/ws",
+    "http_and_ws": "/ws",
+    "minimal_echo": "/echo",
+    "pong_axum": "/ws",
+    "push": "/wshandler",
+    "streaming_echo": "/wshandler",
+    "wrapped_connection": "/ws",
+}
+# The arguments of every client, up to the URL.
+CLIENTS = {"client": [], "ping_client": [], "heartbeat": ["tick"]}
+
+
+class Example:
+    """An example that runs, and is gone when the block ends."""
+
+    def __init__(self, name, *arguments, denied=False):
+        self.process = subprocess.Popen(
+            [os.path.join(EXAMPLES, name), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=deny_io_uring if denied else None,
+        )
+        self.stdout = Log(self.process.stdout)
+        self.stderr = Log(self.process.stderr)
+
+    def descriptors(self):
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def memory_bytes_max(self):
+        """The most that it ever had in memory."""
+        with open(f"/proc/{self.process.pid}/status", encoding="ascii") as status:
+            return int(re.search(r"VmHWM:\s+(\d+) kB", status.read())[1]) * 1024
+
+    def stop(self, signal_number=signal.SIGINT):
+        self.process.send_signal(signal_number)
+        return self.wait()
+
+    def wait(self):
+        code = self.process.wait(PATIENCE_S)
+        self.stdout.join()
+        self.stderr.join()
+        return code
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.wait()
+        self.process.stdout.close()
+        self.process.stderr.close()
+
+
+class Listening(Example):
+    """An example that is a server, on a port of the kernel's choice."""
+
+    def __init__(self, name, *arguments, denied=False):
+        mode = ["serve"] if name == "heartbeat" else []
+        addresses = ["127.0.0.1:0"] * (2 if name == "cors" else 1)
+        super().__init__(name, *mode, *addresses, *arguments, denied=denied)
+        self.path = SERVERS.get(name, "")
+        try:
+            match = self.stdout.wait_for(r"127\.0\.0\.1:(\d+)")
+        except BaseException:
+            self.__exit__()
+            raise
+        self.first_line = match.string
+        self.port = int(match[1])
+
+    @property
+    def address(self):
+        return f"127.0.0.1:{self.port}"
+
+    def connect(self, path=None, **settings):
+        return connect(f"ws://{self.address}{self.path if path is None else path}", **settings)
+
+    def get(self, path):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+        with contextlib.closing(connection):
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+
+
+@contextlib.contextmanager
+def server(handle, **settings):
+    """A server of `websockets`; its URL."""
+    with serve(handle, "127.0.0.1", 0, **settings) as serving:
+        thread = threading.Thread(target=serving.serve_forever)
+        thread.start()
+        try:
+            yield f"ws://127.0.0.1:{serving.socket.getsockname()[1]}/ws"
+        finally:
+            serving.shutdown()
+            thread.join()
+
+
+class Peer:
+    """The protocol of `websockets` over a socket, frame by frame; it answers a ping only when it is told to."""
+
+    def __init__(self, stream, protocol):
+        self.socket, self.protocol = stream, protocol
+        self.socket.settimeout(PATIENCE_S)
+        self.waiting = []
+
+    @classmethod
+    def accept(cls, listener):
+        peer = cls(listener.accept()[0], ServerProtocol())
+        request = peer.next()
+        peer.protocol.send_response(peer.protocol.accept(request))
+        peer.flush()
+        return peer
+
+    @classmethod
+    def dial(cls, port, path):
+        uri = parse_uri(f"ws://127.0.0.1:{port}{path}")
+        peer = cls(socket.create_connection(("127.0.0.1", port)), ClientProtocol(uri))
+        peer.protocol.send_request(peer.protocol.connect())
+        peer.flush()
+        peer.next()
+        assert peer.protocol.state is State.OPEN, peer.protocol.handshake_exc
+        return peer
+
+    def next(self):
+        """The next request, response or frame."""
+        while not self.waiting:
+            data = self.socket.recv(65536)
+            if data:
+                self.protocol.receive_data(data)
+            else:
+                self.protocol.receive_eof()
+            self.waiting += self.protocol.events_received()
+            if not data and not self.waiting:
+                raise EOFError
+        return self.waiting.pop(0)
+
+    def flush(self):
+        for data in self.protocol.data_to_send():
+            if data:
+                self.socket.sendall(data)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+
+
+@contextlib.contextmanager
+def listening():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(PATIENCE_S)
+        yield listener, f"ws://127.0.0.1:{listener.getsockname()[1]}/ws"
+
+
+def closed(ws):
+    """The code that the other end closes with, when it says nothing more before."""
+    try:
+        message = ws.recv(PATIENCE_S)
+    except ConnectionClosed as end:
+        return end.rcvd.code if end.rcvd else 1006
+    raise AssertionError(f"no close but {message!r}")
+
+
+class Everywhere(unittest.TestCase):
+    """What holds for all examples."""
+
+    def test_a_signal_is_a_good_end_for_every_server(self):
+        for name in [*SERVERS, "reverse_proxy"]:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                with self.subTest(name=name, signal=number), Listening(name) as example:
+                    # One that is busy ends as well.
+                    with contextlib.nullcontext() if name == "reverse_proxy" else example.connect():
+                        self.assertEqual(example.stop(number), 0, example.stderr.lines)
+
+    def test_a_signal_is_a_good_end_for_every_client(self):
+        connected = threading.Semaphore(0)
+
+        def handle(ws):
+            connected.release()
+            with contextlib.suppress(ConnectionClosed):
+                ws.recv()
+                ws.recv()
+
+        with server(handle) as url:
+            for name, mode in CLIENTS.items():
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    with self.subTest(name=name, signal=number), Example(name, *mode, url) as example:
+                        self.assertTrue(connected.acquire(timeout=PATIENCE_S))
+                        self.assertEqual(example.stop(number), 0, example.stderr.lines)
+
+    def test_help_tells_the_defaults_and_what_is_no_argument_is_refused(self):
+        defaults = {
+            "adopt_axum": "localhost:3000",
+            "client": "ws://localhost:8080/ws",
+            "cors": "localhost:7979",
+            "echo": "localhost:8002",
+            "hello": ":8181",
+            "http_and_ws": "localhost:7777",
+            "minimal_echo": ":5000",
+            "ping_client": "ws://localhost:8080/ws",
+            "pong_axum": "localhost:8080",
+            "push": "localhost:8002",
+            "reverse_proxy": "127.0.0.1:8082",
+            "streaming_echo": "localhost:8002",
+            "wrapped_connection": "localhost:7777",
+        }
+        for name, default in defaults.items():
+            with self.subTest(name=name):
+                with Example(name, "--help") as example:
+                    self.assertEqual(example.wait(), 0)
+                    self.assertIn(f" {default} ", "".join(example.stdout.lines))
+                with Example(name, "--no-such-flag") as example:
+                    self.assertEqual(example.wait(), 2)
+        for mode, default in (("probe", "ws://localhost:8080/ws"), ("tick", "30"), ("serve", "localhost:8080")):
+            with self.subTest(name="heartbeat", mode=mode), Example("heartbeat", mode, "--help") as example:
+                self.assertEqual(example.wait(), 0)
+                self.assertIn(f"[default: {default}]", "".join(example.stdout.lines))
+
+    def test_other_paths_are_not_found(self):
+        for name in SERVERS:
+            with self.subTest(name=name), Listening(name) as example:
+                with self.assertRaises(InvalidStatus) as refused:
+                    example.connect("/elsewhere")
+                self.assertEqual(refused.exception.response.status_code, 404)
+
+    def test_an_address_in_use_is_an_error_that_says_so(self):
+        with Listening("echo") as one, Example("echo", one.address) as other:
+            self.assertEqual(other.wait(), 1)
+            self.assertIn("in use", "".join(other.stderr.lines))
+
+
+class Servers(unittest.TestCase):
+    def test_hello(self):
+        with Listening("hello") as example, example.connect() as ws:
+            self.assertEqual(ws.recv(PATIENCE_S), "Hello, World!")
+            self.assertEqual(closed(ws), 1000)
+
+    def test_echo(self):
+        with Listening("echo") as example, example.connect() as ws:
+            self.assertEqual(example.first_line, f"Starting websocket server at 127.0.0.1:{example.port}\n")
+            for message in ("Grüße", b"\x00\xff", ""):
+                ws.send(message)
+                self.assertEqual(ws.recv(PATIENCE_S), message)
+            ws.close()
+            self.assertEqual(example.stop(), 0)
+            printed = ["receive msg: Grüße\n", "receive msg: \x00\ufffd\n", "receive msg: \n"]
+            self.assertEqual(example.stdout.lines[1:], printed)
+
+    def test_connections_of_echo_leave_no_descriptor(self):
+        with Listening("echo") as example:
+            with example.connect() as ws:
+                descriptors = example.descriptors()
+            for n in range(500):
+                with example.connect() as ws:
+                    ws.send("hello")
+                    self.assertEqual(ws.recv(PATIENCE_S), "hello")
+                    if n % 3 == 0:
+                        # Gone without a word.
+                        ws.socket.shutdown(socket.SHUT_RDWR)
+            with example.connect() as ws:
+                patience = time.monotonic() + PATIENCE_S
+                while example.descriptors() > descriptors and time.monotonic() < patience:
+                    ws.ping().wait(PATIENCE_S)
+                self.assertEqual(example.descriptors(), descriptors)
+
+    def test_http_and_ws(self):
+        with Listening("http_and_ws") as example:
+            self.assertEqual(example.get("/ws"), (200, "hello"))
+            self.assertEqual(example.get("/")[0], 404)
+            with example.connect() as ws:
+                for message, echo in (("text", "text"), ("Grüße".encode(), "Grüße"), (b"", "")):
+                    ws.send(message)
+                    self.assertEqual(ws.recv(PATIENCE_S), echo)
+                ws.send(b"\xff\xfe")
+                self.assertEqual(closed(ws), 1003)
+
+    def test_minimal_echo(self):
+        for denied in (False, True):
+            with self.subTest(denied=denied), Listening("minimal_echo", denied=denied) as example:
+                # Whether this machine allows io_uring is for the tests of the server to say.
+                self.assertRegex(example.first_line, "epoll" if denied else "io_uring|epoll")
+                with example.connect() as ws, example.connect() as other:
+                    ws.send("hello")
+                    other.send("x" * 60_000)
+                    self.assertEqual(ws.recv(PATIENCE_S), "hello")
+                    self.assertEqual(other.recv(PATIENCE_S), "x" * 60_000)
+                    ws.send(b"\xff")
+                    self.assertEqual(closed(ws), 1003)
+
+    def test_push(self):
+        with Listening("push") as example, example.connect() as ws:
+            self.assertRegex(example.first_line, "^Starting websocket server at ")
+            self.assertEqual(ws.recv(PATIENCE_S), "heart beat")
+            begun = time.monotonic()
+            for message in ("hello", b"\x01\x02"):
+                ws.send(message)
+                self.assertEqual(ws.recv(PATIENCE_S), message)
+            self.assertEqual(ws.recv(PATIENCE_S), "heart beat")
+            self.assertGreater(time.monotonic() - begun, 2.5)
+
+    def test_wrapped_connection(self):
+        with Listening("wrapped_connection") as example, example.connect() as ws:
+            self.assertEqual(ws.recv(PATIENCE_S), "heartbeat")
+            begun = time.monotonic()
+            ws.send("hello")
+            self.assertEqual(ws.recv(PATIENCE_S), "hello")
+            self.assertEqual(ws.recv(PATIENCE_S), "heartbeat")
+            self.assertGreater(time.monotonic() - begun, 0.5)
+
+    def test_wrapped_connection_loses_nothing_when_its_channels_are_full(self):
+        messages = [f"{n} " + "x" * 4_000 for n in range(6_000)]
+
+        async def flood(url):
+            async with connect_both_ways(url) as ws:
+
+                async def send():
+                    for message in messages:
+                        await ws.send(message)
+
+                sending = asyncio.create_task(send())
+                echoed = []
+                while len(echoed) < len(messages):
+                    message = await ws.recv()
+                    if message != "heartbeat":
+                        echoed.append(message)
+                await sending
+                return echoed
+
+        with Listening("wrapped_connection") as example:
+            flooding = asyncio.wait_for(flood(f"ws://{example.address}/ws"), PATIENCE_S)
+            self.assertEqual(asyncio.run(flooding), messages)
+
+    def test_streaming_echo_holds_no_message(self):
+        piece, pieces = b"x" * MIB, 64
+
+        async def stream(url):
+            async with connect_both_ways(url, max_size=None) as ws:
+                sending = asyncio.create_task(ws.send([piece] * pieces))
+                received = 0
+                async for part in ws.recv_streaming():
+                    received += len(part)
+                await sending
+                return received
+
+        with Listening("streaming_echo") as example:
+            with example.connect() as ws:
+                for message in ("Grüße", b"\xff", "", b""):
+                    ws.send(message)
+                    self.assertEqual(ws.recv(PATIENCE_S), message)
+            before = example.memory_bytes_max()
+            streaming = asyncio.wait_for(stream(f"ws://{example.address}/wshandler"), PATIENCE_S)
+            self.assertEqual(asyncio.run(streaming), pieces * MIB)
+            self.assertLess(example.memory_bytes_max() - before, 8 * MIB)
+
+    def test_reverse_proxy(self):
+        with Listening("echo") as echo, Listening("reverse_proxy", echo.address) as proxy:
+            with proxy.connect("/wshandler") as ws:
+                for message in ("hello", b"\xff" * 60_000):
+                    ws.send(message)
+                    self.assertEqual(ws.recv(PATIENCE_S), message)
+                ws.close(4321, "through")
+                self.assertEqual(ws.close_code, 4321)
+            # Plain HTTP passes, too, with what the server behind says about it.
+            self.assertEqual(proxy.get("/elsewhere")[0], 404)
+            with self.assertRaises(InvalidStatus) as refused:
+                proxy.connect("/elsewhere")
+            self.assertEqual(refused.exception.response.status_code, 404)
+            self.assertEqual(echo.stop(), 0)
+            self.assertEqual(proxy.get("/wshandler")[0], 502)
+
+    def test_reverse_proxy_passes_bodies_and_tells_whose_they_are(self):
+        with Listening("http_and_ws") as behind, Listening("reverse_proxy", behind.address) as proxy:
+            self.assertEqual(proxy.get("/ws"), (200, "hello"))
+        with listening() as (listener, url), Listening("reverse_proxy", url.split("/")[2]) as proxy:
+            request = b"POST /it HTTP/1.1\r\nHost: there\r\nContent-Length: 4\r\nKeep-Alive: 5\r\n\r\nbody"
+            with socket.create_connection(("127.0.0.1", proxy.port), PATIENCE_S) as client:
+                client.sendall(request)
+                stream, _ = listener.accept()
+                with stream, stream.makefile("rb") as lines:
+                    head = [line.strip().lower() for line in iter(lines.readline, b"\r\n")]
+                    self.assertEqual(lines.read(4), b"body")
+                    stream.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+                    self.assertIn(b"x-forwarded-for: 127.0.0.1", head)
+                    self.assertIn(b"host: there", head)
+                    self.assertNotIn(b"keep-alive: 5", head)
+                with client.makefile("rb") as lines:
+                    self.assertEqual(lines.readline(), b"HTTP/1.1 200 OK\r\n")
+
+    def test_pong_axum(self):
+        with Listening("pong_axum") as example, example.connect() as ws:
+            for message, answer in (("hello", "pong"), (b"ping", b"pong")):
+                ws.send(message)
+                self.assertEqual(ws.recv(PATIENCE_S), answer)
+            ws.close()
+            self.assertEqual(example.get("/ws")[0], 426)
+            self.assertEqual(example.stop(), 0)
+            self.assertEqual(example.stdout.lines[1:], ["Text hello\n", "Binary ping\n"])
+
+    def test_adopt_axum(self):
+        with Listening("adopt_axum") as example:
+            with example.connect(subprotocols=["other", "echo"]) as ws:
+                self.assertEqual(ws.subprotocol, "echo")
+                self.assertEqual(example.get("/messages"), (200, "0\n"))
+                for message in ("hello", b"\xff"):
+                    ws.send(message)
+                    self.assertEqual(ws.recv(PATIENCE_S), message)
+                self.assertEqual(example.get("/messages"), (200, "2\n"))
+                self.assertEqual(example.get("/ws")[0], 426)
+                example.process.send_signal(signal.SIGTERM)
+                self.assertEqual(closed(ws), 1001)
+                self.assertEqual(example.wait(), 0)
+
+
+class Clients(unittest.TestCase):
+    def test_client(self):
+        received = []
+
+        def handle(ws):
+            received.append(ws.recv(PATIENCE_S))
+            ws.send("one")
+            ws.send("zwei, größer")
+            ws.close(1011, "no more")
+
+        with server(handle) as url, Example("client", url) as example:
+            self.assertEqual(example.wait(), 1)
+            self.assertEqual(received, ["Hello Server"])
+            self.assertEqual(example.stdout.lines, ["one\n", "zwei, größer\n"])
+            self.assertRegex("".join(example.stderr.lines), r"^Read error: .*1011.*\n$")
+
+    def test_client_that_finds_no_server(self):
+        with listening() as (_, url):
+            pass
+        with Example("client", url) as example:
+            self.assertEqual(example.wait(), 1)
+            self.assertRegex("".join(example.stderr.lines), "^Dial Error: .*refused")
+
+        with server(lambda ws: None, process_request=lambda ws, _: ws.respond(403, "not you\n")) as url:
+            with Example("client", url) as example:
+                self.assertEqual(example.wait(), 1)
+                self.assertRegex("".join(example.stderr.lines), "^Dial Error: .*403.*not you")
+
+    def test_ping_client(self):
+        received = []
+
+        def handle(ws):
+            for _ in range(2):
+                received.append((ws.recv(PATIENCE_S), time.monotonic()))
+                ws.send("pong")
+
+        with server(handle) as url, Example("ping_client", url) as example:
+            for _ in range(2):
+                example.stdout.wait_for("^client receive message: pong\n$")
+            self.assertEqual([message for message, _ in received], [b"ping", b"ping"])
+            self.assertAlmostEqual(received[1][1] - received[0][1], 2, delta=0.5)
+
+    def test_ping_client_and_client_of_pong_axum(self):
+        with Listening("pong_axum") as pong:
+            url = f"ws://{pong.address}/ws"
+            with Example("ping_client", url) as example:
+                example.stdout.wait_for("^client receive message: pong\n$")
+                self.assertEqual(example.stop(), 0)
+            with Example("client", url) as example:
+                example.stdout.wait_for("^pong\n$")
+                self.assertEqual(example.stop(), 0)
+            self.assertEqual(pong.stop(), 0)
+            self.assertEqual(pong.stdout.lines[1:], ["Binary ping\n", "Text Hello Server\n"])
+
+
+class Heartbeat(unittest.TestCase):
+    def test_a_server_that_answers_is_alive(self):
+        def handle(ws):
+            with contextlib.suppress(ConnectionClosed):
+                ws.recv()
+
+        with server(handle) as url, Example("heartbeat", "probe", url) as example:
+            self.assertEqual(example.wait(), 0)
+            self.assertEqual(example.stdout.lines, ["Server is alive\n"])
+
+    def test_a_server_that_is_silent_for_five_seconds_is_dead(self):
+        with listening() as (listener, url), Example("heartbeat", "probe", url) as example:
+            with Peer.accept(listener) as peer:
+                frame, begun = peer.next(), time.monotonic()
+                self.assertIs(frame.opcode, Opcode.PING)
+                example.stdout.wait_for("^Server is dead: timeout\n$")
+                self.assertAlmostEqual(time.monotonic() - begun, 5, delta=1)
+                self.assertEqual(example.wait(), 1)
+
+    def test_so_is_one_that_does_not_even_open_the_connection(self):
+        with listening() as (_, url), Example("heartbeat", "probe", url, "--timeout", "0.2") as example:
+            self.assertEqual(example.wait(), 1)
+            self.assertEqual(example.stdout.lines, ["Server is dead: timeout\n"])
+
+    def test_the_ticker_pings_and_answers_pings(self):
+        def check(peer, example):
+            times = []
+            for _ in range(3):
+                frame = peer.next()
+                self.assertEqual((frame.opcode, bytes(frame.data)), (Opcode.PING, b"beat"))
+                times.append(time.monotonic())
+            self.assertGreater(times[2] - times[0], 0.15)
+            # The pongs that the protocol has ready for the three.
+            peer.flush()
+            example.stdout.wait_for("^pong: beat\n$")
+            peer.protocol.send_ping(b"the same data")
+            peer.flush()
+            while (frame := peer.next()).opcode is not Opcode.PONG:
+                pass
+            self.assertEqual(bytes(frame.data), b"the same data")
+            example.stdout.wait_for("^ping: the same data\n$")
+
+        with self.subTest("client"), listening() as (listener, url):
+            with Example("heartbeat", "tick", url, "--every", "0.1") as example, Peer.accept(listener) as peer:
+                check(peer, example)
+        with self.subTest("server"), Listening("heartbeat", "--every", "0.1") as example:
+            with Peer.dial(example.port, "/ws") as peer:
+                check(peer, example)
+
+
+class Browsers(InFrontOfAPage):
+    def test_a_page_of_a_foreign_origin_may_connect_to_every_server(self):
+        self.browser.open(f"{self.origin}/")
+        for name, path in SERVERS.items():
+            with self.subTest(name=name), Listening(name) as example:
+                self.assertEqual(self.browser.run(OPEN, f"ws://{example.address}{path}"), "open")
+        with Listening("echo") as echo, Listening("reverse_proxy", echo.address) as proxy:
+            url = f"ws://{proxy.address}/wshandler"
+            self.assertEqual(self.browser.run(OPEN, url), "open")
+            self.browser.run("socket.send('from a page')")
+            self.assertEqual(self.browser.run("return await next()"), "from a page")
+
+    def test_cors(self):
+        with Listening("cors") as example:
+            own = f"http://{example.address}"
+            other = "http://" + example.stdout.wait_for(r"127\.0\.0\.1:\d+")[0]
+            nothing = 'closed 1006 ""'
+            told = {
+                own: ["welcome to /same-host", "welcome to /listed", "welcome to /any", nothing, "welcome to /pages"],
+                other: [nothing, "welcome to /listed", "welcome to /any", nothing, "welcome to /pages"],
+            }
+            last = "[...document.querySelectorAll('td:last-child')].map((cell) => cell.textContent)"
+            for origin, cells in told.items():
+                self.browser.open(f"{origin}/")
+                self.assertEqual(self.browser.text("#origin"), origin)
+                self.browser.until(f"{last}.every((text) => text)")
+                self.assertEqual(self.browser.run(f"return {last}"), cells)
+            example.stdout.wait_for(rf"^/same-host: 403 .*\(origin {other}\)\n$")
+            # Programs have no origin, and may claim any.
+            for path in ("/same-host", "/listed", "/any", "/programs"):
+                self.assertEqual(self.status(example, path), 101, path)
+            self.assertEqual(self.status(example, "/pages"), 403)
+            self.assertEqual(self.status(example, "/programs", origin=other), 403)
+            self.assertEqual(self.status(example, "/listed", origin=other), 101)
+            self.assertEqual(self.status(example, "/listed", origin="https://elsewhere.example"), 403)
+
+    def status(self, example, path, origin=None):
+        try:
+            with example.connect(path, origin=origin):
+                return 101
+        except InvalidStatus as refused:
+            return refused.response.status_code
+
+    def test_the_page_of_adopt_axum(self):
+        with Listening("adopt_axum") as example:
+            self.browser.open(f"http://{example.address}/")
+            self.browser.until("document.querySelector('#log li')")
+            self.assertEqual(self.browser.text("#log li"), "open, subprotocol echo")
+            self.browser.type("#message", "Grüße <b>")
+            self.browser.click("button")
+            self.browser.until("document.querySelectorAll('#log li').length === 2")
+            self.assertEqual(self.browser.text("#log li:last-child"), "Grüße <b>")
+            example.process.send_signal(signal.SIGTERM)
+            self.browser.until("document.querySelectorAll('#log li').length === 3")
+            self.assertEqual(self.browser.text("#log li:last-child"), "closed 1001 the server stops")
+            self.assertEqual(example.wait(), 0)
+
+
+if __name__ == "__main__":
+    unittest.main()
