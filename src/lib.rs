@@ -38,3 +38,8 @@ pub mod proxy;
 pub mod connect;
 
 pub mod cli;
+
+// Its code is compiled with the documentation's tests.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/from-gorilla.md")]
+mod from_gorilla {}
