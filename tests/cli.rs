@@ -7,6 +7,12 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use certificate::certificate;
+
+#[path = "support/certificate.rs"]
+#[allow(dead_code, reason = "clients of these tests are programs")]
+mod certificate;
+
 /// Longer than any deadline of the server that a test waits for.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -107,7 +113,7 @@ fn help_and_version_go_to_stdout_and_succeed() {
 #[test]
 fn flags_of_later_work_do_not_exist() {
     let help = text(&output(&["serve", "--help"]).stdout);
-    for flag in ["--tls-cert", "--tls-key", "--config"] {
+    for flag in ["--config"] {
         assert!(!help.contains(flag), "{flag} is in the help");
         let output = output(&["serve", flag, "x"]);
         assert_eq!(output.status.code(), Some(2), "{flag}");
@@ -123,6 +129,10 @@ fn a_wrong_argument_is_one_line_and_exit_code_2() {
         &["serve", "--shards", "2", "--cpus", "0"],
         &["serve", "--max-message", "much"],
         &["serve", "extra"],
+        &["serve", "--tls-cert", "cert.pem"],
+        &["serve", "--tls-key", "key.pem"],
+        &["bench", "--insecure"],
+        &["bench", "wss://localhost", "--insecure", "--ca-file", "ca.pem"],
         &["completions", "cobol"],
         &["man", "dance"],
         &["bench", "--connections", "none"],
@@ -209,5 +219,51 @@ fn a_port_in_use_is_one_line_with_the_cure_and_exit_code_3() {
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
         assert!(stderr.contains(&address), "{stderr}");
         assert_eq!(text(&output.stdout), "");
+    }
+}
+
+#[test]
+fn tls_files_that_do_not_work_are_one_line_with_the_cure_and_exit_code_3() {
+    let files = certificate();
+    let [cert, key] = [&files.cert, &files.key].map(|path| path.to_str().expect("a path in UTF-8"));
+    for (flags, cure) in [
+        (["--tls-cert", "/nowhere/cert.pem", "--tls-key", key], "name a file that this user may read"),
+        (["--tls-cert", key, "--tls-key", key], "BEGIN CERTIFICATE"),
+        (["--tls-cert", cert, "--tls-key", cert], "BEGIN PRIVATE KEY"),
+    ] {
+        let output = output(&[&["serve", "--listen", "127.0.0.1:0", "--admin", "off"], &flags[..]].concat());
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        assert!(stderr.contains(cure), "{stderr}");
+        assert_eq!(text(&output.stdout), "");
+    }
+}
+
+#[test]
+fn bench_measures_through_tls_whom_it_believes() {
+    let files = certificate();
+    let [cert, key] = [&files.cert, &files.key].map(|path| path.to_str().expect("a path in UTF-8"));
+    for driver in ["auto", "epoll"] {
+        let server =
+            Server::start(&["--driver", driver, "--shards", "2", "--tls-cert", cert, "--tls-key", key]);
+        let url = server.listening.split(' ').nth(1).expect("a URL");
+        let port = url.strip_prefix("wss://127.0.0.1:").expect("a wss URL");
+        let url = format!("wss://localhost:{port}");
+        let load = ["-c", "4", "-d", "300ms", "--warmup", "0s", "--driver", driver];
+        for more in [
+            &["--ca-file", cert, "--message-bytes", "12..40000", "--kind", "binary", "--depth", "3"][..],
+            &["--insecure", "--mode", "broadcast", "--json", "-"],
+        ] {
+            let output = output(&[&["bench", &url], &load[..], more].concat());
+            let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+            // A busy machine makes the generator late, which is no failure here.
+            assert!(matches!(output.status.code(), Some(0 | 4)), "{stdout}{stderr}");
+            assert!(stdout.contains("4 handshakes") || stdout.contains("\"handshakes\": 4"), "{stdout}");
+        }
+        let output = output(&[&["bench", &url], &load[..]].concat());
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{stderr}");
+        assert!(stderr.contains("UnknownIssuer") && stderr.contains("--ca-file"), "{stderr}");
     }
 }

@@ -291,6 +291,29 @@ fn what_a_handler_reserves_is_bounded_and_comes_back() {
     }
 }
 
+/// Tells its peer who that is.
+struct Mirror;
+
+impl Handler for Mirror {
+    fn wants_address(&self) -> bool {
+        true
+    }
+
+    fn addressed(&mut self, remote: &mut Remote<'_>, address: Option<SocketAddr>) -> Result<(), Failure> {
+        Ok(remote.send_text(&format!("{address:?}"))?)
+    }
+}
+
+#[test]
+fn a_handler_is_told_who_is_at_the_other_end() {
+    let build = |builder: Builder| builder.handle("/mirror", || Mirror);
+    on_both_drivers(build, |_, address| {
+        let mut peer = Peer::open(address, "/mirror");
+        let own = peer.0.local_addr().expect("bound");
+        peer.hears(&format!("{:?}", Some(own)));
+    });
+}
+
 /// Says which route it is of.
 struct Named(String);
 

@@ -113,7 +113,9 @@ enum Switch {
 
 fn header(word: &str) -> Result<(String, String), String> {
     match word.split_once(':') {
-        Some((name, value)) if !name.trim().is_empty() => Ok((name.trim().to_owned(), value.trim().to_owned())),
+        Some((name, value)) if !name.trim().is_empty() => {
+            Ok((name.trim().to_owned(), value.trim().to_owned()))
+        }
         _ => Err("expected a field such as 'Authorization: Bearer x'".to_owned()),
     }
 }

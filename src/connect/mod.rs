@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
-use crate::aio::{Control, ControlReply, Conn, Error, Reader};
+use crate::aio::{Conn, Control, ControlReply, Error, Reader};
 use crate::protocol::CloseCode;
 pub use show::Style;
 
@@ -111,7 +111,12 @@ impl fmt::Display for Outcome {
 }
 
 /// Talks with a person at the terminal that stdin and stdout are.
-pub async fn at_terminal<S>(conn: Conn<S>, url: &str, options: &Options, interrupt: impl Future<Output = ()>) -> Outcome
+pub async fn at_terminal<S>(
+    conn: Conn<S>,
+    url: &str,
+    options: &Options,
+    interrupt: impl Future<Output = ()>,
+) -> Outcome
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

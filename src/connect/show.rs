@@ -30,7 +30,8 @@ impl Style {
         let mut line = String::new();
         if self.timestamps {
             let stamp = stamp(now, self.terminal);
-            let _ = if self.colours { write!(line, "\x1b[2m{stamp}\x1b[0m ") } else { write!(line, "{stamp} ") };
+            let _ =
+                if self.colours { write!(line, "\x1b[2m{stamp}\x1b[0m ") } else { write!(line, "{stamp} ") };
         }
         if self.terminal {
             line += if self.colours { "\x1b[32m<\x1b[0m " } else { "< " };

@@ -132,7 +132,8 @@ impl Screen {
 type Editing = (mpsc::Receiver<String>, Box<dyn ExternalPrinter>);
 
 fn edit(history: Option<&Path>) -> rustyline::Result<Editing> {
-    let config = rustyline::Config::builder().max_history_size(HISTORY_LINES_MAX)?.auto_add_history(false).build();
+    let config =
+        rustyline::Config::builder().max_history_size(HISTORY_LINES_MAX)?.auto_add_history(false).build();
     let mut editor = DefaultEditor::with_config(config)?;
     let printer = Box::new(editor.create_external_printer()?);
     let history = history.map(Path::to_owned);
@@ -148,7 +149,8 @@ fn edit(history: Option<&Path>) -> rustyline::Result<Editing> {
         loop {
             match editor.readline("> ") {
                 Ok(line) => {
-                    if !line.is_empty() && editor.add_history_entry(&line).unwrap_or(false)
+                    if !line.is_empty()
+                        && editor.add_history_entry(&line).unwrap_or(false)
                         && let Some(file) = &history
                     {
                         // A history that cannot be kept is no reason to stop talking.

@@ -36,7 +36,9 @@ fn lines_are_texts_and_commands_begin_with_a_slash() {
     }
     assert_eq!(command::parse("00ff", true), Ok(Command::Send(Message::from(vec![0, 255]))));
     let long = format!("/ping {}", "x".repeat(126));
-    for wrong in ["/pong", "/binary 0", "/binary 0 0", "/binary xy", "/close 1005", "/close x", "/close 999", &long] {
+    for wrong in
+        ["/pong", "/binary 0", "/binary 0 0", "/binary xy", "/close 1005", "/close x", "/close 999", &long]
+    {
         assert!(command::parse(wrong, false).is_err(), "{wrong}");
     }
     assert!(command::parse("hello", true).is_err());
@@ -47,10 +49,7 @@ fn a_terminal_shows_control_characters_and_does_not_obey_them() {
     let terminal = Style { terminal: true, ..PLAIN };
     let attack = "\x1b]0;title\x07\x1b[2J\r> fake\u{9b}31m\u{202e}\nsecond\tline";
     let safe = shown(terminal, attack);
-    assert_eq!(
-        safe,
-        "< \\u{1b}]0;title\\u{7}\\u{1b}[2J\\u{d}> fake\\u{9b}31m\\u{202e}\n  second\tline"
-    );
+    assert_eq!(safe, "< \\u{1b}]0;title\\u{7}\\u{1b}[2J\\u{d}> fake\\u{9b}31m\\u{202e}\n  second\tline");
     assert_eq!(shown(PLAIN, attack), attack, "a pipe gets what came");
     assert_eq!(shown(terminal, "Grüße \u{1f980}"), "< Grüße \u{1f980}");
     assert_eq!(shown(terminal, vec![0, 255]), "< 2 bytes: 00ff");

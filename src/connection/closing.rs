@@ -339,6 +339,15 @@ impl Connection {
         self.outbox.clear(env.pool);
     }
 
+    /// Instead of being closed, the transport has said that nothing follows. The peer's last words are read and thrown
+    /// away until it does the same, for no longer than an end may take.
+    pub fn linger(&mut self) {
+        if let Phase::Ending(ending) = &mut self.phase {
+            ending.stage = Stage::Discarding { left: DISCARD_BYTES_MAX };
+            self.deadline_moved = true;
+        }
+    }
+
     /// Whether what arrives is looked at; else it is thrown away, whatever it is.
     #[inline]
     pub fn reads(&self) -> bool {
@@ -389,8 +398,19 @@ impl Connection {
     /// What is to be done with the transport, once: asked when the outbox has left and no send is unfinished.
     /// [`Fate::Abort`] does not wait for that.
     pub fn take_fate(&mut self) -> Option<Fate> {
-        let Phase::Ending(ending) = &mut self.phase else { return None };
-        if ending.fate == Some(Fate::Abort) || self.outbox.is_clear() { ending.fate.take() } else { None }
+        let fate = self.fate();
+        if let Phase::Ending(ending) = &mut self.phase
+            && fate.is_some()
+        {
+            ending.fate = None;
+        }
+        fate
+    }
+
+    /// What [`take_fate`](Connection::take_fate) would say.
+    pub fn fate(&self) -> Option<Fate> {
+        let Phase::Ending(ending) = &self.phase else { return None };
+        ending.fate.filter(|fate| *fate == Fate::Abort || self.outbox.is_clear())
     }
 
     /// Whether it is, or was before its end began, a WebSocket: a request that was refused or merely answered

@@ -479,10 +479,12 @@ fn no_driver(error: &io::Error, choice: DriverChoice) -> Refused {
 fn unreachable(place: &Place, errors: &BTreeMap<String, u64>) -> Refused {
     let causes: Vec<&str> = errors.keys().map(String::as_str).collect();
     let causes = if causes.is_empty() { "stopped before any opened".to_owned() } else { causes.join(", ") };
-    Refused(format!(
-        "no connection to {} could be opened ({causes}): start the server there, or check the URL",
-        place.text
-    ))
+    let cure = if causes.contains("invalid peer certificate") {
+        "name the certificate of its authority with --ca-file, or the host that it is for"
+    } else {
+        "start the server there, or check the URL"
+    };
+    Refused(format!("no connection to {} could be opened ({causes}): {cure}", place.text))
 }
 
 #[cfg(test)]

@@ -18,6 +18,11 @@ use crate::protocol::handshake::{OriginPolicy, Refusal, Request, SubprotocolPref
 /// It begins with nothing: no listener, and no route but those that are added; [`builtin_routes`](Builder::builtin_routes)
 /// and [`test_endpoints`](Builder::test_endpoints) add what `echoring serve` has. All else is as in [`Config::default`].
 ///
+/// There are no sizes of read and write buffers to choose, as servers with a buffer for each connection have them: a shard
+/// receives into regions that all its connections share, an idle one holds no buffer, and what waits to be sent lies in
+/// buffers that fit it, up to [`queue_bytes`](Builder::queue_bytes) for each connection and
+/// [`memory_budget_bytes`](Builder::memory_budget_bytes) for all.
+///
 /// A server uses no signals and no state of the process; several can run side by side. It pins its own threads to CPUs,
 /// see [`cpus`](Builder::cpus).
 ///
@@ -183,6 +188,12 @@ impl Builder {
     /// Compresses messages with clients that offer it (RFC 7692).
     pub fn compression(mut self, compression: Compression) -> Builder {
         self.config.compression = Some(compression);
+        self
+    }
+
+    /// Speaks TLS on every listener, as [`server_config`](crate::tls::server_config) of a certificate and its key says.
+    pub fn tls(mut self, config: Arc<rustls::ServerConfig>) -> Builder {
+        self.config.tls = Some(config);
         self
     }
 

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
+use std::net::SocketAddr;
 
 use super::Remote;
 use crate::connection::{Chunk, Closed, Kind};
@@ -63,6 +64,23 @@ pub trait Handler {
     /// are too long to be kept. Asked once, before [`open`](Handler::open).
     fn is_streaming(&self) -> bool {
         false
+    }
+
+    /// Whether to look up who is at the other end, which costs a system call or two. Asked once, like
+    /// [`is_streaming`](Handler::is_streaming).
+    fn wants_address(&self) -> bool {
+        false
+    }
+
+    /// Who is at the other end, where [`wants_address`](Handler::wants_address) asked for it: some turns after
+    /// [`open`](Handler::open), so messages may come before it. `None` where nobody can tell, as for a socket in the
+    /// file system. Behind a proxy it is the proxy.
+    ///
+    /// # Errors
+    /// Closes the connection, see the trait.
+    fn addressed(&mut self, remote: &mut Remote<'_>, address: Option<SocketAddr>) -> Result<(), Failure> {
+        let _ = (remote, address);
+        Ok(())
     }
 
     /// A piece of a message, where [`is_streaming`](Handler::is_streaming) said so. [`Disposition::Echo`] sends it back

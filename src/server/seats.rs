@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::alarms::Alarms;
@@ -59,8 +60,12 @@ impl fmt::Debug for Seats {
 impl Seats {
     /// A new connection's handler takes a seat.
     pub(super) fn take(&mut self, token: Token, handler: Box<dyn Handler>, taste: Taste) -> u32 {
+        let streaming = catch_unwind(AssertUnwindSafe(|| handler.is_streaming()));
         let seat = Seat {
-            streaming: handler.is_streaming(),
+            streaming: streaming.unwrap_or_else(|panic| {
+                log_panic(panic);
+                false
+            }),
             handler: Some(handler),
             token,
             taste,
@@ -142,9 +147,23 @@ impl Seats {
         self.call(link, number, |handler, remote| handler.pong(remote, payload));
     }
 
-    /// The 101 is staged.
-    pub(super) fn open(&mut self, link: &mut Link<'_, Service>, number: u32) {
-        self.call(link, number, |handler, remote| handler.open(remote));
+    /// The 101 is staged. Says whether the handler wants to know who is at the other end.
+    pub(super) fn open(&mut self, link: &mut Link<'_, Service>, number: u32) -> bool {
+        let opened = self.call(link, number, |handler, remote| {
+            let wants_address = handler.wants_address();
+            handler.open(remote).map(|()| wants_address)
+        });
+        opened.unwrap_or(false)
+    }
+
+    /// It is known who is at the other end, or that nobody knows.
+    pub(super) fn addressed(
+        &mut self,
+        link: &mut Link<'_, Service>,
+        number: u32,
+        address: Option<SocketAddr>,
+    ) {
+        self.call(link, number, |handler, remote| handler.addressed(remote, address));
     }
 
     /// The connection takes bytes again.

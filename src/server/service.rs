@@ -235,7 +235,10 @@ impl Application for Service {
         if let Some(&mut Peer::Handled(seat)) = cx.peer(token)
             && let Some(mut link) = cx.link(token)
         {
-            self.seats.open(&mut link, seat);
+            let wants_address = self.seats.open(&mut link, seat);
+            if wants_address {
+                cx.find_address(token);
+            }
         }
     }
 
@@ -287,7 +290,14 @@ impl Application for Service {
         token: Token,
         address: Option<SocketAddr>,
     ) {
-        self.chat.addressed(cx, token, address);
+        match cx.peer(token) {
+            Some(&mut Peer::Handled(seat)) => {
+                if let Some(mut link) = cx.link(token).filter(|link| link.is_open()) {
+                    self.seats.addressed(&mut link, seat, address);
+                }
+            }
+            _ => self.chat.addressed(cx, token, address),
+        }
     }
 
     fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, token: Token) {

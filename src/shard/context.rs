@@ -7,7 +7,6 @@ use bytes::Bytes;
 
 use super::mailbox::{Full, Lane, Mailboxes};
 use super::slots::Slot;
-use super::tls::Session;
 use super::{Application, Core};
 use crate::buffer::Pool;
 use crate::connection::{Codecs, Connection, Env, Kind, Reply};
@@ -259,9 +258,7 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
     /// no send is unfinished.
     #[inline]
     pub fn is_writable(&self, token: Token) -> bool {
-        let core = &self.core;
-        core.slots.get(token).is_some_and(|slot| slot.connection.is_writable())
-            && core.sessions.get(token.index).is_none_or(Session::is_clear)
+        self.core.slots.get(token).is_some_and(|slot| slot.connection.is_writable())
     }
 
     /// From now on every message to a connection is compressed without reference to earlier ones, if at all, so that

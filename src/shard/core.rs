@@ -80,7 +80,7 @@ macro_rules! link {
     };
 }
 
-use secure::{flush_sealed, part};
+use secure::flush_sealed;
 
 // Behind the macros, which they use.
 mod opening;
@@ -143,6 +143,15 @@ impl<D: Driver, A: Application> Core<D, A> {
             self.secure_accepted(token);
         }
         self.touch(token);
+    }
+
+    /// The peer sent FIN.
+    pub(super) fn ended(&mut self, token: Token) {
+        if let Some(session) = self.sessions.get_mut(token.index) {
+            session.hear_out();
+        }
+        let close_timeout = self.config.connection.close_timeout;
+        self.with_connection(token, |connection, now| connection.ended(now + close_timeout));
     }
 
     pub(super) fn connected(&mut self, token: Token) {
@@ -293,11 +302,12 @@ impl<D: Driver, A: Application> Core<D, A> {
                 }
             }
         }
-        let fate = if fate_waits { None } else { connection.take_fate() };
-        if matches!(fate, Some(Fate::Shutdown | Fate::Close))
-            && let Some(session) = self.sessions.get_mut(token.index)
+        let mut fate = if fate_waits { None } else { connection.take_fate() };
+        if fate == Some(Fate::Close)
+            && self.sessions.get_mut(token.index).is_some_and(|session| session.lingers())
         {
-            part(session, &mut self.pool, token, &mut self.driver, &mut self.counters);
+            connection.linger();
+            fate = Some(Fate::Shutdown);
         }
         match fate {
             Some(Fate::Shutdown) => self.driver.shutdown(token),
@@ -326,6 +336,8 @@ impl<D: Driver, A: Application> Core<D, A> {
             // The batch has no room for more pieces of this connection; the rest goes with the next.
             slot.dirty = true;
             self.retry.push(token);
+            // It is not writable until then, and no event will say that it has become so.
+            self.refused.push(token);
         }
         if connection.take_deadline_moved() {
             self.arm(token);

@@ -233,10 +233,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
             Event::Received { token, run } => core.received(application, token, run),
             Event::Accepted { token } => core.accepted(token),
             Event::Connected { token } => core.connected(token),
-            Event::Ended { token } => {
-                let close_timeout = core.config.connection.close_timeout;
-                core.with_connection(token, |connection, now| connection.ended(now + close_timeout));
-            }
+            Event::Ended { token } => core.ended(token),
             Event::Blocked { token, unsent } => {
                 core.counters.short_sends += 1;
                 core.with_connection(token, |connection, _| connection.blocked(unsent));

@@ -8,6 +8,7 @@
 //!
 //! Never: frames and messages, sockets, or sealed bytes that are dropped while later ones are sent.
 
+mod driving;
 #[cfg(test)]
 mod tests;
 
@@ -15,15 +16,12 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
-use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
-use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
-use rustls::unbuffered::{
-    ConnectionState, EncodeError, EncodeTlsData, EncryptError, InsufficientSizeError,
-    UnbufferedConnectionCommon, UnbufferedStatus, WriteTraffic,
-};
+use rustls::server::UnbufferedServerConnection;
 use rustls::{ClientConfig, HandshakeKind, ServerConfig};
 
+use self::driving::{Sink, Stop, Traffic, drive, write_traffic};
 use crate::buffer::{Buffer, Pool};
 use crate::connection::{OutOfMemory, TlsFault};
 use crate::limits::{
@@ -59,15 +57,10 @@ impl Sessions {
         self.0.get_mut(index as usize)?.as_deref_mut()
     }
 
-    #[inline]
-    pub(super) fn get(&self, index: u32) -> Option<&Session> {
-        self.0.get(index as usize)?.as_deref()
-    }
-
     /// Whether a connection's bytes are sealed.
     #[inline]
     pub(super) fn has(&self, index: u32) -> bool {
-        self.get(index).is_some()
+        self.0.get(index as usize).is_some_and(Option::is_some)
     }
 
     pub(super) fn insert(&mut self, index: u32, session: Session) {
@@ -122,6 +115,8 @@ pub(super) struct Session {
     stage: Stage,
     /// Received and not opened: a record that is not complete, or records of an incomplete handshake message.
     held: Option<Buffer>,
+    /// The peer has said all that it will.
+    heard_out: bool,
     /// Sealed, and not taken by the driver yet.
     sealed: VecDeque<Buffer>,
 }
@@ -133,7 +128,9 @@ enum Stage {
     Handshake,
     /// Messages may be sealed.
     Open,
-    /// We said, or are about to say, that nothing follows; or it broke. Nothing is sealed any more.
+    /// We have said that nothing follows: nothing is sealed any more.
+    Parted,
+    /// It broke.
     Over,
 }
 
@@ -173,7 +170,7 @@ impl Session {
         if !pool.charge(TLS_SESSION_BYTES) {
             return Err(Broken::OutOfMemory);
         }
-        Ok(Session { side, stage: Stage::Fresh, held: None, sealed: VecDeque::new() })
+        Ok(Session { side, stage: Stage::Fresh, held: None, heard_out: false, sealed: VecDeque::new() })
     }
 
     fn release(mut self, pool: &mut Pool) {
@@ -191,6 +188,16 @@ impl Session {
     /// Whether the driver has everything that was sealed.
     pub(super) fn is_clear(&self) -> bool {
         self.sealed.is_empty()
+    }
+
+    /// The peer's stream is over.
+    pub(super) fn hear_out(&mut self) {
+        self.heard_out = true;
+    }
+
+    /// Whether we have said goodbye and the peer may want to: a socket that was closed would answer it with a reset.
+    pub(super) fn lingers(&self) -> bool {
+        self.stage == Stage::Parted && !self.heard_out
     }
 
     /// Whether what arrived first looks like a request to a server that does not speak TLS: a method, where a
@@ -212,7 +219,7 @@ impl Session {
         if self.stage == Stage::Fresh {
             self.stage = Stage::Handshake;
         }
-        if self.stage != Stage::Over
+        if !matches!(self.stage, Stage::Parted | Stage::Over)
             && let Err(broken) = self.open_all(fresh, pool, &mut opened)
         {
             self.stage = Stage::Over;
@@ -320,12 +327,14 @@ impl Session {
 
     /// Says that nothing follows (`close_notify`), once; then nothing is sealed any more.
     pub(super) fn say_goodbye(&mut self, pool: &mut Pool) -> Result<(), Broken> {
-        let said = self.write(pool, |traffic, sink| {
-            let bytes = 2 + TLS_RECORD_OVERHEAD_BYTES_MAX;
-            sink.write(bytes, bytes, |room| traffic.queue_close_notify(room))
-        });
-        self.stage = Stage::Over;
-        said
+        if self.stage == Stage::Open {
+            self.write(pool, |traffic, sink| {
+                let bytes = 2 + TLS_RECORD_OVERHEAD_BYTES_MAX;
+                sink.write(bytes, bytes, |room| traffic.queue_close_notify(room))
+            })?;
+            self.stage = Stage::Parted;
+        }
+        Ok(())
     }
 
     fn write(
@@ -392,248 +401,4 @@ fn too_long() -> Broken {
         TlsFault::Handshake,
         format!("more than {TLS_UNREAD_BYTES_MAX} bytes that cannot be opened yet"),
     )
-}
-
-/// Where sealed bytes go.
-struct Sink<'a> {
-    sealed: &'a mut VecDeque<Buffer>,
-    pool: &'a mut Pool,
-}
-
-impl Sink<'_> {
-    /// Has `write` fill room for `bytes`, and more when it asks for it. `left` is what will be written altogether.
-    fn write<E: Into<Short>>(
-        &mut self,
-        bytes: usize,
-        left: usize,
-        mut write: impl FnMut(&mut [u8]) -> Result<usize, E>,
-    ) -> Result<(), Stop> {
-        let mut bytes = bytes;
-        loop {
-            if self.sealed.back().is_none_or(|last| last.room() < bytes) {
-                let room = left.min(SEALED_BUFFER_BYTES).max(bytes);
-                self.sealed.push_back(self.pool.get(room).ok_or(OutOfMemory)?);
-            }
-            let Some(last) = self.sealed.back_mut() else { return Err(OutOfMemory.into()) };
-            let vec = last.vec();
-            let start = vec.len();
-            vec.resize(start + bytes, 0);
-            match write(&mut vec[start..]) {
-                Ok(written) => {
-                    vec.truncate(start + written);
-                    return Ok(());
-                }
-                Err(short) => {
-                    vec.truncate(start);
-                    match short.into() {
-                        Short::By(required) if required > bytes => bytes = required,
-                        Short::By(_) => return Err(Stop::Exhausted),
-                        Short::Exhausted => return Err(Stop::Exhausted),
-                    }
-                }
-            }
-        }
-    }
-
-    fn handshake<Data>(&mut self, data: &mut EncodeTlsData<'_, Data>) -> Result<(), Stop> {
-        let bytes = match data.encode(&mut []) {
-            Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) => required_size,
-            Ok(_) | Err(EncodeError::AlreadyEncoded) => return Ok(()),
-        };
-        self.write(bytes, bytes, |room| data.encode(room))
-    }
-}
-
-/// Why rustls did not write.
-enum Short {
-    /// It needs so much room.
-    By(usize),
-    /// The keys have sealed all that they may.
-    Exhausted,
-}
-
-impl From<EncodeError> for Short {
-    fn from(error: EncodeError) -> Short {
-        match error {
-            EncodeError::InsufficientSize(InsufficientSizeError { required_size }) => {
-                Short::By(required_size)
-            }
-            EncodeError::AlreadyEncoded => Short::Exhausted,
-        }
-    }
-}
-
-impl From<EncryptError> for Short {
-    fn from(error: EncryptError) -> Short {
-        match error {
-            EncryptError::InsufficientSize(InsufficientSizeError { required_size }) => {
-                Short::By(required_size)
-            }
-            EncryptError::EncryptExhausted => Short::Exhausted,
-        }
-    }
-}
-
-/// Why records were not read to the end, or not written.
-enum Stop {
-    Error(rustls::Error),
-    Exhausted,
-    OutOfMemory,
-}
-
-impl From<OutOfMemory> for Stop {
-    fn from(OutOfMemory: OutOfMemory) -> Stop {
-        Stop::OutOfMemory
-    }
-}
-
-impl From<rustls::Error> for Stop {
-    fn from(error: rustls::Error) -> Stop {
-        Stop::Error(error)
-    }
-}
-
-impl Stop {
-    fn judged(self, was_open: bool) -> Broken {
-        let error = match self {
-            Stop::OutOfMemory => return Broken::OutOfMemory,
-            Stop::Exhausted => return Broken::Fault(TlsFault::Record, "the keys are used up".to_owned()),
-            Stop::Error(error) => error,
-        };
-        let fault = match &error {
-            rustls::Error::AlertReceived(_) => TlsFault::Alert,
-            _ if was_open => TlsFault::Record,
-            _ => TlsFault::Handshake,
-        };
-        Broken::Fault(fault, error.to_string())
-    }
-}
-
-/// How far bytes were read.
-#[derive(Default)]
-struct Driven {
-    read: usize,
-    open: bool,
-    ended: bool,
-}
-
-/// Both roles of rustls behind one call.
-trait Peer: std::ops::DerefMut<Target = UnbufferedConnectionCommon<Self::Data>> {
-    type Data;
-
-    fn step<'c, 'i>(&'c mut self, bytes: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
-}
-
-impl Peer for UnbufferedServerConnection {
-    type Data = ServerConnectionData;
-
-    fn step<'c, 'i>(&'c mut self, bytes: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
-        self.process_tls_records(bytes)
-    }
-}
-
-impl Peer for UnbufferedClientConnection {
-    type Data = ClientConnectionData;
-
-    fn step<'c, 'i>(&'c mut self, bytes: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
-        self.process_tls_records(bytes)
-    }
-}
-
-/// What an open session writes, whatever its role.
-trait Traffic {
-    fn encrypt(&mut self, plain: &[u8], room: &mut [u8]) -> Result<usize, EncryptError>;
-    fn queue_close_notify(&mut self, room: &mut [u8]) -> Result<usize, EncryptError>;
-}
-
-impl<Data> Traffic for WriteTraffic<'_, Data> {
-    fn encrypt(&mut self, plain: &[u8], room: &mut [u8]) -> Result<usize, EncryptError> {
-        WriteTraffic::encrypt(self, plain, room)
-    }
-
-    fn queue_close_notify(&mut self, room: &mut [u8]) -> Result<usize, EncryptError> {
-        WriteTraffic::queue_close_notify(self, room)
-    }
-}
-
-/// Takes what is inside of a record.
-type Take<'a> = dyn FnMut(&[u8], &mut Pool) -> Result<(), OutOfMemory> + 'a;
-
-/// Has `side` read records from the front of `bytes`; what is inside goes to `plain`, what it answers to `sink`.
-fn drive<P: Peer>(
-    side: &mut P,
-    bytes: &mut [u8],
-    sink: &mut Sink<'_>,
-    plain: &mut Take<'_>,
-) -> Result<Driven, Stop> {
-    let mut driven = Driven::default();
-    loop {
-        let UnbufferedStatus { mut discard, state } = side.step(&mut bytes[driven.read..]);
-        let error = match state {
-            Ok(ConnectionState::ReadTraffic(mut traffic)) => {
-                while let Some(record) = traffic.next_record() {
-                    let record = record?;
-                    discard += record.discard;
-                    plain(record.payload, sink.pool)?;
-                }
-                None
-            }
-            Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                sink.handshake(&mut data)?;
-                None
-            }
-            Ok(ConnectionState::TransmitTlsData(data)) => {
-                // It is in the sink, which keeps the order.
-                data.done();
-                None
-            }
-            Ok(ConnectionState::PeerClosed) => {
-                driven.ended = true;
-                None
-            }
-            Ok(state) => {
-                driven.open = matches!(state, ConnectionState::WriteTraffic(_));
-                driven.read += discard;
-                return Ok(driven);
-            }
-            Err(error) => Some(error),
-        };
-        driven.read += discard;
-        if let Some(error) = error {
-            tell_alert(side, &mut bytes[driven.read..], sink)?;
-            return Err(error.into());
-        }
-    }
-}
-
-/// The alert that says what was wrong, where rustls has one to send. It is asked for no longer than there is one: it
-/// would read on.
-fn tell_alert<P: Peer>(side: &mut P, bytes: &mut [u8], sink: &mut Sink<'_>) -> Result<(), Stop> {
-    while side.wants_write() {
-        let UnbufferedStatus { state: Ok(ConnectionState::EncodeTlsData(mut data)), .. } = side.step(bytes)
-        else {
-            return Ok(());
-        };
-        sink.handshake(&mut data)?;
-    }
-    Ok(())
-}
-
-fn write_traffic<P: Peer>(
-    side: &mut P,
-    held: &mut [u8],
-    sink: &mut Sink<'_>,
-    mut write: impl FnMut(&mut dyn Traffic, &mut Sink<'_>) -> Result<(), Stop>,
-) -> Result<(), Stop> {
-    loop {
-        match side.step(held).state {
-            Ok(ConnectionState::WriteTraffic(mut traffic)) => return write(&mut traffic, sink),
-            // A change of keys goes first.
-            Ok(ConnectionState::EncodeTlsData(mut data)) => sink.handshake(&mut data)?,
-            Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
-            Ok(ConnectionState::PeerClosed) => {}
-            Ok(_) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        }
-    }
 }

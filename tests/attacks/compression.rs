@@ -11,7 +11,7 @@ use super::peer::{
     BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, Peer, TEXT, close, each_is_told, frame, header, masked,
     upgrade,
 };
-use super::server::{Server, on_both_drivers};
+use super::server::{Server, everywhere, on_both_drivers};
 
 const RSV1: u8 = 0x40;
 const MIB: u64 = 1024 * 1024;
@@ -127,7 +127,7 @@ fn offend_with_each(server: &Server, code: u16, offences: &[Vec<u8>]) {
 
 #[test]
 fn a_deflate_bomb_ends_with_1009_at_the_bound() {
-    on_both_drivers(&["--compress", "on", "--max-message", "1MiB"], |server| {
+    everywhere(&["--compress", "on", "--max-message", "1MiB"], |server| {
         let bound = MIB as usize;
         let (mut peer, _) = agree(server, "/echo", PLAIN_ANSWERS);
         peer.send(&compressed(BINARY, &bomb(bound)));
@@ -145,7 +145,7 @@ fn a_deflate_bomb_ends_with_1009_at_the_bound() {
 
 #[test]
 fn a_compressed_message_that_cannot_be_within_the_bound_ends_with_1009_from_its_header_alone() {
-    on_both_drivers(&["--compress", "on"], |server| {
+    everywhere(&["--compress", "on"], |server| {
         // Twice the bound is more than any encoder makes of what is within it.
         for length in [2 * 64 * 1024, (1 << 63) - 1] {
             let (mut peer, _) = agree(server, "/echo", PLAIN_ANSWERS);
@@ -197,7 +197,7 @@ fn many_large_messages_in_one_run_wait_for_their_reader_and_hold_nobody_up() {
 #[test]
 fn rsv1_without_an_agreement_ends_with_1002() {
     for flags in [&["--compress", "on"][..], &[]] {
-        on_both_drivers(flags, |server| {
+        everywhere(flags, |server| {
             for path in ["/echo", "/broadcast/plain"] {
                 let mut peer = Peer::open(server, path);
                 peer.send(&compressed(TEXT, &stored(b"hello")));
@@ -209,7 +209,7 @@ fn rsv1_without_an_agreement_ends_with_1002() {
 
 #[test]
 fn a_compressed_control_frame_or_continuation_ends_with_1002() {
-    on_both_drivers(&["--compress", "on"], |server| {
+    everywhere(&["--compress", "on"], |server| {
         let mut offences: Vec<_> = [PING, PONG, CLOSE].map(|opcode| compressed(opcode, b"")).into();
         offences.push(compressed(CLOSE, &[3, 0xe8]));
         // Refused before there is a message to go on with, and within one.
@@ -224,7 +224,7 @@ fn a_compressed_control_frame_or_continuation_ends_with_1002() {
 
 #[test]
 fn the_other_reserved_bits_end_with_1002_although_compression_was_agreed_on() {
-    on_both_drivers(&["--compress", "on"], |server| {
+    everywhere(&["--compress", "on"], |server| {
         let bits = [0x20, 0x10, 0x60, 0x50, 0x70];
         offend_with_each(server, 1002, &bits.map(|bits| masked(FIN | bits | TEXT, &stored(b"hello"))));
     });
@@ -232,7 +232,7 @@ fn the_other_reserved_bits_end_with_1002_although_compression_was_agreed_on() {
 
 #[test]
 fn a_compressed_message_may_be_fragmented_and_pinged_between() {
-    on_both_drivers(&["--compress", "on"], |server| {
+    everywhere(&["--compress", "on"], |server| {
         for path in ["/echo", "/broadcast/compressed?self=1"] {
             let (mut peer, _) = agree(server, path, PLAIN_ANSWERS);
             let message = stored("grüße".as_bytes());
@@ -256,7 +256,7 @@ fn a_compressed_message_may_be_fragmented_and_pinged_between() {
 
 #[test]
 fn data_that_is_not_deflate_ends_with_1007() {
-    on_both_drivers(&["--compress", "on"], |server| {
+    everywhere(&["--compress", "on"], |server| {
         let mut lying = stored(b"hello");
         lying[3] ^= 1;
         let large = bomb(10_000);
@@ -278,7 +278,7 @@ fn data_that_is_not_deflate_ends_with_1007() {
 
 #[test]
 fn a_window_that_was_not_kept_cannot_be_reached_back_into() {
-    on_both_drivers(&["--compress", "on"], |server| {
+    everywhere(&["--compress", "on"], |server| {
         let (mut peer, agreed) = agree(server, "/echo", PLAIN_ANSWERS);
         assert!(agreed.contains("client_no_context_takeover"), "{agreed}");
         peer.send(&compressed(TEXT, &stored(b"a secret")));
@@ -290,7 +290,7 @@ fn a_window_that_was_not_kept_cannot_be_reached_back_into() {
 
 #[test]
 fn a_kept_window_is_the_connections_own() {
-    on_both_drivers(&["--compress", "client_max_window_bits=15"], |server| {
+    everywhere(&["--compress", "client_max_window_bits=15"], |server| {
         let (mut one, agreed) = agree(server, "/echo", PLAIN_ANSWERS);
         assert!(!agreed.contains("client_no_context_takeover"), "{agreed}");
         one.send(&compressed(TEXT, &stored(b"a secret")));
@@ -309,7 +309,7 @@ fn a_kept_window_is_the_connections_own() {
 
 #[test]
 fn inflated_text_that_is_not_utf8_ends_with_1007() {
-    on_both_drivers(&["--compress", "on"], |server| {
+    everywhere(&["--compress", "on"], |server| {
         let texts: [&[u8]; 4] = [b"\xff", b"ok \xe2\x82", b"\xed\xa0\x80", b"\xf4\x90\x80\x80"];
         let mut offences: Vec<_> = texts.iter().map(|text| compressed(TEXT, &stored(text))).collect();
         let message = stored(b"ok \xff ok");
@@ -326,7 +326,7 @@ fn inflated_text_that_is_not_utf8_ends_with_1007() {
 
 #[test]
 fn a_malformed_offer_is_declined_and_not_failed() {
-    on_both_drivers(&["--compress", "on"], |server| {
+    everywhere(&["--compress", "on"], |server| {
         for offer in [
             "permessage-deflate; server_max_window_bits",
             "permessage-deflate; server_max_window_bits=7",
@@ -386,7 +386,7 @@ fn kept_windows_stay_within_their_budget_however_many_ask() {
 #[test]
 fn an_agreement_that_waits_for_another_shard_is_kept_all_the_same() {
     // With two shards about half of the topics live on the other one.
-    on_both_drivers(&["--compress", "on", "--shards", "2"], |server| {
+    everywhere(&["--compress", "on", "--shards", "2"], |server| {
         for topic in 0..16 {
             let (mut peer, _) = agree(server, &format!("/broadcast/{topic}?self=1"), PLAIN_ANSWERS);
             peer.send(&compressed(TEXT, &stored(b"hello")));

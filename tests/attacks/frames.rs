@@ -12,7 +12,7 @@ use super::peer::{
     BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, Peer, TEXT, close, each_is_told, fragment, frame, header,
     header_in_form, mask, masked,
 };
-use super::server::{PATIENCE, Server, on_both_drivers};
+use super::server::{PATIENCE, Server, everywhere, on_both_drivers};
 
 /// What `--max-message` is when nobody says otherwise.
 const MESSAGE_BYTES_MAX: u64 = 64 * 1024;
@@ -41,7 +41,7 @@ fn offend_with_each(server: &Server, code: u16, offences: &[Vec<u8>]) {
 
 #[test]
 fn a_length_with_its_top_bit_set_ends_with_1002() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         let offences = [1 << 63, (1 << 63) + 1, u64::MAX].map(|length| header(FIN | BINARY, length));
         offend_with_each(server, 1002, &offences);
     });
@@ -49,7 +49,7 @@ fn a_length_with_its_top_bit_set_ends_with_1002() {
 
 #[test]
 fn a_length_that_is_not_minimal_ends_with_1002() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         let in_16_bits = [0, 1, 125].map(|length| header_in_form(FIN | BINARY, length, 2));
         let in_64_bits = [0, 125, 126, 0xffff].map(|length| header_in_form(FIN | TEXT, length, 8));
         offend_with_each(server, 1002, &in_16_bits);
@@ -59,7 +59,7 @@ fn a_length_that_is_not_minimal_ends_with_1002() {
 
 #[test]
 fn a_message_over_the_limit_ends_with_1009_from_its_header_alone() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         let lengths = [MESSAGE_BYTES_MAX + 1, 1 << 31, 1 << 32, (1 << 63) - 1];
         let mut offences: Vec<_> = lengths.iter().map(|length| header(FIN | BINARY, *length)).collect();
         offences.push(header(TEXT, MESSAGE_BYTES_MAX + 1));
@@ -69,7 +69,7 @@ fn a_message_over_the_limit_ends_with_1009_from_its_header_alone() {
 
 #[test]
 fn fragments_over_the_limit_together_end_with_1009_from_the_header_that_passes_it() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         for path in ["/echo", "/broadcast/offended"] {
             for length in [25_537, (1 << 63) - 1] {
                 let mut peer = Peer::open(server, path);
@@ -92,7 +92,7 @@ fn fragments_over_the_limit_together_end_with_1009_from_the_header_that_passes_i
 
 #[test]
 fn a_message_of_just_the_limit_is_taken() {
-    on_both_drivers(&["--max-message", "100000"], |server| {
+    everywhere(&["--max-message", "100000"], |server| {
         let payload = vec![b'x'; 100_000];
         let mut peer = Peer::open(server, "/echo");
         peer.send(&frame(BINARY, &payload));
@@ -107,7 +107,7 @@ fn a_message_of_just_the_limit_is_taken() {
 
 #[test]
 fn reserved_bits_end_with_1002() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         for bits in [RSV1, RSV2, RSV3, RSV1 | RSV2 | RSV3] {
             let offences = [TEXT, BINARY, PING, PONG, CLOSE].map(|opcode| masked(FIN | bits | opcode, b""));
             offend_with_each(server, 1002, &offences);
@@ -119,7 +119,7 @@ fn reserved_bits_end_with_1002() {
 
 #[test]
 fn reserved_opcodes_end_with_1002() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         let offences: Vec<_> = [3, 4, 5, 6, 7, 11, 12, 13, 14, 15].map(|opcode| frame(opcode, b"")).into();
         offend_with_each(server, 1002, &offences);
         offend_with_each(server, 1002, &[fragment(3, b"x"), frame(11, &[0; 125])]);
@@ -128,7 +128,7 @@ fn reserved_opcodes_end_with_1002() {
 
 #[test]
 fn a_fragmented_control_frame_ends_with_1002() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         let offences: Vec<_> = [PING, PONG, CLOSE].map(|opcode| fragment(opcode, b"")).into();
         offend_with_each(server, 1002, &offences);
     });
@@ -136,7 +136,7 @@ fn a_fragmented_control_frame_ends_with_1002() {
 
 #[test]
 fn a_control_frame_over_125_bytes_ends_with_1002_from_its_header_alone() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         let mut offences = Vec::new();
         for opcode in [PING, PONG, CLOSE] {
             offences.push(header(FIN | opcode, 126));
@@ -151,7 +151,7 @@ fn a_control_frame_over_125_bytes_ends_with_1002_from_its_header_alone() {
 
 #[test]
 fn an_unmasked_frame_ends_with_1002() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         let offences: Vec<Vec<u8>> = vec![
             b"\x81\x00".to_vec(),
             b"\x81\x04bare".to_vec(),
@@ -167,7 +167,7 @@ fn an_unmasked_frame_ends_with_1002() {
 
 #[test]
 fn a_frame_that_comes_byte_by_byte_is_judged_like_one_that_comes_whole() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         let mut peer = Peer::open(server, "/echo");
         for byte in [frame(TEXT, b"slowly"), frame(PING, b"p"), frame(BINARY, &[9; 200])].concat() {
             peer.send(&[byte]);
@@ -186,7 +186,7 @@ fn a_frame_that_comes_byte_by_byte_is_judged_like_one_that_comes_whole() {
 
 #[test]
 fn a_continuation_of_nothing_ends_with_1002() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         let offences = [frame(CONTINUATION, b"x"), fragment(CONTINUATION, b"x"), frame(CONTINUATION, b"")];
         offend_with_each(server, 1002, &offences);
         // Behind a whole message there is nothing to go on with either.
@@ -203,7 +203,7 @@ fn a_continuation_of_nothing_ends_with_1002() {
 
 #[test]
 fn a_message_inside_a_fragmented_one_ends_with_1002() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         for inner in [frame(TEXT, b"b"), frame(BINARY, b""), fragment(BINARY, b"b"), fragment(TEXT, b"")] {
             let sent = [fragment(TEXT, b""), inner.clone(), frame(CONTINUATION, b"c")].concat();
             assert_eq!(offend(server, "/broadcast/offended", &sent), Some(1002));
@@ -217,7 +217,7 @@ fn a_message_inside_a_fragmented_one_ends_with_1002() {
 
 #[test]
 fn control_frames_between_fragments_are_answered_at_once() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         for path in ["/echo", "/broadcast/between?self=1"] {
             let mut peer = Peer::open(server, path);
             peer.send(&[fragment(TEXT, b"one "), frame(PING, b"1"), frame(PONG, b"unasked")].concat());
@@ -275,7 +275,7 @@ fn read_to_pong(peer: &mut Peer, ping: &[u8]) {
 
 #[test]
 fn bad_utf8_ends_with_1007_at_its_first_offending_byte_across_fragments() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         for path in ["/echo", "/broadcast/text"] {
             for (good, bad) in NOT_UTF8 {
                 let mut peer = Peer::open(server, path);
@@ -298,7 +298,7 @@ fn bad_utf8_ends_with_1007_at_its_first_offending_byte_across_fragments() {
 
 #[test]
 fn bad_utf8_ends_with_1007_at_its_first_offending_byte_inside_a_frame() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         for path in ["/echo", "/broadcast/text"] {
             for (good, bad) in NOT_UTF8 {
                 for announced in [100, 1_000, MESSAGE_BYTES_MAX] {
@@ -323,7 +323,7 @@ fn offend_unfinished(server: &Server, path: &str, bytes: &[u8]) -> Option<u16> {
 
 #[test]
 fn bad_utf8_is_found_across_tcp_segments_and_not_before_it_is_there() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         for announced in [10, 1_000, MESSAGE_BYTES_MAX] {
             let mut peer = Peer::open(server, "/echo");
             let before = server.figure("bytes_in");
@@ -339,7 +339,7 @@ fn bad_utf8_is_found_across_tcp_segments_and_not_before_it_is_there() {
 
 #[test]
 fn text_that_ends_inside_a_character_ends_with_1007() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         let cut: [&[u8]; 4] = [b"\xc3", b"ok \xe2\x82", b"\xf0\x9f\x92", b"\xe2"];
         let offences: Vec<_> = cut.iter().map(|text| frame(TEXT, text)).collect();
         offend_with_each(server, 1007, &offences);
@@ -354,7 +354,7 @@ fn text_that_ends_inside_a_character_ends_with_1007() {
 
 #[test]
 fn a_character_that_is_split_between_fragments_is_whole() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         let text = "grüße → 水 🜁 𐍈".as_bytes();
         let mut peer = Peer::open(server, "/echo");
         for cut in 0..=text.len() {
@@ -371,7 +371,7 @@ fn a_character_that_is_split_between_fragments_is_whole() {
 
 #[test]
 fn a_close_payload_of_one_byte_ends_with_1002() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         let offences = [frame(CLOSE, b"\x03"), frame(CLOSE, b"\xff")];
         offend_with_each(server, 1002, &offences);
     });
@@ -379,7 +379,7 @@ fn a_close_payload_of_one_byte_ends_with_1002() {
 
 #[test]
 fn a_close_code_that_must_not_be_sent_ends_with_1002() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         let codes = [
             0, 1, 100, 999, 1004, 1005, 1006, 1015, 1016, 1017, 1100, 1999, 2000, 2999, 5000, 5001, 10_000,
             65_535,
@@ -391,7 +391,7 @@ fn a_close_code_that_must_not_be_sent_ends_with_1002() {
 
 #[test]
 fn a_close_reason_that_is_not_utf8_ends_with_1007() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         let reasons: [&[u8]; 5] =
             [b"\xff", b"cut \xe2\x82", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf4\x90\x80\x80"];
         let offences: Vec<_> = reasons.iter().map(|reason| close(1000, reason)).collect();
@@ -401,7 +401,7 @@ fn a_close_reason_that_is_not_utf8_ends_with_1007() {
 
 #[test]
 fn a_good_close_is_answered_with_its_code_and_the_server_closes_tcp_first() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         for path in ["/echo", "/broadcast/closed"] {
             for code in [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 4999] {
                 let mut peer = Peer::open(server, path);
@@ -416,7 +416,7 @@ fn a_good_close_is_answered_with_its_code_and_the_server_closes_tcp_first() {
 
 #[test]
 fn a_close_without_a_code_is_answered_without_one_and_never_by_1005() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         let mut peer = Peer::open(server, "/echo");
         peer.send(&frame(CLOSE, b""));
         assert_eq!(peer.frame(), (FIN | CLOSE, vec![]));
@@ -428,7 +428,7 @@ fn a_close_without_a_code_is_answered_without_one_and_never_by_1005() {
 
 #[test]
 fn nothing_behind_a_close_is_read_as_frames() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         let more = [frame(TEXT, b"more"), frame(PING, b"more"), close(1001, b""), frame(15, b"")].concat();
         for path in ["/echo", "/broadcast/closed"] {
             let mut peer = Peer::open(server, path);
@@ -447,7 +447,7 @@ fn nothing_behind_a_close_is_read_as_frames() {
 
 #[test]
 fn a_close_comes_behind_the_echoes_that_are_owed() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         let mut peer = Peer::open(server, "/echo");
         let texts: Vec<Vec<u8>> = (0..200).map(|at| vec![b'a' + at as u8 % 26; at * 5]).collect();
         let mut sent: Vec<u8> = texts.iter().flat_map(|text| frame(TEXT, text)).collect();
@@ -463,7 +463,7 @@ fn a_close_comes_behind_the_echoes_that_are_owed() {
 
 #[test]
 fn after_an_error_nothing_more_is_read_as_frames() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         let more = [frame(PING, b"more"), frame(TEXT, b"more"), close(1000, b""), frame(15, b"")].concat();
         let offences: [(u16, Vec<u8>); 8] = [
             (1002, frame(3, b"x")),
@@ -491,7 +491,7 @@ fn after_an_error_nothing_more_is_read_as_frames() {
 
 #[test]
 fn what_came_whole_before_an_error_is_answered_before_the_close() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         for bad in [frame(3, b""), frame(TEXT, b"\xff"), header(FIN | TEXT, 1 << 40), b"\x81\x00".to_vec()] {
             let mut peer = Peer::open(server, "/echo");
             peer.send(&[frame(TEXT, b"one"), frame(PING, b"two"), frame(BINARY, b"three"), bad].concat());

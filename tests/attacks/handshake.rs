@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use super::peer::{
     Peer, TEXT, ask, close, fragment, frame, request, status, upgrade, upgrade_by, upgrade_without,
 };
-use super::server::{PATIENCE, Server, on_both_drivers};
+use super::server::{PATIENCE, Server, everywhere, on_both_drivers};
 
 // ---- size ----
 
 #[test]
 fn a_head_of_16_kib_is_read_and_a_longer_one_is_431() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         let padded = |bytes: usize| {
             let padding = bytes - upgrade("/echo", &["X: "]).len();
             upgrade("/echo", &[&format!("X: {}", "x".repeat(padding))])
@@ -26,7 +26,7 @@ fn a_head_of_16_kib_is_read_and_a_longer_one_is_431() {
 
 #[test]
 fn a_head_without_an_end_is_431_once_16_kib_of_it_are_there() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         for unending in ["GET /echo HTTP/1.1\r\nHost: a\r\nX: ", "GET /echo?"] {
             let mut head = unending.as_bytes().to_vec();
             head.resize(16 * 1024, b'x');
@@ -37,7 +37,7 @@ fn a_head_without_an_end_is_431_once_16_kib_of_it_are_there() {
 
 #[test]
 fn up_to_100_header_fields_are_read_and_more_are_431() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         let fields: Vec<String> = (0..101).map(|at| format!("X-{at}: y")).collect();
         let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
         assert_eq!(status(server, &upgrade("/echo", &fields[..95])), 101);
@@ -86,7 +86,7 @@ fn what_is_no_http_request_is_400() {
         b"GET /echo HTTP/1.1\r\nHost: a\nX: y\r\n\r\n",
         b"GET /echo HTTP/1.1\r\nHost: a\r\n\n",
     ];
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         for bytes in MALFORMED {
             assert_eq!(status(server, bytes), 400, "{}", bytes.escape_ascii());
         }
@@ -95,7 +95,7 @@ fn what_is_no_http_request_is_400() {
 
 #[test]
 fn a_line_feed_alone_smuggles_no_field_into_a_good_upgrade() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         assert_eq!(status(server, &upgrade("/echo", &["X: a\nOrigin: http://evil.example"])), 400);
         assert_eq!(status(server, &upgrade("/echo", &["X: a\n"])), 400);
     });
@@ -103,7 +103,7 @@ fn a_line_feed_alone_smuggles_no_field_into_a_good_upgrade() {
 
 #[test]
 fn another_http_version_is_505() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         for version in ["HTTP/1.0", "HTTP/0.9", "HTTP/2.0", "HTTP/2", "HTTP/3.0", "HTTP/1.2"] {
             let line = format!("GET /echo {version}");
             assert_eq!(status(server, &upgrade_by(&line, &[])), 505, "{version}");
@@ -114,7 +114,7 @@ fn another_http_version_is_505() {
 
 #[test]
 fn a_malformed_target_is_400() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         for target in [
             "echo",
             "*",
@@ -136,7 +136,7 @@ fn a_malformed_target_is_400() {
 
 #[test]
 fn an_absolute_target_is_taken_and_names_the_host() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         for target in
             ["http://server.example/echo", "HTTPS://server.example:443/echo?x", "http://[::1]:80/echo"]
         {
@@ -157,7 +157,7 @@ fn an_absolute_target_is_taken_and_names_the_host() {
 
 #[test]
 fn exactly_one_well_formed_host_is_required() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         assert_eq!(status(server, &upgrade_without("Host")), 400);
         assert_eq!(status(server, &request("GET / HTTP/1.1", &[])), 400);
         let repeated: [&[&str]; 2] = [&["Host: a", "Host: a"], &["Host: a", "host: b"]];
@@ -180,7 +180,7 @@ fn exactly_one_well_formed_host_is_required() {
 
 #[test]
 fn an_upgrade_by_another_method_than_get_is_405() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         for method in
             ["POST", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "get", "Get", "BREW"]
         {
@@ -197,7 +197,7 @@ fn an_upgrade_by_another_method_than_get_is_405() {
 
 #[test]
 fn a_missing_or_wrong_version_is_426_and_told_which_is_spoken() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         let mut requests = vec![upgrade_without("Sec-WebSocket-Version")];
         for version in ["", "0", "7", "8", "12", "14", "013", "13.0", "13, 8", "8, 13", "x"] {
             requests.push(upgrade("/echo", &[&format!("Sec-WebSocket-Version: {version}")]));
@@ -213,7 +213,7 @@ fn a_missing_or_wrong_version_is_426_and_told_which_is_spoken() {
 
 #[test]
 fn an_upgrade_that_announces_a_body_is_400() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         let cases: [&[&str]; 12] = [
             &["Content-Length: 1"],
             &["Content-Length: 18446744073709551616"],
@@ -237,7 +237,7 @@ fn an_upgrade_that_announces_a_body_is_400() {
 
 #[test]
 fn a_key_that_is_not_16_bytes_in_base64_is_400() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         assert_eq!(status(server, &upgrade_without("Sec-WebSocket-Key")), 400);
         for key in [
             "",
@@ -269,7 +269,7 @@ fn a_key_that_is_not_16_bytes_in_base64_is_400() {
 
 #[test]
 fn upgrade_and_connection_are_lists_in_any_case_and_over_several_fields() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         let good: [&[&str]; 7] = [
             &["Upgrade: WebSocket", "Connection: upgrade"],
             &["Connection: keep-alive, Upgrade"],
@@ -301,7 +301,7 @@ fn upgrade_and_connection_are_lists_in_any_case_and_over_several_fields() {
 
 #[test]
 fn a_path_that_only_speaks_websocket_is_426_without_an_upgrade() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         for path in ["/echo", "/broadcast/a"] {
             let answer = ask(server, &request(&format!("GET {path} HTTP/1.1"), &["Host: a"]));
             assert_eq!((answer.status, answer.field("upgrade")), (426, Some("websocket")), "{path}");
@@ -312,7 +312,7 @@ fn a_path_that_only_speaks_websocket_is_426_without_an_upgrade() {
 
 #[test]
 fn topics_are_percent_encoded_and_checked() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         let long = "x".repeat(255);
         let encoded = "%78".repeat(255);
         for topic in ["a", "%61", "a%20b", "%E2%82%AC", "a%2Fb", "%25", &long, &encoded] {
@@ -334,7 +334,7 @@ fn topics_are_percent_encoded_and_checked() {
 
 #[test]
 fn only_pages_of_the_same_host_may_connect_by_default() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         let asked = |host: &str, origin: &str| {
             status(server, &upgrade("/echo", &[&format!("Host: {host}"), &format!("Origin: {origin}")]))
         };
@@ -376,7 +376,7 @@ fn only_pages_of_the_same_host_may_connect_by_default() {
 #[test]
 fn listed_origins_are_compared_exactly() {
     let flags = ["--allow-origin", "https://app.example", "--allow-origin", "https://b.example:8443"];
-    on_both_drivers(&flags, |server| {
+    everywhere(&flags, |server| {
         let asked = |origin: &str| status(server, &upgrade("/broadcast/a", &["Host: a", origin]));
         for origin in ["https://app.example", "https://app.example:443", "https://b.example:8443", "http://a"]
         {
@@ -399,7 +399,7 @@ fn listed_origins_are_compared_exactly() {
 
 #[test]
 fn every_page_may_connect_only_when_a_star_says_so() {
-    on_both_drivers(&["--allow-origin", "*"], |server| {
+    everywhere(&["--allow-origin", "*"], |server| {
         for origin in ["https://anywhere.example", "null", "http://[::1]:1"] {
             assert_eq!(status(server, &upgrade("/echo", &[&format!("Origin: {origin}")])), 101, "{origin}");
         }
@@ -408,7 +408,7 @@ fn every_page_may_connect_only_when_a_star_says_so() {
 
 #[test]
 fn a_refused_origin_is_logged_with_the_cure() {
-    on_both_drivers(&["--log", "info"], |server| {
+    everywhere(&["--log", "info"], |server| {
         assert_eq!(status(server, &upgrade("/echo", &["Origin: http://evil.example"])), 403);
         let line = server.wait_for_log("origin not allowed");
         assert!(line.contains("http://evil.example") && line.contains("--allow-origin"), "{line}");
@@ -446,25 +446,25 @@ fn offer_all(
 
 #[test]
 fn a_subprotocol_is_chosen_by_the_servers_order() {
-    on_both_drivers(&SUPPORTED, |server| offer_all(server, |by_server, _| by_server));
+    everywhere(&SUPPORTED, |server| offer_all(server, |by_server, _| by_server));
 }
 
 #[test]
 fn a_subprotocol_is_chosen_by_the_clients_order_where_that_is_set() {
     let flags = [&SUPPORTED[..], &["--subprotocol-preference", "client"]].concat();
-    on_both_drivers(&flags, |server| offer_all(server, |_, by_client| by_client));
+    everywhere(&flags, |server| offer_all(server, |_, by_client| by_client));
 }
 
 #[test]
 fn without_subprotocols_of_its_own_a_server_takes_clients_that_offer_some_without_one() {
-    on_both_drivers(&[], |server| offer_all(server, |_, _| None));
+    everywhere(&[], |server| offer_all(server, |_, _| None));
 }
 
 #[test]
 fn a_subprotocol_that_waits_for_another_shard_is_named_all_the_same() {
     // With two shards about half of the topics live on the other one.
     let flags = [&SUPPORTED[..], &["--shards", "2"]].concat();
-    on_both_drivers(&flags, |server| {
+    everywhere(&flags, |server| {
         for topic in 0..16 {
             let answer =
                 ask(server, &upgrade(&format!("/broadcast/{topic}"), &["Sec-WebSocket-Protocol: a"]));
@@ -475,7 +475,7 @@ fn a_subprotocol_that_waits_for_another_shard_is_named_all_the_same() {
 
 #[test]
 fn a_malformed_subprotocol_is_400() {
-    on_both_drivers(&SUPPORTED, |server| {
+    everywhere(&SUPPORTED, |server| {
         for names in ["a b", "a, \"b\"", "a;q=1", "a/b", "\u{e9}"] {
             assert_eq!(
                 status(server, &upgrade("/echo", &[&format!("Sec-WebSocket-Protocol: {names}")])),
@@ -524,7 +524,7 @@ fn every_refusal_closes_and_serves_nothing_that_is_pipelined_behind_it() {
 
 #[test]
 fn a_refused_peer_that_goes_on_sending_reads_its_refusal_and_is_not_reset() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         let mut peer = Peer::connect(server);
         peer.send(&upgrade("/nothing", &[]));
         for _ in 0..100 {
@@ -539,7 +539,7 @@ fn a_refused_peer_that_goes_on_sending_reads_its_refusal_and_is_not_reset() {
 
 #[test]
 fn data_pipelined_behind_a_good_handshake_is_processed() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         let texts: Vec<Vec<u8>> = (0..500).map(|at| format!("early {at}").into_bytes()).collect();
         for path in ["/echo", "/", "/broadcast/early?self=1"] {
             let mut sent = upgrade(path, &[]);
@@ -604,7 +604,7 @@ fn a_dribbled_handshake_ends_at_its_absolute_deadline() {
 
 #[test]
 fn a_peer_that_says_nothing_has_5_seconds() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         let started = Instant::now();
         let mut peer = Peer::connect(server);
         assert_eq!(peer.drain(), 0);
@@ -618,7 +618,7 @@ fn a_peer_that_says_nothing_has_5_seconds() {
 
 #[test]
 fn an_upgrade_in_time_is_not_cut_at_the_handshakes_deadline() {
-    on_both_drivers(&["--handshake-timeout", "300ms"], |server| {
+    everywhere(&["--handshake-timeout", "300ms"], |server| {
         let mut early = Peer::open(server, "/echo");
         // One that comes later and never asks outlives the deadline of the first.
         assert_eq!(Peer::connect(server).drain(), 0);

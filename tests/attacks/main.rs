@@ -5,9 +5,12 @@
 //! test's own only ends a test that would hang.
 #![forbid(unsafe_code)]
 
+#[path = "../support/certificate.rs"]
+mod certificate;
 mod compression;
 mod frames;
 mod handshake;
 mod peer;
 mod resources;
 mod server;
+mod tls;

@@ -2,10 +2,13 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
 
 use base64::Engine as _;
+use rustls::{ClientConfig, ClientConnection};
 use socket2::{Domain, SockRef, Socket, Type};
 
+use super::certificate::{localhost, trusting};
 use super::server::{PATIENCE, Server};
 
 pub const CONTINUATION: u8 = 0;
@@ -118,12 +121,13 @@ impl Answer {
 
 pub struct Peer {
     pub stream: TcpStream,
+    secure: Option<Box<ClientConnection>>,
     inbox: Vec<u8>,
 }
 
 impl Peer {
     pub fn connect(server: &Server) -> Peer {
-        Peer::over(TcpStream::connect(server.address).expect("connected"))
+        Peer::over(TcpStream::connect(server.address).expect("connected")).as_secure_as(server)
     }
 
     /// With a receive buffer of about `bytes`, so that the server soon meets a peer that takes no more.
@@ -132,14 +136,32 @@ impl Peer {
         // Before connecting: the window is agreed on then.
         socket.set_recv_buffer_size(bytes).expect("a buffer");
         socket.connect(&server.address.into()).expect("connected");
-        Peer::over(socket.into())
+        Peer::over(socket.into()).as_secure_as(server)
     }
 
     pub fn over(stream: TcpStream) -> Peer {
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_nodelay(true).expect("TCP");
-        Peer { stream, inbox: Vec::new() }
+        Peer { stream, secure: None, inbox: Vec::new() }
+    }
+
+    /// Without TLS, whatever the server speaks.
+    pub fn connect_plainly(server: &Server) -> Peer {
+        Peer::over(TcpStream::connect(server.address).expect("connected"))
+    }
+
+    /// Speaks TLS when the server does, from the first byte that is sent.
+    fn as_secure_as(self, server: &Server) -> Peer {
+        if server.secure { self.speaking_tls(trusting()) } else { self }
+    }
+
+    /// Speaks TLS in this way from the first byte that is sent.
+    pub fn speaking_tls(mut self, config: Arc<ClientConfig>) -> Peer {
+        let mut session = ClientConnection::new(config, localhost()).expect("a session");
+        session.set_buffer_limit(None);
+        self.secure = Some(Box::new(session));
+        self
     }
 
     /// A WebSocket.
@@ -158,11 +180,42 @@ impl Peer {
     }
 
     pub fn send(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).expect("sent");
+        let Some(session) = &mut self.secure else { return self.stream.write_all(bytes).expect("sent") };
+        session.writer().write_all(bytes).expect("memory");
+        while session.is_handshaking() || session.wants_write() {
+            session.complete_io(&mut self.stream).expect("the server takes part");
+        }
     }
 
-    /// Says FIN.
+    /// Sends without waiting, on a socket that does not block: nothing unless all that was sealed before has left.
+    pub fn try_send(&mut self, bytes: &[u8]) -> bool {
+        let session = self.secure.as_mut().expect("one that speaks TLS");
+        while session.wants_write() {
+            if session.write_tls(&mut self.stream).is_err() {
+                return false;
+            }
+        }
+        session.writer().write_all(bytes).expect("memory");
+        true
+    }
+
+    /// Shakes hands without a word inside.
+    pub fn shake(&mut self) -> io::Result<()> {
+        let session = self.secure.as_mut().expect("one that speaks TLS");
+        while session.is_handshaking() {
+            session.complete_io(&mut self.stream)?;
+        }
+        Ok(())
+    }
+
+    /// Says FIN, behind a goodbye where TLS is spoken.
     pub fn finish(&mut self) {
+        if let Some(session) = &mut self.secure {
+            session.send_close_notify();
+            while session.wants_write() {
+                session.write_tls(&mut self.stream).expect("sent");
+            }
+        }
         self.stream.shutdown(Shutdown::Write).expect("connected");
     }
 
@@ -174,7 +227,10 @@ impl Peer {
     /// More bytes of the server, or the end of them.
     fn fill(&mut self) -> io::Result<usize> {
         let mut bytes = [0; 16 * 1024];
-        let count = self.stream.read(&mut bytes)?;
+        let count = match &mut self.secure {
+            None => self.stream.read(&mut bytes)?,
+            Some(session) => read_sealed(session, &mut self.stream, &mut bytes)?,
+        };
         self.inbox.extend_from_slice(&bytes[..count]);
         Ok(count)
     }
@@ -309,6 +365,24 @@ impl Peer {
                 }
                 _ => return self.inbox.len(),
             }
+        }
+    }
+}
+
+/// Bytes of what is inside; none when the stream ended as it should: with a goodbye and with FIN behind it.
+fn read_sealed(
+    session: &mut ClientConnection,
+    stream: &mut TcpStream,
+    bytes: &mut [u8],
+) -> io::Result<usize> {
+    loop {
+        match session.reader().read(bytes) {
+            Ok(0) => return stream.read(bytes),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                session.read_tls(stream)?;
+                session.process_new_packets().map_err(io::Error::other)?;
+            }
+            done => return done,
         }
     }
 }

@@ -14,7 +14,7 @@ use echoring::limits::{MESSAGE_TIMEOUT, Nanos, SECOND};
 use super::peer::{
     BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, Peer, TEXT, close, fragment, frame, header, upgrade,
 };
-use super::server::{Server, on_both_drivers};
+use super::server::{Server, everywhere, on_both_drivers};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -264,7 +264,7 @@ fn empty_fragments_without_end_cost_no_memory() {
 
 #[test]
 fn ten_pings_at_once_are_all_answered_in_order() {
-    on_both_drivers(&[], |server| {
+    everywhere(&[], |server| {
         let mut peer = Peer::open(server, "/echo");
         let pings: Vec<u8> = (0..10).flat_map(|at| frame(PING, format!("payload-{at}").as_bytes())).collect();
         // In one packet, and in ten.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::certificate::certificate;
 use super::peer::{Peer, TEXT, frame};
 
 /// Longer than any deadline of the server that a test waits for, so that a hang is a failure and a slow machine
@@ -25,25 +26,50 @@ pub struct Server {
     child: Child,
     log: Mutex<Receiver<String>>,
     pub address: SocketAddr,
+    /// It speaks TLS.
+    pub secure: bool,
     admin: SocketAddr,
 }
 
 /// Runs `test` against a server with `flags` on io_uring (where the kernel allows it) and against one on epoll, at
 /// the same time. Whatever was done to it, each must still be there and serve.
 pub fn on_both_drivers(flags: &[&str], test: impl Fn(&Server) + Sync) {
+    at_once(&[&["--driver", "auto"], &["--driver", "epoll"]], flags, test);
+}
+
+/// The same, and through TLS besides.
+pub fn everywhere(flags: &[&str], test: impl Fn(&Server) + Sync) {
+    let tls = [&["--driver", "auto"][..], &tls_flags()].concat();
+    at_once(&[&["--driver", "auto"], &["--driver", "epoll"], &tls], flags, test);
+}
+
+/// The same through TLS only.
+pub fn through_tls(flags: &[&str], test: impl Fn(&Server) + Sync) {
+    let [uring, epoll] = ["auto", "epoll"].map(|driver| [&["--driver", driver][..], &tls_flags()].concat());
+    at_once(&[&uring, &epoll], flags, test);
+}
+
+fn tls_flags() -> [&'static str; 4] {
+    let files = certificate();
+    let [cert, key] = [&files.cert, &files.key].map(|path| path.to_str().expect("a path in UTF-8"));
+    ["--tls-cert", cert, "--tls-key", key]
+}
+
+fn at_once(servers: &[&[&str]], flags: &[&str], test: impl Fn(&Server) + Sync) {
     thread::scope(|scope| {
-        let runs = ["auto", "epoll"].map(|driver| {
-            let test = &test;
+        let test = &test;
+        let mut runs = Vec::new();
+        for own in servers {
             let run = move || {
-                let server = Server::start(&[&["--driver", driver], flags].concat());
+                let server = Server::start(&[own, flags].concat());
                 test(&server);
                 server.serves();
             };
-            (driver, scope.spawn(run))
-        });
-        for (driver, run) in runs {
+            runs.push((own, scope.spawn(run)));
+        }
+        for (own, run) in runs {
             if let Err(panic) = run.join() {
-                eprintln!("failed with --driver {driver}");
+                eprintln!("failed with {}", own.join(" "));
                 resume_unwind(panic);
             }
         }
@@ -76,9 +102,10 @@ impl Server {
         let mut listening = String::new();
         let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
         stdout.read_line(&mut listening).expect("a line on stdout");
-        let url = listening.split(' ').nth(1).and_then(|url| url.strip_prefix("ws://"));
-        let address = url.and_then(|address| address.parse().ok()).expect("a listening address");
-        Server { child, log: Mutex::new(log), address, admin }
+        let url = listening.split(' ').nth(1).and_then(|url| url.split_once("://"));
+        let (scheme, address) = url.expect("a URL");
+        let address = address.parse().expect("a listening address");
+        Server { child, log: Mutex::new(log), address, secure: scheme == "wss", admin }
     }
 
     /// The first log line, of those not waited over yet, that has `needle` in it.

@@ -32,7 +32,7 @@ fn world(seed: u64, shards: usize) -> std::rc::Rc<Chat> {
         queue_bytes: QUEUE_BYTES_DEFAULT,
         ..config()
     };
-    World::new(seed, shards, config, MAILBOX_BYTES, |_| {
+    World::new(seed, shards, config, MAILBOX_BYTES, false, |_| {
         Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_MAX, QUEUE_BYTES_DEFAULT)
     })
 }

@@ -2,9 +2,14 @@
 //! and without any of the crate's, so that a mistake there cannot hide here.
 
 use std::collections::VecDeque;
+use std::io::{Read as _, Write as _};
+use std::sync::Arc;
 
 use echoring::driver::sim::{ClientId, Heard, Network, Random};
 
+use rustls::{ClientConfig, ClientConnection};
+
+use super::certificate::localhost;
 use super::inflate::{inflate, store};
 
 /// The key and the answer to it that RFC 6455, 1.3 gives as an example.
@@ -245,6 +250,46 @@ pub enum Leave {
     Told,
 }
 
+/// Sealed bytes that wait to be written, above which no more are sealed.
+const WIRE_BYTES: usize = 40_000;
+
+/// A client's TLS.
+#[derive(Debug)]
+struct Secure {
+    session: ClientConnection,
+    /// Sealed, and not written yet.
+    wire: VecDeque<u8>,
+    /// The server has said that nothing follows.
+    parted: bool,
+}
+
+impl Secure {
+    /// Opens what was read, into `plain`.
+    fn open(&mut self, mut bytes: &[u8], plain: &mut Vec<u8>) {
+        while !bytes.is_empty() {
+            assert!(!self.parted, "nothing follows a goodbye");
+            self.session.read_tls(&mut bytes).expect("room for a record");
+            let state = self.session.process_new_packets().expect("the server speaks TLS");
+            self.parted |= state.peer_has_closed();
+            let before = plain.len();
+            plain.resize(before + state.plaintext_bytes_to_read(), 0);
+            self.session.reader().read_exact(&mut plain[before..]).expect("so many bytes");
+        }
+        self.collect();
+    }
+
+    /// Whether all that was sealed has been written, and nothing waits for the handshake.
+    fn is_done(&self) -> bool {
+        !self.session.is_handshaking() && self.wire.is_empty()
+    }
+
+    fn collect(&mut self) {
+        while self.session.wants_write() {
+            self.session.write_tls(&mut self.wire).expect("memory");
+        }
+    }
+}
+
 /// One client: what it has to write, and what it has heard.
 #[derive(Debug)]
 pub struct Client {
@@ -259,6 +304,7 @@ pub struct Client {
     /// The stream from the server has ended: in order, or not.
     pub end: Option<Heard>,
     left: bool,
+    secure: Option<Box<Secure>>,
     /// Acts in this many of 1,000 of its turns.
     pub eagerness: u32,
     /// Reads at most this much at once.
@@ -287,9 +333,24 @@ impl Client {
             heard: Vec::new(),
             end: None,
             left: false,
+            secure: None,
             eagerness: if slow { 60 } else { 1000 },
             sip_bytes: if slow { random.between(1, 4_000) } else { 1 << 20 },
         }
+    }
+
+    /// From its first byte on it speaks TLS.
+    pub fn secure(&mut self, config: Arc<ClientConfig>) {
+        let mut session = ClientConnection::new(config, localhost()).expect("a session");
+        session.set_buffer_limit(None);
+        let mut secure = Secure { session, wire: VecDeque::new(), parted: false };
+        secure.collect();
+        self.secure = Some(Box::new(secure));
+    }
+
+    /// Whether the stream was ended by the server in a way that nobody in between could have forged.
+    pub fn was_parted_from(&self) -> bool {
+        self.secure.as_ref().is_none_or(|secure| secure.parted)
     }
 
     /// Whether the client could write, read or leave now.
@@ -310,7 +371,12 @@ impl Client {
         } else {
             self.head_bytes - self.written.min(self.head_bytes)
         };
-        network.client_room(self.id).min(self.script.len()).min(allowed)
+        let script = self.script.len().min(allowed);
+        let there = match &self.secure {
+            Some(secure) => secure.wire.len() + if secure.wire.len() < WIRE_BYTES { script } else { 0 },
+            None => script,
+        };
+        network.client_room(self.id).min(there)
     }
 
     fn may_leave(&self) -> bool {
@@ -318,7 +384,9 @@ impl Client {
             return false;
         }
         match self.leave {
-            Leave::Fin => self.script.is_empty(),
+            Leave::Fin => {
+                self.script.is_empty() && self.secure.as_ref().is_none_or(|secure| secure.is_done())
+            }
             Leave::Reset(at) => self.written >= at || self.script.is_empty(),
             // Whoever was told goodbye goes, too.
             Leave::Close(_) | Leave::Offence(_) | Leave::Told => self.decoder.closed,
@@ -333,10 +401,13 @@ impl Client {
         let writable = self.writable(network);
         if writable > 0 && random.chance(500) {
             let most = [writable, writable.min(10), writable.min(1_500)][random.below(3)];
-            let bytes: Vec<u8> = self.script.drain(..random.between(1, most)).collect();
+            let most = random.between(1, most);
+            self.seal(most);
+            let from = self.secure.as_mut().map_or(&mut self.script, |secure| &mut secure.wire);
+            let bytes: Vec<u8> = from.drain(..most.min(from.len())).collect();
             let written = network.client_write(self.id, &bytes);
             assert_eq!(written, bytes.len(), "the room was looked up");
-            self.written += written;
+            self.written += if self.secure.is_some() { 0 } else { written };
         }
         if self.may_leave() {
             self.left = true;
@@ -346,11 +417,23 @@ impl Client {
                     self.end = Some(Heard::Reset);
                     return;
                 }
-                _ => network.client_fin(self.id),
+                _ => {
+                    self.say_goodbye(network, random);
+                    network.client_fin(self.id);
+                }
             }
         }
         let sip = random.between(1, self.sip_bytes);
-        match network.client_read(self.id, sip, &mut self.decoder.buffer) {
+        let heard = match &mut self.secure {
+            None => network.client_read(self.id, sip, &mut self.decoder.buffer),
+            Some(secure) => {
+                let mut read = Vec::new();
+                let heard = network.client_read(self.id, sip, &mut read);
+                secure.open(&read, &mut self.decoder.buffer);
+                heard
+            }
+        };
+        match heard {
             Heard::Bytes => {
                 while let Some(item) = self.decoder.next() {
                     self.heard.push(item);
@@ -361,6 +444,32 @@ impl Client {
                 self.end = Some(end);
                 network.client_close(self.id);
             }
+        }
+    }
+
+    /// Seals the next bytes of the script, unless enough is sealed already.
+    fn seal(&mut self, most: usize) {
+        let allowed =
+            if self.decoder.opened { usize::MAX } else { self.head_bytes.saturating_sub(self.written) };
+        let Some(secure) = &mut self.secure else { return };
+        if secure.wire.len() >= WIRE_BYTES {
+            return;
+        }
+        let bytes: Vec<u8> = self.script.drain(..most.min(allowed).min(self.script.len())).collect();
+        // Before the handshake's end rustls keeps it for later.
+        secure.session.writer().write_all(&bytes).expect("memory");
+        secure.collect();
+        self.written += bytes.len();
+    }
+
+    /// Some say that nothing follows, others just go.
+    fn say_goodbye(&mut self, network: &Network, random: &mut Random) {
+        let Some(secure) = &mut self.secure else { return };
+        if random.chance(500) {
+            secure.session.send_close_notify();
+            secure.collect();
+            let bytes: Vec<u8> = secure.wire.drain(..).collect();
+            network.client_write(self.id, &bytes);
         }
     }
 

@@ -140,6 +140,7 @@ fn check(client: &Client, expected: &Expected, breaks: bool) {
             assert_eq!(code, Some(said), "the close code comes back");
             assert_eq!(client.end, Some(Heard::End));
             assert!(client.decoder.is_between_items());
+            assert!(client.was_parted_from(), "an end that is not said could be a forged one");
         }
         // Its Close overtakes what is queued.
         Leave::Offence(expected) => assert_eq!(code, Some(expected)),
@@ -147,10 +148,10 @@ fn check(client: &Client, expected: &Expected, breaks: bool) {
     }
 }
 
-fn echo<A: Application + 'static>(seed: u64, path: &str, application: impl Fn(usize) -> A) {
+fn echo<A: Application + 'static>(seed: u64, path: &str, secured: bool, application: impl Fn(usize) -> A) {
     let mut random = Random::new(seed);
     let shards = random.between(1, 3);
-    let world = World::new(seed, shards, config(), 4 << 20, application);
+    let world = World::new(seed, shards, config(), 4 << 20, secured, application);
     let breaks = random.chance(150);
     if breaks {
         world.break_connections(random.between(1, 5) as u32);
@@ -177,12 +178,12 @@ fn service() -> Service {
 
 #[test]
 fn echoes_come_back_exactly() {
-    for_each_seed("echoes_come_back_exactly", |seed| echo(seed, "/echo", |_| service()));
+    for_each_seed("echoes_come_back_exactly", |seed| echo(seed, "/echo", false, |_| service()));
 }
 
 #[test]
 fn echoes_of_whole_messages_come_back_exactly() {
-    for_each_seed("echoes_of_whole_messages_come_back_exactly", |seed| echo(seed, "/echo", |_| Echo));
+    for_each_seed("echoes_of_whole_messages_come_back_exactly", |seed| echo(seed, "/echo", false, |_| Echo));
 }
 
 /// The least handler that echoes, whole messages or what there is of them.
@@ -217,6 +218,15 @@ fn parrots() -> Routes {
 fn echoes_by_handlers_come_back_exactly() {
     for_each_seed("echoes_by_handlers_come_back_exactly", |seed| {
         let path = if seed % 2 == 0 { "/whole" } else { "/streamed" };
-        echo(seed, path, |_| service().with_routes(parrots()));
+        echo(seed, path, false, |_| service().with_routes(parrots()));
+    });
+}
+
+#[test]
+fn echoes_through_tls_come_back_exactly() {
+    for_each_seed("echoes_through_tls_come_back_exactly", |seed| match seed % 4 {
+        0 => echo(seed, "/echo", true, |_| Echo),
+        1 => echo(seed, "/streamed", true, |_| service().with_routes(parrots())),
+        _ => echo(seed, "/echo", true, |_| service()),
     });
 }

@@ -12,7 +12,7 @@ use super::for_each_seed;
 use super::world::{World, config};
 
 fn world(seed: u64, shards: usize) -> Rc<World<Service>> {
-    World::new(seed, shards, config(), 4 << 20, |_| {
+    World::new(seed, shards, config(), 4 << 20, false, |_| {
         Service::new(OriginPolicy::SameHost, config().message_bytes_max, QUEUE_BYTES_DEFAULT)
             .with_test_endpoints()
     })
@@ -30,7 +30,11 @@ fn sources(seed: u64) {
     let path = format!("/source?rate={rate}&bytes={bytes}&kind={kind}&count={count}");
     let started = world.network.now();
     for _ in 0..random.between(1, 4) {
-        world.add(&path);
+        let client = world.add(&path);
+        // Slow, but not by so much that the simulation takes for ever.
+        let sip_bytes_min = bytes * count / 2_000;
+        let client = &mut world.clients.borrow_mut()[client];
+        client.sip_bytes = client.sip_bytes.max(sip_bytes_min);
     }
     world.run(|clients| clients.iter().all(|client| client.end.is_some()));
     let least = (count as Nanos - 1) * (SECOND / rate);

@@ -4,6 +4,8 @@
 //! which is how a failure is replayed.
 
 mod broadcast;
+#[path = "../support/certificate.rs"]
+mod certificate;
 mod chat;
 mod client;
 mod echo;

@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use echoring::buffer::{Budget, Lease, Pool};
 use echoring::connection;
@@ -13,6 +14,10 @@ use echoring::driver::{Driver, Options, Waker};
 use echoring::limits::{DRAIN_TIMEOUT, MEMORY_BUDGET_DEFAULT, MILLISECOND, Nanos, SECOND};
 use echoring::shard::{Allowance, Application, Config, Mailboxes, Order, Security, Shard};
 
+use echoring::tls::server_config;
+use rustls::ClientConfig;
+
+use super::certificate::{certificate, trusting};
 use super::client::Client;
 
 /// Steps after which a run is taken to hang.
@@ -33,6 +38,8 @@ pub struct World<A: Application> {
     done: RefCell<Box<Done>>,
     goal: Cell<Goal>,
     quiet: Cell<bool>,
+    /// What clients speak, where the shards speak TLS.
+    secured: Option<Arc<ClientConfig>>,
     over: Vec<Cell<bool>>,
 }
 
@@ -44,6 +51,12 @@ enum Goal {
     Done,
     DoneOrQuiet,
     Drained,
+}
+
+/// What shards that speak TLS are set up with.
+fn security() -> Security {
+    let files = certificate();
+    Security { server: Some(server_config(&files.cert, &files.key).expect("a configuration")), client: None }
 }
 
 /// How shards are set up in simulations: limits that a slow client of the model does not meet.
@@ -60,14 +73,16 @@ pub fn config() -> connection::Config {
 }
 
 impl<A: Application + 'static> World<A> {
-    /// `shards` shards, each with an application of its own, and a seeded network with seeded faults.
+    /// `shards` shards that speak TLS or do not, each with an application of its own, and a seeded network with seeded faults.
     pub fn new(
         seed: u64,
         shards: usize,
         connection: connection::Config,
         mailbox_bytes: usize,
+        secured: bool,
         application: impl Fn(usize) -> A,
     ) -> Rc<World<A>> {
+        let security = if secured { security() } else { Security::default() };
         let mut random = Random::new(seed ^ 0x5eed);
         let faults = Faults { refused_piece: [0, 100, 500][random.below(3)], ..Faults::random(&mut random) };
         let network = Network::new(seed, faults);
@@ -86,12 +101,8 @@ impl<A: Application + 'static> World<A> {
         let mailboxes = Mailboxes::connect(shards, mailbox_bytes);
         let shards: Vec<_> = (drivers.into_iter().zip(mailboxes).enumerate())
             .map(|(number, (driver, mailboxes))| {
-                let config = Config {
-                    connection: connection.clone(),
-                    connections,
-                    security: Security::default(),
-                    seed,
-                };
+                let config =
+                    Config { connection: connection.clone(), connections, security: security.clone(), seed };
                 let allowance = Allowance {
                     pool: Pool::new(budget.clone()),
                     connections: Lease::new(slots.clone(), 16),
@@ -115,6 +126,7 @@ impl<A: Application + 'static> World<A> {
             done: RefCell::new(Box::new(|_| false)),
             goal: Cell::new(Goal::Done),
             quiet: Cell::new(false),
+            secured: secured.then(trusting),
         });
         let others = Rc::downgrade(&world);
         network.while_waiting(move |waiting| others.upgrade().is_some_and(|world| world.pump(Some(waiting))));
@@ -128,7 +140,10 @@ impl<A: Application + 'static> World<A> {
 
     /// Adds a client that asks for `path` and offers extensions.
     pub fn add_offering(&self, path: &str, offer: &str) -> usize {
-        let client = Client::new(&self.network, &mut self.random.borrow_mut(), path, offer);
+        let mut client = Client::new(&self.network, &mut self.random.borrow_mut(), path, offer);
+        if let Some(config) = &self.secured {
+            client.secure(config.clone());
+        }
         self.clients.borrow_mut().push(client);
         self.clients.borrow().len() - 1
     }

@@ -3,7 +3,7 @@
 use rustls::HandshakeKind;
 
 use super::Core;
-use crate::connection::{Connection, Env};
+use crate::connection::{Connection, Env, Fate};
 use crate::driver::{Driver, Source, Span, Token};
 use crate::shard::tls::{Broken, Opened, Session};
 use crate::shard::{Application, refusals};
@@ -70,8 +70,7 @@ impl<D: Driver, A: Application> Core<D, A> {
             self.pool.put(plain);
         }
         if ended {
-            let close_timeout = self.config.connection.close_timeout;
-            self.with_connection(token, |connection, now| connection.ended(now + close_timeout));
+            self.ended(token);
         }
         if let Some(broken) = broken {
             self.broken(token, broken);
@@ -140,21 +139,12 @@ pub(super) fn flush_sealed<D: Driver>(
             tell_broken(connection, broken, env);
         }
     }
-    !send_sealed(session, token, driver, counters)
-}
-
-/// The last words of a session whose connection is done with, if they can be said.
-pub(super) fn part<D: Driver>(
-    session: &mut Session,
-    pool: &mut crate::buffer::Pool,
-    token: Token,
-    driver: &mut D,
-    counters: &mut Counters,
-) {
-    // Without them the peer takes the stream for cut off, which the Close frames in it say it was not.
-    if session.say_goodbye(pool).is_ok() {
-        send_sealed(session, token, driver, counters);
+    if matches!(connection.fate(), Some(Fate::Shutdown | Fate::Close))
+        && let Err(broken) = session.say_goodbye(env.pool)
+    {
+        tell_broken(connection, broken, env);
     }
+    !send_sealed(session, token, driver, counters)
 }
 
 /// Hands to the driver what is sealed. False when it did not take all of it.
