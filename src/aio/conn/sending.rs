@@ -28,8 +28,7 @@ impl<S: Transport> Core<S> {
             self.drop_queue();
             return Poll::Ready(());
         }
-        loop {
-            let Some(buffer) = self.sending.take().or_else(|| self.connection.pop()) else { break };
+        while let Some(buffer) = self.sending.take().or_else(|| self.connection.pop()) {
             let buffer = self.sending.insert(buffer);
             match Pin::new(&mut self.stream).poll_write(cx, buffer.as_slice()) {
                 Poll::Ready(Ok(0)) => return self.writing_failed(&std::io::ErrorKind::WriteZero.into()),

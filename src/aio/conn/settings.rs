@@ -132,6 +132,7 @@ impl Opened {
 /// A clone is the same pool.
 #[derive(Clone)]
 pub struct BufferPool {
+    #[expect(clippy::vec_box, reason = "they go to and fro between here and connections, as pointers")]
     kept: Arc<Mutex<Vec<Box<Tools>>>>,
 }
 
