@@ -7,6 +7,7 @@
 
 pub mod limits;
 
+#[cfg(feature = "tls")]
 pub mod tls;
 
 pub mod protocol;
@@ -15,26 +16,42 @@ pub mod buffer;
 
 pub mod connection;
 
+#[cfg(feature = "server")]
 pub mod hub;
 
+#[cfg(any(feature = "server", feature = "load"))]
 pub mod stats;
 
+#[cfg(feature = "cli")]
 pub mod recording;
 
+#[cfg(any(feature = "server", feature = "load"))]
 pub mod driver;
 
+#[cfg(any(feature = "server", feature = "load"))]
 pub mod shard;
 
 pub mod aio;
 
+#[cfg(feature = "server")]
 pub mod server;
 
+#[cfg(feature = "load")]
 pub mod load;
 
+#[cfg(feature = "server")]
 pub mod control;
 
+#[cfg(feature = "cli")]
 pub mod proxy;
 
+#[cfg(feature = "cli")]
 pub mod connect;
 
+#[cfg(feature = "cli")]
 pub mod cli;
+
+// Its code is compiled with the documentation's tests.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/from-gorilla.md")]
+mod from_gorilla {}

@@ -112,10 +112,10 @@ fn help_and_version_go_to_stdout_and_succeed() {
 
 #[test]
 fn flags_of_later_work_do_not_exist() {
-    let help = text(&output(&["serve", "--help"]).stdout);
-    for flag in ["--config"] {
+    for (command, flag) in [("serve", "--config"), ("bench", "--find-max")] {
+        let help = text(&output(&[command, "--help"]).stdout);
         assert!(!help.contains(flag), "{flag} is in the help");
-        let output = output(&["serve", flag, "x"]);
+        let output = output(&[command, flag, "x"]);
         assert_eq!(output.status.code(), Some(2), "{flag}");
     }
 }

@@ -4,7 +4,9 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "client")]
 use std::collections::hash_map::RandomState;
+#[cfg(feature = "client")]
 use std::hash::BuildHasher as _;
 use std::io;
 
@@ -79,11 +81,13 @@ pub(super) async fn end<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
 }
 
 /// 64 bits that nobody can foresee: a hash under a key that the system's random source gave.
+#[cfg(feature = "client")]
 pub(super) fn random() -> u64 {
     RandomState::new().hash_one(0_u64)
 }
 
 /// A nonce for `Sec-WebSocket-Key` (RFC 6455, 4.1).
+#[cfg(feature = "client")]
 pub(super) fn nonce() -> [u8; 16] {
     (u128::from(random()) << 64 | u128::from(random())).to_ne_bytes()
 }

@@ -8,11 +8,15 @@
 #![forbid(unsafe_code)]
 
 mod conn;
+#[cfg(feature = "client")]
 mod dialer;
 mod handshake;
 mod listener;
+#[cfg(feature = "client")]
 mod proxy;
+#[cfg(feature = "client")]
 pub mod reconnect;
+#[cfg(feature = "client")]
 mod stream;
 mod tokio_stream;
 mod upgrader;
@@ -25,10 +29,14 @@ pub use conn::{
     BufferPool, Conn, Control, ControlReply, Error, Heartbeat, Message, MessageReader, MessageWriter, Opened,
     PreparedMessage, Pump, Reader, Sender, Settings, Transport, TrySendError, Writer,
 };
+#[cfg(feature = "client")]
 pub use dialer::{ClientTls, DialError, Dialer, Jar, Response, Stage, dial};
 pub use listener::{Incoming, Listener};
+#[cfg(feature = "client")]
 pub use proxy::{BadProxy, Proxy, ProxyError};
+#[cfg(feature = "client")]
 pub use reconnect::Reconnecting;
+#[cfg(feature = "client")]
 pub use stream::{ClientStream, MaybeTls};
 pub use tokio_stream::TokioStream;
 pub use upgrader::{

@@ -1,0 +1,78 @@
+"""The library's client with servers that others wrote: every check of `matrix.py` that each of them can be asked for."""
+
+import os
+import unittest
+
+import matrix
+import programs
+from harness import BINARY
+
+CLIENT = os.path.join(os.path.dirname(BINARY), "examples", "interop_client")
+# Whether the server accepts compression, and whether the client offers it: it is agreed on when both do.
+SETTINGS = [(accepts, offers) for accepts in (False, True) for offers in (False, True)]
+
+
+class Servers:
+    """The tests that the client passes with every server, on tokio and on tokio-uring."""
+
+    # The name in `programs.missing()`.
+    name = ""
+    # Checks that it has no way to do.
+    cannot = ()
+    # Those that it fails where messages are compressed.
+    cannot_compressed = ()
+
+    @classmethod
+    def setUpClass(cls):
+        lacking = programs.missing().get(cls.name)
+        if lacking:
+            raise unittest.SkipTest(f"{lacking} not installed")
+        cls.outcomes = {}
+        for accepts, offers in SETTINGS:
+            cannot = (*cls.cannot, *(cls.cannot_compressed if accepts and offers else ()))
+            checked = [check["name"] for check in matrix.THEIRS if check["name"] not in cannot]
+            with programs.Peer(cls.command(), *(["--compress"] if accepts else [])) as peer:
+                for runtime in ("tokio", "tokio-uring"):
+                    wanted = matrix.checks(checked, compress=offers, compressed=accepts and offers)
+                    command = [CLIENT, *(["--uring"] if runtime == "tokio-uring" else [])]
+                    cls.outcomes[accepts, offers, runtime] = matrix.run(command, peer.url, wanted)
+
+    def check(self, name):
+        problems = {setting: outcome[name] for setting, outcome in self.outcomes.items() if outcome.get(name)}
+        self.assertEqual(problems, {})
+
+
+# Topics are ours.
+COMMON = ("a topic of its own",)
+
+
+@matrix.with_checks(matrix.THEIRS)
+class WithWebsockets(Servers, unittest.TestCase):
+    command = staticmethod(lambda: programs.python("websockets_server.py"))
+    cannot = COMMON
+
+
+@matrix.with_checks(matrix.THEIRS)
+class WithWs(Servers, unittest.TestCase):
+    name = "ws"
+    command = staticmethod(lambda: programs.node("ws_server.mjs"))
+    cannot = COMMON
+
+
+@matrix.with_checks(matrix.THEIRS)
+class WithBun(Servers, unittest.TestCase):
+    """It sends whole messages only, and by itself agrees to whatever subprotocol comes first."""
+
+    name = "bun"
+    command = staticmethod(lambda: programs.bun("bun_server.mjs"))
+    cannot = (*COMMON, "fragments back", "subprotocol of the client only")
+
+
+@matrix.with_checks(matrix.THEIRS)
+class WithGorilla(Servers, unittest.TestCase):
+    """Its limit is of the bytes on the wire, so a compressed message of a MiB is not too long for it."""
+
+    name = "gorilla"
+    command = staticmethod(lambda: [programs.gorilla(), "server"])
+    cannot = COMMON
+    cannot_compressed = ("too long",)
