@@ -127,7 +127,7 @@ pub struct Peer {
 
 impl Peer {
     pub fn connect(server: &Server) -> Peer {
-        Peer::over(TcpStream::connect(server.address).expect("connected")).as_secure_as(server)
+        Peer::over(TcpStream::connect(server.address).expect("connected")).secured_like(server)
     }
 
     /// With a receive buffer of about `bytes`, so that the server soon meets a peer that takes no more.
@@ -136,7 +136,7 @@ impl Peer {
         // Before connecting: the window is agreed on then.
         socket.set_recv_buffer_size(bytes).expect("a buffer");
         socket.connect(&server.address.into()).expect("connected");
-        Peer::over(socket.into()).as_secure_as(server)
+        Peer::over(socket.into()).secured_like(server)
     }
 
     pub fn over(stream: TcpStream) -> Peer {
@@ -152,7 +152,7 @@ impl Peer {
     }
 
     /// Speaks TLS when the server does, from the first byte that is sent.
-    fn as_secure_as(self, server: &Server) -> Peer {
+    fn secured_like(self, server: &Server) -> Peer {
         if server.secure { self.speaking_tls(trusting()) } else { self }
     }
 
