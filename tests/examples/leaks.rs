@@ -42,7 +42,7 @@ fn ten_thousand_connections_leave_no_task_and_no_descriptor() {
 fn connect_and_close(address: SocketAddr, n: usize) {
     let stream = std::net::TcpStream::connect(address).expect("a connection");
     let (mut socket, _) = client(format!("ws://{address}/wshandler"), stream).expect("an upgrade");
-    if n % 100 == 0 {
+    if n.is_multiple_of(100) {
         return;
     }
     if n % 100 == 1 {

@@ -1,6 +1,8 @@
 //! What the examples promise and no client can see: tasks that end, channels that pause a peer, messages that are
 //! not lost. What clients see is tested with the programs of others, in `tests/interop/test_examples.py`.
 
+#![allow(clippy::duplicate_mod, reason = "each example is a program and has its own")]
+
 #[path = "../../examples/echo.rs"]
 #[allow(dead_code)]
 mod echo;
