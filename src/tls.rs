@@ -24,6 +24,7 @@ const ALPN: &[u8] = b"http/1.1";
 
 /// Whose certificates a client believes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Trust {
     /// Those that the system's roots vouch for.
     #[default]

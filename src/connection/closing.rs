@@ -13,6 +13,7 @@ use crate::protocol::{Offence, Role};
 
 /// Why a connection ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Cause {
     /// The peer closed, by a Close frame.
     Peer,
@@ -62,6 +63,7 @@ impl Cause {
 
 /// What of TLS failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum TlsFault {
     /// The two did not agree, one is not who it should be, or what came is not TLS.
     Handshake,

@@ -150,6 +150,7 @@ pub enum Event {
 
 /// Which driver is to do the I/O.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum DriverChoice {
     /// io_uring where the kernel has and allows it, else epoll, said loudly.
     #[default]

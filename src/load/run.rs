@@ -49,6 +49,7 @@ const LOOPBACK_ADDRESSES_MAX: usize = 254;
 
 /// What a run is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Stage {
     /// Opening connections.
     Connecting,

@@ -11,6 +11,7 @@ use super::CloseCode;
 
 /// One offence of a peer. [`Display`](fmt::Display) gives a text that fits a Close frame's reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Offence {
     /// RSV1, RSV2 or RSV3 without an extension that gave it a meaning (RFC 6455, 5.2; RFC 7692, 6).
     ReservedBits,

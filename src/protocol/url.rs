@@ -21,6 +21,7 @@ pub struct Url {
 
 /// What is wrong with a URL, in one line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum BadUrl {
     /// It does not begin with `ws://` or `wss://`.
     Scheme,

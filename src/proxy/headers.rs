@@ -31,6 +31,7 @@ pub enum Forwarded {
 
 /// Which `Host` a server sees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum HostPolicy {
     /// The client's. Servers that compare it with a page's origin need this.
     #[default]

@@ -165,6 +165,7 @@ impl fmt::Display for ConnectError {
 
 /// Which of several servers gets the next connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Balance {
     /// The one with the fewest connections from this proxy; in turn where several have as few.
     #[default]

@@ -15,6 +15,7 @@ use crate::protocol::handshake::{OriginPolicy, Refusal, Request, SubprotocolPref
 
 /// Where to take connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ListenAddress {
     /// An address and port; port 0 takes a free one.
     Tcp(SocketAddr),

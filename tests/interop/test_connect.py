@@ -6,12 +6,14 @@ import re
 import select
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import threading
 import time
 import unittest
 
+import trustme
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import serve
 
@@ -94,6 +96,20 @@ class ByPipe(unittest.TestCase):
         self.assertEqual(headers["Sec-WebSocket-Protocol"], "other, v2")
         self.assertEqual((headers["Origin"], headers["X-One"]), ("https://app.example", "1"))
         self.assertEqual(headers["Authorization"], "Bearer a b")
+
+    def test_a_secure_server_is_believed_by_its_roots_or_without_a_look_if_told_so(self):
+        authority = trustme.CA()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("localhost").configure_cert(context)
+        url = self.backend(ssl=context).url.replace("ws://127.0.0.1", "wss://localhost")
+        with authority.cert_pem.tempfile() as roots:
+            self.assertEqual(talk(url, "--ca-file", roots, lines=b"hi\n"), (0, b"hi\n", ""))
+            # The certificate names another host.
+            code, out, errors = talk(url.replace("localhost", "127.0.0.1"), "--ca-file", roots, lines=b"hi\n")
+            self.assertEqual((code, out), (3, b""), errors)
+        self.assertEqual(talk(url, "--insecure", lines=b"hi\n"), (0, b"hi\n", ""))
+        code, out, errors = talk(url, lines=b"hi\n")
+        self.assertEqual((code, out, errors.count("\n")), (3, b"", 1), errors)
 
     def test_it_waits_for_a_count_or_for_silence(self):
         def push(connection):

@@ -11,6 +11,7 @@ use crate::protocol::{CloseCode, Opcode};
 
 /// What is done about a control frame of the peer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ControlReply {
     /// What is done without a handler: a ping gets a pong with the same payload, a Close frame one with the same code,
     /// a pong nothing.

@@ -110,6 +110,7 @@ impl Sender {
 
 /// A message that was not queued.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum TrySendError {
     /// There is no room in the queue.
     Full(Message),

@@ -17,6 +17,7 @@ pub type Response = http::Response<Bytes>;
 
 /// A step of a dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Stage {
     /// Looking the name up.
     Resolve,

@@ -77,6 +77,7 @@ pub fn write_offer(out: &mut Vec<u8>, preferences: &Preferences) {
 
 /// Why a server's choice of extensions fails the connection (RFC 6455, 4.1 and 9.1; RFC 7692, 7.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum BadExtension {
     /// The header does not keep its grammar.
     Malformed,

@@ -44,6 +44,7 @@ pub fn check_field(name: &str, value: &str) -> Result<(), BadField> {
 
 /// Why a field may not be added to a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum BadField {
     /// The name is no token (RFC 9110, 5.1).
     Name,

@@ -4,6 +4,7 @@
 
 /// The operator's rule on the `Origin` that browsers send.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum OriginPolicy {
     /// Pages served by the very host that they connect to.
     #[default]

@@ -198,6 +198,7 @@ impl Response {
 
 /// Why a server's answer opens no WebSocket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum BadHandshake {
     /// The server answered with another status than 101.
     Status(u16),
