@@ -30,6 +30,7 @@ use crate::protocol::Url;
 use crate::protocol::handshake::{self, BadField, check_field, is_subprotocol};
 use crate::tls::{Trust, client_config};
 
+pub(crate) use connect::connect_to;
 pub use cookies::Jar;
 pub use error::{DialError, Response, Stage};
 
@@ -305,10 +306,7 @@ impl Dialer {
         let clock = self.clock();
         let stream = self.connect(&url, &clock).await?;
         let addresses = (stream.local_addr().ok(), stream.peer_addr().ok());
-        let stream = stream.into_std().map_err(DialError::Io)?;
-        // The ring waits by itself; with this flag it would say that nothing is there yet.
-        stream.set_nonblocking(false).map_err(DialError::Io)?;
-        let stream = UringStream::new(tokio_uring::net::TcpStream::from_std(stream));
+        let stream = UringStream::from_tokio(stream).map_err(DialError::Io)?;
         self.open(&url, stream, addresses, &clock).await.map(|(conn, _)| conn)
     }
 
@@ -329,7 +327,8 @@ impl Dialer {
         let proxy = self.proxy.as_ref().and_then(|proxy| proxy.to(url));
         let (host, port) = proxy.map_or((&url.host, url.port), |proxy| (&proxy.host, proxy.port));
         let connecting = clock.shortened(self.connect_timeout);
-        let addresses = connecting.run(Stage::Resolve, connect::resolve(host, port)).await??;
+        let addresses = connecting.run(Stage::Resolve, connect::resolve(host, port)).await?;
+        let addresses = addresses.map_err(DialError::Resolve)?;
         let stream = connecting.run(Stage::Connect, connect::race(&addresses, self.local)).await?;
         let stream = stream.map_err(DialError::Connect)?;
         stream.set_nodelay(true).map_err(DialError::Connect)?;

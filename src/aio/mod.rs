@@ -30,6 +30,8 @@ pub use conn::{
     PreparedMessage, Pump, Reader, Sender, Settings, Transport, TrySendError, Writer,
 };
 #[cfg(feature = "client")]
+pub(crate) use dialer::connect_to;
+#[cfg(feature = "client")]
 pub use dialer::{ClientTls, DialError, Dialer, Jar, Response, Stage, dial};
 pub use listener::{Incoming, Listener};
 #[cfg(feature = "client")]

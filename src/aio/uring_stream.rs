@@ -55,6 +55,15 @@ impl UringStream {
         }
     }
 
+    /// Moves a socket from tokio's reactor to the ring.
+    #[cfg(feature = "client")]
+    pub(crate) fn from_tokio(stream: tokio::net::TcpStream) -> io::Result<UringStream> {
+        let stream = stream.into_std()?;
+        // The ring waits by itself; with this flag it would say that nothing is there yet.
+        stream.set_nonblocking(false)?;
+        Ok(UringStream::new(TcpStream::from_std(stream)))
+    }
+
     /// Waits for the write under way, if any, and gives its result.
     fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Writing::Underway(operation) = &mut self.write {

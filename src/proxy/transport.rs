@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::pump::Activity;
-use crate::aio::UringStream;
+use crate::aio::{self, UringStream};
 
 /// A stream of either runtime, with TLS or without. It stays on its thread.
 pub(super) type Transport = Box<dyn Stream>;
@@ -29,31 +29,13 @@ pub(super) enum Runtime {
     Tokio,
 }
 
-/// Connects to the first of the host's addresses that takes it.
+/// Connects to a host.
 pub(super) async fn connect(runtime: Runtime, host: &str, port: u16) -> io::Result<Transport> {
-    let mut last = None;
-    for address in tokio::net::lookup_host((host, port)).await? {
-        match connect_to(runtime, address).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = Some(error),
-        }
-    }
-    Err(last.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
-}
-
-async fn connect_to(runtime: Runtime, address: SocketAddr) -> io::Result<Transport> {
-    match runtime {
-        Runtime::Tokio => {
-            let stream = tokio::net::TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
-            Ok(Box::new(stream))
-        }
-        Runtime::TokioUring => {
-            let stream = tokio_uring::net::TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
-            Ok(Box::new(UringStream::new(stream)))
-        }
-    }
+    let stream = aio::connect_to(host, port).await?;
+    Ok(match runtime {
+        Runtime::Tokio => Box::new(stream),
+        Runtime::TokioUring => Box::new(UringStream::from_tokio(stream)?),
+    })
 }
 
 /// A stream that notes when bytes pass.

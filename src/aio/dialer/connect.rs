@@ -13,18 +13,23 @@ use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Sleep, sleep};
 
-use super::error::DialError;
 use crate::limits::CONNECT_STAGGER;
 
+/// Connects to a host, by whichever of its addresses answers first.
+pub(crate) async fn connect_to(host: &str, port: u16) -> io::Result<TcpStream> {
+    let stream = race(&resolve(host, port).await?, None).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
 /// The addresses of a host, those of either family by turns (RFC 8305, section 4).
-pub(super) async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
+pub(super) async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);
     }
-    let found: Vec<SocketAddr> =
-        tokio::net::lookup_host((host, port)).await.map_err(DialError::Resolve)?.collect();
+    let found: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await?.collect();
     if found.is_empty() {
-        return Err(DialError::Resolve(io::Error::new(io::ErrorKind::NotFound, "no address")));
+        return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
     }
     Ok(by_turns(found))
 }
