@@ -322,6 +322,7 @@ fn a_record_has_every_field_of_the_schema() {
             "service_ns",
             "started_at",
             "target",
+            "tls",
         ];
         assert_eq!(keys(record), fields);
         assert_eq!(keys(&record["integrity"]), ["corrupted", "duplicated", "lost", "reordered"]);

@@ -1,7 +1,7 @@
 //! A reverse proxy that knows WebSockets: HTTP and WebSockets pass on one address to one of several servers.
 //!
 //! It runs on threads of its own, each with a runtime (tokio-uring where io_uring is allowed, else tokio), and each
-//! connection stays on the thread that accepted it. Frames pass as they are, see [`relay`]; messages are never put
+//! connection stays on the thread that accepted it. Frames pass as they are; messages are never put
 //! together, so their length costs nothing. A slow reader pauses its sender. `docs/proxy.md` has what it decides.
 //!
 //! Never: a queue without a bound, or an end that one side does not hear of.

@@ -26,8 +26,8 @@ use crate::protocol::{CloseCode, Opcode, Utf8};
 /// The half of a [`Conn`](super::Conn) that writes. There is only one; for several tasks that write, see
 /// [`into_sender`](Writer::into_sender).
 ///
-/// Each `write` is done when the transport has taken the message and all that was queued before it. When its future is
-/// dropped, the message was either not queued at all, or it stays queued, whole, and is sent by whatever is polled
+/// Each `write` is done when the transport has taken all that is queued: the message, what was before it, and answers to
+/// the peer's pings. When its future is dropped, the message was either not queued at all, or it stays queued, whole, and is sent by whatever is polled
 /// next: never a part of it.
 pub struct Writer<S> {
     pub(super) shared: Arc<Shared<S>>,

@@ -452,7 +452,8 @@ fn oracle(payload: &[u8]) -> Option<Vec<u8>> {
         }
         used += now_used;
         written += made;
-        if used > payload.len() && used < input.len() {
+        // A final block may end with the very bytes that were cut off as the tail, but not among them.
+        if used > payload.len() && used != payload.len() + TAIL.len() && used < input.len() {
             return None;
         }
     }
@@ -563,7 +564,7 @@ proptest! {
         let inflated = inflate(&mut Inflater::new(FRESH), &payload);
         prop_assert_eq!(&inflated, &inflate(&mut Inflater::new(KEPT), &payload));
         if let Ok(message) = inflated {
-            prop_assert_eq!(oracle(&payload), Some(message));
+            prop_assert!(oracle(&payload) == Some(message), "{payload:02x?}");
         }
     }
 

@@ -23,18 +23,22 @@ async fn two_tasks_over_a_tiny_stream_never_wait_for_ever() {
                 }
                 writer
             });
+            let (all_read, done) = tokio::sync::oneshot::channel();
             let reading = tokio::spawn(async move {
                 for n in 0..200_usize {
                     assert_eq!(reader.read().await.expect("a message"), vec![n as u8; n].into());
                 }
-                reader
+                all_read.send(()).expect("awaited");
+                // What is still on its way are pongs, and the other end waits until they are taken.
+                reader.discard_reads().await
             });
-            (writing, reading)
+            (writing, done, reading)
         });
         let both = async {
             let mut halves = Vec::new();
-            for (writing, reading) in ends {
-                halves.push((writing.await.expect("written"), reading.await.expect("read")));
+            for (writing, done, reading) in ends {
+                halves.push((writing.await.expect("written"), reading));
+                done.await.expect("read");
             }
         };
         tokio::time::timeout(Duration::from_secs(60), both).await.expect("nobody waits for ever");
