@@ -30,6 +30,7 @@ use crate::protocol::Url;
 use crate::protocol::handshake::{self, BadField, check_field, is_subprotocol};
 use crate::tls::{Trust, client_config};
 
+#[cfg(feature = "cli")]
 pub(crate) use connect::connect_to;
 pub use cookies::Jar;
 pub use error::{DialError, Response, Stage};

@@ -29,7 +29,7 @@ pub use conn::{
     BufferPool, Conn, Control, ControlReply, Error, Heartbeat, Message, MessageReader, MessageWriter, Opened,
     PreparedMessage, Pump, Reader, Sender, Settings, Transport, TrySendError, Writer,
 };
-#[cfg(feature = "client")]
+#[cfg(feature = "cli")]
 pub(crate) use dialer::connect_to;
 #[cfg(feature = "client")]
 pub use dialer::{ClientTls, DialError, Dialer, Jar, Response, Stage, dial};

@@ -16,6 +16,7 @@ use tokio::time::{Sleep, sleep};
 use crate::limits::CONNECT_STAGGER;
 
 /// Connects to a host, by whichever of its addresses answers first.
+#[cfg(feature = "cli")]
 pub(crate) async fn connect_to(host: &str, port: u16) -> io::Result<TcpStream> {
     let stream = race(&resolve(host, port).await?, None).await?;
     stream.set_nodelay(true)?;
