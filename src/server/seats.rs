@@ -177,14 +177,19 @@ impl Seats {
     }
 
     /// Rings the alarms that are due, each once, and tells the starved that there is room.
+    #[inline]
     pub(super) fn turn_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
         if !self.starved.is_empty() {
             self.feed(cx);
         }
         let now = cx.now();
-        if self.alarms.next().is_none_or(|at| at > now) {
-            return;
+        if self.alarms.next().is_some_and(|at| at <= now) {
+            self.ring_due(cx, now);
         }
+    }
+
+    #[inline(never)]
+    fn ring_due<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, now: Nanos) {
         let mut due = std::mem::take(&mut self.due);
         while let Some(number) = self.alarms.pop_due(now) {
             due.push(number);

@@ -350,8 +350,11 @@ impl Application for Service {
     }
 
     fn deadline(&self) -> Option<Nanos> {
-        let deadlines = [self.broadcast.deadline(), self.chat.deadline(), self.seats.deadline()];
-        deadlines.into_iter().flatten().min()
+        // Asked in every turn, and nearly always about nothing.
+        match (self.broadcast.deadline(), self.chat.deadline(), self.seats.deadline()) {
+            (only, None, None) => only,
+            (broadcast, chat, seats) => [broadcast, chat, seats].into_iter().flatten().min(),
+        }
     }
 
     fn describe(&self, snapshot: &mut Snapshot) {

@@ -179,8 +179,20 @@ class Chromium(Client, unittest.TestCase):
             raise unittest.SkipTest("chromium and chromedriver not installed")
         cls.browser = webdriver.Browser()
         cls.addClassCleanup(cls.browser.close)
-        cls.browser.open(f"{origin}/")
+        cls.open_page()
         super().setUpClass()
+
+    @classmethod
+    def open_page(cls):
+        """A page with the programs. The browser has been seen to give up a fetch for reasons of its own; a page
+        remembers that, another one tries anew."""
+        for again in (True, False):
+            cls.browser.open(f"{origin}/")
+            try:
+                return cls.browser.run('await Promise.all([import("/steps.mjs"), import("/whatwg.mjs")]);')
+            except AssertionError as failed:
+                if not again or "Failed to fetch" not in str(failed):
+                    raise
 
     @classmethod
     def run_checks(cls, url, checks):

@@ -237,8 +237,16 @@ impl Chat {
         }
     }
 
+    #[inline]
     pub(in crate::server) fn turn_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
         self.now = cx.now();
+        if !self.waiting.is_empty() || !self.fallen.is_empty() {
+            self.carry_and_drop(cx);
+        }
+    }
+
+    #[inline(never)]
+    fn carry_and_drop<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
         loop {
             let all = self.carry_waiting(cx);
             if self.fallen.is_empty() {
