@@ -1,6 +1,25 @@
 //! `echoring`: a WebSocket echo and broadcast server for Linux on io_uring, and the load generator that
 //! proves its numbers.
 //!
+//! Programs find here
+//!
+//! - [`aio`]: connections for asynchronous code, on tokio and on tokio-uring: [`aio::Dialer`] and [`aio::Upgrader`] open
+//!   them, [`aio::Conn`] is one;
+//! - [`server`]: handlers for very many connections, on threads of their own: [`server::Server::builder`];
+//! - [`protocol`] and [`connection`]: RFC 6455 and RFC 7692 without I/O.
+//!
+//! ```no_run
+//! # async fn talk() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut conn = echoring::aio::dial("ws://127.0.0.1:9001/echo").await?;
+//! conn.write_text("hello").await?;
+//! assert_eq!(conn.read().await?, "hello".into());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! `docs/from-gorilla.md` has each call of Go's `gorilla/websocket` beside its counterpart. Features, all on by default:
+//! `tls`, `compress`, `client`, `server`, `load`, and `cli` for the program; `cluster` is reserved.
+//!
 //! The floors, lowest first; a module imports only from those above it in this list (see ARCHITECTURE.md):
 //! `limits`, `tls`, `protocol`, `buffer`, `connection`, `hub`, `stats`, `recording`, `driver`, `shard`, `aio`,
 //! `server`, `load`, `control`, `proxy`, `connect`, `cli`.
