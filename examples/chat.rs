@@ -7,6 +7,8 @@
 //! The rules of the room, its messages and its page are those of `echoring serve` at `/chat`; `docs/chat.md` has the
 //! protocol. What is here is how they travel when each client is a task of its own.
 
+mod support;
+
 use std::collections::HashMap;
 use std::error::Error;
 use std::net::SocketAddr;
@@ -14,15 +16,15 @@ use std::pin::pin;
 use std::time::Instant;
 
 use echoring::aio::{
-    self, Acceptance, Answer, Asked, Control, Decision, Kind, Listener, Reader, Sender, TrySendError,
-    UpgradeError, Upgrader,
+    self, Acceptance, Answer, Asked, Control, Decision, Kind, Reader, Sender, TrySendError, UpgradeError,
+    Upgrader,
 };
 use echoring::limits::{CHAT_REFUSALS_MAX, SOCKET_SEND_BYTES};
 use echoring::protocol::CloseCode;
 use echoring::server::chat::{Input, Message, Rate, Refused, Room, SUBPROTOCOL, page};
 use socket2::SockRef;
+use support::{arguments, listen, until_signal};
 use tokio::net::TcpStream;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 /// Messages that wait for a client. One that lets more come together does not read.
@@ -32,25 +34,13 @@ const EVENTS_MAX: usize = 1_000;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:8282".into());
-    if address.starts_with('-') {
-        println!(
-            "A chat room, with its page on /chat.\n\nUsage: chat [ADDRESS], 127.0.0.1:8282 unless told otherwise"
-        );
-        return Ok(());
-    }
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    tokio::select! {
-        ended = serve(&address) => ended,
-        // Dropping a future ends it wherever it waits, so there is nothing to tell it.
-        _ = interrupt.recv() => Ok(()),
-        _ = terminate.recv() => Ok(()),
-    }
+    let [address] = arguments("A chat room, with its page on /chat.", ["ADDRESS"], ["127.0.0.1:8282"]);
+    until_signal(serve(&address)).await
 }
 
 async fn serve(address: &str) -> Result<(), Box<dyn Error>> {
-    let listener = Listener::bind(address).await?;
-    println!("listening on http://{}/chat", listener.local_addr()?);
+    let (listener, shown) = listen(address).await?;
+    println!("listening on http://{shown}/chat");
     let upgrader = Upgrader::new().allow_any_origin().subprotocols([SUBPROTOCOL]);
     let (events, inbox) = mpsc::channel(EVENTS_MAX);
     tokio::spawn(Hub::default().run(inbox));
