@@ -142,7 +142,7 @@ fn upgrade_request() -> (&'static mut [u8], Vec<u8>) {
 fn accept_upgrade((request, mut out): (&'static mut [u8], Vec<u8>)) -> Vec<u8> {
     let _ = handshake::with_request(black_box(request), |request, _| {
         if let Ok(Some(upgrade)) = request.upgrade() {
-            handshake::write_accept(&mut out, &upgrade.key, None, None);
+            handshake::write_accept(&mut out, &upgrade.key, None, None, []);
         }
     });
     out

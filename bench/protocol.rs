@@ -126,7 +126,7 @@ fn handshaking(c: &mut Criterion) {
             out.clear();
             handshake::with_request(black_box(BROWSER_REQUEST), |request, _| {
                 if let Ok(Some(upgrade)) = request.upgrade() {
-                    handshake::write_accept(&mut out, &upgrade.key, None, None);
+                    handshake::write_accept(&mut out, &upgrade.key, None, None, []);
                 }
             })
         });
@@ -150,7 +150,7 @@ fn handshaking(c: &mut Criterion) {
         });
     });
     let mut answer = Vec::new();
-    handshake::write_accept(&mut answer, b"dGhlIHNhbXBsZSBub25jZQ==", None, None);
+    handshake::write_accept(&mut answer, b"dGhlIHNhbXBsZSBub25jZQ==", None, None, []);
     group.bench_function("client: parse and check the answer", |b| {
         b.iter(|| handshake::parse_response(black_box(&answer), black_box(NONCE), None));
     });

@@ -345,7 +345,7 @@ impl Terms {
     fn write(&self, out: &mut Vec<u8>) {
         let fields = self.fields.iter().map(|(name, value)| (&**name, &**value));
         let subprotocol = self.subprotocol.as_deref();
-        handshake::write_accept_with(out, &self.key, subprotocol, self.agreement.as_ref(), fields);
+        handshake::write_accept(out, &self.key, subprotocol, self.agreement.as_ref(), fields);
     }
 
     fn opened(self) -> Opened {

@@ -136,25 +136,12 @@ impl Connection {
 
     /// Queues the 101 and opens the connection. `key` is that of the upgrade request; after
     /// [`decide_later`](Connection::decide_later) it is known already; what arrived since then is
-    /// [parked](Connection::take_parked). What was [agreed](Connection::agree) before is said in the 101.
+    /// [parked](Connection::take_parked). What was [agreed](Connection::agree) before is said in the 101, and so are
+    /// further `fields`, names and values, see [`check_field`](handshake::check_field).
     ///
     /// # Errors
     /// When the node's memory is spent.
     pub fn accept(
-        &mut self,
-        key: Option<[u8; 24]>,
-        subprotocol: Option<&str>,
-        whole: bool,
-        env: &mut Env<'_>,
-    ) -> Result<(), OutOfMemory> {
-        self.accept_with(key, subprotocol, &[], whole, env)
-    }
-
-    /// [`accept`](Connection::accept) with further fields, names and values, see [`check_field`](handshake::check_field).
-    ///
-    /// # Errors
-    /// When the node's memory is spent.
-    pub fn accept_with(
         &mut self,
         key: Option<[u8; 24]>,
         subprotocol: Option<&str>,
@@ -172,7 +159,7 @@ impl Connection {
         let head_bytes = ACCEPT_BYTES + subprotocol.map_or(0, str::len) + fields_bytes;
         let mut head = env.pool.get(head_bytes).ok_or(OutOfMemory)?;
         let fields = fields.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        handshake::write_accept_with(head.vec(), &key, subprotocol, self.agreement(), fields);
+        handshake::write_accept(head.vec(), &key, subprotocol, self.agreement(), fields);
         self.outbox.push(head);
         self.delivery = Delivery::of(whole);
         self.open();

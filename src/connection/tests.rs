@@ -109,7 +109,9 @@ impl Echo {
                         let agreed = deflate::agree([&offer[..]].into_iter(), preferences);
                         connection.agree(agreed.expect("a good offer"), &mut env).unwrap();
                     }
-                    connection.accept(Some(*b"AAAAAAAAAAAAAAAAAAAAAA=="), None, whole, &mut env).unwrap();
+                    connection
+                        .accept(Some(*b"AAAAAAAAAAAAAAAAAAAAAA=="), None, &[], whole, &mut env)
+                        .unwrap();
                 }
                 Step::Chunk(marks, piece) => {
                     let marks = Marks { compressed: marks.compressed && !answer_plain, ..marks };

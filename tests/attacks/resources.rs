@@ -58,7 +58,7 @@ impl Clocked {
                 Step::Idle => break,
                 Step::Head(head) => {
                     env.pool.put(head);
-                    connection.accept(Some([b'A'; 24]), None, false, &mut env).expect("memory");
+                    connection.accept(Some([b'A'; 24]), None, &[], false, &mut env).expect("memory");
                 }
                 // What it would echo is of no interest here.
                 _ => {}

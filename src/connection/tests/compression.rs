@@ -347,7 +347,7 @@ fn a_compressing_client_and_server_understand_each_other() {
             deflate::agree([offer.as_bytes()].into_iter(), &compression(server, client).preferences);
         let mut response = Vec::new();
         let key = key.as_bytes().try_into().unwrap();
-        crate::protocol::handshake::write_accept(&mut response, &key, None, agreement.as_ref());
+        crate::protocol::handshake::write_accept(&mut response, &key, None, agreement.as_ref(), []);
         let mut run = Run::new();
         assert!(matches!(connection.poll(&mut run, &mut response, &mut env), Step::Opened(_)));
         let mut echo = Echo::compressed(Config { dial: None, ..config.clone() }, offer.as_bytes());

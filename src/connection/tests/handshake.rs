@@ -52,7 +52,7 @@ fn what_arrives_while_the_application_decides_is_kept_for_later() {
     let mut rest = frame[5..].to_vec();
     assert!(matches!(connection.poll(&mut Run::new(), &mut rest, &mut env), Step::Idle));
     assert!(connection.take_parked(env.config).is_none(), "nothing is decided");
-    connection.accept(None, None, false, &mut env).unwrap();
+    connection.accept(None, None, &[], false, &mut env).unwrap();
     let parked = connection.take_parked(env.config).expect("both pieces were kept");
     assert_eq!(parked.as_slice(), frame);
     assert_eq!(connection.pause_wanted(env.config), Some(false));
@@ -160,7 +160,7 @@ fn client_and_server_understand_each_other() {
     let key_at = request.as_slice().windows(5).position(|bytes| bytes == b"-Key:").unwrap() + 6;
     let key: [u8; 24] = request.as_slice()[key_at..key_at + 24].try_into().unwrap();
     let mut response = Vec::new();
-    crate::protocol::handshake::write_accept(&mut response, &key, None, None);
+    crate::protocol::handshake::write_accept(&mut response, &key, None, None, []);
     server.receive(request.as_slice());
     server.sent.clear();
     let mut run = Run::new();
@@ -200,7 +200,7 @@ fn dialled(offered: &[&str], before: &str, chosen: Option<&str>, run_bytes: usiz
     let key_at = request.as_slice().windows(5).position(|bytes| bytes == b"-Key:").unwrap() + 6;
     let mut answer = before.as_bytes().to_vec();
     let key = request.as_slice()[key_at..key_at + 24].try_into().unwrap();
-    crate::protocol::handshake::write_accept(&mut answer, &key, chosen, None);
+    crate::protocol::handshake::write_accept(&mut answer, &key, chosen, None, []);
     for run in answer.chunks_mut(run_bytes) {
         client.poll(&mut Run::new(), run, &mut env);
     }

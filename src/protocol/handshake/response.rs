@@ -10,20 +10,10 @@ use super::{Refusal, accept, has_bare_line_feed, key, lists, values};
 use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
 use crate::protocol::deflate::{self, Agreement, Preferences};
 
-/// Appends the 101 that answers `key`. `subprotocol` must be one that the client offered, and `agreement` what came
-/// of an offer of it.
-pub fn write_accept(
-    out: &mut Vec<u8>,
-    key: &[u8; 24],
-    subprotocol: Option<&str>,
-    agreement: Option<&Agreement>,
-) {
-    write_accept_with(out, key, subprotocol, agreement, []);
-}
-
-/// The same with further `fields`, names and values, which [`check_field`](super::check_field) should have seen.
-/// CR, LF and NUL inside them are left out.
-pub fn write_accept_with<'a>(
+/// Appends the 101 that answers `key`. `subprotocol` must be one that the client offered, `agreement` what came of an
+/// offer of it, and further `fields`, names and values, have been seen by [`check_field`](super::check_field). CR, LF
+/// and NUL inside them are left out.
+pub fn write_accept<'a>(
     out: &mut Vec<u8>,
     key: &[u8; 24],
     subprotocol: Option<&str>,

@@ -40,7 +40,7 @@ fn upgrade(bytes: &[u8]) -> Result<Option<[u8; 24]>, Refusal> {
 fn the_standards_example_is_accepted() {
     let key = upgrade(&request("GET /chat HTTP/1.1", GOOD)).unwrap().expect("an upgrade");
     let mut out = Vec::new();
-    write_accept(&mut out, &key, Some("chat"), None);
+    write_accept(&mut out, &key, Some("chat"), None, []);
     assert_eq!(
         String::from_utf8(out).unwrap(),
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -384,7 +384,7 @@ fn client_and_server_agree() {
         let upgrade = request.upgrade().unwrap().expect("an upgrade");
         assert_eq!(&upgrade.key, b"dGhlIHNhbXBsZSBub25jZQ==");
         assert!(upgrade.subprotocols().eq(["chat", "superchat"]));
-        write_accept(&mut answered, &upgrade.key, upgrade.subprotocols().nth(1), None);
+        write_accept(&mut answered, &upgrade.key, upgrade.subprotocols().nth(1), None, []);
     })
     .unwrap()
     .expect("complete");
@@ -453,7 +453,7 @@ fn answers_that_open_no_websocket() {
 fn interim_responses_are_passed_over() {
     let mut bytes = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".to_vec();
     assert_eq!(parse_response(&bytes, NONCE, None), Ok(None));
-    write_accept(&mut bytes, b"dGhlIHNhbXBsZSBub25jZQ==", None, None);
+    write_accept(&mut bytes, b"dGhlIHNhbXBsZSBub25jZQ==", None, None, []);
     let (response, head_bytes) = parse_response(&bytes, NONCE, None).unwrap().expect("complete");
     assert_eq!(
         (response, head_bytes),
@@ -482,13 +482,7 @@ fn an_answer_that_opens_no_websocket_can_be_read_whole() {
 #[test]
 fn fields_of_a_program_stand_behind_those_of_the_handshake() {
     let mut out = Vec::new();
-    write_accept_with(
-        &mut out,
-        b"dGhlIHNhbXBsZSBub25jZQ==",
-        None,
-        None,
-        [("Set-Cookie", "a=b"), ("X", "c\r\nd")],
-    );
+    write_accept(&mut out, b"dGhlIHNhbXBsZSBub25jZQ==", None, None, [("Set-Cookie", "a=b"), ("X", "c\r\nd")]);
     let text = String::from_utf8(out).unwrap();
     assert!(text.ends_with("\r\nSet-Cookie: a=b\r\nX: cd\r\n\r\n"), "{text}");
 }

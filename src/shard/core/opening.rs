@@ -28,12 +28,12 @@ impl<D: Driver, A: Application> Core<D, A> {
             match (answer, key) {
                 (Answer::Upgrade { peer, subprotocol, whole }, Some(key)) => {
                     self.set_peer(token, peer);
-                    self.accept(token, Some(key), subprotocol, whole);
+                    self.accept(token, Some(key), subprotocol, &[], whole);
                     application.opened(&mut Context { core: self }, token, None);
                 }
                 (Answer::UpgradeWith { peer, extras, whole }, Some(key)) => {
                     self.set_peer(token, peer);
-                    self.accept_with(token, Some(key), extras.subprotocol.as_deref(), &extras.fields, whole);
+                    self.accept(token, Some(key), extras.subprotocol.as_deref(), &extras.fields, whole);
                     application.opened(&mut Context { core: self }, token, None);
                 }
                 (Answer::Later { peer }, Some(key)) => {
@@ -76,11 +76,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         }
     }
 
-    fn accept(&mut self, token: Token, key: Option<[u8; 24]>, subprotocol: Option<&str>, whole: bool) {
-        self.accept_with(token, key, subprotocol, &[], whole);
-    }
-
-    fn accept_with(
+    fn accept(
         &mut self,
         token: Token,
         key: Option<[u8; 24]>,
@@ -92,7 +88,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         if slot.connection.is_ending() {
             return;
         }
-        match slot.connection.accept_with(key, subprotocol, fields, whole, &mut env!(self)) {
+        match slot.connection.accept(key, subprotocol, fields, whole, &mut env!(self)) {
             Ok(()) => self.counters.opened += 1,
             Err(OutOfMemory) => slot.connection.out_of_memory(),
         }
@@ -105,7 +101,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         subprotocol: Option<&'static str>,
         whole: bool,
     ) {
-        self.accept(token, None, subprotocol, whole);
+        self.accept(token, None, subprotocol, &[], whole);
         self.touch(token);
     }
 

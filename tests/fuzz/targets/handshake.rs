@@ -221,7 +221,7 @@ fn answered(bytes: &[u8], nonce: [u8; 16]) -> Vec<u8> {
         write_request(&mut request, &Dial::default(), nonce, None);
         let at = request.windows(5).position(|window| window == b"-Key:").expect("a key") + 6;
         let mut response = Vec::new();
-        write_accept(&mut response, request[at..at + 24].try_into().expect("24 bytes"), None, None);
+        write_accept(&mut response, request[at..at + 24].try_into().expect("24 bytes"), None, None, []);
         let at = response.windows(8).position(|window| window == b"-Accept:").expect("an answer") + 9;
         response[at..at + 28].to_vec()
     };
@@ -332,7 +332,7 @@ fn check_strings(bytes: &[u8]) {
         assert_eq!((&line[1], &line[4]), (&dial.path, &dial.host));
         assert_eq!((&origin, &subprotocols), (&dial.origin, &dial.subprotocols));
         let mut response = Vec::new();
-        write_accept(&mut response, &key, Some(&subprotocols[1]), None);
+        write_accept(&mut response, &key, Some(&subprotocols[1]), None, []);
         let (answer, _) =
             parse_response(&response, NONCE, None).expect("our own answer").expect("a whole one");
         assert_eq!(answer.check_subprotocol(&dial.subprotocols), Ok(()));

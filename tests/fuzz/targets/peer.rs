@@ -186,7 +186,7 @@ impl<'a> Peer<'a> {
         let agreement = preferences.and_then(|own| deflate::agree([&offer[..]].into_iter(), own));
         let mut response = Vec::new();
         let key = self.sent[at..at + 24].try_into().expect("a key has 24 bytes");
-        handshake::write_accept(&mut response, key, None, agreement.as_ref());
+        handshake::write_accept(&mut response, key, None, agreement.as_ref(), []);
         response
     }
 
@@ -297,7 +297,7 @@ impl<'a> Peer<'a> {
         let agreed = agreement.map_or(Ok(()), |agreement| connection.agree(agreement, &mut env));
         if later {
             connection.decide_later(key);
-        } else if agreed.and_then(|()| connection.accept(Some(key), None, whole, &mut env)).is_err() {
+        } else if agreed.and_then(|()| connection.accept(Some(key), None, &[], whole, &mut env)).is_err() {
             connection.out_of_memory();
         }
     }
@@ -504,7 +504,7 @@ impl<'a> Peer<'a> {
         }
         let whole = self.habits.whole;
         let (connection, mut env) = self.env();
-        if connection.accept(None, None, whole, &mut env).is_err() {
+        if connection.accept(None, None, &[], whole, &mut env).is_err() {
             connection.out_of_memory();
         }
         self.finish_turn();

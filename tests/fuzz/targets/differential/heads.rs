@@ -111,7 +111,7 @@ pub fn check_request(bytes: &[u8]) {
     match (ours, their_verdict(bytes)) {
         (Ok(Some(key)), Ok(Some(accept))) => {
             let mut answer = Vec::new();
-            write_accept(&mut answer, &key, None, None);
+            write_accept(&mut answer, &key, None, None, []);
             let found = answer.windows(accept.len()).any(|window| window == accept.as_bytes());
             assert!(found, "another answer to the key than {accept}");
         }
