@@ -123,6 +123,30 @@ pub const REFUSING_CONNECTIONS_MAX: u32 = 64;
 pub const TOPIC_BYTES_MAX: usize = 255;
 /// Topics per shard; past it a subscription is refused with 503.
 pub const TOPICS_MAX: usize = 65_536;
+/// Topics of the node unless it is told otherwise. Those that nobody subscribes to make room for new ones.
+pub const TOPICS_DEFAULT: u32 = 65_536;
+/// Topics that one connection may subscribe to unless the node is told otherwise.
+pub const SUBSCRIPTIONS_DEFAULT: u32 = 128;
+/// Bytes of a message's key.
+pub const KEY_BYTES_MAX: usize = 255;
+/// Keys of a topic that keeps the latest message of each.
+pub const KEYS_MAX: usize = 4_096;
+/// Messages of a topic kept for those who come back, unless its settings say otherwise.
+pub const HISTORY_MESSAGES_DEFAULT: u32 = 100;
+/// Bytes of them, likewise.
+pub const HISTORY_BYTES_DEFAULT: usize = 64 * 1024;
+/// Their age, likewise: a page that reloads or changes from one network to another is back within a minute.
+pub const HISTORY_AGE_DEFAULT: Nanos = 60 * SECOND;
+/// Silence of a topic after which its subscribers are told its last offset.
+pub const HEARTBEAT_INTERVAL: Nanos = 25 * SECOND;
+/// The longest time that messages may be made to wait for others.
+pub const COALESCE_MAX: Nanos = SECOND;
+/// Requests in a row of a client that make no sense before 1008.
+pub const COMPLAINTS_MAX: u8 = 20;
+/// Messages from outside that wait for their topics' homes, on the whole node; past it a publisher is told 429.
+pub const OUTSIDE_MESSAGES_MAX: u64 = 1_024;
+/// Bytes of them, likewise.
+pub const OUTSIDE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// Bytes of a log segment. A quiet topic holds one.
 pub const LOG_SEGMENT_BYTES: usize = 16 * 1024;
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::log::{Log, Origin, Position};
+use super::log::{Log, LogPosition, Origin};
 use crate::buffer::Pool;
 use crate::limits::Nanos;
 
@@ -61,11 +61,11 @@ pub(super) struct Sums {
 #[derive(Debug)]
 struct Member<K> {
     key: K,
-    cursor: Position,
+    cursor: LogPosition,
     /// Frames of this origin are not sent back; 0 for all are sent.
     skip: Origin,
     /// The end of the latest frame of `skip`: while it lies before the cursor there is nothing to skip.
-    own_end: Position,
+    own_end: LogPosition,
     /// Since when the cursor has not been at the end; 0 when it is.
     behind_since: Nanos,
 }

@@ -9,12 +9,12 @@ use crate::buffer::Pool;
 use crate::limits::LOG_SEGMENT_BYTES;
 
 /// A position in a log: encoded bytes appended before it since the log began.
-pub type Position = u64;
+pub type LogPosition = u64;
 
 /// Who appended a frame, so that it can be kept from coming back. 0 is nobody.
 pub type Origin = u64;
 
-/// A bounded log of encoded frames. Readers hold a [`Position`]; what they have not read by the time the
+/// A bounded log of encoded frames. Readers hold a [`LogPosition`]; what they have not read by the time the
 /// log's bound passes it is lost to them.
 ///
 /// ```text
@@ -33,27 +33,27 @@ pub struct Log {
     tail_frames: u32,
     /// Pieces at the end that were cut from the current segment.
     unjoined: usize,
-    end: Position,
+    end: LogPosition,
     bytes_max: usize,
     charged_bytes: usize,
 }
 
 #[derive(Debug)]
 struct Piece {
-    start: Position,
+    start: LogPosition,
     frames: u32,
     bytes: Bytes,
 }
 
 impl Piece {
-    fn end(&self) -> Position {
+    fn end(&self) -> LogPosition {
         self.start + self.bytes.len() as u64
     }
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Frame {
-    end: Position,
+    end: LogPosition,
     origin: Origin,
 }
 
@@ -77,17 +77,17 @@ impl Log {
     }
 
     /// The oldest position that can be read.
-    pub fn start(&self) -> Position {
+    pub fn start(&self) -> LogPosition {
         self.pieces.front().map_or(self.end, |piece| piece.start)
     }
 
     /// The position behind the last published frame.
-    pub fn end(&self) -> Position {
+    pub fn end(&self) -> LogPosition {
         self.end
     }
 
     /// The position behind the last appended frame, readable or not.
-    pub fn appended(&self) -> Position {
+    pub fn appended(&self) -> LogPosition {
         self.end + self.tail.len() as u64
     }
 
@@ -100,7 +100,7 @@ impl Log {
         pool: &mut Pool,
         origin: Origin,
         frame: [&[u8]; 2],
-    ) -> Result<Position, OutOfMemory> {
+    ) -> Result<LogPosition, OutOfMemory> {
         let frame_bytes = frame[0].len() + frame[1].len();
         if self.tail.capacity() - self.tail.len() < frame_bytes {
             self.open_segment(pool, frame_bytes)?;
@@ -180,12 +180,12 @@ impl Log {
 
     /// The frames from `from` on that are not of `skip`, as ranges of pieces with their count of frames.
     /// `from` must be a position between frames, not before [`start`](Log::start).
-    pub fn read(&self, from: Position, skip: Option<Origin>) -> impl Iterator<Item = Stretch> + '_ {
+    pub fn read(&self, from: LogPosition, skip: Option<Origin>) -> impl Iterator<Item = Stretch> + '_ {
         let first = self.pieces.partition_point(|piece| piece.end() <= from);
         self.pieces.range(first..).flat_map(move |piece| self.stretches(piece, from, skip))
     }
 
-    fn stretches(&self, piece: &Piece, from: Position, skip: Option<Origin>) -> Stretches<'_> {
+    fn stretches(&self, piece: &Piece, from: LogPosition, skip: Option<Origin>) -> Stretches<'_> {
         let start = piece.start.max(from);
         let whole = start == piece.start && skip.is_none();
         let next = self.frames.partition_point(|frame| frame.end <= start);
@@ -202,7 +202,7 @@ impl Log {
 
     /// The latest piece, with where it starts and its count of frames: what a reader that keeps up is sent.
     #[inline]
-    pub fn latest(&self) -> Option<(Position, &Bytes, u32)> {
+    pub fn latest(&self) -> Option<(LogPosition, &Bytes, u32)> {
         self.pieces.back().map(|piece| (piece.start, &piece.bytes, piece.frames))
     }
 
@@ -223,14 +223,14 @@ pub struct Stretch {
     /// How many they are.
     pub frames: u32,
     /// The position behind them and behind what was skipped after them.
-    pub end: Position,
+    pub end: LogPosition,
 }
 
 struct Stretches<'a> {
     log: &'a Log,
     bytes: Bytes,
-    piece: Range<Position>,
-    at: Position,
+    piece: Range<LogPosition>,
+    at: LogPosition,
     next: usize,
     skip: Option<Origin>,
     whole: Option<u32>,
@@ -270,7 +270,7 @@ impl Iterator for Stretches<'_> {
 mod tests {
     use super::*;
 
-    fn joined(log: &Log, from: Position, skip: Option<Origin>) -> (Vec<u8>, u32) {
+    fn joined(log: &Log, from: LogPosition, skip: Option<Origin>) -> (Vec<u8>, u32) {
         let mut bytes = Vec::new();
         let mut frames = 0;
         for stretch in log.read(from, skip) {

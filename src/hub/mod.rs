@@ -11,9 +11,13 @@
 mod channel;
 mod home;
 mod log;
+mod message;
+mod settings;
 mod topic;
 
 pub use channel::{Encode, Format, MemberId, Sink};
 pub use home::{HomeId, Homes, home_shard};
-pub use log::{Log, Origin, OutOfMemory, Position, Stretch};
+pub use log::{Log, LogPosition, Origin, OutOfMemory, Stretch};
+pub use message::{Content, Position, Publication, Refused};
+pub use settings::{HistoryBounds, Pattern, Rules, Settings, Slow};
 pub use topic::{Bounds, TopicId, Topics};

@@ -10,7 +10,7 @@ use crate::limits::Nanos;
 /// Names a topic on its shard. Generations tell reuses of an index apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TopicId {
-    /// Position in the shard's table.
+    /// LogPosition in the shard's table.
     pub index: u32,
     /// Counts the reuses of `index`.
     pub generation: u32,

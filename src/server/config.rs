@@ -10,6 +10,7 @@ use super::response::Response;
 use super::route::Routes;
 use crate::connection::{self, Pings};
 use crate::driver::Features;
+use crate::hub::Rules;
 use crate::limits::{self, Nanos};
 use crate::protocol::handshake::{OriginPolicy, Refusal, Request, SubprotocolPreference};
 
@@ -78,8 +79,14 @@ pub struct Config {
     /// Connections of the node; none for what the descriptor limit allows, up to
     /// [`CONNECTIONS_DEFAULT`](limits::CONNECTIONS_DEFAULT).
     pub connections_max: Option<u32>,
-    /// Bytes queued to a connection above which it is not read from, and how far a subscriber may lag.
+    /// Bytes queued to a connection above which it is not read from.
     pub queue_bytes: u32,
+    /// What holds for topics, by their names. How far subscribers may lag is said here, not by `queue_bytes`.
+    pub topics: Rules,
+    /// Topics of the node, at most.
+    pub topics_max: u32,
+    /// Topics that one connection may subscribe to.
+    pub subscriptions_max: u32,
     /// Bytes of buffers and logs of the node.
     pub memory_budget_bytes: u64,
     /// How messages are compressed with clients that offer it; `None` for never.
@@ -120,6 +127,9 @@ impl Default for Config {
             message_bytes_max: limits::MESSAGE_BYTES_DEFAULT,
             connections_max: None,
             queue_bytes: limits::QUEUE_BYTES_DEFAULT,
+            topics: Rules::default(),
+            topics_max: limits::TOPICS_DEFAULT,
+            subscriptions_max: limits::SUBSCRIPTIONS_DEFAULT,
             memory_budget_bytes: limits::MEMORY_BUDGET_DEFAULT,
             compression: None,
             compression_bytes: limits::COMPRESSION_BYTES_DEFAULT,
