@@ -579,7 +579,7 @@ impl<D: Driver> Sink<Token> for Sockets<'_, '_, D> {
 
     #[inline]
     fn send(&mut self, token: Token, frames: Bytes, count: u32) -> Result<(), Bytes> {
-        self.cx.share(token, frames, u64::from(count))
+        self.cx.share(token, frames, u64::from(count), 0)
     }
 
     fn fell_behind(&mut self, token: Token) {
