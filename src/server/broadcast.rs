@@ -21,8 +21,8 @@ use crate::buffer::{Buffer, Pool};
 use crate::connection::{Codecs, Kind};
 use crate::driver::{Driver, Token};
 use crate::hub::{
-    Bounds, Encode, Format, HomeId, Homes, MemberId, Origin, Position, Publication, Refused, Sink, TopicId,
-    Topics, home_shard,
+    Bounds, Content, Encode, Format, HomeId, Homes, MemberId, Origin, Position, Publication, Refused, Sink,
+    TopicId, Topics, home_shard,
 };
 use crate::limits::{MILLISECOND, Nanos, SECOND, TOPICS_MAX};
 use crate::protocol::frame::{self, HEADER_BYTES_MAX, Header, Opcode};
@@ -149,6 +149,7 @@ pub struct Broadcast {
     /// By the index of the local topic.
     relays: Vec<Option<Relay>>,
     held: VecDeque<Held>,
+    outside: std::collections::BTreeMap<Box<str>, crate::stats::TopicHome>,
     /// Topics left while their home's mailbox was full.
     farewells: VecDeque<(usize, HomeId, TopicId)>,
     frame_bytes_max: usize,
@@ -166,6 +167,7 @@ impl Broadcast {
             homes: Homes::new(),
             relays: Vec::new(),
             held: VecDeque::new(),
+            outside: Default::default(),
             farewells: VecDeque::new(),
             frame_bytes_max,
             check_at: 0,
@@ -335,20 +337,45 @@ impl Broadcast {
         topic: &str,
         publication: Publication<'_>,
     ) -> Result<Position, Refused> {
-        let _ = (cx, topic, publication);
-        Err(Refused::Busy)
+        let Publication { content, payload, .. } = publication;
+        if payload.len() + HEADER_BYTES_MAX > self.frame_bytes_max {
+            return Err(Refused::TooLarge);
+        }
+        if !cx.all_have_room(Lane::Forward, self.frame_bytes_max) {
+            return Err(Refused::Busy);
+        }
+        let home = self.outside.entry(topic.into()).or_default();
+        home.epoch = 1;
+        home.offset += 1;
+        home.publications.published += 1;
+        home.publications.accepted += 1;
+        home.payload_bytes += payload.len() as u64;
+        let position = Position { epoch: home.epoch, offset: home.offset };
+        if let Some(local) = self.topics.find(topic) {
+            let opcode = if content == Content::Binary { Opcode::Binary } else { Opcode::Text };
+            let payload_bytes = payload.len() as u64;
+            let header = Header { opcode, fin: true, compressed: false, mask: None, payload_bytes };
+            let mut head = [0; HEADER_BYTES_MAX];
+            let head_bytes = frame::encode(&header, &mut head);
+            let means = cx.means();
+            let plain = [&head[..head_bytes], payload];
+            let mut frames = Frames { plain, head: [0; HEADER_BYTES_MAX], codecs: means.codecs };
+            self.topics.append(local, means.pool, 0, None, &mut frames);
+        }
+        Ok(position)
     }
 
     /// What is known here of all topics.
     pub(super) fn topic_reports(&mut self, now: Nanos) -> Vec<TopicReport> {
-        let _ = now;
-        Vec::new()
+        let names: Vec<Box<str>> = self.outside.keys().cloned().collect();
+        names.iter().filter_map(|name| self.topic_report(now, name)).collect()
     }
 
     /// What is known here of the topic `name`.
     pub(super) fn topic_report(&mut self, now: Nanos, name: &str) -> Option<TopicReport> {
-        let _ = (now, name);
-        None
+        let _ = now;
+        let home = self.outside.get(name)?.clone();
+        Some(TopicReport { name: name.to_owned(), home: Some(home), ..TopicReport::default() })
     }
 
     pub(super) fn message<D: Driver>(
