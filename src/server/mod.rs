@@ -22,6 +22,7 @@ mod response;
 mod route;
 mod seats;
 mod service;
+pub mod v1;
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
