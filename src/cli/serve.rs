@@ -2,7 +2,7 @@
 
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use clap::ValueEnum;
 use super::compress::Compress;
 use super::signals::Signals;
 use super::{Failure, environment, values};
-use crate::control::Control;
+use crate::control::{Control, Token};
 use crate::limits;
 use crate::protocol::handshake::{OriginPolicy, SubprotocolPreference};
 use crate::server::{Config, DriverChoice, Handle, ListenAddress, Server};
@@ -42,9 +42,14 @@ pub(super) struct Args {
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9001", value_parser = listen_address)]
     listen: Vec<ListenAddress>,
 
-    /// Where to answer GET /stats and /healthz, or off
+    /// Where to answer GET /stats, /topics and /healthz, and POST /topics/NAME; or off
     #[arg(long, value_name = "ADDR:PORT|off", default_value = "127.0.0.1:9002")]
     admin: Admin,
+
+    /// Answer at --admin only who names this secret, by Authorization: Bearer; its file has one line of at least 16
+    /// characters
+    #[arg(long, value_name = "FILE")]
+    admin_token_file: Option<PathBuf>,
 
     /// Event loops, each on a CPU of its own; auto takes one per CPU that the process is allowed
     #[arg(long, value_name = "N|auto", default_value = "auto", value_parser = Shards::from_str)]
@@ -233,6 +238,7 @@ enum Profile {
 struct Settings {
     server: Config,
     admin: Admin,
+    admin_token_file: Option<PathBuf>,
     log: String,
 }
 
@@ -279,6 +285,9 @@ impl Args {
                 &format!("{admin} is taken by --listen; give another port, or off"),
             ));
         }
+        if self.admin == Admin::Off && self.admin_token_file.is_some() {
+            return Err(usage("--admin-token-file", "there is no address to guard, with --admin off"));
+        }
         let tls = match (self.tls_cert, self.tls_key) {
             (Some(cert), Some(key)) => Some(
                 tls::server_config(&cert, &key).map_err(|error| Failure::Environment(error.to_string()))?,
@@ -310,7 +319,7 @@ impl Args {
             test_endpoints: !self.no_test_endpoints,
             ..Config::default()
         };
-        Ok(Settings { server, admin: self.admin, log: self.log })
+        Ok(Settings { server, admin: self.admin, admin_token_file: self.admin_token_file, log: self.log })
     }
 }
 
@@ -398,12 +407,13 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     crate::driver::small_pages_only();
     // From here on a signal is a drain and no longer sudden death.
     let signals = Signals::listen().map_err(|error| forbidden("signals cannot be handled", &error))?;
+    let token = settings.admin_token_file.as_deref().map(read_token).transpose()?;
     let admin = bind_admin(settings.admin)?;
     let scheme = if settings.server.tls.is_some() { "wss" } else { "ws" };
     let server = Server::start(settings.server).map_err(|error| Failure::Environment(error.to_string()))?;
     let control = match admin {
         Some(listener) => Some(
-            Control::start(listener, &server)
+            Control::start(listener, &server, token)
                 .map(Arc::new)
                 .map_err(|error| forbidden("the control plane cannot be started", &error))?,
         ),
@@ -426,6 +436,11 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
 
 fn forbidden(what: &str, error: &io::Error) -> Failure {
     Failure::Environment(format!("{what}: {error}"))
+}
+
+fn read_token(path: &Path) -> Result<Token, Failure> {
+    Token::read(path)
+        .map_err(|error| Failure::Environment(format!("no token in {}: {error}", path.display())))
 }
 
 /// Binds the admin address before the shards start, so that a port in use is told before anything runs.
@@ -539,6 +554,7 @@ mod tests {
             &["--listen", "127.0.0.1:7", "--listen", "127.0.0.1:7"],
             &["--listen", "127.0.0.1:7", "--admin", "127.0.0.1:7"],
             &["--admin", "on"],
+            &["--admin", "off", "--admin-token-file", "f"],
             &["--allow-origin", "https://a/b"],
             &["--subprotocol", "a b"],
             &["--subprotocol", ""],
