@@ -22,6 +22,9 @@ mod route;
 mod seats;
 mod service;
 pub mod v1;
+// Until the route speaks the subprotocol.
+#[allow(dead_code)]
+mod watch;
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
