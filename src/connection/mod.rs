@@ -69,7 +69,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn opcode(self) -> Opcode {
+    pub(crate) fn opcode(self) -> Opcode {
         match self {
             Kind::Text => Opcode::Text,
             Kind::Binary => Opcode::Binary,

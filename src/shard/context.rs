@@ -98,8 +98,12 @@ impl<A: Application> Link<'_, A> {
     /// Queues a message. False, and nothing queued, when the connection is not open or more than the queue's
     /// bound is queued already; one message always fits an empty queue.
     pub fn send(&mut self, kind: Kind, payload: &[u8]) -> bool {
-        let queued = self.connection.queued_bytes();
-        if !self.connection.is_open() || queued > self.env.config.queue_bytes {
+        self.connection.queued_bytes() <= self.env.config.queue_bytes && self.send_past(kind, payload)
+    }
+
+    /// The same whatever is queued: for what its caller bounds.
+    pub fn send_past(&mut self, kind: Kind, payload: &[u8]) -> bool {
+        if !self.connection.is_open() {
             return false;
         }
         let sent = self.connection.send(kind, payload, &mut self.env).is_ok();
@@ -109,6 +113,11 @@ impl<A: Application> Link<'_, A> {
             self.connection.out_of_memory();
         }
         sent
+    }
+
+    /// The same as [`Context::share_window`].
+    pub fn share_window(&mut self) -> Option<u8> {
+        self.connection.share_window(self.env.codecs)
     }
 
     /// Queues one frame of a message in several, see [`Connection::send_fragment`]. False when a message is to begin
@@ -276,7 +285,8 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
     /// Gives the bytes back when the connection cannot take them now;
     /// [`Application::writable`] is called when it can.
     #[inline]
-    pub fn share(&mut self, token: Token, frames: Bytes, messages: u64) -> Result<(), Bytes> {
+    pub fn share(&mut self, token: Token, frames: Bytes, messages: u64, tag: u64) -> Result<(), Bytes> {
+        let _ = tag;
         let bytes = frames.len() as u64;
         if self.core.sessions.has(token.index) {
             return self.share_sealed(token, frames, messages);
@@ -305,6 +315,18 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
         self.core.refused.push(token);
         Err(frames)
     }
+
+    // STUB-H1
+    pub fn unsent_shared(&self, _: Token) -> Option<(u64, usize)> {
+        None
+    }
+    pub fn unsent_bytes(&self, _: Token) -> u32 {
+        0
+    }
+    pub fn take_back(&mut self, _: Token, _: usize, _: u64) -> bool {
+        false
+    }
+    // STUB-H1-END
 
     /// Asks who is at the other end of a connection. [`Application::addressed`] follows, unless the connection is
     /// gone before. It costs system calls of its own.
