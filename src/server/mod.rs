@@ -23,8 +23,6 @@ mod route;
 mod seats;
 mod service;
 pub mod v1;
-// Until the route speaks the subprotocol.
-#[allow(dead_code)]
 mod watch;
 
 use std::collections::hash_map::RandomState;
