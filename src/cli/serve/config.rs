@@ -70,7 +70,9 @@ impl ConfigFile {
         let source = Rc::new(Source { name: name.to_owned(), text });
         let root = DeTable::parse(&source.text).map_err(|error| {
             let at = error.span().map_or(source.text.len(), |span| span.start);
-            source.wrong(at, &error.message().replace('\n', " "))
+            let is_bare = source.text[at..].starts_with(char::is_alphabetic);
+            let cure = if is_bare { "; text stands in quotes" } else { "" };
+            source.wrong(at, &format!("{}{cure}", error.message()))
         })?;
         let mut file = ConfigFile {
             args: no_args(),
@@ -164,7 +166,9 @@ impl Source {
     /// What is wrong at the byte `at`.
     pub(super) fn wrong(&self, at: usize, explanation: &str) -> Failure {
         let (line, column) = self.place(at);
-        Failure::Usage(format!("{}:{line}:{column}: {explanation}", self.name))
+        // Keys and values may hold line ends, and what is told is one line.
+        let place_and_all = format!("{}:{line}:{column}: {explanation}", self.name);
+        Failure::Usage(place_and_all.replace(char::is_control, " "))
     }
 
     /// Line and column, in characters, from 1.
@@ -540,6 +544,10 @@ pub(super) mod tests {
             ("shards = 1\nshards = 2", "f.toml:2:1: duplicate key"),
             ("log = \"ä\" x", "f.toml:1:11: "),
             ("log = \"warn", "f.toml:1:"),
+            ("log = info", "; text stands in quotes"),
+            ("log = warn", "f.toml:1:7: "),
+            ("\"a\\nb\" = 1", "f.toml:1:1: a b: there is no such key"),
+            ("compress = \"a\\nb\"", "f.toml:1:12: compress: a b is no parameter"),
             ("topics = 1", "f.toml:1:10: topics: expected tables [[topics]], found 1"),
             ("[topics]", "f.toml:1:1: topics: expected tables [[topics]], found a table"),
             (
