@@ -143,6 +143,9 @@ pub const HEARTBEAT_INTERVAL: Nanos = 25 * SECOND;
 pub const COALESCE_MAX: Nanos = SECOND;
 /// Requests in a row of a client that make no sense before 1008.
 pub const COMPLAINTS_MAX: u8 = 20;
+/// Arrays and objects within one another in a JSON value that is published: what readers of JSON take without being
+/// told to.
+pub const JSON_DEPTH_MAX: usize = 128;
 /// Messages from outside that wait for their topics' homes, on the whole node; past it a publisher is told 429.
 pub const OUTSIDE_MESSAGES_MAX: u64 = 1_024;
 /// Bytes of them, likewise.

@@ -18,6 +18,6 @@ mod topic;
 pub use channel::{Encode, Format, MemberId, Sink};
 pub use home::{HomeId, Homes, home_shard};
 pub use log::{Log, LogPosition, Origin, OutOfMemory, Stretch};
-pub use message::{Content, Position, Publication, Refused};
+pub use message::{Content, Position, Publication, Refused, is_topic_name};
 pub use settings::{HistoryBounds, Pattern, Rules, Settings, Slow};
 pub use topic::{Bounds, TopicId, Topics};

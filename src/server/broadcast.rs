@@ -21,14 +21,15 @@ use crate::buffer::{Buffer, Pool};
 use crate::connection::{Codecs, Kind};
 use crate::driver::{Driver, Token};
 use crate::hub::{
-    Bounds, Encode, Format, HomeId, Homes, MemberId, Origin, Sink, TopicId, Topics, home_shard,
+    Bounds, Encode, Format, HomeId, Homes, MemberId, Origin, Position, Publication, Refused, Sink, TopicId,
+    Topics, home_shard,
 };
 use crate::limits::{MILLISECOND, Nanos, SECOND, TOPICS_MAX};
 use crate::protocol::frame::{self, HEADER_BYTES_MAX, Header, Opcode};
 use crate::protocol::handshake::Refusal;
 use crate::protocol::{CloseCode, Role};
 use crate::shard::{Context, Full, Lane, Link, Means};
-use crate::stats::Snapshot;
+use crate::stats::{Snapshot, TopicReport};
 
 use super::chat::Mail;
 use super::service::{Peer, Service};
@@ -325,6 +326,29 @@ impl Broadcast {
     /// Whether a request may be taken: it may cause one message to every other shard.
     pub(super) fn takes_requests<D: Driver>(&self, cx: &Context<'_, D, Service>) -> bool {
         cx.all_have_room(Lane::Forward, self.frame_bytes_max)
+    }
+
+    /// Somebody beside the connections publishes to a topic whose home is here.
+    pub(super) fn publish_outside<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Service>,
+        topic: &str,
+        publication: Publication<'_>,
+    ) -> Result<Position, Refused> {
+        let _ = (cx, topic, publication);
+        Err(Refused::Busy)
+    }
+
+    /// What is known here of all topics.
+    pub(super) fn topic_reports(&mut self, now: Nanos) -> Vec<TopicReport> {
+        let _ = now;
+        Vec::new()
+    }
+
+    /// What is known here of the topic `name`.
+    pub(super) fn topic_report(&mut self, now: Nanos, name: &str) -> Option<TopicReport> {
+        let _ = (now, name);
+        None
     }
 
     pub(super) fn message<D: Driver>(

@@ -14,6 +14,7 @@ use crate::protocol::handshake::{
 use crate::shard::{Answer, Application, Context, Disposition, Link, OwnedReply};
 use crate::stats::Snapshot;
 
+use super::asks::Ask;
 use super::broadcast::{Broadcast, Message, Subscriber};
 use super::chat::{self, Chat, Guest};
 use super::config::RefusalHook;
@@ -188,6 +189,7 @@ fn topic_of(segment: &str) -> Option<String> {
 impl Application for Service {
     type Peer = Peer;
     type Message = Message;
+    type Ask = Ask;
 
     fn request<D: Driver>(
         &mut self,
@@ -337,6 +339,10 @@ impl Application for Service {
             Message::Chat(mail) => self.chat.message(cx, from, mail, payload),
             message => self.broadcast.message(cx, from, message, payload),
         }
+    }
+
+    fn asked<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, ask: Ask) {
+        ask.answer(&mut self.broadcast, cx);
     }
 
     fn takes_requests<D: Driver>(&self, cx: &Context<'_, D, Service>) -> bool {
