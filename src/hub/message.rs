@@ -2,6 +2,14 @@
 
 use std::fmt;
 
+use crate::limits::TOPIC_BYTES_MAX;
+
+/// Whether a topic may have this name: 1 to [`TOPIC_BYTES_MAX`] bytes, none of them a control character's, which would
+/// break a line of a log and be seen by nobody.
+pub fn is_topic_name(name: &str) -> bool {
+    (1..=TOPIC_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control)
+}
+
 /// What the bytes of a message are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -106,5 +114,21 @@ impl fmt::Display for Refused {
             Refused::TooLarge => "the message is longer than this node takes",
             Refused::OutOfMemory => "the node's memory for messages is spent",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_name_is_short_and_shows_itself() {
+        let longest = "ü".repeat(TOPIC_BYTES_MAX / 2) + "x";
+        for good in ["a", "prices.EUR/USD", "a b", "水", &longest] {
+            assert!(is_topic_name(good), "{good:?}");
+        }
+        for bad in ["", "a\nb", "\0", "\u{7f}", "\u{85}", &format!("{longest}x")] {
+            assert!(!is_topic_name(bad), "{bad:?}");
+        }
     }
 }

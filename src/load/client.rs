@@ -487,6 +487,7 @@ impl Client {
 impl Application for Client {
     type Peer = Peer;
     type Message = Message;
+    type Ask = ();
 
     fn request<D: Driver>(
         &mut self,

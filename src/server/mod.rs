@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod alarms;
+mod asks;
 mod broadcast;
 mod builder;
 pub mod chat;
@@ -21,6 +22,7 @@ mod response;
 mod route;
 mod seats;
 mod service;
+pub mod v1;
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -36,14 +38,17 @@ use crate::driver::uring::Uring;
 use crate::driver::{Description, Driver, Options, Waker};
 use crate::limits::{
     COMPRESSION_LEASE_BYTES, CONNECTION_LEASE, CONNECTIONS_DEFAULT, DRAIN_TIMEOUT, MAILBOX_BYTES_MIN, Nanos,
-    REFUSING_CONNECTIONS_MAX, RESERVED_DESCRIPTORS, SNAPSHOT_TIMEOUT,
+    REFUSING_CONNECTIONS_MAX, RESERVED_DESCRIPTORS, SNAPSHOT_TIMEOUT, TOPIC_LEASE,
 };
 use crate::shard::{self, Allowance, Mailboxes, Order, Security, Shard};
-use crate::stats::Snapshot;
+use crate::stats::{Snapshot, TopicReport};
 
 pub use crate::connection::{Cause, Chunk, Closed, Kind};
+pub use crate::hub::{Content, Position, Refused};
 pub use crate::shard::Disposition;
-pub use broadcast::Message as ShardMessage;
+use asks::Asking;
+pub use asks::{Ask, OwnedPublication, Publish, PublishError, Published};
+pub use broadcast::{Message as ShardMessage, Settings as BroadcastSettings};
 pub use builder::Builder;
 pub use config::{
     Compression, Config, DriverChoice, ListenAddress, RefusalFn, RefusalHook, StartError, StartErrorKind,
@@ -67,7 +72,9 @@ pub struct Server {
 /// Talks to a running server from any thread.
 #[derive(Clone, Debug)]
 pub struct Handle {
-    remotes: Arc<[shard::Remote]>,
+    remotes: Arc<[shard::Remote<Ask>]>,
+    asking: Asking,
+    message_bytes_max: u64,
 }
 
 impl Handle {
@@ -83,6 +90,35 @@ impl Handle {
             .collect();
         snapshots.sort_by_key(|snapshot| snapshot.shard);
         snapshots
+    }
+
+    /// Publishes messages to a topic, in this order, and tells what became of each. The operator's, not a client's: also
+    /// where clients may not publish. Blocks until the topic's home answers, two seconds at most. Behind a message
+    /// that is refused for the moment only ([`Refused::is_passing`]) all others are refused likewise, so that order is
+    /// kept by going on from there.
+    ///
+    /// # Errors
+    /// Then nothing was published. [`PublishError::Busy`] is back-pressure: more than
+    /// [`OUTSIDE_MESSAGES_MAX`](crate::limits::OUTSIDE_MESSAGES_MAX) messages or
+    /// [`OUTSIDE_BYTES_MAX`](crate::limits::OUTSIDE_BYTES_MAX) bytes from all who publish so would wait.
+    pub fn publish(&self, topic: &str, messages: Vec<OwnedPublication>) -> Result<Published, PublishError> {
+        self.asking.publish(topic, messages, SNAPSHOT_TIMEOUT)
+    }
+
+    /// What each shard knows of its topics, with the shard's number, each taken between two turns of its own. Blocks
+    /// until the shards answer, two seconds at most; a shard that does not answer is left out.
+    pub fn topics(&self) -> Vec<(usize, Vec<TopicReport>)> {
+        self.asking.topics()
+    }
+
+    /// The same about one topic; `None` from a shard that knows nothing of it.
+    pub fn topic(&self, name: &str) -> Vec<(usize, Option<TopicReport>)> {
+        self.asking.topic(name)
+    }
+
+    /// Bytes of a message, at most.
+    pub fn message_bytes_max(&self) -> u64 {
+        self.message_bytes_max
     }
 
     /// Accepts nothing more, says 1001 to everyone, and lets the shards end when all are gone, eight seconds
@@ -129,7 +165,9 @@ impl Server {
         let budget = Budget::new(config.memory_budget_bytes);
         let seats = Budget::new(u64::from(connections));
         let contexts = Budget::new(config.compression_bytes);
-        let mailbox_bytes = MAILBOX_BYTES_MIN.max(2 * config.message_bytes_max as usize + 64);
+        let topics = Budget::new(u64::from(config.topics_max));
+        let mailbox_bytes =
+            MAILBOX_BYTES_MIN.max(2 * (config.message_bytes_max as usize + broadcast::MAIL_OVERHEAD_BYTES));
         let mailboxes = Mailboxes::connect(shards, mailbox_bytes);
         let (ready_in, ready) = mpsc::channel();
         let mut threads = Vec::with_capacity(shards);
@@ -148,6 +186,7 @@ impl Server {
                     connections: Lease::new(seats.clone(), CONNECTION_LEASE),
                     contexts: Lease::new(contexts.clone(), COMPRESSION_LEASE_BYTES),
                 },
+                topics: Lease::new(topics.clone(), TOPIC_LEASE),
                 seed,
                 ready: ready_in.clone(),
                 go: go_out,
@@ -172,7 +211,9 @@ impl Server {
             // A shard that is gone by now is noticed when it is joined.
             let _ = go.send(wakers.clone());
         }
-        let handle = Handle { remotes: remotes.into() };
+        let remotes: Arc<[_]> = remotes.into();
+        let asking = Asking::new(Arc::clone(&remotes));
+        let handle = Handle { remotes, asking, message_bytes_max: config.message_bytes_max };
         Ok(Server { addresses: listeners.addresses, driver, threads, handle })
     }
 
@@ -247,14 +288,14 @@ impl Drop for Server {
 }
 
 /// A shard's number, and how its start went.
-type Started = (usize, Result<(shard::Remote, Description), StartError>);
+type Started = (usize, Result<(shard::Remote<Ask>, Description), StartError>);
 
 /// Collects the shards' remotes in order.
 fn gather(
     shards: usize,
     ready: &mpsc::Receiver<Started>,
-) -> Result<(Vec<shard::Remote>, Description), StartError> {
-    let mut remotes: Vec<Option<shard::Remote>> = (0..shards).map(|_| None).collect();
+) -> Result<(Vec<shard::Remote<Ask>>, Description), StartError> {
+    let mut remotes: Vec<Option<shard::Remote<Ask>>> = (0..shards).map(|_| None).collect();
     let mut description = None;
     for _ in 0..shards {
         let (index, started) = ready.recv().map_err(|_| {
@@ -317,8 +358,16 @@ fn descriptor_limit() -> u64 {
 }
 
 /// A shard's routes.
-fn service(config: &Config) -> Service {
+fn service(config: &Config, topics: Lease, seed: u64) -> Service {
+    let broadcast = broadcast::Settings {
+        rules: config.topics.clone(),
+        topics,
+        subscriptions_max: config.subscriptions_max,
+        message_bytes_max: config.message_bytes_max,
+        seed,
+    };
     let mut service = Service::new(config.origins.clone(), config.message_bytes_max, config.queue_bytes)
+        .with_broadcast(broadcast)
         .with_subprotocols(config.subprotocols.clone(), config.subprotocol_preference)
         .with_routes(config.routes.clone())
         .with_refusal_hook(config.on_refusal.clone());
@@ -336,6 +385,7 @@ struct Start {
     sockets: Vec<OwnedFd>,
     mailboxes: Mailboxes<ShardMessage>,
     allowance: Allowance,
+    topics: Lease,
     seed: u64,
     ready: mpsc::Sender<Started>,
     go: mpsc::Receiver<Vec<Waker>>,
@@ -394,7 +444,7 @@ impl Start {
     fn on<D: Driver>(self, driver: D) -> io::Result<Snapshot> {
         let index = self.mailboxes.shard();
         let description = driver.describe();
-        let service = service(&self.config);
+        let service = service(&self.config, self.topics, self.seed);
         let config = shard::Config {
             connection: self.config.connection(),
             connections: self.connections + REFUSING_CONNECTIONS_MAX,

@@ -95,6 +95,8 @@ pub trait Application: Sized {
     type Peer: Default + std::fmt::Debug;
     /// What shards send one another. Bytes travel beside it, see [`Context::post`].
     type Message: Send + std::fmt::Debug + 'static;
+    /// What other threads ask for by [`Order::Ask`](super::Order::Ask).
+    type Ask: Send + std::fmt::Debug + 'static;
 
     /// A request head arrived (server role). `upgrade` is set when it asks for a WebSocket and does so
     /// correctly; one that asks incorrectly was refused already.
@@ -154,6 +156,12 @@ pub trait Application: Sized {
         let _ = (link, payload);
     }
 
+    /// A send was short, and the connection takes no further one until [`writable`](Application::writable). What was
+    /// [shared](Context::share) and has not left may be [taken back](Context::take_back) now.
+    fn blocked<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token) {
+        let _ = (cx, token);
+    }
+
     /// The outbox is empty again and the kernel takes bytes, after a time when it did not.
     fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token) {
         let _ = (cx, token);
@@ -178,6 +186,11 @@ pub trait Application: Sized {
         payload: &[u8],
     ) {
         let _ = (cx, from, message, payload);
+    }
+
+    /// Another thread asks for something, between two turns. It waits for no more than it says itself.
+    fn asked<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, ask: Self::Ask) {
+        let _ = (cx, ask);
     }
 
     /// Whether messages of [`Lane::Request`](super::Lane::Request) may be taken now. While this says no they stay in their

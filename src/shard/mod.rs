@@ -69,11 +69,13 @@ impl Allowance {
     }
 }
 
-/// What other threads ask of a shard.
+/// What other threads ask of a shard; `Q` is what they ask of its application.
 #[derive(Debug)]
-pub enum Order {
+pub enum Order<Q> {
     /// Send a snapshot taken between two turns.
     Snapshot(mpsc::SyncSender<Snapshot>),
+    /// Something that only the application understands.
+    Ask(Q),
     /// Accept nothing more, say 1001 to everyone, and end when all are gone, after so long at the latest.
     Drain(Nanos),
     /// End at once.
@@ -81,15 +83,22 @@ pub enum Order {
 }
 
 /// Gives orders to a shard from another thread.
-#[derive(Clone, Debug)]
-pub struct Remote {
-    orders: mpsc::Sender<Order>,
+#[derive(Debug)]
+pub struct Remote<Q> {
+    orders: mpsc::Sender<Order<Q>>,
     waker: Waker,
 }
 
-impl Remote {
+// By hand, because what is asked need not be cloned for it.
+impl<Q> Clone for Remote<Q> {
+    fn clone(&self) -> Remote<Q> {
+        Remote { orders: self.orders.clone(), waker: self.waker.clone() }
+    }
+}
+
+impl<Q> Remote<Q> {
     /// Gives an order. False when the shard is gone.
-    pub fn order(&self, order: Order) -> bool {
+    pub fn order(&self, order: Order<Q>) -> bool {
         let given = self.orders.send(order).is_ok();
         self.waker.wake();
         given
@@ -106,8 +115,8 @@ impl Remote {
 pub struct Shard<D: Driver, A: Application> {
     core: Core<D, A>,
     application: A,
-    orders: mpsc::Receiver<Order>,
-    remote: Remote,
+    orders: mpsc::Receiver<Order<A::Ask>>,
+    remote: Remote<A::Ask>,
     events: Vec<Event>,
     payload: Vec<u8>,
 }
@@ -134,7 +143,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
     }
 
     /// Where orders for this shard are given.
-    pub fn remote(&self) -> Remote {
+    pub fn remote(&self) -> Remote<A::Ask> {
         self.remote.clone()
     }
 
@@ -237,6 +246,9 @@ impl<D: Driver, A: Application> Shard<D, A> {
             Event::Blocked { token, unsent } => {
                 core.counters.short_sends += 1;
                 core.with_connection(token, |connection, _| connection.blocked(unsent));
+                if core.slots.get(token).is_some_and(|slot| slot.peer.is_some()) {
+                    application.blocked(&mut Context { core }, token);
+                }
             }
             Event::Unblocked { token } => {
                 core.with_connection(token, |connection, now| connection.unblocked(now));
@@ -267,6 +279,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
                     // Nobody waits any more when this fails.
                     let _ = to.try_send(self.core.snapshot_with(&self.application));
                 }
+                Order::Ask(ask) => self.application.asked(&mut Context { core: &mut self.core }, ask),
                 Order::Drain(timeout) => {
                     self.core.drain(timeout);
                     self.application.draining(&mut Context { core: &mut self.core });

@@ -216,6 +216,7 @@ impl Testee {
 impl Application for Testee {
     type Peer = ();
     type Message = ();
+    type Ask = ();
 
     fn request<D: Driver>(
         &mut self,

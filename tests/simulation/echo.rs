@@ -22,6 +22,7 @@ struct Echo;
 impl Application for Echo {
     type Peer = ();
     type Message = ();
+    type Ask = ();
 
     fn request<D: Driver>(
         &mut self,

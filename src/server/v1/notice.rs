@@ -1,0 +1,175 @@
+//! What a client is told: each notice is one JSON object in a text message, appended to a buffer.
+//!
+//! It must never write a JSON value that was published in another way than it came.
+
+use std::io::Write;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::complaint::Complaint;
+use crate::hub::{Content, GapReason, Position};
+
+/// A subscription holds: messages after `position` follow. On a topic with presence, `presence` has how many subscribers
+/// there are, this one included, and the client's own id.
+pub fn subscribed(
+    out: &mut Vec<u8>,
+    id: Option<u64>,
+    topic: &str,
+    position: Position,
+    presence: Option<(u64, u64)>,
+) {
+    placed(out, "subscribed", id, topic, position);
+    if let Some((count, client)) = presence {
+        put(out, format_args!(r#","count":{count},"client":"{client:x}""#));
+    }
+    out.push(b'}');
+}
+
+/// A subscription is over: nothing of the topic follows.
+pub fn unsubscribed(out: &mut Vec<u8>, id: Option<u64>, topic: &str) {
+    begin(out, "unsubscribed", id);
+    named(out, topic);
+    out.push(b'}');
+}
+
+/// A publication got this place.
+pub fn published(out: &mut Vec<u8>, id: Option<u64>, topic: &str, position: Position) {
+    placed(out, "published", id, topic, position);
+    out.push(b'}');
+}
+
+/// The messages `from` to `to`, both included, are lost to this subscriber.
+pub fn gap(out: &mut Vec<u8>, topic: &str, from: u64, to: u64, reason: GapReason) {
+    begin(out, "gap", None);
+    named(out, topic);
+    put(out, format_args!(r#","from":{from},"to":{to},"reason":"{}"}}"#, reason.word()));
+}
+
+/// A subscriber `joined`, or else left; `count` are there now.
+pub fn presence(out: &mut Vec<u8>, topic: &str, joined: bool, client: u64, count: u64) {
+    begin(out, "presence", None);
+    named(out, topic);
+    let event = if joined { "join" } else { "leave" };
+    put(out, format_args!(r#","event":"{event}","client":"{client:x}","count":{count}}}"#));
+}
+
+/// Everything up to `offset` was sent.
+pub fn heartbeat(out: &mut Vec<u8>, topic: &str, offset: u64) {
+    begin(out, "heartbeat", None);
+    named(out, topic);
+    put(out, format_args!(r#","offset":{offset}}}"#));
+}
+
+/// A request was not done.
+pub fn error(out: &mut Vec<u8>, complaint: &Complaint) {
+    let Complaint { id, code, field, message, position } = complaint;
+    begin(out, "error", *id);
+    put(out, format_args!(r#","code":"{code}""#));
+    if !field.is_empty() {
+        put(out, format_args!(r#","field":"{field}""#));
+    }
+    out.extend_from_slice(br#","message":"#);
+    string(out, message);
+    if let Some((topic, position)) = position.as_deref() {
+        named(out, topic);
+        at(out, *position);
+    }
+    out.push(b'}');
+}
+
+/// A message, in parts that are one notice when they are put together: what is in front of the value, the value, and what
+/// is behind it. A JSON value stays where it is; text and binary payloads are written to the first part. `key` is empty
+/// for a message without; `skipped` later ones of the subscriber's were conflated into this one. What was in `head` is
+/// thrown away.
+pub fn message_parts<'a>(
+    head: &'a mut Vec<u8>,
+    topic: &str,
+    offset: u64,
+    key: &str,
+    skipped: u64,
+    content: Content,
+    payload: &'a [u8],
+) -> [&'a [u8]; 3] {
+    head.clear();
+    begin(head, "message", None);
+    named(head, topic);
+    head.extend_from_slice(br#","offset":"#);
+    number(head, offset);
+    if !key.is_empty() {
+        head.extend_from_slice(br#","key":"#);
+        string(head, key);
+    }
+    if skipped > 0 {
+        head.extend_from_slice(br#","skipped":"#);
+        number(head, skipped);
+    }
+    let value = match (content, std::str::from_utf8(payload)) {
+        (Content::Json, _) => {
+            head.extend_from_slice(br#","data":"#);
+            payload
+        }
+        (Content::Text, Ok(text)) => {
+            head.extend_from_slice(br#","text":"#);
+            string(head, text);
+            &[]
+        }
+        // What calls itself text is UTF-8; if ever it is not, nobody is sent a broken message.
+        (Content::Binary | Content::Text, _) => {
+            head.extend_from_slice(br#","base64":""#);
+            base64(head, payload);
+            head.push(b'"');
+            &[]
+        }
+    };
+    [head, value, b"}"]
+}
+
+fn begin(out: &mut Vec<u8>, kind: &str, id: Option<u64>) {
+    out.extend_from_slice(br#"{"type":""#);
+    out.extend_from_slice(kind.as_bytes());
+    out.push(b'"');
+    if let Some(id) = id {
+        out.extend_from_slice(br#","id":"#);
+        number(out, id);
+    }
+}
+
+fn named(out: &mut Vec<u8>, topic: &str) {
+    out.extend_from_slice(br#","topic":"#);
+    string(out, topic);
+}
+
+fn at(out: &mut Vec<u8>, Position { epoch, offset }: Position) {
+    put(out, format_args!(r#","epoch":"{epoch:x}","offset":{offset}"#));
+}
+
+fn placed(out: &mut Vec<u8>, kind: &str, id: Option<u64>, topic: &str, position: Position) {
+    begin(out, kind, id);
+    named(out, topic);
+    at(out, position);
+}
+
+/// Writing to a vector does not fail, nor does a number or a string of JSON.
+fn put(out: &mut Vec<u8>, arguments: std::fmt::Arguments<'_>) {
+    let written = out.write_fmt(arguments);
+    debug_assert!(written.is_ok());
+}
+
+fn number(out: &mut Vec<u8>, number: u64) {
+    let written = serde_json::to_writer(out, &number);
+    debug_assert!(written.is_ok());
+}
+
+fn string(out: &mut Vec<u8>, text: &str) {
+    let written = serde_json::to_writer(out, text);
+    debug_assert!(written.is_ok());
+}
+
+fn base64(out: &mut Vec<u8>, bytes: &[u8]) {
+    let start = out.len();
+    // Four characters for every three bytes that are begun.
+    out.resize(start + bytes.len().div_ceil(3) * 4, 0);
+    let written = STANDARD.encode_slice(bytes, &mut out[start..]);
+    debug_assert_eq!(written.ok(), Some(out.len() - start));
+}
