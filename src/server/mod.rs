@@ -23,6 +23,7 @@ mod route;
 mod seats;
 mod service;
 pub mod v1;
+mod watch;
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};

@@ -24,6 +24,7 @@ use super::response::{Response, to_reply};
 use super::route::{Route, Routes, Subprotocols};
 use super::seats::{Seats, log_panic};
 use super::v1;
+use super::watch;
 
 const METHOD: Refusal =
     Refusal { status: 405, reason: "method not allowed", headers: "Allow: GET, HEAD\r\n", cure: "use GET" };
@@ -167,7 +168,10 @@ impl Service {
                 None => Answer::Refuse(Refusal::NOT_FOUND),
             },
             path if path.starts_with("/broadcast/") => Answer::Refuse(Refusal::WEBSOCKET_ONLY),
-            _ => Answer::Refuse(Refusal::NOT_FOUND),
+            path => match watch::page(path) {
+                Some(reply) => Answer::Respond(Reply { head_only, ..reply }),
+                None => Answer::Refuse(Refusal::NOT_FOUND),
+            },
         }
     }
 
