@@ -35,7 +35,7 @@ pub mod buffer;
 
 pub mod connection;
 
-#[cfg(feature = "server")]
+#[cfg(any(feature = "server", feature = "load"))]
 pub mod hub;
 
 #[cfg(any(feature = "server", feature = "load"))]

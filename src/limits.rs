@@ -121,10 +121,10 @@ pub const REFUSING_CONNECTIONS_MAX: u32 = 64;
 
 /// Bytes of a topic's name, percent-decoded.
 pub const TOPIC_BYTES_MAX: usize = 255;
-/// Topics per shard; past it a subscription is refused with 503.
-pub const TOPICS_MAX: usize = 65_536;
 /// Topics of the node unless it is told otherwise. Those that nobody subscribes to make room for new ones.
 pub const TOPICS_DEFAULT: u32 = 65_536;
+/// Topics leased from the node's maximum at a time.
+pub const TOPIC_LEASE: u64 = 64;
 /// Topics that one connection may subscribe to unless the node is told otherwise.
 pub const SUBSCRIPTIONS_DEFAULT: u32 = 128;
 /// Bytes of a message's key.
@@ -150,8 +150,10 @@ pub const JSON_DEPTH_MAX: usize = 128;
 pub const OUTSIDE_MESSAGES_MAX: u64 = 1_024;
 /// Bytes of them, likewise.
 pub const OUTSIDE_BYTES_MAX: u64 = 8 * 1024 * 1024;
-/// Bytes of a log segment. A quiet topic holds one.
+/// Bytes of a log segment.
 pub const LOG_SEGMENT_BYTES: usize = 16 * 1024;
+/// Bytes of a log's first segment: a quiet topic holds one. Each further one is twice as large.
+pub const LOG_SEGMENT_BYTES_MIN: usize = 1024;
 
 // ---- chat ----
 

@@ -4,6 +4,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -107,12 +108,12 @@ fn help_and_version_go_to_stdout_and_succeed() {
         assert!(!output.stdout.is_empty());
     }
     let help = text(&output(&["serve", "--help"]).stdout);
-    assert!(help.contains("Examples:"), "{help}");
+    assert!(help.contains("Examples:") && help.contains("serve --config /etc/echoring.toml"), "{help}");
 }
 
 #[test]
 fn flags_of_later_work_do_not_exist() {
-    for (command, flag) in [("serve", "--config"), ("bench", "--find-max")] {
+    for (command, flag) in [("bench", "--find-max")] {
         let help = text(&output(&[command, "--help"]).stdout);
         assert!(!help.contains(flag), "{flag} is in the help");
         let output = output(&[command, flag, "x"]);
@@ -131,6 +132,9 @@ fn a_wrong_argument_is_one_line_and_exit_code_2() {
         &["serve", "extra"],
         &["serve", "--tls-cert", "cert.pem"],
         &["serve", "--tls-key", "key.pem"],
+        &["serve", "--config"],
+        &["serve", "--max-topics", "0"],
+        &["serve", "--max-subscriptions", "many"],
         &["bench", "--insecure"],
         &["bench", "wss://localhost", "--insecure", "--ca-file", "ca.pem"],
         &["completions", "cobol"],
@@ -169,6 +173,137 @@ fn the_listening_line_tells_the_real_port_and_the_pid() {
     assert_eq!(shards, "shards=1");
     assert_eq!(pid, format!("pid={}", server.child.id()));
     drop(server.connect());
+}
+
+/// A file that is gone when it goes out of scope.
+struct File(PathBuf);
+
+impl File {
+    /// A file with these bytes, whose name no other test has.
+    fn new(name: &str, bytes: &[u8]) -> File {
+        let name = format!("echoring-cli-{}-{name}.toml", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, bytes).expect("written");
+        File(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().expect("a path in UTF-8")
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn a_file_says_what_the_server_runs_with_and_flags_win() {
+    let file = File::new(
+        "runs",
+        b"listen = \"127.0.0.1:9\"\nadmin = \"127.0.0.1:9\"\nshards = 2\ndriver = \"epoll\"\nmax_message = \"1KiB\"\n\
+          [[topics]]\npattern = \"prices.*\"\nslow = \"conflate\"\n",
+    );
+    // `Server::start` gives --listen, --admin and --log.
+    let server = Server::start(&["--config", file.path(), "--shards", "1"]);
+    assert!(server.listening.contains(" driver=epoll shards=1 "), "{}", server.listening);
+    let mut stream = server.connect();
+    // A masked binary frame that announces 1,025 bytes.
+    stream.write_all(&[0x82, 0xfe, 0x04, 0x01, 0, 0, 0, 0]).expect("sent");
+    let mut head = [0; 4];
+    stream.read_exact(&mut head).expect("a Close frame");
+    assert_eq!((head[0], u16::from_be_bytes([head[2], head[3]])), (0x88, 1009), "the file's limit holds");
+}
+
+#[test]
+fn what_is_wrong_in_a_file_is_one_line_with_its_place_and_exit_code_2() {
+    for (name, bytes, place, words) in [
+        ("syntax", &b"log = \"info\"\nshards 2\n"[..], "2:8", "expected"),
+        ("encoding", b"# \xff\n", "1:3", "UTF-8"),
+        ("unknown", b"max_mesage = 1\n", "1:1", "did you mean `max_message`?"),
+        ("type", b"takeover = 1\n", "1:12", "takeover: expected true or false"),
+        ("value", b"max_message = \"lots\"\n", "1:15", "max_message: expected bytes such as"),
+        ("range", b"\nhandshake_timeout = \"1h\"\n", "2:21", "handshake_timeout: must be from 100ms to 5m"),
+        ("together", b"cpus = \"0\"\nshards = 2\n", "2:10", "shards: 2 shards need as many CPUs"),
+        (
+            "topic",
+            b"[[topics]]\npattern = \"a\"\nlag = \"2h\"\n",
+            "3:7",
+            "topics.lag: must be from 100ms to 1h",
+        ),
+        ("pattern", b"[[topics]]\nslow = \"conflate\"\n", "1:1", "topics.pattern: missing"),
+        ("twice", b"[[topics]]\npattern = \"a\"\n[[topics]]\npattern = \"a\"\n", "4:11", "never tried"),
+        ("default", b"[topic_defaults]\npublish = \"all\"\n", "2:11", "expected \"clients\" or \"operator\""),
+    ] {
+        let file = File::new(name, bytes);
+        let output = output(&["serve", "--listen", "127.0.0.1:0", "--admin", "off", "--config", file.path()]);
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        assert!(stderr.starts_with(&format!("error: {}:{place}: ", file.path())), "{stderr}");
+        assert!(stderr.contains(words), "{stderr}");
+        assert_eq!(text(&output.stdout), "");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_one_line_with_the_cure_and_exit_code_3() {
+    for path in ["/nowhere/echoring.toml", "/"] {
+        let output = output(&["serve", "--config", path]);
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        assert!(stderr.contains(path) && stderr.contains("name a file that this user may read"), "{stderr}");
+    }
+}
+
+#[test]
+fn a_file_without_an_end_is_not_read_for_ever() {
+    let output = output(&["serve", "--config", "/dev/zero"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("longer than 1MiB"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_check_prints_what_would_hold_and_serves_nothing() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("its address").to_string();
+    let file =
+        File::new("checked", b"queue_bytes = \"64KiB\"\n[[topics]]\npattern = \"a.*\"\npresence = true\n");
+    let flags = ["serve", "--config", file.path(), "--listen", &address, "--admin", "off", "--check"];
+    let shown = output(&flags);
+    assert_eq!(shown.status.code(), Some(0), "{}", text(&shown.stderr));
+    let toml = text(&shown.stdout);
+    for line in [
+        format!("listen = [\"{address}\"]"),
+        "max_message = \"64KiB\"".to_owned(),
+        "queue_bytes = \"64KiB\"".to_owned(),
+        "pattern = \"a.*\"\nslow = \"disconnect\"\nlag_bytes = \"64KiB\"".to_owned(),
+    ] {
+        assert!(toml.contains(&line), "{line} is not in\n{toml}");
+    }
+    let printed = File::new("printed", toml.as_bytes());
+    assert_eq!(text(&output(&["serve", "--check", "--config", printed.path()]).stdout), toml);
+    let wrong = output(&["serve", "--check", "--queue-bytes", "1"]);
+    assert_eq!((wrong.status.code(), text(&wrong.stdout)), (Some(2), String::new()));
+}
+
+#[test]
+fn the_example_in_the_documentation_is_taken() {
+    let documentation = include_str!("../docs/configuration.md");
+    let example = documentation.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
+    let files = certificate();
+    let [cert, key] = [&files.cert, &files.key].map(|path| path.to_str().expect("a path in UTF-8"));
+    let example = example
+        .expect("an example")
+        .replace("/etc/echoring/fullchain.pem", cert)
+        .replace("/etc/echoring/key.pem", key);
+    let file = File::new("example", example.as_bytes());
+    let output = output(&["serve", "--check", "--config", file.path()]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let (toml, example) = (text(&output.stdout), example.as_str());
+    assert_eq!(toml.matches("[[topics]]").count(), example.matches("[[topics]]").count());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `--compress`: the words of permessage-deflate's header (RFC 7692, 7.1), and what it does not carry.
 
+use std::fmt;
 use std::str::FromStr;
 
 use super::values;
@@ -64,6 +65,27 @@ impl FromStr for Compress {
             }
         }
         Ok(Compress { compression: Some(compression), memory_bytes })
+    }
+}
+
+/// Shown as it may be written.
+impl fmt::Display for Compress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(Compression { preferences, level, threshold_bytes }) = self.compression else {
+            return f.write_str("off");
+        };
+        if "on".parse() == Ok(*self) {
+            return f.write_str("on");
+        }
+        let Preferences { server, client } = preferences;
+        for (end, direction) in [("server", server), ("client", client)] {
+            if !direction.takeover {
+                write!(f, "{end}_no_context_takeover; ")?;
+            }
+            write!(f, "{end}_max_window_bits={}; ", direction.window_bits)?;
+        }
+        let [threshold, memory] = [threshold_bytes.into(), self.memory_bytes].map(values::shown_bytes);
+        write!(f, "level={level}; threshold={threshold}; memory={memory}")
     }
 }
 

@@ -1,4 +1,11 @@
-//! `echoring serve`: its flags, what they resolve to, and the life of the server's process.
+//! `echoring serve`: its flags, and the life of the server's process.
+//!
+//! Where a flag is not given, `config` may have it from a file; `settings` makes of both what the server runs with.
+
+mod check;
+mod config;
+mod settings;
+mod topics;
 
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -10,14 +17,15 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
+use self::config::{ConfigFile, Places};
+use self::settings::Settings;
+use self::topics::Tables;
 use super::compress::Compress;
 use super::signals::Signals;
-use super::{Failure, environment, values};
+use super::{Failure, environment, print, values};
 use crate::control::{Control, Token};
-use crate::limits;
-use crate::protocol::handshake::{OriginPolicy, SubprotocolPreference};
-use crate::server::{Config, DriverChoice, Handle, ListenAddress, Server};
-use crate::tls;
+use crate::protocol::handshake::SubprotocolPreference;
+use crate::server::{DriverChoice, Handle, ListenAddress, Server};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -28,6 +36,8 @@ Examples:
   echoring serve --listen 127.0.0.1:0 --admin off --cpus 0 --shards 1
       one shard on CPU 0, on a free port that the `listening` line tells
   echoring serve --max-message 1MiB --queue-bytes 4MiB --log warn
+  echoring serve --config /etc/echoring.toml --log debug
+      all that the file says, and more in the log
   echoring serve --compress on
   echoring serve --listen 0.0.0.0:443 --tls-cert fullchain.pem --tls-key key.pem
   echoring serve --compress 'server_max_window_bits=12; client_no_context_takeover; level=3'
@@ -38,13 +48,23 @@ Bytes take KiB, MiB and GiB; times take ms, s, m and h.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
+    /// Read settings from this file, in TOML: the other flags without their dashes, and what holds for topics. Flags
+    /// given beside it win; docs/configuration.md has all keys
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Do not serve: print what would be served with, defaults included, as a configuration file
+    #[arg(long)]
+    check: bool,
+
     /// Where to accept WebSocket connections: ADDR:PORT (port 0 takes a free one) or unix:PATH; repeatable
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9001", value_parser = listen_address)]
+    /// [default: 127.0.0.1:9001]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = listen_address)]
     listen: Vec<ListenAddress>,
 
-    /// Where to answer GET /stats, /topics and /healthz, and POST /topics/NAME; or off
-    #[arg(long, value_name = "ADDR:PORT|off", default_value = "127.0.0.1:9002")]
-    admin: Admin,
+    /// Where to answer GET /stats, /topics and /healthz, and POST /topics/NAME; or off [default: 127.0.0.1:9002]
+    #[arg(long, value_name = "ADDR:PORT|off")]
+    admin: Option<Admin>,
 
     /// Answer at --admin only who names this secret, by Authorization: Bearer; its file has one line of at least 16
     /// characters
@@ -52,16 +72,18 @@ pub(super) struct Args {
     admin_token_file: Option<PathBuf>,
 
     /// Event loops, each on a CPU of its own; auto takes one per CPU that the process is allowed
-    #[arg(long, value_name = "N|auto", default_value = "auto", value_parser = Shards::from_str)]
-    shards: Shards,
+    /// [default: auto]
+    #[arg(long, value_name = "N|auto", value_parser = Shards::from_str)]
+    shards: Option<Shards>,
 
     /// CPUs to pin the shards to, such as 0,2 or 0-3 [default: those the process is allowed]
     #[arg(long, value_name = "LIST", value_parser = CpuList::from_str)]
     cpus: Option<CpuList>,
 
     /// How to do I/O; auto takes io_uring where the kernel allows it, and says so loudly where it does not
-    #[arg(long, value_enum, default_value = "auto")]
-    driver: Driver,
+    /// [default: auto]
+    #[arg(long, value_enum)]
+    driver: Option<Driver>,
 
     /// Largest message taken, in bytes; a larger one ends its connection with 1009 [default: 64KiB]
     #[arg(long, value_name = "BYTES", value_parser = values::bytes)]
@@ -75,6 +97,14 @@ pub(super) struct Args {
     /// behind its topic before it is disconnected with 4008 [default: 256KiB]
     #[arg(long, value_name = "BYTES", value_parser = values::bytes)]
     queue_bytes: Option<u64>,
+
+    /// Topics of the whole server; a subscription to a further one is refused [default: 65536]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    max_topics: Option<u32>,
+
+    /// Topics that one connection may subscribe to [default: 128]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    max_subscriptions: Option<u32>,
 
     /// Bytes of buffers and topic logs that the whole server may hold [default: 1GiB]
     #[arg(long, value_name = "BYTES", value_parser = values::bytes)]
@@ -97,22 +127,16 @@ pub(super) struct Args {
     #[arg(long, value_name = "NAME", value_parser = values::subprotocol)]
     subprotocol: Vec<String>,
 
-    /// Whose order of preference decides where several subprotocols are possible
-    #[arg(
-        long,
-        value_enum,
-        default_value = "server",
-        value_name = "server|client",
-        hide_possible_values = true
-    )]
-    subprotocol_preference: Preference,
+    /// Whose order of preference decides where several subprotocols are possible [default: server]
+    #[arg(long, value_enum, value_name = "server|client", hide_possible_values = true)]
+    subprotocol_preference: Option<Preference>,
 
     /// Speak TLS with this certificate: a PEM file, followed by those that vouch for it
-    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    #[arg(long, value_name = "FILE")]
     tls_cert: Option<PathBuf>,
 
     /// The private key of --tls-cert: a PEM file
-    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    #[arg(long, value_name = "FILE")]
     tls_key: Option<PathBuf>,
 
     /// Time from accepting a connection to the end of its handshake [default: 5s]
@@ -120,12 +144,13 @@ pub(super) struct Args {
     handshake_timeout: Option<Duration>,
 
     /// What to log on stderr: error, warn, info, debug, trace, off, or module=level pairs
-    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = environment::log_filter)]
-    log: String,
+    /// [default: info]
+    #[arg(long, value_name = "LEVEL", value_parser = environment::log_filter)]
+    log: Option<String>,
 
-    /// A set of defaults; flags given beside it win
-    #[arg(long, value_enum, default_value = "default")]
-    profile: Profile,
+    /// A set of defaults; flags given beside it win [default: default]
+    #[arg(long, value_enum)]
+    profile: Option<Profile>,
 
     /// Leave out the endpoints for test harnesses, such as /delay, /close and /source, by which anybody can keep the
     /// server busy
@@ -135,6 +160,60 @@ pub(super) struct Args {
     /// Share the port with another server that is being replaced, instead of refusing to start
     #[arg(long)]
     takeover: bool,
+}
+
+impl Args {
+    /// What to run with: these flags, and the file of `--config` where they say nothing.
+    fn resolve(mut self) -> Result<Settings, Failure> {
+        let Some(path) = self.config.take() else {
+            return Settings::new(self, &Places::default(), &Tables::default());
+        };
+        let ConfigFile { args, mut places, tables } = ConfigFile::read(&path)?;
+        Settings::new(self.over(args, &mut places), &places, &tables)
+    }
+
+    /// These flags, and those of `file` that are not among them. `places` keeps the keys that have a say.
+    fn over(self, file: Args, places: &mut Places) -> Args {
+        Args {
+            config: self.config.or(file.config),
+            check: self.check || file.check,
+            listen: places.list("listen", self.listen, file.listen),
+            admin: places.one("admin", self.admin, file.admin),
+            admin_token_file: places.one("admin_token_file", self.admin_token_file, file.admin_token_file),
+            shards: places.one("shards", self.shards, file.shards),
+            cpus: places.one("cpus", self.cpus, file.cpus),
+            driver: places.one("driver", self.driver, file.driver),
+            max_message: places.one("max_message", self.max_message, file.max_message),
+            max_connections: places.one("max_connections", self.max_connections, file.max_connections),
+            queue_bytes: places.one("queue_bytes", self.queue_bytes, file.queue_bytes),
+            max_topics: places.one("max_topics", self.max_topics, file.max_topics),
+            max_subscriptions: places.one(
+                "max_subscriptions",
+                self.max_subscriptions,
+                file.max_subscriptions,
+            ),
+            memory_budget: places.one("memory_budget", self.memory_budget, file.memory_budget),
+            allow_origin: places.list("allow_origin", self.allow_origin, file.allow_origin),
+            compress: places.one("compress", self.compress, file.compress),
+            subprotocol: places.list("subprotocol", self.subprotocol, file.subprotocol),
+            subprotocol_preference: places.one(
+                "subprotocol_preference",
+                self.subprotocol_preference,
+                file.subprotocol_preference,
+            ),
+            tls_cert: places.one("tls_cert", self.tls_cert, file.tls_cert),
+            tls_key: places.one("tls_key", self.tls_key, file.tls_key),
+            handshake_timeout: places.one(
+                "handshake_timeout",
+                self.handshake_timeout,
+                file.handshake_timeout,
+            ),
+            log: places.one("log", self.log, file.log),
+            profile: places.one("profile", self.profile, file.profile),
+            no_test_endpoints: self.no_test_endpoints || file.no_test_endpoints,
+            takeover: self.takeover || file.takeover,
+        }
+    }
 }
 
 /// An address of `--listen`.
@@ -153,6 +232,10 @@ fn listen_address(word: &str) -> Result<ListenAddress, String> {
 enum Admin {
     Off,
     At(SocketAddr),
+}
+
+impl Admin {
+    const DEFAULT: Admin = Admin::At(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9002));
 }
 
 impl FromStr for Admin {
@@ -208,6 +291,16 @@ pub(super) enum Driver {
     Epoll,
 }
 
+impl From<Driver> for DriverChoice {
+    fn from(driver: Driver) -> DriverChoice {
+        match driver {
+            Driver::Auto => DriverChoice::Auto,
+            Driver::Uring => DriverChoice::Uring,
+            Driver::Epoll => DriverChoice::Epoll,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Preference {
     Server,
@@ -233,175 +326,19 @@ enum Profile {
     Conformance,
 }
 
-/// What `serve` runs with: every default taken, every contradiction found.
-#[derive(Debug, Clone)]
-struct Settings {
-    server: Config,
-    admin: Admin,
-    admin_token_file: Option<PathBuf>,
-    log: String,
-}
-
-impl Args {
-    fn validate(self) -> Result<Settings, Failure> {
-        let profile = Defaults::of(self.profile);
-        let max_message = self.max_message.unwrap_or(profile.max_message);
-        if !(1..=limits::MESSAGE_BYTES_MAX).contains(&max_message) {
-            return Err(usage("--max-message", "must be from 1 byte to 2GiB"));
-        }
-        let queue_bytes = match u32::try_from(self.queue_bytes.unwrap_or(profile.queue_bytes)) {
-            Ok(bytes @ QUEUE_BYTES_MIN..=QUEUE_BYTES_MAX) => bytes,
-            _ => return Err(usage("--queue-bytes", "must be from 4KiB to 1GiB")),
-        };
-        let memory_budget = self.memory_budget.unwrap_or(limits::MEMORY_BUDGET_DEFAULT);
-        let budget_min = 16 * limits::BUDGET_LEASE_BYTES;
-        if memory_budget < budget_min.max(u64::from(queue_bytes)) {
-            return Err(usage("--memory-budget", "must be at least 16MiB, and at least --queue-bytes"));
-        }
-        let handshake_timeout = match self.handshake_timeout {
-            None => limits::HANDSHAKE_TIMEOUT,
-            Some(time) if (HANDSHAKE_TIMEOUT_MIN..=HANDSHAKE_TIMEOUT_MAX).contains(&time) => {
-                // At most five minutes: far below 2^64 ns.
-                time.as_nanos() as limits::Nanos
-            }
-            Some(_) => return Err(usage("--handshake-timeout", "must be from 100ms to 5m")),
-        };
-        let compress = self.compress.unwrap_or(profile.compress);
-        let cpus = self.cpus.map(|list| list.0).unwrap_or_default();
-        if let Some(shards) = self.shards.0
-            && !cpus.is_empty()
-            && shards > cpus.len()
-        {
-            let line = format!("{shards} shards need as many CPUs, and --cpus names {}", cpus.len());
-            return Err(usage("--shards", &line));
-        }
-        let listen = distinct(self.listen)?;
-        if let Admin::At(admin) = self.admin
-            && admin.port() != 0
-            && listen.contains(&ListenAddress::Tcp(admin))
-        {
-            return Err(usage(
-                "--admin",
-                &format!("{admin} is taken by --listen; give another port, or off"),
-            ));
-        }
-        if self.admin == Admin::Off && self.admin_token_file.is_some() {
-            return Err(usage("--admin-token-file", "there is no address to guard, with --admin off"));
-        }
-        let tls = match (self.tls_cert, self.tls_key) {
-            (Some(cert), Some(key)) => Some(
-                tls::server_config(&cert, &key).map_err(|error| Failure::Environment(error.to_string()))?,
-            ),
-            _ => None,
-        };
-        let server = Config {
-            listen,
-            shards: self.shards.0,
-            cpus,
-            driver: self.driver.into(),
-            message_bytes_max: max_message,
-            connections_max: self.max_connections,
-            queue_bytes,
-            memory_budget_bytes: memory_budget,
-            compression: compress.compression,
-            compression_bytes: compress.memory_bytes,
-            tls,
-            origins: origin_policy(self.allow_origin),
-            subprotocols: static_names(self.subprotocol),
-            subprotocol_preference: self.subprotocol_preference.into(),
-            handshake_timeout,
-            pings_per_second_max: match self.profile {
-                Profile::Default => limits::PINGS_PER_SECOND_MAX,
-                Profile::Benchmark | Profile::Conformance => u32::MAX,
-            },
-            autotune_sockets: self.profile == Profile::Benchmark,
-            takeover: self.takeover,
-            test_endpoints: !self.no_test_endpoints,
-            ..Config::default()
-        };
-        Ok(Settings { server, admin: self.admin, admin_token_file: self.admin_token_file, log: self.log })
-    }
-}
-
-fn origin_policy(allowed: Vec<String>) -> OriginPolicy {
-    if allowed.iter().any(|origin| origin == "*") {
-        OriginPolicy::Any
-    } else if allowed.is_empty() {
-        OriginPolicy::SameHost
-    } else {
-        OriginPolicy::List(allowed)
-    }
-}
-
-/// What was typed stays for as long as the process.
-fn static_names(names: Vec<String>) -> Vec<&'static str> {
-    names.into_iter().map(|name| &*name.leak()).collect()
-}
-
-impl From<Driver> for DriverChoice {
-    fn from(driver: Driver) -> DriverChoice {
-        match driver {
-            Driver::Auto => DriverChoice::Auto,
-            Driver::Uring => DriverChoice::Uring,
-            Driver::Epoll => DriverChoice::Epoll,
-        }
-    }
-}
-
-/// Smallest `--queue-bytes`: less could not hold the kernel's own smallest send buffer.
-const QUEUE_BYTES_MIN: u32 = 4 * 1024;
-/// Largest `--queue-bytes`: what one connection may hold must be countable in 31 bits.
-const QUEUE_BYTES_MAX: u32 = 1 << 30;
-const HANDSHAKE_TIMEOUT_MIN: Duration = Duration::from_millis(100);
-const HANDSHAKE_TIMEOUT_MAX: Duration = Duration::from_secs(300);
-
-/// What a profile changes when the flag itself is not given.
-struct Defaults {
-    max_message: u64,
-    queue_bytes: u64,
-    compress: Compress,
-}
-
-impl Defaults {
-    fn of(profile: Profile) -> Defaults {
-        let queue_bytes = u64::from(limits::QUEUE_BYTES_DEFAULT);
-        match profile {
-            Profile::Default | Profile::Benchmark => {
-                Defaults { max_message: limits::MESSAGE_BYTES_DEFAULT, queue_bytes, compress: Compress::OFF }
-            }
-            Profile::Conformance => Defaults {
-                max_message: 16 << 20,
-                queue_bytes: queue_bytes.max(1 << 20),
-                compress: Compress::full(),
-            },
-        }
-    }
-}
-
-fn usage(flag: &str, explanation: &str) -> Failure {
-    Failure::Usage(format!("{flag}: {explanation}"))
-}
-
-/// Refuses an address given twice: the kernel would share it among two sets of listeners silently.
-fn distinct(listen: Vec<ListenAddress>) -> Result<Vec<ListenAddress>, Failure> {
-    for (i, address) in listen.iter().enumerate() {
-        let free_port = matches!(address, ListenAddress::Tcp(address) if address.port() == 0);
-        if !free_port && listen[..i].contains(address) {
-            return Err(usage("--listen", &format!("{address} is given twice")));
-        }
-    }
-    Ok(listen)
-}
-
 /// Time from the first signal to the end of the process, whatever hinders it. The shards give up on their
-/// peers after [`limits::DRAIN_TIMEOUT`].
+/// peers after [`DRAIN_TIMEOUT`](crate::limits::DRAIN_TIMEOUT).
 const EXIT_TIMEOUT: Duration = Duration::from_millis(9_500);
 /// Exit code of a server whose shards ended without being told to.
 const EXIT_BROKEN: u8 = 1;
 
 /// Runs the server until a signal ends it.
 pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
-    let settings = arguments.validate()?;
+    let check = arguments.check;
+    let settings = arguments.resolve()?;
+    if check {
+        return Ok(print(settings.to_string().as_bytes()));
+    }
     environment::start_log(&settings.log)?;
     environment::raise_descriptor_limit();
     crate::driver::small_pages_only();
@@ -481,105 +418,4 @@ fn drain_on_signal(mut signals: Signals, server: Handle, control: Option<Arc<Con
         server.drain();
         signals.exit_on_second(EXIT_TIMEOUT, 0);
     });
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::Parser as _;
-
-    use super::*;
-
-    #[derive(clap::Parser)]
-    struct Serve {
-        #[command(flatten)]
-        args: Args,
-    }
-
-    fn settings(flags: &[&str]) -> Result<Settings, Failure> {
-        let words = std::iter::once("serve").chain(flags.iter().copied());
-        match Serve::try_parse_from(words) {
-            Ok(serve) => serve.args.validate(),
-            Err(error) => Err(Failure::Usage(error.to_string())),
-        }
-    }
-
-    #[test]
-    fn without_flags_the_documented_defaults_hold() {
-        let settings = settings(&[]).expect("defaults are valid");
-        assert_eq!(
-            settings.server.listen,
-            [ListenAddress::Tcp("127.0.0.1:9001".parse().expect("an address"))]
-        );
-        assert_eq!(settings.admin, Admin::At("127.0.0.1:9002".parse().expect("an address")));
-        assert_eq!(settings.server.message_bytes_max, 64 * 1024);
-        assert_eq!(settings.server.queue_bytes, 256 * 1024);
-        assert_eq!(settings.server.handshake_timeout, 5 * limits::SECOND);
-        assert_eq!(settings.server.shards, None);
-    }
-
-    #[test]
-    fn a_profile_moves_defaults_and_a_flag_beside_it_wins() {
-        let conformance = settings(&["--profile", "conformance"]).expect("valid");
-        assert_eq!(conformance.server.message_bytes_max, 16 << 20);
-        assert!(conformance.server.compression.is_some());
-        let both = settings(&["--profile", "conformance", "--max-message", "1MiB"]).expect("valid");
-        assert_eq!(both.server.message_bytes_max, 1 << 20);
-    }
-
-    #[test]
-    fn listeners_may_be_several_and_of_both_kinds() {
-        let flags = ["--listen", "[::1]:0", "--listen", "unix:/run/echoring.sock", "--listen", "localhost:1"];
-        let settings = settings(&flags).expect("valid");
-        assert_eq!(settings.server.listen.len(), 3);
-        assert_eq!(settings.server.listen[1], ListenAddress::Unix("/run/echoring.sock".into()));
-        assert_eq!(settings.server.listen[2].to_string(), "127.0.0.1:1");
-    }
-
-    #[test]
-    fn contradictions_and_values_out_of_range_are_usage_errors() {
-        for flags in [
-            &["--shards", "3", "--cpus", "0,1"][..],
-            &["--shards", "0"],
-            &["--max-message", "0"],
-            &["--max-message", "2147483649"],
-            &["--queue-bytes", "1KiB"],
-            &["--queue-bytes", "8GiB"],
-            &["--memory-budget", "1MiB"],
-            &["--memory-budget", "16MiB", "--queue-bytes", "32MiB"],
-            &["--max-connections", "0"],
-            &["--handshake-timeout", "1ms"],
-            &["--handshake-timeout", "5"],
-            &["--listen", "127.0.0.1"],
-            &["--listen", "unix:"],
-            &["--listen", "127.0.0.1:7", "--listen", "127.0.0.1:7"],
-            &["--listen", "127.0.0.1:7", "--admin", "127.0.0.1:7"],
-            &["--admin", "on"],
-            &["--admin", "off", "--admin-token-file", "f"],
-            &["--allow-origin", "https://a/b"],
-            &["--subprotocol", "a b"],
-            &["--subprotocol", ""],
-            &["--subprotocol-preference", "mine"],
-            &["--log", "loud"],
-            &["--compress", "maybe"],
-            &["--profile", "fast"],
-            &["--tls-cert", "f"],
-            &["--config", "f"],
-            &["stray"],
-        ] {
-            assert!(matches!(settings(flags), Err(Failure::Usage(_))), "{flags:?} were taken");
-        }
-    }
-
-    #[test]
-    fn subprotocols_keep_the_order_given() {
-        let flags = ["--subprotocol", "b.v2", "--subprotocol", "a", "--subprotocol-preference", "client"];
-        let settings = settings(&flags).expect("valid");
-        assert_eq!(settings.server.subprotocols, ["b.v2", "a"]);
-        assert_eq!(settings.server.subprotocol_preference, SubprotocolPreference::Client);
-    }
-
-    #[test]
-    fn a_message_of_the_largest_size_is_allowed() {
-        assert_eq!(settings(&["--max-message", "2GiB"]).expect("valid").server.message_bytes_max, 1 << 31);
-    }
 }

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::limits::{MILLISECOND, Nanos, SECOND};
 use crate::protocol::handshake::is_subprotocol;
 
 /// Bytes: a number with an optional `KiB`, `MiB`, `GiB` (or `k`, `m`, `g`, in either case, which mean the
@@ -48,6 +49,33 @@ pub fn duration(word: &str) -> Result<Duration, String> {
         return Err("longer than 1000h".to_owned());
     }
     Ok(Duration::from_secs_f64(seconds))
+}
+
+/// Bytes as [`bytes`] reads them, in the largest unit of which they are a whole number.
+pub fn shown_bytes(bytes: u64) -> String {
+    for (shift, unit) in [(30, "GiB"), (20, "MiB"), (10, "KiB")] {
+        if bytes > 0 && bytes.trailing_zeros() >= shift {
+            return format!("{}{unit}", bytes >> shift);
+        }
+    }
+    bytes.to_string()
+}
+
+/// A time as [`duration`] reads it, in the largest unit of which it is a whole number, or in microseconds.
+pub fn shown_time(time: Nanos) -> String {
+    const MINUTE: Nanos = 60 * SECOND;
+    if time == 0 {
+        return "0s".to_owned();
+    }
+    for (unit, name) in [(60 * MINUTE, "h"), (MINUTE, "m"), (SECOND, "s"), (MILLISECOND, "ms")] {
+        if time.is_multiple_of(unit) {
+            return format!("{}{name}", time / unit);
+        }
+    }
+    match (time / 1_000, time % 1_000) {
+        (us, 0) => format!("{us}us"),
+        (us, ns) => format!("{us}.{ns:03}us"),
+    }
 }
 
 /// A list of CPU numbers: `0`, `0,2`, `0-3`, `0-1,4`. Kept in the order given, without repeats.
@@ -148,6 +176,34 @@ mod tests {
         assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
         for wrong in ["5", "", "s", "-1s", "1.2.3s", "1w", "1001h", "infs", "NaNs", ".s"] {
             assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_is_read_as_the_same() {
+        for (number, shown) in [
+            (0, "0"),
+            (1, "1"),
+            (1_000, "1000"),
+            (1_024, "1KiB"),
+            (3 << 20, "3MiB"),
+            ((1 << 30) + 1024, "1048577KiB"),
+        ] {
+            assert_eq!(shown_bytes(number), shown);
+            assert_eq!(bytes(shown), Ok(number));
+        }
+        for (time, shown) in [
+            (0, "0s"),
+            (1, "0.001us"),
+            (1_500, "1.500us"),
+            (2 * MILLISECOND, "2ms"),
+            (1_500 * MILLISECOND, "1500ms"),
+            (60 * SECOND, "1m"),
+            (90 * SECOND, "90s"),
+            (7_200 * SECOND, "2h"),
+        ] {
+            assert_eq!(shown_time(time), shown);
+            assert_eq!(duration(shown).map(|read| read.as_nanos()), Ok(time.into()));
         }
     }
 

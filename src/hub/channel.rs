@@ -2,49 +2,111 @@
 
 use bytes::Bytes;
 
-use super::log::{Log, LogPosition, Origin};
+use super::accounts::Deliveries;
+use super::keyed::Keyed;
+use super::log::{Log, Origin, Parts, Sequence};
+use super::settings::{Settings, Slow};
 use crate::buffer::Pool;
 use crate::limits::Nanos;
 
-/// How the messages of a topic are encoded for a subscriber. Each format that is in use has a log of its own.
+/// In what words subscribers are told of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Format {
-    /// As published.
-    Plain,
-    /// Compressed where that makes a message shorter, each from an empty window (RFC 7692, 7.2.3.1): legal
-    /// whatever was agreed on about keeping windows, and the same bytes for all who agreed on this one.
-    Deflated {
-        /// log2 of the window in bytes, 9 to 15.
-        window_bits: u8,
-    },
+pub enum Dialect {
+    /// Messages as they were published, and nothing else: there are no words for a gap.
+    Raw,
+    /// Those of a protocol adapter, which has words for notices.
+    Adapter(u8),
 }
 
-/// Names a subscriber within its topic while it is subscribed.
+/// How the messages of a topic are encoded for a subscriber. Each format that is in use has a log of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Format {
+    /// In what words.
+    pub dialect: Dialect,
+    /// log2 of the window in bytes, 9 to 15, where messages are compressed if that makes them shorter, each from an
+    /// empty window (RFC 7692, 7.2.3.1): legal whatever was agreed on about keeping windows, and the same bytes for
+    /// all who agreed on this one.
+    pub window_bits: Option<u8>,
+}
+
+/// Names a subscriber while it is subscribed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemberId {
-    pub(super) format: Format,
+    /// Of its shard.
+    pub(super) channel: u32,
     /// Within its channel.
     pub(super) index: u32,
 }
 
-/// A message on its way into the logs of its topic.
+impl MemberId {
+    /// It as a number that travels with what is sent to it.
+    pub fn tag(self) -> u64 {
+        u64::from(self.channel) << 32 | u64::from(self.index)
+    }
+
+    /// The member of this number.
+    pub fn from_tag(tag: u64) -> MemberId {
+        MemberId { channel: (tag >> 32) as u32, index: tag as u32 }
+    }
+}
+
+/// A message, or a notice, on its way into the logs of its topic.
 pub trait Encode {
-    /// The message as one frame, given as header and payload: the same bytes for all subscribers of `format`. Where
-    /// compression does not make it shorter that is the plain frame. Asked at most once for each format.
-    fn frame(&mut self, format: Format) -> [&[u8]; 2];
+    /// It as one frame of the topic `topic`, in parts: the same bytes for all subscribers of `format`. Where compression
+    /// does not make it shorter that is the plain frame. Asked at most once for each format.
+    fn frame(&mut self, topic: &str, format: Format) -> Parts<'_>;
+}
+
+/// What a subscriber missed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// The first message.
+    pub from: u64,
+    /// The last one.
+    pub to: u64,
+    /// It was too slow, or there was no memory for them.
+    pub reason: GapReason,
+}
+
+/// Why a subscriber missed messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GapReason {
+    /// It lagged further than it may.
+    Slow,
+    /// It came back later than messages are kept.
+    History,
+    /// There was no memory for them.
+    Memory,
+}
+
+impl GapReason {
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            GapReason::Slow => "slow",
+            GapReason::History => "history",
+            GapReason::Memory => "memory",
+        }
+    }
 }
 
 /// Where a topic's frames go. Implemented over the shard; `K` names a connection.
 pub trait Sink<K> {
     /// Whether a send would be taken now.
     fn is_writable(&self, key: K) -> bool;
-    /// Sends encoded frames. Gives them back when they are not taken.
+    /// Sends encoded frames, `messages` messages. Gives them back when they are not taken. `tag` comes back with what of
+    /// it could not be sent, see [`Topics::take_back`](super::Topics::take_back).
     ///
     /// # Errors
     /// The frames, when the connection does not take them now.
-    fn send(&mut self, key: K, frames: Bytes, count: u32) -> Result<(), Bytes>;
+    fn send(&mut self, key: K, frames: Bytes, messages: u32, tag: u64) -> Result<(), Bytes>;
+    /// Tells of a gap, in order with what is sent. False when that is not taken now.
+    fn tell_gap(&mut self, key: K, topic: &str, gap: Gap) -> bool;
+    /// Sends the latest of some keys, each of which replaces others, in order with what is sent. Returns the offset of
+    /// the last one and how many they were, `None` when nothing is taken now. Not all need be taken.
+    fn send_latest(&mut self, key: K, topic: &str, latest: &Keyed, after: u64) -> Option<(u64, u32)>;
     /// The subscriber fell behind its bound and is dropped from the topic.
-    fn fell_behind(&mut self, key: K);
+    fn fell_behind(&mut self, key: K, member: MemberId);
     /// Where logs without readers go back to.
     fn pool(&mut self) -> &mut Pool;
 }
@@ -55,19 +117,47 @@ pub(super) struct Sums {
     pub(super) subscriptions: usize,
     /// Of them, those that have not got everything.
     pub(super) laggards: usize,
+    /// `queued` is not kept here: it follows from the cursors.
+    pub(super) deliveries: Deliveries,
+}
+
+/// What a channel's work needs of its topic and its shard.
+#[derive(Debug)]
+pub(super) struct Surroundings<'a> {
+    pub(super) topic: &'a str,
+    pub(super) settings: &'a Settings,
+    pub(super) keyed: &'a Keyed,
+    pub(super) sums: &'a mut Sums,
+    /// The topic's own.
+    pub(super) deliveries: &'a mut Deliveries,
+    pub(super) now: Nanos,
+}
+
+impl Surroundings<'_> {
+    /// Counts for the topic and for the shard.
+    #[inline]
+    fn count(&mut self, count: impl Fn(&mut Deliveries)) {
+        count(self.deliveries);
+        count(&mut self.sums.deliveries);
+    }
 }
 
 /// One subscriber: a cursor.
 #[derive(Debug)]
 struct Member<K> {
     key: K,
-    cursor: LogPosition,
+    cursor: Sequence,
     /// Frames of this origin are not sent back; 0 for all are sent.
     skip: Origin,
-    /// The end of the latest frame of `skip`: while it lies before the cursor there is nothing to skip.
-    own_end: LogPosition,
-    /// Since when the cursor has not been at the end; 0 when it is.
-    behind_since: Nanos,
+    /// Behind the latest frame of `skip`: while it lies before the cursor there is nothing to skip.
+    own_end: Sequence,
+    /// The offset that it has everything up to, or was told that it has not, own messages aside.
+    has: u64,
+    /// Messages of its unfinished send, which are not sent until that is over.
+    in_flight: u32,
+    /// Its own messages behind its cursor, which it is not owed.
+    own: u32,
+    behind: bool,
 }
 
 /// Why a member was not just sent the latest piece.
@@ -80,32 +170,41 @@ enum Stopped {
 
 #[derive(Debug)]
 pub(super) struct Channel<K> {
+    /// Of the topic's table.
+    pub(super) topic: u32,
+    /// Of the shard.
+    id: u32,
     pub(super) format: Format,
-    log: Log,
+    pub(super) log: Log,
     /// Holes are reused.
     members: Vec<Option<Member<K>>>,
     free: Vec<u32>,
     count: usize,
     behind: usize,
-    /// A message was lost for want of memory: all members have missed it and are dropped when next offered to.
-    failed: bool,
+    /// What lies before it was lost for want of memory, up to the message `lost_offset`.
+    lost_before: Sequence,
+    lost_offset: u64,
 }
 
 impl<K: Copy + Eq> Channel<K> {
-    pub(super) fn new(format: Format, log_bytes_max: usize) -> Channel<K> {
+    /// A channel of a topic that has reached `offset`.
+    pub(super) fn new(id: u32, topic: u32, format: Format, log_bytes_max: usize, offset: u64) -> Channel<K> {
         Channel {
+            topic,
+            id,
             format,
-            log: Log::new(log_bytes_max),
+            log: Log::new(log_bytes_max, offset),
             members: Vec::new(),
             free: Vec::new(),
             count: 0,
             behind: 0,
-            failed: false,
+            lost_before: 0,
+            lost_offset: 0,
         }
     }
 
-    pub(super) fn is_deserted(&self) -> bool {
-        self.count == 0
+    pub(super) fn count(&self) -> usize {
+        self.count
     }
 
     pub(super) fn has_laggards(&self) -> bool {
@@ -116,7 +215,8 @@ impl<K: Copy + Eq> Channel<K> {
     pub(super) fn subscribe(&mut self, key: K, skip: Origin, sums: &mut Sums) -> u32 {
         // Frames of this turn that were appended before now are not for it.
         let cursor = self.log.appended();
-        let member = Member { key, cursor, skip, own_end: 0, behind_since: 0 };
+        let has = self.log.offset_before(cursor);
+        let member = Member { key, cursor, skip, own_end: 0, has, in_flight: 0, own: 0, behind: false };
         self.count += 1;
         sums.subscriptions += 1;
         match self.free.pop() {
@@ -131,57 +231,115 @@ impl<K: Copy + Eq> Channel<K> {
         }
     }
 
-    pub(super) fn remove(&mut self, index: u32, sums: &mut Sums) {
+    /// Removes a member; what it has not got is dropped.
+    pub(super) fn remove(&mut self, index: u32, around: &mut Surroundings<'_>) {
         let Some(member) = self.members.get_mut(index as usize).and_then(Option::take) else { return };
-        let behind = usize::from(member.behind_since != 0);
+        let missed = self.queued(&member) + u64::from(member.in_flight);
+        around.count(|deliveries| deliveries.dropped_disconnect += missed);
+        let behind = usize::from(member.behind);
         self.behind -= behind;
         self.count -= 1;
         self.free.push(index);
-        sums.laggards -= behind;
-        sums.subscriptions -= 1;
+        around.sums.laggards -= behind;
+        around.sums.subscriptions -= 1;
     }
 
-    /// Appends a message; `own` is the subscriber that published it, of this channel or another.
+    /// Messages that a member is owed and that were not handed on, those that nobody can read yet included.
+    fn queued(&self, member: &Member<K>) -> u64 {
+        let owed = self.log.offset_before(self.log.appended()).saturating_sub(self.counted(member));
+        owed.saturating_sub(u64::from(member.own))
+    }
+
+    /// The offset up to which everything was counted for a member, if only as lost.
+    fn counted(&self, member: &Member<K>) -> u64 {
+        if member.cursor < self.lost_before { member.has.max(self.lost_offset) } else { member.has }
+    }
+
+    /// Messages that all members are owed, those of unfinished sends included.
+    pub(super) fn all_queued(&self) -> u64 {
+        let owed = |member: &Member<K>| self.queued(member) + u64::from(member.in_flight);
+        self.members.iter().flatten().map(owed).sum()
+    }
+
+    /// Appends a message with which the topic reaches `offset`, or a notice; `own` is the subscriber that published it, of
+    /// this channel or another. False when there is no memory for it: nothing was appended.
     #[inline]
     pub(super) fn append(
         &mut self,
         pool: &mut Pool,
         origin: Origin,
+        offset: u64,
         own: Option<MemberId>,
         message: &mut impl Encode,
-    ) {
-        if self.failed {
-            return;
+        around: &mut Surroundings<'_>,
+    ) -> bool {
+        let before = self.log.offset_before(self.log.appended());
+        let parts = message.frame(around.topic, self.format);
+        if self.log.append(pool, origin, offset, &parts).is_err() {
+            return false;
         }
-        let Ok(end) = self.log.append(pool, origin, message.frame(self.format)) else {
-            self.failed = true;
-            return;
-        };
+        let mut offered = (offset - before) * self.count as u64;
         if let Some(own) = own
-            && own.format == self.format
+            && own.channel == self.id
             && let Some(Some(member)) = self.members.get_mut(own.index as usize)
             && member.skip == origin
         {
-            member.own_end = end;
+            member.own_end = self.log.appended();
+            member.own += 1;
+            offered -= 1;
         }
+        around.count(|deliveries| deliveries.offered += offered);
+        true
+    }
+
+    /// There is no memory for the message with which the topic reaches `offset`: it is lost to all members, with
+    /// whatever they have not got. They are told, or dropped, when next offered to.
+    #[cold]
+    pub(super) fn lose(
+        &mut self,
+        pool: &mut Pool,
+        offset: u64,
+        own: Option<MemberId>,
+        around: &mut Surroundings<'_>,
+    ) {
+        let messages = offset - self.log.offset_before(self.log.appended());
+        for index in 0..self.members.len() as u32 {
+            let Some(member) = &self.members[index as usize] else { continue };
+            let is_own =
+                own.is_some_and(|own| own.channel == self.id && own.index == index && member.skip != 0);
+            let lost = if is_own { 0 } else { messages };
+            let dropped = self.queued(member) + lost;
+            around.count(|deliveries| {
+                deliveries.offered += lost;
+                deliveries.dropped_memory += dropped;
+            });
+            let Some(member) = &mut self.members[index as usize] else { continue };
+            (member.own, member.own_end) = (0, 0);
+            if !std::mem::replace(&mut member.behind, true) {
+                self.behind += 1;
+                around.sums.laggards += 1;
+            }
+        }
+        self.log.forget_all(offset, pool);
+        (self.lost_before, self.lost_offset) = (self.log.start(), offset);
     }
 
     /// Makes readable what was appended.
-    pub(super) fn publish(&mut self, pool: &mut Pool) {
-        self.log.publish(pool);
+    pub(super) fn publish(&mut self, pool: &mut Pool, now: Nanos) {
+        self.log.publish(pool, now);
     }
 
     /// Offers the log to every member.
-    pub(super) fn deliver(&mut self, now: Nanos, lag: Nanos, sums: &mut Sums, sink: &mut impl Sink<K>) {
+    pub(super) fn deliver(&mut self, around: &mut Surroundings<'_>, sink: &mut impl Sink<K>) {
         let mut index = 0;
-        while let Some(stopped) = self.send_latest(index, sink) {
+        while let Some(stopped) = self.send_latest(index, around, sink) {
             index = match stopped {
                 Stopped::Offer(index) => {
-                    self.offer(index, now, lag, sums, sink);
+                    self.offer(index, around, sink);
                     index
                 }
                 Stopped::Refused(index) => {
-                    self.settle(index, now, lag, sums, sink);
+                    self.settle(index, around, sink);
                     index
                 }
             } + 1;
@@ -190,91 +348,247 @@ impl<K: Copy + Eq> Channel<K> {
 
     /// Sends the latest piece to the members from `first` on, up to one that needs something else: those that keep
     /// up, nearly all, lack just that.
-    fn send_latest(&mut self, first: u32, sink: &mut impl Sink<K>) -> Option<Stopped> {
-        let latest = self.log.latest().filter(|_| !self.failed);
-        let end = self.log.end();
+    fn send_latest(
+        &mut self,
+        first: u32,
+        around: &mut Surroundings<'_>,
+        sink: &mut impl Sink<K>,
+    ) -> Option<Stopped> {
+        let latest = self.log.latest();
+        let end_offset = self.log.end_offset();
+        let mut sent = 0;
+        let mut stopped = None;
         for (index, member) in (first..).zip(self.members.get_mut(first as usize..)?) {
             let Some(member) = member else { continue };
-            let Some((start, bytes, frames)) = latest else { return Some(Stopped::Offer(index)) };
-            let keeps_up = member.cursor == start && member.behind_since == 0 && member.own_end <= start;
-            if !keeps_up || !sink.is_writable(member.key) {
-                return Some(Stopped::Offer(index));
+            let keeps_up = !member.behind
+                && latest
+                    .is_some_and(|latest| member.cursor == latest.first && member.own_end <= latest.first);
+            let (Some(latest), true) = (latest, keeps_up && sink.is_writable(member.key)) else {
+                stopped = Some(Stopped::Offer(index));
+                break;
+            };
+            let tag = MemberId { channel: self.id, index }.tag();
+            if sink.send(member.key, latest.bytes.clone(), latest.messages, tag).is_err() {
+                stopped = Some(Stopped::Refused(index));
+                break;
             }
-            if sink.send(member.key, bytes.clone(), frames).is_err() {
-                return Some(Stopped::Refused(index));
-            }
-            member.cursor = end;
+            member.cursor = latest.end;
+            member.has = end_offset;
+            sent += u64::from(latest.messages);
         }
-        None
+        around.count(|deliveries| deliveries.sent += sent);
+        stopped
     }
 
-    /// Offers one member what lies behind its cursor, and drops it when it is past its bound.
-    pub(super) fn offer(
-        &mut self,
-        index: u32,
-        now: Nanos,
-        lag: Nanos,
-        sums: &mut Sums,
-        sink: &mut impl Sink<K>,
-    ) {
-        let Some(Some(member)) = self.members.get_mut(index as usize) else { return };
-        let end = self.log.end();
-        if self.failed {
-            sink.fell_behind(member.key);
-            return self.remove(index, sums);
-        }
-        if member.cursor >= end {
+    /// Offers one member what lies behind its cursor. One that lags further than it may misses what it may not have any
+    /// more, or is dropped.
+    pub(super) fn offer(&mut self, index: u32, around: &mut Surroundings<'_>, sink: &mut impl Sink<K>) {
+        let Some(Some(member)) = self.members.get(index as usize) else { return };
+        if member.cursor >= self.log.end() && !member.behind {
             return;
         }
-        if sink.is_writable(member.key) && member.cursor >= self.log.start() {
-            let nothing_own = member.own_end <= member.cursor;
-            match self.log.latest() {
-                Some((start, bytes, frames)) if nothing_own && member.cursor == start => {
-                    if sink.send(member.key, bytes.clone(), frames).is_ok() {
-                        member.cursor = end;
-                    }
-                }
-                _ => {
-                    let skip = (!nothing_own).then_some(member.skip);
-                    for stretch in self.log.read(member.cursor, skip) {
-                        if sink.send(member.key, stretch.bytes, stretch.frames).is_err() {
-                            break;
-                        }
-                        member.cursor = stretch.end;
-                    }
-                    // Own frames at the end are behind the last stretch.
-                    if self.log.read(member.cursor, skip).next().is_none() {
-                        member.cursor = end;
-                    }
-                }
+        if member.cursor < self.log.end() && sink.is_writable(member.key) {
+            match self.policy(around.settings) {
+                Slow::Disconnect => {}
+                Slow::DropOldest => self.drop_oldest(index, around, sink),
+                Slow::Conflate => self.conflate(index, around, sink),
             }
+            self.send_log(index, around, sink);
         }
-        self.settle(index, now, lag, sums, sink);
+        self.settle(index, around, sink);
     }
 
-    /// Sees how far behind a member is after it was offered something.
-    fn settle(&mut self, index: u32, now: Nanos, lag: Nanos, sums: &mut Sums, sink: &mut impl Sink<K>) {
+    /// What happens to members past their bound: who cannot be told of a gap is disconnected.
+    fn policy(&self, settings: &Settings) -> Slow {
+        match self.format.dialect {
+            Dialect::Raw => Slow::Disconnect,
+            Dialect::Adapter(_) => settings.slow,
+        }
+    }
+
+    /// The oldest frame that a member may still be sent.
+    fn floor(&self, around: &Surroundings<'_>) -> Sequence {
+        let young = self.log.first_since(around.now.saturating_sub(around.settings.lag));
+        self.log.start().max(young)
+    }
+
+    fn drop_oldest(&mut self, index: u32, around: &mut Surroundings<'_>, sink: &mut impl Sink<K>) {
+        let floor = self.floor(around);
+        let Some(member) = self.past(index, floor) else { return };
+        let (has, counted) = (member.has, self.counted(member));
+        let to = self.log.offset_before(floor);
+        if to > has {
+            let reason = if counted > has { GapReason::Memory } else { GapReason::Slow };
+            if !sink.tell_gap(member.key, around.topic, Gap { from: has + 1, to, reason }) {
+                return;
+            }
+        }
+        if let Some(Some(member)) = self.members.get_mut(index as usize) {
+            (member.has, member.cursor) = (to, floor);
+        }
+        around.count(|deliveries| deliveries.dropped_oldest += to - counted.min(to));
+    }
+
+    /// The member, when its cursor is before `floor`.
+    fn past(&self, index: u32, floor: Sequence) -> Option<&Member<K>> {
+        self.members.get(index as usize)?.as_ref().filter(|member| member.cursor < floor)
+    }
+
+    fn conflate(&mut self, index: u32, around: &mut Surroundings<'_>, sink: &mut impl Sink<K>) {
+        let floor = self.floor(around);
+        let Some(member) = self.past(index, floor) else { return };
+        let (has, counted) = (member.has, self.counted(member));
+        if around.keyed.after(has).next().is_none() {
+            // There was no memory for them.
+            return self.drop_oldest(index, around, sink);
+        }
+        let Some((reached, sent)) = sink.send_latest(member.key, around.topic, around.keyed, has) else {
+            return;
+        };
+        // What replaces the missed ones may lie in the log too, or behind what all others have got.
+        let start = self.log.start();
+        let cursor =
+            if reached < self.log.offset_before(start) { start - 1 } else { self.log.behind_offset(reached) };
+        if let Some(Some(member)) = self.members.get_mut(index as usize) {
+            (member.has, member.cursor) = (reached, cursor);
+        }
+        // Of what had been counted as lost, some got there after all, or was replaced.
+        let lost = counted.min(reached) - has;
+        let missed = (reached - has) - u64::from(sent);
+        around.count(|deliveries| {
+            deliveries.sent += u64::from(sent);
+            deliveries.dropped_memory -= lost;
+            deliveries.dropped_conflated += missed;
+        });
+    }
+
+    fn send_log(&mut self, index: u32, around: &mut Surroundings<'_>, sink: &mut impl Sink<K>) {
         let Some(Some(member)) = self.members.get_mut(index as usize) else { return };
-        let was_behind = member.behind_since != 0;
+        if member.cursor < self.log.start() || !sink.is_writable(member.key) {
+            return;
+        }
+        let tag = MemberId { channel: self.id, index }.tag();
+        let skip = (member.own_end > member.cursor).then_some(member.skip);
+        let mut sent = 0;
+        for stretch in self.log.read(member.cursor, skip) {
+            if sink.send(member.key, stretch.bytes, stretch.messages, tag).is_err() {
+                break;
+            }
+            sent += u64::from(stretch.messages);
+            member.cursor = stretch.end;
+            member.has = self.log.offset_before(stretch.end);
+        }
+        // Own frames at the end are behind the last stretch.
+        if skip.is_some() && self.log.read(member.cursor, skip).next().is_none() {
+            member.cursor = self.log.end();
+            member.has = self.log.end_offset();
+        }
+        self.recount_own(index);
+        around.count(|deliveries| deliveries.sent += sent);
+    }
+
+    /// Counts the member's own messages behind its cursor, all of which are kept.
+    fn recount_own(&mut self, index: u32) {
+        let Some(Some(member)) = self.members.get_mut(index as usize) else { return };
+        if member.own_end <= member.cursor {
+            member.own = 0;
+            return;
+        }
+        let ahead = member.cursor..self.log.appended();
+        let is_own = |at: &Sequence| self.log.frame(*at).is_some_and(|(_, origin)| origin == member.skip);
+        member.own = ahead.filter(is_own).count() as u32;
+    }
+
+    /// Sees how far behind a member is after it was offered something, and drops it when it is past its bound and
+    /// cannot be told.
+    fn settle(&mut self, index: u32, around: &mut Surroundings<'_>, sink: &mut impl Sink<K>) {
+        let policy = self.policy(around.settings);
+        let Some(Some(member)) = self.members.get_mut(index as usize) else { return };
         let is_behind = member.cursor != self.log.end();
-        if is_behind != was_behind {
-            member.behind_since = if is_behind { now.max(1) } else { 0 };
-            let (less, more) = (usize::from(was_behind), usize::from(is_behind));
+        if is_behind != member.behind {
+            member.behind = is_behind;
+            let (less, more) = (usize::from(!is_behind), usize::from(is_behind));
             self.behind = self.behind + more - less;
-            sums.laggards = sums.laggards + more - less;
+            around.sums.laggards = around.sums.laggards + more - less;
+        }
+        if policy != Slow::Disconnect || !is_behind {
+            return;
         }
         let lost = member.cursor < self.log.start();
-        let late = is_behind && member.behind_since + lag < now;
+        let since = self.log.readable_since(member.cursor);
+        let late = since.is_some_and(|since| since + around.settings.lag < around.now);
         if lost || late {
-            sink.fell_behind(member.key);
-            self.remove(index, sums);
+            sink.fell_behind(member.key, MemberId { channel: self.id, index });
+            self.remove(index, around);
         }
+    }
+
+    /// Of what was sent to a member last, `unsent` bytes at the end have not been taken by the kernel. Takes back the
+    /// whole frames among them; `all` says that nothing before them is unsent either, so that one must stay. Returns
+    /// their bytes and how many messages they are: they lie behind the cursor again.
+    pub(super) fn take_back(
+        &mut self,
+        index: u32,
+        key: K,
+        unsent: usize,
+        all: bool,
+        around: &mut Surroundings<'_>,
+    ) -> (usize, u32) {
+        let Some(Some(member)) = self.members.get_mut(index as usize) else { return (0, 0) };
+        if member.key != key {
+            return (0, 0);
+        }
+        let is_own = |origin| member.skip != 0 && origin == member.skip;
+        let (mut left, mut at, mut cursor) = (unsent, member.cursor, member.cursor);
+        let (mut messages, mut in_flight) = (0, 0);
+        while at > 0
+            && left > 0
+            && let Some((bytes, origin)) = self.log.frame(at - 1)
+        {
+            let message = self.log.offset_before(at) - self.log.offset_before(at - 1);
+            at -= 1;
+            if is_own(origin) {
+                continue;
+            }
+            if bytes > left || (all && bytes == left) {
+                // The kernel is in the middle of it, or about to begin.
+                in_flight = message;
+                break;
+            }
+            left -= bytes;
+            messages += message;
+            cursor = at;
+        }
+        member.cursor = cursor;
+        member.has = self.log.offset_before(cursor);
+        member.in_flight += in_flight as u32;
+        if cursor != self.log.end() && !std::mem::replace(&mut member.behind, true) {
+            self.behind += 1;
+            around.sums.laggards += 1;
+        }
+        self.recount_own(index);
+        around.count(|deliveries| deliveries.sent -= messages + in_flight);
+        (unsent - left, messages as u32)
+    }
+
+    /// The unfinished send of a member is over.
+    pub(super) fn finished(&mut self, index: u32, around: &mut Surroundings<'_>) {
+        if let Some(Some(member)) = self.members.get_mut(index as usize) {
+            let sent = u64::from(std::mem::take(&mut member.in_flight));
+            around.count(|deliveries| deliveries.sent += sent);
+        }
+    }
+
+    /// Forgets what only those who lag still need.
+    pub(super) fn shed(&mut self, pool: &mut Pool) {
+        self.log.forget_before(self.log.end(), pool);
     }
 
     /// Gives the memory back; the members are forgotten.
-    pub(super) fn release(mut self, pool: &mut Pool, sums: &mut Sums) {
-        sums.subscriptions -= self.count;
-        sums.laggards -= self.behind;
+    pub(super) fn release(&mut self, pool: &mut Pool, around: &mut Surroundings<'_>) {
+        for index in 0..self.members.len() as u32 {
+            self.remove(index, around);
+        }
         self.log.release(pool);
     }
 }

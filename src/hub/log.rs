@@ -1,4 +1,4 @@
-//! One topic's encoded frames on one shard, bounded, with positions that never repeat.
+//! One topic's encoded frames on one shard, bounded, numbered through.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -6,15 +6,18 @@ use std::ops::Range;
 use bytes::{Bytes, BytesMut};
 
 use crate::buffer::Pool;
-use crate::limits::LOG_SEGMENT_BYTES;
+use crate::limits::{LOG_SEGMENT_BYTES, LOG_SEGMENT_BYTES_MIN, Nanos};
 
-/// A position in a log: encoded bytes appended before it since the log began.
-pub type LogPosition = u64;
+/// The number of a frame in its log, from 0. It never repeats.
+pub type Sequence = u64;
 
 /// Who appended a frame, so that it can be kept from coming back. 0 is nobody.
 pub type Origin = u64;
 
-/// A bounded log of encoded frames. Readers hold a [`LogPosition`]; what they have not read by the time the
+/// A frame in parts, to be joined.
+pub type Parts<'a> = [&'a [u8]; 4];
+
+/// A bounded log of encoded frames. Readers hold a [`Sequence`]; what they have not read by the time the
 /// log's bound passes it is lost to them.
 ///
 /// ```text
@@ -23,75 +26,132 @@ pub type Origin = u64;
 /// ```
 ///
 /// Frames of one turn become one piece, so that the readers that keep up, nearly all, share one allocation
-/// and one range. Pieces of a full segment are joined, so that those that do not keep up need few of them.
+/// and one range. Pieces of a full segment are joined, so that those that do not keep up need few of them. Segments
+/// begin small and grow, so that a quiet topic costs little.
+///
+/// Each frame knows which offset its topic has reached with it: that of the message it is, or for a notice between two
+/// messages that of the one before. So what lies between two frames is a count of messages.
 #[derive(Debug)]
 pub struct Log {
     pieces: VecDeque<Piece>,
-    /// Ends and origins of the frames that are kept.
+    /// Of the frames that are kept, those of the tail included.
     frames: VecDeque<Frame>,
+    /// The number of the first of them.
+    first: Sequence,
+    /// What the topic had reached before it.
+    first_offset: u64,
+    /// Where its bytes begin.
+    first_bytes: u64,
     tail: BytesMut,
     tail_frames: u32,
     /// Pieces at the end that were cut from the current segment.
     unjoined: usize,
-    end: LogPosition,
+    /// Behind the last readable frame.
+    end: Sequence,
+    end_bytes: u64,
+    end_offset: u64,
+    /// What the next segment takes.
+    segment_bytes: usize,
     bytes_max: usize,
     charged_bytes: usize,
 }
 
 #[derive(Debug)]
 struct Piece {
-    start: LogPosition,
+    first: Sequence,
     frames: u32,
+    messages: u32,
+    /// Where its bytes begin, counted since the log began.
+    start_bytes: u64,
     bytes: Bytes,
+    /// When it became readable.
+    at: Nanos,
 }
 
 impl Piece {
-    fn end(&self) -> LogPosition {
-        self.start + self.bytes.len() as u64
+    fn end(&self) -> Sequence {
+        self.first + u64::from(self.frames)
     }
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Frame {
-    end: LogPosition,
+    /// Where its bytes end, counted since the log began.
+    end_bytes: u64,
     origin: Origin,
+    /// What the topic has reached with it.
+    offset: u64,
 }
 
 /// The node's memory is spent; nothing was appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutOfMemory;
 
+/// The latest piece of a log: what a reader that keeps up is sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Latest<'a> {
+    /// Its first frame.
+    pub first: Sequence,
+    /// Behind its last frame.
+    pub end: Sequence,
+    /// The frames.
+    pub bytes: &'a Bytes,
+    /// How many of them are messages.
+    pub messages: u32,
+}
+
 impl Log {
-    /// An empty log that keeps about `bytes_max` bytes, and always the latest piece.
-    pub fn new(bytes_max: usize) -> Log {
+    /// An empty log that keeps about `bytes_max` bytes, and always the latest piece. The topic has reached `offset`.
+    pub fn new(bytes_max: usize, offset: u64) -> Log {
         Log {
             pieces: VecDeque::new(),
             frames: VecDeque::new(),
+            first: 0,
+            first_offset: offset,
+            first_bytes: 0,
             tail: BytesMut::new(),
             tail_frames: 0,
             unjoined: 0,
             end: 0,
+            end_bytes: 0,
+            end_offset: offset,
+            segment_bytes: LOG_SEGMENT_BYTES_MIN,
             bytes_max,
             charged_bytes: 0,
         }
     }
 
-    /// The oldest position that can be read.
-    pub fn start(&self) -> LogPosition {
-        self.pieces.front().map_or(self.end, |piece| piece.start)
+    /// The oldest frame that can be read.
+    pub fn start(&self) -> Sequence {
+        self.pieces.front().map_or(self.end, |piece| piece.first)
     }
 
-    /// The position behind the last published frame.
-    pub fn end(&self) -> LogPosition {
+    /// Behind the last frame that can be read.
+    pub fn end(&self) -> Sequence {
         self.end
     }
 
-    /// The position behind the last appended frame, readable or not.
-    pub fn appended(&self) -> LogPosition {
-        self.end + self.tail.len() as u64
+    /// What the topic has reached with the last frame that can be read.
+    pub fn end_offset(&self) -> u64 {
+        self.end_offset
     }
 
-    /// Appends one encoded frame, given as header and payload. It is readable after [`publish`](Log::publish). Returns the position behind it.
+    /// Behind the last appended frame, readable or not.
+    pub fn appended(&self) -> Sequence {
+        self.end + u64::from(self.tail_frames)
+    }
+
+    /// Bytes that can be read.
+    pub fn bytes(&self) -> usize {
+        self.pieces.front().map_or(0, |piece| (self.end_bytes - piece.start_bytes) as usize)
+    }
+
+    /// Bytes that the log takes of the node's budget.
+    pub fn charged_bytes(&self) -> usize {
+        self.charged_bytes
+    }
+
+    /// Appends one encoded frame with which the topic reaches `offset`. It is readable after [`publish`](Log::publish).
     ///
     /// # Errors
     /// [`OutOfMemory`] when the node's budget has no room for another segment.
@@ -99,46 +159,78 @@ impl Log {
         &mut self,
         pool: &mut Pool,
         origin: Origin,
-        frame: [&[u8]; 2],
-    ) -> Result<LogPosition, OutOfMemory> {
-        let frame_bytes = frame[0].len() + frame[1].len();
+        offset: u64,
+        frame: &Parts<'_>,
+    ) -> Result<(), OutOfMemory> {
+        let frame_bytes: usize = frame.iter().map(|part| part.len()).sum();
+        if self.frames.len() == self.frames.capacity() {
+            self.grow_frames(pool)?;
+        }
         if self.tail.capacity() - self.tail.len() < frame_bytes {
             self.open_segment(pool, frame_bytes)?;
         }
-        self.tail.extend_from_slice(frame[0]);
-        self.tail.extend_from_slice(frame[1]);
+        frame.iter().for_each(|part| self.tail.extend_from_slice(part));
         self.tail_frames += 1;
-        let end = self.end + self.tail.len() as u64;
-        self.frames.push_back(Frame { end, origin });
-        Ok(end)
+        self.frames.push_back(Frame { end_bytes: self.end_bytes + self.tail.len() as u64, origin, offset });
+        Ok(())
     }
 
     /// Makes readable what was appended; returns whether there was anything.
-    pub fn publish(&mut self, pool: &mut Pool) -> bool {
+    pub fn publish(&mut self, pool: &mut Pool, now: Nanos) -> bool {
         if self.tail.is_empty() {
             return false;
         }
-        self.cut();
+        self.cut(now);
         self.evict(pool);
         true
     }
 
-    fn cut(&mut self) {
+    fn cut(&mut self, at: Nanos) {
         let bytes = self.tail.split().freeze();
-        let piece = Piece { start: self.end, frames: std::mem::take(&mut self.tail_frames), bytes };
+        let frames = std::mem::take(&mut self.tail_frames);
+        let offset = self.offset_before(self.end + u64::from(frames));
+        let piece = Piece {
+            first: self.end,
+            frames,
+            messages: (offset - self.end_offset) as u32,
+            start_bytes: self.end_bytes,
+            bytes,
+            at,
+        };
         self.end = piece.end();
+        self.end_bytes += piece.bytes.len() as u64;
+        self.end_offset = offset;
         self.pieces.push_back(piece);
         self.unjoined += 1;
     }
 
+    #[cold]
+    #[inline(never)]
+    fn grow_frames(&mut self, pool: &mut Pool) -> Result<(), OutOfMemory> {
+        let before = self.frames.capacity();
+        let more = before.max(16);
+        if !pool.charge(more * size_of::<Frame>()) {
+            return Err(OutOfMemory);
+        }
+        self.frames.reserve_exact(more);
+        // What was charged is what the queue says it has.
+        let grown = (self.frames.capacity() - before) * size_of::<Frame>();
+        self.charged_bytes += more * size_of::<Frame>();
+        debug_assert_eq!(grown, more * size_of::<Frame>());
+        Ok(())
+    }
+
     fn open_segment(&mut self, pool: &mut Pool, frame_bytes: usize) -> Result<(), OutOfMemory> {
-        let capacity = frame_bytes.max(LOG_SEGMENT_BYTES);
+        let capacity = frame_bytes.max(self.segment_bytes);
         if !pool.charge(capacity) {
             return Err(OutOfMemory);
         }
         self.charged_bytes += capacity;
+        self.segment_bytes = (self.segment_bytes * 2).min(LOG_SEGMENT_BYTES);
         if !self.tail.is_empty() {
-            self.cut();
+            // It becomes readable in this turn anyway, and its age counts from the turn's end.
+            let at = self.pieces.back().map_or(0, |piece| piece.at);
+            self.cut(at);
         }
         self.join();
         self.tail = BytesMut::with_capacity(capacity);
@@ -151,67 +243,165 @@ impl Log {
         if self.pieces.len() - first < 2 {
             return;
         }
-        let start = self.pieces[first].start;
-        let mut joined = BytesMut::with_capacity((self.end - start) as usize);
-        let mut frames = 0;
+        let Piece { first: sequence, start_bytes, .. } = self.pieces[first];
+        let mut joined = BytesMut::with_capacity((self.end_bytes - start_bytes) as usize);
+        let (mut frames, mut messages, mut at) = (0, 0, 0);
         for piece in self.pieces.drain(first..) {
             joined.extend_from_slice(&piece.bytes);
             frames += piece.frames;
+            messages += piece.messages;
+            at = piece.at;
         }
-        self.pieces.push_back(Piece { start, frames, bytes: joined.freeze() });
+        let bytes = joined.freeze();
+        self.pieces.push_back(Piece { first: sequence, frames, messages, start_bytes, bytes, at });
     }
 
     fn evict(&mut self, pool: &mut Pool) {
-        while self.pieces.len() > 1 && self.end - self.pieces[0].start > self.bytes_max as u64 {
+        while self.pieces.len() > 1 && self.bytes() > self.bytes_max {
             self.pieces.pop_front();
             self.unjoined = self.unjoined.min(self.pieces.len());
         }
+        self.forget_frames();
+        self.settle_charge(pool);
+    }
+
+    /// Forgets the frames of pieces that are gone.
+    fn forget_frames(&mut self) {
         let start = self.start();
-        while self.frames.front().is_some_and(|frame| frame.end <= start) {
-            self.frames.pop_front();
-        }
-        // What is kept, and one segment that is being filled.
-        let kept_bytes = (self.end - start) as usize + LOG_SEGMENT_BYTES;
-        if self.charged_bytes > kept_bytes {
-            pool.discharge(self.charged_bytes - kept_bytes);
-            self.charged_bytes = kept_bytes;
+        while self.first < start
+            && let Some(frame) = self.frames.pop_front()
+        {
+            self.first += 1;
+            self.first_offset = frame.offset;
+            self.first_bytes = frame.end_bytes;
         }
     }
 
+    /// Gives back what was charged and is not needed any more: what is kept, one segment that is being filled, and the
+    /// frames' records remain.
+    fn settle_charge(&mut self, pool: &mut Pool) {
+        let capacity = self.frames.capacity();
+        if capacity > 64 && self.frames.len() < capacity / 4 {
+            self.frames.shrink_to(capacity / 2);
+        }
+        let kept = self.bytes() + self.tail.capacity() + self.frames.capacity() * size_of::<Frame>();
+        if self.charged_bytes > kept {
+            pool.discharge(self.charged_bytes - kept);
+            self.charged_bytes = kept;
+        }
+    }
+
+    /// Forgets what lies before `sequence`, as far as pieces go, but never the latest piece.
+    pub fn forget_before(&mut self, sequence: Sequence, pool: &mut Pool) {
+        while self.pieces.len() > 1 && self.pieces[0].end() <= sequence {
+            self.pieces.pop_front();
+            self.unjoined = self.unjoined.min(self.pieces.len());
+        }
+        self.forget_frames();
+        self.settle_charge(pool);
+    }
+
+    /// Forgets everything, the tail included: the topic has reached `offset`, and nothing before can be read. Readers
+    /// of any earlier sequence have lost what they had not read.
+    pub fn forget_all(&mut self, offset: u64, pool: &mut Pool) {
+        // The number of what was lost in the tail is passed over too, so that nobody is at the end by chance.
+        self.end = self.appended() + 1;
+        self.first = self.end;
+        self.end_offset = offset;
+        self.first_offset = offset;
+        self.end_bytes += self.tail.len() as u64;
+        self.first_bytes = self.end_bytes;
+        self.release(pool);
+    }
+
+    /// What the topic had reached before the frame `sequence`, which is kept or the next one.
+    #[inline]
+    pub fn offset_before(&self, sequence: Sequence) -> u64 {
+        match sequence.checked_sub(self.first + 1).and_then(|at| self.frames.get(at as usize)) {
+            Some(frame) => frame.offset,
+            None => self.first_offset,
+        }
+    }
+
+    /// The first frame behind that of the message `offset`; the oldest that is kept when that is later.
+    pub fn behind_offset(&self, offset: u64) -> Sequence {
+        self.first + self.frames.partition_point(|frame| frame.offset <= offset) as u64
+    }
+
+    /// The first frame that became readable at `time` or later.
+    pub fn first_since(&self, time: Nanos) -> Sequence {
+        let pieces = self.pieces.partition_point(|piece| piece.at < time);
+        self.pieces.get(pieces).map_or(self.end, |piece| piece.first)
+    }
+
+    /// When the frame `sequence` became readable.
+    pub fn readable_since(&self, sequence: Sequence) -> Option<Nanos> {
+        let at = self.pieces.partition_point(|piece| piece.end() <= sequence);
+        self.pieces.get(at).map(|piece| piece.at)
+    }
+
+    /// Bytes of the frame `sequence` and who appended it; `None` when it is not kept.
+    pub fn frame(&self, sequence: Sequence) -> Option<(usize, Origin)> {
+        let at = sequence.checked_sub(self.first)? as usize;
+        let frame = self.frames.get(at)?;
+        let start = at.checked_sub(1).map_or(self.first_bytes, |before| self.frames[before].end_bytes);
+        Some(((frame.end_bytes - start) as usize, frame.origin))
+    }
+
     /// The frames from `from` on that are not of `skip`, as ranges of pieces with their count of frames.
-    /// `from` must be a position between frames, not before [`start`](Log::start).
-    pub fn read(&self, from: LogPosition, skip: Option<Origin>) -> impl Iterator<Item = Stretch> + '_ {
+    /// `from` is not before [`start`](Log::start).
+    pub fn read(&self, from: Sequence, skip: Option<Origin>) -> impl Iterator<Item = Stretch> + '_ {
         let first = self.pieces.partition_point(|piece| piece.end() <= from);
         self.pieces.range(first..).flat_map(move |piece| self.stretches(piece, from, skip))
     }
 
-    fn stretches(&self, piece: &Piece, from: LogPosition, skip: Option<Origin>) -> Stretches<'_> {
-        let start = piece.start.max(from);
-        let whole = start == piece.start && skip.is_none();
-        let next = self.frames.partition_point(|frame| frame.end <= start);
+    fn stretches(&self, piece: &Piece, from: Sequence, skip: Option<Origin>) -> Stretches<'_> {
+        let at = piece.first.max(from);
+        let whole = at == piece.first && skip.is_none();
         Stretches {
             log: self,
             bytes: piece.bytes.clone(),
-            piece: piece.start..piece.end(),
-            at: start,
-            next,
+            piece: piece.first..piece.end(),
+            start_bytes: piece.start_bytes,
+            at,
             skip,
-            whole: whole.then_some(piece.frames),
+            whole: whole.then_some(piece.messages),
         }
     }
 
-    /// The latest piece, with where it starts and its count of frames: what a reader that keeps up is sent.
+    /// Where the bytes of the frame `sequence` begin.
+    fn start_bytes(&self, sequence: Sequence) -> u64 {
+        match sequence.checked_sub(self.first + 1) {
+            Some(before) => self.frames[before as usize].end_bytes,
+            None => self.first_bytes,
+        }
+    }
+
+    fn is_of(&self, sequence: Sequence, origin: Option<Origin>) -> bool {
+        origin.is_some()
+            && self.frames.get((sequence - self.first) as usize).map(|frame| frame.origin) == origin
+    }
+
+    /// The latest piece.
     #[inline]
-    pub fn latest(&self) -> Option<(LogPosition, &Bytes, u32)> {
-        self.pieces.back().map(|piece| (piece.start, &piece.bytes, piece.frames))
+    pub fn latest(&self) -> Option<Latest<'_>> {
+        self.pieces.back().map(|piece| Latest {
+            first: piece.first,
+            end: self.end,
+            bytes: &piece.bytes,
+            messages: piece.messages,
+        })
     }
 
     /// Gives the log's memory back to the node.
     pub fn release(&mut self, pool: &mut Pool) {
         pool.discharge(std::mem::take(&mut self.charged_bytes));
         self.pieces.clear();
-        self.frames.clear();
+        self.frames = VecDeque::new();
+        self.unjoined = 0;
         self.tail = BytesMut::new();
+        self.tail_frames = 0;
+        self.segment_bytes = LOG_SEGMENT_BYTES_MIN;
     }
 }
 
@@ -220,18 +410,20 @@ impl Log {
 pub struct Stretch {
     /// The encoded frames.
     pub bytes: Bytes,
-    /// How many they are.
-    pub frames: u32,
-    /// The position behind them and behind what was skipped after them.
-    pub end: LogPosition,
+    /// How many of them are messages.
+    pub messages: u32,
+    /// The first of them.
+    pub first: Sequence,
+    /// Behind the last of them.
+    pub end: Sequence,
 }
 
 struct Stretches<'a> {
     log: &'a Log,
     bytes: Bytes,
-    piece: Range<LogPosition>,
-    at: LogPosition,
-    next: usize,
+    piece: Range<Sequence>,
+    start_bytes: u64,
+    at: Sequence,
     skip: Option<Origin>,
     whole: Option<u32>,
 }
@@ -240,29 +432,26 @@ impl Iterator for Stretches<'_> {
     type Item = Stretch;
 
     fn next(&mut self) -> Option<Stretch> {
-        if let Some(frames) = self.whole.take() {
-            self.next = self.log.frames.len();
-            return Some(Stretch { bytes: self.bytes.clone(), frames, end: self.piece.end });
+        if let Some(messages) = self.whole.take() {
+            self.at = self.piece.end;
+            let Range { start: first, end } = self.piece;
+            return Some(Stretch { bytes: self.bytes.clone(), messages, first, end });
         }
-        let skipped = |frame: &Frame| Some(frame.origin) == self.skip;
-        let in_piece = |frame: &&Frame| frame.end <= self.piece.end;
-        let frames = &self.log.frames;
-        while let Some(frame) = frames.get(self.next).filter(in_piece).filter(|frame| skipped(frame)) {
-            self.at = frame.end;
-            self.next += 1;
+        let log = self.log;
+        while self.at < self.piece.end && log.is_of(self.at, self.skip) {
+            self.at += 1;
         }
-        let start = self.at;
-        let mut count = 0;
-        while let Some(frame) = frames.get(self.next).filter(in_piece).filter(|frame| !skipped(frame)) {
-            self.at = frame.end;
-            self.next += 1;
-            count += 1;
+        let first = self.at;
+        while self.at < self.piece.end && !log.is_of(self.at, self.skip) {
+            self.at += 1;
         }
-        if count == 0 {
+        if first == self.at {
             return None;
         }
-        let range = (start - self.piece.start) as usize..(self.at - self.piece.start) as usize;
-        Some(Stretch { bytes: self.bytes.slice(range), frames: count, end: self.at })
+        let range = (log.start_bytes(first) - self.start_bytes) as usize
+            ..(log.start_bytes(self.at) - self.start_bytes) as usize;
+        let messages = (log.offset_before(self.at) - log.offset_before(first)) as u32;
+        Some(Stretch { bytes: self.bytes.slice(range), messages, first, end: self.at })
     }
 }
 
@@ -270,63 +459,69 @@ impl Iterator for Stretches<'_> {
 mod tests {
     use super::*;
 
-    fn joined(log: &Log, from: LogPosition, skip: Option<Origin>) -> (Vec<u8>, u32) {
+    fn joined(log: &Log, from: Sequence, skip: Option<Origin>) -> (Vec<u8>, u32) {
         let mut bytes = Vec::new();
-        let mut frames = 0;
+        let mut messages = 0;
         for stretch in log.read(from, skip) {
             bytes.extend_from_slice(&stretch.bytes);
-            frames += stretch.frames;
+            messages += stretch.messages;
         }
-        (bytes, frames)
+        (bytes, messages)
+    }
+
+    fn append(log: &mut Log, pool: &mut Pool, origin: Origin, frame: &[u8]) {
+        let offset = log.offset_before(log.appended()) + 1;
+        log.append(pool, origin, offset, &[frame, b"", b"", b""]).unwrap();
     }
 
     #[test]
     fn a_reader_gets_every_frame_once_and_in_order_over_segments() {
-        let (mut pool, mut log) = (Pool::standalone(), Log::new(1 << 20));
+        let (mut pool, mut log) = (Pool::standalone(), Log::new(1 << 20, 0));
         let mut all = Vec::new();
         for index in 0..5_000_u32 {
             let frame = index.to_le_bytes().repeat(1 + index as usize % 9);
-            log.append(&mut pool, 1, [&frame, b""]).unwrap();
+            append(&mut log, &mut pool, 1, &frame);
             all.extend_from_slice(&frame);
             if index % 7 == 0 {
-                log.publish(&mut pool);
+                log.publish(&mut pool, u64::from(index));
             }
         }
-        log.publish(&mut pool);
+        log.publish(&mut pool, 5_000);
         assert!(joined(&log, 0, None) == (all.clone(), 5_000));
-        assert!(joined(&log, 4, None) == (all[4..].to_vec(), 4_999));
+        assert!(joined(&log, 1, None) == (all[4..].to_vec(), 4_999));
         assert_eq!(joined(&log, log.end(), None), (vec![], 0));
+        assert_eq!((log.end(), log.end_offset()), (5_000, 5_000));
     }
 
     #[test]
     fn own_frames_are_skipped_wherever_they_lie() {
-        let (mut pool, mut log) = (Pool::standalone(), Log::new(1 << 20));
+        let (mut pool, mut log) = (Pool::standalone(), Log::new(1 << 20, 0));
         for (origin, frame) in [(7, "a"), (8, "b"), (7, "c"), (7, "d"), (8, "e")] {
-            log.append(&mut pool, origin, [frame.as_bytes(), b""]).unwrap();
+            append(&mut log, &mut pool, origin, frame.as_bytes());
             if frame == "c" {
-                log.publish(&mut pool);
+                log.publish(&mut pool, 1);
             }
         }
-        log.publish(&mut pool);
+        log.publish(&mut pool, 2);
         assert_eq!(joined(&log, 0, Some(7)), (b"be".to_vec(), 2));
         assert_eq!(joined(&log, 0, Some(8)), (b"acd".to_vec(), 3));
         assert_eq!(joined(&log, 2, Some(8)), (b"cd".to_vec(), 2));
+        assert_eq!(log.frame(3), Some((1, 7)));
+        assert_eq!(log.frame(5), None);
     }
 
     #[test]
     fn what_passes_the_bound_is_gone_and_what_is_kept_can_be_read() {
-        let (mut pool, mut log) = (Pool::standalone(), Log::new(1_000));
+        let (mut pool, mut log) = (Pool::standalone(), Log::new(1_000, 50));
         for index in 0..1_000_u32 {
-            log.append(&mut pool, 0, [&[index as u8; 4], &[index as u8; 6]]).unwrap();
-            log.publish(&mut pool);
+            append(&mut log, &mut pool, 0, &[index as u8; 10]);
+            log.publish(&mut pool, u64::from(index));
         }
-        assert_eq!(log.end(), 10_000);
-        assert!(log.end() - log.start() <= 1_000);
-        let (bytes, frames) = joined(&log, log.start(), None);
-        assert_eq!(
-            (bytes.len() as u64, u64::from(frames)),
-            (log.end() - log.start(), (log.end() - log.start()) / 10)
-        );
+        assert_eq!((log.end(), log.end_offset()), (1_000, 1_050));
+        assert!(log.bytes() <= 1_000);
+        let (bytes, messages) = joined(&log, log.start(), None);
+        assert_eq!((bytes.len(), u64::from(messages)), (log.bytes(), log.end() - log.start()));
+        assert_eq!(log.offset_before(log.start()), 50 + log.start(), "what was missed is known exactly");
         assert!(pool.used_bytes() < 3 * LOG_SEGMENT_BYTES as u64, "evicted segments are given back");
         log.release(&mut pool);
         assert_eq!(pool.used_bytes(), 0);
@@ -334,16 +529,58 @@ mod tests {
 
     #[test]
     fn the_latest_piece_is_what_a_reader_that_keeps_up_gets() {
-        let (mut pool, mut log) = (Pool::standalone(), Log::new(1_000));
-        log.append(&mut pool, 0, [b"one", b""]).unwrap();
-        log.publish(&mut pool);
-        let at = log.end();
-        log.append(&mut pool, 0, [b"two", b""]).unwrap();
-        log.append(&mut pool, 0, [b"three", b""]).unwrap();
-        log.publish(&mut pool);
+        let (mut pool, mut log) = (Pool::standalone(), Log::new(1_000, 0));
+        append(&mut log, &mut pool, 0, b"one");
+        log.publish(&mut pool, 1);
+        append(&mut log, &mut pool, 0, b"two");
+        append(&mut log, &mut pool, 0, b"three");
+        log.publish(&mut pool, 2);
+        let latest = log.latest().unwrap();
         assert_eq!(
-            log.latest().map(|(start, bytes, frames)| (start, bytes.as_ref(), frames)),
-            Some((at, &b"twothree"[..], 2))
+            (latest.first, latest.end, latest.bytes.as_ref(), latest.messages),
+            (1, 3, &b"twothree"[..], 2)
         );
+    }
+
+    #[test]
+    fn notices_are_frames_but_no_messages() {
+        let (mut pool, mut log) = (Pool::standalone(), Log::new(1_000, 7));
+        append(&mut log, &mut pool, 0, b"a");
+        log.append(&mut pool, 0, 8, &[b"-", b"", b"", b""]).unwrap();
+        append(&mut log, &mut pool, 0, b"b");
+        log.publish(&mut pool, 1);
+        assert_eq!(joined(&log, 0, None), (b"a-b".to_vec(), 2));
+        assert_eq!(joined(&log, 1, None), (b"-b".to_vec(), 1));
+        assert_eq!([0, 1, 2, 3].map(|at| log.offset_before(at)), [7, 8, 8, 9]);
+        assert_eq!([7, 8, 9].map(|offset| log.behind_offset(offset)), [0, 2, 3]);
+    }
+
+    #[test]
+    fn time_finds_frames() {
+        let (mut pool, mut log) = (Pool::standalone(), Log::new(1_000, 0));
+        for at in [10, 20, 30] {
+            append(&mut log, &mut pool, 0, b"x");
+            append(&mut log, &mut pool, 0, b"y");
+            log.publish(&mut pool, at);
+        }
+        assert_eq!([0, 10, 11, 30, 31].map(|at| log.first_since(at)), [0, 0, 2, 4, 6]);
+        assert_eq!([0, 3, 5, 6].map(|at| log.readable_since(at)), [Some(10), Some(20), Some(30), None]);
+    }
+
+    #[test]
+    fn a_quiet_log_costs_little_and_one_that_forgot_everything_nothing() {
+        let (mut pool, mut log) = (Pool::standalone(), Log::new(1 << 20, 0));
+        append(&mut log, &mut pool, 0, b"x");
+        log.publish(&mut pool, 1);
+        assert!(pool.used_bytes() < 2_048, "{}", pool.used_bytes());
+        append(&mut log, &mut pool, 0, b"y");
+        let reader = log.end();
+        log.forget_all(9, &mut pool);
+        assert_eq!((pool.used_bytes(), log.bytes(), log.end_offset()), (0, 0, 9));
+        assert!(reader < log.start(), "it missed something");
+        append(&mut log, &mut pool, 0, b"z");
+        log.publish(&mut pool, 2);
+        assert_eq!(joined(&log, log.start(), None), (b"z".to_vec(), 1));
+        assert_eq!(log.offset_before(log.start()), 9);
     }
 }

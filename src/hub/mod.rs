@@ -8,16 +8,23 @@
 //! they are compressed: it is told, it asks for a frame in a format, and it answers.
 #![forbid(unsafe_code)]
 
+mod accounts;
 mod channel;
 mod home;
+mod keyed;
 mod log;
 mod message;
 mod settings;
 mod topic;
 
-pub use channel::{Encode, Format, MemberId, Sink};
-pub use home::{HomeId, Homes, home_shard};
-pub use log::{Log, LogPosition, Origin, OutOfMemory, Stretch};
+pub use accounts::{Deliveries, Passed, Publications, TopicHome, TopicReport};
+pub use channel::{Dialect, Encode, Format, Gap, GapReason, MemberId, Sink};
+pub use home::{HomeId, Homes, Page, Shards, Subscribed, entries, home_shard};
+pub use keyed::Keyed;
+pub use log::{Log, Origin, OutOfMemory, Parts, Sequence, Stretch};
 pub use message::{Content, Position, Publication, Refused, is_topic_name};
 pub use settings::{HistoryBounds, Pattern, Rules, Settings, Slow};
-pub use topic::{Bounds, TopicId, Topics};
+pub use topic::{TopicId, Topics};
+
+#[cfg(test)]
+mod tests;

@@ -64,6 +64,13 @@ pub struct Settings {
     pub heartbeat: Nanos,
 }
 
+impl Settings {
+    /// Whether messages are refused that come without a key, or from clients at all: raw routes cannot be told which.
+    pub fn refuses_raw(&self) -> bool {
+        self.slow == Slow::Conflate || !self.clients_publish
+    }
+}
+
 impl Default for Settings {
     fn default() -> Settings {
         Settings {

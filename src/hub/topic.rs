@@ -2,61 +2,120 @@
 
 use std::collections::BTreeMap;
 
-use super::channel::{Channel, Encode, Format, MemberId, Sink, Sums};
+use super::accounts::{Deliveries, TopicReport};
+use super::channel::{Channel, Dialect, Encode, Format, MemberId, Sink, Sums, Surroundings};
+use super::home::Homes;
+use super::keyed::Keyed;
 use super::log::Origin;
+use super::message::Publication;
+use super::settings::{Rules, Settings, Slow};
 use crate::buffer::Pool;
 use crate::limits::Nanos;
 
 /// Names a topic on its shard. Generations tell reuses of an index apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TopicId {
-    /// LogPosition in the shard's table.
+    /// Position in the shard's table.
     pub index: u32,
     /// Counts the reuses of `index`.
     pub generation: u32,
 }
 
-/// How far a subscriber may lag.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
-    /// Encoded bytes kept for those who lag, for each format.
-    pub log_bytes: usize,
-    /// Time since a subscriber last had everything.
-    pub lag: Nanos,
+#[derive(Debug)]
+struct Topic {
+    name: Box<str>,
+    settings: Settings,
+    /// One for each format that has subscribers.
+    channels: Vec<u32>,
+    /// Of the latest message here.
+    offset: u64,
+    /// The latest message of each key, where that is what slow subscribers get.
+    keyed: Keyed,
+    deliveries: Deliveries,
+    /// Listed as having frames that nobody was offered yet.
+    dirty: bool,
+    /// Messages of this turn.
+    fresh: u32,
+    pace: Pace,
+    /// When subscribers last heard something of it, or were seen to be there.
+    spoke_at: Nanos,
 }
 
-#[derive(Debug)]
-struct Topic<K> {
-    name: Box<str>,
-    /// One for each format that has subscribers.
-    channels: Vec<Channel<K>>,
-    dirty: bool,
+/// How long messages wait for others.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pace {
+    /// Grows while turns bring more than one message each, and shrinks otherwise.
+    window: Nanos,
+    /// When what waits is delivered; 0 while nothing waits.
+    until: Nanos,
+}
+
+impl Pace {
+    /// Whether a topic with `fresh` messages of this turn is to be delivered now.
+    fn is_due(&mut self, now: Nanos, coalesce: Nanos, fresh: u32) -> bool {
+        if coalesce == 0 {
+            return true;
+        }
+        if fresh > 1 {
+            self.window = (2 * self.window).clamp(coalesce / 8, coalesce);
+        } else if self.until == 0 {
+            self.window = if self.window > coalesce / 8 { self.window / 2 } else { 0 };
+        }
+        if self.until == 0 {
+            self.until = now + self.window;
+        }
+        if now < self.until {
+            return false;
+        }
+        self.until = 0;
+        true
+    }
 }
 
 /// All topics of a shard that have subscribers here.
 #[derive(Debug)]
 pub struct Topics<K> {
     by_name: BTreeMap<Box<str>, TopicId>,
-    table: Vec<Entry<K>>,
+    table: Vec<(u32, Option<Topic>)>,
     free: Vec<u32>,
+    channels: Vec<Option<Channel<K>>>,
+    free_channels: Vec<u32>,
     /// Topics with frames that nobody was offered yet.
     dirty: Vec<TopicId>,
-    bounds: Bounds,
+    spare: Vec<TopicId>,
+    /// When those of them that wait for more are due.
+    due_at: Option<Nanos>,
+    rules: Rules,
     sums: Sums,
 }
 
-/// The generation, and the topic if there is one.
-type Entry<K> = (u32, Option<Topic<K>>);
+/// Around one topic. Built where fields must stay borrowed beside it.
+macro_rules! around {
+    ($topics:expr, $topic:expr, $now:expr) => {
+        &mut Surroundings {
+            topic: &$topic.name,
+            settings: &$topic.settings,
+            keyed: &$topic.keyed,
+            sums: &mut $topics.sums,
+            deliveries: &mut $topic.deliveries,
+            now: $now,
+        }
+    };
+}
 
 impl<K: Copy + Eq> Topics<K> {
-    /// No topics.
-    pub fn new(bounds: Bounds) -> Topics<K> {
+    /// No topics. `rules` say what will hold for them.
+    pub fn new(rules: Rules) -> Topics<K> {
         Topics {
             by_name: BTreeMap::new(),
             table: Vec::new(),
             free: Vec::new(),
+            channels: Vec::new(),
+            free_channels: Vec::new(),
             dirty: Vec::new(),
-            bounds,
+            spare: Vec::new(),
+            due_at: None,
+            rules,
             sums: Sums::default(),
         }
     }
@@ -76,14 +135,45 @@ impl<K: Copy + Eq> Topics<K> {
         self.sums.subscriptions
     }
 
+    /// What holds for the topic `name`, here or not.
+    pub fn settings_of(&self, name: &str) -> &Settings {
+        self.rules.of(name)
+    }
+
     /// The topic of this name, if it is known here.
     pub fn find(&self, name: &str) -> Option<TopicId> {
         self.by_name.get(name).copied()
     }
 
+    /// A topic's name.
+    pub fn name(&self, id: TopicId) -> Option<&str> {
+        get(&self.table, id).map(|topic| &*topic.name)
+    }
+
+    /// What holds for a topic.
+    pub fn settings(&self, id: TopicId) -> Option<&Settings> {
+        get(&self.table, id).map(|topic| &topic.settings)
+    }
+
+    /// The offset that a topic has reached here.
+    pub fn offset(&self, id: TopicId) -> u64 {
+        get(&self.table, id).map_or(0, |topic| topic.offset)
+    }
+
     /// Makes a topic without subscribers.
-    pub fn create(&mut self, name: &str) -> TopicId {
-        let topic = Topic { name: name.into(), channels: Vec::new(), dirty: false };
+    pub fn create(&mut self, name: &str, now: Nanos) -> TopicId {
+        let topic = Topic {
+            name: name.into(),
+            settings: *self.rules.of(name),
+            channels: Vec::new(),
+            offset: 0,
+            keyed: Keyed::default(),
+            deliveries: Deliveries::default(),
+            dirty: false,
+            fresh: 0,
+            pace: Pace::default(),
+            spoke_at: now,
+        };
         let index = self.free.pop().unwrap_or_else(|| {
             self.table.push((0, None));
             (self.table.len() - 1) as u32
@@ -95,93 +185,265 @@ impl<K: Copy + Eq> Topics<K> {
         id
     }
 
+    /// The offset that a topic has reached before it has subscribers here.
+    pub fn begin_at(&mut self, id: TopicId, offset: u64) {
+        if let Some(topic) = get_mut(&mut self.table, id) {
+            debug_assert!(topic.channels.is_empty());
+            topic.offset = offset;
+        }
+    }
+
     /// Forgets a topic and gives its memory back. Its subscribers are forgotten with it.
     pub fn remove(&mut self, id: TopicId, pool: &mut Pool) {
-        if get_mut(&mut self.table, id).is_none() {
+        if get(&self.table, id).is_none() {
             return;
         }
         let entry = &mut self.table[id.index as usize];
-        if let Some(topic) = entry.1.take() {
-            entry.0 = entry.0.wrapping_add(1);
-            self.free.push(id.index);
-            self.by_name.remove(&topic.name);
-            topic.channels.into_iter().for_each(|channel| channel.release(pool, &mut self.sums));
+        let Some(mut topic) = entry.1.take() else { return };
+        entry.0 = entry.0.wrapping_add(1);
+        self.free.push(id.index);
+        self.by_name.remove(&topic.name);
+        for channel in std::mem::take(&mut topic.channels) {
+            if let Some(mut gone) = self.channels[channel as usize].take() {
+                gone.release(pool, around!(self, topic, 0));
+                self.free_channels.push(channel);
+            }
         }
+        topic.keyed.release(pool);
     }
 
     /// Adds a subscriber that is sent all that is appended from now on, encoded as `format`, less what has the
     /// origin `skip`. The first of a format brings a log into being.
     pub fn subscribe(&mut self, id: TopicId, key: K, format: Format, skip: Origin) -> Option<MemberId> {
         let topic = get_mut(&mut self.table, id)?;
-        let channel = topic.channel_or_new(format, self.bounds.log_bytes);
-        Some(MemberId { format, index: channel.subscribe(key, skip, &mut self.sums) })
+        let channels = &mut self.channels;
+        let known =
+            topic.channels.iter().copied().find(|channel| {
+                channels[*channel as usize].as_ref().is_some_and(|known| known.format == format)
+            });
+        let channel = known.unwrap_or_else(|| {
+            let number = self.free_channels.pop().unwrap_or_else(|| {
+                channels.push(None);
+                (channels.len() - 1) as u32
+            });
+            let Settings { lag_bytes, .. } = topic.settings;
+            channels[number as usize] = Some(Channel::new(number, id.index, format, lag_bytes, topic.offset));
+            // Nearly every topic has one format, and there may be many topics.
+            topic.channels.reserve_exact(1);
+            topic.channels.push(number);
+            number
+        });
+        let index = self.channels[channel as usize].as_mut()?.subscribe(key, skip, &mut self.sums);
+        Some(MemberId { channel, index })
     }
 
     /// Removes a subscriber. The last of a format leaves no log behind.
-    pub fn unsubscribe(&mut self, id: TopicId, member: MemberId, pool: &mut Pool) {
-        let Some(topic) = get_mut(&mut self.table, id) else { return };
-        if let Some(channel) = topic.channel_mut(member.format) {
-            channel.remove(member.index, &mut self.sums);
-            topic.release_deserted(&mut self.sums, pool);
-        }
+    pub fn unsubscribe(&mut self, member: MemberId, pool: &mut Pool) {
+        let Some(Some(channel)) = self.channels.get_mut(member.channel as usize) else { return };
+        let Some(topic) = self.table[channel.topic as usize].1.as_mut() else { return };
+        channel.remove(member.index, around!(self, topic, 0));
+        release_deserted(&mut self.channels, &mut self.free_channels, topic, &mut self.sums, pool);
     }
 
-    /// Appends a message to a topic's logs, encoded once for each format. `own` is the subscriber that published it,
-    /// when it is one here. Where the node's budget has no room for it all subscribers of that format have missed it,
-    /// and are dropped at the next delivery.
+    /// Whether a topic has no subscribers here.
+    pub fn is_deserted(&self, id: TopicId) -> bool {
+        get(&self.table, id).is_some_and(|topic| topic.channels.is_empty())
+    }
+
+    /// Appends the message `offset` of a topic; `own` is the subscriber here that published it. `homes` make room when
+    /// there is no memory left.
+    #[expect(clippy::too_many_arguments, reason = "a message, its place, and who makes room")]
     #[inline]
     pub fn append(
         &mut self,
         id: TopicId,
         pool: &mut Pool,
+        homes: &mut Homes,
         origin: Origin,
         own: Option<MemberId>,
+        offset: u64,
+        publication: &Publication<'_>,
         message: &mut impl Encode,
     ) {
         let Some(topic) = get_mut(&mut self.table, id) else { return };
-        for channel in &mut topic.channels {
-            channel.append(pool, origin, own, message);
+        topic.offset = offset;
+        topic.fresh += 1;
+        if topic.settings.slow == Slow::Conflate && !topic.channels.is_empty() && !publication.key.is_empty()
+        {
+            // Without memory the key has what it had before: who lags gets that, and is told of what it skipped.
+            topic.keyed.keep(pool, offset, publication);
         }
-        if !std::mem::replace(&mut topic.dirty, true) {
+        self.append_to(id, pool, homes, origin, own, offset, |_| true, message);
+    }
+
+    /// Appends a notice for those subscribers whose protocol has words for it.
+    pub fn append_notice(
+        &mut self,
+        id: TopicId,
+        pool: &mut Pool,
+        homes: &mut Homes,
+        notice: &mut impl Encode,
+    ) {
+        let offset = self.offset(id);
+        self.append_to(id, pool, homes, 0, None, offset, |format| format.dialect != Dialect::Raw, notice);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "a message, its place, and who makes room")]
+    #[inline]
+    fn append_to(
+        &mut self,
+        id: TopicId,
+        pool: &mut Pool,
+        homes: &mut Homes,
+        origin: Origin,
+        own: Option<MemberId>,
+        offset: u64,
+        takes: impl Fn(Format) -> bool,
+        message: &mut impl Encode,
+    ) {
+        let Some(topic) = get_mut(&mut self.table, id) else { return };
+        let mut starved = false;
+        for &number in &topic.channels {
+            let Some(channel) = &mut self.channels[number as usize] else { continue };
+            if takes(channel.format) {
+                starved |= !channel.append(pool, origin, offset, own, message, around!(self, topic, 0));
+            }
+        }
+        if !topic.dirty {
+            topic.dirty = true;
             self.dirty.push(id);
         }
+        if starved {
+            self.append_starved(id, pool, homes, origin, own, offset, takes, message);
+        }
     }
 
-    /// Whether a topic is there that has no subscribers.
-    pub fn is_deserted(&self, id: TopicId) -> bool {
-        let topic = self.table.get(id.index as usize).filter(|entry| entry.0 == id.generation);
-        topic.and_then(|(_, topic)| topic.as_ref()).is_some_and(|topic| topic.channels.is_empty())
+    /// Appends to those channels that had no memory for it, whatever has to give way.
+    #[expect(clippy::too_many_arguments, reason = "a message, its place, and who makes room")]
+    #[cold]
+    #[inline(never)]
+    fn append_starved(
+        &mut self,
+        id: TopicId,
+        pool: &mut Pool,
+        homes: &mut Homes,
+        origin: Origin,
+        own: Option<MemberId>,
+        offset: u64,
+        takes: impl Fn(Format) -> bool,
+        message: &mut impl Encode,
+    ) {
+        let channels = get(&self.table, id).map(|topic| topic.channels.clone()).unwrap_or_default();
+        for number in channels {
+            loop {
+                let Some(topic) = get_mut(&mut self.table, id) else { return };
+                let Some(channel) = &mut self.channels[number as usize] else { break };
+                let has_it = channel.log.offset_before(channel.log.appended()) >= offset;
+                if has_it || !takes(channel.format) {
+                    break;
+                }
+                let around = around!(self, topic, 0);
+                if channel.append(pool, origin, offset, own, message, around) {
+                    break;
+                }
+                if !homes.shed(pool) && !self.shed(pool) {
+                    let Some(topic) = get_mut(&mut self.table, id) else { return };
+                    let Some(channel) = &mut self.channels[number as usize] else { break };
+                    channel.lose(pool, offset, own, around!(self, topic, 0));
+                    break;
+                }
+            }
+        }
     }
 
-    /// Whether some topic has frames that were not offered.
+    /// Gives back the memory of what only laggards still need, of the log where that is most. False when there is
+    /// nothing to give back.
+    fn shed(&mut self, pool: &mut Pool) -> bool {
+        let backlog = |channel: &Channel<K>| {
+            channel.log.latest().map_or(0, |latest| channel.log.bytes() - latest.bytes.len())
+        };
+        let worst = self.channels.iter_mut().flatten().max_by_key(|channel| backlog(channel));
+        let Some(channel) = worst.filter(|channel| backlog(channel) > 0) else { return false };
+        tracing::warn!(
+            bytes = backlog(channel),
+            "the memory budget is spent; a topic's laggards miss messages"
+        );
+        channel.shed(pool);
+        let index = channel.topic;
+        let (generation, topic) = &mut self.table[index as usize];
+        if let Some(topic) = topic
+            && !std::mem::replace(&mut topic.dirty, true)
+        {
+            self.dirty.push(TopicId { index, generation: *generation });
+        }
+        true
+    }
+
+    /// Whether there are frames that nobody was offered yet.
+    #[inline]
     pub fn is_dirty(&self) -> bool {
         !self.dirty.is_empty()
     }
 
-    /// Makes readable what was appended since the last call. [`deliver`](Topics::deliver) offers it.
-    pub fn publish(&mut self, pool: &mut Pool) {
-        for id in &self.dirty {
-            let Some(topic) = get_mut(&mut self.table, *id) else { continue };
-            topic.channels.iter_mut().for_each(|channel| channel.publish(pool));
-        }
-    }
-
-    /// Offers what was published to all subscribers.
+    /// Offers every subscriber what was appended, unless it may wait for more.
     pub fn deliver(&mut self, now: Nanos, sink: &mut impl Sink<K>) {
-        for id in self.dirty.drain(..) {
+        let mut dirty = std::mem::replace(&mut self.dirty, std::mem::take(&mut self.spare));
+        self.due_at = None;
+        for id in dirty.drain(..) {
             let Some(topic) = get_mut(&mut self.table, id) else { continue };
+            let fresh = std::mem::take(&mut topic.fresh);
+            if !topic.pace.is_due(now, topic.settings.coalesce, fresh) {
+                let until = topic.pace.until;
+                self.due_at = Some(self.due_at.map_or(until, |due| due.min(until)));
+                self.dirty.push(id);
+                continue;
+            }
             topic.dirty = false;
-            topic.deliver(now, self.bounds.lag, &mut self.sums, sink);
+            topic.spoke_at = now;
+            self.deliver_topic(id, now, sink);
+        }
+        self.spare = dirty;
+    }
+
+    #[inline]
+    fn deliver_topic(&mut self, id: TopicId, now: Nanos, sink: &mut impl Sink<K>) {
+        let Some(topic) = get_mut(&mut self.table, id) else { return };
+        let mut deserted = false;
+        for &number in &topic.channels {
+            let Some(channel) = &mut self.channels[number as usize] else { continue };
+            channel.publish(sink.pool(), now);
+            channel.deliver(around!(self, topic, now), sink);
+            deserted |= channel.count() == 0;
+        }
+        if deserted {
+            release_deserted(&mut self.channels, &mut self.free_channels, topic, &mut self.sums, sink.pool());
         }
     }
 
-    /// Offers a subscriber what it has not got: it can take bytes again.
-    pub fn catch_up(&mut self, id: TopicId, member: MemberId, now: Nanos, sink: &mut impl Sink<K>) {
-        let Some(topic) = get_mut(&mut self.table, id) else { return };
-        if let Some(channel) = topic.channel_mut(member.format) {
-            channel.offer(member.index, now, self.bounds.lag, &mut self.sums, sink);
-            topic.release_deserted(&mut self.sums, sink.pool());
+    /// When [`deliver`](Topics::deliver) has something to do for which messages wait.
+    pub fn due_at(&self) -> Option<Nanos> {
+        self.due_at
+    }
+
+    /// A subscriber's unfinished send is over, or there may be room for it again: it is offered what it has not got.
+    pub fn catch_up(&mut self, member: MemberId, now: Nanos, sink: &mut impl Sink<K>) {
+        let Some(Some(channel)) = self.channels.get_mut(member.channel as usize) else { return };
+        let Some(topic) = self.table[channel.topic as usize].1.as_mut() else { return };
+        channel.finished(member.index, around!(self, topic, now));
+        channel.offer(member.index, around!(self, topic, now), sink);
+        if channel.count() == 0 {
+            release_deserted(&mut self.channels, &mut self.free_channels, topic, &mut self.sums, sink.pool());
         }
+    }
+
+    /// Of what was sent to `key` with `tag`, `unsent` bytes at the end have not been taken by the kernel; `all` says
+    /// that nothing before them is unsent. Returns the bytes of whole frames at their end, and how many messages those
+    /// are: they must not be sent, because they will be offered again.
+    pub fn take_back(&mut self, tag: u64, key: K, unsent: usize, all: bool, now: Nanos) -> (usize, u32) {
+        let MemberId { channel, index } = MemberId::from_tag(tag);
+        let Some(Some(channel)) = self.channels.get_mut(channel as usize) else { return (0, 0) };
+        let Some(topic) = self.table[channel.topic as usize].1.as_mut() else { return (0, 0) };
+        channel.take_back(index, key, unsent, all, around!(self, topic, now))
     }
 
     /// Drops subscribers that have lagged too long although nothing new was appended.
@@ -189,9 +451,14 @@ impl<K: Copy + Eq> Topics<K> {
         if !self.has_laggards() {
             return;
         }
-        for topic in self.table.iter_mut().filter_map(|(_, topic)| topic.as_mut()) {
-            if topic.channels.iter().any(Channel::has_laggards) {
-                topic.deliver(now, self.bounds.lag, &mut self.sums, sink);
+        for index in 0..self.table.len() {
+            let (generation, Some(topic)) = &self.table[index] else { continue };
+            let id = TopicId { index: index as u32, generation: *generation };
+            let lags =
+                |number: &u32| self.channels[*number as usize].as_ref().is_some_and(Channel::has_laggards);
+            // What waits for more is delivered when it is due.
+            if !topic.dirty && topic.channels.iter().any(lags) {
+                self.deliver_topic(id, now, sink);
             }
         }
     }
@@ -200,346 +467,92 @@ impl<K: Copy + Eq> Topics<K> {
     pub fn has_laggards(&self) -> bool {
         self.sums.laggards > 0
     }
+
+    /// Lists the topics whose subscribers are to be told that nothing was lost, because they have heard nothing for so
+    /// long. They count as having been told.
+    pub fn silent(&mut self, now: Nanos, silent: &mut Vec<TopicId>) {
+        for (index, (generation, topic)) in self.table.iter_mut().enumerate() {
+            let Some(topic) = topic else { continue };
+            if topic.dirty || topic.spoke_at + topic.settings.heartbeat > now {
+                continue;
+            }
+            let told = |number: &u32| {
+                self.channels[*number as usize]
+                    .as_ref()
+                    .is_some_and(|channel| channel.format.dialect != Dialect::Raw)
+            };
+            if topic.channels.iter().any(told) {
+                topic.spoke_at = now;
+                silent.push(TopicId { index: index as u32, generation: *generation });
+            }
+        }
+    }
+
+    /// What became of messages for subscribers here.
+    pub fn deliveries(&self) -> Deliveries {
+        let queued = self.channels.iter().flatten().map(Channel::all_queued).sum();
+        Deliveries { queued, ..self.sums.deliveries }
+    }
+
+    /// What is known of a topic here.
+    pub fn report(&self, id: TopicId) -> Option<TopicReport> {
+        get(&self.table, id).map(|topic| self.report_of(topic))
+    }
+
+    /// What is known of all topics.
+    pub fn reports(&self) -> impl Iterator<Item = TopicReport> {
+        self.table.iter().filter_map(|(_, topic)| topic.as_ref()).map(|topic| self.report_of(topic))
+    }
+
+    fn report_of(&self, topic: &Topic) -> TopicReport {
+        let channels = || topic.channels.iter().filter_map(|number| self.channels[*number as usize].as_ref());
+        TopicReport {
+            name: topic.name.to_string(),
+            home: None,
+            subscribers: channels().map(|channel| channel.count() as u64).sum(),
+            deliveries: Deliveries { queued: channels().map(Channel::all_queued).sum(), ..topic.deliveries },
+            log_bytes: channels().map(|channel| channel.log.charged_bytes() as u64).sum(),
+        }
+    }
 }
 
-fn get_mut<K>(table: &mut [Entry<K>], id: TopicId) -> Option<&mut Topic<K>> {
+fn get(table: &[(u32, Option<Topic>)], id: TopicId) -> Option<&Topic> {
+    let (generation, topic) = table.get(id.index as usize)?;
+    topic.as_ref().filter(|_| *generation == id.generation)
+}
+
+fn get_mut(table: &mut [(u32, Option<Topic>)], id: TopicId) -> Option<&mut Topic> {
     let (generation, topic) = table.get_mut(id.index as usize)?;
-    if *generation != id.generation {
-        return None;
-    }
-    topic.as_mut()
+    topic.as_mut().filter(|_| *generation == id.generation)
 }
 
-impl<K: Copy + Eq> Topic<K> {
-    fn channel_mut(&mut self, format: Format) -> Option<&mut Channel<K>> {
-        self.channels.iter_mut().find(|channel| channel.format == format)
-    }
-
-    fn channel_or_new(&mut self, format: Format, log_bytes_max: usize) -> &mut Channel<K> {
-        let index = match self.channels.iter().position(|channel| channel.format == format) {
-            Some(index) => index,
-            None => {
-                // Nearly every topic has one format, and there may be many topics.
-                self.channels.reserve_exact(1);
-                self.channels.push(Channel::new(format, log_bytes_max));
-                self.channels.len() - 1
-            }
-        };
-        &mut self.channels[index]
-    }
-
-    fn deliver(&mut self, now: Nanos, lag: Nanos, sums: &mut Sums, sink: &mut impl Sink<K>) {
-        self.channels.iter_mut().for_each(|channel| channel.deliver(now, lag, sums, sink));
-        self.release_deserted(sums, sink.pool());
-    }
-
-    fn release_deserted(&mut self, sums: &mut Sums, pool: &mut Pool) {
-        while let Some(index) = self.channels.iter().position(Channel::is_deserted) {
-            self.channels.remove(index).release(pool, sums);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use bytes::Bytes;
-
-    use super::*;
-    use crate::buffer::Budget;
-    use crate::limits::LOG_SEGMENT_BYTES;
-
-    /// Subscribers by number; those in `stuck` take nothing, those in `refusing` although they seemed to.
-    struct Peers {
-        got: BTreeMap<u32, Vec<u8>>,
-        stuck: Vec<u32>,
-        refusing: Vec<u32>,
-        refusals: usize,
-        fell: Vec<u32>,
-        pool: Pool,
-    }
-
-    impl Sink<u32> for Peers {
-        fn is_writable(&self, key: u32) -> bool {
-            !self.stuck.contains(&key)
-        }
-        fn send(&mut self, key: u32, frames: Bytes, _: u32) -> Result<(), Bytes> {
-            if self.refusing.contains(&key) {
-                self.refusals += 1;
-                return Err(frames);
-            }
-            self.got.entry(key).or_default().extend_from_slice(&frames);
-            Ok(())
-        }
-        fn fell_behind(&mut self, key: u32) {
-            self.fell.push(key);
-        }
-        fn pool(&mut self) -> &mut Pool {
-            &mut self.pool
-        }
-    }
-
-    /// Its frame in a deflated format is its last byte behind the window's bits.
-    struct Message<'a> {
-        plain: &'a [u8],
-        header: [u8; 1],
-        asked: Vec<Format>,
-    }
-
-    impl Encode for Message<'_> {
-        fn frame(&mut self, format: Format) -> [&[u8]; 2] {
-            self.asked.push(format);
-            match format {
-                Format::Plain => [self.plain, b""],
-                Format::Deflated { window_bits } => {
-                    self.header = [window_bits];
-                    [&self.header, &self.plain[self.plain.len() - 1..]]
-                }
-            }
-        }
-    }
-
-    const BOUNDS: Bounds = Bounds { log_bytes: 100, lag: 1_000 };
-    const SMALL: Format = Format::Deflated { window_bits: 9 };
-    const LARGE: Format = Format::Deflated { window_bits: 15 };
-
-    /// The topics of a shard, one of which is `id`, and their subscribers.
-    struct World {
-        topics: Topics<u32>,
-        peers: Peers,
-        id: TopicId,
-    }
-
-    impl World {
-        fn new() -> World {
-            World::with(Pool::standalone())
-        }
-
-        fn with(pool: Pool) -> World {
-            let mut topics = Topics::new(BOUNDS);
-            let id = topics.create("t");
-            let peers = Peers {
-                got: BTreeMap::new(),
-                stuck: Vec::new(),
-                refusing: Vec::new(),
-                refusals: 0,
-                fell: Vec::new(),
-                pool,
+/// Gives back the logs of formats that nobody takes any more, and the keys' messages with the last of them.
+fn release_deserted<K: Copy + Eq>(
+    channels: &mut [Option<Channel<K>>],
+    free: &mut Vec<u32>,
+    topic: &mut Topic,
+    sums: &mut Sums,
+    pool: &mut Pool,
+) {
+    let is_deserted =
+        |number: u32| channels[number as usize].as_ref().is_none_or(|channel| channel.count() == 0);
+    let deserted: Vec<u32> = topic.channels.iter().copied().filter(|number| is_deserted(*number)).collect();
+    for number in deserted {
+        topic.channels.retain(|kept| *kept != number);
+        if let Some(mut channel) = channels[number as usize].take() {
+            let around = &mut Surroundings {
+                topic: &topic.name,
+                settings: &topic.settings,
+                keyed: &topic.keyed,
+                sums,
+                deliveries: &mut topic.deliveries,
+                now: 0,
             };
-            World { topics, peers, id }
-        }
-
-        /// Subscribes `key`, which does not hear what has the origin `key`.
-        fn subscribe(&mut self, key: u32, format: Format) -> MemberId {
-            self.topics.subscribe(self.id, key, format, key.into()).expect("the topic is there")
-        }
-
-        fn unsubscribe(&mut self, member: MemberId) {
-            self.topics.unsubscribe(self.id, member, &mut self.peers.pool);
-        }
-
-        /// Returns the formats that were encoded.
-        fn append(&mut self, origin: Origin, own: Option<MemberId>, frame: &[u8]) -> Vec<Format> {
-            let mut message = Message { plain: frame, header: [0], asked: Vec::new() };
-            self.topics.append(self.id, &mut self.peers.pool, origin, own, &mut message);
-            message.asked
-        }
-
-        fn deliver(&mut self, now: Nanos) {
-            self.topics.publish(&mut self.peers.pool);
-            self.topics.deliver(now, &mut self.peers);
-        }
-
-        /// Publishes something that nobody here said.
-        fn publish(&mut self, frame: &[u8], now: Nanos) -> Vec<Format> {
-            let formats = self.append(99, None, frame);
-            self.deliver(now);
-            formats
-        }
-
-        fn got(&self, key: u32) -> &[u8] {
-            self.peers.got.get(&key).map_or(b"", Vec::as_slice)
+            channel.release(pool, around);
+            free.push(number);
         }
     }
-
-    #[test]
-    fn everyone_gets_what_was_published_after_subscribing_but_not_their_own() {
-        let mut world = World::new();
-        let one = world.subscribe(1, Format::Plain);
-        world.append(1, Some(one), b"a");
-        world.subscribe(2, Format::Plain);
-        world.publish(b"b", 1);
-        assert_eq!((world.got(1), world.got(2)), (&b"b"[..], &b"b"[..]));
-        world.append(1, Some(one), b"c");
-        world.deliver(2);
-        assert_eq!((world.got(1), world.got(2)), (&b"b"[..], &b"bc"[..]));
-        assert!(!world.topics.has_laggards());
-    }
-
-    #[test]
-    fn who_lags_catches_up_and_who_falls_off_the_log_is_dropped() {
-        let mut world = World::new();
-        let member = world.subscribe(1, Format::Plain);
-        world.subscribe(2, Format::Plain);
-        world.peers.stuck = vec![1];
-        (0..5).for_each(|_| drop(world.publish(&[b'x'; 10], 1)));
-        assert!(world.topics.has_laggards());
-        world.peers.stuck.clear();
-        world.topics.catch_up(world.id, member, 2, &mut world.peers);
-        assert_eq!(world.got(1), [b'x'; 50]);
-        assert!(!world.topics.has_laggards());
-        world.peers.stuck = vec![1];
-        (0..20).for_each(|_| drop(world.publish(&[b'y'; 10], 3)));
-        assert_eq!((&world.peers.fell, world.topics.subscriptions()), (&vec![1], 1));
-        assert_eq!(world.got(2).len(), 250);
-    }
-
-    #[test]
-    fn who_refuses_a_message_is_tried_once_and_gets_it_later() {
-        let mut world = World::new();
-        let members: Vec<MemberId> = (1..=3).map(|key| world.subscribe(key, Format::Plain)).collect();
-        world.peers.refusing = vec![1, 2];
-        world.publish(b"a", 1);
-        assert_eq!((world.peers.refusals, world.got(3)), (2, &b"a"[..]));
-        world.peers.refusing = vec![2];
-        world.publish(b"b", 2);
-        assert_eq!((world.got(1), world.got(2), world.got(3)), (&b"ab"[..], &b""[..], &b"ab"[..]));
-        world.peers.refusing.clear();
-        world.topics.catch_up(world.id, members[1], 3, &mut world.peers);
-        assert_eq!((world.got(2), world.topics.has_laggards()), (&b"ab"[..], false));
-    }
-
-    #[test]
-    fn who_lags_too_long_is_dropped_without_further_messages() {
-        let mut world = World::new();
-        world.subscribe(1, Format::Plain);
-        world.peers.stuck = vec![1];
-        world.publish(b"x", 5);
-        world.topics.drop_laggards(1_005, &mut world.peers);
-        assert!(world.peers.fell.is_empty());
-        world.topics.drop_laggards(1_006, &mut world.peers);
-        assert_eq!(world.peers.fell, [1]);
-        assert_eq!((world.topics.subscriptions(), world.topics.has_laggards()), (0, false));
-    }
-
-    #[test]
-    fn a_message_is_encoded_once_for_each_format_and_everyone_gets_it_in_its_own() {
-        let mut world = World::new();
-        let formats = [Format::Plain, SMALL, LARGE, SMALL, Format::Plain, LARGE];
-        let members: Vec<MemberId> =
-            (1..).zip(formats).map(|(key, format)| world.subscribe(key, format)).collect();
-        assert_eq!(world.publish(b"-a", 1), [Format::Plain, SMALL, LARGE]);
-        // Of the small window, its own publisher does not hear it.
-        assert_eq!(world.append(4, Some(members[3]), b"-b"), [Format::Plain, SMALL, LARGE]);
-        world.deliver(2);
-        world.publish(b"-c", 3);
-        for (key, format) in (1..).zip(formats) {
-            let expected: &[u8] = match format {
-                _ if key == 4 => b"\x09a\x09c",
-                Format::Plain => b"-a-b-c",
-                SMALL => b"\x09a\x09b\x09c",
-                _ => b"\x0fa\x0fb\x0fc",
-            };
-            assert_eq!(world.got(key), expected, "{format:?}");
-        }
-    }
-
-    #[test]
-    fn a_publisher_is_not_taken_for_the_member_of_another_format() {
-        let mut world = World::new();
-        world.subscribe(1, Format::Plain);
-        let two = world.subscribe(2, SMALL);
-        // Both are the first of their format.
-        world.append(2, Some(two), b"-a");
-        world.deliver(1);
-        assert_eq!((world.got(1), world.got(2)), (&b"-a"[..], &b""[..]));
-        assert!(!world.topics.has_laggards(), "one's own message is no backlog");
-    }
-
-    #[test]
-    fn a_format_lives_from_its_first_subscriber_to_its_last() {
-        let mut world = World::new();
-        let plain = world.subscribe(1, Format::Plain);
-        assert_eq!(world.publish(b"-a", 1), [Format::Plain]);
-        let plain_bytes = world.peers.pool.used_bytes();
-        let (two, three) = (world.subscribe(2, LARGE), world.subscribe(3, LARGE));
-        assert_eq!(world.publish(b"-b", 2), [Format::Plain, LARGE]);
-        assert!(world.peers.pool.used_bytes() > plain_bytes);
-        world.unsubscribe(two);
-        assert_eq!(world.publish(b"-c", 3), [Format::Plain, LARGE]);
-        world.unsubscribe(three);
-        assert_eq!(world.peers.pool.used_bytes(), plain_bytes, "the log went with its last reader");
-        assert_eq!(world.publish(b"-d", 4), [Format::Plain]);
-        world.subscribe(4, LARGE);
-        world.unsubscribe(plain);
-        assert_eq!(world.publish(b"-e", 5), [LARGE]);
-        assert_eq!(
-            [1, 2, 3, 4].map(|key| world.got(key)),
-            [&b"-a-b-c-d"[..], b"\x0fb", b"\x0fb\x0fc", b"\x0fe"]
-        );
-        assert!(!world.topics.is_deserted(world.id));
-        world.topics.remove(world.id, &mut world.peers.pool);
-        assert_eq!((world.topics.subscriptions(), world.peers.pool.used_bytes()), (0, 0));
-    }
-
-    #[test]
-    fn a_slow_subscriber_of_one_format_costs_those_of_others_nothing() {
-        let mut world = World::new();
-        world.subscribe(1, Format::Plain);
-        world.subscribe(2, SMALL);
-        world.subscribe(3, LARGE);
-        world.peers.stuck = vec![1];
-        // The plain log passes its bound with the eleventh; those of two bytes a message are far from theirs.
-        for sent in 1..=30_usize {
-            world.publish(&[b'x'; 10], 1);
-            assert_eq!((world.got(2).len(), world.got(3).len()), (2 * sent, 2 * sent));
-            assert_eq!(world.peers.fell.is_empty(), sent <= 10);
-        }
-        assert_eq!((&world.peers.fell, world.topics.subscriptions()), (&vec![1], 2));
-        assert!(!world.topics.has_laggards());
-        assert_eq!(world.publish(b"-y", 2), [SMALL, LARGE], "nobody reads plain any more");
-    }
-
-    #[test]
-    fn who_lags_in_a_compressed_format_catches_up_or_is_dropped_there() {
-        let mut world = World::new();
-        world.subscribe(1, Format::Plain);
-        let two = world.subscribe(2, LARGE);
-        world.peers.stuck = vec![2];
-        for frame in [b"-a", b"-b", b"-c"] {
-            world.publish(frame, 1);
-        }
-        assert!(world.topics.has_laggards());
-        world.peers.stuck.clear();
-        world.topics.catch_up(world.id, two, 2, &mut world.peers);
-        assert_eq!(world.got(2), b"\x0fa\x0fb\x0fc");
-        world.peers.stuck = vec![2];
-        world.publish(b"-d", 3);
-        world.topics.drop_laggards(1_004, &mut world.peers);
-        assert_eq!((&world.peers.fell, world.got(1)), (&vec![2], &b"-a-b-c-d"[..]));
-        assert_eq!((world.topics.subscriptions(), world.topics.has_laggards()), (1, false));
-        assert_eq!(world.publish(b"-e", 1_005), [Format::Plain]);
-    }
-
-    #[test]
-    fn a_format_whose_log_finds_no_memory_loses_its_subscribers_and_no_others() {
-        // The frame of this size needs more than a segment plain, and nearly nothing compressed.
-        let large = vec![b'x'; 4 * LOG_SEGMENT_BYTES];
-        let mut world = World::with(Pool::new(Budget::new(3 * LOG_SEGMENT_BYTES as u64)));
-        world.subscribe(1, Format::Plain);
-        world.subscribe(2, Format::Plain);
-        world.subscribe(3, SMALL);
-        world.publish(b"-a", 1);
-        world.append(99, None, &large);
-        assert_eq!(world.append(99, None, b"-b"), [SMALL], "what has missed a message gets no further one");
-        world.deliver(2);
-        assert_eq!(world.peers.fell, [1, 2]);
-        assert_eq!((world.got(1), world.got(3)), (&b"-a"[..], &b"\x09a\x09x\x09b"[..]));
-        assert_eq!(world.topics.subscriptions(), 1);
-        // Who comes now has missed nothing, and there is room.
-        world.subscribe(4, Format::Plain);
-        world.publish(b"-c", 3);
-        assert_eq!((world.got(4), world.got(3)), (&b"-c"[..], &b"\x09a\x09x\x09b\x09c"[..]));
+    if topic.channels.is_empty() {
+        topic.keyed.release(pool);
     }
 }

@@ -23,6 +23,7 @@ mod route;
 mod seats;
 mod service;
 pub mod v1;
+mod watch;
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -38,7 +39,7 @@ use crate::driver::uring::Uring;
 use crate::driver::{Description, Driver, Options, Waker};
 use crate::limits::{
     COMPRESSION_LEASE_BYTES, CONNECTION_LEASE, CONNECTIONS_DEFAULT, DRAIN_TIMEOUT, MAILBOX_BYTES_MIN, Nanos,
-    REFUSING_CONNECTIONS_MAX, RESERVED_DESCRIPTORS, SNAPSHOT_TIMEOUT,
+    REFUSING_CONNECTIONS_MAX, RESERVED_DESCRIPTORS, SNAPSHOT_TIMEOUT, TOPIC_LEASE,
 };
 use crate::shard::{self, Allowance, Mailboxes, Order, Security, Shard};
 use crate::stats::{Snapshot, TopicReport};
@@ -48,7 +49,7 @@ pub use crate::hub::{Content, Position, Refused};
 pub use crate::shard::Disposition;
 use asks::Asking;
 pub use asks::{Ask, OwnedPublication, Publish, PublishError, Published};
-pub use broadcast::Message as ShardMessage;
+pub use broadcast::{Message as ShardMessage, Settings as BroadcastSettings};
 pub use builder::Builder;
 pub use config::{
     Compression, Config, DriverChoice, ListenAddress, RefusalFn, RefusalHook, StartError, StartErrorKind,
@@ -165,7 +166,9 @@ impl Server {
         let budget = Budget::new(config.memory_budget_bytes);
         let seats = Budget::new(u64::from(connections));
         let contexts = Budget::new(config.compression_bytes);
-        let mailbox_bytes = MAILBOX_BYTES_MIN.max(2 * config.message_bytes_max as usize + 64);
+        let topics = Budget::new(u64::from(config.topics_max));
+        let mailbox_bytes =
+            MAILBOX_BYTES_MIN.max(2 * (config.message_bytes_max as usize + broadcast::MAIL_OVERHEAD_BYTES));
         let mailboxes = Mailboxes::connect(shards, mailbox_bytes);
         let (ready_in, ready) = mpsc::channel();
         let mut threads = Vec::with_capacity(shards);
@@ -184,6 +187,7 @@ impl Server {
                     connections: Lease::new(seats.clone(), CONNECTION_LEASE),
                     contexts: Lease::new(contexts.clone(), COMPRESSION_LEASE_BYTES),
                 },
+                topics: Lease::new(topics.clone(), TOPIC_LEASE),
                 seed,
                 ready: ready_in.clone(),
                 go: go_out,
@@ -355,8 +359,16 @@ fn descriptor_limit() -> u64 {
 }
 
 /// A shard's routes.
-fn service(config: &Config) -> Service {
+fn service(config: &Config, topics: Lease, seed: u64) -> Service {
+    let broadcast = broadcast::Settings {
+        rules: config.topics.clone(),
+        topics,
+        subscriptions_max: config.subscriptions_max,
+        message_bytes_max: config.message_bytes_max,
+        seed,
+    };
     let mut service = Service::new(config.origins.clone(), config.message_bytes_max, config.queue_bytes)
+        .with_broadcast(broadcast)
         .with_subprotocols(config.subprotocols.clone(), config.subprotocol_preference)
         .with_routes(config.routes.clone())
         .with_refusal_hook(config.on_refusal.clone());
@@ -374,6 +386,7 @@ struct Start {
     sockets: Vec<OwnedFd>,
     mailboxes: Mailboxes<ShardMessage>,
     allowance: Allowance,
+    topics: Lease,
     seed: u64,
     ready: mpsc::Sender<Started>,
     go: mpsc::Receiver<Vec<Waker>>,
@@ -432,7 +445,7 @@ impl Start {
     fn on<D: Driver>(self, driver: D) -> io::Result<Snapshot> {
         let index = self.mailboxes.shard();
         let description = driver.describe();
-        let service = service(&self.config);
+        let service = service(&self.config, self.topics, self.seed);
         let config = shard::Config {
             connection: self.config.connection(),
             connections: self.connections + REFUSING_CONNECTIONS_MAX,

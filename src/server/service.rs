@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use crate::buffer::{Budget, Lease};
 use crate::connection::{Chunk, Closed, Reply};
 use crate::driver::{Driver, Token};
-use crate::hub::Bounds;
-use crate::limits::{self, Nanos, TOPIC_BYTES_MAX};
-use crate::protocol::frame::HEADER_BYTES_MAX;
+use crate::hub::{Rules, Settings, is_topic_name};
+use crate::limits::{self, Nanos};
 use crate::protocol::handshake::{
     self, OriginPolicy, Refusal, Request, SubprotocolPreference, Upgrade, percent_decode_path,
 };
@@ -15,7 +15,7 @@ use crate::shard::{Answer, Application, Context, Disposition, Link, OwnedReply};
 use crate::stats::Snapshot;
 
 use super::asks::Ask;
-use super::broadcast::{Broadcast, Message, Subscriber};
+use super::broadcast::{self, Broadcast, Message, Session, Subscriber};
 use super::chat::{self, Chat, Guest};
 use super::config::RefusalHook;
 use super::endpoints;
@@ -23,6 +23,8 @@ use super::page;
 use super::response::{Response, to_reply};
 use super::route::{Route, Routes, Subprotocols};
 use super::seats::{Seats, log_panic};
+use super::v1;
+use super::watch;
 
 const METHOD: Refusal =
     Refusal { status: 405, reason: "method not allowed", headers: "Allow: GET, HEAD\r\n", cure: "use GET" };
@@ -36,7 +38,13 @@ const BAD_TOPIC: Refusal = Refusal {
     status: 400,
     reason: "bad topic name",
     headers: "",
-    cure: "use one path segment of 1 to 255 bytes, UTF-8, percent-encoded where needed",
+    cure: "use one path segment of 1 to 255 bytes, UTF-8 without control characters, percent-encoded where needed",
+};
+const NO_SUBPROTOCOL: Refusal = Refusal {
+    status: 400,
+    reason: "this path needs a subprotocol",
+    headers: "",
+    cure: "offer echoring.v1.json, or open /broadcast/ and the name of a topic",
 };
 
 /// What the server keeps with a connection.
@@ -47,6 +55,8 @@ pub enum Peer {
     Echo,
     /// Its messages go to a topic.
     Subscriber(Subscriber),
+    /// It asks for topics.
+    Session(Box<Session>),
     /// It is in the chat room, or about to be.
     Chat(Box<Guest>),
     /// Its messages go to the handler in this seat.
@@ -70,8 +80,15 @@ pub struct Service {
 impl Service {
     /// The built-in routes, with their limits. A subscriber may lag `queue_bytes` behind its topic.
     pub fn new(origins: OriginPolicy, message_bytes_max: u64, queue_bytes: u32) -> Service {
-        let bounds = Bounds { log_bytes: queue_bytes as usize, lag: limits::LAG_MAX };
-        let frame_bytes_max = message_bytes_max as usize + HEADER_BYTES_MAX;
+        let settings = Settings { lag_bytes: queue_bytes as usize, ..Settings::default() };
+        let topics_max = u64::from(limits::TOPICS_DEFAULT);
+        let broadcast = broadcast::Settings {
+            rules: Rules::new(Vec::new(), settings),
+            topics: Lease::new(Budget::new(topics_max), topics_max),
+            subscriptions_max: limits::SUBSCRIPTIONS_DEFAULT,
+            message_bytes_max,
+            seed: 0,
+        };
         Service {
             routes: Routes::default(),
             builtin_routes: true,
@@ -80,9 +97,14 @@ impl Service {
             origins,
             subprotocols: Vec::new(),
             preference: SubprotocolPreference::default(),
-            broadcast: Broadcast::new(bounds, frame_bytes_max),
+            broadcast: Broadcast::new(broadcast),
             chat: Chat::default(),
         }
+    }
+
+    /// The same with topics of which something else holds.
+    pub fn with_broadcast(self, settings: broadcast::Settings) -> Service {
+        Service { broadcast: Broadcast::new(settings), ..self }
     }
 
     /// The same with subprotocols, best first, one of which is named to clients that offer it. On all routes:
@@ -146,7 +168,10 @@ impl Service {
                 None => Answer::Refuse(Refusal::NOT_FOUND),
             },
             path if path.starts_with("/broadcast/") => Answer::Refuse(Refusal::WEBSOCKET_ONLY),
-            _ => Answer::Refuse(Refusal::NOT_FOUND),
+            path => match watch::page(path) {
+                Some(reply) => Answer::Respond(Reply { head_only, ..reply }),
+                None => Answer::Refuse(Refusal::NOT_FOUND),
+            },
         }
     }
 
@@ -183,7 +208,7 @@ fn topic_of(segment: &str) -> Option<String> {
     if segment.contains('/') {
         return None;
     }
-    percent_decode_path(segment).filter(|name| !name.is_empty() && name.len() <= TOPIC_BYTES_MAX)
+    percent_decode_path(segment).filter(|name| is_topic_name(name))
 }
 
 impl Application for Service {
@@ -215,6 +240,10 @@ impl Application for Service {
                 let offered = upgrade.subprotocol(&[chat::SUBPROTOCOL], self.preference).is_some();
                 self.chat.open(cx, token, offered)
             }
+            "/broadcast" => match upgrade.subprotocol(&[v1::SUBPROTOCOL], self.preference) {
+                Some(subprotocol) => self.broadcast.open_session(subprotocol),
+                None => Answer::Refuse(NO_SUBPROTOCOL),
+            },
             path => match path.strip_prefix("/broadcast/") {
                 Some(segment) => match topic_of(segment) {
                     Some(topic) => {
@@ -263,7 +292,11 @@ impl Application for Service {
         match *link.peer {
             Peer::Echo => Disposition::Echo,
             Peer::Subscriber(_) => {
-                self.broadcast.publish(link, chunk.kind, chunk.payload);
+                self.broadcast.relay_message(link, chunk.kind, chunk.payload);
+                Disposition::Done
+            }
+            Peer::Session(_) => {
+                self.broadcast.asked(link, chunk.kind, chunk.payload);
                 Disposition::Done
             }
             Peer::Chat(_) => {
@@ -313,6 +346,10 @@ impl Application for Service {
         }
     }
 
+    fn blocked<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, token: Token) {
+        self.broadcast.blocked(cx, token);
+    }
+
     fn closed<D: Driver>(
         &mut self,
         cx: &mut Context<'_, D, Service>,
@@ -322,7 +359,7 @@ impl Application for Service {
     ) {
         match peer {
             Peer::Echo => {}
-            Peer::Subscriber(subscriber) => self.broadcast.closed(cx, token, subscriber),
+            Peer::Subscriber(_) | Peer::Session(_) => self.broadcast.closed(cx, token, peer),
             Peer::Chat(guest) => self.chat.closed(token, &guest),
             Peer::Handled(seat) => self.seats.leave(seat, closed, cx.pool()),
         }

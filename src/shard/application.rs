@@ -156,6 +156,12 @@ pub trait Application: Sized {
         let _ = (link, payload);
     }
 
+    /// A send was short, and the connection takes no further one until [`writable`](Application::writable). What was
+    /// [shared](Context::share) and has not left may be [taken back](Context::take_back) now.
+    fn blocked<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token) {
+        let _ = (cx, token);
+    }
+
     /// The outbox is empty again and the kernel takes bytes, after a time when it did not.
     fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token) {
         let _ = (cx, token);

@@ -12,6 +12,8 @@ use echoring::driver::{Driver, Event, Features, Options, Source, Token};
 use echoring::limits::{MILLISECOND, SECOND};
 use socket2::{Domain, SockAddr, Socket, Type};
 
+#[allow(unused_imports, reason = "not every test binary runs the suite")]
+pub use super::taking_back::a_quick_reader_waits_for_the_owner_too;
 use super::world::{Echo, Heard, Kit, Peer, Seen, World, assert_same, options, pattern};
 
 /// How a driver under test is made.
@@ -176,7 +178,7 @@ pub fn a_dialled_connection_works_like_an_accepted_one<D: Driver>(make: Make<D>)
         peer.set_nonblocking(true).expect("a socket");
         let from = from.as_socket().expect("an internet address");
         assert_eq!(from.ip(), source.map_or(Ipv4Addr::LOCALHOST.into(), |source| source.ip()));
-        world.driver.send(token, Source::Shared(Bytes::from_static(b"hello"))).expect("open");
+        world.driver.send(token, Source::Shared(Bytes::from_static(b"hello").into())).expect("open");
         assert_eq!(world.read(&mut peer, 5), b"hello");
         world.write(&mut peer, b"welcome");
         world.until("the answer", |world| world.received(token) == b"welcome");
@@ -197,7 +199,7 @@ pub fn a_refused_dial_is_a_failure<D: Driver>(make: Make<D>) {
     let token = world.driver.connect(address, None).expect("a socket can be made");
     let failed = Seen::Failed(token, ErrorKind::ConnectionRefused);
     world.until("the refusal", |world| world.has(&failed));
-    assert!(world.driver.send(token, Source::Shared(Bytes::from_static(b"x"))).is_err());
+    assert!(world.driver.send(token, Source::Shared(Bytes::from_static(b"x").into())).is_err());
     world.driver.close(token);
     world.until("closed", |world| world.has(&Seen::Closed(token)));
     assert_eq!(world.of(token).count(), 2);

@@ -35,6 +35,11 @@ fn text_is_judged_as_the_standard_library_judges_it_and_at_the_first_offending_b
 }
 
 #[test]
+fn requests_are_read_as_elsewhere_and_values_leave_as_they_came() {
+    replay("v1", targets::v1::run);
+}
+
+#[test]
 fn a_connection_keeps_its_promises_whatever_comes_and_whenever_sends_block() {
     replay("connection", targets::connection::run);
 }

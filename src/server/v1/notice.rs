@@ -8,30 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::complaint::Complaint;
-use crate::hub::{Content, Position};
-
-/// Why a subscriber did not get messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum GapReason {
-    /// It lagged further than the topic allows.
-    Slow,
-    /// It asked for messages that are not kept any more.
-    History,
-    /// The node's memory for messages was spent.
-    Memory,
-}
-
-impl GapReason {
-    /// The word for it.
-    pub fn word(self) -> &'static str {
-        match self {
-            GapReason::Slow => "slow",
-            GapReason::History => "history",
-            GapReason::Memory => "memory",
-        }
-    }
-}
+use crate::hub::{Content, GapReason, Position};
 
 /// A subscription holds: messages after `position` follow. On a topic with presence, `presence` has how many subscribers
 /// there are, this one included, and the client's own id.

@@ -7,9 +7,9 @@ use proptest::option;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::notice::{self, GapReason};
+use super::notice;
 use super::{Command, Complaint, parse};
-use crate::hub::{Content, Position, Refused, is_topic_name};
+use crate::hub::{Content, GapReason, Position, Refused, is_topic_name};
 use crate::limits::JSON_DEPTH_MAX;
 
 const INTEGER_MAX: u64 = (1 << 53) - 1;

@@ -14,4 +14,5 @@ mod inflate;
 mod peer;
 mod reference;
 pub mod utf8;
+pub mod v1;
 mod wire;

@@ -1,0 +1,362 @@
+//! `[[topics]]` and `[topic_defaults]` of a configuration file: what holds for topics, by patterns of their names.
+//!
+//! A table says only what differs: from the defaults, and those from the flags. What cannot be meant is refused here, at
+//! the line where it stands; what holds for a topic in the end is the hub's to keep.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::rc::Rc;
+
+use super::config::{Entry, Source};
+use crate::cli::{Failure, values};
+use crate::hub::{Pattern, Rules, Settings, Slow};
+use crate::limits::{COALESCE_MAX, MILLISECOND, Nanos, SECOND, TOPIC_BYTES_MAX};
+
+/// Keys of `[topic_defaults]`, and, beside `pattern`, of `[[topics]]`.
+pub(super) const KEYS: [&str; 11] = [
+    "pattern",
+    "slow",
+    "lag_bytes",
+    "lag",
+    "coalesce",
+    "history_messages",
+    "history_bytes",
+    "history_age",
+    "presence",
+    "publish",
+    "heartbeat",
+];
+
+pub(super) const SLOW: [(&str, Slow); 3] =
+    [("disconnect", Slow::Disconnect), ("drop-oldest", Slow::DropOldest), ("conflate", Slow::Conflate)];
+/// Each with whether clients publish.
+pub(super) const PUBLISH: [(&str, bool); 2] = [("clients", true), ("operator", false)];
+
+const HOUR: Nanos = 3_600 * SECOND;
+/// As of `--queue-bytes`, and for the same reasons.
+const LAG_BYTES: RangeInclusive<usize> = 4 * 1024..=1 << 30;
+/// Less is what a busy network takes; more would be history.
+const LAG: RangeInclusive<Nanos> = 100 * MILLISECOND..=HOUR;
+/// More messages than one would want to read to catch up.
+const HISTORY_MESSAGES: RangeInclusive<u32> = 0..=1_000_000;
+const HISTORY_BYTES: RangeInclusive<usize> = 0..=1 << 30;
+const HISTORY_AGE: RangeInclusive<Nanos> = 0..=1_000 * HOUR;
+/// More often is a load; more rarely tells nobody in time.
+const HEARTBEAT: RangeInclusive<Nanos> = SECOND..=HOUR;
+
+/// What holds for topics: with a pattern each, in the order in which they are tried, and for all others.
+#[derive(Clone, Debug)]
+pub(super) struct Topics {
+    pub(super) rules: Vec<(String, Settings)>,
+    pub(super) default: Settings,
+}
+
+impl Topics {
+    /// The same as the hub reads it.
+    pub(super) fn rules(&self) -> Rules {
+        let rules = self.rules.iter().map(|(pattern, settings)| (Pattern::new(pattern), *settings)).collect();
+        Rules::new(rules, self.default)
+    }
+}
+
+/// The tables as they were read.
+#[derive(Debug, Default)]
+pub(super) struct Tables {
+    defaults: Option<Table>,
+    topics: Vec<(String, Table)>,
+}
+
+impl Tables {
+    /// Reads `[topic_defaults]`.
+    pub(super) fn read_defaults(&mut self, entry: &Entry<'_>) -> Result<(), Failure> {
+        let mut table = Table::new(entry.source, entry.at);
+        for entry in entry.table()? {
+            match entry.key {
+                "pattern" => {
+                    return Err(entry.wrong("the defaults are for all topics; patterns are [[topics]]'"));
+                }
+                _ => table.read(&entry)?,
+            }
+        }
+        self.defaults = Some(table);
+        Ok(())
+    }
+
+    /// Reads all of `[[topics]]`.
+    pub(super) fn read_topics(&mut self, entry: &Entry<'_>) -> Result<(), Failure> {
+        // Patterns, and the lines where they stand.
+        let mut before: Vec<(Pattern, &str, usize)> = Vec::new();
+        for (at, entries) in entry.tables()? {
+            let mut table = Table::new(entry.source, at);
+            let mut pattern = None;
+            for entry in entries {
+                match entry.key {
+                    "pattern" => pattern = Some((read_pattern(&entry)?, entry)),
+                    _ => table.read(&entry)?,
+                }
+            }
+            let Some((pattern, entry)) = pattern else {
+                let cure = "say which topics it is for, such as pattern = \"prices.*\"";
+                return Err(table.source.wrong(at, &format!("topics.pattern: missing; {cure}")));
+            };
+            // A star of the later pattern can only be one of the characters that a star of the earlier stands for: no
+            // other part of a pattern has stars. So the earlier fits all names of the later if it fits the later itself.
+            if let Some((_, earlier, line)) = before.iter().find(|(earlier, ..)| earlier.fits(pattern)) {
+                return Err(entry.wrong(&format!(
+                    "\"{pattern}\" is never tried: \"{earlier}\" in line {line} fits all its topics; put it first"
+                )));
+            }
+            before.push((Pattern::new(pattern), pattern, entry.source.place(entry.at).0));
+            self.topics.push((pattern.to_owned(), table));
+        }
+        Ok(())
+    }
+
+    /// What holds for topics where `base` holds for those that no table says anything about. Logs and histories have
+    /// to fit in `memory_budget_bytes`.
+    ///
+    /// # Errors
+    /// When what a table says makes no sense beside what else holds.
+    pub(super) fn over(&self, base: Settings, memory_budget_bytes: u64) -> Result<Topics, Failure> {
+        let resolve = |table: &Table, base| {
+            let settings = table.over(base);
+            table.check(&settings, memory_budget_bytes).map(|()| settings)
+        };
+        let default = match &self.defaults {
+            Some(table) => resolve(table, base)?,
+            None => base,
+        };
+        let rules =
+            self.topics.iter().map(|(pattern, table)| Ok((pattern.clone(), resolve(table, default)?)));
+        Ok(Topics { rules: rules.collect::<Result<_, Failure>>()?, default })
+    }
+}
+
+fn read_pattern<'a>(entry: &Entry<'a>) -> Result<&'a str, Failure> {
+    let pattern = entry.text("names of topics such as \"prices.*\"")?;
+    if pattern.bytes().filter(|&byte| byte != b'*').count() > TOPIC_BYTES_MAX {
+        return Err(entry.wrong(&format!("fits no topic: names have at most {TOPIC_BYTES_MAX} bytes")));
+    }
+    Ok(pattern)
+}
+
+/// One table: what it says, and where.
+#[derive(Debug)]
+struct Table {
+    source: Rc<Source>,
+    /// The byte at which it begins.
+    at: usize,
+    /// The bytes at which values begin.
+    places: BTreeMap<&'static str, usize>,
+    slow: Option<Slow>,
+    lag_bytes: Option<usize>,
+    lag: Option<Nanos>,
+    coalesce: Option<Nanos>,
+    history_messages: Option<u32>,
+    history_bytes: Option<usize>,
+    history_age: Option<Nanos>,
+    presence: Option<bool>,
+    clients_publish: Option<bool>,
+    heartbeat: Option<Nanos>,
+}
+
+impl Table {
+    fn new(source: &Rc<Source>, at: usize) -> Table {
+        Table {
+            source: source.clone(),
+            at,
+            places: BTreeMap::new(),
+            slow: None,
+            lag_bytes: None,
+            lag: None,
+            coalesce: None,
+            history_messages: None,
+            history_bytes: None,
+            history_age: None,
+            presence: None,
+            clients_publish: None,
+            heartbeat: None,
+        }
+    }
+
+    /// Reads one key.
+    fn read(&mut self, entry: &Entry<'_>) -> Result<(), Failure> {
+        let Some(key) = KEYS.into_iter().find(|key| *key == entry.key) else {
+            return Err(entry.unknown(&KEYS));
+        };
+        match key {
+            "slow" => self.slow = Some(entry.word(&SLOW)?),
+            "lag_bytes" => self.lag_bytes = Some(entry.bytes(LAG_BYTES)?),
+            "lag" => self.lag = Some(entry.time(LAG)?),
+            "coalesce" => self.coalesce = Some(entry.time(0..=COALESCE_MAX)?),
+            "history_messages" => self.history_messages = Some(entry.number(HISTORY_MESSAGES)?),
+            "history_bytes" => self.history_bytes = Some(entry.bytes(HISTORY_BYTES)?),
+            "history_age" => self.history_age = Some(entry.time(HISTORY_AGE)?),
+            "presence" => self.presence = Some(entry.boolean()?),
+            "publish" => self.clients_publish = Some(entry.word(&PUBLISH)?),
+            "heartbeat" => self.heartbeat = Some(entry.time(HEARTBEAT)?),
+            _ => return Err(entry.unknown(&KEYS)),
+        }
+        self.places.insert(key, entry.at);
+        Ok(())
+    }
+
+    /// What holds where it says nothing else than `base`.
+    fn over(&self, base: Settings) -> Settings {
+        let mut settings = base;
+        settings.slow = self.slow.unwrap_or(base.slow);
+        settings.lag_bytes = self.lag_bytes.unwrap_or(base.lag_bytes);
+        settings.lag = self.lag.unwrap_or(base.lag);
+        settings.coalesce = self.coalesce.unwrap_or(base.coalesce);
+        settings.history.messages = self.history_messages.unwrap_or(base.history.messages);
+        settings.history.bytes = self.history_bytes.unwrap_or(base.history.bytes);
+        settings.history.age = self.history_age.unwrap_or(base.history.age);
+        settings.presence = self.presence.unwrap_or(base.presence);
+        settings.clients_publish = self.clients_publish.unwrap_or(base.clients_publish);
+        settings.heartbeat = self.heartbeat.unwrap_or(base.heartbeat);
+        settings
+    }
+
+    /// Refuses what contradicts itself: `settings` is what comes of this table.
+    fn check(&self, settings: &Settings, memory_budget_bytes: u64) -> Result<(), Failure> {
+        if settings.coalesce >= settings.lag {
+            return Err(self.wrong(
+                ["coalesce", "lag"],
+                &format!(
+                    "messages that wait for others for {} are late at once: lag is {}",
+                    values::shown_time(settings.coalesce),
+                    values::shown_time(settings.lag)
+                ),
+            ));
+        }
+        for (key, bytes) in [("lag_bytes", settings.lag_bytes), ("history_bytes", settings.history.bytes)] {
+            if bytes as u64 > memory_budget_bytes {
+                let budget = values::shown_bytes(memory_budget_bytes);
+                let explanation =
+                    format!("must be at most what the whole server may hold, {budget} (memory_budget)");
+                return Err(self.wrong([key, key], &explanation));
+            }
+        }
+        self.check_history(settings)
+    }
+
+    /// Refuses a history that is asked for and bounded to nothing.
+    fn check_history(&self, settings: &Settings) -> Result<(), Failure> {
+        let bounds = [
+            ("history_messages", settings.history.messages == 0),
+            ("history_bytes", settings.history.bytes == 0),
+            ("history_age", settings.history.age == 0),
+        ];
+        let Some((nothing, _)) = bounds.into_iter().find(|(_, is_zero)| *is_zero) else { return Ok(()) };
+        for (key, is_zero) in bounds {
+            if !is_zero && self.places.contains_key(key) {
+                let explanation =
+                    format!("has no effect: {nothing} is 0, which keeps no message; raise that too");
+                return Err(self.wrong([key, key], &explanation));
+            }
+        }
+        Ok(())
+    }
+
+    /// What is wrong with the first of `keys` that the table has.
+    fn wrong(&self, keys: [&str; 2], explanation: &str) -> Failure {
+        let said = keys.into_iter().find_map(|key| self.places.get_key_value(key));
+        let (key, at) = said.map_or((keys[0], self.at), |(key, at)| (*key, *at));
+        self.source.wrong(at, &format!("{key}: {explanation}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::cli::Failure;
+    use crate::cli::serve::config::ConfigFile;
+
+    fn complaint(text: &str) -> String {
+        let base = crate::hub::Settings::default();
+        let read = ConfigFile::parse("f", text.into());
+        match read.and_then(|file| file.tables.over(base, 16 << 20)) {
+            Err(Failure::Usage(line)) => line,
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_a_topic_cannot_have_is_told_with_its_place() {
+        for (body, line) in [
+            (
+                "slow = \"drop\"",
+                "slow: expected \"disconnect\" or \"drop-oldest\" or \"conflate\", found \"drop\"",
+            ),
+            ("lag_bytes = \"1KiB\"", "lag_bytes: must be from 4KiB to 1GiB"),
+            ("lag_bytes = \"32MiB\"", "lag_bytes: must be at most what the whole server may hold, 16MiB"),
+            ("lag = 5", "lag: expected a time such as \"5s\", found 5"),
+            ("lag = \"10ms\"", "lag: must be from 100ms to 1h"),
+            ("coalesce = \"2s\"", "coalesce: must be from 0s to 1s"),
+            (
+                "coalesce = \"500ms\"\nlag = \"200ms\"",
+                "coalesce: messages that wait for others for 500ms are late",
+            ),
+            (
+                "history_messages = \"ten\"",
+                "history_messages: expected a number from 0 to 1000000, found \"ten\"",
+            ),
+            ("history_messages = -1", "history_messages: expected a number from 0 to 1000000, found -1"),
+            ("history_bytes = \"32MiB\"", "history_bytes: must be at most"),
+            (
+                "history_age = \"0s\"\nhistory_messages = 5",
+                "history_messages: has no effect: history_age is 0",
+            ),
+            ("presence = 1", "presence: expected true or false, found 1"),
+            ("publish = \"nobody\"", "publish: expected \"clients\" or \"operator\""),
+            ("heartbeat = \"100ms\"", "heartbeat: must be from 1s to 1h"),
+            ("lag_byte = 1", "lag_byte: there is no such key; did you mean `lag_bytes`?"),
+            ("colour = 1", "colour: there is no such key; the keys here are pattern, slow, "),
+        ] {
+            let complaint = complaint(&format!("[[topics]]\npattern = \"a\"\n{body}"));
+            assert!(
+                complaint.contains(&format!(": topics.{line}")) || complaint.contains(&format!(": {line}"))
+            );
+            assert!(complaint.starts_with("f:3:") || complaint.starts_with("f:4:"), "{complaint}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_that_is_never_tried_is_refused() {
+        for (earlier, later) in [("a", "a"), ("*", "a"), ("a.*", "a.b.*"), ("*", "**"), ("a*c", "a*b*c")] {
+            let text = format!("[[topics]]\npattern = \"{earlier}\"\n[[topics]]\npattern = \"{later}\"");
+            let complaint = complaint(&text);
+            let never =
+                format!("f:4:11: topics.pattern: \"{later}\" is never tried: \"{earlier}\" in line 2 fits");
+            assert!(complaint.starts_with(&never), "{complaint}");
+        }
+        for (earlier, later) in [("a", "a.*"), ("a.*", "*.a"), ("a.b.*", "a.*"), ("a*b", "*b")] {
+            let text = format!("[[topics]]\npattern = \"{earlier}\"\n[[topics]]\npattern = \"{later}\"");
+            ConfigFile::parse("f", text.into()).expect("both are tried");
+        }
+    }
+
+    #[test]
+    fn a_table_of_topics_says_which_it_is_for() {
+        let missing = complaint("log = \"info\"\n  [[topics]]\nslow = \"conflate\"");
+        assert!(missing.starts_with("f:2:3: topics.pattern: missing; say which topics"), "{missing}");
+        assert!(
+            complaint("[[topics]]\npattern = \"\"").starts_with("f:2:11: topics.pattern: expected names")
+        );
+        let long = format!("[[topics]]\npattern = \"{}*\"", "x".repeat(256));
+        assert!(complaint(&long).contains("fits no topic: names have at most 255 bytes"));
+        let defaults = complaint("[topic_defaults]\npattern = \"a\"");
+        assert!(
+            defaults.starts_with("f:2:11: topic_defaults.pattern: the defaults are for all topics"),
+            "{defaults}"
+        );
+    }
+
+    #[test]
+    fn defaults_that_a_topic_contradicts_are_told_at_the_topic() {
+        let text = "[topic_defaults]\ncoalesce = \"500ms\"\n[[topics]]\npattern = \"a\"\nlag = \"200ms\"";
+        assert!(complaint(text).starts_with("f:5:7: lag: messages that wait"), "{}", complaint(text));
+        let text =
+            "[topic_defaults]\nhistory_messages = 0\n[[topics]]\npattern = \"a\"\nhistory_age = \"1h\"";
+        assert!(complaint(text).starts_with("f:5:15: history_age: has no effect: history_messages is 0"));
+    }
+}

@@ -1,0 +1,169 @@
+//! The latest message of each key of a topic: what a subscriber that lags gets instead of all that it missed.
+
+use std::collections::BTreeMap;
+
+use super::message::{Content, Publication};
+use crate::buffer::Pool;
+
+/// No entry.
+const NONE: u32 = u32::MAX;
+
+/// The latest message of each key, in the order of their offsets. A message of a known key takes the place, and the
+/// memory, of the one before.
+#[derive(Debug)]
+pub struct Keyed {
+    by_key: BTreeMap<Box<str>, u32>,
+    entries: Vec<Entry>,
+    /// Of the oldest message and of the latest.
+    oldest: u32,
+    newest: u32,
+    charged_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    key: Box<str>,
+    offset: u64,
+    content: Content,
+    payload: Vec<u8>,
+    older: u32,
+    newer: u32,
+}
+
+impl Default for Keyed {
+    fn default() -> Keyed {
+        Keyed { by_key: BTreeMap::new(), entries: Vec::new(), oldest: NONE, newest: NONE, charged_bytes: 0 }
+    }
+}
+
+impl Keyed {
+    /// Keeps the message `offset`, the latest of all. False when there is no memory for it: then its key is known
+    /// with what it had before, if it was known.
+    pub fn keep(&mut self, pool: &mut Pool, offset: u64, publication: &Publication<'_>) -> bool {
+        let Publication { content, key, payload } = *publication;
+        let known = self.by_key.get(key).copied();
+        let has = known.map_or(0, |at| self.entries[at as usize].payload.capacity());
+        let more = payload.len().saturating_sub(has)
+            + if known.is_none() { 2 * key.len() + size_of::<Entry>() } else { 0 };
+        if more > 0 && !pool.charge(more) {
+            return false;
+        }
+        self.charged_bytes += more;
+        let at = match known {
+            Some(at) => {
+                self.unlink(at);
+                at
+            }
+            None => {
+                let at = self.entries.len() as u32;
+                let (payload, key) = (Vec::new(), Box::from(key));
+                self.entries.push(Entry { key, offset, content, payload, older: NONE, newer: NONE });
+                self.by_key.insert(self.entries[at as usize].key.clone(), at);
+                at
+            }
+        };
+        let newest = std::mem::replace(&mut self.newest, at);
+        let entry = &mut self.entries[at as usize];
+        (entry.offset, entry.content) = (offset, content);
+        entry.payload.clear();
+        entry.payload.reserve_exact(payload.len());
+        entry.payload.extend_from_slice(payload);
+        (entry.older, entry.newer) = (newest, NONE);
+        match self.entries.get_mut(newest as usize) {
+            Some(before) => before.newer = at,
+            None => self.oldest = at,
+        }
+        true
+    }
+
+    fn unlink(&mut self, at: u32) {
+        let Entry { older, newer, .. } = self.entries[at as usize];
+        match self.entries.get_mut(older as usize) {
+            Some(entry) => entry.newer = newer,
+            None => self.oldest = newer,
+        }
+        match self.entries.get_mut(newer as usize) {
+            Some(entry) => entry.older = older,
+            None => self.newest = older,
+        }
+    }
+
+    /// The latest messages of their keys behind `offset`, in order.
+    pub fn after(&self, offset: u64) -> impl Iterator<Item = (u64, Publication<'_>)> {
+        let mut first = NONE;
+        let mut at = self.newest;
+        while let Some(entry) = self.entries.get(at as usize).filter(|entry| entry.offset > offset) {
+            first = at;
+            at = entry.older;
+        }
+        let mut next = first;
+        std::iter::from_fn(move || {
+            let entry = self.entries.get(next as usize)?;
+            next = entry.newer;
+            let Entry { key, content, payload, offset, .. } = entry;
+            Some((*offset, Publication { content: *content, key, payload }))
+        })
+    }
+
+    /// Forgets everything and gives its memory back.
+    pub fn release(&mut self, pool: &mut Pool) {
+        pool.discharge(self.charged_bytes);
+        *self = Keyed::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keep(keyed: &mut Keyed, pool: &mut Pool, offset: u64, key: &str, payload: &[u8]) -> bool {
+        keyed.keep(pool, offset, &Publication { content: Content::Text, key, payload })
+    }
+
+    fn after(keyed: &Keyed, offset: u64) -> Vec<(u64, String)> {
+        keyed
+            .after(offset)
+            .map(|(offset, publication)| {
+                let payload = String::from_utf8_lossy(publication.payload);
+                (offset, format!("{}={payload}", publication.key))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn of_each_key_there_is_the_latest_in_the_order_of_offsets() {
+        let (mut pool, mut keyed) = (Pool::standalone(), Keyed::default());
+        for (offset, key) in [(1, "a"), (2, "b"), (3, "c"), (5, "b"), (6, "a"), (9, "d"), (10, "d")] {
+            assert!(keep(&mut keyed, &mut pool, offset, key, offset.to_string().as_bytes()));
+        }
+        let all = [(3, "c=3"), (5, "b=5"), (6, "a=6"), (10, "d=10")].map(|(at, said)| (at, said.to_owned()));
+        for offset in 0..12 {
+            let expected: Vec<_> = all.iter().filter(|(at, _)| *at > offset).cloned().collect();
+            assert_eq!(after(&keyed, offset), expected, "behind {offset}");
+        }
+        keyed.release(&mut pool);
+        assert_eq!((after(&keyed, 0).len(), pool.used_bytes()), (0, 0));
+    }
+
+    #[test]
+    fn memory_grows_with_keys_and_not_with_messages() {
+        let (mut pool, mut keyed) = (Pool::standalone(), Keyed::default());
+        for offset in 1..10 {
+            keep(&mut keyed, &mut pool, offset, &format!("k{}", offset % 3), &[0; 100]);
+        }
+        let used = pool.used_bytes();
+        for offset in 10..1_000 {
+            keep(&mut keyed, &mut pool, offset, &format!("k{}", offset % 3), &[0; 90]);
+        }
+        assert_eq!(pool.used_bytes(), used);
+    }
+
+    #[test]
+    fn without_memory_what_was_known_stays() {
+        let (mut pool, mut keyed) = (Pool::new(crate::buffer::Budget::new(1_000)), Keyed::default());
+        assert!(keep(&mut keyed, &mut pool, 1, "a", b"old"));
+        assert!(!keep(&mut keyed, &mut pool, 2, "a", &[b'x'; 2_000]));
+        assert!(!keep(&mut keyed, &mut pool, 3, "b", &[b'x'; 2_000]));
+        assert_eq!(after(&keyed, 0), [(1, "a=old".to_owned())]);
+    }
+}

@@ -1,0 +1,431 @@
+//! Connections that speak `echoring.v1.json`: what they ask for, and how far each of their subscriptions is.
+
+use super::encode::V1;
+use super::mail::{Message, Publisher, Wish, origin};
+use super::{Broadcast, Chore, Subscription, Waiting};
+use crate::connection::Kind;
+use crate::driver::Token;
+use crate::hub::{
+    Content, Format, GapReason, MemberId, Page, Position, Publication, Refused, TopicId, entries,
+};
+use crate::limits::COMPLAINTS_MAX;
+use crate::protocol::CloseCode;
+use crate::server::service::{Peer, Service};
+use crate::server::v1::{Command, Complaint, notice, parse};
+use crate::shard::{Link, Means};
+
+/// A connection on the route of all topics.
+#[derive(Debug, Default)]
+pub struct Session {
+    subscriptions: Vec<Subscribed>,
+    /// Requests in a row that made no sense.
+    complaints: u8,
+    /// Messages of it that wait for room in a mailbox.
+    pub(super) held: u16,
+}
+
+#[derive(Debug)]
+struct Subscribed {
+    topic: TopicId,
+    state: State,
+}
+
+/// How far a subscription is.
+#[derive(Debug)]
+enum State {
+    /// The topic's home has not been heard of.
+    Asking { id: Option<u64>, from: Option<Position> },
+    /// It gets what came after `after` first, a page at a time: the next one was asked for, or is yet to be. `id` is that
+    /// of the request as long as it is not answered.
+    Recalling { id: Option<u64>, answered: bool, after: u64, asked: bool },
+    /// It gets what is published.
+    Live(MemberId),
+}
+
+impl Session {
+    fn find(&mut self, topic: TopicId) -> Option<&mut Subscribed> {
+        self.subscriptions.iter_mut().find(|subscribed| subscribed.topic == topic)
+    }
+
+    /// The subscriptions that get what is published.
+    pub(super) fn members(&self) -> impl Iterator<Item = MemberId> {
+        self.subscriptions.iter().filter_map(|subscribed| match subscribed.state {
+            State::Live(member) => Some(member),
+            _ => None,
+        })
+    }
+
+    /// A subscription fell behind: the hub has forgotten it.
+    pub(super) fn forget(&mut self, member: MemberId) {
+        self.subscriptions
+            .retain(|subscribed| !matches!(subscribed.state, State::Live(gone) if gone == member));
+    }
+
+    /// The next subscription to be recalled; one at a time, so that what waits for the peer is one page.
+    fn next_recall(&self) -> Option<(TopicId, u64)> {
+        let mut next = None;
+        for Subscribed { topic, state } in &self.subscriptions {
+            match *state {
+                State::Recalling { asked: true, .. } => return None,
+                State::Recalling { after, .. } if next.is_none() => next = Some((*topic, after)),
+                _ => {}
+            }
+        }
+        next
+    }
+}
+
+impl Broadcast {
+    /// A session sent a message.
+    pub(in crate::server) fn asked(&mut self, link: &mut Link<'_, Service>, kind: Kind, payload: &[u8]) {
+        let command = if kind == Kind::Text { parse(payload) } else { Err(Complaint::not_text()) };
+        match command {
+            Ok(Command::Publish { id, topic, content, key, payload }) => {
+                let publication = Publication { content, key: &key, payload: &payload };
+                self.publish_for(link, id, &topic, publication);
+            }
+            Ok(Command::Subscribe { id, topic, position }) => self.subscribe_for(link, id, &topic, position),
+            Ok(Command::Unsubscribe { id, topic }) => self.unsubscribe_for(link, id, &topic),
+            Err(complaint) => self.complain(link, &complaint),
+        }
+    }
+
+    fn complain(&mut self, link: &mut Link<'_, Service>, complaint: &Complaint) {
+        let Peer::Session(session) = &mut *link.peer else { return };
+        session.complaints = session.complaints.saturating_add(1);
+        if session.complaints > COMPLAINTS_MAX {
+            link.close(CloseCode::POLICY, "too many requests that make no sense");
+            return;
+        }
+        self.say(link, |words| notice::error(words, complaint));
+    }
+
+    fn refuse(&mut self, link: &mut Link<'_, Service>, id: Option<u64>, refused: Refused) {
+        let complaint = Complaint::refused(id, refused);
+        if refused.is_passing() {
+            self.say(link, |words| notice::error(words, &complaint));
+        } else {
+            self.complain(link, &complaint);
+        }
+    }
+
+    /// Sends a notice to one connection. One that lets its answers pile up is too slow.
+    pub(super) fn say(&mut self, link: &mut Link<'_, Service>, say: impl FnOnce(&mut Vec<u8>)) {
+        self.said.clear();
+        say(&mut self.said);
+        if link.is_open() && !link.send(Kind::Text, &self.said) {
+            link.close_at_once(CloseCode::SLOW_CONSUMER, "slow consumer");
+        }
+    }
+
+    fn went_well(link: &mut Link<'_, Service>) {
+        if let Peer::Session(session) = &mut *link.peer {
+            session.complaints = 0;
+        }
+    }
+
+    fn publish_for(
+        &mut self,
+        link: &mut Link<'_, Service>,
+        id: Option<u64>,
+        topic: &str,
+        publication: Publication<'_>,
+    ) {
+        let publisher = Publisher {
+            shard: link.mailboxes.shard() as u16,
+            token: link.token,
+            member: None,
+            wish: id.map_or(Wish::Refusal, Wish::Answer),
+        };
+        self.publish(link, topic, publisher, publication);
+    }
+
+    /// What became of a message of a connection here.
+    pub(super) fn published(
+        &mut self,
+        link: &mut Link<'_, Service>,
+        topic: &str,
+        publisher: &Publisher,
+        verdict: Result<Position, Refused>,
+    ) {
+        match (verdict, publisher.wish) {
+            (Ok(position), Wish::Answer(id)) => {
+                Self::went_well(link);
+                self.say(link, |words| notice::published(words, Some(id), topic, position));
+            }
+            (Ok(_), Wish::Refusal) => Self::went_well(link),
+            (Err(refused), Wish::Answer(_) | Wish::Refusal) => {
+                self.refuse(link, publisher.request(), refused);
+            }
+            (Err(refused), Wish::Nothing) => {
+                link.close(CloseCode::POLICY, &refused.to_string());
+            }
+            (Ok(_), Wish::Nothing) => {}
+        }
+    }
+
+    fn subscribe_for(
+        &mut self,
+        link: &mut Link<'_, Service>,
+        id: Option<u64>,
+        name: &str,
+        from: Option<Position>,
+    ) {
+        let subscriptions_max = self.subscriptions_max;
+        let known = self.topics.find(name);
+        let Peer::Session(session) = &mut *link.peer else { return };
+        if known.is_some_and(|topic| session.find(topic).is_some()) {
+            return self.complain(link, &Complaint::already_subscribed(id));
+        }
+        if session.subscriptions.len() >= subscriptions_max as usize {
+            return self.complain(link, &Complaint::too_many_subscriptions(id, subscriptions_max));
+        }
+        let now = link.now();
+        let topic = match self.topic_for(&mut link.means(), name, now) {
+            Ok(topic) => topic,
+            Err(refused) => return self.refuse(link, id, refused),
+        };
+        let Peer::Session(session) = &mut *link.peer else { return };
+        session.subscriptions.push(Subscribed { topic, state: State::Asking { id, from } });
+        if let Some(relay) = self.relay_mut(topic) {
+            if relay.home.is_none() {
+                relay.waiting.push(Waiting::Session(link.token));
+            } else {
+                self.begin(link, topic);
+            }
+        }
+    }
+
+    /// The home of a topic is known: a subscription goes live, or asks for what it missed.
+    pub(super) fn begin(&mut self, link: &mut Link<'_, Service>, topic: TopicId) {
+        let Some(&Subscription { epoch, .. }) = self.relay(topic) else { return };
+        let here = Position { epoch, offset: self.topics.offset(topic) };
+        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(subscribed) = session.find(topic) else { return };
+        let State::Asking { id, from } = subscribed.state else { return };
+        match from {
+            Some(from) if from.epoch != epoch => {
+                self.give_up(link, topic, |name| Complaint::unknown_epoch(id, name, here));
+            }
+            Some(from) if from.offset != here.offset => {
+                let after = from.offset;
+                subscribed.state = State::Recalling { id, answered: false, after, asked: false };
+                let token = link.token;
+                if let Some(subscription) = self.relay_mut(topic) {
+                    // It keeps the topic from being left.
+                    subscription.waiting.push(Waiting::Session(token));
+                }
+                self.recalling.push(token);
+            }
+            _ => {
+                self.say_subscribed(link, topic, id, here);
+                self.go_live(link, topic);
+            }
+        }
+    }
+
+    fn say_subscribed(
+        &mut self,
+        link: &mut Link<'_, Service>,
+        topic: TopicId,
+        id: Option<u64>,
+        position: Position,
+    ) {
+        let client = origin(link.mailboxes.shard(), link.token);
+        let presence = self
+            .topics
+            .settings(topic)
+            .filter(|settings| settings.presence)
+            .and_then(|_| self.relay(topic).map(|relay| (relay.present + 1, client)));
+        Self::went_well(link);
+        let name = self.name_of(topic);
+        self.say(link, |words| notice::subscribed(words, id, &name, position, presence));
+        self.name = name;
+    }
+
+    fn go_live(&mut self, link: &mut Link<'_, Service>, topic: TopicId) {
+        self.wait_no_more(topic, link.token);
+        let format = Format { dialect: V1, window_bits: link.share_window() };
+        let Some(member) = self.topics.subscribe(topic, link.token, format, 0) else { return };
+        let Peer::Session(session) = &mut *link.peer else { return };
+        if let Some(subscribed) = session.find(topic) {
+            subscribed.state = State::Live(member);
+        }
+        let client = origin(link.mailboxes.shard(), link.token);
+        self.tell_presence(&mut link.means(), topic, client, true);
+    }
+
+    /// A subscription does not come about.
+    fn give_up(
+        &mut self,
+        link: &mut Link<'_, Service>,
+        topic: TopicId,
+        complaint: impl FnOnce(&str) -> Complaint,
+    ) {
+        if let Peer::Session(session) = &mut *link.peer {
+            session.subscriptions.retain(|subscribed| subscribed.topic != topic);
+        }
+        self.wait_no_more(topic, link.token);
+        let name = self.name_of(topic);
+        let complaint = complaint(&name);
+        self.name = name;
+        self.complain(link, &complaint);
+        self.leave_if_deserted(&mut link.means(), topic);
+    }
+
+    /// The topic's home does not take the subscription of this connection.
+    pub(super) fn unavailable(&mut self, link: &mut Link<'_, Service>, topic: TopicId, refused: Refused) {
+        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(State::Asking { id, .. }) = session.find(topic).map(|subscribed| &subscribed.state) else {
+            return;
+        };
+        let id = *id;
+        session.subscriptions.retain(|subscribed| subscribed.topic != topic);
+        self.refuse(link, id, refused);
+    }
+
+    fn wait_no_more(&mut self, topic: TopicId, token: Token) {
+        if let Some(subscription) = self.relay_mut(topic) {
+            subscription.waiting.retain(|waiting| waiting.token() != token);
+        }
+    }
+
+    /// Asks for the next page that a session waits for, once the peer has taken what it was sent.
+    pub(super) fn recall_next(&mut self, link: &mut Link<'_, Service>) {
+        if !link.is_open() || link.is_blocked() {
+            // It is asked again when it has become writable.
+            return;
+        }
+        let token = link.token;
+        if link.queued_bytes() > 0 {
+            return self.recalling.push(token);
+        }
+        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some((topic, after)) = session.next_recall() else { return };
+        if let Some(Subscribed { state: State::Recalling { asked, .. }, .. }) = session.find(topic) {
+            *asked = true;
+        }
+        let Some(&Subscription { home_shard, home: Some(home), .. }) = self.relay(topic) else { return };
+        if home_shard == link.mailboxes.shard() {
+            let mut page = std::mem::take(&mut self.page);
+            page.clear();
+            let (now, bytes_max) = (link.now(), self.page_bytes_max());
+            let told = self.homes.history(home, after, bytes_max, now, link.pool(), &mut page);
+            self.recalled(link, topic, told, &page);
+            self.page = page;
+        } else {
+            let message = Message::Recall { home, local: topic, token, after };
+            self.chores.push_back(Chore { shard: home_shard, message });
+            self.do_chores(link.mailboxes);
+        }
+    }
+
+    /// What a subscription missed, or a part of it.
+    pub(super) fn recalled(
+        &mut self,
+        link: &mut Link<'_, Service>,
+        topic: TopicId,
+        page: Option<Page>,
+        messages: &[u8],
+    ) {
+        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(subscribed) = session.find(topic) else { return };
+        let State::Recalling { id, answered, after, .. } = subscribed.state else { return };
+        self.recalling.push(link.token);
+        let Some(page) = page else {
+            return self.give_up(link, topic, |_| Complaint::refused(id, Refused::Busy));
+        };
+        if after > page.head.offset {
+            return self.give_up(link, topic, |name| Complaint::future_position(id, name, page.head));
+        }
+        if !answered {
+            self.say_subscribed(link, topic, id, Position { offset: after, ..page.head });
+        }
+        let reached = self.say_history(link, topic, after, &page, messages);
+        if page.complete {
+            return self.go_live(link, topic);
+        }
+        let Peer::Session(session) = &mut *link.peer else { return };
+        if let Some(subscribed) = session.find(topic) {
+            subscribed.state = State::Recalling { id, answered: true, after: reached, asked: false };
+        }
+    }
+
+    /// Sends a page, behind a notice of what is missing before it. Returns the offset that it reaches.
+    fn say_history(
+        &mut self,
+        link: &mut Link<'_, Service>,
+        topic: TopicId,
+        after: u64,
+        page: &Page,
+        messages: &[u8],
+    ) -> u64 {
+        let name = self.name_of(topic);
+        if page.first > after + 1 {
+            let (from, to) = (after + 1, page.first - 1);
+            self.say(link, |words| notice::gap(words, &name, from, to, GapReason::History));
+        }
+        let mut offset = page.first - 1;
+        for Publication { content, key, payload } in entries(messages) {
+            offset += 1;
+            self.say_message(link, &name, offset, content, key, payload);
+        }
+        self.name = name;
+        offset
+    }
+
+    fn say_message(
+        &mut self,
+        link: &mut Link<'_, Service>,
+        name: &str,
+        offset: u64,
+        content: Content,
+        key: &str,
+        payload: &[u8],
+    ) {
+        let mut words = std::mem::take(&mut self.words);
+        words.clear();
+        let parts = notice::message_parts(&mut words, name, offset, key, 0, content, payload);
+        self.said.clear();
+        parts.iter().for_each(|part| self.said.extend_from_slice(part));
+        self.words = words;
+        if link.is_open() && !link.send_past(Kind::Text, &self.said) {
+            link.close_at_once(CloseCode::SLOW_CONSUMER, "slow consumer");
+        }
+    }
+
+    fn unsubscribe_for(&mut self, link: &mut Link<'_, Service>, id: Option<u64>, name: &str) {
+        let topic = self.topics.find(name);
+        let Peer::Session(session) = &mut *link.peer else { return };
+        let place = topic
+            .and_then(|topic| session.subscriptions.iter().position(|subscribed| subscribed.topic == topic));
+        let Some(place) = place else {
+            return self.complain(link, &Complaint::not_subscribed(id));
+        };
+        let subscribed = session.subscriptions.swap_remove(place);
+        let token = link.token;
+        self.leave(&mut link.means(), token, &subscribed);
+        Self::went_well(link);
+        self.say(link, |words| notice::unsubscribed(words, id, name));
+    }
+
+    fn leave(&mut self, means: &mut Means<'_, Message>, token: Token, subscribed: &Subscribed) {
+        let topic = subscribed.topic;
+        match subscribed.state {
+            State::Live(member) => {
+                self.topics.unsubscribe(member, means.pool);
+                let client = origin(means.mailboxes.shard(), token);
+                self.tell_presence(means, topic, client, false);
+            }
+            State::Asking { .. } | State::Recalling { .. } => self.wait_no_more(topic, token),
+        }
+        self.leave_if_deserted(means, topic);
+    }
+
+    /// A session is over.
+    pub(super) fn session_closed(&mut self, means: &mut Means<'_, Message>, token: Token, session: &Session) {
+        for subscribed in &session.subscriptions {
+            self.leave(means, token, subscribed);
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Requests of the subprotocol `echoring.v1.json`: read as another reader of JSON reads them, or refused for a reason; and
+//! what is published leaves as the same value.
+//!
+//! Input: a client's message.
+
+use std::borrow::Cow;
+
+use echoring::hub::{Content, is_topic_name};
+use echoring::limits::KEY_BYTES_MAX;
+use echoring::server::v1::{Command, Complaint, notice, parse};
+use serde_json::{Map, Value};
+
+const INTEGER_END: u64 = 1 << 53;
+const KNOWN: [&str; 7] = ["id", "type", "topic", "position", "key", "data", "text"];
+
+pub fn run(data: &[u8]) {
+    // The other reader, where it has an opinion: it does not follow values deeper than 128, nor read half a character, even
+    // where nobody needs them.
+    let read = match serde_json::from_slice(data) {
+        Ok(Value::Object(read)) => Some(read),
+        _ => None,
+    };
+    match parse(data) {
+        Ok(command) => {
+            check_command(data, &command);
+            if let Some(read) = &read {
+                compare(&command, read);
+            }
+        }
+        Err(complaint) => check_complaint(&complaint, read.as_ref()),
+    }
+}
+
+fn check_command(data: &[u8], command: &Command<'_>) {
+    let (id, topic) = match command {
+        Command::Subscribe { id, topic, position } => {
+            assert!(position.is_none_or(|position| position.offset < INTEGER_END));
+            (id, topic)
+        }
+        Command::Unsubscribe { id, topic } => (id, topic),
+        Command::Publish { id, topic, content, key, payload } => {
+            assert!(key.len() <= KEY_BYTES_MAX);
+            check_message(topic, key, *content, payload);
+            if *content == Content::Json {
+                let Cow::Borrowed(payload) = payload else { panic!("a value was copied") };
+                assert!(data.as_ptr_range().contains(&payload.as_ptr()));
+            }
+            (id, topic)
+        }
+        _ => panic!("a request that this target does not know"),
+    };
+    assert!(id.is_none_or(|id| id < INTEGER_END));
+    assert!(is_topic_name(topic));
+}
+
+/// What subscribers are sent is one JSON object with the topic, the key and the value.
+fn check_message(topic: &str, key: &str, content: Content, payload: &[u8]) {
+    let mut head = Vec::new();
+    let message = notice::message_parts(&mut head, topic, 7, key, 0, content, payload).concat();
+    let Ok(read) = serde_json::from_slice::<Value>(&message) else {
+        // It is JSON as far as the value is.
+        assert!(content == Content::Json && serde_json::from_slice::<Value>(payload).is_err());
+        return;
+    };
+    assert_eq!((read["type"].as_str(), read["topic"].as_str()), (Some("message"), Some(topic)));
+    assert_eq!((read["offset"].as_u64(), read["key"].as_str()), (Some(7), (!key.is_empty()).then_some(key)));
+    match content {
+        Content::Json => {
+            assert_eq!(read["data"], serde_json::from_slice::<Value>(payload).expect("JSON within JSON"))
+        }
+        _ => assert_eq!(read["text"].as_str().map(str::as_bytes), Some(payload)),
+    }
+}
+
+/// Fields that mean something are there once, so that both readers read the same one.
+fn compare(command: &Command<'_>, read: &Map<String, Value>) {
+    let field = |name: &str| read.get(name).and_then(Value::as_str).unwrap_or_default();
+    let (kind, id, topic) = match command {
+        Command::Subscribe { id, topic, position } => {
+            let place = read.get("position");
+            assert_eq!(position.is_some(), place.is_some());
+            if let (Some(position), Some(place)) = (position, place) {
+                assert_eq!(place["offset"], position.offset);
+                let epoch = place["epoch"].as_str().expect("a string");
+                assert_eq!(u64::from_str_radix(epoch, 16), Ok(position.epoch));
+            }
+            ("subscribe", id, topic)
+        }
+        Command::Unsubscribe { id, topic } => ("unsubscribe", id, topic),
+        Command::Publish { id, topic, content, key, payload } => {
+            assert_eq!(field("key"), key);
+            match content {
+                Content::Json => {
+                    assert_eq!(serde_json::from_slice::<Value>(payload).ok().as_ref(), read.get("data"))
+                }
+                _ => assert_eq!(field("text").as_bytes(), &payload[..]),
+            }
+            ("publish", id, topic)
+        }
+        _ => return,
+    };
+    assert_eq!((field("type"), field("topic")), (kind, &**topic));
+    assert_eq!(read.get("id").map(|id| id.as_u64().expect("an id")), *id);
+}
+
+fn check_complaint(complaint: &Complaint, read: Option<&Map<String, Value>>) {
+    let mut out = Vec::new();
+    notice::error(&mut out, complaint);
+    let error: Value = serde_json::from_slice(&out).expect("an error is JSON");
+    assert_eq!((&error["type"], &error["code"]), (&"error".into(), &complaint.code.into()));
+    assert_eq!(error["id"].as_u64(), complaint.id);
+    assert!(error["message"].as_str().is_some_and(|message| !message.is_empty()));
+    match complaint.code {
+        "bad-json" => assert_eq!(read, None, "an object that can be read"),
+        "missing-field" | "bad-field" | "unknown-type" => {
+            let first = complaint.field.split('.').next().expect("a part");
+            assert!(KNOWN.contains(&first), "{complaint:?}");
+            if let (Some(read), "missing-field", true) = (read, complaint.code, first == complaint.field) {
+                assert!(!read.contains_key(first), "{complaint:?}");
+            }
+        }
+        code => panic!("a request by itself cannot be {code}"),
+    }
+    if let (Some(id), Some(read)) = (complaint.id, read) {
+        assert_eq!(read.get("id").and_then(Value::as_u64), Some(id), "the client's own number");
+    }
+}

@@ -1,0 +1,629 @@
+"""The subprotocol `echoring.v1.json`, with the `websockets` library and raw sockets as the clients."""
+
+import asyncio
+import base64
+import contextlib
+import json
+import os
+import socket
+import struct
+import tempfile
+import unittest
+
+from harness import PATIENCE_S, Raw, Server, frame
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+SUBPROTOCOL = "echoring.v1.json"
+COMPLAINTS_MAX = 20
+# Messages that are far more than the sockets' buffers and what a subscriber may lag behind hold together.
+FLOOD = 400
+CONFIGURATION = """
+[[topics]]
+pattern = "kept.*"
+history_messages = 100000
+history_bytes = "64MiB"
+lag_bytes = "8MiB"
+
+[[topics]]
+pattern = "short.*"
+history_messages = 10
+
+[[topics]]
+pattern = "oldest.*"
+slow = "drop-oldest"
+lag_bytes = "64KiB"
+
+[[topics]]
+pattern = "latest.*"
+slow = "conflate"
+lag_bytes = "64KiB"
+
+[[topics]]
+pattern = "quiet.*"
+heartbeat = "200ms"
+
+[[topics]]
+pattern = "who.*"
+presence = true
+
+[[topics]]
+pattern = "ours.*"
+publish = "operator"
+
+[[topics]]
+pattern = "wide.*"
+lag_bytes = "16MiB"
+"""
+
+
+class Ledger:
+    """What a client knows of a topic by what it was told, in the order in which it was told."""
+
+    def __init__(self, subscribed):
+        self.topic, self.epoch = subscribed["topic"], subscribed["epoch"]
+        self.offset = subscribed["offset"]
+        self.messages, self.gaps, self.skipped = [], [], 0
+
+    @property
+    def position(self):
+        return {"epoch": self.epoch, "offset": self.offset}
+
+    def note(self, notice):
+        """Takes a notice, which has to follow the ones before it without a hole and without a repetition."""
+        if notice.get("topic") != self.topic:
+            return
+        kind = notice["type"]
+        if kind == "message":
+            skipped = notice.get("skipped", 0)
+            assert notice["offset"] == self.offset + 1 + skipped, (self.offset, notice)
+            self.offset = notice["offset"]
+            self.skipped += skipped
+            self.messages.append(notice)
+        elif kind == "gap":
+            assert notice["from"] == self.offset + 1 and notice["to"] >= notice["from"], (self.offset, notice)
+            self.offset = notice["to"]
+            self.gaps.append(notice)
+        elif kind == "heartbeat":
+            assert notice["offset"] == self.offset, (self.offset, notice)
+
+    def missing(self):
+        return sum(gap["to"] - gap["from"] + 1 for gap in self.gaps)
+
+
+class Client:
+    def __init__(self, connection):
+        self.connection = connection
+        self.last_id = 0
+
+    async def send(self, **request):
+        self.last_id += 1
+        await self.connection.send(json.dumps({**request, "id": self.last_id}))
+        return self.last_id
+
+    async def hear(self):
+        return json.loads(await asyncio.wait_for(self.connection.recv(), PATIENCE_S))
+
+    async def hear_kind(self, *kinds):
+        """The next notice of one of these types."""
+        while True:
+            notice = await self.hear()
+            if notice["type"] in kinds:
+                return notice
+
+    async def answer(self, **request):
+        """What the request is answered with; what comes before is thrown away."""
+        number = await self.send(**request)
+        while True:
+            notice = await self.hear()
+            if notice.get("id") == number:
+                return notice
+
+    async def subscribe(self, topic, position=None):
+        more = {} if position is None else {"position": position}
+        subscribed = await self.answer(type="subscribe", topic=topic, **more)
+        assert subscribed["type"] == "subscribed" and subscribed["topic"] == topic, subscribed
+        return subscribed
+
+    async def publish(self, topic, **fields):
+        published = await self.answer(type="publish", topic=topic, **fields)
+        assert published["type"] == "published" and published["topic"] == topic, published
+        return published
+
+    async def follow(self, ledger, until):
+        """Hears notices until the topic's offset is `until`."""
+        while ledger.offset < until:
+            ledger.note(await self.hear())
+
+
+class RawClient(Raw):
+    """A client that reads when it is told to, and whose kernel keeps next to nothing for it."""
+
+    def __init__(self, server, receive_bytes=None):
+        self.socket = socket.socket()
+        if receive_bytes is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        self.socket.settimeout(PATIENCE_S)
+        self.socket.connect((server.host, server.port))
+        self.buffer = b""
+
+    def open(self, subprotocol=SUBPROTOCOL):
+        key = base64.b64encode(os.urandom(16)).decode()
+        self.send(
+            f"GET /broadcast HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
+            f"Sec-WebSocket-Protocol: {subprotocol}\r\n\r\n".encode()
+        )
+        status, headers = self.read_head()
+        assert (status, headers.get("sec-websocket-protocol")) == (101, SUBPROTOCOL), (status, headers)
+        return self
+
+    def ask(self, **request):
+        self.send(frame(1, json.dumps(request).encode()))
+
+    def hear(self):
+        first, payload = self.read_frame()
+        while first == 0x89:
+            self.send(frame(10, payload))
+            first, payload = self.read_frame()
+        assert first == 0x81, (hex(first), payload)
+        return json.loads(payload)
+
+    def subscribe(self, topic):
+        self.ask(type="subscribe", topic=topic)
+        subscribed = self.hear()
+        assert subscribed["type"] == "subscribed", subscribed
+        return subscribed
+
+    def reset(self):
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
+
+
+def setUpModule():
+    global configuration
+    directory = tempfile.TemporaryDirectory()
+    unittest.addModuleCleanup(directory.cleanup)
+    configuration = os.path.join(directory.name, "echoring.toml")
+    with open(configuration, "w") as file:
+        file.write(CONFIGURATION)
+
+
+class V1:
+    """What holds on every driver, however many shards there are."""
+
+    shards = "1"
+    denied = False
+
+    @classmethod
+    def setUpClass(cls):
+        cls.server = Server("--shards", cls.shards, "--config", configuration, denied=cls.denied)
+        cls.addClassCleanup(cls.server.__exit__)
+
+    async def asyncSetUp(self):
+        self.clients = contextlib.AsyncExitStack()
+        await self.clients.__aenter__()
+        self.addAsyncCleanup(self.clients.aclose)
+
+    async def open(self):
+        options = {"compression": None, "open_timeout": PATIENCE_S, "max_size": None}
+        client = connect(self.server.url("/broadcast"), subprotocols=["other", SUBPROTOCOL], **options)
+        connection = await self.clients.enter_async_context(client)
+        self.assertEqual(connection.subprotocol, SUBPROTOCOL)
+        return Client(connection)
+
+    async def raw(self, path):
+        return await self.clients.enter_async_context(connect(self.server.url(path), open_timeout=PATIENCE_S))
+
+    async def receive(self, connection):
+        return await asyncio.wait_for(connection.recv(), PATIENCE_S)
+
+    async def test_the_subprotocol_must_be_offered(self):
+        for subprotocols in (None, ["other"]):
+            with self.assertRaises(InvalidStatus) as refused:
+                await connect(self.server.url("/broadcast"), subprotocols=subprotocols, open_timeout=PATIENCE_S)
+            self.assertEqual(refused.exception.response.status_code, 400)
+            self.assertIn(SUBPROTOCOL.encode(), refused.exception.response.body)
+
+    async def test_who_subscribes_gets_what_is_published_from_then_on(self):
+        topic = "søk/a b"
+        one, other = await self.open(), await self.open()
+        subscribed = await one.subscribe(topic)
+        self.assertEqual(subscribed["offset"], 0)
+        self.assertRegex(subscribed["epoch"], "^[0-9a-f]{1,16}$")
+        self.assertEqual(sorted(subscribed), ["epoch", "id", "offset", "topic", "type"])
+        # A publisher need not subscribe.
+        published = await other.publish(topic, data={"a": [1, None]}, key="k")
+        self.assertEqual(
+            published,
+            {"type": "published", "id": 1, "topic": topic, "epoch": subscribed["epoch"], "offset": 1},
+        )
+        message = {"type": "message", "topic": topic, "offset": 1, "key": "k", "data": {"a": [1, None]}}
+        self.assertEqual(await one.hear(), message)
+        late = await other.subscribe(topic)
+        self.assertEqual((late["epoch"], late["offset"]), (subscribed["epoch"], 1))
+        # A subscriber gets its own messages, too.
+        await other.send(type="publish", topic=topic, text='two\n"lines"')
+        heard = [await other.hear(), await other.hear()]
+        self.assertEqual({notice["type"] for notice in heard}, {"published", "message"})
+        for message in (await one.hear(), next(notice for notice in heard if notice["type"] == "message")):
+            expected = {"type": "message", "topic": topic, "offset": 2, "text": 'two\n"lines"'}
+            self.assertEqual(message, expected)
+        unsubscribed = await one.answer(type="unsubscribe", topic=topic)
+        self.assertEqual(unsubscribed, {"type": "unsubscribed", "id": one.last_id, "topic": topic})
+        await other.publish(topic, data=3)
+        # Had it been sent the message, it would come before this.
+        again = await one.subscribe(topic)
+        self.assertEqual(again["offset"], 3)
+
+    async def test_one_connection_watches_many_topics(self):
+        client, publisher = await self.open(), await self.open()
+        topics = [f"many.{number}" for number in range(100)]
+        ledgers = {topic: Ledger(await client.subscribe(topic)) for topic in topics}
+        for number in range(5):
+            for topic in topics:
+                await publisher.send(type="publish", topic=topic, data=[topic, number])
+        while any(ledger.offset < 5 for ledger in ledgers.values()):
+            notice = await client.hear()
+            ledgers[notice["topic"]].note(notice)
+        for topic, ledger in ledgers.items():
+            heard = [message["data"] for message in ledger.messages]
+            self.assertEqual(heard, [[topic, number] for number in range(5)])
+
+    async def test_a_value_arrives_as_it_was_written(self):
+        written = '{"n" : 1.10e+2,"big":12345678901234567890123, "s":"\\u00e9\\/"}'
+        client = await self.open()
+        await client.subscribe("verbatim")
+        raw = await self.raw("/broadcast/verbatim")
+        await client.connection.send('{"data":%s ,"topic":"verbatim","type":"publish"}' % written)
+        # What is published without an id is not answered unless it is refused.
+        message = await self.receive(client.connection)
+        self.assertEqual(message, f'{{"type":"message","topic":"verbatim","offset":1,"data":{written}}}')
+        await client.connection.send('{"data":1,"topic":"ours.only","type":"publish"}')
+        error = await client.hear()
+        self.assertEqual((error["type"], error["code"], "id" in error), ("error", "forbidden", False))
+        self.assertEqual(await self.receive(raw), written)
+
+    async def test_raw_routes_and_the_subprotocol_are_one_world(self):
+        client, raw = await self.open(), await self.raw("/broadcast/one%20world")
+        ledger = Ledger(await client.subscribe("one world"))
+        await raw.send('say "hi" ✓')
+        await raw.send(b"\x00\xff")
+        await raw.send(b"")
+        await client.follow(ledger, 3)
+        text, binary, empty = ledger.messages
+        self.assertEqual((text["text"], "data" in text, "base64" in text), ('say "hi" ✓', False, False))
+        self.assertEqual(base64.b64decode(binary["base64"], validate=True), b"\x00\xff")
+        self.assertEqual(empty["base64"], "")
+        await client.publish("one world", data={"a": 1})
+        await client.publish("one world", text="plain")
+        self.assertEqual([await self.receive(raw), await self.receive(raw)], ['{"a": 1}', "plain"])
+
+    async def test_a_topics_order_is_one_for_all(self):
+        publishers = [await self.open() for _ in range(4)]
+        subscribers = [await self.open() for _ in range(6)]
+        each = 250
+        ledgers = [Ledger(await client.subscribe("wide.order")) for client in subscribers]
+
+        async def publish(name, client):
+            for number in range(each):
+                await client.send(type="publish", topic="wide.order", data=[name, number])
+            # The answers come in the order of the requests, with rising offsets.
+            heard = [await client.hear() for _ in range(each)]
+            self.assertEqual([notice["id"] for notice in heard], list(range(1, each + 1)))
+            offsets = [notice["offset"] for notice in heard]
+            self.assertEqual(offsets, sorted(set(offsets)))
+            return offsets
+
+        offsets, *_ = await asyncio.gather(
+            asyncio.gather(*(publish(name, client) for name, client in enumerate(publishers))),
+            *(client.follow(ledger, 4 * each) for client, ledger in zip(subscribers, ledgers)),
+        )
+        for ledger in ledgers:
+            self.assertEqual((ledger.messages, ledger.gaps), (ledgers[0].messages, []))
+        at = {message["offset"]: message["data"] for message in ledgers[0].messages}
+        for name, own in enumerate(offsets):
+            self.assertEqual([at[offset] for offset in own], [[name, number] for number in range(each)])
+
+    async def test_recovery_loses_nothing_and_repeats_nothing_while_publishing_goes_on(self):
+        topic, count = "kept.recovery", 3000
+        publisher, client = await self.open(), await self.open()
+        ledger = Ledger(await client.subscribe(topic))
+
+        async def publish():
+            for number in range(count):
+                await publisher.send(type="publish", topic=topic, data=number)
+                if number % 50 == 49:
+                    while (await publisher.hear())["offset"] <= number:
+                        pass
+
+        publishing = asyncio.create_task(publish())
+        lives = 1
+        while ledger.offset < count:
+            until = min(count, ledger.offset + 70 + 13 * (lives % 7))
+            await client.follow(ledger, until)
+            # As when a network goes away: what is on its way is lost.
+            client.connection.transport.abort()
+            lives += 1
+            client = await self.open()
+            subscribed = await client.subscribe(topic, ledger.position)
+            self.assertEqual(subscribed["epoch"], ledger.epoch)
+        await publishing
+        self.assertGreater(lives, 10)
+        self.assertEqual(ledger.gaps, [])
+        self.assertEqual([message["data"] for message in ledger.messages], list(range(count)))
+
+    async def test_what_is_not_kept_any_more_is_a_gap(self):
+        topic = "short.history"
+        client = await self.open()
+        for number in range(1, 31):
+            published = await client.publish(topic, data=number)
+        ledger = Ledger({"topic": topic, "epoch": published["epoch"], "offset": 5})
+        subscribed = await client.subscribe(topic, ledger.position)
+        self.assertEqual(subscribed["epoch"], published["epoch"])
+        await client.follow(ledger, 30)
+        self.assertEqual([(gap["from"], gap["to"], gap["reason"]) for gap in ledger.gaps], [(6, 20, "history")])
+        self.assertEqual([message["data"] for message in ledger.messages], list(range(21, 31)))
+        # From the latest position there is nothing to be told, and what follows is live.
+        other = await self.open()
+        ledger = Ledger({"topic": topic, "epoch": published["epoch"], "offset": 30})
+        await other.subscribe(topic, ledger.position)
+        await client.publish(topic, data=31)
+        await other.follow(ledger, 31)
+        self.assertEqual(ledger.gaps, [])
+
+    async def test_positions_that_are_none_of_the_topics_are_refused_with_the_topics_own(self):
+        topic = "positions"
+        client = await self.open()
+        published = await client.publish(topic, data=1)
+        current = {"topic": topic, "epoch": published["epoch"], "offset": 1}
+        other_epoch = f"{int(published['epoch'], 16) ^ 1:x}"
+        for position, code in (
+            ({"epoch": other_epoch, "offset": 1}, "unknown-epoch"),
+            ({"epoch": published["epoch"], "offset": 2}, "future-position"),
+        ):
+            error = await client.answer(type="subscribe", topic=topic, position=position)
+            self.assertEqual((error["type"], error["code"], error["field"]), ("error", code, "position"))
+            self.assertEqual({name: error[name] for name in current}, current)
+        # Nothing was subscribed to, so it can be done still, from where the error said.
+        del current["topic"]
+        await client.subscribe(topic, current)
+
+    async def test_a_restart_is_another_epoch(self):
+        with Server("--shards", self.shards, denied=self.denied) as server:
+            epochs = []
+            for where in (self.server, server):
+                options = {"subprotocols": [SUBPROTOCOL], "open_timeout": PATIENCE_S}
+                async with connect(where.url("/broadcast"), **options) as connection:
+                    epochs.append((await Client(connection).subscribe("restarted"))["epoch"])
+        self.assertNotEqual(*epochs)
+
+    async def test_a_slow_subscriber_is_told_which_messages_it_missed(self):
+        ledger = await asyncio.to_thread(self._flood, "oldest.flood", lambda number: {})
+        self.assertEqual({gap["reason"] for gap in ledger.gaps}, {"slow"})
+        self.assertEqual(len(ledger.messages) + ledger.missing(), FLOOD)
+        self.assertGreater(ledger.missing(), 0)
+        self.assertEqual(ledger.skipped, 0)
+        self.assertEqual(ledger.messages[-1]["offset"], FLOOD, "the latest is what is kept")
+
+    async def test_a_slow_subscriber_of_states_gets_the_latest_of_each(self):
+        ledger = await asyncio.to_thread(self._flood, "latest.flood", lambda number: {"key": f"k{number % 8}"})
+        self.assertEqual(ledger.gaps, [])
+        self.assertGreater(ledger.skipped, 0)
+        self.assertEqual(len(ledger.messages) + ledger.skipped, FLOOD)
+        latest = {message["key"]: message["data"][0] for message in ledger.messages}
+        self.assertEqual(latest, {f"k{number % 8}": number for number in range(FLOOD - 8, FLOOD)})
+        client = await self.open()
+        error = await client.answer(type="publish", topic="latest.flood", data=1)
+        self.assertEqual((error["type"], error["code"], error["field"]), ("error", "no-key", "key"))
+
+    def _flood(self, topic, more):
+        """What a subscriber heard that read nothing until all was published, while another read everything."""
+        with RawClient(self.server, 4096).open() as slow, RawClient(self.server).open() as quick:
+            with RawClient(self.server).open() as publisher:
+                ledger, healthy = Ledger(slow.subscribe(topic)), Ledger(quick.subscribe(topic))
+                for number in range(FLOOD):
+                    data = [number, "x" * 16_000]
+                    publisher.ask(type="publish", topic=topic, data=data, **more(number))
+                    self.assertEqual(publisher.hear()["offset"], number + 1)
+                    healthy.note(quick.hear())
+                while ledger.offset < FLOOD:
+                    ledger.note(slow.hear())
+        self.assertEqual((healthy.offset, len(healthy.messages)), (FLOOD, FLOOD), "nobody else misses anything")
+        return ledger
+
+    async def test_a_slow_subscriber_is_disconnected_where_nothing_else_was_said(self):
+        await asyncio.to_thread(self._disconnected)
+
+    def _disconnected(self):
+        with RawClient(self.server, 4096).open() as slow, RawClient(self.server).open() as publisher:
+            ledger = Ledger(slow.subscribe("strict"))
+            for number in range(FLOOD):
+                publisher.ask(type="publish", topic="strict", data=[number, "x" * 16_000])
+                self.assertEqual(publisher.hear()["offset"], number + 1)
+            first, payload = slow.read_frame()
+            while first == 0x81:
+                ledger.note(json.loads(payload))
+                first, payload = slow.read_frame()
+            self.assertEqual((first, payload[:2]), (0x88, struct.pack("!H", 4008)))
+            self.assertLess(len(ledger.messages), FLOOD)
+
+    async def test_presence_tells_who_comes_and_goes(self):
+        topic = "who.is_there"
+        first, second = await self.open(), await self.open()
+        mine = await first.subscribe(topic)
+        self.assertEqual(mine["count"], 1)
+        self.assertRegex(mine["client"], "^[0-9a-f]+$")
+        join = {"type": "presence", "topic": topic, "event": "join", "client": mine["client"], "count": 1}
+        self.assertEqual(await first.hear(), join)
+        for number, leave in enumerate(("unsubscribe", "close", "abort")):
+            other = second if number == 0 else await self.open()
+            theirs = await other.subscribe(topic)
+            self.assertEqual(theirs["count"], 2)
+            self.assertNotEqual(theirs["client"], mine["client"])
+            join = {**join, "client": theirs["client"], "count": 2}
+            self.assertEqual([await first.hear(), await other.hear()], [join, join])
+            if leave == "unsubscribe":
+                await other.answer(type="unsubscribe", topic=topic)
+            elif leave == "close":
+                await other.connection.close()
+            else:
+                other.connection.transport.abort()
+            gone = {**join, "event": "leave", "count": 1}
+            self.assertEqual(await first.hear(), gone)
+        # Topics without it say nothing.
+        quiet = await second.subscribe("no presence")
+        self.assertEqual(sorted(quiet), ["epoch", "id", "offset", "topic", "type"])
+
+    async def test_a_silent_topic_tells_its_last_offset(self):
+        client, publisher = await self.open(), await self.open()
+        ledger = Ledger(await client.subscribe("quiet.topic"))
+        self.assertEqual(await client.hear(), {"type": "heartbeat", "topic": "quiet.topic", "offset": 0})
+        for number in range(1, 4):
+            await publisher.publish("quiet.topic", data=number)
+            while True:
+                notice = await client.hear()
+                ledger.note(notice)
+                if notice["type"] == "heartbeat" and ledger.offset == number:
+                    break
+        # Again and again, as long as it is silent.
+        for _ in range(2):
+            self.assertEqual((await client.hear())["offset"], 3)
+
+    async def test_what_cannot_be_done_is_answered_with_the_field(self):
+        client = await self.open()
+        await client.subscribe("errors")
+        long = "x" * 256
+        for request, code, field in (
+            ({"type": "shout"}, "unknown-type", "type"),
+            ({}, "missing-field", "type"),
+            ({"type": 7}, "bad-field", "type"),
+            ({"type": "subscribe"}, "missing-field", "topic"),
+            ({"type": "subscribe", "topic": ""}, "bad-field", "topic"),
+            ({"type": "subscribe", "topic": long}, "bad-field", "topic"),
+            ({"type": "subscribe", "topic": "a\u0000"}, "bad-field", "topic"),
+            ({"type": "subscribe", "topic": "errors"}, "already-subscribed", "topic"),
+            ({"type": "subscribe", "topic": "t", "position": 1}, "bad-field", "position"),
+            ({"type": "subscribe", "topic": "t", "position": {"offset": 1}}, "missing-field", "position.epoch"),
+            ({"type": "unsubscribe", "topic": "elsewhere"}, "not-subscribed", "topic"),
+            ({"type": "publish", "topic": "t"}, "missing-field", "data"),
+            ({"type": "publish", "topic": "t", "text": 1}, "bad-field", "text"),
+            ({"type": "publish", "topic": "t", "text": "a", "data": 1}, "bad-field", "text"),
+            ({"type": "publish", "topic": "t", "key": "", "data": 1}, "bad-field", "key"),
+            ({"type": "publish", "topic": "t", "key": long, "data": 1}, "bad-field", "key"),
+            ({"type": "publish", "topic": "ours.only", "data": 1}, "forbidden", "topic"),
+        ):
+            error = await client.answer(**request)
+            self.assertEqual((error["type"], error["code"], error["field"]), ("error", code, field), error)
+            self.assertTrue(error["message"])
+            # A good one between them, so that they are not too many in a row.
+            await client.publish("errors", data=1)
+        for text, code in (("{", "bad-json"), ("[]", "bad-json"), (b"{}", "not-text"), ("[" * 60_000, "bad-json")):
+            await client.connection.send(text)
+            error = await client.hear_kind("error")
+            self.assertEqual((error["code"], "field" in error, "id" in error), (code, False, False))
+        await client.connection.send('{"type":"subscribe","topic":"t","id":1.5}')
+        error = await client.hear_kind("error")
+        self.assertEqual((error["code"], error["field"]), ("bad-field", "id"))
+
+    async def test_a_connection_has_so_many_subscriptions_and_no_more(self):
+        client = await self.open()
+        for number in range(128):
+            await client.subscribe(f"subscription.{number}")
+        error = await client.answer(type="subscribe", topic="subscription.128")
+        self.assertEqual((error["code"], error["field"]), ("too-many-subscriptions", "topic"))
+        await client.answer(type="unsubscribe", topic="subscription.0")
+        await client.subscribe("subscription.128")
+
+    async def test_who_only_asks_for_nonsense_is_closed_with_1008(self):
+        client = await self.open()
+        # A good request begins the count anew.
+        for _ in range(2):
+            for _ in range(COMPLAINTS_MAX):
+                await client.connection.send("nonsense")
+                self.assertEqual((await client.hear())["code"], "bad-json")
+            await client.publish("sense", data=1)
+        for _ in range(COMPLAINTS_MAX + 1):
+            await client.connection.send("nonsense")
+        with self.assertRaises(ConnectionClosed) as closed:
+            while True:
+                self.assertEqual((await client.hear())["code"], "bad-json")
+        self.assertEqual(closed.exception.rcvd.code, 1008)
+
+    async def test_the_page_and_its_files_carry_a_strict_policy(self):
+        address = (self.server.host, self.server.port)
+        for path, kind in (
+            ("/broadcast", "text/html"),
+            ("/broadcast.js", "text/javascript"),
+            ("/broadcast.css", "text/css"),
+        ):
+            status, headers, body = self.server.get(path, address=address)
+            self.assertEqual((status, headers["Content-Type"].split(";")[0]), (200, kind))
+            self.assertEqual(headers["X-Content-Type-Options"], "nosniff")
+            self.assertNotIn(b"http://", body)
+            self.assertNotIn(b"https://", body)
+        policy = self.server.get("/broadcast", address=address)[1]["Content-Security-Policy"]
+        self.assertTrue(policy.startswith("default-src 'none';"), policy)
+        self.assertNotIn("unsafe", policy)
+
+
+class OneShard(V1, unittest.IsolatedAsyncioTestCase):
+    pass
+
+
+class TwoShards(V1, unittest.IsolatedAsyncioTestCase):
+    shards = "2"
+
+
+class OneShardWithoutIoUring(V1, unittest.IsolatedAsyncioTestCase):
+    denied = True
+
+
+class TwoShardsWithoutIoUring(V1, unittest.IsolatedAsyncioTestCase):
+    shards = "2"
+    denied = True
+
+
+class Accounts(unittest.TestCase):
+    """What became of every message, when one subscriber of a thousand goes away in the middle."""
+
+    denied = False
+
+    def test_they_add_up_at_every_moment_and_at_the_end(self):
+        readers, messages, victim_reads = 1000, 60, 20
+        flags = ["--shards", "2", "--config", configuration]
+        with contextlib.ExitStack() as stack, Server(*flags, denied=self.denied) as server:
+            clients = [stack.enter_context(RawClient(server).open()) for _ in range(readers)]
+            for client in clients:
+                client.subscribe("wide.thousand")
+            publisher = stack.enter_context(RawClient(server).open())
+            victim = clients[readers // 2]
+            for number in range(messages):
+                publisher.ask(type="publish", topic="wide.thousand", data=[number, "x" * 500])
+                self.assertEqual(publisher.hear()["offset"], number + 1)
+                if number == victim_reads:
+                    victim.reset()
+                self.check(server.stats())
+            for client in clients:
+                if client is not victim:
+                    heard = [client.hear() for _ in range(messages)]
+                    self.assertEqual([notice["offset"] for notice in heard], list(range(1, messages + 1)))
+            stats = server.stats()
+            self.check(stats)
+            deliveries, publications = stats["node"]["deliveries"], stats["node"]["publications"]
+            self.assertEqual((publications["published"], publications["accepted"]), (messages, messages))
+            self.assertEqual(deliveries["queued"], 0)
+            # The victim was offered some and missed the rest; everyone else was sent everything.
+            self.assertLessEqual(deliveries["offered"], readers * messages)
+            self.assertGreaterEqual(deliveries["sent"], (readers - 1) * messages)
+
+    def check(self, stats):
+        for part in [stats["node"], *stats["shards"]]:
+            publications, deliveries = part["publications"], part["deliveries"]
+            self.assertEqual(publications["published"], publications["accepted"] + publications["refused"])
+            dropped = sum(count for name, count in deliveries.items() if name.startswith("dropped"))
+            self.assertEqual(deliveries["offered"], deliveries["sent"] + dropped + deliveries["queued"], part)
+
+
+class AccountsWithoutIoUring(Accounts):
+    denied = True
