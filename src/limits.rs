@@ -223,6 +223,24 @@ pub const SHOWN_PARAMETER_BYTES_MAX: usize = 64;
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 /// From accepting an admin connection to its end, whatever it does: one request, one response.
 pub const ADMIN_TIMEOUT: Nanos = 10 * SECOND;
+/// Of that, for the body of a request.
+pub const ADMIN_BODY_TIMEOUT: Nanos = 5 * SECOND;
+/// Bytes of a batch of messages; two of the largest size when that is more.
+pub const ADMIN_BATCH_BYTES_MAX: u64 = 1024 * 1024;
+/// Bytes of all requests' bodies at once; a single one may be longer. Past it a publisher is told 429.
+pub const ADMIN_BODIES_BYTES_MAX: u64 = OUTSIDE_BYTES_MAX;
+/// Bytes of a body nobody wants that are read and thrown away, so that its sender gets to see why.
+pub const ADMIN_DISCARD_BYTES_MAX: u64 = 1024 * 1024;
+/// Time for that.
+pub const ADMIN_LINGER: Nanos = SECOND;
+/// Topics in a list of them, unless it is asked for more or fewer.
+pub const ADMIN_TOPICS_DEFAULT: usize = 1_000;
+/// The most that may be asked for: some six megabytes of JSON.
+pub const ADMIN_TOPICS_MAX: usize = 10_000;
+/// Bytes of the token of the admin address, at least: one that cannot be guessed is not shorter.
+pub const ADMIN_TOKEN_BYTES_MIN: usize = 16;
+/// The same, at most. A head has room for it.
+pub const ADMIN_TOKEN_BYTES_MAX: usize = 1_024;
 /// Time that a shard has to answer the control plane. One that is busy answers between two turns, far
 /// sooner; one that is stuck must not hang the operator who came to see why.
 pub const SNAPSHOT_TIMEOUT: Nanos = 2 * SECOND;

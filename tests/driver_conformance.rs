@@ -33,6 +33,9 @@ macro_rules! whole_suite {
                 runs_of_one_turn_lie_apart,
                 all_pieces_of_a_turn_leave_in_order,
                 a_short_send_is_finished_inside,
+                what_is_taken_back_is_not_sent,
+                what_is_taken_back_is_not_flushed,
+                only_what_is_shared_and_last_is_taken_back,
                 a_paused_connection_is_not_read,
                 pausing_and_resuming_loses_nothing,
                 an_end_is_told_once_and_sending_goes_on,
@@ -64,6 +67,9 @@ macro_rules! sockets_suite {
                 a_run_rewritten_in_place_is_sent_back,
                 all_pieces_of_a_turn_leave_in_order,
                 a_short_send_is_finished_inside,
+                what_is_taken_back_is_not_sent,
+                what_is_taken_back_is_not_flushed,
+                only_what_is_shared_and_last_is_taken_back,
                 pausing_and_resuming_loses_nothing,
                 an_end_is_told_once_and_sending_goes_on,
                 after_a_shutdown_receiving_goes_on,
@@ -97,6 +103,12 @@ mod ring {
 }
 
 mod sim {
+    tests!(
+        refused,
+        simulated,
+        [SimKit::new(1, Faults { send_again: 1_000, ..Faults::NONE })],
+        [a_refused_send_is_taken_back_but_for_a_frame]
+    );
     whole_suite!(without_faults, [SimKit::new(1, Faults::NONE)]);
     whole_suite!(harsh, (0..20).map(|seed| SimKit::new(seed, Faults::HARSH)));
     whole_suite!(mixed, (0..40).map(SimKit::seeded));

@@ -51,7 +51,10 @@ fn churn<D: Driver>(make: Make<D>) {
                 0 => world.driver.close(*token),
                 1 => world.driver.abort(*token),
                 2 => {
-                    world.driver.send(*token, Source::Shared(Bytes::from_static(b"bye"))).expect("open");
+                    world
+                        .driver
+                        .send(*token, Source::Shared(Bytes::from_static(b"bye").into()))
+                        .expect("open");
                     world.driver.shutdown(*token);
                 }
                 _ => peer.fin(),

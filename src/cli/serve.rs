@@ -9,7 +9,7 @@ mod topics;
 
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use self::topics::Tables;
 use super::compress::Compress;
 use super::signals::Signals;
 use super::{Failure, environment, print, values};
-use crate::control::Control;
+use crate::control::{Control, Token};
 use crate::protocol::handshake::SubprotocolPreference;
 use crate::server::{DriverChoice, Handle, ListenAddress, Server};
 
@@ -62,9 +62,14 @@ pub(super) struct Args {
     #[arg(long, value_name = "ADDR:PORT", value_parser = listen_address)]
     listen: Vec<ListenAddress>,
 
-    /// Where to answer GET /stats and /healthz, or off [default: 127.0.0.1:9002]
+    /// Where to answer GET /stats, /topics and /healthz, and POST /topics/NAME; or off [default: 127.0.0.1:9002]
     #[arg(long, value_name = "ADDR:PORT|off")]
     admin: Option<Admin>,
+
+    /// Answer at --admin only who names this secret, by Authorization: Bearer; its file has one line of at least 16
+    /// characters
+    #[arg(long, value_name = "FILE")]
+    admin_token_file: Option<PathBuf>,
 
     /// Event loops, each on a CPU of its own; auto takes one per CPU that the process is allowed
     /// [default: auto]
@@ -174,6 +179,7 @@ impl Args {
             check: self.check || file.check,
             listen: places.list("listen", self.listen, file.listen),
             admin: places.one("admin", self.admin, file.admin),
+            admin_token_file: places.one("admin_token_file", self.admin_token_file, file.admin_token_file),
             shards: places.one("shards", self.shards, file.shards),
             cpus: places.one("cpus", self.cpus, file.cpus),
             driver: places.one("driver", self.driver, file.driver),
@@ -338,12 +344,13 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     crate::driver::small_pages_only();
     // From here on a signal is a drain and no longer sudden death.
     let signals = Signals::listen().map_err(|error| forbidden("signals cannot be handled", &error))?;
+    let token = settings.admin_token_file.as_deref().map(read_token).transpose()?;
     let admin = bind_admin(settings.admin)?;
     let scheme = if settings.server.tls.is_some() { "wss" } else { "ws" };
     let server = Server::start(settings.server).map_err(|error| Failure::Environment(error.to_string()))?;
     let control = match admin {
         Some(listener) => Some(
-            Control::start(listener, &server)
+            Control::start(listener, &server, token)
                 .map(Arc::new)
                 .map_err(|error| forbidden("the control plane cannot be started", &error))?,
         ),
@@ -366,6 +373,11 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
 
 fn forbidden(what: &str, error: &io::Error) -> Failure {
     Failure::Environment(format!("{what}: {error}"))
+}
+
+fn read_token(path: &Path) -> Result<Token, Failure> {
+    Token::read(path)
+        .map_err(|error| Failure::Environment(format!("no token in {}: {error}", path.display())))
 }
 
 /// Binds the admin address before the shards start, so that a port in use is told before anything runs.

@@ -608,6 +608,17 @@ impl Connection {
         self.outbox.block(unsent);
     }
 
+    /// Of that send's rest, `bytes` are not sent after all; it goes on with fewer.
+    pub fn taken_back(&mut self, bytes: u32) {
+        self.outbox.take_back(bytes);
+    }
+
+    /// Bytes of a short send that the kernel had not taken when it was told of, less those
+    /// [taken back](Connection::taken_back); 0 when no send is unfinished.
+    pub fn unsent_bytes(&self) -> u32 {
+        self.outbox.unsent_bytes()
+    }
+
     /// The rest of a short send has been taken by the kernel.
     pub fn unblocked(&mut self, now: Nanos) {
         self.outbox.unblock();

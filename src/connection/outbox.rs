@@ -43,7 +43,7 @@ pub(super) struct Outbox {
 impl Outbox {
     /// Bytes that have not left, those of an unfinished send included.
     pub(super) fn bytes(&self) -> u32 {
-        self.bytes + self.unsent.map_or(0, NonZeroU32::get)
+        self.bytes + self.unsent_bytes()
     }
 
     /// Whether a send is unfinished.
@@ -54,6 +54,18 @@ impl Outbox {
     /// The last send was short by `unsent` bytes and goes on by itself.
     pub(super) fn block(&mut self, unsent: u32) {
         self.unsent = Some(NonZeroU32::new(unsent).unwrap_or(NonZeroU32::MIN));
+    }
+
+    /// Of the unfinished send, `bytes` were taken back; it stays unfinished.
+    pub(super) fn take_back(&mut self, bytes: u32) {
+        self.unsent = self
+            .unsent
+            .map(|unsent| NonZeroU32::new(unsent.get().saturating_sub(bytes)).unwrap_or(NonZeroU32::MIN));
+    }
+
+    /// Bytes of an unfinished send.
+    pub(super) fn unsent_bytes(&self) -> u32 {
+        self.unsent.map_or(0, NonZeroU32::get)
     }
 
     /// All of it has been taken.

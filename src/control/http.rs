@@ -1,45 +1,141 @@
 //! The admin address: a small HTTP/1.1 server by hyper, over tokio-uring or plain tokio.
 //!
-//! One request per connection, no bodies, an absolute deadline, and at most
-//! [`ADMIN_CONNECTIONS_MAX`] connections: an operator needs no more, and an attacker gets no more. What a
-//! path means is not known here.
+//! One request per connection, an absolute deadline, bodies that are read only when somebody wants them, and at most
+//! [`ADMIN_CONNECTIONS_MAX`] connections: an operator needs no more, and an attacker gets no more. What a path means is
+//! not known here, nor who may ask.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::TcpListener;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Bytes, Incoming};
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode};
+use serde_json::json;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::aio::{TokioStream, UringStream};
-use crate::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_TIMEOUT, HEAD_BYTES_MAX, HEADERS_MAX};
+use crate::limits::{
+    ADMIN_BODIES_BYTES_MAX, ADMIN_BODY_TIMEOUT, ADMIN_CONNECTIONS_MAX, ADMIN_DISCARD_BYTES_MAX, ADMIN_LINGER,
+    ADMIN_TIMEOUT, HEAD_BYTES_MAX, HEADERS_MAX,
+};
 
-/// What is said to a request whose method and path are in order.
+/// What is said to a request.
+#[derive(Debug)]
 pub(super) struct Reply {
     pub(super) status: StatusCode,
     pub(super) content_type: &'static str,
+    /// Besides those that every response has.
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) body: Vec<u8>,
 }
 
 impl Reply {
+    pub(super) fn empty(status: StatusCode) -> Reply {
+        Reply { status, content_type: "text/plain; charset=utf-8", headers: Vec::new(), body: Vec::new() }
+    }
+
     pub(super) fn text(status: StatusCode, line: &str) -> Reply {
-        Reply { status, content_type: "text/plain; charset=utf-8", body: format!("{line}\n").into_bytes() }
+        Reply { body: format!("{line}\n").into_bytes(), ..Reply::empty(status) }
+    }
+
+    /// JSON that is complete, but for the newline behind it.
+    pub(super) fn json(status: StatusCode, json: serde_json::Result<Vec<u8>>) -> Reply {
+        match json {
+            Ok(mut body) => {
+                body.push(b'\n');
+                Reply { content_type: "application/json", body, ..Reply::empty(status) }
+            }
+            Err(error) => Reply::text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+        }
+    }
+
+    /// Why a request is not answered otherwise: a word for programs, and a line for people.
+    pub(super) fn problem(status: StatusCode, code: &str, message: &str) -> Reply {
+        Reply::json(status, serde_json::to_vec(&json!({"error": {"code": code, "message": message}})))
     }
 }
 
-/// Answers a GET (or HEAD) of a path.
-pub(super) type Answer = dyn Fn(&str) -> Pin<Box<dyn Future<Output = Reply>>>;
+/// Who answers requests.
+pub(super) trait Answer: 'static {
+    async fn answer(&self, request: &mut Request<Incoming>) -> Reply;
+}
+
+/// Why there is no body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoBody {
+    /// It has more bytes than it may have.
+    TooLong,
+    /// Too many bytes of other requests are held.
+    NoRoom,
+    /// It did not come in time.
+    TooLate,
+    /// It ended too early, or was no HTTP.
+    Broken,
+}
+
+/// A body, which counts among those that are held for as long as this lives.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) bytes: Vec<u8>,
+    counted: u64,
+    room: Rc<Cell<u64>>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.room.set(self.room.get() - self.counted);
+    }
+}
+
+/// Bounds the bytes of all bodies that are held.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Bodies(Rc<Cell<u64>>);
+
+impl Bodies {
+    /// Reads a body of at most `bytes_max`. One is taken whatever its length while no other is held.
+    pub(super) async fn read(&self, body: &mut Incoming, bytes_max: u64) -> Result<Held, NoBody> {
+        if body.size_hint().lower() > bytes_max {
+            return Err(NoBody::TooLong);
+        }
+        let reading = self.read_frames(body, bytes_max);
+        match tokio::time::timeout(Duration::from_nanos(ADMIN_BODY_TIMEOUT), reading).await {
+            Ok(read) => read,
+            Err(_) => Err(NoBody::TooLate),
+        }
+    }
+
+    async fn read_frames(&self, body: &mut Incoming, bytes_max: u64) -> Result<Held, NoBody> {
+        let mut held = Held { bytes: Vec::new(), counted: 0, room: Rc::clone(&self.0) };
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| NoBody::Broken)?;
+            // The other kind are trailers.
+            let Ok(more) = frame.into_data() else { continue };
+            let length = held.counted + more.len() as u64;
+            if length > bytes_max {
+                return Err(NoBody::TooLong);
+            }
+            let all = self.0.get() + more.len() as u64;
+            if all > ADMIN_BODIES_BYTES_MAX && all > length {
+                return Err(NoBody::NoRoom);
+            }
+            self.0.set(all);
+            held.counted = length;
+            held.bytes.extend_from_slice(&more);
+        }
+        Ok(held)
+    }
+}
 
 /// Pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -48,9 +144,9 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// When the ring could not be set up, before anything was accepted: plain tokio will do then.
-pub(super) fn serve_on_ring(
+pub(super) fn serve_on_ring<A: Answer>(
     listener: &TcpListener,
-    answer: &Rc<Answer>,
+    answer: &Rc<A>,
     stopped: &mut oneshot::Receiver<()>,
 ) -> io::Result<()> {
     let runtime = tokio_uring::Runtime::new(tokio_uring::builder().entries(128))?;
@@ -63,7 +159,7 @@ pub(super) fn serve_on_ring(
                 _ = &mut *stopped => return,
             };
             match accepted {
-                Ok((stream, _)) => serve_connection(TokioStream(UringStream::new(stream)), answer, permit),
+                Ok((stream, _)) => serve_connection(UringStream::new(stream), answer, permit),
                 Err(error) => accept_failed(&error).await,
             }
         }
@@ -75,9 +171,9 @@ pub(super) fn serve_on_ring(
 ///
 /// # Errors
 /// When the runtime could not be set up.
-pub(super) fn serve_on_tokio(
+pub(super) fn serve_on_tokio<A: Answer>(
     listener: TcpListener,
-    answer: &Rc<Answer>,
+    answer: &Rc<A>,
     stopped: &mut oneshot::Receiver<()>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -91,7 +187,7 @@ pub(super) fn serve_on_tokio(
                 _ = &mut *stopped => return Ok(()),
             };
             match accepted {
-                Ok((stream, _)) => serve_connection(TokioStream(stream), answer, permit),
+                Ok((stream, _)) => serve_connection(stream, answer, permit),
                 Err(error) => accept_failed(&error).await,
             }
         }
@@ -123,19 +219,14 @@ async fn accept_failed(error: &io::Error) {
 }
 
 /// Serves one request on `stream`, as a task of its own.
-fn serve_connection<S>(stream: S, answer: &Rc<Answer>, permit: Option<OwnedSemaphorePermit>)
+fn serve_connection<S, A: Answer>(stream: S, answer: &Rc<A>, permit: Option<OwnedSemaphorePermit>)
 where
-    S: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let answer = Rc::clone(answer);
     spawn_local(async move {
-        let service = service_fn(|request: Request<Incoming>| respond(request, Rc::clone(&answer)));
-        let connection = http1::Builder::new()
-            .keep_alive(false)
-            .max_buf_size(HEAD_BYTES_MAX)
-            .max_headers(HEADERS_MAX)
-            .serve_connection(stream, service);
-        match tokio::time::timeout(Duration::from_nanos(ADMIN_TIMEOUT), connection).await {
+        let serving = serve_request(stream, answer);
+        match tokio::time::timeout(Duration::from_nanos(ADMIN_TIMEOUT), serving).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "an admin request failed"),
             Err(_) => tracing::debug!("an admin request took too long"),
@@ -144,27 +235,50 @@ where
     });
 }
 
-async fn respond(
-    request: Request<Incoming>,
-    answer: Rc<Answer>,
+async fn serve_request<S, A: Answer>(stream: S, answer: Rc<A>) -> hyper::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let unread = Rc::new(Cell::new(false));
+    let service = service_fn(|request: Request<Incoming>| {
+        Box::pin(respond(request, Rc::clone(&answer), Rc::clone(&unread)))
+    });
+    let mut connection = http1::Builder::new()
+        .keep_alive(false)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .max_headers(HEADERS_MAX)
+        .serve_connection(TokioStream(stream), service);
+    let served = (&mut connection).await;
+    if served.is_err() || unread.get() {
+        discard(connection.into_parts().io.0).await;
+    }
+    served
+}
+
+/// Reads what comes behind a response. A socket that is closed while bytes of the peer lie unread answers with a reset,
+/// which may overtake the response.
+async fn discard<S: AsyncRead + Unpin>(stream: S) {
+    let mut rest = stream.take(ADMIN_DISCARD_BYTES_MAX);
+    let mut nowhere = tokio::io::sink();
+    let discarding = tokio::io::copy(&mut rest, &mut nowhere);
+    // Whoever sends more, or for longer, is cut off.
+    let _ = tokio::time::timeout(Duration::from_nanos(ADMIN_LINGER), discarding).await;
+}
+
+async fn respond<A: Answer>(
+    mut request: Request<Incoming>,
+    answer: Rc<A>,
+    unread: Rc<Cell<bool>>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    let known_method = matches!(*request.method(), Method::GET | Method::HEAD);
-    let reply = if !known_method {
-        Reply::text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are understood here")
-    } else if !request.body().is_end_stream() {
-        Reply::text(StatusCode::PAYLOAD_TOO_LARGE, "a request here has no body")
-    } else {
-        answer(request.uri().path()).await
-    };
+    let reply = answer.answer(&mut request).await;
+    unread.set(!request.body().is_end_stream());
     let mut response = Response::new(Full::new(Bytes::from(reply.body)));
     *response.status_mut() = reply.status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if !known_method {
-        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-    }
+    headers.extend(reply.headers);
     Ok(response)
 }
 
@@ -175,6 +289,29 @@ mod tests {
     use std::thread;
 
     use super::*;
+
+    /// Says the path, and with POST the body.
+    struct Mirror {
+        bodies: Bodies,
+    }
+
+    const BODY_BYTES_MAX: u64 = 100_000;
+
+    impl Answer for Mirror {
+        async fn answer(&self, request: &mut Request<Incoming>) -> Reply {
+            let path = request.uri().path().to_owned();
+            if request.method() != hyper::Method::POST {
+                return Reply::text(StatusCode::OK, &path);
+            }
+            if path == "/unwanted" {
+                return Reply::empty(StatusCode::FORBIDDEN);
+            }
+            match self.bodies.read(request.body_mut(), BODY_BYTES_MAX).await {
+                Ok(held) => Reply { body: held.bytes.clone(), ..Reply::empty(StatusCode::OK) },
+                Err(error) => Reply::text(StatusCode::BAD_REQUEST, &format!("{error:?}")),
+            }
+        }
+    }
 
     /// Serves on both runtimes in turn, and gives the address to `test`.
     fn on_each_runtime(test: impl Fn(SocketAddr)) {
@@ -187,10 +324,7 @@ mod tests {
             let address = listener.local_addr().expect("its address");
             let (stop, mut stopped) = oneshot::channel();
             let server = thread::spawn(move || {
-                let answer: Rc<Answer> = Rc::new(|path: &str| {
-                    let path = path.to_owned();
-                    Box::pin(async move { Reply::text(StatusCode::OK, &path) })
-                });
+                let answer = Rc::new(Mirror { bodies: Bodies::default() });
                 if ring {
                     serve_on_ring(&listener, &answer, &mut stopped)
                 } else {
@@ -222,19 +356,67 @@ mod tests {
     }
 
     #[test]
-    fn other_methods_bodies_and_oversized_heads_are_refused() {
+    fn oversized_heads_and_what_is_no_http_are_refused() {
         on_each_runtime(|address| {
-            let post = exchange(address, b"POST /stats HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
-            assert!(post.starts_with("HTTP/1.1 405 "), "{post}");
-            assert!(post.contains("allow: GET, HEAD\r\n"), "{post}");
-            let body = exchange(address, b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n");
-            assert!(body.starts_with("HTTP/1.1 413 "), "{body}");
             let mut long = b"GET / HTTP/1.1\r\nHost: a\r\nX: ".to_vec();
             long.resize(long.len() + HEAD_BYTES_MAX, b'x');
             let long = exchange(address, &long);
             assert!(long.starts_with("HTTP/1.1 431 "), "{long}");
             let garbage = exchange(address, b"\x16\x03\x01\r\n\r\n");
             assert!(garbage.starts_with("HTTP/1.1 400 "), "{garbage}");
+        });
+    }
+
+    fn post(path: &str, length: u64, body: &[u8]) -> Vec<u8> {
+        let mut request =
+            format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n").into_bytes();
+        request.extend_from_slice(body);
+        request
+    }
+
+    #[test]
+    fn a_body_is_read_to_its_end_and_no_further_than_its_bound() {
+        on_each_runtime(|address| {
+            let body = vec![b'x'; BODY_BYTES_MAX as usize];
+            let whole = exchange(address, &post("/", BODY_BYTES_MAX, &body));
+            assert!(whole.starts_with("HTTP/1.1 200 OK\r\n"), "{whole:.100}");
+            assert_eq!(whole.split("\r\n\r\n").nth(1).map(str::len), Some(body.len()));
+            let long = exchange(address, &post("/", BODY_BYTES_MAX + 1, b""));
+            assert!(long.ends_with("\r\n\r\nTooLong\n"), "{long}");
+            let mut chunked = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+            for _ in 0..11 {
+                chunked.extend_from_slice(b"2710\r\n");
+                chunked.resize(chunked.len() + 10_000, b'x');
+                chunked.extend_from_slice(b"\r\n");
+            }
+            chunked.extend_from_slice(b"0\r\n\r\n");
+            let long = exchange(address, &chunked);
+            assert!(long.ends_with("\r\n\r\nTooLong\n"), "{long}");
+        });
+    }
+
+    #[test]
+    fn a_body_that_ends_too_early_is_none() {
+        on_each_runtime(|address| {
+            let mut stream = TcpStream::connect(address).expect("connected");
+            stream.write_all(&post("/", 10, b"half")).expect("sent");
+            stream.shutdown(std::net::Shutdown::Write).expect("half closed");
+            let mut response = String::new();
+            // Without a response when the end was noticed before it could be said.
+            let _ = stream.read_to_string(&mut response);
+            assert!(response.is_empty() || response.ends_with("\r\n\r\nBroken\n"), "{response}");
+        });
+    }
+
+    #[test]
+    fn who_sends_a_body_that_nobody_wants_gets_to_see_why() {
+        on_each_runtime(|address| {
+            let mut stream = TcpStream::connect(address).expect("connected");
+            let body = vec![0; ADMIN_DISCARD_BYTES_MAX as usize / 2];
+            stream.write_all(&post("/unwanted", body.len() as u64, &body)).expect("all of it is taken");
+            let mut response = String::new();
+            stream.read_to_string(&mut response).expect("no reset");
+            assert!(response.starts_with("HTTP/1.1 403 "), "{response}");
         });
     }
 

@@ -1,4 +1,5 @@
-//! The control plane: one thread that answers an operator on an address of its own.
+//! The control plane: one thread that answers an operator on an address of its own, and publishes for programs beside
+//! the server.
 //!
 //! It runs on tokio-uring where the server's shards run on io_uring, and on plain tokio where they do not.
 //! It learns about shards by asking them and changes them by orders; it never touches their data, and a
@@ -6,8 +7,12 @@
 
 #![forbid(unsafe_code)]
 
+mod access;
 mod http;
+mod publications;
 mod report;
+mod topic_report;
+mod topics;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -17,13 +22,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use hyper::StatusCode;
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{ALLOW, HeaderValue};
+use hyper::{Method, Request, StatusCode};
 use tokio::sync::oneshot;
 
 use crate::aio;
 use crate::server::Server;
-use http::{Answer, Reply};
+use access::Access;
+pub use access::{Token, TokenError};
+use http::{Answer, Bodies, Reply};
 use report::Node;
+use topics::Topics;
 
 /// A running control plane.
 #[derive(Debug)]
@@ -34,24 +44,26 @@ pub struct Control {
 }
 
 impl Control {
-    /// Serves `listener` on a thread of its own, telling about `server`.
+    /// Serves `listener` on a thread of its own, telling about `server`, and publishing to its topics. With a token
+    /// requests have to name it; without one nothing is published that comes from another machine.
     ///
     /// # Errors
     /// When the thread could not be started, or the listener has no address.
-    pub fn start(listener: TcpListener, server: &Server) -> io::Result<Control> {
+    pub fn start(listener: TcpListener, server: &Server, token: Option<Token>) -> io::Result<Control> {
         let address = listener.local_addr()?;
         let draining = Arc::new(AtomicBool::new(false));
         let (stop, stopped) = oneshot::channel();
+        announce(address, token.is_some());
         let plane = Plane {
             server: server.handle(),
             shards: server.shards(),
             started: Instant::now(),
             draining: Arc::clone(&draining),
             runtime: runtime(server.driver().name),
+            access: Access::new(token, address),
         };
         let thread =
             thread::Builder::new().name("control".to_owned()).spawn(move || plane.run(listener, stopped))?;
-        announce(address);
         Ok(Control { draining, stop, thread })
     }
 
@@ -68,12 +80,12 @@ impl Control {
     }
 }
 
-fn announce(address: SocketAddr) {
+fn announce(address: SocketAddr, guarded: bool) {
     tracing::info!("control plane on http://{address}/stats and http://{address}/healthz");
-    if !address.ip().is_loopback() {
+    if !address.ip().is_loopback() && !guarded {
         tracing::warn!(
             "the control plane on {address} can be reached from other machines and asks nobody who they are; \
-             unless a firewall does, give a loopback address to --admin"
+             unless a firewall does, give a loopback address to --admin, or use --admin-token-file"
         );
     }
 }
@@ -108,12 +120,13 @@ struct Plane {
     started: Instant,
     draining: Arc<AtomicBool>,
     runtime: Runtime,
+    access: Access,
 }
 
 impl Plane {
     fn run(mut self, listener: TcpListener, mut stopped: oneshot::Receiver<()>) {
         if self.runtime == Runtime::TokioUring {
-            match http::serve_on_ring(&listener, &self.clone().answer(), &mut stopped) {
+            match http::serve_on_ring(&listener, &self.clone().desk(), &mut stopped) {
                 Ok(()) => return,
                 Err(error) => {
                     tracing::warn!(%error, "the control plane got no ring of its own and runs on plain tokio");
@@ -121,20 +134,14 @@ impl Plane {
                 }
             }
         }
-        if let Err(error) = http::serve_on_tokio(listener, &self.answer(), &mut stopped) {
+        if let Err(error) = http::serve_on_tokio(listener, &self.desk(), &mut stopped) {
             tracing::error!(%error, "the control plane ended; the shards go on without it");
         }
     }
 
-    fn answer(self) -> Rc<Answer> {
-        Rc::new(move |path: &str| {
-            let plane = self.clone();
-            match path {
-                "/healthz" => Box::pin(async move { plane.health() }),
-                "/stats" => Box::pin(plane.stats()),
-                _ => Box::pin(async { Reply::text(StatusCode::NOT_FOUND, "ask for /stats or /healthz") }),
-            }
-        })
+    fn desk(self) -> Rc<Desk> {
+        let topics = Topics { server: self.server.clone(), shards: self.shards, bodies: Bodies::default() };
+        Rc::new(Desk { plane: self, topics })
     }
 
     fn health(&self) -> Reply {
@@ -145,19 +152,60 @@ impl Plane {
         }
     }
 
-    async fn stats(self) -> Reply {
+    async fn stats(&self) -> Reply {
         let node = Node {
             uptime_s: self.started.elapsed().as_secs_f64(),
             draining: self.draining.load(Ordering::Relaxed),
             control: self.runtime.name(),
             shards: self.shards,
         };
+        let server = self.server.clone();
         // Waits for the shards, so it must not happen on this thread.
-        let snapshots =
-            tokio::task::spawn_blocking(move || self.server.snapshots()).await.unwrap_or_default();
-        match report::to_json(node, &snapshots) {
-            Ok(body) => Reply { status: StatusCode::OK, content_type: "application/json", body },
-            Err(error) => Reply::text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+        let snapshots = tokio::task::spawn_blocking(move || server.snapshots()).await.unwrap_or_default();
+        Reply::json(StatusCode::OK, report::to_json(node, &snapshots))
+    }
+}
+
+/// Where requests are answered, on the thread itself.
+struct Desk {
+    plane: Plane,
+    topics: Topics,
+}
+
+const READS: &[Method] = &[Method::GET, Method::HEAD];
+const READS_AND_POST: &[Method] = &[Method::GET, Method::HEAD, Method::POST];
+
+impl Answer for Desk {
+    async fn answer(&self, request: &mut Request<Incoming>) -> Reply {
+        let (path, query) = (request.uri().path().to_owned(), request.uri().query().unwrap_or_default());
+        if let Err(reply) = self.plane.access.judge(request.method(), &path, request.headers()) {
+            return reply;
+        }
+        let topic = path.strip_prefix("/topics/");
+        let methods = match &*path {
+            "/healthz" | "/stats" | "/topics" => READS,
+            _ if topic.is_some() => READS_AND_POST,
+            _ => return Reply::text(StatusCode::NOT_FOUND, "ask for /stats, /topics or /healthz"),
+        };
+        if !methods.contains(request.method()) {
+            return wrong_method(methods);
+        }
+        if request.method() != Method::POST && !request.body().is_end_stream() {
+            return Reply::text(StatusCode::PAYLOAD_TOO_LARGE, "a request for this has no body");
+        }
+        match (&*path, topic) {
+            (_, Some(topic)) => self.topics.one(topic, request).await,
+            ("/topics", _) => self.topics.list(query).await,
+            ("/stats", _) => self.plane.stats().await,
+            _ => self.plane.health(),
         }
     }
+}
+
+fn wrong_method(methods: &'static [Method]) -> Reply {
+    let allowed = if methods.contains(&Method::POST) { "GET, HEAD, POST" } else { "GET, HEAD" };
+    let mut reply =
+        Reply::text(StatusCode::METHOD_NOT_ALLOWED, &format!("only {allowed} are understood here"));
+    reply.headers.push((ALLOW, HeaderValue::from_static(allowed)));
+    reply
 }

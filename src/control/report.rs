@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::stats::{Compressed, Counters, Snapshot};
+use crate::stats::{Compressed, Counters, Deliveries, Passed, Publications, Snapshot};
 
 /// Names the shape of the report.
 const SCHEMA: &str = "echoring.stats/1";
@@ -53,6 +53,9 @@ struct Figures<'a> {
     pool_bytes: u64,
     pool_bytes_peak: u64,
     compression: CompressionFigures,
+    publications: PublicationFigures,
+    deliveries: DeliveryFigures,
+    passed: PassedFigures,
     accepted: u64,
     opened: u64,
     tls_handshakes: u64,
@@ -100,6 +103,71 @@ impl CompressionFigures {
     }
 }
 
+/// Messages for topics: `published = accepted + refused`.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct PublicationFigures {
+    published: u64,
+    accepted: u64,
+    refused: u64,
+}
+
+impl PublicationFigures {
+    pub(super) fn new(counted: &Publications) -> PublicationFigures {
+        let Publications { published, accepted, refused } = *counted;
+        PublicationFigures { published, accepted, refused }
+    }
+}
+
+/// Messages for subscribers: `offered = sent + queued +` the sum of `dropped`.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct DeliveryFigures {
+    offered: u64,
+    sent: u64,
+    queued: u64,
+    dropped: DropFigures,
+}
+
+/// Why subscribers did not get messages.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct DropFigures {
+    disconnect: u64,
+    oldest: u64,
+    conflated: u64,
+    memory: u64,
+}
+
+impl DeliveryFigures {
+    pub(super) fn new(counted: &Deliveries) -> DeliveryFigures {
+        DeliveryFigures {
+            offered: counted.offered,
+            sent: counted.sent,
+            queued: counted.queued,
+            dropped: DropFigures {
+                disconnect: counted.dropped_disconnect,
+                oldest: counted.dropped_oldest,
+                conflated: counted.dropped_conflated,
+                memory: counted.dropped_memory,
+            },
+        }
+    }
+}
+
+/// From shard to shard. What is out and not in is in a mailbox.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct PassedFigures {
+    publications_out: u64,
+    publications_in: u64,
+    messages_out: u64,
+    messages_in: u64,
+}
+
+impl PassedFigures {
+    fn new(counted: &Passed) -> PassedFigures {
+        let Passed { publications_out, publications_in, messages_out, messages_in } = *counted;
+        PassedFigures { publications_out, publications_in, messages_out, messages_in }
+    }
+}
+
 impl<'a> Figures<'a> {
     fn new(gauges: &Gauges, counters: &'a Counters) -> Figures<'a> {
         Figures {
@@ -109,6 +177,9 @@ impl<'a> Figures<'a> {
             pool_bytes: gauges.pool_bytes,
             pool_bytes_peak: gauges.pool_bytes_peak,
             compression: gauges.compression,
+            publications: PublicationFigures::new(&gauges.publications),
+            deliveries: DeliveryFigures::new(&gauges.deliveries),
+            passed: PassedFigures::new(&gauges.passed),
             accepted: counters.accepted,
             opened: counters.opened,
             tls_handshakes: counters.tls_handshakes,
@@ -141,6 +212,9 @@ struct Gauges {
     pool_bytes: u64,
     pool_bytes_peak: u64,
     compression: CompressionFigures,
+    publications: Publications,
+    deliveries: Deliveries,
+    passed: Passed,
 }
 
 impl Gauges {
@@ -151,6 +225,9 @@ impl Gauges {
         self.pool_bytes += snapshot.pool_bytes;
         self.pool_bytes_peak += snapshot.pool_bytes_peak;
         self.compression.add(&snapshot.compressed);
+        self.publications.add(&snapshot.publications);
+        self.deliveries.add(&snapshot.deliveries);
+        self.passed.add(&snapshot.passed);
     }
 }
 
@@ -163,7 +240,7 @@ pub(super) struct Node {
     pub(super) shards: usize,
 }
 
-/// The report as JSON, ended by a newline.
+/// The report as JSON.
 pub(super) fn to_json(node: Node, snapshots: &[Snapshot]) -> serde_json::Result<Vec<u8>> {
     let mut gauges = Gauges::default();
     let mut counters = Counters::default();
@@ -184,9 +261,7 @@ pub(super) fn to_json(node: Node, snapshots: &[Snapshot]) -> serde_json::Result<
         node: Figures::new(&gauges, &counters),
         shards: snapshots.iter().map(shard).collect(),
     };
-    let mut json = serde_json::to_vec_pretty(&report)?;
-    json.push(b'\n');
-    Ok(json)
+    serde_json::to_vec_pretty(&report)
 }
 
 /// All shards have the same kernel and the same flags, so the first speaks for the node.
@@ -220,6 +295,9 @@ mod tests {
             connections: 10,
             driver: "uring",
             degraded: vec!["receive-total"],
+            publications: Publications { published: 5, accepted: 4, refused: 1 },
+            deliveries: Deliveries { offered: 9, sent: 6, dropped_disconnect: 3, ..Deliveries::default() },
+            passed: Passed { messages_out: 2, ..Passed::default() },
             counters: Counters {
                 messages_in,
                 closes: [(1000, 2), (1006, messages_in)].into(),
@@ -238,6 +316,10 @@ mod tests {
         assert_eq!(report["node"]["connections"], 20);
         assert_eq!(report["node"]["messages_in"], 12);
         assert_eq!(report["node"]["closes"]["1000"], 4);
+        assert_eq!(report["node"]["publications"]["accepted"], 8);
+        assert_eq!(report["node"]["deliveries"]["sent"], 12);
+        assert_eq!(report["node"]["passed"]["messages_out"], 4);
+        assert_eq!(report["shards"][0]["deliveries"]["dropped"]["disconnect"], 3);
         assert_eq!(report["shards"][1]["shard"], 1);
         assert_eq!(report["shards"][1]["closes"]["1006"], 7);
     }

@@ -8,7 +8,8 @@
 //!    A send may point into it ([`Source::Received`]); nothing else may keep it.
 //! 3. A connection has one send in flight. Sends staged in one turn leave together, in order, as one
 //!    operation. Short sends are resumed inside; while that lasts the connection is *blocked*
-//!    ([`Event::Blocked`] … [`Event::Unblocked`]) and takes no further send.
+//!    ([`Event::Blocked`] … [`Event::Unblocked`]) and takes no further send. The resumption begins with the turn
+//!    after the one that told of it: until then, what is shared can be [taken back](Driver::take_back).
 //! 4. After [`Event::Closed`] nothing more is heard of a token; its index may come back under another
 //!    generation.
 //!
@@ -49,8 +50,27 @@ pub enum Source {
     /// A pooled buffer; it goes back to the pool when the send is over.
     Pooled(Buffer),
     /// Bytes that many connections send, such as a stretch of a topic's log.
-    Shared(Bytes),
+    Shared(Shared),
 }
+
+/// Bytes that many connections send. What a short send left of them can be [taken back](Driver::take_back).
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// What is sent.
+    pub bytes: Bytes,
+    /// By which its owner knows it again; means nothing to a driver.
+    pub tag: u64,
+}
+
+impl From<Bytes> for Shared {
+    /// Bytes whose owner does not ask for them again.
+    fn from(bytes: Bytes) -> Shared {
+        Shared { bytes, tag: 0 }
+    }
+}
+
+/// Pieces are moved into batches and out of them by the hundred.
+const _: () = assert!(size_of::<Source>() <= 48);
 
 impl Source {
     /// Bytes of it that are still to be sent.
@@ -58,7 +78,7 @@ impl Source {
         match self {
             Source::Received(span) => span.bytes as usize,
             Source::Pooled(buffer) => buffer.len(),
-            Source::Shared(bytes) => bytes.len(),
+            Source::Shared(shared) => shared.bytes.len(),
         }
     }
 
@@ -70,7 +90,7 @@ impl Source {
                 span.bytes -= bytes as u32;
             }
             Source::Pooled(buffer) => buffer.skip(bytes),
-            Source::Shared(shared) => shared.advance(bytes),
+            Source::Shared(shared) => shared.bytes.advance(bytes),
         }
     }
 
@@ -283,6 +303,20 @@ pub trait Driver: Sized {
         self.send(token, Source::Received(run)).is_ok()
     }
 
+    /// Tag and bytes of the last piece of what a short send left, if that is a [shared](Source::Shared) one: those
+    /// bytes of it that the kernel has not taken. Known between the [`Event::Blocked`] of `token` and the next turn
+    /// only, when nothing of it is under way; `None` at any other time.
+    fn unsent_shared(&self, token: Token) -> Option<(u64, usize)>;
+
+    /// Drops the last `bytes` of the piece that [`unsent_shared`](Driver::unsent_shared) tells of, so that they are
+    /// never sent. A piece may go whole; the one before it is then the last. One that goes in part keeps its tag.
+    /// Something must stay, since it is the last byte's leaving that unblocks the connection. False, and nothing
+    /// dropped, when there is no such piece.
+    ///
+    /// # Panics
+    /// In debug builds when the piece has fewer bytes, or when nothing would stay. In others that is false, too.
+    fn take_back(&mut self, token: Token, bytes: usize) -> bool;
+
     /// Grants no further receive credit to `token`. What is already under way is still reported: at most
     /// [`RECEIVE_CREDIT_BYTES`](crate::limits::RECEIVE_CREDIT_BYTES) where the kernel knows totals, else
     /// what arrives until the cancellation is done.
@@ -339,6 +373,7 @@ pub trait Driver: Sized {
 mod addresses;
 mod clock;
 mod regions;
+mod unsent;
 mod waker;
 
 pub use regions::small_pages_only;

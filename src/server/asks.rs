@@ -260,3 +260,147 @@ impl Drop for Charge {
         self.outside.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::driver::epoll::Epoll;
+    use crate::driver::{Features, Options};
+    use crate::limits::{MILLISECOND, SECOND};
+    use crate::server::Config;
+    use crate::shard::{self, Allowance, Mailboxes, Security, Shard};
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// A server's only shard, which has its turns when the test says so.
+    fn shard() -> (Shard<Epoll, Service>, Asking) {
+        let options = Options { connections: 4, without: Features::NONE, receive_bytes: 0 };
+        let config = Config::default();
+        let shard_config = shard::Config {
+            connection: config.connection(),
+            connections: 4,
+            security: Security::default(),
+            seed: 1,
+        };
+        let mailboxes = Mailboxes::connect(1, 1 << 20).remove(0);
+        let driver = Epoll::new(&options).expect("epoll");
+        let service = crate::server::service(&config);
+        let shard = Shard::new(driver, service, shard_config, Allowance::standalone(4), mailboxes);
+        let asking = Asking::new([shard.remote()].into());
+        (shard, asking)
+    }
+
+    fn texts(count: usize) -> Vec<OwnedPublication> {
+        let message = OwnedPublication { content: Content::Text, key: "".into(), payload: b"m".to_vec() };
+        vec![message; count]
+    }
+
+    fn waiting(asking: &Asking) -> (u64, u64) {
+        let Outside { messages, bytes } = &*asking.outside;
+        (messages.load(Ordering::Relaxed), bytes.load(Ordering::Relaxed))
+    }
+
+    /// Turns the shard until the publisher has its answer.
+    fn answer<T>(shard: &mut Shard<Epoll, Service>, publisher: thread::JoinHandle<T>) -> T {
+        let given_up = Instant::now() + PATIENCE;
+        while !publisher.is_finished() {
+            assert!(Instant::now() < given_up, "nobody answers");
+            assert!(shard.turn(Some(0)).expect("epoll works"), "it goes on");
+        }
+        publisher.join().expect("no panic")
+    }
+
+    #[test]
+    fn what_waits_is_bounded_and_there_is_room_again_when_it_was_answered() {
+        let (mut shard, asking) = shard();
+        let publish = |count| {
+            let asking = asking.clone();
+            thread::spawn(move || asking.publish("t", texts(count), PATIENCE.as_nanos() as Nanos))
+        };
+        let most = OUTSIDE_MESSAGES_MAX as usize;
+        let publishers = [publish(most - 1), publish(1)];
+        let given_up = Instant::now() + PATIENCE;
+        while waiting(&asking).0 < OUTSIDE_MESSAGES_MAX {
+            assert!(Instant::now() < given_up, "they do not come to wait");
+            thread::yield_now();
+        }
+        assert_eq!(asking.publish("t", texts(1), SECOND), Err(PublishError::Busy), "at once");
+        let mut offsets: Vec<u64> = publishers
+            .into_iter()
+            .flat_map(|publisher| answer(&mut shard, publisher).expect("in time"))
+            .map(|published| published.expect("taken").offset)
+            .collect();
+        offsets.sort_unstable();
+        assert_eq!(offsets, (1..=OUTSIDE_MESSAGES_MAX).collect::<Vec<_>>());
+        assert_eq!(waiting(&asking), (0, 0));
+        assert_eq!(answer(&mut shard, publish(1)).expect("in time").len(), 1);
+    }
+
+    #[test]
+    fn bytes_are_bounded_as_well_but_one_publisher_is_always_let_in() {
+        let outside = Arc::new(Outside::default());
+        let long =
+            |bytes| [OwnedPublication { content: Content::Binary, key: "k".into(), payload: vec![0; bytes] }];
+        let charge = outside.charge(&long(OUTSIDE_BYTES_MAX as usize)).expect("nothing else waits");
+        assert!(outside.charge(&long(1)).is_none());
+        drop(charge);
+        let half = OUTSIDE_BYTES_MAX as usize / 2;
+        let charge = outside.charge(&long(half)).expect("room");
+        assert!(outside.charge(&long(half)).is_none(), "what surrounds the bytes counts as well");
+        assert!(outside.charge(&long(half - 1024)).is_some());
+        drop(charge);
+        assert_eq!(outside.bytes.load(Ordering::Relaxed), 0);
+        assert_eq!(outside.messages.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn what_its_publisher_gave_up_is_not_published_later() {
+        let (mut shard, asking) = shard();
+        assert_eq!(asking.publish("t", texts(3), MILLISECOND), Err(PublishError::Busy));
+        let publisher = thread::spawn({
+            let asking = asking.clone();
+            move || asking.publish("t", texts(1), PATIENCE.as_nanos() as Nanos)
+        });
+        let published = answer(&mut shard, publisher).expect("in time");
+        assert_eq!(published[0].expect("taken").offset, 1);
+        assert_eq!(waiting(&asking), (0, 0));
+    }
+
+    #[test]
+    fn names_keys_and_numbers_past_their_bounds_reach_no_shard() {
+        let (shard, asking) = shard();
+        let publish = |topic: &str, messages| asking.publish(topic, messages, SECOND);
+        assert_eq!(publish("", texts(1)), Err(PublishError::BadTopic));
+        assert_eq!(publish(&"t".repeat(TOPIC_BYTES_MAX + 1), texts(1)), Err(PublishError::BadTopic));
+        let most = OUTSIDE_MESSAGES_MAX as usize;
+        assert_eq!(publish("t", texts(most + 1)), Err(PublishError::TooMany));
+        let mut messages = texts(2);
+        messages[1].key = "k".repeat(KEY_BYTES_MAX + 1).into();
+        assert_eq!(publish("t", messages), Err(PublishError::BadKey(1)));
+        assert_eq!(publish("t", texts(0)), Ok(Vec::new()));
+        drop(shard);
+        assert_eq!(publish("t", texts(1)), Err(PublishError::Ended));
+        assert!(asking.topics().is_empty());
+    }
+
+    #[test]
+    fn topics_are_told_about_by_the_shards_that_know_them() {
+        let (mut shard, asking) = shard();
+        let asked = thread::spawn(move || {
+            let published = asking.publish("t", texts(2), PATIENCE.as_nanos() as Nanos);
+            (published, asking.topics(), asking.topic("t"), asking.topic("u"))
+        });
+        let (published, topics, known, unknown) = answer(&mut shard, asked);
+        let last = published.expect("in time")[1].expect("taken");
+        let [(0, ref reports)] = topics[..] else { panic!("{topics:?}") };
+        let [ref report] = reports[..] else { panic!("{reports:?}") };
+        let home = report.home.as_ref().expect("its home is here");
+        assert_eq!((home.epoch, home.offset, home.publications.accepted), (last.epoch, last.offset, 2));
+        assert_eq!(home.payload_bytes, 2);
+        assert_eq!(known[0].1.as_ref().map(|report| &*report.name), Some("t"));
+        assert_eq!(unknown, [(0, None)]);
+    }
+}

@@ -10,7 +10,7 @@ use super::slots::Slot;
 use super::{Application, Core};
 use crate::buffer::Pool;
 use crate::connection::{Codecs, Connection, Env, Kind, Reply};
-use crate::driver::{Driver, Source, Token};
+use crate::driver::{Driver, Shared, Source, Token};
 use crate::limits::Nanos;
 use crate::protocol::CloseCode;
 use crate::protocol::handshake::{Dial, Refusal};
@@ -279,28 +279,28 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
     }
 
     /// Sends encoded frames, `messages` of them, from memory that other connections send too. The connection
-    /// must be writable, see [`is_writable`](Context::is_writable).
+    /// must be writable, see [`is_writable`](Context::is_writable). `tag` is what
+    /// [`unsent_shared`](Context::unsent_shared) calls them, should not all of them leave.
     ///
     /// # Errors
     /// Gives the bytes back when the connection cannot take them now;
     /// [`Application::writable`] is called when it can.
     #[inline]
     pub fn share(&mut self, token: Token, frames: Bytes, messages: u64, tag: u64) -> Result<(), Bytes> {
-        let _ = tag;
         let bytes = frames.len() as u64;
         if self.core.sessions.has(token.index) {
             return self.share_sealed(token, frames, messages);
         }
-        match self.core.driver.send(token, Source::Shared(frames)) {
+        match self.core.driver.send(token, Source::Shared(Shared { bytes: frames, tag })) {
             Ok(()) => {
                 self.core.counters.messages_out += messages;
                 self.core.counters.bytes_out += bytes;
                 Ok(())
             }
-            Err(Source::Shared(frames)) => {
+            Err(Source::Shared(shared)) => {
                 // No event will say that the next batch has room.
                 self.core.refused.push(token);
-                Err(frames)
+                Err(shared.bytes)
             }
             Err(Source::Received(_) | Source::Pooled(_)) => Err(Bytes::new()),
         }
@@ -316,17 +316,38 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
         Err(frames)
     }
 
-    // STUB-H1
-    pub fn unsent_shared(&self, _: Token) -> Option<(u64, usize)> {
-        None
+    /// What a short send left that was [shared](Context::share) last: its tag, and the bytes of it that the kernel has
+    /// not taken. Known from [`Application::blocked`] until the turn's end only. `None` at any other time, when
+    /// something else lies behind it (a pong), and through TLS, where nothing is shared: it was sealed.
+    pub fn unsent_shared(&self, token: Token) -> Option<(u64, usize)> {
+        self.core.driver.unsent_shared(token)
     }
-    pub fn unsent_bytes(&self, _: Token) -> u32 {
-        0
+
+    /// Bytes of a short send that the kernel has not taken, less what was [taken back](Context::take_back); 0 when no
+    /// send is unfinished. From [`Application::blocked`] until the turn's end this is exact.
+    pub fn unsent_bytes(&self, token: Token) -> u32 {
+        self.core.slots.get(token).map_or(0, |slot| slot.connection.unsent_bytes())
     }
-    pub fn take_back(&mut self, _: Token, _: usize, _: u64) -> bool {
-        false
+
+    /// Takes back the last `bytes` of what [`unsent_shared`](Context::unsent_shared) tells of, `messages` whole ones:
+    /// they are not sent, and not counted as sent. What was shared before them is then the last. At least one of the
+    /// [`unsent_bytes`](Context::unsent_bytes) must stay; [`Application::writable`] follows when those have left.
+    ///
+    /// False, and nothing done, when that is not to be had.
+    ///
+    /// # Panics
+    /// In debug builds when there are fewer bytes, or none would stay.
+    pub fn take_back(&mut self, token: Token, bytes: usize, messages: u64) -> bool {
+        let core = &mut *self.core;
+        let Some(slot) = core.slots.get_mut(token) else { return false };
+        if !core.driver.take_back(token, bytes) {
+            return false;
+        }
+        slot.connection.taken_back(bytes as u32);
+        core.counters.bytes_out -= bytes as u64;
+        core.counters.messages_out -= messages;
+        true
     }
-    // STUB-H1-END
 
     /// Asks who is at the other end of a connection. [`Application::addressed`] follows, unless the connection is
     /// gone before. It costs system calls of its own.

@@ -246,6 +246,9 @@ impl<D: Driver, A: Application> Shard<D, A> {
             Event::Blocked { token, unsent } => {
                 core.counters.short_sends += 1;
                 core.with_connection(token, |connection, _| connection.blocked(unsent));
+                if core.slots.get(token).is_some_and(|slot| slot.peer.is_some()) {
+                    application.blocked(&mut Context { core }, token);
+                }
             }
             Event::Unblocked { token } => {
                 core.with_connection(token, |connection, now| connection.unblocked(now));

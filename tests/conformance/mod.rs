@@ -5,4 +5,5 @@
 pub mod simulated;
 pub mod sockets;
 pub mod suite;
+pub mod taking_back;
 pub mod world;

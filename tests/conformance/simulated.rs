@@ -1,10 +1,11 @@
 //! Simulated peers for the suite.
 
+use bytes::Bytes;
 use echoring::driver::sim::{self, ClientId, Faults, Network, Random, Sim};
-use echoring::driver::{Driver, Options};
+use echoring::driver::{Driver, Event, Options, Shared, Source};
 use echoring::limits::MILLISECOND;
 
-use super::world::{Heard, Kit, Peer};
+use super::world::{Heard, Kit, Peer, World};
 
 /// A driver on a network of its own.
 pub struct SimKit {
@@ -83,4 +84,35 @@ impl Drop for SimPeer {
     fn drop(&mut self) {
         self.network.client_close(self.client);
     }
+}
+
+/// A kernel that takes nothing at first, as when a socket's memory was spent since it was last asked: all of a send can
+/// be taken back but for what is to unblock the connection.
+pub fn a_refused_send_is_taken_back_but_for_a_frame(kit: SimKit) {
+    let mut world = World::new(kit);
+    let (token, mut peer) = world.accept();
+    let mut left = None;
+    for tag in 1..=3 {
+        let shared = Shared { bytes: Bytes::from_static(b"<one><two>"), tag };
+        world.driver.send(token, Source::Shared(shared)).expect("not blocked");
+    }
+    world.until_with(
+        "the refusal",
+        |driver, _, event| {
+            let Event::Blocked { unsent, .. } = event else { return };
+            assert_eq!(*unsent, 30, "nothing has left");
+            for tag in [3, 2] {
+                assert_eq!(driver.unsent_shared(token), Some((tag, 10)));
+                assert!(driver.take_back(token, 10));
+            }
+            assert!(driver.take_back(token, 5));
+            left = driver.unsent_shared(token);
+        },
+        |world| world.is_blocked(token),
+    );
+    assert_eq!(left, Some((1, 5)));
+    assert_eq!(world.read(&mut peer, 5), b"<one>");
+    world.until("unblocked", |world| !world.is_blocked(token));
+    world.driver.send(token, Source::Shared(Bytes::from_static(b"<two>").into())).expect("not blocked");
+    assert_eq!(world.read(&mut peer, 5), b"<two>");
 }

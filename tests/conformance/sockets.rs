@@ -176,7 +176,7 @@ pub fn a_dialled_connection_works_like_an_accepted_one<D: Driver>(make: Make<D>)
         peer.set_nonblocking(true).expect("a socket");
         let from = from.as_socket().expect("an internet address");
         assert_eq!(from.ip(), source.map_or(Ipv4Addr::LOCALHOST.into(), |source| source.ip()));
-        world.driver.send(token, Source::Shared(Bytes::from_static(b"hello"))).expect("open");
+        world.driver.send(token, Source::Shared(Bytes::from_static(b"hello").into())).expect("open");
         assert_eq!(world.read(&mut peer, 5), b"hello");
         world.write(&mut peer, b"welcome");
         world.until("the answer", |world| world.received(token) == b"welcome");
@@ -197,7 +197,7 @@ pub fn a_refused_dial_is_a_failure<D: Driver>(make: Make<D>) {
     let token = world.driver.connect(address, None).expect("a socket can be made");
     let failed = Seen::Failed(token, ErrorKind::ConnectionRefused);
     world.until("the refusal", |world| world.has(&failed));
-    assert!(world.driver.send(token, Source::Shared(Bytes::from_static(b"x"))).is_err());
+    assert!(world.driver.send(token, Source::Shared(Bytes::from_static(b"x").into())).is_err());
     world.driver.close(token);
     world.until("closed", |world| world.has(&Seen::Closed(token)));
     assert_eq!(world.of(token).count(), 2);

@@ -6,6 +6,11 @@ use bytes::Bytes;
 use echoring::driver::{Driver, Event, Options, Source, Span};
 use echoring::limits::{RECEIVE_CREDIT_BYTES, SEND_PIECES_MAX};
 
+#[allow(unused_imports, reason = "not every test binary runs the suite")]
+pub use super::taking_back::{
+    only_what_is_shared_and_last_is_taken_back, what_is_taken_back_is_not_flushed,
+    what_is_taken_back_is_not_sent,
+};
 use super::world::{Echo, Heard, Kit, Peer, Seen, World, assert_same, options, pattern};
 
 pub fn a_run_rewritten_in_place_is_sent_back<K: Kit>(kit: K) {
@@ -84,7 +89,7 @@ pub fn all_pieces_of_a_turn_leave_in_order<K: Kit>(kit: K) {
                         buffer.append(text.as_bytes());
                         Source::Pooled(buffer)
                     }
-                    1 => Source::Shared(Bytes::from(text.clone())),
+                    1 => Source::Shared(Bytes::from(text.clone()).into()),
                     _ => Source::Received(*run),
                 };
                 match &source {
@@ -93,15 +98,15 @@ pub fn all_pieces_of_a_turn_leave_in_order<K: Kit>(kit: K) {
                 }
                 driver.send(*token, source).expect("as many pieces as the limit says");
             }
-            let over = driver.send(*token, Source::Shared(Bytes::from_static(b"one too many")));
-            assert!(matches!(over, Err(Source::Shared(bytes)) if bytes == "one too many"));
+            let over = driver.send(*token, Source::Shared(Bytes::from_static(b"one too many").into()));
+            assert!(matches!(over, Err(Source::Shared(shared)) if shared.bytes == "one too many"));
         },
         |world| world.received_bytes(token) > 0,
     );
     let heard = world.read(&mut peer, expected.len());
     assert_same(&heard, &expected);
     world.until("unblocked, if it was blocked", |world| !world.is_blocked(token));
-    assert!(world.driver.send(token, Source::Shared(Bytes::from_static(b"again"))).is_ok());
+    assert!(world.driver.send(token, Source::Shared(Bytes::from_static(b"again").into())).is_ok());
     assert_eq!(world.read(&mut peer, 5), b"again");
 }
 
@@ -112,7 +117,7 @@ pub fn a_short_send_is_finished_inside<K: Kit>(kit: K) {
     let (token, mut peer) = world.accept();
     let (_, mut noisy) = world.accept();
     let mut expected = world.fill(token);
-    assert!(world.driver.send(token, Source::Shared(Bytes::from_static(b"no"))).is_err(), "blocked");
+    assert!(world.driver.send(token, Source::Shared(Bytes::from_static(b"no").into())).is_err(), "blocked");
     for _ in 0..20 {
         noisy.write(&[0xee; 3_000]);
         world.turn();
@@ -163,7 +168,7 @@ pub fn a_short_send_is_finished_inside<K: Kit>(kit: K) {
     let heard = world.read(&mut peer, expected.len() - before);
     assert_same(&heard, &expected[before..]);
     world.until("unblocked again", |world| !world.is_blocked(token));
-    assert!(world.driver.send(token, Source::Shared(Bytes::from_static(b"go on"))).is_ok());
+    assert!(world.driver.send(token, Source::Shared(Bytes::from_static(b"go on").into())).is_ok());
     assert_eq!(world.read(&mut peer, 5), b"go on");
 }
 
@@ -249,7 +254,7 @@ pub fn an_end_is_told_once_and_sending_goes_on<K: Kit>(kit: K) {
     peer.fin();
     world.until("the end", |world| world.has(&Seen::Ended(token)));
     assert_eq!(world.received(token), b"last words");
-    world.driver.send(token, Source::Shared(Bytes::from_static(b"still here"))).expect("half open");
+    world.driver.send(token, Source::Shared(Bytes::from_static(b"still here").into())).expect("half open");
     assert_eq!(world.read(&mut peer, 10), b"still here");
     world.settle();
     assert_eq!(world.of(token).filter(|seen| matches!(seen, Seen::Ended(_))).count(), 1);
@@ -266,7 +271,7 @@ pub fn a_reset_is_a_failure_and_the_owner_lets_go<K: Kit>(kit: K) {
     world.until("the failure", |world| world.has(&failed));
     world.settle();
     assert_eq!(world.of(token).last(), Some(&failed), "a failed connection waits for its owner");
-    assert!(world.driver.send(token, Source::Shared(Bytes::from_static(b"x"))).is_err());
+    assert!(world.driver.send(token, Source::Shared(Bytes::from_static(b"x").into())).is_err());
     world.driver.close(token);
     world.until("closed", |world| world.has(&Seen::Closed(token)));
 
@@ -283,9 +288,9 @@ pub fn a_reset_is_a_failure_and_the_owner_lets_go<K: Kit>(kit: K) {
 pub fn after_a_shutdown_receiving_goes_on<K: Kit>(kit: K) {
     let mut world = World::new(kit);
     let (token, mut peer) = world.accept();
-    world.driver.send(token, Source::Shared(Bytes::from_static(b"bye"))).expect("open");
+    world.driver.send(token, Source::Shared(Bytes::from_static(b"bye").into())).expect("open");
     world.driver.shutdown(token);
-    assert!(world.driver.send(token, Source::Shared(Bytes::from_static(b"x"))).is_err(), "shut down");
+    assert!(world.driver.send(token, Source::Shared(Bytes::from_static(b"x").into())).is_err(), "shut down");
     assert_eq!(world.read_to_end(&mut peer), b"bye");
     world.write(&mut peer, b"one more thing");
     world.until("bytes after our FIN", |world| world.received(token) == b"one more thing");
@@ -306,7 +311,7 @@ pub fn after_a_shutdown_receiving_goes_on<K: Kit>(kit: K) {
 pub fn a_close_flushes_first<K: Kit>(kit: K) {
     let mut world = World::new(kit);
     let (token, mut peer) = world.accept();
-    world.driver.send(token, Source::Shared(Bytes::from_static(b"short"))).expect("open");
+    world.driver.send(token, Source::Shared(Bytes::from_static(b"short").into())).expect("open");
     world.driver.close(token);
     assert_eq!(world.read_to_end(&mut peer), b"short");
 
@@ -326,7 +331,7 @@ pub fn a_close_flushes_first<K: Kit>(kit: K) {
     for _ in 0..SEND_PIECES_MAX {
         let piece = pattern(expected.len(), 200_000);
         expected.extend_from_slice(&piece);
-        world.driver.send(token, Source::Shared(Bytes::from(piece))).expect("open");
+        world.driver.send(token, Source::Shared(Bytes::from(piece).into())).expect("open");
     }
     world.driver.close(token);
     assert_same(&world.read_to_end(&mut peer), &expected);
@@ -366,7 +371,7 @@ pub fn an_address_is_told_to_who_asks<K: Kit>(kit: K) {
     assert_eq!(world.driver.address(token), None, "not known yet");
     world.until("the address", |world| world.of(token).any(|seen| matches!(seen, Seen::Addressed(..))));
     world.until("the bytes", |world| world.received(token) == b"before");
-    world.driver.send(token, Source::Shared(Bytes::from_static(b"behind"))).expect("open");
+    world.driver.send(token, Source::Shared(Bytes::from_static(b"behind").into())).expect("open");
     assert_eq!(world.read(&mut peer, 6), b"behind");
     world.settle();
     assert_eq!(world.driver.address(token), None, "forgotten with the turn that told it");
@@ -415,7 +420,7 @@ pub fn a_stale_token_does_nothing<K: Kit>(kit: K) {
         peers.push((token, peer));
     }
     let reused = reused.expect("four connections use all four indexes");
-    assert!(world.driver.send(old, Source::Shared(Bytes::from_static(b"ghost"))).is_err());
+    assert!(world.driver.send(old, Source::Shared(Bytes::from_static(b"ghost").into())).is_err());
     world.driver.pause(old);
     world.driver.shutdown(old);
     world.driver.close(old);
@@ -426,7 +431,7 @@ pub fn a_stale_token_does_nothing<K: Kit>(kit: K) {
     let (_, peer) = peers.iter_mut().find(|(token, _)| *token == reused).expect("kept");
     world.write(peer, b"alive");
     world.until("the new one is read", |world| world.received(reused) == b"alive");
-    world.driver.send(reused, Source::Shared(Bytes::from_static(b"indeed"))).expect("open");
+    world.driver.send(reused, Source::Shared(Bytes::from_static(b"indeed").into())).expect("open");
     assert_eq!(world.read(peer, 6), b"indeed");
 }
 
@@ -453,7 +458,7 @@ pub fn a_driver_that_stopped_listening_keeps_its_connections<K: Kit>(kit: K) {
     world.settle();
     world.write(&mut peer, b"here");
     world.until("still read", |world| world.received(token) == b"here");
-    world.driver.send(token, Source::Shared(Bytes::from_static(b"there"))).expect("open");
+    world.driver.send(token, Source::Shared(Bytes::from_static(b"there").into())).expect("open");
     assert_eq!(world.read(&mut peer, 5), b"there");
     assert_eq!(world.accepted().len(), 1);
 }

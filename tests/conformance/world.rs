@@ -206,7 +206,7 @@ impl<K: Kit> World<K> {
             assert!(staged.len() < 64 << 20, "a peer that does not read takes only so much");
             let piece = pattern(staged.len(), 200_000);
             staged.extend_from_slice(&piece);
-            self.driver.send(token, Source::Shared(Bytes::from(piece))).expect("not blocked");
+            self.driver.send(token, Source::Shared(Bytes::from(piece).into())).expect("not blocked");
             // A send may be short for a passing reason; only a full peer keeps it so.
             self.turn();
             for _ in 0..20 {
@@ -245,7 +245,10 @@ impl Echo {
             Event::Unblocked { token } => {
                 let waiting = self.waiting.entry(*token).or_default();
                 while !waiting.is_empty() {
-                    if driver.send(*token, Source::Shared(Bytes::copy_from_slice(&waiting[0]))).is_err() {
+                    if driver
+                        .send(*token, Source::Shared(Bytes::copy_from_slice(&waiting[0]).into()))
+                        .is_err()
+                    {
                         break;
                     }
                     waiting.remove(0);

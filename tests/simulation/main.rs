@@ -11,6 +11,7 @@ mod client;
 mod echo;
 mod handlers;
 mod inflate;
+mod taking_back;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

@@ -49,8 +49,11 @@ impl Settings {
             Admin::Off => writeln!(f, "admin = \"off\"")?,
             Admin::At(address) => writeln!(f, "admin = \"{address}\"")?,
         }
+        let shown = |path: &Path| quoted(&path.to_string_lossy());
+        if let Some(token) = &self.admin_token_file {
+            writeln!(f, "admin_token_file = {}", shown(token))?;
+        }
         if let Some((cert, key)) = &self.tls_files {
-            let shown = |path: &Path| quoted(&path.to_string_lossy());
             writeln!(f, "tls_cert = {}\ntls_key = {}", shown(cert), shown(key))?;
         }
         Ok(())

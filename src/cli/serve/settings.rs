@@ -25,6 +25,8 @@ pub(super) struct Settings {
     pub(super) server: Config,
     /// Where the control plane listens.
     pub(super) admin: Admin,
+    /// Where the secret is that it asks for.
+    pub(super) admin_token_file: Option<PathBuf>,
     /// What is logged.
     pub(super) log: String,
     /// Which defaults were taken.
@@ -48,6 +50,11 @@ impl Settings {
         let compress = args.compress.unwrap_or_else(|| Defaults::of(profile).compress);
         let (shards, cpus) = shards_and_cpus(args.shards, args.cpus, places)?;
         let (listen, admin) = addresses(args.listen, args.admin, places)?;
+        let admin_token_file = args.admin_token_file;
+        if admin == Admin::Off && admin_token_file.is_some() {
+            let line = "there is no address to guard, with --admin off";
+            return Err(places.wrong("--admin-token-file", line));
+        }
         let base = hub::Settings { lag_bytes: sizes.queue_bytes as usize, ..hub::Settings::default() };
         let topics = tables.over(base, sizes.memory_budget_bytes)?;
         let tls_files = certificate_and_key(args.tls_cert, args.tls_key, places)?;
@@ -80,7 +87,7 @@ impl Settings {
             ..Config::default()
         };
         let log = args.log.unwrap_or_else(|| "info".to_owned());
-        Ok(Settings { server, admin, log, profile, tls_files, topics })
+        Ok(Settings { server, admin, admin_token_file, log, profile, tls_files, topics })
     }
 }
 

@@ -60,6 +60,8 @@ pub struct Epoll {
     leftovers: Leftovers,
     /// Connections with something to do at the next turn's start, in the order it was asked for.
     dirty: Vec<u32>,
+    /// Connections whose send was short in the latest turn.
+    short: Vec<Token>,
     /// Connections that may have more to read, first in first out.
     ready: VecDeque<Token>,
     /// Connections whose peer's address was asked for.
@@ -121,6 +123,7 @@ impl Epoll {
             staged: Staged::default(),
             leftovers: Leftovers::default(),
             dirty: Vec::new(),
+            short: Vec::new(),
             ready: VecDeque::new(),
             unaddressed: Vec::new(),
             addresses: Addresses::default(),
@@ -187,8 +190,27 @@ impl Epoll {
             return self.fail(index, io::ErrorKind::OutOfMemory, pool, events);
         }
         if slot.phase == Phase::Open {
+            slot.marks.set(Marks::FRESH);
+            self.short.push(token);
             events.push(Event::Blocked { token, unsent: (total - sent) as u32 });
         }
+    }
+
+    /// Goes on with the sends that were short in the previous turn, where the kernel took bytes again before it was
+    /// over: their owners have had the time to take some of them back.
+    fn resume_short(&mut self, count: usize, pool: &mut Pool, events: &mut Vec<Event>) {
+        for at in 0..count {
+            let token = self.short[at];
+            let Some(slot) = self.slots.get(token) else { continue };
+            slot.marks.clear(Marks::FRESH);
+            if slot.marks.has(Marks::WRITABLE) {
+                slot.marks.clear(Marks::WRITABLE);
+                if slot.unfinished != NONE {
+                    self.send_leftovers(token.index, pool, events);
+                }
+            }
+        }
+        self.short.drain(..count);
     }
 
     /// Goes on with what a short send left.
@@ -313,7 +335,11 @@ impl Epoll {
                 Err(e) => return self.fail(token.index, e.kind(), pool, events),
             }
         } else if slot.unfinished != NONE && has(libc::EPOLLOUT | libc::EPOLLERR | libc::EPOLLHUP) {
-            self.send_leftovers(token.index, pool, events);
+            if slot.marks.has(Marks::FRESH) {
+                slot.marks.set(Marks::WRITABLE);
+            } else {
+                self.send_leftovers(token.index, pool, events);
+            }
         }
         let Some(slot) = self.slots.get(token) else { return };
         if !has(libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLERR | libc::EPOLLHUP) {
@@ -476,7 +502,11 @@ impl Driver for Epoll {
     fn turn(&mut self, pool: &mut Pool, deadline: Option<Nanos>, events: &mut Vec<Event>) -> io::Result<()> {
         let before = events.len();
         events.append(&mut self.notices);
+        let short = self.short.len();
         self.settle_staged(pool, events);
+        if short > 0 {
+            self.resume_short(short, pool, events);
+        }
         self.addresses.begin();
         if !self.unaddressed.is_empty() {
             self.find_addresses(events);
@@ -517,6 +547,16 @@ impl Driver for Epoll {
         self.staged.push(slot, source)?;
         self.mark_staged(token.index);
         Ok(())
+    }
+
+    fn unsent_shared(&self, token: Token) -> Option<(u64, usize)> {
+        let slot = self.slots.peek(token).filter(|slot| slot.may_take_back())?;
+        self.leftovers.of(slot).last_shared()
+    }
+
+    fn take_back(&mut self, token: Token, bytes: usize) -> bool {
+        let Some(slot) = self.slots.peek(token).filter(|slot| slot.may_take_back()) else { return false };
+        self.leftovers.of_mut(slot).take_back(bytes)
     }
 
     fn pause(&mut self, token: Token) {

@@ -3,15 +3,13 @@
 //! Staged pieces live in one list for all connections, emptied every turn. Leftovers own their bytes: what
 //! lay in the receive region has been copied, for the region is written anew each turn.
 
-use std::collections::VecDeque;
 use std::io::IoSlice;
 
-use bytes::{Buf, Bytes};
-
 use super::slots::{NONE, Slot};
-use crate::buffer::{Buffer, Pool};
-use crate::driver::Source;
+use crate::buffer::Pool;
 use crate::driver::regions::Regions;
+use crate::driver::unsent::{BudgetSpent, Unsent};
+use crate::driver::{Source, Span};
 use crate::limits::SEND_PIECES_MAX;
 
 /// Pieces staged since the last turn, of all connections, each connection's linked in order.
@@ -122,22 +120,12 @@ impl Staged {
     }
 }
 
-/// What short sends left: per blocked connection a queue of pieces that own their bytes.
+/// What short sends left, of each blocked connection.
 #[derive(Debug, Default)]
 pub(super) struct Leftovers {
-    queues: Vec<VecDeque<Rest>>,
+    rests: Vec<Unsent>,
     free: Vec<u32>,
 }
-
-#[derive(Debug)]
-enum Rest {
-    Pooled(Buffer),
-    Shared(Bytes),
-}
-
-/// The node's byte budget does not hold what a short send left.
-#[derive(Debug)]
-pub(super) struct BudgetSpent;
 
 impl Leftovers {
     /// Keeps all that is staged for `slot` except its first `sent` bytes. Bytes of the receive region are
@@ -151,65 +139,48 @@ impl Leftovers {
         pool: &mut Pool,
     ) -> Result<(), BudgetSpent> {
         let index = self.free.pop().unwrap_or_else(|| {
-            self.queues.push(VecDeque::new());
-            self.queues.len() as u32 - 1
+            self.rests.push(Unsent::default());
+            self.rests.len() as u32 - 1
         });
         slot.unfinished = index;
-        let queue = &mut self.queues[index as usize];
-        while let Some(mut source) = staged.pop(slot) {
-            let skipped = sent.min(source.len());
-            sent -= skipped;
-            source.skip(skipped);
-            if source.len() == 0 {
-                source.give_back(pool);
-                continue;
-            }
-            match source {
-                Source::Pooled(buffer) => queue.push_back(Rest::Pooled(buffer)),
-                Source::Shared(bytes) => queue.push_back(Rest::Shared(bytes)),
-                Source::Received(_) => copy_behind(queue, bytes_of(&source, regions), pool)?,
-            }
+        let unsent = &mut self.rests[index as usize];
+        while let Some(source) = staged.pop(slot) {
+            unsent.append(source, &mut sent, pool, |span| received(span, regions))?;
         }
         Ok(())
+    }
+
+    /// What is left for `slot`, which must be blocked.
+    pub(super) fn of(&self, slot: &Slot) -> &Unsent {
+        &self.rests[slot.unfinished as usize]
+    }
+
+    /// The same, to be changed.
+    pub(super) fn of_mut(&mut self, slot: &Slot) -> &mut Unsent {
+        &mut self.rests[slot.unfinished as usize]
     }
 
     /// Calls `send` with what is left for `slot`, at most [`SEND_PIECES_MAX`] pieces of it.
     pub(super) fn with_pieces<R>(&self, slot: &Slot, send: impl FnOnce(&[IoSlice<'_>]) -> R) -> R {
         let mut slices = [IoSlice::new(&[]); SEND_PIECES_MAX];
-        let queue = &self.queues[slot.unfinished as usize];
-        let count = queue.len().min(SEND_PIECES_MAX);
-        for (slice, rest) in slices.iter_mut().zip(queue) {
-            *slice = IoSlice::new(match rest {
-                Rest::Pooled(buffer) => buffer.as_slice(),
-                Rest::Shared(bytes) => bytes,
-            });
+        let mut count = 0;
+        for (slice, piece) in slices.iter_mut().zip(self.of(slot).slices()) {
+            *slice = IoSlice::new(piece);
+            count += 1;
         }
         send(&slices[..count])
     }
 
     /// Drops the first `sent` bytes of what is left for `slot`. True when nothing remains: the slot is then
     /// no longer blocked.
-    pub(super) fn advance(&mut self, slot: &mut Slot, mut sent: usize, pool: &mut Pool) -> bool {
-        let queue = &mut self.queues[slot.unfinished as usize];
-        while let Some(rest) = queue.front_mut() {
-            let bytes = match rest {
-                Rest::Pooled(buffer) => buffer.len(),
-                Rest::Shared(bytes) => bytes.len(),
-            };
-            if sent < bytes {
-                match rest {
-                    Rest::Pooled(buffer) => buffer.skip(sent),
-                    Rest::Shared(bytes) => bytes.advance(sent),
-                }
-                return false;
-            }
-            sent -= bytes;
-            if let Some(Rest::Pooled(buffer)) = queue.pop_front() {
-                pool.put(buffer);
-            }
+    pub(super) fn advance(&mut self, slot: &mut Slot, sent: usize, pool: &mut Pool) -> bool {
+        let unsent = self.of_mut(slot);
+        unsent.advance(sent, pool);
+        let over = unsent.bytes() == 0;
+        if over {
+            self.release(slot);
         }
-        self.release(slot);
-        true
+        over
     }
 
     /// Drops what is left for `slot`, if anything is; pooled buffers go back.
@@ -217,11 +188,7 @@ impl Leftovers {
         if slot.unfinished == NONE {
             return;
         }
-        for rest in self.queues[slot.unfinished as usize].drain(..) {
-            if let Rest::Pooled(buffer) = rest {
-                pool.put(buffer);
-            }
-        }
+        self.of_mut(slot).clear(pool);
         self.release(slot);
     }
 
@@ -231,31 +198,19 @@ impl Leftovers {
     }
 }
 
-/// Appends a copy of `bytes`, to the last buffer where it has the room.
-fn copy_behind(queue: &mut VecDeque<Rest>, bytes: &[u8], pool: &mut Pool) -> Result<(), BudgetSpent> {
-    if let Some(Rest::Pooled(last)) = queue.back_mut()
-        && last.room() >= bytes.len()
-    {
-        last.append(bytes);
-        return Ok(());
-    }
-    let mut buffer = pool.get(bytes.len()).ok_or(BudgetSpent)?;
-    buffer.append(bytes);
-    queue.push_back(Rest::Pooled(buffer));
-    Ok(())
-}
-
 fn bytes_of<'a>(source: &'a Source, regions: &'a Regions) -> &'a [u8] {
     match source {
         Source::Pooled(buffer) => buffer.as_slice(),
-        Source::Shared(bytes) => bytes,
-        Source::Received(span) => {
-            let (offset, bytes) = (span.offset as usize, span.bytes as usize);
-            assert!(offset + bytes <= regions.bytes(), "a span lies within the receive memory");
-            // SAFETY: in bounds by the assertion and initialised, since the mapping starts as zeros. The
-            // region is written through `&mut Regions` (the shard) or by a receive of this driver's turn,
-            // and neither can happen while `regions` is borrowed here.
-            unsafe { std::slice::from_raw_parts(regions.address(offset), bytes) }
-        }
+        Source::Shared(shared) => &shared.bytes,
+        Source::Received(span) => received(*span, regions),
     }
+}
+
+fn received(span: Span, regions: &Regions) -> &[u8] {
+    let (offset, bytes) = (span.offset as usize, span.bytes as usize);
+    assert!(offset + bytes <= regions.bytes(), "a span lies within the receive memory");
+    // SAFETY: in bounds by the assertion and initialised, since the mapping starts as zeros. The
+    // region is written through `&mut Regions` (the shard) or by a receive of this driver's turn,
+    // and neither can happen while `regions` is borrowed here.
+    unsafe { std::slice::from_raw_parts(regions.address(offset), bytes) }
 }

@@ -31,7 +31,7 @@ pub(super) enum Phase {
 
 /// Independent marks beside the phase.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Marks(u8);
+pub(super) struct Marks(u16);
 
 impl Marks {
     /// In the list of connections with something to do at the next turn's start.
@@ -50,6 +50,10 @@ impl Marks {
     pub(super) const SHUTDOWN: Marks = Marks(1 << 6);
     /// Writability is among the events asked for.
     pub(super) const WRITE_ARMED: Marks = Marks(1 << 7);
+    /// Its send was short in the latest turn: nothing of the rest is sent before the next one.
+    pub(super) const FRESH: Marks = Marks(1 << 8);
+    /// The kernel told meanwhile that it takes bytes again, and will not say so twice.
+    pub(super) const WRITABLE: Marks = Marks(1 << 9);
 
     pub(super) fn has(self, mark: Marks) -> bool {
         self.0 & mark.0 != 0
@@ -86,6 +90,13 @@ pub(super) struct Slot {
 }
 
 const _: () = assert!(size_of::<Slot>() <= 48);
+
+impl Slot {
+    /// Whether the latest turn told of a short send of which something is left.
+    pub(super) fn may_take_back(&self) -> bool {
+        self.unfinished != NONE && self.marks.has(Marks::FRESH)
+    }
+}
 
 /// All slots. Memory is reserved at once and touched only as far as connections were ever open.
 #[derive(Debug)]
@@ -137,6 +148,13 @@ impl Slots {
     pub(super) fn get(&mut self, token: Token) -> Option<&mut Slot> {
         self.slots
             .get_mut(token.index as usize)
+            .filter(|slot| slot.generation == token.generation && slot.phase != Phase::Free)
+    }
+
+    /// The same, only to look at.
+    pub(super) fn peek(&self, token: Token) -> Option<&Slot> {
+        self.slots
+            .get(token.index as usize)
             .filter(|slot| slot.generation == token.generation && slot.phase != Phase::Free)
     }
 

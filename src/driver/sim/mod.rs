@@ -14,11 +14,10 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
-use bytes::Bytes;
-
 use super::addresses::Addresses;
+use super::unsent::Unsent;
 use super::{Description, Driver, Event, Features, Options, Source, Span, Token, Waker};
-use crate::buffer::{Buffer, Pool};
+use crate::buffer::Pool;
 use crate::limits::{Nanos, RECEIVE_BYTES_MAX, RECEIVE_CREDIT_BYTES, SEND_PIECES_MAX};
 
 pub use network::{ClientId, Heard, Network};
@@ -88,28 +87,15 @@ struct Slot {
     /// Turns by which the staged sends were put off.
     late_turns: u8,
     /// What a short send left.
-    rest: VecDeque<Rest>,
+    rest: Unsent,
+    /// It was short in the latest turn: nothing of the rest is sent before the next one.
+    fresh: bool,
     /// Turns in which no receive is armed.
     parked_turns: u8,
     /// Bytes that are still reported although the connection is paused.
     late_bytes: usize,
     /// Turns in which that may still happen: the cancellation is done then.
     late_looks: u8,
-}
-
-#[derive(Debug)]
-enum Rest {
-    Pooled(Buffer),
-    Shared(Bytes),
-}
-
-impl Rest {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Rest::Pooled(buffer) => buffer.as_slice(),
-            Rest::Shared(bytes) => bytes,
-        }
-    }
 }
 
 impl Sim {
@@ -159,6 +145,13 @@ impl Sim {
             .filter(|slot| slot.generation == token.generation && slot.phase != Phase::Free)
     }
 
+    /// The slot of a connection of whose short send the latest turn told.
+    fn fresh(&self, token: Token) -> Option<&Slot> {
+        self.slots
+            .get(token.index as usize)
+            .filter(|slot| slot.generation == token.generation && slot.phase != Phase::Free && slot.fresh)
+    }
+
     fn token(&self, index: u32) -> Token {
         Token { index, generation: self.slots[index as usize].generation }
     }
@@ -179,7 +172,8 @@ impl Sim {
             shutdown: false,
             staged: VecDeque::new(),
             late_turns: 0,
-            rest: VecDeque::new(),
+            rest: Unsent::default(),
+            fresh: false,
             parked_turns: 0,
             late_bytes: 0,
             late_looks: 0,
@@ -288,7 +282,7 @@ impl Driver for Sim {
         }
         let Some(slot) = self.slot(token) else { return Err(source) };
         if slot.phase != Phase::Open
-            || !slot.rest.is_empty()
+            || slot.rest.bytes() > 0
             || slot.shutdown
             || slot.staged.len() == SEND_PIECES_MAX
         {
@@ -304,6 +298,14 @@ impl Driver for Sim {
         slot.staged.push_back(source);
         self.mark_dirty(token);
         Ok(())
+    }
+
+    fn unsent_shared(&self, token: Token) -> Option<(u64, usize)> {
+        self.fresh(token)?.rest.last_shared()
+    }
+
+    fn take_back(&mut self, token: Token, bytes: usize) -> bool {
+        self.slot(token).is_some_and(|slot| slot.fresh && slot.rest.take_back(bytes))
     }
 
     fn pause(&mut self, token: Token) {
@@ -408,9 +410,5 @@ impl Drop for Sim {
 
 fn discard(slot: &mut Slot, pool: &mut Pool) {
     slot.staged.drain(..).for_each(|source| source.give_back(pool));
-    for rest in slot.rest.drain(..) {
-        if let Rest::Pooled(buffer) = rest {
-            pool.put(buffer);
-        }
-    }
+    slot.rest.clear(pool);
 }

@@ -6,10 +6,8 @@ use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::Ordering;
 
-use bytes::Buf;
-
 use super::network::{Inbound, State};
-use super::{BANKS, Phase, Rest, Sim, discard};
+use super::{BANKS, Phase, Sim, discard};
 use crate::buffer::Pool;
 use crate::driver::{Event, Source, Span, Token};
 use crate::limits::RECEIVE_BYTES_MAX;
@@ -25,6 +23,9 @@ impl Sim {
     // ---- the start of a turn: what was staged ----
 
     pub(super) fn settle(&mut self, state: &mut State, pool: &mut Pool) {
+        for slot in &mut self.slots {
+            slot.fresh = false;
+        }
         let mut dirty = std::mem::take(&mut self.dirty);
         dirty.retain(|&index| {
             let done = self.settle_one(index, state, pool);
@@ -62,7 +63,7 @@ impl Sim {
     /// Sends the FIN or closes, once every byte is with the kernel. False when that is put off.
     fn settle_end(&mut self, index: u32, state: &mut State, pool: &mut Pool) -> bool {
         let slot = &mut self.slots[index as usize];
-        if !slot.rest.is_empty() {
+        if slot.rest.bytes() > 0 {
             return true;
         }
         match slot.phase {
@@ -99,24 +100,14 @@ impl Sim {
             let sent = state.write(slot.wire, slot.side, &bytes_of(&source, &self.memory)[..now]);
             debug_assert_eq!(sent, now, "the room was looked up");
             source.skip(now);
-            if source.len() == 0 {
-                source.give_back(pool);
-                continue;
+            let received = |span: Span| &self.memory[span.offset as usize..][..span.bytes as usize];
+            if slot.rest.append(source, &mut 0, pool, received).is_err() {
+                return self.fail(index, ErrorKind::OutOfMemory, state, pool);
             }
-            slot.rest.push_back(match source {
-                Source::Pooled(buffer) => Rest::Pooled(buffer),
-                Source::Shared(bytes) => Rest::Shared(bytes),
-                Source::Received(span) => {
-                    let Some(mut buffer) = pool.get(span.bytes as usize) else {
-                        return self.fail(index, ErrorKind::OutOfMemory, state, pool);
-                    };
-                    buffer.append(bytes_of(&Source::Received(span), &self.memory));
-                    Rest::Pooled(buffer)
-                }
-            });
         }
         self.busy |= unsent > 0 && state.room(slot.wire, slot.side) > 0;
         if unsent > 0 && slot.phase == Phase::Open {
+            slot.fresh = true;
             let token = self.token(index);
             self.report(index, Event::Blocked { token, unsent: unsent as u32 });
         }
@@ -204,7 +195,7 @@ impl Sim {
         if slot.phase == Phase::Open && state.random.chance(faults.reset) {
             state.reset(slot.wire);
         }
-        if slot.rest.is_empty() || !matches!(slot.phase, Phase::Open | Phase::Closing) {
+        if slot.rest.bytes() == 0 || slot.fresh || !matches!(slot.phase, Phase::Open | Phase::Closing) {
             return;
         }
         if state.is_broken(slot.wire, slot.side) {
@@ -214,18 +205,17 @@ impl Sim {
             self.busy = true;
             return;
         }
-        while let Some(rest) = slot.rest.front_mut() {
-            let sent = state.write(slot.wire, slot.side, rest.bytes());
-            if sent < rest.bytes().len() {
-                match rest {
-                    Rest::Pooled(buffer) => buffer.skip(sent),
-                    Rest::Shared(bytes) => bytes.advance(sent),
-                }
-                return;
+        let mut taken = 0;
+        for bytes in slot.rest.slices() {
+            let sent = state.write(slot.wire, slot.side, bytes);
+            taken += sent;
+            if sent < bytes.len() {
+                break;
             }
-            if let Some(Rest::Pooled(buffer)) = slot.rest.pop_front() {
-                pool.put(buffer);
-            }
+        }
+        slot.rest.advance(taken, pool);
+        if slot.rest.bytes() > 0 {
+            return;
         }
         let token = Token { index, generation: slot.generation };
         if slot.phase == Phase::Open {
@@ -389,6 +379,6 @@ fn bytes_of<'a>(source: &'a Source, memory: &'a [u8]) -> &'a [u8] {
     match source {
         Source::Received(span) => &memory[span.offset as usize..][..span.bytes as usize],
         Source::Pooled(buffer) => buffer.as_slice(),
-        Source::Shared(bytes) => bytes,
+        Source::Shared(shared) => &shared.bytes,
     }
 }

@@ -26,7 +26,7 @@ use super::entries::{File, Kind, PlainSend, cancel, token_of};
 use super::receive::{GROUP, Receiver};
 use super::ring::{Ring, shut_down};
 use super::sends::{Batch, Rests};
-use super::slots::{Marks, NONE, Phase, Receive, Slots};
+use super::slots::{Marks, NONE, Phase, Receive, Slot, Slots};
 use crate::buffer::Pool;
 use crate::driver::addresses::{Addresses, peer_of};
 use crate::driver::{Event, Features, Source, Span, Token};
@@ -148,6 +148,15 @@ impl Connections {
         slot.staged = self.batch.next_number();
         self.batch.start_received(slot.file, Kind::Send.of_token(token), run);
         true
+    }
+
+    pub(super) fn unsent_shared(&self, token: Token) -> Option<(u64, usize)> {
+        self.rests.unsent(self.slots.peek(token)?.fresh_rest()?).last_shared()
+    }
+
+    pub(super) fn take_back(&mut self, token: Token, bytes: usize) -> bool {
+        let fresh = self.slots.peek(token).and_then(Slot::fresh_rest);
+        fresh.is_some_and(|rest| self.rests.get(rest).unsent.take_back(bytes))
     }
 
     pub(super) fn pause(&mut self, token: Token) {
@@ -318,6 +327,12 @@ impl Connections {
         if slot.rest == NONE || slot.marks.has(Marks::REST_ARMED) {
             return Ok(());
         }
+        // Events of short sends are only held between a turn's first sends and its end, and a fresh rest is then one
+        // of theirs: its owner may still take back some of it.
+        if slot.marks.has(Marks::FRESH) && !self.blocked.is_empty() {
+            return Ok(());
+        }
+        slot.marks.clear(Marks::FRESH);
         slot.marks.set(Marks::REST_ARMED);
         let message = self.rests.get(slot.rest).message();
         self.push(ring, &file.send_when_possible(message).user_data(Kind::Rest.of_token(token)))
@@ -327,7 +342,7 @@ impl Connections {
     fn drop_rest(&mut self, index: u32, pool: &mut Pool) {
         let slot = self.slots.at(index);
         if slot.rest != NONE && !slot.marks.has(Marks::REST_ARMED) {
-            self.rests.take(slot.rest).release(pool);
+            self.rests.take(slot.rest).unsent.clear(pool);
             slot.rest = NONE;
         }
     }
@@ -464,11 +479,22 @@ impl Connections {
     #[inline]
     pub(super) fn place_events(&mut self, start: usize, events: &mut Vec<Event>) {
         if !self.blocked.is_empty() {
-            events.splice(start..start, self.blocked.drain(..));
+            self.place_blocked(start, events);
         }
         if !self.last.is_empty() {
             events.append(&mut self.last);
         }
+    }
+
+    /// Tells of short sends, and sees to it that the next turn goes on with them.
+    #[cold]
+    fn place_blocked(&mut self, start: usize, events: &mut Vec<Event>) {
+        for at in 0..self.blocked.len() {
+            if let Event::Blocked { token, .. } = self.blocked[at] {
+                self.list(token.index);
+            }
+        }
+        events.splice(start..start, self.blocked.drain(..));
     }
 
     /// Whether events wait to be placed.
@@ -572,14 +598,15 @@ impl Connections {
             return;
         }
         let receiver = &self.receiver;
-        let Some(rest) = self.batch.rest(position, sent, pool, |span| receiver.address(span)) else {
+        let Ok(rest) = self.batch.rest(position, sent, pool, |span| receiver.address(span)) else {
             return self.fail(token, libc::ENOMEM);
         };
-        let unsent = u32::try_from(rest.bytes()).unwrap_or(u32::MAX);
-        let open = slot.phase == Phase::Open;
+        let unsent = u32::try_from(rest.unsent.bytes()).unwrap_or(u32::MAX);
         slot.rest = self.rests.keep(rest);
-        if open {
-            self.blocked.push(Event::Blocked { token, unsent });
+        if slot.phase == Phase::Open {
+            slot.marks.set(Marks::FRESH);
+            // It is listed when the turn is over.
+            return self.blocked.push(Event::Blocked { token, unsent });
         }
         self.list(token.index);
     }
@@ -599,10 +626,10 @@ impl Connections {
         }
         let error = match completion.result {
             sent @ 0.. => {
-                let rest = self.rests.get(slot.rest);
-                rest.advance(sent as usize, pool);
-                if rest.bytes() == 0 {
-                    self.rests.take(slot.rest).release(pool);
+                let unsent = &mut self.rests.get(slot.rest).unsent;
+                unsent.advance(sent as usize, pool);
+                if unsent.bytes() == 0 {
+                    self.rests.take(slot.rest);
                     slot.rest = NONE;
                     if slot.phase == Phase::Open {
                         events.push(Event::Unblocked { token });

@@ -277,6 +277,14 @@ impl Driver for Uring {
         self.connections.send_received(token, run)
     }
 
+    fn unsent_shared(&self, token: Token) -> Option<(u64, usize)> {
+        self.connections.unsent_shared(token)
+    }
+
+    fn take_back(&mut self, token: Token, bytes: usize) -> bool {
+        self.connections.take_back(token, bytes)
+    }
+
     fn pause(&mut self, token: Token) {
         self.connections.pause(token);
     }

@@ -4,13 +4,11 @@
 //! the stream when the first is short. The usual entry is one stretch of receive memory and is kept inline;
 //! anything more is a chain of pieces.
 
-use std::collections::VecDeque;
-
-use bytes::Buf;
 use libc::{iovec, msghdr};
 
 use super::slots::NONE;
 use crate::buffer::Pool;
+use crate::driver::unsent::{BudgetSpent, Unsent};
 use crate::driver::{Source, Span};
 use crate::limits::SEND_PIECES_MAX;
 
@@ -204,20 +202,25 @@ impl Batch {
     }
 
     /// What the kernel left of the entry at `position` after `sent` bytes: receive memory is
-    /// copied, everything else moves. `None` when the pool's budget is spent.
+    /// copied, everything else moves.
     pub(super) fn rest(
         &mut self,
         position: usize,
         sent: usize,
         pool: &mut Pool,
         mut bytes_of: impl FnMut(Span) -> *const u8,
-    ) -> Option<Box<Rest>> {
+    ) -> Result<Box<Rest>, BudgetSpent> {
         let entry = &mut self.staged[position];
         let mut rest = Box::new(Rest::new());
+        let mut received = |span: Span| {
+            // SAFETY: the span was given out by this turn's receives and is not recycled before the rest has been
+            // copied; nobody else has access to it during the call.
+            unsafe { std::slice::from_raw_parts(bytes_of(span), span.bytes as usize) }
+        };
         let mut skip = sent;
         if entry.first == NONE {
-            rest.append(Source::Received(entry.span), &mut skip, pool, &mut bytes_of)?;
-            return Some(rest);
+            rest.unsent.append(Source::Received(entry.span), &mut skip, pool, received)?;
+            return Ok(rest);
         }
         let mut next = entry.first;
         while next != NONE {
@@ -225,12 +228,12 @@ impl Batch {
             let nothing = Source::Received(Span { offset: 0, bytes: 0 });
             let source = std::mem::replace(&mut piece.source, nothing);
             next = piece.next;
-            if rest.append(source, &mut skip, pool, &mut bytes_of).is_none() {
-                rest.release(pool);
-                return None;
+            if let Err(spent) = rest.unsent.append(source, &mut skip, pool, &mut received) {
+                rest.unsent.clear(pool);
+                return Err(spent);
             }
         }
-        Some(rest)
+        Ok(rest)
     }
 
     /// Forgets the batch after the kernel has consumed it; buffers go back to `pool`.
@@ -256,7 +259,13 @@ impl Messages<'_> {
         while next != NONE {
             let piece = &self.pieces[next as usize - 1];
             debug_assert!(self.vectors.len() < self.vectors.capacity());
-            self.vectors.push(vector(&piece.source, &address));
+            self.vectors.push(match &piece.source {
+                Source::Received(span) => {
+                    iovec { iov_base: address(*span).cast_mut().cast(), iov_len: span.bytes as usize }
+                }
+                Source::Pooled(buffer) => vector(buffer.as_slice()),
+                Source::Shared(shared) => vector(&shared.bytes),
+            });
             next = piece.next;
         }
         debug_assert!(self.headers.len() < self.headers.capacity());
@@ -268,92 +277,22 @@ impl Messages<'_> {
 /// What is left of a short send. It owns its bytes until the kernel has taken them.
 #[derive(Debug)]
 pub(super) struct Rest {
-    /// Pooled or shared; never receive memory.
-    sources: VecDeque<Source>,
-    bytes: usize,
+    pub(super) unsent: Unsent,
     vectors: Vec<iovec>,
     header: msghdr,
 }
 
 impl Rest {
     fn new() -> Rest {
-        Rest { sources: VecDeque::new(), bytes: 0, vectors: Vec::new(), header: header(&[]) }
-    }
-
-    fn append(
-        &mut self,
-        mut source: Source,
-        skip: &mut usize,
-        pool: &mut Pool,
-        bytes_of: &mut impl FnMut(Span) -> *const u8,
-    ) -> Option<()> {
-        let bytes = source.len();
-        let skipped = bytes.min(*skip);
-        *skip -= skipped;
-        if skipped == bytes {
-            source.give_back(pool);
-            return Some(());
-        }
-        match &mut source {
-            Source::Pooled(buffer) => buffer.skip(skipped),
-            Source::Shared(shared) => shared.advance(skipped),
-            Source::Received(span) => {
-                let left = bytes - skipped;
-                let mut buffer = pool.get(left)?;
-                // SAFETY: the span was given out by this turn's receives and is not recycled before the
-                // rest has been copied; nobody else has access to it during the call.
-                buffer.append(unsafe { std::slice::from_raw_parts(bytes_of(*span).add(skipped), left) });
-                source = Source::Pooled(buffer);
-            }
-        }
-        self.bytes += bytes - skipped;
-        self.sources.push_back(source);
-        Some(())
-    }
-
-    /// Bytes that the kernel has not taken.
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
+        Rest { unsent: Unsent::default(), vectors: Vec::new(), header: header(&[]) }
     }
 
     /// The message to send next. Valid until this rest changes or moves; it lives in a box for that.
     pub(super) fn message(&mut self) -> *const msghdr {
         self.vectors.clear();
-        // Receive memory is copied when a rest is made, so that no piece asks for an address.
-        let never = |_: Span| std::ptr::null();
-        self.vectors.extend(self.sources.iter().take(SEND_PIECES_MAX).map(|source| vector(source, never)));
+        self.vectors.extend(self.unsent.slices().take(SEND_PIECES_MAX).map(vector));
         self.header = header(&self.vectors);
         &raw const self.header
-    }
-
-    /// Drops `sent` bytes from the front; buffers that are through go back to `pool`.
-    pub(super) fn advance(&mut self, mut sent: usize, pool: &mut Pool) {
-        sent = sent.min(self.bytes);
-        self.bytes -= sent;
-        while let Some(source) = self.sources.front_mut() {
-            let bytes = source.len();
-            if sent < bytes {
-                match source {
-                    Source::Pooled(buffer) => buffer.skip(sent),
-                    Source::Shared(shared) => shared.advance(sent),
-                    Source::Received(_) => {}
-                }
-                return;
-            }
-            sent -= bytes;
-            if let Some(Source::Pooled(buffer)) = self.sources.pop_front() {
-                pool.put(buffer);
-            }
-        }
-    }
-
-    /// Gives everything back.
-    pub(super) fn release(self, pool: &mut Pool) {
-        for source in self.sources {
-            if let Source::Pooled(buffer) = source {
-                pool.put(buffer);
-            }
-        }
     }
 }
 
@@ -379,6 +318,11 @@ impl Rests {
         }
     }
 
+    /// What the rest at `position`, counted from 1, has.
+    pub(super) fn unsent(&self, position: u32) -> &Unsent {
+        &self.rests[position as usize - 1].as_ref().expect("a slot names a rest that is kept").unsent
+    }
+
     /// The rest at `position`, counted from 1.
     pub(super) fn get(&mut self, position: u32) -> &mut Rest {
         self.rests[position as usize - 1].as_mut().expect("a slot names a rest that is kept")
@@ -391,13 +335,8 @@ impl Rests {
     }
 }
 
-fn vector(source: &Source, address: impl Fn(Span) -> *const u8) -> iovec {
-    let start = match source {
-        Source::Received(span) => address(*span),
-        Source::Pooled(buffer) => buffer.as_slice().as_ptr(),
-        Source::Shared(bytes) => bytes.as_ptr(),
-    };
-    iovec { iov_base: start.cast_mut().cast(), iov_len: source.len() }
+fn vector(bytes: &[u8]) -> iovec {
+    iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
 }
 
 fn header(vectors: &[iovec]) -> msghdr {
@@ -464,14 +403,14 @@ mod tests {
             let mut buffer = pool.get(6).unwrap();
             buffer.append(b"abcdef");
             batch.extend(position, Source::Pooled(buffer)).unwrap();
-            batch.extend(position, Source::Shared(Bytes::from_static(b"ABCDEF"))).unwrap();
+            batch.extend(position, Source::Shared(Bytes::from_static(b"ABCDEF").into())).unwrap();
             batch.extend(position, span(0, 2)).unwrap();
             batch.extend(position, span(4, 2)).unwrap();
             let whole = b"2345abcdefABCDEF0145";
             let mut rest = batch.rest(position, sent, &mut pool, at).unwrap();
-            assert_eq!(rest.bytes(), whole.len() - sent);
+            assert_eq!(rest.unsent.bytes(), whole.len() - sent);
             let mut seen = Vec::new();
-            while rest.bytes() > 0 {
+            while rest.unsent.bytes() > 0 {
                 // SAFETY: the message and its vectors are alive until the rest changes below.
                 let vectors = unsafe {
                     let header = &*rest.message();
@@ -479,7 +418,7 @@ mod tests {
                 };
                 // SAFETY: each vector describes bytes that the rest owns.
                 seen.push(unsafe { *vectors[0].iov_base.cast::<u8>() });
-                rest.advance(1, &mut pool);
+                rest.unsent.advance(1, &mut pool);
             }
             assert_eq!(seen, whole[sent..]);
         }

@@ -72,6 +72,8 @@ impl Marks {
     pub(super) const INSTALL_REFUSED: Marks = Marks(1 << 8);
     /// Its owner asked for the peer's address.
     pub(super) const UNADDRESSED: Marks = Marks(1 << 11);
+    /// Its rest of a short send has not been with the kernel yet.
+    pub(super) const FRESH: Marks = Marks(1 << 12);
 
     #[inline]
     pub(super) fn has(self, marks: Marks) -> bool {
@@ -116,6 +118,11 @@ impl Slot {
     #[inline]
     pub(super) fn takes_sends(&self) -> bool {
         self.phase == Phase::Open && self.rest == NONE && !self.marks.has(Marks::SHUTDOWN)
+    }
+
+    /// Its rest of a short send, counted from 1, while nothing of that has been with the kernel again.
+    pub(super) fn fresh_rest(&self) -> Option<u32> {
+        (self.rest != NONE && self.marks.has(Marks::FRESH)).then_some(self.rest)
     }
 
     /// Whether its owner hears what is received.
@@ -215,6 +222,13 @@ impl Slots {
     pub(super) fn get(&mut self, token: Token) -> Option<&mut Slot> {
         self.slots
             .get_mut(token.index as usize)
+            .filter(|slot| slot.generation == token.generation && slot.phase != Phase::Free)
+    }
+
+    /// The same, only to look at.
+    pub(super) fn peek(&self, token: Token) -> Option<&Slot> {
+        self.slots
+            .get(token.index as usize)
             .filter(|slot| slot.generation == token.generation && slot.phase != Phase::Free)
     }
 

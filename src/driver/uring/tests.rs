@@ -291,7 +291,7 @@ fn sources_of_every_kind_leave_in_order_as_one_send() {
     let one = rig.pooled(b"<pooled>");
     rig.driver.send(token, one).unwrap();
     rig.driver.send(token, Source::Received(run)).unwrap();
-    rig.driver.send(token, Source::Shared(Bytes::from_static(b"<shared>"))).unwrap();
+    rig.driver.send(token, Source::Shared(Bytes::from_static(b"<shared>").into())).unwrap();
     rig.driver.close(token);
     assert!(rig.driver.send(token, Source::Received(run)).is_err(), "a closing connection takes no send");
     while !matches!(rig.next(), Event::Closed { .. }) {}
@@ -399,9 +399,9 @@ fn closing_waits_for_a_slow_reader_and_aborting_does_not() {
         let mut client = TcpStream::connect(address).unwrap();
         let token = rig.accept();
         let bytes = Bytes::from(pattern(16 << 20, 9));
-        rig.driver.send(token, Source::Shared(bytes.clone())).unwrap();
+        rig.driver.send(token, Source::Shared(bytes.clone().into())).unwrap();
         while !matches!(rig.next(), Event::Blocked { .. }) {}
-        assert!(rig.driver.send(token, Source::Shared(bytes.clone())).is_err(), "blocked");
+        assert!(rig.driver.send(token, Source::Shared(bytes.clone().into())).is_err(), "blocked");
         if abort {
             rig.driver.abort(token);
             while !matches!(rig.next(), Event::Closed { .. }) {}
@@ -665,7 +665,7 @@ fn dropping_a_busy_driver_ends_its_connections() {
         let mut clients: Vec<_> = (0..10).map(|_| TcpStream::connect(address).unwrap()).collect();
         for _ in 0..10 {
             let token = rig.accept();
-            rig.driver.send(token, Source::Shared(Bytes::from(vec![1; 8 << 20]))).unwrap();
+            rig.driver.send(token, Source::Shared(Bytes::from(vec![1; 8 << 20]).into())).unwrap();
         }
         while !matches!(rig.next(), Event::Blocked { .. }) {}
         drop(rig.driver);

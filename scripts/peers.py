@@ -1,0 +1,72 @@
+"""Servers that others wrote, built from their package for the scripts that compare with them.
+
+uWebSockets comes with the crate `libuwebsockets-sys`, whose sources cargo fetches and checks against its registry's
+digest; the programs in bench/peers are compiled against them by this machine's C and C++ compilers. Nothing is
+installed: all lies in target/peers. Only the standard library is needed.
+"""
+
+import glob
+import os
+import shutil
+import subprocess
+
+import machine
+
+PACKAGE, VERSION = "libuwebsockets-sys", "0.0.10"
+FOLDER = os.path.join(os.environ.get("CARGO_TARGET_DIR", os.path.join(machine.ROOT, "target")), "peers")
+# As its own makefile has them, without TLS and compression, which nothing here measures.
+OPTIMISATION = ["-O3", "-flto"]
+C_FLAGS = ["-std=c11", "-DLIBUS_NO_SSL"]
+CPP_FLAGS = ["-std=c++20", "-DLIBUS_NO_SSL", "-DUWS_NO_ZLIB"]
+
+
+def run(*command, cwd=None):
+    done = subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(command)[:200]} failed:\n{done.stdout[-2000:]}")
+
+
+def sources():
+    """Where the package's sources are, after fetching them if need be."""
+    found = os.path.join(FOLDER, "vendor", PACKAGE, "uWebSockets")
+    if os.path.isdir(found):
+        return found
+    scratch = os.path.join(FOLDER, "fetch")
+    os.makedirs(os.path.join(scratch, "src"), exist_ok=True)
+    with open(os.path.join(scratch, "Cargo.toml"), "w") as manifest:
+        # A workspace of its own: it lies within another package.
+        manifest.write(
+            '[package]\nname = "fetch"\nversion = "0.0.0"\nedition = "2021"\n\n[workspace]\n\n'
+            f'[dependencies]\n{PACKAGE} = "={VERSION}"\n'
+        )
+    with open(os.path.join(scratch, "src", "lib.rs"), "w"):
+        pass
+    vendor = os.path.join(FOLDER, "vendor")
+    run("cargo", "vendor", "--quiet", vendor, cwd=scratch)
+    return found
+
+
+def uwebsockets(name):
+    """Builds bench/peers/NAME.cpp. Returns the binary."""
+    for compiler in ("gcc", "g++"):
+        if not shutil.which(compiler):
+            raise SystemExit(f"{compiler} is missing: apt-get install g++")
+    program = os.path.join(machine.ROOT, "bench", "peers", f"{name}.cpp")
+    binary = os.path.join(FOLDER, name)
+    if os.path.exists(binary) and os.path.getmtime(binary) > os.path.getmtime(program):
+        return binary
+    include = sources()
+    sockets = os.path.join(include, "uSockets", "src")
+    objects = os.path.join(FOLDER, "objects")
+    os.makedirs(objects, exist_ok=True)
+    files = glob.glob(os.path.join(sockets, "*.c")) + [os.path.join(sockets, "eventing", "epoll_kqueue.c")]
+    run("gcc", *OPTIMISATION, *C_FLAGS, f"-I{sockets}", "-c", *sorted(files), cwd=objects)
+    compiled = sorted(glob.glob(os.path.join(objects, "*.o")))
+    headers = [f"-I{os.path.join(include, 'src')}", f"-I{sockets}"]
+    run("g++", *OPTIMISATION, *CPP_FLAGS, *headers, program, *compiled, "-o", binary)
+    return binary
+
+
+def describe():
+    """What a record says of the peer."""
+    return f"uWebSockets of the crate {PACKAGE} {VERSION}, {machine.first_line('g++', '--version')}"

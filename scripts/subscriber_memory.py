@@ -1,0 +1,246 @@
+"""Measures what subscribers cost the server in memory. See scripts/subscriber-memory."""
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import os
+import re
+import resource
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+
+sys.dont_write_bytecode = True
+import idle_memory  # noqa: E402
+
+# Source addresses, so that no address runs out of ports.
+SOURCES = [f"127.0.0.{i}" for i in range(2, 10)]
+PATIENCE_S = 60
+KEY = "MDEyMzQ1Njc4OWFiY2RlZg=="
+SUBPROTOCOL = "echoring.v1.json"
+MESSAGE = b"x" * 1024
+# Of the busy topic: as many as a subscriber may lag behind, and no more, so that nobody is disconnected.
+BUSY_MESSAGE = b"y" * (16 * 1024)
+LAG_BYTES = 512 * 1024
+BUSY_MESSAGES = 24
+# Those who do not read stay as long as this takes; the log is all that a topic keeps.
+SETTINGS = f'[topic_defaults]\nlag_bytes = {LAG_BYTES}\nlag = "10m"\nhistory_bytes = 0\nhistory_messages = 0\n'
+NOT_READING_MAX = 1024 * 1024
+
+
+def fail(text):
+    sys.exit(f"subscriber-memory: {text}")
+
+
+@contextlib.contextmanager
+def serving(binary, listen, settings=None):
+    """A server, and its `listening` line."""
+    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+        file.write(settings or "")
+        file.flush()
+        command = [binary, "serve", "--listen", listen, "--admin", "off", "--log", "warn"]
+        server = subprocess.Popen(
+            command + (["--config", file.name] if settings else []), stdout=subprocess.PIPE, text=True
+        )
+        try:
+            line = server.stdout.readline()
+            if not line.startswith("listening "):
+                fail(f"the server did not start: {line!r}")
+            yield server, line
+        finally:
+            server.terminate()
+            server.wait()
+            server.stdout.close()
+
+
+def resident(server):
+    """What the process has resident once that has not changed for a second, in bytes."""
+    return sum(asyncio.run(idle_memory.settled_bytes(server.pid)).values())
+
+
+class Subscriber:
+    """A WebSocket on a blocking socket that has sent its request already."""
+
+    def __init__(self, connected, path, subprotocol=None):
+        self.socket = connected
+        self.socket.settimeout(PATIENCE_S)
+        self.waiting = b""
+        offer = f"Sec-WebSocket-Protocol: {subprotocol}\r\n" if subprotocol else ""
+        self.socket.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{offer}\r\n".encode()
+        )
+
+    def opened(self):
+        while b"\r\n\r\n" not in self.waiting:
+            self.more()
+        head, self.waiting = self.waiting.split(b"\r\n\r\n", 1)
+        if not head.startswith(b"HTTP/1.1 101 "):
+            fail(f"no upgrade but {head!r}")
+        return self
+
+    def more(self):
+        received = self.socket.recv(65_536)
+        if not received:
+            fail("the server closed a connection")
+        self.waiting += received
+
+    def exactly(self, count):
+        while len(self.waiting) < count:
+            self.more()
+        taken, self.waiting = self.waiting[:count], self.waiting[count:]
+        return taken
+
+    def receive(self):
+        """A message: the server never sends it in fragments or masked."""
+        first, length = self.exactly(2)
+        if length >= 126:
+            length = int.from_bytes(self.exactly(2 if length == 126 else 8), "big")
+        payload = self.exactly(length)
+        if first not in (0x81, 0x82):
+            fail(f"no message but a frame {first:#x} of {payload[:60]!r}")
+        return payload
+
+    def send(self, payload, first=0x81):
+        # A key of zeros leaves the payload as it is.
+        length = len(payload)
+        size = bytes([0x80 | length]) if length < 126 else b"\xfe" + length.to_bytes(2, "big")
+        self.socket.sendall(bytes([first]) + size + bytes(4) + payload)
+
+
+def over_tcp(port):
+    def connect(number):
+        return socket.create_connection(("127.0.0.1", port), source_address=(SOURCES[number % len(SOURCES)], 0))
+
+    return connect
+
+
+def open_all(connect, count, path, subprotocol=None):
+    """So many, with few enough handshakes at once for the backlog."""
+    found = []
+    while len(found) < count:
+        some = range(len(found), min(count, len(found) + 200))
+        opening = [Subscriber(connect(number), path, subprotocol) for number in some]
+        found += [subscriber.opened() for subscriber in opening]
+    return found
+
+
+def per_subscriber(binary, count, subprotocol):
+    """Subscribers of one topic over TCP, each of which gets one message."""
+    with serving(binary, "127.0.0.1:0") as (server, line):
+        connect = over_tcp(int(re.search(r":(\d+) ", line)[1]))
+        before = resident(server)
+        path = "/broadcast" if subprotocol else "/broadcast/memory"
+        subscribers = open_all(connect, count, path, subprotocol)
+        if subprotocol:
+            for subscriber in subscribers:
+                subscriber.send(b'{"type":"subscribe","id":1,"topic":"memory"}')
+            for subscriber in subscribers:
+                answer = subscriber.receive()
+                if b'"subscribed"' not in answer:
+                    fail(f"no subscription but {answer!r}")
+        publisher = open_all(connect, 1, "/broadcast/memory")[0]
+        publisher.send(MESSAGE)
+        for subscriber in subscribers:
+            message = subscriber.receive()
+            if MESSAGE not in message:
+                fail(f"a subscriber got something else: {message[:100]!r}")
+        after = resident(server)
+        for subscriber in [*subscribers, publisher]:
+            subscriber.socket.close()
+    figures = {
+        "subscribers": count,
+        "bytes_per_subscriber": round((after - before) / count, 1),
+        "resident_before": before,
+        "resident_after": after,
+    }
+    print(f"{figures['bytes_per_subscriber']:.0f} B of user memory per subscriber ({subprotocol or 'raw route'})")
+    return line.split("pid=")[0].split(" ", 2)[2].strip(), figures
+
+
+def not_reading(binary, count):
+    """What a busy topic makes the server grow by that so many do not read. Over a Unix socket: the TCP buffers of so many
+    would be past what the kernel allows all sockets together."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "socket")
+
+        def connect(_number):
+            connected = socket.socket(socket.AF_UNIX)
+            connected.connect(path)
+            return connected
+
+        with serving(binary, f"unix:{path}", SETTINGS) as (server, _):
+            subscribers = open_all(connect, count, "/broadcast/busy")
+            publisher, reader = open_all(connect, 2, "/broadcast/busy")
+            # What the first message brings (a log, its pools) is no growth of those who do not read.
+            before = resident(server)
+            for _ in range(BUSY_MESSAGES):
+                publisher.send(BUSY_MESSAGE)
+                if reader.receive() != BUSY_MESSAGE:
+                    fail("a message was damaged")
+            after = resident(server)
+            behind = [lag_bytes(subscriber) for subscriber in subscribers[:: max(1, count // 100)]]
+            if min(behind) <= 0:
+                fail("the kernel took everything: nobody was waited for")
+            # Nobody was forgotten: who reads on gets all of it.
+            for subscriber in subscribers:
+                for _ in range(BUSY_MESSAGES):
+                    if subscriber.receive() != BUSY_MESSAGE:
+                        fail("a message was damaged")
+                subscriber.socket.close()
+    return {
+        "not_reading": count,
+        "growth_bytes": after - before,
+        "behind_bytes_min": min(behind),
+        "behind_bytes_max": max(behind),
+    }
+
+
+def lag_bytes(subscriber):
+    """What has been published and has not reached the subscriber's socket."""
+    in_socket = struct.unpack("i", fcntl.ioctl(subscriber.socket, termios.FIONREAD, bytes(4)))[0]
+    return BUSY_MESSAGES * (len(BUSY_MESSAGE) + 4) - in_socket - len(subscriber.waiting)
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="subscriber-memory")
+    parser.add_argument("binary")
+    parser.add_argument("subscribers", type=int, nargs="?", default=15_000)
+    parser.add_argument("not_reading", type=int, nargs="?", default=10_000)
+    parser.add_argument("--no-record", action="store_true")
+    options = parser.parse_args()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(options.subscribers, options.not_reading)
+    if most + 100 > hard:
+        fail(f"{most} subscribers need as many descriptors, and the limit is {hard}: raise ulimit -Hn")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    driver, raw = per_subscriber(options.binary, options.subscribers, None)
+    _, spoken = per_subscriber(options.binary, options.subscribers, SUBPROTOCOL)
+    one, many = not_reading(options.binary, 1), not_reading(options.binary, options.not_reading)
+    beyond = many["growth_bytes"] - one["growth_bytes"]
+    verdict = "met" if beyond <= NOT_READING_MAX else "missed"
+    print(
+        f"{options.not_reading} that do not read a busy topic take {beyond / 1024:.0f} KiB beyond its log, up to "
+        f"{many['behind_bytes_max'] // 1024} KiB behind ({verdict}: target {NOT_READING_MAX // 1024} KiB)"
+    )
+    if not options.no_record:
+        idle_memory.write_record(
+            "subscriber-memory.json",
+            schema="echoring.subscriber-memory/1",
+            scenario=f"raw and {SUBPROTOCOL}: {options.subscribers} subscribers of one topic over TCP that have each got "
+            f"a message of {len(MESSAGE)} bytes, default configuration; not_reading: subscribers over a Unix socket that "
+            f"read none of {BUSY_MESSAGES} messages of {len(BUSY_MESSAGE)} bytes, beside one that reads",
+            server=driver,
+            raw=raw,
+            spoken=spoken,
+            settings_of_not_reading=SETTINGS,
+            not_reading={"one": one, "many": many, "beyond_the_log_bytes": beyond, "target_bytes": NOT_READING_MAX},
+        )
+
+
+if __name__ == "__main__":
+    main()

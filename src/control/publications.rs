@@ -1,0 +1,308 @@
+//! Bodies of requests that publish: what they are, and the messages in them.
+//!
+//! Never: a message that is not what it says it is. JSON is checked to be one value and text to be UTF-8, for those
+//! who relay them do not look again.
+
+use std::borrow::Cow;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use crate::limits::{KEY_BYTES_MAX, OUTSIDE_MESSAGES_MAX};
+use crate::server::{Content, OwnedPublication};
+
+/// What a body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    /// One message, its payload.
+    Single(Content),
+    /// A message in each line, as a JSON object.
+    Batch,
+}
+
+/// What is wrong with a body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// A form, or compressed: nobody means that to be a message.
+    Media(&'static str),
+    /// More messages than fit a batch.
+    TooMany,
+    /// Something in it.
+    Bad {
+        /// A word for programs.
+        code: &'static str,
+        /// Which part, where one has a name.
+        field: Option<&'static str>,
+        /// Which line of a batch, from 1.
+        line: Option<usize>,
+        message: String,
+    },
+}
+
+impl Fault {
+    pub(super) fn bad(field: &'static str, message: impl Into<String>) -> Fault {
+        Fault::Bad { code: "bad-field", field: Some(field), line: None, message: message.into() }
+    }
+
+    fn bad_json(message: impl Into<String>) -> Fault {
+        Fault::Bad { code: "bad-json", field: None, line: None, message: message.into() }
+    }
+
+    fn in_line(self, number: usize) -> Fault {
+        match self {
+            Fault::Bad { code, field, message, .. } => {
+                Fault::Bad { code, field, line: Some(number), message }
+            }
+            other => other,
+        }
+    }
+}
+
+impl Format {
+    /// What a request's body is by its head. Bytes that say nothing about themselves are a binary message.
+    pub(super) fn of(headers: &HeaderMap) -> Result<Format, Fault> {
+        if headers.contains_key(CONTENT_ENCODING) {
+            return Err(Fault::Media("send the body as it is, without Content-Encoding"));
+        }
+        let mut types = headers.get_all(CONTENT_TYPE).iter();
+        let (first, None) = (types.next(), types.next()) else {
+            return Err(Fault::Media("send one Content-Type"));
+        };
+        let Some(media) = first else { return Ok(Format::Single(Content::Binary)) };
+        let media = media.to_str().unwrap_or_default();
+        let essence = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        Ok(match &*essence {
+            "application/json" => Format::Single(Content::Json),
+            "text/plain" => Format::Single(Content::Text),
+            "application/x-ndjson" => Format::Batch,
+            "application/x-www-form-urlencoded" | "multipart/form-data" => {
+                return Err(Fault::Media(
+                    "a form is no message: say Content-Type: application/json, text/plain, application/x-ndjson or \
+                     application/octet-stream",
+                ));
+            }
+            _ => Format::Single(Content::Binary),
+        })
+    }
+
+    /// The messages in a body. `key` is that of a single one, and empty with a batch.
+    pub(super) fn messages(self, body: Vec<u8>, key: &str) -> Result<Vec<OwnedPublication>, Fault> {
+        let Format::Single(content) = self else { return batch(&body) };
+        let payload = match content {
+            Content::Json => one_value(&body)?,
+            Content::Text => {
+                String::from_utf8(body).map_err(|_| Fault::bad("text", "must be UTF-8"))?.into_bytes()
+            }
+            Content::Binary => body,
+        };
+        Ok(vec![OwnedPublication { content, key: key.into(), payload }])
+    }
+}
+
+/// Judges the key of a message.
+pub(super) fn check_key(key: &str) -> Result<(), Fault> {
+    if (1..=KEY_BYTES_MAX).contains(&key.len()) {
+        Ok(())
+    } else {
+        Err(Fault::bad("key", format!("must have 1 to {KEY_BYTES_MAX} bytes")))
+    }
+}
+
+/// The JSON value that `text` is, without the space around it.
+fn one_value(text: &[u8]) -> Result<Vec<u8>, Fault> {
+    let value: &RawValue =
+        serde_json::from_slice(text).map_err(|error| Fault::bad_json(error.to_string()))?;
+    Ok(value.get().as_bytes().to_vec())
+}
+
+/// A line of a batch, which has one of the three payloads.
+#[derive(Debug, Deserialize)]
+struct Line<'a> {
+    #[serde(borrow, default, deserialize_with = "present")]
+    data: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    text: Option<Cow<'a, str>>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    base64: Option<Cow<'a, str>>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    key: Option<Cow<'a, str>>,
+}
+
+/// A field that is there. `null` is a value like others, where one may stand.
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+fn batch(body: &[u8]) -> Result<Vec<OwnedPublication>, Fault> {
+    let mut messages = Vec::new();
+    for (at, line) in body.split(|byte| *byte == b'\n').enumerate() {
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        if messages.len() as u64 == OUTSIDE_MESSAGES_MAX {
+            return Err(Fault::TooMany);
+        }
+        messages.push(message(line).map_err(|fault| fault.in_line(at + 1))?);
+    }
+    if messages.is_empty() {
+        return Err(Fault::bad_json("a batch has a JSON object in each line, and this one has no line"));
+    }
+    Ok(messages)
+}
+
+fn message(line: &[u8]) -> Result<OwnedPublication, Fault> {
+    // Serde would take the fields from an array as well.
+    if line.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Fault::bad_json("expected a JSON object"));
+    }
+    let line: Line<'_> = serde_json::from_slice(line).map_err(|error| {
+        // Behind the message it tells line and column; the line is not the one of the batch.
+        Fault::bad_json(error.to_string().replace(" at line 1 column ", " at byte "))
+    })?;
+    let (content, payload) = match (line.data, line.text, line.base64) {
+        (Some(data), None, None) => (Content::Json, data.get().as_bytes().to_vec()),
+        (None, Some(text), None) => (Content::Text, text.into_owned().into_bytes()),
+        (None, None, Some(base64)) => {
+            let bytes = BASE64
+                .decode(&*base64)
+                .map_err(|_| Fault::bad("base64", "must be base64 with its padding (RFC 4648, 4)"))?;
+            (Content::Binary, bytes)
+        }
+        (None, None, None) => {
+            let message = "expected one of data, text and base64".to_owned();
+            return Err(Fault::Bad { code: "missing-field", field: Some("data"), line: None, message });
+        }
+        _ => return Err(Fault::bad("data", "expected only one of data, text and base64")),
+    };
+    if let Some(key) = &line.key {
+        check_key(key)?;
+    }
+    Ok(OwnedPublication { content, key: line.key.unwrap_or_default().into(), payload })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn format(media: Option<&str>) -> Result<Format, Fault> {
+        let mut headers = HeaderMap::new();
+        if let Some(media) = media {
+            headers.insert(CONTENT_TYPE, media.parse().expect("a value"));
+        }
+        Format::of(&headers)
+    }
+
+    fn batch_of(lines: &str) -> Result<Vec<OwnedPublication>, Fault> {
+        Format::Batch.messages(lines.as_bytes().to_vec(), "")
+    }
+
+    /// Code, field and line.
+    fn fault<T: std::fmt::Debug>(
+        read: Result<T, Fault>,
+    ) -> (&'static str, Option<&'static str>, Option<usize>) {
+        match read {
+            Err(Fault::Bad { code, field, line, .. }) => (code, field, line),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_content_type_says_what_a_body_is() {
+        for (media, expected) in [
+            (None, Format::Single(Content::Binary)),
+            (Some("application/octet-stream"), Format::Single(Content::Binary)),
+            (Some("image/png"), Format::Single(Content::Binary)),
+            (Some("Application/JSON; charset=utf-8"), Format::Single(Content::Json)),
+            (Some("text/plain;charset=utf-8"), Format::Single(Content::Text)),
+            (Some("application/x-ndjson"), Format::Batch),
+        ] {
+            assert_eq!(format(media), Ok(expected), "{media:?}");
+        }
+        for form in ["application/x-www-form-urlencoded", "multipart/form-data; boundary=x"] {
+            assert!(matches!(format(Some(form)), Err(Fault::Media(_))), "{form}");
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_ENCODING, "gzip".parse().expect("a value"));
+        assert!(matches!(Format::of(&headers), Err(Fault::Media(_))));
+        let mut headers = HeaderMap::new();
+        headers.append(CONTENT_TYPE, "text/plain".parse().expect("a value"));
+        headers.append(CONTENT_TYPE, "application/json".parse().expect("a value"));
+        assert!(matches!(Format::of(&headers), Err(Fault::Media(_))));
+    }
+
+    #[test]
+    fn a_single_body_is_a_message_if_it_is_what_it_says() {
+        let json = |body: &[u8]| Format::Single(Content::Json).messages(body.to_vec(), "k");
+        for value in ["null", "0", r#""a""#, "[]", r#"{"a": [1e400, "\u00e4"]}"#] {
+            let messages = json(format!(" {value}\r\n").as_bytes()).expect("JSON");
+            assert_eq!(messages.len(), 1);
+            assert_eq!((messages[0].content, &*messages[0].key), (Content::Json, "k"));
+            assert_eq!(messages[0].payload, value.as_bytes(), "as it was written");
+        }
+        for wrong in ["", " ", "{", "{} {}", "{'a':1}", "NaN", "\u{feff}{}", "[1,]", "\"\u{1}\"", "nul"] {
+            assert_eq!(fault(json(wrong.as_bytes())), ("bad-json", None, None), "{wrong:?}");
+        }
+        assert_eq!(fault(json(b"\"\xff\"")).0, "bad-json");
+        let deep = [b"[".repeat(100_000), b"]".repeat(100_000)].concat();
+        assert_eq!(json(&deep).expect("read without recursion")[0].payload, deep);
+        let text = |body: &[u8]| Format::Single(Content::Text).messages(body.to_vec(), "");
+        assert_eq!(text("ä".as_bytes()).expect("UTF-8")[0].payload, "ä".as_bytes());
+        assert_eq!(text(b"").expect("empty is text")[0].payload, b"");
+        assert_eq!(fault(text(b"\xff")), ("bad-field", Some("text"), None));
+        let binary = Format::Single(Content::Binary).messages(vec![0xff], "").expect("anything");
+        assert_eq!((binary[0].content, &*binary[0].payload), (Content::Binary, &b"\xff"[..]));
+    }
+
+    #[test]
+    fn a_batch_has_a_message_in_each_line() {
+        let messages = batch_of(
+            "{\"data\": {\"a\": 1}, \"key\": \"k\"}\r\n\n{\"text\":\"\\u00e4\"}\n{\"base64\":\"/w==\",\"other\":1}\n\
+             {\"data\":null}",
+        )
+        .expect("four messages");
+        let expected: [(Content, &str, &[u8]); 4] = [
+            (Content::Json, "k", b"{\"a\": 1}"),
+            (Content::Text, "", "ä".as_bytes()),
+            (Content::Binary, "", b"\xff"),
+            (Content::Json, "", b"null"),
+        ];
+        for (message, expected) in messages.iter().zip(expected) {
+            assert_eq!((message.content, &*message.key, &*message.payload), expected);
+        }
+        assert_eq!(messages.len(), 4);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_batch_is_told_by_line_and_field() {
+        let long = format!(r#"{{"text":"","key":"{}"}}"#, "k".repeat(KEY_BYTES_MAX + 1));
+        for (line, code, field) in [
+            ("[1]", "bad-json", None),
+            (r#"["a","b"]"#, "bad-json", None),
+            ("1", "bad-json", None),
+            (r#"{"text":"a""#, "bad-json", None),
+            (r#"{"text":"a"}{"text":"b"}"#, "bad-json", None),
+            (r#"{"text":"a","text":"b"}"#, "bad-json", None),
+            (r#"{"text":null}"#, "bad-json", None),
+            (r#"{"text":"a","key":null}"#, "bad-json", None),
+            (r#"{"text":"\ud800"}"#, "bad-json", None),
+            ("{}", "missing-field", Some("data")),
+            (r#"{"text":"a","data":null}"#, "bad-field", Some("data")),
+            (r#"{"base64":"a"}"#, "bad-field", Some("base64")),
+            (r#"{"base64":"_w=="}"#, "bad-field", Some("base64")),
+            (r#"{"text":"a","key":""}"#, "bad-field", Some("key")),
+            (&long, "bad-field", Some("key")),
+        ] {
+            let lines = format!("{{\"text\":\"\"}}\n{line}\n");
+            assert_eq!(fault(batch_of(&lines)), (code, field, Some(2)), "{line}");
+        }
+        for empty in ["", "\n", " \r\n"] {
+            assert_eq!(fault(batch_of(empty)), ("bad-json", None, None));
+        }
+        let most = "{\"text\":\"\"}\n".repeat(OUTSIDE_MESSAGES_MAX as usize);
+        assert_eq!(batch_of(&most).map(|messages| messages.len() as u64), Ok(OUTSIDE_MESSAGES_MAX));
+        assert_eq!(batch_of(&(most + "{\"text\":\"\"}")), Err(Fault::TooMany));
+    }
+}

@@ -1,0 +1,246 @@
+//! What `GET /topics` and `GET /topics/{topic}` say: the shards' reports as JSON, summed by topic.
+//!
+//! Their shape is a promise to scripts: fields are added, never renamed.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::report::{DeliveryFigures, PublicationFigures};
+use crate::stats::{Deliveries, TopicHome, TopicReport};
+
+/// Names the shape of the list.
+const LIST_SCHEMA: &str = "echoring.topics/1";
+/// Names the shape of what is said about one topic.
+const TOPIC_SCHEMA: &str = "echoring.topic/1";
+
+#[derive(Debug, Serialize)]
+struct List {
+    schema: &'static str,
+    /// Shards that did not answer in time; what they know is missing.
+    silent_shards: usize,
+    /// Topics whose names begin as asked for.
+    count: usize,
+    /// Not all of them are listed.
+    truncated: bool,
+    /// By name.
+    topics: Vec<Topic>,
+}
+
+#[derive(Debug, Serialize)]
+struct One {
+    schema: &'static str,
+    silent_shards: usize,
+    #[serde(flatten)]
+    topic: Topic,
+    shards: Vec<OnShard>,
+}
+
+/// A topic on the whole node.
+#[derive(Debug, Serialize)]
+struct Topic {
+    topic: String,
+    subscribers: u64,
+    /// Messages a second, over the last ten or so.
+    rate: f64,
+    /// Unless the shard that gives it is silent.
+    position: Option<PositionFigures>,
+    payload_bytes: u64,
+    history: HistoryFigures,
+    log_bytes: u64,
+    publications: PublicationFigures,
+    deliveries: DeliveryFigures,
+}
+
+#[derive(Debug, Serialize)]
+struct PositionFigures {
+    epoch: String,
+    offset: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct HistoryFigures {
+    messages: u64,
+    bytes: u64,
+}
+
+/// A shard's part of a topic.
+#[derive(Debug, Serialize)]
+struct OnShard {
+    shard: usize,
+    /// Whether it gives the topic its order.
+    home: bool,
+    subscribers: u64,
+    log_bytes: u64,
+    deliveries: DeliveryFigures,
+}
+
+/// What is known of a topic on all shards.
+#[derive(Debug, Default)]
+struct Sum {
+    home: Option<TopicHome>,
+    subscribers: u64,
+    deliveries: Deliveries,
+    log_bytes: u64,
+}
+
+impl Sum {
+    fn add(&mut self, report: &TopicReport) {
+        let TopicReport { name: _, home, subscribers, deliveries, log_bytes } = report;
+        // There is one, but for a moment after a shard has failed.
+        if self.home.is_none() {
+            self.home.clone_from(home);
+        }
+        self.subscribers += subscribers;
+        self.deliveries.add(deliveries);
+        self.log_bytes += log_bytes;
+    }
+
+    fn told(self, name: &str) -> Topic {
+        let position = self
+            .home
+            .as_ref()
+            .map(|home| PositionFigures { epoch: format!("{:x}", home.epoch), offset: home.offset });
+        let home = self.home.unwrap_or_default();
+        Topic {
+            topic: name.to_owned(),
+            subscribers: self.subscribers,
+            rate: home.rate,
+            position,
+            payload_bytes: home.payload_bytes,
+            history: HistoryFigures { messages: home.history_messages, bytes: home.history_bytes },
+            log_bytes: self.log_bytes,
+            publications: PublicationFigures::new(&home.publications),
+            deliveries: DeliveryFigures::new(&self.deliveries),
+        }
+    }
+}
+
+/// At most `most` of the topics whose names begin with `prefix`, of a node with so many shards.
+pub(super) fn list(
+    shards: usize,
+    reports: Vec<(usize, Vec<TopicReport>)>,
+    prefix: &str,
+    most: usize,
+) -> serde_json::Result<Vec<u8>> {
+    let silent_shards = shards.saturating_sub(reports.len());
+    let mut sums: BTreeMap<&str, Sum> = BTreeMap::new();
+    for report in reports.iter().flat_map(|(_, reports)| reports) {
+        if report.name.starts_with(prefix) {
+            sums.entry(&report.name).or_default().add(report);
+        }
+    }
+    let count = sums.len();
+    let topics = sums.into_iter().take(most).map(|(name, sum)| sum.told(name)).collect();
+    let truncated = count > most;
+    serde_json::to_vec_pretty(&List { schema: LIST_SCHEMA, silent_shards, count, truncated, topics })
+}
+
+/// One topic, if any shard knows it.
+pub(super) fn one(
+    shards: usize,
+    name: &str,
+    reports: Vec<(usize, Option<TopicReport>)>,
+) -> Option<serde_json::Result<Vec<u8>>> {
+    let silent_shards = shards.saturating_sub(reports.len());
+    let known: Vec<(usize, TopicReport)> =
+        reports.into_iter().filter_map(|(shard, report)| Some((shard, report?))).collect();
+    if known.is_empty() {
+        return None;
+    }
+    let mut sum = Sum::default();
+    known.iter().for_each(|(_, report)| sum.add(report));
+    let shards = known.iter().map(|(shard, report)| OnShard {
+        shard: *shard,
+        home: report.home.is_some(),
+        subscribers: report.subscribers,
+        log_bytes: report.log_bytes,
+        deliveries: DeliveryFigures::new(&report.deliveries),
+    });
+    let shards = shards.collect();
+    Some(serde_json::to_vec_pretty(&One {
+        schema: TOPIC_SCHEMA,
+        silent_shards,
+        topic: sum.told(name),
+        shards,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stats::Publications;
+
+    fn report(name: &str, home: Option<u64>, subscribers: u64) -> TopicReport {
+        TopicReport {
+            name: name.to_owned(),
+            home: home.map(|offset| TopicHome {
+                epoch: 0x1f3a,
+                offset,
+                publications: Publications { published: offset + 1, accepted: offset, refused: 1 },
+                payload_bytes: 10 * offset,
+                rate: 0.5,
+                history_messages: 3,
+                history_bytes: 30,
+            }),
+            subscribers,
+            deliveries: Deliveries {
+                offered: 5,
+                sent: 2,
+                queued: 1,
+                dropped_oldest: 2,
+                ..Deliveries::default()
+            },
+            log_bytes: 100,
+        }
+    }
+
+    fn parsed(json: serde_json::Result<Vec<u8>>) -> serde_json::Value {
+        serde_json::from_slice(&json.expect("plain data")).expect("JSON")
+    }
+
+    #[test]
+    fn topics_are_summed_over_shards_and_sorted_by_name() {
+        let reports = || {
+            vec![
+                (0, vec![report("b", None, 2), report("a", Some(12), 1), report("c", Some(1), 0)]),
+                (2, vec![report("b", Some(7), 3)]),
+            ]
+        };
+        let all = parsed(list(3, reports(), "", 10));
+        assert_eq!(all["schema"], "echoring.topics/1");
+        assert_eq!(
+            (&all["silent_shards"], &all["count"], &all["truncated"]),
+            (&1.into(), &3.into(), &false.into())
+        );
+        let names: Vec<_> = all["topics"].as_array().expect("a list").iter().map(|t| &t["topic"]).collect();
+        assert_eq!(names, ["a", "b", "c"]);
+        let b = &all["topics"][1];
+        assert_eq!(b["subscribers"], 5);
+        assert_eq!(b["position"], serde_json::json!({"epoch": "1f3a", "offset": 7}));
+        assert_eq!(b["deliveries"]["offered"], 10);
+        assert_eq!(b["deliveries"]["dropped"]["oldest"], 4);
+        assert_eq!(b["publications"], serde_json::json!({"published": 8, "accepted": 7, "refused": 1}));
+        assert_eq!((&b["payload_bytes"], &b["log_bytes"]), (&70.into(), &200.into()));
+        let some = parsed(list(3, reports(), "", 2));
+        assert_eq!((&some["count"], &some["truncated"]), (&3.into(), &true.into()));
+        assert_eq!(some["topics"].as_array().map(Vec::len), Some(2));
+        let prefixed = parsed(list(3, reports(), "b", 1));
+        assert_eq!((&prefixed["count"], &prefixed["truncated"]), (&1.into(), &false.into()));
+    }
+
+    #[test]
+    fn one_topic_is_told_by_shard_as_well() {
+        let one_of = |reports| one(2, "b", reports);
+        assert!(one_of(vec![(0, None), (1, None)]).is_none());
+        let told = one_of(vec![(0, Some(report("b", None, 2))), (1, Some(report("b", Some(7), 3)))]);
+        let told = parsed(told.expect("it is known"));
+        assert_eq!((&told["schema"], &told["topic"]), (&"echoring.topic/1".into(), &"b".into()));
+        assert_eq!((&told["subscribers"], &told["silent_shards"]), (&5.into(), &0.into()));
+        assert_eq!((&told["shards"][0]["home"], &told["shards"][1]["home"]), (&false.into(), &true.into()));
+        assert_eq!(told["shards"][1]["subscribers"], 3);
+        let orphan = parsed(one_of(vec![(0, Some(report("b", None, 2)))]).expect("it is known"));
+        assert!(orphan["position"].is_null());
+        assert_eq!(orphan["silent_shards"], 1);
+    }
+}

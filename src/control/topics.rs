@@ -1,0 +1,381 @@
+//! `/topics` and `/topics/{topic}`: publishing from outside, and looking at topics.
+//!
+//! Never: a message that waits without a bound. What finds no room is refused at once, with the time to try again.
+
+use std::collections::BTreeMap;
+
+use hyper::body::Incoming;
+use hyper::header::{HeaderValue, RETRY_AFTER};
+use hyper::{Method, Request, StatusCode};
+use serde::Serialize;
+
+use super::http::{Bodies, NoBody, Reply};
+use super::publications::{Fault, Format, check_key};
+use super::topic_report;
+use crate::limits::{
+    ADMIN_BATCH_BYTES_MAX, ADMIN_TOPICS_DEFAULT, ADMIN_TOPICS_MAX, OUTSIDE_MESSAGES_MAX, TOPIC_BYTES_MAX,
+};
+use crate::protocol::handshake::percent_decode_path;
+use crate::server::{Handle, Position, PublishError, Published, Refused};
+
+/// What a request for topics needs to be answered.
+#[derive(Clone, Debug)]
+pub(super) struct Topics {
+    pub(super) server: Handle,
+    pub(super) shards: usize,
+    pub(super) bodies: Bodies,
+}
+
+impl Topics {
+    /// `GET /topics`.
+    pub(super) async fn list(&self, query: &str) -> Reply {
+        let (prefix, most) = match list_parameters(query) {
+            Ok(parameters) => parameters,
+            Err(fault) => return refuse(&fault),
+        };
+        let server = self.server.clone();
+        // Waits for the shards, so it must not happen on this thread.
+        let topics = tokio::task::spawn_blocking(move || server.topics()).await.unwrap_or_default();
+        Reply::json(StatusCode::OK, topic_report::list(self.shards, topics, &prefix, most))
+    }
+
+    /// `/topics/{segment}`.
+    pub(super) async fn one(&self, segment: &str, request: &mut Request<Incoming>) -> Reply {
+        let name = match topic_of(segment) {
+            Ok(name) => name,
+            Err(fault) => return refuse(&fault),
+        };
+        if request.method() == Method::POST {
+            return self.publish(name, request).await.unwrap_or_else(|fault| refuse(&fault));
+        }
+        let server = self.server.clone();
+        let asked = name.clone();
+        let reports = tokio::task::spawn_blocking(move || server.topic(&asked)).await.unwrap_or_default();
+        match topic_report::one(self.shards, &name, reports) {
+            Some(json) => Reply::json(StatusCode::OK, json),
+            None => Reply::problem(StatusCode::NOT_FOUND, "unknown-topic", "nobody knows this topic"),
+        }
+    }
+
+    async fn publish(&self, topic: String, request: &mut Request<Incoming>) -> Result<Reply, Fault> {
+        let format = Format::of(request.headers())?;
+        let key = key_parameter(request.uri().query().unwrap_or_default())?;
+        let message_bytes_max = self.server.message_bytes_max();
+        let bytes_max = match format {
+            Format::Single(_) => message_bytes_max,
+            Format::Batch if !key.is_empty() => {
+                return Err(Fault::bad("key", "the messages of a batch have their own"));
+            }
+            Format::Batch => ADMIN_BATCH_BYTES_MAX.max(2 * message_bytes_max),
+        };
+        let mut held = match self.bodies.read(request.body_mut(), bytes_max).await {
+            Ok(held) => held,
+            Err(error) => return Ok(no_body(error, bytes_max)),
+        };
+        let messages = format.messages(std::mem::take(&mut held.bytes), &key)?;
+        let server = self.server.clone();
+        let name = topic.clone();
+        let publishing = tokio::task::spawn_blocking(move || server.publish(&name, messages));
+        let published = publishing.await.unwrap_or(Err(PublishError::Ended));
+        // Until now there was a copy of them.
+        drop(held);
+        Ok(match (published, format) {
+            (Err(error), _) => not_published(error),
+            (Ok(published), Format::Single(_)) => single(&topic, &published),
+            (Ok(published), Format::Batch) => batch(&topic, &published),
+        })
+    }
+}
+
+/// The topic that a path's end names: percent-encoded, as in the server's own routes.
+fn topic_of(segment: &str) -> Result<String, Fault> {
+    let name = (!segment.contains('/')).then(|| percent_decode_path(segment)).flatten();
+    name.filter(|name| (1..=TOPIC_BYTES_MAX).contains(&name.len())).ok_or_else(|| {
+        Fault::bad(
+            "topic",
+            format!("must be one path segment of 1 to {TOPIC_BYTES_MAX} bytes, UTF-8, percent-encoded where needed"),
+        )
+    })
+}
+
+/// The parameters of a query in their order, percent-decoded.
+fn parameters(query: &str) -> impl Iterator<Item = (&str, Option<String>)> {
+    query.split('&').filter(|parameter| !parameter.is_empty()).map(|parameter| {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        (name, percent_decode_path(value))
+    })
+}
+
+fn unknown_parameter() -> Fault {
+    Fault::bad("query", "has a parameter that is not known here")
+}
+
+/// The key of a single message; empty for none.
+fn key_parameter(query: &str) -> Result<String, Fault> {
+    let mut key = String::new();
+    for (name, value) in parameters(query) {
+        if name != "key" {
+            return Err(unknown_parameter());
+        }
+        if !key.is_empty() {
+            return Err(Fault::bad("key", "is given twice"));
+        }
+        key = value.ok_or_else(|| Fault::bad("key", "must be percent-encoded UTF-8"))?;
+        check_key(&key)?;
+    }
+    Ok(key)
+}
+
+/// What the names of topics in a list begin with, and how many it has at most.
+fn list_parameters(query: &str) -> Result<(String, usize), Fault> {
+    let (mut prefix, mut most) = (None, None);
+    for (name, value) in parameters(query) {
+        match name {
+            "prefix" if prefix.is_none() => {
+                prefix = Some(value.ok_or_else(|| Fault::bad("prefix", "must be percent-encoded UTF-8"))?);
+            }
+            "limit" if most.is_none() => {
+                let number = value.and_then(|value| value.parse().ok());
+                let number = number.filter(|number| (1..=ADMIN_TOPICS_MAX).contains(number));
+                let number = number.ok_or_else(|| {
+                    Fault::bad("limit", format!("must be a number from 1 to {ADMIN_TOPICS_MAX}"))
+                })?;
+                most = Some(number);
+            }
+            "prefix" => return Err(Fault::bad("prefix", "is given twice")),
+            "limit" => return Err(Fault::bad("limit", "is given twice")),
+            _ => return Err(unknown_parameter()),
+        }
+    }
+    Ok((prefix.unwrap_or_default(), most.unwrap_or(ADMIN_TOPICS_DEFAULT)))
+}
+
+// ---- replies ----
+
+#[derive(Debug, Serialize)]
+struct Problem<'a> {
+    code: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<usize>,
+    message: &'a str,
+}
+
+#[derive(Debug, Serialize)]
+struct Single<'a> {
+    topic: &'a str,
+    epoch: String,
+    offset: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Batch<'a> {
+    topic: &'a str,
+    refused: usize,
+    results: Vec<Outcome>,
+    /// The first refusal, when nothing was taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<Refusal>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Outcome {
+    Taken { epoch: String, offset: u64 },
+    Refused { error: Refusal },
+}
+
+#[derive(Debug, Serialize)]
+struct Refusal {
+    code: &'static str,
+    message: String,
+}
+
+impl Refusal {
+    fn of(refused: Refused) -> Refusal {
+        Refusal { code: refused.code(), message: refused.to_string() }
+    }
+}
+
+/// Positions as they travel: the epoch in hexadecimal.
+fn travelling(position: Position) -> (String, u64) {
+    (format!("{:x}", position.epoch), position.offset)
+}
+
+fn single(topic: &str, published: &Published) -> Reply {
+    match published.first() {
+        Some(Ok(position)) => {
+            let (epoch, offset) = travelling(*position);
+            Reply::json(StatusCode::OK, serde_json::to_vec(&Single { topic, epoch, offset }))
+        }
+        Some(Err(refused)) => with_retry(
+            Reply::problem(status_of(*refused), refused.code(), &refused.to_string()),
+            retry_after(*refused),
+        ),
+        None => not_published(PublishError::Ended),
+    }
+}
+
+fn batch(topic: &str, published: &Published) -> Reply {
+    let results: Vec<Outcome> = published
+        .iter()
+        .map(|result| match result {
+            Ok(position) => {
+                let (epoch, offset) = travelling(*position);
+                Outcome::Taken { epoch, offset }
+            }
+            Err(refused) => Outcome::Refused { error: Refusal::of(*refused) },
+        })
+        .collect();
+    let refused = published.iter().filter(|result| result.is_err()).count();
+    let nothing = (refused == published.len()).then(|| published.iter().find_map(|result| result.err()));
+    let reason = nothing.flatten();
+    let body = Batch { topic, refused, results, error: reason.map(Refusal::of) };
+    let reply = Reply::json(reason.map_or(StatusCode::OK, status_of), serde_json::to_vec(&body));
+    let hindered = published.iter().find_map(|result| result.err().and_then(retry_after));
+    with_retry(reply, hindered)
+}
+
+fn not_published(error: PublishError) -> Reply {
+    let message = error.to_string();
+    let problem = |status, code| Reply::problem(status, code, &message);
+    match error {
+        PublishError::BadTopic => refuse(&Fault::bad("topic", message)),
+        PublishError::BadKey(_) => refuse(&Fault::bad("key", message)),
+        PublishError::TooMany => refuse(&Fault::TooMany),
+        PublishError::Busy => with_retry(problem(StatusCode::TOO_MANY_REQUESTS, "busy"), Some("1")),
+        PublishError::Ended => problem(StatusCode::SERVICE_UNAVAILABLE, "ended"),
+    }
+}
+
+fn no_body(error: NoBody, bytes_max: u64) -> Reply {
+    match error {
+        NoBody::TooLong => Reply::problem(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            Refused::TooLarge.code(),
+            &format!("the body has more than {bytes_max} bytes"),
+        ),
+        NoBody::NoRoom => not_published(PublishError::Busy),
+        NoBody::TooLate => {
+            Reply::problem(StatusCode::REQUEST_TIMEOUT, "timeout", "the body did not come in time")
+        }
+        NoBody::Broken => Reply::problem(StatusCode::BAD_REQUEST, "bad-body", "the body ended too early"),
+    }
+}
+
+fn refuse(fault: &Fault) -> Reply {
+    match fault {
+        Fault::Media(message) => {
+            Reply::problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", message)
+        }
+        Fault::TooMany => Reply::problem(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too-many-messages",
+            &format!("a batch has at most {OUTSIDE_MESSAGES_MAX} messages"),
+        ),
+        Fault::Bad { code, field, line, message } => {
+            let problem = Problem { code, field: *field, line: *line, message };
+            let body = serde_json::to_vec(&BTreeMap::from([("error", problem)]));
+            Reply::json(StatusCode::BAD_REQUEST, body)
+        }
+    }
+}
+
+fn status_of(refused: Refused) -> StatusCode {
+    match refused {
+        Refused::Busy => StatusCode::TOO_MANY_REQUESTS,
+        Refused::OutOfMemory | Refused::TooManyTopics => StatusCode::SERVICE_UNAVAILABLE,
+        Refused::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Refused::NoKey | Refused::TooManyKeys => StatusCode::BAD_REQUEST,
+        Refused::Forbidden => StatusCode::FORBIDDEN,
+    }
+}
+
+/// Seconds after which the same may be taken.
+fn retry_after(refused: Refused) -> Option<&'static str> {
+    match refused {
+        Refused::Busy | Refused::OutOfMemory => Some("1"),
+        Refused::TooManyTopics => Some("5"),
+        Refused::TooLarge | Refused::NoKey | Refused::TooManyKeys | Refused::Forbidden => None,
+    }
+}
+
+fn with_retry(mut reply: Reply, seconds: Option<&'static str>) -> Reply {
+    reply.headers.extend(seconds.map(|seconds| (RETRY_AFTER, HeaderValue::from_static(seconds))));
+    reply
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn field<T: std::fmt::Debug>(read: Result<T, Fault>) -> &'static str {
+        match read {
+            Err(Fault::Bad { code: "bad-field", field: Some(field), .. }) => field,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn json(reply: &Reply) -> serde_json::Value {
+        serde_json::from_slice(&reply.body).expect("JSON")
+    }
+
+    #[test]
+    fn topics_are_one_segment_percent_encoded() {
+        assert_eq!(topic_of("a%2Fb%20%C3%A4").expect("a name"), "a/b ä");
+        let long = "t".repeat(TOPIC_BYTES_MAX + 1);
+        for wrong in ["", "a/b", "%", "%ff", "a b", &long] {
+            assert_eq!(field(topic_of(wrong)), "topic", "{wrong}");
+        }
+        assert_eq!(topic_of(&long[1..]).expect("the longest").len(), TOPIC_BYTES_MAX);
+    }
+
+    #[test]
+    fn parameters_are_known_and_given_once() {
+        assert_eq!(key_parameter("").expect("none"), "");
+        assert_eq!(key_parameter("key=a%26b+c").expect("a key"), "a&b+c");
+        for wrong in ["key", "key=", "key=%ff", "key=a&key=b", &format!("key={}", "k".repeat(256))] {
+            assert_eq!(field(key_parameter(wrong)), "key", "{wrong}");
+        }
+        assert_eq!(field(key_parameter("Key=a")), "query");
+        assert_eq!(list_parameters("").expect("none"), (String::new(), ADMIN_TOPICS_DEFAULT));
+        assert_eq!(list_parameters("limit=7&prefix=a%2F").expect("both"), ("a/".to_owned(), 7));
+        for wrong in ["limit=0", "limit=10001", "limit=x", "limit", "limit=1&limit=2"] {
+            assert_eq!(field(list_parameters(wrong)), "limit", "{wrong}");
+        }
+        assert_eq!(field(list_parameters("prefix=a&prefix=b")), "prefix");
+        assert_eq!(field(list_parameters("topic=a")), "query");
+    }
+
+    #[test]
+    fn a_batch_of_which_something_was_taken_is_answered_by_200() {
+        let taken = Ok(Position { epoch: 0x1f3a, offset: 7 });
+        let reply = batch("t", &vec![taken, Err(Refused::TooLarge), Err(Refused::Busy)]);
+        assert_eq!(reply.status, StatusCode::OK);
+        assert_eq!(reply.headers, [(RETRY_AFTER, HeaderValue::from_static("1"))]);
+        let body = json(&reply);
+        assert_eq!((&body["topic"], &body["refused"]), (&"t".into(), &2.into()));
+        assert_eq!(body["results"][0], serde_json::json!({"epoch": "1f3a", "offset": 7}));
+        assert_eq!(body["results"][1]["error"]["code"], "too-large");
+        assert!(body.get("error").is_none());
+    }
+
+    #[test]
+    fn what_was_refused_says_why_and_when_to_try_again() {
+        for (refused, status, retry) in [
+            (Refused::Busy, 429, true),
+            (Refused::OutOfMemory, 503, true),
+            (Refused::TooManyTopics, 503, true),
+            (Refused::TooLarge, 413, false),
+            (Refused::NoKey, 400, false),
+            (Refused::TooManyKeys, 400, false),
+        ] {
+            for reply in [single("t", &vec![Err(refused)]), batch("t", &vec![Err(refused); 2])] {
+                assert_eq!(reply.status.as_u16(), status);
+                assert_eq!(!reply.headers.is_empty(), retry, "{refused:?}");
+                assert_eq!(json(&reply)["error"]["code"], refused.code());
+            }
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! What a short send left, in every driver: pieces that own their bytes, first in first out.
+//!
+//! What lay in receive memory has been copied, for that is written anew each turn. It must never become empty by being
+//! taken back: a rest that is over is told of when the kernel has taken the last of it, and only then.
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+
+use bytes::Buf;
+
+use super::{Shared, Source, Span};
+use crate::buffer::{Buffer, Pool};
+
+/// The node's byte budget does not hold what a short send left.
+#[derive(Debug)]
+pub(super) struct BudgetSpent;
+
+/// The rest of one send.
+#[derive(Debug, Default)]
+pub(super) struct Unsent {
+    pieces: VecDeque<Piece>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+enum Piece {
+    Pooled(Buffer),
+    Shared(Shared),
+}
+
+impl Unsent {
+    /// Bytes that the kernel has not taken.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The pieces' bytes, in order.
+    pub(super) fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        self.pieces.iter().map(Piece::as_slice)
+    }
+
+    /// Puts `source` behind what is there, less its first `sent` bytes; `sent` is counted down by them. Pooled and
+    /// shared pieces are kept as they are, what `received` shows is copied.
+    pub(super) fn append<'a>(
+        &mut self,
+        mut source: Source,
+        sent: &mut usize,
+        pool: &mut Pool,
+        received: impl FnOnce(Span) -> &'a [u8],
+    ) -> Result<(), BudgetSpent> {
+        let skipped = source.len().min(*sent);
+        *sent -= skipped;
+        source.skip(skipped);
+        let bytes = source.len();
+        if bytes == 0 {
+            source.give_back(pool);
+            return Ok(());
+        }
+        match source {
+            Source::Pooled(buffer) => self.pieces.push_back(Piece::Pooled(buffer)),
+            Source::Shared(shared) => self.pieces.push_back(Piece::Shared(shared)),
+            Source::Received(span) => self.copy(received(span), pool)?,
+        }
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    /// Appends a copy of `bytes`, to the last buffer where it has the room.
+    fn copy(&mut self, bytes: &[u8], pool: &mut Pool) -> Result<(), BudgetSpent> {
+        if let Some(Piece::Pooled(last)) = self.pieces.back_mut()
+            && last.room() >= bytes.len()
+        {
+            last.append(bytes);
+            return Ok(());
+        }
+        let mut buffer = pool.get(bytes.len()).ok_or(BudgetSpent)?;
+        buffer.append(bytes);
+        self.pieces.push_back(Piece::Pooled(buffer));
+        Ok(())
+    }
+
+    /// Drops the first `sent` bytes, which the kernel has taken; buffers that are through go back to `pool`.
+    pub(super) fn advance(&mut self, sent: usize, pool: &mut Pool) {
+        let mut sent = sent.min(self.bytes);
+        self.bytes -= sent;
+        while let Some(first) = self.pieces.front_mut() {
+            let bytes = first.as_slice().len();
+            if sent < bytes {
+                return match first {
+                    Piece::Pooled(buffer) => buffer.skip(sent),
+                    Piece::Shared(shared) => shared.bytes.advance(sent),
+                };
+            }
+            sent -= bytes;
+            if let Some(Piece::Pooled(buffer)) = self.pieces.pop_front() {
+                pool.put(buffer);
+            }
+        }
+    }
+
+    /// Tag and bytes of the last piece, if that is shared.
+    pub(super) fn last_shared(&self) -> Option<(u64, usize)> {
+        match self.pieces.back()? {
+            Piece::Shared(shared) => Some((shared.tag, shared.bytes.len())),
+            Piece::Pooled(_) => None,
+        }
+    }
+
+    /// Drops the last `bytes` of the last piece, which must be shared and have as many; another piece, or a byte of
+    /// this one, must stay. False, and nothing dropped, when it is otherwise.
+    pub(super) fn take_back(&mut self, bytes: usize) -> bool {
+        let Some(Piece::Shared(last)) = self.pieces.back_mut() else { return false };
+        let fits = bytes <= last.bytes.len() && bytes < self.bytes;
+        debug_assert!(fits, "{bytes} of {} are taken back, {} in all", last.bytes.len(), self.bytes);
+        if !fits {
+            return false;
+        }
+        last.bytes.truncate(last.bytes.len() - bytes);
+        if last.bytes.is_empty() {
+            self.pieces.pop_back();
+        }
+        self.bytes -= bytes;
+        true
+    }
+
+    /// Drops everything; buffers go back to `pool`.
+    pub(super) fn clear(&mut self, pool: &mut Pool) {
+        self.bytes = 0;
+        for piece in self.pieces.drain(..) {
+            if let Piece::Pooled(buffer) = piece {
+                pool.put(buffer);
+            }
+        }
+    }
+}
+
+impl Piece {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Piece::Pooled(buffer) => buffer.as_slice(),
+            Piece::Shared(shared) => &shared.bytes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    const MEMORY: &[u8] = b"0123456789";
+
+    fn shared(bytes: &'static [u8], tag: u64) -> Source {
+        Source::Shared(Shared { bytes: Bytes::from_static(bytes), tag })
+    }
+
+    fn pooled(bytes: &[u8], pool: &mut Pool) -> Source {
+        let mut buffer = pool.get(bytes.len()).unwrap();
+        buffer.append(bytes);
+        Source::Pooled(buffer)
+    }
+
+    /// What `sources` leave after `sent` bytes.
+    fn unsent(sources: Vec<Source>, mut sent: usize, pool: &mut Pool) -> Unsent {
+        let mut unsent = Unsent::default();
+        for source in sources {
+            let received = |span: Span| &MEMORY[span.offset as usize..][..span.bytes as usize];
+            unsent.append(source, &mut sent, pool, received).unwrap();
+        }
+        unsent
+    }
+
+    fn everything(unsent: &Unsent) -> Vec<u8> {
+        let all: Vec<u8> = unsent.slices().flatten().copied().collect();
+        assert_eq!(all.len(), unsent.bytes());
+        all
+    }
+
+    #[test]
+    fn a_rest_starts_at_the_first_byte_that_was_not_sent_and_is_sent_in_any_steps() {
+        let mut pool = Pool::standalone();
+        let whole = b"2345abcdefABCDEF0145";
+        for sent in 0..whole.len() {
+            for step in 1..=whole.len() {
+                let sources = vec![
+                    Source::Received(Span { offset: 2, bytes: 4 }),
+                    pooled(b"abcdef", &mut pool),
+                    shared(b"ABCDEF", 7),
+                    Source::Received(Span { offset: 0, bytes: 2 }),
+                    Source::Received(Span { offset: 4, bytes: 2 }),
+                ];
+                let mut unsent = unsent(sources, sent, &mut pool);
+                for at in (sent..whole.len()).step_by(step) {
+                    assert_eq!(everything(&unsent), whole[at..]);
+                    unsent.advance(step, &mut pool);
+                }
+                assert_eq!((unsent.bytes(), unsent.slices().count()), (0, 0));
+            }
+        }
+        assert!(pool.used_bytes() < 16 * 1024, "every buffer came back");
+    }
+
+    #[test]
+    fn what_was_taken_back_is_not_sent() {
+        let mut pool = Pool::standalone();
+        let sources = || vec![shared(b"abcd", 1), shared(b"efgh", 2), shared(b"ijkl", 3)];
+        let mut rest = unsent(sources(), 2, &mut pool);
+        assert_eq!(rest.last_shared(), Some((3, 4)));
+        assert!(rest.take_back(1));
+        assert_eq!(rest.last_shared(), Some((3, 3)));
+        assert!(rest.take_back(3));
+        assert_eq!(rest.last_shared(), Some((2, 4)), "the piece before it is next");
+        assert!(rest.take_back(4));
+        assert_eq!(rest.last_shared(), Some((1, 2)), "of what is partly sent, the rest");
+        assert!(rest.take_back(1));
+        assert_eq!(everything(&rest), b"c");
+        rest.advance(1, &mut pool);
+        assert_eq!(rest.bytes(), 0);
+
+        // Nothing was sent at all.
+        let mut rest = unsent(sources(), 0, &mut pool);
+        assert!(rest.take_back(4) && rest.take_back(4) && rest.take_back(3));
+        assert_eq!((everything(&rest).as_slice(), rest.last_shared()), (&b"a"[..], Some((1, 1))));
+
+        // The last piece is partly sent already, and alone.
+        let mut rest = unsent(sources(), 9, &mut pool);
+        assert_eq!(rest.last_shared(), Some((3, 3)));
+        assert!(rest.take_back(2));
+        assert_eq!(everything(&rest), b"j");
+    }
+
+    #[test]
+    fn only_what_is_shared_and_last_is_taken_back() {
+        let mut pool = Pool::standalone();
+        let sources = vec![pooled(b"pong", &mut pool), shared(b"abcd", 5)];
+        let mut rest = unsent(sources, 1, &mut pool);
+        assert!(rest.take_back(4), "something is in front of it");
+        assert_eq!((rest.last_shared(), everything(&rest).as_slice()), (None, &b"ong"[..]));
+        assert!(!rest.take_back(1), "a pooled piece is not");
+        rest.clear(&mut pool);
+
+        let sources = vec![shared(b"abcd", 5), Source::Received(Span { offset: 0, bytes: 3 })];
+        let mut rest = unsent(sources, 1, &mut pool);
+        assert_eq!(rest.last_shared(), None, "neither is what lies in front of another piece");
+        assert!(!rest.take_back(1));
+        assert_eq!(everything(&rest), b"bcd012");
+        rest.clear(&mut pool);
+        assert!(!rest.take_back(0), "nor where there is nothing");
+        assert!(pool.used_bytes() < 16 * 1024, "every buffer came back");
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "4 of 4 are taken back, 4 in all")]
+    fn the_last_byte_stays() {
+        let mut pool = Pool::standalone();
+        unsent(vec![shared(b"abcd", 1)], 0, &mut pool).take_back(4);
+    }
+}

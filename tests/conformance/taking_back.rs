@@ -1,0 +1,218 @@
+//! Taking back what a short send left: so a reader that falls behind waits for one frame, and not for a batch of them.
+
+use bytes::Bytes;
+use echoring::buffer::Pool;
+use echoring::driver::{Driver, Event, Shared, Source, Token};
+use echoring::limits::SEND_PIECES_MAX;
+
+use super::world::{Kit, Peer, Seen, World, assert_same, pattern};
+
+/// Bytes of a frame of the log below: no divisor of anything that a kernel counts in.
+const FRAME_BYTES: usize = 1_009;
+/// Frames of one piece.
+const PIECE_FRAMES: usize = 70;
+/// Frames after which the log repeats itself.
+const LOG_FRAMES: usize = 1_500;
+/// What a peer that reads takes at most before its driver must have been blocked as often as a test wants it.
+const BYTES_MAX: usize = 128 << 20;
+
+/// One reader's place in an endless log of frames, by which its pieces are tagged: with where they end.
+struct Cursor {
+    log: Bytes,
+    at: usize,
+    /// Everything that is to arrive, in order.
+    expected: Vec<u8>,
+    blocked: bool,
+    /// Times that something was taken back, that a piece went whole, and that a pooled one stayed in front.
+    taken_back: usize,
+    whole: usize,
+    foreign: usize,
+}
+
+impl Cursor {
+    fn new() -> Cursor {
+        let log = Bytes::from(pattern(0, LOG_FRAMES * FRAME_BYTES));
+        Cursor { log, at: 0, expected: Vec::new(), blocked: false, taken_back: 0, whole: 0, foreign: 0 }
+    }
+
+    /// Stages as much of the log as one send has room for.
+    fn stage<D: Driver>(&mut self, driver: &mut D, token: Token) {
+        for _ in 0..SEND_PIECES_MAX {
+            let start = self.at % self.log.len();
+            // Not all of one size: a piece that ends the log may be shorter.
+            let end = self.log.len().min(start + PIECE_FRAMES * FRAME_BYTES);
+            let tag = (self.at + end - start) as u64;
+            let shared = Shared { bytes: self.log.slice(start..end), tag };
+            // What was staged before may not have gone yet.
+            if driver.send(token, Source::Shared(shared)).is_err() {
+                return;
+            }
+            self.expected.extend_from_slice(&self.log[start..end]);
+            self.at += end - start;
+        }
+    }
+
+    /// Stages something that is no log's.
+    fn stage_pong<D: Driver>(&mut self, driver: &mut D, pool: &mut Pool, token: Token) {
+        let pong = format!("<pong {}>", self.at);
+        let mut buffer = pool.get(pong.len()).expect("within the budget");
+        buffer.append(pong.as_bytes());
+        driver.send(token, Source::Pooled(buffer)).expect("it was unblocked just now");
+        self.expected.extend_from_slice(pong.as_bytes());
+    }
+
+    /// The send was short: takes back every frame of which nothing has left, but for the very first byte's.
+    fn take_back<D: Driver>(&mut self, driver: &mut D, token: Token, unsent: usize) {
+        let mut left = unsent;
+        while let Some((tag, bytes)) = driver.unsent_shared(token) {
+            assert_eq!(tag as usize, self.at, "the last piece comes first");
+            assert!(bytes <= left && bytes <= PIECE_FRAMES * FRAME_BYTES);
+            let start = self.at - bytes;
+            let kept = if left > bytes { 0 } else { FRAME_BYTES - start % FRAME_BYTES };
+            let taken = bytes - kept;
+            assert!(driver.take_back(token, taken / 2) && driver.take_back(token, taken - taken / 2));
+            self.at -= taken;
+            self.expected.truncate(self.expected.len() - taken);
+            left -= taken;
+            self.taken_back += usize::from(taken > 0);
+            self.whole += usize::from(kept == 0);
+            if kept > 0 {
+                assert_eq!(driver.unsent_shared(token), Some((tag, kept)), "the frame to be finished");
+                return;
+            }
+        }
+        assert!((1..100).contains(&left), "{left} bytes of a pong are left");
+        self.foreign += 1;
+    }
+
+    /// One turn of a driver with this cursor on `token`.
+    fn turn<K: Kit>(&mut self, world: &mut World<K>, token: Token) {
+        let (mut told, mut gone) = (false, false);
+        world.turn_with(|driver, pool, event| match event {
+            Event::Blocked { token: of, unsent } if *of == token => {
+                assert!(!self.blocked);
+                (self.blocked, told) = (true, true);
+                self.take_back(driver, token, *unsent as usize);
+            }
+            Event::Unblocked { token: of } if *of == token => {
+                assert!(self.blocked && !told, "a rest is not gone on with in the turn that told of it");
+                self.blocked = false;
+                self.stage_pong(driver, pool, token);
+            }
+            Event::Failed { token: of, .. } | Event::Closed { token: of } => gone |= *of == token,
+            _ => {}
+        });
+        assert!(!gone);
+        if !told {
+            assert_eq!(world.driver.unsent_shared(token), None, "only the turn that told of it knows");
+            assert!(!world.driver.take_back(token, 0));
+        }
+    }
+
+    /// Turns until the peer's kernel takes no more, some has been taken back, and nothing more is staged.
+    ///
+    /// The `passers_by` are sent a word and away meanwhile: a turn with a close behind a send is two trips of a ring.
+    fn fill<K: Kit>(&mut self, world: &mut World<K>, token: Token, mut passers_by: Vec<Token>) {
+        let mut quiet = 0;
+        while quiet < 20 {
+            assert!(self.expected.len() < BYTES_MAX, "a peer that does not read takes only so much");
+            if !self.blocked {
+                self.stage(&mut world.driver, token);
+                if let Some(other) = passers_by.pop() {
+                    let word = Source::Shared(Bytes::from_static(b"bye").into());
+                    world.driver.send(other, word).expect("open");
+                    world.driver.close(other);
+                }
+            }
+            self.turn(world, token);
+            quiet = if self.blocked { quiet + 1 } else { 0 };
+        }
+    }
+}
+
+/// A slow reader gets the log as it is, in order, whatever was taken back and staged again; and what is urgent gets to
+/// it behind one frame.
+pub fn what_is_taken_back_is_not_sent<K: Kit>(kit: K) {
+    let mut world = World::new(kit);
+    let (token, mut peer) = world.accept();
+    let (_, mut noisy) = world.accept();
+    let mut cursor = Cursor::new();
+    let passers_by: Vec<_> = (0..20).map(|_| world.accept()).collect();
+    cursor.fill(&mut world, token, passers_by.iter().map(|(token, _)| *token).collect());
+    let mut heard = Vec::new();
+    let mut turn = 0;
+    while cursor.taken_back < 20 || cursor.whole < 20 {
+        assert!(cursor.expected.len() < BYTES_MAX, "{} times in so many bytes", cursor.taken_back);
+        if !cursor.blocked {
+            cursor.stage(&mut world.driver, token);
+        }
+        if turn % 3 == 0 {
+            peer.read(&mut heard);
+            noisy.write(&[0xee; 3_000]);
+        }
+        turn += 1;
+        cursor.turn(&mut world, token);
+    }
+    // What was staged last may be short as well.
+    while heard.len() < cursor.expected.len() {
+        assert!(turn < 1_000_000, "{} of {} bytes arrive", heard.len(), cursor.expected.len());
+        turn += 1;
+        peer.read(&mut heard);
+        cursor.turn(&mut world, token);
+    }
+    assert_same(&heard, &cursor.expected);
+    world.until("unblocked", |world| !world.is_blocked(token));
+    assert!(world.driver.send(token, Source::Shared(Bytes::from_static(b"go on").into())).is_ok());
+    assert_eq!(world.read(&mut peer, 5), b"go on");
+    assert!(!world.driver.take_back(token, 1));
+}
+
+/// What stays is flushed before a close and before a FIN.
+pub fn what_is_taken_back_is_not_flushed<K: Kit>(kit: K) {
+    let mut world = World::new(kit);
+    for end in [Driver::close, Driver::shutdown] {
+        let (token, mut peer) = world.accept();
+        let mut cursor = Cursor::new();
+        while cursor.taken_back == 0 {
+            if !cursor.blocked {
+                cursor.stage(&mut world.driver, token);
+            }
+            cursor.turn(&mut world, token);
+        }
+        // Still in the turn that told of the short send.
+        let unsent = world.driver.unsent_shared(token);
+        end(&mut world.driver, token);
+        assert_eq!(world.driver.unsent_shared(token), unsent);
+        assert_same(&world.read_to_end(&mut peer), &cursor.expected);
+        world.driver.close(token);
+        world.until("closed", |world| world.has(&Seen::Closed(token)));
+        assert_eq!(world.driver.unsent_shared(token), None);
+        assert!(!world.driver.take_back(token, 1), "nobody's any more");
+    }
+}
+
+/// A piece that is not shared is nobody's to take back, nor what lies in front of it.
+pub fn only_what_is_shared_and_last_is_taken_back<K: Kit>(kit: K) {
+    let mut world = World::new(kit);
+    let (token, mut peer) = world.accept();
+    let mut expected = Vec::new();
+    while !world.is_blocked(token) {
+        assert!(expected.len() < 64 << 20, "a peer that does not read takes only so much");
+        let piece = pattern(expected.len(), 200_000);
+        let mut buffer = world.pool.get(4).expect("within the budget");
+        buffer.append(b"pong");
+        expected.extend_from_slice(&piece);
+        expected.extend_from_slice(b"pong");
+        let shared = Shared { bytes: Bytes::from(piece), tag: 3 };
+        world.driver.send(token, Source::Shared(shared)).expect("not blocked");
+        world.driver.send(token, Source::Pooled(buffer)).expect("not blocked");
+        world.turn_with(|driver, _, event| {
+            if let Event::Blocked { token, .. } = event {
+                assert_eq!(driver.unsent_shared(*token), None);
+                assert!(!driver.take_back(*token, 1));
+            }
+        });
+    }
+    assert_same(&world.read(&mut peer, expected.len()), &expected);
+    world.until("unblocked", |world| !world.is_blocked(token));
+}
