@@ -124,7 +124,7 @@ class Page(unittest.TestCase):
         self.state("paused")
         self.assertEqual(self.browser.text("#pause"), "Resume")
         # What the server drops shows that reading stopped down to the socket, and not only the drawing.
-        dropped = lambda stats: stats["node"]["deliveries"]["dropped_oldest"] > 50
+        dropped = lambda stats: stats["node"]["deliveries"]["dropped"]["oldest"] > 50
         last = self.flood(topic, dropped)
         self.assertEqual(self.fact("received"), "1")
         self.assertFalse(self.browser.run("return document.querySelector('#gap').checkVisibility()"))
@@ -147,7 +147,7 @@ class Page(unittest.TestCase):
         self.watch(topic)
         self.browser.click("#pause")
         self.state("paused")
-        conflated = lambda stats: stats["node"]["deliveries"]["dropped_conflated"] > 50
+        conflated = lambda stats: stats["node"]["deliveries"]["dropped"]["conflated"] > 50
         last = self.flood(topic, conflated, key="only")
         self.browser.click("#pause")
         self.browser.until(f"document.querySelector('#position').textContent.endsWith(':{last}')")
@@ -160,8 +160,8 @@ class Page(unittest.TestCase):
         self.watch(topic)
         self.browser.click("#pause")
         self.state("paused")
-        before = self.server.stats()["node"]["deliveries"]["dropped_disconnect"]
-        last = self.flood(topic, lambda stats: stats["node"]["deliveries"]["dropped_disconnect"] > before)
+        before = self.server.stats()["node"]["deliveries"]["dropped"]["disconnect"]
+        last = self.flood(topic, lambda stats: stats["node"]["deliveries"]["dropped"]["disconnect"] > before)
         self.browser.click("#pause")
         self.shows("The connection was lost: 4008", "note")
         self.browser.until(f"document.querySelector('#position').textContent.endsWith(':{last}')")
