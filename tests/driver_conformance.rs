@@ -89,6 +89,7 @@ macro_rules! sockets_suite {
                 a_wake_from_another_thread_ends_the_wait,
                 a_deadline_is_kept_and_never_early,
                 a_long_echo_arrives_whole,
+                a_quick_reader_waits_for_the_owner_too,
             ]
         );
     };

@@ -41,6 +41,9 @@ struct Home {
     idle_since: Option<Nanos>,
 }
 
+/// The shards that subscribed to a topic, and what they call it.
+pub type Shards<'a> = &'a [(usize, TopicId)];
+
 /// What a shard is told that subscribed to a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subscribed {
@@ -162,7 +165,7 @@ impl Homes {
         by_client: bool,
         now: Nanos,
         pool: &mut Pool,
-    ) -> Result<(Position, &[(usize, TopicId)]), Refused> {
+    ) -> Result<(Position, Shards<'_>), Refused> {
         let Homes { table, publications, .. } = self;
         let Some(home) = get_mut(table, id) else { return Err(Refused::Busy) };
         let refused = home.refusal(publication, by_client);
@@ -228,7 +231,7 @@ impl Homes {
     }
 
     /// Somebody whose presence is told came or went. Returns how many there are and which shards are to be told.
-    pub fn presence(&mut self, id: HomeId, joined: bool) -> Option<(u64, &[(usize, TopicId)])> {
+    pub fn presence(&mut self, id: HomeId, joined: bool) -> Option<(u64, Shards<'_>)> {
         let home = get_mut(&mut self.table, id)?;
         home.present = if joined { home.present + 1 } else { home.present.saturating_sub(1) };
         Some((home.present, &home.shards))

@@ -19,7 +19,7 @@ mod topic;
 
 pub use accounts::{Deliveries, Passed, Publications, TopicHome, TopicReport};
 pub use channel::{Dialect, Encode, Format, Gap, GapReason, MemberId, Sink};
-pub use home::{HomeId, Homes, Page, Subscribed, entries, home_shard};
+pub use home::{HomeId, Homes, Page, Shards, Subscribed, entries, home_shard};
 pub use keyed::Keyed;
 pub use log::{Log, Origin, OutOfMemory, Parts, Sequence, Stretch};
 pub use message::{Content, Position, Publication, Refused, is_topic_name};

@@ -267,6 +267,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+    use crate::buffer::{Budget, Lease};
     use crate::driver::epoll::Epoll;
     use crate::driver::{Features, Options};
     use crate::limits::{MILLISECOND, SECOND};
@@ -287,7 +288,8 @@ mod tests {
         };
         let mailboxes = Mailboxes::connect(1, 1 << 20).remove(0);
         let driver = Epoll::new(&options).expect("epoll");
-        let service = crate::server::service(&config);
+        let topics = Lease::new(Budget::new(64), 64);
+        let service = crate::server::service(&config, topics, 1);
         let shard = Shard::new(driver, service, shard_config, Allowance::standalone(4), mailboxes);
         let asking = Asking::new([shard.remote()].into());
         (shard, asking)

@@ -12,6 +12,8 @@ use echoring::driver::{Driver, Event, Features, Options, Source, Token};
 use echoring::limits::{MILLISECOND, SECOND};
 use socket2::{Domain, SockAddr, Socket, Type};
 
+#[allow(unused_imports, reason = "not every test binary runs the suite")]
+pub use super::taking_back::a_quick_reader_waits_for_the_owner_too;
 use super::world::{Echo, Heard, Kit, Peer, Seen, World, assert_same, options, pattern};
 
 /// How a driver under test is made.

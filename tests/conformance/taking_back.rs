@@ -1,10 +1,13 @@
 //! Taking back what a short send left: so a reader that falls behind waits for one frame, and not for a batch of them.
 
+use std::io::Read;
+
 use bytes::Bytes;
 use echoring::buffer::Pool;
 use echoring::driver::{Driver, Event, Shared, Source, Token};
 use echoring::limits::SEND_PIECES_MAX;
 
+use super::sockets::{Make, SocketKit};
 use super::world::{Kit, Peer, Seen, World, assert_same, pattern};
 
 /// Bytes of a frame of the log below: no divisor of anything that a kernel counts in.
@@ -112,12 +115,21 @@ impl Cursor {
     /// Turns until the peer's kernel takes no more, some has been taken back, and nothing more is staged.
     ///
     /// The `passers_by` are sent a word and away meanwhile: a turn with a close behind a send is two trips of a ring.
-    fn fill<K: Kit>(&mut self, world: &mut World<K>, token: Token, mut passers_by: Vec<Token>) {
+    /// And the peer sends so much that the first trip uses the receive credit up: there is something else to do for
+    /// the connection in the second one.
+    fn fill<K: Kit>(
+        &mut self,
+        world: &mut World<K>,
+        token: Token,
+        peer: &mut K::Peer,
+        mut passers_by: Vec<Token>,
+    ) {
         let mut quiet = 0;
         while quiet < 20 {
             assert!(self.expected.len() < BYTES_MAX, "a peer that does not read takes only so much");
             if !self.blocked {
                 self.stage(&mut world.driver, token);
+                peer.write(&[0xcc; 400_000]);
                 if let Some(other) = passers_by.pop() {
                     let word = Source::Shared(Bytes::from_static(b"bye").into());
                     world.driver.send(other, word).expect("open");
@@ -138,7 +150,7 @@ pub fn what_is_taken_back_is_not_sent<K: Kit>(kit: K) {
     let (_, mut noisy) = world.accept();
     let mut cursor = Cursor::new();
     let passers_by: Vec<_> = (0..20).map(|_| world.accept()).collect();
-    cursor.fill(&mut world, token, passers_by.iter().map(|(token, _)| *token).collect());
+    cursor.fill(&mut world, token, &mut peer, passers_by.iter().map(|(token, _)| *token).collect());
     let mut heard = Vec::new();
     let mut turn = 0;
     while cursor.taken_back < 20 || cursor.whole < 20 {
@@ -215,4 +227,26 @@ pub fn only_what_is_shared_and_last_is_taken_back<K: Kit>(kit: K) {
     }
     assert_same(&world.read(&mut peer, expected.len()), &expected);
     world.until("unblocked", |world| !world.is_blocked(token));
+}
+
+/// A peer that reads while a turn lasts makes room in it for the rest of its short send: that still waits.
+pub fn a_quick_reader_waits_for_the_owner_too<D: Driver>(make: Make<D>) {
+    let mut world = World::new(SocketKit::tcp(make));
+    let (token, mut peer) = world.accept();
+    peer.set_nonblocking(false).expect("a socket");
+    let reading = std::thread::spawn(move || {
+        let mut heard = Vec::new();
+        peer.read_to_end(&mut heard).map(|_| heard)
+    });
+    let mut cursor = Cursor::new();
+    while cursor.taken_back < 20 && cursor.expected.len() < BYTES_MAX {
+        if !cursor.blocked {
+            cursor.stage(&mut world.driver, token);
+        }
+        cursor.turn(&mut world, token);
+    }
+    world.driver.close(token);
+    world.until("closed", |world| world.has(&Seen::Closed(token)));
+    let heard = reading.join().expect("a thread").expect("the stream ends in order");
+    assert_same(&heard, &cursor.expected);
 }

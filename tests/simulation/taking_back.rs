@@ -76,6 +76,7 @@ impl Teller {
 }
 
 impl Application for Teller {
+    type Ask = ();
     type Peer = ();
     type Message = ();
 
