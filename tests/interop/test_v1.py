@@ -194,10 +194,12 @@ class V1:
 
     shards = "1"
     denied = False
+    compression = None
 
     @classmethod
     def setUpClass(cls):
-        cls.server = Server("--shards", cls.shards, "--config", configuration, denied=cls.denied)
+        flags = ["--compress", "on" if cls.compression else "off"]
+        cls.server = Server("--shards", cls.shards, "--config", configuration, *flags, denied=cls.denied)
         cls.addClassCleanup(cls.server.__exit__)
 
     async def asyncSetUp(self):
@@ -206,7 +208,7 @@ class V1:
         self.addAsyncCleanup(self.clients.aclose)
 
     async def open(self):
-        options = {"compression": None, "open_timeout": PATIENCE_S, "max_size": None}
+        options = {"compression": self.compression, "open_timeout": PATIENCE_S, "max_size": None}
         client = connect(self.server.url("/broadcast"), subprotocols=["other", SUBPROTOCOL], **options)
         connection = await self.clients.enter_async_context(client)
         self.assertEqual(connection.subprotocol, SUBPROTOCOL)
@@ -436,11 +438,18 @@ class V1:
         await asyncio.to_thread(self._disconnected)
 
     def _disconnected(self):
+        def disconnected():
+            return self.server.stats()["node"]["deliveries"]["dropped"]["disconnect"]
+
+        before = disconnected()
         with RawClient(self.server, 4096).open() as slow, RawClient(self.server).open() as publisher:
             ledger = Ledger(slow.subscribe("strict"))
+            # No further, so that it reads in time: it is cut off soon after it was told to go.
             for number in range(FLOOD):
                 publisher.ask(type="publish", id=number, topic="strict", data=[number, "x" * 16_000])
                 self.assertEqual(publisher.hear()["offset"], number + 1)
+                if disconnected() > before:
+                    break
             first, payload = slow.read_frame()
             while first == 0x81:
                 ledger.note(json.loads(payload))
@@ -582,6 +591,11 @@ class OneShardWithoutIoUring(V1, unittest.IsolatedAsyncioTestCase):
 class TwoShardsWithoutIoUring(V1, unittest.IsolatedAsyncioTestCase):
     shards = "2"
     denied = True
+
+
+class TwoShardsCompressed(V1, unittest.IsolatedAsyncioTestCase):
+    shards = "2"
+    compression = "deflate"
 
 
 class Accounts(unittest.TestCase):
