@@ -212,7 +212,7 @@ def main():
     parser.add_argument("subscribers", type=int, nargs="?", default=15_000)
     parser.add_argument("not_reading", type=int, nargs="?", default=10_000)
     parser.add_argument("--no-record", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = max(options.subscribers, options.not_reading)
     if most + 100 > hard:
