@@ -324,13 +324,20 @@ impl<K: Copy + Eq> Channel<K> {
         (self.lost_before, self.lost_offset) = (self.log.start(), offset);
     }
 
-    /// Makes readable what was appended.
-    pub(super) fn publish(&mut self, pool: &mut Pool, now: Nanos) {
-        self.log.publish(pool, now);
+    /// Makes readable what was appended and offers it to every member; then what is past the log's bound goes, with
+    /// those who still need it and cannot be told.
+    pub(super) fn deliver(&mut self, around: &mut Surroundings<'_>, sink: &mut impl Sink<K>) {
+        self.log.publish(around.now);
+        self.offer_all(around, sink);
+        self.log.evict(sink.pool());
+        if self.behind > 0 {
+            for index in 0..self.members.len() as u32 {
+                self.settle(index, around, sink);
+            }
+        }
     }
 
-    /// Offers the log to every member.
-    pub(super) fn deliver(&mut self, around: &mut Surroundings<'_>, sink: &mut impl Sink<K>) {
+    fn offer_all(&mut self, around: &mut Surroundings<'_>, sink: &mut impl Sink<K>) {
         let mut index = 0;
         while let Some(stopped) = self.send_latest(index, around, sink) {
             index = match stopped {

@@ -398,7 +398,8 @@ impl Home {
             self.history.forget_all(self.offset, pool);
             return;
         }
-        self.history.publish(pool, now);
+        self.history.publish(now);
+        self.history.evict(pool);
         // As pieces go; what is kept beyond the bound for that is not told.
         let oldest = self.oldest_kept();
         let behind = self.history.behind_offset(oldest - 1);

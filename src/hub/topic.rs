@@ -411,7 +411,6 @@ impl<K: Copy + Eq> Topics<K> {
         let mut deserted = false;
         for &number in &topic.channels {
             let Some(channel) = &mut self.channels[number as usize] else { continue };
-            channel.publish(sink.pool(), now);
             channel.deliver(around!(self, topic, now), sink);
             deserted |= channel.count() == 0;
         }
