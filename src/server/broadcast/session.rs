@@ -187,7 +187,7 @@ impl Broadcast {
         };
         let Peer::Session(session) = &mut *link.peer else { return };
         session.subscriptions.push(Subscribed { topic, state: State::Asking { id, from } });
-        if let Some(relay) = self.relay_mut(topic) {
+        if let Some(relay) = self.subscription_mut(topic) {
             if relay.home.is_none() {
                 relay.waiting.push(Waiting::Session(link.token));
             } else {
@@ -198,7 +198,7 @@ impl Broadcast {
 
     /// The home of a topic is known: a subscription goes live, or asks for what it missed.
     pub(super) fn begin(&mut self, link: &mut Link<'_, Service>, topic: TopicId) {
-        let Some(&Subscription { epoch, .. }) = self.relay(topic) else { return };
+        let Some(&Subscription { epoch, .. }) = self.subscription(topic) else { return };
         let here = Position { epoch, offset: self.topics.offset(topic) };
         let Peer::Session(session) = &mut *link.peer else { return };
         let Some(subscribed) = session.find(topic) else { return };
@@ -211,7 +211,7 @@ impl Broadcast {
                 let after = from.offset;
                 subscribed.state = State::Recalling { id, answered: false, after, asked: false };
                 let token = link.token;
-                if let Some(subscription) = self.relay_mut(topic) {
+                if let Some(subscription) = self.subscription_mut(topic) {
                     // It keeps the topic from being left.
                     subscription.waiting.push(Waiting::Session(token));
                 }
@@ -236,7 +236,7 @@ impl Broadcast {
             .topics
             .settings(topic)
             .filter(|settings| settings.presence)
-            .and_then(|_| self.relay(topic).map(|relay| (relay.present + 1, client)));
+            .and_then(|_| self.subscription(topic).map(|relay| (relay.present + 1, client)));
         Self::went_well(link);
         let name = self.name_of(topic);
         self.say(link, |words| notice::subscribed(words, id, &name, position, presence));
@@ -285,7 +285,7 @@ impl Broadcast {
     }
 
     fn wait_no_more(&mut self, topic: TopicId, token: Token) {
-        if let Some(subscription) = self.relay_mut(topic) {
+        if let Some(subscription) = self.subscription_mut(topic) {
             subscription.waiting.retain(|waiting| waiting.token() != token);
         }
     }
@@ -305,7 +305,9 @@ impl Broadcast {
         if let Some(Subscribed { state: State::Recalling { asked, .. }, .. }) = session.find(topic) {
             *asked = true;
         }
-        let Some(&Subscription { home_shard, home: Some(home), .. }) = self.relay(topic) else { return };
+        let Some(&Subscription { home_shard, home: Some(home), .. }) = self.subscription(topic) else {
+            return;
+        };
         if home_shard == link.mailboxes.shard() {
             let mut page = std::mem::take(&mut self.page);
             page.clear();
