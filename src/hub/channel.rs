@@ -255,10 +255,19 @@ impl<K: Copy + Eq> Channel<K> {
         if member.cursor < self.lost_before { member.has.max(self.lost_offset) } else { member.has }
     }
 
-    /// Messages that all members are owed, those of unfinished sends included.
-    pub(super) fn all_queued(&self) -> u64 {
-        let owed = |member: &Member<K>| self.queued(member) + u64::from(member.in_flight);
-        self.members.iter().flatten().map(owed).sum()
+    /// Completes `deliveries` by what follows from the cursors: what all members are owed, unfinished sends included,
+    /// and what of that is in no log any more, of which those who can be told hear when they read on.
+    pub(super) fn complete(&self, settings: &Settings, deliveries: &mut Deliveries) {
+        let gone = match self.policy(settings) {
+            Slow::DropOldest => self.log.offset_before(self.log.start()),
+            // What is owed of keys is their latest, which is kept.
+            Slow::Disconnect | Slow::Conflate => 0,
+        };
+        for member in self.members.iter().flatten() {
+            let dropped = gone.saturating_sub(self.counted(member));
+            deliveries.queued += self.queued(member) + u64::from(member.in_flight) - dropped;
+            deliveries.dropped_oldest += dropped;
+        }
     }
 
     /// Appends a message with which the topic reaches `offset`, or a notice; `own` is the subscriber that published it, of

@@ -413,6 +413,8 @@ fn who_can_be_told_misses_the_oldest_and_hears_which() {
         world.publish(format!("{at:010}").as_bytes(), 1);
     }
     assert_eq!(world.peers.fell, [3], "a raw route has no words for it");
+    let Deliveries { queued, dropped_oldest, .. } = world.topics.deliveries();
+    assert_eq!((queued, dropped_oldest), (10, 10), "known before it reads on");
     world.peers.stuck.clear();
     world.catch_up(one, 2);
     let kept: String = (10..20).fold(String::new(), |mut all, at| {

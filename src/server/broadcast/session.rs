@@ -405,6 +405,12 @@ impl Broadcast {
             return self.complain(link, &Complaint::not_subscribed(id));
         };
         let subscribed = session.subscriptions.swap_remove(place);
+        if let State::Asking { id: asked @ Some(_), .. }
+        | State::Recalling { id: asked, answered: false, .. } = subscribed.state
+        {
+            // Whoever waits for its answer need not wait for ever.
+            self.say(link, |words| notice::error(words, &Complaint::not_subscribed(asked)));
+        }
         let token = link.token;
         self.leave(&mut link.means(), token, &subscribed);
         Self::went_well(link);
