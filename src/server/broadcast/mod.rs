@@ -90,6 +90,15 @@ struct Subscription {
     waiting: Vec<Waiting>,
 }
 
+/// A topic of another shard that was left, until that shard says that nothing of it follows: what comes until then answers
+/// those who published it.
+#[derive(Debug)]
+struct Left {
+    topic: TopicId,
+    name: Box<str>,
+    epoch: u64,
+}
+
 #[derive(Debug)]
 enum Waiting {
     /// A request whose 101 waits, and the subprotocol that it will name.
@@ -144,6 +153,7 @@ pub struct Broadcast {
     homes: Homes,
     /// By the index of the local topic.
     subscriptions: Vec<Option<Subscription>>,
+    left: Vec<Left>,
     held: VecDeque<Held>,
     chores: VecDeque<Chore>,
     subscriptions_max: u32,
@@ -174,6 +184,7 @@ impl Broadcast {
             topics: Topics::new(rules.clone()),
             homes: Homes::new(rules, topics, seed),
             subscriptions: Vec::new(),
+            left: Vec::new(),
             held: VecDeque::new(),
             chores: VecDeque::new(),
             subscriptions_max,
@@ -360,9 +371,16 @@ impl Broadcast {
         if !waiting.is_empty() {
             return;
         }
-        self.subscriptions[topic.index as usize] = None;
+        let is_here = home_shard == means.mailboxes.shard();
+        let left = self.subscriptions[topic.index as usize].take();
+        if let Some(Subscription { epoch, .. }) = left
+            && !is_here
+        {
+            let name = self.topics.name(topic).unwrap_or_default().into();
+            self.left.push(Left { topic, name, epoch });
+        }
         self.topics.remove(topic, means.pool);
-        if home_shard == means.mailboxes.shard() {
+        if is_here {
             self.homes.unsubscribe(home, home_shard, topic, self.now, means.pool);
         } else {
             let message = Message::Unsubscribe { home, local: topic };
@@ -562,7 +580,9 @@ impl Broadcast {
             Message::Unsubscribe { home, local } => {
                 let now = cx.now();
                 self.homes.unsubscribe(home, from, local, now, cx.pool());
+                answer_with(cx, from, Message::Unsubscribed { local }, &[]);
             }
+            Message::Unsubscribed { local } => self.left.retain(|left| left.topic != local),
             Message::Publish { publisher, content, name_bytes, key_bytes } => {
                 let Some((name, rest)) = split_text(bytes, name_bytes) else { return };
                 let Some((key, payload)) = split_text(rest, key_bytes) else { return };
@@ -584,12 +604,12 @@ impl Broadcast {
                 page.clear();
                 let (now, bytes_max) = (cx.now(), self.page_bytes_max());
                 let told = self.homes.history(home, after, bytes_max, now, cx.pool(), &mut page);
-                answer_with(cx, from, Message::Recalled { local, token, page: told }, &[&page]);
+                answer_with(cx, from, Message::Recalled { local, token, after, page: told }, &[&page]);
                 self.page = page;
             }
-            Message::Recalled { local, token, page } => {
+            Message::Recalled { local, token, after, page } => {
                 if let Some(mut link) = cx.link(token).filter(|link| link.is_open()) {
-                    self.recalled(&mut link, local, page, bytes);
+                    self.recalled(&mut link, local, after, page, bytes);
                 }
             }
             Message::Presence { home, client, joined } => {
@@ -643,8 +663,15 @@ impl Broadcast {
         if let Wish::Answer(_) = publisher.wish
             && usize::from(publisher.shard) == cx.shard()
         {
-            let epoch = self.relay(topic).map_or(0, |subscription| subscription.epoch);
-            let name = self.name_of(topic);
+            let mut name = self.name_of(topic);
+            let epoch = match (self.relay(topic), self.left.iter().find(|left| left.topic == topic)) {
+                (Some(subscription), _) => subscription.epoch,
+                (None, Some(left)) => {
+                    name.push_str(&left.name);
+                    left.epoch
+                }
+                (None, None) => return self.name = name,
+            };
             if let Some(mut link) = cx.link(publisher.token) {
                 self.published(&mut link, &name, &publisher, Ok(Position { epoch, offset }));
             }
@@ -741,16 +768,8 @@ impl Broadcast {
 
     pub(super) fn turn_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
         self.now = cx.now();
-        if !self.held.is_empty() {
-            self.post_held(cx);
-        }
         if !self.chores.is_empty() {
             self.do_chores_with(&mut cx.means());
-        }
-        for token in std::mem::take(&mut self.recalling) {
-            if let Some(mut link) = cx.link(token) {
-                self.recall_next(&mut link);
-            }
         }
         let now = self.now;
         let checks = self.check_at <= now;
@@ -766,6 +785,16 @@ impl Broadcast {
             self.homes.expire(now, cx.pool());
         }
         self.drop_fallen(cx);
+        // What is said here leaves with the turn. Before it were gone the topics' messages would find the way barred, and
+        // no event would say that it has become clear: so they come first, and new ones in the next turn.
+        if !self.held.is_empty() {
+            self.post_held(cx);
+        }
+        for token in std::mem::take(&mut self.recalling) {
+            if let Some(mut link) = cx.link(token) {
+                self.recall_next(&mut link);
+            }
+        }
     }
 
     /// Those who have heard nothing for long are told that nothing was lost.
@@ -842,19 +871,25 @@ impl Broadcast {
     fn drop_fallen<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
         while let Some((token, gone)) = self.fallen.pop() {
             if let Some(mut link) = cx.link(token) {
-                match &mut *link.peer {
-                    Peer::Subscriber(subscriber) => subscriber.member = None,
+                let left = match &mut *link.peer {
+                    Peer::Subscriber(subscriber) => {
+                        subscriber.member = None;
+                        None
+                    }
                     Peer::Session(session) => session.forget(gone),
-                    _ => {}
-                }
+                    _ => None,
+                };
                 link.close_at_once(CloseCode::SLOW_CONSUMER, "slow consumer");
+                if let Some(topic) = left {
+                    self.left(&mut link.means(), token, topic);
+                }
             }
         }
     }
 
     /// When [`turn_ended`](Broadcast::turn_ended) has something to do without an event.
     pub(super) fn deadline(&self) -> Option<Nanos> {
-        if !self.recalling.is_empty() {
+        if !self.recalling.is_empty() || self.topics.has_fresh() {
             return Some(0);
         }
         if !self.held.is_empty() || !self.chores.is_empty() {
