@@ -532,7 +532,7 @@ impl<K: Copy + Eq> Channel<K> {
         }
         let lost = member.cursor < self.log.start();
         let since = self.log.readable_since(member.cursor);
-        let late = since.is_some_and(|since| since + around.settings.lag < around.now);
+        let late = since.is_some_and(|since| since.saturating_add(around.settings.lag) < around.now);
         if lost || late {
             sink.fell_behind(member.key, MemberId { channel: self.id, index });
             self.remove(index, around);

@@ -56,6 +56,9 @@ pub struct Log {
     charged_bytes: usize,
 }
 
+/// Later than any time: that of a piece of a turn that is not over.
+const UNDATED: Nanos = Nanos::MAX;
+
 #[derive(Debug)]
 struct Piece {
     first: Sequence,
@@ -178,9 +181,13 @@ impl Log {
     /// Makes readable what was appended. Nothing is evicted for it: those who keep up are to get it first, however
     /// much it is.
     pub fn publish(&mut self, now: Nanos) {
-        if !self.tail.is_empty() {
-            self.cut(now);
+        if self.tail.is_empty() {
+            return;
         }
+        for piece in self.pieces.iter_mut().rev().take_while(|piece| piece.at == UNDATED) {
+            piece.at = now;
+        }
+        self.cut(now);
     }
 
     fn cut(&mut self, at: Nanos) {
@@ -227,8 +234,7 @@ impl Log {
         self.segment_bytes = (self.segment_bytes * 2).min(LOG_SEGMENT_BYTES);
         if !self.tail.is_empty() {
             // It becomes readable in this turn anyway, and its age counts from the turn's end.
-            let at = self.pieces.back().map_or(0, |piece| piece.at);
-            self.cut(at);
+            self.cut(UNDATED);
         }
         self.join();
         self.tail = BytesMut::with_capacity(capacity);
@@ -333,7 +339,7 @@ impl Log {
         self.pieces.get(pieces).map_or(self.end, |piece| piece.first)
     }
 
-    /// When the frame `sequence` became readable.
+    /// When the frame `sequence` became readable; [`Nanos::MAX`] when that was in a turn that is not over.
     pub fn readable_since(&self, sequence: Sequence) -> Option<Nanos> {
         let at = self.pieces.partition_point(|piece| piece.end() <= sequence);
         self.pieces.get(at).map(|piece| piece.at)
@@ -525,6 +531,20 @@ mod tests {
         assert!(pool.used_bytes() < 3 * LOG_SEGMENT_BYTES as u64, "evicted segments are given back");
         log.release(&mut pool);
         assert_eq!(pool.used_bytes(), 0);
+    }
+
+    #[test]
+    fn what_fills_a_segment_within_a_turn_is_as_old_as_the_turn() {
+        let (mut pool, mut log) = (Pool::standalone(), Log::new(1 << 20, 0));
+        for turn in 1..=5 {
+            let first = log.end();
+            for _ in 0..4 {
+                append(&mut log, &mut pool, 0, &[0; LOG_SEGMENT_BYTES / 3]);
+            }
+            log.publish(turn * 1_000);
+            assert_eq!(log.readable_since(log.end() - 1), Some(turn * 1_000));
+            assert!(log.first_since(turn * 1_000) <= first, "none of them is older");
+        }
     }
 
     #[test]

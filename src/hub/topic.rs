@@ -83,6 +83,8 @@ pub struct Topics<K> {
     /// Topics with frames that nobody was offered yet.
     dirty: Vec<TopicId>,
     spare: Vec<TopicId>,
+    /// Of the dirty ones, those that wait for more.
+    waiting: usize,
     /// When those of them that wait for more are due.
     due_at: Option<Nanos>,
     rules: Rules,
@@ -114,6 +116,7 @@ impl<K: Copy + Eq> Topics<K> {
             free_channels: Vec::new(),
             dirty: Vec::new(),
             spare: Vec::new(),
+            waiting: 0,
             due_at: None,
             rules,
             sums: Sums::default(),
@@ -403,6 +406,12 @@ impl<K: Copy + Eq> Topics<K> {
             self.deliver_topic(id, now, sink);
         }
         self.spare = dirty;
+        self.waiting = self.dirty.len();
+    }
+
+    /// Whether something was appended behind the last [`deliver`](Topics::deliver).
+    pub fn has_fresh(&self) -> bool {
+        self.dirty.len() > self.waiting
     }
 
     #[inline]

@@ -312,15 +312,22 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client that asks for `path`, and offers extensions unless `offer` is empty.
-    pub fn new(network: &Network, random: &mut Random, path: &str, offer: &str) -> Client {
-        let extensions = match offer {
+    /// A client that asks for `path`, and offers extensions and a subprotocol unless they are empty.
+    pub fn new(
+        network: &Network,
+        random: &mut Random,
+        path: &str,
+        extensions: &str,
+        subprotocol: &str,
+    ) -> Client {
+        let header = |name: &str, value: &str| match value {
             "" => String::new(),
-            offer => format!("Sec-WebSocket-Extensions: {offer}\r\n"),
+            value => format!("Sec-WebSocket-{name}: {value}\r\n"),
         };
+        let (extensions, subprotocol) = (header("Extensions", extensions), header("Protocol", subprotocol));
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: sim\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{extensions}\r\n"
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{extensions}{subprotocol}\r\n"
         );
         let slow = random.chance(250);
         Client {

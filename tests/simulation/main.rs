@@ -10,7 +10,10 @@ mod chat;
 mod client;
 mod echo;
 mod handlers;
+mod hub;
 mod inflate;
+mod order;
+mod sessions;
 mod taking_back;
 mod world;
 

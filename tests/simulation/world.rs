@@ -14,6 +14,8 @@ use echoring::driver::{Driver, Options, Waker};
 use echoring::limits::{DRAIN_TIMEOUT, MEMORY_BUDGET_DEFAULT, MILLISECOND, Nanos, SECOND};
 use echoring::shard::{Allowance, Application, Config, Mailboxes, Order, Security, Shard};
 
+use echoring::hub::Passed;
+use echoring::stats::Snapshot;
 use echoring::tls::server_config;
 use rustls::ClientConfig;
 
@@ -43,6 +45,12 @@ pub struct World<A: Application> {
     over: Vec<Cell<bool>>,
 }
 
+fn describe<A: Application>(application: &A) -> Snapshot {
+    let mut snapshot = Snapshot::default();
+    application.describe(&mut snapshot);
+    snapshot
+}
+
 type Done = dyn Fn(&[Client]) -> bool;
 
 /// What everything runs for.
@@ -50,6 +58,8 @@ type Done = dyn Fn(&[Client]) -> bool;
 enum Goal {
     Done,
     DoneOrQuiet,
+    /// The clock shows so much.
+    Passed(Nanos),
     Drained,
 }
 
@@ -86,7 +96,7 @@ impl<A: Application + 'static> World<A> {
         let mut random = Random::new(seed ^ 0x5eed);
         let faults = Faults { refused_piece: [0, 100, 500][random.below(3)], ..Faults::random(&mut random) };
         let network = Network::new(seed, faults);
-        let connections = 64;
+        let connections = 128;
         let budget = Budget::new(MEMORY_BUDGET_DEFAULT);
         let slots = Budget::new(1_000);
         let contexts = Budget::new(1 << 20);
@@ -140,7 +150,14 @@ impl<A: Application + 'static> World<A> {
 
     /// Adds a client that asks for `path` and offers extensions.
     pub fn add_offering(&self, path: &str, offer: &str) -> usize {
-        let mut client = Client::new(&self.network, &mut self.random.borrow_mut(), path, offer);
+        self.connect(path, offer, "")
+    }
+
+    /// Adds a client that asks for `path` and offers a subprotocol, and extensions.
+    pub fn connect(&self, path: &str, extensions: &str, subprotocol: &str) -> usize {
+        let mut random = self.random.borrow_mut();
+        let mut client = Client::new(&self.network, &mut random, path, extensions, subprotocol);
+        drop(random);
         if let Some(config) = &self.secured {
             client.secure(config.clone());
         }
@@ -174,9 +191,41 @@ impl<A: Application + 'static> World<A> {
         self.run_or_quiet(|_| false);
     }
 
+    /// Runs everything for so long.
+    pub fn pass(&self, time: Nanos) {
+        self.goal.set(Goal::Passed(self.network.now() + time));
+        self.go();
+    }
+
     fn go(&self) {
+        self.steps.set(0);
         while !self.is_done() {
             self.pump(None);
+        }
+    }
+
+    /// What all shards together know now, which is between two turns of each.
+    pub fn known(&self) -> Snapshot {
+        let mut sum = Snapshot::default();
+        for shard in &self.shards {
+            let part = describe(shard.borrow_mut().application());
+            sum.topics += part.topics;
+            sum.subscriptions += part.subscriptions;
+            sum.publications.add(&part.publications);
+            sum.deliveries.add(&part.deliveries);
+            sum.passed.add(&part.passed);
+        }
+        sum
+    }
+
+    /// Every message is accounted for after each turn of a shard and, when no other is in the middle of one, on the node.
+    fn check_accounts(&self, shard: usize) {
+        let known = describe(self.shards[shard].borrow_mut().application());
+        assert!(known.publications.add_up(), "shard {shard}: {:?}", known.publications);
+        assert!(known.deliveries.add_up(), "shard {shard}: {:?}", known.deliveries);
+        if self.shards.len() > 1 && self.shards.iter().all(|shard| shard.try_borrow_mut().is_ok()) {
+            let Passed { publications_out, publications_in, messages_out, messages_in } = self.known().passed;
+            assert!(publications_in <= publications_out && messages_in <= messages_out);
         }
     }
 
@@ -196,6 +245,7 @@ impl<A: Application + 'static> World<A> {
         match self.goal.get() {
             Goal::Drained => self.over.iter().all(Cell::get),
             Goal::DoneOrQuiet if self.quiet.get() => true,
+            Goal::Passed(until) => self.network.now() >= until,
             Goal::Done | Goal::DoneOrQuiet => (self.done.borrow())(&self.clients.borrow()),
         }
     }
@@ -243,6 +293,7 @@ impl<A: Application + 'static> World<A> {
                     let goes_on =
                         self.shards[chosen].borrow_mut().turn(None).expect("a simulated driver works");
                     self.over[chosen].set(!goes_on);
+                    self.check_accounts(chosen);
                 }
                 Some(client) => {
                     self.clients.borrow_mut()[client].act(&self.network, &mut self.random.borrow_mut());
@@ -258,6 +309,10 @@ impl<A: Application + 'static> World<A> {
         let goal = self.goal.get();
         if goal == Goal::DoneOrQuiet && by.is_none_or(|by| by > JUMP_MAX) {
             return self.quiet.set(true);
+        }
+        if let Goal::Passed(until) = goal {
+            let left = until.saturating_sub(self.network.now());
+            return self.network.advance(by.map_or(left, |by| by.min(left)));
         }
         let Some(by) = by else { panic!("everyone waits, and for ever: {}", self.describe()) };
         assert!(

@@ -27,6 +27,11 @@ pub enum Message {
         /// The asking shard's name for it.
         local: TopicId,
     },
+    /// The answer: nothing of the topic follows.
+    Unsubscribed {
+        /// The asking shard's name for it.
+        local: TopicId,
+    },
     /// Give a message its place in the order. The bytes are the topic's name, the key and the payload.
     Publish {
         /// Who sent it.
@@ -77,6 +82,8 @@ pub enum Message {
         local: TopicId,
         /// The subscriber.
         token: Token,
+        /// What it had when it was asked for.
+        after: u64,
         /// What is in the bytes; none when the topic is not known any more.
         page: Option<Page>,
     },

@@ -90,6 +90,15 @@ struct Subscription {
     waiting: Vec<Waiting>,
 }
 
+/// A topic of another shard that was left, until that shard says that nothing of it follows: what comes until then answers
+/// those who published it.
+#[derive(Debug)]
+struct Left {
+    topic: TopicId,
+    name: Box<str>,
+    epoch: u64,
+}
+
 #[derive(Debug)]
 enum Waiting {
     /// A request whose 101 waits, and the subprotocol that it will name.
@@ -144,6 +153,7 @@ pub struct Broadcast {
     homes: Homes,
     /// By the index of the local topic.
     subscriptions: Vec<Option<Subscription>>,
+    left: Vec<Left>,
     held: VecDeque<Held>,
     chores: VecDeque<Chore>,
     subscriptions_max: u32,
@@ -174,6 +184,7 @@ impl Broadcast {
             topics: Topics::new(rules.clone()),
             homes: Homes::new(rules, topics, seed),
             subscriptions: Vec::new(),
+            left: Vec::new(),
             held: VecDeque::new(),
             chores: VecDeque::new(),
             subscriptions_max,

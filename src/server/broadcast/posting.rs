@@ -35,7 +35,9 @@ impl Broadcast {
             Message::Unsubscribe { home, local } => {
                 let now = cx.now();
                 self.homes.unsubscribe(home, from, local, now, cx.pool());
+                answer_with(cx, from, Message::Unsubscribed { local }, &[]);
             }
+            Message::Unsubscribed { local } => self.left.retain(|left| left.topic != local),
             Message::Publish { publisher, content, name_bytes, key_bytes } => {
                 let Some((name, rest)) = split_text(bytes, name_bytes) else { return };
                 let Some((key, payload)) = split_text(rest, key_bytes) else { return };
@@ -57,12 +59,12 @@ impl Broadcast {
                 page.clear();
                 let (now, bytes_max) = (cx.now(), self.page_bytes_max());
                 let told = self.homes.history(home, after, bytes_max, now, cx.pool(), &mut page);
-                answer_with(cx, from, Message::Recalled { local, token, page: told }, &[&page]);
+                answer_with(cx, from, Message::Recalled { local, token, after, page: told }, &[&page]);
                 self.page = page;
             }
-            Message::Recalled { local, token, page } => {
+            Message::Recalled { local, token, after, page } => {
                 if let Some(mut link) = cx.link(token).filter(|link| link.is_open()) {
-                    self.recalled(&mut link, local, page, bytes);
+                    self.recalled(&mut link, local, after, page, bytes);
                 }
             }
             Message::Presence { home, client, joined } => {
@@ -116,8 +118,15 @@ impl Broadcast {
         if let Wish::Answer(_) = publisher.wish
             && usize::from(publisher.shard) == cx.shard()
         {
-            let epoch = self.subscription(topic).map_or(0, |subscription| subscription.epoch);
-            let name = self.name_of(topic);
+            let mut name = self.name_of(topic);
+            let epoch = match (self.subscription(topic), self.left.iter().find(|left| left.topic == topic)) {
+                (Some(subscription), _) => subscription.epoch,
+                (None, Some(left)) => {
+                    name.push_str(&left.name);
+                    left.epoch
+                }
+                (None, None) => return self.name = name,
+            };
             if let Some(mut link) = cx.link(publisher.token) {
                 self.published(&mut link, &name, &publisher, Ok(Position { epoch, offset }));
             }

@@ -55,10 +55,12 @@ impl Session {
         })
     }
 
-    /// A subscription fell behind: the hub has forgotten it.
-    pub(super) fn forget(&mut self, member: MemberId) {
-        self.subscriptions
-            .retain(|subscribed| !matches!(subscribed.state, State::Live(gone) if gone == member));
+    /// A subscription fell behind: the hub has forgotten it. Returns its topic.
+    pub(super) fn forget(&mut self, member: MemberId) -> Option<TopicId> {
+        let is_gone =
+            |subscribed: &Subscribed| matches!(subscribed.state, State::Live(gone) if gone == member);
+        let place = self.subscriptions.iter().position(is_gone)?;
+        Some(self.subscriptions.swap_remove(place).topic)
     }
 
     /// The next subscription to be recalled; one at a time, so that what waits for the peer is one page.
@@ -313,7 +315,7 @@ impl Broadcast {
             page.clear();
             let (now, bytes_max) = (link.now(), self.page_bytes_max());
             let told = self.homes.history(home, after, bytes_max, now, link.pool(), &mut page);
-            self.recalled(link, topic, told, &page);
+            self.recalled(link, topic, after, told, &page);
             self.page = page;
         } else {
             let message = Message::Recall { home, local: topic, token, after };
@@ -322,18 +324,24 @@ impl Broadcast {
         }
     }
 
-    /// What a subscription missed, or a part of it.
+    /// What a subscription missed after the message `asked_after`, or a part of it. It may have been left since, or be
+    /// another one that wants something else.
     pub(super) fn recalled(
         &mut self,
         link: &mut Link<'_, Service>,
         topic: TopicId,
+        asked_after: u64,
         page: Option<Page>,
         messages: &[u8],
     ) {
+        // Whatever becomes of this page, the session's other topics have waited for it.
+        self.recalling.push(link.token);
         let Peer::Session(session) = &mut *link.peer else { return };
         let Some(subscribed) = session.find(topic) else { return };
-        let State::Recalling { id, answered, after, .. } = subscribed.state else { return };
-        self.recalling.push(link.token);
+        let State::Recalling { id, answered, after, asked: true } = subscribed.state else { return };
+        if after != asked_after {
+            return;
+        }
         let Some(page) = page else {
             return self.give_up(link, topic, |_| Complaint::refused(id, Refused::Busy));
         };
@@ -422,11 +430,19 @@ impl Broadcast {
         match subscribed.state {
             State::Live(member) => {
                 self.topics.unsubscribe(member, means.pool);
-                let client = origin(means.mailboxes.shard(), token);
-                self.tell_presence(means, topic, client, false);
+                self.left(means, token, topic);
             }
-            State::Asking { .. } | State::Recalling { .. } => self.wait_no_more(topic, token),
+            State::Asking { .. } | State::Recalling { .. } => {
+                self.wait_no_more(topic, token);
+                self.leave_if_deserted(means, topic);
+            }
         }
+    }
+
+    /// A session gets nothing of a topic any more of which it got what was published.
+    pub(super) fn left(&mut self, means: &mut Means<'_, Message>, token: Token, topic: TopicId) {
+        let client = origin(means.mailboxes.shard(), token);
+        self.tell_presence(means, topic, client, false);
         self.leave_if_deserted(means, topic);
     }
 

@@ -2,7 +2,7 @@
 
 use super::encode::Told;
 use super::mail::{Message, origin};
-use super::{Answer, BUSY, Broadcast, CHORES_MAX, Chore, Subscriber, Subscription, Waiting, refusal};
+use super::{Answer, BUSY, Broadcast, CHORES_MAX, Chore, Left, Subscriber, Subscription, Waiting, refusal};
 use crate::driver::{Driver, Token};
 use crate::hub::{self, Dialect, Format, HomeId, MemberId, Refused, TopicId, home_shard};
 use crate::limits::Nanos;
@@ -186,9 +186,16 @@ impl Broadcast {
         if !waiting.is_empty() {
             return;
         }
-        self.subscriptions[topic.index as usize] = None;
+        let is_here = home_shard == means.mailboxes.shard();
+        let left = self.subscriptions[topic.index as usize].take();
+        if let Some(Subscription { epoch, .. }) = left
+            && !is_here
+        {
+            let name = self.topics.name(topic).unwrap_or_default().into();
+            self.left.push(Left { topic, name, epoch });
+        }
         self.topics.remove(topic, means.pool);
-        if home_shard == means.mailboxes.shard() {
+        if is_here {
             self.homes.unsubscribe(home, home_shard, topic, self.now, means.pool);
         } else {
             let message = Message::Unsubscribe { home, local: topic };

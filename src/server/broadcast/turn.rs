@@ -54,16 +54,8 @@ impl Broadcast {
 
     pub(in crate::server) fn turn_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
         self.now = cx.now();
-        if !self.held.is_empty() {
-            self.post_held(cx);
-        }
         if !self.chores.is_empty() {
             self.do_chores_with(&mut cx.means());
-        }
-        for token in std::mem::take(&mut self.recalling) {
-            if let Some(mut link) = cx.link(token) {
-                self.recall_next(&mut link);
-            }
         }
         let now = self.now;
         let checks = self.check_at <= now;
@@ -79,6 +71,16 @@ impl Broadcast {
             self.homes.expire(now, cx.pool());
         }
         self.drop_fallen(cx);
+        // What is said here leaves with the turn. Before it were gone the topics' messages would find the way barred, and
+        // no event would say that it has become clear: so they come first, and new ones in the next turn.
+        if !self.held.is_empty() {
+            self.post_held(cx);
+        }
+        for token in std::mem::take(&mut self.recalling) {
+            if let Some(mut link) = cx.link(token) {
+                self.recall_next(&mut link);
+            }
+        }
     }
 
     /// Those who have heard nothing for long are told that nothing was lost.
@@ -155,19 +157,25 @@ impl Broadcast {
     pub(super) fn drop_fallen<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
         while let Some((token, gone)) = self.fallen.pop() {
             if let Some(mut link) = cx.link(token) {
-                match &mut *link.peer {
-                    Peer::Subscriber(subscriber) => subscriber.member = None,
+                let left = match &mut *link.peer {
+                    Peer::Subscriber(subscriber) => {
+                        subscriber.member = None;
+                        None
+                    }
                     Peer::Session(session) => session.forget(gone),
-                    _ => {}
-                }
+                    _ => None,
+                };
                 link.close_at_once(CloseCode::SLOW_CONSUMER, "slow consumer");
+                if let Some(topic) = left {
+                    self.left(&mut link.means(), token, topic);
+                }
             }
         }
     }
 
     /// When [`turn_ended`](Broadcast::turn_ended) has something to do without an event.
     pub(in crate::server) fn deadline(&self) -> Option<Nanos> {
-        if !self.recalling.is_empty() {
+        if !self.recalling.is_empty() || self.topics.has_fresh() {
             return Some(0);
         }
         if !self.held.is_empty() || !self.chores.is_empty() {

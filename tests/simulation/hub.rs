@@ -1,0 +1,548 @@
+//! Sessions subscribe, leave, publish, stall and come back at random: what each of them sees is a legal history of its
+//! topics, what it misses it is told of, and the accounts say what they saw.
+
+use std::rc::Rc;
+
+use echoring::buffer::{Budget, Lease};
+use echoring::driver::sim::Random;
+use echoring::hub::{HistoryBounds, Pattern, Rules, Settings, Slow};
+use echoring::limits::{HEARTBEAT_INTERVAL, LAG_MAX, SECOND};
+use echoring::protocol::handshake::OriginPolicy;
+use echoring::server::{BroadcastSettings, Service};
+
+use super::client::{self, Kind, Leave};
+use super::for_each_seed;
+use super::sessions::{Heard, Orders, Place, Session, check_raw, notices, number, text, witnessed};
+use super::world::{World, config};
+
+const MESSAGE_BYTES_MAX: u64 = 8 * 1024;
+const LAG_BYTES: usize = 24 * 1024;
+/// So much is published at most before all but those who stall have caught up.
+const BURST_BYTES: usize = 10 * 1024;
+/// Messages that topic `plain` keeps.
+const KEPT_MAX: u32 = 20;
+const SLOW_CONSUMER: u16 = 4008;
+const TOPICS: [&str; 3] = ["plain", "drop", "conflate"];
+const KEYS: [&str; 4] = ["a", "b", "ß", "key"];
+
+type Topics = World<Service>;
+
+fn rules(presence: bool) -> Rules {
+    let of = |slow, presence, messages| Settings {
+        slow,
+        presence,
+        lag_bytes: LAG_BYTES,
+        history: HistoryBounds { messages, ..HistoryBounds::default() },
+        ..Settings::default()
+    };
+    let rules = vec![
+        (Pattern::new("plain"), of(Slow::Disconnect, true, KEPT_MAX)),
+        (Pattern::new("drop"), of(Slow::DropOldest, presence, 1_000)),
+        (Pattern::new("conflate"), of(Slow::Conflate, presence, 1_000)),
+        (Pattern::new("fleeting"), of(Slow::Disconnect, false, 0)),
+    ];
+    Rules::new(rules, Settings::default())
+}
+
+fn world(seed: u64, shards: usize, presence: bool) -> Rc<Topics> {
+    let config = echoring::connection::Config { message_bytes_max: MESSAGE_BYTES_MAX, ..config() };
+    let mailbox_bytes = 2 * MESSAGE_BYTES_MAX as usize + 1024;
+    let topics = Budget::new(100);
+    World::new(seed, shards, config, mailbox_bytes, false, move |shard| {
+        let settings = BroadcastSettings {
+            rules: rules(presence),
+            topics: Lease::new(topics.clone(), 1),
+            subscriptions_max: 100,
+            message_bytes_max: MESSAGE_BYTES_MAX,
+            seed: shard as u64,
+        };
+        Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_MAX, LAG_BYTES as u32).with_broadcast(settings)
+    })
+}
+
+/// A witness, which hears everything of all topics, and others.
+struct Model {
+    world: Rc<Topics>,
+    random: Random,
+    sessions: Vec<Session>,
+    /// By session, whether it ever stopped reading or went: who does neither is never told to go.
+    blamed: Vec<bool>,
+    /// Raw subscribers of `plain`.
+    raws: Vec<usize>,
+    unsettled_bytes: usize,
+}
+
+impl Model {
+    fn new(seed: u64, sessions: usize, raws: usize) -> Model {
+        let mut random = Random::new(seed);
+        let presence = random.chance(500);
+        let world = world(seed, random.between(1, 3), presence);
+        let mut sessions: Vec<Session> = (0..=sessions).map(|_| Session::open(&world)).collect();
+        let raws = (0..raws).map(|_| world.add("/broadcast/plain?self=1")).collect();
+        for client in world.clients.borrow_mut().iter_mut() {
+            client.eagerness = client.eagerness.max(250);
+            client.sip_bytes = client.sip_bytes.max(600);
+        }
+        let witness = sessions[0].client;
+        world.clients.borrow_mut()[witness].hurry();
+        for topic in TOPICS {
+            sessions[0].subscribe(&world, &mut random, topic, None);
+        }
+        let subscribed = |heard: &&client::Item| matches!(heard, client::Item::Message(_, text) if text.starts_with(br#"{"type":"subscribed""#));
+        world.run(move |clients| {
+            clients.iter().all(|client| client.decoder.opened)
+                && clients[witness].heard.iter().filter(subscribed).count() == TOPICS.len()
+        });
+        let blamed = vec![false; sessions.len()];
+        Model { world, random, sessions, blamed, raws, unsettled_bytes: 0 }
+    }
+
+    fn orders(&self) -> Orders {
+        witnessed(&self.world.clients.borrow()[self.sessions[0].client])
+    }
+
+    fn settle(&mut self) {
+        self.world.run_until_quiet();
+        self.unsettled_bytes = 0;
+    }
+
+    fn publish(&mut self, session: usize, topic: &str, pad_bytes_max: usize) {
+        if self.unsettled_bytes > BURST_BYTES {
+            self.settle();
+        }
+        let Model { world, random, sessions, .. } = self;
+        let key = match topic {
+            "conflate" if random.chance(50) => "",
+            "conflate" => KEYS[random.below(KEYS.len())],
+            _ => ["", "", "k"][random.below(3)],
+        };
+        self.unsettled_bytes += sessions[session].publish(world, random, topic, key, pad_bytes_max);
+    }
+
+    fn publish_raw(&mut self) {
+        let Model { world, random, raws, .. } = self;
+        if raws.is_empty() {
+            return;
+        }
+        let client = raws[random.below(raws.len())];
+        let mut script = Vec::new();
+        let kind = if random.chance(500) { Kind::Text } else { Kind::Binary };
+        client::message(random, kind, format!("<{client}:0:>").as_bytes(), &mut script, |_, _| {});
+        world.clients.borrow_mut()[client].script.extend(script);
+        self.unsettled_bytes += 200;
+    }
+
+    /// Somebody asks for something.
+    fn act(&mut self) {
+        let session = self.random.between(1, self.sessions.len() - 1);
+        let topic = TOPICS[self.random.below(TOPICS.len())];
+        match self.random.below(100) {
+            0..50 => {
+                let pad_bytes_max = [40, 40, 3_000][self.random.below(3)];
+                self.publish(session, topic, pad_bytes_max);
+            }
+            50..60 => self.publish_raw(),
+            60..82 => {
+                let from = self.place(topic);
+                let Model { world, random, sessions, .. } = self;
+                sessions[session].subscribe(world, random, topic, from);
+            }
+            _ => {
+                let Model { world, random, sessions, .. } = self;
+                sessions[session].unsubscribe(world, random, topic);
+            }
+        }
+        // What is told of presence and answers comes on top.
+        self.unsettled_bytes += 150;
+    }
+
+    /// Where to subscribe from: mostly a place that there is.
+    fn place(&mut self, topic: &str) -> Option<Place> {
+        let orders = self.orders();
+        let order = &orders[topic];
+        let offset = self.random.below(order.entries.len() + 1) as u64;
+        match self.random.below(10) {
+            0..3 => None,
+            3 => Some(Place { epoch: "f00".into(), offset }),
+            4 => Some(Place { epoch: order.epoch.clone(), offset: 1 << 40 }),
+            _ => Some(Place { epoch: order.epoch.clone(), offset }),
+        }
+    }
+
+    /// Somebody stops reading, or goes.
+    fn trouble(&mut self) {
+        let session = self.random.between(1, self.sessions.len() - 1);
+        self.blamed[session] = true;
+        let mut clients = self.world.clients.borrow_mut();
+        let client = &mut clients[self.sessions[session].client];
+        match self.random.below(10) {
+            0 => client.leave = Leave::Fin,
+            1 => client.leave = Leave::Reset(0),
+            _ if client.eagerness == 0 => client.hurry(),
+            _ => client.eagerness = 0,
+        }
+    }
+
+    /// Everyone reads, and all is said.
+    fn rest(&mut self) {
+        for client in self.world.clients.borrow_mut().iter_mut() {
+            client.hurry();
+        }
+        self.settle();
+    }
+
+    /// What sessions heard is checked against what the witness did.
+    fn check(&self) -> Vec<Heard> {
+        let orders = self.orders();
+        let clients = self.world.clients.borrow();
+        let mut all = Vec::new();
+        for (session, blamed) in self.sessions.iter().zip(&self.blamed).skip(1) {
+            let client = &clients[session.client];
+            let mut heard = Heard::read(session, client, &orders);
+            if client.end.is_some() || client.decoder.closed {
+                assert!(blamed, "who reads is not told to go: {:?}", heard.code);
+                assert!(matches!(heard.code, None | Some(SLOW_CONSUMER)), "{:?}", heard.code);
+                heard.live.clear();
+            } else {
+                let unanswered = heard.unanswered(session);
+                assert!(unanswered.is_empty(), "{:?}", session.requests[unanswered[0]]);
+                for (topic, view) in &heard.live {
+                    assert_eq!(view.next, orders[topic].entries.len() as u64 + 1, "{topic} to its end");
+                }
+                check_latest(&heard, &orders);
+            }
+            check_published(session, &orders);
+            all.push(heard);
+        }
+        for raw in &self.raws {
+            check_raw(&clients[*raw], *raw, true, &orders["plain"], true);
+        }
+        self.check_presence(&all);
+        self.check_accounts(&all, &orders);
+        all
+    }
+
+    /// Whoever is there knows how many are.
+    fn check_presence(&self, all: &[Heard]) {
+        for topic in TOPICS {
+            let there = 1 + all.iter().filter(|heard| heard.live.contains_key(topic)).count() as u64;
+            let clients = self.world.clients.borrow();
+            let (notices, _) = notices(&clients[self.sessions[0].client]);
+            let told = notices
+                .iter()
+                .rfind(|notice| text(notice, "type") == "presence" && text(notice, "topic") == topic);
+            if topic == "plain" || told.is_some() {
+                assert_eq!(number(told.expect("its own coming"), "count"), there, "who is there in {topic}");
+            }
+            for (heard, _) in all.iter().zip(&self.blamed[1..]).filter(|(_, blamed)| !**blamed) {
+                if heard.live.contains_key(topic) && told.is_some() {
+                    assert_eq!(heard.counts.get(topic), Some(&there), "who is there in {topic}");
+                }
+            }
+        }
+    }
+
+    /// The accounts say what was seen.
+    fn check_accounts(&self, all: &[Heard], orders: &Orders) {
+        let known = self.world.known();
+        let accepted: usize = orders.values().map(|order| order.entries.len()).sum();
+        assert_eq!(known.publications.accepted, accepted as u64);
+        assert_eq!(known.deliveries.queued, 0);
+        assert_eq!(known.passed.publications_out, known.passed.publications_in);
+        assert_eq!(known.passed.messages_out, known.passed.messages_in);
+        let there: usize = all.iter().map(|heard| heard.live.len()).sum();
+        assert_eq!(known.subscriptions as usize, there + TOPICS.len() + self.raws.len());
+        if !self.blamed.contains(&true) {
+            let refused: u64 = all.iter().map(|heard| heard.refused).sum();
+            assert_eq!(known.publications.refused, refused);
+            assert_eq!(
+                known.deliveries.dropped_oldest + known.deliveries.dropped_conflated,
+                0,
+                "nobody is slow"
+            );
+        }
+        let gone = all.iter().any(|heard| heard.code.is_some()) || self.someone_left();
+        if !gone {
+            let skipped: u64 = all.iter().map(|heard| heard.skipped).sum();
+            let slow: u64 = all.iter().map(|heard| heard.gaps_slow).sum();
+            assert_eq!(known.deliveries.dropped_conflated, skipped, "what was conflated away was told");
+            assert_eq!(known.deliveries.dropped_oldest, slow, "what was dropped was told");
+        }
+    }
+
+    fn someone_left(&self) -> bool {
+        self.world.clients.borrow().iter().any(|client| client.end.is_some())
+    }
+}
+
+/// Of what has keys, the latest of each has come.
+fn check_latest(heard: &Heard, orders: &Orders) {
+    let Some(view) = heard.live.get("conflate").filter(|view| view.gaps == 0) else { return };
+    for key in KEYS {
+        let entries = &orders["conflate"].entries;
+        let Some(latest) = entries.iter().rposition(|entry| entry.key == key) else { continue };
+        let latest = latest as u64 + 1;
+        if latest > view.after {
+            assert_eq!(view.latest.get(key), Some(&latest), "the latest of {key}");
+        }
+    }
+}
+
+/// First in, first out, and each at most once.
+fn check_published(session: &Session, orders: &Orders) {
+    let mut seen = vec![false; session.published.len()];
+    for order in orders.values() {
+        let mut latest = None;
+        for entry in order.entries.iter().filter(|entry| entry.said.author().0 == session.client) {
+            let number = entry.said.author().1;
+            assert!(latest < Some(number), "first in first out");
+            latest = Some(number);
+            assert_eq!(entry, &session.published[number], "as it was published");
+            assert!(!std::mem::replace(&mut seen[number], true), "once");
+        }
+    }
+}
+
+fn random_sessions(seed: u64) {
+    let random = &mut Random::new(!seed);
+    let (sessions, raws) = (random.between(1, 5), random.below(3));
+    let mut model = Model::new(seed, sessions, raws);
+    let troubles = model.random.chance(600);
+    for _ in 0..model.random.between(3, 12) {
+        for _ in 0..model.random.between(1, 12) {
+            model.act();
+        }
+        if troubles && model.random.chance(600) {
+            model.trouble();
+        }
+        match model.random.below(8) {
+            0..3 => model.settle(),
+            3 => {
+                model.settle();
+                model.world.pass(LAG_MAX + 2 * SECOND);
+            }
+            _ => {
+                let some =
+                    model.world.clients.borrow().iter().map(|client| client.heard.len()).sum::<usize>();
+                let more = model.random.below(10);
+                model.world.run_or_quiet(move |clients| {
+                    clients.iter().map(|client| client.heard.len()).sum::<usize>() > some + more
+                });
+            }
+        }
+    }
+    model.rest();
+    let before = model.check();
+    model.world.pass(HEARTBEAT_INTERVAL + 2 * SECOND);
+    model.settle();
+    let after = model.check();
+    for (before, after) in before.iter().zip(&after) {
+        let told = after.heartbeats - before.heartbeats;
+        assert!(told >= after.live.len() as u64, "silence is told of");
+    }
+    model.world.drain();
+}
+
+#[test]
+fn sessions_see_legal_histories() {
+    for_each_seed("sessions_see_legal_histories", random_sessions);
+}
+
+/// The first subscription's history is under way when the second one begins elsewhere.
+#[test]
+fn a_second_subscription_gets_its_own_history() {
+    for_each_seed("a_second_subscription_gets_its_own_history", |seed| {
+        let mut model = Model::new(seed, 1, 0);
+        for _ in 0..10 {
+            model.publish(0, "drop", 40);
+        }
+        model.settle();
+        let epoch = model.orders()["drop"].epoch.clone();
+        for _ in 0..3 {
+            let offset = model.random.below(10) as u64;
+            let from = Place { epoch: epoch.clone(), offset };
+            let Model { world, random, sessions, .. } = &mut model;
+            sessions[1].subscribe(world, random, "drop", Some(from));
+            sessions[1].unsubscribe(world, random, "drop");
+        }
+        let Model { world, random, sessions, .. } = &mut model;
+        sessions[1].subscribe(world, random, "drop", Some(Place { epoch, offset: 4 }));
+        model.rest();
+        let orders = model.orders();
+        let clients = model.world.clients.borrow();
+        let heard = Heard::read(&model.sessions[1], &clients[model.sessions[1].client], &orders);
+        assert_eq!(heard.live["drop"].next, 11);
+        assert!(heard.gaps == 0 && heard.messages >= 6);
+    });
+}
+
+/// What is asked for next does not wait for an answer that nobody wants any more.
+#[test]
+fn leaving_one_topic_while_it_is_recovered_holds_no_other_up() {
+    for_each_seed("leaving_one_topic_while_it_is_recovered_holds_no_other_up", |seed| {
+        let mut model = Model::new(seed, 1, 0);
+        for topic in ["drop", "plain", "drop", "plain"] {
+            model.publish(0, topic, 40);
+        }
+        model.settle();
+        let orders = model.orders();
+        for topic in ["drop", "plain"] {
+            let from = Place { epoch: orders[topic].epoch.clone(), offset: 1 };
+            let Model { world, random, sessions, .. } = &mut model;
+            sessions[1].subscribe(world, random, topic, Some(from));
+        }
+        let Model { world, random, sessions, .. } = &mut model;
+        sessions[1].unsubscribe(world, random, "drop");
+        model.rest();
+        let all = model.check();
+        assert_eq!(all[0].live["plain"].next, 3);
+    });
+}
+
+/// Its shard may have left the topic when the message comes by.
+#[test]
+fn who_publishes_and_leaves_is_answered() {
+    for_each_seed("who_publishes_and_leaves_is_answered", |seed| {
+        let mut model = Model::new(seed, 1, 0);
+        for topic in ["plain", "drop"] {
+            let Model { world, random, sessions, .. } = &mut model;
+            sessions[1].subscribe(world, random, topic, None);
+            sessions[1].publish(world, random, topic, "", 40);
+            sessions[1].unsubscribe(world, random, topic);
+        }
+        model.rest();
+        let all = model.check();
+        assert_eq!(all[0].placed.len(), 2);
+        assert!(all[0].live.is_empty());
+    });
+}
+
+/// A subscriber that is told to go because it is too slow has left its topic.
+#[test]
+fn who_falls_behind_is_not_counted_as_present() {
+    for_each_seed("who_falls_behind_is_not_counted_as_present", |seed| {
+        let mut model = Model::new(seed, 2, 0);
+        for session in [1, 2] {
+            let Model { world, random, sessions, .. } = &mut model;
+            sessions[session].subscribe(world, random, "plain", None);
+        }
+        model.settle();
+        model.stall(2);
+        model.publish_until_dropped(2);
+        model.rest();
+        let all = model.check();
+        assert_eq!(all[1].code, Some(SLOW_CONSUMER));
+        assert_eq!(all[0].counts["plain"], 2);
+    });
+}
+
+impl Model {
+    fn stall(&mut self, session: usize) {
+        self.blamed[session] = true;
+        self.world.clients.borrow_mut()[self.sessions[session].client].eagerness = 0;
+    }
+
+    /// The witness publishes to `plain` until the session, which does not read, is dropped from it.
+    fn publish_until_dropped(&mut self, session: usize) {
+        let before = self.world.known().subscriptions;
+        for _ in 0..400 {
+            if self.world.known().subscriptions < before {
+                return;
+            }
+            self.publish(0, "plain", 6_000);
+            self.settle();
+        }
+        panic!("session {session} is never too slow");
+    }
+}
+
+/// One of a hundred subscribers stops reading, or goes, while publishing goes on: the others lose nothing, and what the
+/// dead one did not get is accounted for.
+fn one_of_a_hundred(seed: u64) {
+    let mut model = Model::new(seed, 49, 49);
+    for session in 1..model.sessions.len() {
+        let Model { world, random, sessions, .. } = &mut model;
+        sessions[session].subscribe(world, random, "plain", None);
+    }
+    model.rest();
+    let everyone = model.world.known();
+    assert_eq!(everyone.subscriptions as usize, 49 + 49 + TOPICS.len());
+    let dead = model.random.between(1, 49);
+    let breaks = model.random.chance(500);
+    if breaks {
+        model.publish(0, "plain", 200);
+        model.publish(0, "plain", 200);
+        let some = model.random.below(100);
+        let heard =
+            |clients: &[client::Client]| clients.iter().map(|client| client.heard.len()).sum::<usize>();
+        let before = heard(&model.world.clients.borrow());
+        model.world.run_or_quiet(move |clients| heard(clients) > before + some);
+        model.blamed[dead] = true;
+        model.world.clients.borrow_mut()[model.sessions[dead].client].leave = Leave::Reset(0);
+        model.publish(0, "plain", 200);
+    } else {
+        model.stall(dead);
+        model.publish_until_dropped(dead);
+    }
+    model.publish(0, "plain", 200);
+    model.settle();
+    let known = model.world.known();
+    assert_eq!(known.subscriptions, everyone.subscriptions - 1, "the dead one is not there any more");
+    model.rest();
+    let all = model.check();
+    let accepted = model.orders()["plain"].entries.len() as u64;
+    let known = model.world.known();
+    let healthy = accepted * (1 + 48 + 49);
+    let deliveries = known.deliveries;
+    assert_eq!(deliveries.offered, deliveries.sent + deliveries.dropped_disconnect);
+    let of_dead = deliveries.offered - healthy;
+    assert!(of_dead <= accepted && of_dead >= all[dead - 1].messages);
+    assert!(deliveries.dropped_disconnect <= of_dead);
+    if !breaks {
+        assert!(deliveries.dropped_disconnect > 0, "what it was not sent is counted");
+        assert_eq!(all[dead - 1].code, Some(SLOW_CONSUMER));
+    }
+    for (heard, _) in all.iter().zip(1..).filter(|(_, session)| *session != dead) {
+        assert_eq!(heard.messages, accepted, "the others lose nothing");
+    }
+}
+
+#[test]
+fn a_dead_subscriber_of_a_hundred_costs_only_itself() {
+    // Each has as much to do as a dozen others.
+    for_each_seed("a_dead_subscriber_of_a_hundred_costs_only_itself", |seed| {
+        if seed < 100 || std::env::var_os("ECHORING_SEED").is_some() {
+            one_of_a_hundred(seed);
+        }
+    });
+}
+
+/// Who comes back to a topic that was forgotten meanwhile is told so, and of the position that is.
+#[test]
+fn a_forgotten_topic_has_another_epoch() {
+    for_each_seed("a_forgotten_topic_has_another_epoch", |seed| {
+        let mut model = Model::new(seed, 1, 0);
+        let said = |model: &Model| {
+            let clients = model.world.clients.borrow();
+            notices(&clients[model.sessions[1].client]).0
+        };
+        let Model { world, random, sessions, .. } = &mut model;
+        sessions[1].subscribe(world, random, "fleeting", None);
+        sessions[1].publish(world, random, "fleeting", "", 40);
+        model.settle();
+        let begun = said(&model)[0].clone();
+        let Model { world, random, sessions, .. } = &mut model;
+        sessions[1].unsubscribe(world, random, "fleeting");
+        model.settle();
+        let heard = said(&model).len();
+        let epoch = text(&begun, "epoch").to_owned();
+        let Model { world, random, sessions, .. } = &mut model;
+        sessions[1].subscribe(world, random, "fleeting", Some(Place { epoch: epoch.clone(), offset: 1 }));
+        model.settle();
+        let answer = &said(&model)[heard..];
+        assert_eq!(answer.len(), 1);
+        assert_eq!((text(&answer[0], "type"), text(&answer[0], "code")), ("error", "unknown-epoch"));
+        assert_ne!(text(&answer[0], "epoch"), epoch);
+        assert_eq!(number(&answer[0], "offset"), 0);
+    });
+}

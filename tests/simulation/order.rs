@@ -1,0 +1,276 @@
+//! Two and three shards deliver one order of each topic to all its subscribers, whatever they speak and whichever shard
+//! they and the publishers are on, under random delays; and the accounts say exactly what was delivered.
+//!
+//! `ECHORING_ORDER_DELIVERIES` makes it a campaign: seeds are run until so many messages were delivered and compared, and
+//! what came of it is written to the file that `ECHORING_ORDER_RECORD` names. See `scripts/order`.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+use echoring::buffer::{Budget, Lease};
+use echoring::driver::sim::Random;
+use echoring::hub::{Rules, Settings};
+use echoring::protocol::handshake::OriginPolicy;
+use echoring::server::{BroadcastSettings, Service};
+use serde_json::json;
+
+use super::client::{self, Client};
+use super::sessions::{Entry, Heard, Orders, Said, Session, check_raw, witnessed};
+use super::world::{World, config};
+
+const MESSAGE_BYTES_MAX: u64 = 8 * 1024;
+/// Of what subscribers may lag, so much is published before everyone has caught up.
+const LAG_BYTES: usize = 256 * 1024;
+const ROUND_BYTES: usize = 120 * 1024;
+const PAD_BYTES_MAX: usize = 120;
+const SEEDS_DEFAULT: u64 = 250;
+
+/// A subscriber on a raw route, which publishes too.
+struct Raw {
+    client: usize,
+    topic: usize,
+    hears_itself: bool,
+    published: Vec<Said>,
+}
+
+/// What a run compared.
+#[derive(Clone, Copy, Debug, Default)]
+struct Compared {
+    messages: u64,
+    deliveries: u64,
+}
+
+type Topics = World<Service>;
+
+/// Shards of which all settings hold everywhere.
+fn world(seed: u64, shards: usize) -> std::rc::Rc<Topics> {
+    let config = echoring::connection::Config { message_bytes_max: MESSAGE_BYTES_MAX, ..config() };
+    let mailbox_bytes = 2 * MESSAGE_BYTES_MAX as usize + 1024;
+    let topics = Budget::new(100);
+    World::new(seed, shards, config, mailbox_bytes, false, move |shard| {
+        let settings = BroadcastSettings {
+            rules: Rules::new(Vec::new(), Settings { lag_bytes: LAG_BYTES, ..Settings::default() }),
+            topics: Lease::new(topics.clone(), 1),
+            subscriptions_max: 100,
+            message_bytes_max: MESSAGE_BYTES_MAX,
+            seed: shard as u64,
+        };
+        Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_MAX, LAG_BYTES as u32).with_broadcast(settings)
+    })
+}
+
+fn topic_name(topic: usize) -> String {
+    format!("topic {topic}")
+}
+
+/// Slow ones are slow, but not for ever.
+fn brisk(client: &mut Client) {
+    client.eagerness = client.eagerness.max(250);
+    client.sip_bytes = client.sip_bytes.max(600);
+}
+
+struct Run {
+    world: std::rc::Rc<Topics>,
+    random: Random,
+    topics: usize,
+    sessions: Vec<Session>,
+    raws: Vec<Raw>,
+}
+
+impl Run {
+    /// Everyone is subscribed; the first session, the witness, to all topics.
+    fn new(seed: u64) -> Run {
+        let mut random = Random::new(seed);
+        let world = world(seed, random.between(2, 3));
+        let topics = random.between(1, 3);
+        let mut sessions: Vec<Session> = (0..=random.between(1, 5)).map(|_| Session::open(&world)).collect();
+        let mut raws = Vec::new();
+        for _ in 0..random.between(2, 7) {
+            let (topic, hears_itself) = (random.below(topics), random.chance(300));
+            let query = if hears_itself { "?self=1" } else { "" };
+            let client = world.add(&format!("/broadcast/topic%20{topic}{query}"));
+            raws.push(Raw { client, topic, hears_itself, published: Vec::new() });
+        }
+        world.clients.borrow_mut().iter_mut().for_each(brisk);
+        for (at, session) in sessions.iter_mut().enumerate() {
+            for topic in 0..topics {
+                if at == 0 || topic == 0 || random.chance(500) {
+                    session.subscribe(&world, &mut random, &topic_name(topic), None);
+                }
+            }
+        }
+        let answers: Vec<usize> = sessions.iter().map(|session| session.requests.len()).collect();
+        let asked: Vec<usize> = sessions.iter().map(|session| session.client).collect();
+        world.run(move |clients| {
+            clients.iter().all(|client| client.decoder.opened)
+                && asked.iter().zip(&answers).all(|(at, answers)| clients[*at].heard.len() == *answers)
+        });
+        Run { world, random, topics, sessions, raws }
+    }
+
+    /// Publishes about so many messages from everywhere, in any order, and lets them arrive.
+    fn round(&mut self, messages: usize) {
+        let Run { world, random, topics, sessions, raws } = self;
+        let mut bytes = 0;
+        for _ in 0..messages {
+            if bytes > ROUND_BYTES {
+                break;
+            }
+            let publisher = random.below(sessions.len() - 1 + raws.len());
+            bytes += match raws.get_mut(publisher) {
+                Some(raw) => raw.publish(world, random),
+                None => {
+                    let topic = topic_name(random.below(*topics));
+                    let session = &mut sessions[publisher - raws.len() + 1];
+                    session.publish(world, random, &topic, "", PAD_BYTES_MAX)
+                }
+            };
+        }
+        world.run_until_quiet();
+    }
+
+    fn check(&self) -> Compared {
+        let clients = self.world.clients.borrow();
+        let orders = witnessed(&clients[self.sessions[0].client]);
+        let mut compared = Compared::default();
+        let mut owed = 0;
+        for order in orders.values() {
+            let accepted = order.entries.len() as u64;
+            compared.messages += accepted;
+            compared.deliveries += accepted;
+            owed += accepted;
+        }
+        for session in &self.sessions[1..] {
+            let client = &clients[session.client];
+            let heard = Heard::read(session, client, &orders);
+            assert!(heard.unanswered(session).is_empty(), "everything is answered");
+            assert_eq!(heard.placed.len(), session.published.len(), "all were accepted");
+            for (topic, view) in &heard.live {
+                assert_eq!(view.next, orders[topic].entries.len() as u64 + 1, "nothing is lost at the end");
+                owed += view.next - 1;
+            }
+            assert_eq!(heard.gaps + heard.skipped, 0, "nobody is slow");
+            compared.deliveries += heard.messages;
+        }
+        for raw in &self.raws {
+            let order = &orders[&topic_name(raw.topic)];
+            let heard = check_raw(&clients[raw.client], raw.client, raw.hears_itself, order, true);
+            owed += heard as u64;
+            compared.deliveries += heard as u64;
+        }
+        self.check_publishers(&orders);
+        self.check_accounts(compared.messages, owed);
+        compared
+    }
+
+    /// First in, first out, each once and as it was published.
+    fn check_publishers(&self, orders: &Orders) {
+        let mut expected: Vec<Vec<Option<&Said>>> = vec![Vec::new(); self.world.clients.borrow().len()];
+        for session in &self.sessions {
+            expected[session.client] =
+                session.published.iter().map(|Entry { said, .. }| Some(said)).collect();
+        }
+        for raw in &self.raws {
+            expected[raw.client] = raw.published.iter().map(Some).collect();
+        }
+        for order in orders.values() {
+            let mut latest = vec![None; expected.len()];
+            for Entry { said, .. } in &order.entries {
+                let (client, number) = said.author();
+                assert!(latest[client] < Some(number), "first in first out");
+                latest[client] = Some(number);
+                let published = expected[client][number].take().expect("once");
+                assert_eq!(published.raw(), said.raw(), "as it was published");
+            }
+        }
+        assert!(expected.iter().flatten().all(Option::is_none), "every message has a place");
+    }
+
+    /// The accounts say what the clients saw.
+    fn check_accounts(&self, accepted: u64, owed: u64) {
+        let known = self.world.known();
+        assert_eq!(known.publications.accepted, accepted);
+        assert_eq!(known.publications.refused, 0);
+        assert_eq!((known.deliveries.offered, known.deliveries.sent), (owed, owed));
+        assert_eq!((known.deliveries.queued, known.deliveries.dropped()), (0, 0));
+        assert_eq!(known.passed.publications_out, known.passed.publications_in, "nothing is under way");
+        assert_eq!(known.passed.messages_out, known.passed.messages_in);
+    }
+}
+
+impl Raw {
+    fn publish(&mut self, world: &Topics, random: &mut Random) -> usize {
+        let said = loop {
+            match Said::random(random, self.client, self.published.len(), PAD_BYTES_MAX) {
+                // On a raw route nobody knows that a text is JSON.
+                Said::Json(_) => {}
+                said => break said,
+            }
+        };
+        let (kind, payload) = said.raw();
+        let mut script = Vec::new();
+        client::message(random, kind, payload, &mut script, |_, _| {});
+        world.clients.borrow_mut()[self.client].script.extend(script);
+        let bytes = payload.len() * 2 + 100;
+        self.published.push(said);
+        bytes
+    }
+}
+
+/// Rounds of messages, of which one may be large.
+fn order(seed: u64, rounds: usize) -> Compared {
+    let mut run = Run::new(seed);
+    for _ in 0..rounds {
+        let messages = [run.random.between(1, 30), run.random.between(100, 400)][run.random.below(2)];
+        run.round(messages);
+    }
+    let compared = run.check();
+    run.world.drain();
+    compared
+}
+
+fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().expect(name))
+}
+
+#[test]
+fn shards_deliver_one_order_of_a_topic() {
+    let only = variable("ECHORING_SEED");
+    let deliveries_wanted = variable("ECHORING_ORDER_DELIVERIES");
+    let (begun, mut compared, mut failed) = (Instant::now(), Compared::default(), Vec::new());
+    let mut seed = only.unwrap_or(0);
+    let first = seed;
+    loop {
+        let rounds = if deliveries_wanted.is_some() { 20 } else { 2 };
+        match catch_unwind(AssertUnwindSafe(|| order(seed, rounds))) {
+            Ok(Compared { messages, deliveries }) => {
+                compared.messages += messages;
+                compared.deliveries += deliveries;
+            }
+            Err(_) => {
+                eprintln!("seed {seed} fails, with {rounds} rounds");
+                failed.push(seed);
+            }
+        }
+        seed += 1;
+        let enough = match deliveries_wanted {
+            _ if only.is_some() => true,
+            Some(wanted) => compared.deliveries >= wanted || failed.len() >= 10,
+            None => {
+                seed >= variable("ECHORING_SEEDS").map_or(SEEDS_DEFAULT, |seeds| seeds.min(SEEDS_DEFAULT))
+            }
+        };
+        if enough {
+            break;
+        }
+    }
+    if let Ok(path) = std::env::var("ECHORING_ORDER_RECORD") {
+        let record = json!({
+            "seeds": seed - first, "messages": compared.messages, "deliveries": compared.deliveries,
+            "failed_seeds": failed, "duration_s": begun.elapsed().as_secs_f64(),
+        });
+        std::fs::write(path, record.to_string()).expect("a file to write");
+    }
+    assert!(failed.is_empty(), "these seeds fail: {failed:?}");
+    assert!(compared.deliveries > compared.messages && compared.messages > 0);
+}
