@@ -99,7 +99,7 @@ struct Left {
     epoch: u64,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Waiting {
     /// A request whose 101 waits, and the subprotocol that it will name.
     Raw(Token, Option<&'static str>),
@@ -295,7 +295,8 @@ impl Broadcast {
         answer: Result<crate::hub::Subscribed, Refused>,
     ) {
         let Some(subscription) = self.relay_mut(local) else { return };
-        let waiting = std::mem::take(&mut subscription.waiting);
+        // Each of them keeps the topic from being left until it is let in, whatever becomes of those before it.
+        let waiting = subscription.waiting.clone();
         match answer {
             Ok(answer) => {
                 subscription.learn(answer);
@@ -323,6 +324,7 @@ impl Broadcast {
     fn let_in<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, topic: TopicId, waiting: &Waiting) {
         match *waiting {
             Waiting::Raw(token, subprotocol) => {
+                self.wait_no_more(topic, token);
                 let Some(Peer::Subscriber(subscriber)) = cx.peer(token) else { return };
                 let echo_own = subscriber.echo_own;
                 let member = self.join(cx, token, topic, echo_own);
