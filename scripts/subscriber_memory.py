@@ -30,6 +30,7 @@ BUSY_MESSAGES = 24
 # Those who do not read stay as long as this takes; the log is all that a topic keeps.
 SETTINGS = f'[topic_defaults]\nlag_bytes = {LAG_BYTES}\nlag = "10m"\nhistory_bytes = 0\nhistory_messages = 0\n'
 NOT_READING_MAX = 1024 * 1024
+ROUNDS = 3
 
 
 def fail(text):
@@ -200,6 +201,12 @@ def not_reading(binary, count):
     }
 
 
+def median_growth(binary, count):
+    """Of some servers, since what an allocator takes at once is more than a few subscribers are."""
+    found = sorted((not_reading(binary, count) for _ in range(ROUNDS)), key=lambda figures: figures["growth_bytes"])
+    return {**found[ROUNDS // 2], "growth_bytes_of_all": [figures["growth_bytes"] for figures in found]}
+
+
 def lag_bytes(subscriber):
     """What has been published and has not reached the subscriber's socket."""
     in_socket = struct.unpack("i", fcntl.ioctl(subscriber.socket, termios.FIONREAD, bytes(4)))[0]
@@ -212,7 +219,7 @@ def main():
     parser.add_argument("subscribers", type=int, nargs="?", default=15_000)
     parser.add_argument("not_reading", type=int, nargs="?", default=10_000)
     parser.add_argument("--no-record", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = max(options.subscribers, options.not_reading)
     if most + 100 > hard:
@@ -220,7 +227,7 @@ def main():
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     driver, raw = per_subscriber(options.binary, options.subscribers, None)
     _, spoken = per_subscriber(options.binary, options.subscribers, SUBPROTOCOL)
-    one, many = not_reading(options.binary, 1), not_reading(options.binary, options.not_reading)
+    one, many = (median_growth(options.binary, count) for count in (1, options.not_reading))
     beyond = many["growth_bytes"] - one["growth_bytes"]
     verdict = "met" if beyond <= NOT_READING_MAX else "missed"
     print(

@@ -150,6 +150,9 @@ pub const JSON_DEPTH_MAX: usize = 128;
 pub const OUTSIDE_MESSAGES_MAX: u64 = 1_024;
 /// Bytes of them, likewise.
 pub const OUTSIDE_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// Bytes of them that a shard publishes in one turn, before its subscribers are sent anything: a batch may be longer
+/// than a subscriber may lag behind ([`QUEUE_BYTES_DEFAULT`]), and must not be what makes it lag.
+pub const OUTSIDE_BYTES_PER_TURN: usize = 64 * 1024;
 /// Bytes of a log segment.
 pub const LOG_SEGMENT_BYTES: usize = 16 * 1024;
 /// Bytes of a log's first segment: a quiet topic holds one. Each further one is twice as large.

@@ -289,7 +289,7 @@ fn a_broadcast_message_allocates_nothing_but_the_logs_segments() {
         let rounds = ROUNDS + 4 * LOG_SEGMENT_BYTES / delivered_bytes;
         let allocations = allocations_of(|| world.broadcast_rounds(rounds, &frame, delivered_bytes));
         // Of the log that subscribers read from, and of that which keeps messages for those who come back.
-        let segments = 2 * (rounds * delivered_bytes).div_ceil(LOG_SEGMENT_BYTES) as u64;
+        let segments = 2 * rounds.div_ceil(LOG_SEGMENT_BYTES / delivered_bytes) as u64;
         // Of each: its memory, the count of those who share it, and the joined copy that takes the place of the
         // pieces in which it was published.
         assert!(
@@ -367,6 +367,6 @@ fn a_message_that_is_broadcast_plain_and_compressed_allocates_nothing_but_the_lo
     let allocations = allocations_of(|| rounds(ROUNDS));
     // Of each format, and of the log which keeps messages for those who come back.
     let logs = delivered_bytes.iter().chain([&delivered_bytes[0]]);
-    let segments: usize = logs.map(|bytes| (ROUNDS * bytes).div_ceil(LOG_SEGMENT_BYTES) + 1).sum();
+    let segments: usize = logs.map(|bytes| ROUNDS.div_ceil(LOG_SEGMENT_BYTES / bytes) + 1).sum();
     assert!(allocations <= 3 * segments as u64, "{allocations} allocations with {segments} segments");
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use echoring::load::{
-    self, Compress, DriverChoice, Means, Mode, Pace, Plan, Stage, Style, Target, Workload, record,
+    self, Arrivals, Compress, DriverChoice, Means, Mode, Pace, Plan, Stage, Style, Target, Workload, record,
 };
 use serde_json::Value;
 
@@ -188,6 +188,109 @@ fn each_planted_fault_of_a_broadcast_is_counted_exactly_once() {
 }
 
 #[test]
+fn each_planted_fault_among_several_publishers_is_counted_exactly_once() {
+    let run = |faults, flags: &[&str]| {
+        let peer = Peer::start(faults, vec![]);
+        let common = ["--mode", "broadcast", "--publishers", "3", "--rate", "300"];
+        let (run, record) = against(&peer, "", &[&common[..], flags].concat());
+        assert!(record["messages"].as_u64() > Some(100), "{run}");
+        (integrity(&record), run)
+    };
+    let (found, told) = run(vec![], &["-c", "20", "--threads", "2"]);
+    assert_eq!(found, [0; 4], "{told}");
+    // A machine that is busy elsewhere may make the generator late.
+    assert!(matches!(told.code, Some(0 | 4)), "{told}");
+    for (fault, expected) in [
+        (Fault::Drop, [1, 0, 0, 0]),
+        (Fault::Duplicate, [0, 1, 0, 0]),
+        (Fault::Swap, [0, 0, 1, 0]),
+        (Fault::Flip(60), [0, 0, 0, 1]),
+    ] {
+        // Where two subscribe, it is the same which of them is said to be in the wrong.
+        let (found, told) = run(vec![planted(4, 10, fault)], &["-c", "5", "--threads", "1"]);
+        assert_eq!(found, expected, "{fault:?}: {told}");
+    }
+    let faults = vec![
+        planted(3, 10, Fault::Drop),
+        planted(4, 30, Fault::Swap),
+        planted(3, 50, Fault::Flip(50)),
+        planted(4, 60, Fault::Drop),
+        planted(3, 90, Fault::Swap),
+    ];
+    let (found, told) = run(faults, &["-c", "5", "--threads", "1"]);
+    assert_eq!(found, [2, 0, 2, 1], "{told}");
+}
+
+#[test]
+fn two_shards_show_four_publishers_in_one_order_to_all() {
+    let server = Serve::start("2");
+    let url = server.url();
+    for pace in [["--depth", "8"], ["--rate", "4000"]] {
+        let flags = [url.as_str(), "--mode", "broadcast", "-c", "54", "--publishers", "4", "--threads", "2"];
+        let more = ["-d", "1s", "--warmup", "0s", "--json", "-", pace[0], pace[1]];
+        let run = bench(&[&flags[..], &more].concat());
+        let record = run.record();
+        assert_eq!(integrity(&record), [0; 4], "{run}");
+        assert_eq!(record["broadcast"]["reach"], 1.0, "{run}");
+        assert_eq!(record["broadcast"]["gaps"], 0, "{run}");
+        assert!(record["messages"].as_u64() > Some(5_000), "{run}");
+        assert!(matches!(run.code, Some(0 | 4)), "{run}");
+    }
+}
+
+#[test]
+fn those_who_stop_reading_are_told_apart_and_the_others_miss_nothing() {
+    let server = Serve::start("1");
+    let url = server.url();
+    // More than the kernel keeps for a connection, many times over.
+    let flags = [url.as_str(), "--mode", "broadcast", "-c", "21", "--stalled", "5", "--rate", "200"];
+    let more = ["--message-bytes", "16KiB", "-d", "4s", "--warmup", "200ms", "--json", "-"];
+    let run = bench(&[&flags[..], &more].concat());
+    let record = run.record();
+    assert_eq!(integrity(&record), [0; 4], "{run}");
+    assert_eq!(record["broadcast"]["reach"], 1.0, "{run}");
+    assert_eq!(record["config"]["stalled"], 5, "{run}");
+    let stalled = &record["stalled"];
+    assert_eq!(stalled["count"], 5, "{run}");
+    let closed = stalled["closed_by_code"].as_object().expect("by code");
+    assert!(!closed.contains_key("1000"), "the server ended all of them: {run}");
+    assert_eq!(closed.values().filter_map(Value::as_u64).sum::<u64>(), 5, "{run}");
+    assert_eq!(record["closes"], serde_json::json!({ "1000": 16 }), "{run}");
+    assert_eq!(record["connections"]["ended_early"], 0, "{run}");
+    assert_eq!(keys(&record["errors"]), Vec::<&str>::new(), "{run}");
+    assert!(matches!(run.code, Some(0 | 4)), "{run}");
+}
+
+#[test]
+fn those_who_stop_reading_and_lag_little_are_let_be() {
+    let flags = ["--mode", "broadcast", "-c", "11", "--stalled", "5", "--rate", "50"];
+    let run = bench(&[&flags[..], &["-d", "400ms", "--warmup", "100ms", "--json", "-"]].concat());
+    let record = run.record();
+    let stalled = serde_json::json!({ "count": 5, "closed_by_code": { "1000": 5 } });
+    assert_eq!(record["stalled"], stalled, "{run}");
+    assert!(matches!(run.code, Some(0 | 4)), "{run}");
+    assert_eq!(record["broadcast"]["reach"], 1.0, "{run}");
+    assert_eq!(record["broadcast"]["first_ns"]["count"], record["broadcast"]["last_ns"]["count"], "{run}");
+    // Five are timed.
+    let published = record["broadcast"]["first_ns"]["count"].as_u64().expect("a count");
+    assert_eq!(record["response_ns"]["count"].as_u64(), Some(5 * published), "{run}");
+}
+
+#[test]
+fn random_arrivals_have_the_rate_that_was_asked_for_and_are_not_even() {
+    let peer = Peer::start(vec![], vec![]);
+    for arrivals in ["even", "poisson"] {
+        let flags = ["-c", "5", "--rate", "2500", "--arrivals", arrivals];
+        let (run, record) = against(&peer, "/", &flags);
+        assert_eq!(integrity(&record), [0; 4], "{run}");
+        assert_eq!(record["config"]["arrivals"], arrivals, "{run}");
+        let due = record["response_ns"]["count"].as_u64().expect("a count");
+        // 1,000 are due; a Poisson process has less than six standard deviations more or fewer.
+        assert!(if arrivals == "even" { due == 1_000 } else { due.abs_diff(1_000) < 190 }, "{due}: {run}");
+    }
+}
+
+#[test]
 fn a_stall_is_felt_by_every_message_that_was_due_in_it() {
     // At 1,000 a second for 400 ms, a stall of 200 ms delays about half of all messages.
     let stall = Duration::from_millis(200);
@@ -320,6 +423,7 @@ fn a_record_has_every_field_of_the_schema() {
             "response_ns",
             "server",
             "service_ns",
+            "stalled",
             "started_at",
             "target",
             "tls",
@@ -392,7 +496,7 @@ fn a_server_that_does_not_compress_is_measured_plainly_and_said_so_loudly() {
 
 #[test]
 fn a_conductor_that_comes_late_does_not_move_the_servers_cpu_time() {
-    let server = Serve::start();
+    let server = Serve::start("1");
     let before_ns = server.cpu_ns();
     // Held up from before the measured time begins until long after all is over.
     let held_up = Duration::from_millis(1_200);
@@ -422,9 +526,9 @@ struct Serve {
 }
 
 impl Serve {
-    fn start() -> Serve {
+    fn start(shards: &str) -> Serve {
         let mut process = Command::new(env!("CARGO_BIN_EXE_echoring"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--admin", "off", "--shards", "1"])
+            .args(["serve", "--listen", "127.0.0.1:0", "--admin", "off", "--shards", shards])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -436,6 +540,10 @@ impl Serve {
             .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
             .unwrap_or_else(|| panic!("no address in {line:?}"));
         Serve { process, address }
+    }
+
+    fn url(&self) -> String {
+        format!("ws://{}", self.address)
     }
 
     /// What all its threads have spent, as the kernel's CPU clock of the process says.
@@ -452,11 +560,13 @@ impl Serve {
             connections: 4,
             publishers: 0,
             topics: 0,
+            stalled: 0,
             duration,
             warmup: Duration::ZERO,
             message_bytes: (64, 64),
             style: Style::Text,
             pace: Pace::Depth(1),
+            arrivals: Arrivals::Even,
             compress: Compress::off(),
             verify: true,
             seed: 1,

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use echoring::load::{
-    self, Compress, DriverChoice, Embedded, Means, Mode, Pace, Plan, Refused, Style, Target, Workload,
+    self, Arrivals, Compress, DriverChoice, Embedded, Means, Mode, Pace, Plan, Refused, Style, Target,
+    Workload,
 };
 use echoring::server::{Compression, Config, ListenAddress, Server};
 
@@ -55,7 +56,7 @@ fn start_server(compression: Option<Compression>) -> Result<Embedded, Refused> {
 }
 
 /// Allocations and messages of a run.
-fn measure(mode: Mode, pace: Pace, style: Style, duration: Duration) -> (u64, u64) {
+fn measure((mode, pace, arrivals, style): (Mode, Pace, Arrivals, Style), duration: Duration) -> (u64, u64) {
     let broadcast = u32::from(mode == Mode::Broadcast);
     // JSON is what compresses, so it is what is compressed; long enough that all of it is.
     let compression = (style == Style::Json).then(Compression::default);
@@ -63,13 +64,16 @@ fn measure(mode: Mode, pace: Pace, style: Style, duration: Duration) -> (u64, u6
     let workload = Workload {
         mode,
         connections: 20,
-        publishers: broadcast,
+        // Two, so that their order is compared as well.
+        publishers: 2 * broadcast,
         topics: broadcast,
+        stalled: 0,
         duration,
         warmup: Duration::ZERO,
         message_bytes,
         style,
         pace,
+        arrivals,
         compress: Compress { words: "on".to_owned(), compression, ..Compress::off() },
         verify: true,
         seed: 1,
@@ -99,23 +103,21 @@ fn measure(mode: Mode, pace: Pace, style: Style, duration: Duration) -> (u64, u6
 
 #[test]
 fn more_messages_are_no_more_allocations() {
-    for (mode, pace, style) in [
-        (Mode::Echo, Pace::Depth(4), Style::Text),
-        (Mode::Echo, Pace::Depth(4), Style::Json),
-        (Mode::Echo, Pace::Rate(20_000), Style::Text),
-        (Mode::Broadcast, Pace::Depth(4), Style::Text),
-        (Mode::Broadcast, Pace::Rate(2_000), Style::Text),
+    let even = Arrivals::Even;
+    for load in [
+        (Mode::Echo, Pace::Depth(4), even, Style::Text),
+        (Mode::Echo, Pace::Depth(4), even, Style::Json),
+        (Mode::Echo, Pace::Rate(20_000), even, Style::Text),
+        (Mode::Broadcast, Pace::Depth(4), even, Style::Text),
+        (Mode::Broadcast, Pace::Rate(2_000), Arrivals::Poisson, Style::Text),
     ] {
-        let (few_allocations, few_messages) = measure(mode, pace, style, Duration::from_millis(300));
-        let (allocations, messages) = measure(mode, pace, style, Duration::from_millis(1_500));
+        let (few_allocations, few_messages) = measure(load, Duration::from_millis(300));
+        let (allocations, messages) = measure(load, Duration::from_millis(1_500));
         let (more, further) = (allocations.saturating_sub(few_allocations), messages - few_messages);
         // Compressing takes its time in a build for tests.
-        let enough = if style == Style::Json { 1_000 } else { 5_000 };
-        assert!(further > enough, "{mode:?} {pace:?} {style:?}: {further} messages are too few to tell");
-        assert!(
-            more * 100 < further,
-            "{mode:?} {pace:?} {style:?}: {more} allocations for {further} messages"
-        );
-        println!("{mode:?} {pace:?} {style:?}: {more} more allocations for {further} more messages");
+        let enough = if load.3 == Style::Json { 1_000 } else { 5_000 };
+        assert!(further > enough, "{load:?}: {further} messages are too few to tell");
+        assert!(more * 100 < further, "{load:?}: {more} allocations for {further} messages");
+        println!("{load:?}: {more} more allocations for {further} more messages");
     }
 }

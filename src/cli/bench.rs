@@ -12,13 +12,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use clap::ValueEnum;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use self::outputs::Outputs;
-use self::words::{Compression, Cpus, Sizes, Sources};
+use self::words::{Arrivals, Compression, Cpus, Driver, Kind, Mode, Sizes, Sources, Switch};
 use super::{Failure, environment, values};
 use crate::load::{
     self, Embedded, Means, Outcome, Pace, Plan, Refused, Style, Target, Verdict, Workload, show,
@@ -39,6 +38,10 @@ Examples:
       through TLS
   echoring bench ws://127.0.0.1:9001 --mode broadcast -c 1001 --depth 8
       one publisher, 1,000 subscribers, 8 messages on their way to all of them
+  echoring bench ws://127.0.0.1:9001 --mode broadcast -c 11000 --topics 1000 --rate 2000 --arrivals poisson
+      1,000 topics with a publisher and 10 subscribers each, messages arriving at random
+  echoring bench ws://127.0.0.1:9001 --mode broadcast -c 1001 --rate 500 --message-bytes 4KiB --stalled 10
+      what 10 subscribers that stop reading do to the other 990
   echoring bench --kind json --message-bytes 1KiB --compress on
       the same as without URL, compressed message by message; JSON shrinks as real JSON does, text hardly
 
@@ -99,9 +102,13 @@ pub struct Args {
     #[arg(long, value_name = "N", conflicts_with = "rate")]
     depth: Option<u32>,
 
-    /// Messages a second over all senders, evenly spread (open loop)
+    /// Messages a second over all senders (open loop)
     #[arg(long, value_name = "N")]
     rate: Option<u64>,
+
+    /// How the messages of --rate are spread over time
+    #[arg(long, value_enum, requires = "rate", default_value = "even")]
+    arrivals: Arrivals,
 
     /// Connections that publish; the others subscribe (broadcast) [default: one for each topic]
     #[arg(long, value_name = "N")]
@@ -110,6 +117,11 @@ pub struct Args {
     /// Topics that publishers and subscribers are spread over (broadcast) [default: 1]
     #[arg(long, value_name = "N")]
     topics: Option<u32>,
+
+    /// Subscribers that stop reading when the measured time begins, until the run is over (broadcast): what the
+    /// server does with them is told apart, and the others are measured [default: 0]
+    #[arg(long, value_name = "N")]
+    stalled: Option<u32>,
 
     /// Compression of messages to offer (permessage-deflate), in the words of `serve --compress`: on, off, or
     /// PARAMS such as "server_max_window_bits=12; level=6"; without URL the server's too [default: off]
@@ -158,40 +170,6 @@ pub struct Args {
     /// Whether to check what arrives; off only for peers that do not return messages as they were
     #[arg(long, value_enum, default_value = "on")]
     verify: Switch,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Mode {
-    /// Every connection sends and gets its own messages back
-    Echo,
-    /// Publishers send to topics, subscribers receive
-    Broadcast,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Kind {
-    /// ASCII in text messages
-    Text,
-    /// Any bytes in binary messages
-    Binary,
-    /// JSON objects in text messages
-    Json,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Driver {
-    /// io_uring where the kernel has it and allows it, else epoll
-    Auto,
-    /// io_uring, or exit code 3
-    Uring,
-    /// epoll
-    Epoll,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Switch {
-    On,
-    Off,
 }
 
 impl Args {
@@ -262,8 +240,9 @@ impl Args {
             (None, None) => vec![Mode::Echo, Mode::Broadcast],
         };
         if !modes.contains(&Mode::Broadcast) {
-            let flag = self.publishers.map(|_| "--publishers").or(self.topics.map(|_| "--topics"));
-            if let Some(flag) = flag {
+            let flags =
+                [("--publishers", self.publishers), ("--topics", self.topics), ("--stalled", self.stalled)];
+            if let Some((flag, _)) = flags.iter().find(|(_, typed)| typed.is_some()) {
                 return Err(usage(flag, "only for --mode broadcast"));
             }
         }
@@ -292,9 +271,12 @@ impl Args {
             Kind::Binary => Style::Binary,
             Kind::Json => Style::Json,
         };
-        let (mode, publishers, topics) = match mode {
-            Mode::Echo => (load::Mode::Echo, 0, 0),
-            Mode::Broadcast => (load::Mode::Broadcast, self.publishers.unwrap_or(topics), topics),
+        let (mode, publishers, topics, stalled) = match mode {
+            Mode::Echo => (load::Mode::Echo, 0, 0, 0),
+            Mode::Broadcast => {
+                let publishers = self.publishers.unwrap_or(topics);
+                (load::Mode::Broadcast, publishers, topics, self.stalled.unwrap_or(0))
+            }
         };
         // The default fits every style; what was typed is taken as it is.
         let grow = self.message_bytes.is_none();
@@ -304,11 +286,16 @@ impl Args {
             connections: self.connections.unwrap_or(CONNECTIONS_DEFAULT),
             publishers,
             topics,
+            stalled,
             duration: self.duration.unwrap_or(DURATION_DEFAULT),
             warmup: self.warmup.unwrap_or(WARMUP_DEFAULT),
             message_bytes: (fitting, most.max(if grow { fitting } else { 0 })),
             style,
             pace: self.rate.map_or(Pace::Depth(self.depth.unwrap_or(1)), Pace::Rate),
+            arrivals: match self.arrivals {
+                Arrivals::Even => load::Arrivals::Even,
+                Arrivals::Poisson => load::Arrivals::Poisson,
+            },
             compress: offered.clone(),
             verify: self.verify == Switch::On,
             seed,
@@ -505,8 +492,23 @@ mod tests {
         assert_eq!(echo.workloads[0].pace, Pace::Depth(1));
         let flags = [URL, "--mode", "broadcast", "-c", "20", "--topics", "3", "--rate", "500"];
         let broadcast = &plan(&flags).expect("these agree").workloads[0];
-        assert_eq!((broadcast.publishers, broadcast.topics), (3, 3));
-        assert_eq!(broadcast.pace, Pace::Rate(500));
+        assert_eq!((broadcast.publishers, broadcast.topics, broadcast.stalled), (3, 3, 0));
+        assert_eq!((broadcast.pace, broadcast.arrivals), (Pace::Rate(500), load::Arrivals::Even));
+        let flags = [
+            URL,
+            "--mode",
+            "broadcast",
+            "-c",
+            "20",
+            "--stalled",
+            "5",
+            "--rate",
+            "9",
+            "--arrivals",
+            "poisson",
+        ];
+        let stalling = &plan(&flags).expect("these agree").workloads[0];
+        assert_eq!((stalling.stalled, stalling.arrivals), (5, load::Arrivals::Poisson));
     }
 
     #[test]
@@ -552,6 +554,10 @@ mod tests {
             (&[URL, "--mode", "broadcast", "--message-bytes", "16"], "--message-bytes"),
             (&[URL, "--publishers", "2"], "--publishers"),
             (&[URL, "--topics", "2"], "--topics"),
+            (&[URL, "--stalled", "2"], "--stalled"),
+            (&[URL, "--mode", "broadcast", "-c", "10", "--stalled", "9"], "--stalled"),
+            (&[URL, "--arrivals", "poisson"], "--rate"),
+            (&[URL, "--rate", "9", "--arrivals", "often"], "--arrivals"),
             (&["ws://127.0.0.1:1/one", "--mode", "broadcast", "--topics", "2"], "--topics"),
             (&[URL, "--threads", "0"], "--threads"),
             (&[URL, "--cpus", "1023"], "--cpus"),

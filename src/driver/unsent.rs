@@ -15,10 +15,13 @@ use crate::buffer::{Buffer, Pool};
 #[derive(Debug)]
 pub(super) struct BudgetSpent;
 
-/// The rest of one send.
+/// The rest of one send. Small while it is one piece, as it is for each of very many that do not read.
 #[derive(Debug, Default)]
 pub(super) struct Unsent {
-    pieces: VecDeque<Piece>,
+    first: Option<Piece>,
+    /// Behind it; none while there is nothing.
+    #[expect(clippy::box_collection, reason = "one piece pays 8 bytes for it, not 32")]
+    more: Option<Box<VecDeque<Piece>>>,
     bytes: usize,
 }
 
@@ -36,7 +39,44 @@ impl Unsent {
 
     /// The pieces' bytes, in order.
     pub(super) fn slices(&self) -> impl Iterator<Item = &[u8]> {
-        self.pieces.iter().map(Piece::as_slice)
+        self.first.iter().chain(self.more.iter().flat_map(|more| more.iter())).map(Piece::as_slice)
+    }
+
+    /// The only piece's bytes; `None` when there are several or none.
+    pub(super) fn single(&self) -> Option<&[u8]> {
+        self.first.as_ref().filter(|_| self.more.is_none()).map(Piece::as_slice)
+    }
+
+    fn push_back(&mut self, piece: Piece) {
+        if self.first.is_none() {
+            self.first = Some(piece);
+        } else {
+            self.more.get_or_insert_default().push_back(piece);
+        }
+    }
+
+    fn back_mut(&mut self) -> Option<&mut Piece> {
+        self.more.as_mut().and_then(|more| more.back_mut()).or(self.first.as_mut())
+    }
+
+    fn pop_back(&mut self) {
+        match &mut self.more {
+            Some(more) => drop(more.pop_back()),
+            None => self.first = None,
+        }
+        self.tidy();
+    }
+
+    fn pop_front(&mut self) -> Option<Piece> {
+        let next = self.more.as_mut().and_then(|more| more.pop_front());
+        self.tidy();
+        std::mem::replace(&mut self.first, next)
+    }
+
+    fn tidy(&mut self) {
+        if self.more.as_ref().is_some_and(|more| more.is_empty()) {
+            self.more = None;
+        }
     }
 
     /// Puts `source` behind what is there, less its first `sent` bytes; `sent` is counted down by them. Pooled and
@@ -57,8 +97,8 @@ impl Unsent {
             return Ok(());
         }
         match source {
-            Source::Pooled(buffer) => self.pieces.push_back(Piece::Pooled(buffer)),
-            Source::Shared(shared) => self.pieces.push_back(Piece::Shared(shared)),
+            Source::Pooled(buffer) => self.push_back(Piece::Pooled(buffer)),
+            Source::Shared(shared) => self.push_back(Piece::Shared(shared)),
             Source::Received(span) => self.copy(received(span), pool)?,
         }
         self.bytes += bytes;
@@ -67,7 +107,7 @@ impl Unsent {
 
     /// Appends a copy of `bytes`, to the last buffer where it has the room.
     fn copy(&mut self, bytes: &[u8], pool: &mut Pool) -> Result<(), BudgetSpent> {
-        if let Some(Piece::Pooled(last)) = self.pieces.back_mut()
+        if let Some(Piece::Pooled(last)) = self.back_mut()
             && last.room() >= bytes.len()
         {
             last.append(bytes);
@@ -75,7 +115,7 @@ impl Unsent {
         }
         let mut buffer = pool.get(bytes.len()).ok_or(BudgetSpent)?;
         buffer.append(bytes);
-        self.pieces.push_back(Piece::Pooled(buffer));
+        self.push_back(Piece::Pooled(buffer));
         Ok(())
     }
 
@@ -83,7 +123,7 @@ impl Unsent {
     pub(super) fn advance(&mut self, sent: usize, pool: &mut Pool) {
         let mut sent = sent.min(self.bytes);
         self.bytes -= sent;
-        while let Some(first) = self.pieces.front_mut() {
+        while let Some(first) = self.first.as_mut() {
             let bytes = first.as_slice().len();
             if sent < bytes {
                 return match first {
@@ -92,7 +132,7 @@ impl Unsent {
                 };
             }
             sent -= bytes;
-            if let Some(Piece::Pooled(buffer)) = self.pieces.pop_front() {
+            if let Some(Piece::Pooled(buffer)) = self.pop_front() {
                 pool.put(buffer);
             }
         }
@@ -100,7 +140,8 @@ impl Unsent {
 
     /// Tag and bytes of the last piece, if that is shared.
     pub(super) fn last_shared(&self) -> Option<(u64, usize)> {
-        match self.pieces.back()? {
+        let last = self.more.as_ref().and_then(|more| more.back()).or(self.first.as_ref());
+        match last? {
             Piece::Shared(shared) => Some((shared.tag, shared.bytes.len())),
             Piece::Pooled(_) => None,
         }
@@ -109,15 +150,17 @@ impl Unsent {
     /// Drops the last `bytes` of the last piece, which must be shared and have as many; another piece, or a byte of
     /// this one, must stay. False, and nothing dropped, when it is otherwise.
     pub(super) fn take_back(&mut self, bytes: usize) -> bool {
-        let Some(Piece::Shared(last)) = self.pieces.back_mut() else { return false };
-        let fits = bytes <= last.bytes.len() && bytes < self.bytes;
-        debug_assert!(fits, "{bytes} of {} are taken back, {} in all", last.bytes.len(), self.bytes);
+        let all = self.bytes;
+        let Some(Piece::Shared(last)) = self.back_mut() else { return false };
+        let fits = bytes <= last.bytes.len() && bytes < all;
+        debug_assert!(fits, "{bytes} of {} are taken back, {all} in all", last.bytes.len());
         if !fits {
             return false;
         }
         last.bytes.truncate(last.bytes.len() - bytes);
-        if last.bytes.is_empty() {
-            self.pieces.pop_back();
+        let whole = last.bytes.is_empty();
+        if whole {
+            self.pop_back();
         }
         self.bytes -= bytes;
         true
@@ -126,7 +169,7 @@ impl Unsent {
     /// Drops everything; buffers go back to `pool`.
     pub(super) fn clear(&mut self, pool: &mut Pool) {
         self.bytes = 0;
-        for piece in self.pieces.drain(..) {
+        while let Some(piece) = self.pop_front() {
             if let Piece::Pooled(buffer) = piece {
                 pool.put(buffer);
             }

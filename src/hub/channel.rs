@@ -255,10 +255,19 @@ impl<K: Copy + Eq> Channel<K> {
         if member.cursor < self.lost_before { member.has.max(self.lost_offset) } else { member.has }
     }
 
-    /// Messages that all members are owed, those of unfinished sends included.
-    pub(super) fn all_queued(&self) -> u64 {
-        let owed = |member: &Member<K>| self.queued(member) + u64::from(member.in_flight);
-        self.members.iter().flatten().map(owed).sum()
+    /// Completes `deliveries` by what follows from the cursors: what all members are owed, unfinished sends included,
+    /// and what of that is in no log any more, of which those who can be told hear when they read on.
+    pub(super) fn complete(&self, settings: &Settings, deliveries: &mut Deliveries) {
+        let gone = match self.policy(settings) {
+            Slow::DropOldest => self.log.offset_before(self.log.start()),
+            // What is owed of keys is their latest, which is kept.
+            Slow::Disconnect | Slow::Conflate => 0,
+        };
+        for member in self.members.iter().flatten() {
+            let dropped = gone.saturating_sub(self.counted(member));
+            deliveries.queued += self.queued(member) + u64::from(member.in_flight) - dropped;
+            deliveries.dropped_oldest += dropped;
+        }
     }
 
     /// Appends a message with which the topic reaches `offset`, or a notice; `own` is the subscriber that published it, of
@@ -324,13 +333,20 @@ impl<K: Copy + Eq> Channel<K> {
         (self.lost_before, self.lost_offset) = (self.log.start(), offset);
     }
 
-    /// Makes readable what was appended.
-    pub(super) fn publish(&mut self, pool: &mut Pool, now: Nanos) {
-        self.log.publish(pool, now);
+    /// Makes readable what was appended and offers it to every member; then what is past the log's bound goes, with
+    /// those who still need it and cannot be told.
+    pub(super) fn deliver(&mut self, around: &mut Surroundings<'_>, sink: &mut impl Sink<K>) {
+        self.log.publish(around.now);
+        self.offer_all(around, sink);
+        self.log.evict(sink.pool());
+        if self.behind > 0 {
+            for index in 0..self.members.len() as u32 {
+                self.settle(index, around, sink);
+            }
+        }
     }
 
-    /// Offers the log to every member.
-    pub(super) fn deliver(&mut self, around: &mut Surroundings<'_>, sink: &mut impl Sink<K>) {
+    fn offer_all(&mut self, around: &mut Surroundings<'_>, sink: &mut impl Sink<K>) {
         let mut index = 0;
         while let Some(stopped) = self.send_latest(index, around, sink) {
             index = match stopped {

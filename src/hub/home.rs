@@ -33,8 +33,9 @@ struct Home {
     payload_bytes: u64,
     rate: Rate,
     history: Log,
-    /// Known ones, where messages need one.
+    /// Known ones, where messages need one, and what they take of the node's budget.
     keys: BTreeSet<Box<str>>,
+    keys_bytes: usize,
     /// Subscribers whose presence is told.
     present: u64,
     /// Since when nobody subscribes; none while somebody does.
@@ -168,7 +169,7 @@ impl Homes {
     ) -> Result<(Position, Shards<'_>), Refused> {
         let Homes { table, publications, .. } = self;
         let Some(home) = get_mut(table, id) else { return Err(Refused::Busy) };
-        let refused = home.refusal(publication, by_client);
+        let refused = home.refusal(publication, by_client, pool);
         let count = Publications {
             published: 1,
             accepted: u64::from(refused.is_none()),
@@ -315,6 +316,7 @@ impl Homes {
             rate: Rate::default(),
             history: Log::new(settings.history.bytes, 0),
             keys: BTreeSet::new(),
+            keys_bytes: 0,
             present: 0,
             idle_since: Some(now),
         };
@@ -335,6 +337,7 @@ impl Homes {
             && let Some(mut home) = entry.1.take()
         {
             home.history.release(pool);
+            pool.discharge(home.keys_bytes);
             self.by_name.remove(&home.name);
             entry.0 = entry.0.wrapping_add(1);
             self.free.push(id.index);
@@ -361,13 +364,20 @@ fn epoch(state: u64) -> u64 {
 
 /// Topics without subscribers that are looked at in one go.
 const EXPIRED_MAX: usize = 4_096;
+/// What keeping a key takes beside its own bytes.
+const KEY_BYTES: usize = 32;
 /// Bytes in front of each entry of a page.
 const ENTRY_BYTES: usize = 4;
 /// Bytes in front of key and payload of a message that is kept: its content, and the bytes of its key.
 const KEPT_BYTES: usize = 2;
 
 impl Home {
-    fn refusal(&mut self, publication: &Publication<'_>, by_client: bool) -> Option<Refused> {
+    fn refusal(
+        &mut self,
+        publication: &Publication<'_>,
+        by_client: bool,
+        pool: &mut Pool,
+    ) -> Option<Refused> {
         if by_client && !self.settings.clients_publish {
             return Some(Refused::Forbidden);
         }
@@ -379,6 +389,11 @@ impl Home {
                 if self.keys.len() >= KEYS_MAX {
                     return Some(Refused::TooManyKeys);
                 }
+                let bytes = publication.key.len() + KEY_BYTES;
+                if !pool.charge(bytes) {
+                    return Some(Refused::OutOfMemory);
+                }
+                self.keys_bytes += bytes;
                 self.keys.insert(publication.key.into());
             }
         }
@@ -398,7 +413,8 @@ impl Home {
             self.history.forget_all(self.offset, pool);
             return;
         }
-        self.history.publish(pool, now);
+        self.history.publish(now);
+        self.history.evict(pool);
         // As pieces go; what is kept beyond the bound for that is not told.
         let oldest = self.oldest_kept();
         let behind = self.history.behind_offset(oldest - 1);

@@ -178,17 +178,16 @@ impl Log {
         Ok(())
     }
 
-    /// Makes readable what was appended; returns whether there was anything.
-    pub fn publish(&mut self, pool: &mut Pool, now: Nanos) -> bool {
+    /// Makes readable what was appended. Nothing is evicted for it: those who keep up are to get it first, however
+    /// much it is.
+    pub fn publish(&mut self, now: Nanos) {
         if self.tail.is_empty() {
-            return false;
+            return;
         }
         for piece in self.pieces.iter_mut().rev().take_while(|piece| piece.at == UNDATED) {
             piece.at = now;
         }
         self.cut(now);
-        self.evict(pool);
-        true
     }
 
     fn cut(&mut self, at: Nanos) {
@@ -261,7 +260,8 @@ impl Log {
         self.pieces.push_back(Piece { first: sequence, frames, messages, start_bytes, bytes, at });
     }
 
-    fn evict(&mut self, pool: &mut Pool) {
+    /// Forgets what is past the bound.
+    pub fn evict(&mut self, pool: &mut Pool) {
         while self.pieces.len() > 1 && self.bytes() > self.bytes_max {
             self.pieces.pop_front();
             self.unjoined = self.unjoined.min(self.pieces.len());
@@ -287,7 +287,7 @@ impl Log {
     fn settle_charge(&mut self, pool: &mut Pool) {
         let capacity = self.frames.capacity();
         if capacity > 64 && self.frames.len() < capacity / 4 {
-            self.frames.shrink_to(capacity / 2);
+            self.frames.shrink_to((2 * self.frames.len()).max(64));
         }
         let kept = self.bytes() + self.tail.capacity() + self.frames.capacity() * size_of::<Frame>();
         if self.charged_bytes > kept {
@@ -488,10 +488,10 @@ mod tests {
             append(&mut log, &mut pool, 1, &frame);
             all.extend_from_slice(&frame);
             if index % 7 == 0 {
-                log.publish(&mut pool, u64::from(index));
+                log.publish(u64::from(index));
             }
         }
-        log.publish(&mut pool, 5_000);
+        log.publish(5_000);
         assert!(joined(&log, 0, None) == (all.clone(), 5_000));
         assert!(joined(&log, 1, None) == (all[4..].to_vec(), 4_999));
         assert_eq!(joined(&log, log.end(), None), (vec![], 0));
@@ -504,10 +504,10 @@ mod tests {
         for (origin, frame) in [(7, "a"), (8, "b"), (7, "c"), (7, "d"), (8, "e")] {
             append(&mut log, &mut pool, origin, frame.as_bytes());
             if frame == "c" {
-                log.publish(&mut pool, 1);
+                log.publish(1);
             }
         }
-        log.publish(&mut pool, 2);
+        log.publish(2);
         assert_eq!(joined(&log, 0, Some(7)), (b"be".to_vec(), 2));
         assert_eq!(joined(&log, 0, Some(8)), (b"acd".to_vec(), 3));
         assert_eq!(joined(&log, 2, Some(8)), (b"cd".to_vec(), 2));
@@ -520,7 +520,8 @@ mod tests {
         let (mut pool, mut log) = (Pool::standalone(), Log::new(1_000, 50));
         for index in 0..1_000_u32 {
             append(&mut log, &mut pool, 0, &[index as u8; 10]);
-            log.publish(&mut pool, u64::from(index));
+            log.publish(u64::from(index));
+            log.evict(&mut pool);
         }
         assert_eq!((log.end(), log.end_offset()), (1_000, 1_050));
         assert!(log.bytes() <= 1_000);
@@ -540,7 +541,7 @@ mod tests {
             for _ in 0..4 {
                 append(&mut log, &mut pool, 0, &[0; LOG_SEGMENT_BYTES / 3]);
             }
-            log.publish(&mut pool, turn * 1_000);
+            log.publish(turn * 1_000);
             assert_eq!(log.readable_since(log.end() - 1), Some(turn * 1_000));
             assert!(log.first_since(turn * 1_000) <= first, "none of them is older");
         }
@@ -550,10 +551,10 @@ mod tests {
     fn the_latest_piece_is_what_a_reader_that_keeps_up_gets() {
         let (mut pool, mut log) = (Pool::standalone(), Log::new(1_000, 0));
         append(&mut log, &mut pool, 0, b"one");
-        log.publish(&mut pool, 1);
+        log.publish(1);
         append(&mut log, &mut pool, 0, b"two");
         append(&mut log, &mut pool, 0, b"three");
-        log.publish(&mut pool, 2);
+        log.publish(2);
         let latest = log.latest().unwrap();
         assert_eq!(
             (latest.first, latest.end, latest.bytes.as_ref(), latest.messages),
@@ -567,7 +568,7 @@ mod tests {
         append(&mut log, &mut pool, 0, b"a");
         log.append(&mut pool, 0, 8, &[b"-", b"", b"", b""]).unwrap();
         append(&mut log, &mut pool, 0, b"b");
-        log.publish(&mut pool, 1);
+        log.publish(1);
         assert_eq!(joined(&log, 0, None), (b"a-b".to_vec(), 2));
         assert_eq!(joined(&log, 1, None), (b"-b".to_vec(), 1));
         assert_eq!([0, 1, 2, 3].map(|at| log.offset_before(at)), [7, 8, 8, 9]);
@@ -580,7 +581,7 @@ mod tests {
         for at in [10, 20, 30] {
             append(&mut log, &mut pool, 0, b"x");
             append(&mut log, &mut pool, 0, b"y");
-            log.publish(&mut pool, at);
+            log.publish(at);
         }
         assert_eq!([0, 10, 11, 30, 31].map(|at| log.first_since(at)), [0, 0, 2, 4, 6]);
         assert_eq!([0, 3, 5, 6].map(|at| log.readable_since(at)), [Some(10), Some(20), Some(30), None]);
@@ -590,7 +591,7 @@ mod tests {
     fn a_quiet_log_costs_little_and_one_that_forgot_everything_nothing() {
         let (mut pool, mut log) = (Pool::standalone(), Log::new(1 << 20, 0));
         append(&mut log, &mut pool, 0, b"x");
-        log.publish(&mut pool, 1);
+        log.publish(1);
         assert!(pool.used_bytes() < 2_048, "{}", pool.used_bytes());
         append(&mut log, &mut pool, 0, b"y");
         let reader = log.end();
@@ -598,7 +599,7 @@ mod tests {
         assert_eq!((pool.used_bytes(), log.bytes(), log.end_offset()), (0, 0, 9));
         assert!(reader < log.start(), "it missed something");
         append(&mut log, &mut pool, 0, b"z");
-        log.publish(&mut pool, 2);
+        log.publish(2);
         assert_eq!(joined(&log, log.start(), None), (b"z".to_vec(), 1));
         assert_eq!(log.offset_before(log.start()), 9);
     }

@@ -290,6 +290,20 @@ fn who_lags_catches_up_and_who_falls_off_the_log_is_dropped() {
 }
 
 #[test]
+fn those_who_keep_up_get_however_much_comes_in_one_turn() {
+    let mut world = World::new();
+    world.subscribe(1, PLAIN);
+    world.subscribe(2, PLAIN);
+    world.peers.stuck = vec![2];
+    for _ in 0..5_000 {
+        world.append(99, None, &[b'x'; 10]);
+    }
+    world.deliver(1);
+    assert_eq!((world.got(1).len(), &world.peers.fell), (50_000, &vec![2]));
+    assert!(world.peers.pool.used_bytes() < 3 * LOG_SEGMENT_BYTES as u64, "and then it is gone");
+}
+
+#[test]
 fn who_refuses_a_message_is_tried_once_and_gets_it_later() {
     let mut world = World::new();
     let members: Vec<MemberId> = (1..=3).map(|key| world.subscribe(key, PLAIN)).collect();
@@ -399,6 +413,8 @@ fn who_can_be_told_misses_the_oldest_and_hears_which() {
         world.publish(format!("{at:010}").as_bytes(), 1);
     }
     assert_eq!(world.peers.fell, [3], "a raw route has no words for it");
+    let Deliveries { queued, dropped_oldest, .. } = world.topics.deliveries();
+    assert_eq!((queued, dropped_oldest), (10, 10), "known before it reads on");
     world.peers.stuck.clear();
     world.catch_up(one, 2);
     let kept: String = (10..20).fold(String::new(), |mut all, at| {

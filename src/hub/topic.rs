@@ -420,7 +420,6 @@ impl<K: Copy + Eq> Topics<K> {
         let mut deserted = false;
         for &number in &topic.channels {
             let Some(channel) = &mut self.channels[number as usize] else { continue };
-            channel.publish(sink.pool(), now);
             channel.deliver(around!(self, topic, now), sink);
             deserted |= channel.count() == 0;
         }
@@ -499,8 +498,13 @@ impl<K: Copy + Eq> Topics<K> {
 
     /// What became of messages for subscribers here.
     pub fn deliveries(&self) -> Deliveries {
-        let queued = self.channels.iter().flatten().map(Channel::all_queued).sum();
-        Deliveries { queued, ..self.sums.deliveries }
+        let mut deliveries = self.sums.deliveries;
+        for channel in self.channels.iter().flatten() {
+            if let Some(topic) = &self.table[channel.topic as usize].1 {
+                channel.complete(&topic.settings, &mut deliveries);
+            }
+        }
+        deliveries
     }
 
     /// What is known of a topic here.
@@ -515,11 +519,13 @@ impl<K: Copy + Eq> Topics<K> {
 
     fn report_of(&self, topic: &Topic) -> TopicReport {
         let channels = || topic.channels.iter().filter_map(|number| self.channels[*number as usize].as_ref());
+        let mut deliveries = topic.deliveries;
+        channels().for_each(|channel| channel.complete(&topic.settings, &mut deliveries));
         TopicReport {
             name: topic.name.to_string(),
             home: None,
             subscribers: channels().map(|channel| channel.count() as u64).sum(),
-            deliveries: Deliveries { queued: channels().map(Channel::all_queued).sum(), ..topic.deliveries },
+            deliveries,
             log_bytes: channels().map(|channel| channel.log.charged_bytes() as u64).sum(),
         }
     }

@@ -2,7 +2,9 @@
 //!
 //! A message's arrivals are counted in one shared slot, so that its first, median and last delivery and the
 //! moment at which everybody has it are known without keeping latencies: they are the arrivals with those
-//! numbers. This is the only memory that the threads write together; it is one atomic addition per delivery.
+//! numbers. Beside them lies the place that the message has in the order of its topic, see [`order`](super::order).
+//! This is the only memory that the threads write together: one atomic addition per delivery and, where a topic has
+//! several publishers, one look at the same cache line.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -15,6 +17,8 @@ const SLOTS_TOTAL: usize = 64 * 1024;
 const SLOTS_MIN: usize = 256;
 /// Bits of a slot that count arrivals; the others hold the sequence.
 const COUNT_BITS: u32 = 24;
+/// Bits of a slot that hold a place; the others count how often the ring has gone round.
+const PLACE_BITS: u32 = 48;
 
 /// Which arrival of its message one was.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,14 +37,39 @@ pub struct Board {
     publishers: Vec<Publisher>,
     /// Open subscribers by topic.
     subscribers: Vec<AtomicU32>,
+    /// Places given so far, by topic.
+    places: Vec<AtomicU64>,
 }
 
 #[derive(Debug)]
 struct Publisher {
     topic: usize,
     published: AtomicU64,
-    /// A ring by sequence: `(sequence + 1) << COUNT_BITS | arrivals`.
-    slots: Vec<AtomicU64>,
+    /// A ring by sequence.
+    slots: Vec<Slot>,
+}
+
+/// What is known of one message. Both parts lie in one cache line.
+#[derive(Debug, Default)]
+#[repr(align(16))]
+struct Slot {
+    /// `(sequence + 1) << COUNT_BITS | arrivals`
+    arrivals: AtomicU64,
+    /// `(rounds of the ring + 1) << PLACE_BITS | place`; 0 when no message of this slot has had a place.
+    place: AtomicU64,
+}
+
+impl Publisher {
+    #[inline]
+    fn slot(&self, sequence: u64) -> &Slot {
+        &self.slots[sequence as usize & (self.slots.len() - 1)]
+    }
+
+    /// How often the ring has gone round at `sequence`, counted from 1 and cut to what a slot holds.
+    #[inline]
+    fn round(&self, sequence: u64) -> u16 {
+        ((sequence >> self.slots.len().trailing_zeros()) + 1) as u16
+    }
 }
 
 impl Board {
@@ -53,10 +82,11 @@ impl Board {
                 .map(|number| Publisher {
                     topic: load.topic(number) as usize,
                     published: AtomicU64::new(0),
-                    slots: (0..slots).map(|_| AtomicU64::new(0)).collect(),
+                    slots: (0..slots).map(|_| Slot::default()).collect(),
                 })
                 .collect(),
             subscribers: (0..load.topics).map(|_| AtomicU32::new(0)).collect(),
+            places: (0..load.topics).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
@@ -79,8 +109,8 @@ impl Board {
     #[inline]
     pub fn publish(&self, publisher: u32, sequence: u64) {
         let publisher = &self.publishers[publisher as usize];
-        let slot = &publisher.slots[sequence as usize & (publisher.slots.len() - 1)];
-        slot.store((sequence + 1) << COUNT_BITS, Ordering::Relaxed);
+        let slot = publisher.slot(sequence);
+        slot.arrivals.store((sequence + 1) << COUNT_BITS, Ordering::Relaxed);
         // Whoever reads this count sees the slot.
         publisher.published.store(sequence + 1, Ordering::Release);
     }
@@ -94,7 +124,7 @@ impl Board {
     #[inline]
     pub fn arrived(&self, publisher: u32, sequence: u64) -> Milestones {
         let publisher = &self.publishers[publisher as usize];
-        let slot = &publisher.slots[sequence as usize & (publisher.slots.len() - 1)];
+        let slot = &publisher.slot(sequence).arrivals;
         let mut seen = slot.load(Ordering::Relaxed);
         loop {
             if seen >> COUNT_BITS != sequence + 1 {
@@ -108,6 +138,60 @@ impl Board {
         let arrival = (seen & ((1 << COUNT_BITS) - 1)) as u32 + 1;
         let all = self.subscribers[publisher.topic].load(Ordering::Relaxed);
         Milestones { first: arrival == 1, median: arrival == all.div_ceil(2), last: arrival == all }
+    }
+
+    /// The topic of a publisher.
+    pub fn topic(&self, publisher: u32) -> u32 {
+        self.publishers[publisher as usize].topic as u32
+    }
+
+    /// The place of a message in the order of its topic, counted from 1. Whoever asks first gives it: a subscriber
+    /// that has just received the message, and has asked for all that it received before. `None` when the message is
+    /// too far behind its publisher's latest.
+    ///
+    /// Some places stay empty, where two asked at once.
+    #[inline]
+    pub fn place(&self, publisher: u32, sequence: u64) -> Option<u64> {
+        let publisher = &self.publishers[publisher as usize];
+        let slot = &publisher.slot(sequence).place;
+        let round = publisher.round(sequence);
+        // Acquire and Release: who sees a place here takes any further one from the counter after it.
+        let mut seen = slot.load(Ordering::Acquire);
+        loop {
+            match Placed::of(seen, round) {
+                Placed::At(place) => return Some(place),
+                Placed::Overtaken => return None,
+                Placed::Nowhere => {}
+            }
+            let place = self.places[publisher.topic].fetch_add(1, Ordering::Relaxed) + 1;
+            let given = u64::from(round) << PLACE_BITS | place;
+            match slot.compare_exchange(seen, given, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Some(place),
+                Err(now) => seen = now,
+            }
+        }
+    }
+}
+
+/// What a slot says of a message's place.
+enum Placed {
+    At(u64),
+    /// It has none yet.
+    Nowhere,
+    /// The slot is a later message's.
+    Overtaken,
+}
+
+impl Placed {
+    /// For a message of this round.
+    #[inline]
+    fn of(seen: u64, round: u16) -> Placed {
+        // Rounds are told apart as long as they are less than half of all apart.
+        match round.wrapping_sub((seen >> PLACE_BITS) as u16) as i16 {
+            0 if seen != 0 => Placed::At(seen & ((1 << PLACE_BITS) - 1)),
+            ..0 => Placed::Overtaken,
+            _ => Placed::Nowhere,
+        }
     }
 }
 
@@ -162,6 +246,42 @@ mod tests {
         board.publish(1, 3 + slots);
         assert_eq!(board.arrived(1, 3), Milestones::default());
         assert!(board.arrived(1, 3 + slots).first);
+    }
+
+    #[test]
+    fn a_message_keeps_the_place_that_the_first_who_asked_gave_it() {
+        let board = board(2);
+        assert_eq!([board.place(1, 0), board.place(1, 2), board.place(1, 1)], [Some(1), Some(2), Some(3)]);
+        assert_eq!([board.place(1, 1), board.place(1, 0)], [Some(3), Some(1)]);
+        // Publishers 0 and 2 share another topic.
+        assert_eq!([board.place(0, 0), board.place(2, 0), board.place(0, 1)], [Some(1), Some(2), Some(3)]);
+    }
+
+    #[test]
+    fn a_message_that_was_overtaken_has_no_place_and_takes_none() {
+        let board = board(2);
+        let slots = board.publishers[1].slots.len() as u64;
+        assert_eq!(board.place(1, 3 + slots), Some(1));
+        assert_eq!(board.place(1, 3), None);
+        // Far enough for the rounds to begin anew, over and over.
+        for round in (2..200_000).step_by(7_001) {
+            let place = board.place(1, 3 + round * slots);
+            assert!(place.is_some_and(|place| board.place(1, 3 + round * slots) == Some(place)), "{round}");
+            assert_eq!(board.place(1, 3 + (round - 1) * slots), None, "{round}");
+        }
+    }
+
+    #[test]
+    fn threads_together_give_each_message_one_place_and_keep_its_order() {
+        let board = board(4);
+        let places: Vec<Vec<u64>> = std::thread::scope(|scope| {
+            let asking = || (0..40_000).map(|sequence| board.place(1, sequence % 200)).collect::<Vec<_>>();
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(asking)).collect();
+            let joined = threads.into_iter().map(|thread| thread.join().expect("no panic"));
+            joined.map(|places| places.into_iter().map(|place| place.expect("near")).collect()).collect()
+        });
+        assert!(places.iter().all(|theirs| *theirs == places[0]), "all see the same");
+        assert!(places[0][..200].is_sorted(), "and each in the order in which it was asked");
     }
 
     #[test]

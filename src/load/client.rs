@@ -15,7 +15,7 @@ use std::time::SystemTime;
 use super::host;
 use super::meter::Sample;
 use super::payload::Id;
-use super::plan::{Mode, Pace};
+use super::plan::{Mode, Pace, Workload};
 use super::schedule::{Cursor, Schedule};
 use super::shared::{News, Shared};
 use super::tally::{Tally, Window};
@@ -42,6 +42,8 @@ pub const DRAIN_TIME: Nanos = 5 * SECOND;
 const REPLY_TIME: Nanos = 5 * SECOND;
 /// How long the closing handshakes may take.
 const CLOSING_TIME: Nanos = SECOND;
+/// The same where connections have not read for long: what lies in the kernel comes before the server's Close.
+const STALLED_CLOSING_TIME: Nanos = 5 * SECOND;
 /// How often a thread looks whether the run was stopped, others are ready, or a reply is overdue.
 const WATCH_INTERVAL: Nanos = 50 * MILLISECOND;
 /// How often it looks while something is about to happen.
@@ -167,6 +169,7 @@ impl Client {
             Phase::Closing { until } => {
                 if now >= until || self.open == 0 {
                     self.phase = Phase::Over;
+                    self.give_up_stalled();
                     cx.stop();
                 }
             }
@@ -231,8 +234,13 @@ impl Client {
         self.tell(News::Started);
         match self.shared.load.pace {
             Pace::Rate(rate) => {
-                let schedule = Schedule::new(start, rate, self.shared.load.senders());
+                let Workload { arrivals, seed, .. } = self.shared.load;
+                let schedule = Schedule::new(start, rate, self.shared.load.senders(), arrivals, seed);
                 self.schedule = Some(schedule);
+                for &at in &self.senders {
+                    let connection = &mut self.connections[at];
+                    connection.intended = schedule.first(connection.number);
+                }
                 let numbers = self.senders.iter().map(|&at| self.connections[at].number).collect();
                 self.cursor = Cursor::new(schedule, numbers);
             }
@@ -247,7 +255,7 @@ impl Client {
 
     fn run<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
         let now = cx.clock();
-        self.keep_window(now);
+        self.keep_window(cx, now);
         let Phase::Running { stop_at, cpu_before } = self.phase else { return };
         let stopped = self.shared.is_stopped();
         self.walk_schedule(cx, now.min(stop_at - 1));
@@ -272,7 +280,7 @@ impl Client {
     }
 
     /// Notices that the measured time begins.
-    fn keep_window(&mut self, now: Nanos) {
+    fn keep_window<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, now: Nanos) {
         let Phase::Running { cpu_before: None, stop_at } = self.phase else { return };
         let from = self.tally.window.from;
         if now < from {
@@ -281,6 +289,7 @@ impl Client {
         self.tally.began_at = Some(SystemTime::now());
         self.tally.stretch.first = self.sample(now);
         self.phase = Phase::Running { stop_at, cpu_before: Some((host::thread_cpu_ns().unwrap_or(0), now)) };
+        self.stall(cx);
         self.tell(News::Measuring);
     }
 
@@ -374,7 +383,9 @@ impl Client {
         for position in 0..self.connections.len() {
             self.settle_account(position);
         }
-        self.phase = Phase::Closing { until: cx.now() + CLOSING_TIME };
+        let stalled = self.shared.load.stalled > 0;
+        let closing_time = if stalled { STALLED_CLOSING_TIME } else { CLOSING_TIME };
+        self.phase = Phase::Closing { until: cx.now() + closing_time };
         self.wake_by(cx.now());
         for position in 0..self.connections.len() {
             if self.connections[position].state == State::Open
@@ -421,7 +432,7 @@ impl Client {
         }
         while let Some(sequence) = connection.may_send(shared.load.pace) {
             let intended = match schedule {
-                Some(schedule) => schedule.intended(connection.number, sequence),
+                Some(_) => connection.intended,
                 None => connection.held_since.unwrap_or(now),
             };
             let mut id = Id { connection: connection.number, sequence, intended: 0, sent: 0 };
@@ -436,6 +447,9 @@ impl Client {
                 return;
             }
             tally.sent += 1;
+            if let Some(schedule) = schedule {
+                connection.intended = schedule.after(connection.number, sequence, intended);
+            }
             match &mut connection.flow {
                 Flow::Echo(awaited) => awaited.sent(Times { intended, sent: now }),
                 Flow::Broadcast(broadcast) => {
@@ -501,10 +515,11 @@ impl Application for Client {
         let connection = &mut self.connections[position];
         connection.state = State::Open;
         if let (Flow::Broadcast(broadcast), Some(board)) = (&connection.flow, &self.shared.board)
-            && broadcast.publishes.is_none()
+            && broadcast.subscribes()
         {
             board.joined(broadcast.topic);
         }
+        self.tally.stalled += u64::from(connection.stalls());
         self.handshakes -= 1;
         self.open += 1;
         self.tally.opened += 1;
@@ -534,9 +549,12 @@ impl Application for Client {
         }
         self.open -= 1;
         if let (Flow::Broadcast(broadcast), Some(board)) = (&connection.flow, &self.shared.board)
-            && broadcast.publishes.is_none()
+            && broadcast.subscribes()
         {
             board.left(broadcast.topic);
+        }
+        if connection.stalls() {
+            return self.stalled_ended(closed);
         }
         *self.tally.closes.entry(closed.code.0).or_default() += 1;
         if !matches!(self.phase, Phase::Closing { .. } | Phase::Over) {

@@ -14,6 +14,7 @@ mod board;
 mod client;
 mod host;
 mod meter;
+mod order;
 mod payload;
 mod plan;
 pub mod record;
@@ -32,6 +33,7 @@ pub use plan::{
     StartServer, Target, Workload,
 };
 pub use run::{LATENESS_NS_MAX, Moment, Outcome, Stage, Verdict, run};
+pub use schedule::Arrivals;
 
 /// The least size in bytes at which a message names itself, so that losses, duplicates and reorderings are
 /// told apart.

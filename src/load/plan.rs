@@ -10,7 +10,7 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
 use super::payload::{CONNECTIONS_MAX, Form, Payloads, Style};
-use super::schedule::RATE_MAX;
+use super::schedule::{Arrivals, RATE_MAX};
 use crate::connection::Compression;
 use crate::limits::{COMPRESSION_BYTES_DEFAULT, MESSAGE_BYTES_MAX};
 
@@ -142,6 +142,8 @@ pub struct Workload {
     pub publishers: u32,
     /// Topics that publishers and subscribers are spread over; broadcast mode only.
     pub topics: u32,
+    /// Subscribers that stop reading when the measured time begins; broadcast mode only.
+    pub stalled: u32,
     /// Measured time.
     pub duration: Duration,
     /// Time before it, in which the load runs and nothing is recorded.
@@ -152,6 +154,8 @@ pub struct Workload {
     pub style: Style,
     /// What decides when messages are sent.
     pub pace: Pace,
+    /// How an open loop spreads its messages over time.
+    pub arrivals: Arrivals,
     /// Whether and how messages are compressed.
     pub compress: Compress,
     /// Whether what arrives is checked.
@@ -217,7 +221,7 @@ impl Workload {
 
     fn check_broadcast(&self) -> Result<(), Contradiction> {
         let wrong = |flag, why: String| Err(Contradiction { flag, why });
-        let Workload { connections, publishers, topics, .. } = *self;
+        let Workload { connections, publishers, topics, stalled, .. } = *self;
         if topics == 0 {
             return wrong("--topics", "expected at least 1".to_owned());
         }
@@ -230,6 +234,10 @@ impl Workload {
                 "--connections",
                 format!("{publishers} publishers and a subscriber for each topic need at least {least}"),
             );
+        }
+        if stalled > connections - publishers - topics {
+            let most = connections - publishers - topics;
+            return wrong("--stalled", format!("a subscriber of each topic has to read: at most {most}"));
         }
         Ok(())
     }
@@ -246,6 +254,11 @@ impl Workload {
     pub fn topic(&self, connection: u32) -> u32 {
         let position = if connection < self.publishers { connection } else { connection - self.publishers };
         position % self.topics.max(1)
+    }
+
+    /// Whether a connection is to stop reading. These have the highest numbers, so that topics share them.
+    pub fn is_stalled(&self, connection: u32) -> bool {
+        connection >= self.connections - self.stalled
     }
 
     /// How many publishers a topic has.
@@ -322,11 +335,13 @@ pub(super) mod tests {
             connections: 10,
             publishers: if mode == Mode::Broadcast { 3 } else { 0 },
             topics: if mode == Mode::Broadcast { 2 } else { 0 },
+            stalled: 0,
             duration: Duration::from_secs(1),
             warmup: Duration::ZERO,
             message_bytes: (64, 64),
             style: Style::Text,
             pace: Pace::Depth(1),
+            arrivals: Arrivals::Even,
             compress: Compress::off(),
             verify: true,
             seed: 0x1234_5678_9abc_def0,
@@ -352,6 +367,7 @@ pub(super) mod tests {
             (Workload { message_bytes: (16, 16), ..broadcast.clone() }, "--message-bytes"),
             (Workload { topics: 4, ..broadcast.clone() }, "--publishers"),
             (Workload { publishers: 9, ..broadcast.clone() }, "--connections"),
+            (Workload { stalled: 6, ..broadcast.clone() }, "--stalled"),
             (Workload { topics: 0, ..broadcast }, "--topics"),
         ] {
             assert_eq!(load.check().map_err(|wrong| wrong.flag), Err(flag), "{load:?}");
@@ -365,6 +381,12 @@ pub(super) mod tests {
             let publishers = (0..5).filter(|&number| load.topic(number) == topic).count();
             assert_eq!(publishers as u32, load.publishers_of(topic));
             assert_eq!((5..20).filter(|&number| load.topic(number) == topic).count(), 5);
+        }
+        let load = Workload { stalled: 6, ..load };
+        assert_eq!(load.check(), Ok(()));
+        for topic in 0..3 {
+            let stalled = |number: &u32| load.topic(*number) == topic && load.is_stalled(*number);
+            assert_eq!((0..20).filter(stalled).count(), 2);
         }
     }
 

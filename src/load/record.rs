@@ -54,6 +54,8 @@ pub struct Record {
     pub service_ns: Quantiles,
     /// Only in broadcast mode.
     pub broadcast: Option<Broadcast>,
+    /// The subscribers that stopped reading; only where some were to.
+    pub stalled: Option<Stalled>,
     /// What compression did; only where it was offered.
     pub compression: Option<Compression>,
     /// The TLS handshakes; only where the server speaks TLS.
@@ -93,10 +95,14 @@ pub struct Config {
     pub depth: Option<u32>,
     /// Messages a second over all senders; open loop only.
     pub rate: Option<u64>,
+    /// `even` or `poisson`; open loop only.
+    pub arrivals: Option<String>,
     /// Broadcast mode only.
     pub publishers: Option<u32>,
     /// Broadcast mode only.
     pub topics: Option<u32>,
+    /// Subscribers that were to stop reading; broadcast mode only.
+    pub stalled: Option<u32>,
     /// Threads of the generator.
     pub threads: usize,
     /// CPUs that they are pinned to, if any.
@@ -194,6 +200,16 @@ pub struct Broadcast {
     pub gaps: u64,
     /// Messages published over the whole run.
     pub published: u64,
+}
+
+/// The subscribers that stopped reading when the measured time began, and what became of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stalled {
+    /// Those that had opened.
+    pub count: u64,
+    /// Their ends by close code: `4008` where the server closed for that, `1006` where it ended the connection and no
+    /// Close frame could be read any more, `1000` where it had let them be until the end.
+    pub closed_by_code: BTreeMap<String, u64>,
 }
 
 /// What compression did over the whole run, with warm-up and drain. Only messages that were compressed are in it:

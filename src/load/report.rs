@@ -1,5 +1,6 @@
 //! From what was counted to the record of a run.
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use super::client::DRAIN_TIME;
@@ -9,6 +10,7 @@ use super::record::{self, Quantiles, Record};
 use super::run::LATENESS_NS_MAX;
 use super::shared::Shared;
 use super::tally::Tally;
+use super::track::Integrity;
 use crate::driver::Description;
 
 /// The record of a run.
@@ -47,13 +49,20 @@ pub(super) fn write(
             gaps: tally.gaps,
             published: tally.sent,
         }),
+        stalled: (load.stalled > 0).then(|| record::Stalled {
+            count: tally.stalled,
+            closed_by_code: by_code(&tally.stalled_closes),
+        }),
         compression: load.compress.compression.map(|_| describe_compression(tally)),
         tls: (tally.tls_handshakes > 0)
             .then_some(record::Tls { handshakes: tally.tls_handshakes, resumed: tally.tls_resumed }),
-        integrity: tally.integrity,
+        integrity: Integrity {
+            reordered: tally.integrity.reordered + tally.order.reordered(),
+            ..tally.integrity
+        },
         connections: record::Connections { opened: tally.opened, ended_early: tally.ended_early },
         errors: tally.errors.clone(),
-        closes: tally.closes.iter().map(|(code, count)| (code.to_string(), *count)).collect(),
+        closes: by_code(&tally.closes),
         generator: record::Generator {
             saturated: lateness.p99 > LATENESS_NS_MAX,
             lateness_ns: lateness,
@@ -66,6 +75,10 @@ pub(super) fn write(
         server: describe_server(tally, server_rss_bytes),
         intervals: describe_intervals(tally),
     }
+}
+
+fn by_code(closes: &BTreeMap<u16, u64>) -> BTreeMap<String, u64> {
+    closes.iter().map(|(code, count)| (code.to_string(), *count)).collect()
 }
 
 /// Both parts of each quotient are of the stretch between the two samples, not of the window.
@@ -113,8 +126,13 @@ fn describe_config(shared: &Shared, means: &Means) -> record::Config {
             Pace::Depth(_) => None,
             Pace::Rate(rate) => Some(rate),
         },
+        arrivals: match load.pace {
+            Pace::Depth(_) => None,
+            Pace::Rate(_) => Some(load.arrivals.name().to_owned()),
+        },
         publishers: broadcast.then_some(load.publishers),
         topics: broadcast.then_some(load.topics),
+        stalled: broadcast.then_some(load.stalled),
         threads: shared.threads,
         cpus: means.cpus.clone(),
         source_addresses: shared.sources.iter().map(ToString::to_string).collect(),

@@ -1,46 +1,110 @@
-//! When messages should leave, at a fixed rate: computed from their number, never from what was answered.
+//! When messages should leave, at a rate: computed from their numbers and the run's seed, never from what was answered.
 //!
-//! The whole run is one sequence of slots, `1 / rate` apart. Connection `i` of `n` owns the slots `i`,
-//! `n + i`, `2 n + i` …, so the connections are spread evenly and a stalled one keeps its slots: its messages
-//! leave late and are measured from when they should have left.
+//! Evenly: the whole run is one sequence of slots, `1 / rate` apart. Connection `i` of `n` owns the slots `i`,
+//! `n + i`, `2 n + i` …, so the connections are spread evenly. At random: each connection's messages are a Poisson
+//! process of `rate / n` of its own, and all of them together one of `rate`.
+//!
+//! A stalled connection keeps its times: its messages leave late and are measured from when they should have left.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use super::payload::mix;
 use crate::limits::{Nanos, SECOND};
 
 /// Messages a second: one for each nanosecond.
 pub const RATE_MAX: u64 = 1_000_000_000;
 
-/// The slots of a run, shared by all its threads.
+/// How the messages of an open loop are spread over time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Arrivals {
+    /// At equal distances.
+    #[default]
+    Even,
+    /// At random and independently of one another: with exponential gaps, a Poisson process.
+    Poisson,
+}
+
+impl Arrivals {
+    /// The word for it on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Arrivals::Even => "even",
+            Arrivals::Poisson => "poisson",
+        }
+    }
+}
+
+/// The times of a run, shared by all its threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Schedule {
     start: Nanos,
     rate: u64,
     senders: u32,
+    arrivals: Arrivals,
+    seed: u64,
 }
 
 impl Schedule {
-    /// `rate` messages a second (1 to [`RATE_MAX`]) over `senders` connections (at least 1), from `start` on.
-    pub fn new(start: Nanos, rate: u64, senders: u32) -> Schedule {
-        Schedule { start, rate: rate.clamp(1, RATE_MAX), senders: senders.max(1) }
+    /// `rate` messages a second (1 to [`RATE_MAX`]) over `senders` connections (at least 1), from `start` on. Random
+    /// arrivals follow from `seed`.
+    pub fn new(start: Nanos, rate: u64, senders: u32, arrivals: Arrivals, seed: u64) -> Schedule {
+        Schedule { start, rate: rate.clamp(1, RATE_MAX), senders: senders.max(1), arrivals, seed }
     }
 
-    /// When the message `sequence` of sender `sender` should leave. Exact to the nanosecond over any run.
+    /// When the first message of `sender` should leave.
+    pub fn first(&self, sender: u32) -> Nanos {
+        match self.arrivals {
+            Arrivals::Even => self.slot(sender, 0),
+            Arrivals::Poisson => self.start + self.gap(sender, 0),
+        }
+    }
+
+    /// When the message behind `sequence` should leave, which itself should leave at `intended`.
     #[inline]
-    pub fn intended(&self, sender: u32, sequence: u64) -> Nanos {
+    pub fn after(&self, sender: u32, sequence: u64, intended: Nanos) -> Nanos {
+        match self.arrivals {
+            Arrivals::Even => self.slot(sender, sequence + 1),
+            Arrivals::Poisson => intended + self.gap(sender, sequence + 1),
+        }
+    }
+
+    /// Exact to the nanosecond over any run.
+    #[inline]
+    fn slot(&self, sender: u32, sequence: u64) -> Nanos {
         let slot = sequence * u64::from(self.senders) + u64::from(sender);
         // In two steps, so that nothing overflows: whole seconds, and the slots of the last one.
         self.start + slot / self.rate * SECOND + slot % self.rate * SECOND / self.rate
     }
+
+    /// The time before message `sequence` of a sender: exponentially distributed, by the inverse of its distribution.
+    #[inline]
+    fn gap(&self, sender: u32, sequence: u64) -> Nanos {
+        const MANTISSA_BITS: u32 = 53;
+        let random = mix(mix(self.seed ^ u64::from(sender)) ^ sequence);
+        // In (0, 1]: a logarithm of zero would be no time.
+        let uniform = ((random >> (64 - MANTISSA_BITS)) + 1) as f64 / (1_u64 << MANTISSA_BITS) as f64;
+        let mean_ns = f64::from(self.senders) * SECOND as f64 / self.rate as f64;
+        (-uniform.ln() * mean_ns) as Nanos
+    }
 }
 
-/// Walks the slots of some senders in order of time.
+/// Walks the times of some senders in their order.
 #[derive(Debug)]
 pub struct Cursor {
     schedule: Schedule,
     /// Sender numbers, rising.
     senders: Vec<u32>,
-    position: usize,
-    sequence: u64,
+    walk: Walk,
     next: Nanos,
+}
+
+#[derive(Debug)]
+enum Walk {
+    /// The senders take turns.
+    Round { position: usize, sequence: u64 },
+    /// The next message of each sender, the first on top: its time, the sender's position, its sequence.
+    Heap(BinaryHeap<Reverse<(Nanos, u32, u64)>>),
 }
 
 impl Cursor {
@@ -48,28 +112,56 @@ impl Cursor {
     pub fn new(schedule: Schedule, senders: Vec<u32>) -> Option<Cursor> {
         let first = *senders.first()?;
         debug_assert!(senders.is_sorted());
-        Some(Cursor { schedule, next: schedule.intended(first, 0), senders, position: 0, sequence: 0 })
+        let (walk, next) = match schedule.arrivals {
+            Arrivals::Even => (Walk::Round { position: 0, sequence: 0 }, schedule.first(first)),
+            Arrivals::Poisson => {
+                let firsts = senders.iter().zip(0..);
+                let heap: BinaryHeap<_> = firsts
+                    .map(|(&sender, position)| Reverse((schedule.first(sender), position, 0)))
+                    .collect();
+                let next = heap.peek().map_or(Nanos::MAX, |Reverse((next, ..))| *next);
+                (Walk::Heap(heap), next)
+            }
+        };
+        Some(Cursor { schedule, senders, walk, next })
     }
 
-    /// When the next slot is.
+    /// When the next message should leave.
     pub fn next(&self) -> Nanos {
         self.next
     }
 
-    /// The next slot that is due at `now`: position of its sender in the list, and when it should have been.
+    /// The next message that is due at `now`: position of its sender in the list, and when it should have left.
     #[inline]
     pub fn due(&mut self, now: Nanos) -> Option<(usize, Nanos)> {
-        if self.next > now {
+        let intended = self.next;
+        if intended > now {
             return None;
         }
-        let due = (self.position, self.next);
-        self.position += 1;
-        if self.position == self.senders.len() {
-            self.position = 0;
-            self.sequence += 1;
+        let Cursor { schedule, senders, walk, next } = self;
+        match walk {
+            Walk::Round { position, sequence } => {
+                let due = *position;
+                *position += 1;
+                if *position == senders.len() {
+                    *position = 0;
+                    *sequence += 1;
+                }
+                *next = schedule.slot(senders[*position], *sequence);
+                Some((due, intended))
+            }
+            Walk::Heap(heap) => {
+                let mut top = heap.peek_mut()?;
+                let Reverse((at, position, sequence)) = &mut *top;
+                let due = *position as usize;
+                *at = schedule.after(senders[due], *sequence, *at);
+                *sequence += 1;
+                // Lets it sink to where it belongs.
+                drop(top);
+                *next = heap.peek().map_or(Nanos::MAX, |Reverse((next, ..))| *next);
+                Some((due, intended))
+            }
         }
-        self.next = self.schedule.intended(self.senders[self.position], self.sequence);
-        Some(due)
     }
 }
 
@@ -77,12 +169,27 @@ impl Cursor {
 mod tests {
     use super::*;
 
+    fn even(start: Nanos, rate: u64, senders: u32) -> Schedule {
+        Schedule::new(start, rate, senders, Arrivals::Even, 1)
+    }
+
+    fn poisson(rate: u64, senders: u32, seed: u64) -> Schedule {
+        Schedule::new(0, rate, senders, Arrivals::Poisson, seed)
+    }
+
+    /// When a sender's messages should leave.
+    fn times(schedule: &Schedule, sender: u32) -> impl Iterator<Item = Nanos> + use<> {
+        let (schedule, first) = (*schedule, schedule.first(sender));
+        let numbered = std::iter::successors(Some((0, first)), move |&(sequence, intended)| {
+            Some((sequence + 1, schedule.after(sender, sequence, intended)))
+        });
+        numbered.map(|(_, intended)| intended)
+    }
+
     #[test]
     fn slots_are_even_over_all_connections() {
-        let schedule = Schedule::new(5 * SECOND, 1_000, 4);
-        let mut times: Vec<Nanos> = (0..4)
-            .flat_map(|sender| (0..250).map(move |sequence| schedule.intended(sender, sequence)))
-            .collect();
+        let schedule = even(5 * SECOND, 1_000, 4);
+        let mut times: Vec<Nanos> = (0..4).flat_map(|sender| times(&schedule, sender).take(250)).collect();
         times.sort_unstable();
         assert_eq!(times[0], 5 * SECOND);
         assert!(times.windows(2).all(|pair| pair[1] - pair[0] == 1_000_000));
@@ -90,15 +197,15 @@ mod tests {
 
     #[test]
     fn an_odd_rate_does_not_drift() {
-        let schedule = Schedule::new(0, 7, 3);
+        let schedule = even(0, 7, 3);
         // 7 a second over 3 senders: sequence 7 of sender 0 is slot 21, exactly three seconds in.
-        assert_eq!(schedule.intended(0, 7), 3 * SECOND);
-        assert_eq!(schedule.intended(0, 7_000_000), 3_000_000 * SECOND);
+        assert_eq!(schedule.slot(0, 7), 3 * SECOND);
+        assert_eq!(schedule.slot(0, 7_000_000), 3_000_000 * SECOND);
     }
 
     #[test]
     fn threads_share_the_slots_without_overlap() {
-        let schedule = Schedule::new(0, 10_000, 7);
+        let schedule = even(0, 10_000, 7);
         let mut all = Vec::new();
         for thread in 0..3 {
             let mine: Vec<u32> = (0..7).filter(|sender| sender % 3 == thread).collect();
@@ -118,13 +225,68 @@ mod tests {
 
     #[test]
     fn a_late_caller_gets_every_slot_it_missed_with_its_own_time() {
-        let mut cursor = Cursor::new(Schedule::new(0, 1_000, 1), vec![0]).expect("has senders");
+        let mut cursor = Cursor::new(even(0, 1_000, 1), vec![0]).expect("has senders");
         let missed: Vec<_> = std::iter::from_fn(|| cursor.due(3_500_000)).collect();
         assert_eq!(missed, [(0, 0), (0, 1_000_000), (0, 2_000_000), (0, 3_000_000)]);
     }
 
     #[test]
     fn nobody_to_send_is_no_schedule() {
-        assert!(Cursor::new(Schedule::new(0, 1, 1), Vec::new()).is_none());
+        assert!(Cursor::new(even(0, 1, 1), Vec::new()).is_none());
+    }
+
+    #[test]
+    fn random_arrivals_are_a_poisson_process_at_the_rate_that_was_asked_for() {
+        const RATE: u64 = 10_000;
+        const TENTHS: usize = 1_000;
+        let mut cursor = Cursor::new(poisson(RATE, 50, 7), (0..50).collect()).expect("has senders");
+        let end = TENTHS as u64 * SECOND / 10;
+        let all: Vec<Nanos> = std::iter::from_fn(|| cursor.due(end - 1)).map(|(_, at)| at).collect();
+        assert!(all.is_sorted(), "a cursor runs in order of time");
+        let mean = all.len() as f64 / 100.0;
+        assert!((mean / RATE as f64 - 1.0).abs() < 0.01, "{mean} a second");
+        // Counts of equal stretches vary as much as their mean: evenly spread ones would not.
+        let mut counts = [0_u32; TENTHS];
+        for at in &all {
+            counts[(at / (SECOND / 10)) as usize] += 1;
+        }
+        let expected = RATE as f64 / 10.0;
+        let deviations = counts.iter().map(|&count| (f64::from(count) - expected).powi(2));
+        let variance = deviations.sum::<f64>() / TENTHS as f64;
+        assert!((variance / expected - 1.0).abs() < 0.2, "variance {variance} of a mean of {expected}");
+        // Gaps are exponential: as many as exp(-x) are longer than x times the mean.
+        let gaps: Vec<u64> = all.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        for times in [0.1, 0.5, 1.0, 2.0, 4.0_f64] {
+            let longer = gaps.iter().filter(|&&gap| gap as f64 > times * (SECOND / RATE) as f64).count();
+            let share = longer as f64 / gaps.len() as f64;
+            assert!((share - (-times).exp()).abs() < 0.005, "{share} are longer than {times} means");
+        }
+    }
+
+    #[test]
+    fn random_arrivals_follow_from_the_seed_however_the_senders_are_shared_out() {
+        let walk = |seed, threads: u32| {
+            let mut all = Vec::new();
+            for thread in 0..threads {
+                let mine: Vec<u32> = (thread..9).step_by(threads as usize).collect();
+                let mut cursor = Cursor::new(poisson(2_000, 9, seed), mine.clone()).expect("has senders");
+                all.extend(std::iter::from_fn(|| cursor.due(SECOND)).map(|(at, due)| (due, mine[at])));
+            }
+            all.sort_unstable();
+            all
+        };
+        assert_eq!(walk(5, 1), walk(5, 4));
+        assert_ne!(walk(5, 1), walk(6, 1));
+    }
+
+    #[test]
+    fn a_sender_and_the_cursor_agree_on_when_its_messages_are_due() {
+        for schedule in [even(3, 700, 5), poisson(700, 5, 3)] {
+            let mut cursor = Cursor::new(schedule, (0..5).collect()).expect("has senders");
+            let mut senders: Vec<_> = (0..5).map(|sender| times(&schedule, sender)).collect();
+            while let Some((sender, due)) = cursor.due(3 * SECOND) {
+                assert_eq!(senders[sender].next(), Some(due));
+            }
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Results and progress as text: the table on stdout, one line a second or a bar on stderr, and percentile
 //! files for HdrHistogram's plotter.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write};
 use std::time::{Duration, Instant};
@@ -142,6 +143,10 @@ pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
             broadcast.gaps
         )?;
     }
+    if let Some(stalled) = &record.stalled {
+        let codes = by_code(&stalled.closed_by_code);
+        writeln!(out, "stalled    {} subscribers read nothing; closed: {codes}", count(stalled.count))?;
+    }
     let integrity = &record.integrity;
     writeln!(
         out,
@@ -162,10 +167,8 @@ pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "errors     {} × {cause}", count(*times))?;
     }
     if record.connections.ended_early > 0 {
-        let codes: Vec<String> =
-            record.closes.iter().map(|(code, times)| format!("{times} × {code}")).collect();
-        let early = count(record.connections.ended_early);
-        writeln!(out, "closes     {early} connections ended early; by code: {}", codes.join(", "))?;
+        let (early, codes) = (count(record.connections.ended_early), by_code(&record.closes));
+        writeln!(out, "closes     {early} connections ended early; by code: {codes}")?;
     }
     writeln!(out, "generator  {}", generator(record))?;
     if let Some(server) = &record.server {
@@ -182,6 +185,12 @@ pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "This is a partial result: the run was interrupted.")?;
     }
     Ok(())
+}
+
+fn by_code(closes: &BTreeMap<String, u64>) -> String {
+    let codes: Vec<String> =
+        closes.iter().map(|(code, times)| format!("{} × {code}", count(*times))).collect();
+    codes.join(", ")
 }
 
 fn compression(done: &Compression, opened: u64) -> String {
@@ -207,7 +216,10 @@ fn headline(record: &Record) -> String {
     let [least, most] = config.message_bytes;
     let size = if least == most { format!("{least} B") } else { format!("{least}..{most} B") };
     let pace = match (config.depth, config.rate) {
-        (_, Some(rate)) => format!("{} messages/s", count(rate)),
+        (_, Some(rate)) => {
+            let spread = if config.arrivals.as_deref() == Some("poisson") { " at random" } else { "" };
+            format!("{} messages/s{spread}", count(rate))
+        }
         (Some(depth), None) => format!("depth {depth}"),
         (None, None) => String::new(),
     };

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use hdrhistogram::Histogram;
 
 use super::meter::Stretch;
+use super::order::Findings;
 use super::track::Integrity;
 use crate::limits::{Nanos, SECOND};
 use crate::stats::Compressed;
@@ -102,12 +103,18 @@ pub struct Tally {
     pub deliveries: u64,
     /// Broadcast: times that a subscriber saw a later message before one that precedes it.
     pub gaps: u64,
-    /// What is wrong with the messages.
+    /// What is wrong with the messages, but for their order over several publishers.
     pub integrity: Integrity,
+    /// Broadcast: what subscribers met that did not see their topics in the order of others.
+    pub order: Findings,
     /// Failed connections by cause.
     pub errors: BTreeMap<String, u64>,
     /// Ends of connections that this side did not ask for, and those it did, by close code.
     pub closes: BTreeMap<u16, u64>,
+    /// Broadcast: connections that opened and were to stop reading.
+    pub stalled: u64,
+    /// Their ends by close code, as the server gave it. They are in nothing else.
+    pub stalled_closes: BTreeMap<u16, u64>,
     /// Connections that ended before the run did.
     pub ended_early: u64,
     /// Connections that opened.
@@ -157,8 +164,11 @@ impl Tally {
             deliveries: 0,
             gaps: 0,
             integrity: Integrity::default(),
+            order: Findings::default(),
             errors: BTreeMap::new(),
             closes: BTreeMap::new(),
+            stalled: 0,
+            stalled_closes: BTreeMap::new(),
             ended_early: 0,
             opened: 0,
             agreed: 0,
@@ -259,6 +269,7 @@ impl Tally {
         self.gaps += other.gaps;
         self.ended_early += other.ended_early;
         self.opened += other.opened;
+        self.stalled += other.stalled;
         self.agreed += other.agreed;
         self.tls_handshakes += other.tls_handshakes;
         self.tls_resumed += other.tls_resumed;
@@ -275,11 +286,16 @@ impl Tally {
         self.cpu_ns += other.cpu_ns;
         self.wall_ns += other.wall_ns;
         self.integrity.merge(&other.integrity);
+        self.order.merge(&other.order);
         for (cause, count) in &other.errors {
             *self.errors.entry(cause.clone()).or_default() += count;
         }
-        for (code, count) in &other.closes {
-            *self.closes.entry(*code).or_default() += count;
+        for (mine, theirs) in
+            [(&mut self.closes, &other.closes), (&mut self.stalled_closes, &other.stalled_closes)]
+        {
+            for (code, count) in theirs {
+                *mine.entry(*code).or_default() += count;
+            }
         }
         while self.intervals.len() < other.intervals.len() {
             self.intervals.push(Interval::new());

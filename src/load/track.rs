@@ -184,6 +184,9 @@ pub struct Stream {
     seen: u64,
     received: u64,
     gaps: u64,
+    /// The place of its latest message in the order of its topic, where that is compared: see
+    /// [`Walk`](super::order::Walk), which keeps it here.
+    pub place: u64,
 }
 
 /// What an arrival in a [`Stream`] turned out to be.

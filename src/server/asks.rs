@@ -1,8 +1,9 @@
 //! What other threads ask about a running server's topics: to publish to them, and to tell about them.
 //!
-//! An ask goes straight to the shards that it concerns and is answered between two of their turns. Never: a shard that
+//! An ask goes straight to the shards that it concerns and is answered within their turns. Never: a shard that
 //! waits for whoever asked, or asks that pile up past [`OUTSIDE_MESSAGES_MAX`] and [`OUTSIDE_BYTES_MAX`].
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
@@ -11,7 +12,8 @@ use std::time::Duration;
 use crate::driver::Driver;
 use crate::hub::{Content, Position, Publication, Refused, home_shard};
 use crate::limits::{
-    KEY_BYTES_MAX, Nanos, OUTSIDE_BYTES_MAX, OUTSIDE_MESSAGES_MAX, SNAPSHOT_TIMEOUT, TOPIC_BYTES_MAX,
+    KEY_BYTES_MAX, Nanos, OUTSIDE_BYTES_MAX, OUTSIDE_BYTES_PER_TURN, OUTSIDE_MESSAGES_MAX, SNAPSHOT_TIMEOUT,
+    TOPIC_BYTES_MAX,
 };
 use crate::shard::{Context, Order, Remote};
 use crate::stats::TopicReport;
@@ -90,6 +92,8 @@ pub enum Ask {
 pub struct Publish {
     topic: Box<str>,
     messages: Vec<OwnedPublication>,
+    /// What became of the first ones.
+    published: Published,
     reply: mpsc::SyncSender<Published>,
     claim: Claim,
     /// What the messages take of the node's bound, until they are dropped.
@@ -97,11 +101,16 @@ pub struct Publish {
 }
 
 impl Ask {
-    /// Does what is asked. The answer goes to whoever still waits for it.
-    pub(super) fn answer<D: Driver>(self, broadcast: &mut Broadcast, cx: &mut Context<'_, D, Service>) {
+    /// Does what is asked, or notes it. The answer goes to whoever still waits for it.
+    pub(super) fn answer<D: Driver>(
+        self,
+        backlog: &mut Backlog,
+        broadcast: &Broadcast,
+        cx: &mut Context<'_, D, Service>,
+    ) {
         let (shard, now) = (cx.shard(), cx.now());
         match self {
-            Ask::Publish(publish) => publish.answer(broadcast, cx),
+            Ask::Publish(publish) => backlog.0.push_back(publish),
             Ask::Topics(reply) => {
                 let _ = reply.try_send((shard, broadcast.topic_reports(now)));
             }
@@ -112,24 +121,55 @@ impl Ask {
     }
 }
 
-impl Publish {
-    fn answer<D: Driver>(self, broadcast: &mut Broadcast, cx: &mut Context<'_, D, Service>) {
-        if !self.claim.take() {
-            return;
-        }
-        // Behind one that may be taken a little later no other is: the publisher can go on from there, in order.
-        let mut hindered = None;
-        let publish = |message: &OwnedPublication| {
-            if let Some(refused) = hindered {
-                return Err(refused);
+/// What a shard was asked to publish and has not come to. Its bound is that of all that waits on the node.
+#[derive(Debug, Default)]
+pub(super) struct Backlog(VecDeque<Publish>);
+
+impl Backlog {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Publishes what one turn may, before subscribers are sent anything. The rest is for the next one.
+    #[inline(never)]
+    pub(super) fn publish<D: Driver>(&mut self, broadcast: &mut Broadcast, cx: &mut Context<'_, D, Service>) {
+        let mut room_bytes = OUTSIDE_BYTES_PER_TURN;
+        while room_bytes > 0
+            && let Some(publish) = self.0.front_mut()
+        {
+            if publish.go_on(broadcast, cx, &mut room_bytes)
+                && let Some(Publish { reply, published, .. }) = self.0.pop_front()
+            {
+                // Nobody waits any more when this fails.
+                let _ = reply.try_send(published);
             }
-            let published = broadcast.publish_outside(cx, &self.topic, message.as_publication());
-            hindered = published.err().filter(|refused| refused.is_passing());
-            published
-        };
-        let published = self.messages.iter().map(publish).collect();
-        // The claim was ours, so that somebody waits, unless the thread has ended.
-        let _ = self.reply.try_send(published);
+        }
+    }
+}
+
+impl Publish {
+    /// Publishes further messages, until `room_bytes` is used up. Whether nothing more is to be done.
+    fn go_on<D: Driver>(
+        &mut self,
+        broadcast: &mut Broadcast,
+        cx: &mut Context<'_, D, Service>,
+        room_bytes: &mut usize,
+    ) -> bool {
+        // There is room for one message at least, so that whoever is begun with has been claimed.
+        if self.published.is_empty() && !self.claim.take() {
+            return true;
+        }
+        while let Some(message) = self.messages.get(self.published.len()) {
+            if *room_bytes == 0 {
+                return false;
+            }
+            *room_bytes = room_bytes.saturating_sub(message.bytes() as usize);
+            // Behind one that may be taken a little later no other is: the publisher can go on from there, in order.
+            let hindered = self.published.last().copied().filter(|last| last.is_err_and(Refused::is_passing));
+            let publish = || broadcast.publish_outside(cx, &self.topic, message.as_publication());
+            self.published.push(hindered.unwrap_or_else(publish));
+        }
+        true
     }
 }
 
@@ -167,7 +207,14 @@ impl Asking {
         let charge = self.outside.charge(&messages).ok_or(PublishError::Busy)?;
         let (reply, answer) = mpsc::sync_channel(1);
         let claim = Claim::default();
-        let publish = Publish { topic: topic.into(), messages, reply, claim: claim.clone(), _charge: charge };
+        let publish = Publish {
+            topic: topic.into(),
+            published: Vec::with_capacity(messages.len()),
+            messages,
+            reply,
+            claim: claim.clone(),
+            _charge: charge,
+        };
         let home = &self.remotes[home_shard(topic, self.remotes.len())];
         if !home.order(Order::Ask(Ask::Publish(publish))) {
             return Err(PublishError::Ended);

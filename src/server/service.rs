@@ -14,7 +14,7 @@ use crate::protocol::handshake::{
 use crate::shard::{Answer, Application, Context, Disposition, Link, OwnedReply};
 use crate::stats::Snapshot;
 
-use super::asks::Ask;
+use super::asks::{Ask, Backlog};
 use super::broadcast::{self, Broadcast, Message, Session, Subscriber};
 use super::chat::{self, Chat, Guest};
 use super::config::RefusalHook;
@@ -75,6 +75,8 @@ pub struct Service {
     preference: SubprotocolPreference,
     broadcast: Broadcast,
     chat: Chat,
+    /// What other threads asked to be published.
+    backlog: Backlog,
 }
 
 impl Service {
@@ -99,6 +101,7 @@ impl Service {
             preference: SubprotocolPreference::default(),
             broadcast: Broadcast::new(broadcast),
             chat: Chat::default(),
+            backlog: Backlog::default(),
         }
     }
 
@@ -379,7 +382,7 @@ impl Application for Service {
     }
 
     fn asked<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, ask: Ask) {
-        ask.answer(&mut self.broadcast, cx);
+        ask.answer(&mut self.backlog, &self.broadcast, cx);
     }
 
     fn takes_requests<D: Driver>(&self, cx: &Context<'_, D, Service>) -> bool {
@@ -387,12 +390,18 @@ impl Application for Service {
     }
 
     fn turn_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
+        if !self.backlog.is_empty() {
+            self.backlog.publish(&mut self.broadcast, cx);
+        }
         self.broadcast.turn_ended(cx);
         self.chat.turn_ended(cx);
         self.seats.turn_ended(cx);
     }
 
     fn deadline(&self) -> Option<Nanos> {
+        if !self.backlog.is_empty() {
+            return Some(0);
+        }
         // Asked in every turn, and nearly always about nothing.
         match (self.broadcast.deadline(), self.chat.deadline(), self.seats.deadline()) {
             (only, None, None) => only,

@@ -45,11 +45,11 @@ def batch(server, topic, lines, **headers):
 
 
 class Publishing(unittest.TestCase):
-    denied = False
+    denied, shards = False, 1
 
     @classmethod
     def setUpClass(cls):
-        cls.server = Server("--shards", "1", denied=cls.denied)
+        cls.server = Server("--shards", str(cls.shards), denied=cls.denied)
         cls.addClassCleanup(cls.server.__exit__)
 
     def offset(self, topic):
@@ -95,6 +95,17 @@ class Publishing(unittest.TestCase):
                 expected = ['{"n": 1}', "two", b"\x03", *(str(n) for n in range(500))]
                 got = [await asyncio.wait_for(subscriber.recv(), PATIENCE_S) for _ in expected]
                 self.assertEqual(got, expected)
+
+        asyncio.run(go())
+
+    def test_a_batch_longer_than_a_subscriber_may_lag_does_not_make_it_lag(self):
+        async def go():
+            async with connect(self.server.url("/broadcast/bulk"), compression=None) as subscriber:
+                texts = [str(n) * 60_000 for n in range(6)]
+                answer = await asyncio.to_thread(batch, self.server, "bulk", [{"text": text} for text in texts])
+                self.assertEqual((answer[0], answer[2]["refused"]), (200, 0))
+                for text in texts:
+                    self.assertEqual(await asyncio.wait_for(subscriber.recv(), PATIENCE_S), text)
 
         asyncio.run(go())
 
@@ -272,8 +283,8 @@ class Publishing(unittest.TestCase):
         self.assertEqual(ask(self.server, "GET", "/stats", Host="localhost")[0], 200)
 
 
-class PublishingWithoutIoUring(Publishing):
-    denied = True
+class PublishingOverTwoShardsWithoutIoUring(Publishing):
+    denied, shards = True, 2
 
 
 class Access(unittest.TestCase):

@@ -113,7 +113,8 @@ fn serve(mut stream: TcpStream, faults: Vec<Planted>, status: Option<u16>, room:
             }
             _ if !relays => lane.lock().expect("no panic").deliver(opcode, payload),
             _ => {
-                let lanes = room.lanes.lock().expect("no panic").clone();
+                // Locked until all have it: what several publish is in one order for all.
+                let lanes = room.lanes.lock().expect("no panic");
                 for other in lanes.iter().filter(|other| !Arc::ptr_eq(other, &lane)) {
                     // One that is gone hears nothing.
                     let _ = other.lock().expect("no panic").deliver(opcode, payload.clone());

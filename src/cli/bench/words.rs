@@ -3,12 +3,61 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use clap::ValueEnum;
+
 use crate::cli::compress::Compress;
 use crate::cli::values;
 use crate::load;
 
 /// Addresses that one `--source-addr` may name.
 const SOURCES_MAX: usize = 65_536;
+
+/// `--mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Mode {
+    /// Every connection sends and gets its own messages back
+    Echo,
+    /// Publishers send to topics, subscribers receive
+    Broadcast,
+}
+
+/// `--kind`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Kind {
+    /// ASCII in text messages
+    Text,
+    /// Any bytes in binary messages
+    Binary,
+    /// JSON objects in text messages
+    Json,
+}
+
+/// `--arrivals`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Arrivals {
+    /// At equal distances, the senders in turn
+    Even,
+    /// At random and independently of one another, each sender for itself
+    Poisson,
+}
+
+/// `--driver`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Driver {
+    /// io_uring where the kernel has it and allows it, else epoll
+    Auto,
+    /// io_uring, or exit code 3
+    Uring,
+    /// epoll
+    Epoll,
+}
+
+/// `--verify`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Switch {
+    On,
+    Off,
+}
 
 /// `--message-bytes`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -70,7 +70,7 @@ impl ConfigFile {
         let source = Rc::new(Source { name: name.to_owned(), text });
         let root = DeTable::parse(&source.text).map_err(|error| {
             let at = error.span().map_or(source.text.len(), |span| span.start);
-            let is_bare = source.text[at..].starts_with(char::is_alphabetic);
+            let is_bare = source.text.get(at..).is_some_and(|rest| rest.starts_with(char::is_alphabetic));
             let cure = if is_bare { "; text stands in quotes" } else { "" };
             source.wrong(at, &format!("{}{cure}", error.message()))
         })?;

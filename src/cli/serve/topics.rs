@@ -54,9 +54,18 @@ pub(super) struct Topics {
 impl Topics {
     /// The same as the hub reads it.
     pub(super) fn rules(&self) -> Rules {
-        let rules = self.rules.iter().map(|(pattern, settings)| (Pattern::new(pattern), *settings)).collect();
-        Rules::new(rules, self.default)
+        let rules = self.rules.iter().map(|(pattern, settings)| (Pattern::new(pattern), kept(*settings)));
+        Rules::new(rules.collect(), kept(self.default))
     }
+}
+
+/// `settings` with a history that is bounded to nothing by any of its bounds bounded so by the count of its messages:
+/// the hub's logs keep their latest message whatever their bound in bytes.
+fn kept(mut settings: Settings) -> Settings {
+    if settings.history.bytes == 0 || settings.history.age == 0 {
+        settings.history.messages = 0;
+    }
+    settings
 }
 
 /// The tables as they were read.
@@ -349,6 +358,18 @@ mod tests {
             defaults.starts_with("f:2:11: topic_defaults.pattern: the defaults are for all topics"),
             "{defaults}"
         );
+    }
+
+    #[test]
+    fn a_history_bounded_to_nothing_keeps_no_message() {
+        for bound in ["history_messages = 0", "history_bytes = 0", "history_age = \"0s\""] {
+            let text = format!("[topic_defaults]\n{bound}\n[[topics]]\npattern = \"a\"\nlag = \"1s\"");
+            let file = ConfigFile::parse("f", text.into()).expect("valid");
+            let topics = file.tables.over(crate::hub::Settings::default(), 16 << 20).expect("valid");
+            for name in ["a", "b"] {
+                assert_eq!(topics.rules().of(name).history.messages, 0, "{bound}");
+            }
+        }
     }
 
     #[test]

@@ -317,7 +317,7 @@ impl Connections {
     fn push(&mut self, ring: &mut Ring, entry: &io_uring::squeue::Entry) -> io::Result<()> {
         self.in_flight += 1;
         // SAFETY: entries that come here either name no memory of their own (receives write into buffers that
-        // the receiver keeps until the ring is gone), or a rest that stays boxed until its completion.
+        // the receiver keeps until the ring is gone), or a rest, whose pieces and what names them stay where they are until its completion.
         unsafe { ring.push(entry) }
     }
 
@@ -334,8 +334,8 @@ impl Connections {
         }
         slot.marks.clear(Marks::FRESH);
         slot.marks.set(Marks::REST_ARMED);
-        let message = self.rests.get(slot.rest).message();
-        self.push(ring, &file.send_when_possible(message).user_data(Kind::Rest.of_token(token)))
+        let next = self.rests.get(slot.rest).next();
+        self.push(ring, &file.send_when_possible(next).user_data(Kind::Rest.of_token(token)))
     }
 
     /// Gives up what is left of a short send, unless the kernel has it.

@@ -6,6 +6,7 @@ use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{self, CancelBuilder};
 use io_uring::{opcode, squeue};
 
+use super::sends::Next;
 use crate::driver::Token;
 
 /// What a completion belongs to. With the token's index and generation it makes up the user data:
@@ -148,9 +149,17 @@ impl File {
         on!(self, |target| opcode::SendMsg::new(target, header).flags(AT_ONCE as u32).build().flags(silent))
     }
 
-    /// Sends some of the pieces that `header` names, waiting for room. They must stay until the completion.
-    pub(super) fn send_when_possible(self, header: *const libc::msghdr) -> Entry {
-        on!(self, |target| opcode::SendMsg::new(target, header).flags(libc::MSG_NOSIGNAL as u32).build())
+    /// Sends some of what is `next` of a rest, waiting for room. It must stay until the completion.
+    pub(super) fn send_when_possible(self, next: Next) -> Entry {
+        match next {
+            Next::Piece(start, bytes) => {
+                on!(self, |target| opcode::Send::new(target, start, bytes).flags(libc::MSG_NOSIGNAL).build())
+            }
+            Next::Message(header) => {
+                let flags = libc::MSG_NOSIGNAL as u32;
+                on!(self, |target| opcode::SendMsg::new(target, header).flags(flags).build())
+            }
+        }
     }
 
     /// Connects; the kernel copies `address` when it consumes the entry.

@@ -209,9 +209,9 @@ impl Batch {
         sent: usize,
         pool: &mut Pool,
         mut bytes_of: impl FnMut(Span) -> *const u8,
-    ) -> Result<Box<Rest>, BudgetSpent> {
+    ) -> Result<Rest, BudgetSpent> {
         let entry = &mut self.staged[position];
-        let mut rest = Box::new(Rest::new());
+        let mut rest = Rest::default();
         let mut received = |span: Span| {
             // SAFETY: the span was given out by this turn's receives and is not recycled before the rest has been
             // copied; nobody else has access to it during the call.
@@ -275,43 +275,66 @@ impl Messages<'_> {
 }
 
 /// What is left of a short send. It owns its bytes until the kernel has taken them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Rest {
     pub(super) unsent: Unsent,
+    chain: Option<Box<Chain>>,
+}
+
+/// What names several pieces to the kernel. It does not move while they are sent.
+#[derive(Debug)]
+struct Chain {
     vectors: Vec<iovec>,
     header: msghdr,
 }
 
-impl Rest {
-    fn new() -> Rest {
-        Rest { unsent: Unsent::default(), vectors: Vec::new(), header: header(&[]) }
-    }
+/// What is to be sent next of a rest. Valid until that changes or is given up.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Next {
+    /// The only piece.
+    Piece(*const u8, u32),
+    /// Several.
+    Message(*const msghdr),
+}
 
-    /// The message to send next. Valid until this rest changes or moves; it lives in a box for that.
-    pub(super) fn message(&mut self) -> *const msghdr {
-        self.vectors.clear();
-        self.vectors.extend(self.unsent.slices().take(SEND_PIECES_MAX).map(vector));
-        self.header = header(&self.vectors);
-        &raw const self.header
+impl Rest {
+    /// What to send next.
+    pub(super) fn next(&mut self) -> Next {
+        if let Some(piece) = self.unsent.single() {
+            self.chain = None;
+            return Next::Piece(piece.as_ptr(), u32::try_from(piece.len()).unwrap_or(u32::MAX));
+        }
+        let chain =
+            self.chain.get_or_insert_with(|| Box::new(Chain { vectors: Vec::new(), header: header(&[]) }));
+        chain.vectors.clear();
+        chain.vectors.extend(self.unsent.slices().take(SEND_PIECES_MAX).map(vector));
+        chain.header = header(&chain.vectors);
+        Next::Message(&raw const chain.header)
     }
 }
 
 /// The rests of all connections that are blocked.
 #[derive(Debug, Default)]
 pub(super) struct Rests {
-    rests: Vec<Option<Box<Rest>>>,
+    rests: Vec<Option<Rest>>,
     free: Vec<u32>,
 }
 
+/// By so many rests their table grows: doubling it would cost more than the rests when there are very many.
+const RESTS_STEP: usize = 512;
+
 impl Rests {
     /// Keeps `rest`. Returns its position, counted from 1.
-    pub(super) fn keep(&mut self, rest: Box<Rest>) -> u32 {
+    pub(super) fn keep(&mut self, rest: Rest) -> u32 {
         match self.free.pop() {
             Some(position) => {
                 self.rests[position as usize - 1] = Some(rest);
                 position
             }
             None => {
+                if self.rests.len() == self.rests.capacity() {
+                    self.rests.reserve_exact(RESTS_STEP);
+                }
                 self.rests.push(Some(rest));
                 self.rests.len() as u32
             }
@@ -329,7 +352,7 @@ impl Rests {
     }
 
     /// Takes the rest at `position` out.
-    pub(super) fn take(&mut self, position: u32) -> Box<Rest> {
+    pub(super) fn take(&mut self, position: u32) -> Rest {
         self.free.push(position);
         self.rests[position as usize - 1].take().expect("a slot names a rest that is kept")
     }
@@ -411,13 +434,16 @@ mod tests {
             assert_eq!(rest.unsent.bytes(), whole.len() - sent);
             let mut seen = Vec::new();
             while rest.unsent.bytes() > 0 {
-                // SAFETY: the message and its vectors are alive until the rest changes below.
-                let vectors = unsafe {
-                    let header = &*rest.message();
-                    std::slice::from_raw_parts(header.msg_iov, header.msg_iovlen)
+                let start = match rest.next() {
+                    Next::Piece(start, bytes) => {
+                        assert_eq!(bytes as usize, rest.unsent.bytes());
+                        start
+                    }
+                    // SAFETY: the message and its vectors are alive until the rest changes below.
+                    Next::Message(header) => unsafe { (*(*header).msg_iov).iov_base.cast::<u8>() },
                 };
-                // SAFETY: each vector describes bytes that the rest owns.
-                seen.push(unsafe { *vectors[0].iov_base.cast::<u8>() });
+                // SAFETY: it is the first of the bytes that the rest owns.
+                seen.push(unsafe { *start });
                 rest.unsent.advance(1, &mut pool);
             }
             assert_eq!(seen, whole[sent..]);

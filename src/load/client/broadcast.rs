@@ -1,13 +1,15 @@
 //! What arrives on a connection to a topic, and how far its publisher's messages are.
 
-use super::connection::{Broadcast, Flow, State};
+use super::connection::{Broadcast, Connection, Flow, Part, State};
 use super::{Client, Message, REPLY_TIME};
-use crate::connection::Chunk;
+use crate::connection::{Chunk, Closed};
+use crate::driver::Driver;
 use crate::limits::Nanos;
 use crate::load::payload::Id;
 use crate::load::plan::Pace;
 use crate::load::track::Place;
-use crate::shard::{Lane, Link};
+use crate::protocol::CloseCode;
+use crate::shard::{Context, Lane, Link};
 
 /// A publisher's messages.
 #[derive(Debug, Default)]
@@ -29,7 +31,7 @@ impl Publishing {
 
 impl Broadcast {
     pub(super) fn published(&mut self, now: Nanos) {
-        if let Some(publishing) = &mut self.publishes {
+        if let Some(publishing) = self.publishing() {
             publishing.next += 1;
             publishing.moved_at = now;
         }
@@ -37,7 +39,7 @@ impl Broadcast {
 
     /// Waits no longer for messages that have not reached everybody in [`REPLY_TIME`]. Whether there were any.
     pub(super) fn give_up(&mut self, now: Nanos) -> bool {
-        let Some(publishing) = &mut self.publishes else { return false };
+        let Some(publishing) = self.publishing() else { return false };
         let silent = publishing.in_flight() > 0 && publishing.moved_at + REPLY_TIME <= now;
         if silent {
             publishing.waived = publishing.next - publishing.reached.min(publishing.next);
@@ -71,9 +73,12 @@ impl Client {
         let Some(id) = claimed.filter(whole) else {
             tally.integrity.corrupted += 1;
             broadcast.blame(claimed, load.topics);
+            broadcast.walk.stumbled();
             return;
         };
-        let place = broadcast.streams[(id.connection / load.topics) as usize].arrived(id.sequence);
+        let from = (id.connection / load.topics) as usize;
+        let due = broadcast.streams[from].expected();
+        let place = broadcast.streams[from].arrived(id.sequence);
         match place {
             Place::InOrder => {}
             Place::Late => tally.integrity.reordered += 1,
@@ -82,13 +87,18 @@ impl Client {
                 return;
             }
         }
-        if broadcast.publishes.is_some() {
-            // A publisher is no subscriber: what it hears is checked and not timed.
+        if !broadcast.subscribes() {
             return;
         }
         tally.arrived(now, id.intended, id.sent, chunk.payload.len());
         let Some(board) = &shared.board else { return };
         let at = board.arrived(id.connection, id.sequence);
+        // One publisher's messages have no other order than their own.
+        if broadcast.streams.len() > 1 && place == Place::InOrder {
+            let Broadcast { streams, walk, .. } = &mut **broadcast;
+            let name = (id.connection, id.sequence);
+            walk.arrived(board, name, (&mut streams[from], due), &mut tally.order);
+        }
         if tally.window.contains(id.intended) {
             let latency = now.saturating_sub(id.intended);
             for (reached, histogram) in
@@ -122,7 +132,7 @@ impl Client {
     pub(super) fn reached(&mut self, publisher: u32, now: Nanos) {
         let (_, position) = self.shared.owner(publisher);
         if let Flow::Broadcast(broadcast) = &mut self.connections[position].flow
-            && let Some(publishing) = &mut broadcast.publishes
+            && let Some(publishing) = broadcast.publishing()
         {
             publishing.reached += 1;
             publishing.moved_at = now;
@@ -140,9 +150,43 @@ impl Client {
         }
     }
 
+    /// Those that are to stop reading do so.
+    pub(super) fn stall<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
+        for connection in self.connections.iter().filter(|connection| connection.stalls()) {
+            if connection.state == State::Open
+                && let Some(mut link) = connection.token.and_then(|token| cx.link(token))
+            {
+                link.hold_up(true);
+            }
+        }
+    }
+
+    /// One that stopped reading has ended: by the server's decision, which it has every right to, or by ours.
+    pub(super) fn stalled_ended(&mut self, closed: &Closed) {
+        // What the server said, also where this side closed first and found it behind what it had not read.
+        let code = closed.peer_close.as_ref().map_or(CloseCode::ABNORMAL, |close| close.code);
+        *self.tally.stalled_closes.entry(code.0).or_default() += 1;
+        if ![CloseCode::NORMAL, CloseCode::SLOW_CONSUMER, CloseCode::ABNORMAL].contains(&code) {
+            self.failed += 1;
+            self.tally.ended_early += 1;
+        }
+    }
+
+    /// Those that have not ended when nobody waits any longer: the server has not closed them.
+    pub(super) fn give_up_stalled(&mut self) {
+        let open = |connection: &&Connection| connection.stalls() && connection.state == State::Open;
+        let left = self.connections.iter().filter(open).count() as u64;
+        if left > 0 {
+            *self.tally.stalled_closes.entry(CloseCode::ABNORMAL.0).or_default() += left;
+        }
+    }
+
     /// Whether a connection has everything that was published for it, or later things.
     pub(super) fn has_all(&self, number: u32, broadcast: &Broadcast) -> bool {
         let Some(board) = &self.shared.board else { return true };
+        if let Part::Stalls = broadcast.part {
+            return true;
+        }
         broadcast
             .others(number, self.shared.load.topics)
             .all(|(publisher, position)| broadcast.streams[position].expected() >= board.published(publisher))
@@ -153,6 +197,9 @@ impl Client {
         let Client { shared, connections, tally, .. } = self;
         let connection = &connections[position];
         let (Flow::Broadcast(broadcast), Some(board)) = (&connection.flow, &shared.board) else { return };
+        if let Part::Stalls = broadcast.part {
+            return;
+        }
         for (publisher, at) in broadcast.others(connection.number, shared.load.topics) {
             let stream = &broadcast.streams[at];
             // One that was told the end of its connection was told of what it misses from there on.
@@ -160,12 +207,15 @@ impl Client {
                 State::Open => stream.missing(board.published(publisher)),
                 _ => stream.skipped(),
             };
+            if broadcast.subscribes() && stream.expected() < board.published(publisher) {
+                tally.order.missed_the_last(broadcast.topic, stream);
+            }
             tally.gaps += stream.gaps();
-            if broadcast.publishes.is_none() {
+            if broadcast.subscribes() {
                 tally.deliveries += stream.received();
             }
         }
-        if let Some(publishing) = &broadcast.publishes {
+        if let Part::Publishes(publishing) = &broadcast.part {
             tally.deliveries_due += publishing.next * u64::from(broadcast.audience);
             tally.unsent += connection.due.saturating_sub(publishing.next);
         }

@@ -3,6 +3,7 @@
 use super::broadcast::Publishing;
 use crate::driver::Token;
 use crate::limits::Nanos;
+use crate::load::order::Walk;
 use crate::load::plan::{Mode, Pace};
 use crate::load::shared::Shared;
 use crate::load::track::{Awaited, Stream};
@@ -23,6 +24,8 @@ pub(super) struct Connection {
     pub(super) token: Option<Token>,
     /// Slots of the schedule that have passed; open loop only.
     pub(super) due: u64,
+    /// When the next message should leave; open loop only.
+    pub(super) intended: Nanos,
     /// Since when a message waits for room in the connection's queue.
     pub(super) held_since: Option<Nanos>,
     pub(super) flow: Flow,
@@ -34,7 +37,7 @@ pub(super) enum Flow {
     Broadcast(Box<Broadcast>),
 }
 
-/// A connection to a topic. Publishers receive too: what the topic's other publishers send.
+/// A connection to a topic.
 #[derive(Debug)]
 pub(super) struct Broadcast {
     pub(super) topic: u32,
@@ -42,7 +45,38 @@ pub(super) struct Broadcast {
     pub(super) audience: u32,
     /// By position among the topic's publishers.
     pub(super) streams: Vec<Stream>,
-    pub(super) publishes: Option<Publishing>,
+    /// Its way through the order of all of them.
+    pub(super) walk: Walk,
+    pub(super) part: Part,
+}
+
+/// What a connection does in its topic. What it receives is checked in any case; it is timed, and missed when it does
+/// not come, where the connection subscribes.
+#[derive(Debug)]
+pub(super) enum Part {
+    /// It sends, and receives what the topic's other publishers send.
+    Publishes(Publishing),
+    /// It receives.
+    Subscribes,
+    /// It receives until the measured time begins, and then reads nothing until everything is over.
+    Stalls,
+}
+
+impl Broadcast {
+    /// A publisher's messages.
+    #[inline]
+    pub(super) fn publishing(&mut self) -> Option<&mut Publishing> {
+        match &mut self.part {
+            Part::Publishes(publishing) => Some(publishing),
+            Part::Subscribes | Part::Stalls => None,
+        }
+    }
+
+    /// Whether it counts among those that messages have to reach.
+    #[inline]
+    pub(super) fn subscribes(&self) -> bool {
+        matches!(self.part, Part::Subscribes)
+    }
 }
 
 impl Connection {
@@ -55,15 +89,26 @@ impl Connection {
             })),
             Mode::Broadcast => {
                 let topic = load.topic(number);
+                let part = match () {
+                    () if number < load.publishers => Part::Publishes(Publishing::default()),
+                    () if load.is_stalled(number) => Part::Stalls,
+                    () => Part::Subscribes,
+                };
                 Flow::Broadcast(Box::new(Broadcast {
                     topic,
                     audience: 0,
                     streams: vec![Stream::default(); load.publishers_of(topic) as usize],
-                    publishes: (number < load.publishers).then(Publishing::default),
+                    walk: Walk::default(),
+                    part,
                 }))
             }
         };
-        Connection { number, state: State::New, token: None, due: 0, held_since: None, flow }
+        Connection { number, state: State::New, token: None, due: 0, intended: 0, held_since: None, flow }
+    }
+
+    /// Whether it is one that stops reading.
+    pub(super) fn stalls(&self) -> bool {
+        matches!(&self.flow, Flow::Broadcast(broadcast) if matches!(broadcast.part, Part::Stalls))
     }
 
     /// The sequence of the message that may be sent now, if any.
@@ -72,7 +117,7 @@ impl Connection {
         let (next, in_flight, full) = match &self.flow {
             Flow::Echo(awaited) => (awaited.next(), awaited.in_flight(), awaited.is_full()),
             Flow::Broadcast(broadcast) => {
-                let publishing = broadcast.publishes.as_ref()?;
+                let Part::Publishes(publishing) = &broadcast.part else { return None };
                 (publishing.next, publishing.in_flight(), false)
             }
         };

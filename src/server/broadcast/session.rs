@@ -189,7 +189,7 @@ impl Broadcast {
         };
         let Peer::Session(session) = &mut *link.peer else { return };
         session.subscriptions.push(Subscribed { topic, state: State::Asking { id, from } });
-        if let Some(relay) = self.relay_mut(topic) {
+        if let Some(relay) = self.subscription_mut(topic) {
             if relay.home.is_none() {
                 relay.waiting.push(Waiting::Session(link.token));
             } else {
@@ -200,7 +200,7 @@ impl Broadcast {
 
     /// The home of a topic is known: a subscription goes live, or asks for what it missed.
     pub(super) fn begin(&mut self, link: &mut Link<'_, Service>, topic: TopicId) {
-        let Some(&Subscription { epoch, .. }) = self.relay(topic) else { return };
+        let Some(&Subscription { epoch, .. }) = self.subscription(topic) else { return };
         let here = Position { epoch, offset: self.topics.offset(topic) };
         let Peer::Session(session) = &mut *link.peer else { return };
         let Some(subscribed) = session.find(topic) else { return };
@@ -213,7 +213,7 @@ impl Broadcast {
                 let after = from.offset;
                 subscribed.state = State::Recalling { id, answered: false, after, asked: false };
                 let token = link.token;
-                if let Some(subscription) = self.relay_mut(topic) {
+                if let Some(subscription) = self.subscription_mut(topic) {
                     // It keeps the topic from being left.
                     subscription.waiting.push(Waiting::Session(token));
                 }
@@ -238,7 +238,7 @@ impl Broadcast {
             .topics
             .settings(topic)
             .filter(|settings| settings.presence)
-            .and_then(|_| self.relay(topic).map(|relay| (relay.present + 1, client)));
+            .and_then(|_| self.subscription(topic).map(|relay| (relay.present + 1, client)));
         Self::went_well(link);
         let name = self.name_of(topic);
         self.say(link, |words| notice::subscribed(words, id, &name, position, presence));
@@ -287,7 +287,7 @@ impl Broadcast {
     }
 
     pub(super) fn wait_no_more(&mut self, topic: TopicId, token: Token) {
-        if let Some(subscription) = self.relay_mut(topic) {
+        if let Some(subscription) = self.subscription_mut(topic) {
             subscription.waiting.retain(|waiting| waiting.token() != token);
         }
     }
@@ -307,7 +307,9 @@ impl Broadcast {
         if let Some(Subscribed { state: State::Recalling { asked, .. }, .. }) = session.find(topic) {
             *asked = true;
         }
-        let Some(&Subscription { home_shard, home: Some(home), .. }) = self.relay(topic) else { return };
+        let Some(&Subscription { home_shard, home: Some(home), .. }) = self.subscription(topic) else {
+            return;
+        };
         if home_shard == link.mailboxes.shard() {
             let mut page = std::mem::take(&mut self.page);
             page.clear();
@@ -411,6 +413,12 @@ impl Broadcast {
             return self.complain(link, &Complaint::not_subscribed(id));
         };
         let subscribed = session.subscriptions.swap_remove(place);
+        if let State::Asking { id: asked @ Some(_), .. }
+        | State::Recalling { id: asked, answered: false, .. } = subscribed.state
+        {
+            // Whoever waits for its answer need not wait for ever.
+            self.say(link, |words| notice::error(words, &Complaint::not_subscribed(asked)));
+        }
         let token = link.token;
         self.leave(&mut link.means(), token, &subscribed);
         Self::went_well(link);

@@ -1,0 +1,266 @@
+//! Subscribing a shard to a topic, and connections to the shard's part of it; and the end of that.
+
+use super::encode::Told;
+use super::mail::{Message, origin};
+use super::{Answer, BUSY, Broadcast, CHORES_MAX, Chore, Left, Subscriber, Subscription, Waiting, refusal};
+use crate::driver::{Driver, Token};
+use crate::hub::{self, Dialect, Format, HomeId, MemberId, Refused, TopicId, home_shard};
+use crate::limits::Nanos;
+use crate::server::service::{Peer, Service};
+use crate::server::v1::notice;
+use crate::shard::{Context, Lane, Means};
+
+impl Broadcast {
+    /// A connection asks for the raw route of a topic. Its 101 leaves when it is subscribed on every shard that matters.
+    pub(in crate::server) fn subscribe<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Service>,
+        token: Token,
+        name: &str,
+        echo_own: bool,
+        subprotocol: Option<&'static str>,
+    ) -> Answer {
+        let now = cx.now();
+        let topic = match self.topic_for(&mut cx.means(), name, now) {
+            Ok(topic) => topic,
+            Err(refused) => return Answer::Refuse(refusal(refused)),
+        };
+        let mut subscriber = Subscriber { topic, member: None, echo_own, held: 0 };
+        let Some(subscription) = self.subscription_mut(topic) else { return Answer::Refuse(BUSY) };
+        if subscription.home.is_none() {
+            subscription.waiting.push(Waiting::Raw(token, subprotocol));
+            return Answer::Later { peer: Peer::Subscriber(subscriber) };
+        }
+        subscriber.member = self.join(cx, token, topic, echo_own);
+        Answer::Upgrade { peer: Peer::Subscriber(subscriber), subprotocol, whole: true }
+    }
+
+    /// Opens a session.
+    pub(in crate::server) fn open_session(&mut self, subprotocol: &'static str) -> Answer {
+        self.sessions += 1;
+        Answer::Upgrade { peer: Peer::Session(Box::default()), subprotocol: Some(subprotocol), whole: true }
+    }
+
+    /// The topic `name`, subscribed to for this shard, or about to be.
+    pub(super) fn topic_for(
+        &mut self,
+        means: &mut Means<'_, Message>,
+        name: &str,
+        now: Nanos,
+    ) -> Result<TopicId, Refused> {
+        if let Some(topic) = self.topics.find(name) {
+            return Ok(topic);
+        }
+        if self.chores.len() >= CHORES_MAX {
+            return Err(Refused::Busy);
+        }
+        let (shard, shards) = (means.mailboxes.shard(), means.mailboxes.shards());
+        let home_shard = home_shard(name, shards);
+        let topic = self.topics.create(name, now);
+        let mut subscription =
+            Subscription { topic, home_shard, home: None, epoch: 0, present: 0, waiting: Vec::new() };
+        if home_shard == shard {
+            let answer = self.homes.subscribe(name, shard, topic, means.pool).inspect_err(|_| {
+                self.topics.remove(topic, means.pool);
+            })?;
+            subscription.learn(answer);
+            self.topics.begin_at(topic, answer.position.offset);
+        } else {
+            let message = Message::Subscribe { local: topic };
+            if means.mailboxes.post(home_shard, Lane::Request, message, &[name.as_bytes()]).is_err() {
+                self.topics.remove(topic, means.pool);
+                return Err(Refused::Busy);
+            }
+        }
+        let index = topic.index as usize;
+        if index >= self.subscriptions.len() {
+            self.subscriptions.resize_with(index + 1, || None);
+        }
+        self.subscriptions[index] = Some(subscription);
+        Ok(topic)
+    }
+
+    pub(super) fn join<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Service>,
+        token: Token,
+        topic: TopicId,
+        echo_own: bool,
+    ) -> Option<MemberId> {
+        let skip = if echo_own { 0 } else { origin(cx.shard(), token) };
+        let format = Format { dialect: Dialect::Raw, window_bits: cx.share_window(token) };
+        self.topics.subscribe(topic, token, format, skip)
+    }
+
+    pub(super) fn subscribed<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Service>,
+        local: TopicId,
+        answer: Result<hub::Subscribed, Refused>,
+    ) {
+        let Some(subscription) = self.subscription_mut(local) else { return };
+        // Each of them keeps the topic from being left until it is let in, whatever becomes of those before it.
+        let waiting = subscription.waiting.clone();
+        match answer {
+            Ok(answer) => {
+                subscription.learn(answer);
+                self.topics.begin_at(local, answer.position.offset);
+                waiting.into_iter().for_each(|waiting| self.let_in(cx, local, &waiting));
+                self.leave_if_deserted(&mut cx.means(), local);
+            }
+            Err(refused) => {
+                for waiting in waiting {
+                    match waiting {
+                        Waiting::Raw(token, _) => cx.refuse(token, &refusal(refused)),
+                        Waiting::Session(token) => {
+                            if let Some(mut link) = cx.link(token) {
+                                self.unavailable(&mut link, local, refused);
+                            }
+                        }
+                    }
+                }
+                self.subscriptions[local.index as usize] = None;
+                self.topics.remove(local, cx.pool());
+            }
+        }
+    }
+
+    pub(super) fn let_in<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Service>,
+        topic: TopicId,
+        waiting: &Waiting,
+    ) {
+        match *waiting {
+            Waiting::Raw(token, subprotocol) => {
+                self.wait_no_more(topic, token);
+                let Some(Peer::Subscriber(subscriber)) = cx.peer(token) else { return };
+                let echo_own = subscriber.echo_own;
+                let member = self.join(cx, token, topic, echo_own);
+                if let Some(Peer::Subscriber(subscriber)) = cx.peer(token) {
+                    subscriber.member = member;
+                }
+                cx.accept(token, subprotocol, true);
+            }
+            Waiting::Session(token) => {
+                if let Some(mut link) = cx.link(token) {
+                    self.begin(&mut link, topic);
+                }
+            }
+        }
+    }
+
+    /// A connection of a topic, or of several, is gone.
+    pub(in crate::server) fn closed<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Service>,
+        token: Token,
+        peer: Peer,
+    ) {
+        match peer {
+            Peer::Subscriber(subscriber) => {
+                match subscriber.member {
+                    Some(member) => self.topics.unsubscribe(member, cx.pool()),
+                    None => {
+                        if let Some(subscription) = self.subscription_mut(subscriber.topic) {
+                            subscription.waiting.retain(|waiting| waiting.token() != token);
+                        }
+                    }
+                }
+                self.leave_if_deserted(&mut cx.means(), subscriber.topic);
+            }
+            Peer::Session(session) => {
+                self.sessions -= 1;
+                self.session_closed(&mut cx.means(), token, &session);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn leave_if_deserted(&mut self, means: &mut Means<'_, Message>, topic: TopicId) {
+        if !self.topics.is_deserted(topic) {
+            return;
+        }
+        let Some(&Subscription { home_shard, home: Some(home), ref waiting, .. }) = self.subscription(topic)
+        else {
+            return;
+        };
+        if !waiting.is_empty() {
+            return;
+        }
+        let is_here = home_shard == means.mailboxes.shard();
+        let left = self.subscriptions[topic.index as usize].take();
+        if let Some(Subscription { epoch, .. }) = left
+            && !is_here
+        {
+            let name = self.topics.name(topic).unwrap_or_default().into();
+            self.left.push(Left { topic, name, epoch });
+        }
+        self.topics.remove(topic, means.pool);
+        if is_here {
+            self.homes.unsubscribe(home, home_shard, topic, self.now, means.pool);
+        } else {
+            let message = Message::Unsubscribe { home, local: topic };
+            self.chores.push_back(Chore { shard: home_shard, message });
+            self.do_chores(means.mailboxes);
+        }
+    }
+
+    /// Tells a topic's home that somebody came or went, where that is told.
+    pub(super) fn tell_presence(
+        &mut self,
+        means: &mut Means<'_, Message>,
+        topic: TopicId,
+        client: u64,
+        joined: bool,
+    ) {
+        if !self.topics.settings(topic).is_some_and(|settings| settings.presence) {
+            return;
+        }
+        let Some(&Subscription { home_shard, home: Some(home), .. }) = self.subscription(topic) else {
+            return;
+        };
+        let message = Message::Presence { home, client, joined };
+        self.chores.push_back(Chore { shard: home_shard, message });
+        self.do_chores_with(means);
+    }
+
+    pub(super) fn spread_presence(
+        &mut self,
+        means: &mut Means<'_, Message>,
+        home: HomeId,
+        client: u64,
+        joined: bool,
+    ) {
+        let Some((count, shards)) = self.homes.presence(home, joined) else { return };
+        let mut here = None;
+        for &(shard, local) in shards {
+            if shard == means.mailboxes.shard() {
+                here = Some(local);
+                continue;
+            }
+            let message = Message::Present { local, client, joined, count };
+            let posted = means.mailboxes.post(shard, Lane::Forward, message, &[]);
+            debug_assert!(posted.is_ok(), "the room of forward lanes was checked");
+        }
+        if let Some(local) = here {
+            self.present(means, local, client, joined, count);
+        }
+    }
+
+    pub(super) fn present(
+        &mut self,
+        means: &mut Means<'_, Message>,
+        topic: TopicId,
+        client: u64,
+        joined: bool,
+        count: u64,
+    ) {
+        if let Some(subscription) = self.subscription_mut(topic) {
+            subscription.present = count;
+        }
+        let Broadcast { homes, topics, scratch, .. } = self;
+        let say = |words: &mut Vec<u8>, name: &str| notice::presence(words, name, joined, client, count);
+        topics.append_notice(topic, means.pool, homes, &mut Told { scratch, say });
+    }
+}

@@ -1,0 +1,191 @@
+//! What happens in each turn: deliveries, and what waits for room, for time, or for a peer that takes bytes again.
+
+use super::encode::Told;
+use super::mail::Message;
+use super::sockets::Sockets;
+use super::{Broadcast, CHECK, Chore, Held, RETRY, Subscriber};
+use crate::driver::{Driver, Token};
+use crate::hub::Publication;
+use crate::limits::Nanos;
+use crate::protocol::CloseCode;
+use crate::server::service::{Peer, Service};
+use crate::server::v1::notice;
+use crate::shard::{Context, Lane, Mailboxes, Means};
+
+impl Broadcast {
+    /// A connection's send was short: the whole frames at its end are taken back.
+    pub(in crate::server) fn blocked<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, token: Token) {
+        let now = cx.now();
+        while let Some((tag, unsent)) = cx.unsent_shared(token) {
+            let all = cx.unsent_bytes(token) as usize == unsent;
+            let (bytes, messages) = self.topics.take_back(tag, token, unsent, all, now);
+            if bytes > 0 {
+                let taken = cx.take_back(token, bytes, u64::from(messages));
+                debug_assert!(taken, "one frame stays");
+            }
+            if bytes < unsent {
+                break;
+            }
+        }
+    }
+
+    /// A subscriber takes bytes again.
+    pub(in crate::server) fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, token: Token) {
+        let now = cx.now();
+        match cx.peer(token) {
+            Some(&mut Peer::Subscriber(Subscriber { member: Some(member), .. })) => {
+                self.topics.catch_up(member, now, &mut Sockets { cx, fallen: &mut self.fallen });
+            }
+            Some(Peer::Session(session)) => {
+                let mut members = std::mem::take(&mut self.members);
+                members.extend(session.members());
+                for member in members.drain(..) {
+                    self.topics.catch_up(member, now, &mut Sockets { cx, fallen: &mut self.fallen });
+                }
+                self.members = members;
+                if let Some(mut link) = cx.link(token) {
+                    self.recall_next(&mut link);
+                }
+            }
+            _ => return,
+        }
+        self.drop_fallen(cx);
+    }
+
+    pub(in crate::server) fn turn_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
+        self.now = cx.now();
+        if !self.chores.is_empty() {
+            self.do_chores_with(&mut cx.means());
+        }
+        let now = self.now;
+        let checks = self.check_at <= now;
+        if checks && self.sessions > 0 {
+            self.tell_silent(cx);
+        }
+        if self.topics.is_dirty() {
+            self.topics.deliver(now, &mut Sockets { cx, fallen: &mut self.fallen });
+        }
+        if checks {
+            self.check_at = now + CHECK;
+            self.topics.drop_laggards(now, &mut Sockets { cx, fallen: &mut self.fallen });
+            self.homes.expire(now, cx.pool());
+        }
+        self.drop_fallen(cx);
+        // What is said here leaves with the turn. Before it were gone the topics' messages would find the way barred, and
+        // no event would say that it has become clear: so they come first, and new ones in the next turn.
+        if !self.held.is_empty() {
+            self.post_held(cx);
+        }
+        for token in std::mem::take(&mut self.recalling) {
+            if let Some(mut link) = cx.link(token) {
+                self.recall_next(&mut link);
+            }
+        }
+    }
+
+    /// Those who have heard nothing for long are told that nothing was lost.
+    pub(super) fn tell_silent<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
+        let mut silent = std::mem::take(&mut self.silent);
+        self.topics.silent(self.now, &mut silent);
+        for topic in silent.drain(..) {
+            let offset = self.topics.offset(topic);
+            let Broadcast { homes, topics, scratch, .. } = self;
+            let say = |words: &mut Vec<u8>, name: &str| notice::heartbeat(words, name, offset);
+            topics.append_notice(topic, cx.pool(), homes, &mut Told { scratch, say });
+        }
+        self.silent = silent;
+    }
+
+    pub(super) fn post_held<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
+        while let Some(held) = self.held.pop_front() {
+            let Held { publisher, content, name_bytes, key_bytes, ref buffer } = held;
+            let (name, rest) = buffer.as_slice().split_at(name_bytes);
+            let (key, payload) = rest.split_at(key_bytes);
+            let (Ok(name), Ok(key)) = (std::str::from_utf8(name), std::str::from_utf8(key)) else { continue };
+            let now = self.now;
+            let publication = Publication { content, key, payload };
+            let ordered = self.order(&mut cx.means(), now, name, publisher, publication);
+            let Ok(verdict) = ordered else { return self.held.push_front(held) };
+            if let Some(mut link) = cx.link(publisher.token) {
+                let left = match &mut *link.peer {
+                    Peer::Subscriber(Subscriber { held, .. }) => Some(held),
+                    Peer::Session(session) => Some(&mut session.held),
+                    _ => None,
+                };
+                if let Some(left) = left {
+                    *left = left.saturating_sub(1);
+                    if *left == 0 {
+                        link.hold_up(false);
+                    }
+                }
+                if let Some(verdict) = verdict {
+                    self.published(&mut link, name, &publisher, verdict);
+                }
+            }
+            cx.pool().put(held.buffer);
+        }
+    }
+
+    /// Posts what waits for room, to other shards.
+    pub(super) fn do_chores(&mut self, mailboxes: &mut Mailboxes<Message>) {
+        while let Some(Chore { shard, message }) = self.chores.front() {
+            let to_others = *shard != mailboxes.shard();
+            if !to_others || mailboxes.post(*shard, Lane::Request, message.clone(), &[]).is_err() {
+                return;
+            }
+            self.chores.pop_front();
+        }
+    }
+
+    /// The same, and does what is to be done here.
+    pub(super) fn do_chores_with(&mut self, means: &mut Means<'_, Message>) {
+        loop {
+            self.do_chores(means.mailboxes);
+            match self.chores.front() {
+                Some(&Chore { shard, message: Message::Presence { home, client, joined } })
+                    if shard == means.mailboxes.shard()
+                        && means.mailboxes.all_have_room(Lane::Forward, 0) =>
+                {
+                    self.chores.pop_front();
+                    self.spread_presence(means, home, client, joined);
+                }
+                _ => return,
+            }
+        }
+    }
+
+    pub(super) fn drop_fallen<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
+        while let Some((token, gone)) = self.fallen.pop() {
+            if let Some(mut link) = cx.link(token) {
+                let left = match &mut *link.peer {
+                    Peer::Subscriber(subscriber) => {
+                        subscriber.member = None;
+                        None
+                    }
+                    Peer::Session(session) => session.forget(gone),
+                    _ => None,
+                };
+                link.close_at_once(CloseCode::SLOW_CONSUMER, "slow consumer");
+                if let Some(topic) = left {
+                    self.left(&mut link.means(), token, topic);
+                }
+            }
+        }
+    }
+
+    /// When [`turn_ended`](Broadcast::turn_ended) has something to do without an event.
+    pub(in crate::server) fn deadline(&self) -> Option<Nanos> {
+        if !self.recalling.is_empty() || self.topics.has_fresh() {
+            return Some(0);
+        }
+        if !self.held.is_empty() || !self.chores.is_empty() {
+            return Some(self.now + RETRY);
+        }
+        let looks = self.topics.has_laggards() || self.homes.has_idle() || self.sessions > 0;
+        let check = looks.then_some(self.check_at);
+        match (self.topics.due_at(), check) {
+            (Some(due), Some(check)) => Some(due.min(check)),
+            (due, check) => due.or(check),
+        }
+    }
+}
