@@ -399,6 +399,23 @@ fn leaving_one_topic_while_it_is_recovered_holds_no_other_up() {
     });
 }
 
+/// Both may wait for the same answer of the topic's home.
+#[test]
+fn who_is_turned_away_takes_nobody_along() {
+    for_each_seed("who_is_turned_away_takes_nobody_along", |seed| {
+        let mut model = Model::new(seed, 2, 0);
+        let unknown = Place { epoch: "f00".into(), offset: 0 };
+        for (session, from) in [(1, Some(unknown)), (2, None)] {
+            let Model { world, random, sessions, .. } = &mut model;
+            sessions[session].subscribe(world, random, "drop", from);
+        }
+        model.rest();
+        let all = model.check();
+        assert_eq!(all[0].errors["unknown-epoch"], 1);
+        assert!(all[1].live.contains_key("drop"));
+    });
+}
+
 /// Its shard may have left the topic when the message comes by.
 #[test]
 fn who_publishes_and_leaves_is_answered() {

@@ -99,7 +99,7 @@ struct Left {
     epoch: u64,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Waiting {
     /// A request whose 101 waits, and the subprotocol that it will name.
     Raw(Token, Option<&'static str>),

@@ -286,7 +286,7 @@ impl Broadcast {
         self.refuse(link, id, refused);
     }
 
-    fn wait_no_more(&mut self, topic: TopicId, token: Token) {
+    pub(super) fn wait_no_more(&mut self, topic: TopicId, token: Token) {
         if let Some(subscription) = self.subscription_mut(topic) {
             subscription.waiting.retain(|waiting| waiting.token() != token);
         }

@@ -99,7 +99,8 @@ impl Broadcast {
         answer: Result<hub::Subscribed, Refused>,
     ) {
         let Some(subscription) = self.subscription_mut(local) else { return };
-        let waiting = std::mem::take(&mut subscription.waiting);
+        // Each of them keeps the topic from being left until it is let in, whatever becomes of those before it.
+        let waiting = subscription.waiting.clone();
         match answer {
             Ok(answer) => {
                 subscription.learn(answer);
@@ -132,6 +133,7 @@ impl Broadcast {
     ) {
         match *waiting {
             Waiting::Raw(token, subprotocol) => {
+                self.wait_no_more(topic, token);
                 let Some(Peer::Subscriber(subscriber)) = cx.peer(token) else { return };
                 let echo_own = subscriber.echo_own;
                 let member = self.join(cx, token, topic, echo_own);
