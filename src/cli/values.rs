@@ -51,7 +51,7 @@ pub fn duration(word: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs_f64(seconds))
 }
 
-/// Bytes as [`bytes`] reads them, in the largest unit of which they are a whole number.
+/// Bytes as [`bytes()`] reads them, in the largest unit of which they are a whole number.
 pub fn shown_bytes(bytes: u64) -> String {
     for (shift, unit) in [(30, "GiB"), (20, "MiB"), (10, "KiB")] {
         if bytes > 0 && bytes.trailing_zeros() >= shift {

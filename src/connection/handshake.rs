@@ -160,7 +160,7 @@ impl Connection {
         let mut head = env.pool.get(head_bytes).ok_or(OutOfMemory)?;
         let fields = fields.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         handshake::write_accept(head.vec(), &key, subprotocol, self.agreement(), fields);
-        self.outbox.push(head);
+        self.outbox.push_first(head);
         self.delivery = Delivery::of(whole);
         self.open();
         Ok(())

@@ -34,7 +34,8 @@ pub(super) struct Outbox {
     queued_pongs: u16,
     /// The last buffer takes no further frames: the block comes behind it.
     sealed: bool,
-    /// The first data buffer goes on with a frame whose header has left: nothing may come between.
+    /// The first data buffer goes on with a frame whose header has left, or is the response to the request: nothing may
+    /// come before it.
     torn: bool,
     /// So did the buffer that was popped last.
     popped_torn: bool,
@@ -130,6 +131,14 @@ impl Outbox {
         self.bytes += buffer.len() as u32;
         self.push_back(buffer);
         // Nothing is appended to a buffer that was handed in whole: its room was sized for what it holds.
+    }
+
+    /// Queues the response to the request, which is the first thing to leave: nothing overtakes it, even if it is popped
+    /// and not taken.
+    pub(super) fn push_first(&mut self, head: Buffer) {
+        debug_assert!(self.is_empty(), "nothing was sent before");
+        self.push(head);
+        self.torn = true;
     }
 
     /// Queues a control frame in front of all data.
@@ -264,8 +273,9 @@ impl Outbox {
 
     /// A buffer at the end of the data that has room for `bytes`.
     fn room(&mut self, pool: &mut Pool, bytes: usize) -> Result<&mut Buffer, OutOfMemory> {
-        let sealed = self.sealed;
-        match self.last().filter(|_| !sealed) {
+        // What overtakes data would have to wait for all that is put behind a buffer that nothing overtakes.
+        let closed = self.sealed || (self.torn && self.data_buffers() == 1);
+        match self.last().filter(|_| !closed) {
             Some(last) if last.room() >= bytes => {}
             // Moving to a larger buffer keeps a batch in one piece: one send, and no list of buffers.
             Some(last) if last.len() + bytes <= GROWN_BYTES_MAX => {
