@@ -242,6 +242,8 @@ impl Connections {
                     plain_send.entry(staged.file, receiver.address(span), span.bytes, staged.user_data)
                 } else if staged.is_dropped() {
                     continue;
+                } else if let Some(piece) = messages.single(staged) {
+                    plain_send.entry(staged.file, piece.as_ptr(), piece.len() as u32, staged.user_data)
                 } else {
                     let (file, user_data) = (File { number: staged.file, direct }, staged.user_data);
                     let message = messages.message(staged, |span| receiver.address(span));

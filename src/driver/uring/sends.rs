@@ -69,6 +69,8 @@ pub(super) struct Batch {
     /// Number of the first entry.
     start: u64,
     pieces: Vec<Piece>,
+    /// Entries of several pieces.
+    chains: usize,
     /// Memory of the batch's vectored sends; neither moves between filling and consumption.
     headers: Vec<msghdr>,
     vectors: Vec<iovec>,
@@ -81,6 +83,7 @@ impl Default for Batch {
             staged: Vec::with_capacity(64),
             start: 1,
             pieces: Vec::with_capacity(64),
+            chains: 0,
             headers: Vec::with_capacity(64),
             vectors: Vec::with_capacity(64),
         }
@@ -165,6 +168,7 @@ impl Batch {
         self.pieces[entry.last as usize - 1].next = new;
         entry.last = new;
         entry.count += 1;
+        self.chains += usize::from(entry.count == 2);
         Ok(())
     }
 
@@ -178,8 +182,9 @@ impl Batch {
     pub(super) fn entries(&mut self) -> (std::slice::Iter<'_, Staged>, Messages<'_>) {
         self.headers.clear();
         self.vectors.clear();
-        if !self.pieces.is_empty() {
-            self.headers.reserve(self.staged.len());
+        // Single pieces need neither.
+        if self.chains > 0 {
+            self.headers.reserve(self.chains);
             self.vectors.reserve(self.pieces.len());
         }
         let Batch { staged, pieces, headers, vectors, .. } = self;
@@ -241,6 +246,7 @@ impl Batch {
     pub(super) fn clear(&mut self, pool: &mut Pool) {
         self.start += self.staged.len() as u64;
         self.staged.clear();
+        self.chains = 0;
         if !self.pieces.is_empty() {
             for piece in self.pieces.drain(..) {
                 if let Source::Pooled(buffer) = piece.source {
@@ -252,6 +258,21 @@ impl Batch {
 }
 
 impl Messages<'_> {
+    /// The only piece of an entry that owns its bytes, if it has just one: a plain send is cheaper than a message.
+    #[inline]
+    pub(super) fn single(&self, entry: &Staged) -> Option<&[u8]> {
+        if entry.count != 1 {
+            return None;
+        }
+        let bytes = match &self.pieces[entry.first as usize - 1].source {
+            Source::Received(_) => return None,
+            Source::Pooled(buffer) => buffer.as_slice(),
+            Source::Shared(shared) => &shared.bytes,
+        };
+        // The length of a plain send has 32 bits.
+        Some(bytes).filter(|bytes| u32::try_from(bytes.len()).is_ok())
+    }
+
     /// The message of a chain. Valid until the batch changes.
     pub(super) fn message(&mut self, entry: &Staged, address: impl Fn(Span) -> *const u8) -> *const msghdr {
         let start = self.vectors.len();
