@@ -324,10 +324,7 @@ impl<K: Copy + Eq> Channel<K> {
             });
             let Some(member) = &mut self.members[index as usize] else { continue };
             (member.own, member.own_end) = (0, 0);
-            if !std::mem::replace(&mut member.behind, true) {
-                self.behind += 1;
-                around.sums.laggards += 1;
-            }
+            self.set_behind(index, true, around.sums);
         }
         self.log.forget_all(offset, pool);
         (self.lost_before, self.lost_offset) = (self.log.start(), offset);
@@ -515,26 +512,34 @@ impl<K: Copy + Eq> Channel<K> {
         member.own = ahead.filter(is_own).count() as u32;
     }
 
+    /// Notes whether a member has got everything.
+    fn set_behind(&mut self, index: u32, is_behind: bool, sums: &mut Sums) {
+        let Some(Some(member)) = self.members.get_mut(index as usize) else { return };
+        if std::mem::replace(&mut member.behind, is_behind) != is_behind {
+            let (less, more) = (usize::from(!is_behind), usize::from(is_behind));
+            self.behind = self.behind + more - less;
+            sums.laggards = sums.laggards + more - less;
+        }
+    }
+
     /// Sees how far behind a member is after it was offered something, and drops it when it is past its bound and
     /// cannot be told.
     fn settle(&mut self, index: u32, around: &mut Surroundings<'_>, sink: &mut impl Sink<K>) {
         let policy = self.policy(around.settings);
-        let Some(Some(member)) = self.members.get_mut(index as usize) else { return };
-        let is_behind = member.cursor != self.log.end();
-        if is_behind != member.behind {
-            member.behind = is_behind;
-            let (less, more) = (usize::from(!is_behind), usize::from(is_behind));
-            self.behind = self.behind + more - less;
-            around.sums.laggards = around.sums.laggards + more - less;
-        }
+        let Some(Some(&Member { key, cursor, .. })) = self.members.get(index as usize).map(Option::as_ref)
+        else {
+            return;
+        };
+        let is_behind = cursor != self.log.end();
+        self.set_behind(index, is_behind, around.sums);
         if policy != Slow::Disconnect || !is_behind {
             return;
         }
-        let lost = member.cursor < self.log.start();
-        let since = self.log.readable_since(member.cursor);
+        let lost = cursor < self.log.start();
+        let since = self.log.readable_since(cursor);
         let late = since.is_some_and(|since| since.saturating_add(around.settings.lag) < around.now);
         if lost || late {
-            sink.fell_behind(member.key, MemberId { channel: self.id, index });
+            sink.fell_behind(key, MemberId { channel: self.id, index });
             self.remove(index, around);
         }
     }
@@ -578,9 +583,8 @@ impl<K: Copy + Eq> Channel<K> {
         member.cursor = cursor;
         member.has = self.log.offset_before(cursor);
         member.in_flight += in_flight as u32;
-        if cursor != self.log.end() && !std::mem::replace(&mut member.behind, true) {
-            self.behind += 1;
-            around.sums.laggards += 1;
+        if cursor != self.log.end() {
+            self.set_behind(index, true, around.sums);
         }
         self.recount_own(index);
         around.count(|deliveries| deliveries.sent -= messages + in_flight);

@@ -262,7 +262,12 @@ impl Log {
 
     /// Forgets what is past the bound.
     pub fn evict(&mut self, pool: &mut Pool) {
-        while self.pieces.len() > 1 && self.bytes() > self.bytes_max {
+        self.forget_while(|log| log.bytes() > log.bytes_max, pool);
+    }
+
+    /// Forgets pieces from the oldest on, but never the latest one.
+    fn forget_while(&mut self, is_due: impl Fn(&Log) -> bool, pool: &mut Pool) {
+        while self.pieces.len() > 1 && is_due(self) {
             self.pieces.pop_front();
             self.unjoined = self.unjoined.min(self.pieces.len());
         }
@@ -298,12 +303,7 @@ impl Log {
 
     /// Forgets what lies before `sequence`, as far as pieces go, but never the latest piece.
     pub fn forget_before(&mut self, sequence: Sequence, pool: &mut Pool) {
-        while self.pieces.len() > 1 && self.pieces[0].end() <= sequence {
-            self.pieces.pop_front();
-            self.unjoined = self.unjoined.min(self.pieces.len());
-        }
-        self.forget_frames();
-        self.settle_charge(pool);
+        self.forget_while(|log| log.pieces[0].end() <= sequence, pool);
     }
 
     /// Forgets everything, the tail included: the topic has reached `offset`, and nothing before can be read. Readers

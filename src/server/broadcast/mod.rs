@@ -238,6 +238,15 @@ const OPERATOR: Publisher = Publisher {
     wish: Wish::Nothing,
 };
 
+/// How many messages of a connection wait for room in a mailbox.
+fn held_of(peer: &mut Peer) -> Option<&mut u16> {
+    match peer {
+        Peer::Subscriber(subscriber) => Some(&mut subscriber.held),
+        Peer::Session(session) => Some(&mut session.held),
+        _ => None,
+    }
+}
+
 fn refusal(refused: Refused) -> Refusal {
     if refused.is_passing() { BUSY } else { TOO_MANY_TOPICS }
 }

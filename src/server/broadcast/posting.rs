@@ -1,9 +1,11 @@
-//! What shards send one another: taken when it comes, and sent again when there was no room.
+//! What shards send one another, taken as it comes.
 
 use super::mail::{Message, Publisher, Wish};
 use super::{Broadcast, MAIL_OVERHEAD_BYTES, PAGE_BYTES, answer_with, append, split_text};
+use crate::buffer::Pool;
 use crate::driver::Driver;
-use crate::hub::{Position, Publication, TopicId};
+use crate::hub::{HomeId, Page, Position, Publication, TopicId};
+use crate::limits::Nanos;
 use crate::server::service::Service;
 use crate::shard::{Context, Lane};
 
@@ -13,9 +15,20 @@ impl Broadcast {
         cx.all_have_room(Lane::Forward, self.message_bytes_max + MAIL_OVERHEAD_BYTES)
     }
 
-    /// About as many bytes of history as go with one message to another shard.
-    pub(super) fn page_bytes_max(&self) -> usize {
-        PAGE_BYTES.min(self.message_bytes_max)
+    /// What came after the message `after` to a topic that has its home here, about as much as goes with one message to
+    /// another shard. The buffer is to be put back after use.
+    pub(super) fn history(
+        &mut self,
+        home: HomeId,
+        after: u64,
+        now: Nanos,
+        pool: &mut Pool,
+    ) -> (Option<Page>, Vec<u8>) {
+        let mut page = std::mem::take(&mut self.page);
+        page.clear();
+        let bytes_max = PAGE_BYTES.min(self.message_bytes_max);
+        let told = self.homes.history(home, after, bytes_max, now, pool, &mut page);
+        (told, page)
     }
 
     pub(in crate::server) fn message<D: Driver>(
@@ -55,10 +68,8 @@ impl Broadcast {
                 self.deliver(cx, local, publisher, offset, Publication { content, key, payload });
             }
             Message::Recall { home, local, token, after } => {
-                let mut page = std::mem::take(&mut self.page);
-                page.clear();
-                let (now, bytes_max) = (cx.now(), self.page_bytes_max());
-                let told = self.homes.history(home, after, bytes_max, now, cx.pool(), &mut page);
+                let now = cx.now();
+                let (told, page) = self.history(home, after, now, cx.pool());
                 answer_with(cx, from, Message::Recalled { local, token, after, page: told }, &[&page]);
                 self.page = page;
             }

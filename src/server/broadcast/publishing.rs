@@ -1,7 +1,7 @@
 //! The way of a message: to its topic's home, there to its place in the order, and to all shards that subscribed.
 
 use super::mail::{Message, Publisher, Wish};
-use super::{Broadcast, Held, OPERATOR, Subscriber, append};
+use super::{Broadcast, Held, OPERATOR, append, held_of};
 use crate::connection::Kind;
 use crate::driver::Driver;
 use crate::hub::{Content, Position, Publication, Refused, home_shard};
@@ -79,10 +79,8 @@ impl Broadcast {
             return;
         };
         [name.as_bytes(), key.as_bytes(), payload].iter().for_each(|part| buffer.append(part));
-        match &mut *link.peer {
-            Peer::Subscriber(Subscriber { held, .. }) => *held = held.saturating_add(1),
-            Peer::Session(session) => session.held = session.held.saturating_add(1),
-            _ => {}
+        if let Some(held) = held_of(link.peer) {
+            *held = held.saturating_add(1);
         }
         link.hold_up(true);
         let (name_bytes, key_bytes) = (name.len(), key.len());

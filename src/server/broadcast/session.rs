@@ -311,10 +311,8 @@ impl Broadcast {
             return;
         };
         if home_shard == link.mailboxes.shard() {
-            let mut page = std::mem::take(&mut self.page);
-            page.clear();
-            let (now, bytes_max) = (link.now(), self.page_bytes_max());
-            let told = self.homes.history(home, after, bytes_max, now, link.pool(), &mut page);
+            let now = link.now();
+            let (told, page) = self.history(home, after, now, link.pool());
             self.recalled(link, topic, after, told, &page);
             self.page = page;
         } else {

@@ -161,11 +161,7 @@ impl Broadcast {
             Peer::Subscriber(subscriber) => {
                 match subscriber.member {
                     Some(member) => self.topics.unsubscribe(member, cx.pool()),
-                    None => {
-                        if let Some(subscription) = self.subscription_mut(subscriber.topic) {
-                            subscription.waiting.retain(|waiting| waiting.token() != token);
-                        }
-                    }
+                    None => self.wait_no_more(subscriber.topic, token),
                 }
                 self.leave_if_deserted(&mut cx.means(), subscriber.topic);
             }

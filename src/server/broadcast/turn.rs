@@ -3,7 +3,7 @@
 use super::encode::Told;
 use super::mail::Message;
 use super::sockets::Sockets;
-use super::{Broadcast, CHECK, Chore, Held, RETRY, Subscriber};
+use super::{Broadcast, CHECK, Chore, Held, RETRY, Subscriber, held_of};
 use crate::driver::{Driver, Token};
 use crate::hub::Publication;
 use crate::limits::Nanos;
@@ -107,12 +107,7 @@ impl Broadcast {
             let ordered = self.order(&mut cx.means(), now, name, publisher, publication);
             let Ok(verdict) = ordered else { return self.held.push_front(held) };
             if let Some(mut link) = cx.link(publisher.token) {
-                let left = match &mut *link.peer {
-                    Peer::Subscriber(Subscriber { held, .. }) => Some(held),
-                    Peer::Session(session) => Some(&mut session.held),
-                    _ => None,
-                };
-                if let Some(left) = left {
+                if let Some(left) = held_of(link.peer) {
                     *left = left.saturating_sub(1);
                     if *left == 0 {
                         link.hold_up(false);
