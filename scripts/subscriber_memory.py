@@ -177,7 +177,12 @@ def not_reading(binary, count):
         with serving(binary, f"unix:{path}", SETTINGS) as (server, _):
             subscribers = open_all(connect, count, "/broadcast/busy")
             publisher, reader = open_all(connect, 2, "/broadcast/busy")
-            # What the first message brings (a log, its pools) is no growth of those who do not read.
+            # What a message to so many brings whether or not they read on (a log, pools, the tables of a batch of
+            # sends) is no growth of those who do not read.
+            publisher.send(BUSY_MESSAGE)
+            for subscriber in [*subscribers, reader]:
+                if subscriber.receive() != BUSY_MESSAGE:
+                    fail("a message was damaged")
             before = resident(server)
             for _ in range(BUSY_MESSAGES):
                 publisher.send(BUSY_MESSAGE)

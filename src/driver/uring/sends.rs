@@ -334,50 +334,57 @@ impl Rest {
     }
 }
 
-/// The rests of all connections that are blocked.
+/// The rests of all connections that are blocked. Their table grows by pages that never move: when very many peers stop
+/// reading at once, copies of a growing one would take several times what the rests do.
 #[derive(Debug, Default)]
 pub(super) struct Rests {
-    rests: Vec<Option<Rest>>,
+    pages: Vec<Box<[Option<Rest>; PAGE]>>,
+    /// Positions that were given out so far.
+    used: usize,
     free: Vec<u32>,
 }
 
-/// By so many rests their table grows: doubling it would cost more than the rests when there are very many.
-const RESTS_STEP: usize = 512;
+/// Rests of a page.
+const PAGE: usize = 64;
 
 impl Rests {
     /// Keeps `rest`. Returns its position, counted from 1.
     pub(super) fn keep(&mut self, rest: Rest) -> u32 {
-        match self.free.pop() {
-            Some(position) => {
-                self.rests[position as usize - 1] = Some(rest);
-                position
+        let position = self.free.pop().unwrap_or_else(|| {
+            if self.used == self.pages.len() * PAGE {
+                self.pages.push(Box::new([const { None }; PAGE]));
             }
-            None => {
-                if self.rests.len() == self.rests.capacity() {
-                    self.rests.reserve_exact(RESTS_STEP);
-                }
-                self.rests.push(Some(rest));
-                self.rests.len() as u32
-            }
-        }
+            self.used += 1;
+            self.used as u32
+        });
+        *self.place(position) = Some(rest);
+        position
     }
 
     /// What the rest at `position`, counted from 1, has.
     pub(super) fn unsent(&self, position: u32) -> &Unsent {
-        &self.rests[position as usize - 1].as_ref().expect("a slot names a rest that is kept").unsent
+        let place = position as usize - 1;
+        &self.pages[place / PAGE][place % PAGE].as_ref().expect(KEPT).unsent
     }
 
     /// The rest at `position`, counted from 1.
     pub(super) fn get(&mut self, position: u32) -> &mut Rest {
-        self.rests[position as usize - 1].as_mut().expect("a slot names a rest that is kept")
+        self.place(position).as_mut().expect(KEPT)
     }
 
     /// Takes the rest at `position` out.
     pub(super) fn take(&mut self, position: u32) -> Rest {
         self.free.push(position);
-        self.rests[position as usize - 1].take().expect("a slot names a rest that is kept")
+        self.place(position).take().expect(KEPT)
+    }
+
+    fn place(&mut self, position: u32) -> &mut Option<Rest> {
+        let place = position as usize - 1;
+        &mut self.pages[place / PAGE][place % PAGE]
     }
 }
+
+const KEPT: &str = "a slot names a rest that is kept";
 
 fn vector(bytes: &[u8]) -> iovec {
     iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
