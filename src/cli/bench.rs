@@ -1,6 +1,10 @@
 //! `echoring bench`: its flags, the plan they resolve to, and what is printed and written of its results.
 
+mod dial;
+mod messages;
 mod outputs;
+mod pace;
+mod verdicts;
 mod words;
 
 use std::io::{self, Write as _};
@@ -16,7 +20,6 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use self::outputs::Outputs;
 use self::words::{Arrivals, Compression, Cpus, Driver, Kind, Mode, Sizes, Sources, Switch};
 use super::{Failure, environment, values};
 use crate::load::{
@@ -89,45 +92,6 @@ pub struct Args {
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     warmup: Option<Duration>,
 
-    /// Payload of a message, or a range that sizes are spread over evenly [default: 64, or what
-    /// --kind and --mode need]
-    #[arg(long, value_name = "N|A..B", value_parser = Sizes::from_str)]
-    message_bytes: Option<Sizes>,
-
-    /// What messages are
-    #[arg(long, value_enum, default_value = "text")]
-    kind: Kind,
-
-    /// Messages that each sender keeps under way (closed loop) [default: 1]
-    #[arg(long, value_name = "N", conflicts_with = "rate")]
-    depth: Option<u32>,
-
-    /// Messages a second over all senders (open loop)
-    #[arg(long, value_name = "N")]
-    rate: Option<u64>,
-
-    /// How the messages of --rate are spread over time
-    #[arg(long, value_enum, requires = "rate", default_value = "even")]
-    arrivals: Arrivals,
-
-    /// Connections that publish; the others subscribe (broadcast) [default: one for each topic]
-    #[arg(long, value_name = "N")]
-    publishers: Option<u32>,
-
-    /// Topics that publishers and subscribers are spread over (broadcast) [default: 1]
-    #[arg(long, value_name = "N")]
-    topics: Option<u32>,
-
-    /// Subscribers that stop reading when the measured time begins, until the run is over (broadcast): what the
-    /// server does with them is told apart, and the others are measured [default: 0]
-    #[arg(long, value_name = "N")]
-    stalled: Option<u32>,
-
-    /// Compression of messages to offer (permessage-deflate), in the words of `serve --compress`: on, off, or
-    /// PARAMS such as "server_max_window_bits=12; level=6"; without URL the server's too [default: off]
-    #[arg(long, value_name = "off|on|PARAMS", value_parser = Compression::from_str)]
-    compress: Option<Compression>,
-
     /// Threads of the generator [default: as many as --cpus names, else half of the CPUs]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -137,28 +101,6 @@ pub struct Args {
     #[arg(long, value_name = "LIST", value_parser = Cpus::from_str)]
     cpus: Option<Cpus>,
 
-    /// Local addresses to connect from in turn, such as 127.0.0.1-127.0.0.8 [default: the kernel's choice;
-    /// more of 127.0.0.x when a loopback server's connections need more ports]
-    #[arg(long, value_name = "LIST", value_parser = Sources::from_str)]
-    source_addr: Option<Sources>,
-
-    /// Write the results as JSON; - writes them to stdout, and nothing else
-    #[arg(long, value_name = "FILE|-")]
-    json: Option<PathBuf>,
-
-    /// Write response times for HdrHistogram's plotter; with two runs the mode goes before the extension
-    #[arg(long, value_name = "FILE")]
-    hgrm: Option<PathBuf>,
-
-    /// Certificates (PEM) that a wss:// server's must be vouched for by, instead of the system's roots
-    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
-    ca_file: Option<PathBuf>,
-
-    /// Believe any certificate of a wss:// server: for tests of servers that nobody vouches for, never where
-    /// others could get in between
-    #[arg(long)]
-    insecure: bool,
-
     /// The server's process: its CPU time and memory become part of the results
     #[arg(long, value_name = "PID", requires = "url")]
     server_pid: Option<u32>,
@@ -167,25 +109,37 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "auto")]
     driver: Driver,
 
-    /// Whether to check what arrives; off only for peers that do not return messages as they were
-    #[arg(long, value_enum, default_value = "on")]
-    verify: Switch,
+    #[command(flatten)]
+    pace: pace::Args,
+
+    #[command(flatten)]
+    dial: dial::Args,
+
+    #[command(flatten)]
+    messages: messages::Args,
+
+    #[command(flatten)]
+    verdicts: verdicts::Args,
+
+    #[command(flatten)]
+    outputs: outputs::Args,
 }
 
 impl Args {
     /// Resolves the flags. Names are looked up here, so that a wrong one is told before anything starts.
-    fn validate(self, stop: Arc<AtomicBool>, descriptors: u64) -> Result<(Plan, Outputs), Failure> {
-        let trust = match (&self.ca_file, self.insecure) {
+    fn validate(self, stop: Arc<AtomicBool>, descriptors: u64) -> Result<(Plan, outputs::Args), Failure> {
+        let trust = match (&self.dial.ca_file, self.dial.insecure) {
             (Some(file), _) => Trust::CaFile(file.clone()),
             (None, true) => Trust::Insecure,
             (None, false) => Trust::System,
         };
         let target = self.url.as_deref().map(|url| resolve(url, &trust)).transpose()?;
         if trust != Trust::System && target.as_ref().is_none_or(|place| place.security.is_none()) {
-            let flag = if self.insecure { "--insecure" } else { "--ca-file" };
+            let flag = if self.dial.insecure { "--insecure" } else { "--ca-file" };
             return Err(usage(flag, "only for wss:// URLs"));
         }
-        let offered = self.compress.clone().map_or_else(load::Compress::off, |Compression(offered)| offered);
+        let offered =
+            self.messages.compress.clone().map_or_else(load::Compress::off, |Compression(offered)| offered);
         let workloads = self.workloads(target.as_ref().and_then(|place| place.path.as_deref()), &offered)?;
         let sources = self.sources(target.as_ref().map(|place| place.address.ip()))?;
         if let Some(pid) = self.server_pid
@@ -214,8 +168,7 @@ impl Args {
             server_pid: self.server_pid,
             stop,
         };
-        let outputs = Outputs { json: self.json, hgrm: self.hgrm };
-        outputs.check()?;
+        self.outputs.check()?;
         let target = match target {
             Some(place) => Target::Url {
                 text: place.text,
@@ -230,7 +183,7 @@ impl Args {
                 Target::Embedded(Box::new(move |cpus| start_server(cpus, driver, message_bytes, &compress)))
             }
         };
-        Ok((Plan { target, workloads, means }, outputs))
+        Ok((Plan { target, workloads, means }, self.outputs))
     }
 
     fn workloads(&self, url_path: Option<&str>, offered: &load::Compress) -> Result<Vec<Workload>, Failure> {
@@ -240,8 +193,11 @@ impl Args {
             (None, None) => vec![Mode::Echo, Mode::Broadcast],
         };
         if !modes.contains(&Mode::Broadcast) {
-            let flags =
-                [("--publishers", self.publishers), ("--topics", self.topics), ("--stalled", self.stalled)];
+            let flags = [
+                ("--publishers", self.messages.publishers),
+                ("--topics", self.messages.topics),
+                ("--stalled", self.messages.stalled),
+            ];
             if let Some((flag, _)) = flags.iter().find(|(_, typed)| typed.is_some()) {
                 return Err(usage(flag, "only for --mode broadcast"));
             }
@@ -263,10 +219,10 @@ impl Args {
         offered: &load::Compress,
         seed: u64,
     ) -> Result<Workload, Failure> {
-        let topics = self.topics.unwrap_or(1);
+        let topics = self.messages.topics.unwrap_or(1);
         let Sizes(least, most) =
-            self.message_bytes.unwrap_or(Sizes(MESSAGE_BYTES_DEFAULT, MESSAGE_BYTES_DEFAULT));
-        let style = match self.kind {
+            self.messages.message_bytes.unwrap_or(Sizes(MESSAGE_BYTES_DEFAULT, MESSAGE_BYTES_DEFAULT));
+        let style = match self.messages.kind {
             Kind::Text => Style::Text,
             Kind::Binary => Style::Binary,
             Kind::Json => Style::Json,
@@ -274,12 +230,12 @@ impl Args {
         let (mode, publishers, topics, stalled) = match mode {
             Mode::Echo => (load::Mode::Echo, 0, 0, 0),
             Mode::Broadcast => {
-                let publishers = self.publishers.unwrap_or(topics);
-                (load::Mode::Broadcast, publishers, topics, self.stalled.unwrap_or(0))
+                let publishers = self.messages.publishers.unwrap_or(topics);
+                (load::Mode::Broadcast, publishers, topics, self.messages.stalled.unwrap_or(0))
             }
         };
         // The default fits every style; what was typed is taken as it is.
-        let grow = self.message_bytes.is_none();
+        let grow = self.messages.message_bytes.is_none();
         let fitting = if grow { load::least_bytes(style, mode).max(least) } else { least };
         let workload = Workload {
             mode,
@@ -291,13 +247,13 @@ impl Args {
             warmup: self.warmup.unwrap_or(WARMUP_DEFAULT),
             message_bytes: (fitting, most.max(if grow { fitting } else { 0 })),
             style,
-            pace: self.rate.map_or(Pace::Depth(self.depth.unwrap_or(1)), Pace::Rate),
-            arrivals: match self.arrivals {
+            pace: self.pace.rate.map_or(Pace::Depth(self.pace.depth.unwrap_or(1)), Pace::Rate),
+            arrivals: match self.pace.arrivals {
                 Arrivals::Even => load::Arrivals::Even,
                 Arrivals::Poisson => load::Arrivals::Poisson,
             },
             compress: offered.clone(),
-            verify: self.verify == Switch::On,
+            verify: self.messages.verify == Switch::On,
             seed,
         };
         workload
@@ -308,7 +264,7 @@ impl Args {
     }
 
     fn sources(&self, target: Option<IpAddr>) -> Result<Vec<IpAddr>, Failure> {
-        let Some(Sources(sources)) = &self.source_addr else { return Ok(Vec::new()) };
+        let Some(Sources(sources)) = &self.dial.source_addr else { return Ok(Vec::new()) };
         // An embedded server listens on IPv4 loopback.
         let target = target.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         if sources[0].is_ipv4() != target.is_ipv4() {

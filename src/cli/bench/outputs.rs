@@ -9,13 +9,18 @@ use crate::cli::Failure;
 use crate::load::{Outcome, record, show};
 
 /// What is to be printed and written.
-#[derive(Debug)]
-pub(super) struct Outputs {
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Write the results as JSON; - writes them to stdout, and nothing else
+    #[arg(long, value_name = "FILE|-")]
     pub(super) json: Option<PathBuf>,
+
+    /// Write response times for HdrHistogram's plotter; with two runs the mode goes before the extension
+    #[arg(long, value_name = "FILE")]
     pub(super) hgrm: Option<PathBuf>,
 }
 
-impl Outputs {
+impl Args {
     /// Finds out before the run that a file cannot be written after it.
     pub(super) fn check(&self) -> Result<(), Failure> {
         for (flag, path) in [("--json", &self.json), ("--hgrm", &self.hgrm)] {

@@ -1,0 +1,18 @@
+//! Flags of `bench`: when messages are sent.
+
+use super::words::Arrivals;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Messages that each sender keeps under way (closed loop) [default: 1]
+    #[arg(long, value_name = "N", conflicts_with = "rate")]
+    pub(super) depth: Option<u32>,
+
+    /// Messages a second over all senders (open loop)
+    #[arg(long, value_name = "N")]
+    pub(super) rate: Option<u64>,
+
+    /// How the messages of --rate are spread over time
+    #[arg(long, value_enum, requires = "rate", default_value = "even")]
+    pub(super) arrivals: Arrivals,
+}
