@@ -15,6 +15,7 @@ const TRICKLE_BYTES_PER_S_DEFAULT: u64 = 16 * 1024;
 const MESSAGE_BYTES_DEFAULT: usize = 64;
 
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub(super) struct Args {
     /// Payload of a message in bytes: one size, a range that sizes are spread over evenly, or zipf: and a range, most
     /// of them near its least, the k-th size 1/k times as often as the first [default: 64, or what --kind and

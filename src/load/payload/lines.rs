@@ -165,7 +165,7 @@ mod tests {
         let text = b"one\r\n\ntwo \xc3\xa9\nlast";
         let found = lines(text, Style::Text).expect("text");
         assert_eq!(all(&found), [b"one".as_slice(), b"", "two é".as_bytes(), b"last"]);
-        assert_eq!((found.count(), found.bytes()), (4, (0, 7)));
+        assert_eq!((found.count(), found.bytes()), (4, (0, 6)));
         let found = lines(b"a\r\n\xff\n", Style::Binary).expect("any bytes");
         assert_eq!(all(&found), [b"a\r".as_slice(), b"\xff"]);
         let found = lines(b"{\"a\":1}\n[2]\n", Style::Json).expect("JSON");
