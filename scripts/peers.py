@@ -48,23 +48,38 @@ def sources():
 
 def uwebsockets(name):
     """Builds bench/peers/NAME.cpp. Returns the binary."""
-    for compiler in ("gcc", "g++"):
-        if not shutil.which(compiler):
-            raise SystemExit(f"{compiler} is missing: apt-get install g++")
     program = os.path.join(machine.ROOT, "bench", "peers", f"{name}.cpp")
     binary = os.path.join(FOLDER, name)
     if os.path.exists(binary) and os.path.getmtime(binary) > os.path.getmtime(program):
         return binary
-    include = sources()
-    sockets = os.path.join(include, "uSockets", "src")
+    include, objects = sources(), sockets()
+    headers = [f"-I{os.path.join(include, 'src')}", f"-I{os.path.join(include, 'uSockets', 'src')}"]
+    run("g++", *OPTIMISATION, *CPP_FLAGS, *headers, program, *objects, "-o", binary)
+    return binary
+
+
+def load_test():
+    """Builds its load generator, as it comes. Returns the binary."""
+    binary = os.path.join(FOLDER, "load_test")
+    if not os.path.exists(binary):
+        include, objects = sources(), sockets()
+        program = os.path.join(include, "benchmarks", "load_test.c")
+        headers = f"-I{os.path.join(include, 'uSockets', 'src')}"
+        run("gcc", *OPTIMISATION, *C_FLAGS, headers, program, *objects, "-o", binary)
+    return binary
+
+
+def sockets():
+    """Compiles uSockets, the event loop below both. Returns its objects."""
+    for compiler in ("gcc", "g++"):
+        if not shutil.which(compiler):
+            raise SystemExit(f"{compiler} is missing: apt-get install g++")
+    folder = os.path.join(sources(), "uSockets", "src")
     objects = os.path.join(FOLDER, "objects")
     os.makedirs(objects, exist_ok=True)
-    files = glob.glob(os.path.join(sockets, "*.c")) + [os.path.join(sockets, "eventing", "epoll_kqueue.c")]
-    run("gcc", *OPTIMISATION, *C_FLAGS, f"-I{sockets}", "-c", *sorted(files), cwd=objects)
-    compiled = sorted(glob.glob(os.path.join(objects, "*.o")))
-    headers = [f"-I{os.path.join(include, 'src')}", f"-I{sockets}"]
-    run("g++", *OPTIMISATION, *CPP_FLAGS, *headers, program, *compiled, "-o", binary)
-    return binary
+    files = glob.glob(os.path.join(folder, "*.c")) + [os.path.join(folder, "eventing", "epoll_kqueue.c")]
+    run("gcc", *OPTIMISATION, *C_FLAGS, f"-I{folder}", "-c", *sorted(files), cwd=objects)
+    return sorted(glob.glob(os.path.join(objects, "*.o")))
 
 
 def describe():
