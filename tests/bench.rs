@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use echoring::load::{
-    self, Arrivals, Compress, DriverChoice, Means, Mode, Pace, Plan, Stage, Style, Target, Workload, record,
+    self, Arrivals, Compress, DriverChoice, Means, Mode, Pace, Plan, Spread, Stage, Style, Target, Workload,
+    record,
 };
 use serde_json::Value;
 
@@ -266,14 +267,44 @@ fn those_who_stop_reading_and_lag_little_are_let_be() {
     let flags = ["--mode", "broadcast", "-c", "11", "--stalled", "5", "--rate", "50"];
     let run = bench(&[&flags[..], &["-d", "400ms", "--warmup", "100ms", "--json", "-"]].concat());
     let record = run.record();
-    let stalled = serde_json::json!({ "count": 5, "closed_by_code": { "1000": 5 } });
-    assert_eq!(record["stalled"], stalled, "{run}");
+    let stalled = &record["stalled"];
+    assert_eq!((&stalled["count"], &stalled["closed_by_code"]["1000"]), (&5.into(), &5.into()), "{run}");
+    assert_eq!(keys(stalled), ["bytes", "closed_by_code", "count", "messages"]);
     assert!(matches!(run.code, Some(0 | 4)), "{run}");
     assert_eq!(record["broadcast"]["reach"], 1.0, "{run}");
     assert_eq!(record["broadcast"]["first_ns"]["count"], record["broadcast"]["last_ns"]["count"], "{run}");
     // Five are timed.
     let published = record["broadcast"]["first_ns"]["count"].as_u64().expect("a count");
     assert_eq!(record["response_ns"]["count"].as_u64(), Some(5 * published), "{run}");
+}
+
+#[test]
+fn those_who_trickle_read_at_their_rate_and_the_others_miss_nothing() {
+    let server = Serve::start("1");
+    let url = server.url();
+    const RATE: u64 = 128 * 1024;
+    // Five times what they take, and yet too little for the server to find them slow.
+    let flags = [url.as_str(), "--mode", "broadcast", "-c", "11", "--slow", "50%", "--slow-how", "trickle"];
+    let more = ["--trickle", "128KiB/s", "--rate", "40", "--message-bytes", "16KiB", "--threads", "1"];
+    let run = bench(&[&flags[..], &more, &["-d", "3s", "--warmup", "200ms", "--json", "-"]].concat());
+    let record = run.record();
+    assert_eq!(integrity(&record), [0; 4], "{run}");
+    assert_eq!(record["broadcast"]["reach"], 1.0, "{run}");
+    assert_eq!(record["config"]["stalled"], 5, "{run}");
+    assert_eq!(record["config"]["trickle_bytes_per_s"], RATE, "{run}");
+    let stalled = &record["stalled"];
+    assert_eq!(stalled["count"], 5, "{run}");
+    // What one read brings comes on top, and a message that was under way.
+    let read = stalled["bytes"].as_u64().expect("a count") / 5;
+    assert!((RATE..3 * RATE + (128 + 64) * 1024).contains(&read), "{read}: {run}");
+    assert_eq!(
+        stalled["bytes"].as_u64(),
+        stalled["messages"].as_u64().map(|count| count * 16 * 1024),
+        "{run}"
+    );
+    let other = record["messages"].as_u64().expect("a count") * 16 * 1024 / 5;
+    assert!(other > 2 * read, "{other} {read}: {run}");
+    assert!(matches!(run.code, Some(0 | 4)), "{run}");
 }
 
 #[test]
@@ -561,14 +592,18 @@ impl Serve {
             publishers: 0,
             topics: 0,
             stalled: 0,
+            trickle: None,
             duration,
             warmup: Duration::ZERO,
             message_bytes: (64, 64),
+            spread: Spread::Even,
             style: Style::Text,
+            lines: None,
             pace: Pace::Depth(1),
             arrivals: Arrivals::Even,
             compress: Compress::off(),
             verify: true,
+            allow: Vec::new(),
             seed: 1,
         };
         let means = Means {

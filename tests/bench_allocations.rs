@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use echoring::load::{
-    self, Arrivals, Compress, DriverChoice, Embedded, Means, Mode, Pace, Plan, Refused, Style, Target,
-    Workload,
+    self, Arrivals, Compress, DriverChoice, Embedded, Means, Mode, Pace, Plan, Refused, Spread, Style,
+    Target, Workload,
 };
 use echoring::server::{Compression, Config, ListenAddress, Server};
 
@@ -68,14 +68,18 @@ fn measure((mode, pace, arrivals, style): (Mode, Pace, Arrivals, Style), duratio
         publishers: 2 * broadcast,
         topics: broadcast,
         stalled: 0,
+        trickle: None,
         duration,
         warmup: Duration::ZERO,
         message_bytes,
+        spread: if style == Style::Mixed { Spread::Zipf } else { Spread::Even },
         style,
+        lines: None,
         pace,
         arrivals,
         compress: Compress { words: "on".to_owned(), compression, ..Compress::off() },
         verify: true,
+        allow: Vec::new(),
         seed: 1,
     };
     let means = Means {
@@ -106,6 +110,7 @@ fn more_messages_are_no_more_allocations() {
     let even = Arrivals::Even;
     for load in [
         (Mode::Echo, Pace::Depth(4), even, Style::Text),
+        (Mode::Echo, Pace::Depth(4), even, Style::Mixed),
         (Mode::Echo, Pace::Depth(4), even, Style::Json),
         (Mode::Echo, Pace::Rate(20_000), even, Style::Text),
         (Mode::Broadcast, Pace::Depth(4), even, Style::Text),

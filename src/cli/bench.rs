@@ -20,10 +20,10 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use self::words::{Arrivals, Compression, Cpus, Driver, Kind, Mode, Sizes, Sources, Switch};
+use self::words::{Arrivals, Compression, Cpus, Driver, Mode, Sources, Switch};
 use super::{Failure, environment, values};
 use crate::load::{
-    self, Embedded, Means, Outcome, Pace, Plan, Refused, Style, Target, Verdict, Workload, show,
+    self, Embedded, Means, Outcome, Pace, Plan, Refused, Target, Verdict, Workload, show,
 };
 use crate::protocol::url::Url;
 use crate::server::{self, ListenAddress, Server};
@@ -43,13 +43,19 @@ Examples:
       one publisher, 1,000 subscribers, 8 messages on their way to all of them
   echoring bench ws://127.0.0.1:9001 --mode broadcast -c 11000 --topics 1000 --rate 2000 --arrivals poisson
       1,000 topics with a publisher and 10 subscribers each, messages arriving at random
-  echoring bench ws://127.0.0.1:9001 --mode broadcast -c 1001 --rate 500 --message-bytes 4KiB --stalled 10
+  echoring bench ws://127.0.0.1:9001 --mode broadcast -c 1001 --rate 500 --message-bytes 4KiB --slow 1%
       what 10 subscribers that stop reading do to the other 990
+  echoring bench ws://127.0.0.1:9001 --rate 20000 --text mixed --message-bytes zipf:16..4096
+      text of many scripts, most messages short and some long
+  echoring bench ws://127.0.0.1:9001 --rate 5000 --kind json --payload-file messages.ndjson
+      the lines of a file
   echoring bench --kind json --message-bytes 1KiB --compress on
       the same as without URL, compressed message by message; JSON shrinks as real JSON does, text hardly
 
-A message names itself and is checked from these sizes on: echo 12 bytes (json 34), broadcast 40 (json 76).
-Shorter echoes are compared with the one that is due; broadcasts cannot be shorter.
+All that arrives is compared whole with what was sent. A message names its sender and sequence from these sizes on,
+so that what is lost, duplicated and reordered is told apart: echo 12 bytes (json 34), broadcast 40 (json 76).
+Shorter echoes and lines of a file are compared with the one that is due, and from 8 bytes on with those around it;
+broadcasts cannot be shorter.
 
 Exit codes: 0 done, 1 integrity broken, 2 usage, 3 the environment forbids it, 4 the generator was the
 bottleneck.";
@@ -64,7 +70,6 @@ const DURATION_DEFAULT: Duration = Duration::from_secs(10);
 const WARMUP_DEFAULT: Duration = Duration::from_secs(1);
 const DURATION_MAX: Duration = Duration::from_secs(24 * 3_600);
 const CONNECTIONS_DEFAULT: u32 = 100;
-const MESSAGE_BYTES_DEFAULT: usize = 64;
 const THREADS_MAX: usize = 1_024;
 
 /// The flags of `bench`, as typed.
@@ -193,12 +198,8 @@ impl Args {
             (None, None) => vec![Mode::Echo, Mode::Broadcast],
         };
         if !modes.contains(&Mode::Broadcast) {
-            let flags = [
-                ("--publishers", self.messages.publishers),
-                ("--topics", self.messages.topics),
-                ("--stalled", self.messages.stalled),
-            ];
-            if let Some((flag, _)) = flags.iter().find(|(_, typed)| typed.is_some()) {
+            let flags = self.messages.of_broadcasts();
+            if let Some((flag, _)) = flags.iter().find(|(_, typed)| *typed) {
                 return Err(usage(flag, "only for --mode broadcast"));
             }
         }
@@ -220,33 +221,29 @@ impl Args {
         seed: u64,
     ) -> Result<Workload, Failure> {
         let topics = self.messages.topics.unwrap_or(1);
-        let Sizes(least, most) =
-            self.messages.message_bytes.unwrap_or(Sizes(MESSAGE_BYTES_DEFAULT, MESSAGE_BYTES_DEFAULT));
-        let style = match self.messages.kind {
-            Kind::Text => Style::Text,
-            Kind::Binary => Style::Binary,
-            Kind::Json => Style::Json,
-        };
-        let (mode, publishers, topics, stalled) = match mode {
-            Mode::Echo => (load::Mode::Echo, 0, 0, 0),
+        let connections = self.connections.unwrap_or(CONNECTIONS_DEFAULT);
+        let (mode, publishers, topics, (stalled, trickle)) = match mode {
+            Mode::Echo => (load::Mode::Echo, 0, 0, (0, None)),
             Mode::Broadcast => {
                 let publishers = self.messages.publishers.unwrap_or(topics);
-                (load::Mode::Broadcast, publishers, topics, self.messages.stalled.unwrap_or(0))
+                let slow = self.messages.slow(connections.saturating_sub(publishers))?;
+                (load::Mode::Broadcast, publishers, topics, slow)
             }
         };
-        // The default fits every style; what was typed is taken as it is.
-        let grow = self.messages.message_bytes.is_none();
-        let fitting = if grow { load::least_bytes(style, mode).max(least) } else { least };
+        let messages = self.messages.describe(mode)?;
         let workload = Workload {
             mode,
-            connections: self.connections.unwrap_or(CONNECTIONS_DEFAULT),
+            connections,
             publishers,
             topics,
             stalled,
+            trickle,
             duration: self.duration.unwrap_or(DURATION_DEFAULT),
             warmup: self.warmup.unwrap_or(WARMUP_DEFAULT),
-            message_bytes: (fitting, most.max(if grow { fitting } else { 0 })),
-            style,
+            message_bytes: messages.message_bytes,
+            spread: messages.spread,
+            style: messages.style,
+            lines: messages.lines,
             pace: self.pace.rate.map_or(Pace::Depth(self.pace.depth.unwrap_or(1)), Pace::Rate),
             arrivals: match self.pace.arrivals {
                 Arrivals::Even => load::Arrivals::Even,
@@ -254,6 +251,7 @@ impl Args {
             },
             compress: offered.clone(),
             verify: self.messages.verify == Switch::On,
+            allow: self.messages.allowed(),
             seed,
         };
         workload
@@ -456,7 +454,7 @@ mod tests {
             "broadcast",
             "-c",
             "20",
-            "--stalled",
+            "--slow",
             "5",
             "--rate",
             "9",
@@ -489,6 +487,34 @@ mod tests {
     }
 
     #[test]
+    fn messages_are_what_their_flags_say() {
+        let load = |flags: &[&str]| plan(&[&[URL][..], flags].concat()).expect("these agree").workloads.remove(0);
+        let plain = load(&[]);
+        assert_eq!((plain.style, plain.spread, plain.lines), (load::Style::Text, load::Spread::Even, None));
+        assert_eq!((plain.message_bytes, plain.allow), ((64, 64), vec![]));
+        let emoji = load(&["--text", "emoji", "--message-bytes", "zipf:16..4096"]);
+        assert_eq!((emoji.style, emoji.spread), (load::Style::Emoji, load::Spread::Zipf));
+        assert_eq!(emoji.message_bytes, (16, 4_096));
+        let lines = load(&["--payload-file", "Cargo.toml"]).lines.expect("of a file");
+        assert_eq!(lines.name(), "Cargo.toml");
+        assert!(lines.count() > 10 && lines.bytes().0 == 0, "a blank line is an empty message");
+        let allowing = load(&["--allow", "closed,lost"]).allow;
+        assert_eq!(allowing, [load::Flaw::Lost, load::Flaw::Closed]);
+        let broadcast = ["--mode", "broadcast", "-c", "1001"];
+        let slow = |flags: &[&str]| {
+            let load = load(&[&broadcast[..], flags].concat());
+            (load.stalled, load.trickle)
+        };
+        assert_eq!(slow(&[]), (0, None));
+        assert_eq!(slow(&["--stalled", "7"]), (7, None));
+        assert_eq!(slow(&["--slow", "1%"]), (10, None));
+        assert_eq!(slow(&["--slow", "1%", "--slow-how", "stop"]), (10, None));
+        assert_eq!(slow(&["--slow", "2", "--slow-how", "trickle"]), (2, Some(16 * 1_024)));
+        let trickle = ["--slow", "2", "--slow-how", "trickle", "--trickle", "1KiB/s"];
+        assert_eq!(slow(&trickle), (2, Some(1_024)));
+    }
+
+    #[test]
     fn a_wrong_argument_is_explained_in_one_line_that_names_it() {
         for (words, named) in [
             (&["http://127.0.0.1"][..], "URL"),
@@ -510,8 +536,29 @@ mod tests {
             (&[URL, "--mode", "broadcast", "--message-bytes", "16"], "--message-bytes"),
             (&[URL, "--publishers", "2"], "--publishers"),
             (&[URL, "--topics", "2"], "--topics"),
-            (&[URL, "--stalled", "2"], "--stalled"),
-            (&[URL, "--mode", "broadcast", "-c", "10", "--stalled", "9"], "--stalled"),
+            (&[URL, "--stalled", "2"], "--slow"),
+            (&[URL, "--slow", "1%"], "--slow"),
+            (&[URL, "--mode", "broadcast", "-c", "10", "--slow", "9"], "--slow"),
+            (&[URL, "--mode", "broadcast", "-c", "10", "--slow", "100%"], "--slow"),
+            (&[URL, "--mode", "broadcast", "--slow", "101%"], "--slow"),
+            (&[URL, "--mode", "broadcast", "--slow-how", "trickle"], "--slow-how"),
+            (&[URL, "--mode", "broadcast", "--slow", "2", "--slow-how", "often"], "--slow-how"),
+            (&[URL, "--mode", "broadcast", "--slow", "2", "--trickle", "1KiB/s"], "--trickle"),
+            (&[URL, "--mode", "broadcast", "--slow", "2", "--trickle", "0/s"], "--trickle"),
+            (&[URL, "--trickle", "1KiB/s"], "--trickle"),
+            (&[URL, "--message-bytes", "zipf:64"], "--message-bytes"),
+            (&[URL, "--message-bytes", "zipf:64..16"], "--message-bytes"),
+            (&[URL, "--text", "latin"], "--text"),
+            (&[URL, "--kind", "binary", "--text", "emoji"], "--text"),
+            (&[URL, "--payload-file", "/nowhere/lines"], "/nowhere/lines"),
+            (&[URL, "--payload-file", "/dev/null"], "--payload-file"),
+            (&[URL, "--payload-file", "/dev/zero", "--kind", "binary"], "--payload-file"),
+            (&[URL, "--payload-file", "Cargo.toml", "--kind", "json"], "--payload-file"),
+            (&[URL, "--payload-file", "Cargo.toml", "--message-bytes", "64"], "--message-bytes"),
+            (&[URL, "--payload-file", "Cargo.toml", "--text", "mixed"], "--text"),
+            (&[URL, "--payload-file", "Cargo.toml", "--mode", "broadcast"], "--payload-file"),
+            (&[URL, "--allow", "lost,broken"], "--allow"),
+            (&[URL, "--allow", ""], "--allow"),
             (&[URL, "--arrivals", "poisson"], "--rate"),
             (&[URL, "--rate", "9", "--arrivals", "often"], "--arrivals"),
             (&["ws://127.0.0.1:1/one", "--mode", "broadcast", "--topics", "2"], "--topics"),

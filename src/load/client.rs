@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
+use super::allow::NO_REPLY;
 use super::host;
 use super::meter::Sample;
 use super::payload::Id;
@@ -31,6 +32,7 @@ mod broadcast;
 mod causes;
 mod connection;
 mod echo;
+mod slow;
 
 use connection::{Connection, Flow, State};
 
@@ -111,6 +113,7 @@ pub struct Client {
     ready: Vec<u32>,
     /// Publishers of other threads that could not be told yet.
     unposted: VecDeque<u32>,
+    slow: slow::Slow,
     message: Vec<u8>,
     wake_at: Option<Nanos>,
     watched_at: Nanos,
@@ -137,6 +140,7 @@ impl Client {
             held: Vec::new(),
             ready: Vec::new(),
             unposted: VecDeque::new(),
+            slow: slow::Slow::default(),
             message: Vec::with_capacity(shared.payloads.bytes_max()),
             // The first turn dials; later ones say when they want the next.
             wake_at: Some(0),
@@ -272,6 +276,7 @@ impl Client {
             return self.wake_by(now);
         }
         self.wake_by(stop_at);
+        self.trickle(cx, now);
         self.retry(cx, now);
         if now >= self.watched_at + REPLY_TIME / 5 {
             self.watched_at = now;
@@ -362,7 +367,7 @@ impl Client {
                     Flow::Broadcast(broadcast) => broadcast.give_up(now),
                 };
             if silent {
-                self.tally.error("no reply");
+                self.tally.error(NO_REPLY);
                 self.pump_at(cx, position, now);
             }
         }

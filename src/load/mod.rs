@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+mod allow;
 mod board;
 mod client;
 mod host;
@@ -26,8 +27,9 @@ pub mod show;
 mod tally;
 mod track;
 
+pub use allow::Flaw;
 pub use host::allowed_cpus;
-pub use payload::{CONNECTIONS_MAX, Style};
+pub use payload::{CONNECTIONS_MAX, Lines, Spread, Style};
 pub use plan::{
     Compress, Contradiction, DEPTH_MAX, DriverChoice, Embedded, Means, Mode, Pace, Plan, Refused,
     StartServer, Target, Workload,

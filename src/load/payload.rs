@@ -3,8 +3,9 @@
 //!
 //! A message is a header of fixed width and a body cut from one pseudo-random template; where the cut begins
 //! follows from the seed and all that the header says. A receiver that knows what it expects compares a few
-//! slices; one that does not reads the header and then compares. All bytes are ASCII in the kinds that must
-//! be text. Fields are written in 5-bit digits, `0` to `O`:
+//! slices; one that does not reads the header and then compares. Headers are ASCII, and what must be text is
+//! valid UTF-8: bodies of several bytes a character are cut between characters. Fields are written in 5-bit
+//! digits, `0` to `O`:
 //!
 //! ```text
 //! echo       | connection 4 | sequence 8 |                          body …
@@ -17,12 +18,20 @@
 //! whole ones fit, and of a body that fills up what they leave.
 //!
 //! An echo shorter than its header ([`Payloads::least_bytes`]) is *bare*: all body. It is still compared whole
-//! with the one message that is due, so corruption is found; but it carries no sequence, so a lost,
-//! duplicated or reordered message shows as corrupted ones, as lost at the end, or as surplus.
+//! with the one message that is due, so corruption is found. It carries no sequence; one of 8 bytes or more is
+//! known by its bytes among those around the one that is due, a shorter one that is lost, duplicated or reordered
+//! shows as corrupted ones, as lost at the end, or as surplus. Messages that are the lines of a file are bare.
 
 mod json;
+mod lines;
+mod sizes;
+mod text;
 
 use self::json::{RECORD_BYTES_MAX, Records};
+pub use self::lines::Lines;
+use self::sizes::Sizes;
+pub use self::sizes::Spread;
+use self::text::Characters;
 use crate::connection::Kind;
 use crate::limits::Nanos;
 
@@ -48,6 +57,10 @@ const TEXT: &[u8; 64] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01
 pub enum Style {
     /// ASCII in a text message.
     Text,
+    /// Words of several scripts in a text message, of one to three bytes a character.
+    Mixed,
+    /// Emoji in a text message: four bytes a character, and sequences of such.
+    Emoji,
     /// Any bytes in a binary message.
     Binary,
     /// A JSON object in a text message.
@@ -58,7 +71,7 @@ impl Style {
     /// The message type that carries it.
     pub fn kind(self) -> Kind {
         match self {
-            Style::Text | Style::Json => Kind::Text,
+            Style::Text | Style::Mixed | Style::Emoji | Style::Json => Kind::Text,
             Style::Binary => Kind::Binary,
         }
     }
@@ -66,9 +79,19 @@ impl Style {
     /// The word for it on the command line.
     pub fn name(self) -> &'static str {
         match self {
-            Style::Text => "text",
+            Style::Text | Style::Mixed | Style::Emoji => "text",
             Style::Binary => "binary",
             Style::Json => "json",
+        }
+    }
+
+    /// What text is made of, as the command line calls it; `None` for what is no plain text.
+    pub fn script(self) -> Option<&'static str> {
+        match self {
+            Style::Text => Some("ascii"),
+            Style::Mixed => Some("mixed"),
+            Style::Emoji => Some("emoji"),
+            Style::Binary | Style::Json => None,
         }
     }
 }
@@ -101,62 +124,84 @@ pub struct Payloads {
     seed: u64,
     style: Style,
     form: Form,
-    bytes_min: usize,
+    sizes: Sizes,
     bytes_max: usize,
     bare: bool,
-    /// The header with its digits still zero, and where they go.
+    /// The header with its digits still zero, and where they go. Bare messages have none.
     literal: Vec<u8>,
     fields: [usize; 4],
     suffix: &'static [u8],
-    template: Box<[u8]>,
-    /// JSON style only.
-    records: Option<Records>,
+    content: Content,
+}
+
+/// What messages are cut from.
+#[derive(Debug)]
+enum Content {
+    /// Bytes that may be cut anywhere.
+    Bytes(Box<[u8]>),
+    /// Characters of several bytes.
+    Characters(Characters),
+    /// Records, and bytes that fill up what whole ones leave.
+    Records(Box<[u8]>, Records),
+    /// Whole messages.
+    Lines(Lines),
 }
 
 /// What follows the header of a message.
 struct Parts<'a> {
     body: &'a [u8],
-    /// Between the body and the records.
+    /// Between the body and the records, or what fills up the body.
     infix: &'static [u8],
     records: &'a [u8],
     suffix: &'static [u8],
 }
 
 impl Payloads {
-    /// Messages of `bytes.0` to `bytes.1` bytes, sizes spread evenly.
+    /// Messages of `bytes.0` to `bytes.1` bytes.
     ///
     /// # Panics
     /// When the range falls; the plan has checked it and what [`usage`](Payloads::usage) says.
-    pub fn new(seed: u64, style: Style, form: Form, bytes: (usize, usize)) -> Payloads {
+    pub fn new(seed: u64, style: Style, form: Form, bytes: (usize, usize), spread: Spread) -> Payloads {
         assert!(bytes.0 <= bytes.1, "sizes rise");
         let (literal, fields, suffix) = layout(style, form);
         let bare = bytes.0 < literal.len() + suffix.len();
-        let records = (style == Style::Json).then(|| Records::new(seed, bytes.1));
-        // Where records fit, the body only fills up what the next one would have taken.
-        let body_bytes_max = match records {
-            Some(_) => bytes.1.min(2 * RECORD_BYTES_MAX),
-            None => bytes.1,
+        let content = match style {
+            Style::Text | Style::Binary => Content::Bytes(template(seed, style, bytes.1)),
+            Style::Mixed | Style::Emoji => Content::Characters(Characters::new(seed, style, bytes.1)),
+            // Where records fit, the body only fills up what the next one would have taken.
+            Style::Json => Content::Records(
+                template(seed, style, bytes.1.min(2 * RECORD_BYTES_MAX)),
+                Records::new(seed, bytes.1),
+            ),
         };
-        let mut state = seed;
-        let template = (0..TEMPLATE_CUTS + body_bytes_max)
-            .map(|_| {
-                state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-                let byte = mix(state) as u8;
-                if style == Style::Binary { byte } else { TEXT[usize::from(byte & 63)] }
-            })
-            .collect();
         Payloads {
             seed,
             style,
             form,
-            bytes_min: bytes.0,
+            sizes: Sizes::new(bytes, spread),
             bytes_max: bytes.1,
             bare,
-            literal,
+            literal: if bare { Vec::new() } else { literal },
             fields,
-            suffix,
-            template,
-            records,
+            suffix: if bare { b"" } else { suffix },
+            content,
+        }
+    }
+
+    /// Echoes that are the lines of a file, which are of the type of `style`.
+    pub fn of_lines(seed: u64, style: Style, lines: Lines) -> Payloads {
+        Payloads {
+            seed,
+            style,
+            form: Form::Echo,
+            // Each line has its own.
+            sizes: Sizes::new((0, 0), Spread::Even),
+            bytes_max: lines.bytes().1,
+            bare: true,
+            literal: Vec::new(),
+            fields: [0; 4],
+            suffix: b"",
+            content: Content::Lines(lines),
         }
     }
 
@@ -201,12 +246,10 @@ impl Payloads {
     /// The size of one message, in bytes.
     #[inline]
     pub fn bytes(&self, id: &Id) -> usize {
-        if self.bytes_min == self.bytes_max {
-            return self.bytes_min;
+        match &self.content {
+            Content::Lines(lines) => lines.message(self.seed, id.connection, id.sequence).len(),
+            _ => self.sizes.pick(|| self.hash(id)),
         }
-        let spread = (self.bytes_max - self.bytes_min + 1) as u64;
-        // The high half picks the size, the low bits pick the cut.
-        self.bytes_min + (((self.hash(id) >> 32) * spread) >> 32) as usize
     }
 
     /// Writes a message over `out`, which keeps its capacity.
@@ -214,10 +257,6 @@ impl Payloads {
     pub fn write(&self, id: &Id, out: &mut Vec<u8>) {
         out.clear();
         let bytes = self.bytes(id);
-        if self.bare {
-            out.extend_from_slice(self.body(id, bytes));
-            return;
-        }
         let mut header = [0; HEADER_BYTES_MAX];
         out.extend_from_slice(self.header(id, &mut header));
         let Parts { body, infix, records, suffix } = self.parts(id, bytes - self.literal.len());
@@ -231,9 +270,6 @@ impl Payloads {
     pub fn matches(&self, id: &Id, payload: &[u8]) -> bool {
         if payload.len() != self.bytes(id) {
             return false;
-        }
-        if self.bare {
-            return payload == self.body(id, payload.len());
         }
         let mut header = [0; HEADER_BYTES_MAX];
         let (head, mut rest) = payload.split_at(self.literal.len());
@@ -268,6 +304,9 @@ impl Payloads {
     #[inline]
     fn header<'a>(&self, id: &Id, out: &'a mut [u8; HEADER_BYTES_MAX]) -> &'a [u8] {
         let out = &mut out[..self.literal.len()];
+        if self.bare {
+            return out;
+        }
         out.copy_from_slice(&self.literal);
         put_digits(out, self.fields[0], CONNECTION_DIGITS, u64::from(id.connection));
         put_digits(out, self.fields[1], SEQUENCE_DIGITS, id.sequence);
@@ -280,22 +319,33 @@ impl Payloads {
 
     /// The `bytes` behind the header.
     #[inline]
-    fn parts(&self, id: &Id, bytes: usize) -> Parts<'_> {
-        if let Some(records) = &self.records
-            && let Some(room) = bytes.checked_sub(BODY_BYTES_MIN + RECORDS_OPEN.len() + RECORDS_CLOSE.len())
-            && let records @ [_, ..] = records.cut((self.hash(id) >> 16) as u32, room)
-        {
-            let body = self.body(id, BODY_BYTES_MIN + room - records.len());
-            return Parts { body, infix: RECORDS_OPEN, records, suffix: RECORDS_CLOSE };
+    fn parts<'a>(&'a self, id: &Id, bytes: usize) -> Parts<'a> {
+        let suffix = self.suffix;
+        let plain = |template: &'a [u8]| {
+            let body = cut(template, self.hash(id), bytes - suffix.len());
+            Parts { body, infix: b"", records: &[], suffix }
+        };
+        match &self.content {
+            Content::Bytes(template) => plain(template),
+            Content::Characters(characters) => {
+                let (body, infix) = characters.cut(self.hash(id), bytes - suffix.len());
+                Parts { body, infix, records: &[], suffix }
+            }
+            Content::Records(template, records) => {
+                let around = BODY_BYTES_MIN + RECORDS_OPEN.len() + RECORDS_CLOSE.len();
+                if let Some(room) = bytes.checked_sub(around)
+                    && let records @ [_, ..] = records.cut((self.hash(id) >> 16) as u32, room)
+                {
+                    let body = cut(template, self.hash(id), BODY_BYTES_MIN + room - records.len());
+                    return Parts { body, infix: RECORDS_OPEN, records, suffix: RECORDS_CLOSE };
+                }
+                plain(template)
+            }
+            Content::Lines(lines) => {
+                let body = lines.message(self.seed, id.connection, id.sequence);
+                Parts { body, infix: b"", records: &[], suffix }
+            }
         }
-        let body = self.body(id, bytes - self.suffix.len());
-        Parts { body, infix: b"", records: &[], suffix: self.suffix }
-    }
-
-    #[inline]
-    fn body(&self, id: &Id, bytes: usize) -> &[u8] {
-        let cut = self.hash(id) as usize % TEMPLATE_CUTS;
-        &self.template[cut..cut + bytes]
     }
 
     #[inline]
@@ -307,6 +357,24 @@ impl Payloads {
             Form::Broadcast => mix(name ^ id.intended.rotate_left(17) ^ id.sent.rotate_left(41)),
         }
     }
+}
+
+/// Bytes of a style that any cut may be made of, for bodies of `body_bytes_max`.
+fn template(seed: u64, style: Style, body_bytes_max: usize) -> Box<[u8]> {
+    let mut state = seed;
+    (0..TEMPLATE_CUTS + body_bytes_max)
+        .map(|_| {
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let byte = mix(state) as u8;
+            if style == Style::Binary { byte } else { TEXT[usize::from(byte & 63)] }
+        })
+        .collect()
+}
+
+#[inline]
+fn cut(template: &[u8], hash: u64, bytes: usize) -> &[u8] {
+    let start = hash as usize % TEMPLATE_CUTS;
+    &template[start..start + bytes]
 }
 
 /// The literal parts of a header, where its fields begin, and what follows the body.
@@ -365,176 +433,4 @@ pub(super) fn mix(mut z: u64) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::protocol::deflate::{Deflater, Direction};
-
-    const STYLES: [Style; 3] = [Style::Text, Style::Binary, Style::Json];
-
-    fn id(form: Form) -> Id {
-        let id = Id { connection: 70_001, sequence: 123_456_789_012, ..Id::default() };
-        match form {
-            Form::Echo => id,
-            Form::Broadcast => Id { intended: 987_654_321_098_765, sent: 987_654_321_198_765, ..id },
-        }
-    }
-
-    #[test]
-    fn a_message_names_itself_and_matches_only_itself() {
-        for style in STYLES {
-            for form in [Form::Echo, Form::Broadcast] {
-                let least = Payloads::least_bytes(style, form);
-                for bytes in [least, least + 1, 200, 70_000] {
-                    let payloads = Payloads::new(7, style, form, (bytes, bytes));
-                    let (id, mut out) = (id(form), Vec::new());
-                    payloads.write(&id, &mut out);
-                    assert_eq!(out.len(), bytes);
-                    assert_eq!(payloads.identify(&out), Some(id));
-                    assert!(payloads.matches(&id, &out));
-                    let next = Id { sequence: id.sequence + 1, ..id };
-                    assert!(!payloads.matches(&next, &out));
-                    let other = Id { connection: id.connection + 1, ..id };
-                    assert!(!payloads.matches(&other, &out));
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn every_flipped_bit_is_noticed() {
-        for style in STYLES {
-            for form in [Form::Echo, Form::Broadcast] {
-                let least = Payloads::least_bytes(style, form);
-                for bytes in [least, 96, 400] {
-                    let payloads = Payloads::new(11, style, form, (bytes, bytes));
-                    let mut out = Vec::new();
-                    payloads.write(&id(form), &mut out);
-                    for bit in 0..out.len() * 8 {
-                        out[bit / 8] ^= 1 << (bit % 8);
-                        // What the header claims now must not match, and neither must what was sent.
-                        assert!(!payloads.matches(&id(form), &out), "{style:?} {form:?} bit {bit}");
-                        if let Some(claimed) = payloads.identify(&out) {
-                            let body_tells = form == Form::Broadcast || bytes > least;
-                            assert!(
-                                !body_tells || !payloads.matches(&claimed, &out),
-                                "{style:?} {form:?} bit {bit}"
-                            );
-                        }
-                        out[bit / 8] ^= 1 << (bit % 8);
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn the_least_sizes_are_what_the_manual_says() {
-        assert_eq!(Payloads::least_bytes(Style::Text, Form::Echo), 12);
-        assert_eq!(Payloads::least_bytes(Style::Binary, Form::Echo), 12);
-        assert_eq!(Payloads::least_bytes(Style::Json, Form::Echo), 34);
-        assert_eq!(Payloads::least_bytes(Style::Text, Form::Broadcast), 40);
-        assert_eq!(Payloads::least_bytes(Style::Json, Form::Broadcast), 76);
-        assert!(Payloads::usage(Style::Text, Form::Echo, 0).is_ok());
-        assert!(Payloads::usage(Style::Json, Form::Echo, 33).unwrap_err().contains("34"));
-        assert!(Payloads::usage(Style::Binary, Form::Broadcast, 39).unwrap_err().contains("40"));
-    }
-
-    #[test]
-    fn a_bare_message_is_still_compared_whole() {
-        for bytes in 0..12 {
-            let payloads = Payloads::new(3, Style::Binary, Form::Echo, (bytes, bytes));
-            assert!(payloads.bare());
-            let (id, mut out) = (id(Form::Echo), Vec::new());
-            payloads.write(&id, &mut out);
-            assert_eq!(out.len(), bytes);
-            assert!(payloads.matches(&id, &out));
-            assert_eq!(payloads.identify(&out), None);
-            if bytes > 0 {
-                out[bytes - 1] ^= 1;
-                assert!(!payloads.matches(&id, &out));
-            }
-        }
-    }
-
-    #[test]
-    fn text_is_ascii_and_json_parses() {
-        for (style, form) in
-            [(Style::Text, Form::Echo), (Style::Json, Form::Echo), (Style::Json, Form::Broadcast)]
-        {
-            let payloads = Payloads::new(5, style, form, (300, 300));
-            let mut out = Vec::new();
-            for sequence in 0..500 {
-                payloads.write(&Id { sequence, ..id(form) }, &mut out);
-                assert!(out.is_ascii());
-                if style == Style::Json {
-                    let value: serde_json::Value = serde_json::from_slice(&out).expect("JSON");
-                    assert_eq!(value["c"].as_str().map(str::len), Some(4));
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn json_of_every_size_parses_and_fills_with_records() {
-        let sizes = (Payloads::least_bytes(Style::Json, Form::Echo), 1_500);
-        let payloads = Payloads::new(6, Style::Json, Form::Echo, sizes);
-        let mut out = Vec::new();
-        for sequence in 0..5_000 {
-            let id = Id { sequence, ..Id::default() };
-            payloads.write(&id, &mut out);
-            assert!(payloads.matches(&id, &out));
-            let value: serde_json::Value = serde_json::from_slice(&out).expect("JSON");
-            let records = value["d"].as_array().map_or(0, Vec::len);
-            assert!(records >= out.len() / RECORD_BYTES_MAX - usize::from(out.len() >= RECORD_BYTES_MAX));
-        }
-    }
-
-    #[test]
-    fn json_shrinks_as_much_as_real_json_and_text_does_not() {
-        let mut deflated = Vec::new();
-        let mut share = |style, bytes: usize, level| {
-            let payloads = Payloads::new(8, style, Form::Echo, (bytes, bytes));
-            let direction = Direction { takeover: false, window_bits: 15 };
-            let (mut deflater, mut out, mut sum) = (Deflater::new(direction, level), Vec::new(), 0);
-            for sequence in 0..500 {
-                payloads.write(&Id { sequence, ..Id::default() }, &mut out);
-                sum += deflater.deflate(&out, &mut deflated);
-            }
-            sum as f64 / (500 * bytes) as f64
-        };
-        for (bytes, dense, fast) in
-            [(256, 0.8..0.95, 0.8..1.0), (1_024, 0.36..0.46, 0.4..0.6), (16_384, 0.15..0.25, 0.2..0.4)]
-        {
-            let shares = (share(Style::Json, bytes, 6), share(Style::Json, bytes, 1));
-            println!("{bytes} bytes: {shares:.3?} of them at levels 6 and 1");
-            assert!(dense.contains(&shares.0) && fast.contains(&shares.1), "{bytes}: {shares:?}");
-        }
-        let text = share(Style::Text, 1_024, 6);
-        assert!((0.7..0.9).contains(&text), "six random bits of eight: {text}");
-    }
-
-    #[test]
-    fn sizes_cover_their_range_and_repeat() {
-        let payloads = Payloads::new(9, Style::Binary, Form::Echo, (12, 20));
-        let mut seen = [0; 21];
-        for sequence in 0..9_000 {
-            let id = Id { sequence, ..Id::default() };
-            let bytes = payloads.bytes(&id);
-            assert_eq!(bytes, payloads.bytes(&id));
-            seen[bytes] += 1;
-        }
-        assert!(seen[..12].iter().all(|&count| count == 0));
-        assert!(seen[12..].iter().all(|&count| (800..1_200).contains(&count)), "{seen:?}");
-    }
-
-    #[test]
-    fn writing_does_not_grow_a_buffer_that_fits() {
-        let payloads = Payloads::new(1, Style::Text, Form::Echo, (12, 4_096));
-        let mut out = Vec::with_capacity(payloads.bytes_max());
-        let address = out.as_ptr();
-        for sequence in 0..1_000 {
-            payloads.write(&Id { sequence, ..Id::default() }, &mut out);
-        }
-        assert_eq!(out.as_ptr(), address);
-    }
-}
+mod tests;

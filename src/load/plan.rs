@@ -9,7 +9,8 @@ use std::time::Duration;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
-use super::payload::{CONNECTIONS_MAX, Form, Payloads, Style};
+use super::allow::Flaw;
+use super::payload::{CONNECTIONS_MAX, Form, Lines, Payloads, Spread, Style};
 use super::schedule::{Arrivals, RATE_MAX};
 use crate::connection::Compression;
 use crate::limits::{COMPRESSION_BYTES_DEFAULT, MESSAGE_BYTES_MAX};
@@ -142,16 +143,22 @@ pub struct Workload {
     pub publishers: u32,
     /// Topics that publishers and subscribers are spread over; broadcast mode only.
     pub topics: u32,
-    /// Subscribers that stop reading when the measured time begins; broadcast mode only.
+    /// Subscribers that read slowly or not at all once the measured time begins; broadcast mode only.
     pub stalled: u32,
+    /// Bytes a second that those read on average; `None` is nothing at all.
+    pub trickle: Option<u64>,
     /// Measured time.
     pub duration: Duration,
     /// Time before it, in which the load runs and nothing is recorded.
     pub warmup: Duration,
     /// Smallest and largest payload.
     pub message_bytes: (usize, usize),
+    /// How sizes between the two are spread.
+    pub spread: Spread,
     /// What payloads are made of.
     pub style: Style,
+    /// Payloads that are the lines of a file instead; echo mode only. They have their own sizes.
+    pub lines: Option<Lines>,
     /// What decides when messages are sent.
     pub pace: Pace,
     /// How an open loop spreads its messages over time.
@@ -160,6 +167,8 @@ pub struct Workload {
     pub compress: Compress,
     /// Whether what arrives is checked.
     pub verify: bool,
+    /// What may go wrong without the run having failed.
+    pub allow: Vec<Flaw>,
     /// What all payloads follow from.
     pub seed: u64,
 }
@@ -210,7 +219,13 @@ impl Workload {
         if most as u64 > MESSAGE_BYTES_MAX {
             return wrong("--message-bytes", &format!("a message has at most {MESSAGE_BYTES_MAX} bytes"));
         }
-        if let Err(why) = Payloads::usage(self.style, self.mode.form(), least) {
+        if self.lines.is_some() {
+            if self.mode == Mode::Broadcast {
+                let why = "a line names no publisher and no time, which broadcasts have to: such as --mode echo \
+                           --payload-file messages.ndjson";
+                return wrong("--payload-file", why);
+            }
+        } else if let Err(why) = Payloads::usage(self.style, self.mode.form(), least) {
             return wrong("--message-bytes", &why);
         }
         if self.mode == Mode::Broadcast {
@@ -237,9 +252,23 @@ impl Workload {
         }
         if stalled > connections - publishers - topics {
             let most = connections - publishers - topics;
-            return wrong("--stalled", format!("a subscriber of each topic has to read: at most {most}"));
+            return wrong("--slow", format!("a subscriber of each topic has to read: at most {most}"));
+        }
+        if self.trickle == Some(0) {
+            return wrong(
+                "--trickle",
+                "expected at least 1 byte a second, such as --trickle 16KiB/s".to_owned(),
+            );
         }
         Ok(())
+    }
+
+    /// The messages of the run.
+    pub(super) fn payloads(&self) -> Payloads {
+        match &self.lines {
+            Some(lines) => Payloads::of_lines(self.seed, self.style, lines.clone()),
+            None => Payloads::new(self.seed, self.style, self.mode.form(), self.message_bytes, self.spread),
+        }
     }
 
     /// Connections that send.
@@ -256,7 +285,7 @@ impl Workload {
         position % self.topics.max(1)
     }
 
-    /// Whether a connection is to stop reading. These have the highest numbers, so that topics share them.
+    /// Whether a connection is to be slow. These have the highest numbers, so that topics share them.
     pub fn is_stalled(&self, connection: u32) -> bool {
         connection >= self.connections - self.stalled
     }
@@ -336,14 +365,18 @@ pub(super) mod tests {
             publishers: if mode == Mode::Broadcast { 3 } else { 0 },
             topics: if mode == Mode::Broadcast { 2 } else { 0 },
             stalled: 0,
+            trickle: None,
             duration: Duration::from_secs(1),
             warmup: Duration::ZERO,
             message_bytes: (64, 64),
+            spread: Spread::Even,
             style: Style::Text,
+            lines: None,
             pace: Pace::Depth(1),
             arrivals: Arrivals::Even,
             compress: Compress::off(),
             verify: true,
+            allow: Vec::new(),
             seed: 0x1234_5678_9abc_def0,
         }
     }
@@ -367,7 +400,8 @@ pub(super) mod tests {
             (Workload { message_bytes: (16, 16), ..broadcast.clone() }, "--message-bytes"),
             (Workload { topics: 4, ..broadcast.clone() }, "--publishers"),
             (Workload { publishers: 9, ..broadcast.clone() }, "--connections"),
-            (Workload { stalled: 6, ..broadcast.clone() }, "--stalled"),
+            (Workload { stalled: 6, ..broadcast.clone() }, "--slow"),
+            (Workload { stalled: 1, trickle: Some(0), ..broadcast.clone() }, "--trickle"),
             (Workload { topics: 0, ..broadcast }, "--topics"),
         ] {
             assert_eq!(load.check().map_err(|wrong| wrong.flag), Err(flag), "{load:?}");

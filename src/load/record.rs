@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use super::allow::Flaw;
 use super::track::Integrity;
 
 /// Name and version of the schema.
@@ -54,7 +55,7 @@ pub struct Record {
     pub service_ns: Quantiles,
     /// Only in broadcast mode.
     pub broadcast: Option<Broadcast>,
-    /// The subscribers that stopped reading; only where some were to.
+    /// The subscribers that were slow on purpose; only where some were to.
     pub stalled: Option<Stalled>,
     /// What compression did; only where it was offered.
     pub compression: Option<Compression>,
@@ -89,8 +90,20 @@ pub struct Config {
     pub warmup_s: f64,
     /// Smallest and largest payload.
     pub message_bytes: [u64; 2],
+    /// How sizes between the two are spread: `even` or `zipf`. `None` where the lines of a file have their own.
+    #[serde(default)]
+    pub sizes: Option<String>,
     /// `text`, `binary` or `json`.
     pub kind: String,
+    /// What text is made of: `ascii`, `mixed` or `emoji`. `None` for other kinds, and for the lines of a file.
+    #[serde(default)]
+    pub text: Option<String>,
+    /// The file whose lines were sent.
+    #[serde(default)]
+    pub payload_file: Option<String>,
+    /// How many lines it had.
+    #[serde(default)]
+    pub payload_lines: Option<u64>,
     /// Messages each sender keeps under way; closed loop only.
     pub depth: Option<u32>,
     /// Messages a second over all senders; open loop only.
@@ -101,8 +114,11 @@ pub struct Config {
     pub publishers: Option<u32>,
     /// Broadcast mode only.
     pub topics: Option<u32>,
-    /// Subscribers that were to stop reading; broadcast mode only.
+    /// Subscribers that were to be slow; broadcast mode only.
     pub stalled: Option<u32>,
+    /// Bytes a second that those were to read; `None` where that was nothing.
+    #[serde(default)]
+    pub trickle_bytes_per_s: Option<u64>,
     /// Threads of the generator.
     pub threads: usize,
     /// CPUs that they are pinned to, if any.
@@ -115,6 +131,9 @@ pub struct Config {
     pub verify: bool,
     /// Whether messages were long enough to name themselves.
     pub sequenced: bool,
+    /// What could go wrong without the run having failed.
+    #[serde(default)]
+    pub allow: Vec<Flaw>,
     /// How long messages under way at the end are awaited before they count as lost.
     pub drain_s: f64,
     /// What all payloads follow from.
@@ -202,7 +221,7 @@ pub struct Broadcast {
     pub published: u64,
 }
 
-/// The subscribers that stopped reading when the measured time began, and what became of them.
+/// The subscribers that read slowly or not at all from the start of the measured time, and what became of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stalled {
     /// Those that had opened.
@@ -210,6 +229,12 @@ pub struct Stalled {
     /// Their ends by close code: `4008` where the server closed for that, `1006` where it ended the connection and no
     /// Close frame could be read any more, `1000` where it had let them be until the end.
     pub closed_by_code: BTreeMap<String, u64>,
+    /// Messages that came to them in the measured time: those under way when they stopped, and what trickled.
+    #[serde(default)]
+    pub messages: u64,
+    /// Payload bytes of those messages.
+    #[serde(default)]
+    pub bytes: u64,
 }
 
 /// What compression did over the whole run, with warm-up and drain. Only messages that were compressed are in it:

@@ -52,6 +52,8 @@ pub(super) fn write(
         stalled: (load.stalled > 0).then(|| record::Stalled {
             count: tally.stalled,
             closed_by_code: by_code(&tally.stalled_closes),
+            messages: tally.stalled_messages,
+            bytes: tally.stalled_bytes,
         }),
         compression: load.compress.compression.map(|_| describe_compression(tally)),
         tls: (tally.tls_handshakes > 0)
@@ -117,7 +119,11 @@ fn describe_config(shared: &Shared, means: &Means) -> record::Config {
         duration_s: load.duration.as_secs_f64(),
         warmup_s: load.warmup.as_secs_f64(),
         message_bytes: [load.message_bytes.0 as u64, load.message_bytes.1 as u64],
+        sizes: load.lines.is_none().then(|| load.spread.name().to_owned()),
         kind: load.style.name().to_owned(),
+        text: load.style.script().filter(|_| load.lines.is_none()).map(str::to_owned),
+        payload_file: load.lines.as_ref().map(|lines| lines.name().to_owned()),
+        payload_lines: load.lines.as_ref().map(|lines| lines.count() as u64),
         depth: match load.pace {
             Pace::Depth(depth) => Some(depth),
             Pace::Rate(_) => None,
@@ -133,12 +139,14 @@ fn describe_config(shared: &Shared, means: &Means) -> record::Config {
         publishers: broadcast.then_some(load.publishers),
         topics: broadcast.then_some(load.topics),
         stalled: broadcast.then_some(load.stalled),
+        trickle_bytes_per_s: load.trickle.filter(|_| load.stalled > 0),
         threads: shared.threads,
         cpus: means.cpus.clone(),
         source_addresses: shared.sources.iter().map(ToString::to_string).collect(),
         compress: load.compress.words.clone(),
         verify: load.verify,
         sequenced: !shared.payloads.bare(),
+        allow: load.allow.clone(),
         drain_s: seconds(DRAIN_TIME),
         seed: load.seed,
     }

@@ -99,13 +99,12 @@ pub enum Verdict {
 }
 
 impl Outcome {
-    /// Judges the run. What went wrong weighs more than a late generator.
+    /// Judges the run. What went wrong, and was not allowed to, weighs more than a late generator.
     pub fn verdict(&self) -> Verdict {
-        let Record { integrity, errors, generator, connections, .. } = &self.record;
-        if !integrity.is_whole() || !errors.is_empty() || connections.ended_early > 0 {
+        if self.record.is_broken() {
             return Verdict::Broken;
         }
-        if generator.saturated { Verdict::Saturated } else { Verdict::Good }
+        if self.record.generator.saturated { Verdict::Saturated } else { Verdict::Good }
     }
 }
 

@@ -82,7 +82,7 @@ impl Shared {
             Pace::Rate(_) => 0,
         };
         Shared {
-            payloads: Payloads::new(load.seed, load.style, load.mode.form(), load.message_bytes),
+            payloads: load.payloads(),
             board: (load.mode == Mode::Broadcast).then(|| Board::new(&load, depth)),
             progress: (0..threads).map(|_| Progress::default()).collect(),
             unsettled: AtomicU32::new(load.connections),

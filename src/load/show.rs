@@ -145,7 +145,11 @@ pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
     }
     if let Some(stalled) = &record.stalled {
         let codes = by_code(&stalled.closed_by_code);
-        writeln!(out, "stalled    {} subscribers read nothing; closed: {codes}", count(stalled.count))?;
+        let read = match record.config.trickle_bytes_per_s {
+            None => "nothing".to_owned(),
+            Some(rate) => format!("at most {}/s, {} in all", bytes(rate as f64), bytes(stalled.bytes as f64)),
+        };
+        writeln!(out, "slow       {} subscribers read {read}; closed: {codes}", count(stalled.count))?;
     }
     let integrity = &record.integrity;
     writeln!(
@@ -214,7 +218,8 @@ fn compression(done: &Compression, opened: u64) -> String {
 fn headline(record: &Record) -> String {
     let config = &record.config;
     let [least, most] = config.message_bytes;
-    let size = if least == most { format!("{least} B") } else { format!("{least}..{most} B") };
+    let zipf = if config.sizes.as_deref() == Some("zipf") { "zipf:" } else { "" };
+    let size = if least == most { format!("{least} B") } else { format!("{zipf}{least}..{most} B") };
     let pace = match (config.depth, config.rate) {
         (_, Some(rate)) => {
             let spread = if config.arrivals.as_deref() == Some("poisson") { " at random" } else { "" };

@@ -115,6 +115,10 @@ pub struct Tally {
     pub stalled: u64,
     /// Their ends by close code, as the server gave it. They are in nothing else.
     pub stalled_closes: BTreeMap<u16, u64>,
+    /// Messages that came to those within the window.
+    pub stalled_messages: u64,
+    /// Payload bytes of those messages.
+    pub stalled_bytes: u64,
     /// Connections that ended before the run did.
     pub ended_early: u64,
     /// Connections that opened.
@@ -169,6 +173,8 @@ impl Tally {
             closes: BTreeMap::new(),
             stalled: 0,
             stalled_closes: BTreeMap::new(),
+            stalled_messages: 0,
+            stalled_bytes: 0,
             ended_early: 0,
             opened: 0,
             agreed: 0,
@@ -270,6 +276,8 @@ impl Tally {
         self.ended_early += other.ended_early;
         self.opened += other.opened;
         self.stalled += other.stalled;
+        self.stalled_messages += other.stalled_messages;
+        self.stalled_bytes += other.stalled_bytes;
         self.agreed += other.agreed;
         self.tls_handshakes += other.tls_handshakes;
         self.tls_resumed += other.tls_resumed;

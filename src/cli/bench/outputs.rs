@@ -10,6 +10,7 @@ use crate::load::{Outcome, record, show};
 
 /// What is to be printed and written.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub(super) struct Args {
     /// Write the results as JSON; - writes them to stdout, and nothing else
     #[arg(long, value_name = "FILE|-")]

@@ -59,9 +59,9 @@ pub(super) enum Switch {
     Off,
 }
 
-/// `--message-bytes`.
+/// `--message-bytes`: the least, the largest, and how they are spread between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Sizes(pub(super) usize, pub(super) usize);
+pub(super) struct Sizes(pub(super) usize, pub(super) usize, pub(super) load::Spread);
 
 impl FromStr for Sizes {
     type Err = String;
@@ -70,9 +70,14 @@ impl FromStr for Sizes {
         let bytes = |word: &str| -> Result<usize, String> {
             usize::try_from(values::bytes(word)?).map_err(|_| "more bytes than fit into memory".to_owned())
         };
-        match word.split_once("..") {
-            Some((least, most)) => Ok(Sizes(bytes(least)?, bytes(most)?)),
-            None => bytes(word).map(|bytes| Sizes(bytes, bytes)),
+        let (spread, range) = match word.strip_prefix("zipf:") {
+            Some(range) => (load::Spread::Zipf, range),
+            None => (load::Spread::Even, word),
+        };
+        match range.split_once("..") {
+            Some((least, most)) => Ok(Sizes(bytes(least)?, bytes(most)?, spread)),
+            None if spread == load::Spread::Zipf => Err("expected a range, such as zipf:16..4096".to_owned()),
+            None => bytes(word).map(|bytes| Sizes(bytes, bytes, spread)),
         }
     }
 }
@@ -158,8 +163,12 @@ mod tests {
 
     #[test]
     fn sizes_are_one_or_a_range() {
-        assert_eq!(Sizes::from_str("16"), Ok(Sizes(16, 16)));
-        assert_eq!(Sizes::from_str("12..1KiB"), Ok(Sizes(12, 1_024)));
-        assert!(Sizes::from_str("1..").is_err());
+        let (even, zipf) = (load::Spread::Even, load::Spread::Zipf);
+        assert_eq!(Sizes::from_str("16"), Ok(Sizes(16, 16, even)));
+        assert_eq!(Sizes::from_str("12..1KiB"), Ok(Sizes(12, 1_024, even)));
+        assert_eq!(Sizes::from_str("zipf:16..4096"), Ok(Sizes(16, 4_096, zipf)));
+        for wrong in ["1..", "zipf", "zipf:", "zipf:64", "even:1..2"] {
+            assert!(Sizes::from_str(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -1,15 +1,13 @@
 //! What arrives on a connection to a topic, and how far its publisher's messages are.
 
-use super::connection::{Broadcast, Connection, Flow, Part, State};
+use super::connection::{Broadcast, Flow, Part, State};
 use super::{Client, Message, REPLY_TIME};
-use crate::connection::{Chunk, Closed};
-use crate::driver::Driver;
+use crate::connection::Chunk;
 use crate::limits::Nanos;
 use crate::load::payload::Id;
 use crate::load::plan::Pace;
 use crate::load::track::Place;
-use crate::protocol::CloseCode;
-use crate::shard::{Context, Lane, Link};
+use crate::shard::{Lane, Link};
 
 /// A publisher's messages.
 #[derive(Debug, Default)]
@@ -58,10 +56,13 @@ impl Client {
         chunk: &Chunk<'_>,
     ) {
         let now = link.now();
-        let Client { shared, connections, tally, .. } = self;
+        let Client { shared, connections, tally, slow, .. } = self;
         let connection = &mut connections[position];
         let Flow::Broadcast(broadcast) = &mut connection.flow else { return };
         let (payloads, load) = (&shared.payloads, &shared.load);
+        if let Part::Slow { on_at } = &mut broadcast.part {
+            slow.took(link, on_at, load.trickle, chunk.payload.len(), tally);
+        }
         let claimed = payloads.identify(chunk.payload).filter(|claimed| {
             claimed.connection < load.publishers
                 && claimed.connection != connection.number
@@ -150,41 +151,10 @@ impl Client {
         }
     }
 
-    /// Those that are to stop reading do so.
-    pub(super) fn stall<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
-        for connection in self.connections.iter().filter(|connection| connection.stalls()) {
-            if connection.state == State::Open
-                && let Some(mut link) = connection.token.and_then(|token| cx.link(token))
-            {
-                link.hold_up(true);
-            }
-        }
-    }
-
-    /// One that stopped reading has ended: by the server's decision, which it has every right to, or by ours.
-    pub(super) fn stalled_ended(&mut self, closed: &Closed) {
-        // What the server said, also where this side closed first and found it behind what it had not read.
-        let code = closed.peer_close.as_ref().map_or(CloseCode::ABNORMAL, |close| close.code);
-        *self.tally.stalled_closes.entry(code.0).or_default() += 1;
-        if ![CloseCode::NORMAL, CloseCode::SLOW_CONSUMER, CloseCode::ABNORMAL].contains(&code) {
-            self.failed += 1;
-            self.tally.ended_early += 1;
-        }
-    }
-
-    /// Those that have not ended when nobody waits any longer: the server has not closed them.
-    pub(super) fn give_up_stalled(&mut self) {
-        let open = |connection: &&Connection| connection.stalls() && connection.state == State::Open;
-        let left = self.connections.iter().filter(open).count() as u64;
-        if left > 0 {
-            *self.tally.stalled_closes.entry(CloseCode::ABNORMAL.0).or_default() += left;
-        }
-    }
-
     /// Whether a connection has everything that was published for it, or later things.
     pub(super) fn has_all(&self, number: u32, broadcast: &Broadcast) -> bool {
         let Some(board) = &self.shared.board else { return true };
-        if let Part::Stalls = broadcast.part {
+        if let Part::Slow { .. } = broadcast.part {
             return true;
         }
         broadcast
@@ -197,7 +167,7 @@ impl Client {
         let Client { shared, connections, tally, .. } = self;
         let connection = &connections[position];
         let (Flow::Broadcast(broadcast), Some(board)) = (&connection.flow, &shared.board) else { return };
-        if let Part::Stalls = broadcast.part {
+        if let Part::Slow { .. } = broadcast.part {
             return;
         }
         for (publisher, at) in broadcast.others(connection.number, shared.load.topics) {

@@ -58,8 +58,11 @@ pub(super) enum Part {
     Publishes(Publishing),
     /// It receives.
     Subscribes,
-    /// It receives until the measured time begins, and then reads nothing until everything is over.
-    Stalls,
+    /// It receives until the measured time begins, and then reads nothing, or little, until everything is over.
+    Slow {
+        /// When it may read on; trickling only.
+        on_at: Nanos,
+    },
 }
 
 impl Broadcast {
@@ -68,7 +71,7 @@ impl Broadcast {
     pub(super) fn publishing(&mut self) -> Option<&mut Publishing> {
         match &mut self.part {
             Part::Publishes(publishing) => Some(publishing),
-            Part::Subscribes | Part::Stalls => None,
+            Part::Subscribes | Part::Slow { .. } => None,
         }
     }
 
@@ -91,7 +94,7 @@ impl Connection {
                 let topic = load.topic(number);
                 let part = match () {
                     () if number < load.publishers => Part::Publishes(Publishing::default()),
-                    () if load.is_stalled(number) => Part::Stalls,
+                    () if load.is_stalled(number) => Part::Slow { on_at: 0 },
                     () => Part::Subscribes,
                 };
                 Flow::Broadcast(Box::new(Broadcast {
@@ -106,9 +109,9 @@ impl Connection {
         Connection { number, state: State::New, token: None, due: 0, intended: 0, held_since: None, flow }
     }
 
-    /// Whether it is one that stops reading.
+    /// Whether it is one that is slow on purpose.
     pub(super) fn stalls(&self) -> bool {
-        matches!(&self.flow, Flow::Broadcast(broadcast) if matches!(broadcast.part, Part::Stalls))
+        matches!(&self.flow, Flow::Broadcast(broadcast) if matches!(broadcast.part, Part::Slow { .. }))
     }
 
     /// The sequence of the message that may be sent now, if any.

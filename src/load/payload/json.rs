@@ -55,7 +55,7 @@ pub(super) struct Records {
 impl Records {
     /// Enough of them for messages of `bytes_max` bytes.
     pub(super) fn new(seed: u64, bytes_max: usize) -> Records {
-        let mut dice = Dice(mix(seed));
+        let mut dice = Dice::new(seed);
         let (mut starts, mut kind) = (Vec::new(), 0);
         let mut text = Vec::with_capacity(STARTS_BYTES + bytes_max + 2 * RECORD_BYTES_MAX);
         while text.len() < STARTS_BYTES + bytes_max + SEPARATOR.len() {
@@ -142,15 +142,20 @@ fn record(kind: u64, dice: &mut Dice, text: &mut Vec<u8>) {
 }
 
 /// Numbers that follow from a seed.
-struct Dice(u64);
+pub(super) struct Dice(u64);
 
 impl Dice {
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(super) fn new(seed: u64) -> Dice {
+        Dice(mix(seed))
+    }
+
+    /// Below `bound`, which fits into 32 bits.
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         ((mix(self.0) >> 32) * bound) >> 32
     }
 
-    fn pick(&mut self, words: &[&'static str]) -> &'static str {
+    pub(super) fn pick(&mut self, words: &[&'static str]) -> &'static str {
         words[self.below(words.len() as u64) as usize]
     }
 }

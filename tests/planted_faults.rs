@@ -1,0 +1,321 @@
+//! `echoring bench` against a server that does a known thing wrong: everything that was planted is found, exactly as often
+//! as the server says that it did it, and a stall shows in the percentiles as arithmetic has it.
+
+#[path = "support/planted.rs"]
+mod planted;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tungstenite::Message;
+
+use planted::{Fault, Server};
+
+/// What a quantile may be off by on a machine that has other things to do, beyond what is known to have been late.
+const SLACK_MS: f64 = 15.0;
+
+/// A finished run: its exit code, its record, and all that it printed.
+struct Run {
+    code: Option<i32>,
+    record: Value,
+    told: String,
+}
+
+impl Run {
+    fn integrity(&self) -> BTreeMap<String, u64> {
+        serde_json::from_value(self.record["integrity"].clone()).expect("counts by name")
+    }
+
+    fn count(&self, pointer: &str) -> u64 {
+        self.record
+            .pointer(pointer)
+            .and_then(Value::as_u64)
+            .unwrap_or_else(|| panic!("{pointer}: {}", self.told))
+    }
+
+    fn ms(&self, pointer: &str) -> f64 {
+        let ns = self.record.pointer(pointer).and_then(Value::as_f64);
+        ns.unwrap_or_else(|| panic!("{pointer}: {}", self.told)) / 1e6
+    }
+}
+
+/// Measures the server, without warm-up, so that all that it does is within the measured time.
+fn bench(server: &Server, flags: &[&str]) -> Run {
+    let output = Command::new(env!("CARGO_BIN_EXE_echoring"))
+        .args(["bench", &format!("ws://{}", server.address), "--warmup", "0s", "--json", "-"])
+        .args(flags)
+        .stdin(Stdio::null())
+        .output()
+        .expect("the binary runs");
+    let told = format!(
+        "{flags:?}: exit code {:?}\n{}{}",
+        output.status.code(),
+        lossy(&output.stdout),
+        lossy(&output.stderr)
+    );
+    let mut json: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {told}"));
+    Run { code: output.status.code(), record: json["runs"][0].take(), told }
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// What is counted when so much of it is, and nothing else.
+fn only(counts: &[(&str, u64)], run: &Run) -> BTreeMap<String, u64> {
+    let zeros = run.integrity().into_keys().map(|name| (name, 0));
+    let mut all: BTreeMap<String, u64> = zeros.collect();
+    for (name, count) in counts {
+        *all.get_mut(*name).expect("a name of the record") += count;
+    }
+    all
+}
+
+/// Plants a fault in each so many-th message of a closed loop, of an open loop and of a broadcast, and compares what is
+/// found with what the server did, and that with what follows from the rate.
+fn each_is_counted(fault: fn(u64) -> Fault, name: &str) {
+    let closed = ["-c", "3", "--depth", "8", "-d", "1s", "--message-bytes", "20..300", "--kind", "binary"];
+    let open = ["-c", "3", "--rate", "3000", "-d", "2100ms"];
+    let broadcast = ["--mode", "broadcast", "-c", "4", "--rate", "500", "-d", "1050ms"];
+    for (flags, number, planted) in [
+        (&closed[..], 50, None),
+        // 2,100 on each of three connections.
+        (&open[..], 1_000, Some(6)),
+        // 525 for each of three subscribers.
+        (&broadcast[..], 100, Some(15)),
+    ] {
+        let server = Server::start(fault(number));
+        // What else is allowed excuses nothing.
+        let run = bench(&server, &[flags, &["--allow", "closed"]].concat());
+        let counts = server.finish();
+        let (did, owed) = (counts.planted.load(Ordering::Relaxed), counts.unanswered.load(Ordering::Relaxed));
+        assert!(planted.map_or(did > 0, |planted| did == planted), "{did} planted: {}", run.told);
+        assert_eq!(run.integrity(), only(&[(name, did), ("lost", owed)], &run), "{}", run.told);
+        assert_eq!(run.code, Some(1), "{}", run.told);
+        assert_eq!(run.record["errors"], json!({}), "{}", run.told);
+    }
+    let server = Server::start(fault(50));
+    let allowed = format!("{name},lost");
+    let run = bench(&server, &[&closed[..], &["--allow", &allowed]].concat());
+    assert_eq!(run.code, Some(0), "{}", run.told);
+    assert!(run.count(&format!("/integrity/{name}")) > 0, "it is counted all the same: {}", run.told);
+    let words = run.record["config"]["allow"].as_array().expect("a list");
+    assert!(words.contains(&json!(name)) && words.contains(&json!("lost")), "{}", run.told);
+}
+
+#[test]
+fn each_dropped_message_is_lost() {
+    each_is_counted(Fault::Drop, "lost");
+}
+
+#[test]
+fn each_message_that_is_sent_twice_is_duplicated() {
+    each_is_counted(Fault::Duplicate, "duplicated");
+}
+
+#[test]
+fn each_exchange_of_two_messages_is_reordered_once() {
+    each_is_counted(Fault::Swap, "reordered");
+}
+
+#[test]
+fn each_flipped_byte_is_one_corrupted_message() {
+    each_is_counted(Fault::Flip, "corrupted");
+}
+
+#[test]
+fn a_flipped_byte_is_found_in_the_shortest_messages_as_well() {
+    for bytes in ["16", "8", "1"] {
+        let server = Server::start(Fault::Flip(30));
+        let run = bench(&server, &["-c", "3", "--depth", "8", "-d", "700ms", "--message-bytes", bytes]);
+        let planted = server.finish().planted.load(Ordering::Relaxed);
+        assert!(planted > 0, "{}", run.told);
+        assert_eq!(run.integrity(), only(&[("corrupted", planted)], &run), "{bytes} bytes: {}", run.told);
+    }
+}
+
+#[test]
+fn connections_that_the_server_closes_are_counted_by_their_code() {
+    for code in [1001, 1011, 4001] {
+        let server = Server::start(Fault::Close(50, code));
+        let run = bench(&server, &["-c", "3", "--depth", "4", "-d", "2s", "--allow", "closed"]);
+        let owed = server.finish().unanswered.load(Ordering::Relaxed);
+        assert_eq!(run.record["closes"], json!({ code.to_string(): 3 }), "{}", run.told);
+        assert_eq!(run.count("/connections/ended_early"), 3, "{}", run.told);
+        // What a connection had under way then: its depth.
+        assert_eq!(owed, 12, "{}", run.told);
+        assert_eq!(run.integrity(), only(&[("lost", owed)], &run), "{}", run.told);
+        assert_eq!(run.code, Some(1), "what was under way is lost: {}", run.told);
+        assert_eq!(run.record["errors"], json!({}), "{}", run.told);
+        let server = Server::start(Fault::Close(50, code));
+        let run = bench(&server, &["-c", "3", "--depth", "4", "-d", "2s", "--allow", "lost,closed"]);
+        assert_eq!(run.code, Some(0), "{}", run.told);
+    }
+}
+
+#[test]
+fn a_stall_shows_in_the_percentiles_as_arithmetic_has_it() {
+    const STALL_MS: f64 = 100.0;
+    const EVERY_MS: f64 = 1_000.0;
+    let ms = |ms: f64| Duration::from_secs_f64(ms / 1e3);
+    let server = Server::start(Fault::Stall(ms(EVERY_MS), ms(STALL_MS)));
+    let file = std::env::temp_dir().join(format!("echoring-stall-{}.hgrm", std::process::id()));
+    let name = file.to_string_lossy();
+    let open = bench(&server, &["-c", "10", "--rate", "2000", "-d", "5s", "--hgrm", &name]);
+    let curve = quantiles(&file);
+    std::fs::remove_file(&file).expect("our own file");
+    assert_eq!(open.integrity(), only(&[], &open), "{}", open.told);
+    let overslept_ms = server.finish().overslept_ns.load(Ordering::Relaxed) as f64 / 1e6;
+    let late_ms = SLACK_MS + overslept_ms + open.ms("/generator/lateness_ns/p99");
+    // Messages are due at all times alike. So a tenth of them is due in a stall, and waits for what is left of it:
+    // evenly between nothing and the whole of it.
+    let expected_ms = |quantile: f64| (EVERY_MS * (quantile - 1.0) + STALL_MS).max(0.0);
+    for (quantile, found_ms) in [("p50", 0.5), ("p99", 0.99), ("p999", 0.999), ("p9999", 0.9999)]
+        .map(|(name, quantile)| (quantile, open.ms(&format!("/response_ns/{name}"))))
+        .into_iter()
+        .chain(curve)
+    {
+        let expected_ms = expected_ms(quantile);
+        assert!(
+            found_ms > expected_ms - SLACK_MS && found_ms < expected_ms + late_ms,
+            "quantile {quantile} is {found_ms} ms, not {expected_ms}: {}",
+            open.told
+        );
+    }
+    let mean_ms = STALL_MS * STALL_MS / (2.0 * EVERY_MS);
+    let found_ms = open.ms("/response_ns/mean");
+    assert!((mean_ms * 0.7..mean_ms + late_ms).contains(&found_ms), "{found_ms} ms: {}", open.told);
+
+    // A closed loop asks for nothing while it waits: of each stall it has one message a connection, and what those
+    // would have been that it did not send, it leaves out.
+    let closed = bench(&server, &["-c", "2", "--depth", "1", "-d", "3s"]);
+    let stalled = 2.0 * 4.0 / closed.count("/response_ns/count") as f64;
+    assert!(stalled < 0.009, "too few messages to tell: {}", closed.told);
+    assert!(closed.ms("/response_ns/max") > STALL_MS - SLACK_MS, "{}", closed.told);
+    assert!(closed.ms("/response_ns/p99") < expected_ms(0.99) / 2.0, "{}", closed.told);
+    assert_eq!(closed.record["response_ns"], closed.record["service_ns"], "{}", closed.told);
+}
+
+/// Quantiles above 0.9 of a percentile file, with their values in milliseconds.
+fn quantiles(file: &Path) -> Vec<(f64, f64)> {
+    let text = std::fs::read_to_string(file).expect("it was written");
+    let rows = text.lines().filter_map(|line| {
+        let mut fields = line.split_whitespace().map(str::parse::<f64>);
+        let (value_ms, quantile) = (fields.next()?.ok()?, fields.next()?.ok()?);
+        (0.9..1.0).contains(&quantile).then_some((quantile, value_ms))
+    });
+    let rows: Vec<(f64, f64)> = rows.collect();
+    assert!(rows.len() > 10, "{text}");
+    rows
+}
+
+#[test]
+fn late_answers_are_as_late_as_they_are() {
+    const LATE_MS: f64 = 40.0;
+    const CONNECTIONS: f64 = 4.0;
+    let server = Server::start(Fault::Late(Duration::from_secs_f64(LATE_MS / 1e3)));
+    let run = bench(&server, &["-c", "4", "--depth", "1", "-d", "2s"]);
+    assert_eq!(run.integrity(), only(&[], &run), "{}", run.told);
+    let overslept_ms = server.finish().overslept_ns.load(Ordering::Relaxed) as f64 / 1e6;
+    for quantile in ["p50", "p90", "max"] {
+        let found_ms = run.ms(&format!("/service_ns/{quantile}"));
+        let span = LATE_MS..LATE_MS + SLACK_MS + overslept_ms;
+        assert!(span.contains(&found_ms), "{quantile} is {found_ms} ms: {}", run.told);
+    }
+    // Little's law: as many are under way as come a second, times the seconds that each takes.
+    let under_way = run.count("/messages") as f64 / 2.0 * run.ms("/response_ns/mean") / 1e3;
+    assert!((CONNECTIONS * 0.85..CONNECTIONS * 1.05).contains(&under_way), "{under_way}: {}", run.told);
+}
+
+#[test]
+fn a_faithful_server_is_found_faithful_whatever_messages_are_made_of() {
+    let is_wide = |message: &Message| !message.to_text().expect("text").is_ascii();
+    let joined = |message: &Message| message.to_text().expect("text").contains('\u{200d}');
+    let any = |_: &Message| true;
+    let checks: [(&[&str], &dyn Fn(&Message) -> bool); 6] = [
+        (&["--text", "ascii", "--message-bytes", "12"], &|message| !is_wide(message)),
+        (&["--text", "mixed", "--message-bytes", "zipf:40..5000"], &is_wide),
+        (&["--text", "emoji", "--message-bytes", "64..700"], &is_wide),
+        (&["--text", "mixed", "--message-bytes", "0..11"], &any),
+        (&["--kind", "json", "--message-bytes", "zipf:40..3000"], &|message| {
+            serde_json::from_str::<Value>(message.to_text().expect("text")).is_ok()
+        }),
+        (&["--kind", "binary", "--message-bytes", "zipf:0..3000"], &|message| message.is_binary()),
+    ];
+    for (flags, check) in checks {
+        let server = Server::start(Fault::Nothing);
+        // The server's library ends a connection with 1007 on whatever is not UTF-8.
+        let run = bench(&server, &[&["-c", "3", "--depth", "4", "-d", "300ms"], flags].concat());
+        assert_eq!((run.code, run.integrity()), (Some(0), only(&[], &run)), "{}", run.told);
+        assert!(server.finish().received.load(Ordering::Relaxed) >= run.count("/messages"), "{}", run.told);
+        let heard = server.heard();
+        assert!(heard.len() > 20 && heard.iter().all(check), "{}", run.told);
+        assert_eq!(
+            flags.contains(&"emoji"),
+            heard.iter().any(|message| message.is_text() && joined(message))
+        );
+    }
+}
+
+#[test]
+fn a_broadcast_of_wide_text_arrives_whole() {
+    let server = Server::start(Fault::Nothing);
+    let run =
+        bench(&server, &["--mode", "broadcast", "-c", "4", "--depth", "4", "--text", "emoji", "-d", "300ms"]);
+    assert_eq!((run.code, run.integrity()), (Some(0), only(&[], &run)), "{}", run.told);
+    assert_eq!(run.record["config"]["text"], "emoji", "{}", run.told);
+}
+
+#[test]
+fn lines_of_a_file_are_sent_in_their_order_and_compared_whole() {
+    let file = std::env::temp_dir().join(format!("echoring-lines-{}.ndjson", std::process::id()));
+    let lines: Vec<String> = (0..50).map(|line| json!({ "line": line, "text": "é" }).to_string()).collect();
+    std::fs::write(&file, lines.join("\n")).expect("a temporary file");
+    let name = file.to_string_lossy().into_owned();
+    let flags = ["-c", "1", "--depth", "4", "-d", "300ms", "--kind", "json", "--payload-file", &name];
+    let server = Server::start(Fault::Nothing);
+    let run = bench(&server, &flags);
+    assert_eq!((run.code, run.integrity()), (Some(0), only(&[], &run)), "{}", run.told);
+    let config = &run.record["config"];
+    assert_eq!((&config["payload_lines"], &config["sequenced"]), (&json!(50), &json!(false)), "{}", run.told);
+    assert_eq!(config["payload_file"], name.as_str(), "{}", run.told);
+    server.finish();
+    let heard = server.heard();
+    let first = lines.iter().position(|line| heard[0] == Message::text(line.as_str())).expect("a line");
+    assert!(heard.len() > 100, "{}", run.told);
+    for (message, at) in heard.iter().zip(first..) {
+        assert_eq!(*message, Message::text(lines[at % 50].as_str()));
+    }
+
+    // A line has no sequence, but it is known among its neighbours.
+    for (fault, name) in
+        [(Fault::Drop(40), "lost"), (Fault::Duplicate(40), "duplicated"), (Fault::Swap(40), "reordered")]
+    {
+        let server = Server::start(fault);
+        let run = bench(&server, &flags);
+        let counts = server.finish();
+        let (did, owed) = (counts.planted.load(Ordering::Relaxed), counts.unanswered.load(Ordering::Relaxed));
+        assert!(did > 0, "{}", run.told);
+        assert_eq!(run.integrity(), only(&[(name, did), ("lost", owed)], &run), "{}", run.told);
+    }
+    std::fs::remove_file(&file).expect("our own file");
+}
+
+#[test]
+fn messages_too_short_for_a_name_are_known_by_their_neighbours() {
+    let planting: [(fn(u64) -> Fault, &str); 3] =
+        [(Fault::Drop, "lost"), (Fault::Duplicate, "duplicated"), (Fault::Swap, "reordered")];
+    for (fault, name) in planting {
+        let server = Server::start(fault(50));
+        let run = bench(&server, &["-c", "2", "--depth", "8", "-d", "500ms", "--message-bytes", "8..11"]);
+        let counts = server.finish();
+        let (did, owed) = (counts.planted.load(Ordering::Relaxed), counts.unanswered.load(Ordering::Relaxed));
+        assert!(did > 0, "{}", run.told);
+        assert_eq!(run.integrity(), only(&[(name, did), ("lost", owed)], &run), "{}", run.told);
+    }
+}

@@ -1,0 +1,259 @@
+//! A WebSocket server that does one known thing wrong, again and again, and counts each time it does. It is written with
+//! tungstenite on blocking threads, so that it shares no code with what it tests. It echoes, and under `/broadcast/` it
+//! relays to everybody else.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use tungstenite::handshake::server::{ErrorResponse, Request, Response};
+use tungstenite::protocol::{CloseFrame, Role};
+use tungstenite::{Message, WebSocket};
+
+/// Messages that are kept to be looked at.
+const HEARD_MAX: usize = 2_000;
+
+/// What is wrong with the server. Numbers count the messages on their way to one connection, from 1.
+#[derive(Clone, Copy, Debug)]
+pub enum Fault {
+    /// Nothing.
+    Nothing,
+    /// Each so many-th is not sent.
+    Drop(u64),
+    /// Each so many-th is sent twice.
+    Duplicate(u64),
+    /// Each so many-th is sent after the one that follows.
+    Swap(u64),
+    /// In each so many-th one byte is another, each time in another place.
+    Flip(u64),
+    /// Behind so many comes a Close frame with this code.
+    Close(u64, u16),
+    /// Every so often nothing is done for so long, on all connections at once.
+    Stall(Duration, Duration),
+    /// Every answer comes so much later.
+    Late(Duration),
+}
+
+/// What the server did.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Faults that it made.
+    pub planted: AtomicU64,
+    /// Messages that it owed when the connection was over, or closing by its own will.
+    pub unanswered: AtomicU64,
+    /// Messages that it got.
+    pub received: AtomicU64,
+    /// By how much its longest pause was longer than it was to be, in nanoseconds.
+    pub overslept_ns: AtomicU64,
+}
+
+/// The server. It takes connections until the test's process ends.
+pub struct Server {
+    pub address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    fault: Fault,
+    begun: Instant,
+    counts: Counts,
+    heard: Mutex<Vec<Message>>,
+    /// Ways to all connections.
+    room: Mutex<Vec<Arc<Mutex<Lane>>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("no thread of the server panics")
+}
+
+impl Server {
+    pub fn start(fault: Fault) -> Server {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let address = listener.local_addr().expect("a bound address");
+        let shared = Arc::new(Shared {
+            fault,
+            begun: Instant::now(),
+            counts: Counts::default(),
+            heard: Mutex::default(),
+            room: Mutex::default(),
+            threads: Mutex::default(),
+        });
+        let server = Server { address, shared: shared.clone() };
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (stream, theirs) = (stream.expect("a connection"), shared.clone());
+                // Locked before it starts: whoever joins the threads finds each that has.
+                lock(&shared.threads).push(thread::spawn(move || serve(stream, &theirs)));
+            }
+        });
+        server
+    }
+
+    /// Waits until all connections are over, and tells what was done on them.
+    pub fn finish(&self) -> &Counts {
+        let threads = std::mem::take(&mut *lock(&self.shared.threads));
+        for thread in threads {
+            thread.join().expect("no thread of the server panics");
+        }
+        &self.shared.counts
+    }
+
+    /// The first of the messages that came.
+    pub fn heard(&self) -> Vec<Message> {
+        lock(&self.shared.heard).clone()
+    }
+}
+
+/// The way to one connection.
+struct Lane {
+    socket: WebSocket<TcpStream>,
+    /// Messages that were to go this way.
+    messages: u64,
+    held: Option<Message>,
+    closed: bool,
+}
+
+fn serve(stream: TcpStream, shared: &Shared) {
+    stream.set_nodelay(true).expect("TCP");
+    let out = stream.try_clone().expect("a descriptor");
+    let lane = Arc::new(Mutex::new(Lane {
+        socket: WebSocket::from_raw_socket(out, Role::Server, None),
+        messages: 0,
+        held: None,
+        closed: false,
+    }));
+    let mut relays = false;
+    #[allow(clippy::result_large_err)]
+    let judge = |request: &Request, response: Response| -> Result<Response, ErrorResponse> {
+        relays = request.uri().path().starts_with("/broadcast/");
+        // In the room before the 101 leaves: whoever has it gets everything that is sent from then on.
+        lock(&shared.room).push(lane.clone());
+        Ok(response)
+    };
+    let Ok(mut socket) = tungstenite::accept_hdr(stream, judge) else { return };
+    while let Ok(message) = socket.read() {
+        match message {
+            Message::Text(_) | Message::Binary(_) => {
+                shared.hear(&message);
+                if relays {
+                    shared.relay(&lane, &message);
+                } else {
+                    lock(&lane).deliver(message, shared);
+                }
+            }
+            Message::Close(_) => break,
+            _ => {}
+        }
+    }
+    let mut lane = lock(&lane);
+    shared.counts.unanswered.fetch_add(u64::from(lane.held.take().is_some()), Ordering::Relaxed);
+    if !lane.closed {
+        // The answer to the peer's Close; one that is gone hears nothing.
+        let _ = socket.flush();
+    }
+    let _ = socket.get_ref().shutdown(std::net::Shutdown::Both);
+}
+
+impl Shared {
+    fn hear(&self, message: &Message) {
+        self.counts.received.fetch_add(1, Ordering::Relaxed);
+        let mut heard = lock(&self.heard);
+        if heard.len() < HEARD_MAX {
+            heard.push(message.clone());
+        }
+    }
+
+    /// Locked until all have it: what several publish is in one order for all.
+    fn relay(&self, from: &Arc<Mutex<Lane>>, message: &Message) {
+        for other in lock(&self.room).iter().filter(|other| !Arc::ptr_eq(other, from)) {
+            lock(other).deliver(message.clone(), self);
+        }
+    }
+
+    fn pause(&self, time: Duration) {
+        let before = Instant::now();
+        thread::sleep(time);
+        let over = before.elapsed().saturating_sub(time);
+        self.counts.overslept_ns.fetch_max(over.as_nanos() as u64, Ordering::Relaxed);
+    }
+}
+
+impl Lane {
+    fn deliver(&mut self, message: Message, shared: &Shared) {
+        if self.closed {
+            shared.counts.unanswered.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        self.messages += 1;
+        let nth = |number: u64| self.messages.is_multiple_of(number);
+        let plant = || shared.counts.planted.fetch_add(1, Ordering::Relaxed);
+        match shared.fault {
+            Fault::Drop(number) if nth(number) => {
+                plant();
+                return;
+            }
+            Fault::Duplicate(number) if nth(number) => {
+                plant();
+                self.write(message.clone());
+                self.write(message);
+            }
+            Fault::Swap(number) if nth(number) => {
+                self.held = Some(message);
+                return;
+            }
+            Fault::Flip(number) if nth(number) => {
+                let place = plant();
+                self.write(flipped(&message, place as usize));
+            }
+            Fault::Stall(every, time) => {
+                let left = time.checked_sub(remainder(shared.begun.elapsed(), every));
+                if let Some(left) = left.filter(|left| !left.is_zero()) {
+                    plant();
+                    shared.pause(left);
+                }
+                self.write(message);
+            }
+            Fault::Late(time) => {
+                shared.pause(time);
+                self.write(message);
+            }
+            _ => self.write(message),
+        }
+        if let Some(held) = self.held.take() {
+            plant();
+            self.write(held);
+        }
+        if let Fault::Close(after, code) = shared.fault
+            && self.messages == after
+        {
+            plant();
+            self.closed = true;
+            let frame = CloseFrame { code: code.into(), reason: "planted".into() };
+            self.write(Message::Close(Some(frame)));
+        }
+        // What belongs together leaves together. One that is gone hears nothing.
+        let _ = self.socket.flush();
+    }
+
+    fn write(&mut self, message: Message) {
+        let _ = self.socket.write(message);
+    }
+}
+
+fn remainder(time: Duration, every: Duration) -> Duration {
+    Duration::from_nanos((time.as_nanos() % every.as_nanos()) as u64)
+}
+
+/// The same with the lowest bit of one byte flipped, which leaves ASCII what it is.
+fn flipped(message: &Message, place: usize) -> Message {
+    let mut bytes = message.clone().into_data().to_vec();
+    let at = place % bytes.len();
+    bytes[at] ^= 1;
+    match message {
+        Message::Text(_) => Message::text(String::from_utf8(bytes).expect("ASCII was sent")),
+        _ => Message::binary(bytes),
+    }
+}
