@@ -367,7 +367,7 @@ fn source_addresses_are_used_in_turn() {
 fn a_wrong_flag_is_one_line_and_exit_code_2() {
     for flags in [
         &["ws://127.0.0.1:1", "--depth", "0"][..],
-        &["ws://127.0.0.1:1", "--hlog", "x"],
+        &["ws://127.0.0.1:1", "--hlog", "/nowhere/run.hlog"],
         &["ws://127.0.0.1:1", "--mode", "push"],
         &["http://127.0.0.1:1"],
         &["ws://127.0.0.1:1", "--mode", "broadcast", "--message-bytes", "10"],
@@ -418,10 +418,13 @@ fn a_record_has_every_field_of_the_schema() {
             "integrity",
             "interrupted",
             "intervals",
+            "label",
             "messages",
             "messages_per_s",
+            "response_histogram",
             "response_ns",
             "server",
+            "service_histogram",
             "service_ns",
             "stalled",
             "started_at",

@@ -1,9 +1,11 @@
 //! `echoring bench`: its flags, the plan they resolve to, and what is printed and written of its results.
 
 mod dial;
+mod exporter;
 mod messages;
 mod outputs;
 mod pace;
+mod scenario;
 mod verdicts;
 mod words;
 
@@ -13,15 +15,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use clap::ArgMatches;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use self::words::{Arrivals, Compression, Cpus, Driver, Kind, Mode, Sizes, Sources, Switch};
-use super::{Failure, environment, values};
+use super::{EXIT_ENVIRONMENT, Failure, environment, values};
 use crate::load::{
     self, Embedded, Means, Outcome, Pace, Plan, Refused, Style, Target, Verdict, Workload, show,
 };
@@ -47,6 +50,12 @@ Examples:
       what 10 subscribers that stop reading do to the other 990
   echoring bench --kind json --message-bytes 1KiB --compress on
       the same as without URL, compressed message by message; JSON shrinks as real JSON does, text hardly
+  echoring bench ws://127.0.0.1:9001 --rate 20000 --json run.json --hlog run.hlog --csv run.csv
+      files for other tools, and for echoring report run.json
+  echoring bench ws://127.0.0.1:9001 -d 1h --rate 1000 --prometheus 127.0.0.1:9464
+      figures on http://127.0.0.1:9464/metrics while it goes on
+  echoring bench -f scenario.toml --duration 5s
+      runs that a file describes, each for 5 s whatever it says
 
 A message names itself and is checked from these sizes on: echo 12 bytes (json 34), broadcast 40 (json 76).
 Shorter echoes are compared with the one that is due; broadcasts cannot be shorter.
@@ -373,14 +382,26 @@ fn usage(flag: &str, explanation: &str) -> Failure {
     Failure::Usage(format!("{flag}: {explanation}"))
 }
 
-/// Runs the generator and tells by the exit code how it went.
-pub fn run(arguments: Args) -> ExitCode {
-    measure(arguments).unwrap_or_else(|failure| failure.report())
+/// Runs the generator and tells by the exit code how it went. `typed` is what `arguments` were read from.
+pub fn run(arguments: Args, typed: &ArgMatches) -> ExitCode {
+    let runs = match &arguments.outputs.scenario {
+        Some(file) => scenario::read(file, typed),
+        None => Ok(vec![arguments]),
+    };
+    runs.and_then(measure).unwrap_or_else(|failure| failure.report())
 }
 
-fn measure(arguments: Args) -> Result<ExitCode, Failure> {
+/// Makes several runs, or one; their results go to one place, which the first names.
+fn measure(runs: Vec<Args>) -> Result<ExitCode, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
-    let (plan, outputs) = arguments.validate(stop.clone(), environment::raise_descriptor_limit())?;
+    let descriptors = environment::raise_descriptor_limit();
+    let several = runs.len() > 1;
+    let mut plans = Vec::new();
+    for (at, arguments) in runs.into_iter().enumerate() {
+        let planned = arguments.validate(stop.clone(), descriptors);
+        plans.push(planned.map_err(|failure| if several { failure.of_run(at + 1) } else { failure })?);
+    }
+    let outputs = plans[0].1.clone();
     environment::start_log("warn")?;
     for signal in [SIGINT, SIGTERM] {
         // The first asks for the partial result, the second does not wait for it.
@@ -388,11 +409,36 @@ fn measure(arguments: Args) -> Result<ExitCode, Failure> {
             .and_then(|_| signal_hook::flag::register(signal, stop.clone()))
             .map_err(|error| Failure::Environment(format!("signals cannot be handled: {error}")))?;
     }
+    let mut exporter = outputs.exporter()?;
     let mut watcher = show::Watcher::new();
-    let outcomes = load::run(plan, &mut |moment| watcher.show(moment));
+    let mut outcomes = Vec::new();
+    let mut refused = None;
+    for (plan, own) in plans {
+        let made = load::run(plan, &mut |moment| {
+            // First, so that whoever reads the line finds at least as much there.
+            if let Some(exporter) = &mut exporter {
+                exporter.show(moment);
+            }
+            watcher.show(moment);
+        });
+        match made {
+            Ok(made) => outcomes.extend(made.into_iter().map(|outcome| own.labelled(outcome))),
+            Err(why) => refused = Some(Failure::Environment(why.0)),
+        }
+        if refused.is_some() || stop.load(Ordering::Relaxed) {
+            break;
+        }
+    }
     watcher.clear();
-    let outcomes = outcomes.map_err(|refused| Failure::Environment(refused.0))?;
-    outputs.write(&outcomes)?;
+    let unwritten = match refused {
+        // What was measured before is not lost.
+        Some(failure) if outcomes.is_empty() => return Err(failure),
+        Some(failure) => {
+            outputs.write(&outcomes)?;
+            return Err(failure);
+        }
+        None => outputs.write(&outcomes)?,
+    };
     // A closed stderr must not turn an exit code into a panic.
     for warning in outcomes.iter().filter_map(show::warning) {
         let _ = writeln!(io::stderr(), "warning: {warning}");
@@ -400,8 +446,12 @@ fn measure(arguments: Args) -> Result<ExitCode, Failure> {
     for complaint in outcomes.iter().filter_map(show::complaint) {
         let _ = writeln!(io::stderr(), "error: {complaint}");
     }
+    for line in &unwritten {
+        let _ = writeln!(io::stderr(), "error: {line}");
+    }
     Ok(match outcomes.iter().map(Outcome::verdict).max() {
         Some(Verdict::Broken) => ExitCode::from(EXIT_BROKEN),
+        _ if !unwritten.is_empty() => ExitCode::from(EXIT_ENVIRONMENT),
         Some(Verdict::Saturated) => ExitCode::from(EXIT_SATURATED),
         Some(Verdict::Good) | None => ExitCode::SUCCESS,
     })
@@ -524,8 +574,12 @@ mod tests {
             (&[URL, "--server-pid", "4194999"], "--server-pid"),
             (&["--server-pid", "1"], "URL"),
             (&[URL, "--json", "/nowhere/to/be/found.json"], "--json"),
+            (&[URL, "--hgrm", "/nowhere/to/be/found.hgrm"], "--hgrm"),
+            (&[URL, "--hlog", "/nowhere/to/be/found.hlog"], "--hlog"),
+            (&[URL, "--csv", "/nowhere/to/be/found.csv"], "--csv"),
+            (&[URL, "--csv", ".."], "--csv run.txt"),
+            (&[URL, "--prometheus", "9464"], "--prometheus"),
             (&[URL, "--mode", "connect"], "--mode"),
-            (&[URL, "--hlog", "x"], "--hlog"),
             (&[URL, "--find-max", "x"], "--find-max"),
         ] {
             let line = plan(words).map(|_| ()).expect_err("these are wrong");

@@ -12,7 +12,11 @@
 
 mod board;
 mod client;
+pub mod distribution;
+pub mod export;
+mod exposition;
 mod host;
+mod live;
 mod meter;
 mod order;
 mod payload;
@@ -24,9 +28,12 @@ mod schedule;
 mod shared;
 pub mod show;
 mod tally;
+mod timeline;
 mod track;
 
+pub use exposition::{CONTENT_TYPE, exposition};
 pub use host::allowed_cpus;
+pub use live::SoFar;
 pub use payload::{CONNECTIONS_MAX, Style};
 pub use plan::{
     Compress, Contradiction, DEPTH_MAX, DriverChoice, Embedded, Means, Mode, Pace, Plan, Refused,
@@ -34,6 +41,7 @@ pub use plan::{
 };
 pub use run::{LATENESS_NS_MAX, Moment, Outcome, Stage, Verdict, run};
 pub use schedule::Arrivals;
+pub use timeline::{Stretch, Timeline};
 
 /// The least size in bytes at which a message names itself, so that losses, duplicates and reorderings are
 /// told apart.
