@@ -1,9 +1,11 @@
 //! `echoring bench`: its flags, the plan they resolve to, and what is printed and written of its results.
 
 mod dial;
+mod exporter;
 mod messages;
 mod outputs;
 mod pace;
+mod scenario;
 mod verdicts;
 mod words;
 
@@ -12,9 +14,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use clap::ArgMatches;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -23,7 +26,9 @@ use self::words::{Arrivals, Compression, Cpus, Driver, Mode, Sources, Switch};
 use super::{Failure, environment, values};
 use crate::load::objective::Objective;
 use crate::load::search::{START_DEFAULT, STEP_TIME_DEFAULT};
-use crate::load::{self, Embedded, Means, Pace, Plan, Refused, Rival, Scheme, Sight, Target, Workload, show};
+use crate::load::{
+    self, Embedded, Means, Pace, Plan, Refused, Results, Rival, Scheme, Sight, Target, Workload, show,
+};
 use crate::protocol::url::Url;
 use crate::server::{self, ListenAddress, Server};
 use crate::tls::{self, Trust};
@@ -56,6 +61,12 @@ Examples:
       the highest rate with a p99 below 2 ms, the curve up to it, and its knee
   echoring bench ws://127.0.0.1:9001 --repeat 10 --against ws://127.0.0.1:9101 --json both.json
       two servers measured in turn, compared by `echoring compare both.json` with the intervals to go with it
+  echoring bench ws://127.0.0.1:9001 --rate 20000 --json run.json --hlog run.hlog --csv run.csv
+      files for other tools, and for echoring report run.json
+  echoring bench ws://127.0.0.1:9001 -d 1h --rate 1000 --prometheus 127.0.0.1:9464
+      figures on http://127.0.0.1:9464/metrics while it goes on
+  echoring bench -f scenario.toml --duration 5s
+      runs that a file describes, each for 5 s whatever it says
 
 In --fail-if and --find-max a METRIC is p50 p90 p99 p99.9 p99.99 max mean of the response time, or of another
 distribution as in service.p99 (service, lateness, handshake; in broadcast mode first, median, last), or one of
@@ -418,15 +429,26 @@ fn usage(flag: &str, explanation: &str) -> Failure {
     Failure::Usage(format!("{flag}: {explanation}"))
 }
 
-/// Runs the generator and tells by the exit code how it went.
-pub fn run(arguments: Args) -> ExitCode {
-    measure(arguments).unwrap_or_else(|failure| failure.report())
+/// Runs the generator and tells by the exit code how it went. `typed` is what `arguments` were read from.
+pub fn run(arguments: Args, typed: &ArgMatches) -> ExitCode {
+    let runs = match &arguments.outputs.scenario {
+        Some(file) => scenario::read(file, typed),
+        None => Ok(vec![arguments]),
+    };
+    runs.and_then(measure).unwrap_or_else(|failure| failure.report())
 }
 
-fn measure(arguments: Args) -> Result<ExitCode, Failure> {
+/// Makes several runs, or one; their results go to one place, which the first names.
+fn measure(runs: Vec<Args>) -> Result<ExitCode, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
-    let Job { plan, scheme, fail_if, outputs } =
-        arguments.validate(stop.clone(), environment::raise_descriptor_limit())?;
+    let descriptors = environment::raise_descriptor_limit();
+    let several = runs.len() > 1;
+    let mut jobs = Vec::new();
+    for (at, arguments) in runs.into_iter().enumerate() {
+        let job = arguments.validate(stop.clone(), descriptors);
+        jobs.push(job.map_err(|failure| if several { failure.of_run(at + 1) } else { failure })?);
+    }
+    let outputs = jobs[0].outputs.clone();
     environment::start_log("warn")?;
     for signal in [SIGINT, SIGTERM] {
         // The first asks for the partial result, the second does not wait for it.
@@ -434,16 +456,40 @@ fn measure(arguments: Args) -> Result<ExitCode, Failure> {
             .and_then(|_| signal_hook::flag::register(signal, stop.clone()))
             .map_err(|error| Failure::Environment(format!("signals cannot be handled: {error}")))?;
     }
+    let mut exporter = outputs.exporter()?;
     let mut watcher = show::Watcher::new();
-    let results = load::conduct(plan, scheme, &mut |sight| match sight {
-        Sight::Moment(moment) => watcher.show(moment),
-        Sight::Note(line) => watcher.note(line),
-    });
+    let (mut results, mut missed) = (Results::default(), Vec::new());
+    for Job { plan, scheme, fail_if, outputs } in jobs {
+        let made = load::conduct(plan, scheme, &mut |sight| match sight {
+            Sight::Moment(moment) => {
+                // First, so that whoever reads the line finds at least as much there.
+                if let Some(exporter) = &mut exporter {
+                    exporter.show(moment);
+                }
+                watcher.show(moment);
+            }
+            Sight::Note(line) => watcher.note(line),
+        });
+        match made {
+            Ok(mut made) => {
+                missed.extend(verdicts::judge(&fail_if, &mut made.outcomes));
+                results.outcomes.extend(made.outcomes.into_iter().map(|outcome| outputs.labelled(outcome)));
+                results.comparison.append(&mut made.comparison);
+                results.refused = made.refused;
+            }
+            Err(refused) => results.refused = Some(refused),
+        }
+        if results.refused.is_some() || stop.load(Ordering::Relaxed) {
+            break;
+        }
+    }
     watcher.clear();
-    let mut results = results.map_err(|refused| Failure::Environment(refused.0))?;
-    let missed = verdicts::judge(&fail_if, &mut results.outcomes);
-    outputs.write(&results.outcomes, &results.comparison)?;
-    Ok(verdicts::conclude(&results, missed))
+    // What was measured before is not lost.
+    if let (true, Some(refused)) = (results.outcomes.is_empty(), &results.refused) {
+        return Err(Failure::Environment(refused.0.clone()));
+    }
+    let unwritten = outputs.write(&results.outcomes, &results.comparison)?;
+    Ok(verdicts::conclude(&results, missed, &unwritten))
 }
 
 #[cfg(test)]
@@ -606,8 +652,12 @@ mod tests {
             (&[URL, "--server-pid", "4194999"], "--server-pid"),
             (&["--server-pid", "1"], "URL"),
             (&[URL, "--json", "/nowhere/to/be/found.json"], "--json"),
+            (&[URL, "--hgrm", "/nowhere/to/be/found.hgrm"], "--hgrm"),
+            (&[URL, "--hlog", "/nowhere/to/be/found.hlog"], "--hlog"),
+            (&[URL, "--csv", "/nowhere/to/be/found.csv"], "--csv"),
+            (&[URL, "--csv", ".."], "--csv run.txt"),
+            (&[URL, "--prometheus", "9464"], "--prometheus"),
             (&[URL, "--mode", "connect"], "--mode"),
-            (&[URL, "--hlog", "x"], "--hlog"),
             (&[URL, "--find-max", "x"], "--find-max"),
             (&[URL, "--find-max", "p99<2"], "ns, us, ms or s"),
             (&[URL, "--find-max", "p99>2ms"], "--find-max 'p99<2ms'"),

@@ -15,6 +15,7 @@ mod compress;
 mod connect;
 mod environment;
 mod proxy;
+mod report;
 mod serve;
 mod signals;
 pub mod values;
@@ -23,7 +24,7 @@ use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 /// Exit code of a command whose arguments were wrong.
 pub const EXIT_USAGE: u8 = 2;
@@ -49,6 +50,15 @@ impl Failure {
         }
     }
 
+    /// The same of one of several runs, by its number.
+    pub(crate) fn of_run(self, number: usize) -> Failure {
+        let line = |line| format!("run {number}: {line}");
+        match self {
+            Failure::Usage(text) => Failure::Usage(line(text)),
+            Failure::Environment(text) => Failure::Environment(line(text)),
+        }
+    }
+
     /// Prints the line on stderr and gives the exit code.
     pub fn report(&self) -> ExitCode {
         let (line, code) = match self {
@@ -67,6 +77,7 @@ Examples:
   echoring serve --listen 0.0.0.0:9001 --allow-origin https://app.example
   echoring bench                                  measure echo and broadcast of an embedded server
   echoring compare before.json after.json         results of bench --json: better, worse or undecided
+  echoring report run.json --out report.html      draw what bench --json run.json measured
   echo hi | echoring connect ws://127.0.0.1:9001/echo
   echoring proxy --upstream ws://127.0.0.1:8002   a reverse proxy for HTTP and WebSockets
   echoring completions bash > /etc/bash_completion.d/echoring
@@ -101,6 +112,8 @@ enum Command {
     Connect(connect::Args),
     /// Pass HTTP and WebSockets on to other servers, and record them
     Proxy(proxy::Args),
+    /// Draw recorded runs: one page with latency by percentile and over time, throughput, environment, comparison
+    Report(report::Args),
     /// Print a completion script for a shell
     Completions {
         /// The shell to write it for
@@ -119,8 +132,11 @@ where
     I: IntoIterator<Item = T>,
     T: Into<OsString> + Clone,
 {
-    let cli = match Cli::try_parse_from(arguments) {
-        Ok(cli) => cli,
+    let parsed = Cli::command()
+        .try_get_matches_from(arguments)
+        .and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let (cli, matches) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) if !error.use_stderr() => {
             // --help and --version, on stdout; a closed pipe is the reader's choice.
             let _ = error.print();
@@ -130,10 +146,14 @@ where
     };
     let done = match cli.command {
         Command::Serve(arguments) => serve::run(arguments),
-        Command::Bench(arguments) => Ok(bench::run(arguments)),
+        Command::Bench(arguments) => {
+            let typed = matches.subcommand_matches("bench");
+            Ok(bench::run(arguments, typed.unwrap_or(&matches)))
+        }
         Command::Compare(arguments) => compare::run(arguments),
         Command::Connect(arguments) => connect::run(arguments),
         Command::Proxy(arguments) => proxy::run(arguments),
+        Command::Report(arguments) => report::run(&arguments),
         Command::Completions { shell } => print_completions(shell),
         Command::Man { command } => print_manual(command.as_deref()),
     };

@@ -3,7 +3,7 @@
 //! Where a flag is not given, `config` may have it from a file; `settings` makes of both what the server runs with.
 
 mod check;
-mod config;
+pub(super) mod config;
 mod settings;
 mod topics;
 

@@ -14,6 +14,7 @@ use std::time::SystemTime;
 
 use super::allow::NO_REPLY;
 use super::host;
+use super::live::Teller;
 use super::meter::Sample;
 use super::payload::Id;
 use super::plan::{Mode, Pace, Workload};
@@ -118,6 +119,7 @@ pub struct Client {
     wake_at: Option<Nanos>,
     watched_at: Nanos,
     failed: u64,
+    teller: Teller,
 }
 
 impl Client {
@@ -146,6 +148,7 @@ impl Client {
             wake_at: Some(0),
             watched_at: 0,
             failed: 0,
+            teller: Teller::default(),
             shared,
         }
     }
@@ -481,11 +484,14 @@ impl Client {
         }
     }
 
-    fn show_progress(&self) {
+    fn show_progress(&mut self, now: Nanos) {
         let progress = &self.shared.progress[self.thread];
         progress.open.store(self.open as u64, Ordering::Relaxed);
         progress.messages.store(self.tally.received, Ordering::Relaxed);
         progress.failed.store(self.failed, Ordering::Relaxed);
+        if let Some(part) = self.teller.tell(self.thread, &self.tally, now) {
+            let _ = self.shared.news.send(News::Told(part));
+        }
     }
 }
 
@@ -584,7 +590,7 @@ impl Application for Client {
 
     fn turn_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>) {
         self.step(cx);
-        self.show_progress();
+        self.show_progress(cx.now());
     }
 
     fn deadline(&self) -> Option<Nanos> {

@@ -16,7 +16,11 @@ mod board;
 mod client;
 pub mod compare;
 mod conduct;
+pub mod distribution;
+pub mod export;
+mod exposition;
 mod host;
+mod live;
 mod meter;
 pub mod objective;
 mod order;
@@ -32,11 +36,14 @@ pub mod show;
 pub mod statistics;
 pub mod tables;
 mod tally;
+mod timeline;
 mod track;
 
 pub use allow::Flaw;
 pub use conduct::{Results, Rival, Scheme, Sight, conduct};
+pub use exposition::{CONTENT_TYPE, exposition};
 pub use host::allowed_cpus;
+pub use live::SoFar;
 pub use payload::{CONNECTIONS_MAX, Lines, Spread, Style};
 pub use plan::{
     Compress, Contradiction, DEPTH_MAX, DriverChoice, Embedded, Means, Mode, Pace, Plan, Refused,
@@ -44,6 +51,7 @@ pub use plan::{
 };
 pub use run::{LATENESS_NS_MAX, Moment, Outcome, Session, Stage, Verdict, run};
 pub use schedule::Arrivals;
+pub use timeline::{Stretch, Timeline};
 
 /// The least size in bytes at which a message names itself, so that losses, duplicates and reorderings are
 /// told apart.

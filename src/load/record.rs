@@ -36,6 +36,9 @@ impl File {
 /// One run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
+    /// What the run was called, if it was.
+    #[serde(default)]
+    pub label: Option<String>,
     /// URL, or `embedded`.
     pub target: String,
     /// What was asked for, defaults included.
@@ -58,6 +61,13 @@ pub struct Record {
     pub response_ns: Quantiles,
     /// From the actual send to the arrival.
     pub service_ns: Quantiles,
+    /// The whole distribution behind `response_ns`, as [`decode`](super::distribution::decode) reads it. Records from
+    /// before it was added have none.
+    #[serde(default)]
+    pub response_histogram: Option<String>,
+    /// The same behind `service_ns`.
+    #[serde(default)]
+    pub service_histogram: Option<String>,
     /// Only in broadcast mode.
     pub broadcast: Option<Broadcast>,
     /// The subscribers that were slow on purpose; only where some were to.

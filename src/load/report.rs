@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use super::client::DRAIN_TIME;
+use super::distribution;
 use super::host;
 use super::plan::{Means, Mode, Pace};
 use super::record::{self, Quantiles, Record};
@@ -27,6 +28,7 @@ pub(super) fn write(
     let per_s = |count: u64| if duration_s > 0.0 { count as f64 / duration_s } else { 0.0 };
     let lateness = Quantiles::of(&tally.lateness);
     Record {
+        label: None,
         target: target.to_owned(),
         config: describe_config(shared, means),
         environment: environment(driver),
@@ -38,6 +40,8 @@ pub(super) fn write(
         bytes_per_s: per_s(tally.bytes),
         response_ns: Quantiles::of(&tally.response),
         service_ns: Quantiles::of(&tally.service),
+        response_histogram: Some(distribution::encode(&tally.response)),
+        service_histogram: Some(distribution::encode(&tally.service)),
         broadcast: (load.mode == Mode::Broadcast).then(|| record::Broadcast {
             first_ns: Quantiles::of(&tally.first),
             median_ns: Quantiles::of(&tally.median),

@@ -15,11 +15,13 @@ use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 
 use super::client::Client;
+use super::live::SoFar;
 use super::meter::Meter;
 use super::plan::{DriverChoice, Means, Pace, Plan, Refused, Target, Workload};
 use super::record::Record;
 use super::shared::{News, Shared};
 use super::tally::Tally;
+use super::timeline::Timeline;
 use super::{client, host, report};
 use crate::buffer::{Budget, Lease, Pool};
 use crate::connection;
@@ -76,6 +78,8 @@ pub struct Moment<'a> {
     pub failed: u64,
     /// Messages that arrived, warm-up included.
     pub messages: u64,
+    /// What the measured part of them was like, up to a second ago.
+    pub so_far: &'a SoFar,
 }
 
 /// One run and what came of it.
@@ -85,6 +89,8 @@ pub struct Outcome {
     pub record: Record,
     /// The whole distribution behind `response_ns`.
     pub response: Histogram<u64>,
+    /// The measured time in stretches, with the distribution of each.
+    pub timeline: Timeline,
 }
 
 /// How a run is to be judged, from good to bad.
@@ -223,12 +229,12 @@ fn run_one(
     let shared = Arc::new(Shared::new(load, url, sources, threads, means.stop.clone(), news, meter.clone()));
     let crew = Crew::start(&shared, means, place)?;
     let server_rss_bytes = watch(&shared, &crew, &heard, show);
-    let (tally, driver) = crew.join()?;
+    let (mut tally, driver) = crew.join()?;
     if tally.opened == 0 && !shared.is_stopped() {
         return Err(unreachable(place, &tally.errors));
     }
     let record = report::write(&shared, means, &place.text, driver, &tally, server_rss_bytes);
-    Ok(Outcome { record, response: tally.response })
+    Ok(Outcome { record, timeline: Timeline::take(&mut tally), response: tally.response })
 }
 
 /// Shows progress until the last thread ends. Returns the server's memory, read when the measured time was over:
@@ -241,6 +247,7 @@ fn watch(
 ) -> Option<u64> {
     let mut server_rss_bytes = None;
     let (mut stage, mut since) = (Stage::Connecting, Instant::now());
+    let mut so_far = SoFar::default();
     while !crew.is_over() {
         let next = match heard.recv_timeout(SHOW_INTERVAL) {
             Ok(News::Started) => Stage::WarmingUp,
@@ -248,6 +255,10 @@ fn watch(
             Ok(News::Measured) => {
                 server_rss_bytes = shared.meter.rss_bytes();
                 Stage::Draining
+            }
+            Ok(News::Told(part)) => {
+                so_far.take(*part);
+                stage
             }
             Err(_) => stage,
         };
@@ -264,6 +275,7 @@ fn watch(
             open: sum(|progress| &progress.open),
             failed: sum(|progress| &progress.failed),
             messages: sum(|progress| &progress.messages),
+            so_far: &so_far,
         });
     }
     server_rss_bytes.or_else(|| shared.meter.rss_bytes())

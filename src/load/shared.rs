@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 
 use super::board::Board;
+use super::live::Part;
 use super::meter::{Meter, Sample};
 use super::payload::Payloads;
 use super::plan::{Mode, Pace, Workload};
@@ -26,7 +27,7 @@ pub struct Progress {
 }
 
 /// What a thread tells the one that conducts the run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum News {
     /// All connections are open or have failed; the load begins.
     Started,
@@ -34,6 +35,8 @@ pub enum News {
     Measuring,
     /// The measured time is over.
     Measured,
+    /// What a thread has measured so far; of every thread, about once a second.
+    Told(Box<Part>),
 }
 
 /// One run, seen by all its threads.

@@ -16,10 +16,35 @@ use super::tables;
 
 /// How often a plain line tells the progress.
 const LINE_INTERVAL: Duration = Duration::from_secs(1);
-/// The shortest time that a rate is told of.
-const SHORTEST_RATE: Duration = Duration::from_millis(50);
+/// The time that a rate is told of, at least: in less of it chance decides.
+const SHORTEST_RATE: Duration = Duration::from_millis(400);
 /// Steps of a percentile file for each halving of the distance to 100 %.
 const HGRM_STEPS: u32 = 5;
+
+/// How many messages arrive in a second, of late.
+#[derive(Debug, Default)]
+pub struct Speed {
+    counted: Option<(Instant, u64)>,
+    per_s: Option<f64>,
+}
+
+impl Speed {
+    /// Looks at a moment. `None` while nothing is sent yet.
+    pub fn observe(&mut self, moment: &Moment<'_>, now: Instant) -> Option<f64> {
+        match self.counted {
+            Some((since, before)) if moment.stage != Stage::Connecting && moment.messages >= before => {
+                let elapsed = now.saturating_duration_since(since);
+                if elapsed >= SHORTEST_RATE {
+                    self.per_s = Some((moment.messages - before) as f64 / elapsed.as_secs_f64());
+                    self.counted = Some((now, moment.messages));
+                }
+            }
+            // Another run begins.
+            _ => *self = Speed { counted: Some((now, moment.messages)), per_s: None },
+        }
+        self.per_s
+    }
+}
 
 /// Shows a run on stderr while it goes on: as a bar on a terminal, else as plain lines.
 #[derive(Debug)]
@@ -27,7 +52,7 @@ pub struct Watcher {
     bar: Option<ProgressBar>,
     last_line: Option<Instant>,
     last_stage: Option<Stage>,
-    counted: (Instant, u64),
+    speed: Speed,
 }
 
 impl Default for Watcher {
@@ -46,7 +71,7 @@ impl Watcher {
             }
             bar
         });
-        Watcher { bar, last_line: None, last_stage: None, counted: (Instant::now(), 0) }
+        Watcher { bar, last_line: None, last_stage: None, speed: Speed::default() }
     }
 
     /// Shows a moment.
@@ -97,18 +122,20 @@ impl Watcher {
             }
             Stage::Draining => format!("{}: awaiting what is under way", load.mode.name()),
         };
-        if moment.stage == Stage::Connecting {
-            self.counted = (now, moment.messages);
-        } else if moment.stage != Stage::Draining {
-            let (since, before) = std::mem::replace(&mut self.counted, (now, moment.messages));
-            let elapsed = (now - since).as_secs_f64();
-            let messages = moment.messages.saturating_sub(before);
-            if elapsed >= SHORTEST_RATE.as_secs_f64() && moment.messages >= before {
-                let _ = write!(line, ", {} messages/s", count((messages as f64 / elapsed) as u64));
-            }
+        let per_s = self.speed.observe(moment, now);
+        if let Some(per_s) = per_s.filter(|_| moment.stage != Stage::Draining) {
+            let _ = write!(line, ", {} messages/s", count(per_s as u64));
+        }
+        if let Some(Quantiles { p50, p99, p999, .. }) = moment.so_far.quantiles() {
+            let [p50, p99, p999] = [p50, p99, p999].map(duration);
+            let _ = write!(line, ", p50 {p50}, p99 {p99}, p99.9 {p999}");
         }
         if moment.failed > 0 {
             let _ = write!(line, ", {} connections failed", count(moment.failed));
+        }
+        let errors: u64 = moment.so_far.errors().values().sum();
+        if errors > 0 {
+            let _ = write!(line, ", {} errors", count(errors));
         }
         line
     }
@@ -227,7 +254,8 @@ fn compression(done: &Compression, opened: u64) -> String {
     )
 }
 
-fn headline(record: &Record) -> String {
+/// What a run was, in one line.
+pub fn headline(record: &Record) -> String {
     let config = &record.config;
     let [least, most] = config.message_bytes;
     let zipf = if config.sizes.as_deref() == Some("zipf") { "zipf:" } else { "" };
@@ -367,7 +395,7 @@ pub fn hgrm(histogram: &Histogram<u64>, out: &mut dyn Write) -> io::Result<()> {
 }
 
 /// Nanoseconds with three significant digits and a unit.
-pub(super) fn duration(ns: u64) -> String {
+pub fn duration(ns: u64) -> String {
     match ns {
         0..1_000 => format!("{ns} ns"),
         1_000..1_000_000 => format!("{} µs", significant(ns as f64 / 1e3)),
@@ -376,7 +404,8 @@ pub(super) fn duration(ns: u64) -> String {
     }
 }
 
-pub(super) fn bytes(bytes: f64) -> String {
+/// Bytes with three significant digits and a unit, a power of 1,000.
+pub fn bytes(bytes: f64) -> String {
     const UNITS: [&str; 4] = ["B", "kB", "MB", "GB"];
     let mut value = bytes;
     let mut unit = 0;
@@ -396,7 +425,7 @@ fn significant(value: f64) -> String {
 }
 
 /// A number with its thousands set apart.
-pub(super) fn count(number: u64) -> String {
+pub fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (at, digit) in digits.chars().enumerate() {
@@ -411,6 +440,8 @@ pub(super) fn count(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::load::live::SoFar;
+    use crate::load::plan::{Mode, tests::workload};
     use crate::load::tally::histogram;
 
     #[test]
@@ -424,6 +455,31 @@ mod tests {
         assert_eq!(duration(5_000_000_000), "5.00 s");
         assert_eq!(bytes(999.0), "999 B");
         assert_eq!(bytes(15_800_000.0), "15.8 MB");
+    }
+
+    #[test]
+    fn the_speed_is_that_of_late_and_forgets_another_run() {
+        let (load, so_far) = (workload(Mode::Echo), SoFar::default());
+        let moment = |stage, messages| Moment {
+            load: &load,
+            stage,
+            elapsed: Duration::ZERO,
+            open: 1,
+            failed: 0,
+            messages,
+            so_far: &so_far,
+        };
+        let (mut speed, start) = (Speed::default(), Instant::now());
+        let mut look = |stage, messages, millis| {
+            speed.observe(&moment(stage, messages), start + Duration::from_millis(millis))
+        };
+        assert_eq!(look(Stage::Connecting, 0, 0), None);
+        assert_eq!(look(Stage::WarmingUp, 100, 100), None, "too short a time");
+        assert_eq!(look(Stage::WarmingUp, 500, 500), Some(1_000.0));
+        assert_eq!(look(Stage::Measuring, 600, 510), Some(1_000.0), "what was found last");
+        assert_eq!(look(Stage::Measuring, 2_500, 1_500), Some(2_000.0));
+        assert_eq!(look(Stage::Connecting, 0, 1_600), None, "another run");
+        assert_eq!(look(Stage::WarmingUp, 50, 2_100), Some(100.0));
     }
 
     #[test]

@@ -1,103 +1,206 @@
-//! Where the results of `bench` go.
+//! Where the results of `bench` go: stdout first, then files.
+//!
+//! A file that cannot be written is told in a line, after everything was printed; the others are written all the same.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use super::exporter::Exporter;
 use super::usage;
 use crate::cli::Failure;
 use crate::load::compare::Comparison;
-use crate::load::{Outcome, record, show, tables};
+use crate::load::{Outcome, export, record, show, tables};
 
 /// What is to be printed and written.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub(super) struct Args {
     /// Write the results as JSON; - writes them to stdout, and nothing else
     #[arg(long, value_name = "FILE|-")]
     pub(super) json: Option<PathBuf>,
 
-    /// Write response times for HdrHistogram's plotter; with several runs the mode goes before the extension, and
-    /// which of repeated runs it is
+    /// Write response times for HdrHistogram's plotter, in milliseconds; with several runs the mode, or the run's
+    /// number where several have the same, goes before the extension
     #[arg(long, value_name = "FILE")]
     pub(super) hgrm: Option<PathBuf>,
+
+    /// Write HdrHistogram's interval log (version 1.3): a distribution a second, in nanoseconds; named as --hgrm is
+    #[arg(long, value_name = "FILE")]
+    pub(super) hlog: Option<PathBuf>,
+
+    /// Write a row a second as comma-separated values: rates, and latencies in nanoseconds; named as --hgrm is
+    #[arg(long, value_name = "FILE")]
+    pub(super) csv: Option<PathBuf>,
+
+    /// What to call the run in results and reports [default: mode and target]
+    #[arg(long, value_name = "TEXT")]
+    pub(super) label: Option<String>,
+
+    /// Tell how the run goes to Prometheus, on http://ADDR:PORT/metrics while it goes on; port 0 takes a free one,
+    /// and stderr says which [default: off]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = socket_address)]
+    pub(super) prometheus: Option<SocketAddr>,
+
+    /// Take flags from a file in TOML: its keys are the long flags, [[run]] tables make several runs; flags typed
+    /// beside it win
+    #[arg(short = 'f', long = "scenario", value_name = "FILE")]
+    pub(super) scenario: Option<PathBuf>,
 }
+
+fn socket_address(word: &str) -> Result<SocketAddr, String> {
+    word.parse().map_err(|_| "expected ADDR:PORT such as 127.0.0.1:9464 or [::1]:0".to_owned())
+}
+
+/// What is written of each run.
+type Format = fn(&Outcome, &mut dyn io::Write) -> io::Result<()>;
 
 impl Args {
     /// Finds out before the run that a file cannot be written after it.
     pub(super) fn check(&self) -> Result<(), Failure> {
-        for (flag, path) in [("--json", &self.json), ("--hgrm", &self.hgrm)] {
+        let json = ("--json", &self.json);
+        for (flag, path) in self.per_run().map(|(flag, path, _)| (flag, path)).into_iter().chain([json]) {
             let Some(path) = path else { continue };
-            if flag == "--hgrm" && path.file_name().is_none() {
-                return Err(usage(flag, "expected a file"));
-            }
             if flag == "--json" && path.as_os_str() == "-" {
                 continue;
             }
-            File::options()
-                .create(true)
-                .append(true)
-                .open(path)
+            if path.file_name().is_none() {
+                return Err(usage(flag, &format!("expected a file, such as {flag} run.txt")));
+            }
+            try_to_write(path)
                 .map_err(|error| usage(flag, &format!("{} cannot be written: {error}", path.display())))?;
         }
         Ok(())
     }
 
-    /// Prints and writes all runs; of repeated ones what is said of them together is printed.
-    pub(super) fn write(&self, outcomes: &[Outcome], comparison: &[Comparison]) -> Result<(), Failure> {
-        let cannot = |path: &Path, error: io::Error| {
-            Failure::Environment(format!("{} could not be written: {error}", path.display()))
-        };
+    fn per_run(&self) -> [(&'static str, &Option<PathBuf>, Format); 3] {
+        [
+            ("--hgrm", &self.hgrm, |outcome, out| show::hgrm(&outcome.response, out)),
+            ("--hlog", &self.hlog, |outcome, out| {
+                export::hlog(&outcome.timeline, &show::headline(&outcome.record), out)
+            }),
+            ("--csv", &self.csv, |outcome, out| export::csv(&outcome.timeline, out)),
+        ]
+    }
+
+    /// The address to be scraped, if one was asked for, told on stderr.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    pub(super) fn exporter(&self) -> Result<Option<Exporter>, Failure> {
+        let Some(address) = self.prometheus else { return Ok(None) };
+        let exporter = Exporter::start(address).map_err(|error| {
+            let cure = "name a free port, such as 127.0.0.1:0";
+            Failure::Environment(format!("--prometheus: cannot listen on {address}: {error}; {cure}"))
+        })?;
+        // A closed stderr must not turn an exit code into a panic.
+        let _ = writeln!(io::stderr(), "metrics http://{}/metrics", exporter.address());
+        Ok(Some(exporter))
+    }
+
+    /// The outcome with what its run is called.
+    pub(super) fn labelled(&self, mut outcome: Outcome) -> Outcome {
+        outcome.record.label.clone_from(&self.label);
+        outcome
+    }
+
+    /// Prints the results (of repeated runs what is said of them together), then writes the files. Gives what could not be written, a line for each.
+    ///
+    /// # Errors
+    /// When stdout cannot be written.
+    pub(super) fn write(
+        &self,
+        outcomes: &[Outcome],
+        comparison: &[Comparison],
+    ) -> Result<Vec<String>, Failure> {
         let json_only = self.json.as_ref().is_some_and(|path| path.as_os_str() == "-");
-        if let Some(path) = &self.json {
-            let mut file = record::File::new(outcomes.iter().map(|outcome| outcome.record.clone()).collect());
-            file.comparison = comparison.to_vec();
-            let mut text = serde_json::to_string_pretty(&file).expect("a record has only names as keys");
-            text.push('\n');
-            let written = if json_only { to_stdout(text.as_bytes()) } else { fs::write(path, text) };
-            written.map_err(|error| cannot(path, error))?;
+        let json = self.json.as_ref().map(|_| json(outcomes, comparison));
+        let printed = match &json {
+            Some(json) if json_only => json.clone().into_bytes(),
+            _ => printed(outcomes, comparison),
+        };
+        to_stdout(&printed)
+            .map_err(|error| Failure::Environment(format!("stdout could not be written: {error}")))?;
+        let mut failed = Vec::new();
+        let mut write = |path: &Path, bytes: &[u8]| {
+            if let Err(error) = fs::write(path, bytes) {
+                failed.push(format!("{} could not be written: {error}", path.display()));
+            }
+        };
+        if let (Some(path), Some(json), false) = (&self.json, json, json_only) {
+            write(path, json.as_bytes());
         }
-        if let Some(path) = &self.hgrm {
-            for outcome in outcomes {
-                let mut text = Vec::new();
-                show::hgrm(&outcome.response, &mut text).expect("a vector takes all");
-                let path = hgrm_path(path, outcome, outcomes.len());
-                fs::write(&path, text).map_err(|error| cannot(&path, error))?;
+        let names = names(outcomes.iter().map(|outcome| outcome.record.config.mode.as_str()));
+        for (_, path, format) in self.per_run() {
+            let Some(path) = path else { continue };
+            for (outcome, name) in outcomes.iter().zip(&names) {
+                let mut bytes = Vec::new();
+                format(outcome, &mut bytes).expect("a vector takes all");
+                write(&path_of(path, name.as_deref()), &bytes);
             }
         }
-        if !json_only {
-            let mut text = Vec::new();
-            let alone = if comparison.is_empty() { outcomes } else { &[] };
-            for (at, outcome) in alone.iter().enumerate() {
-                if at > 0 {
-                    text.push(b'\n');
-                }
-                show::table(outcome, &mut text).expect("a vector takes all");
-            }
-            for (at, one) in comparison.iter().enumerate() {
-                if at > 0 {
-                    text.push(b'\n');
-                }
-                tables::comparison(one, &mut text).expect("a vector takes all");
-            }
-            to_stdout(&text).map_err(|error| cannot(Path::new("stdout"), error))?;
-        }
-        Ok(())
+        Ok(failed)
     }
 }
 
-/// Where a run's distribution goes: as named when there is one run.
-fn hgrm_path(path: &Path, outcome: &Outcome, runs: usize) -> PathBuf {
-    if runs == 1 {
-        return path.to_path_buf();
+fn json(outcomes: &[Outcome], comparison: &[Comparison]) -> String {
+    let mut file = record::File::new(outcomes.iter().map(|outcome| outcome.record.clone()).collect());
+    file.comparison = comparison.to_vec();
+    let mut text = serde_json::to_string_pretty(&file).expect("a record has only names as keys");
+    text.push('\n');
+    text
+}
+
+fn printed(outcomes: &[Outcome], comparison: &[Comparison]) -> Vec<u8> {
+    let mut text = Vec::new();
+    let alone = if comparison.is_empty() { outcomes } else { &[] };
+    for (at, outcome) in alone.iter().enumerate() {
+        if at > 0 {
+            text.push(b'\n');
+        }
+        show::table(outcome, &mut text).expect("a vector takes all");
     }
-    let mut mode = outcome.record.config.mode.clone();
-    if let Some(repetition) = &outcome.record.repetition {
-        mode = format!("{mode}.{}{}", repetition.side, repetition.number);
+    for (at, one) in comparison.iter().enumerate() {
+        if at > 0 {
+            text.push(b'\n');
+        }
+        tables::comparison(one, &mut text).expect("a vector takes all");
     }
-    match path.extension() {
-        Some(extension) => path.with_extension(format!("{mode}.{}", extension.to_string_lossy())),
-        None => path.with_extension(&mode),
+    text
+}
+
+/// Opens a file for writing without changing what is there, or that there is nothing.
+fn try_to_write(path: &Path) -> io::Result<()> {
+    match File::options().write(true).create_new(true).open(path) {
+        Ok(_) => fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            File::options().append(true).open(path).map(drop)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What tells the files of several runs apart: their modes, or their numbers where modes do not.
+fn names<'a>(modes: impl Iterator<Item = &'a str>) -> Vec<Option<String>> {
+    let modes: Vec<&str> = modes.collect();
+    let distinct = (1..modes.len()).all(|at| !modes[..at].contains(&modes[at]));
+    let name = |(at, mode): (usize, &&str)| match modes.len() {
+        1 => None,
+        _ if distinct => Some((*mode).to_owned()),
+        _ => Some((at + 1).to_string()),
+    };
+    modes.iter().enumerate().map(name).collect()
+}
+
+/// Where a run's file goes: as named when there is one run.
+fn path_of(path: &Path, name: Option<&str>) -> PathBuf {
+    match (name, path.extension()) {
+        (None, _) => path.to_path_buf(),
+        (Some(name), Some(extension)) => {
+            path.with_extension(format!("{name}.{}", extension.to_string_lossy()))
+        }
+        (Some(name), None) => path.with_extension(name),
     }
 }
 
@@ -107,5 +210,39 @@ fn to_stdout(bytes: &[u8]) -> io::Result<()> {
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         done => done,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_several_runs_are_told_apart_by_mode_or_by_number() {
+        let paths = |modes: &[&str]| -> Vec<String> {
+            let names = names(modes.iter().copied());
+            names
+                .iter()
+                .map(|name| path_of(Path::new("a/run.csv"), name.as_deref()).display().to_string())
+                .collect()
+        };
+        assert_eq!(paths(&["echo"]), ["a/run.csv"]);
+        assert_eq!(paths(&["echo", "broadcast"]), ["a/run.echo.csv", "a/run.broadcast.csv"]);
+        assert_eq!(paths(&["echo", "broadcast", "echo"]), ["a/run.1.csv", "a/run.2.csv", "a/run.3.csv"]);
+        assert_eq!(path_of(Path::new("run"), Some("echo")), Path::new("run.echo"));
+    }
+
+    #[test]
+    fn whether_a_file_can_be_written_is_found_without_a_trace() {
+        let directory = std::env::temp_dir().join(format!("echoring-outputs-{}", std::process::id()));
+        fs::create_dir_all(&directory).expect("a temporary directory");
+        let (new, old) = (directory.join("new"), directory.join("old"));
+        fs::write(&old, "kept").expect("written");
+        assert!(try_to_write(&new).is_ok() && !new.exists());
+        assert!(try_to_write(&old).is_ok());
+        assert_eq!(fs::read_to_string(&old).expect("still there"), "kept");
+        assert!(try_to_write(&directory).is_err(), "a directory");
+        assert!(try_to_write(&directory.join("none/new")).is_err());
+        fs::remove_dir_all(&directory).expect("our own directory");
     }
 }

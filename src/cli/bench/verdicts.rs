@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::str::FromStr as _;
 
 use super::usage;
-use crate::cli::{Failure, values};
+use crate::cli::{EXIT_ENVIRONMENT, Failure, values};
 use crate::load::objective::Objective;
 use crate::load::record::FailIf;
 use crate::load::search::{Limit, PRECISION_DEFAULT, PRECISIONS, START_DEFAULT, Terms};
@@ -172,7 +172,7 @@ pub(super) fn judge(fail_if: &[Objective], outcomes: &mut [Outcome]) -> Vec<Stri
 
 /// Says what is wrong with the results, and gives the exit code: what went wrong weighs more than what could not be
 /// measured, and that more than a late generator.
-pub(super) fn conclude(results: &Results, missed: Vec<String>) -> ExitCode {
+pub(super) fn conclude(results: &Results, missed: Vec<String>, unwritten: &[String]) -> ExitCode {
     let Results { outcomes, comparison, refused } = results;
     let mut verdict = outcomes.iter().map(Outcome::verdict).max().unwrap_or(Verdict::Good);
     let warnings = comparison.iter().flat_map(|one| {
@@ -195,10 +195,13 @@ pub(super) fn conclude(results: &Results, missed: Vec<String>) -> ExitCode {
     for warning in outcomes.iter().filter_map(show::warning).chain(warnings) {
         let _ = writeln!(io::stderr(), "warning: {warning}");
     }
-    for error in errors {
+    for error in errors.iter().chain(unwritten) {
         let _ = writeln!(io::stderr(), "error: {error}");
     }
-    let cut_short = refused.clone().map(|refused| Failure::Environment(refused.0).report());
+    let mut cut_short = refused.clone().map(|refused| Failure::Environment(refused.0).report());
+    if !unwritten.is_empty() {
+        cut_short = Some(ExitCode::from(EXIT_ENVIRONMENT));
+    }
     match verdict {
         Verdict::Broken => ExitCode::from(EXIT_BROKEN),
         Verdict::Saturated => cut_short.unwrap_or(ExitCode::from(EXIT_SATURATED)),

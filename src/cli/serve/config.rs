@@ -14,6 +14,7 @@ use std::rc::Rc;
 
 use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, ArgAction, CommandFactory as _, Parser as _};
+use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::Args;
@@ -45,35 +46,16 @@ impl ConfigFile {
     /// # Errors
     /// [`Failure::Environment`] when it cannot be read, [`Failure::Usage`] when something in it is wrong.
     pub(super) fn read(path: &Path) -> Result<ConfigFile, Failure> {
-        let name = path.display();
-        let unreadable = |error: std::io::Error| {
-            let cure = "name a file that this user may read";
-            Failure::Environment(format!("--config: cannot read {name}: {error}; {cure}"))
-        };
-        let mut bytes = Vec::new();
-        let file = File::open(path).map_err(unreadable)?;
-        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-        if bytes.len() as u64 > FILE_BYTES_MAX {
-            return Err(Failure::Usage(format!(
-                "--config: {name} is longer than 1MiB: is it the right file?"
-            )));
-        }
-        ConfigFile::parse(&name.to_string(), bytes)
+        ConfigFile::of(Source::read("--config", path)?)
     }
 
+    #[cfg(test)]
     pub(super) fn parse(name: &str, bytes: Vec<u8>) -> Result<ConfigFile, Failure> {
-        let text = String::from_utf8(bytes).map_err(|error| {
-            let valid = error.utf8_error().valid_up_to();
-            let readable = String::from_utf8_lossy(&error.as_bytes()[..valid]).into_owned();
-            Source { name: name.to_owned(), text: readable }.wrong(valid, "not UTF-8, as TOML is")
-        })?;
-        let source = Rc::new(Source { name: name.to_owned(), text });
-        let root = DeTable::parse(&source.text).map_err(|error| {
-            let at = error.span().map_or(source.text.len(), |span| span.start);
-            let is_bare = source.text.get(at..).is_some_and(|rest| rest.starts_with(char::is_alphabetic));
-            let cure = if is_bare { "; text stands in quotes" } else { "" };
-            source.wrong(at, &format!("{}{cure}", error.message()))
-        })?;
+        ConfigFile::of(Source::new(name, bytes)?)
+    }
+
+    fn of(source: Rc<Source>) -> Result<ConfigFile, Failure> {
+        let root = source.root()?;
         let mut file = ConfigFile {
             args: no_args(),
             places: Places { source: Some(source.clone()), keys: BTreeMap::new() },
@@ -157,14 +139,59 @@ impl Places {
 
 /// A file's text, and what it is called.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(in crate::cli) struct Source {
     name: String,
     text: String,
 }
 
 impl Source {
+    /// Reads the file at `path`, which `flag` named.
+    ///
+    /// # Errors
+    /// [`Failure::Environment`] when it cannot be read, [`Failure::Usage`] when it is too long or no text.
+    pub(in crate::cli) fn read(flag: &str, path: &Path) -> Result<Rc<Source>, Failure> {
+        let name = path.display();
+        let unreadable = |error: std::io::Error| {
+            let cure = "name a file that this user may read";
+            Failure::Environment(format!("{flag}: cannot read {name}: {error}; {cure}"))
+        };
+        let mut bytes = Vec::new();
+        let file = File::open(path).map_err(unreadable)?;
+        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+        if bytes.len() as u64 > FILE_BYTES_MAX {
+            return Err(Failure::Usage(format!("{flag}: {name} is longer than 1MiB: is it the right file?")));
+        }
+        Source::new(&name.to_string(), bytes)
+    }
+
+    /// The text of a file.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] when it is none.
+    pub(in crate::cli) fn new(name: &str, bytes: Vec<u8>) -> Result<Rc<Source>, Failure> {
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let valid = error.utf8_error().valid_up_to();
+            let readable = String::from_utf8_lossy(&error.as_bytes()[..valid]).into_owned();
+            Source { name: name.to_owned(), text: readable }.wrong(valid, "not UTF-8, as TOML is")
+        })?;
+        Ok(Rc::new(Source { name: name.to_owned(), text }))
+    }
+
+    /// The table that the file is.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] when it is no TOML.
+    pub(in crate::cli) fn root(&self) -> Result<Spanned<DeTable<'_>>, Failure> {
+        DeTable::parse(&self.text).map_err(|error| {
+            let at = error.span().map_or(self.text.len(), |span| span.start);
+            let is_bare = self.text.get(at..).is_some_and(|rest| rest.starts_with(char::is_alphabetic));
+            let cure = if is_bare { "; text stands in quotes" } else { "" };
+            self.wrong(at, &format!("{}{cure}", error.message()))
+        })
+    }
+
     /// What is wrong at the byte `at`.
-    pub(super) fn wrong(&self, at: usize, explanation: &str) -> Failure {
+    pub(in crate::cli) fn wrong(&self, at: usize, explanation: &str) -> Failure {
         let (line, column) = self.place(at);
         // Keys and values may hold line ends, and what is told is one line.
         let place_and_all = format!("{}:{line}:{column}: {explanation}", self.name);
@@ -180,11 +207,11 @@ impl Source {
 }
 
 /// A key and its value.
-pub(super) struct Entry<'a> {
+pub(in crate::cli) struct Entry<'a> {
     /// Where it stands.
     pub(super) source: &'a Rc<Source>,
     /// The key.
-    pub(super) key: &'a str,
+    pub(in crate::cli) key: &'a str,
     /// The key with those of the tables around it.
     path: String,
     /// The byte at which the value begins; for a table, its header.
@@ -194,7 +221,11 @@ pub(super) struct Entry<'a> {
 }
 
 /// What is in a table called `path`, from top to bottom.
-fn entries<'a>(source: &'a Rc<Source>, path: &str, table: &'a DeTable<'a>) -> Vec<Entry<'a>> {
+pub(in crate::cli) fn entries<'a>(
+    source: &'a Rc<Source>,
+    path: &str,
+    table: &'a DeTable<'a>,
+) -> Vec<Entry<'a>> {
     let mut entries: Vec<Entry<'a>> = table
         .iter()
         .map(|(key, value)| {
@@ -216,7 +247,7 @@ fn entries<'a>(source: &'a Rc<Source>, path: &str, table: &'a DeTable<'a>) -> Ve
 
 impl<'a> Entry<'a> {
     /// What is wrong with the value.
-    pub(super) fn wrong(&self, explanation: &str) -> Failure {
+    pub(in crate::cli) fn wrong(&self, explanation: &str) -> Failure {
         self.source.wrong(self.at, &format!("{}: {explanation}", self.path))
     }
 
@@ -225,7 +256,7 @@ impl<'a> Entry<'a> {
     }
 
     /// That there is no such key, and which there are.
-    pub(super) fn unknown(&self, known: &[&str]) -> Failure {
+    pub(in crate::cli) fn unknown(&self, known: &[&str]) -> Failure {
         let nearest = known.iter().map(|name| (distance(self.key, name), name)).min();
         let cure = match nearest {
             Some((changes, name)) if changes <= 2 || 3 * changes <= name.len() => {
@@ -245,10 +276,10 @@ impl<'a> Entry<'a> {
     }
 
     /// The tables of an array of them, each with where it begins.
-    pub(super) fn tables(&self) -> Result<Vec<(usize, Vec<Entry<'a>>)>, Failure> {
+    pub(in crate::cli) fn tables(&self) -> Result<Vec<(usize, Vec<Entry<'a>>)>, Failure> {
         let expected = || self.expected(&format!("tables [[{}]]", self.path));
         let DeValue::Array(array) = self.value else { return Err(expected()) };
-        let one = |item: &'a toml::Spanned<DeValue<'a>>| match item.get_ref() {
+        let one = |item: &'a Spanned<DeValue<'a>>| match item.get_ref() {
             DeValue::Table(table) => Ok((item.span().start, entries(self.source, &self.path, table))),
             _ => Err(expected()),
         };
@@ -270,7 +301,7 @@ impl<'a> Entry<'a> {
     }
 
     /// `true` or `false`.
-    pub(super) fn boolean(&self) -> Result<bool, Failure> {
+    pub(in crate::cli) fn boolean(&self) -> Result<bool, Failure> {
         self.value.as_bool().ok_or_else(|| self.expected("true or false"))
     }
 
@@ -319,8 +350,7 @@ impl<'a> Entry<'a> {
                 words.push(format!("--{name}"));
             }
         } else {
-            let repeatable = matches!(flag.get_action(), ArgAction::Append);
-            for word in self.flag_words(flag, repeatable)? {
+            for word in self.flag_words(flag)? {
                 words.push(format!("--{name}={word}"));
             }
         }
@@ -328,7 +358,9 @@ impl<'a> Entry<'a> {
         Ok(line.args)
     }
 
-    fn flag_words(&self, flag: &Arg, repeatable: bool) -> Result<Vec<String>, Failure> {
+    /// The values of `flag`, which takes some, as they would be typed.
+    pub(in crate::cli) fn flag_words(&self, flag: &Arg) -> Result<Vec<String>, Failure> {
+        let repeatable = matches!(flag.get_action(), ArgAction::Append);
         let value_name =
             flag.get_value_names().and_then(<[_]>::first).map_or("a value", |name| name.as_str());
         // A list of one flag's values, such as CPUs.
@@ -382,7 +414,7 @@ fn found(value: &DeValue<'_>) -> String {
 }
 
 /// Why clap did not take a value.
-fn reason(error: &clap::Error) -> String {
+pub(in crate::cli) fn reason(error: &clap::Error) -> String {
     if let Some(source) = error.source() {
         return source.to_string();
     }

@@ -1,0 +1,181 @@
+//! The address that Prometheus scrapes while `bench` runs: a thread with a small HTTP server by hyper.
+//!
+//! It answers with the text of the latest moment, which the conductor of the run hands over a few times a second. The
+//! threads that make the load know nothing of it.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use tokio::sync::{Semaphore, oneshot};
+
+use crate::aio::TokioStream;
+use crate::limits::{ADMIN_TIMEOUT, HEAD_BYTES_MAX, HEADERS_MAX};
+use crate::load::{self, CONTENT_TYPE as EXPOSITION, Moment, Stage, show};
+
+/// Scrapes at once: a Prometheus makes one, a person another.
+const CONNECTIONS_MAX: usize = 8;
+/// Pause after an accept that failed for want of descriptors.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// The exporter of one `bench`, which ends with it.
+#[derive(Debug)]
+pub(super) struct Exporter {
+    address: SocketAddr,
+    text: Arc<Mutex<Bytes>>,
+    speed: show::Speed,
+    run: usize,
+    last_stage: Option<Stage>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Exporter {
+    /// Listens on `address`.
+    ///
+    /// # Errors
+    /// When that is impossible.
+    pub(super) fn start(address: SocketAddr) -> io::Result<Exporter> {
+        let listener = TcpListener::bind(address)?;
+        let address = listener.local_addr()?;
+        listener.set_nonblocking(true)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let text = Arc::new(Mutex::new(Bytes::new()));
+        let (stop, stopped) = oneshot::channel();
+        let shown = text.clone();
+        let serving = move || runtime.block_on(serve(listener, shown, stopped));
+        let thread = thread::Builder::new().name("exporter".to_owned()).spawn(serving)?;
+        let (stop, thread) = (Some(stop), Some(thread));
+        Ok(Exporter { address, text, speed: show::Speed::default(), run: 1, last_stage: None, stop, thread })
+    }
+
+    /// Where it listens.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Shows a moment from now on.
+    pub(super) fn show(&mut self, moment: &Moment<'_>) {
+        let before = self.last_stage.replace(moment.stage);
+        // Runs follow one another, and each begins by connecting.
+        if moment.stage == Stage::Connecting && before.is_some_and(|before| before != Stage::Connecting) {
+            self.run += 1;
+        }
+        let per_s = self.speed.observe(moment, Instant::now()).unwrap_or(0.0);
+        let text = load::exposition(moment, self.run, per_s);
+        *self.text.lock().unwrap_or_else(PoisonError::into_inner) = Bytes::from(text);
+    }
+}
+
+impl Drop for Exporter {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // It ends at once; what it was answering is cut off with the process.
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn serve(listener: TcpListener, text: Arc<Mutex<Bytes>>, mut stopped: oneshot::Receiver<()>) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::warn!(%error, "nobody can scrape this run"),
+    };
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let accepted = tokio::select! {
+            accepted = async {
+                // The semaphore is never closed, so there is always a permit in the end.
+                let permit = room.clone().acquire_owned().await.ok();
+                (listener.accept().await, permit)
+            } => accepted,
+            _ = &mut stopped => return,
+        };
+        match accepted {
+            (Ok((stream, _)), permit) => {
+                let text = text.clone();
+                tokio::spawn(async move {
+                    let service = service_fn(move |request| {
+                        let shown = text.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                        async move { Ok::<_, Infallible>(answer(&request, shown)) }
+                    });
+                    let connection = http1::Builder::new()
+                        .keep_alive(false)
+                        .max_buf_size(HEAD_BYTES_MAX)
+                        .max_headers(HEADERS_MAX)
+                        .serve_connection(TokioStream(stream), service);
+                    // Who asks too slowly, or not in HTTP, gets no answer.
+                    let _ = tokio::time::timeout(Duration::from_nanos(ADMIN_TIMEOUT), connection).await;
+                    drop(permit);
+                });
+            }
+            (Err(error), _) => {
+                tracing::warn!(%error, "a scrape could not be accepted; trying again");
+                tokio::time::sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+}
+
+fn answer(request: &Request<Incoming>, text: Bytes) -> Response<Full<Bytes>> {
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    let (status, content_type, body) = match (request.method(), request.uri().path()) {
+        (&Method::GET | &Method::HEAD, "/metrics") => {
+            (StatusCode::OK, HeaderValue::from_static(EXPOSITION), text)
+        }
+        (&Method::GET | &Method::HEAD, _) => {
+            (StatusCode::NOT_FOUND, plain, Bytes::from_static(b"the figures are on /metrics\n"))
+        }
+        _ => (StatusCode::METHOD_NOT_ALLOWED, plain, Bytes::from_static(b"only GET and HEAD\n")),
+    };
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::{Ipv4Addr, TcpStream};
+
+    use super::*;
+
+    fn ask(address: SocketAddr, request: &str) -> String {
+        let mut stream = TcpStream::connect(address).expect("it listens");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+        write!(stream, "{request} HTTP/1.1\r\nHost: x\r\n\r\n").expect("written");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer, and its end");
+        answer
+    }
+
+    #[test]
+    fn the_latest_text_is_on_one_path_and_dropping_the_exporter_frees_the_port() {
+        let exporter = Exporter::start((Ipv4Addr::LOCALHOST, 0).into()).expect("a free port");
+        let address = exporter.address();
+        for text in ["first 1\n", "second 2\n"] {
+            *exporter.text.lock().expect("no panic") = Bytes::from_static(text.as_bytes());
+            let answer = ask(address, "GET /metrics");
+            assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with(text), "{answer}");
+            assert!(answer.contains(EXPOSITION), "{answer}");
+        }
+        assert!(ask(address, "GET /").starts_with("HTTP/1.1 404 "));
+        assert!(ask(address, "DELETE /metrics").starts_with("HTTP/1.1 405 "));
+        drop(exporter);
+        assert!(TcpStream::connect(address).is_err(), "nobody listens any more");
+    }
+}

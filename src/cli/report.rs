@@ -1,0 +1,222 @@
+//! `echoring report`: recorded runs as one page that needs nothing else, and its charts as files.
+//!
+//! What files say is drawn as it is; nothing is measured here, and percentiles are never averaged.
+
+mod axis;
+mod charts;
+mod page;
+mod remarks;
+mod svg;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use hdrhistogram::Histogram;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::Failure;
+use crate::load::distribution;
+use crate::load::record::{Record, SCHEMA};
+
+const EXAMPLES: &str = "\
+Examples:
+  echoring bench ws://127.0.0.1:9001 --rate 20000 --json run.json
+  echoring report run.json
+      writes report.html
+  echoring report before.json after.json --out change.html --title 'With and without'
+      both in the same charts
+  echoring report run.json --svg charts
+      report.html, and charts/percentiles.svg and the others for documents
+
+Exit codes: 0 done, 2 usage, or a file that bench --json did not write, 3 a file cannot be read or written.";
+
+/// Bytes of a file of runs, at most. A run of ten minutes has a hundred thousand.
+const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Runs of a page, at most: more cannot be told apart.
+const RUNS_MAX: usize = 64;
+
+/// The flags of `report`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Files that bench --json wrote; each may hold several runs
+    #[arg(value_name = "RUN", required = true)]
+    runs: Vec<PathBuf>,
+
+    /// The page to write; - writes it to stdout
+    #[arg(long, value_name = "FILE|-", default_value = "report.html")]
+    out: PathBuf,
+
+    /// Write each chart as an SVG file into this directory as well, which is made if need be
+    #[arg(long, value_name = "DIR")]
+    svg: Option<PathBuf>,
+
+    /// Title of the page [default: what the first run was]
+    #[arg(long, value_name = "TEXT")]
+    title: Option<String>,
+}
+
+/// A run that is drawn.
+#[derive(Debug)]
+struct Run {
+    /// What it is called on the page; no two are called the same.
+    name: String,
+    record: Record,
+    /// Where it was looked for the highest rate.
+    search: Option<Search>,
+    /// Whole distributions, where the record has them.
+    response: Option<Histogram<u64>>,
+    service: Option<Histogram<u64>>,
+}
+
+/// A search for the highest rate that holds an objective.
+#[derive(Debug, Deserialize)]
+struct Search {
+    #[serde(default)]
+    objective: String,
+    #[serde(default)]
+    max_rate: Option<f64>,
+    #[serde(default)]
+    steps: Vec<Step>,
+}
+
+/// One rate that was tried.
+#[derive(Debug, Deserialize)]
+struct Step {
+    rate: f64,
+    #[serde(default)]
+    messages_per_s: f64,
+    #[serde(default)]
+    held: bool,
+    #[serde(default)]
+    p50_ns: f64,
+    #[serde(default)]
+    p99_ns: f64,
+    #[serde(default)]
+    p999_ns: f64,
+    #[serde(default)]
+    why: Option<String>,
+}
+
+/// Draws the runs.
+pub(super) fn run(arguments: &Args) -> Result<ExitCode, Failure> {
+    let runs = read_all(&arguments.runs)?;
+    let charts = charts::all(&runs);
+    let title = arguments.title.clone().unwrap_or_else(|| default_title(&runs));
+    let page = page::page(&title, &runs, &charts);
+    write(&arguments.out, page.as_bytes())?;
+    if let Some(directory) = &arguments.svg {
+        fs::create_dir_all(directory).map_err(|error| {
+            Failure::Environment(format!("--svg: {} cannot be made: {error}", directory.display()))
+        })?;
+        for chart in &charts {
+            write(&directory.join(format!("{}.svg", chart.name)), chart.file().as_bytes())?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn default_title(runs: &[Run]) -> String {
+    match runs {
+        [only] => only.name.clone(),
+        [first, rest @ ..] => format!("{} and {} more", first.name, rest.len()),
+        [] => String::new(),
+    }
+}
+
+fn read_all(paths: &[PathBuf]) -> Result<Vec<Run>, Failure> {
+    let mut runs = Vec::new();
+    for path in paths {
+        runs.extend(read(path)?);
+    }
+    if runs.len() > RUNS_MAX {
+        return Err(Failure::Usage(format!(
+            "RUN: {} runs are more than the {RUNS_MAX} of a page",
+            runs.len()
+        )));
+    }
+    name_apart(&mut runs);
+    Ok(runs)
+}
+
+fn read(path: &Path) -> Result<Vec<Run>, Failure> {
+    let name = path.display();
+    let unreadable = |error: io::Error| Failure::Environment(format!("RUN: cannot read {name}: {error}"));
+    let mut text = Vec::new();
+    File::open(path)
+        .map_err(unreadable)?
+        .take(FILE_BYTES_MAX + 1)
+        .read_to_end(&mut text)
+        .map_err(unreadable)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(Failure::Usage(format!("RUN: {name} is longer than 256 MiB: is it the right file?")));
+    }
+    parse(&text).map_err(|why| {
+        Failure::Usage(format!("RUN: {name} is no file of runs, as `bench --json FILE` writes them: {why}"))
+    })
+}
+
+/// The runs of a file.
+fn parse(text: &[u8]) -> Result<Vec<Run>, String> {
+    let mut file: Value = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+    match file["schema"].as_str() {
+        Some(SCHEMA) => {}
+        Some(other) => return Err(format!("its schema is {other:.40}, not {SCHEMA}")),
+        None => return Err("it names no schema".to_owned()),
+    }
+    let Value::Array(runs) = file["runs"].take() else { return Err("it has no runs".to_owned()) };
+    runs.into_iter()
+        .enumerate()
+        .map(|(at, run)| of(run).map_err(|why| format!("run {}: {why}", at + 1)))
+        .collect()
+}
+
+fn of(mut value: Value) -> Result<Run, String> {
+    let search = match value.get_mut("search").map(Value::take) {
+        None | Some(Value::Null) => None,
+        Some(search) => Some(Search::deserialize(search).map_err(|error| format!("search: {error}"))?),
+    };
+    let record: Record = Record::deserialize(value).map_err(|error| error.to_string())?;
+    let whole = |text: &Option<String>| {
+        text.as_deref().map(distribution::decode).transpose().map_err(|error| error.to_string())
+    };
+    let (response, service) = (whole(&record.response_histogram)?, whole(&record.service_histogram)?);
+    let name = record.label.clone().unwrap_or_else(|| format!("{} of {}", record.config.mode, record.target));
+    Ok(Run { name, record, search, response, service })
+}
+
+/// Runs that are called the same get a number.
+fn name_apart(runs: &mut [Run]) {
+    let mut times: BTreeMap<String, usize> = BTreeMap::new();
+    for run in runs.iter() {
+        *times.entry(run.name.clone()).or_default() += 1;
+    }
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    for run in runs {
+        if times[&run.name] > 1 {
+            let number = seen.entry(run.name.clone()).or_default();
+            *number += 1;
+            run.name = format!("{} #{number}", run.name);
+        }
+    }
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let done = if path.as_os_str() == "-" {
+        let mut stdout = io::stdout().lock();
+        match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            done => done,
+        }
+    } else {
+        fs::write(path, bytes)
+    };
+    done.map_err(|error| Failure::Environment(format!("{} could not be written: {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,219 @@
+//! Which charts a page has, and what is in them.
+
+use super::axis::{Axis, nines};
+use super::svg::{Chart, Line, Stroke};
+use super::{Run, Search, Step};
+use crate::load::record::{Interval, Quantiles};
+
+/// Steps of a distribution's line for each halving of the distance to 100 %.
+const STEPS: u32 = 12;
+/// Which run's colour lines have that belong to none.
+const NOBODY: usize = 7;
+
+/// All charts that the runs have something for.
+pub(super) fn all(runs: &[Run]) -> Vec<Chart> {
+    [percentiles(runs), latency_over_time(runs), throughput(runs), knee(runs)].into_iter().flatten().collect()
+}
+
+fn names<'a>(runs: impl Iterator<Item = (usize, &'a Run)>) -> Vec<(usize, String)> {
+    runs.map(|(at, run)| (at, run.name.clone())).collect()
+}
+
+/// Response and service time by percentile.
+fn percentiles(runs: &[Run]) -> Option<Chart> {
+    let mut lines = Vec::new();
+    let mut count = 0_u64;
+    for (at, run) in runs.iter().enumerate() {
+        let record = &run.record;
+        for (stroke, whole, quantiles) in [
+            (Stroke::Solid, &run.response, &record.response_ns),
+            (Stroke::Dashed, &run.service, &record.service_ns),
+        ] {
+            count = count.max(quantiles.count);
+            let points = match whole {
+                Some(histogram) if !histogram.is_empty() => distribution(histogram),
+                _ if quantiles.count > 0 => few(quantiles),
+                _ => continue,
+            };
+            lines.push(Line { run: at, stroke, pieces: vec![points], crossed: Vec::new(), marked: false });
+        }
+    }
+    let values = lines.iter().flat_map(|line| &line.pieces).flatten().map(|(_, log)| 10_f64.powf(*log));
+    let y = Axis::latency("latency", values);
+    (!lines.is_empty()).then(|| Chart {
+        name: "percentiles",
+        title: "Latency by percentile".to_owned(),
+        caption: "Each nine more is as far as the one before: what the slowest messages met is to the right. \
+                  Response time counts from when a message should have been sent, service time from when it was; \
+                  where they part, messages waited to be sent."
+            .to_owned(),
+        x: Axis::percentiles(count as f64),
+        y,
+        runs: names(runs.iter().enumerate()),
+        strokes: vec![
+            (Stroke::Solid, "response time".to_owned()),
+            (Stroke::Dashed, "service time".to_owned()),
+        ],
+        lines,
+    })
+}
+
+/// A whole distribution, as nines and powers of ten.
+fn distribution(histogram: &hdrhistogram::Histogram<u64>) -> Vec<(f64, f64)> {
+    let end = (histogram.len() as f64).log10();
+    let mut points = vec![(0.0, log(histogram.min() as f64))];
+    for step in histogram.iter_quantiles(STEPS) {
+        let value = step.value_iterated_to().min(histogram.max());
+        points.push((nines(step.quantile_iterated_to()).min(end), log(value as f64)));
+    }
+    points
+}
+
+/// The same where only some quantiles are known.
+fn few(quantiles: &Quantiles) -> Vec<(f64, f64)> {
+    let Quantiles { p50, p90, p99, p999, p9999, max, count, .. } = *quantiles;
+    let end = (count as f64).log10();
+    let known =
+        [(0.5, p50), (0.9, p90), (0.99, p99), (0.999, p999), (0.9999, p9999)].map(|(q, ns)| (nines(q), ns));
+    let known = known.into_iter().filter(|(nines, _)| *nines <= end);
+    known.chain([(end, max)]).map(|(nines, ns)| (nines, log(ns as f64))).collect()
+}
+
+fn log(ns: f64) -> f64 {
+    ns.max(1.0).log10()
+}
+
+/// Quantiles of response time, second by second.
+fn latency_over_time(runs: &[Run]) -> Option<Chart> {
+    let mut strokes: Vec<(Stroke, &str, fn(&Interval) -> u64)> = vec![
+        (Stroke::Solid, "99 %", |interval| interval.p99_ns),
+        (Stroke::Dashed, "50 %", |interval| interval.p50_ns),
+    ];
+    // With many runs, maxima hide everything else.
+    if runs.len() == 1 {
+        strokes.push((Stroke::Dotted, "maximum", |interval| interval.max_ns));
+    }
+    let mut lines = Vec::new();
+    for (run, drawn) in runs.iter().enumerate() {
+        for (stroke, _, value) in &strokes {
+            let pieces = pieces(drawn, |interval| {
+                let ns = value(interval);
+                (interval.messages > 0 && ns > 0).then(|| log(ns as f64))
+            });
+            if !pieces.is_empty() {
+                lines.push(Line { run, stroke: *stroke, pieces, crossed: Vec::new(), marked: true });
+            }
+        }
+    }
+    let values = lines.iter().flat_map(|line| &line.pieces).flatten().map(|(_, log)| 10_f64.powf(*log));
+    let y = Axis::latency("response time", values);
+    (!lines.is_empty()).then(|| Chart {
+        name: "latency-over-time",
+        title: "Latency over time".to_owned(),
+        caption: "Response time of the messages that arrived in each interval. A line that is interrupted had none."
+            .to_owned(),
+        x: time_axis(runs),
+        y,
+        runs: names(runs.iter().enumerate()),
+        strokes: strokes.into_iter().map(|(stroke, name, _)| (stroke, name.to_owned())).collect(),
+        lines,
+    })
+}
+
+/// Messages that arrived, second by second.
+fn throughput(runs: &[Run]) -> Option<Chart> {
+    let mut lines = Vec::new();
+    let mut most = 0.0_f64;
+    for (run, drawn) in runs.iter().enumerate() {
+        let pieces = pieces(drawn, |interval| {
+            (interval.duration_s > 0.0).then(|| interval.messages as f64 / interval.duration_s)
+        });
+        most = pieces.iter().flatten().fold(most, |most, (_, per_s)| most.max(*per_s));
+        if !pieces.is_empty() {
+            lines.push(Line { run, stroke: Stroke::Solid, pieces, crossed: Vec::new(), marked: true });
+        }
+    }
+    (!lines.is_empty()).then(|| Chart {
+        name: "throughput",
+        title: "Throughput over time".to_owned(),
+        caption: "Messages that arrived in each interval, per second; of a broadcast each delivery is one."
+            .to_owned(),
+        x: time_axis(runs),
+        y: Axis::from_zero("messages per second", most),
+        runs: names(runs.iter().enumerate()),
+        strokes: Vec::new(),
+        lines,
+    })
+}
+
+/// The intervals of a run that have a value, connected where they follow one another.
+fn pieces(run: &Run, value: impl Fn(&Interval) -> Option<f64>) -> Vec<Vec<(f64, f64)>> {
+    let mut pieces = vec![Vec::new()];
+    for interval in &run.record.intervals {
+        match (value(interval), pieces.last_mut()) {
+            (Some(value), Some(piece)) => piece.push((interval.at_s + interval.duration_s / 2.0, value)),
+            _ => pieces.push(Vec::new()),
+        }
+    }
+    pieces.retain(|piece| !piece.is_empty());
+    pieces
+}
+
+fn time_axis(runs: &[Run]) -> Axis {
+    let ends =
+        runs.iter().flat_map(|run| &run.record.intervals).map(|interval| interval.at_s + interval.duration_s);
+    Axis::from_zero("seconds of the measured time", ends.fold(0.0, f64::max))
+}
+
+/// Latency by rate, of runs that looked for the highest.
+fn knee(runs: &[Run]) -> Option<Chart> {
+    let searched: Vec<(usize, &Run, &Search)> =
+        runs.iter().enumerate().filter_map(|(at, run)| Some((at, run, run.search.as_ref()?))).collect();
+    let steps = || searched.iter().flat_map(|(_, _, search)| &search.steps);
+    let values = steps().flat_map(|step| [step.p50_ns, step.p99_ns, step.p999_ns]);
+    let y = Axis::latency("response time", values);
+    let mut lines = Vec::new();
+    for (run, _, search) in &searched {
+        let mut tried: Vec<&Step> = search.steps.iter().collect();
+        tried.sort_by(|one, other| one.rate.total_cmp(&other.rate));
+        let drawn: [(Stroke, fn(&Step) -> f64); 3] = [
+            (Stroke::Dashed, |step| step.p50_ns),
+            (Stroke::Solid, |step| step.p99_ns),
+            (Stroke::Dotted, |step| step.p999_ns),
+        ];
+        for (stroke, ns) in drawn {
+            let known = || tried.iter().filter(|step| ns(step) > 0.0);
+            let crossed = known().filter(|step| !step.held).map(|step| (step.rate, log(ns(step)))).collect();
+            let piece: Vec<(f64, f64)> = known().map(|step| (step.rate, log(ns(step)))).collect();
+            if !piece.is_empty() {
+                lines.push(Line { run: *run, stroke, pieces: vec![piece], crossed, marked: true });
+            }
+        }
+        if let Some(rate) = search.max_rate {
+            let pieces = vec![vec![(rate, y.from), (rate, y.until)]];
+            let nobody =
+                Line { run: NOBODY, stroke: Stroke::Dashed, pieces, crossed: Vec::new(), marked: false };
+            lines.push(nobody);
+        }
+    }
+    let most = steps().map(|step| step.rate).fold(0.0, f64::max);
+    let objectives: Vec<&str> = searched.iter().map(|(_, _, search)| search.objective.as_str()).collect();
+    (!lines.is_empty()).then(|| Chart {
+        name: "knee",
+        title: "Latency by rate".to_owned(),
+        caption: format!(
+            "The rates that were tried for the highest one that holds {}; crossed-out ones did not. The vertical \
+             line is at the highest that did.",
+            objectives.join(" and ")
+        ),
+        x: Axis::from_zero("messages per second that were due", most),
+        y,
+        runs: names(searched.iter().map(|(at, run, _)| (*at, *run))),
+        strokes: vec![
+            (Stroke::Dashed, "50 %".to_owned()),
+            (Stroke::Solid, "99 %".to_owned()),
+            (Stroke::Dotted, "99.9 %".to_owned()),
+        ],
+        lines,
+    })
+}

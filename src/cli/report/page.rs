@@ -1,0 +1,303 @@
+//! The page: HTML with its style and charts inside, no script, and nothing that is fetched.
+//!
+//! Everything that comes from a file is escaped, since targets and labels are what somebody typed.
+
+use std::fmt::Write as _;
+
+use super::remarks::{self, Weight};
+use super::svg::{Chart, escaped, style};
+use super::{Run, Search};
+use crate::load::record::{Quantiles, Record};
+use crate::load::show::{bytes, count, duration, headline};
+
+const STYLE: &str = include_str!("style.css");
+
+/// The page of these runs.
+pub(super) fn page(title: &str, runs: &[Run], charts: &[Chart]) -> String {
+    let mut html = String::new();
+    let (title, version) = (escaped(title), env!("CARGO_PKG_VERSION"));
+    let _ = write!(
+        html,
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; \
+         img-src data:\">\n<meta name=\"generator\" content=\"echoring {version}\">\n<link rel=\"icon\" href=\"data:,\">\n\
+         <title>{title}</title>\n<style>\n{}\n{STYLE}</style>\n</head>\n<body>\n<header>\n<h1>{title}</h1>\n<p>{}</p>\n\
+         </header>\n<main>\n",
+        style(":root"),
+        escaped(&subtitle(runs)),
+    );
+    let notes = remarks::all(runs);
+    section(&mut html, "remarks", "Before you believe it", &remarks_list(&notes));
+    section(&mut html, "summary", "Summary", &summary(runs));
+    for chart in charts {
+        let mut body = format!(
+            "<figure>\n{}<figcaption>{}</figcaption>\n</figure>\n",
+            chart.inline(),
+            escaped(&chart.caption)
+        );
+        match chart.name {
+            "percentiles" => body += &latencies(runs),
+            "knee" => body += &searches(runs),
+            _ => {}
+        }
+        section(&mut html, chart.name, &chart.title, &body);
+    }
+    section(&mut html, "integrity", "Integrity", &integrity(runs));
+    section(&mut html, "environment", "Environment", &environment(runs));
+    section(&mut html, "configuration", "What was asked for", &configuration(runs));
+    html.push_str("</main>\n</body>\n</html>\n");
+    html
+}
+
+fn subtitle(runs: &[Run]) -> String {
+    match runs {
+        [only] => format!("{} · {}", headline(&only.record), only.record.started_at),
+        _ => format!("{} runs", runs.len()),
+    }
+}
+
+fn section(html: &mut String, name: &str, title: &str, body: &str) {
+    let title = escaped(title);
+    let _ = write!(
+        html,
+        "<section id=\"{name}\" aria-labelledby=\"{name}-heading\">\n<h2 id=\"{name}-heading\">{title}</h2>\n{body}\
+         </section>\n"
+    );
+}
+
+fn remarks_list(remarks: &[remarks::Remark]) -> String {
+    if remarks.is_empty() {
+        return "<p>Nothing stands against these figures.</p>\n".to_owned();
+    }
+    let mut html = "<ul>\n".to_owned();
+    for remark in remarks {
+        let (class, word) = match remark.weight {
+            Weight::Warning => ("warning", "Warning"),
+            Weight::Note => ("note", "Note"),
+        };
+        let of = remark.run.as_ref().map(|run| format!(" <b>{}:</b>", escaped(run))).unwrap_or_default();
+        let text = escaped(&remark.text);
+        let _ = writeln!(html, "<li class=\"{class}\"><span class=\"tag\">{word}</span>{of} {text}</li>");
+    }
+    html + "</ul>\n"
+}
+
+/// A table whose first column is its rows' head. Cells are text, not HTML.
+fn table(caption: &str, head: &[&str], rows: &[Vec<String>]) -> String {
+    let mut html = format!(
+        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{0}\">\n<table>\n<caption>{0}</caption>\n\
+         <thead><tr>",
+        escaped(caption)
+    );
+    for cell in head {
+        let _ = write!(html, "<th scope=\"col\">{}</th>", escaped(cell));
+    }
+    html.push_str("</tr></thead>\n<tbody>\n");
+    for row in rows {
+        html.push_str("<tr>");
+        for (at, cell) in row.iter().enumerate() {
+            let cell = escaped(cell);
+            let _ = if at == 0 {
+                write!(html, "<th scope=\"row\">{cell}</th>")
+            } else {
+                write!(html, "<td>{cell}</td>")
+            };
+        }
+        html.push_str("</tr>\n");
+    }
+    html + "</tbody>\n</table>\n</div>\n"
+}
+
+fn summary(runs: &[Run]) -> String {
+    let several = runs.len() > 1;
+    let first = runs.first().map(|run| &run.record);
+    let beside = |value: f64, of: fn(&Record) -> f64| match first.map(of) {
+        Some(base) if several && base > 0.0 => format!(" ({:+.1} %)", 100.0 * (value / base - 1.0)),
+        _ => String::new(),
+    };
+    let row = |run: &Run| {
+        let record = &run.record;
+        let (per_s, p50, p99): (fn(&Record) -> f64, fn(&Record) -> f64, fn(&Record) -> f64) = (
+            |record| record.messages_per_s,
+            |record| record.response_ns.p50 as f64,
+            |record| record.response_ns.p99 as f64,
+        );
+        let latency = |of: fn(&Record) -> f64| duration(of(record) as u64) + &beside(of(record), of);
+        let cpu = record.server.as_ref().and_then(|server| server.cpu_ns_per_message);
+        vec![
+            run.name.clone(),
+            count(record.messages),
+            count(record.messages_per_s as u64) + &beside(record.messages_per_s, per_s),
+            format!("{}/s", bytes(record.bytes_per_s)),
+            latency(p50),
+            latency(p99),
+            duration(record.response_ns.p999),
+            duration(record.response_ns.max),
+            cpu.map_or("–".to_owned(), |ns| duration(ns as u64)),
+        ]
+    };
+    let head =
+        ["run", "messages", "messages/s", "payload", "p50", "p99", "p99.9", "max", "server CPU per message"];
+    let rows: Vec<Vec<String>> = runs.iter().map(row).collect();
+    let mut html = table("Throughput, and response times from the intended send", &head, &rows);
+    if several {
+        html += "<p>Percentages are differences from the first run. Whether they are more than chance, \
+                 <code>echoring compare</code> says.</p>\n";
+    }
+    html
+}
+
+fn latencies(runs: &[Run]) -> String {
+    let mut rows = Vec::new();
+    for run in runs {
+        let record = &run.record;
+        let mut kinds = vec![("response", &record.response_ns), ("service", &record.service_ns)];
+        if let Some(broadcast) = &record.broadcast {
+            kinds.push(("first subscriber", &broadcast.first_ns));
+            kinds.push(("median subscriber", &broadcast.median_ns));
+            kinds.push(("last subscriber", &broadcast.last_ns));
+        }
+        kinds.push(("generator's lateness", &record.generator.lateness_ns));
+        for (kind, quantiles) in kinds {
+            if quantiles.count > 0 {
+                let Quantiles { p50, p90, p99, p999, p9999, max, mean, count: values } = *quantiles;
+                let times = [p50, p90, p99, p999, p9999, max, mean as u64].map(duration);
+                let name = if runs.len() > 1 { format!("{}: {kind}", run.name) } else { kind.to_owned() };
+                rows.push([name].into_iter().chain(times).chain([count(values)]).collect());
+            }
+        }
+    }
+    let head = ["latency", "p50", "p90", "p99", "p99.9", "p99.99", "max", "mean", "values"];
+    table("Percentiles", &head, &rows)
+}
+
+fn searches(runs: &[Run]) -> String {
+    let mut html = String::new();
+    for run in runs {
+        let Some(Search { objective, max_rate, steps }) = &run.search else { continue };
+        let found = match max_rate {
+            Some(rate) => format!("the highest rate that held was {} a second", count(*rate as u64)),
+            None => "no rate held".to_owned(),
+        };
+        let rows: Vec<Vec<String>> = steps
+            .iter()
+            .map(|step| {
+                let latencies =
+                    [step.p50_ns, step.p99_ns, step.p999_ns].map(|ns| duration(ns.max(0.0) as u64));
+                let held = if step.held { "yes" } else { "no" };
+                [count(step.rate as u64), count(step.messages_per_s as u64), held.to_owned()]
+                    .into_iter()
+                    .chain(latencies)
+                    .chain([step.why.clone().unwrap_or_default()])
+                    .collect()
+            })
+            .collect();
+        let head = ["rate", "messages/s", "held", "p50", "p99", "p99.9", "why"];
+        html += &table(&format!("{}: {objective}; {found}", run.name), &head, &rows);
+    }
+    html
+}
+
+fn integrity(runs: &[Run]) -> String {
+    let by = |map: &std::collections::BTreeMap<String, u64>| {
+        let parts: Vec<String> =
+            map.iter().map(|(name, times)| format!("{} × {name}", count(*times))).collect();
+        if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }
+    };
+    let row = |run: &Run| {
+        let record = &run.record;
+        let found = &record.integrity;
+        let counts = [found.lost, found.duplicated, found.reordered, found.corrupted].map(count);
+        let reach = record.broadcast.as_ref();
+        let reach = reach.map_or("–".to_owned(), |broadcast| format!("{:.4} %", 100.0 * broadcast.reach));
+        let opened = [record.connections.opened, record.connections.ended_early].map(count);
+        [run.name.clone()]
+            .into_iter()
+            .chain(counts)
+            .chain([reach])
+            .chain(opened)
+            .chain([by(&record.errors), by(&record.closes)])
+            .collect()
+    };
+    let head = [
+        "run",
+        "lost",
+        "duplicated",
+        "reordered",
+        "corrupted",
+        "reach",
+        "opened",
+        "ended early",
+        "errors",
+        "closes",
+    ];
+    let rows: Vec<Vec<String>> = runs.iter().map(row).collect();
+    table("What went wrong with messages and connections, over the whole run", &head, &rows)
+}
+
+fn environment(runs: &[Run]) -> String {
+    let row = |run: &Run| {
+        let environment = &run.record.environment;
+        let list = |words: &[String]| if words.is_empty() { "–".to_owned() } else { words.join(" ") };
+        vec![
+            run.name.clone(),
+            run.record.target.clone(),
+            run.record.started_at.clone(),
+            format!("{:.2} s", run.record.duration_s),
+            environment.cpu.clone(),
+            environment.cpus.to_string(),
+            environment.kernel.clone(),
+            format!("{} ({})", environment.driver, list(&environment.features)),
+            list(&environment.degraded),
+            format!(
+                "{}{}{}",
+                environment.version,
+                environment.commit.as_ref().map(|commit| format!(" at {commit}")).unwrap_or_default(),
+                if environment.optimized { "" } else { ", not optimised" }
+            ),
+            format!("{:.0} %", 100.0 * run.record.generator.cpu_share),
+        ]
+    };
+    let head = [
+        "run",
+        "target",
+        "started",
+        "measured",
+        "processor",
+        "CPUs",
+        "kernel",
+        "driver",
+        "could not use",
+        "echoring",
+        "generator busy",
+    ];
+    table("Where and when it ran", &head, &runs.iter().map(row).collect::<Vec<_>>())
+}
+
+/// Every field of the configurations, so that none that is added later is left out.
+fn configuration(runs: &[Run]) -> String {
+    let configs: Vec<serde_json::Value> =
+        runs.iter().map(|run| serde_json::to_value(&run.record.config).unwrap_or_default()).collect();
+    let mut fields: Vec<&String> = Vec::new();
+    for field in configs.iter().filter_map(|config| config.as_object()).flat_map(|config| config.keys()) {
+        if !fields.contains(&field) {
+            fields.push(field);
+        }
+    }
+    let shown = |value: &serde_json::Value| match value {
+        serde_json::Value::Null => "–".to_owned(),
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let rows: Vec<Vec<String>> = fields
+        .iter()
+        .map(|field| {
+            let values = configs.iter().map(|config| shown(&config[field.as_str()]));
+            [(*field).clone()].into_iter().chain(values).collect()
+        })
+        .collect();
+    let names: Vec<&str> = runs.iter().map(|run| run.name.as_str()).collect();
+    let head: Vec<&str> = ["setting"].into_iter().chain(names).collect();
+    table("Settings, defaults included", &head, &rows)
+}

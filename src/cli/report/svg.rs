@@ -1,0 +1,418 @@
+//! A chart as SVG, drawn by plotters: axes with names and units, lines that are told apart by colour and by dashes.
+//!
+//! plotters writes colours only. Each that is used here stands for a class, which the page's style gives the colours of
+//! the light or the dark scheme; without style the light ones hold. Text is escaped by plotters, or here.
+
+use std::fmt::Write as _;
+use std::ops::Range;
+
+use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+use super::axis::Axis;
+
+/// Size of a chart. It is scaled to where it is shown.
+const WIDTH: u32 = 960;
+const HEIGHT: u32 = 440;
+/// Height of a row of the legend, and of the title of a file.
+const ROW: i32 = 20;
+const TITLE: i32 = 30;
+/// Size of text, in plotters' unit, which is 1.24 times that of SVG.
+const TEXT: f64 = 15.5;
+/// What a character takes of a row, about.
+const CHARACTER: i32 = 7;
+/// Points of a line that are marked one by one, at most.
+const MARKED_MAX: usize = 80;
+
+type Rgb = (u8, u8, u8);
+/// Text, lines of axes, lines of the grid, and what is behind all: in the light and in the dark scheme.
+const INK: (Rgb, Rgb) = ((0x1F, 0x23, 0x28), (0xE6, 0xED, 0xF3));
+const AXIS: (Rgb, Rgb) = ((0x6E, 0x77, 0x81), (0x8B, 0x94, 0x9E));
+const GRID: (Rgb, Rgb) = ((0xDD, 0xE2, 0xE8), (0x2B, 0x32, 0x3B));
+const BACK: (Rgb, Rgb) = ((0xFF, 0xFF, 0xFF), (0x0F, 0x14, 0x1A));
+/// Colours of runs, after Okabe and Ito, whose hues people of all kinds of colour vision tell apart; with a contrast of
+/// three to one at least against what is behind.
+const RUNS: [(Rgb, Rgb); 8] = [
+    ((0x00, 0x72, 0xB2), (0x4D, 0xA8, 0xE8)),
+    ((0xD5, 0x5E, 0x00), (0xFF, 0x8F, 0x4D)),
+    ((0x00, 0x86, 0x62), (0x3F, 0xC4, 0x9A)),
+    ((0xAF, 0x4F, 0x88), (0xE2, 0x9A, 0xC4)),
+    ((0x9A, 0x67, 0x00), (0xE8, 0xB9, 0x3C)),
+    ((0x2B, 0x88, 0xBC), (0x8C, 0xCB, 0xF2)),
+    ((0x6A, 0x3D, 0x9A), (0xB7, 0x9A, 0xE8)),
+    ((0x4C, 0x55, 0x60), (0xAD, 0xB6, 0xC0)),
+];
+
+/// How a line is drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stroke {
+    Solid,
+    Dashed,
+    Dotted,
+}
+
+impl Stroke {
+    /// Told apart in plotters' output by bits that no eye sees.
+    fn mark(self) -> u8 {
+        match self {
+            Stroke::Solid => 0,
+            Stroke::Dashed => 1,
+            Stroke::Dotted => 2,
+        }
+    }
+
+    fn attributes(self) -> &'static str {
+        match self {
+            Stroke::Solid => "",
+            Stroke::Dashed => " stroke-dasharray=\"7 4\"",
+            Stroke::Dotted => " stroke-dasharray=\"2 4\" stroke-linecap=\"round\"",
+        }
+    }
+}
+
+/// A line.
+#[derive(Clone, Debug)]
+pub(super) struct Line {
+    /// Which run's colour it has.
+    pub(super) run: usize,
+    pub(super) stroke: Stroke,
+    /// Its pieces, each of connected points.
+    pub(super) pieces: Vec<Vec<(f64, f64)>>,
+    /// Points that are crossed out.
+    pub(super) crossed: Vec<(f64, f64)>,
+    /// Whether points that few are marked.
+    pub(super) marked: bool,
+}
+
+/// A chart.
+#[derive(Clone, Debug)]
+pub(super) struct Chart {
+    /// For its file and its place on the page.
+    pub(super) name: &'static str,
+    pub(super) title: String,
+    /// What it shows, for those who cannot see it too.
+    pub(super) caption: String,
+    pub(super) x: Axis,
+    pub(super) y: Axis,
+    pub(super) lines: Vec<Line>,
+    /// Runs by their colours.
+    pub(super) runs: Vec<(usize, String)>,
+    /// What strokes mean.
+    pub(super) strokes: Vec<(Stroke, String)>,
+}
+
+impl Chart {
+    /// For a page that has [`style`].
+    pub(super) fn inline(&self) -> String {
+        format!("{}\n{}</svg>\n", self.opening(""), self.body(false))
+    }
+
+    /// For a file of its own.
+    pub(super) fn file(&self) -> String {
+        let style = format!("<style>{}</style>", style("svg"));
+        let size = format!(" width=\"{WIDTH}\" height=\"{HEIGHT}\"");
+        format!("{}\n{style}\n{}</svg>\n", self.opening(&size), self.body(true))
+    }
+
+    fn opening(&self, size: &str) -> String {
+        let Chart { name, title, caption, .. } = self;
+        format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\"{size} class=\"chart\" \
+             role=\"img\" aria-labelledby=\"{name}-title {name}-desc\">\n<title id=\"{name}-title\">{}</title>\n\
+             <desc id=\"{name}-desc\">{}</desc>",
+            escaped(title),
+            escaped(caption)
+        )
+    }
+
+    /// What plotters draws, without the element around it.
+    fn body(&self, titled: bool) -> String {
+        let mut drawn = String::new();
+        {
+            let root = SVGBackend::with_string(&mut drawn, (WIDTH, HEIGHT)).into_drawing_area();
+            // A string takes all that is written to it, and axes are never empty.
+            self.draw(&root, titled).expect("nothing about a chart in memory can fail");
+        }
+        let inside = drawn.split_once(">\n").map_or("", |(_, rest)| rest);
+        classified(inside.trim_end().strip_suffix("</svg>").unwrap_or(inside))
+    }
+
+    fn draw(&self, root: &Area<'_>, titled: bool) -> Result<(), Failed> {
+        root.fill(&colour(BACK.0))?;
+        let mut top = 8;
+        if titled {
+            let style = text(TEXT * 1.2).pos(Pos::new(HPos::Left, VPos::Top));
+            root.draw(&Text::new(self.title.clone(), (16, top), style))?;
+            top += TITLE;
+        }
+        let top = self.draw_legend(root, top)?;
+        let (x, y) = (&self.x, &self.y);
+        let mut chart = ChartBuilder::on(root)
+            .margin_top(top + 8)
+            .margin_right(28)
+            .margin_bottom(8)
+            .margin_left(8)
+            .x_label_area_size(52)
+            .y_label_area_size(86)
+            .build_cartesian_2d(Scale(x), Scale(y))?;
+        chart
+            .configure_mesh()
+            .bold_line_style(colour(GRID.0))
+            .light_line_style(TRANSPARENT)
+            .axis_style(colour(AXIS.0))
+            .label_style(text(TEXT))
+            .axis_desc_style(text(TEXT))
+            .set_all_tick_mark_size(4)
+            .x_desc(x.label.clone())
+            .y_desc(y.label.clone())
+            .draw()?;
+        for line in &self.lines {
+            let style = ShapeStyle {
+                color: run_colour(line.run, line.stroke).to_rgba(),
+                filled: false,
+                stroke_width: 2,
+            };
+            let plain = run_colour(line.run, Stroke::Solid);
+            let inside = |&(at, value): &(f64, f64)| (x.clamp(at), y.clamp(value));
+            let points: usize = line.pieces.iter().map(Vec::len).sum();
+            for piece in &line.pieces {
+                chart.draw_series(LineSeries::new(piece.iter().map(inside), style))?;
+                if (line.marked && points <= MARKED_MAX) || piece.len() == 1 {
+                    let mark = |point| Circle::new(inside(point), 3, plain.filled());
+                    chart.draw_series(piece.iter().map(mark))?;
+                }
+            }
+            let cross = |point| Cross::new(inside(point), 5, ShapeStyle::from(plain).stroke_width(2));
+            chart.draw_series(line.crossed.iter().map(cross))?;
+        }
+        root.present()
+    }
+
+    /// Draws what colours and strokes mean, in rows from `top` on. Gives where they end.
+    fn draw_legend(&self, root: &Area<'_>, top: i32) -> Result<i32, Failed> {
+        /// A piece of the line, and what is between entries.
+        const SAMPLE: i32 = 30;
+        const GAP: i32 = 18;
+        let strokes = self.strokes.iter().map(|(stroke, name)| (RUNS.len() - 1, *stroke, name));
+        let runs = self.runs.iter().map(|(run, name)| (*run, Stroke::Solid, name));
+        let mut at = (96, top + ROW / 2);
+        for (run, stroke, name) in runs.chain(strokes) {
+            // A long name keeps its beginning.
+            let name: String = name.chars().take(100).collect();
+            let width = SAMPLE + GAP + CHARACTER * name.chars().count() as i32;
+            if at.0 > 96 && at.0 + width > WIDTH as i32 - 16 {
+                at = (96, at.1 + ROW);
+            }
+            let style =
+                ShapeStyle { color: run_colour(run, stroke).to_rgba(), filled: false, stroke_width: 3 };
+            root.draw(&PathElement::new(vec![at, (at.0 + SAMPLE - 6, at.1)], style))?;
+            let anchored = text(TEXT).pos(Pos::new(HPos::Left, VPos::Center));
+            root.draw(&Text::new(name, (at.0 + SAMPLE, at.1), anchored))?;
+            at.0 += width;
+        }
+        Ok(at.1 + ROW / 2)
+    }
+}
+
+/// An axis as plotters wants it: lines of the grid are where it has names.
+struct Scale<'a>(&'a Axis);
+
+impl Ranged for Scale<'_> {
+    type FormatOption = NoDefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, (first, last): (i32, i32)) -> i32 {
+        let Axis { from, until, .. } = *self.0;
+        first + (f64::from(last - first) * (value - from) / (until - from)).round() as i32
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, hint: Hint) -> Vec<f64> {
+        // Between them there are no lighter ones.
+        let wanted = !hint.weight().allow_light_points();
+        self.0.ticks.iter().filter(|_| wanted).map(|(at, _)| *at).collect()
+    }
+
+    fn range(&self) -> Range<f64> {
+        self.0.from..self.0.until
+    }
+}
+
+impl ValueFormatter<f64> for Scale<'_> {
+    fn format_ext(&self, value: &f64) -> String {
+        self.0.name(*value)
+    }
+}
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
+type Failed = DrawingAreaErrorKind<std::io::Error>;
+
+fn text(size: f64) -> TextStyle<'static> {
+    ("system-ui, sans-serif", size).into_font().color(&colour(INK.0))
+}
+
+fn colour((red, green, blue): Rgb) -> RGBColor {
+    RGBColor(red, green, blue)
+}
+
+fn run_colour(run: usize, stroke: Stroke) -> RGBColor {
+    let (red, green, blue) = RUNS[run % RUNS.len()].0;
+    RGBColor(red, green, blue ^ stroke.mark())
+}
+
+fn hex(RGBColor(red, green, blue): RGBColor) -> String {
+    format!("#{red:02X}{green:02X}{blue:02X}")
+}
+
+/// Puts classes beside the colours, and dashes where a colour stands for them. Text cannot be mistaken for either: its
+/// quotes are escaped.
+fn classified(drawn: &str) -> String {
+    let mut text = drawn.to_owned();
+    for (class, (light, _)) in [("ink", INK), ("back", BACK)] {
+        let fill = format!("fill=\"{}\"", hex(colour(light)));
+        text = text.replace(&fill, &format!("class=\"{class}\" {fill}"));
+    }
+    for (class, (light, _)) in [("axis", AXIS), ("grid", GRID)] {
+        let stroke = format!("stroke=\"{}\"", hex(colour(light)));
+        text = text.replace(&stroke, &format!("class=\"{class}\" {stroke}"));
+    }
+    for run in 0..RUNS.len() {
+        let plain = hex(run_colour(run, Stroke::Solid));
+        text = text.replace(&format!("fill=\"{plain}\""), &format!("class=\"f{run}\" fill=\"{plain}\""));
+        for stroke in [Stroke::Solid, Stroke::Dashed, Stroke::Dotted] {
+            let marked = format!("stroke=\"{}\"", hex(run_colour(run, stroke)));
+            let meant = format!("class=\"s{run}\" stroke=\"{plain}\"{}", stroke.attributes());
+            // What is replaced by the same colour must not be found again, so it is not yet there.
+            text = text.replace(&marked, &meant);
+        }
+    }
+    text
+}
+
+/// Colours as custom properties of `root`, for both schemes, and the classes that use them.
+pub(super) fn style(root: &str) -> String {
+    let named = [("ink", INK), ("axis", AXIS), ("grid", GRID), ("back", BACK)];
+    let properties = |pick: fn((Rgb, Rgb)) -> Rgb| {
+        let mut text = String::new();
+        for (name, colours) in named {
+            let _ = write!(text, "--{name}:{};", hex(colour(pick(colours))));
+        }
+        for (run, colours) in RUNS.into_iter().enumerate() {
+            let _ = write!(text, "--run{run}:{};", hex(colour(pick(colours))));
+        }
+        text
+    };
+    let (light, dark) = (properties(|colours| colours.0), properties(|colours| colours.1));
+    let mut text = format!("{root}{{{light}}}@media (prefers-color-scheme:dark){{{root}{{{dark}}}}}");
+    text.push_str(
+        ".ink{fill:var(--ink)}.back{fill:var(--back)}.axis{stroke:var(--axis)}.grid{stroke:var(--grid)}",
+    );
+    for run in 0..RUNS.len() {
+        let _ = write!(text, ".s{run}{{stroke:var(--run{run})}}.f{run}{{fill:var(--run{run})}}");
+    }
+    text
+}
+
+/// Text as it may stand in HTML and SVG, in elements and in quoted attributes.
+pub(super) fn escaped(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '"' => safe.push_str("&quot;"),
+            '\'' => safe.push_str("&#39;"),
+            // Neither HTML nor XML may contain these, escaped or not.
+            control if control.is_control() && !matches!(control, '\n' | '\t') => safe.push('\u{FFFD}'),
+            other => safe.push(other),
+        }
+    }
+    safe
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chart() -> Chart {
+        let line = |run, stroke| Line {
+            run,
+            stroke,
+            pieces: vec![vec![(0.0, 3.0), (1.0, 4.0)], vec![(2.0, 5.0)]],
+            crossed: vec![(1.5, 99.0)],
+            marked: false,
+        };
+        Chart {
+            name: "example",
+            title: "A <title> & more".to_owned(),
+            caption: "What \"it\" shows".to_owned(),
+            x: Axis::from_zero("seconds", 2.0),
+            y: Axis::latency("latency", [1e3, 1e5].into_iter()),
+            lines: vec![line(0, Stroke::Solid), line(9, Stroke::Dashed)],
+            runs: vec![(0, "one".to_owned()), (1, "</svg><script>alert(1)</script>".to_owned())],
+            strokes: vec![(Stroke::Dotted, "dots".to_owned())],
+        }
+    }
+
+    #[test]
+    fn colours_become_classes_and_marks_become_dashes() {
+        let svg = chart().inline();
+        for part in
+            ["class=\"s0\" stroke=\"#0072B2\"", "class=\"s1\" stroke=\"#D55E00\" stroke-dasharray=\"7 4\""]
+        {
+            assert!(svg.contains(part), "{part}\n{svg}");
+        }
+        assert!(svg.contains("class=\"s7\" stroke=\"#4C5560\" stroke-dasharray=\"2 4\""), "{svg}");
+        assert!(svg.contains("class=\"f0\" fill=\"#0072B2\""), "the lonely point is marked: {svg}");
+        assert!(!svg.contains("#000000"), "nothing has a colour of plotters' own: {svg}");
+        for line in svg.lines() {
+            assert!(line.matches("class=\"").count() <= 1, "{line}");
+        }
+    }
+
+    #[test]
+    fn no_text_gets_out_of_its_element() {
+        for svg in [chart().inline(), chart().file()] {
+            assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"));
+            assert_eq!(svg.matches("<svg").count(), 1);
+            assert_eq!(svg.matches("</svg>").count(), 1);
+            assert!(!svg.contains("<script"), "{svg}");
+            assert!(svg.contains("A &lt;title&gt; &amp; more"));
+        }
+        assert_eq!(escaped("a\u{1}<'\">&\n"), "a\u{FFFD}&lt;&#39;&quot;&gt;&amp;\n");
+    }
+
+    #[test]
+    fn all_marks_are_told_apart() {
+        let mut seen = std::collections::BTreeSet::new();
+        for run in 0..RUNS.len() {
+            for stroke in [Stroke::Solid, Stroke::Dashed, Stroke::Dotted] {
+                assert!(seen.insert(hex(run_colour(run, stroke))), "{run} {stroke:?}");
+            }
+        }
+        for (light, _) in [INK, AXIS, GRID, BACK] {
+            assert!(seen.insert(hex(colour(light))));
+        }
+    }
+
+    #[test]
+    fn colours_stand_out_from_what_is_behind_them() {
+        fn luminance((red, green, blue): Rgb) -> f64 {
+            let linear = |part: u8| {
+                let part = f64::from(part) / 255.0;
+                if part <= 0.040_45 { part / 12.92 } else { ((part + 0.055) / 1.055).powf(2.4) }
+            };
+            0.2126 * linear(red) + 0.7152 * linear(green) + 0.0722 * linear(blue)
+        }
+        let contrast = |one: Rgb, other: Rgb| {
+            let (one, other) = (luminance(one), luminance(other));
+            (one.max(other) + 0.05) / (one.min(other) + 0.05)
+        };
+        for (light, dark) in RUNS.into_iter().chain([AXIS]) {
+            assert!(contrast(light, BACK.0) >= 3.0, "{light:?}");
+            assert!(contrast(dark, BACK.1) >= 3.0, "{dark:?}");
+        }
+        assert!(contrast(INK.0, BACK.0) >= 7.0 && contrast(INK.1, BACK.1) >= 7.0);
+    }
+}

@@ -1,0 +1,227 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::load::distribution;
+
+/// A record as `bench` before there were labels and whole distributions wrote them.
+fn old_record() -> Value {
+    let quantiles = json!({
+        "p50": 100_000, "p90": 200_000, "p99": 900_000, "p999": 5_000_000, "p9999": 9_000_000, "max": 9_500_000,
+        "mean": 130_000.0, "count": 20_000
+    });
+    let interval = |at: u64, messages: u64| {
+        let [p50, p99, max] = if messages == 0 { [0; 3] } else { [110_000, 900_000, 9_500_000] };
+        json!({
+            "at_s": at, "duration_s": 1.0, "messages": messages, "bytes": 64 * messages,
+            "p50_ns": p50, "p99_ns": p99, "max_ns": max
+        })
+    };
+    json!({
+        "target": "ws://127.0.0.1:9001",
+        "config": {
+            "mode": "echo", "connections": 10, "duration_s": 4.0, "warmup_s": 1.0, "message_bytes": [64, 64],
+            "kind": "text", "depth": null, "rate": 5_000, "arrivals": "even", "publishers": null, "topics": null,
+            "stalled": null, "threads": 1, "cpus": [], "source_addresses": [], "compress": "off", "verify": true,
+            "sequenced": true, "drain_s": 5.0, "seed": 7
+        },
+        "environment": {
+            "commit": null, "version": "0.1.0", "cpu": "A <fast> one", "cpus": 2, "kernel": "6.1", "driver": "uring",
+            "features": ["direct"], "degraded": [], "optimized": true
+        },
+        "started_at": "2026-11-20T12:00:00Z",
+        "duration_s": 4.0, "interrupted": false, "messages": 20_000, "messages_per_s": 5_000.0,
+        "bytes_per_s": 320_000.0, "response_ns": quantiles, "service_ns": quantiles, "broadcast": null,
+        "stalled": null, "compression": null, "tls": null,
+        "integrity": { "lost": 0, "duplicated": 0, "reordered": 0, "corrupted": 0 },
+        "connections": { "opened": 10, "ended_early": 0 }, "errors": {}, "closes": { "1000": 10 },
+        "generator": { "saturated": false, "lateness_ns": quantiles, "cpu_share": 0.5, "unsent": 0 },
+        "server": null,
+        "intervals": [interval(0, 10_000), interval(1, 0), interval(2, 5_000), interval(3, 5_000)]
+    })
+}
+
+/// The same from the present one.
+fn new_record() -> Value {
+    let mut whole = hdrhistogram::Histogram::<u64>::new_with_bounds(1, 3_600_000_000_000, 3).expect("bounds");
+    for value in 0..20_000_u64 {
+        whole.record(50_000 + value * value / 50).expect("within bounds");
+    }
+    let mut record = old_record();
+    record["label"] = "<img src=x onerror=\"alert(1)\">".into();
+    record["response_histogram"] = distribution::encode(&whole).into();
+    record["service_histogram"] = distribution::encode(&whole).into();
+    record
+}
+
+fn runs(records: &[Value]) -> Vec<Run> {
+    let file = json!({ "schema": SCHEMA, "runs": records });
+    let mut runs = parse(file.to_string().as_bytes()).expect("a file of runs");
+    name_apart(&mut runs);
+    runs
+}
+
+fn page_of(runs: &[Run]) -> String {
+    page::page("A <title>", runs, &charts::all(runs))
+}
+
+fn chart<'a>(charts: &'a [svg::Chart], name: &str) -> Option<&'a svg::Chart> {
+    charts.iter().find(|chart| chart.name == name)
+}
+
+#[test]
+fn a_page_is_whole_and_fetches_nothing() {
+    let html = page_of(&runs(&[new_record(), old_record()]));
+    for section in
+        ["remarks", "summary", "percentiles", "latency-over-time", "throughput", "integrity", "environment"]
+    {
+        assert_eq!(html.matches(&format!("<section id=\"{section}\"")).count(), 1, "{section}");
+    }
+    assert!(!html.contains("<section id=\"knee\""), "nobody searched");
+    assert_eq!(html.matches("<svg ").count(), 3);
+    for (open, close) in
+        [("<section", "</section>"), ("<table", "</table>"), ("<svg", "</svg>"), ("<ul", "</ul>")]
+    {
+        assert_eq!(html.matches(open).count(), html.matches(close).count(), "{open}");
+    }
+    let elsewhere =
+        html.replace("xmlns=\"http://www.w3.org/2000/svg\"", "").replace("ws://127.0.0.1:9001", "");
+    for fetched in ["http:", "https:", "src=\"", "url(", "@import", "<script", "<link rel=\"style"] {
+        assert!(!elsewhere.contains(fetched), "{fetched}");
+    }
+    let mut ids: Vec<&str> = html.split(" id=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    let all = ids.len();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), all, "an id is there twice");
+}
+
+#[test]
+fn what_files_say_is_never_markup() {
+    let html = page_of(&runs(&[new_record()]));
+    assert!(!html.contains("<img") && !html.contains("<fast>") && !html.contains("<title>A <title>"));
+    assert!(html.contains("&lt;img src=x onerror=&quot;alert(1)&quot;&gt;"));
+    for chart in charts::all(&runs(&[new_record()])) {
+        assert!(!chart.file().contains("<img"), "{}", chart.name);
+    }
+}
+
+#[test]
+fn distributions_are_drawn_whole_and_otherwise_by_what_is_known() {
+    let runs = runs(&[new_record(), old_record()]);
+    let charts = charts::all(&runs);
+    let percentiles = chart(&charts, "percentiles").expect("there are latencies");
+    let points = |run: usize| {
+        let lines = percentiles.lines.iter().filter(move |line| line.run == run);
+        lines.map(|line| line.pieces[0].len()).collect::<Vec<usize>>()
+    };
+    assert_eq!(points(1), [6, 6], "five quantiles and the maximum");
+    assert!(points(0).iter().all(|points| *points > 50), "{:?}", points(0));
+    for line in &percentiles.lines {
+        for pair in line.pieces[0].windows(2) {
+            assert!(pair[0].0 <= pair[1].0 && pair[0].1 <= pair[1].1, "percentiles rise: {pair:?}");
+        }
+        let (last, _) = *line.pieces[0].last().expect("points");
+        assert!((last - 20_000_f64.log10()).abs() < 1e-9, "up to one message of all: {last}");
+    }
+}
+
+#[test]
+fn an_interval_without_messages_interrupts_the_lines() {
+    let runs = runs(&[old_record()]);
+    let charts = charts::all(&runs);
+    let latency = chart(&charts, "latency-over-time").expect("there are intervals");
+    assert_eq!(latency.lines.len(), 3, "median, 99 % and maximum");
+    for line in &latency.lines {
+        let lengths: Vec<usize> = line.pieces.iter().map(Vec::len).collect();
+        assert_eq!(lengths, [1, 2]);
+    }
+    let throughput = chart(&charts, "throughput").expect("there are intervals");
+    let all: Vec<(f64, f64)> = vec![(0.5, 10_000.0), (1.5, 0.0), (2.5, 5_000.0), (3.5, 5_000.0)];
+    assert_eq!(throughput.lines[0].pieces, [all], "no message is a throughput, of zero");
+}
+
+#[test]
+fn a_search_is_drawn_by_rising_rate_with_what_did_not_hold_crossed_out() {
+    let mut record = old_record();
+    let step = |rate: u64, held: bool| {
+        json!({ "rate": rate, "messages_per_s": rate, "held": held, "p50_ns": 10 * rate, "p99_ns": 30 * rate,
+                "p999_ns": 90 * rate, "why": if held { Value::Null } else { "p99 was <too> high".into() } })
+    };
+    record["search"] = json!({ "objective": "p99<1ms", "max_rate": 20_000, "knee": 15_000,
+        "steps": [step(10_000, true), step(40_000, false), step(20_000, true)] });
+    let runs = runs(&[record]);
+    let charts = charts::all(&runs);
+    let knee = chart(&charts, "knee").expect("there was a search");
+    let solid = knee.lines.iter().find(|line| line.stroke == svg::Stroke::Solid).expect("99 %");
+    let rates: Vec<f64> = solid.pieces[0].iter().map(|(rate, _)| *rate).collect();
+    assert_eq!(rates, [10_000.0, 20_000.0, 40_000.0]);
+    assert_eq!(solid.crossed.iter().map(|(rate, _)| *rate).collect::<Vec<f64>>(), [40_000.0]);
+    let html = page_of(&runs);
+    assert!(html.contains("<section id=\"knee\"") && html.contains("p99&lt;1ms"));
+    assert!(html.contains("p99 was &lt;too&gt; high"), "why a step did not hold");
+}
+
+#[test]
+fn runs_that_are_called_the_same_are_told_apart() {
+    let names: Vec<String> =
+        runs(&[old_record(), new_record(), old_record()]).into_iter().map(|run| run.name).collect();
+    assert_eq!(names[0], "echo of ws://127.0.0.1:9001 #1");
+    assert_eq!(names[2], "echo of ws://127.0.0.1:9001 #2");
+    assert!(names[1].starts_with("<img"));
+}
+
+#[test]
+fn what_stands_against_figures_is_said() {
+    let said = |change: &dyn Fn(&mut Value)| -> Vec<String> {
+        let mut record = new_record();
+        change(&mut record);
+        remarks::all(&runs(&[record])).into_iter().map(|remark| remark.text).collect()
+    };
+    let plain = said(&|_| ());
+    assert!(plain.iter().all(|text| text.contains("mostly chance")), "{plain:?}");
+    for (change, told) in [
+        ((|record| record["generator"]["saturated"] = true.into()) as fn(&mut Value), "saturated"),
+        (|record| record["integrity"]["lost"] = 3.into(), "3 lost"),
+        (|record| record["connections"]["ended_early"] = 2.into(), "2 connections ended early"),
+        (|record| record["errors"] = json!({ "reset": 4 }), "4 × reset"),
+        (|record| record["environment"]["optimized"] = false.into(), "without optimisations"),
+        (|record| record["interrupted"] = true.into(), "interrupted"),
+        (|record| record["config"]["verify"] = false.into(), "not checked"),
+        (|record| record["config"]["depth"] = 1.into(), "closed loop"),
+        (|record| record["target"] = "embedded".into(), "shared a process"),
+        (|record| record["generator"]["unsent"] = 9.into(), "9 messages were due and never sent"),
+        (|record| record["response_histogram"] = Value::Null, "no whole distribution"),
+    ] {
+        let said = said(&change);
+        assert!(said.iter().any(|text| text.to_lowercase().contains(told)), "{told}: {said:?}");
+    }
+    let mut other = new_record();
+    other["config"]["connections"] = 11.into();
+    other["environment"]["kernel"] = "6.2".into();
+    let remarks = remarks::all(&runs(&[new_record(), other]));
+    let of_all: Vec<&str> =
+        remarks.iter().filter(|remark| remark.run.is_none()).map(|r| r.text.as_str()).collect();
+    assert!(of_all[0].contains("different kernels") && of_all[1].contains("different modes"), "{of_all:?}");
+    assert!(
+        remarks.iter().is_sorted_by_key(|remark| remark.weight == remarks::Weight::Note),
+        "warnings first"
+    );
+}
+
+#[test]
+fn what_is_no_file_of_runs_is_refused_with_the_reason() {
+    for (text, why) in [
+        ("", "EOF"),
+        ("[]", "no schema"),
+        ("{\"schema\": \"echoring.run/9\", \"runs\": []}", "echoring.run/9"),
+        ("{\"schema\": \"echoring.run/1\"}", "no runs"),
+        ("{\"schema\": \"echoring.run/1\", \"runs\": [{}]}", "run 1: missing field"),
+    ] {
+        let told = parse(text.as_bytes()).map(|_| ()).expect_err("wrong");
+        assert!(told.contains(why), "{text}: {told}");
+    }
+    let mut record = new_record();
+    record["response_histogram"] = "HISTnonsense".into();
+    let file = json!({ "schema": SCHEMA, "runs": [record] });
+    assert!(parse(file.to_string().as_bytes()).expect_err("wrong").contains("HdrHistogram"));
+}

@@ -1,0 +1,236 @@
+//! A moment of a run in Prometheus' text format (version 0.0.4), for whoever scrapes it while it goes on.
+//!
+//! Names, units and types are documented in `docs/outputs.md`. Counters never fall within a run.
+
+use std::fmt::Write as _;
+
+use hdrhistogram::Histogram;
+
+use super::plan::Pace;
+use super::run::{Moment, Stage};
+
+/// Media type of the text.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// Upper bounds of the buckets of response times, in nanoseconds: 1, 2.5 and 5 of each power of ten.
+const BUCKETS_NS: [u64; 19] = [
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_500_000_000,
+    5_000_000_000,
+    10_000_000_000,
+];
+const STAGES: [(Stage, &str); 4] = [
+    (Stage::Connecting, "connecting"),
+    (Stage::WarmingUp, "warming_up"),
+    (Stage::Measuring, "measuring"),
+    (Stage::Draining, "draining"),
+];
+
+/// A moment of the run `run` (from 1) of this process, which sees `messages_per_s` arrive.
+pub fn exposition(moment: &Moment<'_>, run: usize, messages_per_s: f64) -> String {
+    let mut text = Text(String::new());
+    let load = moment.load;
+    let mode = load.mode.name();
+    let version = env!("CARGO_PKG_VERSION");
+    text.family("info", "gauge", "What runs: always 1, with labels that tell more.");
+    text.labelled("info", &[("version", version), ("mode", mode), ("run", &run.to_string())], 1.0);
+    text.family("stage", "gauge", "1 for what the run is doing, 0 for what it is not.");
+    for (stage, name) in STAGES {
+        text.labelled("stage", &[("stage", name)], f64::from(u8::from(moment.stage == stage)));
+    }
+    text.one(
+        "stage_seconds",
+        "gauge",
+        "How long the run has been in its stage.",
+        moment.elapsed.as_secs_f64(),
+    );
+    text.one("connections", "gauge", "Connections that were asked for.", f64::from(load.connections));
+    text.one("connections_open", "gauge", "Connections open now.", moment.open as f64);
+    let failed = "Connections that failed or ended early.";
+    text.one("connections_failed_total", "counter", failed, moment.failed as f64);
+    let received = "Messages that arrived, warm-up included.";
+    text.one("messages_received_total", "counter", received, moment.messages as f64);
+    text.one("messages_per_second", "gauge", "Messages that arrive in a second, of late.", messages_per_s);
+    if let Pace::Rate(rate) = load.pace {
+        text.one("target_messages_per_second", "gauge", "Messages that are due in a second.", rate as f64);
+    }
+    let so_far = moment.so_far;
+    let unsent = "Messages that were due and never sent.";
+    text.one("messages_unsent_total", "counter", unsent, so_far.unsent() as f64);
+    text.family("errors_total", "counter", "Failures by cause.");
+    for (cause, count) in so_far.errors() {
+        text.labelled("errors_total", &[("cause", cause)], count as f64);
+    }
+    let integrity = so_far.integrity();
+    text.family("integrity_total", "counter", "What is wrong with messages that arrived, by kind.");
+    for (kind, count) in [
+        ("duplicated", integrity.duplicated),
+        ("reordered", integrity.reordered),
+        ("corrupted", integrity.corrupted),
+    ] {
+        text.labelled("integrity_total", &[("kind", kind)], count as f64);
+    }
+    let late = "The latest that the generator came to a message of its schedule.";
+    text.one("lateness_max_seconds", "gauge", late, seconds(so_far.lateness_ns_max()));
+    text.histogram(so_far.response().as_ref());
+    text.0
+}
+
+/// The text, line by line.
+struct Text(String);
+
+impl Text {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.0, "# HELP echoring_bench_{name} {help}\n# TYPE echoring_bench_{name} {kind}");
+    }
+
+    fn one(&mut self, name: &str, kind: &str, help: &str, value: f64) {
+        self.family(name, kind, help);
+        self.labelled(name, &[], value);
+    }
+
+    fn labelled(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
+        let labels: Vec<String> =
+            labels.iter().map(|(label, value)| format!("{label}=\"{}\"", escaped(value))).collect();
+        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        let _ = writeln!(self.0, "echoring_bench_{name}{labels} {value}");
+    }
+
+    /// Buckets of response times. A histogram's own buckets at a bound count to the one that holds most of them.
+    fn histogram(&mut self, values: Option<&Histogram<u64>>) {
+        const NAME: &str = "response_seconds";
+        let help = "From when a message should have been sent to its arrival, within the measured time.";
+        self.family(NAME, "histogram", help);
+        let mut buckets = [0_u64; BUCKETS_NS.len()];
+        let (mut count, mut sum_ns) = (0_u64, 0.0);
+        for step in values.into_iter().flat_map(|values| values.iter_recorded()) {
+            let (value, times) = (step.value_iterated_to(), step.count_at_value());
+            let middle = values.map_or(value, |values| values.median_equivalent(value));
+            count += times;
+            sum_ns += middle as f64 * times as f64;
+            if let Some(bucket) = BUCKETS_NS.iter().position(|&bound| middle <= bound) {
+                buckets[bucket] += times;
+            }
+        }
+        let mut below = 0;
+        for (bound, times) in BUCKETS_NS.into_iter().zip(buckets) {
+            below += times;
+            self.labelled(&format!("{NAME}_bucket"), &[("le", &seconds(bound).to_string())], below as f64);
+        }
+        self.labelled(&format!("{NAME}_bucket"), &[("le", "+Inf")], count as f64);
+        self.labelled(&format!("{NAME}_sum"), &[], sum_ns / 1e9);
+        self.labelled(&format!("{NAME}_count"), &[], count as f64);
+    }
+}
+
+/// A label's value, in which backslashes, quotes and line ends are escaped.
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::limits::{MILLISECOND, SECOND};
+    use crate::load::live::{SoFar, Teller};
+    use crate::load::plan::{Mode, Workload, tests::workload};
+    use crate::load::tally::{Tally, Window};
+
+    fn so_far() -> SoFar {
+        let mut tally = Tally::new();
+        tally.open(Window { from: SECOND, until: 10 * SECOND });
+        let now = SECOND + 500 * MILLISECOND;
+        for (micros, times) in [(900, 90), (40_000, 9), (1_500_000, 1)] {
+            for _ in 0..times {
+                tally.arrived(now, now - micros * 1_000, now, 16);
+            }
+        }
+        tally.error("a \"bad\" cause\\");
+        let mut so_far = SoFar::default();
+        so_far.take(*Teller::default().tell(0, &tally, 2 * SECOND).expect("due"));
+        so_far
+    }
+
+    #[test]
+    fn every_line_is_a_comment_or_a_sample_of_a_family_that_was_announced() {
+        let (load, so_far) = (Workload { pace: Pace::Rate(500), ..workload(Mode::Echo) }, so_far());
+        let moment = Moment {
+            load: &load,
+            stage: Stage::Measuring,
+            elapsed: Duration::from_millis(1_500),
+            open: 9,
+            failed: 1,
+            messages: 100,
+            so_far: &so_far,
+        };
+        let text = exposition(&moment, 2, 66.5);
+        let mut kinds = BTreeMap::new();
+        let mut samples = BTreeMap::new();
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = rest.split_once(' ').expect("a name and a type");
+                assert!(kinds.insert(name.to_owned(), kind.to_owned()).is_none(), "{name} twice");
+            } else if !line.starts_with("# HELP ") {
+                let (sample, value) = line.rsplit_once(' ').expect("a sample and its value");
+                let name = sample.split('{').next().expect("a name");
+                let family = ["_bucket", "_sum", "_count"]
+                    .iter()
+                    .find_map(|end| name.strip_suffix(end).filter(|name| kinds.contains_key(*name)));
+                let kind = kinds.get(family.unwrap_or(name)).unwrap_or_else(|| panic!("{name} has no type"));
+                assert_eq!(kind == "counter", name.ends_with("_total"), "{name}");
+                let value: f64 = value.parse().expect("a number");
+                assert!(samples.insert(sample.to_owned(), value).is_none(), "{sample} twice");
+            }
+        }
+        let sample = |name: &str| samples[&format!("echoring_bench_{name}")];
+        assert_eq!(sample("connections_open"), 9.0);
+        assert_eq!(sample("target_messages_per_second"), 500.0);
+        assert_eq!(sample("messages_per_second"), 66.5);
+        assert_eq!(sample("stage{stage=\"measuring\"}"), 1.0);
+        assert_eq!(sample("stage{stage=\"draining\"}"), 0.0);
+        assert_eq!(sample("errors_total{cause=\"a \\\"bad\\\" cause\\\\\"}"), 1.0);
+        let bucket = |bound: &str| sample(&format!("response_seconds_bucket{{le=\"{bound}\"}}"));
+        assert_eq!((bucket("0.0005"), bucket("0.001"), bucket("0.025")), (0.0, 90.0, 90.0));
+        assert_eq!((bucket("0.05"), bucket("1"), bucket("2.5"), bucket("+Inf")), (99.0, 99.0, 100.0, 100.0));
+        assert_eq!(sample("response_seconds_count"), 100.0);
+        assert!((sample("response_seconds_sum") - (0.081 + 0.36 + 1.5)).abs() < 0.03);
+    }
+
+    #[test]
+    fn before_anything_was_measured_the_histogram_is_empty() {
+        let (load, so_far) = (workload(Mode::Echo), SoFar::default());
+        let moment = Moment {
+            load: &load,
+            stage: Stage::Connecting,
+            elapsed: Duration::ZERO,
+            open: 0,
+            failed: 0,
+            messages: 0,
+            so_far: &so_far,
+        };
+        let text = exposition(&moment, 1, 0.0);
+        assert!(text.contains("\nechoring_bench_response_seconds_bucket{le=\"+Inf\"} 0\n"), "{text}");
+        assert!(!text.contains("target_messages_per_second"), "a closed loop has no rate");
+    }
+}

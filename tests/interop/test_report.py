@@ -1,0 +1,205 @@
+"""What `bench` writes for other tools, read by them: HdrHistogram for Python, and a page in Chromium."""
+
+import csv
+import functools
+import http.server
+import json
+import os
+import subprocess
+import tempfile
+import threading
+import unittest
+
+from harness import BINARY, PATIENCE_S, Server
+from webdriver import Browser, available
+
+try:
+    from hdrh.histogram import HdrHistogram
+    from hdrh.log import HistogramLogReader
+except ImportError:
+    HdrHistogram = None
+
+
+def echoring(*words):
+    """Runs the binary and gives what it printed."""
+    done = subprocess.run([BINARY, *words], capture_output=True, text=True, timeout=4 * PATIENCE_S)
+    # A machine that is busy elsewhere may make the generator late.
+    if done.returncode not in (0, 4):
+        raise AssertionError(f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return done.stdout
+
+
+class Measured(unittest.TestCase):
+    """Two runs of different rates against the real server, and what they left."""
+
+    @classmethod
+    def setUpClass(cls):
+        directory = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(directory.cleanup)
+        cls.directory = directory.name
+        scenario = cls.path("scenario.toml")
+        with open(scenario, "w") as file:
+            file.write(
+                """
+                mode = "echo"
+                connections = 5
+                duration = "3s"
+                warmup = "200ms"
+                json = "run.json"
+                hlog = "run.hlog"
+                csv = "run.csv"
+                [[run]]
+                label = "slow <b>& \\"steady\\"</b>"
+                rate = 200
+                [[run]]
+                label = "fast"
+                rate = 1000
+                """
+            )
+        with Server() as server:
+            cls.printed = echoring("bench", "-f", scenario, server.url("/echo"))
+        with open(cls.path("run.json")) as file:
+            cls.runs = json.load(file)["runs"]
+
+    @classmethod
+    def path(cls, name):
+        return os.path.join(cls.directory, name)
+
+
+@unittest.skipIf(HdrHistogram is None, "hdrhistogram is not installed")
+class ForHdrHistogram(Measured):
+    def test_the_interval_log_is_read_by_its_python_library(self):
+        for number, run in enumerate(self.runs, 1):
+            reference = HdrHistogram(1, 3_600_000_000_000, 3)
+            reader = HistogramLogReader(self.path(f"run.{number}.hlog"), reference)
+            total, intervals = 0, 0
+            while (interval := reader.get_next_interval_histogram()) is not None:
+                if interval.get_tag() != "response":
+                    continue
+                row = run["intervals"][intervals]
+                self.assertEqual(interval.get_total_count(), row["messages"])
+                for percentile, field in [(50, "p50_ns"), (99, "p99_ns")]:
+                    found = interval.get_value_at_percentile(percentile)
+                    self.assertLess(abs(found / row[field] - 1), 0.02, (field, found, row))
+                total += interval.get_total_count()
+                intervals += 1
+            self.assertEqual((intervals, total), (len(run["intervals"]), run["messages"]))
+
+    def test_distributions_in_records_are_decoded_by_its_python_library(self):
+        for run in self.runs:
+            for kind in ["response", "service"]:
+                whole = HdrHistogram.decode(run[f"{kind}_histogram"])
+                told = run[f"{kind}_ns"]
+                self.assertEqual(whole.get_total_count(), told["count"])
+                for percentile, field in [(50, "p50"), (99, "p99"), (99.9, "p999")]:
+                    found = whole.get_value_at_percentile(percentile)
+                    self.assertLess(abs(found / told[field] - 1), 0.002, (kind, field, found, told))
+
+
+class AsValues(Measured):
+    def test_rows_are_comma_separated_values(self):
+        for number, run in enumerate(self.runs, 1):
+            with open(self.path(f"run.{number}.csv"), newline="") as file:
+                rows = list(csv.DictReader(file))
+            self.assertEqual([int(row["messages"]) for row in rows], [i["messages"] for i in run["intervals"]])
+            for row, interval in zip(rows, run["intervals"], strict=True):
+                self.assertEqual(float(row["at_s"]), interval["at_s"])
+                self.assertEqual(int(row["response_p99_ns"]), interval["p99_ns"])
+
+
+@unittest.skipUnless(available(), "chromium and chromedriver are not installed")
+class InTheBrowser(Measured):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.html, cls.asked = cls.path("report.html"), []
+        echoring("report", cls.path("run.json"), "--out", cls.html, "--svg", cls.path("charts"))
+
+        class Pages(http.server.SimpleHTTPRequestHandler):
+            def log_message(self, *_):
+                pass
+
+            def do_GET(self):
+                cls.asked.append(self.path)
+                super().do_GET()
+
+        pages = http.server.ThreadingHTTPServer(
+            ("127.0.0.1", 0), functools.partial(Pages, directory=cls.directory)
+        )
+        threading.Thread(target=pages.serve_forever, daemon=True).start()
+        cls.addClassCleanup(pages.server_close)
+        cls.addClassCleanup(pages.shutdown)
+        cls.origin = f"http://127.0.0.1:{pages.server_address[1]}"
+        cls.browser = Browser()
+        cls.addClassCleanup(cls.browser.close)
+
+    def test_the_page_is_whole_and_asks_for_nothing(self):
+        self.browser.log()
+        self.asked.clear()
+        self.browser.open(f"{self.origin}/report.html")
+        self.assertTrue(self.browser.until("document.readyState === 'complete'"))
+        ids = self.browser.run("return [...document.querySelectorAll('section')].map((s) => s.id)")
+        expected = ["remarks", "summary", "percentiles", "latency-over-time", "throughput", "integrity"]
+        self.assertEqual(ids[: len(expected)], expected)
+        fetched = self.browser.run("return performance.getEntriesByType('resource').map((r) => r.name)")
+        self.assertEqual([name for name in fetched if not name.startswith("data:")], [])
+        self.assertEqual(self.asked, ["/report.html"])
+        self.assertEqual(self.browser.log(), [], "the console stays empty")
+
+    def test_labels_are_text_and_charts_have_names(self):
+        self.browser.open(f"{self.origin}/report.html")
+        cells = self.browser.run(
+            "return [...document.querySelectorAll('#summary tbody th')].map((cell) => cell.textContent)"
+        )
+        self.assertEqual(cells, ['slow <b>& "steady"</b>', "fast"])
+        self.assertEqual(self.browser.run("return document.querySelectorAll('#summary b').length"), 0)
+        charts = self.browser.run(
+            """
+            return [...document.querySelectorAll("svg")].map((svg) => {
+                const named = svg.getAttribute("aria-labelledby").split(" ");
+                return [svg.getAttribute("role"), ...named.map((id) => document.getElementById(id).textContent)];
+            });
+            """
+        )
+        self.assertEqual([chart[1] for chart in charts][:2], ["Latency by percentile", "Latency over time"])
+        self.assertTrue(all(role == "img" and caption for role, _, caption in charts), charts)
+
+    def test_lines_are_within_their_charts_and_seen_in_both_schemes(self):
+        seen = {}
+        for scheme in ["light", "dark"]:
+            self.browser.look(1100, 900, scheme)
+            self.browser.open(f"{self.origin}/report.html")
+            seen[scheme] = self.browser.run(
+                """
+                const body = getComputedStyle(document.body);
+                const lines = [...document.querySelectorAll("#percentiles polyline.s0, #percentiles polyline.s1")];
+                return {
+                    back: body.backgroundColor, ink: body.color,
+                    lines: lines.map((line) => getComputedStyle(line).stroke),
+                    within: lines.every((line) => {
+                        const box = line.getBBox();
+                        return box.x >= 0 && box.y >= 0 && box.x + box.width <= 960 && box.y + box.height <= 440;
+                    }),
+                    wide: document.documentElement.scrollWidth <= innerWidth,
+                };
+                """
+            )
+            self.assertTrue(seen[scheme]["within"] and seen[scheme]["wide"], seen)
+            # Two runs, each with response and service time, and a piece of the legend each.
+            self.assertGreaterEqual(len(seen[scheme]["lines"]), 6, seen)
+            shown = os.environ.get("ECHORING_SCREENSHOTS")
+            if shown:
+                self.browser.screenshot(os.path.join(shown, f"report-{scheme}.png"))
+        self.assertNotEqual(seen["light"]["back"], seen["dark"]["back"])
+        self.assertNotEqual(seen["light"]["ink"], seen["dark"]["ink"])
+        self.assertNotEqual(seen["light"]["lines"], seen["dark"]["lines"])
+        self.assertEqual(len(set(seen["light"]["lines"])), 2, "a colour for each run")
+
+    def test_a_chart_is_a_file_of_its_own(self):
+        self.browser.open(f"{self.origin}/charts/percentiles.svg")
+        root = self.browser.run("return [document.documentElement.localName, document.querySelector('title').textContent]")
+        self.assertEqual(root, ["svg", "Latency by percentile"])
+
+
+if __name__ == "__main__":
+    unittest.main()
