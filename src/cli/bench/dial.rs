@@ -6,6 +6,7 @@ use std::str::FromStr as _;
 use super::words::Sources;
 
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub(super) struct Args {
     /// Local addresses to connect from in turn, such as 127.0.0.1-127.0.0.8 [default: the kernel's choice;
     /// more of 127.0.0.x when a loopback server's connections need more ports]

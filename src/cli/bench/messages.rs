@@ -5,6 +5,7 @@ use std::str::FromStr as _;
 use super::words::{Compression, Kind, Sizes, Switch};
 
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub(super) struct Args {
     /// Payload of a message, or a range that sizes are spread over evenly [default: 64, or what
     /// --kind and --mode need]

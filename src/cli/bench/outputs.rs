@@ -14,6 +14,7 @@ use crate::load::{Outcome, export, record, show};
 
 /// What is to be printed and written.
 #[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
 pub(super) struct Args {
     /// Write the results as JSON; - writes them to stdout, and nothing else
     #[arg(long, value_name = "FILE|-")]

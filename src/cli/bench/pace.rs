@@ -3,6 +3,7 @@
 use super::words::Arrivals;
 
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub(super) struct Args {
     /// Messages that each sender keeps under way (closed loop) [default: 1]
     #[arg(long, value_name = "N", conflicts_with = "rate")]
