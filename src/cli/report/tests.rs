@@ -1,3 +1,5 @@
+//! Tests of the page: records in, charts and HTML out.
+
 use serde_json::{Value, json};
 
 use super::*;
