@@ -22,9 +22,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use self::words::{Arrivals, Compression, Cpus, Driver, Mode, Sources, Switch};
 use super::{Failure, environment, values};
-use crate::load::{
-    self, Embedded, Means, Outcome, Pace, Plan, Refused, Target, Verdict, Workload, show,
-};
+use crate::load::{self, Embedded, Means, Outcome, Pace, Plan, Refused, Target, Verdict, Workload, show};
 use crate::protocol::url::Url;
 use crate::server::{self, ListenAddress, Server};
 use crate::tls::{self, Trust};
@@ -448,19 +446,8 @@ mod tests {
         let broadcast = &plan(&flags).expect("these agree").workloads[0];
         assert_eq!((broadcast.publishers, broadcast.topics, broadcast.stalled), (3, 3, 0));
         assert_eq!((broadcast.pace, broadcast.arrivals), (Pace::Rate(500), load::Arrivals::Even));
-        let flags = [
-            URL,
-            "--mode",
-            "broadcast",
-            "-c",
-            "20",
-            "--slow",
-            "5",
-            "--rate",
-            "9",
-            "--arrivals",
-            "poisson",
-        ];
+        let flags =
+            [URL, "--mode", "broadcast", "-c", "20", "--slow", "5", "--rate", "9", "--arrivals", "poisson"];
         let stalling = &plan(&flags).expect("these agree").workloads[0];
         assert_eq!((stalling.stalled, stalling.arrivals), (5, load::Arrivals::Poisson));
     }
@@ -488,7 +475,8 @@ mod tests {
 
     #[test]
     fn messages_are_what_their_flags_say() {
-        let load = |flags: &[&str]| plan(&[&[URL][..], flags].concat()).expect("these agree").workloads.remove(0);
+        let load =
+            |flags: &[&str]| plan(&[&[URL][..], flags].concat()).expect("these agree").workloads.remove(0);
         let plain = load(&[]);
         assert_eq!((plain.style, plain.spread, plain.lines), (load::Style::Text, load::Spread::Even, None));
         assert_eq!((plain.message_bytes, plain.allow), ((64, 64), vec![]));
