@@ -108,7 +108,14 @@ impl Drop for Server {
 
 #[test]
 fn help_and_version_go_to_stdout_and_succeed() {
-    for arguments in [&["--help"][..], &["-h"], &["serve", "--help"], &["bench", "--help"], &["--version"]] {
+    for arguments in [
+        &["--help"][..],
+        &["-h"],
+        &["serve", "--help"],
+        &["bench", "--help"],
+        &["compare", "--help"],
+        &["--version"],
+    ] {
         let output = output(arguments);
         assert_eq!(output.status.code(), Some(0), "{arguments:?}");
         assert!(output.stderr.is_empty(), "{arguments:?}: {}", text(&output.stderr));
@@ -121,8 +128,8 @@ fn help_and_version_go_to_stdout_and_succeed() {
 #[test]
 fn flags_of_later_work_do_not_exist() {
     let help = text(&output(&["bench", "--help"]).stdout);
-    assert!(!help.contains("--find-max"), "{help}");
-    assert_eq!(output(&["bench", "--find-max", "x"]).status.code(), Some(2));
+    assert!(!help.contains("--replay"), "{help}");
+    assert_eq!(output(&["bench", "--replay", "x"]).status.code(), Some(2));
 }
 
 #[test]
@@ -145,6 +152,11 @@ fn a_wrong_argument_is_one_line_and_exit_code_2() {
         &["man", "dance"],
         &["bench", "--connections", "none"],
         &["bench", "http://127.0.0.1:1/"],
+        &["bench", "--fail-if", "p99<2"],
+        &["compare"],
+        &["compare", "Cargo.toml"],
+        &["compare", "Cargo.toml", "Cargo.toml", "--threshold", "much"],
+        &["compare", "Cargo.toml", "Cargo.toml", "--metric", "p95"],
     ] {
         let output = output(arguments);
         let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
@@ -164,6 +176,7 @@ fn completions_and_manual_pages_are_printed() {
     }
     assert!(text(&output(&["man"]).stdout).contains(".TH echoring 1"));
     assert!(text(&output(&["man", "serve"]).stdout).contains("max\\-message"));
+    assert!(text(&output(&["man", "compare"]).stdout).contains("threshold"));
 }
 
 #[test]

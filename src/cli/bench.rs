@@ -7,7 +7,6 @@ mod pace;
 mod verdicts;
 mod words;
 
-use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,7 +21,9 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use self::words::{Arrivals, Compression, Cpus, Driver, Mode, Sources, Switch};
 use super::{Failure, environment, values};
-use crate::load::{self, Embedded, Means, Outcome, Pace, Plan, Refused, Target, Verdict, Workload, show};
+use crate::load::objective::Objective;
+use crate::load::search::{START_DEFAULT, STEP_TIME_DEFAULT};
+use crate::load::{self, Embedded, Means, Pace, Plan, Refused, Rival, Scheme, Sight, Target, Workload, show};
 use crate::protocol::url::Url;
 use crate::server::{self, ListenAddress, Server};
 use crate::tls::{self, Trust};
@@ -49,19 +50,26 @@ Examples:
       the lines of a file
   echoring bench --kind json --message-bytes 1KiB --compress on
       the same as without URL, compressed message by message; JSON shrinks as real JSON does, text hardly
+  echoring bench ws://127.0.0.1:9001 --rate 20000 --fail-if 'p99.9>5ms' --fail-if 'lost>0'
+      exit code 1, and the line that failed, when the server is too slow or loses messages
+  echoring bench ws://127.0.0.1:9001 -c 200 --find-max 'p99<2ms'
+      the highest rate with a p99 below 2 ms, the curve up to it, and its knee
+  echoring bench ws://127.0.0.1:9001 --repeat 10 --against ws://127.0.0.1:9101 --json both.json
+      two servers measured in turn, compared by `echoring compare both.json` with the intervals to go with it
+
+In --fail-if and --find-max a METRIC is p50 p90 p99 p99.9 p99.99 max mean of the response time, or of another
+distribution as in service.p99 (service, lateness, handshake; in broadcast mode first, median, last), or one of
+lost duplicated reordered corrupted late errors closes ended_early unsent messages messages_per_s bytes_per_s
+reach gaps cpu_per_message max_rate; OP is < <= > >= == !=; a UNIT is ns us ms s, k M, KiB MiB, or %.
 
 All that arrives is compared whole with what was sent. A message names its sender and sequence from these sizes on,
 so that what is lost, duplicated and reordered is told apart: echo 12 bytes (json 34), broadcast 40 (json 76).
 Shorter echoes and lines of a file are compared with the one that is due, and from 8 bytes on with those around it;
 broadcasts cannot be shorter.
 
-Exit codes: 0 done, 1 integrity broken, 2 usage, 3 the environment forbids it, 4 the generator was the
-bottleneck.";
+Exit codes: 0 done, 1 integrity broken, --fail-if held or --find-max held at no rate, 2 usage, 3 the environment
+forbids it, 4 the generator was the bottleneck. Where several apply, 1 goes before 3 and 3 before 4.";
 
-/// Exit code of a run with lost, damaged or failed messages or connections.
-const EXIT_BROKEN: u8 = 1;
-/// Exit code of a run that measured the generator.
-const EXIT_SATURATED: u8 = 4;
 /// Exit code of a process that a second signal cut short, as a shell would report SIGINT.
 const EXIT_INTERRUPTED: i32 = 130;
 const DURATION_DEFAULT: Duration = Duration::from_secs(10);
@@ -87,7 +95,7 @@ pub struct Args {
     #[arg(short, long, value_name = "N")]
     connections: Option<u32>,
 
-    /// Measured time [default: 10s]
+    /// Measured time [default: 10s; of each run of --find-max 5s]
     #[arg(short, long, value_name = "TIME", value_parser = values::duration)]
     duration: Option<Duration>,
 
@@ -128,16 +136,29 @@ pub struct Args {
     outputs: outputs::Args,
 }
 
+/// What the flags come to.
+#[derive(Debug)]
+struct Job {
+    plan: Plan,
+    scheme: Scheme,
+    fail_if: Vec<Objective>,
+    outputs: outputs::Args,
+}
+
 impl Args {
     /// Resolves the flags. Names are looked up here, so that a wrong one is told before anything starts.
-    fn validate(self, stop: Arc<AtomicBool>, descriptors: u64) -> Result<(Plan, outputs::Args), Failure> {
+    fn validate(self, stop: Arc<AtomicBool>, descriptors: u64) -> Result<Job, Failure> {
+        self.verdicts.check(self.url.is_some(), self.pace.depth.is_some())?;
         let trust = match (&self.dial.ca_file, self.dial.insecure) {
             (Some(file), _) => Trust::CaFile(file.clone()),
             (None, true) => Trust::Insecure,
             (None, false) => Trust::System,
         };
         let target = self.url.as_deref().map(|url| resolve(url, &trust)).transpose()?;
-        if trust != Trust::System && target.as_ref().is_none_or(|place| place.security.is_none()) {
+        let rival = self.verdicts.against.as_deref().map(|url| resolve(url, &trust)).transpose();
+        let rival = rival.map_err(|failure| failure.about("URL", "--against"))?;
+        let is_secure = |place: &Place| place.security.is_some();
+        if trust != Trust::System && !target.iter().chain(&rival).any(is_secure) {
             let flag = if self.dial.insecure { "--insecure" } else { "--ca-file" };
             return Err(usage(flag, "only for wss:// URLs"));
         }
@@ -145,11 +166,11 @@ impl Args {
             self.messages.compress.clone().map_or_else(load::Compress::off, |Compression(offered)| offered);
         let workloads = self.workloads(target.as_ref().and_then(|place| place.path.as_deref()), &offered)?;
         let sources = self.sources(target.as_ref().map(|place| place.address.ip()))?;
-        if let Some(pid) = self.server_pid
-            && !PathBuf::from(format!("/proc/{pid}")).exists()
-        {
-            return Err(usage("--server-pid", &format!("there is no process {pid}")));
-        }
+        let rival = rival.map(|place| self.rival(place, &workloads)).transpose()?;
+        check_pid("--server-pid", self.server_pid)?;
+        let rival_known = self.verdicts.against.is_none() || self.verdicts.against_pid.is_some();
+        let server_known = (target.is_none() || self.server_pid.is_some()) && rival_known;
+        self.verdicts.check_metrics(&workloads, server_known)?;
         let (cpus, server_cpus) = self.share_cpus(target.is_none())?;
         let threads = match self.threads {
             Some(threads @ 1..=THREADS_MAX) => threads,
@@ -173,20 +194,26 @@ impl Args {
         };
         self.outputs.check()?;
         let target = match target {
-            Some(place) => Target::Url {
-                text: place.text,
-                address: place.address,
-                authority: place.authority,
-                path: place.path,
-                security: place.security,
-            },
+            Some(place) => place.into(),
             None => {
                 let message_bytes = workloads.iter().map(|load| load.message_bytes.1).max().unwrap_or(0);
                 let (driver, compress) = (self.driver, offered);
                 Target::Embedded(Box::new(move |cpus| start_server(cpus, driver, message_bytes, &compress)))
             }
         };
-        Ok((Plan { target, workloads, means }, self.outputs))
+        let scheme = self.verdicts.scheme(self.pace.rate, rival)?;
+        let plan = Plan { target, workloads, means };
+        Ok(Job { plan, scheme, fail_if: self.verdicts.fail_if, outputs: self.outputs })
+    }
+
+    /// The server of `--against`, when these loads can be put on it.
+    fn rival(&self, place: Place, workloads: &[Workload]) -> Result<Rival, Failure> {
+        for load in workloads {
+            load.check_path(place.path.as_deref()).map_err(|wrong| usage("--against", &wrong.to_string()))?;
+        }
+        self.sources(Some(place.address.ip()))?;
+        check_pid("--against-pid", self.verdicts.against_pid)?;
+        Ok(Rival { target: place.into(), server_pid: self.verdicts.against_pid })
     }
 
     fn workloads(&self, url_path: Option<&str>, offered: &load::Compress) -> Result<Vec<Workload>, Failure> {
@@ -229,6 +256,7 @@ impl Args {
             }
         };
         let messages = self.messages.describe(mode)?;
+        let (searches, depth) = (self.verdicts.find_max.is_some(), self.pace.depth.unwrap_or(1));
         let workload = Workload {
             mode,
             connections,
@@ -236,13 +264,13 @@ impl Args {
             topics,
             stalled,
             trickle,
-            duration: self.duration.unwrap_or(DURATION_DEFAULT),
+            duration: self.duration.unwrap_or(if searches { STEP_TIME_DEFAULT } else { DURATION_DEFAULT }),
             warmup: self.warmup.unwrap_or(WARMUP_DEFAULT),
             message_bytes: messages.message_bytes,
             spread: messages.spread,
             style: messages.style,
             lines: messages.lines,
-            pace: self.pace.rate.map_or(Pace::Depth(self.pace.depth.unwrap_or(1)), Pace::Rate),
+            pace: self.pace.rate.or(searches.then_some(START_DEFAULT)).map_or(Pace::Depth(depth), Pace::Rate),
             arrivals: match self.pace.arrivals {
                 Arrivals::Even => load::Arrivals::Even,
                 Arrivals::Poisson => load::Arrivals::Poisson,
@@ -298,6 +326,27 @@ struct Place {
     authority: String,
     path: Option<String>,
     security: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+}
+
+impl From<Place> for Target {
+    fn from(place: Place) -> Target {
+        Target::Url {
+            text: place.text,
+            address: place.address,
+            authority: place.authority,
+            path: place.path,
+            security: place.security,
+        }
+    }
+}
+
+fn check_pid(flag: &str, pid: Option<u32>) -> Result<(), Failure> {
+    match pid {
+        Some(pid) if !PathBuf::from(format!("/proc/{pid}")).exists() => {
+            Err(usage(flag, &format!("there is no process {pid}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn resolve(text: &str, trust: &Trust) -> Result<Place, Failure> {
@@ -376,7 +425,8 @@ pub fn run(arguments: Args) -> ExitCode {
 
 fn measure(arguments: Args) -> Result<ExitCode, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
-    let (plan, outputs) = arguments.validate(stop.clone(), environment::raise_descriptor_limit())?;
+    let Job { plan, scheme, fail_if, outputs } =
+        arguments.validate(stop.clone(), environment::raise_descriptor_limit())?;
     environment::start_log("warn")?;
     for signal in [SIGINT, SIGTERM] {
         // The first asks for the partial result, the second does not wait for it.
@@ -385,22 +435,15 @@ fn measure(arguments: Args) -> Result<ExitCode, Failure> {
             .map_err(|error| Failure::Environment(format!("signals cannot be handled: {error}")))?;
     }
     let mut watcher = show::Watcher::new();
-    let outcomes = load::run(plan, &mut |moment| watcher.show(moment));
+    let results = load::conduct(plan, scheme, &mut |sight| match sight {
+        Sight::Moment(moment) => watcher.show(moment),
+        Sight::Note(line) => watcher.note(line),
+    });
     watcher.clear();
-    let outcomes = outcomes.map_err(|refused| Failure::Environment(refused.0))?;
-    outputs.write(&outcomes)?;
-    // A closed stderr must not turn an exit code into a panic.
-    for warning in outcomes.iter().filter_map(show::warning) {
-        let _ = writeln!(io::stderr(), "warning: {warning}");
-    }
-    for complaint in outcomes.iter().filter_map(show::complaint) {
-        let _ = writeln!(io::stderr(), "error: {complaint}");
-    }
-    Ok(match outcomes.iter().map(Outcome::verdict).max() {
-        Some(Verdict::Broken) => ExitCode::from(EXIT_BROKEN),
-        Some(Verdict::Saturated) => ExitCode::from(EXIT_SATURATED),
-        Some(Verdict::Good) | None => ExitCode::SUCCESS,
-    })
+    let mut results = results.map_err(|refused| Failure::Environment(refused.0))?;
+    let missed = verdicts::judge(&fail_if, &mut results.outcomes);
+    outputs.write(&results.outcomes, &results.comparison)?;
+    Ok(verdicts::conclude(&results, missed))
 }
 
 #[cfg(test)]
@@ -418,10 +461,14 @@ mod tests {
     const URL: &str = "ws://127.0.0.1:9001";
 
     fn plan(words: &[&str]) -> Result<Plan, String> {
+        job(words).map(|job| job.plan)
+    }
+
+    fn job(words: &[&str]) -> Result<Job, String> {
         let words = std::iter::once("bench").chain(words.iter().copied());
         let args = Bench::try_parse_from(words).map_err(|error| error.to_string())?.args;
         match args.validate(Arc::default(), 20_000) {
-            Ok((plan, _)) => Ok(plan),
+            Ok(job) => Ok(job),
             Err(Failure::Usage(line) | Failure::Environment(line)) => Err(line),
         }
     }
@@ -562,10 +609,77 @@ mod tests {
             (&[URL, "--mode", "connect"], "--mode"),
             (&[URL, "--hlog", "x"], "--hlog"),
             (&[URL, "--find-max", "x"], "--find-max"),
+            (&[URL, "--find-max", "p99<2"], "ns, us, ms or s"),
+            (&[URL, "--find-max", "p99>2ms"], "--find-max 'p99<2ms'"),
+            (&[URL, "--find-max", "max_rate>5"], "--find-max"),
+            (&[URL, "--find-max", "p99<2ms", "--depth", "2"], "--depth"),
+            (&[URL, "--find-max", "p99<2ms", "--repeat", "3"], "--repeat 10"),
+            (&[URL, "--find-max", "p99<2ms", "--precision", "0.1%"], "0.5% to 50%"),
+            (&[URL, "--find-max", "p99<2ms", "--precision", "some"], "--precision"),
+            (&[URL, "--find-max", "last.p99<2ms"], "--mode broadcast"),
+            (&["--find-max", "last.p99<2ms"], "--find-max"),
+            (&[URL, "--precision", "5%"], "--find-max"),
+            (&[URL, "--fail-if", "p95>2ms"], "no metric `p95`"),
+            (&[URL, "--fail-if", "lost"], "--fail-if"),
+            (&[URL, "--fail-if", "reach<1"], "--mode broadcast"),
+            (&[URL, "--fail-if", "cpu_per_message>5us"], "--server-pid 4711"),
+            (
+                &[URL, "--repeat", "9", "--against", URL, "--fail-if", "cpu_per_message>5us"],
+                "--server-pid 4711",
+            ),
+            (&[URL, "--fail-if", "lateness.p99>1ms"], "--rate 5000"),
+            (&[URL, "--fail-if", "max_rate<5k"], "--find-max 'p99<2ms'"),
+            (&[URL, "--repeat", "1"], "--repeat 10"),
+            (&[URL, "--repeat", "0"], "--repeat 10"),
+            (&[URL, "--against", URL], "--repeat 10"),
+            (&["--repeat", "3", "--against", URL], "--against ws://"),
+            (&[URL, "--against-pid", "1"], "--against ws://"),
+            (&[URL, "--repeat", "2", "--against", URL, "--against-pid", "4194999"], "4194999"),
+            (&[URL, "--repeat", "2", "--against", "http://x"], "--against"),
+            (&[URL, "--find-max", "p99.9<2ms", "--rate", "50"], "--rate 84"),
+            (
+                &[
+                    URL,
+                    "--mode",
+                    "broadcast",
+                    "--topics",
+                    "2",
+                    "--repeat",
+                    "2",
+                    "--against",
+                    "ws://127.0.0.1:1/x",
+                ],
+                "--against",
+            ),
         ] {
             let line = plan(words).map(|_| ()).expect_err("these are wrong");
             assert!(line.contains(named), "{words:?}: {line}");
         }
+    }
+
+    #[test]
+    fn a_search_begins_at_the_rate_and_repetitions_take_a_rival() {
+        let searching = job(&[URL, "--find-max", "p99<2ms && lost==0"]).expect("valid");
+        assert_eq!(searching.plan.workloads[0].pace, Pace::Rate(START_DEFAULT));
+        assert_eq!(searching.plan.workloads[0].duration, STEP_TIME_DEFAULT);
+        let Scheme::Search(terms) = searching.scheme else { panic!("a search") };
+        assert_eq!((terms.start, terms.precision), (START_DEFAULT, 0.05));
+        let words = [URL, "--find-max", "p99<2ms", "--rate", "9000", "--precision", "2%", "-d", "3s"];
+        let searching = job(&words).expect("valid");
+        assert_eq!(searching.plan.workloads[0].duration, Duration::from_secs(3));
+        let Scheme::Search(terms) = searching.scheme else { panic!("a search") };
+        assert_eq!((terms.start, terms.precision), (9_000, 0.02));
+
+        let own = std::process::id().to_string();
+        let words = [URL, "--repeat", "4", "--against", "ws://127.0.0.1:9/x", "--against-pid", &own];
+        let Scheme::Repeat { times, against: Some(rival) } = job(&words).expect("valid").scheme else {
+            panic!("repetitions with a rival")
+        };
+        assert_eq!((times, rival.server_pid), (4, Some(std::process::id())));
+        assert!(matches!(rival.target, Target::Url { path: Some(path), .. } if path == "/x"));
+        assert!(matches!(job(&[URL]).expect("valid").scheme, Scheme::Once));
+        let both = ["--fail-if", "last.p99>5ms", "--fail-if", "cpu_per_message>1ms"];
+        assert_eq!(job(&both).expect("broadcast and the embedded server have these").fail_if.len(), 2);
     }
 
     #[test]

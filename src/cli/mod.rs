@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+mod compare;
 mod compress;
 mod connect;
 mod environment;
@@ -40,6 +41,14 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// The same, where what is wrong was given by another flag than the line begins with.
+    fn about(self, named: &str, flag: &str) -> Failure {
+        match self {
+            Failure::Usage(line) => Failure::Usage(line.replacen(named, flag, 1)),
+            other => other,
+        }
+    }
+
     /// Prints the line on stderr and gives the exit code.
     pub fn report(&self) -> ExitCode {
         let (line, code) = match self {
@@ -57,6 +66,7 @@ Examples:
   echoring serve                                  echo and broadcast on ws://127.0.0.1:9001
   echoring serve --listen 0.0.0.0:9001 --allow-origin https://app.example
   echoring bench                                  measure echo and broadcast of an embedded server
+  echoring compare before.json after.json         results of bench --json: better, worse or undecided
   echo hi | echoring connect ws://127.0.0.1:9001/echo
   echoring proxy --upstream ws://127.0.0.1:8002   a reverse proxy for HTTP and WebSockets
   echoring completions bash > /etc/bash_completion.d/echoring
@@ -85,6 +95,8 @@ enum Command {
     Serve(serve::Args),
     /// Measure a server: latency, throughput and integrity under a load of its own
     Bench(bench::Args),
+    /// Compare results of `bench --json`: better, worse, the same or undecided, with intervals
+    Compare(compare::Args),
     /// Talk to a server: at a terminal, or by pipes
     Connect(connect::Args),
     /// Pass HTTP and WebSockets on to other servers, and record them
@@ -119,6 +131,7 @@ where
     let done = match cli.command {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Bench(arguments) => Ok(bench::run(arguments)),
+        Command::Compare(arguments) => compare::run(arguments),
         Command::Connect(arguments) => connect::run(arguments),
         Command::Proxy(arguments) => proxy::run(arguments),
         Command::Completions { shell } => print_completions(shell),
@@ -169,13 +182,19 @@ fn print_manual(name: Option<&str>) -> Result<ExitCode, Failure> {
     Ok(print(&page))
 }
 
-/// Writes to stdout. A reader that went away (`| head`) is no failure.
+/// Prints, and tells by the exit code whether that was possible.
 fn print(bytes: &[u8]) -> ExitCode {
+    to_stdout(bytes).map_or_else(|failure| failure.report(), |()| ExitCode::SUCCESS)
+}
+
+/// Writes to stdout. A reader that went away (`| head`) is no failure.
+fn to_stdout(bytes: &[u8]) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => Failure::Environment(format!("cannot write to stdout: {error}")).report(),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::Environment(format!("cannot write to stdout: {error}")))
+        }
+        _ => Ok(()),
     }
 }
 

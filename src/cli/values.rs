@@ -51,6 +51,22 @@ pub fn duration(word: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs_f64(seconds))
 }
 
+/// A share of a whole: `5%` or `0.05`. 1 is all; more is allowed.
+///
+/// # Errors
+/// When it is no number, or below zero.
+pub fn share(word: &str) -> Result<f64, String> {
+    const EXPECTED: &str = "expected a share such as 5% or 0.05";
+    let (number, whole) = match word.strip_suffix('%') {
+        Some(number) => (number.trim_end(), 100.0),
+        None => (word, 1.0),
+    };
+    if number.is_empty() || !number.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+        return Err(EXPECTED.to_owned());
+    }
+    number.parse().map(|number: f64| number / whole).map_err(|_| EXPECTED.to_owned())
+}
+
 /// Bytes as [`bytes()`] reads them, in the largest unit of which they are a whole number.
 pub fn shown_bytes(bytes: u64) -> String {
     for (shift, unit) in [(30, "GiB"), (20, "MiB"), (10, "KiB")] {
@@ -166,6 +182,15 @@ mod tests {
         for wrong in ["", "KiB", "-1", "1.5MiB", "1KB", "64 K i B", "99999999999999999999", "17179869184GiB"]
         {
             assert!(bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn shares_are_of_a_hundred_or_of_one() {
+        assert_eq!((share("5%"), share("0.05")), (Ok(0.05), Ok(0.05)));
+        assert_eq!((share("0"), share("150 %")), (Ok(0.0), Ok(1.5)));
+        for wrong in ["", "%", "-1%", "1e9", "five", "NaN", "inf", "1.2.3%", "5%%"] {
+            assert!(share(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -6,15 +6,19 @@
 //! message should have left, so a server (or a generator) that stalls is not spared; the generator watches its
 //! own lateness and says when it was itself the bottleneck. Every message is checked against what was sent.
 //!
-//! It never has protocol code of its own, never allocates per message, and never prints but in [`show`].
+//! It never has protocol code of its own, never allocates per message, and never prints but in
+//! [`show`] and [`tables`].
 
 #![forbid(unsafe_code)]
 
 mod allow;
 mod board;
 mod client;
+pub mod compare;
+mod conduct;
 mod host;
 mod meter;
+pub mod objective;
 mod order;
 mod payload;
 mod plan;
@@ -22,19 +26,23 @@ pub mod record;
 mod report;
 mod run;
 mod schedule;
+pub mod search;
 mod shared;
 pub mod show;
+pub mod statistics;
+pub mod tables;
 mod tally;
 mod track;
 
 pub use allow::Flaw;
+pub use conduct::{Results, Rival, Scheme, Sight, conduct};
 pub use host::allowed_cpus;
 pub use payload::{CONNECTIONS_MAX, Lines, Spread, Style};
 pub use plan::{
     Compress, Contradiction, DEPTH_MAX, DriverChoice, Embedded, Means, Mode, Pace, Plan, Refused,
     StartServer, Target, Workload,
 };
-pub use run::{LATENESS_NS_MAX, Moment, Outcome, Stage, Verdict, run};
+pub use run::{LATENESS_NS_MAX, Moment, Outcome, Session, Stage, Verdict, run};
 pub use schedule::Arrivals;
 
 /// The least size in bytes at which a message names itself, so that losses, duplicates and reorderings are

@@ -7,6 +7,8 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use super::allow::Flaw;
+use super::compare::Comparison;
+use super::search;
 use super::track::Integrity;
 
 /// Name and version of the schema.
@@ -19,12 +21,15 @@ pub struct File {
     pub schema: String,
     /// In the order in which they ran.
     pub runs: Vec<Record>,
+    /// Runs of two targets compared, or the spread of repeated runs, load by load; left out where nothing was repeated.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub comparison: Vec<Comparison>,
 }
 
 impl File {
     /// A file of these runs.
     pub fn new(runs: Vec<Record>) -> File {
-        File { schema: SCHEMA.to_owned(), runs }
+        File { schema: SCHEMA.to_owned(), runs, comparison: Vec::new() }
     }
 }
 
@@ -75,6 +80,37 @@ pub struct Record {
     pub server: Option<Server>,
     /// The measured time in stretches.
     pub intervals: Vec<Interval>,
+    /// The search of which this is the best run.
+    #[serde(default)]
+    pub search: Option<search::Found>,
+    /// Which of repeated runs this is.
+    #[serde(default)]
+    pub repetition: Option<Repetition>,
+    /// What was not to be, and whether it was.
+    #[serde(default)]
+    pub fail_if: Vec<FailIf>,
+}
+
+/// Which of repeated runs one is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repetition {
+    /// From 1; the runs of two targets that have the same number were made next to each other.
+    pub number: u32,
+    /// How many there were to be.
+    pub of: u32,
+    /// `a`, or `b` for the second of two targets.
+    pub side: String,
+}
+
+/// A condition under which a run fails.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FailIf {
+    /// As it was typed.
+    pub expression: String,
+    /// Whether the run failed by it: it held, or could not be judged.
+    pub failed: bool,
+    /// What the run has of each metric that it names, in the units of the record; `null` for what is not known.
+    pub seen: BTreeMap<String, Option<f64>>,
 }
 
 /// What was asked for.

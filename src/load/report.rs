@@ -76,6 +76,10 @@ pub(super) fn write(
         },
         server: describe_server(tally, server_rss_bytes),
         intervals: describe_intervals(tally),
+        // What is said of several runs, and of what was asked of this one, is added by whoever conducts them.
+        search: None,
+        repetition: None,
+        fail_if: Vec::new(),
     }
 }
 

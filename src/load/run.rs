@@ -115,45 +115,82 @@ impl Outcome {
 /// is denied.
 pub fn run(plan: Plan, show: &mut dyn FnMut(&Moment<'_>)) -> Result<Vec<Outcome>, Refused> {
     let Plan { target, workloads, means } = plan;
-    let before = host::thread_ids(std::process::id()).unwrap_or_default();
-    let (place, stop) = match target {
-        Target::Url { text, address, authority, path, security } => {
-            (Place { text, address, authority, path, security, embedded: false }, None)
-        }
-        Target::Embedded(start) => {
-            let server = start(&means.server_cpus)?;
-            let (text, authority) = ("embedded".to_owned(), server.address.to_string());
-            (
-                Place {
-                    text,
-                    address: server.address,
-                    authority,
-                    path: None,
-                    security: None,
-                    embedded: true,
-                },
-                Some(server.stop),
-            )
-        }
-    };
-    let meter = Arc::new(match (means.server_pid, &stop) {
-        (Some(pid), _) => Meter::Process(pid),
-        (None, Some(_)) => Meter::Threads(started_since(&before)),
-        (None, None) => Meter::None,
-    });
-    // From here on only threads of the generator are started.
-    host::sharpen_timers();
+    let session = Session::open(target, means)?;
     let mut outcomes = Vec::new();
     for load in workloads {
-        outcomes.push(run_one(&means, load, &place, &meter, show));
-        if means.stop.load(Ordering::Relaxed) || outcomes.last().is_some_and(Result::is_err) {
+        outcomes.push(session.measure(load, show)?);
+        if session.is_stopped() {
             break;
         }
     }
-    if let Some(stop) = stop {
-        stop();
+    Ok(outcomes)
+}
+
+/// A target that can be measured as often as one likes. An embedded server ends with it.
+pub struct Session {
+    place: Place,
+    meter: Arc<Meter>,
+    means: Means,
+    stop: Option<Box<dyn FnOnce()>>,
+}
+
+impl Session {
+    /// Makes a target ready; an embedded server is started.
+    ///
+    /// # Errors
+    /// When the embedded server cannot be started.
+    pub fn open(target: Target, means: Means) -> Result<Session, Refused> {
+        let before = host::thread_ids(std::process::id()).unwrap_or_default();
+        let (place, stop) = match target {
+            Target::Url { text, address, authority, path, security } => {
+                (Place { text, address, authority, path, security, embedded: false }, None)
+            }
+            Target::Embedded(start) => {
+                let server = start(&means.server_cpus)?;
+                let (text, authority) = ("embedded".to_owned(), server.address.to_string());
+                (
+                    Place {
+                        text,
+                        address: server.address,
+                        authority,
+                        path: None,
+                        security: None,
+                        embedded: true,
+                    },
+                    Some(server.stop),
+                )
+            }
+        };
+        let meter = Arc::new(match (means.server_pid, &stop) {
+            (Some(pid), _) => Meter::Process(pid),
+            (None, Some(_)) => Meter::Threads(started_since(&before)),
+            (None, None) => Meter::None,
+        });
+        // From here on only threads of the generator are started.
+        host::sharpen_timers();
+        Ok(Session { place, meter, means, stop })
     }
-    outcomes.into_iter().collect()
+
+    /// Puts the target under one load. `show` is called a few times a second.
+    ///
+    /// # Errors
+    /// As [`run`] has.
+    pub fn measure(&self, load: Workload, show: &mut dyn FnMut(&Moment<'_>)) -> Result<Outcome, Refused> {
+        run_one(&self.means, load, &self.place, &self.meter, show)
+    }
+
+    /// Whether the user wants no more runs.
+    pub fn is_stopped(&self) -> bool {
+        self.means.stop.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            stop();
+        }
+    }
 }
 
 /// Where the server is.

@@ -12,6 +12,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::record::{Compression, Quantiles, Record};
 use super::run::{Moment, Outcome, Stage, Verdict};
+use super::tables;
 
 /// How often a plain line tells the progress.
 const LINE_INTERVAL: Duration = Duration::from_secs(1);
@@ -64,6 +65,14 @@ impl Watcher {
                 bar.set_message(line);
             }
             // A closed stderr ends the progress, not the run.
+            None => drop(writeln!(io::stderr(), "{line}")),
+        }
+    }
+
+    /// Tells something that stays, between two runs.
+    pub fn note(&mut self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(line),
             None => drop(writeln!(io::stderr(), "{line}")),
         }
     }
@@ -186,6 +195,9 @@ pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
             parts.push(format!("{} resident", bytes(rss as f64)));
         }
         writeln!(out, "server     {}", parts.join(", "))?;
+    }
+    if let Some(found) = &record.search {
+        tables::search(found, out)?;
     }
     if record.interrupted {
         writeln!(out, "This is a partial result: the run was interrupted.")?;
@@ -357,7 +369,7 @@ pub fn hgrm(histogram: &Histogram<u64>, out: &mut dyn Write) -> io::Result<()> {
 }
 
 /// Nanoseconds with three significant digits and a unit.
-fn duration(ns: u64) -> String {
+pub(super) fn duration(ns: u64) -> String {
     match ns {
         0..1_000 => format!("{ns} ns"),
         1_000..1_000_000 => format!("{} µs", significant(ns as f64 / 1e3)),
@@ -366,7 +378,7 @@ fn duration(ns: u64) -> String {
     }
 }
 
-fn bytes(bytes: f64) -> String {
+pub(super) fn bytes(bytes: f64) -> String {
     const UNITS: [&str; 4] = ["B", "kB", "MB", "GB"];
     let mut value = bytes;
     let mut unit = 0;
@@ -386,7 +398,7 @@ fn significant(value: f64) -> String {
 }
 
 /// A number with its thousands set apart.
-fn count(number: u64) -> String {
+pub(super) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (at, digit) in digits.chars().enumerate() {

@@ -80,6 +80,11 @@ impl<A: Application> Link<'_, A> {
         self.connection.queued_bytes()
     }
 
+    /// So much may be queued to the peer before [`send`](Link::send) refuses.
+    pub fn queue_bytes(&self) -> u32 {
+        self.env.config.queue_bytes
+    }
+
     /// The buffers of this shard.
     pub fn pool(&mut self) -> &mut Pool {
         self.env.pool

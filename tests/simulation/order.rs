@@ -274,3 +274,21 @@ fn shards_deliver_one_order_of_a_topic() {
     assert!(failed.is_empty(), "these seeds fail: {failed:?}");
     assert!(compared.deliveries > compared.messages && compared.messages > 0);
 }
+
+/// Answers come from all shards at once, and are more than the queue's bound: their reader is not slow for that.
+#[test]
+fn a_burst_of_requests_is_answered_whole() {
+    const BURST: usize = 2_000;
+    for seed in 0..40 {
+        let mut random = Random::new(seed);
+        let world = world(seed, 3);
+        let mut session = Session::open(&world);
+        for request in 0..BURST {
+            session.publish(&world, &mut random, &topic_name(request % 5), "", 0);
+        }
+        world.run_until_quiet();
+        let heard = std::mem::take(&mut world.clients.borrow_mut()[session.client].heard);
+        assert_eq!(heard.len(), BURST, "seed {seed}, last heard {:?}", heard.last());
+        world.drain();
+    }
+}

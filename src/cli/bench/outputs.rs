@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::usage;
 use crate::cli::Failure;
-use crate::load::{Outcome, record, show};
+use crate::load::compare::Comparison;
+use crate::load::{Outcome, record, show, tables};
 
 /// What is to be printed and written.
 #[derive(Debug, clap::Args)]
@@ -16,7 +17,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE|-")]
     pub(super) json: Option<PathBuf>,
 
-    /// Write response times for HdrHistogram's plotter; with two runs the mode goes before the extension
+    /// Write response times for HdrHistogram's plotter; with several runs the mode goes before the extension, and
+    /// which of repeated runs it is
     #[arg(long, value_name = "FILE")]
     pub(super) hgrm: Option<PathBuf>,
 }
@@ -41,13 +43,15 @@ impl Args {
         Ok(())
     }
 
-    pub(super) fn write(&self, outcomes: &[Outcome]) -> Result<(), Failure> {
+    /// Prints and writes all runs; of repeated ones what is said of them together is printed.
+    pub(super) fn write(&self, outcomes: &[Outcome], comparison: &[Comparison]) -> Result<(), Failure> {
         let cannot = |path: &Path, error: io::Error| {
             Failure::Environment(format!("{} could not be written: {error}", path.display()))
         };
         let json_only = self.json.as_ref().is_some_and(|path| path.as_os_str() == "-");
         if let Some(path) = &self.json {
-            let file = record::File::new(outcomes.iter().map(|outcome| outcome.record.clone()).collect());
+            let mut file = record::File::new(outcomes.iter().map(|outcome| outcome.record.clone()).collect());
+            file.comparison = comparison.to_vec();
             let mut text = serde_json::to_string_pretty(&file).expect("a record has only names as keys");
             text.push('\n');
             let written = if json_only { to_stdout(text.as_bytes()) } else { fs::write(path, text) };
@@ -63,11 +67,18 @@ impl Args {
         }
         if !json_only {
             let mut text = Vec::new();
-            for (at, outcome) in outcomes.iter().enumerate() {
+            let alone = if comparison.is_empty() { outcomes } else { &[] };
+            for (at, outcome) in alone.iter().enumerate() {
                 if at > 0 {
                     text.push(b'\n');
                 }
                 show::table(outcome, &mut text).expect("a vector takes all");
+            }
+            for (at, one) in comparison.iter().enumerate() {
+                if at > 0 {
+                    text.push(b'\n');
+                }
+                tables::comparison(one, &mut text).expect("a vector takes all");
             }
             to_stdout(&text).map_err(|error| cannot(Path::new("stdout"), error))?;
         }
@@ -80,10 +91,13 @@ fn hgrm_path(path: &Path, outcome: &Outcome, runs: usize) -> PathBuf {
     if runs == 1 {
         return path.to_path_buf();
     }
-    let mode = &outcome.record.config.mode;
+    let mut mode = outcome.record.config.mode.clone();
+    if let Some(repetition) = &outcome.record.repetition {
+        mode = format!("{mode}.{}{}", repetition.side, repetition.number);
+    }
     match path.extension() {
         Some(extension) => path.with_extension(format!("{mode}.{}", extension.to_string_lossy())),
-        None => path.with_extension(mode),
+        None => path.with_extension(&mode),
     }
 }
 

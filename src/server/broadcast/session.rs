@@ -14,6 +14,9 @@ use crate::server::service::{Peer, Service};
 use crate::server::v1::{Command, Complaint, notice, parse};
 use crate::shard::{Link, Means};
 
+/// So many times the queue's bound may be queued in answers.
+const ANSWERS_SHARE: u32 = 4;
+
 /// A connection on the route of all topics.
 #[derive(Debug, Default)]
 pub struct Session {
@@ -111,11 +114,15 @@ impl Broadcast {
         }
     }
 
-    /// Sends a notice to one connection. One that lets its answers pile up is too slow.
+    /// Sends a notice to one connection. Most are answers, and those to a burst of requests may come all at once, some of
+    /// them from other shards: more than the queue's bound is no fault of a peer that reads. One that does not is read
+    /// from no further beyond that bound ([`Connection::pause_wanted`](crate::connection::Connection::pause_wanted)), so
+    /// that only what was asked for before can make its answers pile up.
     pub(super) fn say(&mut self, link: &mut Link<'_, Service>, say: impl FnOnce(&mut Vec<u8>)) {
         self.said.clear();
         say(&mut self.said);
-        if link.is_open() && !link.send(Kind::Text, &self.said) {
+        let full = link.queued_bytes() / ANSWERS_SHARE > link.queue_bytes();
+        if link.is_open() && (full || !link.send_past(Kind::Text, &self.said)) {
             link.close_at_once(CloseCode::SLOW_CONSUMER, "slow consumer");
         }
     }

@@ -1,0 +1,249 @@
+//! Comparisons of made-up records, whose differences are known.
+
+use serde_json::json;
+
+use super::*;
+use crate::load::statistics::Random;
+use crate::load::statistics::tests::normal;
+
+/// A run that began at this second, with this p99 in milliseconds and this CPU time per message in nanoseconds.
+fn run(at_s: usize, p99_ms: f64, cpu_ns: f64) -> Value {
+    json!({
+        "target": "ws://127.0.0.1:1", "started_at": format!("2026-11-20T10:{:02}:{:02}.000Z", at_s / 60, at_s % 60),
+        "interrupted": false, "messages": 1_000, "messages_per_s": 100.0, "bytes_per_s": 6_400.0,
+        "config": {"mode": "echo", "connections": 10, "rate": 100, "seed": at_s, "duration_s": 10.0},
+        "environment": {"cpu": "a", "kernel": "6.1", "optimized": true},
+        "response_ns": {"p50": 1e5, "p99": p99_ms * 1e6, "p999": 2e6 * p99_ms, "count": 1_000},
+        "server": {"cpu_ns_per_message": cpu_ns},
+        "integrity": {"lost": 0}, "errors": {}, "generator": {"saturated": false},
+        "intervals": [],
+    })
+}
+
+fn shown() -> Vec<Metric> {
+    metrics(&METRICS).expect("these exist")
+}
+
+fn compared(a: &[Value], b: &[Value]) -> Comparison {
+    let mut all = compare(a, b, &shown(), THRESHOLD_DEFAULT).expect("the same mode");
+    assert_eq!(all.len(), 1);
+    all.remove(0)
+}
+
+fn word(comparison: &Comparison, metric: &str) -> Word {
+    finding(comparison, metric).verdict.expect("two targets")
+}
+
+fn finding<'a>(comparison: &'a Comparison, metric: &str) -> &'a Finding {
+    comparison.metrics.iter().find(|finding| finding.metric == metric).expect("known of one")
+}
+
+/// Runs in turn on a machine whose speed changes all the time, `pairs` of each; B takes `factor` as long.
+fn in_turn(pairs: usize, factor: f64, seed: u64) -> (Vec<Value>, Vec<Value>) {
+    let mut random = Random::new(seed);
+    let (mut a, mut b) = (Vec::new(), Vec::new());
+    for pair in 0..pairs {
+        let machine = normal(&mut random).exp();
+        let mut noisy = |scale: f64| scale * machine * (0.01 * normal(&mut random)).exp();
+        let (of_a, of_b) = (noisy(1.0), noisy(factor));
+        // Which is first changes from pair to pair.
+        let (first, second) = (20 * pair, 20 * pair + 10);
+        let (at_a, at_b) = if pair % 2 == 0 { (first, second) } else { (second, first) };
+        a.push(run(at_a, of_a, 1_000.0 * of_a));
+        b.push(run(at_b, of_b, 1_000.0 * of_b));
+    }
+    (a, b)
+}
+
+#[test]
+fn runs_made_in_turn_tell_a_difference_that_the_machine_hides() {
+    for (factor, expected) in [(1.2, Word::Worse), (0.8, Word::Better), (1.0, Word::Same), (1.01, Word::Same)]
+    {
+        let (a, b) = in_turn(10, factor, 5);
+        let found = compared(&a, &b);
+        assert_eq!(found.basis, Basis::Pairs);
+        assert_eq!((word(&found, "p99"), word(&found, "cpu_per_message")), (expected, expected), "{factor}");
+        assert_eq!(word(&found, "messages_per_s"), Word::Same);
+        let ratio = finding(&found, "p99").ratio.expect("known of both");
+        assert!((ratio / factor - 1.0).abs() < 0.02, "{ratio} for {factor}");
+        assert_eq!(found.is_worse(&metrics(&JUDGED).expect("these exist")), expected == Word::Worse);
+        assert!(!found.is_worse(&metrics(&["messages_per_s"]).expect("it exists")));
+        assert!(found.warnings.is_empty() && found.differences.is_empty(), "{found:?}");
+    }
+}
+
+#[test]
+fn the_same_runs_one_after_the_other_are_undecided_and_the_reason_is_told() {
+    let (a, mut b) = in_turn(10, 1.2, 5);
+    // B's runs were made when all of A's were over.
+    for (at, run) in b.iter_mut().enumerate() {
+        run["started_at"] = json!(format!("2026-11-20T11:00:{at:02}.000Z"));
+    }
+    let found = compared(&a, &b);
+    assert_eq!((found.basis, word(&found, "p99")), (Basis::Runs, Word::Undecided));
+    assert!(found.warnings[0].contains("--against"), "{found:?}");
+}
+
+#[test]
+fn an_interval_that_straddles_what_matters_is_undecided() {
+    let at = |low, high| Estimate { value: f64::midpoint(low, high), low, high };
+    for (low, high, lower_is_better, higher_is_better) in [
+        (1.06, 1.2, Word::Worse, Word::Better),
+        (1.04, 1.2, Word::Undecided, Word::Undecided),
+        (0.9, 1.2, Word::Undecided, Word::Undecided),
+        (0.96, 1.04, Word::Same, Word::Same),
+        (0.8, 0.94, Word::Better, Word::Worse),
+        (0.8, 0.96, Word::Undecided, Word::Undecided),
+    ] {
+        assert_eq!(Word::of(at(low, high), 0.05, false), lower_is_better, "{low} {high}");
+        assert_eq!(Word::of(at(low, high), 0.05, true), higher_is_better, "{low} {high}");
+    }
+    assert_eq!(Word::of(at(1.001, 1.002), 0.0, false), Word::Worse);
+    assert_eq!(Word::of(at(1.0, 1.0), 0.0, false), Word::Same);
+}
+
+#[test]
+fn too_few_pairs_are_undecided_whatever_they_show() {
+    let (a, b) = in_turn(RUNS_MIN - 1, 3.0, 8);
+    let found = compared(&a, &b);
+    assert_eq!((found.basis, word(&found, "p99")), (Basis::Pairs, Word::Undecided));
+    assert_eq!(finding(&found, "p99").why.as_deref(), Some("5 of the 6 pairs that an interval takes"));
+    assert!(finding(&found, "p99").ratio.is_some_and(|ratio| ratio > 2.5));
+}
+
+#[test]
+fn an_unfinished_last_pair_is_left_out() {
+    let (a, b) = in_turn(8, 1.3, 6);
+    let found = compared(&a, &b[..7]);
+    assert_eq!(found.basis, Basis::Pairs);
+    assert_eq!(word(&found, "p99"), Word::Worse);
+    let mut interrupted = b;
+    interrupted[7]["interrupted"] = json!(true);
+    let found = compared(&a, &interrupted);
+    assert_eq!((found.basis, found.b.as_ref().map(|side| side.runs)), (Basis::Pairs, Some(7)));
+    assert!(found.warnings[0].contains("interrupted"), "{found:?}");
+}
+
+/// One run with so many intervals, whose p99 wanders as that of a machine does.
+fn with_intervals(intervals: usize, p99_ms: f64, seed: u64) -> Value {
+    let mut random = Random::new(seed);
+    let (mut one, mut level) = (run(seed as usize, p99_ms, 1_000.0), 0.0);
+    let mut each = Vec::new();
+    for at in 0..intervals {
+        level = 0.5 * level + 0.02 * normal(&mut random);
+        let p99_ns = p99_ms * 1e6 * f64::exp(level);
+        each.push(json!({"at_s": at, "duration_s": 1.0, "messages": 100, "bytes": 6_400, "p50_ns": 1e5,
+            "p99_ns": p99_ns, "max_ns": 9e9}));
+    }
+    // The rest of a run is no whole interval.
+    each.push(json!({"at_s": intervals, "duration_s": 0.2, "messages": 1, "bytes": 64, "p50_ns": 1e9,
+        "p99_ns": 1e9, "max_ns": 1e9}));
+    one["intervals"] = Value::Array(each);
+    one
+}
+
+#[test]
+fn single_runs_are_compared_by_their_intervals_which_is_said() {
+    for (p99_ms, expected) in [(1.5, Word::Worse), (0.5, Word::Better), (1.0, Word::Same)] {
+        let found = compared(&[with_intervals(30, 1.0, 1)], &[with_intervals(30, p99_ms, 2)]);
+        assert_eq!((found.basis, word(&found, "p99")), (Basis::Intervals, expected), "{found:?}");
+        assert!(found.warnings[0].contains("one run of each"), "{found:?}");
+        assert_eq!(finding(&found, "messages_per_s").a.map(|of_a| of_a.least), Some(100.0));
+        // What intervals do not tell is known of one run each, from which nothing follows.
+        let cpu = finding(&found, "cpu_per_message");
+        assert_eq!((cpu.verdict, cpu.ratio), (Some(Word::Undecided), Some(1.0)));
+        assert_eq!(cpu.why.as_deref(), Some("1 of the 6 runs that an interval takes"));
+    }
+    let short = compared(&[with_intervals(5, 1.0, 1)], &[with_intervals(5, 9.0, 2)]);
+    assert_eq!(word(&short, "p99"), Word::Undecided);
+    assert_eq!(finding(&short, "p99").why.as_deref(), Some("5 of the 10 intervals that an interval takes"));
+}
+
+#[test]
+fn what_differs_in_what_was_asked_and_where_is_told_apart() {
+    let (a, b) = (run(0, 1.0, 1.0), run(10, 1.0, 1.0));
+    let mut other = b.clone();
+    other["config"]["connections"] = json!(20);
+    other["config"]["duration_s"] = json!(20.0);
+    other["environment"]["kernel"] = json!("6.2");
+    let found = compared(std::slice::from_ref(&a), &[other]);
+    assert_eq!(found.differences, ["connections is 10 in the first and 20 in the second"]);
+    let told = found.warnings.join("\n");
+    assert!(told.contains("kernel is \"6.1\"") && told.contains("duration_s is 10.0"), "{told}");
+    let mut newer = b.clone();
+    newer["config"]["burst"] = json!(null);
+    let found = compared(std::slice::from_ref(&a), &[newer]);
+    assert!(found.differences.is_empty(), "a version that knows more does not differ: {found:?}");
+    let mut late = b.clone();
+    late["generator"]["saturated"] = json!(true);
+    late["integrity"]["lost"] = json!(2);
+    let told = compared(std::slice::from_ref(&a), &[late]).warnings.join("\n");
+    assert!(told.contains("1 of 1 runs of the second measured a generator that was saturated"), "{told}");
+    assert!(told.contains("lost or damaged"), "{told}");
+    let mut broadcast = b;
+    broadcast["config"]["mode"] = json!("broadcast");
+    let refused = compare(&[a], &[broadcast], &shown(), 0.05).expect_err("other modes");
+    assert_eq!(refused, "nothing to compare: the first has echo, the second broadcast");
+}
+
+#[test]
+fn loads_are_compared_each_with_its_own() {
+    let mut runs = Vec::new();
+    for (at, mode) in ["echo", "broadcast"].into_iter().enumerate() {
+        let mut one = run(at, 1.0 + at as f64, 1.0);
+        one["config"]["mode"] = json!(mode);
+        runs.push(one);
+    }
+    let all = compare(&runs, &runs[1..], &shown(), 0.05).expect("broadcast is in both");
+    assert_eq!((all.len(), all[0].mode.as_str()), (1, "broadcast"));
+    assert!(all[0].warnings.iter().any(|line| line.contains("only the first has runs of this load: echo")));
+}
+
+#[test]
+fn a_metric_that_one_side_does_not_know_decides_nothing() {
+    let (a, mut b) = in_turn(8, 1.0, 6);
+    for one in &mut b {
+        one["server"] = json!(null);
+    }
+    let found = compared(&a, &b);
+    let cpu = finding(&found, "cpu_per_message");
+    assert_eq!((cpu.verdict, cpu.b), (Some(Word::Undecided), None));
+    assert_eq!(cpu.why.as_deref(), Some("known of the first only"));
+    let nobody: Vec<Value> = a
+        .iter()
+        .cloned()
+        .map(|mut one| {
+            one["server"] = json!(null);
+            one
+        })
+        .collect();
+    assert!(compared(&nobody, &b).metrics.iter().all(|finding| finding.metric != "cpu_per_message"));
+}
+
+#[test]
+fn repetitions_of_one_target_tell_how_far_they_lie_apart() {
+    let runs: Vec<Value> = (0..7).map(|at| run(at, 1.0 + at as f64, 500.0)).collect();
+    let all = spread(&runs, &shown());
+    let [found] = &all[..] else { panic!("{all:?}") };
+    assert_eq!((found.a.runs, found.b.is_none()), (7, true));
+    let p99 = finding(found, "p99").a.expect("known");
+    assert_eq!((p99.least, p99.median, p99.most), (1e6, 4e6, 7e6));
+    assert!(p99.low.is_some_and(|low| (1e6..4e6).contains(&low)));
+    assert!(p99.high.is_some_and(|high| high > 4e6 && high <= 7e6));
+    assert_eq!(finding(found, "p99").verdict, None);
+    assert!(spread(&runs[..1], &shown()).is_empty());
+    let few = spread(&runs[..3], &shown());
+    assert_eq!(finding(&few[0], "p99").why.as_deref(), Some("3 of the 6 runs that an interval takes"));
+}
+
+#[test]
+fn searches_are_compared_at_the_rates_that_each_found() {
+    let (mut a, mut b) = (run(0, 1.0, 1.0), run(10, 1.0, 1.0));
+    for (one, rate) in [(&mut a, 5_000), (&mut b, 8_000)] {
+        one["config"]["rate"] = json!(rate);
+        one["search"] = json!({"objective": "p99<2ms", "max_rate": rate});
+    }
+    assert!(compared(std::slice::from_ref(&a), std::slice::from_ref(&b)).differences.is_empty());
+    b["search"]["objective"] = json!("p99<1ms");
+    assert_eq!(compared(&[a], &[b]).differences.len(), 1);
+}

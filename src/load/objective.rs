@@ -1,0 +1,645 @@
+//! What is asked of a run's results, in words: `p99.9<5ms && lost==0`, and whether a record has it.
+//!
+//! An expression is made of conditions `METRIC OP VALUE[UNIT]`, joined by `&&`. Metrics are looked up in the record as
+//! others read it, so what can be asked for is what is written there. A metric that a record does not know is never
+//! taken for zero: see [`Judgement::Unknown`].
+//!
+//! Never: a clock, I/O.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde_json::Value;
+
+use super::record::FailIf;
+use super::show;
+
+/// What to write, for every line that explains a mistake.
+const EXAMPLE: &str = "expected METRIC OP VALUE such as p99.9<5ms, lost==0 or 'p99<2ms && reach==100%'";
+/// All metrics but quantiles of other distributions, for a line that explains a mistake.
+const METRICS: &str = "p50 p90 p99 p99.9 p99.99 max mean (of response time, or of another as in service.p99), lost \
+                       duplicated reordered corrupted late errors closes ended_early unsent messages messages_per_s \
+                       bytes_per_s reach gaps cpu_per_message max_rate";
+/// Messages that have to lie beyond a quantile before it says something.
+const BEYOND_MIN: f64 = 10.0;
+/// Messages that the mean and the maximum are asked of at least.
+const MESSAGES_MIN: u64 = 1_000;
+
+/// What a metric's values are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dimension {
+    /// Nanoseconds.
+    Time,
+    /// A number of things.
+    Count,
+    /// Things a second.
+    PerSecond,
+    /// Bytes a second.
+    BytesPerSecond,
+    /// A share of a whole: 1 is all.
+    Share,
+}
+
+impl Dimension {
+    /// The unit of the values in a record.
+    pub fn unit(self) -> &'static str {
+        match self {
+            Dimension::Time => "ns",
+            Dimension::Count | Dimension::Share => "1",
+            Dimension::PerSecond => "1/s",
+            Dimension::BytesPerSecond => "B/s",
+        }
+    }
+
+    /// A value for people.
+    pub fn shown(self, value: f64) -> String {
+        match self {
+            Dimension::Time => show::duration(value as u64),
+            Dimension::Count => show::count(value as u64),
+            Dimension::PerSecond => format!("{}/s", show::count(value as u64)),
+            Dimension::BytesPerSecond => format!("{}/s", show::bytes(value)),
+            Dimension::Share => format!("{:.4} %", 100.0 * value),
+        }
+    }
+
+    /// A unit's factor; `None` when it is no unit of this.
+    fn factor(self, unit: &str) -> Option<f64> {
+        let per_second = unit.strip_suffix("/s");
+        Some(match (self, unit) {
+            (Dimension::Time, "ns") => 1.0,
+            (Dimension::Time, "us" | "µs") => 1e3,
+            (Dimension::Time, "ms") => 1e6,
+            (Dimension::Time, "s") => 1e9,
+            (Dimension::Time, _) => return None,
+            (Dimension::Share, "") => 1.0,
+            (Dimension::Share, "%") => 0.01,
+            (Dimension::Share, _) => return None,
+            (Dimension::Count, _) => thousands(unit)?,
+            (Dimension::PerSecond, _) => thousands(per_second.unwrap_or(unit))?,
+            (Dimension::BytesPerSecond, _) => match per_second.unwrap_or(unit) {
+                "B" => 1.0,
+                "kB" => 1e3,
+                "MB" => 1e6,
+                "GB" => 1e9,
+                "KiB" => 1024.0,
+                "MiB" => 1_048_576.0,
+                "GiB" => 1_073_741_824.0,
+                other => thousands(other)?,
+            },
+        })
+    }
+
+    fn expected(self) -> &'static str {
+        match self {
+            Dimension::Time => "a time with its unit ns, us, ms or s",
+            Dimension::Count => "a number, perhaps with k or M",
+            Dimension::PerSecond => "a number a second, perhaps with k or M",
+            Dimension::BytesPerSecond => "bytes a second, perhaps with kB, MB, KiB or MiB",
+            Dimension::Share => "a share such as 100% or 0.999",
+        }
+    }
+}
+
+fn thousands(unit: &str) -> Option<f64> {
+    match unit {
+        "" => Some(1.0),
+        "k" => Some(1e3),
+        "M" => Some(1e6),
+        _ => None,
+    }
+}
+
+/// Where a record has it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Source {
+    /// A number at this path.
+    At(&'static [&'static str]),
+    /// A member of the distribution at this path.
+    Of(&'static [&'static str], &'static str),
+    /// The sum of all numbers at this path.
+    Sum(&'static [&'static str]),
+    /// Ends of connections with another close code than 1000.
+    Closes,
+}
+
+/// Quantiles by their names here, with the names in a record and the share of values below.
+const QUANTILES: [(&str, &str, Option<f64>); 9] = [
+    ("p50", "p50", Some(0.5)),
+    ("p90", "p90", Some(0.9)),
+    ("p99", "p99", Some(0.99)),
+    ("p99.9", "p999", Some(0.999)),
+    ("p99.99", "p9999", Some(0.9999)),
+    ("p999", "p999", Some(0.999)),
+    ("p9999", "p9999", Some(0.9999)),
+    ("max", "max", None),
+    ("mean", "mean", None),
+];
+
+/// Distributions by the names that stand before a quantile's, with the only mode that has them.
+const DISTRIBUTIONS: [(&str, &[&str], Option<&str>); 13] = [
+    ("", &["response_ns"], None),
+    ("response.", &["response_ns"], None),
+    ("service.", &["service_ns"], None),
+    ("lateness.", &["generator", "lateness_ns"], None),
+    ("turn.", &["generator", "turn_ns"], None),
+    ("first.", &["broadcast", "first_ns"], Some("broadcast")),
+    ("median.", &["broadcast", "median_ns"], Some("broadcast")),
+    ("last.", &["broadcast", "last_ns"], Some("broadcast")),
+    ("handshake.", &["handshake", "total_ns"], None),
+    ("handshake.connect.", &["handshake", "connect_ns"], None),
+    ("handshake.tls.", &["handshake", "tls_ns"], None),
+    ("handshake.upgrade.", &["handshake", "upgrade_ns"], None),
+    ("handshake.first_message.", &["handshake", "first_message_ns"], None),
+];
+
+/// Metrics that are no quantiles, with whether more is better and the only mode that has them.
+const NUMBERS: [(&str, Source, Dimension, bool, Option<&str>); 16] = [
+    ("lost", Source::At(&["integrity", "lost"]), Dimension::Count, false, None),
+    ("duplicated", Source::At(&["integrity", "duplicated"]), Dimension::Count, false, None),
+    ("reordered", Source::At(&["integrity", "reordered"]), Dimension::Count, false, None),
+    ("corrupted", Source::At(&["integrity", "corrupted"]), Dimension::Count, false, None),
+    ("late", Source::At(&["integrity", "late"]), Dimension::Count, false, None),
+    ("errors", Source::Sum(&["errors"]), Dimension::Count, false, None),
+    ("closes", Source::Closes, Dimension::Count, false, None),
+    ("ended_early", Source::At(&["connections", "ended_early"]), Dimension::Count, false, None),
+    ("unsent", Source::At(&["generator", "unsent"]), Dimension::Count, false, None),
+    ("messages", Source::At(&["messages"]), Dimension::Count, true, None),
+    ("messages_per_s", Source::At(&["messages_per_s"]), Dimension::PerSecond, true, None),
+    ("bytes_per_s", Source::At(&["bytes_per_s"]), Dimension::BytesPerSecond, true, None),
+    ("reach", Source::At(&["broadcast", "reach"]), Dimension::Share, true, Some("broadcast")),
+    ("gaps", Source::At(&["broadcast", "gaps"]), Dimension::Count, false, Some("broadcast")),
+    (MAX_RATE, Source::At(&["search", "max_rate"]), Dimension::PerSecond, true, None),
+    (CPU_PER_MESSAGE, Source::At(&["server", "cpu_ns_per_message"]), Dimension::Time, false, None),
+];
+
+const CPU_PER_MESSAGE: &str = "cpu_per_message";
+const MAX_RATE: &str = "max_rate";
+
+/// One figure of a record.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Metric {
+    name: String,
+    source: Source,
+    dimension: Dimension,
+    more_is_better: bool,
+    only_in: Option<&'static str>,
+    share_below: Option<f64>,
+}
+
+impl Metric {
+    /// Its name in expressions.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What its values are.
+    pub fn dimension(&self) -> Dimension {
+        self.dimension
+    }
+
+    /// Whether more of it is better.
+    pub fn more_is_better(&self) -> bool {
+        self.more_is_better
+    }
+
+    /// Whether records of a mode can have it.
+    pub fn is_of_mode(&self, mode: &str) -> bool {
+        self.only_in.is_none_or(|only| only == mode)
+    }
+
+    /// Whether it is known only where the server's CPU time is.
+    pub fn needs_server(&self) -> bool {
+        self.name == CPU_PER_MESSAGE
+    }
+
+    /// Whether it is known only of a search.
+    pub fn needs_search(&self) -> bool {
+        self.name == MAX_RATE
+    }
+
+    /// Whether it is known only where messages have a time to be sent at.
+    pub fn needs_schedule(&self) -> bool {
+        matches!(self.source, Source::Of(["generator", "lateness_ns"], _))
+    }
+
+    /// The metric's value in a record. `None` when the record does not know it: it does not apply, or nothing was timed.
+    pub fn of(&self, record: &Value) -> Option<f64> {
+        match self.source {
+            Source::At(path) => at(record, path)?.as_f64(),
+            Source::Of(path, member) => {
+                let distribution = at(record, path)?;
+                let count = distribution.get("count").and_then(Value::as_u64);
+                (count != Some(0)).then(|| distribution.get(member)?.as_f64()).flatten()
+            }
+            Source::Sum(path) => {
+                let members = at(record, path)?.as_object()?;
+                Some(members.values().filter_map(Value::as_f64).sum())
+            }
+            Source::Closes => {
+                let codes = record.get("closes")?.as_object()?;
+                let bad = codes.iter().filter(|(code, _)| *code != "1000");
+                Some(bad.filter_map(|(_, times)| times.as_f64()).sum())
+            }
+        }
+    }
+
+    /// The metric's value in an interval of a record; only some are told there, and only of messages that arrived.
+    pub fn of_interval(&self, interval: &Value) -> Option<f64> {
+        let duration_s = interval.get("duration_s")?.as_f64().filter(|duration_s| *duration_s > 0.0)?;
+        let count = |field: &str| interval.get(field)?.as_f64();
+        match self.source {
+            Source::At(["messages_per_s"]) => Some(count("messages")? / duration_s),
+            Source::At(["bytes_per_s"]) => Some(count("bytes")? / duration_s),
+            Source::Of([distribution], member) if count("messages")? > 0.0 => {
+                let own =
+                    || (*distribution == "response_ns").then(|| count(&format!("{member}_ns"))).flatten();
+                interval.get(distribution).and_then(|nested| nested.get(member)?.as_f64()).or_else(own)
+            }
+            _ => None,
+        }
+    }
+}
+
+fn at<'a>(record: &'a Value, path: &[&str]) -> Option<&'a Value> {
+    path.iter().try_fold(record, |value, name| value.get(name))
+}
+
+impl FromStr for Metric {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Metric, String> {
+        if let Some((name, source, dimension, more_is_better, only_in)) =
+            NUMBERS.iter().find(|(name, ..)| *name == word).copied()
+        {
+            let name = name.to_owned();
+            return Ok(Metric { name, source, dimension, more_is_better, only_in, share_below: None });
+        }
+        for (before, path, only_in) in DISTRIBUTIONS {
+            let Some(wanted) = word.strip_prefix(before) else { continue };
+            if let Some((_, member, share_below)) = QUANTILES.iter().find(|(name, ..)| *name == wanted) {
+                return Ok(Metric {
+                    name: word.to_owned(),
+                    source: Source::Of(path, member),
+                    dimension: Dimension::Time,
+                    more_is_better: false,
+                    only_in,
+                    share_below: *share_below,
+                });
+            }
+        }
+        Err(format!("there is no metric `{word}`: expected one of {METRICS}"))
+    }
+}
+
+/// How two numbers are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Operator {
+    Less,
+    AtMost,
+    More,
+    AtLeast,
+    Equal,
+    NotEqual,
+}
+
+/// Longer ones first, so that `<=` is not read as `<`.
+const OPERATORS: [(&str, Operator); 6] = [
+    ("<=", Operator::AtMost),
+    (">=", Operator::AtLeast),
+    ("==", Operator::Equal),
+    ("!=", Operator::NotEqual),
+    ("<", Operator::Less),
+    (">", Operator::More),
+];
+
+impl Operator {
+    fn holds(self, seen: f64, bound: f64) -> bool {
+        match self {
+            Operator::Less => seen < bound,
+            Operator::AtMost => seen <= bound,
+            Operator::More => seen > bound,
+            Operator::AtLeast => seen >= bound,
+            Operator::Equal => seen == bound,
+            Operator::NotEqual => seen != bound,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Condition {
+    metric: Metric,
+    operator: Operator,
+    /// In the record's unit.
+    bound: f64,
+}
+
+impl FromStr for Condition {
+    type Err = String;
+
+    fn from_str(words: &str) -> Result<Condition, String> {
+        let words = words.trim();
+        let name_ends = words
+            .find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_')))
+            .unwrap_or(words.len());
+        let (name, rest) = words.split_at(name_ends);
+        if name.is_empty() {
+            return Err(EXAMPLE.to_owned());
+        }
+        let metric: Metric = name.parse()?;
+        let rest = rest.trim_start();
+        let (operator, rest) = OPERATORS
+            .iter()
+            .find_map(|(sign, operator)| Some((*operator, rest.strip_prefix(sign)?.trim_start())))
+            .ok_or_else(|| format!("expected <, <=, >, >=, == or != behind {name}, as in {name}<VALUE"))?;
+        let digits = rest.bytes().take_while(|b| b.is_ascii_digit() || *b == b'.').count();
+        let (number, unit) = rest.split_at(digits);
+        let wrong = || format!("{name} is compared with {}, not `{rest}`", metric.dimension.expected());
+        let number: f64 = number.parse().map_err(|_| wrong())?;
+        let unit = unit.trim();
+        // Zero is zero in every unit.
+        let factor = if number == 0.0 && unit.is_empty() { Some(1.0) } else { metric.dimension.factor(unit) };
+        let bound = number * factor.ok_or_else(wrong)?;
+        Ok(Condition { metric, operator, bound })
+    }
+}
+
+/// Whether a record has what an expression says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// All conditions hold.
+    Holds,
+    /// At least one does not.
+    Fails,
+    /// None is known not to hold, and of some the record does not know.
+    Unknown,
+}
+
+/// An expression.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Objective {
+    words: String,
+    conditions: Vec<Condition>,
+}
+
+impl Objective {
+    /// Judges a record.
+    pub fn judge(&self, record: &Value) -> Judgement {
+        let found: Vec<Option<bool>> = self
+            .conditions
+            .iter()
+            .map(|condition| Some(condition.operator.holds(condition.metric.of(record)?, condition.bound)))
+            .collect();
+        if found.contains(&Some(false)) {
+            Judgement::Fails
+        } else if found.contains(&None) {
+            Judgement::Unknown
+        } else {
+            Judgement::Holds
+        }
+    }
+
+    /// What a record has of the metrics that the expression names, in its order, each once.
+    pub fn seen(&self, record: &Value) -> Vec<(&Metric, Option<f64>)> {
+        let mut seen: Vec<(&Metric, Option<f64>)> = Vec::new();
+        for Condition { metric, .. } in &self.conditions {
+            if seen.iter().all(|(other, _)| other.name != metric.name) {
+                seen.push((metric, metric.of(record)));
+            }
+        }
+        seen
+    }
+
+    /// The same for people: `p99.9 is 6.21 ms, lost is 0`.
+    pub fn seen_words(&self, record: &Value) -> String {
+        let parts: Vec<String> = self
+            .seen(record)
+            .into_iter()
+            .map(|(metric, value)| match value {
+                Some(value) => format!("{} is {}", metric.name, metric.dimension.shown(value)),
+                None => format!("{} is not known of this run", metric.name),
+            })
+            .collect();
+        parts.join(", ")
+    }
+
+    /// The metrics that it names.
+    pub fn metrics(&self) -> impl Iterator<Item = &Metric> {
+        self.conditions.iter().map(|condition| &condition.metric)
+    }
+
+    /// Whether a record of this mode can be judged.
+    pub fn is_of_mode(&self, mode: &str) -> bool {
+        self.metrics().all(|metric| metric.is_of_mode(mode))
+    }
+
+    /// A condition that a worse server would hold better, such as `p99>2ms`.
+    pub fn asks_for_worse(&self) -> bool {
+        self.conditions.iter().any(|condition| match condition.operator {
+            Operator::More | Operator::AtLeast => !condition.metric.more_is_better,
+            Operator::Less | Operator::AtMost => condition.metric.more_is_better,
+            Operator::Equal | Operator::NotEqual => false,
+        })
+    }
+
+    /// Messages without which its quantiles say nothing: ten have to lie beyond the highest.
+    pub fn messages_needed(&self) -> u64 {
+        let needed = |metric: &Metric| match metric.share_below {
+            Some(share) => (BEYOND_MIN / (1.0 - share)).round() as u64,
+            None => MESSAGES_MIN,
+        };
+        self.metrics().map(needed).max().unwrap_or(MESSAGES_MIN)
+    }
+}
+
+impl FailIf {
+    /// Whether a record fails by this expression. What cannot be judged is not taken for good.
+    pub fn of(expression: &Objective, record: &Value) -> FailIf {
+        let seen = expression.seen(record).into_iter();
+        FailIf {
+            expression: expression.to_string(),
+            failed: expression.judge(record) != Judgement::Fails,
+            seen: seen.map(|(metric, value)| (metric.name().to_owned(), value)).collect(),
+        }
+    }
+}
+
+impl FromStr for Objective {
+    type Err = String;
+
+    fn from_str(words: &str) -> Result<Objective, String> {
+        let conditions = words.split("&&").map(str::parse).collect::<Result<Vec<Condition>, String>>()?;
+        Ok(Objective { words: words.trim().to_owned(), conditions })
+    }
+}
+
+impl fmt::Display for Objective {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn record() -> Value {
+        json!({
+            "messages": 10_000, "messages_per_s": 2_000.0, "bytes_per_s": 128_000.0,
+            "response_ns": {"p50": 1_000_000, "p99": 1_900_000, "p999": 6_200_000, "p9999": 9_000_000,
+                "max": 12_000_000, "mean": 1_100_000.5, "count": 10_000},
+            "service_ns": {"p99": 900_000, "count": 10_000},
+            "generator": {"lateness_ns": {"p99": 0, "count": 0}, "unsent": 3},
+            "broadcast": {"last_ns": {"p50": 5_000, "count": 9}, "reach": 0.999, "gaps": 2},
+            "handshake": {"total_ns": {"p99": 7_000_000, "count": 5}, "tls_ns": {"p99": 4_000_000, "count": 5}},
+            "integrity": {"lost": 0, "duplicated": 1, "reordered": 2, "corrupted": 3},
+            "connections": {"ended_early": 4},
+            "errors": {"refused": 2, "no reply": 3}, "closes": {"1000": 10, "1006": 1, "1011": 2},
+            "server": {"cpu_ns_per_message": null},
+        })
+    }
+
+    fn judged(words: &str) -> Judgement {
+        words.parse::<Objective>().expect(words).judge(&record())
+    }
+
+    #[test]
+    fn conditions_are_judged_by_what_the_record_says() {
+        for holds in [
+            "p99<2ms",
+            "p99 < 2 ms",
+            "p99<=1900us",
+            "p99==1.9ms",
+            "p99 != 1ms",
+            "p99.9>5ms",
+            "p999 >= 6200µs",
+            "max<1s",
+            "mean>1ms",
+            "response.p50==1000000ns",
+            "service.p99<1ms",
+            "lost==0",
+            "lost<=0",
+            "duplicated>0",
+            "corrupted==3",
+            "errors==5",
+            "closes==3",
+            "ended_early>3",
+            "unsent<1k",
+            "messages>=10k",
+            "messages_per_s>1.9k/s",
+            "bytes_per_s>=125KiB/s",
+            "bytes_per_s==128kB",
+            "reach<100%",
+            "reach>99.8%",
+            "gaps<3",
+            "last.p50<6us",
+            "handshake.p99<8ms",
+            "handshake.tls.p99==4ms",
+            "p99<2ms && lost==0&&reach>=0.999",
+        ] {
+            assert_eq!(judged(holds), Judgement::Holds, "{holds}");
+        }
+        for fails in
+            ["p99<1ms", "p99.9<5ms", "lost>0", "p99<2ms && p99.9<5ms", "p99>2ms && cpu_per_message<1us"]
+        {
+            assert_eq!(judged(fails), Judgement::Fails, "{fails}");
+        }
+    }
+
+    #[test]
+    fn what_a_record_does_not_know_is_neither_held_nor_failed() {
+        for unknown in [
+            "cpu_per_message<5us",
+            "lateness.p99<1ms",
+            "first.p99<1ms",
+            "late==0",
+            "handshake.upgrade.max<1s",
+            "p99<2ms && cpu_per_message<5us",
+        ] {
+            assert_eq!(judged(unknown), Judgement::Unknown, "{unknown}");
+        }
+    }
+
+    #[test]
+    fn what_was_seen_is_told_with_units() {
+        let told = |words: &str| words.parse::<Objective>().expect(words).seen_words(&record());
+        assert_eq!(told("p99.9>5ms"), "p99.9 is 6.20 ms");
+        assert_eq!(told("lost>0 && reach<1 && lost<9"), "lost is 0, reach is 99.9000 %");
+        assert_eq!(told("cpu_per_message>5us"), "cpu_per_message is not known of this run");
+        assert_eq!(told("messages_per_s<5k"), "messages_per_s is 2,000/s");
+    }
+
+    #[test]
+    fn a_mistake_is_explained_in_one_line_that_shows_what_to_write() {
+        for (words, named) in [
+            ("", "such as p99.9<5ms"),
+            ("&&", "such as p99.9<5ms"),
+            ("p99<2ms &&", "such as p99.9<5ms"),
+            ("<5ms", "such as p99.9<5ms"),
+            ("p95<2ms", "no metric `p95`"),
+            ("slowest.p99<2ms", "service.p99"),
+            ("p99", "p99<VALUE"),
+            ("p99=2ms", "== or !="),
+            ("p99<2", "ns, us, ms or s"),
+            ("p99<fast", "ns, us, ms or s"),
+            ("p99<2ms!", "ns, us, ms or s"),
+            ("p99<-2ms", "ns, us, ms or s"),
+            ("p99<1.2.3ms", "ns, us, ms or s"),
+            ("lost>1%", "a number"),
+            ("reach<2ms", "100%"),
+            ("bytes_per_s>1ms", "KiB"),
+            ("messages_per_s>1KiB", "a second"),
+        ] {
+            let line = words.parse::<Objective>().expect_err(words);
+            assert!(line.contains(named) && !line.contains('\n'), "{words}: {line}");
+        }
+    }
+
+    #[test]
+    fn a_run_fails_by_what_holds_and_by_what_cannot_be_judged() {
+        let of = |words: &str| FailIf::of(&words.parse().expect(words), &record());
+        assert!(!of("p99>2ms").failed);
+        assert!(of("p99.9>5ms").failed);
+        assert!(of("cpu_per_message>5us").failed);
+        assert!(!of("p99>2ms && cpu_per_message>5us").failed);
+        let seen = of("lost>0 && cpu_per_message>5us").seen;
+        assert_eq!(
+            seen.into_iter().collect::<Vec<_>>(),
+            [("cpu_per_message".to_owned(), None), ("lost".to_owned(), Some(0.0))]
+        );
+    }
+
+    #[test]
+    fn an_expression_knows_what_it_needs() {
+        let objective = |words: &str| words.parse::<Objective>().expect(words);
+        for (words, needed) in
+            [("p50<1ms", 20), ("p99<1ms", 1_000), ("p99<1ms && p99.9<5ms", 10_000), ("p99.99<1s", 100_000)]
+        {
+            assert_eq!(objective(words).messages_needed(), needed, "{words}");
+        }
+        assert!(
+            objective("last.p99<1ms").is_of_mode("broadcast")
+                && !objective("last.p99<1ms").is_of_mode("echo")
+        );
+        assert!(objective("lateness.max<1ms").metrics().all(Metric::needs_schedule));
+        assert!(objective("cpu_per_message<9us").metrics().all(Metric::needs_server));
+        assert!(objective("p99>2ms").asks_for_worse() && objective("reach<1").asks_for_worse());
+        assert!(!objective("p99<2ms && reach>=99% && lost==0").asks_for_worse());
+        assert_eq!(objective(" p99<2ms ").to_string(), "p99<2ms");
+    }
+
+    #[test]
+    fn intervals_tell_throughput_and_response_times() {
+        let interval = json!({"duration_s": 2.0, "messages": 100, "bytes": 6_400, "p50_ns": 10, "p99_ns": 90,
+            "service_ns": {"p99": 80}});
+        let of = |name: &str, interval: &Value| name.parse::<Metric>().expect(name).of_interval(interval);
+        assert_eq!(of("messages_per_s", &interval), Some(50.0));
+        assert_eq!(of("bytes_per_s", &interval), Some(3_200.0));
+        assert_eq!((of("p50", &interval), of("response.p99", &interval)), (Some(10.0), Some(90.0)));
+        assert_eq!((of("service.p99", &interval), of("service.p50", &interval)), (Some(80.0), None));
+        assert_eq!((of("p99.9", &interval), of("cpu_per_message", &interval)), (None, None));
+        let stalled = json!({"duration_s": 1.0, "messages": 0, "bytes": 0, "p50_ns": 0, "p99_ns": 0});
+        assert_eq!((of("p99", &stalled), of("messages_per_s", &stalled)), (None, Some(0.0)));
+    }
+}

@@ -1,0 +1,390 @@
+//! What `echoring bench` says of its results beyond the figures, and `echoring compare`: thresholds, the search for the
+//! highest rate, repetitions in turn with another server. The real binary, and servers whose speed is known.
+
+#[path = "support/peer.rs"]
+#[allow(dead_code, reason = "few of the faults are planted here")]
+mod peer;
+
+use std::io::{BufRead as _, BufReader};
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use peer::{Fault, Peer, Planted};
+use serde_json::{Value, json};
+
+/// What the slow server takes for a message.
+const SERVICE_TIME: Duration = Duration::from_millis(2);
+
+struct Run {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Run {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self}"))
+    }
+}
+
+impl std::fmt::Display for Run {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "exit code {:?}\n{}\n{}", self.code, self.stdout, self.stderr)
+    }
+}
+
+impl From<Output> for Run {
+    fn from(output: Output) -> Run {
+        Run {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+fn echoring(words: &[&str]) -> Run {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_echoring"));
+    command.args(words).stdin(Stdio::null()).output().expect("the binary runs").into()
+}
+
+/// A short `bench` with its results as JSON.
+fn bench(words: &[&str]) -> Run {
+    let mut all = vec!["bench"];
+    all.extend_from_slice(words);
+    for (flag, value) in [("-d", "300ms"), ("--warmup", "0s"), ("-c", "4"), ("--json", "-")] {
+        if !words.contains(&flag) {
+            all.extend([flag, value]);
+        }
+    }
+    echoring(&all)
+}
+
+/// A server that echoes one message after the other and takes [`SERVICE_TIME`] for each, written with another library. It
+/// runs until the test's process ends.
+fn slow_server() -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    let address = listener.local_addr().expect("a bound address");
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let stream = stream.expect("a connection");
+            stream.set_nodelay(true).expect("TCP");
+            thread::spawn(move || {
+                let Ok(mut socket) = tungstenite::accept(stream) else { return };
+                // The other end closes, or goes away.
+                while let Ok(message) = socket.read() {
+                    if message.is_text() || message.is_binary() {
+                        thread::sleep(SERVICE_TIME);
+                        if socket.send(message).is_err() {
+                            return;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+/// `echoring serve` in a process of its own.
+struct Serve {
+    process: Child,
+    url: String,
+}
+
+impl Serve {
+    fn start() -> Serve {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_echoring"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--admin", "off", "--shards", "1", "--log", "off"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
+        let url = line.split_whitespace().nth(1).expect("a URL").to_owned();
+        Serve { process, url }
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A file of this process that is gone when it goes out of scope.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str, text: &str) -> Scratch {
+        let path = std::env::temp_dir().join(format!("echoring-verdicts-{}-{name}", std::process::id()));
+        std::fs::write(&path, text).expect("written");
+        Scratch(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().expect("a path in UTF-8")
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn last_line(text: &str) -> &str {
+    text.lines().last().unwrap_or_default()
+}
+
+#[test]
+fn a_threshold_that_is_missed_is_exit_code_1_and_the_line_that_failed() {
+    let run = bench(&["--mode", "echo", "--fail-if", "max>3000s", "--fail-if", "messages>0 && p50>0ns"]);
+    assert_eq!(run.code, Some(1), "{run}");
+    let last = last_line(&run.stderr);
+    assert!(last.starts_with("error: echo: --fail-if messages>0 && p50>0ns: messages is "), "{run}");
+    let told = &run.json()["runs"][0]["fail_if"];
+    assert_eq!((&told[0]["expression"], &told[0]["failed"]), (&json!("max>3000s"), &json!(false)), "{run}");
+    assert_eq!(told[1]["failed"], true, "{run}");
+    assert_eq!(told[1]["seen"]["messages"].as_f64(), run.json()["runs"][0]["messages"].as_f64(), "{run}");
+
+    let run = bench(&["--mode", "echo", "--fail-if", "max>3000s", "--fail-if", "lost>0"]);
+    assert_eq!(run.code, Some(0), "{run}");
+}
+
+#[test]
+fn a_threshold_is_asked_of_the_runs_that_can_have_it() {
+    let run = bench(&["--fail-if", "reach<=100%"]);
+    assert_eq!(run.code, Some(1), "{run}");
+    let json = run.json();
+    assert_eq!(json["runs"][0]["fail_if"], json!([]), "an echo reaches nobody: {run}");
+    assert_eq!(json["runs"][1]["fail_if"][0]["seen"], json!({"reach": 1.0}), "{run}");
+    assert_eq!(run.stderr.matches("--fail-if").count(), 1, "{run}");
+}
+
+#[test]
+fn broken_integrity_and_a_missed_threshold_are_both_told() {
+    let peer = Peer::start(vec![Planted { connection: 0, message: 3, fault: Fault::Drop }], vec![]);
+    let url = format!("ws://{}", peer.address);
+    let run = bench(&[&url, "--fail-if", "lost>0", "--fail-if", "corrupted>0"]);
+    assert_eq!(run.code, Some(1), "{run}");
+    assert!(run.stderr.contains("integrity broken: 1 lost"), "{run}");
+    assert!(run.stderr.contains("--fail-if lost>0: lost is 1"), "{run}");
+    assert!(!run.stderr.contains("--fail-if corrupted>0"), "{run}");
+}
+
+#[test]
+fn what_a_run_turns_out_not_to_know_fails_its_threshold() {
+    // Closed by the peer before the measured time begins.
+    let faults = vec![Planted { connection: 0, message: 0, fault: Fault::Close(1001) }];
+    let peer = Peer::start(faults, vec![]);
+    let url = format!("ws://{}", peer.address);
+    let run = bench(&[&url, "-c", "1", "--warmup", "300ms", "--fail-if", "p99>1000s"]);
+    assert_eq!(run.code, Some(1), "{run}");
+    assert!(run.stderr.contains("p99 is not known of this run"), "{run}");
+}
+
+#[test]
+fn a_missed_threshold_goes_before_a_late_generator() {
+    // More than a thread can send in any build: it comes late to its own schedule.
+    let server = Serve::start();
+    let late = [server.url.as_str(), "--rate", "50000000", "-d", "200ms", "--threads", "1"];
+    let run = bench(&late);
+    assert_eq!(run.code, Some(4), "{run}");
+    let run = bench(&[&late[..], &["--fail-if", "unsent>=0"]].concat());
+    assert_eq!(run.code, Some(1), "{run}");
+}
+
+#[test]
+fn the_highest_rate_of_a_slow_server_is_found() {
+    let url = format!("ws://{}", slow_server());
+    let find = [url.as_str(), "-c", "1", "-d", "500ms", "--find-max", "p50<40ms", "--rate", "100"];
+    let run = bench(&[&find[..], &["--precision", "20%", "--fail-if", "messages==0"]].concat());
+    let json = run.json();
+    let record = &json["runs"][0];
+    let search = &record["search"];
+    assert_eq!(json["runs"].as_array().map(Vec::len), Some(1), "{run}");
+    assert_eq!((&search["objective"], &record["fail_if"][0]["failed"]), (&json!("p50<40ms"), &json!(false)));
+    let steps = search["steps"].as_array().expect("steps");
+    let rate = |step: &Value| step["rate"].as_u64().expect("a rate");
+    let next = if steps[0]["held"] == true { 200 } else { 100 };
+    assert_eq!((rate(&steps[0]), rate(&steps[1])), (100, next), "{run}");
+    assert!(steps.iter().all(|step| (step["held"] == true) != step["why"].is_string()), "{run}");
+    let failed: Vec<u64> = steps.iter().filter(|step| step["held"] == false).map(rate).collect();
+    let held = steps.iter().filter(|step| step["held"] == true).map(rate).max();
+    assert_eq!(search["max_rate"].as_u64(), held, "{run}");
+    if let Some(max_rate) = held {
+        // It takes 500 a second at best, and fewer on a machine that is busy elsewhere.
+        assert!(max_rate <= 550, "{max_rate}: {run}");
+        assert_eq!(record["config"]["rate"], max_rate, "the record is that of the best step: {run}");
+        let bound = failed.iter().copied().filter(|rate| *rate > max_rate).min().expect("too high a rate");
+        assert!(bound as f64 <= 1.2 * max_rate as f64 + 1.0, "{bound} and {max_rate}: {run}");
+        assert_eq!(failed.iter().filter(|rate| **rate == bound).count(), 2, "it is repeated: {run}");
+    }
+    match search["limited_by"].as_str().expect("a limit") {
+        "objective" | "rate" => assert_eq!((run.code, held.is_some()), (Some(0), true), "{run}"),
+        // Such a machine does not let the generator keep its own time, which is told and is exit code 4.
+        "generator" => assert_eq!(run.code, Some(4), "{run}"),
+        other => panic!("limited by {other}: {run}"),
+    }
+}
+
+#[test]
+fn an_objective_that_no_rate_holds_is_exit_code_1_with_what_was_seen() {
+    let url = format!("ws://{}", slow_server());
+    let find = ["--find-max", "p50<1us", "--rate", "320", "-d", "200ms", "-c", "1", "--warmup", "0s"];
+    let run = echoring(&[&["bench", url.as_str()], &find[..]].concat());
+    assert!(run.stdout.contains("p50<1us held at no rate"), "{run}");
+    assert!(run.stdout.contains("messages/s asked"), "the curve is shown: {run}");
+    let last = last_line(&run.stderr);
+    match run.code {
+        Some(1) => assert!(last.contains("--find-max p50<1us held at no rate: at 10/s "), "{run}"),
+        // A busy machine makes the generator late, which is told instead.
+        Some(4) => assert!(last.contains("the generator is the limit of --find-max p50<1us"), "{run}"),
+        _ => panic!("{run}"),
+    }
+}
+
+#[test]
+fn repetitions_tell_how_far_they_lie_apart() {
+    let words = ["--mode", "echo", "--repeat", "3"];
+    let run = bench(&words);
+    assert_eq!(run.code, Some(0), "{run}");
+    let json = run.json();
+    let numbers: Vec<&Value> =
+        json["runs"].as_array().expect("runs").iter().map(|record| &record["repetition"]).collect();
+    assert_eq!(numbers[2], &json!({"number": 3, "of": 3, "side": "a"}), "{run}");
+    assert_eq!(numbers.len(), 3, "{run}");
+    let comparison = &json["comparison"][0];
+    assert_eq!((&comparison["b"], &comparison["a"]["runs"]), (&Value::Null, &json!(3)), "{run}");
+    let messages = &comparison["metrics"][0];
+    assert_eq!(messages["metric"], "messages_per_s", "{run}");
+    assert!(messages["a"]["least"].as_f64() <= messages["a"]["median"].as_f64(), "{run}");
+    assert_eq!(
+        comparison["metrics"].as_array().map(Vec::len),
+        Some(5),
+        "with the embedded server's CPU: {run}"
+    );
+
+    let run = echoring(&["bench", "-c", "2", "-d", "200ms", "--warmup", "0s", "--repeat", "2"]);
+    assert_eq!(run.code, Some(0), "{run}");
+    for words in ["echo: 2 runs of embedded", "broadcast: 2 runs of embedded", "2 of the 6 runs"] {
+        assert!(run.stdout.contains(words), "{words}: {run}");
+    }
+}
+
+/// A fast and a slow server measured in turn, in six pairs.
+fn in_turn() -> Run {
+    let (fast, slow) = (Serve::start(), slow_server());
+    let pid = fast.process.id().to_string();
+    let slow = format!("ws://{slow}");
+    let words = [fast.url.as_str(), "--against", &slow, "--repeat", "6", "--server-pid", &pid];
+    bench(&[&words[..], &["-c", "2", "-d", "150ms", "--warmup", "50ms"]].concat())
+}
+
+#[test]
+fn two_servers_measured_in_turn_are_told_apart_and_the_file_is_judged_again() {
+    let run = in_turn();
+    assert_eq!(run.code, Some(0), "{run}");
+    let json = run.json();
+    let runs = json["runs"].as_array().expect("runs");
+    let sides: Vec<&str> =
+        runs.iter().map(|record| record["repetition"]["side"].as_str().expect("a side")).collect();
+    assert_eq!(sides.len(), 12, "{run}");
+    for four in sides.chunks(4) {
+        // One pair each way round.
+        assert!([["a", "b", "b", "a"], ["b", "a", "a", "b"]].iter().any(|order| order == four), "{sides:?}");
+    }
+    for pair in runs.chunks(2) {
+        assert_eq!(pair[0]["config"]["seed"], pair[1]["config"]["seed"], "{run}");
+        assert_ne!(pair[0]["target"], pair[1]["target"], "{run}");
+    }
+    let comparison = &json["comparison"][0];
+    assert_eq!((&comparison["basis"], &comparison["b"]["runs"]), (&json!("pairs"), &json!(6)), "{run}");
+    let finding = |name: &str| {
+        let metrics = comparison["metrics"].as_array().expect("metrics");
+        metrics.iter().find(|finding| finding["metric"] == name).unwrap_or_else(|| panic!("{name}: {run}"))
+    };
+    // Two milliseconds a message are many times what the other takes.
+    assert_eq!(
+        (&finding("p50")["verdict"], &finding("messages_per_s")["verdict"]),
+        (&json!("worse"), &json!("worse")),
+        "{run}"
+    );
+    let cpu = finding("cpu_per_message");
+    assert_eq!(
+        (&cpu["b"], &cpu["verdict"]),
+        (&Value::Null, &json!("undecided")),
+        "one process is named: {run}"
+    );
+
+    let both = Scratch::new("both.json", &run.stdout);
+    let again = echoring(&["compare", both.path()]);
+    assert_eq!(again.code, Some(1), "{again}");
+    assert!(again.stdout.contains("runs made in turn") && again.stdout.contains("worse"), "{again}");
+    assert!(again.stderr.contains("error: echo: messages_per_s is worse"), "{again}");
+    let as_json = echoring(&["compare", both.path(), "--json", "-", "--metric", "p50"]);
+    assert_eq!(
+        (as_json.code, &as_json.json()["schema"]),
+        (Some(1), &json!("echoring.comparison/1")),
+        "{as_json}"
+    );
+
+    // The other way round it is better, which is nothing to fail by.
+    let mut turned = json.clone();
+    for record in turned["runs"].as_array_mut().expect("runs") {
+        let other = if record["repetition"]["side"] == "a" { "b" } else { "a" };
+        record["repetition"]["side"] = json!(other);
+    }
+    let turned = Scratch::new("turned.json", &turned.to_string());
+    let better = echoring(&["compare", turned.path(), "--metric", "p50"]);
+    assert_eq!(better.code, Some(0), "{better}");
+    assert!(better.stdout.contains("better"), "{better}");
+
+    let refused = echoring(&["compare", both.path(), both.path()]);
+    assert_eq!((refused.code, refused.stderr.lines().count()), (Some(2), 1), "{refused}");
+    assert!(refused.stderr.contains("compare it alone"), "{refused}");
+}
+
+#[test]
+fn files_are_compared_with_one_another_unless_other_loads_are_in_them() {
+    let one = bench(&["--mode", "echo", "-c", "2", "-d", "200ms"]);
+    let other = bench(&["--mode", "echo", "-c", "3", "-d", "200ms"]);
+    let (a, b) = (Scratch::new("a.json", &one.stdout), Scratch::new("b.json", &other.stdout));
+    // With itself, of which it says that two hundred milliseconds carry nothing.
+    let same = echoring(&["compare", a.path(), a.path()]);
+    assert_eq!(same.code, Some(0), "{same}");
+    assert!(same.stdout.contains("undecided") && same.stderr.contains("one run of each"), "{same}");
+    let differs = echoring(&["compare", a.path(), b.path()]);
+    assert_eq!((differs.code, differs.stderr.lines().count()), (Some(2), 1), "{differs}");
+    assert!(differs.stderr.contains("connections is 2 in the first and 3 in the second"), "{differs}");
+    let anyway = echoring(&["compare", a.path(), b.path(), "--allow-different"]);
+    assert_eq!(anyway.code, Some(0), "{anyway}");
+    assert!(anyway.stderr.contains("warning: echo: connections is 2"), "{anyway}");
+
+    let gate = echoring(&["compare", a.path(), a.path(), "--metric", "max_rate"]);
+    assert_eq!(gate.code, Some(2), "what nobody knows is no gate: {gate}");
+    let alone = echoring(&["compare", a.path()]);
+    assert_eq!(alone.code, Some(2), "{alone}");
+    assert!(alone.stderr.contains("--against"), "{alone}");
+    let empty = Scratch::new("empty.json", "{\"schema\": \"echoring.run/1\", \"runs\": []}");
+    for (path, code) in [(empty.path(), 2), ("/nowhere/run.json", 3), ("/", 3)] {
+        let run = echoring(&["compare", a.path(), path]);
+        assert_eq!((run.code, run.stderr.lines().count()), (Some(code), 1), "{path}: {run}");
+    }
+}
+
+#[test]
+fn what_cannot_be_reached_any_more_leaves_the_runs_before_it() {
+    let fast = Serve::start();
+    let free = TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
+    let nobody = format!("ws://{}", free.expect("a free port"));
+    let run = bench(&[&fast.url, "--against", &nobody, "--repeat", "2"]);
+    assert_eq!(run.code, Some(3), "{run}");
+    assert!(last_line(&run.stderr).contains("no connection to"), "{run}");
+}
