@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::record::Record;
+use super::track::Integrity;
 
 /// The error of a sender of a closed loop that heard nothing for too long and went on.
 pub const NO_REPLY: &str = "no reply";
@@ -42,14 +43,15 @@ impl Flaw {
         }
     }
 
-    /// How often it happened.
-    fn count(self, record: &Record) -> u64 {
+    /// Takes it out of what is wrong with messages.
+    fn forgive(self, integrity: &mut Integrity) {
         match self {
-            Flaw::Lost => record.integrity.lost,
-            Flaw::Duplicated => record.integrity.duplicated,
-            Flaw::Reordered => record.integrity.reordered,
-            Flaw::Corrupted => record.integrity.corrupted,
-            Flaw::Closed => record.connections.ended_early,
+            Flaw::Lost => integrity.lost = 0,
+            Flaw::Duplicated => integrity.duplicated = 0,
+            Flaw::Reordered => integrity.reordered = 0,
+            Flaw::Corrupted => integrity.corrupted = 0,
+            // That is wrong with a connection.
+            Flaw::Closed => {}
         }
     }
 }
@@ -70,9 +72,13 @@ impl Record {
     /// a Close frame: both are among the `errors`. A sender that heard nothing for long is, where messages may be lost.
     pub fn is_broken(&self) -> bool {
         let allowed = |flaw: Flaw| self.config.allow.contains(&flaw);
-        let flawed = Flaw::ALL.into_iter().any(|flaw| !allowed(flaw) && flaw.count(self) > 0);
+        let mut integrity = self.integrity;
+        for flaw in &self.config.allow {
+            flaw.forgive(&mut integrity);
+        }
+        let closed = self.connections.ended_early > 0 && !allowed(Flaw::Closed);
         let failed = self.errors.keys().any(|cause| !(cause == NO_REPLY && allowed(Flaw::Lost)));
-        flawed || failed
+        !integrity.is_whole() || closed || failed
     }
 }
 

@@ -183,7 +183,9 @@ pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
         let codes = by_code(&stalled.closed_by_code);
         let read = match record.config.trickle_bytes_per_s {
             None => "nothing".to_owned(),
-            Some(rate) => format!("at most {}/s, {} in all", bytes(rate as f64), bytes(stalled.bytes as f64)),
+            Some(rate) => {
+                format!("about {}/s each, {} in all", bytes(rate as f64), bytes(stalled.bytes as f64))
+            }
         };
         writeln!(out, "slow       {} subscribers read {read}; closed: {codes}", count(stalled.count))?;
     }
