@@ -18,6 +18,11 @@ use planted::{Fault, Server};
 /// What a quantile may be off by on a machine that has other things to do, beyond what is known to have been late.
 const SLACK_MS: f64 = 15.0;
 
+/// Makes a fault of each so many-th message.
+type Plant = fn(u64) -> Fault;
+/// Whether a message is what it is to be.
+type Check<'a> = &'a dyn Fn(&Message) -> bool;
+
 /// A finished run: its exit code, its record, and all that it printed.
 struct Run {
     code: Option<i32>,
@@ -78,7 +83,7 @@ fn only(counts: &[(&str, u64)], run: &Run) -> BTreeMap<String, u64> {
 
 /// Plants a fault in each so many-th message of a closed loop, of an open loop and of a broadcast, and compares what is
 /// found with what the server did, and that with what follows from the rate.
-fn each_is_counted(fault: fn(u64) -> Fault, name: &str) {
+fn each_is_counted(fault: Plant, name: &str) {
     let closed = ["-c", "3", "--depth", "8", "-d", "1s", "--message-bytes", "20..300", "--kind", "binary"];
     let open = ["-c", "3", "--rate", "3000", "-d", "2100ms"];
     let broadcast = ["--mode", "broadcast", "-c", "4", "--rate", "500", "-d", "1050ms"];
@@ -237,7 +242,7 @@ fn a_faithful_server_is_found_faithful_whatever_messages_are_made_of() {
     let is_wide = |message: &Message| !message.to_text().expect("text").is_ascii();
     let joined = |message: &Message| message.to_text().expect("text").contains('\u{200d}');
     let any = |_: &Message| true;
-    let checks: [(&[&str], &dyn Fn(&Message) -> bool); 6] = [
+    let checks: [(&[&str], Check<'_>); 6] = [
         (&["--text", "ascii", "--message-bytes", "12"], &|message| !is_wide(message)),
         (&["--text", "mixed", "--message-bytes", "zipf:40..5000"], &is_wide),
         (&["--text", "emoji", "--message-bytes", "64..700"], &is_wide),
@@ -308,7 +313,7 @@ fn lines_of_a_file_are_sent_in_their_order_and_compared_whole() {
 
 #[test]
 fn messages_too_short_for_a_name_are_known_by_their_neighbours() {
-    let planting: [(fn(u64) -> Fault, &str); 3] =
+    let planting: [(Plant, &str); 3] =
         [(Fault::Drop, "lost"), (Fault::Duplicate, "duplicated"), (Fault::Swap, "reordered")];
     for (fault, name) in planting {
         let server = Server::start(fault(50));
