@@ -5,6 +5,7 @@
 //! [`Outcome`] for each, with its [`Record`](record::Record). In an open loop latency counts from when a
 //! message should have left, so a server (or a generator) that stalls is not spared; the generator watches its
 //! own lateness and says when it was itself the bottleneck. Every message is checked against what was sent.
+//! [`conduct()`] makes many runs of a plan: a search for the highest rate, or repetitions in turn with another target.
 //!
 //! It never has protocol code of its own, never allocates per message, and never prints but in
 //! [`show`] and [`tables`].

@@ -250,11 +250,11 @@ impl Metric {
         match self.source {
             Source::At(["messages_per_s"]) => Some(count("messages")? / duration_s),
             Source::At(["bytes_per_s"]) => Some(count("bytes")? / duration_s),
-            Source::Of([distribution], member) if count("messages")? > 0.0 => {
-                let own =
-                    || (*distribution == "response_ns").then(|| count(&format!("{member}_ns"))).flatten();
-                interval.get(distribution).and_then(|nested| nested.get(member)?.as_f64()).or_else(own)
-            }
+            Source::Of([distribution], member) if count("messages")? > 0.0 => match *distribution {
+                "response_ns" => count(&format!("{member}_ns")),
+                "service_ns" => count(&format!("service_{member}_ns")),
+                _ => None,
+            },
             _ => None,
         }
     }
@@ -287,7 +287,7 @@ impl FromStr for Metric {
                 });
             }
         }
-        Err(format!("there is no metric `{word}`: expected one of {METRICS}"))
+        Err(format!("there is no metric `{word}`: expected one of {METRICS}; such as p99.9<5ms"))
     }
 }
 
@@ -632,7 +632,7 @@ mod tests {
     #[test]
     fn intervals_tell_throughput_and_response_times() {
         let interval = json!({"duration_s": 2.0, "messages": 100, "bytes": 6_400, "p50_ns": 10, "p99_ns": 90,
-            "service_ns": {"p99": 80}});
+            "service_p99_ns": 80});
         let of = |name: &str, interval: &Value| name.parse::<Metric>().expect(name).of_interval(interval);
         assert_eq!(of("messages_per_s", &interval), Some(50.0));
         assert_eq!(of("bytes_per_s", &interval), Some(3_200.0));
