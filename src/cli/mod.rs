@@ -105,7 +105,7 @@ enum Command {
     /// Run the server: /echo, /broadcast/{topic}, and a page on / that tries them
     Serve(serve::Args),
     /// Measure a server: latency, throughput and integrity under a load of its own
-    Bench(bench::Args),
+    Bench(Box<bench::Args>),
     /// Compare results of `bench --json`: better, worse, the same or undecided, with intervals
     Compare(compare::Args),
     /// Talk to a server: at a terminal, or by pipes
@@ -148,7 +148,7 @@ where
         Command::Serve(arguments) => serve::run(arguments),
         Command::Bench(arguments) => {
             let typed = matches.subcommand_matches("bench");
-            Ok(bench::run(arguments, typed.unwrap_or(&matches)))
+            Ok(bench::run(*arguments, typed.unwrap_or(&matches)))
         }
         Command::Compare(arguments) => compare::run(arguments),
         Command::Connect(arguments) => connect::run(arguments),
