@@ -70,8 +70,8 @@ impl Lines {
     /// Reads a file.
     ///
     /// # Errors
-    /// Says in a few words what is wrong with it: it cannot be read, has more than [`FILE_BYTES_MAX`] bytes or
-    /// [`LINES_MAX`] lines, or a line is not what `style` asks for, UTF-8 or JSON.
+    /// Says in a few words what is wrong with it: it cannot be read, has more than 64 MiB or 1,048,576 lines, or a line is
+    /// not what `style` asks for, UTF-8 or JSON.
     pub fn read(path: &Path, style: Style) -> Result<Lines, String> {
         let mut bytes = Vec::new();
         File::open(path)
