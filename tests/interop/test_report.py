@@ -126,6 +126,11 @@ class InTheBrowser(Measured):
                 cls.asked.append(self.path)
                 super().do_GET()
 
+            def end_headers(self):
+                # A page out of the browser's cache would ask for nothing at all.
+                self.send_header("Cache-Control", "no-store")
+                super().end_headers()
+
         pages = http.server.ThreadingHTTPServer(
             ("127.0.0.1", 0), functools.partial(Pages, directory=cls.directory)
         )
