@@ -2,10 +2,12 @@
 
 #[path = "support/peer.rs"]
 mod peer;
+#[path = "support/program.rs"]
+mod program;
 
 use std::io::{BufRead as _, BufReader};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::process::{Child, Command, Output, Stdio};
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,20 +18,9 @@ use echoring::load::{
 use serde_json::Value;
 
 use peer::{Fault, Peer, Planted};
-
-/// A finished `bench`.
-struct Run {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
+use program::{Run, Serve};
 
 impl Run {
-    /// The JSON that `--json -` printed.
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self}"))
-    }
-
     /// The only run's record.
     fn record(&self) -> Value {
         let mut json = self.json();
@@ -39,25 +30,9 @@ impl Run {
     }
 }
 
-impl std::fmt::Display for Run {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "exit code {:?}\n{}\n{}", self.code, self.stdout, self.stderr)
-    }
-}
-
-impl From<Output> for Run {
-    fn from(output: Output) -> Run {
-        Run {
-            code: output.status.code(),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
-    }
-}
-
 fn command(flags: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_echoring"));
-    command.arg("bench").args(flags).stdin(Stdio::null());
+    let mut command = program::command(&["bench"]);
+    command.args(flags);
     command
 }
 
@@ -224,7 +199,7 @@ fn each_planted_fault_among_several_publishers_is_counted_exactly_once() {
 
 #[test]
 fn two_shards_show_four_publishers_in_one_order_to_all() {
-    let server = Serve::start("2");
+    let server = Serve::start(&["--shards", "2"]);
     let url = server.url();
     for pace in [["--depth", "8"], ["--rate", "4000"]] {
         let flags = [url.as_str(), "--mode", "broadcast", "-c", "54", "--publishers", "4", "--threads", "2"];
@@ -241,7 +216,7 @@ fn two_shards_show_four_publishers_in_one_order_to_all() {
 
 #[test]
 fn those_who_stop_reading_are_told_apart_and_the_others_miss_nothing() {
-    let server = Serve::start("1");
+    let server = Serve::start(&["--shards", "1"]);
     let url = server.url();
     // More than the kernel keeps for a connection, many times over.
     let flags = [url.as_str(), "--mode", "broadcast", "-c", "21", "--stalled", "5", "--rate", "200"];
@@ -280,7 +255,7 @@ fn those_who_stop_reading_and_lag_little_are_let_be() {
 
 #[test]
 fn those_who_trickle_read_at_their_rate_and_the_others_miss_nothing() {
-    let server = Serve::start("1");
+    let server = Serve::start(&["--shards", "1"]);
     let url = server.url();
     const RATE: u64 = 128 * 1024;
     // Five times what they take, and yet too little for the server to find them slow.
@@ -533,7 +508,7 @@ fn a_server_that_does_not_compress_is_measured_plainly_and_said_so_loudly() {
 
 #[test]
 fn a_conductor_that_comes_late_does_not_move_the_servers_cpu_time() {
-    let server = Serve::start("1");
+    let server = Serve::start(&["--shards", "1"]);
     let before_ns = server.cpu_ns();
     // Held up from before the measured time begins until long after all is over.
     let held_up = Duration::from_millis(1_200);
@@ -556,33 +531,7 @@ fn a_conductor_that_comes_late_does_not_move_the_servers_cpu_time() {
     assert!((found.cpu_share.expect("sampled") / share - 1.0).abs() < 1e-6, "{share}: {found:?}");
 }
 
-/// `echoring serve` in a process of its own.
-struct Serve {
-    process: Child,
-    address: SocketAddr,
-}
-
 impl Serve {
-    fn start(shards: &str) -> Serve {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_echoring"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--admin", "off", "--shards", shards])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the binary runs");
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
-        let address = line
-            .strip_prefix("listening ws://")
-            .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
-            .unwrap_or_else(|| panic!("no address in {line:?}"));
-        Serve { process, address }
-    }
-
-    fn url(&self) -> String {
-        format!("ws://{}", self.address)
-    }
-
     /// What all its threads have spent, as the kernel's CPU clock of the process says.
     fn cpu_ns(&self) -> u64 {
         let pid = nix::unistd::Pid::from_raw(self.process.id() as i32);
@@ -632,14 +581,6 @@ impl Serve {
         let plan = Plan { target, workloads: vec![workload], means };
         let mut outcomes = load::run(plan, &mut |moment| look(moment.stage)).expect("it can be reached");
         outcomes.remove(0).record
-    }
-}
-
-impl Drop for Serve {
-    fn drop(&mut self) {
-        // It is ours, and gone when this returns.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 

@@ -4,51 +4,23 @@
 #[path = "support/peer.rs"]
 #[allow(dead_code, reason = "few of the faults are planted here")]
 mod peer;
+#[path = "support/program.rs"]
+mod program;
 
-use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use peer::{Fault, Peer, Planted};
+use program::{Run, Serve};
 use serde_json::{Value, json};
 
 /// What the slow server takes for a message.
 const SERVICE_TIME: Duration = Duration::from_millis(2);
 
-struct Run {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-impl Run {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self}"))
-    }
-}
-
-impl std::fmt::Display for Run {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "exit code {:?}\n{}\n{}", self.code, self.stdout, self.stderr)
-    }
-}
-
-impl From<Output> for Run {
-    fn from(output: Output) -> Run {
-        Run {
-            code: output.status.code(),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
-    }
-}
-
 fn echoring(words: &[&str]) -> Run {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_echoring"));
-    command.args(words).stdin(Stdio::null()).output().expect("the binary runs").into()
+    program::command(words).output().expect("the binary runs").into()
 }
 
 /// A short `bench` with its results as JSON.
@@ -87,34 +59,6 @@ fn slow_server() -> SocketAddr {
         }
     });
     address
-}
-
-/// `echoring serve` in a process of its own.
-struct Serve {
-    process: Child,
-    url: String,
-}
-
-impl Serve {
-    fn start() -> Serve {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_echoring"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--admin", "off", "--shards", "1", "--log", "off"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the binary runs");
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
-        let url = line.split_whitespace().nth(1).expect("a URL").to_owned();
-        Serve { process, url }
-    }
-}
-
-impl Drop for Serve {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 /// A file of this process that is gone when it goes out of scope.
@@ -192,8 +136,9 @@ fn what_a_run_turns_out_not_to_know_fails_its_threshold() {
 #[test]
 fn a_missed_threshold_goes_before_a_late_generator() {
     // More than a thread can send in any build: it comes late to its own schedule.
-    let server = Serve::start();
-    let late = [server.url.as_str(), "--rate", "50000000", "-d", "200ms", "--threads", "1"];
+    let server = Serve::start(&["--shards", "1", "--log", "off"]);
+    let server_url = server.url();
+    let late = [server_url.as_str(), "--rate", "50000000", "-d", "200ms", "--threads", "1"];
     let run = bench(&late);
     assert_eq!(run.code, Some(4), "{run}");
     let run = bench(&[&late[..], &["--fail-if", "unsent>=0"]].concat());
@@ -280,10 +225,11 @@ fn repetitions_tell_how_far_they_lie_apart() {
 
 /// A fast and a slow server measured in turn, in six pairs.
 fn in_turn() -> Run {
-    let (fast, slow) = (Serve::start(), slow_server());
+    let (fast, slow) = (Serve::start(&["--shards", "1", "--log", "off"]), slow_server());
     let pid = fast.process.id().to_string();
     let slow = format!("ws://{slow}");
-    let words = [fast.url.as_str(), "--against", &slow, "--repeat", "6", "--server-pid", &pid];
+    let fast_url = fast.url();
+    let words = [fast_url.as_str(), "--against", &slow, "--repeat", "6", "--server-pid", &pid];
     bench(&[&words[..], &["-c", "2", "-d", "150ms", "--warmup", "50ms"]].concat())
 }
 
@@ -381,10 +327,10 @@ fn files_are_compared_with_one_another_unless_other_loads_are_in_them() {
 
 #[test]
 fn what_cannot_be_reached_any_more_leaves_the_runs_before_it() {
-    let fast = Serve::start();
+    let fast = Serve::start(&["--shards", "1", "--log", "off"]);
     let free = TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
     let nobody = format!("ws://{}", free.expect("a free port"));
-    let run = bench(&[&fast.url, "--against", &nobody, "--repeat", "2"]);
+    let run = bench(&[&fast.url(), "--against", &nobody, "--repeat", "2"]);
     assert_eq!(run.code, Some(3), "{run}");
     assert!(last_line(&run.stderr).contains("no connection to"), "{run}");
 }
