@@ -6,10 +6,11 @@ mod messages;
 mod outputs;
 mod pace;
 mod scenario;
+mod target;
 mod verdicts;
 mod words;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -18,20 +19,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::ArgMatches;
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use self::target::{Place, resolve, start_server};
 use self::words::{Arrivals, Compression, Cpus, Driver, Mode, Sources, Switch};
 use super::{Failure, environment, values};
 use crate::load::objective::Objective;
 use crate::load::search::{START_DEFAULT, STEP_TIME_DEFAULT};
-use crate::load::{
-    self, Embedded, Means, Pace, Plan, Refused, Results, Rival, Scheme, Sight, Target, Workload, show,
-};
-use crate::protocol::url::Url;
-use crate::server::{self, ListenAddress, Server};
-use crate::tls::{self, Trust};
+use crate::load::{self, Means, Pace, Plan, Results, Rival, Scheme, Sight, Target, Workload, show};
+use crate::tls::Trust;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -330,27 +326,6 @@ impl Args {
     }
 }
 
-/// A URL's server, looked up.
-struct Place {
-    text: String,
-    address: SocketAddr,
-    authority: String,
-    path: Option<String>,
-    security: Option<(Arc<ClientConfig>, ServerName<'static>)>,
-}
-
-impl From<Place> for Target {
-    fn from(place: Place) -> Target {
-        Target::Url {
-            text: place.text,
-            address: place.address,
-            authority: place.authority,
-            path: place.path,
-            security: place.security,
-        }
-    }
-}
-
 fn check_pid(flag: &str, pid: Option<u32>) -> Result<(), Failure> {
     match pid {
         Some(pid) if !PathBuf::from(format!("/proc/{pid}")).exists() => {
@@ -358,66 +333,6 @@ fn check_pid(flag: &str, pid: Option<u32>) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
-}
-
-fn resolve(text: &str, trust: &Trust) -> Result<Place, Failure> {
-    let url = Url::parse(text).map_err(|wrong| usage("URL", &wrong.to_string()))?;
-    let security = if url.secure { Some(secure(&url.host, trust)?) } else { None };
-    let address = (url.host.as_str(), url.port)
-        .to_socket_addrs()
-        .ok()
-        .and_then(|mut addresses| addresses.next())
-        .ok_or_else(|| {
-            Failure::Environment(format!("{} cannot be resolved: check the URL's host", url.host))
-        })?;
-    let authority = url.authority();
-    // A URL that ends behind its port leaves the path to the mode; one that says `/` means it.
-    let has_path = text.split_once("://").is_some_and(|(_, rest)| rest.contains(['/', '?']));
-    Ok(Place { text: text.to_owned(), address, authority, path: has_path.then_some(url.path), security })
-}
-
-/// What `wss://` takes besides: whom to believe, and whose certificate it has to be.
-fn secure(host: &str, trust: &Trust) -> Result<(Arc<ClientConfig>, ServerName<'static>), Failure> {
-    let name = ServerName::try_from(host.to_owned())
-        .map_err(|_| usage("URL", "no certificate can be for that host: give a name or an address"))?;
-    let config = tls::client_config(trust).map_err(|error| Failure::Environment(error.to_string()))?;
-    Ok((config, name))
-}
-
-/// Starts the server that is measured when no URL is given: one shard for each of `cpus`, echo and broadcast
-/// on a free port.
-fn start_server(
-    cpus: &[usize],
-    driver: Driver,
-    message_bytes: usize,
-    compress: &load::Compress,
-) -> Result<Embedded, Refused> {
-    let defaults = server::Config::default();
-    let config = server::Config {
-        listen: vec![ListenAddress::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))],
-        shards: Some(cpus.len().max(1)),
-        cpus: cpus.to_vec(),
-        driver: match driver {
-            Driver::Auto => server::DriverChoice::Auto,
-            Driver::Uring => server::DriverChoice::Uring,
-            Driver::Epoll => server::DriverChoice::Epoll,
-        },
-        compression: compress.compression,
-        compression_bytes: compress.context_bytes,
-        message_bytes_max: defaults.message_bytes_max.max(message_bytes as u64),
-        ..defaults
-    };
-    let server = Server::start(config).map_err(|error| Refused(format!("the embedded server: {error}")))?;
-    let Some(&ListenAddress::Tcp(address)) = server.addresses().first() else {
-        return Err(Refused("the embedded server has no address".to_owned()));
-    };
-    let stop = move || {
-        server.handle().stop();
-        if let Err(error) = server.join() {
-            tracing::warn!(%error, "the embedded server ended badly");
-        }
-    };
-    Ok(Embedded { address, stop: Box::new(stop) })
 }
 
 fn random_seed() -> u64 {
@@ -493,251 +408,4 @@ fn measure(runs: Vec<Args>) -> Result<ExitCode, Failure> {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::Parser as _;
-
-    use super::*;
-
-    #[derive(Debug, clap::Parser)]
-    struct Bench {
-        #[command(flatten)]
-        args: Args,
-    }
-
-    const URL: &str = "ws://127.0.0.1:9001";
-
-    fn plan(words: &[&str]) -> Result<Plan, String> {
-        job(words).map(|job| job.plan)
-    }
-
-    fn job(words: &[&str]) -> Result<Job, String> {
-        let words = std::iter::once("bench").chain(words.iter().copied());
-        let args = Bench::try_parse_from(words).map_err(|error| error.to_string())?.args;
-        match args.validate(Arc::default(), 20_000) {
-            Ok(job) => Ok(job),
-            Err(Failure::Usage(line) | Failure::Environment(line)) => Err(line),
-        }
-    }
-
-    #[test]
-    fn without_a_url_two_runs_are_made_on_an_embedded_server() {
-        let plan = plan(&[]).expect("all flags have defaults");
-        assert!(matches!(plan.target, Target::Embedded(_)));
-        let modes: Vec<load::Mode> = plan.workloads.iter().map(|load| load.mode).collect();
-        assert_eq!(modes, [load::Mode::Echo, load::Mode::Broadcast]);
-        let (mine, other) = (&plan.means.cpus, &plan.means.server_cpus);
-        assert!(!mine.iter().any(|cpu| other.contains(cpu)), "{mine:?} {other:?}");
-    }
-
-    #[test]
-    fn with_a_url_the_mode_is_echo_unless_said() {
-        let echo = plan(&[URL]).expect("a URL is enough");
-        assert_eq!(echo.workloads.len(), 1);
-        assert_eq!(echo.workloads[0].mode, load::Mode::Echo);
-        assert_eq!(echo.workloads[0].pace, Pace::Depth(1));
-        let flags = [URL, "--mode", "broadcast", "-c", "20", "--topics", "3", "--rate", "500"];
-        let broadcast = &plan(&flags).expect("these agree").workloads[0];
-        assert_eq!((broadcast.publishers, broadcast.topics, broadcast.stalled), (3, 3, 0));
-        assert_eq!((broadcast.pace, broadcast.arrivals), (Pace::Rate(500), load::Arrivals::Even));
-        let flags =
-            [URL, "--mode", "broadcast", "-c", "20", "--slow", "5", "--rate", "9", "--arrivals", "poisson"];
-        let stalling = &plan(&flags).expect("these agree").workloads[0];
-        assert_eq!((stalling.stalled, stalling.arrivals), (5, load::Arrivals::Poisson));
-    }
-
-    #[test]
-    fn compression_is_offered_by_all_runs_in_the_words_that_were_typed() {
-        assert_eq!(plan(&[URL]).expect("valid").workloads[0].compress, load::Compress::off());
-        let words = "server_max_window_bits=10; memory=4MiB";
-        for load in plan(&["--compress", words]).expect("valid").workloads {
-            assert_eq!((load.compress.words.as_str(), load.compress.context_bytes), (words, 4 << 20));
-            let offered = load.compress.compression.expect("not off").preferences;
-            assert_eq!((offered.server.window_bits, offered.client.window_bits), (10, 15));
-        }
-    }
-
-    #[test]
-    fn the_default_size_fits_what_a_message_has_to_tell() {
-        for kind in ["text", "binary", "json"] {
-            let flags = ["--kind", kind, "-c", "10"];
-            for load in plan(&flags).expect("the default size fits").workloads {
-                assert!(load.message_bytes.0 >= load::least_bytes(load.style, load.mode));
-            }
-        }
-    }
-
-    #[test]
-    fn messages_are_what_their_flags_say() {
-        let load =
-            |flags: &[&str]| plan(&[&[URL][..], flags].concat()).expect("these agree").workloads.remove(0);
-        let plain = load(&[]);
-        assert_eq!((plain.style, plain.spread, plain.lines), (load::Style::Text, load::Spread::Even, None));
-        assert_eq!((plain.message_bytes, plain.allow), ((64, 64), vec![]));
-        let emoji = load(&["--text", "emoji", "--message-bytes", "zipf:16..4096"]);
-        assert_eq!((emoji.style, emoji.spread), (load::Style::Emoji, load::Spread::Zipf));
-        assert_eq!(emoji.message_bytes, (16, 4_096));
-        let lines = load(&["--payload-file", "Cargo.toml"]).lines.expect("of a file");
-        assert_eq!(lines.name(), "Cargo.toml");
-        assert!(lines.count() > 10 && lines.bytes().0 == 0, "a blank line is an empty message");
-        let allowing = load(&["--allow", "closed,lost"]).allow;
-        assert_eq!(allowing, [load::Flaw::Lost, load::Flaw::Closed]);
-        let broadcast = ["--mode", "broadcast", "-c", "1001"];
-        let slow = |flags: &[&str]| {
-            let load = load(&[&broadcast[..], flags].concat());
-            (load.stalled, load.trickle)
-        };
-        assert_eq!(slow(&[]), (0, None));
-        assert_eq!(slow(&["--stalled", "7"]), (7, None));
-        assert_eq!(slow(&["--slow", "1%"]), (10, None));
-        assert_eq!(slow(&["--slow", "1%", "--slow-how", "stop"]), (10, None));
-        assert_eq!(slow(&["--slow", "2", "--slow-how", "trickle"]), (2, Some(16 * 1_024)));
-        let trickle = ["--slow", "2", "--slow-how", "trickle", "--trickle", "1KiB/s"];
-        assert_eq!(slow(&trickle), (2, Some(1_024)));
-    }
-
-    #[test]
-    fn a_wrong_argument_is_explained_in_one_line_that_names_it() {
-        for (words, named) in [
-            (&["http://127.0.0.1"][..], "URL"),
-            (&["wss://no_such host"], "URL"),
-            (&["wss://127.0.0.1", "--ca-file", "/nowhere/ca.pem"], "/nowhere/ca.pem"),
-            (&["wss://127.0.0.1", "--ca-file", "x", "--insecure"], "--insecure"),
-            (&[URL, "--insecure"], "--insecure"),
-            (&["--ca-file", "x"], "--ca-file"),
-            (&[URL, "--depth", "0"], "--depth"),
-            (&[URL, "--rate", "0"], "--rate"),
-            (&[URL, "--depth", "2", "--rate", "5"], "--rate"),
-            (&[URL, "-c", "0"], "--connections"),
-            (&[URL, "-d", "0s"], "--duration"),
-            (&[URL, "-d", "25h"], "--duration"),
-            (&[URL, "-d", "5"], "--duration"),
-            (&[URL, "--message-bytes", "9..3"], "--message-bytes"),
-            (&[URL, "--message-bytes", "many"], "--message-bytes"),
-            (&[URL, "--kind", "json", "--message-bytes", "33"], "--message-bytes"),
-            (&[URL, "--mode", "broadcast", "--message-bytes", "16"], "--message-bytes"),
-            (&[URL, "--publishers", "2"], "--publishers"),
-            (&[URL, "--topics", "2"], "--topics"),
-            (&[URL, "--stalled", "2"], "--slow"),
-            (&[URL, "--slow", "1%"], "--slow"),
-            (&[URL, "--mode", "broadcast", "-c", "10", "--slow", "9"], "--slow"),
-            (&[URL, "--mode", "broadcast", "-c", "10", "--slow", "100%"], "--slow"),
-            (&[URL, "--mode", "broadcast", "--slow", "101%"], "--slow"),
-            (&[URL, "--mode", "broadcast", "--slow-how", "trickle"], "--slow-how"),
-            (&[URL, "--mode", "broadcast", "--slow", "2", "--slow-how", "often"], "--slow-how"),
-            (&[URL, "--mode", "broadcast", "--slow", "2", "--trickle", "1KiB/s"], "--trickle"),
-            (&[URL, "--mode", "broadcast", "--slow", "2", "--trickle", "0/s"], "--trickle"),
-            (&[URL, "--trickle", "1KiB/s"], "--trickle"),
-            (&[URL, "--message-bytes", "zipf:64"], "--message-bytes"),
-            (&[URL, "--message-bytes", "zipf:64..16"], "--message-bytes"),
-            (&[URL, "--text", "latin"], "--text"),
-            (&[URL, "--kind", "binary", "--text", "emoji"], "--text"),
-            (&[URL, "--payload-file", "/nowhere/lines"], "/nowhere/lines"),
-            (&[URL, "--payload-file", "/dev/null"], "--payload-file"),
-            (&[URL, "--payload-file", "/dev/zero", "--kind", "binary"], "--payload-file"),
-            (&[URL, "--payload-file", "Cargo.toml", "--kind", "json"], "--payload-file"),
-            (&[URL, "--payload-file", "Cargo.toml", "--message-bytes", "64"], "--message-bytes"),
-            (&[URL, "--payload-file", "Cargo.toml", "--text", "mixed"], "--text"),
-            (&[URL, "--payload-file", "Cargo.toml", "--mode", "broadcast"], "--payload-file"),
-            (&[URL, "--allow", "lost,broken"], "--allow"),
-            (&[URL, "--allow", ""], "--allow"),
-            (&[URL, "--arrivals", "poisson"], "--rate"),
-            (&[URL, "--rate", "9", "--arrivals", "often"], "--arrivals"),
-            (&["ws://127.0.0.1:1/one", "--mode", "broadcast", "--topics", "2"], "--topics"),
-            (&[URL, "--threads", "0"], "--threads"),
-            (&[URL, "--cpus", "1023"], "--cpus"),
-            (&[URL, "--source-addr", "127.0.0.9-127.0.0.2"], "--source-addr"),
-            (&[URL, "--source-addr", "::1"], "--source-addr"),
-            (&[URL, "--compress", "maybe"], "--compress"),
-            (&[URL, "--compress", "level=11"], "--compress"),
-            (&[URL, "--server-pid", "4194999"], "--server-pid"),
-            (&["--server-pid", "1"], "URL"),
-            (&[URL, "--json", "/nowhere/to/be/found.json"], "--json"),
-            (&[URL, "--hgrm", "/nowhere/to/be/found.hgrm"], "--hgrm"),
-            (&[URL, "--hlog", "/nowhere/to/be/found.hlog"], "--hlog"),
-            (&[URL, "--csv", "/nowhere/to/be/found.csv"], "--csv"),
-            (&[URL, "--csv", ".."], "--csv run.txt"),
-            (&[URL, "--prometheus", "9464"], "--prometheus"),
-            (&[URL, "--mode", "connect"], "--mode"),
-            (&[URL, "--find-max", "x"], "--find-max"),
-            (&[URL, "--find-max", "p99<2"], "ns, us, ms or s"),
-            (&[URL, "--find-max", "p99>2ms"], "--find-max 'p99<2ms'"),
-            (&[URL, "--find-max", "max_rate>5"], "--find-max"),
-            (&[URL, "--find-max", "p99<2ms", "--depth", "2"], "--depth"),
-            (&[URL, "--find-max", "p99<2ms", "--repeat", "3"], "--repeat 10"),
-            (&[URL, "--find-max", "p99<2ms", "--precision", "0.1%"], "0.5% to 50%"),
-            (&[URL, "--find-max", "p99<2ms", "--precision", "some"], "--precision"),
-            (&[URL, "--find-max", "last.p99<2ms"], "--mode broadcast"),
-            (&["--find-max", "last.p99<2ms"], "--find-max"),
-            (&[URL, "--precision", "5%"], "--find-max"),
-            (&[URL, "--fail-if", "p95>2ms"], "no metric `p95`"),
-            (&[URL, "--fail-if", "lost"], "--fail-if"),
-            (&[URL, "--fail-if", "reach<1"], "--mode broadcast"),
-            (&[URL, "--fail-if", "cpu_per_message>5us"], "--server-pid 4711"),
-            (
-                &[URL, "--repeat", "9", "--against", URL, "--fail-if", "cpu_per_message>5us"],
-                "--server-pid 4711",
-            ),
-            (&[URL, "--fail-if", "lateness.p99>1ms"], "--rate 5000"),
-            (&[URL, "--fail-if", "max_rate<5k"], "--find-max 'p99<2ms'"),
-            (&[URL, "--repeat", "1"], "--repeat 10"),
-            (&[URL, "--repeat", "0"], "--repeat 10"),
-            (&[URL, "--against", URL], "--repeat 10"),
-            (&["--repeat", "3", "--against", URL], "--against ws://"),
-            (&[URL, "--against-pid", "1"], "--against ws://"),
-            (&[URL, "--repeat", "2", "--against", URL, "--against-pid", "4194999"], "4194999"),
-            (&[URL, "--repeat", "2", "--against", "http://x"], "--against"),
-            (&[URL, "--find-max", "p99.9<2ms", "--rate", "50"], "--rate 84"),
-            (
-                &[
-                    URL,
-                    "--mode",
-                    "broadcast",
-                    "--topics",
-                    "2",
-                    "--repeat",
-                    "2",
-                    "--against",
-                    "ws://127.0.0.1:1/x",
-                ],
-                "--against",
-            ),
-        ] {
-            let line = plan(words).map(|_| ()).expect_err("these are wrong");
-            assert!(line.contains(named), "{words:?}: {line}");
-        }
-    }
-
-    #[test]
-    fn a_search_begins_at_the_rate_and_repetitions_take_a_rival() {
-        let searching = job(&[URL, "--find-max", "p99<2ms && lost==0"]).expect("valid");
-        assert_eq!(searching.plan.workloads[0].pace, Pace::Rate(START_DEFAULT));
-        assert_eq!(searching.plan.workloads[0].duration, STEP_TIME_DEFAULT);
-        let Scheme::Search(terms) = searching.scheme else { panic!("a search") };
-        assert_eq!((terms.start, terms.precision), (START_DEFAULT, 0.05));
-        let words = [URL, "--find-max", "p99<2ms", "--rate", "9000", "--precision", "2%", "-d", "3s"];
-        let searching = job(&words).expect("valid");
-        assert_eq!(searching.plan.workloads[0].duration, Duration::from_secs(3));
-        let Scheme::Search(terms) = searching.scheme else { panic!("a search") };
-        assert_eq!((terms.start, terms.precision), (9_000, 0.02));
-
-        let own = std::process::id().to_string();
-        let words = [URL, "--repeat", "4", "--against", "ws://127.0.0.1:9/x", "--against-pid", &own];
-        let Scheme::Repeat { times, against: Some(rival) } = job(&words).expect("valid").scheme else {
-            panic!("repetitions with a rival")
-        };
-        assert_eq!((times, rival.server_pid), (4, Some(std::process::id())));
-        assert!(matches!(rival.target, Target::Url { path: Some(path), .. } if path == "/x"));
-        assert!(matches!(job(&[URL]).expect("valid").scheme, Scheme::Once));
-        let both = ["--fail-if", "last.p99>5ms", "--fail-if", "cpu_per_message>1ms"];
-        assert_eq!(job(&both).expect("broadcast and the embedded server have these").fail_if.len(), 2);
-    }
-
-    #[test]
-    fn the_path_of_the_url_is_kept_only_when_it_is_there() {
-        let path = |text| resolve(text, &Trust::Insecure).map(|place| place.path).map_err(|_| ());
-        assert_eq!(path("ws://127.0.0.1:1"), Ok(None));
-        assert_eq!(path("wss://127.0.0.1:1"), Ok(None));
-        assert_eq!(path("ws://127.0.0.1:1/"), Ok(Some("/".to_owned())));
-        assert_eq!(path("ws://127.0.0.1:1/a?b=c"), Ok(Some("/a?b=c".to_owned())));
-    }
-}
+mod tests;

@@ -6,39 +6,34 @@
 //! turn leaves with that turn's one send per connection. Times are those of the turn.
 
 use std::collections::VecDeque;
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
-use super::allow::NO_REPLY;
 use super::host;
 use super::live::Teller;
 use super::meter::Sample;
-use super::payload::Id;
-use super::plan::{Mode, Pace, Workload};
+use super::plan::Mode;
 use super::schedule::{Cursor, Schedule};
 use super::shared::{News, Shared};
 use super::tally::{Tally, Window};
-use super::track::Times;
-use crate::connection::{Cause, Chunk, Closed};
+use crate::connection::{Chunk, Closed};
 use crate::driver::{Driver, Token};
 use crate::limits::{MILLISECOND, Nanos, SECOND};
 use crate::protocol::CloseCode;
 use crate::protocol::handshake::{Refusal, Request, Response, Upgrade};
-use crate::shard::{Answer, Application, Context, Disposition, Lane, Link};
+use crate::shard::{Answer, Application, Context, Disposition, Link};
 
 mod broadcast;
 mod causes;
 mod connection;
 mod echo;
+mod opening;
+mod sending;
 mod slow;
 
 use connection::{Connection, Flow, State};
 
-/// Handshakes under way at once on one thread: well below any listen backlog.
-const HANDSHAKES_MAX: usize = 128;
 /// How long what is still under way is awaited after the end. What has not arrived then is lost.
 pub const DRAIN_TIME: Nanos = 5 * SECOND;
 /// A closed loop that has heard nothing for so long sends again.
@@ -184,47 +179,6 @@ impl Client {
         }
     }
 
-    fn dial<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
-        if self.shared.is_stopped() {
-            for _ in self.next_dial..self.connections.len() {
-                self.shared.settled(cx.now());
-            }
-            self.next_dial = self.connections.len();
-        }
-        while self.handshakes < HANDSHAKES_MAX && self.next_dial < self.connections.len() {
-            let position = self.next_dial;
-            self.next_dial += 1;
-            if let Err(error) = self.dial_one(cx, position) {
-                self.connections[position].state = State::Gone;
-                self.failed += 1;
-                self.tally.error(&causes::of_error(&error));
-                self.shared.settled(cx.now());
-            }
-        }
-        if self.next_dial == self.connections.len() && self.handshakes == 0 {
-            self.phase = Phase::Ready;
-            self.await_others(cx);
-        }
-    }
-
-    fn dial_one<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, position: usize) -> io::Result<()> {
-        let shared = &self.shared;
-        let number = self.connections[position].number;
-        let source = match shared.sources.as_slice() {
-            [] => None,
-            sources => Some(SocketAddr::new(sources[number as usize % sources.len()], 0)),
-        };
-        if let Some(dial) = cx.dial() {
-            dial.path = shared.load.path(shared.url_path.as_deref(), number);
-        }
-        let token = cx.connect(shared.address, source, true, Peer { position: position as u32 })?;
-        let connection = &mut self.connections[position];
-        connection.token = Some(token);
-        connection.state = State::Dialling;
-        self.handshakes += 1;
-        Ok(())
-    }
-
     fn await_others<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
         let now = cx.now();
         self.wake_by(now + POLL_INTERVAL);
@@ -239,24 +193,7 @@ impl Client {
         self.phase = Phase::Running { stop_at: window.until, cpu_before: None };
         self.note_audiences();
         self.tell(News::Started);
-        match self.shared.load.pace {
-            Pace::Rate(rate) => {
-                let Workload { arrivals, seed, .. } = self.shared.load;
-                let schedule = Schedule::new(start, rate, self.shared.load.senders(), arrivals, seed);
-                self.schedule = Some(schedule);
-                for &at in &self.senders {
-                    let connection = &mut self.connections[at];
-                    connection.intended = schedule.first(connection.number);
-                }
-                let numbers = self.senders.iter().map(|&at| self.connections[at].number).collect();
-                self.cursor = Cursor::new(schedule, numbers);
-            }
-            Pace::Depth(_) => {
-                for at in 0..self.senders.len() {
-                    self.pump_at(cx, self.senders[at], now);
-                }
-            }
-        }
+        self.begin_sending(cx, start);
         self.run(cx);
     }
 
@@ -309,73 +246,6 @@ impl Client {
         self.shared.sample(self.thread, self.tally.received, now)
     }
 
-    /// Sends what is due until `now`.
-    fn walk_schedule<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, now: Nanos) {
-        let Some(mut cursor) = self.cursor.take() else { return };
-        while let Some((sender, intended)) = cursor.due(now) {
-            let position = self.senders[sender];
-            self.tally.late(now, intended);
-            self.connections[position].due += 1;
-            // One whose earlier messages wait is pumped by what frees it.
-            if self.connections[position].held_since.is_none() {
-                self.pump_at(cx, position, now);
-            }
-        }
-        self.wake_by(cursor.next());
-        self.cursor = Some(cursor);
-    }
-
-    /// Tries again what had no room, and publishers that were told their messages are through.
-    fn retry<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, now: Nanos) {
-        let mut held = std::mem::take(&mut self.held);
-        held.retain(|&position| {
-            self.pump_at(cx, position as usize, now);
-            self.connections[position as usize].held_since.is_some()
-        });
-        self.held = held;
-        let mut ready = std::mem::take(&mut self.ready);
-        for position in ready.drain(..) {
-            self.pump_at(cx, position as usize, now);
-        }
-        self.ready = ready;
-        while let Some(&publisher) = self.unposted.front() {
-            let (owner, _) = self.shared.owner(publisher);
-            if cx.post(owner, Lane::Forward, Message::Reached(publisher), &[]).is_err() {
-                break;
-            }
-            self.unposted.pop_front();
-        }
-        if !self.held.is_empty() || !self.unposted.is_empty() {
-            self.wake_by(now + MILLISECOND);
-        }
-    }
-
-    /// In a closed loop a lost message must not end its connection's part in the run.
-    fn stir_silent<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, now: Nanos) {
-        if self.cursor.is_some() {
-            return;
-        }
-        for at in 0..self.senders.len() {
-            let position = self.senders[at];
-            let connection = &mut self.connections[position];
-            let silent = connection.state == State::Open
-                && match &mut connection.flow {
-                    Flow::Echo(awaited) => {
-                        let silent = awaited.oldest().is_some_and(|oldest| oldest.sent + REPLY_TIME <= now);
-                        if silent {
-                            awaited.give_up();
-                        }
-                        silent
-                    }
-                    Flow::Broadcast(broadcast) => broadcast.give_up(now),
-                };
-            if silent {
-                self.tally.error(NO_REPLY);
-                self.pump_at(cx, position, now);
-            }
-        }
-    }
-
     /// Whether nothing of this thread's is under way any more.
     fn is_drained(&self) -> bool {
         self.connections.iter().filter(|connection| connection.state == State::Open).all(|connection| {
@@ -417,58 +287,6 @@ impl Client {
             }
             Flow::Broadcast(_) => self.settle_broadcast(position),
         }
-    }
-
-    // ---- sending ----
-
-    fn pump_at<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, position: usize, now: Nanos) {
-        match self.connections[position].token.and_then(|token| cx.link(token)) {
-            Some(mut link) => self.pump(&mut link, position, now),
-            None => self.connections[position].held_since = None,
-        }
-    }
-
-    /// Sends what the connection may send at `now`.
-    #[inline]
-    fn pump(&mut self, link: &mut Link<'_, Client>, position: usize, now: Nanos) {
-        let Client { shared, connections, phase, schedule, tally, message, held, .. } = self;
-        let connection = &mut connections[position];
-        let Phase::Running { stop_at, .. } = *phase else { return };
-        if connection.state != State::Open || now >= stop_at {
-            connection.held_since = None;
-            return;
-        }
-        while let Some(sequence) = connection.may_send(shared.load.pace) {
-            let intended = match schedule {
-                Some(_) => connection.intended,
-                None => connection.held_since.unwrap_or(now),
-            };
-            let mut id = Id { connection: connection.number, sequence, intended: 0, sent: 0 };
-            if let Flow::Broadcast(_) = connection.flow {
-                (id.intended, id.sent) = (intended, now);
-            }
-            shared.payloads.write(&id, message);
-            if !link.send(shared.payloads.kind(), message) {
-                if connection.held_since.replace(connection.held_since.unwrap_or(now)).is_none() {
-                    held.push(position as u32);
-                }
-                return;
-            }
-            tally.sent += 1;
-            if let Some(schedule) = schedule {
-                connection.intended = schedule.after(connection.number, sequence, intended);
-            }
-            match &mut connection.flow {
-                Flow::Echo(awaited) => awaited.sent(Times { intended, sent: now }),
-                Flow::Broadcast(broadcast) => {
-                    broadcast.published(now);
-                    if let Some(board) = &shared.board {
-                        board.publish(connection.number, sequence);
-                    }
-                }
-            }
-        }
-        connection.held_since = None;
     }
 
     /// Asks for a turn at `at` at the latest.
@@ -522,20 +340,7 @@ impl Application for Client {
         token: Token,
         response: Option<&Response>,
     ) {
-        let Some(position) = cx.peer(token).map(|peer| peer.position as usize) else { return };
-        let connection = &mut self.connections[position];
-        connection.state = State::Open;
-        if let (Flow::Broadcast(broadcast), Some(board)) = (&connection.flow, &self.shared.board)
-            && broadcast.subscribes()
-        {
-            board.joined(broadcast.topic);
-        }
-        self.tally.stalled += u64::from(connection.stalls());
-        self.handshakes -= 1;
-        self.open += 1;
-        self.tally.opened += 1;
-        self.tally.agreed += u64::from(response.is_some_and(|response| response.agreement.is_some()));
-        self.shared.settled(cx.now());
+        self.connection_opened(cx, token, response);
     }
 
     #[inline]
@@ -549,32 +354,7 @@ impl Application for Client {
     }
 
     fn closed<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, _: Token, peer: Peer, closed: &Closed) {
-        let connection = &mut self.connections[peer.position as usize];
-        let before = std::mem::replace(&mut connection.state, State::Gone);
-        connection.token = None;
-        if before == State::Dialling {
-            self.handshakes -= 1;
-            self.failed += 1;
-            self.tally.error(&causes::of_end(&closed.cause, false));
-            return self.shared.settled(cx.now());
-        }
-        self.open -= 1;
-        if let (Flow::Broadcast(broadcast), Some(board)) = (&connection.flow, &self.shared.board)
-            && broadcast.subscribes()
-        {
-            board.left(broadcast.topic);
-        }
-        if connection.stalls() {
-            return self.stalled_ended(closed);
-        }
-        *self.tally.closes.entry(closed.code.0).or_default() += 1;
-        if !matches!(self.phase, Phase::Closing { .. } | Phase::Over) {
-            self.failed += 1;
-            self.tally.ended_early += 1;
-            if !matches!(closed.cause, Cause::Peer | Cause::Local) {
-                self.tally.error(&causes::of_end(&closed.cause, true));
-            }
-        }
+        self.connection_ended(cx, peer, closed);
     }
 
     fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token) {

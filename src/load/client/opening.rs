@@ -1,0 +1,116 @@
+//! How connections come to be, and what becomes of them: dialled few at a time, opened, ended.
+
+use std::io;
+use std::net::SocketAddr;
+
+use super::connection::{Flow, State};
+use super::{Client, Peer, Phase, causes};
+use crate::connection::{Cause, Closed};
+use crate::driver::{Driver, Token};
+use crate::protocol::handshake::Response;
+use crate::shard::Context;
+
+/// Handshakes under way at once on one thread: well below any listen backlog.
+const HANDSHAKES_MAX: usize = 128;
+
+impl Client {
+    /// Dials as many as may be under way at once.
+    pub(super) fn dial<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
+        if self.shared.is_stopped() {
+            for _ in self.next_dial..self.connections.len() {
+                self.shared.settled(cx.now());
+            }
+            self.next_dial = self.connections.len();
+        }
+        while self.handshakes < HANDSHAKES_MAX && self.next_dial < self.connections.len() {
+            let position = self.next_dial;
+            self.next_dial += 1;
+            if let Err(error) = self.dial_one(cx, position) {
+                self.connections[position].state = State::Gone;
+                self.failed += 1;
+                self.tally.error(&causes::of_error(&error));
+                self.shared.settled(cx.now());
+            }
+        }
+        if self.next_dial == self.connections.len() && self.handshakes == 0 {
+            self.phase = Phase::Ready;
+            self.await_others(cx);
+        }
+    }
+
+    fn dial_one<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, position: usize) -> io::Result<()> {
+        let shared = &self.shared;
+        let number = self.connections[position].number;
+        let source = match shared.sources.as_slice() {
+            [] => None,
+            sources => Some(SocketAddr::new(sources[number as usize % sources.len()], 0)),
+        };
+        if let Some(dial) = cx.dial() {
+            dial.path = shared.load.path(shared.url_path.as_deref(), number);
+        }
+        let token = cx.connect(shared.address, source, true, Peer { position: position as u32 })?;
+        let connection = &mut self.connections[position];
+        connection.token = Some(token);
+        connection.state = State::Dialling;
+        self.handshakes += 1;
+        Ok(())
+    }
+
+    /// A handshake succeeded.
+    pub(super) fn connection_opened<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Client>,
+        token: Token,
+        response: Option<&Response>,
+    ) {
+        let Some(position) = cx.peer(token).map(|peer| peer.position as usize) else { return };
+        let connection = &mut self.connections[position];
+        connection.state = State::Open;
+        if let (Flow::Broadcast(broadcast), Some(board)) = (&connection.flow, &self.shared.board)
+            && broadcast.subscribes()
+        {
+            board.joined(broadcast.topic);
+        }
+        self.tally.stalled += u64::from(connection.stalls());
+        self.handshakes -= 1;
+        self.open += 1;
+        self.tally.opened += 1;
+        self.tally.agreed += u64::from(response.is_some_and(|response| response.agreement.is_some()));
+        self.shared.settled(cx.now());
+    }
+
+    /// A handshake failed, or an open connection is over.
+    pub(super) fn connection_ended<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Client>,
+        peer: Peer,
+        closed: &Closed,
+    ) {
+        let connection = &mut self.connections[peer.position as usize];
+        let before = std::mem::replace(&mut connection.state, State::Gone);
+        connection.token = None;
+        if before == State::Dialling {
+            self.handshakes -= 1;
+            self.failed += 1;
+            self.tally.error(&causes::of_end(&closed.cause, false));
+            return self.shared.settled(cx.now());
+        }
+        self.open -= 1;
+        if let (Flow::Broadcast(broadcast), Some(board)) = (&connection.flow, &self.shared.board)
+            && broadcast.subscribes()
+        {
+            board.left(broadcast.topic);
+        }
+        if connection.stalls() {
+            return self.stalled_ended(closed);
+        }
+        *self.tally.closes.entry(closed.code.0).or_default() += 1;
+        if !matches!(self.phase, Phase::Closing { .. } | Phase::Over) {
+            self.failed += 1;
+            self.tally.ended_early += 1;
+            if !matches!(closed.cause, Cause::Peer | Cause::Local) {
+                self.tally.error(&causes::of_end(&closed.cause, true));
+            }
+        }
+    }
+}

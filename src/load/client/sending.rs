@@ -1,0 +1,158 @@
+//! What is sent and when: in a closed loop by the arrival that made room, in an open loop when it is due.
+
+use super::connection::{Flow, State};
+use super::{Client, Message, Phase, REPLY_TIME};
+use crate::driver::Driver;
+use crate::limits::{MILLISECOND, Nanos};
+use crate::load::allow::NO_REPLY;
+use crate::load::payload::Id;
+use crate::load::plan::{Pace, Workload};
+use crate::load::schedule::{Cursor, Schedule};
+use crate::load::track::Times;
+use crate::shard::{Context, Lane, Link};
+
+impl Client {
+    /// The load begins at `start`: an open loop gets its schedule, a closed one its first messages.
+    pub(super) fn begin_sending<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, start: Nanos) {
+        match self.shared.load.pace {
+            Pace::Rate(rate) => {
+                let Workload { arrivals, seed, .. } = self.shared.load;
+                let schedule = Schedule::new(start, rate, self.shared.load.senders(), arrivals, seed);
+                self.schedule = Some(schedule);
+                for &at in &self.senders {
+                    let connection = &mut self.connections[at];
+                    connection.intended = schedule.first(connection.number);
+                }
+                let numbers = self.senders.iter().map(|&at| self.connections[at].number).collect();
+                self.cursor = Cursor::new(schedule, numbers);
+            }
+            Pace::Depth(_) => {
+                for at in 0..self.senders.len() {
+                    self.pump_at(cx, self.senders[at], cx.now());
+                }
+            }
+        }
+    }
+
+    /// Sends what is due until `now`.
+    pub(super) fn walk_schedule<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, now: Nanos) {
+        let Some(mut cursor) = self.cursor.take() else { return };
+        while let Some((sender, intended)) = cursor.due(now) {
+            let position = self.senders[sender];
+            self.tally.late(now, intended);
+            self.connections[position].due += 1;
+            // One whose earlier messages wait is pumped by what frees it.
+            if self.connections[position].held_since.is_none() {
+                self.pump_at(cx, position, now);
+            }
+        }
+        self.wake_by(cursor.next());
+        self.cursor = Some(cursor);
+    }
+
+    /// Tries again what had no room, and publishers that were told their messages are through.
+    pub(super) fn retry<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, now: Nanos) {
+        let mut held = std::mem::take(&mut self.held);
+        held.retain(|&position| {
+            self.pump_at(cx, position as usize, now);
+            self.connections[position as usize].held_since.is_some()
+        });
+        self.held = held;
+        let mut ready = std::mem::take(&mut self.ready);
+        for position in ready.drain(..) {
+            self.pump_at(cx, position as usize, now);
+        }
+        self.ready = ready;
+        while let Some(&publisher) = self.unposted.front() {
+            let (owner, _) = self.shared.owner(publisher);
+            if cx.post(owner, Lane::Forward, Message::Reached(publisher), &[]).is_err() {
+                break;
+            }
+            self.unposted.pop_front();
+        }
+        if !self.held.is_empty() || !self.unposted.is_empty() {
+            self.wake_by(now + MILLISECOND);
+        }
+    }
+
+    /// In a closed loop a lost message must not end its connection's part in the run.
+    pub(super) fn stir_silent<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, now: Nanos) {
+        if self.cursor.is_some() {
+            return;
+        }
+        for at in 0..self.senders.len() {
+            let position = self.senders[at];
+            let connection = &mut self.connections[position];
+            let silent = connection.state == State::Open
+                && match &mut connection.flow {
+                    Flow::Echo(awaited) => {
+                        let silent = awaited.oldest().is_some_and(|oldest| oldest.sent + REPLY_TIME <= now);
+                        if silent {
+                            awaited.give_up();
+                        }
+                        silent
+                    }
+                    Flow::Broadcast(broadcast) => broadcast.give_up(now),
+                };
+            if silent {
+                self.tally.error(NO_REPLY);
+                self.pump_at(cx, position, now);
+            }
+        }
+    }
+
+    pub(super) fn pump_at<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Client>,
+        position: usize,
+        now: Nanos,
+    ) {
+        match self.connections[position].token.and_then(|token| cx.link(token)) {
+            Some(mut link) => self.pump(&mut link, position, now),
+            None => self.connections[position].held_since = None,
+        }
+    }
+
+    /// Sends what the connection may send at `now`.
+    #[inline]
+    pub(super) fn pump(&mut self, link: &mut Link<'_, Client>, position: usize, now: Nanos) {
+        let Client { shared, connections, phase, schedule, tally, message, held, .. } = self;
+        let connection = &mut connections[position];
+        let Phase::Running { stop_at, .. } = *phase else { return };
+        if connection.state != State::Open || now >= stop_at {
+            connection.held_since = None;
+            return;
+        }
+        while let Some(sequence) = connection.may_send(shared.load.pace) {
+            let intended = match schedule {
+                Some(_) => connection.intended,
+                None => connection.held_since.unwrap_or(now),
+            };
+            let mut id = Id { connection: connection.number, sequence, intended: 0, sent: 0 };
+            if let Flow::Broadcast(_) = connection.flow {
+                (id.intended, id.sent) = (intended, now);
+            }
+            shared.payloads.write(&id, message);
+            if !link.send(shared.payloads.kind(), message) {
+                if connection.held_since.replace(connection.held_since.unwrap_or(now)).is_none() {
+                    held.push(position as u32);
+                }
+                return;
+            }
+            tally.sent += 1;
+            if let Some(schedule) = schedule {
+                connection.intended = schedule.after(connection.number, sequence, intended);
+            }
+            match &mut connection.flow {
+                Flow::Echo(awaited) => awaited.sent(Times { intended, sent: now }),
+                Flow::Broadcast(broadcast) => {
+                    broadcast.published(now);
+                    if let Some(board) = &shared.board {
+                        board.publish(connection.number, sequence);
+                    }
+                }
+            }
+        }
+        connection.held_since = None;
+    }
+}
