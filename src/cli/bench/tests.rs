@@ -1,3 +1,5 @@
+//! The flags of `bench`, read and refused.
+
 use clap::Parser as _;
 
 use super::*;
