@@ -35,7 +35,7 @@ Examples:
       starts a server in this process and measures it: first echo, then broadcast
   echoring bench ws://127.0.0.1:9001 -c 1000 -d 30s --message-bytes 16
       1,000 connections, each with one message under way
-  echoring bench ws://127.0.0.1:9001/echo --rate 50000 --json run.json
+  echoring bench ws://127.0.0.1:9001/echo --rate 50k --json run.json
       50,000 messages a second whatever comes back: latency counts from when each should have left
   echoring bench wss://localhost:9443 --ca-file ca.pem
       through TLS

@@ -1,4 +1,4 @@
-//! How values are written on the command line: bytes, durations, lists of CPUs, addresses.
+//! How values are written on the command line: bytes, durations, rates, lists of CPUs, addresses.
 //!
 //! Each function parses one word and says in a few words what is wrong with it; the flag's name is added
 //! by whoever asked.
@@ -65,6 +65,34 @@ pub fn share(word: &str) -> Result<f64, String> {
         return Err(EXPECTED.to_owned());
     }
     number.parse().map(|number: f64| number / whole).map_err(|_| EXPECTED.to_owned())
+}
+
+/// Things a second: a number with an optional `k`, `M` or `G` behind it, in either case, which mean powers of 1,000, and
+/// an optional `/s` behind that. It may have a fraction as long as it comes to a whole number.
+///
+/// # Errors
+/// When it is no whole number below 2^64.
+pub fn rate(word: &str) -> Result<u64, String> {
+    let expected = || "expected a rate such as 2000, 10k or 1.5M/s".to_owned();
+    let number = word.strip_suffix("/s").unwrap_or(word).trim_end();
+    let (number, zeros) = match number.as_bytes().last() {
+        Some(b'k' | b'K') => (&number[..number.len() - 1], 3),
+        Some(b'm' | b'M') => (&number[..number.len() - 1], 6),
+        Some(b'g' | b'G') => (&number[..number.len() - 1], 9),
+        _ => (number, 0),
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    let are_digits = |digits: &str| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    if !are_digits(whole) || !are_digits(fraction) {
+        return Err(expected());
+    }
+    let fraction = fraction.trim_end_matches('0');
+    if fraction.len() > zeros {
+        return Err(format!("a rate is a whole number a second: {}", expected()));
+    }
+    // Digits of the fraction move in front of the point.
+    let digits = format!("{whole}{fraction:0<zeros$}");
+    digits.parse().map_err(|_| "more than can be counted in a second".to_owned())
 }
 
 /// Bytes as [`bytes()`] reads them, in the largest unit of which they are a whole number.
@@ -191,6 +219,42 @@ mod tests {
         assert_eq!((share("0"), share("150 %")), (Ok(0.0), Ok(1.5)));
         for wrong in ["", "%", "-1%", "1e9", "five", "NaN", "inf", "1.2.3%", "5%%"] {
             assert!(share(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn rates_take_powers_of_a_thousand_and_a_second() {
+        for (word, per_s) in [
+            ("2000", 2_000),
+            ("0", 0),
+            ("10k", 10_000),
+            ("10K/s", 10_000),
+            ("1.5M", 1_500_000),
+            ("1.500M/s", 1_500_000),
+            ("0.25k", 250),
+            ("2.0/s", 2),
+            ("1g", 1_000_000_000),
+            ("1.234567M", 1_234_567),
+            ("2000 /s", 2_000),
+        ] {
+            assert_eq!(rate(word), Ok(per_s), "{word}");
+        }
+        for wrong in [
+            "",
+            "k",
+            "/s",
+            "-1",
+            "+1",
+            "1.5",
+            "1.2345k",
+            ".5k",
+            "1.k",
+            "1e3",
+            "10kk",
+            "10k/m",
+            "99999999999G",
+        ] {
+            assert!(rate(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -228,7 +228,7 @@ mod tests {
         let text = r#"
             url = "ws://127.0.0.1:9001/echo"
             connections = 1_000
-            rate = 50000
+            rate = "50k"
             arrivals = "poisson"
             message_bytes = "16..4KiB"
             cpus = [0, 1]
@@ -301,7 +301,7 @@ mod tests {
             ("insecure = 'yes'", "f.toml:1:12: insecure: expected true or false"),
             (
                 "rate = 5\ndepth = 2",
-                "f.toml:1:1: the argument '--rate <N>' cannot be used with '--depth <N>'",
+                "f.toml:1:1: the argument '--rate <RATE>' cannot be used with '--depth <N>'",
             ),
             ("rate = 5\n[[run]]\ndepth = 2\nrate = 3", "f.toml:2:1: the argument '--"),
             (
