@@ -3,7 +3,7 @@
 //! Known bias: everything is hot in cache, one core, one caller; a real echo meets its payload as the kernel
 //! left it. A pass over bytes that the round before has just written, off their old places, waits for those
 //! stores: short "moving" and "in place" figures show that, not the pass. Counts that noise cannot move are in
-//! `bench/instructions.rs`.
+//! `bench/instructions`.
 
 #![allow(missing_docs, reason = "the macros make items, and a bench has no readers of its API")]
 

@@ -1,7 +1,6 @@
-//! Instruction counts of the hot functions, under valgrind's callgrind: figures that noise cannot move.
+//! Instruction counts of the protocol's hot functions, under valgrind's callgrind: figures that noise cannot move.
 //!
-//! `cargo bench --bench instructions`, with valgrind installed and the runner of the library's own version:
-//! `cargo install gungraun-runner --version 0.20.0 --locked`.
+//! `scripts/check-instructions` compares them with `baseline.json`, and writes that anew with `--update`.
 //!
 //! Known bias: each count includes the call into the bench function and its return, which `nothing` tells.
 //! valgrind hides AVX-512 from the program, so the long kernels counted here are the AVX2 ones.
@@ -12,12 +11,28 @@ use std::hint::black_box;
 
 use gungraun::prelude::*;
 
+use echoring::buffer::{Budget, Lease, Pool};
+use echoring::connection::{
+    Codecs, Config, Connection, Delivery, Entropy, Env, Run, Step, echo_lone, echo_short,
+};
 use echoring::protocol::frame::{self, HEADER_BYTES_MAX, Header, Opcode};
 use echoring::protocol::{Role, Utf8, handshake, mask, utf8};
 
 const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+/// Messages of a run that carries several.
+const FRAMES: usize = 16;
 
-// Inputs are leaked, each by a process of its own, so that no count contains their release.
+// Inputs are leaked, each by a process of its own, so that no count contains their release. All begin at a line of the
+// cache: the wide kernels take other steps where they do not.
+
+fn leak(bytes: &[u8]) -> &'static mut [u8] {
+    const LINE_BYTES: usize = 64;
+    let room = vec![0; bytes.len() + LINE_BYTES].leak();
+    let start = room.as_ptr().align_offset(LINE_BYTES);
+    let placed = &mut room[start..start + bytes.len()];
+    placed.copy_from_slice(bytes);
+    placed
+}
 
 /// A client's text frame of `payload_bytes` letters, and room for nothing else.
 fn client_frame(payload_bytes: usize) -> &'static mut [u8] {
@@ -36,7 +51,7 @@ fn client_frame(payload_bytes: usize) -> &'static mut [u8] {
     // The processor's features are looked up once per process; that is not what is counted.
     mask::apply(&mut [0; 128], KEY);
     utf8::is_valid(&[b'a'; 128]);
-    bytes.leak()
+    leak(&bytes)
 }
 
 fn payload(payload_bytes: usize) -> &'static mut [u8] {
@@ -50,7 +65,7 @@ fn letters(bytes: usize) -> &'static mut [u8] {
 }
 
 fn room_in_front(payload_bytes: usize) -> &'static mut [u8] {
-    [&[0; HEADER_BYTES_MAX], &*payload(payload_bytes)].concat().leak()
+    leak(&[&[0; HEADER_BYTES_MAX], &*payload(payload_bytes)].concat())
 }
 
 fn server_header(payload_bytes: u64) -> &'static (Header, [u8; HEADER_BYTES_MAX]) {
@@ -128,13 +143,74 @@ fn echo_in_place(bytes: &mut [u8]) -> Option<usize> {
     Some(reply_at)
 }
 
+// A run that is one short message, as the shard answers it.
+#[library_benchmark]
+#[benches::of(args = [16], setup = client_frame)]
+fn answer_lone(bytes: &'static mut [u8]) -> bool {
+    echo_lone(black_box(bytes))
+}
+
+fn client_frames(payload_bytes: usize) -> &'static mut [u8] {
+    leak(&client_frame(payload_bytes).repeat(FRAMES))
+}
+
+// A run of several short messages.
+#[library_benchmark]
+#[benches::of(args = [16, 125], setup = client_frames)]
+fn answer_short(bytes: &'static mut [u8]) -> u64 {
+    echo_short(&mut Run::new(), black_box(bytes), u64::MAX)
+}
+
+/// An open server connection with all that its calls are lent, and a run for it.
+struct Served {
+    connection: Connection,
+    pool: Pool,
+    codecs: Codecs,
+    config: Config,
+    entropy: Entropy,
+    bytes: &'static mut [u8],
+}
+
+fn served(payload_bytes: usize) -> &'static mut Served {
+    let (mut pool, mut entropy, config) = (Pool::standalone(), Entropy::new(1), Config::default());
+    let mut codecs = Codecs::new(config.compression, Lease::new(Budget::new(0), 0));
+    let mut env =
+        Env { pool: &mut pool, codecs: &mut codecs, config: &config, now: 1, entropy: &mut entropy };
+    let opened = Connection::opened(Role::Server, None, Delivery::Frames, &mut env);
+    let connection = opened.expect("no window is kept");
+    Box::leak(Box::new(Served {
+        connection,
+        pool,
+        codecs,
+        config,
+        entropy,
+        bytes: client_frame(payload_bytes),
+    }))
+}
+
+// A message that takes the general path: polled, echoed where it lies, its block ended.
+#[library_benchmark]
+#[benches::of(args = [16, 1024, 16384], setup = served)]
+fn answer_polled(served: &'static mut Served) -> usize {
+    let Served { connection, pool, codecs, config, entropy, bytes } = black_box(served);
+    let mut env = Env { pool, codecs, config, now: 2, entropy };
+    let mut run = Run::new();
+    connection.begin_run(env.now);
+    while let Step::Chunk(marks, piece) = connection.poll(&mut run, bytes, &mut env) {
+        let _ = connection.echo(&mut run, bytes, marks, piece, &mut env);
+    }
+    let block = connection.end_run(&run, bytes, &mut env);
+    connection.block_sent();
+    block.ok().flatten().map_or(0, |block| block.len())
+}
+
 fn upgrade_request() -> (&'static mut [u8], Vec<u8>) {
     let request =
         b"GET /echo HTTP/1.1\r\nHost: localhost:9001\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     // httparse looks up the processor's features at its first use.
     let _ = handshake::with_request(request, |_, _| ());
-    (request.to_vec().leak(), Vec::with_capacity(512))
+    (leak(request), Vec::with_capacity(512))
 }
 
 #[library_benchmark]
@@ -159,6 +235,9 @@ library_benchmark_group!(
         parse_header,
         encode_header,
         echo_protocol,
+        answer_lone,
+        answer_short,
+        answer_polled,
         accept_upgrade
     ]
 );
