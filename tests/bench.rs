@@ -422,6 +422,7 @@ fn a_record_has_every_field_of_the_schema() {
             "errors",
             "fail_if",
             "generator",
+            "handshake",
             "integrity",
             "interrupted",
             "intervals",

@@ -334,6 +334,14 @@ impl Application for Client {
         })
     }
 
+    fn connected<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token) {
+        self.connection_connected(cx, token);
+    }
+
+    fn secured<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token, resumed: bool) {
+        self.connection_secured(cx, token, resumed);
+    }
+
     fn opened<D: Driver>(
         &mut self,
         cx: &mut Context<'_, D, Self>,

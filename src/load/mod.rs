@@ -20,6 +20,7 @@ mod conduct;
 pub mod distribution;
 pub mod export;
 mod exposition;
+mod handshakes;
 mod host;
 mod live;
 mod meter;

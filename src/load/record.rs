@@ -76,6 +76,9 @@ pub struct Record {
     pub compression: Option<Compression>,
     /// The TLS handshakes; only where the server speaks TLS.
     pub tls: Option<Tls>,
+    /// How long connections took to open; `null` when none did. Records from before it was added have none.
+    #[serde(default)]
+    pub handshake: Option<Handshake>,
     /// What is wrong with the messages, over the whole run with warm-up and drain.
     pub integrity: Integrity,
     /// How the connections fared.
@@ -309,6 +312,28 @@ pub struct Tls {
     /// Those that came to their end.
     pub handshakes: u64,
     /// Of those, handshakes that resumed a session of an earlier connection.
+    pub resumed: u64,
+}
+
+/// How long connections took to open. In connect mode those are counted that were due in the measured time; in others
+/// all, which are open before it begins.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Handshake {
+    /// Those that came to their end. Others are among the `errors`.
+    pub count: u64,
+    /// The same per second, from the first dialling to the last end; `null` when all came in one turn.
+    pub per_s: Option<f64>,
+    /// From dialling to TCP.
+    pub connect_ns: Quantiles,
+    /// From TCP to TLS; `null` without TLS.
+    pub tls_ns: Option<Quantiles>,
+    /// From there to the 101.
+    pub upgrade_ns: Quantiles,
+    /// From the 101 to the first message; `null` where the mode has none.
+    pub first_message_ns: Option<Quantiles>,
+    /// From dialling to the 101.
+    pub total_ns: Quantiles,
+    /// Of those, TLS handshakes that went on with an earlier connection's session.
     pub resumed: u64,
 }
 

@@ -62,6 +62,7 @@ pub(super) fn write(
         compression: load.compress.compression.map(|_| describe_compression(tally)),
         tls: (tally.tls_handshakes > 0)
             .then_some(record::Tls { handshakes: tally.tls_handshakes, resumed: tally.tls_resumed }),
+        handshake: tally.handshakes.describe(),
         integrity: Integrity {
             reordered: tally.integrity.reordered + tally.order.reordered(),
             ..tally.integrity

@@ -10,7 +10,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::record::{Compression, Quantiles, Record};
+use super::record::{Compression, Handshake, Quantiles, Record};
 use super::run::{Moment, Outcome, Stage, Verdict};
 use super::tables;
 
@@ -205,6 +205,9 @@ pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
     if let Some(super::record::Tls { handshakes, resumed }) = record.tls {
         writeln!(out, "tls        {} handshakes, {} of them resumed", count(handshakes), count(resumed))?;
     }
+    if let Some(found) = &record.handshake {
+        writeln!(out, "handshakes {}", handshakes(found))?;
+    }
     for (cause, times) in &record.errors {
         writeln!(out, "errors     {} × {cause}", count(*times))?;
     }
@@ -254,6 +257,26 @@ fn compression(done: &Compression, opened: u64) -> String {
         share(done.bytes_out, done.bytes_out_plain),
         share(done.bytes_in, done.bytes_in_plain),
     )
+}
+
+/// How long connections took to open, step by step.
+fn handshakes(found: &Handshake) -> String {
+    let mut line = count(found.count);
+    if let Some(per_s) = found.per_s {
+        let _ = write!(line, " at {}/s", count(per_s as u64));
+    }
+    for (step, quantiles) in [
+        ("connect", Some(found.connect_ns)),
+        ("TLS", found.tls_ns),
+        ("upgrade", found.upgrade_ns.into()),
+        ("first message", found.first_message_ns),
+        ("in all", found.total_ns.into()),
+    ] {
+        if let Some(Quantiles { p50, p99, .. }) = quantiles {
+            let _ = write!(line, "; {step} p50 {} p99 {}", duration(p50), duration(p99));
+        }
+    }
+    line
 }
 
 /// What a run was, in one line.

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use hdrhistogram::Histogram;
 
+use super::handshakes::Handshakes;
 use super::meter::Stretch;
 use super::order::Findings;
 use super::track::Integrity;
@@ -131,6 +132,8 @@ pub struct Tally {
     pub tls_handshakes: u64,
     /// Those of them that resumed a session.
     pub tls_resumed: u64,
+    /// How long connections took to open.
+    pub handshakes: Handshakes,
     /// CPU time of the thread within the window.
     pub cpu_ns: u64,
     /// The same stretch by the clock.
@@ -181,6 +184,7 @@ impl Tally {
             compressed: Compressed::default(),
             tls_handshakes: 0,
             tls_resumed: 0,
+            handshakes: Handshakes::default(),
             cpu_ns: 0,
             wall_ns: 0,
             intervals: Vec::new(),
@@ -281,6 +285,7 @@ impl Tally {
         self.agreed += other.agreed;
         self.tls_handshakes += other.tls_handshakes;
         self.tls_resumed += other.tls_resumed;
+        self.handshakes.merge(&other.handshakes);
         for (mine, theirs) in [
             (&mut self.compressed.messages_in, other.compressed.messages_in),
             (&mut self.compressed.bytes_in, other.compressed.bytes_in),

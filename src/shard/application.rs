@@ -115,6 +115,17 @@ pub trait Application: Sized {
         None
     }
 
+    /// The transport of a connection that was dialled is there; TLS, or the request, begins with this turn.
+    fn connected<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token) {
+        let _ = (cx, token);
+    }
+
+    /// The TLS handshake of a connection that was dialled is over; `resumed` says whether an earlier connection's
+    /// session went on. Never called where nothing is secured.
+    fn secured<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token, resumed: bool) {
+        let _ = (cx, token, resumed);
+    }
+
     /// The 101 was staged (server role) or received (client role: `response` tells what the server said).
     fn opened<D: Driver>(
         &mut self,

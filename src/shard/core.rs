@@ -154,7 +154,9 @@ impl<D: Driver, A: Application> Core<D, A> {
         self.with_connection(token, |connection, now| connection.ended(now + close_timeout));
     }
 
-    pub(super) fn connected(&mut self, token: Token) {
+    /// The transport of a connection of our own is there.
+    pub(super) fn connected(&mut self, application: &mut A, token: Token) {
+        application.connected(&mut Context { core: self }, token);
         if self.sessions.has(token.index) {
             self.start_session(token);
         }

@@ -241,7 +241,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
         match event {
             Event::Received { token, run } => core.received(application, token, run),
             Event::Accepted { token } => core.accepted(token),
-            Event::Connected { token } => core.connected(token),
+            Event::Connected { token } => core.connected(application, token),
             Event::Ended { token } => core.ended(token),
             Event::Blocked { token, unsent } => {
                 core.counters.short_sends += 1;

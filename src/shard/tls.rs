@@ -190,6 +190,11 @@ impl Session {
         self.sealed.is_empty()
     }
 
+    /// Whether it is the client's side.
+    pub(super) fn is_client(&self) -> bool {
+        matches!(self.side, Side::Client(_))
+    }
+
     /// The peer's stream is over.
     pub(super) fn hear_out(&mut self) {
         self.heard_out = true;

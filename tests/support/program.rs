@@ -59,7 +59,8 @@ impl Serve {
         let mut line = String::new();
         BufReader::new(process.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
         let address = line
-            .strip_prefix("listening ws://")
+            .strip_prefix("listening ws")
+            .and_then(|rest| rest.strip_prefix("s").unwrap_or(rest).strip_prefix("://"))
             .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
             .unwrap_or_else(|| panic!("no address in {line:?}"));
         Serve { process, address }

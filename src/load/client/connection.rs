@@ -3,6 +3,7 @@
 use super::broadcast::Publishing;
 use crate::driver::Token;
 use crate::limits::Nanos;
+use crate::load::handshakes::Opening;
 use crate::load::order::Walk;
 use crate::load::plan::{Mode, Pace};
 use crate::load::shared::Shared;
@@ -22,6 +23,8 @@ pub(super) struct Connection {
     pub(super) number: u32,
     pub(super) state: State,
     pub(super) token: Option<Token>,
+    /// When it came how far.
+    pub(super) opening: Opening,
     /// Slots of the schedule that have passed; open loop only.
     pub(super) due: u64,
     /// When the next message should leave; open loop only.
@@ -106,7 +109,16 @@ impl Connection {
                 }))
             }
         };
-        Connection { number, state: State::New, token: None, due: 0, intended: 0, held_since: None, flow }
+        Connection {
+            number,
+            state: State::New,
+            token: None,
+            opening: Opening::default(),
+            due: 0,
+            intended: 0,
+            held_since: None,
+            flow,
+        }
     }
 
     /// Whether it is one that is slow on purpose.

@@ -7,6 +7,7 @@ use super::connection::{Flow, State};
 use super::{Client, Peer, Phase, causes};
 use crate::connection::{Cause, Closed};
 use crate::driver::{Driver, Token};
+use crate::load::handshakes::Opening;
 use crate::protocol::handshake::Response;
 use crate::shard::Context;
 
@@ -52,8 +53,37 @@ impl Client {
         let connection = &mut self.connections[position];
         connection.token = Some(token);
         connection.state = State::Dialling;
+        connection.opening = Opening::begun(cx.clock());
         self.handshakes += 1;
         Ok(())
+    }
+
+    /// TCP is there.
+    pub(super) fn connection_connected<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, token: Token) {
+        if let Some(opening) = self.opening_of(cx, token) {
+            opening.connected = cx.now();
+        }
+    }
+
+    /// TLS is there.
+    pub(super) fn connection_secured<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Client>,
+        token: Token,
+        resumed: bool,
+    ) {
+        if let Some(opening) = self.opening_of(cx, token) {
+            (opening.secured, opening.resumed) = (cx.now(), resumed);
+        }
+    }
+
+    fn opening_of<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Client>,
+        token: Token,
+    ) -> Option<&mut Opening> {
+        let position = cx.peer(token)?.position as usize;
+        Some(&mut self.connections[position].opening)
     }
 
     /// A handshake succeeded.
@@ -66,6 +96,8 @@ impl Client {
         let Some(position) = cx.peer(token).map(|peer| peer.position as usize) else { return };
         let connection = &mut self.connections[position];
         connection.state = State::Open;
+        connection.opening.opened = cx.now();
+        self.tally.handshakes.opened(&connection.opening);
         if let (Flow::Broadcast(broadcast), Some(board)) = (&connection.flow, &self.shared.board)
             && broadcast.subscribes()
         {

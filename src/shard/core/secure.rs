@@ -5,6 +5,7 @@ use rustls::HandshakeKind;
 use super::Core;
 use crate::connection::{Connection, Env, Fate};
 use crate::driver::{Driver, Source, Span, Token};
+use crate::shard::context::Context;
 use crate::shard::tls::{Broken, Opened, Session};
 use crate::shard::{Application, refusals};
 use crate::stats::Counters;
@@ -60,10 +61,15 @@ impl<D: Driver, A: Application> Core<D, A> {
             self.refuse(token, &refusals::SPEAKS_TLS);
             return false;
         }
+        let is_dialled = session.is_client();
         let Opened { plain, shaken, ended, broken } = session.open(bytes, &mut self.pool);
         if let Some(kind) = shaken {
             self.counters.tls_handshakes += 1;
-            self.counters.tls_resumed += u64::from(kind == HandshakeKind::Resumed);
+            let resumed = kind == HandshakeKind::Resumed;
+            self.counters.tls_resumed += u64::from(resumed);
+            if is_dialled {
+                application.secured(&mut Context { core: self }, token, resumed);
+            }
         }
         if let Some(mut plain) = plain {
             self.read_buffer(application, token, &mut plain);
