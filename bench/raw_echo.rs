@@ -1,4 +1,4 @@
-//! The floor that `scripts/bench-floor` measures `echoring serve` against: a raw TCP echo on io_uring.
+//! The floor that `scripts/bench-floor` measures `echoring serve` against: a raw TCP echo on io_uring, or on epoll.
 //!
 //! One thread, the driver's ring settings (see `src/driver/uring`), and no WebSocket: after a handshake, the
 //! stream is taken as frames of one known length. It does as little as any echo can that moves the same bytes
@@ -7,7 +7,7 @@
 //! as whatever lay there. Run the generator with `--verify off --kind binary`.
 //!
 //! ```text
-//! raw_echo --message-bytes 16 [--listen 127.0.0.1:0] [--cpu 0]
+//! raw_echo --message-bytes 16 [--driver uring|epoll] [--listen 127.0.0.1:0] [--cpu 0]
 //! ```
 //!
 //! Known limit, which no benchmark meets: a peer that does not read makes replies grow in memory.
@@ -21,6 +21,7 @@ use std::net::TcpListener;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::Fixed;
 use io_uring::{cqueue, opcode};
+use raw::epoll::{Output, Service};
 use raw::{ACCEPT, AT_ONCE, Arguments, CONNECTIONS, KINDS, Memory, RECEIVE, Ring, SEND, Stretch};
 
 /// The rest of a short send.
@@ -29,9 +30,18 @@ const REST: u64 = 5 << 32;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments = Arguments::of_process();
     let message_bytes: usize = arguments.get("--message-bytes", "16").parse()?;
+    let framing = Framing::new(message_bytes);
     let listener = raw::listen(&arguments)?;
+    if raw::driver(&arguments) == "epoll" {
+        return Ok(raw::epoll::serve(&listener, &mut Readiness::new(framing))?);
+    }
+    Ok(serve(framing, &listener)?)
+}
+
+/// Serves on a ring, until the process ends.
+fn serve(framing: Framing, listener: &TcpListener) -> io::Result<()> {
     let mut ring = Ring::new()?;
-    let mut echo = Echo::new(Framing::new(message_bytes), &listener, &ring)?;
+    let mut echo = Echo::new(framing, listener, &ring)?;
     loop {
         let finished = echo.memory.finished();
         echo.fill(&mut ring)?;
@@ -103,6 +113,8 @@ struct Connection {
     open: bool,
     /// A Close frame came: closes as soon as the answer has left.
     closing: bool,
+    /// Its stream has ended: what came last in the same turn is for nobody, and its number may soon be another's.
+    over: bool,
     /// Bytes of the present frame that have come.
     position: usize,
     /// Entry in this turn's batch, counted from 1.
@@ -200,6 +212,7 @@ impl Echo {
         if result > 0 || result == -libc::ENOBUFS {
             self.entries.push(raw::receive(connection));
         } else {
+            self.connections[connection as usize].over = true;
             self.rests.remove(&connection);
             self.heads_of.remove(&connection);
             self.entries.push(raw::close(connection));
@@ -212,6 +225,9 @@ impl Echo {
             let Stretch { connection: index, offset, bytes } = self.runs[at];
             let connection = &mut self.connections[index as usize];
             let run = self.memory.bytes(offset, bytes);
+            if connection.over {
+                continue;
+            }
             if !connection.open {
                 let head = self.heads_of.entry(index).or_default();
                 head.extend_from_slice(run);
@@ -301,9 +317,85 @@ impl Echo {
     }
 }
 
+/// The same echo where the loop tells what is ready.
+struct Readiness {
+    framing: Framing,
+    /// By number of the connection, which is its descriptor's.
+    connections: Vec<Connection>,
+    heads_of: HashMap<u32, Vec<u8>>,
+}
+
+impl Readiness {
+    fn new(framing: Framing) -> Readiness {
+        Readiness { framing, connections: Vec::new(), heads_of: HashMap::new() }
+    }
+}
+
+impl Service for Readiness {
+    fn accepted(&mut self, index: u32) {
+        let needed = self.connections.len().max(index as usize + 1);
+        self.connections.resize(needed, Connection::default());
+        self.connections[index as usize] = Connection::default();
+    }
+
+    fn received(&mut self, index: u32, run: &mut [u8], output: &mut Output) {
+        let connection = &mut self.connections[index as usize];
+        if !connection.open {
+            let head = self.heads_of.entry(index).or_default();
+            head.extend_from_slice(run);
+            if head.ends_with(b"\r\n\r\n") {
+                connection.open = true;
+                output.send(index, &raw::upgrade(head));
+                self.heads_of.remove(&index);
+            }
+        } else if connection.position == 0 && run[0] == 0x88 {
+            output.send(index, &[0x88, 0]);
+            output.end(index);
+        } else {
+            let (bytes, position) = self.framing.reply(run, connection.position);
+            connection.position = position;
+            output.send(index, &run[..bytes]);
+        }
+    }
+
+    fn turned(&mut self, _: &mut Output) {}
+
+    fn closed(&mut self, index: u32) {
+        self.heads_of.remove(&index);
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+
     use super::*;
+
+    #[test]
+    fn whoever_comes_after_one_that_left_in_a_hurry_is_answered() {
+        const AT_ONCE: usize = 100;
+        const ROUNDS: usize = 20;
+        const CLOSE: [u8; 8] = [0x88, 0x82, 0, 0, 0, 0, 0x03, 0xE8];
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let address = listener.local_addr().expect("its address");
+        std::thread::spawn(move || serve(Framing::new(16), &listener));
+        for _ in 0..ROUNDS {
+            let mut clients: Vec<_> =
+                (0..AT_ONCE).map(|_| TcpStream::connect(address).expect("a connection")).collect();
+            for client in &mut clients {
+                client.set_read_timeout(Some(std::time::Duration::from_secs(20))).expect("a deadline");
+                client.write_all(b"GET / HTTP/1.1\r\nSec-WebSocket-Key: x\r\n\r\n").expect("a request");
+                let mut head = [0; 12];
+                client.read_exact(&mut head).expect("an answer");
+                assert_eq!(&head, b"HTTP/1.1 101");
+            }
+            // The Close frame and the end of the stream come together.
+            for mut client in clients {
+                client.write_all(&CLOSE).expect("a Close frame");
+            }
+        }
+    }
 
     #[test]
     fn replies_are_the_same_however_the_stream_is_cut() {

@@ -1,4 +1,5 @@
-//! The floor that `scripts/bench-broadcast` measures topics against: a raw TCP fan-out on io_uring.
+//! The floor that `scripts/bench-broadcast` measures topics against: a raw TCP fan-out on io_uring, or on
+//! epoll.
 //!
 //! One thread, the driver's ring settings, and of the WebSocket only what the load generator must be told: an
 //! upgrade, and frames of a server instead of a client's. Every path is a topic, and everyone who asks for it
@@ -7,35 +8,45 @@
 //! into a payload, bounds nothing, keeps nothing for anyone who is slow, and orders nothing beyond one thread.
 //!
 //! ```text
-//! raw_fanout [--listen 127.0.0.1:0] [--cpu 0]
+//! raw_fanout [--driver uring|epoll] [--listen 127.0.0.1:0] [--cpu 0]
 //! ```
 //!
-//! Known limit: a subscriber whose socket does not take a whole batch at once is disconnected. So it is a peer for
+//! Known limit: on io_uring a subscriber whose socket does not take a whole batch at once is disconnected. So it is a peer for
 //! loads that keep a bounded number of messages under way, not for overload.
 
 mod raw;
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io;
 use std::ops::Range;
 
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::Fixed;
 use io_uring::{cqueue, opcode};
+use raw::epoll::{Output, Service};
 use raw::{ACCEPT, AT_ONCE, Arguments, CONNECTIONS, KINDS, Memory, RECEIVE, Ring, SEND, Stretch};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let listener = raw::listen(&Arguments::of_process())?;
+    let arguments = Arguments::of_process();
+    let listener = raw::listen(&arguments)?;
+    let mut topics = Topics::new();
+    if raw::driver(&arguments) == "epoll" {
+        return Ok(raw::epoll::serve(&listener, &mut topics)?);
+    }
     let mut ring = Ring::new()?;
     let mut memory = Memory::new(&ring)?;
-    let mut topics = Topics::new(raw::accept(&listener));
+    let mut entries = vec![raw::accept(&listener)];
     let mut runs = Vec::new();
     loop {
-        topics.fill(&mut ring)?;
+        topics.deliver(|connection, bytes| ring.push(&send(connection, bytes)))?;
+        for entry in entries.drain(..).chain(topics.ended.drain(..).map(raw::end)) {
+            ring.push(&entry)?;
+        }
         ring.turn()?;
         topics.settle();
         for entry in ring.completions() {
-            topics.handle(&entry, &mut memory, &mut runs);
+            topics.handle(&entry, &mut memory, &mut runs, &mut entries);
         }
         for Stretch { connection, offset, bytes } in runs.drain(..) {
             topics.arrived(connection, memory.bytes(offset, bytes));
@@ -78,12 +89,12 @@ struct Topics {
     replies: Vec<(u32, Vec<u8>)>,
     /// Batches without what their receivers published.
     others: Vec<(u32, Vec<u8>)>,
-    /// Entries to submit after all sends.
-    entries: Vec<Entry>,
+    /// Connections to end behind what they are sent.
+    ended: Vec<u32>,
 }
 
 impl Topics {
-    fn new(accept: Entry) -> Topics {
+    fn new() -> Topics {
         Topics {
             connections: vec![Connection::Ending; CONNECTIONS as usize],
             topics: Vec::new(),
@@ -93,27 +104,27 @@ impl Topics {
             parts: HashMap::new(),
             replies: Vec::new(),
             others: Vec::new(),
-            entries: vec![accept],
+            ended: Vec::new(),
         }
     }
 
-    /// Queues this turn's sends and whatever else there is. Nothing that they name changes before `settle`.
-    fn fill(&mut self, ring: &mut Ring) -> io::Result<()> {
+    /// Sends what this turn brought. None of the bytes changes before `settle`.
+    fn deliver<E>(&mut self, mut send: impl FnMut(u32, &[u8]) -> Result<(), E>) -> Result<(), E> {
         for (connection, bytes) in &self.replies {
-            ring.push(&send(*connection, bytes))?;
+            send(*connection, bytes)?;
         }
         for &number in &self.touched {
             let Topic { members, batch, .. } = &self.topics[number as usize];
             match batch.publishers[..] {
                 [(publisher, _)] => {
                     for &member in members.iter().filter(|member| **member != publisher) {
-                        ring.push(&send(member, &batch.bytes))?;
+                        send(member, &batch.bytes)?;
                     }
                 }
                 _ => {
                     for &member in members {
                         match batch.without(member) {
-                            None => ring.push(&send(member, &batch.bytes))?,
+                            None => send(member, &batch.bytes)?,
                             Some(rest) if rest.is_empty() => {}
                             Some(rest) => self.others.push((member, rest)),
                         }
@@ -122,15 +133,12 @@ impl Topics {
             }
         }
         for (connection, bytes) in &self.others {
-            ring.push(&send(*connection, bytes))?;
-        }
-        for entry in self.entries.drain(..) {
-            ring.push(&entry)?;
+            send(*connection, bytes)?;
         }
         Ok(())
     }
 
-    /// The kernel has copied what was to be sent.
+    /// What was to be sent has been copied.
     fn settle(&mut self) {
         self.replies.clear();
         self.others.clear();
@@ -140,7 +148,14 @@ impl Topics {
         }
     }
 
-    fn handle(&mut self, entry: &cqueue::Entry, memory: &mut Memory, runs: &mut Vec<Stretch>) {
+    /// Notes what a completion tells; what the ring is asked for next goes to `entries`.
+    fn handle(
+        &mut self,
+        entry: &cqueue::Entry,
+        memory: &mut Memory,
+        runs: &mut Vec<Stretch>,
+        entries: &mut Vec<Entry>,
+    ) {
         let (connection, result) = (entry.user_data() as u32, entry.result());
         match entry.user_data() & KINDS {
             RECEIVE => {
@@ -150,14 +165,14 @@ impl Topics {
                     raw::note(runs, connection, offset, result as usize);
                 }
                 if !cqueue::more(entry.flags()) {
-                    self.received_last(connection, result);
+                    entries.push(self.received_last(connection, result));
                 }
             }
             // Only what did not leave whole has a completion.
             SEND => self.end(connection),
             ACCEPT if result >= 0 => {
-                self.connections[result as usize] = Connection::Asking;
-                self.entries.push(raw::receive(result as u32));
+                self.accepted(result as u32);
+                entries.push(raw::receive(result as u32));
             }
             ACCEPT => eprintln!("accept: {}", io::Error::from_raw_os_error(-result)),
             _ => {}
@@ -165,21 +180,19 @@ impl Topics {
     }
 
     /// A receive has ended: its total is used up, there was no buffer, or the connection is over.
-    fn received_last(&mut self, connection: u32, result: i32) {
+    fn received_last(&mut self, connection: u32, result: i32) -> Entry {
         if result > 0 || result == -libc::ENOBUFS {
-            self.entries.push(raw::receive(connection));
-        } else {
-            self.leave(connection);
-            self.parts.remove(&connection);
-            self.entries.push(raw::close(connection));
+            return raw::receive(connection);
         }
+        self.closed(connection);
+        raw::close(connection)
     }
 
     /// Ends a connection's receive, unless that is under way.
     fn end(&mut self, connection: u32) {
         if self.connections[connection as usize] != Connection::Ending {
             self.leave(connection);
-            self.entries.push(raw::end(connection));
+            self.ended.push(connection);
         }
     }
 
@@ -272,6 +285,32 @@ impl Topics {
             self.numbers.remove(&std::mem::take(&mut topic.name));
             self.unused.push(number);
         }
+    }
+}
+
+impl Service for Topics {
+    fn accepted(&mut self, connection: u32) {
+        self.connections[connection as usize] = Connection::Asking;
+    }
+
+    fn received(&mut self, connection: u32, run: &mut [u8], _: &mut Output) {
+        self.arrived(connection, run);
+    }
+
+    fn turned(&mut self, output: &mut Output) {
+        let Ok(()) = self.deliver(|connection, bytes| {
+            output.send(connection, bytes);
+            Ok::<_, Infallible>(())
+        });
+        for connection in self.ended.drain(..) {
+            output.end(connection);
+        }
+        self.settle();
+    }
+
+    fn closed(&mut self, connection: u32) {
+        self.leave(connection);
+        self.parts.remove(&connection);
     }
 }
 
@@ -399,9 +438,9 @@ mod tests {
     }
 
     fn subscribers(paths: &[&str]) -> Topics {
-        let mut topics = Topics::new(opcode::Nop::new().build());
+        let mut topics = Topics::new();
         for (connection, path) in paths.iter().enumerate() {
-            topics.connections[connection] = Connection::Asking;
+            topics.accepted(connection as u32);
             topics.arrived(connection as u32, &request(path));
         }
         topics

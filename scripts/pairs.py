@@ -11,6 +11,7 @@ import os
 import platform
 import random
 import re
+import select
 import shlex
 import statistics
 import subprocess
@@ -22,8 +23,16 @@ import machine
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
+# From starting a server to its first line.
+START_S_MAX = 30
+
+
+class Failed(SystemExit):
+    """What ends a comparison with one line, unless somebody goes on without it."""
+
+
 def fail(text):
-    sys.exit(f"{os.path.basename(sys.argv[0])}: {text}")
+    raise Failed(f"{os.path.basename(sys.argv[0])}: {text}")
 
 
 class Server:
@@ -34,12 +43,15 @@ class Server:
         self.process = subprocess.Popen(
             ["taskset", "-c", str(cpu)] + shlex.split(command), stdout=subprocess.PIPE, text=True
         )
-        line = self.process.stdout.readline()
-        found = re.match(r"listening (ws://\S+)", line)
+        ready, _, _ = select.select([self.process.stdout], [], [], START_S_MAX)
+        line = self.process.stdout.readline() if ready else ""
+        found = re.match(r"listening (ws://\S+)(?:.* pid=(\d+))?", line)
         if not found:
             self.stop()
             fail(f"{command!r} did not say where it listens, but {line!r}")
         self.origin = found.group(1)
+        # Of one that works for the process that was started, where there is such a one.
+        self.pid = int(found.group(2) or self.process.pid)
 
     def stop(self):
         self.process.terminate()
@@ -70,7 +82,7 @@ def measure_once(server, load, options, path, clean):
             options.echoring, "bench", server.origin + path, *load,
             "--duration", f"{options.seconds * 1000:.0f}ms", "--warmup", f"{options.warmup * 1000:.0f}ms",
             "--threads", "1", "--cpus", str(options.generator_cpu),
-            "--server-pid", str(server.process.pid), "--json", record.name,
+            "--server-pid", str(server.pid), "--json", record.name,
         ]
         done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=120)
         # 4 says that the generator was the bottleneck, which a server that does next to nothing makes it.

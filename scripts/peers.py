@@ -14,10 +14,10 @@ import machine
 
 PACKAGE, VERSION = "libuwebsockets-sys", "0.0.10"
 FOLDER = os.path.join(os.environ.get("CARGO_TARGET_DIR", os.path.join(machine.ROOT, "target")), "peers")
-# As its own makefile has them, without TLS and compression, which nothing here measures.
+# As its own makefile has them, without TLS, which nothing here measures, and without compression unless that is asked for.
 OPTIMISATION = ["-O3", "-flto"]
 C_FLAGS = ["-std=c11", "-DLIBUS_NO_SSL"]
-CPP_FLAGS = ["-std=c++20", "-DLIBUS_NO_SSL", "-DUWS_NO_ZLIB"]
+CPP_FLAGS = ["-std=c++20", "-DLIBUS_NO_SSL"]
 
 
 def run(*command, cwd=None):
@@ -46,15 +46,16 @@ def sources():
     return found
 
 
-def uwebsockets(name):
-    """Builds bench/peers/NAME.cpp. Returns the binary."""
+def uwebsockets(name, compression=False):
+    """Builds bench/peers/NAME.cpp, if need be with zlib. Returns the binary."""
     program = os.path.join(machine.ROOT, "bench", "peers", f"{name}.cpp")
-    binary = os.path.join(FOLDER, name)
+    binary = os.path.join(FOLDER, f"{name}_deflate" if compression else name)
     if os.path.exists(binary) and os.path.getmtime(binary) > os.path.getmtime(program):
         return binary
     include, objects = sources(), sockets()
     headers = [f"-I{os.path.join(include, 'src')}", f"-I{os.path.join(include, 'uSockets', 'src')}"]
-    run("g++", *OPTIMISATION, *CPP_FLAGS, *headers, program, *objects, "-o", binary)
+    zlib = ["-lz"] if compression else ["-DUWS_NO_ZLIB"]
+    run("g++", *OPTIMISATION, *CPP_FLAGS, *headers, program, *objects, *zlib, "-o", binary)
     return binary
 
 

@@ -1,6 +1,7 @@
-/* uWebSockets as a peer: it sends back what it gets, without compression.
+/* uWebSockets as a peer: it sends back what it gets, without compression unless it is built with zlib and told so; then
+ * it keeps no window from message to message.
  *
- *     uws_echo [--port PORT]     prints `listening ws://127.0.0.1:PORT ...` once it accepts connections
+ *     uws_echo [--port PORT] [--compress]     prints `listening ws://127.0.0.1:PORT ...` once it accepts connections
  */
 
 #include "App.h"
@@ -17,20 +18,25 @@ struct Nothing {};
 
 int main(int count, char **words) {
     int port = 0;
+    bool compress = false;
     for (int at = 1; at < count; at++) {
         if (!strcmp(words[at], "--port") && at + 1 < count) {
             port = atoi(words[++at]);
+        } else if (!strcmp(words[at], "--compress")) {
+            compress = true;
         } else {
-            fprintf(stderr, "usage: uws_echo [--port PORT]\n");
+            fprintf(stderr, "usage: uws_echo [--port PORT] [--compress]\n");
             return 2;
         }
     }
     uWS::App()
         .ws<Nothing>("/*", {
-            .compression = uWS::DISABLED,
+            .compression = compress ? uWS::CompressOptions(uWS::SHARED_COMPRESSOR | uWS::SHARED_DECOMPRESSOR) : uWS::DISABLED,
             .maxPayloadLength = MESSAGE_BYTES,
             .maxBackpressure = BACKPRESSURE_BYTES,
-            .message = [](auto *socket, std::string_view payload, uWS::OpCode kind) { socket->send(payload, kind, false); },
+            .message = [compress](auto *socket, std::string_view payload, uWS::OpCode kind) {
+                socket->send(payload, kind, compress);
+            },
         })
         .listen("127.0.0.1", port, [](auto *listening) {
             if (!listening) {

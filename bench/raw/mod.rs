@@ -1,9 +1,11 @@
 //! What the raw servers share that `echoring serve` is measured against: the driver's ring settings (see
-//! `src/driver/uring`), its receive memory, and as much of the upgrade as the load generator asks for.
+//! `src/driver/uring`), its receive memory, the loop of their twins on epoll, and as much of the upgrade as the load
+//! generator asks for.
 //!
 //! It must never do more than the driver does: it is the floor.
 
 mod arguments;
+pub mod epoll;
 
 use std::io;
 use std::net::TcpListener;
@@ -44,8 +46,14 @@ pub fn listen(arguments: &Arguments) -> io::Result<TcpListener> {
     let listener = TcpListener::bind(arguments.get("--listen", "127.0.0.1:0"))?;
     socket2::SockRef::from(&listener).set_tcp_nodelay(true)?;
     let address = listener.local_addr()?;
-    println!("listening ws://{address} driver=raw shards=1 pid={}", std::process::id());
+    let driver = driver(arguments);
+    println!("listening ws://{address} driver=raw-{driver} shards=1 pid={}", std::process::id());
     Ok(listener)
+}
+
+/// What it runs on: `uring`, or `epoll` where that is what `--driver` says.
+pub fn driver(arguments: &Arguments) -> &'static str {
+    if arguments.get("--driver", "uring") == "epoll" { "epoll" } else { "uring" }
 }
 
 /// The ring, and what this thread calls it.

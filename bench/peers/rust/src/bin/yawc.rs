@@ -1,0 +1,32 @@
+//! yawc, with UTF-8 checked; answers to messages that are there together leave together.
+
+use futures_util::{FutureExt, SinkExt, StreamExt};
+use peers::{MESSAGE_BYTES, Outcome, serve_http};
+use yawc::{OpCode, Options, UpgradeFut, WebSocket};
+
+fn main() -> Outcome {
+    serve_http(|mut request| async move {
+        let options = Options::default()
+            .without_compression()
+            .with_utf8()
+            .with_limits(MESSAGE_BYTES, 2 * MESSAGE_BYTES);
+        let (response, upgraded) = WebSocket::upgrade_with_options(&mut request, options)?;
+        tokio::spawn(echo(upgraded));
+        Ok::<_, yawc::WebSocketError>(response)
+    })
+}
+
+async fn echo(upgraded: UpgradeFut) -> Outcome {
+    let mut socket = upgraded.await?;
+    while let Some(first) = socket.next().await {
+        let mut next = Some(first);
+        while let Some(frame) = next {
+            if matches!(frame.opcode(), OpCode::Text | OpCode::Binary) {
+                socket.feed(frame).await?;
+            }
+            next = socket.next().now_or_never().flatten();
+        }
+        socket.flush().await?;
+    }
+    Ok(())
+}

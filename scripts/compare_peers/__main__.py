@@ -1,0 +1,188 @@
+"""Compares `echoring serve` with its peers. See scripts/compare-peers, which says how it is used."""
+
+import argparse
+import os
+import random
+import resource
+import signal
+import sys
+import tempfile
+import time
+
+sys.dont_write_bytecode = True
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.dirname(HERE))
+import machine  # noqa: E402
+import pairs  # noqa: E402
+
+import catalogue  # noqa: E402
+import records  # noqa: E402
+import rounds  # noqa: E402
+import tables  # noqa: E402
+import workloads  # noqa: E402
+
+QUICK_ROUNDS, QUICK_SECONDS, QUICK_MINUTES = 3, 0.5, 9
+# A row of ten thousand connections and all peers takes an hour; the rest of a row that is cut is measured by the next run.
+ROW_MINUTES = 120
+SAVED_EVERY = 5
+
+KNOWN_BIAS = [
+    "On loopback the server's CPU time contains the generator's receive path: a send runs it in soft-interrupt context. All "
+    "servers pay it alike, which pulls every ratio towards 1.",
+    "Raw servers neither unmask nor look at a payload, and do not speak the protocol: a ratio to them charges echoring for all "
+    "of WebSocket. In rows of text they answer with binary frames of the same length.",
+    "Contents are checked before a row, by another client, and not while it is measured.",
+    "Servers stand ready beside each other while one of them is measured; what their idle timers take is charged to themselves.",
+    "Where the generator was the bottleneck, messages a second tell its speed; CPU per message tells the server's, at that load.",
+    "Programs of the peers are ours, as their documentation shows them. Whoever knows a library better may get more out of it.",
+]
+
+
+def arguments():
+    parser = argparse.ArgumentParser(prog="compare-peers", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="some rows, 3 rounds of half a second, nothing written")
+    parser.add_argument("--record", action="store_true", help="add to the record of today and this machine in results/")
+    parser.add_argument("--into", metavar="DIR", help="add to the record in this directory instead")
+    parser.add_argument("--again", action="store_true", help="measure rows anew that the record has")
+    parser.add_argument("--list", action="store_true", help="print rows and peers")
+    parser.add_argument("--rows", default="", help="only these, separated by commas")
+    parser.add_argument("--peers", default="", help="only these, and echoring")
+    parser.add_argument("--rounds", type=int, help="of each row (default 30)")
+    parser.add_argument("--seconds", type=float, help="of a stretch (default 1)")
+    parser.add_argument("--warmup", type=float, default=0.3, help="seconds before each stretch (default 0.3)")
+    parser.add_argument("--minutes", type=float, default=24 * 60, help="ends after so many; the next run goes on")
+    parser.add_argument("--row-minutes", type=float, default=ROW_MINUTES, help="of one row in one run")
+    parser.add_argument("--server-cpu", type=int, default=0)
+    parser.add_argument("--generator-cpu", type=int, default=1)
+    parser.add_argument("--restart", type=int, default=5, help="rounds after which servers are started anew")
+    parser.add_argument("--seed", type=int, help="of the order (default: the time)")
+    for name in ("echoring", "raw-echo", "raw-fanout"):
+        parser.add_argument(f"--{name}", help="the binary (default: build it)")
+    options = parser.parse_args()
+    if options.quick and (options.record or options.into):
+        parser.error("--quick is a first look and writes no record")
+    if options.quick:
+        options.minutes = min(options.minutes, QUICK_MINUTES)
+    options.rounds = options.rounds or (QUICK_ROUNDS if options.quick else 30)
+    options.seconds = options.seconds or (QUICK_SECONDS if options.quick else 1.0)
+    if options.rounds < 1 or not 0.1 <= options.seconds <= 60:
+        parser.error("--rounds has to be 1 at least, and --seconds from 0.1 to 60")
+    allowed = os.sched_getaffinity(0)
+    if not {options.server_cpu, options.generator_cpu} <= allowed or options.server_cpu == options.generator_cpu:
+        parser.error(f"--server-cpu and --generator-cpu have to be two of {sorted(allowed)}")
+    return options
+
+
+def words(text):
+    return [word for word in text.split(",") if word]
+
+
+def show_list():
+    for row in workloads.ROWS:
+        print(f"{row.name:28} {row.title}{'  (quick)' if row.quick else ''}")
+    print()
+    for peer in catalogue.PEERS:
+        print(f"{peer.name:28} {peer.title}")
+
+
+def commands_of(row, had, options):
+    """The command of each peer that has what the row asks for."""
+    filled = {
+        "echoring": options.echoring, "raw_echo": options.raw_echo, "raw_fanout": options.raw_fanout,
+        "bytes": row.message_bytes, "cpu": options.server_cpu,
+    }
+    return {name: roles[row.role].format(**filled) for name, roles in had.items() if row.role in roles}
+
+
+def measure(row, had, record, options, random_source):
+    """Brings a row to the rounds that were asked for."""
+    commands = commands_of(row, had, options)
+    about = {
+        "title": row.title, "commit": machine.commit(), "load": row.load, "seconds": options.seconds * row.scale,
+        "commands": {name: pairs.bare(command) for name, command in commands.items()},
+        "environment": records.environment(options),
+    }
+    kept = record.begin(row.name, about, options.again)
+    wanted = min(options.rounds, row.rounds_max or options.rounds)
+    missing = wanted - len(kept["rounds"])
+    if missing <= 0:
+        pairs.progress(f"{row.name}: has its {wanted} rounds")
+        return
+    before = os.getloadavg()[0]
+
+    def keep(found):
+        records.add(kept, found)
+        kept["load_average"] = {"before": before, "after": os.getloadavg()[0]}
+        kept["updated_at"] = records.now()
+        if len(kept["rounds"]) % SAVED_EVERY == 0:
+            record.save()
+
+    try:
+        kept["failed"].update(rounds.run(row, commands, missing, options, random_source, keep))
+    finally:
+        record.save()
+        pairs.progress("")
+
+
+def measure_all(record, options):
+    """Every row that was asked for. Returns names of those that could not be measured."""
+    chosen = workloads.of_names(words(options.rows), options.quick)
+    had, skipped = catalogue.prepare(catalogue.of_names(words(options.peers)))
+    catalogue.binaries(options)
+    record.content["peers"].update(catalogue.versions(had))
+    record.content["skipped"] = {
+        name: why for name, why in {**record.content["skipped"], **skipped}.items() if name not in had
+    }
+    record.content["known_bias"] = KNOWN_BIAS
+    options.deadline = time.monotonic() + options.minutes * 60
+    random_source = random.Random(options.seed if options.seed is not None else time.time_ns())
+    failed = []
+    for row in chosen:
+        if time.monotonic() > options.deadline:
+            print(f"out of time before {row.name}: the same command goes on from here")
+            break
+        try:
+            measure(row, had, record, options, random_source)
+        except pairs.Failed as error:
+            print(f"{row.name} could not be measured: {error}", file=sys.stderr)
+            failed.append(row.name)
+    return failed
+
+
+def raise_descriptors():
+    """Servers that keep a descriptor for each connection inherit the limit."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def end_on_signal(*_):
+    """As an interrupt does: servers are stopped, and the rounds that are over are kept."""
+    raise KeyboardInterrupt
+
+
+def main():
+    options = arguments()
+    if options.list:
+        show_list()
+        return
+    raise_descriptors()
+    signal.signal(signal.SIGTERM, end_on_signal)
+    with tempfile.TemporaryDirectory(prefix="compare-peers-") as scratch:
+        folder = options.into or (records.folder_of_today() if options.record else scratch)
+        record = records.Record(folder)
+        try:
+            failed = measure_all(record, options)
+        except KeyError as error:
+            pairs.fail(f"--rows: no row {error}; --list tells them")
+        except KeyboardInterrupt:
+            sys.exit("compare-peers: ended early; what was measured is kept, and the same command goes on from there")
+        print(tables.overview(record))
+        if folder != scratch:
+            with open(os.path.join(folder, "peers.md"), "w") as file:
+                file.write(tables.page(record))
+            print(f"written to {os.path.relpath(folder, machine.ROOT)}")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

