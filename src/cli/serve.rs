@@ -143,6 +143,11 @@ pub(super) struct Args {
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     handshake_timeout: Option<Duration>,
 
+    /// TCP congestion control of accepted connections, such as cubic or bbr; the kernel's list is
+    /// net.ipv4.tcp_available_congestion_control [default: the kernel's]
+    #[arg(long, value_name = "NAME", value_parser = congestion)]
+    congestion: Option<String>,
+
     /// What to log on stderr: error, warn, info, debug, trace, off, or module=level pairs
     /// [default: info]
     #[arg(long, value_name = "LEVEL", value_parser = environment::log_filter)]
@@ -208,6 +213,7 @@ impl Args {
                 self.handshake_timeout,
                 file.handshake_timeout,
             ),
+            congestion: places.one("congestion", self.congestion, file.congestion),
             log: places.one("log", self.log, file.log),
             profile: places.one("profile", self.profile, file.profile),
             no_test_endpoints: self.no_test_endpoints || file.no_test_endpoints,
@@ -225,6 +231,15 @@ fn listen_address(word: &str) -> Result<ListenAddress, String> {
         Some(path) => Ok(ListenAddress::Unix(PathBuf::from(path))),
         None => socket_address(word).map(ListenAddress::Tcp),
     }
+}
+
+/// A name of `--congestion`. Which ones there are only the kernel knows.
+fn congestion(word: &str) -> Result<String, String> {
+    // The kernel's `TCP_CA_NAME_MAX` is 16, the terminator included.
+    if word.is_empty() || word.len() > 15 || word.bytes().any(|byte| !byte.is_ascii_graphic()) {
+        return Err("expected the name of an algorithm such as cubic".to_owned());
+    }
+    Ok(word.to_owned())
 }
 
 /// Where the control plane listens, if at all.

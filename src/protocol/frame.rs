@@ -95,7 +95,8 @@ impl Header {
 /// The first offence, as soon as the bytes that show it are there, be the header complete or not.
 #[inline]
 pub fn decode(bytes: &[u8], receiver: Role, allow_rsv1: bool) -> Result<Option<(Header, usize)>, Offence> {
-    // Whole messages of at most 125 bytes are what most connections carry: two compares settle them.
+    // Whole messages of at most 125 bytes are what most connections carry: two compares settle them. Those of up to
+    // 64 KiB come next.
     const TEXT: u8 = FIN | Opcode::Text as u8;
     let opcode = |first: u8| if first == TEXT { Opcode::Text } else { Opcode::Binary };
     match receiver {
@@ -112,6 +113,21 @@ pub fn decode(bytes: &[u8], receiver: Role, allow_rsv1: bool) -> Result<Option<(
                     payload_bytes: u64::from(second - MASK),
                 };
                 return Ok(Some((header, 6)));
+            }
+            if let Some(&[first, second, high, low, k0, k1, k2, k3]) = bytes.first_chunk()
+                && first.wrapping_sub(TEXT) < 2
+                && second == MASK | LENGTH_16
+                && let payload_bytes = u16::from_be_bytes([high, low])
+                && payload_bytes >= u16::from(LENGTH_16)
+            {
+                let header = Header {
+                    opcode: opcode(first),
+                    fin: true,
+                    compressed: false,
+                    mask: Some([k0, k1, k2, k3]),
+                    payload_bytes: u64::from(payload_bytes),
+                };
+                return Ok(Some((header, 8)));
             }
         }
         Role::Client => {

@@ -221,6 +221,13 @@ impl Builder {
         self
     }
 
+    /// TCP congestion control of the connections that its addresses accept, such as `cubic`: the choice of each listener,
+    /// where the kernel's default is that of the host. Sockets that were inherited keep theirs.
+    pub fn congestion(mut self, name: impl Into<String>) -> Builder {
+        self.config.congestion = Some(name.into());
+        self
+    }
+
     /// The configuration as it is now.
     pub fn config(&self) -> &Config {
         &self.config

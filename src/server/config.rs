@@ -107,6 +107,8 @@ pub struct Config {
     pub pings_per_second_max: u32,
     /// Leave the sizes of socket buffers to the kernel: faster for single bulk peers, memory unbounded by us.
     pub autotune_sockets: bool,
+    /// TCP congestion control of the connections that its listeners accept; `None` for the kernel's default.
+    pub congestion: Option<String>,
     /// Take a port although another process listens on it, to replace that process.
     pub takeover: bool,
 }
@@ -140,6 +142,7 @@ impl Default for Config {
             handshake_timeout: limits::HANDSHAKE_TIMEOUT,
             pings_per_second_max: limits::PINGS_PER_SECOND_MAX,
             autotune_sockets: false,
+            congestion: None,
             takeover: false,
         }
     }
@@ -164,6 +167,8 @@ impl Config {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StartErrorKind {
+    /// The congestion control that was asked for is not to be had.
+    Congestion(io::ErrorKind),
     /// An address cannot be listened on.
     Listen(io::ErrorKind),
     /// There is nothing to listen on.

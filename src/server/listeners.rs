@@ -34,6 +34,9 @@ pub(super) fn open(config: &Config, shards: usize) -> Result<Listeners, StartErr
             )
         })?;
     }
+    if let Some(name) = &config.congestion {
+        check_congestion(name).map_err(|error| no_congestion(name, &error))?;
+    }
     for address in &config.listen {
         let opened = match address {
             ListenAddress::Tcp(address) => open_tcp(config, *address, &mut listeners),
@@ -58,6 +61,24 @@ fn cannot_listen(address: &ListenAddress, error: &io::Error) -> StartError {
     StartError::new(kind, format!("cannot listen on {address}: {error}"), cure)
 }
 
+/// Asked before anything is bound, so that what is wrong is told as what it is.
+fn check_congestion(name: &str) -> io::Result<()> {
+    Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?.set_tcp_congestion(name.as_bytes())
+}
+
+fn no_congestion(name: &str, error: &io::Error) -> StartError {
+    let list = |file| std::fs::read_to_string(file).unwrap_or_default().trim().to_owned();
+    let cure = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            let allowed = list("/proc/sys/net/ipv4/tcp_allowed_congestion_control");
+            format!("without CAP_NET_ADMIN there are: {allowed}")
+        }
+        _ => format!("this kernel has: {}", list("/proc/sys/net/ipv4/tcp_available_congestion_control")),
+    };
+    let kind = StartErrorKind::Congestion(error.kind());
+    StartError::new(kind, format!("no congestion control {name:?}: {error}"), cure)
+}
+
 fn open_tcp(config: &Config, address: SocketAddr, listeners: &mut Listeners) -> io::Result<()> {
     if !config.takeover && address.port() != 0 {
         // With SO_REUSEPORT the kernel would share the port with a stranger silently.
@@ -66,7 +87,11 @@ fn open_tcp(config: &Config, address: SocketAddr, listeners: &mut Listeners) -> 
     let mut address = address;
     for shard in &mut listeners.by_shard {
         let socket = bind_tcp(address, true)?;
+        // What connections have from their listener.
         socket.set_tcp_nodelay(true)?;
+        if let Some(name) = &config.congestion {
+            socket.set_tcp_congestion(name.as_bytes())?;
+        }
         if !config.autotune_sockets {
             socket.set_send_buffer_size(SOCKET_SEND_BYTES)?;
             socket.set_recv_buffer_size(SOCKET_RECEIVE_BYTES)?;
@@ -132,4 +157,33 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         return Err(io::ErrorKind::AddrInUse.into());
     }
     std::fs::remove_file(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(congestion: &str) -> Config {
+        let address = ListenAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
+        Config { listen: vec![address], congestion: Some(congestion.to_owned()), ..Config::default() }
+    }
+
+    #[test]
+    fn accepted_connections_have_the_congestion_control_of_their_listener() {
+        // Built into every kernel, and allowed to everybody.
+        let Listeners { mut by_shard, addresses } = open(&config("reno"), 1).expect("opens");
+        let ListenAddress::Tcp(address) = addresses[0] else { panic!("a TCP address was asked for") };
+        let _client = std::net::TcpStream::connect(address).expect("connects");
+        let listener = TcpListener::from(by_shard.remove(0).remove(0));
+        let (accepted, _) = listener.accept().expect("accepts");
+        let name = socket2::SockRef::from(&accepted).tcp_congestion().expect("has one");
+        assert!(name.starts_with(b"reno\0"), "{name:?}");
+    }
+
+    #[test]
+    fn a_congestion_control_that_is_not_to_be_had_is_told_with_those_that_are() {
+        let Err(error) = open(&config("no-such-one"), 1) else { panic!("the kernel has it") };
+        assert_eq!(error.kind(), StartErrorKind::Congestion(io::ErrorKind::NotFound));
+        assert!(error.cure.contains("reno"), "{error}");
+    }
 }

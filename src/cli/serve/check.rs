@@ -30,6 +30,9 @@ impl fmt::Display for Settings {
         write_handshake(f, server)?;
         let compress = Compress { compression: server.compression, memory_bytes: server.compression_bytes };
         writeln!(f, "compress = \"{compress}\"")?;
+        if let Some(congestion) = &server.congestion {
+            writeln!(f, "congestion = {}", quoted(congestion))?;
+        }
         writeln!(f, "test_endpoints = {}", server.test_endpoints)?;
         writeln!(f, "takeover = {}", server.takeover)?;
         writeln!(f, "\n[topic_defaults]")?;
@@ -158,7 +161,10 @@ mod tests {
     fn what_is_shown_says_the_same_when_it_is_read() {
         for (text, flags) in [
             ("", &[][..]),
-            ("profile = 'conformance'", &["--max-connections=7", "--driver=uring", "--allow-origin=*"]),
+            (
+                "profile = 'conformance'",
+                &["--max-connections=7", "--driver=uring", "--allow-origin=*", "--congestion=reno"],
+            ),
             ("compress = 'level=9; client_no_context_takeover; memory=3MiB'\ncpus = [1, 0]\nshards = 2", &[]),
             (
                 "log = 'warn,echoring::shard=debug'\nsubprotocol = ['b', 'a']\nlisten = ['unix:/a\"b\\c']",

@@ -496,6 +496,7 @@ pub(super) mod tests {
             subprotocol = ["b", "a"]
             subprotocol_preference = "client"
             handshake_timeout = "2s"
+            congestion = "reno"
             log = "warn"
             profile = "benchmark"
             test_endpoints = false
@@ -514,6 +515,7 @@ pub(super) mod tests {
         assert_eq!(server.subprotocols, ["b", "a"]);
         assert_eq!(server.subprotocol_preference, SubprotocolPreference::Client);
         assert_eq!(server.handshake_timeout, 2 * SECOND);
+        assert_eq!(server.congestion.as_deref(), Some("reno"));
         assert_eq!(log, "warn");
         assert!(server.autotune_sockets && server.takeover && !server.test_endpoints);
     }
@@ -556,6 +558,10 @@ pub(super) mod tests {
             ("no_test_endpoints = true", "there is no such key; did you mean `test_endpoints`?"),
             ("takeover = \"yes\"", "f.toml:1:12: takeover: expected true or false, found \"yes\""),
             ("driver = \"kqueue\"", "f.toml:1:10: driver: expected auto, uring, epoll"),
+            (
+                "congestion = \"two words\"",
+                "f.toml:1:14: congestion: expected the name of an algorithm such as cubic",
+            ),
             ("handshake_timeout = 5", "f.toml:1:21: handshake_timeout: expected a duration such as"),
             ("handshake_timeout = \"1ms\"", "f.toml:1:21: handshake_timeout: must be from 100ms to 5m"),
             ("max_topics = 0", "f.toml:1:14: max_topics: 0 is not in 1..=16777216"),

@@ -82,6 +82,7 @@ impl Settings {
                 Profile::Benchmark | Profile::Conformance => u32::MAX,
             },
             autotune_sockets: profile == Profile::Benchmark,
+            congestion: args.congestion,
             takeover: args.takeover,
             test_endpoints: !args.no_test_endpoints,
             ..Config::default()

@@ -263,9 +263,15 @@ impl Connections {
         Ok(())
     }
 
+    /// Whether facts were noted that something follows from.
+    #[inline]
+    pub(super) fn has_others(&self) -> bool {
+        !self.listed.is_empty() || !self.parked.is_empty()
+    }
+
     /// Queues what follows from the facts noted since the last time.
     pub(super) fn fill_others(&mut self, ring: &mut Ring, pool: &mut Pool) -> io::Result<()> {
-        if self.listed.is_empty() && self.parked.is_empty() {
+        if !self.has_others() {
             return Ok(());
         }
         // Those that found no memory go first: behind connections whose credit was just spent they would find
@@ -516,7 +522,7 @@ impl Connections {
         let Some(run) = self.receiver.take_more((flags >> BUFFER_SHIFT) as u16, result as u32) else {
             return;
         };
-        if self.slots.get(token_of(user_data)).is_some_and(|slot| slot.is_heard()) {
+        if self.slots.hears(token_of(user_data)) {
             self.report(user_data, run, events);
         }
     }
@@ -531,7 +537,7 @@ impl Connections {
         let token = token_of(user_data);
         if let Some(run) = span
             && run.bytes > 0
-            && self.slots.get(token).is_some_and(|slot| slot.is_heard())
+            && self.slots.hears(token)
         {
             self.report(user_data, run, events);
         }

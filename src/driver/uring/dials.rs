@@ -107,6 +107,12 @@ impl Dials {
         }
     }
 
+    /// Whether connects are staged.
+    #[inline]
+    pub(super) fn has_staged(&self) -> bool {
+        !self.staged.is_empty()
+    }
+
     /// Queues the staged connects.
     pub(super) fn fill(&mut self, connections: &mut Connections, ring: &mut Ring) -> io::Result<()> {
         for (token, address) in &self.staged {
@@ -125,6 +131,7 @@ impl Dials {
     }
 
     /// The kernel has consumed all that was queued.
+    #[inline]
     pub(super) fn consumed(&mut self) {
         self.staged.clear();
     }

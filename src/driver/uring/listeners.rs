@@ -88,9 +88,15 @@ impl Listeners {
         self.list.iter().filter_map(|listener| listener.retry_at).min()
     }
 
+    /// Whether something may follow from the present room and wishes.
+    #[inline]
+    pub(super) fn is_due(&self) -> bool {
+        self.listed || self.retry_at().is_some_and(|at| at <= clock::now())
+    }
+
     /// Queues what follows from the present room and wishes.
     pub(super) fn fill(&mut self, connections: &mut Connections, ring: &mut Ring) -> io::Result<()> {
-        if !self.listed && self.retry_at().is_none_or(|at| at > clock::now()) {
+        if !self.is_due() {
             return Ok(());
         }
         self.listed = false;

@@ -123,7 +123,18 @@ impl Uring {
     }
 
     /// Queues all that is not a send of this turn's batch.
+    #[inline]
     fn fill(&mut self, pool: &mut Pool) -> io::Result<()> {
+        // Under load most turns have nothing but sends.
+        let idle = self.poll_armed
+            && !self.connections.has_others()
+            && !self.dials.has_staged()
+            && !self.listeners.is_due();
+        if idle { Ok(()) } else { self.fill_any(pool) }
+    }
+
+    #[inline(never)]
+    fn fill_any(&mut self, pool: &mut Pool) -> io::Result<()> {
         self.connections.fill_others(&mut self.ring, pool)?;
         self.dials.fill(&mut self.connections, &mut self.ring)?;
         self.listeners.fill(&mut self.connections, &mut self.ring)?;

@@ -128,7 +128,7 @@ impl Slot {
     /// Whether its owner hears what is received.
     #[inline]
     pub(super) fn is_heard(&self) -> bool {
-        matches!(self.phase, Phase::Connecting | Phase::Open | Phase::Failed)
+        self.phase <= Phase::Failed
     }
 
     /// What the kernel has of this connection that would not end by itself, and the kind of its cancellation;
@@ -223,6 +223,15 @@ impl Slots {
         self.slots
             .get_mut(token.index as usize)
             .filter(|slot| slot.generation == token.generation && slot.phase != Phase::Free)
+    }
+
+    /// Whether the owner of a connection hears what is received. Every message asks.
+    #[inline]
+    pub(super) fn hears(&self, token: Token) -> bool {
+        // A free slot is past the phases that are heard.
+        self.slots
+            .get(token.index as usize)
+            .is_some_and(|slot| slot.generation == token.generation && slot.is_heard())
     }
 
     /// The same, only to look at.
