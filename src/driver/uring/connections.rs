@@ -25,12 +25,33 @@ use io_uring::{SubmissionQueue, cqueue};
 use super::entries::{File, Kind, PlainSend, cancel, token_of};
 use super::receive::{GROUP, Receiver};
 use super::ring::{Ring, shut_down};
-use super::sends::{Batch, Rests};
+use super::sends::{Batch, Rests, Staged};
 use super::slots::{Marks, NONE, Phase, Receive, Slot, Slots};
 use crate::buffer::Pool;
 use crate::driver::addresses::{Addresses, peer_of};
 use crate::driver::{Event, Features, Source, Span, Token};
 use crate::limits::{RECEIVE_BYTES_MAX, RECEIVE_BYTES_WITH_CREDIT_MAX, RECEIVE_CREDIT_BYTES};
+
+/// Queues the entries at the front that are stretches of receive memory, as long as there is room: a loop of its own, for
+/// nearly every message of an echo goes through it.
+#[inline(never)]
+fn push_received(
+    queue: &mut SubmissionQueue<'_>,
+    entries: &mut std::slice::Iter<'_, Staged>,
+    receiver: &Receiver,
+    plain_send: PlainSend,
+) {
+    while !queue.is_full()
+        && let Some(staged) = entries.as_slice().first()
+        && let Some(span) = staged.span()
+    {
+        entries.next();
+        let entry = plain_send.entry(staged.file, receiver.address(span), span.bytes, staged.user_data);
+        // SAFETY: the bytes stay until `settle`, which comes after the entry has been consumed, and with it
+        // copied or refused: spans are recycled only there. Nothing is refused, since there is room.
+        let _ = unsafe { queue.push(&entry) };
+    }
+}
 
 /// A completion, taken apart.
 #[derive(Clone, Copy)]
@@ -236,28 +257,34 @@ impl Connections {
         let Connections { batch, receiver, plain_send, silent, .. } = self;
         let direct = self.slots.is_direct();
         let (mut entries, mut messages) = batch.entries();
-        let mut push_next = |queue: &mut SubmissionQueue<'_>| {
-            for staged in &mut entries {
-                let entry = if let Some(span) = staged.span() {
-                    plain_send.entry(staged.file, receiver.address(span), span.bytes, staged.user_data)
+        let mut fill = |queue: &mut SubmissionQueue<'_>| loop {
+            push_received(queue, &mut entries, receiver, *plain_send);
+            // Here is one of another kind, unless all are queued or there is no room.
+            while let Some(staged) = entries.as_slice().first().filter(|staged| staged.span().is_none()) {
+                if queue.is_full() {
+                    return false;
+                }
+                entries.next();
+                let entry = if let Some(piece) = messages.single(staged) {
+                    plain_send.entry(staged.file, piece.as_ptr(), piece.len() as u32, staged.user_data)
                 } else if staged.is_dropped() {
                     continue;
-                } else if let Some(piece) = messages.single(staged) {
-                    plain_send.entry(staged.file, piece.as_ptr(), piece.len() as u32, staged.user_data)
                 } else {
                     let (file, user_data) = (File { number: staged.file, direct }, staged.user_data);
                     let message = messages.message(staged, |span| receiver.address(span));
                     file.send_message(message, *silent).user_data(user_data)
                 };
-                // SAFETY: the bytes stay until `settle`, which comes after the entry has been consumed, and
-                // with it copied or refused: spans are recycled, and the batch with its vectors cleared, only
-                // there. Nothing is refused, since `push_many` sees to the room.
+                // SAFETY: as in `push_received`; the vectors of a message stay until the batch is cleared in `settle`.
                 let _ = unsafe { queue.push(&entry) };
+            }
+            if entries.as_slice().is_empty() {
                 return true;
             }
-            false
+            if queue.is_full() {
+                return false;
+            }
         };
-        while !ring.push_many(&mut push_next) {
+        while !ring.fill_queue(&mut fill) {
             ring.submit()?;
         }
         Ok(())

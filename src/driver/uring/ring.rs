@@ -171,18 +171,11 @@ impl Ring {
         }
     }
 
-    /// Has `push_next` push one entry after the other until it says that there is none left; the kernel sees
-    /// them when all are written. Returns false when the queue is full before: then
-    /// [`submit`](Ring::submit), and call again.
+    /// Has `fill` push entries until none is left, which it tells by `true`, or the queue is full; the kernel sees them
+    /// when all are written. When this is false, [`submit`](Ring::submit), and call again.
     #[inline]
-    pub(super) fn push_many(&mut self, mut push_next: impl FnMut(&mut SubmissionQueue<'_>) -> bool) -> bool {
-        let mut queue = self.ring.submission();
-        while !queue.is_full() {
-            if !push_next(&mut queue) {
-                return true;
-            }
-        }
-        false
+    pub(super) fn fill_queue(&mut self, fill: &mut impl FnMut(&mut SubmissionQueue<'_>) -> bool) -> bool {
+        fill(&mut self.ring.submission())
     }
 
     /// Hands all that is queued to the kernel, without waiting.

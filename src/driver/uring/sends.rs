@@ -19,7 +19,7 @@ pub(super) struct Staged {
     pub(super) user_data: u64,
     /// Number of its socket.
     pub(super) file: u32,
-    /// Pieces.
+    /// Pieces; 0 when nothing is to be sent.
     count: u32,
     span: Span,
     /// First and last piece of the chain, counted from 1; `NONE` while `span` is all there is, `DROPPED` when
@@ -174,7 +174,9 @@ impl Batch {
 
     /// Drops the entry at `position`; nothing of it is sent.
     pub(super) fn drop_entry(&mut self, position: usize) {
-        self.staged[position].first = DROPPED;
+        let entry = &mut self.staged[position];
+        // No piece is what neither of the usual two kinds has, so that the usual path need not ask.
+        (entry.first, entry.count) = (DROPPED, 0);
     }
 
     /// The entries, and what makes messages of those that are chains. There is room for the vectors of all, so
