@@ -1,6 +1,7 @@
 """Opens WebSocket connections to a fresh server and measures what each costs it while idle. See scripts/idle-memory."""
 
 import asyncio
+import contextlib
 import datetime
 import json
 import os
@@ -81,6 +82,19 @@ async def open_one(gate, host, port, source, frame):
         return reader, writer
 
 
+@contextlib.asynccontextmanager
+async def opened(host, port, count, frame=None):
+    """So many idle connections to `/echo`, as long as the block lasts."""
+    gate = asyncio.Semaphore(OPENING_AT_ONCE)
+    opening = (open_one(gate, host, port, SOURCES[i % len(SOURCES)], frame) for i in range(count))
+    connections = await asyncio.gather(*opening)
+    try:
+        yield
+    finally:
+        for _, writer in connections:
+            writer.transport.abort()
+
+
 async def measure(binary, count, flags=(), frame=None):
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if count + 100 > hard:
@@ -97,14 +111,8 @@ async def measure(binary, count, flags=(), frame=None):
         if not match:
             raise SystemExit(f"the server did not start: {line!r}")
         before = await settled_bytes(server.pid)
-        gate = asyncio.Semaphore(OPENING_AT_ONCE)
-        opening = (
-            open_one(gate, match[1], int(match[2]), SOURCES[i % len(SOURCES)], frame) for i in range(count)
-        )
-        connections = await asyncio.gather(*opening)
-        after = await settled_bytes(server.pid)
-        for _, writer in connections:
-            writer.transport.abort()
+        async with opened(match[1], int(match[2]), count, frame):
+            after = await settled_bytes(server.pid)
     finally:
         server.terminate()
         server.wait()

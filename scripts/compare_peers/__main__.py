@@ -1,6 +1,7 @@
 """Compares `echoring serve` with its peers. See scripts/compare-peers, which says how it is used."""
 
 import argparse
+import dataclasses
 import os
 import random
 import resource
@@ -14,8 +15,11 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(HERE))
 import machine  # noqa: E402
 import pairs  # noqa: E402
+import peers as sources  # noqa: E402
 
 import catalogue  # noqa: E402
+import install  # noqa: E402
+import readme  # noqa: E402
 import records  # noqa: E402
 import rounds  # noqa: E402
 import tables  # noqa: E402
@@ -45,6 +49,8 @@ def arguments():
     parser.add_argument("--into", metavar="DIR", help="add to the record in this directory instead")
     parser.add_argument("--again", action="store_true", help="measure rows anew that the record has")
     parser.add_argument("--list", action="store_true", help="print rows and peers")
+    parser.add_argument("--readme", action="store_true", help="make README's table from the newest record; with --record after it")
+    parser.add_argument("--check", action="store_true", help="whether README's table is what the newest record says")
     parser.add_argument("--rows", default="", help="only these, separated by commas")
     parser.add_argument("--peers", default="", help="only these, and echoring")
     parser.add_argument("--rounds", type=int, help="of each row (default 30)")
@@ -108,6 +114,8 @@ def measure(row, had, record, options, random_source):
     if missing <= 0:
         pairs.progress(f"{row.name}: has its {wanted} rounds")
         return
+    if row.rate_share:
+        row = at_rate(row, kept, commands, options)
     before = os.getloadavg()[0]
 
     def keep(found):
@@ -124,11 +132,22 @@ def measure(row, had, record, options, random_source):
         pairs.progress("")
 
 
+def at_rate(row, kept, commands, options):
+    """The row with its rate, which is found once and then stays."""
+    if not kept.get("maxima"):
+        kept["maxima"] = rounds.slowest_maximum(row, commands, options)
+        kept["rate"] = round(row.rate_share * min(kept["maxima"].values()))
+        pairs.progress(f"{row.name}: {kept['rate']:,} messages a second")
+    return dataclasses.replace(row, load=f"{row.load} --rate {kept['rate']}")
+
+
 def measure_all(record, options):
     """Every row that was asked for. Returns names of those that could not be measured."""
     chosen = workloads.of_names(words(options.rows), options.quick)
     had, skipped = catalogue.prepare(catalogue.of_names(words(options.peers)))
     catalogue.binaries(options)
+    if any(row.kind == "witness" for row in chosen):
+        options.load_test = sources.load_test()
     record.content["peers"].update(catalogue.versions(had))
     record.content["skipped"] = {
         name: why for name, why in {**record.content["skipped"], **skipped}.items() if name not in had
@@ -149,6 +168,17 @@ def measure_all(record, options):
     return failed
 
 
+def write_pages(record, folder):
+    """Tables, and pictures where the library for them can be had."""
+    with open(os.path.join(folder, "peers.md"), "w") as file:
+        file.write(tables.page(record))
+    try:
+        install.run(install.python(), os.path.join(HERE, "plots.py"), folder)
+    except install.Unavailable as error:
+        print(f"no pictures: {error}", file=sys.stderr)
+    print(f"written to {os.path.relpath(folder, machine.ROOT)}")
+
+
 def raise_descriptors():
     """Servers that keep a descriptor for each connection inherit the limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -165,10 +195,15 @@ def main():
     if options.list:
         show_list()
         return
+    if options.check:
+        sys.exit(0 if readme.is_current() else "compare-peers: README.md is not what results/ says: scripts/compare-peers --readme")
+    if options.readme and not (options.record or options.into):
+        readme.write()
+        return
     raise_descriptors()
     signal.signal(signal.SIGTERM, end_on_signal)
     with tempfile.TemporaryDirectory(prefix="compare-peers-") as scratch:
-        folder = options.into or (records.folder_of_today() if options.record else scratch)
+        folder = options.into or (records.folder_to_go_on_in() if options.record else scratch)
         record = records.Record(folder)
         try:
             failed = measure_all(record, options)
@@ -178,9 +213,9 @@ def main():
             sys.exit("compare-peers: ended early; what was measured is kept, and the same command goes on from there")
         print(tables.overview(record))
         if folder != scratch:
-            with open(os.path.join(folder, "peers.md"), "w") as file:
-                file.write(tables.page(record))
-            print(f"written to {os.path.relpath(folder, machine.ROOT)}")
+            write_pages(record, folder)
+    if options.readme:
+        readme.write()
     sys.exit(1 if failed else 0)
 
 

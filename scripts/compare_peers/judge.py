@@ -23,7 +23,7 @@ def spread(numbers):
     """Median, quartiles and least; None without numbers."""
     if not numbers:
         return None
-    low, _, high = statistics.quantiles(numbers, n=4) if len(numbers) > 1 else [numbers[0]] * 3
+    low, _, high = statistics.quantiles(numbers, n=4, method="inclusive") if len(numbers) > 1 else [numbers[0]] * 3
     return {"median": statistics.median(numbers), "low": low, "high": high, "least": min(numbers)}
 
 
@@ -63,8 +63,23 @@ def summary(row, rounds, raws):
             target = target_of(row, side, raws)
             verdict = pairs.verdict(found["low"], found["high"], target) if target else None
             result["ratios"].append({"value": name, "to": side, **found, "target": target, "verdict": verdict})
+    result["bounds"] = [bound(result["sides"].get(OURS, {}).get(name), name, most) for name, most in row.bounds.items()]
     result["noise"] = noise(result)
     return result
+
+
+def bound(told, name, most):
+    """Of a value of echoring's own, by its quartiles."""
+    verdict = pairs.verdict(told["low"], told["high"], most) if told else "missed"
+    return {"value": name, "at_most": most, "median": told and told["median"], "verdict": verdict}
+
+
+def agreement(result, first, second):
+    """Of each side whether two ways to measure the ratio of echoring to it come to the same: their intervals have some
+    of it in common."""
+    by = {(found["to"], found["value"]): found for found in result["ratios"]}
+    both = [(side, by[side, first], by[side, second]) for side in result["sides"] if (side, first) in by and (side, second) in by]
+    return [(side, a, b, a["low"] <= b["high"] and b["low"] <= a["high"]) for side, a, b in both]
 
 
 def median(numbers):

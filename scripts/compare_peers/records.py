@@ -73,10 +73,11 @@ def short(value):
 
 def lines(value, indent=""):
     """JSON in which what holds nothing but numbers and words is one line."""
-    flat = not isinstance(value, (dict, list)) or not any(
-        isinstance(item, (dict, list)) for item in (value.values() if isinstance(value, dict) else value)
-    )
     text = json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, (dict, list)):
+        return text
+    items = value.values() if isinstance(value, dict) else value
+    flat = not any(isinstance(item, (dict, list)) for item in items)
     if flat and (isinstance(value, list) or len(text) < 120):
         return text
     deeper = indent + " "
@@ -92,8 +93,16 @@ def newest():
     return Record(os.path.dirname(found[-1])) if found else None
 
 
-def folder_of_today():
-    return machine.results_folder()
+def folder_to_go_on_in():
+    """Of the newest record of this machine if it has a row of this commit, so that a run may pass midnight; else today's."""
+    today = machine.results_folder()
+    name = os.path.basename(today)[len("2000-01-01"):]
+    last = newest()
+    if last and os.path.dirname(last.path).endswith(name) and any(
+        row["commit"] == machine.commit() for row in last.rows.values()
+    ):
+        return os.path.dirname(last.path)
+    return today
 
 
 def environment(options):

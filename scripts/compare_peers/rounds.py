@@ -3,12 +3,15 @@
 A round that is over is never lost: whatever ends a row, a deadline, a signal or a failure, leaves those before it.
 """
 
+import dataclasses
 import time
 
 import conformance
 import pairs
 import samples
 from catalogue import AGAIN, OURS, RAWS
+
+CALIBRATIONS = 3
 
 
 class Fleet:
@@ -51,16 +54,43 @@ class Fleet:
             return None
 
     def sample(self, name):
-        if name not in self.servers:
+        """None where there is none."""
+        if self.row.fresh:
+            self.start_fresh(name)
+        elif name not in self.servers:
             self.guarded(name, lambda: self.start(name))
         if name not in self.servers:
             return None
         return self.guarded(name, lambda: samples.KINDS[self.row.kind](self.servers[name], self.row, self.options))
 
+    def start_fresh(self, name):
+        """A process that has not been looked at: another of its kind has."""
+        if server := self.servers.pop(name, None):
+            server.stop()
+        started = self.guarded(name, lambda: pairs.Server(self.commands[name], self.options.server_cpu, name))
+        if started:
+            self.servers[name] = started
+
     def stop(self):
         for server in self.servers.values():
             server.stop()
         self.servers = {}
+
+
+def slowest_maximum(row, commands, options):
+    """Messages a second that each peer answers in a closed loop, the most of some stretches; raw servers are no peers."""
+    closed = dataclasses.replace(row, load=f"{row.load} --depth 1", kind="stretch")
+    fleet = Fleet(closed, {name: command for name, command in commands.items() if name not in RAWS}, options)
+    found = {}
+    try:
+        fleet.start_anew()
+        for name in fleet.sides():
+            told = [sample["messages_per_s"] for _ in range(CALIBRATIONS) if (sample := fleet.sample(name))]
+            if told:
+                found[name] = max(told)
+    finally:
+        fleet.stop()
+    return found
 
 
 def run(row, commands, wanted, options, random_source, keep):

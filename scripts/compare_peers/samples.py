@@ -6,11 +6,15 @@ as a share of its busy time, whoever they were for.
 """
 
 import argparse
+import asyncio
 import os
+import re
 
+import idle_memory
 import pairs
+import witness
 from catalogue import HEAR_THEMSELVES
-from workloads import COST
+from workloads import COST, IDLE, USER_BYTES, WITNESSED_COST
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -71,4 +75,65 @@ class Accounts:
         }
 
 
-KINDS = {"stretch": stretch}
+def compressed(server, row, options):
+    """Echoes that have to come back compressed, and how small they did."""
+    run, saturated = pairs.measure(server, row.load.split(), scaled(options, row))
+    done = run["compression"]
+    if done["agreed"] < run["connections"]["opened"] or done["messages_in"] < run["messages"]:
+        pairs.fail(f"not everything came compressed: {done}")
+    return {
+        COST: run["server"]["cpu_ns_per_message"],
+        "messages_per_s": run["messages_per_s"],
+        "cpu_share": run["server"]["cpu_share"],
+        **latencies(run),
+        "reply_share": done["bytes_in"] / done["bytes_in_plain"],
+        "generator_cpu_share": run["generator"]["cpu_share"],
+        "generator_saturated": float(saturated),
+    }
+
+
+def memory(server, row, options):
+    """What idle connections make a server grow by, for a server that nobody has connected to before: its own memory, and
+    the kernel's slabs, in which are both ends of each connection."""
+    return asyncio.run(growth(server))
+
+
+async def growth(server):
+    address, port = re.match(r"ws://([^:/]+):(\d+)", server.origin).groups()
+    before, slab = await idle_memory.settled_bytes(server.pid), slab_bytes()
+    async with idle_memory.opened(address, int(port), IDLE):
+        after = await idle_memory.settled_bytes(server.pid)
+        grown = slab_bytes() - slab
+    return {
+        USER_BYTES: (sum(after.values()) - sum(before.values())) / IDLE,
+        "slab_bytes_per_connection": grown / IDLE,
+        "resident_bytes_before": sum(before.values()),
+    }
+
+
+def slab_bytes():
+    with open("/proc/meminfo") as file:
+        return int(re.search(r"^Slab:\s+(\d+) kB$", file.read(), re.MULTILINE)[1]) * 1024
+
+
+def both_generators(server, row, options):
+    """One stretch of `echoring bench`, and one of uWebSockets' `load_test`."""
+    ours = stretch(server, row, options)
+    theirs = witness.stretch(
+        options.load_test, server, options.generator_cpu, flag(row, "--connections"), row.message_bytes
+    )
+    return {
+        **ours,
+        WITNESSED_COST: theirs["server_cpu_ns_per_message"],
+        "witness_messages_per_s": theirs["messages_per_s"],
+    }
+
+
+def flag(row, name):
+    words = row.load.split()
+    return int(words[words.index(name) + 1])
+
+
+KINDS = {
+    "stretch": stretch, "compressed": compressed, "memory": memory, "witness": both_generators, "open-loop": stretch,
+}

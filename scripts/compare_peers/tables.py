@@ -3,11 +3,12 @@
 import judge
 import records
 from catalogue import AGAIN, OURS, PEERS, RAWS
-from workloads import COST, ROWS
+from workloads import COST, ROWS, USER_BYTES, WITNESSED_COST
 
 TITLES = {peer.name: peer.title for peer in PEERS}
 VALUES = {
     COST: ("CPU per message", "µs", 1_000),
+    WITNESSED_COST: ("CPU per message by load_test", "µs", 1_000), USER_BYTES: ("user memory", "B", 1),
     "p50_ns": ("p50", "µs", 1_000), "p99_ns": ("p99", "µs", 1_000), "p999_ns": ("p99.9", "µs", 1_000),
 }
 WORDS = {"met": "met", "missed": "**missed**", "undecided": "undecided"}
@@ -80,8 +81,8 @@ def of_row(row, result):
                 f"{number(figures['high'], scale)}; {number(figures['least'], scale)})"
             )
             lines.append(
-                f"| {TITLES.get(side, side)} | {f'{what} | ' if several else ''}{took} | {share(told['user_share'])} "
-                f"| {share(told['soft_share'])} | {number(told['messages_per_s'])} | {' | '.join(judged(result, side, name))} |"
+                f"| {TITLES.get(side, side)} | {f'{what} | ' if several else ''}{took} | {share(told.get('user_share'))} "
+                f"| {share(told.get('soft_share'))} | {number(told.get('messages_per_s'))} | {' | '.join(judged(result, side, name))} |"
             )
     return "\n".join(lines)
 
@@ -127,8 +128,35 @@ def overview(record):
         "✓ the 95 % interval lies below the target, ✗ above it, ? neither. "
         f"`{TITLES[AGAIN]}` is the same server once more: the noise."
     )
+    parts += [text for row, result in found for text in remarks(row, result, record.rows[row.name])]
     parts += [f"Warning: {text}." for text in warnings(found)]
     return "\n\n".join(parts)
+
+
+def remarks(row, result, kept):
+    """What a row says besides its ratios."""
+    for found in result["bounds"]:
+        what, unit, scale = VALUES[found["value"]]
+        yield (
+            f"{row.title}: {what} of echoring {number(found['median'], scale)} {unit}, at most {found['at_most']}: "
+            f"{WORDS[found['verdict']]}."
+        )
+    if "rate" in kept:
+        slowest = min(kept["maxima"], key=kept["maxima"].get)
+        yield (
+            f"{row.title}: {kept['rate']:,} messages a second; in a closed loop {TITLES.get(slowest, slowest)} answered "
+            f"{kept['maxima'][slowest]:,.0f}."
+        )
+    if row.kind == "witness":
+        told = judge.agreement(result, COST, WITNESSED_COST)
+        apart = [
+            f"{TITLES[side]} ({ratio(ours)}, {ours['low']:.3f} – {ours['high']:.3f}, by `echoring bench`; "
+            f"{ratio(theirs)}, {theirs['low']:.3f} – {theirs['high']:.3f}, by `load_test`)"
+            for side, ours, theirs, same in told
+            if not same
+        ]
+        same = f"{len(told) - len(apart)} of {len(told)} ratios are the same within their intervals by both generators"
+        yield f"{row.title}: {same}" + (f"; they differ for {', '.join(apart)}." if apart else ".")
 
 
 def page(record):

@@ -6,9 +6,12 @@ ratio of echoring's value to a peer's may be at most.
 
 from dataclasses import dataclass, field
 
-from catalogue import BROADCAST, ECHO, FLOOR
+from catalogue import BROADCAST, COMPRESSED, ECHO, FLOOR
 
-COST = "cpu_ns_per_message"
+COST, WITNESSED_COST = "cpu_ns_per_message", "witnessed_cpu_ns_per_message"
+USER_BYTES = "user_bytes_per_connection"
+# Connections of the row that tells what an idle one takes.
+IDLE = 10_000
 # Of a target that holds for all peers that have none of their own; raw servers are floors and no peers.
 ANYONE = "*"
 
@@ -30,6 +33,12 @@ class Row:
     # Of a row that varies little or takes long; else as many as asked for.
     rounds_max: int | None = None
     quick: bool = False
+    # What a value of echoring's own may be at most, whatever the peers take.
+    bounds: dict = field(default_factory=dict)
+    # Each sample is of a process that nobody has connected to.
+    fresh: bool = False
+    # Of the slowest peer's maximum, the rate at which all are measured in an open loop.
+    rate_share: float | None = None
     # Counts in the geometric mean beside uWebSockets.
     echo_mean: bool = False
 
@@ -96,6 +105,45 @@ ROWS = [
         "--rate 8000 --arrivals poisson",
         message_bytes=64, targets={FLOOR: 1.03, "uws": 0.93, ANYONE: 1.0}, scale=2.0,
     ),
+]
+
+
+def witnessed(connections, message_bytes):
+    size = sized(message_bytes).replace(" B", "").replace(" ", "")
+    return Row(
+        f"witness-{size}x{connections}",
+        f"both generators, {sized(message_bytes)} × {connections:,}",
+        ECHO,
+        f"--connections {connections} --message-bytes {message_bytes} --depth 1 --kind binary --verify off",
+        kind="witness", message_bytes=message_bytes, values=(COST, WITNESSED_COST), targets={}, rounds_max=10,
+    )
+
+
+def open_loop(share):
+    """Latency counts from when each message was due."""
+    return Row(
+        f"open-loop-{100 * share:.0f}",
+        f"open loop, 16 B × 100, {100 * share:.0f} % of the slowest peer's maximum",
+        ECHO,
+        "--connections 100 --message-bytes 16 --kind binary --verify off",
+        kind="open-loop", values=("p50_ns", "p99_ns", "p999_ns"), targets={ANYONE: 1.0}, rate_share=share,
+    )
+
+
+ROWS += [
+    Row(
+        "compressed-1KiBx100", "compressed echo, 1 KiB JSON × 100", COMPRESSED,
+        "--connections 100 --message-bytes 1024 --depth 1 --kind json --compress on",
+        kind="compressed", message_bytes=1024,
+    ),
+    Row(
+        "idle-memory", f"memory of an idle connection, {IDLE:,} of them", ECHO, "", kind="memory", values=(USER_BYTES,),
+        bounds={USER_BYTES: 256}, fresh=True, rounds_max=3,
+    ),
+    open_loop(0.5),
+    open_loop(0.8),
+    witnessed(100, 16),
+    witnessed(200, 1024),
 ]
 
 

@@ -1,0 +1,60 @@
+"""uWebSockets' `load_test` as a second witness: what it counts, and what CPU time others took meanwhile.
+
+It echoes in a closed loop with one message under way on each connection, checks nothing but how many bytes come back, and
+tells what it counted every four seconds. Only the standard library is needed.
+"""
+
+import re
+import subprocess
+import time
+
+import pairs
+
+# It tells what it counted every so many seconds; in the first of these it also connects.
+SECONDS = 4
+# Connecting, two intervals, and what a busy machine adds.
+WATCH_S_MAX = 60
+
+
+def cpu_ns(pid):
+    """CPU time of a process with all its threads, user and system, by its clock (see clock_getcpuclockid(3))."""
+    return time.clock_gettime_ns((~pid) << 3 | 2)
+
+
+def stretch(binary, server, cpu, connections, message_bytes):
+    """One stretch: messages a second over the second interval, and the CPU time in it of the generator and the server."""
+    port = server.origin.rsplit(":", 1)[1]
+    process = subprocess.Popen(
+        ["timeout", str(WATCH_S_MAX), "stdbuf", "-oL", "taskset", "-c", str(cpu), binary]
+        + [str(connections), "127.0.0.1", port, "0", "0", str(message_bytes)],
+        stdout=subprocess.PIPE, text=True,
+    )
+    try:
+        told, marks = [], []
+        for line in process.stdout:
+            if "Closed" in line:
+                pairs.fail("the server closed a connection of load_test")
+            if found := re.match(r"Msg/sec: ([\d.]+)", line):
+                told.append(float(found[1]))
+                marks.append((cpu_ns(child_of(process.pid)), cpu_ns(server.pid)))
+                if len(told) == 2:
+                    break
+        if len(told) < 2:
+            pairs.fail("load_test ended early")
+    finally:
+        process.terminate()
+        process.wait()
+        process.stdout.close()
+    generator_ns, server_ns = (after - before for before, after in zip(*marks))
+    messages = told[1] * SECONDS
+    return {
+        "messages_per_s": told[1],
+        "cpu_share": generator_ns / 1e9 / SECONDS,
+        "cpu_ns_per_message": generator_ns / messages,
+        "server_cpu_ns_per_message": server_ns / messages,
+    }
+
+
+def child_of(pid):
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return int(file.read().split()[0])
