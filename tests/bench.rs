@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use echoring::load::{
-    self, Arrivals, Compress, DriverChoice, Means, Mode, Pace, Plan, Spread, Stage, Style, Target, Workload,
-    record,
+    self, Arrivals, Compress, Dialling, DriverChoice, Means, Mode, Pace, Plan, Spread, Stage, Style, Target,
+    Workload, record,
 };
 use serde_json::Value;
 
@@ -374,7 +374,7 @@ fn a_wrong_flag_is_one_line_and_exit_code_2() {
     for flags in [
         &["ws://127.0.0.1:1", "--depth", "0"][..],
         &["ws://127.0.0.1:1", "--hlog", "/nowhere/run.hlog"],
-        &["ws://127.0.0.1:1", "--mode", "push"],
+        &["ws://127.0.0.1:1", "--mode", "dance"],
         &["http://127.0.0.1:1"],
         &["ws://127.0.0.1:1", "--mode", "broadcast", "--message-bytes", "10"],
     ] {
@@ -558,6 +558,7 @@ impl Serve {
             pace: Pace::Depth(1),
             arrivals: Arrivals::Even,
             compress: Compress::off(),
+            dialling: Dialling::default(),
             verify: true,
             allow: Vec::new(),
             seed: 1,

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use echoring::load::{
-    self, Arrivals, Compress, DriverChoice, Embedded, Means, Mode, Pace, Plan, Refused, Spread, Style,
-    Target, Workload,
+    self, Arrivals, Compress, Dialling, DriverChoice, Embedded, Means, Mode, Pace, Plan, Refused, Spread,
+    Style, Target, Workload,
 };
 use echoring::server::{Compression, Config, ListenAddress, Server};
 
@@ -78,6 +78,7 @@ fn measure((mode, pace, arrivals, style): (Mode, Pace, Arrivals, Style), duratio
         pace,
         arrivals,
         compress: Compress { words: "on".to_owned(), compression, ..Compress::off() },
+        dialling: Dialling::default(),
         verify: true,
         allow: Vec::new(),
         seed: 1,

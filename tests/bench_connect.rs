@@ -3,18 +3,36 @@
 #[path = "support/certificate.rs"]
 #[expect(dead_code, reason = "what a client in this process would speak")]
 mod certificate;
+#[path = "support/peer.rs"]
+#[expect(dead_code, reason = "not all that it can do wrong is wrong with connections")]
+mod peer;
 #[path = "support/program.rs"]
 mod program;
+#[path = "support/silent.rs"]
+mod silent;
 
-use serde_json::Value;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
 
 use certificate::certificate;
+use peer::{Fault, Peer, Planted};
 use program::{Run, Serve, command};
+use silent::Answer;
 
-/// A run for a short time, and its record.
+/// A run for a short time.
+fn run(url: &str, flags: &[&str]) -> Run {
+    let common = ["bench", url, "--warmup", "0s", "--json", "-"];
+    let time: &[&str] = if flags.contains(&"-d") { &[] } else { &["-d", "400ms"] };
+    command(&common).args(time).args(flags).output().expect("the binary runs").into()
+}
+
+/// The same with its record.
 fn bench(url: &str, flags: &[&str]) -> (Run, Value) {
-    let common = ["bench", url, "--warmup", "0s", "-d", "400ms", "--json", "-"];
-    let run = Run::from(command(&common).args(flags).output().expect("the binary runs"));
+    let run = run(url, flags);
     let mut json = run.json();
     let runs = json["runs"].as_array_mut().expect("runs");
     assert_eq!(runs.len(), 1, "{run}");
@@ -68,4 +86,294 @@ fn the_steps_of_tls_are_told_apart_and_can_be_asked_for() {
         assert_eq!(judged["failed"], false, "{run}");
         assert!(judged["seen"][name].as_f64() > Some(1_000.0), "{run}");
     }
+}
+
+/// Lost, duplicated, reordered, corrupted.
+fn integrity(record: &Value) -> [u64; 4] {
+    ["lost", "duplicated", "reordered", "corrupted"].map(|field| count(&record["integrity"][field]))
+}
+
+#[test]
+fn each_message_of_a_schedule_is_a_connection_of_its_own() {
+    let server = Serve::start(&["--shards", "1"]);
+    for (arrivals, first_message) in [("even", "on"), ("even", "off"), ("poisson", "on")] {
+        let flags = ["--mode", "connect", "--rate", "500/s", "--threads", "2", "-d", "1s"];
+        let more = ["--arrivals", arrivals, "--first-message", first_message, "-c", "200"];
+        let (run, record) = bench(&server.url(), &[&flags[..], &more].concat());
+        let due = count(&record["response_ns"]["count"]);
+        // A Poisson process has less than six standard deviations more or fewer.
+        assert!(if arrivals == "even" { due == 500 } else { due.abs_diff(500) < 135 }, "{due}: {run}");
+        assert_eq!(integrity(&record), [0; 4], "{run}");
+        assert_eq!(record["errors"], json!({}), "{run}");
+        assert_eq!(record["connections"], json!({"opened": due, "ended_early": 0, "dialled": due}), "{run}");
+        assert_eq!(record["closes"], json!({ "1000": due }), "{run}");
+        let found = &record["handshake"];
+        assert_eq!((count(&found["count"]), count(&found["total_ns"]["count"])), (due, due), "{run}");
+        let answered = if first_message == "on" { json!(due) } else { Value::Null };
+        assert_eq!(found["first_message_ns"]["count"], answered, "{run}");
+        let dialling = json!({"rate": null, "timeout_s": 5.0, "resumption": true, "hold_s": 0.0,
+            "first_message": first_message == "on"});
+        assert_eq!(record["config"]["dialling"], dialling, "{run}");
+        // A machine that is busy elsewhere may make the generator late.
+        assert!(matches!(run.code, Some(0 | 4)), "{run}");
+    }
+}
+
+#[test]
+fn a_closed_loop_keeps_so_many_connections_there() {
+    let server = Serve::start(&["--shards", "1"]);
+    for driver in ["auto", "epoll"] {
+        let (run, record) = bench(&server.url(), &["--mode", "connect", "--depth", "7", "--driver", driver]);
+        assert_eq!((&record["config"]["connections"], &record["config"]["depth"]), (&json!(7), &json!(7)));
+        let opened = count(&record["connections"]["opened"]);
+        assert!(opened > 100, "{run}");
+        assert_eq!(record["closes"], json!({ "1000": opened }), "{run}");
+        assert_eq!(integrity(&record), [0; 4], "{run}");
+        assert_eq!((&record["errors"], run.code), (&json!({}), Some(0)), "{run}");
+    }
+}
+
+#[test]
+fn sessions_are_resumed_unless_that_is_refused() {
+    let (_server, url, ca) = secured();
+    let flags = ["--mode", "connect", "--depth", "1", "--threads", "1", "--ca-file", ca];
+    let (run, record) = bench(&url, &flags);
+    let found = &record["handshake"];
+    let handshakes = count(&found["count"]);
+    assert!(handshakes > 10, "{run}");
+    assert_eq!(count(&found["tls_ns"]["count"]), handshakes, "{run}");
+    // All but the first, which has nothing to go on with.
+    assert_eq!(count(&found["resumed"]), handshakes - 1, "{run}");
+    assert_eq!(run.code, Some(0), "{run}");
+
+    let (run, record) = bench(&url, &[&flags[..], &["--no-resumption"]].concat());
+    let found = &record["handshake"];
+    assert!(count(&found["count"]) > 10, "{run}");
+    assert_eq!((count(&found["resumed"]), &record["config"]["dialling"]["resumption"]), (0, &json!(false)));
+    assert_eq!(run.code, Some(0), "{run}");
+}
+
+#[test]
+fn each_fault_of_a_connection_is_counted_exactly() {
+    let planted = |connection, fault| Planted { connection, message: 0, fault };
+    let faults = vec![
+        planted(3, Fault::Drop),
+        planted(5, Fault::Flip(20)),
+        planted(6, Fault::Close(1001)),
+        planted(8, Fault::Duplicate),
+        planted(9, Fault::OtherKind),
+        planted(11, Fault::Cut),
+    ];
+    let peer = Peer::start(faults, vec![(13, 503), (14, 503)]);
+    let url = format!("ws://{}/", peer.address);
+    let flags = ["--mode", "connect", "--rate", "100", "--hold", "150ms", "-c", "60", "--threads", "1"];
+    let (run, record) = bench(&url, &flags);
+    // Dropped, closed and cut; sent again; flipped and of another kind.
+    assert_eq!(integrity(&record), [3, 1, 0, 2], "{run}");
+    assert_eq!(record["connections"], json!({"opened": 38, "ended_early": 2, "dialled": 40}), "{run}");
+    assert_eq!(record["closes"], json!({"1000": 36, "1001": 1, "1006": 1}), "{run}");
+    let errors = record["errors"].as_object().expect("by cause");
+    assert_eq!(errors["status 503"], 2, "{run}");
+    // Cut off: by FIN, or by a reset where bytes were on their way.
+    assert_eq!(errors.values().map(count).sum::<u64>(), 3, "{run}");
+    assert_eq!(count(&record["handshake"]["count"]), 38, "{run}");
+    // All but the three that are lost, the two that are damaged, and the two that were refused.
+    assert_eq!(count(&record["handshake"]["first_message_ns"]["count"]), 33, "{run}");
+    assert_eq!(run.code, Some(1), "{run}");
+    assert!(run.stderr.contains("opened 38 of 40 connections: 2 × status 503"), "{run}");
+}
+
+#[test]
+fn what_finds_no_place_waits_and_is_measured_from_when_it_was_due() {
+    let stall = Duration::from_millis(200);
+    let peer = Peer::start(vec![Planted { connection: 10, message: 0, fault: Fault::Stall(stall) }], vec![]);
+    let url = format!("ws://{}/", peer.address);
+    let (run, record) = bench(&url, &["--mode", "connect", "--rate", "200", "-c", "1"]);
+    // All that were due came to their end: 40 of those in the stall waited for it.
+    assert_eq!(count(&record["response_ns"]["count"]), 80, "{run}");
+    assert_eq!((integrity(&record), &record["errors"]), ([0; 4], &json!({})), "{run}");
+    assert!(count(&record["handshake"]["waited"]) >= 35, "{run}");
+    let [p90, max] = ["p90", "max"].map(|field| count(&record["response_ns"][field]));
+    assert!(max >= 200_000_000, "{run}");
+    // Those 40 waited for 200 ms down to none: eight of all 80 for 160 ms or more.
+    assert!(p90 >= 120_000_000, "{p90}: {run}");
+    // One connection was stalled, and a service time is that of one.
+    assert!(count(&record["service_ns"]["p90"]) < 100_000_000, "{run}");
+}
+
+#[test]
+fn connections_are_opened_at_the_rate_that_is_asked_for() {
+    let server = Serve::start(&["--shards", "1"]);
+    let flags = ["-c", "100", "--connect-rate", "200/s", "--threads", "2", "-d", "100ms"];
+    let (run, record) = bench(&server.url(), &flags);
+    assert_eq!(count(&record["handshake"]["count"]), 100, "{run}");
+    // From the first to the last are 99 distances of 5 ms, less what the first comes late; a busy machine makes them
+    // longer. As fast as they go, it would be thousands.
+    let per_s = record["handshake"]["per_s"].as_f64().expect("a rate");
+    assert!(per_s > 20.0 && per_s < 300.0, "{per_s}: {run}");
+    assert_eq!(record["config"]["dialling"]["rate"], 200, "{run}");
+}
+
+#[test]
+fn a_search_finds_how_many_connections_a_second_hold_an_objective() {
+    let server = Serve::start(&["--shards", "1"]);
+    // Eight places, each taken for 20 ms and a little: nearly 400 a second, and no more.
+    let flags = ["--mode", "connect", "--find-max", "p50<5s", "--rate", "200", "--precision", "50%"];
+    let (run, record) = bench(&server.url(), &[&flags[..], &["-c", "8", "--hold", "20ms"]].concat());
+    let found = &record["search"];
+    if found["limited_by"] == "generator" {
+        // A machine that is busy elsewhere makes it late.
+        return assert_eq!(run.code, Some(4), "{run}");
+    }
+    assert_eq!((run.code, &found["limited_by"]), (Some(0), &json!("rate")), "{run}");
+    assert!((200..400).contains(&count(&found["max_rate"])), "{run}");
+}
+
+#[test]
+fn the_scenario_of_connections_runs() {
+    let server = Serve::start(&["--shards", "1"]);
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/bench/scenarios/connect.toml");
+    let run = run(&server.url(), &["-f", file]);
+    assert!(matches!(run.code, Some(0 | 4)), "{run}");
+    let json = run.json();
+    let runs = json["runs"].as_array().expect("runs");
+    let held = |record: &Value| record["config"]["dialling"]["hold_s"].as_f64();
+    assert_eq!(runs.iter().map(held).collect::<Vec<_>>(), [Some(0.0), Some(1.0), Some(0.0)], "{run}");
+    for record in &runs[..2] {
+        assert_eq!(count(&record["response_ns"]["count"]), 200, "{run}");
+    }
+    assert!(count(&runs[2]["messages"]) > 100, "{run}");
+}
+
+#[test]
+fn what_is_no_server_is_told_by_cause_with_counts() {
+    const OTHER_KEY: &[u8] =
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                               Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+    for (answer, scheme, cause) in [
+        (Answer::Bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"), "ws", "3 × status 200"),
+        (Answer::Bytes(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"), "ws", "3 × handshake: "),
+        (Answer::Bytes(OTHER_KEY), "ws", "3 × handshake: "),
+        (Answer::Bytes(b""), "ws", "3 × ended in the handshake"),
+        (Answer::Nothing, "ws", "3 × handshake timeout"),
+        (Answer::Reset, "ws", "3 × reset"),
+        (Answer::Nothing, "wss", "3 × handshake timeout"),
+    ] {
+        let url = format!("{scheme}://{}/", silent::start(answer.clone()));
+        let flags = ["-c", "3", "--threads", "1", "--connect-timeout", "300ms"];
+        let trust: &[&str] = if scheme == "wss" { &["--insecure"] } else { &[] };
+        let run = run(&url, &[&flags[..], trust].concat());
+        let last = run.stderr.lines().last().unwrap_or_default();
+        assert!(last.starts_with("error: no connection to ws"), "{answer:?}: {run}");
+        assert!(last.contains(&format!("could be opened (0 of 3: {cause}")), "{answer:?}: {run}");
+        assert_eq!((run.code, run.stdout.as_str()), (Some(3), ""), "{answer:?}: {run}");
+    }
+    // TLS towards a server that speaks none, and one whose certificate nobody vouches for.
+    let plain = Serve::start(&["--shards", "1"]);
+    let run_plain = run(&format!("wss://{}", plain.address), &["-c", "2", "--insecure"]);
+    assert!(run_plain.stderr.contains("0 of 2: 2 × tls-"), "{run_plain}");
+    let (_server, url, _) = secured();
+    let unknown = run(&url, &["-c", "2"]);
+    assert!(unknown.stderr.contains("2 × tls-handshake: invalid peer certificate"), "{unknown}");
+    assert!(unknown.stderr.contains("--ca-file"), "{unknown}");
+    let nobody = run("ws://no-such-host.invalid/", &[]);
+    assert_eq!((nobody.code, nobody.stderr.lines().count()), (Some(3), 1), "{nobody}");
+    assert!(nobody.stderr.contains("no-such-host.invalid cannot be resolved"), "{nobody}");
+}
+
+#[test]
+fn a_wrong_flag_is_one_line_that_names_it() {
+    for (flags, flag) in [
+        (&["--mode", "connect", "--rate", "1000", "--hold", "2s"][..], "--connections"),
+        (&["--mode", "connect", "--depth", "10", "-c", "20"], "--connections"),
+        (&["--mode", "connect", "--connect-rate", "10"], "--connect-rate"),
+        (&["--mode", "connect", "--connect-timeout", "0s"], "--connect-timeout"),
+        (&["--mode", "connect", "--publishers", "2"], "--publishers"),
+        (&["--hold", "1s"], "--hold"),
+        (&["--mode", "broadcast", "--first-message", "off"], "--first-message"),
+        (&["--no-resumption"], "--no-resumption"),
+        (&["--connect-rate", "0"], "--connect-rate"),
+    ] {
+        let run = run("ws://127.0.0.1:1/", flags);
+        assert_eq!(run.code, Some(2), "{flags:?}: {run}");
+        assert!(run.stderr.starts_with(&format!("error: {flag}: ")), "{flags:?}: {run}");
+        assert_eq!((run.stderr.lines().count(), run.stdout.as_str()), (1, ""), "{flags:?}: {run}");
+    }
+}
+
+/// Sends SIGINT once a line of its progress contains `word`, and waits for its end.
+fn interrupt_when(mut child: Child, word: &str) -> Run {
+    let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let told = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains(word)));
+    assert!(told.is_some(), "progress is told");
+    let id = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(id, rustix::process::Signal::INT).expect("a running child");
+    // Reads on, so that the child never waits for room in the pipe.
+    let rest: Vec<String> = lines.map_while(Result::ok).collect();
+    let output = child.wait_with_output().expect("it ends");
+    let mut run = Run::from(output);
+    run.stderr = rest.join("\n");
+    run
+}
+
+fn started(words: &[&str]) -> Child {
+    command(words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs")
+}
+
+#[test]
+fn sigint_gives_what_there_is_while_connections_are_the_load() {
+    let server = Serve::start(&["--shards", "1"]);
+    let words =
+        ["bench", &server.url(), "--mode", "connect", "--rate", "100", "-d", "100s", "--warmup", "0s"];
+    let run = interrupt_when(started(&words), "measuring, 99 s left");
+    assert!(matches!(run.code, Some(0 | 4)), "{run}");
+    assert!(run.stdout.contains("partial result") && run.stdout.contains("handshakes "), "{run}");
+    assert!(run.stdout.contains("| response"), "{run}");
+}
+
+#[test]
+fn sigint_while_connecting_does_not_wait_for_handshakes() {
+    let url = format!("ws://{}/", silent::start(Answer::Nothing));
+    let words = ["bench", &url, "-c", "5", "--connect-timeout", "1h", "--json", "-"];
+    let run = interrupt_when(started(&words), "connecting");
+    let record = &run.json()["runs"][0];
+    assert_eq!((&record["interrupted"], &record["messages"]), (&json!(true), &json!(0)), "{run}");
+    assert_eq!(record["errors"], json!({ "unfinished handshake": 5 }), "{run}");
+    assert_eq!(run.code, Some(1), "{run}");
+    assert!(run.stderr.contains("opened 0 of 5 connections: 5 × unfinished handshake"), "{run}");
+}
+
+#[test]
+fn descriptors_that_end_are_told_with_the_number_reached() {
+    const LIMIT: u64 = 256;
+    const CONNECTIONS: u64 = 180;
+    // Taken by somebody else in the process: what is asked for fits the limit, and does not fit what is left.
+    const TAKEN: usize = 100;
+    let server = Serve::start(&["--shards", "1"]);
+    let held: Vec<_> = (0..TAKEN).map(|_| std::fs::File::open("/dev/null").expect("readable")).collect();
+    for file in &held {
+        rustix::io::fcntl_setfd(file, rustix::io::FdFlags::empty()).expect("an open file");
+    }
+    let common = ["bench", &server.url(), "--driver", "epoll", "--threads", "1", "-c", "180"];
+    let mut limited = command(&common);
+    limited.args(["--warmup", "0s", "-d", "300ms", "--json", "-"]);
+    // SAFETY: setrlimit may be called between fork and exec (signal-safety(7)).
+    unsafe {
+        limited.pre_exec(|| {
+            let limit = rustix::process::Rlimit { current: Some(LIMIT), maximum: Some(LIMIT) };
+            Ok(rustix::process::setrlimit(rustix::process::Resource::Nofile, limit)?)
+        });
+    }
+    let run = Run::from(limited.output().expect("the binary runs"));
+    drop(held);
+    let record = &run.json()["runs"][0];
+    let opened = count(&record["connections"]["opened"]);
+    let failed = count(&record["errors"]["too few descriptors"]);
+    assert_eq!(opened + failed, CONNECTIONS, "{run}");
+    // What is left of the limit, but for the few that the program has for itself.
+    assert!((100..LIMIT - TAKEN as u64).contains(&opened), "{run}");
+    let told = format!("opened {opened} of {CONNECTIONS} connections: {failed} × too few descriptors");
+    assert!(run.stderr.contains(&told) && run.stderr.contains("ulimit"), "{run}");
+    assert!(count(&record["messages"]) > 0, "those that opened are measured: {run}");
+    assert_eq!(run.code, Some(1), "{run}");
 }

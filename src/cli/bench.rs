@@ -45,6 +45,8 @@ Examples:
       1,000 topics with a publisher and 10 subscribers each, messages arriving at random
   echoring bench ws://127.0.0.1:9001 --mode broadcast -c 1001 --rate 500 --message-bytes 4KiB --slow 1%
       what 10 subscribers that stop reading do to the other 990
+  echoring bench ws://127.0.0.1:9001 --mode connect --rate 2000/s --fail-if 'handshake.p99>20ms'
+      2,000 new connections a second: each is opened, gets one message back, and is closed
   echoring bench ws://127.0.0.1:9001 --rate 20000 --text mixed --message-bytes zipf:16..4096
       text of many scripts, most messages short and some long
   echoring bench ws://127.0.0.1:9001 --rate 5000 --kind json --payload-file messages.ndjson
@@ -98,7 +100,8 @@ pub struct Args {
     #[arg(long, value_enum)]
     mode: Option<Mode>,
 
-    /// Connections, publishers included [default: 100]
+    /// Connections, publishers included; in --mode connect so many at once at most [default: 100; connect 1000, or what
+    /// --depth says]
     #[arg(short, long, value_name = "N")]
     connections: Option<u32>,
 
@@ -165,8 +168,14 @@ impl Args {
         let rival = self.verdicts.against.as_deref().map(|url| resolve(url, &trust)).transpose();
         let rival = rival.map_err(|failure| failure.about("URL", "--against"))?;
         let is_secure = |place: &Place| place.security.is_some();
-        if trust != Trust::System && !target.iter().chain(&rival).any(is_secure) {
-            let flag = if self.dial.insecure { "--insecure" } else { "--ca-file" };
+        let of_tls = [
+            ("--insecure", self.dial.insecure),
+            ("--ca-file", self.dial.ca_file.is_some()),
+            ("--no-resumption", self.dial.no_resumption),
+        ];
+        if let Some((flag, _)) = of_tls.into_iter().find(|(_, typed)| *typed)
+            && !target.iter().chain(&rival).any(is_secure)
+        {
             return Err(usage(flag, "only for wss:// URLs"));
         }
         let offered =
@@ -253,9 +262,16 @@ impl Args {
         seed: u64,
     ) -> Result<Workload, Failure> {
         let topics = self.messages.topics.unwrap_or(1);
-        let connections = self.connections.unwrap_or(CONNECTIONS_DEFAULT);
+        let dialling = self.dial.dialling(mode)?;
+        let pace = self.pace_of(mode);
+        let connections = self.connections.unwrap_or(match (mode, pace) {
+            (Mode::Connect, Pace::Depth(depth)) => depth,
+            (Mode::Connect, Pace::Rate(_)) => load::PLACES_DEFAULT,
+            (Mode::Echo | Mode::Broadcast, _) => CONNECTIONS_DEFAULT,
+        });
         let (mode, publishers, topics, (stalled, trickle)) = match mode {
             Mode::Echo => (load::Mode::Echo, 0, 0, (0, None)),
+            Mode::Connect => (load::Mode::Connect, 0, 0, (0, None)),
             Mode::Broadcast => {
                 let publishers = self.messages.publishers.unwrap_or(topics);
                 let slow = self.messages.slow(connections.saturating_sub(publishers))?;
@@ -263,7 +279,7 @@ impl Args {
             }
         };
         let messages = self.messages.describe(mode)?;
-        let (searches, depth) = (self.verdicts.find_max.is_some(), self.pace.depth.unwrap_or(1));
+        let searches = self.verdicts.find_max.is_some();
         let workload = Workload {
             mode,
             connections,
@@ -277,12 +293,13 @@ impl Args {
             spread: messages.spread,
             style: messages.style,
             lines: messages.lines,
-            pace: self.pace.rate.or(searches.then_some(START_DEFAULT)).map_or(Pace::Depth(depth), Pace::Rate),
+            pace,
             arrivals: match self.pace.arrivals {
                 Arrivals::Even => load::Arrivals::Even,
                 Arrivals::Poisson => load::Arrivals::Poisson,
             },
             compress: offered.clone(),
+            dialling,
             verify: self.messages.verify == Switch::On,
             allow: self.messages.allowed(),
             seed,
@@ -292,6 +309,17 @@ impl Args {
             .and_then(|()| workload.check_path(url_path))
             .map_err(|wrong| Failure::Usage(wrong.to_string()))?;
         Ok(workload)
+    }
+
+    /// What decides when messages are sent, or connections begun.
+    fn pace_of(&self, mode: Mode) -> Pace {
+        let default = match mode {
+            _ if self.verdicts.find_max.is_some() => Some(START_DEFAULT),
+            Mode::Connect if self.pace.depth.is_none() => Some(load::CONNECT_RATE_DEFAULT),
+            Mode::Echo | Mode::Broadcast | Mode::Connect => None,
+        };
+        let closed = Pace::Depth(self.pace.depth.unwrap_or(1));
+        self.pace.rate.or(default).map_or(closed, Pace::Rate)
     }
 
     fn sources(&self, target: Option<IpAddr>) -> Result<Vec<IpAddr>, Failure> {

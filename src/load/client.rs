@@ -26,6 +26,7 @@ use crate::shard::{Answer, Application, Context, Disposition, Link};
 
 mod broadcast;
 mod causes;
+mod connecting;
 mod connection;
 mod echo;
 mod opening;
@@ -97,6 +98,8 @@ pub struct Client {
     connections: Vec<Connection>,
     phase: Phase,
     next_dial: usize,
+    /// When each is to be dialled, where that has a rate.
+    dials: Option<Cursor>,
     handshakes: usize,
     open: usize,
     /// Where the walk over the schedule is; senders' positions in the order of their numbers.
@@ -110,6 +113,7 @@ pub struct Client {
     /// Publishers of other threads that could not be told yet.
     unposted: VecDeque<u32>,
     slow: slow::Slow,
+    places: connecting::Places,
     message: Vec<u8>,
     wake_at: Option<Nanos>,
     watched_at: Nanos,
@@ -130,6 +134,7 @@ impl Client {
             connections,
             phase: Phase::Dialling,
             next_dial: 0,
+            dials: None,
             handshakes: 0,
             open: 0,
             cursor: None,
@@ -138,6 +143,7 @@ impl Client {
             ready: Vec::new(),
             unposted: VecDeque::new(),
             slow: slow::Slow::default(),
+            places: connecting::Places::default(),
             message: Vec::with_capacity(shared.payloads.bytes_max()),
             // The first turn dials; later ones say when they want the next.
             wake_at: Some(0),
@@ -203,7 +209,7 @@ impl Client {
         let Phase::Running { stop_at, cpu_before } = self.phase else { return };
         let stopped = self.shared.is_stopped();
         self.walk_schedule(cx, now.min(stop_at - 1));
-        if now >= stop_at || stopped || self.open == 0 {
+        if now >= stop_at || stopped || self.is_deserted() {
             self.tally.cut(now);
             if let (Some((before, since)), Some(after)) = (cpu_before, host::thread_cpu_ns()) {
                 self.tally.cpu_ns = after.saturating_sub(before);
@@ -216,11 +222,15 @@ impl Client {
             return self.wake_by(now);
         }
         self.wake_by(stop_at);
+        if self.shared.load.mode == Mode::Connect {
+            self.visit(cx, now);
+        }
         self.trickle(cx, now);
         self.retry(cx, now);
         if now >= self.watched_at + REPLY_TIME / 5 {
             self.watched_at = now;
             self.stir_silent(cx, now);
+            self.leave_silent(cx, now);
         }
     }
 
@@ -248,12 +258,13 @@ impl Client {
 
     /// Whether nothing of this thread's is under way any more.
     fn is_drained(&self) -> bool {
-        self.connections.iter().filter(|connection| connection.state == State::Open).all(|connection| {
-            match &connection.flow {
+        let mut open = self.connections.iter().filter(|connection| connection.state == State::Open);
+        self.places.are_settled()
+            && open.all(|connection| match &connection.flow {
                 Flow::Echo(awaited) => awaited.in_flight() == 0,
                 Flow::Broadcast(broadcast) => self.has_all(connection.number, broadcast),
-            }
-        })
+                Flow::Visit(_) => true,
+            })
     }
 
     /// Counts what is missing and closes everything.
@@ -261,6 +272,7 @@ impl Client {
         for position in 0..self.connections.len() {
             self.settle_account(position);
         }
+        self.settle_visits(cx);
         let stalled = self.shared.load.stalled > 0;
         let closing_time = if stalled { STALLED_CLOSING_TIME } else { CLOSING_TIME };
         self.phase = Phase::Closing { until: cx.now() + closing_time };
@@ -286,6 +298,8 @@ impl Client {
                 self.tally.unsent += connection.due.saturating_sub(awaited.next());
             }
             Flow::Broadcast(_) => self.settle_broadcast(position),
+            // Those without a connection have an account too: see `settle_visits`.
+            Flow::Visit(_) => {}
         }
     }
 
@@ -357,6 +371,7 @@ impl Application for Client {
         match self.shared.load.mode {
             Mode::Echo => self.echo_arrived(link, position, &chunk),
             Mode::Broadcast => self.delivery_arrived(link, position, &chunk),
+            Mode::Connect => self.visit_answered(link, position, &chunk),
         }
         Disposition::Done
     }

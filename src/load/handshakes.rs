@@ -45,6 +45,8 @@ pub struct Handshakes {
     /// From dialling to the 101.
     total: Histogram<u64>,
     resumed: u64,
+    dialled: u64,
+    waited: u64,
     /// From the first dialling to the last 101 of those that are counted.
     span: Window,
 }
@@ -58,12 +60,24 @@ impl Default for Handshakes {
             first_message: histogram(),
             total: histogram(),
             resumed: 0,
+            dialled: 0,
+            waited: 0,
             span: Window { from: Nanos::MAX, until: 0 },
         }
     }
 }
 
 impl Handshakes {
+    /// A connection is begun, or fails to be.
+    pub fn begun(&mut self) {
+        self.dialled += 1;
+    }
+
+    /// Connections that were begun over the whole run.
+    pub fn dialled(&self) -> u64 {
+        self.dialled
+    }
+
     /// A connection is open.
     pub fn opened(&mut self, times: &Opening) {
         let Opening { dialled, connected, secured, opened, resumed } = *times;
@@ -78,6 +92,16 @@ impl Handshakes {
         self.span.until = self.span.until.max(opened);
     }
 
+    /// Its first message came at `now`.
+    pub fn answered(&mut self, times: &Opening, now: Nanos) {
+        self.first_message.saturating_record(now.saturating_sub(times.opened));
+    }
+
+    /// A connection is due and has to wait for the end of another. It counts where it is due in the measured time.
+    pub fn waits(&mut self, counts: bool) {
+        self.waited += u64::from(counts);
+    }
+
     /// Adds what another thread counted.
     pub fn merge(&mut self, other: &Handshakes) {
         for (mine, theirs) in [
@@ -90,6 +114,8 @@ impl Handshakes {
             mine.add(theirs).expect("all histograms have the same bounds");
         }
         self.resumed += other.resumed;
+        self.waited += other.waited;
+        self.dialled += other.dialled;
         self.span.from = self.span.from.min(other.span.from);
         self.span.until = self.span.until.max(other.span.until);
     }
@@ -109,6 +135,7 @@ impl Handshakes {
             first_message_ns: some(&self.first_message),
             total_ns: Quantiles::of(&self.total),
             resumed: self.resumed,
+            waited: self.waited,
         })
     }
 }
@@ -125,9 +152,13 @@ mod tests {
         let times =
             Opening { dialled: 2_000, connected: 2_100, secured: 2_700, opened: 3_000, resumed: true };
         other.opened(&times);
+        other.answered(&times, 3_250);
+        other.waits(true);
+        other.waits(false);
         one.merge(&other);
         let found = one.describe().expect("two");
-        assert_eq!((found.count, found.resumed), (2, 1));
+        assert_eq!((found.count, found.resumed, found.waited), (2, 1, 1));
+        assert_eq!(found.first_message_ns.map(|first| (first.max, first.count)), Some((250, 1)));
         assert_eq!((found.connect_ns.max, found.connect_ns.count), (200, 2));
         assert_eq!(found.tls_ns.map(|tls| (tls.max, tls.count)), Some((600, 1)));
         assert_eq!((found.upgrade_ns.max, found.upgrade_ns.count), (300, 2));

@@ -10,6 +10,7 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
 use super::allow::Flaw;
+use super::dialling::Dialling;
 use super::payload::{CONNECTIONS_MAX, Form, Lines, Payloads, Spread, Style};
 use super::schedule::{Arrivals, RATE_MAX};
 use crate::connection::Compression;
@@ -31,6 +32,8 @@ pub enum Mode {
     Echo,
     /// Publishers send to topics, subscribers receive.
     Broadcast,
+    /// Connections are the load: each is opened, gets one message back, and is closed.
+    Connect,
 }
 
 impl Mode {
@@ -39,13 +42,22 @@ impl Mode {
         match self {
             Mode::Echo => "echo",
             Mode::Broadcast => "broadcast",
+            Mode::Connect => "connect",
+        }
+    }
+
+    /// What its load is made of, in the plural.
+    pub fn unit(self) -> &'static str {
+        match self {
+            Mode::Echo | Mode::Broadcast => "messages",
+            Mode::Connect => "connections",
         }
     }
 
     /// What its messages have to tell.
     pub fn form(self) -> Form {
         match self {
-            Mode::Echo => Form::Echo,
+            Mode::Echo | Mode::Connect => Form::Echo,
             Mode::Broadcast => Form::Broadcast,
         }
     }
@@ -54,7 +66,7 @@ impl Mode {
 /// What decides when the next message is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
-    /// Closed loop: each sender keeps this many messages under way.
+    /// Closed loop: each sender keeps this many messages under way; in connect mode, so many connections there are at once.
     Depth(u32),
     /// Open loop: so many messages a second over all senders, whatever comes back.
     Rate(u64),
@@ -137,7 +149,7 @@ impl std::error::Error for Refused {}
 pub struct Workload {
     /// What is sent where.
     pub mode: Mode,
-    /// Connections, publishers included.
+    /// Connections, publishers included; in connect mode, so many may be there at once.
     pub connections: u32,
     /// Of those, publishers; broadcast mode only.
     pub publishers: u32,
@@ -165,6 +177,8 @@ pub struct Workload {
     pub arrivals: Arrivals,
     /// Whether and how messages are compressed.
     pub compress: Compress,
+    /// How connections are opened.
+    pub dialling: Dialling,
     /// Whether what arrives is checked.
     pub verify: bool,
     /// What may go wrong without the run having failed.
@@ -231,7 +245,7 @@ impl Workload {
         if self.mode == Mode::Broadcast {
             self.check_broadcast()?;
         }
-        Ok(())
+        self.check_dialling()
     }
 
     fn check_broadcast(&self) -> Result<(), Contradiction> {
@@ -274,7 +288,7 @@ impl Workload {
     /// Connections that send.
     pub fn senders(&self) -> u32 {
         match self.mode {
-            Mode::Echo => self.connections,
+            Mode::Echo | Mode::Connect => self.connections,
             Mode::Broadcast => self.publishers,
         }
     }
@@ -298,7 +312,7 @@ impl Workload {
     /// The request target of a connection, from that of the URL.
     pub fn path(&self, url_path: Option<&str>, connection: u32) -> String {
         match self.mode {
-            Mode::Echo => url_path.unwrap_or(ECHO_PATH).to_owned(),
+            Mode::Echo | Mode::Connect => url_path.unwrap_or(ECHO_PATH).to_owned(),
             Mode::Broadcast => {
                 // The seed keeps runs on one server apart.
                 let name = format!("bench-{:08x}-{}", self.seed as u32, self.topic(connection));
@@ -375,6 +389,7 @@ pub(super) mod tests {
             pace: Pace::Depth(1),
             arrivals: Arrivals::Even,
             compress: Compress::off(),
+            dialling: Dialling::default(),
             verify: true,
             allow: Vec::new(),
             seed: 0x1234_5678_9abc_def0,

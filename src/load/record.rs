@@ -183,10 +183,28 @@ pub struct Config {
     /// What could go wrong without the run having failed.
     #[serde(default)]
     pub allow: Vec<Flaw>,
+    /// How connections were opened. Records from before it was added have none.
+    #[serde(default)]
+    pub dialling: Option<Dialling>,
     /// How long messages under way at the end are awaited before they count as lost.
     pub drain_s: f64,
     /// What all payloads follow from.
     pub seed: u64,
+}
+
+/// How connections were opened.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Dialling {
+    /// Connections a second; `null` for as fast as few at a time go, and in connect mode, where `rate` or `depth` says it.
+    pub rate: Option<u64>,
+    /// What a handshake may take, in seconds.
+    pub timeout_s: f64,
+    /// Whether TLS went on with the sessions of earlier connections, where the server let it.
+    pub resumption: bool,
+    /// How long each stayed once it had what it was opened for, in seconds; connect mode only.
+    pub hold_s: Option<f64>,
+    /// Whether each sent a message and awaited its echo; connect mode only.
+    pub first_message: Option<bool>,
 }
 
 /// Where a run took place.
@@ -335,6 +353,8 @@ pub struct Handshake {
     pub total_ns: Quantiles,
     /// Of those, TLS handshakes that went on with an earlier connection's session.
     pub resumed: u64,
+    /// Connections that were due while as many as may be were there, and had to wait; connect mode only.
+    pub waited: u64,
 }
 
 /// How the connections of a run fared.
@@ -344,6 +364,9 @@ pub struct Connections {
     pub opened: u64,
     /// Of those, connections that ended before the run did.
     pub ended_early: u64,
+    /// Connections that were begun, or could not even be. Records from before it was added have none.
+    #[serde(default)]
+    pub dialled: Option<u64>,
 }
 
 /// What the generator says of itself.

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use super::client::DRAIN_TIME;
+use super::dialling::Dialling;
 use super::distribution;
 use super::host;
-use super::plan::{Means, Mode, Pace};
+use super::plan::{Means, Mode, Pace, Workload};
 use super::record::{self, Quantiles, Record};
 use super::run::LATENESS_NS_MAX;
 use super::shared::Shared;
@@ -67,7 +68,11 @@ pub(super) fn write(
             reordered: tally.integrity.reordered + tally.order.reordered(),
             ..tally.integrity
         },
-        connections: record::Connections { opened: tally.opened, ended_early: tally.ended_early },
+        connections: record::Connections {
+            opened: tally.opened,
+            ended_early: tally.ended_early,
+            dialled: Some(tally.handshakes.dialled()),
+        },
         errors: tally.errors.clone(),
         closes: by_code(&tally.closes),
         generator: record::Generator {
@@ -156,8 +161,21 @@ fn describe_config(shared: &Shared, means: &Means) -> record::Config {
         verify: load.verify,
         sequenced: !shared.payloads.bare(),
         allow: load.allow.clone(),
+        dialling: Some(describe_dialling(load)),
         drain_s: seconds(DRAIN_TIME),
         seed: load.seed,
+    }
+}
+
+fn describe_dialling(load: &Workload) -> record::Dialling {
+    let Dialling { rate, timeout, resumes, hold, first_message } = load.dialling;
+    let connects = load.mode == Mode::Connect;
+    record::Dialling {
+        rate,
+        timeout_s: timeout.as_secs_f64(),
+        resumption: resumes,
+        hold_s: connects.then_some(hold.as_secs_f64()),
+        first_message: connects.then_some(first_message),
     }
 }
 

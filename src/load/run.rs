@@ -1,6 +1,5 @@
 //! Conducts a plan: starts the threads of each run, watches them, and makes one record of what they counted.
 
-use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -17,18 +16,20 @@ use rustls::pki_types::ServerName;
 use super::client::Client;
 use super::live::SoFar;
 use super::meter::Meter;
-use super::plan::{DriverChoice, Means, Pace, Plan, Refused, Target, Workload};
+use super::plan::{DriverChoice, Means, Mode, Pace, Plan, Refused, Target, Workload};
 use super::record::Record;
 use super::shared::{News, Shared};
 use super::tally::Tally;
 use super::timeline::Timeline;
-use super::{client, host, report};
+use super::{client, failures, host, report};
 use crate::buffer::{Budget, Lease, Pool};
 use crate::connection;
 use crate::driver::epoll::Epoll;
 use crate::driver::uring::Uring;
 use crate::driver::{Description, Driver, Features, Options, Waker};
-use crate::limits::{COMPRESSION_LEASE_BYTES, MESSAGE_BYTES_DEFAULT, MILLISECOND, QUEUE_BYTES_DEFAULT};
+use crate::limits::{
+    COMPRESSION_LEASE_BYTES, MESSAGE_BYTES_DEFAULT, MILLISECOND, Nanos, QUEUE_BYTES_DEFAULT,
+};
 use crate::protocol::handshake::Dial;
 use crate::shard::{Allowance, Config, Mailboxes, Security, Shard};
 
@@ -231,7 +232,7 @@ fn run_one(
     let server_rss_bytes = watch(&shared, &crew, &heard, show);
     let (mut tally, driver) = crew.join()?;
     if tally.opened == 0 && !shared.is_stopped() {
-        return Err(unreachable(place, &tally.errors));
+        return Err(unreachable(place, &tally));
     }
     let record = report::write(&shared, means, &place.text, driver, &tally, server_rss_bytes);
     Ok(Outcome { record, timeline: Timeline::take(&mut tally), response: tally.response })
@@ -431,8 +432,8 @@ fn config(shared: &Shared, place: &Place, thread: usize) -> Config {
     let load = &shared.load;
     let message_bytes = load.message_bytes.1 as u64;
     let depth = match load.pace {
-        Pace::Depth(depth) => u64::from(depth),
-        Pace::Rate(_) => 1,
+        Pace::Depth(depth) if load.mode != Mode::Connect => u64::from(depth),
+        Pace::Depth(_) | Pace::Rate(_) => 1,
     };
     // A closed loop's whole flight fits into the queue, so that it never waits for room.
     let flight = depth * (message_bytes + 14);
@@ -451,21 +452,26 @@ fn config(shared: &Shared, place: &Place, thread: usize) -> Config {
             queue_bytes,
             compression: load.compress.compression,
             dial: Some(dial),
+            handshake_timeout: load.dialling.timeout.as_nanos() as Nanos,
             ..connection::Config::default()
         },
         connections: shared.connections_of(thread).count() as u32,
-        security: Security { server: None, client: place.security.as_ref().map(own_sessions) },
+        security: Security {
+            server: None,
+            client: place.security.as_ref().map(|security| own_sessions(security, load.dialling.resumes)),
+        },
         // Masking keys must be unpredictable (RFC 6455, 10.3), so they do not follow from the run's seed.
         seed: RandomState::new().build_hasher().finish(),
     }
 }
 
-/// A thread's own: it resumes the sessions of its earlier connections and shares no lock with other threads.
+/// A thread's own: unless it is told not to, it resumes the sessions of its earlier connections and shares no lock with other threads.
 fn own_sessions(
     (config, name): &(Arc<ClientConfig>, ServerName<'static>),
+    resumes: bool,
 ) -> (Arc<ClientConfig>, ServerName<'static>) {
     let mut own = ClientConfig::clone(config);
-    own.resumption = Resumption::in_memory_sessions(SESSIONS);
+    own.resumption = if resumes { Resumption::in_memory_sessions(SESSIONS) } else { Resumption::disabled() };
     (Arc::new(own), name.clone())
 }
 
@@ -525,21 +531,19 @@ fn no_driver(error: &io::Error, choice: DriverChoice) -> Refused {
     Refused(format!("the generator has no driver: {error}; {cure}"))
 }
 
-fn unreachable(place: &Place, errors: &BTreeMap<String, u64>) -> Refused {
-    let causes: Vec<&str> = errors.keys().map(String::as_str).collect();
-    let causes = if causes.is_empty() { "stopped before any opened".to_owned() } else { causes.join(", ") };
-    let cure = if causes.contains("invalid peer certificate") {
-        "name the certificate of its authority with --ca-file, or the host that it is for"
-    } else {
-        "start the server there, or check the URL"
+fn unreachable(place: &Place, tally: &Tally) -> Refused {
+    let causes = match tally.errors.is_empty() {
+        true => "stopped before any opened".to_owned(),
+        false => format!("0 of {}: {}", tally.handshakes.dialled(), failures::listed(&tally.errors)),
     };
+    let cure = failures::cure(&tally.errors).unwrap_or("start the server there, or check the URL");
     Refused(format!("no connection to {} could be opened ({causes}): {cure}", place.text))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::plan::{Mode, tests::workload};
+    use crate::load::plan::tests::workload;
 
     const PORTS: (u16, u16) = (40_000, 40_999);
 

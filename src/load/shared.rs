@@ -65,6 +65,7 @@ pub struct Shared {
     /// The server's CPU time.
     pub(super) meter: Arc<Meter>,
     unsettled: AtomicU32,
+    dialling: AtomicU64,
     start: AtomicU64,
     sending: AtomicU32,
 }
@@ -89,6 +90,7 @@ impl Shared {
             board: (load.mode == Mode::Broadcast).then(|| Board::new(&load, depth)),
             progress: (0..threads).map(|_| Progress::default()).collect(),
             unsettled: AtomicU32::new(load.connections),
+            dialling: AtomicU64::new(0),
             start: AtomicU64::new(0),
             sending: AtomicU32::new(threads as u32),
             load,
@@ -115,6 +117,14 @@ impl Shared {
     pub fn settled(&self, now: Nanos) {
         if self.unsettled.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.start.store(now + START_DELAY, Ordering::Release);
+        }
+    }
+
+    /// When the first thread began to dial, which is `now` if it is this one.
+    pub fn dialling_since(&self, now: Nanos) -> Nanos {
+        match self.dialling.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => now,
+            Err(since) => since,
         }
     }
 

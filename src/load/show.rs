@@ -124,7 +124,7 @@ impl Watcher {
         };
         let per_s = self.speed.observe(moment, now);
         if let Some(per_s) = per_s.filter(|_| moment.stage != Stage::Draining) {
-            let _ = write!(line, ", {} messages/s", count(per_s as u64));
+            let _ = write!(line, ", {} {}/s", count(per_s as u64), load.mode.unit());
         }
         if let Some(Quantiles { p50, p99, p999, .. }) = moment.so_far.quantiles() {
             let [p50, p99, p999] = [p50, p99, p999].map(duration);
@@ -160,12 +160,20 @@ fn permille(moment: &Moment<'_>) -> u64 {
 /// What the writer says.
 pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
     let record = &outcome.record;
+    let config = &record.config;
     writeln!(out, "{}", headline(record))?;
     let per_s = count(record.messages_per_s as u64);
-    let delivered = if record.broadcast.is_some() { "delivered" } else { "echoed" };
+    let done = match config.mode.as_str() {
+        "broadcast" => "messages delivered",
+        "connect" if config.dialling.is_some_and(|dialling| dialling.first_message == Some(false)) => {
+            "connections opened"
+        }
+        "connect" => "connections opened, and their messages echoed,",
+        _ => "messages echoed",
+    };
     writeln!(
         out,
-        "{} messages {delivered} in {:.2} s: {per_s}/s, {}/s",
+        "{} {done} in {:.2} s: {per_s}/s, {}/s",
         count(record.messages),
         record.duration_s,
         bytes(record.bytes_per_s),
@@ -276,6 +284,9 @@ fn handshakes(found: &Handshake) -> String {
             let _ = write!(line, "; {step} p50 {} p99 {}", duration(p50), duration(p99));
         }
     }
+    if found.waited > 0 {
+        let _ = write!(line, "; {} had to wait for another's end: more --connections", count(found.waited));
+    }
     line
 }
 
@@ -288,8 +299,10 @@ pub fn headline(record: &Record) -> String {
     let pace = match (config.depth, config.rate) {
         (_, Some(rate)) => {
             let spread = if config.arrivals.as_deref() == Some("poisson") { " at random" } else { "" };
-            format!("{} messages/s{spread}", count(rate))
+            let unit = if config.mode == "connect" { "connections" } else { "messages" };
+            format!("{} {unit}/s{spread}", count(rate))
         }
+        (Some(depth), None) if config.mode == "connect" => format!("{depth} at once"),
         (Some(depth), None) => format!("depth {depth}"),
         (None, None) => String::new(),
     };
@@ -297,8 +310,9 @@ pub fn headline(record: &Record) -> String {
         (Some(publishers), Some(topics)) => format!(" ({publishers} publishing to {topics} topics)"),
         _ => String::new(),
     };
+    let at_most = if config.mode == "connect" { "at most " } else { "" };
     format!(
-        "{} of {}: {} connections{fan_out}, {size} {}, {pace}, on {}{}",
+        "{} of {}: {at_most}{} connections{fan_out}, {size} {}, {pace}, on {}{}",
         config.mode,
         record.target,
         count(u64::from(config.connections)),

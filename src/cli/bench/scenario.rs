@@ -335,6 +335,6 @@ mod tests {
             }
             found += 1;
         }
-        assert!(found >= 3, "{found} scenarios");
+        assert!(found >= 4, "{found} scenarios");
     }
 }

@@ -162,7 +162,7 @@ fn a_wrong_argument_is_explained_in_one_line_that_names_it() {
         (&[URL, "--csv", "/nowhere/to/be/found.csv"], "--csv"),
         (&[URL, "--csv", ".."], "--csv run.txt"),
         (&[URL, "--prometheus", "9464"], "--prometheus"),
-        (&[URL, "--mode", "connect"], "--mode"),
+        (&[URL, "--mode", "dance"], "--mode"),
         (&[URL, "--find-max", "x"], "--find-max"),
         (&[URL, "--find-max", "p99<2"], "ns, us, ms or s"),
         (&[URL, "--find-max", "p99>2ms"], "--find-max 'p99<2ms'"),

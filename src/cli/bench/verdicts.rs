@@ -6,6 +6,7 @@ use std::str::FromStr as _;
 
 use super::usage;
 use crate::cli::{EXIT_ENVIRONMENT, Failure, values};
+use crate::load::failures;
 use crate::load::objective::Objective;
 use crate::load::record::FailIf;
 use crate::load::search::{Limit, PRECISION_DEFAULT, PRECISIONS, START_DEFAULT, Terms};
@@ -178,7 +179,9 @@ pub(super) fn conclude(results: &Results, missed: Vec<String>, unwritten: &[Stri
     let warnings = comparison.iter().flat_map(|one| {
         one.differences.iter().chain(&one.warnings).map(|line| format!("{}: {line}", one.mode))
     });
-    let mut errors: Vec<String> = outcomes.iter().filter_map(show::complaint).collect();
+    let records = outcomes.iter().map(|outcome| &outcome.record);
+    let mut errors: Vec<String> = records.filter_map(failures::shortfall).collect();
+    errors.extend(outcomes.iter().filter_map(show::complaint));
     if !missed.is_empty() {
         verdict = Verdict::Broken;
         errors.extend(missed);

@@ -19,6 +19,8 @@ pub(super) enum Mode {
     Echo,
     /// Publishers send to topics, subscribers receive
     Broadcast,
+    /// Connections are the load: each is opened, gets one message back, and is closed
+    Connect,
 }
 
 /// `--kind`.

@@ -3,13 +3,14 @@
 use std::io;
 
 use crate::connection::Cause;
+use crate::load::failures::{HANDSHAKE_TIMEOUT, NO_DESCRIPTORS, NO_PORTS};
 use crate::protocol::handshake::BadHandshake;
 
 /// A socket could not be made.
 pub(super) fn of_error(error: &io::Error) -> String {
     match error.raw_os_error() {
-        Some(libc::EMFILE | libc::ENFILE) => "too few descriptors".to_owned(),
-        Some(libc::EADDRNOTAVAIL) => "too few local ports".to_owned(),
+        Some(libc::EMFILE | libc::ENFILE) => NO_DESCRIPTORS.to_owned(),
+        Some(libc::EADDRNOTAVAIL) => NO_PORTS.to_owned(),
         _ => of_kind(error.kind()),
     }
 }
@@ -19,7 +20,7 @@ pub(super) fn of_end(cause: &Cause, was_open: bool) -> String {
     match cause {
         Cause::BadHandshake(BadHandshake::Status(status)) => format!("status {status}"),
         Cause::BadHandshake(bad) => format!("handshake: {bad}"),
-        Cause::HandshakeTimeout => "handshake timeout".to_owned(),
+        Cause::HandshakeTimeout => HANDSHAKE_TIMEOUT.to_owned(),
         Cause::Gone if was_open => "ended without close".to_owned(),
         Cause::Gone => "ended in the handshake".to_owned(),
         Cause::Failed(kind) => of_kind(*kind),
@@ -37,7 +38,7 @@ fn of_kind(kind: io::ErrorKind) -> String {
             "reset".to_owned()
         }
         io::ErrorKind::TimedOut => "timeout".to_owned(),
-        io::ErrorKind::AddrNotAvailable => "too few local ports".to_owned(),
+        io::ErrorKind::AddrNotAvailable => NO_PORTS.to_owned(),
         kind => kind.to_string(),
     }
 }

@@ -1,6 +1,7 @@
 //! What the generator keeps of one connection.
 
 use super::broadcast::Publishing;
+use super::connecting::Visit;
 use crate::driver::Token;
 use crate::limits::Nanos;
 use crate::load::handshakes::Opening;
@@ -38,6 +39,7 @@ pub(super) struct Connection {
 pub(super) enum Flow {
     Echo(Awaited),
     Broadcast(Box<Broadcast>),
+    Visit(Visit),
 }
 
 /// A connection to a topic.
@@ -93,6 +95,7 @@ impl Connection {
                 Pace::Depth(depth) => depth as usize,
                 Pace::Rate(_) => 1,
             })),
+            Mode::Connect => Flow::Visit(Visit::default()),
             Mode::Broadcast => {
                 let topic = load.topic(number);
                 let part = match () {
@@ -135,6 +138,7 @@ impl Connection {
                 let Part::Publishes(publishing) = &broadcast.part else { return None };
                 (publishing.next, publishing.in_flight(), false)
             }
+            Flow::Visit(_) => return None,
         };
         let may = match pace {
             Pace::Depth(depth) => in_flight < u64::from(depth),

@@ -6,7 +6,7 @@ use crate::driver::Driver;
 use crate::limits::{MILLISECOND, Nanos};
 use crate::load::allow::NO_REPLY;
 use crate::load::payload::Id;
-use crate::load::plan::{Pace, Workload};
+use crate::load::plan::{Mode, Pace, Workload};
 use crate::load::schedule::{Cursor, Schedule};
 use crate::load::track::Times;
 use crate::shard::{Context, Lane, Link};
@@ -37,9 +37,16 @@ impl Client {
     /// Sends what is due until `now`.
     pub(super) fn walk_schedule<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, now: Nanos) {
         let Some(mut cursor) = self.cursor.take() else { return };
-        while let Some((sender, intended)) = cursor.due(now) {
+        let visits = self.shared.load.mode == Mode::Connect;
+        while self.places.have_room()
+            && let Some((sender, intended)) = cursor.due(now)
+        {
             let position = self.senders[sender];
             self.tally.late(now, intended);
+            if visits {
+                self.visit_due(intended);
+                continue;
+            }
             self.connections[position].due += 1;
             // One whose earlier messages wait is pumped by what frees it.
             if self.connections[position].held_since.is_none() {
@@ -93,6 +100,7 @@ impl Client {
                         silent
                     }
                     Flow::Broadcast(broadcast) => broadcast.give_up(now),
+                    Flow::Visit(_) => false,
                 };
             if silent {
                 self.tally.error(NO_REPLY);
@@ -145,6 +153,7 @@ impl Client {
             }
             match &mut connection.flow {
                 Flow::Echo(awaited) => awaited.sent(Times { intended, sent: now }),
+                Flow::Visit(_) => {}
                 Flow::Broadcast(broadcast) => {
                     broadcast.published(now);
                     if let Some(board) = &shared.board {
