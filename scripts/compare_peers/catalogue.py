@@ -16,7 +16,7 @@ import pairs
 import peers as sources
 
 ECHO, COMPRESSED, BROADCAST = "echo", "compressed", "broadcast"
-OURS, AGAIN = "echoring", "echoring-again"
+OURS, AGAIN, WINDOW = "echoring", "echoring-again", "echoring-window"
 FLOOR = "raw-uring"
 GORILLA, NCHAN = "golang-github-gorilla-websocket-dev", "libnginx-mod-nchan"
 SERVE = (
@@ -43,6 +43,10 @@ class Peer:
 def serve(*flags):
     command = " ".join([SERVE, *flags])
     return lambda: {ECHO: command, BROADCAST: command, COMPRESSED: f"{command} --compress on"}
+
+
+def with_window():
+    return {BROADCAST: f"{SERVE} --config {os.path.join(install.PROGRAMS, 'coalesce.toml')}"}
 
 
 def raw(driver):
@@ -108,6 +112,7 @@ PEERS = [
     Peer(OURS, "echoring", serve(), ours_version),
     Peer(AGAIN, "echoring again", serve(), ours_version),
     Peer("echoring-epoll", "echoring, epoll", serve("--driver epoll"), ours_version),
+    Peer(WINDOW, "echoring, window of 2 ms", with_window, ours_version),
     Peer(FLOOR, "raw io_uring", raw("uring"), ours_version, raw=True),
     Peer("raw-epoll", "raw epoll", raw("epoll"), ours_version, raw=True),
     Peer("uws", "uWebSockets", uws, sources.describe),

@@ -44,7 +44,7 @@ def target_of(row, side, raws):
     """None for a floor that the row has no target for: it is told and not judged."""
     if side in row.targets:
         return row.targets[side]
-    return None if side in raws or side in (AGAIN, "echoring-epoll") else row.targets.get(ANYONE)
+    return None if side in raws or side.startswith(OURS) else row.targets.get(ANYONE)
 
 
 def summary(row, rounds, raws):
@@ -57,15 +57,27 @@ def summary(row, rounds, raws):
             **{name: spread(values(rounds, side, name)) for name in row.values},
             **{name: median(values(rounds, side, name)) for name in SHARES if name not in row.values},
         }
-        for name in row.values:
-            if side == OURS or not (found := ratio(rounds, OURS, side, name, random_source)):
+    for ours, targets in ((OURS, None), *row.also):
+        for side in names:
+            if side == ours or targets is not None and side not in targets:
                 continue
-            target = target_of(row, side, raws)
-            verdict = pairs.verdict(found["low"], found["high"], target) if target else None
-            result["ratios"].append({"value": name, "to": side, **found, "target": target, "verdict": verdict})
-    result["bounds"] = [bound(result["sides"].get(OURS, {}).get(name), name, most) for name, most in row.bounds.items()]
+            target = targets[side] if targets is not None else target_of(row, side, raws)
+            result["ratios"] += [
+                {"of": ours, "to": side, "value": name, **judged}
+                for name in row.values
+                if (judged := judge_ratio(rounds, ours, side, name, target, random_source))
+            ]
+    result["bounds"] = [bound(spread(values(rounds, OURS, name)), name, most) for name, most in row.bounds.items()]
     result["noise"] = noise(result)
     return result
+
+
+def judge_ratio(rounds, ours, side, name, target, random_source):
+    """A ratio with its verdict; None where the sides have no round in common."""
+    found = ratio(rounds, ours, side, name, random_source)
+    if not found:
+        return None
+    return {**found, "target": target, "verdict": pairs.verdict(found["low"], found["high"], target) if target else None}
 
 
 def bound(told, name, most):
@@ -77,7 +89,7 @@ def bound(told, name, most):
 def agreement(result, first, second):
     """Of each side whether two ways to measure the ratio of echoring to it come to the same: their intervals have some
     of it in common."""
-    by = {(found["to"], found["value"]): found for found in result["ratios"]}
+    by = {(found["to"], found["value"]): found for found in result["ratios"] if found["of"] == OURS}
     both = [(side, by[side, first], by[side, second]) for side in result["sides"] if (side, first) in by and (side, second) in by]
     return [(side, a, b, a["low"] <= b["high"] and b["low"] <= a["high"]) for side, a, b in both]
 
@@ -88,7 +100,7 @@ def median(numbers):
 
 def noise(result):
     """How far from 1 the interval of echoring's ratio to itself reaches, over all values of the row."""
-    reach = [max(abs(r["low"] - 1), abs(r["high"] - 1)) for r in result["ratios"] if r["to"] == AGAIN]
+    reach = [max(abs(r["low"] - 1), abs(r["high"] - 1)) for r in result["ratios"] if r["to"] == AGAIN and r["of"] == OURS]
     return max(reach) if reach else None
 
 

@@ -70,7 +70,7 @@ def ratios(found):
     """echoring's ratio to some, with the interval, and its target as a tick."""
     lines = [
         (row, told) for row, result in found for told in result["ratios"]
-        if told["to"] in BESIDE and told["value"] == row.values[0]
+        if told["of"] == OURS and told["to"] in BESIDE and told["value"] == row.values[0]
     ]
     names = list(dict.fromkeys(row.title for row, _ in lines))
     figure, axis = pyplot.subplots(figsize=(9, 1.2 + 0.42 * len(names)))
@@ -92,7 +92,7 @@ def ratios(found):
     axis.set_yticks(range(len(names)), names, fontsize=8)
     axis.invert_yaxis()
     axis.set_xlabel("echoring's value by the other's, 95 % interval; strokes are targets", fontsize=8)
-    axis.legend(fontsize=8, loc="best")
+    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     axis.spines[["top", "right"]].set_visible(False)
     return figure
 

@@ -5,7 +5,7 @@ import os
 import machine
 import records
 import tables
-from catalogue import AGAIN, FLOOR, OURS, RAWS
+from catalogue import FLOOR, OURS, RAWS
 
 README = os.path.join(machine.ROOT, "README.md")
 BEGIN = "<!-- Made by scripts/compare-peers --readme from results/, do not edit. -->"
@@ -51,7 +51,8 @@ def best(result, name):
     """The nearest of those that have no column, echoring's own drivers and raw servers apart."""
     others = [
         found for found in result["ratios"]
-        if found["value"] == name and found["to"] not in (*SHOWN, *RAWS, AGAIN) and not found["to"].startswith(OURS)
+        if found["of"] == OURS and found["value"] == name and found["to"] not in (*SHOWN, *RAWS)
+        and not found["to"].startswith(OURS)
     ]
     if not others:
         return "–"

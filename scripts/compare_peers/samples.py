@@ -33,13 +33,14 @@ def stretch(server, row, options):
     load = row.load.split()
     if server.side in HEAR_THEMSELVES:
         load += ["--allow", "corrupted"]
-    run, saturated = pairs.measure(server, load, scaled(options, row), path=path)
+    run, saturated = pairs.measure(server, load, scaled(options, row), path=path, clean=row.clean)
     return {
         COST: run["server"]["cpu_ns_per_message"],
         "messages_per_s": run["messages_per_s"],
         "cpu_share": run["server"]["cpu_share"],
         **latencies(run),
         **Accounts(server.pid, options.server_cpu).since(before),
+        "lost": run["integrity"]["lost"],
         "generator_cpu_share": run["generator"]["cpu_share"],
         "generator_saturated": float(saturated),
     }

@@ -56,7 +56,7 @@ def matrix(found):
 
 def cell(result, side, name):
     for found in result["ratios"]:
-        if found["to"] == side and found["value"] == name:
+        if (found["of"], found["to"], found["value"]) == (OURS, side, name):
             mark = {"missed": " ✗", "met": " ✓"}.get(found["verdict"], " ?" if found["target"] else "")
             return ratio(found) + mark
     return "–"
@@ -89,7 +89,7 @@ def of_row(row, result):
 
 def judged(result, side, name):
     for found in result["ratios"]:
-        if found["to"] == side and found["value"] == name:
+        if (found["of"], found["to"], found["value"]) == (OURS, side, name):
             target = f"≤ {found['target']:.2f}" if found["target"] else "–"
             interval = f"{found['low']:.3f} – {found['high']:.3f}"
             return [ratio(found), interval, target, WORDS.get(found["verdict"], "–")]
@@ -138,9 +138,15 @@ def remarks(row, result, kept):
     for found in result["bounds"]:
         what, unit, scale = VALUES[found["value"]]
         yield (
-            f"{row.title}: {what} of echoring {number(found['median'], scale)} {unit}, at most {found['at_most']}: "
+            f"{row.title}: {what} of echoring {number(found['median'], scale)} {unit}, at most {number(found['at_most'], scale)}: "
             f"{WORDS[found['verdict']]}."
         )
+    for found in result["ratios"]:
+        if found["of"] != OURS:
+            yield (
+                f"{row.title}: {TITLES[found['of']]} by {TITLES[found['to']]} {ratio(found)} ({found['low']:.3f} – "
+                f"{found['high']:.3f}; at most {found['target']:.2f}: {WORDS[found['verdict']]})."
+            )
     if "rate" in kept:
         slowest = min(kept["maxima"], key=kept["maxima"].get)
         yield (

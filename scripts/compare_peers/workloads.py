@@ -6,7 +6,7 @@ ratio of echoring's value to a peer's may be at most.
 
 from dataclasses import dataclass, field
 
-from catalogue import BROADCAST, COMPRESSED, ECHO, FLOOR
+from catalogue import BROADCAST, COMPRESSED, ECHO, FLOOR, WINDOW
 
 COST, WITNESSED_COST = "cpu_ns_per_message", "witnessed_cpu_ns_per_message"
 USER_BYTES = "user_bytes_per_connection"
@@ -35,6 +35,10 @@ class Row:
     quick: bool = False
     # What a value of echoring's own may be at most, whatever the peers take.
     bounds: dict = field(default_factory=dict)
+    # What others than echoring itself are to reach: the side, and its targets.
+    also: tuple = ()
+    # Whether a loss or a closed connection is a failure; else it is counted and told.
+    clean: bool = True
     # Each sample is of a process that nobody has connected to.
     fresh: bool = False
     # Of the slowest peer's maximum, the rate at which all are measured in an open loop.
@@ -130,7 +134,25 @@ def open_loop(share):
     )
 
 
+def overload(published):
+    """More than one send for each message carries. What a server gets out of a second of CPU counts, as long as its 99th
+    percentile stays bearable."""
+    return Row(
+        f"overload-{published}",
+        f"broadcast, 64 B to 1,000, {published:,} published a second",
+        BROADCAST,
+        f"--mode broadcast --connections 1001 --message-bytes 64 --rate {published} --kind binary --verify off",
+        message_bytes=64,
+        targets={"uws": 1 / 1.1, "bun": 1 / 1.1, ANYONE: 1.0},
+        also=((WINDOW, {"uws": 1 / 1.5, "bun": 1 / 1.5}),),
+        bounds={"p99_ns": 10_000_000},
+        clean=False,
+    )
+
+
 ROWS += [
+    overload(400),
+    overload(800),
     Row(
         "compressed-1KiBx100", "compressed echo, 1 KiB JSON × 100", COMPRESSED,
         "--connections 100 --message-bytes 1024 --depth 1 --kind json --compress on",
