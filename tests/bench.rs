@@ -11,10 +11,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use echoring::load::{
-    self, Arrivals, Compress, Dialling, DriverChoice, Means, Mode, Pace, Plan, Spread, Stage, Style, Target,
-    Workload, record,
-};
+use echoring::load::{self, DriverChoice, Means, Mode, Pace, Plan, Stage, Target, Workload, record};
 use serde_json::Value;
 
 use peer::{Fault, Peer, Planted};
@@ -436,14 +433,16 @@ fn a_record_has_every_field_of_the_schema() {
             "server",
             "service_histogram",
             "service_ns",
+            "stages",
             "stalled",
             "started_at",
             "target",
             "tls",
         ];
         assert_eq!(keys(record), fields);
-        assert_eq!(keys(&record["integrity"]), ["corrupted", "duplicated", "lost", "reordered"]);
-        assert_eq!(keys(&record["generator"]), ["cpu_share", "lateness_ns", "saturated", "unsent"]);
+        assert_eq!(keys(&record["integrity"]), ["corrupted", "duplicated", "late", "lost", "reordered"]);
+        let generator = ["cpu_share", "lateness_ns", "saturated", "threads", "turn_ns", "unsent"];
+        assert_eq!(keys(&record["generator"]), generator);
         let server = ["cpu_ns_per_message", "cpu_share", "rss_bytes", "sampled_messages", "sampled_s"];
         assert_eq!(keys(&record["server"]), server);
         assert_eq!(
@@ -545,23 +544,9 @@ impl Serve {
         let workload = Workload {
             mode: Mode::Echo,
             connections: 4,
-            publishers: 0,
-            topics: 0,
-            stalled: 0,
-            trickle: None,
             duration,
-            warmup: Duration::ZERO,
-            message_bytes: (64, 64),
-            spread: Spread::Even,
-            style: Style::Text,
-            lines: None,
             pace: Pace::Depth(1),
-            arrivals: Arrivals::Even,
-            compress: Compress::off(),
-            dialling: Dialling::default(),
-            verify: true,
-            allow: Vec::new(),
-            seed: 1,
+            ..Workload::default()
         };
         let means = Means {
             threads: 2,

@@ -56,7 +56,8 @@ fn start_server(compression: Option<Compression>) -> Result<Embedded, Refused> {
 }
 
 /// Allocations and messages of a run.
-fn measure((mode, pace, arrivals, style): (Mode, Pace, Arrivals, Style), duration: Duration) -> (u64, u64) {
+fn measure(load: &(Mode, Pace, Arrivals, Style), duration: Duration) -> (u64, u64) {
+    let (mode, pace, arrivals, style) = load.clone();
     let broadcast = u32::from(mode == Mode::Broadcast);
     // JSON is what compresses, so it is what is compressed; long enough that all of it is.
     let compression = (style == Style::Json).then(Compression::default);
@@ -67,21 +68,14 @@ fn measure((mode, pace, arrivals, style): (Mode, Pace, Arrivals, Style), duratio
         // Two, so that their order is compared as well.
         publishers: 2 * broadcast,
         topics: broadcast,
-        stalled: 0,
-        trickle: None,
         duration,
-        warmup: Duration::ZERO,
         message_bytes,
         spread: if style == Style::Mixed { Spread::Zipf } else { Spread::Even },
         style,
-        lines: None,
         pace,
         arrivals,
         compress: Compress { words: "on".to_owned(), compression, ..Compress::off() },
-        dialling: Dialling::default(),
-        verify: true,
-        allow: Vec::new(),
-        seed: 1,
+        ..Workload::default()
     };
     let means = Means {
         threads: 1,
@@ -117,8 +111,8 @@ fn more_messages_are_no_more_allocations() {
         (Mode::Broadcast, Pace::Depth(4), even, Style::Text),
         (Mode::Broadcast, Pace::Rate(2_000), Arrivals::Poisson, Style::Text),
     ] {
-        let (few_allocations, few_messages) = measure(load, Duration::from_millis(300));
-        let (allocations, messages) = measure(load, Duration::from_millis(1_500));
+        let (few_allocations, few_messages) = measure(&load, Duration::from_millis(300));
+        let (allocations, messages) = measure(&load, Duration::from_millis(1_500));
         let (more, further) = (allocations.saturating_sub(few_allocations), messages - few_messages);
         // Compressing takes its time in a build for tests.
         let enough = if load.3 == Style::Json { 1_000 } else { 5_000 };

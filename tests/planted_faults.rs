@@ -87,12 +87,12 @@ fn each_is_counted(fault: Plant, name: &str) {
     let closed = ["-c", "3", "--depth", "8", "-d", "1s", "--message-bytes", "20..300", "--kind", "binary"];
     let open = ["-c", "3", "--rate", "3000", "-d", "2100ms"];
     let broadcast = ["--mode", "broadcast", "-c", "4", "--rate", "500", "-d", "1050ms"];
-    for (flags, number, planted) in [
-        (&closed[..], 50, None),
+    for (flags, number, planted, due) in [
+        (&closed[..], 50, None, None),
         // 2,100 on each of three connections.
-        (&open[..], 1_000, Some(6)),
+        (&open[..], 1_000, Some(6), Some(6_300)),
         // 525 for each of three subscribers.
-        (&broadcast[..], 100, Some(15)),
+        (&broadcast[..], 100, Some(15), Some(1_575)),
     ] {
         let server = Server::start(fault(number));
         // What else is allowed excuses nothing.
@@ -103,6 +103,11 @@ fn each_is_counted(fault: Plant, name: &str) {
         assert_eq!(run.integrity(), only(&[(name, did), ("lost", owed)], &run), "{}", run.told);
         assert_eq!(run.code, Some(1), "{}", run.told);
         assert_eq!(run.record["errors"], json!({}), "{}", run.told);
+        // What is lost is in the distributions as well, as old as it was when nobody waited any longer.
+        if let Some(due) = due.filter(|_| name == "lost") {
+            let (response, service) = (run.count("/response_ns/count"), run.count("/service_ns/count"));
+            assert_eq!((response, service), (due, due), "{}", run.told);
+        }
     }
     let server = Server::start(fault(50));
     let allowed = format!("{name},lost");
@@ -204,6 +209,94 @@ fn a_stall_shows_in_the_percentiles_as_arithmetic_has_it() {
     assert!(closed.ms("/response_ns/max") > STALL_MS - SLACK_MS, "{}", closed.told);
     assert!(closed.ms("/response_ns/p99") < expected_ms(0.99) / 2.0, "{}", closed.told);
     assert_eq!(closed.record["response_ns"], closed.record["service_ns"], "{}", closed.told);
+}
+
+/// What quantiles should be where the last `lost` of `due` messages never come: those were due from `from_ms` to `until_ms`
+/// at equal distances, and nobody waits for them after `waited_ms`.
+fn assert_ages(
+    run: &Run,
+    distribution: &str,
+    (lost, due): (f64, f64),
+    (from_ms, until_ms): (f64, f64),
+    waited_ms: f64,
+) {
+    for (name, quantile) in [("p99", 0.99), ("p999", 0.999), ("p9999", 0.9999), ("max", 1.0)] {
+        // The oldest was due first.
+        let share = (quantile - (1.0 - lost / due)) * due / lost;
+        let expected_ms = waited_ms - until_ms + share * (until_ms - from_ms);
+        let found_ms = run.ms(&format!("/{distribution}/{name}"));
+        // Service times are as much less as the generator was late.
+        let late_ms = if distribution == "service_ns" { run.ms("/generator/lateness_ns/max") } else { 0.0 };
+        let span = expected_ms - SLACK_MS - late_ms..expected_ms + SLACK_MS;
+        assert!(
+            span.contains(&found_ms),
+            "{distribution} {name} is {found_ms} ms, not {expected_ms}: {}",
+            run.told
+        );
+    }
+}
+
+#[test]
+fn a_server_that_falls_silent_for_ever_shows_as_arithmetic_has_it() {
+    // 1,000 on each of four connections, of which the last 100 were due from 1.8 to 2 s and are given up at 5 s: no answer
+    // takes so long on a machine that is busy.
+    let server = Server::start(Fault::Mute(900));
+    let flags = ["-c", "4", "--rate", "2000", "-d", "2s", "--drain", "3s", "--allow-saturated"];
+    let run = bench(&server, &flags);
+    assert_eq!(server.finish().planted.load(Ordering::Relaxed), 400, "{}", run.told);
+    assert_eq!(run.integrity(), only(&[("lost", 400)], &run), "{}", run.told);
+    assert_eq!(run.count("/response_ns/count"), 4_000, "{}", run.told);
+    for distribution in ["response_ns", "service_ns"] {
+        assert_ages(&run, distribution, (400.0, 4_000.0), (1_800.0, 2_000.0), 5_000.0);
+    }
+    assert!(run.ms("/response_ns/p50") < 2_000.0, "the others came: {}", run.told);
+    assert_eq!(run.record["config"]["drain_s"], 3.0, "{}", run.told);
+
+    // Of a broadcast each delivery counts: 100 of 500 for each of three subscribers.
+    let server = Server::start(Fault::Mute(400));
+    let flags =
+        ["--mode", "broadcast", "-c", "4", "--rate", "500", "-d", "1s", "--drain", "3s", "--allow-saturated"];
+    let run = bench(&server, &flags);
+    server.finish();
+    assert_eq!(run.integrity(), only(&[("lost", 300)], &run), "{}", run.told);
+    assert_eq!(run.count("/response_ns/count"), 1_500, "{}", run.told);
+    assert_ages(&run, "response_ns", (300.0, 1_500.0), (800.0, 1_000.0), 4_000.0);
+}
+
+#[test]
+fn what_could_not_be_sent_to_a_server_that_reads_nothing_is_as_old_as_it_gets() {
+    // Of 1,000 messages half are answered. The kernel takes some megabytes of the others.
+    let server = Server::start(Fault::Deaf(500));
+    let flags = ["-c", "1", "--rate", "500", "-d", "2s", "--message-bytes", "64KiB", "--drain", "3s"];
+    let run = bench(&server, &[&flags[..], &["--allow", "lost,closed", "--allow-saturated"]].concat());
+    server.finish();
+    let (lost, unsent) = (run.count("/integrity/lost"), run.count("/generator/unsent"));
+    assert!(lost > 0 && unsent > 0, "{}", run.told);
+    assert_eq!(lost + unsent, 500, "{}", run.told);
+    assert_eq!(run.count("/response_ns/count"), 1_000, "{}", run.told);
+    assert_eq!(run.count("/service_ns/count"), 1_000 - unsent, "what never left has none: {}", run.told);
+    // Message 500 was due at 1 s and nobody waits after 5 s.
+    assert_ages(&run, "response_ns", (500.0, 1_000.0), (1_000.0, 2_000.0), 5_000.0);
+}
+
+#[test]
+fn each_answer_past_a_bound_is_late() {
+    let server = Server::start(Fault::LateEach(10, Duration::from_millis(400)));
+    let flags = ["-c", "3", "--depth", "1", "-d", "1500ms", "--late-after", "300ms", "--fail-if", "late>0"];
+    let run = bench(&server, &flags);
+    let planted = server.finish().planted.load(Ordering::Relaxed);
+    assert!(planted > 0, "{}", run.told);
+    assert_eq!(run.integrity(), only(&[("late", planted)], &run), "{}", run.told);
+    assert_eq!(run.code, Some(1), "{}", run.told);
+    assert_eq!(run.record["fail_if"][0]["seen"]["late"].as_f64(), Some(planted as f64), "{}", run.told);
+    assert!(run.told.contains("late, "), "the line that says what broke names them: {}", run.told);
+
+    let server = Server::start(Fault::LateEach(10, Duration::from_millis(400)));
+    let run = bench(&server, &[&flags[..8], &["--allow", "late"]].concat());
+    assert!(run.count("/integrity/late") > 0 && run.code == Some(0), "{}", run.told);
+    let server = Server::start(Fault::LateEach(10, Duration::from_millis(400)));
+    let run = bench(&server, &flags[..6]);
+    assert_eq!((run.code, run.integrity()), (Some(0), only(&[], &run)), "nothing was asked: {}", run.told);
 }
 
 /// Quantiles above 0.9 of a percentile file, with their values in milliseconds.

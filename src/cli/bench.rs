@@ -26,7 +26,7 @@ use self::words::{Arrivals, Compression, Cpus, Driver, Mode, Sources, Switch};
 use super::{Failure, environment, values};
 use crate::load::objective::Objective;
 use crate::load::search::{START_DEFAULT, STEP_TIME_DEFAULT};
-use crate::load::{self, Means, Pace, Plan, Results, Rival, Scheme, Sight, Target, Workload, show};
+use crate::load::{self, Means, Plan, Results, Rival, Scheme, Sight, Target, Workload, show};
 use crate::tls::Trust;
 
 const EXAMPLES: &str = "\
@@ -37,6 +37,10 @@ Examples:
       1,000 connections, each with one message under way
   echoring bench ws://127.0.0.1:9001/echo --rate 50k --json run.json
       50,000 messages a second whatever comes back: latency counts from when each should have left
+  echoring bench ws://127.0.0.1:9001/echo --stage 30s@1k --stage 30s@1k..10k --stage 30s@10k
+      a minute and a half in which the rate is steady, rises and is steady again; each stage is told apart
+  echoring bench ws://127.0.0.1:9001/echo --rate 10k --ramp 5s --burst 20 --late-after 50ms
+      trains of 20 messages, behind a warm-up in which the rate rises; later answers fail the run
   echoring bench wss://localhost:9443 --ca-file ca.pem
       through TLS
   echoring bench ws://127.0.0.1:9001 --mode broadcast -c 1001 --depth 8
@@ -77,7 +81,7 @@ Shorter echoes and lines of a file are compared with the one that is due, and fr
 broadcasts cannot be shorter.
 
 Exit codes: 0 done, 1 integrity broken, --fail-if held or --find-max held at no rate, 2 usage, 3 the environment
-forbids it, 4 the generator was the bottleneck. Where several apply, 1 goes before 3 and 3 before 4.";
+forbids it, 4 the generator was the bottleneck (0 with --allow-saturated). Where several apply, 1 goes before 3 and 3 before 4.";
 
 /// Exit code of a process that a second signal cut short, as a shell would report SIGINT.
 const EXIT_INTERRUPTED: i32 = 130;
@@ -159,6 +163,7 @@ impl Args {
     /// Resolves the flags. Names are looked up here, so that a wrong one is told before anything starts.
     fn validate(self, stop: Arc<AtomicBool>, descriptors: u64) -> Result<Job, Failure> {
         self.verdicts.check(self.url.is_some(), self.pace.depth.is_some())?;
+        self.pace.check(self.duration.is_some(), self.verdicts.find_max.is_some())?;
         let trust = match (&self.dial.ca_file, self.dial.insecure) {
             (Some(file), _) => Trust::CaFile(file.clone()),
             (None, true) => Trust::Insecure,
@@ -264,10 +269,9 @@ impl Args {
         let topics = self.messages.topics.unwrap_or(1);
         let dialling = self.dial.dialling(mode)?;
         let pace = self.pace_of(mode);
-        let connections = self.connections.unwrap_or(match (mode, pace) {
-            (Mode::Connect, Pace::Depth(depth)) => depth,
-            (Mode::Connect, Pace::Rate(_)) => load::PLACES_DEFAULT,
-            (Mode::Echo | Mode::Broadcast, _) => CONNECTIONS_DEFAULT,
+        let connections = self.connections.unwrap_or(match mode {
+            Mode::Connect => pace.depth().unwrap_or(load::PLACES_DEFAULT),
+            Mode::Echo | Mode::Broadcast => CONNECTIONS_DEFAULT,
         });
         let (mode, publishers, topics, (stalled, trickle)) = match mode {
             Mode::Echo => (load::Mode::Echo, 0, 0, (0, None)),
@@ -280,6 +284,8 @@ impl Args {
         };
         let messages = self.messages.describe(mode)?;
         let searches = self.verdicts.find_max.is_some();
+        let measured = self.duration.or(self.pace.staged_time());
+        let ramp = self.pace.ramp.unwrap_or_default();
         let workload = Workload {
             mode,
             connections,
@@ -287,17 +293,22 @@ impl Args {
             topics,
             stalled,
             trickle,
-            duration: self.duration.unwrap_or(if searches { STEP_TIME_DEFAULT } else { DURATION_DEFAULT }),
-            warmup: self.warmup.unwrap_or(WARMUP_DEFAULT),
+            duration: measured.unwrap_or(if searches { STEP_TIME_DEFAULT } else { DURATION_DEFAULT }),
+            warmup: self.warmup.unwrap_or(WARMUP_DEFAULT.max(ramp)),
             message_bytes: messages.message_bytes,
             spread: messages.spread,
             style: messages.style,
             lines: messages.lines,
             pace,
             arrivals: match self.pace.arrivals {
-                Arrivals::Even => load::Arrivals::Even,
-                Arrivals::Poisson => load::Arrivals::Poisson,
+                None | Some(Arrivals::Even) => load::Arrivals::Even,
+                Some(Arrivals::Poisson) => load::Arrivals::Poisson,
             },
+            burst: self.pace.burst.unwrap_or(1),
+            ramp,
+            drain: self.pace.drain.unwrap_or(load::DRAIN_DEFAULT),
+            late_after: self.pace.late_after,
+            allow_saturated: self.pace.allow_saturated,
             compress: offered.clone(),
             dialling,
             verify: self.messages.verify == Switch::On,
@@ -318,8 +329,7 @@ impl Args {
             Mode::Connect if self.pace.depth.is_none() => Some(load::CONNECT_RATE_DEFAULT),
             Mode::Echo | Mode::Broadcast | Mode::Connect => None,
         };
-        let closed = Pace::Depth(self.pace.depth.unwrap_or(1));
-        self.pace.rate.or(default).map_or(closed, Pace::Rate)
+        self.pace.pace(default)
     }
 
     fn sources(&self, target: Option<IpAddr>) -> Result<Vec<IpAddr>, Failure> {

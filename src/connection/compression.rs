@@ -17,7 +17,7 @@ use crate::protocol::frame::{HEADER_BYTES_MAX, Header};
 use crate::protocol::{Offence, Role};
 
 /// How messages are compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Compression {
     /// What is offered, or accepted at most.
     pub preferences: Preferences,

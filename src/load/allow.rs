@@ -24,13 +24,16 @@ pub enum Flaw {
     Reordered,
     /// A message arrived with other bytes.
     Corrupted,
+    /// A message arrived later than was asked for.
+    Late,
     /// A Close frame of the server ended a connection before the run was over.
     Closed,
 }
 
 impl Flaw {
     /// All of them.
-    pub const ALL: [Flaw; 5] = [Flaw::Lost, Flaw::Duplicated, Flaw::Reordered, Flaw::Corrupted, Flaw::Closed];
+    pub const ALL: [Flaw; 6] =
+        [Flaw::Lost, Flaw::Duplicated, Flaw::Reordered, Flaw::Corrupted, Flaw::Late, Flaw::Closed];
 
     /// The word for it on the command line and in records.
     pub fn name(self) -> &'static str {
@@ -39,6 +42,7 @@ impl Flaw {
             Flaw::Duplicated => "duplicated",
             Flaw::Reordered => "reordered",
             Flaw::Corrupted => "corrupted",
+            Flaw::Late => "late",
             Flaw::Closed => "closed",
         }
     }
@@ -50,6 +54,7 @@ impl Flaw {
             Flaw::Duplicated => integrity.duplicated = 0,
             Flaw::Reordered => integrity.reordered = 0,
             Flaw::Corrupted => integrity.corrupted = 0,
+            Flaw::Late => integrity.late = 0,
             // That is wrong with a connection.
             Flaw::Closed => {}
         }

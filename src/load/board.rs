@@ -9,6 +9,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::plan::Workload;
+use super::track::Times;
 
 /// Slots of all publishers together, at most and where the depth asks for no more.
 const SLOTS_TOTAL: usize = 64 * 1024;
@@ -49,14 +50,17 @@ struct Publisher {
     slots: Vec<Slot>,
 }
 
-/// What is known of one message. Both parts lie in one cache line.
+/// What is known of one message. All of it lies in one cache line.
 #[derive(Debug, Default)]
-#[repr(align(16))]
+#[repr(align(32))]
 struct Slot {
     /// `(sequence + 1) << COUNT_BITS | arrivals`
     arrivals: AtomicU64,
     /// `(rounds of the ring + 1) << PLACE_BITS | place`; 0 when no message of this slot has had a place.
     place: AtomicU64,
+    /// When it should have left, and when it did. They are looked at when all is over.
+    intended: AtomicU64,
+    sent: AtomicU64,
 }
 
 impl Publisher {
@@ -107,9 +111,11 @@ impl Board {
 
     /// The publisher `publisher` has queued `sequence`; it leaves later than this is called.
     #[inline]
-    pub fn publish(&self, publisher: u32, sequence: u64) {
+    pub fn publish(&self, publisher: u32, sequence: u64, times: Times) {
         let publisher = &self.publishers[publisher as usize];
         let slot = publisher.slot(sequence);
+        slot.intended.store(times.intended, Ordering::Relaxed);
+        slot.sent.store(times.sent, Ordering::Relaxed);
         slot.arrivals.store((sequence + 1) << COUNT_BITS, Ordering::Relaxed);
         // Whoever reads this count sees the slot.
         publisher.published.store(sequence + 1, Ordering::Release);
@@ -118,6 +124,21 @@ impl Board {
     /// Messages that a publisher has sent.
     pub fn published(&self, publisher: u32) -> u64 {
         self.publishers[publisher as usize].published.load(Ordering::Acquire)
+    }
+
+    /// Tells the times of a publisher's messages from `from` on, each with how many it stands for, when nobody publishes any
+    /// more. Those that are remembered no longer are told with the times of the first that is.
+    pub fn behind(&self, publisher: u32, from: u64, mut tell: impl FnMut(Times, u64)) {
+        let publisher = &self.publishers[publisher as usize];
+        let published = publisher.published.load(Ordering::Acquire);
+        let known = from.max(published.saturating_sub(publisher.slots.len() as u64));
+        for sequence in known..published {
+            let slot = publisher.slot(sequence);
+            let (intended, sent) = (&slot.intended, &slot.sent);
+            let times =
+                Times { intended: intended.load(Ordering::Relaxed), sent: sent.load(Ordering::Relaxed) };
+            tell(times, if sequence == known { 1 + known - from } else { 1 });
+        }
     }
 
     /// A subscriber got a message it had not got before.
@@ -200,6 +221,8 @@ mod tests {
     use super::*;
     use crate::load::plan::{Mode, tests::workload};
 
+    const NEVER: Times = Times { intended: 0, sent: 0 };
+
     fn board(subscribers: u32) -> Board {
         let board = Board::new(&workload(Mode::Broadcast), 1);
         for _ in 0..subscribers {
@@ -211,7 +234,7 @@ mod tests {
     #[test]
     fn arrivals_are_told_apart_by_their_number() {
         let board = board(4);
-        board.publish(1, 0);
+        board.publish(1, 0, NEVER);
         let arrivals: Vec<Milestones> = (0..4).map(|_| board.arrived(1, 0)).collect();
         let none = Milestones::default();
         assert_eq!(arrivals[0], Milestones { first: true, ..none });
@@ -224,14 +247,14 @@ mod tests {
     #[test]
     fn one_subscriber_is_first_median_and_last() {
         let board = board(1);
-        board.publish(1, 7);
+        board.publish(1, 7, NEVER);
         assert_eq!(board.arrived(1, 7), Milestones { first: true, median: true, last: true });
     }
 
     #[test]
     fn a_subscriber_that_left_is_not_waited_for() {
         let board = board(3);
-        board.publish(1, 0);
+        board.publish(1, 0, NEVER);
         board.left(1);
         board.arrived(1, 0);
         assert!(board.arrived(1, 0).last);
@@ -241,11 +264,31 @@ mod tests {
     fn a_message_that_was_overtaken_counts_no_further() {
         let board = board(2);
         let slots = board.publishers[1].slots.len() as u64;
-        board.publish(1, 3);
+        board.publish(1, 3, NEVER);
         board.arrived(1, 3);
-        board.publish(1, 3 + slots);
+        board.publish(1, 3 + slots, NEVER);
         assert_eq!(board.arrived(1, 3), Milestones::default());
         assert!(board.arrived(1, 3 + slots).first);
+    }
+
+    #[test]
+    fn what_a_subscriber_is_behind_is_told_with_its_times() {
+        let board = board(1);
+        let slots = board.publishers[1].slots.len() as u64;
+        let times = |sequence| Times { intended: 10 * sequence, sent: 10 * sequence + 1 };
+        let behind = |from| {
+            let mut told = Vec::new();
+            board.behind(1, from, |times, copies| told.push((times, copies)));
+            told
+        };
+        assert_eq!(behind(0), []);
+        for sequence in 0..slots + 5 {
+            board.publish(1, sequence, times(sequence));
+        }
+        assert_eq!(behind(slots + 3), [(times(slots + 3), 1), (times(slots + 4), 1)]);
+        let all = behind(2);
+        assert_eq!(all[0], (times(5), 4), "2, 3 and 4 are remembered no longer");
+        assert_eq!(all.iter().map(|(_, copies)| copies).sum::<u64>(), slots + 3);
     }
 
     #[test]
@@ -288,7 +331,7 @@ mod tests {
     fn threads_together_find_one_first_one_median_and_one_last() {
         let board = board(400);
         for sequence in 0..50 {
-            board.publish(1, sequence);
+            board.publish(1, sequence, NEVER);
             let counts: Vec<[u32; 3]> = std::thread::scope(|scope| {
                 let threads: Vec<_> = (0..4)
                     .map(|_| {

@@ -35,8 +35,6 @@ mod slow;
 
 use connection::{Connection, Flow, State};
 
-/// How long what is still under way is awaited after the end. What has not arrived then is lost.
-pub const DRAIN_TIME: Nanos = 5 * SECOND;
 /// A closed loop that has heard nothing for so long sends again.
 const REPLY_TIME: Nanos = 5 * SECOND;
 /// How long the closing handshakes may take.
@@ -127,9 +125,10 @@ impl Client {
         let connections: Vec<Connection> =
             shared.connections_of(thread).map(|number| Connection::new(&shared, number)).collect();
         let senders = shared.load.senders();
+        let late_after_ns = shared.load.late_after.map_or(Nanos::MAX, |bound| bound.as_nanos() as Nanos);
         Client {
             thread,
-            tally: Tally::new(),
+            tally: Tally::with_bound(late_after_ns),
             senders: (0..connections.len()).filter(|&at| connections[at].number < senders).collect(),
             connections,
             phase: Phase::Dialling,
@@ -171,7 +170,7 @@ impl Client {
             Phase::Draining { until } => {
                 self.wake_by(now + POLL_INTERVAL);
                 if now >= until || (!self.shared.is_sending() && self.is_drained()) {
-                    self.finish(cx);
+                    self.finish(cx, until);
                 }
             }
             Phase::Closing { until } => {
@@ -196,6 +195,7 @@ impl Client {
         let from = start + load.warmup.as_nanos() as Nanos;
         let window = Window { from, until: from + load.duration.as_nanos() as Nanos };
         self.tally.open(window);
+        self.tally.open_stages(load.pace.stages());
         self.phase = Phase::Running { stop_at: window.until, cpu_before: None };
         self.note_audiences();
         self.tell(News::Started);
@@ -218,7 +218,9 @@ impl Client {
             }
             self.tell(News::Measured);
             self.shared.stopped_sending();
-            self.phase = Phase::Draining { until: now + DRAIN_TIME };
+            // A turn that was late to notice changes no age.
+            let ended = now.min(stop_at);
+            self.phase = Phase::Draining { until: ended + self.shared.load.drain.as_nanos() as Nanos };
             return self.wake_by(now);
         }
         self.wake_by(stop_at);
@@ -267,11 +269,12 @@ impl Client {
             })
     }
 
-    /// Counts what is missing and closes everything.
-    fn finish<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
+    /// Counts what is missing, as old as it is at `until`, and closes everything.
+    fn finish<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, until: Nanos) {
         for position in 0..self.connections.len() {
-            self.settle_account(position);
+            self.settle_account(position, until);
         }
+        self.tally.settle_missing(until);
         self.settle_visits(cx);
         let stalled = self.shared.load.stalled > 0;
         let closing_time = if stalled { STALLED_CLOSING_TIME } else { CLOSING_TIME };
@@ -287,17 +290,22 @@ impl Client {
         }
     }
 
-    fn settle_account(&mut self, position: usize) {
-        let connection = &self.connections[position];
+    fn settle_account(&mut self, position: usize, until: Nanos) {
+        let Client { connections, tally, .. } = self;
+        let connection = &connections[position];
         if connection.state == State::New {
             return;
         }
         match &connection.flow {
             Flow::Echo(awaited) => {
-                self.tally.integrity.lost += awaited.missing();
-                self.tally.unsent += connection.due.saturating_sub(awaited.next());
+                tally.integrity.lost += awaited.missing();
+                for times in awaited.unanswered() {
+                    tally.never_came(until, times, 1);
+                }
+                let next = awaited.next();
+                self.settle_unsent(position, next, 1, until);
             }
-            Flow::Broadcast(_) => self.settle_broadcast(position),
+            Flow::Broadcast(_) => self.settle_broadcast(position, until),
             // Those without a connection have an account too: see `settle_visits`.
             Flow::Visit(_) => {}
         }
@@ -321,7 +329,7 @@ impl Client {
         progress.open.store(self.open as u64, Ordering::Relaxed);
         progress.messages.store(self.tally.received, Ordering::Relaxed);
         progress.failed.store(self.failed, Ordering::Relaxed);
-        if let Some(part) = self.teller.tell(self.thread, &self.tally, now) {
+        if let Some(part) = self.teller.tell(self.thread, &mut self.tally, now) {
             let _ = self.shared.news.send(News::Told(part));
         }
     }
@@ -392,8 +400,12 @@ impl Application for Client {
     }
 
     fn turn_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>) {
+        let now = cx.now();
         self.step(cx);
-        self.show_progress(cx.now());
+        self.show_progress(now);
+        if let Phase::Running { .. } = self.phase {
+            self.tally.turned(now, cx.clock() - now);
+        }
     }
 
     fn deadline(&self) -> Option<Nanos> {

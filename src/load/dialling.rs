@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::plan::{Contradiction, Mode, Pace, Workload};
+use serde::{Deserialize, Serialize};
+
+use super::plan::{Contradiction, Mode, Workload};
 use super::schedule::RATE_MAX;
 use crate::limits::HANDSHAKE_TIMEOUT;
 
@@ -14,7 +16,8 @@ pub const PLACES_DEFAULT: u32 = 1_000;
 const TIME_MAX: Duration = Duration::from_secs(24 * 3_600);
 
 /// How connections are opened.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Dialling {
     /// So many a second, over all threads, whatever comes of them; `None` for as fast as few at a time go. Not in
     /// [`Mode::Connect`], whose pace is that of the load.
@@ -77,8 +80,8 @@ impl Workload {
     /// What is held takes a place all the time.
     fn check_places(&self) -> Result<(), Contradiction> {
         let places = self.connections;
-        match self.pace {
-            Pace::Rate(rate) => {
+        match self.pace.highest_rate() {
+            Some(rate) => {
                 let held = (rate as f64 * self.dialling.hold.as_secs_f64()).ceil();
                 if held < f64::from(places) || held == 0.0 {
                     return Ok(());
@@ -91,11 +94,14 @@ impl Workload {
                 );
                 Err(Contradiction { flag: "--connections", why })
             }
-            Pace::Depth(depth) if depth != places => {
-                let why = format!("--depth {depth} is how many are open at once: leave --connections out");
-                Err(Contradiction { flag: "--connections", why })
-            }
-            Pace::Depth(_) => Ok(()),
+            None => match self.pace.depth() {
+                Some(depth) if depth != places => {
+                    let why =
+                        format!("--depth {depth} is how many are open at once: leave --connections out");
+                    Err(Contradiction { flag: "--connections", why })
+                }
+                _ => Ok(()),
+            },
         }
     }
 }
@@ -103,6 +109,7 @@ impl Workload {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::load::plan::Pace;
     use crate::load::plan::tests::workload;
 
     fn blamed(load: &Workload) -> Option<&'static str> {

@@ -3,10 +3,10 @@
 //! Names, units and types are documented in `docs/outputs.md`. Counters never fall within a run.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use super::plan::Pace;
 use super::run::{Moment, Stage};
 
 /// Media type of the text.
@@ -65,8 +65,9 @@ pub fn exposition(moment: &Moment<'_>, run: usize, messages_per_s: f64) -> Strin
     let received = "Messages that arrived, warm-up included.";
     text.one("messages_received_total", "counter", received, moment.messages as f64);
     text.one("messages_per_second", "gauge", "Messages that arrive in a second, of late.", messages_per_s);
-    if let Pace::Rate(rate) = load.pace {
-        text.one("target_messages_per_second", "gauge", "Messages that are due in a second.", rate as f64);
+    let measured = if moment.stage == Stage::Measuring { moment.elapsed } else { Duration::ZERO };
+    if let Some(rate) = load.pace.rate_at(measured) {
+        text.one("target_messages_per_second", "gauge", "Messages that are due in a second.", rate);
     }
     let so_far = moment.so_far;
     let unsent = "Messages that were due and never sent.";
@@ -81,6 +82,7 @@ pub fn exposition(moment: &Moment<'_>, run: usize, messages_per_s: f64) -> Strin
         ("duplicated", integrity.duplicated),
         ("reordered", integrity.reordered),
         ("corrupted", integrity.corrupted),
+        ("late", integrity.late),
     ] {
         text.labelled("integrity_total", &[("kind", kind)], count as f64);
     }
@@ -149,12 +151,11 @@ fn seconds(ns: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::time::Duration;
 
     use super::*;
     use crate::limits::{MILLISECOND, SECOND};
     use crate::load::live::{SoFar, Teller};
-    use crate::load::plan::{Mode, Workload, tests::workload};
+    use crate::load::plan::{Mode, Pace, Workload, tests::workload};
     use crate::load::tally::{Tally, Window};
 
     fn so_far() -> SoFar {
@@ -168,7 +169,7 @@ mod tests {
         }
         tally.error("a \"bad\" cause\\");
         let mut so_far = SoFar::default();
-        so_far.take(*Teller::default().tell(0, &tally, 2 * SECOND).expect("due"));
+        so_far.take(*Teller::default().tell(0, &mut tally, 2 * SECOND).expect("due"));
         so_far
     }
 

@@ -1,14 +1,15 @@
 //! What has been measured so far: each thread tells it once a second, at the ends of seconds of the measured time, and
 //! the conductor of the run adds it up for whoever looks on.
 //!
-//! Never: a lock, a counter or an allocation for a message. A thread copies one histogram a second.
+//! Never: a lock, a counter or an allocation for a message. A thread copies one packed distribution a second.
 
 use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
 
+use super::interval;
 use super::record::Quantiles;
-use super::tally::{Interval, Tally};
+use super::tally::{Tally, histogram};
 use super::track::Integrity;
 use crate::limits::{Nanos, SECOND};
 
@@ -16,10 +17,10 @@ use crate::limits::{Nanos, SECOND};
 #[derive(Debug)]
 pub struct Part {
     thread: usize,
-    /// Response times of stretches that are over and were not told of before.
-    finished: Vec<Histogram<u32>>,
+    /// Response times of stretches that are over and were not told of before, packed.
+    finished: Vec<Vec<u8>>,
     /// Those of the one that goes on, as far as it is.
-    current: Option<Histogram<u32>>,
+    current: Option<Vec<u8>>,
     counts: Counts,
 }
 
@@ -42,28 +43,27 @@ pub(super) struct Teller {
 impl Teller {
     /// What is to be told at the end of the turn at `now`, which is nothing in nearly all of them.
     #[inline]
-    pub(super) fn tell(&mut self, thread: usize, tally: &Tally, now: Nanos) -> Option<Box<Part>> {
+    pub(super) fn tell(&mut self, thread: usize, tally: &mut Tally, now: Nanos) -> Option<Box<Part>> {
         (now >= self.due_at).then(|| Box::new(self.part(thread, tally, now)))
     }
 
     #[cold]
-    fn part(&mut self, thread: usize, tally: &Tally, now: Nanos) -> Part {
+    fn part(&mut self, thread: usize, tally: &mut Tally, now: Nanos) -> Part {
+        tally.roll(now);
         let window = tally.window;
         self.due_at = match now.checked_sub(window.from) {
             Some(passed) => now + SECOND - passed % SECOND,
             None => window.from.min(now + SECOND),
         };
-        let over = if now >= window.until {
-            tally.intervals.len()
-        } else {
-            let passed = now.saturating_sub(window.from) / tally.interval_ns();
-            (passed as usize).min(tally.intervals.len())
-        };
-        let untold = tally.intervals.get(self.told..over).unwrap_or_default();
-        let finished = untold.iter().filter(|interval| interval.messages > 0).map(response_times).collect();
-        self.told = self.told.max(over);
+        let mut finished = Vec::new();
+        if let Some(series) = tally.over() {
+            let untold = (self.told..series.len()).map(|at| series.response(at));
+            finished.extend(untold.filter(|packed| !packed.is_empty()).map(<[u8]>::to_vec));
+            self.told = series.len();
+        }
         // A stretch of a second is told of once, when it is over.
-        let current = tally.intervals.get(over).filter(|_| tally.interval_ns() > SECOND).map(response_times);
+        let is_long = tally.interval_ns() > SECOND;
+        let current = if is_long { tally.current() } else { None };
         Part {
             thread,
             finished,
@@ -78,22 +78,18 @@ impl Teller {
     }
 }
 
-fn response_times(interval: &Interval) -> Histogram<u32> {
-    interval.response.clone()
-}
-
 /// All threads' parts.
 #[derive(Debug, Default)]
 pub struct SoFar {
     finished: Option<Histogram<u64>>,
-    latest: BTreeMap<usize, (Option<Histogram<u32>>, Counts)>,
+    latest: BTreeMap<usize, (Option<Vec<u8>>, Counts)>,
 }
 
 impl SoFar {
     /// Adds what a thread told.
     pub(super) fn take(&mut self, part: Part) {
         for more in &part.finished {
-            add(&mut self.finished, more);
+            interval::unpack(more, self.finished.get_or_insert_with(histogram));
         }
         self.latest.insert(part.thread, (part.current, part.counts));
     }
@@ -104,7 +100,7 @@ impl SoFar {
         let mut sum = self.finished.clone();
         for (current, _) in self.latest.values() {
             if let Some(current) = current.as_ref().filter(|current| !current.is_empty()) {
-                add(&mut sum, current);
+                interval::unpack(current, sum.get_or_insert_with(histogram));
             }
         }
         sum
@@ -146,14 +142,6 @@ impl SoFar {
     }
 }
 
-/// All histograms of intervals have the same bounds, so that one can be added to the other.
-fn add(sum: &mut Option<Histogram<u64>>, more: &Histogram<u32>) {
-    let sum = sum.get_or_insert_with(|| Histogram::new_from(more));
-    for step in more.iter_recorded() {
-        sum.saturating_record_n(step.value_iterated_to(), u64::from(step.count_at_value()));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,7 +164,7 @@ mod tests {
             // One every 7 ms, each a millisecond under way.
             let now = FROM + message * 7 * MILLISECOND;
             tally.arrived(now, now - MILLISECOND, now - MILLISECOND, 16);
-            if let Some(part) = teller.tell(0, &tally, now) {
+            if let Some(part) = teller.tell(0, &mut tally, now) {
                 so_far.take(*part);
                 told += 1;
                 let finished = now.min(FROM + 10 * SECOND).saturating_sub(FROM) / SECOND;
@@ -198,7 +186,7 @@ mod tests {
         for second in 0..30_u64 {
             let now = FROM + second * SECOND + 1;
             tally.arrived(now, now, now, 16);
-            so_far.take(*teller.tell(0, &tally, now).expect("a second has passed"));
+            so_far.take(*teller.tell(0, &mut tally, now).expect("a second has passed"));
             assert_eq!(so_far.response().map(|response| response.len()), Some(second + 1));
         }
     }
@@ -212,9 +200,9 @@ mod tests {
             tally.unsent = 5;
             tally.integrity.duplicated = 1;
             let mut teller = Teller::default();
-            assert!(teller.tell(thread, &tally, SECOND / 2).is_some());
-            assert!(teller.tell(thread, &tally, SECOND / 2 + 1).is_none(), "not in every turn");
-            so_far.take(*teller.tell(thread, &tally, SECOND).expect("a second later"));
+            assert!(teller.tell(thread, &mut tally, SECOND / 2).is_some());
+            assert!(teller.tell(thread, &mut tally, SECOND / 2 + 1).is_none(), "not in every turn");
+            so_far.take(*teller.tell(thread, &mut tally, SECOND).expect("a second later"));
         }
         assert_eq!((so_far.errors()["refused"], so_far.unsent()), (3, 15));
         assert_eq!(so_far.integrity().duplicated, 3);
@@ -227,7 +215,7 @@ mod tests {
         let now = FROM + 300 * MILLISECOND;
         tally.arrived(now, now, now, 16);
         tally.cut(now + 1);
-        so_far.take(*teller.tell(0, &tally, now + SECOND).expect("due"));
+        so_far.take(*teller.tell(0, &mut tally, now + SECOND).expect("due"));
         assert_eq!(so_far.response().map(|response| response.len()), Some(1));
     }
 }

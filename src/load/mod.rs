@@ -24,8 +24,10 @@ mod exposition;
 pub mod failures;
 mod handshakes;
 mod host;
+mod interval;
 mod live;
 mod meter;
+mod missing;
 pub mod objective;
 mod order;
 mod payload;
@@ -33,13 +35,13 @@ mod plan;
 pub mod record;
 mod report;
 mod run;
-mod schedule;
+pub mod schedule;
 pub mod search;
 mod shared;
 pub mod show;
 pub mod statistics;
 pub mod tables;
-mod tally;
+pub mod tally;
 mod timeline;
 mod track;
 
@@ -51,11 +53,11 @@ pub use host::allowed_cpus;
 pub use live::SoFar;
 pub use payload::{CONNECTIONS_MAX, Lines, Spread, Style};
 pub use plan::{
-    Compress, Contradiction, DEPTH_MAX, DriverChoice, Embedded, Means, Mode, Pace, Plan, Refused,
-    StartServer, Target, Workload,
+    Compress, Contradiction, DEPTH_MAX, DRAIN_DEFAULT, DriverChoice, Embedded, Means, Mode, Pace, Plan,
+    Refused, StartServer, Target, Workload,
 };
 pub use run::{LATENESS_NS_MAX, Moment, Outcome, Session, Stage, Verdict, run};
-pub use schedule::Arrivals;
+pub use schedule::{Arrivals, BURST_MAX, RATE_MAX, RateStage, STAGE_TIME_MAX, STAGES_MAX};
 pub use timeline::{Stretch, Timeline};
 
 /// The least size in bytes at which a message names itself, so that losses, duplicates and reorderings are

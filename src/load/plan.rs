@@ -8,16 +8,19 @@ use std::time::Duration;
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use serde::{Deserialize, Serialize};
 
 use super::allow::Flaw;
 use super::dialling::Dialling;
 use super::payload::{CONNECTIONS_MAX, Form, Lines, Payloads, Spread, Style};
-use super::schedule::{Arrivals, RATE_MAX};
+use super::schedule::{Arrivals, BURST_MAX, Profile, RATE_MAX, STAGE_TIME_MAX, STAGES_MAX};
 use crate::connection::Compression;
 use crate::limits::{COMPRESSION_BYTES_DEFAULT, MESSAGE_BYTES_MAX};
 
 /// Messages a sender may be told to keep under way.
 pub const DEPTH_MAX: u32 = 8_192;
+/// How long what is under way at the end is awaited unless it is said.
+pub const DRAIN_DEFAULT: Duration = Duration::from_secs(5);
 /// Where echoes are asked for when the URL has no path.
 const ECHO_PATH: &str = "/echo";
 /// Where topics are when the URL has no path.
@@ -26,7 +29,8 @@ const TOPIC_PATH: &str = "/broadcast/{topic}";
 const TOPIC_MARK: &str = "{topic}";
 
 /// What is sent where.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// Every connection sends, and gets its own messages back.
     Echo,
@@ -64,18 +68,74 @@ impl Mode {
 }
 
 /// What decides when the next message is sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Pace {
     /// Closed loop: each sender keeps this many messages under way; in connect mode, so many connections there are at once.
     Depth(u32),
     /// Open loop: so many messages a second over all senders, whatever comes back.
     Rate(u64),
+    /// Open loop at a rate that changes: these stages are the measured time.
+    Stages(Vec<RateStage>),
 }
 
+impl Pace {
+    /// Messages that a sender of a closed loop keeps under way; `None` in an open loop.
+    pub fn depth(&self) -> Option<u32> {
+        match self {
+            Pace::Depth(depth) => Some(*depth),
+            Pace::Rate(_) | Pace::Stages(_) => None,
+        }
+    }
+
+    /// The rate that does not change; `None` in a closed loop and where there are stages.
+    pub fn rate(&self) -> Option<u64> {
+        match self {
+            Pace::Rate(rate) => Some(*rate),
+            Pace::Depth(_) | Pace::Stages(_) => None,
+        }
+    }
+
+    /// The highest rate that it comes to; `None` in a closed loop.
+    pub fn highest_rate(&self) -> Option<u64> {
+        let of_stages = self.stages().iter().map(|stage| stage.from.max(stage.to)).max();
+        self.rate().or(of_stages)
+    }
+
+    /// Its stages, if the rate changes.
+    pub fn stages(&self) -> &[RateStage] {
+        match self {
+            Pace::Stages(stages) => stages,
+            Pace::Depth(_) | Pace::Rate(_) => &[],
+        }
+    }
+
+    /// Messages that are due in a second so long after the start of the measured time; `None` in a closed loop.
+    pub fn rate_at(&self, passed: Duration) -> Option<f64> {
+        match self {
+            Pace::Depth(_) => None,
+            Pace::Rate(rate) => Some(*rate as f64),
+            Pace::Stages(stages) => {
+                let mut left = passed;
+                for stage in stages {
+                    if let Some(later) = left.checked_sub(stage.time) {
+                        left = later;
+                        continue;
+                    }
+                    let share = left.as_secs_f64() / stage.time.as_secs_f64();
+                    return Some(stage.from as f64 + share * (stage.to as f64 - stage.from as f64));
+                }
+                Some(0.0)
+            }
+        }
+    }
+}
+
+pub use super::schedule::RateStage;
 pub use crate::driver::DriverChoice;
 
 /// What is offered of permessage-deflate (RFC 7692), on every connection of a load.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Compress {
     /// As it was asked for, for the record.
     pub words: String,
@@ -144,8 +204,10 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// One load.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One load: data, which can be written down and read back elsewhere. What is read is to be [checked](Workload::check); fields
+/// that are not there have their defaults.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Workload {
     /// What is sent where.
     pub mode: Mode,
@@ -175,6 +237,16 @@ pub struct Workload {
     pub pace: Pace,
     /// How an open loop spreads its messages over time.
     pub arrivals: Arrivals,
+    /// Messages of an open loop that a sender sends at one instant, its trains being as much farther apart; 1 is none.
+    pub burst: u32,
+    /// The part of the warm-up in which the rate of an open loop rises from nothing to its first.
+    pub ramp: Duration,
+    /// How long what is under way at the end is awaited. What has not come then is lost.
+    pub drain: Duration,
+    /// Messages that take longer, from when they should have left, count as late.
+    pub late_after: Option<Duration>,
+    /// Whether a generator that is late for its own schedule is no failure.
+    pub allow_saturated: bool,
     /// Whether and how messages are compressed.
     pub compress: Compress,
     /// How connections are opened.
@@ -185,6 +257,38 @@ pub struct Workload {
     pub allow: Vec<Flaw>,
     /// What all payloads follow from.
     pub seed: u64,
+}
+
+impl Default for Workload {
+    /// Echoes of 64 bytes of text on one connection, a message at a time, for 10 s without warm-up.
+    fn default() -> Workload {
+        Workload {
+            mode: Mode::Echo,
+            connections: 1,
+            publishers: 0,
+            topics: 0,
+            stalled: 0,
+            trickle: None,
+            duration: Duration::from_secs(10),
+            warmup: Duration::ZERO,
+            message_bytes: (64, 64),
+            spread: Spread::Even,
+            style: Style::Text,
+            lines: None,
+            pace: Pace::Depth(1),
+            arrivals: Arrivals::Even,
+            burst: 1,
+            ramp: Duration::ZERO,
+            drain: DRAIN_DEFAULT,
+            late_after: None,
+            allow_saturated: false,
+            compress: Compress::off(),
+            dialling: Dialling::default(),
+            verify: true,
+            allow: Vec::new(),
+            seed: 1,
+        }
+    }
 }
 
 /// What is wrong with a workload: the flag to blame, and why.
@@ -212,20 +316,22 @@ impl Workload {
         if self.connections == 0 || self.connections > CONNECTIONS_MAX {
             return wrong("--connections", &format!("expected 1 to {CONNECTIONS_MAX}"));
         }
-        if self.duration.is_zero() {
+        if self.duration.is_zero() && self.pace.stages().is_empty() {
             return wrong("--duration", "nothing can be measured in no time");
         }
-        match self.pace {
+        match &self.pace {
             Pace::Depth(0) => return wrong("--depth", "at least one message must be under way"),
-            Pace::Depth(depth) if depth > DEPTH_MAX => {
+            Pace::Depth(depth) if *depth > DEPTH_MAX => {
                 return wrong("--depth", &format!("at most {DEPTH_MAX} messages may be under way"));
             }
             Pace::Rate(0) => return wrong("--rate", "expected at least 1 message a second"),
-            Pace::Rate(rate) if rate > RATE_MAX => {
+            Pace::Rate(rate) if *rate > RATE_MAX => {
                 return wrong("--rate", &format!("expected at most {RATE_MAX} messages a second"));
             }
             Pace::Depth(_) | Pace::Rate(_) => {}
+            Pace::Stages(stages) => self.check_stages(stages)?,
         }
+        self.check_times()?;
         let (least, most) = self.message_bytes;
         if least > most {
             return wrong("--message-bytes", "the range falls");
@@ -246,6 +352,82 @@ impl Workload {
             self.check_broadcast()?;
         }
         self.check_dialling()
+    }
+
+    fn check_stages(&self, stages: &[RateStage]) -> Result<(), Contradiction> {
+        let wrong = |why: &str| Err(Contradiction { flag: "--stage", why: why.to_owned() });
+        if stages.is_empty() || stages.len() > STAGES_MAX {
+            return wrong(&format!("expected 1 to {STAGES_MAX} stages, such as --stage 30s@10k"));
+        }
+        if stages.iter().any(|stage| stage.time.is_zero()) {
+            return wrong("a stage takes some time, such as --stage 30s@10k");
+        }
+        if stages.iter().any(|stage| stage.from.max(stage.to) > RATE_MAX) {
+            return wrong(&format!("expected at most {RATE_MAX} messages a second, such as --stage 30s@10k"));
+        }
+        if stages.iter().all(|stage| stage.from == 0 && stage.to == 0) {
+            return wrong("some stage has to have messages, such as --stage 10s@0 --stage 30s@10k");
+        }
+        let whole: Duration = stages.iter().map(|stage| stage.time).sum();
+        if whole > STAGE_TIME_MAX {
+            return wrong("all stages together take at most 24h, such as --stage 12h@10k --stage 12h@20k");
+        }
+        if whole != self.duration {
+            return wrong("the stages are the measured time");
+        }
+        Ok(())
+    }
+
+    /// What is asked of the time around the measured one, and of trains.
+    fn check_times(&self) -> Result<(), Contradiction> {
+        let wrong = |flag, why: &str| Err(Contradiction { flag, why: why.to_owned() });
+        let is_closed = self.pace.depth().is_some();
+        if self.burst == 0 || self.burst > BURST_MAX {
+            return wrong(
+                "--burst",
+                &format!("expected 1 to {BURST_MAX} messages, such as --rate 10k --burst 20"),
+            );
+        }
+        if is_closed && self.burst > 1 {
+            return wrong("--burst", "trains are those of a rate, such as --rate 10k --burst 20");
+        }
+        if is_closed && !self.ramp.is_zero() {
+            return wrong("--ramp", "only a rate can rise, such as --rate 10k --ramp 5s");
+        }
+        if self.ramp > self.warmup {
+            return wrong("--ramp", "it is part of the warm-up, such as --rate 10k --ramp 5s --warmup 6s");
+        }
+        if !self.ramp.is_zero() && self.first_rate() == Some(0) {
+            return wrong("--ramp", "the first stage begins at 0, such as --ramp 5s --stage 30s@10k");
+        }
+        if self.drain > STAGE_TIME_MAX {
+            return wrong("--drain", "at most 24h, such as --drain 10s");
+        }
+        if self.late_after.is_some_and(|bound| bound.is_zero()) {
+            return wrong("--late-after", "everything takes some time, such as --late-after 100ms");
+        }
+        Ok(())
+    }
+
+    /// The rate that the measured time begins with.
+    fn first_rate(&self) -> Option<u64> {
+        self.pace.rate().or(self.pace.stages().first().map(|stage| stage.from))
+    }
+
+    /// The rate of an open loop from the start of the load on, warm-up included.
+    pub(super) fn profile(&self) -> Option<Profile> {
+        let first = self.first_rate()?;
+        let steady = self.warmup.saturating_sub(self.ramp);
+        let before = [
+            RateStage { time: self.ramp, from: 0, to: first },
+            RateStage { time: steady, from: first, to: first },
+        ];
+        Some(match &self.pace {
+            Pace::Stages(stages) => Profile::new(before.into_iter().chain(stages.iter().copied()), None),
+            // The same at all times: the simplest there is.
+            _ if self.ramp.is_zero() => Profile::constant(first),
+            _ => Profile::new(before, Some(first)),
+        })
     }
 
     fn check_broadcast(&self) -> Result<(), Contradiction> {
@@ -368,89 +550,12 @@ pub struct Means {
     pub stop: Arc<AtomicBool>,
 }
 
-#[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-
-    pub(in crate::load) fn workload(mode: Mode) -> Workload {
-        Workload {
-            mode,
-            connections: 10,
-            publishers: if mode == Mode::Broadcast { 3 } else { 0 },
-            topics: if mode == Mode::Broadcast { 2 } else { 0 },
-            stalled: 0,
-            trickle: None,
-            duration: Duration::from_secs(1),
-            warmup: Duration::ZERO,
-            message_bytes: (64, 64),
-            spread: Spread::Even,
-            style: Style::Text,
-            lines: None,
-            pace: Pace::Depth(1),
-            arrivals: Arrivals::Even,
-            compress: Compress::off(),
-            dialling: Dialling::default(),
-            verify: true,
-            allow: Vec::new(),
-            seed: 0x1234_5678_9abc_def0,
-        }
-    }
-
-    #[test]
-    fn a_contradiction_names_its_flag() {
-        let echo = workload(Mode::Echo);
-        let broadcast = workload(Mode::Broadcast);
-        assert_eq!(echo.check(), Ok(()));
-        assert_eq!(broadcast.check(), Ok(()));
-        for (load, flag) in [
-            (Workload { connections: 0, ..echo.clone() }, "--connections"),
-            (Workload { connections: CONNECTIONS_MAX + 1, ..echo.clone() }, "--connections"),
-            (Workload { duration: Duration::ZERO, ..echo.clone() }, "--duration"),
-            (Workload { pace: Pace::Depth(0), ..echo.clone() }, "--depth"),
-            (Workload { pace: Pace::Depth(DEPTH_MAX + 1), ..echo.clone() }, "--depth"),
-            (Workload { pace: Pace::Rate(0), ..echo.clone() }, "--rate"),
-            (Workload { message_bytes: (65, 64), ..echo.clone() }, "--message-bytes"),
-            (Workload { message_bytes: (1, 1 << 40), ..echo.clone() }, "--message-bytes"),
-            (Workload { message_bytes: (20, 20), style: Style::Json, ..echo }, "--message-bytes"),
-            (Workload { message_bytes: (16, 16), ..broadcast.clone() }, "--message-bytes"),
-            (Workload { topics: 4, ..broadcast.clone() }, "--publishers"),
-            (Workload { publishers: 9, ..broadcast.clone() }, "--connections"),
-            (Workload { stalled: 6, ..broadcast.clone() }, "--slow"),
-            (Workload { stalled: 1, trickle: Some(0), ..broadcast.clone() }, "--trickle"),
-            (Workload { topics: 0, ..broadcast }, "--topics"),
-        ] {
-            assert_eq!(load.check().map_err(|wrong| wrong.flag), Err(flag), "{load:?}");
-        }
-    }
-
-    #[test]
-    fn every_topic_has_its_share_of_publishers_and_subscribers() {
-        let load = Workload { connections: 20, publishers: 5, topics: 3, ..workload(Mode::Broadcast) };
-        for topic in 0..3 {
-            let publishers = (0..5).filter(|&number| load.topic(number) == topic).count();
-            assert_eq!(publishers as u32, load.publishers_of(topic));
-            assert_eq!((5..20).filter(|&number| load.topic(number) == topic).count(), 5);
-        }
-        let load = Workload { stalled: 6, ..load };
-        assert_eq!(load.check(), Ok(()));
-        for topic in 0..3 {
-            let stalled = |number: &u32| load.topic(*number) == topic && load.is_stalled(*number);
-            assert_eq!((0..20).filter(stalled).count(), 2);
-        }
-    }
-
-    #[test]
-    fn paths_follow_the_url() {
-        let echo = workload(Mode::Echo);
-        assert_eq!(echo.path(None, 0), "/echo");
-        assert_eq!(echo.path(Some("/"), 0), "/");
-        assert_eq!(echo.path(Some("/x?y=1"), 0), "/x?y=1");
-        let load = workload(Mode::Broadcast);
-        assert_eq!(load.path(None, 4), "/broadcast/bench-9abcdef0-1");
-        assert_eq!(load.path(Some("/t/{topic}?self=1"), 3), "/t/bench-9abcdef0-0?self=1");
-        assert!(load.check_path(None).is_ok());
-        assert!(load.check_path(Some("/t/{topic}")).is_ok());
-        assert_eq!(load.check_path(Some("/t")).map_err(|wrong| wrong.flag), Err("--topics"));
-        assert!(Workload { topics: 1, ..load }.check_path(Some("/t")).is_ok());
+impl Means {
+    /// The CPU that a thread is pinned to.
+    pub(super) fn cpu_of(&self, thread: usize) -> Option<usize> {
+        (!self.cpus.is_empty()).then(|| self.cpus[thread % self.cpus.len()])
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use hdrhistogram::Histogram;
+use hdrhistogram::{Counter, Histogram};
 use serde::{Deserialize, Serialize};
 
 use super::allow::Flaw;
@@ -91,6 +91,9 @@ pub struct Record {
     pub generator: Generator,
     /// What is known of the server's process.
     pub server: Option<Server>,
+    /// What was due in each stage of the rate; none where the rate did not change.
+    #[serde(default)]
+    pub stages: Vec<Stage>,
     /// The measured time in stretches.
     pub intervals: Vec<Interval>,
     /// The search of which this is the best run.
@@ -159,6 +162,21 @@ pub struct Config {
     pub rate: Option<u64>,
     /// `even` or `poisson`; open loop only.
     pub arrivals: Option<String>,
+    /// The stages of a rate that changes; none where it does not.
+    #[serde(default)]
+    pub stages: Vec<RateStage>,
+    /// The part of the warm-up in which the rate rises from nothing, in seconds.
+    #[serde(default)]
+    pub ramp_s: f64,
+    /// Messages that a sender sends at one instant.
+    #[serde(default = "one")]
+    pub burst: u32,
+    /// From when a message counts as late, in seconds.
+    #[serde(default)]
+    pub late_after_s: Option<f64>,
+    /// Whether a generator that was late for its own schedule is no failure.
+    #[serde(default)]
+    pub allow_saturated: bool,
     /// Broadcast mode only.
     pub publishers: Option<u32>,
     /// Broadcast mode only.
@@ -207,6 +225,40 @@ pub struct Dialling {
     pub first_message: Option<bool>,
 }
 
+/// What records from before trains could be asked for have.
+fn one() -> u32 {
+    1
+}
+
+/// A part of the measured time in which the rate is constant or goes evenly from one to another.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RateStage {
+    /// How long it lasts.
+    pub seconds: f64,
+    /// Messages a second when it begins.
+    pub from: u64,
+    /// Messages a second when it ends.
+    pub to: u64,
+}
+
+/// What came of a stage.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stage {
+    /// What was asked for.
+    #[serde(flatten)]
+    pub asked: RateStage,
+    /// Messages that arrived within it; in broadcast mode each delivery is one.
+    pub messages: u64,
+    /// The same per second.
+    pub messages_per_s: f64,
+    /// Response times of the messages that were due in it.
+    pub response_ns: Quantiles,
+    /// Their service times.
+    pub service_ns: Quantiles,
+    /// How late the generator came to them: 99 %.
+    pub lateness_ns_p99: u64,
+}
+
 /// Where a run took place.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Environment {
@@ -253,7 +305,7 @@ pub struct Quantiles {
 
 impl Quantiles {
     /// Read from a histogram of nanoseconds.
-    pub fn of(histogram: &Histogram<u64>) -> Quantiles {
+    pub fn of<T: Counter>(histogram: &Histogram<T>) -> Quantiles {
         if histogram.is_empty() {
             return Quantiles::default();
         }
@@ -380,6 +432,30 @@ pub struct Generator {
     pub cpu_share: f64,
     /// Messages that were due and never sent, since their connection was full or gone.
     pub unsent: u64,
+    /// How long the turns of its loops took, from when one begins to when all that it brought is done, without the trip to the
+    /// kernel. `None` in records from before it was told.
+    #[serde(default)]
+    pub turn_ns: Option<Quantiles>,
+    /// Its threads one by one.
+    #[serde(default)]
+    pub threads: Vec<GeneratorThread>,
+}
+
+/// What one thread of the generator says of itself, within the measured time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GeneratorThread {
+    /// The CPU that it is pinned to, if it is.
+    pub cpu: Option<usize>,
+    /// Its CPU time of its time by the clock: 1 is all.
+    pub cpu_share: f64,
+    /// How late it came to messages: 99 %; 0 in a closed loop.
+    pub lateness_ns_p99: u64,
+    /// The largest.
+    pub lateness_ns_max: u64,
+    /// How long its turns took: 99 %.
+    pub turn_ns_p99: u64,
+    /// The longest.
+    pub turn_ns_max: u64,
 }
 
 /// What is known of the server's process.
@@ -408,12 +484,33 @@ pub struct Interval {
     pub messages: u64,
     /// Payload bytes of those.
     pub bytes: u64,
-    /// Response time of those: median, exact to two digits.
+    /// Response time of those: median.
     pub p50_ns: u64,
     /// 99 %.
     pub p99_ns: u64,
     /// Largest.
     pub max_ns: u64,
+    /// Response time: 90 %. This and what follows is `None` in records from before it was told.
+    #[serde(default)]
+    pub p90_ns: Option<u64>,
+    /// 99.9 %.
+    #[serde(default)]
+    pub p999_ns: Option<u64>,
+    /// Service time of the same messages: median.
+    #[serde(default)]
+    pub service_p50_ns: Option<u64>,
+    /// 90 %.
+    #[serde(default)]
+    pub service_p90_ns: Option<u64>,
+    /// 99 %.
+    #[serde(default)]
+    pub service_p99_ns: Option<u64>,
+    /// 99.9 %.
+    #[serde(default)]
+    pub service_p999_ns: Option<u64>,
+    /// Largest.
+    #[serde(default)]
+    pub service_max_ns: Option<u64>,
 }
 
 #[cfg(test)]

@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use super::client::DRAIN_TIME;
 use super::dialling::Dialling;
 use super::distribution;
 use super::host;
-use super::plan::{Means, Mode, Pace, Workload};
+use super::plan::{Means, Mode, RateStage, Workload};
 use super::record::{self, Quantiles, Record};
 use super::run::LATENESS_NS_MAX;
 use super::shared::Shared;
-use super::tally::Tally;
+use super::tally::{StageTally, Tally};
+use super::timeline::{Stretch, Timeline};
 use super::track::Integrity;
 use crate::driver::Description;
 
@@ -78,14 +78,16 @@ pub(super) fn write(
         generator: record::Generator {
             saturated: lateness.p99 > LATENESS_NS_MAX,
             lateness_ns: lateness,
-            cpu_share: match tally.wall_ns {
-                0 => 0.0,
-                wall_ns => tally.cpu_ns as f64 / wall_ns as f64,
-            },
+            cpu_share: cpu_share(tally),
             unsent: tally.unsent,
+            turn_ns: Some(Quantiles::of(&tally.turns)),
+            // Added by whoever knows the threads.
+            threads: Vec::new(),
         },
         server: describe_server(tally, server_rss_bytes),
-        intervals: describe_intervals(tally),
+        stages: load.pace.stages().iter().zip(&tally.stages).map(describe_stage).collect(),
+        // Added by whoever has the timeline.
+        intervals: Vec::new(),
         // What is said of several runs, and of what was asked of this one, is added by whoever conducts them.
         search: None,
         repetition: None,
@@ -138,18 +140,14 @@ fn describe_config(shared: &Shared, means: &Means) -> record::Config {
         text: load.style.script().filter(|_| load.lines.is_none()).map(str::to_owned),
         payload_file: load.lines.as_ref().map(|lines| lines.name().to_owned()),
         payload_lines: load.lines.as_ref().map(|lines| lines.count() as u64),
-        depth: match load.pace {
-            Pace::Depth(depth) => Some(depth),
-            Pace::Rate(_) => None,
-        },
-        rate: match load.pace {
-            Pace::Depth(_) => None,
-            Pace::Rate(rate) => Some(rate),
-        },
-        arrivals: match load.pace {
-            Pace::Depth(_) => None,
-            Pace::Rate(_) => Some(load.arrivals.name().to_owned()),
-        },
+        depth: load.pace.depth(),
+        rate: load.pace.rate(),
+        arrivals: load.pace.depth().is_none().then(|| load.arrivals.name().to_owned()),
+        stages: load.pace.stages().iter().map(describe_rate).collect(),
+        ramp_s: load.ramp.as_secs_f64(),
+        burst: load.burst,
+        late_after_s: load.late_after.map(|bound| bound.as_secs_f64()),
+        allow_saturated: load.allow_saturated,
         publishers: broadcast.then_some(load.publishers),
         topics: broadcast.then_some(load.topics),
         stalled: broadcast.then_some(load.stalled),
@@ -162,7 +160,7 @@ fn describe_config(shared: &Shared, means: &Means) -> record::Config {
         sequenced: !shared.payloads.bare(),
         allow: load.allow.clone(),
         dialling: Some(describe_dialling(load)),
-        drain_s: seconds(DRAIN_TIME),
+        drain_s: load.drain.as_secs_f64(),
         seed: load.seed,
     }
 }
@@ -193,26 +191,69 @@ fn environment(driver: Description) -> record::Environment {
     }
 }
 
-fn describe_intervals(tally: &Tally) -> Vec<record::Interval> {
-    let length = tally.window.until.saturating_sub(tally.window.from);
-    let starts = (0..).map(|interval| interval * tally.interval_ns()).take_while(|start| *start < length);
-    tally
-        .intervals
-        .iter()
-        .zip(starts)
-        .map(|(interval, start)| {
-            let at = |quantile| interval.response.value_at_quantile(quantile).min(interval.response.max());
-            record::Interval {
-                at_s: seconds(start),
-                duration_s: seconds(tally.interval_ns().min(length - start)),
-                messages: interval.messages,
-                bytes: interval.bytes,
-                p50_ns: at(0.5),
-                p99_ns: at(0.99),
-                max_ns: interval.response.max(),
-            }
-        })
-        .collect()
+fn describe_rate(stage: &RateStage) -> record::RateStage {
+    record::RateStage { seconds: stage.time.as_secs_f64(), from: stage.from, to: stage.to }
+}
+
+fn describe_stage((asked, found): (&RateStage, &StageTally)) -> record::Stage {
+    let lateness_ns_p99 = Quantiles::of(&found.lateness).p99;
+    record::Stage {
+        asked: describe_rate(asked),
+        messages: found.messages,
+        messages_per_s: found.messages as f64 / asked.time.as_secs_f64(),
+        response_ns: Quantiles::of(&found.response),
+        service_ns: Quantiles::of(&found.service),
+        lateness_ns_p99,
+    }
+}
+
+/// What is to be said of one thread, which is pinned to `cpu`.
+pub(super) fn describe_thread(tally: &Tally, cpu: Option<usize>) -> record::GeneratorThread {
+    let (lateness, turns) = (Quantiles::of(&tally.lateness), Quantiles::of(&tally.turns));
+    record::GeneratorThread {
+        cpu,
+        cpu_share: cpu_share(tally),
+        lateness_ns_p99: lateness.p99,
+        lateness_ns_max: lateness.max,
+        turn_ns_p99: turns.p99,
+        turn_ns_max: turns.max,
+    }
+}
+
+fn cpu_share(tally: &Tally) -> f64 {
+    match tally.wall_ns {
+        0 => 0.0,
+        wall_ns => tally.cpu_ns as f64 / wall_ns as f64,
+    }
+}
+
+/// The measured time in stretches.
+pub(super) fn describe_intervals(timeline: &Timeline) -> Vec<record::Interval> {
+    timeline.stretches().map(|stretch| describe_interval(&stretch)).collect()
+}
+
+fn describe_interval(stretch: &Stretch) -> record::Interval {
+    let quantiles = |wanted: &str| {
+        let found = stretch.distributions.iter().find(|(name, _)| *name == wanted);
+        found.map(|(_, values)| Quantiles::of(values)).unwrap_or_default()
+    };
+    let (response, service) = (quantiles("response"), quantiles("service"));
+    record::Interval {
+        at_s: stretch.at.as_secs_f64(),
+        duration_s: stretch.duration.as_secs_f64(),
+        messages: stretch.messages,
+        bytes: stretch.bytes,
+        p50_ns: response.p50,
+        p99_ns: response.p99,
+        max_ns: response.max,
+        p90_ns: Some(response.p90),
+        p999_ns: Some(response.p999),
+        service_p50_ns: Some(service.p50),
+        service_p90_ns: Some(service.p90),
+        service_p99_ns: Some(service.p99),
+        service_p999_ns: Some(service.p999),
+        service_max_ns: Some(service.max),
+    }
 }
 
 fn seconds(ns: u64) -> f64 {

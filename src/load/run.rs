@@ -16,8 +16,8 @@ use rustls::pki_types::ServerName;
 use super::client::Client;
 use super::live::SoFar;
 use super::meter::Meter;
-use super::plan::{DriverChoice, Means, Mode, Pace, Plan, Refused, Target, Workload};
-use super::record::Record;
+use super::plan::{DriverChoice, Means, Mode, Plan, Refused, Target, Workload};
+use super::record::{self, Record};
 use super::shared::{News, Shared};
 use super::tally::Tally;
 use super::timeline::Timeline;
@@ -111,7 +111,8 @@ impl Outcome {
         if self.record.is_broken() {
             return Verdict::Broken;
         }
-        if self.record.generator.saturated { Verdict::Saturated } else { Verdict::Good }
+        let is_late = self.record.generator.saturated && !self.record.config.allow_saturated;
+        if is_late { Verdict::Saturated } else { Verdict::Good }
     }
 }
 
@@ -230,12 +231,15 @@ fn run_one(
     let shared = Arc::new(Shared::new(load, url, sources, threads, means.stop.clone(), news, meter.clone()));
     let crew = Crew::start(&shared, means, place)?;
     let server_rss_bytes = watch(&shared, &crew, &heard, show);
-    let (mut tally, driver) = crew.join()?;
+    let (mut tally, generators, driver) = crew.join(means)?;
     if tally.opened == 0 && !shared.is_stopped() {
         return Err(unreachable(place, &tally));
     }
-    let record = report::write(&shared, means, &place.text, driver, &tally, server_rss_bytes);
-    Ok(Outcome { record, timeline: Timeline::take(&mut tally), response: tally.response })
+    let timeline = Timeline::take(&mut tally);
+    let mut record = report::write(&shared, means, &place.text, driver, &tally, server_rss_bytes);
+    record.intervals = report::describe_intervals(&timeline);
+    record.generator.threads = generators;
+    Ok(Outcome { record, timeline, response: tally.response })
 }
 
 /// Shows progress until the last thread ends. Returns the server's memory, read when the measured time was over:
@@ -302,7 +306,7 @@ impl Crew {
             let seat = Seat {
                 shared: shared.clone(),
                 thread,
-                cpu: (!means.cpus.is_empty()).then(|| means.cpus[thread % means.cpus.len()]),
+                cpu: means.cpu_of(thread),
                 config: config(shared, place, thread),
                 mailboxes: mailboxes.next().expect("one for each thread"),
                 contexts: Lease::new(contexts.clone(), COMPRESSION_LEASE_BYTES),
@@ -340,16 +344,21 @@ impl Crew {
         self.threads.iter().all(JoinHandle::is_finished)
     }
 
-    fn join(self) -> Result<(Tally, Description), Refused> {
+    /// What all threads counted together, and what is to be said of each.
+    fn join(self, means: &Means) -> Result<(Tally, Vec<record::GeneratorThread>, Description), Refused> {
         let mut sum = Tally::new();
-        for thread in self.threads {
+        let mut each = Vec::new();
+        for (number, thread) in self.threads.into_iter().enumerate() {
             match thread.join() {
-                Ok(Ok(tally)) => sum.merge(&tally),
+                Ok(Ok(tally)) => {
+                    each.push(report::describe_thread(&tally, means.cpu_of(number)));
+                    sum.merge(&tally);
+                }
                 Ok(Err(error)) => return Err(Refused(format!("the generator's driver failed: {error}"))),
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         }
-        Ok((sum, self.driver))
+        Ok((sum, each, self.driver))
     }
 }
 
@@ -431,11 +440,11 @@ impl Seat {
 fn config(shared: &Shared, place: &Place, thread: usize) -> Config {
     let load = &shared.load;
     let message_bytes = load.message_bytes.1 as u64;
-    let depth = match load.pace {
-        Pace::Depth(depth) if load.mode != Mode::Connect => u64::from(depth),
-        Pace::Depth(_) | Pace::Rate(_) => 1,
+    let depth = match load.pace.depth() {
+        Some(_) if load.mode == Mode::Connect => 1,
+        depth => u64::from(depth.unwrap_or(load.burst)),
     };
-    // A closed loop's whole flight fits into the queue, so that it never waits for room.
+    // A closed loop's whole flight, and a train of an open one, fit into the queue, so that they never wait for room.
     let flight = depth * (message_bytes + 14);
     let queue_bytes = flight.clamp(u64::from(QUEUE_BYTES_DEFAULT), QUEUE_BYTES_MAX) as u32;
     let dial = Dial {

@@ -1,22 +1,32 @@
 //! When messages should leave, at a rate: computed from their numbers and the run's seed, never from what was answered.
 //!
-//! Evenly: the whole run is one sequence of slots, `1 / rate` apart. Connection `i` of `n` owns the slots `i`,
-//! `n + i`, `2 n + i` …, so the connections are spread evenly. At random: each connection's messages are a Poisson
-//! process of `rate / n` of its own, and all of them together one of `rate`.
+//! The rate is that of a [`Profile`]. Evenly: the whole run is one sequence of slots, a message of the rate's integral apart.
+//! Connection `i` of `n` owns the slots `i`, `n + i`, `2 n + i` …, so the connections are spread evenly. At random: each
+//! connection's messages are a Poisson process of an `n`-th of the rate, and all of them together one of all of it. In
+//! trains: each slot, or each random arrival, is so many messages of one connection at once, and they are as much farther apart.
 //!
 //! A stalled connection keeps its times: its messages leave late and are measured from when they should have left.
+
+mod profile;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use serde::{Deserialize, Serialize};
+
+use self::profile::{MESSAGE, Volume};
+pub use self::profile::{Profile, RateStage, STAGE_TIME_MAX, STAGES_MAX};
 use super::payload::mix;
 use crate::limits::{Nanos, SECOND};
 
 /// Messages a second: one for each nanosecond.
 pub const RATE_MAX: u64 = 1_000_000_000;
+/// Messages of a train at most.
+pub const BURST_MAX: u32 = 16_384;
 
 /// How the messages of an open loop are spread over time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Arrivals {
     /// At equal distances.
     #[default]
@@ -36,56 +46,94 @@ impl Arrivals {
 }
 
 /// The times of a run, shared by all its threads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schedule {
     start: Nanos,
-    rate: u64,
+    profile: Profile,
     senders: u32,
     arrivals: Arrivals,
+    /// Messages of a train.
+    burst: u64,
     seed: u64,
+}
+
+/// When a sender's next message should leave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mark {
+    /// The time.
+    pub at: Nanos,
+    /// How far it is in the profile; random arrivals only.
+    volume: Volume,
 }
 
 impl Schedule {
     /// `rate` messages a second (1 to [`RATE_MAX`]) over `senders` connections (at least 1), from `start` on. Random
     /// arrivals follow from `seed`.
     pub fn new(start: Nanos, rate: u64, senders: u32, arrivals: Arrivals, seed: u64) -> Schedule {
-        Schedule { start, rate: rate.clamp(1, RATE_MAX), senders: senders.max(1), arrivals, seed }
+        Schedule::of(start, Profile::constant(rate), senders, arrivals, seed)
+    }
+
+    /// The same at a rate that changes.
+    pub fn of(start: Nanos, profile: Profile, senders: u32, arrivals: Arrivals, seed: u64) -> Schedule {
+        Schedule { start, profile, senders: senders.max(1), arrivals, burst: 1, seed }
+    }
+
+    /// In trains of so many messages, 1 to [`BURST_MAX`].
+    pub fn in_trains(self, burst: u32) -> Schedule {
+        Schedule { burst: u64::from(burst.clamp(1, BURST_MAX)), ..self }
     }
 
     /// When the first message of `sender` should leave.
-    pub fn first(&self, sender: u32) -> Nanos {
+    pub fn first(&self, sender: u32) -> Mark {
         match self.arrivals {
-            Arrivals::Even => self.slot(sender, 0),
-            Arrivals::Poisson => self.start + self.gap(sender, 0),
+            Arrivals::Even => Mark { at: self.slot(sender, 0), volume: 0 },
+            Arrivals::Poisson => self.at(self.gap(sender, 0)),
         }
     }
 
-    /// When the message behind `sequence` should leave, which itself should leave at `intended`.
+    /// When the message behind `sequence` should leave, which itself should leave at `mark`. [`Nanos::MAX`] when there is none.
     #[inline]
-    pub fn after(&self, sender: u32, sequence: u64, intended: Nanos) -> Nanos {
-        match self.arrivals {
-            Arrivals::Even => self.slot(sender, sequence + 1),
-            Arrivals::Poisson => intended + self.gap(sender, sequence + 1),
+    pub fn after(&self, sender: u32, sequence: u64, mark: Mark) -> Mark {
+        let next = sequence + 1;
+        if self.burst == 1 {
+            return self.train(sender, next, mark);
         }
+        if next.is_multiple_of(self.burst) { self.train(sender, next / self.burst, mark) } else { mark }
+    }
+
+    /// When the sender's train `train` should leave; the one before it leaves at `mark`.
+    #[inline]
+    fn train(&self, sender: u32, train: u64, mark: Mark) -> Mark {
+        match self.arrivals {
+            Arrivals::Even => Mark { at: self.slot(sender, train), volume: 0 },
+            Arrivals::Poisson => self.at(mark.volume + self.gap(sender, train)),
+        }
+    }
+
+    fn at(&self, volume: Volume) -> Mark {
+        Mark { at: self.start.saturating_add(self.profile.time_of(volume)), volume }
     }
 
     /// Exact to the nanosecond over any run.
     #[inline]
-    fn slot(&self, sender: u32, sequence: u64) -> Nanos {
-        let slot = sequence * u64::from(self.senders) + u64::from(sender);
-        // In two steps, so that nothing overflows: whole seconds, and the slots of the last one.
-        self.start + slot / self.rate * SECOND + slot % self.rate * SECOND / self.rate
+    fn slot(&self, sender: u32, train: u64) -> Nanos {
+        let slot = (train * u64::from(self.senders) + u64::from(sender)) * self.burst;
+        match &self.profile {
+            // In two steps, so that nothing overflows: whole seconds, and the slots of the last one.
+            Profile::Constant(rate) => self.start + slot / rate * SECOND + slot % rate * SECOND / rate,
+            profile => self.start.saturating_add(profile.time_of(Volume::from(slot) * MESSAGE)),
+        }
     }
 
-    /// The time before message `sequence` of a sender: exponentially distributed, by the inverse of its distribution.
+    /// What the rate comes to before train `train` of a sender: exponentially distributed, by the inverse of its distribution.
     #[inline]
-    fn gap(&self, sender: u32, sequence: u64) -> Nanos {
+    fn gap(&self, sender: u32, train: u64) -> Volume {
         const MANTISSA_BITS: u32 = 53;
-        let random = mix(mix(self.seed ^ u64::from(sender)) ^ sequence);
+        let random = mix(mix(self.seed ^ u64::from(sender)) ^ train);
         // In (0, 1]: a logarithm of zero would be no time.
         let uniform = ((random >> (64 - MANTISSA_BITS)) + 1) as f64 / (1_u64 << MANTISSA_BITS) as f64;
-        let mean_ns = f64::from(self.senders) * SECOND as f64 / self.rate as f64;
-        (-uniform.ln() * mean_ns) as Nanos
+        let mean = f64::from(self.senders) * self.burst as f64 * MESSAGE as f64;
+        (-uniform.ln() * mean) as Volume
     }
 }
 
@@ -101,10 +149,10 @@ pub struct Cursor {
 
 #[derive(Debug)]
 enum Walk {
-    /// The senders take turns.
-    Round { position: usize, sequence: u64 },
+    /// The senders take turns, each with a train, of which `sent` messages are gone.
+    Round { position: usize, train: u64, sent: u64 },
     /// The next message of each sender, the first on top: its time, the sender's position, its sequence.
-    Heap(BinaryHeap<Reverse<(Nanos, u32, u64)>>),
+    Heap(BinaryHeap<Reverse<(Mark, u32, u64)>>),
 }
 
 impl Cursor {
@@ -113,20 +161,20 @@ impl Cursor {
         let first = *senders.first()?;
         debug_assert!(senders.is_sorted());
         let (walk, next) = match schedule.arrivals {
-            Arrivals::Even => (Walk::Round { position: 0, sequence: 0 }, schedule.first(first)),
+            Arrivals::Even => (Walk::Round { position: 0, train: 0, sent: 0 }, schedule.first(first).at),
             Arrivals::Poisson => {
                 let firsts = senders.iter().zip(0..);
                 let heap: BinaryHeap<_> = firsts
                     .map(|(&sender, position)| Reverse((schedule.first(sender), position, 0)))
                     .collect();
-                let next = heap.peek().map_or(Nanos::MAX, |Reverse((next, ..))| *next);
+                let next = heap.peek().map_or(Nanos::MAX, |Reverse((next, ..))| next.at);
                 (Walk::Heap(heap), next)
             }
         };
         Some(Cursor { schedule, senders, walk, next })
     }
 
-    /// When the next message should leave.
+    /// When the next message should leave; [`Nanos::MAX`] when none does any more.
     pub fn next(&self) -> Nanos {
         self.next
     }
@@ -140,25 +188,30 @@ impl Cursor {
         }
         let Cursor { schedule, senders, walk, next } = self;
         match walk {
-            Walk::Round { position, sequence } => {
+            Walk::Round { position, train, sent } => {
                 let due = *position;
+                *sent += 1;
+                if *sent < schedule.burst {
+                    return Some((due, intended));
+                }
+                *sent = 0;
                 *position += 1;
                 if *position == senders.len() {
                     *position = 0;
-                    *sequence += 1;
+                    *train += 1;
                 }
-                *next = schedule.slot(senders[*position], *sequence);
+                *next = schedule.slot(senders[*position], *train);
                 Some((due, intended))
             }
             Walk::Heap(heap) => {
                 let mut top = heap.peek_mut()?;
-                let Reverse((at, position, sequence)) = &mut *top;
+                let Reverse((mark, position, sequence)) = &mut *top;
                 let due = *position as usize;
-                *at = schedule.after(senders[due], *sequence, *at);
+                *mark = schedule.after(senders[due], *sequence, *mark);
                 *sequence += 1;
                 // Lets it sink to where it belongs.
                 drop(top);
-                *next = heap.peek().map_or(Nanos::MAX, |Reverse((next, ..))| *next);
+                *next = heap.peek().map_or(Nanos::MAX, |Reverse((next, ..))| next.at);
                 Some((due, intended))
             }
         }
@@ -167,6 +220,8 @@ impl Cursor {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn even(start: Nanos, rate: u64, senders: u32) -> Schedule {
@@ -179,11 +234,11 @@ mod tests {
 
     /// When a sender's messages should leave.
     fn times(schedule: &Schedule, sender: u32) -> impl Iterator<Item = Nanos> + use<> {
-        let (schedule, first) = (*schedule, schedule.first(sender));
-        let numbered = std::iter::successors(Some((0, first)), move |&(sequence, intended)| {
-            Some((sequence + 1, schedule.after(sender, sequence, intended)))
+        let (schedule, first) = (schedule.clone(), schedule.first(sender));
+        let numbered = std::iter::successors(Some((0, first)), move |&(sequence, mark)| {
+            Some((sequence + 1, schedule.after(sender, sequence, mark)))
         });
-        numbered.map(|(_, intended)| intended)
+        numbered.map(|(_, mark)| mark.at)
     }
 
     #[test]
@@ -209,7 +264,7 @@ mod tests {
         let mut all = Vec::new();
         for thread in 0..3 {
             let mine: Vec<u32> = (0..7).filter(|sender| sender % 3 == thread).collect();
-            let mut cursor = Cursor::new(schedule, mine.clone()).expect("has senders");
+            let mut cursor = Cursor::new(schedule.clone(), mine.clone()).expect("has senders");
             let mut last = 0;
             while let Some((position, at)) = cursor.due(SECOND - 1) {
                 assert!(at >= last, "a cursor runs in order of time");
@@ -279,10 +334,93 @@ mod tests {
         assert_ne!(walk(5, 1), walk(6, 1));
     }
 
+    /// Rises for a second, pauses for a half, then is steady.
+    fn slopes() -> Profile {
+        let stage = |millis, from, to| RateStage { time: Duration::from_millis(millis), from, to };
+        Profile::new([stage(1_000, 0, 2_000), stage(500, 0, 0)], Some(1_000))
+    }
+
+    #[test]
+    fn a_changing_rate_is_shared_out_without_overlap_and_its_pause_is_kept() {
+        for arrivals in [Arrivals::Even, Arrivals::Poisson] {
+            for burst in [1, 4] {
+                let schedule = Schedule::of(0, slopes(), 7, arrivals, 11).in_trains(burst);
+                let mut all = Vec::new();
+                for thread in 0..3 {
+                    let mine: Vec<u32> = (thread..7).step_by(3).collect();
+                    let mut cursor = Cursor::new(schedule.clone(), mine).expect("has senders");
+                    let due = std::iter::from_fn(|| cursor.due(3 * SECOND - 1)).map(|(_, at)| at);
+                    let mine: Vec<Nanos> = due.collect();
+                    assert!(mine.is_sorted());
+                    all.extend(mine);
+                }
+                all.sort_unstable();
+                let paused = all.iter().filter(|at| (SECOND..SECOND * 3 / 2).contains(at)).count();
+                assert_eq!(paused, 0);
+                match arrivals {
+                    // Messages 0 to 999 within the ramp, then one each millisecond for a second and a half.
+                    Arrivals::Even => {
+                        let slots = (0..2_500).map(|slot| slot / u64::from(burst) * u64::from(burst));
+                        let slots: Vec<Nanos> =
+                            slots.map(|slot| slopes().time_of(Volume::from(slot) * MESSAGE)).collect();
+                        assert_eq!(all, slots);
+                    }
+                    Arrivals::Poisson => assert!((2_100..2_900).contains(&all.len()), "{}", all.len()),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn random_arrivals_of_a_changing_rate_are_as_dense_as_it_is() {
+        const RATE: u64 = 200_000;
+        let rising = RateStage { time: Duration::from_secs(1), from: 0, to: RATE };
+        let schedule = Schedule::of(0, Profile::new([rising], None), 10, Arrivals::Poisson, 5);
+        let mut cursor = Cursor::new(schedule, (0..10).collect()).expect("has senders");
+        let all: Vec<Nanos> = std::iter::from_fn(|| cursor.due(SECOND)).map(|(_, at)| at).collect();
+        for tenth in 0..10_u64 {
+            let within = tenth * SECOND / 10..(tenth + 1) * SECOND / 10;
+            let count = all.iter().filter(|at| within.contains(at)).count() as f64;
+            let mean = (RATE * (2 * tenth + 1)) as f64 / 200.0;
+            assert!((count - mean).abs() < 5.0 * mean.sqrt(), "{count}, not {mean}, in tenth {tenth}");
+        }
+        assert_eq!(cursor.next(), Nanos::MAX, "behind it nothing comes");
+    }
+
+    #[test]
+    fn a_train_leaves_at_one_instant_and_as_much_farther_from_the_next() {
+        let schedule = even(0, 1_000, 2).in_trains(50);
+        let mut cursor = Cursor::new(schedule, vec![0, 1]).expect("has senders");
+        let all: Vec<_> = std::iter::from_fn(|| cursor.due(SECOND - 1)).collect();
+        assert_eq!(all.len(), 1_000);
+        for (train, messages) in all.chunks(50).enumerate() {
+            let leaves = (train % 2, train as u64 * 50 * SECOND / 1_000);
+            assert!(messages.iter().all(|message| *message == leaves), "{train}");
+        }
+        // At random: trains are a Poisson process of a fiftieth of the rate.
+        let schedule = poisson(100_000, 10, 3).in_trains(50);
+        let mut cursor = Cursor::new(schedule, (0..10).collect()).expect("has senders");
+        let all: Vec<_> = std::iter::from_fn(|| cursor.due(10 * SECOND)).collect();
+        let trains: Vec<_> = all.chunk_by(|one, next| one == next).map(<[_]>::len).collect();
+        assert!(trains.iter().rev().skip(1).all(|messages| *messages == 50));
+        let mean = 20_000.0_f64;
+        assert!((trains.len() as f64 - mean).abs() < 5.0 * mean.sqrt(), "{} trains", trains.len());
+    }
+
     #[test]
     fn a_sender_and_the_cursor_agree_on_when_its_messages_are_due() {
-        for schedule in [even(3, 700, 5), poisson(700, 5, 3)] {
-            let mut cursor = Cursor::new(schedule, (0..5).collect()).expect("has senders");
+        let slopes = |arrivals| Schedule::of(SECOND / 2, slopes(), 5, arrivals, 3);
+        for schedule in [
+            even(3, 700, 5),
+            poisson(700, 5, 3),
+            even(3, 700, 5).in_trains(7),
+            poisson(700, 5, 3).in_trains(7),
+            slopes(Arrivals::Even),
+            slopes(Arrivals::Poisson),
+            slopes(Arrivals::Even).in_trains(3),
+            slopes(Arrivals::Poisson).in_trains(3),
+        ] {
+            let mut cursor = Cursor::new(schedule.clone(), (0..5).collect()).expect("has senders");
             let mut senders: Vec<_> = (0..5).map(|sender| times(&schedule, sender)).collect();
             while let Some((sender, due)) = cursor.due(3 * SECOND) {
                 assert_eq!(senders[sender].next(), Some(due));

@@ -300,6 +300,7 @@ fn what_broke(record: &Record) -> String {
         (integrity.duplicated, "duplicated"),
         (integrity.reordered, "reordered"),
         (integrity.corrupted, "corrupted"),
+        (integrity.late, "late"),
         (record.connections.ended_early, "connections ended early"),
         (errors, "errors"),
     ]

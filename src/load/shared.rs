@@ -8,7 +8,7 @@ use super::board::Board;
 use super::live::Part;
 use super::meter::{Meter, Sample};
 use super::payload::Payloads;
-use super::plan::{Mode, Pace, Workload};
+use super::plan::{Mode, Workload};
 use crate::limits::{MILLISECOND, Nanos};
 
 /// From the last connection's opening to the first message: time for every thread to notice.
@@ -81,10 +81,7 @@ impl Shared {
         news: mpsc::Sender<News>,
         meter: Arc<Meter>,
     ) -> Shared {
-        let depth = match load.pace {
-            Pace::Depth(depth) => depth,
-            Pace::Rate(_) => 0,
-        };
+        let depth = load.pace.depth().unwrap_or(0);
         Shared {
             payloads: load.payloads(),
             board: (load.mode == Mode::Broadcast).then(|| Board::new(&load, depth)),

@@ -10,7 +10,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::record::{Compression, Handshake, Quantiles, Record};
+use super::record::{Compression, Config, GeneratorThread, Handshake, Quantiles, Record};
 use super::run::{Moment, Outcome, Stage, Verdict};
 use super::tables;
 
@@ -18,6 +18,8 @@ use super::tables;
 const LINE_INTERVAL: Duration = Duration::from_secs(1);
 /// The time that a rate is told of, at least: in less of it chance decides.
 const SHORTEST_RATE: Duration = Duration::from_millis(400);
+/// A thread of the generator that is busier than this is named.
+const BUSY_SHARE: f64 = 0.9;
 /// Steps of a percentile file for each halving of the distance to 100 %.
 const HGRM_STEPS: u32 = 5;
 
@@ -179,6 +181,9 @@ pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
         bytes(record.bytes_per_s),
     )?;
     writeln!(out, "\n{}\n", latencies(record))?;
+    if !record.stages.is_empty() {
+        tables::stages(&record.stages, out)?;
+    }
     if let Some(broadcast) = &record.broadcast {
         let (published, reach) = (count(broadcast.published), 100.0 * broadcast.reach);
         writeln!(
@@ -200,11 +205,12 @@ pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
     let integrity = &record.integrity;
     writeln!(
         out,
-        "integrity  {} lost, {} duplicated, {} reordered, {} corrupted{}",
+        "integrity  {} lost, {} duplicated, {} reordered, {} corrupted{}{}",
         count(integrity.lost),
         count(integrity.duplicated),
         count(integrity.reordered),
         count(integrity.corrupted),
+        late(record),
         if record.config.verify { "" } else { " (contents not checked: --verify off)" },
     )?;
     if let Some(done) = &record.compression {
@@ -241,6 +247,12 @@ pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "This is a partial result: the run was interrupted.")?;
     }
     Ok(())
+}
+
+/// What is said of late messages, where it was asked when one is late.
+fn late(record: &Record) -> String {
+    let bound = record.config.late_after_s.map(|seconds| duration((seconds * 1e9) as u64));
+    bound.map_or(String::new(), |bound| format!(", {} later than {bound}", count(record.integrity.late)))
 }
 
 fn by_code(closes: &BTreeMap<String, u64>) -> String {
@@ -296,16 +308,7 @@ pub fn headline(record: &Record) -> String {
     let [least, most] = config.message_bytes;
     let zipf = if config.sizes.as_deref() == Some("zipf") { "zipf:" } else { "" };
     let size = if least == most { format!("{least} B") } else { format!("{zipf}{least}..{most} B") };
-    let pace = match (config.depth, config.rate) {
-        (_, Some(rate)) => {
-            let spread = if config.arrivals.as_deref() == Some("poisson") { " at random" } else { "" };
-            let unit = if config.mode == "connect" { "connections" } else { "messages" };
-            format!("{} {unit}/s{spread}", count(rate))
-        }
-        (Some(depth), None) if config.mode == "connect" => format!("{depth} at once"),
-        (Some(depth), None) => format!("depth {depth}"),
-        (None, None) => String::new(),
-    };
+    let pace = pace(config);
     let fan_out = match (config.publishers, config.topics) {
         (Some(publishers), Some(topics)) => format!(" ({publishers} publishing to {topics} topics)"),
         _ => String::new(),
@@ -320,6 +323,29 @@ pub fn headline(record: &Record) -> String {
         record.environment.driver,
         if record.environment.optimized { "" } else { " (built without optimisations)" },
     )
+}
+
+/// What decides when messages are sent, in a few words.
+fn pace(config: &Config) -> String {
+    let is_connect = config.mode == "connect";
+    let unit = if is_connect { "connections" } else { "messages" };
+    let mut words = match (config.depth, config.rate) {
+        (_, Some(rate)) => format!("{} {unit}/s", count(rate)),
+        (Some(depth), None) if is_connect => return format!("{depth} at once"),
+        (Some(depth), None) => return format!("depth {depth}"),
+        (None, None) => match config.stages.len() {
+            0 => return String::new(),
+            1 => "1 stage".to_owned(),
+            stages => format!("{stages} stages"),
+        },
+    };
+    if config.arrivals.as_deref() == Some("poisson") {
+        words.push_str(" at random");
+    }
+    if config.burst > 1 {
+        let _ = write!(words, " in trains of {}", count(u64::from(config.burst)));
+    }
+    words
 }
 
 fn latencies(record: &Record) -> Table {
@@ -355,10 +381,22 @@ fn generator(record: &Record) -> String {
     if generator.unsent > 0 {
         let _ = write!(line, ", {} messages due and never sent", count(generator.unsent));
     }
+    if let Some((number, busiest)) = busiest(record) {
+        let cpu = busiest.cpu.map_or(String::new(), |cpu| format!(" on CPU {cpu}"));
+        let share = 100.0 * busiest.cpu_share;
+        let _ = write!(line, ", the busiest is thread {number}{cpu} with {share:.0} %");
+    }
     if generator.saturated {
         line.push_str(", SATURATED");
     }
     line
+}
+
+/// The busiest thread of the generator and its number, where it may be what limits the run.
+fn busiest(record: &Record) -> Option<(usize, &GeneratorThread)> {
+    let threads = record.generator.threads.iter().enumerate();
+    let busiest = threads.max_by(|one, other| one.1.cpu_share.total_cmp(&other.1.cpu_share));
+    busiest.filter(|(_, thread)| thread.cpu_share > BUSY_SHARE)
 }
 
 /// What a run did not do that was asked for, though nothing went wrong, in one line.
@@ -390,13 +428,14 @@ pub fn complaint(outcome: &Outcome) -> Option<String> {
         Verdict::Broken => {
             let integrity = &record.integrity;
             Some(format!(
-                "{}: integrity broken: {} lost, {} duplicated, {} reordered, {} corrupted, {} connections ended \
-                 early, {} errors",
+                "{}: integrity broken: {} lost, {} duplicated, {} reordered, {} corrupted, {} late, {} connections \
+                 ended early, {} errors",
                 record.config.mode,
                 integrity.lost,
                 integrity.duplicated,
                 integrity.reordered,
                 integrity.corrupted,
+                integrity.late,
                 record.connections.ended_early,
                 record.errors.values().sum::<u64>()
             ))

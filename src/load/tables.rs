@@ -8,8 +8,40 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use super::compare::{Basis, Comparison, Finding, Spread};
 use super::objective::{Dimension, Metric};
+use super::record::{Quantiles, RateStage, Stage};
 use super::search::{Found, Limit};
 use super::show::{count, duration};
+
+/// Writes what came of the stages of a rate, a row each.
+///
+/// # Errors
+/// What the writer says.
+pub fn stages(stages: &[Stage], out: &mut dyn Write) -> io::Result<()> {
+    let head =
+        ["stage", "messages/s asked", "arrived", "p50", "p99", "p99.9", "max", "service p99", "lateness p99"];
+    let mut table = table(head);
+    for (number, stage) in stages.iter().enumerate() {
+        let RateStage { seconds, from, to } = stage.asked;
+        let asked = if from == to { count(from) } else { format!("{} to {}", count(from), count(to)) };
+        let times = |quantiles: &Quantiles, wanted: fn(&Quantiles) -> u64| match quantiles.count {
+            0 => "–".to_owned(),
+            _ => duration(wanted(quantiles)),
+        };
+        table.add_row([
+            format!("{} ({seconds} s)", number + 1),
+            asked,
+            format!("{}/s", count(stage.messages_per_s as u64)),
+            times(&stage.response_ns, |response| response.p50),
+            times(&stage.response_ns, |response| response.p99),
+            times(&stage.response_ns, |response| response.p999),
+            times(&stage.response_ns, |response| response.max),
+            times(&stage.service_ns, |service| service.p99),
+            duration(stage.lateness_ns_p99),
+        ]);
+    }
+    align(&mut table, 1..9);
+    writeln!(out, "{table}\n")
+}
 
 /// Writes a search: what it found, and its curve by rising rates.
 ///

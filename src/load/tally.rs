@@ -7,9 +7,12 @@ use std::time::SystemTime;
 use hdrhistogram::Histogram;
 
 use super::handshakes::Handshakes;
+use super::interval::{Recorder, Series};
 use super::meter::Stretch;
+use super::missing::Missing;
 use super::order::Findings;
-use super::track::Integrity;
+use super::plan::RateStage;
+use super::track::{Integrity, Times};
 use crate::limits::{Nanos, SECOND};
 use crate::stats::Compressed;
 
@@ -17,8 +20,6 @@ use crate::stats::Compressed;
 pub const LATENCY_NS_MAX: u64 = 3_600 * SECOND;
 /// Significant digits of the histograms that results are read from.
 const DIGITS: u8 = 3;
-/// Significant digits of an interval's histogram: there are many of those.
-const INTERVAL_DIGITS: u8 = 2;
 /// Intervals of a run at most. Longer runs have longer intervals.
 const INTERVALS_MAX: u64 = 600;
 
@@ -27,21 +28,38 @@ pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_NS_MAX, DIGITS).expect("constant bounds are valid")
 }
 
-/// One stretch of the measured time.
+/// What is counted and timed of the messages of one stage of the rate.
 #[derive(Clone, Debug)]
-pub struct Interval {
-    /// Messages received in it.
+pub struct StageTally {
+    /// When its messages are due.
+    pub window: Window,
+    /// Messages that arrived within it.
     pub messages: u64,
-    /// Payload bytes of those.
-    pub bytes: u64,
-    /// Response times of those.
+    /// Response times of those that were due in it.
     pub response: Histogram<u32>,
+    /// Their service times.
+    pub service: Histogram<u32>,
+    /// How late the generator came to them.
+    pub lateness: Histogram<u32>,
 }
 
-impl Interval {
-    fn new() -> Interval {
-        let response = Histogram::new_with_bounds(1, LATENCY_NS_MAX, INTERVAL_DIGITS);
-        Interval { messages: 0, bytes: 0, response: response.expect("constant bounds are valid") }
+impl StageTally {
+    fn new(window: Window) -> StageTally {
+        let histogram =
+            || Histogram::new_with_bounds(1, LATENCY_NS_MAX, DIGITS).expect("constant bounds are valid");
+        let (response, service, lateness) = (histogram(), histogram(), histogram());
+        StageTally { window, messages: 0, response, service, lateness }
+    }
+
+    fn merge(&mut self, other: &StageTally) {
+        self.messages += other.messages;
+        for (mine, theirs) in [
+            (&mut self.response, &other.response),
+            (&mut self.service, &other.service),
+            (&mut self.lateness, &other.lateness),
+        ] {
+            mine.add(theirs).expect("all histograms have the same bounds");
+        }
     }
 }
 
@@ -78,6 +96,14 @@ pub struct Tally {
     pub service: Histogram<u64>,
     /// How much later than intended the generator itself came to a message; open loop only.
     pub lateness: Histogram<u64>,
+    /// How long the turns of the thread's loop within the window took, without their trip to the kernel.
+    pub turns: Histogram<u64>,
+    /// What was due in each stage of the rate; only where there are stages.
+    pub stages: Vec<StageTally>,
+    /// A message that takes longer counts as late.
+    pub late_after_ns: Nanos,
+    /// Messages of which it is known already that they are missing.
+    pub missing: Missing,
     /// Broadcast: latency of the first subscriber that a message reached.
     pub first: Histogram<u64>,
     /// Broadcast: of the median subscriber.
@@ -138,8 +164,9 @@ pub struct Tally {
     pub cpu_ns: u64,
     /// The same stretch by the clock.
     pub wall_ns: u64,
-    /// The window in stretches.
-    pub intervals: Vec<Interval>,
+    /// The window in stretches, of each thread.
+    pub series: Vec<Series>,
+    recorder: Option<Recorder>,
     interval_ns: Nanos,
 }
 
@@ -157,6 +184,10 @@ impl Tally {
             response: histogram(),
             service: histogram(),
             lateness: histogram(),
+            turns: histogram(),
+            stages: Vec::new(),
+            late_after_ns: Nanos::MAX,
+            missing: Missing::default(),
             first: histogram(),
             median: histogram(),
             last: histogram(),
@@ -187,45 +218,131 @@ impl Tally {
             handshakes: Handshakes::default(),
             cpu_ns: 0,
             wall_ns: 0,
-            intervals: Vec::new(),
+            series: Vec::new(),
+            recorder: None,
             interval_ns: SECOND,
         }
+    }
+
+    /// The same, with messages that take longer than `late_after_ns` counting as late.
+    pub fn with_bound(late_after_ns: Nanos) -> Tally {
+        Tally { late_after_ns, ..Tally::new() }
     }
 
     /// Sets the window and makes room for its intervals, so that recording allocates nothing.
     pub fn open(&mut self, window: Window) {
         self.window = window;
         self.interval_ns = window.interval();
-        let intervals = (window.until - window.from).div_ceil(self.interval_ns);
-        self.intervals = (0..intervals).map(|_| Interval::new()).collect();
+        self.missing = Missing::new(window);
+        self.recorder = Some(Recorder::new(window));
+    }
+
+    /// Times what is due in each of these stages, which fill the window, apart.
+    pub fn open_stages(&mut self, stages: &[RateStage]) {
+        let mut from = self.window.from;
+        for stage in stages {
+            let until = from + stage.time.as_nanos() as Nanos;
+            self.stages.push(StageTally::new(Window { from, until }));
+            from = until;
+        }
     }
 
     /// A message arrived, whole.
     #[inline]
     pub fn arrived(&mut self, now: Nanos, intended: Nanos, sent: Nanos, payload_bytes: usize) {
-        let response = now.saturating_sub(intended);
+        let (response, service) = (now.saturating_sub(intended), now.saturating_sub(sent));
         self.received += 1;
+        self.integrity.late += u64::from(response > self.late_after_ns);
         if self.window.contains(intended) {
             self.response.saturating_record(response);
-            self.service.saturating_record(now.saturating_sub(sent));
+            self.service.saturating_record(service);
+            if let Some(stage) = self.stage(intended) {
+                stage.response.saturating_record(response);
+                stage.service.saturating_record(service);
+            }
         }
         if self.window.contains(now) {
             self.messages += 1;
             self.bytes += payload_bytes as u64;
-            let interval = ((now - self.window.from) / self.interval_ns) as usize;
-            if let Some(interval) = self.intervals.get_mut(interval) {
-                interval.messages += 1;
-                interval.bytes += payload_bytes as u64;
-                interval.response.saturating_record(response);
+            if let Some(recorder) = &mut self.recorder {
+                recorder.record(now, response, service, payload_bytes);
+            }
+            if let Some(stage) = self.stage(now) {
+                stage.messages += 1;
             }
         }
+    }
+
+    /// The stage of a time within the window.
+    #[inline]
+    fn stage(&mut self, at: Nanos) -> Option<&mut StageTally> {
+        if self.stages.is_empty() {
+            return None;
+        }
+        let stage = self.stages.partition_point(|stage| stage.window.until <= at);
+        self.stages.get_mut(stage)
     }
 
     /// The generator came to a message that was intended for `intended`.
     #[inline]
     pub fn late(&mut self, now: Nanos, intended: Nanos) {
         if self.window.contains(intended) {
-            self.lateness.saturating_record(now.saturating_sub(intended));
+            let lateness = now.saturating_sub(intended);
+            self.lateness.saturating_record(lateness);
+            if let Some(stage) = self.stage(intended) {
+                stage.lateness.saturating_record(lateness);
+            }
+        }
+    }
+
+    /// A turn of the loop took so long.
+    #[inline]
+    pub fn turned(&mut self, now: Nanos, took: Nanos) {
+        if self.window.contains(now) {
+            self.turns.saturating_record(took);
+        }
+    }
+
+    /// So many copies of a message have not come and are awaited until `until` at most: from when it was due they are as old
+    /// as that.
+    pub fn never_came(&mut self, until: Nanos, Times { intended, sent }: Times, copies: u64) {
+        if self.window.contains(intended) {
+            self.timed_response(until, intended, copies);
+            self.timed_service(until, sent, intended, copies);
+        }
+    }
+
+    /// The same of a message that was due and not sent, of which there is no service time.
+    pub fn never_left(&mut self, until: Nanos, intended: Nanos, copies: u64) {
+        if self.window.contains(intended) {
+            self.timed_response(until, intended, copies);
+        }
+    }
+
+    /// The same of all that are known to be [`missing`](Tally::missing).
+    pub fn settle_missing(&mut self, until: Nanos) {
+        let missing = std::mem::take(&mut self.missing);
+        for (intended, copies) in missing.intended() {
+            self.timed_response(until, intended, copies);
+        }
+        for (sent, copies) in missing.sent() {
+            self.timed_service(until, sent, sent, copies);
+        }
+    }
+
+    fn timed_response(&mut self, until: Nanos, intended: Nanos, copies: u64) {
+        let response = until.saturating_sub(intended);
+        self.response.saturating_record_n(response, copies);
+        if let Some(stage) = self.stage(intended) {
+            stage.response.saturating_record_n(response, copies as u32);
+        }
+    }
+
+    fn timed_service(&mut self, until: Nanos, sent: Nanos, intended: Nanos, copies: u64) {
+        let service = until.saturating_sub(sent);
+        self.service.saturating_record_n(service, copies);
+        if let Some(stage) = self.stage(intended) {
+            stage.service.saturating_record_n(service, copies as u32);
         }
     }
 
@@ -239,9 +356,10 @@ impl Tally {
         }
     }
 
-    /// The window ends early, at `now`: what comes later does not count.
+    /// The window is over, perhaps early, at `now`: what comes later does not count.
     pub fn cut(&mut self, now: Nanos) {
         self.window.until = self.window.until.min(now.max(self.window.from));
+        self.close();
     }
 
     /// Nanoseconds of an interval.
@@ -249,8 +367,31 @@ impl Tally {
         self.interval_ns
     }
 
-    /// Adds what another thread counted. The windows must be the same, or one of them not opened.
+    /// Packs what the intervals have.
+    pub(super) fn close(&mut self) {
+        self.series.extend(self.recorder.take().map(Recorder::finish));
+    }
+
+    /// Packs the intervals that are over at `now`.
+    pub(super) fn roll(&mut self, now: Nanos) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.roll(now);
+        }
+    }
+
+    /// The intervals that are over, of one thread.
+    pub(super) fn over(&self) -> Option<&Series> {
+        self.recorder.as_ref().map(Recorder::series).or(self.series.first())
+    }
+
+    /// Response times of the interval that goes on, packed; `None` when all are over.
+    pub(super) fn current(&self) -> Option<Vec<u8>> {
+        self.recorder.as_ref().map(Recorder::current_response)
+    }
+
+    /// Adds what another thread counted, whose window is over. The windows must be the same, or one of them not opened.
     pub fn merge(&mut self, other: &Tally) {
+        debug_assert!(other.recorder.is_none(), "its intervals are not packed yet");
         if self.window == Window::default() {
             self.window = other.window;
             self.interval_ns = other.interval_ns;
@@ -260,6 +401,7 @@ impl Tally {
             (&mut self.response, &other.response),
             (&mut self.service, &other.service),
             (&mut self.lateness, &other.lateness),
+            (&mut self.turns, &other.turns),
             (&mut self.first, &other.first),
             (&mut self.median, &other.median),
             (&mut self.last, &other.last),
@@ -310,28 +452,34 @@ impl Tally {
                 *mine.entry(*code).or_default() += count;
             }
         }
-        while self.intervals.len() < other.intervals.len() {
-            self.intervals.push(Interval::new());
-        }
-        for (mine, theirs) in self.intervals.iter_mut().zip(&other.intervals) {
-            mine.messages += theirs.messages;
-            mine.bytes += theirs.bytes;
-            mine.response.add(&theirs.response).expect("all histograms have the same bounds");
+        self.series.extend(other.series.iter().cloned());
+        if self.stages.is_empty() {
+            self.stages.clone_from(&other.stages);
+        } else {
+            for (mine, theirs) in self.stages.iter_mut().zip(&other.stages) {
+                mine.merge(theirs);
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::limits::MILLISECOND;
+    use crate::load::timeline::Timeline;
 
     const WINDOW: Window = Window { from: 10 * SECOND, until: 13 * SECOND };
 
     #[test]
     fn merged_threads_equal_one_thread() {
         let (mut one, mut left, mut right) = (Tally::new(), Tally::new(), Tally::new());
+        let stages = [1, 2].map(|seconds| RateStage { time: Duration::from_secs(seconds), from: 9, to: 9 });
         for tally in [&mut one, &mut left, &mut right] {
             tally.open(WINDOW);
+            tally.open_stages(&stages);
         }
         for message in 0..30_000_u64 {
             let intended = 10 * SECOND + message * 100_000;
@@ -341,6 +489,9 @@ mod tests {
             half.arrived(now, intended, sent, 16);
             one.late(now, intended);
             half.late(now, intended);
+        }
+        for tally in [&mut one, &mut left, &mut right] {
+            tally.cut(WINDOW.until);
         }
         left.error("refused");
         right.error("refused");
@@ -353,9 +504,17 @@ mod tests {
         assert_eq!(merged.response, one.response);
         assert_eq!(merged.service, one.service);
         assert_eq!(merged.lateness, one.lateness);
-        assert_eq!(merged.intervals.len(), 3);
-        for (mine, theirs) in merged.intervals.iter().zip(&one.intervals) {
-            assert_eq!((mine.messages, &mine.response), (theirs.messages, &theirs.response));
+        for (mine, theirs) in merged.stages.iter().zip(&one.stages) {
+            assert_eq!((mine.window, mine.messages), (theirs.window, theirs.messages));
+            assert_eq!((&mine.response, &mine.service), (&theirs.response, &theirs.service));
+            assert_eq!(mine.lateness, theirs.lateness);
+        }
+        assert_eq!(one.stages.iter().map(|stage| stage.response.len()).collect::<Vec<_>>(), [10_000, 20_000]);
+        let (merged_time, one_time) = (Timeline::take(&mut merged), Timeline::take(&mut one));
+        assert_eq!(merged_time.stretches().count(), 3);
+        for (mine, theirs) in merged_time.stretches().zip(one_time.stretches()) {
+            assert_eq!((mine.messages, mine.bytes), (theirs.messages, theirs.bytes));
+            assert_eq!(mine.distributions, theirs.distributions);
         }
         assert_eq!(merged.errors["refused"], 2);
         assert_eq!(merged.closes[&1001], 3);
@@ -370,6 +529,39 @@ mod tests {
         assert_eq!((tally.messages, tally.response.len()), (1, 0), "due in the warm-up");
         tally.arrived(WINDOW.until + 5, WINDOW.until - 1, WINDOW.until - 1, 1);
         assert_eq!((tally.messages, tally.response.len()), (1, 1), "arrived after the end");
+    }
+
+    #[test]
+    fn what_never_came_is_as_old_as_it_gets() {
+        let mut tally = Tally::new();
+        tally.open(WINDOW);
+        let until = WINDOW.until + 5 * SECOND;
+        let times = |millis| {
+            let intended = WINDOW.from + millis * MILLISECOND;
+            Times { intended, sent: intended + 100 * MILLISECOND }
+        };
+        tally.never_came(until, times(0), 2);
+        tally.never_left(until, WINDOW.from + SECOND, 1);
+        tally.never_came(until, Times { intended: WINDOW.from - 1, sent: WINDOW.from }, 1);
+        tally.missing.add(times(2_000), 3);
+        tally.settle_missing(until);
+        let near = |found: u64, seconds: f64| (found as f64 / SECOND as f64 / seconds - 1.0).abs() < 1e-3;
+        assert_eq!((tally.response.len(), tally.service.len()), (6, 5));
+        assert!(near(tally.response.max(), 8.0) && near(tally.response.min(), 6.0));
+        assert!(near(tally.response.value_at_quantile(0.6), 7.0));
+        assert!(near(tally.service.max(), 7.9) && near(tally.service.min(), 5.9));
+        assert_eq!(tally.messages, 0, "nothing arrived");
+    }
+
+    #[test]
+    fn what_takes_longer_than_was_asked_for_is_late() {
+        let mut tally = Tally::new();
+        tally.open(WINDOW);
+        tally.late_after_ns = 5 * MILLISECOND;
+        for took in [4, 5, 6, 7] {
+            tally.arrived(WINDOW.from + took * MILLISECOND, WINDOW.from, WINDOW.from, 1);
+        }
+        assert_eq!(tally.integrity.late, 2);
     }
 
     #[test]

@@ -17,6 +17,10 @@ pub struct Integrity {
     pub reordered: u64,
     /// Received with other bytes, another length or another type than sent, or never sent at all.
     pub corrupted: u64,
+    /// Received later than a bound that was asked for, from when they should have left. Records from before it was counted
+    /// have none.
+    #[serde(default)]
+    pub late: u64,
 }
 
 impl Integrity {
@@ -31,6 +35,7 @@ impl Integrity {
         self.duplicated += other.duplicated;
         self.reordered += other.reordered;
         self.corrupted += other.corrupted;
+        self.late += other.late;
     }
 }
 
@@ -110,19 +115,20 @@ impl Awaited {
         (oldest < self.next).then(|| self.slots[self.slot(oldest)])
     }
 
-    /// The message [`next`](Awaited::next) was handed to its connection.
+    /// The message [`next`](Awaited::next) was handed to its connection. Gives one that is missing and can be remembered no
+    /// longer.
     #[inline]
-    pub fn sent(&mut self, times: Times) {
+    pub fn sent(&mut self, times: Times) -> Option<Times> {
         if (self.next - self.expected) as usize == self.slots.len() && self.slots.len() < OUTSTANDING_MAX {
             self.grow();
         }
         let slot = self.slot(self.next);
-        if self.slots[slot].sent != 0 {
-            self.forgotten += 1;
-        }
         // A clock at zero would look like an empty slot.
-        self.slots[slot] = Times { sent: times.sent.max(1), ..times };
+        let before = std::mem::replace(&mut self.slots[slot], Times { sent: times.sent.max(1), ..times });
         self.next += 1;
+        let forgotten = (before.sent != 0).then_some(before);
+        self.forgotten += u64::from(forgotten.is_some());
+        forgotten
     }
 
     /// A message that says it is `sequence` arrived.
@@ -153,7 +159,12 @@ impl Awaited {
 
     /// Messages that were sent and have not arrived.
     pub fn missing(&self) -> u64 {
-        self.forgotten + self.slots.iter().filter(|times| times.sent != 0).count() as u64
+        self.forgotten + self.unanswered().count() as u64
+    }
+
+    /// The times of those that are remembered.
+    pub fn unanswered(&self) -> impl Iterator<Item = Times> {
+        self.slots.iter().copied().filter(|times| times.sent != 0)
     }
 
     fn slot(&self, sequence: u64) -> usize {
@@ -311,14 +322,18 @@ mod tests {
     #[test]
     fn losses_are_counted_when_the_ring_has_gone_round() {
         let mut awaited = Awaited::new(1);
+        let mut forgotten = Vec::new();
         for sequence in 0..100 {
-            awaited.sent(times(sequence));
+            forgotten.extend(awaited.sent(times(sequence)));
             if sequence % 10 != 0 {
                 assert_eq!(awaited.arrived(sequence), Arrival::InOrder(times(sequence)));
             }
         }
         assert_eq!(awaited.missing(), 10);
         assert_eq!(awaited.arrived(0), Arrival::Again);
+        // All of them are told of, at the latest at the end.
+        forgotten.extend(awaited.unanswered());
+        assert_eq!(forgotten, (0..100).step_by(10).map(times).collect::<Vec<_>>());
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,12 @@ pub enum Fault {
     Stall(Duration, Duration),
     /// Every answer comes so much later.
     Late(Duration),
+    /// Each so many-th answer comes so much later.
+    LateEach(u64, Duration),
+    /// Behind so many nothing is sent any more.
+    Mute(u64),
+    /// Behind so many nothing is read any more.
+    Deaf(u64),
 }
 
 /// What the server did.
@@ -63,6 +69,8 @@ struct Shared {
     /// Ways to all connections.
     room: Mutex<Vec<Arc<Mutex<Lane>>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Whether those who read nothing need not stay any longer.
+    over: (Mutex<bool>, Condvar),
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -80,6 +88,7 @@ impl Server {
             heard: Mutex::default(),
             room: Mutex::default(),
             threads: Mutex::default(),
+            over: (Mutex::default(), Condvar::new()),
         });
         let server = Server { address, shared: shared.clone() };
         thread::spawn(move || {
@@ -94,6 +103,9 @@ impl Server {
 
     /// Waits until all connections are over, and tells what was done on them.
     pub fn finish(&self) -> &Counts {
+        let (over, told) = &self.shared.over;
+        *lock(over) = true;
+        told.notify_all();
         let threads = std::mem::take(&mut *lock(&self.shared.threads));
         for thread in threads {
             thread.join().expect("no thread of the server panics");
@@ -135,6 +147,7 @@ fn serve(stream: TcpStream, shared: &Shared) {
     };
     let Ok(mut socket) = tungstenite::accept_hdr(stream, judge) else { return };
     while let Ok(message) = socket.read() {
+        shared.stay_deaf(&lane);
         match message {
             Message::Text(_) | Message::Binary(_) => {
                 shared.hear(&message);
@@ -171,6 +184,18 @@ impl Shared {
         for other in lock(&self.room).iter().filter(|other| !Arc::ptr_eq(other, from)) {
             lock(other).deliver(message.clone(), self);
         }
+    }
+
+    /// Waits until all is over where nothing is to be read any more.
+    fn stay_deaf(&self, lane: &Mutex<Lane>) {
+        let Fault::Deaf(after) = self.fault else { return };
+        if lock(lane).messages < after {
+            return;
+        }
+        self.counts.planted.fetch_add(1, Ordering::Relaxed);
+        let (over, told) = &self.over;
+        let waited = told.wait_while(lock(over), |over| !*over);
+        drop(waited.expect("no thread of the server panics"));
     }
 
     fn pause(&self, time: Duration) {
@@ -219,6 +244,17 @@ impl Lane {
             Fault::Late(time) => {
                 shared.pause(time);
                 self.write(message);
+            }
+            Fault::LateEach(number, time) => {
+                if nth(number) {
+                    plant();
+                    shared.pause(time);
+                }
+                self.write(message);
+            }
+            Fault::Mute(after) if self.messages > after => {
+                plant();
+                return;
             }
             _ => self.write(message),
         }

@@ -69,8 +69,8 @@ pub(super) struct Args {
     #[arg(long, value_enum, default_value = "on")]
     pub(super) verify: Switch,
 
-    /// What may go wrong without the run having failed, a list of lost, duplicated, reordered, corrupted and closed (by
-    /// a Close frame of the server, before the run is over); all of it is counted as ever [default: nothing]
+    /// What may go wrong without the run having failed, a list of lost, duplicated, reordered, corrupted, late (see
+    /// --late-after) and closed (by a Close frame of the server, before the run is over); all of it is counted as ever [default: nothing]
     #[arg(long, value_name = "LIST", value_parser = Allow::from_str)]
     pub(super) allow: Option<Allow>,
 }

@@ -12,7 +12,7 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory as _, Id, Parser as _};
 
-use super::Args;
+use super::{Args, pace};
 use crate::cli::serve::config::{Entry, Source, entries, reason};
 use crate::cli::{Failure, one_line};
 
@@ -170,6 +170,9 @@ fn typed_flags(command: &Command, typed: &ArgMatches) -> Vec<Flag> {
 /// The flags of `above`, and those of `below` that they neither replace nor contradict.
 fn over(command: &Command, below: Vec<Flag>, above: Vec<Flag>) -> Vec<Flag> {
     let conflicts = |one: &Id, other: &Id| {
+        if pace::contradict(one.as_str(), other.as_str()) {
+            return true;
+        }
         let arg = command.get_arguments().find(|arg| arg.get_id() == one);
         arg.is_some_and(|arg| command.get_arg_conflicts_with(arg).iter().any(|arg| arg.get_id() == other))
     };
@@ -289,6 +292,19 @@ mod tests {
             <[Args; 1]>::try_from(read("insecure = true\nca_file = 'x'", &["--insecure"]).expect("valid"))
                 .expect("one run");
         assert!(run.dial.insecure && run.dial.ca_file.is_none());
+    }
+
+    #[test]
+    fn stages_are_a_list_and_win_over_what_they_are_in_place_of() {
+        let text = "duration = '5s'\nrate = 9\nstage = ['10s@1k', '10s@1k..2k']\n[[run]]\n[[run]]\nrate = 7";
+        let line = read(text, &[]).map(|_| ());
+        assert_eq!(line, Ok(()), "whether flags agree is found later");
+        let text = "stage = ['10s@1k', '10s@1k..2k']\n[[run]]\n[[run]]\nrate = 7";
+        let runs = read(text, &[]).expect("valid");
+        let said = |at: usize| (runs[at].pace.stage.len(), runs[at].pace.rate);
+        assert_eq!((said(0), said(1)), ((2, None), (0, Some(7))));
+        let runs = read(text, &["--stage", "1s@5", "--stage", "1s@6"]).expect("valid");
+        assert!(runs.iter().all(|run| run.pace.stage.len() == 2 && run.pace.rate.is_none()));
     }
 
     #[test]

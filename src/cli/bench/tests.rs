@@ -3,6 +3,7 @@
 use clap::Parser as _;
 
 use super::*;
+use crate::load::Pace;
 
 #[derive(Debug, clap::Parser)]
 struct Bench {
@@ -44,11 +45,29 @@ fn with_a_url_the_mode_is_echo_unless_said() {
     let flags = [URL, "--mode", "broadcast", "-c", "20", "--topics", "3", "--rate", "500"];
     let broadcast = &plan(&flags).expect("these agree").workloads[0];
     assert_eq!((broadcast.publishers, broadcast.topics, broadcast.stalled), (3, 3, 0));
-    assert_eq!((broadcast.pace, broadcast.arrivals), (Pace::Rate(500), load::Arrivals::Even));
+    assert_eq!((&broadcast.pace, broadcast.arrivals), (&Pace::Rate(500), load::Arrivals::Even));
     let flags =
         [URL, "--mode", "broadcast", "-c", "20", "--slow", "5", "--rate", "9", "--arrivals", "poisson"];
     let stalling = &plan(&flags).expect("these agree").workloads[0];
     assert_eq!((stalling.stalled, stalling.arrivals), (5, load::Arrivals::Poisson));
+}
+
+#[test]
+fn a_rate_may_have_stages_a_ramp_and_trains() {
+    let flags =
+        [URL, "--stage", "2s@1k", "--stage", "3s@1k..0", "--ramp", "4s", "--burst", "7", "--drain", "0s"];
+    let load = plan(&flags).expect("these agree").workloads.remove(0);
+    assert_eq!((load.duration, load.warmup), (Duration::from_secs(5), Duration::from_secs(4)));
+    assert_eq!((load.ramp, load.burst, load.drain), (Duration::from_secs(4), 7, Duration::ZERO));
+    let rates: Vec<(u64, u64)> = load.pace.stages().iter().map(|stage| (stage.from, stage.to)).collect();
+    assert_eq!(rates, [(1_000, 1_000), (1_000, 0)]);
+    let load = plan(&[URL, "--rate", "10k", "--late-after", "20ms", "--allow-saturated", "--allow", "late"])
+        .expect("these agree")
+        .workloads
+        .remove(0);
+    assert_eq!((load.pace, load.drain), (Pace::Rate(10_000), load::DRAIN_DEFAULT));
+    assert_eq!((load.late_after, load.allow_saturated), (Some(Duration::from_millis(20)), true));
+    assert_eq!(load.allow, [load::Flaw::Late]);
 }
 
 #[test]
@@ -112,6 +131,19 @@ fn a_wrong_argument_is_explained_in_one_line_that_names_it() {
         (&[URL, "--depth", "0"], "--depth"),
         (&[URL, "--rate", "0"], "--rate"),
         (&[URL, "--depth", "2", "--rate", "5"], "--rate"),
+        (&[URL, "--stage", "5s@10", "-d", "5s"], "--duration: not with --stage"),
+        (&[URL, "--stage", "5s@10", "--rate", "10"], "such as --stage 30s@10k"),
+        (&[URL, "--stage", "5s@10", "--depth", "1"], "--depth: not with --stage"),
+        (&[URL, "--stage", "5s@10", "--find-max", "p99<2ms"], "--find-max"),
+        (&[URL, "--stage", "5s"], "30s@1k..10k"),
+        (&[URL, "--stage", "5s@0"], "--stage"),
+        (&[URL, "--ramp", "5s"], "--rate 10k --ramp 5s"),
+        (&[URL, "--rate", "5", "--ramp", "5s", "--warmup", "4s"], "--ramp 5s --warmup 6s"),
+        (&[URL, "--stage", "5s@0..9", "--ramp", "5s"], "--ramp"),
+        (&[URL, "--burst", "5"], "--rate 10k --burst 20"),
+        (&[URL, "--rate", "9", "--burst", "0"], "--burst"),
+        (&[URL, "--drain", "25h"], "--drain 10s"),
+        (&[URL, "--late-after", "0s"], "--late-after 100ms"),
         (&[URL, "-c", "0"], "--connections"),
         (&[URL, "-d", "0s"], "--duration"),
         (&[URL, "-d", "25h"], "--duration"),

@@ -10,7 +10,7 @@ use crate::load::failures;
 use crate::load::objective::Objective;
 use crate::load::record::FailIf;
 use crate::load::search::{Limit, PRECISION_DEFAULT, PRECISIONS, START_DEFAULT, Terms};
-use crate::load::{Outcome, Pace, Results, Rival, Scheme, Verdict, Workload, show};
+use crate::load::{Outcome, Results, Rival, Scheme, Verdict, Workload, show};
 
 /// Exit code of a run with lost, damaged or failed messages or connections, or that misses a threshold.
 const EXIT_BROKEN: u8 = 1;
@@ -109,7 +109,7 @@ impl Args {
             let fit =
                 if flag == "--find-max" { workloads.iter().all(fits) } else { workloads.iter().any(fits) };
             let has = |is: fn(&crate::load::objective::Metric) -> bool| expression.metrics().any(is);
-            let closed = workloads.iter().all(|load| matches!(load.pace, Pace::Depth(_)));
+            let closed = workloads.iter().all(|load| load.pace.depth().is_some());
             let why = if !fit {
                 "no run of this mode has that, such as --mode broadcast --fail-if 'last.p99>5ms'"
             } else if has(|metric| metric.needs_server()) && !server_known {

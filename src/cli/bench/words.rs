@@ -43,6 +43,26 @@ pub(super) enum Arrivals {
     Poisson,
 }
 
+/// `--stage`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stage(pub(super) load::RateStage);
+
+impl FromStr for Stage {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Stage, String> {
+        const EXPECTED: &str = "expected a time and a rate, or two rates, such as 30s@10k or 30s@1k..10k";
+        let (time, rates) = word.split_once('@').ok_or(EXPECTED)?;
+        let time = values::duration(time).map_err(|why| format!("{why}: {EXPECTED}"))?;
+        let rate = |word: &str| values::rate(word).map_err(|why| format!("{why}: {EXPECTED}"));
+        let (from, to) = match rates.split_once("..") {
+            Some((from, to)) => (rate(from)?, rate(to)?),
+            None => (rate(rates)?, rate(rates)?),
+        };
+        Ok(Stage(load::RateStage { time, from, to }))
+    }
+}
+
 /// `--driver`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Driver {
@@ -160,6 +180,21 @@ mod tests {
         assert_eq!(sources("::1-::4"), Ok(4));
         for wrong in ["", "localhost", "127.0.0.1-", "127.0.0.1,::1", "10.0.0.0-10.255.255.255"] {
             assert!(sources(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_stage_is_a_time_and_one_rate_or_two() {
+        let stage = |word: &str| {
+            Stage::from_str(word).map(|Stage(stage)| (stage.time.as_millis(), stage.from, stage.to))
+        };
+        assert_eq!(stage("30s@10k"), Ok((30_000, 10_000, 10_000)));
+        assert_eq!(stage("1.5m@0..2M/s"), Ok((90_000, 0, 2_000_000)));
+        assert_eq!(stage("500ms@7/s..0"), Ok((500, 7, 0)));
+        for wrong in
+            ["", "30s", "10k", "30s@", "@10k", "30@10k", "30s@10k..", "30s@..10k", "30s@1..2..3", "30s@-1"]
+        {
+            assert!(Stage::from_str(wrong).is_err_and(|why| why.contains("30s@1k..10k")), "{wrong}");
         }
     }
 

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use super::remarks::{self, Weight};
 use super::svg::{Chart, escaped, style};
 use super::{Run, Search};
-use crate::load::record::{Quantiles, Record};
+use crate::load::record::{Quantiles, Record, Stage};
 use crate::load::show::{bytes, count, duration, headline};
 
 const STYLE: &str = include_str!("style.css");
@@ -38,6 +38,7 @@ pub(super) fn page(title: &str, runs: &[Run], charts: &[Chart]) -> String {
         );
         match chart.name {
             "percentiles" => body += &latencies(runs),
+            "latency-over-time" => body += &stages(runs),
             "knee" => body += &searches(runs),
             _ => {}
         }
@@ -175,6 +176,42 @@ fn latencies(runs: &[Run]) -> String {
     table("Percentiles", &head, &rows)
 }
 
+/// A row for each stage of the rates that changed.
+fn stages(runs: &[Run]) -> String {
+    let mut html = String::new();
+    for run in runs.iter().filter(|run| !run.record.stages.is_empty()) {
+        let row = |(at, stage): (usize, &Stage)| {
+            let asked = stage.asked;
+            let rate = match asked.from == asked.to {
+                true => count(asked.from),
+                false => format!("{} to {}", count(asked.from), count(asked.to)),
+            };
+            let response = &stage.response_ns;
+            let times = [response.p50, response.p99, response.p999, response.max];
+            let times = times.map(|time| if response.count > 0 { duration(time) } else { "–".to_owned() });
+            [format!("{} ({} s)", at + 1, asked.seconds), rate, count(stage.messages_per_s as u64)]
+                .into_iter()
+                .chain(times)
+                .chain([duration(stage.service_ns.p99), duration(stage.lateness_ns_p99)])
+                .collect()
+        };
+        let rows: Vec<Vec<String>> = run.record.stages.iter().enumerate().map(row).collect();
+        let head = [
+            "stage",
+            "messages/s asked",
+            "arrived",
+            "p50",
+            "p99",
+            "p99.9",
+            "max",
+            "service p99",
+            "generator's lateness p99",
+        ];
+        html += &table(&format!("{}: stages of its rate", run.name), &head, &rows);
+    }
+    html
+}
+
 fn searches(runs: &[Run]) -> String {
     let mut html = String::new();
     for run in runs {
@@ -211,7 +248,7 @@ fn integrity(runs: &[Run]) -> String {
     let row = |run: &Run| {
         let record = &run.record;
         let found = &record.integrity;
-        let counts = [found.lost, found.duplicated, found.reordered, found.corrupted].map(count);
+        let counts = [found.lost, found.duplicated, found.reordered, found.corrupted, found.late].map(count);
         let reach = record.broadcast.as_ref();
         let reach = reach.map_or("–".to_owned(), |broadcast| format!("{:.4} %", 100.0 * broadcast.reach));
         let opened = [record.connections.opened, record.connections.ended_early].map(count);
@@ -229,6 +266,7 @@ fn integrity(runs: &[Run]) -> String {
         "duplicated",
         "reordered",
         "corrupted",
+        "late",
         "reach",
         "opened",
         "ended early",

@@ -60,11 +60,12 @@ fn warnings(record: &Record) -> Vec<String> {
     }
     if !integrity.is_whole() {
         said.push(format!(
-            "Messages went wrong: {} lost, {} duplicated, {} reordered, {} corrupted.",
+            "Messages went wrong: {} lost, {} duplicated, {} reordered, {} corrupted, {} late.",
             count(integrity.lost),
             count(integrity.duplicated),
             count(integrity.reordered),
-            count(integrity.corrupted)
+            count(integrity.corrupted),
+            count(integrity.late)
         ));
     }
     if connections.ended_early > 0 || !errors.is_empty() {

@@ -71,6 +71,22 @@ fn chart<'a>(charts: &'a [svg::Chart], name: &str) -> Option<&'a svg::Chart> {
 }
 
 #[test]
+fn the_stages_of_a_rate_are_a_row_each() {
+    let mut staged = new_record();
+    let quantiles = staged["response_ns"].clone();
+    let stage = |from: u64, to: u64| {
+        json!({"seconds": 2.0, "from": from, "to": to, "messages": 7_000, "messages_per_s": 3_500.0,
+               "response_ns": quantiles, "service_ns": quantiles, "lateness_ns_p99": 77_000})
+    };
+    staged["stages"] = json!([stage(1_000, 1_000), stage(1_000, 6_000)]);
+    let runs = runs(&[staged]);
+    let html = page_of(&runs);
+    for cell in ["1 (2 s)", "2 (2 s)", "1,000 to 6,000", "3,500", "77.0 µs"] {
+        assert!(html.contains(cell), "{cell}: {html}");
+    }
+}
+
+#[test]
 fn a_page_is_whole_and_fetches_nothing() {
     let html = page_of(&runs(&[new_record(), old_record()]));
     for section in

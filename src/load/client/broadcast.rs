@@ -5,8 +5,7 @@ use super::{Client, Message, REPLY_TIME};
 use crate::connection::Chunk;
 use crate::limits::Nanos;
 use crate::load::payload::Id;
-use crate::load::plan::Pace;
-use crate::load::track::Place;
+use crate::load::track::{Place, Times};
 use crate::shard::{Lane, Link};
 
 /// A publisher's messages.
@@ -91,6 +90,13 @@ impl Client {
         if !broadcast.subscribes() {
             return;
         }
+        let times = Times { intended: id.intended, sent: id.sent };
+        match place {
+            // Those before it have not come, as far as is known.
+            Place::InOrder if id.sequence > due => tally.missing.add(times, (id.sequence - due) as u32),
+            Place::Late => tally.missing.take_back(times),
+            Place::InOrder | Place::Again => {}
+        }
         tally.arrived(now, id.intended, id.sent, chunk.payload.len());
         let Some(board) = &shared.board else { return };
         let at = board.arrived(id.connection, id.sequence);
@@ -110,9 +116,7 @@ impl Client {
                 }
             }
         }
-        if at.last
-            && let Pace::Depth(_) = load.pace
-        {
+        if at.last && load.pace.depth().is_some() {
             self.tell_publisher(link, id.connection, now);
         }
     }
@@ -162,8 +166,8 @@ impl Client {
             .all(|(publisher, position)| broadcast.streams[position].expected() >= board.published(publisher))
     }
 
-    /// Counts what a connection sent, got and missed.
-    pub(super) fn settle_broadcast(&mut self, position: usize) {
+    /// Counts what a connection sent, got and missed, and times what it missed as old as it is at `until`.
+    pub(super) fn settle_broadcast(&mut self, position: usize, until: Nanos) {
         let Client { shared, connections, tally, .. } = self;
         let connection = &connections[position];
         let (Flow::Broadcast(broadcast), Some(board)) = (&connection.flow, &shared.board) else { return };
@@ -179,6 +183,11 @@ impl Client {
             };
             if broadcast.subscribes() && stream.expected() < board.published(publisher) {
                 tally.order.missed_the_last(broadcast.topic, stream);
+                if connection.state == State::Open {
+                    board.behind(publisher, stream.expected(), |times, copies| {
+                        tally.never_came(until, times, copies);
+                    });
+                }
             }
             tally.gaps += stream.gaps();
             if broadcast.subscribes() {
@@ -186,8 +195,9 @@ impl Client {
             }
         }
         if let Part::Publishes(publishing) = &broadcast.part {
-            tally.deliveries_due += publishing.next * u64::from(broadcast.audience);
-            tally.unsent += connection.due.saturating_sub(publishing.next);
+            let (next, audience) = (publishing.next, u64::from(broadcast.audience));
+            tally.deliveries_due += next * audience;
+            self.settle_unsent(position, next, audience, until);
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::limits::Nanos;
 use crate::load::handshakes::Opening;
 use crate::load::order::Walk;
 use crate::load::plan::{Mode, Pace};
+use crate::load::schedule::Mark;
 use crate::load::shared::Shared;
 use crate::load::track::{Awaited, Stream};
 
@@ -29,7 +30,7 @@ pub(super) struct Connection {
     /// Slots of the schedule that have passed; open loop only.
     pub(super) due: u64,
     /// When the next message should leave; open loop only.
-    pub(super) intended: Nanos,
+    pub(super) mark: Mark,
     /// Since when a message waits for room in the connection's queue.
     pub(super) held_since: Option<Nanos>,
     pub(super) flow: Flow,
@@ -91,10 +92,7 @@ impl Connection {
     pub(super) fn new(shared: &Shared, number: u32) -> Connection {
         let load = &shared.load;
         let flow = match load.mode {
-            Mode::Echo => Flow::Echo(Awaited::new(match load.pace {
-                Pace::Depth(depth) => depth as usize,
-                Pace::Rate(_) => 1,
-            })),
+            Mode::Echo => Flow::Echo(Awaited::new(load.pace.depth().unwrap_or(load.burst) as usize)),
             Mode::Connect => Flow::Visit(Visit::default()),
             Mode::Broadcast => {
                 let topic = load.topic(number);
@@ -118,7 +116,7 @@ impl Connection {
             token: None,
             opening: Opening::default(),
             due: 0,
-            intended: 0,
+            mark: Mark::default(),
             held_since: None,
             flow,
         }
@@ -131,7 +129,7 @@ impl Connection {
 
     /// The sequence of the message that may be sent now, if any.
     #[inline]
-    pub(super) fn may_send(&self, pace: Pace) -> Option<u64> {
+    pub(super) fn may_send(&self, pace: &Pace) -> Option<u64> {
         let (next, in_flight, full) = match &self.flow {
             Flow::Echo(awaited) => (awaited.next(), awaited.in_flight(), awaited.is_full()),
             Flow::Broadcast(broadcast) => {
@@ -141,8 +139,8 @@ impl Connection {
             Flow::Visit(_) => return None,
         };
         let may = match pace {
-            Pace::Depth(depth) => in_flight < u64::from(depth),
-            Pace::Rate(_) => next < self.due,
+            Pace::Depth(depth) => in_flight < u64::from(*depth),
+            Pace::Rate(_) | Pace::Stages(_) => next < self.due,
         };
         (may && !full).then_some(next)
     }

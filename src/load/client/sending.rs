@@ -6,7 +6,7 @@ use crate::driver::Driver;
 use crate::limits::{MILLISECOND, Nanos};
 use crate::load::allow::NO_REPLY;
 use crate::load::payload::Id;
-use crate::load::plan::{Mode, Pace, Workload};
+use crate::load::plan::Mode;
 use crate::load::schedule::{Cursor, Schedule};
 use crate::load::track::Times;
 use crate::shard::{Context, Lane, Link};
@@ -14,24 +14,22 @@ use crate::shard::{Context, Lane, Link};
 impl Client {
     /// The load begins at `start`: an open loop gets its schedule, a closed one its first messages.
     pub(super) fn begin_sending<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, start: Nanos) {
-        match self.shared.load.pace {
-            Pace::Rate(rate) => {
-                let Workload { arrivals, seed, .. } = self.shared.load;
-                let schedule = Schedule::new(start, rate, self.shared.load.senders(), arrivals, seed);
-                self.schedule = Some(schedule);
-                for &at in &self.senders {
-                    let connection = &mut self.connections[at];
-                    connection.intended = schedule.first(connection.number);
-                }
-                let numbers = self.senders.iter().map(|&at| self.connections[at].number).collect();
-                self.cursor = Cursor::new(schedule, numbers);
+        let load = &self.shared.load;
+        let Some(profile) = load.profile() else {
+            for at in 0..self.senders.len() {
+                self.pump_at(cx, self.senders[at], cx.now());
             }
-            Pace::Depth(_) => {
-                for at in 0..self.senders.len() {
-                    self.pump_at(cx, self.senders[at], cx.now());
-                }
-            }
+            return;
+        };
+        let schedule = Schedule::of(start, profile, load.senders(), load.arrivals, load.seed);
+        let schedule = schedule.in_trains(load.burst);
+        for &at in &self.senders {
+            let connection = &mut self.connections[at];
+            connection.mark = schedule.first(connection.number);
         }
+        let numbers = self.senders.iter().map(|&at| self.connections[at].number).collect();
+        self.cursor = Cursor::new(schedule.clone(), numbers);
+        self.schedule = Some(schedule);
     }
 
     /// Sends what is due until `now`.
@@ -131,9 +129,9 @@ impl Client {
             connection.held_since = None;
             return;
         }
-        while let Some(sequence) = connection.may_send(shared.load.pace) {
+        while let Some(sequence) = connection.may_send(&shared.load.pace) {
             let intended = match schedule {
-                Some(_) => connection.intended,
+                Some(_) => connection.mark.at,
                 None => connection.held_since.unwrap_or(now),
             };
             let mut id = Id { connection: connection.number, sequence, intended: 0, sent: 0 };
@@ -149,19 +147,38 @@ impl Client {
             }
             tally.sent += 1;
             if let Some(schedule) = schedule {
-                connection.intended = schedule.after(connection.number, sequence, intended);
+                connection.mark = schedule.after(connection.number, sequence, connection.mark);
             }
+            let times = Times { intended, sent: now };
             match &mut connection.flow {
-                Flow::Echo(awaited) => awaited.sent(Times { intended, sent: now }),
+                Flow::Echo(awaited) => {
+                    if let Some(forgotten) = awaited.sent(times) {
+                        tally.missing.add(forgotten, 1);
+                    }
+                }
                 Flow::Visit(_) => {}
                 Flow::Broadcast(broadcast) => {
                     broadcast.published(now);
                     if let Some(board) = &shared.board {
-                        board.publish(connection.number, sequence);
+                        board.publish(connection.number, sequence, times);
                     }
                 }
             }
         }
         connection.held_since = None;
+    }
+
+    /// Counts what was due on a connection and never left, from its message `next` on: each would have had so many copies,
+    /// which are as old as they get at `until`.
+    pub(super) fn settle_unsent(&mut self, position: usize, next: u64, copies: u64, until: Nanos) {
+        let Client { connections, schedule, tally, .. } = self;
+        let connection = &connections[position];
+        tally.unsent += connection.due.saturating_sub(next);
+        let Some(schedule) = schedule else { return };
+        let mut mark = connection.mark;
+        for sequence in next..connection.due {
+            tally.never_left(until, mark.at, copies);
+            mark = schedule.after(connection.number, sequence, mark);
+        }
     }
 }

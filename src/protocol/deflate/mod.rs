@@ -44,7 +44,7 @@ pub const WINDOW_BITS_MIN: u8 = 8;
 pub const WINDOW_BITS_MAX: u8 = 15;
 
 /// How one direction of a connection is compressed (RFC 7692, 7.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Direction {
     /// The window is kept from message to message.
     pub takeover: bool,
@@ -66,7 +66,7 @@ impl Direction {
 }
 
 /// What this end allows at most, for each direction, named after the end that compresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Preferences {
     /// From server to client.
     pub server: Direction,

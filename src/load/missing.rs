@@ -1,0 +1,118 @@
+//! Messages of which it is known that they are missing before it is known how old they get: counted by when they were due
+//! and when they were sent, in steps of a millisecond (in long runs a 65,536th of the measured time).
+//!
+//! Never: an allocation for a message. What is counted here may come after all, and is taken back then.
+
+use super::tally::Window;
+use super::track::Times;
+use crate::limits::{MILLISECOND, Nanos};
+
+/// Steps of a run at most.
+const STEPS_MAX: u64 = 65_536;
+
+/// The missing messages of one thread.
+#[derive(Clone, Debug, Default)]
+pub struct Missing {
+    window: Window,
+    step: Nanos,
+    intended: Vec<u32>,
+    sent: Vec<u32>,
+}
+
+impl Missing {
+    /// For messages that are due in the window.
+    pub fn new(window: Window) -> Missing {
+        let length = window.until.saturating_sub(window.from);
+        let step = length.div_ceil(STEPS_MAX).max(MILLISECOND);
+        let steps = length.div_ceil(step) as usize;
+        Missing { window, step, intended: vec![0; steps], sent: vec![0; steps] }
+    }
+
+    /// So many messages are missing that were due and sent at about the same times.
+    pub fn add(&mut self, times: Times, count: u32) {
+        if self.window.contains(times.intended) {
+            let (intended, sent) = (self.step_of(times.intended), self.step_of(times.sent));
+            self.intended[intended] = self.intended[intended].saturating_add(count);
+            self.sent[sent] = self.sent[sent].saturating_add(count);
+        }
+    }
+
+    /// One of them has come. It may have been counted where the next one after it was due.
+    pub fn take_back(&mut self, times: Times) {
+        if self.window.contains(times.intended) {
+            let (intended, sent) = (self.step_of(times.intended), self.step_of(times.sent));
+            for (counts, from) in [(&mut self.intended, intended), (&mut self.sent, sent)] {
+                if let Some(count) = counts[from..].iter_mut().find(|count| **count > 0) {
+                    *count -= 1;
+                }
+            }
+        }
+    }
+
+    /// When messages were due, to the middle of a step, and how many.
+    pub fn intended(&self) -> impl Iterator<Item = (Nanos, u64)> {
+        self.steps(&self.intended)
+    }
+
+    /// When messages were sent, in the same way.
+    pub fn sent(&self) -> impl Iterator<Item = (Nanos, u64)> {
+        self.steps(&self.sent)
+    }
+
+    fn steps<'a>(&self, counts: &'a [u32]) -> impl Iterator<Item = (Nanos, u64)> + use<'a> {
+        let (first, step) = (self.window.from + self.step / 2, self.step);
+        let times = (0..).map(move |at| first + at * step);
+        times.zip(counts).filter(|(_, count)| **count > 0).map(|(time, count)| (time, u64::from(*count)))
+    }
+
+    fn step_of(&self, at: Nanos) -> usize {
+        let step = at.saturating_sub(self.window.from) / self.step;
+        (step as usize).min(self.intended.len() - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::SECOND;
+
+    const WINDOW: Window = Window { from: 10 * SECOND, until: 12 * SECOND };
+
+    fn at(millis: Nanos) -> Times {
+        let intended = WINDOW.from + millis * MILLISECOND;
+        Times { intended, sent: intended + 5 * MILLISECOND }
+    }
+
+    #[test]
+    fn what_is_missing_is_counted_by_its_times_within_the_window() {
+        let mut missing = Missing::new(WINDOW);
+        missing.add(at(3), 2);
+        missing.add(at(1_999), 1);
+        missing.add(Times { intended: WINDOW.from - 1, sent: WINDOW.from }, 1);
+        missing.add(at(2_000), 1);
+        let millis = |(time, count): (Nanos, u64)| ((time - WINDOW.from) / MILLISECOND, count);
+        assert_eq!(missing.intended().map(millis).collect::<Vec<_>>(), [(3, 2), (1_999, 1)]);
+        // What was sent behind the window is in its last step.
+        assert_eq!(missing.sent().map(millis).collect::<Vec<_>>(), [(8, 2), (1_999, 1)]);
+    }
+
+    #[test]
+    fn what_comes_after_all_is_taken_back_from_where_its_gap_was_seen() {
+        let mut missing = Missing::new(WINDOW);
+        missing.add(at(40), 2);
+        missing.take_back(at(39));
+        missing.take_back(at(41));
+        assert_eq!(missing.intended().map(|(_, count)| count).sum::<u64>(), 1);
+        missing.take_back(at(40));
+        assert_eq!((missing.intended().count(), missing.sent().count()), (0, 0));
+    }
+
+    #[test]
+    fn a_long_run_has_longer_steps() {
+        let day = Window { from: 0, until: 86_400 * SECOND };
+        let mut missing = Missing::new(day);
+        assert!(missing.intended.len() as u64 <= STEPS_MAX);
+        missing.add(Times { intended: day.until - 1, sent: day.until - 1 }, 1);
+        assert_eq!(missing.intended().count(), 1);
+    }
+}
