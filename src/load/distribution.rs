@@ -4,9 +4,11 @@
 //! Never: percentiles that are averaged.
 
 use std::fmt;
+use std::io::Read as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use flate2::read::ZlibDecoder;
 use hdrhistogram::serialization::{Deserializer, Serializer as _, V2DeflateSerializer};
 use hdrhistogram::{Counter, Histogram};
 
@@ -30,17 +32,51 @@ pub fn encode<T: Counter>(histogram: &Histogram<T>) -> String {
     STANDARD.encode(bytes)
 }
 
+/// Bytes of a histogram that is not deflated, at most: one of three digits up to an hour has 300 KiB.
+const INFLATED_BYTES_MAX: u64 = 1024 * 1024;
+/// First bytes of a histogram in V2 encoding, deflated and not.
+const DEFLATED_MARK: u32 = 0x1c84_9314;
+const PLAIN_MARK: u32 = 0x1c84_9313;
+/// Bytes in front of its counts: mark, length of the counts, offset, digits, lowest and highest value, ratio.
+const HEAD_BYTES: usize = 40;
+
 /// The histogram of a text.
 ///
 /// # Errors
-/// When it is none.
+/// When it is none, or has more than 1 MiB inflated. No more than that is read of it, whatever its header says.
 pub fn decode(text: &str) -> Result<Histogram<u64>, Undecodable> {
     let bytes = STANDARD.decode(text).map_err(|error| Undecodable(error.to_string()))?;
-    Deserializer::new().deserialize(&mut bytes.as_slice()).map_err(|error| Undecodable(error.to_string()))
+    let inflated = match word(&bytes, 0) {
+        Some(DEFLATED_MARK) => inflate(bytes.get(8..).unwrap_or_default())?,
+        _ => bytes,
+    };
+    // Its decoder makes room for as many bytes as the header says before it looks for them.
+    let counts = word(&inflated, 4).filter(|_| word(&inflated, 0) == Some(PLAIN_MARK));
+    if counts.is_none_or(|counts| counts as usize > inflated.len().saturating_sub(HEAD_BYTES)) {
+        return Err(Undecodable("its header does not fit what is behind it".to_owned()));
+    }
+    Deserializer::new().deserialize(&mut inflated.as_slice()).map_err(|error| Undecodable(error.to_string()))
+}
+
+fn inflate(deflated: &[u8]) -> Result<Vec<u8>, Undecodable> {
+    let mut inflated = Vec::new();
+    let mut reader = ZlibDecoder::new(deflated).take(INFLATED_BYTES_MAX + 1);
+    reader.read_to_end(&mut inflated).map_err(|error| Undecodable(error.to_string()))?;
+    if inflated.len() as u64 > INFLATED_BYTES_MAX {
+        return Err(Undecodable("it has more than 1 MiB inflated".to_owned()));
+    }
+    Ok(inflated)
+}
+
+/// The number at a place, the highest byte first.
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_be_bytes)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
     use crate::load::tally::histogram;
 
@@ -64,5 +100,37 @@ mod tests {
         for wrong in ["", "HISTFAAA", "not base64!", &whole[..24], "AAAAAAAAAAAAAAAA"] {
             assert!(decode(wrong).is_err(), "{wrong}");
         }
+    }
+
+    /// A histogram in V2 encoding, deflated, whose header says that its counts have so many bytes, in front of `counts`.
+    fn forged(counts_bytes: u32, counts: &[u8]) -> String {
+        let mut plain = Vec::new();
+        for number in [PLAIN_MARK, counts_bytes, 0, 3] {
+            plain.extend(number.to_be_bytes());
+        }
+        plain.extend(1_u64.to_be_bytes());
+        plain.extend(3_600_000_000_000_u64.to_be_bytes());
+        plain.extend(1.0_f64.to_be_bytes());
+        plain.extend(counts);
+        let mut deflater = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
+        deflater.write_all(&plain).expect("a vector takes all");
+        let deflated = deflater.finish().expect("a vector takes all");
+        let mut bytes = DEFLATED_MARK.to_be_bytes().to_vec();
+        bytes.extend((deflated.len() as u32).to_be_bytes());
+        bytes.extend(deflated);
+        STANDARD.encode(bytes)
+    }
+
+    #[test]
+    fn a_header_that_promises_more_than_there_is_costs_nothing() {
+        assert_eq!(decode(&forged(2, &[0x02, 0x04])).expect("a count of 1, then one of 2").len(), 3);
+        for promised in [3, 1 << 20, u32::MAX] {
+            let refused = decode(&forged(promised, &[0x02, 0x04])).expect_err("a lie");
+            assert!(refused.to_string().contains("header"), "{refused}");
+        }
+        // A few kilobytes that inflate to many megabytes: zeros are counts of nothing.
+        let bomb = forged(64 << 20, &vec![0; 64 << 20]);
+        assert!(bomb.len() < 128 << 10, "{} bytes", bomb.len());
+        assert!(decode(&bomb).expect_err("too much").to_string().contains("1 MiB"));
     }
 }
