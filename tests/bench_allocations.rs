@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use echoring::load::{
-    self, Arrivals, Compress, Dialling, DriverChoice, Embedded, Means, Mode, Pace, Plan, Refused, Spread,
-    Style, Target, Workload,
+    self, Arrivals, Compress, DriverChoice, Embedded, Means, Mode, Pace, Plan, Refused, Spread, Style,
+    Target, Workload,
 };
 use echoring::server::{Compression, Config, ListenAddress, Server};
 

@@ -26,7 +26,7 @@ use self::words::{Arrivals, Compression, Cpus, Driver, Mode, Sources, Switch};
 use super::{Failure, environment, values};
 use crate::load::objective::Objective;
 use crate::load::search::{START_DEFAULT, STEP_TIME_DEFAULT};
-use crate::load::{self, Means, Plan, Results, Rival, Scheme, Sight, Target, Workload, show};
+use crate::load::{self, Means, Pace, Plan, Results, Rival, Scheme, Sight, Target, Workload, show};
 use crate::tls::Trust;
 
 const EXAMPLES: &str = "\

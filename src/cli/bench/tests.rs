@@ -3,7 +3,6 @@
 use clap::Parser as _;
 
 use super::*;
-use crate::load::Pace;
 
 #[derive(Debug, clap::Parser)]
 struct Bench {
