@@ -97,7 +97,7 @@ def nchan():
 
 
 def rust(name):
-    return lambda: {ECHO: install.cargo(name)}
+    return lambda: {ECHO: os.path.join(install.cargo(), name)}
 
 
 def locked(crate):

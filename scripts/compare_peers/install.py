@@ -135,16 +135,16 @@ def bun():
 
 
 @functools.cache
-def cargo(program):
-    """A program of the project in bench/peers/rust, with the versions of its lock."""
-    target = os.path.join(FOLDER, "rust")
-    manifest = os.path.join(PROGRAMS, "rust", "Cargo.toml")
-    print(f"building {program}", flush=True)
+def cargo():
+    """Where the programs of bench/peers/rust are, with the versions of its lock."""
+    target, project = os.path.join(FOLDER, "rust"), os.path.join(PROGRAMS, "rust")
+    if not os.path.isdir(target):
+        print("building the Rust peers, which takes some minutes", flush=True)
     run(
-        "cargo", "build", "--release", "--quiet", "--locked", "--manifest-path", manifest, "--target-dir", target,
-        "--bin", program, cwd=os.path.dirname(manifest),
+        "cargo", "build", "--release", "--quiet", "--locked", "--manifest-path", os.path.join(project, "Cargo.toml"),
+        "--target-dir", target, cwd=project,
     )
-    return os.path.join(target, "release", program)
+    return os.path.join(target, "release")
 
 
 def locked_version(crate):

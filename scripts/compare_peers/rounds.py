@@ -41,15 +41,16 @@ class Fleet:
             pairs.fail(f"it is not fit to be measured: {error}")
 
     def guarded(self, name, action):
-        """What the action returns, or None when it failed."""
+        """What the action returns, or None when it failed. Whatever goes wrong with one server is that server's affair: a
+        run of hours does not end for it, and the record says why."""
         try:
             return action()
-        except (pairs.Failed, OSError) as error:
+        except (SystemExit, Exception) as error:
             if server := self.servers.pop(name, None):
                 server.stop()
             self.failures[name] = self.failures.get(name, 0) + 1
             # What the generator told on its way stands before the reason.
-            why = str(error).strip().split("\n")[-1]
+            why = (str(error) or type(error).__name__).strip().split("\n")[-1]
             pairs.progress(f"{self.row.name}: {name} failed: {why}")
             if self.failures[name] >= self.FAILURES_MAX:
                 self.out[name] = why
@@ -112,7 +113,9 @@ def run(row, commands, wanted, options, random_source, keep):
             found = {name: sample for name in order if (sample := fleet.sample(name)) is not None}
             if OURS in fleet.out:
                 pairs.fail(f"{row.name}: {fleet.out[OURS]}")
-            keep({name: found[name] for name in fleet.commands if name in found})
+            # Without echoring a round has no ratio.
+            if OURS in found:
+                keep({name: found[name] for name in fleet.commands if name in found})
             pairs.progress(f"{row.name}: round {number + 1} of {wanted}")
     finally:
         fleet.stop()

@@ -14,7 +14,7 @@ import idle_memory
 import pairs
 import witness
 from catalogue import HEAR_THEMSELVES
-from workloads import COST, IDLE, USER_BYTES, WITNESSED_COST
+from workloads import COST, HANDSHAKE_COST, IDLE, USER_BYTES, WITNESSED_COST
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -93,6 +93,19 @@ def compressed(server, row, options):
     }
 
 
+def connect(server, row, options):
+    """Connections that are opened and closed again, so many at a time."""
+    run, saturated = pairs.measure(server, row.load.split(), scaled(options, row))
+    return {
+        HANDSHAKE_COST: run["server"]["cpu_ns_per_message"],
+        "messages_per_s": run["messages_per_s"],
+        "cpu_share": run["server"]["cpu_share"],
+        **latencies(run),
+        "generator_cpu_share": run["generator"]["cpu_share"],
+        "generator_saturated": float(saturated),
+    }
+
+
 def memory(server, row, options):
     """What idle connections make a server grow by, for a server that nobody has connected to before: its own memory, and
     the kernel's slabs, in which are both ends of each connection."""
@@ -136,5 +149,5 @@ def flag(row, name):
 
 
 KINDS = {
-    "stretch": stretch, "compressed": compressed, "memory": memory, "witness": both_generators, "open-loop": stretch,
+    "stretch": stretch, "compressed": compressed, "connect": connect, "memory": memory, "witness": both_generators, "open-loop": stretch,
 }

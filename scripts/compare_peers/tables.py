@@ -3,11 +3,12 @@
 import judge
 import records
 from catalogue import AGAIN, OURS, PEERS, RAWS
-from workloads import COST, ROWS, USER_BYTES, WITNESSED_COST
+from workloads import COST, HANDSHAKE_COST, ROWS, USER_BYTES, WITNESSED_COST
 
 TITLES = {peer.name: peer.title for peer in PEERS}
 VALUES = {
     COST: ("CPU per message", "µs", 1_000),
+    HANDSHAKE_COST: ("CPU per handshake", "µs", 1_000),
     WITNESSED_COST: ("CPU per message by load_test", "µs", 1_000), USER_BYTES: ("user memory", "B", 1),
     "p50_ns": ("p50", "µs", 1_000), "p99_ns": ("p99", "µs", 1_000), "p999_ns": ("p99.9", "µs", 1_000),
 }

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from catalogue import BROADCAST, COMPRESSED, ECHO, FLOOR, WINDOW
 
 COST, WITNESSED_COST = "cpu_ns_per_message", "witnessed_cpu_ns_per_message"
+HANDSHAKE_COST = "cpu_ns_per_handshake"
 USER_BYTES = "user_bytes_per_connection"
 # Connections of the row that tells what an idle one takes.
 IDLE = 10_000
@@ -153,6 +154,10 @@ def overload(published):
 ROWS += [
     overload(400),
     overload(800),
+    Row(
+        "handshakes", "handshakes, 50 at a time", ECHO, "--mode connect --depth 50 --first-message off",
+        kind="connect", values=(HANDSHAKE_COST,), targets={"uws": 1 / 1.2, ANYONE: 1.0},
+    ),
     Row(
         "compressed-1KiBx100", "compressed echo, 1 KiB JSON × 100", COMPRESSED,
         "--connections 100 --message-bytes 1024 --depth 1 --kind json --compress on",

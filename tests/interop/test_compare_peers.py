@@ -1,0 +1,146 @@
+"""What `scripts/compare-peers` rests on: who is fit to be measured, what rounds come to, and records that runs add to."""
+
+import json
+import os
+import socket
+import sys
+import tempfile
+import threading
+import types
+import unittest
+
+from harness import Server
+
+SCRIPTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "scripts")
+sys.path += [SCRIPTS, os.path.join(SCRIPTS, "compare_peers")]
+
+import conformance  # noqa: E402
+import judge  # noqa: E402
+import pairs  # noqa: E402
+import records  # noqa: E402
+import workloads  # noqa: E402
+from catalogue import AGAIN, BROADCAST, COMPRESSED, ECHO, FLOOR, OURS, RAWS  # noqa: E402
+
+ROW = workloads.of_names(["echo-16x100"], False)[0]
+
+
+class Damaging:
+    """An echo that changes the last byte of every message longer than it likes."""
+
+    UPGRADE = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+
+    def __init__(self, limit):
+        self.limit = limit
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.origin = f"ws://127.0.0.1:{self.listener.getsockname()[1]}"
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        connection, _ = self.listener.accept()
+        with connection, connection.makefile("rb") as stream:
+            while stream.readline() != b"\r\n":
+                pass
+            connection.sendall(self.UPGRADE)
+            while head := stream.read(2):
+                length = head[1] & 0x7F
+                sizes = {126: 2, 127: 8}
+                extended = stream.read(sizes[length]) if length in sizes else b""
+                key, payload = stream.read(4), stream.read(int.from_bytes(extended, "big") if extended else length)
+                plain = bytearray(byte ^ key[at % 4] for at, byte in enumerate(payload))
+                if len(plain) > self.limit:
+                    plain[-1] ^= 1
+                connection.sendall(bytes([head[0], length]) + extended + plain)
+
+
+class Fitness(unittest.TestCase):
+    def test_the_server_is_fit_in_every_role(self):
+        with Server("--compress", "on", "--max-message", "1MiB") as server:
+            target = types.SimpleNamespace(origin=f"ws://127.0.0.1:{server.port}")
+            for role in (ECHO, BROADCAST, COMPRESSED):
+                conformance.check(target, role, ROW, False)
+
+    def test_an_echo_that_damages_long_messages_is_not(self):
+        with self.assertRaisesRegex(pairs.Failed, "126 bytes came back otherwise"):
+            conformance.check(Damaging(125), ECHO, ROW, False)
+
+    def test_one_that_does_not_compress_is_not_measured_compressed(self):
+        with Server() as server, self.assertRaisesRegex(pairs.Failed, "not agreed on"):
+            target = types.SimpleNamespace(origin=f"ws://127.0.0.1:{server.port}")
+            conformance.check(target, COMPRESSED, ROW, False)
+
+
+def rounds_of(costs):
+    """Rounds in which the machine's speed changes by a third, and each side's cost with it."""
+    return [
+        {side: {workloads.COST: cost * speed * (1 + 0.001 * (number % 3))} for side, cost in costs.items()}
+        for number, speed in enumerate([1.0, 1.35] * 15)
+    ]
+
+
+class Judgement(unittest.TestCase):
+    def verdicts(self, costs):
+        result = judge.summary(ROW, rounds_of(costs), RAWS)
+        return result, {told["to"]: told["verdict"] for told in result["ratios"]}
+
+    def test_ratios_within_rounds_do_not_see_the_machines_speed(self):
+        result, verdicts = self.verdicts({OURS: 4.0, AGAIN: 4.0, FLOOR: 3.95, "uws": 4.4, "bun": 3.0})
+        self.assertEqual(verdicts, {AGAIN: None, FLOOR: "met", "uws": "met", "bun": "missed"})
+        self.assertLess(result["noise"], 0.001)
+
+    def test_what_reaches_over_the_target_is_undecided(self):
+        rounds = rounds_of({OURS: 4.0, "uws": 4.0})
+        for number, found in enumerate(rounds):
+            found["uws"][workloads.COST] *= 0.9 if number % 2 else 1.1
+        result = judge.summary(ROW, rounds, RAWS)
+        self.assertEqual(result["ratios"][0]["verdict"], "undecided")
+
+    def test_rounds_that_a_side_is_missing_from_count_for_the_others(self):
+        rounds = rounds_of({OURS: 4.0, "uws": 4.4, "bun": 5.0})
+        for found in rounds[:10]:
+            del found["bun"]
+        result = judge.summary(ROW, rounds, RAWS)
+        self.assertEqual({told["to"]: told["rounds"] for told in result["ratios"]}, {"uws": 30, "bun": 20})
+
+
+class Records(unittest.TestCase):
+    ABOUT = {"commit": "c0ffee", "load": "--depth 1", "seconds": 1.0, "commands": {OURS: "serve"}}
+
+    def setUp(self):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.folder = directory.name
+
+    def add(self, about, value, again=False):
+        """What a run does, from the file to the file."""
+        record = records.Record(self.folder)
+        row = record.begin("row", about, again)
+        records.add(row, {OURS: {workloads.COST: value}})
+        record.save()
+        return [found[OURS][workloads.COST] for found in records.rounds_of(records.Record(self.folder).rows["row"])]
+
+    def test_a_row_goes_on_where_it_was_stopped(self):
+        self.assertEqual(self.add(self.ABOUT, 1.5), [1.5])
+        self.assertEqual(self.add(self.ABOUT, 2.5), [1.5, 2.5])
+
+    def test_a_row_of_another_commit_or_command_begins_anew(self):
+        self.add(self.ABOUT, 1.5)
+        self.assertEqual(self.add({**self.ABOUT, "commit": "decade"}, 2.5), [2.5])
+        self.assertEqual(self.add({**self.ABOUT, "commit": "decade", "commands": {OURS: "other"}}, 3.5), [3.5])
+
+    def test_a_row_that_is_wanted_again_begins_anew(self):
+        self.add(self.ABOUT, 1.5)
+        self.assertEqual(self.add(self.ABOUT, 2.5, again=True), [2.5])
+
+    def test_what_a_later_round_tells_besides_does_not_disturb_earlier_ones(self):
+        row = {"columns": [], "rounds": []}
+        records.add(row, {OURS: {"a": 1.0}})
+        records.add(row, {OURS: {"b": 2.0, "a": 3.0}})
+        self.assertEqual(records.rounds_of(row), [{OURS: {"a": 1.0}}, {OURS: {"a": 3.0, "b": 2.0}}])
+
+    def test_lines_are_json(self):
+        content = {"a": {"b": [1, 2.5, None], "c": "x" * 200, "d": {}}, "e": [{"f": 1}, []]}
+        self.assertEqual(json.loads(records.lines(content)), content)
+
+
+if __name__ == "__main__":
+    unittest.main()
