@@ -110,7 +110,7 @@ def measure(row, had, record, options, random_source):
     }
     kept = record.begin(row.name, about, options.again)
     wanted = min(options.rounds, row.rounds_max or options.rounds)
-    missing = wanted - len(kept["rounds"])
+    missing = wanted - records.rounds_of_all(kept, commands)
     if missing <= 0:
         pairs.progress(f"{row.name}: has its {wanted} rounds")
         return

@@ -67,6 +67,11 @@ def rounds_of(row):
     ]
 
 
+def rounds_of_all(row, names):
+    """Rounds that each of these has been in, those that failed apart."""
+    return min(sum(name in found for found in row["rounds"]) for name in names if name not in row["failed"])
+
+
 def short(value):
     return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 

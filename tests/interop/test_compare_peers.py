@@ -127,6 +127,14 @@ class Records(unittest.TestCase):
         self.assertEqual(self.add({**self.ABOUT, "commit": "decade"}, 2.5), [2.5])
         self.assertEqual(self.add({**self.ABOUT, "commit": "decade", "commands": {OURS: "other"}}, 3.5), [3.5])
 
+    def test_a_row_is_not_over_before_every_peer_has_had_its_rounds(self):
+        row = {"columns": [], "rounds": [], "failed": {"ws": "it does not listen"}}
+        for found in ({OURS: {}}, {OURS: {}, "uws": {}}, {OURS: {}, "uws": {}}):
+            records.add(row, found)
+        self.assertEqual(records.rounds_of_all(row, [OURS]), 3)
+        self.assertEqual(records.rounds_of_all(row, [OURS, "uws", "ws"]), 2)
+        self.assertEqual(records.rounds_of_all(row, [OURS, "bun"]), 0)
+
     def test_a_row_that_is_wanted_again_begins_anew(self):
         self.add(self.ABOUT, 1.5)
         self.assertEqual(self.add(self.ABOUT, 2.5, again=True), [2.5])
