@@ -9,7 +9,7 @@
 #![allow(missing_docs, reason = "the macros make items, and a bench has no readers of its API")]
 
 use std::hint::black_box;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
@@ -101,5 +101,36 @@ fn coming_to_a_message(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, recording, coming_to_a_message);
+/// Once a second: the first message of an interval packs the one before it, of 10,000 messages.
+fn packing(c: &mut Criterion) {
+    const INTERVALS: u64 = 600;
+    let window = Window { from: SECOND, until: (INTERVALS + 1) * SECOND };
+    let fresh = || {
+        let mut tally = Tally::new();
+        tally.open(window);
+        tally
+    };
+    c.bench_function("pack an interval", |b| {
+        b.iter_custom(|times| {
+            let (mut tally, mut begins, mut latencies) = (fresh(), window.from, Latencies(1));
+            let mut took = Duration::ZERO;
+            for _ in 0..times {
+                if begins + SECOND == window.until {
+                    (tally, begins) = (fresh(), window.from);
+                }
+                for message in 1..10_000 {
+                    let (now, response) = (begins + message, latencies.next());
+                    tally.arrived(now, now - response, now - response + 300, 64);
+                }
+                begins += SECOND;
+                let since = Instant::now();
+                tally.arrived(black_box(begins), begins, begins, 64);
+                took += since.elapsed();
+            }
+            took
+        });
+    });
+}
+
+criterion_group!(benches, recording, packing, coming_to_a_message);
 criterion_main!(benches);

@@ -274,8 +274,8 @@ impl Client {
         for position in 0..self.connections.len() {
             self.settle_account(position, until);
         }
+        self.settle_visits(cx, until);
         self.tally.settle_missing(until);
-        self.settle_visits(cx);
         let stalled = self.shared.load.stalled > 0;
         let closing_time = if stalled { STALLED_CLOSING_TIME } else { CLOSING_TIME };
         self.phase = Phase::Closing { until: cx.now() + closing_time };

@@ -266,7 +266,10 @@ impl Client {
         let before = std::mem::replace(&mut visit.stage, Stage::Leaving);
         match before {
             Stage::Opening(_) => self.tally.error(UNFINISHED),
-            Stage::Awaiting(_) => self.tally.integrity.lost += 1,
+            Stage::Awaiting(times) => {
+                self.tally.integrity.lost += 1;
+                self.tally.missing.add(times, 1);
+            }
             Stage::Free | Stage::Held | Stage::Leaving => return false,
         }
         self.places.unanswered -= 1;
@@ -295,8 +298,9 @@ impl Client {
                 self.tally.error(&causes::of_end(&closed.cause, false));
                 self.places.unanswered -= 1;
             }
-            Stage::Awaiting(_) => {
+            Stage::Awaiting(times) => {
                 self.tally.integrity.lost += 1;
+                self.tally.missing.add(times, 1);
                 self.places.unanswered -= 1;
             }
             Stage::Free | Stage::Held | Stage::Leaving => {}
@@ -330,9 +334,14 @@ impl Client {
         }
     }
 
-    /// Accounts for what has not come to its end when nobody waits any longer.
-    pub(super) fn settle_visits<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
-        self.tally.unsent += self.places.waiting.drain(..).count() as u64;
+    /// Accounts for what has not come to its end when nobody waits any longer: what was due and not begun is as old as it is
+    /// at `until`.
+    pub(super) fn settle_visits<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, until: Nanos) {
+        let Client { places, tally, .. } = self;
+        for intended in places.waiting.drain(..) {
+            tally.unsent += 1;
+            tally.never_left(until, intended, 1);
+        }
         for position in 0..self.connections.len() {
             let is_held = self.visit_at(position).is_some_and(|visit| visit.stage == Stage::Held);
             if is_held || self.give_up_visit(position) {
