@@ -10,6 +10,8 @@ from workloads import ANYONE, COST
 
 # Of the ratio of echoring to itself: past that the machine was too noisy for verdicts within some per cent.
 NOISE_MAX = 0.02
+# With fewer rounds an interval is narrow by chance: nothing is decided then, but where a row never has as many.
+ROUNDS_JUDGED_MIN = 10
 MEAN_TARGET = 0.97
 BOOTSTRAP = 2_000
 SHARES = ("user_share", "soft_share", "cpu_share", "messages_per_s", "p50_ns", "p99_ns", "p999_ns")
@@ -65,19 +67,26 @@ def summary(row, rounds, raws):
             result["ratios"] += [
                 {"of": ours, "to": side, "value": name, **judged}
                 for name in row.values
-                if (judged := judge_ratio(rounds, ours, side, name, target, random_source))
+                if (judged := judge_ratio(row, rounds, ours, side, name, target, random_source))
             ]
     result["bounds"] = [bound(spread(values(rounds, OURS, name)), name, most) for name, most in row.bounds.items()]
     result["noise"] = noise(result)
+    samples = [sample for found in rounds for sample in found.values()]
+    result["samples"] = len(samples)
+    result["generator_saturated"] = sum(sample.get("generator_saturated") == 1.0 for sample in samples)
     return result
 
 
-def judge_ratio(rounds, ours, side, name, target, random_source):
+def judge_ratio(row, rounds, ours, side, name, target, random_source):
     """A ratio with its verdict; None where the sides have no round in common."""
     found = ratio(rounds, ours, side, name, random_source)
     if not found:
         return None
-    return {**found, "target": target, "verdict": pairs.verdict(found["low"], found["high"], target) if target else None}
+    verdict = None
+    if target:
+        enough = found["rounds"] >= min(ROUNDS_JUDGED_MIN, row.rounds_max or ROUNDS_JUDGED_MIN)
+        verdict = pairs.verdict(found["low"], found["high"], target) if enough else "undecided"
+    return {**found, "target": target, "verdict": verdict}
 
 
 def bound(told, name, most):

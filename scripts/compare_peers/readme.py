@@ -69,8 +69,8 @@ def about(record, found, folder):
     last = max(record.rows.values(), key=lambda row: row["started_at"])
     noise = [result["noise"] for _, result in found if result["noise"] is not None]
     told = [
-        "CPU of the server per message, and echoring's by the other's: below 1 it takes less. ✓ the target is met, ✗ missed, "
-        "? undecided.",
+        "What echoring takes, of the server's CPU per message unless the row says otherwise, and that by what the others take: "
+        "below 1 it is less. ✓ the target is met, ✗ missed, ? undecided.",
         f"Of all targets {counts['met']} are met, {counts['missed']} missed and {counts['undecided']} undecided.",
     ]
     if noise:

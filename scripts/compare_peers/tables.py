@@ -126,7 +126,8 @@ def overview(record):
         )
     parts.append(
         "Each cell is echoring's value by the peer's, the median of the ratios within rounds: below 1 echoring takes less. "
-        "✓ the 95 % interval lies below the target, ✗ above it, ? neither. "
+        "✓ the 95 % interval lies below the target, ✗ above it, ? neither, or fewer rounds than "
+        f"{judge.ROUNDS_JUDGED_MIN}. "
         f"`{TITLES[AGAIN]}` is the same server once more: the noise."
     )
     parts += [text for row, result in found for text in remarks(row, result, record.rows[row.name])]
@@ -153,6 +154,11 @@ def remarks(row, result, kept):
         yield (
             f"{row.title}: {kept['rate']:,} messages a second; in a closed loop {TITLES.get(slowest, slowest)} answered "
             f"{kept['maxima'][slowest]:,.0f}."
+        )
+    if row.rate_share and result["generator_saturated"]:
+        yield (
+            f"{row.title}: the generator was late to its own schedule in {result['generator_saturated']} of "
+            f"{result['samples']} stretches; what is told of these is its lateness, too."
         )
     if row.kind == "witness":
         told = judge.agreement(result, COST, WITNESSED_COST)

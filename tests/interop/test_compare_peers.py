@@ -94,6 +94,10 @@ class Judgement(unittest.TestCase):
         result = judge.summary(ROW, rounds, RAWS)
         self.assertEqual(result["ratios"][0]["verdict"], "undecided")
 
+    def test_few_rounds_decide_nothing(self):
+        result = judge.summary(ROW, rounds_of({OURS: 4.0, "uws": 8.0})[:9], RAWS)
+        self.assertEqual(result["ratios"][0]["verdict"], "undecided")
+
     def test_rounds_that_a_side_is_missing_from_count_for_the_others(self):
         rounds = rounds_of({OURS: 4.0, "uws": 4.4, "bun": 5.0})
         for found in rounds[:10]:
