@@ -43,15 +43,24 @@ class Server:
         self.process = subprocess.Popen(
             ["taskset", "-c", str(cpu)] + shlex.split(command), stdout=subprocess.PIPE, text=True
         )
+        try:
+            found = self.first_line()
+        except BaseException:
+            # An interrupt, too: nobody knows of the process yet.
+            self.stop()
+            raise
+        self.origin = found.group(1)
+        # Of one that works for the process that was started, where there is such a one.
+        self.pid = int(found.group(2) or self.process.pid)
+
+    def first_line(self):
+        """What the server says once it accepts connections."""
         ready, _, _ = select.select([self.process.stdout], [], [], START_S_MAX)
         line = self.process.stdout.readline() if ready else ""
         found = re.match(r"listening (ws://\S+)(?:.* pid=(\d+))?", line)
         if not found:
-            self.stop()
-            fail(f"{command!r} did not say where it listens, but {line!r}")
-        self.origin = found.group(1)
-        # Of one that works for the process that was started, where there is such a one.
-        self.pid = int(found.group(2) or self.process.pid)
+            fail(f"{shlex.join(self.process.args)!r} did not say where it listens, but {line!r}")
+        return found
 
     def stop(self):
         self.process.terminate()
@@ -157,6 +166,12 @@ def verdict(low, high, target):
 def bare(command):
     """A command without the folders of this machine."""
     return re.sub(r"\S*/", "", command)
+
+
+def reason(error):
+    """Why something failed, in one line and without the folders of this machine. What a program told on its way stands
+    before the reason."""
+    return re.sub(r"/\S*/", "", (str(error) or type(error).__name__).strip().split("\n")[-1])
 
 
 def progress(text):

@@ -166,7 +166,7 @@ def prepare(chosen):
         try:
             had[peer.name] = peer.commands()
         except install.Unavailable as error:
-            skipped[peer.name] = str(error)
+            skipped[peer.name] = pairs.reason(error)
             print(f"skipped {peer.name}: {error}", flush=True)
     return had, skipped
 

@@ -49,8 +49,7 @@ class Fleet:
             if server := self.servers.pop(name, None):
                 server.stop()
             self.failures[name] = self.failures.get(name, 0) + 1
-            # What the generator told on its way stands before the reason.
-            why = (str(error) or type(error).__name__).strip().split("\n")[-1]
+            why = pairs.reason(error)
             pairs.progress(f"{self.row.name}: {name} failed: {why}")
             if self.failures[name] >= self.FAILURES_MAX:
                 self.out[name] = why
