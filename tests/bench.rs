@@ -426,6 +426,7 @@ fn a_record_has_every_field_of_the_schema() {
             "label",
             "messages",
             "messages_per_s",
+            "push",
             "repetition",
             "response_histogram",
             "response_ns",

@@ -8,6 +8,8 @@ mod certificate;
 mod peer;
 #[path = "support/program.rs"]
 mod program;
+#[path = "support/pusher.rs"]
+mod pusher;
 #[path = "support/silent.rs"]
 mod silent;
 
@@ -376,4 +378,148 @@ fn descriptors_that_end_are_told_with_the_number_reached() {
     assert!(run.stderr.contains(&told) && run.stderr.contains("ulimit"), "{run}");
     assert!(count(&record["messages"]) > 0, "those that opened are measured: {run}");
     assert_eq!(run.code, Some(1), "{run}");
+}
+
+#[test]
+fn what_a_server_sends_by_itself_is_counted_with_its_distances() {
+    let server = Serve::start(&["--shards", "1"]);
+    let url = format!("{}/push?ms=50", server.url());
+    let flags = ["--mode", "push", "-c", "10", "--threads", "2", "-d", "1s"];
+    for more in [&[][..], &["--hello", "good day"], &["--driver", "epoll"]] {
+        let (run, record) = bench(&url, &[&flags[..], more].concat());
+        assert_eq!((&record["config"]["mode"], &record["config"]["verify"]), (&json!("push"), &json!(false)));
+        let messages = count(&record["messages"]);
+        // Ten connections get one each 50 ms: 200, or fewer on a machine that is busy elsewhere, and an echo each.
+        assert!((50..=230).contains(&messages), "{run}");
+        let found = &record["push"];
+        let gaps = count(&found["gap_ns"]["count"]);
+        // Each message but the first of a connection has one before it.
+        assert!(gaps <= messages && gaps + 10 >= messages, "{run}");
+        let p90 = count(&found["gap_ns"]["p90"]);
+        assert!(p90 >= 49_000_000, "{p90}: {run}");
+        assert_eq!((count(&found["untimed"]), count(&found["ahead"])), (0, 0), "{run}");
+        // The first beat comes at once.
+        assert_eq!(record["handshake"]["first_message_ns"]["count"], 10, "{run}");
+        // Nobody said when they were made.
+        assert_eq!(count(&record["response_ns"]["count"]), 0, "{run}");
+        assert_eq!((&record["errors"], &record["closes"]), (&json!({}), &json!({"1000": 10})), "{run}");
+        assert_eq!(run.code, Some(0), "{run}");
+    }
+}
+
+/// By how much older than it is each message of [`aged`] says to be.
+const AGE: Duration = Duration::from_millis(300);
+
+fn since_1970() -> Duration {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock")
+}
+
+fn aged(number: u64) -> String {
+    json!({"number": number, "data": {"sent": (since_1970() - AGE).as_micros() as u64}}).to_string()
+}
+
+#[test]
+fn response_time_counts_from_when_messages_say_that_they_were_made() {
+    let url = format!("ws://{}/", pusher::start(Duration::from_millis(10), aged));
+    let flags = ["--mode", "push", "-c", "4", "--hello", "begin", "-d", "1500ms"];
+    let (run, record) =
+        bench(&url, &[&flags[..], &["--time-field", "data.sent", "--time-unit", "us"]].concat());
+    let messages = count(&record["messages"]);
+    assert!(messages > 100, "{run}");
+    let times = &record["response_ns"];
+    // All that were made within the measured time, and arrived in it but for those under way at its end.
+    assert!((50..=messages).contains(&count(&times["count"])), "{run}");
+    // A clock may be stepped by less than this; a machine that is busy elsewhere makes it longer.
+    let p50 = count(&times["p50"]);
+    assert!((290_000_000..5_000_000_000).contains(&p50), "{p50}: {run}");
+    assert_eq!((&record["push"]["untimed"], &record["push"]["ahead"]), (&json!(0), &json!(0)), "{run}");
+    assert_eq!(
+        (&record["config"]["time_field"], &record["config"]["time_unit"]),
+        (&json!("data.sent"), &json!("us"))
+    );
+    assert_eq!((&record["config"]["hello"], run.code), (&json!("begin"), Some(0)), "{run}");
+}
+
+/// Of three messages one tells a time that is yet to come, one none, and one its own.
+fn mixed(number: u64) -> String {
+    match number % 3 {
+        0 => json!({"sent": (since_1970() + Duration::from_secs(3_600)).as_secs_f64()}).to_string(),
+        1 => "heart beat".to_owned(),
+        _ => json!({"sent": since_1970().as_secs_f64()}).to_string(),
+    }
+}
+
+#[test]
+fn times_that_cannot_be_are_counted() {
+    let url = format!("ws://{}/", pusher::start(Duration::from_millis(5), mixed));
+    let flags = ["--mode", "push", "-c", "3", "--hello", "begin", "-d", "1s"];
+    let (run, record) = bench(&url, &[&flags[..], &["--time-field", "sent", "--time-unit", "s"]].concat());
+    let messages = count(&record["messages"]);
+    assert!(messages > 60, "{run}");
+    for field in ["untimed", "ahead"] {
+        // A third of each connection's, and one more at either end of the measured time.
+        let found = count(&record["push"][field]);
+        assert!(found.abs_diff(messages / 3) <= 6, "{field} {found} of {messages}: {run}");
+    }
+    assert!(run.code == Some(0), "{run}");
+}
+
+#[test]
+fn a_wrong_flag_of_a_listener_is_one_line_that_names_it() {
+    let push = |flags: &[&'static str]| [&["--mode", "push"], flags].concat();
+    for (flags, flag) in [
+        (push(&["--rate", "10"]), "--rate"),
+        (push(&["--depth", "2"]), "--depth"),
+        (push(&["--message-bytes", "20"]), "--message-bytes"),
+        (push(&["--find-max", "gap.p99<1s"]), "--find-max"),
+        (push(&["--hold", "1s"]), "--hold"),
+        (push(&["--time-field", "a..b"]), "--time-field"),
+        (vec!["--hello", "x"], "--hello"),
+        (vec!["--mode", "connect", "--time-field", "x"], "--time-field"),
+    ] {
+        let run = run("ws://127.0.0.1:1/", &flags);
+        assert_eq!(run.code, Some(2), "{flags:?}: {run}");
+        assert!(run.stderr.starts_with(&format!("error: {flag}: ")), "{flags:?}: {run}");
+    }
+    let nobody = Run::from(command(&["bench", "--mode", "push"]).output().expect("the binary runs"));
+    assert_eq!(nobody.code, Some(2), "{nobody}");
+    assert!(nobody.stderr.starts_with("error: URL: --mode push listens"), "{nobody}");
+}
+
+/// The binary in a network of its own, whose loopback hands out the ports 40000 to 40049 but for the last 30. `None`
+/// where this user may make none.
+fn with_few_ports(words: &[&str]) -> Option<Run> {
+    const SET_UP: &str = "ip link set lo up && cd /proc/sys/net/ipv4 && echo 40000 40049 > ip_local_port_range \
+                          && echo 40020-40049 > ip_local_reserved_ports && exec \"$@\"";
+    let unshared = |words: &[&str]| std::process::Command::new("unshare").arg("-rn").args(words).output();
+    if !unshared(&["sh", "-c", SET_UP, "sh", "true"]).is_ok_and(|output| output.status.success()) {
+        eprintln!("no network of its own can be made here: what is told of ports is left to the unit tests");
+        return None;
+    }
+    let program = ["sh", "-c", SET_UP, "sh", env!("CARGO_BIN_EXE_echoring"), "bench"];
+    Some(unshared(&[&program[..], words].concat()).expect("it ran before").into())
+}
+
+#[test]
+fn ports_that_end_are_told_with_the_number_reached_and_more_addresses_help() {
+    // Forty fit what the range says; of the twenty that are left the server has one.
+    let flags =
+        ["--mode", "echo", "-c", "40", "--warmup", "0s", "-d", "300ms", "--json", "-", "--source-addr"];
+    for driver in ["auto", "epoll"] {
+        let Some(run) = with_few_ports(&[&flags[..], &["127.0.0.1", "--driver", driver]].concat()) else {
+            return;
+        };
+        let record = &run.json()["runs"][0];
+        assert_eq!(record["connections"], json!({"opened": 19, "ended_early": 0, "dialled": 40}), "{run}");
+        assert_eq!(record["errors"], json!({"too few local ports": 21}), "{run}");
+        let told =
+            "opened 19 of 40 connections: 21 × too few local ports; name more addresses with --source-addr";
+        assert!(run.stderr.contains(told) && run.stderr.contains("ip_local_port_range"), "{run}");
+        assert!(count(&record["messages"]) > 0, "those that opened are measured: {run}");
+        assert_eq!(run.code, Some(1), "{run}");
+    }
+    let Some(run) = with_few_ports(&[&flags[..], &["127.0.0.1-127.0.0.3"]].concat()) else { return };
+    let record = &run.json()["runs"][0];
+    assert_eq!((&record["connections"]["opened"], &record["errors"]), (&json!(40), &json!({})), "{run}");
+    assert_eq!(run.code, Some(0), "{run}");
 }

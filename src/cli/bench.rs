@@ -2,6 +2,7 @@
 
 mod dial;
 mod exporter;
+mod listen;
 mod messages;
 mod outputs;
 mod pace;
@@ -51,6 +52,8 @@ Examples:
       what 10 subscribers that stop reading do to the other 990
   echoring bench ws://127.0.0.1:9001 --mode connect --rate 2000/s --fail-if 'handshake.p99>20ms'
       2,000 new connections a second: each is opened, gets one message back, and is closed
+  echoring bench wss://feed.example/prices --mode push -c 500 --hello 'subscribe all' --time-field ts
+      500 connections that listen: what comes, how far apart, and how long after its time in the member ts
   echoring bench ws://127.0.0.1:9001 --rate 20000 --text mixed --message-bytes zipf:16..4096
       text of many scripts, most messages short and some long
   echoring bench ws://127.0.0.1:9001 --rate 5000 --kind json --payload-file messages.ndjson
@@ -71,7 +74,7 @@ Examples:
       runs that a file describes, each for 5 s whatever it says
 
 In --fail-if and --find-max a METRIC is p50 p90 p99 p99.9 p99.99 max mean of the response time, or of another
-distribution as in service.p99 (service, lateness, handshake; in broadcast mode first, median, last), or one of
+distribution as in service.p99 (service, lateness, handshake; in broadcast mode first, median, last; in push mode gap), or one of
 lost duplicated reordered corrupted late errors closes ended_early unsent messages messages_per_s bytes_per_s
 reach gaps cpu_per_message max_rate; OP is < <= > >= == !=; a UNIT is ns us ms s, k M, KiB MiB, or %.
 
@@ -139,6 +142,9 @@ pub struct Args {
 
     #[command(flatten)]
     dial: dial::Args,
+
+    #[command(flatten)]
+    listen: listen::Args,
 
     #[command(flatten)]
     messages: messages::Args,
@@ -249,6 +255,10 @@ impl Args {
                 return Err(usage(flag, "only for --mode broadcast"));
             }
         }
+        if modes.contains(&Mode::Push) {
+            let (has_url, searches) = (self.url.is_some(), self.verdicts.find_max.is_some());
+            listen::check(&self.pace, has_url, searches, &self.messages.of_senders())?;
+        }
         if self.duration.is_some_and(|time| time > DURATION_MAX) {
             return Err(usage("--duration", "at most 24h"));
         }
@@ -271,11 +281,12 @@ impl Args {
         let pace = self.pace_of(mode);
         let connections = self.connections.unwrap_or(match mode {
             Mode::Connect => pace.depth().unwrap_or(load::PLACES_DEFAULT),
-            Mode::Echo | Mode::Broadcast => CONNECTIONS_DEFAULT,
+            Mode::Echo | Mode::Broadcast | Mode::Push => CONNECTIONS_DEFAULT,
         });
         let (mode, publishers, topics, (stalled, trickle)) = match mode {
             Mode::Echo => (load::Mode::Echo, 0, 0, (0, None)),
             Mode::Connect => (load::Mode::Connect, 0, 0, (0, None)),
+            Mode::Push => (load::Mode::Push, 0, 0, (0, None)),
             Mode::Broadcast => {
                 let publishers = self.messages.publishers.unwrap_or(topics);
                 let slow = self.messages.slow(connections.saturating_sub(publishers))?;
@@ -311,7 +322,9 @@ impl Args {
             allow_saturated: self.pace.allow_saturated,
             compress: offered.clone(),
             dialling,
-            verify: self.messages.verify == Switch::On,
+            listening: self.listen.listening(),
+            // What a server sends by itself is not known, so that nothing can be compared.
+            verify: self.messages.verify == Switch::On && mode != load::Mode::Push,
             allow: self.messages.allowed(),
             seed,
         };
@@ -327,7 +340,7 @@ impl Args {
         let default = match mode {
             _ if self.verdicts.find_max.is_some() => Some(START_DEFAULT),
             Mode::Connect if self.pace.depth.is_none() => Some(load::CONNECT_RATE_DEFAULT),
-            Mode::Echo | Mode::Broadcast | Mode::Connect => None,
+            Mode::Echo | Mode::Broadcast | Mode::Connect | Mode::Push => None,
         };
         self.pace.pace(default)
     }

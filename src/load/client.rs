@@ -30,6 +30,7 @@ mod connecting;
 mod connection;
 mod echo;
 mod opening;
+mod push;
 mod sending;
 mod slow;
 
@@ -112,6 +113,7 @@ pub struct Client {
     unposted: VecDeque<u32>,
     slow: slow::Slow,
     places: connecting::Places,
+    wall: push::Wall,
     message: Vec<u8>,
     wake_at: Option<Nanos>,
     watched_at: Nanos,
@@ -143,6 +145,7 @@ impl Client {
             unposted: VecDeque::new(),
             slow: slow::Slow::default(),
             places: connecting::Places::default(),
+            wall: push::Wall::default(),
             message: Vec::with_capacity(shared.payloads.bytes_max()),
             // The first turn dials; later ones say when they want the next.
             wake_at: Some(0),
@@ -163,6 +166,7 @@ impl Client {
     fn step<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
         let now = cx.now();
         self.wake_at = Some(now + WATCH_INTERVAL);
+        self.look_at_the_wall(cx);
         match self.phase {
             Phase::Dialling => self.dial(cx),
             Phase::Ready => self.await_others(cx),
@@ -209,6 +213,9 @@ impl Client {
         let Phase::Running { stop_at, cpu_before } = self.phase else { return };
         let stopped = self.shared.is_stopped();
         self.walk_schedule(cx, now.min(stop_at - 1));
+        if self.shared.load.mode == Mode::Connect && !stopped {
+            self.visit(cx, now, stop_at);
+        }
         if now >= stop_at || stopped || self.is_deserted() {
             self.tally.cut(now);
             if let (Some((before, since)), Some(after)) = (cpu_before, host::thread_cpu_ns()) {
@@ -224,9 +231,6 @@ impl Client {
             return self.wake_by(now);
         }
         self.wake_by(stop_at);
-        if self.shared.load.mode == Mode::Connect {
-            self.visit(cx, now);
-        }
         self.trickle(cx, now);
         self.retry(cx, now);
         if now >= self.watched_at + REPLY_TIME / 5 {
@@ -265,7 +269,7 @@ impl Client {
             && open.all(|connection| match &connection.flow {
                 Flow::Echo(awaited) => awaited.in_flight() == 0,
                 Flow::Broadcast(broadcast) => self.has_all(connection.number, broadcast),
-                Flow::Visit(_) => true,
+                Flow::Visit(_) | Flow::Push(_) => true,
             })
     }
 
@@ -308,6 +312,8 @@ impl Client {
             Flow::Broadcast(_) => self.settle_broadcast(position, until),
             // Those without a connection have an account too: see `settle_visits`.
             Flow::Visit(_) => {}
+            // Nobody knows what they should have got.
+            Flow::Push(_) => {}
         }
     }
 
@@ -380,6 +386,7 @@ impl Application for Client {
             Mode::Echo => self.echo_arrived(link, position, &chunk),
             Mode::Broadcast => self.delivery_arrived(link, position, &chunk),
             Mode::Connect => self.visit_answered(link, position, &chunk),
+            Mode::Push => self.push_arrived(link, position, &chunk),
         }
         Disposition::Done
     }

@@ -127,6 +127,16 @@ impl Recorder {
         self.current.service.saturating_record(service);
     }
 
+    /// A message arrived of which nobody knows when it left.
+    #[inline]
+    pub fn count(&mut self, now: Nanos, payload_bytes: usize) {
+        if now >= self.ends {
+            self.roll(now);
+        }
+        self.current.messages += 1;
+        self.current.bytes += payload_bytes as u64;
+    }
+
     /// Packs the stretches that are over at `now`.
     #[cold]
     pub fn roll(&mut self, now: Nanos) {

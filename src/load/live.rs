@@ -103,7 +103,8 @@ impl SoFar {
                 interval::unpack(current, sum.get_or_insert_with(histogram));
             }
         }
-        sum
+        // Messages of which nobody knows when they left have no times.
+        sum.filter(|sum| !sum.is_empty())
     }
 
     /// The quantiles of [`SoFar::response`].

@@ -136,7 +136,7 @@ const QUANTILES: [(&str, &str, Option<f64>); 9] = [
 ];
 
 /// Distributions by the names that stand before a quantile's, with the only mode that has them.
-const DISTRIBUTIONS: [(&str, &[&str], Option<&str>); 13] = [
+const DISTRIBUTIONS: [(&str, &[&str], Option<&str>); 14] = [
     ("", &["response_ns"], None),
     ("response.", &["response_ns"], None),
     ("service.", &["service_ns"], None),
@@ -145,6 +145,7 @@ const DISTRIBUTIONS: [(&str, &[&str], Option<&str>); 13] = [
     ("first.", &["broadcast", "first_ns"], Some("broadcast")),
     ("median.", &["broadcast", "median_ns"], Some("broadcast")),
     ("last.", &["broadcast", "last_ns"], Some("broadcast")),
+    ("gap.", &["push", "gap_ns"], Some("push")),
     ("handshake.", &["handshake", "total_ns"], None),
     ("handshake.connect.", &["handshake", "connect_ns"], None),
     ("handshake.tls.", &["handshake", "tls_ns"], None),

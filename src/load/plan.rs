@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::allow::Flaw;
 use super::dialling::Dialling;
+use super::listening::Listening;
 use super::payload::{CONNECTIONS_MAX, Form, Lines, Payloads, Spread, Style};
 use super::schedule::{Arrivals, BURST_MAX, Profile, RATE_MAX, STAGE_TIME_MAX, STAGES_MAX};
 use crate::connection::Compression;
@@ -23,6 +24,8 @@ pub const DEPTH_MAX: u32 = 8_192;
 pub const DRAIN_DEFAULT: Duration = Duration::from_secs(5);
 /// Where echoes are asked for when the URL has no path.
 const ECHO_PATH: &str = "/echo";
+/// Where messages come by themselves when the URL has no path.
+const PUSH_PATH: &str = "/push";
 /// Where topics are when the URL has no path.
 const TOPIC_PATH: &str = "/broadcast/{topic}";
 /// Stands for the topic's name in a path.
@@ -38,6 +41,8 @@ pub enum Mode {
     Broadcast,
     /// Connections are the load: each is opened, gets one message back, and is closed.
     Connect,
+    /// Connections listen, and what the server sends is counted and timed.
+    Push,
 }
 
 impl Mode {
@@ -47,13 +52,14 @@ impl Mode {
             Mode::Echo => "echo",
             Mode::Broadcast => "broadcast",
             Mode::Connect => "connect",
+            Mode::Push => "push",
         }
     }
 
     /// What its load is made of, in the plural.
     pub fn unit(self) -> &'static str {
         match self {
-            Mode::Echo | Mode::Broadcast => "messages",
+            Mode::Echo | Mode::Broadcast | Mode::Push => "messages",
             Mode::Connect => "connections",
         }
     }
@@ -61,7 +67,7 @@ impl Mode {
     /// What its messages have to tell.
     pub fn form(self) -> Form {
         match self {
-            Mode::Echo | Mode::Connect => Form::Echo,
+            Mode::Echo | Mode::Connect | Mode::Push => Form::Echo,
             Mode::Broadcast => Form::Broadcast,
         }
     }
@@ -251,6 +257,8 @@ pub struct Workload {
     pub compress: Compress,
     /// How connections are opened.
     pub dialling: Dialling,
+    /// What connections that listen are to do.
+    pub listening: Listening,
     /// Whether what arrives is checked.
     pub verify: bool,
     /// What may go wrong without the run having failed.
@@ -284,6 +292,7 @@ impl Default for Workload {
             allow_saturated: false,
             compress: Compress::off(),
             dialling: Dialling::default(),
+            listening: Listening::default(),
             verify: true,
             allow: Vec::new(),
             seed: 1,
@@ -351,7 +360,8 @@ impl Workload {
         if self.mode == Mode::Broadcast {
             self.check_broadcast()?;
         }
-        self.check_dialling()
+        self.check_dialling()?;
+        self.check_listening()
     }
 
     fn check_stages(&self, stages: &[RateStage]) -> Result<(), Contradiction> {
@@ -472,6 +482,7 @@ impl Workload {
         match self.mode {
             Mode::Echo | Mode::Connect => self.connections,
             Mode::Broadcast => self.publishers,
+            Mode::Push => 0,
         }
     }
 
@@ -495,6 +506,7 @@ impl Workload {
     pub fn path(&self, url_path: Option<&str>, connection: u32) -> String {
         match self.mode {
             Mode::Echo | Mode::Connect => url_path.unwrap_or(ECHO_PATH).to_owned(),
+            Mode::Push => url_path.unwrap_or(PUSH_PATH).to_owned(),
             Mode::Broadcast => {
                 // The seed keeps runs on one server apart.
                 let name = format!("bench-{:08x}-{}", self.seed as u32, self.topic(connection));

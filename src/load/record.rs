@@ -70,6 +70,9 @@ pub struct Record {
     pub service_histogram: Option<String>,
     /// Only in broadcast mode.
     pub broadcast: Option<Broadcast>,
+    /// Only in push mode. Records from before it was added have none.
+    #[serde(default)]
+    pub push: Option<Push>,
     /// The subscribers that were slow on purpose; only where some were to.
     pub stalled: Option<Stalled>,
     /// What compression did; only where it was offered.
@@ -132,7 +135,7 @@ pub struct FailIf {
 /// What was asked for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
-    /// `echo` or `broadcast`.
+    /// `echo`, `broadcast`, `connect` or `push`.
     pub mode: String,
     /// Publishers included.
     pub connections: u32,
@@ -204,6 +207,15 @@ pub struct Config {
     /// How connections were opened. Records from before it was added have none.
     #[serde(default)]
     pub dialling: Option<Dialling>,
+    /// What each connection said when it was open; push mode only.
+    #[serde(default)]
+    pub hello: Option<String>,
+    /// The member of messages that told when they were made; push mode only.
+    #[serde(default)]
+    pub time_field: Option<String>,
+    /// What that counted since 1970: `ns`, `us`, `ms` or `s`.
+    #[serde(default)]
+    pub time_unit: Option<String>,
     /// How long messages under way at the end are awaited before they count as lost.
     pub drain_s: f64,
     /// What all payloads follow from.
@@ -338,6 +350,17 @@ pub struct Broadcast {
     pub gaps: u64,
     /// Messages published over the whole run.
     pub published: u64,
+}
+
+/// What the server sent by itself within the measured time.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Push {
+    /// From one message of a connection to its next.
+    pub gap_ns: Quantiles,
+    /// Messages that were to tell when they were made and did not.
+    pub untimed: u64,
+    /// Messages that were made later than they came, by the two clocks. Their response time counts as 0.
+    pub ahead: u64,
 }
 
 /// The subscribers that read slowly or not at all from the start of the measured time, and what became of them.

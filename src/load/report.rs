@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use super::dialling::Dialling;
 use super::distribution;
 use super::host;
+use super::listening::TimeField;
 use super::plan::{Means, Mode, RateStage, Workload};
 use super::record::{self, Quantiles, Record};
 use super::run::LATENESS_NS_MAX;
@@ -54,6 +55,7 @@ pub(super) fn write(
             gaps: tally.gaps,
             published: tally.sent,
         }),
+        push: (load.mode == Mode::Push).then(|| tally.pushes.describe()),
         stalled: (load.stalled > 0).then(|| record::Stalled {
             count: tally.stalled,
             closed_by_code: by_code(&tally.stalled_closes),
@@ -160,6 +162,9 @@ fn describe_config(shared: &Shared, means: &Means) -> record::Config {
         sequenced: !shared.payloads.bare(),
         allow: load.allow.clone(),
         dialling: Some(describe_dialling(load)),
+        hello: load.listening.hello.clone(),
+        time_field: load.listening.time.as_ref().map(TimeField::name),
+        time_unit: load.listening.time.as_ref().map(|time| time.unit().name().to_owned()),
         drain_s: load.drain.as_secs_f64(),
         seed: load.seed,
     }

@@ -43,6 +43,8 @@ const PORTS_SHARE: f64 = 0.8;
 const DESCRIPTORS_SPARE: u64 = 64;
 /// Queue of a connection at most, whatever the depth.
 const QUEUE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Bytes of a message that a server sends by itself, at most.
+const PUSHED_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Bytes of a mailbox between threads: its messages carry none.
 const MAILBOX_BYTES: usize = 64;
 /// Servers whose TLS sessions a thread remembers; a run has one.
@@ -457,7 +459,10 @@ fn config(shared: &Shared, place: &Place, thread: usize) -> Config {
     Config {
         connection: connection::Config {
             // A server that returns more than it got is to be seen, not refused.
-            message_bytes_max: MESSAGE_BYTES_DEFAULT.max(2 * message_bytes),
+            message_bytes_max: match load.mode {
+                Mode::Push => PUSHED_BYTES_MAX,
+                _ => MESSAGE_BYTES_DEFAULT.max(2 * message_bytes),
+            },
             queue_bytes,
             compression: load.compress.compression,
             dial: Some(dial),

@@ -10,7 +10,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::record::{Compression, Config, GeneratorThread, Handshake, Quantiles, Record};
+use super::record::{Compression, Config, GeneratorThread, Handshake, Push, Quantiles, Record};
 use super::run::{Moment, Outcome, Stage, Verdict};
 use super::tables;
 
@@ -171,6 +171,7 @@ pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
             "connections opened"
         }
         "connect" => "connections opened, and their messages echoed,",
+        "push" => "messages heard",
         _ => "messages echoed",
     };
     writeln!(
@@ -202,17 +203,10 @@ pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
         };
         writeln!(out, "slow       {} subscribers read {read}; closed: {codes}", count(stalled.count))?;
     }
-    let integrity = &record.integrity;
-    writeln!(
-        out,
-        "integrity  {} lost, {} duplicated, {} reordered, {} corrupted{}{}",
-        count(integrity.lost),
-        count(integrity.duplicated),
-        count(integrity.reordered),
-        count(integrity.corrupted),
-        late(record),
-        if record.config.verify { "" } else { " (contents not checked: --verify off)" },
-    )?;
+    match &record.push {
+        Some(push) => writeln!(out, "contents   not checked: they are the server's own{}", timing(push))?,
+        None => writeln!(out, "integrity  {}", integrity(record))?,
+    }
     if let Some(done) = &record.compression {
         writeln!(out, "compressed {}", compression(done, record.connections.opened))?;
     }
@@ -277,6 +271,28 @@ fn compression(done: &Compression, opened: u64) -> String {
         share(done.bytes_out, done.bytes_out_plain),
         share(done.bytes_in, done.bytes_in_plain),
     )
+}
+
+/// What is wrong with messages.
+fn integrity(record: &Record) -> String {
+    let integrity = &record.integrity;
+    format!(
+        "{} lost, {} duplicated, {} reordered, {} corrupted{}{}",
+        count(integrity.lost),
+        count(integrity.duplicated),
+        count(integrity.reordered),
+        count(integrity.corrupted),
+        late(record),
+        if record.config.verify { "" } else { " (contents not checked: --verify off)" },
+    )
+}
+
+/// What is wrong with the times that messages tell.
+fn timing(push: &Push) -> String {
+    let parts =
+        [(push.untimed, "told no time"), (push.ahead, "came before they were made, by the two clocks")];
+    let wrong = parts.into_iter().filter(|(messages, _)| *messages > 0);
+    wrong.map(|(messages, what)| format!("; {} {what}", count(messages))).collect()
 }
 
 /// How long connections took to open, step by step.
@@ -365,6 +381,9 @@ fn latencies(record: &Record) -> Table {
         row("first subscriber", &broadcast.first_ns);
         row("median subscriber", &broadcast.median_ns);
         row("last subscriber", &broadcast.last_ns);
+    }
+    if let Some(push) = &record.push {
+        row("gap", &push.gap_ns);
     }
     row("lateness", &record.generator.lateness_ns);
     for column in table.column_iter_mut().skip(1) {

@@ -12,6 +12,7 @@ use super::meter::Stretch;
 use super::missing::Missing;
 use super::order::Findings;
 use super::plan::RateStage;
+use super::pushes::Pushes;
 use super::track::{Integrity, Times};
 use crate::limits::{Nanos, SECOND};
 use crate::stats::Compressed;
@@ -160,6 +161,8 @@ pub struct Tally {
     pub tls_resumed: u64,
     /// How long connections took to open.
     pub handshakes: Handshakes,
+    /// What came of itself; push mode only.
+    pub pushes: Pushes,
     /// CPU time of the thread within the window.
     pub cpu_ns: u64,
     /// The same stretch by the clock.
@@ -216,6 +219,7 @@ impl Tally {
             tls_handshakes: 0,
             tls_resumed: 0,
             handshakes: Handshakes::default(),
+            pushes: Pushes::default(),
             cpu_ns: 0,
             wall_ns: 0,
             series: Vec::new(),
@@ -269,6 +273,19 @@ impl Tally {
             }
             if let Some(stage) = self.stage(now) {
                 stage.messages += 1;
+            }
+        }
+    }
+
+    /// A message arrived, whole, of which nobody knows when it left.
+    #[inline]
+    pub fn heard(&mut self, now: Nanos, payload_bytes: usize) {
+        self.received += 1;
+        if self.window.contains(now) {
+            self.messages += 1;
+            self.bytes += payload_bytes as u64;
+            if let Some(recorder) = &mut self.recorder {
+                recorder.count(now, payload_bytes);
             }
         }
     }
@@ -428,6 +445,7 @@ impl Tally {
         self.tls_handshakes += other.tls_handshakes;
         self.tls_resumed += other.tls_resumed;
         self.handshakes.merge(&other.handshakes);
+        self.pushes.merge(&other.pushes);
         for (mine, theirs) in [
             (&mut self.compressed.messages_in, other.compressed.messages_in),
             (&mut self.compressed.bytes_in, other.compressed.bytes_in),

@@ -7,6 +7,7 @@ The servers among them have the same paths, some of which one of them lacks:
     /close?code=C&reason=R   closes at once
     /ping                    pings with `are you there?`, and tells of each pong that comes with a text
     /reject?status=S         refuses the upgrade
+    /push?ms=M               sends by itself every M milliseconds, with the time in `data.sent`
 
 They take messages of up to 1 MiB, choose the subprotocol `chat` if it is offered, accept compression if started with
 `--compress`, and say `listening PORT` once they are.

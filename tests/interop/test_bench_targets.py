@@ -109,6 +109,36 @@ class OfWebsockets(EchoServers, unittest.TestCase):
     command = staticmethod(lambda: programs.python("websockets_server.py"))
 
 
+class Listening(unittest.TestCase):
+    """What a server in Python sends by itself."""
+
+    def test_push(self):
+        with programs.Peer(programs.python("websockets_server.py")) as peer:
+            flags = ("--mode", "push", "--time-field", "data.sent", "--time-unit", "ns")
+            code, record, errors = bench(peer.url + "/push?ms=20", *flags)
+        self.assertEqual(code, 0, errors)
+        # Five connections, one each 20 ms for 400 ms; fewer on a machine that has other things to do.
+        self.assertTrue(30 <= record["messages"] <= 110, record["messages"])
+        self.assertGreaterEqual(record["push"]["gap_ns"]["p90"], 19_000_000)
+        self.assertEqual(record["push"]["untimed"], 0)
+        self.assertEqual(record["handshake"]["first_message_ns"]["count"], 5)
+        self.assertGreater(record["response_ns"]["count"], 20)
+        # Both read the same clock of the same host.
+        self.assertLess(record["response_ns"]["p50"], 1_000_000_000)
+        self.assertEqual((record["errors"], record["config"]["verify"]), ({}, False))
+
+    def test_connections(self):
+        with programs.Peer(programs.python("websockets_server.py")) as peer:
+            flags = ("--mode", "connect", "--rate", "50", "-c", "40")
+            command = [BINARY, "bench", peer.url + "/echo", "-d", "1s", "--warmup", "0s", "--json", "-", *flags]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+        record = json.loads(done.stdout)["runs"][0]
+        self.assertIn(done.returncode, (0, 4), done.stderr)
+        self.assertEqual(record["connections"], {"opened": 50, "ended_early": 0, "dialled": 50})
+        self.assertEqual((record["response_ns"]["count"], record["handshake"]["count"]), (50, 50))
+        self.assertEqual((record["errors"], record["closes"]), ({}, {"1000": 50}))
+
+
 class OfWs(EchoServers, unittest.TestCase):
     name = "ws"
     command = staticmethod(lambda: programs.node("ws_server.mjs"))

@@ -162,6 +162,15 @@ impl Args {
         ]
     }
 
+    /// The flags that say what is sent, and whether each was typed.
+    pub(super) fn of_senders(&self) -> [(&'static str, bool); 3] {
+        [
+            ("--message-bytes", self.message_bytes.is_some()),
+            ("--text", self.text.is_some()),
+            ("--payload-file", self.payload_file.is_some()),
+        ]
+    }
+
     pub(super) fn allowed(&self) -> Vec<Flaw> {
         self.allow.as_ref().map(|allow| allow.0.clone()).unwrap_or_default()
     }

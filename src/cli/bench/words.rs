@@ -21,6 +21,21 @@ pub(super) enum Mode {
     Broadcast,
     /// Connections are the load: each is opened, gets one message back, and is closed
     Connect,
+    /// Connections listen, and what the server sends by itself is counted and timed
+    Push,
+}
+
+/// `--time-unit`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Unit {
+    /// Nanoseconds
+    Ns,
+    /// Microseconds
+    Us,
+    /// Milliseconds
+    Ms,
+    /// Seconds
+    S,
 }
 
 /// `--kind`.

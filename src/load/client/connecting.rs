@@ -103,13 +103,17 @@ impl Client {
         self.places.waiting.push_back(intended);
     }
 
-    /// Begins what is due, ends what was held for long enough, and what was not answered.
-    pub(super) fn visit<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, now: Nanos) {
+    /// Ends what was held for long enough, and begins what is due. What was due before the end is begun though a late turn
+    /// finds it behind that; a closed loop begins nothing then.
+    pub(super) fn visit<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, now: Nanos, stop_at: Nanos) {
         self.wake_places(now);
         self.leave_held(cx, now);
         let is_closed_loop = matches!(self.shared.load.pace, Pace::Depth(_));
         while let Some(position) = self.places.free.pop() {
-            let intended = if is_closed_loop { Some(cx.clock()) } else { self.places.waiting.pop_front() };
+            let intended = match is_closed_loop {
+                true => Some(cx.clock()).filter(|now| *now < stop_at),
+                false => self.places.waiting.pop_front(),
+            };
             let Some(intended) = intended else {
                 self.places.free.push(position);
                 break;
@@ -136,7 +140,7 @@ impl Client {
     fn visit_at(&mut self, position: usize) -> Option<&mut Visit> {
         match &mut self.connections[position].flow {
             Flow::Visit(visit) => Some(visit),
-            Flow::Echo(_) | Flow::Broadcast(_) => None,
+            Flow::Echo(_) | Flow::Broadcast(_) | Flow::Push(_) => None,
         }
     }
 
@@ -263,15 +267,14 @@ impl Client {
     /// The message of a connection will not come back, or its handshake not end. Whether there was one of either.
     fn give_up_visit(&mut self, position: usize) -> bool {
         let Some(visit) = self.visit_at(position) else { return false };
-        let before = std::mem::replace(&mut visit.stage, Stage::Leaving);
+        let before = visit.stage;
+        let (Stage::Opening(times) | Stage::Awaiting(times)) = before else { return false };
+        visit.stage = Stage::Leaving;
         match before {
             Stage::Opening(_) => self.tally.error(UNFINISHED),
-            Stage::Awaiting(times) => {
-                self.tally.integrity.lost += 1;
-                self.tally.missing.add(times, 1);
-            }
-            Stage::Free | Stage::Held | Stage::Leaving => return false,
+            _ => self.tally.integrity.lost += 1,
         }
+        self.tally.missing.add(times, 1);
         self.places.unanswered -= 1;
         true
     }

@@ -2,6 +2,7 @@
 
 use super::broadcast::Publishing;
 use super::connecting::Visit;
+use super::push::Listener;
 use crate::driver::Token;
 use crate::limits::Nanos;
 use crate::load::handshakes::Opening;
@@ -41,6 +42,7 @@ pub(super) enum Flow {
     Echo(Awaited),
     Broadcast(Box<Broadcast>),
     Visit(Visit),
+    Push(Listener),
 }
 
 /// A connection to a topic.
@@ -94,6 +96,7 @@ impl Connection {
         let flow = match load.mode {
             Mode::Echo => Flow::Echo(Awaited::new(load.pace.depth().unwrap_or(load.burst) as usize)),
             Mode::Connect => Flow::Visit(Visit::default()),
+            Mode::Push => Flow::Push(Listener::default()),
             Mode::Broadcast => {
                 let topic = load.topic(number);
                 let part = match () {
@@ -136,7 +139,7 @@ impl Connection {
                 let Part::Publishes(publishing) = &broadcast.part else { return None };
                 (publishing.next, publishing.in_flight(), false)
             }
-            Flow::Visit(_) => return None,
+            Flow::Visit(_) | Flow::Push(_) => return None,
         };
         let may = match pace {
             Pace::Depth(depth) => in_flight < u64::from(*depth),

@@ -102,7 +102,9 @@ impl Client {
         {
             dial.path = shared.load.path(shared.url_path.as_deref(), number);
         }
-        let token = cx.connect(shared.address, source, true, Peer { position: position as u32 })?;
+        // What is only counted need not be whole.
+        let whole = shared.load.mode != Mode::Push || shared.load.listening.time.is_some();
+        let token = cx.connect(shared.address, source, whole, Peer { position: position as u32 })?;
         let connection = &mut self.connections[position];
         connection.token = Some(token);
         connection.state = State::Dialling;
@@ -167,6 +169,7 @@ impl Client {
         if visits {
             return self.visit_opened(cx, token, position);
         }
+        self.greet(cx, token);
         self.shared.settled(cx.now());
     }
 

@@ -98,7 +98,7 @@ impl Client {
                         silent
                     }
                     Flow::Broadcast(broadcast) => broadcast.give_up(now),
-                    Flow::Visit(_) => false,
+                    Flow::Visit(_) | Flow::Push(_) => false,
                 };
             if silent {
                 self.tally.error(NO_REPLY);
@@ -156,7 +156,7 @@ impl Client {
                         tally.missing.add(forgotten, 1);
                     }
                 }
-                Flow::Visit(_) => {}
+                Flow::Visit(_) | Flow::Push(_) => {}
                 Flow::Broadcast(broadcast) => {
                     broadcast.published(now);
                     if let Some(board) = &shared.board {

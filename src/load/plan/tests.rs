@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::load::listening::{TimeField, TimeUnit};
 
 pub(in crate::load) fn workload(mode: Mode) -> Workload {
     Workload {
@@ -144,9 +145,15 @@ fn style() -> impl Strategy<Value = Style> {
     prop::sample::select(vec![Style::Text, Style::Mixed, Style::Emoji, Style::Binary, Style::Json])
 }
 
+fn listening() -> impl Strategy<Value = Listening> {
+    let unit = prop::sample::select(vec![TimeUnit::Nanoseconds, TimeUnit::Seconds]);
+    let time = ("[a-z]{1,9}([.][a-z]{1,9})?", unit).prop_map(|(name, unit)| TimeField::new(&name, unit));
+    (any::<Option<String>>(), prop::option::of(time)).prop_map(|(hello, time)| Listening { hello, time })
+}
+
 prop_compose! {
     fn any_workload()(
-        mode in prop::sample::select(vec![Mode::Echo, Mode::Broadcast, Mode::Connect]),
+        mode in prop::sample::select(vec![Mode::Echo, Mode::Broadcast, Mode::Connect, Mode::Push]),
         (connections, publishers, topics, stalled) in any::<(u32, u32, u32, u32)>(),
         (trickle, seed, burst) in any::<(Option<u64>, u64, u32)>(),
         (duration, warmup, ramp, drain, late_after) in any::<(Duration, Duration, Duration, Duration, Option<Duration>)>(),
@@ -155,12 +162,13 @@ prop_compose! {
         arrivals in prop::sample::select(vec![Arrivals::Even, Arrivals::Poisson]),
         (pace, style, compress) in (pace(), style(), compress()),
         (rate, timeout, hold, resumes, first_message) in any::<(Option<u64>, Duration, Duration, bool, bool)>(),
+        listening in listening(),
         (verify, allow_saturated) in any::<(bool, bool)>(),
         allow in prop::sample::subsequence(Flaw::ALL.to_vec(), 0..Flaw::ALL.len()),
     ) -> Workload {
         Workload {
             mode, connections, publishers, topics, stalled, trickle, duration, warmup, message_bytes, spread, style, pace,
-            arrivals, burst, ramp, drain, late_after, allow_saturated, compress, dialling: Dialling { rate, timeout, resumes, hold, first_message }, verify, allow, seed,
+            arrivals, burst, ramp, drain, late_after, allow_saturated, compress, dialling: Dialling { rate, timeout, resumes, hold, first_message }, listening, verify, allow, seed,
             ..Workload::default()
         }
     }

@@ -2,7 +2,9 @@
 
 import asyncio
 import http
+import json
 import sys
+import time
 from urllib.parse import parse_qs, urlsplit
 
 from websockets.asyncio.server import serve
@@ -20,7 +22,7 @@ def refuse(connection, request):
     path, query = target(request)
     if path == "/reject":
         return connection.respond(http.HTTPStatus(int(query["status"])), "refused\n")
-    if path not in ("/echo", "/close", "/fragment", "/ping"):
+    if path not in ("/echo", "/close", "/fragment", "/ping", "/push"):
         return connection.respond(http.HTTPStatus.NOT_FOUND, "no such path\n")
     return None
 
@@ -39,6 +41,11 @@ async def handle(connection):
     path, query = target(connection.request)
     if path == "/close":
         await connection.close(int(query["code"]), query.get("reason", ""))
+    if path == "/push":
+        while True:
+            # Until the peer closes, which ends this by an exception.
+            await connection.send(json.dumps({"data": {"sent": time.time_ns()}}))
+            await asyncio.sleep(float(query["ms"]) / 1000)
     if path == "/ping":
         await (await connection.ping("are you there?"))
         await connection.send("pong: are you there?")
