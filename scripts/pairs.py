@@ -57,7 +57,7 @@ class Server:
         """What the server says once it accepts connections."""
         ready, _, _ = select.select([self.process.stdout], [], [], START_S_MAX)
         line = self.process.stdout.readline() if ready else ""
-        found = re.match(r"listening (ws://\S+)(?:.* pid=(\d+))?", line)
+        found = re.match(r"listening (wss?://\S+)(?:.* pid=(\d+))?", line)
         if not found:
             fail(f"{shlex.join(self.process.args)!r} did not say where it listens, but {line!r}")
         return found

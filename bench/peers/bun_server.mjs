@@ -1,6 +1,6 @@
 // Bun's own server as a peer: an echo, or with --broadcast its own publish, a topic for each path.
 //
-//     bun_server.mjs [--broadcast] [--compress]      prints `listening ws://127.0.0.1:PORT ...` once it accepts connections
+//     bun_server.mjs [--broadcast] [--compress] [--tls CERT KEY]      prints `listening ws://127.0.0.1:PORT ...` once it accepts connections
 
 const MESSAGE_BYTES_MAX = 16 * 1024 * 1024;
 // Generous, so that nobody is left behind in an overload: it would drop messages without a word.
@@ -8,10 +8,13 @@ const BACKPRESSURE_BYTES = 64 * 1024 * 1024;
 
 const broadcast = process.argv.includes("--broadcast");
 const compress = process.argv.includes("--compress");
+const secured = process.argv.indexOf("--tls");
+const [cert, key] = secured < 0 ? [] : process.argv.slice(secured + 1).map((file) => Bun.file(file));
 
 const server = Bun.serve({
     hostname: "127.0.0.1",
     port: 0,
+    tls: cert && { cert, key },
     fetch(request, server) {
         const topic = new URL(request.url).pathname;
         if (server.upgrade(request, { data: { topic } })) return undefined;
@@ -31,4 +34,4 @@ const server = Bun.serve({
     },
 });
 
-console.log(`listening ws://127.0.0.1:${server.port} driver=epoll shards=1 pid=${process.pid}`);
+console.log(`listening ${cert ? "wss" : "ws"}://127.0.0.1:${server.port} driver=epoll shards=1 pid=${process.pid}`);

@@ -15,7 +15,7 @@ import machine
 import pairs
 import peers as sources
 
-ECHO, COMPRESSED, BROADCAST = "echo", "compressed", "broadcast"
+ECHO, COMPRESSED, SECURED, BROADCAST = "echo", "compressed", "secured", "broadcast"
 OURS, AGAIN, WINDOW = "echoring", "echoring-again", "echoring-window"
 FLOOR = "raw-uring"
 GORILLA, NCHAN = "golang-github-gorilla-websocket-dev", "libnginx-mod-nchan"
@@ -42,7 +42,14 @@ class Peer:
 
 def serve(*flags):
     command = " ".join([SERVE, *flags])
-    return lambda: {ECHO: command, BROADCAST: command, COMPRESSED: f"{command} --compress on"}
+
+    def commands():
+        found = {ECHO: command, BROADCAST: command, COMPRESSED: f"{command} --compress on"}
+        if files := install.certificate():
+            found[SECURED] = f"{command} --tls-cert {files[0]} --tls-key {files[1]}"
+        return found
+
+    return commands
 
 
 def with_window():
@@ -66,7 +73,10 @@ def uws():
 
 def bun():
     command = f"{install.bun()} {os.path.join(install.PROGRAMS, 'bun_server.mjs')}"
-    return {ECHO: command, BROADCAST: f"{command} --broadcast", COMPRESSED: f"{command} --compress"}
+    found = {ECHO: command, BROADCAST: f"{command} --broadcast", COMPRESSED: f"{command} --compress"}
+    if files := install.certificate():
+        found[SECURED] = f"{command} --tls {' '.join(files)}"
+    return found
 
 
 def ws():

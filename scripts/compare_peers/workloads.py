@@ -6,7 +6,7 @@ ratio of echoring's value to a peer's may be at most.
 
 from dataclasses import dataclass, field
 
-from catalogue import BROADCAST, COMPRESSED, ECHO, FLOOR, WINDOW
+from catalogue import BROADCAST, COMPRESSED, ECHO, FLOOR, SECURED, WINDOW
 
 COST, WITNESSED_COST = "cpu_ns_per_message", "witnessed_cpu_ns_per_message"
 HANDSHAKE_COST = "cpu_ns_per_handshake"
@@ -113,6 +113,18 @@ ROWS = [
 ]
 
 
+def secured(connections, message_bytes):
+    """Through TLS 1.3, with the cipher that server and generator agree on."""
+    size = sized(message_bytes).replace(" B", "").replace(" ", "")
+    return Row(
+        f"tls-{size}x{connections}",
+        f"echo through TLS, {sized(message_bytes)} binary × {connections:,}",
+        SECURED,
+        f"--connections {connections} --message-bytes {message_bytes} --depth 1 --kind binary --verify off --insecure",
+        message_bytes=message_bytes,
+    )
+
+
 def witnessed(connections, message_bytes):
     size = sized(message_bytes).replace(" B", "").replace(" ", "")
     return Row(
@@ -167,6 +179,8 @@ ROWS += [
         "idle-memory", f"memory of an idle connection, {IDLE:,} of them", ECHO, "", kind="memory", values=(USER_BYTES,),
         bounds={USER_BYTES: 256}, fresh=True, rounds_max=3,
     ),
+    secured(100, 16),
+    secured(50, 16_384),
     open_loop(0.5),
     open_loop(0.8),
     witnessed(100, 16),
