@@ -142,7 +142,7 @@ fn describe_config(shared: &Shared, means: &Means) -> record::Config {
         text: load.style.script().filter(|_| load.lines.is_none()).map(str::to_owned),
         payload_file: load.lines.as_ref().map(|lines| lines.name().to_owned()),
         payload_lines: load.lines.as_ref().map(|lines| lines.count() as u64),
-        depth: load.pace.depth(),
+        depth: load.pace.depth().filter(|_| load.mode != Mode::Push),
         rate: load.pace.rate(),
         arrivals: load.pace.depth().is_none().then(|| load.arrivals.name().to_owned()),
         stages: load.pace.stages().iter().map(describe_rate).collect(),

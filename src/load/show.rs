@@ -324,18 +324,21 @@ pub fn headline(record: &Record) -> String {
     let [least, most] = config.message_bytes;
     let zipf = if config.sizes.as_deref() == Some("zipf") { "zipf:" } else { "" };
     let size = if least == most { format!("{least} B") } else { format!("{zipf}{least}..{most} B") };
-    let pace = pace(config);
+    // Listeners send nothing that would have a size or a pace.
+    let sent = match config.mode.as_str() {
+        "push" => String::new(),
+        _ => format!(", {size} {}, {}", config.kind, pace(config)),
+    };
     let fan_out = match (config.publishers, config.topics) {
         (Some(publishers), Some(topics)) => format!(" ({publishers} publishing to {topics} topics)"),
         _ => String::new(),
     };
     let at_most = if config.mode == "connect" { "at most " } else { "" };
     format!(
-        "{} of {}: {at_most}{} connections{fan_out}, {size} {}, {pace}, on {}{}",
+        "{} of {}: {at_most}{} connections{fan_out}{sent}, on {}{}",
         config.mode,
         record.target,
         count(u64::from(config.connections)),
-        config.kind,
         record.environment.driver,
         if record.environment.optimized { "" } else { " (built without optimisations)" },
     )

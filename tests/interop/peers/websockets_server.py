@@ -41,15 +41,14 @@ async def handle(connection):
     path, query = target(connection.request)
     if path == "/close":
         await connection.close(int(query["code"]), query.get("reason", ""))
-    if path == "/push":
-        while True:
-            # Until the peer closes, which ends this by an exception.
-            await connection.send(json.dumps({"data": {"sent": time.time_ns()}}))
-            await asyncio.sleep(float(query["ms"]) / 1000)
     if path == "/ping":
         await (await connection.ping("are you there?"))
         await connection.send("pong: are you there?")
     try:
+        # Until the peer closes, which ends this by an exception.
+        while path == "/push":
+            await connection.send(json.dumps({"data": {"sent": time.time_ns()}}))
+            await asyncio.sleep(float(query["ms"]) / 1000)
         async for message in connection:
             await connection.send(split(message, int(query["parts"])) if path == "/fragment" else message)
     except ConnectionClosed:
