@@ -1,7 +1,7 @@
 //! What the load generator costs itself for a message: `cargo bench --bench recording [-- FILTER]`.
 //!
 //! Recording is all that is done with the times of a message that arrived: two distributions of the whole run, two of the
-//! interval, with stages two more. Coming to a message is the schedule's next time and the lateness.
+//! interval; with stages those of a stage are in place of the first two. Coming to a message is the schedule's next time and the lateness.
 //!
 //! Known bias: one thread, nothing else between two messages, so the distributions stay in cache as far as they fit; a run
 //! meets them after its own sends and receives.

@@ -157,7 +157,8 @@ impl Client {
     }
 
     /// What this thread counted, complete once its shard has ended.
-    pub fn into_tally(self) -> Tally {
+    pub fn into_tally(mut self) -> Tally {
+        self.tally.complete();
         self.tally
     }
 

@@ -37,17 +37,15 @@ pub struct StageTally {
     /// Messages that arrived within it.
     pub messages: u64,
     /// Response times of those that were due in it.
-    pub response: Histogram<u32>,
+    pub response: Histogram<u64>,
     /// Their service times.
-    pub service: Histogram<u32>,
+    pub service: Histogram<u64>,
     /// How late the generator came to them.
-    pub lateness: Histogram<u32>,
+    pub lateness: Histogram<u64>,
 }
 
 impl StageTally {
     fn new(window: Window) -> StageTally {
-        let histogram =
-            || Histogram::new_with_bounds(1, LATENCY_NS_MAX, DIGITS).expect("constant bounds are valid");
         let (response, service, lateness) = (histogram(), histogram(), histogram());
         StageTally { window, messages: 0, response, service, lateness }
     }
@@ -99,7 +97,8 @@ pub struct Tally {
     pub lateness: Histogram<u64>,
     /// How long the turns of the thread's loop within the window took, without their trip to the kernel.
     pub turns: Histogram<u64>,
-    /// What was due in each stage of the rate; only where there are stages.
+    /// What was due in each stage of the rate; only where there are stages. Until it is [complete](Tally::complete), what is
+    /// timed there is nowhere else.
     pub stages: Vec<StageTally>,
     /// A message that takes longer counts as late.
     pub late_after_ns: Nanos,
@@ -258,11 +257,15 @@ impl Tally {
         self.received += 1;
         self.integrity.late += u64::from(response > self.late_after_ns);
         if self.window.contains(intended) {
-            self.response.saturating_record(response);
-            self.service.saturating_record(service);
-            if let Some(stage) = self.stage(intended) {
-                stage.response.saturating_record(response);
-                stage.service.saturating_record(service);
+            match self.stage(intended) {
+                Some(stage) => {
+                    stage.response.saturating_record(response);
+                    stage.service.saturating_record(service);
+                }
+                None => {
+                    self.response.saturating_record(response);
+                    self.service.saturating_record(service);
+                }
             }
         }
         if self.window.contains(now) {
@@ -305,9 +308,9 @@ impl Tally {
     pub fn late(&mut self, now: Nanos, intended: Nanos) {
         if self.window.contains(intended) {
             let lateness = now.saturating_sub(intended);
-            self.lateness.saturating_record(lateness);
-            if let Some(stage) = self.stage(intended) {
-                stage.lateness.saturating_record(lateness);
+            match self.stage(intended) {
+                Some(stage) => stage.lateness.saturating_record(lateness),
+                None => self.lateness.saturating_record(lateness),
             }
         }
     }
@@ -349,17 +352,31 @@ impl Tally {
 
     fn timed_response(&mut self, until: Nanos, intended: Nanos, copies: u64) {
         let response = until.saturating_sub(intended);
-        self.response.saturating_record_n(response, copies);
-        if let Some(stage) = self.stage(intended) {
-            stage.response.saturating_record_n(response, copies as u32);
+        match self.stage(intended) {
+            Some(stage) => stage.response.saturating_record_n(response, copies),
+            None => self.response.saturating_record_n(response, copies),
         }
     }
 
     fn timed_service(&mut self, until: Nanos, sent: Nanos, intended: Nanos, copies: u64) {
         let service = until.saturating_sub(sent);
-        self.service.saturating_record_n(service, copies);
-        if let Some(stage) = self.stage(intended) {
-            stage.service.saturating_record_n(service, copies as u32);
+        match self.stage(intended) {
+            Some(stage) => stage.service.saturating_record_n(service, copies),
+            None => self.service.saturating_record_n(service, copies),
+        }
+    }
+
+    /// All is counted. What was timed in stages belongs to the whole run, too, and is added here: once, and not with every
+    /// message.
+    pub fn complete(&mut self) {
+        for stage in &self.stages {
+            for (whole, part) in [
+                (&mut self.response, &stage.response),
+                (&mut self.service, &stage.service),
+                (&mut self.lateness, &stage.lateness),
+            ] {
+                whole.add(part).expect("all histograms have the same bounds");
+            }
         }
     }
 
@@ -510,7 +527,9 @@ mod tests {
         }
         for tally in [&mut one, &mut left, &mut right] {
             tally.cut(WINDOW.until);
+            tally.complete();
         }
+        assert_eq!((one.response.len(), one.service.len(), one.lateness.len()), (30_000, 30_000, 30_000));
         left.error("refused");
         right.error("refused");
         right.closes.insert(1001, 3);
