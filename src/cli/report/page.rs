@@ -127,7 +127,9 @@ fn summary(runs: &[Run]) -> String {
             |record| record.response_ns.p50 as f64,
             |record| record.response_ns.p99 as f64,
         );
-        let latency = |of: Of| duration(of(record) as u64) + &beside(of(record), of);
+        // Of messages of which nobody knows when they left there are no times.
+        let timed = |shown: String| if record.response_ns.count > 0 { shown } else { "–".to_owned() };
+        let latency = |of: Of| timed(duration(of(record) as u64) + &beside(of(record), of));
         let cpu = record.server.as_ref().and_then(|server| server.cpu_ns_per_message);
         vec![
             run.name.clone(),
@@ -136,8 +138,8 @@ fn summary(runs: &[Run]) -> String {
             format!("{}/s", bytes(record.bytes_per_s)),
             latency(p50),
             latency(p99),
-            duration(record.response_ns.p999),
-            duration(record.response_ns.max),
+            timed(duration(record.response_ns.p999)),
+            timed(duration(record.response_ns.max)),
             cpu.map_or("–".to_owned(), |ns| duration(ns as u64)),
         ]
     };

@@ -87,6 +87,22 @@ fn the_stages_of_a_rate_are_a_row_each() {
 }
 
 #[test]
+fn a_run_of_listeners_has_no_response_times_to_be_better_in_and_nothing_that_was_switched_off() {
+    let mut heard = new_record();
+    for field in ["p50", "p90", "p99", "p999", "p9999", "max", "mean", "count"] {
+        heard["response_ns"][field] = 0.into();
+    }
+    heard["config"]["mode"] = "push".into();
+    heard["config"]["verify"] = false.into();
+    let html = page_of(&runs(&[new_record(), heard]));
+    let summary =
+        html.split("<section id=\"summary\"").nth(1).and_then(|rest| rest.split("</section>").next());
+    let summary = summary.expect("there is one");
+    assert!(!summary.contains("-100.0 %") && !summary.contains("<td>0 ns"), "{summary}");
+    assert!(!html.contains("not checked"), "{html}");
+}
+
+#[test]
 fn a_page_is_whole_and_fetches_nothing() {
     let html = page_of(&runs(&[new_record(), old_record()]));
     for section in
