@@ -99,15 +99,15 @@ pub const QUEUE_BYTES_DEFAULT: u32 = 256 * 1024;
 pub const SEND_PIECES_MAX: usize = 64;
 /// Bytes of one receive: large enough for a bulk sender, small enough that one peer cannot take the region.
 pub const RECEIVE_BYTES_MAX: u32 = 16 * 1024;
-/// The same where the kernel bounds the bytes of one arming as well, so that this is no brake: a message of
-/// 16 KiB or so comes with its header in one piece, which costs a tenth less than two.
-pub const RECEIVE_BYTES_WITH_CREDIT_MAX: u32 = 64 * 1024;
-/// Bytes that one arming of a multishot receive may bring before it must be armed again.
-pub const RECEIVE_CREDIT_BYTES: u32 = 128 * 1024;
+/// Bytes that one arming of a multishot receive may bring before it must be armed again, where the kernel knows totals;
+/// one receive may bring all of them. What comes in one turn is answered with one send, and the fewer sends a
+/// large message takes, the fewer timers a congestion control that paces sets: against 128 KiB this makes an
+/// echo of 1 MiB a fifth cheaper, and 512 KiB no more than this.
+pub const RECEIVE_CREDIT_BYTES: u32 = 256 * 1024;
 /// Received bytes of a connection that wait to be read, because its request is being decided on or its compressed
-/// messages became too much at once. Receives are paused meanwhile: what can still come is one credit, here four
-/// times counted for kernels that bound it less sharply.
-pub const PARKED_BYTES_MAX: usize = 4 * RECEIVE_CREDIT_BYTES as usize;
+/// messages became too much at once. Receives are paused meanwhile: what can still come is one credit, here
+/// counted twice for kernels that bound it less sharply.
+pub const PARKED_BYTES_MAX: usize = 2 * RECEIVE_CREDIT_BYTES as usize;
 /// Node-wide bytes of pooled buffers and logs.
 pub const MEMORY_BUDGET_DEFAULT: u64 = 1024 * 1024 * 1024;
 /// Bytes leased from the node's budget at a time.

@@ -23,8 +23,7 @@ const SUBMISSIONS: u32 = 512;
 const COMPLETIONS: u32 = 4096;
 const BUFFERS: usize = 4;
 const BUFFER_BYTES: usize = 512 * 1024;
-const RECEIVE_BYTES: u32 = 64 * 1024;
-const RECEIVE_TOTAL: u32 = 128 * 1024;
+const RECEIVE_BYTES: u32 = 256 * 1024;
 /// Of sends whose success is skipped: no completion means that every byte was copied.
 pub const AT_ONCE: i32 = libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
 
@@ -130,7 +129,7 @@ pub fn receive(connection: u32) -> Entry {
     const OPTLEN_OFFSET: usize = 44;
     let mut entry = opcode::RecvMulti::new(Fixed(connection), 0).len(RECEIVE_BYTES).build();
     // SAFETY: an entry is the kernel's 64 bytes, of which these four are `optlen`, the receive's total.
-    unsafe { (&raw mut entry).cast::<u8>().add(OPTLEN_OFFSET).cast::<u32>().write(RECEIVE_TOTAL) };
+    unsafe { (&raw mut entry).cast::<u8>().add(OPTLEN_OFFSET).cast::<u32>().write(RECEIVE_BYTES) };
     entry.user_data(RECEIVE | u64::from(connection))
 }
 

@@ -329,7 +329,7 @@ pub trait Driver: Sized {
     fn shutdown(&mut self, token: Token);
 
     /// Closes once everything staged or under way has been copied to the kernel. No event of this token
-    /// follows but `Closed`.
+    /// follows but `Closed`. The last bytes may go in one segment with FIN.
     fn close(&mut self, token: Token);
 
     /// Closes now; what the kernel has not taken is dropped. No event of this token follows but `Closed`.

@@ -150,6 +150,57 @@ impl Peer for Socket {
     }
 }
 
+/// Segments that came to a TCP socket since it was connected (`tcpi_segs_in`).
+fn segments_in(socket: &Socket) -> u32 {
+    const AT: usize = 140;
+    let mut info = [0u8; 256];
+    let mut bytes = info.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `bytes` bytes of `struct tcp_info` to memory that is that long.
+    let result = unsafe {
+        libc::getsockopt(
+            std::os::fd::AsRawFd::as_raw_fd(socket),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut bytes,
+        )
+    };
+    assert!(result == 0 && bytes as usize >= AT + 4, "a TCP socket tells about itself");
+    u32::from_ne_bytes(info[AT..AT + 4].try_into().expect("four bytes"))
+}
+
+pub fn an_end_goes_with_the_last_bytes<D: Driver>(make: Make<D>) {
+    let mut world = World::new(SocketKit::tcp(make));
+    for pieces in [1, 3] {
+        let (token, mut peer) = world.accept();
+        let before = segments_in(&peer);
+        for _ in 0..pieces {
+            world.driver.send(token, Source::Shared(Bytes::from_static(b"short").into())).expect("open");
+        }
+        world.driver.close(token);
+        assert_eq!(world.read_to_end(&mut peer), b"short".repeat(pieces));
+        assert_eq!(segments_in(&peer) - before, 1, "{pieces} pieces and the end are one segment");
+        world.until("closed", |world| world.has(&Seen::Closed(token)));
+    }
+    // What was received goes back in the same way.
+    let (token, mut peer) = world.accept();
+    world.write(&mut peer, b"over");
+    world.until_with(
+        "the run",
+        |driver, _, event| {
+            if let Event::Received { token, run } = event {
+                driver.send(*token, Source::Received(*run)).expect("open");
+                driver.close(*token);
+            }
+        },
+        |world| world.received_bytes(token) > 0,
+    );
+    let before = segments_in(&peer);
+    assert_eq!(world.read_to_end(&mut peer), b"over");
+    assert!(segments_in(&peer) - before <= 1, "the run and the end are one segment");
+    world.until("closed", |world| world.has(&Seen::Closed(token)));
+}
+
 fn listener() -> (Socket, SocketAddr) {
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a free port");

@@ -56,7 +56,7 @@ pub(super) struct Args {
     pub(super) slow_how: Option<SlowHow>,
 
     /// Bytes a second that each of those reads on average with --slow-how trickle, in steps of what a read brings, up
-    /// to 128 KiB [default: 16KiB/s]
+    /// to 256 KiB [default: 16KiB/s]
     #[arg(long, value_name = "BYTES/s", value_parser = bytes_per_s)]
     pub(super) trickle: Option<u64>,
 

@@ -162,12 +162,12 @@ impl Epoll {
         let token = self.slots.token(index);
         let slot = self.slots.at(index);
         let Some(fd) = slot.fd.as_ref() else { return };
-        let fd = fd.as_fd();
+        let (fd, last) = (fd.as_fd(), slot.phase == Phase::Closing);
         let (total, result) = match self.staged.single(slot, &self.regions) {
-            Some(bytes) => (bytes.len(), sys::send(fd, bytes)),
+            Some(bytes) => (bytes.len(), sys::send(fd, bytes, last)),
             None => {
-                let total = self.staged.bytes(slot);
-                (total, self.staged.with_pieces(slot, &self.regions, |pieces| sys::send_pieces(fd, pieces)))
+                let send = |pieces: &[io::IoSlice<'_>]| sys::send_pieces(fd, pieces, last);
+                (self.staged.bytes(slot), self.staged.with_pieces(slot, &self.regions, send))
             }
         };
         let sent = match result {
@@ -218,7 +218,7 @@ impl Epoll {
         loop {
             let slot = self.slots.at(index);
             let Some(fd) = slot.fd.as_ref().map(AsFd::as_fd) else { return };
-            match self.leftovers.with_pieces(slot, |pieces| sys::send_pieces(fd, pieces)) {
+            match self.leftovers.with_pieces(slot, |pieces| sys::send_pieces(fd, pieces, false)) {
                 Ok(sent) => {
                     if self.leftovers.advance(slot, sent, pool) {
                         break;

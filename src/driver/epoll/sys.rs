@@ -126,10 +126,11 @@ pub(super) unsafe fn receive(fd: BorrowedFd<'_>, address: *mut u8, bytes: usize)
     }
 }
 
-/// Sends what the kernel takes at once, without a signal when the peer is gone.
-pub(super) fn send(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+/// Sends what the kernel takes at once, without a signal when the peer is gone. Where the end of the stream follows at once,
+/// as `last` says, both may go in one segment.
+pub(super) fn send(fd: BorrowedFd<'_>, bytes: &[u8], last: bool) -> io::Result<usize> {
+    let flags = sending(last);
     loop {
-        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         // SAFETY: `bytes` is readable for its length; the descriptor is open while borrowed.
         let count = unsafe { libc::send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) };
         match count_or_error(count) {
@@ -140,14 +141,14 @@ pub(super) fn send(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
 }
 
 /// The same for several pieces, in order, as one call.
-pub(super) fn send_pieces(fd: BorrowedFd<'_>, pieces: &[io::IoSlice<'_>]) -> io::Result<usize> {
+pub(super) fn send_pieces(fd: BorrowedFd<'_>, pieces: &[io::IoSlice<'_>], last: bool) -> io::Result<usize> {
+    let flags = sending(last);
     loop {
         // SAFETY: an all-zero msghdr is valid: no name, no control data, no pieces.
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
         // `IoSlice` is guaranteed to have the layout of an iovec, and sending does not write through it.
         message.msg_iov = pieces.as_ptr().cast_mut().cast();
         message.msg_iovlen = pieces.len() as _;
-        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         // SAFETY: the message names `pieces.len()` readable slices that outlive the call.
         let count = unsafe { libc::sendmsg(fd.as_raw_fd(), &message, flags) };
         match count_or_error(count) {
@@ -155,6 +156,10 @@ pub(super) fn send_pieces(fd: BorrowedFd<'_>, pieces: &[io::IoSlice<'_>]) -> io:
             result => return result,
         }
     }
+}
+
+fn sending(last: bool) -> libc::c_int {
+    libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | if last { libc::MSG_MORE } else { 0 }
 }
 
 /// Takes a connection from a listener, non-blocking and not inherited by children.

@@ -30,7 +30,7 @@ use super::slots::{Marks, NONE, Phase, Receive, Slot, Slots};
 use crate::buffer::Pool;
 use crate::driver::addresses::{Addresses, peer_of};
 use crate::driver::{Event, Features, Source, Span, Token};
-use crate::limits::{RECEIVE_BYTES_MAX, RECEIVE_BYTES_WITH_CREDIT_MAX, RECEIVE_CREDIT_BYTES};
+use crate::limits::{RECEIVE_BYTES_MAX, RECEIVE_CREDIT_BYTES};
 
 /// Queues the entries at the front that are stretches of receive memory, as long as there is room: a loop of its own, for
 /// nearly every message of an echo goes through it.
@@ -213,7 +213,14 @@ impl Connections {
     pub(super) fn close(&mut self, token: Token) {
         let Some(slot) = self.slots.get(token) else { return };
         match slot.phase {
-            Phase::Open => slot.phase = Phase::Draining,
+            Phase::Open => {
+                slot.phase = Phase::Draining;
+                if let Some(position) = self.batch.position(slot.staged)
+                    && slot.rest == NONE
+                {
+                    self.batch.end_with(position);
+                }
+            }
             Phase::Connecting | Phase::Failed => return self.abort(token),
             _ => return,
         }
@@ -265,14 +272,15 @@ impl Connections {
                     return false;
                 }
                 entries.next();
-                let entry = if let Some(piece) = messages.single(staged) {
-                    plain_send.entry(staged.file, piece.as_ptr(), piece.len() as u32, staged.user_data)
+                let (number, user_data, more) = (staged.file, staged.user_data, staged.flags());
+                let address = |span| receiver.address(span);
+                let entry = if let Some((piece, bytes)) = messages.single(staged, address) {
+                    plain_send.entry_with(number, piece, bytes, user_data, more)
                 } else if staged.is_dropped() {
                     continue;
                 } else {
-                    let (file, user_data) = (File { number: staged.file, direct }, staged.user_data);
-                    let message = messages.message(staged, |span| receiver.address(span));
-                    file.send_message(message, *silent).user_data(user_data)
+                    let message = messages.message(staged, address);
+                    File { number, direct }.send_message(message, more, *silent).user_data(user_data)
                 };
                 // SAFETY: as in `push_received`; the vectors of a message stay until the batch is cleared in `settle`.
                 let _ = unsafe { queue.push(&entry) };
@@ -389,7 +397,7 @@ impl Connections {
         let paused = slot.marks.has(Marks::PAUSED);
         if slot.receive == Receive::Idle && !paused {
             slot.receive = Receive::Armed;
-            let cap = if total.is_some() { RECEIVE_BYTES_WITH_CREDIT_MAX } else { RECEIVE_BYTES_MAX };
+            let cap = total.unwrap_or(RECEIVE_BYTES_MAX);
             let entry = file.receive(GROUP, cap, total);
             return self.push(ring, &entry.user_data(Kind::Receive.of_token(token)));
         }

@@ -145,8 +145,10 @@ impl File {
     }
 
     /// Sends the pieces that `header` names.
-    pub(super) fn send_message(self, header: *const libc::msghdr, silent: Flags) -> Entry {
-        on!(self, |target| opcode::SendMsg::new(target, header).flags(AT_ONCE as u32).build().flags(silent))
+    /// `more` are flags beside those of all fast sends.
+    pub(super) fn send_message(self, header: *const libc::msghdr, more: i32, silent: Flags) -> Entry {
+        let flags = (AT_ONCE | more) as u32;
+        on!(self, |target| opcode::SendMsg::new(target, header).flags(flags).build().flags(silent))
     }
 
     /// Sends some of what is `next` of a rest, waiting for room. It must stay until the completion.
@@ -213,8 +215,22 @@ impl PlainSend {
     /// The entry is put together by words: it is written once for every message.
     #[inline(always)]
     pub(super) fn entry(self, file: u32, address: *const u8, bytes: u32, user_data: u64) -> Entry {
+        self.entry_with(file, address, bytes, user_data, 0)
+    }
+
+    /// The same with flags beside those of all fast sends.
+    #[inline(always)]
+    pub(super) fn entry_with(
+        self,
+        file: u32,
+        address: *const u8,
+        bytes: u32,
+        user_data: u64,
+        more: i32,
+    ) -> Entry {
         let head = self.head | u64::from(file) << DESCRIPTOR_SHIFT;
-        let length_and_flags = u64::from(bytes) << LENGTH_SHIFT | (AT_ONCE as u64) << MESSAGE_FLAGS_SHIFT;
+        let length_and_flags =
+            u64::from(bytes) << LENGTH_SHIFT | ((AT_ONCE | more) as u64) << MESSAGE_FLAGS_SHIFT;
         let words = [head, 0, address as u64, length_and_flags, user_data, 0, 0, 0];
         // SAFETY: an entry is 64 bytes of plain integers laid out as `io_uring_sqe`; any bits are valid.
         unsafe { std::mem::transmute::<[u64; 8], Entry>(words) }
@@ -292,8 +308,15 @@ mod tests {
                     .flags(silent)
                     .user_data(u64::MAX / 3));
                 let ours = PlainSend::new(direct, silent);
-                let ours = ours.entry(file.number, memory.as_ptr(), 3, u64::MAX / 3);
-                assert_eq!(words(ours), words(built));
+                let plain = ours.entry(file.number, memory.as_ptr(), 3, u64::MAX / 3);
+                assert_eq!(words(plain), words(built));
+                let built = on!(file, |target| opcode::Send::new(target, memory.as_ptr(), 3)
+                    .flags(AT_ONCE | libc::MSG_MORE)
+                    .build()
+                    .flags(silent)
+                    .user_data(u64::MAX / 3));
+                let last = ours.entry_with(file.number, memory.as_ptr(), 3, u64::MAX / 3, libc::MSG_MORE);
+                assert_eq!(words(last), words(built));
             }
         }
     }

@@ -20,7 +20,9 @@ pub(super) struct Staged {
     /// Number of its socket.
     pub(super) file: u32,
     /// Pieces; 0 when nothing is to be sent.
-    count: u32,
+    count: u16,
+    /// Whether the connection's end follows at once.
+    last_of_all: bool,
     span: Span,
     /// First and last piece of the chain, counted from 1; `NONE` while `span` is all there is, `DROPPED` when
     /// nothing is to be sent.
@@ -36,6 +38,20 @@ impl Staged {
     #[inline]
     pub(super) fn span(&self) -> Option<Span> {
         (self.first == NONE).then_some(self.span)
+    }
+
+    /// Makes a chain of it, if it is none.
+    fn chain(&mut self, pieces: &mut Vec<Piece>) {
+        if self.first == NONE {
+            pieces.push(Piece { source: Source::Received(self.span), next: NONE });
+            self.first = pieces.len() as u32;
+            self.last = self.first;
+        }
+    }
+
+    /// Flags of its send beside those of all: what the end of the stream follows at once goes with it, in one segment.
+    pub(super) fn flags(&self) -> i32 {
+        if self.last_of_all { libc::MSG_MORE } else { 0 }
     }
 
     /// Whether nothing of it is sent.
@@ -116,7 +132,15 @@ impl Batch {
         if self.staged.len() == self.staged.capacity() {
             self.grow();
         }
-        self.staged.push(Staged { user_data, file, count: 1, span, first: NONE, last: NONE });
+        self.staged.push(Staged {
+            user_data,
+            file,
+            count: 1,
+            last_of_all: false,
+            span,
+            first: NONE,
+            last: NONE,
+        });
     }
 
     // Out of line, so that the usual path keeps its registers.
@@ -133,7 +157,15 @@ impl Batch {
         }
         self.pieces.push(Piece { source, next: NONE });
         let (piece, span) = (self.pieces.len() as u32, Span { offset: 0, bytes: 0 });
-        self.staged.push(Staged { user_data, file, count: 1, span, first: piece, last: piece });
+        self.staged.push(Staged {
+            user_data,
+            file,
+            count: 1,
+            last_of_all: false,
+            span,
+            first: piece,
+            last: piece,
+        });
     }
 
     /// Puts `source` behind what the entry at `position` has. Stretches of receive memory
@@ -155,14 +187,10 @@ impl Batch {
                 return Ok(());
             }
         }
-        if entry.count as usize >= SEND_PIECES_MAX {
+        if usize::from(entry.count) >= SEND_PIECES_MAX {
             return Err(source);
         }
-        if entry.first == NONE {
-            self.pieces.push(Piece { source: Source::Received(entry.span), next: NONE });
-            entry.first = self.pieces.len() as u32;
-            entry.last = entry.first;
-        }
+        entry.chain(&mut self.pieces);
         self.pieces.push(Piece { source, next: NONE });
         let new = self.pieces.len() as u32;
         self.pieces[entry.last as usize - 1].next = new;
@@ -170,6 +198,14 @@ impl Batch {
         entry.count += 1;
         self.chains += usize::from(entry.count == 2);
         Ok(())
+    }
+
+    /// Notes of the entry at `position` that the connection is closed when it is sent.
+    pub(super) fn end_with(&mut self, position: usize) {
+        let entry = &mut self.staged[position];
+        // A chain of one piece, so that the usual path need not ask.
+        entry.chain(&mut self.pieces);
+        entry.last_of_all = true;
     }
 
     /// Drops the entry at `position`; nothing of it is sent.
@@ -260,19 +296,23 @@ impl Batch {
 }
 
 impl Messages<'_> {
-    /// The only piece of an entry that owns its bytes, if it has just one: a plain send is cheaper than a message.
+    /// The only piece of a chain, if it has just one: a plain send is cheaper than a message.
     #[inline]
-    pub(super) fn single(&self, entry: &Staged) -> Option<&[u8]> {
+    pub(super) fn single(
+        &self,
+        entry: &Staged,
+        address: impl Fn(Span) -> *const u8,
+    ) -> Option<(*const u8, u32)> {
         if entry.count != 1 {
             return None;
         }
         let bytes = match &self.pieces[entry.first as usize - 1].source {
-            Source::Received(_) => return None,
+            Source::Received(span) => return Some((address(*span), span.bytes)),
             Source::Pooled(buffer) => buffer.as_slice(),
             Source::Shared(shared) => &shared.bytes,
         };
         // The length of a plain send has 32 bits.
-        Some(bytes).filter(|bytes| u32::try_from(bytes.len()).is_ok())
+        u32::try_from(bytes.len()).ok().map(|length| (bytes.as_ptr(), length))
     }
 
     /// The message of a chain. Valid until the batch changes.

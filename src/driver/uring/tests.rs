@@ -98,6 +98,18 @@ impl Rig {
         }
     }
 
+    /// Waits for clients, and goes on turning: where a worker of the kernel sent the last bytes, the ring has to be entered
+    /// once more before the socket that it was told to close is let go.
+    fn join(&mut self, clients: impl IntoIterator<Item = thread::JoinHandle<()>>) {
+        for client in clients {
+            while !client.is_finished() {
+                assert!(self.driver.now() < self.give_up_at, "a client waits for too long");
+                self.turn(Some(self.driver.now() + MILLISECOND));
+            }
+            client.join().unwrap();
+        }
+    }
+
     /// Closes, and waits until nothing is left of the connection.
     fn close(&mut self, token: Token) {
         self.driver.close(token);
@@ -198,7 +210,7 @@ fn echoes_many_connections_on_every_path() {
             .map(|seed| thread::spawn(move || exchange(address, pattern(1 + seed * seed * 977, seed))))
             .collect();
         Echo::run(&mut rig, clients.len(), || {});
-        clients.into_iter().for_each(|client| client.join().unwrap());
+        rig.join(clients);
         assert_eq!(rig.driver.describe().degraded, without, "{without:?}");
     }
 }
@@ -210,7 +222,7 @@ fn a_multishot_accept_is_used_while_there_is_room() {
     let clients: Vec<_> =
         (0..50).map(|seed| thread::spawn(move || exchange(address, pattern(1000, seed)))).collect();
     Echo::run(&mut rig, clients.len(), || {});
-    clients.into_iter().for_each(|client| client.join().unwrap());
+    rig.join(clients);
 }
 
 #[test]
@@ -236,7 +248,7 @@ fn a_peer_that_does_not_read_gets_everything_later() {
         });
         let times = Echo::run(&mut rig, 1, || blocked.send(()).unwrap_or_default());
         assert!(times > 0);
-        client.join().unwrap();
+        rig.join([client]);
         assert!(rig.pool.used_bytes() < 4 << 20, "buffers of rests come back");
     }
 }
@@ -249,7 +261,7 @@ fn partial_submission_keeps_the_order_and_the_bytes() {
     let clients: Vec<_> =
         (0..30).map(|seed| thread::spawn(move || exchange(address, pattern(50_000, seed)))).collect();
     Echo::run(&mut rig, clients.len(), || {});
-    clients.into_iter().for_each(|client| client.join().unwrap());
+    rig.join(clients);
 }
 
 #[test]
@@ -260,7 +272,7 @@ fn scarce_receive_memory_delays_and_loses_nothing() {
         let clients: Vec<_> =
             (0..40).map(|seed| thread::spawn(move || exchange(address, pattern(200_000, seed)))).collect();
         Echo::run(&mut rig, clients.len(), || {});
-        clients.into_iter().for_each(|client| client.join().unwrap());
+        rig.join(clients);
     }
 }
 
@@ -272,7 +284,7 @@ fn more_connections_than_slots_wait_their_turn() {
         let clients: Vec<_> =
             (0..24).map(|seed| thread::spawn(move || exchange(address, pattern(3000, seed)))).collect();
         Echo::run(&mut rig, clients.len(), || {});
-        clients.into_iter().for_each(|client| client.join().unwrap());
+        rig.join(clients);
     }
 }
 
@@ -686,7 +698,7 @@ fn full_queues_are_survived() {
         let clients: Vec<_> =
             (0..60).map(|seed| thread::spawn(move || exchange(address, pattern(100_000, seed)))).collect();
         Echo::run(&mut rig, clients.len(), || {});
-        clients.into_iter().for_each(|client| client.join().unwrap());
+        rig.join(clients);
         assert!(rig.driver.completion_overflows() > 0);
     }
 }
