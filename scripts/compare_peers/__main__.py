@@ -95,7 +95,7 @@ def commands_of(row, had, options):
     """The command of each peer that has what the row asks for."""
     filled = {
         "echoring": options.echoring, "raw_echo": options.raw_echo, "raw_fanout": options.raw_fanout,
-        "bytes": row.message_bytes, "cpu": options.server_cpu,
+        "bytes": row.message_bytes, "cpu": options.server_cpu, "generator_cpu": options.generator_cpu,
     }
     return {name: roles[row.role].format(**filled) for name, roles in had.items() if row.role in roles}
 

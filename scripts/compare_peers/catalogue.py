@@ -23,6 +23,8 @@ SERVE = (
     "{echoring} serve --listen 127.0.0.1:0 --admin off --shards 1 --cpus {cpu} --profile benchmark "
     "--max-message 16MiB --log error"
 )
+# The second shard has the generator's CPU, and shares it.
+SERVE_TWO = SERVE.replace("--shards 1 --cpus {cpu}", "--shards 2 --cpus {cpu},{generator_cpu}")
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,10 @@ def serve(*flags):
 
 def with_window():
     return {BROADCAST: f"{SERVE} --config {os.path.join(install.PROGRAMS, 'coalesce.toml')}"}
+
+
+def two_shards():
+    return {ECHO: SERVE_TWO, BROADCAST: SERVE_TWO}
 
 
 def raw(driver):
@@ -123,6 +129,7 @@ PEERS = [
     Peer(AGAIN, "echoring again", serve(), ours_version),
     Peer("echoring-epoll", "echoring, epoll", serve("--driver epoll"), ours_version),
     Peer(WINDOW, "echoring, window of 2 ms", with_window, ours_version),
+    Peer("echoring-two", "echoring, two shards", two_shards, ours_version),
     Peer(FLOOR, "raw io_uring", raw("uring"), ours_version, raw=True),
     Peer("raw-epoll", "raw epoll", raw("epoll"), ours_version, raw=True),
     Peer("uws", "uWebSockets", uws, sources.describe),

@@ -14,7 +14,7 @@ import idle_memory
 import pairs
 import witness
 from catalogue import HEAR_THEMSELVES
-from workloads import COST, HANDSHAKE_COST, IDLE, USER_BYTES, WITNESSED_COST
+from workloads import COST, HANDSHAKE_COST, IDLE, SUSTAINED_TIME, USER_BYTES, WITNESSED_COST
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -106,6 +106,22 @@ def connect(server, row, options):
     }
 
 
+def sustained(server, row, options):
+    """A search for the highest rate that holds what the row asks for. Its value is the time for each message at that rate."""
+    load = row.load.split() + (["--allow", "corrupted"] if server.side in HEAR_THEMSELVES else [])
+    run, _ = pairs.measure_once(server, load, options, "/broadcast/{topic}", row.clean)
+    held = [step for step in run["search"]["steps"] if step["held"]]
+    if not held:
+        pairs.fail("it held at no rate")
+    best = max(held, key=lambda step: step["messages_per_s"])
+    return {
+        SUSTAINED_TIME: 1e9 / best["messages_per_s"],
+        "messages_per_s": best["messages_per_s"],
+        **{name: best[name] for name in ("p50_ns", "p99_ns", "p999_ns")},
+        "steps": len(run["search"]["steps"]),
+    }
+
+
 def memory(server, row, options):
     """What idle connections make a server grow by, for a server that nobody has connected to before: its own memory, and
     the kernel's slabs, in which are both ends of each connection."""
@@ -149,5 +165,6 @@ def flag(row, name):
 
 
 KINDS = {
-    "stretch": stretch, "compressed": compressed, "connect": connect, "memory": memory, "witness": both_generators, "open-loop": stretch,
+    "stretch": stretch, "compressed": compressed, "connect": connect, "sustained": sustained, "memory": memory,
+    "witness": both_generators, "open-loop": stretch,
 }
