@@ -146,6 +146,10 @@ impl Tap {
     /// # Errors
     /// [`Failed`] when the recording is over.
     pub async fn room(&self, payload_bytes: usize) -> Result<Room<'_>, Failed> {
+        // Who has heard of the failure gets no room, however late the queue is closed.
+        if self.0.failure.borrow().is_some() {
+            return Err(self.failure());
+        }
         // More than the queue holds at all would wait for ever.
         let bytes = (payload_bytes + RECORD_BYTES).min(RECORDING_QUEUE_BYTES);
         let permits = u32::try_from(bytes).unwrap_or(u32::MAX);

@@ -8,14 +8,15 @@ use crate::driver::Token;
 use crate::hub::{
     Content, Format, GapReason, MemberId, Page, Position, Publication, Refused, TopicId, entries,
 };
-use crate::limits::COMPLAINTS_MAX;
+use crate::limits::{COMPLAINTS_MAX, RECEIVE_CREDIT_BYTES};
 use crate::protocol::CloseCode;
 use crate::server::service::{Peer, Service};
 use crate::server::v1::{Command, Complaint, notice, parse};
 use crate::shard::{Link, Means};
 
-/// So many times the queue's bound may be queued in answers.
-const ANSWERS_SHARE: u32 = 4;
+/// Answers that may be queued beyond the queue's bound: what one receive may ask for, with answers that are up to four
+/// times as long as what they answer.
+const ANSWERS_BYTES_MAX: u32 = 4 * RECEIVE_CREDIT_BYTES;
 
 /// A connection on the route of all topics.
 #[derive(Debug, Default)]
@@ -121,7 +122,7 @@ impl Broadcast {
     pub(super) fn say(&mut self, link: &mut Link<'_, Service>, say: impl FnOnce(&mut Vec<u8>)) {
         self.said.clear();
         say(&mut self.said);
-        let full = link.queued_bytes() / ANSWERS_SHARE > link.queue_bytes();
+        let full = link.queued_bytes() > link.queue_bytes().saturating_add(ANSWERS_BYTES_MAX);
         if link.is_open() && (full || !link.send_past(Kind::Text, &self.said)) {
             link.close_at_once(CloseCode::SLOW_CONSUMER, "slow consumer");
         }
