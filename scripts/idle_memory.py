@@ -39,7 +39,7 @@ def resident_bytes(pid):
     return {name: int(fields[name]) * 1024 for name in ("RssAnon", "RssFile")}
 
 
-def slab_bytes():
+def slab_caches():
     """What each of the kernel's slab caches has in use, in bytes; None for those who may not know."""
     try:
         with open("/proc/slabinfo") as file:
@@ -128,9 +128,9 @@ async def measure(binary, count, flags=(), frame=None):
         match = re.match(r"listening ws://([0-9.]+):(\d+) (.*)", line)
         if not match:
             raise SystemExit(f"the server did not start: {line!r}")
-        before, slabs_before = await settled_bytes(server.pid), slab_bytes()
+        before, slabs_before = await settled_bytes(server.pid), slab_caches()
         async with opened(match[1], int(match[2]), count, frame):
-            after, slabs_after = await settled_bytes(server.pid), slab_bytes()
+            after, slabs_after = await settled_bytes(server.pid), slab_caches()
     finally:
         server.terminate()
         server.wait()

@@ -19,12 +19,18 @@ ECHO, COMPRESSED, SECURED, BROADCAST = "echo", "compressed", "secured", "broadca
 OURS, AGAIN, WINDOW = "echoring", "echoring-again", "echoring-window"
 FLOOR = "raw-uring"
 GORILLA, NCHAN = "golang-github-gorilla-websocket-dev", "libnginx-mod-nchan"
-SERVE = (
-    "{echoring} serve --listen 127.0.0.1:0 --admin off --shards 1 --cpus {cpu} --profile benchmark "
-    "--max-message 16MiB --log error"
-)
+
+
+def serving(shards):
+    return (
+        f"{{echoring}} serve --listen 127.0.0.1:0 --admin off {shards} --profile benchmark "
+        "--max-message 16MiB --log error"
+    )
+
+
+SERVE = serving("--shards 1 --cpus {cpu}")
 # The second shard has the generator's CPU, and shares it.
-SERVE_TWO = SERVE.replace("--shards 1 --cpus {cpu}", "--shards 2 --cpus {cpu},{generator_cpu}")
+SERVE_TWO = serving("--shards 2 --cpus {cpu},{generator_cpu}")
 
 
 @dataclass(frozen=True)

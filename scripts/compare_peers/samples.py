@@ -30,10 +30,7 @@ def stretch(server, row, options):
     """An echo or a broadcast in a closed loop, or at a rate."""
     before = Accounts(server.pid, options.server_cpu)
     path = "/broadcast/{topic}" if "--mode broadcast" in row.load else "/echo"
-    load = row.load.split()
-    if server.side in HEAR_THEMSELVES:
-        load += ["--allow", "corrupted"]
-    run, saturated = pairs.measure(server, load, scaled(options, row), path=path, clean=row.clean)
+    run, saturated = pairs.measure(server, load_for(server, row), scaled(options, row), path=path, clean=row.clean)
     return {
         COST: run["server"]["cpu_ns_per_message"],
         "messages_per_s": run["messages_per_s"],
@@ -44,6 +41,11 @@ def stretch(server, row, options):
         "generator_cpu_share": run["generator"]["cpu_share"],
         "generator_saturated": float(saturated),
     }
+
+
+def load_for(server, row):
+    """A row's flags of the generator, and what this server needs besides."""
+    return row.load.split() + (["--allow", "corrupted"] if server.side in HEAR_THEMSELVES else [])
 
 
 def latencies(run):
@@ -108,8 +110,7 @@ def connect(server, row, options):
 
 def sustained(server, row, options):
     """A search for the highest rate that holds what the row asks for. Its value is the time for each message at that rate."""
-    load = row.load.split() + (["--allow", "corrupted"] if server.side in HEAR_THEMSELVES else [])
-    run, _ = pairs.measure_once(server, load, options, "/broadcast/{topic}", row.clean)
+    run, _ = pairs.measure_once(server, load_for(server, row), options, "/broadcast/{topic}", row.clean)
     held = [step for step in run["search"]["steps"] if step["held"]]
     if not held:
         pairs.fail("it held at no rate")

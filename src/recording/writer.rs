@@ -147,8 +147,8 @@ impl Tap {
     /// [`Failed`] when the recording is over.
     pub async fn room(&self, payload_bytes: usize) -> Result<Room<'_>, Failed> {
         // Who has heard of the failure gets no room, however late the queue is closed.
-        if self.0.failure.borrow().is_some() {
-            return Err(self.failure());
+        if let Some(failed) = self.0.failure.borrow().clone() {
+            return Err(failed);
         }
         // More than the queue holds at all would wait for ever.
         let bytes = (payload_bytes + RECORD_BYTES).min(RECORDING_QUEUE_BYTES);

@@ -144,8 +144,7 @@ impl File {
         entry
     }
 
-    /// Sends the pieces that `header` names.
-    /// `more` are flags beside those of all fast sends.
+    /// Sends the pieces that `header` names, with the flags `more` beside those of all fast sends.
     pub(super) fn send_message(self, header: *const libc::msghdr, more: i32, silent: Flags) -> Entry {
         let flags = (AT_ONCE | more) as u32;
         on!(self, |target| opcode::SendMsg::new(target, header).flags(flags).build().flags(silent))

@@ -34,6 +34,12 @@ pub(super) struct Staged {
 const DROPPED: u32 = u32::MAX;
 
 impl Staged {
+    /// An entry of one piece: the chain's `piece`, or `span` where that is `NONE`.
+    #[inline(always)]
+    fn of_one(file: u32, user_data: u64, span: Span, piece: u32) -> Staged {
+        Staged { user_data, file, count: 1, last_of_all: false, span, first: piece, last: piece }
+    }
+
     /// The only piece, if it is a stretch of receive memory.
     #[inline]
     pub(super) fn span(&self) -> Option<Span> {
@@ -132,15 +138,7 @@ impl Batch {
         if self.staged.len() == self.staged.capacity() {
             self.grow();
         }
-        self.staged.push(Staged {
-            user_data,
-            file,
-            count: 1,
-            last_of_all: false,
-            span,
-            first: NONE,
-            last: NONE,
-        });
+        self.staged.push(Staged::of_one(file, user_data, span, NONE));
     }
 
     // Out of line, so that the usual path keeps its registers.
@@ -157,15 +155,7 @@ impl Batch {
         }
         self.pieces.push(Piece { source, next: NONE });
         let (piece, span) = (self.pieces.len() as u32, Span { offset: 0, bytes: 0 });
-        self.staged.push(Staged {
-            user_data,
-            file,
-            count: 1,
-            last_of_all: false,
-            span,
-            first: piece,
-            last: piece,
-        });
+        self.staged.push(Staged::of_one(file, user_data, span, piece));
     }
 
     /// Puts `source` behind what the entry at `position` has. Stretches of receive memory
