@@ -27,6 +27,11 @@ def commit():
     return first_line("git", "rev-parse", "HEAD")
 
 
+def last_commit_of(paths):
+    """The last one that changed any of these: what they are is the same ever since."""
+    return first_line("git", "log", "-1", "--format=%H", "--", *paths)
+
+
 def uncommitted_changes():
     return bool(first_line("git", "status", "--porcelain", "--untracked-files=no"))
 

@@ -104,7 +104,7 @@ def measure(row, had, record, options, random_source):
     """Brings a row to the rounds that were asked for."""
     commands = commands_of(row, had, options)
     about = {
-        "title": row.title, "commit": machine.commit(), "load": row.load, "seconds": options.seconds * row.scale,
+        "title": row.title, "commit": records.commit(), "load": row.load, "seconds": options.seconds * row.scale,
         "commands": {name: pairs.bare(command) for name, command in commands.items()},
         "environment": records.environment(options),
     }

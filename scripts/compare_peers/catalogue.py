@@ -14,6 +14,7 @@ import install
 import machine
 import pairs
 import peers as sources
+import records
 
 ECHO, COMPRESSED, SECURED, BROADCAST = "echo", "compressed", "secured", "broadcast"
 OURS, AGAIN, WINDOW = "echoring", "echoring-again", "echoring-window"
@@ -127,7 +128,7 @@ def locked(crate):
 
 
 def ours_version():
-    return f"commit {machine.commit()[:12]}"
+    return f"commit {records.commit()[:12]}"
 
 
 PEERS = [

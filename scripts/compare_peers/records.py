@@ -1,8 +1,8 @@
 """The record of a comparison: rows with all their rounds, in one file that runs add to.
 
-A row is measured until it has as many rounds as were asked for. Rounds of several runs are put together as long as the
-commit, the commands and the seconds of a stretch are the same; else the row begins anew. Numbers lie in columns, a line
-for each server of a round.
+A row is measured until it has as many rounds as were asked for. Rounds of several runs are put together as long as what
+is measured, how, and the machine are the same; else the row begins anew. Numbers lie in columns, a line for each server
+of a round.
 """
 
 import datetime
@@ -15,6 +15,11 @@ import pairs
 
 SCHEMA = "echoring.peers/1"
 DIGITS = 6
+# What decides what a round measures: the servers, the generator, and how both are driven. Tables and documents do not.
+MEASURED = (
+    "Cargo.toml", "Cargo.lock", "rust-toolchain.toml", "src", "bench", "scripts/pairs.py", "scripts/peers.py",
+    "scripts/compare_peers/samples.py", "scripts/compare_peers/rounds.py",
+)
 
 
 class Record:
@@ -34,8 +39,7 @@ class Record:
     def begin(self, name, about, anew):
         """A row to add rounds to; what it has already stays if it was made in the same way."""
         row = self.rows.get(name)
-        same = row and all(row[key] == about[key] for key in ("commit", "load", "seconds"))
-        if not same or anew or any(row["commands"].get(n, c) != c for n, c in about["commands"].items()):
+        if not row or made_of(row) != made_of(about) or anew or any(row["commands"].get(n, c) != c for n, c in about["commands"].items()):
             row = self.rows[name] = {"started_at": now(), "columns": [], "rounds": [], "failed": {}, "commands": {}}
         row.update({key: value for key, value in about.items() if key != "commands"})
         row["commands"].update(about["commands"])
@@ -47,6 +51,17 @@ class Record:
         with open(self.path + ".part", "w") as file:
             file.write(lines(self.content) + "\n")
         os.replace(self.path + ".part", self.path)
+
+
+def commit():
+    """The last one that changed what is measured."""
+    return machine.last_commit_of(MEASURED)
+
+
+def made_of(row):
+    """What rounds have to have in common to be put together, the commands of their servers aside."""
+    about = row["environment"]
+    return [row["commit"], row["load"], row["seconds"], about["cpu"], about["kernel"]]
 
 
 def now():
@@ -104,7 +119,7 @@ def folder_to_go_on_in():
     name = os.path.basename(today)[len("2000-01-01"):]
     last = newest()
     if last and os.path.dirname(last.path).endswith(name) and any(
-        row["commit"] == machine.commit() for row in last.rows.values()
+        row["commit"] == commit() for row in last.rows.values()
     ):
         return os.path.dirname(last.path)
     return today
@@ -112,5 +127,6 @@ def folder_to_go_on_in():
 
 def environment(options):
     about = pairs.environment(options)
-    del about["load_average_before"]
+    # The row has its own.
+    del about["load_average_before"], about["commit"]
     return {**about, "go": machine.first_line("go", "version"), "g++": machine.first_line("g++", "--version")}

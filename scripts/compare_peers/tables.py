@@ -93,7 +93,8 @@ def judged(result, side, name):
     for found in result["ratios"]:
         if (found["of"], found["to"], found["value"]) == (OURS, side, name):
             target = f"≤ {found['target']:.2f}" if found["target"] else "–"
-            interval = f"{found['low']:.3f} – {found['high']:.3f}"
+            fewer = f", {found['rounds']} rounds" if found["rounds"] < result["rounds"] else ""
+            interval = f"{found['low']:.3f} – {found['high']:.3f}{fewer}"
             return [ratio(found), interval, target, WORDS.get(found["verdict"], "–")]
     return ["–"] * 4
 

@@ -95,8 +95,14 @@ class Judgement(unittest.TestCase):
         self.assertEqual(result["ratios"][0]["verdict"], "undecided")
 
     def test_few_rounds_decide_nothing(self):
-        result = judge.summary(ROW, rounds_of({OURS: 4.0, "uws": 8.0})[:9], RAWS)
+        result = judge.summary(ROW, rounds_of({OURS: 4.0, "uws": 8.0})[:5], RAWS)
         self.assertEqual(result["ratios"][0]["verdict"], "undecided")
+
+    def test_some_rounds_decide_by_all_that_they_have_in_common(self):
+        rounds = rounds_of({OURS: 4.0, "uws": 8.0, "bun": 8.0})[:6]
+        rounds[3]["bun"][workloads.COST] /= 4
+        verdicts = {told["to"]: told["verdict"] for told in judge.summary(ROW, rounds, RAWS)["ratios"]}
+        self.assertEqual(verdicts, {"uws": "met", "bun": "undecided"})
 
     def test_rounds_that_a_side_is_missing_from_count_for_the_others(self):
         rounds = rounds_of({OURS: 4.0, "uws": 4.4, "bun": 5.0})
@@ -107,7 +113,10 @@ class Judgement(unittest.TestCase):
 
 
 class Records(unittest.TestCase):
-    ABOUT = {"commit": "c0ffee", "load": "--depth 1", "seconds": 1.0, "commands": {OURS: "serve"}}
+    ABOUT = {
+        "commit": "c0ffee", "load": "--depth 1", "seconds": 1.0, "commands": {OURS: "serve"},
+        "environment": {"cpu": "fast", "kernel": "7.0"},
+    }
 
     def setUp(self):
         directory = tempfile.TemporaryDirectory()
@@ -130,6 +139,10 @@ class Records(unittest.TestCase):
         self.add(self.ABOUT, 1.5)
         self.assertEqual(self.add({**self.ABOUT, "commit": "decade"}, 2.5), [2.5])
         self.assertEqual(self.add({**self.ABOUT, "commit": "decade", "commands": {OURS: "other"}}, 3.5), [3.5])
+
+    def test_a_row_of_another_machine_begins_anew(self):
+        self.add(self.ABOUT, 1.5)
+        self.assertEqual(self.add({**self.ABOUT, "environment": {"cpu": "fast", "kernel": "7.1"}}, 2.5), [2.5])
 
     def test_a_row_is_not_over_before_every_peer_has_had_its_rounds(self):
         row = {"columns": [], "rounds": [], "failed": {"ws": "it does not listen"}}
