@@ -205,17 +205,20 @@ def main():
     with tempfile.TemporaryDirectory(prefix="compare-peers-") as scratch:
         folder = options.into or (records.folder_to_go_on_in() if options.record else scratch)
         record = records.Record(folder)
+        failed, ended_early = [], False
         try:
             failed = measure_all(record, options)
         except KeyError as error:
             pairs.fail(f"--rows: no row {error}; --list tells them")
         except KeyboardInterrupt:
-            sys.exit("compare-peers: ended early; what was measured is kept, and the same command goes on from there")
+            ended_early = True
         print(tables.overview(record))
         if folder != scratch:
             write_pages(record, folder)
     if options.readme:
         readme.write()
+    if ended_early:
+        sys.exit("compare-peers: ended early; what was measured is kept, and the same command goes on from there")
     sys.exit(1 if failed else 0)
 
 

@@ -88,9 +88,25 @@ def judge_ratio(row, rounds, ours, side, name, target, random_source):
         return None
     verdict = None
     if target:
-        enough = found["rounds"] >= min(ROUNDS_JUDGED_MIN, row.rounds_max or ROUNDS_JUDGED_MIN)
-        verdict = pairs.verdict(found["low"], found["high"], target) if enough else "undecided"
+        verdict = pairs.verdict(found["low"], found["high"], target) if is_enough(row, found) else "undecided"
     return {**found, "target": target, "verdict": verdict}
+
+
+def is_enough(row, found):
+    """Whether a ratio has the rounds that something can be told by."""
+    return found["rounds"] >= min(ROUNDS_JUDGED_MIN, row.rounds_max or ROUNDS_JUDGED_MIN)
+
+
+def joined(row, results):
+    """One summary of those of several machines: each ratio as the machine tells it that knows it best, which is where its
+    interval is the narrowest. What is told in absolute terms is of the machine with the least noise. None where no ratio has
+    enough rounds."""
+    told = {}
+    for found in (found for result in results for found in result["ratios"] if is_enough(row, found)):
+        key = found["of"], found["to"], found["value"]
+        told[key] = min(told.get(key, found), found, key=lambda one: (one["high"] - one["low"]) / one["median"])
+    quietest = min(results, key=lambda result: math.inf if result["noise"] is None else result["noise"])
+    return {**quietest, "ratios": list(told.values())} if told else None
 
 
 def bound(told, name, most):

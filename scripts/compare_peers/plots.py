@@ -1,5 +1,6 @@
 """Draws a record: `plots.py FOLDER` writes peers.svg, what the rows cost with each server, and peers-ratios.svg, the ratios
-with their intervals beside the targets. Run by the Python of the peers' environment, which has matplotlib.
+with their intervals beside the targets. What a server costs is drawn by its ratio to echoring within rounds, since not all
+servers were in the same rounds, and rounds differ by more than servers do. Run by the Python of the peers' environment, which has matplotlib.
 """
 
 import os
@@ -47,11 +48,12 @@ def panels(found):
     for axis, (row, result) in zip(axes.flat, shown):
         name = row.values[0]
         what, unit, scale = tables.VALUES[name]
-        told = sorted(
-            ((figures[name]["median"] / scale, side) for side, figures in result["sides"].items()
-             if figures[name] and side != AGAIN),
-            reverse=True,
-        )
+        ours = result["sides"][OURS][name]["median"] / scale
+        told = [(ours, OURS)] + [
+            (ours / found["median"], found["to"]) for found in result["ratios"]
+            if found["of"] == OURS and found["value"] == name and found["to"] != AGAIN
+        ]
+        told.sort(reverse=True)
         bars = axis.barh(
             [tables.TITLES.get(side, side) for _, side in told], [value for value, _ in told],
             color=[colour(side) for _, side in told],

@@ -1,11 +1,14 @@
-"""README's table and picture of the peers, made from the newest record and never typed."""
+"""README's table and picture of the peers, made from the newest records and never typed."""
 
 import os
+import statistics
 
+import judge
 import machine
 import records
 import tables
 from catalogue import FLOOR, OURS, RAWS
+from workloads import ROWS
 
 README = os.path.join(machine.ROOT, "README.md")
 BEGIN = "<!-- Made by scripts/compare-peers --readme from results/, do not edit. -->"
@@ -16,16 +19,30 @@ NONE = "No run has been recorded yet; `scripts/compare-peers --quick` shows a fi
 
 def block():
     """What stands between the marks."""
-    record = records.newest()
-    if not record:
+    made = records.of_newest_day()
+    if not made:
         return f"{BEGIN}\n{NONE}\n{END}"
-    folder = os.path.relpath(os.path.dirname(record.path), machine.ROOT)
-    found = tables.summaries(record)
+    found = joined(made)
     parts = [table(found)]
-    if os.path.exists(os.path.join(machine.ROOT, folder, "peers.svg")):
-        parts.append(f"![What the rows cost with each server]({folder}/peers.svg)")
-    parts.append(about(record, found, folder))
+    picture = os.path.join(folder_of(made[-1]), "peers.svg")
+    if os.path.exists(os.path.join(machine.ROOT, picture)):
+        parts.append(f"![What the rows cost with each server]({picture})")
+    parts.append(about(made, found))
     return "\n".join([BEGIN, "\n\n".join(parts), END])
+
+
+def folder_of(record):
+    return os.path.relpath(os.path.dirname(record.path), machine.ROOT)
+
+
+def joined(made):
+    """Row and summary, over all machines."""
+    by_row = {}
+    for record in made:
+        for row, result in tables.summaries(record):
+            by_row.setdefault(row.name, []).append(result)
+    found = [(row, judge.joined(row, by_row[row.name])) for row in ROWS if row.name in by_row]
+    return [(row, result) for row, result in found if result]
 
 
 def table(found):
@@ -60,13 +77,12 @@ def best(result, name):
     return f"{tables.cell(result, nearest['to'], name)} {tables.TITLES[nearest['to']]}"
 
 
-def about(record, found, folder):
+def about(made, found):
     counts = {verdict: 0 for verdict in ("met", "missed", "undecided")}
     for _, result in found:
         for told in [*result["ratios"], *result["bounds"]]:
             if told["verdict"]:
                 counts[told["verdict"]] += 1
-    last = max(record.rows.values(), key=lambda row: row["started_at"])
     noise = [result["noise"] for _, result in found if result["noise"] is not None]
     told = [
         "What echoring takes, of the server's CPU per message unless the row says otherwise, and that by what the others take: "
@@ -74,12 +90,23 @@ def about(record, found, folder):
         f"Of all targets {counts['met']} are met, {counts['missed']} missed and {counts['undecided']} undecided.",
     ]
     if noise:
-        told.append(f"echoring beside itself reaches up to {100 * max(noise):.1f} % from 1.")
-    told.append(
-        f"Commit {last['commit'][:12]}, {last['environment']['cpu']}, Linux {last['environment']['kernel']}, "
-        f"{last['started_at'][:10]}: [{folder}/peers.md]({folder}/peers.md)."
-    )
+        told.append(
+            f"echoring beside itself reaches {100 * statistics.median(noise):.1f} % from 1 in the middle row, and up to "
+            f"{100 * max(noise):.1f} %."
+        )
+    if len(made) > 1:
+        told.append("Of several machines each ratio is from the one whose interval is the narrowest.")
+    told += [origin(record) for record in made]
     return " ".join(told)
+
+
+def origin(record):
+    last = max(record.rows.values(), key=lambda row: row["started_at"])
+    page = f"{folder_of(record)}/peers.md"
+    return (
+        f"Commit {last['commit'][:12]}, {last['environment']['cpu']}, Linux {last['environment']['kernel']}, "
+        f"{last['started_at'][:10]}: [{page}]({page})."
+    )
 
 
 def made():

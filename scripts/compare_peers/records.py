@@ -107,10 +107,22 @@ def lines(value, indent=""):
     return "[\n" + ",\n".join(deeper + lines(item, deeper) for item in value) + f"\n{indent}]"
 
 
+def all_folders():
+    """Those in results/ that have a record, by date."""
+    return sorted(os.path.dirname(path) for path in glob.glob(os.path.join(machine.ROOT, "results", "*", "peers.json")))
+
+
 def newest():
     """The newest record in results/, or None."""
-    found = sorted(glob.glob(os.path.join(machine.ROOT, "results", "*", "peers.json")))
-    return Record(os.path.dirname(found[-1])) if found else None
+    found = all_folders()
+    return Record(found[-1]) if found else None
+
+
+def of_newest_day():
+    """The records of all machines that were measured on the last day, the newest last."""
+    folders = all_folders()
+    day = len("2000-01-01")
+    return [Record(f) for f in folders if os.path.basename(f)[:day] == os.path.basename(folders[-1])[:day]]
 
 
 def folder_to_go_on_in():

@@ -111,6 +111,16 @@ class Judgement(unittest.TestCase):
         result = judge.summary(ROW, rounds, RAWS)
         self.assertEqual({told["to"]: told["rounds"] for told in result["ratios"]}, {"uws": 30, "bun": 20})
 
+    def test_of_several_machines_the_one_tells_a_ratio_that_knows_it_best(self):
+        steady, noisy = rounds_of({OURS: 4.0, AGAIN: 4.0, "uws": 5.0}), rounds_of({OURS: 4.0, AGAIN: 4.0, "uws": 4.0, "bun": 8.0})
+        for number, found in enumerate(noisy):
+            found[OURS][workloads.COST] *= 0.7 if number % 2 else 1.3
+        results = [judge.summary(ROW, rounds, RAWS) for rounds in (noisy, steady, rounds_of({OURS: 4.0, "ws": 8.0})[:3])]
+        joined = judge.joined(ROW, results)
+        self.assertEqual({told["to"]: round(told["median"], 1) for told in joined["ratios"]}, {AGAIN: 1.0, "uws": 0.8, "bun": 0.5})
+        self.assertLess(joined["noise"], 0.001)
+        self.assertIsNone(judge.joined(ROW, results[2:]))
+
 
 class Records(unittest.TestCase):
     ABOUT = {
