@@ -15,6 +15,8 @@ import pairs
 
 SCHEMA = "echoring.peers/1"
 DIGITS = 6
+# Of a folder's name; the machine's stands behind it.
+DATE = len("2000-01-01")
 # What decides what a round measures: the servers, the generator, and how both are driven. Tables and documents do not.
 MEASURED = (
     "Cargo.toml", "Cargo.lock", "rust-toolchain.toml", "src", "bench", "scripts/pairs.py", "scripts/peers.py",
@@ -39,7 +41,7 @@ class Record:
     def begin(self, name, about, anew):
         """A row to add rounds to; what it has already stays if it was made in the same way."""
         row = self.rows.get(name)
-        if not row or made_of(row) != made_of(about) or anew or any(row["commands"].get(n, c) != c for n, c in about["commands"].items()):
+        if not row or anew or not goes_on(row, about):
             row = self.rows[name] = {"started_at": now(), "columns": [], "rounds": [], "failed": {}, "commands": {}}
         row.update({key: value for key, value in about.items() if key != "commands"})
         row["commands"].update(about["commands"])
@@ -56,6 +58,12 @@ class Record:
 def commit():
     """The last one that changed what is measured."""
     return machine.last_commit_of(MEASURED)
+
+
+def goes_on(row, about):
+    """Whether rounds made as `about` says may be put to those of a row. A server that it has not had yet may join."""
+    had = row["commands"]
+    return made_of(row) == made_of(about) and all(had.get(n, c) == c for n, c in about["commands"].items())
 
 
 def made_of(row):
@@ -112,28 +120,19 @@ def all_folders():
     return sorted(os.path.dirname(path) for path in glob.glob(os.path.join(machine.ROOT, "results", "*", "peers.json")))
 
 
-def newest():
-    """The newest record in results/, or None."""
-    found = all_folders()
-    return Record(found[-1]) if found else None
-
-
 def of_newest_day():
     """The records of all machines that were measured on the last day, the newest last."""
     folders = all_folders()
-    day = len("2000-01-01")
-    return [Record(f) for f in folders if os.path.basename(f)[:day] == os.path.basename(folders[-1])[:day]]
+    return [Record(f) for f in folders if os.path.basename(f)[:DATE] == os.path.basename(folders[-1])[:DATE]]
 
 
 def folder_to_go_on_in():
     """Of the newest record of this machine if it has a row of this commit, so that a run may pass midnight; else today's."""
     today = machine.results_folder()
-    name = os.path.basename(today)[len("2000-01-01"):]
-    last = newest()
-    if last and os.path.dirname(last.path).endswith(name) and any(
-        row["commit"] == commit() for row in last.rows.values()
-    ):
-        return os.path.dirname(last.path)
+    name = os.path.basename(today)[DATE:]
+    last = max(all_folders(), default="")
+    if last.endswith(name) and any(row["commit"] == commit() for row in Record(last).rows.values()):
+        return last
     return today
 
 
