@@ -105,6 +105,7 @@ def measure(row, had, record, options, random_source):
     commands = commands_of(row, had, options)
     about = {
         "title": row.title, "commit": records.commit(), "load": row.load, "seconds": options.seconds * row.scale,
+        "warmup_seconds": options.warmup * row.scale,
         "commands": {name: pairs.bare(command) for name, command in commands.items()},
         "environment": records.environment(options),
     }

@@ -67,9 +67,10 @@ def goes_on(row, about):
 
 
 def made_of(row):
-    """What rounds have to have in common to be put together, the commands of their servers aside."""
+    """What rounds have to have in common to be put together, the commands of their servers aside. Old rows do not tell
+    their warm-up: nothing is put to them."""
     about = row["environment"]
-    return [row["commit"], row["load"], row["seconds"], about["cpu"], about["kernel"]]
+    return [row["commit"], row["load"], row["seconds"], row.get("warmup_seconds"), about["cpu"], about["kernel"]]
 
 
 def now():

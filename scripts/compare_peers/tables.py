@@ -181,11 +181,12 @@ def page(record):
     for row, result in summaries(record):
         kept = record.rows[row.name]
         about = kept["environment"]
+        warm_up = f" after {kept['warmup_seconds']:g} s of warm-up" if "warmup_seconds" in kept else ""
         parts.append(f"## {row.title}")
         parts.append(of_row(row, result))
         failed = "".join(f" {TITLES.get(name, name)} was left out: {why}." for name, why in kept["failed"].items())
         parts.append(
-            f"{result['rounds']} rounds of {kept['seconds']:g} s, load `{kept['load']}`, commit {kept['commit'][:12]}"
+            f"{result['rounds']} rounds of {kept['seconds']:g} s{warm_up}, load `{kept['load']}`, commit {kept['commit'][:12]}"
             f"{' with uncommitted changes' if about['uncommitted_changes'] else ''}; {about['cpu']}, {about['cpus']} CPUs, "
             f"Linux {about['kernel']}, {about['congestion_control']}; load average {kept['load_average']['before']:.1f} "
             f"before and {kept['load_average']['after']:.1f} after.{failed}"

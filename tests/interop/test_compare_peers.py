@@ -124,7 +124,8 @@ class Judgement(unittest.TestCase):
 
 class Records(unittest.TestCase):
     ABOUT = {
-        "commit": "c0ffee", "load": "--depth 1", "seconds": 1.0, "commands": {OURS: "serve"},
+        "commit": "c0ffee", "load": "--depth 1", "seconds": 1.0, "warmup_seconds": 0.3,
+        "commands": {OURS: "serve"},
         "environment": {"cpu": "fast", "kernel": "7.0"},
     }
 
@@ -149,6 +150,10 @@ class Records(unittest.TestCase):
         self.add(self.ABOUT, 1.5)
         self.assertEqual(self.add({**self.ABOUT, "commit": "decade"}, 2.5), [2.5])
         self.assertEqual(self.add({**self.ABOUT, "commit": "decade", "commands": {OURS: "other"}}, 3.5), [3.5])
+
+    def test_a_row_of_another_warm_up_begins_anew(self):
+        self.add(self.ABOUT, 1.5)
+        self.assertEqual(self.add({**self.ABOUT, "warmup_seconds": 0.2}, 2.5), [2.5])
 
     def test_a_row_of_another_machine_begins_anew(self):
         self.add(self.ABOUT, 1.5)
