@@ -18,6 +18,7 @@ import conformance  # noqa: E402
 import judge  # noqa: E402
 import pairs  # noqa: E402
 import records  # noqa: E402
+import samples  # noqa: E402
 import workloads  # noqa: E402
 from catalogue import AGAIN, BROADCAST, COMPRESSED, ECHO, FLOOR, OURS, RAWS  # noqa: E402
 
@@ -120,6 +121,17 @@ class Judgement(unittest.TestCase):
         self.assertEqual({told["to"]: round(told["median"], 1) for told in joined["ratios"]}, {AGAIN: 1.0, "uws": 0.8, "bun": 0.5})
         self.assertLess(joined["noise"], 0.001)
         self.assertIsNone(judge.joined(ROW, results[2:]))
+
+
+class Samples(unittest.TestCase):
+    def test_the_highest_rate_that_kept_its_bound_counts(self):
+        runs = [
+            {"messages_per_s": rate, "response_ns": {"p99": p99_ms * 1_000_000}}
+            for rate, p99_ms in ((250_000, 12), (500_000, 8), (1_000_000, 9), (2_000_000, 40), (200_000, 0))
+        ]
+        self.assertEqual(samples.nanos_each(runs, 10_000_000), 1_000)
+        self.assertEqual(samples.nanos_each(runs, 50_000_000), 500)
+        self.assertIsNone(samples.nanos_each(runs, 5_000_000))
 
 
 class Records(unittest.TestCase):
