@@ -163,6 +163,14 @@ def remarks(row, result, kept):
             f"{row.title}: the generator was late to its own schedule in {result['generator_saturated']} of "
             f"{result['samples']} stretches; what is told of these is its lateness, too."
         )
+    if row.rates:
+        rounds = records.rounds_of(kept)
+        for name in row.values:
+            none = {side: sum(found[side][name] is None for found in rounds if side in found) for side in result["sides"]}
+            told = ", ".join(f"{TITLES[side]} in {count}" for side, count in none.items() if count)
+            if told:
+                what, _, _ = VALUES[name]
+                yield f"{row.title}, {what}: kept at no rate, of {len(rounds)} rounds, by {told}."
     if row.kind == "witness":
         told = judge.agreement(result, COST, WITNESSED_COST)
         apart = [
