@@ -26,7 +26,7 @@ import rounds  # noqa: E402
 import tables  # noqa: E402
 import workloads  # noqa: E402
 
-QUICK_ROUNDS, QUICK_SECONDS, QUICK_WARMUP, QUICK_MINUTES = 3, 0.4, 0.2, 9
+QUICK_ROUNDS, QUICK_SECONDS, QUICK_WARMUP, QUICK_MINUTES = 3, 0.3, 0.1, 9
 # A row of ten thousand connections and all peers takes an hour; the rest of a row that is cut is measured by the next run.
 ROW_MINUTES = 120
 SAVED_EVERY = 5
@@ -45,7 +45,7 @@ KNOWN_BIAS = [
 
 def arguments():
     parser = argparse.ArgumentParser(prog="compare-peers", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="some rows, 3 rounds of 0.4 s, nothing written")
+    parser.add_argument("--quick", action="store_true", help="some rows, 3 rounds of 0.3 s, nothing written")
     parser.add_argument("--record", action="store_true", help="add to the record of today and this machine in results/")
     parser.add_argument("--into", metavar="DIR", help="add to the record in this directory instead")
     parser.add_argument("--again", action="store_true", help="measure rows anew that the record has")

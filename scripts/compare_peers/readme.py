@@ -101,7 +101,7 @@ def about(made, found):
 
 
 def origin(record):
-    last = max(record.rows.values(), key=lambda row: row["started_at"])
+    last = records.newest_row(record)
     page = f"{folder_of(record)}/peers.md"
     return (
         f"Commit {last['commit'][:12]}, {last['environment']['cpu']}, Linux {last['environment']['kernel']}, "

@@ -124,7 +124,12 @@ def all_folders():
 def of_newest_day():
     """The records of all machines that were measured on the last day, the newest last."""
     folders = all_folders()
-    return [Record(f) for f in folders if os.path.basename(f)[:DATE] == os.path.basename(folders[-1])[:DATE]]
+    made = [Record(f) for f in folders if os.path.basename(f)[:DATE] == os.path.basename(folders[-1])[:DATE]]
+    return sorted(made, key=lambda record: newest_row(record)["started_at"])
+
+
+def newest_row(record):
+    return max(record.rows.values(), key=lambda row: row["started_at"])
 
 
 def folder_to_go_on_in():
