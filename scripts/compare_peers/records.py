@@ -137,7 +137,7 @@ def folder_to_go_on_in():
     today = machine.results_folder()
     name = os.path.basename(today)[DATE:]
     last = max(all_folders(), default="")
-    if last.endswith(name) and any(row["commit"] == commit() for row in Record(last).rows.values()):
+    if last.endswith(name) and commit() in {row["commit"] for row in Record(last).rows.values()}:
         return last
     return today
 
