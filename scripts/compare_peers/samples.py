@@ -29,8 +29,7 @@ def scaled(options, row):
 def stretch(server, row, options):
     """An echo or a broadcast in a closed loop, or at a rate."""
     before = Accounts(server.pid, options.server_cpu)
-    path = "/broadcast/{topic}" if "--mode broadcast" in row.load else "/echo"
-    run, saturated = pairs.measure(server, load_for(server, row), scaled(options, row), path=path, clean=row.clean)
+    run, saturated = pairs.measure(server, load_for(server, row), scaled(options, row), path_for(row), row.clean)
     return {
         COST: run["server"]["cpu_ns_per_message"],
         "messages_per_s": run["messages_per_s"],
@@ -46,6 +45,10 @@ def stretch(server, row, options):
 def load_for(server, row):
     """A row's flags of the generator, and what this server needs besides."""
     return row.load.split() + (["--allow", "corrupted"] if server.side in HEAR_THEMSELVES else [])
+
+
+def path_for(row):
+    return "/broadcast/{topic}" if "--mode broadcast" in row.load else "/echo"
 
 
 def latencies(run):
@@ -109,9 +112,14 @@ def connect(server, row, options):
 
 
 def sustained(server, row, options):
-    """Stretches at all rates of the row. Its values are the time for each message at the highest that kept a bound of p99;
+    """Stretches at the rates of the row. Its values are the time for each message at the highest that kept a bound of p99;
     None where none did. A lower rate that does not keep it says nothing, but that the machine was busy elsewhere."""
-    steps = {rate: at_rate(server, row, options, rate) for rate in row.rates}
+
+    def measured(rate):
+        load = [*load_for(server, row), "--rate", str(rate)]
+        return pairs.measure_once(server, load, scaled(options, row), path_for(row), row.clean)[0]
+
+    steps = climbed(row.rates, flag(row, "--connections") - 1, measured)
     return {
         **{name: nanos_each(steps.values(), p99_max) for name, p99_max in SUSTAINED_TIMES.items()},
         **{f"p99_ns_at_{rate}": run["response_ns"]["p99"] for rate, run in steps.items()},
@@ -119,9 +127,15 @@ def sustained(server, row, options):
     }
 
 
-def at_rate(server, row, options, rate):
-    load = [*load_for(server, row), "--rate", str(rate)]
-    return pairs.measure_once(server, load, scaled(options, row), "/broadcast/{topic}", row.clean)[0]
+def climbed(rates, subscribers, measured):
+    """What was measured at each rate, up to the first at which less than half was done: a higher one would only be more
+    that is not."""
+    steps = {}
+    for rate in rates:
+        steps[rate] = measured(rate)
+        if steps[rate]["messages_per_s"] < rate * subscribers / 2:
+            break
+    return steps
 
 
 def nanos_each(runs, p99_max):

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -18,6 +19,7 @@ import conformance  # noqa: E402
 import judge  # noqa: E402
 import pairs  # noqa: E402
 import records  # noqa: E402
+import rounds  # noqa: E402
 import samples  # noqa: E402
 import workloads  # noqa: E402
 from catalogue import AGAIN, BROADCAST, COMPRESSED, ECHO, FLOOR, OURS, RAWS  # noqa: E402
@@ -132,6 +134,21 @@ class Samples(unittest.TestCase):
         self.assertEqual(samples.nanos_each(runs, 10_000_000), 1_000)
         self.assertEqual(samples.nanos_each(runs, 50_000_000), 500)
         self.assertIsNone(samples.nanos_each(runs, 5_000_000))
+
+    def test_a_server_that_has_done_less_than_half_is_asked_for_no_more(self):
+        steps = samples.climbed((250, 500, 1_000, 2_000), 1_000, lambda rate: {"messages_per_s": min(rate * 1_000, 400_000)})
+        self.assertEqual(list(steps), [250, 500, 1_000])
+
+
+class Turns(unittest.TestCase):
+    def test_a_server_that_goes_on_working_is_not_at_rest(self):
+        busy, idle = "while True: pass", "import time; time.sleep(60)"
+        for program, expected in ((busy, False), (idle, True)):
+            with subprocess.Popen([sys.executable, "-c", program]) as process:
+                try:
+                    self.assertEqual(rounds.at_rest(process.pid), expected)
+                finally:
+                    process.kill()
 
 
 class Records(unittest.TestCase):
