@@ -39,8 +39,10 @@ def write(figure, folder, name):
 
 
 def panels(found):
-    """A panel for each row of a quick look: the value by server, the least on top."""
-    shown = [(row, result) for row, result in found if row.quick] or found
+    """A panel for each row of a quick look: the value by server, the least on top. None where the record has no such row."""
+    shown = [(row, result) for row, result in found if row.quick]
+    if not shown:
+        return None
     height = -(-len(shown) // COLUMNS)
     figure, axes = pyplot.subplots(height, COLUMNS, figsize=(5.2 * COLUMNS, 4.4 * height), squeeze=False)
     for axis in axes.flat[len(shown):]:
@@ -102,7 +104,8 @@ def ratios(found):
 def main():
     folder = sys.argv[1]
     found = tables.summaries(records.Record(folder))
-    write(panels(found), folder, "peers.svg")
+    if (figure := panels(found)) is not None:
+        write(figure, folder, "peers.svg")
     write(ratios(found), folder, "peers-ratios.svg")
 
 

@@ -24,9 +24,10 @@ def block():
         return f"{BEGIN}\n{NONE}\n{END}"
     found = joined(made)
     parts = [table(found)]
-    picture = os.path.join(folder_of(made[-1]), "peers.svg")
-    if os.path.exists(os.path.join(machine.ROOT, picture)):
-        parts.append(f"![What the rows cost with each server]({picture})")
+    pictures = [os.path.join(folder_of(record), "peers.svg") for record in made]
+    drawn = [picture for picture in pictures if os.path.exists(os.path.join(machine.ROOT, picture))]
+    if drawn:
+        parts.append(f"![What the rows cost with each server]({drawn[-1]})")
     parts.append(about(made, found))
     return "\n".join([BEGIN, "\n\n".join(parts), END])
 
