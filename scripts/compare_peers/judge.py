@@ -60,8 +60,8 @@ def summary(row, rounds, raws):
     result = {"rounds": len(rounds), "sides": {}, "ratios": []}
     for side in names:
         result["sides"][side] = {
-            **{name: spread(values(rounds, side, name)) for name in row.values},
-            **{name: median(values(rounds, side, name)) for name in SHARES if name not in row.values},
+            **{name: spread(values(rounds, side, name)) for name in row.shown},
+            **{name: median(values(rounds, side, name)) for name in SHARES if name not in row.shown},
         }
     for ours, targets in ((OURS, None), *row.also):
         for side in names:
@@ -70,8 +70,8 @@ def summary(row, rounds, raws):
             target = targets[side] if targets is not None else target_of(row, side, raws)
             result["ratios"] += [
                 {"of": ours, "to": side, "value": name, **judged}
-                for name in row.values
-                if (judged := judge_ratio(row, rounds, ours, side, name, target, random_source))
+                for name in row.shown
+                if (judged := judge_ratio(row, rounds, ours, side, name, target if name in row.values else None, random_source))
             ]
     result["bounds"] = [bound(spread(values(rounds, OURS, name)), name, most) for name, most in row.bounds.items()]
     result["noise"] = noise(result)
@@ -99,14 +99,18 @@ def is_enough(row, found):
 
 def joined(row, results):
     """One summary of those of several machines: each ratio as the machine tells it that knows it best, which is where its
-    interval is the narrowest. What is told in absolute terms is of the machine with the least noise. None where no ratio has
-    enough rounds."""
+    interval is the narrowest. What is told in absolute terms is of the machine with the least noise that has it. None where
+    no ratio has enough rounds."""
     told = {}
     for found in (found for result in results for found in result["ratios"] if is_enough(row, found)):
         key = found["of"], found["to"], found["value"]
         told[key] = min(told.get(key, found), found, key=lambda one: (one["high"] - one["low"]) / one["median"])
-    quietest = min(results, key=lambda result: math.inf if result["noise"] is None else result["noise"])
-    return {**quietest, "ratios": list(told.values())} if told else None
+    by_noise = sorted(results, key=lambda result: math.inf if result["noise"] is None else result["noise"])
+    sides = {}
+    for result in reversed(by_noise):
+        for side, figures in result["sides"].items():
+            sides.setdefault(side, {}).update((name, figure) for name, figure in figures.items() if figure is not None)
+    return {**by_noise[0], "sides": sides, "ratios": list(told.values())} if told else None
 
 
 def bound(told, name, most):

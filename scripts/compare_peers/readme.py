@@ -52,12 +52,12 @@ def table(found):
         "|---" * (len(SHOWN) + 3) + "|",
     ]
     for row, result in found:
-        for name in row.values:
+        for name in row.shown:
             what, unit, scale = tables.VALUES[name]
             ours = result["sides"].get(OURS, {}).get(name)
             if not ours:
                 continue
-            title = row.title if len(row.values) == 1 else f"{row.title}: {what}"
+            title = f"{row.title}: {what}" if tables.several(row, name) else row.title
             cells = [tables.cell(result, side, name) for side in SHOWN]
             lines.append(
                 f"| {title} | {tables.number(ours['median'], scale)} {unit} | {' | '.join(cells)} | {best(result, name)} |"

@@ -9,12 +9,13 @@ import argparse
 import asyncio
 import os
 import re
+import time
 
 import idle_memory
 import pairs
 import witness
 from catalogue import HEAR_THEMSELVES
-from workloads import COST, HANDSHAKE_COST, IDLE, SUSTAINED_TIMES, USER_BYTES, WITNESSED_COST
+from workloads import BUSY_COST, COST, HANDSHAKE_COST, IDLE, SUSTAINED_TIMES, USER_BYTES, WITNESSED_COST
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -30,12 +31,15 @@ def stretch(server, row, options):
     """An echo or a broadcast in a closed loop, or at a rate."""
     before = Accounts(server.pid, options.server_cpu)
     run, saturated = pairs.measure(server, load_for(server, row), scaled(options, row), path_for(row), row.clean)
+    cost, charged = run["server"]["cpu_ns_per_message"], Accounts(server.pid, options.server_cpu).since(before)
+    busy = charged.pop("busy_by_process")
     return {
-        COST: run["server"]["cpu_ns_per_message"],
+        COST: cost,
+        BUSY_COST: busy and cost * busy,
         "messages_per_s": run["messages_per_s"],
         "cpu_share": run["server"]["cpu_share"],
         **latencies(run),
-        **Accounts(server.pid, options.server_cpu).since(before),
+        **charged,
         "lost": run["integrity"]["lost"],
         "generator_cpu_share": run["generator"]["cpu_share"],
         "generator_saturated": float(saturated),
@@ -68,16 +72,21 @@ class Accounts:
             line = next(line for line in file if line.startswith(f"cpu{cpu} "))
         # user nice system idle iowait irq softirq steal
         counts = [int(word) for word in line.split()[1:9]]
-        self.soft, self.busy = counts[6], sum(counts) - counts[3] - counts[4]
+        self.idle = counts[3] + counts[4]
+        self.soft, self.busy = counts[6], sum(counts) - self.idle
+        self.now = time.monotonic()
 
     def since(self, before):
-        """Shares since then; None where too little was charged to tell."""
+        """Shares since then, and the time that the CPU was not idle by the process's; None where too little was charged to
+        tell. The kernel samples what a CPU is busy with, and measures how long it is idle."""
         user, system = self.user - before.user, self.system - before.system
         soft, busy = self.soft - before.soft, self.busy - before.busy
+        awake = (self.now - before.now) * TICKS_PER_S - (self.idle - before.idle)
         enough = TICKS_PER_S // 10
         return {
             "user_share": user / (user + system) if user + system >= enough else None,
             "soft_share": soft / busy if busy >= enough else None,
+            "busy_by_process": awake / (user + system) if user + system >= enough else None,
         }
 
 

@@ -3,11 +3,12 @@
 import judge
 import records
 from catalogue import AGAIN, OURS, PEERS, RAWS
-from workloads import COST, HANDSHAKE_COST, ROWS, SUSTAINED_TIMES, USER_BYTES, WITNESSED_COST
+from workloads import BUSY_COST, COST, HANDSHAKE_COST, ROWS, SUSTAINED_TIMES, USER_BYTES, WITNESSED_COST
 
 TITLES = {peer.name: peer.title for peer in PEERS}
 VALUES = {
     COST: ("CPU per message", "µs", 1_000),
+    BUSY_COST: ("time that the CPU was not idle, per message", "µs", 1_000),
     HANDSHAKE_COST: ("CPU per handshake", "µs", 1_000),
     **{name: (f"time per message with p99 ≤ {p99_max // 1_000_000} ms", "ns", 1) for name, p99_max in SUSTAINED_TIMES.items()},
     WITNESSED_COST: ("CPU per message by load_test", "µs", 1_000), USER_BYTES: ("user memory", "B", 1),
@@ -47,13 +48,20 @@ def matrix(found):
     sides.remove(OURS)
     lines = [f"| | echoring | {' | '.join(TITLES[side] for side in sides)} |", "|---" * (len(sides) + 2) + "|"]
     for row, result in found:
-        for name in row.values:
+        for name in row.shown:
             what, unit, scale = VALUES[name]
             ours = result["sides"][OURS][name]
+            if not ours and name in row.told:
+                continue
             cells = [cell(result, side, name) for side in sides]
-            title = row.title if len(row.values) == 1 else f"{row.title}: {what}"
+            title = f"{row.title}: {what}" if several(row, name) else row.title
             lines.append(f"| {title} | {number(ours and ours['median'], scale)} {unit} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def several(row, name):
+    """Whether a line of a table has to say of which of a row's values it is."""
+    return len(row.values) > 1 or name in row.told
 
 
 def cell(result, side, name):
@@ -66,14 +74,14 @@ def cell(result, side, name):
 
 def of_row(row, result):
     """One row, all servers."""
-    several = len(row.values) > 1
+    valued = sum(any(told[name] for told in result["sides"].values()) for name in row.shown) > 1
     lines = [
-        f"| server | {'value | ' if several else ''}median, quartiles, least | user | soft interrupts | messages/s "
+        f"| server | {'value | ' if valued else ''}median, quartiles, least | user | soft interrupts | messages/s "
         "| echoring's ratio to it | 95 % interval | target | verdict |",
-        "|---" * (10 if several else 9) + "|",
+        "|---" * (10 if valued else 9) + "|",
     ]
     for side, told in result["sides"].items():
-        for name in row.values:
+        for name in row.shown:
             what, unit, scale = VALUES[name]
             figures = told[name]
             if figures is None:
@@ -83,7 +91,7 @@ def of_row(row, result):
                 f"{number(figures['high'], scale)}; {number(figures['least'], scale)})"
             )
             lines.append(
-                f"| {TITLES.get(side, side)} | {f'{what} | ' if several else ''}{took} | {share(told.get('user_share'))} "
+                f"| {TITLES.get(side, side)} | {f'{what} | ' if valued else ''}{took} | {share(told.get('user_share'))} "
                 f"| {share(told.get('soft_share'))} | {number(told.get('messages_per_s'))} | {' | '.join(judged(result, side, name))} |"
             )
     return "\n".join(lines)
