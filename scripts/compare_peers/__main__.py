@@ -34,8 +34,8 @@ SAVED_EVERY = 5
 KNOWN_BIAS = [
     "On loopback the server's CPU time contains the generator's receive path: a send runs it in soft-interrupt context. All "
     "servers pay it alike, which pulls every ratio towards 1.",
-    "What the kernel's timers find to do while the CPU is idle, such as sending what congestion control paced, is charged to no "
-    "process; where a row tells how long the CPU was not idle, it is in that.",
+    "What was queued leaves when an acknowledgement comes, which is charged to the generator, or when a timer fires, which is "
+    "charged to nobody where the CPU is idle. A row of large messages therefore tells besides what both CPUs did together.",
     "Raw servers neither unmask nor look at a payload, and do not speak the protocol: a ratio to them charges echoring for all "
     "of WebSocket. In rows of text they answer with binary frames of the same length.",
     "Contents are checked before a row, by another client, and not while it is measured.",

@@ -15,7 +15,7 @@ import idle_memory
 import pairs
 import witness
 from catalogue import HEAR_THEMSELVES
-from workloads import BUSY_COST, COST, HANDSHAKE_COST, IDLE, SUSTAINED_TIMES, USER_BYTES, WITNESSED_COST
+from workloads import COST, HANDSHAKE_COST, IDLE, SUSTAINED_TIMES, TOGETHER_COST, USER_BYTES, WITNESSED_COST
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -29,13 +29,13 @@ def scaled(options, row):
 
 def stretch(server, row, options):
     """An echo or a broadcast in a closed loop, or at a rate."""
-    before = Accounts(server.pid, options.server_cpu)
+    before = Accounts(server.pid, options)
     run, saturated = pairs.measure(server, load_for(server, row), scaled(options, row), path_for(row), row.clean)
-    cost, charged = run["server"]["cpu_ns_per_message"], Accounts(server.pid, options.server_cpu).since(before)
-    busy = charged.pop("busy_by_process")
+    cost, charged = run["server"]["cpu_ns_per_message"], Accounts(server.pid, options).since(before)
+    together = charged.pop("together_by_process")
     return {
         COST: cost,
-        BUSY_COST: busy and cost * busy,
+        TOGETHER_COST: together and cost * together,
         "messages_per_s": run["messages_per_s"],
         "cpu_share": run["server"]["cpu_share"],
         **latencies(run),
@@ -62,31 +62,34 @@ def latencies(run):
 
 
 class Accounts:
-    """What the kernel has charged so far: a process with user and system time, and a CPU with soft interrupts."""
+    """What the kernel has charged so far: a server's process with user and system time, its CPU with soft interrupts, and
+    both CPUs with idleness."""
 
-    def __init__(self, pid, cpu):
+    def __init__(self, pid, options):
         with open(f"/proc/{pid}/stat") as file:
             words = file.read().rsplit(")", 1)[1].split()
         self.user, self.system = int(words[11]), int(words[12])
         with open("/proc/stat") as file:
-            line = next(line for line in file if line.startswith(f"cpu{cpu} "))
+            lines = dict(line.split(maxsplit=1) for line in file if line.startswith("cpu"))
         # user nice system idle iowait irq softirq steal
-        counts = [int(word) for word in line.split()[1:9]]
-        self.idle = counts[3] + counts[4]
-        self.soft, self.busy = counts[6], sum(counts) - self.idle
+        server, generator = (
+            [int(word) for word in lines[f"cpu{cpu}"].split()[:8]] for cpu in (options.server_cpu, options.generator_cpu)
+        )
+        self.soft, self.busy = server[6], sum(server) - sum(server[3:5])
+        self.idle = sum(server[3:5]) + sum(generator[3:5])
         self.now = time.monotonic()
 
     def since(self, before):
-        """Shares since then, and the time that the CPU was not idle by the process's; None where too little was charged to
-        tell. The kernel samples what a CPU is busy with, and measures how long it is idle."""
+        """Shares since then, and the time that both CPUs were not idle by the process's; None where too little was charged
+        to tell. The kernel samples what a CPU is busy with, and measures how long it is idle."""
         user, system = self.user - before.user, self.system - before.system
         soft, busy = self.soft - before.soft, self.busy - before.busy
-        awake = (self.now - before.now) * TICKS_PER_S - (self.idle - before.idle)
+        awake = 2 * (self.now - before.now) * TICKS_PER_S - (self.idle - before.idle)
         enough = TICKS_PER_S // 10
         return {
             "user_share": user / (user + system) if user + system >= enough else None,
             "soft_share": soft / busy if busy >= enough else None,
-            "busy_by_process": awake / (user + system) if user + system >= enough else None,
+            "together_by_process": awake / (user + system) if user + system >= enough else None,
         }
 
 

@@ -129,13 +129,13 @@ class Judgement(unittest.TestCase):
         alone, both = rounds_of({OURS: 4.0, AGAIN: 4.0, "yawc": 4.5}), rounds_of({OURS: 4.0, AGAIN: 4.1, "yawc": 3.8})
         for found in both:
             for sample in found.values():
-                sample[workloads.BUSY_COST] = 2 * sample[workloads.COST]
+                sample[workloads.TOGETHER_COST] = 2 * sample[workloads.COST]
         results = [judge.summary(row, rounds, RAWS) for rounds in (alone, both)]
         verdicts = {(told["to"], told["value"]): told["verdict"] for told in results[1]["ratios"]}
-        self.assertEqual((verdicts["yawc", workloads.COST], verdicts["yawc", workloads.BUSY_COST]), ("missed", None))
+        self.assertEqual((verdicts["yawc", workloads.COST], verdicts["yawc", workloads.TOGETHER_COST]), ("missed", None))
         figures = judge.joined(row, results)["sides"][OURS]
         self.assertEqual(figures[workloads.COST], results[0]["sides"][OURS][workloads.COST])
-        self.assertEqual(figures[workloads.BUSY_COST], results[1]["sides"][OURS][workloads.BUSY_COST])
+        self.assertEqual(figures[workloads.TOGETHER_COST], results[1]["sides"][OURS][workloads.TOGETHER_COST])
 
 
 class Samples(unittest.TestCase):
@@ -152,14 +152,14 @@ class Samples(unittest.TestCase):
         steps = samples.climbed((250, 500, 1_000, 2_000), 1_000, lambda rate: {"messages_per_s": min(rate * 1_000, 400_000)})
         self.assertEqual(list(steps), [250, 500, 1_000])
 
-    def test_what_a_cpu_did_for_nobody_is_busy_all_the_same(self):
+    def test_what_cpus_did_for_nobody_is_told_all_the_same(self):
         accounts = [object.__new__(samples.Accounts) for _ in range(2)]
         for account, seconds in zip(accounts, (0, 2)):
             account.user, account.system = (round(seconds * share * samples.TICKS_PER_S) for share in (0.1, 0.3))
             account.soft, account.busy = (round(seconds * share * samples.TICKS_PER_S) for share in (0.1, 0.4))
-            account.idle, account.now = round(seconds * 0.5 * samples.TICKS_PER_S), float(seconds)
+            account.idle, account.now = round(seconds * 1.0 * samples.TICKS_PER_S), float(seconds)
         told = accounts[1].since(accounts[0])
-        self.assertEqual((told["user_share"], told["soft_share"], told["busy_by_process"]), (0.25, 0.25, 1.25))
+        self.assertEqual((told["user_share"], told["soft_share"], told["together_by_process"]), (0.25, 0.25, 2.5))
         self.assertEqual(set(accounts[1].since(accounts[1]).values()), {None})
 
 
