@@ -53,14 +53,13 @@ def table(found):
     ]
     for row, result in found:
         for name in row.shown:
-            what, unit, scale = tables.VALUES[name]
+            _, unit, scale = tables.VALUES[name]
             ours = result["sides"].get(OURS, {}).get(name)
             if not ours:
                 continue
-            title = f"{row.title}: {what}" if tables.several(row, name) else row.title
             cells = [tables.cell(result, side, name) for side in SHOWN]
             lines.append(
-                f"| {title} | {tables.number(ours['median'], scale)} {unit} | {' | '.join(cells)} | {best(result, name)} |"
+                f"| {tables.title(row, name)} | {tables.number(ours['median'], scale)} {unit} | {' | '.join(cells)} | {best(result, name)} |"
             )
     return "\n".join(lines)
 

@@ -48,20 +48,22 @@ def matrix(found):
     sides.remove(OURS)
     lines = [f"| | echoring | {' | '.join(TITLES[side] for side in sides)} |", "|---" * (len(sides) + 2) + "|"]
     for row, result in found:
-        for name in row.shown:
-            what, unit, scale = VALUES[name]
+        for name in shown(row, result):
+            _, unit, scale = VALUES[name]
             ours = result["sides"][OURS][name]
-            if not ours and name in row.told:
-                continue
             cells = [cell(result, side, name) for side in sides]
-            title = f"{row.title}: {what}" if several(row, name) else row.title
-            lines.append(f"| {title} | {number(ours and ours['median'], scale)} {unit} | {' | '.join(cells)} |")
+            lines.append(f"| {title(row, name)} | {number(ours and ours['median'], scale)} {unit} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def several(row, name):
-    """Whether a line of a table has to say of which of a row's values it is."""
-    return len(row.values) > 1 or name in row.told
+def shown(row, result):
+    """The values that a row's lines are of. What is told beside is missing from records that are older."""
+    return [name for name in row.shown if name in row.values or result["sides"][OURS][name]]
+
+
+def title(row, name):
+    """Of a line: it says of which value it is where the row has several, or tells this one beside."""
+    return f"{row.title}: {VALUES[name][0]}" if len(row.values) > 1 or name in row.told else row.title
 
 
 def cell(result, side, name):
@@ -74,14 +76,15 @@ def cell(result, side, name):
 
 def of_row(row, result):
     """One row, all servers."""
-    valued = sum(any(told[name] for told in result["sides"].values()) for name in row.shown) > 1
+    names = shown(row, result)
+    several = len(names) > 1
     lines = [
-        f"| server | {'value | ' if valued else ''}median, quartiles, least | user | soft interrupts | messages/s "
+        f"| server | {'value | ' if several else ''}median, quartiles, least | user | soft interrupts | messages/s "
         "| echoring's ratio to it | 95 % interval | target | verdict |",
-        "|---" * (10 if valued else 9) + "|",
+        "|---" * (10 if several else 9) + "|",
     ]
     for side, told in result["sides"].items():
-        for name in row.shown:
+        for name in names:
             what, unit, scale = VALUES[name]
             figures = told[name]
             if figures is None:
@@ -91,7 +94,7 @@ def of_row(row, result):
                 f"{number(figures['high'], scale)}; {number(figures['least'], scale)})"
             )
             lines.append(
-                f"| {TITLES.get(side, side)} | {f'{what} | ' if valued else ''}{took} | {share(told.get('user_share'))} "
+                f"| {TITLES.get(side, side)} | {f'{what} | ' if several else ''}{took} | {share(told.get('user_share'))} "
                 f"| {share(told.get('soft_share'))} | {number(told.get('messages_per_s'))} | {' | '.join(judged(result, side, name))} |"
             )
     return "\n".join(lines)
@@ -154,7 +157,7 @@ def remarks(row, result, kept):
             f"{WORDS[found['verdict']]}."
         )
     for found in result["ratios"]:
-        if found["of"] != OURS:
+        if found["of"] != OURS and found["target"]:
             yield (
                 f"{row.title}: {TITLES[found['of']]} by {TITLES[found['to']]} {ratio(found)} ({found['low']:.3f} – "
                 f"{found['high']:.3f}; at most {found['target']:.2f}: {WORDS[found['verdict']]})."
