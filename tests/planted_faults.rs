@@ -333,11 +333,13 @@ fn late_answers_are_as_late_as_they_are() {
 #[test]
 fn a_faithful_server_is_found_faithful_whatever_messages_are_made_of() {
     let is_wide = |message: &Message| !message.to_text().expect("text").is_ascii();
+    // Words of one script may follow each other for a while: a short message may have none of another.
+    let is_wide_if_long = |message: &Message| message.len() < 150 || is_wide(message);
     let joined = |message: &Message| message.to_text().expect("text").contains('\u{200d}');
     let any = |_: &Message| true;
     let checks: [(&[&str], Check<'_>); 6] = [
         (&["--text", "ascii", "--message-bytes", "12"], &|message| !is_wide(message)),
-        (&["--text", "mixed", "--message-bytes", "zipf:40..5000"], &is_wide),
+        (&["--text", "mixed", "--message-bytes", "zipf:40..5000"], &is_wide_if_long),
         (&["--text", "emoji", "--message-bytes", "64..700"], &is_wide),
         (&["--text", "mixed", "--message-bytes", "0..11"], &any),
         (&["--kind", "json", "--message-bytes", "zipf:40..3000"], &|message| {
