@@ -21,8 +21,9 @@ from catalogue import AGAIN, FLOOR, OURS, RAWS  # noqa: E402
 
 OURS_COLOUR, FLOOR_COLOUR, PEER_COLOUR = "#c2410c", "#94a3b8", "#3b6ea5"
 COLUMNS = 3
-# Of the picture of ratios: those that have targets of their own.
+# Of the picture of ratios: those that have targets of their own, and how far its scale goes. What lies beyond is a number.
 BESIDE = (FLOOR, "uws", "bun")
+RATIO_MAX = 2.0
 
 
 def colour(side):
@@ -92,6 +93,14 @@ def ratios(found):
             [target for target, _ in targets], [place for _, place in targets], "|", ms=9,
             color=points[0].get_color(),
         )
+        for place, middle in zip(places, middles):
+            if middle > RATIO_MAX:
+                axis.text(
+                    RATIO_MAX, place, f"{tables.number(middle)} → ", ha="right", va="center", fontsize=8,
+                    color=points[0].get_color(),
+                )
+    axis.set_xlim(0, RATIO_MAX)
+    axis.set_ylim(-0.7, len(names) - 0.3)
     axis.axvline(1, color="#94a3b8", lw=0.8)
     axis.set_yticks(range(len(names)), names, fontsize=8)
     axis.invert_yaxis()
