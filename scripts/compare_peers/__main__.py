@@ -52,8 +52,8 @@ def arguments():
     parser.add_argument("--into", metavar="DIR", help="add to the record in this directory instead")
     parser.add_argument("--again", action="store_true", help="measure rows anew that the record has")
     parser.add_argument("--list", action="store_true", help="print rows and peers")
-    parser.add_argument("--readme", action="store_true", help="make README's table from the newest record; with --record after it")
-    parser.add_argument("--check", action="store_true", help="whether README's table is what the newest record says")
+    parser.add_argument("--readme", action="store_true", help="make README's table and the records' pages; with --record after it")
+    parser.add_argument("--check", action="store_true", help="whether README's table and the pages are what the records say")
     parser.add_argument("--rows", default="", help="only these, separated by commas")
     parser.add_argument("--peers", default="", help="only these, and echoring")
     parser.add_argument("--rounds", type=int, help="of each row (default 30)")
@@ -180,7 +180,7 @@ def measure_all(record, options):
 
 def write_pages(record, folder):
     """Tables, and pictures where the library for them can be had."""
-    with open(os.path.join(folder, "peers.md"), "w") as file:
+    with open(record.page, "w") as file:
         file.write(tables.page(record))
     try:
         install.run(install.python(), os.path.join(HERE, "plots.py"), folder)
@@ -206,7 +206,9 @@ def main():
         show_list()
         return
     if options.check:
-        sys.exit(0 if readme.is_current() else "compare-peers: README.md is not what results/ says: scripts/compare-peers --readme")
+        outdated = readme.outdated()
+        says = f"compare-peers: not what results/ says: {', '.join(outdated)}: scripts/compare-peers --readme"
+        sys.exit(says if outdated else 0)
     if options.readme and not (options.record or options.into):
         readme.write()
         return

@@ -1,4 +1,4 @@
-"""README's table and picture of the peers, made from the newest records and never typed."""
+"""README's table and picture of the peers, made from the newest records, and the page of each record: never typed."""
 
 import os
 import statistics
@@ -102,31 +102,39 @@ def about(made, found):
 
 def origin(record):
     last = records.newest_row(record)
-    page = f"{folder_of(record)}/peers.md"
+    page = os.path.relpath(record.page, machine.ROOT)
     return (
         f"Commit {last['commit'][:12]}, {last['environment']['cpu']}, Linux {last['environment']['kernel']}, "
         f"{last['started_at'][:10]}: [{page}]({page})."
     )
 
 
+def read(path):
+    with open(path) as file:
+        return file.read()
+
+
 def made():
-    """README as it is, and as it has to be."""
-    with open(README) as file:
-        text = file.read()
+    """The documents that follow from the records: path, text as it is, and as it has to be."""
+    text = read(README)
     before, _, rest = text.partition(BEGIN)
     _, found, after = rest.partition(END)
     if not found:
         raise SystemExit(f"compare-peers: README.md lacks the lines {BEGIN!r} and {END!r}")
-    return text, before + block() + after
+    yield README, text, before + block() + after
+    for folder in records.all_folders():
+        record = records.Record(folder)
+        # A run that was killed has left none.
+        yield record.page, read(record.page) if os.path.exists(record.page) else "", tables.page(record)
 
 
 def write():
-    text, wanted = made()
-    if text != wanted:
-        with open(README, "w") as file:
-            file.write(wanted)
+    for path, text, wanted in made():
+        if text != wanted:
+            with open(path, "w") as file:
+                file.write(wanted)
 
 
-def is_current():
-    text, wanted = made()
-    return text == wanted
+def outdated():
+    """Documents that are not what the records say."""
+    return [os.path.relpath(path, machine.ROOT) for path, text, wanted in made() if text != wanted]

@@ -29,6 +29,7 @@ class Record:
 
     def __init__(self, folder):
         self.path = os.path.join(folder, "peers.json")
+        self.page = os.path.join(folder, "peers.md")
         self.content = {"schema": SCHEMA, "peers": {}, "skipped": {}, "rows": {}, "known_bias": []}
         if os.path.exists(self.path):
             with open(self.path) as file:
