@@ -119,10 +119,10 @@ class Endpoints(unittest.IsolatedAsyncioTestCase):
 
     async def test_slow_read_takes_no_more_than_its_rate(self):
         message = b"x" * 16_384
-        async with self.connect("/slow-read?bytes_per_s=65536") as client:
-            # Four seconds' worth; the buffers of both sides take some of it.
+        async with self.connect("/slow-read?bytes_per_s=1048576") as client:
+            # Four seconds' worth, of which a receive and the buffers of both sides take some hundred KiB at once.
             started = time.monotonic()
-            for _ in range(16):
+            for _ in range(256):
                 await client.send(message)
             # The answer to a ping comes when all before it was read.
             await asyncio.wait_for(await client.ping(), PATIENCE_S)
