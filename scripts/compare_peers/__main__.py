@@ -178,10 +178,10 @@ def measure_all(record, options):
     return failed
 
 
-def write_pages(record, folder):
+def write_pages(record, found, folder):
     """Tables, and pictures where the library for them can be had."""
     with open(record.page, "w") as file:
-        file.write(tables.page(record))
+        file.write(tables.page(record, found))
     try:
         install.run(install.python(), os.path.join(HERE, "plots.py"), folder)
     except install.Unavailable as error:
@@ -224,9 +224,10 @@ def main():
             pairs.fail(f"--rows: no row {error}; --list tells them")
         except KeyboardInterrupt:
             ended_early = True
-        print(tables.overview(record))
+        found = tables.summaries(record)
+        print(tables.overview(record, found))
         if folder != scratch:
-            write_pages(record, folder)
+            write_pages(record, found, folder)
     if options.readme:
         readme.write()
     if ended_early:

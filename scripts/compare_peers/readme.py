@@ -17,12 +17,13 @@ SHOWN = (FLOOR, "uws", "bun")
 NONE = "No run has been recorded yet; `scripts/compare-peers --quick` shows a first look at the machine at hand."
 
 
-def block():
-    """What stands between the marks."""
-    made = records.of_newest_day()
-    if not made:
+def block(every):
+    """What stands between the marks; `every` is all records with their summaries."""
+    if not every:
         return f"{BEGIN}\n{NONE}\n{END}"
-    found = joined(made)
+    newest = of_newest_day(every)
+    made = [record for record, _ in newest]
+    found = joined([summaries for _, summaries in newest])
     parts = [table(found)]
     pictures = [os.path.join(folder_of(record), "peers.svg") for record in made]
     drawn = [picture for picture in pictures if os.path.exists(os.path.join(machine.ROOT, picture))]
@@ -36,11 +37,18 @@ def folder_of(record):
     return os.path.relpath(os.path.dirname(record.path), machine.ROOT)
 
 
-def joined(made):
-    """Row and summary, over all machines."""
+def of_newest_day(every):
+    """Those of all machines that were measured on the last day, the newest last."""
+    day = max(record.day for record, _ in every)
+    made = [(record, summaries) for record, summaries in every if record.day == day]
+    return sorted(made, key=lambda pair: records.newest_row(pair[0])["started_at"])
+
+
+def joined(machines):
+    """Row and summary, over the summaries of all machines."""
     by_row = {}
-    for record in made:
-        for row, result in tables.summaries(record):
+    for summaries in machines:
+        for row, result in summaries:
             by_row.setdefault(row.name, []).append(result)
     found = [(row, judge.joined(row, by_row[row.name])) for row in ROWS if row.name in by_row]
     return [(row, result) for row, result in found if result]
@@ -114,22 +122,22 @@ def read(path):
         return file.read()
 
 
-def made():
+def documents():
     """The documents that follow from the records: path, text as it is, and as it has to be."""
     text = read(README)
     before, _, rest = text.partition(BEGIN)
     _, found, after = rest.partition(END)
     if not found:
         raise SystemExit(f"compare-peers: README.md lacks the lines {BEGIN!r} and {END!r}")
-    yield README, text, before + block() + after
-    for folder in records.all_folders():
-        record = records.Record(folder)
+    every = [(record, tables.summaries(record)) for record in map(records.Record, records.all_folders())]
+    yield README, text, before + block(every) + after
+    for record, summaries in every:
         # A run that was killed has left none.
-        yield record.page, read(record.page) if os.path.exists(record.page) else "", tables.page(record)
+        yield record.page, read(record.page) if os.path.exists(record.page) else "", tables.page(record, summaries)
 
 
 def write():
-    for path, text, wanted in made():
+    for path, text, wanted in documents():
         if text != wanted:
             with open(path, "w") as file:
                 file.write(wanted)
@@ -137,4 +145,4 @@ def write():
 
 def outdated():
     """Documents that are not what the records say."""
-    return [os.path.relpath(path, machine.ROOT) for path, text, wanted in made() if text != wanted]
+    return [os.path.relpath(path, machine.ROOT) for path, text, wanted in documents() if text != wanted]

@@ -28,6 +28,7 @@ class Record:
     """`rows` by name: each with `columns`, `rounds`, `commands`, `environment` and what else was told of it."""
 
     def __init__(self, folder):
+        self.day = os.path.basename(folder)[:DATE]
         self.path = os.path.join(folder, "peers.json")
         self.page = os.path.join(folder, "peers.md")
         self.content = {"schema": SCHEMA, "peers": {}, "skipped": {}, "rows": {}, "known_bias": []}
@@ -120,13 +121,6 @@ def lines(value, indent=""):
 def all_folders():
     """Those in results/ that have a record, by date."""
     return sorted(os.path.dirname(path) for path in glob.glob(os.path.join(machine.ROOT, "results", "*", "peers.json")))
-
-
-def of_newest_day():
-    """The records of all machines that were measured on the last day, the newest last."""
-    folders = all_folders()
-    made = [Record(f) for f in folders if os.path.basename(f)[:DATE] == os.path.basename(folders[-1])[:DATE]]
-    return sorted(made, key=lambda record: newest_row(record)["started_at"])
 
 
 def newest_row(record):

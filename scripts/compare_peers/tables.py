@@ -126,9 +126,8 @@ def warnings(found):
     ]
 
 
-def overview(record):
-    """What a run prints."""
-    found = summaries(record)
+def overview(record, found):
+    """What a run prints; `found` is the record's summaries."""
     if not found:
         return "no row has a round"
     parts = [matrix(found)]
@@ -193,11 +192,11 @@ def remarks(row, result, kept):
         yield f"{row.title}: {same}" + (f"; they differ for {', '.join(apart)}." if apart else ".")
 
 
-def page(record):
-    """The whole record as a page."""
+def page(record, found):
+    """The whole record as a page; `found` is its summaries."""
     content = record.content
-    parts = ["# echoring beside its peers", overview(record)]
-    for row, result in summaries(record):
+    parts = ["# echoring beside its peers", overview(record, found)]
+    for row, result in found:
         kept = record.rows[row.name]
         about = kept["environment"]
         warm_up = f" after {kept['warmup_seconds']:g} s of warm-up" if "warmup_seconds" in kept else ""
