@@ -127,6 +127,10 @@ pub const TOPICS_DEFAULT: u32 = 65_536;
 pub const TOPIC_LEASE: u64 = 64;
 /// Topics that one connection may subscribe to unless the node is told otherwise.
 pub const SUBSCRIPTIONS_DEFAULT: u32 = 128;
+/// Topics of other shards that a shard has asked for, or is about to, and has no answer about: as many requests as a lane
+/// between two shards holds. They wait for room behind a busy topic's publications, no longer than a handshake may take;
+/// past it newcomers are told that the node is busy.
+pub const SUBSCRIPTIONS_WAITING_MAX: usize = 4_096;
 /// Bytes of a message's key.
 pub const KEY_BYTES_MAX: usize = 255;
 /// Keys of a topic that keeps the latest message of each.

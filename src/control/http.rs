@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Bytes, Incoming};
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode, Version};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -265,12 +265,22 @@ async fn discard<S: AsyncRead + Unpin>(stream: S) {
     let _ = tokio::time::timeout(Duration::from_nanos(ADMIN_LINGER), discarding).await;
 }
 
+/// Whether a request breaks RFC 9112, 3.2: in HTTP/1.1 it has exactly one Host field. hyper leaves that to its user.
+fn misses_host<B>(request: &Request<B>) -> bool {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let (first, second) = (hosts.next(), hosts.next());
+    second.is_some() || (first.is_none() && request.version() >= Version::HTTP_11)
+}
+
 async fn respond<A: Answer>(
     mut request: Request<Incoming>,
     answer: Rc<A>,
     unread: Rc<Cell<bool>>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    let reply = answer.answer(&mut request).await;
+    let reply = match misses_host(&request) {
+        false => answer.answer(&mut request).await,
+        true => Reply::text(StatusCode::BAD_REQUEST, "a request of HTTP/1.1 has one Host field"),
+    };
     unread.set(!request.body().is_end_stream());
     let mut response = Response::new(Full::new(Bytes::from(reply.body)));
     *response.status_mut() = reply.status;
@@ -364,6 +374,23 @@ mod tests {
             assert!(long.starts_with("HTTP/1.1 431 "), "{long}");
             let garbage = exchange(address, b"\x16\x03\x01\r\n\r\n");
             assert!(garbage.starts_with("HTTP/1.1 400 "), "{garbage}");
+        });
+    }
+
+    #[test]
+    fn a_request_of_http_1_1_has_one_host() {
+        on_each_runtime(|address| {
+            for (request, status) in [
+                ("GET / HTTP/1.1\r\n\r\n", "400"),
+                ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", "400"),
+                ("GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n", "400"),
+                ("POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", "400"),
+                ("GET / HTTP/1.1\r\nHost:\r\n\r\n", "200"),
+                ("GET / HTTP/1.0\r\n\r\n", "200"),
+            ] {
+                let response = exchange(address, request.as_bytes());
+                assert_eq!(response.split(' ').nth(1), Some(status), "{request:?}: {response}");
+            }
         });
     }
 

@@ -11,7 +11,8 @@ use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use crate::limits::{KEY_BYTES_MAX, OUTSIDE_MESSAGES_MAX};
+use crate::limits::{JSON_DEPTH_MAX, KEY_BYTES_MAX, OUTSIDE_MESSAGES_MAX};
+use crate::server::validation::is_too_deep;
 use crate::server::{Content, OwnedPublication};
 
 /// What a body is.
@@ -115,7 +116,17 @@ pub(super) fn check_key(key: &str) -> Result<(), Fault> {
 fn one_value(text: &[u8]) -> Result<Vec<u8>, Fault> {
     let value: &RawValue =
         serde_json::from_slice(text).map_err(|error| Fault::bad_json(error.to_string()))?;
-    Ok(value.get().as_bytes().to_vec())
+    published_json(value)
+}
+
+/// The bytes of a JSON value that is to be published, if readers of JSON take it.
+fn published_json(value: &RawValue) -> Result<Vec<u8>, Fault> {
+    let json = value.get().as_bytes();
+    if is_too_deep(json) {
+        let message = format!("has more than {JSON_DEPTH_MAX} arrays and objects within one another");
+        return Err(Fault::bad("data", message));
+    }
+    Ok(json.to_vec())
 }
 
 /// A line of a batch, which has one of the three payloads.
@@ -163,7 +174,7 @@ fn message(line: &[u8]) -> Result<OwnedPublication, Fault> {
         Fault::bad_json(error.to_string().replace(" at line 1 column ", " at byte "))
     })?;
     let (content, payload) = match (line.data, line.text, line.base64) {
-        (Some(data), None, None) => (Content::Json, data.get().as_bytes().to_vec()),
+        (Some(data), None, None) => (Content::Json, published_json(data)?),
         (None, Some(text), None) => (Content::Text, text.into_owned().into_bytes()),
         (None, None, Some(base64)) => {
             let bytes = BASE64
@@ -246,8 +257,14 @@ mod tests {
             assert_eq!(fault(json(wrong.as_bytes())), ("bad-json", None, None), "{wrong:?}");
         }
         assert_eq!(fault(json(b"\"\xff\"")).0, "bad-json");
-        let deep = [b"[".repeat(100_000), b"]".repeat(100_000)].concat();
-        assert_eq!(json(&deep).expect("read without recursion")[0].payload, deep);
+        let deep = |depth: usize| [b"[".repeat(depth), b"]".repeat(depth)].concat();
+        let deepest = deep(JSON_DEPTH_MAX);
+        assert_eq!(json(&deepest).expect("not too deep")[0].payload, deepest);
+        for depth in [JSON_DEPTH_MAX + 1, 30_000, 100_000] {
+            assert_eq!(fault(json(&deep(depth))), ("bad-field", Some("data"), None), "{depth} deep");
+            let line = [b"{\"data\":".to_vec(), deep(depth), b"}".to_vec()].concat();
+            assert_eq!(fault(Format::Batch.messages(line, "")), ("bad-field", Some("data"), Some(1)));
+        }
         let text = |body: &[u8]| Format::Single(Content::Text).messages(body.to_vec(), "");
         assert_eq!(text("ä".as_bytes()).expect("UTF-8")[0].payload, "ä".as_bytes());
         assert_eq!(text(b"").expect("empty is text")[0].payload, b"");

@@ -16,6 +16,7 @@ use crate::limits::{
     ADMIN_BATCH_BYTES_MAX, ADMIN_TOPICS_DEFAULT, ADMIN_TOPICS_MAX, OUTSIDE_MESSAGES_MAX, TOPIC_BYTES_MAX,
 };
 use crate::protocol::handshake::percent_decode_path;
+use crate::server::validation::is_topic_name;
 use crate::server::{Handle, Position, PublishError, Published, Refused};
 
 /// What a request for topics needs to be answered.
@@ -90,10 +91,13 @@ impl Topics {
 /// The topic that a path's end names: percent-encoded, as in the server's own routes.
 fn topic_of(segment: &str) -> Result<String, Fault> {
     let name = (!segment.contains('/')).then(|| percent_decode_path(segment)).flatten();
-    name.filter(|name| (1..=TOPIC_BYTES_MAX).contains(&name.len())).ok_or_else(|| {
+    name.filter(|name| is_topic_name(name)).ok_or_else(|| {
         Fault::bad(
             "topic",
-            format!("must be one path segment of 1 to {TOPIC_BYTES_MAX} bytes, UTF-8, percent-encoded where needed"),
+            format!(
+                "must be one path segment of 1 to {TOPIC_BYTES_MAX} bytes, UTF-8 without control characters, \
+                 percent-encoded where needed"
+            ),
         )
     })
 }
@@ -243,6 +247,7 @@ fn not_published(error: PublishError) -> Reply {
     match error {
         PublishError::BadTopic => refuse(&Fault::bad("topic", message)),
         PublishError::BadKey(_) => refuse(&Fault::bad("key", message)),
+        PublishError::TooDeep(_) => refuse(&Fault::bad("data", message)),
         PublishError::TooMany => refuse(&Fault::TooMany),
         PublishError::Busy => with_retry(problem(StatusCode::TOO_MANY_REQUESTS, "busy"), Some("1")),
         PublishError::Ended => problem(StatusCode::SERVICE_UNAVAILABLE, "ended"),
@@ -325,7 +330,7 @@ mod tests {
     fn topics_are_one_segment_percent_encoded() {
         assert_eq!(topic_of("a%2Fb%20%C3%A4").expect("a name"), "a/b ä");
         let long = "t".repeat(TOPIC_BYTES_MAX + 1);
-        for wrong in ["", "a/b", "%", "%ff", "a b", &long] {
+        for wrong in ["", "a/b", "%", "%ff", "a b", "%00", "a%0A", "%7f", "%C2%85", &long] {
             assert_eq!(field(topic_of(wrong)), "topic", "{wrong}");
         }
         assert_eq!(topic_of(&long[1..]).expect("the longest").len(), TOPIC_BYTES_MAX);

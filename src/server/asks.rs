@@ -12,14 +12,15 @@ use std::time::Duration;
 use crate::driver::Driver;
 use crate::hub::{Content, Position, Publication, Refused, home_shard};
 use crate::limits::{
-    KEY_BYTES_MAX, Nanos, OUTSIDE_BYTES_MAX, OUTSIDE_BYTES_PER_TURN, OUTSIDE_MESSAGES_MAX, SNAPSHOT_TIMEOUT,
-    TOPIC_BYTES_MAX,
+    JSON_DEPTH_MAX, KEY_BYTES_MAX, Nanos, OUTSIDE_BYTES_MAX, OUTSIDE_BYTES_PER_TURN, OUTSIDE_MESSAGES_MAX,
+    SNAPSHOT_TIMEOUT, TOPIC_BYTES_MAX,
 };
 use crate::shard::{Context, Order, Remote};
 use crate::stats::TopicReport;
 
 use super::broadcast::Broadcast;
 use super::service::Service;
+use super::validation::{is_too_deep, is_topic_name};
 
 /// A message for a topic, on its way there from another thread.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,10 +48,12 @@ impl OwnedPublication {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PublishError {
-    /// The topic's name is empty, or longer than [`TOPIC_BYTES_MAX`].
+    /// The topic's name is empty, longer than [`TOPIC_BYTES_MAX`], or has a control character.
     BadTopic,
     /// The key of the message at this place is longer than [`KEY_BYTES_MAX`].
     BadKey(usize),
+    /// The JSON of the message at this place is nested deeper than [`JSON_DEPTH_MAX`].
+    TooDeep(usize),
     /// More messages at once than [`OUTSIDE_MESSAGES_MAX`].
     TooMany,
     /// Too much waits for topics' homes already, or this one's did not come to it in time; try again soon.
@@ -62,8 +65,16 @@ pub enum PublishError {
 impl fmt::Display for PublishError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            PublishError::BadTopic => write!(f, "a topic's name has 1 to {TOPIC_BYTES_MAX} bytes"),
+            PublishError::BadTopic => {
+                write!(
+                    f,
+                    "a topic's name has 1 to {TOPIC_BYTES_MAX} bytes of UTF-8 without control characters"
+                )
+            }
             PublishError::BadKey(_) => write!(f, "a key has at most {KEY_BYTES_MAX} bytes"),
+            PublishError::TooDeep(_) => {
+                write!(f, "more than {JSON_DEPTH_MAX} arrays and objects within one another")
+            }
             PublishError::TooMany => write!(f, "at most {OUTSIDE_MESSAGES_MAX} messages at once"),
             PublishError::Busy => f.write_str("too many messages wait for their topics already"),
             PublishError::Ended => f.write_str("the server has ended"),
@@ -192,7 +203,7 @@ impl Asking {
         messages: Vec<OwnedPublication>,
         timeout: Nanos,
     ) -> Result<Published, PublishError> {
-        if topic.is_empty() || topic.len() > TOPIC_BYTES_MAX {
+        if !is_topic_name(topic) {
             return Err(PublishError::BadTopic);
         }
         if messages.len() as u64 > OUTSIDE_MESSAGES_MAX {
@@ -200,6 +211,11 @@ impl Asking {
         }
         if let Some(at) = messages.iter().position(|message| message.key.len() > KEY_BYTES_MAX) {
             return Err(PublishError::BadKey(at));
+        }
+        let too_deep =
+            |message: &OwnedPublication| message.content == Content::Json && is_too_deep(&message.payload);
+        if let Some(at) = messages.iter().position(too_deep) {
+            return Err(PublishError::TooDeep(at));
         }
         if messages.is_empty() {
             return Ok(Published::new());
@@ -423,7 +439,13 @@ mod tests {
         let (shard, asking) = shard();
         let publish = |topic: &str, messages| asking.publish(topic, messages, SECOND);
         assert_eq!(publish("", texts(1)), Err(PublishError::BadTopic));
-        assert_eq!(publish(&"t".repeat(TOPIC_BYTES_MAX + 1), texts(1)), Err(PublishError::BadTopic));
+        for name in ["\0", "a\nb", "\u{7f}", "\u{85}", &"t".repeat(TOPIC_BYTES_MAX + 1)] {
+            assert_eq!(publish(name, texts(1)), Err(PublishError::BadTopic), "{name:?}");
+        }
+        let deep = "[".repeat(JSON_DEPTH_MAX + 1) + &"]".repeat(JSON_DEPTH_MAX + 1);
+        let deep =
+            OwnedPublication { content: Content::Json, payload: deep.into_bytes(), ..texts(1)[0].clone() };
+        assert_eq!(publish("t", [texts(1), vec![deep]].concat()), Err(PublishError::TooDeep(1)));
         let most = OUTSIDE_MESSAGES_MAX as usize;
         assert_eq!(publish("t", texts(most + 1)), Err(PublishError::TooMany));
         let mut messages = texts(2);

@@ -23,6 +23,7 @@ mod route;
 mod seats;
 mod service;
 pub mod v1;
+pub mod validation;
 mod watch;
 
 use std::collections::hash_map::RandomState;

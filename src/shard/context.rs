@@ -215,6 +215,11 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
         self.core.mailboxes.shards()
     }
 
+    /// From accepting a connection to its 101, at most.
+    pub fn handshake_timeout(&self) -> Nanos {
+        self.core.config.connection.handshake_timeout
+    }
+
     /// Connections now, in any state.
     pub fn connections(&self) -> usize {
         self.core.slots.len()

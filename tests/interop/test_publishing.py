@@ -132,6 +132,10 @@ class Publishing(unittest.TestCase):
             ("", "topic"),
             ("%ff", "topic"),
             ("t" * 256, "topic"),
+            ("%00", "topic"),
+            ("wrong%0A", "topic"),
+            ("wrong%7F", "topic"),
+            ("wrong%C2%85", "topic"),
             ("wrong?key=", "key"),
             ("wrong?key=" + "k" * 256, "key"),
             ("wrong?kee=a", "query"),
@@ -143,6 +147,29 @@ class Publishing(unittest.TestCase):
             error = self.refused(post(self.server, "wrong", "a=b", media), 415)
             self.assertIn("application/json", error["message"])
         self.assertEqual(ask(self.server, "GET", "/topics/wrong")[0], 404, "nothing came of it")
+
+    def test_json_is_as_deep_as_readers_of_json_take_it_and_no_deeper(self):
+        for depth, status in ((128, 200), (129, 400), (30_000, 400)):
+            value = "[" * depth + "]" * depth
+            for body, media in ((value, "application/json"), (f'{{"data":{value}}}', "application/x-ndjson")):
+                answer = post(self.server, "deep", body, media)
+                if status == 200:
+                    self.assertEqual(answer[0], 200, answer)
+                else:
+                    self.assertEqual(self.refused(answer, 400)["field"], "data", depth)
+        self.assertEqual(self.offset("deep"), 2)
+
+    def test_a_request_of_http_1_1_without_one_host_is_400(self):
+        for request, status in [
+            ("GET /stats HTTP/1.1\r\n\r\n", b"400"),
+            ("GET /stats HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n", b"400"),
+            ("POST /topics/hostless HTTP/1.1\r\nContent-Length: 1\r\n\r\na", b"400"),
+            ("GET /stats HTTP/1.0\r\n\r\n", b"200"),
+        ]:
+            with socket.create_connection(self.server.admin, timeout=PATIENCE_S) as peer:
+                peer.sendall(request.encode())
+                self.assertEqual(peer.recv(4096).split(b" ", 2)[1], status, request)
+        self.assertEqual(ask(self.server, "GET", "/topics/hostless")[0], 404)
 
     def test_what_is_too_long_is_413(self):
         most = 64 * 1024

@@ -12,6 +12,7 @@ mod echo;
 mod handlers;
 mod hub;
 mod inflate;
+mod newcomers;
 mod order;
 mod sessions;
 mod taking_back;

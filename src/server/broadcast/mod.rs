@@ -45,8 +45,6 @@ pub use session::Session;
 const CHECK: Nanos = SECOND;
 /// How soon what found no room in a mailbox is tried again.
 const RETRY: Nanos = MILLISECOND;
-/// Requests to other shards that wait for room, beyond which sessions are told to come back.
-const CHORES_MAX: usize = 1_024;
 /// What a message takes in a mailbox beside its payload, at most.
 pub(super) const MAIL_OVERHEAD_BYTES: usize = TOPIC_BYTES_MAX + KEY_BYTES_MAX + 16;
 /// Bytes of history that are passed on at once, unless one message is longer.
@@ -103,13 +101,14 @@ struct Left {
 enum Waiting {
     /// A request whose 101 waits, and the subprotocol that it will name.
     Raw(Token, Option<&'static str>),
-    Session(Token),
+    /// A session, and since when it waits.
+    Session(Token, Nanos),
 }
 
 impl Waiting {
     fn token(&self) -> Token {
         match *self {
-            Waiting::Raw(token, _) | Waiting::Session(token) => token,
+            Waiting::Raw(token, _) | Waiting::Session(token, _) => token,
         }
     }
 }
@@ -124,7 +123,8 @@ struct Held {
     buffer: Buffer,
 }
 
-/// A request to another shard that found no room. It has no bytes beside it.
+/// A request to another shard that found no room. The only bytes beside it are the name of a topic to subscribe to, which is
+/// known here until the answer comes.
 #[derive(Debug)]
 struct Chore {
     shard: usize,
@@ -156,6 +156,10 @@ pub struct Broadcast {
     left: Vec<Left>,
     held: VecDeque<Held>,
     chores: VecDeque<Chore>,
+    /// Shards to which there is no room, kept for its memory.
+    full: Vec<usize>,
+    /// Topics of other shards of which the home has not been heard.
+    asking: usize,
     subscriptions_max: u32,
     message_bytes_max: usize,
     sessions: usize,
@@ -187,6 +191,8 @@ impl Broadcast {
             left: Vec::new(),
             held: VecDeque::new(),
             chores: VecDeque::new(),
+            full: Vec::new(),
+            asking: 0,
             subscriptions_max,
             message_bytes_max: message_bytes_max as usize,
             sessions: 0,

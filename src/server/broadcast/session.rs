@@ -2,7 +2,7 @@
 
 use super::encode::V1;
 use super::mail::{Message, Publisher, Wish, origin};
-use super::{Broadcast, Chore, Subscription, Waiting};
+use super::{Broadcast, Subscription, Waiting};
 use crate::connection::Kind;
 use crate::driver::Token;
 use crate::hub::{
@@ -199,7 +199,7 @@ impl Broadcast {
         session.subscriptions.push(Subscribed { topic, state: State::Asking { id, from } });
         if let Some(relay) = self.subscription_mut(topic) {
             if relay.home.is_none() {
-                relay.waiting.push(Waiting::Session(link.token));
+                relay.waiting.push(Waiting::Session(link.token, now));
             } else {
                 self.begin(link, topic);
             }
@@ -220,10 +220,10 @@ impl Broadcast {
             Some(from) if from.offset != here.offset => {
                 let after = from.offset;
                 subscribed.state = State::Recalling { id, answered: false, after, asked: false };
-                let token = link.token;
+                let (token, now) = (link.token, link.now());
                 if let Some(subscription) = self.subscription_mut(topic) {
                     // It keeps the topic from being left.
-                    subscription.waiting.push(Waiting::Session(token));
+                    subscription.waiting.push(Waiting::Session(token, now));
                 }
                 self.recalling.push(token);
             }
@@ -325,8 +325,7 @@ impl Broadcast {
             self.page = page;
         } else {
             let message = Message::Recall { home, local: topic, token, after };
-            self.chores.push_back(Chore { shard: home_shard, message });
-            self.do_chores(link.mailboxes);
+            self.add_chore(link.mailboxes, home_shard, message);
         }
     }
 

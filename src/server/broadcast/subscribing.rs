@@ -2,10 +2,10 @@
 
 use super::encode::Told;
 use super::mail::{Message, origin};
-use super::{Answer, BUSY, Broadcast, CHORES_MAX, Chore, Left, Subscriber, Subscription, Waiting, refusal};
+use super::{Answer, BUSY, Broadcast, Chore, Left, Subscriber, Subscription, Waiting, refusal};
 use crate::driver::{Driver, Token};
 use crate::hub::{self, Dialect, Format, HomeId, MemberId, Refused, TopicId, home_shard};
-use crate::limits::Nanos;
+use crate::limits::{Nanos, SUBSCRIPTIONS_WAITING_MAX};
 use crate::server::service::{Peer, Service};
 use crate::server::v1::notice;
 use crate::shard::{Context, Lane, Means};
@@ -51,11 +51,11 @@ impl Broadcast {
         if let Some(topic) = self.topics.find(name) {
             return Ok(topic);
         }
-        if self.chores.len() >= CHORES_MAX {
-            return Err(Refused::Busy);
-        }
         let (shard, shards) = (means.mailboxes.shard(), means.mailboxes.shards());
         let home_shard = home_shard(name, shards);
+        if home_shard != shard && self.asking >= SUBSCRIPTIONS_WAITING_MAX {
+            return Err(Refused::Busy);
+        }
         let topic = self.topics.create(name, now);
         let mut subscription =
             Subscription { topic, home_shard, home: None, epoch: 0, present: 0, waiting: Vec::new() };
@@ -66,11 +66,8 @@ impl Broadcast {
             subscription.learn(answer);
             self.topics.begin_at(topic, answer.position.offset);
         } else {
-            let message = Message::Subscribe { local: topic };
-            if means.mailboxes.post(home_shard, Lane::Request, message, &[name.as_bytes()]).is_err() {
-                self.topics.remove(topic, means.pool);
-                return Err(Refused::Busy);
-            }
+            self.asking += 1;
+            self.add_chore(means.mailboxes, home_shard, Message::Subscribe { local: topic });
         }
         let index = topic.index as usize;
         if index >= self.subscriptions.len() {
@@ -98,6 +95,7 @@ impl Broadcast {
         local: TopicId,
         answer: Result<hub::Subscribed, Refused>,
     ) {
+        self.asking -= 1;
         let Some(subscription) = self.subscription_mut(local) else { return };
         // Each of them keeps the topic from being left until it is let in, whatever becomes of those before it.
         let waiting = subscription.waiting.clone();
@@ -112,7 +110,7 @@ impl Broadcast {
                 for waiting in waiting {
                     match waiting {
                         Waiting::Raw(token, _) => cx.refuse(token, &refusal(refused)),
-                        Waiting::Session(token) => {
+                        Waiting::Session(token, _) => {
                             if let Some(mut link) = cx.link(token) {
                                 self.unavailable(&mut link, local, refused);
                             }
@@ -142,9 +140,32 @@ impl Broadcast {
                 }
                 cx.accept(token, subprotocol, true);
             }
-            Waiting::Session(token) => {
+            Waiting::Session(token, _) => {
                 if let Some(mut link) = cx.link(token) {
                     self.begin(&mut link, topic);
+                }
+            }
+        }
+    }
+
+    /// Sessions that have waited for a topic's home as long as a handshake may take are told to come back later. Requests
+    /// for a raw route have their handshake's own deadline.
+    pub(super) fn refuse_overdue<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
+        if self.asking == 0 {
+            return;
+        }
+        let timeout = cx.handshake_timeout();
+        for index in 0..self.subscriptions.len() {
+            let Some(subscription) = &mut self.subscriptions[index] else { continue };
+            if subscription.home.is_some() {
+                continue;
+            }
+            let (topic, now) = (subscription.topic, self.now);
+            let is_overdue = |waiting: &mut Waiting| matches!(waiting, Waiting::Session(_, since) if *since + timeout <= now);
+            let overdue: Vec<Waiting> = subscription.waiting.extract_if(.., is_overdue).collect();
+            for waiting in overdue {
+                if let Some(mut link) = cx.link(waiting.token()) {
+                    self.unavailable(&mut link, topic, Refused::Busy);
                 }
             }
         }
@@ -197,8 +218,7 @@ impl Broadcast {
             self.homes.unsubscribe(home, home_shard, topic, self.now, means.pool);
         } else {
             let message = Message::Unsubscribe { home, local: topic };
-            self.chores.push_back(Chore { shard: home_shard, message });
-            self.do_chores(means.mailboxes);
+            self.add_chore(means.mailboxes, home_shard, message);
         }
     }
 
@@ -218,7 +238,9 @@ impl Broadcast {
         };
         let message = Message::Presence { home, client, joined };
         self.chores.push_back(Chore { shard: home_shard, message });
-        self.do_chores_with(means);
+        if self.chores.len() == 1 {
+            self.do_chores_with(means);
+        }
     }
 
     pub(super) fn spread_presence(

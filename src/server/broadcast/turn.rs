@@ -59,8 +59,11 @@ impl Broadcast {
         }
         let now = self.now;
         let checks = self.check_at <= now;
-        if checks && self.sessions > 0 {
-            self.tell_silent(cx);
+        if checks {
+            self.refuse_overdue(cx);
+            if self.sessions > 0 {
+                self.tell_silent(cx);
+            }
         }
         if self.topics.is_dirty() {
             self.topics.deliver(now, &mut Sockets { cx, fallen: &mut self.fallen });
@@ -121,30 +124,46 @@ impl Broadcast {
         }
     }
 
-    /// Posts what waits for room, to other shards.
-    pub(super) fn do_chores(&mut self, mailboxes: &mut Mailboxes<Message>) {
-        while let Some(Chore { shard, message }) = self.chores.front() {
-            let to_others = *shard != mailboxes.shard();
-            if !to_others || mailboxes.post(*shard, Lane::Request, message.clone(), &[]).is_err() {
-                return;
-            }
-            self.chores.pop_front();
+    /// Posts a request to another shard, at once where nothing waits before it.
+    pub(super) fn add_chore(&mut self, mailboxes: &mut Mailboxes<Message>, shard: usize, message: Message) {
+        self.chores.push_back(Chore { shard, message });
+        // What waits already is tried again at the end of the turn.
+        if self.chores.len() == 1 {
+            self.do_chores(mailboxes);
         }
+    }
+
+    /// Posts what waits for room, to other shards: first in, first out to each of them, whatever waits for the others.
+    pub(super) fn do_chores(&mut self, mailboxes: &mut Mailboxes<Message>) {
+        let Broadcast { chores, topics, full, .. } = self;
+        full.clear();
+        full.push(mailboxes.shard());
+        chores.retain(|Chore { shard, message }| {
+            if full.contains(shard) {
+                return true;
+            }
+            let name = match message {
+                Message::Subscribe { local } => topics.name(*local).unwrap_or_default(),
+                _ => "",
+            };
+            let posted = mailboxes.post(*shard, Lane::Request, message.clone(), &[name.as_bytes()]);
+            if posted.is_err() {
+                full.push(*shard);
+            }
+            posted.is_err()
+        });
     }
 
     /// The same, and does what is to be done here.
     pub(super) fn do_chores_with(&mut self, means: &mut Means<'_, Message>) {
-        loop {
-            self.do_chores(means.mailboxes);
-            match self.chores.front() {
-                Some(&Chore { shard, message: Message::Presence { home, client, joined } })
-                    if shard == means.mailboxes.shard()
-                        && means.mailboxes.all_have_room(Lane::Forward, 0) =>
-                {
-                    self.chores.pop_front();
-                    self.spread_presence(means, home, client, joined);
-                }
-                _ => return,
+        self.do_chores(means.mailboxes);
+        let here = means.mailboxes.shard();
+        while means.mailboxes.all_have_room(Lane::Forward, 0)
+            && let Some(at) = self.chores.iter().position(|chore| chore.shard == here)
+            && let Some(Chore { message, .. }) = self.chores.remove(at)
+        {
+            if let Message::Presence { home, client, joined } = message {
+                self.spread_presence(means, home, client, joined);
             }
         }
     }

@@ -12,7 +12,8 @@ use serde_json::value::RawValue;
 
 use super::complaint::Complaint;
 use crate::hub::{Content, Position, is_topic_name};
-use crate::limits::{JSON_DEPTH_MAX, KEY_BYTES_MAX};
+use crate::limits::KEY_BYTES_MAX;
+use crate::server::validation::is_too_deep;
 
 /// What is no integer in JavaScript any more.
 const INTEGER_END: u64 = 1 << 53;
@@ -232,41 +233,4 @@ fn hexadecimal(digits: &str) -> Option<u64> {
     // The library would take a sign, too.
     let good = (1..=16).contains(&digits.len()) && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
     if good { u64::from_str_radix(digits, 16).ok() } else { None }
-}
-
-/// Whether arrays and objects of a value that is known to be JSON lie too deep within one another.
-fn is_too_deep(json: &[u8]) -> bool {
-    // Each takes two bytes at least.
-    if json.len() <= 2 * JSON_DEPTH_MAX {
-        return false;
-    }
-    let (mut depth, mut at) = (0, 0);
-    while let Some(&byte) = json.get(at) {
-        match byte {
-            b'[' | b'{' => {
-                depth += 1;
-                if depth > JSON_DEPTH_MAX {
-                    return true;
-                }
-            }
-            b']' | b'}' => depth -= 1,
-            b'"' => at = string_end(json, at),
-            _ => {}
-        }
-        at += 1;
-    }
-    false
-}
-
-/// Where the string that begins at `start` has its closing quotation mark.
-fn string_end(json: &[u8], start: usize) -> usize {
-    let mut at = start + 1;
-    while let Some(&byte) = json.get(at) {
-        match byte {
-            b'"' => break,
-            b'\\' => at += 2,
-            _ => at += 1,
-        }
-    }
-    at
 }
