@@ -185,6 +185,9 @@ pub const CHAT_REFUSALS_MAX: u8 = 50;
 pub const MAILBOX_BYTES_MIN: usize = 1024 * 1024;
 /// Time in which a drained server is gone, whatever its peers do.
 pub const DRAIN_TIMEOUT: Nanos = 8 * SECOND;
+/// Of the time of a drain, what is left for the last words: subscribers that have not got everything by then are told what
+/// they miss. A round trip, and a second for one that is busy. No more than a quarter of the whole.
+pub const DRAIN_GOODBYE: Nanos = 2 * SECOND;
 /// How often buffers that nobody needed meanwhile are freed.
 pub const TRIM_INTERVAL: Nanos = SECOND;
 /// Width of a slot of the timer wheel. Deadlines are kept to this precision, never early.

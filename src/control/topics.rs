@@ -290,7 +290,7 @@ fn refuse(fault: &Fault) -> Reply {
 fn status_of(refused: Refused) -> StatusCode {
     match refused {
         Refused::Busy => StatusCode::TOO_MANY_REQUESTS,
-        Refused::OutOfMemory | Refused::TooManyTopics => StatusCode::SERVICE_UNAVAILABLE,
+        Refused::OutOfMemory | Refused::TooManyTopics | Refused::Draining => StatusCode::SERVICE_UNAVAILABLE,
         Refused::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Refused::NoKey | Refused::TooManyKeys => StatusCode::BAD_REQUEST,
         Refused::Forbidden => StatusCode::FORBIDDEN,
@@ -301,7 +301,7 @@ fn status_of(refused: Refused) -> StatusCode {
 fn retry_after(refused: Refused) -> Option<&'static str> {
     match refused {
         Refused::Busy | Refused::OutOfMemory => Some("1"),
-        Refused::TooManyTopics => Some("5"),
+        Refused::TooManyTopics | Refused::Draining => Some("5"),
         Refused::TooLarge | Refused::NoKey | Refused::TooManyKeys | Refused::Forbidden => None,
     }
 }
@@ -372,6 +372,7 @@ mod tests {
             (Refused::Busy, 429, true),
             (Refused::OutOfMemory, 503, true),
             (Refused::TooManyTopics, 503, true),
+            (Refused::Draining, 503, true),
             (Refused::TooLarge, 413, false),
             (Refused::NoKey, 400, false),
             (Refused::TooManyKeys, 400, false),

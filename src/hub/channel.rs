@@ -77,6 +77,8 @@ pub enum GapReason {
     History,
     /// There was no memory for them.
     Memory,
+    /// The server ended before they could be sent.
+    Drain,
 }
 
 impl GapReason {
@@ -86,6 +88,7 @@ impl GapReason {
             GapReason::Slow => "slow",
             GapReason::History => "history",
             GapReason::Memory => "memory",
+            GapReason::Drain => "drain",
         }
     }
 }
@@ -589,6 +592,13 @@ impl<K: Copy + Eq> Channel<K> {
         self.recount_own(index);
         around.count(|deliveries| deliveries.sent -= messages + in_flight);
         (unsent - left, messages as u32)
+    }
+
+    /// Up to which offset a member was sent everything, or told that it was not, and whether that is all there is. `None`
+    /// when there is no such member.
+    pub(super) fn reached(&self, index: u32) -> Option<(u64, bool)> {
+        let member = self.members.get(index as usize)?.as_ref()?;
+        Some((member.has, member.cursor == self.log.appended()))
     }
 
     /// The unfinished send of a member is over.

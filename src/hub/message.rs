@@ -81,6 +81,8 @@ pub enum Refused {
     TooLarge,
     /// The node's memory for messages is spent; try again soon.
     OutOfMemory,
+    /// The server is about to end: come back elsewhere, or later.
+    Draining,
 }
 
 impl Refused {
@@ -94,12 +96,13 @@ impl Refused {
             Refused::Forbidden => "forbidden",
             Refused::TooLarge => "too-large",
             Refused::OutOfMemory => "out-of-memory",
+            Refused::Draining => "draining",
         }
     }
 
     /// Whether the same may be taken a little later.
     pub fn is_passing(self) -> bool {
-        matches!(self, Refused::Busy | Refused::OutOfMemory)
+        matches!(self, Refused::Busy | Refused::OutOfMemory | Refused::Draining)
     }
 }
 
@@ -113,6 +116,7 @@ impl fmt::Display for Refused {
             Refused::Forbidden => "clients do not publish to this topic",
             Refused::TooLarge => "the message is longer than this node takes",
             Refused::OutOfMemory => "the node's memory for messages is spent",
+            Refused::Draining => "the server is going away",
         })
     }
 }

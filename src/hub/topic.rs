@@ -87,6 +87,8 @@ pub struct Topics<K> {
     waiting: usize,
     /// When those of them that wait for more are due.
     due_at: Option<Nanos>,
+    /// No message waits for others any more.
+    hurries: bool,
     rules: Rules,
     sums: Sums,
 }
@@ -118,6 +120,7 @@ impl<K: Copy + Eq> Topics<K> {
             spare: Vec::new(),
             waiting: 0,
             due_at: None,
+            hurries: false,
             rules,
             sums: Sums::default(),
         }
@@ -395,7 +398,7 @@ impl<K: Copy + Eq> Topics<K> {
         for id in dirty.drain(..) {
             let Some(topic) = get_mut(&mut self.table, id) else { continue };
             let fresh = std::mem::take(&mut topic.fresh);
-            if !topic.pace.is_due(now, topic.settings.coalesce, fresh) {
+            if !self.hurries && !topic.pace.is_due(now, topic.settings.coalesce, fresh) {
                 let until = topic.pace.until;
                 self.due_at = Some(self.due_at.map_or(until, |due| due.min(until)));
                 self.dirty.push(id);
@@ -442,6 +445,16 @@ impl<K: Copy + Eq> Topics<K> {
         if channel.count() == 0 {
             release_deserted(&mut self.channels, &mut self.free_channels, topic, &mut self.sums, sink.pool());
         }
+    }
+
+    /// Up to which offset a subscriber was sent everything, or told that it was not, and whether that is all there is.
+    pub fn reached(&self, member: MemberId) -> Option<(u64, bool)> {
+        self.channels.get(member.channel as usize)?.as_ref()?.reached(member.index)
+    }
+
+    /// From now on no message waits for others.
+    pub fn hurry(&mut self) {
+        self.hurries = true;
     }
 
     /// Of what was sent to `key` with `tag`, `unsent` bytes at the end have not been taken by the kernel; `all` says

@@ -123,8 +123,9 @@ impl Handle {
         self.message_bytes_max
     }
 
-    /// Accepts nothing more, says 1001 to everyone, and lets the shards end when all are gone, eight seconds
-    /// later at most.
+    /// Accepts nothing more, neither connections nor publications, sends subscribers what was published before, says 1001
+    /// to everyone, and lets the shards end when all are gone, eight seconds later at most. A subscriber that cannot be
+    /// sent everything in that time is told what it misses, or 4008 where its route has no words for that.
     pub fn drain(&self) {
         self.order_drain(DRAIN_TIMEOUT);
     }

@@ -409,6 +409,18 @@ impl Application for Service {
         }
     }
 
+    fn outlives_drain(&self, peer: &Peer) -> bool {
+        matches!(peer, Peer::Subscriber(_) | Peer::Session(_))
+    }
+
+    fn draining<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
+        self.broadcast.drain(cx);
+    }
+
+    fn is_drained(&self) -> bool {
+        self.broadcast.is_drained()
+    }
+
     fn describe(&self, snapshot: &mut Snapshot) {
         self.broadcast.describe(snapshot);
     }

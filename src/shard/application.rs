@@ -226,8 +226,21 @@ pub trait Application: Sized {
         let _ = snapshot;
     }
 
-    /// The shard stops taking connections and says goodbye to those it has (1001).
+    /// Whether a connection is not closed when the drain begins, because the application closes it when all that was
+    /// promised to it has been sent.
+    fn outlives_drain(&self, peer: &Self::Peer) -> bool {
+        let _ = peer;
+        false
+    }
+
+    /// The shard takes no more connections and said goodbye (1001) to those that do not
+    /// [outlive](Application::outlives_drain) this. Called again when the drain is to end earlier.
     fn draining<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>) {
         let _ = cx;
+    }
+
+    /// Whether a draining shard may end once its last connection is gone: no other shard needs it any more.
+    fn is_drained(&self) -> bool {
+        true
     }
 }

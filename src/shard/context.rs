@@ -225,6 +225,21 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
         self.core.slots.len()
     }
 
+    /// All connections, in any state. Allocates: for what happens once in a shard's life.
+    pub fn tokens(&self) -> Vec<Token> {
+        self.core.slots.tokens().collect()
+    }
+
+    /// When what is left is cut off, once the shard drains.
+    pub fn draining_until(&self) -> Option<Nanos> {
+        self.core.draining_until
+    }
+
+    /// Whether messages may be sent to a connection.
+    pub fn is_open(&self, token: Token) -> bool {
+        self.core.slots.get(token).is_some_and(|slot| slot.connection.is_open())
+    }
+
     /// The buffers of this shard.
     pub fn pool(&mut self) -> &mut Pool {
         &mut self.core.pool

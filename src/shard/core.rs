@@ -371,7 +371,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         }
     }
 
-    pub(super) fn drain(&mut self, timeout: Nanos) {
+    pub(super) fn drain(&mut self, application: &A, timeout: Nanos) {
         let until = self.now.saturating_add(timeout);
         if let Some(earlier) = &mut self.draining_until {
             *earlier = until.min(*earlier);
@@ -383,7 +383,8 @@ impl<D: Driver, A: Application> Core<D, A> {
         for token in tokens {
             if let Some(slot) = self.slots.get_mut(token) {
                 let mut env = env!(self);
-                if slot.connection.is_open() || slot.connection.is_deciding() {
+                let stays = slot.peer.as_ref().is_some_and(|peer| application.outlives_drain(peer));
+                if slot.connection.is_deciding() || (slot.connection.is_open() && !stays) {
                     slot.connection.close(CloseCode::GOING_AWAY, "server is going away", &mut env);
                 }
             }
@@ -391,7 +392,8 @@ impl<D: Driver, A: Application> Core<D, A> {
         }
     }
 
-    /// The last act: what is staged still leaves, and the transports go with the driver.
+    /// The last act: what is staged still leaves, messages to sleeping shards included, and the transports go with the
+    /// driver.
     pub(super) fn end(&mut self) {
         let mut events = Vec::new();
         let _ = self.driver.turn(&mut self.pool, Some(0), &mut events);

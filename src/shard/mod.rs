@@ -76,7 +76,8 @@ pub enum Order<Q> {
     Snapshot(mpsc::SyncSender<Snapshot>),
     /// Something that only the application understands.
     Ask(Q),
-    /// Accept nothing more, say 1001 to everyone, and end when all are gone, after so long at the latest.
+    /// Accept nothing more, say 1001 to everyone once they have what they were promised, and end when all are gone, after
+    /// so long at the latest.
     Drain(Nanos),
     /// End at once.
     Stop,
@@ -118,6 +119,8 @@ pub struct Shard<D: Driver, A: Application> {
     orders: mpsc::Receiver<Order<A::Ask>>,
     remote: Remote<A::Ask>,
     events: Vec<Event>,
+    /// There are orders. They are taken behind the events: by then what a short send left is not counted as sent.
+    woken: bool,
     payload: Vec<u8>,
 }
 
@@ -138,6 +141,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
             orders,
             remote,
             events: Vec::with_capacity(1024),
+            woken: false,
             payload: Vec::new(),
         }
     }
@@ -172,9 +176,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
     /// When the driver is broken.
     pub fn run(mut self) -> io::Result<(A, Snapshot)> {
         while self.turn(None)? {}
-        let snapshot = self.core.snapshot();
-        self.core.end();
-        Ok((self.application, snapshot))
+        Ok((self.application, self.core.snapshot()))
     }
 
     /// One turn, waiting no longer than until `latest`. False when the shard is to end.
@@ -204,6 +206,9 @@ impl<D: Driver, A: Application> Shard<D, A> {
         events.clear();
         self.events = events;
         self.core.count_echoed();
+        if std::mem::take(&mut self.woken) {
+            self.take_orders();
+        }
         self.take_mail(takes_requests);
         self.core.expire_timers(&mut self.application);
         // Answers and pongs leave first, so that what the application has for the same connections finds the way
@@ -213,8 +218,12 @@ impl<D: Driver, A: Application> Shard<D, A> {
         self.core.flush_dirty(&mut self.application);
         let core = &mut self.core;
         core.mailboxes.wake(&mut core.driver);
-        let drained = core.draining_until.is_some() && core.slots.len() == 0;
-        Ok(!core.stopping && !drained)
+        let drained = core.draining_until.is_some() && core.slots.len() == 0 && self.application.is_drained();
+        let is_over = core.stopping || drained;
+        if is_over {
+            core.end();
+        }
+        Ok(!is_over)
     }
 
     fn deadline(&self, latest: Option<Nanos>) -> Option<Nanos> {
@@ -262,7 +271,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
                 let address = core.driver.address(token);
                 application.addressed(&mut Context { core }, token, address);
             }
-            Event::Woken => self.take_orders(),
+            Event::Woken => self.woken = true,
             Event::AcceptFailed { errno } => {
                 let error = io::Error::from_raw_os_error(errno);
                 core.counters.accept_failures += 1;
@@ -281,7 +290,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
                 }
                 Order::Ask(ask) => self.application.asked(&mut Context { core: &mut self.core }, ask),
                 Order::Drain(timeout) => {
-                    self.core.drain(timeout);
+                    self.core.drain(&self.application, timeout);
                     self.application.draining(&mut Context { core: &mut self.core });
                 }
                 Order::Stop => self.core.stopping = true,

@@ -8,6 +8,7 @@
 #[path = "../support/certificate.rs"]
 mod certificate;
 mod compression;
+mod draining;
 mod frames;
 mod handshake;
 mod peer;

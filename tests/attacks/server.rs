@@ -136,6 +136,24 @@ impl Server {
         stats["node"].clone()
     }
 
+    /// `POST` to the admin address: status and JSON of the answer; none when there is no whole one.
+    pub fn post(&self, path: &str, body: &[u8]) -> Option<(u16, Value)> {
+        let mut stream = TcpStream::connect(self.admin).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\
+             Connection: close\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(&[head.as_bytes(), body].concat()).ok()?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).ok()?;
+        let answer = String::from_utf8(answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        let status = head.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()?;
+        Some((status, serde_json::from_str(body).ok()?))
+    }
+
     /// A figure of [`stats`](Server::stats).
     pub fn figure(&self, name: &str) -> u64 {
         self.stats()[name].as_u64().unwrap_or_else(|| panic!("no figure {name}"))

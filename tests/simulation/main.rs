@@ -8,6 +8,7 @@ mod broadcast;
 mod certificate;
 mod chat;
 mod client;
+mod draining;
 mod echo;
 mod handlers;
 mod hub;

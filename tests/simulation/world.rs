@@ -231,10 +231,20 @@ impl<A: Application + 'static> World<A> {
 
     /// Ends the server in order, and sees that it does end and that every client hears of it.
     pub fn drain(&self) {
-        self.goal.set(Goal::Drained);
+        self.begin_drain(DRAIN_TIMEOUT);
+        self.end_drain();
+    }
+
+    /// Tells all shards to end; they do not turn before something runs.
+    pub fn begin_drain(&self, timeout: Nanos) {
         for shard in &self.shards {
-            assert!(shard.borrow().remote().order(Order::Drain(DRAIN_TIMEOUT)), "the shard is there");
+            assert!(shard.borrow().remote().order(Order::Drain(timeout)), "the shard is there");
         }
+    }
+
+    /// Runs everything until all shards have ended.
+    pub fn end_drain(&self) {
+        self.goal.set(Goal::Drained);
         self.go();
         // The last words may still be on their way to the clients.
         let network = self.network.clone();
@@ -293,6 +303,9 @@ impl<A: Application + 'static> World<A> {
                     let goes_on =
                         self.shards[chosen].borrow_mut().turn(None).expect("a simulated driver works");
                     self.over[chosen].set(!goes_on);
+                    if !goes_on {
+                        self.network.retire(chosen);
+                    }
                     self.check_accounts(chosen);
                 }
                 Some(client) => {

@@ -171,6 +171,11 @@ impl Network {
         self.state().nodes.iter().filter_map(|node| node.deadline).min()
     }
 
+    /// A driver has no further turn: nothing waits for its deadline.
+    pub fn retire(&self, number: usize) {
+        self.state().nodes[number].deadline = None;
+    }
+
     /// A client that dials; a driver that listens is chosen by the seed. When none does, the connection is
     /// broken.
     pub fn connect(&self) -> ClientId {

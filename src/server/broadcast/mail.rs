@@ -5,6 +5,8 @@ use crate::hub::{Content, HomeId, MemberId, Origin, Page, Position, Refused, Sub
 
 use crate::server::chat::Mail;
 
+pub use super::draining::Stage;
+
 /// A message between shards. The bytes beside it are said with each kind.
 #[derive(Clone, Debug)]
 pub enum Message {
@@ -107,6 +109,8 @@ pub enum Message {
         /// How many there are now.
         count: u64,
     },
+    /// The shard drains, and has posted all of this kind that it ever will.
+    Over(Stage),
     /// About the chat room.
     Chat(Mail),
 }

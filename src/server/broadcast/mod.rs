@@ -13,6 +13,7 @@
 //! takes requests only while every forward lane has room for a whole message, and forwards are always taken,
 //! so two shards that flood each other both move.
 
+mod draining;
 mod encode;
 mod mail;
 mod posting;
@@ -36,6 +37,7 @@ use crate::shard::{Context, Lane, Means};
 use crate::stats::Passed;
 
 use super::service::{Peer, Service};
+use draining::Drain;
 use encode::{Frames, Scratch};
 use mail::Wish;
 pub use mail::{Message, Publisher};
@@ -164,6 +166,7 @@ pub struct Broadcast {
     message_bytes_max: usize,
     sessions: usize,
     passed: Passed,
+    drain: Drain,
     check_at: Nanos,
     now: Nanos,
     fallen: Vec<(Token, MemberId)>,
@@ -197,6 +200,7 @@ impl Broadcast {
             message_bytes_max: message_bytes_max as usize,
             sessions: 0,
             passed: Passed::default(),
+            drain: Drain::default(),
             check_at: 0,
             now: 0,
             fallen: Vec::new(),

@@ -84,6 +84,7 @@ impl Broadcast {
             Message::Present { local, client, joined, count } => {
                 self.present(&mut cx.means(), local, client, joined, count);
             }
+            Message::Over(stage) => self.drain.count(stage),
             // The room's own.
             Message::Chat(_) => {}
         }

@@ -21,6 +21,10 @@ impl Broadcast {
         let Peer::Subscriber(subscriber) = &mut *link.peer else { return };
         // Who fell behind is being closed; what it still sends is not taken.
         let Some(member) = subscriber.member else { return };
+        if self.drain.is_on() {
+            // It was under way when the connection was to be read no further.
+            return self.homes.note_refused();
+        }
         let topic = subscriber.topic;
         let publisher = Publisher {
             shard: link.mailboxes.shard() as u16,
@@ -163,6 +167,10 @@ impl Broadcast {
         name: &str,
         publication: Publication<'_>,
     ) -> Result<Position, Refused> {
+        if self.drain.is_on() {
+            self.homes.note_refused();
+            return Err(Refused::Draining);
+        }
         if publication.payload.len() > self.message_bytes_max {
             self.homes.note_refused();
             return Err(Refused::TooLarge);

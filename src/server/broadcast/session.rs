@@ -6,7 +6,7 @@ use super::{Broadcast, Subscription, Waiting};
 use crate::connection::Kind;
 use crate::driver::Token;
 use crate::hub::{
-    Content, Format, GapReason, MemberId, Page, Position, Publication, Refused, TopicId, entries,
+    Content, Format, GapReason, MemberId, Page, Position, Publication, Refused, TopicId, Topics, entries,
 };
 use crate::limits::{COMPLAINTS_MAX, RECEIVE_CREDIT_BYTES};
 use crate::protocol::CloseCode;
@@ -56,6 +56,18 @@ impl Session {
         self.subscriptions.iter().filter_map(|subscribed| match subscribed.state {
             State::Live(member) => Some(member),
             _ => None,
+        })
+    }
+
+    /// How far each subscription is that was answered: its topic, up to which offset everything was sent or told to be
+    /// lost, and whether that is all there is.
+    pub(super) fn reached(&self, topics: &Topics<Token>) -> impl Iterator<Item = (TopicId, u64, bool)> {
+        self.subscriptions.iter().filter_map(|subscribed| match subscribed.state {
+            State::Live(member) => {
+                topics.reached(member).map(|(offset, all)| (subscribed.topic, offset, all))
+            }
+            State::Recalling { answered: true, after, .. } => Some((subscribed.topic, after, false)),
+            State::Asking { .. } | State::Recalling { .. } => None,
         })
     }
 
@@ -141,6 +153,10 @@ impl Broadcast {
         topic: &str,
         publication: Publication<'_>,
     ) {
+        if self.drain.is_on() {
+            self.homes.note_refused();
+            return self.refuse(link, id, Refused::Draining);
+        }
         let publisher = Publisher {
             shard: link.mailboxes.shard() as u16,
             token: link.token,
@@ -181,6 +197,9 @@ impl Broadcast {
         name: &str,
         from: Option<Position>,
     ) {
+        if self.drain.is_on() {
+            return self.refuse(link, id, Refused::Draining);
+        }
         let subscriptions_max = self.subscriptions_max;
         let known = self.topics.find(name);
         let Peer::Session(session) = &mut *link.peer else { return };

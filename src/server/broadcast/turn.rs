@@ -15,6 +15,10 @@ use crate::shard::{Context, Lane, Mailboxes, Means};
 impl Broadcast {
     /// A connection's send was short: the whole frames at its end are taken back.
     pub(in crate::server) fn blocked<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, token: Token) {
+        if self.drain.is_on() && !cx.is_open(token) {
+            // It was told that it gets all of this, and will be offered nothing again.
+            return;
+        }
         let now = cx.now();
         while let Some((tag, unsent)) = cx.unsent_shared(token) {
             let all = cx.unsent_bytes(token) as usize == unsent;
@@ -84,6 +88,9 @@ impl Broadcast {
                 self.recall_next(&mut link);
             }
         }
+        if self.drain.is_on() {
+            self.drain_on(cx);
+        }
     }
 
     /// Those who have heard nothing for long are told that nothing was lost.
@@ -110,9 +117,10 @@ impl Broadcast {
             let ordered = self.order(&mut cx.means(), now, name, publisher, publication);
             let Ok(verdict) = ordered else { return self.held.push_front(held) };
             if let Some(mut link) = cx.link(publisher.token) {
+                let stays = self.drain.is_on() && matches!(link.peer, Peer::Subscriber(_));
                 if let Some(left) = held_of(link.peer) {
                     *left = left.saturating_sub(1);
-                    if *left == 0 {
+                    if *left == 0 && !stays {
                         link.hold_up(false);
                     }
                 }
@@ -192,11 +200,12 @@ impl Broadcast {
         if !self.recalling.is_empty() || self.topics.has_fresh() {
             return Some(0);
         }
-        if !self.held.is_empty() || !self.chores.is_empty() {
+        if !self.held.is_empty() || !self.chores.is_empty() || self.drain.waits_for_room() {
             return Some(self.now + RETRY);
         }
         let looks = self.topics.has_laggards() || self.homes.has_idle() || self.sessions > 0;
         let check = looks.then_some(self.check_at);
+        let check = [check, self.drain.deadline()].into_iter().flatten().min();
         match (self.topics.due_at(), check) {
             (Some(due), Some(check)) => Some(due.min(check)),
             (due, check) => due.or(check),

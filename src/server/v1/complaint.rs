@@ -120,7 +120,7 @@ impl Complaint {
             Refused::NoKey | Refused::TooManyKeys => "key",
             Refused::TooManyTopics | Refused::Forbidden => "topic",
             Refused::TooLarge => "data",
-            Refused::Busy | Refused::OutOfMemory => "",
+            Refused::Busy | Refused::OutOfMemory | Refused::Draining => "",
         };
         Complaint::new(id, refused.code(), field, refused.to_string())
     }

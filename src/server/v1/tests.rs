@@ -255,6 +255,7 @@ fn every_refusal_has_a_code_of_its_own() {
         Refused::Forbidden,
         Refused::TooLarge,
         Refused::OutOfMemory,
+        Refused::Draining,
     ];
     let mut codes = Vec::new();
     for refused in refusals {

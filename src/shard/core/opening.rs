@@ -16,6 +16,9 @@ use crate::stats::Counters;
 impl<D: Driver, A: Application> Core<D, A> {
     pub(super) fn request(&mut self, application: &mut A, token: Token, head: Buffer) {
         let answered = handshake::with_request(head.as_slice(), |request, _| {
+            if self.draining_until.is_some() {
+                return self.refuse_because(application, token, &Refusal::DRAINING, request);
+            }
             let upgrade = match request.upgrade() {
                 Ok(upgrade) => upgrade,
                 Err(refusal) => return self.refuse_because(application, token, &refusal, request),

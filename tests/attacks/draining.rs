@@ -1,0 +1,175 @@
+//! The end of a server under load: what it acknowledged, its subscribers have.
+
+use std::collections::BTreeMap;
+use std::thread;
+
+use serde_json::{Value, json};
+
+use super::peer::{CLOSE, FIN, Peer, TEXT, close, frame, upgrade};
+use super::server::Server;
+
+const TOPICS: [&str; 3] = ["a", "b", "c"];
+const GOING_AWAY: u16 = 1001;
+/// Messages that a publisher sends before it reads the answers.
+const DEPTH: usize = 32;
+
+/// The last offset of each topic that somebody knows of.
+type Offsets = BTreeMap<String, u64>;
+
+fn session(server: &Server) -> Peer {
+    let mut peer = Peer::connect(server);
+    peer.send(&upgrade("/broadcast", &["Sec-WebSocket-Protocol: echoring.v1.json"]));
+    assert_eq!(peer.answer().status, 101);
+    peer
+}
+
+fn ask(peer: &mut Peer, request: &Value) {
+    peer.send(&frame(TEXT, request.to_string().as_bytes()));
+}
+
+/// What comes next: a notice, or the code of the Close frame.
+fn hear(peer: &mut Peer) -> Result<Value, u16> {
+    let (first, payload) = peer.frame();
+    if first == FIN | CLOSE {
+        let code = payload.first_chunk().map(|code| u16::from_be_bytes(*code)).expect("a code");
+        peer.send(&close(code, b""));
+        return Err(code);
+    }
+    Ok(serde_json::from_slice(&payload).expect("JSON"))
+}
+
+fn offset_of(notice: &Value) -> u64 {
+    notice["offset"].as_u64().expect("an offset")
+}
+
+fn topic_of(notice: &Value) -> String {
+    notice["topic"].as_str().expect("a topic").to_owned()
+}
+
+/// Publishes until the server goes away. Returns what was acknowledged.
+fn publish(mut peer: Peer) -> Offsets {
+    let mut acknowledged = Offsets::new();
+    let mut number = 0_u64;
+    loop {
+        for _ in 0..DEPTH {
+            let topic = TOPICS[number as usize % TOPICS.len()];
+            let data = "x".repeat(number as usize % 700);
+            ask(&mut peer, &json!({"type": "publish", "id": number, "topic": topic, "data": data}));
+            number += 1;
+        }
+        for _ in 0..DEPTH {
+            match hear(&mut peer) {
+                Ok(notice) if notice["type"] == "published" => {
+                    let last = acknowledged.entry(topic_of(&notice)).or_default();
+                    *last = offset_of(&notice).max(*last);
+                }
+                Ok(notice) => assert_eq!(notice["code"], "draining", "{notice}"),
+                Err(code) => {
+                    assert_eq!(code, GOING_AWAY);
+                    return acknowledged;
+                }
+            }
+        }
+    }
+}
+
+/// Posts until nobody answers any more. Returns what was acknowledged.
+fn post(server: &Server) -> Offsets {
+    let mut acknowledged = Offsets::new();
+    let mut refused = false;
+    while let Some((status, body)) = server.post("/topics/a", b"posted") {
+        if status == 200 {
+            assert!(!refused, "a position after a refusal");
+            let last = acknowledged.entry(topic_of(&body)).or_default();
+            *last = offset_of(&body).max(*last);
+        } else {
+            assert_eq!(status, 503, "{body}");
+            refused = true;
+        }
+    }
+    acknowledged
+}
+
+/// Reads until the server goes away. Returns how far it came; nothing is missing before that.
+fn subscribe(mut peer: Peer) -> Offsets {
+    let mut reached = Offsets::new();
+    loop {
+        match hear(&mut peer) {
+            Ok(notice) if notice["type"] == "message" => {
+                let reached = reached.get_mut(&topic_of(&notice)).expect("subscribed");
+                assert_eq!(offset_of(&notice), *reached + 1, "{notice}");
+                *reached += 1;
+            }
+            Ok(notice) => {
+                assert_eq!(notice["type"], "subscribed", "{notice}");
+                reached.insert(topic_of(&notice), offset_of(&notice));
+            }
+            Err(code) => {
+                assert_eq!(code, GOING_AWAY);
+                return reached;
+            }
+        }
+    }
+}
+
+/// Messages that came to a raw route before 1001.
+fn count(mut peer: Peer) -> u64 {
+    let mut heard = 0;
+    loop {
+        let (first, payload) = peer.frame();
+        if first == FIN | CLOSE {
+            assert_eq!(payload[..2], GOING_AWAY.to_be_bytes());
+            peer.send(&close(GOING_AWAY, b""));
+            return heard;
+        }
+        heard += 1;
+    }
+}
+
+fn drain_under_load(driver: &str) {
+    let server = Server::start(&["--driver", driver, "--shards", "3"]);
+    let mut subscribers: Vec<Peer> = (0..6).map(|_| session(&server)).collect();
+    for peer in &mut subscribers {
+        for topic in TOPICS {
+            ask(peer, &json!({"type": "subscribe", "id": 1, "topic": topic}));
+        }
+    }
+    let raw = [Peer::open(&server, "/broadcast/a"), Peer::open(&server, "/broadcast/a")];
+    server.wait_until("subscribed", |stats| stats["subscriptions"] == 6 * 3 + 2);
+    thread::scope(|scope| {
+        let readers: Vec<_> =
+            subscribers.into_iter().map(|peer| scope.spawn(move || subscribe(peer))).collect();
+        let raw = raw.map(|peer| scope.spawn(move || count(peer)));
+        let publishers: Vec<_> =
+            (0..4).map(|_| session(&server)).map(|peer| scope.spawn(move || publish(peer))).collect();
+        let poster = scope.spawn(|| post(&server));
+        server.wait_until("busy", |stats| stats["deliveries"]["sent"].as_u64() > Some(20_000));
+        server.terminate();
+        let mut acknowledged = poster.join().expect("a poster");
+        for publisher in publishers {
+            for (topic, offset) in publisher.join().expect("a publisher") {
+                let last = acknowledged.entry(topic).or_default();
+                *last = offset.max(*last);
+            }
+        }
+        for reader in readers {
+            let reached = reader.join().expect("a subscriber");
+            for (topic, offset) in &acknowledged {
+                assert!(reached[topic] >= *offset, "1001 at {} of {offset} of {topic}", reached[topic]);
+            }
+        }
+        for raw in raw {
+            assert!(raw.join().expect("a raw subscriber") >= acknowledged["a"]);
+        }
+    });
+    assert_eq!(server.exit_code(), Some(0));
+}
+
+#[test]
+fn a_drain_under_load_loses_nothing_that_was_acknowledged() {
+    thread::scope(|scope| {
+        for driver in ["auto", "epoll"] {
+            scope.spawn(move || drain_under_load(driver));
+        }
+    });
+}
