@@ -276,6 +276,15 @@ pub const HEALTH_INTERVAL: Nanos = 5 * SECOND;
 /// Bytes of a message that the proxy inflates; others pass through it whatever their length.
 pub const RECODED_MESSAGE_BYTES_DEFAULT: u64 = 1024 * 1024;
 
+// ---- io_uring ----
+
+/// How long the kernel may refuse to take submissions for want of memory before a ring counts as broken, or as denied
+/// where it is only asked for.
+pub const RING_REFUSAL_MAX: Nanos = SECOND;
+/// How often an operation on tokio-uring that nobody has heard of is handed to the kernel again; where it was taken, this
+/// costs a system call.
+pub const RESUBMIT_INTERVAL: Nanos = 5 * MILLISECOND;
+
 // ---- recordings ----
 
 /// Bytes of frames that wait to be written to a recording; past it, relaying pauses until the disk has caught up.
@@ -288,6 +297,11 @@ pub const RECORDING_QUEUE_BYTES: usize = 8 * 1024 * 1024;
 pub const SOCKET_SEND_BYTES: usize = 128 * 1024;
 /// Receive buffer of an accepted socket, likewise doubled.
 pub const SOCKET_RECEIVE_BYTES: usize = 128 * 1024;
+/// How long a start waits for a port that is in use: the kernel ends what a process that was killed had under way in its
+/// own time, a pending accept of io_uring some 15 ms after the process is gone.
+pub const BUSY_PORT_TIMEOUT: Nanos = SECOND;
+/// Pause between two looks at such a port.
+pub const BUSY_PORT_PAUSE: Nanos = 5 * MILLISECOND;
 /// Connections that wait to be accepted.
 pub const LISTEN_BACKLOG: i32 = 4096;
 /// Descriptors kept for everything but connections.

@@ -16,6 +16,8 @@ mod listener;
 mod proxy;
 #[cfg(feature = "client")]
 pub mod reconnect;
+#[cfg(feature = "cli")]
+mod ring_file;
 #[cfg(feature = "client")]
 mod stream;
 mod tokio_stream;
@@ -23,6 +25,9 @@ mod upgrader;
 mod uring_stream;
 
 use std::io;
+use std::time::{Duration, Instant};
+
+use crate::limits::{RESUBMIT_INTERVAL, RING_REFUSAL_MAX};
 
 pub use crate::connection::{CloseFrame, Kind};
 pub use conn::{
@@ -38,6 +43,8 @@ pub use listener::{Incoming, Listener};
 pub use proxy::{BadProxy, Proxy, ProxyError};
 #[cfg(feature = "client")]
 pub use reconnect::Reconnecting;
+#[cfg(feature = "cli")]
+pub(crate) use ring_file::RingFile;
 #[cfg(feature = "client")]
 pub use stream::{ClientStream, MaybeTls};
 pub use tokio_stream::TokioStream;
@@ -56,6 +63,21 @@ pub use uring_stream::UringStream;
 pub fn ring_allowed() -> io::Result<()> {
     let ring = io_uring::IoUring::new(2)?;
     ring.submitter().register_probe(&mut io_uring::Probe::new())?;
-    ring.submitter().submit_and_wait(0)?;
-    Ok(())
+    let asked = Instant::now();
+    loop {
+        match ring.submitter().submit_and_wait(0) {
+            Ok(_) => return Ok(()),
+            // Short of memory for the moment, which is no denial.
+            Err(error) if is_passing(&error) && asked.elapsed() < Duration::from_nanos(RING_REFUSAL_MAX) => {
+                std::thread::sleep(Duration::from_nanos(RESUBMIT_INTERVAL));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Whether the kernel may take what it refused a little later: it had no memory for a request, was interrupted, or has
+/// completions that nobody has taken.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOMEM | libc::EBUSY | libc::EINTR))
 }

@@ -1,8 +1,9 @@
 //! `echoring proxy`: its flags, what they resolve to, and the life of the proxy's process.
 
-use std::fs::File;
-use std::io::{self, Write as _};
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -14,6 +15,7 @@ use super::compress::Compress;
 use super::serve::{Driver, Shards, socket_address};
 use super::signals::Signals;
 use super::{Failure, environment, values};
+use crate::aio::{self, RingFile};
 use crate::limits::{self, RECODED_MESSAGE_BYTES_DEFAULT, RESERVED_DESCRIPTORS};
 use crate::proxy::{
     Balance, Compression, Config, Forwarded, Handle, HealthCheck, HostPolicy, Proxy, Settings, UpstreamUrl,
@@ -122,7 +124,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "N|auto", default_value = "auto", value_parser = Shards::from_str)]
     shards: Shards,
 
-    /// How to do I/O; auto takes io_uring where the kernel allows it, and says so loudly where it does not
+    /// How to write --record; auto takes io_uring where the kernel allows it, uring or exit code 3. Connections are served
+    /// by epoll in any case
     #[arg(long, value_enum, default_value = "auto")]
     driver: Driver,
 
@@ -207,6 +210,8 @@ struct Plan {
     certificate: Option<(PathBuf, PathBuf)>,
     trust: Trust,
     record: Option<PathBuf>,
+    /// How it is written.
+    driver: Driver,
     connections_max: Option<u32>,
     log: String,
 }
@@ -263,7 +268,6 @@ impl Args {
             },
             health: interval.map(|interval| HealthCheck { interval, path: self.health_path }),
             threads: self.shards.0.unwrap_or(cpus),
-            driver: self.driver.into(),
             settings,
             ..Config::new(self.listen, self.upstream)
         };
@@ -276,6 +280,7 @@ impl Args {
                 None => Trust::System,
             },
             record: self.record,
+            driver: self.driver,
             connections_max: self.max_connections,
             log: self.log,
         })
@@ -314,7 +319,8 @@ const EXIT_BROKEN: u8 = 1;
 
 /// Runs the proxy until a signal ends it.
 pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
-    let Plan { mut config, certificate, trust, record, connections_max, log } = arguments.validate()?;
+    let Plan { mut config, certificate, trust, record, driver, connections_max, log } =
+        arguments.validate()?;
     environment::start_log(&log)?;
     let descriptors = environment::raise_descriptor_limit();
     config.connections_max = connections_within(connections_max, descriptors)?;
@@ -330,7 +336,7 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     // From here on a signal is a drain and no longer sudden death.
     let signals = Signals::listen()
         .map_err(|error| Failure::Environment(format!("signals cannot be handled: {error}")))?;
-    let recorder = record.map(|file| start_recorder(&file)).transpose()?;
+    let recorder = record.map(|file| start_recorder(&file, driver)).transpose()?;
     let scheme = if config.tls.is_some() { "wss" } else { "ws" };
     let proxy = Proxy::start(config, recorder).map_err(|error| forbidden(&error))?;
     drain_on_signal(signals, proxy.handle());
@@ -361,8 +367,47 @@ fn connections_within(asked: Option<u32>, descriptors: u64) -> Result<u32, Failu
     }
 }
 
-fn start_recorder(file: &Path) -> Result<Recorder, Failure> {
-    File::create(file).and_then(Recorder::start).map_err(|error| {
+/// A file that only its owner may read and write, also where it was there before with other permissions.
+fn create_private(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let metadata = file.metadata()?;
+    if metadata.is_file() && metadata.permissions().mode() & 0o077 != 0 {
+        file.set_permissions(Permissions::from_mode(0o600))?;
+    }
+    Ok(file)
+}
+
+/// Starts recording into `file`, which nobody but its owner may read: what passes is as secret as it gets.
+fn start_recorder(file: &Path, driver: Driver) -> Result<Recorder, Failure> {
+    let on_ring = match (driver, aio::ring_allowed()) {
+        (Driver::Epoll, _) => false,
+        (_, Ok(())) => true,
+        (Driver::Uring, Err(error)) => {
+            return Err(Failure::Environment(format!(
+                "--driver uring: io_uring is denied here: {error}; allow it (seccomp profile, \
+                 kernel.io_uring_disabled), or use --driver auto"
+            )));
+        }
+        (Driver::Auto, Err(error)) => {
+            tracing::info!("io_uring is denied here ({error}); the recording is written without it");
+            false
+        }
+    };
+    let recorder = create_private(file).and_then(|file| {
+        Recorder::start_with(move || -> Box<dyn Write> {
+            if !on_ring {
+                return Box::new(file);
+            }
+            match RingFile::new(file) {
+                Ok(file) => Box::new(file),
+                Err((error, file)) => {
+                    tracing::warn!(%error, "no ring for the recording, which is written without it");
+                    Box::new(file)
+                }
+            }
+        })
+    });
+    recorder.map_err(|error| {
         let file = file.display();
         Failure::Environment(format!(
             "--record: cannot write {file}: {error}; name a file in a folder that is there"

@@ -12,7 +12,6 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -23,9 +22,9 @@ use self::topics::Tables;
 use super::compress::Compress;
 use super::signals::Signals;
 use super::{Failure, environment, print, values};
-use crate::control::{Control, Token};
+use crate::control::{self, Control, Token};
 use crate::protocol::handshake::SubprotocolPreference;
-use crate::server::{DriverChoice, Handle, ListenAddress, Server};
+use crate::server::{self, DriverChoice, Handle, ListenAddress, Server};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -366,14 +365,17 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     let control = match admin {
         Some(listener) => Some(
             Control::start(listener, &server, token)
-                .map(Arc::new)
                 .map_err(|error| forbidden("the control plane cannot be started", &error))?,
         ),
         None => None,
     };
-    drain_on_signal(signals, server.handle(), control.clone());
+    drain_on_signal(signals, server.handle(), control.as_ref().map(Control::handle));
     print_listening(&server, scheme);
     let ended = server.join();
+    // Nothing of ours listens any more when this process ends, so that the next one can start at once.
+    if let Some(control) = control {
+        control.stop();
+    }
     match ended {
         Ok(_) => {
             tracing::info!("drained");
@@ -398,7 +400,7 @@ fn read_token(path: &Path) -> Result<Token, Failure> {
 /// Binds the admin address before the shards start, so that a port in use is told before anything runs.
 fn bind_admin(admin: Admin) -> Result<Option<TcpListener>, Failure> {
     let Admin::At(address) = admin else { return Ok(None) };
-    TcpListener::bind(address).map(Some).map_err(|error| {
+    server::retry_busy(|| TcpListener::bind(address)).map(Some).map_err(|error| {
         let cure = "choose another --admin ADDR:PORT, or --admin off";
         Failure::Environment(format!("cannot listen on {address} for the control plane: {error}; {cure}"))
     })
@@ -420,7 +422,7 @@ fn print_listening(server: &Server, scheme: &str) {
 }
 
 /// Waits for signals on a thread of its own, which does not keep the process alive.
-fn drain_on_signal(mut signals: Signals, server: Handle, control: Option<Arc<Control>>) {
+fn drain_on_signal(mut signals: Signals, server: Handle, control: Option<control::Handle>) {
     std::thread::spawn(move || {
         if let Err(error) = signals.wait() {
             tracing::error!(%error, "signals are no longer heard");

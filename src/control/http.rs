@@ -1,4 +1,4 @@
-//! The admin address: a small HTTP/1.1 server by hyper, over tokio-uring or plain tokio.
+//! The admin address: a small HTTP/1.1 server by hyper, over plain tokio.
 //!
 //! One request per connection, an absolute deadline, bodies that are read only when somebody wants them, and at most
 //! [`ADMIN_CONNECTIONS_MAX`] connections: an operator needs no more, and an attacker gets no more. What a path means is
@@ -24,7 +24,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::{LocalSet, spawn_local};
 
-use crate::aio::{TokioStream, UringStream};
+use crate::aio::TokioStream;
 use crate::limits::{
     ADMIN_BODIES_BYTES_MAX, ADMIN_BODY_TIMEOUT, ADMIN_CONNECTIONS_MAX, ADMIN_DISCARD_BYTES_MAX, ADMIN_LINGER,
     ADMIN_TIMEOUT, HEAD_BYTES_MAX, HEADERS_MAX,
@@ -140,41 +140,14 @@ impl Bodies {
 /// Pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// Serves `listener` on a tokio-uring runtime of this thread until `stopped` resolves.
-///
-/// # Errors
-/// When the ring could not be set up, before anything was accepted: plain tokio will do then.
-pub(super) fn serve_on_ring<A: Answer>(
-    listener: &TcpListener,
-    answer: &Rc<A>,
-    stopped: &mut oneshot::Receiver<()>,
-) -> io::Result<()> {
-    let runtime = tokio_uring::Runtime::new(tokio_uring::builder().entries(128))?;
-    let listener = tokio_uring::net::TcpListener::from_std(listener.try_clone()?);
-    runtime.block_on(async {
-        let limit = Limit::new();
-        loop {
-            let (permit, accepted) = tokio::select! {
-                accepted = limit.next(|| listener.accept()) => accepted,
-                _ = &mut *stopped => return,
-            };
-            match accepted {
-                Ok((stream, _)) => serve_connection(UringStream::new(stream), answer, permit),
-                Err(error) => accept_failed(&error).await,
-            }
-        }
-    });
-    Ok(())
-}
-
-/// The same on a plain tokio runtime of this thread.
+/// Serves `listener` on a runtime of this thread until `stopped` resolves.
 ///
 /// # Errors
 /// When the runtime could not be set up.
-pub(super) fn serve_on_tokio<A: Answer>(
+pub(super) fn serve<A: Answer>(
     listener: TcpListener,
     answer: &Rc<A>,
-    stopped: &mut oneshot::Receiver<()>,
+    mut stopped: oneshot::Receiver<()>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     listener.set_nonblocking(true)?;
@@ -184,7 +157,7 @@ pub(super) fn serve_on_tokio<A: Answer>(
         loop {
             let (permit, accepted) = tokio::select! {
                 accepted = limit.next(|| listener.accept()) => accepted,
-                _ = &mut *stopped => return Ok(()),
+                _ = &mut stopped => return Ok(()),
             };
             match accepted {
                 Ok((stream, _)) => serve_connection(stream, answer, permit),
@@ -323,28 +296,18 @@ mod tests {
         }
     }
 
-    /// Serves on both runtimes in turn, and gives the address to `test`.
-    fn on_each_runtime(test: impl Fn(SocketAddr)) {
-        for ring in [true, false] {
-            if ring && let Err(error) = crate::aio::ring_allowed() {
-                assert!(std::env::var_os("CI").is_none(), "io_uring is denied here: {error}");
-                continue;
-            }
-            let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
-            let address = listener.local_addr().expect("its address");
-            let (stop, mut stopped) = oneshot::channel();
-            let server = thread::spawn(move || {
-                let answer = Rc::new(Mirror { bodies: Bodies::default() });
-                if ring {
-                    serve_on_ring(&listener, &answer, &mut stopped)
-                } else {
-                    serve_on_tokio(listener, &answer, &mut stopped)
-                }
-            });
-            test(address);
-            stop.send(()).expect("still serving");
-            server.join().expect("no panic").expect("served");
-        }
+    /// Serves, and gives the address to `test`.
+    fn serving(test: impl FnOnce(SocketAddr)) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let address = listener.local_addr().expect("its address");
+        let (stop, stopped) = oneshot::channel();
+        let server = thread::spawn(move || {
+            let answer = Rc::new(Mirror { bodies: Bodies::default() });
+            serve(listener, &answer, stopped)
+        });
+        test(address);
+        stop.send(()).expect("still serving");
+        server.join().expect("no panic").expect("served");
     }
 
     fn exchange(address: SocketAddr, request: &[u8]) -> String {
@@ -358,7 +321,7 @@ mod tests {
 
     #[test]
     fn a_get_is_answered_and_the_connection_closed() {
-        on_each_runtime(|address| {
+        serving(|address| {
             let response = exchange(address, b"GET /stats?x=1 HTTP/1.1\r\nHost: a\r\n\r\n");
             assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
             assert!(response.ends_with("\r\n\r\n/stats\n"), "{response}");
@@ -367,7 +330,7 @@ mod tests {
 
     #[test]
     fn oversized_heads_and_what_is_no_http_are_refused() {
-        on_each_runtime(|address| {
+        serving(|address| {
             let mut long = b"GET / HTTP/1.1\r\nHost: a\r\nX: ".to_vec();
             long.resize(long.len() + HEAD_BYTES_MAX, b'x');
             let long = exchange(address, &long);
@@ -379,7 +342,7 @@ mod tests {
 
     #[test]
     fn a_request_of_http_1_1_has_one_host() {
-        on_each_runtime(|address| {
+        serving(|address| {
             for (request, status) in [
                 ("GET / HTTP/1.1\r\n\r\n", "400"),
                 ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", "400"),
@@ -403,7 +366,7 @@ mod tests {
 
     #[test]
     fn a_body_is_read_to_its_end_and_no_further_than_its_bound() {
-        on_each_runtime(|address| {
+        serving(|address| {
             let body = vec![b'x'; BODY_BYTES_MAX as usize];
             let whole = exchange(address, &post("/", BODY_BYTES_MAX, &body));
             assert!(whole.starts_with("HTTP/1.1 200 OK\r\n"), "{whole:.100}");
@@ -424,7 +387,7 @@ mod tests {
 
     #[test]
     fn a_body_that_ends_too_early_is_none() {
-        on_each_runtime(|address| {
+        serving(|address| {
             let mut stream = TcpStream::connect(address).expect("connected");
             stream.write_all(&post("/", 10, b"half")).expect("sent");
             stream.shutdown(std::net::Shutdown::Write).expect("half closed");
@@ -437,7 +400,7 @@ mod tests {
 
     #[test]
     fn who_sends_a_body_that_nobody_wants_gets_to_see_why() {
-        on_each_runtime(|address| {
+        serving(|address| {
             let mut stream = TcpStream::connect(address).expect("connected");
             let body = vec![0; ADMIN_DISCARD_BYTES_MAX as usize / 2];
             stream.write_all(&post("/unwanted", body.len() as u64, &body)).expect("all of it is taken");
@@ -449,7 +412,7 @@ mod tests {
 
     #[test]
     fn connections_beyond_the_limit_wait_and_are_served_when_others_leave() {
-        on_each_runtime(|address| {
+        serving(|address| {
             let idle: Vec<TcpStream> =
                 (0..ADMIN_CONNECTIONS_MAX).map(|_| TcpStream::connect(address).expect("connected")).collect();
             let waiting = thread::spawn(move || exchange(address, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"));

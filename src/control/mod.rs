@@ -1,7 +1,7 @@
 //! The control plane: one thread that answers an operator on an address of its own, and publishes for programs beside
 //! the server.
 //!
-//! It runs on tokio-uring where the server's shards run on io_uring, and on plain tokio where they do not.
+//! It runs on plain tokio, whatever the shards run on: tokio-uring forgets what the kernel refused to take for a moment.
 //! It learns about shards by asking them and changes them by orders; it never touches their data, and a
 //! shard never waits for it.
 
@@ -27,7 +27,6 @@ use hyper::header::{ALLOW, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use tokio::sync::oneshot;
 
-use crate::aio;
 use crate::server::Server;
 use access::Access;
 pub use access::{Token, TokenError};
@@ -59,7 +58,6 @@ impl Control {
             shards: server.shards(),
             started: Instant::now(),
             draining: Arc::clone(&draining),
-            runtime: runtime(server.driver().name),
             access: Access::new(token, address),
         };
         let thread =
@@ -67,16 +65,29 @@ impl Control {
         Ok(Control { draining, stop, thread })
     }
 
-    /// From now on `/healthz` says 503, so that a load balancer looks elsewhere.
-    pub fn set_draining(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+    /// For saying that the server drains, from any thread.
+    pub fn handle(&self) -> Handle {
+        Handle { draining: Arc::clone(&self.draining) }
     }
 
-    /// Ends the thread. Requests under way are cut.
+    /// Ends the thread, and closes its listener before it returns. Requests under way are cut.
     pub fn stop(self) {
         // Either fails only when the thread has ended already.
         let _ = self.stop.send(());
         let _ = self.thread.join();
+    }
+}
+
+/// Talks to a running control plane from any thread.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    draining: Arc<AtomicBool>,
+}
+
+impl Handle {
+    /// From now on `/healthz` says 503, so that a load balancer looks elsewhere.
+    pub fn set_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
     }
 }
 
@@ -90,27 +101,8 @@ fn announce(address: SocketAddr, guarded: bool) {
     }
 }
 
-/// What the control plane's thread runs on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Runtime {
-    TokioUring,
-    Tokio,
-}
-
-impl Runtime {
-    fn name(self) -> &'static str {
-        match self {
-            Runtime::TokioUring => "tokio-uring",
-            Runtime::Tokio => "tokio",
-        }
-    }
-}
-
-/// Follows the shards: whoever chose epoll for them, or was made to, wants no ring here either. Asking the
-/// kernel once more costs nothing and saves tokio-uring's panic.
-fn runtime(driver: &str) -> Runtime {
-    if driver == "uring" && aio::ring_allowed().is_ok() { Runtime::TokioUring } else { Runtime::Tokio }
-}
+/// What the control plane's thread runs on, as `/stats` tells it.
+const RUNTIME: &str = "tokio";
 
 /// What the thread knows.
 #[derive(Clone)]
@@ -119,22 +111,12 @@ struct Plane {
     shards: usize,
     started: Instant,
     draining: Arc<AtomicBool>,
-    runtime: Runtime,
     access: Access,
 }
 
 impl Plane {
-    fn run(mut self, listener: TcpListener, mut stopped: oneshot::Receiver<()>) {
-        if self.runtime == Runtime::TokioUring {
-            match http::serve_on_ring(&listener, &self.clone().desk(), &mut stopped) {
-                Ok(()) => return,
-                Err(error) => {
-                    tracing::warn!(%error, "the control plane got no ring of its own and runs on plain tokio");
-                    self.runtime = Runtime::Tokio;
-                }
-            }
-        }
-        if let Err(error) = http::serve_on_tokio(listener, &self.desk(), &mut stopped) {
+    fn run(self, listener: TcpListener, stopped: oneshot::Receiver<()>) {
+        if let Err(error) = http::serve(listener, &self.desk(), stopped) {
             tracing::error!(%error, "the control plane ended; the shards go on without it");
         }
     }
@@ -156,7 +138,7 @@ impl Plane {
         let node = Node {
             uptime_s: self.started.elapsed().as_secs_f64(),
             draining: self.draining.load(Ordering::Relaxed),
-            control: self.runtime.name(),
+            control: RUNTIME,
             shards: self.shards,
         };
         let server = self.server.clone();

@@ -305,7 +305,7 @@ mod tests {
             },
             ..Snapshot::default()
         };
-        let node = Node { uptime_s: 1.5, draining: false, control: "tokio-uring", shards: 3 };
+        let node = Node { uptime_s: 1.5, draining: false, control: "tokio", shards: 3 };
         let json = to_json(node, &[snapshot(0, 5), snapshot(1, 7)]).expect("plain data");
         let report: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
         assert_eq!(report["schema"], "echoring.stats/1");

@@ -47,10 +47,7 @@ pub(super) fn start(context: &Rc<Context>, check: &HealthCheck) {
 /// One check.
 async fn probe(context: &Context, upstream: &Upstream, check: &HealthCheck) -> Result<(), String> {
     let timeout = context.settings.connect_timeout;
-    let stream = upstream
-        .connect(context.runtime, context.tls.as_ref(), timeout)
-        .await
-        .map_err(|error| error.to_string())?;
+    let stream = upstream.connect(context.tls.as_ref(), timeout).await.map_err(|error| error.to_string())?;
     let Some(path) = &check.path else { return Ok(()) };
     let asked = async {
         let (mut sender, connection) =

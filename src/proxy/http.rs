@@ -272,7 +272,7 @@ impl Front {
         let mut last = None;
         while let Some(pick) = context.upstreams.pick(&tried) {
             let timeout = context.settings.connect_timeout;
-            match pick.0.connect(context.runtime, context.tls.as_ref(), timeout).await {
+            match pick.0.connect(context.tls.as_ref(), timeout).await {
                 Ok(stream) => {
                     pick.0.set_down(false, &"");
                     return Ok((pick, stream));

@@ -1,7 +1,6 @@
 //! A reverse proxy that knows WebSockets: HTTP and WebSockets pass on one address to one of several servers.
 //!
-//! It runs on threads of its own, each with a runtime (tokio-uring where io_uring is allowed, else tokio), and each
-//! connection stays on the thread that accepted it. Frames pass as they are; messages are never put
+//! It runs on threads of its own, each with a runtime of tokio, and each connection stays on the thread that accepted it. Frames pass as they are; messages are never put
 //! together, so their length costs nothing. A slow reader pauses its sender. `docs/proxy.md` has what it decides.
 //!
 //! Never: a queue without a bound, or an end that one side does not hear of.
@@ -32,17 +31,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{LocalSet, spawn_local};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use crate::aio;
 use crate::limits::{
     CONNECTIONS_DEFAULT, DRAIN_TIMEOUT, HANDSHAKE_TIMEOUT, LISTEN_BACKLOG, PROXY_IDLE_TIMEOUT,
     UPSTREAM_CONNECT_TIMEOUT, UPSTREAM_RESPONSE_TIMEOUT,
 };
 use crate::protocol::deflate::Preferences;
 use crate::recording::{Recorder, Tap};
-use crate::server::DriverChoice;
+use crate::server::retry_busy;
 pub use headers::{Forwarded, HostPolicy};
 pub use health::HealthCheck;
-use transport::{Listener, Runtime};
 use upstream::Upstreams;
 pub use upstream::{Balance, UpstreamUrl};
 
@@ -64,8 +61,6 @@ pub struct Config {
     pub health: Option<HealthCheck>,
     /// Threads.
     pub threads: usize,
-    /// What they run on.
-    pub driver: DriverChoice,
     /// Clients at once; further ones wait to be accepted.
     pub connections_max: u32,
     /// The rest.
@@ -121,7 +116,6 @@ impl Config {
             balance: Balance::default(),
             health: None,
             threads: 1,
-            driver: DriverChoice::Auto,
             connections_max: CONNECTIONS_DEFAULT,
             settings: Settings::default(),
         }
@@ -152,7 +146,6 @@ impl Settings {
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
-    runtime: Runtime,
     threads: Vec<JoinHandle<io::Result<()>>>,
     handle: Handle,
     recorder: Option<Recorder>,
@@ -191,16 +184,15 @@ impl Proxy {
     /// Starts the threads; when this returns, clients are accepted. Frames go to `recorder`, where there is one.
     ///
     /// # Errors
-    /// When the address cannot be listened on, io_uring was demanded and is denied, or there is no server.
+    /// When the address cannot be listened on, or there is no server.
     pub fn start(config: Config, recorder: Option<Recorder>) -> Result<Proxy, Error> {
-        let runtime = runtime(config.driver)?;
         let secure = config.upstreams.iter().any(UpstreamUrl::is_secure);
         if config.upstreams.is_empty() || (secure && config.upstream_tls.is_none()) {
             return Err(Error(
                 "a proxy needs a server, and for wss: servers to know whom to trust".to_owned(),
             ));
         }
-        let listener = Arc::new(listen(config.listen).map_err(|error| {
+        let listener = Arc::new(retry_busy(|| listen(config.listen)).map_err(|error| {
             let cure = match error.kind() {
                 io::ErrorKind::AddrInUse => "stop what listens there, or choose another --listen",
                 io::ErrorKind::PermissionDenied => "use a port from 1024 on, or grant CAP_NET_BIND_SERVICE",
@@ -220,7 +212,6 @@ impl Proxy {
         for index in 0..count {
             let worker = Worker {
                 index,
-                runtime,
                 config: config.clone(),
                 upstreams: Arc::clone(&upstreams),
                 handle: handle.clone(),
@@ -234,7 +225,7 @@ impl Proxy {
                 .map_err(broken)?;
             threads.push(thread);
         }
-        Ok(Proxy { address, runtime, threads, handle, recorder })
+        Ok(Proxy { address, threads, handle, recorder })
     }
 
     /// Where it listens.
@@ -242,12 +233,9 @@ impl Proxy {
         self.address
     }
 
-    /// What its threads run on: `uring` or `epoll`.
+    /// What moves its bytes: always `epoll`, see "The proxy and the control plane run on plain tokio" in ARCHITECTURE.md.
     pub fn driver(&self) -> &'static str {
-        match self.runtime {
-            Runtime::TokioUring => "uring",
-            Runtime::Tokio => "epoll",
-        }
+        "epoll"
     }
 
     /// How many there are.
@@ -280,21 +268,6 @@ impl Proxy {
     }
 }
 
-fn runtime(driver: DriverChoice) -> Result<Runtime, Error> {
-    match (driver, aio::ring_allowed()) {
-        (DriverChoice::Epoll, _) => Ok(Runtime::Tokio),
-        (_, Ok(())) => Ok(Runtime::TokioUring),
-        (DriverChoice::Uring, Err(error)) => Err(Error(format!(
-            "io_uring is denied here: {error}; allow it (seccomp profile, kernel.io_uring_disabled), or use \
-             --driver auto"
-        ))),
-        (DriverChoice::Auto, Err(error)) => {
-            tracing::warn!("io_uring is denied here ({error}); the proxy runs on epoll");
-            Ok(Runtime::Tokio)
-        }
-    }
-}
-
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
@@ -308,7 +281,6 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// What the tasks of a thread share.
 struct Context {
-    runtime: Runtime,
     settings: Settings,
     upstreams: Arc<Upstreams>,
     tls: Option<TlsConnector>,
@@ -327,7 +299,6 @@ impl Context {
 /// A thread before it runs.
 struct Worker {
     index: usize,
-    runtime: Runtime,
     config: Config,
     upstreams: Arc<Upstreams>,
     handle: Handle,
@@ -335,30 +306,19 @@ struct Worker {
     connections_max: usize,
 }
 
-/// Entries of a thread's submission queue; a full one is handed over early, which is all that a small one costs.
-const RING_ENTRIES: u32 = 256;
 /// Pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 impl Worker {
     fn run(self, listener: TcpListener) -> io::Result<()> {
-        match self.runtime {
-            Runtime::TokioUring => {
-                let runtime = tokio_uring::Runtime::new(tokio_uring::builder().entries(RING_ENTRIES))?;
-                runtime.block_on(self.serve(listener))
-            }
-            Runtime::Tokio => {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                LocalSet::new().block_on(&runtime, self.serve(listener))
-            }
-        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        LocalSet::new().block_on(&runtime, self.serve(listener))
     }
 
     async fn serve(self, listener: TcpListener) -> io::Result<()> {
-        let listener = Listener::new(self.runtime, listener)?;
+        let listener = transport::listener(listener)?;
         let acceptor = self.config.tls.map(TlsAcceptor::from);
         let context = Rc::new(Context {
-            runtime: self.runtime,
             settings: self.config.settings,
             upstreams: self.upstreams,
             tls: self.config.upstream_tls.map(TlsConnector::from),
@@ -386,7 +346,7 @@ impl Worker {
                 () = context.drained() => break,
             };
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+                accepted = transport::accept(&listener) => accepted,
                 () = context.drained() => break,
             };
             match accepted {

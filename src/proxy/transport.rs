@@ -1,4 +1,4 @@
-//! Streams of the runtime that the proxy runs on: tokio-uring's where io_uring is allowed, else tokio's.
+//! Streams between the proxy and both of its sides, on tokio.
 //!
 //! Never: knowing what is spoken over them.
 
@@ -12,9 +12,9 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::pump::Activity;
-use crate::aio::{self, UringStream};
+use crate::aio;
 
-/// A stream of either runtime, with TLS or without. It stays on its thread.
+/// A stream with TLS or without. It stays on its thread.
 pub(super) type Transport = Box<dyn Stream>;
 
 /// What a transport is made of.
@@ -22,20 +22,9 @@ pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
 
-/// What a thread of the proxy runs on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Runtime {
-    TokioUring,
-    Tokio,
-}
-
 /// Connects to a host.
-pub(super) async fn connect(runtime: Runtime, host: &str, port: u16) -> io::Result<Transport> {
-    let stream = aio::connect_to(host, port).await?;
-    Ok(match runtime {
-        Runtime::Tokio => Box::new(stream),
-        Runtime::TokioUring => Box::new(UringStream::from_tokio(stream)?),
-    })
+pub(super) async fn connect(host: &str, port: u16) -> io::Result<Transport> {
+    Ok(Box::new(aio::connect_to(host, port).await?))
 }
 
 /// A stream that notes when bytes pass.
@@ -82,37 +71,15 @@ impl AsyncWrite for Watched {
     }
 }
 
-/// Sockets that wait for clients.
-pub(super) enum Listener {
-    Uring(tokio_uring::net::TcpListener),
-    Tokio(tokio::net::TcpListener),
+/// A listener on the runtime that this is called on.
+pub(super) fn listener(listener: TcpListener) -> io::Result<tokio::net::TcpListener> {
+    listener.set_nonblocking(true)?;
+    tokio::net::TcpListener::from_std(listener)
 }
 
-impl Listener {
-    /// A listener of the runtime that this is called on.
-    pub(super) fn new(runtime: Runtime, listener: TcpListener) -> io::Result<Listener> {
-        Ok(match runtime {
-            Runtime::TokioUring => Listener::Uring(tokio_uring::net::TcpListener::from_std(listener)),
-            Runtime::Tokio => {
-                listener.set_nonblocking(true)?;
-                Listener::Tokio(tokio::net::TcpListener::from_std(listener)?)
-            }
-        })
-    }
-
-    /// The next client.
-    pub(super) async fn accept(&self) -> io::Result<(Transport, SocketAddr)> {
-        match self {
-            Listener::Uring(listener) => {
-                let (stream, peer) = listener.accept().await?;
-                stream.set_nodelay(true)?;
-                Ok((Box::new(UringStream::new(stream)), peer))
-            }
-            Listener::Tokio(listener) => {
-                let (stream, peer) = listener.accept().await?;
-                stream.set_nodelay(true)?;
-                Ok((Box::new(stream), peer))
-            }
-        }
-    }
+/// The next client of `listener`.
+pub(super) async fn accept(listener: &tokio::net::TcpListener) -> io::Result<(Transport, SocketAddr)> {
+    let (stream, peer) = listener.accept().await?;
+    stream.set_nodelay(true)?;
+    Ok((Box::new(stream), peer))
 }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
-use super::transport::{self, Runtime, Transport};
+use super::transport::{self, Transport};
 use crate::protocol::Url;
 use crate::protocol::url::BadUrl;
 
@@ -116,12 +116,11 @@ impl Upstream {
     /// [`ConnectError`], after `timeout` at the latest.
     pub(super) async fn connect(
         &self,
-        runtime: Runtime,
         tls: Option<&TlsConnector>,
         timeout: Duration,
     ) -> Result<Transport, ConnectError> {
         let connecting = async {
-            let stream = transport::connect(runtime, &self.url.host, self.url.port).await?;
+            let stream = transport::connect(&self.url.host, self.url.port).await?;
             match tls {
                 Some(connector) if self.url.secure => {
                     let stream = connector.connect(self.name.clone(), stream).await?;

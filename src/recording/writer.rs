@@ -54,7 +54,14 @@ impl Recorder {
     /// # Errors
     /// When the head cannot be written or the thread cannot be started.
     pub fn start<W: Write + Send + 'static>(output: W) -> io::Result<Recorder> {
-        let mut output = BufWriter::with_capacity(WRITE_BYTES, output);
+        Recorder::start_with(move || output)
+    }
+
+    /// The same into what `open` makes on the recording's thread, where it stays.
+    ///
+    /// # Errors
+    /// As [`start`](Recorder::start).
+    pub fn start_with<W: Write>(open: impl FnOnce() -> W + Send + 'static) -> io::Result<Recorder> {
         let (queue, entries) = mpsc::unbounded_channel();
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let shared = Arc::new(Shared {
@@ -69,16 +76,24 @@ impl Recorder {
             started_unix_ns: u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        write_line(&mut output, &head)?;
-        output.flush()?;
         let tap = Tap(Arc::clone(&shared));
+        let (begun_in, begun) = std::sync::mpsc::channel();
         let thread = thread::Builder::new().name("recorder".to_owned()).spawn(move || {
+            let mut output = BufWriter::with_capacity(WRITE_BYTES, open());
+            let head_written = write_line(&mut output, &head).and_then(|()| output.flush());
+            let is_begun = head_written.is_ok();
+            // Whoever starts this waits for it.
+            let _ = begun_in.send(head_written);
+            if !is_begun {
+                return Ok(());
+            }
             let written = write_all(output, entries, &shared.room);
             if let Err(error) = &written {
                 shared.fail(error.to_string());
             }
             written
         })?;
+        begun.recv().unwrap_or_else(|_| Err(io::Error::other("the recorder broke")))?;
         Ok(Recorder { tap, thread })
     }
 

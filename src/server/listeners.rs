@@ -5,11 +5,14 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::config::{Config, ListenAddress, StartError, StartErrorKind};
-use crate::limits::{LISTEN_BACKLOG, SOCKET_RECEIVE_BYTES, SOCKET_SEND_BYTES};
+use crate::limits::{
+    BUSY_PORT_PAUSE, BUSY_PORT_TIMEOUT, LISTEN_BACKLOG, SOCKET_RECEIVE_BYTES, SOCKET_SEND_BYTES,
+};
 
 /// Listening sockets by shard, and the addresses they really have.
 pub(super) struct Listeners {
@@ -39,12 +42,26 @@ pub(super) fn open(config: &Config, shards: usize) -> Result<Listeners, StartErr
     }
     for address in &config.listen {
         let opened = match address {
-            ListenAddress::Tcp(address) => open_tcp(config, *address, &mut listeners),
-            ListenAddress::Unix(path) => open_unix(path, &mut listeners),
+            ListenAddress::Tcp(address) => retry_busy(|| open_tcp(config, *address, &mut listeners)),
+            ListenAddress::Unix(path) => retry_busy(|| open_unix(path, &mut listeners)),
         };
         opened.map_err(|error| cannot_listen(address, &error))?;
     }
     Ok(listeners)
+}
+
+/// Opens what may be in use for a moment still by a process that is gone: until [`BUSY_PORT_TIMEOUT`] is over, being in use
+/// is no answer.
+pub(crate) fn retry_busy<T>(mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let given_up = Instant::now() + Duration::from_nanos(BUSY_PORT_TIMEOUT);
+    loop {
+        match open() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < given_up => {
+                std::thread::sleep(Duration::from_nanos(BUSY_PORT_PAUSE));
+            }
+            opened => return opened,
+        }
+    }
 }
 
 fn cannot_listen(address: &ListenAddress, error: &io::Error) -> StartError {
@@ -85,7 +102,8 @@ fn open_tcp(config: &Config, address: SocketAddr, listeners: &mut Listeners) -> 
         drop(bind_tcp(address, false)?);
     }
     let mut address = address;
-    for shard in &mut listeners.by_shard {
+    let mut sockets = Vec::with_capacity(listeners.by_shard.len());
+    for _ in &listeners.by_shard {
         let socket = bind_tcp(address, true)?;
         // What connections have from their listener.
         socket.set_tcp_nodelay(true)?;
@@ -99,12 +117,14 @@ fn open_tcp(config: &Config, address: SocketAddr, listeners: &mut Listeners) -> 
         if let Some(bound) = socket.local_addr()?.as_socket() {
             address = bound;
         }
-        shard.push(socket.into());
+        sockets.push(socket);
     }
-    for shard in &listeners.by_shard {
-        if let Some(socket) = shard.last() {
-            socket2::SockRef::from(socket).listen(LISTEN_BACKLOG)?;
-        }
+    for socket in &sockets {
+        socket.listen(LISTEN_BACKLOG)?;
+    }
+    // Only when all went well: what is in use is tried again.
+    for (shard, socket) in listeners.by_shard.iter_mut().zip(sockets) {
+        shard.push(socket.into());
     }
     listeners.addresses.push(ListenAddress::Tcp(address));
     Ok(())

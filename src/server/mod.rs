@@ -56,6 +56,8 @@ pub use config::{
     Compression, Config, DriverChoice, ListenAddress, RefusalFn, RefusalHook, StartError, StartErrorKind,
 };
 pub use handler::{Busy, Failure, Handler, Message};
+#[cfg(feature = "cli")]
+pub(crate) use listeners::retry_busy;
 pub use remote::Remote;
 pub use response::Response;
 pub use route::{Asked, Opening, Route, Routes};

@@ -30,7 +30,7 @@ class Control(unittest.TestCase):
         for counter in ("connections", "messages_in", "messages_out", "bytes_in", "bytes_out"):
             self.assertEqual(stats["node"][counter], sum(shard[counter] for shard in stats["shards"]))
         self.assertIn("degraded", stats["driver"])
-        self.assertEqual(stats["control"], "tokio" if self.denied else "tokio-uring")
+        self.assertEqual(stats["control"], "tokio")
         self.assertEqual((stats["state"], stats["silent_shards"]), ("serving", 0))
 
     def test_refusals_and_closes_are_counted_by_reason(self):

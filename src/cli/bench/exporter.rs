@@ -21,6 +21,7 @@ use tokio::sync::{Semaphore, oneshot};
 use crate::aio::TokioStream;
 use crate::limits::{ADMIN_TIMEOUT, HEAD_BYTES_MAX, HEADERS_MAX};
 use crate::load::{self, CONTENT_TYPE as EXPOSITION, Moment, Stage, show};
+use crate::server;
 
 /// Scrapes at once: a Prometheus makes one, a person another.
 const CONNECTIONS_MAX: usize = 8;
@@ -45,7 +46,7 @@ impl Exporter {
     /// # Errors
     /// When that is impossible.
     pub(super) fn start(address: SocketAddr) -> io::Result<Exporter> {
-        let listener = TcpListener::bind(address)?;
+        let listener = server::retry_busy(|| TcpListener::bind(address))?;
         let address = listener.local_addr()?;
         listener.set_nonblocking(true)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

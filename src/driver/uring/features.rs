@@ -4,13 +4,15 @@ use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use io_uring::{IoUring, Probe, cqueue, opcode};
 
 use super::entries::File;
 use super::receive::{BufferRing, GROUP};
-use crate::driver::Features;
 use crate::driver::regions::Regions;
+use crate::driver::{Features, clock};
+use crate::limits::{MILLISECOND, RING_REFUSAL_MAX};
 
 /// Everything that this driver knows how to use.
 pub(super) const KNOWN: Features = Features::INCREMENTAL
@@ -110,7 +112,7 @@ fn probe_receive(mut ring: IoUring, mut found: Features) -> io::Result<Features>
     // SAFETY: what the operation writes to outlives it: it is over before this function returns, by its
     // total or by the end of the stream that it is given below.
     unsafe { ring.submission().push(&entry) }.map_err(io::Error::other)?;
-    ring.submit_and_wait(1)?;
+    wait_for_one(&ring)?;
     let completions: Vec<_> =
         ring.completion().map(|cqe| (cqe.result(), cqueue::more(cqe.flags()))).collect();
     if completions[..] == [(CAP as i32, true), (CAP as i32, false)] {
@@ -119,9 +121,27 @@ fn probe_receive(mut ring: IoUring, mut found: Features) -> io::Result<Features>
     let mut armed = completions.last().is_some_and(|&(_, more)| more);
     drop(near);
     while armed {
-        ring.submit_and_wait(1)?;
+        wait_for_one(&ring)?;
         armed = ring.completion().fold(armed, |_, cqe| cqueue::more(cqe.flags()));
     }
     drop(ring);
     Ok(found)
+}
+
+/// Submits, and waits for a completion. Being short of memory for the moment is no answer to what the kernel can do.
+fn wait_for_one(ring: &IoUring) -> io::Result<()> {
+    let asked = clock::now();
+    loop {
+        match ring.submit_and_wait(1) {
+            Ok(_) => return Ok(()),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EAGAIN | libc::ENOMEM | libc::EBUSY | libc::EINTR)
+                    if clock::now() - asked < RING_REFUSAL_MAX =>
+                {
+                    std::thread::sleep(Duration::from_nanos(MILLISECOND));
+                }
+                _ => return Err(error),
+            },
+        }
+    }
 }

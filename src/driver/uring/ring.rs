@@ -11,10 +11,7 @@ use io_uring::{CompletionQueue, EnterFlags, IoUring, SubmissionQueue};
 
 use super::{entries, features};
 use crate::driver::{Features, clock};
-use crate::limits::{MILLISECOND, Nanos, SECOND};
-
-/// How long the kernel may refuse to take submissions for want of memory before the ring counts as broken.
-const REFUSAL_MAX: Nanos = SECOND;
+use crate::limits::{MILLISECOND, Nanos, RING_REFUSAL_MAX, SECOND};
 
 /// `io_uring_register` operations that the crate has no call for.
 const REGISTER_RING_FDS: libc::c_uint = 20;
@@ -195,7 +192,7 @@ impl Ring {
                 // reaped. Both pass; until then the queue keeps its entries and their memory stays put.
                 Ok(_) => {
                     let now = clock::now();
-                    if now - *refused_since.get_or_insert(now) > REFUSAL_MAX {
+                    if now - *refused_since.get_or_insert(now) > RING_REFUSAL_MAX {
                         return Err(io::Error::other("the kernel takes no submissions"));
                     }
                     std::thread::sleep(Duration::from_nanos(MILLISECOND / 8));
