@@ -21,9 +21,10 @@ Examples:
   echoring compare before.json after.json --threshold 3% --metric p99.9 --metric messages_per_s
       exit code 1 when one of these is worse by more than 3 %, surely
 
-B is better, worse or the same only where the whole interval of B / A says so, and undecided otherwise. The
-interval comes from pairs of runs that were made in turn, from repeated runs, or, with a single run of each, from
-their seconds: see docs/comparing.md for what each may be believed for.
+B is better or worse where the whole interval of B / A lies beyond the threshold, slightly better or worse where it
+lies on one side of 1, the same where it lies within the threshold, and undecided otherwise. The interval comes from
+pairs of runs that were made in turn or from repeated runs. A single run of each decides nothing unless --trust-single
+takes their seconds for repetitions: see docs/comparing.md.
 
 Exit codes: 0 not worse, 1 worse, 2 usage or nothing to compare, 3 the environment forbids it.";
 
@@ -52,10 +53,15 @@ pub(super) struct Args {
     #[arg(long, value_name = "SHARE", value_parser = values::share, default_value = "5%")]
     threshold: f64,
 
-    /// What must not be worse, in the words of `bench --fail-if`; repeatable [default: p99, messages_per_s, and
-    /// cpu_per_message where it is known]
+    /// What must not be worse, in the words of `bench --fail-if`; repeatable [default: p50, p99,
+    /// messages_per_s, and cpu_per_message where it is known]
     #[arg(long, value_name = "METRIC", value_parser = Metric::from_str)]
     metric: Vec<Metric>,
+
+    /// Let a single run of each decide, by its seconds: they tell how steady these two runs were, not how much another
+    /// run would differ
+    #[arg(long)]
+    trust_single: bool,
 
     /// Compare runs although something else was asked of them (mode, sizes, connections, …)
     #[arg(long)]
@@ -73,7 +79,12 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     }
     let (a, b) = sides(&arguments)?;
     let (shown, judged) = chosen(&arguments.metric)?;
-    let found = compare::compare(&a, &b, &shown, arguments.threshold).map_err(Failure::Usage)?;
+    let terms = compare::Terms {
+        metrics: shown,
+        threshold: arguments.threshold,
+        trust_single: arguments.trust_single,
+    };
+    let found = compare::compare(&a, &b, &terms).map_err(Failure::Usage)?;
     check(&found, &arguments)?;
     write(&found, arguments.json.as_deref())?;
     let mut stderr = io::stderr();

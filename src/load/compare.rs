@@ -16,18 +16,25 @@ use serde_json::{Map, Value};
 
 use super::objective::Metric;
 use super::statistics::{
-    Draw, Estimate, INTERVALS_MIN, RUNS_MIN, SEED, median, median_of, ratio_of_medians, ratio_of_pairs,
+    ERROR_SHARE, Estimate, INTERVALS_MIN, RUNS_MIN, SEED, median, median_of, pairs_needed, ratio_of_pairs,
+    ratio_of_runs, runs_needed,
 };
+use intervals::{Figure, Intervals};
+
+mod intervals;
 
 /// A difference below this does not matter, unless told otherwise: 5 %.
 pub const THRESHOLD_DEFAULT: f64 = 0.05;
 /// What is compared unless told otherwise.
 pub const METRICS: [&str; 6] = ["messages_per_s", "p50", "p99", "p99.9", "cpu_per_message", "max_rate"];
 /// What must not be worse unless told otherwise.
-pub const JUDGED: [&str; 3] = ["p99", "messages_per_s", "cpu_per_message"];
+pub const JUDGED: [&str; 4] = ["p50", "p99", "messages_per_s", "cpu_per_message"];
 
 /// Parts of a load that may differ between runs of one load.
-const NOT_THE_LOAD: [&str; 9] = [
+const NOT_THE_LOAD: [&str; 12] = [
+    "allow",
+    "allow_saturated",
+    "max_lateness_s",
     "seed",
     "cpus",
     "source_addresses",
@@ -42,9 +49,6 @@ const NOT_THE_LOAD: [&str; 9] = [
 const TOLD: [&str; 4] = ["threads", "duration_s", "warmup_s", "verify"];
 /// Parts of an environment whose difference is told.
 const MACHINE: [&str; 5] = ["cpu", "cpus", "kernel", "driver", "optimized"];
-/// An interval that is shorter than this share of the first is the rest of a run.
-const WHOLE_SHARE: f64 = 0.9;
-
 /// What a comparison comes to for one metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -53,9 +57,13 @@ pub enum Word {
     Better,
     /// The second is worse by more than the threshold, surely.
     Worse,
-    /// They differ by less than the threshold, surely.
+    /// The second is better, surely, but not surely by more than the threshold.
+    SlightlyBetter,
+    /// The second is worse, surely, but not surely by more than the threshold.
+    SlightlyWorse,
+    /// They differ by less than the threshold, surely, and perhaps not at all.
     Same,
-    /// The interval allows more than one of these, or there is none.
+    /// The interval allows more than one of these, or there is none, or it may not be trusted.
     Undecided,
 }
 
@@ -65,6 +73,8 @@ impl Word {
         match self {
             Word::Better => "better",
             Word::Worse => "worse",
+            Word::SlightlyBetter => "slightly better",
+            Word::SlightlyWorse => "slightly worse",
             Word::Same => "same",
             Word::Undecided => "undecided",
         }
@@ -79,6 +89,8 @@ impl Word {
         match () {
             () if low > most => Word::Worse,
             () if high < least => Word::Better,
+            () if low > 1.0 => Word::SlightlyWorse,
+            () if high < 1.0 => Word::SlightlyBetter,
             () if low >= least && high <= most => Word::Same,
             () => Word::Undecided,
         }
@@ -134,7 +146,7 @@ pub struct Finding {
     pub a: Option<Spread>,
     /// The second target's.
     pub b: Option<Spread>,
-    /// The second of the first: the median of the pairs' ratios, or the ratio of the medians.
+    /// The second of the first: the pseudo-median of the ratios of all pairs, or of all runs, or the ratio of the two runs.
     pub ratio: Option<f64>,
     /// Lower end of its interval.
     pub ratio_low: Option<f64>,
@@ -159,7 +171,7 @@ pub struct Comparison {
     pub basis: Basis,
     /// The difference that matters: 0.05 is 5 %.
     pub threshold: f64,
-    /// Share of such intervals that hold the true value.
+    /// Share of comparisons in which the intervals of all metrics hold the true values.
     pub confidence: f64,
     /// Each metric that is known of both, or of the only one.
     pub metrics: Vec<Finding>,
@@ -179,17 +191,23 @@ impl Comparison {
     }
 }
 
+/// How runs are to be compared.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// What is looked at.
+    pub metrics: Vec<Metric>,
+    /// The difference that matters: 0.05 is 5 %.
+    pub threshold: f64,
+    /// Whether a single run of each may decide.
+    pub trust_single: bool,
+}
+
 /// Compares the runs of two targets, load by load. Loads that only one of them was put under are told in `warnings` of the
 /// first comparison.
 ///
 /// # Errors
 /// In one line, when there is no load of the same mode on both sides.
-pub fn compare(
-    a: &[Value],
-    b: &[Value],
-    metrics: &[Metric],
-    threshold: f64,
-) -> Result<Vec<Comparison>, String> {
+pub fn compare(a: &[Value], b: &[Value], terms: &Terms) -> Result<Vec<Comparison>, String> {
     let (mut of_a, mut of_b) = (groups(a), groups(b));
     let mut matched = Vec::new();
     for is_alike in [Group::has_load_of, Group::has_mode_of] {
@@ -210,8 +228,7 @@ pub fn compare(
             modes(&of_b)
         ));
     }
-    let mut comparisons: Vec<Comparison> =
-        matched.iter().map(|(a, b)| compare_groups(a, b, metrics, threshold)).collect();
+    let mut comparisons: Vec<Comparison> = matched.iter().map(|(a, b)| compare_groups(a, b, terms)).collect();
     for (groups, which) in [(of_a, "first"), (of_b, "second")] {
         let alone =
             groups.iter().map(|group| format!("only the {which} has runs of this load: {}", group.mode));
@@ -235,8 +252,8 @@ pub fn spread(runs: &[Value], metrics: &[Metric]) -> Vec<Comparison> {
             metrics: metrics
                 .iter()
                 .filter_map(|metric| {
-                    let spread = Spread::of(&group.values(metric), Draw::Single)?;
-                    let why = (spread.low.is_none()).then(|| too_few(group.runs.len(), "runs"));
+                    let spread = Spread::of(&group.values(metric))?;
+                    let why = (spread.low.is_none()).then(|| too_few(group.runs.len(), RUNS_MIN, "runs"));
                     Some(Finding { a: Some(spread), why, ..Finding::of_nothing(metric) })
                 })
                 .collect(),
@@ -305,15 +322,6 @@ impl Group<'_> {
         self.runs.iter().filter_map(|run| metric.of(run)).collect()
     }
 
-    /// The metric in each whole interval of the only run.
-    fn interval_values(&self, metric: &Metric) -> Vec<f64> {
-        let intervals = self.runs[0]["intervals"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let length = |interval: &Value| interval["duration_s"].as_f64().unwrap_or(0.0);
-        let whole_s = intervals.first().map_or(0.0, length) * WHOLE_SHARE;
-        let whole = intervals.iter().filter(|interval| length(interval) >= whole_s);
-        whole.filter_map(|interval| metric.of_interval(interval)).collect()
-    }
-
     /// What makes its runs doubtful.
     fn warnings(&self, whose: &str) -> Vec<String> {
         let of = self.runs.len();
@@ -341,8 +349,8 @@ impl Group<'_> {
 }
 
 impl Spread {
-    fn of(values: &[f64], draw: Draw) -> Option<Spread> {
-        let interval = median_of(values, draw, SEED);
+    fn of(values: &[f64]) -> Option<Spread> {
+        let interval = median_of(values, SEED);
         Some(Spread {
             median: median(values)?,
             least: values.iter().copied().min_by(f64::total_cmp)?,
@@ -370,24 +378,40 @@ impl Finding {
     }
 }
 
-fn too_few(have: usize, what: &str) -> String {
-    let needed = if what == "intervals" { INTERVALS_MIN } else { RUNS_MIN };
+fn too_few(have: usize, needed: usize, what: &str) -> String {
     format!("{have} of the {needed} {what} that an interval takes")
 }
 
-fn compare_groups(a: &Group<'_>, b: &Group<'_>, metrics: &[Metric], threshold: f64) -> Comparison {
+fn compare_groups(a: &Group<'_>, b: &Group<'_>, terms: &Terms) -> Comparison {
     let pairs = pair_up(&a.runs, &b.runs);
     let basis = match &pairs {
         _ if a.runs.len() == 1 && b.runs.len() == 1 => Basis::Intervals,
         Some(_) => Basis::Pairs,
         None => Basis::Runs,
     };
-    let known = metrics.iter().filter(|metric| metric.is_of_mode(a.mode));
-    let metrics = known
-        .filter_map(|metric| match (basis, &pairs) {
-            (Basis::Pairs, Some(pairs)) => by_pairs(metric, pairs, threshold),
-            (Basis::Intervals, _) => by_intervals(metric, a, b, threshold),
-            _ => by_runs(metric, a, b, threshold),
+    let values: Vec<(&Metric, Values)> = (terms.metrics.iter())
+        .filter(|metric| metric.is_of_mode(a.mode))
+        .map(|metric| {
+            let values = match (basis, &pairs) {
+                (Basis::Pairs, Some(pairs)) => Values::of_pairs(metric, pairs),
+                _ => Values { a: a.values(metric), b: b.values(metric) },
+            };
+            (metric, values)
+        })
+        .collect();
+    let judged = values.iter().filter(|(_, values)| values.is_known()).count().max(1);
+    let error = ERROR_SHARE / judged as f64;
+    let seconds = (basis == Basis::Intervals).then(|| (Intervals::of(a.runs[0]), Intervals::of(b.runs[0])));
+    let metrics = (values.iter())
+        .filter_map(|(metric, values)| {
+            let Some((of_a, of_b)) = seconds.as_ref().filter(|_| values.is_known()) else {
+                return values.conclude(metric, basis, error, terms.threshold);
+            };
+            let mut finding = by_intervals(metric, values, (of_a, of_b), error, terms.threshold);
+            if !terms.trust_single {
+                finding.verdict = Some(Word::Undecided);
+            }
+            Some(finding)
         })
         .collect();
     let mut warnings = a.warnings("runs of the first");
@@ -403,9 +427,14 @@ fn compare_groups(a: &Group<'_>, b: &Group<'_>, metrics: &[Metric], threshold: f
                 .to_owned(),
         ),
         Basis::Intervals => Some(
-            "one run of each: the intervals tell how steady these two were, not how much another run would \
-             differ; --repeat with --against does"
-                .to_owned(),
+            if terms.trust_single {
+                "one run of each: the intervals tell how steady these two were, not how much another run would \
+                 differ; --repeat with --against does"
+            } else {
+                "one run of each decides nothing: make several with --repeat 10 --against URL, or say --trust-single to \
+                 take their seconds for repetitions"
+            }
+            .to_owned(),
         ),
     });
     let names: Vec<&str> = a.load.keys().chain(b.load.keys()).map(String::as_str).collect();
@@ -415,7 +444,7 @@ fn compare_groups(a: &Group<'_>, b: &Group<'_>, metrics: &[Metric], threshold: f
         a: a.side(),
         b: Some(b.side()),
         basis,
-        threshold,
+        threshold: terms.threshold,
         confidence: super::statistics::CONFIDENCE,
         metrics,
         differences: differing(&of_a, &of_b, &names),
@@ -460,87 +489,108 @@ fn pair_up<'a>(a: &[&'a Value], b: &[&'a Value]) -> Option<Vec<(&'a Value, &'a V
     (order.len() - 2 * pairs.len() <= 1 && !pairs.is_empty()).then_some(pairs)
 }
 
-fn by_pairs(metric: &Metric, pairs: &[(&Value, &Value)], threshold: f64) -> Option<Finding> {
-    let known: Vec<(f64, f64)> =
-        pairs.iter().filter_map(|(a, b)| Some((metric.of(a)?, metric.of(b)?))).collect();
-    if known.is_empty() {
-        let of_a: Vec<f64> = pairs.iter().filter_map(|(a, _)| metric.of(a)).collect();
-        let of_b: Vec<f64> = pairs.iter().filter_map(|(_, b)| metric.of(b)).collect();
-        return of_one_side(metric, &of_a, &of_b, Draw::Single);
+/// A metric's values on both sides.
+struct Values {
+    a: Vec<f64>,
+    b: Vec<f64>,
+}
+
+impl Values {
+    /// Of the pairs whose two runs know it; where none does, of the runs that do.
+    fn of_pairs(metric: &Metric, pairs: &[(&Value, &Value)]) -> Values {
+        let of_both = |(a, b): &(&Value, &Value)| Some((metric.of(a)?, metric.of(b)?));
+        let (a, b): (Vec<f64>, Vec<f64>) = pairs.iter().filter_map(of_both).unzip();
+        if !a.is_empty() {
+            return Values { a, b };
+        }
+        let of_a = pairs.iter().filter_map(|(a, _)| metric.of(a));
+        Values { a: of_a.collect(), b: pairs.iter().filter_map(|(_, b)| metric.of(b)).collect() }
     }
-    let (a, b): (Vec<f64>, Vec<f64>) = known.into_iter().unzip();
-    let ratios: Vec<f64> = a.iter().zip(&b).map(|(a, b)| b / a).collect();
-    let found = ratio_of_pairs(&a, &b, SEED);
-    Some(conclude(metric, (&a, &b), Draw::Single, (median(&ratios), found), threshold, "pairs"))
-}
 
-fn by_runs(metric: &Metric, a: &Group<'_>, b: &Group<'_>, threshold: f64) -> Option<Finding> {
-    let (a, b) = (a.values(metric), b.values(metric));
-    by_medians(metric, &a, &b, Draw::Single, threshold, "runs")
-}
-
-fn by_intervals(metric: &Metric, a: &Group<'_>, b: &Group<'_>, threshold: f64) -> Option<Finding> {
-    let (of_a, of_b) = (a.interval_values(metric), b.interval_values(metric));
-    if !of_a.is_empty() && !of_b.is_empty() {
-        return by_medians(metric, &of_a, &of_b, Draw::Blocks, threshold, "intervals");
+    /// Whether both sides know it.
+    fn is_known(&self) -> bool {
+        !self.a.is_empty() && !self.b.is_empty()
     }
-    // What is told of whole runs only.
-    by_medians(metric, &a.values(metric), &b.values(metric), Draw::Single, threshold, "runs")
+
+    fn conclude(&self, metric: &Metric, basis: Basis, error: f64, threshold: f64) -> Option<Finding> {
+        let (a, b) = (Spread::of(&self.a), Spread::of(&self.b));
+        if !self.is_known() {
+            return (a.is_some() || b.is_some()).then(|| Finding {
+                why: Some(format!("known of the {} only", if a.is_some() { "first" } else { "second" })),
+                a,
+                b,
+                verdict: Some(Word::Undecided),
+                ..Finding::of_nothing(metric)
+            });
+        }
+        let (found, needed, what) = match basis {
+            Basis::Pairs => (ratio_of_pairs(&self.a, &self.b, error), pairs_needed(error), "pairs"),
+            _ => (ratio_of_runs(&self.a, &self.b, error), runs_needed(error), "runs"),
+        };
+        let have = self.a.len().min(self.b.len());
+        let why = if have < needed { too_few(have, needed, what) } else { NO_RATIO.to_owned() };
+        // Without an interval, still what the values say.
+        let ratio = median(&self.b).zip(median(&self.a)).map(|(b, a)| b / a);
+        let finding = Finding { a, b, ratio, why: Some(why), ..Finding::of_nothing(metric) };
+        Some(finding.with(found, threshold))
+    }
 }
 
-fn by_medians(
+const NO_RATIO: &str = "there is no ratio to zero";
+
+/// A metric of a single run each, whose interval comes from their seconds.
+fn by_intervals(
     metric: &Metric,
-    a: &[f64],
-    b: &[f64],
-    draw: Draw,
+    values: &Values,
+    (of_a, of_b): (&Intervals<'_>, &Intervals<'_>),
+    error: f64,
     threshold: f64,
-    what: &str,
-) -> Option<Finding> {
-    if a.is_empty() || b.is_empty() {
-        return of_one_side(metric, a, b, draw);
-    }
-    let ratio = median(b).zip(median(a)).map(|(b, a)| b / a);
-    let found = ratio_of_medians(a, b, draw, SEED);
-    Some(conclude(metric, (a, b), draw, (ratio, found), threshold, what))
-}
-
-/// A metric that at most one side knows.
-fn of_one_side(metric: &Metric, a: &[f64], b: &[f64], draw: Draw) -> Option<Finding> {
-    let (a, b) = (Spread::of(a, draw), Spread::of(b, draw));
-    (a.is_some() || b.is_some()).then(|| Finding {
-        why: Some(format!("known of the {} only", if a.is_some() { "first" } else { "second" })),
-        a,
-        b,
-        verdict: Some(Word::Undecided),
-        ..Finding::of_nothing(metric)
-    })
-}
-
-fn conclude(
-    metric: &Metric,
-    (a, b): (&[f64], &[f64]),
-    draw: Draw,
-    (ratio, found): (Option<f64>, Option<Estimate>),
-    threshold: f64,
-    what: &str,
 ) -> Finding {
-    let enough = a.len().min(b.len()) >= if draw == Draw::Blocks { INTERVALS_MIN } else { RUNS_MIN };
-    let why = match found {
-        Some(_) => None,
-        None if enough => Some("there is no ratio to zero".to_owned()),
-        None => Some(too_few(a.len().min(b.len()), what)),
+    let (a, b) = (values.a[0], values.b[0]);
+    let ratio = b / a;
+    let (one, other) = (of_a.figure(metric), of_b.figure(metric));
+    let spread = |value: f64, figure: &Result<Figure, String>| match figure {
+        Ok(figure) => figure.spread(value, error),
+        Err(_) => Spread { median: value, least: value, most: value, low: None, high: None },
     };
-    Finding {
-        a: Spread::of(a, draw),
-        b: Spread::of(b, draw),
-        ratio: ratio.filter(|ratio| ratio.is_finite()),
-        ratio_low: found.map(|found| found.low),
-        ratio_high: found.map(|found| found.high),
-        verdict: Some(
-            found.map_or(Word::Undecided, |found| Word::of(found, threshold, metric.more_is_better())),
-        ),
-        why,
+    let (spread_of_a, spread_of_b) = (spread(a, &one), spread(b, &other));
+    let (found, why) = match (&one, &other) {
+        (Ok(one), Ok(other)) if ratio.is_finite() && ratio > 0.0 => {
+            let scatter = one.scatter().zip(other.scatter());
+            let have = of_a.count().min(of_b.count());
+            (
+                scatter.map(|(one, other)| one.and(other).around(ratio, error)),
+                too_few(have, INTERVALS_MIN, "intervals"),
+            )
+        }
+        (Err(why), _) | (_, Err(why)) => (None, why.clone()),
+        _ => (None, NO_RATIO.to_owned()),
+    };
+    let finding = Finding {
+        a: Some(spread_of_a),
+        b: Some(spread_of_b),
+        ratio: Some(ratio),
+        why: Some(why),
         ..Finding::of_nothing(metric)
+    };
+    finding.with(found, threshold)
+}
+
+impl Finding {
+    /// What follows from the interval, or from its absence.
+    fn with(self, found: Option<Estimate>, threshold: f64) -> Finding {
+        let Some(found) = found else {
+            let ratio = self.ratio.filter(|ratio| ratio.is_finite());
+            return Finding { ratio, verdict: Some(Word::Undecided), ..self };
+        };
+        Finding {
+            ratio: Some(found.value),
+            ratio_low: Some(found.low),
+            ratio_high: Some(found.high),
+            verdict: Some(Word::of(found, threshold, self.more_is_better)),
+            why: None,
+            ..self
+        }
     }
 }
 

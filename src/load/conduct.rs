@@ -157,7 +157,8 @@ fn compare_all(outcomes: &[Outcome]) -> Vec<Comparison> {
         return compare::spread(&a, &metrics);
     }
     // With no whole run of one side there is nothing to say.
-    compare::compare(&a, &b, &metrics, THRESHOLD_DEFAULT).unwrap_or_default()
+    let terms = compare::Terms { metrics, threshold: THRESHOLD_DEFAULT, trust_single: false };
+    compare::compare(&a, &b, &terms).unwrap_or_default()
 }
 
 // ---- the search ----

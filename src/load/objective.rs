@@ -244,21 +244,36 @@ impl Metric {
         }
     }
 
-    /// The metric's value in an interval of a record; only some are told there, and only of messages that arrived.
-    pub fn of_interval(&self, interval: &Value) -> Option<f64> {
-        let duration_s = interval.get("duration_s")?.as_f64().filter(|duration_s| *duration_s > 0.0)?;
-        let count = |field: &str| interval.get(field)?.as_f64();
+    /// What of a record's intervals the metric can be made of; `None` when it is told of whole runs only.
+    pub fn of_intervals(&self) -> Option<OfIntervals> {
         match self.source {
-            Source::At(["messages_per_s"]) => Some(count("messages")? / duration_s),
-            Source::At(["bytes_per_s"]) => Some(count("bytes")? / duration_s),
-            Source::Of([distribution], member) if count("messages")? > 0.0 => match *distribution {
-                "response_ns" => count(&format!("{member}_ns")),
-                "service_ns" => count(&format!("service_{member}_ns")),
-                _ => None,
-            },
+            Source::At(["messages_per_s"]) => Some(OfIntervals::PerSecond("messages")),
+            Source::At(["bytes_per_s"]) => Some(OfIntervals::PerSecond("bytes")),
+            Source::Of([distribution], member) => {
+                let histogram = match *distribution {
+                    "response_ns" => "response_histogram",
+                    "service_ns" => "service_histogram",
+                    _ => return None,
+                };
+                match self.share_below {
+                    Some(share) => Some(OfIntervals::Quantile(histogram, share)),
+                    None => (member == "mean").then_some(OfIntervals::Mean(histogram)),
+                }
+            }
             _ => None,
         }
     }
+}
+
+/// How a metric follows from the intervals of a run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum OfIntervals {
+    /// The sum of this member, a second.
+    PerSecond(&'static str),
+    /// The value below which this share of the merged distributions of this member lies.
+    Quantile(&'static str, f64),
+    /// The mean of the merged distributions of this member.
+    Mean(&'static str),
 }
 
 fn at<'a>(record: &'a Value, path: &[&str]) -> Option<&'a Value> {
@@ -631,16 +646,15 @@ mod tests {
     }
 
     #[test]
-    fn intervals_tell_throughput_and_response_times() {
-        let interval = json!({"duration_s": 2.0, "messages": 100, "bytes": 6_400, "p50_ns": 10, "p99_ns": 90,
-            "service_p99_ns": 80});
-        let of = |name: &str, interval: &Value| name.parse::<Metric>().expect(name).of_interval(interval);
-        assert_eq!(of("messages_per_s", &interval), Some(50.0));
-        assert_eq!(of("bytes_per_s", &interval), Some(3_200.0));
-        assert_eq!((of("p50", &interval), of("response.p99", &interval)), (Some(10.0), Some(90.0)));
-        assert_eq!((of("service.p99", &interval), of("service.p50", &interval)), (Some(80.0), None));
-        assert_eq!((of("p99.9", &interval), of("cpu_per_message", &interval)), (None, None));
-        let stalled = json!({"duration_s": 1.0, "messages": 0, "bytes": 0, "p50_ns": 0, "p99_ns": 0});
-        assert_eq!((of("p99", &stalled), of("messages_per_s", &stalled)), (None, Some(0.0)));
+    fn metrics_say_what_of_the_intervals_they_are_made_of() {
+        let of = |name: &str| name.parse::<Metric>().expect(name).of_intervals();
+        assert_eq!(of("messages_per_s"), Some(OfIntervals::PerSecond("messages")));
+        assert_eq!(of("bytes_per_s"), Some(OfIntervals::PerSecond("bytes")));
+        assert_eq!(of("p50"), Some(OfIntervals::Quantile("response_histogram", 0.5)));
+        assert_eq!(of("service.p99.9"), Some(OfIntervals::Quantile("service_histogram", 0.999)));
+        assert_eq!(of("mean"), Some(OfIntervals::Mean("response_histogram")));
+        for whole in ["max", "cpu_per_message", "lateness.p99", "first.p99", "lost"] {
+            assert_eq!(of(whole), None, "{whole}");
+        }
     }
 }

@@ -534,6 +534,13 @@ pub struct Interval {
     /// Largest.
     #[serde(default)]
     pub service_max_ns: Option<u64>,
+    /// The whole distribution of the response time, as [`decode`](super::distribution::decode) reads it. Records from
+    /// before it was added have none.
+    #[serde(default)]
+    pub response_histogram: Option<String>,
+    /// The same of the service time.
+    #[serde(default)]
+    pub service_histogram: Option<String>,
 }
 
 #[cfg(test)]

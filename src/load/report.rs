@@ -238,10 +238,12 @@ pub(super) fn describe_intervals(timeline: &Timeline) -> Vec<record::Interval> {
 }
 
 fn describe_interval(stretch: &Stretch) -> record::Interval {
-    let quantiles = |wanted: &str| {
-        let found = stretch.distributions.iter().find(|(name, _)| *name == wanted);
-        found.map(|(_, values)| Quantiles::of(values)).unwrap_or_default()
+    let found = |wanted: &str| {
+        let mut named = stretch.distributions.iter().filter(|(name, _)| *name == wanted);
+        named.next().map(|(_, values)| values)
     };
+    let quantiles = |wanted: &str| found(wanted).map(Quantiles::of).unwrap_or_default();
+    let histogram = |wanted: &str| found(wanted).map(distribution::encode);
     let (response, service) = (quantiles("response"), quantiles("service"));
     record::Interval {
         at_s: stretch.at.as_secs_f64(),
@@ -258,6 +260,8 @@ fn describe_interval(stretch: &Stretch) -> record::Interval {
         service_p99_ns: Some(service.p99),
         service_p999_ns: Some(service.p999),
         service_max_ns: Some(service.max),
+        response_histogram: histogram("response"),
+        service_histogram: histogram("service"),
     }
 }
 

@@ -111,10 +111,14 @@ pub fn comparison(found: &Comparison, out: &mut dyn Write) -> io::Result<()> {
     let how = match found.basis {
         Basis::Pairs => "runs made in turn, compared pair by pair",
         Basis::Runs => "runs not made in turn",
-        Basis::Intervals => "one run each, compared by their intervals",
+        Basis::Intervals => "one run each, with intervals from their seconds",
     };
     writeln!(out, "{}: A is {}, B is {}; {how}", found.mode, named(&found.a), named(b))?;
-    writeln!(out, "a difference matters from {} % on\n", percent(found.threshold))?;
+    writeln!(
+        out,
+        "a difference matters from {} % on; the intervals of all metrics hold together in {confidence} % of comparisons\n",
+        percent(found.threshold)
+    )?;
     let interval = format!("{confidence} % interval");
     let mut table = table(["metric", "A", "B", "B / A", interval.as_str(), "B is"]);
     for finding in &found.metrics {

@@ -3,8 +3,10 @@
 use serde_json::json;
 
 use super::*;
+use crate::load::distribution::encode;
 use crate::load::statistics::Random;
 use crate::load::statistics::tests::normal;
+use crate::load::tally::histogram;
 
 /// A run that began at this second, with this p99 in milliseconds and this CPU time per message in nanoseconds.
 fn run(at_s: usize, p99_ms: f64, cpu_ns: f64) -> Value {
@@ -24,8 +26,21 @@ fn shown() -> Vec<Metric> {
     metrics(&METRICS).expect("these exist")
 }
 
+fn terms() -> Terms {
+    Terms { metrics: shown(), threshold: THRESHOLD_DEFAULT, trust_single: false }
+}
+
 fn compared(a: &[Value], b: &[Value]) -> Comparison {
-    let mut all = compare(a, b, &shown(), THRESHOLD_DEFAULT).expect("the same mode");
+    one_of(compare(a, b, &terms()))
+}
+
+fn trusted(a: &Value, b: &Value) -> Comparison {
+    let terms = Terms { trust_single: true, ..terms() };
+    one_of(compare(std::slice::from_ref(a), std::slice::from_ref(b), &terms))
+}
+
+fn one_of(found: Result<Vec<Comparison>, String>) -> Comparison {
+    let mut all = found.expect("the same mode");
     assert_eq!(all.len(), 1);
     all.remove(0)
 }
@@ -57,9 +72,15 @@ fn in_turn(pairs: usize, factor: f64, seed: u64) -> (Vec<Value>, Vec<Value>) {
 
 #[test]
 fn runs_made_in_turn_tell_a_difference_that_the_machine_hides() {
-    for (factor, expected) in [(1.2, Word::Worse), (0.8, Word::Better), (1.0, Word::Same), (1.01, Word::Same)]
-    {
-        let (a, b) = in_turn(10, factor, 5);
+    for (factor, expected) in [
+        (1.2, Word::Worse),
+        (0.8, Word::Better),
+        (1.0, Word::Same),
+        (1.03, Word::SlightlyWorse),
+        (1.05, Word::SlightlyWorse),
+        (0.96, Word::SlightlyBetter),
+    ] {
+        let (a, b) = in_turn(12, factor, 5);
         let found = compared(&a, &b);
         assert_eq!(found.basis, Basis::Pairs);
         assert_eq!((word(&found, "p99"), word(&found, "cpu_per_message")), (expected, expected), "{factor}");
@@ -89,11 +110,13 @@ fn an_interval_that_straddles_what_matters_is_undecided() {
     let at = |low, high| Estimate { value: f64::midpoint(low, high), low, high };
     for (low, high, lower_is_better, higher_is_better) in [
         (1.06, 1.2, Word::Worse, Word::Better),
-        (1.04, 1.2, Word::Undecided, Word::Undecided),
+        (1.04, 1.2, Word::SlightlyWorse, Word::SlightlyBetter),
+        (1.01, 1.04, Word::SlightlyWorse, Word::SlightlyBetter),
+        (0.99, 1.2, Word::Undecided, Word::Undecided),
         (0.9, 1.2, Word::Undecided, Word::Undecided),
         (0.96, 1.04, Word::Same, Word::Same),
         (0.8, 0.94, Word::Better, Word::Worse),
-        (0.8, 0.96, Word::Undecided, Word::Undecided),
+        (0.8, 0.96, Word::SlightlyBetter, Word::SlightlyWorse),
     ] {
         assert_eq!(Word::of(at(low, high), 0.05, false), lower_is_better, "{low} {high}");
         assert_eq!(Word::of(at(low, high), 0.05, true), higher_is_better, "{low} {high}");
@@ -104,59 +127,152 @@ fn an_interval_that_straddles_what_matters_is_undecided() {
 
 #[test]
 fn too_few_pairs_are_undecided_whatever_they_show() {
-    let (a, b) = in_turn(RUNS_MIN - 1, 3.0, 8);
+    // Of five metrics that both know each may err in one case of a hundred.
+    let (a, b) = in_turn(7, 3.0, 8);
     let found = compared(&a, &b);
     assert_eq!((found.basis, word(&found, "p99")), (Basis::Pairs, Word::Undecided));
-    assert_eq!(finding(&found, "p99").why.as_deref(), Some("5 of the 6 pairs that an interval takes"));
+    assert_eq!(finding(&found, "p99").why.as_deref(), Some("7 of the 8 pairs that an interval takes"));
     assert!(finding(&found, "p99").ratio.is_some_and(|ratio| ratio > 2.5));
 }
 
 #[test]
 fn an_unfinished_last_pair_is_left_out() {
-    let (a, b) = in_turn(8, 1.3, 6);
-    let found = compared(&a, &b[..7]);
+    let (a, b) = in_turn(10, 1.3, 6);
+    let found = compared(&a, &b[..9]);
     assert_eq!(found.basis, Basis::Pairs);
     assert_eq!(word(&found, "p99"), Word::Worse);
     let mut interrupted = b;
-    interrupted[7]["interrupted"] = json!(true);
+    interrupted[9]["interrupted"] = json!(true);
     let found = compared(&a, &interrupted);
-    assert_eq!((found.basis, found.b.as_ref().map(|side| side.runs)), (Basis::Pairs, Some(7)));
+    assert_eq!((found.basis, found.b.as_ref().map(|side| side.runs)), (Basis::Pairs, Some(9)));
     assert!(found.warnings[0].contains("interrupted"), "{found:?}");
 }
 
-/// One run with so many intervals, whose p99 wanders as that of a machine does.
-fn with_intervals(intervals: usize, p99_ms: f64, seed: u64) -> Value {
+/// One run with so many intervals of 1,000 messages, whose level wanders as that of a machine does, around this p50; the
+/// messages of stalled seconds take 463 ms.
+fn with_intervals(intervals: usize, p50_ms: f64, stalled: &[usize], seed: u64) -> Value {
     let mut random = Random::new(seed);
-    let (mut one, mut level) = (run(seed as usize, p99_ms, 1_000.0), 0.0);
-    let mut each = Vec::new();
+    let mut one = run(seed as usize, 0.0, 1_000.0);
+    let (mut all, mut level, mut each) = (histogram(), 0.0, Vec::new());
     for at in 0..intervals {
-        level = 0.5 * level + 0.02 * normal(&mut random);
-        let p99_ns = p99_ms * 1e6 * f64::exp(level);
-        each.push(json!({"at_s": at, "duration_s": 1.0, "messages": 100, "bytes": 6_400, "p50_ns": 1e5,
-            "p99_ns": p99_ns, "max_ns": 9e9}));
+        level = 0.5 * level + 0.004 * normal(&mut random);
+        let mut own = histogram();
+        for _ in 0..1_000 {
+            let usual = p50_ms * f64::exp(level + 0.3 * normal(&mut random));
+            let ms = if stalled.contains(&at) { 463.0 } else { usual };
+            own.record((1e6 * ms) as u64).expect("within bounds");
+        }
+        all.add(&own).expect("of the same bounds");
+        each.push(json!({"at_s": at, "duration_s": 1.0, "messages": 1_000, "bytes": 64_000,
+            "response_histogram": encode(&own), "p99_ns": own.value_at_quantile(0.99)}));
     }
     // The rest of a run is no whole interval.
-    each.push(json!({"at_s": intervals, "duration_s": 0.2, "messages": 1, "bytes": 64, "p50_ns": 1e9,
-        "p99_ns": 1e9, "max_ns": 1e9}));
+    each.push(json!({"at_s": intervals, "duration_s": 0.2, "messages": 1, "bytes": 64}));
+    let at = |quantile| all.value_at_quantile(quantile);
+    one["response_ns"] = json!({"p50": at(0.5), "p99": at(0.99), "p999": at(0.999), "count": all.len()});
+    one["messages_per_s"] = json!(1_000.0);
     one["intervals"] = Value::Array(each);
     one
 }
 
 #[test]
-fn single_runs_are_compared_by_their_intervals_which_is_said() {
-    for (p99_ms, expected) in [(1.5, Word::Worse), (0.5, Word::Better), (1.0, Word::Same)] {
-        let found = compared(&[with_intervals(30, 1.0, 1)], &[with_intervals(30, p99_ms, 2)]);
-        assert_eq!((found.basis, word(&found, "p99")), (Basis::Intervals, expected), "{found:?}");
-        assert!(found.warnings[0].contains("one run of each"), "{found:?}");
-        assert_eq!(finding(&found, "messages_per_s").a.map(|of_a| of_a.least), Some(100.0));
+fn a_single_run_of_each_decides_nothing_unless_it_is_trusted() {
+    let (a, b) = (with_intervals(30, 1.0, &[], 1), with_intervals(30, 3.0, &[], 2));
+    let found = compared(std::slice::from_ref(&a), std::slice::from_ref(&b));
+    assert_eq!(found.basis, Basis::Intervals);
+    assert!(found.metrics.iter().all(|finding| finding.verdict == Some(Word::Undecided)), "{found:?}");
+    assert!(
+        finding(&found, "p99").ratio_low.is_some_and(|low| low > 2.5),
+        "what was seen is told: {found:?}"
+    );
+    assert!(found.warnings[0].contains("--trust-single"), "{found:?}");
+    let found = trusted(&a, &b);
+    assert_eq!((word(&found, "p50"), word(&found, "p99")), (Word::Worse, Word::Worse), "{found:?}");
+    assert!(found.warnings[0].contains("--against"), "{found:?}");
+}
+
+#[test]
+fn trusted_single_runs_are_compared_by_their_merged_distributions() {
+    for (p50_ms, expected) in [(1.5, Word::Worse), (0.5, Word::Better), (1.0, Word::Same)] {
+        let found = trusted(&with_intervals(30, 1.0, &[], 1), &with_intervals(30, p50_ms, &[], 2));
+        assert_eq!((word(&found, "p50"), word(&found, "p99")), (expected, expected), "{found:?}");
+        assert_eq!(finding(&found, "messages_per_s").a.map(|of_a| of_a.least), Some(1_000.0));
         // What intervals do not tell is known of one run each, from which nothing follows.
         let cpu = finding(&found, "cpu_per_message");
         assert_eq!((cpu.verdict, cpu.ratio), (Some(Word::Undecided), Some(1.0)));
-        assert_eq!(cpu.why.as_deref(), Some("1 of the 6 runs that an interval takes"));
+        assert_eq!(cpu.why.as_deref(), Some("it is told of whole runs only"));
     }
-    let short = compared(&[with_intervals(5, 1.0, 1)], &[with_intervals(5, 9.0, 2)]);
+    let short = trusted(&with_intervals(5, 1.0, &[], 1), &with_intervals(5, 9.0, &[], 2));
     assert_eq!(word(&short, "p99"), Word::Undecided);
     assert_eq!(finding(&short, "p99").why.as_deref(), Some("5 of the 10 intervals that an interval takes"));
+}
+
+#[test]
+fn a_p99_is_that_of_the_run_and_not_of_its_middle_second() {
+    // A quarter of the seconds stall: the middle one tells nothing of it.
+    let stalled: Vec<usize> = (0..40).step_by(4).collect();
+    let (a, b) = (with_intervals(40, 10.0, &[], 3), with_intervals(40, 10.0, &stalled, 4));
+    let found = trusted(&a, &b);
+    let p99 = finding(&found, "p99");
+    assert!(p99.b.is_some_and(|of_b| (460e6..470e6).contains(&of_b.median)), "{p99:?}");
+    assert_eq!((p99.verdict, word(&found, "p50") == Word::Worse), (Some(Word::Worse), true), "{found:?}");
+    // One second that stalled may be the machine's: it is seen, and decides nothing.
+    let found = trusted(&a, &with_intervals(40, 10.0, &[20], 4));
+    let p99 = finding(&found, "p99");
+    assert!(p99.b.is_some_and(|of_b| (460e6..470e6).contains(&of_b.median)), "{p99:?}");
+    assert_eq!(p99.verdict, Some(Word::Undecided), "{p99:?}");
+}
+
+#[test]
+fn records_without_distributions_by_the_second_say_why_they_carry_no_interval() {
+    let older = |seed| {
+        let mut one = with_intervals(12, 1.0, &[], seed);
+        for interval in one["intervals"].as_array_mut().expect("intervals") {
+            interval.as_object_mut().expect("an object").remove("response_histogram");
+        }
+        one
+    };
+    let found = trusted(&older(1), &older(2));
+    assert_eq!(
+        finding(&found, "p99").why.as_deref(),
+        Some("its records have no distributions by the second")
+    );
+    assert_eq!((word(&found, "p99"), word(&found, "messages_per_s")), (Word::Undecided, Word::Same));
+}
+
+/// Of 200 comparisons of ten pairs each, on machines whose speed changes: how many tell some metric apart.
+fn told_apart(factor: f64) -> usize {
+    let is_told = |seed: &u64| {
+        let (a, b) = in_turn(10, factor, 9_000 + seed);
+        let found = compared(&a, &b);
+        found.metrics.iter().any(|finding| !matches!(finding.verdict, Some(Word::Same | Word::Undecided)))
+    };
+    (0..200).filter(is_told).count()
+}
+
+#[test]
+fn equal_targets_are_told_apart_in_one_comparison_of_twenty_at_most() {
+    // Three standard deviations above what may be.
+    let times = told_apart(1.0);
+    assert!(times <= 20, "{times} of 200");
+    assert_eq!(told_apart(1.05), 200);
+}
+
+#[test]
+fn what_may_go_wrong_without_failing_is_no_part_of_the_load() {
+    let (a, mut b) = (run(0, 1.0, 1.0), run(10, 1.0, 1.0));
+    for (name, value) in
+        [("allow_saturated", json!(true)), ("allow", json!(["lost"])), ("max_lateness_s", json!(0.1))]
+    {
+        b["config"][name] = value;
+    }
+    let mut a = a;
+    for (name, value) in
+        [("allow_saturated", json!(false)), ("allow", json!([])), ("max_lateness_s", json!(0.001))]
+    {
+        a["config"][name] = value;
+    }
+    assert!(compared(&[a], &[b]).differences.is_empty());
 }
 
 #[test]
@@ -182,7 +298,7 @@ fn what_differs_in_what_was_asked_and_where_is_told_apart() {
     assert!(told.contains("lost or damaged"), "{told}");
     let mut broadcast = b;
     broadcast["config"]["mode"] = json!("broadcast");
-    let refused = compare(&[a], &[broadcast], &shown(), 0.05).expect_err("other modes");
+    let refused = compare(&[a], &[broadcast], &terms()).expect_err("other modes");
     assert_eq!(refused, "nothing to compare: the first has echo, the second broadcast");
 }
 
@@ -194,7 +310,7 @@ fn loads_are_compared_each_with_its_own() {
         one["config"]["mode"] = json!(mode);
         runs.push(one);
     }
-    let all = compare(&runs, &runs[1..], &shown(), 0.05).expect("broadcast is in both");
+    let all = compare(&runs, &runs[1..], &terms()).expect("broadcast is in both");
     assert_eq!((all.len(), all[0].mode.as_str()), (1, "broadcast"));
     assert!(all[0].warnings.iter().any(|line| line.contains("only the first has runs of this load: echo")));
 }
