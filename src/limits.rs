@@ -141,6 +141,12 @@ pub const HISTORY_MESSAGES_DEFAULT: u32 = 100;
 pub const HISTORY_BYTES_DEFAULT: usize = 64 * 1024;
 /// Their age, likewise: a page that reloads or changes from one network to another is back within a minute.
 pub const HISTORY_AGE_DEFAULT: Nanos = 60 * SECOND;
+/// Time for which a shard remembers of a topic that was forgotten how far it had come, so that who comes back goes on in
+/// the same epoch: longer than what a client waits between two attempts ([`RECONNECT_DELAY_MAX`]) many times over.
+pub const REMEMBERED_AGE: Nanos = 600 * SECOND;
+/// Bytes on each shard of that, and as many of what was sent of topics whose last subscriber there has left. About 5,000
+/// topics each.
+pub const REMEMBERED_BYTES_MAX: usize = 1024 * 1024;
 /// Silence of a topic after which its subscribers are told its last offset.
 pub const HEARTBEAT_INTERVAL: Nanos = 25 * SECOND;
 /// The longest time that messages may be made to wait for others.

@@ -96,6 +96,11 @@ impl Sum {
         self.log_bytes += log_bytes;
     }
 
+    /// Whether the topic is there. Of one that its home has forgotten, shards that had subscribers still know figures.
+    fn is_there(&self) -> bool {
+        self.home.is_some() || self.subscribers > 0
+    }
+
     fn told(self, name: &str) -> Topic {
         let position = self
             .home
@@ -130,6 +135,7 @@ pub(super) fn list(
             sums.entry(&report.name).or_default().add(report);
         }
     }
+    sums.retain(|_, sum| sum.is_there());
     let count = sums.len();
     let topics = sums.into_iter().take(most).map(|(name, sum)| sum.told(name)).collect();
     let truncated = count > most;
@@ -145,11 +151,11 @@ pub(super) fn one(
     let silent_shards = shards.saturating_sub(reports.len());
     let known: Vec<(usize, TopicReport)> =
         reports.into_iter().filter_map(|(shard, report)| Some((shard, report?))).collect();
-    if known.is_empty() {
-        return None;
-    }
     let mut sum = Sum::default();
     known.iter().for_each(|(_, report)| sum.add(report));
+    if !sum.is_there() {
+        return None;
+    }
     let shards = known.iter().map(|(shard, report)| OnShard {
         shard: *shard,
         home: report.home.is_some(),
@@ -242,5 +248,14 @@ mod tests {
         let orphan = parsed(one_of(vec![(0, Some(report("b", None, 2)))]).expect("it is known"));
         assert!(orphan["position"].is_null());
         assert_eq!(orphan["silent_shards"], 1);
+    }
+
+    #[test]
+    fn a_topic_that_is_gone_is_not_told_though_its_figures_are_kept() {
+        let reports = || vec![(0, report("b", None, 0)), (1, report("a", Some(1), 0))];
+        let lists = reports().into_iter().map(|(shard, report)| (shard, vec![report])).collect();
+        let all = parsed(list(2, lists, "", 10));
+        assert_eq!((&all["count"], &all["topics"][0]["topic"]), (&1.into(), &"a".into()));
+        assert!(one(2, "b", vec![(0, Some(report("b", None, 0))), (1, None)]).is_none());
     }
 }

@@ -108,8 +108,9 @@ pub trait Sink<K> {
     /// Sends the latest of some keys, each of which replaces others, in order with what is sent. Returns the offset of
     /// the last one and how many they were, `None` when nothing is taken now. Not all need be taken.
     fn send_latest(&mut self, key: K, topic: &str, latest: &Keyed, after: u64) -> Option<(u64, u32)>;
-    /// The subscriber fell behind its bound and is dropped from the topic.
-    fn fell_behind(&mut self, key: K, member: MemberId);
+    /// The subscriber fell behind its bound and is dropped from the topic. It was sent everything up to the offset
+    /// `reached`, and is not told here that there is more.
+    fn fell_behind(&mut self, key: K, member: MemberId, reached: u64, reason: GapReason);
     /// Where logs without readers go back to.
     fn pool(&mut self) -> &mut Pool;
 }
@@ -149,6 +150,8 @@ impl Surroundings<'_> {
 #[derive(Debug)]
 struct Member<K> {
     key: K,
+    /// Where it began: what lies before was sent to its connection under another subscription, if at all.
+    since: Sequence,
     cursor: Sequence,
     /// Frames of this origin are not sent back; 0 for all are sent.
     skip: Origin,
@@ -219,7 +222,8 @@ impl<K: Copy + Eq> Channel<K> {
         // Frames of this turn that were appended before now are not for it.
         let cursor = self.log.appended();
         let has = self.log.offset_before(cursor);
-        let member = Member { key, cursor, skip, own_end: 0, has, in_flight: 0, own: 0, behind: false };
+        let member =
+            Member { key, since: cursor, cursor, skip, own_end: 0, has, in_flight: 0, own: 0, behind: false };
         self.count += 1;
         sums.subscriptions += 1;
         match self.free.pop() {
@@ -237,8 +241,12 @@ impl<K: Copy + Eq> Channel<K> {
     /// Removes a member; what it has not got is dropped.
     pub(super) fn remove(&mut self, index: u32, around: &mut Surroundings<'_>) {
         let Some(member) = self.members.get_mut(index as usize).and_then(Option::take) else { return };
-        let missed = self.queued(&member) + u64::from(member.in_flight);
-        around.count(|deliveries| deliveries.dropped_disconnect += missed);
+        let gone = self.gone(around.settings).saturating_sub(self.counted(&member));
+        let missed = self.queued(&member) + u64::from(member.in_flight) - gone;
+        around.count(|deliveries| {
+            deliveries.dropped_oldest += gone;
+            deliveries.dropped_disconnect += missed;
+        });
         let behind = usize::from(member.behind);
         self.behind -= behind;
         self.count -= 1;
@@ -258,14 +266,19 @@ impl<K: Copy + Eq> Channel<K> {
         if member.cursor < self.lost_before { member.has.max(self.lost_offset) } else { member.has }
     }
 
-    /// Completes `deliveries` by what follows from the cursors: what all members are owed, unfinished sends included,
-    /// and what of that is in no log any more, of which those who can be told hear when they read on.
-    pub(super) fn complete(&self, settings: &Settings, deliveries: &mut Deliveries) {
-        let gone = match self.policy(settings) {
+    /// Up to which offset messages are in no log any more, and lost to those who can be told so.
+    fn gone(&self, settings: &Settings) -> u64 {
+        match self.policy(settings) {
             Slow::DropOldest => self.log.offset_before(self.log.start()),
             // What is owed of keys is their latest, which is kept.
             Slow::Disconnect | Slow::Conflate => 0,
-        };
+        }
+    }
+
+    /// Completes `deliveries` by what follows from the cursors: what all members are owed, unfinished sends included,
+    /// and what of that is in no log any more, of which those who can be told hear when they read on.
+    pub(super) fn complete(&self, settings: &Settings, deliveries: &mut Deliveries) {
+        let gone = self.gone(settings);
         for member in self.members.iter().flatten() {
             let dropped = gone.saturating_sub(self.counted(member));
             deliveries.queued += self.queued(member) + u64::from(member.in_flight) - dropped;
@@ -529,10 +542,9 @@ impl<K: Copy + Eq> Channel<K> {
     /// cannot be told.
     fn settle(&mut self, index: u32, around: &mut Surroundings<'_>, sink: &mut impl Sink<K>) {
         let policy = self.policy(around.settings);
-        let Some(Some(&Member { key, cursor, .. })) = self.members.get(index as usize).map(Option::as_ref)
-        else {
-            return;
-        };
+        let Some(Some(member)) = self.members.get(index as usize) else { return };
+        let (key, cursor, reached) = (member.key, member.cursor, member.has);
+        let reason = if self.counted(member) > reached { GapReason::Memory } else { GapReason::Slow };
         let is_behind = cursor != self.log.end();
         self.set_behind(index, is_behind, around.sums);
         if policy != Slow::Disconnect || !is_behind {
@@ -542,7 +554,7 @@ impl<K: Copy + Eq> Channel<K> {
         let since = self.log.readable_since(cursor);
         let late = since.is_some_and(|since| since.saturating_add(around.settings.lag) < around.now);
         if lost || late {
-            sink.fell_behind(key, MemberId { channel: self.id, index });
+            sink.fell_behind(key, MemberId { channel: self.id, index }, reached, reason);
             self.remove(index, around);
         }
     }
@@ -565,7 +577,7 @@ impl<K: Copy + Eq> Channel<K> {
         let is_own = |origin| member.skip != 0 && origin == member.skip;
         let (mut left, mut at, mut cursor) = (unsent, member.cursor, member.cursor);
         let (mut messages, mut in_flight) = (0, 0);
-        while at > 0
+        while at > member.since
             && left > 0
             && let Some((bytes, origin)) = self.log.frame(at - 1)
         {

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::accounts::{Publications, TopicHome};
 use super::log::Log;
 use super::message::{Content, Position, Publication, Refused};
+use super::remembered::Remembered;
 use super::settings::{Rules, Settings, Slow};
 use super::topic::TopicId;
 use crate::buffer::{Lease, Pool};
@@ -83,6 +84,16 @@ pub struct Homes {
     lease: Lease,
     epochs: u64,
     publications: Publications,
+    /// How far topics had come that were forgotten.
+    forgotten: Remembered<Forgotten>,
+}
+
+/// What is known of a topic that was forgotten, for those who come back.
+#[derive(Debug)]
+struct Forgotten {
+    position: Position,
+    publications: Publications,
+    payload_bytes: u64,
 }
 
 impl Homes {
@@ -97,6 +108,7 @@ impl Homes {
             lease,
             epochs: seed,
             publications: Publications::default(),
+            forgotten: Remembered::default(),
         }
     }
 
@@ -128,7 +140,7 @@ impl Homes {
         if home.shards.is_empty() && home.idle_since.is_none() {
             home.idle_since = Some(now);
             if home.history.bytes() == 0 {
-                return self.forget(id, pool);
+                return self.forget(id, now, pool);
             }
             self.idle.push_back((id, now));
         }
@@ -146,10 +158,10 @@ impl Homes {
             // Whoever has waited longest for somebody to come back makes room.
             let Some((id, since)) = self.idle.pop_front() else { return Err(Refused::TooManyTopics) };
             if self.get_mut(id).is_some_and(|home| home.idle_since == Some(since)) {
-                self.forget(id, pool);
+                self.forget(id, now, pool);
             }
         }
-        let id = self.create(name, now);
+        let id = self.create(name, now, pool);
         self.idle.push_back((id, now));
         Ok(id)
     }
@@ -241,21 +253,22 @@ impl Homes {
     /// Forgets topics that nobody subscribes to and whose history is too old.
     pub fn expire(&mut self, now: Nanos, pool: &mut Pool) {
         for _ in 0..self.idle.len().min(EXPIRED_MAX) {
-            let Some((id, since)) = self.idle.pop_front() else { return };
+            let Some((id, since)) = self.idle.pop_front() else { break };
             let Some(home) = self.get_mut(id).filter(|home| home.idle_since == Some(since)) else { continue };
             // What came meanwhile is kept as long as anything else.
             let until = since.max(home.rate.latest) + home.settings.history.age;
             if home.history.bytes() > 0 && now < until {
                 self.idle.push_back((id, since));
             } else {
-                self.forget(id, pool);
+                self.forget(id, now, pool);
             }
         }
+        self.forgotten.expire(now, pool);
     }
 
     /// When [`expire`](Homes::expire) may find something.
     pub fn has_idle(&self) -> bool {
-        !self.idle.is_empty()
+        !self.idle.is_empty() || !self.forgotten.is_empty()
     }
 
     /// Gives back the memory of the largest history. False when none is kept.
@@ -302,19 +315,26 @@ impl Homes {
         self.by_name.is_empty()
     }
 
-    fn create(&mut self, name: &str, now: Nanos) -> HomeId {
+    fn create(&mut self, name: &str, now: Nanos, pool: &mut Pool) -> HomeId {
         self.epochs = self.epochs.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let begun = Position { epoch: epoch(self.epochs), offset: 0 };
+        let Forgotten { position, publications, payload_bytes } =
+            self.forgotten.take(name, pool).unwrap_or(Forgotten {
+                position: begun,
+                publications: Publications::default(),
+                payload_bytes: 0,
+            });
         let settings = *self.rules.of(name);
         let home = Home {
             name: name.into(),
             settings,
-            epoch: epoch(self.epochs),
-            offset: 0,
+            epoch: position.epoch,
+            offset: position.offset,
             shards: Vec::new(),
-            publications: Publications::default(),
-            payload_bytes: 0,
+            publications,
+            payload_bytes,
             rate: Rate::default(),
-            history: Log::new(settings.history.bytes, 0),
+            history: Log::new(settings.history.bytes, position.offset),
             keys: BTreeSet::new(),
             keys_bytes: 0,
             present: 0,
@@ -331,7 +351,7 @@ impl Homes {
         id
     }
 
-    fn forget(&mut self, id: HomeId, pool: &mut Pool) {
+    fn forget(&mut self, id: HomeId, now: Nanos, pool: &mut Pool) {
         let entry = &mut self.table[id.index as usize];
         if entry.0 == id.generation
             && let Some(mut home) = entry.1.take()
@@ -339,6 +359,9 @@ impl Homes {
             home.history.release(pool);
             pool.discharge(home.keys_bytes);
             self.by_name.remove(&home.name);
+            let position = Position { epoch: home.epoch, offset: home.offset };
+            let Home { publications, payload_bytes, .. } = home;
+            self.forgotten.put(&home.name, Forgotten { position, publications, payload_bytes }, now, pool);
             entry.0 = entry.0.wrapping_add(1);
             self.free.push(id.index);
             self.lease.give(1);

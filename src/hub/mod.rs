@@ -14,6 +14,7 @@ mod home;
 mod keyed;
 mod log;
 mod message;
+mod remembered;
 mod settings;
 mod topic;
 

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::buffer::{Budget, Lease, Pool};
-use crate::limits::{LOG_SEGMENT_BYTES, Nanos};
+use crate::limits::{LOG_SEGMENT_BYTES, Nanos, REMEMBERED_AGE};
 
 /// A send that the kernel has not taken all of: what is unsent of its pieces, with their tags.
 type Unfinished = Vec<(u64, Vec<u8>)>;
@@ -73,7 +73,7 @@ impl Sink<u32> for Peers {
         }
         Some((reached, count))
     }
-    fn fell_behind(&mut self, key: u32, _: MemberId) {
+    fn fell_behind(&mut self, key: u32, _: MemberId, _: u64, _: GapReason) {
         self.fell.push(key);
     }
     fn pool(&mut self) -> &mut Pool {
@@ -135,11 +135,11 @@ impl World {
         World::with(Pool::standalone(), settings(slow))
     }
 
-    fn with(pool: Pool, settings: Settings) -> World {
+    fn with(mut pool: Pool, settings: Settings) -> World {
         let rules = Rules::new(Vec::new(), settings);
         let homes = homes(&rules);
         let mut topics = Topics::new(rules);
-        let id = topics.create("t", 0);
+        let id = topics.create("t", 0, &mut pool);
         let peers = Peers {
             got: BTreeMap::new(),
             unfinished: BTreeMap::new(),
@@ -579,7 +579,8 @@ fn a_format_lives_from_its_first_subscriber_to_its_last() {
     assert_eq!(world.publish(b"-e", 5), [LARGE]);
     assert_eq!([1, 2, 3, 4].map(|key| world.got(key)), [&b"-a-b-c-d"[..], b"\x0fb", b"\x0fb\x0fc", b"\x0fe"]);
     assert!(!world.topics.is_deserted(world.id));
-    world.topics.remove(world.id, &mut world.peers.pool);
+    world.topics.remove(world.id, 0, &mut world.peers.pool);
+    world.topics.expire(REMEMBERED_AGE, &mut world.peers.pool);
     assert_eq!((world.topics.subscriptions(), world.peers.pool.used_bytes()), (0, 0));
 }
 
@@ -686,7 +687,7 @@ fn a_late_unsubscribe_does_not_end_a_newer_subscription() {
 }
 
 #[test]
-fn a_topic_is_forgotten_with_its_history_and_has_another_epoch_then() {
+fn a_topic_is_forgotten_with_its_history_and_keeps_its_epoch_for_a_while() {
     let (mut homes, mut pool) = a_home(Slow::Disconnect);
     let first = homes.subscribe("t", 0, LOCAL, &mut pool).unwrap();
     homes.publish(first.home, &said(b"1"), true, 100, &mut pool).unwrap();
@@ -697,11 +698,76 @@ fn a_topic_is_forgotten_with_its_history_and_has_another_epoch_then() {
     homes.unsubscribe(back.home, 0, LOCAL, 700, &mut pool);
     homes.expire(1_200, &mut pool);
     assert!(homes.is_empty());
+    assert!(homes.publish(first.home, &said(b""), true, 0, &mut pool).is_err(), "its id is stale");
+    let again = homes.subscribe("t", 0, LOCAL, &mut pool).unwrap();
+    assert_eq!(again.position, back.position, "it goes on from there");
+    assert_eq!(homes.report("t", 0).unwrap().publications.accepted, 1, "and so do its figures");
+    let mut page = Vec::new();
+    let told = homes.history(again.home, 0, 1_000, 0, &mut pool, &mut page).unwrap();
+    assert_eq!((told.first, told.messages), (2, 0), "its history is lost");
+    homes.unsubscribe(again.home, 0, LOCAL, 1_300, &mut pool);
+    homes.expire(1_300 + REMEMBERED_AGE, &mut pool);
     assert_eq!(pool.used_bytes(), 0);
+    assert!(!homes.has_idle());
     let later = homes.subscribe("t", 0, LOCAL, &mut pool).unwrap();
     assert_eq!(later.position.offset, 0);
     assert_ne!(later.position.epoch, first.position.epoch);
-    assert!(homes.publish(first.home, &said(b""), true, 0, &mut pool).is_err(), "its id is stale");
+}
+
+/// On a shard that comes and goes: what was offered there before counts as long as the topic is there.
+#[test]
+fn a_topics_figures_do_not_fall_when_its_last_subscriber_leaves() {
+    let mut world = World::new();
+    let member = world.subscribe(1, PLAIN);
+    for _ in 0..3 {
+        world.append(0, None, b"x");
+    }
+    world.deliver(0);
+    world.unsubscribe(member);
+    let World { topics, peers, id, .. } = &mut world;
+    let before = topics.report(*id).expect("there").deliveries;
+    assert_eq!(before.offered, 3);
+    topics.remove(*id, 0, &mut peers.pool);
+    assert_eq!(topics.left("t").expect("there were subscribers").deliveries, before);
+    assert_eq!(topics.all_left().count(), 1);
+    let again = topics.create("t", 1, &mut peers.pool);
+    assert!(topics.left("t").is_none(), "counted once");
+    assert_eq!(topics.report(again).expect("there").deliveries, before);
+}
+
+/// What a laggard had lost already is not counted anew as what its end lost.
+#[test]
+fn what_was_dropped_stays_counted_for_its_reason_when_a_laggard_leaves() {
+    let mut world = World::slow(Slow::DropOldest);
+    world.peers.stuck.push(1);
+    let member = world.subscribe(1, TOLD);
+    for _ in 0..40 {
+        world.append(0, None, &[b'x'; 30]);
+        world.deliver(0);
+    }
+    let before = world.topics.deliveries();
+    assert!(before.dropped_oldest > 0 && before.queued > 0, "{before:?}");
+    world.unsubscribe(member);
+    let after = world.topics.deliveries();
+    assert_eq!(after.dropped_oldest, before.dropped_oldest);
+    assert_eq!(after.dropped_disconnect, before.queued);
+}
+
+/// Its new subscription may have the place of the one before.
+#[test]
+fn what_a_subscription_sent_is_not_taken_back_by_the_next_of_its_connection() {
+    let mut world = World::new();
+    let member = world.subscribe(1, TOLD);
+    world.subscribe(2, TOLD);
+    for _ in 0..3 {
+        world.append(0, None, b"0123456789");
+    }
+    world.deliver(0);
+    world.unsubscribe(member);
+    let again = world.subscribe(1, TOLD);
+    assert_eq!(again, member);
+    let back = world.topics.take_back(again.tag(), 1, 25, false, 0);
+    assert_eq!(back, (0, 0), "that was before it");
 }
 
 #[test]

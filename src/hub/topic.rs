@@ -8,6 +8,7 @@ use super::home::Homes;
 use super::keyed::Keyed;
 use super::log::Origin;
 use super::message::Publication;
+use super::remembered::Remembered;
 use super::settings::{Rules, Settings, Slow};
 use crate::buffer::Pool;
 use crate::limits::Nanos;
@@ -91,6 +92,8 @@ pub struct Topics<K> {
     hurries: bool,
     rules: Rules,
     sums: Sums,
+    /// What became of messages of topics that have no subscribers here any more.
+    left: Remembered<Deliveries>,
 }
 
 /// Around one topic. Built where fields must stay borrowed beside it.
@@ -123,6 +126,7 @@ impl<K: Copy + Eq> Topics<K> {
             hurries: false,
             rules,
             sums: Sums::default(),
+            left: Remembered::default(),
         }
     }
 
@@ -167,14 +171,14 @@ impl<K: Copy + Eq> Topics<K> {
     }
 
     /// Makes a topic without subscribers.
-    pub fn create(&mut self, name: &str, now: Nanos) -> TopicId {
+    pub fn create(&mut self, name: &str, now: Nanos, pool: &mut Pool) -> TopicId {
         let topic = Topic {
             name: name.into(),
             settings: *self.rules.of(name),
             channels: Vec::new(),
             offset: 0,
             keyed: Keyed::default(),
-            deliveries: Deliveries::default(),
+            deliveries: self.left.take(name, pool).unwrap_or_default(),
             dirty: false,
             fresh: 0,
             pace: Pace::default(),
@@ -199,8 +203,9 @@ impl<K: Copy + Eq> Topics<K> {
         }
     }
 
-    /// Forgets a topic and gives its memory back. Its subscribers are forgotten with it.
-    pub fn remove(&mut self, id: TopicId, pool: &mut Pool) {
+    /// Forgets a topic and gives its memory back. Its subscribers are forgotten with it; what became of its messages is
+    /// kept for a while.
+    pub fn remove(&mut self, id: TopicId, now: Nanos, pool: &mut Pool) {
         if get(&self.table, id).is_none() {
             return;
         }
@@ -216,6 +221,24 @@ impl<K: Copy + Eq> Topics<K> {
             }
         }
         topic.keyed.release(pool);
+        if topic.deliveries != Deliveries::default() {
+            self.left.put(&topic.name, topic.deliveries, now, pool);
+        }
+    }
+
+    /// What became of messages of a topic that has no subscribers here any more.
+    pub fn left(&self, name: &str) -> Option<TopicReport> {
+        self.left.get(name).map(|deliveries| report_of_left(name, deliveries))
+    }
+
+    /// The same of all such topics.
+    pub fn all_left(&self) -> impl Iterator<Item = TopicReport> {
+        self.left.iter().map(|(name, deliveries)| report_of_left(name, deliveries))
+    }
+
+    /// Forgets what is not worth keeping any longer.
+    pub fn expire(&mut self, now: Nanos, pool: &mut Pool) {
+        self.left.expire(now, pool);
     }
 
     /// Adds a subscriber that is sent all that is appended from now on, encoded as `format`, less what has the
@@ -542,6 +565,10 @@ impl<K: Copy + Eq> Topics<K> {
             log_bytes: channels().map(|channel| channel.log.charged_bytes() as u64).sum(),
         }
     }
+}
+
+fn report_of_left(name: &str, deliveries: &Deliveries) -> TopicReport {
+    TopicReport { name: name.to_owned(), deliveries: *deliveries, ..TopicReport::default() }
 }
 
 fn get(table: &[(u32, Option<Topic>)], id: TopicId) -> Option<&Topic> {

@@ -374,22 +374,59 @@ class V1:
         await other.follow(ledger, 31)
         self.assertEqual(ledger.gaps, [])
 
-    async def test_positions_that_are_none_of_the_topics_are_refused_with_the_topics_own(self):
+    async def test_a_subscription_from_a_position_that_is_none_of_the_topics_is_accepted_and_says_so(self):
         topic = "positions"
         client = await self.open()
         published = await client.publish(topic, data=1)
-        current = {"topic": topic, "epoch": published["epoch"], "offset": 1}
         other_epoch = f"{int(published['epoch'], 16) ^ 1:x}"
-        for position, code in (
-            ({"epoch": other_epoch, "offset": 1}, "unknown-epoch"),
-            ({"epoch": published["epoch"], "offset": 2}, "future-position"),
-        ):
-            error = await client.answer(type="subscribe", topic=topic, position=position)
-            self.assertEqual((error["type"], error["code"], error["field"]), ("error", code, "position"))
-            self.assertEqual({name: error[name] for name in current}, current)
-        # Nothing was subscribed to, so it can be done still, from where the error said.
-        del current["topic"]
-        await client.subscribe(topic, current)
+        for position in ({"epoch": other_epoch, "offset": 1}, {"epoch": published["epoch"], "offset": 2}):
+            subscribed = await client.subscribe(topic, position)
+            self.assertIs(subscribed["recovered"], False)
+            self.assertEqual((subscribed["epoch"], subscribed["offset"]), (published["epoch"], 1))
+            await client.answer(type="unsubscribe", topic=topic)
+        subscribed = await client.subscribe(topic, {"epoch": published["epoch"], "offset": 1})
+        self.assertIs(subscribed["recovered"], True)
+        self.assertNotIn("recovered", await (await self.open()).subscribe(topic))
+
+    async def test_however_many_topics_a_client_comes_back_to_after_a_restart_it_is_let_in(self):
+        topics = [f"many.{number}" for number in range(5 * COMPLAINTS_MAX)]
+        with Server("--shards", self.shards, denied=self.denied) as server:
+            options = {"subprotocols": [SUBPROTOCOL], "open_timeout": PATIENCE_S}
+            async with connect(server.url("/broadcast"), **options) as connection:
+                client = Client(connection)
+                positions = [(await client.publish(topic, data=1)) for topic in topics]
+        client = await self.open()
+        for topic, position in zip(topics, positions):
+            position = {"epoch": position["epoch"], "offset": position["offset"]}
+            subscribed = await client.subscribe(topic, position)
+            self.assertIs(subscribed["recovered"], False)
+            self.assertNotEqual(subscribed["epoch"], position["epoch"])
+        # From where it was told on it goes on, here and on its next visit.
+        ledger = Ledger(subscribed)
+        await client.publish(topics[-1], data=2)
+        await client.follow(ledger, subscribed["offset"] + 1)
+        other = await self.open()
+        self.assertIs((await other.subscribe(topics[-1], ledger.position))["recovered"], True)
+
+    async def test_a_topic_that_everybody_left_keeps_its_epoch_for_a_while(self):
+        client = await self.open()
+        first = await client.subscribe("left")
+        await client.answer(type="unsubscribe", topic="left")
+        again = await client.subscribe("left", {"epoch": first["epoch"], "offset": first["offset"]})
+        self.assertEqual((again["epoch"], again["offset"], again["recovered"]), (first["epoch"], 0, True))
+
+    async def test_the_figures_of_a_topic_do_not_fall_when_its_subscribers_leave(self):
+        client = await self.open()
+        publisher = await self.open()
+        offered = 0
+        for _ in range(3):
+            ledger = Ledger(await client.subscribe("figures"))
+            await publisher.publish("figures", data=1)
+            await client.follow(ledger, ledger.offset + 1)
+            await client.answer(type="unsubscribe", topic="figures")
+            offered += 1
+            status, _, body = await asyncio.to_thread(self.server.get, "/topics/figures")
+            self.assertEqual((status, json.loads(body)["deliveries"]["offered"]), (200, offered))
 
     async def test_a_restart_is_another_epoch(self):
         with Server("--shards", self.shards, denied=self.denied) as server:
@@ -434,28 +471,36 @@ class V1:
         self.assertEqual((healthy.offset, len(healthy.messages)), (FLOOD, FLOOD), "nobody else misses anything")
         return ledger
 
-    async def test_a_slow_subscriber_is_disconnected_where_nothing_else_was_said(self):
-        await asyncio.to_thread(self._disconnected)
+    async def test_one_slow_topic_ends_its_subscription_and_no_other(self):
+        await asyncio.to_thread(self._too_slow)
 
-    def _disconnected(self):
-        def disconnected():
+    def _too_slow(self):
+        def dropped():
             return self.server.stats()["node"]["deliveries"]["dropped"]["disconnect"]
 
-        before = disconnected()
+        before = dropped()
         with RawClient(self.server, 4096).open() as slow, RawClient(self.server).open() as publisher:
             ledger = Ledger(slow.subscribe("strict"))
-            # No further, so that it reads in time: it is cut off soon after it was told to go.
+            other = Ledger(slow.subscribe("beside"))
             for number in range(FLOOD):
                 publisher.ask(type="publish", id=number, topic="strict", data=[number, "x" * 16_000])
                 self.assertEqual(publisher.hear()["offset"], number + 1)
-                if disconnected() > before:
+                if dropped() > before:
                     break
-            first, payload = slow.read_frame()
-            while first == 0x81:
-                ledger.note(json.loads(payload))
-                first, payload = slow.read_frame()
-            self.assertEqual((first, payload[:2]), (0x88, struct.pack("!H", 4008)))
+            notice = slow.hear()
+            while notice["type"] != "unsubscribed":
+                ledger.note(notice)
+                notice = slow.hear()
+            self.assertEqual(
+                notice,
+                {"type": "unsubscribed", "topic": "strict", **ledger.position, "reason": "slow"},
+            )
             self.assertLess(len(ledger.messages), FLOOD)
+            publisher.ask(type="publish", id=0, topic="beside", data=1)
+            other.note(slow.hear())
+            self.assertEqual(other.offset, 1, "the other subscription goes on")
+            slow.ask(type="subscribe", topic="strict", position=ledger.position)
+            self.assertEqual(slow.hear()["type"], "subscribed")
 
     async def test_presence_tells_who_comes_and_goes(self):
         topic = "who.is_there"

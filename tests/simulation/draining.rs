@@ -27,7 +27,8 @@ fn world(seed: u64, shards: usize, secured: bool, lag_bytes: usize, coalesce: u6
     let config = echoring::connection::Config { message_bytes_max: MESSAGE_BYTES_MAX, ..config() };
     let topics = Budget::new(100);
     World::new(seed, shards, config, 2 * MESSAGE_BYTES_MAX as usize + 1024, secured, move |shard| {
-        let settings = Settings { lag_bytes, coalesce, ..Settings::default() };
+        // Nobody is too slow before the drain ends.
+        let settings = Settings { lag_bytes, coalesce, lag: 10 * DRAIN_TIMEOUT, ..Settings::default() };
         let settings = BroadcastSettings {
             rules: Rules::new(Vec::new(), settings),
             topics: Lease::new(topics.clone(), 1),

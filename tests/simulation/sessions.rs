@@ -242,6 +242,8 @@ pub struct View {
     pub gaps: u64,
     pub skipped: u64,
     recovers: bool,
+    /// It was told that not all follows: what is missing is told first.
+    lacks: bool,
 }
 
 /// What became of what a session asked for.
@@ -261,6 +263,10 @@ pub struct Heard {
     /// Messages that came from history or live.
     pub messages: u64,
     pub code: Option<u16>,
+    /// Subscriptions that the server ended.
+    pub dropped: u64,
+    /// Subscriptions from positions that could not be served.
+    pub not_recovered: u64,
     /// Codes of errors.
     pub errors: BTreeMap<String, u64>,
     /// The last count of each topic with presence.
@@ -282,6 +288,9 @@ impl Heard {
 
     fn notice(&mut self, session: &Session, orders: &Orders, notice: &Value) {
         let kind = text(notice, "type");
+        if kind == "unsubscribed" && notice.get("reason").is_some() {
+            return self.dropped(orders, notice);
+        }
         if let "subscribed" | "unsubscribed" | "published" | "error" = kind {
             return self.answer(session, orders, notice);
         }
@@ -293,6 +302,7 @@ impl Heard {
                 let skipped = notice.get("skipped").map_or(0, |skipped| skipped.as_u64().expect("a number"));
                 assert!(notice.get("skipped").is_none() || skipped > 0);
                 assert_eq!(offset, view.next + skipped, "nothing is left out, or comes twice: {notice}");
+                assert!(!view.lacks, "nothing is missing before {notice}");
                 let entry = entry(notice);
                 assert_eq!(
                     Some(&entry),
@@ -314,6 +324,7 @@ impl Heard {
                     "slow" => self.gaps_slow += to + 1 - from,
                     reason => panic!("{reason} although there is memory"),
                 }
+                view.lacks = false;
                 view.next = to + 1;
                 view.gaps += to + 1 - from;
                 self.gaps += to + 1 - from;
@@ -329,6 +340,17 @@ impl Heard {
         }
     }
 
+    /// The server ended a subscription, and only this one.
+    fn dropped(&mut self, orders: &Orders, notice: &Value) {
+        let topic = text(notice, "topic");
+        assert_eq!(text(notice, "reason"), "slow");
+        assert_eq!(text(notice, "epoch"), orders[topic].epoch);
+        let view = self.live.remove(topic).expect("subscribed");
+        assert_eq!(number(notice, "offset") + 1, view.next, "what it has: {notice}");
+        self.counts.remove(topic);
+        self.dropped += 1;
+    }
+
     fn answer(&mut self, session: &Session, orders: &Orders, notice: &Value) {
         let id = number(notice, "id") as usize;
         assert!(self.answered.insert(id), "one answer for each request: {notice}");
@@ -338,17 +360,27 @@ impl Heard {
                 assert_eq!(text(notice, "topic"), topic);
                 assert_eq!(text(notice, "epoch"), orders[topic].epoch, "one epoch");
                 let offset = number(notice, "offset");
-                assert!(
-                    from.as_ref().is_none_or(|from| from.offset == offset),
-                    "from where it asked: {notice}"
-                );
+                let recovered = notice.get("recovered").map(|recovered| recovered.as_bool().expect("a word"));
+                assert_eq!(recovered.is_some(), from.is_some(), "{notice}");
+                let last = orders[topic].entries.len() as u64;
+                let is_known = |from: &Place| from.epoch == orders[topic].epoch && from.offset <= last;
+                match from {
+                    Some(from) if is_known(from) => {
+                        assert_eq!(offset, from.offset, "from where it asked: {notice}");
+                    }
+                    Some(_) => assert!(recovered == Some(false) && offset <= last, "{notice}"),
+                    None => {}
+                }
+                let recovers = from.as_ref().is_some_and(is_known);
+                self.not_recovered += u64::from(recovered == Some(false));
                 let view = View {
                     next: offset + 1,
                     after: offset,
                     latest: BTreeMap::new(),
                     gaps: 0,
                     skipped: 0,
-                    recovers: from.is_some(),
+                    recovers,
+                    lacks: recovers && recovered == Some(false),
                 };
                 assert!(self.live.insert(topic.clone(), view).is_none(), "subscribed once: {notice}");
             }
@@ -368,15 +400,6 @@ impl Heard {
             (request, "error") => {
                 let code = text(notice, "code");
                 match (request, code) {
-                    (Request::Subscribe { topic, from: Some(from) }, "unknown-epoch" | "future-position") => {
-                        let order = &orders[topic];
-                        assert_eq!(code == "unknown-epoch", from.epoch != order.epoch, "{notice}");
-                        assert_eq!(text(notice, "epoch"), order.epoch, "the position that is");
-                        let offset = number(notice, "offset");
-                        assert!(offset <= order.entries.len() as u64, "{notice}");
-                        assert!(code == "unknown-epoch" || from.offset > offset, "{notice}");
-                    }
-                    // The second one: it was left before it came about.
                     (Request::Subscribe { .. }, "already-subscribed" | "not-subscribed") => {}
                     (Request::Unsubscribe { topic }, "not-subscribed") => {
                         assert!(!self.live.contains_key(topic), "{notice}");

@@ -15,7 +15,7 @@ use echoring::limits::{DRAIN_TIMEOUT, MEMORY_BUDGET_DEFAULT, MILLISECOND, Nanos,
 use echoring::shard::{Allowance, Application, Config, Mailboxes, Order, Security, Shard};
 
 use echoring::hub::Passed;
-use echoring::stats::Snapshot;
+use echoring::stats::{Deliveries, Snapshot};
 use echoring::tls::server_config;
 use rustls::ClientConfig;
 
@@ -43,6 +43,8 @@ pub struct World<A: Application> {
     /// What clients speak, where the shards speak TLS.
     secured: Option<Arc<ClientConfig>>,
     over: Vec<Cell<bool>>,
+    /// What each shard told last.
+    told: RefCell<Vec<Deliveries>>,
 }
 
 fn describe<A: Application>(application: &A) -> Snapshot {
@@ -130,6 +132,7 @@ impl<A: Application + 'static> World<A> {
             network: network.clone(),
             random: RefCell::new(random),
             over: shards.iter().map(|_| Cell::new(false)).collect(),
+            told: RefCell::new(vec![Deliveries::default(); shards.len()]),
             shards,
             clients: RefCell::default(),
             steps: Cell::new(0),
@@ -223,6 +226,12 @@ impl<A: Application + 'static> World<A> {
         let known = describe(self.shards[shard].borrow_mut().application());
         assert!(known.publications.add_up(), "shard {shard}: {:?}", known.publications);
         assert!(known.deliveries.add_up(), "shard {shard}: {:?}", known.deliveries);
+        let before = std::mem::replace(&mut self.told.borrow_mut()[shard], known.deliveries);
+        let figures = |told: Deliveries| {
+            [told.offered, told.dropped_disconnect, told.dropped_oldest, told.dropped_conflated]
+        };
+        let grow = figures(before).into_iter().zip(figures(known.deliveries)).all(|(old, new)| old <= new);
+        assert!(grow, "shard {shard}: {before:?}, then {:?}", known.deliveries);
         if self.shards.len() > 1 && self.shards.iter().all(|shard| shard.try_borrow_mut().is_ok()) {
             let Passed { publications_out, publications_in, messages_out, messages_in } = self.known().passed;
             assert!(publications_in <= publications_out && messages_in <= messages_out);

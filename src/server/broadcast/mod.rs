@@ -42,6 +42,7 @@ use encode::{Frames, Scratch};
 use mail::Wish;
 pub use mail::{Message, Publisher};
 pub use session::Session;
+use sockets::Fallen;
 
 /// How often subscribers that got nothing new are looked at for lagging too long.
 const CHECK: Nanos = SECOND;
@@ -169,7 +170,7 @@ pub struct Broadcast {
     drain: Drain,
     check_at: Nanos,
     now: Nanos,
-    fallen: Vec<(Token, MemberId)>,
+    fallen: Vec<Fallen>,
     /// Sessions that get what they missed, page by page.
     recalling: Vec<Token>,
     silent: Vec<TopicId>,

@@ -13,13 +13,14 @@ impl Broadcast {
         snapshot.passed = self.passed;
     }
 
-    /// What is known of all topics that have their home or subscribers here.
+    /// What is known of all topics that have their home or subscribers here, or had subscribers a while ago.
     pub(in crate::server) fn topic_reports(&self, now: Nanos) -> Vec<TopicReport> {
-        let mut reports: Vec<TopicReport> = self.topics.reports().collect();
+        let mut reports: Vec<TopicReport> = self.topics.reports().chain(self.topics.all_left()).collect();
         for report in &mut reports {
             report.home = self.homes.report(&report.name, now);
         }
-        let homes = self.homes.reports(now).filter(|(name, _)| self.topics.find(name).is_none());
+        let is_told = |name: &str| self.topics.find(name).is_some() || self.topics.left(name).is_some();
+        let homes = self.homes.reports(now).filter(|(name, _)| !is_told(name));
         reports.extend(homes.map(|(name, home)| TopicReport {
             name: name.to_owned(),
             home: Some(home),
@@ -31,7 +32,8 @@ impl Broadcast {
     /// What is known of one topic.
     pub(in crate::server) fn topic_report(&self, now: Nanos, name: &str) -> Option<TopicReport> {
         let home = self.homes.report(name, now);
-        match self.topics.find(name).and_then(|topic| self.topics.report(topic)) {
+        let here = self.topics.find(name).and_then(|topic| self.topics.report(topic));
+        match here.or_else(|| self.topics.left(name)) {
             Some(report) => Some(TopicReport { home, ..report }),
             None => home.map(|home| TopicReport {
                 name: name.to_owned(),

@@ -233,9 +233,8 @@ impl Broadcast {
         let Some(subscribed) = session.find(topic) else { return };
         let State::Asking { id, from } = subscribed.state else { return };
         match from {
-            Some(from) if from.epoch != epoch => {
-                self.give_up(link, topic, |name| Complaint::unknown_epoch(id, name, here));
-            }
+            // Nobody knows any more what came after it.
+            Some(from) if from.epoch != epoch => self.begin_at(link, topic, id, here, Some(false)),
             Some(from) if from.offset != here.offset => {
                 let after = from.offset;
                 subscribed.state = State::Recalling { id, answered: false, after, asked: false };
@@ -246,11 +245,21 @@ impl Broadcast {
                 }
                 self.recalling.push(token);
             }
-            _ => {
-                self.say_subscribed(link, topic, id, here);
-                self.go_live(link, topic);
-            }
+            _ => self.begin_at(link, topic, id, here, from.map(|_| true)),
         }
+    }
+
+    /// A subscription goes live, from where the topic is now.
+    fn begin_at(
+        &mut self,
+        link: &mut Link<'_, Service>,
+        topic: TopicId,
+        id: Option<u64>,
+        here: Position,
+        recovered: Option<bool>,
+    ) {
+        self.say_subscribed(link, topic, id, here, recovered);
+        self.go_live(link, topic);
     }
 
     fn say_subscribed(
@@ -259,6 +268,7 @@ impl Broadcast {
         topic: TopicId,
         id: Option<u64>,
         position: Position,
+        recovered: Option<bool>,
     ) {
         let client = origin(link.mailboxes.shard(), link.token);
         let presence = self
@@ -268,7 +278,7 @@ impl Broadcast {
             .and_then(|_| self.subscription(topic).map(|relay| (relay.present + 1, client)));
         Self::went_well(link);
         let name = self.name_of(topic);
-        self.say(link, |words| notice::subscribed(words, id, &name, position, presence));
+        self.say(link, |words| notice::subscribed(words, id, &name, position, recovered, presence));
         self.name = name;
     }
 
@@ -370,10 +380,12 @@ impl Broadcast {
             return self.give_up(link, topic, |_| Complaint::refused(id, Refused::Busy));
         };
         if after > page.head.offset {
-            return self.give_up(link, topic, |name| Complaint::future_position(id, name, page.head));
+            // Of this epoch, and yet no position of the topic: nobody knows what it stands for.
+            return self.begin_at(link, topic, id, page.head, Some(false));
         }
         if !answered {
-            self.say_subscribed(link, topic, id, Position { offset: after, ..page.head });
+            let recovered = page.first == after + 1;
+            self.say_subscribed(link, topic, id, Position { offset: after, ..page.head }, Some(recovered));
         }
         let reached = self.say_history(link, topic, after, &page, messages);
         if page.complete {

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::encode::{frame_of, keyed_frames};
 use crate::buffer::Pool;
 use crate::driver::{Driver, Token};
-use crate::hub::{Gap, Keyed, MemberId, Sink};
+use crate::hub::{Gap, GapReason, Keyed, MemberId, Sink};
 use crate::server::service::Service;
 use crate::server::v1::notice;
 use crate::shard::Context;
@@ -15,8 +15,18 @@ const NO_TAG: u64 = u64::MAX;
 
 pub(super) struct Sockets<'a, 'b, D: Driver> {
     pub(super) cx: &'a mut Context<'b, D, Service>,
-    /// Those that fell behind: to be closed.
-    pub(super) fallen: &'a mut Vec<(Token, MemberId)>,
+    /// Those that fell behind: to be told so, or closed.
+    pub(super) fallen: &'a mut Vec<Fallen>,
+}
+
+/// A subscriber that fell behind, which the hub has forgotten.
+#[derive(Debug)]
+pub(super) struct Fallen {
+    pub(super) token: Token,
+    pub(super) member: MemberId,
+    /// It was sent everything up to this offset.
+    pub(super) reached: u64,
+    pub(super) reason: GapReason,
 }
 
 impl<D: Driver> Sink<Token> for Sockets<'_, '_, D> {
@@ -43,8 +53,8 @@ impl<D: Driver> Sink<Token> for Sockets<'_, '_, D> {
             .then_some((reached, count))
     }
 
-    fn fell_behind(&mut self, token: Token, member: MemberId) {
-        self.fallen.push((token, member));
+    fn fell_behind(&mut self, token: Token, member: MemberId, reached: u64, reason: GapReason) {
+        self.fallen.push(Fallen { token, member, reached, reason });
     }
 
     fn pool(&mut self) -> &mut Pool {

@@ -56,12 +56,12 @@ impl Broadcast {
         if home_shard != shard && self.asking >= SUBSCRIPTIONS_WAITING_MAX {
             return Err(Refused::Busy);
         }
-        let topic = self.topics.create(name, now);
+        let topic = self.topics.create(name, now, means.pool);
         let mut subscription =
             Subscription { topic, home_shard, home: None, epoch: 0, present: 0, waiting: Vec::new() };
         if home_shard == shard {
             let answer = self.homes.subscribe(name, shard, topic, means.pool).inspect_err(|_| {
-                self.topics.remove(topic, means.pool);
+                self.topics.remove(topic, now, means.pool);
             })?;
             subscription.learn(answer);
             self.topics.begin_at(topic, answer.position.offset);
@@ -118,7 +118,7 @@ impl Broadcast {
                     }
                 }
                 self.subscriptions[local.index as usize] = None;
-                self.topics.remove(local, cx.pool());
+                self.topics.remove(local, cx.now(), cx.pool());
             }
         }
     }
@@ -213,7 +213,7 @@ impl Broadcast {
             let name = self.topics.name(topic).unwrap_or_default().into();
             self.left.push(Left { topic, name, epoch });
         }
-        self.topics.remove(topic, means.pool);
+        self.topics.remove(topic, self.now, means.pool);
         if is_here {
             self.homes.unsubscribe(home, home_shard, topic, self.now, means.pool);
         } else {

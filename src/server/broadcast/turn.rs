@@ -2,10 +2,10 @@
 
 use super::encode::Told;
 use super::mail::Message;
-use super::sockets::Sockets;
+use super::sockets::{Fallen, Sockets};
 use super::{Broadcast, CHECK, Chore, Held, RETRY, Subscriber, held_of};
 use crate::driver::{Driver, Token};
-use crate::hub::Publication;
+use crate::hub::{Position, Publication};
 use crate::limits::Nanos;
 use crate::protocol::CloseCode;
 use crate::server::service::{Peer, Service};
@@ -76,6 +76,7 @@ impl Broadcast {
             self.check_at = now + CHECK;
             self.topics.drop_laggards(now, &mut Sockets { cx, fallen: &mut self.fallen });
             self.homes.expire(now, cx.pool());
+            self.topics.expire(now, cx.pool());
         }
         self.drop_fallen(cx);
         // What is said here leaves with the turn. Before it were gone the topics' messages would find the way barred, and
@@ -176,21 +177,25 @@ impl Broadcast {
         }
     }
 
+    /// Raw routes have no words for a loss, so their connection ends; of a session only the one subscription does.
     pub(super) fn drop_fallen<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
-        while let Some((token, gone)) = self.fallen.pop() {
-            if let Some(mut link) = cx.link(token) {
-                let left = match &mut *link.peer {
-                    Peer::Subscriber(subscriber) => {
-                        subscriber.member = None;
-                        None
-                    }
-                    Peer::Session(session) => session.forget(gone),
-                    _ => None,
-                };
-                link.close_at_once(CloseCode::SLOW_CONSUMER, "slow consumer");
-                if let Some(topic) = left {
-                    self.left(&mut link.means(), token, topic);
+        while let Some(Fallen { token, member, reached, reason }) = self.fallen.pop() {
+            let Some(mut link) = cx.link(token) else { continue };
+            let left = match &mut *link.peer {
+                Peer::Subscriber(subscriber) => {
+                    subscriber.member = None;
+                    link.close_at_once(CloseCode::SLOW_CONSUMER, "slow consumer");
+                    None
                 }
+                Peer::Session(session) => session.forget(member),
+                _ => None,
+            };
+            if let Some(topic) = left {
+                let epoch = self.subscription(topic).map_or(0, |subscription| subscription.epoch);
+                let (name, position) = (self.name_of(topic), Position { epoch, offset: reached });
+                self.say(&mut link, |words| notice::dropped(words, &name, position, reason));
+                self.name = name;
+                self.left(&mut link.means(), token, topic);
             }
         }
     }

@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use crate::hub::{Position, Refused};
+use crate::hub::Refused;
 use crate::limits::{JSON_DEPTH_MAX, KEY_BYTES_MAX, TOPIC_BYTES_MAX};
 
 /// A request that was not done. The connection stays.
@@ -18,8 +18,6 @@ pub struct Complaint {
     pub field: &'static str,
     /// The reason, for people.
     pub message: Cow<'static, str>,
-    /// Where the topic stands, when the client asked for a position that is none of it.
-    pub position: Option<Box<(Box<str>, Position)>>,
 }
 
 impl Complaint {
@@ -29,7 +27,7 @@ impl Complaint {
         field: &'static str,
         message: impl Into<Cow<'static, str>>,
     ) -> Complaint {
-        Complaint { id, code, field, message: message.into(), position: None }
+        Complaint { id, code, field, message: message.into() }
     }
 
     pub(super) fn bad_json(error: &serde_json::Error) -> Complaint {
@@ -91,27 +89,6 @@ impl Complaint {
     pub fn too_many_subscriptions(id: Option<u64>, subscriptions_max: u32) -> Complaint {
         let message = format!("a connection may subscribe to {subscriptions_max} topics");
         Complaint::new(id, "too-many-subscriptions", "topic", message)
-    }
-
-    /// The position asked for is of another life of the topic, which stands at `current` now.
-    pub fn unknown_epoch(id: Option<u64>, topic: &str, current: Position) -> Complaint {
-        Complaint {
-            position: Some(Box::new((topic.into(), current))),
-            ..Complaint::new(
-                id,
-                "unknown-epoch",
-                "position",
-                "the topic was begun anew: offsets of this epoch are void",
-            )
-        }
-    }
-
-    /// The position asked for is behind the topic's latest message, which is at `current`.
-    pub fn future_position(id: Option<u64>, topic: &str, current: Position) -> Complaint {
-        Complaint {
-            position: Some(Box::new((topic.into(), current))),
-            ..Complaint::new(id, "future-position", "position", "the topic has not come to this offset yet")
-        }
     }
 
     /// The topic did not take a message or a subscription.

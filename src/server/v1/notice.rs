@@ -10,16 +10,21 @@ use base64::engine::general_purpose::STANDARD;
 use super::complaint::Complaint;
 use crate::hub::{Content, GapReason, Position};
 
-/// A subscription holds: messages after `position` follow. On a topic with presence, `presence` has how many subscribers
+/// A subscription holds: messages after `position` follow. Where an earlier position was asked for, `recovered` says
+/// whether all messages after that one follow. On a topic with presence, `presence` has how many subscribers
 /// there are, this one included, and the client's own id.
 pub fn subscribed(
     out: &mut Vec<u8>,
     id: Option<u64>,
     topic: &str,
     position: Position,
+    recovered: Option<bool>,
     presence: Option<(u64, u64)>,
 ) {
     placed(out, "subscribed", id, topic, position);
+    if let Some(recovered) = recovered {
+        put(out, format_args!(r#","recovered":{recovered}"#));
+    }
     if let Some((count, client)) = presence {
         put(out, format_args!(r#","count":{count},"client":"{client:x}""#));
     }
@@ -31,6 +36,12 @@ pub fn unsubscribed(out: &mut Vec<u8>, id: Option<u64>, topic: &str) {
     begin(out, "unsubscribed", id);
     named(out, topic);
     out.push(b'}');
+}
+
+/// The server ended a subscription: `position` is what the client has, and behind it something is missing for `reason`.
+pub fn dropped(out: &mut Vec<u8>, topic: &str, position: Position, reason: GapReason) {
+    placed(out, "unsubscribed", None, topic, position);
+    put(out, format_args!(r#","reason":"{}"}}"#, reason.word()));
 }
 
 /// A publication got this place.
@@ -63,7 +74,7 @@ pub fn heartbeat(out: &mut Vec<u8>, topic: &str, offset: u64) {
 
 /// A request was not done.
 pub fn error(out: &mut Vec<u8>, complaint: &Complaint) {
-    let Complaint { id, code, field, message, position } = complaint;
+    let Complaint { id, code, field, message } = complaint;
     begin(out, "error", *id);
     put(out, format_args!(r#","code":"{code}""#));
     if !field.is_empty() {
@@ -71,10 +82,6 @@ pub fn error(out: &mut Vec<u8>, complaint: &Complaint) {
     }
     out.extend_from_slice(br#","message":"#);
     string(out, message);
-    if let Some((topic, position)) = position.as_deref() {
-        named(out, topic);
-        at(out, *position);
-    }
     out.push(b'}');
 }
 

@@ -185,11 +185,15 @@ fn values_are_as_deep_as_others_can_read() {
 fn each_notice_is_written_as_the_document_has_it() {
     let position = Position { epoch: 0x1f3a, offset: 12 };
     let mut out = Vec::new();
-    notice::subscribed(&mut out, Some(1), "t", position, Some((5, 0x9c)));
+    notice::subscribed(&mut out, Some(1), "t", position, None, Some((5, 0x9c)));
     out.push(b'\n');
-    notice::subscribed(&mut out, None, "t", position, None);
+    notice::subscribed(&mut out, None, "t", position, None, None);
+    out.push(b'\n');
+    notice::subscribed(&mut out, None, "t", position, Some(false), None);
     out.push(b'\n');
     notice::unsubscribed(&mut out, Some(2), "t");
+    out.push(b'\n');
+    notice::dropped(&mut out, "t", position, GapReason::Slow);
     out.push(b'\n');
     notice::published(&mut out, Some(3), "t", position);
     out.push(b'\n');
@@ -202,8 +206,6 @@ fn each_notice_is_written_as_the_document_has_it() {
     notice::heartbeat(&mut out, "t", 20);
     out.push(b'\n');
     notice::error(&mut out, &Complaint::not_subscribed(Some(4)));
-    out.push(b'\n');
-    notice::error(&mut out, &Complaint::unknown_epoch(None, "t", position));
     for (content, payload) in
         [(Content::Json, &b"{\"a\" :1}"[..]), (Content::Text, b"say \"hi\""), (Content::Binary, b"\0\xff")]
     {
@@ -216,14 +218,15 @@ fn each_notice_is_written_as_the_document_has_it() {
         std::str::from_utf8(&out).expect("text"),
         r#"{"type":"subscribed","id":1,"topic":"t","epoch":"1f3a","offset":12,"count":5,"client":"9c"}
 {"type":"subscribed","topic":"t","epoch":"1f3a","offset":12}
+{"type":"subscribed","topic":"t","epoch":"1f3a","offset":12,"recovered":false}
 {"type":"unsubscribed","id":2,"topic":"t"}
+{"type":"unsubscribed","topic":"t","epoch":"1f3a","offset":12,"reason":"slow"}
 {"type":"published","id":3,"topic":"t","epoch":"1f3a","offset":12}
 {"type":"gap","topic":"t","from":14,"to":20,"reason":"slow"}
 {"type":"presence","topic":"t","event":"join","client":"9c","count":5}
 {"type":"presence","topic":"t","event":"leave","client":"9c","count":4}
 {"type":"heartbeat","topic":"t","offset":20}
 {"type":"error","id":4,"code":"not-subscribed","field":"topic","message":"not subscribed to this topic"}
-{"type":"error","code":"unknown-epoch","field":"position","message":"the topic was begun anew: offsets of this epoch are void","topic":"t","epoch":"1f3a","offset":12}
 {"type":"message","topic":"t","offset":13,"key":"k","skipped":2,"data":{"a" :1}}
 {"type":"message","topic":"t","offset":13,"key":"k","skipped":2,"text":"say \"hi\""}
 {"type":"message","topic":"t","offset":13,"key":"k","skipped":2,"base64":"AP8="}
@@ -347,10 +350,10 @@ proptest! {
         };
         let (epoch, client_id, offset) = (format!("{:x}", position.epoch), format!("{client:x}"), position.offset);
         prop_assert_eq!(
-            read(|out| notice::subscribed(out, id, &topic, position, Some((count, client)))),
+            read(|out| notice::subscribed(out, id, &topic, position, Some(joined), Some((count, client)))),
             with_id(json!({
-                "type": "subscribed", "topic": topic, "epoch": epoch, "offset": offset, "count": count,
-                "client": client_id,
+                "type": "subscribed", "topic": topic, "epoch": epoch, "offset": offset, "recovered": joined,
+                "count": count, "client": client_id,
             }))
         );
         prop_assert_eq!(
@@ -374,13 +377,9 @@ proptest! {
             read(|out| notice::heartbeat(out, &topic, offset)),
             json!({ "type": "heartbeat", "topic": topic, "offset": offset })
         );
-        let complaint = Complaint::future_position(id, &topic, position);
         prop_assert_eq!(
-            read(|out| notice::error(out, &complaint)),
-            with_id(json!({
-                "type": "error", "code": "future-position", "field": "position", "message": complaint.message,
-                "topic": topic, "epoch": epoch, "offset": offset,
-            }))
+            read(|out| notice::dropped(out, &topic, position, GapReason::Slow)),
+            json!({ "type": "unsubscribed", "topic": topic, "epoch": epoch, "offset": offset, "reason": "slow" })
         );
     }
 

@@ -108,6 +108,7 @@
     slow: "this page read too slowly",
     history: "they are not kept any more",
     memory: "the server had no memory for them",
+    drain: "the server ended before they could be sent",
   };
 
   function lost_from(from, to, reason) {
@@ -148,7 +149,12 @@
         return;
       }
       phase = "live";
-      // From an earlier position, the offset is where we stand; without one, where the topic does.
+      const began_anew = position !== null && position.epoch !== message.epoch;
+      if (began_anew) show_loss("The topic was begun anew: nobody knows what was missed");
+      else if (position !== null && position.offset !== message.offset) {
+        show_loss("The topic never came to where this page was: nobody knows what was missed");
+      }
+      // From an earlier position, the offset is where we stand; else where the topic does.
       position = { epoch: message.epoch, offset: message.offset };
       show_count(message.count);
       note("Subscribed to " + message.topic + " after " + message.epoch + ":" + message.offset);
@@ -158,7 +164,8 @@
     unsubscribed(message) {
       phase = "absent";
       at("presence").hidden = true;
-      note("Unsubscribed from " + message.topic);
+      const why = Object.hasOwn(REASONS, message.reason) ? ": " + REASONS[message.reason] : "";
+      note("Unsubscribed from " + message.topic + why);
       show_subscription();
       subscribe();
     },
@@ -187,13 +194,6 @@
     presence(message) { if (message.topic === topic) show_count(message.count); },
     error(message) {
       const asked = requests.get(message.id);
-      if (asked === "subscribe" && message.epoch !== undefined) {
-        phase = "absent";
-        show_loss("The topic was begun anew: nobody knows what was missed");
-        position = { epoch: message.epoch, offset: message.offset };
-        subscribe();
-        return;
-      }
       notice((asked || "error") + ": " + message.message + (message.field ? " (" + message.field + ")" : ""));
       if (asked === "subscribe" || asked === "unsubscribe") {
         phase = "absent";

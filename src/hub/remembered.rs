@@ -1,0 +1,121 @@
+//! What is kept of things by name for a while after they are gone, within a bound: the oldest go first.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::buffer::Pool;
+use crate::limits::{Nanos, REMEMBERED_AGE, REMEMBERED_BYTES_MAX};
+
+/// What an entry takes beside its name: its value, and its part of two tables.
+const ENTRY_BYTES: usize = 192;
+
+/// Values by name. Each is charged to the node's budget.
+#[derive(Debug)]
+pub(super) struct Remembered<T> {
+    by_name: BTreeMap<Arc<str>, (u64, T)>,
+    /// By when they came.
+    in_order: BTreeMap<u64, (Arc<str>, Nanos)>,
+    next: u64,
+    bytes: usize,
+}
+
+impl<T> Default for Remembered<T> {
+    fn default() -> Remembered<T> {
+        const { assert!(size_of::<T>() <= ENTRY_BYTES / 2) };
+        Remembered { by_name: BTreeMap::new(), in_order: BTreeMap::new(), next: 0, bytes: 0 }
+    }
+}
+
+impl<T> Remembered<T> {
+    /// Keeps `value` under `name`, instead of what was kept there. Whatever is older makes room.
+    pub(super) fn put(&mut self, name: &str, value: T, now: Nanos, pool: &mut Pool) {
+        self.take(name, pool);
+        let bytes = name.len() + ENTRY_BYTES;
+        while self.bytes + bytes > REMEMBERED_BYTES_MAX || !pool.charge(bytes) {
+            let Some((_, (oldest, _))) = self.in_order.first_key_value() else { return };
+            let oldest = Arc::clone(oldest);
+            self.take(&oldest, pool);
+        }
+        let name: Arc<str> = name.into();
+        self.bytes += bytes;
+        self.in_order.insert(self.next, (Arc::clone(&name), now));
+        self.by_name.insert(name, (self.next, value));
+        self.next += 1;
+    }
+
+    /// What is kept under `name`.
+    pub(super) fn get(&self, name: &str) -> Option<&T> {
+        self.by_name.get(name).map(|(_, value)| value)
+    }
+
+    /// The same, which is kept no longer.
+    pub(super) fn take(&mut self, name: &str, pool: &mut Pool) -> Option<T> {
+        let (number, value) = self.by_name.remove(name)?;
+        self.in_order.remove(&number);
+        let bytes = name.len() + ENTRY_BYTES;
+        self.bytes -= bytes;
+        pool.discharge(bytes);
+        Some(value)
+    }
+
+    /// Forgets what has been kept for long enough.
+    pub(super) fn expire(&mut self, now: Nanos, pool: &mut Pool) {
+        while let Some((_, (oldest, since))) = self.in_order.first_key_value()
+            && since.saturating_add(REMEMBERED_AGE) <= now
+        {
+            let oldest = Arc::clone(oldest);
+            self.take(&oldest, pool);
+        }
+    }
+
+    /// All of it, with the names.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &T)> {
+        self.by_name.iter().map(|(name, (_, value))| (&**name, value))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_name.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_bounded_in_bytes_and_time_and_charged() {
+        let mut pool = Pool::standalone();
+        let mut kept = Remembered::default();
+        let most = REMEMBERED_BYTES_MAX / (ENTRY_BYTES + 6);
+        for number in 0..most + 10 {
+            kept.put(&format!("{number:06}"), number, 1, &mut pool);
+        }
+        assert!(kept.get("000009").is_none() && kept.get("000010") == Some(&10));
+        assert_eq!(pool.used_bytes() as usize, kept.bytes);
+        assert!(kept.bytes <= REMEMBERED_BYTES_MAX);
+        // Over and over under one name it is one entry.
+        for number in 0..3 * most {
+            kept.put("same", number, 2, &mut pool);
+        }
+        assert!(kept.get("000012").is_some() && kept.iter().count() == most);
+        assert_eq!(kept.take("same", &mut pool), Some(3 * most - 1));
+        kept.expire(REMEMBERED_AGE, &mut pool);
+        assert!(!kept.is_empty());
+        kept.expire(REMEMBERED_AGE + 1, &mut pool);
+        assert!(kept.is_empty() && kept.in_order.is_empty());
+        assert_eq!((pool.used_bytes(), kept.bytes), (0, 0));
+    }
+
+    #[test]
+    fn without_memory_the_oldest_make_room() {
+        let mut pool = Pool::standalone();
+        let mut kept = Remembered::default();
+        kept.put("old", 1, 0, &mut pool);
+        while pool.charge(1 << 20) {}
+        while pool.charge(1) {}
+        kept.put("new", 2, 0, &mut pool);
+        assert_eq!((kept.get("old"), kept.get("new")), (None, Some(&2)));
+        kept.put("longer", 3, 0, &mut pool);
+        assert!(kept.is_empty(), "there is no room, whoever goes");
+    }
+}
