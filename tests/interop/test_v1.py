@@ -260,7 +260,7 @@ class V1:
 
     async def test_one_connection_watches_many_topics(self):
         client, publisher = await self.open(), await self.open()
-        topics = [f"many.{number}" for number in range(100)]
+        topics = [f"returning.{number}" for number in range(100)]
         ledgers = {topic: Ledger(await client.subscribe(topic)) for topic in topics}
         for number in range(5):
             for topic in topics:
@@ -389,7 +389,7 @@ class V1:
         self.assertNotIn("recovered", await (await self.open()).subscribe(topic))
 
     async def test_however_many_topics_a_client_comes_back_to_after_a_restart_it_is_let_in(self):
-        topics = [f"many.{number}" for number in range(5 * COMPLAINTS_MAX)]
+        topics = [f"returning.{number}" for number in range(5 * COMPLAINTS_MAX)]
         with Server("--shards", self.shards, denied=self.denied) as server:
             options = {"subprotocols": [SUBPROTOCOL], "open_timeout": PATIENCE_S}
             async with connect(server.url("/broadcast"), **options) as connection:
