@@ -6,19 +6,30 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep_until};
 
 use super::handshake::random;
 use super::{ClientStream, Conn, DialError, Dialer, Error, Message};
 use crate::limits::{RECONNECT_DELAY, RECONNECT_DELAY_MAX, RECONNECT_SETTLED};
+use crate::protocol::Url;
+
+/// An attempt under way.
+type Attempt = Pin<Box<dyn Future<Output = Result<Conn<ClientStream>, DialError>> + Send>>;
 
 /// Keeps one connection to a server open, dialling again whenever it ends.
 ///
 /// The first attempt is made at once. Before each further one it waits for a random time up to a bound that doubles
 /// with every failure ("full jitter"), so that the clients of a server that comes back do not all come at once. A
 /// connection that lived for 30 seconds starts the counting anew.
+///
+/// Reading is cancel-safe: an attempt, or a wait before one, that a dropped future leaves behind goes on with the next
+/// call, so that a branch of `select!` may read. By default the first failure that trying again will not mend is the
+/// last: see [`retry_if`](Reconnecting::retry_if). What is tried again is logged, by `tracing`, as well as
+/// [told](Reconnecting::on_event).
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -52,10 +63,19 @@ pub struct Reconnecting {
     /// Attempts since the last connection that settled.
     attempts: u32,
     opened_at: Option<Instant>,
-    /// When the wait before the next attempt ends: kept, so that a program that gives up waiting and comes back does
-    /// not hurry it.
-    due: Option<Instant>,
+    /// The wait before the next attempt: kept, so that a program that gives up waiting and comes back does not hurry it.
+    wait: Option<Wait>,
+    /// The attempt that is being made: kept for the same reason, and so that it comes to an end.
+    attempt: Option<Attempt>,
     conn: Option<Conn<ClientStream>>,
+}
+
+/// A wait before an attempt.
+#[derive(Clone, Copy, Debug)]
+struct Wait {
+    until: Instant,
+    /// It has been told.
+    told: bool,
 }
 
 /// What happens to a connection that is kept open.
@@ -71,7 +91,7 @@ pub enum Event<'a> {
     Connected,
     /// The attempt failed.
     Failed(&'a DialError),
-    /// The next attempt comes after `delay`.
+    /// The next attempt comes after `delay`. Told once for each wait.
     Waiting {
         /// How long.
         delay: Duration,
@@ -99,7 +119,8 @@ impl Dialer {
             retry: Box::new(DialError::is_temporary),
             attempts: 0,
             opened_at: None,
-            due: None,
+            wait: None,
+            attempt: None,
             conn: None,
         }
     }
@@ -150,7 +171,15 @@ impl Reconnecting {
     }
 
     /// Which failures are worth another attempt; by default those that
-    /// [are temporary](DialError::is_temporary).
+    /// [are temporary](DialError::is_temporary), which a certificate that is not believed and any answer but 101 are not.
+    /// A program that comes back to a server behind a load balancer may want its 503 tried again:
+    ///
+    /// ```
+    /// # use echoring::aio::{DialError, Dialer};
+    /// let feed = Dialer::new().reconnecting("wss://feed.example/").retry_if(|error: &DialError| {
+    ///     error.is_temporary() || error.response().is_some_and(|response| response.status().is_server_error())
+    /// });
+    /// ```
     #[must_use]
     pub fn retry_if(mut self, retry: impl FnMut(&DialError) -> bool + Send + 'static) -> Reconnecting {
         self.retry = Box::new(retry);
@@ -165,8 +194,8 @@ impl Reconnecting {
     /// The next connection, for programs that use it themselves: call this again when it has ended. One that is
     /// [`current`](Reconnecting::current) is given away.
     ///
-    /// Dropping the future gives the attempt up but not its count, and what is left of a wait is waited for by the
-    /// next call.
+    /// Cancel-safe: when the future is dropped, the attempt under way, or what is left of the wait before it, goes on
+    /// with the next call. Its deadlines run on meanwhile.
     ///
     /// # Errors
     /// The last failure, when no further attempt is made. Calling again begins anew.
@@ -176,13 +205,23 @@ impl Reconnecting {
         }
         self.count_the_last_connection();
         loop {
-            self.wait().await;
-            self.attempts += 1;
-            (self.hook)(Event::Dialling { attempt: self.attempts });
-            // If this future is dropped now, the attempt has been made all the same.
-            self.plan(random());
-            let error = match self.dialer.dial(&self.url).await {
+            if self.attempt.is_none() {
+                self.wait().await;
+            }
+            let attempt = self.attempt.get_or_insert_with(|| {
+                self.attempts += 1;
+                (self.hook)(Event::Dialling { attempt: self.attempts });
+                let (dialer, url) = (self.dialer.clone(), self.url.clone());
+                Box::pin(async move { dialer.dial(&url).await })
+            });
+            let dialled = attempt.as_mut().await;
+            // Nothing is awaited from here on: what the attempt came to is not lost.
+            self.attempt = None;
+            let error = match dialled {
                 Ok(conn) => {
+                    if self.attempts > 1 {
+                        tracing::info!(server = %self.server(), attempt = self.attempts, "connected again");
+                    }
                     self.opened_at = Some(Instant::now());
                     (self.hook)(Event::Connected);
                     return Ok(conn);
@@ -195,14 +234,19 @@ impl Reconnecting {
                 self.begin_anew();
                 return Err(error);
             }
-            self.plan(random());
+            let delay = self.plan(random());
+            tracing::warn!(
+                server = %self.server(), %error, attempt = self.attempts, retry_in_ms = delay.as_millis() as u64,
+                "cannot connect; trying again"
+            );
         }
     }
 
     /// The next message, of this connection or of the next. Messages that the server sent while there was none are
     /// lost to this client; see [`Event`].
     ///
-    /// Cancel-safe: a message is not lost with the future.
+    /// Cancel-safe, also in a `select!` that is lost again and again: neither a message nor an attempt to connect is lost
+    /// with the future.
     ///
     /// # Errors
     /// As [`next`](Reconnecting::next).
@@ -220,7 +264,8 @@ impl Reconnecting {
     ///
     /// One whose connection breaks while it is written is written again on the next, so that the server may see it
     /// twice; one that was written when its connection broke may never have arrived. Where either matters, messages
-    /// need numbers and answers.
+    /// need numbers and answers. When the future is dropped, the attempt to connect goes on with the next call; the message
+    /// is either queued on the connection, whole, or was not taken.
     ///
     /// # Errors
     /// As [`next`](Reconnecting::next).
@@ -242,7 +287,13 @@ impl Reconnecting {
 
     fn lose(&mut self, error: &Error) {
         self.conn = None;
+        tracing::warn!(server = %self.server(), %error, "the connection ended; connecting again");
         (self.hook)(Event::Lost(error));
+    }
+
+    /// Host and port, for the log: what else a URL has may be a secret.
+    fn server(&self) -> String {
+        Url::parse(&self.url).map_or_else(|_| String::new(), |url| url.authority())
     }
 
     fn count_the_last_connection(&mut self) {
@@ -256,23 +307,27 @@ impl Reconnecting {
 
     /// As if nothing had been tried yet.
     fn begin_anew(&mut self) {
-        (self.attempts, self.due) = (0, None);
+        (self.attempts, self.wait) = (0, None);
     }
 
-    /// Sets when the attempt after those made may be made.
-    fn plan(&mut self, random: u64) {
+    /// Sets when the attempt after those made may be made, and returns how long that is from now.
+    fn plan(&mut self, random: u64) -> Duration {
         let delay = self.backoff.delay(self.attempts, random);
-        self.due = Some(Instant::now() + delay);
+        self.wait = Some(Wait { until: Instant::now() + delay, told: false });
+        delay
     }
 
     async fn wait(&mut self) {
-        let Some(due) = self.due else { return };
-        let delay = due.saturating_duration_since(Instant::now());
+        let Some(wait) = &mut self.wait else { return };
+        let delay = wait.until.saturating_duration_since(Instant::now());
         if !delay.is_zero() {
-            (self.hook)(Event::Waiting { delay, attempt: self.attempts + 1 });
-            sleep(delay).await;
+            if !wait.told {
+                wait.told = true;
+                (self.hook)(Event::Waiting { delay, attempt: self.attempts + 1 });
+            }
+            sleep_until(wait.until).await;
         }
-        self.due = None;
+        self.wait = None;
     }
 }
 

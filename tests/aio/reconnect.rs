@@ -9,7 +9,8 @@ use echoring::aio::{DialError, Listener, Message, Upgrader};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::support::{canned_server, dialer, echo, url};
+use super::support::{PATIENCE, canned_server, dialer, echo, url};
+use super::tls::{Authority, tls_echo_server};
 
 /// What happened, in words, and how long it waited.
 #[derive(Clone, Default)]
@@ -150,6 +151,150 @@ async fn with_jitter_waits_differ_and_stay_below_their_most() {
     assert!(count >= 19 && waits.len() >= 19, "{waits:?}");
 }
 
+/// A server that answers its first client only once it may.
+async fn slow_server(may: tokio::sync::oneshot::Receiver<()>) -> (std::net::SocketAddr, JoinSet<()>) {
+    let listener = Listener::bind("127.0.0.1:0").await.expect("a listener");
+    let address = listener.local_addr().expect("its address");
+    let mut server = JoinSet::new();
+    server.spawn(async move {
+        let (stream, _) = listener.accept().await.expect("a client");
+        may.await.expect("a word");
+        let mut conn = Upgrader::new().accept_tcp(stream).await.expect("that client, still");
+        conn.write("at last").await.expect("written");
+        echo(conn).await;
+    });
+    (address, server)
+}
+
+#[tokio::test]
+async fn an_attempt_in_a_select_that_is_lost_again_and_again_comes_to_its_end() {
+    let (say, may) = tokio::sync::oneshot::channel();
+    let (address, _server) = slow_server(may).await;
+    let log = Log::default();
+    let mut conn = dialer().reconnecting(url(address)).on_event(log.hook());
+    let (mut say, mut lost) = (Some(say), 0);
+    let reading = async {
+        loop {
+            tokio::select! {
+                biased;
+                message = conn.read() => return message.expect("a greeting"),
+                () = tokio::task::yield_now() => lost += 1,
+            }
+            if lost == 1_000
+                && let Some(say) = say.take()
+            {
+                say.send(()).expect("a server that waits");
+            }
+        }
+    };
+    let message = tokio::time::timeout(PATIENCE, reading).await.expect("one attempt is enough");
+    assert_eq!(message, Message::from("at last"));
+    assert_eq!(log.take(), ["dialling 1", "connected"]);
+}
+
+#[tokio::test]
+async fn a_write_that_is_given_up_while_it_connects_leaves_the_attempt_to_the_next_call() {
+    let (say, may) = tokio::sync::oneshot::channel();
+    let (address, _server) = slow_server(may).await;
+    let log = Log::default();
+    let mut conn = dialer().reconnecting(url(address)).on_event(log.hook());
+    for _ in 0..10 {
+        tokio::select! { biased; _ = conn.write("lost") => panic!("nobody answered"), () = tokio::task::yield_now() => {} }
+    }
+    say.send(()).expect("a server that waits");
+    conn.write("kept").await.expect("written");
+    assert_eq!(conn.read().await.expect("a greeting"), Message::from("at last"));
+    assert_eq!(conn.read().await.expect("the echo"), Message::from("kept"));
+    assert_eq!(log.take(), ["dialling 1", "connected"]);
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_not_believed_is_not_tried_again() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let (address, _server) = tls_echo_server(authority.certificate("localhost")).await;
+    for (trust, name) in [(other.trusted(), "localhost"), (authority.trusted(), "127.0.0.1")] {
+        let log = Log::default();
+        let url = format!("wss://{name}:{}/", address.port());
+        let mut conn = dialer().tls(trust).reconnecting(url).on_event(log.hook());
+        let error = tokio::time::timeout(PATIENCE, conn.read()).await.expect("no second attempt");
+        assert!(matches!(error, Err(DialError::Tls(rustls::Error::InvalidCertificate(_)))), "{error:?}");
+        assert_eq!(log.take(), ["dialling 1", "failed"]);
+    }
+}
+
+#[tokio::test]
+async fn any_answer_but_101_is_not_tried_again() {
+    let head = |status: &str| format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").into_bytes();
+    let statuses = ["200 OK", "302 Found", "404 No", "408 Late", "429 Many", "500 Oh", "503 Full"];
+    let nonsense = [b"SSH-2.0-OpenSSH_9.2\r\n".to_vec(), b"HTTP/1.1 101 But\r\n\r\n".to_vec()];
+    for response in statuses.map(head).into_iter().chain(nonsense) {
+        let shown = String::from_utf8_lossy(&response).into_owned();
+        let (address, _server) = canned_server(response, true).await;
+        let log = Log::default();
+        let mut conn = dialer().reconnecting(url(address)).on_event(log.hook());
+        let error = tokio::time::timeout(PATIENCE, conn.read()).await.expect("no second attempt");
+        assert!(matches!(error, Err(DialError::BadHandshake { .. })), "{shown}: {error:?}");
+        assert_eq!(log.take(), ["dialling 1", "failed"], "{shown}");
+    }
+}
+
+/// Keeps what is logged on this thread: level, message, and fields.
+#[derive(Clone, Default)]
+struct Logged(Arc<Mutex<Vec<String>>>);
+
+impl tracing::Subscriber for Logged {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.target().starts_with("echoring")
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        struct Line(String);
+        impl tracing::field::Visit for Line {
+            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+                self.0 += &format!(" {}={value:?}", field.name());
+            }
+        }
+        let mut line = Line(event.metadata().level().to_string());
+        event.record(&mut line);
+        self.0.lock().expect("unpoisoned").push(line.0);
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_tried_again_is_logged_without_the_secrets_of_its_url() {
+    let logged = Logged::default();
+    let _guard = tracing::subscriber::set_default(logged.clone());
+    let address = nowhere();
+    let mut conn = dialer()
+        .connect_timeout(None)
+        .handshake_timeout(None)
+        .reconnecting(format!("{address}?token=secret"))
+        .initial_delay(Duration::from_secs(1))
+        .jitter(false)
+        .max_attempts(3);
+    conn.next().await.expect_err("nobody listens");
+    let lines = logged.0.lock().expect("unpoisoned").clone();
+    // The third failure is not tried again: it is returned.
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    for (line, wait) in lines.iter().zip([1000, 2000]) {
+        assert!(line.starts_with("WARN ") && line.contains("127.0.0.9:"), "{line}");
+        assert!(
+            line.contains("Connection refused") && line.contains(&format!("retry_in_ms={wait}")),
+            "{line}"
+        );
+        assert!(!line.contains("secret"), "{line}");
+    }
+}
+
 #[tokio::test]
 async fn what_is_not_temporary_is_not_tried_again() {
     let refusal = b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n".to_vec();
@@ -194,6 +339,7 @@ async fn a_wait_that_was_given_up_goes_on() {
     let log = log.take();
     assert_eq!(
         log,
-        ["dialling 1", "failed", "waiting 10000 for 2", "waiting 6000 for 2", "dialling 2", "failed"]
+        ["dialling 1", "failed", "waiting 10000 for 2", "dialling 2", "failed"],
+        "a wait is told once, however often it is taken up again"
     );
 }

@@ -92,18 +92,25 @@ pub enum DialError {
 }
 
 impl DialError {
-    /// Whether trying again later may help: not when the URL, the request or the configuration is wrong, or when the
-    /// server said that they are (a status from 400 to 499 other than 408, 425 and 429).
+    /// Whether trying again may help: the network, the name service or the proxy failed, or the server ended the
+    /// connection or took too long. Not when the URL, the request or the configuration is wrong, when TLS cannot be agreed
+    /// on or the certificate is not believed, or when there was any answer but 101, which a program has to judge.
     pub fn is_temporary(&self) -> bool {
         match self {
             DialError::BadUrl(_)
             | DialError::BadField { .. }
             | DialError::TlsSetup(_)
-            | DialError::Redirect { .. } => false,
-            DialError::BadHandshake { why: BadHandshake::Status(status), .. } => {
-                !(400..500).contains(status) || matches!(status, 408 | 425 | 429)
-            }
-            _ => true,
+            | DialError::Redirect { .. }
+            | DialError::BadHandshake { .. } => false,
+            DialError::Tls(error) => is_passing(error),
+            DialError::Proxy(ProxyError::Status(status)) => !(400..500).contains(status),
+            DialError::Proxy(ProxyError::Unsayable) => false,
+            DialError::Proxy(_)
+            | DialError::Resolve(_)
+            | DialError::Connect(_)
+            | DialError::Timeout(_)
+            | DialError::Io(_)
+            | DialError::Closed => true,
         }
     }
 
@@ -161,6 +168,19 @@ impl fmt::Display for DialError {
             }
         }
     }
+}
+
+/// Whether the peer merely failed this time. What is wrong with a certificate, or with what both ends can speak, stays so.
+fn is_passing(error: &rustls::Error) -> bool {
+    use rustls::{AlertDescription, Error};
+    matches!(
+        error,
+        Error::AlertReceived(
+            AlertDescription::CloseNotify | AlertDescription::InternalError | AlertDescription::UserCanceled
+        ) | Error::DecryptError
+            | Error::FailedToGetCurrentTime
+            | Error::FailedToGetRandomBytes
+    )
 }
 
 fn cure(error: &rustls::Error) -> &'static str {
