@@ -265,8 +265,24 @@ pub const SNAPSHOT_TIMEOUT: Nanos = 2 * SECOND;
 
 /// Bytes of the read buffer and of the write buffer of an async connection, each, unless it is told otherwise.
 pub const CONN_BUFFER_BYTES_DEFAULT: usize = 4096;
+/// Bytes that one read of an async connection brings at most in the middle of a frame that is longer than its read
+/// buffer: a message of the default limit is there after two reads.
+pub const CONN_READ_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a streamed message behind which its fragments become as long, however small the write buffer is: peers
+/// bound the number of fragments.
+pub const FRAGMENT_BYTES_LONG: usize = 64 * 1024;
+/// A fragment of a streamed message is at least this part of what has been sent of it, so that the longest message,
+/// 2 GiB, takes under 4,096 of them.
+pub const FRAGMENTS_PER_DOUBLING: u64 = 512;
 /// Sets of buffers that a pool shared by async connections keeps for the next one that needs them.
 pub const BUFFERS_KEPT_MAX: usize = 64;
+/// Sets of buffers that a thread keeps for the next async connection without a pool of its own: more are in use only
+/// while as many peers do not take what they are sent.
+pub const SPARE_BUFFERS_MAX: usize = 16;
+/// Bytes of a set of buffers that is kept so; what one long message needed is given back.
+pub const SPARE_BUFFERS_BYTES_MAX: u64 = 1 << 20;
+/// How often a set of buffers is put away before what it did not need meanwhile is given back.
+pub const SPARE_BUFFERS_TRIM_AFTER: u32 = 32;
 
 // ---- the proxy ----
 

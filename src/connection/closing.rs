@@ -227,6 +227,11 @@ impl Connection {
         }
     }
 
+    /// The peer's text, shown in [`Delivery::Chunks`](super::Delivery::Chunks), is not UTF-8 (RFC 6455, 8.1).
+    pub fn offend_by_text(&mut self, run: &mut Run, env: &mut Env<'_>) {
+        self.offend(run, Offence::InvalidUtf8, env);
+    }
+
     /// The peer broke a rule: a Close frame says which, and nothing more of the peer is read.
     #[cold]
     pub(super) fn offend(&mut self, run: &mut Run, offence: Offence, env: &mut Env<'_>) {

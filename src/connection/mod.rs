@@ -151,7 +151,8 @@ pub enum Delivery {
     /// Frames that span runs whole when they are not long, so that an echo sends one frame; see
     /// [`ASSEMBLED_FRAME_BYTES_MAX`](limits::ASSEMBLED_FRAME_BYTES_MAX).
     Frames,
-    /// As their bytes come: nothing is collected.
+    /// As their bytes come: nothing is collected. Text is not validated but by the application, while it collects it;
+    /// see [`Connection::offend_by_text`].
     Chunks,
 }
 

@@ -142,7 +142,7 @@ impl Connection {
         let from = run.read + header_bytes;
         let at = self.place(run, bytes, from, payload_bytes, header.mask);
         run.read = from + payload_bytes;
-        if kind == Kind::Text && !utf8::is_valid(&bytes[at.clone()]) {
+        if kind == Kind::Text && self.validates() && !utf8::is_valid(&bytes[at.clone()]) {
             self.offend(run, Offence::InvalidUtf8, env);
             return None;
         }
@@ -359,6 +359,19 @@ impl Connection {
         Ok(())
     }
 
+    /// Whether text is validated here.
+    fn validates(&self) -> bool {
+        self.delivery != Delivery::Chunks
+    }
+
+    /// What is left of the data frame under way, for those who read ahead.
+    pub fn frame_bytes_left(&self) -> u64 {
+        match self.reading {
+            Reading::Payload(payload) => payload.left,
+            Reading::Header { .. } | Reading::Control { .. } | Reading::Parked(_) => 0,
+        }
+    }
+
     /// Payload bytes that the frames of the message under way may have together.
     fn payload_bytes_max(&self, config: &Config) -> u64 {
         match self.message.compressed {
@@ -374,7 +387,7 @@ impl Connection {
         let at = self.place(run, bytes, run.read, here, Some(key));
         run.read += here;
         let left = left - here as u64;
-        if self.message.kind == Kind::Text {
+        if self.message.kind == Kind::Text && self.validates() {
             self.message.utf8.push(&bytes[at.clone()])?;
         }
         if left > 0 {
@@ -406,7 +419,7 @@ impl Connection {
     fn show_inflated(&mut self, compressed: &[u8], run: &mut Run, env: &mut Env<'_>) -> Result<Step, Stop> {
         let buffer = self.inflate(compressed, env)?;
         run.inflated_bytes += buffer.len();
-        if self.message.kind == Kind::Text && !utf8::is_valid(buffer.as_slice()) {
+        if self.message.kind == Kind::Text && self.validates() && !utf8::is_valid(buffer.as_slice()) {
             env.pool.put(buffer);
             return Err(Offence::InvalidUtf8.into());
         }

@@ -111,6 +111,69 @@ impl Default for Utf8 {
     }
 }
 
+/// Collects text that comes in pieces, cut anywhere: each byte is validated once, on its way into the `String`.
+///
+/// [`push`](Text::push) each piece, then [`finish`](Text::finish) at the message's end. A character that is cut is kept
+/// back until its rest comes.
+#[derive(Debug, Default)]
+pub struct Text {
+    text: String,
+    cut: [u8; 4],
+    cut_bytes: u8,
+}
+
+impl Text {
+    /// What has come, but for a character that is cut.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The string itself, for those who take its text or give it room.
+    pub fn string(&mut self) -> &mut String {
+        &mut self.text
+    }
+
+    /// Takes the next piece.
+    ///
+    /// # Errors
+    /// [`Offence::InvalidUtf8`] when no continuation of what has come so far is UTF-8.
+    pub fn push(&mut self, mut piece: &[u8]) -> Result<(), Offence> {
+        while self.cut_bytes > 0 {
+            let Some((&byte, rest)) = piece.split_first() else { return Ok(()) };
+            self.cut[usize::from(self.cut_bytes)] = byte;
+            self.cut_bytes += 1;
+            piece = rest;
+            match str::from_utf8(&self.cut[..usize::from(self.cut_bytes)]) {
+                Ok(character) => {
+                    self.text.push_str(character);
+                    self.cut_bytes = 0;
+                }
+                Err(error) if error.error_len().is_none() => {}
+                Err(_) => return Err(Offence::InvalidUtf8),
+            }
+        }
+        let (whole, cut) = piece.split_at(unfinished_at(piece));
+        self.text.push_str(simdutf8::basic::from_utf8(whole).map_err(|_| Offence::InvalidUtf8)?);
+        match str::from_utf8(cut) {
+            Ok(_) => Ok(()),
+            Err(error) if error.error_len().is_none() => {
+                self.cut[..cut.len()].copy_from_slice(cut);
+                self.cut_bytes = cut.len() as u8;
+                Ok(())
+            }
+            Err(_) => Err(Offence::InvalidUtf8),
+        }
+    }
+
+    /// Says that the last piece has come. The text stays until it is taken.
+    ///
+    /// # Errors
+    /// [`Offence::InvalidUtf8`] when the text ends inside a character.
+    pub fn finish(&mut self) -> Result<(), Offence> {
+        if self.cut_bytes == 0 { Ok(()) } else { Err(Offence::InvalidUtf8) }
+    }
+}
+
 /// Where the last character of `text` begins if it is cut off at the end, else the length. What comes
 /// before is judged as a whole, and so is everything when the end makes no sense.
 fn unfinished_at(text: &[u8]) -> usize {
@@ -155,17 +218,22 @@ mod tests {
 
     /// Pushes `chunks` and compares every verdict with the standard library's on all bytes so far.
     fn check<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) {
-        let (mut utf8, mut so_far) = (Utf8::new(), Vec::new());
+        let (mut utf8, mut text, mut so_far) = (Utf8::new(), Text::default(), Vec::new());
         for chunk in chunks {
             so_far.extend_from_slice(chunk);
             let verdict = utf8.push(chunk);
             assert_eq!(verdict.is_ok(), is_viable(&so_far), "{so_far:x?}, last {chunk:x?}");
+            assert_eq!(text.push(chunk).is_ok(), verdict.is_ok(), "{so_far:x?}, last {chunk:x?}");
             if verdict.is_err() {
                 return;
             }
         }
         assert_eq!(utf8.finish().is_ok(), str::from_utf8(&so_far).is_ok(), "{so_far:x?}");
         assert_eq!(utf8, Utf8::new());
+        assert_eq!(text.finish().is_ok(), str::from_utf8(&so_far).is_ok(), "{so_far:x?}");
+        if text.finish().is_ok() {
+            assert_eq!(text.as_str().as_bytes(), so_far);
+        }
     }
 
     /// Bytes at which the rules change.

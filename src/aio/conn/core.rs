@@ -176,8 +176,7 @@ impl<S> Core<S> {
         };
         let read_buffer_bytes = or_default(settings.read_buffer_bytes);
         if !early.is_empty() {
-            tools.input.resize(read_buffer_bytes.max(early.len()), 0);
-            tools.input[..early.len()].copy_from_slice(early);
+            tools.input(early.len()).copy_from_slice(early);
         }
         let mut core = Core {
             stream,

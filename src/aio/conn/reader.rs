@@ -51,7 +51,7 @@ impl<S: Transport> Reader<S> {
     }
 
     pub(super) fn poll_read_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Message, Error>> {
-        self.poll_until(cx, &mut Incoming::take)?
+        self.poll_until(cx, &mut Incoming::take)
     }
 
     /// The next message as the JSON of a `T`, whatever its type.
@@ -177,8 +177,8 @@ impl<S> fmt::Debug for Reader<S> {
     }
 }
 
-/// Reads one message as a stream of bytes, whose end is the message's. Its memory is bounded by the read buffer, however
-/// long the message is; only a message that came compressed is held whole, for it is inflated so.
+/// Reads one message as a stream of bytes, whose end is the message's. Its memory is bounded by the read buffer, or 64 KiB,
+/// however long the message is; only a message that came compressed is held whole, for it is inflated so.
 ///
 /// Errors of the connection come as [`io::Error`]s, from which [`io::Error::downcast`] gets the [`Error`] back.
 #[derive(Debug)]

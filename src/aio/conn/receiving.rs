@@ -16,7 +16,9 @@ use super::heartbeat::{Beat, Pulse};
 use super::message::Message;
 use super::sending::Writing;
 use crate::connection::{Cause, CloseFrame, Fate, Kind, Marks, Piece, Run, Step};
-use crate::limits::CONTROL_PAYLOAD_BYTES_MAX;
+use crate::limits::{CONN_READ_BYTES_MAX, CONTROL_PAYLOAD_BYTES_MAX};
+use crate::protocol::frame::HEADER_BYTES_MAX;
+use crate::protocol::utf8::Text;
 use crate::protocol::{Offence, Role};
 
 /// Something that whoever reads is told between messages.
@@ -66,8 +68,11 @@ impl Control {
 pub(super) struct Incoming {
     /// None between messages.
     kind: Option<Kind>,
+    /// Of a binary message.
     bytes: Vec<u8>,
-    /// How much of `bytes` a reader has taken.
+    /// Of a text, which is validated on its way here.
+    text: Text,
+    /// How many of these bytes a reader has taken.
     taken: usize,
     /// Its last byte is there.
     whole: bool,
@@ -76,32 +81,44 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    /// Whether anybody wants it.
-    fn grow(&mut self, marks: Marks, payload: &[u8]) -> bool {
+    /// Takes a piece, of whose frame `left` bytes are still to come. Tells whether anybody wants it.
+    fn grow(&mut self, marks: Marks, payload: &[u8], left: u64) -> Result<bool, Offence> {
+        match marks.kind {
+            Kind::Text => {
+                let text = self.text.string();
+                let wanted = room_for(text.len(), text.capacity(), marks, payload.len(), left);
+                text.reserve_exact(wanted);
+                self.text.push(payload)?;
+                if marks.last {
+                    self.text.finish()?;
+                }
+            }
+            Kind::Binary if self.skipped => {}
+            Kind::Binary => {
+                let wanted = room_for(self.bytes.len(), self.bytes.capacity(), marks, payload.len(), left);
+                self.bytes.reserve_exact(wanted);
+                self.bytes.extend_from_slice(payload);
+            }
+        }
         if self.skipped {
+            self.text.string().clear();
             self.skipped = !marks.last;
-            return false;
+            return Ok(false);
         }
         self.kind = Some(marks.kind);
         self.whole = marks.last;
-        if self.bytes.capacity() == 0 && marks.last {
-            self.bytes.reserve_exact(payload.len());
-        }
-        self.bytes.extend_from_slice(payload);
-        true
+        Ok(true)
     }
 
     /// The message, once it is whole.
-    pub(super) fn take(&mut self) -> Option<Result<Message, Error>> {
+    pub(super) fn take(&mut self) -> Option<Message> {
         if !self.whole {
             return None;
         }
-        let Incoming { kind, bytes, .. } = std::mem::take(self);
+        let Incoming { kind, bytes, mut text, .. } = std::mem::take(self);
         Some(match kind {
-            Some(Kind::Text) => {
-                String::from_utf8(bytes).map(Message::Text).map_err(|_| Error::Offence(Offence::InvalidUtf8))
-            }
-            _ => Ok(Message::Binary(Bytes::from(bytes))),
+            Some(Kind::Text) => Message::Text(std::mem::take(text.string())),
+            _ => Message::Binary(Bytes::from(bytes)),
         })
     }
 
@@ -112,15 +129,17 @@ impl Incoming {
 
     /// Some of the message's bytes, none when it is over. `None` when more have to come first.
     pub(super) fn give(&mut self, out: &mut ReadBuf<'_>) -> Option<()> {
-        let rest = &self.bytes[self.taken..];
+        let present = if self.kind == Some(Kind::Text) { self.text.as_str().as_bytes() } else { &self.bytes };
+        let rest = &present[self.taken..];
         if rest.is_empty() {
             return self.whole.then_some(());
         }
         let given = rest.len().min(out.remaining());
         out.put_slice(&rest[..given]);
         self.taken += given;
-        if self.taken == self.bytes.len() {
+        if self.taken == present.len() {
             self.bytes.clear();
+            self.text.string().clear();
             self.taken = 0;
         }
         Some(())
@@ -128,15 +147,35 @@ impl Incoming {
 
     /// Bytes kept for it.
     #[cfg(test)]
-    pub(super) fn held_bytes(&self) -> usize {
-        self.bytes.capacity()
+    pub(super) fn held_bytes(&mut self) -> usize {
+        self.bytes.capacity() + self.text.string().capacity()
     }
 
     /// What is left of it is not wanted.
     pub(super) fn skip(&mut self) {
         let rest_comes = self.kind.is_some() && !self.whole;
-        *self = Incoming { skipped: rest_comes || self.skipped, ..Incoming::default() };
+        let skipped = rest_comes || self.skipped;
+        let mut text = if skipped { std::mem::take(&mut self.text) } else { Text::default() };
+        // A character may be cut: what comes of it is validated all the same.
+        *text.string() = String::new();
+        *self = Incoming { skipped, text, ..Incoming::default() };
     }
+}
+
+/// By how many bytes a buffer of `len` has to grow for a piece of a message. It grows with what has arrived, not with what
+/// was announced: the `left` bytes of the frame are only a ceiling.
+fn room_for(len: usize, capacity: usize, marks: Marks, piece_bytes: usize, left: u64) -> usize {
+    let needed = len + piece_bytes;
+    if needed <= capacity {
+        return 0;
+    }
+    let ceiling = match (marks.last, left) {
+        (true, _) => needed,
+        // A frame is over, and others follow: as ever, by a factor.
+        (false, 0) => needed * 2,
+        (false, left) => needed.saturating_add(usize::try_from(left).unwrap_or(usize::MAX)),
+    };
+    (needed * 4).min(ceiling) - len
 }
 
 impl<S: Transport> Core<S> {
@@ -162,7 +201,12 @@ impl<S: Transport> Core<S> {
         self.look_at_clock();
         self.beat();
         loop {
-            let flushed = self.poll_flush(cx);
+            // What is queued leaves before the transport is read, not before each message that is here already: what is
+            // fed between two of them leaves together.
+            let flushed = match self.unread.is_empty() || !self.connection.is_open() {
+                true => self.poll_flush(cx),
+                false => Poll::Pending,
+            };
             if let Some(end) = &self.end {
                 return Poll::Ready(Err(end.error()));
             }
@@ -172,10 +216,13 @@ impl<S: Transport> Core<S> {
             let stuck = if self.reads_nothing_more() {
                 self.poll_end(flushed, cx).is_pending()
             } else if !self.unread.is_empty() {
-                if let Some(event) = self.look() {
-                    if !self.connection.has_clear_way() {
-                        let _ = self.poll_flush(cx);
-                    }
+                let queued_bytes = self.connection.queued_bytes();
+                let event = self.look();
+                // An answer to a control frame is not held back.
+                if self.connection.queued_bytes() > queued_bytes {
+                    let _ = self.poll_flush(cx);
+                }
+                if let Some(event) = event {
                     return Poll::Ready(Ok(event));
                 }
                 false
@@ -205,9 +252,15 @@ impl<S: Transport> Core<S> {
                 }
             };
             let mut event = None;
+            let mut is_text = true;
             match step {
-                Step::Chunk(marks, piece) => show(piece, &mut |payload| {
-                    event = incoming.grow(marks, payload).then_some(Event::Grown);
+                Step::Chunk(marks, piece) => show(piece, &mut |payload| match incoming.grow(
+                    marks,
+                    payload,
+                    connection.frame_bytes_left(),
+                ) {
+                    Ok(wanted) => event = wanted.then_some(Event::Grown),
+                    Err(_) => is_text = false,
                 }),
                 Step::Ping(piece) => show(piece, &mut |payload| {
                     event = Some(Event::Notice(Notice::Ping(Control::new(payload))));
@@ -216,6 +269,10 @@ impl<S: Transport> Core<S> {
                     event = shows_pongs.then(|| Event::Notice(Notice::Pong(Control::new(payload))));
                 }),
                 Step::Idle | Step::Head(_) | Step::Refused(_) | Step::Opened(_) => {}
+            }
+            if !is_text {
+                *incoming = Incoming::default();
+                connection.offend_by_text(&mut run, env);
             }
             connection.note_unfinished(env);
             let answered = connection.end_run(&run, bytes, env).and_then(|block| match block {
@@ -255,14 +312,16 @@ impl<S: Transport> Core<S> {
 
     /// Receives into an empty input.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let bytes = self.read_buffer_bytes;
+        // In the middle of a long frame as much as is left of it, and of the next frame what is there.
+        let left = usize::try_from(self.connection.frame_bytes_left()).unwrap_or(usize::MAX);
+        let bytes = match left {
+            0 => self.read_buffer_bytes,
+            left => {
+                self.read_buffer_bytes.max(left.saturating_add(HEADER_BYTES_MAX).min(CONN_READ_BYTES_MAX))
+            }
+        };
         let tools = self.toolbox.open(self.config.compression);
-        if tools.input.len() != bytes {
-            tools.input.clear();
-            tools.input.shrink_to(bytes);
-            tools.input.resize(bytes, 0);
-        }
-        let mut input = ReadBuf::new(&mut tools.input);
+        let mut input = ReadBuf::new(tools.input(bytes));
         let received = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut input));
         let received = received.map(|()| input.filled().len());
         if let Some(pulse) = &mut self.pulse {

@@ -1,5 +1,6 @@
 //! What a connection is made with: its bounds, its buffers, and what its handshake came to.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +13,7 @@ use crate::buffer::{Budget, Lease, Pool};
 use crate::connection::{Codecs, Compression, Config, Pings};
 use crate::limits::{
     self, BUFFERS_KEPT_MAX, COMPRESSION_LEASE_BYTES, CONN_BUFFER_BYTES_DEFAULT, MEMORY_BUDGET_DEFAULT, Nanos,
+    SPARE_BUFFERS_BYTES_MAX, SPARE_BUFFERS_MAX, SPARE_BUFFERS_TRIM_AFTER,
 };
 use crate::protocol::Role;
 use crate::protocol::deflate::Agreement;
@@ -36,12 +38,14 @@ const NEVER: Nanos = Nanos::MAX / 4;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Bytes that one read of the transport brings at most. 0 means the default of 4,096.
+    /// Bytes that one read of the transport brings at most, unless it is in the middle of a longer frame: then up to
+    /// 64 KiB. 0 means the default of 4,096.
     pub read_buffer_bytes: usize,
     /// Bytes of the fragments that a [`MessageWriter`](super::MessageWriter) sends, and of what a sink gathers before
-    /// it sends. Messages written whole leave in one frame whatever this is. 0 means the default of 4,096.
+    /// it sends. A streamed message of which 64 KiB were sent goes on in fragments of at least as much. Messages written
+    /// whole leave in one frame whatever this is. 0 means the default of 4,096.
     pub write_buffer_bytes: usize,
-    /// Where buffers come from; without, the connection keeps its own.
+    /// Where buffers come from; without, connections share what their thread keeps.
     pub buffers: Option<BufferPool>,
     /// Bytes of a message of the peer, at most: past it the peer is told 1009.
     pub message_bytes_max: u64,
@@ -129,6 +133,9 @@ impl Opened {
 /// are to leave and gives it back when nothing of it is in use. Connections that keep a compression window from message
 /// to message keep their set too.
 ///
+/// Without a pool the connections of a thread share up to 16 sets that the thread keeps. A pool of its own is for
+/// connections that move between threads, and for programs that want to know what is spare.
+///
 /// A clone is the same pool.
 #[derive(Clone)]
 pub struct BufferPool {
@@ -149,9 +156,7 @@ impl BufferPool {
     }
 
     fn take(&self, compression: Option<Compression>) -> Option<Box<Tools>> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = kept.iter().rposition(|tools| tools.codecs.compression() == compression.as_ref())?;
-        Some(kept.swap_remove(at))
+        take_from(&mut self.kept.lock().unwrap_or_else(PoisonError::into_inner), compression)
     }
 
     fn put(&self, tools: Box<Tools>) {
@@ -173,8 +178,79 @@ impl fmt::Debug for BufferPool {
 pub(super) struct Tools {
     pub(super) pool: Pool,
     pub(super) codecs: Codecs,
-    /// What the transport reads into.
+    /// What the transport reads into. It grows with the reads, and stays so for the next.
     pub(super) input: Vec<u8>,
+    /// The longest read since the tools were last trimmed.
+    input_bytes: usize,
+    /// How often they were put away since.
+    put_away: u32,
+}
+
+thread_local! {
+    /// Tools that no connection of this thread is using now.
+    static SPARE: RefCell<Vec<Box<Tools>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Tools {
+    fn new(compression: Option<Compression>) -> Tools {
+        let lease = Lease::new(Budget::new(MEMORY_BUDGET_DEFAULT), COMPRESSION_LEASE_BYTES);
+        Tools {
+            pool: Pool::standalone(),
+            codecs: Codecs::new(compression, lease),
+            input: Vec::new(),
+            input_bytes: 0,
+            put_away: 0,
+        }
+    }
+
+    /// Room for a read of at most `bytes`.
+    pub(super) fn input(&mut self, bytes: usize) -> &mut [u8] {
+        self.input_bytes = self.input_bytes.max(bytes);
+        if self.input.len() < bytes {
+            self.input.resize(bytes, 0);
+        }
+        &mut self.input[..bytes]
+    }
+
+    /// Once in a while gives back what was not needed since the last time. Not each time: a connection that answers one
+    /// long message after the other would allocate its buffers anew for each.
+    fn trim(&mut self) {
+        if self.pool.used_bytes() > SPARE_BUFFERS_BYTES_MAX {
+            self.pool = Pool::standalone();
+        }
+        self.put_away += 1;
+        if self.put_away < SPARE_BUFFERS_TRIM_AFTER {
+            return;
+        }
+        self.pool.trim();
+        self.input.truncate(self.input_bytes);
+        self.input.shrink_to_fit();
+        (self.input_bytes, self.put_away) = (0, 0);
+    }
+
+    /// Those of this thread.
+    fn spare(compression: Option<Compression>) -> Option<Box<Tools>> {
+        let take = |kept: &RefCell<Vec<Box<Tools>>>| take_from(&mut kept.borrow_mut(), compression);
+        SPARE.try_with(take).ok().flatten()
+    }
+
+    /// Leaves them for the next connection of this thread.
+    fn leave(self: Box<Tools>) {
+        // A thread that ends keeps nothing.
+        let _ = SPARE.try_with(|kept| {
+            let mut kept = kept.borrow_mut();
+            if kept.len() < SPARE_BUFFERS_MAX {
+                kept.push(self);
+            }
+        });
+    }
+}
+
+/// The tools put away last of those for this compression: they are the ones still in cache.
+#[expect(clippy::vec_box, reason = "they go to and fro between here and connections, as pointers")]
+fn take_from(kept: &mut Vec<Box<Tools>>, compression: Option<Compression>) -> Option<Box<Tools>> {
+    let at = kept.iter().rposition(|tools| tools.codecs.compression() == compression.as_ref())?;
+    Some(kept.swap_remove(at))
 }
 
 /// Where a connection's [`Tools`] are.
@@ -192,15 +268,11 @@ impl Toolbox {
     pub(super) fn open(&mut self, compression: Option<Compression>) -> &mut Tools {
         let shared = &self.shared;
         self.tools.get_or_insert_with(|| {
-            let spare = shared.as_ref().and_then(|shared| shared.take(compression));
-            spare.unwrap_or_else(|| {
-                let lease = Lease::new(Budget::new(MEMORY_BUDGET_DEFAULT), COMPRESSION_LEASE_BYTES);
-                Box::new(Tools {
-                    pool: Pool::standalone(),
-                    codecs: Codecs::new(compression, lease),
-                    input: Vec::new(),
-                })
-            })
+            let spare = match shared {
+                Some(shared) => shared.take(compression),
+                None => Tools::spare(compression),
+            };
+            spare.unwrap_or_else(|| Box::new(Tools::new(compression)))
         })
     }
 
@@ -210,19 +282,13 @@ impl Toolbox {
         self.tools.as_deref()
     }
 
-    /// Nothing of the tools is in use: they go back where others find them, or shrink to what was needed lately.
+    /// Nothing of the tools is in use: they go back where others find them.
     pub(super) fn put_away(&mut self) {
+        let Some(mut tools) = self.tools.take() else { return };
+        tools.trim();
         match &self.shared {
-            Some(shared) => {
-                if let Some(tools) = self.tools.take() {
-                    shared.put(tools);
-                }
-            }
-            None => {
-                if let Some(tools) = &mut self.tools {
-                    tools.pool.trim();
-                }
-            }
+            Some(shared) => shared.put(tools),
+            None => tools.leave(),
         }
     }
 }

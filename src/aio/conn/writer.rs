@@ -21,6 +21,7 @@ use super::sender::{Pump, Sender};
 use super::sending::Writing;
 use super::waking::WRITER;
 use crate::connection::{CloseFrame, Kind};
+use crate::limits::{FRAGMENT_BYTES_LONG, FRAGMENTS_PER_DOUBLING};
 use crate::protocol::{CloseCode, Opcode, Utf8};
 
 /// The half of a [`Conn`](super::Conn) that writes. There is only one; for several tasks that write, see
@@ -83,8 +84,9 @@ impl<S: Transport> Writer<S> {
         self.drained().await
     }
 
-    /// A writer of one message, which leaves in fragments of the size of the write buffer as it is written. A message
-    /// that fits into one is a single frame; only then it is compressed.
+    /// A writer of one message, which leaves in fragments of the size of the write buffer as it is written; once 64 KiB of
+    /// it were sent, in fragments of at least as much. A message that fits into one is a single frame; only then it is
+    /// compressed.
     pub fn next_writer(&mut self, kind: Kind) -> MessageWriter<'_, S> {
         MessageWriter {
             buffer: Vec::with_capacity(self.shared.write_buffer_bytes),
@@ -93,6 +95,7 @@ impl<S: Transport> Writer<S> {
             utf8: Utf8::new(),
             begun: false,
             finished: false,
+            queued_bytes: 0,
         }
     }
 
@@ -234,6 +237,10 @@ impl<S> fmt::Debug for Writer<S> {
 /// left already, it leaves a connection on which nothing can be written any more ([`Error::Unfinished`]): all that is
 /// left is to close.
 ///
+/// Fragments grow with the message, so that even the longest takes under 4,096 of them. Flushing makes one of what there
+/// is, though, and so does [`tokio::io::copy`] whenever its reader has to wait: a relay of long messages reads and writes
+/// by itself.
+///
 /// Control frames may go between the fragments, from other tasks too. A text that is not UTF-8 is refused, as
 /// [`io::ErrorKind::InvalidData`].
 #[derive(Debug)]
@@ -245,6 +252,8 @@ pub struct MessageWriter<'a, S: Transport> {
     /// A fragment has been queued.
     begun: bool,
     finished: bool,
+    /// Bytes of the fragments so far.
+    queued_bytes: u64,
 }
 
 impl<S: Transport> MessageWriter<'_, S> {
@@ -271,8 +280,19 @@ impl<S: Transport> MessageWriter<'_, S> {
     fn queue_buffer(&mut self) -> Result<(), Error> {
         self.writer.shared.act(|core| core.queue_fragment(self.kind, !self.begun, false, &self.buffer))?;
         self.begun = true;
+        self.queued_bytes += self.buffer.len() as u64;
         self.buffer.clear();
         Ok(())
+    }
+
+    /// Bytes of the next fragment.
+    fn fragment_bytes(&self) -> usize {
+        let short = self.writer.shared.write_buffer_bytes;
+        if self.queued_bytes < FRAGMENT_BYTES_LONG as u64 {
+            return short;
+        }
+        let share = self.queued_bytes / FRAGMENTS_PER_DOUBLING;
+        short.max(FRAGMENT_BYTES_LONG).max(usize::try_from(share).unwrap_or(usize::MAX))
     }
 }
 
@@ -285,11 +305,12 @@ impl<S: Transport> Writer<S> {
 impl<S: Transport> AsyncWrite for MessageWriter<'_, S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        let bytes_max = this.writer.shared.write_buffer_bytes;
+        let mut bytes_max = this.fragment_bytes();
         // One that is full leaves when more comes: the last fragment is the one that ends the message.
         if this.buffer.len() >= bytes_max && !bytes.is_empty() {
             ready!(this.writer.poll_room(true, cx)).map_err(io::Error::from)?;
             this.queue_buffer().map_err(io::Error::from)?;
+            bytes_max = this.fragment_bytes();
         }
         let taken = bytes.len().min(bytes_max - this.buffer.len());
         if this.kind == Kind::Text && this.utf8.push(&bytes[..taken]).is_err() {

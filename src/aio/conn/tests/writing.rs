@@ -24,6 +24,37 @@ async fn the_write_buffer_decides_the_length_of_fragments() {
     }
 }
 
+/// Peers bound the number of fragments; 4,096 is a usual bound.
+#[tokio::test]
+async fn fragments_of_a_long_message_grow_with_it() {
+    const BYTES: usize = 40 << 20;
+    let (mut server, mut peer) = server_by_hand(&Settings::default());
+    let writing = tokio::spawn(async move {
+        let mut writer = server.next_writer(Kind::Binary);
+        for _ in 0..BYTES / 4000 {
+            writer.write_all(&[7; 4000]).await.expect("written");
+        }
+        writer.finish().await.expect("finished");
+        server
+    });
+    let (mut fragments, mut sent) = (Vec::new(), 0);
+    loop {
+        let (header, payload) = frame_of(&mut peer).await;
+        if !header.fin {
+            let least = if sent < 64 << 10 { 4096 } else { 64 << 10 };
+            assert_eq!(payload.len(), least.max(sent / 512), "behind {sent} bytes");
+        }
+        sent += payload.len();
+        fragments.push(payload.len());
+        if header.fin {
+            break;
+        }
+    }
+    assert_eq!(sent, BYTES / 4000 * 4000);
+    assert!(fragments.len() < 700, "{} fragments", fragments.len());
+    writing.await.expect("written");
+}
+
 #[tokio::test]
 async fn messages_that_a_sink_gathers_leave_together() {
     let mut writes = Vec::new();

@@ -1,0 +1,95 @@
+//! An echo of long messages over `aio` allocates the messages that the program is given, and nothing else: what is read
+//! and written goes through buffers that are used again.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use echoring::aio::{Conn, Message, Opened, Settings};
+use echoring::protocol::Role;
+use tokio::net::UnixStream;
+
+/// The system's allocator, counting what this thread asks for.
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count() {
+    // A thread that ends may allocate after its counter is gone; nobody asks for it any more.
+    let _ = ALLOCATIONS.try_with(|allocations| allocations.set(allocations.get() + 1));
+}
+
+// SAFETY: every call is handed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promises are those that `System` asks for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as above; the pointer came from `System`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        count();
+        // SAFETY: as above; the pointer came from `System`.
+        unsafe { System.realloc(pointer, layout, bytes) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Echoes between the first buffers and the counted ones, and of those.
+const WARM_UP: u64 = 50;
+const COUNTED: u64 = 100;
+
+/// Allocations of an echo of `message`, both ends together.
+fn allocations_of_echo(message: &Message) -> u64 {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let (ours, theirs) = UnixStream::pair().expect("sockets");
+        let mut server = Conn::new(ours, &Settings::default(), Opened::new(Role::Server));
+        let mut client = Conn::new(theirs, &Settings::default(), Opened::new(Role::Client));
+        let mut before = 0;
+        for round in 0..WARM_UP + COUNTED {
+            if round == WARM_UP {
+                before = ALLOCATIONS.get();
+            }
+            let sending = async {
+                match message {
+                    Message::Text(text) => client.write_text(text).await,
+                    Message::Binary(bytes) => client.write_binary(bytes).await,
+                }
+            };
+            let (sent, received) = tokio::join!(sending, server.read());
+            sent.expect("sent");
+            let received = received.expect("a message");
+            let (sent, echoed) = tokio::join!(server.write(received), client.read());
+            sent.expect("sent");
+            assert_eq!(echoed.expect("the echo").len(), message.len());
+        }
+        (ALLOCATIONS.get() - before).div_ceil(COUNTED)
+    })
+}
+
+#[test]
+fn an_echo_of_a_long_message_allocates_the_message_only() {
+    let text = Message::from("grüße ".repeat(8_000));
+    for message in [Message::from(vec![7; 64 << 10]), text] {
+        let allocations = allocations_of_echo(&message);
+        // At each end what came with the header, and the same grown to the whole.
+        assert!(allocations <= 4, "{allocations} for {message:?}");
+    }
+}
+
+#[test]
+fn an_echo_of_a_short_message_allocates_the_message_only() {
+    for message in [Message::from(vec![7; 200]), Message::from("a text")] {
+        let allocations = allocations_of_echo(&message);
+        assert!(allocations <= 2, "{allocations} for {message:?}");
+    }
+}
