@@ -20,7 +20,7 @@ use axum::response::{Html, Response};
 use axum::routing::{any, get};
 use echoring::aio::{Conn, Upgraded, Upgrader};
 use echoring::protocol::CloseCode;
-use support::{arguments, bind, until_signal};
+use support::{arguments, bind, serve_all, until_signal};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -54,7 +54,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn serve(address: &str, app: App) -> Result<(), Box<dyn Error>> {
-    let (listener, shown) = bind(address).await?;
+    let (listeners, shown) = bind(address).await?;
     println!("listening on http://{shown}/");
     let router = Router::new()
         .route("/", get(async || Html(PAGE)))
@@ -63,7 +63,7 @@ async fn serve(address: &str, app: App) -> Result<(), Box<dyn Error>> {
         .with_state(app)
         // For `ConnectInfo`: the peer's address is not in a request.
         .into_make_service_with_connect_info::<SocketAddr>();
-    axum::serve(listener, router).await?;
+    serve_all(listeners, |listener| axum::serve(listener, router.clone()).into_future()).await?;
     Ok(())
 }
 

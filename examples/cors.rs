@@ -21,7 +21,7 @@ use axum::response::{Html, Response};
 use axum::routing::{any, get};
 use echoring::aio::{Upgrader, Upgrading};
 use echoring::protocol::handshake::OriginPolicy;
-use support::{arguments, bind, until_signal};
+use support::{arguments, bind, serve_all, until_signal};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -32,15 +32,18 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn serve(address: &str, other: &str) -> Result<(), Box<dyn Error>> {
-    let (listener, own) = bind(address).await?;
-    let (other_listener, other) = bind(other).await?;
+    let (listeners, own) = bind(address).await?;
+    let (other_listeners, other) = bind(other).await?;
     println!("the page of this host: http://{own}/");
     println!("the page of another origin: http://{other}/");
 
     let page = Html(PAGE.replace("SERVER", &own));
     let pages = Router::new().route("/", get(async || page));
     let app = pages.clone().merge(policies(&format!("http://{other}")));
-    tokio::try_join!(axum::serve(listener, app), axum::serve(other_listener, pages))?;
+    tokio::try_join!(
+        serve_all(listeners, |listener| axum::serve(listener, app.clone()).into_future()),
+        serve_all(other_listeners, |listener| axum::serve(listener, pages.clone()).into_future()),
+    )?;
     Ok(())
 }
 

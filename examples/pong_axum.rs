@@ -14,7 +14,7 @@ use axum::extract::Request;
 use axum::response::Response;
 use axum::routing::any;
 use echoring::aio::{Kind, Upgrader, Upgrading};
-use support::{arguments, bind, until_signal};
+use support::{arguments, bind, serve_all, until_signal};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -23,9 +23,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn serve(address: &str) -> Result<(), Box<dyn Error>> {
-    let (listener, shown) = bind(address).await?;
+    let (listeners, shown) = bind(address).await?;
     println!("listening on ws://{shown}/ws");
-    axum::serve(listener, Router::new().route("/ws", any(ws))).await?;
+    let router = Router::new().route("/ws", any(ws));
+    serve_all(listeners, |listener| axum::serve(listener, router.clone()).into_future()).await?;
     Ok(())
 }
 

@@ -10,10 +10,12 @@ use std::error::Error;
 
 use echoring::aio::Upgrader;
 use support::{arguments, listen, only, until_signal};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 /// 2 GiB, the most that there is. What costs no memory needs no lower limit.
 const MESSAGE_BYTES_MAX: u64 = 1 << 31;
+const BUFFER_BYTES: usize = 64 * 1024;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -39,6 +41,7 @@ async fn serve(address: &str) -> Result<(), Box<dyn Error>> {
 
 async fn echo(upgrader: &Upgrader, stream: TcpStream) -> Result<(), Box<dyn Error + Send + Sync>> {
     let (mut reader, mut writer) = upgrader.accept_tcp_with(stream, only("/wshandler")).await?.split();
+    let mut bytes = vec![0; BUFFER_BYTES];
     loop {
         let mut from = match reader.next_reader().await {
             Ok(from) => from,
@@ -46,7 +49,14 @@ async fn echo(upgrader: &Upgrader, stream: TcpStream) -> Result<(), Box<dyn Erro
             Err(error) => return Err(error.into()),
         };
         let mut to = writer.next_writer(from.kind());
-        tokio::io::copy(&mut from, &mut to).await?;
+        // `tokio::io::copy` would flush whenever nothing is there to read, and each flush ends a fragment: a long message
+        // would go back in thousands, more than some clients take. Without one they grow with the message.
+        loop {
+            match from.read(&mut bytes).await? {
+                0 => break,
+                read => to.write_all(&bytes[..read]).await?,
+            }
+        }
         // Go's `w.Close()`: the frame that ends the message. A writer that is dropped without it leaves half a
         // message behind, after which nothing but closing is possible; an error above does just that.
         to.finish().await?;

@@ -3,12 +3,14 @@
 #![allow(dead_code, reason = "each example uses a part of it")]
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 
 use echoring::aio::{Acceptance, Answer, Asked, Decision, Listener};
+use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, lookup_host};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 
 /// The arguments of the command line, or `defaults` for those that are not given. `--help` prints what the example
 /// is about, and ends it.
@@ -32,7 +34,8 @@ pub fn arguments<const N: usize>(about: &str, names: [&str; N], defaults: [&str;
     defaults.map(|default| given.next().unwrap_or_else(|| default.to_owned()))
 }
 
-/// Listens on `HOST:PORT`, or on all interfaces for `:PORT`. As in Go, `localhost` is 127.0.0.1 if there is such.
+/// Listens on `HOST:PORT`, or on all interfaces for `:PORT`, by IPv4 and by IPv6: clients differ in which of them they try
+/// for `localhost`.
 ///
 /// Says where it listens in the words of the command line, unless that left the port to the kernel (port 0).
 pub async fn listen(address: &str) -> io::Result<(Listener, String)> {
@@ -40,18 +43,72 @@ pub async fn listen(address: &str) -> io::Result<(Listener, String)> {
     Ok((listener.into(), shown))
 }
 
-/// The same for axum, which wants a listener of tokio's.
-pub async fn bind(address: &str) -> io::Result<(TcpListener, String)> {
-    let full = if address.starts_with(':') { format!("0.0.0.0{address}") } else { address.to_owned() };
-    let mut addresses: Vec<SocketAddr> = lookup_host(full).await?.collect();
-    addresses.sort_by_key(SocketAddr::is_ipv6);
-    let listener = TcpListener::bind(&*addresses).await?;
+/// The same for axum, which wants listeners of tokio's, one by one; see [`serve_all`].
+pub async fn bind(address: &str) -> io::Result<(Vec<TcpListener>, String)> {
+    let mut listeners: Vec<TcpListener> = Vec::new();
+    let mut unusable = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for mut wanted in addresses(address).await? {
+        let first = listeners.first().map(TcpListener::local_addr).transpose()?;
+        let follows = wanted.port() == 0 && first.is_some();
+        if follows {
+            wanted.set_port(first.map_or(0, |first| first.port()));
+        }
+        match listen_on(wanted) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && !follows => return Err(error),
+            // A host without IPv6, for one.
+            Err(error) => unusable = error,
+        }
+    }
+    let Some(first) = listeners.first() else { return Err(unusable) };
     let shown = match address.strip_suffix(":0") {
-        Some(_) => listener.local_addr()?.to_string(),
+        Some(_) => first.local_addr()?.to_string(),
         None if address.starts_with(':') => format!("localhost{address}"),
         None => address.to_owned(),
     };
-    Ok((listener, shown))
+    Ok((listeners, shown))
+}
+
+/// Those of IPv4 first.
+async fn addresses(address: &str) -> io::Result<Vec<SocketAddr>> {
+    let pair = match address.rsplit_once(':') {
+        Some(("", port)) => Some((port, [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()])),
+        Some(("localhost", port)) => Some((port, [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()])),
+        _ => None,
+    };
+    if let Some((port, pair)) = pair {
+        let port = port.parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "which port?"))?;
+        return Ok(pair.map(|host| SocketAddr::new(host, port)).to_vec());
+    }
+    let mut addresses: Vec<SocketAddr> = lookup_host(address).await?.collect();
+    addresses.sort_by_key(SocketAddr::is_ipv6);
+    addresses.dedup();
+    Ok(addresses)
+}
+
+fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    if address.is_ipv6() {
+        // IPv4 has a listener of its own.
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1024)?;
+    socket.set_nonblocking(true)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Serves on each of the listeners, with what `serve` makes for one.
+pub async fn serve_all<F>(listeners: Vec<TcpListener>, serve: impl FnMut(TcpListener) -> F) -> io::Result<()>
+where
+    F: Future<Output = io::Result<()>> + Send + 'static,
+{
+    let mut serving: JoinSet<_> = listeners.into_iter().map(serve).collect();
+    while let Some(ended) = serving.join_next().await {
+        ended.map_err(io::Error::other)??;
+    }
+    Ok(())
 }
 
 /// Lets the WebSockets of one path in, as a route of an HTTP server would.

@@ -4,8 +4,10 @@
 
 #![forbid(unsafe_code)]
 
+use std::future::{Future as _, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
@@ -15,7 +17,8 @@ use tokio::time::sleep;
 use super::{Conn, UpgradeError, Upgrader};
 use crate::limits::{ACCEPT_PAUSE, AIO_HANDSHAKES_MAX};
 
-/// Accepts TCP connections.
+/// Accepts TCP connections, of one socket or of several: `Listener::from` takes either, such as a socket for each of the
+/// addresses of `localhost`.
 ///
 /// ```
 /// use echoring::aio::{Listener, Upgrader, dial};
@@ -43,7 +46,10 @@ use crate::limits::{ACCEPT_PAUSE, AIO_HANDSHAKES_MAX};
 /// # }
 /// ```
 #[derive(Debug)]
-pub struct Listener(TcpListener);
+pub struct Listener {
+    /// At least one.
+    sockets: Vec<TcpListener>,
+}
 
 impl Listener {
     /// Listens on the first of `address` that can be listened on; port 0 lets the kernel choose.
@@ -51,15 +57,18 @@ impl Listener {
     /// # Errors
     /// What the kernel says, such as `AddrInUse`.
     pub async fn bind(address: impl ToSocketAddrs) -> io::Result<Listener> {
-        TcpListener::bind(address).await.map(Listener)
+        TcpListener::bind(address).await.map(Listener::from)
     }
 
-    /// Where it listens.
+    /// Where it listens; the first, where there are several.
     ///
     /// # Errors
     /// What the kernel says.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
+        match self.sockets.first() {
+            Some(socket) => socket.local_addr(),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
     }
 
     /// The next TCP connection, and whose it is. Connections that ended before they were accepted are passed over;
@@ -69,7 +78,7 @@ impl Listener {
     /// What is wrong with the listener itself.
     pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         loop {
-            let error = match self.0.accept().await {
+            let error = match self.accept_from_any().await {
                 Ok(accepted) => return Ok(accepted),
                 Err(error) => error,
             };
@@ -86,6 +95,18 @@ impl Listener {
         }
     }
 
+    async fn accept_from_any(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        if let [socket] = &self.sockets[..] {
+            return socket.accept().await;
+        }
+        let mut accepting: Vec<_> = self.sockets.iter().map(|socket| Box::pin(socket.accept())).collect();
+        poll_fn(|cx| {
+            let mut polled = accepting.iter_mut().map(|accepting| accepting.as_mut().poll(cx));
+            polled.find(Poll::is_ready).unwrap_or(Poll::Pending)
+        })
+        .await
+    }
+
     /// The WebSocket connections that come in, opened by `upgrader`.
     pub fn incoming(self, upgrader: &Upgrader) -> Incoming {
         Incoming { listener: self, upgrader: upgrader.clone(), handshakes: JoinSet::new() }
@@ -94,7 +115,14 @@ impl Listener {
 
 impl From<TcpListener> for Listener {
     fn from(listener: TcpListener) -> Listener {
-        Listener(listener)
+        Listener { sockets: vec![listener] }
+    }
+}
+
+/// From none nothing is ever accepted.
+impl From<Vec<TcpListener>> for Listener {
+    fn from(sockets: Vec<TcpListener>) -> Listener {
+        Listener { sockets }
     }
 }
 
