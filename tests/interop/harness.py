@@ -10,6 +10,7 @@ import http.client
 import json
 import os
 import queue
+import random
 import re
 import select
 import signal
@@ -23,6 +24,9 @@ BINARY = os.environ.get("ECHORING", os.path.join(os.getcwd(), "target", "debug",
 # Longer than any of the server's own deadlines that a test waits for, so that a hang is a failure and not
 # a slow machine.
 PATIENCE_S = 30
+
+# Bytes that do not compress, the same in every run.
+noise = random.Random(20).randbytes
 
 
 def deny_io_uring():
@@ -217,7 +221,7 @@ class Raw:
             "Upgrade": "websocket",
             "Connection": "Upgrade",
             "Sec-WebSocket-Version": "13",
-            "Sec-WebSocket-Key": base64.b64encode(os.urandom(16)).decode(),
+            "Sec-WebSocket-Key": base64.b64encode(noise(16)).decode(),
         }
         if extensions is not None:
             headers["Sec-WebSocket-Extensions"] = extensions

@@ -4,12 +4,11 @@ import asyncio
 import contextlib
 import functools
 import json
-import os
 import socket
 import unittest
 import zlib
 
-from harness import PATIENCE_S, Raw, Server, frame
+from harness import PATIENCE_S, Raw, Server, frame, noise
 from test_browser import OPEN, InFrontOfAPage
 from websockets.asyncio.client import connect
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
@@ -49,7 +48,7 @@ SETTINGS = [
     ("server_max_window_bits=12; client_max_window_bits=12; client_no_context_takeover", 12, True),
     ("server_max_window_bits=9; client_max_window_bits=9; level=9", 9, True),
 ]
-MESSAGES = ["", "short", b"\x00\xff", *map(record, range(20)), os.urandom(5_000), "ü" * 30_000, record(3).encode()]
+MESSAGES = ["", "short", b"\x00\xff", *map(record, range(20)), noise(5_000), "ü" * 30_000, record(3).encode()]
 
 
 class Compression(unittest.IsolatedAsyncioTestCase):
@@ -150,7 +149,7 @@ class Compression(unittest.IsolatedAsyncioTestCase):
             join = functools.partial(self.join, clients, server, "/broadcast/noise")
             members = [await join(options) for options in (offer(), PLAIN, offer(server_max_window_bits=9))]
             publisher = await join(PLAIN)
-            messages = [b"a" * (THRESHOLD_BYTES - 1), os.urandom(40_000), ""]
+            messages = [b"a" * (THRESHOLD_BYTES - 1), noise(40_000), ""]
             for message in messages:
                 await publisher.send(message)
             for member in members:

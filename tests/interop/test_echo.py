@@ -1,11 +1,10 @@
 """Echo, with the `websockets` library as the client."""
 
 import asyncio
-import os
 import threading
 import unittest
 
-from harness import PATIENCE_S, Raw, Server, frame
+from harness import PATIENCE_S, Raw, Server, frame, noise
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosedError
 
@@ -42,7 +41,7 @@ class Echo(unittest.IsolatedAsyncioTestCase):
         async with self.connect() as client:
             borders = (0, 125, 127, 1 << 10, 1 << 14, 1 << 15, (1 << 16) - 1)
             for length in sorted({max(0, border + d) for border in borders for d in (-1, 0, 1)}):
-                message = os.urandom(length)
+                message = noise(length)
                 await client.send(message)
                 self.assertEqual(await client.recv(), message, f"{length} bytes")
 
@@ -142,7 +141,7 @@ class LargeMessages(unittest.IsolatedAsyncioTestCase):
     async def test_a_message_of_1_mib_comes_back_when_it_is_allowed(self):
         with Server("--max-message", "1MiB", denied=self.denied) as server:
             async with connect(server.url("/echo"), compression=None, max_size=None) as client:
-                for message in ("ü" * (1 << 19), os.urandom(1 << 20)):
+                for message in ("ü" * (1 << 19), noise(1 << 20)):
                     await client.send(message)
                     self.assertEqual(await client.recv(), message)
 

@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.sync.server import serve
 
-from harness import BINARY, PATIENCE_S, Log, Raw, Server, deny_io_uring, frame
+from harness import BINARY, PATIENCE_S, Log, Raw, Server, deny_io_uring, frame, noise
 
 
 class Proxy(Server):
@@ -170,7 +170,7 @@ class ProxiedWebSockets(unittest.TestCase):
         for compression in (None, "deflate"):
             with connect(proxy.url("/x"), max_size=None, compression=compression) as client:
                 self.assertEqual(bool(client.protocol.extensions), compression is not None)
-                for message in ("", "Grüße", b"", bytes(range(256)), "x" * 200_000, os.urandom(1 << 20)):
+                for message in ("", "Grüße", b"", bytes(range(256)), "x" * 200_000, noise(1 << 20)):
                     client.send(message)
                     self.assertEqual(client.recv(PATIENCE_S), message)
                 client.send(["a fragmented ", "message ", "of three"])
@@ -295,7 +295,7 @@ class ProxiedWebSockets(unittest.TestCase):
             with connect(proxy.url("/"), max_size=None) as client:
                 self.assertTrue(client.protocol.extensions)
                 self.assertNotIn("Sec-WebSocket-Extensions", backend.requests.get(timeout=PATIENCE_S).headers)
-                for message in ("", "short", "long " * 10_000, b"\0" * 200_000, os.urandom(70_000)):
+                for message in ("", "short", "long " * 10_000, b"\0" * 200_000, noise(70_000)):
                     client.send(message)
                     self.assertEqual(client.recv(PATIENCE_S), message)
                 client.send(["frag", "mented " * 100])
@@ -320,7 +320,7 @@ class ProxiedWebSockets(unittest.TestCase):
             self.assertFalse(client.protocol.extensions)
 
     def test_a_slow_reader_pauses_its_sender_and_gets_everything(self):
-        chunk = os.urandom(1 << 16)
+        chunk = noise(1 << 16)
         count = 1024  # 64 MiB
         stuck = threading.Event()
         sent = []
@@ -552,7 +552,7 @@ class ProxiedHttp(unittest.TestCase):
     def test_requests_and_responses_pass(self):
         backend = self.backend()
         proxy = self.proxy(backend.url)
-        body = os.urandom(3 << 20)
+        body = noise(3 << 20)
         for method, path, sent, status in (
             ("GET", "/a?b=c", None, 200),
             ("POST", "/upload", body, 200),

@@ -10,7 +10,7 @@ import struct
 import tempfile
 import unittest
 
-from harness import PATIENCE_S, Raw, Server, frame
+from harness import PATIENCE_S, Raw, Server, frame, noise
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -148,7 +148,7 @@ class RawClient(Raw):
         self.buffer = b""
 
     def open(self, subprotocol=SUBPROTOCOL):
-        key = base64.b64encode(os.urandom(16)).decode()
+        key = base64.b64encode(noise(16)).decode()
         self.send(
             f"GET /broadcast HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
