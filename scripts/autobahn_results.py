@@ -106,7 +106,9 @@ def table():
     """The conformance table, as Markdown."""
     expected = expectations()
     latest = latest_records()
-    columns = [key for driver in ("uring", "epoll") for key in (("server", driver), ("client", driver)) if key in latest]
+    order_of_columns = [(role, driver) for driver in ("uring", "epoll") for role in ("server", "client")]
+    order_of_columns += [("aio-server", "tokio"), ("aio-client", "tokio")]
+    columns = [key for key in order_of_columns if key in latest]
     if not columns:
         return "No run has been recorded yet."
     titles = [f"{role}, {driver}" for role, driver in columns]

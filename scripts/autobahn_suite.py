@@ -241,10 +241,10 @@ def against_server(suite, url, cases, folder, timeout_s):
     return read_index(folder), problem
 
 
-def against_client(suite, client, driver, cases, folder, timeout_s):
-    """Runs the client against a fuzzing server of its own. Returns the same."""
+def against_client(suite, client, flags, driver, cases, folder, timeout_s):
+    """Runs a client, with the URL between its command and its flags, against a fuzzing server of its own. Returns the same."""
     process, url = suite.start_server(cases, folder)
-    command = [client, url, "--driver", driver, "--agent", AGENT, "--deadline-s", str(timeout_s)]
+    command = [*client, url, *flags, "--agent", AGENT, "--deadline-s", str(timeout_s)]
     try:
         # The client ends itself at its deadline; a hang of it is a failure of its own.
         done = subprocess.run(

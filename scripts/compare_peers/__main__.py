@@ -65,7 +65,7 @@ def arguments():
     parser.add_argument("--generator-cpu", type=int, default=1)
     parser.add_argument("--restart", type=int, default=5, help="rounds after which servers are started anew")
     parser.add_argument("--seed", type=int, help="of the order (default: the time)")
-    for name in ("echoring", "raw-echo", "raw-fanout"):
+    for name in ("echoring", "raw-echo", "raw-fanout", "aio-echo"):
         parser.add_argument(f"--{name}", help="the binary (default: build it)")
     options = parser.parse_args()
     if options.quick and (options.record or options.into):
@@ -100,7 +100,7 @@ def commands_of(row, had, options):
     """The command of each peer that has what the row asks for."""
     filled = {
         "echoring": options.echoring, "raw_echo": options.raw_echo, "raw_fanout": options.raw_fanout,
-        "bytes": row.message_bytes, "cpu": options.server_cpu, "generator_cpu": options.generator_cpu,
+        "aio_echo": options.aio_echo, "bytes": row.message_bytes, "cpu": options.server_cpu, "generator_cpu": options.generator_cpu,
     }
     return {name: roles[row.role].format(**filled) for name, roles in had.items() if row.role in roles}
 

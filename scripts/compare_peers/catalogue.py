@@ -19,6 +19,7 @@ import records
 ECHO, COMPRESSED, SECURED, BROADCAST = "echo", "compressed", "secured", "broadcast"
 OURS, AGAIN, WINDOW = "echoring", "echoring-again", "echoring-window"
 FLOOR = "raw-uring"
+AIO = "aio"
 GORILLA, NCHAN = "golang-github-gorilla-websocket-dev", "libnginx-mod-nchan"
 
 
@@ -74,6 +75,10 @@ def raw(driver):
         ECHO: f"{{raw_echo}} --driver {driver} --message-bytes {{bytes}} --cpu {{cpu}}",
         BROADCAST: f"{{raw_fanout}} --driver {driver} --cpu {{cpu}}",
     }
+
+
+def aio():
+    return {ECHO: "{aio_echo}"}
 
 
 def uws():
@@ -139,6 +144,7 @@ PEERS = [
     Peer("echoring-two", "echoring, two shards", two_shards, ours_version),
     Peer(FLOOR, "raw io_uring", raw("uring"), ours_version, raw=True),
     Peer("raw-epoll", "raw epoll", raw("epoll"), ours_version, raw=True),
+    Peer(AIO, "echoring's aio, tokio", aio, lambda: f"{ours_version()}, tokio {install.locked_version('tokio', machine.ROOT)}"),
     Peer("uws", "uWebSockets", uws, sources.describe),
     Peer("bun", "Bun", bun, lambda: f"Bun {machine.first_line(install.bun(), '--version')}"),
     Peer("beast", "Boost.Beast", beast, lambda: f"Boost {install.version_of('libboost-dev')}, {install.compiler()}"),
@@ -149,6 +155,7 @@ PEERS = [
         "tokio-tungstenite-feed", "tokio-tungstenite, one flush", rust("tokio-tungstenite-feed"),
         locked("tokio-tungstenite"),
     ),
+    Peer("axum", "axum", rust("axum"), locked("axum")),
     Peer("sockudo-ws", "sockudo-ws", rust("sockudo-ws"), locked("sockudo-ws")),
     Peer("yawc", "yawc", rust("yawc"), locked("yawc")),
     Peer(
@@ -202,9 +209,10 @@ def versions(names):
 
 def binaries(options):
     """Fills in what is built of this repository, unless it was given."""
-    if not (options.echoring and options.raw_echo and options.raw_fanout):
-        targets = ["--bin", "echoring", "--example", "raw_echo", "--example", "raw_fanout"]
+    examples = ["raw_echo", "raw_fanout", "aio_echo"]
+    if not all(getattr(options, name) for name in ["echoring", *examples]):
+        targets = ["--bin", "echoring", *(word for name in examples for word in ("--example", name))]
         release = pairs.release_folder(targets)
         options.echoring = options.echoring or os.path.join(release, "echoring")
-        options.raw_echo = options.raw_echo or os.path.join(release, "examples", "raw_echo")
-        options.raw_fanout = options.raw_fanout or os.path.join(release, "examples", "raw_fanout")
+        for name in examples:
+            setattr(options, name, getattr(options, name) or os.path.join(release, "examples", name))

@@ -166,9 +166,9 @@ def cargo():
     return os.path.join(target, "release")
 
 
-def locked_version(crate):
-    """The version of a crate in the lock of bench/peers/rust."""
-    with open(os.path.join(PROGRAMS, "rust", "Cargo.lock")) as file:
+def locked_version(crate, project=os.path.join(PROGRAMS, "rust")):
+    """The version of a crate in the lock of bench/peers/rust, or of another project."""
+    with open(os.path.join(project, "Cargo.lock")) as file:
         lines = file.read().split("\n")
     return lines[lines.index(f'name = "{crate}"') + 1].split('"')[1]
 

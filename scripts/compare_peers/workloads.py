@@ -6,7 +6,7 @@ ratio of echoring's value to a peer's may be at most.
 
 from dataclasses import dataclass, field
 
-from catalogue import BROADCAST, COMPRESSED, ECHO, FLOOR, SECURED, WINDOW
+from catalogue import AIO, BROADCAST, COMPRESSED, ECHO, FLOOR, SECURED, WINDOW
 
 COST, WITNESSED_COST = "cpu_ns_per_message", "witnessed_cpu_ns_per_message"
 HANDSHAKE_COST = "cpu_ns_per_handshake"
@@ -99,19 +99,25 @@ def broadcast(subscribers, message_bytes, depth, **more):
 # With as many in flight whoever sends each answer by itself costs fifteen times as much.
 TENTH = {name: 0.1 for name in ("tokio-tungstenite", "tokio-websockets", "fastwebsockets", "sockudo-ws", "yawc")}
 
+# Asynchronous libraries of Rust, which `aio` is measured beside: all are an echo by a task for each connection.
+LIBRARIES = ("fastwebsockets", "tokio-websockets", "yawc", "tokio-tungstenite", "tokio-tungstenite-feed", "axum")
+BESIDE_LIBRARIES = {"also": ((AIO, dict.fromkeys(LIBRARIES, 1.0)),)}
+
 ROWS = [
-    echo(100, 16, 1.03, quick=True, echo_mean=True),
+    echo(100, 16, 1.03, quick=True, echo_mean=True, **BESIDE_LIBRARIES),
     echo(1_000, 16, 1.03, echo_mean=True),
     echo(10_000, 16, 1.05, echo_mean=True, scale=2.0),
     echo(1, 16, 1.05),
     echo(10, 16, 1.05),
-    echo(200, 1024, 1.03, quick=True, echo_mean=True),
-    echo(50, 16_384, 1.05, quick=True, echo_mean=True),
+    echo(200, 1024, 1.03, quick=True, echo_mean=True, **BESIDE_LIBRARIES),
+    echo(50, 16_384, 1.05, quick=True, echo_mean=True, **BESIDE_LIBRARIES),
+    echo(20, 65_536, 1.05, **BESIDE_LIBRARIES),
     echo(4, 1 << 20, 1.25, echo_mean=True, scale=2.0, told=(TOGETHER_COST,)),
-    echo(100, 16, 1.10, depth=16, quick=True, echo_mean=True, targets=TENTH),
+    echo(100, 16, 1.10, depth=16, quick=True, echo_mean=True, targets=TENTH, **BESIDE_LIBRARIES),
     echo(100, 16, 1.03, kind="text"),
-    echo(200, 1024, 1.03, kind="text"),
-    echo(50, 16_384, 1.05, kind="text"),
+    echo(200, 1024, 1.03, kind="text", **BESIDE_LIBRARIES),
+    echo(50, 16_384, 1.05, kind="text", **BESIDE_LIBRARIES),
+    echo(20, 65_536, 1.05, kind="text", **BESIDE_LIBRARIES),
     broadcast(1_000, 64, 1, quick=True),
     broadcast(1_000, 64, 8),
     broadcast(1_000, 1024, 1),

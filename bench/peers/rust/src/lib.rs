@@ -47,7 +47,7 @@ where
 }
 
 /// Listens on a port of the kernel's choice, with a backlog that ten thousand who come at once need, and tells where.
-fn listen() -> std::io::Result<TcpListener> {
+pub fn listen() -> std::io::Result<TcpListener> {
     const BACKLOG: u32 = 4096;
     let socket = tokio::net::TcpSocket::new_v4()?;
     socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
