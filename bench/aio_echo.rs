@@ -26,7 +26,11 @@ fn main() -> Outcome {
         let socket = TcpSocket::new_v4()?;
         socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
         let listener = socket.listen(BACKLOG)?;
-        println!("listening ws://{} driver=tokio shards=1 pid={}", listener.local_addr()?, std::process::id());
+        println!(
+            "listening ws://{} driver=tokio shards=1 pid={}",
+            listener.local_addr()?,
+            std::process::id()
+        );
         let upgrader = Upgrader::new().allow_any_origin().message_bytes_max(MESSAGE_BYTES_MAX);
         loop {
             let (stream, _) = listener.accept().await?;

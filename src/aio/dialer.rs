@@ -22,8 +22,10 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
+#[cfg(not(target_env = "musl"))]
+use super::UringStream;
 use super::stream::{ClientStream, MaybeTls};
-use super::{BufferPool, Conn, Heartbeat, Opened, Proxy, Settings, UringStream};
+use super::{BufferPool, Conn, Heartbeat, Opened, Proxy, Settings};
 use crate::connection::Compression;
 use crate::limits::{CONN_BUFFER_BYTES_DEFAULT, CONNECT_TIMEOUT, DIAL_TIMEOUT};
 use crate::protocol::Url;
@@ -298,10 +300,11 @@ impl Dialer {
     }
 
     /// Opens a connection whose bytes go through the ring of tokio-uring, on whose runtime this must be called; see
-    /// [`ring_allowed`](super::ring_allowed).
+    /// [`ring_allowed`](super::ring_allowed). Not with musl, which tokio-uring does not build against.
     ///
     /// # Errors
     /// As [`dial`](Dialer::dial).
+    #[cfg(not(target_env = "musl"))]
     pub async fn dial_uring(&self, url: &str) -> Result<Conn<MaybeTls<UringStream>>, DialError> {
         let url = self.check(url)?;
         let clock = self.clock();

@@ -16,12 +16,13 @@ mod listener;
 mod proxy;
 #[cfg(feature = "client")]
 pub mod reconnect;
-#[cfg(feature = "cli")]
+#[cfg(all(feature = "cli", not(target_env = "musl")))]
 mod ring_file;
 #[cfg(feature = "client")]
 mod stream;
 mod tokio_stream;
 mod upgrader;
+#[cfg(not(target_env = "musl"))]
 mod uring_stream;
 
 use std::io;
@@ -51,7 +52,35 @@ pub use tokio_stream::TokioStream;
 pub use upgrader::{
     Acceptance, Answer, Asked, Decision, Received, Refused, UpgradeError, Upgraded, Upgrader, Upgrading,
 };
+#[cfg(not(target_env = "musl"))]
 pub use uring_stream::UringStream;
+
+/// Where there is no tokio-uring, files are written without a ring.
+#[cfg(all(feature = "cli", target_env = "musl"))]
+mod ring_file {
+    use std::{fs, io};
+
+    /// There is none.
+    #[derive(Debug)]
+    pub(crate) enum RingFile {}
+
+    impl RingFile {
+        /// Gives `file` back.
+        pub(crate) fn new(file: fs::File) -> Result<RingFile, (io::Error, fs::File)> {
+            Err((io::ErrorKind::Unsupported.into(), file))
+        }
+    }
+
+    impl io::Write for RingFile {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            match *self {}
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            match *self {}
+        }
+    }
+}
 
 /// Whether this process may use io_uring at all: sets a small ring up, registers with it and enters it.
 ///

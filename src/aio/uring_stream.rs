@@ -22,6 +22,8 @@ const BUFFER_BYTES: usize = 8 * 1024;
 /// does not cancel its operation, so a read that is given up by its caller stays armed here, and the bytes
 /// that it brings are given to the next caller. Dropping the stream shuts the connection down, which ends
 /// them.
+///
+/// Not with musl, which tokio-uring 0.5 does not build against: there connections go over tokio's streams.
 pub struct UringStream {
     stream: Rc<TcpStream>,
     read: Reading,

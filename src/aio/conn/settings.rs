@@ -139,8 +139,7 @@ impl Opened {
 /// A clone is the same pool.
 #[derive(Clone)]
 pub struct BufferPool {
-    #[expect(clippy::vec_box, reason = "they go to and fro between here and connections, as pointers")]
-    kept: Arc<Mutex<Vec<Box<Tools>>>>,
+    kept: Arc<Mutex<Spare>>,
 }
 
 impl BufferPool {
@@ -186,9 +185,13 @@ pub(super) struct Tools {
     put_away: u32,
 }
 
+/// Sets that nobody is using now, the last in cache.
+#[expect(clippy::vec_box, reason = "they go to and fro between here and connections, as pointers")]
+type Spare = Vec<Box<Tools>>;
+
 thread_local! {
     /// Tools that no connection of this thread is using now.
-    static SPARE: RefCell<Vec<Box<Tools>>> = const { RefCell::new(Vec::new()) };
+    static SPARE: RefCell<Spare> = const { RefCell::new(Vec::new()) };
 }
 
 impl Tools {
@@ -230,7 +233,7 @@ impl Tools {
 
     /// Those of this thread.
     fn spare(compression: Option<Compression>) -> Option<Box<Tools>> {
-        let take = |kept: &RefCell<Vec<Box<Tools>>>| take_from(&mut kept.borrow_mut(), compression);
+        let take = |kept: &RefCell<Spare>| take_from(&mut kept.borrow_mut(), compression);
         SPARE.try_with(take).ok().flatten()
     }
 
@@ -247,8 +250,7 @@ impl Tools {
 }
 
 /// The tools put away last of those for this compression: they are the ones still in cache.
-#[expect(clippy::vec_box, reason = "they go to and fro between here and connections, as pointers")]
-fn take_from(kept: &mut Vec<Box<Tools>>, compression: Option<Compression>) -> Option<Box<Tools>> {
+fn take_from(kept: &mut Spare, compression: Option<Compression>) -> Option<Box<Tools>> {
     let at = kept.iter().rposition(|tools| tools.codecs.compression() == compression.as_ref())?;
     Some(kept.swap_remove(at))
 }

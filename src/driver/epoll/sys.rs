@@ -86,7 +86,7 @@ impl Poller {
 
     fn wait_exactly(&self, events: &mut [libc::epoll_event], time: Duration) -> io::Result<usize> {
         let time = libc::timespec {
-            tv_sec: time.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+            tv_sec: i32::try_from(time.as_secs()).unwrap_or(i32::MAX).into(),
             tv_nsec: time.subsec_nanos().into(),
         };
         // SAFETY: as in `wait_ms`; `time` is a valid timespec for the length of the call and the signal
