@@ -185,8 +185,7 @@ pub(super) struct Tools {
     put_away: u32,
 }
 
-/// Sets that nobody is using now, the last in cache.
-#[expect(clippy::vec_box, reason = "they go to and fro between here and connections, as pointers")]
+/// Sets that nobody is using now. They go to and fro between here and connections, as pointers.
 type Spare = Vec<Box<Tools>>;
 
 thread_local! {
