@@ -7,10 +7,12 @@
 use std::net::IpAddr;
 
 use http::header::{
-    CONNECTION, FORWARDED, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING,
-    UPGRADE, VIA,
+    CONNECTION, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    VIA,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Version};
+
+use crate::protocol::handshake;
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -70,6 +72,47 @@ fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     elements.any(|element| element.trim().eq_ignore_ascii_case(token))
 }
 
+/// What a request asks for as its host, if it may pass; else why not. A server behind joins paths with its own and compares
+/// hosts with origins, so neither may say anything else than a path and a host.
+pub(super) fn judge<B>(request: &Request<B>) -> Result<HeaderValue, &'static str> {
+    const HOST_WANTED: &str = "Host header missing, repeated or malformed";
+    let mut hosts = request.headers().get_all(HOST).into_iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(HOST_WANTED);
+    }
+    // The authority of an absolute target goes before the field (RFC 9112, 3.2.2).
+    let host = match request.uri().authority() {
+        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+        None => host.cloned(),
+    };
+    let is_host = |host: &HeaderValue| host.to_str().is_ok_and(handshake::is_authority);
+    let host = host.filter(is_host).ok_or(HOST_WANTED)?;
+    if climbs(request.uri().path()) {
+        return Err("a path that leads upwards");
+    }
+    Ok(host)
+}
+
+/// Whether some server may take a segment of `path` for `..` (RFC 3986, 5.2.4), percent-encoded or with a parameter.
+fn climbs(path: &str) -> bool {
+    let decoded: String = path
+        .to_ascii_lowercase()
+        .replace("%2e", ".")
+        .replace("%2f", "/")
+        .replace("%5c", "/")
+        .replace("%3b", ";")
+        .replace('\\', "/");
+    decoded.split('/').any(|segment| segment.split(';').next() == Some(".."))
+}
+
+/// Whether a field says whose request this is. Programs that get fields as variables cannot tell `_` from `-`.
+fn tells_of_client(name: &HeaderName) -> bool {
+    let name = name.as_str().replace('_', "-");
+    name.starts_with("x-forwarded-")
+        || ["forwarded", "x-real-ip", "x-client-ip", "true-client-ip"].contains(&&*name)
+}
+
 /// Takes off what is meant for the next hop only (RFC 9110, 7.6.1): what `Connection` lists, and what proxies have
 /// learnt to take off whether it is listed or not.
 pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
@@ -113,15 +156,22 @@ pub(super) fn tell_of_client(
         address => address,
     }
     .to_string();
+    let told: Vec<HeaderName> = headers.keys().filter(|name| tells_of_client(name)).cloned().collect();
     match forwarded {
         Forwarded::Off => {}
         Forwarded::Replace => {
-            headers.remove(FORWARDED);
+            for name in told {
+                headers.remove(name);
+            }
             set(headers, FOR, &address);
             headers.insert(PROTO, proto);
             headers.insert(FORWARDED_HOST, host.clone());
         }
         Forwarded::Add => {
+            // Proxies write them with hyphens.
+            for name in told.into_iter().filter(|name| name.as_str().contains('_')) {
+                headers.remove(name);
+            }
             let before = headers.get_all(FOR).into_iter().filter_map(|value| value.to_str().ok());
             let chain: Vec<&str> = before.chain([address.as_str()]).collect();
             let chain = chain.join(", ");
@@ -225,7 +275,20 @@ mod tests {
         let client = Client { address: "::ffff:192.0.2.7".parse().expect("an address"), secure: true };
         let host = HeaderValue::from_static("app.example");
         let upstream = HeaderValue::from_static("127.0.0.1:8002");
-        let sent = [("x-forwarded-for", "10.0.0.1"), ("x-forwarded-proto", "http"), ("forwarded", "for=x")];
+        let sent = [
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-port", "80"),
+            ("forwarded", "for=x"),
+            ("x-real-ip", "10.0.0.2"),
+            ("x_forwarded_for", "10.0.0.3"),
+            ("x_real-ip", "10.0.0.4"),
+        ];
+        let names = |headers: &HeaderMap| {
+            let mut names: Vec<String> = headers.keys().map(|name| name.as_str().to_owned()).collect();
+            names.sort_unstable();
+            names
+        };
         let told = |policy, host_policy| {
             let mut fields = headers(&sent);
             tell_of_client(&mut fields, client, &host, &upstream, host_policy, policy);
@@ -235,18 +298,61 @@ mod tests {
         assert_eq!(values(&replaced, "x-forwarded-for"), ["192.0.2.7"]);
         assert_eq!(values(&replaced, "x-forwarded-proto"), ["https"]);
         assert_eq!(values(&replaced, "x-forwarded-host"), ["app.example"]);
-        assert_eq!(values(&replaced, "forwarded"), [""; 0]);
+        let own = ["host", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
+        assert_eq!(names(&replaced), own);
         assert_eq!(values(&replaced, "host"), ["app.example"]);
         let added = told(Forwarded::Add, HostPolicy::Upstream);
         assert_eq!(values(&added, "x-forwarded-for"), ["10.0.0.1, 192.0.2.7"]);
         assert_eq!(values(&added, "x-forwarded-proto"), ["http"]);
         assert_eq!(values(&added, "x-forwarded-host"), ["app.example"]);
         assert_eq!(values(&added, "forwarded"), ["for=x"]);
+        assert_eq!(values(&added, "x-real-ip"), ["10.0.0.2"]);
+        assert!(names(&added).iter().all(|name| !name.contains('_')));
         assert_eq!(values(&added, "host"), ["127.0.0.1:8002"]);
         let off = told(Forwarded::Off, HostPolicy::Preserve);
         assert_eq!(values(&off, "x-forwarded-for"), ["10.0.0.1"]);
         assert_eq!(values(&off, "x-forwarded-host"), [""; 0]);
         assert_eq!(values(&off, "via"), ["1.1 echoring"]);
+    }
+
+    #[test]
+    fn hosts_and_paths_that_say_something_else_are_refused() {
+        let judged = |target: &str, hosts: &[&str]| {
+            let request =
+                hosts.iter().fold(Request::get(target), |request, host| request.header(HOST, *host));
+            judge(&request.body(()).expect("a request")).map(|host| host.to_str().expect("text").to_owned())
+        };
+        for (target, host, taken) in [
+            ("/", "app.example", "app.example"),
+            ("/a/b?../..", "app.example:8080", "app.example:8080"),
+            ("/..a/b../...", "[::1]:80", "[::1]:80"),
+            ("http://other.example/x", "app.example", "other.example"),
+            ("*", "127.0.0.1", "127.0.0.1"),
+        ] {
+            assert_eq!(judged(target, &[host]).as_deref(), Ok(taken), "{target} {host}");
+        }
+        for host in
+            ["", "a b/../@evil", "user@a", "a/..", "a:b", "a:99999", "[::1", "a,b", "a\t", "\u{fc}.example"]
+        {
+            assert!(judged("/", &[host]).is_err(), "{host}");
+        }
+        assert!(judged("/", &[]).is_err() && judged("/", &["a", "a"]).is_err());
+        assert!(judged("http://user:secret@a/", &["a"]).is_err());
+        for path in [
+            "/..",
+            "/../admin",
+            "/a/../../b",
+            "/%2e%2E/admin",
+            "/.%2e/admin",
+            "/a/..%2fb",
+            "/..%5cadmin",
+            "/..\\admin",
+            "/..;x=y/admin",
+            "/..%3bx/admin",
+            "http://a/../admin",
+        ] {
+            assert!(judged(path, &["a"]).is_err(), "{path}");
+        }
     }
 
     #[test]

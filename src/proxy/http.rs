@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HOST, RETRY_AFTER, SEC_WEBSOCKET_EXTENSIONS};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_EXTENSIONS};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use http_body_util::{Either, Full};
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::service::service_fn;
@@ -24,6 +24,7 @@ use hyper::{Request, Response, client, server};
 use tokio::io::AsyncWriteExt as _;
 use tokio::task::{JoinHandle, spawn_local};
 
+use super::framing::Broken;
 use super::headers::{self, Client};
 use super::pump::{Activity, Format, Log, discard};
 use super::recode::Recoder;
@@ -44,6 +45,8 @@ struct Front {
     context: Rc<Context>,
     peer: SocketAddr,
     secure: bool,
+    /// Whether the body of its request is none.
+    broken: Broken,
     /// What a 101 on its way to the client leads to.
     upgraded: RefCell<Option<Upgraded>>,
 }
@@ -68,7 +71,9 @@ enum Agreed {
 /// Serves one client until it leaves, or the proxy ends.
 pub(super) async fn serve(context: Rc<Context>, stream: Transport, peer: SocketAddr, secure: bool) {
     let activity = Activity::now();
-    let front = Rc::new(Front { context, peer, secure, upgraded: RefCell::new(None) });
+    let broken = Broken::default();
+    let watched = Watched::new(stream, activity.clone(), &broken);
+    let front = Rc::new(Front { context, peer, secure, broken, upgraded: RefCell::new(None) });
     let service = {
         let front = Rc::clone(&front);
         service_fn(move |request| {
@@ -81,7 +86,7 @@ pub(super) async fn serve(context: Rc<Context>, stream: Transport, peer: SocketA
         .max_headers(HEADERS_MAX)
         .timer(TokioTimer)
         .header_read_timeout(Duration::from_nanos(HANDSHAKE_TIMEOUT))
-        .serve_connection(TokioStream(Watched::new(stream, activity.clone())), service);
+        .serve_connection(TokioStream(watched), service);
     let mut draining = false;
     let served = loop {
         tokio::select! {
@@ -122,12 +127,14 @@ impl Front {
         if request.method() == Method::CONNECT {
             return refusal(Refused::new(StatusCode::METHOD_NOT_ALLOWED, "CONNECT does not pass here"));
         }
-        let passed = if headers::asks_for_websocket(&request) {
-            self.upgrade(request).await
-        } else {
-            self.pass(request).await
+        let upgrades = headers::asks_for_websocket(&request);
+        // No server hears of what cannot be passed on.
+        let passed = match headers::judge(&request) {
+            Ok(host) if upgrades => self.upgrade(request, host).await,
+            Ok(host) => self.pass(request, host).await,
+            Err(why) => Err(Refused::new(StatusCode::BAD_REQUEST, why)),
         };
-        passed.unwrap_or_else(|refused| {
+        let mut response = passed.unwrap_or_else(|refused| {
             let status = refused.status.as_u16();
             if refused.status.is_server_error() {
                 tracing::warn!(client = %self.peer, status, "{}", refused.text);
@@ -140,15 +147,22 @@ impl Front {
                 response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
             }
             response
-        })
+        });
+        // The server's is not the client's (RFC 9110, 2.5).
+        *response.version_mut() = Version::HTTP_11;
+        if upgrades && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            // What the client sent behind its request was taken for frames, and not judged.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
     }
 
     /// An ordinary request.
-    async fn pass(&self, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
+    async fn pass(&self, request: Request<Incoming>, host: HeaderValue) -> Result<Response<Body>, Refused> {
         let (mut parts, body) = request.into_parts();
         let (pick, stream) = self.connect().await?;
         headers::remove_hop_by_hop(&mut parts.headers);
-        self.readdress(&mut parts, &pick)?;
+        self.readdress(&mut parts, &pick, &host)?;
         let (mut sender, connection) =
             client_builder().handshake(TokioStream(stream)).await.map_err(|error| lost(&pick, &error))?;
         let upstream = pick.0.to_string();
@@ -169,7 +183,11 @@ impl Front {
     }
 
     /// A request for a WebSocket. What is not granted is passed on like any other response.
-    async fn upgrade(&self, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
+    async fn upgrade(
+        &self,
+        request: Request<Incoming>,
+        host: HeaderValue,
+    ) -> Result<Response<Body>, Refused> {
         let settings = &self.context.settings;
         if !request.body().is_end_stream() {
             return Err(Refused::new(StatusCode::BAD_REQUEST, "a WebSocket upgrade has no body"));
@@ -195,7 +213,7 @@ impl Front {
             Compression::Off => {}
             Compression::Here { preferences, .. } => here = deflate::agree(offers, preferences),
         }
-        self.readdress(&mut parts, &pick)?;
+        self.readdress(&mut parts, &pick, &host)?;
         let (mut sender, connection) = client_builder()
             .handshake::<_, Full<Bytes>>(TokioStream(stream))
             .await
@@ -294,25 +312,20 @@ impl Front {
     }
 
     /// Makes a request one to the server picked: target, `Host`, and what tells of the client.
-    fn readdress(&self, parts: &mut http::request::Parts, pick: &Pick) -> Result<(), Refused> {
+    fn readdress(
+        &self,
+        parts: &mut http::request::Parts,
+        pick: &Pick,
+        host: &HeaderValue,
+    ) -> Result<(), Refused> {
         let bad = |text: &str| Refused::new(StatusCode::BAD_REQUEST, text);
-        // The authority of an absolute target goes before the field (RFC 9112, 3.2.2).
-        let host = match parts.uri.authority() {
-            Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
-            None => {
-                let mut hosts = parts.headers.get_all(HOST).into_iter();
-                let host = hosts.next().cloned();
-                if hosts.next().is_some() { None } else { host }
-            }
-        };
-        let host = host.ok_or_else(|| bad("Host header missing, repeated or malformed"))?;
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
         parts.uri = match path {
             // OPTIONS of the server as a whole (RFC 9110, 9.3.7).
             "*" => Uri::from_static("*"),
             path => pick.0.target(path).parse().map_err(|_| bad("malformed request target"))?,
         };
-        parts.version = http::Version::HTTP_11;
+        parts.version = Version::HTTP_11;
         let settings = &self.context.settings;
         let upstream_host = HeaderValue::from_str(&pick.0.authority())
             .map_err(|_| Refused::new(StatusCode::BAD_GATEWAY, "the upstream's host is malformed"))?;
@@ -320,7 +333,7 @@ impl Front {
         headers::tell_of_client(
             &mut parts.headers,
             client,
-            &host,
+            host,
             &upstream_host,
             settings.host,
             settings.forwarded,
@@ -337,6 +350,9 @@ impl Front {
         let timeout = self.context.settings.response_timeout;
         match tokio::time::timeout(timeout, answered).await {
             Ok(Ok(response)) => Ok(response),
+            Ok(Err(_)) if self.broken.get() => {
+                Err(Refused::new(StatusCode::BAD_REQUEST, "the body is not chunked as it says"))
+            }
             Ok(Err(error)) => {
                 Err(Refused::new(StatusCode::BAD_GATEWAY, format!("{upstream} did not answer: {error}")))
             }

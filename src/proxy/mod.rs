@@ -8,12 +8,15 @@
 #![forbid(unsafe_code)]
 
 mod frames;
+mod framing;
 mod headers;
 mod health;
 mod http;
 mod pump;
 mod recode;
 mod relay;
+#[cfg(test)]
+mod simulation;
 mod timer;
 mod transport;
 mod upstream;

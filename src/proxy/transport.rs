@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::framing::{Broken, Framing};
 use super::pump::Activity;
 use crate::aio;
 
@@ -24,18 +25,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
 
 /// Connects to a host.
 pub(super) async fn connect(host: &str, port: u16) -> io::Result<Transport> {
+    #[cfg(test)]
+    if let Some(server) = super::simulation::connect() {
+        return Ok(server);
+    }
     Ok(Box::new(aio::connect_to(host, port).await?))
 }
 
-/// A stream that notes when bytes pass.
+/// A client's stream while it speaks HTTP: notes when bytes pass, and follows what is read.
 pub(super) struct Watched {
     stream: Transport,
     activity: Activity,
+    framing: Framing,
 }
 
 impl Watched {
-    pub(super) fn new(stream: Transport, activity: Activity) -> Watched {
-        Watched { stream, activity }
+    pub(super) fn new(stream: Transport, activity: Activity, broken: &Broken) -> Watched {
+        Watched { stream, activity, framing: Framing::new(broken) }
     }
 
     pub(super) fn into_inner(self) -> Transport {
@@ -49,8 +55,10 @@ impl AsyncRead for Watched {
         cx: &mut Context<'_>,
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let before = out.filled().len();
         let read = ready!(Pin::new(&mut self.stream).poll_read(cx, out));
         self.activity.note();
+        self.framing.follow(&mut out.filled_mut()[before..]);
         Poll::Ready(read)
     }
 }

@@ -15,7 +15,8 @@ pub use field::{BadField, check_field};
 pub use origin::OriginPolicy;
 pub use refusal::Refusal;
 pub use request::{
-    Request, SubprotocolPreference, Upgrade, is_subprotocol, percent_decode_path, with_fields, with_request,
+    Request, SubprotocolPreference, Upgrade, is_authority, is_subprotocol, percent_decode_path, with_fields,
+    with_request,
 };
 pub use response::{
     BadHandshake, Dial, Response, ResponseHead, parse_response, parse_response_head, write_accept,

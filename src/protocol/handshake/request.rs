@@ -116,7 +116,7 @@ fn host<'a>(headers: &'a [httparse::Header<'a>]) -> Result<&'a str, Refusal> {
 
 /// Whether `text` is `host[:port]` (RFC 3986, 3.2.2 and 3.2.3): a name or IPv4 address, or an IPv6 address in
 /// brackets; no user name, and a port that is one.
-fn is_authority(text: &str) -> bool {
+pub fn is_authority(text: &str) -> bool {
     let (is_host, behind) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, behind)) => (address.parse::<Ipv6Addr>().is_ok(), behind),
         None => {
