@@ -261,6 +261,14 @@ pub const ADMIN_TOKEN_BYTES_MAX: usize = 1_024;
 /// sooner; one that is stuck must not hang the operator who came to see why.
 pub const SNAPSHOT_TIMEOUT: Nanos = 2 * SECOND;
 
+// ---- taking over ----
+
+/// Time that a server has to stop listening when a successor asks it to: as long as its shards may take to answer twice,
+/// and its control plane to end.
+pub const TAKEOVER_REPLY_TIMEOUT: Nanos = 6 * SECOND;
+/// Time that whoever asks has to do so.
+pub const TAKEOVER_REQUEST_TIMEOUT: Nanos = SECOND;
+
 // ---- async connections ----
 
 /// Bytes of the read buffer and of the write buffer of an async connection, each, unless it is told otherwise.

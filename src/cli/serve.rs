@@ -22,9 +22,9 @@ use self::topics::Tables;
 use super::compress::Compress;
 use super::signals::Signals;
 use super::{Failure, environment, print, values};
-use crate::control::{self, Control, Token};
+use crate::control::{self, Control, Token, takeover};
 use crate::protocol::handshake::SubprotocolPreference;
-use crate::server::{self, DriverChoice, Handle, ListenAddress, Server};
+use crate::server::{self, DriverChoice, Handle, ListenAddress, Server, StartError, StartErrorKind};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -161,7 +161,8 @@ pub(super) struct Args {
     #[arg(long)]
     no_test_endpoints: bool,
 
-    /// Share the port with another server that is being replaced, instead of refusing to start
+    /// Take the place of the server that listens on the same addresses, --admin included: it stops listening, tells
+    /// everyone 1012, and ends when they have left
     #[arg(long)]
     takeover: bool,
 }
@@ -359,9 +360,14 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     // From here on a signal is a drain and no longer sudden death.
     let signals = Signals::listen().map_err(|error| forbidden("signals cannot be handled", &error))?;
     let token = settings.admin_token_file.as_deref().map(read_token).transpose()?;
-    let admin = bind_admin(settings.admin)?;
+    let takeover = settings.server.takeover;
+    let admin = bind_admin(settings.admin, takeover)?;
     let scheme = if settings.server.tls.is_some() { "wss" } else { "ws" };
-    let server = Server::start(settings.server).map_err(|error| Failure::Environment(error.to_string()))?;
+    let taken_over = |addresses: &[ListenAddress], shared: &[SocketAddr]| {
+        if takeover { take_over(addresses, shared) } else { Ok(()) }
+    };
+    let server = Server::start_after(settings.server, taken_over)
+        .map_err(|error| Failure::Environment(error.to_string()))?;
     let control = match admin {
         Some(listener) => Some(
             Control::start(listener, &server, token)
@@ -370,6 +376,7 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
         None => None,
     };
     drain_on_signal(signals, server.handle(), control.as_ref().map(Control::handle));
+    hand_over_to_successor(&server, control.as_ref().map(Control::handle));
     print_listening(&server, scheme);
     let ended = server.join();
     // Nothing of ours listens any more when this process ends, so that the next one can start at once.
@@ -398,11 +405,60 @@ fn read_token(path: &Path) -> Result<Token, Failure> {
 }
 
 /// Binds the admin address before the shards start, so that a port in use is told before anything runs.
-fn bind_admin(admin: Admin) -> Result<Option<TcpListener>, Failure> {
+fn bind_admin(admin: Admin, takeover: bool) -> Result<Option<TcpListener>, Failure> {
     let Admin::At(address) = admin else { return Ok(None) };
-    server::retry_busy(|| TcpListener::bind(address)).map(Some).map_err(|error| {
+    server::open_admin(address, takeover).map(Some).map_err(|error| {
         let cure = "choose another --admin ADDR:PORT, or --admin off";
         Failure::Environment(format!("cannot listen on {address} for the control plane: {error}; {cure}"))
+    })
+}
+
+/// Tells the server that listens where we do that its place is taken, now that nothing can hinder us any more.
+fn take_over(addresses: &[ListenAddress], shared: &[SocketAddr]) -> Result<(), StartError> {
+    let cure = "stop it, and start without --takeover";
+    let in_use = StartErrorKind::Listen(io::ErrorKind::AddrInUse);
+    for address in tcp(addresses) {
+        match takeover::tell(address) {
+            Ok(true) => tracing::info!("took over {address}; the server before us tells its clients 1012"),
+            Ok(false) if shared.contains(&address) => {
+                let line =
+                    format!("cannot take over {address}: it is no server of this user that can be told");
+                return Err(StartError::new(in_use, line, cure));
+            }
+            Ok(false) => tracing::info!("nobody listens on {address} whose place could be taken"),
+            Err(error) => {
+                let line = format!("cannot take over {address}: {error}");
+                return Err(StartError::new(in_use, line, cure));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Ends this server in favour of one that is started with `--takeover`.
+fn hand_over_to_successor(server: &Server, control: Option<control::Handle>) {
+    let handle = server.handle();
+    let taken = move || {
+        if let Some(control) = &control {
+            control.set_draining();
+            control.stop();
+        }
+        handle.hand_over();
+        tracing::info!("another server has taken over; draining");
+        std::thread::spawn(|| {
+            std::thread::sleep(EXIT_TIMEOUT);
+            std::process::exit(0);
+        });
+    };
+    if let Err(error) = takeover::wait_for_successor(tcp(server.addresses()), taken) {
+        tracing::warn!(%error, "--takeover by another server will not work; stop this one instead");
+    }
+}
+
+fn tcp(addresses: &[ListenAddress]) -> impl Iterator<Item = SocketAddr> {
+    addresses.iter().filter_map(|address| match address {
+        ListenAddress::Tcp(address) => Some(*address),
+        ListenAddress::Unix(_) => None,
     })
 }
 

@@ -11,22 +11,25 @@ mod access;
 mod http;
 mod publications;
 mod report;
+#[cfg(feature = "cli")]
+pub mod takeover;
 mod topic_report;
 mod topics;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{ALLOW, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use tokio::sync::oneshot;
 
+use crate::limits::SNAPSHOT_TIMEOUT;
 use crate::server::Server;
 use access::Access;
 pub use access::{Token, TokenError};
@@ -37,8 +40,7 @@ use topics::Topics;
 /// A running control plane.
 #[derive(Debug)]
 pub struct Control {
-    draining: Arc<AtomicBool>,
-    stop: oneshot::Sender<()>,
+    handle: Handle,
     thread: JoinHandle<()>,
 }
 
@@ -52,6 +54,7 @@ impl Control {
         let address = listener.local_addr()?;
         let draining = Arc::new(AtomicBool::new(false));
         let (stop, stopped) = oneshot::channel();
+        let (ending, ended) = mpsc::channel();
         announce(address, token.is_some());
         let plane = Plane {
             server: server.handle(),
@@ -60,20 +63,23 @@ impl Control {
             draining: Arc::clone(&draining),
             access: Access::new(token, address),
         };
-        let thread =
-            thread::Builder::new().name("control".to_owned()).spawn(move || plane.run(listener, stopped))?;
-        Ok(Control { draining, stop, thread })
+        let thread = thread::Builder::new().name("control".to_owned()).spawn(move || {
+            plane.run(listener, stopped);
+            drop(ending);
+        })?;
+        let stop = Arc::new(Mutex::new(Stop { order: Some(stop), ended }));
+        Ok(Control { handle: Handle { draining, stop }, thread })
     }
 
     /// For saying that the server drains, from any thread.
     pub fn handle(&self) -> Handle {
-        Handle { draining: Arc::clone(&self.draining) }
+        self.handle.clone()
     }
 
     /// Ends the thread, and closes its listener before it returns. Requests under way are cut.
     pub fn stop(self) {
-        // Either fails only when the thread has ended already.
-        let _ = self.stop.send(());
+        self.handle.stop();
+        // What it panicked with has been told.
         let _ = self.thread.join();
     }
 }
@@ -82,12 +88,31 @@ impl Control {
 #[derive(Clone, Debug)]
 pub struct Handle {
     draining: Arc<AtomicBool>,
+    stop: Arc<Mutex<Stop>>,
+}
+
+#[derive(Debug)]
+struct Stop {
+    order: Option<oneshot::Sender<()>>,
+    /// Without a sender once the thread is at its end.
+    ended: mpsc::Receiver<()>,
 }
 
 impl Handle {
     /// From now on `/healthz` says 503, so that a load balancer looks elsewhere.
     pub fn set_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Has it stop listening, and waits until it has, two seconds at most. Requests under way are cut.
+    pub fn stop(&self) {
+        let mut stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(order) = stop.order.take() {
+            // Fails only when the thread has ended already.
+            let _ = order.send(());
+        }
+        // Nothing is ever sent.
+        let _ = stop.ended.recv_timeout(Duration::from_nanos(SNAPSHOT_TIMEOUT));
     }
 }
 

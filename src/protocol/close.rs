@@ -34,6 +34,8 @@ impl CloseCode {
     pub const TOO_BIG: CloseCode = CloseCode(1009);
     /// A fault on our side.
     pub const INTERNAL: CloseCode = CloseCode(1011);
+    /// The server is replaced by another one: come back at once, to the same address.
+    pub const SERVICE_RESTART: CloseCode = CloseCode(1012);
     /// Overloaded; come back later.
     pub const TRY_AGAIN_LATER: CloseCode = CloseCode(1013);
     /// A subscriber fell off its topic's log.

@@ -200,11 +200,8 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {}
 
 impl StartError {
-    pub(super) fn new(
-        kind: StartErrorKind,
-        problem: impl Into<String>,
-        cure: impl Into<String>,
-    ) -> StartError {
+    /// An error of what is done before a server accepts, see [`Server::start_after`](super::Server::start_after).
+    pub fn new(kind: StartErrorKind, problem: impl Into<String>, cure: impl Into<String>) -> StartError {
         StartError { kind, problem: problem.into(), cure: cure.into() }
     }
 

@@ -15,14 +15,17 @@ use crate::limits::{
 };
 
 /// Listening sockets by shard, and the addresses they really have.
+#[derive(Default)]
 pub(super) struct Listeners {
     pub(super) by_shard: Vec<Vec<OwnedFd>>,
     pub(super) addresses: Vec<ListenAddress>,
+    /// Those among them where somebody else listens, too.
+    pub(super) shared: Vec<SocketAddr>,
 }
 
 pub(super) fn open(config: &Config, shards: usize) -> Result<Listeners, StartError> {
     let mut listeners =
-        Listeners { by_shard: (0..shards).map(|_| Vec::new()).collect(), addresses: Vec::new() };
+        Listeners { by_shard: (0..shards).map(|_| Vec::new()).collect(), ..Listeners::default() };
     if config.listen.is_empty() && config.inherited.is_empty() {
         let cure = "name an address, such as 127.0.0.1:0";
         return Err(StartError::new(StartErrorKind::NoListener, "there is nothing to listen on", cure));
@@ -97,9 +100,14 @@ fn no_congestion(name: &str, error: &io::Error) -> StartError {
 }
 
 fn open_tcp(config: &Config, address: SocketAddr, listeners: &mut Listeners) -> io::Result<()> {
-    if !config.takeover && address.port() != 0 {
+    let mut is_shared = false;
+    if address.port() != 0 {
         // With SO_REUSEPORT the kernel would share the port with a stranger silently.
-        drop(bind_tcp(address, false)?);
+        match bind_tcp(address, false) {
+            Ok(_) => {}
+            Err(error) if config.takeover && error.kind() == io::ErrorKind::AddrInUse => is_shared = true,
+            Err(error) => return Err(error),
+        }
     }
     let mut address = address;
     let mut sockets = Vec::with_capacity(listeners.by_shard.len());
@@ -127,6 +135,7 @@ fn open_tcp(config: &Config, address: SocketAddr, listeners: &mut Listeners) -> 
         shard.push(socket.into());
     }
     listeners.addresses.push(ListenAddress::Tcp(address));
+    listeners.shared.extend(is_shared.then_some(address));
     Ok(())
 }
 
@@ -139,6 +148,19 @@ fn inherit(listener: &TcpListener, listeners: &mut Listeners) -> io::Result<()> 
     }
     listeners.addresses.push(ListenAddress::Tcp(listener.local_addr()?));
     Ok(())
+}
+
+/// The admin address: bound so that a successor can bind it, too, while this one still has it.
+#[cfg(feature = "cli")]
+pub(crate) fn open_admin(address: SocketAddr, takeover: bool) -> io::Result<TcpListener> {
+    retry_busy(|| {
+        if !takeover && address.port() != 0 {
+            drop(bind_tcp(address, false)?);
+        }
+        let socket = bind_tcp(address, true)?;
+        socket.listen(LISTEN_BACKLOG)?;
+        Ok(socket.into())
+    })
 }
 
 fn bind_tcp(address: SocketAddr, shared: bool) -> io::Result<Socket> {
@@ -191,7 +213,7 @@ mod tests {
     #[test]
     fn accepted_connections_have_the_congestion_control_of_their_listener() {
         // Built into every kernel, and allowed to everybody.
-        let Listeners { mut by_shard, addresses } = open(&config("reno"), 1).expect("opens");
+        let Listeners { mut by_shard, addresses, .. } = open(&config("reno"), 1).expect("opens");
         let ListenAddress::Tcp(address) = addresses[0] else { panic!("a TCP address was asked for") };
         let _client = std::net::TcpStream::connect(address).expect("connects");
         let listener = TcpListener::from(by_shard.remove(0).remove(0));

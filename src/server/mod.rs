@@ -29,6 +29,7 @@ mod watch;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -57,7 +58,7 @@ pub use config::{
 };
 pub use handler::{Busy, Failure, Handler, Message};
 #[cfg(feature = "cli")]
-pub(crate) use listeners::retry_busy;
+pub(crate) use listeners::{open_admin, retry_busy};
 pub use remote::Remote;
 pub use response::Response;
 pub use route::{Asked, Opening, Route, Routes};
@@ -137,6 +138,17 @@ impl Handle {
         self.order_drain(Nanos::try_from(timeout.as_nanos()).unwrap_or(Nanos::MAX));
     }
 
+    /// Drains like [`drain`](Handle::drain), but says 1012: a successor is there. Returns once all shards have stopped
+    /// listening and refuse publications; a shard that does not answer within two seconds is not waited for.
+    pub fn hand_over(&self) {
+        self.remotes.iter().for_each(|remote| {
+            remote.order(Order::HandOver(DRAIN_TIMEOUT));
+        });
+        // Orders are taken one after the other, and what the first turn stages the next one does.
+        drop(self.snapshots());
+        drop(self.snapshots());
+    }
+
     fn order_drain(&self, timeout: Nanos) {
         self.remotes.iter().for_each(|remote| {
             remote.order(Order::Drain(timeout));
@@ -163,6 +175,20 @@ impl Server {
     /// One line that says what is wrong and one that says what to do: an address in use, too few descriptors,
     /// io_uring denied although it was asked for.
     pub fn start(config: Config) -> Result<Server, StartError> {
+        Server::start_after(config, |_, _| Ok(()))
+    }
+
+    /// The same, but calls `ready` when everything is there and before anything is accepted; when it fails, so does the
+    /// start. It is told the addresses, and those among them where somebody else listens, too, which only
+    /// [`Config::takeover`] allows.
+    ///
+    /// # Errors
+    /// As for [`start`](Server::start), and what `ready` says.
+    pub fn start_after(
+        config: Config,
+        ready: impl FnOnce(&[ListenAddress], &[SocketAddr]) -> Result<(), StartError>,
+    ) -> Result<Server, StartError> {
+        let before_accepting = ready;
         let cpus = cpus(&config);
         let shards = config.shards.unwrap_or(cpus.len()).max(1);
         let listeners = listeners::open(&config, shards)?;
@@ -212,6 +238,7 @@ impl Server {
         drop(ready_in);
         let (remotes, driver) = gather(shards, &ready)?;
         let wakers: Vec<Waker> = remotes.iter().map(|remote| remote.waker().clone()).collect();
+        before_accepting(&listeners.addresses, &listeners.shared)?;
         for go in go {
             // A shard that is gone by now is noticed when it is joined.
             let _ = go.send(wakers.clone());

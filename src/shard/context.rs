@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::mailbox::{Full, Lane, Mailboxes};
 use super::slots::Slot;
-use super::{Application, Core};
+use super::{Application, Core, Goodbye};
 use crate::buffer::Pool;
 use crate::connection::{Codecs, Connection, Env, Kind, Reply};
 use crate::driver::{Driver, Shared, Source, Token};
@@ -228,6 +228,11 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
     /// All connections, in any state. Allocates: for what happens once in a shard's life.
     pub fn tokens(&self) -> Vec<Token> {
         self.core.slots.tokens().collect()
+    }
+
+    /// What everyone is told when the shard drains.
+    pub fn goodbye(&self) -> Goodbye {
+        self.core.goodbye
     }
 
     /// When what is left is cut off, once the shard drains.

@@ -6,7 +6,7 @@ use super::refusals;
 use super::slots::Slots;
 use super::tls::Sessions;
 use super::wheel::Wheel;
-use super::{Allowance, Application, Config};
+use super::{Allowance, Application, Config, Goodbye};
 use crate::buffer::{Buffer, Lease, Pool};
 use crate::connection::{Cause, Codecs, Connection, Entropy, Env, Fate};
 use crate::driver::{Driver, Source, Token};
@@ -48,6 +48,8 @@ pub struct Core<D: Driver, A: Application> {
     pub(super) trim_wanted: bool,
     /// When what is left is cut off, once the shard drains.
     pub(super) draining_until: Option<Nanos>,
+    /// What everyone is told then.
+    pub(super) goodbye: Goodbye,
     pub(super) stopping: bool,
     lease: Lease,
     due: Vec<(Token, u32)>,
@@ -113,6 +115,7 @@ impl<D: Driver, A: Application> Core<D, A> {
             trim_wanted: false,
             retry: Vec::new(),
             draining_until: None,
+            goodbye: Goodbye::GOING_AWAY,
             stopping: false,
             due: Vec::new(),
             driver,
@@ -385,7 +388,8 @@ impl<D: Driver, A: Application> Core<D, A> {
                 let mut env = env!(self);
                 let stays = slot.peer.as_ref().is_some_and(|peer| application.outlives_drain(peer));
                 if slot.connection.is_deciding() || (slot.connection.is_open() && !stays) {
-                    slot.connection.close(CloseCode::GOING_AWAY, "server is going away", &mut env);
+                    let Goodbye { code, reason } = self.goodbye;
+                    slot.connection.close(code, reason, &mut env);
                 }
             }
             self.touch(token);

@@ -23,6 +23,7 @@ use crate::buffer::{Budget, Lease, Pool};
 use crate::connection;
 use crate::driver::{Driver, Event, Waker};
 use crate::limits::{COMPRESSION_BYTES_DEFAULT, COMPRESSION_LEASE_BYTES, MILLISECOND, Nanos};
+use crate::protocol::CloseCode;
 use crate::stats::Snapshot;
 
 pub use self::core::Core;
@@ -69,6 +70,21 @@ impl Allowance {
     }
 }
 
+/// What everyone is told when a shard drains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Goodbye {
+    /// The close code.
+    pub code: CloseCode,
+    /// The reason.
+    pub reason: &'static str,
+}
+
+impl Goodbye {
+    const GOING_AWAY: Goodbye = Goodbye { code: CloseCode::GOING_AWAY, reason: "server is going away" };
+    const RESTART: Goodbye =
+        Goodbye { code: CloseCode::SERVICE_RESTART, reason: "another server has taken over" };
+}
+
 /// What other threads ask of a shard; `Q` is what they ask of its application.
 #[derive(Debug)]
 pub enum Order<Q> {
@@ -79,6 +95,8 @@ pub enum Order<Q> {
     /// Accept nothing more, say 1001 to everyone once they have what they were promised, and end when all are gone, after
     /// so long at the latest.
     Drain(Nanos),
+    /// The same, but say 1012: a successor is there to come back to.
+    HandOver(Nanos),
     /// End at once.
     Stop,
 }
@@ -289,7 +307,10 @@ impl<D: Driver, A: Application> Shard<D, A> {
                     let _ = to.try_send(self.core.snapshot_with(&self.application));
                 }
                 Order::Ask(ask) => self.application.asked(&mut Context { core: &mut self.core }, ask),
-                Order::Drain(timeout) => {
+                Order::Drain(timeout) | Order::HandOver(timeout) => {
+                    if matches!(order, Order::HandOver(_)) && self.core.draining_until.is_none() {
+                        self.core.goodbye = Goodbye::RESTART;
+                    }
                     self.core.drain(&self.application, timeout);
                     self.application.draining(&mut Context { core: &mut self.core });
                 }

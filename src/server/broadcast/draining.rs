@@ -20,7 +20,7 @@ use crate::limits::{DRAIN_GOODBYE, Nanos};
 use crate::protocol::CloseCode;
 use crate::server::service::{Peer, Service};
 use crate::server::v1::notice;
-use crate::shard::{Context, Lane, Mailboxes};
+use crate::shard::{Context, Goodbye, Lane, Mailboxes};
 
 /// What a draining shard posts no more of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,6 +166,7 @@ impl Broadcast {
 
     /// Says 1001 to those who have got everything.
     fn part_with_the_served<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
+        let Goodbye { code, reason } = cx.goodbye();
         let mut left = std::mem::take(&mut self.drain.left);
         left.retain(|token| {
             let is_served = match cx.peer(*token) {
@@ -176,7 +177,7 @@ impl Broadcast {
                 _ => true,
             };
             if is_served && let Some(mut link) = cx.link(*token) {
-                link.close(CloseCode::GOING_AWAY, GOING_AWAY);
+                link.close(code, reason);
             }
             !is_served
         });
@@ -186,6 +187,7 @@ impl Broadcast {
     /// There is no time left for those who have not got everything: they are told. `has_all` says that it is known what
     /// that is.
     fn part_with_all<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, has_all: bool) {
+        let Goodbye { code, reason } = cx.goodbye();
         for token in std::mem::take(&mut self.drain.left) {
             let Some(mut link) = cx.link(token) else { continue };
             let missing: Vec<_> = match &*link.peer {
@@ -206,9 +208,7 @@ impl Broadcast {
                     self.name = name;
                 }
             }
-            link.close(CloseCode::GOING_AWAY, GOING_AWAY);
+            link.close(code, reason);
         }
     }
 }
-
-const GOING_AWAY: &str = "server is going away";
