@@ -331,6 +331,70 @@ fn a_check_prints_what_would_hold_and_serves_nothing() {
 }
 
 #[test]
+fn a_check_refuses_what_a_start_refuses_and_tells_where_it_stands() {
+    for (name, line, flag, words) in [
+        ("connections", "max_connections = 16777216", "--max-connections=16777216", "descriptors allowed"),
+        ("cpu", "cpus = \"1023\"", "--cpus=1023", "may not use CPU 1023"),
+    ] {
+        let file = File::new(name, line.as_bytes());
+        let (key, _) = line.split_once(" =").expect("a key");
+        let place = format!("error: {}:1:{}: {key}: ", file.path(), key.len() + 4);
+        let by_flag = format!("error: {}: ", flag.split('=').next().expect("a flag"));
+        for (words_before, given) in [(&place, ["--config", file.path()]), (&by_flag, [flag, "--log=warn"])] {
+            for check in [&["--check"][..], &[]] {
+                let base = ["serve", "--listen", "127.0.0.1:0", "--admin", "off"];
+                let output = output(&[&base[..], &given[..], check].concat());
+                let stderr = text(&output.stderr);
+                assert_eq!(
+                    (output.status.code(), stderr.lines().count()),
+                    (Some(3), 1),
+                    "{given:?}: {stderr}"
+                );
+                assert!(stderr.starts_with(words_before.as_str()) && stderr.contains(words), "{stderr}");
+            }
+        }
+    }
+    let shown = text(&output(&["serve", "--check", "--shards", "2", "--max-connections", "7"]).stdout);
+    let host = shown.lines().next().expect("a line");
+    assert!(host.starts_with("# On this host: shards = 2, on CPUs "), "{host}");
+    assert!(host.ends_with("; max_connections = 7"), "{host}");
+}
+
+#[test]
+fn connect_talks_over_a_socket_file_and_sends_the_origin_it_is_given() {
+    let folder = std::env::temp_dir().join(format!("echoring-cli-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let path = folder.join("connect.sock");
+    let path = path.to_str().expect("a path in UTF-8");
+    let listen = format!("unix:{path}");
+    let server = Server::start(&["--listen", &listen]);
+    let mut lines = vec![server.listening.clone()];
+    let mut server = server;
+    let mut second = String::new();
+    server.stdout.read_line(&mut second).expect("a line for the second address");
+    lines.push(second);
+    assert!(lines.iter().any(|line| line.contains(&format!("ws+unix:{path} "))), "{lines:?}");
+    for url in [format!("unix:{path}:/echo"), format!("ws+unix:{path}")] {
+        for (origin, code) in [("http://localhost", Some(0)), ("http://evil.example", Some(3))] {
+            let header = format!("Origin: {origin}");
+            let mut talk = echoring(&["connect", &url, "--header", &header]);
+            let mut child = talk.stdin(Stdio::piped()).spawn().expect("the binary runs");
+            // Who is refused may have gone before it is told anything.
+            let _ = child.stdin.take().expect("piped").write_all(b"hi\n");
+            let output = child.wait_with_output().expect("ended");
+            let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+            assert_eq!(output.status.code(), code, "{url} {origin}: {stderr}");
+            assert_eq!(stdout == "hi\n", code == Some(0), "{url} {origin}: {stdout} {stderr}");
+            assert!(code == Some(0) || stderr.contains("403"), "{stderr}");
+        }
+    }
+    let nobody = output(&["connect", "unix:/nowhere/x.sock"]);
+    assert_eq!(nobody.status.code(), Some(3), "{}", text(&nobody.stderr));
+    drop(server);
+    std::fs::remove_dir_all(&folder).expect("removed");
+}
+
+#[test]
 fn the_example_in_the_documentation_is_taken() {
     let documentation = include_str!("../docs/configuration.md");
     let example = documentation.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());

@@ -6,12 +6,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
 use super::compress::Compress;
 use super::signals::Signals;
 use super::{Failure, environment, values};
-use crate::aio::{Conn, DialError, Dialer, Proxy};
+use crate::aio::{Conn, DialError, Dialer, MaybeTls, Proxy};
 use crate::connect::{self, Options, Outcome, Style, Wait};
 use crate::limits::{self, CLOSE_TIMEOUT};
 use crate::protocol::handshake::BadHandshake;
@@ -28,6 +30,7 @@ Examples:
   echoring connect --wait 10s wss://api.example/feed --header 'Authorization: Bearer x' </dev/null
       prints what comes until nothing has come for ten seconds
   echo 00ff | echoring connect --binary ws://127.0.0.1:9001/echo
+  echo hi | echoring connect unix:/run/echoring.sock:/echo
 
 In a pipe each line of stdin is a message, and each message a line of stdout; binary ones are hexadecimal.
 Exit codes: 0 closed cleanly (by us, or by the server with 1000, 1001 or no code), 1 closed otherwise, broken, or
@@ -37,7 +40,8 @@ fewer messages than -n, 2 usage or a line that cannot be sent, 3 no connection (
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// Where to connect: ws://HOST[:PORT][/PATH] or wss://
+    /// Where to connect: ws://HOST[:PORT][/PATH], wss://…, or a socket of this machine as unix:FILE[:/PATH], which
+    /// serve prints as ws+unix:FILE
     #[arg(value_name = "URL")]
     url: String,
 
@@ -174,7 +178,12 @@ impl Args {
             dialer = dialer.origin(origin);
         }
         for (name, value) in self.header {
-            dialer = dialer.header(name, value);
+            dialer = match &*name.to_ascii_lowercase() {
+                // These have a place of their own in the request.
+                "origin" => dialer.origin(value),
+                "host" => dialer.host(value),
+                _ => dialer.header(name, value),
+            };
         }
         let style = Style {
             json: self.json,
@@ -228,7 +237,16 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
 }
 
 async fn converse(plan: &Plan) -> Result<Outcome, Failure> {
-    let conn = dial(&plan.dialer, &plan.url).await?;
+    match UnixTarget::of(&plan.url) {
+        Some(target) => talk(plan, dial_unix(plan, &target).await?).await,
+        None => talk(plan, dial(&plan.dialer, &plan.url).await?).await,
+    }
+}
+
+async fn talk<S>(plan: &Plan, conn: Conn<S>) -> Result<Outcome, Failure>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let interrupt = interrupted()?;
     Ok(if plan.interactive {
         connect::at_terminal(conn, &plan.url, &plan.options, interrupt).await
@@ -237,14 +255,50 @@ async fn converse(plan: &Plan) -> Result<Outcome, Failure> {
     })
 }
 
+/// A socket of this machine, and what is asked for there.
+#[derive(Debug, PartialEq, Eq)]
+struct UnixTarget<'a> {
+    file: &'a str,
+    url: String,
+}
+
+impl UnixTarget<'_> {
+    /// `unix:FILE[:/PATH]`, also behind `ws+`, and behind `wss+` for TLS; an absolute FILE may have `//` in front.
+    fn of(url: &str) -> Option<UnixTarget<'_>> {
+        let (scheme, rest) = url.split_once("unix:")?;
+        let scheme = match scheme {
+            "" | "ws+" => "ws",
+            "wss+" => "wss",
+            _ => return None,
+        };
+        let rest = rest.strip_prefix("//").unwrap_or(rest);
+        let (file, path) = match rest.find(":/") {
+            Some(at) => (&rest[..at], &rest[at + 1..]),
+            None => (rest, "/"),
+        };
+        Some(UnixTarget { file, url: format!("{scheme}://localhost{path}") })
+    }
+}
+
+async fn dial_unix(plan: &Plan, target: &UnixTarget<'_>) -> Result<Conn<MaybeTls<UnixStream>>, Failure> {
+    let (shown, file) = (&plan.url, target.file);
+    let stream = UnixStream::connect(file).await.map_err(|error| {
+        Failure::Environment(format!(
+            "cannot open {shown}: cannot connect to {file}: {error}; is the server running?"
+        ))
+    })?;
+    plan.dialer.dial_over(&target.url, stream).await.map_err(|error| failed(&error, shown))
+}
+
 async fn dial(dialer: &Dialer, url: &str) -> Result<Conn<crate::aio::ClientStream>, Failure> {
-    dialer.dial(url).await.map_err(|error| match error {
+    dialer.dial(url).await.map_err(|error| failed(&error, url))
+}
+
+fn failed(error: &DialError, url: &str) -> Failure {
+    match error {
         DialError::BadUrl(_) | DialError::BadField { .. } => Failure::Usage(format!("{url}: {error}")),
-        error => {
-            let cure = cure(&error, url);
-            Failure::Environment(format!("cannot open {url}: {error}{cure}"))
-        }
-    })
+        error => Failure::Environment(format!("cannot open {url}: {error}{}", cure(error, url))),
+    }
 }
 
 /// What may help.
@@ -330,6 +384,17 @@ mod tests {
         assert_eq!(options(&wait, false).wait, Wait::Silence(two));
         assert_eq!(options(&["-n", "3", "ws://a"], false).wait, Wait::Count(3, None));
         assert_eq!(options(&["-n", "3", "--wait", "2s", "ws://a"], false).wait, Wait::Count(3, Some(two)));
+    }
+
+    #[test]
+    fn a_socket_file_may_have_a_path_behind_it() {
+        let target = |url| UnixTarget::of(url).map(|target| (target.file.to_owned(), target.url));
+        let found = |file: &str, url: &str| Some((file.to_owned(), url.to_owned()));
+        assert_eq!(target("unix:/run/e.sock"), found("/run/e.sock", "ws://localhost/"));
+        assert_eq!(target("unix:e.sock:/echo?a=b:/c"), found("e.sock", "ws://localhost/echo?a=b:/c"));
+        assert_eq!(target("ws+unix:///run/e.sock:/echo"), found("/run/e.sock", "ws://localhost/echo"));
+        assert_eq!(target("wss+unix:/run/e.sock"), found("/run/e.sock", "wss://localhost/"));
+        assert_eq!((target("ws://unix:80/"), target("http+unix:/x")), (None, None));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::serve::{Driver, Shards, socket_address};
 use super::signals::Signals;
 use super::{Failure, environment, values};
 use crate::aio::{self, RingFile};
+use crate::driver::uring;
 use crate::limits::{self, RECODED_MESSAGE_BYTES_DEFAULT, RESERVED_DESCRIPTORS};
 use crate::proxy::{
     Balance, Compression, Config, Forwarded, Handle, HealthCheck, HostPolicy, Proxy, Settings, UpstreamUrl,
@@ -384,8 +385,8 @@ fn start_recorder(file: &Path, driver: Driver) -> Result<Recorder, Failure> {
         (_, Ok(())) => true,
         (Driver::Uring, Err(error)) => {
             return Err(Failure::Environment(format!(
-                "--driver uring: io_uring is denied here: {error}; allow it (seccomp profile, \
-                 kernel.io_uring_disabled), or use --driver auto"
+                "--driver uring: io_uring is unavailable: {error}; {}, or use --driver auto",
+                uring::cure(&error)
             )));
         }
         (Driver::Auto, Err(error)) => {

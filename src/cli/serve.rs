@@ -52,11 +52,13 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Do not serve: print what would be served with, defaults included, as a configuration file
+    /// Do not serve: print what would be served with, defaults included, as a configuration file, and what that comes to
+    /// on this host; exit code 3 where a start would fail for that
     #[arg(long)]
     check: bool,
 
-    /// Where to accept WebSocket connections: ADDR:PORT (port 0 takes a free one) or unix:PATH; repeatable
+    /// Where to accept WebSocket connections: ADDR:PORT (port 0 takes a free one; [::] takes IPv4 too) or unix:PATH;
+    /// repeatable
     /// [default: 127.0.0.1:9001]
     #[arg(long, value_name = "ADDR:PORT", value_parser = listen_address)]
     listen: Vec<ListenAddress>,
@@ -351,11 +353,12 @@ const EXIT_BROKEN: u8 = 1;
 pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     let check = arguments.check;
     let settings = arguments.resolve()?;
+    environment::raise_descriptor_limit();
+    let resolved = settings.resolve()?;
     if check {
-        return Ok(print(settings.to_string().as_bytes()));
+        return Ok(print(check::text(&settings, &resolved).as_bytes()));
     }
     environment::start_log(&settings.log)?;
-    environment::raise_descriptor_limit();
     crate::driver::small_pages_only();
     // From here on a signal is a drain and no longer sudden death.
     let signals = Signals::listen().map_err(|error| forbidden("signals cannot be handled", &error))?;

@@ -25,7 +25,7 @@ use super::{client, failures, host, report};
 use crate::buffer::{Budget, Lease, Pool};
 use crate::connection;
 use crate::driver::epoll::Epoll;
-use crate::driver::uring::Uring;
+use crate::driver::uring::{self, Uring};
 use crate::driver::{Description, Driver, Features, Options, Waker};
 use crate::limits::{
     COMPRESSION_LEASE_BYTES, MESSAGE_BYTES_DEFAULT, MILLISECOND, Nanos, QUEUE_BYTES_DEFAULT,
@@ -537,10 +537,8 @@ fn enough_descriptors(
 
 fn no_driver(error: &io::Error, choice: DriverChoice) -> Refused {
     let cure = match choice {
-        DriverChoice::Uring => {
-            "allow io_uring (kernel.io_uring_disabled, seccomp profile) or use --driver auto"
-        }
-        DriverChoice::Auto | DriverChoice::Epoll => "raise the descriptor or memory limit",
+        DriverChoice::Uring => format!("{}, or use --driver auto", uring::cure(error)),
+        DriverChoice::Auto | DriverChoice::Epoll => "raise the descriptor or memory limit".to_owned(),
     };
     Refused(format!("the generator has no driver: {error}; {cure}"))
 }

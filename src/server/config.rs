@@ -179,12 +179,16 @@ pub enum StartErrorKind {
     Driver,
     /// A shard's thread could not be started, or ended at once.
     Thread,
+    /// A CPU was named that this process may not use.
+    Cpu,
 }
 
 /// Why a server did not start: what is wrong, and what cures it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StartError {
     kind: StartErrorKind,
+    /// The setting that is wrong, by the name of its flag: `--cpus`.
+    setting: Option<&'static str>,
     /// One line: what is wrong.
     pub problem: String,
     /// One line: what to do.
@@ -193,6 +197,9 @@ pub struct StartError {
 
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(setting) = self.setting {
+            write!(f, "{setting}: ")?;
+        }
         write!(f, "{}; {}", self.problem, self.cure)
     }
 }
@@ -202,7 +209,16 @@ impl std::error::Error for StartError {}
 impl StartError {
     /// An error of what is done before a server accepts, see [`Server::start_after`](super::Server::start_after).
     pub fn new(kind: StartErrorKind, problem: impl Into<String>, cure: impl Into<String>) -> StartError {
-        StartError { kind, problem: problem.into(), cure: cure.into() }
+        StartError { kind, setting: None, problem: problem.into(), cure: cure.into() }
+    }
+
+    pub(super) fn of_setting(self, setting: &'static str) -> StartError {
+        StartError { setting: Some(setting), ..self }
+    }
+
+    /// The setting that is wrong, by the name of its flag, such as `--cpus`; `None` where it is the host or an address.
+    pub fn setting(&self) -> Option<&'static str> {
+        self.setting
     }
 
     /// What kind of thing it is, for programs to decide by.

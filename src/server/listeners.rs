@@ -68,7 +68,18 @@ pub(crate) fn retry_busy<T>(mut open: impl FnMut() -> io::Result<T>) -> io::Resu
 }
 
 fn cannot_listen(address: &ListenAddress, error: &io::Error) -> StartError {
-    let cure = match error.kind() {
+    let cure = match (error.kind(), address) {
+        (io::ErrorKind::PermissionDenied, ListenAddress::Unix(_)) => {
+            "choose a folder that this user may write to, or change its owner or mode"
+        }
+        (kind, _) => cure_of_listening(kind),
+    };
+    let kind = StartErrorKind::Listen(error.kind());
+    StartError::new(kind, format!("cannot listen on {address}: {error}"), cure)
+}
+
+fn cure_of_listening(kind: io::ErrorKind) -> &'static str {
+    match kind {
         io::ErrorKind::AddrInUse => {
             "stop what listens there, choose another --listen, or replace it with --takeover"
         }
@@ -76,9 +87,7 @@ fn cannot_listen(address: &ListenAddress, error: &io::Error) -> StartError {
         io::ErrorKind::PermissionDenied => "use a port from 1024 on, or grant CAP_NET_BIND_SERVICE",
         io::ErrorKind::NotFound => "make the folder of the socket's path first",
         _ => "choose another --listen",
-    };
-    let kind = StartErrorKind::Listen(error.kind());
-    StartError::new(kind, format!("cannot listen on {address}: {error}"), cure)
+    }
 }
 
 /// Asked before anything is bound, so that what is wrong is told as what it is.
@@ -100,10 +109,11 @@ fn no_congestion(name: &str, error: &io::Error) -> StartError {
 }
 
 fn open_tcp(config: &Config, address: SocketAddr, listeners: &mut Listeners) -> io::Result<()> {
+    let only_v6 = is_only_v6(address, &config.listen);
     let mut is_shared = false;
     if address.port() != 0 {
         // With SO_REUSEPORT the kernel would share the port with a stranger silently.
-        match bind_tcp(address, false) {
+        match bind_tcp(address, only_v6, false) {
             Ok(_) => {}
             Err(error) if config.takeover && error.kind() == io::ErrorKind::AddrInUse => is_shared = true,
             Err(error) => return Err(error),
@@ -112,7 +122,7 @@ fn open_tcp(config: &Config, address: SocketAddr, listeners: &mut Listeners) -> 
     let mut address = address;
     let mut sockets = Vec::with_capacity(listeners.by_shard.len());
     for _ in &listeners.by_shard {
-        let socket = bind_tcp(address, true)?;
+        let socket = bind_tcp(address, only_v6, true)?;
         // What connections have from their listener.
         socket.set_tcp_nodelay(true)?;
         if let Some(name) = &config.congestion {
@@ -155,22 +165,28 @@ fn inherit(listener: &TcpListener, listeners: &mut Listeners) -> io::Result<()> 
 pub(crate) fn open_admin(address: SocketAddr, takeover: bool) -> io::Result<TcpListener> {
     retry_busy(|| {
         if !takeover && address.port() != 0 {
-            drop(bind_tcp(address, false)?);
+            drop(bind_tcp(address, false, false)?);
         }
-        let socket = bind_tcp(address, true)?;
+        let socket = bind_tcp(address, false, true)?;
         socket.listen(LISTEN_BACKLOG)?;
         Ok(socket.into())
     })
 }
 
-fn bind_tcp(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+/// `[::]` takes IPv4 as well, as other servers' does, unless an address of IPv4 is listened on at the same port.
+fn is_only_v6(address: SocketAddr, listen: &[ListenAddress]) -> bool {
+    let is_v4_at_port = |other: &ListenAddress| matches!(other, ListenAddress::Tcp(other) if other.is_ipv4() && other.port() == address.port());
+    !address.ip().is_unspecified() || (address.port() != 0 && listen.iter().any(is_v4_at_port))
+}
+
+fn bind_tcp(address: SocketAddr, only_v6: bool, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if shared {
         socket.set_reuse_port(true)?;
     }
     if address.is_ipv6() {
-        socket.set_only_v6(true)?;
+        socket.set_only_v6(only_v6)?;
     }
     socket.bind(&SockAddr::from(address))?;
     if !shared {
@@ -220,6 +236,37 @@ mod tests {
         let (accepted, _) = listener.accept().expect("accepts");
         let name = socket2::SockRef::from(&accepted).tcp_congestion().expect("has one");
         assert!(name.starts_with(b"reno\0"), "{name:?}");
+    }
+
+    #[test]
+    fn every_address_of_ipv6_takes_ipv4_too_unless_that_is_listened_on_as_well() {
+        let tcp = |address: &str| ListenAddress::Tcp(address.parse().expect("an address"));
+        let is_only = |address: &str, listen: &[ListenAddress]| {
+            is_only_v6(address.parse().expect("an address"), listen)
+        };
+        assert!(!is_only("[::]:80", &[tcp("[::]:80"), tcp("127.0.0.1:81")]));
+        assert!(!is_only("[::]:0", &[tcp("[::]:0"), tcp("0.0.0.0:0")]));
+        assert!(is_only("[::]:80", &[tcp("[::]:80"), tcp("0.0.0.0:80")]));
+        assert!(is_only("[::1]:80", &[tcp("[::1]:80")]));
+        let config = Config { listen: vec![tcp("[::]:0")], ..Config::default() };
+        // Where there is no IPv6, there is nothing to try.
+        let Ok(listeners) = open(&config, 2) else { return };
+        let ListenAddress::Tcp(address) = listeners.addresses[0] else {
+            panic!("a TCP address was asked for")
+        };
+        for host in ["127.0.0.1", "::1"] {
+            let host: std::net::IpAddr = host.parse().expect("an address");
+            std::net::TcpStream::connect((host, address.port())).expect("connects");
+        }
+    }
+
+    #[test]
+    fn a_socket_file_that_may_not_be_made_is_cured_by_a_folder_and_no_port() {
+        let denied = io::Error::from(io::ErrorKind::PermissionDenied);
+        let unix = cannot_listen(&ListenAddress::Unix("/run/x.sock".into()), &denied);
+        assert!(unix.cure.contains("folder"), "{unix}");
+        let tcp = cannot_listen(&ListenAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 80))), &denied);
+        assert!(tcp.cure.contains("1024"), "{tcp}");
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod chat;
 mod config;
 mod endpoints;
 mod handler;
+mod host;
 mod listeners;
 mod page;
 mod remote;
@@ -37,11 +38,11 @@ use std::time::Duration;
 
 use crate::buffer::{Budget, Lease, Pool};
 use crate::driver::epoll::Epoll;
-use crate::driver::uring::Uring;
+use crate::driver::uring::{self, Uring};
 use crate::driver::{Description, Driver, Options, Waker};
 use crate::limits::{
-    COMPRESSION_LEASE_BYTES, CONNECTION_LEASE, CONNECTIONS_DEFAULT, DRAIN_TIMEOUT, MAILBOX_BYTES_MIN, Nanos,
-    REFUSING_CONNECTIONS_MAX, RESERVED_DESCRIPTORS, SNAPSHOT_TIMEOUT, TOPIC_LEASE,
+    COMPRESSION_LEASE_BYTES, CONNECTION_LEASE, DRAIN_TIMEOUT, MAILBOX_BYTES_MIN, Nanos,
+    REFUSING_CONNECTIONS_MAX, SNAPSHOT_TIMEOUT, TOPIC_LEASE,
 };
 use crate::shard::{self, Allowance, Mailboxes, Order, Security, Shard};
 use crate::stats::{Snapshot, TopicReport};
@@ -57,6 +58,7 @@ pub use config::{
     Compression, Config, DriverChoice, ListenAddress, RefusalFn, RefusalHook, StartError, StartErrorKind,
 };
 pub use handler::{Busy, Failure, Handler, Message};
+pub use host::Resolved;
 #[cfg(feature = "cli")]
 pub(crate) use listeners::{open_admin, retry_busy};
 pub use remote::Remote;
@@ -189,10 +191,8 @@ impl Server {
         ready: impl FnOnce(&[ListenAddress], &[SocketAddr]) -> Result<(), StartError>,
     ) -> Result<Server, StartError> {
         let before_accepting = ready;
-        let cpus = cpus(&config);
-        let shards = config.shards.unwrap_or(cpus.len()).max(1);
+        let Resolved { shards, cpus, connections_max: connections } = Resolved::of(&config)?;
         let listeners = listeners::open(&config, shards)?;
-        let connections = connections_max(&config)?;
         let budget = Budget::new(config.memory_budget_bytes);
         let seats = Budget::new(u64::from(connections));
         let contexts = Budget::new(config.compression_bytes);
@@ -346,49 +346,6 @@ fn gather(
     Ok((remotes.into_iter().flatten().collect(), described))
 }
 
-/// The CPUs that shards are pinned to.
-fn cpus(config: &Config) -> Vec<usize> {
-    if !config.cpus.is_empty() {
-        return config.cpus.clone();
-    }
-    let allowed: Vec<usize> =
-        core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect();
-    if allowed.is_empty() { vec![0] } else { allowed }
-}
-
-/// How many connections the node takes: what was asked for, or what the descriptors allow.
-fn connections_max(config: &Config) -> Result<u32, StartError> {
-    let limit = descriptor_limit();
-    let allowed = u32::try_from(limit.saturating_sub(u64::from(RESERVED_DESCRIPTORS))).unwrap_or(u32::MAX);
-    if allowed == 0 {
-        return Err(StartError::new(
-            StartErrorKind::Descriptors,
-            format!("only {limit} descriptors are allowed"),
-            "raise the limit: ulimit -n 65536, or LimitNOFILE= of the service",
-        ));
-    }
-    match config.connections_max {
-        Some(asked) if asked > allowed => Err(StartError::new(
-            StartErrorKind::Descriptors,
-            format!("--max-connections {asked} needs more than the {limit} descriptors allowed"),
-            format!(
-                "raise the limit (ulimit -n {}), or ask for at most {allowed}",
-                u64::from(asked) + u64::from(RESERVED_DESCRIPTORS)
-            ),
-        )),
-        Some(asked) => Ok(asked),
-        None => Ok(allowed.min(CONNECTIONS_DEFAULT)),
-    }
-}
-
-/// The soft limit on descriptors.
-fn descriptor_limit() -> u64 {
-    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let line = limits.lines().find(|line| line.starts_with("Max open files"));
-    let soft = line.and_then(|line| line.split_whitespace().nth(3));
-    soft.and_then(|soft| soft.parse().ok()).unwrap_or(1024)
-}
-
 /// A shard's routes.
 fn service(config: &Config, topics: Lease, seed: u64) -> Service {
     let broadcast = broadcast::Settings {
@@ -441,14 +398,12 @@ impl Start {
                 Ok(driver) => self.on(driver),
                 Err(error) if self.config.driver == DriverChoice::Uring => self.fail(StartError::new(
                     StartErrorKind::Driver,
-                    format!("io_uring is not to be had: {error}"),
-                    "allow it (sysctl kernel.io_uring_disabled=0, a seccomp profile that permits it), \
-                     or use --driver epoll",
+                    format!("io_uring is unavailable: {error}"),
+                    format!("{}, or use --driver epoll", uring::cure(&error)),
                 )),
                 Err(error) => {
-                    let cure = "allow io_uring (sysctl kernel.io_uring_disabled=0, a seccomp profile that \
-                                permits it) for less CPU per message";
-                    tracing::warn!(%error, cure, "io_uring is not to be had, running on epoll");
+                    let cure = format!("{} for less CPU per message", uring::cure(&error));
+                    tracing::warn!(%error, cure, "io_uring is unavailable, running on epoll");
                     self.on_epoll(&options)
                 }
             },

@@ -1,7 +1,7 @@
 //! `serve --check`: what the server would run with, as a configuration file that says the same.
 //!
 //! Everything is said, defaults included, so that two such files tell where two servers differ. What only the host
-//! decides, such as how many descriptors there are, stays out.
+//! decides, such as how many connections its descriptors allow, stands above it as a comment.
 
 use std::fmt::{self, Write as _};
 use std::path::Path;
@@ -15,7 +15,17 @@ use crate::cli::compress::Compress;
 use crate::cli::values::{shown_bytes, shown_time};
 use crate::hub;
 use crate::protocol::handshake::{OriginPolicy, SubprotocolPreference};
-use crate::server::{Config, DriverChoice};
+use crate::server::{Config, DriverChoice, Resolved};
+
+/// The settings, below what they come to on this host.
+pub(super) fn text(settings: &Settings, resolved: &Resolved) -> String {
+    let Resolved { shards, cpus, connections_max } = resolved;
+    let cpus: Vec<String> = cpus.iter().map(ToString::to_string).collect();
+    format!(
+        "# On this host: shards = {shards}, on CPUs {}; max_connections = {connections_max}\n{settings}",
+        cpus.join(", ")
+    )
+}
 
 impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

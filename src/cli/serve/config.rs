@@ -103,7 +103,7 @@ fn key_of(arg: &Arg) -> Option<String> {
 }
 
 /// Which keys of a file have a say, and where they stand.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Places {
     source: Option<Rc<Source>>,
     keys: BTreeMap<String, usize>,

@@ -15,7 +15,7 @@ use crate::cli::compress::Compress;
 use crate::hub;
 use crate::limits::{self, Nanos};
 use crate::protocol::handshake::OriginPolicy;
-use crate::server::{Config, ListenAddress};
+use crate::server::{Config, ListenAddress, Resolved};
 use crate::tls;
 
 /// What `serve` runs with.
@@ -35,6 +35,8 @@ pub(super) struct Settings {
     pub(super) tls_files: Option<(PathBuf, PathBuf)>,
     /// What `server` knows about topics, as it was said.
     pub(super) topics: Topics,
+    /// Which of it a file has said, and where.
+    places: Places,
 }
 
 impl Settings {
@@ -88,7 +90,24 @@ impl Settings {
             ..Config::default()
         };
         let log = args.log.unwrap_or_else(|| "info".to_owned());
-        Ok(Settings { server, admin, admin_token_file, log, profile, tls_files, topics })
+        let places = places.clone();
+        Ok(Settings { server, admin, admin_token_file, log, profile, tls_files, topics, places })
+    }
+
+    /// What they come to on this host.
+    ///
+    /// # Errors
+    /// [`Failure::Environment`] for what this host does not have, told with where it was asked for.
+    pub(super) fn resolve(&self) -> Result<Resolved, Failure> {
+        Resolved::of(&self.server).map_err(|error| {
+            let told = error
+                .setting()
+                .map(|flag| self.places.wrong(flag, &format!("{}; {}", error.problem, error.cure)));
+            match told {
+                Some(Failure::Usage(line) | Failure::Environment(line)) => Failure::Environment(line),
+                None => Failure::Environment(error.to_string()),
+            }
+        })
     }
 }
 

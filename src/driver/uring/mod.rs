@@ -72,6 +72,20 @@ pub struct Uring {
     not_send: PhantomData<*mut ()>,
 }
 
+/// What may help where no ring could be made, as the beginning of a sentence.
+pub fn cure(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        // Before Linux 5.12 the ring itself, and on every kernel what is registered with it, counts as locked memory.
+        Some(libc::ENOMEM) => "raise the limit on locked memory (ulimit -l, LimitMEMLOCK=)",
+        Some(libc::EMFILE | libc::ENFILE) => "raise the descriptor limit (ulimit -n, LimitNOFILE=)",
+        Some(libc::EPERM | libc::EACCES) => {
+            "allow io_uring (sysctl kernel.io_uring_disabled=0, a seccomp profile that permits it)"
+        }
+        Some(libc::ENOSYS) => "run on Linux 6.1 or later with io_uring, or permit it in the seccomp profile",
+        _ => "run on Linux 6.1 or later",
+    }
+}
+
 impl Uring {
     /// A driver for up to `options.connections` connections, to be used on the calling thread only.
     ///

@@ -1,0 +1,79 @@
+//! What a configuration comes to on this host: CPUs, shards and connections.
+
+use crate::limits::{CONNECTIONS_DEFAULT, RESERVED_DESCRIPTORS};
+use crate::server::config::{Config, StartError, StartErrorKind};
+
+/// What a configuration comes to on this host, where it leaves that to the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// Event loops.
+    pub shards: usize,
+    /// The CPUs that they are pinned to in turn; empty where the kernel does not tell which there are.
+    pub cpus: Vec<usize>,
+    /// Connections at once.
+    pub connections_max: u32,
+}
+
+impl Resolved {
+    /// Looks at the host; binds and starts nothing.
+    ///
+    /// # Errors
+    /// A CPU that this process may not use, or more connections than it may have descriptors.
+    pub fn of(config: &Config) -> Result<Resolved, StartError> {
+        let cpus = cpus(&config.cpus)?;
+        let shards = config.shards.unwrap_or(cpus.len()).max(1);
+        Ok(Resolved { shards, cpus, connections_max: connections_max(config.connections_max)? })
+    }
+}
+
+fn cpus(asked: &[usize]) -> Result<Vec<usize>, StartError> {
+    // Where the kernel refuses to tell, it refuses pinning too, which is warned of then.
+    let Some(allowed) = core_affinity::get_core_ids().filter(|cores| !cores.is_empty()) else {
+        return Ok(asked.to_vec());
+    };
+    let allowed: Vec<usize> = allowed.into_iter().map(|core| core.id).collect();
+    match asked.iter().find(|cpu| !allowed.contains(cpu)) {
+        None if asked.is_empty() => Ok(allowed),
+        None => Ok(asked.to_vec()),
+        Some(cpu) => {
+            let known: Vec<String> = allowed.iter().map(ToString::to_string).collect();
+            let problem = format!("this process may not use CPU {cpu}");
+            let cure = format!("name some of {}", known.join(","));
+            Err(StartError::new(StartErrorKind::Cpu, problem, cure).of_setting("--cpus"))
+        }
+    }
+}
+
+/// How many connections the node takes: what was asked for, or what the descriptors allow.
+fn connections_max(asked: Option<u32>) -> Result<u32, StartError> {
+    let limit = descriptor_limit();
+    let allowed = u32::try_from(limit.saturating_sub(u64::from(RESERVED_DESCRIPTORS))).unwrap_or(u32::MAX);
+    if allowed == 0 {
+        return Err(StartError::new(
+            StartErrorKind::Descriptors,
+            format!("only {limit} descriptors are allowed"),
+            "raise the limit: ulimit -n 65536, or LimitNOFILE= of the service",
+        ));
+    }
+    match asked {
+        Some(asked) if asked > allowed => Err(StartError::new(
+            StartErrorKind::Descriptors,
+            format!("{asked} connections need more than the {limit} descriptors allowed"),
+            format!(
+                "raise the limit (ulimit -n {}), or ask for at most {allowed}",
+                u64::from(asked) + u64::from(RESERVED_DESCRIPTORS)
+            ),
+        )
+        .of_setting("--max-connections")),
+        Some(asked) => Ok(asked),
+        None => Ok(allowed.min(CONNECTIONS_DEFAULT)),
+    }
+}
+
+/// The soft limit on descriptors.
+fn descriptor_limit() -> u64 {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits.lines().find(|line| line.starts_with("Max open files"));
+    let soft = line.and_then(|line| line.split_whitespace().nth(3));
+    soft.and_then(|soft| soft.parse().ok()).unwrap_or(1024)
+}
