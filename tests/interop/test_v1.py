@@ -260,7 +260,7 @@ class V1:
 
     async def test_one_connection_watches_many_topics(self):
         client, publisher = await self.open(), await self.open()
-        topics = [f"returning.{number}" for number in range(100)]
+        topics = [f"many.{number}" for number in range(100)]
         ledgers = {topic: Ledger(await client.subscribe(topic)) for topic in topics}
         for number in range(5):
             for topic in topics:
