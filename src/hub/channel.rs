@@ -241,8 +241,8 @@ impl<K: Copy + Eq> Channel<K> {
     /// Removes a member; what it has not got is dropped.
     pub(super) fn remove(&mut self, index: u32, around: &mut Surroundings<'_>) {
         let Some(member) = self.members.get_mut(index as usize).and_then(Option::take) else { return };
-        let gone = self.gone(around.settings).saturating_sub(self.counted(&member));
-        let missed = self.queued(&member) + u64::from(member.in_flight) - gone;
+        let gone = self.gone(around.settings).saturating_sub(self.counted(&member, around.settings));
+        let missed = self.queued(&member, around.settings) + u64::from(member.in_flight) - gone;
         around.count(|deliveries| {
             deliveries.dropped_oldest += gone;
             deliveries.dropped_disconnect += missed;
@@ -256,13 +256,19 @@ impl<K: Copy + Eq> Channel<K> {
     }
 
     /// Messages that a member is owed and that were not handed on, those that nobody can read yet included.
-    fn queued(&self, member: &Member<K>) -> u64 {
-        let owed = self.log.offset_before(self.log.appended()).saturating_sub(self.counted(member));
+    fn queued(&self, member: &Member<K>, settings: &Settings) -> u64 {
+        let owed = self.log.offset_before(self.log.appended()).saturating_sub(self.counted(member, settings));
         owed.saturating_sub(u64::from(member.own))
     }
 
-    /// The offset up to which everything was counted for a member, if only as lost.
-    fn counted(&self, member: &Member<K>) -> u64 {
+    /// The offset up to which everything was counted for a member, if only as lost. Of keys the latest may get there all
+    /// the same, so there nothing counts as lost before it is told.
+    fn counted(&self, member: &Member<K>, settings: &Settings) -> u64 {
+        if self.policy(settings) == Slow::Conflate { member.has } else { self.lost_to(member) }
+    }
+
+    /// The offset up to which a member has everything, or there was no memory for it.
+    fn lost_to(&self, member: &Member<K>) -> u64 {
         if member.cursor < self.lost_before { member.has.max(self.lost_offset) } else { member.has }
     }
 
@@ -280,8 +286,8 @@ impl<K: Copy + Eq> Channel<K> {
     pub(super) fn complete(&self, settings: &Settings, deliveries: &mut Deliveries) {
         let gone = self.gone(settings);
         for member in self.members.iter().flatten() {
-            let dropped = gone.saturating_sub(self.counted(member));
-            deliveries.queued += self.queued(member) + u64::from(member.in_flight) - dropped;
+            let dropped = gone.saturating_sub(self.counted(member, settings));
+            deliveries.queued += self.queued(member, settings) + u64::from(member.in_flight) - dropped;
             deliveries.dropped_oldest += dropped;
         }
     }
@@ -333,7 +339,8 @@ impl<K: Copy + Eq> Channel<K> {
             let is_own =
                 own.is_some_and(|own| own.channel == self.id && own.index == index && member.skip != 0);
             let lost = if is_own { 0 } else { messages };
-            let dropped = self.queued(member) + lost;
+            let conflates = self.policy(around.settings) == Slow::Conflate;
+            let dropped = if conflates { 0 } else { self.queued(member, around.settings) + lost };
             around.count(|deliveries| {
                 deliveries.offered += lost;
                 deliveries.dropped_memory += dropped;
@@ -444,10 +451,10 @@ impl<K: Copy + Eq> Channel<K> {
     fn drop_oldest(&mut self, index: u32, around: &mut Surroundings<'_>, sink: &mut impl Sink<K>) {
         let floor = self.floor(around);
         let Some(member) = self.past(index, floor) else { return };
-        let (has, counted) = (member.has, self.counted(member));
+        let (has, counted, lost) = (member.has, self.counted(member, around.settings), self.lost_to(member));
         let to = self.log.offset_before(floor);
         if to > has {
-            let reason = if counted > has { GapReason::Memory } else { GapReason::Slow };
+            let reason = if lost > has { GapReason::Memory } else { GapReason::Slow };
             if !sink.tell_gap(member.key, around.topic, Gap { from: has + 1, to, reason }) {
                 return;
             }
@@ -455,7 +462,12 @@ impl<K: Copy + Eq> Channel<K> {
         if let Some(Some(member)) = self.members.get_mut(index as usize) {
             (member.has, member.cursor) = (to, floor);
         }
-        around.count(|deliveries| deliveries.dropped_oldest += to - counted.min(to));
+        // For want of memory, as far as that was not counted before.
+        let starved = lost.min(to).saturating_sub(counted);
+        around.count(|deliveries| {
+            deliveries.dropped_memory += starved;
+            deliveries.dropped_oldest += to - counted.min(to) - starved;
+        });
     }
 
     /// The member, when its cursor is before `floor`.
@@ -466,7 +478,7 @@ impl<K: Copy + Eq> Channel<K> {
     fn conflate(&mut self, index: u32, around: &mut Surroundings<'_>, sink: &mut impl Sink<K>) {
         let floor = self.floor(around);
         let Some(member) = self.past(index, floor) else { return };
-        let (has, counted) = (member.has, self.counted(member));
+        let has = member.has;
         if around.keyed.after(has).next().is_none() {
             // There was no memory for them.
             return self.drop_oldest(index, around, sink);
@@ -481,12 +493,9 @@ impl<K: Copy + Eq> Channel<K> {
         if let Some(Some(member)) = self.members.get_mut(index as usize) {
             (member.has, member.cursor) = (reached, cursor);
         }
-        // Of what had been counted as lost, some got there after all, or was replaced.
-        let lost = counted.min(reached) - has;
         let missed = (reached - has) - u64::from(sent);
         around.count(|deliveries| {
             deliveries.sent += u64::from(sent);
-            deliveries.dropped_memory -= lost;
             deliveries.dropped_conflated += missed;
         });
     }
@@ -544,7 +553,7 @@ impl<K: Copy + Eq> Channel<K> {
         let policy = self.policy(around.settings);
         let Some(Some(member)) = self.members.get(index as usize) else { return };
         let (key, cursor, reached) = (member.key, member.cursor, member.has);
-        let reason = if self.counted(member) > reached { GapReason::Memory } else { GapReason::Slow };
+        let reason = if self.lost_to(member) > reached { GapReason::Memory } else { GapReason::Slow };
         let is_behind = cursor != self.log.end();
         self.set_behind(index, is_behind, around.sums);
         if policy != Slow::Disconnect || !is_behind {

@@ -1,6 +1,7 @@
 //! The end of a server in order: whatever was acknowledged reaches every subscriber that reads, or it is told what it
 //! misses, however many shards there are and in whatever order they hear of it.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -204,7 +205,12 @@ fn a_drain_loses_nothing_that_was_acknowledged() {
             client.sip_bytes = client.sip_bytes.max(600);
         }
         model.publish(30);
-        model.world.drain();
+        if seed % 2 == 0 {
+            model.world.begin_drain(DRAIN_TIMEOUT);
+        } else {
+            model.world.begin_drain_one_by_one(DRAIN_TIMEOUT);
+        }
+        model.world.end_drain();
         assert_eq!(model.check(), 0, "there was time for all");
     });
 }
@@ -212,6 +218,7 @@ fn a_drain_loses_nothing_that_was_acknowledged() {
 /// Those who begin to read again when most of the time is over hear where they stand.
 #[test]
 fn what_a_drain_has_no_time_for_is_told() {
+    let (seeds, lost) = (Cell::new(0), Cell::new(0));
     for_each_seed("what_a_drain_has_no_time_for_is_told", |seed| {
         // Each carries as much as ten others.
         if seed >= 100 && std::env::var_os("ECHORING_SEED").is_none() {
@@ -239,9 +246,11 @@ fn what_a_drain_has_no_time_for_is_told() {
             model.world.clients.borrow_mut()[at].hurry();
         }
         model.world.end_drain();
-        model.check();
+        seeds.set(seeds.get() + 1);
+        lost.set(lost.get() + model.check());
         let clients = model.world.clients.borrow();
         let unread = clients[raw].heard.len() < 140;
         assert!(!unread || clients[raw].heard.last() == Some(&Item::Close(SLOW_CONSUMER)));
     });
+    assert!(seeds.get() < 20 || lost.get() > 0, "some have not got everything");
 }

@@ -228,7 +228,8 @@ impl<A: Application + 'static> World<A> {
         assert!(known.deliveries.add_up(), "shard {shard}: {:?}", known.deliveries);
         let before = std::mem::replace(&mut self.told.borrow_mut()[shard], known.deliveries);
         let figures = |told: Deliveries| {
-            [told.offered, told.dropped_disconnect, told.dropped_oldest, told.dropped_conflated]
+            let Deliveries { offered, dropped_disconnect, dropped_oldest, .. } = told;
+            [offered, dropped_disconnect, dropped_oldest, told.dropped_conflated, told.dropped_memory]
         };
         let grow = figures(before).into_iter().zip(figures(known.deliveries)).all(|(old, new)| old <= new);
         assert!(grow, "shard {shard}: {before:?}, then {:?}", known.deliveries);
@@ -248,6 +249,18 @@ impl<A: Application + 'static> World<A> {
     pub fn begin_drain(&self, timeout: Nanos) {
         for shard in &self.shards {
             assert!(shard.borrow().remote().order(Order::Drain(timeout)), "the shard is there");
+        }
+    }
+
+    /// The same, but one hears of it before the other, in any order, and they turn in between.
+    pub fn begin_drain_one_by_one(&self, timeout: Nanos) {
+        let mut left: Vec<usize> = (0..self.shards.len()).collect();
+        while !left.is_empty() {
+            let next = self.random.borrow_mut().below(left.len());
+            let shard = left.swap_remove(next);
+            assert!(self.shards[shard].borrow().remote().order(Order::Drain(timeout)), "the shard is there");
+            let between = self.random.borrow_mut().below(200_000);
+            self.pass(between as Nanos);
         }
     }
 
