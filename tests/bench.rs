@@ -405,7 +405,8 @@ fn without_a_url_an_embedded_server_is_measured_twice() {
 fn a_record_has_every_field_of_the_schema() {
     let run = bench(&["-c", "10", "-d", "1200ms", "--warmup", "0s", "--json", "-"]);
     let json = run.json();
-    const QUANTILES: [&str; 8] = ["count", "max", "mean", "p50", "p90", "p99", "p999", "p9999"];
+    const QUANTILES: [&str; 13] =
+        ["count", "max", "mean", "min", "p50", "p75", "p90", "p95", "p99", "p995", "p999", "p9999", "stddev"];
     for record in json["runs"].as_array().expect("runs") {
         let fields = [
             "broadcast",
@@ -439,10 +440,21 @@ fn a_record_has_every_field_of_the_schema() {
             "started_at",
             "target",
             "tls",
+            "unmatched",
         ];
         assert_eq!(keys(record), fields);
         assert_eq!(keys(&record["integrity"]), ["corrupted", "duplicated", "late", "lost", "reordered"]);
-        let generator = ["cpu_share", "lateness_ns", "saturated", "threads", "turn_ns", "unsent"];
+        let generator = [
+            "cpu_share",
+            "heartbeat_ns",
+            "lateness_ns",
+            "run_delay_ns",
+            "saturated",
+            "threads",
+            "turn_ns",
+            "unsent",
+            "unsent_gone",
+        ];
         assert_eq!(keys(&record["generator"]), generator);
         let server = ["cpu_ns_per_message", "cpu_share", "rss_bytes", "sampled_messages", "sampled_s"];
         assert_eq!(keys(&record["server"]), server);
@@ -622,7 +634,7 @@ fn sigint_prints_the_partial_result() {
     // Reads on, so that the child never waits for room in the pipe.
     let rest: Vec<String> = lines.map_while(Result::ok).collect();
     let run = Run::from(child.wait_with_output().expect("it ends"));
-    assert_eq!(run.code, Some(0), "{run}\n{rest:?}");
+    assert_eq!(run.code, Some(130), "{run}\n{rest:?}");
     assert!(run.stdout.contains("partial result") && run.stdout.contains("response"), "{run}");
 }
 

@@ -139,7 +139,11 @@ fn get(address: &str, path: &str) -> String {
 }
 
 fn sample(text: &str, name: &str) -> f64 {
-    let line = text.lines().find_map(|line| line.strip_prefix(&format!("echoring_bench_{name} ")));
+    // Every sample says whom it is of, behind what else it says.
+    let labelled =
+        name.strip_suffix('}').map(|name| format!("{name},")).unwrap_or_else(|| format!("{name}{{"));
+    let start = format!("echoring_bench_{labelled}target=\"embedded\"}} ");
+    let line = text.lines().find_map(|line| line.strip_prefix(&start));
     line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in:\n{text}"))
 }
 
@@ -175,7 +179,50 @@ fn a_run_can_be_scraped_and_watched_while_it_goes_on() {
     let id = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(id, rustix::process::Signal::INT).expect("a running child");
     let rest: Vec<String> = lines.collect();
-    assert!(matches!(child.wait().expect("it ends").code(), Some(0 | 4)), "{rest:?}");
+    assert_eq!(child.wait().expect("it ends").code(), Some(130), "{rest:?}");
+}
+
+#[test]
+fn the_last_figures_can_be_scraped() {
+    let words = ["bench", "-c", "2", "-d", "1500ms", "--warmup", "0s", "--mode", "echo", "--depth", "1"];
+    let mut child = command(&[&words[..], &["--prometheus", "127.0.0.1:0"]].concat())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
+    let metrics = lines.next().expect("a line");
+    let address = metrics.strip_prefix("metrics http://").and_then(|rest| rest.strip_suffix("/metrics"));
+    let address = address.unwrap_or_else(|| panic!("{metrics}")).to_owned();
+    lines.find(|line| line.contains("measuring")).expect("it says when it measures");
+    let before = sample(&get(&address, "/metrics"), "messages_received_total");
+    // Who has scraped is waited for, once everything was printed.
+    lines.find(|line| line.contains("to be scraped")).expect("it says that it waits");
+    let last = get(&address, "/metrics");
+    let all = sample(&last, "messages_received_total");
+    assert!(all > before && sample(&last, "response_seconds_count") + 4.0 >= all, "{last}");
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(0));
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    let echoed: u64 = table
+        .lines()
+        .find_map(|line| line.split_once(" messages echoed"))
+        .map_or(0, |(count, _)| count.replace(',', "").parse().expect("a count"));
+    // What was under way at the end came in the drain.
+    assert!((echoed as f64) <= all && all <= echoed as f64 + 4.0, "{table}");
+}
+
+#[test]
+fn too_little_address_space_is_told_and_nothing_is_started() {
+    // In kB, as the shell counts it.
+    for limit in ["30720", "60000"] {
+        let shell = format!("ulimit -v {limit} && exec {} bench -c 5 -d 1s", env!("CARGO_BIN_EXE_echoring"));
+        let output = Command::new("sh").args(["-c", &shell]).output().expect("a shell");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(3), "{stderr}");
+        assert!(stderr.starts_with("error: ") && stderr.contains("ulimit -v"), "{stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    }
 }
 
 #[test]
@@ -199,7 +246,8 @@ fn a_scenario_makes_its_runs_in_order_and_flags_win() {
     let runs = directory.runs("two.json").runs;
     let told = |at: usize| {
         let (label, config) = (runs[at].label.as_deref(), &runs[at].config);
-        (label, config.connections, config.rate, config.depth, config.duration_s)
+        let rate = config.rate.as_ref().and_then(serde_json::Number::as_u64);
+        (label, config.connections, rate, config.depth, config.duration_s)
     };
     assert_eq!(runs.len(), 2);
     assert_eq!(told(0), (Some("first"), 4, Some(200), None, 0.3));

@@ -5,8 +5,9 @@
 mod planted;
 
 use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -48,14 +49,22 @@ impl Run {
     }
 }
 
-/// Measures the server, without warm-up, so that all that it does is within the measured time.
+/// Measures the server, without warm-up unless it is said, so that all that it does is within the measured time.
 fn bench(server: &Server, flags: &[&str]) -> Run {
-    let output = Command::new(env!("CARGO_BIN_EXE_echoring"))
-        .args(["bench", &format!("ws://{}", server.address), "--warmup", "0s", "--json", "-"])
-        .args(flags)
-        .stdin(Stdio::null())
-        .output()
-        .expect("the binary runs");
+    finished(flags, command(server, flags).output().expect("the binary runs"))
+}
+
+fn command(server: &Server, flags: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_echoring"));
+    command.args(["bench", &format!("ws://{}", server.address), "--json", "-"]);
+    if !flags.contains(&"--warmup") {
+        command.args(["--warmup", "0s"]);
+    }
+    command.args(flags).stdin(Stdio::null());
+    command
+}
+
+fn finished(flags: &[&str], output: Output) -> Run {
     let told = format!(
         "{flags:?}: exit code {:?}\n{}{}",
         output.status.code(),
@@ -297,6 +306,178 @@ fn each_answer_past_a_bound_is_late() {
     let server = Server::start(Fault::LateEach(10, Duration::from_millis(400)));
     let run = bench(&server, &flags[..6]);
     assert_eq!((run.code, run.integrity()), (Some(0), only(&[], &run)), "nothing was asked: {}", run.told);
+}
+
+/// Of an asynchronous server's answers one in twenty takes so long, and the others so long.
+const ASYNCHRONOUS: (u64, Duration, Duration) = (20, Duration::from_millis(400), Duration::from_millis(5));
+
+#[test]
+fn answers_in_any_order_are_matched_with_what_they_answer() {
+    let (number, late, soon) = ASYNCHRONOUS;
+    for drive in ["uring", "epoll"] {
+        // In a closed loop, in an open one, and with messages that are known by their bytes alone.
+        for flags in [
+            ["-c", "2", "--depth", "16", "-d", "2s", "--message-bytes", "64"],
+            ["-c", "2", "--rate", "2000", "-d", "2s", "--message-bytes", "64"],
+            ["-c", "2", "--depth", "16", "-d", "2s", "--message-bytes", "10"],
+        ] {
+            let server = Server::start(Fault::Postpone(number, late, soon));
+            let run = bench(
+                &server,
+                &[&flags[..], &["--driver", drive, "--allow", "reordered", "--allow-saturated"]].concat(),
+            );
+            let counts = server.finish();
+            let planted = counts.planted.load(Ordering::Relaxed);
+            let reordered = run.count("/integrity/reordered");
+            assert_eq!(run.integrity(), only(&[("reordered", reordered)], &run), "{}", run.told);
+            assert_eq!(counts.unanswered.load(Ordering::Relaxed), 0, "{}", run.told);
+            // The last of them may have nothing behind them; a busy host exchanges some of the others.
+            assert!(planted > 20 && reordered >= planted / 2, "{planted}: {}", run.told);
+            assert_eq!(run.code, Some(0), "{}", run.told);
+            assert!(run.ms("/response_ns/p99") >= 399.0, "{}", run.told);
+            assert!(run.ms("/response_ns/max") < 3_000.0, "none took nearly so long: {}", run.told);
+            assert!(run.ms("/response_ns/p50") < 350.0, "{}", run.told);
+            let most = counts.most_awaited.load(Ordering::Relaxed);
+            assert!(!flags.contains(&"--depth") || most <= 16, "{most} under way: {}", run.told);
+        }
+    }
+}
+
+#[test]
+fn the_drain_waits_for_answers_that_others_overtook() {
+    // Each tenth answer takes longer than the run, and comes while the drain lasts.
+    let server = Server::start(Fault::Postpone(10, Duration::from_millis(1_500), Duration::from_millis(1)));
+    let flags = [
+        "-c",
+        "2",
+        "--rate",
+        "500",
+        "-d",
+        "1s",
+        "--drain",
+        "20s",
+        "--allow",
+        "reordered",
+        "--allow-saturated",
+    ];
+    let run = bench(&server, &flags);
+    let reordered = run.count("/integrity/reordered");
+    assert_eq!(run.integrity(), only(&[("reordered", reordered)], &run), "{}", run.told);
+    assert_eq!((run.code, run.count("/response_ns/count")), (Some(0), 500), "{}", run.told);
+    assert!(run.ms("/response_ns/p99") >= 1_499.0, "{}", run.told);
+}
+
+#[test]
+fn answers_that_say_nothing_have_no_latency() {
+    let (number, late, soon) = ASYNCHRONOUS;
+    let flags = ["-c", "2", "--depth", "8", "-d", "1s", "--verify", "off"];
+    let server = Server::start(Fault::Shrug(number, late, soon));
+    let run = bench(&server, &flags);
+    server.finish();
+    assert_eq!((run.code, run.integrity()), (Some(0), only(&[], &run)), "{}", run.told);
+    let messages = run.count("/messages");
+    assert!(messages > 20 && run.count("/unmatched") >= messages, "{}", run.told);
+    for distribution in ["response_ns", "service_ns", "response_histogram", "service_histogram"] {
+        assert_eq!(run.record.get(distribution), Some(&Value::Null), "{}", run.told);
+    }
+    // The table says it as well.
+    let server = Server::start(Fault::Shrug(number, late, soon));
+    let output = Command::new(env!("CARGO_BIN_EXE_echoring"))
+        .args(["bench", &format!("ws://{}", server.address), "--warmup", "0s"])
+        .args(flags)
+        .output()
+        .expect("the binary runs");
+    let told = lossy(&output.stdout);
+    assert!(told.contains("unmatched  ") && !told.contains("| response"), "{told}");
+    // Answers that name what they answer have one, in whatever order they come.
+    let server = Server::start(Fault::Postpone(number, late, soon));
+    let run = bench(&server, &[&flags[..], &["--allow", "reordered"]].concat());
+    assert_eq!((run.code, run.count("/unmatched")), (Some(0), 0), "{}", run.told);
+    assert!(run.ms("/response_ns/p50") < 350.0 && run.ms("/response_ns/max") >= 399.0, "{}", run.told);
+}
+
+#[test]
+fn a_broadcast_that_is_reordered_across_the_end_of_the_warm_up_is_counted_once() {
+    let server = Server::start(Fault::Postpone(7, Duration::from_millis(300), Duration::from_millis(1)));
+    let flags = ["--mode", "broadcast", "-c", "4", "--rate", "500", "-d", "2s", "--warmup", "500ms"];
+    let run = bench(&server, &[&flags[..], &["--allow", "reordered", "--allow-saturated"]].concat());
+    let reordered = run.count("/integrity/reordered");
+    assert!(reordered > 0, "{}", run.told);
+    assert_eq!(run.integrity(), only(&[("reordered", reordered)], &run), "{}", run.told);
+    // 1,000 messages for each of three subscribers.
+    assert_eq!((run.code, run.count("/response_ns/count")), (Some(0), 3_000), "{}", run.told);
+    assert!(run.ms("/response_ns/max") < 3_000.0, "{}", run.told);
+}
+
+#[test]
+fn one_lost_delivery_does_not_hold_a_closed_loops_publisher_up() {
+    // Each thirtieth reaches nobody.
+    let server = Server::start(Fault::Drop(30));
+    let flags =
+        ["--mode", "broadcast", "-c", "3", "--depth", "1", "-d", "4s", "--drain", "1s", "--allow", "lost"];
+    let run = bench(&server, &flags);
+    let dropped = server.finish().planted.load(Ordering::Relaxed);
+    assert!(dropped >= 6, "it went on behind the first: {}", run.told);
+    assert_eq!(run.integrity(), only(&[("lost", dropped)], &run), "{}", run.told);
+    assert_eq!((run.code, &run.record["errors"]), (Some(0), &json!({})), "{}", run.told);
+}
+
+#[test]
+fn what_is_due_when_all_connections_are_gone_is_unsent() {
+    let server = Server::start(Fault::Close(50, 1001));
+    let flags = ["-c", "4", "--rate", "1000", "-d", "2s", "--drain", "1s", "--allow-saturated"];
+    let run = bench(&server, &[&flags[..], &["--allow", "lost,closed"]].concat());
+    server.finish();
+    let (lost, unsent) = (run.count("/integrity/lost"), run.count("/generator/unsent"));
+    // 50 on each of four connections were answered.
+    assert_eq!(lost + unsent, 1_800, "{}", run.told);
+    assert!(unsent > 1_000, "{}", run.told);
+    assert_eq!((run.code, run.count("/response_ns/count")), (Some(1), 2_000), "{}", run.told);
+    assert_eq!(run.record["duration_s"], 2.0, "{}", run.told);
+    let server = Server::start(Fault::Close(50, 1001));
+    let run = bench(&server, &[&flags[..], &["--allow", "lost,closed,unsent"]].concat());
+    assert_eq!(run.code, Some(0), "{}", run.told);
+}
+
+#[test]
+fn corrupted_answers_are_as_old_as_they_are() {
+    let server = Server::start(Fault::Flip(10));
+    let run = bench(
+        &server,
+        &["-c", "2", "--rate", "1000", "-d", "1s", "--allow", "corrupted", "--allow-saturated"],
+    );
+    assert_eq!(server.finish().planted.load(Ordering::Relaxed), 100, "{}", run.told);
+    assert_eq!((run.code, run.integrity()), (Some(0), only(&[("corrupted", 100)], &run)), "{}", run.told);
+    for distribution in ["response_ns", "service_ns"] {
+        assert_eq!(run.count(&format!("/{distribution}/count")), 1_000, "{}", run.told);
+    }
+}
+
+#[test]
+fn a_generator_that_is_frozen_says_so_in_a_closed_loop_as_well() {
+    const FROZEN: Duration = Duration::from_millis(500);
+    for drive in ["uring", "epoll"] {
+        let server = Server::start(Fault::Nothing);
+        let flags = ["-c", "2", "--depth", "1", "-d", "3s", "--driver", drive];
+        let mut command = command(&server, &flags);
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
+        lines.find(|line| line.contains("measuring")).expect("it says when it measures");
+        let id = rustix::process::Pid::from_child(&child);
+        let send = |signal| rustix::process::kill_process(id, signal).expect("a running child");
+        send(rustix::process::Signal::STOP);
+        std::thread::sleep(FROZEN);
+        send(rustix::process::Signal::CONT);
+        let warned: Vec<String> = lines.collect();
+        let run = finished(&flags, child.wait_with_output().expect("it ends"));
+        assert_eq!(run.code, Some(0), "{}", run.told);
+        assert!(run.ms("/generator/heartbeat_ns/max") >= 450.0, "{}", run.told);
+        assert!(run.ms("/generator/threads/0/heartbeat_ns_max") >= 450.0, "{}", run.told);
+        assert!(run.count("/generator/heartbeat_ns/count") >= 200, "{}", run.told);
+        assert!(run.record["generator"]["run_delay_ns"].is_u64(), "{}", run.told);
+        assert!(warned.iter().any(|line| line.contains("held up")), "{warned:?}");
+    }
 }
 
 /// Quantiles above 0.9 of a percentile file, with their values in milliseconds.

@@ -73,10 +73,10 @@ Examples:
   echoring bench -f scenario.toml --duration 5s
       runs that a file describes, each for 5 s whatever it says
 
-In --fail-if and --find-max a METRIC is p50 p90 p99 p99.9 p99.99 max mean of the response time, or of another
-distribution as in service.p99 (service, lateness, handshake; in broadcast mode first, median, last; in push mode gap), or one of
-lost duplicated reordered corrupted late errors closes ended_early unsent messages messages_per_s bytes_per_s
-reach gaps cpu_per_message max_rate; OP is < <= > >= == !=; a UNIT is ns us ms s, k M, KiB MiB, or %.
+In --fail-if and --find-max a METRIC is pN (p50, p97.5, p99.9), min max mean stddev of the response time, or of another
+distribution as in service.p99 (service, and p50 p75 p90 p95 p99 p99.5 p99.9 p99.99 of lateness, heartbeat, handshake; in broadcast mode first, median, last; in push mode gap), or one of
+lost duplicated reordered corrupted late errors closes ended_early unsent unmatched messages messages_per_s bytes_per_s
+reach gaps cpu_per_message run_delay max_rate; OP is < <= > >= == !=; a UNIT is ns us ms s, k M, KiB MiB, or %.
 
 All that arrives is compared whole with what was sent. A message names its sender and sequence from these sizes on,
 so that what is lost, duplicated and reordered is told apart: echo 12 bytes (json 34), broadcast 40 (json 76).
@@ -84,10 +84,11 @@ Shorter echoes and lines of a file are compared with the one that is due, and fr
 broadcasts cannot be shorter.
 
 Exit codes: 0 done, 1 integrity broken, --fail-if held or --find-max held at no rate, 2 usage, 3 the environment
-forbids it, 4 the generator was the bottleneck (0 with --allow-saturated). Where several apply, 1 goes before 3 and 3 before 4.";
+forbids it, 4 the generator was the bottleneck (0 with --allow-saturated), 130 interrupted, after the report of what there
+is. Where several apply, 130 goes before 1, 1 before 3 and 3 before 4.";
 
-/// Exit code of a process that a second signal cut short, as a shell would report SIGINT.
-const EXIT_INTERRUPTED: i32 = 130;
+/// Exit code of runs that a signal ended, after their report, or cut short, as a shell would report SIGINT.
+const EXIT_INTERRUPTED: u8 = 130;
 const DURATION_DEFAULT: Duration = Duration::from_secs(10);
 const WARMUP_DEFAULT: Duration = Duration::from_secs(1);
 const DURATION_MAX: Duration = Duration::from_secs(24 * 3_600);
@@ -228,7 +229,8 @@ impl Args {
                 Target::Embedded(Box::new(move |cpus| start_server(cpus, driver, message_bytes, &compress)))
             }
         };
-        let scheme = self.verdicts.scheme(self.pace.rate, rival)?;
+        let start = self.pace.rate.map(|rate| rate.messages.div_ceil(u64::from(rate.period_s)));
+        let scheme = self.verdicts.scheme(start, rival)?;
         let plan = Plan { target, workloads, means };
         Ok(Job { plan, scheme, fail_if: self.verdicts.fail_if, outputs: self.outputs })
     }
@@ -311,6 +313,7 @@ impl Args {
             style: messages.style,
             lines: messages.lines,
             pace,
+            rate_period_s: if searches { 1 } else { self.pace.rate.map_or(1, |rate| rate.period_s) },
             arrivals: match self.pace.arrivals {
                 None | Some(Arrivals::Even) => load::Arrivals::Even,
                 Some(Arrivals::Poisson) => load::Arrivals::Poisson,
@@ -415,10 +418,13 @@ fn measure(runs: Vec<Args>) -> Result<ExitCode, Failure> {
         jobs.push(job.map_err(|failure| if several { failure.of_run(at + 1) } else { failure })?);
     }
     let outputs = jobs[0].outputs.clone();
+    for job in &jobs {
+        enough_address_space(&job.plan)?;
+    }
     environment::start_log("warn")?;
     for signal in [SIGINT, SIGTERM] {
         // The first asks for the partial result, the second does not wait for it.
-        signal_hook::flag::register_conditional_shutdown(signal, EXIT_INTERRUPTED, stop.clone())
+        signal_hook::flag::register_conditional_shutdown(signal, EXIT_INTERRUPTED.into(), stop.clone())
             .and_then(|_| signal_hook::flag::register(signal, stop.clone()))
             .map_err(|error| Failure::Environment(format!("signals cannot be handled: {error}")))?;
     }
@@ -450,12 +456,47 @@ fn measure(runs: Vec<Args>) -> Result<ExitCode, Failure> {
         }
     }
     watcher.clear();
+    let interrupted = stop.load(Ordering::Relaxed);
     // What was measured before is not lost.
     if let (true, Some(refused)) = (results.outcomes.is_empty(), &results.refused) {
         return Err(Failure::Environment(refused.0.clone()));
     }
     let unwritten = outputs.write(&results.outcomes, &results.comparison)?;
-    Ok(verdicts::conclude(&results, missed, &unwritten))
+    let code = verdicts::conclude(&results, missed, &unwritten);
+    if let Some(exporter) = exporter {
+        exporter.linger(&stop);
+    }
+    Ok(if interrupted { ExitCode::from(EXIT_INTERRUPTED) } else { code })
+}
+
+/// Address space of a run without threads and connections, of a server in this process, of a thread with its stack, rings
+/// and distributions, of a stage's distributions on a thread, and of a connection: measured, and rounded up.
+const RUN_BYTES: u64 = 32 << 20;
+const SERVER_BYTES: u64 = 32 << 20;
+const THREAD_BYTES: u64 = 20 << 20;
+const STAGE_BYTES: u64 = 1 << 20;
+const CONNECTION_BYTES: u64 = 2 << 10;
+
+/// Where the address space of this process is limited, an allocation that fails would end it without a word.
+fn enough_address_space(plan: &Plan) -> Result<(), Failure> {
+    let Some((limit, used)) = environment::address_space() else { return Ok(()) };
+    let threads = plan.means.threads as u64;
+    let of_load = |load: &Workload| {
+        let stages = threads * load.pace.stages().len() as u64 * STAGE_BYTES;
+        stages + u64::from(load.connections) * CONNECTION_BYTES
+    };
+    let server = if let Target::Embedded(_) = plan.target { SERVER_BYTES } else { 0 };
+    let loads = plan.workloads.iter().map(of_load).max().unwrap_or(0);
+    let needed = used + RUN_BYTES + server + threads * THREAD_BYTES + loads;
+    if needed <= limit {
+        return Ok(());
+    }
+    Err(Failure::Environment(format!(
+        "this process may have {} of address space, and a run with {threads} threads takes about {}: raise the limit \
+         (ulimit -v), or lower --threads or --connections",
+        show::bytes(limit as f64),
+        show::bytes(needed as f64),
+    )))
 }
 
 #[cfg(test)]

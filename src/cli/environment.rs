@@ -18,6 +18,15 @@ pub(super) fn raise_descriptor_limit() -> u64 {
     }
 }
 
+/// The limit on this process's address space and what it has of it, in bytes; `None` without a limit.
+pub(super) fn address_space() -> Option<(u64, u64)> {
+    let limit = getrlimit(Resource::As).current?;
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmSize:"))?;
+    let used_kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some((limit, used_kib * 1024))
+}
+
 /// Checks what `--log` was given: a level, or directives such as `warn,echoring::shard=debug`.
 pub(super) fn log_filter(word: &str) -> Result<String, String> {
     const EXPECTED: &str = "expected error, warn, info, debug, trace or off, or module=level pairs";

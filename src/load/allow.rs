@@ -26,14 +26,23 @@ pub enum Flaw {
     Corrupted,
     /// A message arrived later than was asked for.
     Late,
+    /// A message was due when its connection was gone.
+    Unsent,
     /// A Close frame of the server ended a connection before the run was over.
     Closed,
 }
 
 impl Flaw {
     /// All of them.
-    pub const ALL: [Flaw; 6] =
-        [Flaw::Lost, Flaw::Duplicated, Flaw::Reordered, Flaw::Corrupted, Flaw::Late, Flaw::Closed];
+    pub const ALL: [Flaw; 7] = [
+        Flaw::Lost,
+        Flaw::Duplicated,
+        Flaw::Reordered,
+        Flaw::Corrupted,
+        Flaw::Late,
+        Flaw::Unsent,
+        Flaw::Closed,
+    ];
 
     /// The word for it on the command line and in records.
     pub fn name(self) -> &'static str {
@@ -43,6 +52,7 @@ impl Flaw {
             Flaw::Reordered => "reordered",
             Flaw::Corrupted => "corrupted",
             Flaw::Late => "late",
+            Flaw::Unsent => "unsent",
             Flaw::Closed => "closed",
         }
     }
@@ -55,8 +65,8 @@ impl Flaw {
             Flaw::Reordered => integrity.reordered = 0,
             Flaw::Corrupted => integrity.corrupted = 0,
             Flaw::Late => integrity.late = 0,
-            // That is wrong with a connection.
-            Flaw::Closed => {}
+            // These are wrong with the schedule, and with a connection.
+            Flaw::Unsent | Flaw::Closed => {}
         }
     }
 }
@@ -82,8 +92,9 @@ impl Record {
             flaw.forgive(&mut integrity);
         }
         let closed = self.connections.ended_early > 0 && !allowed(Flaw::Closed);
+        let unsent = self.generator.unsent_gone > 0 && !allowed(Flaw::Unsent);
         let failed = self.errors.keys().any(|cause| !(cause == NO_REPLY && allowed(Flaw::Lost)));
-        !integrity.is_whole() || closed || failed
+        !integrity.is_whole() || unsent || closed || failed
     }
 }
 

@@ -6,7 +6,7 @@
 //! This is the only memory that the threads write together: one atomic addition per delivery and, where a topic has
 //! several publishers, one look at the same cache line.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use super::plan::Workload;
 use super::track::Times;
@@ -58,7 +58,7 @@ struct Slot {
     arrivals: AtomicU64,
     /// `(rounds of the ring + 1) << PLACE_BITS | place`; 0 when no message of this slot has had a place.
     place: AtomicU64,
-    /// When it should have left, and when it did. They are looked at when all is over.
+    /// When it should have left, and when it did.
     intended: AtomicU64,
     sent: AtomicU64,
 }
@@ -114,11 +114,32 @@ impl Board {
     pub fn publish(&self, publisher: u32, sequence: u64, times: Times) {
         let publisher = &self.publishers[publisher as usize];
         let slot = publisher.slot(sequence);
+        // Nobody takes these times for those of the message that had the slot before.
+        slot.arrivals.store(0, Ordering::Relaxed);
+        fence(Ordering::Release);
         slot.intended.store(times.intended, Ordering::Relaxed);
         slot.sent.store(times.sent, Ordering::Relaxed);
-        slot.arrivals.store((sequence + 1) << COUNT_BITS, Ordering::Relaxed);
+        slot.arrivals.store((sequence + 1) << COUNT_BITS, Ordering::Release);
         // Whoever reads this count sees the slot.
         publisher.published.store(sequence + 1, Ordering::Release);
+    }
+
+    /// When a message should have left and did. `None` when the message is too far behind its publisher's latest.
+    pub fn times(&self, publisher: u32, sequence: u64) -> Option<Times> {
+        let slot = self.publishers[publisher as usize].slot(sequence);
+        let is_its_own = || slot.arrivals.load(Ordering::Acquire) >> COUNT_BITS == sequence + 1;
+        if !is_its_own() {
+            return None;
+        }
+        let (intended, sent) = (slot.intended.load(Ordering::Relaxed), slot.sent.load(Ordering::Relaxed));
+        fence(Ordering::Acquire);
+        is_its_own().then_some(Times { intended, sent })
+    }
+
+    /// Whether a message has reached some subscriber, as far as it is remembered.
+    pub fn has_reached_some(&self, publisher: u32, sequence: u64) -> bool {
+        let seen = self.publishers[publisher as usize].slot(sequence).arrivals.load(Ordering::Relaxed);
+        seen >> COUNT_BITS == sequence + 1 && seen & ((1 << COUNT_BITS) - 1) > 0
     }
 
     /// Messages that a publisher has sent.
@@ -289,6 +310,20 @@ mod tests {
         let all = behind(2);
         assert_eq!(all[0], (times(5), 4), "2, 3 and 4 are remembered no longer");
         assert_eq!(all.iter().map(|(_, copies)| copies).sum::<u64>(), slots + 3);
+    }
+
+    #[test]
+    fn the_times_of_a_message_are_known_until_it_is_overtaken() {
+        let board = board(2);
+        let slots = board.publishers[1].slots.len() as u64;
+        let times = Times { intended: 5, sent: 6 };
+        assert_eq!(board.times(1, 3), None);
+        board.publish(1, 3, times);
+        assert_eq!((board.times(1, 3), board.has_reached_some(1, 3)), (Some(times), false));
+        board.arrived(1, 3);
+        assert_eq!((board.times(1, 3), board.has_reached_some(1, 3)), (Some(times), true));
+        board.publish(1, 3 + slots, NEVER);
+        assert_eq!((board.times(1, 3), board.has_reached_some(1, 3)), (None, false));
     }
 
     #[test]

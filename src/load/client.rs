@@ -17,6 +17,7 @@ use super::plan::Mode;
 use super::schedule::{Cursor, Schedule};
 use super::shared::{News, Shared};
 use super::tally::{Tally, Window};
+use super::track::REPLY_TIME;
 use crate::connection::{Chunk, Closed};
 use crate::driver::{Driver, Token};
 use crate::limits::{MILLISECOND, Nanos, SECOND};
@@ -36,14 +37,14 @@ mod slow;
 
 use connection::{Connection, Flow, State};
 
-/// A closed loop that has heard nothing for so long sends again.
-const REPLY_TIME: Nanos = 5 * SECOND;
 /// How long the closing handshakes may take.
 const CLOSING_TIME: Nanos = SECOND;
 /// The same where connections have not read for long: what lies in the kernel comes before the server's Close.
 const STALLED_CLOSING_TIME: Nanos = 5 * SECOND;
 /// How often a thread looks whether the run was stopped, others are ready, or a reply is overdue.
 const WATCH_INTERVAL: Nanos = 50 * MILLISECOND;
+/// How often a thread shows itself that it runs: by how much it is late for that, it was held up.
+const HEARTBEAT_INTERVAL: Nanos = 10 * MILLISECOND;
 /// How often it looks while something is about to happen.
 const POLL_INTERVAL: Nanos = 2 * MILLISECOND;
 
@@ -62,8 +63,8 @@ impl Default for Peer {
 /// What threads tell one another.
 #[derive(Clone, Copy, Debug)]
 pub enum Message {
-    /// Everybody has one more message of this publisher.
-    Reached(u32),
+    /// Everybody has this publisher's message of this sequence.
+    Reached(u32, u64),
 }
 
 #[derive(Debug)]
@@ -109,14 +110,19 @@ pub struct Client {
     held: Vec<u32>,
     /// Positions of publishers that may send again.
     ready: Vec<u32>,
-    /// Publishers of other threads that could not be told yet.
-    unposted: VecDeque<u32>,
+    /// Publishers of other threads that could not be told yet, and which of their messages has reached everybody.
+    unposted: VecDeque<(u32, u64)>,
     slow: slow::Slow,
     places: connecting::Places,
     wall: push::Wall,
     message: Vec<u8>,
     wake_at: Option<Nanos>,
     watched_at: Nanos,
+    stirred_at: Nanos,
+    /// When the next heartbeat is due; 0 before the first.
+    beat_at: Nanos,
+    /// How long the thread had waited for a CPU when the measured time began.
+    run_delay_before: Option<u64>,
     failed: u64,
     teller: Teller,
 }
@@ -150,6 +156,9 @@ impl Client {
             // The first turn dials; later ones say when they want the next.
             wake_at: Some(0),
             watched_at: 0,
+            stirred_at: 0,
+            beat_at: 0,
+            run_delay_before: None,
             failed: 0,
             teller: Teller::default(),
             shared,
@@ -209,6 +218,7 @@ impl Client {
     }
 
     fn run<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
+        self.beat(cx.now());
         let now = cx.clock();
         self.keep_window(cx, now);
         let Phase::Running { stop_at, cpu_before } = self.phase else { return };
@@ -222,6 +232,8 @@ impl Client {
             if let (Some((before, since)), Some(after)) = (cpu_before, host::thread_cpu_ns()) {
                 self.tally.cpu_ns = after.saturating_sub(before);
                 self.tally.wall_ns = now - since;
+                let waited = host::run_delay_ns().zip(self.run_delay_before);
+                self.tally.run_delay_ns = waited.map(|(after, before)| after.saturating_sub(before));
                 self.tally.stretch.last = self.sample(now);
             }
             self.tell(News::Measured);
@@ -234,6 +246,10 @@ impl Client {
         self.wake_by(stop_at);
         self.trickle(cx, now);
         self.retry(cx, now);
+        if now >= self.stirred_at + WATCH_INTERVAL {
+            self.stirred_at = now;
+            self.stir_publishers(cx, now);
+        }
         if now >= self.watched_at + REPLY_TIME / 5 {
             self.watched_at = now;
             self.stir_silent(cx, now);
@@ -250,9 +266,22 @@ impl Client {
         }
         self.tally.began_at = Some(SystemTime::now());
         self.tally.stretch.first = self.sample(now);
+        self.run_delay_before = host::run_delay_ns();
         self.phase = Phase::Running { stop_at, cpu_before: Some((host::thread_cpu_ns().unwrap_or(0), now)) };
         self.stall(cx);
         self.tell(News::Measuring);
+    }
+
+    /// Counts the heartbeats that were due until now, each as late as it is.
+    fn beat(&mut self, now: Nanos) {
+        if self.beat_at == 0 {
+            self.beat_at = now;
+        }
+        while self.beat_at <= now {
+            self.tally.beat(now, self.beat_at);
+            self.beat_at += HEARTBEAT_INTERVAL;
+        }
+        self.wake_by(self.beat_at);
     }
 
     /// What had happened by the end of this turn's arrivals; asked of the first thread, for all.
@@ -268,9 +297,11 @@ impl Client {
         let mut open = self.connections.iter().filter(|connection| connection.state == State::Open);
         self.places.are_settled()
             && open.all(|connection| match &connection.flow {
-                Flow::Echo(awaited) => awaited.in_flight() == 0,
+                Flow::Echo(awaited) => awaited.is_settled(),
                 Flow::Broadcast(broadcast) => self.has_all(connection.number, broadcast),
-                Flow::Visit(_) | Flow::Push(_) => true,
+                Flow::Visit(_) => true,
+                // Only messages that tell when they were made can be known to be the last.
+                Flow::Push(listener) => listener.is_past_end || self.shared.load.listening.time.is_none(),
             })
     }
 
@@ -281,6 +312,9 @@ impl Client {
         }
         self.settle_visits(cx, until);
         self.tally.settle_missing(until);
+        // Whoever looks on sees what came of it.
+        let part = self.teller.part(self.thread, &mut self.tally, cx.now());
+        let _ = self.shared.news.send(News::Told(Box::new(part)));
         let stalled = self.shared.load.stalled > 0;
         let closing_time = if stalled { STALLED_CLOSING_TIME } else { CLOSING_TIME };
         self.phase = Phase::Closing { until: cx.now() + closing_time };
@@ -304,11 +338,13 @@ impl Client {
         match &connection.flow {
             Flow::Echo(awaited) => {
                 tally.integrity.lost += awaited.missing();
-                for times in awaited.unanswered() {
+                // Where nobody knows which are missing, nobody knows how old they are.
+                let is_known = !awaited.has_unmatched();
+                for (_, times) in awaited.unanswered_from(0).filter(|_| is_known) {
                     tally.never_came(until, times, 1);
                 }
                 let next = awaited.next();
-                self.settle_unsent(position, next, 1, until);
+                self.settle_unsent(position, next, u64::from(is_known), until);
             }
             Flow::Broadcast(_) => self.settle_broadcast(position, until),
             // Those without a connection have an account too: see `settle_visits`.
@@ -403,8 +439,8 @@ impl Application for Client {
     }
 
     fn message<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, _: usize, message: Message, _: &[u8]) {
-        let Message::Reached(publisher) = message;
-        self.reached(publisher, cx.now());
+        let Message::Reached(publisher, sequence) = message;
+        self.reached(publisher, sequence, cx.now());
     }
 
     fn turn_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>) {

@@ -42,7 +42,7 @@ const STAGES: [(Stage, &str); 4] = [
 
 /// A moment of the run `run` (from 1) of this process, which sees `messages_per_s` arrive.
 pub fn exposition(moment: &Moment<'_>, run: usize, messages_per_s: f64) -> String {
-    let mut text = Text(String::new());
+    let mut text = Text { text: String::new(), target: escaped(moment.target) };
     let load = moment.load;
     let mode = load.mode.name();
     let version = env!("CARGO_PKG_VERSION");
@@ -67,6 +67,7 @@ pub fn exposition(moment: &Moment<'_>, run: usize, messages_per_s: f64) -> Strin
     text.one("messages_per_second", "gauge", "Messages that arrive in a second, of late.", messages_per_s);
     let measured = if moment.stage == Stage::Measuring { moment.elapsed } else { Duration::ZERO };
     if let Some(rate) = load.pace.rate_at(measured) {
+        let rate = rate / f64::from(load.rate_period_s);
         text.one("target_messages_per_second", "gauge", "Messages that are due in a second.", rate);
     }
     let so_far = moment.so_far;
@@ -77,8 +78,13 @@ pub fn exposition(moment: &Moment<'_>, run: usize, messages_per_s: f64) -> Strin
         text.labelled("errors_total", &[("cause", cause)], count as f64);
     }
     let integrity = so_far.integrity();
-    text.family("integrity_total", "counter", "What is wrong with messages that arrived, by kind.");
+    text.family(
+        "integrity_total",
+        "counter",
+        "What is wrong with messages, by kind; lost ones are known at the end.",
+    );
     for (kind, count) in [
+        ("lost", integrity.lost),
         ("duplicated", integrity.duplicated),
         ("reordered", integrity.reordered),
         ("corrupted", integrity.corrupted),
@@ -89,15 +95,20 @@ pub fn exposition(moment: &Moment<'_>, run: usize, messages_per_s: f64) -> Strin
     let late = "The latest that the generator came to a message of its schedule.";
     text.one("lateness_max_seconds", "gauge", late, seconds(so_far.lateness_ns_max()));
     text.histogram(so_far.response().as_ref());
-    text.0
+    text.text
 }
 
 /// The text, line by line.
-struct Text(String);
+struct Text {
+    text: String,
+    /// Who is measured, as a label's value: each sample has it.
+    target: String,
+}
 
 impl Text {
     fn family(&mut self, name: &str, kind: &str, help: &str) {
-        let _ = writeln!(self.0, "# HELP echoring_bench_{name} {help}\n# TYPE echoring_bench_{name} {kind}");
+        let _ =
+            writeln!(self.text, "# HELP echoring_bench_{name} {help}\n# TYPE echoring_bench_{name} {kind}");
     }
 
     fn one(&mut self, name: &str, kind: &str, help: &str, value: f64) {
@@ -106,10 +117,9 @@ impl Text {
     }
 
     fn labelled(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
-        let labels: Vec<String> =
-            labels.iter().map(|(label, value)| format!("{label}=\"{}\"", escaped(value))).collect();
-        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
-        let _ = writeln!(self.0, "echoring_bench_{name}{labels} {value}");
+        let own = labels.iter().map(|(label, value)| format!("{label}=\"{}\",", escaped(value)));
+        let own: String = own.collect();
+        let _ = writeln!(self.text, "echoring_bench_{name}{{{own}target=\"{}\"}} {value}", self.target);
     }
 
     /// Buckets of response times. A histogram's own buckets at a bound count to the one that holds most of them.
@@ -178,6 +188,7 @@ mod tests {
         let (load, so_far) = (Workload { pace: Pace::Rate(500), ..workload(Mode::Echo) }, so_far());
         let moment = Moment {
             load: &load,
+            target: "ws://host/\"a\"",
             stage: Stage::Measuring,
             elapsed: Duration::from_millis(1_500),
             open: 9,
@@ -194,6 +205,12 @@ mod tests {
                 assert!(kinds.insert(name.to_owned(), kind.to_owned()).is_none(), "{name} twice");
             } else if !line.starts_with("# HELP ") {
                 let (sample, value) = line.rsplit_once(' ').expect("a sample and its value");
+                let target = r#"target="ws://host/\"a\""}"#;
+                let sample = sample.strip_suffix(target).unwrap_or_else(|| panic!("no target: {line}"));
+                let sample = match sample.strip_suffix(',') {
+                    Some(labelled) => format!("{labelled}}}"),
+                    None => sample.trim_end_matches('{').to_owned(),
+                };
                 let name = sample.split('{').next().expect("a name");
                 let family = ["_bucket", "_sum", "_count"]
                     .iter()
@@ -223,6 +240,7 @@ mod tests {
         let (load, so_far) = (workload(Mode::Echo), SoFar::default());
         let moment = Moment {
             load: &load,
+            target: "embedded",
             stage: Stage::Connecting,
             elapsed: Duration::ZERO,
             open: 0,
@@ -231,7 +249,10 @@ mod tests {
             so_far: &so_far,
         };
         let text = exposition(&moment, 1, 0.0);
-        assert!(text.contains("\nechoring_bench_response_seconds_bucket{le=\"+Inf\"} 0\n"), "{text}");
+        assert!(
+            text.contains("\nechoring_bench_response_seconds_bucket{le=\"+Inf\",target=\"embedded\"} 0\n"),
+            "{text}"
+        );
         assert!(!text.contains("target_messages_per_second"), "a closed loop has no rate");
     }
 }

@@ -88,7 +88,7 @@ mod tests {
             (NO_DESCRIPTORS, "ulimit"),
             (NO_PORTS, "--source-addr"),
             (HANDSHAKE_TIMEOUT, "--connect-timeout"),
-            ("tls-handshake: invalid peer certificate: UnknownIssuer", "--ca-file"),
+            ("tls-handshake: invalid peer certificate: unknown issuer", "--ca-file"),
             ("status 404", "path"),
             ("refused", "start the server"),
         ] {

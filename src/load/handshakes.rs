@@ -44,6 +44,8 @@ pub struct Handshakes {
     first_message: Histogram<u64>,
     /// From dialling to the 101.
     total: Histogram<u64>,
+    /// From dialling to the failure of those that did not open.
+    failed: Histogram<u64>,
     resumed: u64,
     dialled: u64,
     waited: u64,
@@ -59,6 +61,7 @@ impl Default for Handshakes {
             upgrade: histogram(),
             first_message: histogram(),
             total: histogram(),
+            failed: histogram(),
             resumed: 0,
             dialled: 0,
             waited: 0,
@@ -92,6 +95,11 @@ impl Handshakes {
         self.span.until = self.span.until.max(opened);
     }
 
+    /// A connection did not open, and that took so long.
+    pub fn failed(&mut self, took: Nanos) {
+        self.failed.saturating_record(took);
+    }
+
     /// Its first message came at `now`.
     pub fn answered(&mut self, times: &Opening, now: Nanos) {
         self.first_message.saturating_record(now.saturating_sub(times.opened));
@@ -110,6 +118,7 @@ impl Handshakes {
             (&mut self.upgrade, &other.upgrade),
             (&mut self.first_message, &other.first_message),
             (&mut self.total, &other.total),
+            (&mut self.failed, &other.failed),
         ] {
             mine.add(theirs).expect("all histograms have the same bounds");
         }
@@ -125,7 +134,7 @@ impl Handshakes {
         let count = self.total.len();
         let some = |values: &Histogram<u64>| (!values.is_empty()).then(|| Quantiles::of(values));
         let span_ns = self.span.until.saturating_sub(self.span.from);
-        (count > 0).then(|| record::Handshake {
+        (count + self.failed.len() > 0).then(|| record::Handshake {
             count,
             // All in one turn are no rate.
             per_s: (span_ns > 0).then(|| count as f64 * SECOND as f64 / span_ns as f64),
@@ -134,6 +143,7 @@ impl Handshakes {
             upgrade_ns: Quantiles::of(&self.upgrade),
             first_message_ns: some(&self.first_message),
             total_ns: Quantiles::of(&self.total),
+            failed_ns: some(&self.failed),
             resumed: self.resumed,
             waited: self.waited,
         })
@@ -165,6 +175,17 @@ mod tests {
         assert_eq!((found.total_ns.max, found.total_ns.mean), (1_000, 750.0));
         // Two within two microseconds.
         assert_eq!(found.per_s, Some(1e6));
+    }
+
+    #[test]
+    fn those_that_fail_are_told_apart_from_those_that_open() {
+        let mut failing = Handshakes::default();
+        failing.failed(1_000);
+        let found = failing.describe().expect("one that failed");
+        assert_eq!(
+            (found.count, found.failed_ns.map(|failed| (failed.count, failed.p50))),
+            (0, Some((1, 1_000)))
+        );
     }
 
     #[test]

@@ -45,6 +45,13 @@ pub fn thread_cpu_ns() -> Option<u64> {
     cpu_clock_ns(ClockId::CLOCK_THREAD_CPUTIME_ID)
 }
 
+/// How long the calling thread was ready to run and had no CPU, in nanoseconds. `None` where the kernel does not count it.
+pub fn run_delay_ns() -> Option<u64> {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    // Time on a CPU, time in a run queue, times that it got a CPU.
+    text.split_whitespace().nth(1)?.parse().ok()
+}
+
 /// CPU time, user and system, of all threads that a process has or had, in nanoseconds.
 pub fn process_cpu_ns(pid: u32) -> Option<u64> {
     let pid = Pid::from_raw(i32::try_from(pid).ok()?);
@@ -138,6 +145,7 @@ mod tests {
         let own = thread_cpu_ns();
         assert!(own > Some(0) && process_cpu_ns(pid) >= own);
         assert_eq!(process_cpu_ns(4_194_999), None, "past the largest id");
+        assert!(run_delay_ns() >= run_delay_ns().map(|_| 0), "it is told, or it is not");
     }
 
     #[test]

@@ -47,8 +47,9 @@ impl Teller {
         (now >= self.due_at).then(|| Box::new(self.part(thread, tally, now)))
     }
 
+    /// All that is left to be told.
     #[cold]
-    fn part(&mut self, thread: usize, tally: &mut Tally, now: Nanos) -> Part {
+    pub(super) fn part(&mut self, thread: usize, tally: &mut Tally, now: Nanos) -> Part {
         tally.roll(now);
         let window = tally.window;
         self.due_at = match now.checked_sub(window.from) {
@@ -123,7 +124,7 @@ impl SoFar {
         sum
     }
 
-    /// What is wrong with the messages. Lost ones, and exchanges among several publishers, are known at the end only.
+    /// What is wrong with the messages. Lost ones are known at the end only, exchanges among several publishers not here.
     pub fn integrity(&self) -> Integrity {
         let mut sum = Integrity::default();
         for (_, counts) in self.latest.values() {

@@ -1,7 +1,7 @@
-//! Messages of which it is known that they are missing before it is known how old they get: counted by when they were due
+//! Messages that will not come any more, before it is known how old they get: counted by when they were due
 //! and when they were sent, in steps of a millisecond (in long runs a 65,536th of the measured time).
 //!
-//! Never: an allocation for a message. What is counted here may come after all, and is taken back then.
+//! Never: an allocation for a message, or a message that may still come: such a one would be counted twice.
 
 use super::tally::Window;
 use super::track::Times;
@@ -34,18 +34,6 @@ impl Missing {
             let (intended, sent) = (self.step_of(times.intended), self.step_of(times.sent));
             self.intended[intended] = self.intended[intended].saturating_add(count);
             self.sent[sent] = self.sent[sent].saturating_add(count);
-        }
-    }
-
-    /// One of them has come. It may have been counted where the next one after it was due.
-    pub fn take_back(&mut self, times: Times) {
-        if self.window.contains(times.intended) {
-            let (intended, sent) = (self.step_of(times.intended), self.step_of(times.sent));
-            for (counts, from) in [(&mut self.intended, intended), (&mut self.sent, sent)] {
-                if let Some(count) = counts[from..].iter_mut().find(|count| **count > 0) {
-                    *count -= 1;
-                }
-            }
         }
     }
 
@@ -94,17 +82,6 @@ mod tests {
         assert_eq!(missing.intended().map(millis).collect::<Vec<_>>(), [(3, 2), (1_999, 1)]);
         // What was sent behind the window is in its last step.
         assert_eq!(missing.sent().map(millis).collect::<Vec<_>>(), [(8, 2), (1_999, 1)]);
-    }
-
-    #[test]
-    fn what_comes_after_all_is_taken_back_from_where_its_gap_was_seen() {
-        let mut missing = Missing::new(WINDOW);
-        missing.add(at(40), 2);
-        missing.take_back(at(39));
-        missing.take_back(at(41));
-        assert_eq!(missing.intended().map(|(_, count)| count).sum::<u64>(), 1);
-        missing.take_back(at(40));
-        assert_eq!((missing.intended().count(), missing.sent().count()), (0, 0));
     }
 
     #[test]

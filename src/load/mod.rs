@@ -57,7 +57,7 @@ pub use live::SoFar;
 pub use payload::{CONNECTIONS_MAX, Lines, Spread, Style};
 pub use plan::{
     Compress, Contradiction, DEPTH_MAX, DRAIN_DEFAULT, DriverChoice, Embedded, Means, Mode, Pace, Plan,
-    Refused, StartServer, Target, Workload,
+    RATE_PERIOD_S_MAX, Refused, StartServer, Target, Workload,
 };
 pub use run::{LATENESS_NS_MAX, Moment, Outcome, Session, Stage, Verdict, run};
 pub use schedule::{Arrivals, BURST_MAX, RATE_MAX, RateStage, STAGE_TIME_MAX, STAGES_MAX};

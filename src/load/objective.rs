@@ -11,15 +11,16 @@ use std::str::FromStr;
 
 use serde_json::Value;
 
+use super::distribution;
 use super::record::FailIf;
 use super::show;
 
 /// What to write, for every line that explains a mistake.
 const EXAMPLE: &str = "expected METRIC OP VALUE such as p99.9<5ms, lost==0 or 'p99<2ms && reach==100%'";
 /// All metrics but quantiles of other distributions, for a line that explains a mistake.
-const METRICS: &str = "p50 p90 p99 p99.9 p99.99 max mean (of response time, or of another as in service.p99), lost \
-                       duplicated reordered corrupted late errors closes ended_early unsent messages messages_per_s \
-                       bytes_per_s reach gaps cpu_per_message max_rate";
+const METRICS: &str = "pN such as p50, p97.5 or p99.9, min max mean stddev (of response time, or of another as in \
+                       service.p99), lost duplicated reordered corrupted late errors closes ended_early unsent \
+                       unmatched messages messages_per_s bytes_per_s reach gaps cpu_per_message run_delay max_rate";
 /// Messages that have to lie beyond a quantile before it says something.
 const BEYOND_MIN: f64 = 10.0;
 /// Messages that the mean and the maximum are asked of at least.
@@ -116,6 +117,9 @@ enum Source {
     At(&'static [&'static str]),
     /// A member of the distribution at this path.
     Of(&'static [&'static str], &'static str),
+    /// The quantile of the distribution at this path, as a share of its values, read off the whole distribution that is
+    /// written at the other.
+    Quantile(&'static [&'static str], &'static str, f64),
     /// The sum of all numbers at this path.
     Sum(&'static [&'static str]),
     /// Ends of connections with another close code than 1000.
@@ -123,7 +127,13 @@ enum Source {
 }
 
 /// Quantiles by their names here, with the names in a record and the share of values below.
-const QUANTILES: [(&str, &str, Option<f64>); 9] = [
+const QUANTILES: [(&str, &str, Option<f64>); 15] = [
+    ("p75", "p75", Some(0.75)),
+    ("p95", "p95", Some(0.95)),
+    ("p99.5", "p995", Some(0.995)),
+    ("p995", "p995", Some(0.995)),
+    ("min", "min", None),
+    ("stddev", "stddev", None),
     ("p50", "p50", Some(0.5)),
     ("p90", "p90", Some(0.9)),
     ("p99", "p99", Some(0.99)),
@@ -136,12 +146,13 @@ const QUANTILES: [(&str, &str, Option<f64>); 9] = [
 ];
 
 /// Distributions by the names that stand before a quantile's, with the only mode that has them.
-const DISTRIBUTIONS: [(&str, &[&str], Option<&str>); 14] = [
+const DISTRIBUTIONS: [(&str, &[&str], Option<&str>); 16] = [
     ("", &["response_ns"], None),
     ("response.", &["response_ns"], None),
     ("service.", &["service_ns"], None),
     ("lateness.", &["generator", "lateness_ns"], None),
     ("turn.", &["generator", "turn_ns"], None),
+    ("heartbeat.", &["generator", "heartbeat_ns"], None),
     ("first.", &["broadcast", "first_ns"], Some("broadcast")),
     ("median.", &["broadcast", "median_ns"], Some("broadcast")),
     ("last.", &["broadcast", "last_ns"], Some("broadcast")),
@@ -150,11 +161,14 @@ const DISTRIBUTIONS: [(&str, &[&str], Option<&str>); 14] = [
     ("handshake.connect.", &["handshake", "connect_ns"], None),
     ("handshake.tls.", &["handshake", "tls_ns"], None),
     ("handshake.upgrade.", &["handshake", "upgrade_ns"], None),
+    ("handshake.failed.", &["handshake", "failed_ns"], None),
     ("handshake.first_message.", &["handshake", "first_message_ns"], None),
 ];
 
 /// Metrics that are no quantiles, with whether more is better and the only mode that has them.
-const NUMBERS: [(&str, Source, Dimension, bool, Option<&str>); 16] = [
+const NUMBERS: [(&str, Source, Dimension, bool, Option<&str>); 18] = [
+    ("unmatched", Source::At(&["unmatched"]), Dimension::Count, false, None),
+    ("run_delay", Source::At(&["generator", "run_delay_ns"]), Dimension::Time, false, None),
     ("lost", Source::At(&["integrity", "lost"]), Dimension::Count, false, None),
     ("duplicated", Source::At(&["integrity", "duplicated"]), Dimension::Count, false, None),
     ("reordered", Source::At(&["integrity", "reordered"]), Dimension::Count, false, None),
@@ -232,6 +246,13 @@ impl Metric {
                 let count = distribution.get("count").and_then(Value::as_u64);
                 (count != Some(0)).then(|| distribution.get(member)?.as_f64()).flatten()
             }
+            Source::Quantile(path, whole, share) => {
+                let distribution = at(record, path)?;
+                let count = distribution.get("count").and_then(Value::as_u64);
+                let whole = record.get(whole).and_then(Value::as_str).filter(|_| count != Some(0))?;
+                let whole = distribution::decode(whole).ok().filter(|whole| !whole.is_empty())?;
+                Some(whole.value_at_quantile(share).min(whole.max()) as f64)
+            }
             Source::Sum(path) => {
                 let members = at(record, path)?.as_object()?;
                 Some(members.values().filter_map(Value::as_f64).sum())
@@ -303,8 +324,31 @@ impl FromStr for Metric {
                 });
             }
         }
+        if let Some(metric) = any_quantile(word) {
+            return Ok(metric);
+        }
         Err(format!("there is no metric `{word}`: expected one of {METRICS}; such as p99.9<5ms"))
     }
+}
+
+/// Any other quantile, in percent, of the distributions that a record has as a whole: `p97.5`, `service.p98`.
+fn any_quantile(word: &str) -> Option<Metric> {
+    let (path, whole, wanted): (&'static [&'static str], _, _) = match word.strip_prefix("service.") {
+        Some(wanted) => (&["service_ns"], "service_histogram", wanted),
+        None => (&["response_ns"], "response_histogram", word.strip_prefix("response.").unwrap_or(word)),
+    };
+    let digits = wanted.strip_prefix('p')?;
+    let is_decimal = digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let is_number = is_decimal && !digits.starts_with('.') && !digits.ends_with('.');
+    let percent: f64 = digits.parse().ok().filter(|percent| is_number && (0.0..100.0).contains(percent))?;
+    Some(Metric {
+        name: word.to_owned(),
+        source: Source::Quantile(path, whole, percent / 100.0),
+        dimension: Dimension::Time,
+        more_is_better: false,
+        only_in: None,
+        share_below: Some(percent / 100.0),
+    })
 }
 
 /// How two numbers are compared.
@@ -593,7 +637,7 @@ mod tests {
             ("&&", "such as p99.9<5ms"),
             ("p99<2ms &&", "such as p99.9<5ms"),
             ("<5ms", "such as p99.9<5ms"),
-            ("p95<2ms", "no metric `p95`"),
+            ("p9x<2ms", "no metric `p9x`"),
             ("slowest.p99<2ms", "service.p99"),
             ("p99", "p99<VALUE"),
             ("p99=2ms", "== or !="),
@@ -624,6 +668,28 @@ mod tests {
             seen.into_iter().collect::<Vec<_>>(),
             [("cpu_per_message".to_owned(), None), ("lost".to_owned(), Some(0.0))]
         );
+    }
+
+    #[test]
+    fn any_quantile_is_read_off_the_whole_distribution() {
+        let mut values = crate::load::tally::histogram();
+        for value in 1..=1_000_u64 {
+            values.record(value * 1_000_000).expect("within bounds");
+        }
+        let record =
+            json!({"response_ns": {"count": 1_000}, "response_histogram": distribution::encode(&values)});
+        let of = |name: &str| name.parse::<Metric>().expect(name).of(&record);
+        for (name, ms) in [("p97.5", 975.0), ("response.p33", 330.0), ("p0.1", 1.0), ("p99.95", 1_000.0)] {
+            let found = of(name).expect(name) / 1e6;
+            assert!((found / ms - 1.0).abs() < 2e-3, "{name}: {found}");
+        }
+        assert_eq!(of("service.p97.5"), None, "nothing is known of those");
+        assert_eq!(of("p75"), None, "older records do not tell it");
+        for wrong in ["p100", "p-1", "p1e1", "p", "pinf", "p.5", "p5.", "turn.p97.5", "p99.9.9"] {
+            assert!(wrong.parse::<Metric>().is_err(), "{wrong}");
+        }
+        let objective: Objective = "p97.5<1s".parse().expect("an expression");
+        assert_eq!(objective.messages_needed(), 400);
     }
 
     #[test]

@@ -20,6 +20,8 @@ use crate::limits::{COMPRESSION_BYTES_DEFAULT, MESSAGE_BYTES_MAX};
 
 /// Messages a sender may be told to keep under way.
 pub const DEPTH_MAX: u32 = 8_192;
+/// The most seconds that a rate may be of: a message in 1,000 seconds is the lowest.
+pub const RATE_PERIOD_S_MAX: u32 = 1_000;
 /// How long what is under way at the end is awaited unless it is said.
 pub const DRAIN_DEFAULT: Duration = Duration::from_secs(5);
 /// Where echoes are asked for when the URL has no path.
@@ -116,7 +118,8 @@ impl Pace {
         }
     }
 
-    /// Messages that are due in a second so long after the start of the measured time; `None` in a closed loop.
+    /// Messages that are due in a second, or in the time that the rate is of, so long after the start of the measured time;
+    /// `None` in a closed loop.
     pub fn rate_at(&self, passed: Duration) -> Option<f64> {
         match self {
             Pace::Depth(_) => None,
@@ -241,6 +244,8 @@ pub struct Workload {
     pub lines: Option<Lines>,
     /// What decides when messages are sent.
     pub pace: Pace,
+    /// The seconds that a [`Pace::Rate`] is of: 1, or more for less than a message a second.
+    pub rate_period_s: u32,
     /// How an open loop spreads its messages over time.
     pub arrivals: Arrivals,
     /// Messages of an open loop that a sender sends at one instant, its trains being as much farther apart; 1 is none.
@@ -284,6 +289,7 @@ impl Default for Workload {
             style: Style::Text,
             lines: None,
             pace: Pace::Depth(1),
+            rate_period_s: 1,
             arrivals: Arrivals::Even,
             burst: 1,
             ramp: Duration::ZERO,
@@ -339,6 +345,12 @@ impl Workload {
             }
             Pace::Depth(_) | Pace::Rate(_) => {}
             Pace::Stages(stages) => self.check_stages(stages)?,
+        }
+        if self.rate_period_s == 0 || self.rate_period_s > RATE_PERIOD_S_MAX {
+            return wrong("--rate", "expected at least one message in 1,000 seconds, such as --rate 0.5");
+        }
+        if self.rate_period_s > 1 && self.pace.rate().is_none() {
+            return wrong("--rate", "only a rate has a fraction, such as --rate 0.5");
         }
         self.check_times()?;
         let (least, most) = self.message_bytes;

@@ -57,9 +57,11 @@ pub struct Record {
     pub messages_per_s: f64,
     /// Payload bytes of those per second.
     pub bytes_per_s: f64,
-    /// From the intended send time to the arrival.
+    /// From the intended send time to the arrival; `null` where nothing was timed.
+    #[serde(with = "null_for_none")]
     pub response_ns: Quantiles,
-    /// From the actual send to the arrival.
+    /// From the actual send to the arrival; `null` where nothing was timed.
+    #[serde(with = "null_for_none")]
     pub service_ns: Quantiles,
     /// The whole distribution behind `response_ns`, as [`decode`](super::distribution::decode) reads it. Records from
     /// before it was added have none.
@@ -68,6 +70,10 @@ pub struct Record {
     /// The same behind `service_ns`.
     #[serde(default)]
     pub service_histogram: Option<String>,
+    /// Answers over the whole run that did not tell which message they answer, so that they have no latency; only where
+    /// nothing was checked. Records from before it was counted have none.
+    #[serde(default)]
+    pub unmatched: u64,
     /// Only in broadcast mode.
     pub broadcast: Option<Broadcast>,
     /// Only in push mode. Records from before it was added have none.
@@ -161,8 +167,8 @@ pub struct Config {
     pub payload_lines: Option<u64>,
     /// Messages each sender keeps under way; closed loop only.
     pub depth: Option<u32>,
-    /// Messages a second over all senders; open loop only.
-    pub rate: Option<u64>,
+    /// Messages a second over all senders, a whole number where it is one; open loop only.
+    pub rate: Option<serde_json::Number>,
     /// `even` or `poisson`; open loop only.
     pub arrivals: Option<String>,
     /// The stages of a rate that changes; none where it does not.
@@ -294,9 +300,39 @@ pub struct Environment {
     pub optimized: bool,
 }
 
+/// A distribution of which nothing is known is `null`.
+mod null_for_none {
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    use super::Quantiles;
+
+    pub fn serialize<S: Serializer>(quantiles: &Quantiles, serializer: S) -> Result<S::Ok, S::Error> {
+        Some(quantiles).filter(|quantiles| quantiles.count > 0).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Quantiles, D::Error> {
+        Option::<Quantiles>::deserialize(deserializer).map(Option::unwrap_or_default)
+    }
+}
+
 /// A distribution in nanoseconds, exact to three digits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Quantiles {
+    /// Smallest. This and all that is optional is `None` where nothing is recorded, and in records from before it was told.
+    #[serde(default)]
+    pub min: Option<u64>,
+    /// 75 %.
+    #[serde(default)]
+    pub p75: Option<u64>,
+    /// 95 %.
+    #[serde(default)]
+    pub p95: Option<u64>,
+    /// 99.5 %.
+    #[serde(default)]
+    pub p995: Option<u64>,
+    /// Standard deviation.
+    #[serde(default)]
+    pub stddev: Option<f64>,
     /// Median.
     pub p50: u64,
     /// 90 %.
@@ -323,6 +359,11 @@ impl Quantiles {
         }
         let at = |quantile| histogram.value_at_quantile(quantile).min(histogram.max());
         Quantiles {
+            min: Some(histogram.min()),
+            p75: Some(at(0.75)),
+            p95: Some(at(0.95)),
+            p995: Some(at(0.995)),
+            stddev: Some(histogram.stdev()),
             p50: at(0.5),
             p90: at(0.9),
             p99: at(0.99),
@@ -426,6 +467,9 @@ pub struct Handshake {
     pub first_message_ns: Option<Quantiles>,
     /// From dialling to the 101.
     pub total_ns: Quantiles,
+    /// From dialling to the failure of those that did not open; `null` when all did, and in records from before it was told.
+    #[serde(default)]
+    pub failed_ns: Option<Quantiles>,
     /// Of those, TLS handshakes that went on with an earlier connection's session.
     pub resumed: u64,
     /// Connections that were due while as many as may be were there, and had to wait; connect mode only.
@@ -455,10 +499,20 @@ pub struct Generator {
     pub cpu_share: f64,
     /// Messages that were due and never sent, since their connection was full or gone.
     pub unsent: u64,
+    /// Of those, messages whose connection was gone. Records from before it was told have none.
+    #[serde(default)]
+    pub unsent_gone: u64,
     /// How long the turns of its loops took, from when one begins to when all that it brought is done, without the trip to the
     /// kernel. `None` in records from before it was told.
     #[serde(default)]
     pub turn_ns: Option<Quantiles>,
+    /// How late its threads came to heartbeats of their own, one each 10 ms: so long they were held up, in either loop. `None`
+    /// in records from before it was told.
+    #[serde(default)]
+    pub heartbeat_ns: Option<Quantiles>,
+    /// How long its threads were ready to run and had no CPU, all together; `None` where the kernel does not tell.
+    #[serde(default)]
+    pub run_delay_ns: Option<u64>,
     /// Its threads one by one.
     #[serde(default)]
     pub threads: Vec<GeneratorThread>,
@@ -479,6 +533,15 @@ pub struct GeneratorThread {
     pub turn_ns_p99: u64,
     /// The longest.
     pub turn_ns_max: u64,
+    /// How late its heartbeats were: 99 %. This and what follows is `None` in records from before it was told.
+    #[serde(default)]
+    pub heartbeat_ns_p99: Option<u64>,
+    /// The latest.
+    #[serde(default)]
+    pub heartbeat_ns_max: Option<u64>,
+    /// How long it was ready to run and had no CPU.
+    #[serde(default)]
+    pub run_delay_ns: Option<u64>,
 }
 
 /// What is known of the server's process.
@@ -554,6 +617,18 @@ mod tests {
     }
 
     #[test]
+    fn where_nothing_was_timed_a_record_has_null_and_older_ones_are_read() {
+        #[derive(Serialize, Deserialize)]
+        struct Timed(#[serde(with = "null_for_none")] Quantiles);
+        assert_eq!(serde_json::to_string(&Timed(Quantiles::default())).expect("json"), "null");
+        let Timed(none) = serde_json::from_str("null").expect("nothing");
+        assert_eq!(none, Quantiles::default());
+        let old = r#"{"p50":5,"p90":9,"p99":9,"p999":9,"p9999":9,"max":9,"mean":5.5,"count":10}"#;
+        let Timed(old) = serde_json::from_str(old).expect("an older one");
+        assert_eq!((old.p50, old.p75, old.min, old.count), (5, None, None, 10));
+    }
+
+    #[test]
     fn quantiles_are_exact_to_three_digits_and_never_past_the_maximum() {
         let mut values = histogram();
         for value in 1..=100_000_u64 {
@@ -562,6 +637,10 @@ mod tests {
         let quantiles = Quantiles::of(&values);
         for (found, exact) in [
             (quantiles.p50, 50_000_000.0),
+            (quantiles.p75.unwrap_or(0), 75_000_000.0),
+            (quantiles.p95.unwrap_or(0), 95_000_000.0),
+            (quantiles.p995.unwrap_or(0), 99_500_000.0),
+            (quantiles.stddev.unwrap_or(0.0) as u64, 28_867_513.0),
             (quantiles.p90, 90_000_000.0),
             (quantiles.p99, 99_000_000.0),
             (quantiles.p999, 99_900_000.0),

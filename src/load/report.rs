@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
+use hdrhistogram::Histogram;
+use serde_json::Number;
+
 use super::dialling::Dialling;
 use super::distribution;
 use super::host;
@@ -42,8 +45,9 @@ pub(super) fn write(
         bytes_per_s: per_s(tally.bytes),
         response_ns: Quantiles::of(&tally.response),
         service_ns: Quantiles::of(&tally.service),
-        response_histogram: Some(distribution::encode(&tally.response)),
-        service_histogram: Some(distribution::encode(&tally.service)),
+        response_histogram: encoded(&tally.response),
+        service_histogram: encoded(&tally.service),
+        unmatched: tally.unmatched,
         broadcast: (load.mode == Mode::Broadcast).then(|| record::Broadcast {
             first_ns: Quantiles::of(&tally.first),
             median_ns: Quantiles::of(&tally.median),
@@ -82,7 +86,10 @@ pub(super) fn write(
             lateness_ns: lateness,
             cpu_share: cpu_share(tally),
             unsent: tally.unsent,
+            unsent_gone: tally.unsent_gone,
             turn_ns: Some(Quantiles::of(&tally.turns)),
+            heartbeat_ns: Some(Quantiles::of(&tally.heartbeat)),
+            run_delay_ns: tally.run_delay_ns,
             // Added by whoever knows the threads.
             threads: Vec::new(),
         },
@@ -95,6 +102,10 @@ pub(super) fn write(
         repetition: None,
         fail_if: Vec::new(),
     }
+}
+
+fn encoded(histogram: &Histogram<u64>) -> Option<String> {
+    (!histogram.is_empty()).then(|| distribution::encode(histogram))
 }
 
 fn by_code(closes: &BTreeMap<u16, u64>) -> BTreeMap<String, u64> {
@@ -143,7 +154,7 @@ fn describe_config(shared: &Shared, means: &Means) -> record::Config {
         payload_file: load.lines.as_ref().map(|lines| lines.name().to_owned()),
         payload_lines: load.lines.as_ref().map(|lines| lines.count() as u64),
         depth: load.pace.depth().filter(|_| load.mode != Mode::Push),
-        rate: load.pace.rate(),
+        rate: load.pace.rate().and_then(|rate| described_rate(rate, load.rate_period_s)),
         arrivals: load.pace.depth().is_none().then(|| load.arrivals.name().to_owned()),
         stages: load.pace.stages().iter().map(describe_rate).collect(),
         ramp_s: load.ramp.as_secs_f64(),
@@ -167,6 +178,15 @@ fn describe_config(shared: &Shared, means: &Means) -> record::Config {
         time_unit: load.listening.time.as_ref().map(|time| time.unit().name().to_owned()),
         drain_s: load.drain.as_secs_f64(),
         seed: load.seed,
+    }
+}
+
+/// So many messages in so many seconds, by the second: a whole number where it is one.
+fn described_rate(messages: u64, period_s: u32) -> Option<Number> {
+    let period_s = u64::from(period_s.max(1));
+    match messages % period_s {
+        0 => Some(Number::from(messages / period_s)),
+        _ => Number::from_f64(messages as f64 / period_s as f64),
     }
 }
 
@@ -215,6 +235,7 @@ fn describe_stage((asked, found): (&RateStage, &StageTally)) -> record::Stage {
 /// What is to be said of one thread, which is pinned to `cpu`.
 pub(super) fn describe_thread(tally: &Tally, cpu: Option<usize>) -> record::GeneratorThread {
     let (lateness, turns) = (Quantiles::of(&tally.lateness), Quantiles::of(&tally.turns));
+    let heartbeat = Quantiles::of(&tally.heartbeat);
     record::GeneratorThread {
         cpu,
         cpu_share: cpu_share(tally),
@@ -222,6 +243,9 @@ pub(super) fn describe_thread(tally: &Tally, cpu: Option<usize>) -> record::Gene
         lateness_ns_max: lateness.max,
         turn_ns_p99: turns.p99,
         turn_ns_max: turns.max,
+        heartbeat_ns_p99: Some(heartbeat.p99),
+        heartbeat_ns_max: Some(heartbeat.max),
+        run_delay_ns: tally.run_delay_ns,
     }
 }
 

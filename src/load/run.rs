@@ -71,6 +71,8 @@ pub enum Stage {
 pub struct Moment<'a> {
     /// What was asked for.
     pub load: &'a Workload,
+    /// Who is measured: the URL, or `embedded`.
+    pub target: &'a str,
     /// What the run is doing.
     pub stage: Stage,
     /// For how long it has been doing so.
@@ -232,7 +234,7 @@ fn run_one(
     let url = (place.address, place.path.clone());
     let shared = Arc::new(Shared::new(load, url, sources, threads, means.stop.clone(), news, meter.clone()));
     let crew = Crew::start(&shared, means, place)?;
-    let server_rss_bytes = watch(&shared, &crew, &heard, show);
+    let server_rss_bytes = watch(&shared, &place.text, &crew, &heard, show);
     let (mut tally, generators, driver) = crew.join(means)?;
     if tally.opened == 0 && !shared.is_stopped() {
         return Err(unreachable(place, &tally));
@@ -248,6 +250,7 @@ fn run_one(
 /// unlike its CPU time, that does not depend on when exactly.
 fn watch(
     shared: &Shared,
+    target: &str,
     crew: &Crew,
     heard: &mpsc::Receiver<News>,
     show: &mut dyn FnMut(&Moment<'_>),
@@ -255,6 +258,21 @@ fn watch(
     let mut server_rss_bytes = None;
     let (mut stage, mut since) = (Stage::Connecting, Instant::now());
     let mut so_far = SoFar::default();
+    let mut show = |stage, elapsed, so_far: &SoFar| {
+        let sum = |count: fn(&super::shared::Progress) -> &std::sync::atomic::AtomicU64| {
+            shared.progress.iter().map(|progress| count(progress).load(Ordering::Relaxed)).sum()
+        };
+        show(&Moment {
+            load: &shared.load,
+            target,
+            stage,
+            elapsed,
+            open: sum(|progress| &progress.open),
+            failed: sum(|progress| &progress.failed),
+            messages: sum(|progress| &progress.messages),
+            so_far,
+        });
+    };
     while !crew.is_over() {
         let next = match heard.recv_timeout(SHOW_INTERVAL) {
             Ok(News::Started) => Stage::WarmingUp,
@@ -272,19 +290,15 @@ fn watch(
         if next != stage {
             (stage, since) = (next, Instant::now());
         }
-        let sum = |count: fn(&super::shared::Progress) -> &std::sync::atomic::AtomicU64| {
-            shared.progress.iter().map(|progress| count(progress).load(Ordering::Relaxed)).sum()
-        };
-        show(&Moment {
-            load: &shared.load,
-            stage,
-            elapsed: since.elapsed(),
-            open: sum(|progress| &progress.open),
-            failed: sum(|progress| &progress.failed),
-            messages: sum(|progress| &progress.messages),
-            so_far: &so_far,
-        });
+        show(stage, since.elapsed(), &so_far);
     }
+    // What the threads told at their ends: the last look is at all of it.
+    for news in heard.try_iter() {
+        if let News::Told(part) = news {
+            so_far.take(*part);
+        }
+    }
+    show(stage, since.elapsed(), &so_far);
     server_rss_bytes.or_else(|| shared.meter.rss_bytes())
 }
 

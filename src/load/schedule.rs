@@ -54,6 +54,8 @@ pub struct Schedule {
     arrivals: Arrivals,
     /// Messages of a train.
     burst: u64,
+    /// The seconds that the rate is of.
+    period: u64,
     seed: u64,
 }
 
@@ -75,12 +77,17 @@ impl Schedule {
 
     /// The same at a rate that changes.
     pub fn of(start: Nanos, profile: Profile, senders: u32, arrivals: Arrivals, seed: u64) -> Schedule {
-        Schedule { start, profile, senders: senders.max(1), arrivals, burst: 1, seed }
+        Schedule { start, profile, senders: senders.max(1), arrivals, burst: 1, period: 1, seed }
     }
 
     /// In trains of so many messages, 1 to [`BURST_MAX`].
     pub fn in_trains(self, burst: u32) -> Schedule {
         Schedule { burst: u64::from(burst.clamp(1, BURST_MAX)), ..self }
+    }
+
+    /// With a rate that is of so many seconds instead of one: 1 in 2 is half a message a second.
+    pub fn of_period(self, seconds: u32) -> Schedule {
+        Schedule { period: u64::from(seconds.max(1)), ..self }
     }
 
     /// When the first message of `sender` should leave.
@@ -117,7 +124,7 @@ impl Schedule {
     /// Exact to the nanosecond over any run.
     #[inline]
     fn slot(&self, sender: u32, train: u64) -> Nanos {
-        let slot = (train * u64::from(self.senders) + u64::from(sender)) * self.burst;
+        let slot = (train * u64::from(self.senders) + u64::from(sender)) * self.burst * self.period;
         match &self.profile {
             // In two steps, so that nothing overflows: whole seconds, and the slots of the last one.
             Profile::Constant(rate) => self.start + slot / rate * SECOND + slot % rate * SECOND / rate,
@@ -132,7 +139,7 @@ impl Schedule {
         let random = mix(mix(self.seed ^ u64::from(sender)) ^ train);
         // In (0, 1]: a logarithm of zero would be no time.
         let uniform = ((random >> (64 - MANTISSA_BITS)) + 1) as f64 / (1_u64 << MANTISSA_BITS) as f64;
-        let mean = f64::from(self.senders) * self.burst as f64 * MESSAGE as f64;
+        let mean = f64::from(self.senders) * (self.burst * self.period) as f64 * MESSAGE as f64;
         (-uniform.ln() * mean) as Volume
     }
 }
@@ -256,6 +263,25 @@ mod tests {
         // 7 a second over 3 senders: sequence 7 of sender 0 is slot 21, exactly three seconds in.
         assert_eq!(schedule.slot(0, 7), 3 * SECOND);
         assert_eq!(schedule.slot(0, 7_000_000), 3_000_000 * SECOND);
+    }
+
+    #[test]
+    fn less_than_a_message_a_second_is_a_rate_of_several_seconds() {
+        let due = |schedule: Schedule| -> Vec<Nanos> {
+            let mut cursor = Cursor::new(schedule, vec![0, 1, 2]).expect("has senders");
+            std::iter::from_fn(|| cursor.due(9 * SECOND)).map(|(_, at)| at).collect()
+        };
+        // A message in two seconds, and 3 in 2, also behind a ramp.
+        assert_eq!(due(even(0, 1, 3).of_period(2)), [0, 2, 4, 6, 8].map(|second| second * SECOND));
+        let all = due(even(0, 3, 3).of_period(2));
+        assert_eq!((all.len(), all[3], all[4]), (14, 2 * SECOND, 2 * SECOND + SECOND * 2 / 3));
+        let steady = RateStage { time: Duration::from_secs(4), from: 1, to: 1 };
+        let pieces = Profile::new([steady], Some(1));
+        let pieces = Schedule::of(0, pieces, 3, Arrivals::Even, 1).of_period(2);
+        assert_eq!(due(pieces), [0, 2, 4, 6, 8].map(|second| second * SECOND));
+        let mut cursor = Cursor::new(poisson(1, 3, 7).of_period(4), vec![0, 1, 2]).expect("has senders");
+        let all = std::iter::from_fn(|| cursor.due(40_000 * SECOND)).count();
+        assert!((9_500..10_500).contains(&all), "{all}");
     }
 
     #[test]

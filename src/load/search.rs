@@ -301,6 +301,7 @@ fn what_broke(record: &Record) -> String {
         (integrity.reordered, "reordered"),
         (integrity.corrupted, "corrupted"),
         (integrity.late, "late"),
+        (record.generator.unsent_gone, "unsent"),
         (record.connections.ended_early, "connections ended early"),
         (errors, "errors"),
     ]

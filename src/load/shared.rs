@@ -65,6 +65,7 @@ pub struct Shared {
     /// The server's CPU time.
     pub(super) meter: Arc<Meter>,
     unsettled: AtomicU32,
+    has_opened: AtomicBool,
     dialling: AtomicU64,
     start: AtomicU64,
     sending: AtomicU32,
@@ -87,6 +88,7 @@ impl Shared {
             board: (load.mode == Mode::Broadcast).then(|| Board::new(&load, depth)),
             progress: (0..threads).map(|_| Progress::default()).collect(),
             unsettled: AtomicU32::new(load.connections),
+            has_opened: AtomicBool::new(false),
             dialling: AtomicU64::new(0),
             start: AtomicU64::new(0),
             sending: AtomicU32::new(threads as u32),
@@ -115,6 +117,18 @@ impl Shared {
         if self.unsettled.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.start.store(now + START_DELAY, Ordering::Release);
         }
+    }
+
+    /// A connection is open. Told before it is [settled](Shared::settled).
+    pub fn opened(&self) {
+        if !self.has_opened() {
+            self.has_opened.store(true, Ordering::Release);
+        }
+    }
+
+    /// Whether any connection has opened.
+    pub fn has_opened(&self) -> bool {
+        self.has_opened.load(Ordering::Acquire)
     }
 
     /// When the first thread began to dial, which is `now` if it is this one.

@@ -20,6 +20,12 @@ const LINE_INTERVAL: Duration = Duration::from_secs(1);
 const SHORTEST_RATE: Duration = Duration::from_millis(400);
 /// A thread of the generator that is busier than this is named.
 const BUSY_SHARE: f64 = 0.9;
+/// From so long on the table says that the generator was held up.
+const HELD_UP_NS_TOLD: u64 = 10_000_000;
+/// From so long on a warning does, in a closed loop, where no lateness shows it.
+const HELD_UP_NS_WARNED: u64 = 100_000_000;
+/// From such a share of its time on it is told that the generator waited for a CPU.
+const RUN_DELAY_SHARE_TOLD: f64 = 0.01;
 /// Steps of a percentile file for each halving of the distance to 100 %.
 const HGRM_STEPS: u32 = 5;
 
@@ -182,6 +188,14 @@ pub fn table(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
         bytes(record.bytes_per_s),
     )?;
     writeln!(out, "\n{}\n", latencies(record))?;
+    if record.unmatched > 0 {
+        writeln!(
+            out,
+            "unmatched  {} answers do not say which message they answer and are not checked (--verify off): they have \
+             no latency",
+            count(record.unmatched)
+        )?;
+    }
     if !record.stages.is_empty() {
         tables::stages(&record.stages, out)?;
     }
@@ -312,6 +326,9 @@ fn handshakes(found: &Handshake) -> String {
             let _ = write!(line, "; {step} p50 {} p99 {}", duration(p50), duration(p99));
         }
     }
+    if let Some(Quantiles { p50, p99, count: failed, .. }) = found.failed_ns {
+        let _ = write!(line, "; {} failed, p50 {} p99 {}", count(failed), duration(p50), duration(p99));
+    }
     if found.waited > 0 {
         let _ = write!(line, "; {} had to wait for another's end: more --connections", count(found.waited));
     }
@@ -348,8 +365,11 @@ pub fn headline(record: &Record) -> String {
 fn pace(config: &Config) -> String {
     let is_connect = config.mode == "connect";
     let unit = if is_connect { "connections" } else { "messages" };
-    let mut words = match (config.depth, config.rate) {
-        (_, Some(rate)) => format!("{} {unit}/s", count(rate)),
+    let mut words = match (config.depth, &config.rate) {
+        (_, Some(rate)) => {
+            let rate = rate.as_u64().map_or_else(|| rate.to_string(), count);
+            format!("{rate} {unit}/s")
+        }
         (Some(depth), None) if is_connect => return format!("{depth} at once"),
         (Some(depth), None) => return format!("depth {depth}"),
         (None, None) => match config.stages.len() {
@@ -370,11 +390,20 @@ fn pace(config: &Config) -> String {
 fn latencies(record: &Record) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::ASCII_MARKDOWN);
-    table.set_header(["latency", "p50", "p90", "p99", "p99.9", "p99.99", "max", "mean"]);
+    table.set_header([
+        "latency", "min", "p50", "p75", "p90", "p95", "p99", "p99.5", "p99.9", "p99.99", "max", "mean",
+        "stddev",
+    ]);
     let mut row = |name: &str, quantiles: &Quantiles| {
         if quantiles.count > 0 {
             let Quantiles { p50, p90, p99, p999, p9999, max, mean, .. } = *quantiles;
-            let values = [p50, p90, p99, p999, p9999, max, mean as u64].map(duration);
+            let Quantiles { min, p75, p95, p995, stddev, .. } = *quantiles;
+            let (stddev, mean) = (stddev.map(|stddev| stddev as u64), mean as u64);
+            let known = [p50, p90, p99, p999, p9999, max, mean].map(Some);
+            let [p50, p90, p99, p999, p9999, max, mean] = known;
+            let values = [min, p50, p75, p90, p95, p99, p995, p999, p9999, max, mean, stddev];
+            // Older records do not know all of them.
+            let values = values.map(|ns| ns.map_or("–".to_owned(), duration));
             table.add_row(std::iter::once(name.to_owned()).chain(values));
         }
     };
@@ -389,6 +418,9 @@ fn latencies(record: &Record) -> Table {
         row("gap", &push.gap_ns);
     }
     row("lateness", &record.generator.lateness_ns);
+    if let Some(heartbeat) = &record.generator.heartbeat_ns {
+        row("heartbeat", heartbeat);
+    }
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
@@ -402,6 +434,13 @@ fn generator(record: &Record) -> String {
     let mut line = format!("{:.0} % of the CPU time of {threads} {plural}", 100.0 * generator.cpu_share);
     if generator.unsent > 0 {
         let _ = write!(line, ", {} messages due and never sent", count(generator.unsent));
+    }
+    if let Some(held_up) = generator.heartbeat_ns.filter(|heartbeat| heartbeat.max >= HELD_UP_NS_TOLD) {
+        let _ = write!(line, ", held up for {} at most", duration(held_up.max));
+    }
+    let waited = generator.run_delay_ns.unwrap_or(0) as f64 / 1e9 / (record.duration_s * threads as f64);
+    if waited >= RUN_DELAY_SHARE_TOLD {
+        let _ = write!(line, ", waited {:.0} % of its time for a CPU", 100.0 * waited);
     }
     if let Some((number, busiest)) = busiest(record) {
         let cpu = busiest.cpu.map_or(String::new(), |cpu| format!(" on CPU {cpu}"));
@@ -421,9 +460,28 @@ fn busiest(record: &Record) -> Option<(usize, &GeneratorThread)> {
     busiest.filter(|(_, thread)| thread.cpu_share > BUSY_SHARE)
 }
 
-/// What a run did not do that was asked for, though nothing went wrong, in one line.
-pub fn warning(outcome: &Outcome) -> Option<String> {
-    let record = &outcome.record;
+/// What is to be known of a run though nothing went wrong, a line each.
+pub fn warnings(outcome: &Outcome) -> impl Iterator<Item = String> {
+    [not_compressed(&outcome.record), held_up(&outcome.record)].into_iter().flatten()
+}
+
+/// In a closed loop a generator that stands still sends nothing, and so measures nothing of that time.
+fn held_up(record: &Record) -> Option<String> {
+    let heartbeat = record.generator.heartbeat_ns?;
+    let is_open = record.config.rate.is_some() || !record.config.stages.is_empty();
+    (heartbeat.max >= HELD_UP_NS_WARNED && !is_open).then(|| {
+        format!(
+            "{}: the generator was held up for {} (p99 of its heartbeat {}), in which it neither sent nor received: the \
+             highest latencies may be its own",
+            record.config.mode,
+            duration(heartbeat.max),
+            duration(heartbeat.p99)
+        )
+    })
+}
+
+/// Compression that was asked for and did not come about.
+fn not_compressed(record: &Record) -> Option<String> {
     let none_agreed = record.compression.is_some_and(|done| done.agreed == 0);
     (none_agreed && record.connections.opened > 0).then(|| {
         format!(
@@ -450,14 +508,15 @@ pub fn complaint(outcome: &Outcome) -> Option<String> {
         Verdict::Broken => {
             let integrity = &record.integrity;
             Some(format!(
-                "{}: integrity broken: {} lost, {} duplicated, {} reordered, {} corrupted, {} late, {} connections \
-                 ended early, {} errors",
+                "{}: integrity broken: {} lost, {} duplicated, {} reordered, {} corrupted, {} late, {} unsent, \
+                 {} connections ended early, {} errors",
                 record.config.mode,
                 integrity.lost,
                 integrity.duplicated,
                 integrity.reordered,
                 integrity.corrupted,
                 integrity.late,
+                record.generator.unsent_gone,
                 record.connections.ended_early,
                 record.errors.values().sum::<u64>()
             ))
@@ -562,6 +621,7 @@ mod tests {
         let (load, so_far) = (workload(Mode::Echo), SoFar::default());
         let moment = |stage, messages| Moment {
             load: &load,
+            target: "embedded",
             stage,
             elapsed: Duration::ZERO,
             open: 1,

@@ -97,12 +97,16 @@ pub struct Tally {
     pub lateness: Histogram<u64>,
     /// How long the turns of the thread's loop within the window took, without their trip to the kernel.
     pub turns: Histogram<u64>,
+    /// How late the thread's heartbeats were that were due within the window.
+    pub heartbeat: Histogram<u64>,
+    /// How long the thread was ready to run within the window and had no CPU, where that is known.
+    pub run_delay_ns: Option<u64>,
     /// What was due in each stage of the rate; only where there are stages. Until it is [complete](Tally::complete), what is
     /// timed there is nowhere else.
     pub stages: Vec<StageTally>,
     /// A message that takes longer counts as late.
     pub late_after_ns: Nanos,
-    /// Messages of which it is known already that they are missing.
+    /// Messages of which it is known already that they will not come.
     pub missing: Missing,
     /// Broadcast: latency of the first subscriber that a message reached.
     pub first: Histogram<u64>,
@@ -122,8 +126,12 @@ pub struct Tally {
     pub bytes: u64,
     /// Messages that were sent, over the whole run.
     pub sent: u64,
+    /// Answers that did not tell which message they answer, over the whole run; where nothing is checked only.
+    pub unmatched: u64,
     /// Messages that were due and could not be sent because their connection was full or gone; open loop only.
     pub unsent: u64,
+    /// Of those, messages whose connection was gone.
+    pub unsent_gone: u64,
     /// Broadcast: deliveries that the published messages ask for.
     pub deliveries_due: u64,
     /// Broadcast: deliveries made.
@@ -187,6 +195,8 @@ impl Tally {
             service: histogram(),
             lateness: histogram(),
             turns: histogram(),
+            heartbeat: histogram(),
+            run_delay_ns: None,
             stages: Vec::new(),
             late_after_ns: Nanos::MAX,
             missing: Missing::default(),
@@ -199,7 +209,9 @@ impl Tally {
             messages: 0,
             bytes: 0,
             sent: 0,
+            unmatched: 0,
             unsent: 0,
+            unsent_gone: 0,
             deliveries_due: 0,
             deliveries: 0,
             gaps: 0,
@@ -280,6 +292,13 @@ impl Tally {
         }
     }
 
+    /// Something came in place of a message, or a connection failed that should have been begun then: it is no message that
+    /// arrived, and is as old as it is.
+    #[cold]
+    pub fn damaged(&mut self, now: Nanos, times: Times) {
+        self.never_came(now, times, 1);
+    }
+
     /// A message arrived, whole, of which nobody knows when it left.
     #[inline]
     pub fn heard(&mut self, now: Nanos, payload_bytes: usize) {
@@ -312,6 +331,25 @@ impl Tally {
                 Some(stage) => stage.lateness.saturating_record(lateness),
                 None => self.lateness.saturating_record(lateness),
             }
+        }
+    }
+
+    /// A message that the server sent by itself arrived, which says that it was made at `made`: it is timed where it arrived
+    /// within the window, or was made in it and came behind its end.
+    pub fn pushed(&mut self, now: Nanos, made: Nanos, payload_bytes: usize) {
+        // One that came within the window is timed as if it had been made there: no delay takes any out of it.
+        if self.window.contains(now) && !self.window.contains(made) {
+            let age = now.saturating_sub(made);
+            self.response.saturating_record(age);
+            self.service.saturating_record(age);
+        }
+        self.arrived(now, made, made, payload_bytes);
+    }
+
+    /// A heartbeat that was due at `due` came.
+    pub fn beat(&mut self, now: Nanos, due: Nanos) {
+        if self.window.contains(due) {
+            self.heartbeat.saturating_record(now.saturating_sub(due));
         }
     }
 
@@ -396,6 +434,11 @@ impl Tally {
         self.close();
     }
 
+    /// Whether the window was open, and is over at `at`.
+    pub fn is_past_window(&self, at: Nanos) -> bool {
+        self.window != Window::default() && at >= self.window.until
+    }
+
     /// Nanoseconds of an interval.
     pub fn interval_ns(&self) -> Nanos {
         self.interval_ns
@@ -436,6 +479,7 @@ impl Tally {
             (&mut self.service, &other.service),
             (&mut self.lateness, &other.lateness),
             (&mut self.turns, &other.turns),
+            (&mut self.heartbeat, &other.heartbeat),
             (&mut self.first, &other.first),
             (&mut self.median, &other.median),
             (&mut self.last, &other.last),
@@ -449,7 +493,9 @@ impl Tally {
         self.messages += other.messages;
         self.bytes += other.bytes;
         self.sent += other.sent;
+        self.unmatched += other.unmatched;
         self.unsent += other.unsent;
+        self.unsent_gone += other.unsent_gone;
         self.deliveries_due += other.deliveries_due;
         self.deliveries += other.deliveries;
         self.gaps += other.gaps;
@@ -473,6 +519,10 @@ impl Tally {
         ] {
             *mine += theirs;
         }
+        self.run_delay_ns = match (self.run_delay_ns, other.run_delay_ns) {
+            (Some(mine), Some(theirs)) => Some(mine + theirs),
+            (mine, theirs) => mine.or(theirs),
+        };
         self.cpu_ns += other.cpu_ns;
         self.wall_ns += other.wall_ns;
         self.integrity.merge(&other.integrity);
@@ -588,6 +638,19 @@ mod tests {
         assert!(near(tally.response.value_at_quantile(0.6), 7.0));
         assert!(near(tally.service.max(), 7.9) && near(tally.service.min(), 5.9));
         assert_eq!(tally.messages, 0, "nothing arrived");
+    }
+
+    #[test]
+    fn what_is_pushed_counts_where_it_arrives_however_old_it_is() {
+        let mut tally = Tally::new();
+        tally.open(WINDOW);
+        let age = 2 * SECOND;
+        for arrival in (WINDOW.from..WINDOW.until + 5 * SECOND).step_by((100 * MILLISECOND) as usize) {
+            tally.pushed(arrival, arrival - age, 1);
+        }
+        // 30 that came within three seconds, and the 20 of the last two that were still under way.
+        assert_eq!((tally.messages, tally.response.len(), tally.service.len()), (30, 50, 50));
+        assert!(tally.response.min() >= age - age / 500);
     }
 
     #[test]

@@ -1,10 +1,20 @@
 //! Which messages arrived: lost, duplicated and reordered ones, found from their sequence numbers.
 
-use crate::limits::Nanos;
+use std::collections::BTreeMap;
 
-/// Messages of one connection that may be under way at once. In an open loop a connection that has so many
-/// unanswered holds back what is due next, which is still measured from when it should have left.
+use crate::limits::{Nanos, SECOND};
+
+/// Messages of one connection that may be sent behind the latest one that was answered. In an open loop a connection that
+/// has so many holds back what is due next, which is still measured from when it should have left.
 pub const OUTSTANDING_MAX: usize = 16 * 1024;
+/// A message that is unanswered for so long is given up: a closed loop sends another in its place. Its answer is welcome
+/// whenever it comes.
+pub const REPLY_TIME: Nanos = 5 * SECOND;
+/// Unanswered messages of one connection that are remembered although [`OUTSTANDING_MAX`] were sent behind them. Beyond that
+/// those that were given up are forgotten, the oldest first; while there are none, nothing is sent.
+const OVERTAKEN_MAX: usize = 64 * 1024;
+/// Separate gaps in one publisher's messages that a subscriber remembers. Beyond that the oldest is forgotten.
+const GAPS_MAX: usize = 4 * 1024;
 
 /// What is wrong with a run's messages, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -40,7 +50,7 @@ impl Integrity {
 }
 
 /// When a message should have left and when it did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Times {
     /// When it should have left.
     pub intended: Nanos,
@@ -51,9 +61,9 @@ pub struct Times {
 /// What an arrival turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
-    /// The one that was due, or one after a gap.
+    /// The one behind the latest that was answered, or one farther behind.
     InOrder(Times),
-    /// A missing one, after later ones.
+    /// An earlier one, after later ones.
     Late(Times),
     /// One that had arrived before.
     Again,
@@ -61,40 +71,55 @@ pub enum Arrival {
     Unknown,
 }
 
-/// The messages of one echo connection, sent and awaited.
-///
-/// Sequences below `expected` have arrived or are missing; those from there to `next` are in flight, unless
-/// their connection gave up waiting. Only the latest are remembered one by one: a message that is later than
-/// all of those counts as lost and, when it arrives after all, as received again.
+/// The messages of one echo connection, sent and awaited. A message is awaited until its own answer comes, in whatever
+/// order answers do.
 #[derive(Debug, Default)]
 pub struct Awaited {
-    /// A ring by sequence; `sent` is 0 in a slot that awaits nothing.
+    /// A ring by sequence over the latest; `sent` is 0 in a slot that awaits nothing.
     slots: Vec<Times>,
+    /// Unanswered ones that the ring has no room for.
+    overtaken: BTreeMap<u64, Times>,
+    /// One past the highest sequence that was answered.
     expected: u64,
     next: u64,
-    /// Those below are not waited for.
+    /// Those below are given up, or answered.
     waived: u64,
-    /// Missing ones that the ring has forgotten.
+    /// Unanswered messages that are not given up.
+    in_flight: u64,
+    /// All unanswered messages that are remembered.
+    unanswered: u64,
+    /// Unanswered ones that were forgotten.
     forgotten: u64,
+    /// Answers that did not tell which message they answer.
+    unmatched: u64,
 }
 
 impl Awaited {
     /// With room for `outstanding` messages in flight; it grows up to [`OUTSTANDING_MAX`].
     pub fn new(outstanding: usize) -> Awaited {
-        // Twice the flight, so that what comes late is still known.
         let slots = (outstanding * 2).clamp(8, OUTSTANDING_MAX).next_power_of_two();
         Awaited { slots: vec![NOTHING; slots], ..Awaited::default() }
     }
 
-    /// Messages waited for: in flight, not overtaken by later ones, not given up.
+    /// Unanswered messages that are not given up.
     #[inline]
     pub fn in_flight(&self) -> u64 {
-        self.next - self.expected.max(self.waived)
+        self.in_flight
     }
 
-    /// Whether no further message may be sent before one arrives.
+    /// Whether every message was answered.
+    pub fn is_settled(&self) -> bool {
+        self.missing() == 0
+    }
+
+    /// Whether no further message may be sent before one is answered or given up.
     pub fn is_full(&self) -> bool {
-        self.in_flight() >= OUTSTANDING_MAX as u64
+        self.next - self.expected.max(self.waived) >= OUTSTANDING_MAX as u64
+            || self.overtaken.len() >= OVERTAKEN_MAX && self.first_overtaken() >= Some(self.waived)
+    }
+
+    fn first_overtaken(&self) -> Option<u64> {
+        self.overtaken.first_key_value().map(|(sequence, _)| *sequence)
     }
 
     /// The sequence of the next message to send.
@@ -103,32 +128,47 @@ impl Awaited {
         self.next
     }
 
-    /// The sequence that should arrive next.
+    /// The sequence that comes next when answers come in order.
     #[inline]
     pub fn expected(&self) -> u64 {
         self.expected
     }
 
-    /// When the first message that is waited for left.
-    pub fn oldest(&self) -> Option<Times> {
-        let oldest = self.expected.max(self.waived);
-        (oldest < self.next).then(|| self.slots[self.slot(oldest)])
-    }
-
-    /// The message [`next`](Awaited::next) was handed to its connection. Gives one that is missing and can be remembered no
-    /// longer.
+    /// The message [`next`](Awaited::next) was handed to its connection. Gives one that was given up and can be remembered
+    /// no longer.
     #[inline]
     pub fn sent(&mut self, times: Times) -> Option<Times> {
-        if (self.next - self.expected) as usize == self.slots.len() && self.slots.len() < OUTSTANDING_MAX {
+        let mut slot = self.slot(self.next);
+        let mut forgotten = None;
+        if self.slots[slot].sent != 0 {
+            forgotten = self.make_room();
+            slot = self.slot(self.next);
+        }
+        // A clock at zero would look like an empty slot.
+        self.slots[slot] = Times { sent: times.sent.max(1), ..times };
+        self.next += 1;
+        self.in_flight += 1;
+        self.unanswered += 1;
+        forgotten
+    }
+
+    /// The slot of the next message is taken by one that is still unanswered.
+    #[cold]
+    fn make_room(&mut self) -> Option<Times> {
+        if self.slots.len() < OUTSTANDING_MAX {
             self.grow();
+            return None;
         }
         let slot = self.slot(self.next);
-        // A clock at zero would look like an empty slot.
-        let before = std::mem::replace(&mut self.slots[slot], Times { sent: times.sent.max(1), ..times });
-        self.next += 1;
-        let forgotten = (before.sent != 0).then_some(before);
-        self.forgotten += u64::from(forgotten.is_some());
-        forgotten
+        let times = std::mem::replace(&mut self.slots[slot], NOTHING);
+        self.overtaken.insert(self.next - self.slots.len() as u64, times);
+        if self.overtaken.len() <= OVERTAKEN_MAX || self.first_overtaken() >= Some(self.waived) {
+            return None;
+        }
+        let (_, forgotten) = self.overtaken.pop_first()?;
+        self.unanswered -= 1;
+        self.forgotten += 1;
+        Some(forgotten)
     }
 
     /// A message that says it is `sequence` arrived.
@@ -137,14 +177,15 @@ impl Awaited {
         if sequence >= self.next {
             return Arrival::Unknown;
         }
-        if sequence + (self.slots.len() as u64) < self.next {
-            return Arrival::Again;
-        }
-        let slot = self.slot(sequence);
-        let times = std::mem::replace(&mut self.slots[slot], NOTHING);
-        if times.sent == 0 {
-            return Arrival::Again;
-        }
+        let times = if sequence + (self.slots.len() as u64) < self.next {
+            self.overtaken.remove(&sequence)
+        } else {
+            let slot = self.slot(sequence);
+            Some(std::mem::replace(&mut self.slots[slot], NOTHING)).filter(|times| times.sent != 0)
+        };
+        let Some(times) = times else { return Arrival::Again };
+        self.unanswered -= 1;
+        self.in_flight -= u64::from(sequence >= self.waived);
         if sequence < self.expected {
             return Arrival::Late(times);
         }
@@ -152,26 +193,64 @@ impl Awaited {
         Arrival::InOrder(times)
     }
 
-    /// Nothing in flight is waited for any longer. Should it arrive after all, it is welcome.
-    pub fn give_up(&mut self) {
-        self.waived = self.next;
+    /// An answer came that does not tell which message it answers: it stands for the oldest that is unanswered. Whether there
+    /// was one.
+    pub fn arrived_unmatched(&mut self) -> bool {
+        let Some((oldest, _)) = self.unanswered_from(0).next() else { return false };
+        self.unmatched += 1;
+        self.arrived(oldest);
+        true
     }
 
-    /// Messages that were sent and have not arrived.
+    /// Whether some answers did not tell which message they answer: nobody knows then which are missing.
+    pub fn has_unmatched(&self) -> bool {
+        self.unmatched > 0
+    }
+
+    /// Gives up what was sent at `sent_by` or before; how many there were. In an open loop only those that later ones have
+    /// overtaken are given up.
+    pub fn give_up(&mut self, sent_by: Nanos, only_overtaken: bool) -> u64 {
+        let end = if only_overtaken { self.expected } else { self.next };
+        let mut waived = self.waived;
+        let mut count = 0;
+        for (sequence, times) in self.unanswered_from(self.waived).take_while(|(sequence, _)| *sequence < end)
+        {
+            if times.sent > sent_by {
+                break;
+            }
+            waived = sequence + 1;
+            count += 1;
+        }
+        self.waived = waived;
+        self.in_flight -= count;
+        count
+    }
+
+    /// Messages that were sent and have not been answered.
     pub fn missing(&self) -> u64 {
-        self.forgotten + self.unanswered().count() as u64
+        self.forgotten + self.unanswered
     }
 
-    /// The times of those that are remembered.
-    pub fn unanswered(&self) -> impl Iterator<Item = Times> {
-        self.slots.iter().copied().filter(|times| times.sent != 0)
+    /// The unanswered messages that are remembered, from the sequence `from` on, the oldest first.
+    pub fn unanswered_from(&self, from: u64) -> impl Iterator<Item = (u64, Times)> {
+        let known = from.max(self.next.saturating_sub(self.slots.len() as u64));
+        let overtaken = self.overtaken.range(from..).map(|(sequence, times)| (*sequence, *times));
+        let recent = (known..self.next).map(|sequence| (sequence, self.slots[self.slot(sequence)]));
+        overtaken.chain(recent.filter(|(_, times)| times.sent != 0))
+    }
+
+    /// The latest `most` unanswered messages before the sequence `until`, the latest first.
+    pub fn unanswered_before(&self, until: u64, most: usize) -> impl Iterator<Item = u64> {
+        let known = self.next.saturating_sub(self.slots.len() as u64);
+        let recent = (known..until.max(known)).rev();
+        let recent = recent.filter(|sequence| self.slots[self.slot(*sequence)].sent != 0);
+        recent.chain(self.overtaken.range(..until).rev().map(|(sequence, _)| *sequence)).take(most)
     }
 
     fn slot(&self, sequence: u64) -> usize {
         sequence as usize & (self.slots.len() - 1)
     }
 
-    #[cold]
     fn grow(&mut self) {
         let mut grown = vec![NOTHING; self.slots.len() * 2];
         let known = self.next.saturating_sub(self.slots.len() as u64);
@@ -184,20 +263,26 @@ impl Awaited {
 
 const NOTHING: Times = Times { intended: 0, sent: 0 };
 
-/// The messages of one publisher as one subscriber sees them.
-///
-/// Of the messages before `expected` the last 64 are remembered one by one; an older one that arrives counts
-/// as received again.
-#[derive(Clone, Copy, Debug, Default)]
+/// The messages of one publisher as one subscriber sees them. What is missing among them is remembered until it comes.
+#[derive(Clone, Debug, Default)]
 pub struct Stream {
     expected: u64,
-    /// Bit `i`: the message `expected - 1 - i` arrived.
-    seen: u64,
     received: u64,
     gaps: u64,
     /// The place of its latest message in the order of its topic, where that is compared: see
     /// [`Walk`](super::order::Walk), which keeps it here.
     pub place: u64,
+    /// What is missing of the messages before `expected`, by the first sequence of each gap.
+    missing: BTreeMap<u64, Gap>,
+}
+
+/// Messages that are missing, one behind the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Gap {
+    /// One past the last.
+    end: u64,
+    /// About when they were due and sent.
+    times: Times,
 }
 
 /// What an arrival in a [`Stream`] turned out to be.
@@ -227,24 +312,52 @@ impl Stream {
         self.gaps
     }
 
-    /// The message `sequence` arrived.
+    /// The message `sequence` arrived. What turns out to be missing in front of it was due and sent about at `times`.
     #[inline]
-    pub fn arrived(&mut self, sequence: u64) -> Place {
-        if sequence >= self.expected {
-            let skipped = sequence - self.expected;
-            self.gaps += u64::from(skipped > 0);
-            self.seen = if skipped < 63 { self.seen << (skipped + 1) | 1 } else { 1 };
-            self.expected = sequence + 1;
-            self.received += 1;
-            return Place::InOrder;
+    pub fn arrived(&mut self, sequence: u64, times: impl FnOnce() -> Times) -> Place {
+        if sequence < self.expected {
+            return self.came_late(sequence);
         }
-        let back = self.expected - 1 - sequence;
-        if back >= 64 || self.seen >> back & 1 == 1 {
+        if sequence > self.expected {
+            self.gaps += 1;
+            self.missing.insert(self.expected, Gap { end: sequence, times: times() });
+        }
+        self.expected = sequence + 1;
+        self.received += 1;
+        Place::InOrder
+    }
+
+    #[cold]
+    fn came_late(&mut self, sequence: u64) -> Place {
+        let missing = &mut self.missing;
+        let Some((&start, &gap)) = missing.range(..=sequence).next_back() else { return Place::Again };
+        if sequence >= gap.end {
             return Place::Again;
         }
-        self.seen |= 1 << back;
+        if start < sequence {
+            missing.insert(start, Gap { end: sequence, ..gap });
+        } else {
+            missing.remove(&start);
+        }
+        if sequence + 1 < gap.end {
+            missing.insert(sequence + 1, gap);
+        }
         self.received += 1;
         Place::Late
+    }
+
+    /// Forgets the oldest gap where there are too many. Its messages stay missing; one that comes after all is taken for a
+    /// repetition.
+    pub fn forget_excess(&mut self) -> Option<(Times, u64)> {
+        if self.missing.len() <= GAPS_MAX {
+            return None;
+        }
+        self.missing.pop_first().map(|(start, gap)| (gap.times, gap.end - start))
+    }
+
+    /// The gaps that are remembered: about when their messages were due and sent, and how many there are.
+    pub fn missed(&self) -> impl Iterator<Item = (Times, u64)> {
+        self.missing.iter().map(|(start, gap)| (gap.times, gap.end - start))
     }
 
     /// Messages that did not arrive although a later one did.
@@ -259,119 +372,4 @@ impl Stream {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn times(sequence: u64) -> Times {
-        Times { intended: 10 * sequence, sent: 10 * sequence + 1 }
-    }
-
-    fn awaiting(messages: u64) -> Awaited {
-        let mut awaited = Awaited::new(4);
-        for sequence in 0..messages {
-            awaited.sent(times(sequence));
-        }
-        awaited
-    }
-
-    #[test]
-    fn in_order_arrivals_give_their_times() {
-        let mut awaited = awaiting(3);
-        for sequence in 0..3 {
-            assert_eq!(awaited.oldest(), Some(times(sequence)));
-            assert_eq!(awaited.arrived(sequence), Arrival::InOrder(times(sequence)));
-        }
-        assert_eq!((awaited.in_flight(), awaited.missing(), awaited.oldest()), (0, 0, None));
-    }
-
-    #[test]
-    fn a_loss_is_missing_and_frees_its_place() {
-        let mut awaited = awaiting(3);
-        assert_eq!(awaited.arrived(0), Arrival::InOrder(times(0)));
-        assert_eq!(awaited.arrived(2), Arrival::InOrder(times(2)));
-        assert_eq!((awaited.in_flight(), awaited.missing()), (0, 1));
-    }
-
-    #[test]
-    fn a_late_arrival_is_no_loss_and_no_duplicate() {
-        let mut awaited = awaiting(3);
-        awaited.arrived(1);
-        assert_eq!(awaited.arrived(0), Arrival::Late(times(0)));
-        assert_eq!(awaited.arrived(0), Arrival::Again);
-        assert_eq!(awaited.arrived(2), Arrival::InOrder(times(2)));
-        assert_eq!(awaited.missing(), 0);
-    }
-
-    #[test]
-    fn what_was_never_sent_is_unknown() {
-        let mut awaited = awaiting(3);
-        assert_eq!(awaited.arrived(3), Arrival::Unknown);
-        assert_eq!(awaited.arrived(u64::MAX), Arrival::Unknown);
-        assert_eq!(awaited.arrived(0), Arrival::InOrder(times(0)));
-    }
-
-    #[test]
-    fn a_long_flight_grows_the_ring_and_keeps_every_time() {
-        let mut awaited = awaiting(1_000);
-        for sequence in (0..1_000).filter(|sequence| sequence % 10 != 3) {
-            assert_eq!(awaited.arrived(sequence), Arrival::InOrder(times(sequence)));
-        }
-        assert_eq!(awaited.missing(), 100);
-    }
-
-    #[test]
-    fn losses_are_counted_when_the_ring_has_gone_round() {
-        let mut awaited = Awaited::new(1);
-        let mut forgotten = Vec::new();
-        for sequence in 0..100 {
-            forgotten.extend(awaited.sent(times(sequence)));
-            if sequence % 10 != 0 {
-                assert_eq!(awaited.arrived(sequence), Arrival::InOrder(times(sequence)));
-            }
-        }
-        assert_eq!(awaited.missing(), 10);
-        assert_eq!(awaited.arrived(0), Arrival::Again);
-        // All of them are told of, at the latest at the end.
-        forgotten.extend(awaited.unanswered());
-        assert_eq!(forgotten, (0..100).step_by(10).map(times).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn giving_up_frees_the_flight_and_still_takes_what_comes() {
-        let mut awaited = awaiting(2);
-        awaited.give_up();
-        assert_eq!((awaited.in_flight(), awaited.missing(), awaited.oldest()), (0, 2, None));
-        awaited.sent(times(2));
-        assert_eq!((awaited.in_flight(), awaited.oldest()), (1, Some(times(2))));
-        assert_eq!(awaited.arrived(1), Arrival::InOrder(times(1)));
-        assert_eq!((awaited.in_flight(), awaited.missing()), (1, 2));
-        assert_eq!(awaited.arrived(2), Arrival::InOrder(times(2)));
-        assert_eq!((awaited.in_flight(), awaited.missing()), (0, 1));
-    }
-
-    #[test]
-    fn a_stream_tells_gaps_late_ones_and_repeats() {
-        let mut stream = Stream::default();
-        assert_eq!(stream.arrived(0), Place::InOrder);
-        assert_eq!(stream.arrived(3), Place::InOrder);
-        assert_eq!((stream.gaps(), stream.skipped()), (1, 2));
-        assert_eq!(stream.arrived(1), Place::Late);
-        assert_eq!(stream.arrived(1), Place::Again);
-        assert_eq!(stream.arrived(3), Place::Again);
-        assert_eq!((stream.gaps(), stream.skipped(), stream.missing(10)), (1, 1, 7));
-    }
-
-    #[test]
-    fn a_stream_remembers_sixty_four() {
-        let mut stream = Stream::default();
-        assert_eq!(stream.arrived(200), Place::InOrder);
-        assert_eq!(stream.arrived(199), Place::Late);
-        assert_eq!(stream.arrived(137), Place::Late);
-        assert_eq!(stream.arrived(136), Place::Again, "too long ago to tell");
-        for sequence in 201..264 {
-            assert_eq!(stream.arrived(sequence), Place::InOrder);
-        }
-        assert_eq!(stream.arrived(200), Place::Again);
-        assert_eq!(stream.arrived(199), Place::Again);
-    }
-}
+mod tests;

@@ -2,6 +2,7 @@
 //! tungstenite on blocking threads, so that it shares no code with what it tests. It echoes, and under `/broadcast/` it
 //! relays to everybody else.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -36,6 +37,10 @@ pub enum Fault {
     Late(Duration),
     /// Each so many-th answer comes so much later.
     LateEach(u64, Duration),
+    /// Each so many-th is sent so much later, the others so much later, and nobody waits for anybody.
+    Postpone(u64, Duration, Duration),
+    /// The same, and what is sent are two letters.
+    Shrug(u64, Duration, Duration),
     /// Behind so many nothing is sent any more.
     Mute(u64),
     /// Behind so many nothing is read any more.
@@ -53,6 +58,8 @@ pub struct Counts {
     pub received: AtomicU64,
     /// By how much its longest pause was longer than it was to be, in nanoseconds.
     pub overslept_ns: AtomicU64,
+    /// The most messages that one connection had got no answer to at once.
+    pub most_awaited: AtomicU64,
 }
 
 /// The server. It takes connections until the test's process ends.
@@ -69,9 +76,13 @@ struct Shared {
     /// Ways to all connections.
     room: Mutex<Vec<Arc<Mutex<Lane>>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// What is to be sent later, by when and a number.
+    postponed: (Mutex<Postponed>, Condvar),
     /// Whether those who read nothing need not stay any longer.
     over: (Mutex<bool>, Condvar),
 }
+
+type Postponed = BTreeMap<(Instant, u64), (Arc<Mutex<Lane>>, Message)>;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("no thread of the server panics")
@@ -88,9 +99,14 @@ impl Server {
             heard: Mutex::default(),
             room: Mutex::default(),
             threads: Mutex::default(),
+            postponed: (Mutex::default(), Condvar::new()),
             over: (Mutex::default(), Condvar::new()),
         });
         let server = Server { address, shared: shared.clone() };
+        if let Fault::Postpone(..) | Fault::Shrug(..) = fault {
+            let shared = shared.clone();
+            thread::spawn(move || shared.send_postponed());
+        }
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let (stream, theirs) = (stream.expect("a connection"), shared.clone());
@@ -124,6 +140,8 @@ struct Lane {
     socket: WebSocket<TcpStream>,
     /// Messages that were to go this way.
     messages: u64,
+    /// Of those, messages that have not been sent.
+    awaited: u64,
     held: Option<Message>,
     closed: bool,
 }
@@ -134,6 +152,7 @@ fn serve(stream: TcpStream, shared: &Shared) {
     let lane = Arc::new(Mutex::new(Lane {
         socket: WebSocket::from_raw_socket(out, Role::Server, None),
         messages: 0,
+        awaited: 0,
         held: None,
         closed: false,
     }));
@@ -154,7 +173,7 @@ fn serve(stream: TcpStream, shared: &Shared) {
                 if relays {
                     shared.relay(&lane, &message);
                 } else {
-                    lock(&lane).deliver(message, shared);
+                    shared.deliver(&lane, message);
                 }
             }
             Message::Close(_) => break,
@@ -162,7 +181,8 @@ fn serve(stream: TcpStream, shared: &Shared) {
         }
     }
     let mut lane = lock(&lane);
-    shared.counts.unanswered.fetch_add(u64::from(lane.held.take().is_some()), Ordering::Relaxed);
+    let owed = u64::from(lane.held.take().is_some()) + lane.awaited;
+    shared.counts.unanswered.fetch_add(owed, Ordering::Relaxed);
     if !lane.closed {
         // The answer to the peer's Close; one that is gone hears nothing.
         let _ = socket.flush();
@@ -182,7 +202,57 @@ impl Shared {
     /// Locked until all have it: what several publish is in one order for all.
     fn relay(&self, from: &Arc<Mutex<Lane>>, message: &Message) {
         for other in lock(&self.room).iter().filter(|other| !Arc::ptr_eq(other, from)) {
-            lock(other).deliver(message.clone(), self);
+            self.deliver(other, message.clone());
+        }
+    }
+
+    fn deliver(&self, lane: &Arc<Mutex<Lane>>, message: Message) {
+        let (number, late, soon) = match self.fault {
+            Fault::Postpone(number, late, soon) | Fault::Shrug(number, late, soon) => (number, late, soon),
+            _ => return lock(lane).deliver(message, self),
+        };
+        let mut own = lock(lane);
+        own.messages += 1;
+        own.awaited += 1;
+        self.counts.most_awaited.fetch_max(own.awaited, Ordering::Relaxed);
+        let is_late = own.messages.is_multiple_of(number);
+        drop(own);
+        self.counts.planted.fetch_add(u64::from(is_late), Ordering::Relaxed);
+        let message = if let Fault::Shrug(..) = self.fault { Message::text("ok") } else { message };
+        let due = Instant::now() + if is_late { late } else { soon };
+        let (postponed, told) = &self.postponed;
+        let mut postponed = lock(postponed);
+        // Their number keeps those apart that are due at one time.
+        let number = postponed.len() as u64 + 1;
+        let free =
+            (number..).find(|number| !postponed.contains_key(&(due, *number))).expect("there are many");
+        postponed.insert((due, free), (lane.clone(), message));
+        told.notify_all();
+    }
+
+    /// Sends what is due, for ever.
+    fn send_postponed(&self) {
+        let (postponed, told) = &self.postponed;
+        let mut waiting = lock(postponed);
+        loop {
+            let now = Instant::now();
+            let Some((&(due, number), _)) = waiting.first_key_value() else {
+                waiting = told.wait(waiting).expect("no thread of the server panics");
+                continue;
+            };
+            if due > now {
+                waiting = told.wait_timeout(waiting, due - now).expect("no thread of the server panics").0;
+                continue;
+            }
+            let (lane, message) = waiting.remove(&(due, number)).expect("it was just there");
+            drop(waiting);
+            let mut own = lock(&lane);
+            own.awaited -= 1;
+            own.write(message);
+            // One that is gone hears nothing.
+            let _ = own.socket.flush();
+            drop(own);
+            waiting = lock(postponed);
         }
     }
 

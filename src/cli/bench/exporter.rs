@@ -4,8 +4,9 @@
 //! threads that make the load know nothing of it.
 
 use std::convert::Infallible;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -25,6 +26,14 @@ use crate::server;
 
 /// Scrapes at once: a Prometheus makes one, a person another.
 const CONNECTIONS_MAX: usize = 8;
+/// How long the last figures stay to be scraped where only one scrape was seen: a usual interval.
+const LINGER_TIME: Duration = Duration::from_secs(15);
+/// The same at most, where the interval of scrapes is known: Prometheus' own default and some more.
+const LINGER_TIME_MAX: Duration = Duration::from_secs(75);
+/// How often it is looked whether the user waits no longer.
+const LINGER_STEP: Duration = Duration::from_millis(50);
+/// How long answers that are under way at the end may take.
+const LAST_ANSWERS_TIME: Duration = Duration::from_secs(1);
 /// Pause after an accept that failed for want of descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -32,12 +41,46 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Exporter {
     address: SocketAddr,
-    text: Arc<Mutex<Bytes>>,
+    shown: Arc<Mutex<Shown>>,
     speed: show::Speed,
     run: usize,
     last_stage: Option<Stage>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What is to be scraped, and who did.
+#[derive(Debug, Default)]
+struct Shown {
+    text: Bytes,
+    /// Number of the text, and of the one that was scraped last.
+    version: u64,
+    scraped: u64,
+    latest: Option<Instant>,
+    /// From one scrape to the next, at most.
+    interval: Option<Duration>,
+}
+
+impl Shown {
+    fn show(&mut self, text: String) {
+        self.text = Bytes::from(text);
+        self.version += 1;
+    }
+
+    fn scrape(&mut self, now: Instant) -> Bytes {
+        if let Some(before) = self.latest.replace(now) {
+            self.interval = self.interval.max(Some(now - before));
+        }
+        self.scraped = self.version;
+        self.text.clone()
+    }
+
+    /// How much longer the text may be asked for at `now`; nothing where it was, or nobody asks.
+    fn wanted_for(&self, now: Instant) -> Duration {
+        let Some(latest) = self.latest.filter(|_| self.scraped < self.version) else { return Duration::ZERO };
+        let patience = self.interval.map_or(LINGER_TIME, |interval| interval + interval / 4 + LINGER_STEP);
+        (latest + patience.min(LINGER_TIME_MAX)).saturating_duration_since(now)
+    }
 }
 
 impl Exporter {
@@ -50,13 +93,13 @@ impl Exporter {
         let address = listener.local_addr()?;
         listener.set_nonblocking(true)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let text = Arc::new(Mutex::new(Bytes::new()));
+        let shown = Arc::new(Mutex::new(Shown::default()));
         let (stop, stopped) = oneshot::channel();
-        let shown = text.clone();
-        let serving = move || runtime.block_on(serve(listener, shown, stopped));
+        let theirs = shown.clone();
+        let serving = move || runtime.block_on(serve(listener, theirs, stopped));
         let thread = thread::Builder::new().name("exporter".to_owned()).spawn(serving)?;
         let (stop, thread) = (Some(stop), Some(thread));
-        Ok(Exporter { address, text, speed: show::Speed::default(), run: 1, last_stage: None, stop, thread })
+        Ok(Exporter { address, shown, speed: show::Speed::default(), run: 1, last_stage: None, stop, thread })
     }
 
     /// Where it listens.
@@ -73,7 +116,28 @@ impl Exporter {
         }
         let per_s = self.speed.observe(moment, Instant::now()).unwrap_or(0.0);
         let text = load::exposition(moment, self.run, per_s);
-        *self.text.lock().unwrap_or_else(PoisonError::into_inner) = Bytes::from(text);
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).show(text);
+    }
+
+    /// Leaves the last figures until they were scraped, where somebody scrapes: as long as from one scrape to the next. `stop`
+    /// ends it.
+    pub(super) fn linger(&self, stop: &AtomicBool) {
+        let wanted_for =
+            || self.shown.lock().unwrap_or_else(PoisonError::into_inner).wanted_for(Instant::now());
+        let mut left = wanted_for();
+        if left.is_zero() || stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let line = format!(
+            "the last figures stay for {:.0} s to be scraped; Ctrl-C ends it",
+            left.as_secs_f64().ceil()
+        );
+        // A closed stderr must not turn an exit code into a panic.
+        let _ = writeln!(io::stderr(), "{line}");
+        while !left.is_zero() && !stop.load(Ordering::Relaxed) {
+            thread::sleep(left.min(LINGER_STEP));
+            left = wanted_for();
+        }
     }
 }
 
@@ -81,13 +145,13 @@ impl Drop for Exporter {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // It ends at once; what it was answering is cut off with the process.
+            // It ends at once, or when what it was answering has left.
             let _ = thread.join();
         }
     }
 }
 
-async fn serve(listener: TcpListener, text: Arc<Mutex<Bytes>>, mut stopped: oneshot::Receiver<()>) {
+async fn serve(listener: TcpListener, shown: Arc<Mutex<Shown>>, mut stopped: oneshot::Receiver<()>) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::warn!(%error, "nobody can scrape this run"),
@@ -100,15 +164,15 @@ async fn serve(listener: TcpListener, text: Arc<Mutex<Bytes>>, mut stopped: ones
                 let permit = room.clone().acquire_owned().await.ok();
                 (listener.accept().await, permit)
             } => accepted,
-            _ = &mut stopped => return,
+            _ = &mut stopped => break,
         };
         match accepted {
             (Ok((stream, _)), permit) => {
-                let text = text.clone();
+                let shown = shown.clone();
                 tokio::spawn(async move {
                     let service = service_fn(move |request| {
-                        let shown = text.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                        async move { Ok::<_, Infallible>(answer(&request, shown)) }
+                        let answer = answer(&request, &shown);
+                        async move { Ok::<_, Infallible>(answer) }
                     });
                     let connection = http1::Builder::new()
                         .keep_alive(false)
@@ -126,12 +190,17 @@ async fn serve(listener: TcpListener, text: Arc<Mutex<Bytes>>, mut stopped: ones
             }
         }
     }
+    // Whoever has all permits knows that nobody is being answered. One who reads too slowly is cut off.
+    drop(listener);
+    let all = room.acquire_many(CONNECTIONS_MAX as u32);
+    let _ = tokio::time::timeout(LAST_ANSWERS_TIME, all).await;
 }
 
-fn answer(request: &Request<Incoming>, text: Bytes) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, shown: &Mutex<Shown>) -> Response<Full<Bytes>> {
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     let (status, content_type, body) = match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/metrics") => {
+            let text = shown.lock().unwrap_or_else(PoisonError::into_inner).scrape(Instant::now());
             (StatusCode::OK, HeaderValue::from_static(EXPOSITION), text)
         }
         (&Method::GET | &Method::HEAD, _) => {
@@ -150,7 +219,7 @@ fn answer(request: &Request<Incoming>, text: Bytes) -> Response<Full<Bytes>> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read as _, Write as _};
+    use std::io::Read as _;
     use std::net::{Ipv4Addr, TcpStream};
 
     use super::*;
@@ -165,11 +234,31 @@ mod tests {
     }
 
     #[test]
+    fn the_last_text_stays_until_it_was_scraped_where_somebody_scrapes() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut shown = Shown::default();
+        shown.show("first".to_owned());
+        assert_eq!(shown.wanted_for(after(1)), Duration::ZERO, "nobody asks");
+        assert_eq!(shown.scrape(after(2)), "first");
+        assert_eq!(shown.wanted_for(after(2)), Duration::ZERO, "it was asked for");
+        shown.show("second".to_owned());
+        assert_eq!(shown.wanted_for(after(2)), LINGER_TIME);
+        assert_eq!(shown.scrape(after(6)), "second");
+        shown.show("last".to_owned());
+        assert_eq!(shown.wanted_for(after(7)), Duration::from_secs(4) + LINGER_STEP);
+        assert_eq!(shown.wanted_for(after(60)), Duration::ZERO, "nobody comes any more");
+        shown.scrape(after(60_000));
+        shown.show("later".to_owned());
+        assert_eq!(shown.wanted_for(after(60_000)), LINGER_TIME_MAX);
+    }
+
+    #[test]
     fn the_latest_text_is_on_one_path_and_dropping_the_exporter_frees_the_port() {
         let exporter = Exporter::start((Ipv4Addr::LOCALHOST, 0).into()).expect("a free port");
         let address = exporter.address();
         for text in ["first 1\n", "second 2\n"] {
-            *exporter.text.lock().expect("no panic") = Bytes::from_static(text.as_bytes());
+            exporter.shown.lock().expect("no panic").show(text.to_owned());
             let answer = ask(address, "GET /metrics");
             assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with(text), "{answer}");
             assert!(answer.contains(EXPOSITION), "{answer}");

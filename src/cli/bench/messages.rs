@@ -65,12 +65,13 @@ pub(super) struct Args {
     #[arg(long, value_name = "off|on|PARAMS", value_parser = Compression::from_str)]
     pub(super) compress: Option<Compression>,
 
-    /// Whether to check what arrives; off only for peers that do not return messages as they were
+    /// Whether to check what arrives; off only for peers that do not return messages as they were: answers that do not
+    /// name what they answer have no latency then
     #[arg(long, value_enum, default_value = "on")]
     pub(super) verify: Switch,
 
     /// What may go wrong without the run having failed, a list of lost, duplicated, reordered, corrupted, late (see
-    /// --late-after) and closed (by a Close frame of the server, before the run is over); all of it is counted as ever [default: nothing]
+    /// --late-after), unsent (due, and their connection gone) and closed (by a Close frame of the server, before the run is over); all of it is counted as ever [default: nothing]
     #[arg(long, value_name = "LIST", value_parser = Allow::from_str)]
     pub(super) allow: Option<Allow>,
 }

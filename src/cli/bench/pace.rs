@@ -4,7 +4,7 @@ use std::str::FromStr as _;
 use std::time::Duration;
 
 use super::usage;
-use super::words::{Arrivals, Stage};
+use super::words::{Arrivals, Rate, Stage};
 use crate::cli::{Failure, values};
 use crate::load::{Pace, RateStage};
 
@@ -15,10 +15,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", conflicts_with = "rate")]
     pub(super) depth: Option<u32>,
 
-    /// Messages a second over all senders, in --mode connect connections (open loop), such as 2000, 10k or 1.5M/s
+    /// Messages a second over all senders, in --mode connect connections (open loop), such as 2000, 10k, 1.5M/s or 0.5
     /// [default: none; connect 2000]
-    #[arg(long, value_name = "RATE", value_parser = values::rate)]
-    pub(super) rate: Option<u64>,
+    #[arg(long, value_name = "RATE", value_parser = Rate::from_str)]
+    pub(super) rate: Option<Rate>,
 
     /// A part of the measured time with a rate of its own, TIME@RATE, or TIME@RATE..RATE where it goes evenly from one to the
     /// other, such as 30s@1k..10k; repeatable. The stages are the measured time, in place of --duration and --rate
@@ -101,7 +101,7 @@ impl Args {
         if !self.stage.is_empty() {
             return Pace::Stages(self.stage.iter().map(|Stage(stage)| *stage).collect());
         }
-        match self.rate.or(otherwise) {
+        match self.rate.map(|rate| rate.messages).or(otherwise) {
             Some(rate) => Pace::Rate(rate),
             None => Pace::Depth(self.depth.unwrap_or(1)),
         }

@@ -206,6 +206,10 @@ mod tests {
         runs(&source, Path::new("/here"), &typed(words)).map_err(line)
     }
 
+    fn rate_of(args: &Args) -> Option<u64> {
+        args.pace.rate.map(|rate| rate.messages)
+    }
+
     fn line(failure: Failure) -> String {
         match failure {
             Failure::Usage(line) | Failure::Environment(line) => line,
@@ -242,7 +246,7 @@ mod tests {
         "#;
         let [args] = <[Args; 1]>::try_from(read(text, &[]).expect("valid")).expect("one run");
         assert_eq!(args.url.as_deref(), Some("ws://127.0.0.1:9001/echo"));
-        assert_eq!((args.connections, args.pace.rate), (Some(1_000), Some(50_000)));
+        assert_eq!((args.connections, args.pace.rate.map(|rate| rate.messages)), (Some(1_000), Some(50_000)));
         assert_eq!(args.duration, Some(std::time::Duration::from_secs(30)));
         assert_eq!(args.cpus.map(|cpus| cpus.0), Some(vec![0, 1]));
         assert_eq!(args.outputs.json.as_deref(), Some(Path::new("/here/results/run.json")));
@@ -268,7 +272,7 @@ mod tests {
         let runs = read(text, &[]).expect("valid");
         let said = |at: usize| {
             let run: &Args = &runs[at];
-            (run.outputs.label.as_deref(), run.connections, run.pace.rate, run.pace.depth)
+            (run.outputs.label.as_deref(), run.connections, rate_of(run), run.pace.depth)
         };
         assert_eq!(runs.len(), 2);
         assert_eq!(said(0), (Some("as above"), Some(50), Some(1_000), None));
@@ -285,7 +289,7 @@ mod tests {
         let runs = read(text, &["ws://b", "-c", "7", "--rate=9"]).expect("valid");
         for run in &runs {
             assert_eq!((run.url.as_deref(), run.connections), (Some("ws://b"), Some(7)));
-            assert_eq!((run.pace.rate, run.pace.depth), (Some(9), None));
+            assert_eq!((rate_of(run), run.pace.depth), (Some(9), None));
         }
         assert_eq!(runs.len(), 2);
         let [run] =
@@ -301,7 +305,7 @@ mod tests {
         assert_eq!(line, Ok(()), "whether flags agree is found later");
         let text = "stage = ['10s@1k', '10s@1k..2k']\n[[run]]\n[[run]]\nrate = 7";
         let runs = read(text, &[]).expect("valid");
-        let said = |at: usize| (runs[at].pace.stage.len(), runs[at].pace.rate);
+        let said = |at: usize| (runs[at].pace.stage.len(), rate_of(&runs[at]));
         assert_eq!((said(0), said(1)), ((2, None), (0, Some(7))));
         let runs = read(text, &["--stage", "1s@5", "--stage", "1s@6"]).expect("valid");
         assert!(runs.iter().all(|run| run.pace.stage.len() == 2 && run.pace.rate.is_none()));

@@ -205,7 +205,7 @@ fn a_wrong_argument_is_explained_in_one_line_that_names_it() {
         (&[URL, "--find-max", "last.p99<2ms"], "--mode broadcast"),
         (&["--find-max", "last.p99<2ms"], "--find-max"),
         (&[URL, "--precision", "5%"], "--find-max"),
-        (&[URL, "--fail-if", "p95>2ms"], "no metric `p95`"),
+        (&[URL, "--fail-if", "p9x>2ms"], "no metric `p9x`"),
         (&[URL, "--fail-if", "lost"], "--fail-if"),
         (&[URL, "--fail-if", "reach<1"], "--mode broadcast"),
         (&[URL, "--fail-if", "cpu_per_message>5us"], "--server-pid 4711"),

@@ -195,7 +195,7 @@ pub(super) fn conclude(results: &Results, missed: Vec<String>, unwritten: &[Stri
         }
     }
     // A closed stderr must not turn an exit code into a panic.
-    for warning in outcomes.iter().filter_map(show::warning).chain(warnings) {
+    for warning in outcomes.iter().flat_map(show::warnings).chain(warnings) {
         let _ = writeln!(io::stderr(), "warning: {warning}");
     }
     for error in errors.iter().chain(unwritten) {

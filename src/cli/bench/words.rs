@@ -58,6 +58,41 @@ pub(super) enum Arrivals {
     Poisson,
 }
 
+/// `--rate`: so many messages in so many seconds, which are 1 where the rate is a whole number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rate {
+    pub(super) messages: u64,
+    pub(super) period_s: u32,
+}
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Rate, String> {
+        const DECIMALS: usize = 3;
+        let whole = match values::rate(word) {
+            Ok(messages) => return Ok(Rate { messages, period_s: 1 }),
+            Err(why) => why,
+        };
+        let number = word.strip_suffix("/s").unwrap_or(word).trim_end();
+        let Some((before, behind)) = number.split_once('.').filter(|(_, behind)| behind.len() <= DECIMALS)
+        else {
+            return Err(whole);
+        };
+        let digits = format!("{before}{behind:0<DECIMALS$}");
+        let is_number =
+            !before.is_empty() && !behind.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        let messages: u64 = digits.parse().ok().filter(|_| is_number).ok_or(whole)?;
+        let period_s = load::RATE_PERIOD_S_MAX;
+        // As few seconds as there are: 0.5 is one message in two.
+        let divisor = (1..=period_s).rev().find(|divisor| {
+            period_s.is_multiple_of(*divisor) && messages.is_multiple_of(u64::from(*divisor))
+        });
+        let divisor = divisor.unwrap_or(1);
+        Ok(Rate { messages: messages / u64::from(divisor), period_s: period_s / divisor })
+    }
+}
+
 /// `--stage`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stage(pub(super) load::RateStage);
@@ -195,6 +230,26 @@ mod tests {
         assert_eq!(sources("::1-::4"), Ok(4));
         for wrong in ["", "localhost", "127.0.0.1-", "127.0.0.1,::1", "10.0.0.0-10.255.255.255"] {
             assert!(sources(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_rate_may_be_less_than_one_message_a_second() {
+        let rate = |word: &str| Rate::from_str(word).map(|rate| (rate.messages, rate.period_s));
+        for (word, expected) in [
+            ("2000", (2_000, 1)),
+            ("1.5k", (1_500, 1)),
+            ("0.5", (1, 2)),
+            ("0.50/s", (1, 2)),
+            ("1.5", (3, 2)),
+            ("0.001", (1, 1_000)),
+            ("0.2", (1, 5)),
+            ("12.125", (97, 8)),
+        ] {
+            assert_eq!(rate(word), Ok(expected), "{word}");
+        }
+        for wrong in ["", "0.0001", ".5", "5.", "-0.5", "0.5.5", "1e-1", "0,5", "half"] {
+            assert!(rate(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -167,7 +167,7 @@ fn latencies(runs: &[Run]) -> String {
         kinds.push(("generator's lateness", &record.generator.lateness_ns));
         for (kind, quantiles) in kinds {
             if quantiles.count > 0 {
-                let Quantiles { p50, p90, p99, p999, p9999, max, mean, count: values } = *quantiles;
+                let Quantiles { p50, p90, p99, p999, p9999, max, mean, count: values, .. } = *quantiles;
                 let times = [p50, p90, p99, p999, p9999, max, mean as u64].map(duration);
                 let name = if runs.len() > 1 { format!("{}: {kind}", run.name) } else { kind.to_owned() };
                 rows.push([name].into_iter().chain(times).chain([count(values)]).collect());

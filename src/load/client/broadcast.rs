@@ -1,47 +1,99 @@
 //! What arrives on a connection to a topic, and how far its publisher's messages are.
 
+use std::collections::VecDeque;
+
 use super::connection::{Broadcast, Flow, Part, State};
-use super::{Client, Message, REPLY_TIME};
+use super::{Client, Message};
 use crate::connection::Chunk;
-use crate::limits::Nanos;
+use crate::limits::{MILLISECOND, Nanos, SECOND};
+use crate::load::board::Board;
 use crate::load::payload::Id;
-use crate::load::track::{Place, Times};
+use crate::load::track::{Place, REPLY_TIME, Times};
 use crate::shard::{Lane, Link};
+
+/// A message is waited for so many times as long as messages take on average.
+const PATIENCE: Nanos = 10;
+/// And for so long at least.
+const PATIENCE_MIN: Nanos = 100 * MILLISECOND;
+/// The weight of a message in the average is one in so many.
+const SMOOTHING: Nanos = 8;
 
 /// A publisher's messages.
 #[derive(Debug, Default)]
 pub(super) struct Publishing {
     pub(super) next: u64,
-    /// Messages that everybody has.
-    reached: u64,
-    /// Messages that are not waited for any longer.
-    waived: u64,
-    /// When one was last sent or last reached everybody.
-    moved_at: Nanos,
+    /// Messages that have not reached everybody and are waited for, with when they were sent; closed loop only.
+    on_their_way: VecDeque<(u64, Nanos)>,
+    /// How long messages take to reach everybody, on average of late; 0 before one has.
+    reach_time: Nanos,
+    /// How often messages were given up since one has reached everybody.
+    given_up: u32,
 }
 
 impl Publishing {
     pub(super) fn in_flight(&self) -> u64 {
-        self.next.saturating_sub(self.reached + self.waived)
+        self.on_their_way.len() as u64
+    }
+
+    /// A message has reached everybody.
+    fn reached(&mut self, sequence: u64, now: Nanos) {
+        let Some(at) = self.on_their_way.iter().position(|(number, _)| *number == sequence) else { return };
+        let Some((_, sent)) = self.on_their_way.remove(at) else { return };
+        let took = now.saturating_sub(sent).max(1);
+        self.given_up = 0;
+        self.reach_time = match self.reach_time {
+            0 => took,
+            before => before - before / SMOOTHING + took / SMOOTHING,
+        };
+    }
+
+    /// How long a message is waited for: twice as long each time that this was too short, or in vain. Another that is sent
+    /// then is one more under way than the depth says, should the message come after all.
+    fn patience(&self) -> Nanos {
+        let first = match self.reach_time {
+            0 => SECOND,
+            time => (PATIENCE * time).max(PATIENCE_MIN),
+        };
+        first.saturating_mul(1 << self.given_up.min(16)).min(REPLY_TIME)
     }
 }
 
+/// What a publisher does not wait for any longer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct GivenUp {
+    /// How many there are.
+    pub(super) messages: usize,
+    /// Of those, messages that nobody got in [`REPLY_TIME`].
+    pub(super) silent: usize,
+}
+
 impl Broadcast {
-    pub(super) fn published(&mut self, now: Nanos) {
+    /// A message is published; `waited_for`: whether its arrival makes room for another.
+    pub(super) fn published(&mut self, now: Nanos, waited_for: bool) {
         if let Some(publishing) = self.publishing() {
+            if waited_for {
+                publishing.on_their_way.push_back((publishing.next, now));
+            }
             publishing.next += 1;
-            publishing.moved_at = now;
         }
     }
 
-    /// Waits no longer for messages that have not reached everybody in [`REPLY_TIME`]. Whether there were any.
-    pub(super) fn give_up(&mut self, now: Nanos) -> bool {
-        let Some(publishing) = self.publishing() else { return false };
-        let silent = publishing.in_flight() > 0 && publishing.moved_at + REPLY_TIME <= now;
-        if silent {
-            publishing.waived = publishing.next - publishing.reached.min(publishing.next);
-        }
-        silent
+    /// Waits no longer for messages that have not reached everybody in their time.
+    pub(super) fn give_up(&mut self, number: u32, board: &Board, now: Nanos) -> GivenUp {
+        let mut given_up = GivenUp::default();
+        let Some(publishing) = self.publishing() else { return given_up };
+        let patience = publishing.patience();
+        publishing.on_their_way.retain(|&(sequence, sent)| {
+            let age = now.saturating_sub(sent);
+            if age >= patience {
+                given_up.messages += 1;
+                let is_silent = age >= REPLY_TIME && !board.has_reached_some(number, sequence);
+                given_up.silent += usize::from(is_silent);
+            }
+            age < patience
+        });
+        publishing.given_up = publishing.given_up.saturating_add(u32::from(given_up.messages > 0));
+        given_up
     }
 }
 
@@ -70,15 +122,22 @@ impl Client {
         let whole = |claimed: &Id| {
             !load.verify || (chunk.kind == payloads.kind() && payloads.matches(claimed, chunk.payload))
         };
+        let board = shared.board.as_ref();
         let Some(id) = claimed.filter(whole) else {
             tally.integrity.corrupted += 1;
-            broadcast.blame(claimed, load.topics);
+            if let Some(times) = broadcast.blame(claimed, load.topics, board)
+                && broadcast.subscribes()
+            {
+                tally.damaged(now, times);
+            }
             broadcast.walk.stumbled();
             return;
         };
         let from = (id.connection / load.topics) as usize;
         let due = broadcast.streams[from].expected();
-        let place = broadcast.streams[from].arrived(id.sequence);
+        let times = Times { intended: id.intended, sent: id.sent };
+        let first_missed = || board.and_then(|board| board.times(id.connection, due)).unwrap_or(times);
+        let place = broadcast.streams[from].arrived(id.sequence, first_missed);
         match place {
             Place::InOrder => {}
             Place::Late => tally.integrity.reordered += 1,
@@ -90,15 +149,13 @@ impl Client {
         if !broadcast.subscribes() {
             return;
         }
-        let times = Times { intended: id.intended, sent: id.sent };
-        match place {
-            // Those before it have not come, as far as is known.
-            Place::InOrder if id.sequence > due => tally.missing.add(times, (id.sequence - due) as u32),
-            Place::Late => tally.missing.take_back(times),
-            Place::InOrder | Place::Again => {}
+        if id.sequence > due
+            && let Some((times, forgotten)) = broadcast.streams[from].forget_excess()
+        {
+            tally.missing.add(times, u32::try_from(forgotten).unwrap_or(u32::MAX));
         }
         tally.arrived(now, id.intended, id.sent, chunk.payload.len());
-        let Some(board) = &shared.board else { return };
+        let Some(board) = board else { return };
         let at = board.arrived(id.connection, id.sequence);
         // One publisher's messages have no other order than their own.
         if broadcast.streams.len() > 1 && place == Place::InOrder {
@@ -117,30 +174,29 @@ impl Client {
             }
         }
         if at.last && load.pace.depth().is_some() {
-            self.tell_publisher(link, id.connection, now);
+            self.tell_publisher(link, (id.connection, id.sequence), now);
         }
     }
 
     /// Everybody has a message: its publisher may send another.
-    fn tell_publisher(&mut self, link: &mut Link<'_, Client>, publisher: u32, now: Nanos) {
+    fn tell_publisher(&mut self, link: &mut Link<'_, Client>, (publisher, sequence): (u32, u64), now: Nanos) {
         let (owner, _) = self.shared.owner(publisher);
         if owner == self.thread {
-            self.reached(publisher, now);
+            self.reached(publisher, sequence, now);
         } else if !self.unposted.is_empty()
-            || link.mailboxes.post(owner, Lane::Forward, Message::Reached(publisher), &[]).is_err()
+            || link.mailboxes.post(owner, Lane::Forward, Message::Reached(publisher, sequence), &[]).is_err()
         {
-            self.unposted.push_back(publisher);
+            self.unposted.push_back((publisher, sequence));
         }
     }
 
     /// A message of one of this thread's publishers has reached everybody.
-    pub(super) fn reached(&mut self, publisher: u32, now: Nanos) {
+    pub(super) fn reached(&mut self, publisher: u32, sequence: u64, now: Nanos) {
         let (_, position) = self.shared.owner(publisher);
         if let Flow::Broadcast(broadcast) = &mut self.connections[position].flow
             && let Some(publishing) = broadcast.publishing()
         {
-            publishing.reached += 1;
-            publishing.moved_at = now;
+            publishing.reached(sequence, now);
             self.ready.push(position as u32);
         }
     }
@@ -155,7 +211,7 @@ impl Client {
         }
     }
 
-    /// Whether a connection has everything that was published for it, or later things.
+    /// Whether a connection has everything that was published for it.
     pub(super) fn has_all(&self, number: u32, broadcast: &Broadcast) -> bool {
         let Some(board) = &self.shared.board else { return true };
         if let Part::Slow { .. } = broadcast.part {
@@ -163,7 +219,7 @@ impl Client {
         }
         broadcast
             .others(number, self.shared.load.topics)
-            .all(|(publisher, position)| broadcast.streams[position].expected() >= board.published(publisher))
+            .all(|(publisher, position)| broadcast.streams[position].missing(board.published(publisher)) == 0)
     }
 
     /// Counts what a connection sent, got and missed, and times what it missed as old as it is at `until`.
@@ -181,6 +237,11 @@ impl Client {
                 State::Open => stream.missing(board.published(publisher)),
                 _ => stream.skipped(),
             };
+            if broadcast.subscribes() {
+                for (times, copies) in stream.missed() {
+                    tally.never_came(until, times, copies);
+                }
+            }
             if broadcast.subscribes() && stream.expected() < board.published(publisher) {
                 tally.order.missed_the_last(broadcast.topic, stream);
                 if connection.state == State::Open {
@@ -212,15 +273,22 @@ impl Broadcast {
     }
 
     /// A damaged message came in place of one that is then not lost besides, where it can be told which: the
-    /// next of the publisher that it names, or of the only one there is.
+    /// next of the publisher that it names, or of the only one there is. Gives when that was due and sent, where it is known.
     #[cold]
-    fn blame(&mut self, claimed: Option<Id>, topics: u32) {
+    fn blame(&mut self, claimed: Option<Id>, topics: u32, board: Option<&Board>) -> Option<Times> {
         let position = match claimed {
             Some(claimed) => (claimed.connection / topics) as usize,
             None if self.streams.len() == 1 => 0,
-            None => return,
+            None => return None,
         };
+        let publisher = self.topic + position as u32 * topics;
         let stream = &mut self.streams[position];
-        stream.arrived(stream.expected());
+        let (sequence, mut times) = (stream.expected(), None);
+        if let Some(board) = board {
+            times = board.times(publisher, sequence);
+        }
+        // It is the next one: there is no gap in front of it.
+        stream.arrived(sequence, Times::default);
+        times
     }
 }

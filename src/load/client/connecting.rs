@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 
 use super::connection::{Flow, State};
-use super::{Client, Peer, Phase, REPLY_TIME, causes};
+use super::{Client, Peer, Phase, causes};
 use crate::connection::{Cause, Chunk, Closed};
 use crate::driver::{Driver, Token};
 use crate::limits::{MILLISECOND, Nanos};
@@ -18,7 +18,7 @@ use crate::load::allow::NO_REPLY;
 use crate::load::failures::UNFINISHED;
 use crate::load::payload::Id;
 use crate::load::plan::{Mode, Pace};
-use crate::load::track::Times;
+use crate::load::track::{REPLY_TIME, Times};
 use crate::protocol::CloseCode;
 use crate::shard::{Context, Link};
 
@@ -90,9 +90,11 @@ impl Client {
         self.await_others(cx);
     }
 
-    /// Whether nothing can come any more of a run whose connections are gone.
+    /// Whether nothing can come any more of a run whose connections are gone. What a schedule has left is due all the same,
+    /// and unsent, unless there never was a connection to send it on.
     pub(super) fn is_deserted(&self) -> bool {
-        self.open == 0 && self.shared.load.mode != Mode::Connect
+        let has_schedule = self.cursor.is_some() && self.shared.has_opened();
+        self.open == 0 && self.shared.load.mode != Mode::Connect && !has_schedule
     }
 
     /// A connection should be begun at `intended`.
@@ -127,7 +129,9 @@ impl Client {
         if let Err(error) = self.dial_one(cx, at) {
             self.failed += 1;
             self.tally.error(&causes::of_error(&error));
-            return self.free_place(position, true, cx.now());
+            let now = cx.clock();
+            self.tally.damaged(now, Times { intended, sent: now });
+            return self.free_place(position, true, now);
         }
         self.tally.sent += 1;
         self.places.unanswered += 1;
@@ -193,6 +197,7 @@ impl Client {
             }
         } else {
             tally.integrity.corrupted += 1;
+            tally.damaged(now, times);
         }
         self.visit_served(link, position, now);
     }
@@ -297,8 +302,10 @@ impl Client {
         visit.sequence += 1;
         let failed = before != Stage::Leaving;
         match before {
-            Stage::Opening(_) => {
+            Stage::Opening(times) => {
                 self.tally.error(&causes::of_end(&closed.cause, false));
+                self.tally.damaged(cx.now(), times);
+                self.tally.handshakes.failed(cx.now().saturating_sub(times.sent));
                 self.places.unanswered -= 1;
             }
             Stage::Awaiting(times) => {

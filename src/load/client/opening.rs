@@ -165,6 +165,7 @@ impl Client {
         self.handshakes -= 1;
         self.open += 1;
         self.tally.opened += 1;
+        self.shared.opened();
         self.tally.agreed += u64::from(response.is_some_and(|response| response.agreement.is_some()));
         if visits {
             return self.visit_opened(cx, token, position);
@@ -193,6 +194,8 @@ impl Client {
             self.handshakes -= 1;
             self.failed += 1;
             self.tally.error(&causes::of_end(&closed.cause, false));
+            let begun = self.connections[peer.position as usize].opening.dialled;
+            self.tally.handshakes.failed(cx.now().saturating_sub(begun));
             return self.shared.settled(cx.now());
         }
         self.open -= 1;

@@ -18,6 +18,8 @@ pub(super) struct Listener {
     heard_at: Nanos,
     /// Payload bytes of a message that has not come whole.
     bytes: usize,
+    /// A message came that was made after the measured time: nothing that was made before is under way any more.
+    pub(super) is_past_end: bool,
 }
 
 /// How far the clock on the wall is ahead of the one that turns are timed by.
@@ -80,13 +82,15 @@ impl Client {
         match field.read(chunk.payload).map(|time| wall.age(now, time)) {
             Some(Some(age)) => {
                 let made = now.saturating_sub(age);
-                tally.arrived(now, made, made, bytes);
+                listener.is_past_end |= tally.is_past_window(made);
+                tally.pushed(now, made, bytes);
             }
             Some(None) => {
                 if tally.window.contains(now) {
                     tally.pushes.ahead();
                 }
-                tally.arrived(now, now, now, bytes);
+                listener.is_past_end |= tally.is_past_window(now);
+                tally.pushed(now, now, bytes);
             }
             None => {
                 if tally.window.contains(now) {

@@ -1,14 +1,15 @@
 //! What is sent and when: in a closed loop by the arrival that made room, in an open loop when it is due.
 
+use super::broadcast::GivenUp;
 use super::connection::{Flow, State};
-use super::{Client, Message, Phase, REPLY_TIME};
+use super::{Client, Message, Phase};
 use crate::driver::Driver;
 use crate::limits::{MILLISECOND, Nanos};
 use crate::load::allow::NO_REPLY;
 use crate::load::payload::Id;
 use crate::load::plan::Mode;
 use crate::load::schedule::{Cursor, Schedule};
-use crate::load::track::Times;
+use crate::load::track::{REPLY_TIME, Times};
 use crate::shard::{Context, Lane, Link};
 
 impl Client {
@@ -22,7 +23,7 @@ impl Client {
             return;
         };
         let schedule = Schedule::of(start, profile, load.senders(), load.arrivals, load.seed);
-        let schedule = schedule.in_trains(load.burst);
+        let schedule = schedule.in_trains(load.burst).of_period(load.rate_period_s);
         for &at in &self.senders {
             let connection = &mut self.connections[at];
             connection.mark = schedule.first(connection.number);
@@ -68,9 +69,9 @@ impl Client {
             self.pump_at(cx, position as usize, now);
         }
         self.ready = ready;
-        while let Some(&publisher) = self.unposted.front() {
+        while let Some(&(publisher, sequence)) = self.unposted.front() {
             let (owner, _) = self.shared.owner(publisher);
-            if cx.post(owner, Lane::Forward, Message::Reached(publisher), &[]).is_err() {
+            if cx.post(owner, Lane::Forward, Message::Reached(publisher, sequence), &[]).is_err() {
                 break;
             }
             self.unposted.pop_front();
@@ -80,30 +81,45 @@ impl Client {
         }
     }
 
-    /// In a closed loop a lost message must not end its connection's part in the run.
+    /// A lost message must not end its connection's part in the run: what is too old is waited for no longer. In an open loop
+    /// that makes room only where later ones were answered.
     pub(super) fn stir_silent<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, now: Nanos) {
+        let is_open_loop = self.cursor.is_some();
+        let sent_by = now.saturating_sub(REPLY_TIME);
+        for at in 0..self.senders.len() {
+            let position = self.senders[at];
+            let connection = &mut self.connections[position];
+            let Flow::Echo(awaited) = &mut connection.flow else { return };
+            if connection.state != State::Open || awaited.give_up(sent_by, is_open_loop) == 0 {
+                continue;
+            }
+            if !is_open_loop {
+                self.tally.error(NO_REPLY);
+            }
+            self.pump_at(cx, position, now);
+        }
+    }
+
+    /// The same of a closed loop's publishers, whose messages may have reached some subscribers and not others.
+    pub(super) fn stir_publishers<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, now: Nanos) {
         if self.cursor.is_some() {
             return;
         }
         for at in 0..self.senders.len() {
             let position = self.senders[at];
-            let connection = &mut self.connections[position];
-            let silent = connection.state == State::Open
-                && match &mut connection.flow {
-                    Flow::Echo(awaited) => {
-                        let silent = awaited.oldest().is_some_and(|oldest| oldest.sent + REPLY_TIME <= now);
-                        if silent {
-                            awaited.give_up();
-                        }
-                        silent
-                    }
-                    Flow::Broadcast(broadcast) => broadcast.give_up(now),
-                    Flow::Visit(_) | Flow::Push(_) => false,
-                };
-            if silent {
-                self.tally.error(NO_REPLY);
-                self.pump_at(cx, position, now);
+            let Client { shared, connections, tally, .. } = self;
+            let connection = &mut connections[position];
+            let (Flow::Broadcast(broadcast), Some(board)) = (&mut connection.flow, &shared.board) else {
+                return;
+            };
+            let given_up = broadcast.give_up(connection.number, board, now);
+            if given_up == GivenUp::default() || connection.state != State::Open {
+                continue;
             }
+            if given_up.silent > 0 {
+                tally.error(NO_REPLY);
+            }
+            self.pump_at(cx, position, now);
         }
     }
 
@@ -158,7 +174,7 @@ impl Client {
                 }
                 Flow::Visit(_) | Flow::Push(_) => {}
                 Flow::Broadcast(broadcast) => {
-                    broadcast.published(now);
+                    broadcast.published(now, schedule.is_none());
                     if let Some(board) = &shared.board {
                         board.publish(connection.number, sequence, times);
                     }
@@ -173,7 +189,9 @@ impl Client {
     pub(super) fn settle_unsent(&mut self, position: usize, next: u64, copies: u64, until: Nanos) {
         let Client { connections, schedule, tally, .. } = self;
         let connection = &connections[position];
-        tally.unsent += connection.due.saturating_sub(next);
+        let unsent = connection.due.saturating_sub(next);
+        tally.unsent += unsent;
+        tally.unsent_gone += if connection.state == State::Open { 0 } else { unsent };
         let Some(schedule) = schedule else { return };
         let mut mark = connection.mark;
         for sequence in next..connection.due {

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::load::plan::{Mode, Workload, tests::workload};
-use crate::load::track::{Place, Stream};
+use crate::load::track::{Place, Stream, Times};
 
 const PUBLISHERS: u32 = 3;
 const CASES: u32 = 400;
@@ -40,13 +40,13 @@ impl Subscriber {
         match coming {
             Coming::Damaged((publisher, _)) => {
                 let stream = &mut self.streams[publisher as usize];
-                stream.arrived(stream.expected());
+                stream.arrived(stream.expected(), Times::default);
                 self.walk.stumbled();
             }
             Coming::Message((publisher, sequence)) => {
                 let stream = &mut self.streams[publisher as usize];
                 let due = stream.expected();
-                match stream.arrived(sequence) {
+                match stream.arrived(sequence, Times::default) {
                     Place::InOrder => {
                         self.walk.arrived(board, (publisher, sequence), (stream, due), findings)
                     }

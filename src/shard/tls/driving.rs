@@ -126,8 +126,44 @@ impl Stop {
             _ if was_open => TlsFault::Record,
             _ => TlsFault::Handshake,
         };
-        Broken::Fault(fault, error.to_string())
+        Broken::Fault(fault, told(&error))
     }
+}
+
+/// What went wrong with TLS, in words: some of the library's own texts are the names of its types.
+fn told(error: &rustls::Error) -> String {
+    use rustls::{CertificateError, Error, InvalidMessage};
+    match error {
+        Error::InvalidCertificate(CertificateError::Other(other)) => {
+            let why = match other.to_string().as_str() {
+                "CaUsedAsEndEntity" => "a certificate authority's own is no server's".to_owned(),
+                other => spaced(other),
+            };
+            format!("invalid peer certificate: {why}")
+        }
+        Error::InvalidCertificate(why) => format!("invalid peer certificate: {}", spaced(&why.to_string())),
+        Error::InvalidMessage(InvalidMessage::InvalidContentType) => "what came is not TLS".to_owned(),
+        Error::InvalidMessage(why) => format!("received a corrupt message: {}", spaced(&format!("{why:?}"))),
+        Error::PeerIncompatible(why) => format!("the peer is incompatible: {}", spaced(&format!("{why:?}"))),
+        Error::PeerMisbehaved(why) => format!("the peer misbehaved: {}", spaced(&format!("{why:?}"))),
+        Error::AlertReceived(alert) => format!("received the alert {}", spaced(&format!("{alert:?}"))),
+        other => other.to_string(),
+    }
+}
+
+/// The name of a variant, such as `UnknownIssuer`, as words. A sentence stays as it is.
+fn spaced(name: &str) -> String {
+    if !name.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return name.to_owned();
+    }
+    let mut words = String::new();
+    for (at, letter) in name.char_indices() {
+        if letter.is_ascii_uppercase() && at > 0 {
+            words.push(' ');
+        }
+        words.push(letter.to_ascii_lowercase());
+    }
+    words
 }
 
 /// How far bytes were read.
@@ -256,5 +292,33 @@ pub(super) fn write_traffic<P: Peer>(
             Ok(_) => return Ok(()),
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_are_told_in_words() {
+        use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
+        for (error, words) in [
+            (
+                Error::InvalidCertificate(CertificateError::UnknownIssuer),
+                "invalid peer certificate: unknown issuer",
+            ),
+            (Error::InvalidMessage(InvalidMessage::InvalidContentType), "what came is not TLS"),
+            (
+                Error::AlertReceived(AlertDescription::HandshakeFailure),
+                "received the alert handshake failure",
+            ),
+            (
+                Error::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon),
+                "the peer is incompatible: no cipher suites in common",
+            ),
+        ] {
+            assert_eq!(told(&error), words);
+        }
+        assert_eq!(spaced("a sentence: 5 s"), "a sentence: 5 s");
     }
 }
