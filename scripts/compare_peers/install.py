@@ -167,10 +167,12 @@ def cargo():
 
 
 def locked_version(crate, project=os.path.join(PROGRAMS, "rust")):
-    """The version of a crate in the lock of bench/peers/rust, or of another project."""
+    """The latest version of a crate in the lock of bench/peers/rust, or of another project."""
     with open(os.path.join(project, "Cargo.lock")) as file:
         lines = file.read().split("\n")
-    return lines[lines.index(f'name = "{crate}"') + 1].split('"')[1]
+    versions = [lines[at + 1].split('"')[1] for at, line in enumerate(lines) if line == f'name = "{crate}"']
+    # Another peer may stand on an older one.
+    return max(versions, key=lambda version: [int(part) for part in version.split(".")])
 
 
 @functools.cache
