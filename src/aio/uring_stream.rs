@@ -18,6 +18,10 @@ const BUFFER_BYTES: usize = 8 * 1024;
 /// A TCP stream on the tokio-uring runtime, as a transport of a [`Conn`](super::Conn), and of hyper by a
 /// [`TokioStream`](super::TokioStream) around it.
 ///
+/// tokio-uring 0.5 ignores an `io_uring_enter` that the kernel refuses for the moment (EAGAIN, ENOMEM): the operation then
+/// waits until something else makes the runtime enter its ring. On hosts that may run short of memory, keep a task that
+/// sleeps for some milliseconds in a loop, or use plain tokio.
+///
 /// The operations under way belong to the stream and not to the call that started them: dropping a future
 /// does not cancel its operation, so a read that is given up by its caller stays armed here, and the bytes
 /// that it brings are given to the next caller. Dropping the stream shuts the connection down, which ends

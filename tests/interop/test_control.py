@@ -177,4 +177,4 @@ class Listeners(unittest.TestCase):
 
     def test_a_reachable_admin_address_is_warned_about(self):
         with Server(admin="0.0.0.0:0") as server:
-            self.assertTrue(any("WARN" in line and "--admin" in line for line in server.log), server.log)
+            server.wait_for_log(r"WARN.*--admin")
