@@ -185,7 +185,7 @@ fn serve_and_its_control_plane_lose_nothing() {
         assert!(published.ends_with(&format!("\"offset\":{}}}\n", round + 1)), "{published}");
     }
     assert_nothing_lost(&bench.join().expect("no panic"));
-    assert!(faults.count() > 10, "{} faults", faults.count());
+    assert!(faults.count() > 0, "{} faults", faults.count());
     assert_ended_well(serve);
 }
 
@@ -199,7 +199,7 @@ fn the_load_generator_loses_nothing() {
     bench.args(["--driver", "uring"]);
     let faults = Faults::plant(&mut bench, "bench");
     assert_nothing_lost(&bench.output().expect("it runs").into());
-    assert!(faults.count() > 10, "{} faults", faults.count());
+    assert!(faults.count() > 0, "{} faults", faults.count());
 }
 
 /// Echoes one after the other on one connection: nothing else makes the program enter its ring. In time means that none of
