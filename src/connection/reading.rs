@@ -260,7 +260,7 @@ impl Connection {
                         self.park(run, bytes, env)?;
                         return Ok(None);
                     }
-                    let Some(header) = self.read_header(run, bytes)? else { return Ok(None) };
+                    let Some(header) = self.read_header(run, bytes, env.config)? else { return Ok(None) };
                     if header.opcode.is_control() {
                         self.begin_control(&header, run, bytes, env)?
                     } else {
@@ -297,52 +297,74 @@ impl Connection {
         }
     }
 
-    /// Reads a whole header, or keeps what there is of it.
-    fn read_header(&mut self, run: &mut Run, bytes: &[u8]) -> Result<Option<Header>, Offence> {
+    /// Reads a whole header, or keeps what there is of it. What its length shows to be an offence is one before the
+    /// masking key is there.
+    fn read_header(
+        &mut self,
+        run: &mut Run,
+        bytes: &[u8],
+        config: &Config,
+    ) -> Result<Option<Header>, Offence> {
+        let allow_rsv1 = self.session.is_some();
         let Reading::Header { spill, bytes: spilled } = &mut self.reading else { return Ok(None) };
         let rest = &bytes[run.read..];
         let before = usize::from(*spilled);
         if before == 0
-            && let Some((header, header_bytes)) = frame::decode(rest, self.role, self.session.is_some())?
+            && let Some((header, header_bytes)) = frame::decode(rest, self.role, allow_rsv1)?
         {
             run.read += header_bytes;
             return Ok(Some(header));
         }
         let taken = rest.len().min(HEADER_BYTES_MAX - before);
         spill[before..before + taken].copy_from_slice(&rest[..taken]);
-        match frame::decode(&spill[..before + taken], self.role, self.session.is_some())? {
+        let head = &spill[..before + taken];
+        match frame::decode(head, self.role, allow_rsv1)? {
             Some((header, header_bytes)) => {
                 run.read += header_bytes - before;
                 *spilled = 0;
                 Ok(Some(header))
             }
             None => {
+                let announced = frame::decode_announced(head, self.role, allow_rsv1)?;
                 *spilled += taken as u8;
                 run.read += taken;
+                if let Some((header, _)) = announced
+                    && !header.opcode.is_control()
+                {
+                    self.check_data(&header, config)?;
+                }
                 Ok(None)
             }
         }
     }
 
-    /// Checks a data frame's place in its message (RFC 6455, 5.4) and its size, from the header alone.
-    fn begin_data(&mut self, header: &Header, here: usize, env: &Env<'_>) -> Result<(), Offence> {
+    /// Checks a data frame's place in its message (RFC 6455, 5.4) and its size, from the header alone. Returns the bytes
+    /// that the message's frames have announced with it.
+    fn check_data(&self, header: &Header, config: &Config) -> Result<u32, Offence> {
         let starts = header.opcode != Opcode::Continuation;
-        match (starts, self.message.open) {
+        let (before, compressed) = match (starts, self.message.open) {
             (true, true) => return Err(Offence::InterleavedData),
             (false, false) => return Err(Offence::StrayContinuation),
-            (true, false) => {
-                let kind = if header.opcode == Opcode::Text { Kind::Text } else { Kind::Binary };
-                let compressed = header.compressed;
-                self.message = Message { kind, open: true, compressed, ..Message::default() };
-            }
-            (false, true) => {}
-        }
-        let total = u64::from(self.message.bytes).saturating_add(header.payload_bytes);
-        let bytes_max = self.payload_bytes_max(env.config);
+            (true, false) => (0, header.compressed),
+            (false, true) => (self.message.bytes, self.message.compressed),
+        };
+        let total = u64::from(before).saturating_add(header.payload_bytes);
         match u32::try_from(total) {
-            Ok(bytes) if total <= bytes_max => self.message.bytes = bytes,
-            _ => return Err(Offence::MessageTooBig),
+            Ok(bytes) if total <= payload_bytes_max(compressed, config) => Ok(bytes),
+            _ => Err(Offence::MessageTooBig),
         }
+    }
+
+    /// Begins a data frame, which has `here` bytes of the run behind its header.
+    fn begin_data(&mut self, header: &Header, here: usize, env: &Env<'_>) -> Result<(), Offence> {
+        let announced = self.check_data(header, env.config)?;
+        let starts = header.opcode != Opcode::Continuation;
+        if starts {
+            let kind = if header.opcode == Opcode::Text { Kind::Text } else { Kind::Binary };
+            let compressed = header.compressed;
+            self.message = Message { kind, open: true, compressed, ..Message::default() };
+        }
+        self.message.bytes = announced;
         let split = header.payload_bytes > here as u64;
         let assemble = match self.delivery {
             _ if self.message.compressed => split || !starts || !header.fin,
@@ -369,14 +391,6 @@ impl Connection {
         match self.reading {
             Reading::Payload(payload) => payload.left,
             Reading::Header { .. } | Reading::Control { .. } | Reading::Parked(_) => 0,
-        }
-    }
-
-    /// Payload bytes that the frames of the message under way may have together.
-    fn payload_bytes_max(&self, config: &Config) -> u64 {
-        match self.message.compressed {
-            true => compressed_bytes_max(config.message_bytes_max),
-            false => config.message_bytes_max,
         }
     }
 
@@ -444,7 +458,8 @@ impl Connection {
         // frame, anything up to the limit.
         let gathers = self.delivery == Delivery::Whole || self.message.compressed;
         let further = if gathers && !fin {
-            self.payload_bytes_max(env.config).saturating_sub(u64::from(self.message.bytes))
+            payload_bytes_max(self.message.compressed, env.config)
+                .saturating_sub(u64::from(self.message.bytes))
         } else {
             0
         };
@@ -600,5 +615,13 @@ impl Connection {
         buffer.prepend(&head[..head_bytes]);
         self.outbox.push(buffer);
         Ok(())
+    }
+}
+
+/// Payload bytes that the frames of a message may have together.
+fn payload_bytes_max(compressed: bool, config: &Config) -> u64 {
+    match compressed {
+        true => compressed_bytes_max(config.message_bytes_max),
+        false => config.message_bytes_max,
     }
 }

@@ -197,6 +197,24 @@ pub const fn short_header(text: bool, payload_bytes: usize) -> [u8; SHORT_HEADER
 
 #[inline(never)]
 fn decode_any(bytes: &[u8], receiver: Role, allow_rsv1: bool) -> Result<Option<(Header, usize)>, Offence> {
+    let Some((header, key_at)) = decode_announced(bytes, receiver, allow_rsv1)? else { return Ok(None) };
+    if receiver == Role::Client {
+        return Ok(Some((header, key_at)));
+    }
+    let Some(&key) = bytes[key_at..].first_chunk() else { return Ok(None) };
+    Ok(Some((Header { mask: Some(key), ..header }, key_at + 4)))
+}
+
+/// Like [`decode`], as soon as the length is there: the header is without its masking key, which may still be under
+/// way, and the number of bytes is the key's position.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_announced(
+    bytes: &[u8],
+    receiver: Role,
+    allow_rsv1: bool,
+) -> Result<Option<(Header, usize)>, Offence> {
     let Some(&first) = bytes.first() else { return Ok(None) };
     let opcode = Opcode::from_bits(first & OPCODE);
     let fin = first & FIN != 0;
@@ -248,13 +266,7 @@ fn decode_any(bytes: &[u8], receiver: Role, allow_rsv1: bool) -> Result<Option<(
         }
         length => (u64::from(length), 2),
     };
-    let (mask, header_bytes) = if masked {
-        let Some(&key) = bytes[key_at..].first_chunk() else { return Ok(None) };
-        (Some(key), key_at + 4)
-    } else {
-        (None, key_at)
-    };
-    Ok(Some((Header { opcode, fin, compressed, mask, payload_bytes }, header_bytes)))
+    Ok(Some((Header { opcode, fin, compressed, mask: None, payload_bytes }, key_at)))
 }
 
 /// Bytes of the header that [`encode`] writes for such a frame.
@@ -425,6 +437,11 @@ mod tests {
             let receiver = if header.mask.is_some() { Role::Server } else { Role::Client };
             for end in 0..bytes {
                 prop_assert_eq!(decode(&out[..end], receiver, true), Ok(None));
+            }
+            let key_at = header_bytes(header.payload_bytes, false);
+            for end in 0..bytes {
+                let announced = (end >= key_at).then_some((Header { mask: None, ..header }, key_at));
+                prop_assert_eq!(decode_announced(&out[..end], receiver, true), Ok(announced));
             }
             prop_assert_eq!(decode(&out[..bytes], receiver, true), Ok(Some((header, bytes))));
             prop_assert_eq!(decode(&out, receiver, true), Ok(Some((header, bytes))));

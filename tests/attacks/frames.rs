@@ -67,6 +67,39 @@ fn a_message_over_the_limit_ends_with_1009_from_its_header_alone() {
     });
 }
 
+/// The closing handshake's answer comes although the peer keeps the masking key to itself.
+#[test]
+fn a_length_over_the_limit_is_answered_without_waiting_for_the_masking_key() {
+    everywhere(&["--max-message", "1000"], |server| {
+        for path in ["/echo", "/broadcast/offended"] {
+            for length in [1001, 0xffff, 0x1_0000, (1 << 63) - 1] {
+                let whole = header(FIN | BINARY, length);
+                let mut peer = Peer::open(server, path);
+                peer.send(&whole[..whole.len() - 4]);
+                assert_eq!(peer.close_frame(), Some(1009), "{length} on {path}");
+                // Byte by byte it is the last one of the length that tells.
+                let mut peer = Peer::open(server, path);
+                peer.send(&fragment(TEXT, b"begun"));
+                let whole = header(FIN | CONTINUATION, length);
+                whole[..whole.len() - 4].iter().for_each(|byte| peer.send(&[*byte]));
+                let mut code = None;
+                while code.is_none() {
+                    let (first, payload) = peer.frame();
+                    code = (first == FIN | CLOSE).then(|| u16::from_be_bytes([payload[0], payload[1]]));
+                }
+                assert_eq!(code, Some(1009), "{length} behind a fragment on {path}");
+            }
+        }
+        // A message within the limit goes on to wait.
+        let mut peer = Peer::open(server, "/echo");
+        let whole = frame(BINARY, &[7; 1000]);
+        peer.send(&whole[..4]);
+        server.serves();
+        peer.send(&whole[4..]);
+        assert_eq!(peer.message(), (BINARY, vec![7; 1000]));
+    });
+}
+
 #[test]
 fn fragments_over_the_limit_together_end_with_1009_from_the_header_that_passes_it() {
     everywhere(&[], |server| {
