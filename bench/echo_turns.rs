@@ -34,7 +34,7 @@ fn main() {
         connection: connection::Config::default(),
         connections: 1024,
         security: Default::default(),
-        seed: 1,
+        seed: 1.into(),
     };
     let mailboxes = Mailboxes::connect(1, 0).remove(0);
     let service = Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_DEFAULT, QUEUE_BYTES_DEFAULT);

@@ -89,7 +89,7 @@ impl World {
         let preferences = Preferences { server: direction, client: direction };
         let compression = Some(Compression { preferences, ..Compression::default() });
         let connection = connection::Config { compression, ..connection::Config::default() };
-        let config = Config { connection, connections: 64, security: Default::default(), seed: 1 };
+        let config = Config { connection, connections: 64, security: Default::default(), seed: 1.into() };
         let service = Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_DEFAULT, QUEUE_BYTES_DEFAULT)
             .with_routes(parrots());
         let mailboxes = Mailboxes::connect(1, 0).remove(0);

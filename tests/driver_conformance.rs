@@ -38,6 +38,8 @@ macro_rules! whole_suite {
                 only_what_is_shared_and_last_is_taken_back,
                 a_paused_connection_is_not_read,
                 pausing_and_resuming_loses_nothing,
+                a_reset_is_noticed_during_a_pause,
+                a_half_close_is_noticed_during_a_pause,
                 an_end_is_told_once_and_sending_goes_on,
                 a_reset_is_a_failure_and_the_owner_lets_go,
                 after_a_shutdown_receiving_goes_on,

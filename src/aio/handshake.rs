@@ -11,8 +11,12 @@ use std::hash::BuildHasher as _;
 use std::io;
 
 use bytes::BytesMut;
+use rand::TryRng as _;
+use rand::rngs::SysRng;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
+#[cfg(feature = "client")]
+use crate::connection::{Entropy, Seed};
 use crate::limits::{CONN_BUFFER_BYTES_DEFAULT, DISCARD_BYTES_MAX};
 
 const HEAD_END: &[u8] = b"\r\n\r\n";
@@ -86,10 +90,20 @@ pub(super) fn random() -> u64 {
     RandomState::new().hash_one(0_u64)
 }
 
+/// A seed of masking keys, from the system's random source.
+///
+/// # Panics
+/// Where the system denies it.
+pub(super) fn seed() -> [u8; 32] {
+    let mut seed = [0; 32];
+    SysRng.try_fill_bytes(&mut seed).expect("the system has a random source");
+    seed
+}
+
 /// A nonce for `Sec-WebSocket-Key` (RFC 6455, 4.1).
 #[cfg(feature = "client")]
 pub(super) fn nonce() -> [u8; 16] {
-    (u128::from(random()) << 64 | u128::from(random())).to_ne_bytes()
+    Entropy::new(Seed::Source(seed)).nonce()
 }
 
 #[cfg(test)]

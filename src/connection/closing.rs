@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 
 use super::reading::Stop;
-use super::{CONTROL_FRAME_BYTES_MAX, Connection, Env, OutOfMemory, Phase, Run, outbox};
+use super::{CONTROL_FRAME_BYTES_MAX, Connection, Env, Liveness, OutOfMemory, Phase, Run, outbox};
 use crate::limits::{DISCARD_BYTES_MAX, Nanos};
 use crate::protocol::close::{self, CloseCode};
 use crate::protocol::frame::{Header, Opcode};
@@ -394,6 +394,16 @@ impl Connection {
         }
     }
 
+    /// The peer sent FIN, and bytes before it are still to be read. It may have closed or read on: if reading stays
+    /// paused, a ping finds out, which a peer that has closed answers with a reset.
+    pub fn half_closed(&mut self, now: Nanos) {
+        if self.is_open() {
+            self.liveness = Liveness::HalfClosed;
+            self.heard_at = now;
+            self.deadline_moved = true;
+        }
+    }
+
     /// The transport failed.
     pub fn failed(&mut self, error: io::ErrorKind) {
         if !matches!(self.phase, Phase::Ending(_)) {
@@ -470,12 +480,16 @@ impl Connection {
     }
 
     /// While a send is unfinished, or we hold the peer up, its silence proves nothing: we may not be reading, and it
-    /// may be busy reading what it has.
+    /// may be busy reading what it has. A peer that is held up is pinged all the same: if it has closed, it answers with
+    /// a reset, although its FIN may be stuck behind what we do not read.
     fn liveness_deadline(&self, config: &super::Config) -> Nanos {
-        if config.ping_interval == 0 || self.outbox.is_blocked() || self.held_up {
+        if self.liveness == Liveness::HalfClosed && self.is_reading_paused() {
+            return self.heard_at + config.close_timeout;
+        }
+        if config.ping_interval == 0 || self.outbox.is_blocked() {
             return Nanos::MAX;
         }
-        let wait = if self.pinged { config.pong_timeout } else { 0 };
+        let wait = if self.liveness == Liveness::Pinged { config.pong_timeout } else { 0 };
         self.heard_at + config.ping_interval + wait
     }
 
@@ -485,9 +499,10 @@ impl Connection {
         std::mem::take(&mut self.deadline_moved)
     }
 
-    /// A deadline has passed.
+    /// A deadline has passed. The next one is to be armed, whichever it is.
     pub fn handle_timeout(&mut self, env: &mut Env<'_>) {
         let now = env.now;
+        self.deadline_moved = true;
         match &self.phase {
             Phase::Head { until, .. } | Phase::Deciding { until, .. } => {
                 if *until <= now {
@@ -518,11 +533,19 @@ impl Connection {
         if self.liveness_deadline(env.config) > env.now {
             return;
         }
-        if self.pinged {
+        if self.held_up || (self.liveness == Liveness::HalfClosed && self.is_reading_paused()) {
+            // Its answer would not be read. What is under way to it is as good as a ping.
+            self.heard_at = env.now;
+            if self.outbox.is_clear() && self.ping(&[], env).is_err() {
+                self.out_of_memory();
+            }
+            return;
+        }
+        if self.liveness == Liveness::Pinged {
             self.finish(Closed::new(CloseCode::ABNORMAL, Cause::PongTimeout), Nanos::MAX);
             return self.abort();
         }
-        self.pinged = true;
+        self.liveness = Liveness::Pinged;
         self.outbox.shrink();
         if self.ping(&[], env).is_err() {
             self.out_of_memory();

@@ -28,6 +28,7 @@
 mod closing;
 mod compression;
 mod control;
+mod entropy;
 mod handshake;
 mod outbox;
 mod parking;
@@ -47,6 +48,7 @@ use crate::protocol::handshake::{Dial, Refusal, Response};
 
 pub use closing::{Cause, CloseFrame, Closed, Fate, TlsFault};
 pub use compression::{Codecs, Compressed, Compression};
+pub use entropy::{Entropy, Seed};
 pub use handshake::Reply;
 pub use outbox::OutOfMemory;
 pub use short::{LONE_BYTES_MAX, LONE_REPLY_START, echo_lone, echo_short};
@@ -212,33 +214,6 @@ impl Default for Config {
     }
 }
 
-/// Masking keys and nonces for the client role. Seeded from outside: `xoshiro`-like quality is enough to
-/// keep keys unpredictable to what sits between the peers (RFC 6455, 10.3) when the seed is.
-#[derive(Clone, Debug)]
-pub struct Entropy(u64);
-
-impl Entropy {
-    /// A generator from a seed that nobody else knows.
-    pub fn new(seed: u64) -> Entropy {
-        Entropy(seed)
-    }
-
-    /// The next 64 bits (SplitMix64).
-    #[expect(clippy::should_implement_trait, reason = "it never ends, so it is no iterator")]
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A masking key.
-    pub fn key(&mut self) -> [u8; 4] {
-        ((self.next() >> 32) as u32).to_ne_bytes()
-    }
-}
-
 /// What a connection is lent for the length of a call.
 #[derive(Debug)]
 pub struct Env<'a> {
@@ -329,11 +304,22 @@ pub struct Connection {
     ping_second: u32,
     role: Role,
     delivery: Delivery,
-    pinged: bool,
+    liveness: Liveness,
     reads_paused: bool,
     /// The application wants no more messages for now.
     held_up: bool,
     deadline_moved: bool,
+}
+
+/// What the peer was last heard of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Liveness {
+    /// It sent or took bytes.
+    Heard,
+    /// It was pinged since.
+    Pinged,
+    /// It sent FIN, and bytes before that wait to be read.
+    HalfClosed,
 }
 
 impl Connection {
@@ -347,9 +333,7 @@ impl Connection {
     /// # Errors
     /// When the node's memory is spent. A configuration without [`Config::dial`] sends no request.
     pub fn client(env: &mut Env<'_>, whole: bool) -> Result<Connection, OutOfMemory> {
-        let mut nonce = [0; 16];
-        nonce[..8].copy_from_slice(&env.entropy.next().to_ne_bytes());
-        nonce[8..].copy_from_slice(&env.entropy.next().to_ne_bytes());
+        let nonce = env.entropy.nonce();
         let mut connection = Connection::new(Role::Client, Some(Box::new(nonce)), env);
         connection.delivery = Delivery::of(whole);
         connection.queue_request(env, nonce)?;
@@ -389,7 +373,7 @@ impl Connection {
             ping_second: 0,
             role,
             delivery: Delivery::Frames,
-            pinged: false,
+            liveness: Liveness::Heard,
             reads_paused: false,
             held_up: false,
             deadline_moved: true,
@@ -420,7 +404,7 @@ impl Connection {
     #[inline]
     pub fn begin_run(&mut self, now: Nanos) {
         self.heard_at = now;
-        self.pinged = false;
+        self.liveness = Liveness::Heard;
     }
 
     /// Sends a piece back where it lies, or copies it into the outbox when it cannot lie there. What came compressed
@@ -624,8 +608,15 @@ impl Connection {
     pub fn unblocked(&mut self, now: Nanos) {
         self.outbox.unblock();
         self.heard_at = now;
-        self.pinged = false;
+        self.answered();
         self.deadline_moved = true;
+    }
+
+    /// No pong is waited for any more.
+    fn answered(&mut self) {
+        if self.liveness == Liveness::Pinged {
+            self.liveness = Liveness::Heard;
+        }
     }
 
     /// Whether a send is unfinished.
@@ -655,7 +646,7 @@ impl Connection {
         if self.held_up && !held_up {
             // Whether the peer is alive could not be heard meanwhile.
             self.heard_at = now;
-            self.pinged = false;
+            self.answered();
             self.deadline_moved = true;
         }
         self.held_up = held_up && !self.is_ending();
@@ -665,6 +656,11 @@ impl Connection {
     #[inline]
     pub fn is_paused(&self) -> bool {
         self.reads_paused || self.held_up
+    }
+
+    /// Whether bytes may lie unread that the peer sent.
+    fn is_reading_paused(&self) -> bool {
+        self.is_paused() || self.reading.is_parked()
     }
 
     /// The masking key of the next frame: servers send none (RFC 6455, 5.1).

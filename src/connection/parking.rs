@@ -11,9 +11,11 @@ use crate::protocol::Offence;
 
 impl Connection {
     /// Compressed messages multiply: few bytes can become much to answer and to wait for. Between two frames the
-    /// rest of a run waits when its messages have become enough for one turn, or more than the peer takes.
+    /// rest of a run waits when its messages have become enough for one turn, or more than the peer takes. A run
+    /// that begins on a stalled connection waits whole: bytes that were under way when reading paused come a few at a
+    /// time, and each of them could bring another message.
     pub(super) fn wants_to_park(&self, run: &Run, env: &Env<'_>) -> bool {
-        run.inflated_bytes > 0
+        self.session.is_some()
             && self.reading.is_between_frames()
             && (run.inflated_bytes >= INFLATED_BYTES_PER_TURN || self.is_stalled(env.config))
     }
@@ -56,6 +58,11 @@ impl Connection {
             self.reading = Reading::Parked(parked);
         }
         Ok(())
+    }
+
+    /// Whether anything waits to be read.
+    pub fn has_parked(&self) -> bool {
+        self.reading.is_parked()
     }
 
     /// What had to wait and can be read now, as a run of its own.

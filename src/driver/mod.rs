@@ -128,6 +128,12 @@ pub enum Event {
         /// Whose stream ended.
         token: Token,
     },
+    /// The peer sent FIN behind bytes that are not read, since receives are paused: it may have closed, or read on.
+    /// Told once at most; [`Ended`](Event::Ended) still follows when everything has been read.
+    HalfClosed {
+        /// Whose stream will end.
+        token: Token,
+    },
     /// A send was short or refused. The rest is being sent; no other send is taken until `Unblocked`.
     Blocked {
         /// Whose send.
@@ -319,7 +325,8 @@ pub trait Driver: Sized {
 
     /// Grants no further receive credit to `token`. What is already under way is still reported: at most
     /// [`RECEIVE_CREDIT_BYTES`](crate::limits::RECEIVE_CREDIT_BYTES) where the kernel knows totals, else
-    /// what arrives until the cancellation is done.
+    /// what arrives until the cancellation is done. The peer's end is noticed all the same: a reset is
+    /// [`Event::Failed`], and drops what was not read; FIN is [`Event::HalfClosed`].
     fn pause(&mut self, token: Token);
 
     /// Receives again. Harmless when not paused.

@@ -1,6 +1,5 @@
 //! Conducts a plan: starts the threads of each run, watches them, and makes one record of what they counted.
 
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::Ordering;
@@ -23,7 +22,7 @@ use super::tally::Tally;
 use super::timeline::Timeline;
 use super::{client, failures, host, report};
 use crate::buffer::{Budget, Lease, Pool};
-use crate::connection;
+use crate::connection::{self, Seed};
 use crate::driver::epoll::Epoll;
 use crate::driver::uring::{self, Uring};
 use crate::driver::{Description, Driver, Features, Options, Waker};
@@ -31,7 +30,7 @@ use crate::limits::{
     COMPRESSION_LEASE_BYTES, MESSAGE_BYTES_DEFAULT, MILLISECOND, Nanos, QUEUE_BYTES_DEFAULT,
 };
 use crate::protocol::handshake::Dial;
-use crate::shard::{Allowance, Config, Mailboxes, Security, Shard};
+use crate::shard::{Allowance, Config, Mailboxes, Security, Shard, system_seed};
 
 /// An open loop whose p99 lateness is above this measured the generator, not the server.
 pub const LATENESS_NS_MAX: u64 = MILLISECOND;
@@ -489,7 +488,7 @@ fn config(shared: &Shared, place: &Place, thread: usize) -> Config {
             client: place.security.as_ref().map(|security| own_sessions(security, load.dialling.resumes)),
         },
         // Masking keys must be unpredictable (RFC 6455, 10.3), so they do not follow from the run's seed.
-        seed: RandomState::new().build_hasher().finish(),
+        seed: Seed::Source(system_seed),
     }
 }
 

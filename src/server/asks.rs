@@ -347,7 +347,7 @@ mod tests {
             connection: config.connection(),
             connections: 4,
             security: Security::default(),
-            seed: 1,
+            seed: 1.into(),
         };
         let mailboxes = Mailboxes::connect(1, 1 << 20).remove(0);
         let driver = Epoll::new(&options).expect("epoll");

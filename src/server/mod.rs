@@ -436,7 +436,7 @@ impl Start {
             connection: self.config.connection(),
             connections: self.connections + REFUSING_CONNECTIONS_MAX,
             security: Security { server: self.config.tls.clone(), client: None },
-            seed: self.seed,
+            seed: crate::connection::Seed::Source(shard::system_seed),
         };
         let mut shard = Shard::new(driver, service, config, self.allowance, self.mailboxes);
         for socket in self.sockets {

@@ -1,5 +1,7 @@
 //! The shard without its application: connections, timers, buffers, and how they meet the driver.
 
+use std::collections::BTreeSet;
+
 use super::context::Context;
 use super::mailbox::Mailboxes;
 use super::refusals;
@@ -38,6 +40,8 @@ pub struct Core<D: Driver, A: Application> {
     pub(super) unblocked: Vec<Token>,
     /// What connections had put off, to be read now.
     parked: Vec<(Token, Buffer)>,
+    /// Connections whose stream ended behind what they have put off.
+    ended_behind: BTreeSet<Token>,
     /// Connections whose queue did not fit the batch.
     retry: Vec<Token>,
     /// Connections that had no room for another piece in this turn's batch.
@@ -110,6 +114,7 @@ impl<D: Driver, A: Application> Core<D, A> {
             dirty: Vec::new(),
             unblocked: Vec::new(),
             parked: Vec::new(),
+            ended_behind: BTreeSet::new(),
             refused: Vec::new(),
             trim_at: 0,
             trim_wanted: false,
@@ -152,6 +157,12 @@ impl<D: Driver, A: Application> Core<D, A> {
     pub(super) fn ended(&mut self, token: Token) {
         if let Some(session) = self.sessions.get_mut(token.index) {
             session.hear_out();
+        }
+        if self.slots.get(token).is_some_and(|slot| slot.connection.is_open() && slot.connection.has_parked())
+        {
+            // What came before is read first.
+            self.ended_behind.insert(token);
+            return self.with_connection(token, |connection, now| connection.half_closed(now));
         }
         let close_timeout = self.config.connection.close_timeout;
         self.with_connection(token, |connection, now| connection.ended(now + close_timeout));
@@ -264,6 +275,9 @@ impl<D: Driver, A: Application> Core<D, A> {
             while let Some((token, mut parked)) = self.parked.pop() {
                 self.read_buffer(application, token, &mut parked);
                 self.pool.put(parked);
+                if self.ended_behind.remove(&token) {
+                    self.ended(token);
+                }
             }
             let mut unblocked = std::mem::take(&mut self.unblocked);
             for token in unblocked.drain(..) {
@@ -352,6 +366,7 @@ impl<D: Driver, A: Application> Core<D, A> {
     /// A connection is gone.
     pub(super) fn closed(&mut self, application: &mut A, token: Token) {
         let Some(mut slot) = self.slots.remove(token) else { return };
+        self.ended_behind.remove(&token);
         if slot.leased {
             self.lease.give(1);
         }

@@ -19,6 +19,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc;
 
+use rand::TryRng as _;
+use rand::rngs::SysRng;
+
 use crate::buffer::{Budget, Lease, Pool};
 use crate::connection;
 use crate::driver::{Driver, Event, Waker};
@@ -44,8 +47,18 @@ pub struct Config {
     pub connections: u32,
     /// What connections are secured by.
     pub security: Security,
-    /// Seeds masking keys and nonces; from the system's random source in production.
-    pub seed: u64,
+    /// Seeds masking keys and nonces: [`system_seed`] in production.
+    pub seed: connection::Seed,
+}
+
+/// A seed from the system's random source.
+///
+/// # Panics
+/// Where the system denies it.
+pub fn system_seed() -> [u8; 32] {
+    let mut seed = [0; 32];
+    SysRng.try_fill_bytes(&mut seed).expect("the system has a random source");
+    seed
 }
 
 /// A shard's part of what the node may spend.
@@ -270,6 +283,9 @@ impl<D: Driver, A: Application> Shard<D, A> {
             Event::Accepted { token } => core.accepted(token),
             Event::Connected { token } => core.connected(application, token),
             Event::Ended { token } => core.ended(token),
+            Event::HalfClosed { token } => {
+                core.with_connection(token, |connection, now| connection.half_closed(now));
+            }
             Event::Blocked { token, unsent } => {
                 core.counters.short_sends += 1;
                 core.with_connection(token, |connection, _| connection.blocked(unsent));

@@ -192,6 +192,53 @@ fn many_large_messages_in_one_run_wait_for_their_reader_and_hold_nobody_up() {
     });
 }
 
+/// Each of them comes in a turn of its own, so that no run ever holds two.
+#[test]
+fn a_reader_that_stalls_has_no_further_message_inflated_however_they_come() {
+    on_both_drivers(&["--compress", "on"], |server| {
+        const MESSAGES: usize = 600;
+        const BYTES: usize = 64 * 1024;
+        let (mut peer, _) = agree(server, "/echo", PLAIN_ANSWERS);
+        let message = compressed(BINARY, &bomb(BYTES));
+        let mut clock = Peer::open(server, "/echo");
+        for _ in 0..MESSAGES {
+            peer.send(&message);
+            clock.send(&frame(TEXT, b"a turn"));
+            assert_eq!(clock.message(), (TEXT, b"a turn".to_vec()));
+        }
+        server.wait_until("paused", |stats| stats["pauses"].as_u64() >= Some(1));
+        let pooled = server.figure("pool_bytes");
+        assert!(pooled < 2 * MIB, "{pooled} bytes for a peer that does not read");
+        for at in 0..MESSAGES {
+            let (opcode, payload) = peer.message();
+            assert_eq!((opcode, payload.len()), (BINARY, BYTES), "message {at}");
+        }
+        let peak = server.figure("pool_bytes_peak");
+        assert!(peak < 6 * MIB, "{peak} bytes at most");
+        peer.send(&close(1000, b""));
+        assert_eq!(peer.close_frame(), Some(1000));
+    });
+}
+
+/// What it sent before is answered all the same, to the last message.
+#[test]
+fn a_peer_that_half_closes_behind_what_waits_gets_all_of_it() {
+    on_both_drivers(&["--compress", "on"], |server| {
+        const MESSAGES: usize = 200;
+        const BYTES: usize = 64 * 1024;
+        let (mut peer, _) = agree(server, "/echo", PLAIN_ANSWERS);
+        peer.send(&compressed(BINARY, &bomb(BYTES)).repeat(MESSAGES));
+        peer.finish();
+        server.wait_until("paused", |stats| stats["pauses"].as_u64() >= Some(1));
+        for at in 0..MESSAGES {
+            let (opcode, payload) = peer.message();
+            assert_eq!((opcode, payload.len()), (BINARY, BYTES), "message {at}");
+        }
+        peer.expect_end();
+        server.wait_for_nobody();
+    });
+}
+
 // ---- frames (6, 7.2) ----
 
 #[test]

@@ -155,6 +155,59 @@ fn a_peer_that_floods_behind_an_error_is_cut() {
     });
 }
 
+/// Whatever keeps the server from reading on, a peer that is gone does not keep its place.
+#[test]
+fn a_peer_that_resets_while_it_is_not_read_leaves_its_place() {
+    on_both_drivers(&[], |server| {
+        // A handler that is held up, one that waits for time, and an outbox that is full.
+        for path in ["/slow-read?bytes_per_s=64", "/delay?ms=60000", "/echo"] {
+            let mut peer = Peer::open(server, path);
+            peer.stream.set_nonblocking(true).expect("a socket");
+            let (message, paused, mut quiet) = (frame(BINARY, &[7; 60_000]), server.figure("pauses"), 0);
+            // Until neither the kernel nor the server takes any more.
+            while quiet < 20 {
+                match peer.stream.write(&message) {
+                    Ok(taken) if taken > 0 => quiet = 0,
+                    _ => quiet += 1,
+                }
+                server.serves();
+            }
+            assert!(server.figure("pauses") > paused, "{path} is never paused");
+            peer.reset();
+            server.wait_for_nobody();
+        }
+    });
+}
+
+/// FIN is noticed behind what is not read, and whether the peer reads on is found out by asking it.
+#[test]
+fn a_peer_that_closes_while_it_is_not_read_leaves_its_place() {
+    on_both_drivers(&[], |server| {
+        let path = "/slow-read?bytes_per_s=64";
+        let [closing, mut reading] = [(); 2].map(|()| {
+            let mut peer = Peer::open(server, path);
+            // As few as are not read, so that FIN is not stuck behind what the kernel has no room for.
+            loop {
+                let before = server.figure("bytes_in");
+                peer.send(&frame(BINARY, &[7; 10_000]));
+                server.serves();
+                server.serves();
+                if server.figure("bytes_in") < before + 10_000 {
+                    return peer;
+                }
+            }
+        });
+        reading.finish();
+        drop(closing);
+        server.wait_until("one left", |stats| stats["connections"] == 1);
+        // Whoever has only half-closed is asked, and stays.
+        assert_eq!(reading.frame(), (FIN | PING, Vec::new()));
+        server.serves();
+        assert_eq!(server.figure("connections"), 1);
+        reading.reset();
+    });
+}
+
 // ---- declared lengths ----
 
 #[test]

@@ -14,13 +14,12 @@
 //! written, 1 they were not, 2 usage, 3 the environment forbids it.
 #![forbid(unsafe_code)]
 
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use echoring::buffer::{Budget, Pool};
-use echoring::connection::{self, Cause, Chunk, Closed, Compression, Kind};
+use echoring::connection::{self, Cause, Chunk, Closed, Compression, Kind, Seed};
 use echoring::driver::epoll::Epoll;
 use echoring::driver::uring::Uring;
 use echoring::driver::{Driver, Features, Options, Token};
@@ -28,7 +27,9 @@ use echoring::limits::{Nanos, SECOND};
 use echoring::protocol::deflate::{Direction, Preferences, WINDOW_BITS_MAX};
 use echoring::protocol::handshake::{Dial, Refusal, Request, Response, Upgrade};
 use echoring::protocol::url::Url;
-use echoring::shard::{Allowance, Answer, Application, Config, Context, Disposition, Link, Mailboxes, Shard};
+use echoring::shard::{
+    Allowance, Answer, Application, Config, Context, Disposition, Link, Mailboxes, Shard, system_seed,
+};
 
 /// Cases 9.1.6 and 9.2.6 send as much in one message; nothing sends more.
 const MESSAGE_BYTES_MAX: u64 = 16 << 20;
@@ -129,7 +130,7 @@ fn run<D: Driver>(driver: D, arguments: &Arguments) -> Result<(), String> {
         connections: CONNECTIONS_MAX,
         security: Default::default(),
         // Masking keys must be unpredictable (RFC 6455, 10.3).
-        seed: RandomState::new().build_hasher().finish(),
+        seed: Seed::Source(system_seed),
     };
     let connections = u64::from(CONNECTIONS_MAX);
     let shard = Shard::new(

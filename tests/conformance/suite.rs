@@ -3,7 +3,8 @@
 use std::io::ErrorKind;
 
 use bytes::Bytes;
-use echoring::driver::{Driver, Event, Options, Source, Span};
+use echoring::buffer::Pool;
+use echoring::driver::{Driver, Event, Options, Source, Span, Token};
 use echoring::limits::{RECEIVE_CREDIT_BYTES, SEND_PIECES_MAX};
 
 #[allow(unused_imports, reason = "not every test binary runs the suite")]
@@ -210,6 +211,66 @@ pub fn a_paused_connection_is_not_read<K: Kit>(kit: K) {
         world.received_bytes(token) == sent.len()
     });
     assert_same(&world.received(token), &sent);
+}
+
+/// Sends to a connection that pauses with the first bytes, until some are not read. They are few, so that the kernel
+/// has them all and what follows them arrives. Returns how many were sent.
+fn write_into_a_pause<K: Kit>(world: &mut World<K>, token: Token, peer: &mut K::Peer) -> usize {
+    let pause = |driver: &mut K::Driver, _: &mut Pool, event: &Event| {
+        if let Event::Received { token, .. } = event {
+            driver.pause(*token);
+        }
+    };
+    let mut written = 0;
+    loop {
+        written += peer.write(&pattern(written, 1_000));
+        for _ in 0..10 {
+            if world.received_bytes(token) < written {
+                world.turn_with(pause);
+            }
+        }
+        if world.received_bytes(token) < written {
+            return written;
+        }
+    }
+}
+
+/// Whoever does not receive hears of a reset all the same, before the unread bytes and instead of them.
+pub fn a_reset_is_noticed_during_a_pause<K: Kit>(kit: K) {
+    let mut world = World::new(kit);
+    let (token, mut peer) = world.accept();
+    write_into_a_pause(&mut world, token, &mut peer);
+    peer.reset();
+    world.until("the failure", |world| world.has(&Seen::Failed(token, ErrorKind::ConnectionReset)));
+    world.driver.close(token);
+    world.until("closed", |world| world.has(&Seen::Closed(token)));
+}
+
+/// FIN behind bytes that are not read is told once, no byte is lost, and a reset after it is noticed.
+pub fn a_half_close_is_noticed_during_a_pause<K: Kit>(kit: K) {
+    let mut world = World::new(kit);
+    let (token, mut peer) = world.accept();
+    let written = write_into_a_pause(&mut world, token, &mut peer);
+    peer.fin();
+    let half_closed = Seen::HalfClosed(token);
+    world.until("the half-close", |world| world.has(&half_closed));
+    world.settle();
+    world.driver.resume(token);
+    world.driver.pause(token);
+    world.settle();
+    world.driver.resume(token);
+    world.until("the end", |world| world.has(&Seen::Ended(token)));
+    assert_same(&world.received(token), &pattern(0, written));
+    assert_eq!(world.of(token).filter(|seen| **seen == half_closed).count(), 1);
+
+    let (token, mut peer) = world.accept();
+    write_into_a_pause(&mut world, token, &mut peer);
+    peer.fin();
+    world.until("the half-close", |world| world.has(&Seen::HalfClosed(token)));
+    peer.reset();
+    world.until("the failure", |world| world.of(token).any(|seen| matches!(seen, Seen::Failed(..))));
+    world.driver.abort(token);
+    world.until("closed", |world| world.has(&Seen::Closed(token)));
 }
 
 /// Pausing at every report and resuming a turn later loses nothing, whatever was under way.

@@ -51,6 +51,7 @@ pub enum Seen {
     Connected(Token),
     Received(Token, Vec<u8>),
     Ended(Token),
+    HalfClosed(Token),
     Blocked(Token, u32),
     Unblocked(Token),
     Failed(Token, std::io::ErrorKind),
@@ -266,6 +267,7 @@ fn record<D: Driver>(driver: &mut D, event: &Event) -> Seen {
         Event::Connected { token } => Seen::Connected(*token),
         Event::Received { token, run } => Seen::Received(*token, driver.received(*run).to_vec()),
         Event::Ended { token } => Seen::Ended(*token),
+        Event::HalfClosed { token } => Seen::HalfClosed(*token),
         Event::Blocked { token, unsent } => Seen::Blocked(*token, *unsent),
         Event::Unblocked { token } => Seen::Unblocked(*token),
         Event::Failed { token, error } => Seen::Failed(*token, *error),
@@ -282,6 +284,7 @@ fn token_of(seen: &Seen) -> Option<Token> {
         | Seen::Connected(token)
         | Seen::Received(token, _)
         | Seen::Ended(token)
+        | Seen::HalfClosed(token)
         | Seen::Blocked(token, _)
         | Seen::Unblocked(token)
         | Seen::Failed(token, _)

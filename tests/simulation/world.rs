@@ -113,8 +113,12 @@ impl<A: Application + 'static> World<A> {
         let mailboxes = Mailboxes::connect(shards, mailbox_bytes);
         let shards: Vec<_> = (drivers.into_iter().zip(mailboxes).enumerate())
             .map(|(number, (driver, mailboxes))| {
-                let config =
-                    Config { connection: connection.clone(), connections, security: security.clone(), seed };
+                let config = Config {
+                    connection: connection.clone(),
+                    connections,
+                    security: security.clone(),
+                    seed: seed.into(),
+                };
                 let allowance = Allowance {
                     pool: Pool::new(budget.clone()),
                     connections: Lease::new(slots.clone(), 16),

@@ -3,7 +3,6 @@
 //! It is locked only inside of poll functions and of calls that do not wait; handlers run outside of the lock.
 //! `receiving` and `sending` are its two directions.
 
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,8 +17,9 @@ use super::receiving::Incoming;
 use super::sending::Writing;
 use super::settings::{Opened, Settings, Toolbox, nanos};
 use super::waking::Waiting;
+use crate::aio::handshake;
 use crate::buffer::Buffer;
-use crate::connection::{CloseFrame, Config, Connection, Delivery, Entropy, Env, Fate};
+use crate::connection::{CloseFrame, Config, Connection, Delivery, Entropy, Env, Fate, Seed};
 use crate::limits::{CONN_BUFFER_BYTES_DEFAULT, MESSAGE_BYTES_MAX, Nanos};
 use crate::protocol::{CloseCode, Role};
 
@@ -160,7 +160,7 @@ impl<S> Core<S> {
         let now = Instant::now();
         let epoch = now.checked_sub(std::time::Duration::from_secs(1)).unwrap_or(now);
         let mut toolbox = Toolbox::new(settings.buffers.clone());
-        let mut entropy = Entropy::new(RandomState::new().build_hasher().finish());
+        let mut entropy = Entropy::new(Seed::Source(handshake::seed));
         let tools = toolbox.open(config.compression);
         let mut env = Env {
             pool: &mut tools.pool,

@@ -64,6 +64,8 @@ pub struct Epoll {
     short: Vec<Token>,
     /// Connections that may have more to read, first in first out.
     ready: VecDeque<Token>,
+    /// Connections that were paused after their end had shown and before it was read.
+    hung_up: Vec<Token>,
     /// Connections whose peer's address was asked for.
     unaddressed: Vec<Token>,
     addresses: Addresses,
@@ -125,6 +127,7 @@ impl Epoll {
             dirty: Vec::new(),
             short: Vec::new(),
             ready: VecDeque::new(),
+            hung_up: Vec::new(),
             unaddressed: Vec::new(),
             addresses: Addresses::default(),
             notices: Vec::new(),
@@ -348,9 +351,27 @@ impl Epoll {
         slot.marks.set(Marks::READABLE);
         if has(libc::EPOLLRDHUP | libc::EPOLLERR | libc::EPOLLHUP) {
             slot.marks.set(Marks::HANGUP);
+            if slot.marks.has(Marks::PAUSED) {
+                return self.notice_end(token, pool, events);
+            }
         }
         if !slot.marks.has(Marks::QUEUED) {
             self.receive(token, pool, events);
+        }
+    }
+
+    /// The peer of a paused connection has sent FIN or a reset, perhaps behind bytes that are not read.
+    fn notice_end(&mut self, token: Token, pool: &mut Pool, events: &mut Vec<Event>) {
+        let Some(slot) = self.slots.get(token) else { return };
+        if slot.phase != Phase::Open || !slot.marks.has(Marks::PAUSED) || slot.marks.has(Marks::SHUTDOWN) {
+            return;
+        }
+        let Some(fd) = &slot.fd else { return };
+        if let Err(error) = sys::socket_error(fd.as_fd()) {
+            self.fail(token.index, error.kind(), pool, events);
+        } else if !slot.marks.has(Marks::ENDED.with(Marks::HALF_CLOSED)) {
+            slot.marks.set(Marks::HALF_CLOSED);
+            events.push(Event::HalfClosed { token });
         }
     }
 
@@ -511,6 +532,9 @@ impl Driver for Epoll {
         if !self.unaddressed.is_empty() {
             self.find_addresses(events);
         }
+        while let Some(token) = self.hung_up.pop() {
+            self.notice_end(token, pool, events);
+        }
         self.filled = 0;
         if self.accepting != Accepting::Yes {
             self.unpark_listeners();
@@ -560,8 +584,11 @@ impl Driver for Epoll {
     }
 
     fn pause(&mut self, token: Token) {
-        if let Some(slot) = self.slots.get(token) {
-            slot.marks.set(Marks::PAUSED);
+        let Some(slot) = self.slots.get(token) else { return };
+        let was_paused = slot.marks.has(Marks::PAUSED);
+        slot.marks.set(Marks::PAUSED);
+        if !was_paused && slot.marks.has(Marks::HANGUP) {
+            self.hung_up.push(token);
         }
     }
 

@@ -54,6 +54,8 @@ impl Marks {
     pub(super) const FRESH: Marks = Marks(1 << 8);
     /// The kernel told meanwhile that it takes bytes again, and will not say so twice.
     pub(super) const WRITABLE: Marks = Marks(1 << 9);
+    /// The owner was told that FIN came behind bytes that are not read.
+    pub(super) const HALF_CLOSED: Marks = Marks(1 << 10);
 
     pub(super) fn has(self, mark: Marks) -> bool {
         self.0 & mark.0 != 0

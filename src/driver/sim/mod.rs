@@ -82,6 +82,7 @@ struct Slot {
     dirty: bool,
     paused: bool,
     ended: bool,
+    half_closed: bool,
     shutdown: bool,
     staged: VecDeque<Source>,
     /// Turns by which the staged sends were put off.
@@ -169,6 +170,7 @@ impl Sim {
             dirty: false,
             paused: false,
             ended: false,
+            half_closed: false,
             shutdown: false,
             staged: VecDeque::new(),
             late_turns: 0,

@@ -336,10 +336,13 @@ impl Sim {
     fn look_for_end(&mut self, index: u32, state: &mut State, pool: &mut Pool) {
         let token = self.token(index);
         let slot = &mut self.slots[index as usize];
-        if slot.phase != Phase::Open || slot.ended || slot.paused {
+        if slot.phase != Phase::Open || (slot.ended && !slot.paused) {
             return;
         }
         let Inbound { bytes, ended, reset } = state.inbound(slot.wire, slot.side);
+        if slot.paused {
+            return self.look_for_end_while_paused(index, Inbound { bytes, ended, reset }, state, pool);
+        }
         if bytes > 0 || !(ended || reset) {
             return;
         }
@@ -350,6 +353,32 @@ impl Sim {
         } else {
             slot.ended = true;
             self.report(index, Event::Ended { token });
+        }
+    }
+
+    /// A reset is noticed whatever is left to be read. FIN is, too; behind the last byte it may be told as the end, by a
+    /// receive that was armed before the pause.
+    fn look_for_end_while_paused(
+        &mut self,
+        index: u32,
+        inbound: Inbound,
+        state: &mut State,
+        pool: &mut Pool,
+    ) {
+        let Inbound { bytes, ended, reset } = inbound;
+        let token = self.token(index);
+        let slot = &mut self.slots[index as usize];
+        let news = reset || (ended && !slot.ended && !slot.half_closed);
+        if news && state.random.chance(state.faults.receive_ends) {
+            self.busy = true;
+        } else if reset {
+            self.fail(index, ErrorKind::ConnectionReset, state, pool);
+        } else if news && bytes == 0 && state.random.chance(state.faults.late_data) {
+            slot.ended = true;
+            self.report(index, Event::Ended { token });
+        } else if news {
+            slot.half_closed = true;
+            self.report(index, Event::HalfClosed { token });
         }
     }
 

@@ -95,7 +95,7 @@ pub(super) struct Connections {
     /// `Blocked` events; they go in front of the turn's others, so that no reply is staged in vain.
     blocked: Vec<Event>,
     /// `Failed` events; they go behind the turn's others, so that what was received before still counts. And
-    /// `Addressed` ones, which come as well.
+    /// `Addressed` and `HalfClosed` ones, which come as well.
     last: Vec<Event>,
     pub(super) addresses: Addresses,
     /// User data of the latest receive, and the position of its event.
@@ -185,7 +185,7 @@ impl Connections {
         let Some(slot) = self.slots.get(token) else { return };
         slot.marks.set(Marks::PAUSED);
         // With a total the credit runs out by itself.
-        if total.is_none() && slot.receive == Receive::Armed {
+        if total.is_none() || slot.receive != Receive::Armed {
             self.list(token.index);
         }
     }
@@ -408,6 +408,23 @@ impl Connections {
             slot.marks.set(Marks::CANCEL_ARMED);
             let entry = cancel(Kind::Receive.of_token(token));
             return self.push(ring, &entry.user_data(Kind::CancelReceive.of_token(token)));
+        }
+        if paused && matches!(slot.receive, Receive::Idle | Receive::Over) {
+            return self.watch_end(index, ring);
+        }
+        Ok(())
+    }
+
+    /// While nothing is received, a poll tells of the peer's end. It stays armed from the first time on: without an end
+    /// the kernel has nothing to do for it.
+    fn watch_end(&mut self, index: u32, ring: &mut Ring) -> io::Result<()> {
+        let (file, token) = (self.slots.file(index), self.slots.token(index));
+        let slot = self.slots.at(index);
+        if slot.marks.has(Marks::BROKEN) {
+            self.fail(token, libc::ECONNRESET);
+        } else if !slot.marks.has(Marks::END_POLLED.with(Marks::SHUTDOWN)) {
+            slot.marks.set(Marks::END_POLLED);
+            return self.push(ring, &file.poll_end().user_data(Kind::EndPoll.of_token(token)));
         }
         Ok(())
     }
@@ -691,6 +708,39 @@ impl Connections {
                 }
                 self.fail(token, error);
             }
+        }
+    }
+
+    /// The peer sent FIN or a reset, or the poll for that is over.
+    pub(super) fn end_polled(&mut self, completion: Completion) {
+        let token = token_of(completion.user_data);
+        if !completion.more() {
+            self.in_flight -= 1;
+        }
+        let Some(slot) = self.slots.get(token) else { return };
+        if !completion.more() {
+            slot.marks.clear(Marks::END_POLLED);
+            if slot.under_way().is_none() {
+                slot.marks.clear(Marks::CANCEL_FOUND.with(Marks::CANCEL_MISSED));
+            }
+            // A poll that could not be armed is not tried again before the next pause.
+            if completion.result >= 0 || slot.phase != Phase::Open {
+                self.list(token.index);
+            }
+        }
+        let slot = self.slots.at(token.index);
+        if completion.result < 0 || slot.phase != Phase::Open {
+            return;
+        }
+        let has = |flags: libc::c_short| completion.result & i32::from(flags) != 0;
+        if has(libc::POLLERR) {
+            slot.marks.set(Marks::BROKEN);
+            if slot.marks.has(Marks::PAUSED) && slot.receive != Receive::Armed {
+                self.fail(token, libc::ECONNRESET);
+            }
+        } else if slot.receive != Receive::Over && !slot.marks.has(Marks::HALF_CLOSED) {
+            slot.marks.set(Marks::HALF_CLOSED);
+            self.last.push(Event::HalfClosed { token });
         }
     }
 

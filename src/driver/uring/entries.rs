@@ -27,10 +27,13 @@ pub(super) enum Kind {
     /// The cancellation of a listener's accepts.
     AcceptCancel,
     Connect,
-    /// The cancellation of a receive, of a rest, of a connect.
+    /// The cancellation of a receive, of a rest, of a connect, of a poll for the peer's end.
     CancelReceive,
     CancelRest,
     CancelConnect,
+    CancelEndPoll,
+    /// A poll for the end of a paused connection.
+    EndPoll,
     /// A temporary descriptor for a half-close.
     Install,
     /// A temporary descriptor for a look at the peer's address.
@@ -50,7 +53,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 19] = [
+    const ALL: [Kind; 21] = [
         Kind::Receive,
         Kind::Send,
         Kind::Rest,
@@ -61,6 +64,8 @@ impl Kind {
         Kind::CancelReceive,
         Kind::CancelRest,
         Kind::CancelConnect,
+        Kind::CancelEndPoll,
+        Kind::EndPoll,
         Kind::Install,
         Kind::InstallToLook,
         Kind::Shutdown,
@@ -179,6 +184,11 @@ impl File {
     /// cannot install a descriptor.
     pub(super) fn shutdown(self) -> Entry {
         on!(self, |target| opcode::Shutdown::new(target, libc::SHUT_WR).build())
+    }
+
+    /// Reports the peer's FIN, errors and resets, now and whenever there is another, whatever is left to be read.
+    pub(super) fn poll_end(self) -> Entry {
+        on!(self, |target| opcode::PollAdd::new(target, libc::POLLRDHUP as u32).multi(true).build())
     }
 
     /// Closes.

@@ -215,9 +215,10 @@ impl Uring {
             }
             Kind::AcceptCancel => self.listeners.cancelled(completion, connections),
             Kind::Connect => connections.connected(completion, events),
-            kind @ (Kind::CancelReceive | Kind::CancelRest | Kind::CancelConnect) => {
+            kind @ (Kind::CancelReceive | Kind::CancelRest | Kind::CancelConnect | Kind::CancelEndPoll) => {
                 connections.cancelled(completion, kind);
             }
+            Kind::EndPoll => connections.end_polled(completion),
             Kind::Install => connections.installed(completion),
             Kind::InstallToLook => connections.installed_to_look(completion),
             Kind::Shutdown => connections.step_ended(completion),

@@ -74,6 +74,12 @@ impl Marks {
     pub(super) const UNADDRESSED: Marks = Marks(1 << 11);
     /// Its rest of a short send has not been with the kernel yet.
     pub(super) const FRESH: Marks = Marks(1 << 12);
+    /// A poll for the peer's end is with the kernel.
+    pub(super) const END_POLLED: Marks = Marks(1 << 13);
+    /// Its owner was told that FIN came behind bytes that are not read.
+    pub(super) const HALF_CLOSED: Marks = Marks(1 << 14);
+    /// The poll found that it had failed, while an armed receive was about to find that, too.
+    pub(super) const BROKEN: Marks = Marks(1 << 15);
 
     #[inline]
     pub(super) fn has(self, marks: Marks) -> bool {
@@ -140,6 +146,8 @@ impl Slot {
             Some((Kind::Rest, Kind::CancelRest))
         } else if self.marks.has(Marks::CONNECT_ARMED) {
             Some((Kind::Connect, Kind::CancelConnect))
+        } else if self.marks.has(Marks::END_POLLED) {
+            Some((Kind::EndPoll, Kind::CancelEndPoll))
         } else {
             None
         }

@@ -173,8 +173,11 @@ impl Echo {
                 Event::Closed { .. } => closed += 1,
                 Event::Failed { error, .. } => panic!("failed: {error}"),
                 Event::AcceptFailed { errno } => panic!("accept failed: {errno}"),
-                Event::Accepted { .. } | Event::Connected { .. } | Event::Addressed { .. } | Event::Woken => {
-                }
+                Event::Accepted { .. }
+                | Event::HalfClosed { .. }
+                | Event::Connected { .. }
+                | Event::Addressed { .. }
+                | Event::Woken => {}
             }
         }
         echo.blocked

@@ -165,10 +165,7 @@ fn check_client(sample: &[u8], mut cut: impl FnMut(&[u8]) -> Vec<Vec<u8>>) {
     let (mut pool, mut entropy) = (Pool::standalone(), Entropy::new(7));
     let dial = Dial { host: "a".into(), path: "/".into(), ..Dial::default() };
     let config = Config { dial: Some(dial), ..Config::default() };
-    let mut nonce = [0; 16];
-    let mut again = Entropy::new(7);
-    nonce[..8].copy_from_slice(&again.next().to_ne_bytes());
-    nonce[8..].copy_from_slice(&again.next().to_ne_bytes());
+    let nonce = Entropy::new(7).nonce();
     let bytes = answered(sample, nonce);
     let expected = match parse_response(&bytes, nonce, None) {
         Ok(Some((response, head_bytes))) => {
