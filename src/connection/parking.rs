@@ -4,7 +4,7 @@
 //! Never: more than the receive credit that was granted before reading paused.
 
 use super::reading::{Reading, Stop};
-use super::{Config, Connection, Env, OutOfMemory, Run};
+use super::{Config, Connection, Delivery, Env, OutOfMemory, Run};
 use crate::buffer::Buffer;
 use crate::limits::{INFLATED_BYTES_PER_TURN, PARKED_BYTES_MAX};
 use crate::protocol::Offence;
@@ -15,7 +15,12 @@ impl Connection {
     /// that begins on a stalled connection waits whole: bytes that were under way when reading paused come a few at a
     /// time, and each of them could bring another message.
     pub(super) fn wants_to_park(&self, run: &Run, env: &Env<'_>) -> bool {
-        self.session.is_some()
+        // Whoever reads chunk by chunk stops reading by itself, and takes nothing that is parked.
+        let may_park = match self.delivery {
+            Delivery::Chunks => run.inflated_bytes > 0,
+            Delivery::Whole | Delivery::Frames => self.session.is_some(),
+        };
+        may_park
             && self.reading.is_between_frames()
             && (run.inflated_bytes >= INFLATED_BYTES_PER_TURN || self.is_stalled(env.config))
     }
