@@ -131,6 +131,19 @@ pub const SUBSCRIPTIONS_DEFAULT: u32 = 128;
 /// between two shards holds. They wait for room behind a busy topic's publications, no longer than a handshake may take;
 /// past it newcomers are told that the node is busy.
 pub const SUBSCRIPTIONS_WAITING_MAX: usize = 4_096;
+/// Subscribers in one answer about who is there: some five kilobytes of JSON.
+pub const PRESENCE_PAGE_MAX: usize = 256;
+/// Requests of sessions that wait for room to another shard; past it they are told that the node is busy.
+pub const REQUESTS_WAITING_MAX: usize = 1_024;
+/// Time in which a publication with the idempotency key of an earlier one is the same message.
+pub const IDEMPOTENCY_WINDOW: Nanos = 300 * SECOND;
+/// Bytes of an idempotency key: a UUID has 36, and mailboxes between shards count them in one byte.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+/// Idempotency keys that a topic remembers of clients, and as many of the operator; past it the oldest are forgotten, so that
+/// the window of that topic is shorter.
+pub const IDEMPOTENCY_KEYS_PER_TOPIC_MAX: usize = 8_192;
+/// The same of all topics that have their home on one shard: some 20 MB at most, counted in the memory budget.
+pub const IDEMPOTENCY_KEYS_PER_SHARD_MAX: usize = 65_536;
 /// Bytes of a message's key.
 pub const KEY_BYTES_MAX: usize = 255;
 /// Keys of a topic that keeps the latest message of each.

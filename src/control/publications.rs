@@ -11,7 +11,7 @@ use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use crate::limits::{JSON_DEPTH_MAX, KEY_BYTES_MAX, OUTSIDE_MESSAGES_MAX};
+use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, JSON_DEPTH_MAX, KEY_BYTES_MAX, OUTSIDE_MESSAGES_MAX};
 use crate::server::validation::is_too_deep;
 use crate::server::{Content, OwnedPublication};
 
@@ -89,9 +89,15 @@ impl Format {
         })
     }
 
-    /// The messages in a body. `key` is that of a single one, and empty with a batch.
-    pub(super) fn messages(self, body: Vec<u8>, key: &str) -> Result<Vec<OwnedPublication>, Fault> {
-        let Format::Single(content) = self else { return batch(&body) };
+    /// The messages in a body. `key` is that of a single one, and empty with a batch. `idempotency_key` is the request's, and
+    /// empty without; of a batch each message gets one of its own from it.
+    pub(super) fn messages(
+        self,
+        body: Vec<u8>,
+        key: &str,
+        idempotency_key: &str,
+    ) -> Result<Vec<OwnedPublication>, Fault> {
+        let Format::Single(content) = self else { return batch(&body, idempotency_key) };
         let payload = match content {
             Content::Json => one_value(&body)?,
             Content::Text => {
@@ -99,7 +105,12 @@ impl Format {
             }
             Content::Binary => body,
         };
-        Ok(vec![OwnedPublication { content, key: key.into(), payload }])
+        Ok(vec![OwnedPublication {
+            content,
+            key: key.into(),
+            idempotency_key: idempotency_key.into(),
+            payload,
+        }])
     }
 }
 
@@ -111,6 +122,30 @@ pub(super) fn check_key(key: &str) -> Result<(), Fault> {
         Err(Fault::bad("key", format!("must have 1 to {KEY_BYTES_MAX} bytes")))
     }
 }
+
+/// The request's idempotency key; empty for none. Quotes around it, as of a string of RFC 8941, are not part of it.
+pub(super) fn idempotency_key(headers: &HeaderMap, format: Format) -> Result<String, Fault> {
+    const NAME: &str = "Idempotency-Key";
+    let mut values = headers.get_all(NAME).iter();
+    let (first, None) = (values.next(), values.next()) else {
+        return Err(Fault::bad(NAME, "is given twice"));
+    };
+    let Some(value) = first else { return Ok(String::new()) };
+    let value = value.to_str().unwrap_or_default().trim();
+    let key = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value);
+    let most = match format {
+        Format::Single(_) => IDEMPOTENCY_KEY_BYTES_MAX,
+        Format::Batch => IDEMPOTENCY_KEY_BYTES_MAX - IDEMPOTENCY_PLACE_BYTES_MAX,
+    };
+    if (1..=most).contains(&key.len()) {
+        Ok(key.to_owned())
+    } else {
+        Err(Fault::bad(NAME, format!("must have 1 to {most} visible ASCII characters")))
+    }
+}
+
+/// Behind a batch's idempotency key: a line's end, which no header has, and the place of the message.
+const IDEMPOTENCY_PLACE_BYTES_MAX: usize = 5;
 
 /// The JSON value that `text` is, without the space around it.
 fn one_value(text: &[u8]) -> Result<Vec<u8>, Fault> {
@@ -140,6 +175,8 @@ struct Line<'a> {
     base64: Option<Cow<'a, str>>,
     #[serde(borrow, default, deserialize_with = "present")]
     key: Option<Cow<'a, str>>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    idempotency_key: Option<Cow<'a, str>>,
 }
 
 /// A field that is there. `null` is a value like others, where one may stand.
@@ -147,7 +184,7 @@ fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> R
     T::deserialize(deserializer).map(Some)
 }
 
-fn batch(body: &[u8]) -> Result<Vec<OwnedPublication>, Fault> {
+fn batch(body: &[u8], idempotency_key: &str) -> Result<Vec<OwnedPublication>, Fault> {
     let mut messages = Vec::new();
     for (at, line) in body.split(|byte| *byte == b'\n').enumerate() {
         if line.trim_ascii().is_empty() {
@@ -156,7 +193,15 @@ fn batch(body: &[u8]) -> Result<Vec<OwnedPublication>, Fault> {
         if messages.len() as u64 == OUTSIDE_MESSAGES_MAX {
             return Err(Fault::TooMany);
         }
-        messages.push(message(line).map_err(|fault| fault.in_line(at + 1))?);
+        let mut message = message(line).map_err(|fault| fault.in_line(at + 1))?;
+        if !idempotency_key.is_empty() {
+            if !message.idempotency_key.is_empty() {
+                let fault = Fault::bad("idempotency_key", "the request has an Idempotency-Key already");
+                return Err(fault.in_line(at + 1));
+            }
+            message.idempotency_key = format!("{idempotency_key}\n{}", messages.len()).into();
+        }
+        messages.push(message);
     }
     if messages.is_empty() {
         return Err(Fault::bad_json("a batch has a JSON object in each line, and this one has no line"));
@@ -191,7 +236,14 @@ fn message(line: &[u8]) -> Result<OwnedPublication, Fault> {
     if let Some(key) = &line.key {
         check_key(key)?;
     }
-    Ok(OwnedPublication { content, key: line.key.unwrap_or_default().into(), payload })
+    let idempotency_key = line.idempotency_key.unwrap_or_default();
+    // One from a header has a line's end.
+    if idempotency_key.len() > IDEMPOTENCY_KEY_BYTES_MAX || idempotency_key.chars().any(char::is_control) {
+        let message = format!("must have 1 to {IDEMPOTENCY_KEY_BYTES_MAX} bytes without control characters");
+        return Err(Fault::bad("idempotency_key", message));
+    }
+    let key = line.key.unwrap_or_default().into();
+    Ok(OwnedPublication { content, key, idempotency_key: idempotency_key.into(), payload })
 }
 
 #[cfg(test)]
@@ -207,7 +259,7 @@ mod tests {
     }
 
     fn batch_of(lines: &str) -> Result<Vec<OwnedPublication>, Fault> {
-        Format::Batch.messages(lines.as_bytes().to_vec(), "")
+        Format::Batch.messages(lines.as_bytes().to_vec(), "", "")
     }
 
     /// Code, field and line.
@@ -246,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_single_body_is_a_message_if_it_is_what_it_says() {
-        let json = |body: &[u8]| Format::Single(Content::Json).messages(body.to_vec(), "k");
+        let json = |body: &[u8]| Format::Single(Content::Json).messages(body.to_vec(), "k", "");
         for value in ["null", "0", r#""a""#, "[]", r#"{"a": [1e400, "\u00e4"]}"#] {
             let messages = json(format!(" {value}\r\n").as_bytes()).expect("JSON");
             assert_eq!(messages.len(), 1);
@@ -263,13 +315,13 @@ mod tests {
         for depth in [JSON_DEPTH_MAX + 1, 30_000, 100_000] {
             assert_eq!(fault(json(&deep(depth))), ("bad-field", Some("data"), None), "{depth} deep");
             let line = [b"{\"data\":".to_vec(), deep(depth), b"}".to_vec()].concat();
-            assert_eq!(fault(Format::Batch.messages(line, "")), ("bad-field", Some("data"), Some(1)));
+            assert_eq!(fault(Format::Batch.messages(line, "", "")), ("bad-field", Some("data"), Some(1)));
         }
-        let text = |body: &[u8]| Format::Single(Content::Text).messages(body.to_vec(), "");
+        let text = |body: &[u8]| Format::Single(Content::Text).messages(body.to_vec(), "", "");
         assert_eq!(text("ä".as_bytes()).expect("UTF-8")[0].payload, "ä".as_bytes());
         assert_eq!(text(b"").expect("empty is text")[0].payload, b"");
         assert_eq!(fault(text(b"\xff")), ("bad-field", Some("text"), None));
-        let binary = Format::Single(Content::Binary).messages(vec![0xff], "").expect("anything");
+        let binary = Format::Single(Content::Binary).messages(vec![0xff], "", "").expect("anything");
         assert_eq!((binary[0].content, &*binary[0].payload), (Content::Binary, &b"\xff"[..]));
     }
 
@@ -321,5 +373,42 @@ mod tests {
         let most = "{\"text\":\"\"}\n".repeat(OUTSIDE_MESSAGES_MAX as usize);
         assert_eq!(batch_of(&most).map(|messages| messages.len() as u64), Ok(OUTSIDE_MESSAGES_MAX));
         assert_eq!(batch_of(&(most + "{\"text\":\"\"}")), Err(Fault::TooMany));
+    }
+
+    #[test]
+    fn a_batchs_messages_get_idempotency_keys_from_the_requests() {
+        let lines = b"{\"text\":\"a\"}\n\n{\"text\":\"b\"}".to_vec();
+        let messages = Format::Batch.messages(lines, "", "once").expect("two");
+        let keys: Vec<&str> = messages.iter().map(|message| &*message.idempotency_key).collect();
+        assert_eq!(keys, ["once\n0", "once\n1"]);
+        let own = || b"{\"text\":\"a\",\"idempotency_key\":\"mine\"}".to_vec();
+        let messages = Format::Batch.messages(own(), "", "").expect("one");
+        assert_eq!(&*messages[0].idempotency_key, "mine");
+        let both = Format::Batch.messages(own(), "", "once");
+        assert_eq!(fault(both), ("bad-field", Some("idempotency_key"), Some(1)));
+        let forged = b"{\"text\":\"a\",\"idempotency_key\":\"once\\n0\"}".to_vec();
+        let forged = Format::Batch.messages(forged, "", "");
+        assert_eq!(fault(forged), ("bad-field", Some("idempotency_key"), Some(1)));
+    }
+
+    #[test]
+    fn an_idempotency_key_is_given_once_with_or_without_quotes() {
+        let key = |values: &[&str], format| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append("Idempotency-Key", value.parse().expect("a value"));
+            }
+            idempotency_key(&headers, format)
+        };
+        let single = Format::Single(Content::Json);
+        let long = "k".repeat(IDEMPOTENCY_KEY_BYTES_MAX);
+        for (values, expected) in [(&[][..], ""), (&["a"], "a"), (&["\"a b\""], "a b"), (&[&long], &long)] {
+            assert_eq!(key(values, single).as_deref(), Ok(expected), "{values:?}");
+        }
+        let longer = format!("{long}k");
+        for values in [&[""][..], &["\"\""], &["a", "a"], &["\u{e4}"], &[&longer]] {
+            assert_eq!(fault(key(values, single)).1, Some("Idempotency-Key"), "{values:?}");
+        }
+        assert_eq!(fault(key(&[&long], Format::Batch)).1, Some("Idempotency-Key"));
     }
 }

@@ -10,7 +10,7 @@ use hyper::{Method, Request, StatusCode};
 use serde::Serialize;
 
 use super::http::{Bodies, NoBody, Reply};
-use super::publications::{Fault, Format, check_key};
+use super::publications::{Fault, Format, check_key, idempotency_key};
 use super::topic_report;
 use crate::limits::{
     ADMIN_BATCH_BYTES_MAX, ADMIN_TOPICS_DEFAULT, ADMIN_TOPICS_MAX, OUTSIDE_MESSAGES_MAX, TOPIC_BYTES_MAX,
@@ -61,6 +61,7 @@ impl Topics {
     async fn publish(&self, topic: String, request: &mut Request<Incoming>) -> Result<Reply, Fault> {
         let format = Format::of(request.headers())?;
         let key = key_parameter(request.uri().query().unwrap_or_default())?;
+        let idempotency_key = idempotency_key(request.headers(), format)?;
         let message_bytes_max = self.server.message_bytes_max();
         let bytes_max = match format {
             Format::Single(_) => message_bytes_max,
@@ -73,7 +74,7 @@ impl Topics {
             Ok(held) => held,
             Err(error) => return Ok(no_body(error, bytes_max)),
         };
-        let messages = format.messages(std::mem::take(&mut held.bytes), &key)?;
+        let messages = format.messages(std::mem::take(&mut held.bytes), &key, &idempotency_key)?;
         let server = self.server.clone();
         let name = topic.clone();
         let publishing = tokio::task::spawn_blocking(move || server.publish(&name, messages));
@@ -247,6 +248,7 @@ fn not_published(error: PublishError) -> Reply {
     match error {
         PublishError::BadTopic => refuse(&Fault::bad("topic", message)),
         PublishError::BadKey(_) => refuse(&Fault::bad("key", message)),
+        PublishError::BadIdempotencyKey(_) => refuse(&Fault::bad("idempotency_key", message)),
         PublishError::TooDeep(_) => refuse(&Fault::bad("data", message)),
         PublishError::TooMany => refuse(&Fault::TooMany),
         PublishError::Busy => with_retry(problem(StatusCode::TOO_MANY_REQUESTS, "busy"), Some("1")),
@@ -294,6 +296,7 @@ fn status_of(refused: Refused) -> StatusCode {
         Refused::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Refused::NoKey | Refused::TooManyKeys => StatusCode::BAD_REQUEST,
         Refused::Forbidden => StatusCode::FORBIDDEN,
+        Refused::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
     }
 }
 
@@ -302,7 +305,11 @@ fn retry_after(refused: Refused) -> Option<&'static str> {
     match refused {
         Refused::Busy | Refused::OutOfMemory => Some("1"),
         Refused::TooManyTopics | Refused::Draining => Some("5"),
-        Refused::TooLarge | Refused::NoKey | Refused::TooManyKeys | Refused::Forbidden => None,
+        Refused::TooLarge
+        | Refused::NoKey
+        | Refused::TooManyKeys
+        | Refused::Forbidden
+        | Refused::KeyReused => None,
     }
 }
 
@@ -376,6 +383,7 @@ mod tests {
             (Refused::TooLarge, 413, false),
             (Refused::NoKey, 400, false),
             (Refused::TooManyKeys, 400, false),
+            (Refused::KeyReused, 422, false),
         ] {
             for reply in [single("t", &vec![Err(refused)]), batch("t", &vec![Err(refused); 2])] {
                 assert_eq!(reply.status.as_u16(), status);

@@ -105,6 +105,8 @@ pub trait Sink<K> {
     fn send(&mut self, key: K, frames: Bytes, messages: u32, tag: u64) -> Result<(), Bytes>;
     /// Tells of a gap, in order with what is sent. False when that is not taken now.
     fn tell_gap(&mut self, key: K, topic: &str, gap: Gap) -> bool;
+    /// Tells that notices of who came and went were missed, in order with what is sent. False when that is not taken now.
+    fn tell_stale(&mut self, key: K, member: MemberId, topic: &str) -> bool;
     /// Sends the latest of some keys, each of which replaces others, in order with what is sent. Returns the offset of
     /// the last one and how many they were, `None` when nothing is taken now. Not all need be taken.
     fn send_latest(&mut self, key: K, topic: &str, latest: &Keyed, after: u64) -> Option<(u64, u32)>;
@@ -190,6 +192,8 @@ pub(super) struct Channel<K> {
     /// What lies before it was lost for want of memory, up to the message `lost_offset`.
     lost_before: Sequence,
     lost_offset: u64,
+    /// The latest notice of who came or went: who is sent nothing before it any more may have missed one.
+    presence: Option<Sequence>,
 }
 
 impl<K: Copy + Eq> Channel<K> {
@@ -206,6 +210,7 @@ impl<K: Copy + Eq> Channel<K> {
             behind: 0,
             lost_before: 0,
             lost_offset: 0,
+            presence: None,
         }
     }
 
@@ -323,6 +328,11 @@ impl<K: Copy + Eq> Channel<K> {
         true
     }
 
+    /// The latest frame tells who came or went.
+    pub(super) fn note_presence(&mut self) {
+        self.presence = self.log.appended().checked_sub(1);
+    }
+
     /// There is no memory for the message with which the topic reaches `offset`: it is lost to all members, with
     /// whatever they have not got. They are told, or dropped, when next offered to.
     #[cold]
@@ -351,6 +361,9 @@ impl<K: Copy + Eq> Channel<K> {
         }
         self.log.forget_all(offset, pool);
         (self.lost_before, self.lost_offset) = (self.log.start(), offset);
+        if around.settings.presence {
+            self.presence = self.log.start().checked_sub(1);
+        }
     }
 
     /// Makes readable what was appended and offers it to every member; then what is past the log's bound goes, with
@@ -452,6 +465,9 @@ impl<K: Copy + Eq> Channel<K> {
         let floor = self.floor(around);
         let Some(member) = self.past(index, floor) else { return };
         let (has, counted, lost) = (member.has, self.counted(member, around.settings), self.lost_to(member));
+        if !self.tell_stale(index, member, around, sink) {
+            return;
+        }
         let to = self.log.offset_before(floor);
         if to > has {
             let reason = if lost > has { GapReason::Memory } else { GapReason::Slow };
@@ -470,6 +486,20 @@ impl<K: Copy + Eq> Channel<K> {
         });
     }
 
+    /// Tells a member that is about to miss frames when notices of who came or went may be among them. False when that is
+    /// not taken now. What comes after it may repeat what it missed, and it may be told twice, when it could not be told of a
+    /// gap right away.
+    fn tell_stale(
+        &self,
+        index: u32,
+        member: &Member<K>,
+        around: &Surroundings<'_>,
+        sink: &mut impl Sink<K>,
+    ) -> bool {
+        let missed = self.presence.is_some_and(|latest| member.cursor <= latest);
+        !missed || sink.tell_stale(member.key, MemberId { channel: self.id, index }, around.topic)
+    }
+
     /// The member, when its cursor is before `floor`.
     fn past(&self, index: u32, floor: Sequence) -> Option<&Member<K>> {
         self.members.get(index as usize)?.as_ref().filter(|member| member.cursor < floor)
@@ -482,6 +512,9 @@ impl<K: Copy + Eq> Channel<K> {
         if around.keyed.after(has).next().is_none() {
             // There was no memory for them.
             return self.drop_oldest(index, around, sink);
+        }
+        if !self.tell_stale(index, member, around, sink) {
+            return;
         }
         let Some((reached, sent)) = sink.send_latest(member.key, around.topic, around.keyed, has) else {
             return;

@@ -2,15 +2,18 @@
 //! for those who come back.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 
 use super::accounts::{Publications, TopicHome};
+use super::idempotency::{Keys, digest};
+use super::keyed::Keyed;
 use super::log::Log;
 use super::message::{Content, Position, Publication, Refused};
 use super::remembered::Remembered;
 use super::settings::{Rules, Settings, Slow};
 use super::topic::TopicId;
 use crate::buffer::{Lease, Pool};
-use crate::limits::{KEYS_MAX, Nanos, SECOND};
+use crate::limits::{IDEMPOTENCY_KEYS_PER_SHARD_MAX, IDEMPOTENCY_WINDOW, KEYS_MAX, Nanos, SECOND};
 
 /// Names a topic on its home shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,11 +37,14 @@ struct Home {
     payload_bytes: u64,
     rate: Rate,
     history: Log,
-    /// Known ones, where messages need one, and what they take of the node's budget.
-    keys: BTreeSet<Box<str>>,
-    keys_bytes: usize,
+    /// The latest message of each key, where that is what slow and new subscribers get.
+    keyed: Keyed,
+    /// Messages up to this offset were forgotten with the topic, those of keys among them.
+    keyed_since: u64,
+    /// Idempotency keys: the operator's, and the clients', who may not speak for the operator. Few topics have any.
+    idempotent: Option<Box<[Keys; 2]>>,
     /// Subscribers whose presence is told.
-    present: u64,
+    members: BTreeSet<u64>,
     /// Since when nobody subscribes; none while somebody does.
     idle_since: Option<Nanos>,
 }
@@ -57,18 +63,50 @@ pub struct Subscribed {
     pub present: u64,
 }
 
+/// What a subscriber is sent before what is published from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replay {
+    /// What came after this offset.
+    After(u64),
+    /// What its topic has for new subscribers.
+    Newcomer,
+}
+
+/// Some of the subscribers whose presence is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Members {
+    /// How many there are in all.
+    pub count: u64,
+    /// The last one told of, when there are more.
+    pub next: Option<u64>,
+}
+
 /// A piece of history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Page {
     /// The topic's position now.
     pub head: Position,
-    /// The offset of the first message; they follow one another. When it is not the one after that which was asked
-    /// for, those between are not kept any more.
+    /// The offset after which it was asked for, or that the topic chose for a newcomer.
+    pub after: u64,
+    /// The messages are the latest of their keys: those between them are replaced by them. Otherwise they follow one
+    /// another.
+    pub conflated: bool,
+    /// From which offset on messages are told, the first one's unless they are conflated. When it is not the one after
+    /// `after`, those between are not kept any more.
     pub first: u64,
     /// How many they are.
     pub messages: u32,
     /// With it everything was told that was published before now.
     pub complete: bool,
+}
+
+/// What became of a publication with an idempotency key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accepted<'a> {
+    /// It got its position, and goes to these shards.
+    New(Position, Shards<'a>),
+    /// It was published before, at this position.
+    Again(Position),
 }
 
 /// The directory of one home shard.
@@ -84,6 +122,9 @@ pub struct Homes {
     lease: Lease,
     epochs: u64,
     publications: Publications,
+    /// The topics of all idempotency keys, the oldest key first. Some are forgotten already.
+    idempotent: VecDeque<(Nanos, HomeId, bool)>,
+    seed: u64,
     /// How far topics had come that were forgotten.
     forgotten: Remembered<Forgotten>,
 }
@@ -109,6 +150,8 @@ impl Homes {
             epochs: seed,
             publications: Publications::default(),
             forgotten: Remembered::default(),
+            idempotent: VecDeque::new(),
+            seed,
         }
     }
 
@@ -129,7 +172,7 @@ impl Homes {
         home.shards.push((shard, local));
         home.idle_since = None;
         let position = Position { epoch: home.epoch, offset: home.offset };
-        Ok(Subscribed { home: id, position, present: home.present })
+        Ok(Subscribed { home: id, position, present: home.members.len() as u64 })
     }
 
     /// Forwards no longer to `shard`, unless it has subscribed anew under another local id. A topic without
@@ -139,7 +182,7 @@ impl Homes {
         home.shards.retain(|entry| *entry != (shard, local));
         if home.shards.is_empty() && home.idle_since.is_none() {
             home.idle_since = Some(now);
-            if home.history.bytes() == 0 {
+            if home.keeps_nothing() {
                 return self.forget(id, now, pool);
             }
             self.idle.push_back((id, now));
@@ -179,9 +222,15 @@ impl Homes {
         now: Nanos,
         pool: &mut Pool,
     ) -> Result<(Position, Shards<'_>), Refused> {
+        let refused = loop {
+            let Some(home) = self.get_mut(id) else { return Err(Refused::Busy) };
+            let refused = home.refusal(publication, by_client, pool);
+            if refused != Some(Refused::OutOfMemory) || !self.shed(pool) {
+                break refused;
+            }
+        };
         let Homes { table, publications, .. } = self;
         let Some(home) = get_mut(table, id) else { return Err(Refused::Busy) };
-        let refused = home.refusal(publication, by_client, pool);
         let count = Publications {
             published: 1,
             accepted: u64::from(refused.is_none()),
@@ -199,18 +248,79 @@ impl Homes {
         Ok((Position { epoch: home.epoch, offset: home.offset }, &home.shards))
     }
 
+    /// The same as [`publish`](Homes::publish), but a message that was accepted with the same `idempotency_key` within the last
+    /// [`IDEMPOTENCY_WINDOW`] is not published again. Keys of clients and of the operator are apart.
+    ///
+    /// # Errors
+    /// Why the topic does not take it. [`Refused::KeyReused`] when the key is that of another message, and
+    /// [`Refused::OutOfMemory`] also when the key could not be remembered.
+    pub fn publish_once(
+        &mut self,
+        id: HomeId,
+        publication: &Publication<'_>,
+        idempotency_key: &str,
+        by_client: bool,
+        now: Nanos,
+        pool: &mut Pool,
+    ) -> Result<Accepted<'_>, Refused> {
+        let digest = digest(self.seed, publication);
+        let Some(home) = self.get_mut(id) else { return Err(Refused::Busy) };
+        let (epoch, offset) = (home.epoch, home.offset + 1);
+        let keys = home.keys(by_client);
+        match keys.find(idempotency_key, now) {
+            Some(known) if known.digest == digest => {
+                return Ok(Accepted::Again(Position { epoch, offset: known.offset }));
+            }
+            Some(_) => return Err(self.refuse(id, Refused::KeyReused)),
+            None => {}
+        }
+        // What cannot be remembered is not published: its publisher was promised that it may try again.
+        if !keys.keep(idempotency_key, offset, digest, now, pool) {
+            return Err(self.refuse(id, Refused::OutOfMemory));
+        }
+        if let Err(refused) = self.publish(id, publication, by_client, now, pool).map(|_| ()) {
+            if let Some(home) = self.get_mut(id) {
+                home.keys(by_client).forget_latest(pool);
+            }
+            return Err(refused);
+        }
+        if self.idempotent.len() >= IDEMPOTENCY_KEYS_PER_SHARD_MAX {
+            self.forget_oldest_key(pool);
+        }
+        self.idempotent.push_back((now, id, by_client));
+        let Some(home) = get_mut(&mut self.table, id) else { return Err(Refused::Busy) };
+        Ok(Accepted::New(Position { epoch, offset }, &home.shards))
+    }
+
+    fn forget_oldest_key(&mut self, pool: &mut Pool) {
+        if let Some((at, id, by_client)) = self.idempotent.pop_front()
+            && let Some(home) = self.get_mut(id)
+        {
+            home.keys(by_client).forget_one_until(at, pool);
+        }
+    }
+
+    /// Counts a message that is refused before its topic judges it.
+    fn refuse(&mut self, id: HomeId, refused: Refused) -> Refused {
+        let count = Publications { published: 1, accepted: 0, refused: 1 };
+        self.publications.add(&count);
+        if let Some(home) = self.get_mut(id) {
+            home.publications.add(&count);
+        }
+        refused
+    }
+
     /// A message was refused before it came to its topic.
     pub fn note_refused(&mut self) {
         self.publications.published += 1;
         self.publications.refused += 1;
     }
 
-    /// Appends to `page` the messages after `after`, about `bytes_max` bytes of them and at least one, each behind its
-    /// length; see [`entries`].
+    /// Appends to `page` the messages of a replay, about `bytes_max` bytes of them and at least one; see [`entries`].
     pub fn history(
         &mut self,
         id: HomeId,
-        after: u64,
+        from: Replay,
         bytes_max: usize,
         now: Nanos,
         pool: &mut Pool,
@@ -219,11 +329,20 @@ impl Homes {
         let home = get_mut(&mut self.table, id)?;
         home.forget_old(now, pool);
         let head = Position { epoch: home.epoch, offset: home.offset };
-        let log = &home.history;
         // Whoever was counted in by the bound on messages, though its bytes are still there, is not told.
         let oldest = home.oldest_kept();
+        let conflates = home.settings.slow == Slow::Conflate;
+        let after = match from {
+            Replay::After(after) => after,
+            Replay::Newcomer if conflates => home.keyed_since,
+            Replay::Newcomer => home.offset.saturating_sub(home.settings.snapshot.into()).max(oldest - 1),
+        };
+        if conflates && after < home.offset && (from == Replay::Newcomer || after + 1 < oldest) {
+            return Some(home.latest(after, bytes_max, page));
+        }
+        let log = &home.history;
         let from = after.max(oldest - 1);
-        let mut told = Page { head, first: from + 1, messages: 0, complete: true };
+        let mut told = Page { head, after, conflated: false, first: from + 1, messages: 0, complete: true };
         let mut sequence = log.behind_offset(from).max(log.start());
         for stretch in log.read(sequence, None) {
             let mut bytes = &stretch.bytes[..];
@@ -233,8 +352,7 @@ impl Homes {
                     return Some(told);
                 }
                 let (entry, rest) = bytes.split_at(frame_bytes);
-                page.extend_from_slice(&(frame_bytes as u32).to_le_bytes());
-                page.extend_from_slice(entry);
+                append_entry(page, told.first + u64::from(told.messages), &[entry]);
                 bytes = rest;
                 told.messages += 1;
                 sequence += 1;
@@ -244,20 +362,47 @@ impl Homes {
     }
 
     /// Somebody whose presence is told came or went. Returns how many there are and which shards are to be told.
-    pub fn presence(&mut self, id: HomeId, joined: bool) -> Option<(u64, Shards<'_>)> {
+    pub fn presence(&mut self, id: HomeId, client: u64, joined: bool) -> Option<(u64, Shards<'_>)> {
         let home = get_mut(&mut self.table, id)?;
-        home.present = if joined { home.present + 1 } else { home.present.saturating_sub(1) };
-        Some((home.present, &home.shards))
+        if joined {
+            home.members.insert(client);
+        } else {
+            home.members.remove(&client);
+        }
+        Some((home.members.len() as u64, &home.shards))
+    }
+
+    /// Appends to `page` at most `most` of the subscribers whose presence is told, those after `after`; see [`members`].
+    pub fn members(
+        &mut self,
+        id: HomeId,
+        after: Option<u64>,
+        most: usize,
+        page: &mut Vec<u8>,
+    ) -> Option<Members> {
+        let home = get_mut(&mut self.table, id)?;
+        let first = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut rest = home.members.range((first, Bound::Unbounded));
+        let mut last = None;
+        for client in rest.by_ref().take(most) {
+            page.extend_from_slice(&client.to_le_bytes());
+            last = Some(*client);
+        }
+        let next = last.filter(|_| rest.next().is_some());
+        Some(Members { count: home.members.len() as u64, next })
     }
 
     /// Forgets topics that nobody subscribes to and whose history is too old.
     pub fn expire(&mut self, now: Nanos, pool: &mut Pool) {
+        while self.idempotent.front().is_some_and(|(at, ..)| at + IDEMPOTENCY_WINDOW <= now) {
+            self.forget_oldest_key(pool);
+        }
         for _ in 0..self.idle.len().min(EXPIRED_MAX) {
             let Some((id, since)) = self.idle.pop_front() else { break };
             let Some(home) = self.get_mut(id).filter(|home| home.idle_since == Some(since)) else { continue };
             // What came meanwhile is kept as long as anything else.
             let until = since.max(home.rate.latest) + home.settings.history.age;
-            if home.history.bytes() > 0 && now < until {
+            if home.is_idempotent() || (!home.keeps_nothing() && now < until) {
                 self.idle.push_back((id, since));
             } else {
                 self.forget(id, now, pool);
@@ -268,7 +413,7 @@ impl Homes {
 
     /// When [`expire`](Homes::expire) may find something.
     pub fn has_idle(&self) -> bool {
-        !self.idle.is_empty() || !self.forgotten.is_empty()
+        !self.idle.is_empty() || !self.forgotten.is_empty() || !self.idempotent.is_empty()
     }
 
     /// Gives back the memory of the largest history. False when none is kept.
@@ -335,9 +480,10 @@ impl Homes {
             payload_bytes,
             rate: Rate::default(),
             history: Log::new(settings.history.bytes, position.offset),
-            keys: BTreeSet::new(),
-            keys_bytes: 0,
-            present: 0,
+            keyed: Keyed::default(),
+            keyed_since: position.offset,
+            idempotent: None,
+            members: BTreeSet::new(),
             idle_since: Some(now),
         };
         let index = self.free.pop().unwrap_or_else(|| {
@@ -357,7 +503,10 @@ impl Homes {
             && let Some(mut home) = entry.1.take()
         {
             home.history.release(pool);
-            pool.discharge(home.keys_bytes);
+            home.keyed.release(pool);
+            for keys in home.idempotent.iter_mut().flat_map(|keys| keys.iter_mut()) {
+                keys.release(pool);
+            }
             self.by_name.remove(&home.name);
             let position = Position { epoch: home.epoch, offset: home.offset };
             let Home { publications, payload_bytes, .. } = home;
@@ -387,10 +536,8 @@ fn epoch(state: u64) -> u64 {
 
 /// Topics without subscribers that are looked at in one go.
 const EXPIRED_MAX: usize = 4_096;
-/// What keeping a key takes beside its own bytes.
-const KEY_BYTES: usize = 32;
-/// Bytes in front of each entry of a page.
-const ENTRY_BYTES: usize = 4;
+/// Bytes in front of each entry of a page: its length and its offset.
+const ENTRY_BYTES: usize = 4 + 8;
 /// Bytes in front of key and payload of a message that is kept: its content, and the bytes of its key.
 const KEPT_BYTES: usize = 2;
 
@@ -408,16 +555,12 @@ impl Home {
             if publication.key.is_empty() {
                 return Some(Refused::NoKey);
             }
-            if !self.keys.contains(publication.key) {
-                if self.keys.len() >= KEYS_MAX {
-                    return Some(Refused::TooManyKeys);
-                }
-                let bytes = publication.key.len() + KEY_BYTES;
-                if !pool.charge(bytes) {
-                    return Some(Refused::OutOfMemory);
-                }
-                self.keys_bytes += bytes;
-                self.keys.insert(publication.key.into());
+            if !self.keyed.contains(publication.key) && self.keyed.len() >= KEYS_MAX {
+                return Some(Refused::TooManyKeys);
+            }
+            // It is accepted if it is kept: nobody is sent an older message of its key as the latest.
+            if !self.keyed.keep(pool, self.offset + 1, publication) {
+                return Some(Refused::OutOfMemory);
             }
         }
         None
@@ -442,6 +585,37 @@ impl Home {
         let oldest = self.oldest_kept();
         let behind = self.history.behind_offset(oldest - 1);
         self.history.forget_before(behind, pool);
+    }
+
+    /// Whether there is nothing for those who come back, or come anew.
+    fn keeps_nothing(&self) -> bool {
+        self.history.bytes() == 0 && self.keyed.is_empty() && !self.is_idempotent()
+    }
+
+    /// Whether a publication may still be tried again.
+    fn is_idempotent(&self) -> bool {
+        self.idempotent.as_ref().is_some_and(|keys| keys.iter().any(|keys| !keys.is_empty()))
+    }
+
+    fn keys(&mut self, by_client: bool) -> &mut Keys {
+        &mut self.idempotent.get_or_insert_default()[usize::from(by_client)]
+    }
+
+    /// The latest messages of their keys behind `after`.
+    fn latest(&self, after: u64, bytes_max: usize, page: &mut Vec<u8>) -> Page {
+        let head = Position { epoch: self.epoch, offset: self.offset };
+        let first = after.max(self.keyed_since) + 1;
+        let mut told = Page { head, after, conflated: true, first, messages: 0, complete: true };
+        for (offset, Publication { content, key, payload }) in self.keyed.after(after) {
+            let bytes = KEPT_BYTES + key.len() + payload.len();
+            if told.messages > 0 && page.len() + bytes + ENTRY_BYTES > bytes_max {
+                told.complete = false;
+                break;
+            }
+            append_entry(page, offset, &[&[content as u8, key.len() as u8], key.as_bytes(), payload]);
+            told.messages += 1;
+        }
+        told
     }
 
     /// The offset of the oldest message that is kept.
@@ -472,19 +646,29 @@ impl Home {
     }
 }
 
-/// The messages of a [`Page`], in order.
-pub fn entries(mut page: &[u8]) -> impl Iterator<Item = Publication<'_>> {
+fn append_entry(page: &mut Vec<u8>, offset: u64, parts: &[&[u8]]) {
+    let bytes: usize = parts.iter().map(|part| part.len()).sum();
+    page.extend_from_slice(&(bytes as u32).to_le_bytes());
+    page.extend_from_slice(&offset.to_le_bytes());
+    parts.iter().for_each(|part| page.extend_from_slice(part));
+}
+
+/// The subscribers of a page of [`Homes::members`].
+pub fn members(page: &[u8]) -> impl Iterator<Item = u64> {
+    page.as_chunks().0.iter().map(|client| u64::from_le_bytes(*client))
+}
+
+/// The messages of a [`Page`] with their offsets, in order.
+pub fn entries(mut page: &[u8]) -> impl Iterator<Item = (u64, Publication<'_>)> {
     std::iter::from_fn(move || {
-        let (length, rest) = page.split_first_chunk::<ENTRY_BYTES>()?;
+        let (length, rest) = page.split_first_chunk::<4>()?;
+        let (offset, rest) = rest.split_first_chunk::<8>()?;
         let (entry, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
         page = rest;
         let (&[content, key_bytes], rest) = entry.split_first_chunk::<KEPT_BYTES>()?;
         let (key, payload) = rest.split_at_checked(usize::from(key_bytes))?;
-        Some(Publication {
-            content: Content::from_number(content)?,
-            key: std::str::from_utf8(key).ok()?,
-            payload,
-        })
+        let (content, key) = (Content::from_number(content)?, std::str::from_utf8(key).ok()?);
+        Some((u64::from_le_bytes(*offset), Publication { content, key, payload }))
     })
 }
 

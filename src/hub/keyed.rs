@@ -76,6 +76,21 @@ impl Keyed {
         true
     }
 
+    /// How many keys there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is no key.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Whether the key is known.
+    pub fn contains(&self, key: &str) -> bool {
+        self.by_key.contains_key(key)
+    }
+
     fn unlink(&mut self, at: u32) {
         let Entry { older, newer, .. } = self.entries[at as usize];
         match self.entries.get_mut(older as usize) {

@@ -83,6 +83,8 @@ pub enum Refused {
     OutOfMemory,
     /// The server is about to end: come back elsewhere, or later.
     Draining,
+    /// The idempotency key is that of another message.
+    KeyReused,
 }
 
 impl Refused {
@@ -97,6 +99,7 @@ impl Refused {
             Refused::TooLarge => "too-large",
             Refused::OutOfMemory => "out-of-memory",
             Refused::Draining => "draining",
+            Refused::KeyReused => "idempotency-key-reused",
         }
     }
 
@@ -117,6 +120,7 @@ impl fmt::Display for Refused {
             Refused::TooLarge => "the message is longer than this node takes",
             Refused::OutOfMemory => "the node's memory for messages is spent",
             Refused::Draining => "the server is going away",
+            Refused::KeyReused => "another message was published with this idempotency key",
         })
     }
 }

@@ -11,6 +11,7 @@
 mod accounts;
 mod channel;
 mod home;
+mod idempotency;
 mod keyed;
 mod log;
 mod message;
@@ -20,7 +21,9 @@ mod topic;
 
 pub use accounts::{Deliveries, Passed, Publications, TopicHome, TopicReport};
 pub use channel::{Dialect, Encode, Format, Gap, GapReason, MemberId, Sink};
-pub use home::{HomeId, Homes, Page, Shards, Subscribed, entries, home_shard};
+pub use home::{
+    Accepted, HomeId, Homes, Members, Page, Replay, Shards, Subscribed, entries, home_shard, members,
+};
 pub use keyed::Keyed;
 pub use log::{Log, Origin, OutOfMemory, Parts, Sequence, Stretch};
 pub use message::{Content, Position, Publication, Refused, is_topic_name};

@@ -56,6 +56,9 @@ pub struct Settings {
     pub coalesce: Nanos,
     /// What is kept for those who come back.
     pub history: HistoryBounds,
+    /// Of the messages that are kept, how many the latest ones of which a new subscriber is sent first, where its protocol
+    /// has words for it. Where slow subscribers get the latest message of each key, so do new ones, whatever this says.
+    pub snapshot: u32,
     /// Whether subscribers are told who comes and goes, where their protocol has words for it.
     pub presence: bool,
     /// Whether clients may publish; if not, only the operator does.
@@ -65,6 +68,11 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Whether new subscribers are sent something before what is published from then on.
+    pub fn has_snapshot(&self) -> bool {
+        self.slow == Slow::Conflate || self.snapshot > 0
+    }
+
     /// Whether messages are refused that come without a key, or from clients at all: raw routes cannot be told which.
     pub fn refuses_raw(&self) -> bool {
         self.slow == Slow::Conflate || !self.clients_publish
@@ -79,6 +87,7 @@ impl Default for Settings {
             lag: LAG_MAX,
             coalesce: 0,
             history: HistoryBounds::default(),
+            snapshot: 0,
             presence: false,
             clients_publish: true,
             heartbeat: HEARTBEAT_INTERVAL,

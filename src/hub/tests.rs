@@ -61,6 +61,10 @@ impl Sink<u32> for Peers {
         self.got.entry(key).or_default().extend_from_slice(said.as_bytes());
         true
     }
+    fn tell_stale(&mut self, key: u32, _: MemberId, topic: &str) -> bool {
+        self.got.entry(key).or_default().extend_from_slice(format!("<{topic}:stale>").as_bytes());
+        true
+    }
     fn send_latest(&mut self, key: u32, _: &str, latest: &Keyed, after: u64) -> Option<(u64, u32)> {
         let got = self.got.entry(key).or_default();
         let (mut reached, mut count) = (after, 0);
@@ -703,7 +707,7 @@ fn a_topic_is_forgotten_with_its_history_and_keeps_its_epoch_for_a_while() {
     assert_eq!(again.position, back.position, "it goes on from there");
     assert_eq!(homes.report("t", 0).unwrap().publications.accepted, 1, "and so do its figures");
     let mut page = Vec::new();
-    let told = homes.history(again.home, 0, 1_000, 0, &mut pool, &mut page).unwrap();
+    let told = homes.history(again.home, Replay::After(0), 1_000, 0, &mut pool, &mut page).unwrap();
     assert_eq!((told.first, told.messages), (2, 0), "its history is lost");
     homes.unsubscribe(again.home, 0, LOCAL, 1_300, &mut pool);
     homes.expire(1_300 + REMEMBERED_AGE, &mut pool);
@@ -785,8 +789,8 @@ fn topics_that_nobody_reads_make_room_and_others_do_not() {
 fn recalled(homes: &mut Homes, pool: &mut Pool, after: u64, bytes_max: usize, now: Nanos) -> (Page, String) {
     let id = homes.find_or_create("t", 0, pool).unwrap();
     let mut page = Vec::new();
-    let told = homes.history(id, after, bytes_max, now, pool, &mut page).unwrap();
-    let all: Vec<u8> = entries(&page).flat_map(|publication| publication.payload.to_vec()).collect();
+    let told = homes.history(id, Replay::After(after), bytes_max, now, pool, &mut page).unwrap();
+    let all: Vec<u8> = entries(&page).flat_map(|(_, publication)| publication.payload.to_vec()).collect();
     assert_eq!(entries(&page).count(), told.messages as usize);
     (told, String::from_utf8(all).unwrap())
 }
@@ -809,6 +813,164 @@ fn history_is_bounded_by_count_bytes_and_age_and_says_where_it_begins() {
     assert_eq!(recall(3, 1, 60), (4, 1, false, "d".to_owned()));
     assert_eq!(recall(2, 1_000, 551), (6, 1, true, "f".to_owned()), "the others are too old");
     assert_eq!(recall(2, 1_000, 561), (7, 0, true, String::new()));
+}
+
+#[test]
+fn newcomers_get_the_latest_of_each_key_or_the_last_messages() {
+    let (mut homes, mut pool) = a_home(Slow::Conflate);
+    let id = homes.find_or_create("t", 0, &mut pool).unwrap();
+    for (at, key) in (1..).zip(["a", "b", "a", "c", "b", "b", "d", "a", "a"]) {
+        let payload = at.to_string();
+        let publication = Publication { content: Content::Json, key, payload: payload.as_bytes() };
+        homes.publish(id, &publication, true, at, &mut pool).unwrap();
+    }
+    let mut replay = |from, bytes_max| {
+        let mut page = Vec::new();
+        let told = homes.history(id, from, bytes_max, 9, &mut pool, &mut page).unwrap();
+        let all: Vec<(u64, String)> = entries(&page).map(|(at, message)| (at, message.key.into())).collect();
+        assert_eq!((told.head.offset, all.len()), (9, told.messages as usize));
+        (told.after, told.conflated, told.complete, all)
+    };
+    let latest = [(4, "c"), (6, "b"), (7, "d"), (9, "a")].map(|(at, key)| (at, key.to_owned()));
+    assert_eq!(replay(Replay::Newcomer, 1_000), (0, true, true, latest.to_vec()));
+    assert_eq!(replay(Replay::Newcomer, 1), (0, true, false, latest[..1].to_vec()));
+    assert_eq!(replay(Replay::After(4), 1), (4, true, false, latest[1..2].to_vec()));
+    let (after, conflated, complete, all) = replay(Replay::After(5), 1_000);
+    assert_eq!((after, conflated, complete, all.len()), (5, false, true, 4), "those are kept one by one");
+    assert_eq!(replay(Replay::After(9), 1_000), (9, false, true, Vec::new()));
+
+    let settings = Settings { snapshot: 2, ..settings(Slow::Disconnect) };
+    let mut homes = Homes::new(Rules::new(Vec::new(), settings), Lease::new(Budget::new(2), 1), 7);
+    let id = homes.find_or_create("t", 0, &mut pool).unwrap();
+    let newcomer = |homes: &mut Homes, pool: &mut Pool| {
+        let mut page = Vec::new();
+        let told = homes.history(id, Replay::Newcomer, 1_000, 9, pool, &mut page).unwrap();
+        (told.after, told.first, told.messages)
+    };
+    assert_eq!(newcomer(&mut homes, &mut pool), (0, 1, 0));
+    for offset in 1..=5_u64 {
+        homes.publish(id, &said(b"x"), true, 9, &mut pool).unwrap();
+        let last = offset.min(2);
+        assert_eq!(newcomer(&mut homes, &mut pool), (offset - last, offset - last + 1, last as u32));
+    }
+}
+
+#[test]
+fn a_publication_that_comes_again_has_its_position_and_goes_nowhere() {
+    let (mut homes, mut pool) = a_home(Slow::Disconnect);
+    let id = homes.find_or_create("t", 0, &mut pool).unwrap();
+    homes.subscribe("t", 0, LOCAL, &mut pool).unwrap();
+    let mut once = |homes: &mut Homes, payload: &[u8], key, by_client, now| match homes.publish_once(
+        id,
+        &said(payload),
+        key,
+        by_client,
+        now,
+        &mut pool,
+    ) {
+        Ok(Accepted::New(position, shards)) => Ok((position.offset, shards.len())),
+        Ok(Accepted::Again(position)) => Ok((position.offset, 0)),
+        Err(refused) => Err(refused),
+    };
+    assert_eq!(once(&mut homes, b"a", "1", true, 0), Ok((1, 1)));
+    assert_eq!(once(&mut homes, b"b", "2", true, 0), Ok((2, 1)));
+    assert_eq!(once(&mut homes, b"a", "1", true, 1), Ok((1, 0)));
+    assert_eq!(once(&mut homes, b"x", "1", true, 1), Err(Refused::KeyReused));
+    assert_eq!(once(&mut homes, b"x", "1", false, 1), Ok((3, 1)), "a client does not speak for the operator");
+    let window = crate::limits::IDEMPOTENCY_WINDOW;
+    assert_eq!(once(&mut homes, b"a", "1", true, window - 1), Ok((1, 0)));
+    assert_eq!(once(&mut homes, b"a", "1", true, window), Ok((4, 1)), "it is another one then");
+    let publications = homes.publications();
+    assert!(publications.add_up());
+    assert_eq!((publications.accepted, publications.refused), (4, 1));
+}
+
+#[test]
+fn a_topic_lives_as_long_as_its_publications_may_come_again() {
+    let settings = Settings {
+        history: HistoryBounds { messages: 0, ..HistoryBounds::default() },
+        ..Settings::default()
+    };
+    let mut homes = Homes::new(Rules::new(Vec::new(), settings), Lease::new(Budget::new(2), 1), 7);
+    let mut pool = Pool::standalone();
+    let once = |homes: &mut Homes, pool: &mut Pool, now| {
+        let id = homes.find_or_create("t", now, pool).unwrap();
+        match homes.publish_once(id, &said(b"a"), "k", true, now, pool) {
+            Ok(Accepted::New(position, _)) => (position, true),
+            Ok(Accepted::Again(position)) => (position, false),
+            Err(refused) => panic!("{refused:?}"),
+        }
+    };
+    let (first, true) = once(&mut homes, &mut pool, 1) else { panic!("new") };
+    let window = crate::limits::IDEMPOTENCY_WINDOW;
+    homes.expire(window, &mut pool);
+    assert_eq!(once(&mut homes, &mut pool, window), (first, false));
+    assert!(homes.has_idle());
+    homes.expire(window + 1, &mut pool);
+    assert!(homes.is_empty());
+    assert_eq!(pool.used_bytes(), 0);
+    let (second, true) = once(&mut homes, &mut pool, window + 2) else { panic!("new") };
+    assert_ne!(first.epoch, second.epoch);
+    // Refused, it is not remembered.
+    let (mut homes, mut pool) = a_home(Slow::Conflate);
+    let id = homes.find_or_create("t", 0, &mut pool).unwrap();
+    let refused = homes.publish_once(id, &said(b"a"), "k", true, 0, &mut pool).map(|_| ());
+    assert_eq!(refused, Err(Refused::NoKey));
+    let keyed = Publication { key: "key", ..said(b"a") };
+    let accepted = homes.publish_once(id, &keyed, "k", true, 0, &mut pool);
+    assert!(matches!(accepted, Ok(Accepted::New(Position { offset: 1, .. }, _))), "{accepted:?}");
+}
+
+#[test]
+fn members_are_told_page_by_page() {
+    let (mut homes, mut pool) = a_home(Slow::DropOldest);
+    let id = homes.find_or_create("t", 0, &mut pool).unwrap();
+    for client in [5, 3, 9, 7, 1] {
+        homes.presence(id, client, true);
+    }
+    assert_eq!(homes.presence(id, 7, false).map(|(count, _)| count), Some(4));
+    let told = |homes: &mut Homes, after, most| {
+        let mut page = Vec::new();
+        let Members { count, next } = homes.members(id, after, most, &mut page).unwrap();
+        (members(&page).collect::<Vec<_>>(), count, next)
+    };
+    assert_eq!(told(&mut homes, None, 3), (vec![1, 3, 5], 4, Some(5)));
+    assert_eq!(told(&mut homes, Some(5), 3), (vec![9], 4, None));
+    assert_eq!(told(&mut homes, None, 4), (vec![1, 3, 5, 9], 4, None));
+    assert_eq!(told(&mut homes, None, 0), (vec![], 4, None));
+    assert_eq!(told(&mut homes, Some(9), 3), (vec![], 4, None));
+}
+
+#[test]
+fn who_misses_who_came_and_went_is_told_so() {
+    for slow in [Slow::DropOldest, Slow::Conflate] {
+        let mut world = World::slow(slow);
+        let member = world.subscribe(1, TOLD);
+        world.peers.stuck.push(1);
+        let mut notice = Message { plain: b"(joined)", header: [0], asked: Vec::new() };
+        let World { topics, homes, peers, id, .. } = &mut world;
+        topics.append_presence(*id, &mut peers.pool, homes, &mut notice);
+        world.deliver(1);
+        for at in 2..40 {
+            world.publish_keyed("k", &[b'x'; 50], at);
+        }
+        world.peers.stuck.clear();
+        world.catch_up(member, 40);
+        let told = world.told(1);
+        assert!(told.starts_with("<t:stale>"), "{slow:?}: {told}");
+        assert!(!told.contains("(joined)"), "{slow:?}: {told}");
+        // Who keeps up misses nothing.
+        let world = &mut World::slow(slow);
+        world.subscribe(1, TOLD);
+        let mut notice = Message { plain: b"(joined)", header: [0], asked: Vec::new() };
+        let World { topics, homes, peers, id, .. } = world;
+        topics.append_presence(*id, &mut peers.pool, homes, &mut notice);
+        world.deliver(1);
+        for at in 2..40 {
+            world.publish_keyed("k", &[b'x'; 50], at);
+        }
+        assert!(world.told(1).starts_with("(joined)x") && !world.told(1).contains("stale"), "{slow:?}");
+    }
 }
 
 #[test]

@@ -317,6 +317,25 @@ impl<K: Copy + Eq> Topics<K> {
         self.append_to(id, pool, homes, 0, None, offset, |format| format.dialect != Dialect::Raw, notice);
     }
 
+    /// The same about who came or went: those who miss it are told that they did.
+    pub fn append_presence(
+        &mut self,
+        id: TopicId,
+        pool: &mut Pool,
+        homes: &mut Homes,
+        notice: &mut impl Encode,
+    ) {
+        self.append_notice(id, pool, homes, notice);
+        let Some(topic) = get(&self.table, id) else { return };
+        for &number in &topic.channels {
+            if let Some(channel) = &mut self.channels[number as usize]
+                && channel.format.dialect != Dialect::Raw
+            {
+                channel.note_presence();
+            }
+        }
+    }
+
     #[expect(clippy::too_many_arguments, reason = "a message, its place, and who makes room")]
     #[inline]
     fn append_to(

@@ -12,8 +12,8 @@ use std::time::Duration;
 use crate::driver::Driver;
 use crate::hub::{Content, Position, Publication, Refused, home_shard};
 use crate::limits::{
-    JSON_DEPTH_MAX, KEY_BYTES_MAX, Nanos, OUTSIDE_BYTES_MAX, OUTSIDE_BYTES_PER_TURN, OUTSIDE_MESSAGES_MAX,
-    SNAPSHOT_TIMEOUT, TOPIC_BYTES_MAX,
+    IDEMPOTENCY_KEY_BYTES_MAX, JSON_DEPTH_MAX, KEY_BYTES_MAX, Nanos, OUTSIDE_BYTES_MAX,
+    OUTSIDE_BYTES_PER_TURN, OUTSIDE_MESSAGES_MAX, SNAPSHOT_TIMEOUT, TOPIC_BYTES_MAX,
 };
 use crate::shard::{Context, Order, Remote};
 use crate::stats::TopicReport;
@@ -29,6 +29,10 @@ pub struct OwnedPublication {
     pub content: Content,
     /// What the message is the latest state of: at most [`KEY_BYTES_MAX`]; empty when it has no key.
     pub key: Box<str>,
+    /// A message with the key of one that was accepted in the last five minutes
+    /// ([`IDEMPOTENCY_WINDOW`](crate::limits::IDEMPOTENCY_WINDOW)) is that message: at most
+    /// [`IDEMPOTENCY_KEY_BYTES_MAX`]; empty when it has none.
+    pub idempotency_key: Box<str>,
     /// The bytes.
     pub payload: Vec<u8>,
 }
@@ -40,7 +44,8 @@ impl OwnedPublication {
 
     /// Bytes that it takes while it waits.
     fn bytes(&self) -> u64 {
-        (size_of::<OwnedPublication>() + self.key.len() + self.payload.len()) as u64
+        (size_of::<OwnedPublication>() + self.key.len() + self.idempotency_key.len() + self.payload.len())
+            as u64
     }
 }
 
@@ -52,6 +57,8 @@ pub enum PublishError {
     BadTopic,
     /// The key of the message at this place is longer than [`KEY_BYTES_MAX`].
     BadKey(usize),
+    /// The idempotency key of the message at this place is longer than [`IDEMPOTENCY_KEY_BYTES_MAX`].
+    BadIdempotencyKey(usize),
     /// The JSON of the message at this place is nested deeper than [`JSON_DEPTH_MAX`].
     TooDeep(usize),
     /// More messages at once than [`OUTSIDE_MESSAGES_MAX`].
@@ -72,6 +79,9 @@ impl fmt::Display for PublishError {
                 )
             }
             PublishError::BadKey(_) => write!(f, "a key has at most {KEY_BYTES_MAX} bytes"),
+            PublishError::BadIdempotencyKey(_) => {
+                write!(f, "an idempotency key has at most {IDEMPOTENCY_KEY_BYTES_MAX} bytes")
+            }
             PublishError::TooDeep(_) => {
                 write!(f, "more than {JSON_DEPTH_MAX} arrays and objects within one another")
             }
@@ -177,7 +187,9 @@ impl Publish {
             *room_bytes = room_bytes.saturating_sub(message.bytes() as usize);
             // Behind one that may be taken a little later no other is: the publisher can go on from there, in order.
             let hindered = self.published.last().copied().filter(|last| last.is_err_and(Refused::is_passing));
-            let publish = || broadcast.publish_outside(cx, &self.topic, message.as_publication());
+            let publish = || {
+                broadcast.publish_outside(cx, &self.topic, message.as_publication(), &message.idempotency_key)
+            };
             self.published.push(hindered.unwrap_or_else(publish));
         }
         true
@@ -211,6 +223,10 @@ impl Asking {
         }
         if let Some(at) = messages.iter().position(|message| message.key.len() > KEY_BYTES_MAX) {
             return Err(PublishError::BadKey(at));
+        }
+        let is_long = |message: &OwnedPublication| message.idempotency_key.len() > IDEMPOTENCY_KEY_BYTES_MAX;
+        if let Some(at) = messages.iter().position(is_long) {
+            return Err(PublishError::BadIdempotencyKey(at));
         }
         let too_deep =
             |message: &OwnedPublication| message.content == Content::Json && is_too_deep(&message.payload);
@@ -358,9 +374,13 @@ mod tests {
         (shard, asking)
     }
 
+    fn owned(content: Content, key: &str, payload: &[u8]) -> OwnedPublication {
+        let idempotency_key = "".into();
+        OwnedPublication { content, key: key.into(), idempotency_key, payload: payload.to_vec() }
+    }
+
     fn texts(count: usize) -> Vec<OwnedPublication> {
-        let message = OwnedPublication { content: Content::Text, key: "".into(), payload: b"m".to_vec() };
-        vec![message; count]
+        vec![owned(Content::Text, "", b"m"); count]
     }
 
     fn waiting(asking: &Asking) -> (u64, u64) {
@@ -407,8 +427,7 @@ mod tests {
     #[test]
     fn bytes_are_bounded_as_well_but_one_publisher_is_always_let_in() {
         let outside = Arc::new(Outside::default());
-        let long =
-            |bytes| [OwnedPublication { content: Content::Binary, key: "k".into(), payload: vec![0; bytes] }];
+        let long = |bytes: usize| [owned(Content::Binary, "k", &vec![0; bytes])];
         let charge = outside.charge(&long(OUTSIDE_BYTES_MAX as usize)).expect("nothing else waits");
         assert!(outside.charge(&long(1)).is_none());
         drop(charge);
@@ -443,8 +462,7 @@ mod tests {
             assert_eq!(publish(name, texts(1)), Err(PublishError::BadTopic), "{name:?}");
         }
         let deep = "[".repeat(JSON_DEPTH_MAX + 1) + &"]".repeat(JSON_DEPTH_MAX + 1);
-        let deep =
-            OwnedPublication { content: Content::Json, payload: deep.into_bytes(), ..texts(1)[0].clone() };
+        let deep = owned(Content::Json, "", deep.as_bytes());
         assert_eq!(publish("t", [texts(1), vec![deep]].concat()), Err(PublishError::TooDeep(1)));
         let most = OUTSIDE_MESSAGES_MAX as usize;
         assert_eq!(publish("t", texts(most + 1)), Err(PublishError::TooMany));

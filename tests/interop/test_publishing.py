@@ -171,6 +171,30 @@ class Publishing(unittest.TestCase):
                 self.assertEqual(peer.recv(4096).split(b" ", 2)[1], status, request)
         self.assertEqual(ask(self.server, "GET", "/topics/hostless")[0], 404)
 
+    def test_a_request_that_is_sent_again_publishes_once(self):
+        once = {"Idempotency-Key": "5f0c"}
+        first = post(self.server, "again", "a", "text/plain", **once)
+        self.assertEqual((first[0], first[2]["offset"]), (200, 1))
+        for key in ("5f0c", '"5f0c"'):
+            again = post(self.server, "again", "a", "text/plain", **{"Idempotency-Key": key})
+            self.assertEqual((again[0], again[2]), (200, first[2]))
+        error = self.refused(post(self.server, "again", "b", "text/plain", **once), 422)
+        self.assertEqual(error["code"], "idempotency-key-reused")
+        self.assertEqual(post(self.server, "again", "b", "text/plain")[2]["offset"], 2)
+        error = self.refused(post(self.server, "again", "a", "text/plain", **{"Idempotency-Key": ""}), 400)
+        self.assertEqual(error["field"], "Idempotency-Key")
+        lines = '{"text":"c"}\n{"text":"d"}\n'
+        media = "application/x-ndjson"
+        results = post(self.server, "again", lines, media, **once)[2]["results"]
+        self.assertEqual([result["offset"] for result in results], [3, 4])
+        # More of the same batch; what was taken keeps its place.
+        results = post(self.server, "again", lines + '{"text":"e"}', media, **once)[2]["results"]
+        self.assertEqual([result["offset"] for result in results], [3, 4, 5])
+        own = '{"text":"f","idempotency_key":"mine"}\n{"text":"f","idempotency_key":"mine"}'
+        results = post(self.server, "again", own, media)[2]["results"]
+        self.assertEqual([result["offset"] for result in results], [6, 6])
+        self.assertEqual(self.offset("again"), 6)
+
     def test_what_is_too_long_is_413(self):
         most = 64 * 1024
         self.assertEqual(post(self.server, "long", b"x" * most)[0], 200)

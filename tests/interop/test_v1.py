@@ -40,6 +40,16 @@ slow = "conflate"
 lag_bytes = "64KiB"
 
 [[topics]]
+pattern = "last.*"
+snapshot = 3
+
+[[topics]]
+pattern = "crowd.*"
+slow = "drop-oldest"
+presence = true
+lag_bytes = "64KiB"
+
+[[topics]]
 pattern = "quiet.*"
 heartbeat = "1s"
 
@@ -528,6 +538,124 @@ class V1:
         # Topics without it say nothing.
         quiet = await second.subscribe("no presence")
         self.assertEqual(sorted(quiet), ["epoch", "id", "offset", "topic", "type"])
+
+    async def test_presence_is_listed_by_pages_and_counted(self):
+        topic = "who.listed"
+        clients = [await self.open() for _ in range(5)]
+        names = sorted([(await client.subscribe(topic))["client"] for client in clients])
+        first = clients[0]
+        while (await first.hear_kind("presence"))["count"] < 5:
+            pass
+        heard, more = [], {}
+        while True:
+            page = await first.answer(type="presence", topic=topic, limit=2, **more)
+            self.assertEqual((page["type"], page["topic"], page["count"]), ("members", topic, 5))
+            self.assertEqual(page.get("after"), more.get("after"))
+            heard += page["clients"]
+            if "next" not in page:
+                break
+            more = {"after": page["next"]}
+        self.assertEqual((sorted(heard), len(heard)), (names, 5))
+        counted = await first.answer(type="presence", topic=topic, limit=0)
+        self.assertEqual((counted["clients"], counted["count"]), ([], 5))
+        error = await first.answer(type="presence", topic="who.else")
+        self.assertEqual((error["type"], error["code"]), ("error", "not-subscribed"))
+        await first.subscribe("no presence")
+        error = await first.answer(type="presence", topic="no presence")
+        self.assertEqual((error["type"], error["code"]), ("error", "no-presence"))
+
+    async def test_a_slow_subscriber_is_told_that_presence_is_stale_and_who_is_there(self):
+        await asyncio.to_thread(self._stale)
+
+    def _stale(self):
+        topic = "crowd.stale"
+        with RawClient(self.server, 4096).open() as slow, RawClient(self.server).open() as publisher:
+            ledger, there = Ledger(slow.subscribe(topic)), set()
+            staying = []
+            for number in range(FLOOD):
+                if number % 40 == 0:
+                    member = RawClient(self.server).open()
+                    name = member.subscribe(topic)["client"]
+                    if number % 80 == 0:
+                        staying.append((member, name))
+                    else:
+                        member.close()
+                data = [number, "x" * 16_000]
+                publisher.ask(type="publish", id=number, topic=topic, data=data)
+                self.assertEqual(publisher.hear()["offset"], number + 1)
+            kinds, whole = [], False
+            # Until it has read all of what was published, and all of who is there: nobody who left.
+            while ledger.offset < FLOOD or not whole or len(there) != len(staying) + 1:
+                notice = slow.hear()
+                ledger.note(notice)
+                kinds.append((notice["type"], notice.get("event")))
+                if kinds[-1] == ("presence", "stale"):
+                    whole = False
+                elif notice["type"] == "presence":
+                    (there.add if notice["event"] == "join" else there.discard)(notice["client"])
+                elif notice["type"] == "members":
+                    self.assertNotIn("id", notice)
+                    if "after" not in notice:
+                        there.clear()
+                    there.update(notice["clients"])
+                    whole = "next" not in notice
+            self.assertIn(("presence", "stale"), kinds)
+            self.assertGreater(ledger.missing(), 0)
+            self.assertTrue({name for _, name in staying} <= there, (staying, there))
+            for member, _ in staying:
+                member.close()
+
+    async def test_a_publication_that_is_sent_again_is_the_same_message(self):
+        subscriber, publisher = await self.open(), await self.open()
+        ledger = Ledger(await subscriber.subscribe("again"))
+        first = await publisher.publish("again", data=1, idempotency_key="one")
+        for number in (2, 3):
+            other = await self.open()
+            again = await other.publish("again", data=1, idempotency_key="one")
+            self.assertEqual((again["epoch"], again["offset"]), (first["epoch"], first["offset"]))
+            self.assertEqual((await other.publish("again", data=number))["offset"], number)
+        # Also to who subscribes itself, and so hears its own messages.
+        again = await subscriber.publish("again", data=1, idempotency_key="one")
+        self.assertEqual(again["offset"], first["offset"])
+        error = await publisher.answer(type="publish", topic="again", data=2, idempotency_key="one")
+        self.assertEqual((error["code"], error["field"]), ("idempotency-key-reused", "idempotency_key"))
+        elsewhere = await publisher.publish("again elsewhere", data=2, idempotency_key="one")
+        self.assertEqual(elsewhere["offset"], 1, "a key belongs to its topic")
+        late = await self.open()
+        ledger = Ledger(await late.subscribe("again", {"epoch": first["epoch"], "offset": 0}))
+        while ledger.offset < 3:
+            ledger.note(await late.hear())
+        self.assertEqual([message["data"] for message in ledger.messages], [1, 2, 3])
+
+    async def test_a_newcomer_to_states_gets_the_latest_of_each_key_first(self):
+        publisher, early = await self.open(), await self.open()
+        self.assertNotIn("snapshot", await early.subscribe("latest.snapshot"))
+        for number in range(30):
+            await publisher.publish("latest.snapshot", key=f"k{number % 4}", data=number)
+        late = await self.open()
+        subscribed = await late.subscribe("latest.snapshot")
+        self.assertEqual((subscribed["offset"], subscribed["snapshot"]), (0, 30))
+        ledger = Ledger(subscribed)
+        await publisher.publish("latest.snapshot", key="k1", data=30)
+        while ledger.offset < 31:
+            ledger.note(await late.hear())
+        told = [(message["key"], message["data"], message.get("snapshot")) for message in ledger.messages]
+        self.assertEqual(told, [("k2", 26, True), ("k3", 27, True), ("k0", 28, True), ("k1", 29, True), ("k1", 30, None)])
+        self.assertEqual((ledger.skipped, ledger.gaps), (26, []))
+
+    async def test_a_newcomer_gets_the_last_messages_where_its_topic_says_so(self):
+        publisher = await self.open()
+        for number in range(1, 6):
+            await publisher.publish("last.one", data=number)
+            client = await self.open()
+            subscribed = await client.subscribe("last.one")
+            first = max(0, number - 3)
+            self.assertEqual((subscribed["offset"], subscribed["snapshot"]), (first, number))
+            ledger = Ledger(subscribed)
+            while ledger.offset < number:
+                ledger.note(await client.hear())
+            self.assertEqual([message["data"] for message in ledger.messages], list(range(first + 1, number + 1)))
+            self.assertTrue(all(message["snapshot"] for message in ledger.messages))
 
     async def test_a_silent_topic_tells_its_last_offset(self):
         client, publisher = await self.open(), await self.open()

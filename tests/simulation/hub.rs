@@ -1,6 +1,7 @@
 //! Sessions subscribe, leave, publish, stall and come back at random: what each of them sees is a legal history of its
 //! topics, what it misses it is told of, and the accounts say what they saw.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use echoring::buffer::{Budget, Lease};
@@ -147,6 +148,11 @@ impl Model {
                 let Model { world, random, sessions, .. } = self;
                 sessions[session].subscribe(world, random, topic, from);
             }
+            82..86 => {
+                let Model { world, random, sessions, .. } = self;
+                let limit = [0, 1, 256][random.below(3)];
+                sessions[session].members(world, random, topic, limit);
+            }
             _ => {
                 let Model { world, random, sessions, .. } = self;
                 sessions[session].unsubscribe(world, random, topic);
@@ -238,6 +244,20 @@ impl Model {
             for (heard, _) in all.iter().zip(&self.blamed[1..]).filter(|(_, blamed)| !**blamed) {
                 if heard.live.contains_key(topic) && told.is_some() {
                     assert_eq!(heard.counts.get(topic), Some(&there), "who is there in {topic}");
+                }
+            }
+            let own = notices
+                .iter()
+                .rfind(|notice| text(notice, "type") == "subscribed" && text(notice, "topic") == topic)
+                .and_then(|notice| notice.get("client"))
+                .map(|client| client.as_str().expect("a name").to_owned());
+            let live = all.iter().filter(|heard| heard.live.contains_key(topic));
+            let there: BTreeSet<String> =
+                live.clone().filter_map(|heard| heard.names.get(topic).cloned()).chain(own).collect();
+            for heard in live {
+                // Whoever was slow as well, once it has asked.
+                if let Some(members) = heard.members.get(topic) {
+                    assert_eq!(members, &there, "who is there in {topic}, told stale {} times", heard.stale);
                 }
             }
         }
@@ -415,6 +435,42 @@ fn who_comes_from_an_unknown_position_takes_nobody_along() {
         assert_eq!(all[0].not_recovered, 1);
         assert!(all[0].live.contains_key("drop"), "it is let in all the same");
         assert!(all[1].live.contains_key("drop"));
+    });
+}
+
+/// Who misses that others came and went is told so, and who is there.
+#[test]
+fn who_lags_is_told_who_is_there() {
+    for_each_seed("who_lags_is_told_who_is_there", |seed| {
+        let mut random = Random::new(!seed);
+        let mut model = Model::new(seed, 6, 0);
+        let topic = ["drop", "conflate"][random.below(2)];
+        for session in 1..4 {
+            let Model { world, random, sessions, .. } = &mut model;
+            sessions[session].subscribe(world, random, topic, None);
+        }
+        model.settle();
+        let Model { world, random: of_model, sessions, .. } = &mut model;
+        sessions[1].members(world, of_model, topic, 256);
+        model.settle();
+        model.stall(1);
+        for round in 0..random.between(10, 40) {
+            let session = random.between(2, 6);
+            let Model { world, random: of_model, sessions, .. } = &mut model;
+            match round % 2 {
+                0 => sessions[session].subscribe(world, of_model, topic, None),
+                _ => sessions[session].unsubscribe(world, of_model, topic),
+            }
+            model.publish(6, topic, 6_000);
+            model.settle();
+        }
+        model.rest();
+        let all = model.check();
+        let heard = &all[0];
+        assert!(heard.live.contains_key(topic), "it is told, and stays");
+        let has_presence = !heard.names.is_empty();
+        assert_eq!(heard.members.contains_key(topic), has_presence);
+        assert!(!has_presence || heard.gaps + heard.skipped == 0 || heard.stale > 0);
     });
 }
 

@@ -1,22 +1,23 @@
-//! Newcomers to topics: they are let in however much is published to others.
+//! Newcomers to topics: they are let in however much is published to others, and what they are sent of what is kept joins
+//! what is published from then on, without a gap and without a repetition.
 
 use std::rc::Rc;
 
 use echoring::buffer::{Budget, Lease};
 use echoring::driver::sim::Random;
-use echoring::hub::{Rules, Settings};
+use echoring::hub::{HistoryBounds, Pattern, Rules, Settings, Slow};
 use echoring::protocol::handshake::OriginPolicy;
 use echoring::server::{BroadcastSettings, Service};
 
 use super::for_each_seed;
-use super::sessions::{Session, notices, text};
+use super::sessions::{Heard, Orders, Place, Session, notices, number, text, witnessed};
 use super::world::{World, config};
 
 const MESSAGE_BYTES_MAX: u64 = 8 * 1024;
 const LAG_BYTES: usize = 256 * 1024;
 
 /// Shards whose mailboxes hold two of the longest messages.
-fn world(seed: u64, shards: usize, rules: Rules) -> Rc<World<Service>> {
+pub fn world(seed: u64, shards: usize, rules: Rules) -> Rc<World<Service>> {
     let config = echoring::connection::Config { message_bytes_max: MESSAGE_BYTES_MAX, ..config() };
     let mailbox_bytes = 2 * (MESSAGE_BYTES_MAX as usize + 1024);
     let topics = Budget::new(1_000);
@@ -71,4 +72,128 @@ fn firehose(seed: u64) {
 #[test]
 fn a_firehose_on_one_topic_refuses_no_subscriber_of_others() {
     for_each_seed("a_firehose_on_one_topic_refuses_no_subscriber_of_others", firehose);
+}
+
+const SNAPSHOT: u32 = 7;
+/// Published at most before everyone has caught up.
+const BURST_BYTES: usize = 100 * 1024;
+
+fn rules(random: &mut Random) -> Rules {
+    let of = |slow, messages, snapshot| Settings {
+        slow,
+        snapshot,
+        lag_bytes: LAG_BYTES,
+        history: HistoryBounds { messages, ..HistoryBounds::default() },
+        ..Settings::default()
+    };
+    let kept = [0, 3, 1_000][random.below(3)];
+    let rules = vec![
+        (Pattern::new("states"), of(Slow::Conflate, kept, 0)),
+        (Pattern::new("last"), of(Slow::Disconnect, 20, SNAPSHOT)),
+    ];
+    Rules::new(rules, Settings::default())
+}
+
+/// What a session heard after all was said: what it is subscribed to is known to the end.
+fn read(world: &World<Service>, session: &Session, orders: &Orders, keys: usize) -> Heard {
+    let clients = world.clients.borrow();
+    let heard = Heard::read(session, &clients[session.client], orders);
+    assert_eq!(heard.code, None, "nobody is slow");
+    assert!(heard.unanswered(session).is_empty());
+    for (topic, view) in &heard.live {
+        let entries = &orders[topic].entries;
+        assert_eq!(view.next, entries.len() as u64 + 1, "{topic} to its end");
+        assert_eq!(view.skipped, 0, "nobody is slow");
+        if topic != "states" {
+            continue;
+        }
+        assert_eq!(view.gaps, 0, "states have no gaps");
+        for key in (0..keys).map(|key| format!("key{key}")) {
+            let latest = entries.iter().rposition(|entry| entry.key == key).map(|at| at as u64 + 1);
+            let expected = latest.filter(|latest| *latest > view.after);
+            assert_eq!(view.latest.get(&key).copied(), expected, "the latest of {key}");
+        }
+    }
+    heard
+}
+
+/// Newcomers come, go, and come back while others publish.
+fn snapshots(seed: u64) {
+    let mut random = Random::new(seed);
+    let rules = rules(&mut random);
+    let world = world(seed, random.between(1, 3), rules);
+    let keys = random.between(1, 60);
+    let mut sessions: Vec<Session> = (0..random.between(3, 7)).map(|_| Session::open(&world)).collect();
+    for topic in ["states", "last"] {
+        sessions[0].subscribe(&world, &mut random, topic, None);
+    }
+    for client in world.clients.borrow_mut().iter_mut() {
+        client.hurry();
+    }
+    world.run_until_quiet();
+    let mut burst_bytes = 0;
+    for _ in 0..random.between(20, 200) {
+        let session = random.between(1, sessions.len() - 1);
+        let topic = ["states", "last"][random.below(2)];
+        match random.below(10) {
+            0..7 => {
+                let key = format!("key{}", random.below(keys));
+                let pad_bytes_max = [40, 40, 2_000][random.below(3)];
+                burst_bytes += sessions[session].publish(&world, &mut random, topic, &key, pad_bytes_max);
+            }
+            7 => sessions[session].unsubscribe(&world, &mut random, topic),
+            8 => sessions[session].subscribe(&world, &mut random, topic, None),
+            _ => {
+                let orders = witnessed(&world.clients.borrow()[sessions[0].client]);
+                let order = &orders[topic];
+                let offset = random.below(order.entries.len() + 1) as u64;
+                let from = Place { epoch: order.epoch.clone(), offset };
+                sessions[session].subscribe(&world, &mut random, topic, Some(from));
+            }
+        }
+        if burst_bytes > BURST_BYTES {
+            world.run_until_quiet();
+            burst_bytes = 0;
+        } else if random.chance(300) {
+            let heard: usize = world.clients.borrow().iter().map(|client| client.heard.len()).sum();
+            let more = random.below(10);
+            world.run_or_quiet(move |clients| {
+                clients.iter().map(|client| client.heard.len()).sum::<usize>() > heard + more
+            });
+        }
+    }
+    world.run_until_quiet();
+    let orders = witnessed(&world.clients.borrow()[sessions[0].client]);
+    for session in &sessions[1..] {
+        read(&world, session, &orders, keys);
+    }
+    // One that comes when all was said gets just what is kept.
+    let mut latecomer = Session::open(&world);
+    for topic in ["states", "last"] {
+        latecomer.subscribe(&world, &mut random, topic, None);
+    }
+    world.clients.borrow_mut()[latecomer.client].hurry();
+    world.run_until_quiet();
+    let heard = read(&world, &latecomer, &orders, keys);
+    let count = |topic: &str| orders[topic].entries.len() as u64;
+    let states: std::collections::BTreeSet<&str> =
+        orders["states"].entries.iter().map(|entry| entry.key.as_str()).collect();
+    let last = count("last").min(SNAPSHOT.into());
+    assert_eq!(heard.snapshots, states.len() as u64 + last);
+    assert_eq!(heard.messages, heard.snapshots, "all of it is marked");
+    assert_eq!((heard.live["states"].after, heard.live["last"].after), (0, count("last") - last));
+    let (notices, _) = notices(&world.clients.borrow()[latecomer.client]);
+    for notice in notices.iter().filter(|notice| text(notice, "type") == "subscribed") {
+        let topic = text(notice, "topic");
+        match count(topic) {
+            0 => assert!(notice.get("snapshot").is_none()),
+            head => assert_eq!(number(notice, "snapshot"), head, "the position that it reaches"),
+        }
+    }
+    world.drain();
+}
+
+#[test]
+fn a_snapshot_and_what_follows_it_join() {
+    for_each_seed("a_snapshot_and_what_follows_it_join", snapshots);
 }

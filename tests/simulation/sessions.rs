@@ -95,6 +95,7 @@ pub struct Place {
 pub enum Request {
     Subscribe { topic: String, from: Option<Place> },
     Unsubscribe { topic: String },
+    Members { topic: String },
     Publish { topic: String, key: String, number: usize },
 }
 
@@ -130,6 +131,12 @@ impl Session {
     pub fn unsubscribe(&mut self, world: &World<Service>, random: &mut Random, topic: &str) {
         let asked = json!({"type": "unsubscribe", "id": self.requests.len(), "topic": topic});
         self.ask(world, random, &asked, Request::Unsubscribe { topic: topic.into() });
+    }
+
+    /// Asks who is there: the first ones, so many at most.
+    pub fn members(&mut self, world: &World<Service>, random: &mut Random, topic: &str, limit: usize) {
+        let asked = json!({"type": "presence", "id": self.requests.len(), "topic": topic, "limit": limit});
+        self.ask(world, random, &asked, Request::Members { topic: topic.into() });
     }
 
     /// Publishes what a session can, with a key unless it is empty. Returns about how many bytes the message has for
@@ -216,7 +223,7 @@ pub fn witnessed(client: &Client) -> Orders {
                 let order = &orders[text(&notice, "topic")];
                 assert_eq!(number(&notice, "offset"), order.entries.len() as u64);
             }
-            "presence" | "published" => {}
+            "presence" | "published" | "members" => {}
             _ => panic!("{notice} to the witness"),
         }
     }
@@ -271,6 +278,14 @@ pub struct Heard {
     pub errors: BTreeMap<String, u64>,
     /// The last count of each topic with presence.
     pub counts: BTreeMap<String, u64>,
+    /// Its own name in each topic with presence.
+    pub names: BTreeMap<String, String>,
+    /// Who is there, by topic, since it was told of all.
+    pub members: BTreeMap<String, BTreeSet<String>>,
+    /// How often it was told that it missed who came and went.
+    pub stale: u64,
+    /// Messages from what was kept when it came.
+    pub snapshots: u64,
     answered: BTreeSet<usize>,
 }
 
@@ -294,6 +309,9 @@ impl Heard {
         if let "subscribed" | "unsubscribed" | "published" | "error" = kind {
             return self.answer(session, orders, notice);
         }
+        if kind == "members" && notice.get("id").is_some() {
+            return self.answer(session, orders, notice);
+        }
         let topic = text(notice, "topic");
         let view = self.live.get_mut(topic).unwrap_or_else(|| panic!("{notice} although not subscribed"));
         match kind {
@@ -311,8 +329,14 @@ impl Heard {
                 );
                 view.latest.insert(entry.key, offset);
                 view.next = offset + 1;
-                view.skipped += skipped;
-                self.skipped += skipped;
+                if notice.get("snapshot").is_some() {
+                    assert_eq!(notice["snapshot"], true);
+                    self.snapshots += 1;
+                } else {
+                    // For what stood between messages that are kept it was not there.
+                    view.skipped += skipped;
+                    self.skipped += skipped;
+                }
                 self.messages += 1;
             }
             "gap" => {
@@ -334,8 +358,20 @@ impl Heard {
                 self.heartbeats += 1;
             }
             "presence" => {
+                let event = text(notice, "event");
+                if event == "stale" {
+                    self.stale += 1;
+                    return;
+                }
                 self.counts.insert(topic.into(), number(notice, "count"));
+                let client = text(notice, "client");
+                match (self.members.get_mut(topic), event) {
+                    (Some(members), "join") => drop(members.insert(client.into())),
+                    (Some(members), _) => drop(members.remove(client)),
+                    (None, _) => {}
+                }
             }
+            "members" => self.told_members(notice),
             _ => panic!("{notice} is no notice"),
         }
     }
@@ -349,6 +385,19 @@ impl Heard {
         assert_eq!(number(notice, "offset") + 1, view.next, "what it has: {notice}");
         self.counts.remove(topic);
         self.dropped += 1;
+        self.members.remove(topic);
+    }
+
+    fn told_members(&mut self, notice: &Value) {
+        let topic = text(notice, "topic");
+        if notice.get("after").is_none() {
+            self.members.remove(topic);
+        }
+        let members = self.members.entry(topic.into()).or_default();
+        for client in notice["clients"].as_array().expect("a list") {
+            members.insert(client.as_str().expect("a name").into());
+        }
+        assert!(notice.get("next").is_some() || members.len() as u64 <= number(notice, "count"));
     }
 
     fn answer(&mut self, session: &Session, orders: &Orders, notice: &Value) {
@@ -379,15 +428,19 @@ impl Heard {
                     latest: BTreeMap::new(),
                     gaps: 0,
                     skipped: 0,
-                    recovers,
+                    recovers: recovers || notice.get("snapshot").is_some(),
                     lacks: recovers && recovered == Some(false),
                 };
+                if notice.get("client").is_some() {
+                    self.names.insert(topic.clone(), text(notice, "client").into());
+                }
                 assert!(self.live.insert(topic.clone(), view).is_none(), "subscribed once: {notice}");
             }
             (Request::Unsubscribe { topic }, "unsubscribed") => {
                 assert_eq!(text(notice, "topic"), topic);
                 self.live.remove(topic);
                 self.counts.remove(topic);
+                self.members.remove(topic);
             }
             (Request::Publish { topic, number: message, .. }, "published") => {
                 assert_eq!(text(notice, "topic"), topic, "{notice}");
@@ -397,6 +450,13 @@ impl Heard {
                 assert_eq!(*placed, session.published[*message], "its message has that place");
                 self.placed.insert(*message, offset);
             }
+            (Request::Members { topic }, "members") => {
+                assert_eq!(text(notice, "topic"), topic, "{notice}");
+                let clients = notice["clients"].as_array().expect("a list").len() as u64;
+                if self.live.contains_key(topic) && clients == number(notice, "count") {
+                    self.told_members(notice);
+                }
+            }
             (request, "error") => {
                 let code = text(notice, "code");
                 match (request, code) {
@@ -404,6 +464,7 @@ impl Heard {
                     (Request::Unsubscribe { topic }, "not-subscribed") => {
                         assert!(!self.live.contains_key(topic), "{notice}");
                     }
+                    (Request::Members { .. }, "not-subscribed" | "no-presence" | "busy") => {}
                     (Request::Publish { key, .. }, "no-key") => assert!(key.is_empty()),
                     _ => panic!("{notice} to {request:?}"),
                 }

@@ -134,6 +134,7 @@ fn write_topic(f: &mut fmt::Formatter<'_>, settings: &hub::Settings) -> fmt::Res
     if is_kept || history.age == 0 {
         writeln!(f, "history_age = \"{}\"", shown_time(history.age))?;
     }
+    writeln!(f, "snapshot = {}", settings.snapshot)?;
     writeln!(f, "presence = {}", settings.presence)?;
     writeln!(f, "publish = \"{}\"", word_for(&PUBLISH, settings.clients_publish))?;
     writeln!(f, "heartbeat = \"{}\"", shown_time(settings.heartbeat))

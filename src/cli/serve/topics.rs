@@ -13,7 +13,7 @@ use crate::hub::{Pattern, Rules, Settings, Slow};
 use crate::limits::{COALESCE_MAX, MILLISECOND, Nanos, SECOND, TOPIC_BYTES_MAX};
 
 /// Keys of `[topic_defaults]`, and, beside `pattern`, of `[[topics]]`.
-pub(super) const KEYS: [&str; 11] = [
+pub(super) const KEYS: [&str; 12] = [
     "pattern",
     "slow",
     "lag_bytes",
@@ -22,6 +22,7 @@ pub(super) const KEYS: [&str; 11] = [
     "history_messages",
     "history_bytes",
     "history_age",
+    "snapshot",
     "presence",
     "publish",
     "heartbeat",
@@ -164,6 +165,7 @@ struct Table {
     history_messages: Option<u32>,
     history_bytes: Option<usize>,
     history_age: Option<Nanos>,
+    snapshot: Option<u32>,
     presence: Option<bool>,
     clients_publish: Option<bool>,
     heartbeat: Option<Nanos>,
@@ -182,6 +184,7 @@ impl Table {
             history_messages: None,
             history_bytes: None,
             history_age: None,
+            snapshot: None,
             presence: None,
             clients_publish: None,
             heartbeat: None,
@@ -201,6 +204,7 @@ impl Table {
             "history_messages" => self.history_messages = Some(entry.number(HISTORY_MESSAGES)?),
             "history_bytes" => self.history_bytes = Some(entry.bytes(HISTORY_BYTES)?),
             "history_age" => self.history_age = Some(entry.time(HISTORY_AGE)?),
+            "snapshot" => self.snapshot = Some(entry.number(HISTORY_MESSAGES)?),
             "presence" => self.presence = Some(entry.boolean()?),
             "publish" => self.clients_publish = Some(entry.word(&PUBLISH)?),
             "heartbeat" => self.heartbeat = Some(entry.time(HEARTBEAT)?),
@@ -220,6 +224,7 @@ impl Table {
         settings.history.messages = self.history_messages.unwrap_or(base.history.messages);
         settings.history.bytes = self.history_bytes.unwrap_or(base.history.bytes);
         settings.history.age = self.history_age.unwrap_or(base.history.age);
+        settings.snapshot = self.snapshot.unwrap_or(base.snapshot);
         settings.presence = self.presence.unwrap_or(base.presence);
         settings.clients_publish = self.clients_publish.unwrap_or(base.clients_publish);
         settings.heartbeat = self.heartbeat.unwrap_or(base.heartbeat);
@@ -249,8 +254,15 @@ impl Table {
         self.check_history(settings)
     }
 
-    /// Refuses a history that is asked for and bounded to nothing.
+    /// Refuses a history that is asked for and bounded to nothing, and more of it for newcomers than is kept.
     fn check_history(&self, settings: &Settings) -> Result<(), Failure> {
+        if settings.snapshot > settings.history.messages {
+            let explanation = format!(
+                "must be at most what is kept, {} (history_messages); raise that too",
+                settings.history.messages
+            );
+            return Err(self.wrong(["snapshot", "history_messages"], &explanation));
+        }
         let bounds = [
             ("history_messages", settings.history.messages == 0),
             ("history_bytes", settings.history.bytes == 0),
@@ -314,6 +326,10 @@ mod tests {
             (
                 "history_age = \"0s\"\nhistory_messages = 5",
                 "history_messages: has no effect: history_age is 0",
+            ),
+            (
+                "snapshot = 101",
+                "snapshot: must be at most what is kept, 100 (history_messages); raise that too",
             ),
             ("presence = 1", "presence: expected true or false, found 1"),
             ("publish = \"nobody\"", "publish: expected \"clients\" or \"operator\""),

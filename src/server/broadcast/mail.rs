@@ -1,7 +1,9 @@
 //! What shards send one another about topics.
 
 use crate::driver::Token;
-use crate::hub::{Content, HomeId, MemberId, Origin, Page, Position, Refused, Subscribed, TopicId};
+use crate::hub::{
+    Content, HomeId, MemberId, Members, Origin, Page, Position, Refused, Replay, Subscribed, TopicId,
+};
 
 use crate::server::chat::Mail;
 
@@ -34,7 +36,7 @@ pub enum Message {
         /// The asking shard's name for it.
         local: TopicId,
     },
-    /// Give a message its place in the order. The bytes are the topic's name, the key and the payload.
+    /// Give a message its place in the order. The bytes are the topic's name, the key, the idempotency key and the payload.
     Publish {
         /// Who sent it.
         publisher: Publisher,
@@ -44,6 +46,8 @@ pub enum Message {
         name_bytes: u8,
         /// Bytes of the key.
         key_bytes: u8,
+        /// Bytes of the idempotency key.
+        idempotency_bytes: u8,
     },
     /// To the publisher's shard, where nobody subscribes to the topic, or it was refused: what became of a message. The
     /// bytes are the topic's name.
@@ -66,7 +70,7 @@ pub enum Message {
         /// Bytes of the key.
         key_bytes: u8,
     },
-    /// Send what was published after the message `after`, for one subscriber.
+    /// Send what one subscriber gets before what is published from now on.
     Recall {
         /// The home's name for the topic.
         home: HomeId,
@@ -74,8 +78,8 @@ pub enum Message {
         local: TopicId,
         /// The subscriber.
         token: Token,
-        /// What it has.
-        after: u64,
+        /// What that is.
+        from: Replay,
     },
     /// The answer, the messages in the bytes. What comes after it in the lane comes after what is in it, if it is
     /// complete.
@@ -84,10 +88,28 @@ pub enum Message {
         local: TopicId,
         /// The subscriber.
         token: Token,
-        /// What it had when it was asked for.
-        after: u64,
+        /// What was asked for.
+        from: Replay,
         /// What is in the bytes; none when the topic is not known any more.
         page: Option<Page>,
+    },
+    /// Tell who subscribes.
+    Members {
+        /// The home's name for the topic.
+        home: HomeId,
+        /// The asking shard's name for it.
+        local: TopicId,
+        /// Who wants to know.
+        query: MembersQuery,
+    },
+    /// The answer, the clients in the bytes.
+    MembersTold {
+        /// The asking shard's name for the topic.
+        local: TopicId,
+        /// What was asked.
+        query: MembersQuery,
+        /// What is in the bytes; none when the topic is not known any more.
+        told: Option<Members>,
     },
     /// Somebody whose presence is told came or went.
     Presence {
@@ -113,6 +135,21 @@ pub enum Message {
     Over(Stage),
     /// About the chat room.
     Chat(Mail),
+}
+
+/// What a session wants to know of those who subscribe to a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MembersQuery {
+    /// The session.
+    pub(super) token: Token,
+    /// It did not ask: it is told because it missed who came and went.
+    pub(super) pushed: bool,
+    /// The number of its request.
+    pub(super) id: Option<u64>,
+    /// Those behind this one.
+    pub(super) after: Option<u64>,
+    /// So many at most.
+    pub(super) limit: u16,
 }
 
 /// Who published a message, and what it wants to hear about that.

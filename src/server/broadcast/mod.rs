@@ -19,6 +19,7 @@ mod mail;
 mod posting;
 mod publishing;
 mod reports;
+mod roster;
 mod session;
 mod sockets;
 mod subscribing;
@@ -31,7 +32,7 @@ use crate::driver::{Driver, Token};
 use crate::hub::{
     Content, HomeId, Homes, MemberId, Publication, Refused, Rules, Subscribed, TopicId, Topics,
 };
-use crate::limits::{KEY_BYTES_MAX, MILLISECOND, Nanos, SECOND, TOPIC_BYTES_MAX};
+use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, KEY_BYTES_MAX, MILLISECOND, Nanos, SECOND, TOPIC_BYTES_MAX};
 use crate::protocol::handshake::Refusal;
 use crate::shard::{Context, Lane, Means};
 use crate::stats::Passed;
@@ -49,7 +50,8 @@ const CHECK: Nanos = SECOND;
 /// How soon what found no room in a mailbox is tried again.
 const RETRY: Nanos = MILLISECOND;
 /// What a message takes in a mailbox beside its payload, at most.
-pub(super) const MAIL_OVERHEAD_BYTES: usize = TOPIC_BYTES_MAX + KEY_BYTES_MAX + 16;
+pub(super) const MAIL_OVERHEAD_BYTES: usize =
+    TOPIC_BYTES_MAX + KEY_BYTES_MAX + IDEMPOTENCY_KEY_BYTES_MAX + 16;
 /// Bytes of history that are passed on at once, unless one message is longer.
 const PAGE_BYTES: usize = 32 * 1024;
 
@@ -116,13 +118,14 @@ impl Waiting {
     }
 }
 
-/// A message that found no room. Its buffer has the topic's name, the key and the payload.
+/// A message that found no room. Its buffer has the topic's name, the key, the idempotency key and the payload.
 #[derive(Debug)]
 struct Held {
     publisher: Publisher,
     content: Content,
     name_bytes: usize,
     key_bytes: usize,
+    idempotency_bytes: usize,
     buffer: Buffer,
 }
 
@@ -171,6 +174,10 @@ pub struct Broadcast {
     check_at: Nanos,
     now: Nanos,
     fallen: Vec<Fallen>,
+    /// Sessions that missed who came and went.
+    stale: Vec<(Token, MemberId)>,
+    /// Sessions that are told who is there, page by page.
+    rostering: Vec<Token>,
     /// Sessions that get what they missed, page by page.
     recalling: Vec<Token>,
     silent: Vec<TopicId>,
@@ -205,6 +212,8 @@ impl Broadcast {
             check_at: 0,
             now: 0,
             fallen: Vec::new(),
+            stale: Vec::new(),
+            rostering: Vec::new(),
             recalling: Vec::new(),
             silent: Vec::new(),
             members: Vec::new(),

@@ -4,7 +4,7 @@ use super::mail::{Message, Publisher, Wish};
 use super::{Broadcast, MAIL_OVERHEAD_BYTES, PAGE_BYTES, answer_with, append, split_text};
 use crate::buffer::Pool;
 use crate::driver::Driver;
-use crate::hub::{HomeId, Page, Position, Publication, TopicId};
+use crate::hub::{HomeId, Page, Position, Publication, Replay, TopicId};
 use crate::limits::Nanos;
 use crate::server::service::Service;
 use crate::shard::{Context, Lane};
@@ -15,19 +15,19 @@ impl Broadcast {
         cx.all_have_room(Lane::Forward, self.message_bytes_max + MAIL_OVERHEAD_BYTES)
     }
 
-    /// What came after the message `after` to a topic that has its home here, about as much as goes with one message to
+    /// What a subscriber gets first of a topic that has its home here, about as much as goes with one message to
     /// another shard. The buffer is to be put back after use.
     pub(super) fn history(
         &mut self,
         home: HomeId,
-        after: u64,
+        from: Replay,
         now: Nanos,
         pool: &mut Pool,
     ) -> (Option<Page>, Vec<u8>) {
         let mut page = std::mem::take(&mut self.page);
         page.clear();
         let bytes_max = PAGE_BYTES.min(self.message_bytes_max);
-        let told = self.homes.history(home, after, bytes_max, now, pool, &mut page);
+        let told = self.homes.history(home, from, bytes_max, now, pool, &mut page);
         (told, page)
     }
 
@@ -51,10 +51,12 @@ impl Broadcast {
                 answer_with(cx, from, Message::Unsubscribed { local }, &[]);
             }
             Message::Unsubscribed { local } => self.left.retain(|left| left.topic != local),
-            Message::Publish { publisher, content, name_bytes, key_bytes } => {
+            Message::Publish { publisher, content, name_bytes, key_bytes, idempotency_bytes } => {
                 let Some((name, rest)) = split_text(bytes, name_bytes) else { return };
-                let Some((key, payload)) = split_text(rest, key_bytes) else { return };
-                self.publish_for_shard(cx, name, publisher, Publication { content, key, payload });
+                let Some((key, rest)) = split_text(rest, key_bytes) else { return };
+                let Some((idempotency_key, payload)) = split_text(rest, idempotency_bytes) else { return };
+                let publication = Publication { content, key, payload };
+                self.publish_for_shard(cx, name, publisher, publication, idempotency_key);
             }
             Message::Published { publisher, verdict } => {
                 let Ok(name) = std::str::from_utf8(bytes) else { return };
@@ -67,15 +69,26 @@ impl Broadcast {
                 let Some((key, payload)) = split_text(bytes, key_bytes) else { return };
                 self.deliver(cx, local, publisher, offset, Publication { content, key, payload });
             }
-            Message::Recall { home, local, token, after } => {
+            Message::Recall { home, local, token, from: replay } => {
                 let now = cx.now();
-                let (told, page) = self.history(home, after, now, cx.pool());
-                answer_with(cx, from, Message::Recalled { local, token, after, page: told }, &[&page]);
+                let (told, page) = self.history(home, replay, now, cx.pool());
+                let answer = Message::Recalled { local, token, from: replay, page: told };
+                answer_with(cx, from, answer, &[&page]);
                 self.page = page;
             }
-            Message::Recalled { local, token, after, page } => {
+            Message::Recalled { local, token, from, page } => {
                 if let Some(mut link) = cx.link(token).filter(|link| link.is_open()) {
-                    self.recalled(&mut link, local, after, page, bytes);
+                    self.recalled(&mut link, local, from, page, bytes);
+                }
+            }
+            Message::Members { home, local, query } => {
+                let (told, page) = self.members(home, query);
+                answer_with(cx, from, Message::MembersTold { local, query, told }, &[&page]);
+                self.page = page;
+            }
+            Message::MembersTold { local, query, told } => {
+                if let Some(mut link) = cx.link(query.token).filter(|link| link.is_open()) {
+                    self.members_told(&mut link, local, query, told, bytes);
                 }
             }
             Message::Presence { home, client, joined } => {
@@ -97,16 +110,20 @@ impl Broadcast {
         name: &str,
         publisher: Publisher,
         publication: Publication<'_>,
+        idempotency_key: &str,
     ) {
         self.passed.publications_in += 1;
         let now = cx.now();
-        let verdict = self.judge(&mut cx.means(), now, name, publisher, publication);
+        let judged = self.judge(&mut cx.means(), now, name, publisher, publication, idempotency_key);
+        let verdict = judged.map(|judged| judged.position);
         let wanted = match publisher.wish {
             Wish::Nothing => false,
             Wish::Refusal => verdict.is_err(),
             // Where the message goes, it is the answer.
             Wish::Answer(_) => {
-                verdict.is_err() || !self.homes.forwards_to(name, usize::from(publisher.shard))
+                judged.is_ok_and(|judged| judged.again)
+                    || verdict.is_err()
+                    || !self.homes.forwards_to(name, usize::from(publisher.shard))
             }
         };
         if wanted {

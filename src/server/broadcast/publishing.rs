@@ -4,11 +4,19 @@ use super::mail::{Message, Publisher, Wish};
 use super::{Broadcast, Held, OPERATOR, append, held_of};
 use crate::connection::Kind;
 use crate::driver::Driver;
-use crate::hub::{Content, Position, Publication, Refused, home_shard};
+use crate::hub::{Accepted, Content, Position, Publication, Refused, home_shard};
 use crate::limits::Nanos;
 use crate::protocol::CloseCode;
 use crate::server::service::{Peer, Service};
 use crate::shard::{Context, Full, Lane, Link, Means};
+
+/// A message that its home has taken.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Judged {
+    pub(super) position: Position,
+    /// It was published before, with the same idempotency key: it goes nowhere now.
+    pub(super) again: bool,
+}
 
 impl Broadcast {
     /// A raw subscriber sent a whole message.
@@ -44,7 +52,7 @@ impl Broadcast {
                 "messages of this topic need a key, or come from its operator only",
             );
         } else {
-            self.publish(link, &name, publisher, Publication { content, key: "", payload });
+            self.publish(link, &name, publisher, Publication { content, key: "", payload }, "");
         }
         self.name = name;
     }
@@ -56,16 +64,17 @@ impl Broadcast {
         name: &str,
         publisher: Publisher,
         publication: Publication<'_>,
+        idempotency_key: &str,
     ) {
         let now = link.now();
         if self.held.is_empty() {
-            match self.order(&mut link.means(), now, name, publisher, publication) {
+            match self.order(&mut link.means(), now, name, publisher, publication, idempotency_key) {
                 Ok(Some(verdict)) => return self.published(link, name, &publisher, verdict),
                 Ok(None) => return,
                 Err(Full) => {}
             }
         }
-        self.hold(link, name, publisher, publication);
+        self.hold(link, name, publisher, publication, idempotency_key);
     }
 
     #[cold]
@@ -75,20 +84,23 @@ impl Broadcast {
         name: &str,
         publisher: Publisher,
         publication: Publication<'_>,
+        idempotency_key: &str,
     ) {
         link.note_mailbox_full();
         let Publication { content, key, payload } = publication;
-        let Some(mut buffer) = link.pool().get(name.len() + key.len() + payload.len()) else {
+        let parts = [name.as_bytes(), key.as_bytes(), idempotency_key.as_bytes(), payload];
+        let bytes = parts.iter().map(|part| part.len()).sum();
+        let Some(mut buffer) = link.pool().get(bytes) else {
             link.close_at_once(CloseCode::TRY_AGAIN_LATER, "out of memory");
             return;
         };
-        [name.as_bytes(), key.as_bytes(), payload].iter().for_each(|part| buffer.append(part));
+        parts.iter().for_each(|part| buffer.append(part));
         if let Some(held) = held_of(link.peer) {
             *held = held.saturating_add(1);
         }
         link.hold_up(true);
-        let (name_bytes, key_bytes) = (name.len(), key.len());
-        self.held.push_back(Held { publisher, content, name_bytes, key_bytes, buffer });
+        let (name_bytes, key_bytes, idempotency_bytes) = (name.len(), key.len(), idempotency_key.len());
+        self.held.push_back(Held { publisher, content, name_bytes, key_bytes, idempotency_bytes, buffer });
     }
 
     /// Brings a message to its topic's home, which may be here: then the verdict is known at once.
@@ -100,6 +112,7 @@ impl Broadcast {
         name: &str,
         publisher: Publisher,
         publication: Publication<'_>,
+        idempotency_key: &str,
     ) -> Result<Option<Result<Position, Refused>>, Full> {
         let home_shard = home_shard(name, means.mailboxes.shards());
         if home_shard == means.mailboxes.shard() {
@@ -107,12 +120,18 @@ impl Broadcast {
             if !means.mailboxes.all_have_room(Lane::Forward, bytes) {
                 return Err(Full);
             }
-            return Ok(Some(self.judge(means, now, name, publisher, publication)));
+            let judged = self.judge(means, now, name, publisher, publication, idempotency_key);
+            return Ok(Some(judged.map(|judged| judged.position)));
         }
         let Publication { content, key, payload } = publication;
-        let message =
-            Message::Publish { publisher, content, name_bytes: name.len() as u8, key_bytes: key.len() as u8 };
-        let bytes = [name.as_bytes(), key.as_bytes(), payload];
+        let message = Message::Publish {
+            publisher,
+            content,
+            name_bytes: name.len() as u8,
+            key_bytes: key.len() as u8,
+            idempotency_bytes: idempotency_key.len() as u8,
+        };
+        let bytes = [name.as_bytes(), key.as_bytes(), idempotency_key.as_bytes(), payload];
         means.mailboxes.post(home_shard, Lane::Request, message, &bytes)?;
         self.passed.publications_out += 1;
         Ok(None)
@@ -127,7 +146,8 @@ impl Broadcast {
         name: &str,
         publisher: Publisher,
         publication: Publication<'_>,
-    ) -> Result<Position, Refused> {
+        idempotency_key: &str,
+    ) -> Result<Judged, Refused> {
         let Broadcast { homes, topics, scratch, passed, .. } = self;
         let home = match homes.find_or_create(name, now, means.pool) {
             Ok(home) => home,
@@ -137,7 +157,14 @@ impl Broadcast {
             }
         };
         let by_client = publisher != OPERATOR;
-        let (position, shards) = homes.publish(home, &publication, by_client, now, means.pool)?;
+        let (position, shards) = if idempotency_key.is_empty() {
+            homes.publish(home, &publication, by_client, now, means.pool)?
+        } else {
+            match homes.publish_once(home, &publication, idempotency_key, by_client, now, means.pool)? {
+                Accepted::New(position, shards) => (position, shards),
+                Accepted::Again(position) => return Ok(Judged { position, again: true }),
+            }
+        };
         let Publication { content, key, payload } = publication;
         let mut here = None;
         for &(shard, local) in shards {
@@ -154,7 +181,7 @@ impl Broadcast {
         if let Some(local) = here {
             append(topics, homes, scratch, means, local, publisher, position.offset, publication);
         }
-        Ok(position)
+        Ok(Judged { position, again: false })
     }
 
     /// The operator publishes to a topic that has its home here.
@@ -166,6 +193,7 @@ impl Broadcast {
         cx: &mut Context<'_, D, Service>,
         name: &str,
         publication: Publication<'_>,
+        idempotency_key: &str,
     ) -> Result<Position, Refused> {
         if self.drain.is_on() {
             self.homes.note_refused();
@@ -179,6 +207,7 @@ impl Broadcast {
             return Err(Refused::Busy);
         }
         let now = cx.now();
-        self.judge(&mut cx.means(), now, name, OPERATOR, publication)
+        let judged = self.judge(&mut cx.means(), now, name, OPERATOR, publication, idempotency_key);
+        judged.map(|judged| judged.position)
     }
 }

@@ -2,11 +2,12 @@
 
 use super::encode::V1;
 use super::mail::{Message, Publisher, Wish, origin};
+use super::roster::Roster;
 use super::{Broadcast, Subscription, Waiting};
 use crate::connection::Kind;
 use crate::driver::Token;
 use crate::hub::{
-    Content, Format, GapReason, MemberId, Page, Position, Publication, Refused, TopicId, Topics, entries,
+    Format, GapReason, MemberId, Page, Position, Publication, Refused, Replay, TopicId, Topics, entries,
 };
 use crate::limits::{COMPLAINTS_MAX, RECEIVE_CREDIT_BYTES};
 use crate::protocol::CloseCode;
@@ -21,7 +22,9 @@ const ANSWERS_BYTES_MAX: u32 = 4 * RECEIVE_CREDIT_BYTES;
 /// A connection on the route of all topics.
 #[derive(Debug, Default)]
 pub struct Session {
-    subscriptions: Vec<Subscribed>,
+    pub(super) subscriptions: Vec<Subscribed>,
+    /// Topics of which it missed who came and went.
+    pub(super) rosters: Vec<Roster>,
     /// Requests in a row that made no sense.
     complaints: u8,
     /// Messages of it that wait for room in a mailbox.
@@ -29,25 +32,26 @@ pub struct Session {
 }
 
 #[derive(Debug)]
-struct Subscribed {
-    topic: TopicId,
-    state: State,
+pub(super) struct Subscribed {
+    pub(super) topic: TopicId,
+    pub(super) state: State,
 }
 
 /// How far a subscription is.
 #[derive(Debug)]
-enum State {
+pub(super) enum State {
     /// The topic's home has not been heard of.
     Asking { id: Option<u64>, from: Option<Position> },
-    /// It gets what came after `after` first, a page at a time: the next one was asked for, or is yet to be. `id` is that
-    /// of the request as long as it is not answered.
-    Recalling { id: Option<u64>, answered: bool, after: u64, asked: bool },
+    /// It gets what is kept first, a page at a time: the next one, `from` there on, was asked for, or is yet to be. `id` is
+    /// that of the request as long as it is not answered. Messages up to the offset `snapshot` are marked. The position
+    /// that was asked for is `lost`.
+    Recalling { id: Option<u64>, answered: bool, from: Replay, asked: bool, snapshot: u64, lost: bool },
     /// It gets what is published.
     Live(MemberId),
 }
 
 impl Session {
-    fn find(&mut self, topic: TopicId) -> Option<&mut Subscribed> {
+    pub(super) fn find(&mut self, topic: TopicId) -> Option<&mut Subscribed> {
         self.subscriptions.iter_mut().find(|subscribed| subscribed.topic == topic)
     }
 
@@ -66,7 +70,9 @@ impl Session {
             State::Live(member) => {
                 topics.reached(member).map(|(offset, all)| (subscribed.topic, offset, all))
             }
-            State::Recalling { answered: true, after, .. } => Some((subscribed.topic, after, false)),
+            State::Recalling { answered: true, from: Replay::After(after), .. } => {
+                Some((subscribed.topic, after, false))
+            }
             State::Asking { .. } | State::Recalling { .. } => None,
         })
     }
@@ -76,16 +82,18 @@ impl Session {
         let is_gone =
             |subscribed: &Subscribed| matches!(subscribed.state, State::Live(gone) if gone == member);
         let place = self.subscriptions.iter().position(is_gone)?;
-        Some(self.subscriptions.swap_remove(place).topic)
+        let topic = self.subscriptions.swap_remove(place).topic;
+        self.rosters.retain(|roster| roster.topic != topic);
+        Some(topic)
     }
 
     /// The next subscription to be recalled; one at a time, so that what waits for the peer is one page.
-    fn next_recall(&self) -> Option<(TopicId, u64)> {
+    fn next_recall(&self) -> Option<(TopicId, Replay)> {
         let mut next = None;
         for Subscribed { topic, state } in &self.subscriptions {
             match *state {
                 State::Recalling { asked: true, .. } => return None,
-                State::Recalling { after, .. } if next.is_none() => next = Some((*topic, after)),
+                State::Recalling { from, .. } if next.is_none() => next = Some((*topic, from)),
                 _ => {}
             }
         }
@@ -98,17 +106,20 @@ impl Broadcast {
     pub(in crate::server) fn asked(&mut self, link: &mut Link<'_, Service>, kind: Kind, payload: &[u8]) {
         let command = if kind == Kind::Text { parse(payload) } else { Err(Complaint::not_text()) };
         match command {
-            Ok(Command::Publish { id, topic, content, key, payload }) => {
+            Ok(Command::Publish { id, topic, content, key, idempotency_key, payload }) => {
                 let publication = Publication { content, key: &key, payload: &payload };
-                self.publish_for(link, id, &topic, publication);
+                self.publish_for(link, id, &topic, publication, &idempotency_key);
             }
             Ok(Command::Subscribe { id, topic, position }) => self.subscribe_for(link, id, &topic, position),
+            Ok(Command::Presence { id, topic, after, limit }) => {
+                self.tell_members(link, id, &topic, after, limit);
+            }
             Ok(Command::Unsubscribe { id, topic }) => self.unsubscribe_for(link, id, &topic),
             Err(complaint) => self.complain(link, &complaint),
         }
     }
 
-    fn complain(&mut self, link: &mut Link<'_, Service>, complaint: &Complaint) {
+    pub(super) fn complain(&mut self, link: &mut Link<'_, Service>, complaint: &Complaint) {
         let Peer::Session(session) = &mut *link.peer else { return };
         session.complaints = session.complaints.saturating_add(1);
         if session.complaints > COMPLAINTS_MAX {
@@ -118,7 +129,7 @@ impl Broadcast {
         self.say(link, |words| notice::error(words, complaint));
     }
 
-    fn refuse(&mut self, link: &mut Link<'_, Service>, id: Option<u64>, refused: Refused) {
+    pub(super) fn refuse(&mut self, link: &mut Link<'_, Service>, id: Option<u64>, refused: Refused) {
         let complaint = Complaint::refused(id, refused);
         if refused.is_passing() {
             self.say(link, |words| notice::error(words, &complaint));
@@ -140,7 +151,7 @@ impl Broadcast {
         }
     }
 
-    fn went_well(link: &mut Link<'_, Service>) {
+    pub(super) fn went_well(link: &mut Link<'_, Service>) {
         if let Peer::Session(session) = &mut *link.peer {
             session.complaints = 0;
         }
@@ -152,6 +163,7 @@ impl Broadcast {
         id: Option<u64>,
         topic: &str,
         publication: Publication<'_>,
+        idempotency_key: &str,
     ) {
         if self.drain.is_on() {
             self.homes.note_refused();
@@ -163,7 +175,7 @@ impl Broadcast {
             member: None,
             wish: id.map_or(Wish::Refusal, Wish::Answer),
         };
-        self.publish(link, topic, publisher, publication);
+        self.publish(link, topic, publisher, publication, idempotency_key);
     }
 
     /// What became of a message of a connection here.
@@ -234,19 +246,23 @@ impl Broadcast {
         let State::Asking { id, from } = subscribed.state else { return };
         match from {
             // Nobody knows any more what came after it.
+            Some(from) if from.epoch != epoch && here.offset > 0 && self.has_snapshot(topic) => {
+                self.begin_recall(link, topic, id, Replay::Newcomer, true);
+            }
             Some(from) if from.epoch != epoch => self.begin_at(link, topic, id, here, Some(false)),
             Some(from) if from.offset != here.offset => {
-                let after = from.offset;
-                subscribed.state = State::Recalling { id, answered: false, after, asked: false };
-                let (token, now) = (link.token, link.now());
-                if let Some(subscription) = self.subscription_mut(topic) {
-                    // It keeps the topic from being left.
-                    subscription.waiting.push(Waiting::Session(token, now));
-                }
-                self.recalling.push(token);
+                self.begin_recall(link, topic, id, Replay::After(from.offset), false);
+            }
+            None if here.offset > 0 && self.has_snapshot(topic) => {
+                self.begin_recall(link, topic, id, Replay::Newcomer, false);
             }
             _ => self.begin_at(link, topic, id, here, from.map(|_| true)),
         }
+    }
+
+    /// Whether new subscribers of a topic are sent something of what is kept.
+    fn has_snapshot(&self, topic: TopicId) -> bool {
+        self.topics.settings(topic).is_some_and(|settings| settings.has_snapshot())
     }
 
     /// A subscription goes live, from where the topic is now.
@@ -258,8 +274,30 @@ impl Broadcast {
         here: Position,
         recovered: Option<bool>,
     ) {
-        self.say_subscribed(link, topic, id, here, recovered);
+        self.say_subscribed(link, topic, id, here, recovered, None);
         self.go_live(link, topic);
+    }
+
+    /// A subscription gets something of what is kept first.
+    fn begin_recall(
+        &mut self,
+        link: &mut Link<'_, Service>,
+        topic: TopicId,
+        id: Option<u64>,
+        from: Replay,
+        lost: bool,
+    ) {
+        let (token, now) = (link.token, link.now());
+        let Peer::Session(session) = &mut *link.peer else { return };
+        if let Some(subscribed) = session.find(topic) {
+            subscribed.state =
+                State::Recalling { id, answered: false, from, asked: false, snapshot: 0, lost };
+        }
+        if let Some(subscription) = self.subscription_mut(topic) {
+            // It keeps the topic from being left.
+            subscription.waiting.push(Waiting::Session(token, now));
+        }
+        self.recalling.push(token);
     }
 
     fn say_subscribed(
@@ -269,6 +307,7 @@ impl Broadcast {
         id: Option<u64>,
         position: Position,
         recovered: Option<bool>,
+        snapshot: Option<u64>,
     ) {
         let client = origin(link.mailboxes.shard(), link.token);
         let presence = self
@@ -278,7 +317,7 @@ impl Broadcast {
             .and_then(|_| self.subscription(topic).map(|relay| (relay.present + 1, client)));
         Self::went_well(link);
         let name = self.name_of(topic);
-        self.say(link, |words| notice::subscribed(words, id, &name, position, recovered, presence));
+        self.say(link, |words| notice::subscribed(words, id, &name, position, recovered, snapshot, presence));
         self.name = name;
     }
 
@@ -340,7 +379,7 @@ impl Broadcast {
             return self.recalling.push(token);
         }
         let Peer::Session(session) = &mut *link.peer else { return };
-        let Some((topic, after)) = session.next_recall() else { return };
+        let Some((topic, from)) = session.next_recall() else { return };
         if let Some(Subscribed { state: State::Recalling { asked, .. }, .. }) = session.find(topic) {
             *asked = true;
         }
@@ -349,22 +388,22 @@ impl Broadcast {
         };
         if home_shard == link.mailboxes.shard() {
             let now = link.now();
-            let (told, page) = self.history(home, after, now, link.pool());
-            self.recalled(link, topic, after, told, &page);
+            let (told, page) = self.history(home, from, now, link.pool());
+            self.recalled(link, topic, from, told, &page);
             self.page = page;
         } else {
-            let message = Message::Recall { home, local: topic, token, after };
+            let message = Message::Recall { home, local: topic, token, from };
             self.add_chore(link.mailboxes, home_shard, message);
         }
     }
 
-    /// What a subscription missed after the message `asked_after`, or a part of it. It may have been left since, or be
+    /// What a subscription gets from `asked_from` on, or a part of it. It may have been left since, or be
     /// another one that wants something else.
     pub(super) fn recalled(
         &mut self,
         link: &mut Link<'_, Service>,
         topic: TopicId,
-        asked_after: u64,
+        asked_from: Replay,
         page: Option<Page>,
         messages: &[u8],
     ) {
@@ -372,28 +411,48 @@ impl Broadcast {
         self.recalling.push(link.token);
         let Peer::Session(session) = &mut *link.peer else { return };
         let Some(subscribed) = session.find(topic) else { return };
-        let State::Recalling { id, answered, after, asked: true } = subscribed.state else { return };
-        if after != asked_after {
+        let State::Recalling { id, answered, from, asked: true, mut snapshot, lost } = subscribed.state
+        else {
+            return;
+        };
+        if from != asked_from {
             return;
         }
         let Some(page) = page else {
             return self.give_up(link, topic, |_| Complaint::refused(id, Refused::Busy));
         };
-        if after > page.head.offset {
+        let Page { head, after, .. } = page;
+        if after > head.offset {
             // Of this epoch, and yet no position of the topic: nobody knows what it stands for.
-            return self.begin_at(link, topic, id, page.head, Some(false));
+            if !self.has_snapshot(topic) {
+                return self.begin_at(link, topic, id, head, Some(false));
+            }
+            let Peer::Session(session) = &mut *link.peer else { return };
+            if let Some(subscribed) = session.find(topic) {
+                let (from, asked, lost) = (Replay::Newcomer, false, true);
+                subscribed.state = State::Recalling { id, answered, from, asked, snapshot, lost };
+            }
+            return;
+        }
+        if page.conflated || from == Replay::Newcomer {
+            snapshot = head.offset;
         }
         if !answered {
-            let recovered = page.first == after + 1;
-            self.say_subscribed(link, topic, id, Position { offset: after, ..page.head }, Some(recovered));
+            let recovered = match from {
+                Replay::Newcomer => lost.then_some(false),
+                Replay::After(_) => Some(page.first == after + 1),
+            };
+            let told = (snapshot > after).then_some(snapshot);
+            self.say_subscribed(link, topic, id, Position { offset: after, ..head }, recovered, told);
         }
-        let reached = self.say_history(link, topic, after, &page, messages);
+        let reached = self.say_history(link, topic, &page, messages, snapshot);
         if page.complete {
             return self.go_live(link, topic);
         }
         let Peer::Session(session) = &mut *link.peer else { return };
         if let Some(subscribed) = session.find(topic) {
-            subscribed.state = State::Recalling { id, answered: true, after: reached, asked: false };
+            let from = Replay::After(reached);
+            subscribed.state = State::Recalling { id, answered: true, from, asked: false, snapshot, lost };
         }
     }
 
@@ -402,22 +461,24 @@ impl Broadcast {
         &mut self,
         link: &mut Link<'_, Service>,
         topic: TopicId,
-        after: u64,
         page: &Page,
         messages: &[u8],
+        snapshot: u64,
     ) -> u64 {
         let name = self.name_of(topic);
-        if page.first > after + 1 {
-            let (from, to) = (after + 1, page.first - 1);
+        let mut reached = page.after;
+        if page.first > reached + 1 {
+            let (from, to) = (reached + 1, page.first - 1);
             self.say(link, |words| notice::gap(words, &name, from, to, GapReason::History));
+            reached = to;
         }
-        let mut offset = page.first - 1;
-        for Publication { content, key, payload } in entries(messages) {
-            offset += 1;
-            self.say_message(link, &name, offset, content, key, payload);
+        for (offset, publication) in entries(messages) {
+            let skipped = offset - reached - 1;
+            self.say_message(link, &name, offset, skipped, &publication, offset <= snapshot);
+            reached = offset;
         }
         self.name = name;
-        offset
+        reached
     }
 
     fn say_message(
@@ -425,15 +486,19 @@ impl Broadcast {
         link: &mut Link<'_, Service>,
         name: &str,
         offset: u64,
-        content: Content,
-        key: &str,
-        payload: &[u8],
+        skipped: u64,
+        publication: &Publication<'_>,
+        is_snapshot: bool,
     ) {
+        let Publication { content, key, payload } = *publication;
         let mut words = std::mem::take(&mut self.words);
         words.clear();
-        let parts = notice::message_parts(&mut words, name, offset, key, 0, content, payload);
+        let parts = notice::message_parts(&mut words, name, offset, key, skipped, content, payload);
         self.said.clear();
         parts.iter().for_each(|part| self.said.extend_from_slice(part));
+        if is_snapshot {
+            notice::mark_snapshot(&mut self.said);
+        }
         self.words = words;
         if link.is_open() && !link.send_past(Kind::Text, &self.said) {
             link.close_at_once(CloseCode::SLOW_CONSUMER, "slow consumer");
@@ -449,6 +514,7 @@ impl Broadcast {
             return self.complain(link, &Complaint::not_subscribed(id));
         };
         let subscribed = session.subscriptions.swap_remove(place);
+        session.rosters.retain(|roster| roster.topic != subscribed.topic);
         if let State::Asking { id: asked @ Some(_), .. }
         | State::Recalling { id: asked, answered: false, .. } = subscribed.state
         {

@@ -17,6 +17,8 @@ pub(super) struct Sockets<'a, 'b, D: Driver> {
     pub(super) cx: &'a mut Context<'b, D, Service>,
     /// Those that fell behind: to be told so, or closed.
     pub(super) fallen: &'a mut Vec<Fallen>,
+    /// Those that missed who came and went: to be told who is there.
+    pub(super) stale: &'a mut Vec<(Token, MemberId)>,
 }
 
 /// A subscriber that fell behind, which the hub has forgotten.
@@ -43,6 +45,15 @@ impl<D: Driver> Sink<Token> for Sockets<'_, '_, D> {
     fn tell_gap(&mut self, token: Token, topic: &str, gap: Gap) -> bool {
         let frame = frame_of(|words| notice::gap(words, topic, gap.from, gap.to, gap.reason));
         self.cx.share(token, Bytes::from(frame), 0, NO_TAG).is_ok()
+    }
+
+    fn tell_stale(&mut self, token: Token, member: MemberId, topic: &str) -> bool {
+        let frame = frame_of(|words| notice::presence_stale(words, topic));
+        let told = self.cx.share(token, Bytes::from(frame), 0, NO_TAG).is_ok();
+        if told {
+            self.stale.push((token, member));
+        }
+        told
     }
 
     fn send_latest(&mut self, token: Token, topic: &str, latest: &Keyed, after: u64) -> Option<(u64, u32)> {

@@ -250,7 +250,7 @@ impl Broadcast {
         client: u64,
         joined: bool,
     ) {
-        let Some((count, shards)) = self.homes.presence(home, joined) else { return };
+        let Some((count, shards)) = self.homes.presence(home, client, joined) else { return };
         let mut here = None;
         for &(shard, local) in shards {
             if shard == means.mailboxes.shard() {
@@ -279,6 +279,6 @@ impl Broadcast {
         }
         let Broadcast { homes, topics, scratch, .. } = self;
         let say = |words: &mut Vec<u8>, name: &str| notice::presence(words, name, joined, client, count);
-        topics.append_notice(topic, means.pool, homes, &mut Told { scratch, say });
+        topics.append_presence(topic, means.pool, homes, &mut Told { scratch, say });
     }
 }

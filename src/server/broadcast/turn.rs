@@ -38,13 +38,24 @@ impl Broadcast {
         let now = cx.now();
         match cx.peer(token) {
             Some(&mut Peer::Subscriber(Subscriber { member: Some(member), .. })) => {
-                self.topics.catch_up(member, now, &mut Sockets { cx, fallen: &mut self.fallen });
+                self.topics.catch_up(
+                    member,
+                    now,
+                    &mut Sockets { cx, fallen: &mut self.fallen, stale: &mut self.stale },
+                );
             }
             Some(Peer::Session(session)) => {
                 let mut members = std::mem::take(&mut self.members);
                 members.extend(session.members());
+                if session.wants_roster() {
+                    self.rostering.push(token);
+                }
                 for member in members.drain(..) {
-                    self.topics.catch_up(member, now, &mut Sockets { cx, fallen: &mut self.fallen });
+                    self.topics.catch_up(
+                        member,
+                        now,
+                        &mut Sockets { cx, fallen: &mut self.fallen, stale: &mut self.stale },
+                    );
                 }
                 self.members = members;
                 if let Some(mut link) = cx.link(token) {
@@ -53,6 +64,7 @@ impl Broadcast {
             }
             _ => return,
         }
+        self.note_stale(cx);
         self.drop_fallen(cx);
     }
 
@@ -70,14 +82,16 @@ impl Broadcast {
             }
         }
         if self.topics.is_dirty() {
-            self.topics.deliver(now, &mut Sockets { cx, fallen: &mut self.fallen });
+            self.topics.deliver(now, &mut Sockets { cx, fallen: &mut self.fallen, stale: &mut self.stale });
         }
         if checks {
             self.check_at = now + CHECK;
-            self.topics.drop_laggards(now, &mut Sockets { cx, fallen: &mut self.fallen });
+            self.topics
+                .drop_laggards(now, &mut Sockets { cx, fallen: &mut self.fallen, stale: &mut self.stale });
             self.homes.expire(now, cx.pool());
             self.topics.expire(now, cx.pool());
         }
+        self.note_stale(cx);
         self.drop_fallen(cx);
         // What is said here leaves with the turn. Before it were gone the topics' messages would find the way barred, and
         // no event would say that it has become clear: so they come first, and new ones in the next turn.
@@ -87,6 +101,11 @@ impl Broadcast {
         for token in std::mem::take(&mut self.recalling) {
             if let Some(mut link) = cx.link(token) {
                 self.recall_next(&mut link);
+            }
+        }
+        for token in std::mem::take(&mut self.rostering) {
+            if let Some(mut link) = cx.link(token) {
+                self.push_roster(&mut link);
             }
         }
         if self.drain.is_on() {
@@ -109,13 +128,15 @@ impl Broadcast {
 
     pub(super) fn post_held<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
         while let Some(held) = self.held.pop_front() {
-            let Held { publisher, content, name_bytes, key_bytes, ref buffer } = held;
+            let Held { publisher, content, name_bytes, key_bytes, idempotency_bytes, ref buffer } = held;
             let (name, rest) = buffer.as_slice().split_at(name_bytes);
-            let (key, payload) = rest.split_at(key_bytes);
-            let (Ok(name), Ok(key)) = (std::str::from_utf8(name), std::str::from_utf8(key)) else { continue };
+            let (key, rest) = rest.split_at(key_bytes);
+            let (idempotency_key, payload) = rest.split_at(idempotency_bytes);
+            let texts = [name, key, idempotency_key].map(std::str::from_utf8);
+            let [Ok(name), Ok(key), Ok(idempotency_key)] = texts else { continue };
             let now = self.now;
             let publication = Publication { content, key, payload };
-            let ordered = self.order(&mut cx.means(), now, name, publisher, publication);
+            let ordered = self.order(&mut cx.means(), now, name, publisher, publication, idempotency_key);
             let Ok(verdict) = ordered else { return self.held.push_front(held) };
             if let Some(mut link) = cx.link(publisher.token) {
                 let stays = self.drain.is_on() && matches!(link.peer, Peer::Subscriber(_));
@@ -202,7 +223,7 @@ impl Broadcast {
 
     /// When [`turn_ended`](Broadcast::turn_ended) has something to do without an event.
     pub(in crate::server) fn deadline(&self) -> Option<Nanos> {
-        if !self.recalling.is_empty() || self.topics.has_fresh() {
+        if !self.recalling.is_empty() || !self.rostering.is_empty() || self.topics.has_fresh() {
             return Some(0);
         }
         if !self.held.is_empty() || !self.chores.is_empty() || self.drain.waits_for_room() {

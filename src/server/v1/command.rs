@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::complaint::Complaint;
 use crate::hub::{Content, Position, is_topic_name};
-use crate::limits::KEY_BYTES_MAX;
+use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, KEY_BYTES_MAX, PRESENCE_PAGE_MAX};
 use crate::server::validation::is_too_deep;
 
 /// What is no integer in JavaScript any more.
@@ -37,6 +37,17 @@ pub enum Command<'a> {
         /// A [good name](is_topic_name).
         topic: Cow<'a, str>,
     },
+    /// Tell me who subscribes to a topic.
+    Presence {
+        /// The request's number.
+        id: Option<u64>,
+        /// A [good name](is_topic_name).
+        topic: Cow<'a, str>,
+        /// Those behind this one; without it the first ones.
+        after: Option<u64>,
+        /// So many at most, and at most [`PRESENCE_PAGE_MAX`].
+        limit: usize,
+    },
     /// Send this to all subscribers of a topic.
     Publish {
         /// The request's number.
@@ -47,6 +58,8 @@ pub enum Command<'a> {
         content: Content,
         /// Of at most [`KEY_BYTES_MAX`] bytes; empty when there is none.
         key: Cow<'a, str>,
+        /// Of at most [`IDEMPOTENCY_KEY_BYTES_MAX`] bytes; empty when there is none.
+        idempotency_key: Cow<'a, str>,
         /// A JSON value as it was written, or the text.
         payload: Cow<'a, [u8]>,
     },
@@ -70,11 +83,16 @@ pub fn parse(text: &[u8]) -> Result<Command<'_>, Complaint> {
         "subscribe" => {
             Ok(Command::Subscribe { id, topic: fields.topic(id)?, position: fields.position(id)? })
         }
+        "presence" => {
+            let (topic, after) = (fields.topic(id)?, fields.after(id)?);
+            Ok(Command::Presence { id, topic, after, limit: fields.limit(id)? })
+        }
         "unsubscribe" => Ok(Command::Unsubscribe { id, topic: fields.topic(id)? }),
         "publish" => {
             let (topic, key) = (fields.topic(id)?, fields.key(id)?);
+            let idempotency_key = fields.idempotency_key(id)?;
             let (content, payload) = fields.payload(id)?;
-            Ok(Command::Publish { id, topic, content, key, payload })
+            Ok(Command::Publish { id, topic, content, key, idempotency_key, payload })
         }
         _ => Err(Complaint::unknown_type(id)),
     }
@@ -88,6 +106,9 @@ struct Fields<'a> {
     topic: Option<&'a RawValue>,
     position: Option<&'a RawValue>,
     key: Option<&'a RawValue>,
+    idempotency_key: Option<&'a RawValue>,
+    after: Option<&'a RawValue>,
+    limit: Option<&'a RawValue>,
     data: Option<&'a RawValue>,
     text: Option<&'a RawValue>,
     /// The first that was there before.
@@ -114,6 +135,28 @@ impl<'a> Fields<'a> {
         string(raw)
             .filter(|key| (1..=KEY_BYTES_MAX).contains(&key.len()))
             .ok_or_else(|| Complaint::bad_key(id))
+    }
+
+    fn idempotency_key(&self, id: Option<u64>) -> Result<Cow<'a, str>, Complaint> {
+        let Some(raw) = self.idempotency_key else { return Ok(Cow::Borrowed("")) };
+        string(raw)
+            .filter(|key| (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&key.len()))
+            .ok_or_else(|| Complaint::bad_idempotency_key(id))
+    }
+
+    fn after(&self, id: Option<u64>) -> Result<Option<u64>, Complaint> {
+        let Some(raw) = self.after else { return Ok(None) };
+        let client = string(raw).and_then(|client| hexadecimal(&client));
+        let complaint = || Complaint::bad(id, "after", "a client is a string of 1 to 16 hexadecimal digits");
+        client.ok_or_else(complaint).map(Some)
+    }
+
+    fn limit(&self, id: Option<u64>) -> Result<usize, Complaint> {
+        let Some(raw) = self.limit else { return Ok(PRESENCE_PAGE_MAX) };
+        let limit = integer(raw).map(|limit| limit as usize).filter(|limit| *limit <= PRESENCE_PAGE_MAX);
+        limit.ok_or_else(|| {
+            Complaint::bad(id, "limit", format!("a limit is an integer from 0 to {PRESENCE_PAGE_MAX}"))
+        })
     }
 
     fn position(&self, id: Option<u64>) -> Result<Option<Position>, Complaint> {
@@ -176,6 +219,9 @@ impl<'de> Visitor<'de> for FieldsVisitor {
                 Name::Topic => (&mut fields.topic, "topic"),
                 Name::Position => (&mut fields.position, "position"),
                 Name::Key => (&mut fields.key, "key"),
+                Name::IdempotencyKey => (&mut fields.idempotency_key, "idempotency_key"),
+                Name::After => (&mut fields.after, "after"),
+                Name::Limit => (&mut fields.limit, "limit"),
                 Name::Data => (&mut fields.data, "data"),
                 Name::Text => (&mut fields.text, "text"),
                 Name::Other => {
@@ -199,6 +245,10 @@ enum Name {
     Topic,
     Position,
     Key,
+    #[serde(rename = "idempotency_key")]
+    IdempotencyKey,
+    After,
+    Limit,
     Data,
     Text,
     #[serde(other)]

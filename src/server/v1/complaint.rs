@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use crate::hub::Refused;
-use crate::limits::{JSON_DEPTH_MAX, KEY_BYTES_MAX, TOPIC_BYTES_MAX};
+use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, JSON_DEPTH_MAX, KEY_BYTES_MAX, TOPIC_BYTES_MAX};
 
 /// A request that was not done. The connection stays.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,13 +61,24 @@ impl Complaint {
         Complaint::bad(id, "key", format!("a key is a string of 1 to {KEY_BYTES_MAX} bytes of UTF-8"))
     }
 
+    pub(super) fn bad_idempotency_key(id: Option<u64>) -> Complaint {
+        let message =
+            format!("an idempotency key is a string of 1 to {IDEMPOTENCY_KEY_BYTES_MAX} bytes of UTF-8");
+        Complaint::bad(id, "idempotency_key", message)
+    }
+
     pub(super) fn too_deep(id: Option<u64>) -> Complaint {
         let message = format!("more than {JSON_DEPTH_MAX} arrays and objects within one another");
         Complaint::bad(id, "data", message)
     }
 
     pub(super) fn unknown_type(id: Option<u64>) -> Complaint {
-        Complaint::new(id, "unknown-type", "type", "the type is one of subscribe, unsubscribe, publish")
+        Complaint::new(
+            id,
+            "unknown-type",
+            "type",
+            "the type is one of subscribe, unsubscribe, publish, presence",
+        )
     }
 
     /// A binary message: requests are text.
@@ -85,6 +96,11 @@ impl Complaint {
         Complaint::new(id, "not-subscribed", "topic", "not subscribed to this topic")
     }
 
+    /// Nobody is told who subscribes to the topic.
+    pub fn no_presence(id: Option<u64>) -> Complaint {
+        Complaint::new(id, "no-presence", "topic", "presence is not told on this topic")
+    }
+
     /// The connection has as many subscriptions as it may have.
     pub fn too_many_subscriptions(id: Option<u64>, subscriptions_max: u32) -> Complaint {
         let message = format!("a connection may subscribe to {subscriptions_max} topics");
@@ -94,6 +110,7 @@ impl Complaint {
     /// The topic did not take a message or a subscription.
     pub fn refused(id: Option<u64>, refused: Refused) -> Complaint {
         let field = match refused {
+            Refused::KeyReused => "idempotency_key",
             Refused::NoKey | Refused::TooManyKeys => "key",
             Refused::TooManyTopics | Refused::Forbidden => "topic",
             Refused::TooLarge => "data",

@@ -10,20 +10,24 @@ use base64::engine::general_purpose::STANDARD;
 use super::complaint::Complaint;
 use crate::hub::{Content, GapReason, Position};
 
-/// A subscription holds: messages after `position` follow. Where an earlier position was asked for, `recovered` says
-/// whether all messages after that one follow. On a topic with presence, `presence` has how many subscribers
-/// there are, this one included, and the client's own id.
+/// A subscription holds: messages after `position` follow, those up to `snapshot` from what is kept. Where an earlier
+/// position was asked for, `recovered` says whether all messages after that one follow. On a topic with presence,
+/// `presence` has how many subscribers there are, this one included, and the client's own id.
 pub fn subscribed(
     out: &mut Vec<u8>,
     id: Option<u64>,
     topic: &str,
     position: Position,
     recovered: Option<bool>,
+    snapshot: Option<u64>,
     presence: Option<(u64, u64)>,
 ) {
     placed(out, "subscribed", id, topic, position);
     if let Some(recovered) = recovered {
         put(out, format_args!(r#","recovered":{recovered}"#));
+    }
+    if let Some(snapshot) = snapshot {
+        put(out, format_args!(r#","snapshot":{snapshot}"#));
     }
     if let Some((count, client)) = presence {
         put(out, format_args!(r#","count":{count},"client":"{client:x}""#));
@@ -63,6 +67,39 @@ pub fn presence(out: &mut Vec<u8>, topic: &str, joined: bool, client: u64, count
     named(out, topic);
     let event = if joined { "join" } else { "leave" };
     put(out, format_args!(r#","event":"{event}","client":"{client:x}","count":{count}}}"#));
+}
+
+/// Notices of who came and went were missed: whom the subscriber knows of are not those who are there.
+pub fn presence_stale(out: &mut Vec<u8>, topic: &str) {
+    begin(out, "presence", None);
+    named(out, topic);
+    out.extend_from_slice(br#","event":"stale"}"#);
+}
+
+/// `clients` are there, of `count`: those after `after`, the first ones without it. With `next` there are more after that.
+pub fn members(
+    out: &mut Vec<u8>,
+    id: Option<u64>,
+    topic: &str,
+    after: Option<u64>,
+    count: u64,
+    clients: impl Iterator<Item = u64>,
+    next: Option<u64>,
+) {
+    begin(out, "members", id);
+    named(out, topic);
+    if let Some(after) = after {
+        put(out, format_args!(r#","after":"{after:x}""#));
+    }
+    put(out, format_args!(r#","count":{count},"clients":["#));
+    for (at, client) in clients.enumerate() {
+        put(out, format_args!(r#"{}"{client:x}""#, if at > 0 { "," } else { "" }));
+    }
+    out.push(b']');
+    if let Some(next) = next {
+        put(out, format_args!(r#","next":"{next:x}""#));
+    }
+    out.push(b'}');
 }
 
 /// Everything up to `offset` was sent.
@@ -130,6 +167,13 @@ pub fn message_parts<'a>(
         }
     };
     [head, value, b"}"]
+}
+
+/// Says of a message that ends `out` that it is of a snapshot: of what was kept when its subscriber came.
+pub fn mark_snapshot(out: &mut Vec<u8>) {
+    let brace = out.pop();
+    debug_assert_eq!(brace, Some(b'}'));
+    out.extend_from_slice(br#","snapshot":true}"#);
 }
 
 fn begin(out: &mut Vec<u8>, kind: &str, id: Option<u64>) {

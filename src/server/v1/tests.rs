@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::notice;
 use super::{Command, Complaint, parse};
 use crate::hub::{Content, GapReason, Position, Refused, is_topic_name};
-use crate::limits::JSON_DEPTH_MAX;
+use crate::limits::{JSON_DEPTH_MAX, PRESENCE_PAGE_MAX};
 
 const INTEGER_MAX: u64 = (1 << 53) - 1;
 
@@ -52,6 +52,14 @@ fn each_request_is_read_as_the_document_has_it() {
         Ok(Command::Subscribe { id: None, topic: "t".into(), position: None })
     );
     assert_eq!(
+        parse(br#"{"type":"presence","id":3,"topic":"t","after":"9c","limit":0}"#),
+        Ok(Command::Presence { id: Some(3), topic: "t".into(), after: Some(0x9c), limit: 0 })
+    );
+    assert_eq!(
+        parse(br#"{"type":"presence","topic":"t"}"#),
+        Ok(Command::Presence { id: None, topic: "t".into(), after: None, limit: PRESENCE_PAGE_MAX })
+    );
+    assert_eq!(
         parse(br#"{"type":"unsubscribe","id":0,"topic":"\u0074"}"#),
         Ok(Command::Unsubscribe { id: Some(0), topic: "t".into() })
     );
@@ -62,16 +70,18 @@ fn each_request_is_read_as_the_document_has_it() {
             topic: "t".into(),
             content: Content::Json,
             key: "k".into(),
+            idempotency_key: "".into(),
             payload: Cow::Borrowed(br#"{"a" : [1.0e2, null]}"#),
         })
     );
     assert_eq!(
-        parse(br#"{"type":"publish","topic":"t","text":"two\nlines"}"#),
+        parse(br#"{"type":"publish","topic":"t","idempotency_key":"once","text":"two\nlines"}"#),
         Ok(Command::Publish {
             id: None,
             topic: "t".into(),
             content: Content::Text,
             key: "".into(),
+            idempotency_key: "once".into(),
             payload: Cow::Borrowed(b"two\nlines"),
         })
     );
@@ -143,12 +153,21 @@ fn a_fault_names_its_field_and_repeats_the_id() {
             "bad-field",
             "position",
         ),
+        (r#"{"type":"presence","topic":"t","after":"+1","id":5}"#, "bad-field", "after"),
+        (r#"{"type":"presence","topic":"t","limit":257,"id":5}"#, "bad-field", "limit"),
+        (r#"{"type":"presence","id":5}"#, "missing-field", "topic"),
         (r#"{"type":"publish","topic":"t","id":5}"#, "missing-field", "data"),
         (r#"{"type":"publish","topic":"t","text":7,"id":5}"#, "bad-field", "text"),
         (r#"{"type":"publish","topic":"t","text":"\udc00","id":5}"#, "bad-field", "text"),
         (r#"{"type":"publish","topic":"t","text":"a","data":1,"id":5}"#, "bad-field", "text"),
         (r#"{"type":"publish","topic":"t","key":"","data":1,"id":5}"#, "bad-field", "key"),
         (&long_key, "bad-field", "key"),
+        (&long_key.replace("\"key", "\"idempotency_key"), "bad-field", "idempotency_key"),
+        (
+            r#"{"type":"publish","topic":"t","idempotency_key":7,"data":1,"id":5}"#,
+            "bad-field",
+            "idempotency_key",
+        ),
         (r#"{"type":"subscribe","topic":"t","topic":"t","id":5}"#, "bad-field", "topic"),
         (r#"{"type":"subscribe","topic":"t","data":1,"d\u0061ta":1,"id":5}"#, "bad-field", "data"),
     ] {
@@ -185,11 +204,11 @@ fn values_are_as_deep_as_others_can_read() {
 fn each_notice_is_written_as_the_document_has_it() {
     let position = Position { epoch: 0x1f3a, offset: 12 };
     let mut out = Vec::new();
-    notice::subscribed(&mut out, Some(1), "t", position, None, Some((5, 0x9c)));
+    notice::subscribed(&mut out, Some(1), "t", position, None, Some(15), Some((5, 0x9c)));
     out.push(b'\n');
-    notice::subscribed(&mut out, None, "t", position, None, None);
+    notice::subscribed(&mut out, None, "t", position, None, None, None);
     out.push(b'\n');
-    notice::subscribed(&mut out, None, "t", position, Some(false), None);
+    notice::subscribed(&mut out, None, "t", position, Some(false), None, None);
     out.push(b'\n');
     notice::unsubscribed(&mut out, Some(2), "t");
     out.push(b'\n');
@@ -202,6 +221,12 @@ fn each_notice_is_written_as_the_document_has_it() {
     notice::presence(&mut out, "t", true, 0x9c, 5);
     out.push(b'\n');
     notice::presence(&mut out, "t", false, 0x9c, 4);
+    out.push(b'\n');
+    notice::presence_stale(&mut out, "t");
+    out.push(b'\n');
+    notice::members(&mut out, Some(7), "t", None, 3, [0x9c, 0xa0].into_iter(), Some(0xa0));
+    out.push(b'\n');
+    notice::members(&mut out, None, "t", Some(0xa0), 3, [0xa1].into_iter(), None);
     out.push(b'\n');
     notice::heartbeat(&mut out, "t", 20);
     out.push(b'\n');
@@ -216,7 +241,7 @@ fn each_notice_is_written_as_the_document_has_it() {
     out.extend(message("t", 13, "", 0, Content::Json, b"7"));
     assert_eq!(
         std::str::from_utf8(&out).expect("text"),
-        r#"{"type":"subscribed","id":1,"topic":"t","epoch":"1f3a","offset":12,"count":5,"client":"9c"}
+        r#"{"type":"subscribed","id":1,"topic":"t","epoch":"1f3a","offset":12,"snapshot":15,"count":5,"client":"9c"}
 {"type":"subscribed","topic":"t","epoch":"1f3a","offset":12}
 {"type":"subscribed","topic":"t","epoch":"1f3a","offset":12,"recovered":false}
 {"type":"unsubscribed","id":2,"topic":"t"}
@@ -225,6 +250,9 @@ fn each_notice_is_written_as_the_document_has_it() {
 {"type":"gap","topic":"t","from":14,"to":20,"reason":"slow"}
 {"type":"presence","topic":"t","event":"join","client":"9c","count":5}
 {"type":"presence","topic":"t","event":"leave","client":"9c","count":4}
+{"type":"presence","topic":"t","event":"stale"}
+{"type":"members","id":7,"topic":"t","count":3,"clients":["9c","a0"],"next":"a0"}
+{"type":"members","topic":"t","after":"a0","count":3,"clients":["a1"]}
 {"type":"heartbeat","topic":"t","offset":20}
 {"type":"error","id":4,"code":"not-subscribed","field":"topic","message":"not subscribed to this topic"}
 {"type":"message","topic":"t","offset":13,"key":"k","skipped":2,"data":{"a" :1}}
@@ -232,6 +260,14 @@ fn each_notice_is_written_as_the_document_has_it() {
 {"type":"message","topic":"t","offset":13,"key":"k","skipped":2,"base64":"AP8="}
 {"type":"message","topic":"t","offset":13,"data":7}"#
     );
+}
+
+#[test]
+fn a_message_of_a_snapshot_says_so() {
+    let mut written = message("t", 13, "k", 2, Content::Json, b"{}");
+    notice::mark_snapshot(&mut written);
+    let read: Value = serde_json::from_slice(&written).expect("JSON");
+    assert_eq!((&read["snapshot"], &read["data"]), (&json!(true), &json!({})));
 }
 
 #[test]
@@ -259,6 +295,7 @@ fn every_refusal_has_a_code_of_its_own() {
         Refused::TooLarge,
         Refused::OutOfMemory,
         Refused::Draining,
+        Refused::KeyReused,
     ];
     let mut codes = Vec::new();
     for refused in refusals {
@@ -332,7 +369,9 @@ proptest! {
             let (topic, key) = (Cow::Borrowed(&*topic), Cow::Borrowed(&*key));
             prop_assert_eq!(
                 parse(&publish),
-                Ok(Command::Publish { id, topic, content, key, payload: payload.into() })
+                Ok(Command::Publish {
+                    id, topic, content, key, idempotency_key: "".into(), payload: payload.into(),
+                })
             );
         }
     }
@@ -350,9 +389,13 @@ proptest! {
         };
         let (epoch, client_id, offset) = (format!("{:x}", position.epoch), format!("{client:x}"), position.offset);
         prop_assert_eq!(
-            read(|out| notice::subscribed(out, id, &topic, position, Some(joined), Some((count, client)))),
+            read(|out| {
+                let presence = Some((count, client));
+                notice::subscribed(out, id, &topic, position, Some(joined), Some(count), presence);
+            }),
             with_id(json!({
                 "type": "subscribed", "topic": topic, "epoch": epoch, "offset": offset, "recovered": joined,
+                "snapshot": count,
                 "count": count, "client": client_id,
             }))
         );

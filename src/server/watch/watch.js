@@ -133,7 +133,8 @@
     const about = [];
     if (message.key !== undefined) about.push("key " + message.key);
     if (message.base64 !== undefined) about.push("base64");
-    if (message.skipped) about.push("stands for " + message.skipped + " before it");
+    if (message.snapshot) about.push("kept from before");
+    else if (message.skipped) about.push("stands for " + message.skipped + " before it");
     if (long) about.push(words.length + " characters");
     if (about.length > 0) what.append(element("div", "about", about.join(", ")));
     item.append(element("span", "offset", String(message.offset)), what);
@@ -154,7 +155,7 @@
       else if (position !== null && position.offset !== message.offset) {
         show_loss("The topic never came to where this page was: nobody knows what was missed");
       }
-      // From an earlier position, the offset is where we stand; else where the topic does.
+      // What comes after this offset follows: first what is kept, where something is sent of that.
       position = { epoch: message.epoch, offset: message.offset };
       show_count(message.count);
       note("Subscribed to " + message.topic + " after " + message.epoch + ":" + message.offset);
@@ -177,7 +178,8 @@
       if (message.offset > expected) lost_from(position.offset + 1, message.offset - skipped - 1, "nobody said why");
       position.offset = message.offset;
       received += 1;
-      conflated += skipped;
+      // What stood between messages that are kept was published before we came.
+      if (!message.snapshot) conflated += skipped;
       append(message_item(message));
     },
     gap(message) {
@@ -191,7 +193,13 @@
       position.offset = message.offset;
       show_facts();
     },
-    presence(message) { if (message.topic === topic) show_count(message.count); },
+    presence(message) {
+      if (message.topic !== topic) return;
+      // Who is there follows by itself.
+      if (message.event === "stale") note("Who came and went meanwhile was missed");
+      else show_count(message.count);
+    },
+    members(message) { if (message.topic === topic) show_count(message.count); },
     error(message) {
       const asked = requests.get(message.id);
       notice((asked || "error") + ": " + message.message + (message.field ? " (" + message.field + ")" : ""));

@@ -6,12 +6,13 @@
 use std::borrow::Cow;
 
 use echoring::hub::{Content, is_topic_name};
-use echoring::limits::KEY_BYTES_MAX;
+use echoring::limits::{IDEMPOTENCY_KEY_BYTES_MAX, KEY_BYTES_MAX, PRESENCE_PAGE_MAX};
 use echoring::server::v1::{Command, Complaint, notice, parse};
 use serde_json::{Map, Value};
 
 const INTEGER_END: u64 = 1 << 53;
-const KNOWN: [&str; 7] = ["id", "type", "topic", "position", "key", "data", "text"];
+const KNOWN: [&str; 10] =
+    ["id", "type", "topic", "position", "key", "idempotency_key", "after", "limit", "data", "text"];
 
 pub fn run(data: &[u8]) {
     // The other reader, where it has an opinion: it does not follow values deeper than 128, nor read half a character, even
@@ -38,8 +39,13 @@ fn check_command(data: &[u8], command: &Command<'_>) {
             (id, topic)
         }
         Command::Unsubscribe { id, topic } => (id, topic),
-        Command::Publish { id, topic, content, key, payload } => {
+        Command::Presence { id, topic, limit, .. } => {
+            assert!(*limit <= PRESENCE_PAGE_MAX);
+            (id, topic)
+        }
+        Command::Publish { id, topic, content, key, idempotency_key, payload } => {
             assert!(key.len() <= KEY_BYTES_MAX);
+            assert!(idempotency_key.len() <= IDEMPOTENCY_KEY_BYTES_MAX);
             check_message(topic, key, *content, payload);
             if *content == Content::Json {
                 let Cow::Borrowed(payload) = payload else { panic!("a value was copied") };
@@ -86,8 +92,16 @@ fn compare(command: &Command<'_>, read: &Map<String, Value>) {
             ("subscribe", id, topic)
         }
         Command::Unsubscribe { id, topic } => ("unsubscribe", id, topic),
-        Command::Publish { id, topic, content, key, payload } => {
-            assert_eq!(field("key"), key);
+        Command::Presence { id, topic, after, limit } => {
+            assert_eq!(read.contains_key("after"), after.is_some());
+            if let Some(after) = after {
+                assert_eq!(u64::from_str_radix(field("after"), 16), Ok(*after));
+            }
+            assert!(read.get("limit").is_none_or(|read| read.as_u64() == Some(*limit as u64)));
+            ("presence", id, topic)
+        }
+        Command::Publish { id, topic, content, key, idempotency_key, payload } => {
+            assert_eq!((field("key"), field("idempotency_key")), (&**key, &**idempotency_key));
             match content {
                 Content::Json => {
                     assert_eq!(serde_json::from_slice::<Value>(payload).ok().as_ref(), read.get("data"))
