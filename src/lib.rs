@@ -21,7 +21,7 @@
 //! `tls`, `compress`, `client`, `server`, `load`, and `cli` for the program; `cluster` is reserved.
 //!
 //! The floors, lowest first; a module imports only from those above it in this list (see ARCHITECTURE.md):
-//! `limits`, `tls`, `protocol`, `buffer`, `connection`, `hub`, `stats`, `recording`, `driver`, `shard`, `aio`,
+//! `limits`, `tls`, `protocol`, `buffer`, `connection`, `hub`, `stats`, `logging`, `recording`, `driver`, `shard`, `aio`,
 //! `server`, `load`, `control`, `proxy`, `connect`, `cli`.
 
 pub mod limits;
@@ -40,6 +40,9 @@ pub mod hub;
 
 #[cfg(any(feature = "server", feature = "load"))]
 pub mod stats;
+
+#[cfg(feature = "cli")]
+pub mod logging;
 
 #[cfg(feature = "cli")]
 pub mod recording;

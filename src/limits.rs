@@ -248,8 +248,15 @@ pub const SHOWN_PARAMETER_BYTES_MAX: usize = 64;
 
 // ---- control plane ----
 
-/// Connections to the admin address at once; further ones wait to be accepted.
+/// Connections to the admin address at once. A further one takes the place of the oldest that sent no request yet.
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
+/// Requests at once, without those for `/healthz`: places are kept for these. Past it a request is told 429.
+pub const ADMIN_REQUESTS_MAX: usize = 48;
+/// From accepting an admin connection to the end of its request's head.
+pub const ADMIN_HEAD_TIMEOUT: Nanos = 2 * SECOND;
+/// Of that, what a connection has in any case, however many others come: a head is sent at once, and a round trip takes
+/// less.
+pub const ADMIN_IDLE_MIN: Nanos = 100 * MILLISECOND;
 /// From accepting an admin connection to its end, whatever it does: one request, one response.
 pub const ADMIN_TIMEOUT: Nanos = 10 * SECOND;
 /// Of that, for the body of a request.
@@ -273,6 +280,38 @@ pub const ADMIN_TOKEN_BYTES_MAX: usize = 1_024;
 /// Time that a shard has to answer the control plane. One that is busy answers between two turns, far
 /// sooner; one that is stuck must not hang the operator who came to see why.
 pub const SNAPSHOT_TIMEOUT: Nanos = 2 * SECOND;
+/// Time without a turn, although it was asked for one, after which a shard counts as stalled and `/healthz` says 503.
+pub const TURN_TIMEOUT: Nanos = SECOND;
+/// Time that peers of a server get to leave when one of its threads has ended by itself.
+pub const BROKEN_DRAIN_TIMEOUT: Nanos = 2 * SECOND;
+/// From then to the end of the server, whether or not all its shards have ended.
+pub const BROKEN_END_TIMEOUT: Nanos = BROKEN_DRAIN_TIMEOUT + SECOND;
+
+// ---- the log ----
+
+/// Records that wait to be written to stderr; past it they are dropped and counted.
+pub const LOG_QUEUE_RECORDS: usize = 1_024;
+/// Bytes of them, likewise.
+pub const LOG_QUEUE_BYTES: usize = 1024 * 1024;
+/// Bytes of a field of a record: much of what a peer says is longer than what helps to understand it.
+pub const LOG_FIELD_BYTES_MAX: usize = 256;
+/// Bytes of a record's message.
+pub const LOG_MESSAGE_BYTES_MAX: usize = 1024;
+/// Records of one cause in a second; of the others only the number is logged.
+pub const LOG_RECORDS_PER_SECOND: u32 = 10;
+/// The same for the levels `debug` and `trace`, which somebody asked for.
+pub const LOG_RECORDS_PER_SECOND_DEBUG: u32 = 1_000;
+/// Causes that are told apart; the program has fewer.
+pub const LOG_CAUSES_MAX: usize = 256;
+/// From the first record that was left out to the line that tells how many were.
+pub const LOG_SUMMARY_INTERVAL: Nanos = SECOND;
+/// Addresses of peers that a shard looks up in a second for what it logs; beyond, records go without. Each costs three
+/// system calls, and not many more records of a second are written.
+pub const LOG_LOOKUPS_PER_SECOND: u32 = 32;
+/// How long the end of the process waits for a stderr that nobody reads.
+pub const LOG_FLUSH_TIMEOUT: Nanos = 250 * MILLISECOND;
+/// How soon a write that would block is tried again.
+pub const LOG_RETRY: Nanos = 5 * MILLISECOND;
 
 // ---- taking over ----
 

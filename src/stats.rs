@@ -5,9 +5,22 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
 
 pub use crate::connection::Compressed;
 pub use crate::hub::{Deliveries, Passed, Publications, TopicHome, TopicReport};
+
+/// What became of this process's log records. All of its threads log to one place and count here.
+pub static LOG: LogCounters = LogCounters { dropped: AtomicU64::new(0), rate_limited: AtomicU64::new(0) };
+
+/// Log records that were not written.
+#[derive(Debug)]
+pub struct LogCounters {
+    /// The queue was full, or stderr could not be written.
+    pub dropped: AtomicU64,
+    /// Their cause had too many in the same second.
+    pub rate_limited: AtomicU64,
+}
 
 /// What one shard counted since it started.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

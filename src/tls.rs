@@ -9,11 +9,14 @@ use std::sync::Arc;
 use std::{fmt, io};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::NoServerSessionStorage;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+use rustls::server::{NoServerSessionStorage, ParsedCertificate};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+};
 use rustls::{SupportedProtocolVersion, version};
 
 use crate::limits::TLS_TICKETS;
@@ -62,6 +65,45 @@ pub fn server_config(cert_pem: &Path, key_pem: &Path) -> Result<Arc<ServerConfig
     config.ticketer = ring::Ticketer::new().map_err(TlsError::Setup)?;
     config.send_tls13_tickets = TLS_TICKETS;
     Ok(Arc::new(config))
+}
+
+/// What clients will object to in the validity of the certificates of a PEM file at the time `now`, a line for each.
+///
+/// # Errors
+/// When the file cannot be read, or has no certificate in it.
+pub fn expiry_warnings(cert_pem: &Path, now: UnixTime) -> Result<Vec<String>, TlsError> {
+    let chain = certificates(cert_pem)?;
+    let algorithms = provider().signature_verification_algorithms;
+    let warn = |(at, certificate): (usize, &CertificateDer<'_>)| {
+        let parsed = ParsedCertificate::try_from(certificate).ok()?;
+        // Validity is judged before anybody who vouches is looked for, and nobody is to be found.
+        let (roots, nobody) = (RootCertStore::empty(), &[]);
+        let judged = verify_server_cert_signed_by_trust_anchor(&parsed, &roots, nobody, now, algorithms.all);
+        let what = match judged {
+            Err(rustls::Error::InvalidCertificate(error)) => match error {
+                CertificateError::ExpiredContext { not_after, .. } => {
+                    format!("expired {} ago: renew it", shown(now, not_after))
+                }
+                CertificateError::NotValidYetContext { not_before, .. } => {
+                    format!("becomes valid in {}: look at this host's clock", shown(not_before, now))
+                }
+                _ => return None,
+            },
+            _ => return None,
+        };
+        Some(format!("certificate {} of {} {what}", at + 1, cert_pem.display()))
+    };
+    Ok(chain.iter().enumerate().filter_map(warn).collect())
+}
+
+/// The time between two others, in whole units.
+fn shown(later: UnixTime, earlier: UnixTime) -> String {
+    let seconds = later.as_secs().saturating_sub(earlier.as_secs());
+    match seconds {
+        0..7_200 => format!("{} minutes", seconds / 60),
+        7_200..172_800 => format!("{} hours", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
 }
 
 /// How a client speaks and whom it believes. Connections made with clones of one `Arc` resume each other's sessions.

@@ -1,11 +1,10 @@
 //! What a command sets up in its own process before it runs: the descriptor limit and the log.
 
-use std::io::IsTerminal as _;
-
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
 use super::Failure;
+use crate::logging;
 
 /// Raises the soft limit on descriptors to the hard one and gives it back. Every connection may need one,
 /// and the usual soft limit of 1,024 exists for programs that use `select`.
@@ -40,16 +39,10 @@ pub(super) fn log_filter(word: &str) -> Result<String, String> {
     Ok(word.to_owned())
 }
 
-/// Sends log lines to stderr, in colour only where a person reads them.
+/// Starts the log on stderr.
 pub(super) fn start_log(filter: &str) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(filter).map_err(|error| Failure::Usage(format!("--log: {error}")))?;
-    let colours =
-        std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(colours)
-        .try_init()
+    logging::start(filter)
         .map_err(|error| Failure::Environment(format!("the log cannot be started: {error}")))
 }
 

@@ -26,6 +26,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use crate::logging;
+
 /// Exit code of a command whose arguments were wrong.
 pub const EXIT_USAGE: u8 = 2;
 /// Exit code of a command that this host does not allow to run.
@@ -65,8 +67,7 @@ impl Failure {
             Failure::Usage(line) => (line, EXIT_USAGE),
             Failure::Environment(line) => (line, EXIT_ENVIRONMENT),
         };
-        // A closed stderr must not turn an exit code into a panic.
-        let _ = writeln!(std::io::stderr(), "error: {line}");
+        logging::print_last(&format!("error: {line}"));
         ExitCode::from(code)
     }
 }
@@ -157,7 +158,9 @@ where
         Command::Completions { shell } => print_completions(shell),
         Command::Man { command } => print_manual(command.as_deref()),
     };
-    done.unwrap_or_else(|failure| failure.report())
+    let code = done.unwrap_or_else(|failure| failure.report());
+    logging::flush();
+    code
 }
 
 /// clap explains over several lines; scripts and logs want one. Keeps everything before the usage.

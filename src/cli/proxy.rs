@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
+use rustls::pki_types::UnixTime;
+
 use super::compress::Compress;
 use super::serve::{Driver, Shards, socket_address};
 use super::signals::Signals;
@@ -315,7 +317,7 @@ impl Args {
 
 /// Time from the first signal to the end of the process, whatever hinders it.
 const EXIT_TIMEOUT: Duration = Duration::from_millis(9_500);
-/// Exit code of a proxy that ended without being told to, or whose recording is not whole.
+/// Exit code of a proxy whose recording is not whole.
 const EXIT_BROKEN: u8 = 1;
 
 /// Runs the proxy until a signal ends it.
@@ -327,6 +329,8 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     config.connections_max = connections_within(connections_max, descriptors)?;
     if let Some((cert, key)) = &certificate {
         config.tls = Some(tls::server_config(cert, key).map_err(|error| forbidden(&error))?);
+        let warnings = tls::expiry_warnings(cert, UnixTime::now()).map_err(|error| forbidden(&error))?;
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     }
     if config.upstreams.iter().any(UpstreamUrl::is_secure) {
         config.upstream_tls = Some(tls::client_config(&trust).map_err(|error| forbidden(&error))?);
@@ -335,18 +339,21 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
         }
     }
     // From here on a signal is a drain and no longer sudden death.
-    let signals = Signals::listen()
+    let signals = Signals::listen_as_server(|| tracing::info!("SIGHUP: there is nothing to reload"))
         .map_err(|error| Failure::Environment(format!("signals cannot be handled: {error}")))?;
     let recorder = record.map(|file| start_recorder(&file, driver)).transpose()?;
     let scheme = if config.tls.is_some() { "wss" } else { "ws" };
     let proxy = Proxy::start(config, recorder).map_err(|error| forbidden(&error))?;
-    drain_on_signal(signals, proxy.handle());
+    let handle = proxy.handle();
+    drain_on_signal(signals, proxy.handle())
+        .map_err(|error| Failure::Environment(format!("signals cannot be handled: {error}")))?;
     print_listening(&proxy, scheme);
     match proxy.join() {
         Ok(()) => {
             tracing::info!("drained");
             Ok(ExitCode::SUCCESS)
         }
+        Err(error) if handle.has_failed() => Err(forbidden(&error)),
         Err(error) => {
             tracing::error!("{error}");
             Ok(ExitCode::from(EXIT_BROKEN))
@@ -435,16 +442,18 @@ fn print_listening(proxy: &Proxy, scheme: &str) {
 }
 
 /// Waits for signals on a thread of its own, which does not keep the process alive.
-fn drain_on_signal(mut signals: Signals, proxy: Handle) {
-    std::thread::spawn(move || {
-        if let Err(error) = signals.wait() {
-            tracing::error!(%error, "signals are no longer heard");
-            return;
-        }
-        tracing::info!("draining; a second signal ends the process at once");
+fn drain_on_signal(mut signals: Signals, proxy: Handle) -> io::Result<()> {
+    let wait = move || {
+        // Nothing is said before it is done. Where no signal can be heard any more, the process is to end as well.
+        let heard = signals.wait();
         proxy.drain();
+        match heard {
+            Ok(()) => tracing::info!("draining; a second signal ends the process at once"),
+            Err(error) => tracing::error!(%error, "signals are no longer heard; the proxy drains"),
+        }
         signals.exit_on_second(EXIT_TIMEOUT, 0);
-    });
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(wait).map(drop)
 }
 
 #[cfg(test)]

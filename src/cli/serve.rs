@@ -23,6 +23,7 @@ use super::compress::Compress;
 use super::signals::Signals;
 use super::{Failure, environment, print, values};
 use crate::control::{self, Control, Token, takeover};
+use crate::logging;
 use crate::protocol::handshake::SubprotocolPreference;
 use crate::server::{self, DriverChoice, Handle, ListenAddress, Server, StartError, StartErrorKind};
 
@@ -346,22 +347,24 @@ enum Profile {
 /// Time from the first signal to the end of the process, whatever hinders it. The shards give up on their
 /// peers after [`DRAIN_TIMEOUT`](crate::limits::DRAIN_TIMEOUT).
 const EXIT_TIMEOUT: Duration = Duration::from_millis(9_500);
-/// Exit code of a server whose shards ended without being told to.
-const EXIT_BROKEN: u8 = 1;
 
 /// Runs the server until a signal ends it.
 pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     let check = arguments.check;
     let settings = arguments.resolve()?;
     environment::raise_descriptor_limit();
+    let warnings = settings.warnings()?;
     let resolved = settings.resolve()?;
     if check {
+        warnings.iter().for_each(|warning| logging::print_last(&format!("warning: {warning}")));
         return Ok(print(check::text(&settings, &resolved).as_bytes()));
     }
     environment::start_log(&settings.log)?;
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     crate::driver::small_pages_only();
     // From here on a signal is a drain and no longer sudden death.
-    let signals = Signals::listen().map_err(|error| forbidden("signals cannot be handled", &error))?;
+    let signals = Signals::listen_as_server(|| tracing::info!("SIGHUP: there is nothing to reload"))
+        .map_err(|error| forbidden("signals cannot be handled", &error))?;
     let token = settings.admin_token_file.as_deref().map(read_token).transpose()?;
     let takeover = settings.server.takeover;
     let admin = bind_admin(settings.admin, takeover)?;
@@ -378,7 +381,8 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
         ),
         None => None,
     };
-    drain_on_signal(signals, server.handle(), control.as_ref().map(Control::handle));
+    drain_on_signal(signals, server.handle(), control.as_ref().map(Control::handle))
+        .map_err(|error| forbidden("signals cannot be handled", &error))?;
     hand_over_to_successor(&server, control.as_ref().map(Control::handle));
     print_listening(&server, scheme);
     let ended = server.join();
@@ -391,10 +395,7 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
             tracing::info!("drained");
             Ok(ExitCode::SUCCESS)
         }
-        Err(error) => {
-            tracing::error!(%error, "the server ended by itself");
-            Ok(ExitCode::from(EXIT_BROKEN))
-        }
+        Err(error) => Err(Failure::Environment(format!("the server ended by itself: {error}"))),
     }
 }
 
@@ -481,17 +482,18 @@ fn print_listening(server: &Server, scheme: &str) {
 }
 
 /// Waits for signals on a thread of its own, which does not keep the process alive.
-fn drain_on_signal(mut signals: Signals, server: Handle, control: Option<control::Handle>) {
-    std::thread::spawn(move || {
+fn drain_on_signal(mut signals: Signals, server: Handle, control: Option<control::Handle>) -> io::Result<()> {
+    let wait = move || {
         if let Err(error) = signals.wait() {
-            tracing::error!(%error, "signals are no longer heard");
-            return;
+            return server.fail(&format!("signals are no longer heard: {error}"));
         }
-        tracing::info!("draining; a second signal ends the process at once");
+        // Nothing is said before it is done.
         if let Some(control) = control {
             control.set_draining();
         }
         server.drain();
+        tracing::info!("draining; a second signal ends the process at once");
         signals.exit_on_second(EXIT_TIMEOUT, 0);
-    });
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(wait).map(drop)
 }

@@ -1,8 +1,8 @@
 //! The admin address: a small HTTP/1.1 server by hyper, over plain tokio.
 //!
 //! One request per connection, an absolute deadline, bodies that are read only when somebody wants them, and at most
-//! [`ADMIN_CONNECTIONS_MAX`] connections: an operator needs no more, and an attacker gets no more. What a path means is
-//! not known here, nor who may ask.
+//! [`ADMIN_CONNECTIONS_MAX`](crate::limits::ADMIN_CONNECTIONS_MAX) connections ([`Places`]): an operator needs no more, and
+//! an attacker gets no more. What a path means is not known here, nor who may ask.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -10,24 +10,26 @@ use std::future::Future;
 use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Bytes, Incoming};
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{
+    CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, Version};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::{LocalSet, spawn_local};
 
+use super::places::{Place, Places};
 use crate::aio::TokioStream;
 use crate::limits::{
-    ADMIN_BODIES_BYTES_MAX, ADMIN_BODY_TIMEOUT, ADMIN_CONNECTIONS_MAX, ADMIN_DISCARD_BYTES_MAX, ADMIN_LINGER,
-    ADMIN_TIMEOUT, HEAD_BYTES_MAX, HEADERS_MAX,
+    ADMIN_BODIES_BYTES_MAX, ADMIN_BODY_TIMEOUT, ADMIN_DISCARD_BYTES_MAX, ADMIN_LINGER, ADMIN_TIMEOUT,
+    HEAD_BYTES_MAX, HEADERS_MAX,
 };
 
 /// What is said to a request.
@@ -60,6 +62,13 @@ impl Reply {
         }
     }
 
+    /// A refusal for now.
+    pub(super) fn busy(message: &str) -> Reply {
+        let mut reply = Reply::problem(StatusCode::TOO_MANY_REQUESTS, "busy", message);
+        reply.headers.push((RETRY_AFTER, HeaderValue::from_static("1")));
+        reply
+    }
+
     /// Why a request is not answered otherwise: a word for programs, and a line for people.
     pub(super) fn problem(status: StatusCode, code: &str, message: &str) -> Reply {
         Reply::json(status, serde_json::to_vec(&json!({"error": {"code": code, "message": message}})))
@@ -68,6 +77,9 @@ impl Reply {
 
 /// Who answers requests.
 pub(super) trait Answer: 'static {
+    /// Whether a request is answered however many others are under way. Its answer takes no time.
+    fn is_urgent(&self, request: &Request<Incoming>) -> bool;
+
     async fn answer(&self, request: &mut Request<Incoming>) -> Reply;
 }
 
@@ -168,21 +180,17 @@ pub(super) fn serve<A: Answer>(
 }
 
 /// Bounds the connections at once.
-struct Limit(Arc<Semaphore>);
+struct Limit(Places);
 
 impl Limit {
     fn new() -> Limit {
-        Limit(Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX)))
+        Limit(Places::default())
     }
 
-    /// Accepts a connection once there is room for it.
-    async fn next<T, A: Future<Output = T>>(
-        &self,
-        accept: impl FnOnce() -> A,
-    ) -> (Option<OwnedSemaphorePermit>, T) {
-        // The semaphore is never closed, so there is always a permit in the end.
-        let permit = Arc::clone(&self.0).acquire_owned().await.ok();
-        (permit, accept().await)
+    /// Accepts a connection, and has a place for it.
+    async fn next<T, A: Future<Output = T>>(&self, accept: impl FnOnce() -> A) -> (Place, T) {
+        let accepted = accept().await;
+        (self.0.take().await, accepted)
     }
 }
 
@@ -192,29 +200,32 @@ async fn accept_failed(error: &io::Error) {
 }
 
 /// Serves one request on `stream`, as a task of its own.
-fn serve_connection<S, A: Answer>(stream: S, answer: &Rc<A>, permit: Option<OwnedSemaphorePermit>)
+fn serve_connection<S, A: Answer>(stream: S, answer: &Rc<A>, place: Place)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let answer = Rc::clone(answer);
     spawn_local(async move {
-        let serving = serve_request(stream, answer);
-        match tokio::time::timeout(Duration::from_nanos(ADMIN_TIMEOUT), serving).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "an admin request failed"),
-            Err(_) => tracing::debug!("an admin request took too long"),
+        let place = Rc::new(place);
+        let serving = serve_request(stream, answer, &place);
+        tokio::select! {
+            served = tokio::time::timeout(Duration::from_nanos(ADMIN_TIMEOUT), serving) => match served {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "an admin request failed"),
+                Err(_) => tracing::debug!("an admin request took too long"),
+            },
+            cause = place.lost() => tracing::debug!(cause, "an admin connection is closed"),
         }
-        drop(permit);
     });
 }
 
-async fn serve_request<S, A: Answer>(stream: S, answer: Rc<A>) -> hyper::Result<()>
+async fn serve_request<S, A: Answer>(stream: S, answer: Rc<A>, place: &Rc<Place>) -> hyper::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let unread = Rc::new(Cell::new(false));
     let service = service_fn(|request: Request<Incoming>| {
-        Box::pin(respond(request, Rc::clone(&answer), Rc::clone(&unread)))
+        Box::pin(respond(request, Rc::clone(&answer), Rc::clone(place), Rc::clone(&unread)))
     });
     let mut connection = http1::Builder::new()
         .keep_alive(false)
@@ -248,11 +259,14 @@ fn misses_host<B>(request: &Request<B>) -> bool {
 async fn respond<A: Answer>(
     mut request: Request<Incoming>,
     answer: Rc<A>,
+    place: Rc<Place>,
     unread: Rc<Cell<bool>>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    let reply = match misses_host(&request) {
-        false => answer.answer(&mut request).await,
-        true => Reply::text(StatusCode::BAD_REQUEST, "a request of HTTP/1.1 has one Host field"),
+    let may_begin = place.begin(answer.is_urgent(&request));
+    let reply = match (misses_host(&request), may_begin) {
+        (true, _) => Reply::text(StatusCode::BAD_REQUEST, "a request of HTTP/1.1 has one Host field"),
+        (false, true) => answer.answer(&mut request).await,
+        (false, false) => Reply::busy("too many requests are under way"),
     };
     unread.set(!request.body().is_end_stream());
     let mut response = Response::new(Full::new(Bytes::from(reply.body)));
@@ -272,6 +286,7 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::limits::ADMIN_CONNECTIONS_MAX;
 
     /// Says the path, and with POST the body.
     struct Mirror {
@@ -281,6 +296,10 @@ mod tests {
     const BODY_BYTES_MAX: u64 = 100_000;
 
     impl Answer for Mirror {
+        fn is_urgent(&self, request: &Request<Incoming>) -> bool {
+            request.uri().path() == "/urgent"
+        }
+
         async fn answer(&self, request: &mut Request<Incoming>) -> Reply {
             let path = request.uri().path().to_owned();
             if request.method() != hyper::Method::POST {
@@ -411,14 +430,30 @@ mod tests {
     }
 
     #[test]
-    fn connections_beyond_the_limit_wait_and_are_served_when_others_leave() {
+    fn connections_without_a_request_keep_nobody_out() {
         serving(|address| {
-            let idle: Vec<TcpStream> =
-                (0..ADMIN_CONNECTIONS_MAX).map(|_| TcpStream::connect(address).expect("connected")).collect();
-            let waiting = thread::spawn(move || exchange(address, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"));
-            drop(idle);
-            let response = waiting.join().expect("no panic");
+            let idle: Vec<TcpStream> = (0..3 * ADMIN_CONNECTIONS_MAX)
+                .map(|_| TcpStream::connect(address).expect("connected"))
+                .collect();
+            let response = exchange(address, b"GET /urgent HTTP/1.1\r\nHost: a\r\n\r\n");
             assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
+            drop(idle);
+        });
+    }
+
+    #[test]
+    fn requests_whose_bodies_do_not_come_leave_room_for_urgent_ones() {
+        serving(|address| {
+            let slow: Vec<TcpStream> = (0..2 * ADMIN_CONNECTIONS_MAX)
+                .map(|_| {
+                    let mut stream = TcpStream::connect(address).expect("connected");
+                    stream.write_all(&post("/", 10, b"half")).expect("sent");
+                    stream
+                })
+                .collect();
+            let response = exchange(address, b"GET /urgent HTTP/1.1\r\nHost: a\r\n\r\n");
+            assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
+            drop(slow);
         });
     }
 }

@@ -9,6 +9,7 @@
 
 mod access;
 mod http;
+mod places;
 mod publications;
 mod report;
 #[cfg(feature = "cli")]
@@ -18,6 +19,7 @@ mod topics;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -140,9 +142,13 @@ struct Plane {
 }
 
 impl Plane {
+    /// Serves until it is stopped. Ended by anything else, it ends the server: nobody could see or publish any more.
     fn run(self, listener: TcpListener, stopped: oneshot::Receiver<()>) {
-        if let Err(error) = http::serve(listener, &self.desk(), stopped) {
-            tracing::error!(%error, "the control plane ended; the shards go on without it");
+        let server = self.server.clone();
+        match catch_unwind(AssertUnwindSafe(move || http::serve(listener, &self.desk(), stopped))) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => server.fail(&format!("the control plane ended: {error}")),
+            Err(_) => server.fail("the control plane panicked"),
         }
     }
 
@@ -151,11 +157,20 @@ impl Plane {
         Rc::new(Desk { plane: self, topics })
     }
 
-    fn health(&self) -> Reply {
+    async fn health(&self) -> Reply {
+        let unhealthy = |line: &str| Reply::text(StatusCode::SERVICE_UNAVAILABLE, line);
+        if self.server.has_failed() {
+            return unhealthy("failed");
+        }
         if self.draining.load(Ordering::Relaxed) {
-            Reply::text(StatusCode::SERVICE_UNAVAILABLE, "draining")
-        } else {
-            Reply::text(StatusCode::OK, "ok")
+            return unhealthy("draining");
+        }
+        let server = self.server.clone();
+        // Waits for the shards, so it must not happen on this thread.
+        match tokio::task::spawn_blocking(move || server.stalled_shards()).await {
+            Ok(stalled) if stalled.is_empty() => Reply::text(StatusCode::OK, "ok"),
+            Ok(stalled) => unhealthy(&format!("stalled shards: {stalled:?}")),
+            Err(_) => unhealthy("unknown"),
         }
     }
 
@@ -183,6 +198,10 @@ const READS: &[Method] = &[Method::GET, Method::HEAD];
 const READS_AND_POST: &[Method] = &[Method::GET, Method::HEAD, Method::POST];
 
 impl Answer for Desk {
+    fn is_urgent(&self, request: &Request<Incoming>) -> bool {
+        READS.contains(request.method()) && request.uri().path() == "/healthz"
+    }
+
     async fn answer(&self, request: &mut Request<Incoming>) -> Reply {
         let (path, query) = (request.uri().path().to_owned(), request.uri().query().unwrap_or_default());
         if let Err(reply) = self.plane.access.judge(request.method(), &path, request.headers()) {
@@ -204,7 +223,7 @@ impl Answer for Desk {
             (_, Some(topic)) => self.topics.one(topic, request).await,
             ("/topics", _) => self.topics.list(query).await,
             ("/stats", _) => self.plane.stats().await,
-            _ => self.plane.health(),
+            _ => self.plane.health().await,
         }
     }
 }

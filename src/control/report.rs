@@ -4,10 +4,11 @@
 //! or causes as keys and counts as values.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Relaxed;
 
 use serde::Serialize;
 
-use crate::stats::{Compressed, Counters, Deliveries, Passed, Publications, Snapshot};
+use crate::stats::{Compressed, Counters, Deliveries, LOG, Passed, Publications, Snapshot};
 
 /// Names the shape of the report.
 const SCHEMA: &str = "echoring.stats/1";
@@ -25,8 +26,22 @@ pub(super) struct Report<'a> {
     control: &'static str,
     /// Shards that did not answer in time; their counters are missing from `node`.
     silent_shards: usize,
+    log: LogFigures,
     node: Figures<'a>,
     shards: Vec<ShardReport<'a>>,
+}
+
+/// Log records of this process that were not written.
+#[derive(Debug, Serialize)]
+struct LogFigures {
+    dropped: u64,
+    rate_limited: u64,
+}
+
+impl LogFigures {
+    fn now() -> LogFigures {
+        LogFigures { dropped: LOG.dropped.load(Relaxed), rate_limited: LOG.rate_limited.load(Relaxed) }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -258,6 +273,7 @@ pub(super) fn to_json(node: Node, snapshots: &[Snapshot]) -> serde_json::Result<
         driver: driver(first),
         control: node.control,
         silent_shards: node.shards.saturating_sub(snapshots.len()),
+        log: LogFigures::now(),
         node: Figures::new(&gauges, &counters),
         shards: snapshots.iter().map(shard).collect(),
     };

@@ -24,8 +24,10 @@ mod upstream;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -159,9 +161,16 @@ pub struct Proxy {
 pub struct Handle {
     drain: Arc<watch::Sender<bool>>,
     listener: Arc<TcpListener>,
+    /// A thread has ended by itself.
+    failed: Arc<AtomicBool>,
 }
 
 impl Handle {
+    /// Whether the proxy ends because a thread of it has ended by itself.
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
     /// Takes nobody new, tells all WebSockets 1001 and lets requests under way finish; what is left after
     /// [`DRAIN_TIMEOUT`] is cut.
     pub fn drain(&self) {
@@ -207,7 +216,8 @@ impl Proxy {
         let broken = |error: io::Error| Error(format!("the proxy cannot start: {error}"));
         let address = listener.local_addr().map_err(broken)?;
         let (drain, _) = watch::channel(false);
-        let handle = Handle { drain: Arc::new(drain), listener: Arc::clone(&listener) };
+        let handle =
+            Handle { drain: Arc::new(drain), listener: Arc::clone(&listener), failed: Arc::default() };
         let retry_after = config.health.is_none().then_some(config.settings.health_interval);
         let upstreams = Arc::new(Upstreams::new(&config.upstreams, config.balance, retry_after));
         let count = config.threads.max(1);
@@ -224,7 +234,7 @@ impl Proxy {
             let listener = listener.try_clone().map_err(broken)?;
             let thread = thread::Builder::new()
                 .name(format!("proxy-{index}"))
-                .spawn(move || worker.run(listener))
+                .spawn(move || run_worker(worker, listener))
                 .map_err(broken)?;
             threads.push(thread);
         }
@@ -307,6 +317,19 @@ struct Worker {
     handle: Handle,
     tap: Option<Tap>,
     connections_max: usize,
+}
+
+/// Runs a thread of the proxy. When it ends by itself, all others end with it: a proxy never goes on with half its threads.
+fn run_worker(worker: Worker, listener: TcpListener) -> io::Result<()> {
+    let handle = worker.handle.clone();
+    let ended = catch_unwind(AssertUnwindSafe(|| worker.run(listener)))
+        .unwrap_or_else(|_| Err(io::Error::other("it panicked")));
+    if let Err(error) = &ended {
+        handle.failed.store(true, Ordering::Relaxed);
+        tracing::error!(%error, "a thread of the proxy has ended by itself, and the proxy ends");
+        handle.drain();
+    }
+    ended
 }
 
 /// Pause after an accept that failed for want of descriptors or memory.

@@ -18,6 +18,7 @@ mod handler;
 mod host;
 mod listeners;
 mod page;
+mod pulse;
 mod remote;
 mod response;
 mod route;
@@ -32,17 +33,18 @@ use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, mpsc};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::buffer::{Budget, Lease, Pool};
 use crate::driver::epoll::Epoll;
 use crate::driver::uring::{self, Uring};
 use crate::driver::{Description, Driver, Options, Waker};
 use crate::limits::{
-    COMPRESSION_LEASE_BYTES, CONNECTION_LEASE, DRAIN_TIMEOUT, MAILBOX_BYTES_MIN, Nanos,
-    REFUSING_CONNECTIONS_MAX, SNAPSHOT_TIMEOUT, TOPIC_LEASE,
+    BROKEN_DRAIN_TIMEOUT, BROKEN_END_TIMEOUT, COMPRESSION_LEASE_BYTES, CONNECTION_LEASE, DRAIN_TIMEOUT,
+    MAILBOX_BYTES_MIN, Nanos, REFUSING_CONNECTIONS_MAX, SNAPSHOT_TIMEOUT, TOPIC_LEASE,
 };
 use crate::shard::{self, Allowance, Mailboxes, Order, Security, Shard};
 use crate::stats::{Snapshot, TopicReport};
@@ -61,9 +63,11 @@ pub use handler::{Busy, Failure, Handler, Message};
 pub use host::Resolved;
 #[cfg(feature = "cli")]
 pub(crate) use listeners::{open_admin, retry_busy};
+use pulse::Pulse;
 pub use remote::Remote;
 pub use response::Response;
 pub use route::{Asked, Opening, Route, Routes};
+use seats::said;
 pub use service::{Peer, Service};
 
 /// A running server. Dropping it ends it at once and waits for its threads; [`shutdown`](Server::shutdown) ends it in
@@ -73,6 +77,8 @@ pub struct Server {
     addresses: Vec<ListenAddress>,
     driver: Description,
     threads: Vec<JoinHandle<io::Result<Snapshot>>>,
+    /// What a thread says when it has ended, and who has the server fail.
+    ends: Mutex<mpsc::Receiver<End>>,
     handle: Handle,
 }
 
@@ -82,6 +88,8 @@ pub struct Handle {
     remotes: Arc<[shard::Remote<Ask>]>,
     asking: Asking,
     message_bytes_max: u64,
+    pulse: Arc<Pulse>,
+    failure: Arc<Failing>,
 }
 
 impl Handle {
@@ -126,6 +134,28 @@ impl Handle {
     /// Bytes of a message, at most.
     pub fn message_bytes_max(&self) -> u64 {
         self.message_bytes_max
+    }
+
+    /// The numbers of the shards that made no turn for a second although they were asked to, or have ended. Blocks until
+    /// all have answered, a second at most.
+    pub fn stalled_shards(&self) -> Vec<usize> {
+        self.pulse.stalled(&self.remotes)
+    }
+
+    /// Ends the server because a part of it has ended that it cannot do without: everyone is told 1001, and
+    /// [`Server::join`] fails for this reason, three seconds later at most.
+    pub fn fail(&self, reason: &str) {
+        if self.failure.reason.set(reason.to_owned()).is_ok() {
+            tracing::error!(reason, "the server cannot go on, and ends");
+            self.order_drain(BROKEN_DRAIN_TIMEOUT);
+            // Nobody joins the server when this fails.
+            let _ = self.failure.ends.send(End::Failure);
+        }
+    }
+
+    /// Whether the server ends because a part of it has ended by itself.
+    pub fn has_failed(&self) -> bool {
+        self.failure.reason.get().is_some()
     }
 
     /// Accepts nothing more, neither connections nor publications, sends subscribers what was published before, says 1001
@@ -201,6 +231,8 @@ impl Server {
             MAILBOX_BYTES_MIN.max(2 * (config.message_bytes_max as usize + broadcast::MAIL_OVERHEAD_BYTES));
         let mailboxes = Mailboxes::connect(shards, mailbox_bytes);
         let (ready_in, ready) = mpsc::channel();
+        let (end, ends) = mpsc::channel();
+        let started: Arc<OnceLock<Handle>> = Arc::default();
         let mut threads = Vec::with_capacity(shards);
         let mut go = Vec::with_capacity(shards);
         for (index, (mailboxes, sockets)) in mailboxes.into_iter().zip(listeners.by_shard).enumerate() {
@@ -224,7 +256,18 @@ impl Server {
             };
             let thread = std::thread::Builder::new()
                 .name(format!("shard-{index}"))
-                .spawn(move || start.run())
+                .spawn({
+                    let (end, started) = (end.clone(), Arc::clone(&started));
+                    move || {
+                        let ended = run_shard(index, start);
+                        if let (Err(error), Some(handle)) = (&ended, started.get()) {
+                            handle.fail(&error.to_string());
+                        }
+                        // Nobody joins the server when this fails.
+                        let _ = end.send(End::Shard(index));
+                        ended
+                    }
+                })
                 .map_err(|error| {
                     StartError::new(
                         StartErrorKind::Thread,
@@ -237,16 +280,20 @@ impl Server {
         }
         drop(ready_in);
         let (remotes, driver) = gather(shards, &ready)?;
+        let failure = Arc::new(Failing { reason: OnceLock::new(), ends: end });
         let wakers: Vec<Waker> = remotes.iter().map(|remote| remote.waker().clone()).collect();
         before_accepting(&listeners.addresses, &listeners.shared)?;
+        let remotes: Arc<[_]> = remotes.into();
+        let asking = Asking::new(Arc::clone(&remotes));
+        let pulse = Arc::new(Pulse::new(shards));
+        let handle = Handle { remotes, asking, message_bytes_max: config.message_bytes_max, pulse, failure };
+        // Nobody else has set it.
+        let _ = started.set(handle.clone());
         for go in go {
             // A shard that is gone by now is noticed when it is joined.
             let _ = go.send(wakers.clone());
         }
-        let remotes: Arc<[_]> = remotes.into();
-        let asking = Asking::new(Arc::clone(&remotes));
-        let handle = Handle { remotes, asking, message_bytes_max: config.message_bytes_max };
-        Ok(Server { addresses: listeners.addresses, driver, threads, handle })
+        Ok(Server { addresses: listeners.addresses, driver, threads, ends: Mutex::new(ends), handle })
     }
 
     /// Where the server listens, port 0 resolved.
@@ -283,19 +330,28 @@ impl Server {
     /// snapshots.
     ///
     /// # Errors
-    /// When a shard's driver broke or a shard panicked.
+    /// When a shard's driver broke, a shard panicked, or [`Handle::fail`] was called; then a shard that does not end within
+    /// three seconds is not waited for.
     pub fn join(mut self) -> io::Result<Vec<Snapshot>> {
         self.join_all()
     }
 
     fn join_all(&mut self) -> io::Result<Vec<Snapshot>> {
+        let ended = self.wait();
         let mut snapshots = Vec::with_capacity(self.threads.len());
         let mut broken = None;
-        for thread in self.threads.drain(..) {
+        for (shard, thread) in self.threads.drain(..).enumerate() {
+            if !ended[shard] {
+                tracing::error!(shard, "a shard does not end, and is given up");
+                continue;
+            }
             match thread.join().unwrap_or_else(|_| Err(io::Error::other("a shard panicked"))) {
                 Ok(snapshot) => snapshots.push(snapshot),
                 Err(error) => broken = Some(error),
             }
+        }
+        if let Some(reason) = self.handle.failure.reason.get() {
+            broken = Some(io::Error::other(reason.as_str()));
         }
         for address in &self.addresses {
             if let ListenAddress::Unix(path) = address {
@@ -305,6 +361,57 @@ impl Server {
         }
         self.addresses.clear();
         broken.map_or(Ok(snapshots), Err)
+    }
+
+    /// Waits until the threads of all shards are at their ends; where something has failed, for so long at most. Tells of
+    /// each shard whether it is.
+    fn wait(&mut self) -> Vec<bool> {
+        let mut ended = vec![false; self.threads.len()];
+        let mut until = self.handle.has_failed().then(broken_until);
+        let ends = self.ends.get_mut().unwrap_or_else(PoisonError::into_inner);
+        while ended.contains(&false) {
+            let end = match until {
+                None => ends.recv().ok(),
+                Some(until) => ends.recv_timeout(until.saturating_duration_since(Instant::now())).ok(),
+            };
+            match end {
+                Some(End::Shard(shard)) => ended[shard] = true,
+                Some(End::Failure) => drop(until.get_or_insert_with(broken_until)),
+                None => break,
+            }
+        }
+        ended
+    }
+}
+
+fn broken_until() -> Instant {
+    Instant::now() + Duration::from_nanos(BROKEN_END_TIMEOUT)
+}
+
+/// That a server goes to its end by itself, and why.
+#[derive(Debug)]
+struct Failing {
+    reason: OnceLock<String>,
+    ends: mpsc::Sender<End>,
+}
+
+/// What whoever joins a server waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The thread of this shard is at its end.
+    Shard(usize),
+    /// Something failed: from now on the others have only so much time.
+    Failure,
+}
+
+/// Runs a shard. What it panics with is told like any other error.
+fn run_shard(shard: usize, start: Start) -> io::Result<Snapshot> {
+    match catch_unwind(AssertUnwindSafe(|| start.run())) {
+        Ok(ended) => ended.map_err(|error| {
+            let kind = error.kind();
+            io::Error::new(kind, format!("shard {shard} ended: {error}"))
+        }),
+        Err(panic) => Err(io::Error::other(format!("shard {shard} panicked: {}", said(&*panic)))),
     }
 }
 

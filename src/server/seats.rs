@@ -290,14 +290,19 @@ impl Seats {
     }
 }
 
+/// The words of a panic.
+pub(super) fn said(panic: &(dyn Any + Send)) -> &str {
+    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(said), _) => said,
+        (_, Some(said)) => said,
+        _ => "something that is no text",
+    }
+}
+
 /// Says what a panic said. The panic hook has told where it was.
 #[cold]
 pub(super) fn log_panic(panic: Box<dyn Any + Send>) {
-    let said = match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
-        (Some(said), _) => said,
-        (_, Some(said)) => said.as_str(),
-        _ => "something that is no text",
-    };
+    let said = said(&*panic);
     tracing::error!(said, "a handler panicked; its connection is closed, the others are not touched");
     // What was thrown may throw again when it is dropped.
     if let Err(again) = catch_unwind(AssertUnwindSafe(move || drop(panic))) {

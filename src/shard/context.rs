@@ -382,6 +382,7 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
     /// Asks who is at the other end of a connection. [`Application::addressed`] follows, unless the connection is
     /// gone before. It costs system calls of its own.
     pub fn find_address(&mut self, token: Token) {
+        self.core.notes.asked(token);
         self.core.driver.find_address(token);
     }
 

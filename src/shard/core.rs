@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::context::Context;
 use super::mailbox::Mailboxes;
+use super::notes::{self, Notes};
 use super::refusals;
 use super::slots::Slots;
 use super::tls::Sessions;
@@ -31,6 +32,8 @@ pub struct Core<D: Driver, A: Application> {
     pub(super) wheel: Wheel,
     pub(super) now: Nanos,
     pub(super) counters: Counters,
+    /// What the log knows of connections.
+    pub(super) notes: Notes,
     pub(super) mailboxes: Mailboxes<A::Message>,
     /// Messages of this turn that were answered with themselves and are not counted yet.
     echoed: u64,
@@ -110,6 +113,7 @@ impl<D: Driver, A: Application> Core<D, A> {
             wheel: Wheel::new(now),
             now,
             counters: Counters::default(),
+            notes: Notes::default(),
             echoed: 0,
             dirty: Vec::new(),
             unblocked: Vec::new(),
@@ -140,6 +144,9 @@ impl<D: Driver, A: Application> Core<D, A> {
         self.slots.insert(token, connection, None);
         if let Some(slot) = self.slots.get_mut(token) {
             slot.leased = admitted;
+        }
+        if self.notes.accepted(token) {
+            self.driver.find_address(token);
         }
         if !admitted {
             let refusal = refusals::busy(self.entropy.next());
@@ -321,6 +328,8 @@ impl<D: Driver, A: Application> Core<D, A> {
                 }
             }
         }
+        fate_waits |= connection.is_ending()
+            && waits_for_address(&mut self.notes, &mut self.driver, token, connection, self.now);
         let mut fate = if fate_waits { None } else { connection.take_fate() };
         if fate == Some(Fate::Close)
             && self.sessions.get_mut(token.index).is_some_and(|session| session.lingers())
@@ -378,12 +387,7 @@ impl<D: Driver, A: Application> Core<D, A> {
             *self.counters.closes.entry(closed.code.0).or_default() += 1;
         }
         *self.counters.causes.entry(closed.cause.name()).or_default() += 1;
-        if let Cause::Offence(offence) = &closed.cause {
-            tracing::info!(code = closed.code.0, %offence, "connection closed for an offence");
-        }
-        if let Cause::Tls(fault, detail) = &closed.cause {
-            tracing::info!(fault = fault.name(), detail, "TLS failed");
-        }
+        self.notes.closed(token, closed);
         if let Some(peer) = slot.peer {
             application.closed(&mut Context { core: self }, token, peer, closed);
         }
@@ -439,6 +443,24 @@ impl<D: Driver, A: Application> Core<D, A> {
         application.describe(&mut snapshot);
         snapshot
     }
+}
+
+/// Looks up the address of a peer whose end is to be logged, and says whether closing has to wait for it.
+#[cold]
+fn waits_for_address<D: Driver>(
+    notes: &mut Notes,
+    driver: &mut D,
+    token: Token,
+    connection: &Connection,
+    now: Nanos,
+) -> bool {
+    let fate = connection.fate();
+    // Whoever is cut would be gone before.
+    let is_notable = fate != Some(Fate::Abort) && connection.closed().is_some_and(notes::is_notable);
+    if is_notable && notes.wants_address(token, now) {
+        driver.find_address(token);
+    }
+    fate == Some(Fate::Close) && notes.awaits_address(token)
 }
 
 /// Hands a buffer to the driver, or back to the connection when it is not taken.

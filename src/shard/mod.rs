@@ -10,6 +10,7 @@ mod application;
 mod context;
 mod core;
 mod mailbox;
+mod notes;
 mod refusals;
 mod slots;
 mod tls;
@@ -103,6 +104,8 @@ impl Goodbye {
 pub enum Order<Q> {
     /// Send a snapshot taken between two turns.
     Snapshot(mpsc::SyncSender<Snapshot>),
+    /// Answer that a turn was made.
+    Answer(mpsc::SyncSender<()>),
     /// Something that only the application understands.
     Ask(Q),
     /// Accept nothing more, say 1001 to everyone once they have what they were promised, and end when all are gone, after
@@ -303,7 +306,12 @@ impl<D: Driver, A: Application> Shard<D, A> {
             Event::Closed { token } => core.closed(application, token),
             Event::Addressed { token } => {
                 let address = core.driver.address(token);
-                application.addressed(&mut Context { core }, token, address);
+                let asked = core.notes.addressed(token, address);
+                // It may have to be closed, which waited for this.
+                core.touch(token);
+                if asked {
+                    application.addressed(&mut Context { core }, token, address);
+                }
             }
             Event::Woken => self.woken = true,
             Event::AcceptFailed { errno } => {
@@ -322,6 +330,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
                     // Nobody waits any more when this fails.
                     let _ = to.try_send(self.core.snapshot_with(&self.application));
                 }
+                Order::Answer(to) => drop(to.try_send(())),
                 Order::Ask(ask) => self.application.asked(&mut Context { core: &mut self.core }, ask),
                 Order::Drain(timeout) | Order::HandOver(timeout) => {
                     if matches!(order, Order::HandOver(_)) && self.core.draining_until.is_none() {

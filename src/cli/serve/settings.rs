@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::UnixTime;
+
 use super::config::Places;
 use super::topics::{Tables, Topics};
 use super::{Admin, Args, CpuList, Driver, Preference, Profile, Shards};
@@ -108,6 +110,15 @@ impl Settings {
                 None => Failure::Environment(error.to_string()),
             }
         })
+    }
+
+    /// What the server can run with, but its users will object to.
+    ///
+    /// # Errors
+    /// When the certificate cannot be read any more.
+    pub(super) fn warnings(&self) -> Result<Vec<String>, Failure> {
+        let Some((cert, _)) = &self.tls_files else { return Ok(Vec::new()) };
+        tls::expiry_warnings(cert, UnixTime::now()).map_err(|error| Failure::Environment(error.to_string()))
     }
 }
 

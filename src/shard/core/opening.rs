@@ -10,12 +10,13 @@ use crate::driver::{Driver, Token};
 use crate::protocol::deflate;
 use crate::protocol::handshake::{self, Refusal, Upgrade};
 use crate::shard::context::Context;
+use crate::shard::notes::Refused;
 use crate::shard::{Answer, Application};
-use crate::stats::Counters;
 
 impl<D: Driver, A: Application> Core<D, A> {
     pub(super) fn request(&mut self, application: &mut A, token: Token, head: Buffer) {
         let answered = handshake::with_request(head.as_slice(), |request, _| {
+            self.notes.requested(token, request);
             if self.draining_until.is_some() {
                 return self.refuse_because(application, token, &Refusal::DRAINING, request);
             }
@@ -92,7 +93,10 @@ impl<D: Driver, A: Application> Core<D, A> {
             return;
         }
         match slot.connection.accept(key, subprotocol, fields, whole, &mut env!(self)) {
-            Ok(()) => self.counters.opened += 1,
+            Ok(()) => {
+                self.counters.opened += 1;
+                self.notes.opened(token);
+            }
             Err(OutOfMemory) => slot.connection.out_of_memory(),
         }
     }
@@ -115,9 +119,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         refusal: &Refusal,
         request: &handshake::Request<'_>,
     ) {
-        let Refusal { status, reason, cure, .. } = *refusal;
-        let origin = request.header("origin").unwrap_or("-");
-        tracing::info!(status, reason, cure, path = request.path, origin, "request refused");
+        self.log_refusal(token, Refused::read(refusal, request));
         match application.refused(refusal, request) {
             Some(reply) => self.respond(token, &reply.as_reply()),
             None => self.refuse_quietly(token, refusal),
@@ -125,9 +127,22 @@ impl<D: Driver, A: Application> Core<D, A> {
     }
 
     pub(in crate::shard) fn refuse(&mut self, token: Token, refusal: &Refusal) {
-        let Refusal { status, reason, cure, .. } = *refusal;
-        tracing::info!(status, reason, cure, "request refused");
+        self.log_refusal(token, Refused::unread(refusal));
         self.refuse_quietly(token, refusal);
+    }
+
+    /// Logs a refusal with the peer's address.
+    fn log_refusal(&mut self, token: Token, refused: Refused) {
+        if self.notes.wants_address(token, self.now) {
+            self.driver.find_address(token);
+        }
+        self.notes.refused(token, refused);
+    }
+
+    /// Counts and logs a refusal that the connection made by itself.
+    pub(super) fn note_refusal(&mut self, token: Token, refusal: &Refusal) {
+        *self.counters.refusals.entry(refusal.status).or_default() += 1;
+        self.log_refusal(token, Refused::unread(refusal));
     }
 
     fn refuse_quietly(&mut self, token: Token, refusal: &Refusal) {
@@ -183,11 +198,4 @@ impl<D: Driver, A: Application> Core<D, A> {
         }
         Ok(token)
     }
-}
-
-/// Counts and logs a refusal that the connection made by itself.
-pub(super) fn note_refusal(counters: &mut Counters, refusal: &Refusal) {
-    let Refusal { status, reason, cure, .. } = *refusal;
-    tracing::info!(status, reason, cure, "request refused");
-    *counters.refusals.entry(status).or_default() += 1;
 }

@@ -1,6 +1,5 @@
 //! Reading: from a run of received bytes to what the application is shown, and the replies that leave from it.
 
-use super::opening::note_refusal;
 use super::{Core, send_pooled};
 use crate::buffer::Buffer;
 use crate::connection::{
@@ -148,7 +147,8 @@ impl<D: Driver, A: Application> Core<D, A> {
                 }
                 Step::Head(head) => return Some(head),
                 Step::Refused(refusal) => {
-                    note_refusal(&mut self.counters, &refusal);
+                    self.note_refusal(token, &refusal);
+                    return self.read(application, token, place, run);
                 }
                 Step::Opened(response) => {
                     self.counters.opened += 1;
