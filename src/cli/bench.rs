@@ -323,6 +323,7 @@ impl Args {
             drain: self.pace.drain.unwrap_or(load::DRAIN_DEFAULT),
             late_after: self.pace.late_after,
             allow_saturated: self.pace.allow_saturated,
+            max_lateness: self.pace.max_lateness.unwrap_or(load::MAX_LATENESS_DEFAULT),
             compress: offered.clone(),
             dialling,
             listening: self.listen.listening(),

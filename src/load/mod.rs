@@ -59,7 +59,7 @@ pub use plan::{
     Compress, Contradiction, DEPTH_MAX, DRAIN_DEFAULT, DriverChoice, Embedded, Means, Mode, Pace, Plan,
     RATE_PERIOD_S_MAX, Refused, StartServer, Target, Workload,
 };
-pub use run::{LATENESS_NS_MAX, Moment, Outcome, Session, Stage, Verdict, run};
+pub use run::{MAX_LATENESS_DEFAULT, Moment, Outcome, Session, Stage, Verdict, run};
 pub use schedule::{Arrivals, BURST_MAX, RATE_MAX, RateStage, STAGE_TIME_MAX, STAGES_MAX};
 pub use timeline::{Stretch, Timeline};
 

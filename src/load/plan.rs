@@ -14,6 +14,7 @@ use super::allow::Flaw;
 use super::dialling::Dialling;
 use super::listening::Listening;
 use super::payload::{CONNECTIONS_MAX, Form, Lines, Payloads, Spread, Style};
+use super::run::MAX_LATENESS_DEFAULT;
 use super::schedule::{Arrivals, BURST_MAX, Profile, RATE_MAX, STAGE_TIME_MAX, STAGES_MAX};
 use crate::connection::Compression;
 use crate::limits::{COMPRESSION_BYTES_DEFAULT, MESSAGE_BYTES_MAX};
@@ -258,6 +259,8 @@ pub struct Workload {
     pub late_after: Option<Duration>,
     /// Whether a generator that is late for its own schedule is no failure.
     pub allow_saturated: bool,
+    /// How late the generator may come to its own schedule at p99 without being saturated.
+    pub max_lateness: Duration,
     /// Whether and how messages are compressed.
     pub compress: Compress,
     /// How connections are opened.
@@ -296,6 +299,7 @@ impl Default for Workload {
             drain: DRAIN_DEFAULT,
             late_after: None,
             allow_saturated: false,
+            max_lateness: MAX_LATENESS_DEFAULT,
             compress: Compress::off(),
             dialling: Dialling::default(),
             listening: Listening::default(),

@@ -186,6 +186,9 @@ pub struct Config {
     /// Whether a generator that was late for its own schedule is no failure.
     #[serde(default)]
     pub allow_saturated: bool,
+    /// How late a generator may come at p99 without being saturated, in seconds.
+    #[serde(default = "one_millisecond")]
+    pub max_lateness_s: f64,
     /// Broadcast mode only.
     pub publishers: Option<u32>,
     /// Broadcast mode only.
@@ -246,6 +249,11 @@ pub struct Dialling {
 /// What records from before trains could be asked for have.
 fn one() -> u32 {
     1
+}
+
+/// The bound of records from before it could be asked for, in seconds.
+fn one_millisecond() -> f64 {
+    0.001
 }
 
 /// A part of the measured time in which the rate is constant or goes evenly from one to another.
@@ -374,6 +382,27 @@ impl Quantiles {
             count: histogram.len(),
         }
     }
+
+    /// How much longer each of these is than the same of `other`; no less than 0.
+    pub fn beyond(&self, other: &Quantiles) -> Quantiles {
+        let known = |one: Option<u64>, other: Option<u64>| Some(one?.saturating_sub(other?));
+        Quantiles {
+            min: known(self.min, other.min),
+            p75: known(self.p75, other.p75),
+            p95: known(self.p95, other.p95),
+            p995: known(self.p995, other.p995),
+            // Of a difference of percentiles there is none.
+            stddev: None,
+            p50: self.p50.saturating_sub(other.p50),
+            p90: self.p90.saturating_sub(other.p90),
+            p99: self.p99.saturating_sub(other.p99),
+            p999: self.p999.saturating_sub(other.p999),
+            p9999: self.p9999.saturating_sub(other.p9999),
+            max: self.max.saturating_sub(other.max),
+            mean: (self.mean - other.mean).max(0.0),
+            count: self.count,
+        }
+    }
 }
 
 /// Fan-out of the messages that were due in the measured time.
@@ -495,6 +524,10 @@ pub struct Generator {
     pub saturated: bool,
     /// How late it came to messages; empty in a closed loop.
     pub lateness_ns: Quantiles,
+    /// How much of each percentile of the response time is its own lateness: what that is above the same percentile of the
+    /// service time. `None` in a closed loop, and in records from before it was told.
+    #[serde(default)]
+    pub own_ns: Option<Quantiles>,
     /// CPU time of its threads of their time by the clock: 1 is all.
     pub cpu_share: f64,
     /// Messages that were due and never sent, since their connection was full or gone.

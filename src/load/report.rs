@@ -12,7 +12,6 @@ use super::host;
 use super::listening::TimeField;
 use super::plan::{Means, Mode, RateStage, Workload};
 use super::record::{self, Quantiles, Record};
-use super::run::LATENESS_NS_MAX;
 use super::shared::Shared;
 use super::tally::{StageTally, Tally};
 use super::timeline::{Stretch, Timeline};
@@ -82,8 +81,10 @@ pub(super) fn write(
         errors: tally.errors.clone(),
         closes: by_code(&tally.closes),
         generator: record::Generator {
-            saturated: lateness.p99 > LATENESS_NS_MAX,
+            saturated: u128::from(lateness.p99) > load.max_lateness.as_nanos(),
             lateness_ns: lateness,
+            own_ns: (lateness.count > 0)
+                .then(|| Quantiles::of(&tally.response).beyond(&Quantiles::of(&tally.service))),
             cpu_share: cpu_share(tally),
             unsent: tally.unsent,
             unsent_gone: tally.unsent_gone,
@@ -161,6 +162,7 @@ fn describe_config(shared: &Shared, means: &Means) -> record::Config {
         burst: load.burst,
         late_after_s: load.late_after.map(|bound| bound.as_secs_f64()),
         allow_saturated: load.allow_saturated,
+        max_lateness_s: load.max_lateness.as_secs_f64(),
         publishers: broadcast.then_some(load.publishers),
         topics: broadcast.then_some(load.topics),
         stalled: broadcast.then_some(load.stalled),

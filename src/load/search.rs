@@ -83,7 +83,7 @@ pub enum Limit {
     Rate,
     /// Messages or connections went wrong.
     Integrity,
-    /// The generator was late for its own schedule: more may be possible, but not with it.
+    /// The generator was late for its own schedule, without which the rate would have held.
     Generator,
     /// No rate beyond may be asked for.
     Bound,
@@ -266,30 +266,45 @@ impl Step {
     }
 }
 
-/// What kept a run from holding its rate. A generator that was late is named before what its lateness may have caused.
+/// What kept a run from holding its rate. Response times contain the generator's own lateness: where they meet the
+/// objective, so does the server. Where they do not, a generator that was late is named if without its lateness, by the
+/// service times, the objective holds.
 fn why_not(outcome: &Outcome, load: &Workload, rate: u64, objective: &Objective) -> Option<(Limit, String)> {
     let record = &outcome.record;
     if record.interrupted {
         return Some((Limit::Interrupted, "interrupted".to_owned()));
     }
-    match outcome.verdict() {
-        Verdict::Broken => return Some((Limit::Integrity, what_broke(record))),
-        Verdict::Saturated => {
-            let late = show::duration(record.generator.lateness_ns.p99);
-            return Some((Limit::Generator, format!("the generator came {late} late at p99")));
-        }
-        Verdict::Good => {}
+    if outcome.verdict() == Verdict::Broken {
+        return Some((Limit::Integrity, what_broke(record)));
     }
+    let late = show::duration(record.generator.lateness_ns.p99);
     let value = serde_json::to_value(record).unwrap_or(Value::Null);
     if objective.judge(&value) != Judgement::Holds {
-        return Some((Limit::Objective, objective.seen_words(&value)));
+        let seen = objective.seen_words(&value);
+        let is_late =
+            record.generator.saturated && objective.judge(&without_lateness(value)) == Judgement::Holds;
+        return Some(match is_late {
+            true => (Limit::Generator, format!("{seen}, because the generator came {late} late at p99")),
+            false => (Limit::Objective, seen),
+        });
     }
     let due_per_s = rate as f64 * load.deliveries_per_message();
     if !is_kept(record.messages_per_s, due_per_s, record.duration_s, load) {
         let (due, came) = (show::count(due_per_s as u64), show::count(record.messages_per_s as u64));
-        return Some((Limit::Rate, format!("{came}/s of {due}/s arrived")));
+        let arrived = format!("{came}/s of {due}/s arrived");
+        return Some(match record.generator.saturated {
+            true => (Limit::Generator, format!("{arrived}, and the generator came {late} late at p99")),
+            false => (Limit::Rate, arrived),
+        });
     }
     None
+}
+
+/// A record as it would be had the generator sent each message when it was due.
+fn without_lateness(mut record: Value) -> Value {
+    record["response_ns"] = record["service_ns"].clone();
+    record["response_histogram"] = record["service_histogram"].clone();
+    record
 }
 
 fn what_broke(record: &Record) -> String {

@@ -409,6 +409,9 @@ fn latencies(record: &Record) -> Table {
     };
     row("response", &record.response_ns);
     row("service", &record.service_ns);
+    if let Some(own) = &record.generator.own_ns {
+        row("the generator's own", own);
+    }
     if let Some(broadcast) = &record.broadcast {
         row("first subscriber", &broadcast.first_ns);
         row("median subscriber", &broadcast.median_ns);
@@ -494,16 +497,25 @@ fn not_compressed(record: &Record) -> Option<String> {
     })
 }
 
+/// How much of p99 is the generator's own lateness, as the end of a sentence.
+pub fn own_share(record: &Record) -> String {
+    record.generator.own_ns.map_or(String::new(), |own| {
+        let (own, p99) = (duration(own.p99), duration(record.response_ns.p99));
+        format!(", and {own} of the {p99} of its p99 are its own")
+    })
+}
+
 /// Why a run's exit code is not 0, in one line; `None` when it is.
 pub fn complaint(outcome: &Outcome) -> Option<String> {
     let record = &outcome.record;
     match outcome.verdict() {
         Verdict::Good => None,
         Verdict::Saturated => Some(format!(
-            "{}: the generator came {} late at p99, so these latencies are its own: lower --rate, or give it \
-             more --threads or CPUs",
+            "{}: the generator came {} late at p99{}: lower --rate, give it more --threads or CPUs, or allow it with \
+             --max-lateness",
             record.config.mode,
-            duration(record.generator.lateness_ns.p99)
+            duration(record.generator.lateness_ns.p99),
+            own_share(record)
         )),
         Verdict::Broken => {
             let integrity = &record.integrity;

@@ -49,6 +49,11 @@ pub(super) struct Args {
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     pub(super) late_after: Option<Duration>,
 
+    /// How late the generator may come to its own schedule at p99 before it counts as saturated, which is exit code 4
+    /// [default: 1ms]
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    pub(super) max_lateness: Option<Duration>,
+
     /// Exit with 0 although the generator was late for its own schedule; the results say it as ever
     #[arg(long)]
     pub(super) allow_saturated: bool,

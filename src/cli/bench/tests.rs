@@ -67,6 +67,10 @@ fn a_rate_may_have_stages_a_ramp_and_trains() {
     assert_eq!((load.pace, load.drain), (Pace::Rate(10_000), load::DRAIN_DEFAULT));
     assert_eq!((load.late_after, load.allow_saturated), (Some(Duration::from_millis(20)), true));
     assert_eq!(load.allow, [load::Flaw::Late]);
+    assert_eq!(load.max_lateness, load::MAX_LATENESS_DEFAULT);
+    let load =
+        plan(&[URL, "--rate", "9", "--max-lateness", "20ms"]).expect("these agree").workloads.remove(0);
+    assert_eq!(load.max_lateness, Duration::from_millis(20));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::Run;
 use crate::load::record::{Config, Environment, Record};
-use crate::load::show::{count, duration};
+use crate::load::show::{count, duration, own_share};
 
 /// How much a remark weighs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +54,8 @@ fn warnings(record: &Record) -> Vec<String> {
     if generator.saturated {
         let late = duration(generator.lateness_ns.p99);
         said.push(format!(
-            "The generator was saturated: it came {late} late to its own schedule at p99, so these latencies are its \
-             own as much as the server's."
+            "The generator was saturated: it came {late} late to its own schedule at p99{}.",
+            own_share(record)
         ));
     }
     if !integrity.is_whole() {

@@ -163,12 +163,12 @@ prop_compose! {
         (pace, style, compress) in (pace(), style(), compress()),
         (rate, timeout, hold, resumes, first_message) in any::<(Option<u64>, Duration, Duration, bool, bool)>(),
         listening in listening(),
-        (verify, allow_saturated) in any::<(bool, bool)>(),
+        (verify, allow_saturated, max_lateness) in any::<(bool, bool, Duration)>(),
         allow in prop::sample::subsequence(Flaw::ALL.to_vec(), 0..Flaw::ALL.len()),
     ) -> Workload {
         Workload {
             mode, connections, publishers, topics, stalled, trickle, duration, warmup, message_bytes, spread, style, pace,
-            arrivals, burst, ramp, drain, late_after, allow_saturated, compress, dialling: Dialling { rate, timeout, resumes, hold, first_message }, listening, verify, allow, seed,
+            arrivals, burst, ramp, drain, late_after, allow_saturated, max_lateness, compress, dialling: Dialling { rate, timeout, resumes, hold, first_message }, listening, verify, allow, seed,
             ..Workload::default()
         }
     }
