@@ -223,13 +223,13 @@ fn repetitions_tell_how_far_they_lie_apart() {
     }
 }
 
-/// A fast and a slow server measured in turn, in six pairs.
+/// A fast and a slow server measured in turn, in as many pairs as four metrics take.
 fn in_turn() -> Run {
     let (fast, slow) = (Serve::start(&["--shards", "1", "--log", "off"]), slow_server());
     let pid = fast.process.id().to_string();
     let slow = format!("ws://{slow}");
     let fast_url = fast.url();
-    let words = [fast_url.as_str(), "--against", &slow, "--repeat", "6", "--server-pid", &pid];
+    let words = [fast_url.as_str(), "--against", &slow, "--repeat", "8", "--server-pid", &pid];
     bench(&[&words[..], &["-c", "2", "-d", "150ms", "--warmup", "50ms"]].concat())
 }
 
@@ -241,7 +241,7 @@ fn two_servers_measured_in_turn_are_told_apart_and_the_file_is_judged_again() {
     let runs = json["runs"].as_array().expect("runs");
     let sides: Vec<&str> =
         runs.iter().map(|record| record["repetition"]["side"].as_str().expect("a side")).collect();
-    assert_eq!(sides.len(), 12, "{run}");
+    assert_eq!(sides.len(), 16, "{run}");
     for four in sides.chunks(4) {
         // One pair each way round.
         assert!([["a", "b", "b", "a"], ["b", "a", "a", "b"]].iter().any(|order| order == four), "{sides:?}");
@@ -251,7 +251,7 @@ fn two_servers_measured_in_turn_are_told_apart_and_the_file_is_judged_again() {
         assert_ne!(pair[0]["target"], pair[1]["target"], "{run}");
     }
     let comparison = &json["comparison"][0];
-    assert_eq!((&comparison["basis"], &comparison["b"]["runs"]), (&json!("pairs"), &json!(6)), "{run}");
+    assert_eq!((&comparison["basis"], &comparison["b"]["runs"]), (&json!("pairs"), &json!(8)), "{run}");
     let finding = |name: &str| {
         let metrics = comparison["metrics"].as_array().expect("metrics");
         metrics.iter().find(|finding| finding["metric"] == name).unwrap_or_else(|| panic!("{name}: {run}"))

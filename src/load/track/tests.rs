@@ -1,3 +1,5 @@
+//! Every order in which answers may come, against a model that keeps everything.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
