@@ -680,22 +680,59 @@ fn a_shard_that_ends_by_itself_ends_the_server_with_a_reason() {
     }
 }
 
-/// Has the kernel refuse to wait with a deadline, which shards first do when they have a connection.
-fn without_deadlines(command: &mut Command) -> &mut Command {
-    const ABS_TIMER: u64 = 1 << 5;
-    let timed =
-        SeccompCondition::new(3, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(ABS_TIMER), ABS_TIMER);
-    let rules = [
-        (libc::SYS_epoll_pwait2, Vec::new()),
-        (libc::SYS_io_uring_enter, vec![SeccompRule::new(vec![timed.expect("valid")]).expect("valid")]),
-    ];
+/// Has the kernel refuse the system calls that fit these rules, as if their descriptor were not there.
+fn refusing(command: &mut Command, rules: Vec<(i64, Vec<SeccompRule>)>) -> &mut Command {
     let architecture = std::env::consts::ARCH.try_into().expect("one that is known");
     let refusal = SeccompAction::Errno(libc::EBADF as u32);
-    let filter =
-        SeccompFilter::new(rules.into(), SeccompAction::Allow, refusal, architecture).expect("valid");
+    let rules = rules.into_iter().collect();
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refusal, architecture).expect("valid");
     let program: BpfProgram = filter.try_into().expect("it compiles");
     // SAFETY: between fork and exec the filter is only installed, by system calls.
     unsafe { command.pre_exec(move || seccompiler::apply_filter(&program).map_err(std::io::Error::other)) }
+}
+
+fn argument(at: u8, comparison: SeccompCmpOp, value: u64) -> SeccompCondition {
+    SeccompCondition::new(at, SeccompCmpArgLen::Dword, comparison, value).expect("valid")
+}
+
+/// Shards cannot wait with a deadline, which they first do when they have a connection.
+fn without_deadlines(command: &mut Command) -> &mut Command {
+    const ABS_TIMER: u64 = 1 << 5;
+    let timed = argument(3, SeccompCmpOp::MaskedEq(ABS_TIMER), ABS_TIMER);
+    let timed = SeccompRule::new(vec![timed]).expect("valid");
+    refusing(command, vec![(libc::SYS_epoll_pwait2, Vec::new()), (libc::SYS_io_uring_enter, vec![timed])])
+}
+
+/// Threads on tokio cannot, likewise.
+fn without_timers(command: &mut Command) -> &mut Command {
+    let for_ever = u64::from(u32::MAX);
+    let timed = vec![argument(3, SeccompCmpOp::Ne, for_ever), argument(3, SeccompCmpOp::Ne, 0)];
+    refusing(command, vec![(libc::SYS_epoll_wait, vec![SeccompRule::new(timed).expect("valid")])])
+}
+
+#[test]
+fn a_control_plane_that_cannot_go_on_ends_the_process_with_a_reason_and_exit_code_3() {
+    for driver in DRIVERS {
+        let (mut log, stderr) = Log::new();
+        let words = ["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--driver", driver];
+        let mut server = Program::start(without_timers(command(&words).stderr(stderr)));
+        let admin = log.admin();
+        let _client = TcpStream::connect(admin).expect("connected");
+        let line = log.line_with("the server cannot go on");
+        assert!(line.contains("the control plane panicked"), "{line}");
+        assert_eq!(server.exit_code(), Some(3));
+    }
+}
+
+#[test]
+fn a_thread_of_the_proxy_that_cannot_go_on_ends_the_process_with_exit_code_3() {
+    let (mut log, stderr) = Log::new();
+    let words = ["proxy", "--listen", "127.0.0.1:0", "--upstream", NOWHERE, "--health-interval", "off"];
+    let mut proxy = Program::start(without_timers(command(&words).stderr(stderr)));
+    // Whichever thread takes it has to wait for its request.
+    let _client = TcpStream::connect(proxy.address).expect("connected");
+    log.line_with("a thread of the proxy has ended by itself");
+    assert_eq!(proxy.exit_code(), Some(3));
 }
 
 #[test]
