@@ -41,13 +41,17 @@ const UNANSWERED_NEIGHBOURS: usize = 1_024;
 /// A message of fewer bytes that does not name itself is too like others to be known by its bytes.
 const RECOGNISED_BYTES_MIN: usize = 8;
 
-/// Messages that may have come in place of the one that was due: those behind it, those before it that are unanswered, and
-/// those before it that would then come again; of each the nearest first.
+/// Messages that may have come in place of the one that was due, the likeliest first, since short ones may be alike: those
+/// right before and behind it, those before it that are unanswered, those behind it, and those before it that would then come
+/// again; of each the nearest first.
 fn neighbours(due: Id, awaited: &Awaited) -> impl Iterator<Item = Id> {
-    let behind = (due.sequence + 1..awaited.next()).take(NEIGHBOURS as usize);
+    let next = due.sequence + 1;
+    let nearest = [due.sequence.checked_sub(1), Some(next).filter(|next| *next < awaited.next())];
     let before = awaited.unanswered_before(due.sequence, UNANSWERED_NEIGHBOURS);
-    let again = (due.sequence.saturating_sub(NEIGHBOURS)..due.sequence).rev();
-    behind.chain(before).chain(again).map(move |sequence| Id { sequence, ..due })
+    let behind = (next..awaited.next()).take(NEIGHBOURS as usize).skip(1);
+    let again = (due.sequence.saturating_sub(NEIGHBOURS)..due.sequence).rev().skip(1);
+    let sequences = nearest.into_iter().flatten().chain(before).chain(behind).chain(again);
+    sequences.map(move |sequence| Id { sequence, ..due })
 }
 
 /// An arrival that is not the one that was due.
