@@ -68,6 +68,8 @@ pub struct Subscribed {
 pub enum Replay {
     /// What came after this offset.
     After(u64),
+    /// The latest message of each key behind this offset: the next page of such a replay.
+    Latest(u64),
     /// What its topic has for new subscribers.
     Newcomer,
 }
@@ -333,11 +335,12 @@ impl Homes {
         let oldest = home.oldest_kept();
         let conflates = home.settings.slow == Slow::Conflate;
         let after = match from {
-            Replay::After(after) => after,
+            Replay::After(after) | Replay::Latest(after) => after,
             Replay::Newcomer if conflates => home.keyed_since,
             Replay::Newcomer => home.offset.saturating_sub(home.settings.snapshot.into()).max(oldest - 1),
         };
-        if conflates && after < home.offset && (from == Replay::Newcomer || after + 1 < oldest) {
+        let keeps_all = matches!(from, Replay::After(_)) && after + 1 >= oldest;
+        if conflates && after < home.offset && !keeps_all {
             return Some(home.latest(after, bytes_max, page));
         }
         let log = &home.history;

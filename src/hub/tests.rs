@@ -835,6 +835,7 @@ fn newcomers_get_the_latest_of_each_key_or_the_last_messages() {
     assert_eq!(replay(Replay::Newcomer, 1_000), (0, true, true, latest.to_vec()));
     assert_eq!(replay(Replay::Newcomer, 1), (0, true, false, latest[..1].to_vec()));
     assert_eq!(replay(Replay::After(4), 1), (4, true, false, latest[1..2].to_vec()));
+    assert_eq!(replay(Replay::Latest(5), 1_000), (5, true, true, latest[1..].to_vec()));
     let (after, conflated, complete, all) = replay(Replay::After(5), 1_000);
     assert_eq!((after, conflated, complete, all.len()), (5, false, true, 4), "those are kept one by one");
     assert_eq!(replay(Replay::After(9), 1_000), (9, false, true, Vec::new()));

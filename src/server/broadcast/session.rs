@@ -70,9 +70,9 @@ impl Session {
             State::Live(member) => {
                 topics.reached(member).map(|(offset, all)| (subscribed.topic, offset, all))
             }
-            State::Recalling { answered: true, from: Replay::After(after), .. } => {
-                Some((subscribed.topic, after, false))
-            }
+            State::Recalling {
+                answered: true, from: Replay::After(after) | Replay::Latest(after), ..
+            } => Some((subscribed.topic, after, false)),
             State::Asking { .. } | State::Recalling { .. } => None,
         })
     }
@@ -440,7 +440,7 @@ impl Broadcast {
         if !answered {
             let recovered = match from {
                 Replay::Newcomer => lost.then_some(false),
-                Replay::After(_) => Some(page.first == after + 1),
+                Replay::After(_) | Replay::Latest(_) => Some(page.first == after + 1),
             };
             let told = (snapshot > after).then_some(snapshot);
             self.say_subscribed(link, topic, id, Position { offset: after, ..head }, recovered, told);
@@ -451,7 +451,7 @@ impl Broadcast {
         }
         let Peer::Session(session) = &mut *link.peer else { return };
         if let Some(subscribed) = session.find(topic) {
-            let from = Replay::After(reached);
+            let from = if page.conflated { Replay::Latest(reached) } else { Replay::After(reached) };
             subscribed.state = State::Recalling { id, answered: true, from, asked: false, snapshot, lost };
         }
     }
