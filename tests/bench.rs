@@ -448,6 +448,7 @@ fn a_record_has_every_field_of_the_schema() {
             "cpu_share",
             "heartbeat_ns",
             "lateness_ns",
+            "own_ns",
             "run_delay_ns",
             "saturated",
             "threads",

@@ -106,7 +106,20 @@ fn receive_frame(
     inflation: Option<&mut Inflation>,
     heard: &mut Heard,
 ) -> Result<Option<usize>, Offence> {
-    let Some(frame) = header(bytes, rules)? else { return Ok(None) };
+    let Some(frame) = header(bytes, rules)? else {
+        // What the length says is judged before the masking key is there.
+        if let Some(frame) = announced(bytes, rules)?
+            && frame.opcode < 8
+        {
+            check_place(&frame, heard.unfinished.is_some())?;
+            let (before, compressed) = match &heard.unfinished {
+                Some(message) => (message.payload.len(), message.compressed),
+                None => (0, frame.compressed),
+            };
+            check_size(&frame, before, compressed, rules)?;
+        }
+        return Ok(None);
+    };
     if frame.opcode < 8 {
         return receive_data(&frame, &bytes[frame.header_bytes..], rules, inflation, heard);
     }
@@ -130,6 +143,23 @@ fn receive_frame(
     Ok(Some(end))
 }
 
+/// RFC 6455, 5.4: a continuation continues something, and nothing else begins meanwhile.
+fn check_place(frame: &Frame, is_open: bool) -> Result<(), Offence> {
+    match (frame.opcode, is_open) {
+        (0, false) => Err(Offence::StrayContinuation),
+        (1 | 2, true) => Err(Offence::InterleavedData),
+        _ => Ok(()),
+    }
+}
+
+fn check_size(frame: &Frame, before: usize, compressed: bool, rules: Rules) -> Result<(), Offence> {
+    let bytes_max = rules.message_bytes_max;
+    // What does not shrink grows a little when it is compressed.
+    let bytes_max = if compressed { bytes_max.saturating_add(bytes_max / 8 + 1024) } else { bytes_max };
+    let total = (before as u64).saturating_add(frame.payload_bytes);
+    if total > bytes_max { Err(Offence::MessageTooBig) } else { Ok(()) }
+}
+
 fn receive_data(
     frame: &Frame,
     behind: &[u8],
@@ -137,24 +167,14 @@ fn receive_data(
     inflation: Option<&mut Inflation>,
     heard: &mut Heard,
 ) -> Result<Option<usize>, Offence> {
-    match (frame.opcode, heard.unfinished.is_some()) {
-        (0, false) => return Err(Offence::StrayContinuation),
-        (1 | 2, true) => return Err(Offence::InterleavedData),
-        (1 | 2, false) => {
-            let text = frame.opcode == 1;
-            heard.unfinished = Some(Message { text, compressed: frame.compressed, payload: Vec::new() });
-        }
-        _ => {}
+    check_place(frame, heard.unfinished.is_some())?;
+    if heard.unfinished.is_none() {
+        let text = frame.opcode == 1;
+        heard.unfinished = Some(Message { text, compressed: frame.compressed, payload: Vec::new() });
     }
     let Some(message) = &mut heard.unfinished else { unreachable!("it was begun above") };
     let before = message.payload.len();
-    let bytes_max = rules.message_bytes_max;
-    // What does not shrink grows a little when it is compressed.
-    let bytes_max =
-        if message.compressed { bytes_max.saturating_add(bytes_max / 8 + 1024) } else { bytes_max };
-    if (before as u64).saturating_add(frame.payload_bytes) > bytes_max {
-        return Err(Offence::MessageTooBig);
-    }
+    check_size(frame, before, message.compressed, rules)?;
     let here = frame.payload_bytes.min(behind.len() as u64) as usize;
     message.payload.extend(unmasked(&behind[..here], frame.key));
     let whole = here as u64 == frame.payload_bytes;
@@ -195,6 +215,17 @@ fn char_start(text: &[u8], at: usize) -> usize {
 
 /// RFC 6455, 5.2, field by field.
 pub fn header(bytes: &[u8], rules: Rules) -> Result<Option<Frame>, Offence> {
+    let Some(frame) = announced(bytes, rules)? else { return Ok(None) };
+    if rules.receiver == Role::Client {
+        return Ok(Some(frame));
+    }
+    let Some(key) = bytes.get(frame.header_bytes..frame.header_bytes + 4) else { return Ok(None) };
+    let key = key.try_into().expect("four bytes");
+    Ok(Some(Frame { key, header_bytes: frame.header_bytes + 4, ..frame }))
+}
+
+/// A header up to its length, without the masking key that may follow.
+fn announced(bytes: &[u8], rules: Rules) -> Result<Option<Frame>, Offence> {
     let bit = |at: usize, bit: u8| bytes[at] >> (7 - bit) & 1 == 1;
     if bytes.is_empty() {
         return Ok(None);
@@ -240,14 +271,9 @@ pub fn header(bytes: &[u8], rules: Rules) -> Result<Option<Frame>, Offence> {
     if length == 126 && wide < 126 {
         return Err(Offence::NotMinimalLength);
     }
-    let key_at = 2 + length_bytes;
-    let header_bytes = if masked { key_at + 4 } else { key_at };
-    if bytes.len() < header_bytes {
-        return Ok(None);
-    }
-    let key = if masked { bytes[key_at..header_bytes].try_into().expect("four bytes") } else { [0; 4] };
     let payload_bytes = if length_bytes == 0 { u64::from(length) } else { wide };
-    Ok(Some(Frame { fin, compressed: rsv1, opcode, key, payload_bytes, header_bytes }))
+    let header_bytes = 2 + length_bytes;
+    Ok(Some(Frame { fin, compressed: rsv1, opcode, key: [0; 4], payload_bytes, header_bytes }))
 }
 
 /// RFC 6455, 5.3.
