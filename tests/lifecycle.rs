@@ -119,7 +119,7 @@ fn open(address: SocketAddr, path: &str) -> TcpStream {
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     stream.set_nodelay(true).expect("TCP");
     let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).expect("sent");
@@ -416,7 +416,7 @@ fn what_is_logged_about_a_connection_names_its_peer() {
         let (mut log, stderr) = Log::new();
         let mut server = Program::serve(driver, &["--shards", "2", "--queue-bytes", "4KiB"], stderr);
         let peer = |stream: &TcpStream| format!("peer={}", stream.local_addr().expect("connected"));
-        for request in ["GET /nothing-here HTTP/1.1\r\nHost: a\r\n\r\n", "nonsense\r\n\r\n"] {
+        for request in ["GET /nothing-here HTTP/1.1\r\nHost: localhost\r\n\r\n", "nonsense\r\n\r\n"] {
             let mut client = TcpStream::connect(server.address).expect("connected");
             client.write_all(request.as_bytes()).expect("sent");
             let line = log.line_with("request refused");

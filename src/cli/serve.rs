@@ -33,6 +33,8 @@ Examples:
       echo on ws://127.0.0.1:9001/echo, topics on /broadcast/NAME, a page to try them on /
   echoring serve --listen 0.0.0.0:9001 --allow-origin https://app.example
       reachable from outside; browsers may connect from that site and from the server's own page
+  echoring serve --listen 0.0.0.0:9001 --demo on
+      with the pages and the test endpoints, which are there by themselves on loopback only
   echoring serve --listen 127.0.0.1:0 --admin off --cpus 0 --shards 1
       one shard on CPU 0, on a free port that the `listening` line tells
   echoring serve --max-message 1MiB --queue-bytes 4MiB --log warn
@@ -159,8 +161,17 @@ pub(super) struct Args {
     #[arg(long, value_enum)]
     profile: Option<Profile>,
 
-    /// Leave out the endpoints for test harnesses, such as /delay, /close and /source, by which anybody can keep the
-    /// server busy
+    /// A host name to answer to while every TCP listener is on loopback, besides localhost, addresses and the hosts of
+    /// --allow-origin; * allows all; repeatable
+    #[arg(long, value_name = "HOST", value_parser = values::host)]
+    allow_host: Vec<String>,
+
+    /// Offer the pages, the chat room and the endpoints for test harnesses, such as /delay and /source, by which anybody
+    /// can keep the server busy; auto does so only while every listener is on loopback or a unix socket [default: auto]
+    #[arg(long, value_enum, value_name = "auto|on|off", hide_possible_values = true)]
+    demo: Option<Demo>,
+
+    /// The older name of --demo off
     #[arg(long)]
     no_test_endpoints: bool,
 
@@ -202,6 +213,8 @@ impl Args {
             ),
             memory_budget: places.one("memory_budget", self.memory_budget, file.memory_budget),
             allow_origin: places.list("allow_origin", self.allow_origin, file.allow_origin),
+            allow_host: places.list("allow_host", self.allow_host, file.allow_host),
+            demo: places.one("demo", self.demo, file.demo),
             compress: places.one("compress", self.compress, file.compress),
             subprotocol: places.list("subprotocol", self.subprotocol, file.subprotocol),
             subprotocol_preference: places.one(
@@ -332,6 +345,14 @@ impl From<Preference> for SubprotocolPreference {
             Preference::Client => SubprotocolPreference::Client,
         }
     }
+}
+
+/// Whether there is what is for trying the server out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Demo {
+    Auto,
+    On,
+    Off,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

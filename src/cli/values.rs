@@ -196,6 +196,15 @@ pub fn origin(word: &str) -> Result<String, String> {
     Ok(word.to_ascii_lowercase())
 }
 
+/// A host's name, perhaps with a port, or `*`.
+pub fn host(word: &str) -> Result<String, String> {
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
+    if word == "*" || (!word.is_empty() && word.bytes().all(is_name)) {
+        return Ok(word.to_ascii_lowercase());
+    }
+    Err("expected the name of a host such as app.example, perhaps with a port, or *".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -302,6 +311,15 @@ mod tests {
         assert_eq!(cpu_list("3,0-1,1"), Ok(vec![3, 0, 1]));
         for wrong in ["", "a", "1-", "2-1", "0,,1", "-1", "1024"] {
             assert!(cpu_list(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn hosts_have_neither_scheme_nor_path() {
+        assert_eq!(host("App.example:8443"), Ok("app.example:8443".to_owned()));
+        assert_eq!(host("*"), Ok("*".to_owned()));
+        for wrong in ["", "https://app.example", "app.example/", "a b", "*.example", "a@b"] {
+            assert!(host(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -12,7 +12,7 @@ use crate::connection::{self, Pings};
 use crate::driver::Features;
 use crate::hub::Rules;
 use crate::limits::{self, Nanos};
-use crate::protocol::handshake::{OriginPolicy, Refusal, Request, SubprotocolPreference};
+use crate::protocol::handshake::{HostPolicy, OriginPolicy, Refusal, Request, SubprotocolPreference};
 
 /// Where to take connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +64,8 @@ pub struct Config {
     pub builtin_routes: bool,
     /// Whether there are the endpoints for test harnesses.
     pub test_endpoints: bool,
+    /// Whether, of the built-in routes, there are those for trying the server out: the pages and the chat room.
+    pub demo_pages: bool,
     /// Who may say something else than the refusals' own responses.
     pub on_refusal: Option<RefusalHook>,
     /// Event loops; none for one per CPU of `cpus`, or per CPU that the process is allowed.
@@ -97,6 +99,8 @@ pub struct Config {
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// Which pages may connect.
     pub origins: OriginPolicy,
+    /// Which names the server answers to. `/healthz` answers to all.
+    pub hosts: HostPolicy,
     /// Subprotocols to choose from where a client offers some, best first; each a token (RFC 6455, 4.1).
     pub subprotocols: Vec<&'static str>,
     /// Whose order decides where several are possible.
@@ -121,6 +125,7 @@ impl Default for Config {
             routes: Routes::default(),
             builtin_routes: true,
             test_endpoints: true,
+            demo_pages: true,
             on_refusal: None,
             shards: None,
             cpus: Vec::new(),
@@ -137,6 +142,7 @@ impl Default for Config {
             compression_bytes: limits::COMPRESSION_BYTES_DEFAULT,
             tls: None,
             origins: OriginPolicy::SameHost,
+            hosts: HostPolicy::Any,
             subprotocols: Vec::new(),
             subprotocol_preference: SubprotocolPreference::Server,
             handshake_timeout: limits::HANDSHAKE_TIMEOUT,

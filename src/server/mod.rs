@@ -466,9 +466,13 @@ fn service(config: &Config, topics: Lease, seed: u64) -> Service {
         .with_broadcast(broadcast)
         .with_subprotocols(config.subprotocols.clone(), config.subprotocol_preference)
         .with_routes(config.routes.clone())
+        .with_hosts(config.hosts.clone())
         .with_refusal_hook(config.on_refusal.clone());
     if config.test_endpoints {
         service = service.with_test_endpoints();
+    }
+    if !config.demo_pages {
+        service = service.without_demo_pages();
     }
     if config.builtin_routes { service } else { service.without_builtin_routes() }
 }

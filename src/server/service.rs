@@ -9,7 +9,7 @@ use crate::driver::{Driver, Token};
 use crate::hub::{Rules, Settings, is_topic_name};
 use crate::limits::{self, Nanos};
 use crate::protocol::handshake::{
-    self, OriginPolicy, Refusal, Request, SubprotocolPreference, Upgrade, percent_decode_path,
+    self, HostPolicy, OriginPolicy, Refusal, Request, SubprotocolPreference, Upgrade, percent_decode_path,
 };
 use crate::shard::{Answer, Application, Context, Disposition, Link, OwnedReply};
 use crate::stats::Snapshot;
@@ -71,6 +71,8 @@ pub struct Service {
     on_refusal: Option<RefusalHook>,
     seats: Seats,
     origins: OriginPolicy,
+    hosts: HostPolicy,
+    demo_pages: bool,
     subprotocols: Vec<&'static str>,
     preference: SubprotocolPreference,
     broadcast: Broadcast,
@@ -97,6 +99,8 @@ impl Service {
             on_refusal: None,
             seats: Seats::default(),
             origins,
+            hosts: HostPolicy::Any,
+            demo_pages: true,
             subprotocols: Vec::new(),
             preference: SubprotocolPreference::default(),
             broadcast: Broadcast::new(broadcast),
@@ -137,6 +141,16 @@ impl Service {
         Service { builtin_routes: false, ..self }
     }
 
+    /// The same without the pages and the chat room, which are for trying a server out.
+    pub fn without_demo_pages(self) -> Service {
+        Service { demo_pages: false, ..self }
+    }
+
+    /// The same, answering to these names.
+    pub fn with_hosts(self, hosts: HostPolicy) -> Service {
+        Service { hosts, ..self }
+    }
+
     /// The same, with somebody who may say more on refusals.
     pub fn with_refusal_hook(self, hook: Option<RefusalHook>) -> Service {
         Service { on_refusal: hook, ..self }
@@ -157,6 +171,7 @@ impl Service {
             return Answer::Refuse(NO_ROUTE);
         }
         match request.path {
+            "/" | "/broadcast" if !self.demo_pages => Answer::Refuse(Refusal::WEBSOCKET_ONLY),
             "/" => Answer::Respond(Reply { head_only, ..page::PAGE }),
             "/healthz" => Answer::Respond(Reply {
                 status: 200,
@@ -166,6 +181,9 @@ impl Service {
                 head_only,
             }),
             "/echo" => Answer::Refuse(Refusal::WEBSOCKET_ONLY),
+            path if !self.demo_pages && !path.starts_with("/broadcast/") => {
+                Answer::Refuse(Refusal::NOT_FOUND)
+            }
             path if path == "/chat" || path.starts_with("/chat/") => match chat::page(path) {
                 Some(reply) => Answer::Respond(Reply { head_only, ..reply }),
                 None => Answer::Refuse(Refusal::NOT_FOUND),
@@ -226,6 +244,10 @@ impl Application for Service {
         request: &Request<'_>,
         upgrade: Option<&Upgrade<'_>>,
     ) -> Answer<Peer> {
+        // A check of health may know the server by any name.
+        if !self.hosts.allows(request.host) && (upgrade.is_some() || request.path != "/healthz") {
+            return Answer::Refuse(Refusal::FOREIGN_HOST);
+        }
         let Some(upgrade) = upgrade else { return self.plain(request) };
         if let Some(route) = self.routes.find(request.path, upgrade, self.preference) {
             return self.open(token, &route, request, upgrade);
@@ -239,7 +261,7 @@ impl Application for Service {
         let subprotocol = upgrade.subprotocol(&self.subprotocols, self.preference);
         match request.path {
             "/" | "/echo" => Answer::Upgrade { peer: Peer::Echo, subprotocol, whole: false },
-            "/chat" => {
+            "/chat" if self.demo_pages => {
                 let offered = upgrade.subprotocol(&[chat::SUBPROTOCOL], self.preference).is_some();
                 self.chat.open(cx, token, offered)
             }

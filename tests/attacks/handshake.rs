@@ -330,6 +330,45 @@ fn topics_are_percent_encoded_and_checked() {
     });
 }
 
+// ---- names ----
+
+/// A page whose name was made to point here is of the server's own host: only that name tells it apart.
+#[test]
+fn on_loopback_a_name_that_is_not_listed_is_refused_with_the_cure() {
+    let names = ["--allow-host", "listed.example", "--allow-host", "server.example"];
+    let flags = [&names[..], &["--allow-origin", "https://page.example:8443", "--log", "info"]].concat();
+    everywhere(&flags, |server| {
+        let asked = |path: &str, host: &str| {
+            let fields = [&*format!("Host: {host}"), &*format!("Origin: http://{host}")];
+            status(server, &upgrade(path, &fields))
+        };
+        for host in
+            ["localhost", "localhost:9001", "127.0.0.1:9001", "[::1]", "listed.example", "listed.example:80"]
+        {
+            for path in ["/echo", "/broadcast/topic", "/headers"] {
+                assert_eq!(asked(path, host), 101, "{path} of {host}");
+            }
+        }
+        assert_eq!(asked("/echo", "page.example:8443"), 101);
+        for host in
+            ["evil.example", "evil.example:9001", "page.example", "localhost.evil.example", "echoring"]
+        {
+            for path in ["/echo", "/broadcast/topic", "/headers", "/"] {
+                assert_eq!(asked(path, host), 403, "{path} of {host}");
+            }
+            let plain = |path: &str| {
+                status(server, &request(&format!("GET {path} HTTP/1.1"), &[&format!("Host: {host}")]))
+            };
+            assert_eq!((plain("/"), plain("/headers"), plain("/healthz")), (403, 403, 200), "{host}");
+        }
+        assert!(server.wait_for_log("host not allowed").contains("--allow-host"));
+    });
+    // A server of others' names does not know them.
+    on_both_drivers(&["--listen", "0.0.0.0:0", "--allow-host", "listed.example"], |server| {
+        assert_eq!(status(server, &upgrade("/echo", &["Host: node.example"])), 101);
+    });
+}
+
 // ---- origins ----
 
 #[test]

@@ -77,11 +77,11 @@ fn at_once(servers: &[&[&str]], flags: &[&str], test: impl Fn(&Server) + Sync) {
 }
 
 impl Server {
-    /// Starts on free ports, with one shard unless `flags` say otherwise.
+    /// Starts on free ports, with one shard and answering to every name unless `flags` say otherwise.
     pub fn start(flags: &[&str]) -> Server {
         let mut command = Command::new(env!("CARGO_BIN_EXE_echoring"));
         command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
-        for (flag, default) in [("--shards", "1"), ("--log", LOG)] {
+        for (flag, default) in [("--shards", "1"), ("--log", LOG), ("--allow-host", "*")] {
             if !flags.contains(&flag) {
                 command.args([flag, default]);
             }

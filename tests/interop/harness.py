@@ -130,11 +130,11 @@ class Server:
     def url(self, path):
         return f"ws://{self.host}:{self.port}{path}"
 
-    def get(self, path, method="GET", address=None):
+    def get(self, path, method="GET", address=None, headers=None):
         """Status, headers and body of an HTTP request, to the admin address unless told otherwise."""
         connection = http.client.HTTPConnection(*(address or self.admin), timeout=PATIENCE_S)
         try:
-            connection.request(method, path)
+            connection.request(method, path, headers=headers or {})
             response = connection.getresponse()
             return response.status, response.headers, response.read()
         finally:

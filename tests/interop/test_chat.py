@@ -71,10 +71,15 @@ class OnEpoll:
 
 class InTheExample:
     start = Example
+    # As in the tutorial: everyone sees everyone's address.
+    sender_ip = "127.0.0.1"
 
 
 class Protocol:
     """What every server of the room has to do."""
+
+    # In `serve` members do not see one another's addresses.
+    sender_ip = ""
 
     @classmethod
     def setUpClass(cls):
@@ -130,7 +135,7 @@ class Protocol:
         ana = await self.join("Ana")
         bob = await self.join("Bob")
         came = await self.hear_kind(ana, "join")
-        self.assertEqual((came["from"], came["FromIp"]), ("Bob", "127.0.0.1"))
+        self.assertEqual((came["from"], came["FromIp"]), ("Bob", self.sender_ip))
         await self.say(ana, "broadcast", "hello\n<b>all</b> ✓")
         for client in (ana, bob):
             heard = await self.hear_kind(client, "broadcast")
@@ -141,7 +146,7 @@ class Protocol:
                     "type": "broadcast",
                     "user": "",
                     "from": "Ana",
-                    "FromIp": "127.0.0.1",
+                    "FromIp": self.sender_ip,
                     "content": "hello\n<b>all</b> ✓",
                 },
             )
@@ -184,7 +189,7 @@ class Protocol:
         heard = await self.hear_kind(gina, "broadcast")
         self.assertEqual(
             [heard[key] for key in ("ip", "user", "from", "FromIp", "content")],
-            ["127.0.0.1", "", "Gina", "127.0.0.1", "it was Bob"],
+            ["127.0.0.1", "", "Gina", self.sender_ip, "it was Bob"],
         )
 
     async def test_a_name_is_taken_once_and_has_a_form(self):
@@ -320,6 +325,57 @@ class Protocol:
         self.assertIn("connect-src 'self'", policy)
         self.assertNotIn("unsafe", policy)
         self.assertEqual(self.server.get("/chat/other", address=address)[0], 404)
+
+
+class FullRoom:
+    """Who only sits there does not keep others out."""
+
+    MEMBERS_MAX = 256
+
+    async def test_silent_members_make_room_for_newcomers_and_those_who_talk_stay(self):
+        with self.start() as server:
+            async with contextlib.AsyncExitStack() as clients:
+
+                async def join(name):
+                    client = connect(server.url("/chat"), compression=None, open_timeout=PATIENCE_S, max_queue=None)
+                    client = await clients.enter_async_context(client)
+                    await client.send(json.dumps({"type": "join", "content": name}))
+                    while True:
+                        heard = json.loads(await asyncio.wait_for(client.recv(), PATIENCE_S))
+                        self.assertNotEqual(heard["type"], "error", heard)
+                        if heard["type"] == "users":
+                            return client
+
+                talking = await join("talking")
+                silent = [await join(f"silent {number}") for number in range(self.MEMBERS_MAX - 1)]
+                await talking.send(json.dumps({"type": "broadcast", "content": "still here"}))
+                # All are there, and none has a place that a newcomer could not have.
+                for number in range(5):
+                    await join(f"newcomer {number}")
+                    with self.assertRaises(ConnectionClosed) as closed:
+                        while True:
+                            await asyncio.wait_for(silent[number].recv(), PATIENCE_S)
+                    self.assertEqual(closed.exception.rcvd.code, 1013)
+                gone = []
+                while len(gone) < 5:
+                    heard = json.loads(await asyncio.wait_for(talking.recv(), PATIENCE_S))
+                    if heard["type"] == "leave":
+                        gone.append(heard["from"])
+                self.assertEqual(gone, [f"silent {number}" for number in range(5)])
+                await talking.send(json.dumps({"type": "users"}))
+                while True:
+                    heard = json.loads(await asyncio.wait_for(talking.recv(), PATIENCE_S))
+                    if heard["type"] == "users":
+                        break
+                self.assertEqual(len(heard["content"].split("\n")), self.MEMBERS_MAX)
+
+
+class FullRoomOnTheRing(OnTheRing, FullRoom, unittest.IsolatedAsyncioTestCase):
+    pass
+
+
+class FullRoomOnEpoll(OnEpoll, FullRoom, unittest.IsolatedAsyncioTestCase):
+    pass
 
 
 class ProtocolOnTheRing(OnTheRing, Protocol, unittest.IsolatedAsyncioTestCase):

@@ -140,7 +140,7 @@ class BehindNginx(unittest.IsolatedAsyncioTestCase):
     @classmethod
     def setUpClass(cls):
         flags = ("--max-message", str(matrix.MIB), "--compress", "on", "--subprotocol", "chat")
-        cls.server = Server(*flags, "--subprotocol", "superchat")
+        cls.server = Server(*flags, "--allow-host", NAME, "--subprotocol", "superchat")
         cls.addClassCleanup(cls.server.__exit__)
         cls.main, cls.http, cls.several, cls.topics = guide()
 
@@ -231,7 +231,7 @@ class WithTheGuidesConfiguration(BehindNginx):
             self.assertEqual((await client)[0], 502)
 
     async def test_a_draining_server_tells_1001_through_nginx(self):
-        with Server() as server:
+        with Server("--allow-host", NAME) as server:
             nginx = self.nginx((UPSTREAM, f"server 127.0.0.1:{server.port};"))
             async with nginx.connect() as client:
                 await self.check_echo(client)
@@ -245,7 +245,7 @@ class WithTheGuidesConfiguration(BehindNginx):
         with tempfile.TemporaryDirectory(prefix="echoring-") as directory:
             os.chmod(directory, 0o755)
             path = os.path.join(directory, "socket")
-            with Server("--listen", f"unix:{path}") as server:
+            with Server("--listen", f"unix:{path}", "--allow-host", NAME) as server:
                 self.assertRegex(server.process.stdout.readline(), "^listening ws\\+unix:")
                 nginx = self.nginx((UPSTREAM, f"server unix:{path};"))
                 if os.getuid() == 0:
@@ -310,6 +310,11 @@ class WithoutALine(BehindNginx):
         nginx = self.nginx(("proxy_set_header Host $http_host;", ""))
         status, _ = await self.refusal(nginx, origin=f"https://{NAME}")
         self.assertEqual(status, 403)
+
+    async def test_names_that_are_not_listed_are_refused_with_the_cure(self):
+        status, body = await self.refusal(self.nginx(), name="other.example")
+        self.assertEqual(status, 403)
+        self.assertIn("--allow-host", body)
 
     async def test_without_the_hosts_port_pages_of_other_ports_are_refused(self):
         nginx = self.nginx(("proxy_set_header Host $http_host;", "proxy_set_header Host $host;"))
@@ -376,7 +381,7 @@ class WithSeveralServers(BehindNginx):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.second = Server()
+        cls.second = Server("--allow-host", NAME)
         cls.addClassCleanup(cls.second.__exit__)
 
     def both(self, second):

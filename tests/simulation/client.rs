@@ -309,6 +309,8 @@ pub struct Client {
     pub eagerness: u32,
     /// Reads at most this much at once.
     pub sip_bytes: usize,
+    /// Whether it reads on behind the 101.
+    pub reads: bool,
 }
 
 impl Client {
@@ -343,6 +345,7 @@ impl Client {
             secure: None,
             eagerness: if slow { 60 } else { 1000 },
             sip_bytes: if slow { random.between(1, 4_000) } else { 1 << 20 },
+            reads: true,
         }
     }
 
@@ -365,8 +368,12 @@ impl Client {
         self.eagerness > 0
             && self.end.is_none()
             && (self.writable(network) > 0 || self.may_leave() || {
-                network.client_news(self.id) != Heard::Nothing
+                self.is_reading() && network.client_news(self.id) != Heard::Nothing
             })
+    }
+
+    fn is_reading(&self) -> bool {
+        self.reads || !self.decoder.opened
     }
 
     fn writable(&self, network: &Network) -> usize {
@@ -429,6 +436,9 @@ impl Client {
                     network.client_fin(self.id);
                 }
             }
+        }
+        if !self.is_reading() {
+            return;
         }
         let sip = random.between(1, self.sip_bytes);
         let heard = match &mut self.secure {

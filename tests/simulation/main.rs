@@ -15,6 +15,7 @@ mod hub;
 mod inflate;
 mod newcomers;
 mod order;
+mod pauses;
 mod retries;
 mod sessions;
 mod taking_back;

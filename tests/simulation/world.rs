@@ -5,7 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use echoring::buffer::{Budget, Lease, Pool};
 use echoring::connection;
@@ -223,6 +223,25 @@ impl<A: Application + 'static> World<A> {
             sum.passed.add(&part.passed);
         }
         sum
+    }
+
+    /// Connections, and bytes of pooled buffers, of all shards together: asked for as an operator asks.
+    pub fn held(&self) -> (u64, u64) {
+        let (to, from) = mpsc::sync_channel(self.shards.len());
+        for shard in &self.shards {
+            assert!(shard.borrow().remote().order(Order::Snapshot(to.clone())), "the shard is there");
+        }
+        let mut held = (0, 0);
+        for _ in &self.shards {
+            let snapshot = loop {
+                self.pass(MILLISECOND);
+                if let Ok(snapshot) = from.try_recv() {
+                    break snapshot;
+                }
+            };
+            held = (held.0 + snapshot.connections, held.1 + snapshot.pool_bytes);
+        }
+        held
     }
 
     /// Every message is accounted for after each turn of a shard and, when no other is in the middle of one, on the node.

@@ -14,7 +14,7 @@ use super::topics::{PUBLISH, SLOW};
 use crate::cli::compress::Compress;
 use crate::cli::values::{shown_bytes, shown_time};
 use crate::hub;
-use crate::protocol::handshake::{OriginPolicy, SubprotocolPreference};
+use crate::protocol::handshake::{HostPolicy, OriginPolicy, SubprotocolPreference};
 use crate::server::{Config, DriverChoice, Resolved};
 
 /// The settings, below what they come to on this host.
@@ -43,7 +43,7 @@ impl fmt::Display for Settings {
         if let Some(congestion) = &server.congestion {
             writeln!(f, "congestion = {}", quoted(congestion))?;
         }
-        writeln!(f, "test_endpoints = {}", server.test_endpoints)?;
+        writeln!(f, "demo = \"{}\"", if server.test_endpoints { "on" } else { "off" })?;
         writeln!(f, "takeover = {}", server.takeover)?;
         writeln!(f, "\n[topic_defaults]")?;
         write_topic(f, &self.topics.default)?;
@@ -106,6 +106,11 @@ fn write_handshake(f: &mut fmt::Formatter<'_>, server: &Config) -> fmt::Result {
         OriginPolicy::SameHost => {}
         OriginPolicy::Any => writeln!(f, "allow_origin = [\"*\"]")?,
         OriginPolicy::List(origins) => writeln!(f, "allow_origin = {}", list(origins))?,
+    }
+    match &server.hosts {
+        HostPolicy::Local(names) if names.is_empty() => {}
+        HostPolicy::Local(names) => writeln!(f, "allow_host = {}", list(names))?,
+        _ => writeln!(f, "allow_host = [\"*\"]")?,
     }
     if !server.subprotocols.is_empty() {
         writeln!(f, "subprotocol = {}", list(&server.subprotocols))?;

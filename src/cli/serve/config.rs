@@ -445,7 +445,7 @@ pub(super) mod tests {
     use super::*;
     use crate::cli::serve::settings::Settings;
     use crate::limits::{MILLISECOND, SECOND};
-    use crate::protocol::handshake::{OriginPolicy, SubprotocolPreference};
+    use crate::protocol::handshake::{HostPolicy, OriginPolicy, SubprotocolPreference};
     use crate::server::DriverChoice;
 
     /// What comes of a file with this text and of flags beside it.
@@ -499,6 +499,8 @@ pub(super) mod tests {
             congestion = "reno"
             log = "warn"
             profile = "benchmark"
+            allow_host = "b.example"
+            demo = "off"
             test_endpoints = false
             takeover = true
         "#;
@@ -511,6 +513,8 @@ pub(super) mod tests {
         assert_eq!((server.topics_max, server.subscriptions_max), (70, 7));
         assert_eq!(server.memory_budget_bytes, 64 << 20);
         assert_eq!(server.origins, OriginPolicy::List(vec!["https://a.example".to_owned()]));
+        let hosts = ["b.example", "a.example"].map(str::to_owned).to_vec();
+        assert_eq!(server.hosts, HostPolicy::Local(hosts));
         assert!(server.compression.is_some());
         assert_eq!(server.subprotocols, ["b", "a"]);
         assert_eq!(server.subprotocol_preference, SubprotocolPreference::Client);

@@ -11,12 +11,12 @@ use rustls::pki_types::UnixTime;
 
 use super::config::Places;
 use super::topics::{Tables, Topics};
-use super::{Admin, Args, CpuList, Driver, Preference, Profile, Shards};
+use super::{Admin, Args, CpuList, Demo, Driver, Preference, Profile, Shards};
 use crate::cli::Failure;
 use crate::cli::compress::Compress;
 use crate::hub;
 use crate::limits::{self, Nanos};
-use crate::protocol::handshake::OriginPolicy;
+use crate::protocol::handshake::{HostPolicy, OriginPolicy};
 use crate::server::{Config, ListenAddress, Resolved};
 use crate::tls;
 
@@ -62,6 +62,8 @@ impl Settings {
         let base = hub::Settings { lag_bytes: sizes.queue_bytes as usize, ..hub::Settings::default() };
         let topics = tables.over(base, sizes.memory_budget_bytes)?;
         let tls_files = certificate_and_key(args.tls_cert, args.tls_key, places)?;
+        let demo = demo(args.demo, args.no_test_endpoints, &listen, places)?;
+        let hosts = host_policy(args.allow_host, &args.allow_origin, &listen);
         let server = Config {
             listen,
             shards,
@@ -78,6 +80,7 @@ impl Settings {
             compression_bytes: compress.memory_bytes,
             tls: tls_files.as_ref().map(|(cert, key)| secured(cert, key)).transpose()?,
             origins: origin_policy(args.allow_origin),
+            hosts,
             subprotocols: static_names(args.subprotocol),
             subprotocol_preference: args.subprotocol_preference.unwrap_or(Preference::Server).into(),
             handshake_timeout,
@@ -88,7 +91,8 @@ impl Settings {
             autotune_sockets: profile == Profile::Benchmark,
             congestion: args.congestion,
             takeover: args.takeover,
-            test_endpoints: !args.no_test_endpoints,
+            test_endpoints: demo,
+            demo_pages: demo,
             ..Config::default()
         };
         let log = args.log.unwrap_or_else(|| "info".to_owned());
@@ -257,6 +261,41 @@ fn origin_policy(allowed: Vec<String>) -> OriginPolicy {
     }
 }
 
+/// Whether an address is reached from this machine only.
+fn is_local(address: &ListenAddress) -> bool {
+    match address {
+        ListenAddress::Tcp(address) => address.ip().to_canonical().is_loopback(),
+        ListenAddress::Unix(_) => true,
+    }
+}
+
+/// Whether there is what is for trying the server out.
+fn demo(demo: Option<Demo>, off: bool, listen: &[ListenAddress], places: &Places) -> Result<bool, Failure> {
+    match demo.unwrap_or(Demo::Auto) {
+        Demo::On if off => {
+            Err(places.wrong("--demo", "--no-test-endpoints says the opposite: leave one out"))
+        }
+        Demo::On => Ok(true),
+        Demo::Auto => Ok(!off && listen.iter().all(is_local)),
+        Demo::Off => Ok(false),
+    }
+}
+
+/// Which names the server answers to: on loopback only such as no page of elsewhere has.
+fn host_policy(mut allowed: Vec<String>, origins: &[String], listen: &[ListenAddress]) -> HostPolicy {
+    let mut tcp = listen.iter().filter(|address| matches!(address, ListenAddress::Tcp(_))).peekable();
+    if tcp.peek().is_none() || !tcp.all(is_local) || allowed.iter().any(|host| host == "*") {
+        return HostPolicy::Any;
+    }
+    let hosts = origins.iter().filter_map(|origin| origin.split_once("://")).map(|(_, host)| host);
+    for host in hosts {
+        if !allowed.iter().any(|known| known == host) {
+            allowed.push(host.to_owned());
+        }
+    }
+    HostPolicy::Local(allowed)
+}
+
 /// What was typed stays for as long as the process.
 fn static_names(names: Vec<String>) -> Vec<&'static str> {
     names.into_iter().map(|name| &*name.leak()).collect()
@@ -335,6 +374,10 @@ mod tests {
             &["--listen", "127.0.0.1:7", "--admin", "127.0.0.1:7"],
             &["--admin", "on"],
             &["--allow-origin", "https://a/b"],
+            &["--allow-host", "https://a"],
+            &["--allow-host", ""],
+            &["--demo", "maybe"],
+            &["--demo", "on", "--no-test-endpoints"],
             &["--subprotocol", "a b"],
             &["--subprotocol", ""],
             &["--subprotocol-preference", "mine"],
@@ -348,6 +391,40 @@ mod tests {
             &["stray"],
         ] {
             assert!(matches!(settings(flags), Err(Failure::Usage(_))), "{flags:?} were taken");
+        }
+    }
+
+    #[test]
+    fn what_is_for_trying_out_is_there_by_itself_on_this_machine_only() {
+        for (flags, expected) in [
+            (&[][..], true),
+            (&["--listen", "[::1]:0", "--listen", "unix:/run/echoring.sock"], true),
+            (&["--listen", "0.0.0.0:0"], false),
+            (&["--listen", "127.0.0.1:0", "--listen", "192.0.2.1:0"], false),
+            (&["--listen", "[::]:0", "--demo", "auto"], false),
+            (&["--listen", "0.0.0.0:0", "--demo", "on"], true),
+            (&["--demo", "off"], false),
+            (&["--no-test-endpoints"], false),
+        ] {
+            let server = settings(flags).expect("valid").server;
+            assert_eq!((server.test_endpoints, server.demo_pages), (expected, expected), "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_judged_where_every_tcp_listener_is_on_loopback() {
+        let local = |names: &[&str]| HostPolicy::Local(names.iter().map(|name| (*name).to_owned()).collect());
+        for (flags, expected) in [
+            (&[][..], local(&[])),
+            (&["--allow-host", "a.example", "--listen", "[::1]:0"], local(&["a.example"])),
+            (&["--allow-origin", "https://b.example:8443"], local(&["b.example:8443"])),
+            (&["--allow-origin", "*"], local(&[])),
+            (&["--allow-host", "*"], HostPolicy::Any),
+            (&["--listen", "0.0.0.0:0"], HostPolicy::Any),
+            (&["--listen", "127.0.0.1:0", "--listen", "0.0.0.0:0"], HostPolicy::Any),
+            (&["--listen", "unix:/run/echoring.sock"], HostPolicy::Any),
+        ] {
+            assert_eq!(settings(flags).expect("valid").server.hosts, expected, "{flags:?}");
         }
     }
 

@@ -6,12 +6,14 @@
 #![forbid(unsafe_code)]
 
 mod field;
+mod host;
 mod origin;
 mod refusal;
 mod request;
 mod response;
 
 pub use field::{BadField, check_field};
+pub use host::HostPolicy;
 pub use origin::OriginPolicy;
 pub use refusal::Refusal;
 pub use request::{

@@ -67,6 +67,9 @@ refusals! {
     /// The origin policy says no.
     ORIGIN = 403, "origin not allowed", "",
         "serve the page from the same host, or allow its origin with --allow-origin";
+    /// The host policy says no.
+    FOREIGN_HOST = 403, "host not allowed on a loopback address", "",
+        "name the server as localhost or by its address, or allow the name with --allow-host";
     /// Nothing lives at the path.
     NOT_FOUND = 404, "no such path", "", "ask for /echo or /broadcast/TOPIC";
     /// What lives there is reached by an upgrade, and the request asks for none.

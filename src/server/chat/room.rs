@@ -16,6 +16,8 @@ pub struct Room<K> {
     names: HashMap<String, K>,
     /// In the order in which they came.
     order: Vec<K>,
+    /// In the order in which they were heard last, by their coming or by a word: the longest silent first.
+    silent: Vec<K>,
 }
 
 #[derive(Debug)]
@@ -26,7 +28,7 @@ struct Member {
 
 impl<K> Default for Room<K> {
     fn default() -> Room<K> {
-        Room { members: HashMap::new(), names: HashMap::new(), order: Vec::new() }
+        Room { members: HashMap::new(), names: HashMap::new(), order: Vec::new(), silent: Vec::new() }
     }
 }
 
@@ -56,6 +58,7 @@ impl<K: Copy + Eq + Hash> Room<K> {
         let told = known.message(Kind::Join);
         self.members.insert(member, known);
         self.order.push(member);
+        self.silent.push(member);
         Ok(told)
     }
 
@@ -64,6 +67,7 @@ impl<K: Copy + Eq + Hash> Room<K> {
         let known = self.members.remove(&member)?;
         self.names.remove(&known.name.to_lowercase());
         self.order.retain(|other| *other != member);
+        self.silent.retain(|other| *other != member);
         Some(known.message(Kind::Leave))
     }
 
@@ -71,7 +75,8 @@ impl<K: Copy + Eq + Hash> Room<K> {
     ///
     /// # Errors
     /// [`Refused::NoName`].
-    pub fn broadcast(&self, member: K, text: &str) -> Result<Message, Refused> {
+    pub fn broadcast(&mut self, member: K, text: &str) -> Result<Message, Refused> {
+        self.hear(member);
         let known = self.members.get(&member).ok_or(Refused::NoName)?;
         Ok(Message { content: text.into(), ..known.message(Kind::Broadcast) })
     }
@@ -80,12 +85,26 @@ impl<K: Copy + Eq + Hash> Room<K> {
     ///
     /// # Errors
     /// [`Refused::NoName`], [`Refused::NobodyOfThatName`].
-    pub fn private(&self, member: K, to: &str, text: &str) -> Result<(K, Message), Refused> {
+    pub fn private(&mut self, member: K, to: &str, text: &str) -> Result<(K, Message), Refused> {
+        self.hear(member);
         let known = self.members.get(&member).ok_or(Refused::NoName)?;
         let receiver = *self.names.get(&to.to_lowercase()).ok_or(Refused::NobodyOfThatName)?;
         // As the receiver writes itself.
         let user = self.members.get(&receiver).map(|receiver| receiver.name.clone()).unwrap_or_default();
         Ok((receiver, Message { user, content: text.into(), ..known.message(Kind::Private) }))
+    }
+
+    fn hear(&mut self, member: K) {
+        if let Some(place) = self.silent.iter().position(|other| *other == member) {
+            self.silent.remove(place);
+            self.silent.push(member);
+        }
+    }
+
+    /// Who said nothing for longest: whoever came and never spoke counts from its coming. It makes room where a room
+    /// would stay full of those who only sit there.
+    pub fn longest_silent(&self) -> Option<K> {
+        self.silent.first().copied()
     }
 
     /// Everyone, in the order in which they came.

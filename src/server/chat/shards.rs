@@ -99,7 +99,10 @@ pub enum Mail {
     /// Everyone is told something.
     Said,
     /// A name is free again.
-    Left,
+    Left {
+        /// The room was full: the shard of this connection closes it.
+        evicted: Option<(u16, Token)>,
+    },
     /// These are told something.
     Whispered {
         /// Connections of the shard that is told.
@@ -128,6 +131,8 @@ pub(in crate::server) struct Chat {
     members: Vec<Token>,
     /// What members said and nobody has carried out yet.
     waiting: VecDeque<(Mail, Vec<u8>)>,
+    /// At home: who comes next, since somebody was just made to leave for it. Nothing else is taken before.
+    newcomer: Option<(usize, Mail, Vec<u8>)>,
     /// Members that do not take what they are told.
     fallen: Vec<Token>,
     now: Nanos,
@@ -240,7 +245,7 @@ impl Chat {
     #[inline]
     pub(in crate::server) fn turn_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
         self.now = cx.now();
-        if !self.waiting.is_empty() || !self.fallen.is_empty() {
+        if !self.waiting.is_empty() || !self.fallen.is_empty() || self.newcomer.is_some() {
             self.carry_and_drop(cx);
         }
     }
@@ -261,11 +266,16 @@ impl Chat {
 
     /// When [`turn_ended`](Chat::turn_ended) has something to do without an event.
     pub(in crate::server) fn deadline(&self) -> Option<Nanos> {
-        (!self.waiting.is_empty()).then_some(self.now + RETRY)
+        (!self.waiting.is_empty() || self.newcomer.is_some()).then_some(self.now + RETRY)
     }
 
     /// Brings what was said to the home. False when there is no room for all of it.
     fn carry_waiting<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) -> bool {
+        if self.has_room(cx)
+            && let Some((from, mail, bytes)) = self.newcomer.take()
+        {
+            self.order(cx, from, mail, &bytes);
+        }
         while let Some((mail, bytes)) = self.waiting.pop_front() {
             if self.carry(cx, mail, &bytes).is_err() {
                 self.waiting.push_front((mail, bytes));
@@ -313,7 +323,20 @@ impl Chat {
 
     /// Whether a request may be taken: it may cause one message to every other shard.
     pub(in crate::server) fn takes_requests<D: Driver>(&self, cx: &Context<'_, D, Service>) -> bool {
+        self.newcomer.is_none() && self.has_room(cx)
+    }
+
+    fn has_room<D: Driver>(&self, cx: &Context<'_, D, Service>) -> bool {
         cx.all_have_room(Lane::Forward, MAIL_BYTES_MAX)
+    }
+
+    /// The longest silent member leaves a full room, so that nobody fills it by sitting there.
+    fn make_room<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
+        if let Some(evicted) = self.room.longest_silent()
+            && let Some(message) = self.room.leave(evicted)
+        {
+            self.tell_shards(cx, Mail::Left { evicted: Some(evicted) }, &message.encode());
+        }
     }
 
     /// Mail from another shard.
@@ -342,6 +365,11 @@ impl Chat {
                 Ok(message) => {
                     return self.tell_shards(cx, Mail::Joined { shard, token }, &message.encode());
                 }
+                Err(Refused::Full) => {
+                    self.make_room(cx);
+                    self.newcomer = Some((from, mail, bytes.to_vec()));
+                    return;
+                }
                 Err(refused) => (token, refused),
             },
             Mail::Say { token } => match self.room.broadcast((shard, token), lines) {
@@ -356,7 +384,7 @@ impl Chat {
             },
             Mail::Leave { token } => {
                 if let Some(message) = self.room.leave((shard, token)) {
-                    self.tell_shards(cx, Mail::Left, &message.encode());
+                    self.tell_shards(cx, Mail::Left { evicted: None }, &message.encode());
                 }
                 return;
             }
@@ -423,7 +451,12 @@ impl Chat {
                     self.tell(cx, token, &users);
                 }
             }
-            Mail::Left => {
+            Mail::Left { evicted } => {
+                if let Some((shard, token)) = evicted
+                    && usize::from(shard) == cx.shard()
+                {
+                    self.evict(cx, token);
+                }
                 let gone = sender(encoded);
                 self.names.retain(|name| Some(name) != gone.as_ref());
                 self.tell_members(cx, encoded);
@@ -441,6 +474,16 @@ impl Chat {
                 self.tell(cx, token, &Message::error(&why).encode());
             }
             Mail::Join { .. } | Mail::Say { .. } | Mail::Whisper { .. } | Mail::Leave { .. } => {}
+        }
+    }
+
+    /// The home has given this member's place to somebody else.
+    fn evict<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, token: Token) {
+        self.members.retain(|member| *member != token);
+        let Some(mut link) = cx.link(token) else { return };
+        if let Peer::Chat(guest) = &mut *link.peer {
+            guest.standing = Standing::Gone;
+            link.close(CloseCode::TRY_AGAIN_LATER, "the room is full and you were silent for longest");
         }
     }
 
@@ -473,7 +516,8 @@ impl Guest {
             Input::Leave => return Ok(Asked::Goodbye),
             Input::Join { name } if self.standing == Standing::Nameless => {
                 self.standing = Standing::Asking;
-                let lines = format!("{}\n{name}", self.ip);
+                // Members do not see one another's addresses: the line for it stays empty.
+                let lines = format!("\n{name}");
                 return Ok(Asked::Mail(Mail::Join { token }, lines.into()));
             }
             Input::Join { .. } => return Err(Refused::NamedAlready),

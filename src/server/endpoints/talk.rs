@@ -255,10 +255,75 @@ struct Fields<'a>(&'a Request<'a>);
 impl Serialize for Fields<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut list = serializer.serialize_seq(None)?;
-        for (name, value) in self.0.fields() {
+        for (name, value) in self.0.fields().filter(|(name, _)| !is_credential(name)) {
+            if name.eq_ignore_ascii_case("sec-websocket-protocol") {
+                list.serialize_element(&(name, without_credentials(&String::from_utf8_lossy(value))))?;
+                continue;
+            }
             // What is no UTF-8 cannot be said in JSON.
             list.serialize_element(&(name, String::from_utf8_lossy(value)))?;
         }
         list.end()
+    }
+}
+
+/// Fields that browsers and proxies add for the user: a page that may read `/headers` must not learn them.
+const CREDENTIALS: [&str; 5] =
+    ["authorization", "cookie", "proxy-authorization", "x-api-key", "x-auth-token"];
+/// Characters of a subprotocol's name that is shown. Longer ones carry something.
+const SUBPROTOCOL_SHOWN_MAX: usize = 40;
+
+fn is_credential(name: &str) -> bool {
+    CREDENTIALS.iter().any(|credential| name.eq_ignore_ascii_case(credential))
+}
+
+/// The names of a list of subprotocols. Clients that cannot set other fields put tokens among them: behind a name that
+/// says so, such as `bearer`, in one with such a name, or as one that is too long for a name. Those are left out.
+fn without_credentials(list: &str) -> String {
+    let mut shown: Vec<&str> = Vec::new();
+    let mut follows = false;
+    for name in list.split(',').map(str::trim) {
+        let folded = name.to_ascii_lowercase();
+        let tells = ["bearer", "authorization", "token", "auth", "jwt", "basic"]
+            .iter()
+            .any(|word| folded.split(['.', '-', '_', ':']).any(|part| part == *word));
+        if !tells && !follows && name.len() <= SUBPROTOCOL_SHOWN_MAX {
+            shown.push(name);
+        }
+        follows = tells;
+    }
+    shown.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subprotocols_are_shown_without_the_credentials_among_them() {
+        for (list, shown) in [
+            ("chat, superchat", "chat, superchat"),
+            ("graphql-transport-ws", "graphql-transport-ws"),
+            ("chat, bearer, s3cr3t", "chat"),
+            ("Bearer, s3cr3t, chat", "chat"),
+            ("access_token, s3cr3t,v1.json", "v1.json"),
+            ("v4.channel.k8s.io, base64url.bearer.authorization.k8s.io.czNjcjN0", "v4.channel.k8s.io"),
+            // Whether the token is in the name or behind it cannot be told.
+            ("bearer.v1, s3cr3t", ""),
+            ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIn0.c2lnbmF0dXJl, chat", "chat"),
+            ("", ""),
+        ] {
+            assert_eq!(without_credentials(list), shown, "{list}");
+        }
+    }
+
+    #[test]
+    fn what_identifies_a_user_is_no_field_that_is_shown() {
+        for name in ["Cookie", "AUTHORIZATION", "proxy-authorization", "X-Api-Key"] {
+            assert!(is_credential(name), "{name}");
+        }
+        for name in ["Host", "Sec-WebSocket-Key", "User-Agent", "Cookie2x"] {
+            assert!(!is_credential(name), "{name}");
+        }
     }
 }
