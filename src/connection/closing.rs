@@ -489,8 +489,8 @@ impl Connection {
         if config.ping_interval == 0 || self.outbox.is_blocked() {
             return Nanos::MAX;
         }
-        let wait = if self.liveness == Liveness::Pinged { config.pong_timeout } else { 0 };
-        self.heard_at + config.ping_interval + wait
+        let wait = if self.liveness == Liveness::Pinged { config.pong_timeout } else { config.ping_interval };
+        self.heard_at + wait
     }
 
     /// Whether the deadline may have moved to an earlier time since this was last asked.
@@ -536,6 +536,7 @@ impl Connection {
         if self.held_up || (self.liveness == Liveness::HalfClosed && self.is_reading_paused()) {
             // Its answer would not be read. What is under way to it is as good as a ping.
             self.heard_at = env.now;
+            self.answered();
             if self.outbox.is_clear() && self.ping(&[], env).is_err() {
                 self.out_of_memory();
             }
@@ -546,6 +547,7 @@ impl Connection {
             return self.abort();
         }
         self.liveness = Liveness::Pinged;
+        self.heard_at = env.now;
         self.outbox.shrink();
         if self.ping(&[], env).is_err() {
             self.out_of_memory();

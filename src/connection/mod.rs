@@ -295,7 +295,7 @@ pub struct Connection {
     outbox: Outbox,
     /// What was agreed on compression.
     session: Option<Box<Session>>,
-    /// When the peer was last heard, or took bytes after it had not.
+    /// When the peer was last heard, or took bytes after it had not; when it was pinged since, the time of that.
     heard_at: Nanos,
     /// When the unfinished message began; 0 when there is none.
     message_since: Nanos,
@@ -604,11 +604,11 @@ impl Connection {
         self.outbox.unsent_bytes()
     }
 
-    /// The rest of a short send has been taken by the kernel.
+    /// The rest of a short send has been taken by the kernel. A pong is still waited for, from now on: the ping may have
+    /// been in that send or behind it, and taking bytes is no answer.
     pub fn unblocked(&mut self, now: Nanos) {
         self.outbox.unblock();
         self.heard_at = now;
-        self.answered();
         self.deadline_moved = true;
     }
 

@@ -447,6 +447,21 @@ fn a_silent_peer_is_pinged_and_dropped_when_it_stays_silent() {
 }
 
 #[test]
+fn a_ping_of_which_the_kernel_takes_a_part_first_is_to_be_answered_all_the_same() {
+    let mut echo = Echo::open();
+    echo.pass(25 * SECOND);
+    assert_eq!(echo.frames(), [(Opcode::Ping, true, vec![])]);
+    echo.connection.blocked(1);
+    echo.pass(3 * SECOND);
+    echo.connection.unblocked(echo.now);
+    echo.pass(10 * SECOND - 1);
+    assert_eq!((echo.frames().len(), echo.fate), (1, None));
+    echo.pass(1);
+    assert_eq!((echo.frames().len(), echo.fate), (1, Some(Fate::Abort)));
+    assert_eq!(echo.connection.closed().map(|closed| closed.cause.clone()), Some(Cause::PongTimeout));
+}
+
+#[test]
 fn a_message_that_is_not_finished_in_time_is_1008() {
     for (first, config) in [
         (client_frame(Opcode::Text, false, b"begun"), Config::default()),

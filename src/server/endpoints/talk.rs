@@ -267,26 +267,42 @@ impl Serialize for Fields<'_> {
     }
 }
 
-/// Fields that browsers and proxies add for the user: a page that may read `/headers` must not learn them.
-const CREDENTIALS: [&str; 5] =
-    ["authorization", "cookie", "proxy-authorization", "x-api-key", "x-auth-token"];
+/// Parts of names of fields and subprotocols that carry credentials.
+const TELLING: [&str; 11] = [
+    "assertion",
+    "authorization",
+    "bearer",
+    "cookie",
+    "credential",
+    "jwt",
+    "oidc",
+    "apikey",
+    "password",
+    "secret",
+    "token",
+];
+/// The same where they stand alone, between separators.
+const TELLING_ALONE: [&str; 2] = ["auth", "basic"];
 /// Characters of a subprotocol's name that is shown. Longer ones carry something.
 const SUBPROTOCOL_SHOWN_MAX: usize = 40;
 
+/// Whether something of this name is a credential, or goes with one. Browsers and proxies add such fields for the user, and
+/// each proxy calls them by a name of its own: a page that may read `/headers` must not learn them.
 fn is_credential(name: &str) -> bool {
-    CREDENTIALS.iter().any(|credential| name.eq_ignore_ascii_case(credential))
+    let folded = name.to_ascii_lowercase();
+    let mut parts = folded.split(['.', '-', '_', ':']);
+    let joined = folded.replace(['-', '_'], "");
+    TELLING.iter().any(|word| joined.contains(word)) || parts.any(|part| TELLING_ALONE.contains(&part))
 }
 
 /// The names of a list of subprotocols. Clients that cannot set other fields put tokens among them: behind a name that
-/// says so, such as `bearer`, in one with such a name, or as one that is too long for a name. Those are left out.
+/// says so, such as `bearer`, in one with such a name, or as one that is too long for a name. Those are left out, and
+/// what stands behind a telling name, although the token may have been in that.
 fn without_credentials(list: &str) -> String {
     let mut shown: Vec<&str> = Vec::new();
     let mut follows = false;
     for name in list.split(',').map(str::trim) {
-        let folded = name.to_ascii_lowercase();
-        let tells = ["bearer", "authorization", "token", "auth", "jwt", "basic"]
-            .iter()
-            .any(|word| folded.split(['.', '-', '_', ':']).any(|part| part == *word));
+        let tells = is_credential(name);
         if !tells && !follows && name.len() <= SUBPROTOCOL_SHOWN_MAX {
             shown.push(name);
         }
@@ -310,6 +326,12 @@ mod tests {
             ("v4.channel.k8s.io, base64url.bearer.authorization.k8s.io.czNjcjN0", "v4.channel.k8s.io"),
             // Whether the token is in the name or behind it cannot be told.
             ("bearer.v1, s3cr3t", ""),
+            (
+                "base64url.bearer.authorization.k8s.io.czNjcjN0, base64.binary.k8s.io, v5.channel.k8s.io",
+                "v5.channel.k8s.io",
+            ),
+            ("realtime, example-insecure-api-key.s3cr3t, beta.v1, chat", "realtime, chat"),
+            ("bearer, token, s3cr3t, chat", "chat"),
             ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIn0.c2lnbmF0dXJl, chat", "chat"),
             ("", ""),
         ] {
@@ -319,10 +341,19 @@ mod tests {
 
     #[test]
     fn what_identifies_a_user_is_no_field_that_is_shown() {
-        for name in ["Cookie", "AUTHORIZATION", "proxy-authorization", "X-Api-Key"] {
+        for name in
+            ["Cookie", "AUTHORIZATION", "proxy-authorization", "X-Api-Key", "X-ApiKey", "X_Auth_Token"]
+                .into_iter()
+                .chain([
+                    "X-Forwarded-Access-Token",
+                    "Cf-Access-Jwt-Assertion",
+                    "X-Amzn-Oidc-Data",
+                    "X-Auth-Request-User",
+                ])
+        {
             assert!(is_credential(name), "{name}");
         }
-        for name in ["Host", "Sec-WebSocket-Key", "User-Agent", "Cookie2x"] {
+        for name in ["Host", "Sec-WebSocket-Key", "User-Agent", "Idempotency-Key", "X-Author", "X-Basics"] {
             assert!(!is_credential(name), "{name}");
         }
     }
