@@ -732,6 +732,45 @@ class V1:
                 self.assertEqual((await client.hear())["code"], "bad-json")
         self.assertEqual(closed.exception.rcvd.code, 1008)
 
+    def test_errors_between_requests_that_make_sense_are_not_in_a_row(self):
+        count = 3 * COMPLAINTS_MAX
+        # Some topics have their home on another shard, which has answered nothing when all errors have been told.
+        for topic in range(8):
+            for more in (lambda number: {}, lambda number: {"id": number}):
+                client = RawClient(self.server).open()
+                self.addCleanup(client.socket.close)
+                publish = {"type": "publish", "topic": f"row.{topic}", "data": 0}
+                requests = [{**publish, **more(number)} for number in range(count)]
+                pairs = [frame(1, json.dumps(request).encode()) + frame(1, b"nonsense") for request in requests]
+                client.send(b"".join(pairs))
+                # Nothing but this one has this number.
+                client.ask(**publish, id=count)
+                codes, answered = [], []
+                while count not in answered or len(codes) < count:
+                    notice = client.hear()
+                    if notice["type"] == "error":
+                        codes.append(notice["code"])
+                    else:
+                        answered.append(notice["id"])
+                self.assertEqual(codes, ["bad-json"] * count)
+                self.assertEqual(answered, [request["id"] for request in requests if "id" in request] + [count])
+
+    async def test_whoever_is_refused_by_topics_of_all_shards_again_and_again_is_closed_with_1008(self):
+        for request in (
+            lambda number: {"type": "publish", "topic": f"latest.{number % 7}", "data": number},
+            lambda number: {"type": "publish", "topic": f"latest.{number % 7}", "data": number, "id": number},
+        ):
+            client = await self.open()
+            with self.assertRaises(ConnectionClosed) as closed:
+                # One at a time, and then as many at once as are told of.
+                for number in range(10 * COMPLAINTS_MAX):
+                    await client.connection.send(json.dumps(request(number)))
+                    if number < COMPLAINTS_MAX:
+                        self.assertEqual((await client.hear())["code"], "no-key")
+                while True:
+                    await client.hear()
+            self.assertEqual(closed.exception.rcvd.code, 1008)
+
     async def test_the_page_and_its_files_carry_a_strict_policy(self):
         address = (self.server.host, self.server.port)
         for path, kind in (

@@ -160,6 +160,8 @@ pub struct Publisher {
     /// Where its own messages are not sent back.
     pub(super) member: Option<MemberId>,
     pub(super) wish: Wish,
+    /// Which of its session's requests this is, by their order.
+    pub(super) request: u32,
 }
 
 /// What a publisher is told.
@@ -178,8 +180,8 @@ impl Publisher {
         origin(usize::from(self.shard), self.token)
     }
 
-    /// The number of the request that is answered.
-    pub(super) fn request(&self) -> Option<u64> {
+    /// What the client calls the request that is answered.
+    pub(super) fn id(&self) -> Option<u64> {
         match self.wish {
             Wish::Answer(id) => Some(id),
             Wish::Nothing | Wish::Refusal => None,

@@ -19,6 +19,7 @@ mod mail;
 mod posting;
 mod publishing;
 mod reports;
+mod requests;
 mod roster;
 mod session;
 mod sockets;
@@ -256,6 +257,7 @@ const OPERATOR: Publisher = Publisher {
     token: Token { index: u32::MAX, generation: 0 },
     member: None,
     wish: Wish::Nothing,
+    request: 0,
 };
 
 /// How many messages of a connection wait for room in a mailbox.

@@ -39,6 +39,7 @@ impl Broadcast {
             token: link.token,
             member: Some(member),
             wish: Wish::Nothing,
+            request: 0,
         };
         let content = match kind {
             Kind::Text => Content::Text,

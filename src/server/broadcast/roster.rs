@@ -59,7 +59,6 @@ impl Broadcast {
         if self.chores.len() >= REQUESTS_WAITING_MAX {
             return self.refuse(link, id, Refused::Busy);
         }
-        Self::went_well(link);
         let query = MembersQuery { token: link.token, pushed: false, id, after, limit: limit as u16 };
         self.ask_members(link, topic, query);
     }

@@ -2,6 +2,7 @@
 
 use super::encode::V1;
 use super::mail::{Message, Publisher, Wish, origin};
+use super::requests::Requests;
 use super::roster::Roster;
 use super::{Broadcast, Subscription, Waiting};
 use crate::connection::Kind;
@@ -9,7 +10,7 @@ use crate::driver::Token;
 use crate::hub::{
     Format, GapReason, MemberId, Page, Position, Publication, Refused, Replay, TopicId, Topics, entries,
 };
-use crate::limits::{COMPLAINTS_MAX, RECEIVE_CREDIT_BYTES};
+use crate::limits::RECEIVE_CREDIT_BYTES;
 use crate::protocol::CloseCode;
 use crate::server::service::{Peer, Service};
 use crate::server::v1::{Command, Complaint, notice, parse};
@@ -25,8 +26,7 @@ pub struct Session {
     pub(super) subscriptions: Vec<Subscribed>,
     /// Topics of which it missed who came and went.
     pub(super) rosters: Vec<Roster>,
-    /// Requests in a row that made no sense.
-    complaints: u8,
+    requests: Requests,
     /// Messages of it that wait for room in a mailbox.
     pub(super) held: u16,
 }
@@ -40,8 +40,8 @@ pub(super) struct Subscribed {
 /// How far a subscription is.
 #[derive(Debug)]
 pub(super) enum State {
-    /// The topic's home has not been heard of.
-    Asking { id: Option<u64>, from: Option<Position> },
+    /// The topic's home has not been heard of. `request` is which of the session's requests asked for it.
+    Asking { id: Option<u64>, request: u32, from: Option<Position> },
     /// It gets what is kept first, a page at a time: the next one, `from` there on, was asked for, or is yet to be. `id` is
     /// that of the request as long as it is not answered. Messages up to the offset `snapshot` are marked. The position
     /// that was asked for is `lost`.
@@ -104,6 +104,9 @@ impl Session {
 impl Broadcast {
     /// A session sent a message.
     pub(in crate::server) fn asked(&mut self, link: &mut Link<'_, Service>, kind: Kind, payload: &[u8]) {
+        if let Peer::Session(session) = &mut *link.peer {
+            session.requests.begin();
+        }
         let command = if kind == Kind::Text { parse(payload) } else { Err(Complaint::not_text()) };
         match command {
             Ok(Command::Publish { id, topic, content, key, idempotency_key, payload }) => {
@@ -119,22 +122,33 @@ impl Broadcast {
         }
     }
 
+    /// The latest request makes no sense.
     pub(super) fn complain(&mut self, link: &mut Link<'_, Service>, complaint: &Complaint) {
+        let request = latest_request(link);
+        self.complain_of(link, request, complaint);
+    }
+
+    fn complain_of(&mut self, link: &mut Link<'_, Service>, request: u32, complaint: &Complaint) {
         let Peer::Session(session) = &mut *link.peer else { return };
-        session.complaints = session.complaints.saturating_add(1);
-        if session.complaints > COMPLAINTS_MAX {
+        if session.requests.is_too_much(request) {
             link.close(CloseCode::POLICY, "too many requests that make no sense");
             return;
         }
         self.say(link, |words| notice::error(words, complaint));
     }
 
+    /// The latest request is refused.
     pub(super) fn refuse(&mut self, link: &mut Link<'_, Service>, id: Option<u64>, refused: Refused) {
+        let request = latest_request(link);
+        self.refuse_of(link, request, id, refused);
+    }
+
+    fn refuse_of(&mut self, link: &mut Link<'_, Service>, request: u32, id: Option<u64>, refused: Refused) {
         let complaint = Complaint::refused(id, refused);
         if refused.is_passing() {
             self.say(link, |words| notice::error(words, &complaint));
         } else {
-            self.complain(link, &complaint);
+            self.complain_of(link, request, &complaint);
         }
     }
 
@@ -148,12 +162,6 @@ impl Broadcast {
         let full = link.queued_bytes() > link.queue_bytes().saturating_add(ANSWERS_BYTES_MAX);
         if link.is_open() && (full || !link.send_past(Kind::Text, &self.said)) {
             link.close_at_once(CloseCode::SLOW_CONSUMER, "slow consumer");
-        }
-    }
-
-    pub(super) fn went_well(link: &mut Link<'_, Service>) {
-        if let Peer::Session(session) = &mut *link.peer {
-            session.complaints = 0;
         }
     }
 
@@ -174,6 +182,7 @@ impl Broadcast {
             token: link.token,
             member: None,
             wish: id.map_or(Wish::Refusal, Wish::Answer),
+            request: latest_request(link),
         };
         self.publish(link, topic, publisher, publication, idempotency_key);
     }
@@ -188,17 +197,15 @@ impl Broadcast {
     ) {
         match (verdict, publisher.wish) {
             (Ok(position), Wish::Answer(id)) => {
-                Self::went_well(link);
                 self.say(link, |words| notice::published(words, Some(id), topic, position));
             }
-            (Ok(_), Wish::Refusal) => Self::went_well(link),
             (Err(refused), Wish::Answer(_) | Wish::Refusal) => {
-                self.refuse(link, publisher.request(), refused);
+                self.refuse_of(link, publisher.request, publisher.id(), refused);
             }
             (Err(refused), Wish::Nothing) => {
                 link.close(CloseCode::POLICY, &refused.to_string());
             }
-            (Ok(_), Wish::Nothing) => {}
+            (Ok(_), Wish::Refusal | Wish::Nothing) => {}
         }
     }
 
@@ -227,7 +234,8 @@ impl Broadcast {
             Err(refused) => return self.refuse(link, id, refused),
         };
         let Peer::Session(session) = &mut *link.peer else { return };
-        session.subscriptions.push(Subscribed { topic, state: State::Asking { id, from } });
+        let request = session.requests.latest();
+        session.subscriptions.push(Subscribed { topic, state: State::Asking { id, request, from } });
         if let Some(relay) = self.subscription_mut(topic) {
             if relay.home.is_none() {
                 relay.waiting.push(Waiting::Session(link.token, now));
@@ -243,7 +251,7 @@ impl Broadcast {
         let here = Position { epoch, offset: self.topics.offset(topic) };
         let Peer::Session(session) = &mut *link.peer else { return };
         let Some(subscribed) = session.find(topic) else { return };
-        let State::Asking { id, from } = subscribed.state else { return };
+        let State::Asking { id, from, .. } = subscribed.state else { return };
         match from {
             // Nobody knows any more what came after it.
             Some(from) if from.epoch != epoch && here.offset > 0 && self.has_snapshot(topic) => {
@@ -315,7 +323,6 @@ impl Broadcast {
             .settings(topic)
             .filter(|settings| settings.presence)
             .and_then(|_| self.subscription(topic).map(|relay| (relay.present + 1, client)));
-        Self::went_well(link);
         let name = self.name_of(topic);
         self.say(link, |words| notice::subscribed(words, id, &name, position, recovered, snapshot, presence));
         self.name = name;
@@ -333,33 +340,25 @@ impl Broadcast {
         self.tell_presence(&mut link.means(), topic, client, true);
     }
 
-    /// A subscription does not come about.
-    fn give_up(
-        &mut self,
-        link: &mut Link<'_, Service>,
-        topic: TopicId,
-        complaint: impl FnOnce(&str) -> Complaint,
-    ) {
+    /// A subscription does not come about, for the topic's home is busy.
+    fn give_up(&mut self, link: &mut Link<'_, Service>, topic: TopicId, id: Option<u64>) {
         if let Peer::Session(session) = &mut *link.peer {
             session.subscriptions.retain(|subscribed| subscribed.topic != topic);
         }
         self.wait_no_more(topic, link.token);
-        let name = self.name_of(topic);
-        let complaint = complaint(&name);
-        self.name = name;
-        self.complain(link, &complaint);
+        self.refuse(link, id, Refused::Busy);
         self.leave_if_deserted(&mut link.means(), topic);
     }
 
     /// The topic's home does not take the subscription of this connection.
     pub(super) fn unavailable(&mut self, link: &mut Link<'_, Service>, topic: TopicId, refused: Refused) {
         let Peer::Session(session) = &mut *link.peer else { return };
-        let Some(State::Asking { id, .. }) = session.find(topic).map(|subscribed| &subscribed.state) else {
+        let Some(&mut Subscribed { state: State::Asking { id, request, .. }, .. }) = session.find(topic)
+        else {
             return;
         };
-        let id = *id;
         session.subscriptions.retain(|subscribed| subscribed.topic != topic);
-        self.refuse(link, id, refused);
+        self.refuse_of(link, request, id, refused);
     }
 
     pub(super) fn wait_no_more(&mut self, topic: TopicId, token: Token) {
@@ -419,7 +418,7 @@ impl Broadcast {
             return;
         }
         let Some(page) = page else {
-            return self.give_up(link, topic, |_| Complaint::refused(id, Refused::Busy));
+            return self.give_up(link, topic, id);
         };
         let Page { head, after, .. } = page;
         if after > head.offset {
@@ -523,7 +522,6 @@ impl Broadcast {
         }
         let token = link.token;
         self.leave(&mut link.means(), token, &subscribed);
-        Self::went_well(link);
         self.say(link, |words| notice::unsubscribed(words, id, name));
     }
 
@@ -554,4 +552,9 @@ impl Broadcast {
             self.leave(means, token, subscribed);
         }
     }
+}
+
+/// Which of its session's requests a connection sent last.
+fn latest_request(link: &Link<'_, Service>) -> u32 {
+    if let Peer::Session(session) = &*link.peer { session.requests.latest() } else { 0 }
 }
