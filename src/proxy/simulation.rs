@@ -7,28 +7,27 @@
 //!
 //! Every test runs 1,000 seeds; `ECHORING_SEEDS` says another number, and `ECHORING_SEED` runs a single one.
 
+mod requests;
+
 use std::cell::{Cell, RefCell};
 use std::future::pending;
-use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf, duplex, split};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::pump::Format;
 use super::relay::{Peer, Plan, relay};
-use super::transport::Transport;
-use super::upstream::{Balance, Upstreams};
-use super::{Context, Settings, http};
 use crate::limits::{CLOSE_TIMEOUT, SECOND};
 use crate::protocol::frame::{self, HEADER_BYTES_MAX, Header};
 use crate::protocol::{Opcode, Role, mask};
+
+pub(super) use requests::connect;
 
 /// Longer than everything that ends do by themselves, and the proxy's deadlines behind it.
 const FOR_EVER: Duration = Duration::from_secs(24 * 3_600);
@@ -464,138 +463,5 @@ fn everything_that_orderly_ends_sent_arrives() {
         let [(client, from_client), (upstream, from_upstream)] = relayed(random, manners).await;
         assert!(client.messages == from_upstream && upstream.messages == from_client, "{manners:?}");
         assert_eq!((client.close, upstream.close), (Some(1000), Some(1000)));
-    });
-}
-
-thread_local! {
-    /// What a connection to a server is in a simulation.
-    static SERVER: RefCell<Option<Box<dyn FnMut() -> Transport>>> = const { RefCell::new(None) };
-}
-
-/// A connection to the server of the simulation that this thread runs, if it runs one.
-pub(super) fn connect() -> Option<Transport> {
-    SERVER.with_borrow_mut(|server| server.as_mut().map(|connect| connect()))
-}
-
-/// Reads a head, which has to be one that may reach a server, and answers as it likes.
-async fn hostile_server(mut stream: DuplexStream, mut random: Random) {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        let Ok(1) = stream.read(&mut byte).await else { return };
-        head.push(byte[0]);
-    }
-    let text = String::from_utf8(head).expect("text");
-    let path = text.split(' ').nth(1).expect("a target");
-    let (path, _) = path.split_once('?').unwrap_or((path, ""));
-    assert!(path.starts_with("/app/") && !path.contains(".."), "{text}");
-    assert_eq!(text.matches('\n').count(), text.matches("\r\n").count(), "{text}");
-    let lower = text.to_ascii_lowercase();
-    assert_eq!(lower.matches("\r\nhost: a\r\n").count(), 1, "{text}");
-    assert_eq!(lower.matches("x-forwarded-for").count(), 1, "{text}");
-    assert!(!lower.contains("x-real-ip") && !lower.contains("x_forwarded"), "{text}");
-    sleep(random.pause()).await;
-    let answers: [&[u8]; 10] = [
-        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
-        b"HTTP/1.0 200 OK\r\n\r\nhello",
-        b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
-        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n\x81\x02hi\x88\x00",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nshort",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nnonsense",
-        b"nonsense\r\n\r\n",
-        b"HTTP/1.1 200",
-        b"",
-    ];
-    let mut answer = random.of(&answers);
-    while !answer.is_empty() {
-        let most = random.of(&[1, 10, 100]);
-        let (piece, rest) = answer.split_at(answer.len().min(1 + random.below(most)));
-        answer = rest;
-        sleep(random.pause()).await;
-        if stream.write_all(piece).await.is_err() {
-            return;
-        }
-    }
-    if random.one_in(3) {
-        // It stays, and says nothing more.
-        let mut rest = [0; 100];
-        while let Ok(1..) = stream.read(&mut rest).await {}
-    }
-}
-
-/// Requests of which some are none.
-fn requests(random: &mut Random) -> Vec<u8> {
-    let lines: [&[u8]; 14] = [
-        b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n",
-        b"GET /b?/../ HTTP/1.1\r\nHost: a\r\nX-Real-IP: 1.1.1.1\r\nX_Forwarded_For: 1.1.1.1\r\n\r\n",
-        b"POST /c HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n\n\n\n\n",
-        b"POST /d HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n",
-        b"POST /e HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nabc\r\n0\r\n\r\n",
-        b"POST /f HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nshort",
-        b"GET /g HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-        b"GET /../h HTTP/1.1\r\nHost: a\r\n\r\n",
-        b"GET /i HTTP/1.1\nHost: a\r\n\r\n",
-        b"GET /j HTTP/1.1\r\nHost: b@a\r\n\r\n",
-        b"GET /k HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
-        b"GET http://a/l HTTP/1.1\r\nHost: a\r\n\r\n",
-        b"GET /m HTTP/1.1\r\nHost: a\r\nX: \0\r\n\r\n",
-        b"GET /n HTTP",
-    ];
-    (0..1 + random.below(5)).flat_map(|_| random.of(&lines).to_vec()).collect()
-}
-
-#[test]
-fn requests_between_hostile_ends_are_answered_or_ended() {
-    for_each_seed("requests_between_hostile_ends_are_answered_or_ended", async |mut random| {
-        let servers = Rc::new(RefCell::new(Vec::new()));
-        let (running, mut seeds) = (Rc::clone(&servers), Random(random.next()));
-        let server = move || {
-            let (near, far) = duplex(STREAM_BYTES);
-            running.borrow_mut().push(spawn_local(hostile_server(far, Random(seeds.next()))));
-            Box::new(near) as Transport
-        };
-        SERVER.with_borrow_mut(|slot| *slot = Some(Box::new(server)));
-        let urls = ["http://a/app".parse().expect("a URL")];
-        let (drain, drained) = watch::channel(false);
-        let context = Rc::new(Context {
-            settings: Settings::default(),
-            upstreams: Arc::new(Upstreams::new(&urls, Balance::default(), None)),
-            tls: None,
-            tap: None,
-            drain: drained,
-        });
-        let (near, mut client) = duplex(STREAM_BYTES);
-        let peer: SocketAddr = "127.0.0.1:1".parse().expect("an address");
-        let serving = spawn_local(http::serve(context, Box::new(near), peer, false));
-        let sent = requests(&mut random);
-        let mut rest = &sent[..];
-        while !rest.is_empty() {
-            let most = random.of(&[1, 10, 1_000]);
-            let (piece, behind) = rest.split_at(rest.len().min(1 + random.below(most)));
-            rest = behind;
-            sleep(random.pause()).await;
-            if client.write_all(piece).await.is_err() {
-                break;
-            }
-        }
-        let mut answers = Vec::new();
-        match random.below(4) {
-            0 => drop(client),
-            1 => drop(drain.send_replace(true)),
-            2 => drop(client.shutdown().await),
-            _ => drop(timeout(FOR_EVER, client.read_to_end(&mut answers)).await.expect("an end")),
-        }
-        timeout(FOR_EVER, serving).await.expect("it ends").expect("no panic");
-        assert!(
-            answers.is_empty() || answers.starts_with(b"HTTP/1.1 "),
-            "{}",
-            String::from_utf8_lossy(&answers)
-        );
-        for server in servers.take() {
-            timeout(FOR_EVER, server).await.expect("it is told").expect("what it was sent may pass");
-        }
-        SERVER.with_borrow_mut(|slot| *slot = None);
     });
 }
