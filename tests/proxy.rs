@@ -1,6 +1,9 @@
 //! `echoring proxy` with TLS on either side, as a client sees it: the real binary, real certificates. What needs no
 //! TLS is tested with other programs in `tests/interop/test_proxy.py`.
 
+#[path = "support/patient.rs"]
+mod patient;
+
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -9,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use patient::Patient;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -121,7 +125,7 @@ fn tls_ends_at_the_proxy() {
         .with_no_client_auth();
     let name = ServerName::try_from("localhost").expect("a name");
     let session = ClientConnection::new(Arc::new(config), name).expect("a session");
-    let stream = StreamOwned::new(session, connect(proxy.address));
+    let stream = StreamOwned::new(session, Patient(connect(proxy.address)));
     let (mut socket, response) =
         tungstenite::client("wss://localhost/echo", stream).expect("an open connection");
     assert_eq!(response.status(), 101);
@@ -145,7 +149,7 @@ fn upstreams_are_reached_by_tls_and_believed_as_told() {
         assert!(get(outer.address, "/healthz").starts_with("HTTP/1.1 200 "), "{trusting:?}");
         let stream = connect(outer.address);
         let url = format!("ws://{}/echo", outer.address);
-        let (mut socket, _) = tungstenite::client(url, stream).expect("an open connection");
+        let (mut socket, _) = tungstenite::client(url, Patient(stream)).expect("an open connection");
         socket.send("through two".into()).expect("sent");
         assert_eq!(socket.read().expect("an echo").into_text().expect("text").as_str(), "through two");
     }

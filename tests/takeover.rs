@@ -1,6 +1,8 @@
 //! `serve --takeover`: a server takes the place of one that runs, on the same addresses, and nobody is left behind without a
 //! word. The real binary, on both drivers.
 
+#[path = "support/patient.rs"]
+mod patient;
 #[allow(dead_code, reason = "not every test uses all of it")]
 #[path = "support/program.rs"]
 mod program;
@@ -11,6 +13,7 @@ use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use patient::Patient;
 use program::command;
 use serde_json::Value;
 use tungstenite::client::IntoClientRequest as _;
@@ -76,7 +79,7 @@ impl Drop for Server {
     }
 }
 
-type Socket = WebSocket<TcpStream>;
+type Socket = WebSocket<Patient>;
 
 fn open(at: Addresses, path: &str) -> Socket {
     let stream = TcpStream::connect(at.listen).expect("connected");
@@ -86,7 +89,7 @@ fn open(at: Addresses, path: &str) -> Socket {
         let name = "echoring.v1.json".parse().expect("a value");
         request.headers_mut().insert("Sec-WebSocket-Protocol", name);
     }
-    tungstenite::client(request, stream).expect("an open connection").0
+    tungstenite::client(request, Patient(stream)).expect("an open connection").0
 }
 
 fn subscribed(at: Addresses, request: &str) -> (Socket, Value) {

@@ -47,7 +47,8 @@ pub struct Core<D: Driver, A: Application> {
     ended_behind: BTreeSet<Token>,
     /// Connections whose queue did not fit the batch.
     retry: Vec<Token>,
-    /// Connections that had no room for another piece in this turn's batch.
+    /// Connections that no event will call writable, though they can be with the next turn: this turn's batch had no room
+    /// for all they have, or what they had put off was answered after their send had gone through.
     pub(super) refused: Vec<Token>,
     /// When free buffers are looked at next.
     pub(super) trim_at: Nanos,
@@ -288,8 +289,12 @@ impl<D: Driver, A: Application> Core<D, A> {
             }
             let mut unblocked = std::mem::take(&mut self.unblocked);
             for token in unblocked.drain(..) {
-                if self.slots.get(token).is_some_and(|slot| slot.connection.is_writable()) {
+                let Some(slot) = self.slots.get(token) else { continue };
+                if slot.connection.is_writable() {
                     application.writable(&mut Context { core: self }, token);
+                } else if slot.dirty && !slot.connection.is_blocked() {
+                    // Replies to what was parked leave first, and no event will say that they have.
+                    self.refused.push(token);
                 }
             }
             self.unblocked = unblocked;

@@ -2,6 +2,8 @@
 //! after a server died. Loopback only; every port is the kernel's choice.
 
 mod dial;
+#[path = "../support/patient.rs"]
+mod patient;
 mod proxies;
 mod reconnect;
 mod support;

@@ -23,6 +23,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tungstenite::client::IntoClientRequest as _;
 
+use super::patient::Patient;
 use super::support::{PATIENCE, dialer, echo, echo_server, read_head, url};
 
 const GOOD: &[&str] = &[
@@ -79,7 +80,7 @@ async fn tungstenite_is_upgraded_with_a_subprotocol_and_a_field_of_ours() {
         request.headers_mut().insert("origin", format!("http://{address}").parse().expect("a value"));
         let stream = std::net::TcpStream::connect(address).expect("a stream");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        let (mut socket, response) = tungstenite::client(request, stream).expect("a connection");
+        let (mut socket, response) = tungstenite::client(request, Patient(stream)).expect("a connection");
         assert_eq!(response.headers()["sec-websocket-protocol"], "v2");
         assert_eq!(response.headers()["set-cookie"], "id=7");
         for message in [tungstenite::Message::text("hello"), tungstenite::Message::binary(vec![0; 60_000])] {

@@ -586,7 +586,7 @@ fn a_peer_that_stays_after_an_error_is_reset_only_at_the_close_deadline() {
             if peer.stream.write_all(b"x").is_err() {
                 break;
             }
-            let mut watched = [PollFd::new(&peer.stream, PollFlags::empty())];
+            let mut watched = [PollFd::new(&*peer.stream, PollFlags::empty())];
             poll(&mut watched, Some(&patience)).expect("a descriptor");
             revents = watched[0].revents();
         }

@@ -11,6 +11,8 @@ mod compression;
 mod draining;
 mod frames;
 mod handshake;
+#[path = "../support/patient.rs"]
+mod patient;
 mod peer;
 mod resources;
 mod server;

@@ -9,6 +9,7 @@ use rustls::{ClientConfig, ClientConnection};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::certificate::{localhost, trusting};
+use super::patient::Patient;
 use super::server::{PATIENCE, Server};
 
 pub const CONTINUATION: u8 = 0;
@@ -120,7 +121,7 @@ impl Answer {
 }
 
 pub struct Peer {
-    pub stream: TcpStream,
+    pub stream: Patient,
     secure: Option<Box<ClientConnection>>,
     inbox: Vec<u8>,
 }
@@ -143,7 +144,7 @@ impl Peer {
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_nodelay(true).expect("TCP");
-        Peer { stream, secure: None, inbox: Vec::new() }
+        Peer { stream: Patient(stream), secure: None, inbox: Vec::new() }
     }
 
     /// Without TLS, whatever the server speaks.
@@ -221,7 +222,7 @@ impl Peer {
 
     /// Says RST, and is gone.
     pub fn reset(self) {
-        SockRef::from(&self.stream).set_linger(Some(std::time::Duration::ZERO)).expect("a socket");
+        SockRef::from(&*self.stream).set_linger(Some(std::time::Duration::ZERO)).expect("a socket");
     }
 
     /// More bytes of the server, or the end of them.
@@ -370,11 +371,7 @@ impl Peer {
 }
 
 /// Bytes of what is inside; none when the stream ended as it should: with a goodbye and with FIN behind it.
-fn read_sealed(
-    session: &mut ClientConnection,
-    stream: &mut TcpStream,
-    bytes: &mut [u8],
-) -> io::Result<usize> {
+fn read_sealed(session: &mut ClientConnection, stream: &mut Patient, bytes: &mut [u8]) -> io::Result<usize> {
     loop {
         match session.reader().read(bytes) {
             Ok(0) => return stream.read(bytes),

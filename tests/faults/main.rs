@@ -2,6 +2,8 @@
 //! at any time on a host that is short of memory. The real binary runs with a library in front of libc that makes them
 //! fail (`enter.c`), built here.
 
+#[path = "../support/patient.rs"]
+mod patient;
 #[allow(dead_code, reason = "not every test uses all of it")]
 #[path = "../support/program.rs"]
 mod program;
@@ -16,6 +18,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use echoring::recording::{Event, FrameKind, Reader, Side};
+use patient::Patient;
 use program::{Run, Serve, command};
 use serde_json::Value;
 
@@ -209,7 +212,7 @@ fn echo_one_by_one(address: SocketAddr) {
     let stream = TcpStream::connect(address).expect("connected");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     let (mut socket, _) =
-        tungstenite::client(format!("ws://{address}/echo"), stream).expect("an open connection");
+        tungstenite::client(format!("ws://{address}/echo"), Patient(stream)).expect("an open connection");
     for number in 0..2_000 {
         let message = format!("message {number}");
         socket.send(message.as_str().into()).expect("sent");

@@ -211,6 +211,31 @@ class Compression(unittest.IsolatedAsyncioTestCase):
                 first, payload = slow.read_frame()
             self.assertEqual((first, payload[:2]), (0x88, (4008).to_bytes(2, "big")))
 
+    async def test_who_was_too_slow_for_a_handler_is_written_to_again_behind_what_had_to_wait(self):
+        server = self.serve("--compress", "on", "--shards", "1", "--queue-bytes", "16384")
+        message = noise(5_000)
+        async with connect(server.url("/push?ms=10"), max_size=None, max_queue=1, ping_interval=None) as client:
+            sent = 0
+            # It does not read, and its messages wait once their echoes do.
+            while server.stats()["node"]["pauses"] == 0:
+                await client.send(message)
+                sent += 1
+            sender = asyncio.create_task(self.send_again(client, message, 100))
+            # Until a beat had to wait as well, by the server's own clock.
+            async with connect(server.url("/delay?ms=100")) as clock:
+                await clock.send("tick")
+                await asyncio.wait_for(clock.recv(), PATIENCE_S)
+            echoes = 0
+            while echoes < sent + 100:
+                echoes += await asyncio.wait_for(client.recv(), PATIENCE_S) == message
+            await sender
+            for _ in range(3):
+                self.assertEqual(await asyncio.wait_for(client.recv(), PATIENCE_S), "heart beat")
+
+    async def send_again(self, client, message, times):
+        for _ in range(times):
+            await client.send(message)
+
 
 class CompressionWithoutIoUring(Compression):
     denied = True
