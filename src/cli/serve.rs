@@ -472,6 +472,7 @@ fn hand_over_to_successor(server: &Server, control: Option<control::Handle>) {
         tracing::info!("another server has taken over; draining");
         std::thread::spawn(|| {
             std::thread::sleep(EXIT_TIMEOUT);
+            crate::logging::flush();
             std::process::exit(0);
         });
     };
