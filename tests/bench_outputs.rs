@@ -4,7 +4,7 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use echoring::load::distribution;
@@ -147,10 +147,9 @@ fn sample(text: &str, name: &str) -> f64 {
     line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in:\n{text}"))
 }
 
-#[test]
-fn a_run_can_be_scraped_and_watched_while_it_goes_on() {
-    let words = ["bench", "-c", "5", "-d", "100s", "--warmup", "0s", "--mode", "echo", "--rate", "500"];
-    let mut child = command(&[&words[..], &["--prometheus", "127.0.0.1:0"]].concat())
+/// A run whose figures can be scraped: it, what it says from then on, and where they are.
+fn start_scraped(words: &[&str]) -> (Child, impl Iterator<Item = String>, String) {
+    let mut child = command(&[words, &["--prometheus", "127.0.0.1:0"]].concat())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -159,6 +158,13 @@ fn a_run_can_be_scraped_and_watched_while_it_goes_on() {
     let metrics = lines.next().expect("a line");
     let address = metrics.strip_prefix("metrics http://").and_then(|rest| rest.strip_suffix("/metrics"));
     let address = address.unwrap_or_else(|| panic!("{metrics}")).to_owned();
+    (child, lines, address)
+}
+
+#[test]
+fn a_run_can_be_scraped_and_watched_while_it_goes_on() {
+    let words = ["bench", "-c", "5", "-d", "100s", "--warmup", "0s", "--mode", "echo", "--rate", "500"];
+    let (mut child, mut lines, address) = start_scraped(&words);
     // The live line has quantiles as soon as a second is over, and so have the figures.
     let live = lines.find(|line| line.contains("p99.9")).expect("progress is told");
     for part in ["echo: measuring, ", " s left, ", " messages/s, p50 ", ", p99 "] {
@@ -185,15 +191,7 @@ fn a_run_can_be_scraped_and_watched_while_it_goes_on() {
 #[test]
 fn the_last_figures_can_be_scraped() {
     let words = ["bench", "-c", "2", "-d", "1500ms", "--warmup", "0s", "--mode", "echo", "--depth", "1"];
-    let mut child = command(&[&words[..], &["--prometheus", "127.0.0.1:0"]].concat())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary runs");
-    let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
-    let metrics = lines.next().expect("a line");
-    let address = metrics.strip_prefix("metrics http://").and_then(|rest| rest.strip_suffix("/metrics"));
-    let address = address.unwrap_or_else(|| panic!("{metrics}")).to_owned();
+    let (child, mut lines, address) = start_scraped(&words);
     lines.find(|line| line.contains("measuring")).expect("it says when it measures");
     let before = sample(&get(&address, "/metrics"), "messages_received_total");
     // Who has scraped is waited for, once everything was printed.
