@@ -8,10 +8,12 @@
 //! Every test runs 1,000 seeds; `ECHORING_SEEDS` says another number, and `ECHORING_SEED` runs a single one.
 
 mod requests;
+#[allow(dead_code, reason = "not every simulation uses all of it")]
+#[path = "../../tests/support/seeds.rs"]
+mod seeds;
 
 use std::cell::{Cell, RefCell};
 use std::future::pending;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -72,25 +74,13 @@ impl Random {
     }
 }
 
-/// Runs `test` with each seed and says how to replay the first that fails.
+/// Runs `test` with each seed, each with a clock of its own.
 fn for_each_seed(name: &str, test: impl AsyncFn(Random)) {
-    let number =
-        |variable: &str| std::env::var(variable).ok().map(|text| text.parse::<u64>().expect(variable));
-    let seeds = match number("ECHORING_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("ECHORING_SEEDS").unwrap_or(1_000),
-    };
-    for seed in seeds {
-        let run = || {
-            let mut builder = tokio::runtime::Builder::new_current_thread();
-            let runtime = builder.enable_time().start_paused(true).build().expect("a runtime");
-            LocalSet::new().block_on(&runtime, test(Random(seed)));
-        };
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
-            eprintln!("replay with: ECHORING_SEED={seed} cargo test --lib proxy::simulation::{name}");
-            resume_unwind(panic);
-        }
-    }
+    seeds::for_each(&format!("--lib proxy::simulation::{name}"), |seed| {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_time().start_paused(true).build().expect("a runtime");
+        LocalSet::new().block_on(&runtime, test(Random(seed)));
+    });
 }
 
 /// What an end does when it has sent all its messages.

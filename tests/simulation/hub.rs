@@ -12,9 +12,9 @@ use echoring::protocol::handshake::OriginPolicy;
 use echoring::server::{BroadcastSettings, Service};
 
 use super::client::{self, Kind, Leave};
-use super::for_each_seed;
 use super::sessions::{Heard, Orders, Place, Session, check_raw, notices, number, text, witnessed};
 use super::world::{World, config};
+use super::{for_each_seed, seeds};
 
 const MESSAGE_BYTES_MAX: u64 = 8 * 1024;
 const LAG_BYTES: usize = 24 * 1024;
@@ -596,7 +596,7 @@ fn one_of_a_hundred(seed: u64) {
 fn a_dead_subscriber_of_a_hundred_costs_only_itself() {
     // Each has as much to do as a dozen others.
     for_each_seed("a_dead_subscriber_of_a_hundred_costs_only_itself", |seed| {
-        if seed < 100 || std::env::var_os("ECHORING_SEED").is_some() {
+        if seed < 100 || seeds::single().is_some() {
             one_of_a_hundred(seed);
         }
     });

@@ -17,24 +17,13 @@ mod newcomers;
 mod order;
 mod pauses;
 mod retries;
+#[path = "../support/seeds.rs"]
+mod seeds;
 mod sessions;
 mod taking_back;
 mod world;
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-
 /// Runs `test` with each seed and says how to replay the first that fails.
 fn for_each_seed(name: &str, test: impl Fn(u64)) {
-    let number =
-        |variable: &str| std::env::var(variable).ok().map(|text| text.parse::<u64>().expect(variable));
-    let seeds = match number("ECHORING_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("ECHORING_SEEDS").unwrap_or(1_000),
-    };
-    for seed in seeds {
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| test(seed))) {
-            eprintln!("replay with: ECHORING_SEED={seed} cargo test --test simulation {name}");
-            resume_unwind(panic);
-        }
-    }
+    seeds::for_each(&format!("--test simulation {name}"), test);
 }

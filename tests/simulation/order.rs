@@ -15,6 +15,7 @@ use echoring::server::{BroadcastSettings, Service};
 use serde_json::json;
 
 use super::client::{self, Client};
+use super::seeds::{single, variable};
 use super::sessions::{Entry, Heard, Orders, Said, Session, check_raw, witnessed};
 use super::world::{World, config};
 
@@ -229,13 +230,9 @@ fn order(seed: u64, rounds: usize) -> Compared {
     compared
 }
 
-fn variable(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().expect(name))
-}
-
 #[test]
 fn shards_deliver_one_order_of_a_topic() {
-    let only = variable("ECHORING_SEED");
+    let only = single();
     let deliveries_wanted = variable("ECHORING_ORDER_DELIVERIES");
     let (begun, mut compared, mut failed) = (Instant::now(), Compared::default(), Vec::new());
     let mut seed = only.unwrap_or(0);

@@ -1,0 +1,28 @@
+//! The seeds of simulations: 1,000, as many as `ECHORING_SEEDS` says, or the single one of `ECHORING_SEED`, which is how a
+//! failure is replayed.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+/// A number that the environment gives.
+pub fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().expect(name))
+}
+
+/// The one that is run, where it is a single one.
+pub fn single() -> Option<u64> {
+    variable("ECHORING_SEED")
+}
+
+/// Runs `test` with each seed and says how to replay the first that fails: `cargo test` with the words `replay`.
+pub fn for_each(replay: &str, test: impl Fn(u64)) {
+    let seeds = match single() {
+        Some(seed) => seed..seed + 1,
+        None => 0..variable("ECHORING_SEEDS").unwrap_or(1_000),
+    };
+    for seed in seeds {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| test(seed))) {
+            eprintln!("replay with: ECHORING_SEED={seed} cargo test {replay}");
+            resume_unwind(panic);
+        }
+    }
+}
