@@ -111,7 +111,7 @@ fn route(asked: &Asked<'_>) -> Decision {
 }
 
 /// Names a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Id(u64);
 
 /// A connection as its own task sees it.

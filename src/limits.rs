@@ -110,7 +110,32 @@ pub const RECEIVE_CREDIT_BYTES: u32 = 256 * 1024;
 pub const PARKED_BYTES_MAX: usize = 2 * RECEIVE_CREDIT_BYTES as usize;
 /// Node-wide bytes of pooled buffers and logs.
 pub const MEMORY_BUDGET_DEFAULT: u64 = 1024 * 1024 * 1024;
-/// Bytes leased from the node's budget at a time.
+/// The smallest budget of bytes that a node can be given.
+pub const MEMORY_BUDGET_MIN: u64 = 16 * 1024 * 1024;
+/// Of so many parts of the budget, one is a reserve: while less is free, histories are given up, then whoever holds
+/// most beyond its share is ended, so that those who ask next find what they need.
+pub const MEMORY_RESERVE_PARTS: u64 = 8;
+/// Of so many parts of the budget, only handshakes may take the last: TLS sessions and requests, 36 KiB each at most.
+pub const HANDSHAKE_RESERVE_PARTS: u64 = 32;
+/// Of so many parts of the budget, histories may take one: they are kept for those who may come back, and others are
+/// there.
+pub const HISTORY_SHARE_PARTS: u64 = 2;
+/// Of so many parts of the budget, each shard keeps one back for what cannot wait until memory has been made.
+pub const SHARD_RESERVE_PARTS: u64 = 128;
+/// Bytes that a shard keeps back so, at most: several receives of the largest size, with their answers.
+pub const SHARD_RESERVE_BYTES_MAX: u64 = 1024 * 1024;
+/// Time between two looks at all connections of a shard for those that hold more than their share, while the node is
+/// short of memory and the last look found none.
+pub const RELIEF_INTERVAL: Nanos = 10 * MILLISECOND;
+/// Of so many parts of what was free then, one is gone when they are looked at earlier: looks cost what is taken between
+/// them, however many connections there are.
+pub const RELIEF_PARTS: u64 = 8;
+/// Time without progress after which a send ends its connection. TCP retransmits for minutes to a peer that has gone; one
+/// that is there and does not read costs up to its queue and half a megabyte in the kernel meanwhile.
+pub const SEND_TIMEOUT: Nanos = 30 * SECOND;
+/// Time between two looks at an unfinished send, as parts of the time that it has.
+pub const SEND_LOOKS: u64 = 6;
+/// Bytes leased from the node's budget at a time, or a 64th of it if that is less.
 pub const BUDGET_LEASE_BYTES: u64 = 1024 * 1024;
 /// Connections per node when neither `--max-connections` nor the descriptor limit says less.
 pub const CONNECTIONS_DEFAULT: u32 = 100_000;
@@ -125,6 +150,10 @@ pub const TOPIC_BYTES_MAX: usize = 255;
 pub const TOPICS_DEFAULT: u32 = 65_536;
 /// Topics leased from the node's maximum at a time.
 pub const TOPIC_LEASE: u64 = 64;
+/// Topics that are there because one connection was the first to publish to them, for each shard that is their home: a
+/// sixteenth of the topics that a node has unless it is told otherwise. Those that somebody subscribes to are allowed
+/// beyond it.
+pub const TOPICS_BEGUN_MAX: u32 = 4_096;
 /// Topics that one connection may subscribe to unless the node is told otherwise.
 pub const SUBSCRIPTIONS_DEFAULT: u32 = 128;
 /// Topics of other shards that a shard has asked for, or is about to, and has no answer about: as many requests as a lane
@@ -157,7 +186,7 @@ pub const HISTORY_AGE_DEFAULT: Nanos = 60 * SECOND;
 /// Time for which a shard remembers of a topic that was forgotten how far it had come, so that who comes back goes on in
 /// the same epoch: longer than what a client waits between two attempts ([`RECONNECT_DELAY_MAX`]) many times over.
 pub const REMEMBERED_AGE: Nanos = 600 * SECOND;
-/// Bytes on each shard of that, and as many of what was sent of topics whose last subscriber there has left. About 5,000
+/// Bytes on each shard of that, and as many of what was sent of topics whose last subscriber there has left. About 4,000
 /// topics each.
 pub const REMEMBERED_BYTES_MAX: usize = 1024 * 1024;
 /// Silence of a topic after which its subscribers are told its last offset.

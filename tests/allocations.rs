@@ -21,6 +21,7 @@ struct Counting;
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    static HELD_BYTES: Cell<i64> = const { Cell::new(0) };
 }
 
 fn count() {
@@ -28,21 +29,28 @@ fn count() {
     let _ = ALLOCATIONS.try_with(|allocations| allocations.set(allocations.get() + 1));
 }
 
+fn hold(bytes: i64) {
+    let _ = HELD_BYTES.try_with(|held| held.set(held.get() + bytes));
+}
+
 // SAFETY: every call is handed on to the system's allocator as it came.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
+        hold(layout.size() as i64);
         // SAFETY: the caller's promises are those that `System` asks for.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        hold(-(layout.size() as i64));
         // SAFETY: as above; the pointer came from `System`.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
         count();
+        hold(bytes as i64 - layout.size() as i64);
         // SAFETY: as above; the pointer came from `System`.
         unsafe { System.realloc(pointer, layout, bytes) }
     }
@@ -105,12 +113,20 @@ impl World {
     }
 
     fn connect(&mut self, path: &str, offer: &str) -> TcpStream {
+        let (client, head) = self.open(path, offer);
+        let agreed = head.windows(18).any(|bytes| bytes == b"permessage-deflate");
+        assert_eq!(agreed, !offer.is_empty());
+        client
+    }
+
+    /// A WebSocket, and what the server said.
+    fn open(&mut self, path: &str, fields: &str) -> (TcpStream, Vec<u8>) {
         let mut client = TcpStream::connect(self.address).expect("connect");
         client.set_nodelay(true).expect("nodelay");
         client.set_nonblocking(true).expect("nonblocking");
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-            Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n{offer}\r\n"
+            Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n{fields}\r\n"
         );
         client.write_all(request.as_bytes()).expect("request");
         let (mut head, mut byte) = (Vec::new(), [0]);
@@ -121,9 +137,23 @@ impl World {
             }
         }
         assert!(head.starts_with(b"HTTP/1.1 101 "));
-        let agreed = head.windows(18).any(|bytes| bytes == b"permessage-deflate");
-        assert_eq!(agreed, !offer.is_empty());
-        client
+        (client, head)
+    }
+
+    /// Has the shard turn until `needle` has come so often to `client`. Returns all that came.
+    fn hear(&mut self, client: &mut TcpStream, needle: &str, times: usize) -> String {
+        let mut heard = Vec::new();
+        loop {
+            let text = String::from_utf8_lossy(&heard);
+            if text.matches(needle).count() >= times {
+                return text.into_owned();
+            }
+            match client.read(&mut self.buffer) {
+                Ok(0) => panic!("the server closed behind {text}"),
+                Ok(read) => heard.extend_from_slice(&self.buffer[..read]),
+                Err(_) => assert!(self.shard.turn(Some(0)).expect("the driver works")),
+            }
+        }
     }
 
     /// Has the shard turn until `bytes` bytes have come to the client at `index`.
@@ -369,4 +399,49 @@ fn a_message_that_is_broadcast_plain_and_compressed_allocates_nothing_but_the_lo
     let logs = delivered_bytes.iter().chain([&delivered_bytes[0]]);
     let segments: usize = logs.map(|bytes| ROUNDS.div_ceil(LOG_SEGMENT_BYTES / bytes) + 1).sum();
     assert!(allocations <= 3 * segments as u64, "{allocations} allocations with {segments} segments");
+}
+
+/// A session comes, subscribes and unsubscribes again and again, publishes, is told what it missed, and goes.
+fn come_and_go(world: &mut World) {
+    const TIMES: usize = 50;
+    let say = |words: String| masked_frame(0x81, words.as_bytes());
+    let (mut client, _) = world.open("/broadcast", "Sec-WebSocket-Protocol: echoring.v1.json\r\n");
+    client.write_all(&say(r#"{"type":"subscribe","id":1,"topic":"t"}"#.into())).expect("sent");
+    let subscribed = world.hear(&mut client, "subscribed", 1);
+    let epoch =
+        subscribed.split(r#""epoch":""#).nth(1).and_then(|rest| rest.split('"').next()).expect("an epoch");
+    let text = "x".repeat(1_000);
+    client
+        .write_all(&say(format!(r#"{{"type":"publish","id":2,"topic":"t","text":"{text}"}}"#)))
+        .expect("sent");
+    let published = world.hear(&mut client, r#""type":"message""#, 1);
+    let offset = published.split(r#""offset":"#).nth(1).and_then(|rest| rest.split([',', '}']).next());
+    let before: u64 = offset.and_then(|offset| offset.parse().ok()).map_or(0, |offset: u64| offset - 1);
+    let mut cycles = Vec::new();
+    for _ in 0..TIMES {
+        cycles.extend(say(r#"{"type":"unsubscribe","topic":"t"}"#.into()));
+        let position = format!(r#"{{"epoch":"{epoch}","offset":{before}}}"#);
+        cycles.extend(say(format!(r#"{{"type":"subscribe","topic":"t","position":{position}}}"#)));
+    }
+    client.write_all(&cycles).expect("sent");
+    world.hear(&mut client, r#""type":"unsubscribed""#, TIMES);
+    client.write_all(&masked_frame(0x88, &[3, 0xe8])).expect("sent");
+    drop(client);
+}
+
+/// What the allocator has given is the same after the hundredth as after the tenth.
+#[test]
+fn coming_and_going_leaves_memory_as_it_was() {
+    let mut world = World::new("/echo");
+    let mut held = Vec::new();
+    for round in 0..20 {
+        (0..15).for_each(|_| come_and_go(&mut world));
+        while world.shard.connections() > CONNECTIONS {
+            assert!(world.shard.turn(Some(0)).expect("the driver works"));
+        }
+        held.push((round, HELD_BYTES.get()));
+    }
+    // The history is full after ten; buffers are kept free for a second, and entries of the timer for half a minute.
+    let (warm, end) = (held[9].1, held[19].1);
+    assert!(end < warm + 48 * 1024, "{held:?}");
 }

@@ -5,6 +5,7 @@ use std::io;
 
 use super::reading::Stop;
 use super::{CONTROL_FRAME_BYTES_MAX, Connection, Env, Liveness, OutOfMemory, Phase, Run, outbox};
+use crate::buffer::Pool;
 use crate::limits::{DISCARD_BYTES_MAX, Nanos};
 use crate::protocol::close::{self, CloseCode};
 use crate::protocol::frame::{Header, Opcode};
@@ -37,6 +38,10 @@ pub enum Cause {
     Failed(io::ErrorKind),
     /// TLS below failed, in the words of who noticed.
     Tls(TlsFault, String),
+    /// A send made no progress for as long as it may: the peer does not read.
+    SendTimeout,
+    /// The node was short of memory, and of all connections this one held most beyond its share.
+    OverShare,
     /// The node's memory was spent.
     OutOfMemory,
 }
@@ -56,6 +61,8 @@ impl Cause {
             Cause::Gone => "gone",
             Cause::Failed(_) => "failed",
             Cause::Tls(fault, _) => fault.name(),
+            Cause::SendTimeout => "send-timeout",
+            Cause::OverShare => "over-share",
             Cause::OutOfMemory => "out-of-memory",
         }
     }
@@ -201,6 +208,15 @@ impl Connection {
             self.finish(Closed::new(CloseCode::ABNORMAL, cause), Nanos::MAX);
         }
         self.abort();
+    }
+
+    /// The same at once, so that all memory goes back that no send is under way from.
+    pub fn give_way(&mut self, cause: Cause, pool: &mut Pool) {
+        self.give_up(cause);
+        self.outbox.clear(pool);
+        for buffer in [self.assembly.take(), self.reading.take_buffer()].into_iter().flatten() {
+            pool.put(buffer);
+        }
     }
 
     /// Like [`close_overtaking`](Connection::close_overtaking) for a peer that does not keep up: its answer is not
@@ -387,7 +403,9 @@ impl Connection {
         if !matches!(self.phase, Phase::Ending(_)) {
             self.finish(Closed::new(CloseCode::ABNORMAL, Cause::Gone), until);
         }
-        if let Phase::Ending(ending) = &mut self.phase {
+        if let Phase::Ending(ending) = &mut self.phase
+            && ending.fate != Some(Fate::Abort)
+        {
             ending.fate = Some(Fate::Close);
             ending.until = ending.until.min(until);
             self.deadline_moved = true;
@@ -407,7 +425,12 @@ impl Connection {
     /// The transport failed.
     pub fn failed(&mut self, error: io::ErrorKind) {
         if !matches!(self.phase, Phase::Ending(_)) {
-            self.finish(Closed::new(CloseCode::ABNORMAL, Cause::Failed(error)), Nanos::MAX);
+            let cause = match error {
+                // What a short send left could not be kept.
+                io::ErrorKind::OutOfMemory => Cause::OutOfMemory,
+                error => Cause::Failed(error),
+            };
+            self.finish(Closed::new(CloseCode::ABNORMAL, cause), Nanos::MAX);
         }
         self.abort();
     }
@@ -438,6 +461,17 @@ impl Connection {
             Phase::Ending(ending) => ending.was_open,
             Phase::Head { .. } | Phase::Deciding { .. } => false,
         }
+    }
+
+    /// Whether it may be ended to make memory: what is in its handshake holds little and for a short time, and what is
+    /// about to be cut gives it back anyway.
+    pub fn may_give_way(&self) -> bool {
+        !self.is_in_handshake() && !self.is_cut()
+    }
+
+    /// Whether it has not come to be a WebSocket yet.
+    pub fn is_in_handshake(&self) -> bool {
+        matches!(self.phase, Phase::Head { .. } | Phase::Deciding { .. })
     }
 
     /// Whether frames of the peer are still read: until its Close frame, even behind ours.

@@ -182,6 +182,8 @@ pub struct Config {
     pub pong_timeout: Nanos,
     /// From our Close frame to the end.
     pub close_timeout: Nanos,
+    /// Time that a send may go without progress; 0 for any.
+    pub send_timeout: Nanos,
     /// Pings that a peer may send in a second; from 2^16 on there is no limit.
     pub pings_per_second_max: u32,
     /// What is done about pings.
@@ -205,6 +207,7 @@ impl Default for Config {
             ping_interval: limits::PING_INTERVAL,
             pong_timeout: limits::PONG_TIMEOUT,
             close_timeout: limits::CLOSE_TIMEOUT,
+            send_timeout: limits::SEND_TIMEOUT,
             pings_per_second_max: limits::PINGS_PER_SECOND_MAX,
             pings: Pings::default(),
             answers_closes: true,
@@ -378,6 +381,18 @@ impl Connection {
             held_up: false,
             deadline_moved: true,
         }
+    }
+
+    /// Bytes of the node's budget that are taken for this connection, but those of an unfinished send, which the driver
+    /// has.
+    pub fn held_bytes(&self) -> u64 {
+        let head = match &self.phase {
+            Phase::Head { buffer, .. } => buffer.as_ref(),
+            Phase::Deciding { .. } | Phase::Open | Phase::Ending(_) => None,
+        };
+        let buffers = [head, self.assembly.as_ref(), self.reading.buffer()].into_iter().flatten();
+        let buffers: usize = buffers.map(Buffer::accounted_bytes).sum();
+        buffers as u64 + self.outbox.held_bytes()
     }
 
     /// Whether messages may be sent.

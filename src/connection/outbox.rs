@@ -47,6 +47,13 @@ impl Outbox {
         self.bytes + self.unsent_bytes()
     }
 
+    /// Bytes of the node's budget that are taken by what is queued.
+    pub(super) fn held_bytes(&self) -> u64 {
+        let rest = self.rest.iter().flat_map(|rest| rest.iter());
+        let buffers = self.control.iter().chain(&self.first).chain(rest);
+        buffers.map(|buffer| buffer.accounted_bytes() as u64).sum()
+    }
+
     /// Whether a send is unfinished.
     pub(super) fn is_blocked(&self) -> bool {
         self.unsent.is_some()

@@ -53,6 +53,13 @@ impl Reading {
         matches!(self, Reading::Parked(_))
     }
 
+    pub(super) fn buffer(&self) -> Option<&Buffer> {
+        match self {
+            Reading::Control { buffer, .. } | Reading::Parked(buffer) => Some(buffer),
+            Reading::Header { .. } | Reading::Payload(_) => None,
+        }
+    }
+
     pub(super) fn take_buffer(&mut self) -> Option<Buffer> {
         match std::mem::take(self) {
             Reading::Control { buffer, .. } | Reading::Parked(buffer) => Some(buffer),

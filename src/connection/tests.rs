@@ -504,6 +504,26 @@ fn each_control_frame_has_a_time_of_its_own() {
     assert_eq!(echo.close_code(), Some(1008));
 }
 
+/// Its send would never be over, and until then its memory would not come back.
+#[test]
+fn whoever_has_to_give_way_is_cut_although_it_sends_fin() {
+    let mut echo = Echo::open();
+    echo.connection.blocked(1000);
+    let (connection, env) = echo.env();
+    connection.give_way(Cause::OverShare, env.pool);
+    connection.ended(5 * SECOND);
+    echo.flush();
+    assert_eq!(echo.fate, Some(Fate::Abort));
+    assert_eq!(echo.connection.closed().map(|closed| &closed.cause), Some(&Cause::OverShare));
+}
+
+#[test]
+fn what_a_short_send_left_and_has_no_memory_for_is_told_as_such() {
+    let mut echo = Echo::open();
+    echo.connection.failed(std::io::ErrorKind::OutOfMemory);
+    assert_eq!(echo.connection.closed().map(|closed| &closed.cause), Some(&Cause::OutOfMemory));
+}
+
 #[test]
 fn a_peer_that_sends_fin_and_does_not_read_is_cut_at_the_deadline() {
     let mut echo = Echo::open();

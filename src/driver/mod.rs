@@ -309,6 +309,13 @@ pub trait Driver: Sized {
         self.send(token, Source::Received(run)).is_ok()
     }
 
+    /// Bytes of what a short send left that the kernel has not taken by now; 0 when no send of `token` is unfinished.
+    /// While this falls, the peer reads.
+    fn unsent_bytes(&self, token: Token) -> usize;
+
+    /// Bytes of the node's budget that are taken by what a short send of `token` left.
+    fn held_bytes(&self, token: Token) -> usize;
+
     /// Tag and bytes of the last piece of what a short send left, if that is a [shared](Source::Shared) one: those
     /// bytes of it that the kernel has not taken. Known between the [`Event::Blocked`] of `token` and the next turn
     /// only, when nothing of it is under way; `None` at any other time.

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use bytes::Buf;
 
 use super::{Shared, Source, Span};
-use crate::buffer::{Buffer, Pool};
+use crate::buffer::{Buffer, Pool, allocated_bytes};
 
 /// The node's byte budget does not hold what a short send left.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub(super) struct Unsent {
     #[expect(clippy::box_collection, reason = "one piece pays 8 bytes for it, not 32")]
     more: Option<Box<VecDeque<Piece>>>,
     bytes: usize,
+    /// Of the first piece, what the kernel has taken.
+    taken_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -35,6 +37,14 @@ impl Unsent {
     /// Bytes that the kernel has not taken.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Bytes of the node's budget that the pieces take, those included that the kernel has taken: they are not free before
+    /// the last of their piece.
+    pub(super) fn held_bytes(&self) -> usize {
+        let first = self.first.iter().map(|piece| piece.held_bytes(self.taken_bytes));
+        let more = self.more.iter().flat_map(|more| more.iter()).map(|piece| piece.held_bytes(0));
+        first.chain(more).sum()
     }
 
     /// The pieces' bytes, in order.
@@ -96,6 +106,9 @@ impl Unsent {
             source.give_back(pool);
             return Ok(());
         }
+        if self.first.is_none() {
+            self.taken_bytes = skipped;
+        }
         match source {
             Source::Pooled(buffer) => self.push_back(Piece::Pooled(buffer)),
             Source::Shared(shared) => self.push_back(Piece::Shared(shared)),
@@ -126,12 +139,14 @@ impl Unsent {
         while let Some(first) = self.first.as_mut() {
             let bytes = first.as_slice().len();
             if sent < bytes {
+                self.taken_bytes += sent;
                 return match first {
                     Piece::Pooled(buffer) => buffer.skip(sent),
                     Piece::Shared(shared) => shared.bytes.advance(sent),
                 };
             }
             sent -= bytes;
+            self.taken_bytes = 0;
             if let Some(Piece::Pooled(buffer)) = self.pop_front() {
                 pool.put(buffer);
             }
@@ -178,6 +193,13 @@ impl Unsent {
 }
 
 impl Piece {
+    fn held_bytes(&self, taken_bytes: usize) -> usize {
+        match self {
+            Piece::Pooled(buffer) => buffer.accounted_bytes(),
+            Piece::Shared(shared) => allocated_bytes(taken_bytes + shared.bytes.len()),
+        }
+    }
+
     fn as_slice(&self) -> &[u8] {
         match self {
             Piece::Pooled(buffer) => buffer.as_slice(),
@@ -299,5 +321,22 @@ mod tests {
     fn the_last_byte_stays() {
         let mut pool = Pool::standalone();
         unsent(vec![shared(b"abcd", 1)], 0, &mut pool).take_back(4);
+    }
+
+    #[test]
+    fn a_piece_is_held_as_a_whole_until_its_last_byte_is_taken() {
+        let mut pool = Pool::standalone();
+        let sources = vec![shared(b"0123456789", 1), pooled(b"abc", &mut pool)];
+        let mut unsent = unsent(sources, 4, &mut pool);
+        let buffer_bytes = pool.used_bytes() as usize;
+        for taken in [0, 5, 1, 2] {
+            unsent.advance(taken, &mut pool);
+            // The first six bytes that are left are the shared piece's.
+            let shared_bytes = if unsent.bytes() > 3 { allocated_bytes(10) } else { 0 };
+            assert_eq!(unsent.held_bytes(), shared_bytes + buffer_bytes);
+        }
+        assert_eq!(unsent.bytes(), 1);
+        unsent.advance(1, &mut pool);
+        assert_eq!(unsent.held_bytes(), 0);
     }
 }

@@ -218,6 +218,11 @@ impl<K: Copy + Eq> Channel<K> {
         self.count
     }
 
+    /// Bytes of the log that only those who lag still need.
+    pub(super) fn backlog_bytes(&self) -> usize {
+        self.log.latest().map_or(0, |latest| self.log.bytes() - latest.bytes.len())
+    }
+
     pub(super) fn has_laggards(&self) -> bool {
         self.behind > 0
     }

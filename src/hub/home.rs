@@ -2,18 +2,22 @@
 //! for those who come back.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::hash::{DefaultHasher, Hasher as _};
 use std::ops::Bound;
 
 use super::accounts::{Publications, TopicHome};
+use super::by_size::BySize;
 use super::idempotency::{Keys, digest};
 use super::keyed::Keyed;
-use super::log::Log;
+use super::log::{Log, Origin};
 use super::message::{Content, Position, Publication, Refused};
 use super::remembered::Remembered;
 use super::settings::{Rules, Settings, Slow};
 use super::topic::TopicId;
 use crate::buffer::{Lease, Pool};
-use crate::limits::{IDEMPOTENCY_KEYS_PER_SHARD_MAX, IDEMPOTENCY_WINDOW, KEYS_MAX, Nanos, SECOND};
+use crate::limits::{
+    IDEMPOTENCY_KEYS_PER_SHARD_MAX, IDEMPOTENCY_WINDOW, KEYS_MAX, Nanos, SECOND, TOPICS_BEGUN_MAX,
+};
 
 /// Names a topic on its home shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,6 +49,8 @@ struct Home {
     idempotent: Option<Box<[Keys; 2]>>,
     /// Subscribers whose presence is told.
     members: BTreeSet<u64>,
+    /// Who was the first to publish; 0 for nobody, and for the operator.
+    begun_by: Origin,
     /// Since when nobody subscribes; none while somebody does.
     idle_since: Option<Nanos>,
 }
@@ -117,8 +123,14 @@ pub struct Homes {
     by_name: BTreeMap<Box<str>, HomeId>,
     table: Vec<(u32, Option<Home>)>,
     free: Vec<u32>,
-    /// Topics without subscribers and since when, the longest first. Some have subscribers again.
-    idle: VecDeque<(HomeId, Nanos)>,
+    /// Since when nobody subscribes to the topics without subscribers: one entry for each of them, the longest first.
+    idle: BTreeSet<(Nanos, HomeId)>,
+    /// The one of them that was looked at last.
+    looked_at: Option<(Nanos, HomeId)>,
+    /// What their histories take.
+    by_size: BySize,
+    /// How many of the topics each connection began.
+    begun: BTreeMap<Origin, u32>,
     rules: Rules,
     /// The node's topics, one each.
     lease: Lease,
@@ -146,7 +158,10 @@ impl Homes {
             by_name: BTreeMap::new(),
             table: Vec::new(),
             free: Vec::new(),
-            idle: VecDeque::new(),
+            idle: BTreeSet::new(),
+            looked_at: None,
+            by_size: BySize::default(),
+            begun: BTreeMap::new(),
             rules,
             lease,
             epochs: seed,
@@ -169,10 +184,12 @@ impl Homes {
         pool: &mut Pool,
     ) -> Result<Subscribed, Refused> {
         let id = self.find_or_create(name, 0, pool)?;
-        let home = self.get_mut(id).ok_or(Refused::TooManyTopics)?;
+        let home = get_mut(&mut self.table, id).ok_or(Refused::TooManyTopics)?;
         home.shards.retain(|(other, _)| *other != shard);
         home.shards.push((shard, local));
-        home.idle_since = None;
+        if let Some(since) = home.idle_since.take() {
+            self.idle.remove(&(since, id));
+        }
         let position = Position { epoch: home.epoch, offset: home.offset };
         Ok(Subscribed { home: id, position, present: home.members.len() as u64 })
     }
@@ -184,10 +201,11 @@ impl Homes {
         home.shards.retain(|entry| *entry != (shard, local));
         if home.shards.is_empty() && home.idle_since.is_none() {
             home.idle_since = Some(now);
-            if home.keeps_nothing() {
+            let (keeps_nothing, begun_by) = (home.keeps_nothing(), home.begun_by);
+            if keeps_nothing || self.has_begun(begun_by) > TOPICS_BEGUN_MAX {
                 return self.forget(id, now, pool);
             }
-            self.idle.push_back((id, now));
+            self.idle.insert((now, id));
         }
     }
 
@@ -201,14 +219,43 @@ impl Homes {
         }
         while !self.lease.take(1) {
             // Whoever has waited longest for somebody to come back makes room.
-            let Some((id, since)) = self.idle.pop_front() else { return Err(Refused::TooManyTopics) };
-            if self.get_mut(id).is_some_and(|home| home.idle_since == Some(since)) {
-                self.forget(id, now, pool);
-            }
+            let Some(&(_, id)) = self.idle.first() else { return Err(Refused::TooManyTopics) };
+            self.forget(id, now, pool);
         }
         let id = self.create(name, now, pool);
-        self.idle.push_back((id, now));
+        self.idle.insert((now, id));
         Ok(id)
+    }
+
+    /// The topic `name`, for the connection `origin` that publishes to it. Of topics that are there because it was the
+    /// first to publish to them, there are so many and no more, unless somebody subscribes to them; they are no longer
+    /// there than somebody does.
+    ///
+    /// # Errors
+    /// As for [`subscribe`](Homes::subscribe), and when the topic would be one more than that.
+    pub fn find_or_begin(
+        &mut self,
+        name: &str,
+        origin: Origin,
+        now: Nanos,
+        pool: &mut Pool,
+    ) -> Result<HomeId, Refused> {
+        if !self.by_name.contains_key(name) && self.has_begun(origin) >= TOPICS_BEGUN_MAX {
+            return Err(Refused::TooManyTopics);
+        }
+        let id = self.find_or_create(name, now, pool)?;
+        if let Some(home) = get_mut(&mut self.table, id)
+            && home.begun_by == 0
+        {
+            home.begun_by = origin;
+            *self.begun.entry(origin).or_default() += 1;
+        }
+        Ok(id)
+    }
+
+    /// How many topics are there because `origin` was the first to publish to them.
+    fn has_begun(&self, origin: Origin) -> u32 {
+        self.begun.get(&origin).copied().unwrap_or(0)
     }
 
     /// Judges a message for a topic and gives it its offset. `by_client` says that it does not come from the operator.
@@ -231,7 +278,7 @@ impl Homes {
                 break refused;
             }
         };
-        let Homes { table, publications, .. } = self;
+        let Homes { table, publications, by_size, .. } = self;
         let Some(home) = get_mut(table, id) else { return Err(Refused::Busy) };
         let count = Publications {
             published: 1,
@@ -246,7 +293,22 @@ impl Homes {
         home.offset += 1;
         home.payload_bytes += publication.payload.len() as u64;
         home.rate.count(now);
-        home.remember(publication, now, pool);
+        let mut kept = home.remember(publication, now, pool);
+        by_size.set(id.index, home.history.charged_bytes());
+        for _ in 0..SHED_TRIES {
+            if kept || !make_room(table, by_size, id, pool) {
+                break;
+            }
+            let Some(home) = get_mut(table, id) else { break };
+            kept = home.remember(publication, now, pool);
+            by_size.set(id.index, home.history.charged_bytes());
+        }
+        let Some(home) = get_mut(table, id) else { return Err(Refused::Busy) };
+        if !kept {
+            // Who comes back is told that it is not kept.
+            home.history.forget_all(home.offset, pool);
+            by_size.set(id.index, 0);
+        }
         Ok((Position { epoch: home.epoch, offset: home.offset }, &home.shards))
     }
 
@@ -277,8 +339,12 @@ impl Homes {
             None => {}
         }
         // What cannot be remembered is not published: its publisher was promised that it may try again.
-        if !keys.keep(idempotency_key, offset, digest, now, pool) {
-            return Err(self.refuse(id, Refused::OutOfMemory));
+        while let Some(home) = self.get_mut(id)
+            && !home.keys(by_client).keep(idempotency_key, offset, digest, now, pool)
+        {
+            if !self.shed(pool) {
+                return Err(self.refuse(id, Refused::OutOfMemory));
+            }
         }
         if let Err(refused) = self.publish(id, publication, by_client, now, pool).map(|_| ()) {
             if let Some(home) = self.get_mut(id) {
@@ -330,6 +396,7 @@ impl Homes {
     ) -> Option<Page> {
         let home = get_mut(&mut self.table, id)?;
         home.forget_old(now, pool);
+        self.by_size.set(id.index, home.history.charged_bytes());
         let head = Position { epoch: home.epoch, offset: home.offset };
         // Whoever was counted in by the bound on messages, though its bytes are still there, is not told.
         let oldest = home.oldest_kept();
@@ -395,19 +462,21 @@ impl Homes {
         Some(Members { count: home.members.len() as u64, next })
     }
 
-    /// Forgets topics that nobody subscribes to and whose history is too old.
+    /// Forgets topics that nobody subscribes to and whose history is too old. Looks at so many of them in one go, and at
+    /// the others in the next.
     pub fn expire(&mut self, now: Nanos, pool: &mut Pool) {
         while self.idempotent.front().is_some_and(|(at, ..)| at + IDEMPOTENCY_WINDOW <= now) {
             self.forget_oldest_key(pool);
         }
         for _ in 0..self.idle.len().min(EXPIRED_MAX) {
-            let Some((id, since)) = self.idle.pop_front() else { break };
-            let Some(home) = self.get_mut(id).filter(|home| home.idle_since == Some(since)) else { continue };
+            let from = self.looked_at.map_or(Bound::Unbounded, Bound::Excluded);
+            let next = self.idle.range((from, Bound::Unbounded)).next().or(self.idle.first());
+            let Some(&(since, id)) = next else { break };
+            self.looked_at = Some((since, id));
+            let Some(home) = get_mut(&mut self.table, id) else { continue };
             // What came meanwhile is kept as long as anything else.
             let until = since.max(home.rate.latest) + home.settings.history.age;
-            if home.is_idempotent() || (!home.keeps_nothing() && now < until) {
-                self.idle.push_back((id, since));
-            } else {
+            if !home.is_idempotent() && (home.keeps_nothing() || now >= until) {
                 self.forget(id, now, pool);
             }
         }
@@ -419,14 +488,13 @@ impl Homes {
         !self.idle.is_empty() || !self.forgotten.is_empty() || !self.idempotent.is_empty()
     }
 
-    /// Gives back the memory of the largest history. False when none is kept.
-    pub(super) fn shed(&mut self, pool: &mut Pool) -> bool {
-        let homes = self.table.iter_mut().filter_map(|(_, home)| home.as_mut());
-        let Some(home) = homes.max_by_key(|home| home.history.charged_bytes()) else { return false };
-        if home.history.charged_bytes() == 0 {
-            return false;
+    /// Gives back the memory of one of the largest histories. False when none is kept.
+    pub fn shed(&mut self, pool: &mut Pool) -> bool {
+        let Some(index) = self.by_size.largest() else { return false };
+        self.by_size.set(index, 0);
+        if let Some((_, Some(home))) = self.table.get_mut(index as usize) {
+            home.history.forget_all(home.offset, pool);
         }
-        home.history.forget_all(home.offset, pool);
         true
     }
 
@@ -451,6 +519,12 @@ impl Homes {
     pub fn reports(&self, now: Nanos) -> impl Iterator<Item = (&str, TopicHome)> {
         let homes = self.table.iter().filter_map(|(_, home)| home.as_ref());
         homes.map(move |home| (&*home.name, home.report(now)))
+    }
+
+    /// How many of the topics have no subscribers.
+    #[cfg(test)]
+    pub(super) fn idle_len(&self) -> usize {
+        self.idle.len()
     }
 
     /// How many topics there are.
@@ -482,11 +556,12 @@ impl Homes {
             publications,
             payload_bytes,
             rate: Rate::default(),
-            history: Log::new(settings.history.bytes, position.offset),
+            history: Log::history(settings.history.bytes, position.offset),
             keyed: Keyed::default(),
             keyed_since: position.offset,
             idempotent: None,
             members: BTreeSet::new(),
+            begun_by: 0,
             idle_since: Some(now),
         };
         let index = self.free.pop().unwrap_or_else(|| {
@@ -510,6 +585,16 @@ impl Homes {
             for keys in home.idempotent.iter_mut().flat_map(|keys| keys.iter_mut()) {
                 keys.release(pool);
             }
+            self.by_size.set(id.index, 0);
+            if let Some(since) = home.idle_since {
+                self.idle.remove(&(since, id));
+            }
+            if let Some(begun) = self.begun.get_mut(&home.begun_by) {
+                *begun -= 1;
+                if *begun == 0 {
+                    self.begun.remove(&home.begun_by);
+                }
+            }
             self.by_name.remove(&home.name);
             let position = Position { epoch: home.epoch, offset: home.offset };
             let Home { publications, payload_bytes, .. } = home;
@@ -530,6 +615,18 @@ fn get_mut(table: &mut [(u32, Option<Home>)], id: HomeId) -> Option<&mut Home> {
     home.as_mut().filter(|_| *generation == id.generation)
 }
 
+/// Gives up one of the largest histories for the message that the topic `id` has just come to. False when none is kept.
+fn make_room(table: &mut [(u32, Option<Home>)], by_size: &mut BySize, id: HomeId, pool: &mut Pool) -> bool {
+    let Some(index) = by_size.largest() else { return false };
+    by_size.set(index, 0);
+    if let Some((_, Some(home))) = table.get_mut(index as usize) {
+        // The message itself is not part of it yet.
+        let reached = if index == id.index { home.offset - 1 } else { home.offset };
+        home.history.forget_all(reached, pool);
+    }
+    true
+}
+
 /// Spreads `state` over 48 bits, which a number in JavaScript holds too; never 0.
 fn epoch(state: u64) -> u64 {
     let mut mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -539,6 +636,8 @@ fn epoch(state: u64) -> u64 {
 
 /// Topics without subscribers that are looked at in one go.
 const EXPIRED_MAX: usize = 4_096;
+/// Histories that are given up for one message, at most.
+const SHED_TRIES: usize = 4;
 /// Bytes in front of each entry of a page: its length and its offset.
 const ENTRY_BYTES: usize = 4 + 8;
 /// Bytes in front of key and payload of a message that is kept: its content, and the bytes of its key.
@@ -569,18 +668,17 @@ impl Home {
         None
     }
 
-    fn remember(&mut self, publication: &Publication<'_>, now: Nanos, pool: &mut Pool) {
+    /// Keeps a message for those who come back. False when there is no memory for it.
+    fn remember(&mut self, publication: &Publication<'_>, now: Nanos, pool: &mut Pool) -> bool {
         if self.settings.history.messages == 0 {
-            return;
+            return true;
         }
         let Publication { content, key, payload } = *publication;
         let meta = [content as u8, key.len() as u8];
         debug_assert_eq!(meta.len(), KEPT_BYTES);
         let parts = [&meta[..], key.as_bytes(), payload, &[]];
         if self.history.append(pool, 0, self.offset, &parts).is_err() {
-            // Who comes back is told that it is not kept.
-            self.history.forget_all(self.offset, pool);
-            return;
+            return false;
         }
         self.history.publish(now);
         self.history.evict(pool);
@@ -588,6 +686,7 @@ impl Home {
         let oldest = self.oldest_kept();
         let behind = self.history.behind_offset(oldest - 1);
         self.history.forget_before(behind, pool);
+        true
     }
 
     /// Whether there is nothing for those who come back, or come anew.
@@ -711,11 +810,26 @@ impl Rate {
     }
 }
 
-/// The shard that gives a topic's messages their order. FNV-1a: the same on every node and in every run.
-pub fn home_shard(name: &str, shards: usize) -> usize {
-    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    // The low bits of FNV-1a mix well; the high half is folded in for small shard counts.
-    ((hash ^ (hash >> 32)) % shards as u64) as usize
+/// Which shard gives a topic's messages their order: the same on all shards of a process, and another in every process,
+/// so that nobody outside can choose names that all have one home.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placement(u64);
+
+impl Placement {
+    /// Follows from `seed`, which nobody outside must know.
+    pub fn new(seed: u64) -> Placement {
+        Placement(seed)
+    }
+
+    /// The home, of so many shards, of the topic `name`.
+    pub fn home(self, name: &str, shards: usize) -> usize {
+        if shards == 1 {
+            return 0;
+        }
+        // SipHash without a key of its own; the seed in front of the name is one.
+        let mut hasher = DefaultHasher::new();
+        hasher.write_u64(self.0);
+        hasher.write(name.as_bytes());
+        (hasher.finish() % shards as u64) as usize
+    }
 }

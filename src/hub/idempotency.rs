@@ -7,12 +7,15 @@ use std::hash::{DefaultHasher, Hasher as _};
 use std::sync::Arc;
 
 use super::message::Publication;
-use crate::buffer::Pool;
+use crate::buffer::{Pool, allocated_bytes};
 use crate::limits::{IDEMPOTENCY_KEYS_PER_TOPIC_MAX, IDEMPOTENCY_WINDOW, Nanos};
 
-/// What a key takes beside its own bytes: its count of references, twice its entries in the map and in the queue, which
-/// may be half empty, and its place among all keys of the shard.
-const ENTRY_BYTES: usize = 16 + 2 * (size_of::<(Arc<str>, Known)>() + size_of::<(Nanos, Arc<str>)>()) + 48;
+/// What a key takes beside its own bytes: twice its entries in the map and in the queue, which may be half empty, and its
+/// place among all keys of the shard.
+const ENTRY_BYTES: usize = 2 * (size_of::<(Arc<str>, Known)>() + size_of::<(Nanos, Arc<str>)>()) + 48;
+
+/// What counts the owners of a key, in front of it.
+const SHARED_BYTES: usize = 2 * size_of::<usize>();
 
 /// The message that a key stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +46,7 @@ pub(super) struct Keys {
 }
 
 fn bytes_of(key: &str) -> usize {
-    key.len() + ENTRY_BYTES
+    allocated_bytes(SHARED_BYTES + key.len()) + ENTRY_BYTES
 }
 
 impl Keys {
@@ -66,7 +69,7 @@ impl Keys {
         while self.order.len() >= IDEMPOTENCY_KEYS_PER_TOPIC_MAX {
             self.forget_oldest(pool);
         }
-        if !pool.charge(bytes_of(key)) {
+        if !pool.charge_retained(bytes_of(key)) {
             return false;
         }
         let key: Arc<str> = key.into();
@@ -104,7 +107,7 @@ impl Keys {
 
     fn forget(&mut self, key: &str, pool: &mut Pool) {
         self.known.remove(key);
-        pool.discharge(bytes_of(key));
+        pool.discharge_history(bytes_of(key));
     }
 
     /// Forgets everything and gives its memory back.

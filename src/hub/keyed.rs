@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::message::{Content, Publication};
-use crate::buffer::Pool;
+use crate::buffer::{Pool, allocated_bytes};
 
 /// No entry.
 const NONE: u32 = u32::MAX;
@@ -43,9 +43,13 @@ impl Keyed {
         let Publication { content, key, payload } = *publication;
         let known = self.by_key.get(key).copied();
         let has = known.map_or(0, |at| self.entries[at as usize].payload.capacity());
-        let more = payload.len().saturating_sub(has)
-            + if known.is_none() { 2 * key.len() + size_of::<Entry>() } else { 0 };
-        if more > 0 && !pool.charge(more) {
+        let more = match known {
+            // The list of entries doubles, and the tree has nodes that are not full.
+            None => 2 * (allocated_bytes(key.len()) + size_of::<Entry>()) + allocated_bytes(payload.len()),
+            Some(_) if payload.len() > has => allocated_bytes(payload.len()) - allocated_bytes(has),
+            Some(_) => 0,
+        };
+        if more > 0 && !pool.charge_retained(more) {
             return false;
         }
         self.charged_bytes += more;
@@ -65,8 +69,12 @@ impl Keyed {
         let newest = std::mem::replace(&mut self.newest, at);
         let entry = &mut self.entries[at as usize];
         (entry.offset, entry.content) = (offset, content);
+        if entry.payload.capacity() < payload.len() {
+            // In place of the smaller one, not beside it.
+            entry.payload = Vec::new();
+            entry.payload.reserve_exact(allocated_bytes(payload.len()));
+        }
         entry.payload.clear();
-        entry.payload.reserve_exact(payload.len());
         entry.payload.extend_from_slice(payload);
         (entry.older, entry.newer) = (newest, NONE);
         match self.entries.get_mut(newest as usize) {
@@ -122,7 +130,7 @@ impl Keyed {
 
     /// Forgets everything and gives its memory back.
     pub fn release(&mut self, pool: &mut Pool) {
-        pool.discharge(self.charged_bytes);
+        pool.discharge_history(self.charged_bytes);
         *self = Keyed::default();
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::buffer::Pool;
+use crate::buffer::{Pool, allocated_bytes};
 use crate::limits::{LOG_SEGMENT_BYTES, LOG_SEGMENT_BYTES_MIN, Nanos};
 
 /// The number of a frame in its log, from 0. It never repeats.
@@ -53,8 +53,16 @@ pub struct Log {
     /// What the next segment takes.
     segment_bytes: usize,
     bytes_max: usize,
+    /// What it is charged with: for the segment of the tail, for what lists take, and with the segments of all pieces.
+    tail_charged_bytes: usize,
+    lists_charged_bytes: usize,
     charged_bytes: usize,
+    /// Kept for those who come back: what histories take is bounded on the whole node.
+    is_history: bool,
 }
+
+/// What the allocator takes for the count of those who share a segment.
+const SHARED_BYTES: usize = 48;
 
 /// Later than any time: that of a piece of a turn that is not over.
 const UNDATED: Nanos = Nanos::MAX;
@@ -69,6 +77,8 @@ struct Piece {
     bytes: Bytes,
     /// When it became readable.
     at: Nanos,
+    /// What its segment is charged with, where this is the last piece of it and the tail is another one.
+    charged_bytes: usize,
 }
 
 impl Piece {
@@ -120,8 +130,16 @@ impl Log {
             end_offset: offset,
             segment_bytes: LOG_SEGMENT_BYTES_MIN,
             bytes_max,
+            tail_charged_bytes: 0,
+            lists_charged_bytes: 0,
             charged_bytes: 0,
+            is_history: false,
         }
+    }
+
+    /// The same for what is kept for those who come back.
+    pub fn history(bytes_max: usize, offset: u64) -> Log {
+        Log { is_history: true, ..Log::new(bytes_max, offset) }
     }
 
     /// The oldest frame that can be read.
@@ -201,6 +219,7 @@ impl Log {
             start_bytes: self.end_bytes,
             bytes,
             at,
+            charged_bytes: 0,
         };
         self.end = piece.end();
         self.end_bytes += piece.bytes.len() as u64;
@@ -209,46 +228,100 @@ impl Log {
         self.unjoined += 1;
     }
 
+    fn charge(&mut self, pool: &mut Pool, bytes: usize) -> Result<(), OutOfMemory> {
+        let charged = if self.is_history { pool.charge_history(bytes) } else { pool.charge(bytes) };
+        if !charged {
+            return Err(OutOfMemory);
+        }
+        self.charged_bytes += bytes;
+        Ok(())
+    }
+
+    fn discharge(&mut self, pool: &mut Pool, bytes: usize) {
+        self.charged_bytes -= bytes;
+        if self.is_history { pool.discharge_history(bytes) } else { pool.discharge(bytes) }
+    }
+
+    /// The log is done with a segment, of which `last` is the last piece. Sends may still be under way from it.
+    fn drop_segment(&mut self, pool: &mut Pool, last: Bytes, bytes: usize) {
+        if self.is_history {
+            return self.discharge(pool, bytes);
+        }
+        self.charged_bytes -= bytes;
+        pool.discharge_shared(last, bytes);
+    }
+
+    /// What the lists of frames and pieces take.
+    fn lists_bytes(&self) -> usize {
+        let lists =
+            [self.frames.capacity() * size_of::<Frame>(), self.pieces.capacity() * size_of::<Piece>()];
+        lists.into_iter().filter(|bytes| *bytes > 0).map(allocated_bytes).sum()
+    }
+
     #[cold]
     #[inline(never)]
     fn grow_frames(&mut self, pool: &mut Pool) -> Result<(), OutOfMemory> {
-        let before = self.frames.capacity();
-        let more = before.max(16);
-        if !pool.charge(more * size_of::<Frame>()) {
-            return Err(OutOfMemory);
-        }
+        let more = self.frames.capacity().max(16);
+        let before = match self.frames.capacity() * size_of::<Frame>() {
+            0 => 0,
+            bytes => allocated_bytes(bytes),
+        };
+        let grown = allocated_bytes((self.frames.capacity() + more) * size_of::<Frame>()) - before;
+        self.charge(pool, grown)?;
+        self.lists_charged_bytes += grown;
         self.frames.reserve_exact(more);
-        // What was charged is what the queue says it has.
-        let grown = (self.frames.capacity() - before) * size_of::<Frame>();
-        self.charged_bytes += more * size_of::<Frame>();
-        debug_assert_eq!(grown, more * size_of::<Frame>());
         Ok(())
     }
 
     fn open_segment(&mut self, pool: &mut Pool, frame_bytes: usize) -> Result<(), OutOfMemory> {
-        let capacity = frame_bytes.max(self.segment_bytes);
-        if !pool.charge(capacity) {
-            return Err(OutOfMemory);
-        }
-        self.charged_bytes += capacity;
+        let capacity = allocated_bytes(frame_bytes.max(self.segment_bytes));
+        self.charge(pool, capacity + SHARED_BYTES)?;
         self.segment_bytes = (self.segment_bytes * 2).min(LOG_SEGMENT_BYTES);
         if !self.tail.is_empty() {
             // It becomes readable in this turn anyway, and its age counts from the turn's end.
             self.cut(UNDATED);
         }
-        self.join();
-        self.tail = BytesMut::with_capacity(capacity);
+        let tail = std::mem::replace(&mut self.tail, BytesMut::with_capacity(capacity));
+        let charged_bytes = std::mem::replace(&mut self.tail_charged_bytes, capacity + SHARED_BYTES);
+        self.close_segment(pool, tail.freeze(), charged_bytes);
         Ok(())
     }
 
-    /// Replaces the pieces of the segment that is full by one.
-    fn join(&mut self) {
+    /// The segment that is full, of which `rest` is what was left of it: its pieces are replaced by one. Where there is
+    /// no memory for that, they stay as they are.
+    fn close_segment(&mut self, pool: &mut Pool, rest: Bytes, charged_bytes: usize) {
+        self.shrink_pieces();
         let first = self.pieces.len() - std::mem::take(&mut self.unjoined);
-        if self.pieces.len() - first < 2 {
-            return;
+        match self.pieces.len() - first {
+            0 => return self.drop_segment(pool, rest, charged_bytes),
+            1 => {}
+            _ => {
+                let bytes = (self.end_bytes - self.pieces[first].start_bytes) as usize;
+                let joined_charged_bytes = allocated_bytes(bytes) + SHARED_BYTES;
+                if self.charge(pool, joined_charged_bytes).is_ok() {
+                    self.join(first, bytes, joined_charged_bytes);
+                    return self.drop_segment(pool, rest, charged_bytes);
+                }
+            }
         }
+        if let Some(last) = self.pieces.back_mut() {
+            last.charged_bytes = charged_bytes;
+        }
+    }
+
+    /// Gives back what the list of pieces does not need. It is longest when a segment is full, so that one of many short
+    /// pieces does not make it grow anew.
+    fn shrink_pieces(&mut self) {
+        let (pieces, capacity) = (self.pieces.len(), self.pieces.capacity());
+        if capacity > 16 && pieces < capacity / 4 {
+            self.pieces.shrink_to((2 * pieces).max(16));
+        }
+    }
+
+    /// Replaces the pieces from `first` on, `bytes` bytes, by one.
+    fn join(&mut self, first: usize, bytes: usize, charged_bytes: usize) {
         let Piece { first: sequence, start_bytes, .. } = self.pieces[first];
-        let mut joined = BytesMut::with_capacity((self.end_bytes - start_bytes) as usize);
+        let mut joined = BytesMut::with_capacity(bytes);
         let (mut frames, mut messages, mut at) = (0, 0, 0);
         for piece in self.pieces.drain(first..) {
             joined.extend_from_slice(&piece.bytes);
@@ -257,7 +330,15 @@ impl Log {
             at = piece.at;
         }
         let bytes = joined.freeze();
-        self.pieces.push_back(Piece { first: sequence, frames, messages, start_bytes, bytes, at });
+        self.pieces.push_back(Piece {
+            first: sequence,
+            frames,
+            messages,
+            start_bytes,
+            bytes,
+            at,
+            charged_bytes,
+        });
     }
 
     /// Forgets what is past the bound.
@@ -268,7 +349,11 @@ impl Log {
     /// Forgets pieces from the oldest on, but never the latest one.
     fn forget_while(&mut self, is_due: impl Fn(&Log) -> bool, pool: &mut Pool) {
         while self.pieces.len() > 1 && is_due(self) {
-            self.pieces.pop_front();
+            if let Some(piece) = self.pieces.pop_front()
+                && piece.charged_bytes > 0
+            {
+                self.drop_segment(pool, piece.bytes, piece.charged_bytes);
+            }
             self.unjoined = self.unjoined.min(self.pieces.len());
         }
         self.forget_frames();
@@ -287,17 +372,19 @@ impl Log {
         }
     }
 
-    /// Gives back what was charged and is not needed any more: what is kept, one segment that is being filled, and the
-    /// frames' records remain.
+    /// Gives lists back what they have grown beyond need, and has what they take charged.
     fn settle_charge(&mut self, pool: &mut Pool) {
         let capacity = self.frames.capacity();
         if capacity > 64 && self.frames.len() < capacity / 4 {
             self.frames.shrink_to((2 * self.frames.len()).max(64));
         }
-        let kept = self.bytes() + self.tail.capacity() + self.frames.capacity() * size_of::<Frame>();
-        if self.charged_bytes > kept {
-            pool.discharge(self.charged_bytes - kept);
-            self.charged_bytes = kept;
+        let (lists_bytes, charged_bytes) = (self.lists_bytes(), self.lists_charged_bytes);
+        if lists_bytes < charged_bytes {
+            self.discharge(pool, charged_bytes - lists_bytes);
+            self.lists_charged_bytes = lists_bytes;
+        } else if lists_bytes > charged_bytes && self.charge(pool, lists_bytes - charged_bytes).is_ok() {
+            // Where there is no memory for it, it is tried again in the next turn.
+            self.lists_charged_bytes = lists_bytes;
         }
     }
 
@@ -400,11 +487,19 @@ impl Log {
 
     /// Gives the log's memory back to the node.
     pub fn release(&mut self, pool: &mut Pool) {
-        pool.discharge(std::mem::take(&mut self.charged_bytes));
-        self.pieces.clear();
+        let charged_bytes = std::mem::take(&mut self.tail_charged_bytes);
+        let tail = std::mem::take(&mut self.tail).freeze();
+        for piece in std::mem::take(&mut self.pieces) {
+            if piece.charged_bytes > 0 {
+                self.drop_segment(pool, piece.bytes, piece.charged_bytes);
+            }
+        }
+        self.drop_segment(pool, tail, charged_bytes);
         self.frames = VecDeque::new();
+        let lists_bytes = std::mem::take(&mut self.lists_charged_bytes);
+        self.discharge(pool, lists_bytes);
+        debug_assert_eq!(self.charged_bytes, 0);
         self.unjoined = 0;
-        self.tail = BytesMut::new();
         self.tail_frames = 0;
         self.segment_bytes = LOG_SEGMENT_BYTES_MIN;
     }
@@ -602,5 +697,24 @@ mod tests {
         log.publish(2);
         assert_eq!(joined(&log, log.start(), None), (b"z".to_vec(), 1));
         assert_eq!(log.offset_before(log.start()), 9);
+    }
+
+    #[test]
+    fn what_a_send_still_has_of_a_log_is_accounted_for() {
+        let (mut pool, mut log) = (Pool::standalone(), Log::new(1_000, 0));
+        // One of them lies in a segment that is still being filled, one alone in its own, and one was joined.
+        for frame_bytes in [100, 40_000, 3_000, 3_000, 3_000, 3_000, 3_000, 3_000] {
+            append(&mut log, &mut pool, 0, &vec![b'x'; frame_bytes]);
+            log.publish(1);
+        }
+        let sending: Vec<Bytes> = log.read(log.start(), None).map(|stretch| stretch.bytes).collect();
+        let held: usize = sending.iter().map(Bytes::len).sum();
+        log.release(&mut pool);
+        pool.trim();
+        let used = pool.used_bytes() as usize;
+        assert!(used >= held && used < 2 * held, "{used} for {held}");
+        drop(sending);
+        pool.trim();
+        assert_eq!(pool.used_bytes(), 0);
     }
 }

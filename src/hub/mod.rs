@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod accounts;
+mod by_size;
 mod channel;
 mod home;
 mod idempotency;
@@ -22,7 +23,7 @@ mod topic;
 pub use accounts::{Deliveries, Passed, Publications, TopicHome, TopicReport};
 pub use channel::{Dialect, Encode, Format, Gap, GapReason, MemberId, Sink};
 pub use home::{
-    Accepted, HomeId, Homes, Members, Page, Replay, Shards, Subscribed, entries, home_shard, members,
+    Accepted, HomeId, Homes, Members, Page, Placement, Replay, Shards, Subscribed, entries, members,
 };
 pub use keyed::Keyed;
 pub use log::{Log, Origin, OutOfMemory, Parts, Sequence, Stretch};

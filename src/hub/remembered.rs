@@ -3,11 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::buffer::Pool;
+use crate::buffer::{Pool, allocated_bytes};
 use crate::limits::{Nanos, REMEMBERED_AGE, REMEMBERED_BYTES_MAX};
-
-/// What an entry takes beside its name: its value, and its part of two tables.
-const ENTRY_BYTES: usize = 192;
 
 /// Values by name. Each is charged to the node's budget.
 #[derive(Debug)]
@@ -21,16 +18,23 @@ pub(super) struct Remembered<T> {
 
 impl<T> Default for Remembered<T> {
     fn default() -> Remembered<T> {
-        const { assert!(size_of::<T>() <= ENTRY_BYTES / 2) };
         Remembered { by_name: BTreeMap::new(), in_order: BTreeMap::new(), next: 0, bytes: 0 }
     }
 }
 
 impl<T> Remembered<T> {
+    /// What an entry takes: its name and the count of those who have it, and twice its part of two tables, which may be
+    /// half empty.
+    fn bytes_of(name: &str) -> usize {
+        let shared_bytes = 2 * size_of::<usize>();
+        let entry_bytes = size_of::<(Arc<str>, (u64, T))>() + size_of::<(u64, (Arc<str>, Nanos))>();
+        allocated_bytes(shared_bytes + name.len()) + 2 * entry_bytes
+    }
+
     /// Keeps `value` under `name`, instead of what was kept there. Whatever is older makes room.
     pub(super) fn put(&mut self, name: &str, value: T, now: Nanos, pool: &mut Pool) {
         self.take(name, pool);
-        let bytes = name.len() + ENTRY_BYTES;
+        let bytes = Self::bytes_of(name);
         while self.bytes + bytes > REMEMBERED_BYTES_MAX || !pool.charge(bytes) {
             let Some((_, (oldest, _))) = self.in_order.first_key_value() else { return };
             let oldest = Arc::clone(oldest);
@@ -52,7 +56,7 @@ impl<T> Remembered<T> {
     pub(super) fn take(&mut self, name: &str, pool: &mut Pool) -> Option<T> {
         let (number, value) = self.by_name.remove(name)?;
         self.in_order.remove(&number);
-        let bytes = name.len() + ENTRY_BYTES;
+        let bytes = Self::bytes_of(name);
         self.bytes -= bytes;
         pool.discharge(bytes);
         Some(value)
@@ -86,7 +90,7 @@ mod tests {
     fn what_is_kept_is_bounded_in_bytes_and_time_and_charged() {
         let mut pool = Pool::standalone();
         let mut kept = Remembered::default();
-        let most = REMEMBERED_BYTES_MAX / (ENTRY_BYTES + 6);
+        let most = REMEMBERED_BYTES_MAX / Remembered::<usize>::bytes_of("000000");
         for number in 0..most + 10 {
             kept.put(&format!("{number:06}"), number, 1, &mut pool);
         }
@@ -115,7 +119,7 @@ mod tests {
         while pool.charge(1) {}
         kept.put("new", 2, 0, &mut pool);
         assert_eq!((kept.get("old"), kept.get("new")), (None, Some(&2)));
-        kept.put("longer", 3, 0, &mut pool);
+        kept.put("much longer than the others", 3, 0, &mut pool);
         assert!(kept.is_empty(), "there is no room, whoever goes");
     }
 }

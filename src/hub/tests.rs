@@ -973,6 +973,35 @@ fn who_misses_who_came_and_went_is_told_so() {
     }
 }
 
+/// Whoever publishes under ever new keys takes no more than histories may, and those make room for it.
+#[test]
+fn the_latest_of_keys_and_idempotency_keys_are_in_the_share_of_histories() {
+    let mut pool = Pool::new(Budget::new(crate::limits::MEMORY_BUDGET_MIN));
+    let (mut homes, _) = a_home(Slow::Conflate);
+    let histories = homes.find_or_create("history", 0, &mut pool).unwrap();
+    let publish = |homes: &mut Homes, pool: &mut Pool, id, key: &str, idempotency_key: &str| {
+        let publication = Publication { content: Content::Json, key, payload: &[b'1'; 10_000] };
+        homes.publish_once(id, &publication, idempotency_key, true, 0, pool).map(|_| ())
+    };
+    for round in 0..100 {
+        publish(&mut homes, &mut pool, histories, "one", &format!("r{round}")).unwrap();
+    }
+    assert_ne!(homes.report("history", 0).unwrap().history_bytes, 0);
+    let id = homes.find_or_create("t", 0, &mut pool).unwrap();
+    let refused =
+        (0..).find_map(|key| publish(&mut homes, &mut pool, id, &key.to_string(), &format!("k{key}")).err());
+    assert_eq!(refused, Some(Refused::OutOfMemory));
+    assert!((7 << 20..=8 << 20).contains(&pool.used_bytes()), "{}", pool.used_bytes());
+    assert_eq!(homes.report("history", 0).unwrap().history_bytes, 0, "histories make room");
+    // What is known already, and what others need, is not refused.
+    assert!(
+        homes
+            .publish(id, &Publication { content: Content::Json, key: "0", payload: b"2" }, true, 0, &mut pool)
+            .is_ok()
+    );
+    assert!(pool.charge(1 << 20) && !pool.is_short(0));
+}
+
 #[test]
 fn messages_without_their_key_and_from_those_who_may_not_are_refused_and_counted() {
     let (mut homes, mut pool) = a_home(Slow::Conflate);
@@ -1003,10 +1032,52 @@ fn messages_without_their_key_and_from_those_who_may_not_are_refused_and_counted
 fn a_name_has_one_home_and_homes_are_spread() {
     let mut counts = [0_u32; 4];
     for index in 0..1_000 {
-        counts[home_shard(&format!("topic-{index}"), 4)] += 1;
+        counts[Placement::new(7).home(&format!("topic-{index}"), 4)] += 1;
     }
     assert!(counts.iter().all(|count| (150..350).contains(count)), "{counts:?}");
-    assert_eq!(home_shard("a", 1), 0);
+    assert_eq!(Placement::new(7).home("a", 1), 0);
+}
+
+#[test]
+fn names_that_share_a_home_in_one_process_do_not_in_another() {
+    let aimed: Vec<String> = (0..10_000)
+        .map(|index| format!("topic-{index}"))
+        .filter(|name| Placement::new(1).home(name, 4) == 0)
+        .collect();
+    for seed in 2..20 {
+        let mut counts = [0_usize; 4];
+        aimed.iter().for_each(|name| counts[Placement::new(seed).home(name, 4)] += 1);
+        assert!(counts.iter().all(|count| (aimed.len() / 6..aimed.len() / 3).contains(count)), "{counts:?}");
+    }
+}
+
+/// The same many times over leaves one entry for each topic, and none for one that is forgotten.
+#[test]
+fn coming_and_going_leaves_nothing_behind() {
+    let mut pool = Pool::standalone();
+    let rules = Rules::new(Vec::new(), Settings::default());
+    let mut homes = Homes::new(rules, Lease::new(Budget::new(10), 1), 7);
+    let local = TopicId { index: 0, generation: 0 };
+    for name in ["a", "b"] {
+        let id = homes.find_or_create(name, 0, &mut pool).unwrap();
+        homes.publish(id, &said(b"kept"), true, 1, &mut pool).unwrap();
+    }
+    let used_bytes = pool.used_bytes();
+    for turn in 1..1_000 {
+        let subscribed = homes.subscribe("a", 0, local, &mut pool).unwrap();
+        assert_eq!(homes.idle_len(), 1);
+        homes.unsubscribe(subscribed.home, 0, local, turn, &mut pool);
+        assert_eq!((homes.idle_len(), homes.len()), (2, 2));
+    }
+    assert_eq!(pool.used_bytes(), used_bytes);
+    // Whoever was left last is kept longest when others need the room.
+    for index in 2..11 {
+        homes.find_or_create(&format!("other {index}"), 2_000, &mut pool).unwrap();
+    }
+    assert!(homes.report("a", 0).is_some() && homes.report("b", 0).is_none());
+    let later = crate::limits::HISTORY_AGE_DEFAULT + 3_000;
+    homes.expire(later, &mut pool);
+    assert_eq!((homes.idle_len(), homes.len()), (0, 0));
 }
 
 // ---- everything at once ----

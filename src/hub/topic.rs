@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::accounts::{Deliveries, TopicReport};
+use super::by_size::BySize;
 use super::channel::{Channel, Dialect, Encode, Format, MemberId, Sink, Sums, Surroundings};
 use super::home::Homes;
 use super::keyed::Keyed;
@@ -81,6 +82,8 @@ pub struct Topics<K> {
     free: Vec<u32>,
     channels: Vec<Option<Channel<K>>>,
     free_channels: Vec<u32>,
+    /// What of the channels' logs only those who lag still need.
+    backlogs: BySize,
     /// Topics with frames that nobody was offered yet.
     dirty: Vec<TopicId>,
     spare: Vec<TopicId>,
@@ -119,6 +122,7 @@ impl<K: Copy + Eq> Topics<K> {
             free: Vec::new(),
             channels: Vec::new(),
             free_channels: Vec::new(),
+            backlogs: BySize::default(),
             dirty: Vec::new(),
             spare: Vec::new(),
             waiting: 0,
@@ -216,6 +220,7 @@ impl<K: Copy + Eq> Topics<K> {
         self.by_name.remove(&topic.name);
         for channel in std::mem::take(&mut topic.channels) {
             if let Some(mut gone) = self.channels[channel as usize].take() {
+                self.backlogs.set(channel, 0);
                 gone.release(pool, around!(self, topic, 0));
                 self.free_channels.push(channel);
             }
@@ -300,7 +305,7 @@ impl<K: Copy + Eq> Topics<K> {
         if topic.settings.slow == Slow::Conflate && !topic.channels.is_empty() && !publication.key.is_empty()
         {
             // Without memory the key has what it had before: who lags gets that, and is told of what it skipped.
-            topic.keyed.keep(pool, offset, publication);
+            while !topic.keyed.keep(pool, offset, publication) && homes.shed(pool) {}
         }
         self.append_to(id, pool, homes, origin, own, offset, |_| true, message);
     }
@@ -404,18 +409,18 @@ impl<K: Copy + Eq> Topics<K> {
         }
     }
 
-    /// Gives back the memory of what only laggards still need, of the log where that is most. False when there is
-    /// nothing to give back.
-    fn shed(&mut self, pool: &mut Pool) -> bool {
-        let backlog = |channel: &Channel<K>| {
-            channel.log.latest().map_or(0, |latest| channel.log.bytes() - latest.bytes.len())
-        };
-        let worst = self.channels.iter_mut().flatten().max_by_key(|channel| backlog(channel));
-        let Some(channel) = worst.filter(|channel| backlog(channel) > 0) else { return false };
-        tracing::warn!(
-            bytes = backlog(channel),
-            "the memory budget is spent; a topic's laggards miss messages"
-        );
+    /// Gives back the memory of what only laggards still need, of one of the logs where that is most. False when there
+    /// is nothing to give back.
+    pub fn shed(&mut self, pool: &mut Pool) -> bool {
+        let Some(number) = self.backlogs.largest() else { return false };
+        self.backlogs.set(number, 0);
+        let Some(Some(channel)) = self.channels.get_mut(number as usize) else { return true };
+        if channel.has_laggards() {
+            tracing::warn!(
+                bytes = channel.backlog_bytes(),
+                "the memory budget is spent; a topic's laggards miss messages"
+            );
+        }
         channel.shed(pool);
         let index = channel.topic;
         let (generation, topic) = &mut self.table[index as usize];
@@ -466,6 +471,7 @@ impl<K: Copy + Eq> Topics<K> {
         for &number in &topic.channels {
             let Some(channel) = &mut self.channels[number as usize] else { continue };
             channel.deliver(around!(self, topic, now), sink);
+            self.backlogs.set(number, channel.backlog_bytes());
             deserted |= channel.count() == 0;
         }
         if deserted {

@@ -473,6 +473,8 @@ fn config(shared: &Shared, place: &Place, thread: usize) -> Config {
     };
     Config {
         connection: connection::Config {
+            // How long a server may take is what is measured.
+            send_timeout: 0,
             // A server that returns more than it got is to be seen, not refused.
             message_bytes_max: match load.mode {
                 Mode::Push => PUSHED_BYTES_MAX,

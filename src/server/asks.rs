@@ -10,7 +10,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use crate::driver::Driver;
-use crate::hub::{Content, Position, Publication, Refused, home_shard};
+use crate::hub::{Content, Placement, Position, Publication, Refused};
 use crate::limits::{
     IDEMPOTENCY_KEY_BYTES_MAX, JSON_DEPTH_MAX, KEY_BYTES_MAX, Nanos, OUTSIDE_BYTES_MAX,
     OUTSIDE_BYTES_PER_TURN, OUTSIDE_MESSAGES_MAX, SNAPSHOT_TIMEOUT, TOPIC_BYTES_MAX,
@@ -200,12 +200,13 @@ impl Publish {
 #[derive(Clone, Debug)]
 pub(super) struct Asking {
     remotes: Arc<[Remote<Ask>]>,
+    placement: Placement,
     outside: Arc<Outside>,
 }
 
 impl Asking {
-    pub(super) fn new(remotes: Arc<[Remote<Ask>]>) -> Asking {
-        Asking { remotes, outside: Arc::default() }
+    pub(super) fn new(remotes: Arc<[Remote<Ask>]>, placement: Placement) -> Asking {
+        Asking { remotes, placement, outside: Arc::default() }
     }
 
     /// Publishes, and blocks for the answer of the topic's home: `timeout` at most.
@@ -247,7 +248,7 @@ impl Asking {
             claim: claim.clone(),
             _charge: charge,
         };
-        let home = &self.remotes[home_shard(topic, self.remotes.len())];
+        let home = &self.remotes[self.placement.home(topic, self.remotes.len())];
         if !home.order(Order::Ask(Ask::Publish(publish))) {
             return Err(PublishError::Ended);
         }
@@ -368,9 +369,10 @@ mod tests {
         let mailboxes = Mailboxes::connect(1, 1 << 20).remove(0);
         let driver = Epoll::new(&options).expect("epoll");
         let topics = Lease::new(Budget::new(64), 64);
-        let service = crate::server::service(&config, topics, 1);
+        let placement = Placement::new(1);
+        let service = crate::server::service(&config, topics, 1, placement);
         let shard = Shard::new(driver, service, shard_config, Allowance::standalone(4), mailboxes);
-        let asking = Asking::new([shard.remote()].into());
+        let asking = Asking::new([shard.remote()].into(), placement);
         (shard, asking)
     }
 

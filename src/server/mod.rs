@@ -42,6 +42,7 @@ use crate::buffer::{Budget, Lease, Pool};
 use crate::driver::epoll::Epoll;
 use crate::driver::uring::{self, Uring};
 use crate::driver::{Description, Driver, Options, Waker};
+use crate::hub::Placement;
 use crate::limits::{
     BROKEN_DRAIN_TIMEOUT, BROKEN_END_TIMEOUT, COMPRESSION_LEASE_BYTES, CONNECTION_LEASE, DRAIN_TIMEOUT,
     MAILBOX_BYTES_MIN, Nanos, REFUSING_CONNECTIONS_MAX, SNAPSHOT_TIMEOUT, TOPIC_LEASE,
@@ -230,6 +231,7 @@ impl Server {
         let mailbox_bytes =
             MAILBOX_BYTES_MIN.max(2 * (config.message_bytes_max as usize + broadcast::MAIL_OVERHEAD_BYTES));
         let mailboxes = Mailboxes::connect(shards, mailbox_bytes);
+        let placement = Placement::new(random_seed());
         let (ready_in, ready) = mpsc::channel();
         let (end, ends) = mpsc::channel();
         let started: Arc<OnceLock<Handle>> = Arc::default();
@@ -237,7 +239,6 @@ impl Server {
         let mut go = Vec::with_capacity(shards);
         for (index, (mailboxes, sockets)) in mailboxes.into_iter().zip(listeners.by_shard).enumerate() {
             let (go_in, go_out) = mpsc::channel();
-            let seed = RandomState::new().build_hasher().finish();
             let start = Start {
                 config: config.clone(),
                 cpu: cpus.get(index % cpus.len().max(1)).copied(),
@@ -250,7 +251,8 @@ impl Server {
                     contexts: Lease::new(contexts.clone(), COMPRESSION_LEASE_BYTES),
                 },
                 topics: Lease::new(topics.clone(), TOPIC_LEASE),
-                seed,
+                seed: random_seed(),
+                placement,
                 ready: ready_in.clone(),
                 go: go_out,
             };
@@ -284,7 +286,7 @@ impl Server {
         let wakers: Vec<Waker> = remotes.iter().map(|remote| remote.waker().clone()).collect();
         before_accepting(&listeners.addresses, &listeners.shared)?;
         let remotes: Arc<[_]> = remotes.into();
-        let asking = Asking::new(Arc::clone(&remotes));
+        let asking = Asking::new(Arc::clone(&remotes), placement);
         let pulse = Arc::new(Pulse::new(shards));
         let handle = Handle { remotes, asking, message_bytes_max: config.message_bytes_max, pulse, failure };
         // Nobody else has set it.
@@ -453,14 +455,20 @@ fn gather(
     Ok((remotes.into_iter().flatten().collect(), described))
 }
 
+/// What nobody outside can know.
+fn random_seed() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
 /// A shard's routes.
-fn service(config: &Config, topics: Lease, seed: u64) -> Service {
+fn service(config: &Config, topics: Lease, seed: u64, placement: Placement) -> Service {
     let broadcast = broadcast::Settings {
         rules: config.topics.clone(),
         topics,
         subscriptions_max: config.subscriptions_max,
         message_bytes_max: config.message_bytes_max,
         seed,
+        placement,
     };
     let mut service = Service::new(config.origins.clone(), config.message_bytes_max, config.queue_bytes)
         .with_broadcast(broadcast)
@@ -487,6 +495,7 @@ struct Start {
     allowance: Allowance,
     topics: Lease,
     seed: u64,
+    placement: Placement,
     ready: mpsc::Sender<Started>,
     go: mpsc::Receiver<Vec<Waker>>,
 }
@@ -542,7 +551,7 @@ impl Start {
     fn on<D: Driver>(self, driver: D) -> io::Result<Snapshot> {
         let index = self.mailboxes.shard();
         let description = driver.describe();
-        let service = service(&self.config, self.topics, self.seed);
+        let service = service(&self.config, self.topics, self.seed, self.placement);
         let config = shard::Config {
             connection: self.config.connection(),
             connections: self.connections + REFUSING_CONNECTIONS_MAX,

@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::buffer::{Budget, Lease};
+use crate::buffer::{Budget, Lease, Pool};
 use crate::connection::{Chunk, Closed, Reply};
 use crate::driver::{Driver, Token};
-use crate::hub::{Rules, Settings, is_topic_name};
+use crate::hub::{Placement, Rules, Settings, is_topic_name};
 use crate::limits::{self, Nanos};
 use crate::protocol::handshake::{
     self, HostPolicy, OriginPolicy, Refusal, Request, SubprotocolPreference, Upgrade, percent_decode_path,
@@ -92,6 +92,7 @@ impl Service {
             subscriptions_max: limits::SUBSCRIPTIONS_DEFAULT,
             message_bytes_max,
             seed: 0,
+            placement: Placement::new(0),
         };
         Service {
             routes: Routes::default(),
@@ -441,6 +442,10 @@ impl Application for Service {
 
     fn is_drained(&self) -> bool {
         self.broadcast.is_drained()
+    }
+
+    fn shed(&mut self, pool: &mut Pool, owed: bool) -> bool {
+        self.broadcast.shed(pool, owed)
     }
 
     fn describe(&self, snapshot: &mut Snapshot) {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use super::{Context, Link};
 use bytes::Bytes;
 
+use crate::buffer::Pool;
 use crate::connection::{Chunk, Closed, Reply};
 use crate::driver::{Driver, Token};
 use crate::limits::Nanos;
@@ -219,6 +220,13 @@ pub trait Application: Sized {
     /// When [`turn_ended`](Application::turn_ended) wants to be called at the latest, if at all.
     fn deadline(&self) -> Option<Nanos> {
         None
+    }
+
+    /// The node is short of memory: gives back a part of what is kept though nobody is owed it, or, when `owed`, of what
+    /// only those lack who lag, who have to be told. False when there is no such part.
+    fn shed(&mut self, pool: &mut Pool, owed: bool) -> bool {
+        let _ = (pool, owed);
+        false
     }
 
     /// Adds what the application knows to a snapshot.

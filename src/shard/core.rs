@@ -61,6 +61,8 @@ pub struct Core<D: Driver, A: Application> {
     pub(super) stopping: bool,
     lease: Lease,
     due: Vec<(Token, u32)>,
+    watches: Watches,
+    giving_way: GivingWay,
 }
 
 /// Built where a field of `Core` must stay borrowed beside it.
@@ -90,9 +92,12 @@ macro_rules! link {
     };
 }
 
+pub use memory::Holding;
+use memory::{GivingWay, Watches};
 use secure::flush_sealed;
 
 // Behind the macros, which they use.
+mod memory;
 mod opening;
 mod reading;
 mod secure;
@@ -128,6 +133,8 @@ impl<D: Driver, A: Application> Core<D, A> {
             goodbye: Goodbye::GOING_AWAY,
             stopping: false,
             due: Vec::new(),
+            watches: Watches::default(),
+            giving_way: GivingWay::default(),
             driver,
             pool,
             config,
@@ -143,6 +150,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         let admitted = self.lease.take(1);
         let connection = Connection::server(&env!(self));
         self.slots.insert(token, connection, None);
+        self.pool.add_holder();
         if let Some(slot) = self.slots.get_mut(token) {
             slot.leased = admitted;
         }
@@ -239,7 +247,8 @@ impl<D: Driver, A: Application> Core<D, A> {
         self.due = due;
         if self.trim_at <= self.now {
             self.trim_at = self.now + TRIM_INTERVAL;
-            self.trim_wanted = self.pool.trim();
+            let unfinished = self.look_at_sends();
+            self.trim_wanted = self.pool.trim() || unfinished;
         }
         if self.draining_until.is_some_and(|until| until <= self.now) {
             let tokens: Vec<Token> = self.slots.tokens().collect();
@@ -285,6 +294,9 @@ impl<D: Driver, A: Application> Core<D, A> {
                 self.pool.put(parked);
                 if self.ended_behind.remove(&token) {
                     self.ended(token);
+                }
+                if self.pool.is_pressed() {
+                    self.relieve(application);
                 }
             }
             let mut unblocked = std::mem::take(&mut self.unblocked);
@@ -384,6 +396,8 @@ impl<D: Driver, A: Application> Core<D, A> {
         if slot.leased {
             self.lease.give(1);
         }
+        self.pool.remove_holder();
+        self.came_back(token);
         slot.connection.release(&mut self.pool, &mut self.codecs);
         self.sessions.remove(token.index, &mut self.pool);
         let gone = crate::connection::Closed::new(CloseCode::ABNORMAL, Cause::Gone);

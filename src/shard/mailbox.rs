@@ -167,6 +167,11 @@ impl<M: Send> Mailboxes<M> {
         })
     }
 
+    /// Has all other shards woken with the next [`wake`](Mailboxes::wake), if they sleep.
+    pub(super) fn call_all(&mut self) {
+        self.outlets.iter_mut().flatten().for_each(|outlets| outlets.posted = true);
+    }
+
     /// Wakes those shards that were posted to since the last call and sleep.
     pub(super) fn wake<D: Driver>(&mut self, driver: &mut D) {
         for outlets in self.outlets.iter_mut().flatten() {

@@ -30,7 +30,7 @@ use crate::limits::{COMPRESSION_BYTES_DEFAULT, COMPRESSION_LEASE_BYTES, MILLISEC
 use crate::protocol::CloseCode;
 use crate::stats::Snapshot;
 
-pub use self::core::Core;
+pub use self::core::{Core, Holding};
 pub use application::{Answer, Application, Disposition, Extras, OwnedReply};
 pub use context::{Context, Link, Means};
 pub use mailbox::{Full, Lane, Mailboxes};
@@ -203,6 +203,36 @@ impl<D: Driver, A: Application> Shard<D, A> {
         &mut self.application
     }
 
+    /// Connections now, in any state.
+    pub fn connections(&self) -> usize {
+        self.core.slots.len()
+    }
+
+    /// What the connections hold that may be ended when the node is short of memory.
+    pub fn holdings(&self) -> impl Iterator<Item = Holding> {
+        self.core.holdings()
+    }
+
+    /// Bytes that one of them may hold without being the first to give way.
+    pub fn share_bytes(&self) -> u64 {
+        self.core.pool.share_bytes()
+    }
+
+    /// How many of them were ended for that.
+    pub fn gave_way(&self) -> u64 {
+        self.core.gave_way()
+    }
+
+    /// Bytes received so far.
+    pub fn received_bytes(&self) -> u64 {
+        self.core.counters.bytes_in
+    }
+
+    /// How many connections have ended by the cause of this [name](connection::Cause::name).
+    pub fn ended_by(&self, cause: &str) -> u64 {
+        self.core.counters.causes.get(cause).copied().unwrap_or(0)
+    }
+
     /// Turns until it is told to end or, after [`Order::Drain`], until the last connection is gone. Gives the
     /// application back with the last snapshot.
     ///
@@ -223,7 +253,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
         if !takes_requests {
             deadline = earlier(deadline, Some(self.core.now + ROOM_RETRY));
         }
-        if !self.core.mailboxes.fall_asleep(takes_requests) {
+        if !self.core.mailboxes.fall_asleep(takes_requests) || self.core.pool.is_called() {
             deadline = Some(0);
         }
         let mut events = std::mem::take(&mut self.events);
@@ -246,12 +276,18 @@ impl<D: Driver, A: Application> Shard<D, A> {
         if std::mem::take(&mut self.woken) {
             self.take_orders();
         }
+        if self.core.pool.is_called() {
+            self.core.relieve(&mut self.application);
+        }
         self.take_mail(takes_requests);
         self.core.expire_timers(&mut self.application);
         // Answers and pongs leave first, so that what the application has for the same connections finds the way
         // clear: nothing would tell it later that it has become so.
         self.core.flush_dirty(&mut self.application);
         self.application.turn_ended(&mut Context { core: &mut self.core });
+        if self.core.pool.is_pressed() {
+            self.core.relieve(&mut self.application);
+        }
         self.core.flush_dirty(&mut self.application);
         let core = &mut self.core;
         core.mailboxes.wake(&mut core.driver);
@@ -295,12 +331,16 @@ impl<D: Driver, A: Application> Shard<D, A> {
             Event::Blocked { token, unsent } => {
                 core.counters.short_sends += 1;
                 core.with_connection(token, |connection, _| connection.blocked(unsent));
+                core.watch(token);
                 if core.slots.get(token).is_some_and(|slot| slot.peer.is_some()) {
                     application.blocked(&mut Context { core }, token);
                 }
             }
             Event::Unblocked { token } => {
                 core.with_connection(token, |connection, now| connection.unblocked(now));
+                if let Some(slot) = core.slots.get_mut(token) {
+                    slot.progressed = true;
+                }
                 core.unblocked.push(token);
             }
             Event::Failed { token, error } => {
@@ -370,6 +410,9 @@ impl<D: Driver, A: Application> Shard<D, A> {
         self.payload.clear();
         self.core.mailboxes.take_bytes(from, lane, bytes, &mut self.payload);
         self.application.message(&mut Context { core: &mut self.core }, from, message, &self.payload);
+        if self.core.pool.is_pressed() {
+            self.core.relieve(&mut self.application);
+        }
         true
     }
 }

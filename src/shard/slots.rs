@@ -22,6 +22,10 @@ pub(super) struct Slot<P> {
     pub(super) plain_echo: bool,
     /// The transport's end has been asked for; only `Closed` is awaited.
     pub(super) leaving: bool,
+    /// A look at its unfinished send is due.
+    pub(super) watched: bool,
+    /// A send went through, or another one was short, since the last look.
+    pub(super) progressed: bool,
 }
 
 impl<P> Slot<P> {
@@ -73,6 +77,8 @@ impl<P> Slots<P> {
             dirty: false,
             plain_echo: false,
             leaving: false,
+            watched: false,
+            progressed: false,
         };
         if self.table[index].replace(slot).is_none() {
             self.len += 1;
@@ -88,11 +94,31 @@ impl<P> Slots<P> {
         entry.take()
     }
 
+    /// All connections.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Token, &Slot<P>)> {
+        self.table.iter().enumerate().filter_map(|(index, slot)| {
+            let slot = slot.as_ref()?;
+            Some((Token { index: index as u32, generation: slot.generation }, slot))
+        })
+    }
+
     /// The tokens of all connections.
     pub(super) fn tokens(&self) -> impl Iterator<Item = Token> + '_ {
         self.table.iter().enumerate().filter_map(|(index, slot)| {
             let generation = slot.as_ref()?.generation;
             Some(Token { index: index as u32, generation })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An idle connection pays for it. Flags share what aligning leaves.
+    #[test]
+    fn a_slot_takes_16_bytes_beside_its_connection_and_its_peer() {
+        let parts = size_of::<Connection>() + size_of::<Option<u64>>();
+        assert_eq!(size_of::<Slot<u64>>(), parts + 16);
     }
 }

@@ -52,6 +52,10 @@ impl Sessions {
         Sessions(Vec::with_capacity(if any { connections as usize } else { 0 }))
     }
 
+    pub(super) fn get(&self, index: u32) -> Option<&Session> {
+        self.0.get(index as usize)?.as_deref()
+    }
+
     #[inline]
     pub(super) fn get_mut(&mut self, index: u32) -> Option<&mut Session> {
         self.0.get_mut(index as usize)?.as_deref_mut()
@@ -178,6 +182,12 @@ impl Session {
         for buffer in self.held.take().into_iter().chain(self.sealed.drain(..)) {
             pool.put(buffer);
         }
+    }
+
+    /// Bytes of the node's budget that it takes.
+    pub(super) fn held_bytes(&self) -> u64 {
+        let buffers: usize = self.held.iter().chain(&self.sealed).map(Buffer::accounted_bytes).sum();
+        (TLS_SESSION_BYTES + buffers) as u64
     }
 
     /// Whether messages can be sealed.

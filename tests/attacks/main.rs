@@ -11,6 +11,7 @@ mod compression;
 mod draining;
 mod frames;
 mod handshake;
+mod memory;
 #[path = "../support/patient.rs"]
 mod patient;
 mod peer;

@@ -203,7 +203,7 @@ fn a_peer_that_closes_while_it_is_not_read_leaves_its_place() {
         // Whoever has only half-closed is asked, and stays.
         assert_eq!(reading.frame(), (FIN | PING, Vec::new()));
         server.serves();
-        assert_eq!(server.figure("connections"), 1);
+        server.wait_until("left alone with it", |stats| stats["connections"] == 1);
         reading.reset();
     });
 }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use echoring::buffer::{Budget, Lease};
 use echoring::driver::sim::Random;
-use echoring::hub::{Rules, Settings};
+use echoring::hub::{Placement, Rules, Settings};
 use echoring::limits::{DRAIN_TIMEOUT, MILLISECOND};
 use echoring::protocol::handshake::OriginPolicy;
 use echoring::server::{BroadcastSettings, Service};
@@ -36,6 +36,7 @@ fn world(seed: u64, shards: usize, secured: bool, lag_bytes: usize, coalesce: u6
             subscriptions_max: 100,
             message_bytes_max: MESSAGE_BYTES_MAX,
             seed: shard as u64,
+            placement: Placement::new(seed),
         };
         Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_MAX, lag_bytes as u32).with_broadcast(settings)
     })

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use echoring::buffer::{Budget, Lease};
 use echoring::driver::sim::Random;
-use echoring::hub::{HistoryBounds, Pattern, Rules, Settings, Slow};
+use echoring::hub::{HistoryBounds, Pattern, Placement, Rules, Settings, Slow};
 use echoring::limits::{HEARTBEAT_INTERVAL, LAG_MAX, REMEMBERED_AGE, SECOND};
 use echoring::protocol::handshake::OriginPolicy;
 use echoring::server::{BroadcastSettings, Service};
@@ -56,6 +56,7 @@ fn world(seed: u64, shards: usize, presence: bool) -> Rc<Topics> {
             subscriptions_max: 100,
             message_bytes_max: MESSAGE_BYTES_MAX,
             seed: shard as u64,
+            placement: Placement::new(seed),
         };
         Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_MAX, LAG_BYTES as u32).with_broadcast(settings)
     })

@@ -13,6 +13,7 @@ mod echo;
 mod handlers;
 mod hub;
 mod inflate;
+mod memory;
 mod newcomers;
 mod order;
 mod pauses;

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use echoring::buffer::{Budget, Lease};
 use echoring::driver::sim::Random;
-use echoring::hub::{Rules, Settings};
+use echoring::hub::{Placement, Rules, Settings};
 use echoring::protocol::handshake::OriginPolicy;
 use echoring::server::{BroadcastSettings, Service};
 use serde_json::json;
@@ -55,6 +55,7 @@ fn world(seed: u64, shards: usize) -> std::rc::Rc<Topics> {
             subscriptions_max: 100,
             message_bytes_max: MESSAGE_BYTES_MAX,
             seed: shard as u64,
+            placement: Placement::new(seed),
         };
         Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_MAX, LAG_BYTES as u32).with_broadcast(settings)
     })

@@ -4,15 +4,16 @@
 //! really is asleep and has to be woken. Time jumps only when nobody can do anything.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 
 use echoring::buffer::{Budget, Lease, Pool};
 use echoring::connection;
 use echoring::driver::sim::{Faults, Network, Random, Sim};
-use echoring::driver::{Driver, Options, Waker};
-use echoring::limits::{DRAIN_TIMEOUT, MEMORY_BUDGET_DEFAULT, MILLISECOND, Nanos, SECOND};
-use echoring::shard::{Allowance, Application, Config, Mailboxes, Order, Security, Shard};
+use echoring::driver::{Driver, Options, Token, Waker};
+use echoring::limits::{DRAIN_TIMEOUT, MEMORY_BUDGET_DEFAULT, MEMORY_BUDGET_MIN, MILLISECOND, Nanos, SECOND};
+use echoring::shard::{Allowance, Application, Config, Holding, Mailboxes, Order, Security, Shard};
 
 use echoring::hub::Passed;
 use echoring::stats::{Deliveries, Snapshot};
@@ -47,6 +48,46 @@ pub struct World<A: Application> {
     told: RefCell<Vec<Deliveries>>,
 }
 
+/// What shards may spend.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    pub budget_bytes: u64,
+    /// Of 1,000 charges, those that find no memory at first.
+    pub refused: u64,
+}
+
+impl Memory {
+    /// From what the smallest node has to what one has by default. From a stream of its own.
+    fn random(seed: u64) -> Memory {
+        let mut random = Random::new(seed ^ 0xb0d6_e7ed);
+        let budget_bytes = (MEMORY_BUDGET_MIN << random.below(7)).min(MEMORY_BUDGET_DEFAULT);
+        Memory { budget_bytes, refused: [0, 0, 5, 50][random.below(4)] }
+    }
+}
+
+/// What connections of a shard hold before it turns.
+#[derive(Debug)]
+struct Held {
+    holdings: Vec<Holding>,
+    share_bytes: u64,
+    received_bytes: u64,
+    gave_way: u64,
+}
+
+impl Held {
+    fn of<A: Application>(shard: &Shard<Sim, A>) -> Held {
+        Held {
+            holdings: shard.holdings().collect(),
+            share_bytes: shard.share_bytes(),
+            received_bytes: shard.received_bytes(),
+            gave_way: shard.gave_way(),
+        }
+    }
+}
+
+/// What a connection may take in a turn in which nothing comes.
+const SMALL_BYTES: u64 = 32 * 1024;
+
 fn describe<A: Application>(application: &A) -> Snapshot {
     let mut snapshot = Snapshot::default();
     application.describe(&mut snapshot);
@@ -79,6 +120,7 @@ pub fn config() -> connection::Config {
         handshake_timeout: 600 * SECOND,
         message_timeout: 600 * SECOND,
         close_timeout: 600 * SECOND,
+        send_timeout: 600 * SECOND,
         ping_interval: 0,
         ..connection::Config::default()
     }
@@ -94,12 +136,33 @@ impl<A: Application + 'static> World<A> {
         secured: bool,
         application: impl Fn(usize) -> A,
     ) -> Rc<World<A>> {
+        World::with_memory(
+            seed,
+            shards,
+            connection,
+            mailbox_bytes,
+            secured,
+            Memory::random(seed),
+            application,
+        )
+    }
+
+    /// The same with so much memory.
+    pub fn with_memory(
+        seed: u64,
+        shards: usize,
+        connection: connection::Config,
+        mailbox_bytes: usize,
+        secured: bool,
+        memory: Memory,
+        application: impl Fn(usize) -> A,
+    ) -> Rc<World<A>> {
         let security = if secured { security() } else { Security::default() };
         let mut random = Random::new(seed ^ 0x5eed);
         let faults = Faults { refused_piece: [0, 100, 500][random.below(3)], ..Faults::random(&mut random) };
         let network = Network::new(seed, faults);
         let connections = 128;
-        let budget = Budget::new(MEMORY_BUDGET_DEFAULT);
+        let budget = Budget::new(memory.budget_bytes);
         let slots = Budget::new(1_000);
         let contexts = Budget::new(1 << 20);
         let mut drivers: Vec<Sim> = Vec::new();
@@ -120,7 +183,7 @@ impl<A: Application + 'static> World<A> {
                     seed: seed.into(),
                 };
                 let allowance = Allowance {
-                    pool: Pool::new(budget.clone()),
+                    pool: Pool::new(budget.clone()).refusing(seed ^ number as u64, memory.refused),
                     connections: Lease::new(slots.clone(), 16),
                     contexts: Lease::new(contexts.clone(), 1 << 16),
                 };
@@ -244,6 +307,39 @@ impl<A: Application + 'static> World<A> {
         held
     }
 
+    /// How many connections have ended by this cause, on all shards.
+    pub fn ended_by(&self, cause: &str) -> u64 {
+        let ended = |shard: &RefCell<Shard<Sim, A>>| shard.borrow().ended_by(cause);
+        self.shards.iter().map(ended).sum()
+    }
+
+    /// Memory that runs out costs those who hold most of it, never whoever asks next: nobody is ended while another goes on
+    /// that does not read, is over its share, and held more all the time, what came in this turn aside.
+    fn check_memory(&self, shard: usize, before: &Held) {
+        let shard = self.shards[shard].borrow();
+        assert_eq!(shard.ended_by("out-of-memory"), 0, "who asked for memory was ended");
+        let ended = (shard.gave_way() - before.gave_way) as usize;
+        if ended == 0 {
+            return;
+        }
+        let after: BTreeMap<Token, Holding> =
+            shard.holdings().map(|holding| (holding.token, holding)).collect();
+        let came_bytes = 2 * (shard.received_bytes() - before.received_bytes) + SMALL_BYTES;
+        // Others may have left by themselves.
+        let gone = before.holdings.iter().filter(|holding| !after.contains_key(&holding.token));
+        let mut gone: Vec<u64> = gone.map(|holding| holding.held_bytes).collect();
+        gone.sort_unstable();
+        let least = gone.get(gone.len().saturating_sub(ended));
+        let stayed = before.holdings.iter().filter(|holding| holding.is_blocked).filter_map(|holding| {
+            let now = after.get(&holding.token).filter(|now| now.is_blocked)?;
+            Some(holding.held_bytes.min(now.held_bytes))
+        });
+        let most = stayed.filter(|bytes| *bytes > before.share_bytes.max(shard.share_bytes())).max();
+        if let (Some(least), Some(most)) = (least, most) {
+            assert!(least + came_bytes >= most, "who held {least} was ended, who holds {most} goes on");
+        }
+    }
+
     /// Every message is accounted for after each turn of a shard and, when no other is in the middle of one, on the node.
     fn check_accounts(&self, shard: usize) {
         let known = describe(self.shards[shard].borrow_mut().application());
@@ -345,6 +441,7 @@ impl<A: Application + 'static> World<A> {
             match chosen.checked_sub(self.shards.len()) {
                 None if !self.random.borrow_mut().chance(self.eagerness[chosen]) => {}
                 None => {
+                    let held = Held::of(&self.shards[chosen].borrow());
                     let goes_on =
                         self.shards[chosen].borrow_mut().turn(None).expect("a simulated driver works");
                     self.over[chosen].set(!goes_on);
@@ -352,6 +449,7 @@ impl<A: Application + 'static> World<A> {
                         self.network.retire(chosen);
                     }
                     self.check_accounts(chosen);
+                    self.check_memory(chosen, &held);
                 }
                 Some(client) => {
                     self.clients.borrow_mut()[client].act(&self.network, &mut self.random.borrow_mut());

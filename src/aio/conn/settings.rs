@@ -91,6 +91,8 @@ impl Settings {
             ping_interval: 0,
             pong_timeout: 0,
             close_timeout: nanos(self.close_timeout),
+            // Whoever awaits a send decides how long.
+            send_timeout: 0,
             pings_per_second_max: self.pings_per_second_max,
             pings: Pings::Answered,
             answers_closes: true,

@@ -174,8 +174,7 @@ impl Sizes {
             _ => return Err(places.wrong("--queue-bytes", "must be from 4KiB to 1GiB")),
         };
         let memory_budget_bytes = args.memory_budget.unwrap_or(limits::MEMORY_BUDGET_DEFAULT);
-        let budget_min = 16 * limits::BUDGET_LEASE_BYTES;
-        if memory_budget_bytes < budget_min.max(u64::from(queue_bytes)) {
+        if memory_budget_bytes < limits::MEMORY_BUDGET_MIN.max(u64::from(queue_bytes)) {
             return Err(places.wrong("--memory-budget", "must be at least 16MiB, and at least --queue-bytes"));
         }
         Ok(Sizes { message_bytes_max, queue_bytes, memory_budget_bytes })

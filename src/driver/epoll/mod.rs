@@ -573,6 +573,16 @@ impl Driver for Epoll {
         Ok(())
     }
 
+    fn unsent_bytes(&self, token: Token) -> usize {
+        let slot = self.slots.peek(token).filter(|slot| slot.unfinished != NONE);
+        slot.map_or(0, |slot| self.leftovers.of(slot).bytes())
+    }
+
+    fn held_bytes(&self, token: Token) -> usize {
+        let slot = self.slots.peek(token).filter(|slot| slot.unfinished != NONE);
+        slot.map_or(0, |slot| self.leftovers.of(slot).held_bytes())
+    }
+
     fn unsent_shared(&self, token: Token) -> Option<(u64, usize)> {
         let slot = self.slots.peek(token).filter(|slot| slot.may_take_back())?;
         self.leftovers.of(slot).last_shared()

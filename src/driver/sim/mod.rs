@@ -302,6 +302,18 @@ impl Driver for Sim {
         Ok(())
     }
 
+    fn unsent_bytes(&self, token: Token) -> usize {
+        let slot = self.slots.get(token.index as usize);
+        let slot = slot.filter(|slot| slot.generation == token.generation && slot.phase != Phase::Free);
+        slot.map_or(0, |slot| slot.rest.bytes())
+    }
+
+    fn held_bytes(&self, token: Token) -> usize {
+        let slot = self.slots.get(token.index as usize);
+        let slot = slot.filter(|slot| slot.generation == token.generation && slot.phase != Phase::Free);
+        slot.map_or(0, |slot| slot.rest.held_bytes())
+    }
+
     fn unsent_shared(&self, token: Token) -> Option<(u64, usize)> {
         self.fresh(token)?.rest.last_shared()
     }

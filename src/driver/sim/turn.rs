@@ -202,7 +202,8 @@ impl Sim {
             return self.fail(index, ErrorKind::ConnectionReset, state, pool);
         }
         if state.random.chance(faults.stalled_rest) {
-            self.busy = true;
+            // Where the peer does not read there is nothing to put off.
+            self.busy |= state.room(slot.wire, slot.side) > 0;
             return;
         }
         let mut taken = 0;

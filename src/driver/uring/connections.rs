@@ -29,6 +29,7 @@ use super::sends::{Batch, Rests, Staged};
 use super::slots::{Marks, NONE, Phase, Receive, Slot, Slots};
 use crate::buffer::Pool;
 use crate::driver::addresses::{Addresses, peer_of};
+use crate::driver::unsent::Unsent;
 use crate::driver::{Event, Features, Source, Span, Token};
 use crate::limits::{RECEIVE_BYTES_MAX, RECEIVE_CREDIT_BYTES};
 
@@ -169,6 +170,19 @@ impl Connections {
         slot.staged = self.batch.next_number();
         self.batch.start_received(slot.file, Kind::Send.of_token(token), run);
         true
+    }
+
+    pub(super) fn unsent_bytes(&self, token: Token) -> usize {
+        self.unsent(token).map_or(0, Unsent::bytes)
+    }
+
+    pub(super) fn held_bytes(&self, token: Token) -> usize {
+        self.unsent(token).map_or(0, Unsent::held_bytes)
+    }
+
+    fn unsent(&self, token: Token) -> Option<&Unsent> {
+        let rest = self.slots.peek(token)?.rest;
+        (rest != NONE).then(|| self.rests.unsent(rest))
     }
 
     pub(super) fn unsent_shared(&self, token: Token) -> Option<(u64, usize)> {

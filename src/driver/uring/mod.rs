@@ -303,6 +303,14 @@ impl Driver for Uring {
         self.connections.send_received(token, run)
     }
 
+    fn unsent_bytes(&self, token: Token) -> usize {
+        self.connections.unsent_bytes(token)
+    }
+
+    fn held_bytes(&self, token: Token) -> usize {
+        self.connections.held_bytes(token)
+    }
+
     fn unsent_shared(&self, token: Token) -> Option<(u64, usize)> {
         self.connections.unsent_shared(token)
     }

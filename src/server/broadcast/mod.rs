@@ -31,7 +31,7 @@ use std::collections::VecDeque;
 use crate::buffer::{Buffer, Lease};
 use crate::driver::{Driver, Token};
 use crate::hub::{
-    Content, HomeId, Homes, MemberId, Publication, Refused, Rules, Subscribed, TopicId, Topics,
+    Content, HomeId, Homes, MemberId, Placement, Publication, Refused, Rules, Subscribed, TopicId, Topics,
 };
 use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, KEY_BYTES_MAX, MILLISECOND, Nanos, SECOND, TOPIC_BYTES_MAX};
 use crate::protocol::handshake::Refusal;
@@ -151,6 +151,8 @@ pub struct Settings {
     pub message_bytes_max: u64,
     /// Makes epochs differ from those of other lives.
     pub seed: u64,
+    /// Where topics have their homes: the same on all shards.
+    pub placement: Placement,
 }
 
 /// The broadcast side of one shard.
@@ -158,6 +160,7 @@ pub struct Settings {
 pub struct Broadcast {
     topics: Topics<Token>,
     homes: Homes,
+    placement: Placement,
     /// By the index of the local topic.
     subscriptions: Vec<Option<Subscription>>,
     left: Vec<Left>,
@@ -195,10 +198,11 @@ type Answer = crate::shard::Answer<Peer>;
 
 impl Broadcast {
     pub(super) fn new(settings: Settings) -> Broadcast {
-        let Settings { rules, topics, subscriptions_max, message_bytes_max, seed } = settings;
+        let Settings { rules, topics, subscriptions_max, message_bytes_max, seed, placement } = settings;
         Broadcast {
             topics: Topics::new(rules.clone()),
             homes: Homes::new(rules, topics, seed),
+            placement,
             subscriptions: Vec::new(),
             left: Vec::new(),
             held: VecDeque::new(),

@@ -4,7 +4,7 @@ use super::mail::{Message, Publisher, Wish};
 use super::{Broadcast, Held, OPERATOR, append, held_of};
 use crate::connection::Kind;
 use crate::driver::Driver;
-use crate::hub::{Accepted, Content, Position, Publication, Refused, home_shard};
+use crate::hub::{Accepted, Content, Position, Publication, Refused};
 use crate::limits::Nanos;
 use crate::protocol::CloseCode;
 use crate::server::service::{Peer, Service};
@@ -115,7 +115,7 @@ impl Broadcast {
         publication: Publication<'_>,
         idempotency_key: &str,
     ) -> Result<Option<Result<Position, Refused>>, Full> {
-        let home_shard = home_shard(name, means.mailboxes.shards());
+        let home_shard = self.placement.home(name, means.mailboxes.shards());
         if home_shard == means.mailboxes.shard() {
             let bytes = publication.payload.len() + publication.key.len();
             if !means.mailboxes.all_have_room(Lane::Forward, bytes) {
@@ -150,14 +150,19 @@ impl Broadcast {
         idempotency_key: &str,
     ) -> Result<Judged, Refused> {
         let Broadcast { homes, topics, scratch, passed, .. } = self;
-        let home = match homes.find_or_create(name, now, means.pool) {
+        let by_client = publisher != OPERATOR;
+        let found = if by_client {
+            homes.find_or_begin(name, publisher.origin(), now, means.pool)
+        } else {
+            homes.find_or_create(name, now, means.pool)
+        };
+        let home = match found {
             Ok(home) => home,
             Err(refused) => {
                 homes.note_refused();
                 return Err(refused);
             }
         };
-        let by_client = publisher != OPERATOR;
         let (position, shards) = if idempotency_key.is_empty() {
             homes.publish(home, &publication, by_client, now, means.pool)?
         } else {

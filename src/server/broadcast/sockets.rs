@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::encode::{frame_of, keyed_frames};
-use crate::buffer::Pool;
+use crate::buffer::{Pool, allocated_bytes};
 use crate::driver::{Driver, Token};
 use crate::hub::{Gap, GapReason, Keyed, MemberId, Sink};
 use crate::server::service::Service;
@@ -31,6 +31,21 @@ pub(super) struct Fallen {
     pub(super) reason: GapReason,
 }
 
+impl<D: Driver> Sockets<'_, '_, D> {
+    /// Sends frames that only one connection gets. They count as long as the kernel has not taken them. False when they
+    /// are not taken now, or there is no memory for them.
+    fn share_own(&mut self, token: Token, frames: Vec<u8>, messages: u32) -> bool {
+        let charged_bytes = allocated_bytes(frames.capacity());
+        if !self.cx.pool().charge(charged_bytes) {
+            return false;
+        }
+        let frames = Bytes::from(frames);
+        let taken = self.cx.share(token, frames.clone(), u64::from(messages), NO_TAG).is_ok();
+        self.cx.pool().discharge_shared(frames, charged_bytes);
+        taken
+    }
+}
+
 impl<D: Driver> Sink<Token> for Sockets<'_, '_, D> {
     #[inline]
     fn is_writable(&self, token: Token) -> bool {
@@ -44,7 +59,7 @@ impl<D: Driver> Sink<Token> for Sockets<'_, '_, D> {
 
     fn tell_gap(&mut self, token: Token, topic: &str, gap: Gap) -> bool {
         let frame = frame_of(|words| notice::gap(words, topic, gap.from, gap.to, gap.reason));
-        self.cx.share(token, Bytes::from(frame), 0, NO_TAG).is_ok()
+        self.share_own(token, frame, 0)
     }
 
     fn tell_stale(&mut self, token: Token, member: MemberId, topic: &str) -> bool {
@@ -58,10 +73,7 @@ impl<D: Driver> Sink<Token> for Sockets<'_, '_, D> {
 
     fn send_latest(&mut self, token: Token, topic: &str, latest: &Keyed, after: u64) -> Option<(u64, u32)> {
         let (frames, reached, count) = keyed_frames(topic, latest, after);
-        self.cx
-            .share(token, Bytes::from(frames), u64::from(count), NO_TAG)
-            .is_ok()
-            .then_some((reached, count))
+        self.share_own(token, frames, count).then_some((reached, count))
     }
 
     fn fell_behind(&mut self, token: Token, member: MemberId, reached: u64, reason: GapReason) {

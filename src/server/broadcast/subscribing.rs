@@ -4,7 +4,7 @@ use super::encode::Told;
 use super::mail::{Message, origin};
 use super::{Answer, BUSY, Broadcast, Chore, Left, Subscriber, Subscription, Waiting, refusal};
 use crate::driver::{Driver, Token};
-use crate::hub::{self, Dialect, Format, HomeId, MemberId, Refused, TopicId, home_shard};
+use crate::hub::{self, Dialect, Format, HomeId, MemberId, Refused, TopicId};
 use crate::limits::{Nanos, SUBSCRIPTIONS_WAITING_MAX};
 use crate::server::service::{Peer, Service};
 use crate::server::v1::notice;
@@ -52,7 +52,7 @@ impl Broadcast {
             return Ok(topic);
         }
         let (shard, shards) = (means.mailboxes.shard(), means.mailboxes.shards());
-        let home_shard = home_shard(name, shards);
+        let home_shard = self.placement.home(name, shards);
         if home_shard != shard && self.asking >= SUBSCRIPTIONS_WAITING_MAX {
             return Err(Refused::Busy);
         }

@@ -4,6 +4,7 @@ use super::encode::Told;
 use super::mail::Message;
 use super::sockets::{Fallen, Sockets};
 use super::{Broadcast, CHECK, Chore, Held, RETRY, Subscriber, held_of};
+use crate::buffer::Pool;
 use crate::driver::{Driver, Token};
 use crate::hub::{Position, Publication};
 use crate::limits::Nanos;
@@ -219,6 +220,11 @@ impl Broadcast {
                 self.left(&mut link.means(), token, topic);
             }
         }
+    }
+
+    /// Gives back a part of what histories take, or of what only laggards still need, when that is `owed`.
+    pub(in crate::server) fn shed(&mut self, pool: &mut Pool, owed: bool) -> bool {
+        if owed { self.topics.shed(pool) } else { self.homes.shed(pool) }
     }
 
     /// When [`turn_ended`](Broadcast::turn_ended) has something to do without an event.

@@ -2,8 +2,7 @@
 //!
 //! It must never know how messages travel: what is to be told comes back as messages, for the caller to carry.
 
-use std::collections::HashMap;
-use std::hash::Hash;
+use std::collections::BTreeMap;
 
 use super::message::{Kind, Message, Refused};
 use crate::limits::{CHAT_BURST, CHAT_INTERVAL, CHAT_USERS_MAX, Nanos};
@@ -11,9 +10,9 @@ use crate::limits::{CHAT_BURST, CHAT_INTERVAL, CHAT_USERS_MAX, Nanos};
 /// A room whose members the caller calls `K`.
 #[derive(Debug)]
 pub struct Room<K> {
-    members: HashMap<K, Member>,
+    members: BTreeMap<K, Member>,
     /// By the name in lower case.
-    names: HashMap<String, K>,
+    names: BTreeMap<String, K>,
     /// In the order in which they came.
     order: Vec<K>,
     /// In the order in which they were heard last, by their coming or by a word: the longest silent first.
@@ -28,11 +27,11 @@ struct Member {
 
 impl<K> Default for Room<K> {
     fn default() -> Room<K> {
-        Room { members: HashMap::new(), names: HashMap::new(), order: Vec::new(), silent: Vec::new() }
+        Room { members: BTreeMap::new(), names: BTreeMap::new(), order: Vec::new(), silent: Vec::new() }
     }
 }
 
-impl<K: Copy + Eq + Hash> Room<K> {
+impl<K: Copy + Ord> Room<K> {
     /// Nobody is there.
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()

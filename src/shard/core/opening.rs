@@ -190,6 +190,7 @@ impl<D: Driver, A: Application> Core<D, A> {
             }
         };
         self.slots.insert(token, connection, Some(peer));
+        self.pool.add_holder();
         if self.config.security.client.is_some() {
             self.secure_dialled(token);
         }

@@ -67,10 +67,19 @@ impl<D: Driver, A: Application> Core<D, A> {
     /// What is not a short message to an echo: heads, fragments, control frames, long messages, messages that
     /// the application wants to see, and replies that must wait for others.
     #[inline(never)]
-    fn received_any(&mut self, application: &mut A, token: Token, mut span: Span, mut run: Run) {
-        if self.sessions.has(token.index) && self.received_sealed(application, token, span) {
-            return;
+    fn received_any(&mut self, application: &mut A, token: Token, span: Span, run: Run) {
+        let handshake = self.slots.get(token).is_some_and(|slot| slot.connection.is_in_handshake());
+        self.pool.set_handshake(handshake);
+        if !(self.sessions.has(token.index) && self.received_sealed(application, token, span)) {
+            self.received_plain(application, token, span, run);
         }
+        self.pool.set_handshake(false);
+        if self.pool.is_pressed() {
+            self.relieve(application);
+        }
+    }
+
+    fn received_plain(&mut self, application: &mut A, token: Token, mut span: Span, mut run: Run) {
         if let Some(slot) = self.slots.get_mut(token)
             && slot.connection.is_between_messages()
             && slot.peer.as_ref().is_some_and(|peer| !application.echoes(peer))

@@ -19,7 +19,9 @@ impl<D: Driver, A: Application> Core<D, A> {
             return self.driver.close(token);
         }
         let Some(config) = &self.config.security.server else { return };
+        self.pool.set_handshake(true);
         let made = Session::server(config.clone(), &mut self.pool);
+        self.pool.set_handshake(false);
         self.begin(token, made);
     }
 
