@@ -627,11 +627,10 @@ fn sigint_prints_the_partial_result() {
         .spawn()
         .expect("the binary runs");
     let stderr = BufReader::new(child.stderr.take().expect("piped"));
-    let id = rustix::process::Pid::from_child(&child);
     let mut lines = stderr.lines();
     let measuring = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("measuring")));
     assert!(measuring.is_some(), "progress is told");
-    rustix::process::kill_process(id, rustix::process::Signal::INT).expect("a running child");
+    program::signal(&child, rustix::process::Signal::INT);
     // Reads on, so that the child never waits for room in the pipe.
     let rest: Vec<String> = lines.map_while(Result::ok).collect();
     let run = Run::from(child.wait_with_output().expect("it ends"));

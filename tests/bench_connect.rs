@@ -308,8 +308,7 @@ fn interrupt_when(mut child: Child, word: &str) -> Run {
     let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
     let told = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains(word)));
     assert!(told.is_some(), "progress is told");
-    let id = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(id, rustix::process::Signal::INT).expect("a running child");
+    program::signal(&child, rustix::process::Signal::INT);
     // Reads on, so that the child never waits for room in the pipe.
     let rest: Vec<String> = lines.map_while(Result::ok).collect();
     let output = child.wait_with_output().expect("it ends");

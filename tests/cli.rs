@@ -9,10 +9,14 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use certificate::certificate;
+use rustix::process::Signal;
 
 #[path = "support/certificate.rs"]
 #[allow(dead_code, reason = "clients of these tests are programs")]
 mod certificate;
+#[path = "support/program.rs"]
+#[allow(dead_code, reason = "these tests start servers in their own way")]
+mod program;
 
 /// Longer than any deadline of the server that a test waits for.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -36,6 +40,7 @@ struct Server {
     child: Child,
     stdout: BufReader<ChildStdout>,
     listening: String,
+    address: Option<SocketAddr>,
 }
 
 impl Server {
@@ -44,14 +49,12 @@ impl Server {
         let mut command = echoring(&fixed);
         let mut child = command.args(flags).stderr(Stdio::inherit()).spawn().expect("the binary runs");
         let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
-        let mut listening = String::new();
-        stdout.read_line(&mut listening).expect("a line on stdout");
-        Server { child, stdout, listening }
+        let (listening, address) = program::listening(&mut stdout);
+        Server { child, stdout, listening, address }
     }
 
     fn address(&self) -> SocketAddr {
-        let url = self.listening.split(' ').nth(1).expect("a URL");
-        url.strip_prefix("ws://").expect("a ws URL").parse().expect("an address")
+        self.address.unwrap_or_else(|| panic!("no address in {:?}", self.listening))
     }
 
     /// A connection that has been upgraded.
@@ -79,12 +82,6 @@ impl Server {
             head.push(byte[0]);
         }
         (stream, text(&head))
-    }
-
-    fn signal(&self, name: &str) {
-        // The shell's own `kill`: the program of that name is not on every machine.
-        let script = format!("kill -s {name} {}", self.child.id());
-        assert!(Command::new("sh").args(["-c", &script]).status().expect("a shell").success());
     }
 
     fn exit_code(&mut self) -> Option<i32> {
@@ -420,18 +417,18 @@ fn the_epoll_driver_is_taken_when_asked_for() {
 
 #[test]
 fn a_signal_drains_with_1001_and_exit_code_0() {
-    for signal in ["TERM", "INT"] {
+    for signal in [Signal::TERM, Signal::INT] {
         let mut server = Server::start(&[]);
         let mut stream = server.connect();
         let started = Instant::now();
-        server.signal(signal);
+        program::signal(&server.child, signal);
         let mut head = [0; 4];
         stream.read_exact(&mut head).expect("a Close frame");
         assert_eq!((head[0], u16::from_be_bytes([head[2], head[3]])), (0x88, 1001));
         // The answer that ends a closing handshake: a masked Close frame with the same code.
         stream.write_all(&[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe9]).expect("sent");
-        assert_eq!(server.exit_code(), Some(0), "{signal}");
-        assert!(started.elapsed() < Duration::from_secs(10), "{signal}");
+        assert_eq!(server.exit_code(), Some(0), "{signal:?}");
+        assert!(started.elapsed() < Duration::from_secs(10), "{signal:?}");
     }
 }
 
@@ -440,7 +437,7 @@ fn a_peer_that_ignores_the_drain_cannot_hold_it_up() {
     let mut server = Server::start(&[]);
     let _deaf = server.connect();
     let started = Instant::now();
-    server.signal("TERM");
+    program::signal(&server.child, Signal::TERM);
     assert_eq!(server.exit_code(), Some(0));
     assert!(started.elapsed() < Duration::from_secs(10));
 }

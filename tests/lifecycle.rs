@@ -60,18 +60,13 @@ impl Program {
     fn start(command: &mut Command) -> Program {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the binary runs");
         let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
-        let mut line = String::new();
-        stdout.read_line(&mut line).expect("a line on stdout");
-        let url = line.split(' ').nth(1).and_then(|url| url.split_once("://"));
-        let address = url
-            .and_then(|(_, address)| address.parse().ok())
-            .unwrap_or_else(|| panic!("no address in {line:?}"));
+        let (line, address) = program::listening(&mut stdout);
+        let address = address.unwrap_or_else(|| panic!("no address in {line:?}"));
         Program { child, stdout, address }
     }
 
     fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process");
-        kill_process(pid, signal).expect("it runs");
+        program::signal(&self.child, signal);
     }
 
     /// The exit code after SIGTERM.
@@ -83,7 +78,7 @@ impl Program {
     fn exit_code(&mut self) -> Option<i32> {
         // Stdout ends with the process. What hangs is killed by another thread, and fails the test by its code.
         let (ended, has_ended) = mpsc::channel::<()>();
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a process")).expect("a process");
+        let pid = Pid::from_child(&self.child);
         let watch = thread::spawn(move || {
             if has_ended.recv_timeout(PATIENCE).is_err() {
                 let _ = kill_process(pid, Signal::KILL);

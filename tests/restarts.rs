@@ -5,13 +5,13 @@
 #[path = "support/program.rs"]
 mod program;
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use program::command;
-use rustix::process::{Pid, Signal, kill_process};
+use program::{command, listening};
+use rustix::process::Signal;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const CYCLES: usize = 200;
@@ -25,9 +25,8 @@ fn ports<const N: usize>() -> [SocketAddr; N] {
 /// Starts a program that has to listen, or says what it said instead.
 fn start(words: &[&str]) -> Result<Child, String> {
     let mut process = command(words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
-    let mut line = String::new();
-    BufReader::new(process.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
-    if line.starts_with("listening ") {
+    let (_, address) = listening(&mut BufReader::new(process.stdout.take().expect("piped")));
+    if address.is_some() {
         return Ok(process);
     }
     let mut said = String::new();
@@ -60,9 +59,8 @@ fn cycle(words: &[&str], address: SocketAddr, cycles: usize) -> (usize, String) 
     let mut process = start(words).expect("the first start");
     for round in 0..cycles {
         let mut client = open(address);
-        let pid = Pid::from_child(&process);
         let signal = if round % 3 == 2 { Signal::KILL } else { Signal::TERM };
-        kill_process(pid, signal).expect("it runs still");
+        program::signal(&process, signal);
         if signal == Signal::TERM {
             let mut close = [0; 4];
             client.read_exact(&mut close).expect("a Close frame");

@@ -4,6 +4,7 @@
 #[path = "support/peer.rs"]
 #[allow(dead_code, reason = "few of the faults are planted here")]
 mod peer;
+#[allow(dead_code, reason = "not every test uses all of it")]
 #[path = "support/program.rs"]
 mod program;
 

@@ -1,9 +1,10 @@
 //! The real binary: what became of a run of it, and a server that runs until it is dropped.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Output, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 /// One that has ended.
@@ -43,6 +44,20 @@ pub fn command(words: &[&str]) -> Command {
     command
 }
 
+/// The first line of a program that is to listen, and the address in it, unless it says something else or listens on no port.
+pub fn listening(stdout: &mut impl BufRead) -> (String, Option<SocketAddr>) {
+    let mut line = String::new();
+    stdout.read_line(&mut line).expect("a line on stdout");
+    let url = line.strip_prefix("listening ").and_then(|rest| rest.split_whitespace().next());
+    let address = url.and_then(|url| url.split_once("://")?.1.parse().ok());
+    (line, address)
+}
+
+/// Sends a signal to a program that was not waited for yet.
+pub fn signal(process: &Child, signal: Signal) {
+    kill_process(Pid::from_child(process), signal).expect("it runs still");
+}
+
 /// `echoring serve` on a free port.
 pub struct Serve {
     pub process: Child,
@@ -56,13 +71,8 @@ impl Serve {
             .stdout(Stdio::piped())
             .spawn()
             .expect("the binary runs");
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
-        let address = line
-            .strip_prefix("listening ws")
-            .and_then(|rest| rest.strip_prefix("s").unwrap_or(rest).strip_prefix("://"))
-            .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
-            .unwrap_or_else(|| panic!("no address in {line:?}"));
+        let (line, address) = listening(&mut BufReader::new(process.stdout.take().expect("piped")));
+        let address = address.unwrap_or_else(|| panic!("no address in {line:?}"));
         Serve { process, address }
     }
 
