@@ -322,18 +322,59 @@ class Endpoints(unittest.IsolatedAsyncioTestCase):
             self.assertEqual(self.get(path)[0], 426, path)
         self.assertEqual(self.get("/headers", "POST")[0], 405)
 
+    async def test_headers_leaves_credentials_out(self):
+        sent = [
+            ("Cookie", "session=s3cr3t"),
+            ("Authorization", "Basic s3cr3t"),
+            ("Proxy-Authorization", "Basic s3cr3t"),
+            ("X-Forwarded-Access-Token", "s3cr3t"),
+            ("X-Plain", "shown"),
+        ]
+        for offered, shown in (
+            (["chat", "bearer", "s3cr3t"], "chat"),
+            # As clients of Kubernetes do, with the token in the name, which may stand first or last.
+            (["v4.channel.k8s.io", "base64url.bearer.authorization.k8s.io.s3cr3t"], "v4.channel.k8s.io"),
+            (["base64url.bearer.authorization.k8s.io.s3cr3t", "v4.channel.k8s.io", "chat"], "chat"),
+            (["access_token", "s3cr3t", "chat"], "chat"),
+            (["one", "two.v1"], "one, two.v1"),
+        ):
+            async with self.connect("/headers", additional_headers=sent, subprotocols=offered) as client:
+                text = await asyncio.wait_for(client.recv(), PATIENCE_S)
+            self.assertNotIn("s3cr3t", text, offered)
+            fields = {name.lower(): value for name, value in json.loads(text)["headers"]}
+            self.assertEqual((fields["x-plain"], fields["sec-websocket-protocol"]), ("shown", shown), offered)
+            for name, _ in sent[:-1]:
+                self.assertNotIn(name.lower(), fields)
+
     async def test_they_keep_to_the_origins_of_the_server(self):
         status, _ = await self.refused("/push", origin="https://elsewhere.example")
         self.assertEqual(status, 403)
 
     async def test_none_of_them_is_there_when_they_are_off(self):
-        with Server("--no-test-endpoints", admin="off", denied=self.denied) as server:
-            for path in "/sink", "/push", "/headers", "/reject":
-                status, _, _ = server.get(path, address=(server.host, server.port))
-                self.assertEqual(status, 404, path)
-            async with connect(server.url("/echo"), compression=None) as client:
-                await client.send("still there")
-                self.assertEqual(await client.recv(), "still there")
+        # On every address they are off by themselves.
+        for flags in (("--demo", "off"), ("--no-test-endpoints",), ("--listen", "0.0.0.0:0")):
+            with Server(*flags, admin="off", denied=self.denied) as server:
+                for path in "/sink", "/push", "/headers", "/reject", "/chat", "/chat/chat.js":
+                    status, _, _ = server.get(path, address=("127.0.0.1", server.port))
+                    self.assertEqual(status, 404, (flags, path))
+                for path in "/", "/broadcast":
+                    status, _, _ = server.get(path, address=("127.0.0.1", server.port))
+                    self.assertEqual(status, 426, (flags, path))
+                with self.assertRaises(InvalidStatus):
+                    async with connect(f"ws://127.0.0.1:{server.port}/chat"):
+                        pass
+                for path in "/", "/echo", "/broadcast/topic?self=1":
+                    async with connect(f"ws://127.0.0.1:{server.port}{path}", compression=None) as client:
+                        await client.send("still there")
+                        self.assertEqual(await client.recv(), "still there")
+
+    async def test_they_are_there_on_every_address_where_that_is_asked_for(self):
+        with Server("--listen", "0.0.0.0:0", "--demo", "on", admin="off", denied=self.denied) as server:
+            for path, status in (("/headers", 200), ("/sink", 426), ("/", 200), ("/broadcast", 200), ("/chat", 200)):
+                self.assertEqual(server.get(path, address=("127.0.0.1", server.port))[0], status, path)
+            # Whoever listens for others has names of its own.
+            name = {"Host": "node.example"}
+            self.assertEqual(server.get("/headers", address=("127.0.0.1", server.port), headers=name)[0], 200)
 
 
 class EndpointsOnEpoll(Endpoints):
