@@ -1,47 +1,14 @@
 //! An echo of long messages over `aio` allocates the messages that the program is given, and nothing else: what is read
 //! and written goes through buffers that are used again.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+#[allow(dead_code, reason = "what is held is not looked at")]
+#[path = "support/counting.rs"]
+mod counting;
 
+use counting::allocations;
 use echoring::aio::{Conn, Message, Opened, Settings};
 use echoring::protocol::Role;
 use tokio::net::UnixStream;
-
-/// The system's allocator, counting what this thread asks for.
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-fn count() {
-    // A thread that ends may allocate after its counter is gone; nobody asks for it any more.
-    let _ = ALLOCATIONS.try_with(|allocations| allocations.set(allocations.get() + 1));
-}
-
-// SAFETY: every call is handed on to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promises are those that `System` asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as above; the pointer came from `System`.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
-        count();
-        // SAFETY: as above; the pointer came from `System`.
-        unsafe { System.realloc(pointer, layout, bytes) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Echoes between the first buffers and the counted ones, and of those.
 const WARM_UP: u64 = 50;
@@ -57,7 +24,7 @@ fn allocations_of_echo(message: &Message) -> u64 {
         let mut before = 0;
         for round in 0..WARM_UP + COUNTED {
             if round == WARM_UP {
-                before = ALLOCATIONS.get();
+                before = allocations();
             }
             let sending = async {
                 match message {
@@ -72,7 +39,7 @@ fn allocations_of_echo(message: &Message) -> u64 {
             sent.expect("sent");
             assert_eq!(echoed.expect("the echo").len(), message.len());
         }
-        (ALLOCATIONS.get() - before).div_ceil(COUNTED)
+        (allocations() - before).div_ceil(COUNTED)
     })
 }
 

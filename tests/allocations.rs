@@ -1,11 +1,13 @@
 //! In the steady state an echoed message costs no heap allocation, whatever its size, and a broadcast one nothing
 //! but its place in the logs; compressed ones likewise. The shard and its clients run in one thread, whose allocations are counted one by one.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+#[path = "support/counting.rs"]
+mod counting;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
+use counting::{allocations, held_bytes};
 use echoring::buffer::Pool;
 use echoring::connection::{self, Compression};
 use echoring::driver::uring::Uring;
@@ -16,54 +18,11 @@ use echoring::protocol::handshake::OriginPolicy;
 use echoring::server::{Disposition, Failure, Handler, Message, Remote, Route, Routes, Service};
 use echoring::shard::{Allowance, Config, Mailboxes, Shard};
 
-/// The system's allocator, counting what this thread asks for.
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-    static HELD_BYTES: Cell<i64> = const { Cell::new(0) };
-}
-
-fn count() {
-    // A thread that ends may allocate after its counter is gone; nobody asks for it any more.
-    let _ = ALLOCATIONS.try_with(|allocations| allocations.set(allocations.get() + 1));
-}
-
-fn hold(bytes: i64) {
-    let _ = HELD_BYTES.try_with(|held| held.set(held.get() + bytes));
-}
-
-// SAFETY: every call is handed on to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        hold(layout.size() as i64);
-        // SAFETY: the caller's promises are those that `System` asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        hold(-(layout.size() as i64));
-        // SAFETY: as above; the pointer came from `System`.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
-        count();
-        hold(bytes as i64 - layout.size() as i64);
-        // SAFETY: as above; the pointer came from `System`.
-        unsafe { System.realloc(pointer, layout, bytes) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
 /// Allocations of this thread during `work`.
 fn allocations_of(work: impl FnOnce()) -> u64 {
-    let before = ALLOCATIONS.get();
+    let before = allocations();
     work();
-    ALLOCATIONS.get() - before
+    allocations() - before
 }
 
 const KEY: [u8; 4] = [0x12, 0x80, 0x7f, 0xfe];
@@ -439,7 +398,7 @@ fn coming_and_going_leaves_memory_as_it_was() {
         while world.shard.connections() > CONNECTIONS {
             assert!(world.shard.turn(Some(0)).expect("the driver works"));
         }
-        held.push((round, HELD_BYTES.get()));
+        held.push((round, held_bytes()));
     }
     // The history is full after ten; buffers are kept free for a second, and entries of the timer for half a minute.
     let (warm, end) = (held[9].1, held[19].1);

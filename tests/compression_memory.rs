@@ -1,57 +1,17 @@
 //! What a compression context costs: no more than it says, all of it at once or with the window, and nothing per
 //! message.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+#[path = "support/counting.rs"]
+mod counting;
 
+use counting::{allocations, held_bytes};
 use echoring::protocol::deflate::{Deflater, Direction, Inflater, Window};
-
-/// The system's allocator, counting what this thread holds.
-struct Counting;
-
-thread_local! {
-    static HELD_BYTES: Cell<usize> = const { Cell::new(0) };
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-}
-
-fn count(freed_bytes: usize, taken_bytes: usize) {
-    // A thread that ends may allocate after its counters are gone; nobody asks for them any more.
-    let _ =
-        HELD_BYTES.try_with(|held| held.set(held.get().wrapping_sub(freed_bytes).wrapping_add(taken_bytes)));
-    if taken_bytes > 0 {
-        let _ = ALLOCATIONS.try_with(|allocations| allocations.set(allocations.get() + 1));
-    }
-}
-
-// SAFETY: every call is handed on to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(0, layout.size());
-        // SAFETY: the caller's promises are those that `System` asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(layout.size(), 0);
-        // SAFETY: as above; the pointer came from `System`.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
-        count(layout.size(), bytes);
-        // SAFETY: as above; the pointer came from `System`.
-        unsafe { System.realloc(pointer, layout, bytes) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Bytes that this thread holds because of `work`, whose result is still alive.
 fn held_by<T>(work: impl FnOnce() -> T) -> (T, usize) {
-    let before = HELD_BYTES.get();
+    let before = held_bytes();
     let value = work();
-    (value, HELD_BYTES.get().wrapping_sub(before))
+    (value, usize::try_from(held_bytes() - before).expect("more than before"))
 }
 
 fn directions(bits: std::ops::RangeInclusive<u8>) -> impl Iterator<Item = Direction> {
@@ -118,10 +78,10 @@ fn messages_cost_no_allocation_once_scratch_and_window_are_there() {
             assert_eq!(inflated_bytes, Ok(bytes));
         };
         echo(message.len());
-        let before = ALLOCATIONS.get();
+        let before = allocations();
         for bytes in [0, 1, 100, 1024, 65_536, message.len()] {
             echo(bytes);
         }
-        assert_eq!(ALLOCATIONS.get() - before, 0, "{direction:?}");
+        assert_eq!(allocations() - before, 0, "{direction:?}");
     }
 }
