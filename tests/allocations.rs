@@ -388,10 +388,13 @@ fn come_and_go(world: &mut World) {
     drop(client);
 }
 
-/// What the allocator has given is the same after the hundredth as after the tenth.
+/// What the allocator has given is the same after the hundredth as after the tenth, and what was charged for it and the
+/// formula of docs/configuration.md allows for a topic.
 #[test]
 fn coming_and_going_leaves_memory_as_it_was() {
+    const TOPIC_BYTES: i64 = 2_400;
     let mut world = World::new("/echo");
+    let (held_before, charged_before) = (held_bytes(), world.shard.charged_bytes() as i64);
     let mut held = Vec::new();
     for round in 0..20 {
         (0..15).for_each(|_| come_and_go(&mut world));
@@ -403,4 +406,9 @@ fn coming_and_going_leaves_memory_as_it_was() {
     // The history is full after ten; buffers are kept free for a second, and entries of the timer for half a minute.
     let (warm, end) = (held[9].1, held[19].1);
     assert!(end < warm + 48 * 1024, "{held:?}");
+    let (grown, charged) = (end - held_before, world.shard.charged_bytes() as i64 - charged_before);
+    assert!(
+        grown <= charged + charged.abs() / 20 + TOPIC_BYTES + 48 * 1024,
+        "{grown} bytes for {charged} charged"
+    );
 }

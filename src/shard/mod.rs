@@ -208,6 +208,11 @@ impl<D: Driver, A: Application> Shard<D, A> {
         self.core.slots.len()
     }
 
+    /// Bytes that the shard has taken of the node's budget.
+    pub fn charged_bytes(&self) -> u64 {
+        self.core.pool.used_bytes()
+    }
+
     /// What the connections hold that may be ended when the node is short of memory.
     pub fn holdings(&self) -> impl Iterator<Item = Holding> {
         self.core.holdings()
