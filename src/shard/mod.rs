@@ -258,7 +258,10 @@ impl<D: Driver, A: Application> Shard<D, A> {
         if !takes_requests {
             deadline = earlier(deadline, Some(self.core.now + ROOM_RETRY));
         }
-        if !self.core.mailboxes.fall_asleep(takes_requests) || self.core.pool.is_called() {
+        let has_mail = !self.core.mailboxes.fall_asleep(takes_requests);
+        // Behind that: a call from now on wakes it, or is found out about in the next turn.
+        let mut called = self.core.pool.is_called();
+        if has_mail || called {
             deadline = Some(0);
         }
         let mut events = std::mem::take(&mut self.events);
@@ -280,8 +283,9 @@ impl<D: Driver, A: Application> Shard<D, A> {
         self.core.count_echoed();
         if std::mem::take(&mut self.woken) {
             self.take_orders();
+            called = self.core.pool.is_called();
         }
-        if self.core.pool.is_called() {
+        if called {
             self.core.relieve(&mut self.application);
         }
         self.take_mail(takes_requests);
