@@ -7,7 +7,7 @@ use std::fmt;
 use std::fs::{File, Permissions};
 use std::hint::black_box;
 use std::io::{self, Read as _};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
@@ -16,6 +16,7 @@ use hyper::{Method, StatusCode};
 
 use super::http::Reply;
 use crate::limits::{ADMIN_TOKEN_BYTES_MAX, ADMIN_TOKEN_BYTES_MIN};
+use crate::protocol::handshake::HostPolicy;
 
 /// The secret that requests have to name (RFC 6750).
 #[derive(Clone)]
@@ -138,7 +139,9 @@ impl Access {
             return Ok(());
         }
         // A page whose name was made to point here sends that name: reading is all it would need.
-        if self.is_local() && !headers.get_all(HOST).iter().all(is_address) {
+        let local = HostPolicy::Local(Vec::new());
+        let is_own = |host: &HeaderValue| host.to_str().is_ok_and(|host| local.allows(host));
+        if self.is_local() && !headers.get_all(HOST).iter().all(is_own) {
             return Err(forbidden("name this address by its number, or as localhost"));
         }
         if !reads && !self.is_local() {
@@ -156,17 +159,6 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let (Some(field), None) = (fields.next(), fields.next()) else { return None };
     let (scheme, token) = field.as_bytes().split_at_checked("Bearer ".len())?;
     scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
-}
-
-/// Whether a `Host` field names a number or this machine, whatever the port.
-fn is_address(host: &HeaderValue) -> bool {
-    let Ok(host) = host.to_str() else { return false };
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    };
-    let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
-    name.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok()
 }
 
 /// The same for whatever was asked.
