@@ -268,10 +268,12 @@ impl<D: Driver, A: Application> Shard<D, A> {
         let core = &mut self.core;
         core.driver.turn(&mut core.pool, deadline, &mut events)?;
         core.mailboxes.wake_up();
-        // Once each, however often they were refused.
-        core.refused.sort_unstable();
-        core.refused.dedup();
-        core.unblocked.append(&mut core.refused);
+        if !core.refused.is_empty() {
+            // Once each, however often they were refused.
+            core.refused.sort_unstable();
+            core.refused.dedup();
+            core.unblocked.append(&mut core.refused);
+        }
         core.now = core.driver.now();
         core.counters.turns += 1;
         for event in &events {
