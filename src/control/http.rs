@@ -22,6 +22,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, Version};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::task::{LocalSet, spawn_local};
 
@@ -152,31 +153,42 @@ impl Bodies {
 /// Pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// Serves `listener` on a runtime of this thread until `stopped` resolves.
-///
-/// # Errors
-/// When the runtime could not be set up.
-pub(super) fn serve<A: Answer>(
-    listener: TcpListener,
-    answer: &Rc<A>,
-    mut stopped: oneshot::Receiver<()>,
-) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    listener.set_nonblocking(true)?;
-    LocalSet::new().block_on(&runtime, async {
+/// A listener and the runtime that serves it, which have all the descriptors that they need: a thread that is given them
+/// can go on whatever the process has left.
+pub(super) struct Listening {
+    runtime: Runtime,
+    listener: tokio::net::TcpListener,
+}
+
+impl Listening {
+    /// # Errors
+    /// When the runtime could not be set up.
+    pub(super) fn new(listener: TcpListener) -> io::Result<Listening> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        listener.set_nonblocking(true)?;
+        let entered = runtime.enter();
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let limit = Limit::new();
-        loop {
-            let (permit, accepted) = tokio::select! {
-                accepted = limit.next(|| listener.accept()) => accepted,
-                _ = &mut stopped => return Ok(()),
-            };
-            match accepted {
-                Ok((stream, _)) => serve_connection(stream, answer, permit),
-                Err(error) => accept_failed(&error).await,
+        drop(entered);
+        Ok(Listening { runtime, listener })
+    }
+
+    /// Serves on this thread until `stopped` resolves.
+    pub(super) fn serve<A: Answer>(self, answer: &Rc<A>, mut stopped: oneshot::Receiver<()>) {
+        let Listening { runtime, listener } = self;
+        LocalSet::new().block_on(&runtime, async {
+            let limit = Limit::new();
+            loop {
+                let (permit, accepted) = tokio::select! {
+                    accepted = limit.next(|| listener.accept()) => accepted,
+                    _ = &mut stopped => return,
+                };
+                match accepted {
+                    Ok((stream, _)) => serve_connection(stream, answer, permit),
+                    Err(error) => accept_failed(&error).await,
+                }
             }
-        }
-    })
+        });
+    }
 }
 
 /// Bounds the connections at once.
@@ -320,13 +332,14 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
         let address = listener.local_addr().expect("its address");
         let (stop, stopped) = oneshot::channel();
+        let listening = Listening::new(listener).expect("a runtime");
         let server = thread::spawn(move || {
             let answer = Rc::new(Mirror { bodies: Bodies::default() });
-            serve(listener, &answer, stopped)
+            listening.serve(&answer, stopped);
         });
         test(address);
         stop.send(()).expect("still serving");
-        server.join().expect("no panic").expect("served");
+        server.join().expect("no panic");
     }
 
     fn exchange(address: SocketAddr, request: &[u8]) -> String {

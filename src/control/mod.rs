@@ -35,7 +35,7 @@ use crate::limits::SNAPSHOT_TIMEOUT;
 use crate::server::Server;
 use access::Access;
 pub use access::{Token, TokenError};
-use http::{Answer, Bodies, Reply};
+use http::{Answer, Bodies, Listening, Reply};
 use report::Node;
 use topics::Topics;
 
@@ -51,12 +51,13 @@ impl Control {
     /// requests have to name it; without one nothing is published that comes from another machine.
     ///
     /// # Errors
-    /// When the thread could not be started, or the listener has no address.
+    /// When the thread or what it runs on could not be started, or the listener has no address.
     pub fn start(listener: TcpListener, server: &Server, token: Option<Token>) -> io::Result<Control> {
         let address = listener.local_addr()?;
         let draining = Arc::new(AtomicBool::new(false));
         let (stop, stopped) = oneshot::channel();
         let (ending, ended) = mpsc::channel();
+        let listening = Listening::new(listener)?;
         announce(address, token.is_some());
         let plane = Plane {
             server: server.handle(),
@@ -66,7 +67,7 @@ impl Control {
             access: Access::new(token, address),
         };
         let thread = thread::Builder::new().name("control".to_owned()).spawn(move || {
-            plane.run(listener, stopped);
+            plane.run(listening, stopped);
             drop(ending);
         })?;
         let stop = Arc::new(Mutex::new(Stop { order: Some(stop), ended }));
@@ -143,12 +144,10 @@ struct Plane {
 
 impl Plane {
     /// Serves until it is stopped. Ended by anything else, it ends the server: nobody could see or publish any more.
-    fn run(self, listener: TcpListener, stopped: oneshot::Receiver<()>) {
+    fn run(self, listening: Listening, stopped: oneshot::Receiver<()>) {
         let server = self.server.clone();
-        match catch_unwind(AssertUnwindSafe(move || http::serve(listener, &self.desk(), stopped))) {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => server.fail(&format!("the control plane ended: {error}")),
-            Err(_) => server.fail("the control plane panicked"),
+        if catch_unwind(AssertUnwindSafe(move || listening.serve(&self.desk(), stopped))).is_err() {
+            server.fail("the control plane panicked");
         }
     }
 

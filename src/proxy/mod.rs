@@ -32,6 +32,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{LocalSet, spawn_local};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -232,9 +233,15 @@ impl Proxy {
                 connections_max: (config.connections_max as usize / count).max(1),
             };
             let listener = listener.try_clone().map_err(broken)?;
+            // Here, so that a proxy that cannot run does not start.
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(broken)?;
+            let entered = runtime.enter();
+            let listener = transport::listener(listener).map_err(broken)?;
+            drop(entered);
             let thread = thread::Builder::new()
                 .name(format!("proxy-{index}"))
-                .spawn(move || run_worker(worker, listener))
+                .spawn(move || run_worker(worker, &runtime, listener))
                 .map_err(broken)?;
             threads.push(thread);
         }
@@ -320,10 +327,10 @@ struct Worker {
 }
 
 /// Runs a thread of the proxy. When it ends by itself, all others end with it: a proxy never goes on with half its threads.
-fn run_worker(worker: Worker, listener: TcpListener) -> io::Result<()> {
+fn run_worker(worker: Worker, runtime: &Runtime, listener: tokio::net::TcpListener) -> io::Result<()> {
     let handle = worker.handle.clone();
-    let ended = catch_unwind(AssertUnwindSafe(|| worker.run(listener)))
-        .unwrap_or_else(|_| Err(io::Error::other("it panicked")));
+    let ended = catch_unwind(AssertUnwindSafe(|| LocalSet::new().block_on(runtime, worker.serve(listener))))
+        .map_err(|_| io::Error::other("it panicked"));
     if let Err(error) = &ended {
         handle.failed.store(true, Ordering::Relaxed);
         tracing::error!(%error, "a thread of the proxy has ended by itself, and the proxy ends");
@@ -336,13 +343,7 @@ fn run_worker(worker: Worker, listener: TcpListener) -> io::Result<()> {
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 impl Worker {
-    fn run(self, listener: TcpListener) -> io::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        LocalSet::new().block_on(&runtime, self.serve(listener))
-    }
-
-    async fn serve(self, listener: TcpListener) -> io::Result<()> {
-        let listener = transport::listener(listener)?;
+    async fn serve(self, listener: tokio::net::TcpListener) {
         let acceptor = self.config.tls.map(TlsAcceptor::from);
         let context = Rc::new(Context {
             settings: self.config.settings,
@@ -391,7 +392,6 @@ impl Worker {
         if ended.is_err() {
             tracing::warn!("clients that did not leave in time are cut");
         }
-        Ok(())
     }
 }
 
