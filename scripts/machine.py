@@ -1,10 +1,12 @@
-"""What a record says of the machine and the tree that it was made on, and where records go."""
+"""What a record says of the machine and the tree that it was made on, where records go, and a machine that is busy."""
 
+import contextlib
 import datetime
 import os
 import platform
 import re
 import subprocess
+import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -32,8 +34,9 @@ def last_commit_of(paths):
     return first_line("git", "log", "-1", "--format=%H", "--", *paths)
 
 
-def uncommitted_changes():
-    return bool(first_line("git", "status", "--porcelain", "--untracked-files=no"))
+def uncommitted_changes(paths=()):
+    """Whether any of these files differ from the last commit, or any at all."""
+    return bool(first_line("git", "status", "--porcelain", "--untracked-files=no", "--", *paths))
 
 
 def results_folder(date=None):
@@ -42,3 +45,15 @@ def results_folder(date=None):
     folder = os.path.join(ROOT, "results", f"{(date or datetime.date.today()).isoformat()}-{machine}")
     os.makedirs(folder, exist_ok=True)
     return folder
+
+
+@contextlib.contextmanager
+def busy(loops):
+    """So many processes that keep the machine busy meanwhile."""
+    running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(loops)]
+    try:
+        yield
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
