@@ -97,15 +97,21 @@ def is_enough(row, found):
     return found["rounds"] >= min(ROUNDS_JUDGED_MIN, row.rounds_max or ROUNDS_JUDGED_MIN)
 
 
-def joined(row, results):
-    """One summary of those of several machines: each ratio as the machine tells it that knows it best, which is where its
-    interval is the narrowest. What is told in absolute terms is of the machine with the least noise that has it. None where
-    no ratio has enough rounds."""
+def joined(row, days):
+    """One summary of those of several days, the last one last, and of several machines each: the last day that has a ratio
+    tells it, as the machine tells it that knows it best, which is where its interval is the narrowest. What is told in absolute
+    terms is of the last day and the machine with the least noise that has it. None where no ratio has enough rounds."""
     told = {}
-    for found in (found for result in results for found in result["ratios"] if is_enough(row, found)):
-        key = found["of"], found["to"], found["value"]
-        told[key] = min(told.get(key, found), found, key=lambda one: (one["high"] - one["low"]) / one["median"])
-    by_noise = sorted(results, key=lambda result: math.inf if result["noise"] is None else result["noise"])
+    for results in days:
+        of_day = {}
+        for found in (found for result in results for found in result["ratios"] if is_enough(row, found)):
+            key = found["of"], found["to"], found["value"]
+            of_day[key] = min(of_day.get(key, found), found, key=lambda one: (one["high"] - one["low"]) / one["median"])
+        told.update(of_day)
+    by_noise = [
+        result for results in reversed(days)
+        for result in sorted(results, key=lambda result: math.inf if result["noise"] is None else result["noise"])
+    ]
     sides = {}
     for result in reversed(by_noise):
         for side, figures in result["sides"].items():

@@ -1,4 +1,4 @@
-"""README's table and picture of the peers, made from the newest records, and the page of each record: never typed."""
+"""README's table and picture of the peers, made from the records, and the page of each record: never typed."""
 
 import os
 import statistics
@@ -21,11 +21,12 @@ def block(every):
     """What stands between the marks; `every` is all records with their summaries."""
     if not every:
         return f"{BEGIN}\n{NONE}\n{END}"
-    newest = of_newest_day(every)
-    made = [record for record, _ in newest]
-    found = joined([summaries for _, summaries in newest])
+    every = sorted(every, key=lambda pair: records.newest_row(pair[0])["started_at"])
+    made = [record for record, _ in every]
+    found = joined(every)
     parts = [table(found)]
-    pictures = [os.path.join(folder_of(record), "peers.svg") for record in made]
+    # The newest that shows more than a few rows.
+    pictures = [os.path.join(folder_of(record), "peers.svg") for record in made if 2 * len(record.rows) >= len(found)]
     drawn = [picture for picture in pictures if os.path.exists(os.path.join(machine.ROOT, picture))]
     if drawn:
         parts.append(f"![What the rows cost with each server]({drawn[-1]})")
@@ -37,20 +38,13 @@ def folder_of(record):
     return os.path.relpath(os.path.dirname(record.path), machine.ROOT)
 
 
-def of_newest_day(every):
-    """Those of all machines that were measured on the last day, the newest last."""
-    day = max(record.day for record, _ in every)
-    made = [(record, summaries) for record, summaries in every if record.day == day]
-    return sorted(made, key=lambda pair: records.newest_row(pair[0])["started_at"])
-
-
-def joined(machines):
-    """Row and summary, over the summaries of all machines."""
+def joined(every):
+    """Row and summary, over the summaries of all days and machines."""
     by_row = {}
-    for summaries in machines:
+    for record, summaries in sorted(every, key=lambda pair: pair[0].day):
         for row, result in summaries:
-            by_row.setdefault(row.name, []).append(result)
-    found = [(row, judge.joined(row, by_row[row.name])) for row in ROWS if row.name in by_row]
+            by_row.setdefault(row.name, {}).setdefault(record.day, []).append(result)
+    found = [(row, judge.joined(row, list(by_row[row.name].values()))) for row in ROWS if row.name in by_row]
     return [(row, result) for row, result in found if result]
 
 
@@ -103,7 +97,7 @@ def about(made, found):
             f"{100 * max(noise):.1f} %."
         )
     if len(made) > 1:
-        told.append("Of several machines each ratio is from the one whose interval is the narrowest.")
+        told.append("Each ratio is of the last day that measured it, and of several machines from the one whose interval is the narrowest.")
     told += [origin(record) for record in made]
     return " ".join(told)
 

@@ -119,10 +119,16 @@ class Judgement(unittest.TestCase):
         for number, found in enumerate(noisy):
             found[OURS][workloads.COST] *= 0.7 if number % 2 else 1.3
         results = [judge.summary(ROW, rounds, RAWS) for rounds in (noisy, steady, rounds_of({OURS: 4.0, "ws": 8.0})[:3])]
-        joined = judge.joined(ROW, results)
+        joined = judge.joined(ROW, [results])
         self.assertEqual({told["to"]: round(told["median"], 1) for told in joined["ratios"]}, {AGAIN: 1.0, "uws": 0.8, "bun": 0.5})
         self.assertLess(joined["noise"], 0.001)
-        self.assertIsNone(judge.joined(ROW, results[2:]))
+        self.assertIsNone(judge.joined(ROW, [results[2:]]))
+
+    def test_a_later_day_tells_the_ratios_that_it_has(self):
+        full, part = rounds_of({OURS: 4.0, AGAIN: 4.0, "uws": 5.0, "bun": 8.0}), rounds_of({OURS: 6.0, AGAIN: 6.0, "uws": 10.0})
+        days = [[judge.summary(ROW, rounds, RAWS)] for rounds in (full, part, rounds_of({OURS: 4.0, "uws": 8.0})[:3])]
+        joined = judge.joined(ROW, days)
+        self.assertEqual({told["to"]: round(told["median"], 1) for told in joined["ratios"]}, {AGAIN: 1.0, "uws": 0.6, "bun": 0.5})
 
     def test_what_is_told_beside_has_no_verdict_and_is_of_a_machine_that_has_it(self):
         row = workloads.of_names(["echo-1MiBx4"], False)[0]
@@ -133,7 +139,7 @@ class Judgement(unittest.TestCase):
         results = [judge.summary(row, rounds, RAWS) for rounds in (alone, both)]
         verdicts = {(told["to"], told["value"]): told["verdict"] for told in results[1]["ratios"]}
         self.assertEqual((verdicts["yawc", workloads.COST], verdicts["yawc", workloads.TOGETHER_COST]), ("missed", None))
-        figures = judge.joined(row, results)["sides"][OURS]
+        figures = judge.joined(row, [results])["sides"][OURS]
         self.assertEqual(figures[workloads.COST], results[0]["sides"][OURS][workloads.COST])
         self.assertEqual(figures[workloads.TOGETHER_COST], results[1]["sides"][OURS][workloads.TOGETHER_COST])
 
