@@ -313,8 +313,9 @@ impl<A: Application + 'static> World<A> {
         self.shards.iter().map(ended).sum()
     }
 
-    /// Memory that runs out costs those who hold most of it, never whoever asks next: nobody is ended while another goes on
-    /// that does not read, is over its share, and held more all the time, what came in this turn aside.
+    /// Memory that runs out costs those who hold most of it, never whoever asks next: nobody is ended who is within its share,
+    /// or while another goes on that does not read, is over its share, and held more all the time, what came in this turn
+    /// aside.
     fn check_memory(&self, shard: usize, before: &Held) {
         let shard = self.shards[shard].borrow();
         assert_eq!(shard.ended_by("out-of-memory"), 0, "who asked for memory was ended");
@@ -329,6 +330,10 @@ impl<A: Application + 'static> World<A> {
         let gone = before.holdings.iter().filter(|holding| !after.contains_key(&holding.token));
         let mut gone: Vec<u64> = gone.map(|holding| holding.held_bytes).collect();
         gone.sort_unstable();
+        let share_bytes = before.share_bytes.min(shard.share_bytes());
+        if let Some(least) = gone.len().checked_sub(ended).map(|at| gone[at]) {
+            assert!(least + came_bytes > share_bytes, "who held {least} was ended, with a share of {share_bytes}");
+        }
         let least = gone.get(gone.len().saturating_sub(ended));
         let stayed = before.holdings.iter().filter(|holding| holding.is_blocked).filter_map(|holding| {
             let now = after.get(&holding.token).filter(|now| now.is_blocked)?;
