@@ -15,13 +15,13 @@ use rustls::pki_types::UnixTime;
 
 use super::compress::Compress;
 use super::serve::{Driver, Shards, socket_address};
-use super::signals::Signals;
+use super::signals::ServerSignals;
 use super::{Failure, environment, values};
 use crate::aio::{self, RingFile};
 use crate::driver::uring;
 use crate::limits::{self, RECODED_MESSAGE_BYTES_DEFAULT, RESERVED_DESCRIPTORS};
 use crate::proxy::{
-    Balance, Compression, Config, Forwarded, Handle, HealthCheck, HostPolicy, Proxy, Settings, UpstreamUrl,
+    Balance, Compression, Config, Forwarded, HealthCheck, HostPolicy, Proxy, Settings, UpstreamUrl,
 };
 use crate::recording::Recorder;
 use crate::tls::{self, Trust};
@@ -315,8 +315,6 @@ impl Args {
     }
 }
 
-/// Time from the first signal to the end of the process, whatever hinders it.
-const EXIT_TIMEOUT: Duration = Duration::from_millis(9_500);
 /// Exit code of a proxy whose recording is not whole.
 const EXIT_BROKEN: u8 = 1;
 
@@ -339,13 +337,15 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
         }
     }
     // From here on a signal is a drain and no longer sudden death.
-    let signals = Signals::listen_as_server(|| tracing::info!("SIGHUP: there is nothing to reload"))
+    let signals = ServerSignals::listen()
         .map_err(|error| Failure::Environment(format!("signals cannot be handled: {error}")))?;
     let recorder = record.map(|file| start_recorder(&file, driver)).transpose()?;
     let scheme = if config.tls.is_some() { "wss" } else { "ws" };
     let proxy = Proxy::start(config, recorder).map_err(|error| forbidden(&error))?;
     let handle = proxy.handle();
-    drain_on_signal(signals, proxy.handle())
+    let (draining, failing) = (proxy.handle(), proxy.handle());
+    signals
+        .handle(move || draining.drain(), move |reason| failing.fail(reason))
         .map_err(|error| Failure::Environment(format!("signals cannot be handled: {error}")))?;
     print_listening(&proxy, scheme);
     match proxy.join() {
@@ -439,21 +439,6 @@ fn print_listening(proxy: &Proxy, scheme: &str) {
     // Nobody reading is no reason to stop.
     let _ = writeln!(stdout, "listening {scheme}://{address} driver={driver} shards={shards} pid={pid}");
     let _ = stdout.flush();
-}
-
-/// Waits for signals on a thread of its own, which does not keep the process alive.
-fn drain_on_signal(mut signals: Signals, proxy: Handle) -> io::Result<()> {
-    let wait = move || {
-        // Nothing is said before it is done. Where no signal can be heard any more, the process is to end as well.
-        let heard = signals.wait();
-        proxy.drain();
-        match heard {
-            Ok(()) => tracing::info!("draining; a second signal ends the process at once"),
-            Err(error) => tracing::error!(%error, "signals are no longer heard; the proxy drains"),
-        }
-        signals.exit_on_second(EXIT_TIMEOUT, 0);
-    };
-    std::thread::Builder::new().name("signals".to_owned()).spawn(wait).map(drop)
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use self::config::{ConfigFile, Places};
 use self::settings::Settings;
 use self::topics::Tables;
 use super::compress::Compress;
-use super::signals::Signals;
+use super::signals::{EXIT_TIMEOUT, ServerSignals};
 use super::{Failure, environment, print, values};
 use crate::control::{self, Control, Token, takeover};
 use crate::logging;
@@ -365,10 +365,6 @@ enum Profile {
     Conformance,
 }
 
-/// Time from the first signal to the end of the process, whatever hinders it. The shards give up on their
-/// peers after [`DRAIN_TIMEOUT`](crate::limits::DRAIN_TIMEOUT).
-const EXIT_TIMEOUT: Duration = Duration::from_millis(9_500);
-
 /// Runs the server until a signal ends it.
 pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     let check = arguments.check;
@@ -384,8 +380,7 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     crate::driver::small_pages_only();
     // From here on a signal is a drain and no longer sudden death.
-    let signals = Signals::listen_as_server(|| tracing::info!("SIGHUP: there is nothing to reload"))
-        .map_err(|error| forbidden("signals cannot be handled", &error))?;
+    let signals = ServerSignals::listen().map_err(|error| forbidden("signals cannot be handled", &error))?;
     let token = settings.admin_token_file.as_deref().map(read_token).transpose()?;
     let takeover = settings.server.takeover;
     let admin = bind_admin(settings.admin, takeover)?;
@@ -463,20 +458,23 @@ fn take_over(addresses: &[ListenAddress], shared: &[SocketAddr]) -> Result<(), S
 /// Ends this server in favour of one that is started with `--takeover`.
 fn hand_over_to_successor(server: &Server, control: Option<control::Handle>) {
     let handle = server.handle();
-    let taken = move || {
-        if let Some(control) = &control {
-            control.set_draining();
-            control.stop();
+    let on = move |event: takeover::Event<'_>| match event {
+        takeover::Event::Asked => {
+            if let Some(control) = &control {
+                control.set_draining();
+                control.stop();
+            }
+            handle.hand_over();
+            tracing::info!("another server has taken over; draining");
         }
-        handle.hand_over();
-        tracing::info!("another server has taken over; draining");
-        std::thread::spawn(|| {
+        takeover::Event::Answered => {
             std::thread::sleep(EXIT_TIMEOUT);
-            crate::logging::flush();
+            logging::flush();
             std::process::exit(0);
-        });
+        }
+        takeover::Event::Broken(reason) => handle.fail(reason),
     };
-    if let Err(error) = takeover::wait_for_successor(tcp(server.addresses()), taken) {
+    if let Err(error) = takeover::wait_for_successor(tcp(server.addresses()), on) {
         tracing::warn!(%error, "--takeover by another server will not work; stop this one instead");
     }
 }
@@ -503,19 +501,18 @@ fn print_listening(server: &Server, scheme: &str) {
     let _ = stdout.flush();
 }
 
-/// Waits for signals on a thread of its own, which does not keep the process alive.
-fn drain_on_signal(mut signals: Signals, server: Handle, control: Option<control::Handle>) -> io::Result<()> {
-    let wait = move || {
-        if let Err(error) = signals.wait() {
-            return server.fail(&format!("signals are no longer heard: {error}"));
-        }
-        // Nothing is said before it is done.
+/// Has the first signal to end drain the server.
+fn drain_on_signal(
+    signals: ServerSignals,
+    server: Handle,
+    control: Option<control::Handle>,
+) -> io::Result<()> {
+    let failing = server.clone();
+    let drain = move || {
         if let Some(control) = control {
             control.set_draining();
         }
         server.drain();
-        tracing::info!("draining; a second signal ends the process at once");
-        signals.exit_on_second(EXIT_TIMEOUT, 0);
     };
-    std::thread::Builder::new().name("signals".to_owned()).spawn(wait).map(drop)
+    signals.handle(drain, move |reason| failing.fail(reason))
 }

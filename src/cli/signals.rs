@@ -3,23 +3,22 @@
 
 use std::io::{self, Read as _};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
 use std::time::Duration;
 
-use signal_hook::consts::{
-    SIGALRM, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM, SIGXCPU, SIGXFSZ,
-};
-use signal_hook::{flag, low_level::pipe};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::low_level::pipe;
 
+use crate::driver::ignore_meaningless_signals;
 use crate::logging;
 
 /// Exit code of a process that a second signal cut short, as a shell would report SIGINT.
 const EXIT_INTERRUPTED: i32 = 130;
 
-/// Signals that would end the process, mean nothing here, and therefore do nothing. SIGXFSZ is a log that became as long
-/// as the shell's `ulimit -f` allows.
-const MEANINGLESS: [i32; 8] = [SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGXCPU, SIGXFSZ];
+/// Time from the first signal to the end of a server's process, whatever hinders it. What drains gives up on its peers after
+/// [`DRAIN_TIMEOUT`](crate::limits::DRAIN_TIMEOUT).
+pub(super) const EXIT_TIMEOUT: Duration = Duration::from_millis(9_500);
 
 /// The signals of this process, as a stream that one thread waits on.
 #[derive(Debug)]
@@ -33,21 +32,6 @@ impl Signals {
         Ok(Signals { arrivals: arrivals_of(&[SIGINT, SIGTERM])? })
     }
 
-    /// Takes all signals over that would end a server: those that drain it are waited for, the others do nothing. SIGHUP
-    /// calls `hung_up`, on a thread of its own.
-    pub(super) fn listen_as_server(hung_up: impl Fn() + Send + 'static) -> io::Result<Signals> {
-        for signal in MEANINGLESS {
-            flag::register(signal, Arc::new(AtomicBool::new(false)))?;
-        }
-        let mut hangups = Signals { arrivals: arrivals_of(&[SIGHUP])? };
-        std::thread::Builder::new().name("hangup".to_owned()).spawn(move || {
-            while hangups.wait().is_ok() {
-                hung_up();
-            }
-        })?;
-        Ok(Signals { arrivals: arrivals_of(&[SIGINT, SIGTERM, SIGQUIT])? })
-    }
-
     /// Waits for the first signal.
     pub(super) fn wait(&mut self) -> io::Result<()> {
         self.arrivals.set_read_timeout(None)?;
@@ -58,6 +42,10 @@ impl Signals {
     /// `code` when it does not.
     pub(super) fn exit_on_second(&mut self, time: Duration, code: i32) -> ! {
         let second = self.arrivals.set_read_timeout(Some(time)).and_then(|()| self.read());
+        if second.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock) {
+            // No signal can cut the drain short any more, and neither does this.
+            thread::sleep(time);
+        }
         logging::flush();
         std::process::exit(if second.is_ok() { EXIT_INTERRUPTED } else { code })
     }
@@ -74,6 +62,62 @@ impl Signals {
     }
 }
 
+/// The signals of a server's process, each kind waiting to be handled.
+#[derive(Debug)]
+pub(super) struct ServerSignals {
+    ends: Signals,
+    hangups: Signals,
+}
+
+impl ServerSignals {
+    /// Takes all signals over that would end a server. Those that mean something to it are kept until they are handled.
+    pub(super) fn listen() -> io::Result<ServerSignals> {
+        ignore_meaningless_signals();
+        let hangups = Signals { arrivals: arrivals_of(&[SIGHUP])? };
+        Ok(ServerSignals { hangups, ends: Signals { arrivals: arrivals_of(&[SIGINT, SIGTERM, SIGQUIT])? } })
+    }
+
+    /// Handles them on threads of their own, which do not keep the process alive: the first signal to end calls `drain`, and
+    /// the process ends [`EXIT_TIMEOUT`] later at the latest. `fail` is told why when they are no longer heard.
+    pub(super) fn handle(
+        self,
+        drain: impl FnOnce() + Send + 'static,
+        fail: impl Fn(&str) + Clone + Send + 'static,
+    ) -> io::Result<()> {
+        let ServerSignals { mut ends, mut hangups } = self;
+        guarded("hangup", fail.clone(), move || {
+            loop {
+                hangups.wait()?;
+                tracing::info!("SIGHUP: there is nothing to reload");
+            }
+        })?;
+        guarded("signals", fail, move || {
+            ends.wait()?;
+            // Nothing is said before it is done.
+            drain();
+            tracing::info!("draining; a second signal ends the process at once");
+            ends.exit_on_second(EXIT_TIMEOUT, 0)
+        })
+    }
+}
+
+/// Runs `listen` on a thread. However that ends, it is told: a server that hears no signal must not go on.
+fn guarded(
+    name: &str,
+    fail: impl Fn(&str) + Send + 'static,
+    listen: impl FnOnce() -> io::Result<Never> + Send + 'static,
+) -> io::Result<()> {
+    let run = move || match catch_unwind(AssertUnwindSafe(listen)) {
+        Ok(Ok(never)) => match never {},
+        Ok(Err(error)) => fail(&format!("signals are no longer heard: {error}")),
+        Err(_) => fail("signals are no longer heard: their thread panicked"),
+    };
+    thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
+}
+
+/// What is never returned.
+enum Never {}
+
 /// One byte for each arrival of one of these signals.
 fn arrivals_of(signals: &[i32]) -> io::Result<UnixStream> {
     let (arrivals, notify) = UnixStream::pair()?;
@@ -81,4 +125,46 @@ fn arrivals_of(signals: &[i32]) -> io::Result<UnixStream> {
         pipe::register(signal, notify.try_clone()?)?;
     }
     Ok(arrivals)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// Signals that are sent by writing.
+    fn signals() -> (Signals, UnixStream) {
+        let (arrivals, sender) = UnixStream::pair().expect("a pair");
+        (Signals { arrivals }, sender)
+    }
+
+    #[test]
+    fn a_server_that_hears_no_signal_any_more_fails() {
+        for lost in ["SIGHUP", "SIGTERM"] {
+            let ((ends, end), (hangups, mut hang_up)) = (signals(), signals());
+            let (failed, failures) = mpsc::channel();
+            let fail = move |reason: &str| failed.send(reason.to_owned()).expect("the test waits");
+            ServerSignals { ends, hangups }.handle(|| panic!("nobody asked for it"), fail).expect("threads");
+            hang_up.write_all(&[0; 3]).expect("its thread listens");
+            let kept = if lost == "SIGHUP" { (end, drop(hang_up)).0 } else { (hang_up, drop(end)).0 };
+            let reason = failures.recv().expect("it is told");
+            assert!(reason.starts_with("signals are no longer heard: "), "{reason}");
+            drop(kept);
+        }
+    }
+
+    #[test]
+    fn a_server_whose_drain_panics_fails() {
+        let ((ends, mut end), (hangups, _hang_up)) = (signals(), signals());
+        let (failed, failures) = mpsc::channel();
+        let fail = move |reason: &str| failed.send(reason.to_owned()).expect("the test waits");
+        ServerSignals { ends, hangups }.handle(|| panic!("planted"), fail).expect("threads");
+        end.write_all(&[0]).expect("its thread listens");
+        assert_eq!(
+            failures.recv().expect("it is told"),
+            "signals are no longer heard: their thread panicked"
+        );
+    }
 }

@@ -15,6 +15,7 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::SocketAddr as IpAddress;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -52,36 +53,53 @@ pub fn tell(address: IpAddress) -> io::Result<bool> {
     }
 }
 
-/// Waits for a successor to the server that listens on these addresses, on threads that do not keep the process alive.
-/// `taken` is called for the first: when it returns, nothing of ours listens any more. After it this never answers again.
+/// What a server learns that waits for its successor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// A successor is there. When the call with this returns, nothing of ours listens any more.
+    Asked,
+    /// It knows that we are done. The thread has nothing more to do, and need not return.
+    Answered,
+    /// No successor will be heard any more, for this reason.
+    Broken(&'a str),
+}
+
+/// Waits for a successor to the server that listens on these addresses, on threads that do not keep the process alive, one
+/// for each. `on` is called with what happens. After the first successor of an address this never answers again.
 ///
 /// # Errors
 /// When an address has such a socket already although its port was free, or no thread can be started.
 pub fn wait_for_successor(
     addresses: impl IntoIterator<Item = IpAddress>,
-    taken: impl Fn() + Send + Sync + 'static,
+    on: impl Fn(Event<'_>) + Send + Sync + 'static,
 ) -> io::Result<()> {
-    let taken = Arc::new(taken);
+    let on = Arc::new(on);
     for address in addresses {
         let name = name(address)?;
         // The predecessor's is closed when it has answered, which may be a moment later.
         let listener = retry_busy(|| UnixListener::bind_addr(&name))?;
-        let taken = Arc::clone(&taken);
-        thread::Builder::new().name("takeover".to_owned()).spawn(move || wait(listener, &*taken))?;
+        let on = Arc::clone(&on);
+        thread::Builder::new().name("takeover".to_owned()).spawn(move || {
+            // Whatever happens, an end is never silent.
+            if catch_unwind(AssertUnwindSafe(|| wait(listener, &*on))).is_err() {
+                on(Event::Broken("the thread that waits for a successor panicked"));
+            }
+        })?;
     }
     Ok(())
 }
 
-fn wait(listener: UnixListener, taken: &dyn Fn()) {
+fn wait(listener: UnixListener, on: &dyn Fn(Event<'_>)) {
     for stream in listener.incoming() {
         let asked = stream.and_then(|stream| if is_asked(&stream)? { Ok(Some(stream)) } else { Ok(None) });
         match asked {
             Ok(Some(mut stream)) => {
-                taken();
+                on(Event::Asked);
                 // The successor waits for this name, and does not believe that we are done before it has heard so.
                 drop(listener);
                 let _ = stream.write_all(format!("{DONE}\n").as_bytes());
-                return;
+                drop(stream);
+                return on(Event::Answered);
             }
             Ok(None) => {}
             Err(error) => {
@@ -133,6 +151,11 @@ mod tests {
         (listener, address)
     }
 
+    /// Counts successors.
+    fn counting(taken: Arc<AtomicUsize>) -> impl Fn(Event<'_>) + Send + Sync {
+        move |event| _ = taken.fetch_add(usize::from(event == Event::Asked), Ordering::SeqCst)
+    }
+
     #[test]
     fn one_successor_after_the_other_is_told_when_the_place_is_free() {
         let (_port, address) = address();
@@ -140,7 +163,7 @@ mod tests {
         let taken = Arc::new(AtomicUsize::new(0));
         for round in 1..=20 {
             let counted = Arc::clone(&taken);
-            wait_for_successor([address], move || _ = counted.fetch_add(1, Ordering::SeqCst)).expect("free");
+            wait_for_successor([address], counting(counted)).expect("free");
             assert!(tell(address).expect("told"));
             assert_eq!(taken.load(Ordering::SeqCst), round);
         }
@@ -152,7 +175,7 @@ mod tests {
         let (_port, address) = address();
         let taken = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&taken);
-        wait_for_successor([address], move || _ = counted.fetch_add(1, Ordering::SeqCst)).expect("free");
+        wait_for_successor([address], counting(counted)).expect("free");
         for words in ["", "echoring takeover 2\n", "\n", &"x".repeat(1_000)] {
             let mut stream = UnixStream::connect_addr(&name(address).expect("a name")).expect("connected");
             // It may be gone before all is written.
@@ -165,5 +188,19 @@ mod tests {
         assert_eq!(taken.load(Ordering::SeqCst), 0);
         assert!(tell(address).expect("told"));
         assert_eq!(taken.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn a_thread_that_panics_says_so() {
+        let (_port, address) = address();
+        let (broken, reasons) = std::sync::mpsc::channel();
+        wait_for_successor([address], move |event| match event {
+            Event::Broken(reason) => broken.send(reason.to_owned()).expect("the test waits"),
+            _ => panic!("planted"),
+        })
+        .expect("free");
+        tell(address).expect_err("it is not done");
+        let reason = reasons.recv().expect("it is told");
+        assert!(reason.ends_with("panicked"), "{reason}");
     }
 }

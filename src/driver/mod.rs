@@ -387,10 +387,12 @@ pub trait Driver: Sized {
 mod addresses;
 mod clock;
 mod regions;
+mod signals;
 mod unsent;
 mod waker;
 
 pub use regions::small_pages_only;
+pub use signals::ignore_meaningless_signals;
 pub use waker::Waker;
 
 pub mod epoll;

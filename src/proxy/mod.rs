@@ -26,8 +26,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -162,14 +161,23 @@ pub struct Proxy {
 pub struct Handle {
     drain: Arc<watch::Sender<bool>>,
     listener: Arc<TcpListener>,
-    /// A thread has ended by itself.
-    failed: Arc<AtomicBool>,
+    /// Why it ends, when a part of it has ended by itself.
+    failure: Arc<OnceLock<String>>,
 }
 
 impl Handle {
-    /// Whether the proxy ends because a thread of it has ended by itself.
+    /// Whether the proxy ends because a part of it has ended by itself.
     pub fn has_failed(&self) -> bool {
-        self.failed.load(Ordering::Relaxed)
+        self.failure.get().is_some()
+    }
+
+    /// Ends the proxy because a part of it has ended that it cannot do without: it drains, and [`Proxy::join`] fails for
+    /// this reason.
+    pub fn fail(&self, reason: &str) {
+        if self.failure.set(reason.to_owned()).is_ok() {
+            tracing::error!(reason, "the proxy cannot go on, and ends");
+            self.drain();
+        }
     }
 
     /// Takes nobody new, tells all WebSockets 1001 and lets requests under way finish; what is left after
@@ -218,7 +226,7 @@ impl Proxy {
         let address = listener.local_addr().map_err(broken)?;
         let (drain, _) = watch::channel(false);
         let handle =
-            Handle { drain: Arc::new(drain), listener: Arc::clone(&listener), failed: Arc::default() };
+            Handle { drain: Arc::new(drain), listener: Arc::clone(&listener), failure: Arc::default() };
         let retry_after = config.health.is_none().then_some(config.settings.health_interval);
         let upstreams = Arc::new(Upstreams::new(&config.upstreams, config.balance, retry_after));
         let count = config.threads.max(1);
@@ -271,15 +279,19 @@ impl Proxy {
     /// Waits until it has ended, and the recording is written.
     ///
     /// # Errors
-    /// When a thread ended by itself, or the recording could not be written.
+    /// When a part of it ended by itself, or the recording could not be written.
     pub fn join(self) -> Result<(), Error> {
         let mut failure = None;
         for thread in self.threads {
             match thread.join() {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => failure = Some(Error(format!("a thread of the proxy ended: {error}"))),
+                // What it ended of has been told as the proxy's failure.
+                Ok(Err(_)) => {}
                 Err(_) => failure = Some(Error("a thread of the proxy broke".to_owned())),
             }
+        }
+        if let Some(reason) = self.handle.failure.get() {
+            failure = Some(Error(format!("the proxy ended by itself: {reason}")));
         }
         if let Some(Err(error)) = self.recorder.map(Recorder::finish) {
             failure = Some(Error(format!("the recording is not whole: {error}")));
@@ -332,9 +344,7 @@ fn run_worker(worker: Worker, runtime: &Runtime, listener: tokio::net::TcpListen
     let ended = catch_unwind(AssertUnwindSafe(|| LocalSet::new().block_on(runtime, worker.serve(listener))))
         .map_err(|_| io::Error::other("it panicked"));
     if let Err(error) = &ended {
-        handle.failed.store(true, Ordering::Relaxed);
-        tracing::error!(%error, "a thread of the proxy has ended by itself, and the proxy ends");
-        handle.drain();
+        handle.fail(&format!("a thread of the proxy has ended by itself: {error}"));
     }
     ended
 }

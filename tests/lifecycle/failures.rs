@@ -1,0 +1,202 @@
+//! A part of the server that stands still or has ended: health checks tell, and the process ends with a reason.
+
+use std::collections::BTreeSet;
+use std::net::TcpListener;
+use std::os::fd::AsRawFd as _;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use echoring::control::Control;
+use echoring::driver::Features;
+use echoring::server::{
+    Builder, Config, Disposition, DriverChoice, Failure, Handler, ListenAddress, Message, Remote, Server,
+};
+
+use super::*;
+
+/// Servers inside this process, one at a time: a test that breaks descriptors must not find those of another.
+static EMBEDDED: Mutex<()> = Mutex::new(());
+
+fn embedded(driver: DriverChoice, shards: usize, stuck: Option<Stuck>) -> Server {
+    let builder =
+        Builder::new().builtin_routes(true).listen(([127, 0, 0, 1], 0)).shards(shards).driver(driver);
+    let builder = match stuck {
+        Some(stuck) => builder.handle("/stuck", move || stuck.clone()),
+        None => builder,
+    };
+    // A descriptor that is registered works on when its number names something else.
+    let config = Config { without: Features::REGISTERED_RING, ..builder.config().clone() };
+    Server::start(config).expect("it starts")
+}
+
+fn address(server: &Server) -> SocketAddr {
+    match server.addresses() {
+        [ListenAddress::Tcp(address)] => *address,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn control(server: &Server) -> (Control, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("its address");
+    (Control::start(listener, server, None).expect("it starts"), address)
+}
+
+/// A handler that holds up its shard until it is told to go on.
+#[derive(Clone)]
+struct Stuck {
+    entered: mpsc::Sender<()>,
+    goes_on: Arc<Mutex<mpsc::Receiver<()>>>,
+}
+
+impl Handler for Stuck {
+    fn message(&mut self, _: &mut Remote<'_>, _: Message<'_>) -> Result<Disposition, Failure> {
+        self.entered.send(())?;
+        self.goes_on.lock().expect("no panic").recv()?;
+        Ok(Disposition::Echo)
+    }
+}
+
+#[test]
+fn a_shard_that_stands_still_is_told_by_health_checks() {
+    let _alone = EMBEDDED.lock().unwrap_or_else(PoisonError::into_inner);
+    for driver in [DriverChoice::Auto, DriverChoice::Epoll] {
+        let (entered, has_entered) = mpsc::channel();
+        let (go_on, goes_on) = mpsc::channel();
+        let stuck = Stuck { entered, goes_on: Arc::new(Mutex::new(goes_on)) };
+        let server = embedded(driver, 1, Some(stuck));
+        let (control, admin) = control(&server);
+        let ok = (200, "ok\n".to_owned());
+        assert_eq!(get(admin, "/healthz"), ok);
+        let mut client = open(address(&server), "/stuck");
+        client.write_all(&[0x81, 0x82, 0, 0, 0, 0, b'h', b'i']).expect("sent");
+        has_entered.recv_timeout(PATIENCE).expect("the handler is called");
+        let stalled = (503, "stalled shards: [0]\n".to_owned());
+        for _ in 0..5 {
+            assert_eq!(get(admin, "/healthz"), stalled);
+        }
+        go_on.send(()).expect("it waits for that");
+        client.read_exact(&mut [0; 4]).expect("an echo");
+        assert_eq!(get(admin, "/healthz"), ok);
+        drop(client);
+        server.shutdown(PATIENCE).expect("it ends in order");
+        control.stop();
+    }
+}
+
+/// The descriptors of this process that are an event loop of this kind.
+fn event_loops(kind: &str) -> BTreeSet<i32> {
+    let link = format!("anon_inode:[{kind}]");
+    std::fs::read_dir("/proc/self/fd")
+        .expect("procfs is mounted")
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let target = std::fs::read_link(&path).ok()?;
+            (target.to_str() == Some(&link)).then(|| path.file_name()?.to_str()?.parse().ok()).flatten()
+        })
+        .collect()
+}
+
+#[test]
+fn a_shard_that_ends_by_itself_ends_the_server_with_a_reason() {
+    let _alone = EMBEDDED.lock().unwrap_or_else(PoisonError::into_inner);
+    for (driver, kind) in [(DriverChoice::Uring, "io_uring"), (DriverChoice::Epoll, "eventpoll")] {
+        let before = event_loops(kind);
+        let server = embedded(driver, 2, None);
+        let broken = *event_loops(kind).difference(&before).next().expect("a shard has one");
+        let (control, admin) = control(&server);
+        assert_eq!(get(admin, "/healthz").0, 200);
+        let mut clients: Vec<TcpStream> = (0..20).map(|_| open(address(&server), "/echo")).collect();
+        let nowhere = File::open("/dev/null").expect("a device");
+        // SAFETY: both are open descriptors of this process. The shard notices that its own is something else now.
+        assert_eq!(unsafe { libc::dup2(nowhere.as_raw_fd(), broken) }, broken);
+        let handle = server.handle();
+        // Wakes the shards; the broken one cannot wait again.
+        let woken = thread::spawn(move || handle.snapshots().len());
+        let error = server.join().expect_err("it did not end in order").to_string();
+        assert!(error.starts_with("shard "), "{error}");
+        assert!(woken.join().expect("no panic") <= 2);
+        assert_eq!(get(admin, "/healthz"), (503, "failed\n".to_owned()));
+        control.stop();
+        // Those of the other shard are told, and those of the one that ended are cut.
+        for client in &mut clients {
+            let mut rest = Vec::new();
+            let ended = client.read_to_end(&mut rest);
+            assert!(rest.is_empty() || rest[..4] == [0x88, rest[1], 3, 0xe9], "{ended:?} {rest:?}");
+        }
+    }
+}
+
+/// Shards cannot wait with a deadline, which they first do when they have a connection.
+fn without_deadlines(command: &mut Command) -> &mut Command {
+    const ABS_TIMER: u64 = 1 << 5;
+    let timed = argument(3, SeccompCmpOp::MaskedEq(ABS_TIMER), ABS_TIMER);
+    let timed = SeccompRule::new(vec![timed]).expect("valid");
+    refusing(command, vec![(libc::SYS_epoll_pwait2, Vec::new()), (libc::SYS_io_uring_enter, vec![timed])])
+}
+
+/// Threads on tokio cannot, likewise.
+fn without_timers(command: &mut Command) -> &mut Command {
+    let for_ever = u64::from(u32::MAX);
+    let timed = vec![argument(3, SeccompCmpOp::Ne, for_ever), argument(3, SeccompCmpOp::Ne, 0)];
+    refusing(command, vec![(libc::SYS_epoll_wait, vec![SeccompRule::new(timed).expect("valid")])])
+}
+
+#[test]
+fn a_control_plane_that_cannot_go_on_ends_the_process_with_a_reason_and_exit_code_3() {
+    for driver in DRIVERS {
+        let (mut log, stderr) = Log::new();
+        let words = ["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--driver", driver];
+        let mut server = Program::start(without_timers(command(&words).stderr(stderr)));
+        let admin = log.admin();
+        let _client = TcpStream::connect(admin).expect("connected");
+        let line = log.line_with("the server cannot go on");
+        assert!(line.contains("the control plane panicked"), "{line}");
+        assert_eq!(server.exit_code(), Some(3));
+    }
+}
+
+#[test]
+fn a_thread_of_the_proxy_that_cannot_go_on_ends_the_process_with_exit_code_3() {
+    let (mut log, stderr) = Log::new();
+    let words = ["proxy", "--listen", "127.0.0.1:0", "--upstream", NOWHERE, "--health-interval", "off"];
+    let mut proxy = Program::start(without_timers(command(&words).stderr(stderr)));
+    // Whichever thread takes it has to wait for its request.
+    let _client = TcpStream::connect(proxy.address).expect("connected");
+    log.line_with("a thread of the proxy has ended by itself");
+    assert_eq!(proxy.exit_code(), Some(3));
+}
+
+#[test]
+fn a_shard_that_cannot_go_on_ends_the_process_with_a_reason_and_exit_code_3() {
+    for driver in DRIVERS {
+        let (mut log, stderr) = Log::new();
+        let words =
+            ["serve", "--listen", "127.0.0.1:0", "--admin", "off", "--shards", "2", "--driver", driver];
+        let mut server = Program::start(without_deadlines(command(&words).stderr(stderr)));
+        let _client = TcpStream::connect(server.address).expect("connected");
+        let line = log.line_with("the server cannot go on");
+        assert!(line.contains("ERROR") && line.contains("reason=\"shard "), "{line}");
+        assert_eq!(server.exit_code(), Some(3));
+        let text = log.text();
+        let last = text.lines().last().unwrap_or_default();
+        assert!(last.starts_with("error: the server ended by itself: shard "), "{text}");
+    }
+}
+
+/// Nothing is received byte by byte but signals.
+fn without_signals(command: &mut Command) -> &mut Command {
+    let byte = SeccompRule::new(vec![argument(2, SeccompCmpOp::Eq, 1)]).expect("valid");
+    refusing(command, vec![(libc::SYS_recvfrom, vec![byte])])
+}
+
+#[test]
+fn a_server_that_hears_no_signals_ends_with_a_reason_and_exit_code_3() {
+    let proxy = ["proxy", "--listen", "127.0.0.1:0", "--upstream", NOWHERE];
+    for words in [&["serve", "--listen", "127.0.0.1:0", "--admin", "off"][..], &proxy] {
+        let (mut log, stderr) = Log::new();
+        let mut server = Program::start(without_signals(command(words).stderr(stderr)));
+        let line = log.line_with("cannot go on");
+        assert!(line.contains("signals are no longer heard"), "{line}");
+        assert_eq!(server.exit_code(), Some(3));
+    }
+}
