@@ -332,7 +332,10 @@ impl<A: Application + 'static> World<A> {
         gone.sort_unstable();
         let share_bytes = before.share_bytes.min(shard.share_bytes());
         if let Some(least) = gone.len().checked_sub(ended).map(|at| gone[at]) {
-            assert!(least + came_bytes > share_bytes, "who held {least} was ended, with a share of {share_bytes}");
+            assert!(
+                least + came_bytes > share_bytes,
+                "who held {least} was ended, with a share of {share_bytes}"
+            );
         }
         let least = gone.get(gone.len().saturating_sub(ended));
         let stayed = before.holdings.iter().filter(|holding| holding.is_blocked).filter_map(|holding| {
