@@ -289,6 +289,23 @@ fn what_could_not_be_sent_to_a_server_that_reads_nothing_is_as_old_as_it_gets() 
 }
 
 #[test]
+fn a_server_that_answers_before_it_reads_on_gets_its_answers_read() {
+    for drive in ["uring", "epoll"] {
+        // Its answers to a quarter of these fill all buffers, and the messages behind them the connection's queue.
+        let server = Server::start(Fault::Late(Duration::from_millis(2)));
+        let flags =
+            ["-c", "1", "--rate", "2000", "-d", "500ms", "--message-bytes", "64KiB", "--driver", drive];
+        let run = bench(&server, &[&flags[..], &["--drain", "60s", "--allow-saturated"]].concat());
+        assert_eq!((run.code, run.integrity()), (Some(0), only(&[], &run)), "{}", run.told);
+        let (unsent, received) =
+            (run.count("/generator/unsent"), server.finish().received.load(Ordering::Relaxed));
+        assert!(unsent > 0 && unsent + received == 1_000, "{received} came: {}", run.told);
+        assert_eq!(run.count("/service_ns/count"), received, "{}", run.told);
+        assert_eq!(run.count("/generator/unsent_gone"), 0, "its connection is there: {}", run.told);
+    }
+}
+
+#[test]
 fn each_answer_past_a_bound_is_late() {
     let server = Server::start(Fault::LateEach(10, Duration::from_millis(400)));
     let flags = ["-c", "3", "--depth", "1", "-d", "1500ms", "--late-after", "300ms", "--fail-if", "late>0"];

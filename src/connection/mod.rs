@@ -172,6 +172,9 @@ pub struct Config {
     pub message_bytes_max: u64,
     /// Bytes queued to a peer above which reading from it pauses.
     pub queue_bytes: u32,
+    /// Whether reading goes on above that all the same. It is for whoever queues nothing because of what is read, as a load
+    /// generator does: with a peer that answers each message before it reads the next, both would wait for ever.
+    pub reads_when_full: bool,
     /// From accept or dial to the 101.
     pub handshake_timeout: Nanos,
     /// From the first byte of a message to its last.
@@ -202,6 +205,7 @@ impl Default for Config {
         Config {
             message_bytes_max: limits::MESSAGE_BYTES_DEFAULT,
             queue_bytes: limits::QUEUE_BYTES_DEFAULT,
+            reads_when_full: false,
             handshake_timeout: limits::HANDSHAKE_TIMEOUT,
             message_timeout: limits::MESSAGE_TIMEOUT,
             ping_interval: limits::PING_INTERVAL,
@@ -646,8 +650,12 @@ impl Connection {
     pub fn pause_wanted(&mut self, config: &Config) -> Option<bool> {
         let queued = self.queued_bytes();
         let mark = config.queue_bytes;
-        let wanted = if self.reads_paused { queued > mark / 2 } else { queued > mark };
-        let wanted = wanted || self.held_up || self.is_deciding() || self.reading.is_parked();
+        let full = if self.reads_paused { queued > mark / 2 } else { queued > mark };
+        let held = self.held_up || self.is_deciding() || self.reading.is_parked();
+        if !full && !held && !self.reads_paused {
+            return None;
+        }
+        let wanted = held || (full && !config.reads_when_full);
         (wanted != self.reads_paused).then(|| {
             self.reads_paused = wanted;
             wanted

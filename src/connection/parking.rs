@@ -27,7 +27,8 @@ impl Connection {
 
     /// Whether what is parked has to stay there.
     fn is_stalled(&self, config: &Config) -> bool {
-        self.is_deciding() || self.held_up || self.queued_bytes() > config.queue_bytes
+        let is_full = self.queued_bytes() > config.queue_bytes && !config.reads_when_full;
+        self.is_deciding() || self.held_up || is_full
     }
 
     /// Keeps the rest of a run until it can be read. At most the receive credit can come on top of it, for reading

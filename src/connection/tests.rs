@@ -624,6 +624,19 @@ fn reading_pauses_above_the_mark_and_resumes_at_half() {
 }
 
 #[test]
+fn whoever_reads_when_full_pauses_only_where_it_is_held_up() {
+    let config = Config { queue_bytes: 1_000, reads_when_full: true, ..Config::default() };
+    let mut echo = Echo::open_with(config, false);
+    let config = echo.config.clone();
+    echo.connection.blocked(2_000);
+    assert_eq!(echo.connection.pause_wanted(&config), None);
+    echo.connection.hold_up(true, echo.now);
+    assert_eq!(echo.connection.pause_wanted(&config), Some(true));
+    echo.connection.hold_up(false, echo.now);
+    assert_eq!(echo.connection.pause_wanted(&config), Some(false), "it is as full as before");
+}
+
+#[test]
 fn a_ping_flood_behind_a_blocked_send_keeps_few_pongs_and_ends_in_1008() {
     let mut echo = Echo::open();
     echo.connection.blocked(1);

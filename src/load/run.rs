@@ -481,6 +481,8 @@ fn config(shared: &Shared, place: &Place, thread: usize) -> Config {
                 _ => MESSAGE_BYTES_DEFAULT.max(2 * message_bytes),
             },
             queue_bytes,
+            // A server that answers one message after the other reads no more until its answer is taken.
+            reads_when_full: true,
             compression: load.compress.compression,
             dial: Some(dial),
             handshake_timeout: load.dialling.timeout.as_nanos() as Nanos,

@@ -86,6 +86,7 @@ impl Settings {
         Config {
             message_bytes_max: self.message_bytes_max.min(limits::MESSAGE_BYTES_MAX),
             queue_bytes: self.queue_bytes,
+            reads_when_full: false,
             handshake_timeout: NEVER,
             message_timeout: self.message_timeout.map_or(NEVER, nanos),
             ping_interval: 0,
