@@ -181,6 +181,24 @@ fn the_highest_rate_of_a_slow_server_is_found() {
 }
 
 #[test]
+fn a_server_that_takes_no_more_is_not_taken_for_a_late_generator() {
+    let url = format!("ws://{}", slow_server());
+    // No generator comes to its messages in no time at all. Messages are so long that most of them wait for room in their connection,
+    // which their service times do not contain.
+    let find =
+        [url.as_str(), "-c", "1", "-d", "500ms", "--message-bytes", "64KiB", "--find-max", "p50<300ms"];
+    let run = bench(&[&find[..], &["--rate", "4000", "--precision", "50%", "--max-lateness", "0s"]].concat());
+    let search = &run.json()["runs"][0]["search"];
+    let steps = search["steps"].as_array().expect("steps");
+    assert_eq!((&steps[0]["rate"], &steps[0]["limit"]), (&json!(4_000), &json!("objective")), "{run}");
+    assert_ne!(search["limited_by"], "generator", "{run}");
+    let max_rate = search["max_rate"].as_u64().expect("a rate that holds");
+    assert!(max_rate < 4_000 && run.code == Some(0), "{run}");
+    // What held was proven by a generator that was late for its schedule.
+    assert_eq!(run.json()["runs"][0]["generator"]["saturated"], true, "{run}");
+}
+
+#[test]
 fn an_objective_that_no_rate_holds_is_exit_code_1_with_what_was_seen() {
     let url = format!("ws://{}", slow_server());
     let find = ["--find-max", "p50<1us", "--rate", "320", "-d", "200ms", "-c", "1", "--warmup", "0s"];

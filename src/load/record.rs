@@ -383,23 +383,26 @@ impl Quantiles {
         }
     }
 
-    /// How much longer each of these is than the same of `other`; no less than 0.
-    pub fn beyond(&self, other: &Quantiles) -> Quantiles {
-        let known = |one: Option<u64>, other: Option<u64>| Some(one?.saturating_sub(other?));
+    /// How much of each of these response times is the generator's own, at most: what it is above the same of the service time,
+    /// without what messages waited for room in their connection. So no percentile has more of it than the generator was late
+    /// for any message, nor has the mean more than it was late on average.
+    pub fn own(&self, service: &Quantiles, lateness: &Quantiles) -> Quantiles {
+        let beyond = |one: u64, other: u64| one.saturating_sub(other).min(lateness.max);
+        let known = |one: Option<u64>, other: Option<u64>| Some(beyond(one?, other?));
         Quantiles {
-            min: known(self.min, other.min),
-            p75: known(self.p75, other.p75),
-            p95: known(self.p95, other.p95),
-            p995: known(self.p995, other.p995),
+            min: known(self.min, service.min),
+            p75: known(self.p75, service.p75),
+            p95: known(self.p95, service.p95),
+            p995: known(self.p995, service.p995),
             // Of a difference of percentiles there is none.
             stddev: None,
-            p50: self.p50.saturating_sub(other.p50),
-            p90: self.p90.saturating_sub(other.p90),
-            p99: self.p99.saturating_sub(other.p99),
-            p999: self.p999.saturating_sub(other.p999),
-            p9999: self.p9999.saturating_sub(other.p9999),
-            max: self.max.saturating_sub(other.max),
-            mean: (self.mean - other.mean).max(0.0),
+            p50: beyond(self.p50, service.p50),
+            p90: beyond(self.p90, service.p90),
+            p99: beyond(self.p99, service.p99),
+            p999: beyond(self.p999, service.p999),
+            p9999: beyond(self.p9999, service.p9999),
+            max: beyond(self.max, service.max),
+            mean: (self.mean - service.mean).clamp(0.0, lateness.mean.max(0.0)),
             count: self.count,
         }
     }
@@ -524,8 +527,8 @@ pub struct Generator {
     pub saturated: bool,
     /// How late it came to messages; empty in a closed loop.
     pub lateness_ns: Quantiles,
-    /// How much of each percentile of the response time is its own lateness: what that is above the same percentile of the
-    /// service time. `None` in a closed loop, and in records from before it was told.
+    /// How much of each percentile of the response time is its own lateness, at most: what that is above the same percentile of
+    /// the service time, and no more than it came late to any message. `None` in a closed loop, and in records from before it was told.
     #[serde(default)]
     pub own_ns: Option<Quantiles>,
     /// CPU time of its threads of their time by the clock: 1 is all.
@@ -640,49 +643,4 @@ pub struct Interval {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::load::tally::histogram;
-
-    #[test]
-    fn quantiles_of_nothing_are_zero() {
-        assert_eq!(Quantiles::of(&histogram()), Quantiles::default());
-    }
-
-    #[test]
-    fn where_nothing_was_timed_a_record_has_null_and_older_ones_are_read() {
-        #[derive(Serialize, Deserialize)]
-        struct Timed(#[serde(with = "null_for_none")] Quantiles);
-        assert_eq!(serde_json::to_string(&Timed(Quantiles::default())).expect("json"), "null");
-        let Timed(none) = serde_json::from_str("null").expect("nothing");
-        assert_eq!(none, Quantiles::default());
-        let old = r#"{"p50":5,"p90":9,"p99":9,"p999":9,"p9999":9,"max":9,"mean":5.5,"count":10}"#;
-        let Timed(old) = serde_json::from_str(old).expect("an older one");
-        assert_eq!((old.p50, old.p75, old.min, old.count), (5, None, None, 10));
-    }
-
-    #[test]
-    fn quantiles_are_exact_to_three_digits_and_never_past_the_maximum() {
-        let mut values = histogram();
-        for value in 1..=100_000_u64 {
-            values.record(value * 1_000).expect("within bounds");
-        }
-        let quantiles = Quantiles::of(&values);
-        for (found, exact) in [
-            (quantiles.p50, 50_000_000.0),
-            (quantiles.p75.unwrap_or(0), 75_000_000.0),
-            (quantiles.p95.unwrap_or(0), 95_000_000.0),
-            (quantiles.p995.unwrap_or(0), 99_500_000.0),
-            (quantiles.stddev.unwrap_or(0.0) as u64, 28_867_513.0),
-            (quantiles.p90, 90_000_000.0),
-            (quantiles.p99, 99_000_000.0),
-            (quantiles.p999, 99_900_000.0),
-            (quantiles.p9999, 99_990_000.0),
-            (quantiles.mean as u64, 50_000_500.0),
-        ] {
-            assert!((found as f64 / exact - 1.0).abs() < 1e-3, "{found} {exact}");
-        }
-        assert!(quantiles.p9999 <= quantiles.max);
-        assert_eq!(quantiles.count, 100_000);
-    }
-}
+pub(in crate::load) mod tests;

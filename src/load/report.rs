@@ -1,7 +1,7 @@
 //! From what was counted to the record of a run.
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use hdrhistogram::Histogram;
 use serde_json::Number;
@@ -30,7 +30,6 @@ pub(super) fn write(
     let load = &shared.load;
     let duration_s = seconds(tally.window.until.saturating_sub(tally.window.from));
     let per_s = |count: u64| if duration_s > 0.0 { count as f64 / duration_s } else { 0.0 };
-    let lateness = Quantiles::of(&tally.lateness);
     Record {
         label: None,
         target: target.to_owned(),
@@ -80,20 +79,7 @@ pub(super) fn write(
         },
         errors: tally.errors.clone(),
         closes: by_code(&tally.closes),
-        generator: record::Generator {
-            saturated: u128::from(lateness.p99) > load.max_lateness.as_nanos(),
-            lateness_ns: lateness,
-            own_ns: (lateness.count > 0)
-                .then(|| Quantiles::of(&tally.response).beyond(&Quantiles::of(&tally.service))),
-            cpu_share: cpu_share(tally),
-            unsent: tally.unsent,
-            unsent_gone: tally.unsent_gone,
-            turn_ns: Some(Quantiles::of(&tally.turns)),
-            heartbeat_ns: Some(Quantiles::of(&tally.heartbeat)),
-            run_delay_ns: tally.run_delay_ns,
-            // Added by whoever knows the threads.
-            threads: Vec::new(),
-        },
+        generator: describe_generator(tally, load.max_lateness),
         server: describe_server(tally, server_rss_bytes),
         stages: load.pace.stages().iter().zip(&tally.stages).map(describe_stage).collect(),
         // Added by whoever has the timeline.
@@ -102,6 +88,25 @@ pub(super) fn write(
         search: None,
         repetition: None,
         fail_if: Vec::new(),
+    }
+}
+
+/// What the generator says of itself; it is saturated where it came later than `max_lateness` at p99. Its threads are added by
+/// whoever knows them.
+pub(super) fn describe_generator(tally: &Tally, max_lateness: Duration) -> record::Generator {
+    let lateness = Quantiles::of(&tally.lateness);
+    record::Generator {
+        saturated: u128::from(lateness.p99) > max_lateness.as_nanos(),
+        lateness_ns: lateness,
+        own_ns: (lateness.count > 0)
+            .then(|| Quantiles::of(&tally.response).own(&Quantiles::of(&tally.service), &lateness)),
+        cpu_share: cpu_share(tally),
+        unsent: tally.unsent,
+        unsent_gone: tally.unsent_gone,
+        turn_ns: Some(Quantiles::of(&tally.turns)),
+        heartbeat_ns: Some(Quantiles::of(&tally.heartbeat)),
+        run_delay_ns: tally.run_delay_ns,
+        threads: Vec::new(),
     }
 }
 

@@ -1,0 +1,121 @@
+//! Distributions of known values, and a record to begin with.
+
+use serde_json::json;
+
+use super::*;
+use crate::load::run::Outcome;
+use crate::load::tally::{Tally, histogram};
+use crate::load::timeline::Timeline;
+
+/// The record of ten connections at 5,000 messages a second for four seconds, which all came back; nothing was timed.
+pub(in crate::load) fn record() -> Record {
+    let nothing =
+        json!({"p50": 0, "p90": 0, "p99": 0, "p999": 0, "p9999": 0, "max": 0, "mean": 0.0, "count": 0});
+    let record = json!({
+        "target": "ws://127.0.0.1:9001",
+        "config": {
+            "mode": "echo", "connections": 10, "duration_s": 4.0, "warmup_s": 1.0, "message_bytes": [64, 64],
+            "kind": "text", "depth": null, "rate": 5_000, "arrivals": "even", "publishers": null, "topics": null,
+            "stalled": null, "threads": 1, "cpus": [], "source_addresses": [], "compress": "off", "verify": true,
+            "sequenced": true, "drain_s": 5.0, "seed": 7
+        },
+        "environment": {
+            "commit": null, "version": "0.1.0", "cpu": "some", "cpus": 2, "kernel": "6.1", "driver": "uring",
+            "features": [], "degraded": [], "optimized": true
+        },
+        "started_at": "2026-11-20T12:00:00Z",
+        "duration_s": 4.0, "interrupted": false, "messages": 20_000, "messages_per_s": 5_000.0,
+        "bytes_per_s": 320_000.0, "response_ns": null, "service_ns": null, "broadcast": null, "stalled": null,
+        "compression": null, "tls": null,
+        "integrity": { "lost": 0, "duplicated": 0, "reordered": 0, "corrupted": 0 },
+        "connections": { "opened": 10, "ended_early": 0 }, "errors": {}, "closes": { "1000": 10 },
+        "generator": { "saturated": false, "lateness_ns": nothing, "cpu_share": 0.5, "unsent": 0 },
+        "server": null, "intervals": []
+    });
+    serde_json::from_value(record).expect("a record")
+}
+
+/// The outcome with this record, and nothing else.
+pub(in crate::load) fn outcome(record: Record) -> Outcome {
+    Outcome { record, response: histogram(), timeline: Timeline::take(&mut Tally::new()) }
+}
+
+#[test]
+fn quantiles_of_nothing_are_zero() {
+    assert_eq!(Quantiles::of(&histogram()), Quantiles::default());
+}
+
+#[test]
+fn where_nothing_was_timed_a_record_has_null_and_older_ones_are_read() {
+    #[derive(Serialize, Deserialize)]
+    struct Timed(#[serde(with = "null_for_none")] Quantiles);
+    assert_eq!(serde_json::to_string(&Timed(Quantiles::default())).expect("json"), "null");
+    let Timed(none) = serde_json::from_str("null").expect("nothing");
+    assert_eq!(none, Quantiles::default());
+    let old = r#"{"p50":5,"p90":9,"p99":9,"p999":9,"p9999":9,"max":9,"mean":5.5,"count":10}"#;
+    let Timed(old) = serde_json::from_str(old).expect("an older one");
+    assert_eq!((old.p50, old.p75, old.min, old.count), (5, None, None, 10));
+}
+
+#[test]
+fn quantiles_are_exact_to_three_digits_and_never_past_the_maximum() {
+    let mut values = histogram();
+    for value in 1..=100_000_u64 {
+        values.record(value * 1_000).expect("within bounds");
+    }
+    let quantiles = Quantiles::of(&values);
+    for (found, exact) in [
+        (quantiles.p50, 50_000_000.0),
+        (quantiles.p75.unwrap_or(0), 75_000_000.0),
+        (quantiles.p95.unwrap_or(0), 95_000_000.0),
+        (quantiles.p995.unwrap_or(0), 99_500_000.0),
+        (quantiles.stddev.unwrap_or(0.0) as u64, 28_867_513.0),
+        (quantiles.p90, 90_000_000.0),
+        (quantiles.p99, 99_000_000.0),
+        (quantiles.p999, 99_900_000.0),
+        (quantiles.p9999, 99_990_000.0),
+        (quantiles.mean as u64, 50_000_500.0),
+    ] {
+        assert!((found as f64 / exact - 1.0).abs() < 1e-3, "{found} {exact}");
+    }
+    assert!(quantiles.p9999 <= quantiles.max);
+    assert_eq!(quantiles.count, 100_000);
+}
+
+/// A distribution of the values that these numbers of messages have, in milliseconds.
+fn of_ms(values: &[(u64, u64)]) -> Quantiles {
+    let mut histogram = histogram();
+    for (ms, times) in values {
+        histogram.record_n(ms * 1_000_000, *times).expect("within bounds");
+    }
+    Quantiles::of(&histogram)
+}
+
+#[test]
+fn of_each_percentile_the_generators_part_is_told() {
+    // Values are exact to three digits.
+    let ms = |ns: u64| (ns + 500_000) / 1_000_000;
+    let told = |own: &Quantiles| {
+        let optional = [own.min, own.p75, own.p95, own.p995].map(|ns| ns.expect("known"));
+        let [min, p75, p95, p995] = optional.map(ms);
+        [min, ms(own.p50), p75, ms(own.p90), p95, ms(own.p99), p995, ms(own.p999), ms(own.p9999), ms(own.max)]
+    };
+    // The slowest two of a hundred take 442 ms, and of those the generator was 9 ms late for.
+    let service = of_ms(&[(10, 9_800), (433, 200)]);
+    let lateness = of_ms(&[(0, 9_800), (9, 200)]);
+    let own = of_ms(&[(10, 9_800), (442, 200)]).own(&service, &lateness);
+    assert_eq!(told(&own), [0, 0, 0, 0, 0, 9, 9, 9, 9, 9]);
+    assert!((own.mean - lateness.mean).abs() < 1e5, "{own:?}");
+    assert_eq!((own.count, own.stddev), (10_000, None), "a difference of percentiles has no deviation");
+    // It was late for a tenth, and the server is slow for others, one in ten as well.
+    let service = of_ms(&[(10, 9_000), (100, 1_000)]);
+    let lateness = of_ms(&[(0, 9_000), (50, 1_000)]);
+    let own = of_ms(&[(10, 8_000), (60, 1_000), (100, 1_000)]).own(&service, &lateness);
+    assert_eq!(told(&own), [0, 0, 0, 50, 0, 0, 0, 0, 0, 0]);
+    // Half of the messages waited a second for room in their connection, or were never sent: that is not its own.
+    let service = of_ms(&[(10, 5_000)]);
+    let lateness = of_ms(&[(0, 9_900), (2, 100)]);
+    let own = of_ms(&[(10, 5_000), (1_010, 5_000)]).own(&service, &lateness);
+    assert_eq!(told(&own), [0, 0, 2, 2, 2, 2, 2, 2, 2, 2]);
+    assert!(own.mean <= lateness.mean, "{own:?}");
+}
