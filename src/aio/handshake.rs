@@ -94,7 +94,7 @@ pub(super) fn random() -> u64 {
 ///
 /// # Panics
 /// Where the system denies it.
-pub(super) fn seed() -> [u8; 32] {
+pub(crate) fn seed() -> [u8; 32] {
     let mut seed = [0; 32];
     SysRng.try_fill_bytes(&mut seed).expect("the system has a random source");
     seed

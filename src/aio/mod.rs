@@ -39,6 +39,8 @@ pub use conn::{
 pub(crate) use dialer::connect_to;
 #[cfg(feature = "client")]
 pub use dialer::{ClientTls, DialError, Dialer, Jar, Response, Stage, dial};
+#[cfg(feature = "cli")]
+pub(crate) use handshake::seed as system_seed;
 pub use listener::{Incoming, Listener};
 #[cfg(feature = "client")]
 pub use proxy::{BadProxy, Proxy, ProxyError};

@@ -272,7 +272,13 @@ impl Front {
         {
             room.put(log.conn, Side::Client, Event::Open(open.clone()));
         }
-        let plan = Plan { from_client, from_upstream, log: log.clone(), idle_timeout: settings.idle_timeout };
+        let plan = Plan {
+            from_client,
+            from_upstream,
+            log: log.clone(),
+            keys: self.context.keys.clone(),
+            idle_timeout: settings.idle_timeout,
+        };
         let ended = relay(client, upstream, plan, self.context.drained()).await;
         if let Some(log) = &log
             && let Ok(room) = log.tap.room(0).await

@@ -36,6 +36,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{LocalSet, spawn_local};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use crate::aio;
+use crate::connection::Seed;
 use crate::limits::{
     CONNECTIONS_DEFAULT, DRAIN_TIMEOUT, HANDSHAKE_TIMEOUT, LISTEN_BACKLOG, PROXY_IDLE_TIMEOUT,
     UPSTREAM_CONNECT_TIMEOUT, UPSTREAM_RESPONSE_TIMEOUT,
@@ -45,6 +47,7 @@ use crate::recording::{Recorder, Tap};
 use crate::server::retry_busy;
 pub use headers::{Forwarded, HostPolicy};
 pub use health::HealthCheck;
+use pump::MaskingKeys;
 use upstream::Upstreams;
 pub use upstream::{Balance, UpstreamUrl};
 
@@ -317,6 +320,8 @@ struct Context {
     upstreams: Arc<Upstreams>,
     tls: Option<TlsConnector>,
     tap: Option<Tap>,
+    /// Of all its WebSockets.
+    keys: MaskingKeys,
     drain: watch::Receiver<bool>,
 }
 
@@ -360,6 +365,7 @@ impl Worker {
             upstreams: self.upstreams,
             tls: self.config.upstream_tls.map(TlsConnector::from),
             tap: self.tap,
+            keys: MaskingKeys::new(Seed::Source(aio::system_seed)),
             drain: self.handle.drain.subscribe(),
         });
         if self.index == 0 {

@@ -5,7 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
@@ -15,7 +15,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::Instant;
 
 use super::frames::{Frames, INPUT_BYTES_MAX, Item};
-use super::recode::{Recoder, random_key};
+use super::recode::Recoder;
+use crate::connection::{Entropy, Seed};
 use crate::limits::{CONTROL_PAYLOAD_BYTES_MAX, DISCARD_BYTES_MAX, INFLATED_BYTES_PER_TURN};
 use crate::protocol::frame::{self, HEADER_BYTES_MAX, Header};
 use crate::protocol::{CloseCode, Offence, Opcode, Role, close, mask};
@@ -72,6 +73,21 @@ pub(super) enum End {
     Unrecorded,
 }
 
+/// The masking keys of what is made here for servers: those of all connections of a thread come from one generator, which
+/// is that of the client role (RFC 6455, 5.3, asks for a strong source).
+#[derive(Clone, Debug)]
+pub(super) struct MaskingKeys(Rc<RefCell<Entropy>>);
+
+impl MaskingKeys {
+    pub(super) fn new(seed: Seed) -> MaskingKeys {
+        MaskingKeys(Rc::new(RefCell::new(Entropy::new(seed))))
+    }
+
+    fn next(&self) -> [u8; 4] {
+        self.0.borrow_mut().key()
+    }
+}
+
 /// One direction.
 pub(super) struct Pump<R, W> {
     reader: R,
@@ -95,6 +111,8 @@ pub(super) struct Pump<R, W> {
     close_received: bool,
     /// The role in which the frames arrive here; they leave in the other one.
     receiver: Role,
+    /// Keys of frames that are made here: only a client's frames have one.
+    keys: Option<MaskingKeys>,
     activity: Activity,
 }
 
@@ -106,6 +124,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Pump<R, W> {
         receiver: Role,
         format: Format,
         log: Option<Rc<Log>>,
+        keys: &MaskingKeys,
         activity: &Activity,
     ) -> Pump<R, W> {
         let compression = match &format {
@@ -126,6 +145,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Pump<R, W> {
             recoded_bytes: 0,
             close_received: false,
             receiver,
+            keys: (receiver == Role::Server).then(|| keys.clone()),
             activity: activity.clone(),
         }
     }
@@ -203,9 +223,9 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Pump<R, W> {
         }
     }
 
-    /// The masking key of a frame that is made here: only a client's frames have one (RFC 6455, 5.3).
+    /// The masking key of a frame that is made here.
     fn outgoing_key(&self) -> Option<[u8; 4]> {
-        (self.receiver == Role::Server).then(random_key)
+        self.keys.as_ref().map(MaskingKeys::next)
     }
 
     async fn record(&mut self) -> Result<(), crate::recording::Failed> {
@@ -411,4 +431,41 @@ fn framed(header: &Header, payload: &[u8]) -> Bytes {
         None => bytes.extend_from_slice(payload),
     }
     bytes.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::deflate::{Direction, Preferences, agree};
+
+    /// Passes these frames of a client on as one that recodes does. Returns the masking keys of what a server gets.
+    async fn keys_of_recoded(frames: &[u8], keys: &MaskingKeys) -> Vec<[u8; 4]> {
+        let both = Direction { takeover: false, window_bits: 15 };
+        let preferences = Preferences { server: both, client: both };
+        let agreement = agree([&b"permessage-deflate"[..]].into_iter(), &preferences).expect("agreed");
+        let format = Format::Recoded(Box::new(Recoder::from_client(&agreement, 1024)));
+        let input = (frames, BytesMut::new());
+        let mut pump = Pump::new(input, Vec::new(), Role::Server, format, None, keys, &Activity::now());
+        assert!(matches!(pump.run().await, End::Lost));
+        pump.say_close(CloseCode::GOING_AWAY, "").await.expect("memory");
+        let (mut written, mut seen) = (&pump.writer[..], Vec::new());
+        while !written.is_empty() {
+            let header = frame::decode(written, Role::Server, false).expect("valid").expect("whole");
+            seen.push(header.0.mask.expect("a client masks"));
+            written = &written[header.1 + header.0.payload_bytes as usize..];
+        }
+        seen
+    }
+
+    #[tokio::test]
+    async fn masking_keys_come_from_the_generator_of_the_client_role() {
+        let frame = framed(&Header::new(Opcode::Text, true, Some([1, 2, 3, 4]), 5), b"hello");
+        let keys = MaskingKeys::new(Seed::Fixed(7));
+        let mut expected = Entropy::new(Seed::Fixed(7));
+        // Another connection goes on where the first one stopped: no key is used again by design.
+        for _ in 0..2 {
+            let seen = keys_of_recoded(&frame.repeat(100), &keys).await;
+            assert_eq!(seen, std::iter::repeat_with(|| expected.key()).take(101).collect::<Vec<_>>());
+        }
+    }
 }

@@ -8,8 +8,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
-
 use crate::limits::COMPRESSION_THRESHOLD_BYTES;
 use crate::protocol::deflate::{Agreement, Deflater, Inflater};
 use crate::protocol::frame::Header;
@@ -138,11 +136,4 @@ impl Deflating {
         self.plain.extend_from_slice(payload);
         (Header { mask: key, ..*header }, &self.plain)
     }
-}
-
-/// A masking key that nobody can foresee who does not see the process (RFC 6455, 5.3): the standard library keys
-/// its hashes from the kernel's randomness.
-pub(super) fn random_key() -> [u8; 4] {
-    let [a, b, c, d, ..] = RandomState::new().build_hasher().finish().to_ne_bytes();
-    [a, b, c, d]
 }

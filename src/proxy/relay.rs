@@ -18,7 +18,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::pump::{Activity, End, Format, Log, Pump};
+use super::pump::{Activity, End, Format, Log, MaskingKeys, Pump};
 use crate::limits::CLOSE_TIMEOUT;
 use crate::protocol::{CloseCode, Role};
 use crate::recording::Side;
@@ -39,6 +39,8 @@ pub(super) struct Plan {
     pub(super) from_upstream: Format,
     /// Where frames are recorded, if anywhere.
     pub(super) log: Option<Rc<Log>>,
+    /// The masking keys of frames that are made here.
+    pub(super) keys: MaskingKeys,
     /// Time without a byte in either direction after which both sides are closed.
     pub(super) idle_timeout: Option<Duration>,
 }
@@ -73,6 +75,7 @@ where
         Role::Server,
         plan.from_client,
         plan.log.clone(),
+        &plan.keys,
         &activity,
     );
     let outbound = Pump::new(
@@ -81,6 +84,7 @@ where
         Role::Client,
         plan.from_upstream,
         plan.log,
+        &plan.keys,
         &activity,
     );
     let mut relay = Relay { inbound, outbound };

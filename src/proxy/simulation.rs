@@ -23,8 +23,9 @@ use tokio::sync::Notify;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::pump::Format;
+use super::pump::{Format, MaskingKeys};
 use super::relay::{Peer, Plan, relay};
+use crate::connection::Seed;
 use crate::limits::{CLOSE_TIMEOUT, SECOND};
 use crate::protocol::frame::{self, HEADER_BYTES_MAX, Header};
 use crate::protocol::{Opcode, Role, mask};
@@ -390,6 +391,7 @@ async fn relayed(mut random: Random, manners: [Manner; 2]) -> [(Taken, Vec<Messa
         from_client: Format::AsTheyAre { compression },
         from_upstream: Format::AsTheyAre { compression },
         log: None,
+        keys: MaskingKeys::new(Seed::Fixed(7)),
         idle_timeout,
     };
     let peer = |stream| Peer { stream, early: BytesMut::new() };

@@ -12,7 +12,9 @@ use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{FOR_EVER, Random, STREAM_BYTES, for_each_seed};
+use crate::connection::Seed;
 use crate::limits::{CLOSE_TIMEOUT, SECOND, UPSTREAM_RESPONSE_TIMEOUT};
+use crate::proxy::pump::MaskingKeys;
 use crate::proxy::transport::Transport;
 use crate::proxy::upstream::{Balance, Upstreams};
 use crate::proxy::{Context, Settings, http};
@@ -61,6 +63,7 @@ impl World {
             upstreams: Arc::new(Upstreams::new(&urls, Balance::default(), None)),
             tls: None,
             tap: None,
+            keys: MaskingKeys::new(Seed::Fixed(7)),
             drain: drained,
         });
         let (near, client) = duplex(STREAM_BYTES);
