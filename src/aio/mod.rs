@@ -18,6 +18,8 @@ mod proxy;
 pub mod reconnect;
 #[cfg(all(feature = "cli", not(target_env = "musl")))]
 mod ring_file;
+#[cfg(feature = "cli")]
+mod runtime;
 #[cfg(feature = "client")]
 mod stream;
 mod tokio_stream;
@@ -48,6 +50,8 @@ pub use proxy::{BadProxy, Proxy, ProxyError};
 pub use reconnect::Reconnecting;
 #[cfg(feature = "cli")]
 pub(crate) use ring_file::RingFile;
+#[cfg(feature = "cli")]
+pub(crate) use runtime::local_runtime;
 #[cfg(feature = "client")]
 pub use stream::{ClientStream, MaybeTls};
 pub use tokio_stream::TokioStream;

@@ -1,5 +1,7 @@
 //! What a command sets up in its own process before it runs: the descriptor limit and the log.
 
+use std::io;
+
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
@@ -15,6 +17,11 @@ pub(super) fn raise_descriptor_limit() -> u64 {
         Ok(()) => limit.maximum.unwrap_or(u64::MAX),
         Err(_) => limit.current.unwrap_or(u64::MAX),
     }
+}
+
+/// What helps against this error, behind a semicolon, where that is known.
+pub(super) fn cure(error: &io::Error) -> String {
+    crate::server::cure_of_descriptors(error).map(|cure| format!("; {cure}")).unwrap_or_default()
 }
 
 /// The limit on this process's address space and what it has of it, in bytes; `None` without a limit.

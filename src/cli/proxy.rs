@@ -337,8 +337,7 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
         }
     }
     // From here on a signal is a drain and no longer sudden death.
-    let signals = ServerSignals::listen()
-        .map_err(|error| Failure::Environment(format!("signals cannot be handled: {error}")))?;
+    let signals = ServerSignals::listen().map_err(|error| cannot_handle_signals(&error))?;
     let recorder = record.map(|file| start_recorder(&file, driver)).transpose()?;
     let scheme = if config.tls.is_some() { "wss" } else { "ws" };
     let proxy = Proxy::start(config, recorder).map_err(|error| forbidden(&error))?;
@@ -346,7 +345,7 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     let (draining, failing) = (proxy.handle(), proxy.handle());
     signals
         .handle(move || draining.drain(), move |reason| failing.fail(reason))
-        .map_err(|error| Failure::Environment(format!("signals cannot be handled: {error}")))?;
+        .map_err(|error| cannot_handle_signals(&error))?;
     print_listening(&proxy, scheme);
     match proxy.join() {
         Ok(()) => {
@@ -365,13 +364,19 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
 fn connections_within(asked: Option<u32>, descriptors: u64) -> Result<u32, Failure> {
     let room = descriptors.saturating_sub(RESERVED_DESCRIPTORS.into()) / 2;
     let room = u32::try_from(room).unwrap_or(u32::MAX);
+    if room == 0 {
+        return Err(Failure::Environment(format!(
+            "only {descriptors} descriptors are allowed; raise the limit: ulimit -n 65536, or LimitNOFILE= of the \
+             service"
+        )));
+    }
     match asked {
         Some(asked) if asked > room => Err(Failure::Environment(format!(
             "--max-connections {asked} needs two descriptors each, and the limit is {descriptors}; raise it \
              (ulimit -n), or ask for at most {room}"
         ))),
         Some(asked) => Ok(asked),
-        None => Ok(room.clamp(1, limits::CONNECTIONS_DEFAULT)),
+        None => Ok(room.min(limits::CONNECTIONS_DEFAULT)),
     }
 }
 
@@ -421,6 +426,10 @@ fn start_recorder(file: &Path, driver: Driver) -> Result<Recorder, Failure> {
             "--record: cannot write {file}: {error}; name a file in a folder that is there"
         ))
     })
+}
+
+fn cannot_handle_signals(error: &io::Error) -> Failure {
+    Failure::Environment(format!("signals cannot be handled: {error}{}", environment::cure(error)))
 }
 
 fn forbidden(error: &dyn std::fmt::Display) -> Failure {
@@ -507,5 +516,7 @@ mod tests {
         assert_eq!(connections_within(None, u64::MAX), Ok(limits::CONNECTIONS_DEFAULT));
         assert_eq!(connections_within(Some(500), 1_064), Ok(500));
         assert!(matches!(connections_within(Some(501), 1_064), Err(Failure::Environment(_))));
+        assert_eq!(connections_within(None, 66), Ok(1));
+        assert!(matches!(connections_within(None, 65), Err(Failure::Environment(_))));
     }
 }

@@ -416,7 +416,7 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
 }
 
 fn forbidden(what: &str, error: &io::Error) -> Failure {
-    Failure::Environment(format!("{what}: {error}"))
+    Failure::Environment(format!("{what}: {error}{}", environment::cure(error)))
 }
 
 fn read_token(path: &Path) -> Result<Token, Failure> {
@@ -428,7 +428,8 @@ fn read_token(path: &Path) -> Result<Token, Failure> {
 fn bind_admin(admin: Admin, takeover: bool) -> Result<Option<TcpListener>, Failure> {
     let Admin::At(address) = admin else { return Ok(None) };
     server::open_admin(address, takeover).map(Some).map_err(|error| {
-        let cure = "choose another --admin ADDR:PORT, or --admin off";
+        let another = "choose another --admin ADDR:PORT, or --admin off";
+        let cure = server::cure_of_descriptors(&error).unwrap_or(another);
         Failure::Environment(format!("cannot listen on {address} for the control plane: {error}; {cure}"))
     })
 }

@@ -164,7 +164,7 @@ impl Listening {
     /// # Errors
     /// When the runtime could not be set up.
     pub(super) fn new(listener: TcpListener) -> io::Result<Listening> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = crate::aio::local_runtime()?;
         listener.set_nonblocking(true)?;
         let entered = runtime.enter();
         let listener = tokio::net::TcpListener::from_std(listener)?;

@@ -44,7 +44,7 @@ use crate::limits::{
 };
 use crate::protocol::deflate::Preferences;
 use crate::recording::{Recorder, Tap};
-use crate::server::retry_busy;
+use crate::server::{cure_of_descriptors, retry_busy};
 pub use headers::{Forwarded, HostPolicy};
 pub use health::HealthCheck;
 use pump::MaskingKeys;
@@ -221,11 +221,14 @@ impl Proxy {
                 io::ErrorKind::AddrInUse => "stop what listens there, or choose another --listen",
                 io::ErrorKind::PermissionDenied => "use a port from 1024 on, or grant CAP_NET_BIND_SERVICE",
                 io::ErrorKind::AddrNotAvailable => "use an address of this host, or 0.0.0.0 for all",
-                _ => "choose another --listen",
+                _ => cure_of_descriptors(&error).unwrap_or("choose another --listen"),
             };
             Error(format!("cannot listen on {}: {error}; {cure}", config.listen))
         })?);
-        let broken = |error: io::Error| Error(format!("the proxy cannot start: {error}"));
+        let broken = |error: io::Error| {
+            let cure = cure_of_descriptors(&error).unwrap_or("see that there is memory for its threads");
+            Error(format!("the proxy cannot start: {error}; {cure}"))
+        };
         let address = listener.local_addr().map_err(broken)?;
         let (drain, _) = watch::channel(false);
         let handle =
@@ -233,8 +236,17 @@ impl Proxy {
         let retry_after = config.health.is_none().then_some(config.settings.health_interval);
         let upstreams = Arc::new(Upstreams::new(&config.upstreams, config.balance, retry_after));
         let count = config.threads.max(1);
+        // What can be wanting is there before the first thread is, so that a proxy that cannot run does not start.
+        let mut equipped = Vec::with_capacity(count);
+        for _ in 0..count {
+            let runtime = aio::local_runtime().map_err(broken)?;
+            let entered = runtime.enter();
+            let listener = listener.try_clone().and_then(transport::listener).map_err(broken)?;
+            drop(entered);
+            equipped.push((runtime, listener));
+        }
         let mut threads = Vec::with_capacity(count);
-        for index in 0..count {
+        for (index, (runtime, listener)) in equipped.into_iter().enumerate() {
             let worker = Worker {
                 index,
                 config: config.clone(),
@@ -243,18 +255,11 @@ impl Proxy {
                 tap: recorder.as_ref().map(Recorder::tap),
                 connections_max: (config.connections_max as usize / count).max(1),
             };
-            let listener = listener.try_clone().map_err(broken)?;
-            // Here, so that a proxy that cannot run does not start.
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(broken)?;
-            let entered = runtime.enter();
-            let listener = transport::listener(listener).map_err(broken)?;
-            drop(entered);
-            let thread = thread::Builder::new()
+            let spawned = thread::Builder::new()
                 .name(format!("proxy-{index}"))
-                .spawn(move || run_worker(worker, &runtime, listener))
-                .map_err(broken)?;
-            threads.push(thread);
+                .spawn(move || run_worker(worker, &runtime, listener));
+            // Those that run already end with it.
+            threads.push(spawned.inspect_err(|_| handle.drain()).map_err(broken)?);
         }
         Ok(Proxy { address, threads, handle, recorder })
     }

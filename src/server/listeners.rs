@@ -72,10 +72,16 @@ fn cannot_listen(address: &ListenAddress, error: &io::Error) -> StartError {
         (io::ErrorKind::PermissionDenied, ListenAddress::Unix(_)) => {
             "choose a folder that this user may write to, or change its owner or mode"
         }
-        (kind, _) => cure_of_listening(kind),
+        _ => cure_of_descriptors(error).unwrap_or_else(|| cure_of_listening(error.kind())),
     };
     let kind = StartErrorKind::Listen(error.kind());
     StartError::new(kind, format!("cannot listen on {address}: {error}"), cure)
+}
+
+/// What helps where a process may have no further descriptor; `None` where that is not what is wrong.
+pub(crate) fn cure_of_descriptors(error: &io::Error) -> Option<&'static str> {
+    let is_limit = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
+    is_limit.then_some("raise the descriptor limit (ulimit -n, LimitNOFILE=)")
 }
 
 fn cure_of_listening(kind: io::ErrorKind) -> &'static str {
@@ -267,6 +273,40 @@ mod tests {
         assert!(unix.cure.contains("folder"), "{unix}");
         let tcp = cannot_listen(&ListenAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 80))), &denied);
         assert!(tcp.cure.contains("1024"), "{tcp}");
+    }
+
+    #[test]
+    fn want_of_descriptors_is_cured_by_their_limit_and_no_other_address() {
+        let error = io::Error::from_raw_os_error(libc::EMFILE);
+        for address in [ListenAddress::Unix("x".into()), ListenAddress::Tcp(([127, 0, 0, 1], 80).into())] {
+            let error = cannot_listen(&address, &error);
+            assert!(error.cure.contains("descriptor limit"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_becomes_free_while_it_is_tried_is_taken() {
+        let mut stranger = Some(TcpListener::bind("127.0.0.1:0").expect("a free port"));
+        let address = stranger.as_ref().and_then(|stranger| stranger.local_addr().ok()).expect("bound");
+        let config = Config { listen: vec![ListenAddress::Tcp(address)], ..Config::default() };
+        let (mut tries, mut listeners) =
+            (0, Listeners { by_shard: vec![Vec::new()], ..Listeners::default() });
+        let opened = retry_busy(|| {
+            tries += 1;
+            if tries == 3 {
+                drop(stranger.take());
+            }
+            open_tcp(&config, address, &mut listeners)
+        });
+        opened.expect("it is free");
+        assert_eq!((tries, &listeners.addresses[..]), (3, &[ListenAddress::Tcp(address)][..]));
+        // Whatever else is wrong is told at once.
+        let mut tries = 0;
+        let denied = retry_busy(|| -> io::Result<()> {
+            tries += 1;
+            Err(io::ErrorKind::PermissionDenied.into())
+        });
+        assert_eq!((denied.expect_err("denied").kind(), tries), (io::ErrorKind::PermissionDenied, 1));
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub use config::{
 pub use handler::{Busy, Failure, Handler, Message};
 pub use host::Resolved;
 #[cfg(feature = "cli")]
-pub(crate) use listeners::{open_admin, retry_busy};
+pub(crate) use listeners::{cure_of_descriptors, open_admin, retry_busy};
 use pulse::Pulse;
 pub use remote::Remote;
 pub use response::Response;

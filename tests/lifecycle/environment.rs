@@ -1,5 +1,6 @@
 //! Want of places, of descriptors, of a certificate that still holds.
 
+use std::net::TcpListener;
 use std::time::Instant;
 
 use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
@@ -84,6 +85,135 @@ fn an_expired_certificate_is_warned_about() {
         let mut server = Program::start(command(words).stderr(stderr));
         let line = log.line_with(" expired ");
         assert!(line.contains("WARN") && line.contains("renew it"), "{line}");
+        assert_eq!(server.end(), Some(0));
+    }
+}
+
+#[test]
+fn a_proxy_that_runs_out_of_descriptors_survives() {
+    let (mut log, stderr) = Log::new();
+    let upstream = Program::serve("epoll", &[], Stdio::null());
+    let url = format!("ws://{}", upstream.address);
+    let words = ["proxy", "--listen", "127.0.0.1:0", "--upstream", &url, "--health-interval", "off"];
+    let mut proxy = Program::start(command(&words).stderr(stderr));
+    let mut before = proxy.open();
+    let pid = i32::try_from(proxy.child.id()).ok().and_then(Pid::from_raw).expect("a process");
+    let limit = getrlimit_of(pid);
+    prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(0), ..limit }).expect("lowered");
+    let address = proxy.address;
+    let clients: Vec<_> = (0..20).map(|_| thread::spawn(move || echo(&mut open(address, "/echo")))).collect();
+    for _ in 0..100 {
+        echo(&mut before);
+    }
+    log.line_with("a client could not be accepted");
+    echo(&mut before);
+    prlimit(Some(pid), Resource::Nofile, limit).expect("raised");
+    for client in clients {
+        client.join().expect("an echo");
+    }
+    echo(&mut before);
+    drop(before);
+    assert_eq!(proxy.end(), Some(0));
+}
+
+/// What became of a start with so many descriptors.
+fn start_within(descriptors: u32, words: &[&str]) -> Result<Program, (Option<i32>, String)> {
+    let script = format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"");
+    let mut command = by_shell(&script, words);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+    let mut stderr = child.stderr.take().expect("piped");
+    match program::listening(&mut stdout) {
+        (_, Some(address)) => {
+            // Whoever reads goes on reading.
+            thread::spawn(move || stderr.read_to_end(&mut Vec::new()));
+            Ok(Program { child, stdout, address })
+        }
+        _ => {
+            let mut said = String::new();
+            stderr.read_to_string(&mut said).expect("text");
+            Err((child.wait().expect("ended").code(), said))
+        }
+    }
+}
+
+#[test]
+fn a_start_that_lacks_descriptors_fails_with_a_reason_and_exit_code_3() {
+    let admin = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    let proxy = ["proxy", "--listen", "127.0.0.1:0", "--upstream", NOWHERE, "--shards", "30"];
+    let [uring, epoll] =
+        DRIVERS.map(|driver| [&["serve", "--shards", "30", "--driver", driver][..], &admin].concat());
+    for words in [&uring[..], &epoll, &proxy] {
+        // Most of these fail before anything is opened, and the last ones when nearly all is there.
+        let enough = (1..400).step_by(20).find(|descriptors| start_within(*descriptors, words).is_ok());
+        let enough = enough.expect("400 are enough");
+        for descriptors in [8, 30, 64, 65].into_iter().chain(enough - 20..enough) {
+            match start_within(descriptors, words) {
+                Ok(mut server) => assert_eq!(server.end(), Some(0), "{words:?} with {descriptors}"),
+                Err((code, said)) => {
+                    assert_eq!(code, Some(3), "{words:?} with {descriptors}: {said}");
+                    let last = said.lines().last().unwrap_or_default();
+                    let is_told = last.starts_with("error: ") && last.contains("limit");
+                    assert!(is_told && !said.contains("panicked"), "{words:?} with {descriptors}: {said}");
+                }
+            }
+        }
+    }
+}
+
+/// Whether the program sleeps, as it does only between two attempts to start.
+fn sleeps(child: &Child) -> bool {
+    let path = format!("/proc/{}/syscall", child.id());
+    let call = std::fs::read_to_string(path).unwrap_or_default();
+    let number = call.split(' ').next().and_then(|number| number.parse().ok());
+    [Some(libc::SYS_clock_nanosleep), Some(libc::SYS_nanosleep)].contains(&number)
+}
+
+/// Starts a program on a port that a stranger gives up once it has tried to listen there.
+fn start_on_busy(words: &[&str], flag: &str) -> Result<Program, String> {
+    let stranger = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let busy = stranger.local_addr().expect("bound").to_string();
+    let mut command = command(words);
+    command.args([flag, &busy]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the binary runs");
+    let mut stderr = child.stderr.take().expect("piped");
+    while !sleeps(&child) {
+        if child.try_wait().expect("it is ours").is_some() {
+            let mut said = String::new();
+            stderr.read_to_string(&mut said).expect("text");
+            return Err(said);
+        }
+    }
+    drop(stranger);
+    let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+    match program::listening(&mut stdout) {
+        (_, Some(address)) => {
+            thread::spawn(move || stderr.read_to_end(&mut Vec::new()));
+            Ok(Program { child, stdout, address })
+        }
+        _ => {
+            let mut said = String::new();
+            stderr.read_to_string(&mut said).expect("text");
+            child.wait().expect("ended");
+            Err(said)
+        }
+    }
+}
+
+#[test]
+fn a_port_that_becomes_free_while_a_start_tries_is_taken() {
+    let serve = ["serve", "--shards", "2", "--driver"];
+    let [uring, epoll] = DRIVERS.map(|driver| [&serve[..], &[driver]].concat());
+    let admin_off = ["--admin", "off"];
+    let any_port = ["--listen", "127.0.0.1:0"];
+    let proxy = vec!["proxy", "--upstream", NOWHERE];
+    for (words, flag) in [
+        ([&uring[..], &admin_off].concat(), "--listen"),
+        ([&epoll[..], &admin_off].concat(), "--listen"),
+        ([&epoll[..], &any_port].concat(), "--admin"),
+        (proxy, "--listen"),
+    ] {
+        let mut server = start_on_busy(&words, flag).unwrap_or_else(|said| panic!("{words:?}: {said}"));
         assert_eq!(server.end(), Some(0));
     }
 }

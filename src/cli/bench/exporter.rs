@@ -92,7 +92,7 @@ impl Exporter {
         let listener = server::retry_busy(|| TcpListener::bind(address))?;
         let address = listener.local_addr()?;
         listener.set_nonblocking(true)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = crate::aio::local_runtime()?;
         let shown = Arc::new(Mutex::new(Shown::default()));
         let (stop, stopped) = oneshot::channel();
         let theirs = shown.clone();

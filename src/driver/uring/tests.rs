@@ -23,6 +23,26 @@ fn options(without: Features) -> Options {
     Options { connections: 256, without, receive_bytes: 0 }
 }
 
+#[test]
+fn a_ring_that_is_denied_is_cured_by_what_denies_it() {
+    for (errno, cured_by) in [
+        (libc::ENOMEM, "ulimit -l, LimitMEMLOCK="),
+        (libc::EMFILE, "ulimit -n, LimitNOFILE="),
+        (libc::ENFILE, "ulimit -n, LimitNOFILE="),
+        (libc::EPERM, "kernel.io_uring_disabled=0, a seccomp profile"),
+        (libc::EACCES, "kernel.io_uring_disabled=0, a seccomp profile"),
+        (libc::ENOSYS, "Linux 6.1 or later with io_uring"),
+        (libc::EINVAL, "Linux 6.1 or later"),
+    ] {
+        let error = io::Error::from_raw_os_error(errno);
+        let cure = cure(&error);
+        assert!(cure.contains(cured_by), "{error}: {cure}");
+        // Each tells one thing.
+        let all = ["ulimit -l", "ulimit -n", "seccomp profile that"];
+        assert!(all.iter().filter(|other| cure.contains(**other)).count() <= 1, "{error}: {cure}");
+    }
+}
+
 /// A table of direct descriptors may be as long as the process may have descriptors.
 fn raise_descriptor_limit() {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
