@@ -8,11 +8,12 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use echoring::hub::TopicReport;
 use echoring::protocol::CloseCode;
 use echoring::protocol::handshake::OriginPolicy;
 use echoring::server::{
-    Builder, Chunk, Closed, Disposition, DriverChoice, Failure, Handler, ListenAddress, Message, Remote,
-    Response, Route, Server, StartErrorKind,
+    Builder, Chunk, Closed, Content, Disposition, DriverChoice, Failure, Handler, ListenAddress, Message,
+    OwnedPublication, Remote, Response, Route, Server, StartErrorKind,
 };
 
 /// Longer than any deadline of the server that a test waits for, so that a hang is a failure.
@@ -589,6 +590,47 @@ fn two_servers_run_side_by_side_and_end_apart() {
     drop(two);
     let ended = second.0.read(&mut [0; 1]);
     assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+}
+
+/// The shards on which these topics have their homes.
+fn homes(server: &Server, names: &[String]) -> Vec<Option<usize>> {
+    let handle = server.handle();
+    let message = |name: &String| OwnedPublication {
+        content: Content::Text,
+        key: Box::default(),
+        idempotency_key: Box::default(),
+        payload: name.clone().into_bytes(),
+    };
+    for name in names {
+        handle.publish(name, vec![message(name)]).expect("published");
+    }
+    let home = |name: &String| {
+        let has_home = |(_, report): &(usize, Option<TopicReport>)| {
+            report.as_ref().is_some_and(|report| report.home.is_some())
+        };
+        handle.topic(name).into_iter().find(has_home).map(|(shard, _)| shard)
+    };
+    names.iter().map(home).collect()
+}
+
+/// Nobody outside can know which topics share a shard, not even from another server.
+#[test]
+fn each_server_places_topics_in_its_own_way() {
+    let start = || {
+        let builder = Server::builder().listen(([127, 0, 0, 1], 0)).shards(2).driver(DriverChoice::Epoll);
+        builder.builtin_routes(true).start().expect("the server starts")
+    };
+    let names: Vec<String> = (0..128).map(|number| format!("topic-{number}")).collect();
+    let [one, other] = [(); 2].map(|()| {
+        let server = start();
+        let placed = homes(&server, &names);
+        assert_eq!(homes(&server, &names), placed, "a topic stays where it is");
+        assert!(placed.iter().all(Option::is_some), "{placed:?}");
+        server.shutdown(PATIENCE).expect("it ends in order");
+        placed
+    });
+    // By chance, once in 2^128.
+    assert_ne!(one, other);
 }
 
 #[test]

@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import re
 import struct
 import time
 import unittest
+import urllib.parse
 
 from harness import PATIENCE_S, Raw, Server, frame
 from websockets.asyncio.client import connect
@@ -375,6 +377,17 @@ class Endpoints(unittest.IsolatedAsyncioTestCase):
             # Whoever listens for others has names of its own.
             name = {"Host": "node.example"}
             self.assertEqual(server.get("/headers", address=("127.0.0.1", server.port), headers=name)[0], 200)
+
+    async def test_each_page_links_to_the_others(self):
+        places = {"/": "/", "/broadcast": "/broadcast", "/chat": "/chat"}
+        for page in places:
+            status, _, body = self.get(page)
+            self.assertEqual(status, 200, page)
+            links = re.findall(r'<a [^>]*href="([^"]*)"', body.decode())
+            targets = {urllib.parse.urljoin(f"http://localhost{page}", link) for link in links}
+            for other in places:
+                if other != page:
+                    self.assertIn(f"http://localhost{other}", targets, page)
 
 
 class EndpointsOnEpoll(Endpoints):
