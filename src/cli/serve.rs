@@ -147,6 +147,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     handshake_timeout: Option<Duration>,
 
+    /// Time without progress after which a send ends its connection, for its peer does not read [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    send_timeout: Option<Duration>,
+
     /// TCP congestion control of accepted connections, such as cubic or bbr; the kernel's list is
     /// net.ipv4.tcp_available_congestion_control [default: the kernel's]
     #[arg(long, value_name = "NAME", value_parser = congestion)]
@@ -229,6 +233,7 @@ impl Args {
                 self.handshake_timeout,
                 file.handshake_timeout,
             ),
+            send_timeout: places.one("send_timeout", self.send_timeout, file.send_timeout),
             congestion: places.one("congestion", self.congestion, file.congestion),
             log: places.one("log", self.log, file.log),
             profile: places.one("profile", self.profile, file.profile),

@@ -221,6 +221,12 @@ impl Builder {
         self
     }
 
+    /// Time that a send may go without progress before its connection ends, looked at once a second; zero for any.
+    pub fn send_timeout(mut self, time: Duration) -> Builder {
+        self.config.send_timeout = Nanos::try_from(time.as_nanos()).unwrap_or(Nanos::MAX / 2);
+        self
+    }
+
     /// TCP congestion control of the connections that its addresses accept, such as `cubic`: the choice of each listener,
     /// where the kernel's default is that of the host. Sockets that were inherited keep theirs.
     pub fn congestion(mut self, name: impl Into<String>) -> Builder {

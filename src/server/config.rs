@@ -107,6 +107,8 @@ pub struct Config {
     pub subprotocol_preference: SubprotocolPreference,
     /// From accept to the 101.
     pub handshake_timeout: Nanos,
+    /// Time that a send may go without progress; 0 for any. Looked at once a second.
+    pub send_timeout: Nanos,
     /// Pings that a peer may send in a second before 1008.
     pub pings_per_second_max: u32,
     /// Leave the sizes of socket buffers to the kernel: faster for single bulk peers, memory unbounded by us.
@@ -146,6 +148,7 @@ impl Default for Config {
             subprotocols: Vec::new(),
             subprotocol_preference: SubprotocolPreference::Server,
             handshake_timeout: limits::HANDSHAKE_TIMEOUT,
+            send_timeout: limits::SEND_TIMEOUT,
             pings_per_second_max: limits::PINGS_PER_SECOND_MAX,
             autotune_sockets: false,
             congestion: None,
@@ -160,6 +163,7 @@ impl Config {
             message_bytes_max: self.message_bytes_max,
             queue_bytes: self.queue_bytes,
             handshake_timeout: self.handshake_timeout,
+            send_timeout: self.send_timeout,
             pings_per_second_max: self.pings_per_second_max,
             compression: self.compression,
             // Only a program's own handlers look at them.

@@ -1,6 +1,8 @@
 //! The end of a server under load: what it acknowledged, its subscribers have.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
 use std::thread;
 
 use serde_json::{Value, json};
@@ -10,6 +12,7 @@ use super::server::Server;
 
 const TOPICS: [&str; 3] = ["a", "b", "c"];
 const GOING_AWAY: u16 = 1001;
+const SLOW_CONSUMER: u16 = 4008;
 /// Messages that a publisher sends before it reads the answers.
 const DEPTH: usize = 32;
 
@@ -170,6 +173,98 @@ fn a_drain_under_load_loses_nothing_that_was_acknowledged() {
     thread::scope(|scope| {
         for driver in ["auto", "epoll"] {
             scope.spawn(move || drain_under_load(driver));
+        }
+    });
+}
+
+/// A file with settings that no flag has.
+fn settings(driver: &str) -> PathBuf {
+    let name = format!("draining-{}-{driver}.toml", std::process::id());
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    // Nobody is too slow before the drain ends.
+    fs::write(&path, "[topic_defaults]\nlag = '60s'\nlag_bytes = '16MiB'\n").expect("written");
+    path
+}
+
+/// Subscribers that do not read while there is time hear what they miss, once they read again.
+fn drain_before_stalled(driver: &str) {
+    const MESSAGES: u64 = 300;
+    let settings = settings(driver);
+    let path = settings.to_str().expect("a path in UTF-8");
+    let server = Server::start(&["--driver", driver, "--shards", "2", "--config", path]);
+    fs::remove_file(&settings).expect("it is there");
+    let mut stalled = Peer::connect_narrow(&server, 4 * 1024);
+    stalled.send(&upgrade("/broadcast", &["Sec-WebSocket-Protocol: echoring.v1.json"]));
+    assert_eq!(stalled.answer().status, 101);
+    ask(&mut stalled, &json!({"type": "subscribe", "id": 1, "topic": "a"}));
+    let mut raw = Peer::connect_narrow(&server, 4 * 1024);
+    raw.upgrade("/broadcast/a");
+    let mut reader = session(&server);
+    ask(&mut reader, &json!({"type": "subscribe", "id": 1, "topic": "a"}));
+    server.wait_until("subscribed", |stats| stats["subscriptions"] == 3);
+    thread::scope(|scope| {
+        let reader = scope.spawn(move || subscribe(reader));
+        let mut publisher = session(&server);
+        // More than the buffers of sockets take.
+        let data = "x".repeat(10_000);
+        for number in 1..=MESSAGES {
+            ask(&mut publisher, &json!({"type": "publish", "id": number, "topic": "a", "data": data}));
+            let notice = hear(&mut publisher).expect("acknowledged");
+            assert_eq!((&notice["type"], offset_of(&notice)), (&json!("published"), number));
+        }
+        server.terminate();
+        assert_eq!(hear(&mut publisher), Err(GOING_AWAY));
+        assert_eq!(reader.join().expect("a subscriber")["a"], MESSAGES, "who reads gets everything");
+        // Most of the time is over when both are told so, each by its shard.
+        let mut told = 0;
+        while told < 2 {
+            let line = server.wait_for_log("the drain has no more time for subscribers");
+            let count = line.split("subscribers=").nth(1);
+            let count: Option<u64> = count.and_then(|count| count.trim().parse().ok());
+            told += count.unwrap_or_else(|| panic!("{line}"));
+        }
+        let raw = scope.spawn(move || {
+            let mut heard = 0;
+            loop {
+                let (first, payload) = raw.frame();
+                if first == FIN | CLOSE {
+                    return (heard, payload.first_chunk().map(|code| u16::from_be_bytes(*code)));
+                }
+                heard += 1;
+            }
+        });
+        let mut reached = 0;
+        let mut is_told = false;
+        let code = loop {
+            match hear(&mut stalled) {
+                Ok(notice) if notice["type"] == "message" => {
+                    assert!(!is_told, "{notice}");
+                    assert_eq!(offset_of(&notice), reached + 1, "{notice}");
+                    reached += 1;
+                }
+                Ok(notice) if notice["type"] == "gap" => {
+                    let (from, to) = (&notice["from"], &notice["to"]);
+                    assert_eq!((from, to), (&json!(reached + 1), &json!(MESSAGES)), "{notice}");
+                    assert_eq!(notice["reason"], "drain");
+                    is_told = true;
+                }
+                Ok(notice) => assert_eq!(notice["type"], "subscribed", "{notice}"),
+                Err(code) => break code,
+            }
+        };
+        assert_eq!((code, is_told), (GOING_AWAY, true), "at {reached} of {MESSAGES}");
+        let (heard, code) = raw.join().expect("a raw subscriber");
+        assert_eq!(code, Some(SLOW_CONSUMER));
+        assert!(heard < MESSAGES, "it has everything");
+    });
+    assert_eq!(server.exit_code(), Some(0));
+}
+
+#[test]
+fn what_a_drain_has_no_time_for_is_told_to_those_who_did_not_read() {
+    thread::scope(|scope| {
+        for driver in ["auto", "epoll"] {
+            scope.spawn(move || drain_before_stalled(driver));
         }
     });
 }

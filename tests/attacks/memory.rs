@@ -173,6 +173,102 @@ fn stalled_give_way(shards: u64) {
     });
 }
 
+/// Each holds no more than its share, so that nothing but the deadline ends it.
+#[test]
+fn peers_that_never_read_are_ended_by_a_deadline_and_readers_go_on() {
+    const STALLED: u64 = 10;
+    on_both_drivers(&["--send-timeout", "1s"], |server| {
+        let mut readers: Vec<Peer> = (0..10).map(|_| Peer::open(server, "/echo")).collect();
+        let mut stalled: Vec<Peer> = (0..STALLED)
+            .map(|_| {
+                let mut peer = Peer::connect_narrow(server, 4 * 1024);
+                peer.upgrade("/echo");
+                peer
+            })
+            .collect();
+        let (never, messages) = (AtomicBool::new(false), frame(BINARY, &vec![7; 60_000]).repeat(4));
+        thread::scope(|scope| {
+            for peer in &mut stalled {
+                // Until the server hangs up.
+                scope.spawn(|| write_on(peer, &messages, &never));
+            }
+            server.wait_until("ended", |stats| {
+                for reader in &mut readers {
+                    reader.send(&frame(TEXT, b"reading"));
+                    assert_eq!(reader.frame(), (FIN | TEXT, b"reading".to_vec()));
+                }
+                stats["causes"]["send-timeout"] == STALLED
+            });
+        });
+        let stats = server.stats();
+        assert_eq!(stats["connections"], 10, "{stats}");
+        assert_eq!(stats["causes"].as_object().map(|causes| causes.len()), Some(1), "{}", stats["causes"]);
+    });
+}
+
+/// A stalled subscriber costs those that read nothing, whatever its own end is.
+#[test]
+fn subscribers_that_read_get_everything_while_stalled_ones_are_disconnected() {
+    const STALLED: u64 = 10;
+    on_both_drivers(&["--shards", "2"], |server| {
+        let mut readers: Vec<Peer> = (0..20).map(|_| Peer::open(server, "/broadcast/t")).collect();
+        let stalled: Vec<Peer> = (0..STALLED)
+            .map(|_| {
+                let mut peer = Peer::connect_narrow(server, 4 * 1024);
+                peer.upgrade("/broadcast/t");
+                peer
+            })
+            .collect();
+        let mut publisher = Peer::open(server, "/broadcast/t");
+        server.wait_until("subscribed", |stats| stats["subscriptions"] == 21 + STALLED);
+        let mut round = 0_u32;
+        server.wait_until("disconnected", |stats| {
+            for _ in 0..10 {
+                let payload = round.to_be_bytes().repeat(4 * 1024);
+                publisher.send(&frame(BINARY, &payload));
+                for reader in &mut readers {
+                    assert_eq!(reader.message(), (BINARY, payload.clone()), "round {round}");
+                }
+                round += 1;
+            }
+            stats["closes"]["4008"] == STALLED
+        });
+        let stats = server.stats();
+        assert_eq!(stats["subscriptions"], 21, "{stats}");
+        assert_eq!(stats["closes"].as_object().map(|closes| closes.len()), Some(1), "{}", stats["closes"]);
+        stalled.into_iter().for_each(Peer::reset);
+    });
+}
+
+/// Nobody holds more than others: no memory can be made but by ending somebody.
+#[test]
+fn handshakes_succeed_when_the_budget_is_spent_down_to_their_reserve() {
+    const BUDGET: u64 = 16 * MIB;
+    everywhere(&["--memory-budget", "16MiB"], |server| {
+        // A message that nobody finishes takes a buffer for good, until its holder is ended for it.
+        let unfinished = &frame(BINARY, &[7; 50_000])[..40_000];
+        let hold = || {
+            let mut peer = Peer::open(server, "/broadcast/t");
+            let _ = peer.offer(unfinished);
+            peer
+        };
+        let mut holders: Vec<Peer> = (0..500).map(|_| hold()).collect();
+        for _ in 0..60 {
+            holders.push(hold());
+            let mut peer = Peer::open(server, "/echo");
+            peer.send(&frame(TEXT, b"a newcomer"));
+            assert_eq!(peer.frame(), (FIN | TEXT, b"a newcomer".to_vec()));
+            let pooled = server.figure("pool_bytes");
+            assert!(pooled > BUDGET * 3 / 4, "the budget is not spent: {pooled} bytes");
+        }
+        let (peak, causes) = (server.figure("pool_bytes_peak"), &server.stats()["causes"]);
+        assert!(peak > BUDGET - BUDGET / 8, "{peak} bytes at most");
+        assert!(causes["over-share"].as_u64() > Some(0) && causes["out-of-memory"].is_null(), "{causes}");
+        holders.into_iter().for_each(Peer::reset);
+        server.wait_for_nobody();
+    });
+}
+
 /// What the kernel has not taken of a topic's log counts as long as it has not.
 #[test]
 fn frames_under_way_to_subscribers_that_never_read_are_in_the_budget() {

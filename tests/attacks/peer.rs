@@ -181,11 +181,17 @@ impl Peer {
     }
 
     pub fn send(&mut self, bytes: &[u8]) {
-        let Some(session) = &mut self.secure else { return self.stream.write_all(bytes).expect("sent") };
-        session.writer().write_all(bytes).expect("memory");
+        self.offer(bytes).expect("the server takes it");
+    }
+
+    /// Sends to a server that may hang up meanwhile.
+    pub fn offer(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Some(session) = &mut self.secure else { return self.stream.write_all(bytes) };
+        session.writer().write_all(bytes)?;
         while session.is_handshaking() || session.wants_write() {
-            session.complete_io(&mut self.stream).expect("the server takes part");
+            session.complete_io(&mut self.stream)?;
         }
+        Ok(())
     }
 
     /// Sends without waiting, on a socket that does not block: nothing unless all that was sealed before has left.

@@ -160,7 +160,7 @@ impl Server {
     }
 
     /// Asks for the figures until they are as `wanted`.
-    pub fn wait_until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub fn wait_until(&self, what: &str, mut wanted: impl FnMut(&Value) -> bool) -> Value {
         let started = Instant::now();
         loop {
             let stats = self.stats();

@@ -102,6 +102,7 @@ fn write_sizes(f: &mut fmt::Formatter<'_>, server: &Config) -> fmt::Result {
 
 fn write_handshake(f: &mut fmt::Formatter<'_>, server: &Config) -> fmt::Result {
     writeln!(f, "handshake_timeout = \"{}\"", shown_time(server.handshake_timeout))?;
+    writeln!(f, "send_timeout = \"{}\"", shown_time(server.send_timeout))?;
     match &server.origins {
         OriginPolicy::SameHost => {}
         OriginPolicy::Any => writeln!(f, "allow_origin = [\"*\"]")?,
@@ -190,7 +191,13 @@ mod tests {
                 "[topic_defaults]\nhistory_bytes = 0\nslow = 'drop-oldest'\nlag = '1500ms'\n\
                  [[topics]]\npattern = 'ä\"*'\nhistory_bytes = 5000\nhistory_messages = 3\ncoalesce = '1.5ms'\n\
                  [[topics]]\npattern = '*'\nhistory_messages = 0\npublish = 'operator'\npresence = true",
-                &["--no-test-endpoints", "--takeover", "--handshake-timeout=250ms", "--queue-bytes=5000"],
+                &[
+                    "--no-test-endpoints",
+                    "--takeover",
+                    "--handshake-timeout=250ms",
+                    "--send-timeout=90s",
+                    "--queue-bytes=5000",
+                ],
             ),
         ] {
             let shown = settings(text, flags).expect("valid").to_string();

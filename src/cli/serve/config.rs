@@ -496,6 +496,7 @@ pub(super) mod tests {
             subprotocol = ["b", "a"]
             subprotocol_preference = "client"
             handshake_timeout = "2s"
+            send_timeout = "3s"
             congestion = "reno"
             log = "warn"
             profile = "benchmark"
@@ -518,7 +519,7 @@ pub(super) mod tests {
         assert!(server.compression.is_some());
         assert_eq!(server.subprotocols, ["b", "a"]);
         assert_eq!(server.subprotocol_preference, SubprotocolPreference::Client);
-        assert_eq!(server.handshake_timeout, 2 * SECOND);
+        assert_eq!((server.handshake_timeout, server.send_timeout), (2 * SECOND, 3 * SECOND));
         assert_eq!(server.congestion.as_deref(), Some("reno"));
         assert_eq!(log, "warn");
         assert!(server.autotune_sockets && server.takeover && !server.test_endpoints);
@@ -567,6 +568,7 @@ pub(super) mod tests {
                 "f.toml:1:14: congestion: expected the name of an algorithm such as cubic",
             ),
             ("handshake_timeout = 5", "f.toml:1:21: handshake_timeout: expected a duration such as"),
+            ("send_timeout = \"2h\"", "f.toml:1:16: send_timeout: must be from 1s to 1h"),
             ("handshake_timeout = \"1ms\"", "f.toml:1:21: handshake_timeout: must be from 100ms to 5m"),
             ("max_topics = 0", "f.toml:1:14: max_topics: 0 is not in 1..=16777216"),
             (

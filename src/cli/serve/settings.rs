@@ -51,6 +51,7 @@ impl Settings {
         let profile = args.profile.unwrap_or(Profile::Default);
         let sizes = Sizes::of(&args, Defaults::of(profile), places)?;
         let handshake_timeout = handshake_timeout(args.handshake_timeout, places)?;
+        let send_timeout = send_timeout(args.send_timeout, places)?;
         let compress = args.compress.unwrap_or_else(|| Defaults::of(profile).compress);
         let (shards, cpus) = shards_and_cpus(args.shards, args.cpus, places)?;
         let (listen, admin) = addresses(args.listen, args.admin, places)?;
@@ -84,6 +85,7 @@ impl Settings {
             subprotocols: static_names(args.subprotocol),
             subprotocol_preference: args.subprotocol_preference.unwrap_or(Preference::Server).into(),
             handshake_timeout,
+            send_timeout,
             pings_per_second_max: match profile {
                 Profile::Default => limits::PINGS_PER_SECOND_MAX,
                 Profile::Benchmark | Profile::Conformance => u32::MAX,
@@ -132,6 +134,9 @@ const QUEUE_BYTES_MIN: u32 = 4 * 1024;
 const QUEUE_BYTES_MAX: u32 = 1 << 30;
 const HANDSHAKE_TIMEOUT_MIN: Duration = Duration::from_millis(100);
 const HANDSHAKE_TIMEOUT_MAX: Duration = Duration::from_secs(300);
+/// Unfinished sends are looked at once a second.
+const SEND_TIMEOUT_MIN: Duration = Duration::from_secs(1);
+const SEND_TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
 
 /// What a profile changes when the flag itself is not given.
 struct Defaults {
@@ -189,6 +194,15 @@ fn handshake_timeout(time: Option<Duration>, places: &Places) -> Result<Nanos, F
             Ok(time.as_nanos() as Nanos)
         }
         Some(_) => Err(places.wrong("--handshake-timeout", "must be from 100ms to 5m")),
+    }
+}
+
+fn send_timeout(time: Option<Duration>, places: &Places) -> Result<Nanos, Failure> {
+    match time {
+        None => Ok(limits::SEND_TIMEOUT),
+        // At most an hour: far below 2^64 ns.
+        Some(time) if (SEND_TIMEOUT_MIN..=SEND_TIMEOUT_MAX).contains(&time) => Ok(time.as_nanos() as Nanos),
+        Some(_) => Err(places.wrong("--send-timeout", "must be from 1s to 1h")),
     }
 }
 
@@ -332,6 +346,7 @@ mod tests {
         assert_eq!(settings.server.message_bytes_max, 64 * 1024);
         assert_eq!(settings.server.queue_bytes, 256 * 1024);
         assert_eq!(settings.server.handshake_timeout, 5 * limits::SECOND);
+        assert_eq!(settings.server.send_timeout, 30 * limits::SECOND);
         assert_eq!(settings.server.shards, None);
     }
 
@@ -367,6 +382,8 @@ mod tests {
             &["--max-connections", "0"],
             &["--handshake-timeout", "1ms"],
             &["--handshake-timeout", "5"],
+            &["--send-timeout", "999ms"],
+            &["--send-timeout", "61m"],
             &["--listen", "127.0.0.1"],
             &["--listen", "unix:"],
             &["--listen", "127.0.0.1:7", "--listen", "127.0.0.1:7"],

@@ -188,6 +188,13 @@ impl Broadcast {
     /// that is.
     fn part_with_all<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, has_all: bool) {
         let Goodbye { code, reason } = cx.goodbye();
+        let subscribers = self.drain.left.len();
+        if subscribers > 0 {
+            tracing::warn!(
+                subscribers,
+                "the drain has no more time for subscribers that have not read all: told so"
+            );
+        }
         for token in std::mem::take(&mut self.drain.left) {
             let Some(mut link) = cx.link(token) else { continue };
             let missing: Vec<_> = match &*link.peer {
