@@ -186,6 +186,41 @@ fn each_fault_of_a_connection_is_counted_exactly() {
 }
 
 #[test]
+fn handshakes_that_fail_are_counted_and_as_old_as_they_were() {
+    let failed = |record: &Value| {
+        let found = &record["handshake"]["failed_ns"];
+        [count(&found["count"]), count(&found["min"]) / 1_000_000, count(&found["max"]) / 1_000_000]
+    };
+    // One is refused at once, and one never answered.
+    let echo = ["--mode", "echo", "-c", "6"];
+    let connect = ["--mode", "connect", "--rate", "50", "-c", "20"];
+    for (flags, opened) in [(&echo[..], 4), (&connect[..], 18)] {
+        let peer = Peer::start(vec![], vec![(1, 503), (2, 0)]);
+        let url = format!("ws://{}/", peer.address);
+        let flags = [flags, &["--threads", "1", "--connect-timeout", "300ms", "--allow-saturated"]].concat();
+        let (run, record) = bench(&url, &flags);
+        assert_eq!(record["errors"], json!({"status 503": 1, "handshake timeout": 1}), "{run}");
+        let [times, least, most] = failed(&record);
+        assert_eq!((times, count(&record["handshake"]["count"])), (2, opened), "{run}");
+        assert!(least <= most && (299..30_000).contains(&most), "{run}");
+        assert_eq!(run.code, Some(1), "{run}");
+    }
+    // All of them are refused: nothing was measured, and there is nothing to tell of. One that opens is enough.
+    let peer = Peer::start(vec![], vec![]);
+    let (run, record) = bench(&format!("ws://{}/", peer.address), &["-c", "2", "--mode", "echo"]);
+    assert_eq!(record["handshake"]["failed_ns"], Value::Null, "{run}");
+
+    // One whose handshake has not ended when nobody waits any longer is as old as it is then.
+    let peer = Peer::start(vec![], vec![(1, 0)]);
+    let flags = [&connect[..], &["--threads", "1", "--connect-timeout", "1h", "--drain", "200ms"]].concat();
+    let (run, record) = bench(&format!("ws://{}/", peer.address), &flags);
+    assert_eq!(record["errors"], json!({"unfinished handshake": 1}), "{run}");
+    let [times, _, most] = failed(&record);
+    // Due at 20 ms, and given up at 600 ms.
+    assert!(times == 1 && (400..30_000).contains(&most), "{run}");
+}
+
+#[test]
 fn what_finds_no_place_waits_and_is_measured_from_when_it_was_due() {
     let stall = Duration::from_millis(200);
     let peer = Peer::start(vec![Planted { connection: 10, message: 0, fault: Fault::Stall(stall) }], vec![]);
@@ -340,6 +375,7 @@ fn sigint_while_connecting_does_not_wait_for_handshakes() {
     let record = &run.json()["runs"][0];
     assert_eq!((&record["interrupted"], &record["messages"]), (&json!(true), &json!(0)), "{run}");
     assert_eq!(record["errors"], json!({ "unfinished handshake": 5 }), "{run}");
+    assert_eq!(record["handshake"]["failed_ns"]["count"], 5, "{run}");
     assert_eq!(run.code, Some(130), "{run}");
     assert!(run.stderr.contains("opened 0 of 5 connections: 5 × unfinished handshake"), "{run}");
 }

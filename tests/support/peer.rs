@@ -53,7 +53,8 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Starts with these faults; connections in `refused` get that HTTP status instead of a handshake.
+    /// Starts with these faults; connections in `refused` get that HTTP status instead of a handshake, or no answer at all
+    /// where it is 0.
     pub fn start(faults: Vec<Planted>, refused: Vec<(usize, u16)>) -> Peer {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
         let address = listener.local_addr().expect("a bound address");
@@ -92,6 +93,11 @@ struct Lane {
 
 fn serve(mut stream: TcpStream, faults: Vec<Planted>, status: Option<u16>, room: &Room) {
     let Ok(head) = read_head(&mut stream) else { return };
+    if status == Some(0) {
+        // Until the other end has had enough.
+        let _ = stream.read(&mut [0]);
+        return;
+    }
     if let Some(status) = status {
         let answer = format!("HTTP/1.1 {status} No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
         let _ = stream.write_all(answer.as_bytes());

@@ -263,20 +263,24 @@ impl Client {
                 && is_late
             {
                 self.tally.error(NO_REPLY);
-                self.give_up_visit(position);
+                self.give_up_visit(position, now);
                 self.leave(cx, position);
             }
         }
     }
 
-    /// The message of a connection will not come back, or its handshake not end. Whether there was one of either.
-    fn give_up_visit(&mut self, position: usize) -> bool {
+    /// The message of a connection will not come back, or its handshake not end, which are as old as they are at `until`.
+    /// Whether there was one of either.
+    fn give_up_visit(&mut self, position: usize, until: Nanos) -> bool {
         let Some(visit) = self.visit_at(position) else { return false };
         let before = visit.stage;
         let (Stage::Opening(times) | Stage::Awaiting(times)) = before else { return false };
         visit.stage = Stage::Leaving;
         match before {
-            Stage::Opening(_) => self.tally.error(UNFINISHED),
+            Stage::Opening(_) => {
+                self.tally.error(UNFINISHED);
+                self.tally.handshakes.failed(until.saturating_sub(times.sent));
+            }
             _ => self.tally.integrity.lost += 1,
         }
         self.tally.missing.add(times, 1);
@@ -354,7 +358,7 @@ impl Client {
         }
         for position in 0..self.connections.len() {
             let is_held = self.visit_at(position).is_some_and(|visit| visit.stage == Stage::Held);
-            if is_held || self.give_up_visit(position) {
+            if is_held || self.give_up_visit(position, until) {
                 self.leave(cx, position);
             }
         }

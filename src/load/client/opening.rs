@@ -54,6 +54,7 @@ impl Client {
                 self.handshakes -= 1;
                 self.failed += 1;
                 self.tally.error(UNFINISHED);
+                self.tally.handshakes.failed(cx.now().saturating_sub(connection.opening.dialled));
                 if let Some(mut link) = connection.token.take().and_then(|token| cx.link(token)) {
                     link.close(CloseCode::GOING_AWAY, "");
                 }
