@@ -119,6 +119,26 @@ fn trains_do_not_change_how_many_messages_there_are() {
 }
 
 #[test]
+fn less_than_a_message_a_second_is_sent_when_it_is_due() {
+    // At 0 and 2 s, by one connection each.
+    let (run, record) =
+        bench(&["--mode", "echo", "-c", "3", "--rate", "0.5", "-d", "2500ms", "--warmup", "0s"]);
+    assert_eq!(record["config"]["rate"], 0.5, "{run}");
+    for pointer in ["/messages", "/response_ns/count", "/generator/lateness_ns/count"] {
+        assert_eq!(count(&record, pointer), 2, "{pointer}: {run}");
+    }
+    let at: Vec<u64> = record["intervals"]
+        .as_array()
+        .expect("intervals")
+        .iter()
+        .map(|interval| count(interval, "/messages"))
+        .collect();
+    // A machine that is busy elsewhere may answer the second one a little later.
+    assert!(at[0] == 1 && at.iter().sum::<u64>() == 2, "{at:?}: {run}");
+    assert_eq!(count(&record, "/generator/unsent"), 0, "{run}");
+}
+
+#[test]
 fn the_generator_tells_of_its_threads_and_turns() {
     let (run, record) =
         bench(&["--mode", "echo", "-c", "4", "--threads", "2", "--rate", "2k", "-d", "500ms"]);

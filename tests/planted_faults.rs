@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -284,6 +285,7 @@ fn what_could_not_be_sent_to_a_server_that_reads_nothing_is_as_old_as_it_gets() 
     assert_eq!(lost + unsent, 500, "{}", run.told);
     assert_eq!(run.count("/response_ns/count"), 1_000, "{}", run.told);
     assert_eq!(run.count("/service_ns/count"), 1_000 - unsent, "what never left has none: {}", run.told);
+    assert_eq!(run.count("/generator/unsent_gone"), 0, "its connection is there: {}", run.told);
     // Message 500 was due at 1 s and nobody waits after 5 s.
     assert_ages(&run, "response_ns", (500.0, 1_000.0), (1_000.0, 2_000.0), 5_000.0);
 }
@@ -448,6 +450,9 @@ fn what_is_due_when_all_connections_are_gone_is_unsent() {
     // 50 on each of four connections were answered.
     assert_eq!(lost + unsent, 1_800, "{}", run.told);
     assert!(unsent > 1_000, "{}", run.told);
+    // All of them because their connections were gone, as the line that says what broke has it.
+    assert_eq!(run.count("/generator/unsent_gone"), unsent, "{}", run.told);
+    assert!(run.told.contains(&format!(" late, {unsent} unsent, 4 connections ended early")), "{}", run.told);
     assert_eq!((run.code, run.count("/response_ns/count")), (Some(1), 2_000), "{}", run.told);
     assert_eq!(run.record["duration_s"], 2.0, "{}", run.told);
     let server = Server::start(Fault::Close(50, 1001));
@@ -469,30 +474,121 @@ fn corrupted_answers_are_as_old_as_they_are() {
     }
 }
 
+/// For so long the generator is frozen.
+const FROZEN: Duration = Duration::from_millis(500);
+
+/// A run whose generator is stopped for [`FROZEN`] within its measured time, and what it says on stderr from then on.
+fn bench_frozen(server: &Server, flags: &[&str]) -> (Run, String) {
+    let mut command = command(server, flags);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
+    lines.find(|line| line.contains("measuring")).expect("it says when it measures");
+    let id = rustix::process::Pid::from_child(&child);
+    let send = |signal| rustix::process::kill_process(id, signal).expect("a running child");
+    send(rustix::process::Signal::STOP);
+    std::thread::sleep(FROZEN);
+    send(rustix::process::Signal::CONT);
+    let rest: Vec<String> = lines.collect();
+    (finished(flags, child.wait_with_output().expect("it ends")), rest.join("\n"))
+}
+
+/// Its heartbeats say for how long it was frozen.
+fn assert_missed_beats(run: &Run) {
+    assert!(run.ms("/generator/heartbeat_ns/max") >= 450.0, "{}", run.told);
+    assert!(run.ms("/generator/threads/0/heartbeat_ns_max") >= 450.0, "{}", run.told);
+    assert!(run.count("/generator/heartbeat_ns/count") >= 200, "{}", run.told);
+}
+
 #[test]
 fn a_generator_that_is_frozen_says_so_in_a_closed_loop_as_well() {
-    const FROZEN: Duration = Duration::from_millis(500);
     for drive in ["uring", "epoll"] {
         let server = Server::start(Fault::Nothing);
-        let flags = ["-c", "2", "--depth", "1", "-d", "3s", "--driver", drive];
-        let mut command = command(&server, &flags);
-        let mut child =
-            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
-        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
-        lines.find(|line| line.contains("measuring")).expect("it says when it measures");
-        let id = rustix::process::Pid::from_child(&child);
-        let send = |signal| rustix::process::kill_process(id, signal).expect("a running child");
-        send(rustix::process::Signal::STOP);
-        std::thread::sleep(FROZEN);
-        send(rustix::process::Signal::CONT);
-        let warned: Vec<String> = lines.collect();
-        let run = finished(&flags, child.wait_with_output().expect("it ends"));
+        let (run, warned) =
+            bench_frozen(&server, &["-c", "2", "--depth", "1", "-d", "3s", "--driver", drive]);
         assert_eq!(run.code, Some(0), "{}", run.told);
-        assert!(run.ms("/generator/heartbeat_ns/max") >= 450.0, "{}", run.told);
-        assert!(run.ms("/generator/threads/0/heartbeat_ns_max") >= 450.0, "{}", run.told);
-        assert!(run.count("/generator/heartbeat_ns/count") >= 200, "{}", run.told);
-        assert!(run.record["generator"]["run_delay_ns"].is_u64(), "{}", run.told);
-        assert!(warned.iter().any(|line| line.contains("held up")), "{warned:?}");
+        assert_missed_beats(&run);
+        assert!(warned.contains("held up"), "{warned}");
+        assert_eq!(run.record["generator"]["own_ns"], Value::Null, "there is no schedule: {}", run.told);
+    }
+}
+
+#[test]
+fn how_late_a_frozen_generator_may_be_is_asked_for_and_its_part_of_each_percentile_is_told() {
+    for (drive, bound, code) in
+        [("uring", "100ms", 4), ("uring", "1m", 0), ("epoll", "100ms", 4), ("epoll", "1m", 0)]
+    {
+        // Each answer takes 20 ms, and what was due while the generator was frozen up to 500 ms besides.
+        let server = Server::start(Fault::Postpone(1, Duration::from_millis(20), Duration::ZERO));
+        let flags = ["-c", "4", "--rate", "1000", "-d", "3s", "--driver", drive, "--max-lateness", bound];
+        let (run, told) = bench_frozen(&server, &[&flags[..], &["--allow", "reordered"]].concat());
+        assert_eq!(run.code, Some(code), "{told}\n{}", run.told);
+        assert_eq!(run.record["generator"]["saturated"], code == 4, "{}", run.told);
+        assert_eq!(told.contains("error: echo: the generator came "), code == 4, "{told}");
+        assert_eq!(told.contains(" of the response time's p99 of "), code == 4, "{told}");
+        assert_missed_beats(&run);
+        let ms = |name: &str| run.ms(name);
+        assert!(ms("/response_ns/min") >= 19.9 && ms("/service_ns/min") >= 19.9, "{}", run.told);
+        // Of 3,000 messages 500 were due then, evenly: it came 470 ms late for the hundredth part, 350 ms for the twentieth,
+        // 200 ms for the tenth. A machine that is busy elsewhere makes it later, and service times longer as well.
+        let latest = ms("/generator/lateness_ns/max");
+        assert!(latest >= 450.0, "{}", run.told);
+        for (name, least) in [("p99", 450.0), ("p95", 330.0), ("p90", 180.0)] {
+            let [own, late] = ["own", "lateness"].map(|of| ms(&format!("/generator/{of}_ns/{name}")));
+            let [response, service] = ["response", "service"].map(|of| ms(&format!("/{of}_ns/{name}")));
+            assert!(late >= least && response >= least + 19.9, "{name} {late}: {}", run.told);
+            assert!((response - service - own).abs() < 2.0, "{name} {own}: {}", run.told);
+            assert!(own > 0.0 && own <= latest, "{name} {own}: {}", run.told);
+        }
+        assert!(ms("/generator/own_ns/p50") < 100.0, "{}", run.told);
+    }
+}
+
+#[test]
+fn what_messages_wait_for_room_is_not_taken_for_the_generators_part() {
+    // Of 1,000 messages half are answered. The kernel takes some megabytes of the others, and the rest is never sent.
+    let server = Server::start(Fault::Deaf(500));
+    let flags = ["-c", "1", "--rate", "500", "-d", "2s", "--message-bytes", "64KiB", "--drain", "2s"];
+    let run = bench(&server, &[&flags[..], &["--allow", "lost,closed", "--allow-saturated"]].concat());
+    server.finish();
+    let latest = run.ms("/generator/lateness_ns/max");
+    for name in ["p50", "p75", "p90", "p95", "p99", "p995", "p999", "p9999", "max"] {
+        let own = run.ms(&format!("/generator/own_ns/{name}"));
+        assert!(own <= latest, "{name} {own}: {}", run.told);
+    }
+    assert!(run.ms("/generator/own_ns/mean") <= run.ms("/generator/lateness_ns/mean"), "{}", run.told);
+    let unsent = run.count("/generator/unsent") as f64;
+    assert!(unsent > 300.0 && run.ms("/response_ns/p75") > 2_000.0, "{}", run.told);
+}
+
+#[test]
+fn a_generator_that_shares_its_cpu_tells_how_long_it_waited_for_it() {
+    let cpu = *core_affinity::get_core_ids().expect("this host tells").first().expect("one");
+    let over = Arc::new(AtomicBool::new(false));
+    let loops: Vec<_> = (0..2)
+        .map(|_| {
+            let over = over.clone();
+            std::thread::spawn(move || {
+                core_affinity::set_for_current(cpu);
+                while !over.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            })
+        })
+        .collect();
+    let server = Server::start(Fault::Nothing);
+    let cpu = cpu.id.to_string();
+    let flags = ["-c", "8", "--depth", "16", "-d", "2s", "--threads", "1", "--cpus", &cpu];
+    let run = bench(&server, &flags);
+    over.store(true, Ordering::Relaxed);
+    loops.into_iter().for_each(|busy| busy.join().expect("it ends"));
+    let told = &run.record["generator"]["run_delay_ns"];
+    assert_eq!(told, &run.record["generator"]["threads"][0]["run_delay_ns"], "{}", run.told);
+    // Two loops take most of the CPU from a thread that could use all of it. Not every kernel counts that.
+    let is_counted = Path::new("/proc/thread-self/schedstat").exists();
+    assert_eq!(told.is_u64(), is_counted, "{}", run.told);
+    if is_counted {
+        let waited = run.ms("/generator/run_delay_ns");
+        assert!((20.0..60_000.0).contains(&waited), "{waited} ms: {}", run.told);
     }
 }
 

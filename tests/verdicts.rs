@@ -344,6 +344,48 @@ fn files_are_compared_with_one_another_unless_other_loads_are_in_them() {
     }
 }
 
+/// The results of a run that lasted for a second, as if each of twelve seconds had been like that one.
+fn prolonged(run: &Run) -> String {
+    let mut json = run.json();
+    let intervals = json["runs"][0]["intervals"].as_array_mut().expect("intervals");
+    intervals.retain(|interval| interval["duration_s"] == 1.0);
+    let second = intervals.first().expect("a whole second").clone();
+    *intervals = (0..12).map(|at| json!({"at_s": at})).collect();
+    for interval in intervals {
+        let at = interval.take();
+        *interval = second.clone();
+        interval["at_s"] = at["at_s"].clone();
+    }
+    json.to_string()
+}
+
+#[test]
+fn a_single_run_of_each_decides_only_where_it_is_trusted() {
+    let fast = Serve::start(&["--shards", "1", "--log", "off"]);
+    let slow = format!("ws://{}", slow_server());
+    let [a, b] = [fast.url(), slow].map(|url| prolonged(&bench(&[&url, "-c", "2", "-d", "1s"])));
+    let (a, b) = (Scratch::new("single-a.json", &a), Scratch::new("single-b.json", &b));
+    let compare = |flags: &[&str]| echoring(&[&["compare", a.path(), b.path()], flags].concat());
+    let run = compare(&[]);
+    assert_eq!(run.code, Some(0), "{run}");
+    assert!(run.stdout.contains("undecided") && !run.stdout.contains("worse"), "{run}");
+    assert!(run.stderr.contains("one run of each") && run.stderr.contains("--trust-single"), "{run}");
+    // Two milliseconds for each message are many times what the other takes.
+    let json = Scratch::new("single.json", "");
+    let run = compare(&["--trust-single", "--json", json.path()]);
+    assert_eq!(run.code, Some(1), "{run}");
+    for metric in ["p50", "messages_per_s"] {
+        assert!(run.stderr.contains(&format!("error: echo: {metric} is worse")), "{metric}: {run}");
+    }
+    assert!(run.stderr.contains("--against"), "it says what would tell more: {run}");
+    let written = std::fs::read_to_string(json.path()).expect("written");
+    let json: Value = serde_json::from_str(&written).expect("JSON");
+    assert_eq!(json["comparisons"][0]["basis"], "intervals", "{json}");
+    // With itself it is the same.
+    let same = echoring(&["compare", a.path(), a.path(), "--trust-single"]);
+    assert!(same.code == Some(0) && same.stdout.contains("same"), "{same}");
+}
+
 #[test]
 fn what_cannot_be_reached_any_more_leaves_the_runs_before_it() {
     let fast = Serve::start(&["--shards", "1", "--log", "off"]);

@@ -497,11 +497,11 @@ fn not_compressed(record: &Record) -> Option<String> {
     })
 }
 
-/// How much of p99 is the generator's own lateness, as the end of a sentence.
+/// How much of p99 is the generator's own lateness, to go on with a sentence.
 pub fn own_share(record: &Record) -> String {
     record.generator.own_ns.map_or(String::new(), |own| {
         let (own, p99) = (duration(own.p99), duration(record.response_ns.p99));
-        format!(", and {own} of the {p99} of its p99 are its own")
+        format!(", and {own} of the response time's p99 of {p99} are its own")
     })
 }
 

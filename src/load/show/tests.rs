@@ -3,6 +3,7 @@
 use super::*;
 use crate::load::live::SoFar;
 use crate::load::plan::{Mode, tests::workload};
+use crate::load::record::tests::{outcome, record};
 use crate::load::tally::histogram;
 
 #[test]
@@ -64,4 +65,123 @@ fn a_percentile_file_has_every_value_and_ends_at_the_maximum() {
     assert_eq!((last[1], last[2]), (1.0, 1_000.0));
     assert!((last[0] / 1_000.0 - 1.0).abs() < 1e-3);
     assert!(text.contains("Total count    =         1000"));
+}
+
+/// Each so many milliseconds from one on to a thousand times that, ten times each.
+fn steps_of(ms: f64) -> Quantiles {
+    let mut values = histogram();
+    for step in 1..=10_000_u64 {
+        values.record((step as f64 * ms * 1e5) as u64).expect("within bounds");
+    }
+    Quantiles::of(&values)
+}
+
+/// What is told of a run.
+fn told(record: &Record) -> String {
+    let mut out = Vec::new();
+    table(&outcome(record.clone()), &mut out).expect("a vector takes all");
+    String::from_utf8(out).expect("text")
+}
+
+/// The cells of the row of the table that begins with this name.
+fn row(told: &str, name: &str) -> Vec<String> {
+    let mut rows = told.lines().map(|line| line.split('|').map(str::trim).map(str::to_owned).collect());
+    let row = rows.rfind(|cells: &Vec<String>| cells.len() > 3 && cells[1] == name);
+    let mut cells = row.unwrap_or_else(|| panic!("{name}: {told}"));
+    cells.pop();
+    cells.drain(..2);
+    cells
+}
+
+#[test]
+fn the_table_has_each_percentile_in_its_column() {
+    let mut record = record();
+    (record.response_ns, record.service_ns) = (steps_of(1.0), steps_of(0.1));
+    record.generator.lateness_ns = steps_of(0.01);
+    let told = told(&record);
+    let names =
+        ["min", "p50", "p75", "p90", "p95", "p99", "p99.5", "p99.9", "p99.99", "max", "mean", "stddev"];
+    assert_eq!(row(&told, "latency"), names, "{told}");
+    let expected = [
+        "100 µs", "500 ms", "750 ms", "900 ms", "950 ms", "990 ms", "995 ms", "999 ms", "1.00 s", "1.00 s",
+        "500 ms", "289 ms",
+    ];
+    assert_eq!(row(&told, "response"), expected, "{told}");
+    let expected = [
+        "10.0 µs", "50.0 ms", "75.0 ms", "90.0 ms", "95.0 ms", "99.0 ms", "99.5 ms", "99.9 ms", "100 ms",
+        "100 ms", "50.0 ms", "28.9 ms",
+    ];
+    assert_eq!(row(&told, "service"), expected, "{told}");
+    assert_eq!(
+        row(&told, "lateness")[2..7],
+        ["7.50 ms", "9.00 ms", "9.50 ms", "9.90 ms", "9.95 ms"],
+        "{told}"
+    );
+    // A record from before they were told.
+    let response_ns =
+        Quantiles { min: None, p75: None, p95: None, p995: None, stddev: None, ..record.response_ns };
+    let told = super::tests::told(&Record { response_ns, ..record });
+    let unknown: Vec<usize> = (0..12).filter(|at| row(&told, "response")[*at] == "–").collect();
+    assert_eq!(unknown, [0, 2, 4, 6, 11], "{told}");
+}
+
+#[test]
+fn the_generators_part_is_told_of_each_percentile_and_in_what_is_said_of_a_late_one() {
+    let mut record = record();
+    // Of the p99 of 442 ms the generator is to blame for 9 ms.
+    let all = |ms: u64| {
+        let mut values = histogram();
+        values.record_n(ms * 1_000_000, 100).expect("within bounds");
+        Quantiles::of(&values)
+    };
+    (record.response_ns, record.service_ns) = (all(442), all(433));
+    record.generator.lateness_ns = all(15);
+    record.generator.own_ns = Some(record.response_ns.own(&record.service_ns, &record.generator.lateness_ns));
+    record.generator.saturated = true;
+    let table = told(&record);
+    let own = row(&table, "the generator's own");
+    assert!(own[..11].iter().all(|ns| ns.starts_with("9.")) && own[11] == "–", "{table}");
+    assert!(table.contains(", SATURATED"), "{table}");
+    let late = complaint(&outcome(record.clone())).expect("it was late");
+    assert!(late.starts_with("echo: the generator came 15.0 ms late at p99, and 9."), "{late}");
+    assert!(late.contains(" ms of the response time's p99 of 442 ms are its own: lower --rate"), "{late}");
+    assert!(late.ends_with("or allow it with --max-lateness"), "{late}");
+    // Older records do not know it, and a closed loop has none.
+    record.generator.own_ns = None;
+    let late = complaint(&outcome(record.clone())).expect("it was late");
+    assert!(late.starts_with("echo: the generator came 15.0 ms late at p99: lower --rate"), "{late}");
+    record.config.allow_saturated = true;
+    assert_eq!(complaint(&outcome(record.clone())), None);
+    assert!(told(&record).contains(", SATURATED") && !told(&record).contains("own"), "{}", told(&record));
+}
+
+#[test]
+fn a_generator_that_was_held_up_or_waited_for_a_cpu_says_so_in_either_loop() {
+    let mut record = record();
+    let mut beats = histogram();
+    beats.record_n(1_000_000, 99).expect("within bounds");
+    record.generator.heartbeat_ns = Some(Quantiles::of(&beats));
+    record.generator.run_delay_ns = Some(30_000_000);
+    let quiet = told(&record);
+    assert!(!quiet.contains("held up") && !quiet.contains("waited"), "{quiet}");
+    beats.record(500_000_000).expect("within bounds");
+    record.generator.heartbeat_ns = Some(Quantiles::of(&beats));
+    // Of four seconds.
+    record.generator.run_delay_ns = Some(1_000_000_000);
+    let open = told(&record);
+    assert!(open.contains(", held up for 500 ms at most, waited 25 % of its time for a CPU"), "{open}");
+    assert_eq!(row(&open, "heartbeat")[9], "500 ms", "{open}");
+    assert_eq!(warnings(&outcome(record.clone())).count(), 0, "its lateness says it");
+    (record.config.rate, record.config.depth) = (None, Some(1));
+    let closed = told(&record);
+    assert!(closed.contains(", held up for 500 ms at most, waited 25 % of its time for a CPU"), "{closed}");
+    let warned: Vec<String> = warnings(&outcome(record)).collect();
+    assert!(warned.len() == 1 && warned[0].contains("held up for 500 ms"), "{warned:?}");
+}
+
+#[test]
+fn a_rate_of_less_than_one_is_told_as_it_was_asked_for() {
+    let mut record = record();
+    record.config.rate = serde_json::Number::from_f64(0.5);
+    assert!(headline(&record).contains(", 0.5 messages/s, "), "{}", headline(&record));
 }
