@@ -51,11 +51,13 @@ fn only_a_signal_to_end_ends_a_server() {
 #[test]
 fn a_signal_that_the_kernel_raises_for_a_fault_ends_a_server() {
     // A seccomp filter may raise SIGSYS for what it forbids: a server that went on would take the call for made.
-    let (rules, trap) = (vec![(libc::SYS_accept4, Vec::new())], SeccompAction::Trap);
+    let long = SeccompRule::new(vec![argument(2, SeccompCmpOp::Gt, 16)]).expect("valid");
+    let (rules, trap) = (vec![(libc::SYS_recvfrom, vec![long])], SeccompAction::Trap);
     let words = ["serve", "--listen", "127.0.0.1:0", "--admin", "off", "--driver", "epoll"];
     let mut server = Program::start(filtered(&mut command(&words), rules, trap));
     server.signal_number(libc::SIGSYS);
-    let _client = TcpStream::connect(server.address).expect("connected");
+    let mut client = TcpStream::connect(server.address).expect("connected");
+    client.write_all(b"GET / HTTP/1.1\r\n").expect("sent");
     assert_eq!(server.exit_status().signal(), Some(libc::SIGSYS));
 }
 
