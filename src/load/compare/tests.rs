@@ -136,6 +136,36 @@ fn too_few_pairs_are_undecided_whatever_they_show() {
 }
 
 #[test]
+fn the_median_is_judged_unless_told_otherwise_and_more_metrics_take_more_pairs() {
+    let slower_at_p50 = |pairs: usize, metrics: &[&str]| {
+        let (mut a, mut b) = in_turn(pairs, 1.0, 7);
+        for (one, p50_ns) in a.iter_mut().map(|one| (one, 1.0e5)).chain(b.iter_mut().map(|one| (one, 1.2e5)))
+        {
+            one["response_ns"]["p50"] = json!(p50_ns);
+            one["search"] = json!({"objective": "p99<2ms", "max_rate": 5_000});
+        }
+        let metrics = super::metrics(metrics).expect("these exist");
+        one_of(compare(&a, &b, &Terms { metrics, ..terms() }))
+    };
+    assert!(METRICS.contains(&"p50") && JUDGED.contains(&"p50"));
+    let judged = metrics(&JUDGED).expect("these exist");
+    // All six are known of both. A single one takes six pairs, all together eight.
+    for (pairs, asked, decides) in [
+        (8, &METRICS[..], true),
+        (7, &METRICS, false),
+        (6, &METRICS, false),
+        (6, &["p50"], true),
+        (5, &["p50"], false),
+    ] {
+        let found = slower_at_p50(pairs, asked);
+        assert_eq!(found.metrics.len(), asked.len(), "{found:?}");
+        let expected = if decides { Word::Worse } else { Word::Undecided };
+        assert_eq!(word(&found, "p50"), expected, "{pairs} pairs of {asked:?}");
+        assert_eq!(found.is_worse(&judged), decides, "{pairs} pairs of {asked:?}");
+    }
+}
+
+#[test]
 fn an_unfinished_last_pair_is_left_out() {
     let (a, b) = in_turn(10, 1.3, 6);
     let found = compared(&a, &b[..9]);
