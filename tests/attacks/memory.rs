@@ -61,6 +61,15 @@ fn write_on(peer: &mut Peer, messages: &[u8], stop: &AtomicBool) {
     }
 }
 
+/// Stops those who write on, also where a test fails.
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn histories_take_their_share_at_most_and_cost_others_nothing() {
     const BUDGET: u64 = 64 * MIB;
@@ -147,6 +156,7 @@ fn stalled_give_way(shards: u64) {
         let stop = AtomicBool::new(false);
         let messages = frame(BINARY, &vec![7; 60_000]).repeat(4);
         thread::scope(|scope| {
+            let _stop = StopAtEnd(&stop);
             for peer in &mut stalled {
                 scope.spawn(|| write_on(peer, &messages, &stop));
             }
@@ -162,7 +172,6 @@ fn stalled_give_way(shards: u64) {
                 reader.send(&frame(TEXT, b"still here"));
                 assert_eq!(reader.frame(), (0x81, b"still here".to_vec()));
             }
-            stop.store(true, Ordering::Relaxed);
         });
         let causes = &server.stats()["causes"];
         assert!(causes["out-of-memory"].is_null(), "{causes}");
@@ -186,11 +195,11 @@ fn peers_that_never_read_are_ended_by_a_deadline_and_readers_go_on() {
                 peer
             })
             .collect();
-        let (never, messages) = (AtomicBool::new(false), frame(BINARY, &vec![7; 60_000]).repeat(4));
+        let (stop, messages) = (AtomicBool::new(false), frame(BINARY, &vec![7; 60_000]).repeat(4));
         thread::scope(|scope| {
+            let _stop = StopAtEnd(&stop);
             for peer in &mut stalled {
-                // Until the server hangs up.
-                scope.spawn(|| write_on(peer, &messages, &never));
+                scope.spawn(|| write_on(peer, &messages, &stop));
             }
             server.wait_until("ended", |stats| {
                 for reader in &mut readers {
