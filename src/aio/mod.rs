@@ -18,7 +18,7 @@ mod proxy;
 pub mod reconnect;
 #[cfg(all(feature = "cli", not(target_env = "musl")))]
 mod ring_file;
-#[cfg(feature = "cli")]
+#[cfg(feature = "server")]
 mod runtime;
 #[cfg(feature = "client")]
 mod stream;
@@ -50,7 +50,7 @@ pub use proxy::{BadProxy, Proxy, ProxyError};
 pub use reconnect::Reconnecting;
 #[cfg(feature = "cli")]
 pub(crate) use ring_file::RingFile;
-#[cfg(feature = "cli")]
+#[cfg(feature = "server")]
 pub(crate) use runtime::local_runtime;
 #[cfg(feature = "client")]
 pub use stream::{ClientStream, MaybeTls};
