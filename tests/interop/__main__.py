@@ -1,8 +1,20 @@
-"""Runs all tests of this directory; the last line tells the sums as `N passed, N failed, N skipped`."""
+"""Runs all tests of this directory, or those that are named; the last line tells the sums as `N passed, N failed, N skipped`.
 
+All of them: each class in a process of its own, some at a time, since most of what tests do is to wait.
+"""
+
+import concurrent.futures
+import faulthandler
 import os
+import subprocess
 import sys
+import tempfile
 import unittest
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+# No test takes a tenth of this, on a busy machine either.
+HANGS_AFTER_S = 600
+AT_ONCE = 2 * (os.cpu_count() or 1)
 
 
 class Result(unittest.TextTestResult):
@@ -10,26 +22,84 @@ class Result(unittest.TextTestResult):
 
     passed = 0
 
+    def startTest(self, test):
+        super().startTest(test)
+        # One that hangs ends the process, and tells where.
+        faulthandler.dump_traceback_later(HANGS_AFTER_S, exit=True)
+
+    def stopTest(self, test):
+        faulthandler.cancel_dump_traceback_later()
+        super().stopTest(test)
+
     def addSuccess(self, test):
         super().addSuccess(test)
         self.passed += 1
 
 
-def main():
-    here = os.path.dirname(os.path.abspath(__file__))
-    sys.path.insert(0, here)
-    loader = unittest.TestLoader()
-    if sys.argv[1:]:
-        tests = loader.loadTestsFromNames(sys.argv[1:])
-    else:
-        tests = loader.discover(here, pattern="test_*.py")
-    runner = unittest.TextTestRunner(stream=sys.stderr, verbosity=0, resultclass=Result)
-    result = runner.run(tests)
+def run(tests):
+    """Runs tests in this process, tells what failed and the sums, and returns the exit code."""
+    result = unittest.TextTestRunner(stream=sys.stderr, verbosity=0, resultclass=Result).run(tests)
     failed = len(result.failures) + len(result.errors) + len(result.unexpectedSuccesses)
     for test, reason in result.skipped:
         print(f"skipped: {test}: {reason}")
-    print(f"{result.passed} passed, {failed} failed, {len(result.skipped)} skipped")
+    print(sums(result.passed, failed, len(result.skipped)))
     return 1 if failed else 0
+
+
+def sums(passed, failed, skipped):
+    return f"{passed} passed, {failed} failed, {skipped} skipped"
+
+
+def each(tests):
+    for test in tests:
+        if isinstance(test, unittest.TestSuite):
+            yield from each(test)
+        else:
+            yield test
+
+
+def run_class(name):
+    """Runs a class in a process of its own: what it said, and the sums."""
+    # Not a pipe: what a test leaves running could keep that open.
+    with tempfile.TemporaryFile("w+", errors="replace") as output:
+        command = [sys.executable, HERE, name]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+        output.seek(0)
+        text = output.read()
+    said, _, last = text.rstrip().rpartition("\n")
+    words = last.split()
+    if words[1::2] == ["passed,", "failed,", "skipped"]:
+        return said, [int(number) for number in words[::2]]
+    return f"{text}\nFAIL: process ({name}): exit code {done.returncode}", [0, 1, 0]
+
+
+def run_all(tests):
+    """Runs the classes of all these tests, those with most tests first, and returns the exit code."""
+    classes = {}
+    for test in each(tests):
+        # What cannot be imported has a class of unittest's own.
+        name = f"{type(test).__module__}.{type(test).__qualname__}"
+        name = test.id().removeprefix("unittest.loader._FailedTest.") if name.startswith("unittest.") else name
+        classes[name] = classes.get(name, 0) + 1
+    totals = [0, 0, 0]
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as workers:
+        for said, counts in workers.map(run_class, sorted(classes, key=classes.get, reverse=True)):
+            totals = [total + count for total, count in zip(totals, counts)]
+            if counts[1]:
+                print(said, file=sys.stderr)
+            else:
+                skipped = [line for line in said.split("\n") if line.startswith("skipped: ")]
+                print("\n".join(skipped), end="\n" if skipped else "")
+    print(sums(*totals))
+    return 1 if totals[1] else 0
+
+
+def main():
+    sys.path.insert(0, HERE)
+    loader = unittest.TestLoader()
+    if sys.argv[1:]:
+        return run(loader.loadTestsFromNames(sys.argv[1:]))
+    return run_all(loader.discover(HERE, pattern="test_*.py"))
 
 
 if __name__ == "__main__":

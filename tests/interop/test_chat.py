@@ -349,6 +349,9 @@ class FullRoom:
                 talking = await join("talking")
                 silent = [await join(f"silent {number}") for number in range(self.MEMBERS_MAX - 1)]
                 await talking.send(json.dumps({"type": "broadcast", "content": "still here"}))
+                # The others come by other connections: the room has to have heard this one first.
+                while json.loads(await asyncio.wait_for(talking.recv(), PATIENCE_S))["type"] != "broadcast":
+                    pass
                 # All are there, and none has a place that a newcomer could not have.
                 for number in range(5):
                     await join(f"newcomer {number}")
