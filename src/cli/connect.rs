@@ -225,14 +225,15 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     // A thread may still wait for a line; nobody waits for it.
     runtime.shutdown_background();
     let outcome = outcome?;
-    let mut stderr = io::stderr().lock();
-    // A closed stderr must not turn an exit code into a panic.
-    let _ = match &outcome {
+    let last = match &outcome {
         Outcome::BadInput(..) => return Err(Failure::Usage(outcome.to_string())),
-        outcome if !outcome.is_clean() => writeln!(stderr, "error: {outcome}"),
-        outcome if plan.interactive => writeln!(stderr, "{outcome}"),
-        _ => Ok(()),
+        outcome if !outcome.is_clean() => format!("error: {outcome}\n"),
+        outcome if plan.interactive => format!("{outcome}\n"),
+        _ => String::new(),
     };
+    // In one write, since the line editor's thread may be at the terminal still. A closed stderr must not turn an exit code
+    // into a panic.
+    let _ = io::stderr().write_all(last.as_bytes());
     Ok(if outcome.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_BROKEN) })
 }
 
