@@ -3,6 +3,7 @@
 All of them: each class in a process of its own, some at a time, since most of what tests do is to wait.
 """
 
+import collections
 import concurrent.futures
 import faulthandler
 import os
@@ -58,6 +59,13 @@ def each(tests):
             yield test
 
 
+def class_of(test):
+    """What a process is told to run for this test: its class, or the module if that fails to import."""
+    if isinstance(test, unittest.loader._FailedTest):
+        return test.id().rpartition(".")[2]
+    return f"{type(test).__module__}.{type(test).__qualname__}"
+
+
 def run_class(name):
     """Runs a class in a process of its own: what it said, and the sums."""
     # Not a pipe: what a test leaves running could keep that open.
@@ -69,21 +77,18 @@ def run_class(name):
     said, _, last = text.rstrip().rpartition("\n")
     words = last.split()
     if words[1::2] == ["passed,", "failed,", "skipped"]:
-        return said, [int(number) for number in words[::2]]
+        counts = [int(number) for number in words[::2]]
+        if (done.returncode == 0) == (counts[1] == 0):
+            return said, counts
     return f"{text}\nFAIL: process ({name}): exit code {done.returncode}", [0, 1, 0]
 
 
 def run_all(tests):
     """Runs the classes of all these tests, those with most tests first, and returns the exit code."""
-    classes = {}
-    for test in each(tests):
-        # What cannot be imported has a class of unittest's own.
-        name = f"{type(test).__module__}.{type(test).__qualname__}"
-        name = test.id().removeprefix("unittest.loader._FailedTest.") if name.startswith("unittest.") else name
-        classes[name] = classes.get(name, 0) + 1
+    classes = collections.Counter(map(class_of, each(tests)))
     totals = [0, 0, 0]
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as workers:
-        for said, counts in workers.map(run_class, sorted(classes, key=classes.get, reverse=True)):
+        for said, counts in workers.map(run_class, [name for name, _ in classes.most_common()]):
             totals = [total + count for total, count in zip(totals, counts)]
             if counts[1]:
                 print(said, file=sys.stderr)

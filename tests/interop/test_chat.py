@@ -336,6 +336,12 @@ class FullRoom:
         with self.start() as server:
             async with contextlib.AsyncExitStack() as clients:
 
+                async def hear(client, kind):
+                    while True:
+                        heard = json.loads(await asyncio.wait_for(client.recv(), PATIENCE_S))
+                        if heard["type"] == kind:
+                            return heard
+
                 async def join(name):
                     client = connect(server.url("/chat"), compression=None, open_timeout=PATIENCE_S, max_queue=None)
                     client = await clients.enter_async_context(client)
@@ -350,8 +356,7 @@ class FullRoom:
                 silent = [await join(f"silent {number}") for number in range(self.MEMBERS_MAX - 1)]
                 await talking.send(json.dumps({"type": "broadcast", "content": "still here"}))
                 # The others come by other connections: the room has to have heard this one first.
-                while json.loads(await asyncio.wait_for(talking.recv(), PATIENCE_S))["type"] != "broadcast":
-                    pass
+                await hear(talking, "broadcast")
                 # All are there, and none has a place that a newcomer could not have.
                 for number in range(5):
                     await join(f"newcomer {number}")
@@ -359,17 +364,10 @@ class FullRoom:
                         while True:
                             await asyncio.wait_for(silent[number].recv(), PATIENCE_S)
                     self.assertEqual(closed.exception.rcvd.code, 1013)
-                gone = []
-                while len(gone) < 5:
-                    heard = json.loads(await asyncio.wait_for(talking.recv(), PATIENCE_S))
-                    if heard["type"] == "leave":
-                        gone.append(heard["from"])
+                gone = [(await hear(talking, "leave"))["from"] for _ in range(5)]
                 self.assertEqual(gone, [f"silent {number}" for number in range(5)])
                 await talking.send(json.dumps({"type": "users"}))
-                while True:
-                    heard = json.loads(await asyncio.wait_for(talking.recv(), PATIENCE_S))
-                    if heard["type"] == "users":
-                        break
+                heard = await hear(talking, "users")
                 self.assertEqual(len(heard["content"].split("\n")), self.MEMBERS_MAX)
 
 
