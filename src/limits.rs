@@ -134,7 +134,7 @@ pub const RELIEF_PARTS: u64 = 8;
 /// that is there and does not read costs up to its queue and half a megabyte in the kernel meanwhile.
 pub const SEND_TIMEOUT: Nanos = 30 * SECOND;
 /// Time between two looks at an unfinished send, as parts of the time that it has.
-pub const SEND_LOOKS: u64 = 6;
+pub const SEND_LOOKS: u64 = 30;
 /// Bytes leased from the node's budget at a time, or a 64th of it if that is less.
 pub const BUDGET_LEASE_BYTES: u64 = 1024 * 1024;
 /// Connections per node when neither `--max-connections` nor the descriptor limit says less.

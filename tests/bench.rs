@@ -2,11 +2,13 @@
 
 #[path = "support/peer.rs"]
 mod peer;
+#[path = "support/ports.rs"]
+mod ports;
 #[path = "support/program.rs"]
 mod program;
 
 use std::io::{BufRead as _, BufReader};
-use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -337,8 +339,8 @@ fn a_refused_handshake_is_an_error_with_its_status() {
 
 #[test]
 fn a_server_that_cannot_be_reached_is_one_line_with_the_cure() {
-    let free = TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
-    let nobody = format!("ws://{}/", free.expect("a free port"));
+    let [free] = ports::free();
+    let nobody = format!("ws://{free}/");
     let run = bench(&[&nobody, "-c", "2", "-d", "300ms"]);
     let last = run.stderr.lines().last().unwrap_or_default();
     assert!(

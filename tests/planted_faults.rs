@@ -191,7 +191,7 @@ fn a_stall_shows_in_the_percentiles_as_arithmetic_has_it() {
     std::fs::remove_file(&file).expect("our own file");
     assert_eq!(open.integrity(), only(&[], &open), "{}", open.told);
     let overslept_ms = server.finish().overslept_ns.load(Ordering::Relaxed) as f64 / 1e6;
-    let late_ms = SLACK_MS + overslept_ms + open.ms("/generator/lateness_ns/p99");
+    let late_ms = SLACK_MS + overslept_ms + open.ms("/generator/lateness_ns/max");
     // Messages are due at all times alike. So a tenth of them is due in a stall, and waits for what is left of it:
     // evenly between nothing and the whole of it.
     let expected_ms = |quantile: f64| (EVERY_MS * (quantile - 1.0) + STALL_MS).max(0.0);
@@ -613,11 +613,10 @@ fn late_answers_are_as_late_as_they_are() {
     let run = bench(&server, &["-c", "4", "--depth", "1", "-d", "2s"]);
     assert_eq!(run.integrity(), only(&[], &run), "{}", run.told);
     let overslept_ms = server.finish().overslept_ns.load(Ordering::Relaxed) as f64 / 1e6;
-    for quantile in ["p50", "p90", "max"] {
-        let found_ms = run.ms(&format!("/service_ns/{quantile}"));
-        let span = LATE_MS..LATE_MS + SLACK_MS + overslept_ms;
-        assert!(span.contains(&found_ms), "{quantile} is {found_ms} ms: {}", run.told);
-    }
+    let found_ms = ["p50", "p90", "max"].map(|quantile| run.ms(&format!("/service_ns/{quantile}")));
+    assert!(found_ms.iter().all(|found_ms| *found_ms >= LATE_MS), "{found_ms:?}: {}", run.told);
+    // Whoever has no CPU for a while reads an answer later, but not half of them by as much again.
+    assert!(found_ms[0] < 2.0 * LATE_MS + overslept_ms, "{found_ms:?}: {}", run.told);
     // Little's law: as many are under way as come a second, times the seconds that each takes.
     let under_way = run.count("/messages") as f64 / 2.0 * run.ms("/response_ns/mean") / 1e3;
     assert!((CONNECTIONS * 0.85..CONNECTIONS * 1.05).contains(&under_way), "{under_way}: {}", run.told);

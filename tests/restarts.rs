@@ -1,12 +1,14 @@
 //! A server that has just been stopped, in order or not, is started again at once on the same ports, both of them, with
 //! clients connected: the real binary, on both drivers.
 
+#[path = "support/ports.rs"]
+mod ports;
 #[allow(dead_code, reason = "not every test uses all of it")]
 #[path = "support/program.rs"]
 mod program;
 
 use std::io::{BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
@@ -15,12 +17,6 @@ use rustix::process::Signal;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const CYCLES: usize = 200;
-
-/// Ports that were free a moment ago.
-fn ports<const N: usize>() -> [SocketAddr; N] {
-    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    listeners.map(|listener| listener.local_addr().expect("its address"))
-}
 
 /// Starts a program that has to listen, or says what it said instead.
 fn start(words: &[&str]) -> Result<Child, String> {
@@ -85,7 +81,7 @@ fn cycle(words: &[&str], address: SocketAddr, cycles: usize) -> (usize, String) 
 }
 
 fn serve(driver: &str) {
-    let [address, admin] = ports();
+    let [address, admin] = ports::free();
     let (listen, admin) = (address.to_string(), admin.to_string());
     let words = [
         "serve", "--listen", &listen, "--admin", &admin, "--driver", driver, "--shards", "1", "--log",
@@ -111,7 +107,7 @@ fn serve_on_epoll_starts_at_once_after_it_was_stopped_or_killed() {
 
 #[test]
 fn the_proxy_starts_at_once_after_it_was_stopped_or_killed() {
-    let [upstream_address, address] = ports();
+    let [upstream_address, address] = ports::free();
     let (upstream, listen) = (upstream_address.to_string(), address.to_string());
     let mut server =
         start(&["serve", "--listen", &upstream, "--admin", "off", "--shards", "1", "--log", "error"])

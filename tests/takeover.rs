@@ -3,6 +3,8 @@
 
 #[path = "support/patient.rs"]
 mod patient;
+#[path = "support/ports.rs"]
+mod ports;
 #[allow(dead_code, reason = "not every test uses all of it")]
 #[path = "support/program.rs"]
 mod program;
@@ -22,7 +24,7 @@ use tungstenite::{Message, WebSocket};
 const PATIENCE: Duration = Duration::from_secs(30);
 const SUBSCRIBERS: usize = 10;
 
-/// Addresses that were free a moment ago: for connections and for the operator.
+/// Where nobody listens yet: for connections and for the operator.
 #[derive(Clone, Copy)]
 struct Addresses {
     listen: SocketAddr,
@@ -31,8 +33,7 @@ struct Addresses {
 
 impl Addresses {
     fn free() -> Addresses {
-        let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-        let [listen, admin] = listeners.map(|listener| listener.local_addr().expect("its address"));
+        let [listen, admin] = ports::free();
         Addresses { listen, admin }
     }
 }

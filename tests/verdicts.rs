@@ -4,6 +4,8 @@
 #[path = "support/peer.rs"]
 #[allow(dead_code, reason = "few of the faults are planted here")]
 mod peer;
+#[path = "support/ports.rs"]
+mod ports;
 #[allow(dead_code, reason = "not every test uses all of it")]
 #[path = "support/program.rs"]
 mod program;
@@ -388,8 +390,8 @@ fn a_single_run_of_each_decides_only_where_it_is_trusted() {
 #[test]
 fn what_cannot_be_reached_any_more_leaves_the_runs_before_it() {
     let fast = Serve::start(&["--shards", "1", "--log", "off"]);
-    let free = TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
-    let nobody = format!("ws://{}", free.expect("a free port"));
+    let [free] = ports::free();
+    let nobody = format!("ws://{free}");
     let run = bench(&[&fast.url(), "--against", &nobody, "--repeat", "2"]);
     assert_eq!(run.code, Some(3), "{run}");
     assert!(last_line(&run.stderr).contains("no connection to"), "{run}");

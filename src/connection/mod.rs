@@ -40,7 +40,7 @@ mod tests;
 use std::ops::Range;
 
 use crate::buffer::{Buffer, Pool};
-use crate::limits::{self, Nanos};
+use crate::limits::{self, Nanos, PARKED_BYTES_MAX, RECEIVE_CREDIT_BYTES};
 use crate::protocol::Role;
 use crate::protocol::deflate::Agreement;
 use crate::protocol::frame::{HEADER_BYTES_MAX, Header, Opcode};
@@ -660,6 +660,23 @@ impl Connection {
             self.reads_paused = wanted;
             wanted
         })
+    }
+
+    /// Whether reading, which is paused because the peer takes nothing, goes on for one more receive. Asked when its sends have
+    /// made no progress for a while.
+    ///
+    /// Linux from 6.17 on drops a segment that reaches beyond a socket's receive window together with the acknowledgement
+    /// in it, unless the receive queue is empty. When that window has shrunk to nothing, for many short segments are more
+    /// than the socket may hold, a peer that begins to read again is not heard until something is read here.
+    pub fn wants_one_more(&mut self, config: &Config) -> bool {
+        let parked = if self.reading.is_parked() { self.reading.buffer().map_or(0, Buffer::len) } else { 0 };
+        let has_room = self.queued_bytes() <= config.queue_bytes.saturating_add(RECEIVE_CREDIT_BYTES)
+            && parked <= PARKED_BYTES_MAX - RECEIVE_CREDIT_BYTES as usize;
+        let may = self.reads_paused && !self.held_up && !self.is_deciding() && has_room;
+        if may {
+            self.reads_paused = false;
+        }
+        may
     }
 
     /// Asks for no more messages, or for more again. What is under way still comes, see

@@ -624,6 +624,30 @@ fn reading_pauses_above_the_mark_and_resumes_at_half() {
 }
 
 #[test]
+fn whoever_takes_nothing_is_read_from_once_more_and_no_further() {
+    let config = Config { queue_bytes: 1_000, ..Config::default() };
+    let mut echo = Echo::open_with(config, false);
+    let config = echo.config.clone();
+    echo.connection.blocked(600);
+    assert!(!echo.connection.wants_one_more(&config), "it is being read from");
+    echo.receive(&client_frame(Opcode::Binary, true, &[1; 500]));
+    assert_eq!(echo.connection.pause_wanted(&config), Some(true));
+    assert!(echo.connection.wants_one_more(&config));
+    assert_eq!(echo.connection.pause_wanted(&config), Some(true), "and pauses again after that");
+    echo.connection.hold_up(true, echo.now);
+    assert!(!echo.connection.wants_one_more(&config), "whoever holds it up wants nothing");
+    echo.connection.hold_up(false, echo.now);
+    // Each time one receive, as long as one fits: what it holds has a bound.
+    let mut times = 0;
+    while echo.connection.wants_one_more(&config) {
+        echo.receive(&client_frame(Opcode::Binary, true, &[1; 60_000]));
+        assert_eq!(echo.connection.pause_wanted(&config), Some(true));
+        times += 1;
+    }
+    assert!((4..=5).contains(&times), "{times}");
+}
+
+#[test]
 fn whoever_reads_when_full_pauses_only_where_it_is_held_up() {
     let config = Config { queue_bytes: 1_000, reads_when_full: true, ..Config::default() };
     let mut echo = Echo::open_with(config, false);

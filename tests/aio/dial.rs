@@ -12,6 +12,7 @@ use echoring::protocol::url::BadUrl;
 
 use tokio::io::AsyncWriteExt as _;
 
+use super::ports;
 use super::support::{PATIENCE, canned_server, dialer, echo_server, read_head, tungstenite_server, url};
 
 #[tokio::test]
@@ -168,7 +169,7 @@ async fn each_way_to_fail_has_its_name() {
     let error = dialer().dial("http://localhost/").await.expect_err("no WebSocket's");
     assert!(matches!(error, DialError::BadUrl(BadUrl::Scheme)));
 
-    let refusing = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("it");
+    let [refusing] = ports::free();
     match dialer().dial(&url(refusing)).await.expect_err("nobody listens") {
         DialError::Connect(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused),
         other => panic!("{other:?}"),

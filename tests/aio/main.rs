@@ -4,6 +4,8 @@
 mod dial;
 #[path = "../support/patient.rs"]
 mod patient;
+#[path = "../support/ports.rs"]
+mod ports;
 mod proxies;
 mod reconnect;
 mod support;

@@ -15,6 +15,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+use super::ports;
 use super::support::{dialer, echo_server};
 use super::tls::{Authority, tls_echo_server};
 
@@ -143,15 +144,13 @@ async fn echoes(proxy: Proxy, host: &str) {
     assert_eq!(conn.read().await.expect("the echo"), Message::from("through"));
 }
 
-async fn refusal(proxy: Proxy, port: u16) -> ProxyError {
-    match dialer().proxy(proxy).dial(&format!("ws://localhost:{port}/")).await.expect_err("no way through") {
+/// Why a proxy opens no way to where nobody listens.
+async fn refusal(proxy: Proxy) -> ProxyError {
+    let [nobody] = ports::free();
+    match dialer().proxy(proxy).dial(&format!("ws://{nobody}/")).await.expect_err("no way through") {
         DialError::Proxy(error) => error,
         other => panic!("{other:?}"),
     }
-}
-
-fn nobodys_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("it").port()
 }
 
 #[tokio::test]
@@ -160,7 +159,7 @@ async fn an_http_proxy_is_asked_by_connect() {
     echoes(Proxy::http(&format!("http://{address}")).expect("a proxy"), "127.0.0.1").await;
     echoes(Proxy::http(&address.to_string()).expect("a proxy"), "localhost").await;
     let proxy = Proxy::http(&address.to_string()).expect("a proxy");
-    assert!(matches!(refusal(proxy, nobodys_port()).await, ProxyError::Status(502)));
+    assert!(matches!(refusal(proxy).await, ProxyError::Status(502)));
 }
 
 #[tokio::test]
@@ -168,7 +167,7 @@ async fn an_http_proxy_is_told_user_and_password() {
     let (address, _proxy) = connect_proxy(Some("Basic dXNlcjpwQHNz")).await;
     echoes(Proxy::http(&format!("http://user:p%40ss@{address}")).expect("a proxy"), "localhost").await;
     for wrong in [format!("http://{address}"), format!("http://user:wrong@{address}")] {
-        let error = refusal(Proxy::http(&wrong).expect("a proxy"), nobodys_port()).await;
+        let error = refusal(Proxy::http(&wrong).expect("a proxy")).await;
         assert!(matches!(error, ProxyError::Status(407)), "{error:?}");
         assert!(error.to_string().contains("user name"));
     }
@@ -179,7 +178,7 @@ async fn a_socks_proxy_is_asked_and_resolves_the_name() {
     let (address, _proxy) = socks_proxy(None).await;
     echoes(Proxy::socks5(&format!("socks5://{address}")).expect("a proxy"), "127.0.0.1").await;
     echoes(Proxy::socks5(&format!("socks5h://{address}")).expect("a proxy"), "localhost").await;
-    let error = refusal(Proxy::socks5(&address.to_string()).expect("a proxy"), nobodys_port()).await;
+    let error = refusal(Proxy::socks5(&address.to_string()).expect("a proxy")).await;
     assert!(matches!(error, ProxyError::Socks(tokio_socks::Error::ConnectionRefused)), "{error:?}");
 }
 
@@ -188,7 +187,7 @@ async fn a_socks_proxy_is_told_user_and_password() {
     let (address, _proxy) = socks_proxy(Some(("user", "p@ss"))).await;
     echoes(Proxy::socks5(&format!("socks5://user:p%40ss@{address}")).expect("a proxy"), "localhost").await;
     for wrong in [format!("socks5://{address}"), format!("socks5://user:wrong@{address}")] {
-        let error = refusal(Proxy::socks5(&wrong).expect("a proxy"), nobodys_port()).await;
+        let error = refusal(Proxy::socks5(&wrong).expect("a proxy")).await;
         assert!(matches!(error, ProxyError::Socks(_)), "{error:?}");
     }
 }
@@ -212,10 +211,10 @@ async fn tls_goes_through_a_proxy_to_the_server_itself() {
 #[tokio::test]
 async fn a_proxy_that_speaks_something_else_is_no_proxy() {
     let (address, _server) = super::support::canned_server(b"SSH-2.0-OpenSSH\r\n".to_vec(), true).await;
-    let error = refusal(Proxy::http(&address.to_string()).expect("a proxy"), 1).await;
+    let error = refusal(Proxy::http(&address.to_string()).expect("a proxy")).await;
     assert!(matches!(error, ProxyError::Http(_)), "{error:?}");
-    let nobody = format!("127.0.0.1:{}", nobodys_port());
-    let dialer = dialer().proxy(Proxy::socks5(&nobody).expect("a proxy"));
+    let [nobody] = ports::free();
+    let dialer = dialer().proxy(Proxy::socks5(&nobody.to_string()).expect("a proxy"));
     let error = dialer.dial("ws://localhost/").await.expect_err("no proxy");
     assert!(matches!(error, DialError::Connect(_)), "{error:?}");
 }

@@ -9,6 +9,7 @@ use echoring::aio::{DialError, Listener, Message, Upgrader};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::ports;
 use super::support::{PATIENCE, canned_server, dialer, echo, url};
 use super::tls::{Authority, tls_echo_server};
 
@@ -57,8 +58,8 @@ async fn greeting_server(listener: Listener, greeting: &'static str) -> JoinSet<
 
 #[tokio::test]
 async fn a_server_that_dies_twice_is_found_again_at_its_port() {
-    let listener = Listener::bind("127.0.0.1:0").await.expect("a listener");
-    let address = listener.local_addr().expect("its address");
+    let [address] = ports::free();
+    let listener = Listener::bind(address).await.expect("a listener");
     let mut server = greeting_server(listener, "one").await;
     let log = Log::default();
     let mut record = log.hook();
@@ -98,10 +99,10 @@ async fn a_server_that_dies_twice_is_found_again_at_its_port() {
     }
 }
 
-/// Where nobody listens: a port that was free a moment ago, on an address that nobody else uses.
+/// Where nobody listens.
 fn nowhere() -> String {
-    let bound = std::net::TcpListener::bind("127.0.0.9:0").expect("a port");
-    url(bound.local_addr().expect("its address"))
+    let [free] = ports::free();
+    url(free)
 }
 
 #[tokio::test(start_paused = true)]
@@ -273,11 +274,11 @@ impl tracing::Subscriber for Logged {
 async fn what_is_tried_again_is_logged_without_the_secrets_of_its_url() {
     let logged = Logged::default();
     let _guard = tracing::subscriber::set_default(logged.clone());
-    let address = nowhere();
+    let [nobody] = ports::free();
     let mut conn = dialer()
         .connect_timeout(None)
         .handshake_timeout(None)
-        .reconnecting(format!("{address}?token=secret"))
+        .reconnecting(format!("{}?token=secret", url(nobody)))
         .initial_delay(Duration::from_secs(1))
         .jitter(false)
         .max_attempts(3);
@@ -286,7 +287,7 @@ async fn what_is_tried_again_is_logged_without_the_secrets_of_its_url() {
     // The third failure is not tried again: it is returned.
     assert_eq!(lines.len(), 2, "{lines:?}");
     for (line, wait) in lines.iter().zip([1000, 2000]) {
-        assert!(line.starts_with("WARN ") && line.contains("127.0.0.9:"), "{line}");
+        assert!(line.starts_with("WARN ") && line.contains(&nobody.to_string()), "{line}");
         assert!(
             line.contains("Connection refused") && line.contains(&format!("retry_in_ms={wait}")),
             "{line}"

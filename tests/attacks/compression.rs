@@ -220,6 +220,37 @@ fn a_reader_that_stalls_has_no_further_message_inflated_however_they_come() {
     });
 }
 
+/// Both directions of each are full by then, in the kernel, too: neither may wait for the other for ever.
+#[test]
+fn peers_that_begin_to_read_again_get_all_of_it_however_much_they_sent_before() {
+    on_both_drivers(&["--compress", "on"], |server| {
+        const PEERS: usize = 16;
+        // More than a receive buffer has room for, in segments of their own.
+        const MESSAGES: usize = 1_000;
+        const BYTES: usize = 64 * 1024;
+        let message = compressed(BINARY, &bomb(BYTES));
+        thread::scope(|scope| {
+            for _ in 0..PEERS {
+                scope.spawn(|| {
+                    let (mut peer, _) = agree(server, "/echo", PLAIN_ANSWERS);
+                    let mut clock = Peer::open(server, "/echo");
+                    for _ in 0..MESSAGES {
+                        peer.send(&message);
+                        clock.send(&frame(TEXT, b"a turn"));
+                        assert_eq!(clock.message(), (TEXT, b"a turn".to_vec()));
+                    }
+                    for at in 0..MESSAGES {
+                        let (opcode, payload) = peer.message();
+                        assert_eq!((opcode, payload.len()), (BINARY, BYTES), "message {at}");
+                    }
+                    peer.send(&close(1000, b""));
+                    assert_eq!(peer.close_frame(), Some(1000));
+                });
+            }
+        });
+    });
+}
+
 /// What it sent before is answered all the same, to the last message.
 #[test]
 fn a_peer_that_half_closes_behind_what_waits_gets_all_of_it() {

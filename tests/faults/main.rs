@@ -4,6 +4,8 @@
 
 #[path = "../support/patient.rs"]
 mod patient;
+#[path = "../support/ports.rs"]
+mod ports;
 #[allow(dead_code, reason = "not every test uses all of it")]
 #[path = "../support/program.rs"]
 mod program;
@@ -166,9 +168,7 @@ fn serve_and_its_control_plane_lose_nothing() {
     if ring_denied() {
         return;
     }
-    let spare = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let admin = spare.local_addr().expect("its address");
-    drop(spare);
+    let [admin] = ports::free();
     let mut serve =
         command(&["serve", "--listen", "127.0.0.1:0", "--driver", "uring", "--shards", "1", "--log", "warn"]);
     serve.args(["--admin", &admin.to_string()]);

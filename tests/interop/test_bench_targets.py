@@ -211,9 +211,10 @@ class NoWebSocketServers(unittest.TestCase):
             self.check(url, "ended in the handshake", "reset")
 
     def test_nobody(self):
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port = listener.getsockname()[1]
-        self.check(f"ws://127.0.0.1:{port}/", "refused")
+        with socket.socket() as nobody:
+            # Bound, the port stays free of others; connections are refused where nobody listens.
+            nobody.bind(("127.0.0.1", 0))
+            self.check(f"ws://127.0.0.1:{nobody.getsockname()[1]}/", "refused")
 
 
 if __name__ == "__main__":

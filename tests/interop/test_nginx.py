@@ -412,9 +412,10 @@ class WithSeveralServers(BehindNginx):
             self.assertEqual([count > 0 for count in grown], [True, True])
 
     async def test_who_comes_when_a_server_is_gone_is_served_by_the_next(self):
-        with socket.create_server(("127.0.0.1", 0)) as nobody:
-            gone = nobody.getsockname()[1]
-        nginx = self.both(gone)
+        nobody = self.enterContext(socket.socket())
+        # Bound, the port stays free of others; connections are refused where nobody listens.
+        nobody.bind(("127.0.0.1", 0))
+        nginx = self.both(nobody.getsockname()[1])
         for number in range(10):
             async with nginx.connect() as client, nginx.connect(f"/broadcast/{number}?self=1") as topic:
                 await self.check_echo(client)

@@ -598,9 +598,10 @@ class ProxiedHttp(unittest.TestCase):
         connection.close()
 
     def test_a_server_that_is_not_there_is_502(self):
-        with socket.create_server(("127.0.0.1", 0)) as gone:
-            url = "http://127.0.0.1:%d" % gone.getsockname()[1]
-        proxy = self.proxy(url)
+        # Bound, the port stays free of others; connections are refused where nobody listens.
+        gone = self.enterContext(socket.socket())
+        gone.bind(("127.0.0.1", 0))
+        proxy = self.proxy("http://127.0.0.1:%d" % gone.getsockname()[1])
         status, _, body = proxy.request("GET", "/")
         self.assertEqual(status, 502, body)
         with self.assertRaises(InvalidStatus) as raised:

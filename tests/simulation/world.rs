@@ -87,6 +87,8 @@ impl Held {
 
 /// What a connection may take in a turn in which nothing comes.
 const SMALL_BYTES: u64 = 32 * 1024;
+/// What it may take besides when the end of a message comes: the buffer of its answer.
+const ANSWER_BYTES: u64 = 64 * 1024;
 
 fn describe<A: Application>(application: &A) -> Snapshot {
     let mut snapshot = Snapshot::default();
@@ -325,7 +327,10 @@ impl<A: Application + 'static> World<A> {
         }
         let after: BTreeMap<Token, Holding> =
             shard.holdings().map(|holding| (holding.token, holding)).collect();
-        let came_bytes = 2 * (shard.received_bytes() - before.received_bytes) + SMALL_BYTES;
+        let came_bytes = match shard.received_bytes() - before.received_bytes {
+            0 => SMALL_BYTES,
+            received => 2 * received + ANSWER_BYTES + SMALL_BYTES,
+        };
         // Others may have left by themselves.
         let gone = before.holdings.iter().filter(|holding| !after.contains_key(&holding.token));
         let mut gone: Vec<u64> = gone.map(|holding| holding.held_bytes).collect();

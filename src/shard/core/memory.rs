@@ -68,9 +68,12 @@ impl<D: Driver, A: Application> Core<D, A> {
         }
     }
 
-    /// Ends connections whose sends have made no progress for too long. Returns whether any is unfinished.
+    /// Ends connections whose sends have made no progress for too long, and reads once more from those that are paused for it.
+    /// Returns whether any is unfinished.
     pub(super) fn look_at_sends(&mut self) -> bool {
         let timeout = self.config.connection.send_timeout;
+        // What is read adds to what such a connection holds.
+        let has_memory = !self.is_short();
         while let Some(watch) = self.watches.queue.front()
             && watch.look_at <= self.now
             && let Some(mut watch) = self.watches.queue.pop_front()
@@ -91,6 +94,8 @@ impl<D: Driver, A: Application> Core<D, A> {
                 slot.connection.give_way(Cause::SendTimeout, &mut self.pool);
                 self.touch(token);
                 continue;
+            } else if has_memory && slot.connection.wants_one_more(&self.config.connection) {
+                self.driver.resume(token);
             }
             watch.look_at = self.now + timeout / SEND_LOOKS;
             self.watches.queue.push_back(watch);
