@@ -708,6 +708,11 @@ fn messages_too_short_for_a_name_are_known_by_their_neighbours() {
         let counts = server.finish();
         let (did, owed) = (counts.planted.load(Ordering::Relaxed), counts.unanswered.load(Ordering::Relaxed));
         assert!(did > 0, "{}", run.told);
-        assert_eq!(run.integrity(), only(&[(name, did), ("lost", owed)], &run), "{}", run.told);
+        let expected = only(&[(name, did), ("lost", owed)], &run);
+        // Of 2^16 messages of so few bytes two neighbours may be alike, and one is then taken for the other.
+        let is_near = |(found, expected): (&u64, &u64)| found.abs_diff(*expected) <= 3;
+        let integrity = run.integrity();
+        assert!(integrity.values().zip(expected.values()).all(is_near), "not {expected:?}: {}", run.told);
+        assert_eq!(integrity["corrupted"], 0, "{}", run.told);
     }
 }
