@@ -5,6 +5,7 @@ everything else is a read with a timeout.
 """
 
 import base64
+import contextlib
 import ctypes
 import http.client
 import json
@@ -162,6 +163,14 @@ class Server:
         self.wait()
         self.process.stdout.close()
         self.process.stderr.close()
+
+
+@contextlib.contextmanager
+def refusing_port():
+    """A port that refuses connections: a socket is bound to it, so that no other takes it, and does not listen."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
 
 
 def frame(opcode, payload=b"", *, mask=b"\x37\xfa\x21\x3d"):

@@ -8,7 +8,7 @@ import threading
 import unittest
 
 import programs
-from harness import BINARY, PATIENCE_S
+from harness import BINARY, PATIENCE_S, refusing_port
 
 QUANTILES = ("p50", "p90", "p99", "p999", "p9999", "max")
 # What messages are, in the flags of `bench`.
@@ -211,10 +211,8 @@ class NoWebSocketServers(unittest.TestCase):
             self.check(url, "ended in the handshake", "reset")
 
     def test_nobody(self):
-        with socket.socket() as nobody:
-            # Bound, the port stays free of others; connections are refused where nobody listens.
-            nobody.bind(("127.0.0.1", 0))
-            self.check(f"ws://127.0.0.1:{nobody.getsockname()[1]}/", "refused")
+        with refusing_port() as port:
+            self.check(f"ws://127.0.0.1:{port}/", "refused")
 
 
 if __name__ == "__main__":

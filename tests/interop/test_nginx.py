@@ -16,7 +16,7 @@ import unittest
 import matrix
 import programs
 import trustme
-from harness import PATIENCE_S, Log, Server
+from harness import PATIENCE_S, Log, Server, refusing_port
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -412,10 +412,7 @@ class WithSeveralServers(BehindNginx):
             self.assertEqual([count > 0 for count in grown], [True, True])
 
     async def test_who_comes_when_a_server_is_gone_is_served_by_the_next(self):
-        nobody = self.enterContext(socket.socket())
-        # Bound, the port stays free of others; connections are refused where nobody listens.
-        nobody.bind(("127.0.0.1", 0))
-        nginx = self.both(nobody.getsockname()[1])
+        nginx = self.both(self.enterContext(refusing_port()))
         for number in range(10):
             async with nginx.connect() as client, nginx.connect(f"/broadcast/{number}?self=1") as topic:
                 await self.check_echo(client)

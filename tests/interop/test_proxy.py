@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.sync.server import serve
 
-from harness import BINARY, PATIENCE_S, Log, Raw, Server, deny_io_uring, frame, noise
+from harness import BINARY, PATIENCE_S, Log, Raw, Server, deny_io_uring, frame, noise, refusing_port
 
 
 class Proxy(Server):
@@ -598,10 +598,7 @@ class ProxiedHttp(unittest.TestCase):
         connection.close()
 
     def test_a_server_that_is_not_there_is_502(self):
-        # Bound, the port stays free of others; connections are refused where nobody listens.
-        gone = self.enterContext(socket.socket())
-        gone.bind(("127.0.0.1", 0))
-        proxy = self.proxy("http://127.0.0.1:%d" % gone.getsockname()[1])
+        proxy = self.proxy("http://127.0.0.1:%d" % self.enterContext(refusing_port()))
         status, _, body = proxy.request("GET", "/")
         self.assertEqual(status, 502, body)
         with self.assertRaises(InvalidStatus) as raised:

@@ -87,7 +87,7 @@ impl Held {
 
 /// What a connection may take in a turn in which nothing comes.
 const SMALL_BYTES: u64 = 32 * 1024;
-/// What it may take besides when the end of a message comes: the buffer of its answer.
+/// What a connection may take besides in a turn that completes a message: the buffer of the reply.
 const ANSWER_BYTES: u64 = 64 * 1024;
 
 fn describe<A: Application>(application: &A) -> Snapshot {
