@@ -77,6 +77,8 @@ fn a_shard_that_stands_still_is_told_by_health_checks() {
         }
         go_on.send(()).expect("it waits for that");
         client.read_exact(&mut [0; 4]).expect("an echo");
+        // The echo leaves within the turn that stood still. Orders are answered in theirs, the one of /healthz first.
+        assert_eq!(server.handle().snapshots().len(), 1);
         assert_eq!(get(admin, "/healthz"), ok);
         drop(client);
         server.shutdown(PATIENCE).expect("it ends in order");
