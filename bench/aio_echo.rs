@@ -1,5 +1,5 @@
-//! The echo server of `aio` over tokio that `scripts/compare-peers` measures beside those of other asynchronous libraries:
-//! one thread, a task for each connection, and answers to messages that are there together leave together.
+//! The echo server of `aio` over tokio that `scripts/compare-peers` measures beside those of other asynchronous
+//! libraries: one thread, one task per connection; replies to messages that arrived together are sent together.
 //!
 //! ```text
 //! aio_echo        # prints `listening ws://127.0.0.1:PORT …`, and serves every path
@@ -9,13 +9,13 @@
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use echoring::aio::{Conn, Upgrader};
+use echoring_async::{Conn, Upgrader};
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 
-/// A message may have so many bytes, as with every peer.
+/// Maximum message size, as with every peer.
 const MESSAGE_BYTES_MAX: u64 = 16 << 20;
-/// Ten thousand who come at once need as much.
+/// Enough for ten thousand simultaneous connects.
 const BACKLOG: u32 = 4096;
 
 type Outcome = Result<(), Box<dyn Error + Send + Sync>>;

@@ -1,6 +1,6 @@
 //! One shard on io_uring and its clients in one thread, for counting the shard's instructions.
 //!
-//! `scripts/count-instructions` runs this under callgrind, collecting only inside [`Shard::turn`], for two
+//! `scripts/count-instructions` runs this under callgrind, collecting only inside [`Shard::tick`], for two
 //! numbers of rounds; the difference over the messages between them is the cost of one message.
 //!
 //! Usage: `echo_turns ROUNDS CONNECTIONS PAYLOAD_BYTES DEPTH`
@@ -8,13 +8,13 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
-use echoring::connection;
-use echoring::driver::uring::Uring;
-use echoring::driver::{Features, Options};
-use echoring::limits::{MESSAGE_BYTES_DEFAULT, QUEUE_BYTES_DEFAULT};
-use echoring::protocol::handshake::OriginPolicy;
-use echoring::server::Service;
-use echoring::shard::{Allowance, Config, Mailboxes, Shard};
+use echoring_proto::connection;
+use echoring_proto::handshake::OriginPolicy;
+use echoring_proto::limits::{MESSAGE_BYTES_DEFAULT, QUEUE_BYTES_DEFAULT};
+use echoring_runtime::driver::uring::Uring;
+use echoring_runtime::driver::{Features, Options};
+use echoring_runtime::shard::{Allowance, Mailboxes, Shard, ShardConfig};
+use echoring_server::Service;
 
 const REQUEST: &[u8] = b"GET /echo HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
@@ -30,8 +30,8 @@ fn main() {
     let address = listener.local_addr().expect("bound");
     let options = Options { connections: 1024, without: Features::NONE, receive_bytes: 0 };
     let driver = Uring::new(&options).expect("io_uring");
-    let config = Config {
-        connection: connection::Config::default(),
+    let config = ShardConfig {
+        connection: connection::ConnectionConfig::default(),
         connections: 1024,
         security: Default::default(),
         seed: 1.into(),
@@ -69,7 +69,7 @@ fn main() {
 
 #[inline(never)]
 fn drive(shard: &mut Shard<Uring, Service>) {
-    assert!(shard.turn(Some(0)).expect("the driver works"));
+    assert!(shard.tick(Some(0)).expect("the driver works"));
 }
 
 fn text_frame(payload_bytes: usize) -> Vec<u8> {

@@ -1,10 +1,10 @@
-//! What one delivery of a large frame costs its sender, by the kind of send: the same bytes go to all subscribers,
-//! in turn by plain sends, by vectored sends of a frame in four pieces, and by zero-copy sends with and without a
-//! registered buffer. `scripts/bench-broadcast --sends` runs it and writes down what it prints.
+//! The cost of one delivery of a large frame, by the kind of send: the same bytes go to all subscribers, with plain
+//! sends, with vectored sends of a frame in four pieces, and with zero-copy sends with and without a registered buffer.
+//! `scripts/bench-broadcast --sends` runs it and records the output.
 //!
-//! One thread sends, on one ring, one send for each subscriber and frame; another one reads, on another CPU. A block is
-//! a few frames by one kind of send, each waited for until everyone has it; blocks of all kinds take turns in random
-//! order. Cost is the sending thread's CPU time: user, system, and the receiver's TCP work, which loopback runs in the
+//! One thread sends, on one ring, one send per subscriber and frame; another thread reads, on another CPU. A block is a
+//! few frames with one kind of send, each awaited until everyone has it; blocks of all kinds alternate in random order.
+//! Cost is the sending thread's CPU time: user, system, and the receiver's TCP work, which loopback runs in the
 //! sender's context.
 //!
 //! ```text
@@ -23,7 +23,7 @@ use std::thread::Thread;
 use std::time::Duration;
 
 use arguments::Arguments;
-use echoring::limits::SOCKET_SEND_BYTES;
+use echoring_server::limits::SOCKET_SEND_BYTES;
 use io_uring::squeue::Entry;
 use io_uring::types::Fixed;
 use io_uring::{IoUring, cqueue, opcode};
@@ -31,36 +31,37 @@ use rustix::event::epoll;
 use serde_json::{Value, json};
 
 const FRAME_BYTES: [usize; 5] = [1 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
-/// Frames of a block: enough to be told by the clock, and few enough for many blocks.
+/// Frames per block: enough for the clock's resolution, and few enough for many blocks.
 const BLOCK_FRAMES_MAX: usize = 50;
 const BLOCK_FRAMES_MIN: usize = 3;
 const BLOCK_BYTES: usize = 64 << 20;
 const PIECES: usize = 4;
 /// A send that does not fit waits for room inside the ring, as the rest of a short send does.
 const WHOLE: i32 = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
-/// Asks a zero-copy send to tell whether the kernel copied after all, and its answer.
+/// Requests that a zero-copy send reports whether the kernel copied nevertheless, and the answer.
 const REPORT_USAGE: u16 = 1 << 3;
 const USAGE_COPIED: i32 = 1 << 31;
 /// Nothing on loopback takes so long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum MessageKind {
     Plain,
     Vectored,
     ZeroCopy,
     ZeroCopyFixed,
 }
 
-impl Kind {
-    const ALL: [Kind; 4] = [Kind::Plain, Kind::Vectored, Kind::ZeroCopy, Kind::ZeroCopyFixed];
+impl MessageKind {
+    const ALL: [MessageKind; 4] =
+        [MessageKind::Plain, MessageKind::Vectored, MessageKind::ZeroCopy, MessageKind::ZeroCopyFixed];
 
     fn name(self) -> &'static str {
         match self {
-            Kind::Plain => "send",
-            Kind::Vectored => "sendmsg",
-            Kind::ZeroCopy => "send_zc",
-            Kind::ZeroCopyFixed => "send_zc_fixed",
+            MessageKind::Plain => "send",
+            MessageKind::Vectored => "sendmsg",
+            MessageKind::ZeroCopy => "send_zc",
+            MessageKind::ZeroCopyFixed => "send_zc_fixed",
         }
     }
 }
@@ -89,8 +90,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut results = Vec::new();
     for frame_bytes in FRAME_BYTES {
         let frames = (BLOCK_BYTES / frame_bytes / subscribers).clamp(BLOCK_FRAMES_MIN, BLOCK_FRAMES_MAX);
-        let mut costs: Vec<Vec<f64>> = vec![Vec::new(); Kind::ALL.len()];
-        for kind in Kind::ALL {
+        let mut costs: Vec<Vec<f64>> = vec![Vec::new(); MessageKind::ALL.len()];
+        for kind in MessageKind::ALL {
             fanout.block(kind, frame_bytes, 1)?;
         }
         for _ in 0..rounds {
@@ -99,7 +100,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
         }
         let by_name =
-            Kind::ALL.map(|kind| (kind.name().to_owned(), Value::from(costs[kind as usize].clone())));
+            MessageKind::ALL.map(|kind| (kind.name().to_owned(), Value::from(costs[kind as usize].clone())));
         results.push(json!({
             "frame_bytes": frame_bytes,
             "frames_in_block": frames,
@@ -138,7 +139,7 @@ fn pairs_of(count: usize, send_buffer_bytes: usize) -> io::Result<(Vec<TcpStream
     Ok((accepted, connected))
 }
 
-/// How far the reader is, and what the sender waits for.
+/// The reader's progress, which the sender waits for.
 struct Progress {
     received: AtomicU64,
     goal: AtomicU64,
@@ -217,8 +218,8 @@ impl Fanout {
         })
     }
 
-    /// Sends so many frames to everyone. Returns the CPU time of a delivery in µs.
-    fn block(&mut self, kind: Kind, frame_bytes: usize, frames: usize) -> io::Result<f64> {
+    /// Sends this number of frames to everyone. Returns the CPU time per delivery in µs.
+    fn block(&mut self, kind: MessageKind, frame_bytes: usize, frames: usize) -> io::Result<f64> {
         self.point_to_pieces(frame_bytes);
         let before = thread_cpu_ns();
         for _ in 0..frames {
@@ -237,19 +238,21 @@ impl Fanout {
         self.message.msg_iovlen = PIECES;
     }
 
-    fn entry(&self, kind: Kind, subscriber: usize, frame_bytes: usize) -> Entry {
+    fn entry(&self, kind: MessageKind, subscriber: usize, frame_bytes: usize) -> Entry {
         let (to, frame, bytes) = (Fixed(subscriber as u32), self.frame.as_ptr(), frame_bytes as u32);
         let zero_copy = || opcode::SendZc::new(to, frame, bytes).flags(WHOLE).zc_flags(REPORT_USAGE);
         match kind {
-            Kind::Plain => opcode::Send::new(to, frame, bytes).flags(WHOLE).build(),
-            Kind::Vectored => opcode::SendMsg::new(to, &raw const *self.message).flags(WHOLE as u32).build(),
-            Kind::ZeroCopy => zero_copy().build(),
-            Kind::ZeroCopyFixed => zero_copy().buf_index(Some(0)).build(),
+            MessageKind::Plain => opcode::Send::new(to, frame, bytes).flags(WHOLE).build(),
+            MessageKind::Vectored => {
+                opcode::SendMsg::new(to, &raw const *self.message).flags(WHOLE as u32).build()
+            }
+            MessageKind::ZeroCopy => zero_copy().build(),
+            MessageKind::ZeroCopyFixed => zero_copy().buf_index(Some(0)).build(),
         }
     }
 
-    /// Returns when the kernel needs the frame no longer.
-    fn send_to_all(&mut self, kind: Kind, frame_bytes: usize) -> io::Result<()> {
+    /// Returns once the kernel no longer needs the frame.
+    fn send_to_all(&mut self, kind: MessageKind, frame_bytes: usize) -> io::Result<()> {
         for subscriber in 0..self.subscribers {
             let entry = self.entry(kind, subscriber, frame_bytes);
             // SAFETY: frame, pieces and message live as long as the ring, and change only between blocks, when nothing
@@ -300,8 +303,8 @@ fn thread_cpu_ns() -> u64 {
 }
 
 /// All kinds in random order (xorshift).
-fn shuffled(random: &mut u64) -> [Kind; 4] {
-    let mut kinds = Kind::ALL;
+fn shuffled(random: &mut u64) -> [MessageKind; 4] {
+    let mut kinds = MessageKind::ALL;
     for last in (1..kinds.len()).rev() {
         *random ^= *random << 13;
         *random ^= *random >> 7;

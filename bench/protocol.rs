@@ -1,9 +1,8 @@
 //! Wall-clock benches of the wire formats: `cargo bench --bench protocol [-- FILTER]`.
 //!
-//! Known bias: everything is hot in cache, one core, one caller; a real echo meets its payload as the kernel
-//! left it. A pass over bytes that the round before has just written, off their old places, waits for those
-//! stores: short "moving" and "in place" figures show that, not the pass. Counts that noise cannot move are in
-//! `bench/instructions`.
+//! Known bias: everything is hot in cache, on one core, with one caller; a real echo finds its payload where the kernel
+//! wrote it. A pass over bytes that the previous round has just written at shifted positions waits for those stores:
+//! low "moving" and "in place" figures show that, not the pass itself. Noise-free counts are in `bench/instructions`.
 
 #![allow(missing_docs, reason = "the macros make items, and a bench has no readers of its API")]
 
@@ -12,15 +11,15 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
-use echoring::protocol::deflate::{self, Deflater, Direction, Inflater, Preferences};
-use echoring::protocol::frame::{self, HEADER_BYTES_MAX, Header, Opcode};
-use echoring::protocol::{Role, Utf8, handshake, mask, utf8};
+use echoring_proto::deflate::{self, Deflater, Direction, Inflater, Preferences};
+use echoring_proto::frame::{self, HEADER_BYTES_MAX, Header, Opcode};
+use echoring_proto::{Role, Utf8, handshake, mask, utf8};
 
 const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 const SIZES: [usize; 7] = [16, 64, 125, 1 << 10, 16 << 10, 64 << 10, 1 << 20];
 const NONCE: [u8; 16] = *b"the sample nonce";
 
-/// What headless Chromium sends, cookies aside.
+/// The request of headless Chromium, without cookies.
 const BROWSER_REQUEST: &[u8] = b"GET /echo HTTP/1.1\r\n\
     Host: localhost:9001\r\n\
     Connection: Upgrade\r\n\
@@ -35,7 +34,7 @@ const BROWSER_REQUEST: &[u8] = b"GET /echo HTTP/1.1\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
     Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n";
 
-/// `len` bytes of Latin, Greek, Chinese and emoji in turn, cut at a character's border and filled up.
+/// `len` bytes of Latin, Greek, Chinese and emoji in turn, cut at a character boundary and padded.
 fn mixed(len: usize) -> Vec<u8> {
     let mut text: String = "plain words, κόσμε, 你好世界, 🦀🌍. ".chars().cycle().take(len).collect();
     let mut end = len;
@@ -157,7 +156,7 @@ fn handshaking(c: &mut Criterion) {
     group.finish();
 }
 
-/// `bytes` bytes of JSON whose keys repeat and whose values do not; another text for each `seed`.
+/// `bytes` bytes of JSON with repeated keys and varying values; each `seed` gives another text.
 fn json(bytes: usize, seed: u32) -> Vec<u8> {
     let mut state = seed;
     let mut number = || {

@@ -1,16 +1,16 @@
 //! The floor that `scripts/bench-floor` measures `echoring serve` against: a raw TCP echo on io_uring, or on epoll.
 //!
-//! One thread, the driver's ring settings (see `src/driver/uring`), and no WebSocket: after a handshake, the
-//! stream is taken as frames of one known length. It does as little as any echo can that moves the same bytes
-//! and that the load generator will talk to: of each frame it sends back four bytes less (a server's frame has
-//! no mask), it writes the reply's header, and it does not look at the payload, which therefore comes back
-//! as whatever lay there. Run the generator with `--verify off --kind binary`.
+//! One thread, the driver's ring settings (see `src/runtime/driver/uring`), and no WebSocket protocol: after a
+//! handshake, the stream is treated as frames of one known length. It does the minimum for an echo that moves the same
+//! bytes and that the load generator accepts: it sends each frame back four bytes shorter (a server's frame has no
+//! mask), writes the reply's header, and ignores the payload, which is therefore returned masked. Run the generator
+//! with `--verify off --kind binary`.
 //!
 //! ```text
 //! raw_echo --message-bytes 16 [--driver uring|epoll] [--listen 127.0.0.1:0] [--cpu 0]
 //! ```
 //!
-//! Known limit, which no benchmark meets: a peer that does not read makes replies grow in memory.
+//! Known limit, which no benchmark reaches: replies to a peer that does not read accumulate in memory.
 
 mod raw;
 
@@ -45,7 +45,7 @@ fn serve(framing: Framing, listener: &TcpListener) -> io::Result<()> {
     loop {
         let finished = echo.memory.finished();
         echo.fill(&mut ring)?;
-        ring.turn()?;
+        ring.tick()?;
         for entry in ring.completions() {
             echo.handle(entry.user_data(), entry.result(), entry.flags());
         }
@@ -113,7 +113,7 @@ struct Connection {
     open: bool,
     /// A Close frame came: closes as soon as the answer has left.
     closing: bool,
-    /// Its stream has ended: what came last in the same turn is for nobody, and its number may soon be another's.
+    /// Its stream has ended: the last bytes of the tick are discarded, and its number may soon be reused.
     over: bool,
     /// Bytes of the present frame that have come.
     position: usize,
@@ -121,7 +121,7 @@ struct Connection {
     staged: u32,
 }
 
-/// What a connection could not send at once, and what came behind it.
+/// The unsent bytes of a connection, and replies behind them.
 #[derive(Default)]
 struct Rest {
     sending: Vec<u8>,
@@ -199,7 +199,7 @@ impl Echo {
         }
     }
 
-    /// Notes what came.
+    /// Records received bytes.
     fn received(&mut self, connection: u32, result: i32, flags: u32) {
         if result > 0
             && let Some(offset) = self.memory.taken(result as usize, flags)
@@ -257,7 +257,7 @@ impl Echo {
         self.runs.clear();
     }
 
-    /// Sends `bytes` from a buffer of their own, behind everything that the connection has yet to send.
+    /// Sends `bytes` from a separate buffer, behind everything that is queued for the connection.
     fn later(&mut self, index: u32, bytes: &[u8]) {
         let rest = self.rests.entry(index).or_default();
         let staged = std::mem::take(&mut self.connections[index as usize].staged);
@@ -271,7 +271,7 @@ impl Echo {
         self.send_rest(index);
     }
 
-    /// A send was short: what is left goes the slow way.
+    /// A send was short: the rest is sent through the slow path.
     fn short(&mut self, index: u32, result: i32) {
         let staged = std::mem::take(&mut self.connections[index as usize].staged);
         if staged == 0 || (result < 0 && result != -libc::EAGAIN) {
@@ -317,7 +317,7 @@ impl Echo {
     }
 }
 
-/// The same echo where the loop tells what is ready.
+/// The same echo on the readiness loop.
 struct Readiness {
     framing: Framing,
     /// By number of the connection, which is its descriptor's.

@@ -1,18 +1,18 @@
 //! The floor that `scripts/bench-broadcast` measures topics against: a raw TCP fan-out on io_uring, or on
 //! epoll.
 //!
-//! One thread, the driver's ring settings, and of the WebSocket only what the load generator must be told: an
-//! upgrade, and frames of a server instead of a client's. Every path is a topic, and everyone who asks for it
-//! subscribes to it. A frame is unmasked once; what came for a topic in one turn leaves as one send to each
-//! subscriber, all of them from the same bytes; a subscriber's own frames do not come back to it. It never looks
-//! into a payload, bounds nothing, keeps nothing for anyone who is slow, and orders nothing beyond one thread.
+//! One thread, the driver's ring settings, and the minimal WebSocket protocol that the load generator requires: an
+//! upgrade, and server frames instead of client frames. Every path is a topic, and every client of it subscribes to it.
+//! A frame is unmasked once; the frames of a topic in one tick are sent to each subscriber with one send from the same
+//! bytes; a subscriber does not get its own frames back. It ignores payloads, has no bounds, keeps nothing for slow
+//! consumers, and orders nothing beyond one thread.
 //!
 //! ```text
 //! raw_fanout [--driver uring|epoll] [--listen 127.0.0.1:0] [--cpu 0]
 //! ```
 //!
-//! Known limit: on io_uring a subscriber whose socket does not take a whole batch at once is disconnected. So it is a peer for
-//! loads that keep a bounded number of messages under way, not for overload.
+//! Known limit: on io_uring a subscriber whose socket does not accept a whole batch at once is disconnected. So it is a
+//! peer for loads with a bounded number of messages in flight, not for overload.
 
 mod raw;
 
@@ -43,7 +43,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for entry in entries.drain(..).chain(topics.ended.drain(..).map(raw::end)) {
             ring.push(&entry)?;
         }
-        ring.turn()?;
+        ring.tick()?;
         topics.settle();
         for entry in ring.completions() {
             topics.handle(&entry, &mut memory, &mut runs, &mut entries);
@@ -58,7 +58,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Connection {
-    /// Its request has not come whole yet.
+    /// Its request is incomplete.
     Asking,
     /// A subscriber of the topic with this number, at this place of its members.
     Member { topic: u32, place: u32 },
@@ -66,7 +66,7 @@ enum Connection {
     Ending,
 }
 
-/// Who subscribes, and what this turn brought them.
+/// The subscribers of a topic, and its frames of this tick.
 #[derive(Default)]
 struct Topic {
     name: Vec<u8>,
@@ -74,20 +74,20 @@ struct Topic {
     batch: Batch,
 }
 
-/// All that there is besides the ring and its memory.
+/// All state besides the ring and its memory.
 struct Topics {
     connections: Vec<Connection>,
     topics: Vec<Topic>,
     numbers: HashMap<Vec<u8>, u32>,
-    /// Numbers of topics that nobody is left of.
+    /// Numbers of topics without subscribers.
     unused: Vec<u32>,
     /// Topics that have a batch.
     touched: Vec<u32>,
-    /// Heads and frames that have not come whole yet.
+    /// Incomplete heads and frames.
     parts: HashMap<u32, Vec<u8>>,
-    /// What single connections are sent before batches: upgrades, pongs and closes.
+    /// Data for single connections that precedes batches: upgrades, pongs and closes.
     replies: Vec<(u32, Vec<u8>)>,
-    /// Batches without what their receivers published.
+    /// Batches without the receiver's own frames.
     others: Vec<(u32, Vec<u8>)>,
     /// Connections to end behind what they are sent.
     ended: Vec<u32>,
@@ -108,7 +108,7 @@ impl Topics {
         }
     }
 
-    /// Sends what this turn brought. None of the bytes changes before `settle`.
+    /// Sends the frames of this tick. None of the bytes changes before `settle`.
     fn deliver<E>(&mut self, mut send: impl FnMut(u32, &[u8]) -> Result<(), E>) -> Result<(), E> {
         for (connection, bytes) in &self.replies {
             send(*connection, bytes)?;
@@ -138,7 +138,7 @@ impl Topics {
         Ok(())
     }
 
-    /// What was to be sent has been copied.
+    /// Everything that was sent has been copied.
     fn settle(&mut self) {
         self.replies.clear();
         self.others.clear();
@@ -148,7 +148,7 @@ impl Topics {
         }
     }
 
-    /// Notes what a completion tells; what the ring is asked for next goes to `entries`.
+    /// Handles a completion; the next operations are appended to `entries`.
     fn handle(
         &mut self,
         entry: &cqueue::Entry,
@@ -214,7 +214,7 @@ impl Topics {
         }
     }
 
-    /// Takes what has come whole. Returns how much that was.
+    /// Parses complete input. Returns its length.
     fn take(&mut self, connection: u32, bytes: &[u8]) -> usize {
         let mut taken = 0;
         if self.connections[connection as usize] == Connection::Asking {
@@ -249,7 +249,7 @@ impl Topics {
         taken
     }
 
-    /// Makes who sent this request head a subscriber.
+    /// Subscribes the sender of this request head.
     fn join(&mut self, connection: u32, head: &[u8]) {
         self.replies.push((connection, raw::upgrade(head)));
         let path = head.split(|byte| *byte == b' ').nth(1).unwrap_or(b"/");
@@ -278,7 +278,7 @@ impl Topics {
         self.retire(topic);
     }
 
-    /// Forgets a topic that nobody subscribes to, unless it has a batch: then `settle` does.
+    /// Removes a topic without subscribers, unless it has a batch: then `settle` does.
     fn retire(&mut self, number: u32) {
         let topic = &mut self.topics[number as usize];
         if topic.members.is_empty() && topic.batch.bytes.is_empty() {
@@ -314,7 +314,7 @@ impl Service for Topics {
     }
 }
 
-/// A send whose success is not told: when the kernel has consumed it, every byte is copied.
+/// A send whose success is not reported: once the kernel has consumed it, every byte is copied.
 fn send(connection: u32, bytes: &[u8]) -> Entry {
     let entry = opcode::Send::new(Fixed(connection), bytes.as_ptr(), bytes.len() as u32).flags(AT_ONCE);
     entry.build().flags(Flags::SKIP_SUCCESS).user_data(SEND | u64::from(connection))
@@ -324,7 +324,7 @@ fn send(connection: u32, bytes: &[u8]) -> Entry {
 #[derive(Default)]
 struct Batch {
     bytes: Vec<u8>,
-    /// Who published which stretch, in their order. Neighbours that are one publisher's are one stretch.
+    /// The publisher of each range, in order. Adjacent ranges of one publisher are joined.
     publishers: Vec<(u32, Range<usize>)>,
 }
 
@@ -339,7 +339,7 @@ impl Batch {
         }
     }
 
-    /// All but what `member` published; none when that is all.
+    /// Everything except the frames of `member`; `None` if that is everything.
     fn without(&self, member: u32) -> Option<Vec<u8>> {
         if self.publishers.iter().all(|(publisher, _)| *publisher != member) {
             return None;
@@ -364,7 +364,7 @@ struct Frame<'a> {
 }
 
 impl Frame<'_> {
-    /// The frame that `bytes` start with, and its length, if it has come whole.
+    /// The frame at the start of `bytes` and its length, if it is complete.
     fn read(bytes: &[u8]) -> Option<(Frame<'_>, usize)> {
         let (&[first, second], rest) = bytes.split_first_chunk()?;
         let (payload_bytes, rest) = match second & 0x7F {

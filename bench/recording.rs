@@ -1,10 +1,11 @@
-//! What the load generator costs itself for a message: `cargo bench --bench recording [-- FILTER]`.
+//! The load generator's own cost per message: `cargo bench --bench recording [-- FILTER]`.
 //!
-//! Recording is all that is done with the times of a message that arrived: two distributions of the whole run, two of the
-//! interval; with stages those of a stage are in place of the first two. Coming to a message is the schedule's next time and the lateness.
+//! Recording is everything that is done with the times of an arrived message: two distributions of the whole run and
+//! two of the interval; with stages, those of a stage instead of the first two. Sending a message costs the next time
+//! of the schedule and the lateness.
 //!
-//! Known bias: one thread, nothing else between two messages, so the distributions stay in cache as far as they fit; a run
-//! meets them after its own sends and receives.
+//! Known bias: one thread, nothing else between two messages, so the distributions stay in cache as far as they fit; a
+//! run accesses them after its own sends and receives.
 
 #![allow(missing_docs, reason = "the macros make items, and a bench has no readers of its API")]
 
@@ -13,13 +14,13 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
-use echoring::load::schedule::{Arrivals, Cursor, Profile, RateStage, Schedule};
-use echoring::load::tally::{Tally, Window};
+use echoring_load::measure::{Tally, Window};
+use echoring_load::plan::{Arrivals, Cursor, Profile, RateStage, Schedule};
 
 const SECOND: u64 = 1_000_000_000;
 const CONNECTIONS: u32 = 100;
 
-/// Response times as a run has them: most near one another, some far, from a generator of random numbers.
+/// Response times like those of a run: most close together, some far away, from a random number generator.
 struct Latencies(u64);
 
 impl Latencies {
@@ -80,7 +81,7 @@ fn coming_to_a_message(c: &mut Criterion) {
         [
             ("constant", Schedule::new(0, 1_000_000, CONNECTIONS, arrivals, 1)),
             ("stages", Schedule::of(0, Profile::new(stages(), Some(1)), CONNECTIONS, arrivals, 1)),
-            ("trains", Schedule::new(0, 1_000_000, CONNECTIONS, arrivals, 1).in_trains(20)),
+            ("trains", Schedule::new(0, 1_000_000, CONNECTIONS, arrivals, 1).in_bursts(20)),
         ]
     };
     for arrivals in [Arrivals::Even, Arrivals::Poisson] {

@@ -18,20 +18,20 @@ use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::response::{Html, Response};
 use axum::routing::{any, get};
-use echoring::aio::{Conn, Upgraded, Upgrader};
-use echoring::protocol::CloseCode;
+use echoring::CloseCode;
+use echoring::{Conn, Upgraded, Upgrader};
 use support::{arguments, bind, serve_all, until_signal};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What pages and WebSockets share.
+/// The state that pages and WebSockets share.
 #[derive(Clone)]
 struct App {
     upgrader: Upgrader,
     messages: Arc<AtomicUsize>,
-    /// Turns true when the program is to end. Whoever holds a receiver has not ended yet.
+    /// Becomes true when the program must end. A task that holds a receiver has not ended yet.
     ending: watch::Sender<bool>,
 }
 

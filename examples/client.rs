@@ -1,4 +1,4 @@
-//! Says `Hello Server` and prints what comes.
+//! Sends `Hello Server` and prints what it receives.
 //!
 //! ```text
 //! cargo run --example pong_axum            # a server, in another terminal
@@ -11,7 +11,7 @@ use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
-use echoring::aio::{self, DialError, Dialer};
+use echoring::{DialError, Dialer};
 use support::{arguments, until_signal};
 
 #[tokio::main(flavor = "current_thread")]
@@ -27,7 +27,7 @@ async fn main() -> ExitCode {
 }
 
 async fn talk(url: &str) -> Result<(), Failure> {
-    // `aio::dial` does the same with all defaults, as Go's `websocket.DefaultDialer`.
+    // `echoring::dial` does the same with all defaults, as Go's `websocket.DefaultDialer`.
     let mut conn = Dialer::new().dial(url).await.map_err(Failure::Dial)?;
     conn.write_text("Hello Server").await.map_err(Failure::Write)?;
     loop {
@@ -38,12 +38,12 @@ async fn talk(url: &str) -> Result<(), Failure> {
     }
 }
 
-/// What went wrong, and where.
+/// What failed, and where.
 enum Failure {
-    /// With the server's answer inside, when it was HTTP but no upgrade.
+    /// Includes the server's response, if it was HTTP but not an upgrade.
     Dial(DialError),
-    Write(aio::Error),
-    Read(aio::Error),
+    Write(echoring::Error),
+    Read(echoring::Error),
     Signals(io::Error),
 }
 

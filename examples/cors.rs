@@ -1,13 +1,13 @@
-//! Which pages may connect, and what a browser is told when one may not.
+//! Which pages may connect, and what a browser gets if one may not.
 //!
 //! ```text
 //! cargo run --example cors                 # then open both pages that it names
 //! ```
 //!
-//! WebSockets know no CORS: there is no preflight, no `Access-Control-Allow-Origin`, and the same-origin policy does
-//! not hold for them. A browser lets every page connect to every server, sends the visitor's cookies along, and says
-//! in `Origin` whose page it is. So it is the server that has to look, and the default here is to let in only the
-//! pages of its own host. A page that is refused learns nothing: no status, no reason, only close code 1006.
+//! CORS does not apply to WebSockets: there is no preflight and no `Access-Control-Allow-Origin`, and the same-origin
+//! policy does not apply. A browser lets every page connect to every server, sends the visitor's cookies along, and
+//! names the page's origin in `Origin`. So the server must check it, and the default here is to allow only pages of its
+//! own host. A refused page gets no status and no reason, only close code 1006.
 
 mod support;
 
@@ -19,8 +19,8 @@ use axum::extract::{Request, State};
 use axum::http::Uri;
 use axum::response::{Html, Response};
 use axum::routing::{any, get};
-use echoring::aio::{Upgrader, Upgrading};
-use echoring::protocol::handshake::OriginPolicy;
+use echoring::OriginPolicy;
+use echoring::{Upgrader, Upgrading};
 use support::{arguments, bind, serve_all, until_signal};
 
 #[tokio::main]
@@ -47,8 +47,8 @@ async fn serve(address: &str, other: &str) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// One path for each policy. Requests without an `Origin` come from programs, which could claim any: all but the last
-/// two policies let them in, for an origin protects visitors of pages and is no access control.
+/// One path per policy. Requests without an `Origin` come from non-browser clients, which could send any: all policies
+/// but the last two allow them. The check protects users from other sites; it does not authenticate.
 fn policies(listed: &str) -> Router {
     // Go's `CheckOrigin`. It has the whole say: not even a page of the same host gets in without it.
     let is_page = |origin: Option<&str>| origin.is_some();

@@ -1,4 +1,4 @@
-//! Sends back each message as it came, text as text and binary as binary, and prints it.
+//! Sends each message back unchanged, text as text and binary as binary, and prints it.
 //!
 //! ```text
 //! cargo run --example echo                 # ws://localhost:8002/wshandler
@@ -8,7 +8,7 @@ mod support;
 
 use std::error::Error;
 
-use echoring::aio::{Listener, Upgrader};
+use echoring::{Listener, Upgrader};
 use support::{arguments, listen, only, until_signal};
 use tokio::net::TcpStream;
 
@@ -23,7 +23,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     .await
 }
 
-/// Echoes to all who connect, for as long as there is a listener.
+/// Echoes to all clients, for as long as there is a listener.
 pub async fn serve(listener: Listener) -> Result<(), Box<dyn Error>> {
     let upgrader = Upgrader::new().allow_any_origin();
     loop {

@@ -1,5 +1,5 @@
-//! A server inside another program, with a handler of its own: starts on a port of the kernel's choice, prints where, and
-//! says what it counted when standard input ends.
+//! A server inside another program, with its own handler: it listens on a free port, prints the address, and reports
+//! its counts when standard input ends.
 //!
 //! ```text
 //! cargo run --example embedded_server
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use echoring::server::{Disposition, Failure, Handler, Message, Remote, Response, Route, Server};
 
-/// Greets who comes, and sends back what is said, in capitals.
+/// Greets each client, and sends messages back in capitals.
 struct Shouting {
     name: String,
 }

@@ -1,4 +1,4 @@
-//! Is the other end still there? Asked once, or again and again.
+//! Heartbeats: probe a connection once, or ping it at intervals.
 //!
 //! ```text
 //! cargo run --example heartbeat probe      # asks ws://localhost:8080/ws once
@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::{Args, Parser, Subcommand};
-use echoring::aio::{self, Conn, ControlReply, Dialer, Transport, Upgrader, dial};
-use echoring::protocol::CloseCode;
+use echoring::CloseCode;
+use echoring::{Conn, ControlReply, Dialer, Transport, Upgrader, dial};
 use support::{listen, only, until_signal};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -27,7 +27,7 @@ const URL: &str = "ws://localhost:8080/ws";
 /// Tells whether the other end of a connection is alive.
 #[derive(Parser)]
 struct Flags {
-    /// `probe` unless told otherwise.
+    /// `probe` by default.
     #[command(subcommand)]
     mode: Option<Mode>,
 }
@@ -38,7 +38,7 @@ enum Mode {
     Probe {
         #[arg(default_value = URL)]
         url: String,
-        /// How long the server may take.
+        /// Time limit for the server.
         #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
         timeout: Duration,
     },
@@ -58,10 +58,10 @@ enum Mode {
     },
 }
 
-/// When to ping.
+/// The timing of pings.
 #[derive(Args, Clone)]
 pub struct Ticker {
-    /// From ping to ping.
+    /// Interval of pings.
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub every: Duration,
     /// How long the connection may take to accept one.
@@ -92,11 +92,11 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     Ok(code)
 }
 
-/// A sign of life within `patience`, the time to connect included.
+/// Waits for a sign of life within `patience`, connecting included.
 async fn probe(url: &str, patience: Duration) -> Result<(), Box<dyn Error>> {
     let at = Instant::now() + patience;
     let mut conn = match Dialer::new().handshake_timeout(patience).dial(url).await {
-        Err(aio::DialError::Timeout(_)) => return Err("timeout".into()),
+        Err(echoring::DialError::Timeout(_)) => return Err("timeout".into()),
         dialled => dialled?,
     };
     // A handler runs where the connection is read, so it shall be short: it passes on what it knows.
@@ -144,9 +144,9 @@ async fn open_and_beat(
 
 /// Pings until the connection ends.
 ///
-/// All of this is built in: `Upgrader::new().heartbeat(Heartbeat::every(interval).timeout(patience))` pings, and ends
-/// connections that stay silent. By hand it shows what the handlers and `Control` are for.
-pub async fn beat<S: Transport>(mut conn: Conn<S>, ticker: &Ticker) -> Result<(), aio::Error> {
+/// All of this is built in: `Upgrader::new().heartbeat(Heartbeat::every(interval).timeout(patience))` sends pings, and
+/// closes connections that stay silent. Doing it by hand shows the use of handlers and `Control`.
+pub async fn beat<S: Transport>(mut conn: Conn<S>, ticker: &Ticker) -> Result<(), echoring::Error> {
     // A pong with the same data: what happens without a handler, too (RFC 6455, 5.5.3).
     conn.set_ping_handler(|data| {
         println!("ping: {}", data.escape_ascii());
@@ -164,7 +164,7 @@ pub async fn beat<S: Transport>(mut conn: Conn<S>, ticker: &Ticker) -> Result<()
             ticks.tick().await;
             match timeout(ticker.deadline, control.ping(b"beat")).await {
                 Ok(sent) => sent?,
-                Err(_) => return Err(aio::Error::WriteTimeout),
+                Err(_) => return Err(echoring::Error::WriteTimeout),
             }
         }
     };

@@ -1,4 +1,4 @@
-//! The smallest server: says `Hello, World!` to whoever connects, and closes.
+//! The smallest server: sends `Hello, World!` to each client, and closes.
 //!
 //! ```text
 //! cargo run --example hello                # ws://localhost:8181/ws
@@ -8,8 +8,8 @@ mod support;
 
 use std::error::Error;
 
-use echoring::aio::Upgrader;
-use echoring::protocol::CloseCode;
+use echoring::CloseCode;
+use echoring::Upgrader;
 use support::{arguments, listen, only, until_signal};
 use tokio::net::TcpStream;
 

@@ -8,8 +8,8 @@ mod support;
 
 use std::error::Error;
 
-use echoring::aio::{Acceptance, Answer, Asked, Decision, UpgradeError, Upgrader};
-use echoring::protocol::CloseCode;
+use echoring::CloseCode;
+use echoring::{Acceptance, Decision, HttpResponse, RequestHead, UpgradeError, Upgrader};
 use support::{arguments, listen, until_signal};
 use tokio::net::TcpStream;
 
@@ -34,13 +34,13 @@ async fn serve(address: &str) -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// What becomes of a request. A server with more pages than this lets hyper or axum read the requests, and upgrades
-/// theirs; see the example `adopt_axum`.
-fn route(asked: &Asked<'_>) -> Decision {
+/// The decision about a request. In a server with more pages, hyper or axum read the requests, and the upgrader
+/// upgrades theirs; see the example `adopt_axum`.
+fn route(asked: &RequestHead<'_>) -> Decision {
     match (asked.path(), asked.is_upgrade()) {
         ("/ws", true) => Acceptance::new().into(),
-        ("/ws", false) => Answer::new(200, "hello").into(),
-        _ => Answer::new(404, "404 page not found\n").into(),
+        ("/ws", false) => HttpResponse::new(200, "hello").into(),
+        _ => HttpResponse::new(404, "404 page not found\n").into(),
     }
 }
 
@@ -48,7 +48,7 @@ async fn echo_as_text(upgrader: &Upgrader, stream: TcpStream) -> Result<(), Box<
     let mut conn = match upgrader.accept_tcp_with(stream, route).await {
         Ok(conn) => conn,
         // HTTP was answered: all is done.
-        Err(UpgradeError::Answered(_)) => return Ok(()),
+        Err(UpgradeError::NotUpgraded(_)) => return Ok(()),
         Err(error) => return Err(error.into()),
     };
     loop {

@@ -1,5 +1,5 @@
-//! Receives a string and sends it back, until the first error. Its bytes go through io_uring (by tokio-uring) where
-//! that is allowed, and through tokio's epoll where it is not.
+//! Receives a string and sends it back, until the first error. It uses io_uring (through tokio-uring) if that is
+//! allowed, and tokio's epoll otherwise.
 //!
 //! ```text
 //! cargo run --example minimal_echo         # ws://localhost:5000/echo
@@ -9,8 +9,8 @@ mod support;
 
 use std::error::Error;
 
-use echoring::aio::{Conn, Transport, Upgrader, UringStream, ring_allowed};
-use echoring::protocol::CloseCode;
+use echoring::CloseCode;
+use echoring::{Conn, Transport, Upgrader, UringStream, ring_allowed};
 use support::{arguments, listen, only, until_signal};
 use tokio::net::TcpStream;
 use tokio::task::{LocalSet, spawn_local};
@@ -59,7 +59,7 @@ async fn open_and_echo(
     echo(upgrader.accept_with(stream, only("/echo")).await?).await
 }
 
-/// The same connection over either stream; [`Transport`] is whatever tokio can read and write.
+/// The same connection over either stream; [`Transport`] is any stream with tokio's traits.
 async fn echo<S: Transport>(mut conn: Conn<S>) -> Result<(), Box<dyn Error>> {
     loop {
         let message = match conn.read().await {

@@ -10,7 +10,7 @@ mod support;
 use std::error::Error;
 use std::time::Duration;
 
-use echoring::aio::dial;
+use echoring::dial;
 use support::{arguments, until_signal};
 use tokio::time::interval;
 

@@ -13,7 +13,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
 use axum::routing::any;
-use echoring::aio::{Kind, Upgrader, Upgrading};
+use echoring::{MessageKind, Upgrader, Upgrading};
 use support::{arguments, bind, serve_all, until_signal};
 
 #[tokio::main]
@@ -56,8 +56,8 @@ async fn pong(upgrading: Upgrading) -> Result<(), Box<dyn Error + Send + Sync>> 
         };
         println!("{:?} {}", message.kind(), String::from_utf8_lossy(message.as_bytes()));
         match message.kind() {
-            Kind::Text => conn.write_text("pong").await?,
-            Kind::Binary => conn.write_binary(b"pong").await?,
+            MessageKind::Text => conn.write_text("pong").await?,
+            MessageKind::Binary => conn.write_binary(b"pong").await?,
         }
     }
 }

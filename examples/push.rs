@@ -1,4 +1,4 @@
-//! Pushes `heart beat` every three seconds, the first at once, beside an echo on the same connection.
+//! Pushes `heart beat` every three seconds, the first at once, and echoes on the same connection.
 //!
 //! ```text
 //! cargo run --example push                 # ws://localhost:8002/wshandler
@@ -9,7 +9,7 @@ mod support;
 use std::error::Error;
 use std::time::Duration;
 
-use echoring::aio::{self, Reader, Sender, Transport, Upgrader};
+use echoring::{Reader, Sender, Transport, Upgrader};
 use support::{arguments, listen, only, until_signal};
 use tokio::net::TcpStream;
 use tokio::time::interval;
@@ -38,16 +38,16 @@ async fn serve(address: &str) -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// Where Go starts a goroutine for the beat beside that of the echo, three futures run in one task here. The first
-/// to end drops the others, so none is left behind: a beat can not outlive its connection.
+/// Go starts a goroutine for the heartbeat beside that of the echo; here three futures run in one task. The first to
+/// end drops the others, so none is left behind: a heartbeat cannot outlive its connection.
 async fn push_and_echo(upgrader: &Upgrader, stream: TcpStream) -> Result<(), Box<dyn Error + Send + Sync>> {
     let conn = upgrader.accept_tcp_with(stream, only("/wshandler")).await?;
     // In Go, two goroutines that write to one connection are a mistake that only a crash tells. Here there is one
     // `Writer`, which cannot be cloned. It becomes a queue of 16 messages with any number of senders.
     let (mut reader, writer) = conn.split();
-    let (sender, pump) = writer.into_sender(16);
+    let (sender, send_task) = writer.into_sender(16);
     let ended = tokio::select! {
-        ended = pump => ended,
+        ended = send_task => ended,
         ended = beat(&sender) => ended,
         ended = echo(&mut reader, &sender) => ended,
     };
@@ -57,8 +57,8 @@ async fn push_and_echo(upgrader: &Upgrader, stream: TcpStream) -> Result<(), Box
     }
 }
 
-/// Until writing fails. A connection can do the same by itself from the first three seconds on: see `Heartbeat`.
-async fn beat(sender: &Sender) -> Result<(), aio::Error> {
+/// Until writing fails. A connection can send heartbeats by itself, the first after the interval: see `Heartbeat`.
+async fn beat(sender: &Sender) -> Result<(), echoring::Error> {
     let mut ticks = interval(EVERY);
     loop {
         // The first tick is at once.
@@ -67,7 +67,7 @@ async fn beat(sender: &Sender) -> Result<(), aio::Error> {
     }
 }
 
-async fn echo<S: Transport>(reader: &mut Reader<S>, sender: &Sender) -> Result<(), aio::Error> {
+async fn echo<S: Transport>(reader: &mut Reader<S>, sender: &Sender) -> Result<(), echoring::Error> {
     loop {
         let message = reader.read().await?;
         println!("receive msg: {}", String::from_utf8_lossy(message.as_bytes()));

@@ -1,11 +1,11 @@
-//! Passes HTTP on to another server, and with it WebSockets: behind its 101 a connection is nothing but bytes.
+//! Forwards HTTP to another server, and WebSockets too: after the 101 a connection is just bytes.
 //!
 //! ```text
 //! cargo run --example echo                 # the server behind it, in another terminal
 //! cargo run --example reverse_proxy        # ws://localhost:8082/wshandler reaches it
 //! ```
 //!
-//! `echoring proxy` is the whole of this: deadlines, several upstreams, close codes, recordings.
+//! `echoring proxy` is the complete version: deadlines, several upstreams, close codes, recordings.
 
 mod support;
 
@@ -14,7 +14,7 @@ use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use echoring::aio::TokioStream;
+use echoring::TokioStream;
 use http_body_util::{Either, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONNECTION, HeaderMap, HeaderValue, TE, UPGRADE};
@@ -25,7 +25,7 @@ use hyper_util::rt::TokioIo;
 use support::{arguments, listen, until_signal};
 use tokio::net::TcpStream;
 
-/// What the server behind answered, or what is to be said in its place.
+/// The upstream's response, or a substitute.
 type Answer = Response<Either<Incoming, Full<Bytes>>>;
 
 #[tokio::main]
@@ -87,7 +87,7 @@ async fn pass_on(
     Ok(response.map(Either::Left))
 }
 
-/// Removes the fields that are between two neighbours (RFC 9110, 7.6.1), unless they agree on an upgrade.
+/// Removes the hop-by-hop fields (RFC 9110, 7.6.1), unless they negotiate an upgrade.
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let upgrade = headers.remove(UPGRADE).filter(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
     for name in [CONNECTION.as_str(), "keep-alive", "proxy-connection", TE.as_str()] {
@@ -99,7 +99,7 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Bytes both ways until one side ends. A side that does not take them pauses the other, so memory stays bounded.
+/// Copies bytes in both directions until one side ends. A slow side backpressures the other, so memory stays bounded.
 async fn tunnel(near: OnUpgrade, far: OnUpgrade) {
     if let (Ok(near), Ok(far)) = tokio::join!(near, far) {
         // An error is that one of them is gone, of which the other hears when both are dropped here.

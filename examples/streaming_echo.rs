@@ -1,4 +1,4 @@
-//! Sends back messages of any length while they are still arriving: never is more than a buffer of one in memory.
+//! Sends back messages of any length while they are still arriving, with one buffer of memory.
 //!
 //! ```text
 //! cargo run --example streaming_echo       # ws://localhost:8002/wshandler
@@ -8,12 +8,12 @@ mod support;
 
 use std::error::Error;
 
-use echoring::aio::Upgrader;
+use echoring::Upgrader;
 use support::{arguments, listen, only, until_signal};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// 2 GiB, the most that there is. What costs no memory needs no lower limit.
+/// 2 GiB, the maximum. A message that needs no memory needs no lower limit.
 const MESSAGE_BYTES_MAX: u64 = 1 << 31;
 const BUFFER_BYTES: usize = 64 * 1024;
 

@@ -1,12 +1,12 @@
 //! A connection behind two bounded channels, which any number of tasks may read, write and close: an echo with a
-//! heartbeat beside it.
+//! heartbeat.
 //!
 //! ```text
 //! cargo run --example wrapped_connection   # ws://localhost:7777/ws
 //! ```
 //!
-//! It shows what a wrapper has to take care of. A program of your own has most of it from the library already:
-//! `Conn::split` for a task that reads and one that writes, `Writer::into_sender` for many that write.
+//! It shows what a wrapper must take care of. The library already provides most of it: `Conn::split` for one reading
+//! and one writing task, `Writer::into_sender` for many writers.
 
 mod support;
 
@@ -14,8 +14,8 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-use echoring::aio::{self, Conn, Message, Reader, Transport, Upgrader, Writer};
-use echoring::protocol::CloseCode;
+use echoring::CloseCode;
+use echoring::{Conn, Message, Reader, Transport, Upgrader, Writer};
 use support::{arguments, listen, only, until_signal};
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, mpsc, watch};
@@ -23,7 +23,7 @@ use tokio::time::{interval, sleep};
 
 /// Messages that each of the two channels holds.
 pub const CHANNEL_MESSAGES: usize = 1_000;
-/// How long a peer may take to take what is queued when the connection is closed.
+/// Time limit for a peer to read the queued messages when the connection is closed.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
 
@@ -77,7 +77,7 @@ async fn echo_and_beat(upgrader: &Upgrader, stream: TcpStream) -> Result<(), Box
 pub struct Connection {
     incoming: Mutex<mpsc::Receiver<Message>>,
     outgoing: mpsc::Sender<Message>,
-    /// Turns true once, when either end closes. Unlike a channel of Go's it may be closed twice.
+    /// Becomes true once, when either end closes. Unlike a Go channel, it may be closed twice.
     closed: watch::Sender<bool>,
 }
 
@@ -94,7 +94,7 @@ impl fmt::Display for ConnectionClosed {
 impl Error for ConnectionClosed {}
 
 impl Connection {
-    /// Wraps `conn`. Its two loops run until it is closed, by either end.
+    /// Wraps `conn`. Its two loops run until either end closes it.
     pub fn start<S: Transport + Send + 'static>(conn: Conn<S>) -> Connection {
         let (reader, writer) = conn.split();
         let (incoming_sender, incoming) = mpsc::channel(CHANNEL_MESSAGES);
@@ -105,20 +105,20 @@ impl Connection {
         Connection { incoming: Mutex::new(incoming), outgoing, closed }
     }
 
-    /// The next message. Those that came before the end are still given out after it.
+    /// The next message. Messages that arrived before the end are still returned after it.
     ///
     /// # Errors
-    /// When the connection is closed and no message is left.
+    /// If the connection is closed and no message is left.
     pub async fn read_message(&self) -> Result<Message, ConnectionClosed> {
         // One receive. The channel itself tells its end when it is empty and the read loop is gone; to ask for the
         // end first, and then receive again, would lose messages.
         self.incoming.lock().await.recv().await.ok_or(ConnectionClosed)
     }
 
-    /// Queues a message, waiting for room. What is queued is sent even if the connection is closed then.
+    /// Queues a message, waiting for room. Queued messages are sent even if the connection is closed afterwards.
     ///
     /// # Errors
-    /// When the connection is closed.
+    /// If the connection is closed.
     pub async fn write_message(&self, message: impl Into<Message>) -> Result<(), ConnectionClosed> {
         tokio::select! {
             // In this order: nothing is taken after the end.
@@ -128,7 +128,7 @@ impl Connection {
         }
     }
 
-    /// Closes the connection, from any task and as often as one likes.
+    /// Closes the connection, from any task and any number of times.
     pub fn close(&self) {
         self.closed.send_replace(true);
     }
@@ -145,7 +145,7 @@ async fn is_closed(mut closed: watch::Receiver<bool>) {
     let _ = closed.wait_for(|closed| *closed).await;
 }
 
-/// Ends when either end closes; the channel then ends behind what is in it.
+/// Ends when either end closes; the channel then ends after its last message.
 async fn read_loop<S: Transport>(
     mut reader: Reader<S>,
     incoming: mpsc::Sender<Message>,
@@ -167,7 +167,7 @@ async fn read_loop<S: Transport>(
     closed.send_replace(true);
 }
 
-/// Sends what is queued, also what was queued when the end came, and says goodbye.
+/// Sends queued messages, including those queued when the end came, and closes.
 async fn write_loop<S: Transport>(
     mut writer: Writer<S>,
     outgoing: mpsc::Receiver<Message>,
@@ -194,7 +194,7 @@ async fn send_all<S: Transport>(
     writer: &mut Writer<S>,
     mut outgoing: mpsc::Receiver<Message>,
     closed: watch::Receiver<bool>,
-) -> Result<(), aio::Error> {
+) -> Result<(), echoring::Error> {
     loop {
         tokio::select! {
             message = outgoing.recv() => match message {

@@ -1,5 +1,7 @@
-"""Records of Autobahn|Testsuite, and the README's table that is made of them: the half of `scripts/autobahn` that
-knows `results/`."""
+"""Writes records of Autobahn|Testsuite to `results/` and generates the conformance table in docs from them.
+
+A part of `scripts/autobahn`.
+"""
 
 import datetime
 import glob
@@ -11,9 +13,9 @@ import machine
 
 ROOT = machine.ROOT
 EXPECTED = os.path.join(ROOT, "tests", "autobahn", "expected.json")
-README = os.path.join(ROOT, "README.md")
-BEGIN = "<!-- Made by scripts/autobahn table from results/, do not edit. -->"
-END = "<!-- End of what scripts/autobahn table made. -->"
+PAGE = os.path.join(ROOT, "docs", "explanation", "conformance.md")
+BEGIN = "<!-- table: made by scripts/autobahn table from results/, do not edit. -->"
+END = "<!-- table: end of the part that scripts/autobahn table made. -->"
 
 CATEGORIES = {
     "1": "framing",
@@ -30,14 +32,14 @@ CATEGORIES = {
 }
 
 KNOWN_BIAS = [
-    "The suite of 2014 checks what RFC 6455 and RFC 7692 say of well-formed peers and of common offences; it does not "
-    "cover handshakes, deadlines or floods.",
-    "Durations are the suite's own, in Python, with two of its processes at once: they say nothing of speed.",
+    "The suite of 2014 checks the behaviour of RFC 6455 and RFC 7692 towards well-formed peers and common protocol errors; it does "
+    "not cover handshakes, deadlines or floods.",
+    "Durations are those of the suite, in Python, with two of its processes at once; they do not measure speed.",
 ]
 
 
 def expectations():
-    """Expected behaviour and behaviour at closing of each case, in the suite's order."""
+    """Expected `behavior` and `behaviorClose` of each case, in the suite's order."""
     with open(EXPECTED) as file:
         return {case: tuple(pair) for case, pair in json.load(file).items()}
 
@@ -61,7 +63,7 @@ def environment(suite, echoring):
 
 
 def write(run, about):
-    """Writes the record of a whole run. Returns its path."""
+    """Writes the record of a full run. Returns its path."""
     started = datetime.datetime.fromtimestamp(run.started, datetime.timezone.utc)
     folder = machine.results_folder(started.date())
     record = {
@@ -81,7 +83,7 @@ def write(run, about):
     cases = [f"  {json.dumps(case)}: {json.dumps(fields(run.results[case]))}" for case in sorted(run.results, key=order)]
     path = os.path.join(folder, f"autobahn-{run.role}-{run.driver}.json")
     with open(path, "w") as file:
-        # One line for a case: a difference between two records is then readable.
+        # One line per case, so that a diff of two records is readable.
         file.write("{\n" + ",\n".join(lines + [' "cases": {\n' + ",\n".join(cases) + "\n }"]) + "\n}\n")
     return os.path.relpath(path, ROOT)
 
@@ -91,7 +93,7 @@ def fields(result):
 
 
 def latest_records():
-    """The youngest record of each role and driver, with the name of its folder."""
+    """The newest record of each role and driver, with its path."""
     latest = {}
     for path in glob.glob(os.path.join(ROOT, "results", "*", "autobahn-*.json")):
         with open(path) as file:
@@ -124,7 +126,7 @@ def table():
         changes = " with uncommitted changes" if about["uncommitted_changes"] else ""
         lines.append(
             f"- {key[0]}, {key[1]}: commit {about['commit'][:12]}{changes}, Linux {about['kernel']}, {about['cpu']}, "
-            f"{record['started_at'][:10]}: [{path}]({path})"
+            f"{record['started_at'][:10]}: [{path}](../../{path})"
         )
     return "\n".join(lines)
 
@@ -135,21 +137,21 @@ def cell(record, cases):
     return f"{passed} of {len(cases)}"
 
 
-def split_readme():
-    with open(README) as file:
+def split_page():
+    with open(PAGE) as file:
         text = file.read()
     before, begin, rest = text.partition(BEGIN)
     present, end, after = rest.partition(END)
     if not (begin and end):
-        raise SystemExit(f"autobahn: README.md lacks the lines {BEGIN!r} and {END!r}")
+        raise SystemExit(f"autobahn: docs/explanation/conformance.md lacks the lines {BEGIN!r} and {END!r}")
     return before, present, after
 
 
-def readme_is_current():
-    return split_readme()[1] == f"\n{table()}\n"
+def page_is_current():
+    return split_page()[1] == f"\n{table()}\n"
 
 
-def write_readme():
-    before, _, after = split_readme()
-    with open(README, "w") as file:
+def write_page():
+    before, _, after = split_page()
+    with open(PAGE, "w") as file:
         file.write(f"{before}{BEGIN}\n{table()}\n{END}{after}")

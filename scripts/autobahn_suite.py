@@ -1,8 +1,8 @@
-"""Finds Autobahn|Testsuite 0.8.2 and runs cases of it: the half of `scripts/autobahn` that knows the suite.
+"""Finds Autobahn|Testsuite 0.8.2 and runs its cases. A part of `scripts/autobahn`.
 
-The suite is Python 2.7 only. It runs from a Python 2.7 that is present, with its pinned packages in a private
-folder, or else from its published container. It writes its index only at the end, and succeeds although nobody
-answered: what is missing in the index was not run.
+The suite needs Python 2.7. It runs on an installed Python 2.7, with its pinned packages in a private folder, or else in its
+published container. It writes its index only at the end, and exits with 0 even if no peer answered. A case that is not in the
+index did not run.
 """
 
 import glob
@@ -21,10 +21,10 @@ REQUIREMENTS = os.path.join(HARNESS, "requirements.txt")
 IMAGE = "crossbario/autobahn-testsuite:0.8.2"
 AGENT = "echoring"
 
-# What an installation over a slow line may take, and a container engine to say that it runs.
+# Timeouts of an installation over a slow line, and of a container engine's `info`.
 INSTALL_TIMEOUT_S = 600
 ENGINE_TIMEOUT_S = 20
-# From starting the containers' server to its port.
+# From the start of the container to its listening port.
 START_TIMEOUT_S = 120
 
 MISSING = (
@@ -34,7 +34,7 @@ MISSING = (
 
 
 class Unavailable(Exception):
-    """The suite cannot be run here; the message is one line that says what to install."""
+    """The suite cannot run here. The message is one line that says what to install."""
 
 
 def find(target):
@@ -49,7 +49,7 @@ def find(target):
 
 
 def find_python():
-    """A Python 2.7 with pip: the one that is named, pyenv's latest, or the one in PATH."""
+    """A Python 2.7 with pip: the one in ECHORING_PYTHON27, pyenv's latest, or the one in PATH."""
     named = os.environ.get("ECHORING_PYTHON27")
     if named:
         if not is_python27(named):
@@ -66,7 +66,7 @@ def find_python():
 
 
 def is_python27(path):
-    # A pyenv shim lies in PATH although it runs nothing.
+    # PATH may contain a pyenv shim that runs nothing.
     return succeeds([path, "-c", "import sys, pip; sys.exit(sys.version_info[:2] != (2, 7))"], ENGINE_TIMEOUT_S)
 
 
@@ -81,7 +81,7 @@ def succeeds(command, timeout_s):
 
 
 def install(python, target):
-    """The folder with the pinned packages, installed once for each content of the requirements and each Python."""
+    """Returns the folder with the pinned packages. Installs them once per Python and content of the requirements."""
     with open(REQUIREMENTS, "rb") as file:
         content = file.read()
     name = hashlib.sha256(content + python.encode()).hexdigest()[:16]
@@ -103,7 +103,7 @@ def install(python, target):
         try:
             os.rename(unfinished, packages)
         except OSError:
-            # Somebody else was faster.
+            # Another process installed them meanwhile.
             if not os.path.isdir(packages):
                 raise
     except subprocess.TimeoutExpired:
@@ -114,7 +114,7 @@ def install(python, target):
 
 
 class Native:
-    """The suite under a Python 2.7 of this machine."""
+    """The suite on a Python 2.7 of this machine."""
 
     def __init__(self, python, packages):
         self.python = python
@@ -130,14 +130,14 @@ class Native:
         return {**versions, "python": version}
 
     def start(self, mode, spec, folder, listener=None):
-        """`wstest` as a process; its output goes to a log in `folder`. `listener` is taken over by the server."""
+        """Starts `wstest`, with its output in a log in `folder`. The server takes over `listener`."""
         descriptors = [] if listener is None else [listener.fileno()]
         command = [self.python, os.path.join(HARNESS, "run_wstest.py"), self.packages]
         command += [str(descriptors[0]) if descriptors else "-", "-m", mode, "-s", spec, "-u", "0"]
         return spawn(command, folder, descriptors)
 
     def start_server(self, cases, folder):
-        """The fuzzing server and its URL. It answers as soon as it is up: its port is listening already."""
+        """Starts the fuzzing server. Returns it and its URL. Its port listens already, so clients may connect at once."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
             listener.setblocking(False)
             url = f"ws://127.0.0.1:{listener.getsockname()[1]}"
@@ -169,7 +169,7 @@ class Container:
                 socket.create_connection(("127.0.0.1", port), timeout=1).close()
                 break
             except OSError:
-                # Nothing tells when it listens but the attempt.
+                # The container does not report when it listens, so connecting is the only test.
                 time.sleep(0.05)
         return process, f"ws://127.0.0.1:{port}"
 
@@ -188,13 +188,13 @@ def spawn(command, folder, descriptors=()):
 
 
 def stop_all():
-    """Ends what other threads wait for, so that they end."""
+    """Stops the processes that other threads wait for, so that those threads end."""
     for process in list(RUNNING):
         process.terminate()
 
 
 def write_spec(folder, cases, **more):
-    """The specification of a run. Ids are given whole, since the suite takes patterns for prefixes."""
+    """Writes the specification of a run. It lists complete case ids, because the suite treats patterns as prefixes."""
     path = os.path.join(folder, "spec.json")
     with open(path, "w") as file:
         json.dump({"outdir": os.path.join(folder, "reports"), "cases": cases, **more}, file, indent=1)
@@ -202,7 +202,7 @@ def write_spec(folder, cases, **more):
 
 
 def stop(process):
-    """Ends a process of ours, kindly at first."""
+    """Stops a process: by SIGTERM, and by SIGKILL after 15 s."""
     RUNNING.discard(process)
     if process.poll() is None:
         process.terminate()
@@ -214,7 +214,7 @@ def stop(process):
 
 
 def read_index(folder):
-    """What became of each case, or nothing where the suite did not get to its end."""
+    """The result of each case; empty if the suite did not finish."""
     try:
         with open(os.path.join(folder, "reports", "index.json")) as file:
             return json.load(file).get(AGENT, {})
@@ -223,40 +223,40 @@ def read_index(folder):
 
 
 def report_path(folder, result):
-    """The suite's own report of a case."""
+    """Path of the suite's report on a case."""
     return os.path.relpath(os.path.join(folder, "reports", result["reportfile"]), ROOT)
 
 
 def against_server(suite, url, cases, folder, timeout_s):
-    """Runs cases against a server. Returns results by case, and what went wrong besides."""
+    """Runs cases against a server. Returns results by case, and a problem of the run or None."""
     spec = write_spec(folder, cases, servers=[{"agent": AGENT, "url": url}])
     process = suite.start("fuzzingclient", spec, folder)
     try:
         code = process.wait(timeout=timeout_s)
-        problem = None if code == 0 else f"wstest ended with {code}"
+        problem = None if code == 0 else f"wstest ended with exit code {code}"
     except subprocess.TimeoutExpired:
-        problem = f"wstest was not through after {timeout_s} s"
+        problem = f"wstest did not finish within {timeout_s} s"
     finally:
         stop(process)
     return read_index(folder), problem
 
 
 def against_client(suite, client, flags, driver, cases, folder, timeout_s):
-    """Runs a client, with the URL between its command and its flags, against a fuzzing server of its own. Returns the same."""
+    """Runs a client against a new fuzzing server. The URL goes between the client's command and its flags. Returns the same."""
     process, url = suite.start_server(cases, folder)
     command = [*client, url, *flags, "--agent", AGENT, "--deadline-s", str(timeout_s)]
     try:
-        # The client ends itself at its deadline; a hang of it is a failure of its own.
+        # The client ends itself at its deadline; if it hangs, that is a failure too.
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             timeout=timeout_s + 30,
         )
         said = done.stdout.strip()
         agreed = f"client driver={driver} cases={len(cases)}"
-        problem = None if done.returncode == 0 and said == agreed else f"the client ended with {done.returncode}: {said}"
+        problem = None if done.returncode == 0 and said == agreed else f"the client ended with exit code {done.returncode}: {said}"
     except subprocess.TimeoutExpired:
-        problem = f"the client hung for {timeout_s + 30} s"
+        problem = f"the client did not end within {timeout_s + 30} s"
     finally:
-        # The reports are written before the server ends the connection that asked for them.
+        # The server writes the reports before it closes the connection that requested them.
         stop(process)
     return read_index(folder), problem

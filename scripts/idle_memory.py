@@ -1,4 +1,4 @@
-"""Opens WebSocket connections to a fresh server and measures what each costs it while idle. See scripts/idle-memory."""
+"""Opens WebSocket connections to a new server and measures the server's memory per idle connection. See scripts/idle-memory."""
 
 import asyncio
 import contextlib
@@ -16,13 +16,13 @@ sys.dont_write_bytecode = True
 import machine  # noqa: E402
 
 TARGET_BYTES = 256
-# Opened before the others: what grows once with the first connections has grown by then.
+# Opened before the others, because some memory grows once, with the first connections.
 FIRST = 1_000
-# Source addresses, so that no address runs out of ports, and few enough handshakes at once for the backlog.
+# Several source addresses, so that no address runs out of ports. The number of concurrent handshakes fits the backlog.
 SOURCES = [f"127.0.0.{i}" for i in range(2, 10)]
 OPENING_AT_ONCE = 200
 PATIENCE_S = 60
-# With compression: window bits of both directions, and whether windows are kept from message to message.
+# With compression: the setting, and the window bits of both directions.
 COMPRESSION = [
     ("off", 15),
     ("on", 15),
@@ -42,7 +42,7 @@ def resident_bytes(pid):
 
 
 def slab_caches():
-    """What each of the kernel's slab caches has in use, in bytes; None for those who may not know."""
+    """Bytes in use in each of the kernel's slab caches; None without the permission to read them."""
     try:
         with open("/proc/slabinfo") as file:
             lines = [line.split() for line in file.readlines()[2:]]
@@ -52,7 +52,7 @@ def slab_caches():
 
 
 def slab_growth(before, after, count):
-    """Bytes per connection of the caches that grew with them, the largest first."""
+    """Growth of each cache in bytes per connection, the largest first; small ones are omitted."""
     if before is None or after is None:
         return None
     grown = {name: (bytes - before.get(name, 0)) / count for name, bytes in after.items()}
@@ -60,7 +60,7 @@ def slab_growth(before, after, count):
 
 
 async def settled_bytes(pid):
-    """What the process has resident once that has not changed for a second."""
+    """Resident memory of the process once it has not changed for a second."""
     last, same = None, 0
     for _ in range(PATIENCE_S * 4):
         now = resident_bytes(pid)
@@ -76,7 +76,7 @@ def compressed_frame(bits):
     deflater = zlib.compressobj(wbits=-bits)
     payload = deflater.compress(MESSAGE) + deflater.flush(zlib.Z_SYNC_FLUSH)
     payload = payload.removesuffix(b"\0\0\xff\xff")
-    # A key of zeros leaves the payload as it is.
+    # A masking key of zeros leaves the payload unchanged.
     return b"\xc1\xfe" + len(payload).to_bytes(2, "big") + bytes(4) + payload
 
 
@@ -90,21 +90,21 @@ async def open_one(gate, host, port, source, frame):
         )
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
         if not head.startswith(b"HTTP/1.1 101 "):
-            raise SystemExit(f"no upgrade but {head!r}")
+            raise SystemExit(f"the server refused the upgrade: {head!r}")
         if frame is not None:
             if b"permessage-deflate" not in head:
                 raise SystemExit(f"no compression but {head!r}")
             writer.write(frame)
             answer = await asyncio.wait_for(reader.readexactly(4), PATIENCE_S)
             if answer[:2] != b"\xc1\x7e":
-                raise SystemExit(f"no compressed answer but {answer!r}")
+                raise SystemExit(f"the answer is not compressed: {answer!r}")
             await asyncio.wait_for(reader.readexactly(int.from_bytes(answer[2:], "big")), PATIENCE_S)
         return reader, writer
 
 
 @contextlib.asynccontextmanager
 async def opened(host, port, count, frame=None):
-    """So many more idle connections to `/echo`, as long as the block lasts."""
+    """Opens `count` idle connections to `/echo` for the duration of the block."""
     gate = asyncio.Semaphore(OPENING_AT_ONCE)
     opening = (open_one(gate, host, port, SOURCES[i % len(SOURCES)], frame) for i in range(count))
     connections = await asyncio.gather(*opening)
@@ -118,9 +118,9 @@ async def opened(host, port, count, frame=None):
 async def measure(binary, count, flags=(), frame=None):
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if count <= FIRST:
-        raise SystemExit(f"{count} connections are too few: the first {FIRST} are measured apart")
+        raise SystemExit(f"{count} connections are too few: the first {FIRST} are measured separately")
     if count + 100 > hard:
-        raise SystemExit(f"{count} connections need as many descriptors, and the limit is {hard}: raise ulimit -Hn")
+        raise SystemExit(f"{count} connections need as many descriptors, the limit is {hard}; raise it with ulimit -Hn")
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     server = subprocess.Popen(
         [binary, "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "warn", *flags],
@@ -159,10 +159,10 @@ def write_record(name, **figures):
         "cpu": machine.cpu_model(),
         "kernel": platform.release(),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "known_bias": "Includes what grows once with the first connections (pages of tables, pools and code touched "
-        f"for the first time), so it overstates; what each after the first {FIRST} takes does not. Slabs are those of "
-        "both ends, and of whatever else the machine did meanwhile: halve the sockets' (TCP, sock_inode_cache, dentry, "
-        "filp), and what is io_uring's is the server's.",
+        "known_bias": "Includes memory that grows once, with the first connections (pages of tables, pools and code touched "
+        f"for the first time), so it overstates; the figure after the first {FIRST} does not. Slabs include both ends, and "
+        "other work of the machine: halve those of sockets (TCP, sock_inode_cache, dentry, filp); those of io_uring are the "
+        "server's.",
     }
     path = os.path.join(machine.results_folder(), name)
     with open(path, "w") as file:
@@ -178,11 +178,11 @@ def measure_default(binary, count):
     verdict = "met" if per_connection <= TARGET_BYTES else "missed"
     print(
         f"{per_connection:.0f} B of user memory per idle connection ({verdict}: target {TARGET_BYTES}); "
-        f"{figures['bytes_per_further_connection']:.0f} B for each after the first {FIRST}"
+        f"{figures['bytes_per_further_connection']:.0f} B per connection after the first {FIRST}"
     )
     write_record(
         "idle-memory.json",
-        scenario=f"{count} handshaken and idle connections to /echo, default configuration",
+        scenario=f"{count} open and idle connections to /echo, default configuration",
         target_bytes=TARGET_BYTES,
         connections=count,
         server=driver,

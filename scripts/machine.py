@@ -1,4 +1,4 @@
-"""What a record says of the machine and the tree that it was made on, where records go, and a machine that is busy."""
+"""Describes the machine and the working tree for records, finds the folder for results, and runs busy loops."""
 
 import contextlib
 import datetime
@@ -12,7 +12,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def first_line(*command):
-    """The first line that a command prints, or nothing where there is no such command."""
+    """The first line that a command prints; empty if there is no such command."""
     try:
         return subprocess.run(command, capture_output=True, text=True, cwd=ROOT).stdout.strip().split("\n")[0]
     except OSError:
@@ -30,17 +30,17 @@ def commit():
 
 
 def last_commit_of(paths):
-    """The last one that changed any of these: what they are is the same ever since."""
+    """The last commit that changed any of these paths."""
     return first_line("git", "log", "-1", "--format=%H", "--", *paths)
 
 
 def uncommitted_changes(paths=()):
-    """Whether any of these files differ from the last commit, or any at all."""
+    """Whether any of these paths differ from the last commit; without paths, any file."""
     return bool(first_line("git", "status", "--porcelain", "--untracked-files=no", "--", *paths))
 
 
 def results_folder(date=None):
-    """results/<date>-<machine>, made if need be; the machine is named after its CPU."""
+    """Returns results/DATE-MACHINE, and creates it if needed. MACHINE is the name of the CPU."""
     machine = re.sub(r"[^a-z0-9]+", "-", cpu_model().lower()).strip("-")
     folder = os.path.join(ROOT, "results", f"{(date or datetime.date.today()).isoformat()}-{machine}")
     os.makedirs(folder, exist_ok=True)
@@ -49,8 +49,8 @@ def results_folder(date=None):
 
 @contextlib.contextmanager
 def busy(loops):
-    """So many processes that keep the machine busy meanwhile. They end with this one, however that ends."""
-    loop = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    for _ in range(1_000_000): pass"
+    """Runs busy loops for the duration of the block. They end when this process ends, however it ends."""
+    loop = f"import os\nwhile os.getppid() == {os.getpid()}:\n    for _ in range(1_000_000): pass"
     running = [subprocess.Popen([sys.executable, "-c", loop]) for _ in range(loops)]
     try:
         yield

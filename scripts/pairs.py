@@ -6,6 +6,7 @@ pairs. Only the standard library is needed.
 """
 
 import datetime
+import functools
 import json
 import os
 import platform
@@ -132,10 +133,10 @@ def take_turns(name, commands, measure_side, options, random_source):
     return pairs
 
 
-def summary(pairs, sides, target, random_source):
+def summary(pairs, sides, target, echoring=None):
     """What the pairs come to."""
     ratios = [pair["ratio"] for pair in pairs]
-    low, high = interval(ratios, random_source)
+    low, high = interval(ratios, echoring)
     found = {
         "target": target,
         "ratio_median": statistics.median(ratios),
@@ -149,12 +150,27 @@ def summary(pairs, sides, target, random_source):
     return found
 
 
-def interval(ratios, random_source, rounds=10_000):
-    """The bootstrap 95 % interval of the median."""
-    medians = sorted(
-        statistics.median(random_source.choices(ratios, k=len(ratios))) for _ in range(rounds)
-    )
-    return medians[int(0.025 * rounds)], medians[int(0.975 * rounds) - 1]
+def interval(ratios, echoring=None):
+    """The bootstrap 95 % interval of the median, as `echoring compare --pairs` computes it."""
+    found = compared(list(ratios), echoring)
+    return found["ratio_low"], found["ratio_high"]
+
+
+def compared(pairs, echoring=None):
+    """What `echoring compare --pairs` says of ratios, of pairs of values, or of the rows of several workloads."""
+    command = [echoring or binary(), "compare", "--pairs", "-"]
+    done = subprocess.run(command, input=json.dumps(pairs), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        fail(f"echoring compare --pairs failed ({done.returncode}): {done.stderr.strip()[-500:]}")
+    return json.loads(done.stdout)
+
+
+@functools.cache
+def binary():
+    """The newest binary that was built, or else a release build."""
+    target = os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target"))
+    built = [path for path in (os.path.join(target, kind, "echoring") for kind in ("release", "debug")) if os.path.exists(path)]
+    return max(built, key=os.path.getmtime) if built else os.path.join(release_folder(["--bin", "echoring"]), "echoring")
 
 
 def verdict(low, high, target):
@@ -224,7 +240,7 @@ def add_arguments(parser, recording=True):
     parser.add_argument("--server-cpu", type=int, default=0)
     parser.add_argument("--generator-cpu", type=int, default=1)
     parser.add_argument("--restart", type=int, default=5, help="pairs after which the servers are started anew")
-    parser.add_argument("--seed", type=int, default=1, help="of the order and the bootstrap")
+    parser.add_argument("--seed", type=int, default=1, help="of the order")
     parser.add_argument("--echoring", help="the binary (default: build it)")
     if recording:
         parser.add_argument("--no-record", action="store_true", help="write nothing")

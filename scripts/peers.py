@@ -1,8 +1,8 @@
-"""Servers that others wrote, built from their package for the scripts that compare with them.
+"""Builds uWebSockets' programs for the scripts that compare with them.
 
-uWebSockets comes with the crate `libuwebsockets-sys`, whose sources cargo fetches and checks against its registry's
-digest; the programs in bench/peers are compiled against them by this machine's C and C++ compilers. Nothing is
-installed: all lies in target/peers. Only the standard library is needed.
+The crate `libuwebsockets-sys` contains uWebSockets. cargo fetches its sources and checks their digest; this machine's C and C++
+compilers build the programs of bench/peers against them. Nothing is installed outside of target/peers. Only the standard library is
+needed.
 """
 
 import glob
@@ -14,7 +14,7 @@ import machine
 
 PACKAGE, VERSION = "libuwebsockets-sys", "0.0.10"
 FOLDER = os.path.join(os.environ.get("CARGO_TARGET_DIR", os.path.join(machine.ROOT, "target")), "peers")
-# As its own makefile has them, without TLS, which nothing here measures, and without compression unless that is asked for.
+# The flags of its makefile, without TLS, which no script measures, and without compression unless requested.
 OPTIMISATION = ["-O3", "-flto"]
 C_FLAGS = ["-std=c11", "-DLIBUS_NO_SSL"]
 CPP_FLAGS = ["-std=c++20", "-DLIBUS_NO_SSL"]
@@ -27,14 +27,14 @@ def run(*command, cwd=None):
 
 
 def sources():
-    """Where the package's sources are, after fetching them if need be."""
+    """Returns the folder of the package's sources. Fetches them if they are missing."""
     found = os.path.join(FOLDER, "vendor", PACKAGE, "uWebSockets")
     if os.path.isdir(found):
         return found
     scratch = os.path.join(FOLDER, "fetch")
     os.makedirs(os.path.join(scratch, "src"), exist_ok=True)
     with open(os.path.join(scratch, "Cargo.toml"), "w") as manifest:
-        # A workspace of its own: it lies within another package.
+        # A workspace of its own, because it is inside another package.
         manifest.write(
             '[package]\nname = "fetch"\nversion = "0.0.0"\nedition = "2021"\n\n[workspace]\n\n'
             f'[dependencies]\n{PACKAGE} = "={VERSION}"\n'
@@ -47,7 +47,7 @@ def sources():
 
 
 def uwebsockets(name, compression=False):
-    """Builds bench/peers/NAME.cpp, if need be with zlib. Returns the binary."""
+    """Builds bench/peers/NAME.cpp, with zlib if `compression`. Returns the path of the program."""
     program = os.path.join(machine.ROOT, "bench", "peers", f"{name}.cpp")
     binary = os.path.join(FOLDER, f"{name}_deflate" if compression else name)
     if os.path.exists(binary) and os.path.getmtime(binary) > os.path.getmtime(program):
@@ -60,7 +60,7 @@ def uwebsockets(name, compression=False):
 
 
 def load_test():
-    """Builds its load generator, as it comes. Returns the binary."""
+    """Builds uWebSockets' load generator, unchanged. Returns the path of the program."""
     binary = os.path.join(FOLDER, "load_test")
     if not os.path.exists(binary):
         include, objects = sources(), sockets()
@@ -71,7 +71,7 @@ def load_test():
 
 
 def sockets():
-    """Compiles uSockets, the event loop below both. Returns its objects."""
+    """Compiles uSockets, the event loop of both. Returns its object files."""
     for compiler in ("gcc", "g++"):
         if not shutil.which(compiler):
             raise SystemExit(f"{compiler} is missing: apt-get install g++")
@@ -84,5 +84,5 @@ def sockets():
 
 
 def describe():
-    """What a record says of the peer."""
+    """The version for records."""
     return f"uWebSockets of the crate {PACKAGE} {VERSION}, {machine.first_line('g++', '--version')}"

@@ -1,4 +1,4 @@
-"""Measures what subscribers cost the server in memory. See scripts/subscriber-memory."""
+"""Measures the server's memory per subscriber. See scripts/subscriber-memory."""
 
 import argparse
 import asyncio
@@ -17,17 +17,17 @@ import termios
 sys.dont_write_bytecode = True
 import idle_memory  # noqa: E402
 
-# Source addresses, so that no address runs out of ports.
+# Several source addresses, so that no address runs out of ports.
 SOURCES = [f"127.0.0.{i}" for i in range(2, 10)]
 PATIENCE_S = 60
 KEY = "MDEyMzQ1Njc4OWFiY2RlZg=="
 SUBPROTOCOL = "echoring.v1.json"
 MESSAGE = b"x" * 1024
-# Of the busy topic: as many as a subscriber may lag behind, and no more, so that nobody is disconnected.
+# Messages of the busy topic: within the lag that a subscriber may have, so that none is disconnected.
 BUSY_MESSAGE = b"y" * (16 * 1024)
 LAG_BYTES = 512 * 1024
 BUSY_MESSAGES = 24
-# Those who do not read stay as long as this takes; the log is all that a topic keeps.
+# Subscribers that do not read stay connected for the whole test; the topic keeps only its log.
 SETTINGS = f'[topic_defaults]\nlag_bytes = {LAG_BYTES}\nlag = "10m"\nhistory_bytes = 0\nhistory_messages = 0\n'
 NOT_READING_MAX = 1024 * 1024
 ROUNDS = 3
@@ -39,7 +39,7 @@ def fail(text):
 
 @contextlib.contextmanager
 def serving(binary, listen, settings=None):
-    """A server, and its `listening` line."""
+    """Runs a server for the duration of the block. Yields it and its `listening` line."""
     with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
         file.write(settings or "")
         file.flush()
@@ -59,12 +59,12 @@ def serving(binary, listen, settings=None):
 
 
 def resident(server):
-    """What the process has resident once that has not changed for a second, in bytes."""
+    """Resident memory of the process in bytes, once it has not changed for a second."""
     return sum(asyncio.run(idle_memory.settled_bytes(server.pid)).values())
 
 
 class Subscriber:
-    """A WebSocket on a blocking socket that has sent its request already."""
+    """A WebSocket on a blocking socket. Its request is already sent."""
 
     def __init__(self, connected, path, subprotocol=None):
         self.socket = connected
@@ -81,7 +81,7 @@ class Subscriber:
             self.more()
         head, self.waiting = self.waiting.split(b"\r\n\r\n", 1)
         if not head.startswith(b"HTTP/1.1 101 "):
-            fail(f"no upgrade but {head!r}")
+            fail(f"the server refused the upgrade: {head!r}")
         return self
 
     def more(self):
@@ -97,17 +97,17 @@ class Subscriber:
         return taken
 
     def receive(self):
-        """A message: the server never sends it in fragments or masked."""
+        """Receives a message. The server sends it unmasked and in one frame."""
         first, length = self.exactly(2)
         if length >= 126:
             length = int.from_bytes(self.exactly(2 if length == 126 else 8), "big")
         payload = self.exactly(length)
         if first not in (0x81, 0x82):
-            fail(f"no message but a frame {first:#x} of {payload[:60]!r}")
+            fail(f"expected a message, got a frame {first:#x} with {payload[:60]!r}")
         return payload
 
     def send(self, payload, first=0x81):
-        # A key of zeros leaves the payload as it is.
+        # A masking key of zeros leaves the payload unchanged.
         length = len(payload)
         size = bytes([0x80 | length]) if length < 126 else b"\xfe" + length.to_bytes(2, "big")
         self.socket.sendall(bytes([first]) + size + bytes(4) + payload)
@@ -121,7 +121,7 @@ def over_tcp(port):
 
 
 def open_all(connect, count, path, subprotocol=None):
-    """So many, with few enough handshakes at once for the backlog."""
+    """Opens `count` subscribers. The number of concurrent handshakes fits the backlog."""
     found = []
     while len(found) < count:
         some = range(len(found), min(count, len(found) + 200))
@@ -131,7 +131,7 @@ def open_all(connect, count, path, subprotocol=None):
 
 
 def per_subscriber(binary, count, subprotocol):
-    """Subscribers of one topic over TCP, each of which gets one message."""
+    """Measures subscribers of one topic over TCP, after one message each."""
     with serving(binary, "127.0.0.1:0") as (server, line):
         connect = over_tcp(int(re.search(r":(\d+) ", line)[1]))
         before = resident(server)
@@ -143,13 +143,13 @@ def per_subscriber(binary, count, subprotocol):
             for subscriber in subscribers:
                 answer = subscriber.receive()
                 if b'"subscribed"' not in answer:
-                    fail(f"no subscription but {answer!r}")
+                    fail(f"the subscription was not accepted: {answer!r}")
         publisher = open_all(connect, 1, "/broadcast/memory")[0]
         publisher.send(MESSAGE)
         for subscriber in subscribers:
             message = subscriber.receive()
             if MESSAGE not in message:
-                fail(f"a subscriber got something else: {message[:100]!r}")
+                fail(f"a subscriber received another message: {message[:100]!r}")
         after = resident(server)
         for subscriber in [*subscribers, publisher]:
             subscriber.socket.close()
@@ -164,8 +164,8 @@ def per_subscriber(binary, count, subprotocol):
 
 
 def not_reading(binary, count):
-    """What a busy topic makes the server grow by that so many do not read. Over a Unix socket: the TCP buffers of so many
-    would be past what the kernel allows all sockets together."""
+    """Measures the growth of the server for subscribers that do not read a busy topic. Over a Unix socket, because the TCP
+    buffers of this many sockets would exceed the kernel's total limit."""
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "socket")
 
@@ -177,8 +177,8 @@ def not_reading(binary, count):
         with serving(binary, f"unix:{path}", SETTINGS) as (server, _):
             subscribers = open_all(connect, count, "/broadcast/busy")
             publisher, reader = open_all(connect, 2, "/broadcast/busy")
-            # What a message to so many brings whether or not they read on (a log, pools, the tables of a batch of
-            # sends) is no growth of those who do not read.
+            # The first message to all subscribers creates the log, pools, and tables for a batch of sends. These are not part
+            # of the growth.
             publisher.send(BUSY_MESSAGE)
             for subscriber in [*subscribers, reader]:
                 if subscriber.receive() != BUSY_MESSAGE:
@@ -191,8 +191,8 @@ def not_reading(binary, count):
             after = resident(server)
             behind = [lag_bytes(subscriber) for subscriber in subscribers[:: max(1, count // 100)]]
             if min(behind) <= 0:
-                fail("the kernel took everything: nobody was waited for")
-            # Nobody was forgotten: who reads on gets all of it.
+                fail("the kernel took all messages, so no subscriber lagged")
+            # Every subscriber that reads again gets all messages.
             for subscriber in subscribers:
                 for _ in range(BUSY_MESSAGES):
                     if subscriber.receive() != BUSY_MESSAGE:
@@ -207,13 +207,13 @@ def not_reading(binary, count):
 
 
 def median_growth(binary, count):
-    """Of some servers, since what an allocator takes at once is more than a few subscribers are."""
+    """The median of several servers, because the allocator's steps are larger than the memory of a few subscribers."""
     found = sorted((not_reading(binary, count) for _ in range(ROUNDS)), key=lambda figures: figures["growth_bytes"])
     return {**found[ROUNDS // 2], "growth_bytes_of_all": [figures["growth_bytes"] for figures in found]}
 
 
 def lag_bytes(subscriber):
-    """What has been published and has not reached the subscriber's socket."""
+    """Bytes that were published and have not reached the subscriber's socket."""
     in_socket = struct.unpack("i", fcntl.ioctl(subscriber.socket, termios.FIONREAD, bytes(4)))[0]
     return BUSY_MESSAGES * (len(BUSY_MESSAGE) + 4) - in_socket - len(subscriber.waiting)
 
@@ -228,7 +228,7 @@ def main():
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = max(options.subscribers, options.not_reading)
     if most + 100 > hard:
-        fail(f"{most} subscribers need as many descriptors, and the limit is {hard}: raise ulimit -Hn")
+        fail(f"{most} subscribers need as many descriptors, the limit is {hard}; raise it with ulimit -Hn")
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     driver, raw = per_subscriber(options.binary, options.subscribers, None)
     _, spoken = per_subscriber(options.binary, options.subscribers, SUBPROTOCOL)
@@ -236,16 +236,16 @@ def main():
     beyond = many["growth_bytes"] - one["growth_bytes"]
     verdict = "met" if beyond <= NOT_READING_MAX else "missed"
     print(
-        f"{options.not_reading} that do not read a busy topic take {beyond / 1024:.0f} KiB beyond its log, up to "
-        f"{many['behind_bytes_max'] // 1024} KiB behind ({verdict}: target {NOT_READING_MAX // 1024} KiB)"
+        f"{options.not_reading} subscribers that do not read a busy topic take {beyond / 1024:.0f} KiB beyond its log, with a lag of "
+        f"up to {many['behind_bytes_max'] // 1024} KiB ({verdict}: target {NOT_READING_MAX // 1024} KiB)"
     )
     if not options.no_record:
         idle_memory.write_record(
             "subscriber-memory.json",
             schema="echoring.subscriber-memory/1",
-            scenario=f"raw and {SUBPROTOCOL}: {options.subscribers} subscribers of one topic over TCP that have each got "
-            f"a message of {len(MESSAGE)} bytes, default configuration; not_reading: subscribers over a Unix socket that "
-            f"read none of {BUSY_MESSAGES} messages of {len(BUSY_MESSAGE)} bytes, beside one that reads",
+            scenario=f"raw and {SUBPROTOCOL}: {options.subscribers} subscribers of one topic over TCP, after one message of "
+            f"{len(MESSAGE)} bytes each, default configuration; not_reading: subscribers over a Unix socket that read none of "
+            f"{BUSY_MESSAGES} messages of {len(BUSY_MESSAGE)} bytes, beside one subscriber that reads",
             server=driver,
             raw=raw,
             spoken=spoken,

@@ -1,7 +1,7 @@
-"""uWebSockets' `load_test` as a second witness: what it counts, and what CPU time others took meanwhile.
+"""Runs uWebSockets' `load_test` as a second generator, and measures the CPU time of the generator and the server.
 
-It echoes in a closed loop with one message under way on each connection, checks nothing but how many bytes come back, and
-tells what it counted every four seconds. Only the standard library is needed.
+`load_test` echoes in a closed loop with one message in flight per connection, checks only the number of bytes that come back, and
+prints its count every four seconds. Only the standard library is needed.
 """
 
 import re
@@ -10,9 +10,9 @@ import time
 
 import pairs
 
-# It tells what it counted every so many seconds; in the first of these it also connects.
+# Interval at which it prints its count. In the first interval it also connects.
 SECONDS = 4
-# Connecting, two intervals, and what a busy machine adds.
+# Time for connecting and two intervals, with a margin for a busy machine.
 WATCH_S_MAX = 60
 
 
@@ -22,7 +22,7 @@ def cpu_ns(pid):
 
 
 def stretch(binary, server, cpu, connections, message_bytes):
-    """One stretch: messages a second over the second interval, and the CPU time in it of the generator and the server."""
+    """Runs one stretch. Returns messages/s over the second interval, and the CPU time of generator and server in it."""
     port = server.origin.rsplit(":", 1)[1]
     process = subprocess.Popen(
         ["timeout", str(WATCH_S_MAX), "stdbuf", "-oL", "taskset", "-c", str(cpu), binary]

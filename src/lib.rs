@@ -1,79 +1,68 @@
-//! `echoring`: a WebSocket echo and broadcast server for Linux on io_uring, and the load generator that
-//! proves its numbers.
+//! WebSockets for programs on Linux: connections for asynchronous code, and servers for very many of them on io_uring.
 //!
-//! Programs find here
-//!
-//! - [`aio`]: connections for asynchronous code, on tokio and on tokio-uring: [`aio::Dialer`] and [`aio::Upgrader`] open
-//!   them, [`aio::Conn`] is one;
-//! - [`server`]: handlers for very many connections, on threads of their own: [`server::Server::builder`];
-//! - [`protocol`] and [`connection`]: RFC 6455 and RFC 7692 without I/O.
+//! - [`Dialer`] and [`Upgrader`] open connections on tokio and on tokio-uring, and a [`Conn`] is one.
+//! - [`Server`] runs a [`Handler`] for each of very many connections, on threads of its own (feature `server`).
 //!
 //! ```no_run
 //! # async fn talk() -> Result<(), Box<dyn std::error::Error>> {
-//! let mut conn = echoring::aio::dial("ws://127.0.0.1:9001/echo").await?;
+//! let mut conn = echoring::dial("ws://127.0.0.1:9001/echo").await?;
 //! conn.write_text("hello").await?;
 //! assert_eq!(conn.read().await?, "hello".into());
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! `docs/from-gorilla.md` has each call of Go's `gorilla/websocket` beside its counterpart. Features, all on by default:
-//! `tls`, `compress`, `client`, `server`, `load`, and `cli` for the program; `cluster` is reserved.
+//! The guide `docs/guide/from-gorilla.md` shows each call of Go's `gorilla/websocket` beside its counterpart here.
 //!
-//! The floors, lowest first; a module imports only from those above it in this list (see ARCHITECTURE.md):
-//! `limits`, `tls`, `protocol`, `buffer`, `connection`, `hub`, `stats`, `logging`, `recording`, `driver`, `shard`, `aio`,
-//! `server`, `load`, `control`, `proxy`, `connect`, `cli`.
+//! # Features
+//!
+//! - `client` (default): [`Dialer`], with `wss:` and proxies;
+//! - `compress` (default): permessage-deflate (RFC 7692);
+//! - `server`: [`Server`] and [`Handler`], for Linux only;
+//! - `uring`: [`UringStream`], connections on tokio-uring's runtime, for Linux only.
+#![forbid(unsafe_code)]
 
-pub mod limits;
-
-#[cfg(feature = "tls")]
-pub mod tls;
-
-pub mod protocol;
-
-pub mod buffer;
-
-pub mod connection;
-
-#[cfg(any(feature = "server", feature = "load"))]
-pub mod hub;
-
-#[cfg(any(feature = "server", feature = "load"))]
-pub mod stats;
-
-#[cfg(feature = "cli")]
-pub mod logging;
-
-#[cfg(feature = "cli")]
-pub mod recording;
-
-#[cfg(any(feature = "server", feature = "load"))]
-pub mod driver;
-
-#[cfg(any(feature = "server", feature = "load"))]
-pub mod shard;
-
-pub mod aio;
-
+#[doc(inline)]
+pub use echoring_async::{
+    Acceptance, BufferPool, CloseFrame, Conn, Control, ControlReply, Decision, Error, Heartbeat,
+    HttpResponse, Incoming, Listener, Message, MessageKind, MessageReader, MessageWriter, Opened,
+    PendingUpgrade, PreparedMessage, Reader, Refused, RequestHead, SendTask, Sender, Settings, TokioStream,
+    Transport, TrySendError, UpgradeError, Upgraded, Upgrader, Upgrading, Writer,
+};
+#[cfg(feature = "client")]
+#[doc(inline)]
+pub use echoring_async::{
+    BadProxy, ClientStream, ClientTls, DialError, Dialer, Jar, MaybeTls, Proxy, ProxyError, Reconnecting,
+    Response, SocksError, Stage, dial, reconnect, tls,
+};
+#[cfg(all(feature = "uring", target_os = "linux", not(target_env = "musl")))]
+#[doc(inline)]
+pub use echoring_async::{UringStream, ring_allowed};
+#[doc(inline)]
+pub use echoring_proto::connection::Compression;
+#[doc(inline)]
+pub use echoring_proto::handshake::OriginPolicy;
+#[doc(inline)]
+pub use echoring_proto::{CloseCode, Role, Url};
 #[cfg(feature = "server")]
-pub mod server;
+#[doc(inline)]
+pub use server::{Handler, Server};
 
-#[cfg(feature = "load")]
-pub mod load;
-
+/// Servers for very many connections: a [`Handler`] for each, on one event loop per CPU.
 #[cfg(feature = "server")]
-pub mod control;
-
-#[cfg(feature = "cli")]
-pub mod proxy;
-
-#[cfg(feature = "cli")]
-pub mod connect;
-
-#[cfg(feature = "cli")]
-pub mod cli;
+pub mod server {
+    #[doc(inline)]
+    pub use echoring_server::control::{Control, Token, TokenError};
+    #[doc(inline)]
+    pub use echoring_server::{
+        Builder, Busy, Cause, Chunk, Closed, Compression, Content, Disposition, DriverChoice, Failure,
+        Handle, Handler, ListenAddress, Message, MessageKind, Opening, OwnedPublication, PlainRequest,
+        Position, PublishError, Published, RefusalFn, RefusalHook, Refused, Remote, Response, Route, Routes,
+        Server, ServerConfig, Snapshot, StartError, StartErrorKind,
+    };
+}
 
 // Its code is compiled with the documentation's tests.
 #[cfg(doctest)]
-#[doc = include_str!("../docs/from-gorilla.md")]
+#[doc = include_str!("../docs/guide/from-gorilla.md")]
 mod from_gorilla {}

@@ -1,16 +1,16 @@
-//! An echo of long messages over `aio` allocates the messages that the program is given, and nothing else: what is read
-//! and written goes through buffers that are used again.
+//! An asynchronous echo of long messages allocates only the messages that the program receives. Reads and writes reuse their
+//! buffers.
 
 #[allow(dead_code, reason = "what is held is not looked at")]
 #[path = "support/counting.rs"]
 mod counting;
 
 use counting::allocations;
-use echoring::aio::{Conn, Message, Opened, Settings};
-use echoring::protocol::Role;
+use echoring_async::{Conn, Message, Opened, Settings};
+use echoring_proto::Role;
 use tokio::net::UnixStream;
 
-/// Echoes between the first buffers and the counted ones, and of those.
+/// Echoes before the count, and counted echoes.
 const WARM_UP: u64 = 50;
 const COUNTED: u64 = 100;
 
@@ -48,7 +48,7 @@ fn an_echo_of_a_long_message_allocates_the_message_only() {
     let text = Message::from("grüße ".repeat(8_000));
     for message in [Message::from(vec![7; 64 << 10]), text] {
         let allocations = allocations_of_echo(&message);
-        // At each end what came with the header, and the same grown to the whole.
+        // At each end: the part that came with the header, and its growth to the whole message.
         assert!(allocations <= 4, "{allocations} for {message:?}");
     }
 }

@@ -1,5 +1,5 @@
-//! In the steady state an echoed message costs no heap allocation, whatever its size, and a broadcast one nothing
-//! but its place in the logs; compressed ones likewise. The shard and its clients run in one thread, whose allocations are counted one by one.
+//! In the steady state an echoed message of any size causes no heap allocation, and a broadcast message only its entry in the
+//! logs; the same holds for compressed messages. The shard and its clients run in one thread, whose allocations are counted.
 
 #[path = "support/counting.rs"]
 mod counting;
@@ -8,17 +8,18 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use counting::{allocations, held_bytes};
-use echoring::buffer::Pool;
-use echoring::connection::{self, Compression};
-use echoring::driver::uring::Uring;
-use echoring::driver::{Features, Options};
-use echoring::limits::{LOG_SEGMENT_BYTES, MESSAGE_BYTES_DEFAULT, QUEUE_BYTES_DEFAULT};
-use echoring::protocol::deflate::{Deflater, Direction, Preferences};
-use echoring::protocol::handshake::OriginPolicy;
-use echoring::server::{Disposition, Failure, Handler, Message, Remote, Route, Routes, Service};
-use echoring::shard::{Allowance, Config, Mailboxes, Shard};
+use echoring_proto::buffer::Pool;
+use echoring_proto::connection::{self, Compression};
+use echoring_proto::deflate::{Deflater, Direction, Preferences};
+use echoring_proto::handshake::OriginPolicy;
+use echoring_proto::limits::{MESSAGE_BYTES_DEFAULT, QUEUE_BYTES_DEFAULT};
+use echoring_runtime::driver::uring::Uring;
+use echoring_runtime::driver::{Features, Options};
+use echoring_runtime::shard::{Allowance, Mailboxes, Shard, ShardConfig};
+use echoring_server::{Disposition, Failure, Handler, Message, Remote, Route, Routes, Service};
+use echoring_topics::limits::LOG_SEGMENT_BYTES;
 
-/// Allocations of this thread during `work`.
+/// Counts the allocations of this thread during `work`.
 fn allocations_of(work: impl FnOnce()) -> u64 {
     let before = allocations();
     work();
@@ -29,7 +30,7 @@ const KEY: [u8; 4] = [0x12, 0x80, 0x7f, 0xfe];
 const CONNECTIONS: usize = 10;
 const WARM_UP_ROUNDS: usize = 100;
 const ROUNDS: usize = 300;
-/// Parts of the rounds, where something besides the messages may allocate now and then.
+/// Number of parts into which rounds are divided, where other work than messages may allocate occasionally.
 const STRETCHES: usize = 5;
 
 /// A shard on io_uring with its clients.
@@ -41,12 +42,12 @@ struct World {
 }
 
 impl World {
-    /// With all clients connected to `path`.
+    /// A world whose clients are connected to `path`.
     fn new(path: &str) -> World {
         World::offering(path, &[""])
     }
 
-    /// With all clients connected to `path`, and the header of extensions of each its own of `offers`, in turn.
+    /// A world whose clients are connected to `path` and offer the extensions of `offers` in turn.
     fn offering(path: &str, offers: &[&str]) -> World {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound");
@@ -55,8 +56,10 @@ impl World {
         let direction = Direction { takeover: true, window_bits: 15 };
         let preferences = Preferences { server: direction, client: direction };
         let compression = Some(Compression { preferences, ..Compression::default() });
-        let connection = connection::Config { compression, ..connection::Config::default() };
-        let config = Config { connection, connections: 64, security: Default::default(), seed: 1.into() };
+        let connection =
+            connection::ConnectionConfig { compression, ..connection::ConnectionConfig::default() };
+        let config =
+            ShardConfig { connection, connections: 64, security: Default::default(), seed: 1.into() };
         let service = Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_DEFAULT, QUEUE_BYTES_DEFAULT)
             .with_routes(parrots());
         let mailboxes = Mailboxes::connect(1, 0).remove(0);
@@ -78,7 +81,7 @@ impl World {
         client
     }
 
-    /// A WebSocket, and what the server said.
+    /// Opens a WebSocket. Returns it and the server's response.
     fn open(&mut self, path: &str, fields: &str) -> (TcpStream, Vec<u8>) {
         let mut client = TcpStream::connect(self.address).expect("connect");
         client.set_nodelay(true).expect("nodelay");
@@ -92,14 +95,14 @@ impl World {
         while !head.ends_with(b"\r\n\r\n") {
             match client.read(&mut byte) {
                 Ok(read) => head.extend_from_slice(&byte[..read]),
-                Err(_) => assert!(self.shard.turn(Some(0)).expect("the driver works")),
+                Err(_) => assert!(self.shard.tick(Some(0)).expect("the driver works")),
             }
         }
         assert!(head.starts_with(b"HTTP/1.1 101 "));
         (client, head)
     }
 
-    /// Has the shard turn until `needle` has come so often to `client`. Returns all that came.
+    /// Runs ticks until `client` has received `needle` this many times. Returns all received bytes.
     fn hear(&mut self, client: &mut TcpStream, needle: &str, times: usize) -> String {
         let mut heard = Vec::new();
         loop {
@@ -110,12 +113,12 @@ impl World {
             match client.read(&mut self.buffer) {
                 Ok(0) => panic!("the server closed behind {text}"),
                 Ok(read) => heard.extend_from_slice(&self.buffer[..read]),
-                Err(_) => assert!(self.shard.turn(Some(0)).expect("the driver works")),
+                Err(_) => assert!(self.shard.tick(Some(0)).expect("the driver works")),
             }
         }
     }
 
-    /// Has the shard turn until `bytes` bytes have come to the client at `index`.
+    /// Runs ticks until the client at `index` has received `bytes` bytes.
     fn await_bytes(&mut self, index: usize, bytes: usize) {
         let World { shard, clients, buffer, .. } = self;
         let mut filled = 0;
@@ -123,13 +126,13 @@ impl World {
             match clients[index].read(&mut buffer[filled..bytes]) {
                 Ok(0) => panic!("the server closed"),
                 Ok(read) => filled += read,
-                Err(_) => assert!(shard.turn(Some(0)).expect("the driver works")),
+                Err(_) => assert!(shard.tick(Some(0)).expect("the driver works")),
             }
         }
     }
 
-    /// Has the shard turn until a data frame of less than 64 KiB has come to the client at `index`. Returns its bytes,
-    /// header included, and whether it is compressed.
+    /// Runs ticks until the client at `index` has received a data frame of less than 64 KiB. Returns its bytes, header
+    /// included, and whether it is compressed.
     fn await_frame(&mut self, index: usize) -> (usize, bool) {
         self.await_bytes(index, 2);
         let compressed = self.buffer[0] & 0x40 != 0;
@@ -144,12 +147,12 @@ impl World {
         (header_bytes + payload_bytes, compressed)
     }
 
-    /// Has the client at `index` send `bytes`, which the sockets' buffers take at once.
+    /// Sends `bytes` from the client at `index`. The socket buffers take them at once.
     fn send(&mut self, index: usize, bytes: &[u8]) {
         self.clients[index].write_all(bytes).expect("the socket takes a message");
     }
 
-    /// Every client sends and awaits what comes back.
+    /// Every client sends a message and awaits its echo.
     fn echo_rounds(&mut self, rounds: usize, frames: &[u8], reply_bytes: usize) {
         for _ in 0..rounds {
             (0..CONNECTIONS).for_each(|index| self.send(index, frames));
@@ -166,7 +169,7 @@ impl World {
     }
 }
 
-/// A message that compression makes shorter, but not short.
+/// A message that compression makes shorter, but not below 126 bytes.
 fn text(payload_bytes: usize) -> Vec<u8> {
     let mut state = 1_u32;
     let letter = |_| {
@@ -176,8 +179,8 @@ fn text(payload_bytes: usize) -> Vec<u8> {
     (0..payload_bytes).map(letter).collect()
 }
 
-/// A pool as it is after a while. A message that lies across the end of a receive buffer is assembled in a buffer
-/// of the pool, and where the cut falls, and so which size it takes first, is chance.
+/// Fills the pool as after some time of use. A message that spans two receive buffers is assembled in a pooled buffer. Chance
+/// decides where it is split, and therefore which size class it takes first.
 fn used_pool() -> Pool {
     let mut pool = Pool::standalone();
     let sizes = [128, 1 << 10, 4 << 10, 16 << 10, 64 << 10].into_iter().flat_map(|bytes| [bytes; 4]);
@@ -219,7 +222,7 @@ fn an_echoed_message_allocates_nothing() {
     }
 }
 
-/// Sends messages back: itself, or by saying so. It looks at their text, and has itself woken again and again.
+/// Echoes messages: by a send, or by its return value. It reads their text, and sets its alarm repeatedly.
 struct Parrot {
     by_copy: bool,
 }
@@ -257,7 +260,7 @@ fn a_message_to_a_handler_allocates_nothing() {
             let (frames, reply_bytes) = (frame.repeat(depth), (frame.len() - KEY.len()) * depth);
             world.echo_rounds(WARM_UP_ROUNDS, &frames, reply_bytes);
             let stretch = ROUNDS / STRETCHES;
-            // Buffers that nobody needed for a second are freed, and taken anew; most stretches see nothing of it.
+            // Buffers that were unused for a second are freed and allocated again. This does not occur in most parts.
             let allocations = (0..STRETCHES)
                 .map(|_| allocations_of(|| world.echo_rounds(stretch, &frames, reply_bytes)))
                 .min();
@@ -272,15 +275,14 @@ fn a_broadcast_message_allocates_nothing_but_the_logs_segments() {
         let mut world = World::new("/broadcast/news");
         let frame = text_frame(payload_bytes);
         let delivered_bytes = frame.len() - KEY.len();
-        // Until the log is as long as it gets.
+        // Until the log has reached its maximum length.
         let filled = QUEUE_BYTES_DEFAULT as usize / delivered_bytes;
         world.broadcast_rounds(filled + WARM_UP_ROUNDS, &frame, delivered_bytes);
         let rounds = ROUNDS + 4 * LOG_SEGMENT_BYTES / delivered_bytes;
         let allocations = allocations_of(|| world.broadcast_rounds(rounds, &frame, delivered_bytes));
-        // Of the log that subscribers read from, and of that which keeps messages for those who come back.
+        // In the log of the subscribers, and in the history.
         let segments = 2 * rounds.div_ceil(LOG_SEGMENT_BYTES / delivered_bytes) as u64;
-        // Of each: its memory, the count of those who share it, and the joined copy that takes the place of the
-        // pieces in which it was published.
+        // Each entry: its memory, its reference count, and the joined copy that replaces the pieces in which it was published.
         assert!(
             allocations <= 3 * (segments + 1),
             "{allocations} allocations for {rounds} messages of {payload_bytes} B in {segments} segments"
@@ -299,14 +301,14 @@ fn a_compressed_echo_allocates_nothing() {
         let mut payload = Vec::new();
         let direction = Direction { takeover: false, window_bits: 15 };
         let bytes = Deflater::new(direction, 6).deflate(&text(payload_bytes), &mut payload);
-        // Text, compressed: legal whether or not the window is kept. A plain message on either side of it, as short
-        // ones are, makes its answer lie between others that leave from where they came.
+        // Compressed text, legal with and without context takeover. A plain message before and after it puts its answer between
+        // answers that are sent from the receive region.
         let compressed = masked_frame(0xc1, &payload[..bytes]);
         let plain = text_frame(100);
         let frames = [&plain[..], &compressed, &plain, &compressed, &plain].concat();
         let mut rounds = |rounds: usize| {
             for _ in 0..rounds {
-                // One after the other: how many share a turn, and so how many buffers are in use, would be chance.
+                // One client after the other, because chance would decide how many share a tick and its buffers.
                 for index in 0..CONNECTIONS {
                     world.send(index, &frames);
                     for expected in [false, true, false, true, false] {
@@ -317,8 +319,8 @@ fn a_compressed_echo_allocates_nothing() {
             }
         };
         rounds(WARM_UP_ROUNDS);
-        // A frame that is cut by the end of a receive buffer, which is chance, needs a pooled one; and those that nobody
-        // needed for a second are freed. That is no cost of a message, and most stretches see nothing of it.
+        // A frame that spans two receive buffers, by chance, needs a pooled buffer, and buffers that were unused for a second are
+        // freed. This is no cost of a message, and does not occur in most parts.
         let stretch = ROUNDS / STRETCHES;
         let allocations = (0..STRETCHES).map(|_| allocations_of(|| rounds(stretch))).min();
         assert_eq!(allocations, Some(0), "for {} messages of {payload_bytes} B", stretch * CONNECTIONS);
@@ -334,7 +336,7 @@ fn a_message_that_is_broadcast_plain_and_compressed_allocates_nothing_but_the_lo
     ];
     let mut world = World::offering("/broadcast/news", &offers);
     let frame = masked_frame(0x81, &text(1 << 10));
-    // Of each format; those who publish do not hear themselves, but others of theirs do.
+    // Subscribers of each format. A publisher does not receive its own messages, but other subscribers of its format do.
     let mut delivered_bytes = [0; 3];
     let mut round = || {
         world.send(0, &frame);
@@ -354,13 +356,13 @@ fn a_message_that_is_broadcast_plain_and_compressed_allocates_nothing_but_the_lo
     };
     rounds(filled + WARM_UP_ROUNDS);
     let allocations = allocations_of(|| rounds(ROUNDS));
-    // Of each format, and of the log which keeps messages for those who come back.
+    // In the log of each format, and in the history.
     let logs = delivered_bytes.iter().chain([&delivered_bytes[0]]);
     let segments: usize = logs.map(|bytes| ROUNDS.div_ceil(LOG_SEGMENT_BYTES / bytes) + 1).sum();
     assert!(allocations <= 3 * segments as u64, "{allocations} allocations with {segments} segments");
 }
 
-/// A session comes, subscribes and unsubscribes again and again, publishes, is told what it missed, and goes.
+/// A session connects, subscribes and unsubscribes repeatedly, publishes, recovers missed messages, and disconnects.
 fn come_and_go(world: &mut World) {
     const TIMES: usize = 50;
     let say = |words: String| masked_frame(0x81, words.as_bytes());
@@ -388,8 +390,8 @@ fn come_and_go(world: &mut World) {
     drop(client);
 }
 
-/// What the allocator has given is the same after the hundredth as after the tenth, and what was charged for it and the
-/// formula of docs/configuration.md allows for a topic.
+/// The allocated memory no longer grows after the first rounds of sessions. It is at most the charged memory plus what the
+/// formula of docs/reference/configuration.md allows for a topic.
 #[test]
 fn coming_and_going_leaves_memory_as_it_was() {
     const TOPIC_BYTES: i64 = 2_400;
@@ -399,11 +401,11 @@ fn coming_and_going_leaves_memory_as_it_was() {
     for round in 0..20 {
         (0..15).for_each(|_| come_and_go(&mut world));
         while world.shard.connections() > CONNECTIONS {
-            assert!(world.shard.turn(Some(0)).expect("the driver works"));
+            assert!(world.shard.tick(Some(0)).expect("the driver works"));
         }
         held.push((round, held_bytes()));
     }
-    // The history is full after ten; buffers are kept free for a second, and entries of the timer for half a minute.
+    // The history is full after ten rounds. Free buffers are kept for a second, entries of the timer for 30 s.
     let (warm, end) = (held[9].1, held[19].1);
     assert!(end < warm + 48 * 1024, "{held:?}");
     let (grown, charged) = (end - held_before, world.shard.charged_bytes() as i64 - charged_before);

@@ -1,5 +1,5 @@
-//! In the steady state neither the generator nor the server it measures allocates for a message: a longer run
-//! has more messages and no more allocations.
+//! In the steady state neither the generator nor its server allocates per message: a longer run has more messages and no more
+//! allocations.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -7,22 +7,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use echoring::load::{
-    self, Arrivals, Compress, DriverChoice, Embedded, Means, Mode, Pace, Plan, Refused, Spread, Style,
+use echoring_load::{
+    self, Arrivals, Compress, DriverChoice, Embedded, Mode, Pace, Plan, Refused, Resources, Spread, Style,
     Target, Workload,
 };
-use echoring::server::{Compression, Config, ListenAddress, Server};
+use echoring_server::{Compression, ListenAddress, Server, ServerConfig};
 
-/// The system's allocator, counting.
+/// Counts allocations of the system's allocator.
 struct Counting;
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
-// SAFETY: every call is handed on to the system's allocator as it came.
+// SAFETY: every call is forwarded unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promises are those that `System` asks for.
+        // SAFETY: the caller upholds the contract of `System`.
         unsafe { System.alloc(layout) }
     }
 
@@ -43,7 +43,7 @@ static ALLOCATOR: Counting = Counting;
 
 fn start_server(compression: Option<Compression>) -> Result<Embedded, Refused> {
     let listen = vec![ListenAddress::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))];
-    let config = Config { listen, shards: Some(1), compression, ..Config::default() };
+    let config = ServerConfig { listen, shards: Some(1), compression, ..ServerConfig::default() };
     let server = Server::start(config).map_err(|error| Refused(error.to_string()))?;
     let Some(&ListenAddress::Tcp(address)) = server.addresses().first() else {
         unreachable!("one TCP listener")
@@ -59,13 +59,13 @@ fn start_server(compression: Option<Compression>) -> Result<Embedded, Refused> {
 fn measure(load: &(Mode, Pace, Arrivals, Style), duration: Duration) -> (u64, u64) {
     let (mode, pace, arrivals, style) = load.clone();
     let broadcast = u32::from(mode == Mode::Broadcast);
-    // JSON is what compresses, so it is what is compressed; long enough that all of it is.
+    // JSON is compressible. The messages are long enough that all of them are compressed.
     let compression = (style == Style::Json).then(Compression::default);
     let message_bytes = if compression.is_some() { (700, 1_400) } else { (40, 200) };
     let workload = Workload {
         mode,
         connections: 20,
-        // Two, so that their order is compared as well.
+        // Two subscribers, so that their order is compared too.
         publishers: 2 * broadcast,
         topics: broadcast,
         duration,
@@ -77,7 +77,7 @@ fn measure(load: &(Mode, Pace, Arrivals, Style), duration: Duration) -> (u64, u6
         compress: Compress { words: "on".to_owned(), compression, ..Compress::off() },
         ..Workload::default()
     };
-    let means = Means {
+    let resources = Resources {
         threads: 1,
         cpus: Vec::new(),
         server_cpus: Vec::new(),
@@ -90,12 +90,12 @@ fn measure(load: &(Mode, Pace, Arrivals, Style), duration: Duration) -> (u64, u6
     let plan = Plan {
         target: Target::Embedded(Box::new(move |_| start_server(compression))),
         workloads: vec![workload],
-        means,
+        resources,
     };
     let before = ALLOCATIONS.load(Ordering::Relaxed);
-    let outcomes = load::run(plan, &mut |_| ()).expect("an embedded server can be measured");
+    let outcomes = echoring_load::run(plan, &mut |_| ()).expect("an embedded server can be measured");
     let record = &outcomes[0].record;
-    assert!(record.integrity.is_whole());
+    assert!(record.integrity.is_clean());
     assert_eq!(record.compression.is_some_and(|done| done.messages_out > 0), compression.is_some());
     (ALLOCATIONS.load(Ordering::Relaxed) - before, outcomes[0].record.messages)
 }
@@ -114,7 +114,7 @@ fn more_messages_are_no_more_allocations() {
         let (few_allocations, few_messages) = measure(&load, Duration::from_millis(300));
         let (allocations, messages) = measure(&load, Duration::from_millis(1_500));
         let (more, further) = (allocations.saturating_sub(few_allocations), messages - few_messages);
-        // Compressing takes its time in a build for tests.
+        // Compression is slow in a test build.
         let enough = if load.3 == Style::Json { 1_000 } else { 5_000 };
         assert!(further > enough, "{load:?}: {further} messages are too few to tell");
         assert!(more * 100 < further, "{load:?}: {more} allocations for {further} messages");

@@ -1,13 +1,13 @@
-//! What a compression context costs: no more than it says, all of it at once or with the window, and nothing per
+//! A compression context takes no more memory than it states, allocates all of it at once or with the window, and nothing per
 //! message.
 
 #[path = "support/counting.rs"]
 mod counting;
 
 use counting::{allocations, held_bytes};
-use echoring::protocol::deflate::{Deflater, Direction, Inflater, Window};
+use echoring_proto::deflate::{Deflater, Direction, Inflater, Window};
 
-/// Bytes that this thread holds because of `work`, whose result is still alive.
+/// Bytes that `work` allocated on this thread and that its result, still alive, holds.
 fn held_by<T>(work: impl FnOnce() -> T) -> (T, usize) {
     let before = held_bytes();
     let value = work();
@@ -18,7 +18,7 @@ fn directions(bits: std::ops::RangeInclusive<u8>) -> impl Iterator<Item = Direct
     bits.flat_map(|window_bits| [false, true].map(|takeover| Direction { takeover, window_bits }))
 }
 
-/// Text of which every part repeats another, so that windows fill and are used.
+/// Repetitive text, which fills the window and refers to it.
 fn message() -> Vec<u8> {
     (0..100_000u32).map(|n| b'a' + (n.wrapping_mul(n) / 97 % 26) as u8).collect()
 }

@@ -1,15 +1,15 @@
-//! Every driver keeps the same contract: one suite, run for each.
+//! Every driver keeps the same contract. One suite runs for each.
 
 mod conformance;
 
-/// Makes one test function of each named test of `suite` or `sockets`, which is run with each of `$with`.
+/// Makes a test function of each named test of `suite` or `sockets`, and runs it with each of `$with`.
 macro_rules! tests {
     ($name:ident, $part:ident, $with:expr, [$($test:ident),* $(,)?]) => {
         mod $name {
             #[allow(unused_imports, reason = "each driver needs some of it")]
             use {
                 crate::conformance::{simulated::SimKit, sockets::{Make, SocketKit, uring}},
-                echoring::driver::{epoll::Epoll, sim::Faults},
+                echoring_runtime::driver::{epoll::Epoll, sim::Faults},
             };
             $(#[test]
             fn $test() {
@@ -21,7 +21,7 @@ macro_rules! tests {
     };
 }
 
-/// The whole suite, for each of some kits.
+/// Runs the whole suite for each kit.
 macro_rules! whole_suite {
     ($name:ident, $kits:expr) => {
         tests!(
@@ -56,11 +56,11 @@ macro_rules! whole_suite {
     };
 }
 
-/// What a driver with real sockets does besides, for each of some ways to make it.
+/// Runs the tests of drivers with real sockets, for each constructor.
 macro_rules! sockets_suite {
     ($makes:expr) => {
         whole_suite!(tcp, $makes.into_iter().map(SocketKit::tcp));
-        // A unix socket resets in its own way and has smaller buffers; the rest is the same.
+        // A unix socket has its own form of reset and smaller buffers; the rest is the same.
         tests!(
             unix,
             suite,

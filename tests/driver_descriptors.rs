@@ -1,6 +1,6 @@
-//! What drivers do with descriptors: none is leaked, and running out of them is survived.
+//! Drivers leak no descriptors, and survive running out of them.
 //!
-//! One test per process counts at a time, so that each runs in a child of its own.
+//! Descriptors are counted per process, so each test runs in a child process of its own.
 
 mod conformance;
 
@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use conformance::sockets::{Make, SocketKit, uring};
 use conformance::world::{Kit, Peer, Seen, World, options};
-use echoring::driver::epoll::Epoll;
-use echoring::driver::{Driver, Event, Options, Source};
-use echoring::limits::MILLISECOND;
+use echoring_proto::limits::MILLISECOND;
+use echoring_runtime::driver::epoll::Epoll;
+use echoring_runtime::driver::{Driver, Event, Options, Source};
 
-/// Runs the test `name` of this binary alone, with at most `descriptors` open files. True in the child.
+/// Runs the test `name` of this binary in a child, with at most `descriptors` open files. True in the child.
 fn alone(name: &str, descriptors: u32) -> bool {
     if std::env::var_os("ECHORING_TEST_ALONE").is_some() {
         return true;
@@ -37,7 +37,7 @@ fn open_descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").expect("procfs is mounted").count()
 }
 
-/// Two thousand connections, ended in every way there is.
+/// Two thousand connections, ended in every possible way.
 fn churn<D: Driver>(make: Make<D>) {
     let before = open_descriptors();
     let options = Options { connections: 64, ..options() };
@@ -79,7 +79,7 @@ fn churn<D: Driver>(make: Make<D>) {
     assert_eq!(open_descriptors(), before, "the driver itself leaves nothing");
 }
 
-/// Out of descriptors: said once, tried again without spinning, and taken up by itself.
+/// Without descriptors, accepting reports it once, retries without spinning, and resumes by itself.
 fn exhaustion<D: Driver>(make: Make<D>) {
     let mut world = World::new(SocketKit::tcp(make));
     let (token, mut peer) = world.accept();
@@ -89,14 +89,14 @@ fn exhaustion<D: Driver>(make: Make<D>) {
     world.until("the failure is told", |world| world.has(&Seen::AcceptFailed));
     assert_eq!(world.accepted().len(), 1);
 
-    let (begun, mut turns) = (Instant::now(), 0);
+    let (begun, mut ticks) = (Instant::now(), 0);
     let mut events = Vec::new();
     while begun.elapsed() < Duration::from_millis(400) {
         let deadline = world.driver.now() + 100 * MILLISECOND;
-        world.driver.turn(&mut world.pool, Some(deadline), &mut events).expect("the driver works");
-        turns += 1;
+        world.driver.tick(&mut world.pool, Some(deadline), &mut events).expect("the driver works");
+        ticks += 1;
     }
-    assert!(turns <= 20, "{turns} turns in 0.4 s");
+    assert!(ticks <= 20, "{ticks} ticks in 0.4 s");
     assert!(events.is_empty(), "one episode is told once: {events:?}");
 
     world.write(&mut peer, b"still served");

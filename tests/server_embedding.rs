@@ -1,4 +1,4 @@
-//! A server inside another program: handlers of its own, what their mistakes cost, and how it ends.
+//! A server embedded in another program: its handlers, the effect of their errors, and its end.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -8,18 +8,18 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use echoring::hub::TopicReport;
-use echoring::protocol::CloseCode;
-use echoring::protocol::handshake::OriginPolicy;
-use echoring::server::{
+use echoring_proto::CloseCode;
+use echoring_proto::handshake::OriginPolicy;
+use echoring_server::{
     Builder, Chunk, Closed, Content, Disposition, DriverChoice, Failure, Handler, ListenAddress, Message,
     OwnedPublication, Remote, Response, Route, Server, StartErrorKind,
 };
+use echoring_topics::TopicReport;
 
-/// Longer than any deadline of the server that a test waits for, so that a hang is a failure.
+/// Longer than any deadline of the server that a test waits for, so that a hang fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// One shard on a free port, with the driver that the environment allows, and on epoll: `test` runs with each.
+/// Runs `test` with one shard on a free port: with the default driver, and with epoll.
 fn on_both_drivers(build: impl Fn(Builder) -> Builder, test: impl Fn(&Server, SocketAddr)) {
     for driver in [DriverChoice::Auto, DriverChoice::Epoll] {
         let builder = Server::builder().listen(([127, 0, 0, 1], 0)).shards(1).driver(driver);
@@ -37,7 +37,7 @@ fn address(server: &Server) -> SocketAddr {
     }
 }
 
-/// A client that says what it is told to, masked with zeros.
+/// A client that sends given bytes, masked with zeros.
 struct Peer(TcpStream);
 
 impl Peer {
@@ -55,7 +55,7 @@ impl Peer {
         (Peer(stream), String::from_utf8(head).expect("text"))
     }
 
-    /// Asks for a WebSocket; the response's head.
+    /// Requests an upgrade. Returns the head of the response.
     fn upgrade(address: SocketAddr, path: &str, fields: &str) -> (Peer, String) {
         let fields = format!(
             "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
@@ -115,7 +115,7 @@ impl Peer {
         assert_eq!((first, String::from_utf8_lossy(&payload).as_ref()), (0x81, text));
     }
 
-    /// Code and reason of the Close frame that comes next, which is answered.
+    /// Code and reason of the Close frame that comes next. Answers it.
     fn close(&mut self) -> (u16, String) {
         let (first, payload) = self.frame();
         assert_eq!(first, 0x88, "{payload:?}");
@@ -125,7 +125,7 @@ impl Peer {
     }
 }
 
-/// Does what it is told by text.
+/// A handler that executes commands in text messages.
 struct Obedient {
     heard: mpsc::Sender<String>,
 }
@@ -169,7 +169,7 @@ impl Handler for Obedient {
     }
 
     fn close(&mut self, closed: &Closed) {
-        // Only the test that waits for it listens.
+        // Only some tests receive from this channel.
         let _ = self.heard.send(format!("close {} {}", closed.code, closed.cause.name()));
     }
 }
@@ -208,7 +208,7 @@ fn a_handler_greets_echoes_answers_and_is_woken() {
         peer.hears("an echo");
         peer.send(0x82, b"\xff");
         assert_eq!(peer.frame(), (0x82, b"\xff".to_vec()));
-        // A message in three frames is shown whole.
+        // A message in three frames arrives whole.
         peer.send(0x01, b"x");
         peer.send(0x00, b"y");
         peer.send(0x80, b"z");
@@ -242,7 +242,7 @@ fn an_error_or_a_panic_closes_its_own_connection_alone() {
         ] {
             let mut peer = Peer::open(address, "/ws");
             peer.hears("welcome");
-            // What stands before it is answered, what stands behind it is not.
+            // Messages before it are answered, messages after it are not.
             peer.text("before");
             peer.text(word);
             peer.hears("before");
@@ -284,7 +284,7 @@ fn what_a_handler_reserves_is_bounded_and_comes_back() {
         peer.text(word);
         peer.close();
         while next(&heard) != "drop" {}
-        // The handler of a panic is dropped before its connection is gone.
+        // A handler that panicked is dropped before its connection is gone.
         let started = Instant::now();
         while used() >= 32 << 20 {
             assert!(started.elapsed() < PATIENCE, "what was reserved did not come back");
@@ -292,7 +292,7 @@ fn what_a_handler_reserves_is_bounded_and_comes_back() {
     }
 }
 
-/// Tells its peer who that is.
+/// Sends the peer its own address.
 struct Mirror;
 
 impl Handler for Mirror {
@@ -315,7 +315,7 @@ fn a_handler_is_told_who_is_at_the_other_end() {
     });
 }
 
-/// Says which route it is of.
+/// Sends the name of its route.
 struct Named(String);
 
 impl Handler for Named {
@@ -448,7 +448,7 @@ fn plain_requests_have_routes_too() {
     });
 }
 
-/// Sends what comes back in the pieces in which it came.
+/// Echoes messages in the pieces in which they arrive.
 struct Streaming {
     chunks: Arc<AtomicU64>,
 }
@@ -514,7 +514,7 @@ fn a_long_message_streams_through_a_handler() {
     assert!(chunks.load(Ordering::Relaxed) > 2 * 16);
 }
 
-/// Sends until it is told that there is no room, and goes on when there is.
+/// Sends until a send is refused, and continues when `writable` is called.
 struct Flood {
     next: u64,
     refused: Arc<AtomicU64>,
@@ -523,7 +523,7 @@ struct Flood {
 const FLOOD: u64 = 50_000;
 
 impl Flood {
-    fn go_on(&mut self, remote: &mut Remote<'_>) {
+    fn resume(&mut self, remote: &mut Remote<'_>) {
         while self.next < FLOOD {
             if remote.send_binary(&[self.next.to_be_bytes(); 16].concat()).is_err() {
                 self.refused.fetch_add(1, Ordering::Relaxed);
@@ -537,12 +537,12 @@ impl Flood {
 
 impl Handler for Flood {
     fn open(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
-        self.go_on(remote);
+        self.resume(remote);
         Ok(())
     }
 
     fn writable(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
-        self.go_on(remote);
+        self.resume(remote);
         Ok(())
     }
 }
@@ -586,13 +586,13 @@ fn two_servers_run_side_by_side_and_end_apart() {
     one.join().expect("it ends in order");
     second.text("still here");
     second.hears("still here");
-    // Dropping ends it at once.
+    // Dropping the server ends it at once.
     drop(two);
     let ended = second.0.read(&mut [0; 1]);
     assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
 }
 
-/// The shards on which these topics have their homes.
+/// The owner shards of these topics.
 fn homes(server: &Server, names: &[String]) -> Vec<Option<usize>> {
     let handle = server.handle();
     let message = |name: &String| OwnedPublication {
@@ -606,14 +606,14 @@ fn homes(server: &Server, names: &[String]) -> Vec<Option<usize>> {
     }
     let home = |name: &String| {
         let has_home = |(_, report): &(usize, Option<TopicReport>)| {
-            report.as_ref().is_some_and(|report| report.home.is_some())
+            report.as_ref().is_some_and(|report| report.owner.is_some())
         };
         handle.topic(name).into_iter().find(has_home).map(|(shard, _)| shard)
     };
     names.iter().map(home).collect()
 }
 
-/// Nobody outside can know which topics share a shard, not even from another server.
+/// A client cannot know which topics share an owner shard, not even from another server.
 #[test]
 fn each_server_places_topics_in_its_own_way() {
     let start = || {
@@ -629,7 +629,7 @@ fn each_server_places_topics_in_its_own_way() {
         server.shutdown(PATIENCE).expect("it ends in order");
         placed
     });
-    // By chance, once in 2^128.
+    // Chance makes them equal once in 2^128.
     assert_ne!(one, other);
 }
 
@@ -644,7 +644,7 @@ fn a_drain_waits_for_nobody_longer_than_it_was_told() {
     let mut peer = Peer::open(address(&server), "/ws");
     peer.hears("ws");
     let started = Instant::now();
-    // The peer does not answer the Close frame, for which it would have five seconds.
+    // The peer does not answer the Close frame; the deadline for it is five seconds.
     server.shutdown(Duration::from_millis(100)).expect("it ends");
     assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
 }
@@ -671,11 +671,11 @@ fn a_listening_socket_may_be_passed() {
 
 #[test]
 fn what_is_wrong_at_the_start_has_a_kind_and_a_cure() {
-    let error = Server::builder().start().expect_err("there is nothing to listen on");
+    let error = Server::builder().start().expect_err("no listen address");
     assert_eq!(error.kind(), StartErrorKind::NoListener);
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let bound = taken.local_addr().expect("bound");
     let error = Server::builder().listen(bound).shards(1).start().expect_err("the port is taken");
     assert_eq!(error.kind(), StartErrorKind::Listen(std::io::ErrorKind::AddrInUse));
-    assert!(!error.cure.is_empty());
+    assert!(!error.hint.is_empty());
 }

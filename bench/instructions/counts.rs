@@ -1,9 +1,9 @@
 //! Instruction counts of the protocol's hot functions, under valgrind's callgrind: figures that noise cannot move.
 //!
-//! `scripts/check-instructions` compares them with `baseline.json`, and writes that anew with `--update`.
+//! `scripts/check-instructions` compares them with `baseline.json`, and updates it with `--update`.
 //!
-//! Known bias: each count includes the call into the bench function and its return, which `nothing` tells.
-//! valgrind hides AVX-512 from the program, so the long kernels counted here are the AVX2 ones.
+//! Known bias: each count includes the call of the bench function and its return, which `nothing` measures. valgrind
+//! hides AVX-512 from the program, so the wide kernels counted here are the AVX2 ones.
 
 #![allow(missing_docs, reason = "the macros make items, and a bench has no readers of its API")]
 
@@ -11,15 +11,15 @@ use std::hint::black_box;
 
 use gungraun::prelude::*;
 
-use echoring::buffer::{Budget, Lease, Pool};
-use echoring::connection::{
-    Codecs, Config, Connection, Delivery, Entropy, Env, Run, Step, echo_lone, echo_short,
+use echoring_proto::buffer::{Budget, Lease, Pool};
+use echoring_proto::connection::{
+    Codecs, Connection, ConnectionConfig, Delivery, Entropy, Env, SpanCursor, Step, echo_short, echo_single,
 };
-use echoring::protocol::frame::{self, HEADER_BYTES_MAX, Header, Opcode};
-use echoring::protocol::{Role, Utf8, handshake, mask, utf8};
+use echoring_proto::frame::{self, HEADER_BYTES_MAX, Header, Opcode};
+use echoring_proto::{Role, Utf8, handshake, mask, utf8};
 
 const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
-/// Messages of a run that carries several.
+/// Messages of a span that carries several.
 const FRAMES: usize = 16;
 
 // Inputs are leaked, each by a process of its own, so that no count contains their release. All begin at a line of the
@@ -143,36 +143,36 @@ fn echo_in_place(bytes: &mut [u8]) -> Option<usize> {
     Some(reply_at)
 }
 
-// A run that is one short message, as the shard answers it.
+// A span that is one short message, as the shard answers it.
 #[library_benchmark]
 #[benches::of(args = [16], setup = client_frame)]
 fn answer_lone(bytes: &'static mut [u8]) -> bool {
-    echo_lone(black_box(bytes))
+    echo_single(black_box(bytes))
 }
 
 fn client_frames(payload_bytes: usize) -> &'static mut [u8] {
     leak(&client_frame(payload_bytes).repeat(FRAMES))
 }
 
-// A run of several short messages.
+// A span of several short messages.
 #[library_benchmark]
 #[benches::of(args = [16, 125], setup = client_frames)]
 fn answer_short(bytes: &'static mut [u8]) -> u64 {
-    echo_short(&mut Run::new(), black_box(bytes), u64::MAX)
+    echo_short(&mut SpanCursor::new(), black_box(bytes), u64::MAX)
 }
 
-/// An open server connection with all that its calls are lent, and a run for it.
+/// An open server connection with everything that its calls borrow, and a received span for it.
 struct Served {
     connection: Connection,
     pool: Pool,
     codecs: Codecs,
-    config: Config,
+    config: ConnectionConfig,
     entropy: Entropy,
     bytes: &'static mut [u8],
 }
 
 fn served(payload_bytes: usize) -> &'static mut Served {
-    let (mut pool, mut entropy, config) = (Pool::standalone(), Entropy::new(1), Config::default());
+    let (mut pool, mut entropy, config) = (Pool::standalone(), Entropy::new(1), ConnectionConfig::default());
     let mut codecs = Codecs::new(config.compression, Lease::new(Budget::new(0), 0));
     let mut env =
         Env { pool: &mut pool, codecs: &mut codecs, config: &config, now: 1, entropy: &mut entropy };
@@ -194,13 +194,13 @@ fn served(payload_bytes: usize) -> &'static mut Served {
 fn answer_polled(served: &'static mut Served) -> usize {
     let Served { connection, pool, codecs, config, entropy, bytes } = black_box(served);
     let mut env = Env { pool, codecs, config, now: 2, entropy };
-    let mut run = Run::new();
-    connection.begin_run(env.now);
-    while let Step::Chunk(marks, piece) = connection.poll(&mut run, bytes, &mut env) {
-        let _ = connection.echo(&mut run, bytes, marks, piece, &mut env);
+    let mut cursor = SpanCursor::new();
+    connection.begin_span(env.now);
+    while let Step::Chunk(flags, piece) = connection.poll(&mut cursor, bytes, &mut env) {
+        let _ = connection.echo(&mut cursor, bytes, flags, piece, &mut env);
     }
-    let block = connection.end_run(&run, bytes, &mut env);
-    connection.block_sent();
+    let block = connection.end_span(&cursor, bytes, &mut env);
+    connection.replies_sent();
     block.ok().flatten().map_or(0, |block| block.len())
 }
 

@@ -1,6 +1,6 @@
-//! The loop that a raw server runs on with `--driver epoll`: readiness, one hot buffer, and a send for what each
-//! receive brought. It is to the raw servers on io_uring what `src/driver/epoll` is to `src/driver/uring`, and does as
-//! little: it bounds nothing, and a peer that does not read makes what waits for it grow in memory.
+//! The event loop of a raw server with `--driver epoll`: readiness, one hot buffer, and one send per receive. It
+//! relates to the raw servers on io_uring as `src/runtime/driver/epoll` does to `src/runtime/driver/uring`, and does as
+//! little: it has no bounds, so data for a peer that does not read accumulates in memory.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -8,16 +8,16 @@ use std::net::{TcpListener, TcpStream};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::OwnedFd;
 
-/// What one receive may bring, as on the ring.
+/// Maximum bytes per receive, as on the ring.
 const RECEIVE_BYTES: usize = super::RECEIVE_BYTES as usize;
 const EVENTS: usize = 1024;
 /// The listener's number among connections.
 const LISTENER: u64 = u64::MAX;
 
-/// What a server does with what arrives. Connections are numbered as their descriptors are.
+/// A server's reaction to received bytes. Connections are numbered by their descriptors.
 pub trait Service {
     fn accepted(&mut self, connection: u32);
-    /// `run` came, and may be changed.
+    /// `run` was received, and may be modified.
     fn received(&mut self, connection: u32, run: &mut [u8], output: &mut Output);
     /// Everything that was ready has been received.
     fn turned(&mut self, output: &mut Output);
@@ -55,7 +55,7 @@ pub fn serve(listener: &TcpListener, service: &mut impl Service) -> io::Result<(
     }
 }
 
-/// A connection's socket, and what it did not take at once.
+/// A connection's socket, and the bytes that it did not accept at once.
 struct Socket {
     stream: TcpStream,
     rest: Vec<u8>,
@@ -70,7 +70,7 @@ pub struct Output {
 }
 
 impl Output {
-    /// Sends at once what the socket takes, and the rest when it takes more.
+    /// Sends what the socket accepts at once, and the rest when it is writable.
     pub fn send(&mut self, connection: u32, bytes: &[u8]) {
         let Some(socket) = &mut self.sockets[connection as usize] else { return };
         let taken = if socket.rest.is_empty() { written(&mut socket.stream, bytes) } else { 0 };
@@ -80,7 +80,7 @@ impl Output {
         }
     }
 
-    /// Ends a connection behind what it has yet to send.
+    /// Closes a connection after its unsent bytes.
     pub fn end(&mut self, connection: u32) {
         if let Some(socket) = &mut self.sockets[connection as usize] {
             socket.ending = true;
@@ -146,7 +146,7 @@ impl Output {
     }
 }
 
-/// How much a socket takes at once. One that is gone takes nothing, and its next receive tells.
+/// How much a socket accepts at once. A closed one accepts nothing; its next receive reports the end.
 fn written(stream: &mut TcpStream, bytes: &[u8]) -> usize {
     stream.write(bytes).unwrap_or(0)
 }

@@ -1,8 +1,8 @@
-//! What the raw servers share that `echoring serve` is measured against: the driver's ring settings (see
-//! `src/driver/uring`), its receive memory, the loop of their twins on epoll, and as much of the upgrade as the load
-//! generator asks for.
+//! The common part of the raw servers that `echoring serve` is compared with: the driver's ring settings (see
+//! `src/runtime/driver/uring`), its receive memory, the event loop of their epoll variants, and the minimal upgrade
+//! that the load generator requires.
 //!
-//! It must never do more than the driver does: it is the floor.
+//! It must never do more than the driver does: it is the lower bound.
 
 mod arguments;
 pub mod epoll;
@@ -24,7 +24,7 @@ const COMPLETIONS: u32 = 4096;
 const BUFFERS: usize = 4;
 const BUFFER_BYTES: usize = 512 * 1024;
 const RECEIVE_BYTES: u32 = 256 * 1024;
-/// Of sends whose success is skipped: no completion means that every byte was copied.
+/// Flags of sends with skipped success: without a completion, every byte was copied.
 pub const AT_ONCE: i32 = libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
 
 pub const CONNECTIONS: u32 = 16_384;
@@ -37,7 +37,7 @@ pub const SEND: u64 = 3 << 32;
 pub const CLOSE: u64 = 4 << 32;
 pub const KINDS: u64 = !0 << 32;
 
-/// Pins this thread as `--cpu` says, listens as `--listen` says, and tells where.
+/// Pins this thread as `--cpu` says, listens as `--listen` says, and reports the address.
 pub fn listen(arguments: &Arguments) -> io::Result<TcpListener> {
     if let Ok(cpu) = arguments.get("--cpu", "none").parse() {
         core_affinity::set_for_current(core_affinity::CoreId { id: cpu });
@@ -50,7 +50,7 @@ pub fn listen(arguments: &Arguments) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-/// What it runs on: `uring`, or `epoll` where that is what `--driver` says.
+/// The driver: `uring`, or `epoll` with `--driver epoll`.
 pub fn driver(arguments: &Arguments) -> &'static str {
     if arguments.get("--driver", "uring") == "epoll" { "epoll" } else { "uring" }
 }
@@ -76,7 +76,7 @@ impl Ring {
         Ok(Ring { inner, index })
     }
 
-    /// Queues an operation. What it names has to stay until it is consumed, or until its completion if it has one.
+    /// Queues an operation. Its memory must stay valid until it is consumed, or until its completion if it has one.
     pub fn push(&mut self, entry: &Entry) -> io::Result<()> {
         loop {
             // SAFETY: what entries name stays until they are consumed (the batch), or until their completion (rests,
@@ -88,8 +88,8 @@ impl Ring {
         }
     }
 
-    /// Gives the kernel all that is queued and waits for a completion.
-    pub fn turn(&mut self) -> io::Result<()> {
+    /// Submits everything that is queued and waits for a completion.
+    pub fn tick(&mut self) -> io::Result<()> {
         loop {
             self.enter(1)?;
             if self.inner.submission().is_empty() {
@@ -133,7 +133,7 @@ pub fn receive(connection: u32) -> Entry {
     entry.user_data(RECEIVE | u64::from(connection))
 }
 
-/// Ends a connection's receive, whose end closes it.
+/// Ends a connection's receive, after which the connection is closed.
 pub fn end(connection: u32) -> Entry {
     let end = opcode::AsyncCancel2::new(CancelBuilder::fd(Fixed(connection)).all()).build();
     end.user_data(CLOSE | u64::from(connection))
@@ -172,7 +172,7 @@ impl Memory {
         Ok(memory)
     }
 
-    /// Where a receive of so many bytes lies, if it took a buffer.
+    /// The location of a receive of this length, if it used a buffer.
     pub fn taken(&mut self, bytes: usize, flags: u32) -> Option<usize> {
         let id = cqueue::buffer_select(flags)?;
         let offset = usize::from(id) * BUFFER_BYTES + self.heads[usize::from(id)];
@@ -183,7 +183,7 @@ impl Memory {
         Some(offset)
     }
 
-    /// What has been received at `offset` and was not given back yet.
+    /// The bytes at `offset`, whose buffer was not recycled yet.
     pub fn bytes(&mut self, offset: usize, bytes: usize) -> &mut [u8] {
         assert!(offset + bytes <= BUFFERS * BUFFER_BYTES);
         // SAFETY: within the mapping; the kernel has filled these bytes and has no further business with them but
@@ -196,7 +196,7 @@ impl Memory {
         self.finished.len()
     }
 
-    /// Gives the oldest finished buffers to the kernel again.
+    /// Returns the oldest finished buffers to the kernel.
     pub fn give_back(&mut self, count: usize) {
         for id in self.finished.drain(..count) {
             // SAFETY: both positions are within their mappings, and the entry is not provided now.
@@ -215,7 +215,7 @@ impl Memory {
     }
 }
 
-/// A stretch of receive memory: a run of received bytes, or what is sent in its place.
+/// A range of receive memory: a received span, or the reply in its place.
 #[derive(Clone, Copy)]
 pub struct Stretch {
     pub connection: u32,
@@ -223,7 +223,7 @@ pub struct Stretch {
     pub bytes: usize,
 }
 
-/// Notes a receive. One that starts where the latest run ended belongs to it.
+/// Records a receive. One that begins where the latest span ended extends it.
 pub fn note(runs: &mut Vec<Stretch>, connection: u32, offset: usize, bytes: usize) {
     match runs.last_mut() {
         Some(run) if run.connection == connection && run.offset + run.bytes == offset => run.bytes += bytes,

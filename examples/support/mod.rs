@@ -1,4 +1,4 @@
-//! The little that all examples share: one argument, a listener, and an end.
+//! The code that all examples share: one argument, a listener, and shutdown.
 
 #![allow(dead_code, reason = "each example uses a part of it")]
 
@@ -6,14 +6,14 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 
-use echoring::aio::{Acceptance, Answer, Asked, Decision, Listener};
+use echoring::{Acceptance, Decision, HttpResponse, Listener, RequestHead};
 use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, lookup_host};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
-/// The arguments of the command line, or `defaults` for those that are not given. `--help` prints what the example
-/// is about, and ends it.
+/// The arguments of the command line, or `defaults` for missing ones. `--help` prints the description of the example
+/// and exits.
 pub fn arguments<const N: usize>(about: &str, names: [&str; N], defaults: [&str; N]) -> [String; N] {
     let given: Vec<String> = std::env::args().skip(1).collect();
     let usage = names.map(|name| format!(" [{name}]")).concat();
@@ -34,16 +34,16 @@ pub fn arguments<const N: usize>(about: &str, names: [&str; N], defaults: [&str;
     defaults.map(|default| given.next().unwrap_or_else(|| default.to_owned()))
 }
 
-/// Listens on `HOST:PORT`, or on all interfaces for `:PORT`, by IPv4 and by IPv6: clients differ in which of them they try
-/// for `localhost`.
+/// Listens on `HOST:PORT`, or on all interfaces for `:PORT`, with IPv4 and IPv6, because clients differ in which of
+/// them they try for `localhost`.
 ///
-/// Says where it listens in the words of the command line, unless that left the port to the kernel (port 0).
+/// Prints the address as given, or the actual one if the port is 0.
 pub async fn listen(address: &str) -> io::Result<(Listener, String)> {
     let (listener, shown) = bind(address).await?;
     Ok((listener.into(), shown))
 }
 
-/// The same for axum, which wants listeners of tokio's, one by one; see [`serve_all`].
+/// The same for axum, which needs tokio's listeners, one by one; see [`serve_all`].
 pub async fn bind(address: &str) -> io::Result<(Vec<TcpListener>, String)> {
     let mut listeners: Vec<TcpListener> = Vec::new();
     let mut unusable = io::Error::from(io::ErrorKind::AddrNotAvailable);
@@ -69,7 +69,7 @@ pub async fn bind(address: &str) -> io::Result<(Vec<TcpListener>, String)> {
     Ok((listeners, shown))
 }
 
-/// Those of IPv4 first.
+/// IPv4 addresses first.
 async fn addresses(address: &str) -> io::Result<Vec<SocketAddr>> {
     let pair = match address.rsplit_once(':') {
         Some(("", port)) => Some((port, [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()])),
@@ -99,7 +99,7 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Serves on each of the listeners, with what `serve` makes for one.
+/// Serves on each of the listeners, with the future that `serve` makes for it.
 pub async fn serve_all<F>(listeners: Vec<TcpListener>, serve: impl FnMut(TcpListener) -> F) -> io::Result<()>
 where
     F: Future<Output = io::Result<()>> + Send + 'static,
@@ -111,16 +111,16 @@ where
     Ok(())
 }
 
-/// Lets the WebSockets of one path in, as a route of an HTTP server would.
-pub fn only(path: &'static str) -> impl FnOnce(&Asked<'_>) -> Decision {
+/// Accepts WebSockets on one path, like a route of an HTTP server.
+pub fn only(path: &'static str) -> impl FnOnce(&RequestHead<'_>) -> Decision {
     move |asked| match asked.path() == path {
         true => Acceptance::new().into(),
-        false => Answer::new(404, "404 page not found\n").into(),
+        false => HttpResponse::new(404, "404 page not found\n").into(),
     }
 }
 
-/// Runs `program` to its end, or until Ctrl-C (SIGINT) or SIGTERM, which are a good end. Dropping a future ends it
-/// wherever it waits, so there is nothing to tell it.
+/// Runs `program` to its end, or until Ctrl-C (SIGINT) or SIGTERM, which count as success. Dropping a future ends it
+/// wherever it waits, so no signal has to be passed on.
 pub async fn until_signal<E: From<io::Error>>(program: impl Future<Output = Result<(), E>>) -> Result<(), E> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;

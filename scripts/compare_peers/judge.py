@@ -1,20 +1,18 @@
-"""What the rounds of a row come to: medians, ratios from within rounds with their intervals, and verdicts."""
+"""Summarises the rounds of a row: medians, ratios within rounds with their intervals, and verdicts."""
 
 import math
-import random
 import statistics
 
 import pairs
 from catalogue import AGAIN, OURS
 from workloads import ANYONE, COST
 
-# Of the ratio of echoring to itself: past that the machine was too noisy for verdicts within some per cent.
+# Maximum of echoring's noise; above it the machine was too noisy for verdicts within a few per cent.
 NOISE_MAX = 0.02
-# With fewer rounds a bootstrap's interval is narrow by chance; the range of the ratios then holds the median with as much
-# certainty, from six rounds on (1 - 2 / 2^6). With fewer still nothing is decided, but where a row never has as many.
+# With fewer than ten rounds a bootstrap interval may be narrow by chance. From six rounds on, the range of the ratios contains the
+# median with the same confidence (1 - 2 / 2^6). With fewer rounds the verdict is undecided, except in rows that never have more.
 ROUNDS_BOOTSTRAP_MIN, ROUNDS_JUDGED_MIN = 10, 6
 MEAN_TARGET = 0.97
-BOOTSTRAP = 2_000
 SHARES = ("user_share", "soft_share", "cpu_share", "messages_per_s", "p50_ns", "p99_ns", "p999_ns")
 
 
@@ -23,15 +21,15 @@ def values(rounds, side, name):
 
 
 def spread(numbers):
-    """Median, quartiles and least; None without numbers."""
+    """Median, quartiles and minimum; None without numbers."""
     if not numbers:
         return None
     low, _, high = statistics.quantiles(numbers, n=4, method="inclusive") if len(numbers) > 1 else [numbers[0]] * 3
     return {"median": statistics.median(numbers), "low": low, "high": high, "least": min(numbers)}
 
 
-def ratio(rounds, ours, theirs, name, random_source):
-    """Of two sides' values within rounds: the median, and its 95 % interval."""
+def ratio(rounds, ours, theirs, name):
+    """The median of the ratios within rounds, and its 95 % interval."""
     both = [
         found[ours][name] / found[theirs][name]
         for found in rounds
@@ -42,20 +40,19 @@ def ratio(rounds, ours, theirs, name, random_source):
     if len(both) < ROUNDS_BOOTSTRAP_MIN:
         low, high = min(both), max(both)
     else:
-        low, high = pairs.interval(both, random_source, BOOTSTRAP)
+        low, high = pairs.interval(both)
     return {"rounds": len(both), "median": statistics.median(both), "low": low, "high": high}
 
 
 def target_of(row, side, raws):
-    """None for a floor that the row has no target for: it is told and not judged."""
+    """The target of a side. None for a raw server without a target in the row: its ratio gets no verdict."""
     if side in row.targets:
         return row.targets[side]
     return None if side in raws or side.startswith(OURS) else row.targets.get(ANYONE)
 
 
 def summary(row, rounds, raws):
-    """Of each side what it took, and of each but echoring the ratio of echoring to it."""
-    random_source = random.Random(row.name)
+    """The values of each side, and the ratio of echoring to each other side."""
     names = list(dict.fromkeys(name for found in rounds for name in found))
     result = {"rounds": len(rounds), "sides": {}, "ratios": []}
     for side in names:
@@ -71,7 +68,7 @@ def summary(row, rounds, raws):
             result["ratios"] += [
                 {"of": ours, "to": side, "value": name, **judged}
                 for name in row.shown
-                if (judged := judge_ratio(row, rounds, ours, side, name, target if name in row.values else None, random_source))
+                if (judged := judge_ratio(row, rounds, ours, side, name, target if name in row.values else None))
             ]
     result["bounds"] = [bound(spread(values(rounds, OURS, name)), name, most) for name, most in row.bounds.items()]
     result["noise"] = noise(result)
@@ -81,9 +78,9 @@ def summary(row, rounds, raws):
     return result
 
 
-def judge_ratio(row, rounds, ours, side, name, target, random_source):
-    """A ratio with its verdict; None where the sides have no round in common."""
-    found = ratio(rounds, ours, side, name, random_source)
+def judge_ratio(row, rounds, ours, side, name, target):
+    """A ratio with its verdict; None if the sides have no round in common."""
+    found = ratio(rounds, ours, side, name)
     if not found:
         return None
     verdict = None
@@ -93,14 +90,14 @@ def judge_ratio(row, rounds, ours, side, name, target, random_source):
 
 
 def is_enough(row, found):
-    """Whether a ratio has the rounds that something can be told by."""
+    """Whether a ratio has enough rounds for a verdict."""
     return found["rounds"] >= min(ROUNDS_JUDGED_MIN, row.rounds_max or ROUNDS_JUDGED_MIN)
 
 
 def joined(row, days):
-    """One summary of those of several days, the last one last, and of several machines each: the last day that has a ratio
-    tells it, as the machine tells it that knows it best, which is where its interval is the narrowest. What is told in absolute
-    terms is of the last day and the machine with the least noise that has it. None where no ratio has enough rounds."""
+    """Joins summaries of several days, in order of time, and of several machines per day. Each ratio is from the last day that has
+    it, and from the machine with the narrowest interval. Absolute values are from the last day, and from the machine with the least
+    noise. None if no ratio has enough rounds."""
     told = {}
     for results in days:
         of_day = {}
@@ -120,14 +117,13 @@ def joined(row, days):
 
 
 def bound(told, name, most):
-    """Of a value of echoring's own, by its quartiles."""
+    """The verdict on a bound of one of echoring's values, by its quartiles."""
     verdict = pairs.verdict(told["low"], told["high"], most) if told else "missed"
     return {"value": name, "at_most": most, "median": told and told["median"], "verdict": verdict}
 
 
 def agreement(result, first, second):
-    """Of each side whether two ways to measure the ratio of echoring to it come to the same: their intervals have some
-    of it in common."""
+    """For each side: whether two measures of the ratio of echoring to it agree, which means that their intervals overlap."""
     by = {(found["to"], found["value"]): found for found in result["ratios"] if found["of"] == OURS}
     both = [(side, by[side, first], by[side, second]) for side in result["sides"] if (side, first) in by and (side, second) in by]
     return [(side, a, b, a["low"] <= b["high"] and b["low"] <= a["high"]) for side, a, b in both]
@@ -138,17 +134,17 @@ def median(numbers):
 
 
 def noise(result):
-    """How far from 1 the interval of echoring's ratio to itself reaches, over all values of the row."""
+    """The largest distance from 1 of the interval of echoring's ratio to itself, over all values of the row."""
     reach = [max(abs(r["low"] - 1), abs(r["high"] - 1)) for r in result["ratios"] if r["to"] == AGAIN and r["of"] == OURS]
     return max(reach) if reach else None
 
 
 def geometric_mean(rows, side):
-    """Of echoring's ratios to a side over several rows, with an interval by bootstrap within each row; None unless every
-    row has that side. `rows` are lists of rounds."""
+    """The geometric mean of echoring's ratios to a side over several rows, with an interval by bootstrap within each row. None
+    unless every row has that side. `rows` are lists of rounds."""
     columns = [
         [
-            math.log(found[OURS][COST] / found[side][COST])
+            found[OURS][COST] / found[side][COST]
             for found in rounds
             if OURS in found and side in found
         ]
@@ -156,13 +152,8 @@ def geometric_mean(rows, side):
     ]
     if not columns or not all(columns):
         return None
-    random_source = random.Random(side)
-    means = sorted(
-        statistics.mean(statistics.median(random_source.choices(column, k=len(column))) for column in columns)
-        for _ in range(BOOTSTRAP)
-    )
-    low, high = (math.exp(means[int(at * BOOTSTRAP)]) for at in (0.025, 0.975))
-    middle = math.exp(statistics.mean(statistics.median(column) for column in columns))
+    found = pairs.compared({"rows": columns})
+    low, high, middle = found["ratio_low"], found["ratio_high"], found["ratio"]
     return {
         "to": side, "rows": len(rows), "median": middle, "low": low, "high": high, "target": MEAN_TARGET,
         "verdict": pairs.verdict(low, high, MEAN_TARGET),

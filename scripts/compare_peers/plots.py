@@ -1,6 +1,8 @@
-"""Draws a record: `plots.py FOLDER` writes peers.svg, what the rows cost with each server, and peers-ratios.svg, the ratios
-with their intervals beside the targets. What a server costs is drawn by its ratio to echoring within rounds, since not all
-servers were in the same rounds, and rounds differ by more than servers do. Run by the Python of the peers' environment, which has matplotlib.
+"""Plots a record: `plots.py FOLDER` writes peers.svg, the value of each server, and peers-ratios.svg, the ratios with intervals and
+targets.
+
+The value of a server is computed from its ratio to echoring within rounds, because not all servers took part in the same rounds,
+and rounds differ by more than servers do. Runs with the Python of the peers' environment, which has matplotlib.
 """
 
 import os
@@ -21,7 +23,7 @@ from catalogue import AGAIN, FLOOR, OURS, RAWS  # noqa: E402
 
 OURS_COLOUR, FLOOR_COLOUR, PEER_COLOUR = "#c2410c", "#94a3b8", "#3b6ea5"
 COLUMNS = 3
-# Of the picture of ratios: those that have targets of their own, and how far its scale goes. What lies beyond is a number.
+# Plot of ratios: the sides that have targets of their own, and the end of the scale. Larger ratios are printed as numbers.
 BESIDE = (FLOOR, "uws", "bun")
 RATIO_MAX = 2.0
 
@@ -33,14 +35,14 @@ def colour(side):
 
 
 def write(figure, folder, name):
-    """Without dates and random names, so that the same record makes the same file."""
+    """Writes a figure without dates and random names, so that the same record gives the same file."""
     pyplot.rcParams["svg.hashsalt"] = "echoring"
     figure.savefig(os.path.join(folder, name), metadata={"Date": None, "Creator": None}, bbox_inches="tight")
     pyplot.close(figure)
 
 
 def panels(found):
-    """A panel for each row of a quick look: the value by server, the least on top. None where the record has no such row."""
+    """A panel for each row of --quick: the value by server, the smallest on top. None if the record has no such row."""
     shown = [(row, result) for row, result in found if row.quick]
     if not shown:
         return None
@@ -63,7 +65,7 @@ def panels(found):
         )
         axis.bar_label(bars, labels=[tables.number(value) for value, _ in told], padding=3, fontsize=8)
         axis.set_title(row.title, fontsize=10)
-        axis.set_xlabel(f"{what}, {unit}; less is better", fontsize=8)
+        axis.set_xlabel(f"{what}, {unit}; lower is better", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.margins(x=0.15)
         axis.spines[["top", "right"]].set_visible(False)
@@ -72,7 +74,7 @@ def panels(found):
 
 
 def ratios(found):
-    """echoring's ratio to some, with the interval, and its target as a tick."""
+    """echoring's ratio to some sides, with the interval, and the target as a tick."""
     lines = [
         (row, told) for row, result in found for told in result["ratios"]
         if told["of"] == OURS and told["to"] in BESIDE and told["value"] == row.values[0]
@@ -104,7 +106,7 @@ def ratios(found):
     axis.axvline(1, color="#94a3b8", lw=0.8)
     axis.set_yticks(range(len(names)), names, fontsize=8)
     axis.invert_yaxis()
-    axis.set_xlabel("echoring's value by the other's, 95 % interval; strokes are targets", fontsize=8)
+    axis.set_xlabel("echoring ÷ other (below 1: echoring is cheaper), 95 % interval; ticks are targets", fontsize=8)
     axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     axis.spines[["top", "right"]].set_visible(False)
     return figure

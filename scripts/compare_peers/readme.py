@@ -1,37 +1,186 @@
-"""README's table and picture of the peers, made from the records, and the page of each record: never typed."""
+"""Generates documents from the records: README's chart and small table, the big table in docs, each record's page."""
 
 import os
 import statistics
 
+import chart
 import judge
 import machine
 import records
 import tables
-from catalogue import FLOOR, OURS, RAWS
+from catalogue import AIO, FLOOR, OURS, RAWS
 from workloads import ROWS
 
 README = os.path.join(machine.ROOT, "README.md")
-BEGIN = "<!-- Made by scripts/compare-peers --readme from results/, do not edit. -->"
-END = "<!-- End of what scripts/compare-peers made. -->"
+PEERS = os.path.join(machine.ROOT, "docs", "explanation", "peers.md")
+IMAGES = os.path.join(machine.ROOT, "docs", "images")
+# Names of the generated parts: the chart and the small table of README, the big table of docs.
+CHART, SMALL, BIG = "chart", "small table", "table"
 SHOWN = (FLOOR, "uws", "bun")
-NONE = "No run has been recorded yet; `scripts/compare-peers --quick` shows a first look at the machine at hand."
+# The rows of README, by name. All are from one record, so that the table has one machine, day and commit.
+README_ROWS = (
+    "echo-16x100", "echo-16x1000", "echo-1KiBx200", "echo-16KiBx50", "echo-1MiBx4", "echo-16x100-depth16",
+    "broadcast-1000x64", "broadcast-10000x64", "topics-1000x10", "handshakes",
+)
+README_ROWS_MIN = 8
+# The chart: its row and its servers.
+CHART_ROW = "echo-16x100"
+CHART_SIDES = (OURS, "uws", "bun", "fastwebsockets", "tokio-tungstenite", "gorilla", "ws")
+NONE = "No run is recorded yet; `scripts/compare-peers --quick` measures this machine in under ten minutes."
 
 
-def block(every):
-    """What stands between the marks; `every` is all records with their summaries."""
+def marks(part):
+    return (
+        f"<!-- {part}: made by scripts/compare-peers --readme from results/, do not edit. -->",
+        f"<!-- {part}: end of the part that scripts/compare-peers made. -->",
+    )
+
+
+def marked(text, part, path, made):
+    """The text of a document with `made` between the marks of a part."""
+    begin, end = marks(part)
+    before, _, rest = text.partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise SystemExit(f"compare-peers: {os.path.relpath(path, machine.ROOT)} lacks the lines {begin!r} and {end!r}")
+    return f"{before}{begin}\n{made}\n{end}{after}"
+
+
+def headline(every):
+    """The newest record that has nearly all rows of README, and the summaries of those rows; None if there is none."""
+    for record, summaries in reversed(by_age(every)):
+        rows = {row.name: (row, result) for row, result in summaries}
+        found = [rows[name] for name in README_ROWS if name in rows]
+        if len(found) >= README_ROWS_MIN:
+            return record, found
+    return None
+
+
+def by_age(every):
+    return sorted(every, key=lambda pair: records.newest_row(pair[0])["started_at"])
+
+
+def small(every):
+    """README's comparison."""
+    if not (newest := headline(every)):
+        return NONE
+    record, found = newest
+    lines = [
+        f"| workload | echoring | {' | '.join(f'÷ {tables.TITLES[side]}' for side in SHOWN)} | ÷ the cheapest other peer |",
+        "|---|--:|" + "--:|" * len(SHOWN) + "---|",
+    ]
+    for row, result in found:
+        name = row.values[0]
+        _, unit, scale = tables.VALUES[name]
+        ours = result["sides"][OURS][name]
+        cells = [figure(result, side, name) for side in SHOWN]
+        lines.append(
+            f"| {row.title} | {tables.number(ours['median'], scale)} {unit} | {' | '.join(cells)} | {best(result, name, figure)} |"
+        )
+    noise = [result["noise"] for _, result in found if result["noise"] is not None]
+    last = records.newest_row(record)
+    return "\n".join([
+        "Server CPU time per message (per delivery in broadcasts, per connection in handshakes), and echoring ÷ peer: below 1, "
+        "echoring is cheaper.",
+        "",
+        *lines,
+        "",
+        f"Measured on {last['started_at'][:10]}, {last['environment']['cpu']}, one CPU for the server, Linux "
+        f"{kernel(last)}, commit {last['commit'][:12]}. Noise (echoring against itself): {noise_of(noise)}. {elsewhere(every)}",
+    ])
+
+
+def elsewhere(every):
+    """The range of one ratio over the records of all machines, in the row of the chart."""
+    found = [
+        told["median"] for _, summaries in every for row, result in summaries for told in result["ratios"]
+        if (row.name, told["of"], told["to"], told["value"]) == (CHART_ROW, OURS, "uws", row.values[0])
+        and judge.is_enough(row, told)
+    ]
+    if not found:
+        return ""
+    return (
+        f"Machines differ: in the first row echoring ÷ {tables.TITLES['uws']} is {min(found):.2f} to {max(found):.2f} in the "
+        f"{len(found)} records that have it."
+    )
+
+
+def figure(result, side, name):
+    """A ratio without its verdict."""
+    for found in result["ratios"]:
+        if (found["of"], found["to"], found["value"]) == (OURS, side, name):
+            return f"{found['median']:.2f}"
+    return "–"
+
+
+def kernel(row):
+    """The kernel's version without the suffix of the distribution."""
+    return row["environment"]["kernel"].partition("-")[0]
+
+
+def noise_of(noise):
+    return f"{100 * statistics.median(noise):.1f} % in the median row, {100 * max(noise):.1f} % in the worst" if noise else "not measured"
+
+
+def picture(every):
+    """README's chart: the text between the marks, and the two images by their path."""
+    newest = headline(every)
+    rows = dict((row.name, (row, result)) for row, result in newest[1]) if newest else {}
+    if CHART_ROW not in rows:
+        return NONE, {}
+    row, result = rows[CHART_ROW]
+    name = row.values[0]
+    _, unit, scale = tables.VALUES[name]
+    ours = result["sides"][OURS][name]["median"] / scale
+    bars = [
+        (tables.TITLES[side], ours / ratio, side == OURS) for side in CHART_SIDES
+        if (ratio := 1.0 if side == OURS else ratio_to(result, side, name))
+    ]
+    bars.sort(key=lambda bar: bar[1])
+    last = records.newest_row(newest[0])
+    title, subtitle = f"Server CPU per message in {unit}, lower is better", f"{row.title} connections"
+    note = f"{last['started_at'][:10]}, {last['environment']['cpu']}, one CPU, Linux {kernel(last)}"
+    images = {
+        os.path.join(IMAGES, f"peers-{scheme}.svg"): chart.bars(title, subtitle, note, bars, short, scheme)
+        for scheme in chart.SCHEMES
+    }
+    told = ", ".join(f"{name} {short(value)}" for name, value, _ in bars)
+    text = "\n".join([
+        "<picture>",
+        '<source media="(prefers-color-scheme: dark)" srcset="docs/images/peers-dark.svg">',
+        f'<img src="docs/images/peers-light.svg" width="{chart.WIDTH}" alt="{title}; {subtitle}: {told}">',
+        "</picture>",
+    ])
+    return text, images
+
+
+def short(value):
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}"
+
+
+def ratio_to(result, side, name):
+    for found in result["ratios"]:
+        if (found["of"], found["to"], found["value"]) == (OURS, side, name):
+            return found["median"]
+    return None
+
+
+def big(every):
+    """The table of docs: each row from the last day that measured it."""
     if not every:
-        return f"{BEGIN}\n{NONE}\n{END}"
-    every = sorted(every, key=lambda pair: records.newest_row(pair[0])["started_at"])
+        return NONE
+    every = by_age(every)
     made = [record for record, _ in every]
     found = joined(every)
-    parts = [table(found)]
-    # The newest that shows more than a few rows.
+    parts = [summary(found), table(found)]
+    # The newest plot that has more than a few rows.
     pictures = [os.path.join(folder_of(record), "peers.svg") for record in made if 2 * len(record.rows) >= len(found)]
     drawn = [picture for picture in pictures if os.path.exists(os.path.join(machine.ROOT, picture))]
     if drawn:
-        parts.append(f"![What the rows cost with each server]({drawn[-1]})")
-    parts.append(about(made, found))
-    return "\n".join([BEGIN, "\n\n".join(parts), END])
+        parts.append(f"![Value of each server in the rows of a quick look, lower is better](../../{drawn[-1]})")
+    parts.append("Records, oldest first:")
+    parts.append("\n".join(f"- {origin(record)}" for record in made))
+    return "\n\n".join(parts)
 
 
 def folder_of(record):
@@ -39,7 +188,7 @@ def folder_of(record):
 
 
 def joined(every):
-    """Row and summary, over the summaries of all days and machines."""
+    """Each row with its summary over all days and machines."""
     by_row = {}
     for record, summaries in sorted(every, key=lambda pair: pair[0].day):
         for row, result in summaries:
@@ -50,8 +199,8 @@ def joined(every):
 
 def table(found):
     lines = [
-        f"| | echoring | {' | '.join(f'by {tables.TITLES[side]}' for side in SHOWN)} | by the best of all others |",
-        "|---" * (len(SHOWN) + 3) + "|",
+        f"| workload | echoring | {' | '.join(f'÷ {tables.TITLES[side]}' for side in SHOWN)} | ÷ the cheapest other peer |",
+        "|---|--:|" + "--:|" * len(SHOWN) + "---|",
     ]
     for row, result in found:
         for name in row.shown:
@@ -61,82 +210,76 @@ def table(found):
                 continue
             cells = [tables.cell(result, side, name) for side in SHOWN]
             lines.append(
-                f"| {tables.title(row, name)} | {tables.number(ours['median'], scale)} {unit} | {' | '.join(cells)} | {best(result, name)} |"
+                f"| {tables.title(row, name)} | {tables.number(ours['median'], scale)} {unit} | {' | '.join(cells)} "
+                f"| {best(result, name, tables.cell)} |"
             )
     return "\n".join(lines)
 
 
-def best(result, name):
-    """The nearest of those that have no column, echoring's own drivers and raw servers apart."""
+def best(result, name, cell):
+    """The cheapest of the peers without a column. echoring's own variants and raw servers are no peers."""
     others = [
         found for found in result["ratios"]
-        if found["of"] == OURS and found["value"] == name and found["to"] not in (*SHOWN, *RAWS)
+        if found["of"] == OURS and found["value"] == name and found["to"] not in (*SHOWN, *RAWS, AIO)
         and not found["to"].startswith(OURS)
     ]
     if not others:
         return "–"
     nearest = max(others, key=lambda found: found["median"])
-    return f"{tables.cell(result, nearest['to'], name)} {tables.TITLES[nearest['to']]}"
+    return f"{cell(result, nearest['to'], name)} {tables.TITLES[nearest['to']]}"
 
 
-def about(made, found):
+def summary(found):
     counts = {verdict: 0 for verdict in ("met", "missed", "undecided")}
     for _, result in found:
         for told in [*result["ratios"], *result["bounds"]]:
             if told["verdict"]:
                 counts[told["verdict"]] += 1
     noise = [result["noise"] for _, result in found if result["noise"] is not None]
-    told = [
-        "What echoring takes, of the server's CPU per message unless the row says otherwise, and that by what the others take: "
-        "below 1 it is less. ✓ the target is met, ✗ missed, ? undecided.",
-        f"Of all targets {counts['met']} are met, {counts['missed']} missed and {counts['undecided']} undecided.",
-    ]
-    if noise:
-        told.append(
-            f"echoring beside itself reaches {100 * statistics.median(noise):.1f} % from 1 in the middle row, and up to "
-            f"{100 * max(noise):.1f} %."
-        )
-    if len(made) > 1:
-        told.append("Each ratio is of the last day that measured it, and of several machines from the one whose interval is the narrowest.")
-    told += [origin(record) for record in made]
-    return " ".join(told)
+    return (
+        f"Of all targets {counts['met']} are met, {counts['missed']} missed and {counts['undecided']} undecided. "
+        f"Noise (echoring against itself): {noise_of(noise)}."
+    )
 
 
 def origin(record):
     last = records.newest_row(record)
     page = os.path.relpath(record.page, machine.ROOT)
     return (
-        f"Commit {last['commit'][:12]}, {last['environment']['cpu']}, Linux {last['environment']['kernel']}, "
-        f"{last['started_at'][:10]}: [{page}]({page})."
+        f"[{page}](../../{page}): commit {last['commit'][:12]}, {last['environment']['cpu']}, Linux "
+        f"{last['environment']['kernel']}, {last['started_at'][:10]}"
     )
 
 
 def read(path):
+    """The content of a file; empty if there is none, as after a run that was killed."""
+    if not os.path.exists(path):
+        return ""
     with open(path) as file:
         return file.read()
 
 
 def documents():
-    """The documents that follow from the records: path, text as it is, and as it has to be."""
-    text = read(README)
-    before, _, rest = text.partition(BEGIN)
-    _, found, after = rest.partition(END)
-    if not found:
-        raise SystemExit(f"compare-peers: README.md lacks the lines {BEGIN!r} and {END!r}")
+    """The generated documents: path, present text, and wanted text."""
     every = [(record, tables.summaries(record)) for record in map(records.Record, records.all_folders())]
-    yield README, text, before + block(every) + after
+    text, images = picture(every)
+    readme, peers = read(README), read(PEERS)
+    yield README, readme, marked(marked(readme, CHART, README, text), SMALL, README, small(every))
+    yield PEERS, peers, marked(peers, BIG, PEERS, big(every))
+    for path, image in images.items():
+        yield path, read(path), image
     for record, summaries in every:
-        # A run that was killed has left none.
-        yield record.page, read(record.page) if os.path.exists(record.page) else "", tables.page(record, summaries)
+        yield record.page, read(record.page), tables.page(record, summaries)
 
 
 def write():
     for path, text, wanted in documents():
         if text != wanted:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
             with open(path, "w") as file:
                 file.write(wanted)
 
 
 def outdated():
-    """Documents that are not what the records say."""
+    """Documents that do not match the records."""
     return [os.path.relpath(path, machine.ROOT) for path, text, wanted in documents() if text != wanted]

@@ -1,8 +1,7 @@
 """The record of a comparison: rows with all their rounds, in one file that runs add to.
 
-A row is measured until it has as many rounds as were asked for. Rounds of several runs are put together as long as what
-is measured, how, and the machine are the same; else the row begins anew. Numbers lie in columns, a line for each server
-of a round.
+A row is measured until it has the requested number of rounds. Rounds of several runs are joined if the measured code, the settings
+and the machine are the same; otherwise the row starts again. Numbers are in columns, one line for each server of a round.
 """
 
 import datetime
@@ -15,9 +14,9 @@ import pairs
 
 SCHEMA = "echoring.peers/1"
 DIGITS = 6
-# Of a folder's name; the machine's stands behind it.
+# Length of the date in a folder's name; the machine's name follows.
 DATE = len("2000-01-01")
-# What decides what a round measures: the servers, the generator, and how both are driven. Tables and documents do not.
+# Paths that affect a measurement: the servers, the generator, and the code that runs both. Tables and documents do not.
 MEASURED = (
     "Cargo.toml", "Cargo.lock", "rust-toolchain.toml", "src", "bench", "scripts/pairs.py", "scripts/peers.py",
     "scripts/compare_peers/samples.py", "scripts/compare_peers/rounds.py",
@@ -25,7 +24,7 @@ MEASURED = (
 
 
 class Record:
-    """`rows` by name: each with `columns`, `rounds`, `commands`, `environment` and what else was told of it."""
+    """`rows` by name, each with `columns`, `rounds`, `commands`, `environment` and other facts."""
 
     def __init__(self, folder):
         self.day = os.path.basename(folder)[:DATE]
@@ -41,7 +40,7 @@ class Record:
         return self.content["rows"]
 
     def begin(self, name, about, anew):
-        """A row to add rounds to; what it has already stays if it was made in the same way."""
+        """Returns a row to add rounds to. Keeps its rounds if they were measured in the same way."""
         row = self.rows.get(name)
         if not row or anew or not goes_on(row, about):
             row = self.rows[name] = {"started_at": now(), "columns": [], "rounds": [], "failed": {}, "commands": {}}
@@ -50,7 +49,7 @@ class Record:
         return row
 
     def save(self):
-        """Whole or not at all: a run may be ended at any moment."""
+        """Writes the file atomically, because a run may be ended at any moment."""
         os.makedirs(os.path.dirname(self.path), exist_ok=True)
         with open(self.path + ".part", "w") as file:
             file.write(lines(self.content) + "\n")
@@ -58,19 +57,19 @@ class Record:
 
 
 def commit():
-    """The last one that changed what is measured."""
+    """The last commit that affects a measurement."""
     return machine.last_commit_of(MEASURED)
 
 
 def goes_on(row, about):
-    """Whether rounds made as `about` says may be put to those of a row. A server that it has not had yet may join."""
+    """Whether rounds of a run described by `about` may be added to a row. New servers may join."""
     had = row["commands"]
     return made_of(row) == made_of(about) and all(had.get(n, c) == c for n, c in about["commands"].items())
 
 
 def made_of(row):
-    """What rounds have to have in common to be put together, the commands of their servers aside. Old rows do not tell
-    their warm-up: nothing is put to them."""
+    """The facts that joined rounds must share, besides the commands of their servers. Old rows lack the warm-up, so nothing is added
+    to them."""
     about = row["environment"]
     return [row["commit"], row["load"], row["seconds"], row.get("warmup_seconds"), about["cpu"], about["kernel"]]
 
@@ -94,7 +93,7 @@ def rounds_of(row):
 
 
 def rounds_of_all(row, names):
-    """Rounds that each of these has been in, those that failed apart."""
+    """The number of rounds that each of these servers took part in, except servers that failed."""
     return min(sum(name in found for found in row["rounds"]) for name in names if name not in row["failed"])
 
 
@@ -103,7 +102,7 @@ def short(value):
 
 
 def lines(value, indent=""):
-    """JSON in which what holds nothing but numbers and words is one line."""
+    """JSON in which a list or small object without nested values is one line."""
     text = json.dumps(value, ensure_ascii=False)
     if not isinstance(value, (dict, list)):
         return text
@@ -119,7 +118,7 @@ def lines(value, indent=""):
 
 
 def all_folders():
-    """Those in results/ that have a record, by date."""
+    """Folders in results/ that have a record, by date."""
     return sorted(os.path.dirname(path) for path in glob.glob(os.path.join(machine.ROOT, "results", "*", "peers.json")))
 
 
@@ -128,7 +127,7 @@ def newest_row(record):
 
 
 def folder_to_go_on_in():
-    """Of the newest record of this machine if it has a row of this commit, so that a run may pass midnight; else today's."""
+    """The folder of this machine's newest record if it has a row of this commit, so that a run may pass midnight; else today's."""
     today = machine.results_folder()
     name = os.path.basename(today)[DATE:]
     last = max(all_folders(), default="")
@@ -139,6 +138,6 @@ def folder_to_go_on_in():
 
 def environment(options):
     about = pairs.environment(options)
-    # The row has its own.
+    # Each row has these itself.
     del about["load_average_before"], about["commit"]
     return {**about, "go": machine.first_line("go", "version"), "g++": machine.first_line("g++", "--version")}

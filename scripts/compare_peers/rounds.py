@@ -1,6 +1,6 @@
-"""The rounds of one row: servers started, looked at, measured in turns in random order, and left out when they fail.
+"""Runs the rounds of one row: starts and checks servers, measures them in random order, and excludes those that fail.
 
-A round that is over is never lost: whatever ends a row, a deadline, a signal or a failure, leaves those before it.
+Completed rounds are never lost, whether a deadline, a signal or a failure ends the row.
 """
 
 import dataclasses
@@ -13,14 +13,14 @@ import samples
 from catalogue import OURS, RAWS
 
 CALIBRATIONS = 3
-# For a server to be done with what a stretch has left it, looked at so often.
+# Maximum time for a server to finish remaining work after a stretch, and the polling interval.
 REST_S_MAX, REST_S_STEP = 2, 0.02
-# Of a CPU: collectors and timers go on.
+# Share of a CPU that counts as rest: collectors and timers continue.
 REST_SHARE_MAX = 0.1
 
 
 class Fleet:
-    """A row's servers. One that fails three times is out of the row."""
+    """A row's servers. A server that fails three times is excluded from the row."""
 
     FAILURES_MAX = 3
 
@@ -32,7 +32,7 @@ class Fleet:
         return [name for name in self.commands if name not in self.out]
 
     def start_anew(self):
-        """New processes, each of them looked at: where a process's memory happens to lie is part of the noise."""
+        """Starts and checks new processes, because the placement of a process's memory is part of the noise."""
         self.stop()
         for name in self.sides():
             self.guarded(name, lambda: self.start(name))
@@ -43,11 +43,11 @@ class Fleet:
         try:
             conformance.check(server, self.row.role, self.row, name in RAWS)
         except OSError as error:
-            pairs.fail(f"it is not fit to be measured: {error}")
+            pairs.fail(f"it failed the check before measuring: {error}")
 
     def guarded(self, name, action):
-        """What the action returns, or None when it failed. Whatever goes wrong with one server is that server's affair: a
-        run of hours does not end for it, and the record says why."""
+        """Returns the action's result, or None if it failed. A failure concerns only this server: a run of hours does not end, and
+        the record has the reason."""
         try:
             return action()
         except (SystemExit, Exception) as error:
@@ -61,7 +61,7 @@ class Fleet:
             return None
 
     def sample(self, name):
-        """None where there is none."""
+        """Measures one stretch. None if the server failed."""
         if self.row.fresh:
             self.start_fresh(name)
         elif name not in self.servers:
@@ -69,13 +69,13 @@ class Fleet:
         if name not in self.servers:
             return None
         found = self.guarded(name, lambda: samples.KINDS[self.row.kind](self.servers[name], self.row, self.options))
-        # What it still did would be in the time of the next one, which has the same CPU.
+        # Remaining work would be measured with the next server, which has the same CPU.
         if name in self.servers and not at_rest(self.servers[name].pid):
             self.servers.pop(name).stop()
         return found
 
     def start_fresh(self, name):
-        """A process that has not been looked at: another of its kind has."""
+        """Starts a process that no client has connected to. Another process of this server has been checked."""
         if server := self.servers.pop(name, None):
             server.stop()
         started = self.guarded(name, lambda: pairs.Server(self.commands[name], self.options.server_cpu, name))
@@ -89,7 +89,7 @@ class Fleet:
 
 
 def at_rest(pid):
-    """Whether the process has nothing to do any more, or has not within some time."""
+    """Waits until the process is idle. False if it is not within REST_S_MAX."""
     until = time.monotonic() + REST_S_MAX
     before = cpu_seconds(pid)
     while time.monotonic() < until:
@@ -102,26 +102,26 @@ def at_rest(pid):
 
 
 def wants_cpu(pid):
-    """Whether a thread of the process runs, or would if there were a CPU for it: on a busy machine it may get none for long."""
+    """Whether a thread of the process is runnable. On a busy machine it may not get a CPU for some time."""
     folder = f"/proc/{pid}/task"
     for thread in os.listdir(folder):
         try:
             with open(f"{folder}/{thread}/stat") as stat:
-                # Behind the name, which is in brackets and may contain anything.
+                # The state follows the name, which is in brackets and may contain anything.
                 if stat.read().rpartition(")")[2].split()[0] == "R":
                     return True
         except OSError:
-            pass  # It has ended meanwhile.
+            pass  # The thread has ended meanwhile.
     return False
 
 
 def cpu_seconds(pid):
-    """What a process has taken, by its clock of CPU time: the kernel makes the clock's number of the process's."""
+    """CPU time of a process. The kernel derives the clock's id from the process id, see clock_getcpuclockid(3)."""
     return time.clock_gettime(~pid << 3 | 2)
 
 
 def slowest_maximum(row, commands, options):
-    """Messages a second that each peer answers in a closed loop, the most of some stretches; raw servers are no peers."""
+    """Messages/s of each peer in a closed loop, the maximum of some stretches. Raw servers are excluded."""
     closed = dataclasses.replace(row, load=f"{row.load} --depth 1", kind="stretch")
     fleet = Fleet(closed, {name: command for name, command in commands.items() if name not in RAWS}, options)
     found = {}
@@ -137,8 +137,8 @@ def slowest_maximum(row, commands, options):
 
 
 def run(row, commands, wanted, options, random_source, keep):
-    """Measures `wanted` rounds, or as many as the deadline allows; `keep` gets each as it is over. Returns who is out of
-    the row and why."""
+    """Measures `wanted` rounds, or as many as the deadline allows. Passes each completed round to `keep`. Returns the excluded
+    servers and the reasons."""
     fleet = Fleet(row, commands, options)
     started = time.monotonic()
     try:

@@ -1,8 +1,7 @@
-"""One stretch of a row against one server: what `echoring bench` and the kernel tell of it.
+"""Measures one stretch of a row against one server, with `echoring bench` and the kernel's accounting.
 
-A sample is a dictionary of numbers. `user_share` is the user part of the CPU time of the server's process over the whole
-stretch, opening included, by the kernel's ticks; `soft_share` is what the server's CPU spent in soft interrupts meanwhile,
-as a share of its busy time, whoever they were for.
+A sample is a dictionary of numbers. `user_share` is the user part of the server process's CPU time over the whole stretch, opening
+included, by the kernel's ticks. `soft_share` is the share of the server CPU's busy time in soft interrupts, for any process.
 """
 
 import argparse
@@ -47,7 +46,7 @@ def stretch(server, row, options):
 
 
 def load_for(server, row):
-    """A row's flags of the generator, and what this server needs besides."""
+    """The row's flags of the generator, and those that this server needs."""
     return row.load.split() + (["--allow", "corrupted"] if server.side in HEAR_THEMSELVES else [])
 
 
@@ -56,14 +55,14 @@ def path_for(row):
 
 
 def latencies(run):
-    """None where nothing arrived."""
+    """Percentiles; None if no message arrived."""
     told = run["response_ns"]
     return {f"{name}_ns": told[name] if told["count"] else None for name in ("p50", "p99", "p999")}
 
 
 class Accounts:
-    """What the kernel has charged so far: a server's process with user and system time, its CPU with soft interrupts, and
-    both CPUs with idleness."""
+    """The kernel's accounts so far: user and system time of a server's process, soft interrupts of its CPU, and idle time of both
+    CPUs."""
 
     def __init__(self, pid, options):
         with open(f"/proc/{pid}/stat") as file:
@@ -80,8 +79,8 @@ class Accounts:
         self.now = time.monotonic()
 
     def since(self, before):
-        """Shares since then, and the time that both CPUs were not idle by the process's; None where too little was charged
-        to tell. The kernel samples what a CPU is busy with, and measures how long it is idle."""
+        """Shares since `before`, and the ratio of both CPUs' busy time to the process's CPU time. None if too few ticks were charged.
+        The kernel samples busy time and measures idle time."""
         user, system = self.user - before.user, self.system - before.system
         soft, busy = self.soft - before.soft, self.busy - before.busy
         awake = 2 * (self.now - before.now) * TICKS_PER_S - (self.idle - before.idle)
@@ -94,11 +93,11 @@ class Accounts:
 
 
 def compressed(server, row, options):
-    """Echoes that have to come back compressed, and how small they did."""
+    """Echoes that must come back compressed, and the size of the replies."""
     run, saturated = pairs.measure(server, row.load.split(), scaled(options, row))
     done = run["compression"]
     if done["agreed"] < run["connections"]["opened"] or done["messages_in"] < run["messages"]:
-        pairs.fail(f"not everything came compressed: {done}")
+        pairs.fail(f"not every message was compressed: {done}")
     return {
         COST: run["server"]["cpu_ns_per_message"],
         "messages_per_s": run["messages_per_s"],
@@ -111,7 +110,7 @@ def compressed(server, row, options):
 
 
 def connect(server, row, options):
-    """Connections that are opened and closed again, so many at a time."""
+    """Connections that are opened and closed, a fixed number at a time."""
     run, saturated = pairs.measure(server, row.load.split(), scaled(options, row))
     return {
         HANDSHAKE_COST: run["server"]["cpu_ns_per_message"],
@@ -124,8 +123,8 @@ def connect(server, row, options):
 
 
 def sustained(server, row, options):
-    """Stretches at the rates of the row. Its values are the time for each message at the highest that kept a bound of p99;
-    None where none did. A lower rate that does not keep it says nothing, but that the machine was busy elsewhere."""
+    """Stretches at the rates of the row. The values are the time per message at the highest rate that kept a bound of p99; None if
+    none did. A lower rate that missed the bound does not count: the machine may have been busy."""
 
     def measured(rate):
         load = [*load_for(server, row), "--rate", str(rate)]
@@ -140,8 +139,8 @@ def sustained(server, row, options):
 
 
 def climbed(rates, subscribers, measured):
-    """What was measured at each rate, up to the first at which less than half was done: a higher one would only be more
-    that is not."""
+    """The runs at each rate, up to the first at which less than half of the messages were delivered. Higher rates would only add
+    loss."""
     steps = {}
     for rate in rates:
         steps[rate] = measured(rate)
@@ -156,8 +155,8 @@ def nanos_each(runs, p99_max):
 
 
 def memory(server, row, options):
-    """What idle connections make a server grow by, for a server that nobody has connected to before: its own memory, and
-    the kernel's slabs, in which are both ends of each connection."""
+    """The growth of a new server with idle connections: its own memory, and the kernel's slabs, which contain both ends of each
+    connection."""
     return asyncio.run(growth(server))
 
 
@@ -180,7 +179,7 @@ def slab_bytes():
 
 
 def both_generators(server, row, options):
-    """One stretch of `echoring bench`, and one of uWebSockets' `load_test`."""
+    """One stretch with `echoring bench`, and one with uWebSockets' `load_test`."""
     ours = stretch(server, row, options)
     theirs = witness.stretch(
         options.load_test, server, options.generator_cpu, flag(row, "--connections"), row.message_bytes

@@ -1,4 +1,4 @@
-"""The tables of a comparison: one that shows all rows beside all peers, and one of each row."""
+"""The tables of a comparison: one of all rows and peers, and one per row."""
 
 import judge
 import records
@@ -8,7 +8,7 @@ from workloads import COST, HANDSHAKE_COST, ROWS, SUSTAINED_TIMES, TOGETHER_COST
 TITLES = {peer.name: peer.title for peer in PEERS}
 VALUES = {
     COST: ("CPU per message", "µs", 1_000),
-    TOGETHER_COST: ("both CPUs, the generator's too, per message", "µs", 1_000),
+    TOGETHER_COST: ("CPU of server and generator per message", "µs", 1_000),
     HANDSHAKE_COST: ("CPU per handshake", "µs", 1_000),
     **{name: (f"time per message with p99 ≤ {p99_max // 1_000_000} ms", "ns", 1) for name, p99_max in SUSTAINED_TIMES.items()},
     WITNESSED_COST: ("CPU per message by load_test", "µs", 1_000), USER_BYTES: ("user memory", "B", 1),
@@ -18,7 +18,7 @@ WORDS = {"met": "met", "missed": "**missed**", "undecided": "undecided"}
 
 
 def summaries(record):
-    """Of the rows that the record has, in the order of the workloads: row and summary."""
+    """Each row of the record with its summary, in the order of the workloads."""
     found = []
     for row in ROWS:
         if (kept := record.rows.get(row.name)) and kept["rounds"]:
@@ -27,7 +27,7 @@ def summaries(record):
 
 
 def number(value, scale=1.0):
-    """With three digits that say something."""
+    """Formats a value with three significant digits."""
     if value is None:
         return "–"
     value /= scale
@@ -43,10 +43,10 @@ def ratio(found):
 
 
 def matrix(found):
-    """Ratios of echoring to each peer: a line for each row and value."""
+    """Ratios of echoring to each peer, one line per row and value."""
     sides = [peer.name for peer in PEERS if any(peer.name in result["sides"] for _, result in found)]
     sides.remove(OURS)
-    lines = [f"| | echoring | {' | '.join(TITLES[side] for side in sides)} |", "|---" * (len(sides) + 2) + "|"]
+    lines = [f"| workload | echoring | {' | '.join(f'÷ {TITLES[side]}' for side in sides)} |", "|---|" + "--:|" * (len(sides) + 1)]
     for row, result in found:
         for name in shown(row, result):
             _, unit, scale = VALUES[name]
@@ -57,12 +57,12 @@ def matrix(found):
 
 
 def shown(row, result):
-    """The values that a row's lines are of. What is told beside is missing from records that are older."""
+    """The values of a row. Old records lack values without a target."""
     return [name for name in row.shown if name in row.values or result["sides"][OURS][name]]
 
 
 def title(row, name):
-    """Of a line: it says of which value it is where the row has several, or tells this one beside."""
+    """Title of a line. It names the value if the row has several, or if the value has no target."""
     return f"{row.title}: {VALUES[name][0]}" if len(row.values) > 1 or name in row.told else row.title
 
 
@@ -75,12 +75,12 @@ def cell(result, side, name):
 
 
 def of_row(row, result):
-    """One row, all servers."""
+    """The table of one row with all servers."""
     names = shown(row, result)
     several = len(names) > 1
     lines = [
-        f"| server | {'value | ' if several else ''}median, quartiles, least | user | soft interrupts | messages/s "
-        "| echoring's ratio to it | 95 % interval | target | verdict |",
+        f"| server | {'value | ' if several else ''}median (quartiles; least) | user | soft interrupts | messages/s "
+        "| echoring ÷ server | 95 % interval | target | verdict |",
         "|---" * (10 if several else 9) + "|",
     ]
     for side, told in result["sides"].items():
@@ -111,7 +111,7 @@ def judged(result, side, name):
 
 
 def means(record):
-    """The geometric mean over the rows of echoes, beside each peer that was in all of them."""
+    """The geometric mean of echoring ÷ uWebSockets over the echo rows; None unless all of them were measured."""
     rows = [row.name for row in ROWS if row.echo_mean]
     if not all(name in record.rows and record.rows[name]["rounds"] for name in rows):
         return None
@@ -120,66 +120,67 @@ def means(record):
 
 def warnings(found):
     return [
-        f"{row.title}: echoring beside itself reaches {100 * result['noise']:.1f} % from 1, so that nothing within that can be told"
+        f"{row.title}: noise (echoring against itself) is {100 * result['noise']:.1f} %; smaller differences decide nothing"
         for row, result in found
         if result["noise"] is not None and result["noise"] > judge.NOISE_MAX
     ]
 
 
 def overview(record, found):
-    """What a run prints; `found` is the record's summaries."""
+    """The output of a run. `found` are the record's summaries."""
     if not found:
         return "no row has a round"
-    parts = [matrix(found)]
+    parts = [
+        "Each cell is echoring ÷ peer, the median of the ratios within rounds; below 1, echoring is cheaper. ✓ the 95 % interval "
+        f"lies below the target, ✗ above it, ? neither, or fewer than {judge.ROUNDS_JUDGED_MIN} rounds. `÷ {TITLES[AGAIN]}` "
+        "is the noise.",
+        matrix(found),
+    ]
+    notes = [text for row, result in found for text in remarks(row, result, record.rows[row.name])]
     if mean := means(record):
-        parts.append(
-            f"Geometric mean of the ratios to uWebSockets over {mean['rows']} rows of echoes: {mean['median']:.3f} "
-            f"({mean['low']:.3f} – {mean['high']:.3f}; at most {mean['target']:.2f}: {mean['verdict']})."
-        )
-    parts.append(
-        "Each cell is echoring's value by the peer's, the median of the ratios within rounds: below 1 echoring takes less. "
-        "✓ the 95 % interval lies below the target, ✗ above it, ? neither, or fewer rounds than "
-        f"{judge.ROUNDS_JUDGED_MIN}. "
-        f"`{TITLES[AGAIN]}` is the same server once more: the noise."
-    )
-    parts += [text for row, result in found for text in remarks(row, result, record.rows[row.name])]
-    parts += [f"Warning: {text}." for text in warnings(found)]
+        notes.insert(0, (
+            f"Geometric mean of echoring ÷ uWebSockets over {mean['rows']} echo rows: {mean['median']:.3f} "
+            f"({mean['low']:.3f} – {mean['high']:.3f}; target ≤ {mean['target']:.2f}: {mean['verdict']})."
+        ))
+    notes += [f"Warning: {text}." for text in warnings(found)]
+    if notes:
+        parts.append("\n".join(f"- {text}" for text in notes))
     return "\n\n".join(parts)
 
 
 def remarks(row, result, kept):
-    """What a row says besides its ratios."""
+    """Notes on a row besides its ratios."""
     for found in result["bounds"]:
         what, unit, scale = VALUES[found["value"]]
         yield (
-            f"{row.title}: {what} of echoring {number(found['median'], scale)} {unit}, at most {number(found['at_most'], scale)}: "
+            f"{row.title}: {what} of echoring is {number(found['median'], scale)} {unit}, target ≤ {number(found['at_most'], scale)} {unit}: "
             f"{WORDS[found['verdict']]}."
         )
     for found in result["ratios"]:
         if found["of"] != OURS and found["target"]:
             yield (
-                f"{row.title}: {TITLES[found['of']]} by {TITLES[found['to']]} {ratio(found)} ({found['low']:.3f} – "
-                f"{found['high']:.3f}; at most {found['target']:.2f}: {WORDS[found['verdict']]})."
+                f"{row.title}: {TITLES[found['of']]} ÷ {TITLES[found['to']]} = {ratio(found)} ({found['low']:.3f} – "
+                f"{found['high']:.3f}; target ≤ {found['target']:.2f}: {WORDS[found['verdict']]})."
             )
     if "rate" in kept:
         slowest = min(kept["maxima"], key=kept["maxima"].get)
         yield (
-            f"{row.title}: {kept['rate']:,} messages a second; in a closed loop {TITLES.get(slowest, slowest)} answered "
-            f"{kept['maxima'][slowest]:,.0f}."
+            f"{row.title}: the rate is {kept['rate']:,} messages/s; the slowest peer, {TITLES.get(slowest, slowest)}, answers "
+            f"{kept['maxima'][slowest]:,.0f} messages/s in a closed loop."
         )
     if row.rate_share and result["generator_saturated"]:
         yield (
-            f"{row.title}: the generator was late to its own schedule in {result['generator_saturated']} of "
-            f"{result['samples']} stretches; what is told of these is its lateness, too."
+            f"{row.title}: the generator was late for its own schedule in {result['generator_saturated']} of "
+            f"{result['samples']} runs; their latencies contain its lateness."
         )
     if row.rates:
         rounds = records.rounds_of(kept)
         for name in row.values:
             none = {side: sum(found[side].get(name) is None for found in rounds if side in found) for side in result["sides"]}
-            told = ", ".join(f"{TITLES[side]} in {count}" for side, count in none.items() if count)
+            told = ", ".join(f"{TITLES[side]} {count}" for side, count in none.items() if count)
             if told:
                 what, _, _ = VALUES[name]
-                yield f"{row.title}, {what}: kept at no rate, of {len(rounds)} rounds, by {told}."
+                yield f"{row.title}, {what}: rounds of {len(rounds)} in which no rate kept the bound: {told}."
     if row.kind == "witness":
         told = judge.agreement(result, COST, WITNESSED_COST)
         apart = [
@@ -188,14 +189,14 @@ def remarks(row, result, kept):
             for side, ours, theirs, same in told
             if not same
         ]
-        same = f"{len(told) - len(apart)} of {len(told)} ratios are the same within their intervals by both generators"
-        yield f"{row.title}: {same}" + (f"; they differ for {', '.join(apart)}." if apart else ".")
+        same = f"{len(told) - len(apart)} of {len(told)} ratios agree within their intervals between both generators"
+        yield f"{row.title}: {same}" + (f"; these differ: {', '.join(apart)}." if apart else ".")
 
 
 def page(record, found):
-    """The whole record as a page; `found` is its summaries."""
+    """The whole record as a page. `found` are its summaries."""
     content = record.content
-    parts = ["# echoring beside its peers", overview(record, found)]
+    parts = ["# echoring and its peers", overview(record, found)]
     for row, result in found:
         kept = record.rows[row.name]
         about = kept["environment"]

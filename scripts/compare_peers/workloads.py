@@ -1,7 +1,7 @@
-"""The rows: what is asked of every peer, and what echoring is to reach in each.
+"""The rows: the workload of each, and echoring's targets.
 
-Every value is the less the better: CPU per message, bytes per connection, nanoseconds of latency. A target is what the
-ratio of echoring's value to a peer's may be at most.
+For every value lower is better: CPU per message, bytes per connection, nanoseconds of latency. A target is the maximum ratio of
+echoring's value to a peer's.
 """
 
 from dataclasses import dataclass, field
@@ -10,21 +10,21 @@ from catalogue import AIO, BROADCAST, COMPRESSED, ECHO, FLOOR, SECURED, WINDOW
 
 COST, WITNESSED_COST = "cpu_ns_per_message", "witnessed_cpu_ns_per_message"
 HANDSHAKE_COST = "cpu_ns_per_handshake"
-# All that the CPUs of server and generator did: which of the two is charged for TCP's work, or neither, depends on when bytes
-# are sent.
+# CPU time of server and generator together. The time at which bytes are sent decides which of the two, if any, is charged for the
+# work of TCP.
 TOGETHER_COST = "both_cpus_ns_per_message"
-# Of a row that is measured at several rates: for each bound of p99 the time for a message at the highest that kept it.
+# In a row with several rates: for each bound of p99, the time per message at the highest rate that kept it.
 SUSTAINED_TIMES = {"ns_per_message_p99_10ms": 10_000_000, "ns_per_message_p99_50ms": 50_000_000}
 USER_BYTES = "user_bytes_per_connection"
-# Connections of the row that tells what an idle one takes.
+# Connections of the row that measures idle memory.
 IDLE = 10_000
-# Of a target that holds for all peers that have none of their own; raw servers are floors and no peers.
+# Key of the target for peers without a target of their own. Raw servers are baselines, not peers.
 ANYONE = "*"
 
 
 @dataclass(frozen=True)
 class Row:
-    """`load` are flags of the generator, `kind` says which module measures, `role` which of a peer's servers."""
+    """`load` are flags of the generator, `kind` selects the function in `samples`, `role` selects the peer's command."""
 
     name: str
     title: str
@@ -34,26 +34,26 @@ class Row:
     message_bytes: int = 16
     targets: dict = field(default_factory=lambda: {ANYONE: 1.0})
     values: tuple = (COST,)
-    # Values that are told beside and have no target.
+    # Values that are shown and have no target.
     told: tuple = ()
-    # Times of a stretch by as much, where it would otherwise have few messages.
+    # Factor for the times of a stretch that would otherwise have few messages.
     scale: float = 1.0
-    # Of a row that varies little or takes long; else as many as asked for.
+    # Maximum rounds of a row that varies little or takes long.
     rounds_max: int | None = None
     quick: bool = False
-    # What a value of echoring's own may be at most, whatever the peers take.
+    # Maximum of echoring's own values, independent of the peers.
     bounds: dict = field(default_factory=dict)
-    # What others than echoring itself are to reach: the side, and its targets.
+    # Targets of other sides than echoring: the side, and its targets.
     also: tuple = ()
-    # Whether a loss or a closed connection is a failure; else it is counted and told.
+    # Whether a loss or a closed connection is a failure; otherwise it is counted and reported.
     clean: bool = True
-    # Each sample is of a process that nobody has connected to.
+    # Each sample uses a process that no client has connected to.
     fresh: bool = False
-    # Of the slowest peer's maximum, the rate at which all are measured in an open loop.
+    # Rate of an open loop for all servers, as a share of the slowest peer's maximum.
     rate_share: float | None = None
-    # Messages a second at which a sample measures, one after the other.
+    # Rates of a sample in messages/s, measured one after the other.
     rates: tuple = ()
-    # Counts in the geometric mean beside uWebSockets.
+    # Included in the geometric mean of the ratios to uWebSockets.
     echo_mean: bool = False
 
     @property
@@ -86,7 +86,7 @@ def broadcast(subscribers, message_bytes, depth, **more):
     size = sized(message_bytes).replace(" B", "").replace(" ", "")
     return Row(
         f"broadcast-{subscribers}x{size}" + (f"-depth{depth}" if depth > 1 else ""),
-        f"broadcast, {sized(message_bytes)} to {subscribers:,}" + (f", {depth} outstanding" if depth > 1 else ""),
+        f"broadcast, {sized(message_bytes)} to {subscribers:,}" + (f", {depth} in flight" if depth > 1 else ""),
         BROADCAST,
         f"--mode broadcast --connections {subscribers + 1} --message-bytes {message_bytes} --depth {depth} --kind binary",
         message_bytes=message_bytes,
@@ -96,10 +96,10 @@ def broadcast(subscribers, message_bytes, depth, **more):
     )
 
 
-# With as many in flight whoever sends each answer by itself costs fifteen times as much.
+# With many messages in flight, a server that sends each answer by itself costs fifteen times as much.
 TENTH = {name: 0.1 for name in ("tokio-tungstenite", "tokio-websockets", "fastwebsockets", "sockudo-ws", "yawc")}
 
-# Asynchronous libraries of Rust, which `aio` is measured beside: all are an echo by a task for each connection.
+# Asynchronous Rust libraries, for comparison with the asynchronous connection: each echoes with one task per connection.
 LIBRARIES = ("fastwebsockets", "tokio-websockets", "yawc", "tokio-tungstenite", "tokio-tungstenite-feed", "axum")
 BESIDE_LIBRARIES = {"also": ((AIO, dict.fromkeys(LIBRARIES, 1.0)),)}
 
@@ -133,7 +133,7 @@ ROWS = [
 
 
 def secured(connections, message_bytes):
-    """Through TLS 1.3, with the cipher that server and generator agree on."""
+    """An echo through TLS 1.3, with the cipher that server and generator negotiate."""
     size = sized(message_bytes).replace(" B", "").replace(" ", "")
     return Row(
         f"tls-{size}x{connections}",
@@ -148,7 +148,7 @@ def witnessed(connections, message_bytes):
     size = sized(message_bytes).replace(" B", "").replace(" ", "")
     return Row(
         f"witness-{size}x{connections}",
-        f"both generators, {sized(message_bytes)} × {connections:,}",
+        f"two generators, {sized(message_bytes)} × {connections:,}",
         ECHO,
         f"--connections {connections} --message-bytes {message_bytes} --depth 1 --kind binary --verify off",
         kind="witness", message_bytes=message_bytes, values=(COST, WITNESSED_COST), targets={}, rounds_max=10,
@@ -156,7 +156,7 @@ def witnessed(connections, message_bytes):
 
 
 def open_loop(share):
-    """Latency counts from when each message was due."""
+    """An open loop. Latency counts from the time at which each message was due."""
     return Row(
         f"open-loop-{100 * share:.0f}",
         f"open loop, 16 B × 100, {100 * share:.0f} % of the slowest peer's maximum",
@@ -167,8 +167,8 @@ def open_loop(share):
 
 
 def overload(published):
-    """More than one send for each message carries. What a server gets out of a second of CPU counts, as long as its 99th
-    percentile stays bearable."""
+    """More messages than one send per message can carry. The comparison is by CPU per delivery, with a bound on the 99th
+    percentile."""
     return Row(
         f"overload-{published}",
         f"broadcast, 64 B to 1,000, {published:,} published a second",
@@ -185,9 +185,9 @@ def overload(published):
 ROWS += [
     overload(400),
     overload(800),
-    # Nobody is asked for more than the generator's CPU can prove, so that this is of server and generator together.
+    # The generator's CPU limits the rates, so this row is of server and generator together.
     Row(
-        "sustained-1000x64", "broadcast, 64 B to 1,000, as many as hold", BROADCAST,
+        "sustained-1000x64", "broadcast, 64 B to 1,000, highest sustained rate", BROADCAST,
         "--mode broadcast --connections 1001 --message-bytes 64 --kind binary --verify off --drain 1s",
         kind="sustained", message_bytes=64, values=tuple(SUSTAINED_TIMES), rounds_max=10, clean=False,
         rates=(250, 500, 1_000, 2_000, 3_000, 4_000, 6_000, 8_000),
@@ -216,7 +216,7 @@ ROWS += [
 
 
 def of_names(names, quick):
-    """Rows named, or all, or those of a quick look."""
+    """The named rows, or all rows, or those of --quick."""
     unknown = [name for name in names if name not in {row.name for row in ROWS}]
     if unknown:
         raise KeyError(", ".join(unknown))

@@ -6,10 +6,10 @@ mod listen;
 mod messages;
 mod outputs;
 mod pace;
+mod parsers;
 mod scenario;
 mod target;
 mod verdicts;
-mod words;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -22,70 +22,72 @@ use std::time::Duration;
 use clap::ArgMatches;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use self::parsers::{Arrivals, Compression, Cpus, Driver, Mode, Sources, Switch};
 use self::target::{Place, resolve, start_server};
-use self::words::{Arrivals, Compression, Cpus, Driver, Mode, Sources, Switch};
 use super::{Failure, environment, values};
-use crate::load::objective::Objective;
-use crate::load::search::{START_DEFAULT, STEP_TIME_DEFAULT};
-use crate::load::{self, Means, Pace, Plan, Results, Rival, Scheme, Sight, Target, Workload, show};
-use crate::tls::Trust;
+use echoring_async::tls::Trust;
+use echoring_load::analyse::objective::Objective;
+use echoring_load::analyse::search::{START_DEFAULT, STEP_TIME_DEFAULT};
+use echoring_load::{
+    self, Baseline, Experiment, Pace, Plan, Progress, Resources, Results, Target, Workload, render,
+};
 
 const EXAMPLES: &str = "\
 Examples:
   echoring bench
-      starts a server in this process and measures it: first echo, then broadcast
+      measure a server in this process: first echo, then broadcast
   echoring bench ws://127.0.0.1:9001 -c 1000 -d 30s --message-bytes 16
-      1,000 connections, each with one message under way
+      1,000 connections, each with one message in flight
   echoring bench ws://127.0.0.1:9001/echo --rate 50k --json run.json
-      50,000 messages a second whatever comes back: latency counts from when each should have left
+      an open loop of 50,000 messages per second: latency counts from the time at which each was due
   echoring bench ws://127.0.0.1:9001/echo --stage 30s@1k --stage 30s@1k..10k --stage 30s@10k
-      a minute and a half in which the rate is steady, rises and is steady again; each stage is told apart
+      90 s in which the rate is steady, rises and is steady again; each stage is reported separately
   echoring bench ws://127.0.0.1:9001/echo --rate 10k --ramp 5s --burst 20 --late-after 50ms
-      trains of 20 messages, behind a warm-up in which the rate rises; later answers fail the run
+      bursts of 20 messages after a warm-up with a rising rate; answers after more than 50 ms fail the run
   echoring bench wss://localhost:9443 --ca-file ca.pem
-      through TLS
+      over TLS, with a private CA
   echoring bench ws://127.0.0.1:9001 --mode broadcast -c 1001 --depth 8
-      one publisher, 1,000 subscribers, 8 messages on their way to all of them
+      one publisher, 1,000 subscribers, 8 messages in flight
   echoring bench ws://127.0.0.1:9001 --mode broadcast -c 11000 --topics 1000 --rate 2000 --arrivals poisson
-      1,000 topics with a publisher and 10 subscribers each, messages arriving at random
+      1,000 topics with a publisher and 10 subscribers each, messages at random times
   echoring bench ws://127.0.0.1:9001 --mode broadcast -c 1001 --rate 500 --message-bytes 4KiB --slow 1%
-      what 10 subscribers that stop reading do to the other 990
+      the effect of 10 subscribers that stop reading on the other 990
   echoring bench ws://127.0.0.1:9001 --mode connect --rate 2000/s --fail-if 'handshake.p99>20ms'
-      2,000 new connections a second: each is opened, gets one message back, and is closed
+      2,000 new connections per second; each echoes one message and is closed
   echoring bench wss://feed.example/prices --mode push -c 500 --hello 'subscribe all' --time-field ts
-      500 connections that listen: what comes, how far apart, and how long after its time in the member ts
+      500 connections that only receive: message counts, inter-arrival times, and latency since the time in the member ts
   echoring bench ws://127.0.0.1:9001 --rate 20000 --text mixed --message-bytes zipf:16..4096
-      text of many scripts, most messages short and some long
+      text in many scripts; most messages are short and some long
   echoring bench ws://127.0.0.1:9001 --rate 5000 --kind json --payload-file messages.ndjson
-      the lines of a file
+      messages from the lines of a file
   echoring bench --kind json --message-bytes 1KiB --compress on
-      the same as without URL, compressed message by message; JSON shrinks as real JSON does, text hardly
+      compressed messages to a server in this process; JSON compresses as real JSON does, text hardly
   echoring bench ws://127.0.0.1:9001 --rate 20000 --fail-if 'p99.9>5ms' --fail-if 'lost>0'
-      exit code 1, and the line that failed, when the server is too slow or loses messages
+      exit code 1, with the failed condition, if the server is too slow or loses messages
   echoring bench ws://127.0.0.1:9001 -c 200 --find-max 'p99<2ms'
-      the highest rate with a p99 below 2 ms, the curve up to it, and its knee
+      the highest rate with a p99 below 2 ms, with the latency curve up to that rate and its knee
   echoring bench ws://127.0.0.1:9001 --repeat 10 --against ws://127.0.0.1:9101 --json both.json
-      two servers measured in turn, compared by `echoring compare both.json` with the intervals to go with it
+      two servers measured in turn; `echoring compare both.json` compares them with confidence intervals
   echoring bench ws://127.0.0.1:9001 --rate 20000 --json run.json --hlog run.hlog --csv run.csv
       files for other tools, and for echoring report run.json
   echoring bench ws://127.0.0.1:9001 -d 1h --rate 1000 --prometheus 127.0.0.1:9464
-      figures on http://127.0.0.1:9464/metrics while it goes on
+      metrics at http://127.0.0.1:9464/metrics during the run
   echoring bench -f scenario.toml --duration 5s
-      runs that a file describes, each for 5 s whatever it says
+      the runs of a file, each for 5 s
 
 In --fail-if and --find-max a METRIC is pN (p50, p97.5, p99.9), min max mean stddev of the response time, or of another
 distribution as in service.p99 (service, and p50 p75 p90 p95 p99 p99.5 p99.9 p99.99 of lateness, heartbeat, handshake; in broadcast mode first, median, last; in push mode gap), or one of
 lost duplicated reordered corrupted late errors closes ended_early unsent unmatched messages messages_per_s bytes_per_s
 reach gaps cpu_per_message run_delay max_rate; OP is < <= > >= == !=; a UNIT is ns us ms s, k M, KiB MiB, or %.
 
-All that arrives is compared whole with what was sent. A message names its sender and sequence from these sizes on,
-so that what is lost, duplicated and reordered is told apart: echo 12 bytes (json 34), broadcast 40 (json 76).
-Shorter echoes and lines of a file are compared with the one that is due, and from 8 bytes on with those around it;
+Every received message is compared with the sent one. From these sizes on a message has its sender and sequence number,
+so that lost, duplicated and reordered messages are distinguished: echo 12 bytes (json 34), broadcast 40 (json 76).
+Shorter echoes and lines of a file are compared with the message that is due, and from 8 bytes on with its neighbours;
 broadcasts cannot be shorter.
 
 Exit codes: 0 done, 1 integrity broken, --fail-if held or --find-max held at no rate, 2 usage, 3 the environment
-forbids it, 4 the generator was the bottleneck (0 with --allow-saturated), 130 interrupted, after the report of what there
-is. Where several apply, 130 goes before 1, 1 before 3 and 3 before 4.";
+forbids it, 4 the generator was the bottleneck (0 with --allow-saturated), 130 interrupted, after the report of the time
+until then. Where several apply, 130 goes before 1, 1 before 3 and 3 before 4.";
 
 /// Exit code of runs that a signal ended, after their report, or cut short, as a shell would report SIGINT.
 const EXIT_INTERRUPTED: u8 = 130;
@@ -93,14 +95,24 @@ const DURATION_DEFAULT: Duration = Duration::from_secs(10);
 const WARMUP_DEFAULT: Duration = Duration::from_secs(1);
 const DURATION_MAX: Duration = Duration::from_secs(24 * 3_600);
 const CONNECTIONS_DEFAULT: u32 = 100;
-const THREADS_MAX: usize = 1_024;
+const THREADS_MAX: u32 = 1_024;
+
+const SCHEDULE: &str = "Schedule";
+const CONNECTIONS: &str = "Connections";
+const MESSAGES: &str = "Messages";
+const BROADCAST: &str = "Broadcast";
+const PUSH: &str = "Push";
+const EXPERIMENTS: &str = "Experiments and checks";
+const OUTPUT: &str = "Output";
+const GENERATOR: &str = "Generator and server";
 
 /// The flags of `bench`, as typed.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_long_help = EXAMPLES)]
 pub struct Args {
-    /// The server to measure, ws://HOST:PORT[/PATH] or wss://…; {topic} in the path stands for a topic's name
-    /// [default: a server that this process starts]
+    /// Server to measure, ws://HOST:PORT[/PATH] or wss://… [default: a server in this process]
+    ///
+    /// {topic} in the path stands for a topic's name.
     #[arg(value_name = "URL")]
     url: Option<String>,
 
@@ -108,34 +120,46 @@ pub struct Args {
     #[arg(long, value_enum)]
     mode: Option<Mode>,
 
-    /// Connections, publishers included; in --mode connect so many at once at most [default: 100; connect 1000, or what
-    /// --depth says]
+    /// Number of connections, publishers included [default: 100; in --mode connect 1000]
+    ///
+    /// In --mode connect it is the maximum number of connections at once, by default --depth if that is given.
     #[arg(short, long, value_name = "N")]
     connections: Option<u32>,
 
-    /// Measured time [default: 10s; of each run of --find-max 5s]
-    #[arg(short, long, value_name = "TIME", value_parser = values::duration)]
+    /// Measured time [default: 10s; 5s for each run of --find-max]
+    #[arg(short, long, value_name = "TIME", value_parser = values::duration_in(..=DURATION_MAX))]
     duration: Option<Duration>,
 
-    /// Time before that in which the load runs and nothing is recorded [default: 1s]
-    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    /// Time under load before the measurement starts [default: 1s, or --ramp if that is longer]
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = values::duration_in(..=DURATION_MAX),
+        help_heading = SCHEDULE
+    )]
     warmup: Option<Duration>,
 
-    /// Threads of the generator [default: as many as --cpus names, else half of the CPUs]
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
+    /// Number of generator threads [default: one per CPU of --cpus, otherwise half of the CPUs]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = values::number_in(1..=THREADS_MAX),
+        help_heading = GENERATOR
+    )]
+    threads: Option<u32>,
 
-    /// CPUs to pin the generator's threads to, such as 0,2 or 0-3 [default: not pinned; without URL the
-    /// second half, and the server on the first]
-    #[arg(long, value_name = "LIST", value_parser = Cpus::from_str)]
+    /// Pin the generator's threads to these CPUs, such as 0,2 or 0-3 [default: not pinned]
+    ///
+    /// Without URL the default is the second half of the CPUs, and the server gets the first half.
+    #[arg(long, value_name = "LIST", value_parser = Cpus::from_str, help_heading = GENERATOR)]
     cpus: Option<Cpus>,
 
-    /// The server's process: its CPU time and memory become part of the results
-    #[arg(long, value_name = "PID", requires = "url")]
+    /// Process of the server; its CPU time and memory become part of the results
+    #[arg(long, value_name = "PID", requires = "url", help_heading = GENERATOR)]
     server_pid: Option<u32>,
 
-    /// How to do I/O; auto takes io_uring where the kernel allows it
-    #[arg(long, value_enum, default_value = "auto")]
+    /// I/O driver
+    #[arg(long, value_enum, default_value_t = Driver::Auto, help_heading = GENERATOR)]
     driver: Driver,
 
     #[command(flatten)]
@@ -161,16 +185,17 @@ pub struct Args {
 #[derive(Debug)]
 struct Job {
     plan: Plan,
-    scheme: Scheme,
+    experiment: Experiment,
     fail_if: Vec<Objective>,
     outputs: outputs::Args,
 }
 
 impl Args {
-    /// Resolves the flags. Names are looked up here, so that a wrong one is told before anything starts.
-    fn validate(self, stop: Arc<AtomicBool>, descriptors: u64) -> Result<Job, Failure> {
-        self.verdicts.check(self.url.is_some(), self.pace.depth.is_some())?;
-        self.pace.check(self.duration.is_some(), self.verdicts.find_max.is_some())?;
+    /// Resolves the flags, which were read from `typed`. Names are looked up here, so that a wrong one is told before anything
+    /// starts.
+    fn validate(self, typed: &ArgMatches, stop: Arc<AtomicBool>, descriptors: u64) -> Result<Job, Failure> {
+        self.verdicts.check(typed, self.url.is_some(), self.pace.depth.is_some())?;
+        self.pace.check(typed, self.duration.is_some(), self.verdicts.find_max.is_some())?;
         let trust = match (&self.dial.ca_file, self.dial.insecure) {
             (Some(file), _) => Trust::CaFile(file.clone()),
             (None, true) => Trust::Insecure,
@@ -190,9 +215,9 @@ impl Args {
         {
             return Err(usage(flag, "only for wss:// URLs"));
         }
-        let offered =
-            self.messages.compress.clone().map_or_else(load::Compress::off, |Compression(offered)| offered);
-        let workloads = self.workloads(target.as_ref().and_then(|place| place.path.as_deref()), &offered)?;
+        let Compression(offered) = self.messages.compress.clone();
+        let path = target.as_ref().and_then(|place| place.path.as_deref());
+        let workloads = self.workloads(typed, path, &offered)?;
         let sources = self.sources(target.as_ref().map(|place| place.address.ip()))?;
         let rival = rival.map(|place| self.rival(place, &workloads)).transpose()?;
         check_pid("--server-pid", self.server_pid)?;
@@ -201,20 +226,19 @@ impl Args {
         self.verdicts.check_metrics(&workloads, server_known)?;
         let (cpus, server_cpus) = self.share_cpus(target.is_none())?;
         let threads = match self.threads {
-            Some(threads @ 1..=THREADS_MAX) => threads,
-            Some(_) => return Err(usage("--threads", &format!("expected 1 to {THREADS_MAX}"))),
+            Some(threads) => threads as usize,
             None if !cpus.is_empty() => cpus.len(),
-            None => (load::allowed_cpus().len() / 2).max(1),
+            None => (echoring_load::allowed_cpus().len() / 2).max(1),
         };
-        let means = Means {
+        let resources = Resources {
             threads,
             cpus,
             server_cpus,
             sources,
             driver: match self.driver {
-                Driver::Auto => load::DriverChoice::Auto,
-                Driver::Uring => load::DriverChoice::Uring,
-                Driver::Epoll => load::DriverChoice::Epoll,
+                Driver::Auto => echoring_load::DriverChoice::Auto,
+                Driver::Uring => echoring_load::DriverChoice::Uring,
+                Driver::Epoll => echoring_load::DriverChoice::Epoll,
             },
             descriptors,
             server_pid: self.server_pid,
@@ -230,75 +254,75 @@ impl Args {
             }
         };
         let start = self.pace.rate.map(|rate| rate.messages.div_ceil(u64::from(rate.period_s)));
-        let scheme = self.verdicts.scheme(start, rival)?;
-        let plan = Plan { target, workloads, means };
-        Ok(Job { plan, scheme, fail_if: self.verdicts.fail_if, outputs: self.outputs })
+        let experiment = self.verdicts.experiment(start, rival)?;
+        let plan = Plan { target, workloads, resources };
+        Ok(Job { plan, experiment, fail_if: self.verdicts.fail_if, outputs: self.outputs })
     }
 
     /// The server of `--against`, when these loads can be put on it.
-    fn rival(&self, place: Place, workloads: &[Workload]) -> Result<Rival, Failure> {
+    fn rival(&self, place: Place, workloads: &[Workload]) -> Result<Baseline, Failure> {
         for load in workloads {
             load.check_path(place.path.as_deref()).map_err(|wrong| usage("--against", &wrong.to_string()))?;
         }
         self.sources(Some(place.address.ip()))?;
         check_pid("--against-pid", self.verdicts.against_pid)?;
-        Ok(Rival { target: place.into(), server_pid: self.verdicts.against_pid })
+        Ok(Baseline { target: place.into(), server_pid: self.verdicts.against_pid })
     }
 
-    fn workloads(&self, url_path: Option<&str>, offered: &load::Compress) -> Result<Vec<Workload>, Failure> {
+    fn workloads(
+        &self,
+        typed: &ArgMatches,
+        url_path: Option<&str>,
+        offered: &echoring_load::Compress,
+    ) -> Result<Vec<Workload>, Failure> {
         let modes = match (self.mode, &self.url) {
             (Some(mode), _) => vec![mode],
             (None, Some(_)) => vec![Mode::Echo],
             (None, None) => vec![Mode::Echo, Mode::Broadcast],
         };
         if !modes.contains(&Mode::Broadcast) {
-            let flags = self.messages.of_broadcasts();
+            let flags = messages::of_broadcasts(typed);
             if let Some((flag, _)) = flags.iter().find(|(_, typed)| *typed) {
                 return Err(usage(flag, "only for --mode broadcast"));
             }
         }
         if modes.contains(&Mode::Push) {
             let (has_url, searches) = (self.url.is_some(), self.verdicts.find_max.is_some());
-            listen::check(&self.pace, has_url, searches, &self.messages.of_senders())?;
-        }
-        if self.duration.is_some_and(|time| time > DURATION_MAX) {
-            return Err(usage("--duration", "at most 24h"));
-        }
-        if self.warmup.is_some_and(|time| time > DURATION_MAX) {
-            return Err(usage("--warmup", "at most 24h"));
+            listen::check(&self.pace, has_url, searches, &messages::of_senders(typed))?;
         }
         let seed = random_seed();
-        modes.into_iter().map(|mode| self.workload(mode, url_path, offered, seed)).collect()
+        modes.into_iter().map(|mode| self.workload(typed, mode, url_path, offered, seed)).collect()
     }
 
     fn workload(
         &self,
+        typed: &ArgMatches,
         mode: Mode,
         url_path: Option<&str>,
-        offered: &load::Compress,
+        offered: &echoring_load::Compress,
         seed: u64,
     ) -> Result<Workload, Failure> {
-        let topics = self.messages.topics.unwrap_or(1);
-        let dialling = self.dial.dialling(mode)?;
+        let topics = self.messages.topics;
+        let connecting = self.dial.connecting(typed, mode)?;
         let pace = self.pace_of(mode);
         let connections = self.connections.unwrap_or(match mode {
-            Mode::Connect => pace.depth().unwrap_or(load::PLACES_DEFAULT),
+            Mode::Connect => pace.depth().unwrap_or(echoring_load::CONNECT_SLOTS_DEFAULT),
             Mode::Echo | Mode::Broadcast | Mode::Push => CONNECTIONS_DEFAULT,
         });
         let (mode, publishers, topics, (stalled, trickle)) = match mode {
-            Mode::Echo => (load::Mode::Echo, 0, 0, (0, None)),
-            Mode::Connect => (load::Mode::Connect, 0, 0, (0, None)),
-            Mode::Push => (load::Mode::Push, 0, 0, (0, None)),
+            Mode::Echo => (echoring_load::Mode::Echo, 0, 0, (0, None)),
+            Mode::Connect => (echoring_load::Mode::Connect, 0, 0, (0, None)),
+            Mode::Push => (echoring_load::Mode::Push, 0, 0, (0, None)),
             Mode::Broadcast => {
                 let publishers = self.messages.publishers.unwrap_or(topics);
-                let slow = self.messages.slow(connections.saturating_sub(publishers))?;
-                (load::Mode::Broadcast, publishers, topics, slow)
+                let slow = self.messages.slow(typed, connections.saturating_sub(publishers))?;
+                (echoring_load::Mode::Broadcast, publishers, topics, slow)
             }
         };
-        let messages = self.messages.describe(mode)?;
+        let messages = self.messages.describe(typed, mode)?;
         let searches = self.verdicts.find_max.is_some();
         let measured = self.duration.or(self.pace.staged_time());
-        let ramp = self.pace.ramp.unwrap_or_default();
+        let ramp = self.pace.ramp;
         let workload = Workload {
             mode,
             connections,
@@ -315,20 +339,20 @@ impl Args {
             pace,
             rate_period_s: if searches { 1 } else { self.pace.rate.map_or(1, |rate| rate.period_s) },
             arrivals: match self.pace.arrivals {
-                None | Some(Arrivals::Even) => load::Arrivals::Even,
-                Some(Arrivals::Poisson) => load::Arrivals::Poisson,
+                Arrivals::Even => echoring_load::Arrivals::Even,
+                Arrivals::Poisson => echoring_load::Arrivals::Poisson,
             },
-            burst: self.pace.burst.unwrap_or(1),
+            burst: self.pace.burst,
             ramp,
-            drain: self.pace.drain.unwrap_or(load::DRAIN_DEFAULT),
+            drain: self.pace.drain,
             late_after: self.pace.late_after,
             allow_saturated: self.pace.allow_saturated,
-            max_lateness: self.pace.max_lateness.unwrap_or(load::MAX_LATENESS_DEFAULT),
+            max_lateness: self.pace.max_lateness,
             compress: offered.clone(),
-            dialling,
+            connecting,
             listening: self.listen.listening(),
             // What a server sends by itself is not known, so that nothing can be compared.
-            verify: self.messages.verify == Switch::On && mode != load::Mode::Push,
+            verify: self.messages.verify == Switch::On && mode != echoring_load::Mode::Push,
             allow: self.messages.allowed(),
             seed,
         };
@@ -343,7 +367,7 @@ impl Args {
     fn pace_of(&self, mode: Mode) -> Pace {
         let default = match mode {
             _ if self.verdicts.find_max.is_some() => Some(START_DEFAULT),
-            Mode::Connect if self.pace.depth.is_none() => Some(load::CONNECT_RATE_DEFAULT),
+            Mode::Connect if self.pace.depth.is_none() => Some(echoring_load::CONNECT_RATE_DEFAULT),
             Mode::Echo | Mode::Broadcast | Mode::Connect | Mode::Push => None,
         };
         self.pace.pace(default)
@@ -361,7 +385,7 @@ impl Args {
 
     /// CPUs of the generator and of an embedded server.
     fn share_cpus(&self, embedded: bool) -> Result<(Vec<usize>, Vec<usize>), Failure> {
-        let allowed = load::allowed_cpus();
+        let allowed = echoring_load::allowed_cpus();
         let mine = self.cpus.as_ref().map(|cpus| cpus.0.clone()).unwrap_or_default();
         if let Some(cpu) = mine.iter().find(|cpu| !allowed.contains(cpu)) {
             return Err(usage("--cpus", &format!("this process may not use CPU {cpu}")));
@@ -403,19 +427,19 @@ fn usage(flag: &str, explanation: &str) -> Failure {
 pub fn run(arguments: Args, typed: &ArgMatches) -> ExitCode {
     let runs = match &arguments.outputs.scenario {
         Some(file) => scenario::read(file, typed),
-        None => Ok(vec![arguments]),
+        None => Ok(vec![(arguments, typed.clone())]),
     };
     runs.and_then(measure).unwrap_or_else(|failure| failure.report())
 }
 
 /// Makes several runs, or one; their results go to one place, which the first names.
-fn measure(runs: Vec<Args>) -> Result<ExitCode, Failure> {
+fn measure(runs: Vec<(Args, ArgMatches)>) -> Result<ExitCode, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     let descriptors = environment::raise_descriptor_limit();
     let several = runs.len() > 1;
     let mut jobs = Vec::new();
-    for (at, arguments) in runs.into_iter().enumerate() {
-        let job = arguments.validate(stop.clone(), descriptors);
+    for (at, (arguments, typed)) in runs.into_iter().enumerate() {
+        let job = arguments.validate(&typed, stop.clone(), descriptors);
         jobs.push(job.map_err(|failure| if several { failure.of_run(at + 1) } else { failure })?);
     }
     let outputs = jobs[0].outputs.clone();
@@ -430,18 +454,18 @@ fn measure(runs: Vec<Args>) -> Result<ExitCode, Failure> {
             .map_err(|error| Failure::Environment(format!("signals cannot be handled: {error}")))?;
     }
     let mut exporter = outputs.exporter()?;
-    let mut watcher = show::Watcher::new();
+    let mut reporter = render::ProgressReporter::new();
     let (mut results, mut missed) = (Results::default(), Vec::new());
-    for Job { plan, scheme, fail_if, outputs } in jobs {
-        let made = load::conduct(plan, scheme, &mut |sight| match sight {
-            Sight::Moment(moment) => {
+    for Job { plan, experiment, fail_if, outputs } in jobs {
+        let made = echoring_load::run_experiment(plan, experiment, &mut |progress| match progress {
+            Progress::Run(run) => {
                 // First, so that whoever reads the line finds at least as much there.
                 if let Some(exporter) = &mut exporter {
-                    exporter.show(moment);
+                    exporter.show(run);
                 }
-                watcher.show(moment);
+                reporter.show(run);
             }
-            Sight::Note(line) => watcher.note(line),
+            Progress::Note(line) => reporter.note(line),
         });
         match made {
             Ok(mut made) => {
@@ -456,7 +480,7 @@ fn measure(runs: Vec<Args>) -> Result<ExitCode, Failure> {
             break;
         }
     }
-    watcher.clear();
+    reporter.clear();
     let interrupted = stop.load(Ordering::Relaxed);
     // What was measured before is not lost.
     if let (true, Some(refused)) = (results.outcomes.is_empty(), &results.refused) {
@@ -481,7 +505,7 @@ const CONNECTION_BYTES: u64 = 2 << 10;
 /// Where the address space of this process is limited, an allocation that fails would end it without a word.
 fn enough_address_space(plan: &Plan) -> Result<(), Failure> {
     let Some((limit, used)) = environment::address_space() else { return Ok(()) };
-    let threads = plan.means.threads as u64;
+    let threads = plan.resources.threads as u64;
     let of_load = |load: &Workload| {
         let stages = threads * load.pace.stages().len() as u64 * STAGE_BYTES;
         stages + u64::from(load.connections) * CONNECTION_BYTES
@@ -495,8 +519,8 @@ fn enough_address_space(plan: &Plan) -> Result<(), Failure> {
     Err(Failure::Environment(format!(
         "this process may have {} of address space, and a run with {threads} threads takes about {}: raise the limit \
          (ulimit -v), or lower --threads or --connections",
-        show::bytes(limit as f64),
-        show::bytes(needed as f64),
+        echoring_load::plan::bytes(limit as f64),
+        echoring_load::plan::bytes(needed as f64),
     )))
 }
 

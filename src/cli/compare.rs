@@ -1,6 +1,6 @@
-//! `echoring compare`: results of `bench --json` compared, for people and for scripts.
+//! `echoring compare`: compares results of `bench --json`.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -8,10 +8,13 @@ use std::str::FromStr as _;
 
 use serde_json::Value;
 
-use super::{Failure, to_stdout, values};
-use crate::load::compare::{self, Comparison};
-use crate::load::objective::Metric;
-use crate::load::{record, tables};
+use super::values::{self, FileOrStream};
+use super::{Failure, to_stdout};
+use echoring_load::analyse::compare;
+use echoring_load::analyse::objective::Metric;
+use echoring_load::analyse::pairs::{self, Pairs};
+use echoring_load::record::{self, comparison::Comparison};
+use echoring_load::render::tables;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -24,69 +27,78 @@ Examples:
 B is better or worse where the whole interval of B / A lies beyond the threshold, slightly better or worse where it
 lies on one side of 1, the same where it lies within the threshold, and undecided otherwise. The interval comes from
 pairs of runs that were made in turn or from repeated runs. A single run of each decides nothing unless --trust-single
-takes their seconds for repetitions: see docs/comparing.md.
+takes their seconds for repetitions: see docs/guide/comparing.md.
 
 Exit codes: 0 not worse, 1 worse, 2 usage or nothing to compare, 3 the environment forbids it.";
 
 /// Name and version of the JSON.
 const SCHEMA: &str = "echoring.comparison/1";
-/// The largest file that is read.
+/// Maximum file size.
 const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
-/// The largest threshold that makes sense: ten times as bad.
+/// Maximum threshold: ten times as bad.
 const THRESHOLD_MAX: f64 = 10.0;
-/// Exit code when something is worse.
+/// Exit code if something is worse.
 const EXIT_WORSE: u8 = 1;
 
 /// The flags of `compare`, as typed.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_long_help = EXAMPLES)]
 pub(super) struct Args {
-    /// Results of `bench --json`; alone, of --repeat with --against
-    #[arg(value_name = "A.json")]
-    a: PathBuf,
+    /// Results of bench --json; a single file needs runs of --repeat with --against
+    #[arg(value_name = "A.json", required_unless_present = "pairs")]
+    a: Option<PathBuf>,
 
-    /// Results to compare them with
+    /// Results to compare with A.json
     #[arg(value_name = "B.json")]
     b: Option<PathBuf>,
 
-    /// The difference that matters, such as 5% or 0.05
-    #[arg(long, value_name = "SHARE", value_parser = values::share, default_value = "5%")]
+    /// Smallest difference that matters, such as 5% or 0.05
+    #[arg(long, value_name = "SHARE", value_parser = values::share_in(..=THRESHOLD_MAX), default_value = "5%")]
     threshold: f64,
 
-    /// What must not be worse, in the words of `bench --fail-if`; repeatable [default: p50, p99,
-    /// messages_per_s, and cpu_per_message where it is known]
+    /// Metric that must not be worse, as in bench --fail-if; repeatable
+    ///
+    /// The default is p50, p99, messages_per_s, and cpu_per_message where it is known.
     #[arg(long, value_name = "METRIC", value_parser = Metric::from_str)]
     metric: Vec<Metric>,
 
-    /// Let a single run of each decide, by its seconds: they tell how steady these two runs were, not how much another
-    /// run would differ
+    /// Decide by single runs, with their seconds as repetitions
+    ///
+    /// The seconds show how steady these two runs were, not how much another run would differ.
     #[arg(long)]
     trust_single: bool,
 
-    /// Compare runs although something else was asked of them (mode, sizes, connections, …)
+    /// Compare runs with different settings (mode, sizes, connections, …)
     #[arg(long)]
     allow_different: bool,
 
-    /// Write the comparison as JSON; - writes it to stdout, and nothing else
+    /// Print the median ratio of pairs in this JSON file, with its bootstrap interval
+    ///
+    /// The file has pairs of values [[A, B], ...], or their ratios B / A. The output is JSON. - reads stdin.
+    #[arg(long, value_name = "FILE|-", exclusive = true)]
+    pairs: Option<FileOrStream>,
+
+    /// Write the comparison as JSON; - writes JSON alone to stdout
     #[arg(long, value_name = "FILE|-")]
-    json: Option<PathBuf>,
+    json: Option<FileOrStream>,
 }
 
-/// Compares, and tells by the exit code whether the second is worse.
+/// Compares, and returns the exit code that says whether the second target is worse.
 pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
-    if arguments.threshold > THRESHOLD_MAX {
-        return Err(Failure::Usage("--threshold: expected 0% to 1000%, such as --threshold 5%".to_owned()));
+    if let Some(path) = &arguments.pairs {
+        return compare_pairs(path);
     }
-    let (a, b) = sides(&arguments)?;
+    let Some(path) = &arguments.a else { return Err(Failure::Usage("A.json: expected a file".to_owned())) };
+    let (a, b) = sides(path, arguments.b.as_deref())?;
     let (shown, judged) = chosen(&arguments.metric)?;
-    let terms = compare::Terms {
+    let terms = compare::CompareOptions {
         metrics: shown,
         threshold: arguments.threshold,
         trust_single: arguments.trust_single,
     };
     let found = compare::compare(&a, &b, &terms).map_err(Failure::Usage)?;
     check(&found, &arguments)?;
-    write(&found, arguments.json.as_deref())?;
+    write(&found, arguments.json.as_ref())?;
     let mut stderr = io::stderr();
     for comparison in &found {
         for warning in comparison.differences.iter().chain(&comparison.warnings) {
@@ -101,23 +113,45 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     Ok(if worse.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_WORSE) })
 }
 
+/// Prints the median ratio of pairs that another program measured.
+fn compare_pairs(from: &FileOrStream) -> Result<ExitCode, Failure> {
+    let (name, source): (_, io::Result<Box<dyn io::Read>>) = match from {
+        FileOrStream::Stream => ("stdin".to_owned(), Ok(Box::new(io::stdin()))),
+        FileOrStream::File(path) => {
+            (path.display().to_string(), File::open(path).map(|file| Box::new(file) as Box<dyn io::Read>))
+        }
+    };
+    let mut bytes = Vec::new();
+    source
+        .and_then(|source| source.take(FILE_BYTES_MAX).read_to_end(&mut bytes))
+        .map_err(|error| Failure::Environment(format!("--pairs: {name} cannot be read: {error}")))?;
+    let wrong = |why: String| Failure::Usage(format!("--pairs: {name}: {why}"));
+    let pairs: Pairs = serde_json::from_slice(&bytes)
+        .map_err(|error| wrong(format!("{error}; expected JSON such as [[2.0, 1.9], [2.1, 2.0]]")))?;
+    let found = pairs.ratio().map_err(wrong)?;
+    let mut json = serde_json::to_value(found).expect("names are the only keys");
+    json["schema"] = pairs::SCHEMA.into();
+    to_stdout(format!("{json}\n").as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// The runs of both sides.
-fn sides(arguments: &Args) -> Result<(Vec<Value>, Vec<Value>), Failure> {
+fn sides(one: &Path, other: Option<&Path>) -> Result<(Vec<Value>, Vec<Value>), Failure> {
     let is_second = |run: &Value| run["repetition"]["side"] == "b";
-    let first = read(&arguments.a)?;
-    let Some(path) = &arguments.b else {
+    let first = read(one)?;
+    let Some(path) = other else {
         let (b, a): (Vec<Value>, Vec<Value>) = first.into_iter().partition(is_second);
         if b.is_empty() {
             return Err(Failure::Usage(format!(
                 "{} has runs of one target: name a second file, such as compare a.json b.json, or make one with \
                  bench --repeat 10 --against URL --json",
-                arguments.a.display()
+                one.display()
             )));
         }
         return Ok((a, b));
     };
     let second = read(path)?;
-    for (runs, path) in [(&first, &arguments.a), (&second, path)] {
+    for (runs, path) in [(&first, one), (&second, path)] {
         if runs.iter().any(is_second) {
             return Err(Failure::Usage(format!(
                 "{0} has runs of two targets already: compare it alone, as in compare {0}",
@@ -167,10 +201,7 @@ fn check(found: &[Comparison], arguments: &Args) -> Result<(), Failure> {
 
 /// In what the second is worse, a line each.
 fn worse(comparison: &Comparison, judged: &[Metric]) -> Vec<String> {
-    let is_judged = |name: &str| judged.iter().any(|metric| metric.name() == name);
-    let findings = comparison.metrics.iter().filter(|finding| is_judged(&finding.metric));
-    findings
-        .filter(|finding| finding.verdict == Some(compare::Word::Worse))
+    compare::worse(comparison, judged)
         .map(|finding| {
             let (low, high) = (finding.ratio_low.unwrap_or(1.0), finding.ratio_high.unwrap_or(1.0));
             let (mode, metric) = (&comparison.mode, &finding.metric);
@@ -200,9 +231,8 @@ fn read(path: &Path) -> Result<Vec<Value>, Failure> {
     }
 }
 
-fn write(found: &[Comparison], json: Option<&Path>) -> Result<(), Failure> {
-    let only_json = json.is_some_and(|path| path.as_os_str() == "-");
-    if !only_json {
+fn write(found: &[Comparison], json: Option<&FileOrStream>) -> Result<(), Failure> {
+    if json != Some(&FileOrStream::Stream) {
         let mut text = Vec::new();
         for (at, comparison) in found.iter().enumerate() {
             if at > 0 {
@@ -212,13 +242,9 @@ fn write(found: &[Comparison], json: Option<&Path>) -> Result<(), Failure> {
         }
         to_stdout(&text)?;
     }
-    let Some(path) = json else { return Ok(()) };
+    let Some(json) = json else { return Ok(()) };
     let file = serde_json::json!({ "schema": SCHEMA, "comparisons": found });
     let mut text = serde_json::to_string_pretty(&file).expect("names are the only keys");
     text.push('\n');
-    if only_json {
-        return to_stdout(text.as_bytes());
-    }
-    fs::write(path, text)
-        .map_err(|error| Failure::Environment(format!("{} could not be written: {error}", path.display())))
+    super::write(json, text.as_bytes())
 }

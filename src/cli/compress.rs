@@ -4,9 +4,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::values;
-use crate::limits::{COMPRESSION_BYTES_DEFAULT, COMPRESSION_THRESHOLD_BYTES};
-use crate::protocol::deflate::{Direction, Preferences, WINDOW_BITS_MAX, WINDOW_BITS_MIN};
-use crate::server::Compression;
+use echoring_proto::deflate::{Direction, Preferences, WINDOW_BITS_MAX, WINDOW_BITS_MIN};
+use echoring_proto::limits::COMPRESSION_THRESHOLD_BYTES;
+use echoring_runtime::limits::COMPRESSION_BYTES_DEFAULT;
+use echoring_server::Compression;
 
 /// What the flag was set to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! `echoring connect`: its flags, and the life of a conversation.
+//! `echoring connect`: its flags, and the course of a conversation.
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
@@ -13,11 +13,12 @@ use tokio::sync::oneshot;
 use super::compress::Compress;
 use super::signals::Signals;
 use super::{Failure, environment, values};
-use crate::aio::{Conn, DialError, Dialer, MaybeTls, Proxy};
-use crate::connect::{self, Options, Outcome, Style, Wait};
-use crate::limits::{self, CLOSE_TIMEOUT};
-use crate::protocol::handshake::BadHandshake;
-use crate::tls::Trust;
+use crate::talk::{self, Options, Outcome, Style, Wait};
+use echoring_async::tls::Trust;
+use echoring_async::{Conn, DialError, Dialer, MaybeTls, Proxy};
+use echoring_proto::handshake::BadHandshake;
+use echoring_proto::limits;
+use echoring_proto::limits::CLOSE_TIMEOUT;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -36,76 +37,107 @@ In a pipe each line of stdin is a message, and each message a line of stdout; bi
 Exit codes: 0 closed cleanly (by us, or by the server with 1000, 1001 or no code), 1 closed otherwise, broken, or
 fewer messages than -n, 2 usage or a line that cannot be sent, 3 no connection (with the reason in one line).";
 
+const CONNECTION: &str = "Connection";
+const TERMINAL: &str = "Terminal";
+
 /// The flags of `connect`, as typed.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_long_help = EXAMPLES)]
 pub(super) struct Args {
-    /// Where to connect: ws://HOST[:PORT][/PATH], wss://…, or a socket of this machine as unix:FILE[:/PATH], which
-    /// serve prints as ws+unix:FILE
+    /// Server to connect to: ws://HOST[:PORT][/PATH], wss://… or unix:FILE[:/PATH]
+    ///
+    /// unix:FILE is a socket on this host. ws+unix:FILE, as serve prints it, means the same.
     #[arg(value_name = "URL")]
     url: String,
 
-    /// A subprotocol to offer; best first, repeatable
+    /// Offer this subprotocol; repeatable, best first
     #[arg(long, value_name = "NAME", value_parser = values::subprotocol)]
     subprotocol: Vec<String>,
 
-    /// A header field to send, such as 'Authorization: Bearer x'; repeatable
+    /// Send this header field, such as 'Authorization: Bearer x'; repeatable
     #[arg(long, short = 'H', value_name = "NAME: VALUE", value_parser = header)]
     header: Vec<(String, String)>,
 
-    /// The origin to send, as a page from there would
+    /// Send this Origin, as a page from there would
     #[arg(long, value_name = "ORIGIN", value_parser = values::origin)]
     origin: Option<String>,
 
-    /// Lines are hexadecimal, and sent as binary messages
+    /// Read lines as hexadecimal and send them as binary messages
     #[arg(long)]
     binary: bool,
 
-    /// Spread texts that are JSON over lines
+    /// Pretty-print text messages that are JSON
     #[arg(long)]
     json: bool,
 
-    /// Show when each message came: by default at a terminal (time of day, UTC), not in a pipe (seconds since 1970)
+    /// Show when each message arrived [default: on at a terminal, off in a pipe]
+    ///
+    /// At a terminal as time of day in UTC, in a pipe as seconds since 1970.
     #[arg(long, value_enum, value_name = "on|off", num_args = 0..=1, default_missing_value = "on",
         require_equals = true, hide_possible_values = true)]
     timestamps: Option<Switch>,
 
-    /// In a pipe: close when so many messages have come
+    /// In a pipe: close after this number of received messages
     #[arg(long, short = 'n', value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
 
-    /// In a pipe: close when, after the last line, nothing has come for so long [default: when as many messages have
-    /// come as were sent, at the latest after 1s of silence]
+    /// In a pipe: close when nothing arrived for this long after the last line
+    ///
+    /// By default it closes when as many messages arrived as were sent, at the latest after 1s of silence.
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     wait: Option<Duration>,
 
-    /// Offer to compress messages (permessage-deflate): off, on, or parameters, as in serve
-    #[arg(long, value_name = "off|on|PARAMS", num_args = 0..=1, default_missing_value = "on", require_equals = true)]
-    compress: Option<Compress>,
+    /// Offer permessage-deflate: off, on, or parameters as of serve
+    #[arg(
+        long,
+        value_name = "off|on|PARAMS",
+        num_args = 0..=1,
+        default_value = "off",
+        default_missing_value = "on",
+        require_equals = true
+    )]
+    compress: Compress,
 
-    /// Largest message taken; a larger one ends the connection with 1009 [default: 16MiB]
-    #[arg(long, value_name = "BYTES", value_parser = values::bytes)]
-    max_message: Option<u64>,
+    /// Maximum size of a received message; a larger message closes the connection with 1009
+    #[arg(
+        long,
+        value_name = "BYTES",
+        default_value = values::shown_bytes(MESSAGE_BYTES_DEFAULT),
+        value_parser = values::bytes_in(1..=limits::MESSAGE_BYTES_MAX),
+        help_heading = CONNECTION
+    )]
+    max_message: u64,
 
-    /// Believe the certificates that this PEM file vouches for, instead of the system's
-    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
+    /// Maximum time to connect, the server's answer included
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "10s",
+        value_parser = values::duration,
+        help_heading = CONNECTION
+    )]
+    timeout: Duration,
+
+    /// Trust the CA certificates in this PEM file instead of the system's
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure", help_heading = CONNECTION)]
     ca_file: Option<PathBuf>,
 
-    /// Believe every certificate: whoever can get in between reads and changes everything
-    #[arg(long)]
+    /// Accept any certificate: for tests only
+    ///
+    /// Anyone between this host and the server can read and change everything.
+    #[arg(long, help_heading = CONNECTION)]
     insecure: bool,
 
-    /// Connect through a proxy: http://[USER:PASSWORD@]HOST[:PORT], socks5://…, or env for what the environment
-    /// says (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY)
-    #[arg(long, value_name = "URL|env", value_parser = proxy)]
+    /// Connect through a proxy: http://[USER:PASSWORD@]HOST[:PORT], socks5://… or env
+    ///
+    /// env takes the proxy of HTTPS_PROXY, HTTP_PROXY and ALL_PROXY, and heeds NO_PROXY.
+    #[arg(long, value_name = "URL|env", value_parser = proxy, help_heading = CONNECTION)]
     proxy: Option<Proxy>,
 
-    /// Time to connect, the server's answer included [default: 10s]
-    #[arg(long, value_name = "TIME", value_parser = values::duration)]
-    timeout: Option<Duration>,
-
-    /// Keep no history of what is typed (in $XDG_STATE_HOME/echoring/history)
-    #[arg(long)]
+    /// Keep no history of typed lines
+    ///
+    /// The history is in $XDG_STATE_HOME/echoring/history.
+    #[arg(long, help_heading = TERMINAL)]
     no_history: bool,
 }
 
@@ -134,7 +166,7 @@ fn proxy(word: &str) -> Result<Proxy, String> {
     parsed.map_err(|error| error.to_string())
 }
 
-/// What `connect` runs with.
+/// The validated options of `connect`.
 struct Plan {
     url: String,
     dialer: Dialer,
@@ -143,7 +175,6 @@ struct Plan {
 }
 
 const MESSAGE_BYTES_DEFAULT: u64 = 16 << 20;
-const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 const SILENCE_DEFAULT: Duration = Duration::from_secs(1);
 
 impl Args {
@@ -151,13 +182,8 @@ impl Args {
     fn validate(self, interactive: bool) -> Result<Plan, Failure> {
         let usage = |flag: &str, why: &str| Failure::Usage(format!("{flag}: {why}"));
         if interactive && (self.count.is_some() || self.wait.is_some()) {
-            return Err(usage("--count, --wait", "are for pipes; at a terminal, /quit closes"));
+            return Err(usage("--count, --wait", "only with pipes; at a terminal, use /quit"));
         }
-        let message_bytes_max = self.max_message.unwrap_or(MESSAGE_BYTES_DEFAULT);
-        if !(1..=limits::MESSAGE_BYTES_MAX).contains(&message_bytes_max) {
-            return Err(usage("--max-message", "must be from 1 byte to 2GiB"));
-        }
-        let timeout = self.timeout.unwrap_or(TIMEOUT_DEFAULT);
         let trust = match self.ca_file {
             Some(file) => Trust::CaFile(file),
             None if self.insecure => Trust::Insecure,
@@ -165,21 +191,21 @@ impl Args {
         };
         let mut dialer = Dialer::new()
             .connect_timeout(None)
-            .handshake_timeout(timeout)
+            .handshake_timeout(self.timeout)
             .subprotocols(self.subprotocol)
-            .message_bytes_max(message_bytes_max)
-            .compression(self.compress.and_then(|compress| compress.compression))
+            .message_bytes_max(self.max_message)
+            .compression(self.compress.compression)
             .proxy(self.proxy)
             .tls(trust);
         if let Some(origin) = self.origin {
             if origin == "*" {
-                return Err(usage("--origin", "is one origin, such as https://app.example"));
+                return Err(usage("--origin", "expected one origin, such as https://app.example"));
             }
             dialer = dialer.origin(origin);
         }
         for (name, value) in self.header {
             dialer = match &*name.to_ascii_lowercase() {
-                // These have a place of their own in the request.
+                // These have their own options.
                 "origin" => dialer.origin(value),
                 "host" => dialer.host(value),
                 _ => dialer.header(name, value),
@@ -202,7 +228,7 @@ impl Args {
     }
 }
 
-/// Where state is kept that outlives the process but is not worth a backup (XDG Base Directory Specification).
+/// The directory for persistent state that needs no backup (XDG Base Directory Specification).
 fn history_file() -> Option<PathBuf> {
     let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let state = folder("XDG_STATE_HOME").or_else(|| Some(folder("HOME")?.join(".local/state")))?;
@@ -212,7 +238,7 @@ fn history_file() -> Option<PathBuf> {
 /// Exit code of a conversation that did not end cleanly.
 const EXIT_BROKEN: u8 = 1;
 
-/// Talks until the connection is over.
+/// Runs the conversation until the connection ends.
 pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     let interactive = io::stdin().is_terminal() && io::stdout().is_terminal();
     let plan = arguments.validate(interactive)?;
@@ -220,9 +246,9 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::Environment(format!("the runtime cannot be started: {error}")))?;
+        .map_err(|error| Failure::Environment(format!("cannot start the runtime: {error}")))?;
     let outcome = runtime.block_on(converse(&plan));
-    // A thread may still wait for a line; nobody waits for it.
+    // A thread may still wait for a line; it is abandoned.
     runtime.shutdown_background();
     let outcome = outcome?;
     let last = match &outcome {
@@ -231,7 +257,8 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
         outcome if plan.interactive => format!("{outcome}\n"),
         _ => String::new(),
     };
-    // In one write, since the line editor's thread may be at the terminal still. A closed stderr must not turn an exit code
+    // In one write, because the line editor's thread may still use the terminal. A closed stderr must not turn an exit
+    // code into a panic.
     // into a panic.
     let _ = io::stderr().write_all(last.as_bytes());
     Ok(if outcome.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_BROKEN) })
@@ -250,13 +277,13 @@ where
 {
     let interrupt = interrupted()?;
     Ok(if plan.interactive {
-        connect::at_terminal(conn, &plan.url, &plan.options, interrupt).await
+        talk::at_terminal(conn, &plan.url, &plan.options, interrupt).await
     } else {
-        connect::by_pipe(conn, &plan.options, interrupt).await
+        talk::by_pipe(conn, &plan.options, interrupt).await
     })
 }
 
-/// A socket of this machine, and what is asked for there.
+/// A Unix socket and the path to request there.
 #[derive(Debug, PartialEq, Eq)]
 struct UnixTarget<'a> {
     file: &'a str,
@@ -264,7 +291,7 @@ struct UnixTarget<'a> {
 }
 
 impl UnixTarget<'_> {
-    /// `unix:FILE[:/PATH]`, also behind `ws+`, and behind `wss+` for TLS; an absolute FILE may have `//` in front.
+    /// Parses `unix:FILE[:/PATH]`, also after `ws+`, and after `wss+` for TLS; an absolute FILE may have `//` in front.
     fn of(url: &str) -> Option<UnixTarget<'_>> {
         let (scheme, rest) = url.split_once("unix:")?;
         let scheme = match scheme {
@@ -291,33 +318,33 @@ async fn dial_unix(plan: &Plan, target: &UnixTarget<'_>) -> Result<Conn<MaybeTls
     plan.dialer.dial_over(&target.url, stream).await.map_err(|error| failed(&error, shown))
 }
 
-async fn dial(dialer: &Dialer, url: &str) -> Result<Conn<crate::aio::ClientStream>, Failure> {
+async fn dial(dialer: &Dialer, url: &str) -> Result<Conn<echoring_async::ClientStream>, Failure> {
     dialer.dial(url).await.map_err(|error| failed(&error, url))
 }
 
 fn failed(error: &DialError, url: &str) -> Failure {
     match error {
         DialError::BadUrl(_) | DialError::BadField { .. } => Failure::Usage(format!("{url}: {error}")),
-        error => Failure::Environment(format!("cannot open {url}: {error}{}", cure(error, url))),
+        error => Failure::Environment(format!("cannot open {url}: {error}{}", hint(error, url))),
     }
 }
 
-/// What may help.
-fn cure(error: &DialError, url: &str) -> &'static str {
+/// A hint about the cause.
+fn hint(error: &DialError, url: &str) -> &'static str {
     match error {
-        DialError::Closed if url.starts_with("wss") => "; does it speak TLS? ws:// goes without",
+        DialError::Closed if url.starts_with("wss") => "; does the server use TLS? ws:// connects without",
         DialError::Connect(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             "; is the server running, and on this port?"
         }
         DialError::Tls(rustls::Error::InvalidCertificate(_)) => {
-            " (--ca-file FILE); to believe anybody, --insecure"
+            " (--ca-file FILE), or disable the check with --insecure"
         }
-        DialError::Timeout(_) => "; give it longer with --timeout",
+        DialError::Timeout(_) => "; raise --timeout",
         DialError::Redirect { .. } => "; connect there if you trust it",
         DialError::BadHandshake { why: BadHandshake::Status(status), .. } => match status {
-            401 => "; credentials go into --header 'Authorization: …'",
-            403 => "; it may want another --origin, or credentials in --header",
-            404 | 405 => "; is the path right?",
+            401 => "; pass credentials with --header 'Authorization: …'",
+            403 => "; the server may require another --origin, or credentials with --header",
+            404 | 405 => "; check the path",
             502..=504 => "; a proxy in front of the server cannot reach it",
             _ => "",
         },
@@ -328,8 +355,8 @@ fn cure(error: &DialError, url: &str) -> &'static str {
 /// Resolves on SIGINT or SIGTERM. A second one ends the process at once, and so does a server that does not answer our
 /// Close frame in time.
 fn interrupted() -> Result<impl Future<Output = ()>, Failure> {
-    let mut signals = Signals::listen()
-        .map_err(|error| Failure::Environment(format!("signals cannot be handled: {error}")))?;
+    let mut signals =
+        Signals::listen().map_err(|error| Failure::Environment(format!("cannot handle signals: {error}")))?;
     let (interrupt, interrupted) = oneshot::channel();
     std::thread::spawn(move || {
         if signals.wait().is_ok() {

@@ -20,8 +20,8 @@ pub(super) fn raise_descriptor_limit() -> u64 {
 }
 
 /// What helps against this error, behind a semicolon, where that is known.
-pub(super) fn cure(error: &io::Error) -> String {
-    crate::server::cure_of_descriptors(error).map(|cure| format!("; {cure}")).unwrap_or_default()
+pub(super) fn hint(error: &io::Error) -> String {
+    echoring_runtime::listening::descriptors_hint(error).map(|hint| format!("; {hint}")).unwrap_or_default()
 }
 
 /// The limit on this process's address space and what it has of it, in bytes; `None` without a limit.
@@ -33,7 +33,7 @@ pub(super) fn address_space() -> Option<(u64, u64)> {
     Some((limit, used_kib * 1024))
 }
 
-/// Checks what `--log` was given: a level, or directives such as `warn,echoring::shard=debug`.
+/// Checks what `--log` was given: a level, or directives such as `warn,echoring_runtime::shard=debug`.
 pub(super) fn log_filter(word: &str) -> Result<String, String> {
     const EXPECTED: &str = "expected error, warn, info, debug, trace or off, or module=level pairs";
     for directive in word.split(',') {
@@ -59,7 +59,8 @@ mod tests {
 
     #[test]
     fn a_log_level_is_known_or_refused() {
-        for right in ["error", "warn", "info", "debug", "trace", "off", "warn,echoring::shard=debug"] {
+        for right in ["error", "warn", "info", "debug", "trace", "off", "warn,echoring_runtime::shard=debug"]
+        {
             assert_eq!(log_filter(right).as_deref(), Ok(right));
         }
         for wrong in ["", "loud", "echoring", "echoring=loud", "info,,", "9"] {

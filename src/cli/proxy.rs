@@ -17,139 +17,193 @@ use super::compress::Compress;
 use super::serve::{Driver, Shards, socket_address};
 use super::signals::ServerSignals;
 use super::{Failure, environment, values};
-use crate::aio::{self, RingFile};
-use crate::driver::uring;
-use crate::limits::{self, RECODED_MESSAGE_BYTES_DEFAULT, RESERVED_DESCRIPTORS};
-use crate::proxy::{
+use crate::limits::RECODED_MESSAGE_BYTES_DEFAULT;
+use echoring_async as aio;
+use echoring_async::tls::{self, Trust};
+use echoring_proto::limits;
+use echoring_proxy::recording::Recorder;
+use echoring_proxy::recording::RingFile;
+use echoring_proxy::{
     Balance, Compression, Config, Forwarded, HealthCheck, HostPolicy, Proxy, Settings, UpstreamUrl,
 };
-use crate::recording::Recorder;
-use crate::tls::{self, Trust};
+use echoring_runtime::driver::uring;
+use echoring_server::limits::RESERVED_DESCRIPTORS;
 
 const EXAMPLES: &str = "\
 Examples:
   echoring proxy --upstream ws://127.0.0.1:8002
-      HTTP and WebSockets on ws://127.0.0.1:9003 pass to that server; its pages and its /wshandler alike
+      forward HTTP and WebSockets from ws://127.0.0.1:9003 to that server
   echoring proxy --upstream http://10.0.0.5:8080 --upstream http://10.0.0.6:8080 --health-path /healthz
-      two servers, asked every 5 s whether they are well
+      two servers, with a health check every 5 s
   echoring proxy --listen 0.0.0.0:443 --tls-cert chain.pem --tls-key key.pem --upstream ws://127.0.0.1:9001
-      TLS ends here
+      terminate TLS
   echoring proxy --upstream wss://staging.example --host upstream --record session.jsonl
-      every frame that passes is written down, with its time
+      record every frame with its time
   echoring proxy --upstream ws://127.0.0.1:8002 --compress on
-      clients get compressed messages, the server sees plain ones
+      clients get compressed messages, the server plain ones
 
 Bytes take KiB, MiB and GiB; times take ms, s, m and h.
-Exit codes: 0 drained, 1 it ended by itself or the recording is not whole, 2 usage, 3 the environment forbids it.";
+Exit codes: 0 drained, 1 it failed or the recording is incomplete, 2 usage, 3 the environment forbids it.";
+
+const UPSTREAMS: &str = "Upstreams";
+const LIMITS: &str = "Limits";
+const IO: &str = "I/O";
+const TIMEOUT_MIN: Duration = Duration::from_millis(10);
 
 /// The flags of `proxy`, as typed.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_long_help = EXAMPLES)]
 pub(super) struct Args {
-    /// The server behind: ws://, wss://, http:// or https://HOST[:PORT][/PATH]; ws means the same as http, and
-    /// a path is put in front of what clients ask for; repeatable
+    /// Server to forward to: ws://, wss://, http:// or https://HOST[:PORT][/PATH]; repeatable
+    ///
+    /// ws means the same as http, and wss the same as https. PATH is put before the path of each request.
     #[arg(long, value_name = "URL", required = true)]
     upstream: Vec<UpstreamUrl>,
 
-    /// Where to accept clients: ADDR:PORT; port 0 takes a free one
+    /// Accept clients at this address
+    ///
+    /// Port 0 takes a free port.
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9003", value_parser = socket_address)]
     listen: SocketAddr,
 
-    /// Certificates to show clients, in PEM, the proxy's own first; clients then connect by wss:// and https://
+    /// Speak TLS with this certificate: a PEM chain, leaf certificate first
+    ///
+    /// Clients then connect by wss:// and https://.
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
 
-    /// Its private key, in PEM
+    /// Private key of --tls-cert: a PEM file
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 
-    /// Believe the certificates that this PEM file vouches for, instead of the system's, of wss:// upstreams
-    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
-    ca_file: Option<PathBuf>,
-
-    /// Believe every certificate of wss:// upstreams: whoever can get in between reads and changes everything
-    #[arg(long)]
-    insecure: bool,
-
-    /// Which of several upstreams gets the next connection
+    /// How to select the upstream of a new connection
     #[arg(long, value_enum, default_value = "least-connections")]
     balance: BalanceWord,
 
-    /// Time between two checks of an upstream; off checks nothing, and tries one that could not be connected to
-    /// again after 5s [default: 5s]
-    #[arg(long, value_name = "TIME|off")]
-    health_interval: Option<TimeOrOff>,
-
-    /// What to GET when checking: a status below 400 is healthy; without it a connection that opens is enough
+    /// Check upstreams with GET of this path; a status below 400 is healthy
+    ///
+    /// Without it, an upstream is healthy if a connection to it opens.
     #[arg(long, value_name = "PATH", value_parser = health_path)]
     health_path: Option<String>,
 
-    /// Time to connect to an upstream, TLS included; then another one is tried, and at last the client told 504
-    /// [default: 5s]
-    #[arg(long, value_name = "TIME", value_parser = values::duration)]
-    connect_timeout: Option<Duration>,
-
-    /// Time from a request to the head of its response; then the client is told 504 [default: 60s]
-    #[arg(long, value_name = "TIME", value_parser = values::duration)]
-    response_timeout: Option<Duration>,
-
-    /// Time without a byte in either direction after which a connection is closed, a WebSocket with 1001
-    /// [default: 5m]
-    #[arg(long, value_name = "TIME|off")]
-    idle_timeout: Option<TimeOrOff>,
-
-    /// Which Host an upstream sees: the client's, which it needs to compare origins, or its own
-    #[arg(long, value_enum, default_value = "preserve")]
-    host: HostWord,
-
-    /// X-Forwarded-For, -Proto and -Host: replace what clients send, add to it (behind another proxy), or off
-    #[arg(long, value_enum, default_value = "replace")]
-    forwarded: ForwardedWord,
-
-    /// Compression of messages: pass it from end to end; off; on, which compresses between clients and the proxy
-    /// only; or parameters, as in serve
+    /// Compress messages (permessage-deflate): pass, off, on, or parameters as of serve
+    ///
+    /// pass lets clients and upstreams negotiate. on and parameters compress between clients and the proxy only.
     #[arg(long, value_name = "pass|off|on|PARAMS", default_value = "pass")]
     compress: CompressWord,
 
-    /// Largest message that --compress on inflates; other messages pass whatever their length [default: 1MiB]
-    #[arg(long, value_name = "BYTES", value_parser = values::bytes)]
-    max_message: Option<u64>,
-
-    /// Write every frame that passes to this file, as JSON lines with times; when the disk is behind, frames wait
+    /// Record every forwarded frame in this file, as JSON lines with times
+    ///
+    /// While the disk is slower than the traffic, frames wait.
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
 
-    /// Clients at once; further ones wait to be accepted [default: 100000, or what the descriptor limit allows]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    /// Maximum number of clients; further ones wait to be accepted [default: 100000]
+    ///
+    /// The default is lower where the limit of open files is.
+    #[arg(long, value_name = "N", value_parser = values::number_in(1..=16_777_216))]
     max_connections: Option<u32>,
 
-    /// Event loops; auto takes one per CPU that the process is allowed
-    #[arg(long, value_name = "N|auto", default_value = "auto", value_parser = Shards::from_str)]
-    shards: Shards,
-
-    /// How to write --record; auto takes io_uring where the kernel allows it, uring or exit code 3. Connections are served
-    /// by epoll in any case
-    #[arg(long, value_enum, default_value = "auto")]
-    driver: Driver,
-
-    /// What to log on stderr: error, warn, info, debug, trace, off, or module=level pairs
+    /// Log level: error, warn, info, debug, trace or off
+    ///
+    /// Or pairs of module=level, separated by commas. The log goes to stderr.
     #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = environment::log_filter)]
     log: String,
+
+    /// Trust the CA certificates in this PEM file for wss:// upstreams instead of the system's
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure", help_heading = UPSTREAMS)]
+    ca_file: Option<PathBuf>,
+
+    /// Accept any certificate of wss:// upstreams: for tests only
+    ///
+    /// Anyone between the proxy and an upstream can read and change everything.
+    #[arg(long, help_heading = UPSTREAMS)]
+    insecure: bool,
+
+    /// Host header that an upstream gets
+    #[arg(long, value_enum, default_value = "preserve", help_heading = UPSTREAMS)]
+    host: HostWord,
+
+    /// What to do with X-Forwarded-For, -Proto and -Host
+    #[arg(long, value_enum, default_value = "replace", help_heading = UPSTREAMS)]
+    forwarded: ForwardedWord,
+
+    /// Interval of health checks
+    ///
+    /// off makes no checks. An upstream that could not be connected to is then tried again after 5s.
+    #[arg(
+        long,
+        value_name = "TIME|off",
+        default_value = values::shown_duration(Settings::default().health_interval),
+        value_parser = time_or_off,
+        help_heading = UPSTREAMS
+    )]
+    health_interval: TimeOrOff,
+
+    /// Maximum time to connect to an upstream, TLS included
+    ///
+    /// After that the next upstream is tried; if there is none, the client gets 504.
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = values::shown_duration(Settings::default().connect_timeout),
+        value_parser = values::duration_in(TIMEOUT_MIN..),
+        help_heading = UPSTREAMS
+    )]
+    connect_timeout: Duration,
+
+    /// Maximum time from a request to the head of its response; then the client gets 504
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = values::shown_duration(Settings::default().response_timeout),
+        value_parser = values::duration_in(TIMEOUT_MIN..),
+        help_heading = UPSTREAMS
+    )]
+    response_timeout: Duration,
+
+    /// Close connections that are idle in both directions for this long, WebSockets with 1001
+    #[arg(
+        long,
+        value_name = "TIME|off",
+        default_value = Settings::default().idle_timeout.map_or("off".to_owned(), values::shown_duration),
+        value_parser = time_or_off,
+        help_heading = LIMITS
+    )]
+    idle_timeout: TimeOrOff,
+
+    /// Maximum size of a message that --compress on inflates [default: 1MiB]
+    ///
+    /// Messages that the proxy does not inflate may have any size.
+    #[arg(
+        long,
+        value_name = "BYTES",
+        value_parser = values::bytes_in(1..=limits::MESSAGE_BYTES_MAX),
+        help_heading = LIMITS
+    )]
+    max_message: Option<u64>,
+
+    /// Number of event loops
+    ///
+    /// auto takes one for each CPU that the process may use.
+    #[arg(long, value_name = "N|auto", default_value = "auto", value_parser = Shards::from_str, help_heading = IO)]
+    shards: Shards,
+
+    /// I/O driver of --record; connections are always served by epoll
+    #[arg(long, value_enum, default_value = "auto", help_heading = IO)]
+    driver: Driver,
 }
 
 /// A time, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct TimeOrOff(Option<Duration>);
 
-impl FromStr for TimeOrOff {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<TimeOrOff, String> {
-        if word == "off" {
-            Ok(TimeOrOff(None))
-        } else {
-            values::duration(word).map(|time| TimeOrOff(Some(time)))
-        }
+fn time_or_off(word: &str) -> Result<TimeOrOff, String> {
+    if word == "off" {
+        Ok(TimeOrOff(None))
+    } else {
+        let time = values::duration_in(TIMEOUT_MIN..)(word);
+        time.map(|time| TimeOrOff(Some(time))).map_err(|expected| format!("{expected}, or off"))
     }
 }
 
@@ -179,8 +233,11 @@ enum HostWord {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum ForwardedWord {
+    /// Replace what clients send
     Replace,
+    /// Add to what clients send, behind another proxy
     Add,
+    /// Pass what clients send
     Off,
 }
 
@@ -219,8 +276,6 @@ struct Plan {
     log: String,
 }
 
-const TIMEOUT_MIN: Duration = Duration::from_millis(10);
-
 impl Args {
     fn validate(self) -> Result<Plan, Failure> {
         let compression = self.compression()?;
@@ -229,28 +284,14 @@ impl Args {
             return Err(usage("--ca-file, --insecure", "no --upstream is reached by wss:// or https://"));
         }
         let defaults = Settings::default();
-        let interval = match self.health_interval {
-            Some(TimeOrOff(interval)) => interval,
-            None => Some(defaults.health_interval),
-        };
+        let TimeOrOff(interval) = self.health_interval;
         if interval.is_none() && self.health_path.is_some() {
             return Err(usage("--health-path", "nothing is checked with --health-interval off"));
         }
-        let idle_timeout = self.idle_timeout.map_or(defaults.idle_timeout, |TimeOrOff(time)| time);
-        for (flag, time) in [
-            ("--health-interval", interval),
-            ("--idle-timeout", idle_timeout),
-            ("--connect-timeout", self.connect_timeout),
-            ("--response-timeout", self.response_timeout),
-        ] {
-            if time.is_some_and(|time| time < TIMEOUT_MIN) {
-                return Err(usage(flag, "must be at least 10ms"));
-            }
-        }
         let settings = Settings {
-            connect_timeout: self.connect_timeout.unwrap_or(defaults.connect_timeout),
-            response_timeout: self.response_timeout.unwrap_or(defaults.response_timeout),
-            idle_timeout,
+            connect_timeout: self.connect_timeout,
+            response_timeout: self.response_timeout,
+            idle_timeout: self.idle_timeout.0,
             health_interval: interval.unwrap_or(defaults.health_interval),
             host: match self.host {
                 HostWord::Preserve => HostPolicy::Preserve,
@@ -296,16 +337,13 @@ impl Args {
         let compression = match self.compress {
             CompressWord::Pass => Compression::Pass,
             CompressWord::Here(Compress { compression: None, .. }) => Compression::Off,
-            CompressWord::Here(Compress { compression: Some(compression), .. }) => Compression::Here {
+            CompressWord::Here(Compress { compression: Some(compression), .. }) => Compression::Terminate {
                 preferences: compression.preferences,
                 level: compression.level,
                 message_bytes_max: self.max_message.unwrap_or(RECODED_MESSAGE_BYTES_DEFAULT),
             },
         };
         match (compression, self.max_message) {
-            (Compression::Here { .. }, Some(bytes)) if !(1..=limits::MESSAGE_BYTES_MAX).contains(&bytes) => {
-                Err(usage("--max-message", "must be from 1 byte to 2GiB"))
-            }
             (Compression::Pass | Compression::Off, Some(_)) => {
                 let line = "needs --compress on: other messages pass whatever their length";
                 Err(usage("--max-message", line))
@@ -376,7 +414,7 @@ fn connections_within(asked: Option<u32>, descriptors: u64) -> Result<u32, Failu
              (ulimit -n), or ask for at most {room}"
         ))),
         Some(asked) => Ok(asked),
-        None => Ok(room.min(limits::CONNECTIONS_DEFAULT)),
+        None => Ok(room.min(echoring_async::limits::CONNECTIONS_DEFAULT)),
     }
 }
 
@@ -398,7 +436,7 @@ fn start_recorder(file: &Path, driver: Driver) -> Result<Recorder, Failure> {
         (Driver::Uring, Err(error)) => {
             return Err(Failure::Environment(format!(
                 "--driver uring: io_uring is unavailable: {error}; {}, or use --driver auto",
-                uring::cure(&error)
+                uring::hint(&error)
             )));
         }
         (Driver::Auto, Err(error)) => {
@@ -429,7 +467,7 @@ fn start_recorder(file: &Path, driver: Driver) -> Result<Recorder, Failure> {
 }
 
 fn cannot_handle_signals(error: &io::Error) -> Failure {
-    Failure::Environment(format!("signals cannot be handled: {error}{}", environment::cure(error)))
+    Failure::Environment(format!("signals cannot be handled: {error}{}", environment::hint(error)))
 }
 
 fn forbidden(error: &dyn std::fmt::Display) -> Failure {
@@ -513,7 +551,7 @@ mod tests {
     #[test]
     fn descriptors_bound_the_clients() {
         assert_eq!(connections_within(None, 1_064), Ok(500));
-        assert_eq!(connections_within(None, u64::MAX), Ok(limits::CONNECTIONS_DEFAULT));
+        assert_eq!(connections_within(None, u64::MAX), Ok(echoring_async::limits::CONNECTIONS_DEFAULT));
         assert_eq!(connections_within(Some(500), 1_064), Ok(500));
         assert!(matches!(connections_within(Some(501), 1_064), Err(Failure::Environment(_))));
         assert_eq!(connections_within(None, 66), Ok(1));

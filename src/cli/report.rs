@@ -1,16 +1,16 @@
-//! `echoring report`: recorded runs as one page that needs nothing else, and its charts as files.
+//! `echoring report`: recorded runs as one self-contained page, and its charts as files.
 //!
-//! What files say is drawn as it is; nothing is measured here, and percentiles are never averaged.
+//! Figures are drawn as they are in the files; nothing is measured here, and percentiles are never averaged.
 
 mod axis;
 mod charts;
+mod notes;
 mod page;
-mod remarks;
 mod svg;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -19,8 +19,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Failure;
-use crate::load::distribution;
-use crate::load::record::{Record, SCHEMA};
+use super::values::FileOrStream;
+use echoring_load::measure;
+use echoring_load::record::{Record, SCHEMA};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -34,14 +35,14 @@ Examples:
 
 Exit codes: 0 done, 2 usage, or a file that bench --json did not write, 3 a file cannot be read or written.";
 
-/// Bytes of a file of runs, at most. A run of ten minutes has a hundred thousand.
+/// Maximum size of a file of runs in bytes. A run of ten minutes has a hundred thousand.
 const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
-/// Runs of a page, at most: more cannot be told apart.
+/// Maximum runs of a page; more could not be distinguished.
 const RUNS_MAX: usize = 64;
 
 /// The flags of `report`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_long_help = EXAMPLES)]
 pub struct Args {
     /// Files that bench --json wrote; each may hold several runs
     #[arg(value_name = "RUN", required = true)]
@@ -49,31 +50,31 @@ pub struct Args {
 
     /// The page to write; - writes it to stdout
     #[arg(long, value_name = "FILE|-", default_value = "report.html")]
-    out: PathBuf,
+    out: FileOrStream,
 
-    /// Write each chart as an SVG file into this directory as well, which is made if need be
+    /// Also write each chart as an SVG file into this directory, which is created if needed
     #[arg(long, value_name = "DIR")]
     svg: Option<PathBuf>,
 
-    /// Title of the page [default: what the first run was]
+    /// Title of the page [default: name of the first run]
     #[arg(long, value_name = "TEXT")]
     title: Option<String>,
 }
 
-/// A run that is drawn.
+/// A run on the page.
 #[derive(Debug)]
 struct Run {
-    /// What it is called on the page; no two are called the same.
+    /// The unique name of the run on the page.
     name: String,
     record: Record,
     /// Where it was looked for the highest rate.
     search: Option<Search>,
-    /// Whole distributions, where the record has them.
+    /// The histograms, if the record has them.
     response: Option<Histogram<u64>>,
     service: Option<Histogram<u64>>,
 }
 
-/// A search for the highest rate that holds an objective.
+/// A search for the highest rate that meets an objective.
 #[derive(Debug, Deserialize)]
 struct Search {
     #[serde(default)]
@@ -84,7 +85,7 @@ struct Search {
     steps: Vec<Step>,
 }
 
-/// One rate that was tried.
+/// One step of a search.
 #[derive(Debug, Deserialize)]
 struct Step {
     rate: f64,
@@ -108,13 +109,14 @@ pub(super) fn run(arguments: &Args) -> Result<ExitCode, Failure> {
     let charts = charts::all(&runs);
     let title = arguments.title.clone().unwrap_or_else(|| default_title(&runs));
     let page = page::page(&title, &runs, &charts);
-    write(&arguments.out, page.as_bytes())?;
+    super::write(&arguments.out, page.as_bytes())?;
     if let Some(directory) = &arguments.svg {
         fs::create_dir_all(directory).map_err(|error| {
-            Failure::Environment(format!("--svg: {} cannot be made: {error}", directory.display()))
+            Failure::Environment(format!("--svg: {} cannot be created: {error}", directory.display()))
         })?;
         for chart in &charts {
-            write(&directory.join(format!("{}.svg", chart.name)), chart.file().as_bytes())?;
+            let file = FileOrStream::File(directory.join(format!("{}.svg", chart.name)));
+            super::write(&file, chart.file().as_bytes())?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -135,7 +137,7 @@ fn read_all(paths: &[PathBuf]) -> Result<Vec<Run>, Failure> {
     }
     if runs.len() > RUNS_MAX {
         return Err(Failure::Usage(format!(
-            "RUN: {} runs are more than the {RUNS_MAX} of a page",
+            "RUN: {} runs exceed the maximum of {RUNS_MAX} per page",
             runs.len()
         )));
     }
@@ -153,10 +155,10 @@ fn read(path: &Path) -> Result<Vec<Run>, Failure> {
         .read_to_end(&mut text)
         .map_err(unreadable)?;
     if text.len() as u64 > FILE_BYTES_MAX {
-        return Err(Failure::Usage(format!("RUN: {name} is longer than 256 MiB: is it the right file?")));
+        return Err(Failure::Usage(format!("RUN: {name} is larger than 256 MiB; check the file")));
     }
     parse(&text).map_err(|why| {
-        Failure::Usage(format!("RUN: {name} is no file of runs, as `bench --json FILE` writes them: {why}"))
+        Failure::Usage(format!("RUN: {name} is not a result file of `bench --json FILE`: {why}"))
     })
 }
 
@@ -166,7 +168,7 @@ fn parse(text: &[u8]) -> Result<Vec<Run>, String> {
     match file["schema"].as_str() {
         Some(SCHEMA) => {}
         Some(other) => return Err(format!("its schema is {other:.40}, not {SCHEMA}")),
-        None => return Err("it names no schema".to_owned()),
+        None => return Err("it has no schema".to_owned()),
     }
     let Value::Array(runs) = file["runs"].take() else { return Err("it has no runs".to_owned()) };
     runs.into_iter()
@@ -182,14 +184,14 @@ fn of(mut value: Value) -> Result<Run, String> {
     };
     let record: Record = Record::deserialize(value).map_err(|error| error.to_string())?;
     let whole = |text: &Option<String>| {
-        text.as_deref().map(distribution::decode).transpose().map_err(|error| error.to_string())
+        text.as_deref().map(measure::decode).transpose().map_err(|error| error.to_string())
     };
     let (response, service) = (whole(&record.response_histogram)?, whole(&record.service_histogram)?);
     let name = record.label.clone().unwrap_or_else(|| format!("{} of {}", record.config.mode, record.target));
     Ok(Run { name, record, search, response, service })
 }
 
-/// Runs that are called the same get a number.
+/// Numbers the runs with equal names.
 fn name_apart(runs: &mut [Run]) {
     let mut times: BTreeMap<String, usize> = BTreeMap::new();
     for run in runs.iter() {
@@ -203,19 +205,6 @@ fn name_apart(runs: &mut [Run]) {
             run.name = format!("{} #{number}", run.name);
         }
     }
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let done = if path.as_os_str() == "-" {
-        let mut stdout = io::stdout().lock();
-        match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            done => done,
-        }
-    } else {
-        fs::write(path, bytes)
-    };
-    done.map_err(|error| Failure::Environment(format!("{} could not be written: {error}", path.display())))
 }
 
 #[cfg(test)]

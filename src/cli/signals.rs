@@ -1,5 +1,5 @@
-//! Signals: SIGINT, SIGTERM and, for a server, SIGQUIT ask for a drain, and a second one ends the process at once. A server
-//! outlives all others whose default is to end the process.
+//! Signals: SIGINT, SIGTERM and, for a server, SIGQUIT request a drain, and a second one ends the process at once. A
+//! server ignores all other signals whose default is to end the process.
 
 use std::io::{self, Read as _};
 use std::os::unix::net::UnixStream;
@@ -10,24 +10,24 @@ use std::time::Duration;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::low_level::pipe;
 
-use crate::driver::ignore_meaningless_signals;
 use crate::logging;
+use echoring_runtime::driver::ignore_meaningless_signals;
 
-/// Exit code of a process that a second signal cut short, as a shell would report SIGINT.
+/// Exit code of a process that a second signal ended, as a shell reports SIGINT.
 const EXIT_INTERRUPTED: i32 = 130;
 
-/// Time from the first signal to the end of a server's process, whatever hinders it. What drains gives up on its peers after
-/// [`DRAIN_TIMEOUT`](crate::limits::DRAIN_TIMEOUT).
+/// Maximum time from the first signal to the end of a server's process. The drain itself gives up on peers after
+/// [`DRAIN_TIMEOUT`](echoring_async::limits::DRAIN_TIMEOUT).
 pub(super) const EXIT_TIMEOUT: Duration = Duration::from_millis(9_500);
 
-/// The signals of this process, as a stream that one thread waits on.
+/// The signals of this process, as a stream that one thread reads.
 #[derive(Debug)]
 pub(super) struct Signals {
     arrivals: UnixStream,
 }
 
 impl Signals {
-    /// Takes SIGINT and SIGTERM over from now on.
+    /// Handles SIGINT and SIGTERM from now on.
     pub(super) fn listen() -> io::Result<Signals> {
         Ok(Signals { arrivals: arrivals_of(&[SIGINT, SIGTERM])? })
     }
@@ -38,12 +38,12 @@ impl Signals {
         self.read()
     }
 
-    /// Ends the process: with the code of an interruption when another signal comes within `time`, with
-    /// `code` when it does not.
+    /// Ends the process: with the exit code of an interruption if another signal arrives within `time`, otherwise with
+    /// `code`.
     pub(super) fn exit_on_second(&mut self, time: Duration, code: i32) -> ! {
         let second = self.arrivals.set_read_timeout(Some(time)).and_then(|()| self.read());
         if second.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock) {
-            // No signal can cut the drain short any more, and neither does this.
+            // Without signal handling, the drain just takes its time.
             thread::sleep(time);
         }
         logging::flush();
@@ -62,7 +62,7 @@ impl Signals {
     }
 }
 
-/// The signals of a server's process, each kind waiting to be handled.
+/// The signals of a server's process, by kind.
 #[derive(Debug)]
 pub(super) struct ServerSignals {
     ends: Signals,
@@ -70,15 +70,16 @@ pub(super) struct ServerSignals {
 }
 
 impl ServerSignals {
-    /// Takes all signals over that would end a server. Those that mean something to it are kept until they are handled.
+    /// Handles all signals that would end a server. Those with a meaning are queued until they are handled.
     pub(super) fn listen() -> io::Result<ServerSignals> {
         ignore_meaningless_signals();
         let hangups = Signals { arrivals: arrivals_of(&[SIGHUP])? };
         Ok(ServerSignals { hangups, ends: Signals { arrivals: arrivals_of(&[SIGINT, SIGTERM, SIGQUIT])? } })
     }
 
-    /// Handles them on threads of their own, which do not keep the process alive: the first signal to end calls `drain`, and
-    /// the process ends [`EXIT_TIMEOUT`] later at the latest. `fail` is told why when they are no longer heard.
+    /// Handles the signals on separate threads, which do not keep the process alive: the first one to end calls
+    /// `drain`, and the process ends at most [`EXIT_TIMEOUT`] later. `fail` is called with the reason if signals can no
+    /// longer be received.
     pub(super) fn handle(
         self,
         drain: impl FnOnce() + Send + 'static,
@@ -93,7 +94,7 @@ impl ServerSignals {
         })?;
         guarded("signals", fail, move || {
             ends.wait()?;
-            // Nothing is said before it is done.
+            // Nothing is logged before the drain has begun.
             drain();
             tracing::info!("draining; a second signal ends the process at once");
             ends.exit_on_second(EXIT_TIMEOUT, 0)
@@ -101,7 +102,7 @@ impl ServerSignals {
     }
 }
 
-/// Runs `listen` on a thread. However that ends, it is told: a server that hears no signal must not go on.
+/// Runs `listen` on a thread. Its end is always reported, because a server that receives no signals must not continue.
 fn guarded(
     name: &str,
     fail: impl Fn(&str) + Send + 'static,
@@ -109,13 +110,13 @@ fn guarded(
 ) -> io::Result<()> {
     let run = move || match catch_unwind(AssertUnwindSafe(listen)) {
         Ok(Ok(never)) => match never {},
-        Ok(Err(error)) => fail(&format!("signals are no longer heard: {error}")),
-        Err(_) => fail("signals are no longer heard: their thread panicked"),
+        Ok(Err(error)) => fail(&format!("signals can no longer be received: {error}")),
+        Err(_) => fail("signals can no longer be received: their thread panicked"),
     };
     thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
 }
 
-/// What is never returned.
+/// A type without values.
 enum Never {}
 
 /// One byte for each arrival of one of these signals.
@@ -134,7 +135,7 @@ mod tests {
 
     use super::*;
 
-    /// Signals that are sent by writing.
+    /// Signals that the test sends by writing.
     fn signals() -> (Signals, UnixStream) {
         let (arrivals, sender) = UnixStream::pair().expect("a pair");
         (Signals { arrivals }, sender)
@@ -150,7 +151,7 @@ mod tests {
             hang_up.write_all(&[0; 3]).expect("its thread listens");
             let kept = if lost == "SIGHUP" { (end, drop(hang_up)).0 } else { (hang_up, drop(end)).0 };
             let reason = failures.recv().expect("it is told");
-            assert!(reason.starts_with("signals are no longer heard: "), "{reason}");
+            assert!(reason.starts_with("signals can no longer be received: "), "{reason}");
             drop(kept);
         }
     }
@@ -164,7 +165,7 @@ mod tests {
         end.write_all(&[0]).expect("its thread listens");
         assert_eq!(
             failures.recv().expect("it is told"),
-            "signals are no longer heard: their thread panicked"
+            "signals can no longer be received: their thread panicked"
         );
     }
 }

@@ -1,12 +1,16 @@
-//! How values are written on the command line: bytes, durations, rates, lists of CPUs, addresses.
+//! Parsers of values on the command line: bytes, durations, rates, lists of CPUs, addresses.
 //!
-//! Each function parses one word and says in a few words what is wrong with it; the flag's name is added
-//! by whoever asked.
+//! Each function parses one word, or says what it expected; the caller adds the flag's name. Bytes and durations have no crate:
+//! those that exist accept other spellings (decimal units, `1h 30m` but not `1.5m`) and explain errors in their own words, and
+//! both are shown in the spelling that is read here.
 
+use std::ffi::OsString;
+use std::ops::{Bound, RangeBounds};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::limits::{MILLISECOND, Nanos, SECOND};
-use crate::protocol::handshake::is_subprotocol;
+use echoring_proto::handshake::is_subprotocol;
+use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 
 /// Bytes: a number with an optional `KiB`, `MiB`, `GiB` (or `k`, `m`, `g`, in either case, which mean the
 /// same powers of 1024) behind it.
@@ -95,8 +99,63 @@ pub fn rate(word: &str) -> Result<u64, String> {
     digits.parse().map_err(|_| "more than can be counted in a second".to_owned())
 }
 
+/// A parser of bytes within `range`.
+pub(super) fn bytes_in(range: impl RangeBounds<u64> + 'static) -> impl Parser<u64> {
+    within(bytes, |bytes| shown_bytes(*bytes), bounds(&range))
+}
+
+/// A parser of durations within `range`.
+pub(super) fn duration_in(range: impl RangeBounds<Duration> + 'static) -> impl Parser<Duration> {
+    within(duration, |time| shown_duration(*time), bounds(&range))
+}
+
+/// A parser of shares within `range`.
+pub(super) fn share_in(range: impl RangeBounds<f64> + 'static) -> impl Parser<f64> {
+    within(share, |share| format!("{}%", share * 100.0), bounds(&range))
+}
+
+/// A parser of whole numbers within `range`.
+pub(super) fn number_in(range: impl RangeBounds<u32> + 'static) -> impl Parser<u32> {
+    let number = |word: &str| word.parse().map_err(|_| "expected a number".to_owned());
+    within(number, ToString::to_string, bounds(&range))
+}
+
+/// A parser of an option's value.
+pub(super) trait Parser<T>: Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {}
+impl<T, F: Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static> Parser<T> for F {}
+
+fn bounds<T: Clone>(range: &impl RangeBounds<T>) -> (Bound<T>, Bound<T>) {
+    (range.start_bound().cloned(), range.end_bound().cloned())
+}
+
+/// `read`, with the range in every error and nothing outside the range.
+fn within<T: Clone + PartialOrd + Send + Sync + 'static>(
+    read: fn(&str) -> Result<T, String>,
+    show: fn(&T) -> String,
+    bounds: (Bound<T>, Bound<T>),
+) -> impl Parser<T> {
+    move |word| {
+        let shown = shown_range(&bounds, show);
+        match read(word) {
+            Ok(value) if bounds.contains(&value) => Ok(value),
+            Ok(_) => Err(format!("must be {shown}")),
+            Err(wrong) => Err(format!("{wrong}, {shown}")),
+        }
+    }
+}
+
+/// A range as errors and documents show it.
+pub(super) fn shown_range<T>(range: &impl RangeBounds<T>, show: fn(&T) -> String) -> String {
+    match (range.start_bound(), range.end_bound()) {
+        (Bound::Included(least), Bound::Included(most)) => format!("from {} to {}", show(least), show(most)),
+        (Bound::Included(least), _) => format!("at least {}", show(least)),
+        (_, Bound::Included(most)) => format!("at most {}", show(most)),
+        _ => "any".to_owned(),
+    }
+}
+
 /// Bytes as [`bytes()`] reads them, in the largest unit of which they are a whole number.
-pub fn shown_bytes(bytes: u64) -> String {
+pub(crate) fn shown_bytes(bytes: u64) -> String {
     for (shift, unit) in [(30, "GiB"), (20, "MiB"), (10, "KiB")] {
         if bytes > 0 && bytes.trailing_zeros() >= shift {
             return format!("{}{unit}", bytes >> shift);
@@ -106,7 +165,7 @@ pub fn shown_bytes(bytes: u64) -> String {
 }
 
 /// A time as [`duration`] reads it, in the largest unit of which it is a whole number, or in microseconds.
-pub fn shown_time(time: Nanos) -> String {
+pub(crate) fn shown_time(time: Nanos) -> String {
     const MINUTE: Nanos = 60 * SECOND;
     if time == 0 {
         return "0s".to_owned();
@@ -122,11 +181,17 @@ pub fn shown_time(time: Nanos) -> String {
     }
 }
 
+/// A duration of at most 1,000 hours as [`duration`] reads it.
+pub(super) fn shown_duration(time: Duration) -> String {
+    // Below 2^62 ns.
+    shown_time(time.as_nanos() as Nanos)
+}
+
 /// A list of CPU numbers: `0`, `0,2`, `0-3`, `0-1,4`. Kept in the order given, without repeats.
 ///
 /// # Errors
 /// When an item is neither a number nor a rising range, or a number is above 1023 (the kernel's set size).
-pub fn cpu_list(word: &str) -> Result<Vec<usize>, String> {
+pub(crate) fn cpu_list(word: &str) -> Result<Vec<usize>, String> {
     const EXPECTED: &str = "expected CPU numbers such as 0,2 or 0-3";
     const CPU_MAX: usize = 1_023;
     let number = |item: &str| match item.trim().parse::<usize>() {
@@ -156,13 +221,26 @@ pub fn cpu_list(word: &str) -> Result<Vec<usize>, String> {
 ///
 /// # Errors
 /// When it is neither.
-pub fn count_or_auto(word: &str) -> Result<Option<usize>, String> {
+pub(crate) fn count_or_auto(word: &str) -> Result<Option<usize>, String> {
     if word == "auto" {
         return Ok(None);
     }
     match word.parse::<usize>() {
         Ok(count @ 1..=1_024) => Ok(Some(count)),
         _ => Err("expected auto or a number from 1 to 1024".to_owned()),
+    }
+}
+
+/// A file, or `-` for stdin or stdout.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum FileOrStream {
+    Stream,
+    File(PathBuf),
+}
+
+impl From<OsString> for FileOrStream {
+    fn from(word: OsString) -> FileOrStream {
+        if word == "-" { FileOrStream::Stream } else { FileOrStream::File(word.into()) }
     }
 }
 
@@ -303,6 +381,22 @@ mod tests {
             assert_eq!(shown_time(time), shown);
             assert_eq!(duration(shown).map(|read| read.as_nanos()), Ok(time.into()));
         }
+    }
+
+    #[test]
+    fn a_value_outside_its_range_is_refused_with_the_range() {
+        let told = |wrong: Result<_, String>| wrong.expect_err("outside");
+        assert_eq!(bytes_in(4 * 1024..=1 << 30)("4KiB"), Ok(4_096));
+        assert_eq!(told(bytes_in(4 * 1024..=1 << 30)("1")), "must be from 4KiB to 1GiB");
+        assert_eq!(told(bytes_in(1 << 20..)("1")), "must be at least 1MiB");
+        assert_eq!(
+            told(bytes_in(..=1 << 20)("much")),
+            "expected bytes such as 65536, 64KiB or 1MiB, at most 1MiB"
+        );
+        let short = duration_in(..=Duration::from_secs(60));
+        assert_eq!(short("61s"), Err("must be at most 1m".to_owned()));
+        assert_eq!(share_in(0.005..=0.5)("0.1%"), Err("must be from 0.5% to 50%".to_owned()));
+        assert_eq!(number_in(1..=9)("-1"), Err("expected a number, from 1 to 9".to_owned()));
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! Which header fields pass, and which are changed (RFC 9110, 7.6; RFC 9112, 9.6).
+//! Decides which header fields pass and which change (RFC 9110, 7.6; RFC 9112, 9.6).
 //!
-//! Never: I/O, or fields of a body that hyper frames by itself.
+//! Never: I/O, or the framing fields that hyper writes.
 
 #![forbid(unsafe_code)]
 
@@ -12,54 +12,54 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Version};
 
-use crate::protocol::handshake;
+use echoring_proto::handshake;
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-/// What a server is told about its client.
+/// Header fields that tell an upstream about its client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Forwarded {
-    /// `X-Forwarded-For`, `-Proto` and `-Host` tell of the connection to the proxy; what the client sent under these
-    /// names, or as `Forwarded`, is dropped, for anybody can send it.
+    /// `X-Forwarded-For`, `-Proto` and `-Host` describe the connection to the proxy. A client's own fields of these
+    /// names, and its `Forwarded`, are removed, because anybody can send them.
     #[default]
     Replace,
-    /// They are added to what the client sent: for a proxy that stands behind another one.
+    /// They are added to the fields that the client sent, for a proxy behind another proxy.
     Add,
-    /// Nothing is added or dropped.
+    /// Nothing is added or removed.
     Off,
 }
 
-/// Which `Host` a server sees.
+/// The `Host` that an upstream sees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HostPolicy {
-    /// The client's. Servers that compare it with a page's origin need this.
+    /// The client's. An upstream that compares it with a page's origin needs this.
     #[default]
     Preserve,
-    /// That of the server's URL, for servers that tell several sites apart by it.
+    /// The host of the upstream's URL, for upstreams that distinguish virtual hosts by it.
     Upstream,
 }
 
-/// Where a request came from.
+/// The client of a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Client {
     pub(super) address: IpAddr,
-    /// It came by TLS.
+    /// The client uses TLS.
     pub(super) secure: bool,
 }
 
-/// Whether `request` asks for a WebSocket (RFC 6455, 4.2.1). Whether it asks rightly is the server's to say.
-pub(super) fn asks_for_websocket<B>(request: &Request<B>) -> bool {
+/// Whether `request` asks for a WebSocket (RFC 6455, 4.2.1). The upstream validates the rest of the handshake.
+pub(super) fn is_websocket_upgrade<B>(request: &Request<B>) -> bool {
     request.method() == Method::GET
         && request.version() == Version::HTTP_11
         && lists(request.headers(), &CONNECTION, "upgrade")
         && lists(request.headers(), &UPGRADE, "websocket")
 }
 
-/// Whether a 101 is one for a WebSocket.
-pub(super) fn grants_websocket(headers: &HeaderMap) -> bool {
+/// Whether a 101 response accepts a WebSocket upgrade.
+pub(super) fn accepts_websocket(headers: &HeaderMap) -> bool {
     lists(headers, &CONNECTION, "upgrade") && lists(headers, &UPGRADE, "websocket")
 }
 
@@ -72,30 +72,30 @@ fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     elements.any(|element| element.trim().eq_ignore_ascii_case(token))
 }
 
-/// What a request asks for as its host, if it may pass; else why not. A server behind joins paths with its own and compares
-/// hosts with origins, so neither may say anything else than a path and a host.
-pub(super) fn judge<B>(request: &Request<B>) -> Result<HeaderValue, &'static str> {
-    const HOST_WANTED: &str = "Host header missing, repeated or malformed";
+/// The host of a request that may pass, or the reason for its refusal. Upstreams append the path to their own and
+/// compare hosts with origins, so both must be well formed.
+pub(super) fn validate_host_and_path<B>(request: &Request<B>) -> Result<HeaderValue, &'static str> {
+    const BAD_HOST: &str = "Host header missing, repeated or malformed";
     let mut hosts = request.headers().get_all(HOST).into_iter();
     let host = hosts.next();
     if hosts.next().is_some() {
-        return Err(HOST_WANTED);
+        return Err(BAD_HOST);
     }
-    // The authority of an absolute target goes before the field (RFC 9112, 3.2.2).
+    // The authority of an absolute target takes precedence over the field (RFC 9112, 3.2.2).
     let host = match request.uri().authority() {
         Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
         None => host.cloned(),
     };
     let is_host = |host: &HeaderValue| host.to_str().is_ok_and(handshake::is_authority);
-    let host = host.filter(is_host).ok_or(HOST_WANTED)?;
-    if climbs(request.uri().path()) {
-        return Err("a path that leads upwards");
+    let host = host.filter(is_host).ok_or(BAD_HOST)?;
+    if has_dot_dot_segment(request.uri().path()) {
+        return Err("path contains a `..` segment");
     }
     Ok(host)
 }
 
-/// Whether some server may take a segment of `path` for `..` (RFC 3986, 5.2.4), percent-encoded or with a parameter.
-fn climbs(path: &str) -> bool {
+/// Whether an upstream may read a segment of `path` as `..` (RFC 3986, 5.2.4), percent-encoded or with a parameter.
+fn has_dot_dot_segment(path: &str) -> bool {
     let decoded: String = path
         .to_ascii_lowercase()
         .replace("%2e", ".")
@@ -106,15 +106,14 @@ fn climbs(path: &str) -> bool {
     decoded.split('/').any(|segment| segment.split(';').next() == Some(".."))
 }
 
-/// Whether a field says whose request this is. Programs that get fields as variables cannot tell `_` from `-`.
-fn tells_of_client(name: &HeaderName) -> bool {
+/// Whether a field identifies the client. CGI-like programs cannot tell `_` from `-` in a field name.
+fn identifies_client(name: &HeaderName) -> bool {
     let name = name.as_str().replace('_', "-");
     name.starts_with("x-forwarded-")
         || ["forwarded", "x-real-ip", "x-client-ip", "true-client-ip"].contains(&&*name)
 }
 
-/// Takes off what is meant for the next hop only (RFC 9110, 7.6.1): what `Connection` lists, and what proxies have
-/// learnt to take off whether it is listed or not.
+/// Removes the hop-by-hop fields (RFC 9110, 7.6.1): those that `Connection` lists, and the standard ones.
 pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let listed: Vec<HeaderName> = headers
         .get_all(CONNECTION)
@@ -134,14 +133,14 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Adds the two fields that ask for, or grant, a WebSocket.
+/// Adds the two fields that request or accept a WebSocket.
 pub(super) fn add_upgrade(headers: &mut HeaderMap) {
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
 }
 
-/// Sets `Host`, and tells who asked, as the policies say. `host` is what the client asked for.
-pub(super) fn tell_of_client(
+/// Sets `Host` and the forwarding fields as the policies say. `host` is the host that the client asked for.
+pub(super) fn set_forwarding_fields(
     headers: &mut HeaderMap,
     client: Client,
     host: &HeaderValue,
@@ -151,16 +150,17 @@ pub(super) fn tell_of_client(
 ) {
     let proto = HeaderValue::from_static(if client.secure { "https" } else { "http" });
     let address = match client.address {
-        // As it came in, when the listener takes both kinds.
+        // A dual-stack listener reports IPv4 clients as IPv4-mapped addresses.
         IpAddr::V6(address) => address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4),
         address => address,
     }
     .to_string();
-    let told: Vec<HeaderName> = headers.keys().filter(|name| tells_of_client(name)).cloned().collect();
+    let close_received: Vec<HeaderName> =
+        headers.keys().filter(|name| identifies_client(name)).cloned().collect();
     match forwarded {
         Forwarded::Off => {}
         Forwarded::Replace => {
-            for name in told {
+            for name in close_received {
                 headers.remove(name);
             }
             set(headers, FOR, &address);
@@ -168,15 +168,15 @@ pub(super) fn tell_of_client(
             headers.insert(FORWARDED_HOST, host.clone());
         }
         Forwarded::Add => {
-            // Proxies write them with hyphens.
-            for name in told.into_iter().filter(|name| name.as_str().contains('_')) {
+            // Proxies write these names with hyphens.
+            for name in close_received.into_iter().filter(|name| name.as_str().contains('_')) {
                 headers.remove(name);
             }
             let before = headers.get_all(FOR).into_iter().filter_map(|value| value.to_str().ok());
             let chain: Vec<&str> = before.chain([address.as_str()]).collect();
             let chain = chain.join(", ");
             set(headers, FOR, &chain);
-            // The first proxy knows what the client used.
+            // The first proxy knows the client's scheme and host.
             headers.entry(PROTO).or_insert(proto);
             headers.entry(FORWARDED_HOST).or_insert_with(|| host.clone());
         }
@@ -193,14 +193,14 @@ pub(super) fn tell_of_client(
 }
 
 fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    // Made of header values and addresses: it is one.
+    // Header values and addresses always form a valid header value.
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
     }
 }
 
-/// The offers of permessage-deflate among the values of `Sec-WebSocket-Extensions`, as they were sent; `None` when
-/// there are none. What else is offered the proxy does not understand, and so must not pass (RFC 6455, 5.4).
+/// The permessage-deflate offers in the values of `Sec-WebSocket-Extensions`, as they were sent; `None` if there are
+/// none. The proxy does not understand other extensions, and so must not pass them (RFC 6455, 5.4).
 pub(super) fn deflate_offers<'a>(values: impl Iterator<Item = &'a [u8]>) -> Option<HeaderValue> {
     let mut offers: Vec<u8> = Vec::new();
     for element in values.flat_map(elements) {
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_says_of_itself_is_replaced_kept_or_added_to() {
+    fn forwarding_fields_are_replaced_kept_or_extended() {
         let client = Client { address: "::ffff:192.0.2.7".parse().expect("an address"), secure: true };
         let host = HeaderValue::from_static("app.example");
         let upstream = HeaderValue::from_static("127.0.0.1:8002");
@@ -289,19 +289,19 @@ mod tests {
             names.sort_unstable();
             names
         };
-        let told = |policy, host_policy| {
+        let close_received = |policy, host_policy| {
             let mut fields = headers(&sent);
-            tell_of_client(&mut fields, client, &host, &upstream, host_policy, policy);
+            set_forwarding_fields(&mut fields, client, &host, &upstream, host_policy, policy);
             fields
         };
-        let replaced = told(Forwarded::Replace, HostPolicy::Preserve);
+        let replaced = close_received(Forwarded::Replace, HostPolicy::Preserve);
         assert_eq!(values(&replaced, "x-forwarded-for"), ["192.0.2.7"]);
         assert_eq!(values(&replaced, "x-forwarded-proto"), ["https"]);
         assert_eq!(values(&replaced, "x-forwarded-host"), ["app.example"]);
         let own = ["host", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
         assert_eq!(names(&replaced), own);
         assert_eq!(values(&replaced, "host"), ["app.example"]);
-        let added = told(Forwarded::Add, HostPolicy::Upstream);
+        let added = close_received(Forwarded::Add, HostPolicy::Upstream);
         assert_eq!(values(&added, "x-forwarded-for"), ["10.0.0.1, 192.0.2.7"]);
         assert_eq!(values(&added, "x-forwarded-proto"), ["http"]);
         assert_eq!(values(&added, "x-forwarded-host"), ["app.example"]);
@@ -309,35 +309,36 @@ mod tests {
         assert_eq!(values(&added, "x-real-ip"), ["10.0.0.2"]);
         assert!(names(&added).iter().all(|name| !name.contains('_')));
         assert_eq!(values(&added, "host"), ["127.0.0.1:8002"]);
-        let off = told(Forwarded::Off, HostPolicy::Preserve);
+        let off = close_received(Forwarded::Off, HostPolicy::Preserve);
         assert_eq!(values(&off, "x-forwarded-for"), ["10.0.0.1"]);
         assert_eq!(values(&off, "x-forwarded-host"), [""; 0]);
         assert_eq!(values(&off, "via"), ["1.1 echoring"]);
     }
 
     #[test]
-    fn hosts_and_paths_that_say_something_else_are_refused() {
-        let judged = |target: &str, hosts: &[&str]| {
+    fn malformed_hosts_and_paths_are_refused() {
+        let validated = |target: &str, hosts: &[&str]| {
             let request =
                 hosts.iter().fold(Request::get(target), |request, host| request.header(HOST, *host));
-            judge(&request.body(()).expect("a request")).map(|host| host.to_str().expect("text").to_owned())
+            validate_host_and_path(&request.body(()).expect("a request"))
+                .map(|host| host.to_str().expect("text").to_owned())
         };
-        for (target, host, taken) in [
+        for (target, host, expected) in [
             ("/", "app.example", "app.example"),
             ("/a/b?../..", "app.example:8080", "app.example:8080"),
             ("/..a/b../...", "[::1]:80", "[::1]:80"),
             ("http://other.example/x", "app.example", "other.example"),
             ("*", "127.0.0.1", "127.0.0.1"),
         ] {
-            assert_eq!(judged(target, &[host]).as_deref(), Ok(taken), "{target} {host}");
+            assert_eq!(validated(target, &[host]).as_deref(), Ok(expected), "{target} {host}");
         }
         for host in
             ["", "a b/../@evil", "user@a", "a/..", "a:b", "a:99999", "[::1", "a,b", "a\t", "\u{fc}.example"]
         {
-            assert!(judged("/", &[host]).is_err(), "{host}");
+            assert!(validated("/", &[host]).is_err(), "{host}");
         }
-        assert!(judged("/", &[]).is_err() && judged("/", &["a", "a"]).is_err());
-        assert!(judged("http://user:secret@a/", &["a"]).is_err());
+        assert!(validated("/", &[]).is_err() && validated("/", &["a", "a"]).is_err());
+        assert!(validated("http://user:secret@a/", &["a"]).is_err());
         for path in [
             "/..",
             "/../admin",
@@ -351,7 +352,7 @@ mod tests {
             "/..%3bx/admin",
             "http://a/../admin",
         ] {
-            assert!(judged(path, &["a"]).is_err(), "{path}");
+            assert!(validated(path, &["a"]).is_err(), "{path}");
         }
     }
 
@@ -365,7 +366,7 @@ mod tests {
                 .header(UPGRADE, upgrade)
                 .body(())
                 .expect("a request");
-            asks_for_websocket(&request)
+            is_websocket_upgrade(&request)
         };
         assert!(asks(Method::GET, Version::HTTP_11, "keep-alive, Upgrade", "WebSocket"));
         assert!(asks(Method::GET, Version::HTTP_11, "upgrade", "h2c, websocket"));

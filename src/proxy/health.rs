@@ -1,6 +1,6 @@
-//! Asks each server now and then whether it is there.
+//! Active health checks of upstreams.
 //!
-//! Never: more than one check of a server at a time.
+//! Never: two checks of one upstream at the same time.
 
 #![forbid(unsafe_code)]
 
@@ -17,18 +17,19 @@ use tokio::task::spawn_local;
 
 use super::Context;
 use super::upstream::Upstream;
-use crate::aio::TokioStream;
+use echoring_async::TokioStream;
 
-/// When and how servers are checked.
+/// How upstreams are checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthCheck {
-    /// Time from the end of a check to the next.
+    /// Time from the end of a check to the start of the next.
     pub interval: Duration,
-    /// Asked for with GET: below 400 is healthy. Without it, a connection that opens is enough.
+    /// Path of a GET request; a status below 400 is healthy. Without it, an upstream is healthy if it accepts a
+    /// connection.
     pub path: Option<String>,
 }
 
-/// Checks all servers, each on a task of its own, until the runtime ends.
+/// Checks all upstreams, each in its own task, until the runtime ends.
 pub(super) fn start(context: &Rc<Context>, check: &HealthCheck) {
     for upstream in context.upstreams.all() {
         let (context, upstream, check) = (Rc::clone(context), Arc::clone(upstream), check.clone());
@@ -44,7 +45,7 @@ pub(super) fn start(context: &Rc<Context>, check: &HealthCheck) {
     }
 }
 
-/// One check.
+/// Makes one check.
 async fn probe(context: &Context, upstream: &Upstream, check: &HealthCheck) -> Result<(), String> {
     let timeout = context.settings.connect_timeout;
     let stream = upstream.connect(context.tls.as_ref(), timeout).await.map_err(|error| error.to_string())?;
@@ -61,10 +62,10 @@ async fn probe(context: &Context, upstream: &Upstream, check: &HealthCheck) -> R
         let answered = sender.send_request(request).await;
         driver.abort();
         let status = answered.map_err(|error| error.to_string())?.status();
-        if status.as_u16() < 400 { Ok(()) } else { Err(format!("GET {path} was answered {status}")) }
+        if status.as_u16() < 400 { Ok(()) } else { Err(format!("GET {path} returned {status}")) }
     };
     match tokio::time::timeout(timeout, asked).await {
         Ok(health) => health,
-        Err(_) => Err(format!("GET {path} was not answered within {timeout:?}")),
+        Err(_) => Err(format!("GET {path} did not return within {timeout:?}")),
     }
 }

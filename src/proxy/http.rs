@@ -1,8 +1,8 @@
-//! The HTTP side of the proxy: requests pass to a server and responses back, bodies as streams; an upgrade to a
-//! WebSocket ends in a [`relay`](super::relay).
+//! The HTTP side of the proxy: it forwards requests to an upstream and responses back, and streams their bodies. A
+//! successful WebSocket upgrade continues as a [`relay`](super::relay).
 //!
-//! hyper reads and writes both sides. Each client's connection has one request under way at a time, and each request
-//! a connection of its own to a server. Never: a body in memory.
+//! hyper reads and writes both sides. A client connection has one request under way at a time; each request has its own
+//! connection to an upstream. Never: a whole body in memory.
 
 #![forbid(unsafe_code)]
 
@@ -24,61 +24,65 @@ use hyper::{Request, Response, client, server};
 use tokio::io::AsyncWriteExt as _;
 use tokio::task::{JoinHandle, spawn_local};
 
-use super::framing::Broken;
+use super::forwarder::{Activity, ConnectionTap, Format, discard};
 use super::headers::{self, Client};
-use super::pump::{Activity, Format, Log, discard};
-use super::recode::Recoder;
-use super::relay::{Peer, Plan, relay};
+use super::relay::{Peer, RelayOptions, relay};
+use super::request_framing::MalformedBody;
+use super::response_guard::{GuardedBody, guarded};
 use super::timer::TokioTimer;
-use super::transport::{Transport, Watched};
+use super::transcoder::Transcoder;
+use super::transport::{ClientStream, Transport};
 use super::upstream::{ConnectError, Pick};
 use super::{Compression, Context};
-use crate::aio::TokioStream;
-use crate::limits::{CLOSE_TIMEOUT, DISCARD_BYTES_MAX, HANDSHAKE_TIMEOUT, HEAD_BYTES_MAX, HEADERS_MAX};
-use crate::protocol::deflate::{self, Agreement};
 use crate::recording::{Event, Open, Side};
+use echoring_async::TokioStream;
+use echoring_proto::deflate::{self, Agreement};
+use echoring_proto::limits::{
+    CLOSE_TIMEOUT, DISCARD_BYTES_MAX, HANDSHAKE_TIMEOUT, HEAD_BYTES_MAX, HEADERS_MAX,
+};
 
-type Body = Either<Incoming, Full<Bytes>>;
+type Body = Either<GuardedBody, Full<Bytes>>;
 
 /// A client's connection while it speaks HTTP.
-struct Front {
+struct ClientConnection {
     context: Rc<Context>,
     peer: SocketAddr,
     secure: bool,
-    /// Whether the body of its request is none.
-    broken: Broken,
-    /// What a 101 on its way to the client leads to.
+    /// Whether the body of the current request is malformed.
+    malformed_body: MalformedBody,
+    /// Set by a 101 response: the relay that follows.
     upgraded: RefCell<Option<Upgraded>>,
 }
 
-/// The server's side of a WebSocket that has been granted.
+/// The upstream side of an accepted WebSocket.
 struct Upgraded {
     upstream: Peer<Transport>,
-    compression: Agreed,
+    compression: NegotiatedCompression,
     open: Open,
-    /// Counts the connection for its server.
+    /// Counts the connection towards its upstream's load.
     pick: Pick,
 }
 
-/// What was agreed about compression, and between whom.
-enum Agreed {
-    /// Between the client and the server, or not at all.
+/// The negotiated compression, and its two ends.
+enum NegotiatedCompression {
+    /// Between the client and the upstream, if any.
     EndToEnd(bool),
     /// Between the client and the proxy.
-    Here(Agreement),
+    Terminate(Agreement),
 }
 
-/// Serves one client until it leaves, or the proxy ends.
+/// Serves one client until it disconnects or the proxy shuts down.
 pub(super) async fn serve(context: Rc<Context>, stream: Transport, peer: SocketAddr, secure: bool) {
     let activity = Activity::now();
-    let broken = Broken::default();
-    let watched = Watched::new(stream, activity.clone(), &broken);
-    let front = Rc::new(Front { context, peer, secure, broken, upgraded: RefCell::new(None) });
+    let malformed_body = MalformedBody::default();
+    let client_stream = ClientStream::new(stream, activity.clone(), &malformed_body);
+    let client_connection =
+        Rc::new(ClientConnection { context, peer, secure, malformed_body, upgraded: RefCell::new(None) });
     let service = {
-        let front = Rc::clone(&front);
+        let client_connection = Rc::clone(&client_connection);
         service_fn(move |request| {
-            let front = Rc::clone(&front);
-            Box::pin(async move { Ok::<_, Infallible>(front.answer(request).await) })
+            let client_connection = Rc::clone(&client_connection);
+            Box::pin(async move { Ok::<_, Infallible>(client_connection.answer(request).await) })
         })
     };
     let mut connection = server::conn::http1::Builder::new()
@@ -86,16 +90,16 @@ pub(super) async fn serve(context: Rc<Context>, stream: Transport, peer: SocketA
         .max_headers(HEADERS_MAX)
         .timer(TokioTimer)
         .header_read_timeout(Duration::from_nanos(HANDSHAKE_TIMEOUT))
-        .serve_connection(TokioStream(watched), service);
+        .serve_connection(TokioStream(client_stream), service);
     let mut draining = false;
     let served = loop {
         tokio::select! {
             served = poll_fn(|cx| connection.poll_without_shutdown(cx)) => break served,
-            () = front.context.drained(), if !draining => {
+            () = client_connection.context.drained(), if !draining => {
                 Pin::new(&mut connection).graceful_shutdown();
                 draining = true;
             }
-            () = super::relay::idle(&activity, front.context.settings.idle_timeout) => return,
+            () = super::relay::idle(&activity, client_connection.context.settings.idle_timeout) => return,
         }
     };
     if let Err(error) = served {
@@ -103,14 +107,14 @@ pub(super) async fn serve(context: Rc<Context>, stream: Transport, peer: SocketA
     }
     let parts = connection.into_parts();
     let mut stream = parts.io.0.into_inner();
-    let upgraded = front.upgraded.borrow_mut().take();
+    let upgraded = client_connection.upgraded.borrow_mut().take();
     match upgraded {
         Some(upgraded) => {
-            let client = Peer { stream, early: parts.read_buf.into() };
-            front.relay(client, upgraded).await;
+            let client = Peer { stream, read_ahead: parts.read_buf.into() };
+            client_connection.relay(client, upgraded).await;
         }
         None => {
-            // What was written may still be on its way, a refusal above all; unread bytes would reset it.
+            // The response may still be in flight; closing with unread bytes would reset the connection.
             let end = async {
                 if stream.shutdown().await.is_ok() {
                     discard(&mut stream, DISCARD_BYTES_MAX as usize).await;
@@ -121,78 +125,91 @@ pub(super) async fn serve(context: Rc<Context>, stream: Transport, peer: SocketA
     }
 }
 
-impl Front {
+impl ClientConnection {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let settings = &self.context.settings;
         if request.method() == Method::CONNECT {
-            return refusal(Refused::new(StatusCode::METHOD_NOT_ALLOWED, "CONNECT does not pass here"));
+            return refusal_response(Refusal::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "CONNECT is not supported",
+            ));
         }
-        let upgrades = headers::asks_for_websocket(&request);
-        // No server hears of what cannot be passed on.
-        let passed = match headers::judge(&request) {
+        let upgrades = headers::is_websocket_upgrade(&request);
+        // Requests that cannot be forwarded never reach an upstream.
+        let passed = match headers::validate_host_and_path(&request) {
             Ok(host) if upgrades => self.upgrade(request, host).await,
-            Ok(host) => self.pass(request, host).await,
-            Err(why) => Err(Refused::new(StatusCode::BAD_REQUEST, why)),
+            Ok(host) => self.forward_unchanged(request, host).await,
+            Err(why) => Err(Refusal::new(StatusCode::BAD_REQUEST, why)),
         };
-        let mut response = passed.unwrap_or_else(|refused| {
-            let status = refused.status.as_u16();
-            if refused.status.is_server_error() {
-                tracing::warn!(client = %self.peer, status, "{}", refused.text);
+        let mut response = passed.unwrap_or_else(|refusal| {
+            let status = refusal.status.as_u16();
+            if refusal.status.is_server_error() {
+                tracing::warn!(client = %self.peer, status, "{}", refusal.text);
             } else {
-                tracing::debug!(client = %self.peer, status, "{}", refused.text);
+                tracing::debug!(client = %self.peer, status, "{}", refusal.text);
             }
-            let mut response = refusal(refused);
+            let mut response = refusal_response(refusal);
             if response.status() == StatusCode::SERVICE_UNAVAILABLE {
                 let seconds = settings.retry_after().as_secs().max(1);
                 response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
             }
             response
         });
-        // The server's is not the client's (RFC 9110, 2.5).
+        // A proxy's response carries its own version, not the upstream's (RFC 9110, 2.5).
         *response.version_mut() = Version::HTTP_11;
         if upgrades && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            // What the client sent behind its request was taken for frames, and not judged.
+            // The bytes behind a refused upgrade request may be frames, which are not parsed as a request.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }
 
-    /// An ordinary request.
-    async fn pass(&self, request: Request<Incoming>, host: HeaderValue) -> Result<Response<Body>, Refused> {
+    /// Forwards an ordinary request.
+    async fn forward_unchanged(
+        &self,
+        request: Request<Incoming>,
+        host: HeaderValue,
+    ) -> Result<Response<Body>, Refusal> {
         let (mut parts, body) = request.into_parts();
         let (pick, stream) = self.connect().await?;
         headers::remove_hop_by_hop(&mut parts.headers);
-        self.readdress(&mut parts, &pick, &host)?;
-        let (mut sender, connection) =
-            client_builder().handshake(TokioStream(stream)).await.map_err(|error| lost(&pick, &error))?;
+        self.rewrite_request(&mut parts, &pick, &host)?;
+        let (mut sender, connection) = client_builder()
+            .handshake(TokioStream(stream))
+            .await
+            .map_err(|error| connection_failed(&pick, &error))?;
         let upstream = pick.0.to_string();
+        let (guard, driven) = guarded(connection);
         spawn_local(async move {
-            if let Err(error) = connection.await {
+            if let Some(Err(error)) = driven.await {
                 tracing::debug!(%error, "a connection to {} failed", pick.0);
             }
             drop(pick);
         });
         let answered = sender.send_request(Request::from_parts(parts, body));
-        let response = self.in_time(&upstream, answered).await?;
+        let response = self.with_response_timeout(&upstream, answered).await?;
         let (mut parts, body) = response.into_parts();
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-            return Err(Refused::new(StatusCode::BAD_GATEWAY, "the upstream switched protocols unasked"));
+            return Err(Refusal::new(
+                StatusCode::BAD_GATEWAY,
+                "the upstream switched protocols without being asked",
+            ));
         }
         headers::remove_hop_by_hop(&mut parts.headers);
-        Ok(Response::from_parts(parts, Either::Left(body)))
+        Ok(Response::from_parts(parts, Either::Left(GuardedBody::new(body, guard))))
     }
 
-    /// A request for a WebSocket. What is not granted is passed on like any other response.
+    /// Forwards a request for a WebSocket. A response other than 101 is forwarded like any other.
     async fn upgrade(
         &self,
         request: Request<Incoming>,
         host: HeaderValue,
-    ) -> Result<Response<Body>, Refused> {
+    ) -> Result<Response<Body>, Refusal> {
         let settings = &self.context.settings;
         if !request.body().is_end_stream() {
-            return Err(Refused::new(StatusCode::BAD_REQUEST, "a WebSocket upgrade has no body"));
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, "a WebSocket upgrade must not have a body"));
         }
-        // Dropping the body, which is empty, lets hyper read on behind the head.
+        // Dropping the empty body lets hyper read on behind the head.
         let (mut parts, _) = request.into_parts();
         parts.headers.remove(CONTENT_LENGTH);
         let (pick, stream) = self.connect().await?;
@@ -203,7 +220,7 @@ impl Front {
             parts.headers.get_all(SEC_WEBSOCKET_EXTENSIONS).into_iter().cloned().collect();
         parts.headers.remove(SEC_WEBSOCKET_EXTENSIONS);
         let offers = offers.iter().map(HeaderValue::as_bytes);
-        let mut here = None;
+        let mut agreement = None;
         match &settings.compression {
             Compression::Pass => {
                 if let Some(offers) = headers::deflate_offers(offers) {
@@ -211,32 +228,33 @@ impl Front {
                 }
             }
             Compression::Off => {}
-            Compression::Here { preferences, .. } => here = deflate::agree(offers, preferences),
+            Compression::Terminate { preferences, .. } => agreement = deflate::agree(offers, preferences),
         }
-        self.readdress(&mut parts, &pick, &host)?;
+        self.rewrite_request(&mut parts, &pick, &host)?;
         let (mut sender, connection) = client_builder()
             .handshake::<_, Full<Bytes>>(TokioStream(stream))
             .await
-            .map_err(|error| lost(&pick, &error))?;
-        let driver = spawn_local(connection.without_shutdown());
+            .map_err(|error| connection_failed(&pick, &error))?;
+        let (guard, driven) = guarded(connection.without_shutdown());
+        let driver = spawn_local(driven);
         let upstream = pick.0.to_string();
         let answered = sender.send_request(Request::from_parts(parts, Full::default()));
-        let response = self.in_time(&upstream, answered).await?;
+        let response = self.with_response_timeout(&upstream, answered).await?;
         let (mut parts, body) = response.into_parts();
         if parts.status != StatusCode::SWITCHING_PROTOCOLS {
             headers::remove_hop_by_hop(&mut parts.headers);
-            return Ok(Response::from_parts(parts, Either::Left(body)));
+            return Ok(Response::from_parts(parts, Either::Left(GuardedBody::new(body, guard))));
         }
-        let extensions = granted(&parts.headers, &settings.compression)
-            .map_err(|why| Refused::new(StatusCode::BAD_GATEWAY, format!("{upstream} {why}")))?;
+        let extensions = negotiated_extensions(&parts.headers, &settings.compression)
+            .map_err(|why| Refusal::new(StatusCode::BAD_GATEWAY, format!("{upstream} {why}")))?;
         headers::remove_hop_by_hop(&mut parts.headers);
         headers::add_upgrade(&mut parts.headers);
-        let compression = match here {
+        let compression = match agreement {
             Some(agreement) => {
-                parts.headers.insert(SEC_WEBSOCKET_EXTENSIONS, response_of(&agreement));
-                Agreed::Here(agreement)
+                parts.headers.insert(SEC_WEBSOCKET_EXTENSIONS, extensions_value(&agreement));
+                NegotiatedCompression::Terminate(agreement)
             }
-            None => Agreed::EndToEnd(extensions.is_some()),
+            None => NegotiatedCompression::EndToEnd(extensions.is_some()),
         };
         let open = Open {
             path,
@@ -245,52 +263,64 @@ impl Front {
             subprotocol: text(&parts.headers, "sec-websocket-protocol"),
             extensions,
         };
-        let (stream, early) = taken_back(driver).await.map_err(|error| lost(&pick, &error))?;
+        let (stream, read_ahead) =
+            reclaimed_stream(driver).await.map_err(|error| connection_failed(&pick, &error))?;
         *self.upgraded.borrow_mut() =
-            Some(Upgraded { upstream: Peer { stream, early }, compression, open, pick });
+            Some(Upgraded { upstream: Peer { stream, read_ahead }, compression, open, pick });
         Ok(Response::from_parts(parts, Either::Right(Full::default())))
     }
 
-    /// Relays the frames of a WebSocket until it is over.
+    /// Relays the frames of a WebSocket until it is closed.
     async fn relay(&self, client: Peer<Transport>, upgraded: Upgraded) {
         let Upgraded { upstream, compression, open, pick } = upgraded;
         let settings = &self.context.settings;
         let (from_client, from_upstream) = match (&compression, &settings.compression) {
-            (Agreed::Here(agreement), Compression::Here { level, message_bytes_max, .. }) => (
-                Format::Recoded(Box::new(Recoder::from_client(agreement, *message_bytes_max))),
-                Format::Recoded(Box::new(Recoder::to_client(agreement, *level))),
+            (
+                NegotiatedCompression::Terminate(agreement),
+                Compression::Terminate { level, message_bytes_max, .. },
+            ) => (
+                Format::Transcoded(Box::new(Transcoder::from_client(agreement, *message_bytes_max))),
+                Format::Transcoded(Box::new(Transcoder::to_client(agreement, *level))),
             ),
-            (Agreed::EndToEnd(compression), _) => {
+            (NegotiatedCompression::EndToEnd(compression), _) => {
                 let compression = *compression;
-                (Format::AsTheyAre { compression }, Format::AsTheyAre { compression })
+                (Format::Passthrough { compression }, Format::Passthrough { compression })
             }
-            (Agreed::Here(_), _) => return,
+            (NegotiatedCompression::Terminate(_), _) => return,
         };
-        let log = self.context.tap.as_ref().map(|tap| Rc::new(Log { tap: tap.clone(), conn: tap.open() }));
-        if let Some(log) = &log
-            && let Ok(room) = log.tap.room(open.path.len()).await
+        let tap = self
+            .context
+            .tap
+            .as_ref()
+            .map(|tap| Rc::new(ConnectionTap { tap: tap.clone(), conn: tap.open() }));
+        if let Some(connection_tap) = &tap
+            && let Ok(room) = connection_tap.tap.room(open.path.len()).await
         {
-            room.put(log.conn, Side::Client, Event::Open(open.clone()));
+            room.put(connection_tap.conn, Side::Client, Event::Open(open.clone()));
         }
-        let plan = Plan {
+        let options = RelayOptions {
             from_client,
             from_upstream,
-            log: log.clone(),
+            tap: tap.clone(),
             keys: self.context.keys.clone(),
             idle_timeout: settings.idle_timeout,
         };
-        let ended = relay(client, upstream, plan, self.context.drained()).await;
-        if let Some(log) = &log
-            && let Ok(room) = log.tap.room(0).await
+        let ended = relay(client, upstream, options, self.context.drained()).await;
+        if let Some(connection_tap) = &tap
+            && let Ok(room) = connection_tap.tap.room(0).await
         {
-            room.put(log.conn, ended.by.unwrap_or(Side::Upstream), Event::End { code: ended.code.0 });
+            room.put(
+                connection_tap.conn,
+                ended.by.unwrap_or(Side::Upstream),
+                Event::End { code: ended.code.0 },
+            );
         }
         tracing::debug!(client = %self.peer, upstream = %pick.0, path = open.path, code = ended.code.0, by = ?ended.by,
-            "a WebSocket is over");
+            "a WebSocket was closed");
     }
 
-    /// A connection to one of the servers: the next is tried when one cannot be reached.
-    async fn connect(&self) -> Result<(Pick, Transport), Refused> {
+    /// Connects to an upstream; if it cannot be reached, the next one is tried.
+    async fn connect(&self) -> Result<(Pick, Transport), Refusal> {
         let context = &self.context;
         let mut tried = Vec::new();
         let mut last = None;
@@ -307,36 +337,34 @@ impl Front {
                         ConnectError::Failed(_) => StatusCode::BAD_GATEWAY,
                         ConnectError::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
                     };
-                    last = Some(Refused::new(status, format!("cannot reach {}: {error}", pick.0)));
+                    last = Some(Refusal::new(status, format!("cannot reach {}: {error}", pick.0)));
                     tried.push(Arc::clone(&pick.0));
                 }
             }
         }
-        Err(last.unwrap_or_else(|| {
-            Refused::new(StatusCode::SERVICE_UNAVAILABLE, "no upstream is healthy; it is checked again soon")
-        }))
+        Err(last.unwrap_or_else(|| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "no upstream is healthy")))
     }
 
-    /// Makes a request one to the server picked: target, `Host`, and what tells of the client.
-    fn readdress(
+    /// Rewrites a request for the chosen upstream: target, `Host` and forwarding fields.
+    fn rewrite_request(
         &self,
         parts: &mut http::request::Parts,
         pick: &Pick,
         host: &HeaderValue,
-    ) -> Result<(), Refused> {
-        let bad = |text: &str| Refused::new(StatusCode::BAD_REQUEST, text);
+    ) -> Result<(), Refusal> {
+        let bad = |text: &str| Refusal::new(StatusCode::BAD_REQUEST, text);
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
         parts.uri = match path {
-            // OPTIONS of the server as a whole (RFC 9110, 9.3.7).
+            // OPTIONS for the server as a whole (RFC 9110, 9.3.7).
             "*" => Uri::from_static("*"),
             path => pick.0.target(path).parse().map_err(|_| bad("malformed request target"))?,
         };
         parts.version = Version::HTTP_11;
         let settings = &self.context.settings;
         let upstream_host = HeaderValue::from_str(&pick.0.authority())
-            .map_err(|_| Refused::new(StatusCode::BAD_GATEWAY, "the upstream's host is malformed"))?;
+            .map_err(|_| Refusal::new(StatusCode::BAD_GATEWAY, "the upstream's host is malformed"))?;
         let client = Client { address: self.peer.ip(), secure: self.secure };
-        headers::tell_of_client(
+        headers::set_forwarding_fields(
             &mut parts.headers,
             client,
             host,
@@ -347,24 +375,25 @@ impl Front {
         Ok(())
     }
 
-    /// A response's head, which must come in time.
-    async fn in_time(
+    /// Waits for a response's head, within the response timeout.
+    async fn with_response_timeout(
         &self,
         upstream: &str,
         answered: impl Future<Output = hyper::Result<Response<Incoming>>>,
-    ) -> Result<Response<Incoming>, Refused> {
+    ) -> Result<Response<Incoming>, Refusal> {
         let timeout = self.context.settings.response_timeout;
         match tokio::time::timeout(timeout, answered).await {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(_)) if self.broken.get() => {
-                Err(Refused::new(StatusCode::BAD_REQUEST, "the body is not chunked as it says"))
+            Ok(Err(_)) if self.malformed_body.get() => {
+                Err(Refusal::new(StatusCode::BAD_REQUEST, "malformed chunked body"))
             }
-            Ok(Err(error)) => {
-                Err(Refused::new(StatusCode::BAD_GATEWAY, format!("{upstream} did not answer: {error}")))
-            }
-            Err(_) => Err(Refused::new(
+            Ok(Err(error)) => Err(Refusal::new(
+                StatusCode::BAD_GATEWAY,
+                format!("{upstream} sent no valid response: {error}"),
+            )),
+            Err(_) => Err(Refusal::new(
                 StatusCode::GATEWAY_TIMEOUT,
-                format!("{upstream} did not answer within {timeout:?}"),
+                format!("{upstream} sent no response within {timeout:?}"),
             )),
         }
     }
@@ -376,37 +405,41 @@ fn client_builder() -> client::conn::http1::Builder {
     builder
 }
 
-/// The stream of a connection whose 101 has been read, and what was read behind it.
-async fn taken_back(
-    driver: JoinHandle<hyper::Result<client::conn::http1::Parts<TokioStream<Transport>>>>,
+/// The stream of a connection whose 101 was read, and the bytes that were read behind it.
+async fn reclaimed_stream(
+    driver: JoinHandle<Option<hyper::Result<client::conn::http1::Parts<TokioStream<Transport>>>>>,
 ) -> Result<(Transport, BytesMut), String> {
-    let parts = driver.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+    let ended = driver.await.map_err(|error| error.to_string())?;
+    let parts = ended.ok_or("the request was given up")?.map_err(|error| error.to_string())?;
     Ok((parts.io.0, parts.read_buf.into()))
 }
 
-/// The extensions that a server's 101 names, or what is wrong with it.
-fn granted(headers: &HeaderMap, compression: &Compression) -> Result<Option<String>, &'static str> {
-    if !headers::grants_websocket(headers) {
-        return Err("answered 101, but not for a WebSocket");
+/// The extensions in an upstream's 101 response, or why the response is invalid.
+fn negotiated_extensions(
+    headers: &HeaderMap,
+    compression: &Compression,
+) -> Result<Option<String>, &'static str> {
+    if !headers::accepts_websocket(headers) {
+        return Err("answered 101 without a WebSocket upgrade");
     }
     let Some(extensions) = text(headers, "sec-websocket-extensions").filter(|value| !value.trim().is_empty())
     else {
         return Ok(None);
     };
     let known = headers::deflate_offers([extensions.as_bytes()].into_iter());
-    // One element, and nothing beside it.
+    // Exactly one element.
     let alone = known.is_some_and(|known| known.as_bytes() == extensions.trim().as_bytes());
     if *compression == Compression::Pass && alone && !extensions.contains(',') {
         Ok(Some(extensions))
     } else {
-        Err("chose an extension nobody offered")
+        Err("chose an extension that was not offered")
     }
 }
 
-fn response_of(agreement: &Agreement) -> HeaderValue {
+fn extensions_value(agreement: &Agreement) -> HeaderValue {
     let mut value = Vec::new();
     deflate::write_response(&mut value, agreement);
-    // Tokens, digits and semicolons: always a value.
+    // Tokens, digits and semicolons always form a valid header value.
     HeaderValue::from_bytes(&value).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
@@ -414,37 +447,35 @@ fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
 }
 
-/// A request that comes to nothing, and what the client is told.
-struct Refused {
+/// A request that is not forwarded, and the response to it.
+struct Refusal {
     status: StatusCode,
     text: String,
 }
 
-impl Refused {
-    fn new(status: StatusCode, text: impl Into<String>) -> Refused {
-        Refused { status, text: text.into() }
+impl Refusal {
+    fn new(status: StatusCode, text: impl Into<String>) -> Refusal {
+        Refusal { status, text: text.into() }
     }
 }
 
-fn lost(pick: &Pick, error: &dyn std::fmt::Display) -> Refused {
-    Refused::new(StatusCode::BAD_GATEWAY, format!("{} was lost: {error}", pick.0))
+fn connection_failed(pick: &Pick, error: &dyn std::fmt::Display) -> Refusal {
+    Refusal::new(StatusCode::BAD_GATEWAY, format!("{} closed the connection: {error}", pick.0))
 }
 
-/// What the client is told: the kind of failure, not the names and addresses behind the proxy.
-fn refusal(refused: Refused) -> Response<Body> {
-    let line = match refused.status {
-        StatusCode::BAD_GATEWAY => {
-            "the server behind this proxy cannot be reached, or broke the connection\n"
-        }
-        StatusCode::GATEWAY_TIMEOUT => "the server behind this proxy did not answer in time\n",
-        StatusCode::SERVICE_UNAVAILABLE => "no server behind this proxy is healthy; try again later\n",
-        StatusCode::METHOD_NOT_ALLOWED => "this method does not pass\n",
+/// The client's response: the kind of failure, without names and addresses of upstreams.
+fn refusal_response(refusal: Refusal) -> Response<Body> {
+    let line = match refusal.status {
+        StatusCode::BAD_GATEWAY => "the upstream server cannot be reached, or closed the connection\n",
+        StatusCode::GATEWAY_TIMEOUT => "the upstream server did not respond in time\n",
+        StatusCode::SERVICE_UNAVAILABLE => "no upstream server is healthy; try again later\n",
+        StatusCode::METHOD_NOT_ALLOWED => "this method is not supported\n",
         _ => "malformed request\n",
     };
     let mut response = Response::new(Either::Right(Full::from(line)));
-    *response.status_mut() = refused.status;
+    *response.status_mut() = refusal.status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    if refused.status == StatusCode::METHOD_NOT_ALLOWED {
+    if refusal.status == StatusCode::METHOD_NOT_ALLOWED {
         response
             .headers_mut()
             .insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));

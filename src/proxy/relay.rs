@@ -1,12 +1,12 @@
-//! One relayed connection: two directions, and how its end is told to both sides.
+//! One relayed connection: both directions, and the close on both sides.
 //!
-//! Each direction reads no further than what it could pass on, so a slow receiver pauses its sender and nothing is
-//! kept but a few buffers. Messages, pings and pongs pass; the closing handshake is the ends' own, and passes too.
-//! What the proxy says by itself: 1014 to the client when the server is lost, 1002 and its like to who breaks the
-//! protocol, 1001 to both when the proxy drains or nothing passed for too long. A server whose client is lost sees
-//! the same as without a proxy: the stream ends without a Close frame.
+//! Each direction reads no further than it can write. So a slow receiver backpressures its sender, and memory stays
+//! within a few buffers. Messages, pings, pongs and the closing handshake pass through. The proxy sends its own Close
+//! frames in three cases: 1014 to the client when the upstream connection fails, 1002 and similar codes to a peer that
+//! violates the protocol, and 1001 to both sides when the proxy drains or the connection is idle. When the client
+//! connection fails, the upstream's stream ends without a Close frame, as it would without a proxy.
 //!
-//! Never: a Close frame inside a frame, or an end that only one side hears of.
+//! Never: a Close frame inside another frame, or a connection that ends on one side only.
 
 #![forbid(unsafe_code)]
 
@@ -18,50 +18,50 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::pump::{Activity, End, Format, Log, MaskingKeys, Pump};
-use crate::limits::CLOSE_TIMEOUT;
-use crate::protocol::{CloseCode, Role};
+use super::forwarder::{Activity, ConnectionTap, DirectionEnd, Format, Forwarder, MaskingKeys};
 use crate::recording::Side;
+use echoring_proto::limits::CLOSE_TIMEOUT;
+use echoring_proto::{CloseCode, Role};
 
 /// One side of a relayed connection.
 pub(super) struct Peer<S> {
-    /// The transport, its upgrade done.
+    /// The transport, after the upgrade.
     pub(super) stream: S,
-    /// What was read behind the head.
-    pub(super) early: BytesMut,
+    /// Bytes that were read behind the response or request head.
+    pub(super) read_ahead: BytesMut,
 }
 
-/// How a relay is to be done.
-pub(super) struct Plan {
-    /// What the frames from the client are made into.
+/// Options of a relay.
+pub(super) struct RelayOptions {
+    /// How frames from the client are forwarded.
     pub(super) from_client: Format,
-    /// What the frames from the server are made into.
+    /// How frames from the upstream are forwarded.
     pub(super) from_upstream: Format,
-    /// Where frames are recorded, if anywhere.
-    pub(super) log: Option<Rc<Log>>,
-    /// The masking keys of frames that are made here.
+    /// Records the frames, if the proxy records.
+    pub(super) tap: Option<Rc<ConnectionTap>>,
+    /// Masking keys of the proxy's own frames.
     pub(super) keys: MaskingKeys,
     /// Time without a byte in either direction after which both sides are closed.
     pub(super) idle_timeout: Option<Duration>,
 }
 
-/// Who ended a relayed connection, and with which code (1006: without a Close frame).
+/// The side that ended a relayed connection, and the close code (1006: without a Close frame).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ended {
+pub(super) struct RelayEnd {
     pub(super) by: Option<Side>,
     pub(super) code: CloseCode,
 }
 
-/// Registered for a gateway that lost its server (the IANA registry of close codes).
+/// Registered for a gateway whose upstream failed (IANA registry of close codes).
 const BAD_GATEWAY: CloseCode = CloseCode(1014);
 
-/// Relays until both sides are closed. `drained` resolves when the proxy wants to end.
+/// Relays until both sides are closed. `drained` resolves when the proxy drains.
 pub(super) async fn relay<C, U>(
     client: Peer<C>,
     upstream: Peer<U>,
-    plan: Plan,
+    options: RelayOptions,
     drained: impl Future<Output = ()>,
-) -> Ended
+) -> RelayEnd
 where
     C: AsyncRead + AsyncWrite,
     U: AsyncRead + AsyncWrite,
@@ -69,46 +69,46 @@ where
     let activity = Activity::now();
     let (client_reader, client_writer) = tokio::io::split(client.stream);
     let (upstream_reader, upstream_writer) = tokio::io::split(upstream.stream);
-    let inbound = Pump::new(
-        (client_reader, client.early),
+    let inbound = Forwarder::new(
+        (client_reader, client.read_ahead),
         upstream_writer,
         Role::Server,
-        plan.from_client,
-        plan.log.clone(),
-        &plan.keys,
+        options.from_client,
+        options.tap.clone(),
+        &options.keys,
         &activity,
     );
-    let outbound = Pump::new(
-        (upstream_reader, upstream.early),
+    let outbound = Forwarder::new(
+        (upstream_reader, upstream.read_ahead),
         client_writer,
         Role::Client,
-        plan.from_upstream,
-        plan.log,
-        &plan.keys,
+        options.from_upstream,
+        options.tap,
+        &options.keys,
         &activity,
     );
     let mut relay = Relay { inbound, outbound };
     let first = {
         let mut drained = pin!(drained);
         tokio::select! {
-            end = relay.inbound.run() => Happened::FromClient(end),
-            end = relay.outbound.run() => Happened::FromUpstream(end),
-            () = &mut drained => Happened::Drained,
-            () = idle(&activity, plan.idle_timeout) => Happened::Idle,
+            end = relay.inbound.run() => RelayEvent::FromClient(end),
+            end = relay.outbound.run() => RelayEvent::FromUpstream(end),
+            () = &mut drained => RelayEvent::Drained,
+            () = idle(&activity, options.idle_timeout) => RelayEvent::Idle,
         }
     };
     relay.close(first).await
 }
 
-/// What ends the time in which frames pass in both directions.
-enum Happened {
-    FromClient(End),
-    FromUpstream(End),
+/// The event that ends forwarding in both directions.
+enum RelayEvent {
+    FromClient(DirectionEnd),
+    FromUpstream(DirectionEnd),
     Drained,
     Idle,
 }
 
-/// Resolves once nothing has passed for so long.
+/// Resolves once no byte has passed for `timeout`.
 pub(super) async fn idle(activity: &Activity, timeout: Option<Duration>) {
     let Some(timeout) = timeout else { return std::future::pending().await };
     loop {
@@ -121,92 +121,96 @@ pub(super) async fn idle(activity: &Activity, timeout: Option<Duration>) {
 }
 
 struct Relay<C, U> {
-    inbound: Pump<ReadHalf<C>, WriteHalf<U>>,
-    outbound: Pump<ReadHalf<U>, WriteHalf<C>>,
+    inbound: Forwarder<ReadHalf<C>, WriteHalf<U>>,
+    outbound: Forwarder<ReadHalf<U>, WriteHalf<C>>,
 }
 
 impl<C: AsyncRead + AsyncWrite, U: AsyncRead + AsyncWrite> Relay<C, U> {
-    /// Ends both sides after what happened, within [`CLOSE_TIMEOUT`].
-    async fn close(&mut self, first: Happened) -> Ended {
+    /// Closes both sides after `first`, within [`CLOSE_TIMEOUT`].
+    async fn close(&mut self, first: RelayEvent) -> RelayEnd {
         let deadline = Instant::now() + Duration::from_nanos(CLOSE_TIMEOUT);
         let client = Some(Side::Client);
         let upstream = Some(Side::Upstream);
         match first {
-            Happened::FromClient(End::Closed(code)) => {
-                // The server answers, after what it still has to say.
-                let answered = matches!(timeout_at(deadline, self.outbound.run()).await, Ok(End::Closed(_)));
+            RelayEvent::FromClient(DirectionEnd::Closed(code)) => {
+                // The upstream sends its remaining frames, then answers the Close frame.
+                let answered =
+                    matches!(timeout_at(deadline, self.outbound.run()).await, Ok(DirectionEnd::Closed(_)));
                 if !answered {
-                    let _ = timeout_at(deadline, self.outbound.say_close(code, "")).await;
+                    let _ = timeout_at(deadline, self.outbound.send_close(code, "")).await;
                 }
-                self.end_both(deadline).await;
-                Ended { by: client, code }
+                self.shut_down_both(deadline).await;
+                RelayEnd { by: client, code }
             }
-            Happened::FromUpstream(End::Closed(code)) => {
-                let answered = matches!(timeout_at(deadline, self.inbound.run()).await, Ok(End::Closed(_)));
+            RelayEvent::FromUpstream(DirectionEnd::Closed(code)) => {
+                let answered =
+                    matches!(timeout_at(deadline, self.inbound.run()).await, Ok(DirectionEnd::Closed(_)));
                 if !answered {
-                    let _ = timeout_at(deadline, self.inbound.say_close(code, "")).await;
+                    let _ = timeout_at(deadline, self.inbound.send_close(code, "")).await;
                 }
-                self.end_both(deadline).await;
-                Ended { by: upstream, code }
+                self.shut_down_both(deadline).await;
+                RelayEnd { by: upstream, code }
             }
-            // Nothing more can reach the client, and nothing is said in its name: the server's stream just ends.
-            Happened::FromClient(End::Lost) | Happened::FromUpstream(End::Stuck) => {
+            // The client cannot be reached. The upstream's stream ends without a Close frame on behalf of the client.
+            RelayEvent::FromClient(DirectionEnd::StreamEnded)
+            | RelayEvent::FromUpstream(DirectionEnd::WriteFailed) => {
                 let _ = timeout_at(deadline, self.inbound.finish_writes()).await;
-                Ended { by: client, code: CloseCode::ABNORMAL }
+                RelayEnd { by: client, code: CloseCode::ABNORMAL }
             }
-            Happened::FromClient(End::Stuck) => {
-                // The server takes nothing more; it may have said why.
+            RelayEvent::FromClient(DirectionEnd::WriteFailed) => {
+                // The upstream accepts nothing more; it may have sent a Close frame.
                 match timeout_at(deadline, self.outbound.run()).await {
-                    Ok(End::Closed(code)) => {
-                        self.end_client(deadline).await;
-                        Ended { by: upstream, code }
+                    Ok(DirectionEnd::Closed(code)) => {
+                        self.shut_down_client(deadline).await;
+                        RelayEnd { by: upstream, code }
                     }
-                    _ => self.upstream_lost(deadline, "upstream connection lost").await,
+                    _ => self.close_as_bad_gateway(deadline, "upstream connection failed").await,
                 }
             }
-            Happened::FromUpstream(End::Lost) => {
-                self.upstream_lost(deadline, "upstream connection lost").await
+            RelayEvent::FromUpstream(DirectionEnd::StreamEnded) => {
+                self.close_as_bad_gateway(deadline, "upstream connection failed").await
             }
-            Happened::FromClient(End::Offence(offence)) => {
-                let code = offence.close_code();
-                let _ = timeout_at(deadline, self.outbound.say_close(code, offence.text())).await;
-                self.end_client(deadline).await;
-                Ended { by: client, code }
+            RelayEvent::FromClient(DirectionEnd::ProtocolError(error)) => {
+                let code = error.close_code();
+                let _ = timeout_at(deadline, self.outbound.send_close(code, error.text())).await;
+                self.shut_down_client(deadline).await;
+                RelayEnd { by: client, code }
             }
-            Happened::FromUpstream(End::Offence(offence)) => {
-                let code = offence.close_code();
-                let _ = timeout_at(deadline, self.inbound.say_close(code, offence.text())).await;
-                self.upstream_lost(deadline, "upstream broke the protocol").await
+            RelayEvent::FromUpstream(DirectionEnd::ProtocolError(error)) => {
+                let code = error.close_code();
+                let _ = timeout_at(deadline, self.inbound.send_close(code, error.text())).await;
+                self.close_as_bad_gateway(deadline, "upstream violated the protocol").await
             }
-            Happened::FromClient(End::Unrecorded) | Happened::FromUpstream(End::Unrecorded) => {
-                self.say_both(deadline, CloseCode::INTERNAL, "the recording cannot go on").await
+            RelayEvent::FromClient(DirectionEnd::RecordingFailed)
+            | RelayEvent::FromUpstream(DirectionEnd::RecordingFailed) => {
+                self.close_both(deadline, CloseCode::INTERNAL, "the recording has failed").await
             }
-            Happened::Drained => {
-                self.say_both(deadline, CloseCode::GOING_AWAY, "the proxy is shutting down").await
+            RelayEvent::Drained => {
+                self.close_both(deadline, CloseCode::GOING_AWAY, "the proxy is shutting down").await
             }
-            Happened::Idle => self.say_both(deadline, CloseCode::GOING_AWAY, "idle for too long").await,
+            RelayEvent::Idle => self.close_both(deadline, CloseCode::GOING_AWAY, "idle timeout").await,
         }
     }
 
-    async fn upstream_lost(&mut self, deadline: Instant, reason: &str) -> Ended {
-        let _ = timeout_at(deadline, self.outbound.say_close(BAD_GATEWAY, reason)).await;
-        self.end_client(deadline).await;
-        Ended { by: Some(Side::Upstream), code: BAD_GATEWAY }
+    async fn close_as_bad_gateway(&mut self, deadline: Instant, reason: &str) -> RelayEnd {
+        let _ = timeout_at(deadline, self.outbound.send_close(BAD_GATEWAY, reason)).await;
+        self.shut_down_client(deadline).await;
+        RelayEnd { by: Some(Side::Upstream), code: BAD_GATEWAY }
     }
 
-    /// Closes both sides by a word of the proxy's own.
-    async fn say_both(&mut self, deadline: Instant, code: CloseCode, reason: &str) -> Ended {
+    /// Sends a Close frame of the proxy to both sides.
+    async fn close_both(&mut self, deadline: Instant, code: CloseCode, reason: &str) -> RelayEnd {
         let _ = tokio::join!(
-            timeout_at(deadline, self.outbound.say_close(code, reason)),
-            timeout_at(deadline, self.inbound.say_close(code, reason)),
+            timeout_at(deadline, self.outbound.send_close(code, reason)),
+            timeout_at(deadline, self.inbound.send_close(code, reason)),
         );
-        self.end_both(deadline).await;
-        Ended { by: None, code }
+        self.shut_down_both(deadline).await;
+        RelayEnd { by: None, code }
     }
 
-    /// The end of both streams, once each side has said Close too. The client's stream we end first, and the server
-    /// its own (RFC 6455, 7.1.1).
-    async fn end_both(&mut self, deadline: Instant) {
+    /// Ends both streams after each side's Close frame. The proxy ends the client's stream first, as a server does; the
+    /// upstream ends its own (RFC 6455, 7.1.1).
+    async fn shut_down_both(&mut self, deadline: Instant) {
         let _ = timeout_at(deadline, self.outbound.finish_writes()).await;
         let _ = tokio::join!(
             timeout_at(deadline, self.inbound.await_close()),
@@ -215,8 +219,8 @@ impl<C: AsyncRead + AsyncWrite, U: AsyncRead + AsyncWrite> Relay<C, U> {
         let _ = timeout_at(deadline, self.inbound.finish_writes()).await;
     }
 
-    /// The end of the client's stream; the server's is over.
-    async fn end_client(&mut self, deadline: Instant) {
+    /// Ends the client's stream; the upstream's has ended.
+    async fn shut_down_client(&mut self, deadline: Instant) {
         let _ = timeout_at(deadline, self.outbound.finish_writes()).await;
         let _ = timeout_at(deadline, self.inbound.await_close()).await;
     }

@@ -1,11 +1,10 @@
-//! The proxy between hostile ends: streams in memory, a clock that stands still while there is something to do, everything
-//! drawn from a seed.
+//! The proxy between hostile peers, in a simulation: streams in memory, a virtual clock, and choices drawn from a seed.
 //!
-//! Bytes go in pieces of any size, with pauses of up to minutes; ends stall, stop reading, reset, end their stream in the
-//! middle of a frame, and send what is none. Whatever they do, the proxy is done with them in a bounded time, holds a
-//! bounded number of bytes, passes on nothing but whole frames in order, and tells who listens.
+//! Bytes arrive in pieces of any size, with pauses of up to minutes. Peers stall, stop reading, reset, end their stream
+//! inside a frame, and send bytes that are not a frame. The proxy must end each connection in bounded time, hold a
+//! bounded number of bytes, forward whole frames in order, and send a Close frame to peers that still read.
 //!
-//! Every test runs 1,000 seeds; `ECHORING_SEEDS` says another number, and `ECHORING_SEED` runs a single one.
+//! Every test runs 1,000 seeds; `ECHORING_SEEDS` sets another number, and `ECHORING_SEED` runs a single one.
 
 mod requests;
 #[allow(dead_code, reason = "not every simulation uses all of it")]
@@ -23,34 +22,37 @@ use tokio::sync::Notify;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::pump::{Format, MaskingKeys};
-use super::relay::{Peer, Plan, relay};
-use crate::connection::Seed;
-use crate::limits::{CLOSE_TIMEOUT, SECOND};
-use crate::protocol::frame::{self, HEADER_BYTES_MAX, Header};
-use crate::protocol::{Opcode, Role, mask};
+use super::forwarder::{Format, MaskingKeys};
+use super::relay::{Peer, RelayOptions, relay};
+use echoring_proto::connection::Seed;
+use echoring_proto::frame::{self, HEADER_BYTES_MAX, Header};
+use echoring_proto::limits::{CLOSE_TIMEOUT, SECOND};
+use echoring_proto::random::SplitMix64;
+use echoring_proto::{Opcode, Role, mask};
 
 pub(super) use requests::connect;
 
-/// Longer than everything that ends do by themselves, and the proxy's deadlines behind it.
-const FOR_EVER: Duration = Duration::from_secs(24 * 3_600);
-/// Bytes that the stream between an end and the proxy holds.
+/// Longer than any pause of the peers plus the proxy's deadlines.
+const SIMULATION_TIMEOUT: Duration = Duration::from_secs(24 * 3_600);
+/// Buffer size of the stream between a peer and the proxy.
 const STREAM_BYTES: usize = 8 * 1024;
-/// Bytes of one direction that may be under way: in both streams, and in the proxy a frame that is not cut, read and
-/// to be written, with what one more read brings.
+/// Maximum message size that a peer sends.
+const MESSAGE_BYTES_MAX: usize = 200_000;
+/// Maximum bytes in flight in one direction: in both streams, and in the proxy one frame of maximum length, read and to
+/// be written, with the bytes of one more read.
 const HELD_BYTES_MAX: u64 = 2 * (STREAM_BYTES + 64 * 1024 + HEADER_BYTES_MAX + 32 * 1024) as u64;
 
-/// A sequence of numbers from a seed (SplitMix64).
+/// The random choices of one run.
 #[derive(Clone, Debug)]
-struct Random(u64);
+struct Random(SplitMix64);
 
 impl Random {
+    fn new(seed: u64) -> Random {
+        Random(SplitMix64::new(seed))
+    }
+
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0.next_u64()
     }
 
     fn below(&mut self, end: usize) -> usize {
@@ -65,7 +67,7 @@ impl Random {
         all[self.below(all.len())]
     }
 
-    /// Mostly none, now and then longer than the proxy's deadlines.
+    /// Mostly zero, sometimes longer than the proxy's deadlines.
     fn pause(&mut self) -> Duration {
         match self.below(60) {
             0 => Duration::from_secs(self.next() % 400),
@@ -75,61 +77,61 @@ impl Random {
     }
 }
 
-/// Runs `test` with each seed, each with a clock of its own.
+/// Runs `test` with each seed, each on its own clock.
 fn for_each_seed(name: &str, test: impl AsyncFn(Random)) {
     seeds::for_each(&format!("--lib proxy::simulation::{name}"), |seed| {
         let mut builder = tokio::runtime::Builder::new_current_thread();
         let runtime = builder.enable_time().start_paused(true).build().expect("a runtime");
-        LocalSet::new().block_on(&runtime, test(Random(seed)));
+        LocalSet::new().block_on(&runtime, test(Random::new(seed)));
     });
 }
 
-/// What an end does when it has sent all its messages.
+/// A peer's last action, after all its messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Last {
     /// Sends a Close frame.
     Close,
-    /// Nothing: it closes when it is told to.
+    /// Sends nothing, and closes when it receives a Close frame.
     Wait,
-    /// Sends the beginning of a frame, and nothing more.
+    /// Sends the beginning of a frame, and then nothing.
     Cut,
-    /// Sends what is no frame.
+    /// Sends bytes that are not a frame.
     Nonsense,
-    /// Ends its stream, and goes on reading.
+    /// Ends its stream, and continues to read.
     End,
-    /// Is gone.
+    /// Disconnects.
     Reset,
 }
 
-/// How an end reads.
+/// How a peer reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reading {
     /// At once.
     Eager,
     /// With pauses.
     Slow,
-    /// No further than so many bytes.
-    DeafAfter(usize),
-    /// It is gone after so many bytes.
+    /// Stops reading after this number of bytes.
+    StopAfter(usize),
+    /// Disconnects after this number of bytes.
     ResetAfter(usize),
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Manner {
+struct Behaviour {
     last: Last,
     reading: Reading,
     pauses: bool,
 }
 
-impl Manner {
-    fn hostile(random: &mut Random) -> Manner {
+impl Behaviour {
+    fn hostile(random: &mut Random) -> Behaviour {
         let bytes = random.below(300_000);
-        Manner {
+        Behaviour {
             last: random.of(&[Last::Close, Last::Wait, Last::Cut, Last::Nonsense, Last::End, Last::Reset]),
             reading: match random.below(6) {
                 0..=2 => Reading::Eager,
                 3 => Reading::Slow,
-                4 => Reading::DeafAfter(bytes),
+                4 => Reading::StopAfter(bytes),
                 _ => Reading::ResetAfter(bytes),
             },
             pauses: random.one_in(2),
@@ -137,39 +139,40 @@ impl Manner {
     }
 }
 
-/// A message as it is sent, or how much of it arrived.
+/// A message, complete or as far as it has arrived.
 type Message = (Opcode, Vec<u8>);
 
-/// What both halves of an end share, and the test looks at.
+/// State that both halves of a peer share, and the test reads.
 #[derive(Debug, Default)]
 struct Seen {
     received: RefCell<Vec<u8>>,
-    /// Messages that were sent whole.
+    /// Messages that were sent completely.
     sent: RefCell<Vec<Message>>,
     sent_bytes: Cell<u64>,
     received_bytes: Cell<u64>,
     /// A Close frame was received.
-    told: Notify,
-    is_told: Cell<bool>,
+    close_received: Notify,
+    is_close_received: Cell<bool>,
 }
 
-/// One end of a relayed connection.
-struct End {
+/// One peer of a relayed connection.
+struct HostilePeer {
     role: Role,
-    manner: Manner,
+    behaviour: Behaviour,
     random: Random,
-    /// What it is to send.
+    /// Messages to send.
     messages: Vec<Message>,
     seen: Rc<Seen>,
-    /// The other end's.
+    /// The state of the other peer.
     other: Rc<Seen>,
 }
 
-impl End {
-    fn new(role: Role, manner: Manner, mut random: Random, seen: &[Rc<Seen>; 2]) -> End {
+impl HostilePeer {
+    fn new(role: Role, behaviour: Behaviour, mut random: Random, seen: &[Rc<Seen>; 2]) -> HostilePeer {
         let messages = (0..random.below(12))
             .map(|_| {
-                let bytes = random.of(&[0, 1, 5, 125, 126, 300, 4_096, 65_535, 65_536, 65_537, 200_000]);
+                let bytes =
+                    random.of(&[0, 1, 5, 125, 126, 300, 4_096, 65_535, 65_536, 65_537, MESSAGE_BYTES_MAX]);
                 let first = random.next();
                 let payload = (0..bytes as u64).map(|at| (first.wrapping_add(at * 7)) as u8).collect();
                 (random.of(&[Opcode::Text, Opcode::Binary, Opcode::Ping]), payload)
@@ -180,24 +183,31 @@ impl End {
             })
             .collect();
         let (own, other) = if role == Role::Client { (0, 1) } else { (1, 0) };
-        End { role, manner, random, messages, seen: Rc::clone(&seen[own]), other: Rc::clone(&seen[other]) }
-    }
-
-    /// Until it is gone, or the other side's stream ends.
-    async fn run(self, stream: DuplexStream) {
-        let (reader, writer) = split(stream);
-        let (manner, seen, role) = (self.manner, Rc::clone(&self.seen), self.role);
-        let random = Random(!self.random.0);
-        tokio::select! {
-            () = self.write(writer) => {}
-            () = read(reader, manner, random, &seen, role) => {}
+        HostilePeer {
+            role,
+            behaviour,
+            random,
+            messages,
+            seen: Rc::clone(&seen[own]),
+            other: Rc::clone(&seen[other]),
         }
     }
 
-    /// Resolves when the end is gone by its own wish.
+    /// Runs until the peer disconnects, or the other side's stream ends.
+    async fn run(self, stream: DuplexStream) {
+        let (reader, writer) = split(stream);
+        let (behaviour, seen, role) = (self.behaviour, Rc::clone(&self.seen), self.role);
+        let random = Random::new(!self.random.clone().next());
+        tokio::select! {
+            () = self.write(writer) => {}
+            () = read(reader, behaviour, random, &seen, role) => {}
+        }
+    }
+
+    /// Resolves when the peer disconnects by itself.
     async fn write(mut self, mut writer: WriteHalf<DuplexStream>) {
         for (opcode, payload) in std::mem::take(&mut self.messages) {
-            if self.seen.is_told.get() {
+            if self.seen.is_close_received.get() {
                 break;
             }
             if !self.send_message(&mut writer, opcode, &payload).await {
@@ -205,11 +215,11 @@ impl End {
             }
             self.seen.sent.borrow_mut().push((opcode, payload));
         }
-        match self.manner.last {
+        match self.behaviour.last {
             Last::Close => {}
             Last::Wait => {
-                while !self.seen.is_told.get() {
-                    self.seen.told.notified().await;
+                while !self.seen.is_close_received.get() {
+                    self.seen.close_received.notified().await;
                 }
             }
             Last::Cut => {
@@ -235,7 +245,7 @@ impl End {
         pending().await
     }
 
-    /// In one frame or several. Whether the stream took all of it.
+    /// Sends a message in one frame or several. Returns whether the stream accepted all of it.
     async fn send_message(
         &mut self,
         writer: &mut WriteHalf<DuplexStream>,
@@ -267,13 +277,13 @@ impl End {
         bytes
     }
 
-    /// In pieces, with pauses. Whether the stream took all.
+    /// Sends in pieces, with pauses. Returns whether the stream accepted all of it.
     async fn send(&mut self, writer: &mut WriteHalf<DuplexStream>, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
             let most = self.random.of(&[1, 3, 100, 5_000, 70_000]);
             let (piece, rest) = bytes.split_at(bytes.len().min(1 + self.random.below(most)));
             bytes = rest;
-            if self.manner.pauses {
+            if self.behaviour.pauses {
                 sleep(self.random.pause()).await;
             }
             if writer.write_all(piece).await.is_err() {
@@ -281,16 +291,20 @@ impl End {
             }
             self.seen.sent_bytes.set(self.seen.sent_bytes.get() + piece.len() as u64);
             let held = self.seen.sent_bytes.get().saturating_sub(self.other.received_bytes.get());
-            assert!(held <= HELD_BYTES_MAX, "{held} bytes are under way");
+            // Nothing is forwarded behind a Close frame (RFC 6455, 5.5.1): the proxy discards it.
+            assert!(
+                held <= HELD_BYTES_MAX || self.other.is_close_received.get(),
+                "{held} bytes are under way"
+            );
         }
         true
     }
 }
 
-/// Resolves at the stream's end, or when the end is gone by its own wish.
+/// Resolves at the stream's end, or when the peer disconnects by itself.
 async fn read(
     mut reader: ReadHalf<DuplexStream>,
-    manner: Manner,
+    behaviour: Behaviour,
     mut random: Random,
     seen: &Seen,
     role: Role,
@@ -298,8 +312,8 @@ async fn read(
     let (mut buffer, mut looked_at) = ([0; 10_000], 0);
     loop {
         let so_far = seen.received.borrow().len();
-        match manner.reading {
-            Reading::DeafAfter(bytes) if so_far >= bytes => return pending().await,
+        match behaviour.reading {
+            Reading::StopAfter(bytes) if so_far >= bytes => return pending().await,
             Reading::ResetAfter(bytes) if so_far >= bytes => return,
             Reading::Slow => sleep(random.pause()).await,
             _ => {}
@@ -308,14 +322,15 @@ async fn read(
         let Ok(read @ 1..) = reader.read(&mut buffer[..most]).await else { return };
         seen.received.borrow_mut().extend_from_slice(&buffer[..read]);
         seen.received_bytes.set(seen.received_bytes.get() + read as u64);
-        if !seen.is_told.get() && is_closed(&seen.received.borrow(), &mut looked_at, role) {
-            seen.is_told.set(true);
-            seen.told.notify_waiters();
+        if !seen.is_close_received.get() && is_closed(&seen.received.borrow(), &mut looked_at, role) {
+            seen.is_close_received.set(true);
+            seen.close_received.notify_waiters();
         }
     }
 }
 
-/// Whether there is a Close frame among the bytes from `at` on, a frame's beginning, which goes on to the next that is not whole.
+/// Whether there is a Close frame among the bytes from `at` on. `at` is a frame boundary, and moves to the first
+/// incomplete frame.
 fn is_closed(bytes: &[u8], at: &mut usize, role: Role) -> bool {
     while let Some((header, header_bytes)) = frame::decode(&bytes[*at..], role, false).expect("a frame") {
         let end = *at + header_bytes + header.payload_bytes as usize;
@@ -330,55 +345,56 @@ fn is_closed(bytes: &[u8], at: &mut usize, role: Role) -> bool {
     false
 }
 
-/// What received bytes are, frame by frame.
+/// Received bytes, parsed into messages.
 #[derive(Debug, Default)]
-struct Taken {
+struct Parsed {
     messages: Vec<Message>,
-    /// The message that has begun and not ended.
+    /// The incomplete message.
     begun: Option<Message>,
     close: Option<u16>,
-    /// Bytes of a frame that is not whole.
+    /// Bytes of an incomplete frame.
     rest: usize,
 }
 
 /// # Panics
-/// When they break the protocol.
-fn taken(mut bytes: &[u8], role: Role) -> Taken {
-    let mut taken = Taken::default();
+/// If they violate the protocol.
+fn parsed(mut bytes: &[u8], role: Role) -> Parsed {
+    let mut parsed = Parsed::default();
     while let Some((header, header_bytes)) = frame::decode(bytes, role, false).expect("a frame") {
-        assert_eq!(taken.close, None, "a frame behind a Close frame");
+        assert_eq!(parsed.close, None, "a frame behind a Close frame");
         let Some(payload) = bytes[header_bytes..].get(..header.payload_bytes as usize) else { break };
         bytes = &bytes[header_bytes + payload.len()..];
         let mut payload = payload.to_vec();
         mask::apply(&mut payload, header.mask.unwrap_or_default());
         match header.opcode {
             Opcode::Close => {
-                taken.close = Some(payload.first_chunk::<2>().map_or(1005, |code| u16::from_be_bytes(*code)));
+                parsed.close =
+                    Some(payload.first_chunk::<2>().map_or(1005, |code| u16::from_be_bytes(*code)));
             }
-            Opcode::Ping | Opcode::Pong => taken.messages.push((header.opcode, payload)),
+            Opcode::Ping | Opcode::Pong => parsed.messages.push((header.opcode, payload)),
             Opcode::Text | Opcode::Binary => {
-                assert_eq!(taken.begun, None, "a message inside another");
-                taken.begun = Some((header.opcode, payload));
+                assert_eq!(parsed.begun, None, "a message inside another");
+                parsed.begun = Some((header.opcode, payload));
             }
-            Opcode::Continuation => taken.begun.as_mut().expect("a message").1.extend_from_slice(&payload),
+            Opcode::Continuation => parsed.begun.as_mut().expect("a message").1.extend_from_slice(&payload),
         }
         if header.fin && !header.opcode.is_control() {
-            taken.messages.extend(taken.begun.take());
+            parsed.messages.extend(parsed.begun.take());
         }
     }
-    taken.rest = bytes.len();
-    taken
+    parsed.rest = bytes.len();
+    parsed
 }
 
-/// Relays between a client and a server of these manners, and holds the relay to what it promises of any ends. What each
-/// was sent by the other, and sent itself.
-async fn relayed(mut random: Random, manners: [Manner; 2]) -> [(Taken, Vec<Message>); 2] {
+/// Relays between a client and an upstream that behave in these ways, and checks the relay's guarantees. Returns for
+/// each what it received and what it sent.
+async fn relayed(mut random: Random, behaviours: [Behaviour; 2]) -> [(Parsed, Vec<Message>); 2] {
     let (client, front) = duplex(STREAM_BYTES);
     let (back, upstream) = duplex(STREAM_BYTES);
     let seen = [Rc::new(Seen::default()), Rc::new(Seen::default())];
     let ends = [Role::Client, Role::Server].map(|role| {
-        let manner = manners[usize::from(role == Role::Server)];
-        End::new(role, manner, Random(random.next()), &seen)
+        let behaviour = behaviours[usize::from(role == Role::Server)];
+        HostilePeer::new(role, behaviour, Random::new(random.next()), &seen)
     });
     let planned = [ends[0].messages.clone(), ends[1].messages.clone()];
     let [one, other] = ends;
@@ -387,73 +403,78 @@ async fn relayed(mut random: Random, manners: [Manner; 2]) -> [(Taken, Vec<Messa
     let idle_timeout = (!random.one_in(4)).then(|| Duration::from_secs(300));
     let drained_at = Instant::now() + Duration::from_secs(1 + random.next() % 20_000);
     let compression = false;
-    let plan = Plan {
-        from_client: Format::AsTheyAre { compression },
-        from_upstream: Format::AsTheyAre { compression },
-        log: None,
+    let options = RelayOptions {
+        from_client: Format::Passthrough { compression },
+        from_upstream: Format::Passthrough { compression },
+        tap: None,
         keys: MaskingKeys::new(Seed::Fixed(7)),
         idle_timeout,
     };
-    let peer = |stream| Peer { stream, early: BytesMut::new() };
-    let relaying = relay(peer(front), peer(back), plan, tokio::time::sleep_until(drained_at));
-    timeout(FOR_EVER, relaying).await.expect("it ends");
+    let peer = |stream| Peer { stream, read_ahead: BytesMut::new() };
+    let relaying = relay(peer(front), peer(back), options, tokio::time::sleep_until(drained_at));
+    timeout(SIMULATION_TIMEOUT, relaying).await.expect("the relay ends");
     let latest = drained_at + Duration::from_nanos(CLOSE_TIMEOUT + SECOND);
-    assert!(Instant::now() <= latest, "{:?} too late", Instant::now() - latest);
+    assert!(Instant::now() <= latest, "{:?} late", Instant::now() - latest);
 
-    // Both streams are over: who reads hears of it.
-    for (end, manner) in running.into_iter().zip(manners) {
-        if matches!(manner.reading, Reading::DeafAfter(_)) {
+    // Both streams have ended: readers see the end.
+    for (end, behaviour) in running.into_iter().zip(behaviours) {
+        if matches!(behaviour.reading, Reading::StopAfter(_)) {
             end.abort();
         } else {
-            timeout(FOR_EVER, end).await.expect("it hears of the end").expect("no panic");
+            timeout(SIMULATION_TIMEOUT, end).await.expect("the peer sees the end").expect("no panic");
         }
     }
-    let of = |at: usize, role| taken(&seen[at].received.borrow(), role);
+    let of = |at: usize, role| parsed(&seen[at].received.borrow(), role);
     let all = [(of(0, Role::Client), 1), (of(1, Role::Server), 0)];
-    all.map(|(taken, from)| {
+    all.map(|(parsed, from)| {
         let own = 1 - from;
-        // Pings may overtake the rest of a fragmented message: here they stand between messages only.
-        for (got, sent) in taken.messages.iter().zip(&planned[from]) {
+        // Pings may overtake the rest of a fragmented message; these peers send them between messages only.
+        for (got, sent) in parsed.messages.iter().zip(&planned[from]) {
             assert!(got == sent, "another message");
         }
-        assert!(taken.messages.len() <= planned[from].len(), "more than was sent");
-        if let Some((_, begun)) = &taken.begun
-            && let Some((_, whole)) = planned[from].get(taken.messages.len())
+        assert!(parsed.messages.len() <= planned[from].len(), "more than was sent");
+        if let Some((_, begun)) = &parsed.begun
+            && let Some((_, whole)) = planned[from].get(parsed.messages.len())
         {
             assert!(whole.starts_with(begun), "another beginning");
         }
-        if manners[own].reading == Reading::Eager && !matches!(manners[own].last, Last::Reset | Last::End) {
-            assert_eq!(taken.rest, 0, "a frame that is not whole");
+        if behaviours[own].reading == Reading::Eager
+            && !matches!(behaviours[own].last, Last::Reset | Last::End)
+        {
+            assert_eq!(parsed.rest, 0, "a frame that is not whole");
         }
         let sent = seen[own].sent.borrow().clone();
-        (taken, sent)
+        (parsed, sent)
     })
 }
 
 #[test]
-fn frames_between_hostile_ends_pass_whole_and_the_end_is_told() {
-    for_each_seed("frames_between_hostile_ends_pass_whole_and_the_end_is_told", async |mut random| {
-        let manners = [Manner::hostile(&mut random), Manner::hostile(&mut random)];
-        let [(client, _), _] = relayed(random, manners).await;
-        // A client that listens, and has not left, is told why it is over, whatever the server does.
-        let stays = matches!(manners[0].last, Last::Close | Last::Wait | Last::Nonsense | Last::Cut);
-        if manners[0].reading == Reading::Eager && stays {
-            assert!(client.close.is_some(), "{manners:?}");
-        }
-    });
+fn frames_between_hostile_peers_pass_whole_and_the_client_is_told_the_end() {
+    for_each_seed(
+        "frames_between_hostile_peers_pass_whole_and_the_client_is_told_the_end",
+        async |mut random| {
+            let behaviours = [Behaviour::hostile(&mut random), Behaviour::hostile(&mut random)];
+            let [(client, _), _] = relayed(random, behaviours).await;
+            // A client that reads and has not disconnected gets a Close frame, whatever the upstream does.
+            let stays = matches!(behaviours[0].last, Last::Close | Last::Wait | Last::Nonsense | Last::Cut);
+            if behaviours[0].reading == Reading::Eager && stays {
+                assert!(client.close.is_some(), "{behaviours:?}");
+            }
+        },
+    );
 }
 
 #[test]
-fn everything_that_orderly_ends_sent_arrives() {
-    for_each_seed("everything_that_orderly_ends_sent_arrives", async |mut random| {
+fn all_messages_of_orderly_peers_arrive() {
+    for_each_seed("all_messages_of_orderly_peers_arrive", async |mut random| {
         let first = random.below(2);
-        let manners = [0, 1].map(|at| Manner {
+        let behaviours = [0, 1].map(|at| Behaviour {
             last: if at == first { Last::Close } else { Last::Wait },
             reading: Reading::Eager,
             pauses: false,
         });
-        let [(client, from_client), (upstream, from_upstream)] = relayed(random, manners).await;
-        assert!(client.messages == from_upstream && upstream.messages == from_client, "{manners:?}");
+        let [(client, from_client), (upstream, from_upstream)] = relayed(random, behaviours).await;
+        assert!(client.messages == from_upstream && upstream.messages == from_client, "{behaviours:?}");
         assert_eq!((client.close, upstream.close), (Some(1000), Some(1000)));
     });
 }

@@ -1,4 +1,4 @@
-//! tokio's clock, for hyper.
+//! tokio's clock as a timer for hyper.
 //!
 //! Never: another clock.
 

@@ -1,6 +1,6 @@
-//! Streams between the proxy and both of its sides, on tokio.
+//! The streams between the proxy and its two sides, on tokio.
 //!
-//! Never: knowing what is spoken over them.
+//! Never: HTTP or WebSocket logic.
 
 #![forbid(unsafe_code)]
 
@@ -11,14 +11,14 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::framing::{Broken, Framing};
-use super::pump::Activity;
-use crate::aio;
+use super::forwarder::Activity;
+use super::request_framing::{MalformedBody, RequestFraming};
+use echoring_async as aio;
 
-/// A stream with TLS or without. It stays on its thread.
+/// A stream, with TLS or without. It stays on its thread.
 pub(super) type Transport = Box<dyn Stream>;
 
-/// What a transport is made of.
+/// The stream below a transport.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
@@ -32,16 +32,16 @@ pub(super) async fn connect(host: &str, port: u16) -> io::Result<Transport> {
     Ok(Box::new(aio::connect_to(host, port).await?))
 }
 
-/// A client's stream while it speaks HTTP: notes when bytes pass, and follows what is read.
-pub(super) struct Watched {
+/// A client's stream while it speaks HTTP: records activity, and inspects the bytes that are read.
+pub(super) struct ClientStream {
     stream: Transport,
     activity: Activity,
-    framing: Framing,
+    request_framing: RequestFraming,
 }
 
-impl Watched {
-    pub(super) fn new(stream: Transport, activity: Activity, broken: &Broken) -> Watched {
-        Watched { stream, activity, framing: Framing::new(broken) }
+impl ClientStream {
+    pub(super) fn new(stream: Transport, activity: Activity, malformed_body: &MalformedBody) -> ClientStream {
+        ClientStream { stream, activity, request_framing: RequestFraming::new(malformed_body) }
     }
 
     pub(super) fn into_inner(self) -> Transport {
@@ -49,7 +49,7 @@ impl Watched {
     }
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for ClientStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -58,12 +58,12 @@ impl AsyncRead for Watched {
         let before = out.filled().len();
         let read = ready!(Pin::new(&mut self.stream).poll_read(cx, out));
         self.activity.note();
-        self.framing.follow(&mut out.filled_mut()[before..]);
+        self.request_framing.inspect(&mut out.filled_mut()[before..]);
         Poll::Ready(read)
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for ClientStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes));
         self.activity.note();
@@ -79,13 +79,13 @@ impl AsyncWrite for Watched {
     }
 }
 
-/// A listener on the runtime that this is called on.
+/// A listener on the current runtime.
 pub(super) fn listener(listener: TcpListener) -> io::Result<tokio::net::TcpListener> {
     listener.set_nonblocking(true)?;
     tokio::net::TcpListener::from_std(listener)
 }
 
-/// The next client of `listener`.
+/// Accepts the next client of `listener`.
 pub(super) async fn accept(listener: &tokio::net::TcpListener) -> io::Result<(Transport, SocketAddr)> {
     let (stream, peer) = listener.accept().await?;
     stream.set_nodelay(true)?;

@@ -1,9 +1,9 @@
-//! The servers behind the proxy: which one a request goes to, and the connection to it.
+//! The servers behind the proxy: chooses one for each request, and connects to it.
 //!
-//! A server counts as down when connecting to it failed, or a check of `health` did, until a check succeeds; where
-//! nothing is checked, for a time. With only one there is nothing to choose: it is always tried, and what happens is told to the client.
+//! An upstream is down after a connect or a health check failed: until a check succeeds, or, without health checks, for
+//! a fixed time. A single upstream is always tried, and the client is told the result.
 //!
-//! Never: a second try of a request of which anything was sent.
+//! Never: a retry of a request of which any byte was sent.
 
 #![forbid(unsafe_code)]
 
@@ -17,24 +17,24 @@ use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
 use super::transport::{self, Transport};
-use crate::protocol::Url;
-use crate::protocol::url::BadUrl;
+use echoring_proto::Url;
+use echoring_proto::url::BadUrl;
 
-/// One server.
+/// One upstream server.
 #[derive(Debug)]
 pub(super) struct Upstream {
     url: Url,
-    /// Put in front of every path; empty or without a slash at its end.
+    /// Path in front of every request's path; empty or without a trailing slash.
     prefix: String,
     name: ServerName<'static>,
-    /// Since when it is down, if it is.
+    /// When it went down; `None` while it is up.
     down_since: Mutex<Option<Instant>>,
     /// Connections that the proxy has to it.
     connections: AtomicUsize,
 }
 
-/// The address of a server behind the proxy: `ws://`, `wss://`, `http://` or `https://`, of which the first and third
-/// mean the same, like the second and fourth. A path is put in front of what clients ask for.
+/// The URL of an upstream: `ws://` is the same as `http://`, `wss://` the same as `https://`. Its path is put in front
+/// of the path of each request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamUrl(Url);
 
@@ -51,10 +51,10 @@ impl std::str::FromStr for UpstreamUrl {
         };
         let url = Url::parse(&format!("{scheme}://{rest}")).map_err(|error: BadUrl| error.to_string())?;
         if url.path.contains('?') {
-            return Err("an upstream has no query (?...): it is the client's".to_owned());
+            return Err("an upstream's URL must not have a query (?...): clients send their own".to_owned());
         }
         if ServerName::try_from(url.host.clone()).is_err() {
-            return Err(format!("{} is no name of a host", url.host));
+            return Err(format!("{} is not a valid host name", url.host));
         }
         Ok(UpstreamUrl(url))
     }
@@ -67,7 +67,7 @@ impl fmt::Display for UpstreamUrl {
 }
 
 impl UpstreamUrl {
-    /// Whether it is reached by TLS.
+    /// Whether it uses TLS.
     pub fn is_secure(&self) -> bool {
         self.0.secure
     }
@@ -80,23 +80,23 @@ impl Upstream {
         Some(Upstream { url, prefix, name, down_since: Mutex::new(None), connections: AtomicUsize::new(0) })
     }
 
-    /// Host and port as the `Host` field wants them.
+    /// Host and port in the format of the `Host` field.
     pub(super) fn authority(&self) -> String {
         self.url.authority()
     }
 
-    /// Where `path_and_query` of a client's request is found there.
+    /// The request target at the upstream for a client's `path_and_query`.
     pub(super) fn target(&self, path_and_query: &str) -> String {
         format!("{}{path_and_query}", self.prefix)
     }
 
-    /// Whether it is down, and has not been for so long that it is worth another try.
+    /// Whether it is down, and went down less than `retry_after` ago.
     fn is_down(&self, retry_after: Option<Duration>) -> bool {
         let down_since = *self.down_since.lock().unwrap_or_else(PoisonError::into_inner);
         down_since.is_some_and(|since| retry_after.is_none_or(|after| since.elapsed() < after))
     }
 
-    /// Says whether it can be reached; logged when that is news.
+    /// Sets whether it is down; a change is logged.
     pub(super) fn set_down(&self, down: bool, why: &dyn fmt::Display) {
         let now = down.then(Instant::now);
         let before = {
@@ -126,7 +126,7 @@ impl Upstream {
                     let stream = connector.connect(self.name.clone(), stream).await?;
                     Ok(Box::new(stream) as Transport)
                 }
-                _ if self.url.secure => Err(io::Error::other("TLS is not set up")),
+                _ if self.url.secure => Err(io::Error::other("TLS is not configured")),
                 _ => Ok(stream),
             }
         };
@@ -144,12 +144,12 @@ impl fmt::Display for Upstream {
     }
 }
 
-/// Why there is no connection to a server.
+/// Why connecting to an upstream failed.
 #[derive(Debug)]
 pub(super) enum ConnectError {
-    /// It was refused, the name is unknown, the certificate is not trusted, …
+    /// The connection was refused, the name is unknown, the certificate is not trusted, or the like.
     Failed(io::Error),
-    /// Nothing came of it in so much time.
+    /// There was no connection within this time.
     Timeout(Duration),
 }
 
@@ -162,50 +162,50 @@ impl fmt::Display for ConnectError {
     }
 }
 
-/// Which of several servers gets the next connection.
+/// Load balancing over the upstreams.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Balance {
-    /// The one with the fewest connections from this proxy; in turn where several have as few.
+    /// The upstream with the fewest connections from this proxy; round-robin among equals.
     #[default]
     LeastConnections,
     /// One after the other.
     RoundRobin,
 }
 
-/// All servers.
+/// All upstreams.
 #[derive(Debug)]
 pub(super) struct Upstreams {
     all: Vec<Arc<Upstream>>,
     balance: Balance,
-    /// When a server that is down is tried again; `None` where checks find out.
+    /// Time after which an upstream that is down is tried again; `None` with health checks.
     retry_after: Option<Duration>,
-    turn: AtomicUsize,
+    rotation: AtomicUsize,
 }
 
 impl Upstreams {
     pub(super) fn new(urls: &[UpstreamUrl], balance: Balance, retry_after: Option<Duration>) -> Upstreams {
         let all = urls.iter().cloned().filter_map(Upstream::new).map(Arc::new).collect();
-        Upstreams { all, balance, retry_after, turn: AtomicUsize::new(0) }
+        Upstreams { all, balance, retry_after, rotation: AtomicUsize::new(0) }
     }
 
     pub(super) fn all(&self) -> &[Arc<Upstream>] {
         &self.all
     }
 
-    /// The server for the next connection, which counts as there for as long as the pick lives. Those in `tried` and
-    /// those that are down are passed over; `None` when no other is left.
+    /// The upstream for the next connection, which is counted for as long as the pick lives. Upstreams that are down or
+    /// in `tried` are skipped; `None` if no other is left.
     pub(super) fn pick(&self, tried: &[Arc<Upstream>]) -> Option<Pick> {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let rotation = self.rotation.fetch_add(1, Ordering::Relaxed);
         let only = self.all.len() == 1;
         let candidates =
-            (0..self.all.len()).map(|i| &self.all[(turn + i) % self.all.len()]).filter(|upstream| {
+            (0..self.all.len()).map(|i| &self.all[(rotation + i) % self.all.len()]).filter(|upstream| {
                 (only || !upstream.is_down(self.retry_after))
                     && !tried.iter().any(|other| Arc::ptr_eq(other, upstream))
             });
         let picked = match self.balance {
             Balance::RoundRobin => candidates.into_iter().next(),
-            // The first of those that have as few.
+            // The first of those with the fewest.
             Balance::LeastConnections => {
                 candidates.min_by_key(|upstream| upstream.connections.load(Ordering::Relaxed))
             }
@@ -217,7 +217,7 @@ impl Upstreams {
     }
 }
 
-/// A connection's share in a server.
+/// Counts one connection towards its upstream's load.
 #[derive(Debug)]
 pub(super) struct Pick(pub(super) Arc<Upstream>);
 
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_goes_in_front() {
+    fn the_path_of_an_upstream_is_prefixed() {
         for (url, asked, target) in [
             ("ws://a", "/ws?x=1", "/ws?x=1"),
             ("ws://a/", "/", "/"),
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_are_dealt_out_evenly_among_those_that_are_up() {
+    fn connections_are_balanced_over_the_upstreams_that_are_up() {
         for balance in [Balance::RoundRobin, Balance::LeastConnections] {
             let upstreams = Upstreams::new(&urls(&["ws://a", "ws://b", "ws://c"]), balance, None);
             upstreams.all()[1].set_down(true, &"a test");
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_loaded_is_taken() {
+    fn the_least_loaded_upstream_is_picked() {
         let upstreams = Upstreams::new(&urls(&["ws://a", "ws://b"]), Balance::LeastConnections, None);
         let first = upstreams.pick(&[]).expect("both are up");
         let second = upstreams.pick(&[]).expect("both are up");
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn one_alone_is_always_tried_and_several_only_while_they_are_up() {
+    fn a_single_upstream_is_always_tried_and_several_only_while_they_are_up() {
         let alone = Upstreams::new(&urls(&["ws://a"]), Balance::default(), None);
         alone.all()[0].set_down(true, &"a test");
         let pick = alone.pick(&[]).expect("tried");
@@ -310,6 +310,6 @@ mod tests {
         for upstream in unchecked.all() {
             upstream.set_down(true, &"a test");
         }
-        assert!(unchecked.pick(&[]).is_some(), "where nothing is checked, they are tried again");
+        assert!(unchecked.pick(&[]).is_some(), "without health checks, they are tried again");
     }
 }

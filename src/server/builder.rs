@@ -1,30 +1,31 @@
-//! Building a server for another program: listeners, limits, routes.
+//! [`Builder`]: configures and starts a server that is embedded in another program.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Server;
-use super::config::{Compression, Config, DriverChoice, ListenAddress, RefusalHook, StartError};
-use super::handler::Handler;
-use super::response::Response;
-use super::route::{Asked, Route};
-use crate::limits::Nanos;
-use crate::protocol::handshake::{OriginPolicy, Refusal, Request, SubprotocolPreference};
+use crate::config::{Compression, DriverChoice, ListenAddress, RefusalHook, ServerConfig, StartError};
+use crate::handler::Handler;
+use crate::response::Response;
+use crate::route::{PlainRequest, Route};
+use crate::server::Server;
+use echoring_proto::handshake::{OriginPolicy, Refusal, Request, SubprotocolPreference};
+use echoring_proto::limits::Nanos;
 
-/// Makes a [`Config`] step by step and starts a server with it.
+/// Configures a server step by step and starts it.
 ///
-/// It begins with nothing: no listener, and no route but those that are added; [`builtin_routes`](Builder::builtin_routes)
-/// and [`test_endpoints`](Builder::test_endpoints) add what `echoring serve` has. All else is as in [`Config::default`].
+/// A new builder has no listener and no route. [`builtin_routes`](Builder::builtin_routes) and
+/// [`test_endpoints`](Builder::test_endpoints) add those of `echoring serve`. Everything else is as in
+/// [`ServerConfig::default`].
 ///
-/// There are no sizes of read and write buffers to choose, as servers with a buffer for each connection have them: a shard
-/// receives into regions that all its connections share, an idle one holds no buffer, and what waits to be sent lies in
-/// buffers that fit it, up to [`queue_bytes`](Builder::queue_bytes) for each connection and
-/// [`memory_budget_bytes`](Builder::memory_budget_bytes) for all.
+/// There are no read and write buffer sizes per connection. A shard receives into regions that all its connections
+/// share, and an idle connection holds no buffer. Queued bytes are in buffers of fitting sizes, up to
+/// [`queue_bytes`](Builder::queue_bytes) per connection and [`memory_budget_bytes`](Builder::memory_budget_bytes) in
+/// all.
 ///
-/// A server uses no signals and no state of the process; several can run side by side. It pins its own threads to CPUs,
-/// see [`cpus`](Builder::cpus).
+/// A server uses no signals and no other state of the process, so several can run side by side. It pins its own threads
+/// to CPUs, see [`cpus`](Builder::cpus).
 ///
 /// ```
 /// use std::time::Duration;
@@ -51,7 +52,7 @@ use crate::protocol::handshake::{OriginPolicy, Refusal, Request, SubprotocolPref
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `start`"]
 pub struct Builder {
-    config: Config,
+    config: ServerConfig,
 }
 
 impl Default for Builder {
@@ -60,42 +61,46 @@ impl Default for Builder {
     }
 }
 
-impl From<Config> for Builder {
-    /// Goes on from a configuration.
-    fn from(config: Config) -> Builder {
+impl From<ServerConfig> for Builder {
+    /// Starts from a configuration.
+    fn from(config: ServerConfig) -> Builder {
         Builder { config }
     }
 }
 
 impl Builder {
-    /// Nothing to listen on, and no routes.
+    /// A builder without listeners and routes.
     pub fn new() -> Builder {
-        let config =
-            Config { listen: Vec::new(), builtin_routes: false, test_endpoints: false, ..Config::default() };
+        let config = ServerConfig {
+            listen: Vec::new(),
+            builtin_routes: false,
+            test_endpoints: false,
+            ..ServerConfig::default()
+        };
         Builder { config }
     }
 
-    /// Takes connections on an address; port 0 takes a free one. May be said several times.
+    /// Accepts connections on an address; port 0 selects a free port. Repeatable.
     pub fn listen(mut self, address: impl Into<SocketAddr>) -> Builder {
         self.config.listen.push(ListenAddress::Tcp(address.into()));
         self
     }
 
-    /// Takes connections on a socket in the file system.
+    /// Accepts connections on a Unix socket.
     pub fn listen_unix(mut self, path: impl Into<PathBuf>) -> Builder {
         self.config.listen.push(ListenAddress::Unix(path.into()));
         self
     }
 
-    /// Takes connections from a socket that listens already, such as one that was inherited. All shards take from it.
-    /// It becomes non-blocking where the driver needs that, also for others who hold it.
+    /// Accepts connections on a socket that listens already, such as an inherited one. All shards accept from it. It
+    /// becomes non-blocking if the driver needs that, also for other holders of the socket.
     pub fn listener(mut self, listener: TcpListener) -> Builder {
         self.config.inherited.push(Arc::new(listener));
         self
     }
 
-    /// A WebSocket route without a policy of its own: each connection gets a handler. For more there is
-    /// [`route`](Builder::route).
+    /// Adds a WebSocket route with a handler per connection and the default policy. See [`route`](Builder::route) for
+    /// more.
     pub fn handle<H: Handler + 'static>(
         self,
         pattern: &str,
@@ -104,37 +109,37 @@ impl Builder {
         self.route(Route::new(pattern, move |_| Ok(make())))
     }
 
-    /// A WebSocket route. The first that fits a request is taken.
+    /// Adds a WebSocket route. The first route that matches a request is used.
     pub fn route(mut self, route: Route) -> Builder {
         self.config.routes.add(route);
         self
     }
 
-    /// An answer to plain GET and HEAD requests.
+    /// Answers plain GET and HEAD requests.
     pub fn get(
         mut self,
         pattern: &str,
-        answer: impl Fn(&Asked<'_>) -> Response + Send + Sync + 'static,
+        answer: impl Fn(&PlainRequest<'_>) -> Response + Send + Sync + 'static,
     ) -> Builder {
         self.config.routes.add_get(pattern, answer);
         self
     }
 
-    /// Whether there are `/`, `/echo`, `/broadcast/NAME` and `/healthz`, behind the program's own routes.
+    /// Adds `/`, `/echo`, `/broadcast`, `/broadcast/{topic}` and `/healthz`, behind the program's own routes.
     pub fn builtin_routes(mut self, wanted: bool) -> Builder {
         self.config.builtin_routes = wanted;
         self
     }
 
-    /// Whether there are the endpoints for test harnesses, such as `/delay` and `/close`, behind the program's own
-    /// routes. Some of them let anybody make the server busy.
+    /// Adds the endpoints for test harnesses, such as `/delay` and `/close`, behind the program's own routes. Some of
+    /// them let anybody keep the server busy.
     pub fn test_endpoints(mut self, wanted: bool) -> Builder {
         self.config.test_endpoints = wanted;
         self
     }
 
-    /// Says something else than the responses that refusals have, or nothing: then those are sent. Not asked about what
-    /// is no HTTP request, nor where a route refused with a response of its own.
+    /// Replaces the responses of refusals; `None` keeps the default response. The hook is not called for requests that
+    /// are not HTTP, or that a route refused with its own response.
     pub fn on_refusal(
         mut self,
         hook: impl Fn(&Refusal, &Request<'_>) -> Option<Response> + Send + Sync + 'static,
@@ -143,107 +148,115 @@ impl Builder {
         self
     }
 
-    /// How many event loops; without it one for each CPU.
+    /// Number of event loops; one per CPU by default.
     pub fn shards(mut self, shards: usize) -> Builder {
         self.config.shards = Some(shards);
         self
     }
 
-    /// CPUs to pin the shards to, in turn; without it those that the process is allowed.
+    /// CPUs to pin the shards to, round-robin; all allowed CPUs by default.
     pub fn cpus(mut self, cpus: impl IntoIterator<Item = usize>) -> Builder {
         self.config.cpus = cpus.into_iter().collect();
         self
     }
 
-    /// How I/O is done.
+    /// The I/O driver.
     pub fn driver(mut self, driver: DriverChoice) -> Builder {
         self.config.driver = driver;
         self
     }
 
-    /// Bytes of a message, at most.
+    /// Maximum message size in bytes.
     pub fn message_bytes_max(mut self, bytes: u64) -> Builder {
         self.config.message_bytes_max = bytes;
         self
     }
 
-    /// Connections at once; further ones are told 503.
+    /// Maximum concurrent connections; further ones are answered 503.
     pub fn connections_max(mut self, connections: u32) -> Builder {
         self.config.connections_max = Some(connections);
         self
     }
 
-    /// Bytes queued to a connection above which sends are refused and it is not read from.
+    /// Bytes queued to a connection above which sends are refused and the connection is not read.
     pub fn queue_bytes(mut self, bytes: u32) -> Builder {
         self.config.queue_bytes = bytes;
         self
     }
 
-    /// Bytes of all buffers and logs together.
+    /// Bytes of all buffers and logs.
     pub fn memory_budget_bytes(mut self, bytes: u64) -> Builder {
         self.config.memory_budget_bytes = bytes;
         self
     }
 
-    /// Compresses messages with clients that offer it (RFC 7692).
+    /// Compresses messages for clients that offer it (RFC 7692).
     pub fn compression(mut self, compression: Compression) -> Builder {
         self.config.compression = Some(compression);
         self
     }
 
-    /// Speaks TLS on every listener, as [`server_config`](crate::tls::server_config) of a certificate and its key says.
+    /// Uses TLS on every listener, with a configuration from [`server_config`](echoring_async::tls::server_config).
     pub fn tls(mut self, config: Arc<rustls::ServerConfig>) -> Builder {
         self.config.tls = Some(config);
         self
     }
 
-    /// Which pages may connect, where a route says nothing else; without it those of the same host.
+    /// The origins that may connect, unless a route has its own policy; those of the same host by default.
     pub fn origins(mut self, origins: OriginPolicy) -> Builder {
         self.config.origins = origins;
         self
     }
 
-    /// Subprotocols where a route says nothing else; best first.
+    /// Subprotocols of routes without their own, preferred first.
     pub fn subprotocols(mut self, names: impl IntoIterator<Item = &'static str>) -> Builder {
         self.config.subprotocols = names.into_iter().collect();
         self
     }
 
-    /// Whose order decides where several subprotocols are possible.
+    /// Whether the order of the server or of the client selects among several subprotocols.
     pub fn subprotocol_preference(mut self, preference: SubprotocolPreference) -> Builder {
         self.config.subprotocol_preference = preference;
         self
     }
 
-    /// From accept to the 101, at most.
+    /// Maximum time from accept to the 101.
     pub fn handshake_timeout(mut self, time: Duration) -> Builder {
         self.config.handshake_timeout = Nanos::try_from(time.as_nanos()).unwrap_or(Nanos::MAX / 2);
         self
     }
 
-    /// Time that a send may go without progress before its connection ends, looked at once a second; zero for any.
+    /// Time that a send may be without progress before its connection is closed; zero for no limit. Checked once a
+    /// second.
     pub fn send_timeout(mut self, time: Duration) -> Builder {
         self.config.send_timeout = Nanos::try_from(time.as_nanos()).unwrap_or(Nanos::MAX / 2);
         self
     }
 
-    /// TCP congestion control of the connections that its addresses accept, such as `cubic`: the choice of each listener,
-    /// where the kernel's default is that of the host. Sockets that were inherited keep theirs.
+    /// TCP congestion control of accepted connections, such as `cubic`, instead of the default of the host. Inherited
+    /// sockets keep their own.
     pub fn congestion(mut self, name: impl Into<String>) -> Builder {
         self.config.congestion = Some(name.into());
         self
     }
 
-    /// The configuration as it is now.
-    pub fn config(&self) -> &Config {
+    /// The current configuration.
+    pub fn config(&self) -> &ServerConfig {
         &self.config
     }
 
     /// Starts the server; it accepts connections when this returns.
     ///
     /// # Errors
-    /// What is wrong and what cures it, see [`StartError::kind`].
+    /// The problem and what to do, see [`StartError::kind`].
     pub fn start(self) -> Result<Server, StartError> {
         Server::start(self.config)
+    }
+}
+
+impl Server {
+    /// Configures a server.
+    pub fn builder() -> Builder {
+        Builder::new()
     }
 }

@@ -1,4 +1,4 @@
-//! What a server is told before it starts.
+//! The configuration of a server, and the errors of its start.
 
 use std::fmt;
 use std::io;
@@ -6,21 +6,21 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::response::Response;
-use super::route::Routes;
-use crate::connection::{self, Pings};
-use crate::driver::Features;
-use crate::hub::Rules;
-use crate::limits::{self, Nanos};
-use crate::protocol::handshake::{HostPolicy, OriginPolicy, Refusal, Request, SubprotocolPreference};
+use crate::response::Response;
+use crate::route::Routes;
+use echoring_proto::connection::{self, Pings};
+use echoring_proto::handshake::{HostPolicy, OriginPolicy, Refusal, Request, SubprotocolPreference};
+use echoring_proto::limits;
+use echoring_proto::limits::Nanos;
+use echoring_runtime::driver::Features;
+use echoring_topics::Rules;
 
-/// Where to take connections.
+/// An address to accept connections on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum ListenAddress {
-    /// An address and port; port 0 takes a free one.
+    /// An IP address and port; port 0 selects a free one.
     Tcp(SocketAddr),
-    /// A socket in the file system. What lies at the path is replaced when it is a socket nobody answers.
+    /// A Unix socket. A socket at the path that nothing listens on is replaced.
     Unix(PathBuf),
 }
 
@@ -33,15 +33,15 @@ impl fmt::Display for ListenAddress {
     }
 }
 
-pub use crate::connection::Compression;
-pub use crate::driver::DriverChoice;
+pub use echoring_proto::connection::Compression;
+pub use echoring_runtime::driver::DriverChoice;
 
-/// Says something else than a refusal's own response, or nothing: then that is sent. Not asked about requests that are
-/// no HTTP, and about those that a route refused with a response of its own.
+/// Replaces the response of a refusal. `None` keeps the default response. The hook is not called for requests that are not
+/// HTTP, or that a route refused with its own response.
 #[derive(Clone)]
 pub struct RefusalHook(pub Arc<RefusalFn>);
 
-/// What a [`RefusalHook`] calls.
+/// The function of a [`RefusalHook`].
 pub type RefusalFn = dyn Fn(&Refusal, &Request<'_>) -> Option<Response> + Send + Sync;
 
 impl fmt::Debug for RefusalHook {
@@ -50,78 +50,78 @@ impl fmt::Debug for RefusalHook {
     }
 }
 
-/// A server's configuration. [`Config::default`] is what `echoring serve` runs with; for a program of one's own there
-/// is [`Builder`](super::Builder), which fills in one of these.
+/// The configuration of a server. [`ServerConfig::default`] is that of `echoring serve`. Programs use a
+/// [`Builder`](crate::Builder), which fills in one of these.
 #[derive(Clone, Debug)]
-pub struct Config {
-    /// Where to take connections.
+pub struct ServerConfig {
+    /// Addresses to accept connections on.
     pub listen: Vec<ListenAddress>,
-    /// Sockets that listen already and are taken over.
+    /// Inherited sockets that listen already.
     pub inherited: Vec<Arc<TcpListener>>,
-    /// The program's own routes, looked at before all others.
+    /// The program's own routes, matched before all others.
     pub routes: Routes,
-    /// Whether there are `/`, `/echo`, `/broadcast/NAME` and `/healthz`.
+    /// Serve `/`, `/echo`, `/broadcast`, `/broadcast/{topic}` and `/healthz`.
     pub builtin_routes: bool,
-    /// Whether there are the endpoints for test harnesses.
+    /// Serve the endpoints for test harnesses.
     pub test_endpoints: bool,
-    /// Whether, of the built-in routes, there are those for trying the server out: the pages and the chat room.
+    /// Serve the demo pages, of `/` and `/broadcast`.
     pub demo_pages: bool,
-    /// Who may say something else than the refusals' own responses.
+    /// Replaces the responses of refusals.
     pub on_refusal: Option<RefusalHook>,
-    /// Event loops; none for one per CPU of `cpus`, or per CPU that the process is allowed.
+    /// Number of event loops; `None` for one per CPU of `cpus`, or per allowed CPU.
     pub shards: Option<usize>,
-    /// CPUs to pin the shards to, in turn; empty for those that the process is allowed.
+    /// CPUs to pin the shards to, round-robin; empty for all allowed CPUs.
     pub cpus: Vec<usize>,
-    /// How I/O is done.
+    /// The I/O driver.
     pub driver: DriverChoice,
-    /// Kernel features to leave unused, for tests of the degraded paths.
+    /// Kernel features that are not used, for tests of the degraded paths.
     pub without: Features,
-    /// Bytes of a message, at most.
+    /// Maximum message size in bytes.
     pub message_bytes_max: u64,
-    /// Connections of the node; none for what the descriptor limit allows, up to
-    /// [`CONNECTIONS_DEFAULT`](limits::CONNECTIONS_DEFAULT).
+    /// Maximum connections of the node; `None` for the descriptor limit, up to
+    /// [`CONNECTIONS_DEFAULT`](echoring_async::limits::CONNECTIONS_DEFAULT).
     pub connections_max: Option<u32>,
-    /// Bytes queued to a connection above which it is not read from.
+    /// Bytes queued to a connection above which it is not read.
     pub queue_bytes: u32,
-    /// What holds for topics, by their names. How far subscribers may lag is said here, not by `queue_bytes`.
+    /// The settings of topics, by name. They limit the lag of subscribers, not `queue_bytes`.
     pub topics: Rules,
-    /// Topics of the node, at most.
+    /// Maximum topics of the node.
     pub topics_max: u32,
-    /// Topics that one connection may subscribe to.
+    /// Maximum topics that one connection subscribes to.
     pub subscriptions_max: u32,
-    /// Bytes of buffers and logs of the node.
+    /// Bytes of the buffers and logs of the node.
     pub memory_budget_bytes: u64,
-    /// How messages are compressed with clients that offer it; `None` for never.
+    /// Compression for clients that offer it; `None` declines all offers.
     pub compression: Option<Compression>,
-    /// Bytes of the windows that compressed connections keep, on the whole node.
+    /// Bytes of the compression windows of all connections of the node.
     pub compression_bytes: u64,
-    /// What every connection is secured by, made by [`server_config`](crate::tls::server_config); `None` for nothing.
+    /// TLS for all connections, from [`server_config`](echoring_async::tls::server_config); `None` for plain TCP.
     pub tls: Option<Arc<rustls::ServerConfig>>,
-    /// Which pages may connect.
+    /// The origins that may connect.
     pub origins: OriginPolicy,
-    /// Which names the server answers to. `/healthz` answers to all.
+    /// The host names that the server answers to. `/healthz` answers to all.
     pub hosts: HostPolicy,
-    /// Subprotocols to choose from where a client offers some, best first; each a token (RFC 6455, 4.1).
+    /// Subprotocols to select from, preferred first; each is a token (RFC 6455, 4.1).
     pub subprotocols: Vec<&'static str>,
-    /// Whose order decides where several are possible.
+    /// Whether the order of the server or of the client selects among several.
     pub subprotocol_preference: SubprotocolPreference,
-    /// From accept to the 101.
+    /// Time from accept to the 101.
     pub handshake_timeout: Nanos,
-    /// Time that a send may go without progress; 0 for any. Looked at once a second.
+    /// Time that a send may be without progress; 0 for no limit. Checked once a second.
     pub send_timeout: Nanos,
-    /// Pings that a peer may send in a second before 1008.
+    /// Pings per second of a peer before it is closed with 1008.
     pub pings_per_second_max: u32,
-    /// Leave the sizes of socket buffers to the kernel: faster for single bulk peers, memory unbounded by us.
+    /// Let the kernel size the socket buffers: faster for single bulk peers, but their memory is unbounded.
     pub autotune_sockets: bool,
-    /// TCP congestion control of the connections that its listeners accept; `None` for the kernel's default.
+    /// TCP congestion control of accepted connections; `None` for the kernel's default.
     pub congestion: Option<String>,
-    /// Take a port although another process listens on it, to replace that process.
+    /// Listen on a port although another process listens on it, to replace that process.
     pub takeover: bool,
 }
 
-impl Default for Config {
-    fn default() -> Config {
-        Config {
+impl Default for ServerConfig {
+    fn default() -> ServerConfig {
+        ServerConfig {
             listen: vec![ListenAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 9001)))],
             inherited: Vec::new(),
             routes: Routes::default(),
@@ -137,11 +137,11 @@ impl Default for Config {
             connections_max: None,
             queue_bytes: limits::QUEUE_BYTES_DEFAULT,
             topics: Rules::default(),
-            topics_max: limits::TOPICS_DEFAULT,
-            subscriptions_max: limits::SUBSCRIPTIONS_DEFAULT,
+            topics_max: crate::limits::TOPICS_DEFAULT,
+            subscriptions_max: crate::limits::SUBSCRIPTIONS_DEFAULT,
             memory_budget_bytes: limits::MEMORY_BUDGET_DEFAULT,
             compression: None,
-            compression_bytes: limits::COMPRESSION_BYTES_DEFAULT,
+            compression_bytes: echoring_runtime::limits::COMPRESSION_BYTES_DEFAULT,
             tls: None,
             origins: OriginPolicy::SameHost,
             hosts: HostPolicy::Any,
@@ -157,52 +157,52 @@ impl Default for Config {
     }
 }
 
-impl Config {
-    pub(super) fn connection(&self) -> connection::Config {
-        connection::Config {
+impl ServerConfig {
+    pub(super) fn connection(&self) -> connection::ConnectionConfig {
+        connection::ConnectionConfig {
             message_bytes_max: self.message_bytes_max,
             queue_bytes: self.queue_bytes,
             handshake_timeout: self.handshake_timeout,
             send_timeout: self.send_timeout,
             pings_per_second_max: self.pings_per_second_max,
             compression: self.compression,
-            // Only a program's own handlers look at them.
+            // Only handlers of the program see pings.
             pings: if self.routes.has_no_upgrades() { Pings::Answered } else { Pings::AnsweredAndShown },
-            ..connection::Config::default()
+            ..connection::ConnectionConfig::default()
         }
     }
 }
 
-/// What kind of thing kept a server from starting.
+/// The kind of a [`StartError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StartErrorKind {
-    /// The congestion control that was asked for is not to be had.
+    /// The requested congestion control is unavailable.
     Congestion(io::ErrorKind),
-    /// An address cannot be listened on.
+    /// The server cannot listen on an address.
     Listen(io::ErrorKind),
-    /// There is nothing to listen on.
+    /// There is no listener.
     NoListener,
-    /// Too few descriptors are allowed.
+    /// The descriptor limit is too low.
     Descriptors,
-    /// The driver that was asked for is not to be had.
+    /// The requested driver is unavailable.
     Driver,
-    /// A shard's thread could not be started, or ended at once.
+    /// The thread of a shard could not be started, or ended at once.
     Thread,
-    /// A CPU was named that this process may not use.
+    /// The process may not use a requested CPU.
     Cpu,
 }
 
-/// Why a server did not start: what is wrong, and what cures it.
+/// Why a server did not start, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StartError {
     kind: StartErrorKind,
-    /// The setting that is wrong, by the name of its flag: `--cpus`.
+    /// The flag of the wrong setting, such as `--cpus`.
     setting: Option<&'static str>,
-    /// One line: what is wrong.
+    /// The problem, in one line.
     pub problem: String,
-    /// One line: what to do.
-    pub cure: String,
+    /// What to do, in one line.
+    pub hint: String,
 }
 
 impl fmt::Display for StartError {
@@ -210,28 +210,28 @@ impl fmt::Display for StartError {
         if let Some(setting) = self.setting {
             write!(f, "{setting}: ")?;
         }
-        write!(f, "{}; {}", self.problem, self.cure)
+        write!(f, "{}; {}", self.problem, self.hint)
     }
 }
 
 impl std::error::Error for StartError {}
 
 impl StartError {
-    /// An error of what is done before a server accepts, see [`Server::start_after`](super::Server::start_after).
-    pub fn new(kind: StartErrorKind, problem: impl Into<String>, cure: impl Into<String>) -> StartError {
-        StartError { kind, setting: None, problem: problem.into(), cure: cure.into() }
+    /// An error of [`Server::start_after`](crate::Server::start_after).
+    pub fn new(kind: StartErrorKind, problem: impl Into<String>, hint: impl Into<String>) -> StartError {
+        StartError { kind, setting: None, problem: problem.into(), hint: hint.into() }
     }
 
     pub(super) fn of_setting(self, setting: &'static str) -> StartError {
         StartError { setting: Some(setting), ..self }
     }
 
-    /// The setting that is wrong, by the name of its flag, such as `--cpus`; `None` where it is the host or an address.
+    /// The flag of the wrong setting, such as `--cpus`; `None` if the problem is the host or an address.
     pub fn setting(&self) -> Option<&'static str> {
         self.setting
     }
 
-    /// What kind of thing it is, for programs to decide by.
+    /// The kind of error, for programs.
     pub fn kind(&self) -> StartErrorKind {
         self.kind
     }

@@ -1,32 +1,31 @@
-//! What a program writes for the connections of its own routes: a [`Handler`], one value for each connection.
+//! [`Handler`]: the code of a program for the connections of its routes, one value per connection.
 //!
-//! Never: the shards, their buffers or other connections. A handler sees its own connection only, through a
-//! [`Remote`].
+//! A handler accesses its own connection only, through a [`Remote`].
 
 use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 use std::net::SocketAddr;
 
-use super::Remote;
-use crate::connection::{Chunk, Closed, Kind};
-use crate::protocol::CloseCode;
-use crate::shard::Disposition;
+use crate::remote::Remote;
+use echoring_proto::CloseCode;
+use echoring_proto::connection::{Chunk, Closed, MessageKind};
+use echoring_runtime::shard::Disposition;
 
-/// The code behind one connection, on the thread of the shard that owns the connection.
+/// The code of one connection, on the thread of the shard that owns the connection.
 ///
-/// All calls for a connection are made one after the other, on one thread, so a handler need not be `Send`; what
-/// several handlers share must be. A call must not block: all connections of the shard wait for it. Messages are lent,
-/// not given, and a handler that keeps none of them allocates nothing per message.
+/// All calls for a connection are sequential and on one thread, so a handler need not be `Send`; state that several
+/// handlers share must be. A call must not block, because all connections of the shard wait for it. Messages are
+/// borrowed: a handler that keeps none of them allocates nothing per message.
 ///
-/// What a call returns as an error closes that connection alone: with the error's code if it is a [`Failure`] that
-/// says one, else with 1011. A panic does the same, and is logged and counted. In both cases the handler is dropped and
-/// none of its functions is called again, [`close`](Handler::close) included.
+/// An error of a call closes its connection only: with the code of a [`Failure`], otherwise with 1011. A panic closes
+/// with 1011 too, and is logged and counted. In both cases the handler is dropped, and no function of it is called
+/// again, including [`close`](Handler::close).
 ///
 /// ```
 /// use echoring::server::{Disposition, Failure, Handler, Message, Remote};
 ///
-/// /// Answers numbers with their doubles, and sends back what is no number.
+/// /// Answers numbers with their doubles, and echoes everything else.
 /// struct Doubler;
 ///
 /// impl Handler for Doubler {
@@ -42,7 +41,7 @@ use crate::shard::Disposition;
 /// }
 /// ```
 pub trait Handler {
-    /// The 101 is on its way. What is sent here follows it.
+    /// The 101 is queued. Messages that are sent here follow it.
     ///
     /// # Errors
     /// Closes the connection, see the trait.
@@ -51,7 +50,7 @@ pub trait Handler {
         Ok(())
     }
 
-    /// A whole message. [`Disposition::Echo`] sends it back from where it lies, without a copy.
+    /// A whole message. [`Disposition::Echo`] sends it back without a copy.
     ///
     /// # Errors
     /// Closes the connection, see the trait.
@@ -60,21 +59,21 @@ pub trait Handler {
         Ok(Disposition::Done)
     }
 
-    /// Whether messages are to be shown in [chunks](Handler::chunk) as they arrive, instead of whole: for messages that
-    /// are too long to be kept. Asked once, before [`open`](Handler::open).
+    /// Whether messages are passed in [chunks](Handler::chunk) as they arrive instead of whole, for messages that are
+    /// too long to buffer. Called once, before [`open`](Handler::open).
     fn is_streaming(&self) -> bool {
         false
     }
 
-    /// Whether to look up who is at the other end, which costs a system call or two. Asked once, like
+    /// Whether to look up the address of the peer, which costs a system call or two. Called once, like
     /// [`is_streaming`](Handler::is_streaming).
     fn wants_address(&self) -> bool {
         false
     }
 
-    /// Who is at the other end, where [`wants_address`](Handler::wants_address) asked for it: some turns after
-    /// [`open`](Handler::open), so messages may come before it. `None` where nobody can tell, as for a socket in the
-    /// file system. Behind a proxy it is the proxy.
+    /// The address of the peer, if [`wants_address`](Handler::wants_address) asked for it. The call follows
+    /// [`open`](Handler::open) by some ticks, so messages may come first. `None` if there is no address, as on a Unix
+    /// socket. Behind a proxy it is the address of the proxy.
     ///
     /// # Errors
     /// Closes the connection, see the trait.
@@ -83,8 +82,8 @@ pub trait Handler {
         Ok(())
     }
 
-    /// A piece of a message, where [`is_streaming`](Handler::is_streaming) said so. [`Disposition::Echo`] sends it back
-    /// as a fragment.
+    /// A chunk of a message, if [`is_streaming`](Handler::is_streaming) returned true. [`Disposition::Echo`] sends it
+    /// back as a fragment.
     ///
     /// # Errors
     /// Closes the connection, see the trait.
@@ -93,7 +92,7 @@ pub trait Handler {
         Ok(Disposition::Done)
     }
 
-    /// A ping. It has been answered already (RFC 6455, 5.5.2).
+    /// A ping, which has been answered (RFC 6455, 5.5.2).
     ///
     /// # Errors
     /// Closes the connection, see the trait.
@@ -102,7 +101,7 @@ pub trait Handler {
         Ok(())
     }
 
-    /// A pong, asked for or not (RFC 6455, 5.5.3).
+    /// A pong, solicited or not (RFC 6455, 5.5.3).
     ///
     /// # Errors
     /// Closes the connection, see the trait.
@@ -111,7 +110,7 @@ pub trait Handler {
         Ok(())
     }
 
-    /// There is room again after a send was refused with [`Busy`], or after the peer had stopped reading.
+    /// The connection is writable again, after a send was refused with [`Busy`] or after the peer had stopped reading.
     ///
     /// # Errors
     /// Closes the connection, see the trait.
@@ -120,7 +119,7 @@ pub trait Handler {
         Ok(())
     }
 
-    /// The time of [`Remote::wake_at`] has come. It is not called again unless asked for again.
+    /// The timer of [`Remote::wake_at`] has expired. It does not repeat.
     ///
     /// # Errors
     /// Closes the connection, see the trait.
@@ -129,57 +128,57 @@ pub trait Handler {
         Ok(())
     }
 
-    /// The connection is over, in whatever way. Not called when the server is stopped at once; the handler is dropped
-    /// in any case.
+    /// The connection is closed, for any reason. Not called if the server is stopped without a drain; the handler is
+    /// dropped in any case.
     fn close(&mut self, closed: &Closed) {
         let _ = closed;
     }
 }
 
-/// A whole message, lent for the length of a call.
+/// A whole message, borrowed for the length of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message<'a> {
-    pub(super) kind: Kind,
+    pub(super) kind: MessageKind,
     pub(super) payload: &'a [u8],
 }
 
 impl<'a> Message<'a> {
     /// Text or binary.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> MessageKind {
         self.kind
     }
 
-    /// Its bytes; those of a text message are valid UTF-8.
+    /// The payload. That of a text message is valid UTF-8.
     pub fn payload(&self) -> &'a [u8] {
         self.payload
     }
 
-    /// Bytes of it.
+    /// Length of the payload in bytes.
     pub fn len(&self) -> usize {
         self.payload.len()
     }
 
-    /// Whether it has no bytes.
+    /// Whether the payload is empty.
     pub fn is_empty(&self) -> bool {
         self.payload.is_empty()
     }
 
-    /// The text of a text message; `None` for a binary one. Costs a second look at the bytes, by SIMD: no code outside
-    /// the fences may take a promise about them on trust.
+    /// The text of a text message; `None` for a binary one. The bytes are validated again, with SIMD, because this
+    /// crate has no unsafe code.
     pub fn text(&self) -> Option<&'a str> {
         match self.kind {
-            Kind::Text => simdutf8::basic::from_utf8(self.payload).ok(),
-            Kind::Binary => None,
+            MessageKind::Text => simdutf8::basic::from_utf8(self.payload).ok(),
+            MessageKind::Binary => None,
         }
     }
 }
 
-/// Why a handler ends its connection, and with which code.
+/// An error that closes the connection of a handler, with its close code.
 ///
-/// Any error becomes one by `?`: the peer is told 1011 and nothing of the error, which goes to the log.
+/// `?` converts any error: the peer gets 1011 without the error's text, which is logged.
 ///
 /// ```
-/// use echoring::protocol::CloseCode;
+/// use echoring::CloseCode;
 /// use echoring::server::Failure;
 ///
 /// fn parse(text: &str) -> Result<u32, Failure> {
@@ -201,18 +200,18 @@ struct Inner {
 }
 
 impl Failure {
-    /// Closes with `code` and `reason`, of which the peer gets the first 123 bytes (RFC 6455, 5.5.1). A code that must
-    /// not be sent (7.4.1) becomes an empty Close frame.
+    /// Closes with `code` and `reason`; the peer gets the first 123 bytes of the reason (RFC 6455, 5.5.1). A code that
+    /// must not be sent (7.4.1) becomes an empty Close frame.
     pub fn new(code: CloseCode, reason: impl Into<Cow<'static, str>>) -> Failure {
         Failure(Box::new(Inner { code, reason: reason.into(), cause: None }))
     }
 
-    /// The code that the peer is told.
+    /// The close code.
     pub fn code(&self) -> CloseCode {
         self.0.code
     }
 
-    /// The reason that the peer is told.
+    /// The close reason.
     pub fn reason(&self) -> &str {
         &self.0.reason
     }
@@ -247,14 +246,14 @@ impl fmt::Debug for Failure {
     }
 }
 
-/// Nothing was sent: more is queued to the peer than the queue's bound, or the connection is closing. In the first case
+/// Nothing was sent, because the queue of the connection is full or the connection is closing. If the queue is full,
 /// [`Handler::writable`] follows. As a [`Failure`] it closes with 4008, a slow consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Busy;
 
 impl fmt::Display for Busy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the peer does not keep up, or the connection is closing")
+        f.write_str("the peer is too slow, or the connection is closing")
     }
 }
 
@@ -273,7 +272,7 @@ mod tests {
     #[test]
     fn text_is_had_of_text_only() {
         let message = |kind, payload| Message { kind, payload };
-        assert_eq!(message(Kind::Text, "Grüße".as_bytes()).text(), Some("Grüße"));
-        assert_eq!(message(Kind::Binary, b"a").text(), None);
+        assert_eq!(message(MessageKind::Text, "Grüße".as_bytes()).text(), Some("Grüße"));
+        assert_eq!(message(MessageKind::Binary, b"a").text(), None);
     }
 }

@@ -1,25 +1,26 @@
-//! What a configuration comes to on this host: CPUs, shards and connections.
+//! Resolves a configuration on this host: CPUs, shards and connections.
 
-use crate::limits::{CONNECTIONS_DEFAULT, RESERVED_DESCRIPTORS};
-use crate::server::config::{Config, StartError, StartErrorKind};
+use crate::config::{ServerConfig, StartError, StartErrorKind};
+use crate::limits::RESERVED_DESCRIPTORS;
+use echoring_async::limits::CONNECTIONS_DEFAULT;
 
-/// What a configuration comes to on this host, where it leaves that to the server.
+/// The values that a configuration leaves to the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resolved {
-    /// Event loops.
+    /// Number of event loops.
     pub shards: usize,
-    /// The CPUs that they are pinned to in turn; empty where the kernel does not tell which there are.
+    /// The CPUs that the shards are pinned to, round-robin; empty if the kernel does not report any.
     pub cpus: Vec<usize>,
-    /// Connections at once.
+    /// Maximum concurrent connections.
     pub connections_max: u32,
 }
 
 impl Resolved {
-    /// Looks at the host; binds and starts nothing.
+    /// Inspects the host; binds and starts nothing.
     ///
     /// # Errors
-    /// A CPU that this process may not use, or more connections than it may have descriptors.
-    pub fn of(config: &Config) -> Result<Resolved, StartError> {
+    /// If the process may not use a CPU, or its descriptor limit is below the number of connections.
+    pub fn of(config: &ServerConfig) -> Result<Resolved, StartError> {
         let cpus = cpus(&config.cpus)?;
         let shards = config.shards.unwrap_or(cpus.len()).max(1);
         Ok(Resolved { shards, cpus, connections_max: connections_max(config.connections_max)? })
@@ -27,7 +28,7 @@ impl Resolved {
 }
 
 fn cpus(asked: &[usize]) -> Result<Vec<usize>, StartError> {
-    // Where the kernel refuses to tell, it refuses pinning too, which is warned of then.
+    // A kernel that does not report the CPUs refuses pinning too, which logs a warning.
     let Some(allowed) = core_affinity::get_core_ids().filter(|cores| !cores.is_empty()) else {
         return Ok(asked.to_vec());
     };
@@ -38,13 +39,13 @@ fn cpus(asked: &[usize]) -> Result<Vec<usize>, StartError> {
         Some(cpu) => {
             let known: Vec<String> = allowed.iter().map(ToString::to_string).collect();
             let problem = format!("this process may not use CPU {cpu}");
-            let cure = format!("name some of {}", known.join(","));
-            Err(StartError::new(StartErrorKind::Cpu, problem, cure).of_setting("--cpus"))
+            let hint = format!("use some of {}", known.join(","));
+            Err(StartError::new(StartErrorKind::Cpu, problem, hint).of_setting("--cpus"))
         }
     }
 }
 
-/// How many connections the node takes: what was asked for, or what the descriptors allow.
+/// Maximum connections of the node: as configured, or as the descriptor limit allows.
 fn connections_max(asked: Option<u32>) -> Result<u32, StartError> {
     let limit = descriptor_limit();
     let allowed = u32::try_from(limit.saturating_sub(u64::from(RESERVED_DESCRIPTORS))).unwrap_or(u32::MAX);
@@ -58,9 +59,9 @@ fn connections_max(asked: Option<u32>) -> Result<u32, StartError> {
     match asked {
         Some(asked) if asked > allowed => Err(StartError::new(
             StartErrorKind::Descriptors,
-            format!("{asked} connections need more than the {limit} descriptors allowed"),
+            format!("{asked} connections need more than the limit of {limit} descriptors"),
             format!(
-                "raise the limit (ulimit -n {}), or ask for at most {allowed}",
+                "raise the limit (ulimit -n {}), or configure at most {allowed}",
                 u64::from(asked) + u64::from(RESERVED_DESCRIPTORS)
             ),
         )

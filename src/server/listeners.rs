@@ -5,37 +5,36 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::config::{Config, ListenAddress, StartError, StartErrorKind};
-use crate::limits::{
-    BUSY_PORT_PAUSE, BUSY_PORT_TIMEOUT, LISTEN_BACKLOG, SOCKET_RECEIVE_BYTES, SOCKET_SEND_BYTES,
-};
+use crate::config::{ListenAddress, ServerConfig, StartError, StartErrorKind};
+use crate::limits::{SOCKET_RECEIVE_BYTES, SOCKET_SEND_BYTES};
+use echoring_async::limits::LISTEN_BACKLOG;
+use echoring_runtime::listening::{descriptors_hint, retry_busy};
 
-/// Listening sockets by shard, and the addresses they really have.
+/// Listening sockets by shard, and their actual addresses.
 #[derive(Default)]
 pub(super) struct Listeners {
     pub(super) by_shard: Vec<Vec<OwnedFd>>,
     pub(super) addresses: Vec<ListenAddress>,
-    /// Those among them where somebody else listens, too.
+    /// The addresses that another process listens on too.
     pub(super) shared: Vec<SocketAddr>,
 }
 
-pub(super) fn open(config: &Config, shards: usize) -> Result<Listeners, StartError> {
+pub(super) fn open(config: &ServerConfig, shards: usize) -> Result<Listeners, StartError> {
     let mut listeners =
         Listeners { by_shard: (0..shards).map(|_| Vec::new()).collect(), ..Listeners::default() };
     if config.listen.is_empty() && config.inherited.is_empty() {
-        let cure = "name an address, such as 127.0.0.1:0";
-        return Err(StartError::new(StartErrorKind::NoListener, "there is nothing to listen on", cure));
+        let hint = "name an address, such as 127.0.0.1:0";
+        return Err(StartError::new(StartErrorKind::NoListener, "no listen address", hint));
     }
     for listener in &config.inherited {
         inherit(listener, &mut listeners).map_err(|error| {
             let kind = StartErrorKind::Listen(error.kind());
             StartError::new(
                 kind,
-                format!("a listener cannot be taken over: {error}"),
+                format!("an inherited listener is unusable: {error}"),
                 "pass a listening socket",
             )
         })?;
@@ -53,57 +52,37 @@ pub(super) fn open(config: &Config, shards: usize) -> Result<Listeners, StartErr
     Ok(listeners)
 }
 
-/// Opens what may be in use for a moment still by a process that is gone: until [`BUSY_PORT_TIMEOUT`] is over, being in use
-/// is no answer.
-pub(crate) fn retry_busy<T>(mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    let given_up = Instant::now() + Duration::from_nanos(BUSY_PORT_TIMEOUT);
-    loop {
-        match open() {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < given_up => {
-                std::thread::sleep(Duration::from_nanos(BUSY_PORT_PAUSE));
-            }
-            opened => return opened,
-        }
-    }
-}
-
 fn cannot_listen(address: &ListenAddress, error: &io::Error) -> StartError {
-    let cure = match (error.kind(), address) {
+    let hint = match (error.kind(), address) {
         (io::ErrorKind::PermissionDenied, ListenAddress::Unix(_)) => {
-            "choose a folder that this user may write to, or change its owner or mode"
+            "choose a directory that this user may write to, or change its owner or mode"
         }
-        _ => cure_of_descriptors(error).unwrap_or_else(|| cure_of_listening(error.kind())),
+        _ => descriptors_hint(error).unwrap_or_else(|| hint_of_listening(error.kind())),
     };
     let kind = StartErrorKind::Listen(error.kind());
-    StartError::new(kind, format!("cannot listen on {address}: {error}"), cure)
+    StartError::new(kind, format!("cannot listen on {address}: {error}"), hint)
 }
 
-/// What helps where a process may have no further descriptor; `None` where that is not what is wrong.
-pub(crate) fn cure_of_descriptors(error: &io::Error) -> Option<&'static str> {
-    let is_limit = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
-    is_limit.then_some("raise the descriptor limit (ulimit -n, LimitNOFILE=)")
-}
-
-fn cure_of_listening(kind: io::ErrorKind) -> &'static str {
+fn hint_of_listening(kind: io::ErrorKind) -> &'static str {
     match kind {
         io::ErrorKind::AddrInUse => {
-            "stop what listens there, choose another --listen, or replace it with --takeover"
+            "stop the process that listens there, choose another --listen, or replace it with --takeover"
         }
-        io::ErrorKind::AddrNotAvailable => "use an address of this host, or 0.0.0.0 for all",
-        io::ErrorKind::PermissionDenied => "use a port from 1024 on, or grant CAP_NET_BIND_SERVICE",
-        io::ErrorKind::NotFound => "make the folder of the socket's path first",
+        io::ErrorKind::AddrNotAvailable => "use an address of this host, or 0.0.0.0 for all addresses",
+        io::ErrorKind::PermissionDenied => "use a port above 1023, or grant CAP_NET_BIND_SERVICE",
+        io::ErrorKind::NotFound => "create the directory of the socket first",
         _ => "choose another --listen",
     }
 }
 
-/// Asked before anything is bound, so that what is wrong is told as what it is.
+/// Checked before anything is bound, so that the error names the real problem.
 fn check_congestion(name: &str) -> io::Result<()> {
     Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?.set_tcp_congestion(name.as_bytes())
 }
 
 fn no_congestion(name: &str, error: &io::Error) -> StartError {
     let list = |file| std::fs::read_to_string(file).unwrap_or_default().trim().to_owned();
-    let cure = match error.kind() {
+    let hint = match error.kind() {
         io::ErrorKind::PermissionDenied => {
             let allowed = list("/proc/sys/net/ipv4/tcp_allowed_congestion_control");
             format!("without CAP_NET_ADMIN there are: {allowed}")
@@ -111,14 +90,14 @@ fn no_congestion(name: &str, error: &io::Error) -> StartError {
         _ => format!("this kernel has: {}", list("/proc/sys/net/ipv4/tcp_available_congestion_control")),
     };
     let kind = StartErrorKind::Congestion(error.kind());
-    StartError::new(kind, format!("no congestion control {name:?}: {error}"), cure)
+    StartError::new(kind, format!("no congestion control {name:?}: {error}"), hint)
 }
 
-fn open_tcp(config: &Config, address: SocketAddr, listeners: &mut Listeners) -> io::Result<()> {
+fn open_tcp(config: &ServerConfig, address: SocketAddr, listeners: &mut Listeners) -> io::Result<()> {
     let only_v6 = is_only_v6(address, &config.listen);
     let mut is_shared = false;
     if address.port() != 0 {
-        // With SO_REUSEPORT the kernel would share the port with a stranger silently.
+        // With SO_REUSEPORT the kernel would share the port with another process silently.
         match bind_tcp(address, only_v6, false) {
             Ok(_) => {}
             Err(error) if config.takeover && error.kind() == io::ErrorKind::AddrInUse => is_shared = true,
@@ -129,7 +108,7 @@ fn open_tcp(config: &Config, address: SocketAddr, listeners: &mut Listeners) -> 
     let mut sockets = Vec::with_capacity(listeners.by_shard.len());
     for _ in &listeners.by_shard {
         let socket = bind_tcp(address, only_v6, true)?;
-        // What connections have from their listener.
+        // Accepted connections inherit these options from their listener.
         socket.set_tcp_nodelay(true)?;
         if let Some(name) = &config.congestion {
             socket.set_tcp_congestion(name.as_bytes())?;
@@ -146,7 +125,7 @@ fn open_tcp(config: &Config, address: SocketAddr, listeners: &mut Listeners) -> 
     for socket in &sockets {
         socket.listen(LISTEN_BACKLOG)?;
     }
-    // Only when all went well: what is in use is tried again.
+    // Only after success: a port in use is tried again.
     for (shard, socket) in listeners.by_shard.iter_mut().zip(sockets) {
         shard.push(socket.into());
     }
@@ -155,9 +134,9 @@ fn open_tcp(config: &Config, address: SocketAddr, listeners: &mut Listeners) -> 
     Ok(())
 }
 
-/// One socket for all shards: whichever is free takes the next connection.
+/// One socket for all shards: the next free shard accepts.
 fn inherit(listener: &TcpListener, listeners: &mut Listeners) -> io::Result<()> {
-    // Accepted sockets have it from their listener.
+    // Accepted connections inherit the option from their listener.
     socket2::SockRef::from(listener).set_tcp_nodelay(true)?;
     for shard in &mut listeners.by_shard {
         shard.push(listener.try_clone()?.into());
@@ -166,9 +145,11 @@ fn inherit(listener: &TcpListener, listeners: &mut Listeners) -> io::Result<()> 
     Ok(())
 }
 
-/// The admin address: bound so that a successor can bind it, too, while this one still has it.
-#[cfg(feature = "cli")]
-pub(crate) fn open_admin(address: SocketAddr, takeover: bool) -> io::Result<TcpListener> {
+/// The admin address, bound so that a successor can bind it while this process still has it.
+///
+/// # Errors
+/// If another process listens there.
+pub fn open_admin(address: SocketAddr, takeover: bool) -> io::Result<TcpListener> {
     retry_busy(|| {
         if !takeover && address.port() != 0 {
             drop(bind_tcp(address, false, false)?);
@@ -179,7 +160,7 @@ pub(crate) fn open_admin(address: SocketAddr, takeover: bool) -> io::Result<TcpL
     })
 }
 
-/// `[::]` takes IPv4 as well, as other servers' does, unless an address of IPv4 is listened on at the same port.
+/// `[::]` accepts IPv4 too, as with other servers, unless there is an IPv4 listener on the same port.
 fn is_only_v6(address: SocketAddr, listen: &[ListenAddress]) -> bool {
     let is_v4_at_port = |other: &ListenAddress| matches!(other, ListenAddress::Tcp(other) if other.is_ipv4() && other.port() == address.port());
     !address.ip().is_unspecified() || (address.port() != 0 && listen.iter().any(is_v4_at_port))
@@ -196,7 +177,7 @@ fn bind_tcp(address: SocketAddr, only_v6: bool, shared: bool) -> io::Result<Sock
     }
     socket.bind(&SockAddr::from(address))?;
     if !shared {
-        // Only listening tells whether somebody else does.
+        // Only listening shows whether another process listens.
         socket.listen(1)?;
     }
     Ok(socket)
@@ -214,7 +195,7 @@ fn open_unix(path: &Path, listeners: &mut Listeners) -> io::Result<()> {
     Ok(())
 }
 
-/// A socket that nobody answers is left over from a process that is gone.
+/// A socket that nothing listens on is left over from a process that has ended.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let Ok(metadata) = std::fs::symlink_metadata(path) else { return Ok(()) };
     if !metadata.file_type().is_socket() || std::os::unix::net::UnixStream::connect(path).is_ok() {
@@ -227,14 +208,18 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn config(congestion: &str) -> Config {
+    fn config(congestion: &str) -> ServerConfig {
         let address = ListenAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
-        Config { listen: vec![address], congestion: Some(congestion.to_owned()), ..Config::default() }
+        ServerConfig {
+            listen: vec![address],
+            congestion: Some(congestion.to_owned()),
+            ..ServerConfig::default()
+        }
     }
 
     #[test]
     fn accepted_connections_have_the_congestion_control_of_their_listener() {
-        // Built into every kernel, and allowed to everybody.
+        // Every kernel has it, and every user may set it.
         let Listeners { mut by_shard, addresses, .. } = open(&config("reno"), 1).expect("opens");
         let ListenAddress::Tcp(address) = addresses[0] else { panic!("a TCP address was asked for") };
         let _client = std::net::TcpStream::connect(address).expect("connects");
@@ -254,8 +239,8 @@ mod tests {
         assert!(!is_only("[::]:0", &[tcp("[::]:0"), tcp("0.0.0.0:0")]));
         assert!(is_only("[::]:80", &[tcp("[::]:80"), tcp("0.0.0.0:80")]));
         assert!(is_only("[::1]:80", &[tcp("[::1]:80")]));
-        let config = Config { listen: vec![tcp("[::]:0")], ..Config::default() };
-        // Where there is no IPv6, there is nothing to try.
+        let config = ServerConfig { listen: vec![tcp("[::]:0")], ..ServerConfig::default() };
+        // Without IPv6 there is nothing to test.
         let Ok(listeners) = open(&config, 2) else { return };
         let ListenAddress::Tcp(address) = listeners.addresses[0] else {
             panic!("a TCP address was asked for")
@@ -270,9 +255,9 @@ mod tests {
     fn a_socket_file_that_may_not_be_made_is_cured_by_a_folder_and_no_port() {
         let denied = io::Error::from(io::ErrorKind::PermissionDenied);
         let unix = cannot_listen(&ListenAddress::Unix("/run/x.sock".into()), &denied);
-        assert!(unix.cure.contains("folder"), "{unix}");
+        assert!(unix.hint.contains("directory"), "{unix}");
         let tcp = cannot_listen(&ListenAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 80))), &denied);
-        assert!(tcp.cure.contains("1024"), "{tcp}");
+        assert!(tcp.hint.contains("1023"), "{tcp}");
     }
 
     #[test]
@@ -280,7 +265,7 @@ mod tests {
         let error = io::Error::from_raw_os_error(libc::EMFILE);
         for address in [ListenAddress::Unix("x".into()), ListenAddress::Tcp(([127, 0, 0, 1], 80).into())] {
             let error = cannot_listen(&address, &error);
-            assert!(error.cure.contains("descriptor limit"), "{error}");
+            assert!(error.hint.contains("descriptor limit"), "{error}");
         }
     }
 
@@ -288,7 +273,7 @@ mod tests {
     fn what_becomes_free_while_it_is_tried_is_taken() {
         let mut stranger = Some(TcpListener::bind("127.0.0.1:0").expect("a free port"));
         let address = stranger.as_ref().and_then(|stranger| stranger.local_addr().ok()).expect("bound");
-        let config = Config { listen: vec![ListenAddress::Tcp(address)], ..Config::default() };
+        let config = ServerConfig { listen: vec![ListenAddress::Tcp(address)], ..ServerConfig::default() };
         let (mut tries, mut listeners) =
             (0, Listeners { by_shard: vec![Vec::new()], ..Listeners::default() });
         let opened = retry_busy(|| {
@@ -300,7 +285,7 @@ mod tests {
         });
         opened.expect("it is free");
         assert_eq!((tries, &listeners.addresses[..]), (3, &[ListenAddress::Tcp(address)][..]));
-        // Whatever else is wrong is told at once.
+        // Other errors are returned at once.
         let mut tries = 0;
         let denied = retry_busy(|| -> io::Result<()> {
             tries += 1;
@@ -313,6 +298,6 @@ mod tests {
     fn a_congestion_control_that_is_not_to_be_had_is_told_with_those_that_are() {
         let Err(error) = open(&config("no-such-one"), 1) else { panic!("the kernel has it") };
         assert_eq!(error.kind(), StartErrorKind::Congestion(io::ErrorKind::NotFound));
-        assert!(error.cure.contains("reno"), "{error}");
+        assert!(error.hint.contains("reno"), "{error}");
     }
 }

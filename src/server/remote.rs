@@ -1,26 +1,85 @@
-//! What a [`Handler`](super::Handler) can do with its connection.
-//!
-//! Never: another connection's.
+//! [`Remote`]: a [`Handler`](crate::Handler)'s access to its own connection, and to no other.
 
 use std::fmt;
 use std::time::Duration;
 
-use super::alarms::Alarms;
-use super::handler::Busy;
-use super::service::Service;
-use crate::connection::Kind;
-use crate::limits::{CONTROL_PAYLOAD_BYTES_MAX, Nanos};
-use crate::protocol::CloseCode;
-use crate::shard::Link;
+use crate::handler::{Busy, Message};
+use crate::peer::ServerApplication;
+use crate::timers::Timers;
+use echoring_proto::CloseCode;
+use echoring_proto::buffer::Pool;
+use echoring_proto::connection::MessageKind;
+use echoring_proto::limits::{CONTROL_PAYLOAD_BYTES_MAX, Nanos};
+use echoring_runtime::shard::ConnectionContext;
 
-/// One connection, lent to its handler for the length of a call. What is sent leaves with the shard's turn.
+/// The connection of a handler. `Remote` is part of the public interface and must not name the application, so it calls the
+/// connection through this trait.
+pub(crate) trait Link {
+    fn now(&self) -> Nanos;
+    fn shard(&self) -> usize;
+    fn is_open(&self) -> bool;
+    fn is_writable(&self) -> bool;
+    fn queued_bytes(&self) -> u32;
+    fn pool(&mut self) -> &mut Pool;
+    fn send(&mut self, kind: MessageKind, payload: &[u8]) -> bool;
+    fn send_fragment(&mut self, kind: MessageKind, first: bool, last: bool, payload: &[u8]) -> bool;
+    fn ping(&mut self, payload: &[u8]) -> bool;
+    fn close(&mut self, code: CloseCode, reason: &str);
+    fn close_at_once(&mut self, code: CloseCode, reason: &str) -> u32;
+    fn hang_up(&mut self);
+    fn set_backpressured(&mut self, backpressured: bool);
+}
+
+impl<A: ServerApplication> Link for ConnectionContext<'_, A> {
+    fn now(&self) -> Nanos {
+        ConnectionContext::now(self)
+    }
+    fn shard(&self) -> usize {
+        self.mailboxes.shard()
+    }
+    fn is_open(&self) -> bool {
+        ConnectionContext::is_open(self)
+    }
+    fn is_writable(&self) -> bool {
+        ConnectionContext::is_writable(self)
+    }
+    fn queued_bytes(&self) -> u32 {
+        ConnectionContext::queued_bytes(self)
+    }
+    fn pool(&mut self) -> &mut Pool {
+        ConnectionContext::pool(self)
+    }
+    fn send(&mut self, kind: MessageKind, payload: &[u8]) -> bool {
+        ConnectionContext::send(self, kind, payload)
+    }
+    fn send_fragment(&mut self, kind: MessageKind, first: bool, last: bool, payload: &[u8]) -> bool {
+        ConnectionContext::send_fragment(self, kind, first, last, payload)
+    }
+    fn ping(&mut self, payload: &[u8]) -> bool {
+        ConnectionContext::ping(self, payload)
+    }
+    fn close(&mut self, code: CloseCode, reason: &str) {
+        ConnectionContext::close(self, code, reason);
+    }
+    fn close_at_once(&mut self, code: CloseCode, reason: &str) -> u32 {
+        ConnectionContext::close_at_once(self, code, reason)
+    }
+    fn hang_up(&mut self) {
+        ConnectionContext::hang_up(self);
+    }
+    fn set_backpressured(&mut self, backpressured: bool) {
+        ConnectionContext::set_backpressured(self, backpressured);
+    }
+}
+
+/// One connection, for the length of a call of its handler. Queued messages leave at the end of the shard's tick.
 pub struct Remote<'a> {
-    pub(super) link: Link<'a, Service>,
-    pub(super) seat: u32,
-    pub(super) alarms: &'a mut Alarms,
-    /// A send was refused.
-    pub(super) starved: &'a mut bool,
-    /// Bytes that the handler keeps, as it says.
+    pub(super) link: &'a mut dyn Link,
+    pub(super) slot: u32,
+    pub(super) timers: &'a mut Timers,
+    /// Set when a send is refused: the handler is then called when the connection is writable.
+    pub(super) refused: &'a mut bool,
+    /// Bytes that the handler has reserved.
     pub(super) reserved_bytes: &'a mut usize,
 }
 
@@ -31,14 +90,14 @@ impl fmt::Debug for Remote<'_> {
 }
 
 impl Remote<'_> {
-    /// The time of this turn, on the clock of [`wake_at`](Remote::wake_at).
+    /// The time of this tick, on the clock of [`wake_at`](Remote::wake_at).
     pub fn now(&self) -> Nanos {
         self.link.now()
     }
 
     /// The number of the shard, from 0.
     pub fn shard(&self) -> usize {
-        self.link.mailboxes.shard()
+        self.link.shard()
     }
 
     /// Whether messages may be sent: neither side has begun to close.
@@ -46,12 +105,12 @@ impl Remote<'_> {
         self.link.is_open()
     }
 
-    /// Bytes queued to the peer, those of an unfinished send included.
+    /// Bytes queued to the peer, including those of a partial send.
     pub fn queued_bytes(&self) -> u32 {
         self.link.queued_bytes()
     }
 
-    /// Whether nothing is queued and no send is unfinished.
+    /// Whether nothing is queued and no send is partial.
     pub fn is_writable(&self) -> bool {
         self.link.is_writable()
     }
@@ -59,11 +118,11 @@ impl Remote<'_> {
     /// Queues a text message.
     ///
     /// # Errors
-    /// [`Busy`], and nothing queued, when more than the queue's bound (`--queue-bytes`) is queued already, or the
-    /// connection is closing. One message always fits an empty queue.
+    /// [`Busy`] when more than the bound of the queue (`--queue-bytes`) is queued, or the connection is closing; nothing is
+    /// queued then. One message always fits an empty queue.
     pub fn send_text(&mut self, text: &str) -> Result<(), Busy> {
-        let sent = self.link.send(Kind::Text, text.as_bytes());
-        self.judge(sent)
+        let sent = self.link.send(MessageKind::Text, text.as_bytes());
+        self.check(sent)
     }
 
     /// Queues a binary message.
@@ -71,94 +130,94 @@ impl Remote<'_> {
     /// # Errors
     /// As for [`send_text`](Remote::send_text).
     pub fn send_binary(&mut self, payload: &[u8]) -> Result<(), Busy> {
-        let sent = self.link.send(Kind::Binary, payload);
-        self.judge(sent)
+        let sent = self.link.send(MessageKind::Binary, payload);
+        self.check(sent)
     }
 
-    /// Queues a copy of a message; [`Disposition::Echo`](super::Disposition::Echo) needs none.
+    /// Queues a copy of a message; [`Disposition::Echo`](crate::Disposition::Echo) needs none.
     ///
     /// # Errors
     /// As for [`send_text`](Remote::send_text).
-    pub fn send(&mut self, message: super::Message<'_>) -> Result<(), Busy> {
+    pub fn send(&mut self, message: Message<'_>) -> Result<(), Busy> {
         let sent = self.link.send(message.kind, message.payload);
-        self.judge(sent)
+        self.check(sent)
     }
 
-    /// Queues a message in `parts` frames of about the same size, some of them empty when there are not enough bytes
-    /// (RFC 6455, 5.4), and uncompressed.
+    /// Queues an uncompressed message in `parts` frames of about the same size (RFC 6455, 5.4). Some are empty if the message
+    /// is short.
     ///
     /// # Errors
     /// As for [`send_text`](Remote::send_text).
-    pub fn send_in_parts(&mut self, message: super::Message<'_>, parts: usize) -> Result<(), Busy> {
+    pub fn send_in_parts(&mut self, message: Message<'_>, parts: usize) -> Result<(), Busy> {
         let parts = parts.max(1);
         let bytes = message.payload.len();
         for part in 0..parts {
-            // Neither product overflows: messages have less than 2^32 bytes, and nobody asks for so many parts.
+            // Messages have less than 2^32 bytes, so the products do not overflow for any sensible number of parts.
             let piece = &message.payload[bytes * part / parts..bytes * (part + 1) / parts];
             let sent = self.link.send_fragment(message.kind, part == 0, part + 1 == parts, piece);
-            self.judge(sent)?;
+            self.check(sent)?;
         }
         Ok(())
     }
 
-    /// Queues a ping with the first 125 bytes of `payload` (RFC 6455, 5.5.2), in front of queued messages. The server
-    /// pings silent peers by itself; this is for measuring.
+    /// Queues a ping with the first 125 bytes of `payload` (RFC 6455, 5.5.2), in front of queued messages. The server pings
+    /// idle peers by itself; use this to measure round trips.
     ///
     /// # Errors
     /// As for [`send_text`](Remote::send_text).
     pub fn ping(&mut self, payload: &[u8]) -> Result<(), Busy> {
         let sent = self.link.ping(&payload[..payload.len().min(CONTROL_PAYLOAD_BYTES_MAX)]);
-        self.judge(sent)
+        self.check(sent)
     }
 
-    fn judge(&mut self, sent: bool) -> Result<(), Busy> {
+    fn check(&mut self, sent: bool) -> Result<(), Busy> {
         if sent {
             return Ok(());
         }
-        *self.starved |= self.link.is_open();
+        *self.refused |= self.link.is_open();
         Err(Busy)
     }
 
-    /// Starts the closing handshake (RFC 6455, 7.1.2), behind what is queued.
+    /// Starts the closing handshake (RFC 6455, 7.1.2) behind the queued messages.
     pub fn close(&mut self, code: CloseCode, reason: &str) {
         self.link.close(code, reason);
     }
 
-    /// Closes in front of what is queued, which is dropped: for a peer that does not keep up. Returns the bytes dropped.
+    /// Drops the queued messages and starts the closing handshake, for a slow consumer. Returns the bytes dropped.
     pub fn close_at_once(&mut self, code: CloseCode, reason: &str) -> u32 {
         self.link.close_at_once(code, reason)
     }
 
-    /// Ends the stream without a Close frame, behind what is queued: the peer sees 1006. For tests.
+    /// Ends the stream behind the queued messages, without a Close frame: the peer sees 1006. For tests.
     pub fn hang_up(&mut self) {
         self.link.hang_up();
     }
 
-    /// Reads no further messages from the peer, or reads on. Messages that were received already still come, up to
-    /// [`RECEIVE_CREDIT_BYTES`](crate::limits::RECEIVE_CREDIT_BYTES) of them. TCP then holds the peer up.
-    pub fn hold_up(&mut self, held_up: bool) {
-        self.link.hold_up(held_up);
+    /// Pauses or resumes reading from the peer. While paused, TCP makes the peer wait. Up to
+    /// [`RECEIVE_CREDIT_BYTES`](echoring_proto::limits::RECEIVE_CREDIT_BYTES) that were received before are still delivered.
+    pub fn set_backpressured(&mut self, backpressured: bool) {
+        self.link.set_backpressured(backpressured);
     }
 
-    /// Asks for [`Handler::timer`](super::Handler::timer) at a time of [`now`](Remote::now)'s clock, never earlier and
-    /// late by no more than the shard's turn. There is one such time: a new one replaces the last.
+    /// Sets the time of the next [`Handler::timer`](crate::Handler::timer) call, on the clock of [`now`](Remote::now). The call
+    /// is never early, and late by one tick of the shard at most. A new time replaces the last one.
     pub fn wake_at(&mut self, at: Nanos) {
-        self.alarms.set(self.seat, at);
+        self.timers.set(self.slot, at);
     }
 
-    /// The same, so long after now.
+    /// Sets the timer to `time` from now.
     pub fn wake_after(&mut self, time: Duration) {
         let nanos = Nanos::try_from(time.as_nanos()).unwrap_or(Nanos::MAX);
         self.wake_at(self.now().saturating_add(nanos));
     }
 
-    /// Takes the wish to be woken back.
+    /// Cancels the timer.
     pub fn sleep(&mut self) {
-        self.alarms.clear(self.seat);
+        self.timers.clear(self.slot);
     }
 
-    /// Accounts for `bytes` that the handler keeps, in the node's memory budget. They are given back when the handler
-    /// is gone, or by [`release`](Remote::release). False, and nothing accounted, when the budget is spent.
+    /// Charges `bytes` that the handler keeps to the node's memory budget. They are released with the handler or by
+    /// [`release`](Remote::release). Returns false, and charges nothing, when the budget is spent.
     #[must_use]
     pub fn reserve(&mut self, bytes: usize) -> bool {
         let reserved = self.link.pool().charge(bytes);
@@ -166,7 +225,7 @@ impl Remote<'_> {
         reserved
     }
 
-    /// Gives back what [`reserve`](Remote::reserve) accounted, and no more than that.
+    /// Releases `bytes` of what [`reserve`](Remote::reserve) charged, at most all of it.
     pub fn release(&mut self, bytes: usize) {
         let bytes = bytes.min(*self.reserved_bytes);
         *self.reserved_bytes -= bytes;

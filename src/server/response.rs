@@ -1,4 +1,4 @@
-//! What a route of a program's own says besides switching protocols: [`http::Response`]s with their whole body.
+//! [`Response`]: the response of a route to a plain request, or its refusal of an upgrade.
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, TRANSFER_ENCODING};
@@ -6,14 +6,13 @@ use http::{StatusCode, header};
 use serde::Serialize;
 
 use crate::limits::RESPONSE_BODY_BYTES_MAX;
-use crate::shard::OwnedReply;
+use echoring_runtime::shard::OwnedReply;
 
-/// A response with its whole body, behind which the connection is closed. Made of any [`http::Response`], or by
-/// [`text`](Response::text) and its like.
+/// A response with its whole body; the connection is closed behind it. It converts from any [`http::Response`].
 ///
-/// The body has at most [`RESPONSE_BODY_BYTES_MAX`] bytes; a longer one becomes a 500, and a line in the log, as does a
-/// status that is no final one (200 to 599). `Connection`, `Content-Length` and `Transfer-Encoding` are the server's to
-/// say and are left out, as are fields whose values are not visible ASCII.
+/// The body has at most [`RESPONSE_BODY_BYTES_MAX`] bytes. A longer body, or a status that is not final (200 to 599),
+/// becomes a 500 and is logged. The server sets `Connection`, `Content-Length` and `Transfer-Encoding` itself; they are
+/// omitted, as are fields whose values are not visible ASCII.
 ///
 /// ```
 /// use echoring::server::Response;
@@ -44,30 +43,30 @@ impl Response {
         Response::with_type(status, "text/plain; charset=utf-8", Bytes::from(body.into()))
     }
 
-    /// A response in HTML. The caller sees to it that what is not its own text is escaped.
+    /// A response in HTML. The caller must escape untrusted text.
     pub fn html(status: u16, body: impl Into<String>) -> Response {
         Response::with_type(status, "text/html; charset=utf-8", Bytes::from(body.into()))
     }
 
-    /// A response in JSON; 500 when the value cannot be written as JSON.
+    /// A response in JSON; 500 if the value cannot be serialized.
     pub fn json(status: u16, value: &impl Serialize) -> Response {
         match serde_json::to_vec(value) {
             Ok(body) => Response::with_type(status, "application/json", Bytes::from(body)),
             Err(error) => {
-                tracing::error!(%error, "a response cannot be written as JSON");
+                tracing::error!(%error, "a response cannot be serialised as JSON");
                 Response::internal_error()
             }
         }
     }
 
-    /// The same with another field. One whose name or value is malformed is left out, with a line in the log.
+    /// Adds a field. A malformed field is omitted and logged.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Response {
         match (HeaderName::try_from(name), HeaderValue::try_from(value)) {
             (Ok(name), Ok(value)) => {
                 self.0.headers_mut().append(name, value);
             }
-            _ => tracing::error!(name, "a response's field is malformed"),
+            _ => tracing::error!(name, "malformed header field in a response"),
         }
         self
     }
@@ -91,7 +90,7 @@ impl Response {
         *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-        // What is plain text must not be taken for a page by a browser that knows better.
+        // A browser must not sniff a page in plain text.
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         Response(Box::new(response))
     }
@@ -104,7 +103,7 @@ pub(super) fn to_reply(response: Response, head_only: bool) -> OwnedReply {
         return to_reply(Response::internal_error(), head_only);
     }
     if !(200..600).contains(&response.status()) {
-        tracing::error!(status = response.status(), "a response's status is no final one");
+        tracing::error!(status = response.status(), "the status of a response is not final");
         return to_reply(Response::internal_error(), head_only);
     }
     let (head, body) = response.0.into_parts();
@@ -125,7 +124,7 @@ pub(super) fn to_reply(response: Response, head_only: bool) -> OwnedReply {
 }
 
 fn append(lines: &mut String, name: &HeaderName, value: &HeaderValue) {
-    // A value of type `HeaderValue` has no line ends.
+    // A `HeaderValue` has no line breaks.
     if let Ok(value) = value.to_str() {
         lines.extend([name.as_str(), ": ", value, "\r\n"]);
     }

@@ -1,27 +1,26 @@
-//! Routes of a program's own: which paths have a [`Handler`](super::Handler), who may open them, and what plain requests
-//! are answered.
+//! The routes of a program: paths with a [`Handler`](crate::Handler) and their policy, and answers to plain requests.
 
 use std::fmt;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use super::handler::Handler;
-use super::response::Response;
-use super::seats::{Taste, log_panic};
-use crate::connection::Kind;
-use crate::protocol::handshake::{
+use crate::handler::Handler;
+use crate::handler_slots::{MessageFilter, log_panic};
+use crate::response::Response;
+use echoring_proto::connection::MessageKind;
+use echoring_proto::handshake::{
     BadField, OriginPolicy, Request, SubprotocolPreference, Upgrade, check_field, percent_decode_path,
 };
-use crate::shard::Extras;
+use echoring_runtime::shard::Extras;
 
-/// Makes the handler of a connection, or says why there is none.
+/// Makes the handler of a connection, or refuses the request.
 type Make = dyn Fn(&mut Opening<'_>) -> Result<Box<dyn Handler>, Response> + Send + Sync;
 
 /// A path for WebSockets, with its handlers and its policy.
 ///
 /// ```
-/// use echoring::protocol::handshake::OriginPolicy;
+/// use echoring::OriginPolicy;
 /// use echoring::server::{Disposition, Failure, Handler, Message, Remote, Response, Route};
 ///
 /// struct Room {
@@ -50,7 +49,7 @@ pub struct Route {
     subprotocol_required: bool,
     origins: Option<OriginPolicy>,
     fields: Vec<(String, String)>,
-    kind: Option<Kind>,
+    kind: Option<MessageKind>,
     message_bytes_max: u64,
 }
 
@@ -65,12 +64,11 @@ impl fmt::Debug for Route {
 }
 
 impl Route {
-    /// A route for the paths of `pattern`. `make` is called with each request that asks for a WebSocket and keeps the
-    /// route's policy; a response that it returns instead of a handler refuses the request, with whatever status it
-    /// has.
+    /// A route for the paths of `pattern`. `make` is called for each upgrade request that the policy of the route allows. It
+    /// returns the handler, or a response that refuses the request.
     ///
-    /// A pattern is compared with the path as it was sent. In it `{name}` is one segment that is not empty, and `{*name}` at the end all
-    /// that is left; both are had from [`Opening::param`].
+    /// A pattern is matched against the path as it was sent. `{name}` matches one segment that is not empty, and `{*name}` at
+    /// the end matches the rest of the path; [`Opening::param`] returns their values.
     pub fn new<H, F>(pattern: &str, make: F) -> Route
     where
         H: Handler + 'static,
@@ -91,35 +89,34 @@ impl Route {
         }
     }
 
-    /// The subprotocols that are spoken here, best first (RFC 6455, 1.9). One that the client offers is named to it; a
-    /// client that offers none of them is taken without. Without this the server's own subprotocols hold.
+    /// The subprotocols of the route, preferred first (RFC 6455, 1.9). A client that offers none of them is accepted without
+    /// one. By default the route has the subprotocols of the server.
     #[must_use]
     pub fn subprotocols<S: Into<String>>(mut self, names: impl IntoIterator<Item = S>) -> Route {
         self.subprotocols = names.into_iter().map(Into::into).collect();
         self
     }
 
-    /// The same, but the route is for clients that offer one of them: for others the next route of the same path is
-    /// looked for. So the subprotocol chooses the handler.
+    /// Restricts the route to clients that offer one of these subprotocols. Other clients get the next route of the same path,
+    /// so the subprotocol selects the handler.
     #[must_use]
     pub fn only_subprotocols<S: Into<String>>(self, names: impl IntoIterator<Item = S>) -> Route {
         Route { subprotocol_required: true, ..self.subprotocols(names) }
     }
 
-    /// Which pages may connect, instead of what holds for the server.
+    /// The origins that may connect, instead of those of the server.
     #[must_use]
     pub fn origins(mut self, origins: OriginPolicy) -> Route {
         self.origins = Some(origins);
         self
     }
 
-    /// A field of the 101. One that the handshake writes itself, or that is malformed, is left out, with a line in the
-    /// log.
+    /// Adds a field to the 101. A malformed field, or one of the handshake itself, is omitted and logged.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Route {
         match check_field(name, value) {
             Ok(()) => self.fields.push((name.to_owned(), value.to_owned())),
-            Err(why) => tracing::error!(name, %why, "a route's field is left out"),
+            Err(why) => tracing::error!(name, %why, "malformed header field of a route; omitted"),
         }
         self
     }
@@ -127,35 +124,35 @@ impl Route {
     /// Binary messages close the connection with 1003.
     #[must_use]
     pub fn text_only(mut self) -> Route {
-        self.kind = Some(Kind::Text);
+        self.kind = Some(MessageKind::Text);
         self
     }
 
     /// Text messages close the connection with 1003.
     #[must_use]
     pub fn binary_only(mut self) -> Route {
-        self.kind = Some(Kind::Binary);
+        self.kind = Some(MessageKind::Binary);
         self
     }
 
-    /// Bytes of a message here, at most; longer ones close the connection with 1009. Only a value below the server's
-    /// own limit, which is judged earlier, has a meaning.
+    /// Maximum message size in bytes; a longer message closes the connection with 1009. Only a value below the limit of the
+    /// server has an effect.
     #[must_use]
     pub fn message_bytes_max(mut self, bytes: u64) -> Route {
         self.message_bytes_max = bytes;
         self
     }
 
-    pub(super) fn taste(&self) -> Taste {
-        Taste { kind: self.kind, message_bytes_max: self.message_bytes_max }
+    pub(super) fn filter(&self) -> MessageFilter {
+        MessageFilter { kind: self.kind, message_bytes_max: self.message_bytes_max }
     }
 
-    /// Whether a page of this origin may connect, `default` being the server's rule.
+    /// Whether the origin of a request may connect; `default` is the policy of the server.
     pub(super) fn allows(&self, upgrade: &Upgrade<'_>, default: &OriginPolicy) -> bool {
         self.origins.as_ref().unwrap_or(default).allows(upgrade.host, upgrade.origin)
     }
 
-    /// Asks for a handler. A panic is a 500.
+    /// Makes a handler. A panic is answered with 500.
     pub(super) fn make(&self, opening: &mut Opening<'_>) -> Result<Box<dyn Handler>, Response> {
         catch_unwind(AssertUnwindSafe(|| (self.make)(opening))).unwrap_or_else(|panic| {
             log_panic(panic);
@@ -163,7 +160,7 @@ impl Route {
         })
     }
 
-    /// The request as this route sees it, with the headers of the route.
+    /// The request for this route, with the fields of the route.
     pub(super) fn opening<'a>(
         &'a self,
         request: &'a Request<'a>,
@@ -183,8 +180,7 @@ impl Route {
         upgrade.subprotocol(&names, preference).map(str::to_owned)
     }
 
-    /// Where the subprotocol that this route asks for stands in the client's list; `None` when the route is not for
-    /// this client.
+    /// The position of the route's subprotocol in the client's offer; `None` if the route is not for this client.
     fn rank(&self, upgrade: &Upgrade<'_>) -> Option<usize> {
         if !self.subprotocol_required {
             return Some(usize::MAX);
@@ -193,14 +189,14 @@ impl Route {
     }
 }
 
-/// What the server says on subprotocols where a route says nothing.
+/// The subprotocols of routes without their own.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Subprotocols<'a> {
     pub(super) names: &'a [&'static str],
     pub(super) preference: SubprotocolPreference,
 }
 
-/// A request for a WebSocket, shown to a route before it is answered. It is also the [`Request`] itself.
+/// An upgrade request before it is answered. Dereferences to the [`Request`].
 #[derive(Debug)]
 pub struct Opening<'a> {
     request: &'a Request<'a>,
@@ -219,7 +215,7 @@ impl<'a> Deref for Opening<'a> {
 }
 
 impl<'a> Opening<'a> {
-    /// What `{name}` or `{*name}` of the route's pattern is in this path, percent-decoded.
+    /// The percent-decoded value of `{name}` or `{*name}` of the route's pattern in this path.
     pub fn param(&self, name: &str) -> Option<String> {
         self.pattern.param(self.request.path, name)
     }
@@ -234,7 +230,7 @@ impl<'a> Opening<'a> {
         self.subprotocol.as_deref()
     }
 
-    /// Names another subprotocol, or none. False, and nothing changed, when the client does not offer it
+    /// Selects another subprotocol, or none. Returns false, and changes nothing, if the client does not offer it
     /// (RFC 6455, 4.2.2).
     pub fn choose_subprotocol(&mut self, name: Option<&str>) -> bool {
         let offered = name.is_none_or(|name| self.upgrade.subprotocols().any(|offered| offered == name));
@@ -247,7 +243,7 @@ impl<'a> Opening<'a> {
     /// Adds a field to the 101.
     ///
     /// # Errors
-    /// When the handshake writes it itself, or when it is malformed.
+    /// If the field is malformed, or is one of the handshake itself.
     pub fn add_header(&mut self, name: &str, value: &str) -> Result<(), BadField> {
         check_field(name, value)?;
         self.fields.push((name.to_owned(), value.to_owned()));
@@ -259,14 +255,14 @@ impl<'a> Opening<'a> {
     }
 }
 
-/// A plain request, shown to a route that answers it. It is also the [`Request`] itself.
+/// A plain request for a route. Dereferences to the [`Request`].
 #[derive(Debug)]
-pub struct Asked<'a> {
+pub struct PlainRequest<'a> {
     request: &'a Request<'a>,
     pattern: &'a Pattern,
 }
 
-impl<'a> Deref for Asked<'a> {
+impl<'a> Deref for PlainRequest<'a> {
     type Target = Request<'a>;
 
     fn deref(&self) -> &Request<'a> {
@@ -274,15 +270,15 @@ impl<'a> Deref for Asked<'a> {
     }
 }
 
-impl Asked<'_> {
-    /// What `{name}` or `{*name}` of the route's pattern is in this path, percent-decoded.
+impl PlainRequest<'_> {
+    /// The percent-decoded value of `{name}` or `{*name}` of the route's pattern in this path.
     pub fn param(&self, name: &str) -> Option<String> {
         self.pattern.param(self.request.path, name)
     }
 }
 
 /// Answers a plain request.
-type Answer = dyn Fn(&Asked<'_>) -> Response + Send + Sync;
+type Answer = dyn Fn(&PlainRequest<'_>) -> Response + Send + Sync;
 
 #[derive(Clone)]
 struct Plain {
@@ -307,28 +303,28 @@ impl fmt::Debug for Routes {
 }
 
 impl Routes {
-    /// Adds a route. The first whose pattern and subprotocols fit is taken.
+    /// Adds a route. The first route whose pattern and subprotocols match is used.
     pub fn add(&mut self, route: Route) {
         self.upgrades.push(Arc::new(route));
     }
 
-    /// Adds an answer to GET and HEAD requests that ask for no WebSocket.
+    /// Answers plain GET and HEAD requests.
     pub fn add_get(
         &mut self,
         pattern: &str,
-        answer: impl Fn(&Asked<'_>) -> Response + Send + Sync + 'static,
+        answer: impl Fn(&PlainRequest<'_>) -> Response + Send + Sync + 'static,
     ) {
         self.plain.push(Plain { pattern: Pattern::new(pattern), answer: Arc::new(answer) });
     }
 
-    /// Adds all of `others`, behind those that are there.
+    /// Adds all routes of `others` behind the present ones.
     pub fn extend(&mut self, others: Routes) {
         self.upgrades.extend(others.upgrades);
         self.plain.extend(others.plain);
     }
 
-    /// The route for an upgrade. Where only the subprotocol tells routes of a path apart, `preference` says whether
-    /// the order of the routes or that of the client's offer decides.
+    /// The route for an upgrade. If several match by their subprotocols, `preference` selects by the order of the routes or
+    /// of the client's offer.
     pub(super) fn find(
         &self,
         path: &str,
@@ -354,10 +350,10 @@ impl Routes {
         self.upgrades.iter().any(|route| route.pattern.matches(path))
     }
 
-    /// Answers a plain request, if there is a route for it. A panic is a 500.
+    /// Answers a plain request, if there is a route for it. A panic is answered with 500.
     pub(super) fn answer(&self, request: &Request<'_>) -> Option<Response> {
         let plain = self.plain.iter().find(|plain| plain.pattern.matches(request.path))?;
-        let asked = Asked { request, pattern: &plain.pattern };
+        let asked = PlainRequest { request, pattern: &plain.pattern };
         let answered = catch_unwind(AssertUnwindSafe(|| (plain.answer)(&asked)));
         Some(answered.unwrap_or_else(|panic| {
             log_panic(panic);
@@ -366,7 +362,7 @@ impl Routes {
     }
 }
 
-/// A path with places to be filled in.
+/// A path with parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Pattern(Vec<Segment>);
 
@@ -406,7 +402,7 @@ impl Pattern {
         found
     }
 
-    /// Lays the pattern beside a path. False when they do not fit.
+    /// Matches a path against the pattern, and passes each parameter to `parameter`.
     fn walk<'a>(&self, path: &'a str, mut parameter: impl FnMut(&str, &'a str)) -> bool {
         let Some(mut rest) = path.strip_prefix('/') else { return false };
         let last = self.0.len().saturating_sub(1);

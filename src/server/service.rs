@@ -1,95 +1,75 @@
-//! The server's routes, as an application of the shard: those of the program first, then the built-in ones.
+//! The routes of the server as an application of the shard: those of the program first, then the built-in ones.
 
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::buffer::{Budget, Lease, Pool};
-use crate::connection::{Chunk, Closed, Reply};
-use crate::driver::{Driver, Token};
-use crate::hub::{Placement, Rules, Settings, is_topic_name};
-use crate::limits::{self, Nanos};
-use crate::protocol::handshake::{
+use echoring_proto::buffer::{Budget, Lease, Pool};
+use echoring_proto::connection::{Chunk, Closed, Reply};
+use echoring_proto::handshake::{
     self, HostPolicy, OriginPolicy, Refusal, Request, SubprotocolPreference, Upgrade, percent_decode_path,
 };
-use crate::shard::{Answer, Application, Context, Disposition, Link, OwnedReply};
-use crate::stats::Snapshot;
+use echoring_proto::limits::Nanos;
 
-use super::asks::{Ask, Backlog};
-use super::broadcast::{self, Broadcast, Message, Session, Subscriber};
-use super::chat::{self, Chat, Guest};
-use super::config::RefusalHook;
-use super::endpoints;
-use super::page;
-use super::response::{Response, to_reply};
-use super::route::{Route, Routes, Subprotocols};
-use super::seats::{Seats, log_panic};
-use super::v1;
-use super::watch;
+use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::shard::{Answer, Application, ConnectionContext, Context, Disposition, OwnedReply};
+use echoring_topics::HubReport;
+use echoring_topics::{Placement, Rules, TopicSettings, is_topic_name};
+
+use crate::broadcast::shard_mail::ShardMail;
+use crate::broadcast::{Broadcast, BroadcastSettings};
+use crate::commands::{Backlog, ShardCommand};
+use crate::config::RefusalHook;
+use crate::endpoints;
+use crate::handler_slots::{HandlerSlots, log_panic};
+use crate::pages;
+use crate::peer::Peer;
+use crate::response::{Response, to_reply};
+use crate::route::{Route, Routes, Subprotocols};
+use crate::v1;
 
 const METHOD: Refusal =
-    Refusal { status: 405, reason: "method not allowed", headers: "Allow: GET, HEAD\r\n", cure: "use GET" };
-const NO_ROUTE: Refusal = Refusal {
-    status: 404,
-    reason: "no such path",
-    headers: "",
-    cure: "ask for a path that the program serves",
-};
+    Refusal { status: 405, reason: "method not allowed", headers: "Allow: GET, HEAD\r\n", hint: "use GET" };
+const NO_ROUTE: Refusal =
+    Refusal { status: 404, reason: "no such path", headers: "", hint: "use a path that the program serves" };
 const BAD_TOPIC: Refusal = Refusal {
     status: 400,
     reason: "bad topic name",
     headers: "",
-    cure: "use one path segment of 1 to 255 bytes, UTF-8 without control characters, percent-encoded where needed",
+    hint: "use one path segment of 1 to 255 bytes, UTF-8 without control characters, percent-encoded where needed",
 };
 const NO_SUBPROTOCOL: Refusal = Refusal {
     status: 400,
     reason: "this path needs a subprotocol",
     headers: "",
-    cure: "offer echoring.v1.json, or open /broadcast/ and the name of a topic",
+    hint: "offer echoring.v1.json, or open /broadcast/ and the name of a topic",
 };
 
-/// What the server keeps with a connection.
-#[derive(Debug, Default)]
-pub enum Peer {
-    /// Its messages come back.
-    #[default]
-    Echo,
-    /// Its messages go to a topic.
-    Subscriber(Subscriber),
-    /// It asks for topics.
-    Session(Box<Session>),
-    /// It is in the chat room, or about to be.
-    Chat(Box<Guest>),
-    /// Its messages go to the handler in this seat.
-    Handled(u32),
-}
-
-/// All routes on one shard.
+/// The routes and the state of one shard.
 #[derive(Debug)]
 pub struct Service {
     routes: Routes,
     builtin_routes: bool,
     on_refusal: Option<RefusalHook>,
-    seats: Seats,
+    handlers: HandlerSlots,
     origins: OriginPolicy,
     hosts: HostPolicy,
     demo_pages: bool,
     subprotocols: Vec<&'static str>,
     preference: SubprotocolPreference,
     broadcast: Broadcast,
-    chat: Chat,
-    /// What other threads asked to be published.
+    /// Publications of other threads.
     backlog: Backlog,
 }
 
 impl Service {
-    /// The built-in routes, with their limits. A subscriber may lag `queue_bytes` behind its topic.
+    /// The built-in routes. A subscriber may lag `queue_bytes` behind its topic.
     pub fn new(origins: OriginPolicy, message_bytes_max: u64, queue_bytes: u32) -> Service {
-        let settings = Settings { lag_bytes: queue_bytes as usize, ..Settings::default() };
-        let topics_max = u64::from(limits::TOPICS_DEFAULT);
-        let broadcast = broadcast::Settings {
+        let settings = TopicSettings { lag_bytes: queue_bytes as usize, ..TopicSettings::default() };
+        let topics_max = u64::from(crate::limits::TOPICS_DEFAULT);
+        let broadcast = BroadcastSettings {
             rules: Rules::new(Vec::new(), settings),
             topics: Lease::new(Budget::new(topics_max), topics_max),
-            subscriptions_max: limits::SUBSCRIPTIONS_DEFAULT,
+            subscriptions_max: crate::limits::SUBSCRIPTIONS_DEFAULT,
             message_bytes_max,
             seed: 0,
             placement: Placement::new(0),
@@ -98,25 +78,24 @@ impl Service {
             routes: Routes::default(),
             builtin_routes: true,
             on_refusal: None,
-            seats: Seats::default(),
+            handlers: HandlerSlots::default(),
             origins,
             hosts: HostPolicy::Any,
             demo_pages: true,
             subprotocols: Vec::new(),
             preference: SubprotocolPreference::default(),
             broadcast: Broadcast::new(broadcast),
-            chat: Chat::default(),
             backlog: Backlog::default(),
         }
     }
 
-    /// The same with topics of which something else holds.
-    pub fn with_broadcast(self, settings: broadcast::Settings) -> Service {
+    /// Sets the settings of topics.
+    pub fn with_broadcast(self, settings: BroadcastSettings) -> Service {
         Service { broadcast: Broadcast::new(settings), ..self }
     }
 
-    /// The same with subprotocols, best first, one of which is named to clients that offer it. On all routes:
-    /// messages are relayed as they are, so what they mean is between the clients.
+    /// Sets the subprotocols of all routes, preferred first. Messages are relayed unchanged, so their meaning is up to
+    /// the clients.
     pub fn with_subprotocols(
         self,
         subprotocols: Vec<&'static str>,
@@ -125,34 +104,34 @@ impl Service {
         Service { subprotocols, preference, ..self }
     }
 
-    /// The same with a program's own routes before them.
+    /// Adds routes of the program, before the built-in ones.
     pub fn with_routes(mut self, routes: Routes) -> Service {
         self.routes.extend(routes);
         self
     }
 
-    /// The same with the endpoints for test harnesses.
+    /// Adds the endpoints for test harnesses.
     pub fn with_test_endpoints(mut self) -> Service {
         self.routes.extend(endpoints::routes());
         self
     }
 
-    /// The same without the built-in routes.
+    /// Removes the built-in routes.
     pub fn without_builtin_routes(self) -> Service {
         Service { builtin_routes: false, ..self }
     }
 
-    /// The same without the pages and the chat room, which are for trying a server out.
+    /// Removes the demo pages.
     pub fn without_demo_pages(self) -> Service {
         Service { demo_pages: false, ..self }
     }
 
-    /// The same, answering to these names.
+    /// Sets the host names that the server answers to.
     pub fn with_hosts(self, hosts: HostPolicy) -> Service {
         Service { hosts, ..self }
     }
 
-    /// The same, with somebody who may say more on refusals.
+    /// Sets the hook that replaces the responses of refusals.
     pub fn with_refusal_hook(self, hook: Option<RefusalHook>) -> Service {
         Service { on_refusal: hook, ..self }
     }
@@ -173,7 +152,6 @@ impl Service {
         }
         match request.path {
             "/" | "/broadcast" if !self.demo_pages => Answer::Refuse(Refusal::WEBSOCKET_ONLY),
-            "/" => Answer::Respond(Reply { head_only, ..page::PAGE }),
             "/healthz" => Answer::Respond(Reply {
                 status: 200,
                 content_type: "text/plain; charset=utf-8",
@@ -185,19 +163,15 @@ impl Service {
             path if !self.demo_pages && !path.starts_with("/broadcast/") => {
                 Answer::Refuse(Refusal::NOT_FOUND)
             }
-            path if path == "/chat" || path.starts_with("/chat/") => match chat::page(path) {
-                Some(reply) => Answer::Respond(Reply { head_only, ..reply }),
-                None => Answer::Refuse(Refusal::NOT_FOUND),
-            },
             path if path.starts_with("/broadcast/") => Answer::Refuse(Refusal::WEBSOCKET_ONLY),
-            path => match watch::page(path) {
+            path => match pages::find(path) {
                 Some(reply) => Answer::Respond(Reply { head_only, ..reply }),
                 None => Answer::Refuse(Refusal::NOT_FOUND),
             },
         }
     }
 
-    /// Opens a route with a handler, if its policy and the handler's maker agree.
+    /// Opens a route with a handler, if its policy and its constructor allow that.
     fn open(
         &mut self,
         token: Token,
@@ -213,11 +187,11 @@ impl Service {
         match route.make(&mut opening) {
             Ok(handler) => {
                 let extras = Box::new(opening.into_extras());
-                let seat = self.seats.take(token, handler, route.taste());
+                let slot = self.handlers.take(token, handler, route.filter());
                 Answer::UpgradeWith {
-                    peer: Peer::Handled(seat),
+                    peer: Peer::Handler(slot),
                     extras,
-                    whole: !self.seats.is_streaming(seat),
+                    whole: !self.handlers.is_streaming(slot),
                 }
             }
             Err(response) => Answer::RespondWith(Box::new(to_reply(response, false))),
@@ -225,7 +199,7 @@ impl Service {
     }
 }
 
-/// The topic that a path names: one segment, percent-decoded.
+/// The topic of a path: one segment, percent-decoded.
 fn topic_of(segment: &str) -> Option<String> {
     if segment.contains('/') {
         return None;
@@ -235,8 +209,9 @@ fn topic_of(segment: &str) -> Option<String> {
 
 impl Application for Service {
     type Peer = Peer;
-    type Message = Message;
-    type Ask = Ask;
+    type Message = ShardMail;
+    type Command = ShardCommand;
+    type Report = HubReport;
 
     fn request<D: Driver>(
         &mut self,
@@ -245,7 +220,7 @@ impl Application for Service {
         request: &Request<'_>,
         upgrade: Option<&Upgrade<'_>>,
     ) -> Answer<Peer> {
-        // A check of health may know the server by any name.
+        // A health check may use any host name.
         if !self.hosts.allows(request.host) && (upgrade.is_some() || request.path != "/healthz") {
             return Answer::Refuse(Refusal::FOREIGN_HOST);
         }
@@ -262,10 +237,6 @@ impl Application for Service {
         let subprotocol = upgrade.subprotocol(&self.subprotocols, self.preference);
         match request.path {
             "/" | "/echo" => Answer::Upgrade { peer: Peer::Echo, subprotocol, whole: false },
-            "/chat" if self.demo_pages => {
-                let offered = upgrade.subprotocol(&[chat::SUBPROTOCOL], self.preference).is_some();
-                self.chat.open(cx, token, offered)
-            }
             "/broadcast" => match upgrade.subprotocol(&[v1::SUBPROTOCOL], self.preference) {
                 Some(subprotocol) => self.broadcast.open_session(subprotocol),
                 None => Answer::Refuse(NO_SUBPROTOCOL),
@@ -274,7 +245,7 @@ impl Application for Service {
                 Some(segment) => match topic_of(segment) {
                     Some(topic) => {
                         let echo_own = request.query_value("self") == Some("1");
-                        self.broadcast.subscribe(cx, token, &topic, echo_own, subprotocol)
+                        self.broadcast.subscribe_raw(cx, token, &topic, echo_own, subprotocol)
                     }
                     None => Answer::Refuse(BAD_TOPIC),
                 },
@@ -289,10 +260,10 @@ impl Application for Service {
         token: Token,
         _: Option<&handshake::Response>,
     ) {
-        if let Some(&mut Peer::Handled(seat)) = cx.peer(token)
+        if let Some(&mut Peer::Handler(slot)) = cx.peer(token)
             && let Some(mut link) = cx.link(token)
         {
-            let wants_address = self.seats.open(&mut link, seat);
+            let wants_address = self.handlers.open(&mut link, slot);
             if wants_address {
                 cx.find_address(token);
             }
@@ -314,7 +285,7 @@ impl Application for Service {
     }
 
     #[inline]
-    fn chunk(&mut self, link: &mut Link<'_, Service>, chunk: Chunk<'_>) -> Disposition {
+    fn chunk(&mut self, link: &mut ConnectionContext<'_, Service>, chunk: Chunk<'_>) -> Disposition {
         match *link.peer {
             Peer::Echo => Disposition::Echo,
             Peer::Subscriber(_) => {
@@ -322,26 +293,22 @@ impl Application for Service {
                 Disposition::Done
             }
             Peer::Session(_) => {
-                self.broadcast.asked(link, chunk.kind, chunk.payload);
+                self.broadcast.request(link, chunk.kind, chunk.payload);
                 Disposition::Done
             }
-            Peer::Chat(_) => {
-                self.chat.said(link, chunk.kind, chunk.payload);
-                Disposition::Done
-            }
-            Peer::Handled(seat) => self.seats.chunk(link, seat, &chunk),
+            Peer::Handler(slot) => self.handlers.chunk(link, slot, &chunk),
         }
     }
 
-    fn ping(&mut self, link: &mut Link<'_, Service>, payload: &[u8]) {
-        if let Peer::Handled(seat) = *link.peer {
-            self.seats.ping(link, seat, payload);
+    fn ping(&mut self, link: &mut ConnectionContext<'_, Service>, payload: &[u8]) {
+        if let Peer::Handler(slot) = *link.peer {
+            self.handlers.ping(link, slot, payload);
         }
     }
 
-    fn pong(&mut self, link: &mut Link<'_, Service>, payload: &[u8]) {
-        if let Peer::Handled(seat) = *link.peer {
-            self.seats.pong(link, seat, payload);
+    fn pong(&mut self, link: &mut ConnectionContext<'_, Service>, payload: &[u8]) {
+        if let Peer::Handler(slot) = *link.peer {
+            self.handlers.pong(link, slot, payload);
         }
     }
 
@@ -351,21 +318,18 @@ impl Application for Service {
         token: Token,
         address: Option<SocketAddr>,
     ) {
-        match cx.peer(token) {
-            Some(&mut Peer::Handled(seat)) => {
-                if let Some(mut link) = cx.link(token).filter(|link| link.is_open()) {
-                    self.seats.addressed(&mut link, seat, address);
-                }
-            }
-            _ => self.chat.addressed(cx, token, address),
+        if let Some(&mut Peer::Handler(slot)) = cx.peer(token)
+            && let Some(mut link) = cx.link(token).filter(|link| link.is_open())
+        {
+            self.handlers.addressed(&mut link, slot, address);
         }
     }
 
     fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, token: Token) {
         match cx.peer(token) {
-            Some(&mut Peer::Handled(seat)) => {
+            Some(&mut Peer::Handler(slot)) => {
                 if let Some(mut link) = cx.link(token) {
-                    self.seats.writable(&mut link, seat);
+                    self.handlers.writable(&mut link, slot);
                 }
             }
             _ => self.broadcast.writable(cx, token),
@@ -386,8 +350,7 @@ impl Application for Service {
         match peer {
             Peer::Echo => {}
             Peer::Subscriber(_) | Peer::Session(_) => self.broadcast.closed(cx, token, peer),
-            Peer::Chat(guest) => self.chat.closed(token, &guest),
-            Peer::Handled(seat) => self.seats.leave(seat, closed, cx.pool()),
+            Peer::Handler(slot) => self.handlers.leave(slot, closed, cx.pool()),
         }
     }
 
@@ -395,40 +358,36 @@ impl Application for Service {
         &mut self,
         cx: &mut Context<'_, D, Service>,
         from: usize,
-        message: Message,
+        mail: ShardMail,
         payload: &[u8],
     ) {
-        match message {
-            Message::Chat(mail) => self.chat.message(cx, from, mail, payload),
-            message => self.broadcast.message(cx, from, message, payload),
-        }
+        self.broadcast.mail(cx, from, mail, payload);
     }
 
-    fn asked<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, ask: Ask) {
+    fn command<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, ask: ShardCommand) {
         ask.answer(&mut self.backlog, &self.broadcast, cx);
     }
 
     fn takes_requests<D: Driver>(&self, cx: &Context<'_, D, Service>) -> bool {
-        self.broadcast.takes_requests(cx) && self.chat.takes_requests(cx)
+        self.broadcast.takes_requests(cx)
     }
 
-    fn turn_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
+    fn tick_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
         if !self.backlog.is_empty() {
             self.backlog.publish(&mut self.broadcast, cx);
         }
-        self.broadcast.turn_ended(cx);
-        self.chat.turn_ended(cx);
-        self.seats.turn_ended(cx);
+        self.broadcast.tick_ended(cx);
+        self.handlers.tick_ended(cx);
     }
 
     fn deadline(&self) -> Option<Nanos> {
         if !self.backlog.is_empty() {
             return Some(0);
         }
-        // Asked in every turn, and nearly always about nothing.
-        match (self.broadcast.deadline(), self.chat.deadline(), self.seats.deadline()) {
-            (only, None, None) => only,
-            (broadcast, chat, seats) => [broadcast, chat, seats].into_iter().flatten().min(),
+        // Called in every tick, and nearly always without deadlines.
+        match (self.broadcast.deadline(), self.handlers.deadline()) {
+            (Some(broadcast), Some(handlers)) => Some(broadcast.min(handlers)),
+            (broadcast, handlers) => broadcast.or(handlers),
         }
     }
 
@@ -448,7 +407,7 @@ impl Application for Service {
         self.broadcast.shed(pool, owed)
     }
 
-    fn describe(&self, snapshot: &mut Snapshot) {
-        self.broadcast.describe(snapshot);
+    fn report(&self) -> HubReport {
+        self.broadcast.report()
     }
 }

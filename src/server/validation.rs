@@ -1,14 +1,12 @@
-//! Validation of publications, the same for every way in: the raw route, `echoring.v1.json`, the admin address, and a
-//! program's own [`Handle`](super::Handle).
-//!
-//! Never: a second opinion elsewhere. A name or a value that one way refuses no other way accepts.
+//! Validation of publications, shared by the raw route, `echoring.v1.json`, the admin address and
+//! [`Handle`](crate::Handle): all of them accept the same names and values.
 
-pub use crate::hub::is_topic_name;
 use crate::limits::JSON_DEPTH_MAX;
+pub use echoring_topics::is_topic_name;
 
-/// Whether arrays and objects of a value that is known to be JSON are nested deeper than [`JSON_DEPTH_MAX`].
+/// Whether a JSON value nests arrays and objects deeper than [`JSON_DEPTH_MAX`]. The value is known to be valid JSON.
 pub fn is_too_deep(json: &[u8]) -> bool {
-    // Each takes two bytes at least.
+    // Each level takes at least two bytes.
     if json.len() <= 2 * JSON_DEPTH_MAX {
         return false;
     }
@@ -30,7 +28,7 @@ pub fn is_too_deep(json: &[u8]) -> bool {
     false
 }
 
-/// Where the string that begins at `start` has its closing quotation mark.
+/// The position of the closing quotation mark of the string that begins at `start`.
 fn string_end(json: &[u8], start: usize) -> usize {
     let mut at = start + 1;
     while let Some(&byte) = json.get(at) {

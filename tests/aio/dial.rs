@@ -1,14 +1,14 @@
-//! The dialer: what it asks, and what it makes of the answers.
+//! `Dialer`: the requests that it sends, and its results for each answer.
 
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use echoring::aio::{DialError, Dialer, Jar, Message, Settings, Stage, Upgrader, dial, ring_allowed};
-use echoring::connection::Compression;
-use echoring::protocol::Url;
-use echoring::protocol::handshake::{BadField, BadHandshake};
-use echoring::protocol::url::BadUrl;
+use echoring_async::{DialError, Dialer, Jar, Message, Settings, Stage, Upgrader, dial, ring_allowed};
+use echoring_proto::Url;
+use echoring_proto::connection::Compression;
+use echoring_proto::handshake::{BadField, BadHandshake};
+use echoring_proto::url::BadUrl;
 
 use tokio::io::AsyncWriteExt as _;
 
@@ -83,7 +83,7 @@ async fn the_most_that_a_message_may_have_is_kept() {
 #[tokio::test]
 async fn a_refusal_comes_with_the_servers_response() {
     let long = "x".repeat(5_000);
-    /// Response, whether the server ends behind it, what is wrong, and the body that is kept.
+    /// Response, whether the server closes after it, the expected error, and the body that the error keeps.
     type Case<'a> = (String, bool, BadHandshake, Option<&'a str>);
     let cases: [Case<'_>; 9] = [
         (
@@ -203,7 +203,7 @@ async fn each_way_to_fail_has_its_name() {
     }
 }
 
-/// Remembers what it was told, and always says the same.
+/// Records the cookies that it is given, and always returns the same ones.
 #[derive(Default)]
 struct Notes(Mutex<Vec<String>>);
 
@@ -230,7 +230,7 @@ async fn cookies_are_asked_of_the_jar_and_told_to_it() {
         drop(dialer.dial(&format!("ws://{address}{path}")).await.expect("a connection"));
         server.join().expect("no assertion failed");
     }
-    // A refusal may set them as well.
+    // A refusal may set cookies too.
     let refusal = b"HTTP/1.1 401 No\r\nSet-Cookie: login=1\r\nContent-Length: 0\r\n\r\n".to_vec();
     let (address, mut server) = canned_server(refusal, true).await;
     dialer.dial(&format!("ws://{address}/c")).await.expect_err("refused");

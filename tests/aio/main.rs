@@ -1,5 +1,5 @@
-//! Opening connections with `aio`: against tungstenite, hyper and axum, through proxies, inside TLS, and again
-//! after a server died. Loopback only; every port is the kernel's choice.
+//! Opens asynchronous connections: with tungstenite, hyper and axum, through proxies, through TLS, and again after the
+//! server is gone. Loopback only; the kernel chooses every port.
 
 mod dial;
 #[path = "../support/patient.rs"]

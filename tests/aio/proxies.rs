@@ -1,10 +1,10 @@
-//! Dials through proxies: a CONNECT proxy on hyper, and a SOCKS5 proxy (RFC 1928, 1929), both with and without
+//! Connects through proxies: a CONNECT proxy on hyper, and a SOCKS5 proxy (RFC 1928, 1929), both with and without
 //! credentials.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 
-use echoring::aio::{DialError, Message, Proxy, ProxyError, Upgrader};
+use echoring_async::{DialError, Message, Proxy, ProxyError, SocksError, Upgrader};
 use http_body_util::Empty;
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
@@ -19,7 +19,7 @@ use super::ports;
 use super::support::{dialer, echo_server};
 use super::tls::{Authority, tls_echo_server};
 
-/// A CONNECT proxy until the set is dropped, which wants `Proxy-Authorization` to be `wanted`.
+/// A CONNECT proxy that runs until the set is dropped and requires `Proxy-Authorization` to be `wanted`.
 async fn connect_proxy(wanted: Option<&'static str>) -> (SocketAddr, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
     let address = listener.local_addr().expect("its address");
@@ -55,7 +55,7 @@ async fn tunnel(
     if request.method() != Method::CONNECT {
         return answer(StatusCode::METHOD_NOT_ALLOWED);
     }
-    // The name is looked up here and not by the client.
+    // The proxy resolves the name, not the client.
     let authority = request.uri().authority().expect("a server").as_str();
     let Ok(mut upstream) = TcpStream::connect(authority).await else {
         return answer(StatusCode::BAD_GATEWAY);
@@ -68,7 +68,7 @@ async fn tunnel(
     answer(StatusCode::OK)
 }
 
-/// A SOCKS5 proxy until the set is dropped, which wants a user name and a password if any are named.
+/// A SOCKS5 proxy that runs until the set is dropped. It requires the user name and password, if given.
 async fn socks_proxy(wanted: Option<(&'static str, &'static str)>) -> (SocketAddr, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
     let address = listener.local_addr().expect("its address");
@@ -78,7 +78,7 @@ async fn socks_proxy(wanted: Option<(&'static str, &'static str)>) -> (SocketAdd
         loop {
             let (stream, _) = listener.accept().await.expect("a client");
             clients.spawn(async move {
-                // A client that goes away in the middle is none of this proxy's errors.
+                // A client that disconnects early is not an error of the proxy.
                 let _ = socks(stream, wanted).await;
             });
         }
@@ -127,7 +127,7 @@ async fn socks(mut client: TcpStream, wanted: Option<(&str, &str)>) -> std::io::
     Ok(())
 }
 
-/// As many bytes as the first says.
+/// Reads a length byte, then as many bytes.
 async fn counted(client: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     let mut bytes = vec![0; usize::from(client.read_u8().await?)];
     client.read_exact(&mut bytes).await?;
@@ -138,13 +138,13 @@ async fn echoes(proxy: Proxy, host: &str) {
     let (server, _running) = echo_server(Upgrader::new()).await;
     let dialer = dialer().proxy(proxy);
     let mut conn = dialer.dial(&format!("ws://{host}:{}/", server.port())).await.expect("a connection");
-    // What is connected to is the proxy.
+    // The connection is to the proxy.
     assert_ne!(conn.peer_addr(), Some(server));
     conn.write("through").await.expect("written");
     assert_eq!(conn.read().await.expect("the echo"), Message::from("through"));
 }
 
-/// Why a proxy opens no way to where nobody listens.
+/// The proxy's error for a port on which nothing listens.
 async fn refusal(proxy: Proxy) -> ProxyError {
     let [nobody] = ports::free();
     match dialer().proxy(proxy).dial(&format!("ws://{nobody}/")).await.expect_err("no way through") {
@@ -179,7 +179,7 @@ async fn a_socks_proxy_is_asked_and_resolves_the_name() {
     echoes(Proxy::socks5(&format!("socks5://{address}")).expect("a proxy"), "127.0.0.1").await;
     echoes(Proxy::socks5(&format!("socks5h://{address}")).expect("a proxy"), "localhost").await;
     let error = refusal(Proxy::socks5(&address.to_string()).expect("a proxy")).await;
-    assert!(matches!(error, ProxyError::Socks(tokio_socks::Error::ConnectionRefused)), "{error:?}");
+    assert!(matches!(error, ProxyError::Socks(SocksError::Refused(5))), "{error:?}");
 }
 
 #[tokio::test]

@@ -1,11 +1,11 @@
-//! The dialer that dials again, against servers that die.
+//! `Reconnecting`, with servers that disappear.
 
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use echoring::aio::reconnect::Event;
-use echoring::aio::{DialError, Listener, Message, Upgrader};
+use echoring_async::reconnect::Event;
+use echoring_async::{DialError, Listener, Message, Upgrader};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -13,7 +13,7 @@ use super::ports;
 use super::support::{PATIENCE, canned_server, dialer, echo, url};
 use super::tls::{Authority, tls_echo_server};
 
-/// What happened, in words, and how long it waited.
+/// The events as text, and the waits.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<String>>>);
 
@@ -38,7 +38,7 @@ impl Log {
     }
 }
 
-/// A server that says `greeting` to whoever comes, then echoes, until the set is dropped.
+/// A server that sends `greeting` to each client and then echoes, until the set is dropped.
 async fn greeting_server(listener: Listener, greeting: &'static str) -> JoinSet<()> {
     let mut server = JoinSet::new();
     server.spawn(async move {
@@ -78,9 +78,9 @@ async fn a_server_that_dies_twice_is_found_again_at_its_port() {
     assert_eq!(log.take(), ["dialling 1", "connected"]);
 
     for greeting in ["two", "three"] {
-        // The tasks end, and with them the listener and all its connections.
+        // Ends the tasks, and with them the listener and its connections.
         server.shutdown().await;
-        // Only when an attempt has found nobody does the server come back.
+        // The server returns only after an attempt has failed.
         let revived = async {
             failures.recv().await.expect("an attempt that fails");
             greeting_server(Listener::bind(address).await.expect("the same port"), greeting).await
@@ -99,7 +99,7 @@ async fn a_server_that_dies_twice_is_found_again_at_its_port() {
     }
 }
 
-/// Where nobody listens.
+/// A URL on which nothing listens.
 fn nowhere() -> String {
     let [free] = ports::free();
     url(free)
@@ -123,7 +123,7 @@ async fn waits_grow_to_their_most_and_the_last_failure_is_told() {
     let log: Vec<String> = log.take().into_iter().filter(|word| word.starts_with("waiting")).collect();
     let expected = ["1000 for 2", "2000 for 3", "4000 for 4", "5000 for 5", "5000 for 6"];
     assert_eq!(log, expected.map(|word| format!("waiting {word}")));
-    // 1 + 2 + 4 + 5 + 5, on a clock that only waiting moves: a head start is no wait when all have failed.
+    // 1 + 2 + 4 + 5 + 5 s, on a paused clock that only waiting advances. Connection attempts that all fail add no wait.
     assert_eq!(before.elapsed().as_secs(), 17);
 }
 
@@ -148,11 +148,11 @@ async fn with_jitter_waits_differ_and_stay_below_their_most() {
     let count = waits.len();
     waits.sort_unstable();
     waits.dedup();
-    // Twenty of a million milliseconds: that two are the same, or one is none, happens once in some thousand runs.
+    // Twenty of a million milliseconds: two are equal, or one is zero, once in several thousand runs.
     assert!(count >= 19 && waits.len() >= 19, "{waits:?}");
 }
 
-/// A server that answers its first client only once it may.
+/// A server that answers its first client only when it is released.
 async fn slow_server(may: tokio::sync::oneshot::Receiver<()>) -> (std::net::SocketAddr, JoinSet<()>) {
     let listener = Listener::bind("127.0.0.1:0").await.expect("a listener");
     let address = listener.local_addr().expect("its address");
@@ -239,7 +239,7 @@ async fn any_answer_but_101_is_not_tried_again() {
     }
 }
 
-/// Keeps what is logged on this thread: level, message, and fields.
+/// Collects the log records of this thread: level, message, and fields.
 #[derive(Clone, Default)]
 struct Logged(Arc<Mutex<Vec<String>>>);
 
@@ -284,7 +284,7 @@ async fn what_is_tried_again_is_logged_without_the_secrets_of_its_url() {
         .max_attempts(3);
     conn.next().await.expect_err("nobody listens");
     let lines = logged.0.lock().expect("unpoisoned").clone();
-    // The third failure is not tried again: it is returned.
+    // The third failure is not retried but returned.
     assert_eq!(lines.len(), 2, "{lines:?}");
     for (line, wait) in lines.iter().zip([1000, 2000]) {
         assert!(line.starts_with("WARN ") && line.contains(&nobody.to_string()), "{line}");
@@ -309,7 +309,7 @@ async fn what_is_not_temporary_is_not_tried_again() {
     let mut conn = dialer().reconnecting("http://a/");
     assert!(matches!(conn.next().await, Err(DialError::BadUrl(_))));
 
-    // Unless the program says so.
+    // Unless the program allows it.
     let refusal = b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n".to_vec();
     let (address, _server) = canned_server(refusal, true).await;
     let mut conn = dialer()
@@ -317,7 +317,7 @@ async fn what_is_not_temporary_is_not_tried_again() {
         .initial_delay(Duration::from_millis(1))
         .retry_if(|error| error.response().is_some())
         .on_event(log.hook());
-    // The second attempt finds nobody.
+    // The second attempt finds no server.
     assert!(matches!(conn.next().await, Err(DialError::Connect(_) | DialError::Closed)));
     assert_eq!(log.take().iter().filter(|word| *word == "failed").count(), 2);
 }

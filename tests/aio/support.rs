@@ -1,27 +1,27 @@
-//! Peers for the tests: tungstenite's two ends on threads, and servers that say what they are told to.
+//! Peers for the tests: tungstenite in both roles on threads, and servers that send a given response.
 
 use std::net::SocketAddr;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use echoring::aio::{Conn, Dialer, Listener, Upgrader};
+use echoring_async::{Conn, Dialer, Listener, Upgrader};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 use tungstenite::handshake::server::{ErrorResponse, Request, Response};
 
-/// Longer than anything here takes.
+/// Longer than any test here takes.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub fn url(address: SocketAddr) -> String {
     format!("ws://{address}/")
 }
 
-/// A dialer that fails a test in time.
+/// A dialer whose timeout fails a test instead of letting it hang.
 pub fn dialer() -> Dialer {
     Dialer::new().handshake_timeout(PATIENCE)
 }
 
-/// Sends back all that comes until the end.
+/// Echoes every message until the connection ends.
 pub async fn echo<S: AsyncRead + AsyncWrite + Unpin>(mut conn: Conn<S>) {
     while let Ok(message) = conn.read().await {
         if conn.write(message).await.is_err() {
@@ -30,7 +30,7 @@ pub async fn echo<S: AsyncRead + AsyncWrite + Unpin>(mut conn: Conn<S>) {
     }
 }
 
-/// A server of ours whose connections echo, until the returned set is dropped.
+/// An echo server on this library, until the returned set is dropped.
 pub async fn echo_server(upgrader: Upgrader) -> (SocketAddr, JoinSet<()>) {
     let listener = Listener::bind("127.0.0.1:0").await.expect("a listener");
     let address = listener.local_addr().expect("its address");
@@ -45,7 +45,7 @@ pub async fn echo_server(upgrader: Upgrader) -> (SocketAddr, JoinSet<()>) {
     (address, server)
 }
 
-/// tungstenite as a server of one connection, which echoes; `answer` sees the request and may change the answer.
+/// tungstenite as an echo server for one connection. `answer` gets the request and may change the answer.
 pub fn tungstenite_server(
     answer: impl FnOnce(&Request, &mut Response) + Send + 'static,
 ) -> (SocketAddr, JoinHandle<()>) {
@@ -69,8 +69,8 @@ pub fn tungstenite_server(
     (address, server)
 }
 
-/// A server of one connection that reads a request and answers with `response`, then ends, or goes on listening until
-/// the client ends.
+/// A server for one connection that reads a request and answers with `response`. Then it closes, or reads until the client
+/// closes.
 pub async fn canned_server(response: Vec<u8>, ends: bool) -> (SocketAddr, JoinSet<String>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a listener");
     let address = listener.local_addr().expect("its address");
@@ -88,7 +88,7 @@ pub async fn canned_server(response: Vec<u8>, ends: bool) -> (SocketAddr, JoinSe
     (address, server)
 }
 
-/// A whole head and nothing behind it.
+/// Reads a complete head and no byte after it.
 pub async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

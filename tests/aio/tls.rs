@@ -1,12 +1,12 @@
-//! `wss`: whom a dialer believes.
+//! `wss`: the certificates that a dialer accepts.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use echoring::aio::{DialError, Message, Stage, Upgrader};
-use echoring::tls::Trust;
+use echoring_async::tls::Trust;
+use echoring_async::{DialError, Message, Stage, Upgrader};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -16,7 +16,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::support::{PATIENCE, canned_server, dialer, echo, echo_server};
 
-/// Somebody who issues certificates, and the file that says so.
+/// A certificate authority, and the file with its certificate.
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     file: PathBuf,
@@ -58,7 +58,7 @@ impl Drop for Authority {
     }
 }
 
-/// A server whose connections echo inside TLS, until the set is dropped.
+/// An echo server through TLS, until the set is dropped.
 pub async fn tls_echo_server((certificate, key): Identity) -> (SocketAddr, JoinSet<()>) {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
@@ -95,7 +95,7 @@ async fn who_is_vouched_for_is_believed() {
     for name in ["localhost", "127.0.0.1"] {
         let (address, _server) = tls_echo_server(authority.certificate(name)).await;
         let dialer = dialer().tls(authority.trusted());
-        // Twice, so that the second resumes the first's session.
+        // Twice, so that the second connection resumes the session of the first.
         for _ in 0..2 {
             let url = format!("wss://{name}:{}/", address.port());
             let mut conn = dialer.dial(&url).await.expect("a connection");

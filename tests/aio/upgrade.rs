@@ -1,4 +1,4 @@
-//! The upgrader: on raw streams, and on requests of hyper and axum.
+//! `Upgrader`: on raw streams, and on requests of hyper and axum.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -9,10 +9,12 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::routing::{any, get};
-use echoring::aio::{Acceptance, Answer, Asked, Decision, Dialer, Listener, Message, UpgradeError, Upgrader};
-use echoring::connection::Compression;
-use echoring::limits::HEAD_BYTES_MAX;
-use echoring::protocol::handshake::{BadField, OriginPolicy, SubprotocolPreference};
+use echoring_async::{
+    Acceptance, Decision, Dialer, HttpResponse, Listener, Message, RequestHead, UpgradeError, Upgrader,
+};
+use echoring_proto::connection::Compression;
+use echoring_proto::handshake::{BadField, OriginPolicy, SubprotocolPreference};
+use echoring_proto::limits::HEAD_BYTES_MAX;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
@@ -39,11 +41,11 @@ fn request(line: &str, more: &[&str]) -> Vec<u8> {
     format!("{line} HTTP/1.1\r\n{}\r\n\r\n", fields.join("\r\n")).into_bytes()
 }
 
-/// What `upgrader` makes of `sent`, and what it answers.
+/// The result of `upgrader` for the request `sent`, and its answer.
 async fn outcome(
     upgrader: &Upgrader,
     sent: &[u8],
-    decide: impl FnOnce(&Asked<'_>) -> Decision,
+    decide: impl FnOnce(&RequestHead<'_>) -> Decision,
 ) -> (Result<Option<String>, UpgradeError>, String) {
     let (near, mut far) = tokio::io::duplex(1 << 16);
     far.write_all(sent).await.expect("written");
@@ -55,13 +57,13 @@ async fn outcome(
     (subprotocol, answer)
 }
 
-fn yes(_: &Asked<'_>) -> Decision {
+fn yes(_: &RequestHead<'_>) -> Decision {
     Acceptance::new().into()
 }
 
 fn status(refused: Result<Option<String>, UpgradeError>) -> u16 {
     match refused.expect_err("no connection") {
-        UpgradeError::Answered(answer) => answer.status(),
+        UpgradeError::NotUpgraded(answer) => answer.status(),
         other => panic!("{other:?}"),
     }
 }
@@ -153,14 +155,14 @@ async fn the_request_is_shown_and_the_decision_kept() {
     let (accepted, _) = outcome(&client_first, &sent, yes).await;
     assert_eq!(accepted.expect("a connection").as_deref(), Some("v1"));
 
-    let (refused, answer) = outcome(&upgrader, &sent, |_| Answer::new(401, "no token\n").into()).await;
+    let (refused, answer) = outcome(&upgrader, &sent, |_| HttpResponse::new(401, "no token\n").into()).await;
     assert_eq!(status(refused), 401);
     assert!(answer.ends_with("\r\n\r\nno token\n"), "{answer}");
 
     let plain = b"HEAD /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
     let (refused, answer) = outcome(&upgrader, plain, |asked| {
         assert!(!asked.is_upgrade() && asked.subprotocols().next().is_none());
-        Answer::new(200, "ok\n").into()
+        HttpResponse::new(200, "ok\n").into()
     })
     .await;
     assert_eq!(status(refused), 200);
@@ -177,7 +179,7 @@ async fn a_decision_may_take_its_time() {
         (upgrader.receive(near).await, far)
     };
 
-    // With a frame right behind it: "hi", masked with zeros.
+    // With a frame directly after it: "hi", masked with zeros.
     let (received, mut far) = receive(&[&sent[..], b"\x81\x82\0\0\0\0hi"].concat()).await;
     let received = received.expect("a request");
     assert!(received.is_upgrade());
@@ -190,31 +192,33 @@ async fn a_decision_may_take_its_time() {
     assert!(read_head(&mut far).await.starts_with("HTTP/1.1 101 "));
 
     let (received, mut far) = receive(&sent).await;
-    let refused = tokio::spawn(received.expect("a request").decide(Answer::new(401, "no\n")));
+    let refused = tokio::spawn(received.expect("a request").decide(HttpResponse::new(401, "no\n")));
     assert!(read_head(&mut far).await.starts_with("HTTP/1.1 401 "));
     drop(far);
     assert!(
-        matches!(refused.await.expect("no panic"), Err(UpgradeError::Answered(answer)) if answer.status() == 401)
+        matches!(refused.await.expect("no panic"), Err(UpgradeError::NotUpgraded(answer)) if answer.status() == 401)
     );
 
     let (received, _far) = receive(b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n").await;
     let received = received.expect("a request");
     assert!(!received.is_upgrade());
     drop(_far);
-    assert!(matches!(received.accept().await, Err(UpgradeError::Answered(answer)) if answer.status() == 426));
+    assert!(
+        matches!(received.accept().await, Err(UpgradeError::NotUpgraded(answer)) if answer.status() == 426)
+    );
 
-    // What is wrong by itself is not asked about.
+    // A request that is invalid by itself does not reach the program's decision.
     let (near, mut far) = tokio::io::duplex(1 << 16);
     far.write_all(&request("GET /", &["Origin: http://evil"])).await.expect("written");
     far.shutdown().await.expect("shut down");
     assert!(
-        matches!(upgrader.receive(near).await, Err(UpgradeError::Answered(answer)) if answer.status() == 403)
+        matches!(upgrader.receive(near).await, Err(UpgradeError::NotUpgraded(answer)) if answer.status() == 403)
     );
 }
 
 #[tokio::test]
 async fn mistakes_of_the_program_are_told_to_it_and_not_to_the_client() {
-    let not_offered = |_: &Asked<'_>| Acceptance::new().subprotocol("v9").into();
+    let not_offered = |_: &RequestHead<'_>| Acceptance::new().subprotocol("v9").into();
     let (refused, answer) = outcome(&Upgrader::new(), &request("GET /", &[]), not_offered).await;
     assert!(
         matches!(refused, Err(UpgradeError::BadField { name, why: BadField::Value }) if name == "Sec-WebSocket-Protocol")
@@ -229,7 +233,7 @@ async fn mistakes_of_the_program_are_told_to_it_and_not_to_the_client() {
         assert!(matches!(refused, Err(UpgradeError::BadField { why, .. }) if why == expected));
         assert!(answer.starts_with("HTTP/1.1 500 ") && !answer.contains("Evil"), "{answer}");
 
-        let decide = |_: &Asked<'_>| Acceptance::new().header(name, value).into();
+        let decide = |_: &RequestHead<'_>| Acceptance::new().header(name, value).into();
         let (refused, _) = outcome(&Upgrader::new(), &request("GET /", &[]), decide).await;
         assert!(matches!(refused, Err(UpgradeError::BadField { why, .. }) if why == expected));
     }
@@ -240,7 +244,7 @@ async fn mistakes_of_the_program_are_told_to_it_and_not_to_the_client() {
 async fn origins_are_judged_by_policy_or_by_the_program() {
     let foreign = request("GET /", &["Origin: https://page.example"]);
     let list = OriginPolicy::List(vec!["https://page.example".into()]);
-    let by_token = |asked: &Asked<'_>| asked.header("x-token") == Some("1");
+    let by_token = |asked: &RequestHead<'_>| asked.header("x-token") == Some("1");
     let cases: [(Upgrader, &[u8], bool); 6] = [
         (Upgrader::new(), &foreign, false),
         (Upgrader::new().allow_any_origin(), &foreign, true),
@@ -311,9 +315,9 @@ async fn a_slow_request_is_told_so_and_cut() {
     let mut answer = String::new();
     far.read_to_string(&mut answer).await.expect("an answer");
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
-    // One that was refused has had its answer: lingering for it does not end in another.
+    // A refused request has its answer; a timeout while lingering sends no second one.
     let (error, _, mut far) = slow(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", Duration::from_millis(1)).await;
-    assert!(matches!(error, UpgradeError::Answered(_)), "{error:?}");
+    assert!(matches!(error, UpgradeError::NotUpgraded(_)), "{error:?}");
     let mut answer = String::new();
     far.read_to_string(&mut answer).await.expect("an answer");
     assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
@@ -350,7 +354,7 @@ async fn a_listener_hands_out_streams_for_a_program_to_upgrade() {
     assert_eq!(taken.kind(), std::io::ErrorKind::AddrInUse);
 }
 
-/// A hyper server, which answers `hello` where no WebSocket is asked for.
+/// A hyper server that answers plain requests with `hello`.
 async fn hyper_server(upgrader: Upgrader) -> (SocketAddr, JoinSet<()>) {
     async fn serve(
         upgrader: Upgrader,
@@ -359,9 +363,9 @@ async fn hyper_server(upgrader: Upgrader) -> (SocketAddr, JoinSet<()>) {
         if request.uri().path() == "/hello" {
             return Ok(hyper::Response::new(Full::from("hello")));
         }
-        let decide = |asked: &Asked<'_>| -> Decision {
+        let decide = |asked: &RequestHead<'_>| -> Decision {
             match asked.query_value("token") {
-                Some("wrong") => Answer::new(401, "wrong token").into(),
+                Some("wrong") => HttpResponse::new(401, "wrong token").into(),
                 _ => Acceptance::new().into(),
             }
         };

@@ -1,30 +1,30 @@
-//! What Autobahn|Testsuite puts to the test of `aio`, in both roles: an echo server, and a client that sends back what the
-//! suite's fuzzing server sends, over tokio.
+//! The asynchronous connection for Autobahn|Testsuite, in both roles, over tokio: an echo server, and a client that echoes the
+//! messages of the suite's fuzzing server.
 //!
-//! A connection that fails is no reason to stop: how a case ends is the suite's to judge. Never: trying a case again.
+//! A failed connection does not stop the run, because the suite checks how each case ends. Never: retrying a case.
 //!
 //! ```text
 //! autobahn_aio serve
 //! autobahn_aio client ws://127.0.0.1:9001 [--agent NAME] [--deadline-s SECONDS]
 //! ```
 //!
-//! The server prints `listening ws://… driver=tokio …` and runs until SIGTERM, the client `client driver=tokio cases=…` when
-//! it is through. Exit codes: 0 it went well, 1 it did not, 2 usage.
+//! The server prints `listening ws://… driver=tokio …` and runs until SIGTERM. The client prints `client driver=tokio cases=…` at
+//! its end. Exit codes: 0 success, 1 failure, 2 usage.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use echoring::aio::{Conn, DialError, Dialer, Listener, Transport, Upgrader};
-use echoring::connection::Compression;
-use echoring::protocol::deflate::{Direction, Preferences, WINDOW_BITS_MAX};
+use echoring_async::{Conn, DialError, Dialer, Listener, Transport, Upgrader};
+use echoring_proto::connection::Compression;
+use echoring_proto::deflate::{Direction, Preferences, WINDOW_BITS_MAX};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Cases 9.1.6 and 9.2.6 send as much in one message; nothing sends more.
+/// Cases 9.1.6 and 9.2.6 send this much in one message, the maximum of the suite.
 const MESSAGE_BYTES_MAX: u64 = 16 << 20;
-/// The suite's port listens before its interpreter has loaded it.
+/// The suite's port listens before its interpreter has loaded the suite.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Twice what all 517 cases take on a slow machine.
+/// Twice the time of all 517 cases on a slow machine.
 const DEADLINE_S_DEFAULT: u64 = 3_600;
 
 const USAGE: &str = "usage: autobahn_aio serve\n       autobahn_aio client ws://ADDR:PORT [--agent NAME] [--deadline-s SECONDS]";
@@ -75,7 +75,7 @@ fn client_flags(mut flags: &[&str]) -> Option<(String, Duration)> {
     flags.is_empty().then(|| (agent, Duration::from_secs(deadline_s)))
 }
 
-/// All that the extension can do, for every message, so that even the smallest come back compressed.
+/// All parameters of the extension, and no threshold, so that even the smallest messages come back compressed.
 fn compression() -> Compression {
     let direction = Direction { takeover: true, window_bits: WINDOW_BITS_MAX };
     let preferences = Preferences { server: direction, client: direction };
@@ -99,7 +99,7 @@ async fn serve() -> Result<(), Problem> {
 async fn echo<S: Transport>(mut conn: Conn<S>) {
     while let Ok(message) = conn.read().await {
         if conn.write(message).await.is_err() {
-            // The peer may have said why; what it said is answered while it is read.
+            // The peer may have sent a Close frame; reading it answers it.
             conn.discard_reads().await;
             return;
         }
@@ -118,7 +118,7 @@ async fn run_cases(url: &str, agent: &str) -> Result<(), Problem> {
     for case in 1..=cases {
         match dialer.dial(&format!("{url}/runCase?case={case}&agent={agent}")).await {
             Ok(conn) => echo(conn).await,
-            // For the suite to judge.
+            // The suite checks how the case ended.
             Err(DialError::BadHandshake { .. } | DialError::Closed) => {}
             Err(error) => return Err(error.into()),
         }

@@ -1,45 +1,44 @@
-//! The client that Autobahn|Testsuite's fuzzing server puts to the test: the crate's own connections in the
-//! client role, on the crate's own event loop.
+//! The client for Autobahn|Testsuite's fuzzing server: the connection state machine in the client role, on the event loop of a
+//! shard.
 //!
-//! The fuzzing server is asked how many cases it has, each case is a connection of its own on which every
-//! message is sent back, and at the end the server is asked to write its reports. How a case ends is the
-//! server's to judge: a connection that fails is no reason to stop. It must never retry a case, and never run
-//! on a driver other than the one it was told.
+//! The client requests the number of cases, opens one connection per case and echoes every message on it. At the end it
+//! requests the reports. A failed connection does not stop the run, because the suite checks how each case ends. Never:
+//! retrying a case, or running on another driver than requested.
 //!
 //! ```text
 //! autobahn_client ws://127.0.0.1:9001 [--driver uring|epoll] [--agent NAME] [--deadline-s SECONDS]
 //! ```
 //!
-//! Prints `client driver=… cases=…` when it is through. Exit codes: 0 all cases were run and the reports are
-//! written, 1 they were not, 2 usage, 3 the environment forbids it.
+//! Prints `client driver=… cases=…` at its end. Exit codes: 0 all cases ran and the reports are written, 1 not, 2 usage, 3 the
+//! environment forbids it.
 #![forbid(unsafe_code)]
 
 use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use echoring::buffer::{Budget, Pool};
-use echoring::connection::{self, Cause, Chunk, Closed, Compression, Kind, Seed};
-use echoring::driver::epoll::Epoll;
-use echoring::driver::uring::Uring;
-use echoring::driver::{Driver, Features, Options, Token};
-use echoring::limits::{Nanos, SECOND};
-use echoring::protocol::deflate::{Direction, Preferences, WINDOW_BITS_MAX};
-use echoring::protocol::handshake::{Dial, Refusal, Request, Response, Upgrade};
-use echoring::protocol::url::Url;
-use echoring::shard::{
-    Allowance, Answer, Application, Config, Context, Disposition, Link, Mailboxes, Shard, system_seed,
+use echoring_proto::buffer::{Budget, Pool};
+use echoring_proto::connection::{self, Cause, Chunk, Closed, Compression, MessageKind, Seed};
+use echoring_proto::deflate::{Direction, Preferences, WINDOW_BITS_MAX};
+use echoring_proto::handshake::{Dial, Refusal, Request, Response, Upgrade};
+use echoring_proto::limits::{Nanos, SECOND};
+use echoring_proto::url::Url;
+use echoring_runtime::driver::epoll::Epoll;
+use echoring_runtime::driver::uring::Uring;
+use echoring_runtime::driver::{Driver, Features, Options, Token};
+use echoring_runtime::shard::{
+    Allowance, Answer, Application, ConnectionContext, Context, Disposition, Mailboxes, Shard, ShardConfig,
 };
 
-/// Cases 9.1.6 and 9.2.6 send as much in one message; nothing sends more.
+/// Cases 9.1.6 and 9.2.6 send this much in one message, the maximum of the suite.
 const MESSAGE_BYTES_MAX: u64 = 16 << 20;
-/// All buffers together: the largest message as it came, its echo on the way out, and as much again.
+/// Bytes of all buffers together: the largest message, its echo, and the same again.
 const MEMORY_BYTES_MAX: u64 = 8 * MESSAGE_BYTES_MAX;
-/// One connection at a time; a second one may still be on its way out.
+/// One connection at a time; the previous one may still be closing.
 const CONNECTIONS_MAX: u32 = 16;
 /// The server's port listens before its interpreter has loaded the suite.
 const HANDSHAKE_TIMEOUT: Nanos = 60 * SECOND;
-/// Twice what all 517 cases take on a slow machine.
+/// Twice the time of all 517 cases on a slow machine.
 const DEADLINE_S_DEFAULT: u64 = 3_600;
 
 const USAGE: &str =
@@ -119,18 +118,18 @@ fn run<D: Driver>(driver: D, arguments: &Arguments) -> Result<(), String> {
         subprotocols: Vec::new(),
         headers: Vec::new(),
     };
-    let config = Config {
-        connection: connection::Config {
+    let config = ShardConfig {
+        connection: connection::ConnectionConfig {
             message_bytes_max: MESSAGE_BYTES_MAX,
             handshake_timeout: HANDSHAKE_TIMEOUT,
             compression: Some(compression()),
             dial: Some(dial),
-            ..connection::Config::default()
+            ..connection::ConnectionConfig::default()
         },
         connections: CONNECTIONS_MAX,
         security: Default::default(),
         // Masking keys must be unpredictable (RFC 6455, 10.3).
-        seed: Seed::Source(system_seed),
+        seed: Seed::System,
     };
     let connections = u64::from(CONNECTIONS_MAX);
     let shard = Shard::new(
@@ -146,21 +145,21 @@ fn run<D: Driver>(driver: D, arguments: &Arguments) -> Result<(), String> {
     Ok(())
 }
 
-/// All that the extension can do, for every message, so that even the smallest come back compressed.
+/// All parameters of the extension, and no threshold, so that even the smallest messages come back compressed.
 fn compression() -> Compression {
     let direction = Direction { takeover: true, window_bits: WINDOW_BITS_MAX };
     let preferences = Preferences { server: direction, client: direction };
     Compression { preferences, threshold_bytes: 0, ..Compression::default() }
 }
 
-/// What the connection of the moment is for.
+/// The purpose of the current connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// Asking how many cases there are.
+    /// Requests the number of cases.
     Count,
-    /// Running one, from 1 on.
+    /// Runs one case. Cases are numbered from 1.
     Case(u32),
-    /// Having the reports written; the server closes when they are.
+    /// Requests the reports. The server closes when they are written.
     Reports,
 }
 
@@ -171,11 +170,11 @@ struct Testee {
     agent: String,
     deadline: Nanos,
     stage: Stage,
-    /// Whether the stage's connection was made.
+    /// Whether the connection of this stage was opened.
     dialled: bool,
-    /// Cases there are, once the server has said so.
+    /// Number of cases, once the server has reported it.
     cases: Option<u32>,
-    /// Cases that were run, or why not all of them were.
+    /// Number of cases that ran, or why not all did.
     outcome: Result<u32, String>,
 }
 
@@ -217,7 +216,10 @@ impl Testee {
 impl Application for Testee {
     type Peer = ();
     type Message = ();
-    type Ask = ();
+    type Command = ();
+    type Report = ();
+
+    fn report(&self) {}
 
     fn request<D: Driver>(
         &mut self,
@@ -226,7 +228,7 @@ impl Application for Testee {
         _: &Request<'_>,
         _: Option<&Upgrade<'_>>,
     ) -> Answer<()> {
-        // Nobody can ask: this shard does not listen.
+        // No request arrives: this shard does not listen.
         Answer::Refuse(Refusal::NOT_FOUND)
     }
 
@@ -234,10 +236,10 @@ impl Application for Testee {
         tracing::debug!(stage = ?self.stage, ?response, "open");
     }
 
-    fn chunk(&mut self, _: &mut Link<'_, Testee>, chunk: Chunk<'_>) -> Disposition {
+    fn chunk(&mut self, _: &mut ConnectionContext<'_, Testee>, chunk: Chunk<'_>) -> Disposition {
         match self.stage {
             Stage::Case(_) => return Disposition::Echo,
-            Stage::Count if chunk.kind == Kind::Text => {
+            Stage::Count if chunk.kind == MessageKind::Text => {
                 let text = str::from_utf8(chunk.payload).unwrap_or_default();
                 self.cases = text.trim().parse().ok();
             }
@@ -273,7 +275,7 @@ impl Application for Testee {
         };
     }
 
-    fn turn_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Testee>) {
+    fn tick_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Testee>) {
         if cx.now() >= self.deadline {
             let problem = format!("the deadline has passed at {:?} of {:?}", self.stage, self.cases);
             return self.end(cx, Err(problem));

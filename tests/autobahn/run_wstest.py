@@ -1,9 +1,9 @@
-"""Runs `wstest` of Autobahn|Testsuite under Python 2.7, from the folder that its packages were installed into.
+"""Runs `wstest` of Autobahn|Testsuite on Python 2.7, from the folder of its packages.
 
     python2.7 run_wstest.py PACKAGES LISTENER|- -m fuzzingclient|fuzzingserver -s SPEC
 
-LISTENER is the descriptor of a listening socket that the fuzzing server takes over, so that the kernel can choose
-its port. It must match the port of the specification's URL. Nothing else of the suite is changed.
+LISTENER is the descriptor of a listening socket that the fuzzing server takes over, so that the kernel can choose its port. The
+port must be that of the specification's URL. The suite is otherwise unchanged.
 """
 
 import site

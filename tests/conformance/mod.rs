@@ -1,4 +1,4 @@
-//! The conformance suite of the drivers: what `driver`'s contract promises, tested from outside.
+//! The conformance suite of the drivers: it tests the contract of `driver` from outside.
 
 #![allow(dead_code, reason = "not every test binary uses every part")]
 

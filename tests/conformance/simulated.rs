@@ -1,13 +1,13 @@
 //! Simulated peers for the suite.
 
 use bytes::Bytes;
-use echoring::driver::sim::{self, ClientId, Faults, Network, Random, Sim};
-use echoring::driver::{Driver, Event, Options, Shared, Source};
-use echoring::limits::MILLISECOND;
+use echoring_proto::limits::MILLISECOND;
+use echoring_runtime::driver::sim::{self, ClientId, Faults, Network, Random, Sim};
+use echoring_runtime::driver::{Driver, Event, Options, Shared, Source};
 
 use super::world::{Heard, Kit, Peer, World};
 
-/// A driver on a network of its own.
+/// A driver on its own network.
 pub struct SimKit {
     network: Network,
     seed: u64,
@@ -19,7 +19,7 @@ impl SimKit {
         SimKit { network: Network::new(seed, faults), seed, faults }
     }
 
-    /// With faults that the seed chooses, too.
+    /// The same, with faults that the seed chooses.
     pub fn seeded(seed: u64) -> SimKit {
         SimKit::new(seed, Faults::random(&mut Random::new(!seed)))
     }
@@ -86,8 +86,8 @@ impl Drop for SimPeer {
     }
 }
 
-/// A kernel that takes nothing at first, as when a socket's memory was spent since it was last asked: all of a send can
-/// be taken back but for what is to unblock the connection.
+/// A kernel that accepts nothing at first, as when a socket's memory is exhausted: all of a send can be taken back
+/// except the byte that unblocks the connection.
 pub fn a_refused_send_is_taken_back_but_for_a_frame(kit: SimKit) {
     let mut world = World::new(kit);
     let (token, mut peer) = world.accept();

@@ -1,4 +1,4 @@
-//! Real sockets as peers, and what only drivers with real sockets must do.
+//! Real sockets as peers, and the tests that need real sockets.
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use echoring::driver::uring::Uring;
-use echoring::driver::{Driver, Event, Features, Options, Source, Token};
-use echoring::limits::{MILLISECOND, SECOND};
+use echoring_proto::limits::{MILLISECOND, SECOND};
+use echoring_runtime::driver::uring::Uring;
+use echoring_runtime::driver::{Driver, Event, Features, Options, Source, Token};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 #[allow(unused_imports, reason = "not every test binary runs the suite")]
@@ -42,8 +42,8 @@ impl<D> Make<D> {
     }
 }
 
-/// The ring driver with everything it can use here, without each single feature, and without all of them.
-/// Nothing where io_uring is denied.
+/// The ring driver with all available features, without each single one, and without any.
+/// None if io_uring is denied.
 pub fn uring() -> Vec<Make<Uring>> {
     if let Err(error) = Uring::new(&options()) {
         eprintln!("not tested, io_uring is not to be had here: {error}");
@@ -150,7 +150,7 @@ impl Peer for Socket {
     }
 }
 
-/// Segments that came to a TCP socket since it was connected (`tcpi_segs_in`).
+/// TCP segments that a socket has received since it was connected (`tcpi_segs_in`).
 fn segments_in(socket: &Socket) -> u32 {
     const AT: usize = 140;
     let mut info = [0u8; 256];
@@ -186,10 +186,10 @@ pub fn an_end_goes_with_the_last_bytes<D: Driver>(make: Make<D>) {
     let (token, mut peer) = world.accept();
     world.write(&mut peer, b"over");
     world.until_with(
-        "the run",
+        "the bytes",
         |driver, _, event| {
-            if let Event::Received { token, run } = event {
-                driver.send(*token, Source::Received(*run)).expect("open");
+            if let Event::Received { token, span } = event {
+                driver.send(*token, Source::Received(*span)).expect("open");
                 driver.close(*token);
             }
         },
@@ -197,7 +197,7 @@ pub fn an_end_goes_with_the_last_bytes<D: Driver>(make: Make<D>) {
     );
     let before = segments_in(&peer);
     assert_eq!(world.read_to_end(&mut peer), b"over");
-    assert!(segments_in(&peer) - before <= 1, "the run and the end are one segment");
+    assert!(segments_in(&peer) - before <= 1, "the bytes and the end are one segment");
     world.until("closed", |world| world.has(&Seen::Closed(token)));
 }
 
@@ -256,7 +256,7 @@ pub fn a_refused_dial_is_a_failure<D: Driver>(make: Make<D>) {
     assert_eq!(world.of(token).count(), 2);
 }
 
-/// A dial may be given up before it has come to anything.
+/// A dial may be cancelled before it completes.
 pub fn a_dial_can_be_aborted<D: Driver>(make: Make<D>) {
     let mut world = World::new(SocketKit::tcp(make));
     let (_listener, address) = listener();
@@ -276,7 +276,7 @@ pub fn a_wake_from_another_thread_ends_the_wait<D: Driver>(make: Make<D>) {
         let mut events = Vec::new();
         while !events.iter().any(|event| matches!(event, Event::Woken)) {
             let deadline = world.driver.now() + 20 * SECOND;
-            world.driver.turn(&mut world.pool, Some(deadline), &mut events).expect("the driver works");
+            world.driver.tick(&mut world.pool, Some(deadline), &mut events).expect("the driver works");
         }
         assert!(begun.elapsed() < Duration::from_secs(10), "woken, not timed out");
         thread.join().expect("the waker does not panic");
@@ -288,23 +288,23 @@ pub fn a_deadline_is_kept_and_never_early<D: Driver>(make: Make<D>) {
     let mut events = Vec::new();
     for wait in [MILLISECOND / 10, MILLISECOND, 30 * MILLISECOND] {
         let deadline = world.driver.now() + wait;
-        let mut turns = 0;
+        let mut ticks = 0;
         while world.driver.now() < deadline {
-            world.driver.turn(&mut world.pool, Some(deadline), &mut events).expect("the driver works");
-            turns += 1;
+            world.driver.tick(&mut world.pool, Some(deadline), &mut events).expect("the driver works");
+            ticks += 1;
         }
-        assert!(turns <= 3, "{turns} turns for one deadline: the wait ends early");
+        assert!(ticks <= 3, "{ticks} ticks for one deadline: the wait ends early");
         assert!(world.driver.now() < deadline + 2 * SECOND);
     }
     let begun = Instant::now();
     for _ in 0..100 {
-        world.driver.turn(&mut world.pool, Some(0), &mut events).expect("the driver works");
+        world.driver.tick(&mut world.pool, Some(0), &mut events).expect("the driver works");
     }
     assert!(begun.elapsed() < Duration::from_secs(5), "a past deadline only looks");
     assert!(events.is_empty());
 }
 
-/// The address is the peer's, of either kind of connection, unless it has none or the kernel cannot tell.
+/// The address is the peer's, for either kind of connection, unless it has none or the kernel cannot tell.
 pub fn an_address_is_the_peers<D: Driver>(make: Make<D>) {
     let addressed = |seen: &Seen, of: Token| match seen {
         Seen::Addressed(token, address) if *token == of => Some(*address),

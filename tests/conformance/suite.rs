@@ -1,11 +1,12 @@
-//! What every driver must do, simulated or real.
+//! The tests that every driver must pass, simulated or real.
 
 use std::io::ErrorKind;
 
 use bytes::Bytes;
-use echoring::buffer::Pool;
-use echoring::driver::{Driver, Event, Options, Source, Span, Token};
-use echoring::limits::{RECEIVE_CREDIT_BYTES, SEND_PIECES_MAX};
+use echoring_proto::buffer::Pool;
+use echoring_proto::limits::RECEIVE_CREDIT_BYTES;
+use echoring_runtime::driver::{Driver, Event, Options, Source, Span, Token};
+use echoring_runtime::limits::SEND_PIECES_MAX;
 
 #[allow(unused_imports, reason = "not every test binary runs the suite")]
 pub use super::taking_back::{
@@ -22,10 +23,10 @@ pub fn a_run_rewritten_in_place_is_sent_back<K: Kit>(kit: K) {
     let (sent_a, sent_b) = (pattern(0, 90_000), pattern(7, 90_000));
     let (mut at_a, mut at_b) = (0, 0);
     let mut echo = Echo::default();
-    // Small writes of both, so that runs of several connections lie side by side in one turn.
+    // Small writes of both, so that runs of several connections lie side by side in one tick.
     world.until_with(
         "both echoes",
-        |driver, _, event| echo.handle(driver, event, |run| run.iter_mut().for_each(|byte| *byte ^= 0x5a)),
+        |driver, _, event| echo.handle(driver, event, |span| span.iter_mut().for_each(|byte| *byte ^= 0x5a)),
         |_| {
             at_a += a.write(&sent_a[at_a..(at_a + 900).min(sent_a.len())]);
             at_b += b.write(&sent_b[at_b..(at_b + 900).min(sent_b.len())]);
@@ -38,7 +39,7 @@ pub fn a_run_rewritten_in_place_is_sent_back<K: Kit>(kit: K) {
     assert_same(&heard_b, &sent_b.iter().map(|byte| byte ^ 0x5a).collect::<Vec<_>>());
 }
 
-/// Runs of one turn neither overlap nor change until the next one begins, whoever else receives.
+/// Received spans of one tick neither overlap nor change until the next one begins.
 pub fn runs_of_one_turn_lie_apart<K: Kit>(kit: K) {
     let mut world = World::new(kit);
     let mut peers: Vec<_> = (0..8).map(|_| world.accept()).collect();
@@ -50,19 +51,19 @@ pub fn runs_of_one_turn_lie_apart<K: Kit>(kit: K) {
             written[i] += peer.write(&sent[i][written[i]..]);
         }
         let mut runs = Vec::new();
-        world.turn_with(|driver, _, event| {
-            if let Event::Received { run, .. } = event {
+        world.tick_with(|driver, _, event| {
+            if let Event::Received { span, .. } = event {
                 for (other, _) in &runs {
                     let other: &Span = other;
                     let apart =
-                        run.offset + run.bytes <= other.offset || other.offset + other.bytes <= run.offset;
-                    assert!(apart, "{run:?} overlaps {other:?}");
+                        span.offset + span.bytes <= other.offset || other.offset + other.bytes <= span.offset;
+                    assert!(apart, "{span:?} overlaps {other:?}");
                 }
-                runs.push((*run, driver.received(*run).to_vec()));
+                runs.push((*span, driver.received(*span).to_vec()));
             }
         });
-        for (run, bytes) in runs {
-            assert_eq!(world.driver.received(run), bytes, "a run stays as it is until the next turn");
+        for (span, bytes) in runs {
+            assert_eq!(world.driver.received(span), bytes, "a span stays as it is until the next tick");
         }
     }
     for (i, (token, _)) in peers.iter().enumerate() {
@@ -78,7 +79,7 @@ pub fn all_pieces_of_a_turn_leave_in_order<K: Kit>(kit: K) {
     world.until_with(
         "the peer's first bytes",
         |driver, pool, event| {
-            let Event::Received { token, run } = event else { return };
+            let Event::Received { token, span } = event else { return };
             if !expected.is_empty() {
                 return;
             }
@@ -91,10 +92,10 @@ pub fn all_pieces_of_a_turn_leave_in_order<K: Kit>(kit: K) {
                         Source::Pooled(buffer)
                     }
                     1 => Source::Shared(Bytes::from(text.clone()).into()),
-                    _ => Source::Received(*run),
+                    _ => Source::Received(*span),
                 };
                 match &source {
-                    Source::Received(run) => expected.extend_from_slice(driver.received(*run)),
+                    Source::Received(span) => expected.extend_from_slice(driver.received(*span)),
                     _ => expected.extend_from_slice(text.as_bytes()),
                 }
                 driver.send(*token, source).expect("as many pieces as the limit says");
@@ -111,8 +112,8 @@ pub fn all_pieces_of_a_turn_leave_in_order<K: Kit>(kit: K) {
     assert_eq!(world.read(&mut peer, 5), b"again");
 }
 
-/// Bytes towards a peer that does not read arrive whole and in order once it does, wherever they lay, and
-/// although the receive memory is used by others meanwhile.
+/// Bytes for a peer that does not read arrive complete and in order once it does, although the receive memory is reused
+/// meanwhile.
 pub fn a_short_send_is_finished_inside<K: Kit>(kit: K) {
     let mut world = World::new(kit);
     let (token, mut peer) = world.accept();
@@ -121,7 +122,7 @@ pub fn a_short_send_is_finished_inside<K: Kit>(kit: K) {
     assert!(world.driver.send(token, Source::Shared(Bytes::from_static(b"no").into())).is_err(), "blocked");
     for _ in 0..20 {
         noisy.write(&[0xee; 3_000]);
-        world.turn();
+        world.tick();
     }
     assert!(world.is_blocked(token), "nothing was read");
     let unsent = world.driver.unsent_bytes(token);
@@ -142,14 +143,14 @@ pub fn a_short_send_is_finished_inside<K: Kit>(kit: K) {
         world.until_with(
             "the question",
             |driver, pool, event| {
-                let Event::Received { token: from, run } = event else { return };
+                let Event::Received { token: from, span } = event else { return };
                 if *from != token {
                     return;
                 }
                 for round in 0..SEND_PIECES_MAX {
-                    let bytes = driver.received(*run).to_vec();
+                    let bytes = driver.received(*span).to_vec();
                     let source = match round % 2 {
-                        0 => Source::Received(*run),
+                        0 => Source::Received(*span),
                         _ => {
                             let mut buffer = pool.get(bytes.len()).expect("within the budget");
                             buffer.append(&bytes);
@@ -164,11 +165,11 @@ pub fn a_short_send_is_finished_inside<K: Kit>(kit: K) {
             },
             |world| world.received_bytes(token) >= known + written,
         );
-        world.turn();
+        world.tick();
     }
     for _ in 0..20 {
         noisy.write(&[0xee; 3_000]);
-        world.turn();
+        world.tick();
     }
     let heard = world.read(&mut peer, expected.len() - before);
     assert_same(&heard, &expected[before..]);
@@ -196,16 +197,16 @@ pub fn a_paused_connection_is_not_read<K: Kit>(kit: K) {
             world.received_bytes(token) > 0
         },
     );
-    // One thread plays both sides, so that a cancellation has had its time after a few turns.
-    for turn in 0..60 {
+    // One thread plays both sides, so that a cancellation has had its time after a few ticks.
+    for tick in 0..60 {
         let end = (written + 100_000).min(sent.len());
         written += peer.write(&sent[written..end]);
-        world.turn();
-        if turn == 10 {
+        world.tick();
+        if tick == 10 {
             paused_at = Some(world.received_bytes(token));
         }
     }
-    let paused_at = paused_at.expect("ten turns have passed");
+    let paused_at = paused_at.expect("ten ticks have passed");
     assert_eq!(world.received_bytes(token), paused_at, "paused");
     assert!(paused_at <= 2 * RECEIVE_CREDIT_BYTES as usize, "{paused_at} bytes came after a pause");
     world.driver.resume(token);
@@ -217,8 +218,8 @@ pub fn a_paused_connection_is_not_read<K: Kit>(kit: K) {
     assert_same(&world.received(token), &sent);
 }
 
-/// Sends to a connection that pauses with the first bytes, until some are not read. They are few, so that the kernel
-/// has them all and what follows them arrives. Returns how many were sent.
+/// Sends to a connection that pauses at the first bytes, until some are unread. They are few, so that the kernel has
+/// them all and the bytes behind them arrive. Returns how many were sent.
 fn write_into_a_pause<K: Kit>(world: &mut World<K>, token: Token, peer: &mut K::Peer) -> usize {
     let pause = |driver: &mut K::Driver, _: &mut Pool, event: &Event| {
         if let Event::Received { token, .. } = event {
@@ -230,7 +231,7 @@ fn write_into_a_pause<K: Kit>(world: &mut World<K>, token: Token, peer: &mut K::
         written += peer.write(&pattern(written, 1_000));
         for _ in 0..10 {
             if world.received_bytes(token) < written {
-                world.turn_with(pause);
+                world.tick_with(pause);
             }
         }
         if world.received_bytes(token) < written {
@@ -239,7 +240,7 @@ fn write_into_a_pause<K: Kit>(world: &mut World<K>, token: Token, peer: &mut K::
     }
 }
 
-/// Whoever does not receive hears of a reset all the same, before the unread bytes and instead of them.
+/// A paused connection still detects a reset, before and instead of the unread bytes.
 pub fn a_reset_is_noticed_during_a_pause<K: Kit>(kit: K) {
     let mut world = World::new(kit);
     let (token, mut peer) = world.accept();
@@ -250,7 +251,7 @@ pub fn a_reset_is_noticed_during_a_pause<K: Kit>(kit: K) {
     world.until("closed", |world| world.has(&Seen::Closed(token)));
 }
 
-/// FIN behind bytes that are not read is told once, no byte is lost, and a reset after it is noticed.
+/// FIN behind unread bytes is reported once, no byte is lost, and a later reset is detected.
 pub fn a_half_close_is_noticed_during_a_pause<K: Kit>(kit: K) {
     let mut world = World::new(kit);
     let (token, mut peer) = world.accept();
@@ -277,13 +278,13 @@ pub fn a_half_close_is_noticed_during_a_pause<K: Kit>(kit: K) {
     world.until("closed", |world| world.has(&Seen::Closed(token)));
 }
 
-/// Pausing at every report and resuming a turn later loses nothing, whatever was under way.
+/// Pausing at every event and resuming a tick later loses nothing, whatever is in flight.
 pub fn pausing_and_resuming_loses_nothing<K: Kit>(kit: K) {
     let mut world = World::new(kit);
     let (token, mut peer) = world.accept();
     let sent = pattern(0, 2 << 20);
     let mut written = 0;
-    let (mut turn, mut ended) = (0_usize, false);
+    let (mut tick, mut ended) = (0_usize, false);
     world.until_with(
         "all bytes",
         |driver, _, event| {
@@ -293,8 +294,8 @@ pub fn pausing_and_resuming_loses_nothing<K: Kit>(kit: K) {
         },
         |world| {
             written += peer.write(&sent[written..(written + 30_000).min(sent.len())]);
-            turn += 1;
-            match turn % 3 {
+            tick += 1;
+            match tick % 3 {
                 0 => world.driver.resume(token),
                 1 => {
                     world.driver.resume(token);
@@ -390,7 +391,7 @@ pub fn a_close_flushes_first<K: Kit>(kit: K) {
     world.until("closed", |world| world.has(&Seen::Closed(token)));
     assert_eq!(world.of(token).count(), before + 1, "only Closed follows");
 
-    // What is staged and short for the first time in the closing turn is flushed as well.
+    // What is staged and short for the first time in the closing tick is flushed as well.
     let (token, mut peer) = world.accept();
     let mut expected = Vec::new();
     for _ in 0..SEND_PIECES_MAX {
@@ -409,7 +410,7 @@ pub fn an_abort_drops_what_is_unsent<K: Kit>(kit: K) {
     let (token, mut peer) = world.accept();
     let staged = world.fill(token);
     world.driver.close(token);
-    world.turn();
+    world.tick();
     world.driver.abort(token);
     world.driver.abort(token);
     world.until("closed", |world| world.has(&Seen::Closed(token)));
@@ -426,7 +427,7 @@ pub fn an_abort_drops_what_is_unsent<K: Kit>(kit: K) {
     assert_eq!(world.of(token).last(), Some(&Seen::Closed(token)));
 }
 
-/// Whoever asks is told once, while the bytes go on; whoever closes before is not.
+/// An address request is answered once while bytes flow, and not after a close.
 pub fn an_address_is_told_to_who_asks<K: Kit>(kit: K) {
     let mut world = World::new(kit);
     let (token, mut peer) = world.accept();
@@ -439,7 +440,7 @@ pub fn an_address_is_told_to_who_asks<K: Kit>(kit: K) {
     world.driver.send(token, Source::Shared(Bytes::from_static(b"behind").into())).expect("open");
     assert_eq!(world.read(&mut peer, 6), b"behind");
     world.settle();
-    assert_eq!(world.driver.address(token), None, "forgotten with the turn that told it");
+    assert_eq!(world.driver.address(token), None, "forgotten with the tick that told it");
     let told =
         |world: &World<K>, token| world.of(token).filter(|seen| matches!(seen, Seen::Addressed(..))).count();
     assert_eq!((told(&world, token), told(&world, other)), (1, 0));
@@ -462,7 +463,7 @@ pub fn an_address_is_told_to_who_asks<K: Kit>(kit: K) {
     for close in [Driver::close, Driver::abort] {
         let (token, _peer) = world.accept();
         world.driver.find_address(token);
-        world.turn();
+        world.tick();
         close(&mut world.driver, token);
         world.until("closed", |world| world.has(&Seen::Closed(token)));
         assert_eq!(world.of(token).last(), Some(&Seen::Closed(token)));
@@ -500,8 +501,7 @@ pub fn a_stale_token_does_nothing<K: Kit>(kit: K) {
     assert_eq!(world.read(peer, 6), b"indeed");
 }
 
-/// Past its table a driver waits: the connection stays in the listener's queue and is taken when a slot is
-/// free.
+/// With a full table, a driver waits: the connection stays in the listener's queue and is accepted once a slot is free.
 pub fn a_full_table_takes_nobody_until_one_leaves<K: Kit>(kit: K) {
     let mut world = World::with_options(kit, &Options { connections: 2, ..options() });
     let (first, _a) = world.accept();
@@ -528,7 +528,7 @@ pub fn a_driver_that_stopped_listening_keeps_its_connections<K: Kit>(kit: K) {
     assert_eq!(world.accepted().len(), 1);
 }
 
-/// Connections that send all they can do not keep a quiet one waiting for more than a few turns.
+/// Connections that send at full speed do not delay a quiet one for more than a few ticks.
 pub fn a_flood_does_not_starve_a_quiet_connection<K: Kit>(kit: K) {
     let mut world = World::new(kit);
     let mut flooders: Vec<_> = (0..24).map(|_| world.accept().1).collect();
@@ -539,18 +539,18 @@ pub fn a_flood_does_not_starve_a_quiet_connection<K: Kit>(kit: K) {
             for flooder in &mut flooders {
                 flooder.write(&chunk);
             }
-            world.turn();
+            world.tick();
         }
         quiet.write(b"?");
-        let mut turns = 0;
+        let mut ticks = 0;
         while world.received_bytes(token) < round {
             for flooder in &mut flooders {
                 flooder.write(&chunk);
             }
-            world.turn();
+            world.tick();
             world.seen.retain(|seen| !matches!(seen, Seen::Received(from, _) if *from != token));
-            turns += 1;
-            assert!(turns < 60, "starved for {turns} turns");
+            ticks += 1;
+            assert!(ticks < 60, "starved for {ticks} ticks");
         }
     }
 }

@@ -1,32 +1,32 @@
-//! Taking back what a short send left: so a reader that falls behind waits for one frame, and not for a batch of them.
+//! Taking back the rest of a short send: a reader that falls behind waits for one frame, and not for a batch of them.
 
 use std::io::Read;
 
 use bytes::Bytes;
-use echoring::buffer::Pool;
-use echoring::driver::{Driver, Event, Shared, Source, Token};
-use echoring::limits::SEND_PIECES_MAX;
+use echoring_proto::buffer::Pool;
+use echoring_runtime::driver::{Driver, Event, Shared, Source, Token};
+use echoring_runtime::limits::SEND_PIECES_MAX;
 
 use super::sockets::{Make, SocketKit};
 use super::world::{Kit, Peer, Seen, World, assert_same, pattern};
 
-/// Bytes of a frame of the log below: no divisor of anything that a kernel counts in.
+/// Bytes per frame of the log below: coprime to the kernel's units.
 const FRAME_BYTES: usize = 1_009;
-/// Frames of one piece.
+/// Frames per piece.
 const PIECE_FRAMES: usize = 70;
 /// Frames after which the log repeats itself.
 const LOG_FRAMES: usize = 1_500;
-/// What a peer that reads takes at most before its driver must have been blocked as often as a test wants it.
+/// Bytes that a reading peer receives at most before its driver must have been blocked as often as a test needs.
 const BYTES_MAX: usize = 128 << 20;
 
-/// One reader's place in an endless log of frames, by which its pieces are tagged: with where they end.
+/// One reader's cursor in an endless log of frames; the tag of a piece is its end.
 struct Cursor {
     log: Bytes,
     at: usize,
-    /// Everything that is to arrive, in order.
+    /// Everything that must arrive, in order.
     expected: Vec<u8>,
     blocked: bool,
-    /// Times that something was taken back, that a piece went whole, and that a pooled one stayed in front.
+    /// How often something was taken back, a piece was dropped whole, and a pooled one stayed in front.
     taken_back: usize,
     whole: usize,
     foreign: usize,
@@ -55,7 +55,7 @@ impl Cursor {
         }
     }
 
-    /// Stages something that is no log's.
+    /// Stages bytes that are not from the log.
     fn stage_pong<D: Driver>(&mut self, driver: &mut D, pool: &mut Pool, token: Token) {
         let pong = format!("<pong {}>", self.at);
         let mut buffer = pool.get(pong.len()).expect("within the budget");
@@ -64,7 +64,7 @@ impl Cursor {
         self.expected.extend_from_slice(pong.as_bytes());
     }
 
-    /// The send was short: takes back every frame of which nothing has left, but for the very first byte's.
+    /// The send was short: takes back every completely unsent frame, except that of the very first byte.
     fn take_back<D: Driver>(&mut self, driver: &mut D, token: Token, unsent: usize) {
         let mut left = unsent;
         while let Some((tag, bytes)) = driver.unsent_shared(token) {
@@ -88,17 +88,17 @@ impl Cursor {
         self.foreign += 1;
     }
 
-    /// One turn of a driver with this cursor on `token`.
-    fn turn<K: Kit>(&mut self, world: &mut World<K>, token: Token) {
+    /// One tick of a driver with this cursor on `token`.
+    fn tick<K: Kit>(&mut self, world: &mut World<K>, token: Token) {
         let (mut told, mut gone) = (false, false);
-        world.turn_with(|driver, pool, event| match event {
+        world.tick_with(|driver, pool, event| match event {
             Event::Blocked { token: of, unsent } if *of == token => {
                 assert!(!self.blocked);
                 (self.blocked, told) = (true, true);
                 self.take_back(driver, token, *unsent as usize);
             }
             Event::Unblocked { token: of } if *of == token => {
-                assert!(self.blocked && !told, "a rest is not gone on with in the turn that told of it");
+                assert!(self.blocked && !told, "a rest is not gone on with in the tick that told of it");
                 self.blocked = false;
                 self.stage_pong(driver, pool, token);
             }
@@ -107,16 +107,16 @@ impl Cursor {
         });
         assert!(!gone);
         if !told {
-            assert_eq!(world.driver.unsent_shared(token), None, "only the turn that told of it knows");
+            assert_eq!(world.driver.unsent_shared(token), None, "only the tick that told of it knows");
             assert!(!world.driver.take_back(token, 0));
         }
     }
 
-    /// Turns until the peer's kernel takes no more, some has been taken back, and nothing more is staged.
+    /// Ticks until the peer's kernel accepts no more, something was taken back, and nothing more is staged.
     ///
-    /// The `passers_by` are sent a word and away meanwhile: a turn with a close behind a send is two trips of a ring.
-    /// And the peer sends so much that the first trip uses the receive credit up: there is something else to do for
-    /// the connection in the second one.
+    /// The `passers_by` are sent a message and closed meanwhile: on a ring, a tick with a close behind a send is two
+    /// trips. And the peer sends so much that the first trip uses up the receive credit, so the connection has other
+    /// work in the second one.
     fn fill<K: Kit>(
         &mut self,
         world: &mut World<K>,
@@ -136,14 +136,14 @@ impl Cursor {
                     world.driver.close(other);
                 }
             }
-            self.turn(world, token);
+            self.tick(world, token);
             quiet = if self.blocked { quiet + 1 } else { 0 };
         }
     }
 }
 
-/// A slow reader gets the log as it is, in order, whatever was taken back and staged again; and what is urgent gets to
-/// it behind one frame.
+/// A slow reader gets the log unchanged and in order, whatever was taken back and staged again; urgent frames wait for
+/// one frame at most.
 pub fn what_is_taken_back_is_not_sent<K: Kit>(kit: K) {
     let mut world = World::new(kit);
     let (token, mut peer) = world.accept();
@@ -152,25 +152,25 @@ pub fn what_is_taken_back_is_not_sent<K: Kit>(kit: K) {
     let passers_by: Vec<_> = (0..20).map(|_| world.accept()).collect();
     cursor.fill(&mut world, token, &mut peer, passers_by.iter().map(|(token, _)| *token).collect());
     let mut heard = Vec::new();
-    let mut turn = 0;
+    let mut tick = 0;
     while cursor.taken_back < 20 || cursor.whole < 20 {
         assert!(cursor.expected.len() < BYTES_MAX, "{} times in so many bytes", cursor.taken_back);
         if !cursor.blocked {
             cursor.stage(&mut world.driver, token);
         }
-        if turn % 3 == 0 {
+        if tick % 3 == 0 {
             peer.read(&mut heard);
             noisy.write(&[0xee; 3_000]);
         }
-        turn += 1;
-        cursor.turn(&mut world, token);
+        tick += 1;
+        cursor.tick(&mut world, token);
     }
     // What was staged last may be short as well.
     while heard.len() < cursor.expected.len() {
-        assert!(turn < 1_000_000, "{} of {} bytes arrive", heard.len(), cursor.expected.len());
-        turn += 1;
+        assert!(tick < 1_000_000, "{} of {} bytes arrive", heard.len(), cursor.expected.len());
+        tick += 1;
         peer.read(&mut heard);
-        cursor.turn(&mut world, token);
+        cursor.tick(&mut world, token);
     }
     assert_same(&heard, &cursor.expected);
     world.until("unblocked", |world| !world.is_blocked(token));
@@ -179,7 +179,7 @@ pub fn what_is_taken_back_is_not_sent<K: Kit>(kit: K) {
     assert!(!world.driver.take_back(token, 1));
 }
 
-/// What stays is flushed before a close and before a FIN.
+/// What was not taken back is flushed before a close and before a FIN.
 pub fn what_is_taken_back_is_not_flushed<K: Kit>(kit: K) {
     let mut world = World::new(kit);
     for end in [Driver::close, Driver::shutdown] {
@@ -189,9 +189,9 @@ pub fn what_is_taken_back_is_not_flushed<K: Kit>(kit: K) {
             if !cursor.blocked {
                 cursor.stage(&mut world.driver, token);
             }
-            cursor.turn(&mut world, token);
+            cursor.tick(&mut world, token);
         }
-        // Still in the turn that told of the short send.
+        // Still in the tick that told of the short send.
         let unsent = world.driver.unsent_shared(token);
         end(&mut world.driver, token);
         assert_eq!(world.driver.unsent_shared(token), unsent);
@@ -203,7 +203,7 @@ pub fn what_is_taken_back_is_not_flushed<K: Kit>(kit: K) {
     }
 }
 
-/// A piece that is not shared is nobody's to take back, nor what lies in front of it.
+/// A piece that is not shared cannot be taken back, nor can the pieces in front of it.
 pub fn only_what_is_shared_and_last_is_taken_back<K: Kit>(kit: K) {
     let mut world = World::new(kit);
     let (token, mut peer) = world.accept();
@@ -218,7 +218,7 @@ pub fn only_what_is_shared_and_last_is_taken_back<K: Kit>(kit: K) {
         let shared = Shared { bytes: Bytes::from(piece), tag: 3 };
         world.driver.send(token, Source::Shared(shared)).expect("not blocked");
         world.driver.send(token, Source::Pooled(buffer)).expect("not blocked");
-        world.turn_with(|driver, _, event| {
+        world.tick_with(|driver, _, event| {
             if let Event::Blocked { token, .. } = event {
                 assert_eq!(driver.unsent_shared(*token), None);
                 assert!(!driver.take_back(*token, 1));
@@ -229,7 +229,7 @@ pub fn only_what_is_shared_and_last_is_taken_back<K: Kit>(kit: K) {
     world.until("unblocked", |world| !world.is_blocked(token));
 }
 
-/// A peer that reads while a turn lasts makes room in it for the rest of its short send: that still waits.
+/// A peer that reads during a tick makes room for the rest of its short send, which still waits for the next tick.
 pub fn a_quick_reader_waits_for_the_owner_too<D: Driver>(make: Make<D>) {
     let mut world = World::new(SocketKit::tcp(make));
     let (token, mut peer) = world.accept();
@@ -243,7 +243,7 @@ pub fn a_quick_reader_waits_for_the_owner_too<D: Driver>(make: Make<D>) {
         if !cursor.blocked {
             cursor.stage(&mut world.driver, token);
         }
-        cursor.turn(&mut world, token);
+        cursor.tick(&mut world, token);
     }
     world.driver.close(token);
     world.until("closed", |world| world.has(&Seen::Closed(token)));

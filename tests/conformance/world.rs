@@ -1,31 +1,30 @@
-//! What the suite runs in: one driver, its pool, a record of everything it reported, and peers that never
-//! block.
+//! The suite's environment: one driver, its pool, a record of its events, and peers that never block.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use echoring::buffer::Pool;
-use echoring::driver::{Driver, Event, Options, Source, Token};
-use echoring::limits::MILLISECOND;
+use echoring_proto::buffer::Pool;
+use echoring_proto::limits::MILLISECOND;
+use echoring_runtime::driver::{Driver, Event, Options, Source, Token};
 
 /// How a driver and its peers are made.
 pub trait Kit {
     type Driver: Driver;
     type Peer: Peer;
 
-    /// A driver that listens; called once, before any `dial`.
+    /// A listening driver; called once, before any `dial`.
     fn driver(&mut self, options: &Options) -> Self::Driver;
 
     /// A new peer, connected or about to be.
     fn dial(&mut self) -> Self::Peer;
 
-    /// Lets time pass between two turns where time is simulated.
+    /// Lets time pass between two ticks where time is simulated.
     fn pass_time(&mut self) {}
 }
 
-/// What a peer's read came to.
+/// The result of a peer's read.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Heard {
     Nothing,
@@ -36,7 +35,7 @@ pub enum Heard {
 
 /// The other end of a connection. No call blocks.
 pub trait Peer {
-    /// Sends what can be taken now and says how much that was.
+    /// Sends what is accepted now and returns how much that was.
     fn write(&mut self, bytes: &[u8]) -> usize;
     /// Appends what has arrived.
     fn read(&mut self, into: &mut Vec<u8>) -> Heard;
@@ -79,16 +78,16 @@ impl<K: Kit> World<K> {
         World { kit, driver, pool: Pool::standalone(), seen: Vec::new(), events: Vec::new() }
     }
 
-    /// One turn whose events are only recorded.
-    pub fn turn(&mut self) {
-        self.turn_with(|_, _, _| {});
+    /// One tick whose events are only recorded.
+    pub fn tick(&mut self) {
+        self.tick_with(|_, _, _| {});
     }
 
-    /// One turn; `react` is called with each event in order, after it has been recorded.
-    pub fn turn_with(&mut self, mut react: impl FnMut(&mut K::Driver, &mut Pool, &Event)) {
+    /// One tick; `react` is called with each event in order, after it was recorded.
+    pub fn tick_with(&mut self, mut react: impl FnMut(&mut K::Driver, &mut Pool, &Event)) {
         let deadline = self.driver.now() + 2 * MILLISECOND;
         self.events.clear();
-        self.driver.turn(&mut self.pool, Some(deadline), &mut self.events).expect("the driver works");
+        self.driver.tick(&mut self.pool, Some(deadline), &mut self.events).expect("the driver works");
         for event in &self.events {
             let seen = record(&mut self.driver, event);
             self.seen.push(seen);
@@ -97,12 +96,12 @@ impl<K: Kit> World<K> {
         self.kit.pass_time();
     }
 
-    /// Turns until `done`.
+    /// Ticks until `done`.
     pub fn until(&mut self, what: &str, mut done: impl FnMut(&mut World<K>) -> bool) {
         self.until_with(what, |_, _, _| {}, &mut done);
     }
 
-    /// Turns with `react` until `done`, for at most ten seconds.
+    /// Ticks with `react` until `done`, for at most ten seconds.
     pub fn until_with(
         &mut self,
         what: &str,
@@ -112,14 +111,14 @@ impl<K: Kit> World<K> {
         let give_up = Instant::now() + Duration::from_secs(10);
         while !done(self) {
             assert!(Instant::now() < give_up, "never came: {what}; the last events: {:?}", self.tail());
-            self.turn_with(&mut react);
+            self.tick_with(&mut react);
         }
     }
 
-    /// A few turns in which nothing is expected that would need longer.
+    /// A few ticks, enough for anything that could still happen.
     pub fn settle(&mut self) {
         for _ in 0..10 {
-            self.turn();
+            self.tick();
         }
     }
 
@@ -155,7 +154,7 @@ impl<K: Kit> World<K> {
         self.of(token).map(|seen| if let Seen::Received(_, bytes) = seen { bytes.len() } else { 0 }).sum()
     }
 
-    /// Everything seen of `token`, in order.
+    /// All events of `token`, in order.
     pub fn of(&self, token: Token) -> impl Iterator<Item = &Seen> {
         self.seen.iter().filter(move |seen| token_of(seen) == Some(token))
     }
@@ -171,7 +170,7 @@ impl<K: Kit> World<K> {
         blocked > unblocked
     }
 
-    /// Turns until `peer` has read `bytes` more; it stops early at the stream's end.
+    /// Ticks until `peer` has read `bytes` more, or the stream has ended.
     pub fn read(&mut self, peer: &mut K::Peer, bytes: usize) -> Vec<u8> {
         let mut heard = Vec::new();
         self.until("the peer's bytes arrive", |_| {
@@ -181,7 +180,7 @@ impl<K: Kit> World<K> {
         heard
     }
 
-    /// Turns until `peer` hears the end of the stream; what came before it.
+    /// Ticks until `peer` sees the end of the stream; returns the bytes before it.
     pub fn read_to_end(&mut self, peer: &mut K::Peer) -> Vec<u8> {
         let mut heard = Vec::new();
         self.until("the stream ends", |_| {
@@ -192,7 +191,7 @@ impl<K: Kit> World<K> {
         heard
     }
 
-    /// Turns until `peer` has written all of `bytes`.
+    /// Ticks until `peer` has written all of `bytes`.
     pub fn write(&mut self, peer: &mut K::Peer, mut bytes: &[u8]) {
         self.until("the peer's bytes leave", |_| {
             bytes = &bytes[peer.write(bytes)..];
@@ -200,7 +199,7 @@ impl<K: Kit> World<K> {
         });
     }
 
-    /// Stages large shared pieces until the kernel takes no more, and returns all that was staged.
+    /// Stages large shared pieces until the kernel accepts no more, and returns everything that was staged.
     pub fn fill(&mut self, token: Token) -> Vec<u8> {
         let mut staged = Vec::new();
         while !self.is_blocked(token) {
@@ -209,10 +208,10 @@ impl<K: Kit> World<K> {
             staged.extend_from_slice(&piece);
             self.driver.send(token, Source::Shared(Bytes::from(piece).into())).expect("not blocked");
             // A send may be short for a passing reason; only a full peer keeps it so.
-            self.turn();
+            self.tick();
             for _ in 0..20 {
                 if self.is_blocked(token) {
-                    self.turn();
+                    self.tick();
                 }
             }
         }
@@ -225,7 +224,7 @@ impl<K: Kit> World<K> {
     }
 }
 
-/// An echo that keeps what a blocked connection does not take, as the shard above a driver does.
+/// An echo that stores what a blocked connection does not accept, as the shard above a driver does.
 #[derive(Debug, Default)]
 pub struct Echo {
     waiting: HashMap<Token, Vec<Vec<u8>>>,
@@ -235,11 +234,11 @@ impl Echo {
     /// Reacts to an event: bytes are rewritten in place by `rewrite` and sent back.
     pub fn handle<D: Driver>(&mut self, driver: &mut D, event: &Event, rewrite: impl Fn(&mut [u8])) {
         match event {
-            Event::Received { token, run } => {
-                rewrite(driver.received(*run));
+            Event::Received { token, span } => {
+                rewrite(driver.received(*span));
                 let waiting = self.waiting.entry(*token).or_default();
-                if !waiting.is_empty() || driver.send(*token, Source::Received(*run)).is_err() {
-                    waiting.push(driver.received(*run).to_vec());
+                if !waiting.is_empty() || driver.send(*token, Source::Received(*span)).is_err() {
+                    waiting.push(driver.received(*span).to_vec());
                 }
             }
             Event::Blocked { token, .. } => driver.pause(*token),
@@ -265,7 +264,7 @@ fn record<D: Driver>(driver: &mut D, event: &Event) -> Seen {
     match event {
         Event::Accepted { token } => Seen::Accepted(*token),
         Event::Connected { token } => Seen::Connected(*token),
-        Event::Received { token, run } => Seen::Received(*token, driver.received(*run).to_vec()),
+        Event::Received { token, span } => Seen::Received(*token, driver.received(*span).to_vec()),
         Event::Ended { token } => Seen::Ended(*token),
         Event::HalfClosed { token } => Seen::HalfClosed(*token),
         Event::Blocked { token, unsent } => Seen::Blocked(*token, *unsent),
@@ -294,12 +293,12 @@ fn token_of(seen: &Seen) -> Option<Token> {
     }
 }
 
-/// Options for a small driver that uses whatever it can.
+/// Options for a small driver with all available features.
 pub fn options() -> Options {
     Options { connections: 256, without: Default::default(), receive_bytes: 0 }
 }
 
-/// `bytes` bytes in which a lost, doubled or moved stretch shows; those from position `from` of an endless
+/// `bytes` bytes in which a lost, duplicated or moved range is visible; those from position `from` of an endless
 /// stream.
 pub fn pattern(from: usize, bytes: usize) -> Vec<u8> {
     (from..from + bytes)

@@ -1,4 +1,4 @@
-//! Connections that come and go leave nothing behind.
+//! Connections leave nothing behind when they end.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -6,13 +6,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use echoring::aio::Listener;
+use echoring_async::Listener;
 use tungstenite::{Message, client};
 
 use super::echo;
 
 const CYCLES: usize = 10_000;
-/// Clients that connect and close at the same time.
+/// Number of concurrent clients.
 const CLIENTS: usize = 4;
 
 #[test]
@@ -22,7 +22,7 @@ fn ten_thousand_connections_leave_no_task_and_no_descriptor() {
     let listener = runtime.block_on(Listener::bind("127.0.0.1:0")).expect("a port");
     let address = listener.local_addr().expect("its address");
     runtime.spawn(async { echo::serve(listener).await.map_err(|error| error.to_string()) });
-    // What the first connection brings with it for good is none of the others'.
+    // The first connection allocates resources that stay; they are not a leak.
     connect_and_close(address, 0);
     let tasks = || runtime.metrics().num_alive_tasks();
     until("tasks behind the first connection", tasks, &1);
@@ -38,7 +38,7 @@ fn ten_thousand_connections_leave_no_task_and_no_descriptor() {
     until("sockets", || sockets().difference(&before).cloned().collect(), &Vec::new());
 }
 
-/// Clients say goodbye; some have a message echoed before, and some go away without a word.
+/// Most clients close with a Close frame, some after an echoed message; others disconnect without one.
 fn connect_and_close(address: SocketAddr, n: usize) {
     let stream = std::net::TcpStream::connect(address).expect("a connection");
     let (mut socket, _) = client(format!("ws://{address}/wshandler"), stream).expect("an upgrade");
@@ -53,14 +53,14 @@ fn connect_and_close(address: SocketAddr, n: usize) {
     while socket.read().is_ok() {}
 }
 
-/// What this process has open, but for what other tests of it may open meanwhile.
+/// Open descriptors of this process, except those that other tests may open meanwhile.
 fn sockets() -> BTreeSet<PathBuf> {
     let descriptors = std::fs::read_dir("/proc/self/fd").expect("Linux");
     let links = descriptors.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
     links.filter(|link| link.to_string_lossy().starts_with("socket:")).collect()
 }
 
-/// Looks again and again: the end of a connection is noticed by the server a little after its client.
+/// Polls, because the server notices the end of a connection a little after its client.
 fn until<T: Debug + PartialEq>(what: &str, found: impl Fn() -> T, wanted: &T) {
     let patience = Instant::now() + Duration::from_secs(30);
     while found() != *wanted {

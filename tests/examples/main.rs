@@ -1,5 +1,5 @@
-//! What the examples promise and no client can see: tasks that end, channels that pause a peer, messages that are
-//! not lost. What clients see is tested with the programs of others, in `tests/interop/test_examples.py`.
+//! Promises of the examples that no client can see: tasks end, channels backpressure a peer, no message is lost. The
+//! behaviour that clients see is tested with foreign programs, in `tests/interop/test_examples.py`.
 
 #![allow(clippy::duplicate_mod, reason = "each example is a program and has its own")]
 

@@ -1,10 +1,10 @@
-//! The wrapped connection, and what became of messages in the one that it corrects.
+//! The wrapped connection, and the loss of messages in the common version that it corrects.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use echoring::aio::{Conn, Error, Message, Opened, Settings};
-use echoring::protocol::{CloseCode, Role};
+use echoring_async::{Conn, Error, Message, Opened, Settings};
+use echoring_proto::{CloseCode, Role};
 use tokio::io::DuplexStream;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, mpsc, watch};
@@ -12,11 +12,11 @@ use tokio::time::timeout;
 
 use super::wrapped_connection::{CHANNEL_MESSAGES, Connection, ConnectionClosed};
 
-/// Longer than anything here takes. Time is paused: it passes when all tasks wait, so that who is still waiting then
+/// Longer than any test here takes. Time is paused and advances only when all tasks wait, so a task that still waits then
 /// waits for ever.
 const FOR_EVER: Duration = Duration::from_secs(3_600);
 
-/// A wrapped connection and its peer, with room for `bytes` between them.
+/// A wrapped connection and its peer, with a transport buffer of `bytes` between them.
 fn pair(bytes: usize) -> (Connection, Conn<DuplexStream>) {
     let (ours, theirs) = tokio::io::duplex(bytes);
     let conn = Conn::new(ours, &Settings::default(), Opened::new(Role::Server));
@@ -34,7 +34,7 @@ async fn messages_that_came_before_the_end_are_read_after_it() {
     for n in 0..10 {
         peer.write(numbered(n)).await.expect("sent");
     }
-    // Answered by the read loop, so behind all ten.
+    // The read loop answers the ping, so the pong comes after all ten messages.
     peer.close(CloseCode::NORMAL, "").await.expect("an answer");
     for n in 0..10 {
         assert_eq!(connection.read_message().await, Ok(numbered(n)));
@@ -69,13 +69,13 @@ async fn a_full_channel_pauses_the_peer_and_loses_nothing() {
     let paused_at = loop {
         match timeout(FOR_EVER, writer.write(numbered(sent))).await {
             Ok(written) => written.expect("sent"),
-            // The one that did not leave is queued all the same.
+            // The message that was not sent is queued too.
             Err(_) => break sent + 1,
         }
         sent += 1;
     };
-    // What the channel holds, and what is between it and the peer: 256 bytes, one read of 4,096, and a frame that is
-    // on its way. A masked frame has a header of six bytes.
+    // The capacity of the channel and of the path to it: a transport buffer of 256 bytes, one read of 4,096 bytes, and one
+    // frame in flight. A masked frame has a header of six bytes.
     let between = (256 + 4_096) / (6 + numbered(CHANNEL_MESSAGES).len()) + 2;
     assert!((CHANNEL_MESSAGES..CHANNEL_MESSAGES + between).contains(&paused_at), "{paused_at}");
 
@@ -142,7 +142,7 @@ async fn a_peer_that_vanishes_ends_it() {
     assert_eq!(connection.read_message().await, Err(ConnectionClosed));
 }
 
-/// The reading of the wrapper that many have copied:
+/// The read function of the widely copied wrapper:
 ///
 /// ```go
 /// select {
@@ -183,9 +183,9 @@ async fn a_wrapper_that_receives_twice_loses_every_other_message_and_blocks() {
         let (data, result) = wrong.read_message().await;
         assert_eq!((data, result), (Some(numbered(n)), Ok(())), "the one before it is lost");
     }
-    // There is one more message, and it gives none.
+    // One more message is there, but the call returns none.
     timeout(FOR_EVER, wrong.read_message()).await.expect_err("it waits for the one after");
-    // Not even closing helps: it sees the end, and then waits again.
+    // Closing does not help either: the call sees the end, and then waits again.
     close.send_replace(true);
     timeout(FOR_EVER, wrong.read_message()).await.expect_err("it waits for a message that nobody sends");
 

@@ -1,5 +1,5 @@
-//! The fuzz targets as a regression test: each gets its committed corpus and a few thousand mutations of it,
-//! the same in every run. `scripts/fuzz` looks for new inputs; what it finds is added to the corpus.
+//! The fuzz targets as a regression test: each runs its committed corpus and a few thousand mutations of it, the same in
+//! every run. `scripts/fuzz` searches for new inputs; findings are added to the corpus.
 #![forbid(unsafe_code)]
 
 mod mutation;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use mutation::Mutator;
 
-/// Inputs beside the corpus, per target. All targets together take a few seconds.
+/// Mutations per target. All targets together take a few seconds.
 const MUTATIONS: usize = 3_000;
 
 #[test]
@@ -49,7 +49,7 @@ fn tungstenite_takes_and_refuses_the_same_but_for_what_is_listed() {
     replay("differential", targets::differential::run);
 }
 
-/// Runs the corpus of `name`, then mutations of it, and names the input that failed.
+/// Runs the corpus of `name`, then mutations of it. Reports the input that failed.
 fn replay(name: &str, run: fn(&[u8])) {
     let corpus = corpus(name);
     assert!(corpus.len() >= 3, "{name} has no corpus");
@@ -71,7 +71,7 @@ fn attempt(run: fn(&[u8]), input: &[u8], describe: impl Fn() -> String) {
     }
 }
 
-/// Writes an input that failed to where it can be picked up, and says where that is.
+/// Writes an input that failed to a file. Returns its path.
 fn kept(name: &str, input: &[u8]) -> String {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("found-by-{name}"));
     match fs::write(&path, input) {
@@ -80,7 +80,7 @@ fn kept(name: &str, input: &[u8]) -> String {
     }
 }
 
-/// The committed inputs of a target, in the order of their names.
+/// The committed inputs of a target, sorted by name.
 fn corpus(name: &str) -> Vec<(PathBuf, Vec<u8>)> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(name);
     let entries = fs::read_dir(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));

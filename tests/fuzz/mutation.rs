@@ -1,15 +1,15 @@
-//! Mutations of a corpus, seeded and hence the same in every run.
+//! Mutations of a corpus. They are seeded and therefore the same in every run.
 //!
-//! Never: feedback from what they reach; that is libFuzzer's.
+//! Never: feedback from coverage; libFuzzer does that.
 
-use echoring::connection::Entropy;
+use echoring_proto::connection::Entropy;
 
-/// Bytes at the borders of the formats' fields.
+/// Boundary values of the formats' fields.
 const INTERESTING: [u8; 20] = [
     0x00, 0x01, 0x7d, 0x7e, 0x7f, 0x80, 0x81, 0x82, 0x88, 0x89, 0x8a, 0xc1, 0xed, 0xf4, 0xfe, 0xff, b'\r',
     b'\n', b':', b',',
 ];
-/// Longest input.
+/// Maximum length of an input in bytes.
 const INPUT_BYTES_MAX: usize = 8 * 1024;
 
 pub struct Mutator<'a> {

@@ -1,6 +1,6 @@
-"""Runs all tests of this directory, or those that are named; the last line tells the sums as `N passed, N failed, N skipped`.
+"""Runs all tests of this directory, or the named ones. The last line has the totals: `N passed, N failed, N skipped`.
 
-All of them: each class in a process of its own, some at a time, since most of what tests do is to wait.
+Without names, each class runs in a process of its own, several at a time, because tests mostly wait.
 """
 
 import collections
@@ -13,19 +13,19 @@ import tempfile
 import unittest
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-# No test takes a tenth of this, on a busy machine either.
+# Every test takes less than a tenth of this, even on a busy machine.
 HANGS_AFTER_S = 600
 AT_ONCE = 2 * (os.cpu_count() or 1)
 
 
 class Result(unittest.TextTestResult):
-    """Quiet while things go well; counts tests, not methods' subtests."""
+    """Prints failures only. Counts tests, not subtests."""
 
     passed = 0
 
     def startTest(self, test):
         super().startTest(test)
-        # One that hangs ends the process, and tells where.
+        # A test that hangs ends the process with a traceback.
         faulthandler.dump_traceback_later(HANGS_AFTER_S, exit=True)
 
     def stopTest(self, test):
@@ -38,7 +38,7 @@ class Result(unittest.TextTestResult):
 
 
 def run(tests):
-    """Runs tests in this process, tells what failed and the sums, and returns the exit code."""
+    """Runs tests in this process. Prints failures and totals, and returns the exit code."""
     result = unittest.TextTestRunner(stream=sys.stderr, verbosity=0, resultclass=Result).run(tests)
     failed = len(result.failures) + len(result.errors) + len(result.unexpectedSuccesses)
     for test, reason in result.skipped:
@@ -60,15 +60,15 @@ def each(tests):
 
 
 def class_of(test):
-    """What a process is told to run for this test: its class, or the module if that fails to import."""
+    """The name that a process gets for this test: its class, or the module if that fails to import."""
     if isinstance(test, unittest.loader._FailedTest):
         return test.id().rpartition(".")[2]
     return f"{type(test).__module__}.{type(test).__qualname__}"
 
 
 def run_class(name):
-    """Runs a class in a process of its own: what it said, and the sums."""
-    # Not a pipe: what a test leaves running could keep that open.
+    """Runs a class in a process of its own. Returns its output and the totals."""
+    # A file, because a process that a test leaves running could keep a pipe open.
     with tempfile.TemporaryFile("w+", errors="replace") as output:
         command = [sys.executable, HERE, name]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
@@ -84,7 +84,7 @@ def run_class(name):
 
 
 def run_all(tests):
-    """Runs the classes of all these tests, those with most tests first, and returns the exit code."""
+    """Runs the classes of these tests, those with the most tests first. Returns the exit code."""
     classes = collections.Counter(map(class_of, each(tests)))
     totals = [0, 0, 0]
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as workers:

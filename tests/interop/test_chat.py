@@ -1,8 +1,7 @@
-"""The chat room: its protocol, with the `websockets` library as the clients, and its page in a browser."""
+"""The chat room of `examples/chat`: its protocol, with clients of the `websockets` library, and its page in a browser."""
 
 import asyncio
 import contextlib
-import functools
 import json
 import os
 import pathlib
@@ -50,6 +49,9 @@ class Example:
     def get(self, path, method="GET", address=None):
         return Server.get(self, path, method, address)
 
+    def __enter__(self):
+        return self
+
     def __exit__(self, *_):
         if self.process.poll() is None:
             self.process.kill()
@@ -57,33 +59,12 @@ class Example:
         self.process.stdout.close()
 
 
-class OnTheRing:
-    @staticmethod
-    def start():
-        return Server("--shards", "2", "--queue-bytes", "64KiB")
-
-
-class OnEpoll:
-    @staticmethod
-    def start():
-        return Server("--shards", "2", "--queue-bytes", "64KiB", denied=True)
-
-
-class InTheExample:
-    start = Example
-    # As in the tutorial: everyone sees everyone's address.
-    sender_ip = "127.0.0.1"
-
-
-class Protocol:
-    """What every server of the room has to do."""
-
-    # In `serve` members do not see one another's addresses.
-    sender_ip = ""
+class Protocol(unittest.IsolatedAsyncioTestCase):
+    """The protocol of `docs/guide/chat.md`."""
 
     @classmethod
     def setUpClass(cls):
-        cls.server = cls.start()
+        cls.server = Example()
         cls.addClassCleanup(cls.server.__exit__)
 
     async def asyncSetUp(self):
@@ -135,7 +116,7 @@ class Protocol:
         ana = await self.join("Ana")
         bob = await self.join("Bob")
         came = await self.hear_kind(ana, "join")
-        self.assertEqual((came["from"], came["FromIp"]), ("Bob", self.sender_ip))
+        self.assertEqual((came["from"], came["FromIp"]), ("Bob", "127.0.0.1"))
         await self.say(ana, "broadcast", "hello\n<b>all</b> ✓")
         for client in (ana, bob):
             heard = await self.hear_kind(client, "broadcast")
@@ -146,7 +127,7 @@ class Protocol:
                     "type": "broadcast",
                     "user": "",
                     "from": "Ana",
-                    "FromIp": self.sender_ip,
+                    "FromIp": "127.0.0.1",
                     "content": "hello\n<b>all</b> ✓",
                 },
             )
@@ -189,7 +170,7 @@ class Protocol:
         heard = await self.hear_kind(gina, "broadcast")
         self.assertEqual(
             [heard[key] for key in ("ip", "user", "from", "FromIp", "content")],
-            ["127.0.0.1", "", "Gina", self.sender_ip, "it was Bob"],
+            ["127.0.0.1", "", "Gina", "127.0.0.1", "it was Bob"],
         )
 
     async def test_a_name_is_taken_once_and_has_a_form(self):
@@ -292,7 +273,7 @@ class Protocol:
                 pass
 
         watching = asyncio.create_task(watch())
-        # Far more than the sockets' buffers and the queue hold together, if need be.
+        # At most far more than the socket buffers and the queue hold together.
         for number in range(100):
             if watching.done():
                 break
@@ -327,13 +308,13 @@ class Protocol:
         self.assertEqual(self.server.get("/chat/other", address=address)[0], 404)
 
 
-class FullRoom:
-    """Who only sits there does not keep others out."""
+class FullRoom(unittest.IsolatedAsyncioTestCase):
+    """Idle members do not keep others out."""
 
     MEMBERS_MAX = 256
 
     async def test_silent_members_make_room_for_newcomers_and_those_who_talk_stay(self):
-        with self.start() as server:
+        with Example() as server:
             async with contextlib.AsyncExitStack() as clients:
 
                 async def hear(client, kind):
@@ -369,22 +350,6 @@ class FullRoom:
                 await talking.send(json.dumps({"type": "users"}))
                 heard = await hear(talking, "users")
                 self.assertEqual(len(heard["content"].split("\n")), self.MEMBERS_MAX)
-
-
-class FullRoomOnTheRing(OnTheRing, FullRoom, unittest.IsolatedAsyncioTestCase):
-    pass
-
-
-class FullRoomOnEpoll(OnEpoll, FullRoom, unittest.IsolatedAsyncioTestCase):
-    pass
-
-
-class ProtocolOnTheRing(OnTheRing, Protocol, unittest.IsolatedAsyncioTestCase):
-    pass
-
-
-class ProtocolOnEpoll(OnEpoll, Protocol, unittest.IsolatedAsyncioTestCase):
-    pass
 
 
 class Relay:
@@ -474,12 +439,13 @@ LOG = "[...document.querySelectorAll('#log li')]"
 USERS = "[...document.querySelectorAll('#users li')].map((item) => item.textContent)"
 
 
-class Page:
+@unittest.skipUnless(available(), "chromium and chromedriver are not installed")
+class Page(unittest.TestCase):
     """Two pages of one room, the second behind a relay."""
 
     @classmethod
     def setUpClass(cls):
-        cls.server = cls.start()
+        cls.server = Example()
         cls.addClassCleanup(cls.server.__exit__)
         cls.browser = Browser()
         cls.addClassCleanup(cls.browser.close)
@@ -646,18 +612,6 @@ class Page:
         self.assertEqual(self.browser.run(unlabelled), [])
         self.assert_policy_kept()
 
-
-@unittest.skipUnless(available(), "chromium and chromedriver are not installed")
-class PageOnTheRing(OnTheRing, Page, unittest.TestCase):
-    pass
-
-
-class ProtocolInTheExample(InTheExample, Protocol, unittest.IsolatedAsyncioTestCase):
-    pass
-
-
-@unittest.skipUnless(available(), "chromium and chromedriver are not installed")
-class PageInTheExample(InTheExample, Page, unittest.TestCase):
     def test_a_page_of_another_origin_may_connect(self):
         other = Relay(self.server)
         self.addCleanup(other.close)

@@ -1,4 +1,4 @@
-"""The server with clients that others wrote: every check of `matrix.py` with each of them, in every setting."""
+"""The server with foreign clients: every check of `matrix.py` with each client, in every setting."""
 
 import http.server
 import threading
@@ -9,7 +9,7 @@ import programs
 import webdriver
 from harness import Server
 
-# What the server allows, by name, with the driver that it runs on.
+# Flags and driver of each server, by name.
 KEPT = "server_max_window_bits=15; client_max_window_bits=15"
 SERVERS = {
     "plain": {"flags": (), "denied": False},
@@ -17,7 +17,7 @@ SERVERS = {
     "takeover": {"flags": ("--compress", KEPT), "denied": False},
     "takeover on epoll": {"flags": ("--compress", KEPT), "denied": True},
 }
-# Which server, whether the client offers compression, and whether it is then agreed on.
+# The server, whether the client offers compression, and whether it is then negotiated.
 SETTINGS = [
     ("plain", False, False),
     ("plain", True, False),
@@ -32,7 +32,7 @@ servers = {}
 
 
 class Pages(http.server.SimpleHTTPRequestHandler):
-    """The programs for pages, and an empty page that imports them."""
+    """Serves the programs for browsers, and an empty page that imports them."""
 
     extensions_map = {".mjs": "text/javascript", ".html": "text/html"}
 
@@ -69,15 +69,15 @@ def compressed_messages(server):
 
 
 class Client:
-    """The tests that every client passes, each check in every setting that the client can be brought to."""
+    """The tests of every client: each check in every setting that the client supports."""
 
     # The name in `programs.missing()`.
     name = ""
-    # Checks that its programming interface has no way to do.
+    # Checks that its API does not support.
     cannot = ()
-    # Whether it offers compression: as its user says, or always, or never.
+    # Whether it offers compression: as configured, always, or never.
     offers = (False, True)
-    # Whether it compresses what it sends, where that was agreed on.
+    # Whether it compresses its messages if compression was negotiated.
     compresses = True
 
     @classmethod
@@ -114,11 +114,11 @@ class Client:
                 self.assertEqual(messages_out > 0, agreed)
 
 
-# An unfinished message is nothing that these can send.
+# These cannot send an unfinished message.
 WHOLE = ("fragments",)
-# These refuse a server that chooses none of the subprotocols they offered, though it may (RFC 6455, section 4.2.2).
+# These refuse a server that selects none of the offered subprotocols, although it may (RFC 6455, section 4.2.2).
 STRICT = ("subprotocol of the client only",)
-# The WebSocket of pages: no pings, and of the codes 1000 and those of applications only.
+# The WebSocket API of browsers: no pings, and only the close code 1000 and those of applications.
 OF_PAGES = (*WHOLE, *STRICT, "pings", "closing with 1001")
 
 
@@ -184,8 +184,8 @@ class Chromium(Client, unittest.TestCase):
 
     @classmethod
     def open_page(cls):
-        """A page with the programs. The browser has been seen to give up a fetch for reasons of its own; a page
-        remembers that, another one tries anew."""
+        """Opens a page with the programs. The browser sometimes aborts a fetch and caches the failure for the page, so this
+        retries with a new page."""
         for again in (True, False):
             cls.browser.open(f"{origin}/")
             try:

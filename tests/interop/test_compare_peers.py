@@ -1,4 +1,4 @@
-"""What `scripts/compare-peers` rests on: who is fit to be measured, what rounds come to, and records that runs add to."""
+"""`scripts/compare-peers`: the check of peers before measuring, the summary of rounds, and records that runs add to."""
 
 import json
 import os
@@ -15,9 +15,11 @@ from harness import Server
 SCRIPTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "scripts")
 sys.path += [SCRIPTS, os.path.join(SCRIPTS, "compare_peers")]
 
+import chart  # noqa: E402
 import conformance  # noqa: E402
 import judge  # noqa: E402
 import pairs  # noqa: E402
+import readme  # noqa: E402
 import records  # noqa: E402
 import rounds  # noqa: E402
 import samples  # noqa: E402
@@ -28,7 +30,7 @@ ROW = workloads.of_names(["echo-16x100"], False)[0]
 
 
 class Damaging:
-    """An echo that changes the last byte of every message longer than it likes."""
+    """An echo server that changes the last byte of messages above a length."""
 
     UPGRADE = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
 
@@ -63,17 +65,17 @@ class Fitness(unittest.TestCase):
                 conformance.check(target, role, ROW, False)
 
     def test_an_echo_that_damages_long_messages_is_not(self):
-        with self.assertRaisesRegex(pairs.Failed, "126 bytes came back otherwise"):
+        with self.assertRaisesRegex(pairs.Failed, "126 bytes came back changed"):
             conformance.check(Damaging(125), ECHO, ROW, False)
 
     def test_one_that_does_not_compress_is_not_measured_compressed(self):
-        with Server() as server, self.assertRaisesRegex(pairs.Failed, "not agreed on"):
+        with Server() as server, self.assertRaisesRegex(pairs.Failed, "not negotiated"):
             target = types.SimpleNamespace(origin=f"ws://127.0.0.1:{server.port}")
             conformance.check(target, COMPRESSED, ROW, False)
 
 
 def rounds_of(costs):
-    """Rounds in which the machine's speed changes by a third, and each side's cost with it."""
+    """Rounds in which the machine's speed, and therefore each side's cost, changes by a third."""
     return [
         {side: {workloads.COST: cost * speed * (1 + 0.001 * (number % 3))} for side, cost in costs.items()}
         for number, speed in enumerate([1.0, 1.35] * 15)
@@ -193,7 +195,7 @@ class Records(unittest.TestCase):
         self.folder = directory.name
 
     def add(self, about, value, again=False):
-        """What a run does, from the file to the file."""
+        """Loads a record, adds a run, and saves it."""
         record = records.Record(self.folder)
         row = record.begin("row", about, again)
         records.add(row, {OURS: {workloads.COST: value}})
@@ -238,6 +240,29 @@ class Records(unittest.TestCase):
     def test_lines_are_json(self):
         content = {"a": {"b": [1, 2.5, None], "c": "x" * 200, "d": {}}, "e": [{"f": 1}, []]}
         self.assertEqual(json.loads(records.lines(content)), content)
+
+
+class Documents(unittest.TestCase):
+    BEGIN, END = readme.marks("chart")
+
+    def test_only_the_part_between_its_marks_changes(self):
+        text = f"head\n{self.BEGIN}\nold\n{self.END}\ntail\n"
+        made = readme.marked(text, "chart", readme.README, "new")
+        self.assertEqual(made, f"head\n{self.BEGIN}\nnew\n{self.END}\ntail\n")
+        self.assertEqual(readme.marked(made, "chart", readme.README, "new"), made)
+
+    def test_a_document_without_its_marks_is_an_error(self):
+        with self.assertRaisesRegex(SystemExit, "README.md lacks the lines"):
+            readme.marked(f"{self.BEGIN}\nold\n", "chart", readme.README, "new")
+
+    def test_the_cheapest_other_peer_is_neither_raw_nor_echoring(self):
+        result = judge.summary(ROW, rounds_of({OURS: 4.0, AGAIN: 4.0, "raw-epoll": 2.0, "aio": 3.0, "uws": 4.4, "ws": 8.0, "yawc": 5.0}), RAWS)
+        self.assertEqual(readme.best(result, workloads.COST, readme.figure), "0.80 yawc")
+
+    def test_a_chart_names_every_bar_and_escapes_its_text(self):
+        image = chart.bars("a & b", "c", "µs", [("one", 1.0, True), ("two", 2.0, False)], "{:.1f}".format, "dark")
+        for part in ("a &amp; b", ">one</text>", ">2.0</text>", chart.SCHEMES["dark"][3]):
+            self.assertIn(part, image)
 
 
 if __name__ == "__main__":

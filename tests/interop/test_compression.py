@@ -1,4 +1,4 @@
-"""permessage-deflate (RFC 7692) with clients that others wrote: `websockets`, Chromium, and zlib by hand."""
+"""permessage-deflate (RFC 7692) with foreign clients: `websockets`, Chromium, and raw frames with zlib."""
 
 import asyncio
 import contextlib
@@ -14,12 +14,12 @@ from websockets.asyncio.client import connect
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 
 THRESHOLD_BYTES = 128
-# Messages that are published to a peer that does not read, at most.
+# Maximum number of messages that are published to a peer that does not read.
 FLOOD_MAX = 1_000
 
 
 def record(number):
-    """Some JSON of about 1 KiB that is like the one before, but not the same."""
+    """JSON of about 1 KiB that resembles the previous message, but differs."""
     rows = [{"id": number * 20 + i, "symbol": "ECHO", "bid": 100 + i / 8, "ask": 101 + i / 8} for i in range(20)]
     return json.dumps(rows)
 
@@ -31,7 +31,7 @@ def offer(**parameters):
 
 
 PLAIN = {"compression": None}
-# What a client may ask for, and the bits of the window that it knows the server to keep to, 15 if it did not ask.
+# The offer of a client, and the maximum window bits of the server that it implies (15 by default).
 OFFERS = [
     (PLAIN, None),
     ({"compression": "deflate"}, 15),
@@ -41,7 +41,7 @@ OFFERS = [
     (offer(server_max_window_bits=9, client_max_window_bits=9), 9),
     (offer(server_max_window_bits=9, server_no_context_takeover=True), 9),
 ]
-# What the server allows, with the window that it compresses within at most, and whether windows are kept.
+# The server's setting, its maximum window bits, and whether it uses context takeover.
 SETTINGS = [
     ("on", 15, False),
     ("server_max_window_bits=15; client_max_window_bits=15", 15, True),
@@ -67,12 +67,12 @@ class Compression(unittest.IsolatedAsyncioTestCase):
         return await asyncio.wait_for(client.recv(), PATIENCE_S)
 
     def check_agreement(self, client, bits, most_bits, kept):
-        """That the connection is compressed if its client offered it, and within the windows that it asked for."""
+        """Checks that the connection is compressed if the client offered it, and within the requested windows."""
         if bits is None:
             self.assertEqual(client.protocol.extensions, [])
             return
         [extension] = client.protocol.extensions
-        # A server that was not asked need not say that it makes do with less.
+        # A server may use a smaller window without announcing it if the client did not request one.
         self.assertEqual(extension.remote_max_window_bits, 15 if bits == 15 else min(bits, most_bits))
         if not kept:
             self.assertTrue(extension.remote_no_context_takeover)
@@ -117,7 +117,7 @@ class Compression(unittest.IsolatedAsyncioTestCase):
                 heard = [[await self.receive(member) for _ in range(2 * len(MESSAGES))] for member in members[2:]]
                 for messages in heard:
                     self.assertEqual(messages, heard[0])
-                    # Each publisher's in its order: whatever is not the one's is the other's.
+                    # Together they are the messages of both publishers.
                     self.assertEqual(sorted(map(repr, messages)), sorted(map(repr, MESSAGES * 2)))
                 for publisher in members[:2]:
                     self.assertEqual([await self.receive(publisher) for _ in MESSAGES], MESSAGES)
@@ -166,7 +166,7 @@ class Compression(unittest.IsolatedAsyncioTestCase):
                 extension = f"permessage-deflate; server_max_window_bits={bits}"
                 status, headers = subscriber.upgrade("/broadcast/raw", extensions=extension)
                 self.assertEqual(status, 101)
-                # The window may be kept, but what all can read must not rely on it.
+                # Context takeover may be negotiated, but frames for all subscribers must not rely on it.
                 self.assertEqual(headers["sec-websocket-extensions"], extension)
                 subscribers.append(subscriber)
             plain = sockets.enter_context(Raw(server)).open("/broadcast/raw")
@@ -188,14 +188,14 @@ class Compression(unittest.IsolatedAsyncioTestCase):
         message = b"x" * 60_000
         with contextlib.ExitStack() as sockets:
             slow, publisher, idle, quick = (sockets.enter_context(Raw(server)) for _ in range(4))
-            # It shall fall behind soon, and read that before its closing handshake has taken too long.
+            # It lags soon, and reads the backlog before the closing handshake times out.
             slow.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
             slow.open("/broadcast/slow")
             publisher.open("/broadcast/slow")
             for compressed in (idle, quick):
                 status, _ = compressed.upgrade("/broadcast/slow", extensions="permessage-deflate")
                 self.assertEqual(status, 101)
-            # What the sockets' buffers hold grows as the kernel likes; compressed, all of it is very little.
+            # The kernel sizes the socket buffers; compressed messages take very little of them.
             payloads = []
             published = frame(2, message)
             while server.stats()["node"]["deliveries"]["dropped"]["disconnect"] == 0:
@@ -216,12 +216,12 @@ class Compression(unittest.IsolatedAsyncioTestCase):
         message = noise(5_000)
         async with connect(server.url("/push?ms=10"), max_size=None, max_queue=1, ping_interval=None) as client:
             sent = 0
-            # It does not read, and its messages wait once their echoes do.
+            # It does not read, so its messages wait once their echoes wait.
             while server.stats()["node"]["pauses"] == 0:
                 await client.send(message)
                 sent += 1
             sender = asyncio.create_task(self.send_again(client, message, 100))
-            # Until a beat had to wait as well, by the server's own clock.
+            # Until a heartbeat has to wait too, by the server's clock.
             async with connect(server.url("/delay?ms=100")) as clock:
                 await clock.send("tick")
                 await asyncio.wait_for(clock.recv(), PATIENCE_S)
@@ -248,7 +248,7 @@ class InTheBrowser(InFrontOfAPage):
         return server
 
     def open(self, server, path):
-        """Connects the page in front, and sees that the browser agreed on compression."""
+        """Connects the page, and checks that the browser negotiated compression."""
         self.browser.open(f"{self.origin}/")
         self.assertEqual(self.browser.run(OPEN, server.url(path)), "open")
         self.assertIn("permessage-deflate", self.browser.run("return socket.extensions"))

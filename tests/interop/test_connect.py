@@ -1,4 +1,4 @@
-"""`echoring connect`: by pipes, and at a terminal (a pseudo-terminal of the kernel's)."""
+"""`echoring connect`: with pipes, and with a pseudo-terminal."""
 
 import os
 import pty
@@ -21,7 +21,7 @@ from harness import BINARY, PATIENCE_S
 
 
 class Backend:
-    """A server of Python's websockets on a thread, with a handler of the test's."""
+    """Runs a server of Python's websockets on a thread, with the test's handler."""
 
     def __init__(self, handler, **options):
         self.requests, self.closes = [], []
@@ -53,7 +53,7 @@ def echo(connection):
 
 
 def talk(url, *flags, lines=b"", **options):
-    """Runs `connect` by pipes: its exit code, what it printed, and what it complained of."""
+    """Runs `connect` with pipes. Returns exit code, stdout and stderr."""
     done = subprocess.run(
         [BINARY, "connect", *flags, url], input=lines, capture_output=True, timeout=PATIENCE_S, **options
     )
@@ -104,7 +104,7 @@ class ByPipe(unittest.TestCase):
         url = self.backend(ssl=context).url.replace("ws://127.0.0.1", "wss://localhost")
         with authority.cert_pem.tempfile() as roots:
             self.assertEqual(talk(url, "--ca-file", roots, lines=b"hi\n"), (0, b"hi\n", ""))
-            # The certificate names another host.
+            # The certificate is for another host.
             code, out, errors = talk(url.replace("localhost", "127.0.0.1"), "--ca-file", roots, lines=b"hi\n")
             self.assertEqual((code, out), (3, b""), errors)
         self.assertEqual(talk(url, "--insecure", lines=b"hi\n"), (0, b"hi\n", ""))
@@ -126,7 +126,7 @@ class ByPipe(unittest.TestCase):
         self.assertEqual(talk(self.backend(push).url, "--wait", "300ms"), (0, expected, ""))
         code, out, errors = talk(self.backend(one).url, "-n", "2", "--wait", "200ms")
         self.assertEqual((code, out), (1, b"only\n"))
-        self.assertIn("1 messages came, and 2 were to come", errors)
+        self.assertIn("received 1 of 2 expected messages", errors)
 
     def test_an_answer_that_does_not_come_is_not_awaited_for_long(self):
         started = time.monotonic()
@@ -137,7 +137,7 @@ class ByPipe(unittest.TestCase):
         for code, reason, exit_code in ((1000, "", 0), (1001, "bye", 0), (1008, "no \x1b[31m", 1), (4000, "", 1)):
             backend = self.backend(lambda connection: connection.close(code, reason))
             got, _, errors = talk(backend.url, "-n", "1", lines=b"")
-            # Fewer messages than wanted is a failure of its own.
+            # Fewer messages than requested have their own exit code.
             self.assertEqual(got, 1)
             got, _, errors = talk(backend.url, "--wait", "10s", lines=b"")
             self.assertEqual(got, exit_code, errors)
@@ -211,7 +211,7 @@ class ByPipe(unittest.TestCase):
 
 
 class Terminal:
-    """`connect` at a pseudo-terminal."""
+    """Runs `connect` on a pseudo-terminal."""
 
     def __init__(self, url, *flags, home):
         self.master, slave = pty.openpty()
@@ -228,7 +228,7 @@ class Terminal:
         os.write(self.master, text.encode())
 
     def read(self):
-        """More of the screen; `False` at its end."""
+        """Reads more of the screen. `False` at its end."""
         ready, _, _ = select.select([self.master], [], [], PATIENCE_S)
         if not ready:
             raise AssertionError(f"nothing more came after {self.seen!r}")
@@ -285,7 +285,7 @@ class AtTerminal(unittest.TestCase):
         terminal.type("/ping there\r")
         terminal.wait_for(r'\* pong "there" after [\d.]+ ms')
         terminal.type("/wat\r")
-        terminal.wait_for(r"there is no command /wat")
+        terminal.wait_for(r"unknown command /wat")
         terminal.type("/help\r")
         terminal.wait_for(r"/binary HEX")
         terminal.type("/close 4001 good bye\r")
@@ -342,7 +342,7 @@ class AtTerminal(unittest.TestCase):
         terminal = self.terminal(lambda connection: connection.recv(PATIENCE_S) and connection.close())
         terminal.type("x\r")
         self.assertEqual(terminal.wait(), 0)
-        # Lines are lines again, and what is typed is shown.
+        # Line mode and echo are restored.
         flags = termios.tcgetattr(terminal.master)[3]
         self.assertTrue(flags & termios.ICANON and flags & termios.ECHO)
 

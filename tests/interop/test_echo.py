@@ -92,7 +92,7 @@ class Echo(unittest.IsolatedAsyncioTestCase):
     def _send_without_reading(self):
         message = bytes(range(256)) * 128
         with Raw(self.server).open() as client:
-            # The server stops reading long before this much is sent, so sending takes a thread of its own.
+            # The server stops reading long before all of this is sent, so a separate thread sends it.
             count = 400
             sender = threading.Thread(target=lambda: [client.send(frame(2, message)) for _ in range(count)])
             sender.start()

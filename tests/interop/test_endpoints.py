@@ -1,4 +1,4 @@
-"""Every test endpoint of `serve` and every error of its parameters, as docs/endpoints.md tells them."""
+"""Every test endpoint of `serve` and every error of its parameters, as docs/reference/endpoints.md describes them."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ class Endpoints(unittest.IsolatedAsyncioTestCase):
 
     @classmethod
     def setUpClass(cls):
-        cls.server = Server("--log", "warn,echoring::control=info", denied=cls.denied)
+        cls.server = Server("--log", "warn,echoring_server::control=info", denied=cls.denied)
         cls.addClassCleanup(cls.server.__exit__)
 
     def connect(self, path, **options):
@@ -36,7 +36,7 @@ class Endpoints(unittest.IsolatedAsyncioTestCase):
         return await asyncio.wait_for(client.recv(), PATIENCE_S)
 
     async def closed(self, client):
-        """The close code and reason that end the connection."""
+        """Waits for the end of the connection. Returns close code and reason."""
         with self.assertRaises(ConnectionClosed) as ended:
             while True:
                 await self.recv(client)
@@ -82,7 +82,7 @@ class Endpoints(unittest.IsolatedAsyncioTestCase):
 
     async def test_source_waits_for_a_peer_that_does_not_read_and_leaves_nothing_out(self):
         with Raw(self.server).open("/source?rate=100000&bytes=65536&kind=binary&count=500") as peer:
-            # More than all buffers on the way hold, so that it must have waited.
+            # More than all buffers on the path hold, so the server must have waited.
             while self.server.stats()["node"]["short_sends"] == 0:
                 pass
             for number in range(500):
@@ -102,7 +102,7 @@ class Endpoints(unittest.IsolatedAsyncioTestCase):
             self.assertEqual(await self.recv(client), b"last")
 
     async def test_delay_holds_up_who_sends_too_much_and_loses_nothing(self):
-        # Few bytes: where the kernel's buffers of both directions fill up, it may take TCP a minute to recover.
+        # Few bytes: if the kernel's buffers of both directions fill up, TCP may take a minute to recover.
         before = self.server.stats()["node"]["pauses"]
         async with self.connect("/delay?ms=2000") as client:
             messages = []
@@ -125,11 +125,11 @@ class Endpoints(unittest.IsolatedAsyncioTestCase):
     async def test_slow_read_takes_no_more_than_its_rate(self):
         message = b"x" * 16_384
         async with self.connect("/slow-read?bytes_per_s=1048576") as client:
-            # Four seconds' worth, of which a receive and the buffers of both sides take some hundred KiB at once.
+            # Data for four seconds, of which one receive and the buffers of both sides take some hundred KiB at once.
             started = time.monotonic()
             for _ in range(256):
                 await client.send(message)
-            # The answer to a ping comes when all before it was read.
+            # The pong comes when everything before the ping was read.
             await asyncio.wait_for(await client.ping(), PATIENCE_S)
             self.assertGreater(time.monotonic() - started, 1.5)
 
@@ -282,7 +282,7 @@ class Endpoints(unittest.IsolatedAsyncioTestCase):
             ("/ping-storm", "bytes", "126", number.format(0, 125, 126)),
             ("/abort", "after", "1000001", number.format(0, 1_000_000, 1_000_001)),
             ("/abort", "ms", "", number.format(0, 60_000, "")),
-            ("/subprotocol", "supported", "a,,b", 'must be names with commas between, and not ""'),
+            ("/subprotocol", "supported", "a,,b", 'must be comma-separated names, and not ""'),
             ("/subprotocol", "preference", "mine", 'must be one of server, client, and not "mine"'),
             ("/push", "ms", "9", number.format(10, 60_000, 9)),
             ("/push", "ms", "60001", number.format(10, 60_000, 60_001)),
@@ -334,7 +334,7 @@ class Endpoints(unittest.IsolatedAsyncioTestCase):
         ]
         for offered, shown in (
             (["chat", "bearer", "s3cr3t"], "chat"),
-            # As clients of Kubernetes do, with the token in the name, which may stand first or last.
+            # As Kubernetes clients do, with the token in the name, which may be first or last in the list.
             (["v4.channel.k8s.io", "base64url.bearer.authorization.k8s.io.s3cr3t"], "v4.channel.k8s.io"),
             (["base64url.bearer.authorization.k8s.io.s3cr3t", "v4.channel.k8s.io", "chat"], "chat"),
             (["access_token", "s3cr3t", "chat"], "chat"),
@@ -353,18 +353,15 @@ class Endpoints(unittest.IsolatedAsyncioTestCase):
         self.assertEqual(status, 403)
 
     async def test_none_of_them_is_there_when_they_are_off(self):
-        # On every address they are off by themselves.
+        # On an address that is not loopback they are off by default.
         for flags in (("--demo", "off"), ("--no-test-endpoints",), ("--listen", "0.0.0.0:0")):
             with Server(*flags, admin="off", denied=self.denied) as server:
-                for path in "/sink", "/push", "/headers", "/reject", "/chat", "/chat/chat.js":
+                for path in "/sink", "/push", "/headers", "/reject", "/page.css", "/broadcast.js":
                     status, _, _ = server.get(path, address=("127.0.0.1", server.port))
                     self.assertEqual(status, 404, (flags, path))
                 for path in "/", "/broadcast":
                     status, _, _ = server.get(path, address=("127.0.0.1", server.port))
                     self.assertEqual(status, 426, (flags, path))
-                with self.assertRaises(InvalidStatus):
-                    async with connect(f"ws://127.0.0.1:{server.port}/chat"):
-                        pass
                 for path in "/", "/echo", "/broadcast/topic?self=1":
                     async with connect(f"ws://127.0.0.1:{server.port}{path}", compression=None) as client:
                         await client.send("still there")
@@ -372,20 +369,20 @@ class Endpoints(unittest.IsolatedAsyncioTestCase):
 
     async def test_they_are_there_on_every_address_where_that_is_asked_for(self):
         with Server("--listen", "0.0.0.0:0", "--demo", "on", admin="off", denied=self.denied) as server:
-            for path, status in (("/headers", 200), ("/sink", 426), ("/", 200), ("/broadcast", 200), ("/chat", 200)):
+            for path, status in (("/headers", 200), ("/sink", 426), ("/", 200), ("/broadcast", 200)):
                 self.assertEqual(server.get(path, address=("127.0.0.1", server.port))[0], status, path)
-            # Whoever listens for others has names of its own.
+            # A server that listens for other machines has names of its own.
             name = {"Host": "node.example"}
             self.assertEqual(server.get("/headers", address=("127.0.0.1", server.port), headers=name)[0], 200)
 
     async def test_each_page_links_to_the_others(self):
-        places = {"/": "/", "/broadcast": "/broadcast", "/chat": "/chat"}
-        for page in places:
+        pages = ("/", "/broadcast")
+        for page in pages:
             status, _, body = self.get(page)
             self.assertEqual(status, 200, page)
             links = re.findall(r'<a [^>]*href="([^"]*)"', body.decode())
             targets = {urllib.parse.urljoin(f"http://localhost{page}", link) for link in links}
-            for other in places:
+            for other in pages:
                 if other != page:
                     self.assertIn(f"http://localhost{other}", targets, page)
 

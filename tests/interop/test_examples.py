@@ -1,6 +1,6 @@
-"""The examples, each as it is compiled, with clients and servers that others wrote.
+"""The compiled examples, with foreign clients and servers.
 
-What no client can see (tasks, channels, deadlines) is tested in `tests/examples`.
+`tests/examples` tests behaviour that no client can see: tasks, channels, deadlines.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ import unittest
 
 from harness import BINARY, PATIENCE_S, Log, deny_io_uring
 from test_browser import OPEN, InFrontOfAPage
-# A client with threads holds a lock while it sends, so that it cannot receive what it would have to.
+# A client with threads holds a lock while it sends, so it could not receive meanwhile.
 from websockets.asyncio.client import connect as connect_both_ways
 from websockets.client import ClientProtocol
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -50,7 +50,7 @@ CLIENTS = {"client": [], "ping_client": [], "heartbeat": ["tick"]}
 
 
 class Example:
-    """An example that runs, and is gone when the block ends."""
+    """Runs an example for the duration of the block."""
 
     def __init__(self, name, *arguments, denied=False):
         self.process = subprocess.Popen(
@@ -68,7 +68,7 @@ class Example:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
     def memory_bytes_max(self):
-        """The most that it ever had in memory."""
+        """The peak of its resident memory."""
         with open(f"/proc/{self.process.pid}/status", encoding="ascii") as status:
             return int(re.search(r"VmHWM:\s+(\d+) kB", status.read())[1]) * 1024
 
@@ -94,7 +94,7 @@ class Example:
 
 
 class Listening(Example):
-    """An example that is a server, on a port of the kernel's choice."""
+    """Runs an example that is a server, on a port that the kernel chooses."""
 
     def __init__(self, name, *arguments, denied=False, host="127.0.0.1"):
         mode = ["serve"] if name == "heartbeat" else []
@@ -126,7 +126,7 @@ class Listening(Example):
 
 @contextlib.contextmanager
 def server(handle, **settings):
-    """A server of `websockets`; its URL."""
+    """Runs a server of `websockets`. Yields its URL."""
     with serve(handle, "127.0.0.1", 0, **settings) as serving:
         thread = threading.Thread(target=serving.serve_forever)
         thread.start()
@@ -138,7 +138,7 @@ def server(handle, **settings):
 
 
 class Peer:
-    """The protocol of `websockets` over a socket, frame by frame; it answers a ping only when it is told to."""
+    """The protocol of `websockets` on a socket, frame by frame. It answers a ping only on request."""
 
     def __init__(self, stream, protocol):
         self.socket, self.protocol = stream, protocol
@@ -196,7 +196,7 @@ def listening():
 
 
 def closed(ws):
-    """The code that the other end closes with, when it says nothing more before."""
+    """Waits for the close code of the other end. A message before it is an error."""
     try:
         message = ws.recv(PATIENCE_S)
     except ConnectionClosed as end:
@@ -205,13 +205,13 @@ def closed(ws):
 
 
 class Everywhere(unittest.TestCase):
-    """What holds for all examples."""
+    """Tests of all examples."""
 
     def test_a_signal_is_a_good_end_for_every_server(self):
         for name in [*SERVERS, "reverse_proxy"]:
             for number in (signal.SIGINT, signal.SIGTERM):
                 with self.subTest(name=name, signal=number), Listening(name) as example:
-                    # One that is busy ends as well.
+                    # A busy example ends too.
                     with contextlib.nullcontext() if name == "reverse_proxy" else example.connect():
                         self.assertEqual(example.stop(number), 0, example.stderr.lines)
 
@@ -309,7 +309,7 @@ class Servers(unittest.TestCase):
                     ws.send("hello")
                     self.assertEqual(ws.recv(PATIENCE_S), "hello")
                     if n % 3 == 0:
-                        # Gone without a word.
+                        # Disconnected without a Close frame.
                         ws.socket.shutdown(socket.SHUT_RDWR)
             with example.connect() as ws:
                 patience = time.monotonic() + PATIENCE_S
@@ -331,7 +331,7 @@ class Servers(unittest.TestCase):
     def test_minimal_echo(self):
         for denied in (False, True):
             with self.subTest(denied=denied), Listening("minimal_echo", denied=denied) as example:
-                # Whether this machine allows io_uring is for the tests of the server to say.
+                # The server's tests check whether this machine allows io_uring.
                 self.assertRegex(example.first_line, "epoll" if denied else "io_uring|epoll")
                 with example.connect() as ws, example.connect() as other:
                     ws.send("hello")
@@ -418,7 +418,7 @@ class Servers(unittest.TestCase):
                     self.assertEqual(ws.recv(PATIENCE_S), message)
                 ws.close(4321, "through")
                 self.assertEqual(ws.close_code, 4321)
-            # Plain HTTP passes, too, with what the server behind says about it.
+            # Plain HTTP passes too, with the answer of the server behind the proxy.
             self.assertEqual(proxy.get("/elsewhere")[0], 404)
             with self.assertRaises(InvalidStatus) as refused:
                 proxy.connect("/elsewhere")
@@ -556,7 +556,7 @@ class Heartbeat(unittest.TestCase):
                 self.assertEqual((frame.opcode, bytes(frame.data)), (Opcode.PING, b"beat"))
                 times.append(time.monotonic())
             self.assertGreater(times[2] - times[0], 0.15)
-            # The pongs that the protocol has ready for the three.
+            # The pongs that the protocol has queued for the three pings.
             peer.flush()
             example.stdout.wait_for("^pong: beat\n$")
             peer.protocol.send_ping(b"the same data")
@@ -602,7 +602,7 @@ class Browsers(InFrontOfAPage):
                 self.browser.until(f"{last}.every((text) => text)")
                 self.assertEqual(self.browser.run(f"return {last}"), cells)
             example.stdout.wait_for(rf"^/same-host: 403 .*\(origin {other}\)\n$")
-            # Programs have no origin, and may claim any.
+            # Programs send no Origin, or any.
             for path in ("/same-host", "/listed", "/any", "/programs"):
                 self.assertEqual(self.status(example, path), 101, path)
             self.assertEqual(self.status(example, "/pages"), 403)

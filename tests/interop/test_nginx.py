@@ -1,4 +1,4 @@
-"""`docs/behind-nginx.md`: its configuration with a real nginx, and what happens without each of its lines."""
+"""`docs/guide/behind-nginx.md`: its configuration with a real nginx, and the effect of removing each line."""
 
 import asyncio
 import contextlib
@@ -20,28 +20,28 @@ from harness import PATIENCE_S, Log, Server, refusing_port
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-GUIDE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "docs", "behind-nginx.md")
+GUIDE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "docs", "guide", "behind-nginx.md")
 NAME = "ws.example"
-# Debian has it where only root's path leads.
+# Debian installs it in a folder that only root has in PATH.
 PROGRAM = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 LISTEN = ("listen 80;", "listen 443 ssl http2;")
 UPSTREAM = "server 127.0.0.1:9001;"
 
 
 def guide():
-    """The configurations of the guide, in its order: the outermost level, one server, several, their location."""
+    """The configurations of the guide, in order: the outermost level, one server, several servers, their location."""
     with open(GUIDE, encoding="utf-8") as file:
         return re.findall(r"```nginx\n(.*?)```", file.read(), re.DOTALL)
 
 
 def replaced(text, old, new):
-    """That line and no other: what the guide does not say, no test can take away."""
+    """Replaces `old`, which must occur exactly once, so that a test changes what the guide says."""
     assert text.count(old) == 1, f"{old!r} is {text.count(old)} times in the guide"
     return text.replace(old, new)
 
 
 class Authority:
-    """Signs the certificate of `NAME`, which is also that of the loopback address."""
+    """A certificate authority, with a certificate for `NAME` and the loopback address."""
 
     def __init__(self, directory):
         authority = trustme.CA()
@@ -57,22 +57,22 @@ class Authority:
 
 
 class Nginx:
-    """nginx with a configuration of the guide, gone when the block ends.
+    """Runs nginx with a configuration of the guide for the duration of the block.
 
-    It inherits its listening sockets, as from a predecessor, so that the kernel chooses their ports; they take
-    connections before it has started.
+    It inherits its listening sockets, as from a predecessor, so that the kernel chooses the ports. They accept connections
+    before nginx has started.
     """
 
     def __init__(self, main, http, workers=1):
         directory = tempfile.TemporaryDirectory(prefix="nginx-")
         self.directory = directory.name
-        # Its workers have no rights but those of everybody.
+        # Its workers run as an unprivileged user.
         os.chmod(self.directory, 0o755)
         self.authority = Authority(self.directory)
         sockets = [socket.create_server(("127.0.0.1", 0), backlog=64) for _ in LISTEN]
         self.plain_port, self.port = (one.getsockname()[1] for one in sockets)
         for line, one in zip(LISTEN, sockets):
-            # Several workers may be woken for one connection.
+            # One connection may wake several workers.
             one.setblocking(False)
             address = f"listen 127.0.0.1:{one.getsockname()[1]}"
             http = replaced(http, line, re.sub(r"listen \d+", address, line))
@@ -115,7 +115,7 @@ class Nginx:
         self.cleanup.close()
 
     def connect(self, path="/echo", *, name=NAME, **options):
-        """To the name that the certificate is for, with the port that a page would see, if any, behind it."""
+        """Connects with the certificate's name as host. `name` may contain the port that a page would see."""
         options = {"ssl": self.authority.context, "server_hostname": NAME, "max_size": None} | options
         return connect(f"wss://{name}{path}", host="127.0.0.1", port=self.port, proxy=None, **options)
 
@@ -135,7 +135,7 @@ class Nginx:
 
 @unittest.skipIf(PROGRAM is None, "nginx is not installed")
 class BehindNginx(unittest.IsolatedAsyncioTestCase):
-    """With one server that allows and compresses what `serve` does when told."""
+    """nginx before one server whose flags of `serve` match the guide."""
 
     @classmethod
     def setUpClass(cls):
@@ -145,11 +145,11 @@ class BehindNginx(unittest.IsolatedAsyncioTestCase):
         cls.main, cls.http, cls.several, cls.topics = guide()
 
     def nginx(self, *changes, ports=None, main=None, **options):
-        """nginx with the guide's configuration, in which for each change one text stands for another."""
+        """nginx with the guide's configuration, in which each change replaces one text by another."""
         http = self.http
         for old, new in changes:
             http = replaced(http, old, new)
-        # The address stands there twice where there are two groups of servers.
+        # The address occurs twice if there are two groups of servers.
         for old, new in {9001: self.server.port, **(ports or {})}.items():
             http = http.replace(f"server 127.0.0.1:{old};", f"server 127.0.0.1:{new};")
         nginx = Nginx(main or self.main, http, **options)
@@ -161,7 +161,7 @@ class BehindNginx(unittest.IsolatedAsyncioTestCase):
         self.assertEqual(await client.recv(), "through nginx")
 
     async def refusal(self, nginx, **options):
-        """Status and body of what a client is refused with."""
+        """Status and body of a refusal."""
         with self.assertRaises(InvalidStatus) as refused:
             await nginx.connect(**options)
         response = refused.exception.response
@@ -173,7 +173,7 @@ class WithTheGuidesConfiguration(BehindNginx):
         nginx = self.nginx()
         roots = {"SSL_CERT_FILE": nginx.authority.roots, "NODE_EXTRA_CA_CERTS": nginx.authority.roots}
         names = [check["name"] for check in matrix.OURS]
-        # Which not every client agrees to.
+        # Not every client accepts this.
         names.remove("subprotocol of the client only")
         checks = matrix.checks(names, compress=True, compressed=True)
         url = f"wss://127.0.0.1:{nginx.port}"
@@ -227,7 +227,7 @@ class WithTheGuidesConfiguration(BehindNginx):
             ):
                 self.assertIn(wanted, lines)
             self.assertNotIn("192.0.2.1", head.decode("latin-1"))
-            # A server that hangs up instead of answering.
+            # A server that closes the connection instead of answering.
             self.assertEqual((await client)[0], 502)
 
     async def test_a_draining_server_tells_1001_through_nginx(self):
@@ -249,7 +249,7 @@ class WithTheGuidesConfiguration(BehindNginx):
                 self.assertRegex(server.process.stdout.readline(), "^listening ws\\+unix:")
                 nginx = self.nginx((UPSTREAM, f"server unix:{path};"))
                 if os.getuid() == 0:
-                    # Its workers are somebody else then.
+                    # Its workers run as another user then.
                     os.chmod(path, 0o644)
                     status, _ = await self.refusal(nginx)
                     self.assertEqual(status, 502)
@@ -280,7 +280,7 @@ class WithTheGuidesConfiguration(BehindNginx):
 
 
 class WithoutALine(BehindNginx):
-    """What goes wrong when a line of the guide is missing or another."""
+    """The failures if a line of the guide is missing or different."""
 
     async def check_refused(self, change, status, *words):
         found, body = await self.refusal(self.nginx(change))
@@ -333,7 +333,7 @@ class WithoutALine(BehindNginx):
             self.assertIsNone(closed.exception.rcvd)
 
     async def test_what_only_the_client_sends_breaks_the_silence_too(self):
-        """Who is alone in a topic can send without being sent anything."""
+        """A client that is alone in a topic can send without receiving."""
         nginx = self.nginx(("proxy_read_timeout 60s;", "proxy_read_timeout 1s;"))
         async with nginx.connect("/broadcast/alone", ping_interval=None) as client:
             until = time.monotonic() + 2.5
@@ -372,7 +372,7 @@ class WithoutALine(BehindNginx):
                     await self.check_echo(client)
                     opened += 1
             self.assertEqual(refused.exception.response.status_code, 500)
-            # The listening sockets count as well, and what its processes talk by.
+            # Listening sockets, and sockets between its processes, count too.
             self.assertGreater(opened, connections // 2 - 5)
             self.assertLess(opened, connections // 2)
 
@@ -385,7 +385,7 @@ class WithSeveralServers(BehindNginx):
         cls.addClassCleanup(cls.second.__exit__)
 
     def both(self, second):
-        """The guide's configuration for two servers, with its location."""
+        """The guide's configuration for two servers, with the location."""
         one = re.search(r"upstream echoring \{.*?\n\}\n", self.http, re.DOTALL)[0]
         here = "    location / {"
         changes = [(one, self.several), (here, f"{self.topics}\n{here}")]

@@ -1,4 +1,4 @@
-"""`echoring proxy` between Python's websockets, plain HTTP, and peers that misbehave."""
+"""`echoring proxy` with Python's websockets, plain HTTP, and misbehaving peers."""
 
 import contextlib
 import hashlib
@@ -25,7 +25,7 @@ from harness import BINARY, PATIENCE_S, Log, Raw, Server, deny_io_uring, frame, 
 
 
 class Proxy(Server):
-    """`echoring proxy` on a free port; speaks the harness's language otherwise."""
+    """Runs `echoring proxy` on a free port, with the interface of the harness's server."""
 
     def __init__(self, *upstreams, flags=(), denied=False, log="info"):
         command = [BINARY, "proxy", "--listen", "127.0.0.1:0", "--log", log, "--shards", "1"]
@@ -64,7 +64,7 @@ class Proxy(Server):
 
 
 class Backend:
-    """A server of Python's websockets on a thread: echoes, and remembers how each connection ended."""
+    """An echo server of Python's websockets on a thread. Records how each connection ended."""
 
     def __init__(self, handler=None, **options):
         self.requests = queue.Queue()
@@ -100,7 +100,7 @@ class Backend:
 
 
 class Listener:
-    """A TCP listener whose connections the test answers by hand."""
+    """A TCP listener whose connections the test answers itself."""
 
     def __init__(self):
         self.socket = socket.create_server(("127.0.0.1", 0))
@@ -108,7 +108,7 @@ class Listener:
         self.url = "ws://127.0.0.1:%d" % self.socket.getsockname()[1]
 
     def accept(self):
-        """A connection on which something arrived. Checks of health connect, too, and say nothing."""
+        """Accepts a connection that sends bytes. Health checks connect too, and send none."""
         while True:
             stream, _ = self.socket.accept()
             stream.settimeout(PATIENCE_S)
@@ -218,7 +218,7 @@ class ProxiedWebSockets(unittest.TestCase):
                 client.close(code, reason)
                 self.assertEqual((client.close_code, client.close_reason), (code, reason))
             self.assertEqual(backend.closes.get(timeout=PATIENCE_S), (code, reason))
-        # Without a code: 1005, which nobody sends.
+        # A Close frame without a code is 1005, which is never sent.
         with Raw(proxy).open("/") as peer:
             peer.send(frame(8))
             self.assertEqual(peer.read_frame(), (0x88, b""))
@@ -338,7 +338,7 @@ class ProxiedWebSockets(unittest.TestCase):
             peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
             peer.upgrade("/")
             before = proxy.rss_bytes()
-            # The sender is stuck when it has not sent anything for a while: that is the pause itself.
+            # A sender that makes no progress for a while is backpressured.
             deadline = time.monotonic() + PATIENCE_S
             while not (sent and time.monotonic() - sent[-1] > 0.5):
                 self.assertLess(time.monotonic(), deadline)
@@ -388,7 +388,7 @@ class ProxiedWebSockets(unittest.TestCase):
         proxy = self.proxy(backend.url, flags=("--idle-timeout", "300ms"))
         with Raw(proxy).open("/") as peer:
             self.assertEqual(peer.read_close(), 1001)
-        self.assertEqual(backend.closes.get(timeout=PATIENCE_S), (1001, "idle for too long"))
+        self.assertEqual(backend.closes.get(timeout=PATIENCE_S), (1001, "idle timeout"))
 
     def test_a_drain_tells_both_sides_1001_and_exits_0(self):
         backend = self.backend()
@@ -466,7 +466,7 @@ class ProxiedWebSocketsWithoutIoUring(ProxiedWebSockets):
 
 
 class HttpBackend(http.server.ThreadingHTTPServer):
-    """Answers with what it was asked; `/stream` sends its parts as the test lets it."""
+    """Answers with the request. `/stream` sends its parts when the test allows it."""
 
     daemon_threads = True
 
@@ -590,7 +590,7 @@ class ProxiedHttp(unittest.TestCase):
         connection.request("GET", "/stream")
         response = connection.getresponse()
         for part in (b"first", b"second", b"x" * 100_000):
-            # The next part is made only after this one has come through.
+            # The next part is sent only after this one has arrived.
             backend.parts.put(part)
             self.assertEqual(response.read(len(part)), part)
         backend.parts.put(b"")
@@ -621,7 +621,7 @@ class ProxiedHttp(unittest.TestCase):
             thread.join(PATIENCE_S)
 
     def test_a_server_that_takes_no_connection_is_504(self):
-        # A full backlog: the kernel leaves further connections unanswered.
+        # With a full backlog the kernel does not answer further connections.
         with socket.socket() as full, contextlib.ExitStack() as stack:
             full.bind(("127.0.0.1", 0))
             full.listen(0)
@@ -653,7 +653,7 @@ class ProxiedHttp(unittest.TestCase):
         flags = ("--health-interval", "50ms", "--health-path", "/healthz")
         proxy = self.proxy(*(backend.url for backend in backends), flags=flags)
         backends[0].healthy = False
-        proxy.wait_for_log(r"is down: GET /healthz was answered 503")
+        proxy.wait_for_log(r"is down: GET /healthz returned 503")
         for _ in range(4):
             self.assertEqual(json.loads(proxy.request("GET", "/")[2])["port"], backends[1].server_address[1])
         backends[0].healthy = True

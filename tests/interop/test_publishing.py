@@ -1,4 +1,4 @@
-"""Publishing to topics by HTTP, looking at them, and who may: the admin address."""
+"""The admin address: publishing to topics, listing topics, and access."""
 
 import asyncio
 import base64
@@ -21,7 +21,7 @@ MIB = 1 << 20
 
 
 def ask(server, method, path, body=None, **headers):
-    """Status, header fields and JSON (or bytes) of what the admin address answers."""
+    """Sends a request to the admin address. Returns status, header fields and JSON, or bytes."""
     connection = http.client.HTTPConnection(*server.admin, timeout=PATIENCE_S)
     try:
         fields = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -57,7 +57,7 @@ class Publishing(unittest.TestCase):
         return body["position"]["offset"] if status == 200 else 0
 
     def refused(self, answer, status):
-        """The error of an answer that refuses."""
+        """The error of a refusal."""
         self.assertEqual(answer[0], status, answer[2])
         return answer[2]["error"]
 
@@ -187,7 +187,7 @@ class Publishing(unittest.TestCase):
         media = "application/x-ndjson"
         results = post(self.server, "again", lines, media, **once)[2]["results"]
         self.assertEqual([result["offset"] for result in results], [3, 4])
-        # More of the same batch; what was taken keeps its place.
+        # More messages of the same batch; accepted messages keep their positions.
         results = post(self.server, "again", lines + '{"text":"e"}', media, **once)[2]["results"]
         self.assertEqual([result["offset"] for result in results], [3, 4, 5])
         own = '{"text":"f","idempotency_key":"mine"}\n{"text":"f","idempotency_key":"mine"}'
@@ -199,7 +199,7 @@ class Publishing(unittest.TestCase):
         most = 64 * 1024
         self.assertEqual(post(self.server, "long", b"x" * most)[0], 200)
         self.assertEqual(self.refused(post(self.server, "long", b"x" * (most + 1)), 413)["code"], "too-large")
-        # In a batch it concerns the line alone.
+        # In a batch it applies to its line only.
         lines = [{"text": "a"}, {"text": "x" * (most + 1)}, {"text": "b"}]
         status, _, body = batch(self.server, "long", lines)
         self.assertEqual((status, body["refused"]), (200, 1))
@@ -267,7 +267,7 @@ class Publishing(unittest.TestCase):
             self.assertEqual(sum(shards), node)
 
     def send_body(self, stack, topic, length, body):
-        """A connection that publishes a batch, of whose bytes it has sent these."""
+        """Opens a connection that publishes a batch, and sends these first bytes of it."""
         peer = stack.enter_context(socket.create_connection(self.server.admin, timeout=PATIENCE_S))
         head = f"POST /topics/{topic} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n"
         peer.sendall(f"{head}Content-Length: {length}\r\n\r\n".encode() + body)
@@ -276,7 +276,7 @@ class Publishing(unittest.TestCase):
     def test_bodies_are_held_up_to_a_bound_and_what_comes_on_top_is_429(self):
         body = b'{"text":"held"}'.ljust(MIB, b"\n")
         with contextlib.ExitStack() as stack:
-            # Eight mebibytes are what all may hold.
+            # All requests together may hold 8 MiB.
             peers = [self.send_body(stack, "held", MIB, body[:-1]) for _ in range(9)]
             refused, _, _ = select.select(peers, [], [], PATIENCE_S)
             self.assertGreater(len(refused), 0)
@@ -288,7 +288,7 @@ class Publishing(unittest.TestCase):
             self.assertEqual(ask(self.server, "GET", "/healthz")[0], 200)
             statuses = []
             for peer in set(peers).difference(refused):
-                # One that was refused meanwhile may have been cut off for what it sends still.
+                # A refused connection may be reset because it still sends.
                 with contextlib.suppress(ConnectionError):
                     peer.sendall(body[-1:])
                     statuses.append(peer.recv(4096).split(b" ", 2)[1])

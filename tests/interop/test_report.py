@@ -1,4 +1,4 @@
-"""What `bench` writes for other tools, read by them: HdrHistogram for Python, and a page in Chromium."""
+"""The files that `bench` writes for other tools, read with HdrHistogram for Python and with Chromium."""
 
 import csv
 import functools
@@ -18,16 +18,16 @@ from webdriver import Browser, available
 
 
 def echoring(*words):
-    """Runs the binary and gives what it printed."""
+    """Runs the program. Returns its output."""
     done = subprocess.run([BINARY, *words], capture_output=True, text=True, timeout=4 * PATIENCE_S)
-    # A machine that is busy elsewhere may make the generator late.
+    # On a busy machine the generator may be late.
     if done.returncode not in (0, 4):
         raise AssertionError(f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done.stdout
 
 
 class Measured(unittest.TestCase):
-    """Two runs of different rates against the real server, and what they left."""
+    """Makes two runs with different rates against the server, and checks their files."""
 
     @classmethod
     def setUpClass(cls):
@@ -90,7 +90,7 @@ class ForHdrHistogram(Measured):
                     self.between(whole, percentile, told[field], 0.002)
 
     def between(self, histogram, percentile, told, precision):
-        """The libraries round the rank of a percentile each in its way: one value further down or up is the same one."""
+        """Compares percentiles. The libraries round the rank of a percentile differently, so a neighbouring value is equal."""
         step = 100 / histogram.get_total_count()
         least, most = (
             histogram.get_value_at_percentile(min(100, max(0, percentile + change))) for change in (-step, step)
@@ -127,7 +127,7 @@ class InTheBrowser(Measured):
                 super().do_GET()
 
             def end_headers(self):
-                # A page out of the browser's cache would ask for nothing at all.
+                # A page from the browser's cache would send no requests.
                 self.send_header("Cache-Control", "no-store")
                 super().end_headers()
 
@@ -147,7 +147,7 @@ class InTheBrowser(Measured):
         self.browser.open(f"{self.origin}/report.html")
         self.assertTrue(self.browser.until("document.readyState === 'complete'"))
         ids = self.browser.run("return [...document.querySelectorAll('section')].map((s) => s.id)")
-        expected = ["remarks", "summary", "percentiles", "latency-over-time", "throughput", "integrity"]
+        expected = ["percentiles", "notes", "summary", "latency-over-time", "throughput", "integrity"]
         self.assertEqual(ids[: len(expected)], expected)
         fetched = self.browser.run("return performance.getEntriesByType('resource').map((r) => r.name)")
         self.assertEqual([name for name in fetched if not name.startswith("data:")], [])
@@ -163,7 +163,7 @@ class InTheBrowser(Measured):
         self.assertEqual(self.browser.run("return document.querySelectorAll('#summary b').length"), 0)
         charts = self.browser.run(
             """
-            return [...document.querySelectorAll("svg")].map((svg) => {
+            return [...document.querySelectorAll("svg.wide")].map((svg) => {
                 const named = svg.getAttribute("aria-labelledby").split(" ");
                 return [svg.getAttribute("role"), ...named.map((id) => document.getElementById(id).textContent)];
             });
@@ -171,6 +171,28 @@ class InTheBrowser(Measured):
         )
         self.assertEqual([chart[1] for chart in charts][:2], ["Latency by percentile", "Latency over time"])
         self.assertTrue(all(role == "img" and caption for role, _, caption in charts), charts)
+
+    def test_a_phone_shows_everything_without_scrolling_sideways_and_in_legible_text(self):
+        self.browser.look(390, 844, "light")
+        self.browser.open(f"{self.origin}/report.html")
+        seen = self.browser.run(
+            """
+            const charts = [...document.querySelectorAll("svg")].filter((svg) => svg.getBoundingClientRect().width > 0);
+            const texts = charts.flatMap((svg) => [...svg.querySelectorAll("text")]);
+            const wider = [...document.querySelectorAll("body, .scroll")].filter((box) => box.scrollWidth > box.clientWidth);
+            return {
+                charts: charts.map((svg) => svg.getAttribute("class")),
+                least: Math.min(...texts.map((text) => text.getBoundingClientRect().height)),
+                wider: wider.map((box) => box.outerHTML.slice(0, 200)),
+            };
+            """
+        )
+        self.assertEqual(set(seen["charts"]), {"chart narrow"}, seen)
+        self.assertGreaterEqual(seen["least"], 11, seen)
+        self.assertEqual(seen["wider"], [], seen)
+        shown = os.environ.get("ECHORING_SCREENSHOTS")
+        if shown:
+            self.browser.screenshot(os.path.join(shown, "report-phone.png"))
 
     def test_lines_are_within_their_charts_and_seen_in_both_schemes(self):
         seen = {}
@@ -180,7 +202,7 @@ class InTheBrowser(Measured):
             seen[scheme] = self.browser.run(
                 """
                 const body = getComputedStyle(document.body);
-                const lines = [...document.querySelectorAll("#percentiles polyline.s0, #percentiles polyline.s1")];
+                const lines = [...document.querySelectorAll("#percentiles .wide polyline:is(.s0, .s1)")];
                 return {
                     back: body.backgroundColor, ink: body.color,
                     lines: lines.map((line) => getComputedStyle(line).stroke),
@@ -193,7 +215,7 @@ class InTheBrowser(Measured):
                 """
             )
             self.assertTrue(seen[scheme]["within"] and seen[scheme]["wide"], seen)
-            # Two runs, each with response and service time, and a piece of the legend each.
+            # Two runs with response and service time each, and an entry of the legend for each.
             self.assertGreaterEqual(len(seen[scheme]["lines"]), 6, seen)
             shown = os.environ.get("ECHORING_SCREENSHOTS")
             if shown:

@@ -1,4 +1,4 @@
-"""The library's client with servers that others wrote: every check of `matrix.py` that each of them can be asked for."""
+"""The library's client with foreign servers: every check of `matrix.py` that each server supports."""
 
 import os
 import unittest
@@ -8,18 +8,18 @@ import programs
 from harness import BINARY
 
 CLIENT = os.path.join(os.path.dirname(BINARY), "examples", "interop_client")
-# Whether the server accepts compression, and whether the client offers it: it is agreed on when both do.
+# Whether the server accepts compression, and whether the client offers it. It is negotiated if both do.
 SETTINGS = [(accepts, offers) for accepts in (False, True) for offers in (False, True)]
 
 
 class Servers:
-    """The tests that the client passes with every server, on tokio and on tokio-uring."""
+    """The tests of the client with every server, on tokio and on tokio-uring."""
 
     # The name in `programs.missing()`.
     name = ""
-    # Checks that it has no way to do.
+    # Checks that it does not support.
     cannot = ()
-    # Those that it fails where messages are compressed.
+    # Checks that it fails with compressed messages.
     cannot_compressed = ()
 
     @classmethod
@@ -42,7 +42,7 @@ class Servers:
         self.assertEqual(problems, {})
 
 
-# Topics are ours.
+# Only our server has topics.
 COMMON = ("a topic of its own",)
 
 
@@ -61,7 +61,7 @@ class WithWs(Servers, unittest.TestCase):
 
 @matrix.with_checks(matrix.THEIRS)
 class WithBun(Servers, unittest.TestCase):
-    """It sends whole messages only, and by itself agrees to whatever subprotocol comes first."""
+    """It sends whole messages only, and by default selects the first offered subprotocol."""
 
     name = "bun"
     command = staticmethod(lambda: programs.bun("bun_server.mjs"))
@@ -70,7 +70,7 @@ class WithBun(Servers, unittest.TestCase):
 
 @matrix.with_checks(matrix.THEIRS)
 class WithGorilla(Servers, unittest.TestCase):
-    """Its limit is of the bytes on the wire, so a compressed message of a MiB is not too long for it."""
+    """Its limit applies to the bytes on the wire, so it accepts a compressed message of 1 MiB."""
 
     name = "gorilla"
     command = staticmethod(lambda: [programs.gorilla(), "server"])

@@ -1,4 +1,4 @@
-"""Tornado's client, which agrees to `client_no_context_takeover` and keeps its window all the same."""
+"""Tornado's client, which negotiates `client_no_context_takeover` but still uses context takeover."""
 
 import asyncio
 import unittest
@@ -6,7 +6,7 @@ import unittest
 from harness import PATIENCE_S, Server
 from tornado.websocket import websocket_connect
 
-# Like one another, so that a window that was kept makes the second refer to the first.
+# Similar messages, so that with context takeover the second refers to the first.
 MESSAGES = [f"message {number}: " + "the quick brown fox jumps over the lazy dog, " * 10 for number in range(5)]
 
 
@@ -14,7 +14,7 @@ class Tornado(unittest.IsolatedAsyncioTestCase):
     denied = False
 
     async def echo(self, compress, offers):
-        """Echoes of MESSAGES, as far as they come, and the code of the Close frame before the others."""
+        """Returns the echoes of MESSAGES, up to a Close frame, and its code."""
         with Server("--compress", compress, denied=self.denied) as server:
             client = await websocket_connect(server.url("/echo"), compression_options={} if offers else None)
             heard = []
@@ -36,7 +36,7 @@ class Tornado(unittest.IsolatedAsyncioTestCase):
         self.assertEqual(await self.echo("off", True), (MESSAGES, 1000))
 
     async def test_a_window_that_it_was_told_not_to_keep_ends_with_1007(self):
-        # When this fails, Tornado heeds the parameter, and README need not warn of it any more.
+        # If this fails, Tornado respects the parameter, and the documentation need no longer warn of it.
         heard, code = await self.echo("on", True)
         self.assertEqual((heard, code), (MESSAGES[:1], 1007))
 

@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 SUBPROTOCOL = "echoring.v1.json"
 COMPLAINTS_MAX = 20
-# Messages that are far more than the sockets' buffers and what a subscriber may lag behind hold together.
+# Far more messages than the socket buffers and the allowed lag of a subscriber hold together.
 FLOOD = 400
 CONFIGURATION = """
 [[topics]]
@@ -68,7 +68,7 @@ lag_bytes = "16MiB"
 
 
 class Ledger:
-    """What a client knows of a topic by what it was told, in the order in which it was told."""
+    """A client's state of a topic, by the events that it received in order."""
 
     def __init__(self, subscribed):
         self.topic, self.epoch = subscribed["topic"], subscribed["epoch"]
@@ -80,7 +80,7 @@ class Ledger:
         return {"epoch": self.epoch, "offset": self.offset}
 
     def note(self, notice):
-        """Takes a notice, which has to follow the ones before it without a hole and without a repetition."""
+        """Applies an event, which must follow the previous ones without a hole and without a repetition."""
         if notice.get("topic") != self.topic:
             return
         kind = notice["type"]
@@ -115,14 +115,14 @@ class Client:
         return json.loads(await asyncio.wait_for(self.connection.recv(), PATIENCE_S))
 
     async def hear_kind(self, *kinds):
-        """The next notice of one of these types."""
+        """The next event of one of these types."""
         while True:
             notice = await self.hear()
             if notice["type"] in kinds:
                 return notice
 
     async def answer(self, **request):
-        """What the request is answered with; what comes before is thrown away."""
+        """The answer to the request. Discards earlier events."""
         number = await self.send(**request)
         while True:
             notice = await self.hear()
@@ -141,13 +141,13 @@ class Client:
         return published
 
     async def follow(self, ledger, until):
-        """Hears notices until the topic's offset is `until`."""
+        """Applies events until the topic's offset is `until`."""
         while ledger.offset < until:
             ledger.note(await self.hear())
 
 
 class RawClient(Raw):
-    """A client that reads when it is told to, and whose kernel keeps next to nothing for it."""
+    """A client that reads only on request and has a minimal receive buffer."""
 
     def __init__(self, server, receive_bytes=None):
         self.socket = socket.socket()
@@ -200,7 +200,7 @@ def setUpModule():
 
 
 class V1:
-    """What holds on every driver, however many shards there are."""
+    """Tests for every driver and number of shards."""
 
     shards = "1"
     denied = False
@@ -244,7 +244,7 @@ class V1:
         self.assertEqual(subscribed["offset"], 0)
         self.assertRegex(subscribed["epoch"], "^[0-9a-f]{1,16}$")
         self.assertEqual(sorted(subscribed), ["epoch", "id", "offset", "topic", "type"])
-        # A publisher need not subscribe.
+        # A publisher does not have to subscribe.
         published = await other.publish(topic, data={"a": [1, None]}, key="k")
         self.assertEqual(
             published,
@@ -264,7 +264,7 @@ class V1:
         unsubscribed = await one.answer(type="unsubscribe", topic=topic)
         self.assertEqual(unsubscribed, {"type": "unsubscribed", "id": one.last_id, "topic": topic})
         await other.publish(topic, data=3)
-        # Had it been sent the message, it would come before this.
+        # If the server had sent the message, it would have come before this one.
         again = await one.subscribe(topic)
         self.assertEqual(again["offset"], 3)
 
@@ -288,7 +288,7 @@ class V1:
         await client.subscribe("verbatim")
         raw = await self.raw("/broadcast/verbatim")
         await client.connection.send('{"data":%s ,"topic":"verbatim","type":"publish"}' % written)
-        # What is published without an id is not answered unless it is refused.
+        # A publication without an id gets an answer only if it is refused.
         message = await self.receive(client.connection)
         self.assertEqual(message, f'{{"type":"message","topic":"verbatim","offset":1,"data":{written}}}')
         await client.connection.send('{"data":1,"topic":"ours.only","type":"publish"}')
@@ -354,7 +354,7 @@ class V1:
         while ledger.offset < count:
             until = min(count, ledger.offset + 70 + 13 * (lives % 7))
             await client.follow(ledger, until)
-            # As when a network goes away: what is on its way is lost.
+            # Like a network failure: bytes in flight are lost.
             client.connection.transport.abort()
             lives += 1
             client = await self.open()
@@ -376,7 +376,7 @@ class V1:
         await client.follow(ledger, 30)
         self.assertEqual([(gap["from"], gap["to"], gap["reason"]) for gap in ledger.gaps], [(6, 20, "history")])
         self.assertEqual([message["data"] for message in ledger.messages], list(range(21, 31)))
-        # From the latest position there is nothing to be told, and what follows is live.
+        # From the latest position there is nothing to replay, and the following messages are live.
         other = await self.open()
         ledger = Ledger({"topic": topic, "epoch": published["epoch"], "offset": 30})
         await other.subscribe(topic, ledger.position)
@@ -411,7 +411,7 @@ class V1:
             subscribed = await client.subscribe(topic, position)
             self.assertIs(subscribed["recovered"], False)
             self.assertNotEqual(subscribed["epoch"], position["epoch"])
-        # From where it was told on it goes on, here and on its next visit.
+        # It continues from the reported position, now and on its next visit.
         ledger = Ledger(subscribed)
         await client.publish(topics[-1], data=2)
         await client.follow(ledger, subscribed["offset"] + 1)
@@ -467,7 +467,7 @@ class V1:
         self.assertEqual((error["type"], error["code"], error["field"]), ("error", "no-key", "key"))
 
     def _flood(self, topic, more):
-        """What a subscriber heard that read nothing until all was published, while another read everything."""
+        """Returns the events of a subscriber that read nothing until everything was published, while another read everything."""
         with RawClient(self.server, 4096).open() as slow, RawClient(self.server).open() as quick:
             with RawClient(self.server).open() as publisher:
                 ledger, healthy = Ledger(slow.subscribe(topic)), Ledger(quick.subscribe(topic))
@@ -535,7 +535,7 @@ class V1:
                 other.connection.transport.abort()
             gone = {**join, "event": "leave", "count": 1}
             self.assertEqual(await first.hear(), gone)
-        # Topics without it say nothing.
+        # Topics without presence send no notices.
         quiet = await second.subscribe("no presence")
         self.assertEqual(sorted(quiet), ["epoch", "id", "offset", "topic", "type"])
 
@@ -584,7 +584,7 @@ class V1:
                 publisher.ask(type="publish", id=number, topic=topic, data=data)
                 self.assertEqual(publisher.hear()["offset"], number + 1)
             kinds, whole = [], False
-            # Until it has read all of what was published, and all of who is there: nobody who left.
+            # Until it has read everything that was published, and all members. No member that left is among them.
             while ledger.offset < FLOOD or not whole or len(there) != len(staying) + 1:
                 notice = slow.hear()
                 ledger.note(notice)
@@ -614,7 +614,7 @@ class V1:
             again = await other.publish("again", data=1, idempotency_key="one")
             self.assertEqual((again["epoch"], again["offset"]), (first["epoch"], first["offset"]))
             self.assertEqual((await other.publish("again", data=number))["offset"], number)
-        # Also to who subscribes itself, and so hears its own messages.
+        # This includes a publisher that subscribes and receives its own messages.
         again = await subscriber.publish("again", data=1, idempotency_key="one")
         self.assertEqual(again["offset"], first["offset"])
         error = await publisher.answer(type="publish", topic="again", data=2, idempotency_key="one")
@@ -668,7 +668,7 @@ class V1:
                 ledger.note(notice)
                 if notice["type"] == "heartbeat" and ledger.offset == number:
                     break
-        # Again and again, as long as it is silent.
+        # Repeatedly, as long as it is silent.
         for _ in range(2):
             self.assertEqual((await client.hear())["offset"], 2)
 
@@ -698,7 +698,7 @@ class V1:
             error = await client.answer(**request)
             self.assertEqual((error["type"], error["code"], error["field"]), ("error", code, field), error)
             self.assertTrue(error["message"])
-            # A good one between them, so that they are not too many in a row.
+            # A valid request between them, so that there are not too many consecutive errors.
             await client.publish("errors", data=1)
         for text, code in (("{", "bad-json"), ("[]", "bad-json"), (b"{}", "not-text"), ("[" * 60_000, "bad-json")):
             await client.connection.send(text)
@@ -719,7 +719,7 @@ class V1:
 
     async def test_who_only_asks_for_nonsense_is_closed_with_1008(self):
         client = await self.open()
-        # A good request begins the count anew.
+        # A valid request resets the count.
         for _ in range(2):
             for _ in range(COMPLAINTS_MAX):
                 await client.connection.send("nonsense")
@@ -734,7 +734,7 @@ class V1:
 
     def test_errors_between_requests_that_make_sense_are_not_in_a_row(self):
         count = 3 * COMPLAINTS_MAX
-        # Some topics have their home on another shard, which has answered nothing when all errors have been told.
+        # Some topics have another owner shard, which has not answered when all errors have been sent.
         for topic in range(8):
             for more in (lambda number: {}, lambda number: {"id": number}):
                 client = RawClient(self.server).open()
@@ -743,7 +743,7 @@ class V1:
                 requests = [{**publish, **more(number)} for number in range(count)]
                 pairs = [frame(1, json.dumps(request).encode()) + frame(1, b"nonsense") for request in requests]
                 client.send(b"".join(pairs))
-                # Nothing but this one has this number.
+                # Only this request has this id.
                 client.ask(**publish, id=count)
                 codes, answered = [], []
                 while count not in answered or len(codes) < count:
@@ -762,7 +762,7 @@ class V1:
         ):
             client = await self.open()
             with self.assertRaises(ConnectionClosed) as closed:
-                # One at a time, and then as many at once as are told of.
+                # One at a time up to the limit, then the rest without waiting for answers.
                 for number in range(10 * COMPLAINTS_MAX):
                     await client.connection.send(json.dumps(request(number)))
                     if number < COMPLAINTS_MAX:
@@ -811,7 +811,7 @@ class TwoShardsCompressed(V1, unittest.IsolatedAsyncioTestCase):
 
 
 class Accounts(unittest.TestCase):
-    """What became of every message, when one subscriber of a thousand goes away in the middle."""
+    """The fate of every message if one of a thousand subscribers disconnects in the middle."""
 
     denied = False
 
@@ -839,7 +839,7 @@ class Accounts(unittest.TestCase):
             deliveries, publications = stats["node"]["deliveries"], stats["node"]["publications"]
             self.assertEqual((publications["published"], publications["accepted"]), (messages, messages))
             self.assertEqual(deliveries["queued"], 0)
-            # The victim was offered some and missed the rest; everyone else was sent everything.
+            # The subscriber that left was offered some messages and missed the rest. All others were sent everything.
             self.assertLessEqual(deliveries["offered"], readers * messages)
             self.assertGreaterEqual(deliveries["sent"], (readers - 1) * messages)
 

@@ -1,4 +1,4 @@
-"""The page on `/broadcast` in a browser: it watches a topic, is paused, and tells what it missed."""
+"""The page on `/broadcast` in a browser: it shows a topic, can be paused, and reports missed messages."""
 
 import json
 import os
@@ -28,7 +28,7 @@ history_messages = 10
 pattern = "who.*"
 presence = true
 """
-# Messages of 16 kB that a flood has at most: many times what all buffers on the way to the page hold.
+# Maximum number of 16 kB messages in a flood, many times what all buffers on the path to the page hold.
 FLOOD_MAX = 4000
 
 
@@ -68,7 +68,7 @@ class Page(unittest.TestCase):
         self.browser.until(f"document.getElementById({name!r}).textContent === {json.dumps(text)}")
 
     def shows(self, text, kind):
-        """Waits until an item of the log that is of this kind has this text."""
+        """Waits for an item of this kind and with this text in the log."""
         items = f"[...document.querySelectorAll('#log .{kind}')]"
         self.browser.until(f"{items}.some((item) => item.textContent.includes({json.dumps(text)}))")
 
@@ -89,7 +89,7 @@ class Page(unittest.TestCase):
         return self.deliveries()["dropped"]["disconnect"]
 
     def flood(self, topic, measure, growth, **fields):
-        """Publishes until what is measured has grown by as much; gives the offset of the last message."""
+        """Publishes until `measure` has grown by `growth`. Returns the offset of the last message."""
         before = measure()
         for number in range(1, FLOOD_MAX):
             offset = self.publish(topic, data=[number, "x" * 16_000], **fields)["offset"]
@@ -114,7 +114,7 @@ class Page(unittest.TestCase):
         self.publish("who.watches", text=markup)
         self.shows(markup, "message")
         self.assertEqual(self.browser.run("return document.querySelectorAll('#log img').length"), 0)
-        # A JSON value is published as it was written, and nothing else is.
+        # In JSON mode, only valid JSON is published.
         self.browser.run("document.querySelector('#form').value = 'data'")
         self.browser.press("#text", "{half\n")
         self.browser.until("document.querySelector('#notice').textContent.startsWith('Not JSON')")
@@ -134,7 +134,7 @@ class Page(unittest.TestCase):
         self.browser.click("#pause")
         self.state("paused")
         self.assertEqual(self.browser.text("#pause"), "Resume")
-        # What the server cannot send shows that reading stopped down to the socket, and not only the drawing. It is many
+        # The server's backlog shows that the page stopped reading from the socket, not only drawing. It is many
         # times what a subscriber may lag behind.
         last = self.flood(topic, self.unsent, 100)
         self.assertEqual(self.fact("received"), "1")
@@ -236,7 +236,7 @@ class Page(unittest.TestCase):
         self.assert_policy_kept()
 
     def screenshots(self, name):
-        """Legible means a contrast that is enough, and nothing wider than the screen."""
+        """Checks that the contrast suffices, and that no element is wider than the screen."""
         for width, height in ((1100, 760), (360, 700)):
             for scheme in ("light", "dark"):
                 self.browser.look(width, height, scheme)

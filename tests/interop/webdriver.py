@@ -27,7 +27,7 @@ def available():
 
 
 class Browser:
-    """One Chromium with a fresh profile, gone when the block ends."""
+    """Runs Chromium with a new profile for the duration of the block."""
 
     def __init__(self):
         self.profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
@@ -61,7 +61,7 @@ class Browser:
         raise AssertionError("chromedriver did not start")
 
     def _call(self, method, path, body=None):
-        # Starting the browser is one call, and slow on a cold machine.
+        # One call starts the browser, which is slow on a cold machine.
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=4 * PATIENCE_S)
         try:
             data = None if body is None else json.dumps(body)
@@ -88,12 +88,12 @@ class Browser:
         self._call("POST", f"{self.session}/window", {"handle": handle})
 
     def run(self, script, *arguments):
-        """Runs the body of an async function in the page and gives what it returns."""
+        """Runs the body of an async function in the page. Returns its result."""
         body = {"script": f"return (async (...args) => {{ {script} }})(...arguments)", "args": list(arguments)}
         return self._call("POST", f"{self.session}/execute/sync", body)
 
     def until(self, condition):
-        """Waits in the page until a JavaScript expression is true, looking after every change of the page."""
+        """Waits in the page until a JavaScript expression is true. Checks it after every change of the page."""
         return self.run(
             f"""
             const holds = () => {{ return {condition}; }};
@@ -121,18 +121,18 @@ class Browser:
         return self._call("GET", f"{self.find(selector)}/text")
 
     def press(self, selector, text):
-        """Types behind what is there already; a line feed is the Enter key."""
+        """Types after the present text. A line feed is the Enter key."""
         self._call("POST", f"{self.find(selector)}/value", {"text": text})
 
     def close_tab(self):
         self._call("DELETE", f"{self.session}/window")
 
     def log(self):
-        """What the browser wrote to its console since the last time, as lines."""
+        """The lines that the browser has written to its console since the last call."""
         return [entry["message"] for entry in self._call("POST", f"{self.session}/se/log", {"type": "browser"})]
 
     def look(self, width, height, scheme):
-        """Shows the page in this many CSS pixels, to somebody who prefers the light or the dark scheme."""
+        """Sets the viewport in CSS pixels, and the preferred colour scheme, light or dark."""
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self._devtools("Emulation.setDeviceMetricsOverride", metrics)
         features = [{"name": "prefers-color-scheme", "value": scheme}]

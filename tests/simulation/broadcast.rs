@@ -1,25 +1,26 @@
-//! Every subscriber sees one order per topic, each publisher's messages first in first out, nothing twice, and
-//! nothing lost unless a connection ended; whether it takes them plain or compressed, and within what window.
+//! Every subscriber sees one order per topic, each publisher's messages in order, nothing twice, and nothing lost
+//! unless a connection ended; uncompressed or compressed, with any window size.
 
-use echoring::connection::Compression;
-use echoring::driver::sim::{Heard, Random};
-use echoring::limits::QUEUE_BYTES_DEFAULT;
-use echoring::protocol::deflate::{Direction, Preferences};
-use echoring::protocol::handshake::OriginPolicy;
-use echoring::server::Service;
+use echoring_proto::connection::Compression;
+use echoring_proto::deflate::{Direction, Preferences};
+use echoring_proto::handshake::OriginPolicy;
+use echoring_proto::limits::QUEUE_BYTES_DEFAULT;
+use echoring_runtime::driver::sim::{Heard, Random};
+use echoring_server::Service;
 
-use super::client::{self, Client, Item, Kind, Leave};
+use super::client::{self, Client, Item, Leave, MessageKind};
 use super::for_each_seed;
 use super::world::{World, config};
 
 const MESSAGE_BYTES_MAX: u64 = 64 * 1024;
-/// What a subscriber that fell behind is told.
+/// The report to a slow consumer.
 const SLOW_CONSUMER: u16 = 4008;
 
 const THRESHOLD_BYTES: u32 = 100;
-/// Bytes of a text of [`client::payload`] from which on it surely becomes shorter.
+/// Size of a text of [`client::payload`] from which compression always makes it shorter.
 const SURELY_SHORTER_BYTES: usize = 1_000;
-/// What clients offer: nothing, windows of several sizes kept or not, and one that no server can deflate with.
+/// The clients' offers: none, windows of several sizes with and without context takeover, and one that the server
+/// cannot deflate with.
 const OFFERS: [&str; 7] = [
     "",
     "permessage-deflate",
@@ -35,8 +36,8 @@ struct Member {
     client: usize,
     topic: usize,
     hears_itself: bool,
-    published: Vec<(Kind, Vec<u8>)>,
-    /// It subscribed when messages were already flowing.
+    published: Vec<(MessageKind, Vec<u8>)>,
+    /// Whether it subscribed when messages were already flowing.
     late: bool,
 }
 
@@ -46,7 +47,7 @@ fn world(seed: u64, shards: usize, secured: bool) -> std::rc::Rc<Topics> {
     world_with_lag(seed, shards, secured, QUEUE_BYTES_DEFAULT)
 }
 
-/// Subscribers may lag so far behind.
+/// Lag bound of subscribers.
 fn world_with_lag(seed: u64, shards: usize, secured: bool, lag_bytes: u32) -> std::rc::Rc<Topics> {
     let direction = Direction { takeover: !seed.is_multiple_of(3), window_bits: 15 };
     let compression = Compression {
@@ -54,7 +55,7 @@ fn world_with_lag(seed: u64, shards: usize, secured: bool, lag_bytes: u32) -> st
         threshold_bytes: THRESHOLD_BYTES,
         ..Compression::default()
     };
-    let config = echoring::connection::Config {
+    let config = echoring_proto::connection::ConnectionConfig {
         message_bytes_max: MESSAGE_BYTES_MAX,
         compression: Some(compression),
         ..config()
@@ -72,12 +73,12 @@ fn join(world: &Topics, random: &mut Random, topic: usize, hears_itself: bool, l
     Member { client: world.add_offering(&path, offer), topic, hears_itself, published: Vec::new(), late }
 }
 
-/// Each message starts with its publisher and its number, as text so that it fits either kind.
+/// Each message starts with its publisher and its number, as text, so that it fits either kind.
 fn write_script(world: &Topics, member: &mut Member, random: &mut Random, messages: usize, bytes_max: usize) {
     let mut script = Vec::new();
     let compresses = world.clients.borrow()[member.client].decoder.window_bits.is_some();
     for _ in 0..messages {
-        let kind = if random.chance(500) { Kind::Text } else { Kind::Binary };
+        let kind = if random.chance(500) { MessageKind::Text } else { MessageKind::Binary };
         let mut payload = format!("{:06}{:06}", member.client, member.published.len()).into_bytes();
         payload.extend(client::payload(random, kind, bytes_max - payload.len()));
         if compresses && random.chance(500) {
@@ -90,8 +91,8 @@ fn write_script(world: &Topics, member: &mut Member, random: &mut Random, messag
     world.clients.borrow_mut()[member.client].script.extend(script);
 }
 
-/// Who published a message, and which of its messages it is. Panics when it is not what was published.
-fn identify(members: &[Member], topic: usize, kind: Kind, payload: &[u8]) -> (usize, usize) {
+/// The publisher of a message, and its number. Panics if the message was changed.
+fn identify(members: &[Member], topic: usize, kind: MessageKind, payload: &[u8]) -> (usize, usize) {
     let number = |range: std::ops::Range<usize>| {
         let text = payload.get(range).and_then(|digits| std::str::from_utf8(digits).ok());
         text.and_then(|digits| digits.parse::<usize>().ok()).expect("a message begins with its number")
@@ -114,7 +115,7 @@ fn order(members: &[Member], member: &Member, client: &Client) -> Vec<(usize, us
     client.heard.iter().filter_map(message).collect()
 }
 
-/// A client that agreed on compression gets it where it helps, and no other does.
+/// A client with compression gets compressed messages where that helps, and no other client does.
 fn check_compression(client: &Client) {
     let messages = client.heard.iter().filter_map(|item| match item {
         Item::Message(kind, payload) => Some((*kind, payload.len())),
@@ -122,19 +123,19 @@ fn check_compression(client: &Client) {
     });
     for ((kind, bytes), compressed) in messages.zip(&client.decoder.were_compressed) {
         match client.decoder.window_bits {
-            Some(9..) if kind == Kind::Text && bytes >= SURELY_SHORTER_BYTES => assert!(compressed),
+            Some(9..) if kind == MessageKind::Text && bytes >= SURELY_SHORTER_BYTES => assert!(compressed),
             Some(9..) if bytes >= THRESHOLD_BYTES as usize => {}
             _ => assert!(!compressed, "{kind:?} of {bytes} B"),
         }
     }
 }
 
-/// Whether the client is still there when all is quiet.
+/// Whether the client is still connected at the end.
 fn stayed(client: &Client) -> bool {
     client.leave == Leave::Told && !client.decoder.closed && client.end.is_none()
 }
 
-/// Checks a topic; its first member is the witness, which hears everything and says nothing.
+/// Checks a topic; its first member is the witness, which receives everything and publishes nothing.
 fn check(members: &[Member], clients: &[Client], topic: usize) {
     let of_topic: Vec<&Member> = members.iter().filter(|member| member.topic == topic).collect();
     let witness = order(members, of_topic[0], &clients[of_topic[0].client]);
@@ -244,7 +245,7 @@ fn broadcasts_through_tls_arrive_in_one_order() {
     for_each_seed("broadcasts_through_tls_arrive_in_one_order", |seed| broadcast(seed, true));
 }
 
-/// Who does not read is told so by 4008 behind an unbroken stretch, and costs the others nothing.
+/// A client that does not read gets 4008 after a gapless range, and costs the others nothing.
 fn laggard(seed: u64, secured: bool) {
     let mut random = Random::new(seed);
     // Portions that a reader keeps up with are two thirds of what it may lag.
@@ -270,7 +271,7 @@ fn laggard(seed: u64, secured: bool) {
             let mut script = Vec::new();
             client::frame(&mut random, true, 2, &payload, &mut script);
             world.clients.borrow_mut()[1].script.extend(script);
-            members[1].published.push((Kind::Binary, payload));
+            members[1].published.push((MessageKind::Binary, payload));
             sent += 1;
         }
         world.run(move |clients| clients[0].heard.len() == sent && clients[3].heard.len() == sent);

@@ -1,31 +1,31 @@
-//! The reference model of a WebSocket client: it encodes and decodes frames by code of its own, byte by byte
-//! and without any of the crate's, so that a mistake there cannot hide here.
+//! The reference model of a WebSocket client. It encodes and decodes frames byte by byte with separate code, so that an
+//! error in the crate's code cannot hide here.
 
 use std::collections::VecDeque;
 use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 
-use echoring::driver::sim::{ClientId, Heard, Network, Random};
+use echoring_runtime::driver::sim::{ClientId, Heard, Network, Random};
 
 use rustls::{ClientConfig, ClientConnection};
 
 use super::certificate::localhost;
 use super::inflate::{inflate, store};
 
-/// The key and the answer to it that RFC 6455, 1.3 gives as an example.
+/// The key and the accept value of the example in RFC 6455, 1.3.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MessageKind {
     Text,
     Binary,
 }
 
-/// Something whole that came from the server.
+/// A complete item from the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Item {
-    Message(Kind, Vec<u8>),
+    Message(MessageKind, Vec<u8>),
     Ping(Vec<u8>),
     Pong(Vec<u8>),
     Close(u16),
@@ -53,14 +53,14 @@ pub fn frame(random: &mut Random, fin: bool, opcode: u8, payload: &[u8], out: &m
 /// A message in one frame or several, with `between` called between fragments.
 pub fn message(
     random: &mut Random,
-    kind: Kind,
+    kind: MessageKind,
     payload: &[u8],
     out: &mut Vec<u8>,
     mut between: impl FnMut(&mut Random, &mut Vec<u8>),
 ) {
     let fragments = if random.chance(250) { random.between(2, 5) } else { 1 };
     let mut rest = payload;
-    let mut opcode = if kind == Kind::Text { 1 } else { 2 };
+    let mut opcode = if kind == MessageKind::Text { 1 } else { 2 };
     for left in (0..fragments).rev() {
         let split = if left == 0 { rest.len() } else { random.between(0, rest.len()) };
         let (part, more) = rest.split_at(split);
@@ -73,12 +73,12 @@ pub fn message(
 }
 
 /// A message in one frame that says it is compressed.
-pub fn compressed_message(random: &mut Random, kind: Kind, payload: &[u8], out: &mut Vec<u8>) {
-    frame(random, true, 0x40 | if kind == Kind::Text { 1 } else { 2 }, &store(payload), out);
+pub fn compressed_message(random: &mut Random, kind: MessageKind, payload: &[u8], out: &mut Vec<u8>) {
+    frame(random, true, 0x40 | if kind == MessageKind::Text { 1 } else { 2 }, &store(payload), out);
 }
 
 /// A payload of a size that is usually small, sometimes around a border, and seldom large.
-pub fn payload(random: &mut Random, kind: Kind, bytes_max: usize) -> Vec<u8> {
+pub fn payload(random: &mut Random, kind: MessageKind, bytes_max: usize) -> Vec<u8> {
     let bytes = match random.below(100) {
         0..=54 => random.between(0, 125),
         55..=64 => [0, 1, 125, 126, 127, 1024, 4096, 16_384, 65_535, 65_536, 65_537][random.below(11)],
@@ -89,13 +89,13 @@ pub fn payload(random: &mut Random, kind: Kind, bytes_max: usize) -> Vec<u8> {
     .min(bytes_max);
     let mut payload = Vec::with_capacity(bytes + 4);
     match kind {
-        Kind::Binary => {
+        MessageKind::Binary => {
             while payload.len() < bytes {
                 payload.extend_from_slice(&random.next_u64().to_ne_bytes());
             }
             payload.truncate(bytes);
         }
-        Kind::Text => {
+        MessageKind::Text => {
             while payload.len() < bytes {
                 // Sequences of one to four bytes.
                 let text = ["a", "kiesel", "ß", "→", "水", "🜁", "0123456789abcdef"][random.below(7)];
@@ -109,26 +109,26 @@ pub fn payload(random: &mut Random, kind: Kind, bytes_max: usize) -> Vec<u8> {
     payload
 }
 
-/// Reads a server's stream: the head of its response, then frames. Panics at the first offence.
+/// Parses a server's stream: the head of its response, then frames. Panics at the first violation.
 #[derive(Debug, Default)]
 pub struct Decoder {
     buffer: Vec<u8>,
     at: usize,
     pub opened: bool,
-    /// The status of a response that was no 101.
+    /// The status of a response other than 101.
     pub refused: Option<u16>,
-    message: Option<(Kind, Vec<u8>)>,
+    message: Option<(MessageKind, Vec<u8>)>,
     pub closed: bool,
     /// log2 of the window that the server compresses with, if compression was agreed on.
     pub window_bits: Option<u32>,
-    /// The message under way says that it is compressed.
+    /// Whether the current message is compressed.
     compressed: bool,
-    /// Of each message that came, whether it was compressed.
+    /// For each received message, whether it was compressed.
     pub were_compressed: Vec<bool>,
 }
 
 impl Decoder {
-    /// The next whole item, if its bytes are all there.
+    /// The next item, if it is complete.
     pub fn next(&mut self) -> Option<Item> {
         if self.refused.is_some() || (!self.opened && !self.head()) {
             return None;
@@ -147,7 +147,7 @@ impl Decoder {
                 }
                 1 | 2 => {
                     assert!(self.message.is_none(), "a message begins within another");
-                    let kind = if opcode == 1 { Kind::Text } else { Kind::Binary };
+                    let kind = if opcode == 1 { MessageKind::Text } else { MessageKind::Binary };
                     self.message = Some((kind, payload));
                     self.compressed = compressed;
                 }
@@ -172,7 +172,7 @@ impl Decoder {
                     let window_bits = self.window_bits.expect("compression was agreed on");
                     whole = inflate(&whole, 1 << window_bits);
                 }
-                if kind == Kind::Text {
+                if kind == MessageKind::Text {
                     assert!(std::str::from_utf8(&whole).is_ok(), "text is UTF-8");
                 }
                 return Some(Item::Message(kind, whole));
@@ -222,7 +222,7 @@ impl Decoder {
         Some((first & 0x80 != 0, first & 0x40 != 0, first & 0x0f, payload))
     }
 
-    /// Bytes that came and are no whole item yet.
+    /// Bytes of an incomplete item.
     pub fn is_between_items(&self) -> bool {
         self.at == self.buffer.len() && self.message.is_none()
     }
@@ -235,36 +235,36 @@ fn agreed_window_bits(line: &str) -> Option<u32> {
     Some(bits.map_or(15, |bits| bits.parse().expect("a number of bits")))
 }
 
-/// How a client goes.
+/// How a client ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leave {
     /// By a closing handshake with this code.
     Close(u16),
-    /// By FIN without a word.
+    /// With FIN and without a Close frame.
     Fin,
-    /// By a reset when this much of its script is written.
+    /// With a reset after this much of its script.
     Reset(usize),
-    /// By breaking the protocol; the code that the server says.
-    Offence(u16),
-    /// When it is told to by the test.
+    /// With a protocol violation; the server's close code.
+    ProtocolError(u16),
+    /// When the test tells it to.
     Told,
 }
 
-/// Sealed bytes that wait to be written, above which no more are sealed.
+/// Maximum unwritten encrypted bytes, above which nothing more is encrypted.
 const WIRE_BYTES: usize = 40_000;
 
 /// A client's TLS.
 #[derive(Debug)]
 struct Secure {
     session: ClientConnection,
-    /// Sealed, and not written yet.
+    /// Encrypted, and not written yet.
     wire: VecDeque<u8>,
-    /// The server has said that nothing follows.
+    /// The server has sent close_notify.
     parted: bool,
 }
 
 impl Secure {
-    /// Opens what was read, into `plain`.
+    /// Decrypts what was read into `plain`.
     fn open(&mut self, mut bytes: &[u8], plain: &mut Vec<u8>) {
         while !bytes.is_empty() {
             assert!(!self.parted, "nothing follows a goodbye");
@@ -278,7 +278,7 @@ impl Secure {
         self.collect();
     }
 
-    /// Whether all that was sealed has been written, and nothing waits for the handshake.
+    /// Whether everything encrypted was written, and nothing waits for the handshake.
     fn is_done(&self) -> bool {
         !self.session.is_handshaking() && self.wire.is_empty()
     }
@@ -290,26 +290,26 @@ impl Secure {
     }
 }
 
-/// One client: what it has to write, and what it has heard.
+/// One client: its script, and what it has received.
 #[derive(Debug)]
 pub struct Client {
     pub id: ClientId,
     pub script: VecDeque<u8>,
     written: usize,
-    /// Bytes of the script that may be written before the 101 has come.
+    /// Bytes of the script that may be written before the 101 has arrived.
     head_bytes: usize,
     pub leave: Leave,
     pub decoder: Decoder,
     pub heard: Vec<Item>,
-    /// The stream from the server has ended: in order, or not.
+    /// How the stream from the server has ended.
     pub end: Option<Heard>,
     left: bool,
     secure: Option<Box<Secure>>,
-    /// Acts in this many of 1,000 of its turns.
+    /// Acts in this many of 1,000 of its ticks.
     pub eagerness: u32,
     /// Reads at most this much at once.
     pub sip_bytes: usize,
-    /// Whether it reads on behind the 101.
+    /// Whether it continues to read after the 101.
     pub reads: bool,
 }
 
@@ -349,7 +349,7 @@ impl Client {
         }
     }
 
-    /// From its first byte on it speaks TLS.
+    /// Uses TLS from the first byte on.
     pub fn secure(&mut self, config: Arc<ClientConfig>) {
         let mut session = ClientConnection::new(config, localhost()).expect("a session");
         session.set_buffer_limit(None);
@@ -358,12 +358,12 @@ impl Client {
         self.secure = Some(Box::new(secure));
     }
 
-    /// Whether the stream was ended by the server in a way that nobody in between could have forged.
+    /// Whether the server ended the stream in a way that nobody in between could have forged.
     pub fn was_parted_from(&self) -> bool {
         self.secure.as_ref().is_none_or(|secure| secure.parted)
     }
 
-    /// Whether the client could write, read or leave now.
+    /// Whether the client can write, read or end now.
     pub fn can_act(&self, network: &Network) -> bool {
         self.eagerness > 0
             && self.end.is_none()
@@ -403,11 +403,11 @@ impl Client {
             }
             Leave::Reset(at) => self.written >= at || self.script.is_empty(),
             // Whoever was told goodbye goes, too.
-            Leave::Close(_) | Leave::Offence(_) | Leave::Told => self.decoder.closed,
+            Leave::Close(_) | Leave::ProtocolError(_) | Leave::Told => self.decoder.closed,
         }
     }
 
-    /// Does one thing or another.
+    /// Takes one random action.
     pub fn act(&mut self, network: &Network, random: &mut Random) {
         if !random.chance(self.eagerness) {
             return;
@@ -464,7 +464,7 @@ impl Client {
         }
     }
 
-    /// Seals the next bytes of the script, unless enough is sealed already.
+    /// Encrypts the next bytes of the script, unless enough is encrypted already.
     fn seal(&mut self, most: usize) {
         let allowed =
             if self.decoder.opened { usize::MAX } else { self.head_bytes.saturating_sub(self.written) };
@@ -479,7 +479,7 @@ impl Client {
         self.written += bytes.len();
     }
 
-    /// Some say that nothing follows, others just go.
+    /// Some send close_notify, others do not.
     fn say_goodbye(&mut self, network: &Network, random: &mut Random) {
         let Some(secure) = &mut self.secure else { return };
         if random.chance(500) {
@@ -490,18 +490,18 @@ impl Client {
         }
     }
 
-    /// Whether it is still there, or has heard an orderly end of the stream.
+    /// Whether it is still connected, or has seen an orderly end of the stream.
     pub fn is_unbroken(&self) -> bool {
         self.end != Some(Heard::Reset)
     }
 
-    /// From now on the client is as quick as can be.
+    /// From now on the client acts as fast as possible.
     pub fn hurry(&mut self) {
         self.eagerness = 1000;
         self.sip_bytes = 1 << 20;
     }
 
-    /// Lets the client write frames before it has heard the 101, as impatient ones do.
+    /// Lets the client write frames before the 101 has arrived, as some impatient clients do.
     pub fn impatient(&mut self) {
         self.head_bytes = usize::MAX;
     }

@@ -1,18 +1,19 @@
-//! The end of a server in order: whatever was acknowledged reaches every subscriber that reads, or it is told what it
-//! misses, however many shards there are and in whatever order they hear of it.
+//! The drain of a server: every acknowledged message reaches every reading subscriber, or the subscriber is told that
+//! it is lost, with any number of shards and in whatever order the drain reaches them.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use echoring::buffer::{Budget, Lease};
-use echoring::driver::sim::Random;
-use echoring::hub::{Placement, Rules, Settings};
-use echoring::limits::{DRAIN_TIMEOUT, MILLISECOND};
-use echoring::protocol::handshake::OriginPolicy;
-use echoring::server::{BroadcastSettings, Service};
+use echoring_async::limits::DRAIN_TIMEOUT;
+use echoring_proto::buffer::{Budget, Lease};
+use echoring_proto::handshake::OriginPolicy;
+use echoring_proto::limits::MILLISECOND;
+use echoring_runtime::driver::sim::Random;
+use echoring_server::{BroadcastSettings, Service};
+use echoring_topics::{Placement, Rules, TopicSettings};
 
-use super::client::{self, Client, Item, Kind};
+use super::client::{self, Client, Item, MessageKind};
 use super::sessions::{Request, Session, notices, number, text};
 use super::world::{World, config};
 use super::{for_each_seed, seeds};
@@ -25,11 +26,13 @@ const TOPICS: [&str; 3] = ["one", "two", "three"];
 type Topics = World<Service>;
 
 fn world(seed: u64, shards: usize, secured: bool, lag_bytes: usize, coalesce: u64) -> Rc<Topics> {
-    let config = echoring::connection::Config { message_bytes_max: MESSAGE_BYTES_MAX, ..config() };
+    let config =
+        echoring_proto::connection::ConnectionConfig { message_bytes_max: MESSAGE_BYTES_MAX, ..config() };
     let topics = Budget::new(100);
     World::new(seed, shards, config, 2 * MESSAGE_BYTES_MAX as usize + 1024, secured, move |shard| {
         // Nobody is too slow before the drain ends.
-        let settings = Settings { lag_bytes, coalesce, lag: 10 * DRAIN_TIMEOUT, ..Settings::default() };
+        let settings =
+            TopicSettings { lag_bytes, coalesce, lag: 10 * DRAIN_TIMEOUT, ..TopicSettings::default() };
         let settings = BroadcastSettings {
             rules: Rules::new(Vec::new(), settings),
             topics: Lease::new(topics.clone(), 1),
@@ -42,18 +45,18 @@ fn world(seed: u64, shards: usize, secured: bool, lag_bytes: usize, coalesce: u6
     })
 }
 
-/// Everybody of a world in which a drain begins while much is under way.
+/// The clients of a world in which a drain begins under load.
 struct Model {
     world: Rc<Topics>,
     random: Random,
-    /// They publish; each of them subscribes to the topics, too, that it has a bit for.
+    /// Publishers; each also subscribes to the topics of its bit set.
     sessions: Vec<Session>,
     /// Raw subscribers, and the topic of each.
     raws: Vec<(usize, usize)>,
 }
 
 fn subscriptions(client: &Client) -> usize {
-    let is_one = |item: &&Item| matches!(item, Item::Message(Kind::Text, text) if text.starts_with(br#"{"type":"subscribed""#));
+    let is_one = |item: &&Item| matches!(item, Item::Message(MessageKind::Text, text) if text.starts_with(br#"{"type":"subscribed""#));
     client.heard.iter().filter(is_one).count()
 }
 
@@ -85,7 +88,7 @@ impl Model {
         Model { world, random, sessions, raws }
     }
 
-    /// Everybody has something to publish, and some of it is on its way.
+    /// Everybody publishes, and some messages are in flight.
     fn publish(&mut self, most: usize) {
         let Model { world, random, sessions, raws } = self;
         for session in sessions.iter_mut() {
@@ -98,7 +101,7 @@ impl Model {
         for (client, _) in raws.iter() {
             let mut script = Vec::new();
             for _ in 0..random.below(most / 2) {
-                client::message(random, Kind::Text, b"raw", &mut script, |_, _| {});
+                client::message(random, MessageKind::Text, b"raw", &mut script, |_, _| {});
             }
             world.clients.borrow_mut()[*client].script.extend(script);
         }
@@ -135,7 +138,7 @@ impl Model {
         all
     }
 
-    /// Checks all subscribers that read, and returns how many messages those were told to be lost.
+    /// Checks all reading subscribers, and returns how many messages were reported as lost to them.
     fn check(&self) -> u64 {
         let acknowledged = self.acknowledged();
         let clients = self.world.clients.borrow();
@@ -161,7 +164,7 @@ impl Model {
     }
 }
 
-/// Nothing of what was acknowledged is missing between the subscription and 1001 without a word.
+/// No acknowledged message between the subscription and 1001 is missing without a report.
 fn check_session(client: &Client, acknowledged: &BTreeMap<&str, BTreeMap<u64, Vec<u8>>>) -> u64 {
     let (notices, code) = notices(client);
     if code == Some(SLOW_CONSUMER) {
@@ -216,7 +219,7 @@ fn a_drain_loses_nothing_that_was_acknowledged() {
     });
 }
 
-/// Those who begin to read again when most of the time is over hear where they stand.
+/// Subscribers that resume reading near the end are told their position.
 #[test]
 fn what_a_drain_has_no_time_for_is_told() {
     let (seeds, lost) = (Cell::new(0), Cell::new(0));

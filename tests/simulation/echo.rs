@@ -1,28 +1,33 @@
-//! Every client gets back exactly what it sent, in order, whatever the network does and however others
-//! behave.
+//! Every client gets back exactly the bytes that it sent, in order, whatever the network and other clients do.
 
+use echoring_topics::HubReport;
 use std::collections::VecDeque;
 
-use echoring::connection::{Chunk, Closed};
-use echoring::driver::sim::{Heard, Random};
-use echoring::driver::{Driver, Token};
-use echoring::limits::QUEUE_BYTES_DEFAULT;
-use echoring::protocol::handshake::{OriginPolicy, Request, Upgrade};
-use echoring::server::{Failure, Handler, Message, Remote, Route, Routes, Service};
-use echoring::shard::{Answer, Application, Context, Disposition, Link};
+use echoring_proto::connection::{Chunk, Closed};
+use echoring_proto::handshake::{OriginPolicy, Request, Upgrade};
+use echoring_proto::limits::QUEUE_BYTES_DEFAULT;
+use echoring_runtime::driver::sim::{Heard, Random};
+use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::shard::{Answer, Application, ConnectionContext, Context, Disposition};
+use echoring_server::{Failure, Handler, Message, Remote, Route, Routes, Service};
 
-use super::client::{self, Client, Item, Kind, Leave};
+use super::client::{self, Client, Item, Leave, MessageKind};
 use super::for_each_seed;
 use super::world::{World, config};
 
-/// The least application that echoes, message by message.
+/// A minimal application that echoes whole messages.
 #[derive(Debug)]
 struct Echo;
 
 impl Application for Echo {
     type Peer = ();
     type Message = ();
-    type Ask = ();
+    type Command = ();
+    type Report = HubReport;
+
+    fn report(&self) -> HubReport {
+        HubReport::default()
+    }
 
     fn request<D: Driver>(
         &mut self,
@@ -34,17 +39,17 @@ impl Application for Echo {
         Answer::Upgrade { peer: (), subprotocol: None, whole: true }
     }
 
-    fn chunk(&mut self, _: &mut Link<'_, Echo>, _: Chunk<'_>) -> Disposition {
+    fn chunk(&mut self, _: &mut ConnectionContext<'_, Echo>, _: Chunk<'_>) -> Disposition {
         Disposition::Echo
     }
 
     fn closed<D: Driver>(&mut self, _: &mut Context<'_, D, Echo>, _: Token, (): (), _: &Closed) {}
 }
 
-/// What a client is to hear.
+/// What a client must receive.
 #[derive(Debug, Default)]
 struct Expected {
-    messages: VecDeque<(Kind, Vec<u8>)>,
+    messages: VecDeque<(MessageKind, Vec<u8>)>,
     /// Each ping, with the number of messages that had begun before it.
     pings: VecDeque<(Vec<u8>, usize)>,
 }
@@ -65,7 +70,7 @@ fn write_script(client: &mut Client, random: &mut Random) -> Expected {
             ping(random, &mut script, expected.messages.len(), &mut expected.pings);
             continue;
         }
-        let kind = if random.chance(500) { Kind::Text } else { Kind::Binary };
+        let kind = if random.chance(500) { MessageKind::Text } else { MessageKind::Binary };
         let payload = client::payload(random, kind, 200_000);
         let begun = expected.messages.len() + 1;
         client::message(random, kind, &payload, &mut script, |random, out| {
@@ -90,7 +95,7 @@ fn write_script(client: &mut Client, random: &mut Random) -> Expected {
                 (1009, &[0x82, 0xff, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]),
             ][random.below(7)];
             script.extend_from_slice(bytes);
-            Leave::Offence(code)
+            Leave::ProtocolError(code)
         }
     };
     if let Leave::Close(code) = leave {
@@ -103,7 +108,7 @@ fn write_script(client: &mut Client, random: &mut Random) -> Expected {
     expected
 }
 
-/// Checks everything that a client heard against what it was to hear.
+/// Checks everything that a client received.
 fn check(client: &Client, expected: &Expected, breaks: bool) {
     let mut messages = expected.messages.iter();
     let mut pings: Vec<_> = expected.pings.iter().collect();
@@ -131,7 +136,7 @@ fn check(client: &Client, expected: &Expected, breaks: bool) {
     }
     if !client.is_unbroken() {
         // It left by a reset, or the network broke it: what it heard is right as far as it goes.
-        assert!(breaks || matches!(client.leave, Leave::Reset(_) | Leave::Offence(_) | Leave::Fin));
+        assert!(breaks || matches!(client.leave, Leave::Reset(_) | Leave::ProtocolError(_) | Leave::Fin));
         return;
     }
     match client.leave {
@@ -144,12 +149,17 @@ fn check(client: &Client, expected: &Expected, breaks: bool) {
             assert!(client.was_parted_from(), "an end that is not said could be a forged one");
         }
         // Its Close overtakes what is queued.
-        Leave::Offence(expected) => assert_eq!(code, Some(expected)),
+        Leave::ProtocolError(expected) => assert_eq!(code, Some(expected)),
         Leave::Fin | Leave::Reset(_) | Leave::Told => {}
     }
 }
 
-fn echo<A: Application + 'static>(seed: u64, path: &str, secured: bool, application: impl Fn(usize) -> A) {
+fn echo<A: Application<Report = HubReport> + 'static>(
+    seed: u64,
+    path: &str,
+    secured: bool,
+    application: impl Fn(usize) -> A,
+) {
     let mut random = Random::new(seed);
     let shards = random.between(1, 3);
     let world = World::new(seed, shards, config(), 4 << 20, secured, application);
@@ -187,7 +197,7 @@ fn echoes_of_whole_messages_come_back_exactly() {
     for_each_seed("echoes_of_whole_messages_come_back_exactly", |seed| echo(seed, "/echo", false, |_| Echo));
 }
 
-/// The least handler that echoes, whole messages or what there is of them.
+/// A minimal handler that echoes, whole messages or chunks.
 struct Parrot {
     streaming: bool,
 }

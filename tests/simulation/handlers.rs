@@ -1,13 +1,13 @@
-//! Handlers with timers, in virtual time: the endpoints for test harnesses, to clients that read as they like.
+//! Handlers with timers, in virtual time: the endpoints for test harnesses, with clients that read at any speed.
 
 use std::rc::Rc;
 
-use echoring::driver::sim::Random;
-use echoring::limits::{MILLISECOND, Nanos, QUEUE_BYTES_DEFAULT, SECOND};
-use echoring::protocol::handshake::OriginPolicy;
-use echoring::server::Service;
+use echoring_proto::handshake::OriginPolicy;
+use echoring_proto::limits::{MILLISECOND, Nanos, QUEUE_BYTES_DEFAULT, SECOND};
+use echoring_runtime::driver::sim::Random;
+use echoring_server::Service;
 
-use super::client::{self, Item, Kind};
+use super::client::{self, Item, MessageKind};
 use super::for_each_seed;
 use super::world::{World, config};
 
@@ -18,7 +18,7 @@ fn world(seed: u64, shards: usize) -> Rc<World<Service>> {
     })
 }
 
-/// Sources send every number, no earlier than it is due, whoever reads them and however slowly.
+/// Sources send every number, not before it is due, however slowly clients read.
 fn sources(seed: u64) {
     let mut random = Random::new(seed);
     let world = world(seed, random.between(1, 2));
@@ -31,7 +31,7 @@ fn sources(seed: u64) {
     let started = world.network.now();
     for _ in 0..random.between(1, 4) {
         let client = world.add(&path);
-        // Slow, but not by so much that the simulation takes for ever.
+        // SlowConsumerPolicy, but not by so much that the simulation takes for ever.
         let sip_bytes_min = bytes * count / 2_000;
         let client = &mut world.clients.borrow_mut()[client];
         client.sip_bytes = client.sip_bytes.max(sip_bytes_min);
@@ -47,11 +47,11 @@ fn sources(seed: u64) {
             let Item::Message(heard, payload) = item else { panic!("{item:?}") };
             assert_eq!(
                 (*heard, payload.len()),
-                (if kind == "text" { Kind::Text } else { Kind::Binary }, bytes)
+                (if kind == "text" { MessageKind::Text } else { MessageKind::Binary }, bytes)
             );
             match heard {
-                Kind::Text => assert!(payload.starts_with(format!("{number}.").as_bytes())),
-                Kind::Binary => assert_eq!(payload[..8], (number as u64).to_be_bytes()),
+                MessageKind::Text => assert!(payload.starts_with(format!("{number}.").as_bytes())),
+                MessageKind::Binary => assert_eq!(payload[..8], (number as u64).to_be_bytes()),
             }
         }
     }
@@ -63,7 +63,7 @@ fn sources_leave_out_no_number() {
     for_each_seed("sources_leave_out_no_number", sources);
 }
 
-/// What is delayed, or cut into frames, comes back whole, in order, and not before its time.
+/// Delayed or fragmented messages come back complete, in order, and not too early.
 fn delays(seed: u64) {
     let mut random = Random::new(seed);
     let world = world(seed, random.between(1, 2));
@@ -82,7 +82,7 @@ fn delays(seed: u64) {
         let mut script = Vec::new();
         let mut messages = Vec::new();
         for _ in 0..random.between(1, 15) {
-            let kind = if random.chance(500) { Kind::Text } else { Kind::Binary };
+            let kind = if random.chance(500) { MessageKind::Text } else { MessageKind::Binary };
             let payload = client::payload(&mut random, kind, 50_000);
             client::message(&mut random, kind, &payload, &mut script, |_, _| {});
             messages.push(Item::Message(kind, payload));

@@ -1,24 +1,25 @@
-//! Sessions subscribe, leave, publish, stall and come back at random: what each of them sees is a legal history of its
-//! topics, what it misses it is told of, and the accounts say what they saw.
+//! Sessions subscribe, unsubscribe, publish, stall and reconnect at random: each receives a legal history of its
+//! topics, gaps are reported, and the accounts match what they received.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use echoring::buffer::{Budget, Lease};
-use echoring::driver::sim::Random;
-use echoring::hub::{HistoryBounds, Pattern, Placement, Rules, Settings, Slow};
-use echoring::limits::{HEARTBEAT_INTERVAL, LAG_MAX, REMEMBERED_AGE, SECOND};
-use echoring::protocol::handshake::OriginPolicy;
-use echoring::server::{BroadcastSettings, Service};
+use echoring_proto::buffer::{Budget, Lease};
+use echoring_proto::handshake::OriginPolicy;
+use echoring_proto::limits::SECOND;
+use echoring_runtime::driver::sim::Random;
+use echoring_server::{BroadcastSettings, Service};
+use echoring_topics::limits::{HEARTBEAT_INTERVAL, LAG_MAX, REMEMBERED_AGE};
+use echoring_topics::{HistoryBounds, Pattern, Placement, Rules, SlowConsumerPolicy, TopicSettings};
 
-use super::client::{self, Kind, Leave};
+use super::client::{self, Leave, MessageKind};
 use super::sessions::{Heard, Orders, Place, Session, check_raw, notices, number, text, witnessed};
 use super::world::{World, config};
 use super::{for_each_seed, seeds};
 
 const MESSAGE_BYTES_MAX: u64 = 8 * 1024;
 const LAG_BYTES: usize = 24 * 1024;
-/// So much is published at most before all but those who stall have caught up.
+/// Maximum published before everyone but the stalled sessions has caught up.
 const BURST_BYTES: usize = 10 * 1024;
 /// Messages that topic `plain` keeps.
 const KEPT_MAX: u32 = 20;
@@ -29,24 +30,25 @@ const KEYS: [&str; 4] = ["a", "b", "ß", "key"];
 type Topics = World<Service>;
 
 fn rules(presence: bool) -> Rules {
-    let of = |slow, presence, messages| Settings {
+    let of = |slow, presence, messages| TopicSettings {
         slow,
         presence,
         lag_bytes: LAG_BYTES,
         history: HistoryBounds { messages, ..HistoryBounds::default() },
-        ..Settings::default()
+        ..TopicSettings::default()
     };
     let rules = vec![
-        (Pattern::new("plain"), of(Slow::Disconnect, true, KEPT_MAX)),
-        (Pattern::new("drop"), of(Slow::DropOldest, presence, 1_000)),
-        (Pattern::new("conflate"), of(Slow::Conflate, presence, 1_000)),
-        (Pattern::new("fleeting"), of(Slow::Disconnect, false, 0)),
+        (Pattern::new("plain"), of(SlowConsumerPolicy::Disconnect, true, KEPT_MAX)),
+        (Pattern::new("drop"), of(SlowConsumerPolicy::DropOldest, presence, 1_000)),
+        (Pattern::new("conflate"), of(SlowConsumerPolicy::Conflate, presence, 1_000)),
+        (Pattern::new("fleeting"), of(SlowConsumerPolicy::Disconnect, false, 0)),
     ];
-    Rules::new(rules, Settings::default())
+    Rules::new(rules, TopicSettings::default())
 }
 
 fn world(seed: u64, shards: usize, presence: bool) -> Rc<Topics> {
-    let config = echoring::connection::Config { message_bytes_max: MESSAGE_BYTES_MAX, ..config() };
+    let config =
+        echoring_proto::connection::ConnectionConfig { message_bytes_max: MESSAGE_BYTES_MAX, ..config() };
     let mailbox_bytes = 2 * MESSAGE_BYTES_MAX as usize + 1024;
     let topics = Budget::new(100);
     World::new(seed, shards, config, mailbox_bytes, false, move |shard| {
@@ -62,12 +64,12 @@ fn world(seed: u64, shards: usize, presence: bool) -> Rc<Topics> {
     })
 }
 
-/// A witness, which hears everything of all topics, and others.
+/// A witness, which receives everything of all topics, and others.
 struct Model {
     world: Rc<Topics>,
     random: Random,
     sessions: Vec<Session>,
-    /// By session, whether it ever stopped reading or went: who does neither is never told to go.
+    /// By session, whether it ever stopped reading or disconnected: others are never closed.
     blamed: Vec<bool>,
     /// Raw subscribers of `plain`.
     raws: Vec<usize>,
@@ -128,13 +130,13 @@ impl Model {
         }
         let client = raws[random.below(raws.len())];
         let mut script = Vec::new();
-        let kind = if random.chance(500) { Kind::Text } else { Kind::Binary };
+        let kind = if random.chance(500) { MessageKind::Text } else { MessageKind::Binary };
         client::message(random, kind, format!("<{client}:0:>").as_bytes(), &mut script, |_, _| {});
         world.clients.borrow_mut()[client].script.extend(script);
         self.unsettled_bytes += 200;
     }
 
-    /// Somebody asks for something.
+    /// A session makes a request.
     fn act(&mut self) {
         let session = self.random.between(1, self.sessions.len() - 1);
         let topic = TOPICS[self.random.below(TOPICS.len())];
@@ -163,7 +165,7 @@ impl Model {
         self.unsettled_bytes += 150;
     }
 
-    /// Where to subscribe from: mostly a place that there is.
+    /// The position to subscribe from: mostly an existing one.
     fn place(&mut self, topic: &str) -> Option<Place> {
         let orders = self.orders();
         let order = &orders[topic];
@@ -176,7 +178,7 @@ impl Model {
         }
     }
 
-    /// Somebody stops reading, or goes.
+    /// A session stops reading, or disconnects.
     fn trouble(&mut self) {
         let session = self.random.between(1, self.sessions.len() - 1);
         self.blamed[session] = true;
@@ -190,7 +192,7 @@ impl Model {
         }
     }
 
-    /// Everyone reads, and all is said.
+    /// Everyone reads, until nothing is left to send.
     fn rest(&mut self) {
         for client in self.world.clients.borrow_mut().iter_mut() {
             client.hurry();
@@ -198,7 +200,7 @@ impl Model {
         self.settle();
     }
 
-    /// What sessions heard is checked against what the witness did.
+    /// Compares what sessions received with what the witness received.
     fn check(&self) -> Vec<Heard> {
         let orders = self.orders();
         let clients = self.world.clients.borrow();
@@ -230,7 +232,7 @@ impl Model {
         all
     }
 
-    /// Whoever is there knows how many are.
+    /// Every member knows the number of members.
     fn check_presence(&self, all: &[Heard]) {
         for topic in TOPICS {
             let there = 1 + all.iter().filter(|heard| heard.live.contains_key(topic)).count() as u64;
@@ -264,7 +266,7 @@ impl Model {
         }
     }
 
-    /// The accounts say what was seen.
+    /// The accounts match what was received.
     fn check_accounts(&self, all: &[Heard], orders: &Orders) {
         let known = self.world.known();
         let accepted: usize = orders.values().map(|order| order.entries.len()).sum();
@@ -297,7 +299,7 @@ impl Model {
     }
 }
 
-/// Of what has keys, the latest of each has come.
+/// The latest message of each key has arrived.
 fn check_latest(heard: &Heard, orders: &Orders) {
     let Some(view) = heard.live.get("conflate").filter(|view| view.gaps == 0) else { return };
     for key in KEYS {
@@ -310,7 +312,7 @@ fn check_latest(heard: &Heard, orders: &Orders) {
     }
 }
 
-/// First in, first out, and each at most once.
+/// In order, and each at most once.
 fn check_published(session: &Session, orders: &Orders) {
     let mut seen = vec![false; session.published.len()];
     for order in orders.values() {
@@ -370,7 +372,7 @@ fn sessions_see_legal_histories() {
     for_each_seed("sessions_see_legal_histories", random_sessions);
 }
 
-/// The first subscription's history is under way when the second one begins elsewhere.
+/// The first subscription's replay is in progress when the second one begins elsewhere.
 #[test]
 fn a_second_subscription_gets_its_own_history() {
     for_each_seed("a_second_subscription_gets_its_own_history", |seed| {
@@ -398,7 +400,7 @@ fn a_second_subscription_gets_its_own_history() {
     });
 }
 
-/// What is asked for next does not wait for an answer that nobody wants any more.
+/// A new request does not wait for an answer that is no longer wanted.
 #[test]
 fn leaving_one_topic_while_it_is_recovered_holds_no_other_up() {
     for_each_seed("leaving_one_topic_while_it_is_recovered_holds_no_other_up", |seed| {
@@ -421,7 +423,7 @@ fn leaving_one_topic_while_it_is_recovered_holds_no_other_up() {
     });
 }
 
-/// Both may wait for the same answer of the topic's home.
+/// Both may wait for the same answer of the topic's owner.
 #[test]
 fn who_comes_from_an_unknown_position_takes_nobody_along() {
     for_each_seed("who_comes_from_an_unknown_position_takes_nobody_along", |seed| {
@@ -439,7 +441,7 @@ fn who_comes_from_an_unknown_position_takes_nobody_along() {
     });
 }
 
-/// Who misses that others came and went is told so, and who is there.
+/// A session that missed presence events is told so, and gets the member list.
 #[test]
 fn who_lags_is_told_who_is_there() {
     for_each_seed("who_lags_is_told_who_is_there", |seed| {
@@ -475,7 +477,7 @@ fn who_lags_is_told_who_is_there() {
     });
 }
 
-/// Its shard may have left the topic when the message comes by.
+/// Its shard may have left the topic when the message arrives.
 #[test]
 fn who_publishes_and_leaves_is_answered() {
     for_each_seed("who_publishes_and_leaves_is_answered", |seed| {
@@ -493,7 +495,7 @@ fn who_publishes_and_leaves_is_answered() {
     });
 }
 
-/// A subscriber that is too slow has left its topic, and no other.
+/// A slow consumer has lost its subscription to that topic, and no other.
 #[test]
 fn who_falls_behind_is_not_counted_as_present() {
     for_each_seed("who_falls_behind_is_not_counted_as_present", |seed| {
@@ -542,8 +544,8 @@ impl Model {
     }
 }
 
-/// One of a hundred subscribers stops reading, or goes, while publishing goes on: the others lose nothing, and what the
-/// dead one did not get is accounted for.
+/// One of a hundred subscribers stops reading, or disconnects, while publishing continues: the others lose nothing, and
+/// the messages that it did not get are accounted for.
 fn one_of_a_hundred(seed: u64) {
     let mut model = Model::new(seed, 49, 49);
     for session in 1..model.sessions.len() {
@@ -603,8 +605,8 @@ fn a_dead_subscriber_of_a_hundred_costs_only_itself() {
     });
 }
 
-/// Who comes back to a topic that was forgotten meanwhile goes on in the same epoch, and a while later is told that
-/// nobody knows what it missed.
+/// A subscriber that returns to a forgotten topic continues in the same epoch, and after some time is told that the
+/// number of missed messages is unknown.
 #[test]
 fn a_forgotten_topic_keeps_its_epoch_for_a_while() {
     for_each_seed("a_forgotten_topic_keeps_its_epoch_for_a_while", |seed| {

@@ -1,5 +1,5 @@
-//! A second opinion on DEFLATE (RFC 1951), read bit by bit as the standard tells it, for messages that were
-//! compressed from an empty window. Panics at the first offence.
+//! An independent DEFLATE decoder (RFC 1951), bit by bit, for messages that were compressed from an empty window. It panics at
+//! the first error.
 
 /// The message whose payload (RFC 7692, 7.2.2) is `payload`. Nothing in it may refer further back than `window_bytes`
 /// or to before its own beginning.
@@ -27,7 +27,7 @@ pub fn inflate(payload: &[u8], window_bytes: usize) -> Vec<u8> {
     out
 }
 
-/// The payload of a message in stored blocks: no shorter, but compressed by the letter.
+/// The payload of a message in stored blocks: not shorter, but formally compressed.
 pub fn store(message: &[u8]) -> Vec<u8> {
     let mut payload = Vec::new();
     for block in message.chunks(0xffff) {

@@ -6,7 +6,6 @@
 mod broadcast;
 #[path = "../support/certificate.rs"]
 mod certificate;
-mod chat;
 mod client;
 mod draining;
 mod echo;
@@ -24,7 +23,7 @@ mod sessions;
 mod taking_back;
 mod world;
 
-/// Runs `test` with each seed and says how to replay the first that fails.
+/// Runs `test` with each seed and prints how to replay the first failure.
 fn for_each_seed(name: &str, test: impl Fn(u64)) {
     seeds::for_each(&format!("--test simulation {name}"), test);
 }

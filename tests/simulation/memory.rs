@@ -1,29 +1,31 @@
-//! Memory that some hold and do not let go of: whoever reads goes on, whoever does not is ended by its deadline, or
-//! earlier when the node is short of memory, and then everything is as it was.
+//! Peers that hold memory: readers continue, and peers that do not read are closed at their deadline, or earlier when
+//! the node is short of memory. Afterwards all memory is free again.
 
 use std::rc::Rc;
 
-use echoring::connection;
-use echoring::driver::sim::Random;
-use echoring::limits::{MEMORY_BUDGET_MIN, SECOND, SEND_LOOKS, SEND_TIMEOUT, TRIM_INTERVAL};
-use echoring::protocol::handshake::OriginPolicy;
-use echoring::server::Service;
+use echoring_proto::connection;
+use echoring_proto::handshake::OriginPolicy;
+use echoring_proto::limits::{MEMORY_BUDGET_MIN, SECOND, SEND_TIMEOUT};
+use echoring_runtime::driver::sim::Random;
+use echoring_runtime::limits::{SEND_LOOKS, TRIM_INTERVAL};
+use echoring_server::Service;
 
-use super::client::{self, Item, Kind};
+use super::client::{self, Item, MessageKind};
 use super::for_each_seed;
 use super::world::{Memory, World, config};
 
 const QUEUE_BYTES: u32 = 256 * 1024;
 
 fn world(seed: u64, shards: usize, memory: Memory) -> Rc<World<Service>> {
-    let config = connection::Config { queue_bytes: QUEUE_BYTES, send_timeout: SEND_TIMEOUT, ..config() };
+    let config =
+        connection::ConnectionConfig { queue_bytes: QUEUE_BYTES, send_timeout: SEND_TIMEOUT, ..config() };
     let message_bytes_max = config.message_bytes_max;
     World::with_memory(seed, shards, config, 1 << 21, false, memory, move |_| {
         Service::new(OriginPolicy::SameHost, message_bytes_max, QUEUE_BYTES)
     })
 }
 
-/// Clients that write and never read, each as much as it can be made to hold.
+/// Clients that write and never read, each holding as much memory as it can.
 fn add_deaf(world: &World<Service>, random: &mut Random, count: usize) -> Vec<usize> {
     let mut deaf = Vec::new();
     for _ in 0..count {
@@ -62,7 +64,7 @@ fn echo(world: &World<Service>, random: &mut Random, readers: &[usize], messages
     for &reader in readers {
         assert!(clients[reader].end.is_none(), "who reads goes on");
         assert!(clients[reader].heard.iter().all(
-            |item| matches!(item, Item::Message(Kind::Binary, bytes) if bytes.iter().all(|b| *b == reader as u8))
+            |item| matches!(item, Item::Message(MessageKind::Binary, bytes) if bytes.iter().all(|b| *b == reader as u8))
         ));
     }
 }

@@ -1,13 +1,13 @@
-//! Newcomers to topics: they are let in however much is published to others, and what they are sent of what is kept joins
-//! what is published from then on, without a gap and without a repetition.
+//! New subscribers: they are admitted however much is published to other topics, and the replayed messages join the
+//! live ones without a gap and without a repetition.
 
 use std::rc::Rc;
 
-use echoring::buffer::{Budget, Lease};
-use echoring::driver::sim::Random;
-use echoring::hub::{HistoryBounds, Pattern, Placement, Rules, Settings, Slow};
-use echoring::protocol::handshake::OriginPolicy;
-use echoring::server::{BroadcastSettings, Service};
+use echoring_proto::buffer::{Budget, Lease};
+use echoring_proto::handshake::OriginPolicy;
+use echoring_runtime::driver::sim::Random;
+use echoring_server::{BroadcastSettings, Service};
+use echoring_topics::{HistoryBounds, Pattern, Placement, Rules, SlowConsumerPolicy, TopicSettings};
 
 use super::for_each_seed;
 use super::sessions::{Heard, Orders, Place, Session, notices, number, text, witnessed};
@@ -18,7 +18,8 @@ const LAG_BYTES: usize = 256 * 1024;
 
 /// Shards whose mailboxes hold two of the longest messages.
 pub fn world(seed: u64, shards: usize, rules: Rules) -> Rc<World<Service>> {
-    let config = echoring::connection::Config { message_bytes_max: MESSAGE_BYTES_MAX, ..config() };
+    let config =
+        echoring_proto::connection::ConnectionConfig { message_bytes_max: MESSAGE_BYTES_MAX, ..config() };
     let mailbox_bytes = 2 * (MESSAGE_BYTES_MAX as usize + 1024);
     let topics = Budget::new(1_000);
     World::new(seed, shards, config, mailbox_bytes, false, move |shard| {
@@ -34,10 +35,10 @@ pub fn world(seed: u64, shards: usize, rules: Rules) -> Rc<World<Service>> {
     })
 }
 
-/// Full mailboxes hold newcomers up no more than publishers: nobody is told that the node is busy.
+/// Full mailboxes delay new subscribers no more than publishers: nobody is refused as busy.
 fn firehose(seed: u64) {
     let mut random = Random::new(seed);
-    let world = world(seed, random.between(2, 3), Rules::new(Vec::new(), Settings::default()));
+    let world = world(seed, random.between(2, 3), Rules::new(Vec::new(), TopicSettings::default()));
     let mut publishers: Vec<Session> = (0..random.between(1, 4)).map(|_| Session::open(&world)).collect();
     world.run(|clients| clients.iter().all(|client| client.decoder.opened));
     for _ in 0..random.between(20, 60) {
@@ -76,26 +77,26 @@ fn a_firehose_on_one_topic_refuses_no_subscriber_of_others() {
 }
 
 const SNAPSHOT: u32 = 7;
-/// Published at most before everyone has caught up.
+/// Maximum published before everyone has caught up.
 const BURST_BYTES: usize = 100 * 1024;
 
 fn rules(random: &mut Random) -> Rules {
-    let of = |slow, messages, snapshot| Settings {
+    let of = |slow, messages, snapshot| TopicSettings {
         slow,
         snapshot,
         lag_bytes: LAG_BYTES,
         history: HistoryBounds { messages, ..HistoryBounds::default() },
-        ..Settings::default()
+        ..TopicSettings::default()
     };
     let kept = [0, 3, 1_000][random.below(3)];
     let rules = vec![
-        (Pattern::new("states"), of(Slow::Conflate, kept, 0)),
-        (Pattern::new("last"), of(Slow::Disconnect, 20, SNAPSHOT)),
+        (Pattern::new("states"), of(SlowConsumerPolicy::Conflate, kept, 0)),
+        (Pattern::new("last"), of(SlowConsumerPolicy::Disconnect, 20, SNAPSHOT)),
     ];
-    Rules::new(rules, Settings::default())
+    Rules::new(rules, TopicSettings::default())
 }
 
-/// What a session heard after all was said: what it is subscribed to is known to the end.
+/// What a session received in the end: its subscriptions are complete.
 fn read(world: &World<Service>, session: &Session, orders: &Orders, keys: usize) -> Heard {
     let clients = world.clients.borrow();
     let heard = Heard::read(session, &clients[session.client], orders);
@@ -118,7 +119,7 @@ fn read(world: &World<Service>, session: &Session, orders: &Orders, keys: usize)
     heard
 }
 
-/// Newcomers come, go, and come back while others publish.
+/// Subscribers join, leave, and return while others publish.
 fn snapshots(seed: u64) {
     let mut random = Random::new(seed);
     let rules = rules(&mut random);

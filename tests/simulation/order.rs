@@ -1,17 +1,17 @@
-//! Two and three shards deliver one order of each topic to all its subscribers, whatever they speak and whichever shard
-//! they and the publishers are on, under random delays; and the accounts say exactly what was delivered.
+//! Two and three shards deliver one order of each topic to all its subscribers, with any encoding and on any shard,
+//! under random delays; and the accounts match the deliveries exactly.
 //!
-//! `ECHORING_ORDER_DELIVERIES` makes it a campaign: seeds are run until so many messages were delivered and compared, and
-//! what came of it is written to the file that `ECHORING_ORDER_RECORD` names. See `scripts/order`.
+//! `ECHORING_ORDER_DELIVERIES` makes it a campaign: seeds are run until this many messages were delivered and compared,
+//! and the result is written to the file in `ECHORING_ORDER_RECORD`. See `scripts/order`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-use echoring::buffer::{Budget, Lease};
-use echoring::driver::sim::Random;
-use echoring::hub::{Placement, Rules, Settings};
-use echoring::protocol::handshake::OriginPolicy;
-use echoring::server::{BroadcastSettings, Service};
+use echoring_proto::buffer::{Budget, Lease};
+use echoring_proto::handshake::OriginPolicy;
+use echoring_runtime::driver::sim::Random;
+use echoring_server::{BroadcastSettings, Service};
+use echoring_topics::{Placement, Rules, TopicSettings};
 use serde_json::json;
 
 use super::client::{self, Client};
@@ -20,7 +20,7 @@ use super::sessions::{Entry, Heard, Orders, Said, Session, check_raw, witnessed}
 use super::world::{World, config};
 
 const MESSAGE_BYTES_MAX: u64 = 8 * 1024;
-/// Of what subscribers may lag, so much is published before everyone has caught up.
+/// Maximum published, as a fraction of the lag bound, before everyone has caught up.
 const LAG_BYTES: usize = 256 * 1024;
 const ROUND_BYTES: usize = 120 * 1024;
 const PAD_BYTES_MAX: usize = 120;
@@ -45,12 +45,13 @@ type Topics = World<Service>;
 
 /// Shards of which all settings hold everywhere.
 fn world(seed: u64, shards: usize) -> std::rc::Rc<Topics> {
-    let config = echoring::connection::Config { message_bytes_max: MESSAGE_BYTES_MAX, ..config() };
+    let config =
+        echoring_proto::connection::ConnectionConfig { message_bytes_max: MESSAGE_BYTES_MAX, ..config() };
     let mailbox_bytes = 2 * MESSAGE_BYTES_MAX as usize + 1024;
     let topics = Budget::new(100);
     World::new(seed, shards, config, mailbox_bytes, false, move |shard| {
         let settings = BroadcastSettings {
-            rules: Rules::new(Vec::new(), Settings { lag_bytes: LAG_BYTES, ..Settings::default() }),
+            rules: Rules::new(Vec::new(), TopicSettings { lag_bytes: LAG_BYTES, ..TopicSettings::default() }),
             topics: Lease::new(topics.clone(), 1),
             subscriptions_max: 100,
             message_bytes_max: MESSAGE_BYTES_MAX,
@@ -65,7 +66,7 @@ fn topic_name(topic: usize) -> String {
     format!("topic {topic}")
 }
 
-/// Slow ones are slow, but not for ever.
+/// Some subscribers are slow, but not for ever.
 fn brisk(client: &mut Client) {
     client.eagerness = client.eagerness.max(250);
     client.sip_bytes = client.sip_bytes.max(600);
@@ -110,7 +111,7 @@ impl Run {
         Run { world, random, topics, sessions, raws }
     }
 
-    /// Publishes about so many messages from everywhere, in any order, and lets them arrive.
+    /// Publishes about this many messages from everywhere, in any order, and lets them arrive.
     fn round(&mut self, messages: usize) {
         let Run { world, random, topics, sessions, raws } = self;
         let mut bytes = 0;
@@ -165,7 +166,7 @@ impl Run {
         compared
     }
 
-    /// First in, first out, each once and as it was published.
+    /// In order, each once and unchanged.
     fn check_publishers(&self, orders: &Orders) {
         let mut expected: Vec<Vec<Option<&Said>>> = vec![Vec::new(); self.world.clients.borrow().len()];
         for session in &self.sessions {
@@ -188,7 +189,7 @@ impl Run {
         assert!(expected.iter().flatten().all(Option::is_none), "every message has a place");
     }
 
-    /// The accounts say what the clients saw.
+    /// The accounts match what the clients received.
     fn check_accounts(&self, accepted: u64, owed: u64) {
         let known = self.world.known();
         assert_eq!(known.publications.accepted, accepted);
@@ -273,7 +274,8 @@ fn shards_deliver_one_order_of_a_topic() {
     assert!(compared.deliveries > compared.messages && compared.messages > 0);
 }
 
-/// Answers come from all shards at once, and are more than the queue's bound: their reader is not slow for that.
+/// Answers arrive from all shards at once and exceed the queue's bound: that does not make their reader a slow
+/// consumer.
 #[test]
 fn a_burst_of_requests_is_answered_whole() {
     const BURST: usize = 2_000;

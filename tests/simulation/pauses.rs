@@ -1,15 +1,16 @@
-//! Pauses that last for thousands of turns: peers that do not read, with compression, and handlers that are held up.
-//! Meanwhile others are served, what a peer costs stays bounded, and whoever goes leaves its place.
+//! Pauses of thousands of ticks: peers that do not read, with compression, and handlers that are backpressured. Other peers
+//! are served meanwhile, the cost of a peer stays bounded, and a peer that leaves frees its slot.
 
 use std::rc::Rc;
 
-use echoring::connection::{self, Compression};
-use echoring::driver::sim::{Heard, Random};
-use echoring::limits::{INFLATED_BYTES_PER_TURN, SECOND, TRIM_INTERVAL};
-use echoring::protocol::handshake::OriginPolicy;
-use echoring::server::Service;
+use echoring_proto::connection::{self, Compression};
+use echoring_proto::handshake::OriginPolicy;
+use echoring_proto::limits::{INFLATED_BYTES_PER_TICK, SECOND};
+use echoring_runtime::driver::sim::{Heard, Random};
+use echoring_runtime::limits::TRIM_INTERVAL;
+use echoring_server::Service;
 
-use super::client::{self, Item, Kind, Leave};
+use super::client::{self, Item, Leave, MessageKind};
 use super::for_each_seed;
 use super::world::{World, config};
 
@@ -17,15 +18,15 @@ use super::world::{World, config};
 const MESSAGE_BYTES: usize = 64 * 1024;
 /// A message and its header lie in a buffer of the next size, which is twice as large.
 const BUFFER_SHARE: usize = 2;
-/// A connection is read up to three times in a turn, what arrived and what was parked, and the simulated kernel may look at
-/// what is sent a turn later.
+/// A connection is read up to three times in a tick, what arrived and what was parked, and the simulated kernel may look at
+/// what is sent a tick later.
 const READS_MAX: usize = 6;
 /// The server's messages cannot be deflated with so small a window.
 const PLAIN_ANSWERS: &str = "permessage-deflate; server_max_window_bits=8";
-/// Messages of the one who is served all the time, each of which takes several turns.
+/// Messages of the client that is served all the time, each of which takes several ticks.
 const CHATTER: usize = 1_000;
 
-fn world(seed: u64, connection: connection::Config, secured: bool) -> Rc<World<Service>> {
+fn world(seed: u64, connection: connection::ConnectionConfig, secured: bool) -> Rc<World<Service>> {
     let shards = Random::new(seed ^ 7).between(1, 2);
     let queue_bytes = connection.queue_bytes;
     World::new(seed, shards, connection.clone(), 4 << 20, secured, move |_| {
@@ -49,7 +50,7 @@ fn add_stalled(world: &World<Service>, random: &mut Random, path: &str, messages
     at
 }
 
-/// Has one client echo [`CHATTER`] messages while the others do what they do.
+/// Lets one client echo [`CHATTER`] messages while the others act.
 fn chatter(world: &World<Service>, random: &mut Random) {
     let at = world.add("/echo");
     {
@@ -64,10 +65,10 @@ fn chatter(world: &World<Service>, random: &mut Random) {
     world.run(move |clients| clients[at].heard.len() == CHATTER);
 }
 
-/// Whatever a run had inflated before, a peer that does not read is not read either, and gets everything in the end.
+/// A peer that does not read is not read from either, and gets everything in the end.
 fn stalled_readers(seed: u64) {
     let mut random = Random::new(seed);
-    let connection = connection::Config { compression: Some(Compression::default()), ..config() };
+    let connection = connection::ConnectionConfig { compression: Some(Compression::default()), ..config() };
     let queue_bytes = connection.queue_bytes as usize;
     let world = world(seed, connection, random.chance(250));
     let messages = random.between(30, 60);
@@ -80,18 +81,18 @@ fn stalled_readers(seed: u64) {
     world.pass(3 * TRIM_INTERVAL);
     let (connections, pool_bytes) = world.held();
     assert_eq!(connections, stalled.len() as u64 + 1);
-    let each = BUFFER_SHARE * (READS_MAX * (INFLATED_BYTES_PER_TURN + MESSAGE_BYTES) + queue_bytes);
+    let each = BUFFER_SHARE * (READS_MAX * (INFLATED_BYTES_PER_TICK + MESSAGE_BYTES) + queue_bytes);
     assert!(pool_bytes < (each * stalled.len()) as u64, "{pool_bytes} bytes for {}", stalled.len());
     for client in world.clients.borrow_mut().iter_mut() {
         client.reads = true;
-        // Slow, but not by so much that the simulation takes for ever.
+        // SlowConsumerPolicy, but not by so much that the simulation takes for ever.
         client.sip_bytes = client.sip_bytes.max(20_000);
     }
     let readers = stalled.clone();
     world.run(move |clients| readers.iter().all(|&at| clients[at].heard.len() == messages));
     for &at in &stalled {
         for item in &world.clients.borrow()[at].heard {
-            let Item::Message(Kind::Binary, payload) = item else { panic!("{item:.60?}") };
+            let Item::Message(MessageKind::Binary, payload) = item else { panic!("{item:.60?}") };
             assert!(payload.len() == MESSAGE_BYTES && payload.iter().all(|byte| *byte == b'x'));
         }
     }
@@ -103,10 +104,10 @@ fn whoever_stalls_for_thousands_of_turns_has_no_further_message_inflated() {
     for_each_seed("whoever_stalls_for_thousands_of_turns_has_no_further_message_inflated", stalled_readers);
 }
 
-/// Whoever resets is gone, and whoever half-closes is asked whether it is.
+/// A client that resets is removed, and one that half-closes is pinged.
 fn held_up_handlers(seed: u64) {
     let mut random = Random::new(seed);
-    let connection = connection::Config { close_timeout: 5 * SECOND, ..config() };
+    let connection = connection::ConnectionConfig { close_timeout: 5 * SECOND, ..config() };
     let world = world(seed, connection, false);
     let mut leaving = Vec::new();
     for leave in [Leave::Reset(usize::MAX), Leave::Fin, Leave::Told] {
@@ -137,11 +138,11 @@ fn whoever_resets_while_a_handler_is_held_up_leaves_its_place() {
     for_each_seed("whoever_resets_while_a_handler_is_held_up_leaves_its_place", held_up_handlers);
 }
 
-/// In virtual time: a ping after the silence, and the end when no pong comes. A handler that is held up reads no pong, so
-/// that none is waited for.
+/// In virtual time: a ping after the silence, and the end if there is no pong. A backpressured handler reads no pong,
+/// so none is awaited.
 fn silent_peers(seed: u64) {
     let mut random = Random::new(seed);
-    let connection = connection::Config {
+    let connection = connection::ConnectionConfig {
         ping_interval: 25 * SECOND,
         pong_timeout: 10 * SECOND,
         close_timeout: 5 * SECOND,

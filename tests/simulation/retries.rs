@@ -1,14 +1,14 @@
-//! Publications with idempotency keys are sent again over new connections, to whichever shard, after the first ones broke:
-//! each is one message, and everyone who is answered is told its position.
+//! Publications with idempotency keys are retried over new connections to any shard, after the first ones failed: each
+//! is one message, and everyone who gets an answer gets its position.
 
 use std::collections::BTreeMap;
 
-use echoring::driver::sim::Random;
-use echoring::hub::{Rules, Settings};
-use echoring::server::Service;
+use echoring_runtime::driver::sim::Random;
+use echoring_server::Service;
+use echoring_topics::{Rules, TopicSettings};
 use serde_json::json;
 
-use super::client::{self, Item, Kind, Leave};
+use super::client::{self, Item, Leave, MessageKind};
 use super::for_each_seed;
 use super::newcomers::world;
 use super::sessions::{SUBPROTOCOL, Said, Session, number, text, witnessed};
@@ -25,13 +25,13 @@ impl Publisher {
         Publisher { client: world.connect("/broadcast", "", SUBPROTOCOL), said: Vec::new() }
     }
 
-    /// Publishes `said`, of which the key is itself.
+    /// Publishes `said`, which is also its key.
     fn publish(&mut self, world: &World<Service>, random: &mut Random, said: &str) {
         let (id, key) = (self.said.len(), &said[..said.find('.').unwrap_or(said.len())]);
         let asked = json!({"type": "publish", "id": id, "topic": "t", "text": said, "idempotency_key": key})
             .to_string();
         let mut script = Vec::new();
-        client::message(random, Kind::Text, asked.as_bytes(), &mut script, |_, _| {});
+        client::message(random, MessageKind::Text, asked.as_bytes(), &mut script, |_, _| {});
         world.clients.borrow_mut()[self.client].script.extend(script);
         self.said.push(said.to_owned());
     }
@@ -46,7 +46,7 @@ fn run_on(world: &World<Service>, random: &mut Random) {
 
 fn retries(seed: u64) {
     let mut random = Random::new(seed);
-    let world = world(seed, random.between(1, 3), Rules::new(Vec::new(), Settings::default()));
+    let world = world(seed, random.between(1, 3), Rules::new(Vec::new(), TopicSettings::default()));
     let mut witness = Session::open(&world);
     world.clients.borrow_mut()[witness.client].hurry();
     witness.subscribe(&world, &mut random, "t", None);
@@ -94,7 +94,7 @@ fn retries(seed: u64) {
     for publisher in &publishers {
         let mut answers = 0;
         for item in &clients[publisher.client].heard {
-            let Item::Message(Kind::Text, answer) = item else { continue };
+            let Item::Message(MessageKind::Text, answer) = item else { continue };
             let answer: serde_json::Value = serde_json::from_slice(answer).expect("JSON");
             assert_eq!(text(&answer, "type"), "published", "{answer}");
             let said = publisher.said[number(&answer, "id") as usize].as_str();

@@ -1,20 +1,20 @@
-//! The reference model of clients of topics: what they ask for and publish, and whether what they hear is a legal
-//! history of it. A session speaks `echoring.v1.json`; raw subscribers hear the messages as they are.
+//! The reference model of clients of topics: their requests and publications, and whether what they receive is a legal
+//! history. A session uses `echoring.v1.json`; raw subscribers receive the messages unchanged.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use echoring::driver::sim::Random;
-use echoring::server::Service;
+use echoring_runtime::driver::sim::Random;
+use echoring_server::Service;
 use serde_json::{Value, json};
 
-use super::client::{self, Client, Item, Kind};
+use super::client::{self, Client, Item, MessageKind};
 use super::world::World;
 
 pub const SUBPROTOCOL: &str = "echoring.v1.json";
 
-/// What was published.
+/// A published message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Said {
     Json(String),
@@ -29,18 +29,18 @@ pub struct Entry {
     pub said: Said,
 }
 
-/// The truth about a topic: what its witness heard, the message of offset 1 first.
+/// The truth about a topic: what its witness received, from offset 1.
 #[derive(Clone, Debug, Default)]
-pub struct Order {
+pub struct ControlMessage {
     pub epoch: String,
     pub entries: Vec<Entry>,
 }
 
 /// All topics, by name.
-pub type Orders = BTreeMap<String, Order>;
+pub type Orders = BTreeMap<String, ControlMessage>;
 
 impl Said {
-    /// A message that says whose it is and which of its messages.
+    /// A message that identifies its publisher and number.
     pub fn random(random: &mut Random, client: usize, number: usize, pad_bytes_max: usize) -> Said {
         let pad = ["x", "ß", "\\", "水"][random.below(4)].repeat(random.below(pad_bytes_max / 4));
         let body = format!("<{client}:{number}:{pad}>");
@@ -53,15 +53,15 @@ impl Said {
         }
     }
 
-    /// It as a raw route has it.
-    pub fn raw(&self) -> (Kind, &[u8]) {
+    /// The message on a raw route.
+    pub fn raw(&self) -> (MessageKind, &[u8]) {
         match self {
-            Said::Json(text) | Said::Text(text) => (Kind::Text, text.as_bytes()),
-            Said::Binary(bytes) => (Kind::Binary, bytes),
+            Said::Json(text) | Said::Text(text) => (MessageKind::Text, text.as_bytes()),
+            Said::Binary(bytes) => (MessageKind::Binary, bytes),
         }
     }
 
-    /// Whose message it is, and which.
+    /// Its publisher and number.
     pub fn author(&self) -> (usize, usize) {
         let bytes = self.raw().1;
         let start = bytes.iter().position(|byte| *byte == b'<').expect("a message has a body");
@@ -83,14 +83,14 @@ impl Said {
     }
 }
 
-/// A place in a topic as a client asks for it.
+/// A position in a topic, as a client requests it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     pub epoch: String,
     pub offset: u64,
 }
 
-/// What a session asked for; its number is its place among all.
+/// A request of a session; its number is its index.
 #[derive(Clone, Debug)]
 pub enum Request {
     Subscribe { topic: String, from: Option<Place> },
@@ -104,7 +104,7 @@ pub enum Request {
 pub struct Session {
     pub client: usize,
     pub requests: Vec<Request>,
-    /// What it published, refused or not.
+    /// Its publications, refused or not.
     pub published: Vec<Entry>,
 }
 
@@ -133,14 +133,13 @@ impl Session {
         self.ask(world, random, &asked, Request::Unsubscribe { topic: topic.into() });
     }
 
-    /// Asks who is there: the first ones, so many at most.
+    /// Requests the first members, up to a maximum.
     pub fn members(&mut self, world: &World<Service>, random: &mut Random, topic: &str, limit: usize) {
         let asked = json!({"type": "presence", "id": self.requests.len(), "topic": topic, "limit": limit});
         self.ask(world, random, &asked, Request::Members { topic: topic.into() });
     }
 
-    /// Publishes what a session can, with a key unless it is empty. Returns about how many bytes the message has for
-    /// a subscriber.
+    /// Publishes a message of a session, with a key unless it is empty. Returns its approximate bytes per subscriber.
     pub fn publish(
         &mut self,
         world: &World<Service>,
@@ -173,7 +172,7 @@ impl Session {
 
     fn ask(&mut self, world: &World<Service>, random: &mut Random, asked: &Value, request: Request) {
         let mut script = Vec::new();
-        client::message(random, Kind::Text, asked.to_string().as_bytes(), &mut script, |_, _| {});
+        client::message(random, MessageKind::Text, asked.to_string().as_bytes(), &mut script, |_, _| {});
         world.clients.borrow_mut()[self.client].script.extend(script);
         self.requests.push(request);
     }
@@ -187,11 +186,11 @@ pub fn number(notice: &Value, field: &str) -> u64 {
     notice[field].as_u64().unwrap_or_else(|| panic!("{notice} has no {field}"))
 }
 
-/// All notices that a session heard, and the code that it ended with.
+/// All events that a session received, and its close code.
 pub fn notices(client: &Client) -> (Vec<Value>, Option<u16>) {
     let mut code = None;
     let notice = |item: &Item| match item {
-        Item::Message(Kind::Text, text) => Some(serde_json::from_slice(text).expect("JSON")),
+        Item::Message(MessageKind::Text, text) => Some(serde_json::from_slice(text).expect("JSON")),
         Item::Close(said) => {
             code = Some(*said);
             None
@@ -209,7 +208,7 @@ pub fn witnessed(client: &Client) -> Orders {
     for notice in notices {
         match text(&notice, "type") {
             "subscribed" => {
-                let order = Order { epoch: text(&notice, "epoch").into(), entries: Vec::new() };
+                let order = ControlMessage { epoch: text(&notice, "epoch").into(), entries: Vec::new() };
                 assert_eq!(number(&notice, "offset"), 0, "the witness is the first");
                 orders.insert(text(&notice, "topic").into(), order);
             }
@@ -236,34 +235,34 @@ fn entry(notice: &Value) -> Entry {
     Entry { key: key.into(), said: Said::of_notice(notice) }
 }
 
-/// How a session sees a topic that it is subscribed to.
+/// A session's view of a topic that it is subscribed to.
 #[derive(Debug)]
 pub struct View {
-    /// The offset that it is told of next.
+    /// The offset that it must receive next.
     pub next: u64,
-    /// What was told before it subscribed, or asked to be told from.
+    /// The offset of its subscription or of its requested position.
     pub after: u64,
     /// Offset of the latest message of each key.
     pub latest: BTreeMap<String, u64>,
-    /// Messages that it missed, by what it was told of that.
+    /// Messages that were reported to it as missed.
     pub gaps: u64,
     pub skipped: u64,
     recovers: bool,
-    /// It was told that not all follows: what is missing is told first.
+    /// It was told that not everything follows: the gap is reported first.
     lacks: bool,
 }
 
-/// What became of what a session asked for.
+/// The results of a session's requests.
 #[derive(Debug, Default)]
 pub struct Heard {
-    /// By topic, those that it is subscribed to in the end.
+    /// Its subscriptions at the end, by topic.
     pub live: BTreeMap<String, View>,
     /// Offsets of its messages, by number.
     pub placed: BTreeMap<usize, u64>,
     /// Publications that were refused.
     pub refused: u64,
     pub gaps: u64,
-    /// Of them, those for being slow.
+    /// Of these, refusals because it was a slow consumer.
     pub gaps_slow: u64,
     pub skipped: u64,
     pub heartbeats: u64,
@@ -280,17 +279,17 @@ pub struct Heard {
     pub counts: BTreeMap<String, u64>,
     /// Its own name in each topic with presence.
     pub names: BTreeMap<String, String>,
-    /// Who is there, by topic, since it was told of all.
+    /// The members by topic, since the latest complete list.
     pub members: BTreeMap<String, BTreeSet<String>>,
-    /// How often it was told that it missed who came and went.
+    /// How often it was told that it missed presence events.
     pub stale: u64,
-    /// Messages from what was kept when it came.
+    /// Messages from the history when it subscribed.
     pub snapshots: u64,
     answered: BTreeSet<usize>,
 }
 
 impl Heard {
-    /// Reads all that a session heard. Panics when it is not a legal history of its requests and of `orders`.
+    /// Reads everything that a session received. Panics unless it is a legal history of its requests and of `orders`.
     pub fn read(session: &Session, client: &Client, orders: &Orders) -> Heard {
         let mut heard = Heard::default();
         let (notices, code) = notices(client);
@@ -475,7 +474,7 @@ impl Heard {
         }
     }
 
-    /// What was asked for and is not answered, subscriptions aside that ended before they began.
+    /// Requests without an answer, except for subscriptions that ended before they began.
     pub fn unanswered(&self, session: &Session) -> Vec<usize> {
         let left_later = |at: usize, topic: &str| {
             session.requests[at..]
@@ -492,22 +491,22 @@ impl Heard {
     }
 }
 
-/// What a raw subscriber heard of an order: one stretch of it, its own messages aside unless it hears itself. Returns
-/// how many messages those are.
+/// What a raw subscriber received of an order: one contiguous range, without its own messages unless it receives those.
+/// Returns the number of messages.
 pub fn check_raw(
     client: &Client,
     number: usize,
     hears_itself: bool,
-    order: &Order,
+    order: &ControlMessage,
     from_start: bool,
 ) -> usize {
-    let expected: Vec<(Kind, &[u8])> = order
+    let expected: Vec<(MessageKind, &[u8])> = order
         .entries
         .iter()
         .filter(|entry| hears_itself || entry.said.author().0 != number)
         .map(|entry| entry.said.raw())
         .collect();
-    let heard: Vec<(Kind, &[u8])> = client
+    let heard: Vec<(MessageKind, &[u8])> = client
         .heard
         .iter()
         .filter_map(|item| match item {

@@ -1,31 +1,32 @@
-//! An application that takes back what a short send left: every reader of its log gets all of it, once and in order, and
-//! what is counted as sent is what was not taken back.
+//! An application that takes back the rest of short sends: every reader of its log gets all of it, once and in order, and the
+//! count of sent messages excludes those taken back.
 
+use echoring_topics::HubReport;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use echoring::connection::{Chunk, Closed};
-use echoring::driver::sim::Random;
-use echoring::driver::{Driver, Token};
-use echoring::protocol::frame::{self, HEADER_BYTES_MAX, Header, Opcode};
-use echoring::protocol::handshake::{Request, Response, Upgrade};
-use echoring::shard::{Answer, Application, Context, Disposition, Link};
+use echoring_proto::connection::{Chunk, Closed};
+use echoring_proto::frame::{self, HEADER_BYTES_MAX, Header, Opcode};
+use echoring_proto::handshake::{Request, Response, Upgrade};
+use echoring_runtime::driver::sim::Random;
+use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::shard::{Answer, Application, ConnectionContext, Context, Disposition};
 
-use super::client::{self, Item, Kind, Leave};
+use super::client::{self, Item, Leave, MessageKind};
 use super::world::{World, config};
 use super::{for_each_seed, seeds};
 
 const MESSAGES_MAX: usize = 60;
 const MESSAGE_BYTES_MAX: usize = 3_000;
 
-/// Encoded frames, one behind the other.
+/// Encoded frames, concatenated.
 #[derive(Debug)]
 struct Log {
     messages: Vec<Vec<u8>>,
     bytes: Bytes,
-    /// Where each frame starts, and where the last one ends.
+    /// The start of each frame, and the end of the last one.
     starts: Vec<usize>,
 }
 
@@ -33,7 +34,7 @@ impl Log {
     fn random(random: &mut Random) -> Log {
         let (mut messages, mut bytes, mut starts) = (Vec::new(), Vec::new(), vec![0]);
         for _ in 0..random.between(1, MESSAGES_MAX) {
-            let payload = client::payload(random, Kind::Binary, MESSAGE_BYTES_MAX);
+            let payload = client::payload(random, MessageKind::Binary, MESSAGE_BYTES_MAX);
             let mut head = [0; HEADER_BYTES_MAX];
             let head_bytes =
                 frame::encode(&Header::new(Opcode::Binary, true, None, payload.len()), &mut head);
@@ -46,14 +47,14 @@ impl Log {
     }
 }
 
-/// Sends the log to whoever comes. A reader is a number: that of the frame it gets next.
+/// Sends the log to every client. A reader is the number of its next frame.
 #[derive(Debug)]
 struct Teller {
     log: Rc<Log>,
     readers: BTreeMap<Token, usize>,
-    /// Messages handed to the shard, less those taken back.
+    /// Messages passed to the shard, without those taken back.
     sent: u64,
-    /// Of all runs, the messages taken back.
+    /// Messages taken back, over all runs.
     taken_back: Rc<Cell<usize>>,
     secured: bool,
 }
@@ -76,9 +77,14 @@ impl Teller {
 }
 
 impl Application for Teller {
-    type Ask = ();
+    type Command = ();
     type Peer = ();
     type Message = ();
+    type Report = HubReport;
+
+    fn report(&self) -> HubReport {
+        HubReport::default()
+    }
 
     fn request<D: Driver>(
         &mut self,
@@ -94,7 +100,7 @@ impl Application for Teller {
         self.readers.insert(token, 0);
     }
 
-    fn chunk(&mut self, _: &mut Link<'_, Teller>, _: Chunk<'_>) -> Disposition {
+    fn chunk(&mut self, _: &mut ConnectionContext<'_, Teller>, _: Chunk<'_>) -> Disposition {
         Disposition::Done
     }
 
@@ -132,7 +138,7 @@ impl Application for Teller {
         self.readers.remove(&token);
     }
 
-    fn turn_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Teller>) {
+    fn tick_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Teller>) {
         let tokens: Vec<Token> = self.readers.keys().copied().collect();
         for token in tokens {
             self.tell(cx, token);
@@ -183,7 +189,7 @@ fn tell(seed: u64, secured: bool, taken_back: &Rc<Cell<usize>>) {
         let mut next = log.messages.iter();
         for item in &client.heard {
             match item {
-                Item::Message(Kind::Binary, payload) => assert!(next.next() == Some(payload)),
+                Item::Message(MessageKind::Binary, payload) => assert!(next.next() == Some(payload)),
                 Item::Pong(_) | Item::Close(_) => {}
                 other => panic!("{other:.40?} was never sent"),
             }

@@ -1,29 +1,32 @@
 //! Whole shards on a simulated network, all on one thread and stepped in any order.
 //!
-//! While a shard waits in its driver the others run: waits nest, so that every shard but the running one
-//! really is asleep and has to be woken. Time jumps only when nobody can do anything.
+//! While a shard waits in its driver the others run. Waits nest, so that every shard but the running one really is asleep and
+//! has to be woken. Time jumps only when no shard can make progress.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 
-use echoring::buffer::{Budget, Lease, Pool};
-use echoring::connection;
-use echoring::driver::sim::{Faults, Network, Random, Sim};
-use echoring::driver::{Driver, Options, Token, Waker};
-use echoring::limits::{DRAIN_TIMEOUT, MEMORY_BUDGET_DEFAULT, MEMORY_BUDGET_MIN, MILLISECOND, Nanos, SECOND};
-use echoring::shard::{Allowance, Application, Config, Holding, Mailboxes, Order, Security, Shard};
+use echoring_async::limits::DRAIN_TIMEOUT;
+use echoring_proto::buffer::{Budget, Lease, Pool};
+use echoring_proto::connection;
+use echoring_proto::limits::{MEMORY_BUDGET_DEFAULT, MEMORY_BUDGET_MIN, MILLISECOND, Nanos, SECOND};
+use echoring_runtime::driver::sim::{Faults, Network, Random, Sim};
+use echoring_runtime::driver::{Driver, Options, Token, Waker};
+use echoring_runtime::shard::{
+    Allowance, Application, ConnectionMemory, ControlMessage, Mailboxes, Security, Shard, ShardConfig,
+};
 
-use echoring::hub::Passed;
-use echoring::stats::{Deliveries, Snapshot};
-use echoring::tls::server_config;
+use echoring_async::tls::server_config;
+use echoring_topics::Passed;
+use echoring_topics::{Deliveries, HubReport};
 use rustls::ClientConfig;
 
 use super::certificate::{certificate, trusting};
 use super::client::Client;
 
-/// Steps after which a run is taken to hang.
+/// Number of steps after which a run counts as hanging.
 const STEPS_MAX: usize = 3_000_000;
 /// A jump of the clock longer than this, while something is still expected, means that nobody was woken.
 const JUMP_MAX: Nanos = 100 * MILLISECOND;
@@ -65,13 +68,13 @@ impl Memory {
     }
 }
 
-/// What connections of a shard hold before it turns.
+/// What connections of a shard hold before it ticks.
 #[derive(Debug)]
 struct Held {
-    holdings: Vec<Holding>,
+    holdings: Vec<ConnectionMemory>,
     share_bytes: u64,
     received_bytes: u64,
-    gave_way: u64,
+    ended_for_memory: u64,
 }
 
 impl Held {
@@ -80,21 +83,15 @@ impl Held {
             holdings: shard.holdings().collect(),
             share_bytes: shard.share_bytes(),
             received_bytes: shard.received_bytes(),
-            gave_way: shard.gave_way(),
+            ended_for_memory: shard.ended_for_memory(),
         }
     }
 }
 
-/// What a connection may take in a turn in which nothing comes.
+/// What a connection may take in a tick in which nothing comes.
 const SMALL_BYTES: u64 = 32 * 1024;
-/// What a connection may take besides in a turn that completes a message: the buffer of the reply.
+/// What a connection may take besides in a tick that completes a message: the buffer of the reply.
 const ANSWER_BYTES: u64 = 64 * 1024;
-
-fn describe<A: Application>(application: &A) -> Snapshot {
-    let mut snapshot = Snapshot::default();
-    application.describe(&mut snapshot);
-    snapshot
-}
 
 type Done = dyn Fn(&[Client]) -> bool;
 
@@ -115,8 +112,8 @@ fn security() -> Security {
 }
 
 /// How shards are set up in simulations: limits that a slow client of the model does not meet.
-pub fn config() -> connection::Config {
-    connection::Config {
+pub fn config() -> connection::ConnectionConfig {
+    connection::ConnectionConfig {
         message_bytes_max: 1 << 20,
         queue_bytes: 32 * 1024,
         handshake_timeout: 600 * SECOND,
@@ -124,16 +121,16 @@ pub fn config() -> connection::Config {
         close_timeout: 600 * SECOND,
         send_timeout: 600 * SECOND,
         ping_interval: 0,
-        ..connection::Config::default()
+        ..connection::ConnectionConfig::default()
     }
 }
 
-impl<A: Application + 'static> World<A> {
+impl<A: Application<Report = HubReport> + 'static> World<A> {
     /// `shards` shards that speak TLS or do not, each with an application of its own, and a seeded network with seeded faults.
     pub fn new(
         seed: u64,
         shards: usize,
-        connection: connection::Config,
+        connection: connection::ConnectionConfig,
         mailbox_bytes: usize,
         secured: bool,
         application: impl Fn(usize) -> A,
@@ -153,7 +150,7 @@ impl<A: Application + 'static> World<A> {
     pub fn with_memory(
         seed: u64,
         shards: usize,
-        connection: connection::Config,
+        connection: connection::ConnectionConfig,
         mailbox_bytes: usize,
         secured: bool,
         memory: Memory,
@@ -178,7 +175,7 @@ impl<A: Application + 'static> World<A> {
         let mailboxes = Mailboxes::connect(shards, mailbox_bytes);
         let shards: Vec<_> = (drivers.into_iter().zip(mailboxes).enumerate())
             .map(|(number, (driver, mailboxes))| {
-                let config = Config {
+                let config = ShardConfig {
                     connection: connection.clone(),
                     connections,
                     security: security.clone(),
@@ -237,7 +234,7 @@ impl<A: Application + 'static> World<A> {
         self.clients.borrow().len() - 1
     }
 
-    /// From now on the network breaks a connection in so many of 1,000 turns.
+    /// From now on the network breaks a connection in so many of 1,000 ticks.
     pub fn break_connections(&self, per_mille: u32) {
         self.network.set_faults(Faults { reset: per_mille, ..self.faults });
     }
@@ -276,11 +273,11 @@ impl<A: Application + 'static> World<A> {
         }
     }
 
-    /// What all shards together know now, which is between two turns of each.
-    pub fn known(&self) -> Snapshot {
-        let mut sum = Snapshot::default();
+    /// What all shards together know now, which is between two ticks of each.
+    pub fn known(&self) -> HubReport {
+        let mut sum = HubReport::default();
         for shard in &self.shards {
-            let part = describe(shard.borrow_mut().application());
+            let part: HubReport = shard.borrow_mut().application().report();
             sum.topics += part.topics;
             sum.subscriptions += part.subscriptions;
             sum.publications.add(&part.publications);
@@ -294,7 +291,7 @@ impl<A: Application + 'static> World<A> {
     pub fn held(&self) -> (u64, u64) {
         let (to, from) = mpsc::sync_channel(self.shards.len());
         for shard in &self.shards {
-            assert!(shard.borrow().remote().order(Order::Snapshot(to.clone())), "the shard is there");
+            assert!(shard.borrow().remote().send(ControlMessage::Snapshot(to.clone())), "the shard is there");
         }
         let mut held = (0, 0);
         for _ in &self.shards {
@@ -316,16 +313,16 @@ impl<A: Application + 'static> World<A> {
     }
 
     /// Memory that runs out costs those who hold most of it, never whoever asks next: nobody is ended who is within its share,
-    /// or while another goes on that does not read, is over its share, and held more all the time, what came in this turn
+    /// or while another goes on that does not read, is over its share, and held more all the time, what came in this tick
     /// aside.
     fn check_memory(&self, shard: usize, before: &Held) {
         let shard = self.shards[shard].borrow();
         assert_eq!(shard.ended_by("out-of-memory"), 0, "who asked for memory was ended");
-        let ended = (shard.gave_way() - before.gave_way) as usize;
+        let ended = (shard.ended_for_memory() - before.ended_for_memory) as usize;
         if ended == 0 {
             return;
         }
-        let after: BTreeMap<Token, Holding> =
+        let after: BTreeMap<Token, ConnectionMemory> =
             shard.holdings().map(|holding| (holding.token, holding)).collect();
         let came_bytes = match shard.received_bytes() - before.received_bytes {
             0 => SMALL_BYTES,
@@ -353,9 +350,9 @@ impl<A: Application + 'static> World<A> {
         }
     }
 
-    /// Every message is accounted for after each turn of a shard and, when no other is in the middle of one, on the node.
+    /// Every message is accounted for after each tick of a shard and, when no other is in the middle of one, on the node.
     fn check_accounts(&self, shard: usize) {
-        let known = describe(self.shards[shard].borrow_mut().application());
+        let known = self.shards[shard].borrow_mut().application().report();
         assert!(known.publications.add_up(), "shard {shard}: {:?}", known.publications);
         assert!(known.deliveries.add_up(), "shard {shard}: {:?}", known.deliveries);
         let before = std::mem::replace(&mut self.told.borrow_mut()[shard], known.deliveries);
@@ -377,20 +374,23 @@ impl<A: Application + 'static> World<A> {
         self.end_drain();
     }
 
-    /// Tells all shards to end; they do not turn before something runs.
+    /// Tells all shards to end; they do not tick before something runs.
     pub fn begin_drain(&self, timeout: Nanos) {
         for shard in &self.shards {
-            assert!(shard.borrow().remote().order(Order::Drain(timeout)), "the shard is there");
+            assert!(shard.borrow().remote().send(ControlMessage::Drain(timeout)), "the shard is there");
         }
     }
 
-    /// The same, but one hears of it before the other, in any order, and they turn in between.
+    /// The same, but one hears of it before the other, in any order, and they tick in between.
     pub fn begin_drain_one_by_one(&self, timeout: Nanos) {
         let mut left: Vec<usize> = (0..self.shards.len()).collect();
         while !left.is_empty() {
             let next = self.random.borrow_mut().below(left.len());
             let shard = left.swap_remove(next);
-            assert!(self.shards[shard].borrow().remote().order(Order::Drain(timeout)), "the shard is there");
+            assert!(
+                self.shards[shard].borrow().remote().send(ControlMessage::Drain(timeout)),
+                "the shard is there"
+            );
             let between = self.random.borrow_mut().below(200_000);
             self.pass(between as Nanos);
         }
@@ -456,7 +456,7 @@ impl<A: Application + 'static> World<A> {
                 None => {
                     let held = Held::of(&self.shards[chosen].borrow());
                     let goes_on =
-                        self.shards[chosen].borrow_mut().turn(None).expect("a simulated driver works");
+                        self.shards[chosen].borrow_mut().tick(None).expect("a simulated driver works");
                     self.over[chosen].set(!goes_on);
                     if !goes_on {
                         self.network.retire(chosen);

@@ -1,10 +1,10 @@
-//! A certificate for tests of TLS: made anew by each process, vouched for by itself, for `localhost` and 127.0.0.1.
+//! A self-signed certificate for tests of TLS, made anew by each process, for `localhost` and 127.0.0.1.
 
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use echoring::tls::{Trust, client_config};
+use echoring_async::tls::{Trust, client_config};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 

@@ -1,4 +1,4 @@
-//! The system's allocator, counting what each thread asks for and holds.
+//! The system's allocator, with a count of each thread's allocations and bytes.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

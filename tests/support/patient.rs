@@ -1,4 +1,4 @@
-//! A stream that goes on when a signal came between.
+//! A stream that retries reads and writes that a signal interrupted.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;

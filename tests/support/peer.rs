@@ -1,6 +1,5 @@
-//! A WebSocket server that misbehaves on purpose, written by hand on blocking sockets so that it shares no code
-//! with what it tests. It echoes, and under `/broadcast/` relays to everybody else; single messages go wrong
-//! where a [`Fault`] says so.
+//! A WebSocket server that misbehaves on purpose. It is written by hand on blocking sockets, so that it shares no code with
+//! the program under test. It echoes, and under `/broadcast/` relays to all other clients; a [`Fault`] breaks single messages.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -48,7 +47,7 @@ pub struct Planted {
 /// The server. It runs until the test's process ends.
 pub struct Peer {
     pub address: SocketAddr,
-    /// Who connected.
+    /// The client.
     pub seen: Arc<Mutex<Vec<IpAddr>>>,
 }
 

@@ -1,6 +1,5 @@
-//! A WebSocket server that does one known thing wrong, again and again, and counts each time it does. It is written with
-//! tungstenite on blocking threads, so that it shares no code with what it tests. It echoes, and under `/broadcast/` it
-//! relays to everybody else.
+//! A WebSocket server with one known fault, which it repeats and counts. It is written with tungstenite on blocking threads,
+//! so that it shares no code with the program under test. It echoes, and under `/broadcast/` relays to all other clients.
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};

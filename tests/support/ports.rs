@@ -1,4 +1,4 @@
-//! Ports that stay free while nobody listens there.
+//! Ports that stay free while no process listens there.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 

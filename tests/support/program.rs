@@ -1,4 +1,4 @@
-//! The real binary: what became of a run of it, and a server that runs until it is dropped.
+//! The real binary: runs it to its end, or keeps a server running until it is dropped.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! A WebSocket server that sends by itself, written with tungstenite so that it shares no code with what it tests.
+//! A WebSocket server that sends unasked, written with tungstenite so that it shares no code with the program under test.
 
 use std::net::{SocketAddr, TcpListener};
 use std::thread;

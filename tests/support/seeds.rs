@@ -1,5 +1,5 @@
-//! The seeds of simulations: 1,000, as many as `ECHORING_SEEDS` says, or the single one of `ECHORING_SEED`, which is how a
-//! failure is replayed.
+//! The seeds of simulations: 1,000, or the number in `ECHORING_SEEDS`, or the single one in `ECHORING_SEED`, which replays a
+//! failure.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 

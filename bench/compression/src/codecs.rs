@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use echoring::protocol::deflate;
+use echoring_proto::deflate;
 use libdeflater::{CompressionLvl, Compressor, DecompressionError, Decompressor};
 use libz_sys as z;
 use miniz_oxide::deflate::core as miniz_deflate;
@@ -13,11 +13,11 @@ pub const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 const WINDOW_BYTES: usize = 1 << 15;
 
 pub trait Codec {
-    /// One message; the result is `out[..n]`. `out` has room for it.
+    /// Converts one message; the result is `out[..n]`. `out` must be large enough.
     fn code(&mut self, input: &[u8], out: &mut [u8]) -> usize;
 }
 
-/// A candidate's name, whether it keeps its window, and how to make one.
+/// A candidate's name, whether it uses context takeover, and its constructor.
 pub struct Candidate {
     pub name: &'static str,
     pub takeover: bool,
@@ -32,7 +32,7 @@ const fn kept(name: &'static str, make: fn() -> Box<dyn Codec>) -> Candidate {
     Candidate { name, takeover: true, make }
 }
 
-/// The first of each kind is what the others are compared with.
+/// The first candidate of each kind is the baseline.
 pub const DEFLATERS: &[Candidate] = &[
     fresh("zlib 6", || Box::new(CDeflate::new(6, 8, false))),
     fresh("zlib 1", || Box::new(CDeflate::new(1, 8, false))),
@@ -109,7 +109,7 @@ impl Codec for OurInflate {
     }
 }
 
-/// An inflater that other connections used since this one's last message.
+/// An inflater that other connections have used since this one's last message.
 struct OurSharedInflate(deflate::Inflater, deflate::Window, Vec<u8>);
 
 impl OurSharedInflate {

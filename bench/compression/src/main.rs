@@ -1,12 +1,12 @@
-//! Measures the libraries that permessage-deflate could be built on, for the choice among them.
+//! Measures libraries that permessage-deflate could be built on, to choose among them.
 //!
 //! ```text
 //! cargo run --release -- time [ROUNDS]               all candidates, interleaved; JSON on stdout
 //! cargo run --release -- one KIND NAME BYTES COUNT   one candidate, for callgrind; KIND is deflate or inflate
 //! ```
 //!
-//! Known bias: hot loops over one context, so that its tables stay in the cache; in a server other work evicts
-//! them, which costs large contexts more. What is inflated was deflated by stock zlib at level 6.
+//! Known bias: hot loops over one context, whose tables stay in the cache; in a server other work evicts them, which
+//! costs large contexts more. The input of inflaters was deflated by stock zlib at level 6.
 
 mod codecs;
 mod messages;
@@ -19,7 +19,7 @@ use serde_json::{Value, json as value};
 
 const SIZES: [usize; 4] = [64, 1 << 10, 16 << 10, 64 << 10];
 const MESSAGES: usize = 64;
-/// Time of one candidate in one round, at least.
+/// Minimum time of one candidate in one round.
 const ROUND_NS: u128 = 1_500_000;
 
 fn main() {
@@ -141,7 +141,7 @@ fn inputs(kind: &str, bytes: usize, takeover: bool) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Bytes that the C library has handed out, to Rust and C alike.
+/// Bytes allocated by the C library, for Rust and C alike.
 fn allocated_bytes() -> usize {
     // SAFETY: it reads counters.
     let info = unsafe { libc::mallinfo2() };
@@ -154,7 +154,7 @@ fn median(values: &[f64]) -> f64 {
     sorted[sorted.len() / 2]
 }
 
-/// 95 % of the medians of resampled rounds.
+/// 95 % interval of the medians of resampled rounds.
 fn interval(values: &[f64]) -> (f64, f64) {
     let mut random = Random(0xb007);
     let mut medians: Vec<f64> = (0..1000)

@@ -1,4 +1,4 @@
-//! JSON as services send it: objects of few kinds whose keys repeat and whose values do not.
+//! Typical JSON of services: objects of few kinds with repeated keys and varying values.
 
 /// A message of exactly `bytes` bytes: an array of records, the last one cut off.
 pub fn json(bytes: usize, seed: u64) -> Vec<u8> {

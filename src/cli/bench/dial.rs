@@ -1,70 +1,90 @@
-//! Flags of `bench`: how connections are opened, and whom to believe.
+//! Flags of `bench` for opening connections and trusting certificates.
 
 use std::path::PathBuf;
 use std::str::FromStr as _;
 use std::time::Duration;
 
-use super::usage;
-use super::words::{Mode, Sources, Switch};
-use crate::cli::{Failure, values};
-use crate::load::Dialling;
+use clap::ArgMatches;
+
+use super::parsers::{Mode, Sources, Switch};
+use super::{CONNECTIONS, usage};
+use crate::Failure;
+use crate::file::flags::is_given;
+use crate::values::{self, shown_duration};
+use echoring_load::ConnectOptions;
 
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(super) struct Args {
-    /// Local addresses to connect from in turn, such as 127.0.0.1-127.0.0.8 [default: the kernel's choice;
-    /// more of 127.0.0.x when a loopback server's connections need more ports]
-    #[arg(long, value_name = "LIST", value_parser = Sources::from_str)]
+    /// Local addresses to connect from, such as 127.0.0.1-127.0.0.8 [default: the kernel's choice]
+    ///
+    /// Connections take them in turn. By default more addresses of 127.0.0.x are used when a server on loopback needs more
+    /// ports than one address has.
+    #[arg(long, value_name = "LIST", value_parser = Sources::from_str, help_heading = CONNECTIONS)]
     pub(super) source_addr: Option<Sources>,
 
-    /// Connections to open a second before the load begins, such as 500/s [default: as fast as 128 at a time on each
-    /// thread go]
-    #[arg(long, value_name = "RATE", value_parser = values::rate)]
+    /// Connections to open per second before the load starts, such as 500/s [default: unlimited]
+    ///
+    /// By default each thread opens 128 connections at a time.
+    #[arg(long, value_name = "RATE", value_parser = values::rate, help_heading = CONNECTIONS)]
     pub(super) connect_rate: Option<u64>,
 
-    /// What opening a connection may take, from dialling to the 101; what takes longer has failed [default: 5s]
-    #[arg(long, value_name = "TIME", value_parser = values::duration)]
-    pub(super) connect_timeout: Option<Duration>,
+    /// Maximum time to open a connection, from TCP connect to the 101 response
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = shown_duration(ConnectOptions::default().timeout),
+        value_parser = values::duration,
+        help_heading = CONNECTIONS
+    )]
+    pub(super) connect_timeout: Duration,
 
-    /// --mode connect: how long each connection stays once its message came back [default: 0s]
-    #[arg(long, value_name = "TIME", value_parser = values::duration)]
-    hold: Option<Duration>,
+    /// Time that each connection stays open after its message, in --mode connect
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = shown_duration(ConnectOptions::default().hold),
+        value_parser = values::duration,
+        help_heading = CONNECTIONS
+    )]
+    hold: Duration,
 
-    /// --mode connect: whether each connection sends a message and awaits its echo, or is opened for the 101 alone
-    /// [default: on]
-    #[arg(long, value_enum)]
-    first_message: Option<Switch>,
+    /// Send a message on each connection and wait for its echo, in --mode connect
+    ///
+    /// off opens connections up to the 101 response only.
+    #[arg(long, value_enum, default_value_t = Switch::On, help_heading = CONNECTIONS)]
+    first_message: Switch,
 
-    /// Begin TLS anew on every connection of wss:// instead of going on with the session of an earlier one
-    #[arg(long)]
+    /// Make a full TLS handshake on every wss:// connection instead of resuming sessions
+    #[arg(long, help_heading = CONNECTIONS)]
     pub(super) no_resumption: bool,
 
-    /// Certificates (PEM) that a wss:// server's must be vouched for by, instead of the system's roots
-    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
+    /// Trust the CA certificates in this PEM file for wss:// instead of the system's
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure", help_heading = CONNECTIONS)]
     pub(super) ca_file: Option<PathBuf>,
 
-    /// Believe any certificate of a wss:// server: for tests of servers that nobody vouches for, never where
-    /// others could get in between
-    #[arg(long)]
+    /// Accept any certificate of a wss:// server: for tests only
+    ///
+    /// Anyone between the generator and the server can read and change the messages.
+    #[arg(long, help_heading = CONNECTIONS)]
     pub(super) insecure: bool,
 }
 
 impl Args {
     /// How connections are opened in this mode.
-    pub(super) fn dialling(&self, mode: Mode) -> Result<Dialling, Failure> {
-        let of_connect = [("--hold", self.hold.is_some()), ("--first-message", self.first_message.is_some())];
+    pub(super) fn connecting(&self, typed: &ArgMatches, mode: Mode) -> Result<ConnectOptions, Failure> {
+        let of_connect = [("--hold", "hold"), ("--first-message", "first_message")];
         if mode != Mode::Connect
-            && let Some((flag, _)) = of_connect.into_iter().find(|(_, typed)| *typed)
+            && let Some((flag, _)) = of_connect.into_iter().find(|(_, id)| is_given(typed, id))
         {
             return Err(usage(flag, "only for --mode connect, such as --mode connect --rate 500 --hold 1s"));
         }
-        let default = Dialling::default();
-        Ok(Dialling {
+        Ok(ConnectOptions {
             rate: self.connect_rate,
-            timeout: self.connect_timeout.unwrap_or(default.timeout),
+            timeout: self.connect_timeout,
             resumes: !self.no_resumption,
-            hold: self.hold.unwrap_or(default.hold),
-            first_message: self.first_message != Some(Switch::Off),
+            hold: self.hold,
+            first_message: self.first_message == Switch::On,
         })
     }
 }

@@ -1,6 +1,6 @@
 //! The address that Prometheus scrapes while `bench` runs: a thread with a small HTTP server by hyper.
 //!
-//! It answers with the text of the latest moment, which the conductor of the run hands over a few times a second. The
+//! It answers with the text of the latest progress, which the conductor of the run hands over a few times a second. The
 //! threads that make the load know nothing of it.
 
 use std::convert::Infallible;
@@ -19,10 +19,10 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::aio::TokioStream;
-use crate::limits::{ADMIN_TIMEOUT, HEAD_BYTES_MAX, HEADERS_MAX};
-use crate::load::{self, CONTENT_TYPE as EXPOSITION, Moment, Stage, show};
-use crate::server;
+use echoring_async::TokioStream;
+use echoring_load::{self, CONTENT_TYPE as EXPOSITION, RunProgress, RunStage, render::MessageRate};
+use echoring_proto::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
+use echoring_server::limits::ADMIN_TIMEOUT;
 
 /// Scrapes at once: a Prometheus makes one, a person another.
 const CONNECTIONS_MAX: usize = 8;
@@ -34,17 +34,15 @@ const LINGER_TIME_MAX: Duration = Duration::from_secs(75);
 const LINGER_STEP: Duration = Duration::from_millis(50);
 /// How long answers that are under way at the end may take.
 const LAST_ANSWERS_TIME: Duration = Duration::from_secs(1);
-/// Pause after an accept that failed for want of descriptors.
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// The exporter of one `bench`, which ends with it.
 #[derive(Debug)]
 pub(super) struct Exporter {
     address: SocketAddr,
     shown: Arc<Mutex<Shown>>,
-    speed: show::Speed,
+    message_rate: MessageRate,
     run: usize,
-    last_stage: Option<Stage>,
+    last_stage: Option<RunStage>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -89,17 +87,25 @@ impl Exporter {
     /// # Errors
     /// When that is impossible.
     pub(super) fn start(address: SocketAddr) -> io::Result<Exporter> {
-        let listener = server::retry_busy(|| TcpListener::bind(address))?;
+        let listener = echoring_runtime::listening::retry_busy(|| TcpListener::bind(address))?;
         let address = listener.local_addr()?;
         listener.set_nonblocking(true)?;
-        let runtime = crate::aio::local_runtime()?;
+        let runtime = echoring_async::local_runtime()?;
         let shown = Arc::new(Mutex::new(Shown::default()));
         let (stop, stopped) = oneshot::channel();
         let theirs = shown.clone();
         let serving = move || runtime.block_on(serve(listener, theirs, stopped));
         let thread = thread::Builder::new().name("exporter".to_owned()).spawn(serving)?;
         let (stop, thread) = (Some(stop), Some(thread));
-        Ok(Exporter { address, shown, speed: show::Speed::default(), run: 1, last_stage: None, stop, thread })
+        Ok(Exporter {
+            address,
+            shown,
+            message_rate: MessageRate::default(),
+            run: 1,
+            last_stage: None,
+            stop,
+            thread,
+        })
     }
 
     /// Where it listens.
@@ -107,15 +113,17 @@ impl Exporter {
         self.address
     }
 
-    /// Shows a moment from now on.
-    pub(super) fn show(&mut self, moment: &Moment<'_>) {
-        let before = self.last_stage.replace(moment.stage);
+    /// Shows a progress from now on.
+    pub(super) fn show(&mut self, progress: &RunProgress<'_>) {
+        let before = self.last_stage.replace(progress.stage);
         // Runs follow one another, and each begins by connecting.
-        if moment.stage == Stage::Connecting && before.is_some_and(|before| before != Stage::Connecting) {
+        if progress.stage == RunStage::Connecting
+            && before.is_some_and(|before| before != RunStage::Connecting)
+        {
             self.run += 1;
         }
-        let per_s = self.speed.observe(moment, Instant::now()).unwrap_or(0.0);
-        let text = load::exposition(moment, self.run, per_s);
+        let per_s = self.message_rate.observe(progress, Instant::now()).unwrap_or(0.0);
+        let text = echoring_load::exposition(progress, self.run, per_s);
         self.shown.lock().unwrap_or_else(PoisonError::into_inner).show(text);
     }
 
@@ -158,37 +166,29 @@ async fn serve(listener: TcpListener, shown: Arc<Mutex<Shown>>, mut stopped: one
     };
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let accepted = tokio::select! {
+        let ((stream, _), permit) = tokio::select! {
             accepted = async {
                 // The semaphore is never closed, so there is always a permit in the end.
                 let permit = room.clone().acquire_owned().await.ok();
-                (listener.accept().await, permit)
+                (echoring_async::accept("exporter", async || listener.accept().await).await, permit)
             } => accepted,
             _ = &mut stopped => break,
         };
-        match accepted {
-            (Ok((stream, _)), permit) => {
-                let shown = shown.clone();
-                tokio::spawn(async move {
-                    let service = service_fn(move |request| {
-                        let answer = answer(&request, &shown);
-                        async move { Ok::<_, Infallible>(answer) }
-                    });
-                    let connection = http1::Builder::new()
-                        .keep_alive(false)
-                        .max_buf_size(HEAD_BYTES_MAX)
-                        .max_headers(HEADERS_MAX)
-                        .serve_connection(TokioStream(stream), service);
-                    // Who asks too slowly, or not in HTTP, gets no answer.
-                    let _ = tokio::time::timeout(Duration::from_nanos(ADMIN_TIMEOUT), connection).await;
-                    drop(permit);
-                });
-            }
-            (Err(error), _) => {
-                tracing::warn!(%error, "a scrape could not be accepted; trying again");
-                tokio::time::sleep(ACCEPT_RETRY).await;
-            }
-        }
+        let shown = shown.clone();
+        tokio::spawn(async move {
+            let service = service_fn(move |request| {
+                let answer = answer(&request, &shown);
+                async move { Ok::<_, Infallible>(answer) }
+            });
+            let connection = http1::Builder::new()
+                .keep_alive(false)
+                .max_buf_size(HEAD_BYTES_MAX)
+                .max_headers(HEADERS_MAX)
+                .serve_connection(TokioStream(stream), service);
+            // A scrape that is too slow, or not HTTP, gets no answer.
+            let _ = tokio::time::timeout(Duration::from_nanos(ADMIN_TIMEOUT), connection).await;
+            drop(permit);
+        });
     }
     // Whoever has all permits knows that nobody is being answered. One who reads too slowly is cut off.
     drop(listener);

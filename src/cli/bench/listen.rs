@@ -1,35 +1,37 @@
-//! Flags of `bench`: what connections that only listen do, and how their messages tell when they were made.
+//! Flags of `bench --mode push`: a first message, and the member of messages with their creation time.
 
-use super::words::Unit;
-use super::{pace, usage};
-use crate::cli::Failure;
-use crate::load::{Listening, TimeField, TimeUnit};
+use super::parsers::Unit;
+use super::{PUSH, pace, usage};
+use crate::Failure;
+use echoring_load::{Listening, TimeField, TimeUnit};
 
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(super) struct Args {
-    /// --mode push: what each connection says once, when it is open, such as a subscription [default: nothing]
-    #[arg(long, value_name = "TEXT")]
+    /// Send this text once on each connection, such as a subscription, in --mode push
+    #[arg(long, value_name = "TEXT", help_heading = PUSH)]
     hello: Option<String>,
 
-    /// --mode push: the member of JSON messages that is the time since 1970 when they were made, such as sent_at or
-    /// data.sent_at; response time counts from it, by this host's clock [default: messages are counted, not timed]
-    #[arg(long, value_name = "NAME")]
+    /// Member of JSON messages with their creation time, such as sent_at or data.sent_at
+    ///
+    /// In --mode push, response time counts from that time, by this host's clock. The member is a number of units since 1970.
+    /// Without this flag messages are counted, not timed.
+    #[arg(long, value_name = "NAME", help_heading = PUSH)]
     time_field: Option<String>,
 
-    /// What that counts [default: ms]
-    #[arg(long, value_enum, requires = "time_field")]
-    time_unit: Option<Unit>,
+    /// Unit of --time-field
+    #[arg(long, value_enum, default_value_t = Unit::Ms, requires = "time_field", help_heading = PUSH)]
+    time_unit: Unit,
 }
 
 impl Args {
     /// What connections that listen are to do.
     pub(super) fn listening(&self) -> Listening {
         let unit = match self.time_unit {
-            Some(Unit::Ns) => TimeUnit::Nanoseconds,
-            Some(Unit::Us) => TimeUnit::Microseconds,
-            Some(Unit::Ms) | None => TimeUnit::Milliseconds,
-            Some(Unit::S) => TimeUnit::Seconds,
+            Unit::Ns => TimeUnit::Nanoseconds,
+            Unit::Us => TimeUnit::Microseconds,
+            Unit::Ms => TimeUnit::Milliseconds,
+            Unit::S => TimeUnit::Seconds,
         };
         let time = self.time_field.as_ref().map(|name| TimeField::new(name, unit));
         Listening { hello: self.hello.clone(), time }

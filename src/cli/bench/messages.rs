@@ -1,78 +1,99 @@
-//! Flags of `bench`: what messages are, who gets them, and what is checked of them.
+//! Flags of `bench` for messages, their receivers and their verification.
 
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::ValueEnum;
+use clap::{ArgMatches, ValueEnum};
 
-use super::usage;
-use super::words::{Compression, Kind, Sizes, Switch};
-use crate::cli::{Failure, values};
-use crate::load::{self, Flaw, Lines, Spread, Style};
+use super::parsers::{Compression, Kind, Sizes, Switch};
+use super::{BROADCAST, MESSAGES, usage};
+use crate::file::flags::is_given;
+use crate::{Failure, values};
+use echoring_load::{self, Flaw, Lines, Spread, Style};
 
-/// What `--trickle` is unless it is said.
 const TRICKLE_BYTES_PER_S_DEFAULT: u64 = 16 * 1024;
 const MESSAGE_BYTES_DEFAULT: usize = 64;
 
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(super) struct Args {
-    /// Payload of a message in bytes: one size, a range that sizes are spread over evenly, or zipf: and a range, most
-    /// of them near its least, the k-th size 1/k times as often as the first [default: 64, or what --kind and
-    /// --mode need]
+    /// Payload size in bytes: N, a range A..B, or zipf:A..B [default: 64, or the minimum needed]
+    ///
+    /// Sizes of a range are distributed evenly. With zipf most are near A: the k-th size is 1/k times as frequent as the first.
+    /// The minimum depends on --kind and --mode.
     #[arg(long, value_name = "N|A..B|zipf:A..B", value_parser = Sizes::from_str)]
     pub(super) message_bytes: Option<Sizes>,
 
-    /// What messages are
-    #[arg(long, value_enum, default_value = "text")]
+    /// Kind of messages
+    #[arg(long, value_enum, default_value_t = Kind::Text, help_heading = MESSAGES)]
     pub(super) kind: Kind,
 
-    /// What --kind text is made of; always valid UTF-8, never cut inside a character [default: ascii]
-    #[arg(long, value_enum)]
-    pub(super) text: Option<Text>,
+    /// Characters of --kind text; always valid UTF-8
+    #[arg(long, value_enum, default_value_t = Text::Ascii, help_heading = MESSAGES)]
+    pub(super) text: Text,
 
-    /// Send the lines of this file, each a message as it is: UTF-8, with --kind json one JSON value a line (NDJSON),
-    /// with --kind binary anything; at most 64 MiB and 1,048,576 lines. Each connection goes through the file in its
-    /// order. Lines carry no sequence: they are compared with the one that is due (echo) [default: generated messages]
-    #[arg(long, value_name = "FILE")]
+    /// Send the lines of this file as messages [default: generated messages]
+    ///
+    /// Lines are UTF-8, with --kind json one JSON value each (NDJSON), with --kind binary any bytes. The file has at most
+    /// 64 MiB and 1,048,576 lines. Each connection sends the lines in their order. Lines have no sequence number: an echo is compared
+    /// with the line that is due.
+    #[arg(long, value_name = "FILE", help_heading = MESSAGES)]
     pub(super) payload_file: Option<PathBuf>,
 
-    /// Connections that publish; the others subscribe (broadcast) [default: one for each topic]
-    #[arg(long, value_name = "N")]
+    /// Number of connections that publish; the others subscribe [default: one per topic]
+    #[arg(long, value_name = "N", help_heading = BROADCAST)]
     pub(super) publishers: Option<u32>,
 
-    /// Topics that publishers and subscribers are spread over (broadcast) [default: 1]
-    #[arg(long, value_name = "N")]
-    pub(super) topics: Option<u32>,
+    /// Number of topics that publishers and subscribers are distributed over
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = BROADCAST)]
+    pub(super) topics: u32,
 
-    /// Subscribers, so many or such a share, that are slow from the start of the measured time until the run is over
-    /// (broadcast): what the server does with them is told apart, and the others are measured; also called --stalled
-    /// [default: 0]
-    #[arg(long, alias = "stalled", value_name = "N|P%", value_parser = Share::from_str)]
+    /// Number or share of slow subscribers [default: 0]
+    ///
+    /// They are slow from the start of the measured time until the run ends. Their results are reported separately from those
+    /// of the others. --stalled is another name of this flag.
+    #[arg(
+        long,
+        alias = "stalled",
+        value_name = "N|P%",
+        value_parser = Share::from_str,
+        help_heading = BROADCAST
+    )]
     pub(super) slow: Option<Share>,
 
-    /// What those do [default: stop]
-    #[arg(long, value_enum)]
-    pub(super) slow_how: Option<SlowHow>,
+    /// Behaviour of slow subscribers
+    #[arg(long, value_enum, default_value_t = SlowHow::Stop, help_heading = BROADCAST)]
+    pub(super) slow_how: SlowHow,
 
-    /// Bytes a second that each of those reads on average with --slow-how trickle, in steps of what a read brings, up
-    /// to 256 KiB [default: 16KiB/s]
-    #[arg(long, value_name = "BYTES/s", value_parser = bytes_per_s)]
-    pub(super) trickle: Option<u64>,
+    /// Mean bytes per second that a slow subscriber reads with --slow-how trickle
+    ///
+    /// Each read takes up to 256 KiB.
+    #[arg(
+        long,
+        value_name = "BYTES/s",
+        default_value = format!("{}/s", values::shown_bytes(TRICKLE_BYTES_PER_S_DEFAULT)),
+        value_parser = bytes_per_s,
+        help_heading = BROADCAST
+    )]
+    pub(super) trickle: u64,
 
-    /// Compression of messages to offer (permessage-deflate), in the words of `serve --compress`: on, off, or
-    /// PARAMS such as "server_max_window_bits=12; level=6"; without URL the server's too [default: off]
-    #[arg(long, value_name = "off|on|PARAMS", value_parser = Compression::from_str)]
-    pub(super) compress: Option<Compression>,
+    /// Offer permessage-deflate: off, on, or parameters as of serve --compress
+    ///
+    /// Such as "server_max_window_bits=12; level=6". Without URL the embedded server gets them too.
+    #[arg(long, value_name = "off|on|PARAMS", default_value = "off", value_parser = Compression::from_str)]
+    pub(super) compress: Compression,
 
-    /// Whether to check what arrives; off only for peers that do not return messages as they were: answers that do not
-    /// name what they answer have no latency then
-    #[arg(long, value_enum, default_value = "on")]
+    /// Compare received messages with what was sent
+    ///
+    /// off is for servers that change messages. An answer that does not identify its request has no latency then.
+    #[arg(long, value_enum, default_value_t = Switch::On, help_heading = MESSAGES)]
     pub(super) verify: Switch,
 
-    /// What may go wrong without the run having failed, a list of lost, duplicated, reordered, corrupted, late (see
-    /// --late-after), unsent (due, and their connection gone) and closed (by a Close frame of the server, before the run is over); all of it is counted as ever [default: nothing]
-    #[arg(long, value_name = "LIST", value_parser = Allow::from_str)]
+    /// Faults that do not fail the run, such as lost,late [default: none]
+    ///
+    /// A list of lost, duplicated, reordered, corrupted, late (see --late-after), unsent (due after the connection was lost)
+    /// and closed (the server sent a Close frame before the end of the run). The faults are still counted.
+    #[arg(long, value_name = "LIST", value_parser = Allow::from_str, help_heading = MESSAGES)]
     pub(super) allow: Option<Allow>,
 }
 
@@ -87,8 +108,12 @@ pub(super) struct Described {
 
 impl Args {
     /// What messages are in `mode`. Reads the file that is named.
-    pub(super) fn describe(&self, mode: load::Mode) -> Result<Described, Failure> {
-        let style = self.style()?;
+    pub(super) fn describe(
+        &self,
+        typed: &ArgMatches,
+        mode: echoring_load::Mode,
+    ) -> Result<Described, Failure> {
+        let style = self.style(typed)?;
         if let Some(file) = &self.payload_file {
             if self.message_bytes.is_some() {
                 let why = "the lines of --payload-file have their own sizes: such as --payload-file messages.ndjson \
@@ -107,43 +132,44 @@ impl Args {
             Some(Sizes(least, most, spread)) => ((least, most), spread),
             // The default fits every style; what was typed is taken as it is.
             None => {
-                let fitting = load::least_bytes(style, mode).max(MESSAGE_BYTES_DEFAULT);
+                let fitting = echoring_load::min_bytes(style, mode).max(MESSAGE_BYTES_DEFAULT);
                 ((fitting, fitting), Spread::Even)
             }
         };
         Ok(Described { style, message_bytes, spread, lines: None })
     }
 
-    fn style(&self) -> Result<Style, Failure> {
-        if self.text.is_some() && self.payload_file.is_some() {
+    fn style(&self, typed: &ArgMatches) -> Result<Style, Failure> {
+        let has_text = is_given(typed, "text");
+        if has_text && self.payload_file.is_some() {
             let why = "the lines of --payload-file are as they are: such as --payload-file lines.txt";
             return Err(usage("--text", why));
         }
         match (self.kind, self.text) {
-            (Kind::Text, None | Some(Text::Ascii)) => Ok(Style::Text),
-            (Kind::Text, Some(Text::Mixed)) => Ok(Style::Mixed),
-            (Kind::Text, Some(Text::Emoji)) => Ok(Style::Emoji),
-            (Kind::Binary, None) => Ok(Style::Binary),
-            (Kind::Json, None) => Ok(Style::Json),
-            (Kind::Binary | Kind::Json, Some(_)) => {
+            (Kind::Text, Text::Ascii) => Ok(Style::Text),
+            (Kind::Text, Text::Mixed) => Ok(Style::Mixed),
+            (Kind::Text, Text::Emoji) => Ok(Style::Emoji),
+            (Kind::Binary | Kind::Json, _) if has_text => {
                 Err(usage("--text", "only for --kind text: such as --kind text --text mixed"))
             }
+            (Kind::Binary, _) => Ok(Style::Binary),
+            (Kind::Json, _) => Ok(Style::Json),
         }
     }
 
     /// How many of so many subscribers are slow, and what they read, in bytes a second.
-    pub(super) fn slow(&self, subscribers: u32) -> Result<(u32, Option<u64>), Failure> {
+    pub(super) fn slow(&self, typed: &ArgMatches, subscribers: u32) -> Result<(u32, Option<u64>), Failure> {
         let Some(slow) = self.slow else {
-            let typed = [("--slow-how", self.slow_how.is_some()), ("--trickle", self.trickle.is_some())];
-            return match typed.into_iter().find(|(_, typed)| *typed) {
+            let of_slow = [("--slow-how", "slow_how"), ("--trickle", "trickle")];
+            return match of_slow.into_iter().find(|(_, id)| is_given(typed, id)) {
                 Some((flag, _)) => Err(usage(flag, "only with --slow: such as --slow 1% --slow-how trickle")),
                 None => Ok((0, None)),
             };
         };
-        let trickle = match (self.slow_how, self.trickle) {
-            (Some(SlowHow::Trickle), rate) => Some(rate.unwrap_or(TRICKLE_BYTES_PER_S_DEFAULT)),
-            (None | Some(SlowHow::Stop), None) => None,
-            (None | Some(SlowHow::Stop), Some(_)) => {
+        let trickle = match self.slow_how {
+            SlowHow::Trickle => Some(self.trickle),
+            SlowHow::Stop if !is_given(typed, "trickle") => None,
+            SlowHow::Stop => {
                 let why =
                     "those who stop read nothing: such as --slow 1% --slow-how trickle --trickle 64KiB/s";
                 return Err(usage("--trickle", why));
@@ -152,39 +178,39 @@ impl Args {
         Ok((slow.of(subscribers), trickle))
     }
 
-    /// The flags that only broadcasts have, and whether each was typed.
-    pub(super) fn of_broadcasts(&self) -> [(&'static str, bool); 5] {
-        [
-            ("--publishers", self.publishers.is_some()),
-            ("--topics", self.topics.is_some()),
-            ("--slow", self.slow.is_some()),
-            ("--slow-how", self.slow_how.is_some()),
-            ("--trickle", self.trickle.is_some()),
-        ]
-    }
-
-    /// The flags that say what is sent, and whether each was typed.
-    pub(super) fn of_senders(&self) -> [(&'static str, bool); 3] {
-        [
-            ("--message-bytes", self.message_bytes.is_some()),
-            ("--text", self.text.is_some()),
-            ("--payload-file", self.payload_file.is_some()),
-        ]
-    }
-
     pub(super) fn allowed(&self) -> Vec<Flaw> {
         self.allow.as_ref().map(|allow| allow.0.clone()).unwrap_or_default()
     }
 }
 
+/// The flags that only broadcasts have, and whether each was typed.
+pub(super) fn of_broadcasts(typed: &ArgMatches) -> [(&'static str, bool); 5] {
+    [
+        ("--publishers", is_given(typed, "publishers")),
+        ("--topics", is_given(typed, "topics")),
+        ("--slow", is_given(typed, "slow")),
+        ("--slow-how", is_given(typed, "slow_how")),
+        ("--trickle", is_given(typed, "trickle")),
+    ]
+}
+
+/// The flags that say what is sent, and whether each was typed.
+pub(super) fn of_senders(typed: &ArgMatches) -> [(&'static str, bool); 3] {
+    [
+        ("--message-bytes", is_given(typed, "message_bytes")),
+        ("--text", is_given(typed, "text")),
+        ("--payload-file", is_given(typed, "payload_file")),
+    ]
+}
+
 /// `--text`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Text {
-    /// One byte a character
+    /// One byte per character
     Ascii,
-    /// Words of eleven scripts, of one to three bytes a character
+    /// Words of eleven scripts, one to three bytes per character
     Mixed,
-    /// Emoji of four bytes, and sequences of several joined into one
+    /// Emoji of four bytes, and joined sequences of them
     Emoji,
 }
 

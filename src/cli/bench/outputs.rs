@@ -8,43 +8,52 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::exporter::Exporter;
-use super::usage;
-use crate::cli::Failure;
-use crate::load::compare::Comparison;
-use crate::load::{Outcome, export, record, show, tables};
+use super::{OUTPUT, usage};
+use crate::Failure;
+use crate::values::FileOrStream;
+use echoring_load::record::comparison::Comparison;
+use echoring_load::render::{export, summary, tables};
+use echoring_load::{Outcome, record};
 
-/// What is to be printed and written.
+/// The outputs to print and to write.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub(super) struct Args {
-    /// Write the results as JSON; - writes them to stdout, and nothing else
+    /// Write the results as JSON; - writes JSON alone to stdout
     #[arg(long, value_name = "FILE|-")]
-    pub(super) json: Option<PathBuf>,
+    pub(super) json: Option<FileOrStream>,
 
-    /// Write response times for HdrHistogram's plotter, in milliseconds; with several runs the mode, or the run's
-    /// number where several have the same, goes before the extension
-    #[arg(long, value_name = "FILE")]
+    /// Write response times in milliseconds for HdrHistogram's plotter
+    ///
+    /// With several runs, the mode goes before the extension, or the run's number if several have the same mode.
+    #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
     pub(super) hgrm: Option<PathBuf>,
 
-    /// Write HdrHistogram's interval log (version 1.3): a distribution a second, in nanoseconds; named as --hgrm is
-    #[arg(long, value_name = "FILE")]
+    /// Write an HdrHistogram interval log (version 1.3), one distribution per second in nanoseconds
+    ///
+    /// Files of several runs are named as those of --hgrm.
+    #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
     pub(super) hlog: Option<PathBuf>,
 
-    /// Write a row a second as comma-separated values: rates, and latencies in nanoseconds; named as --hgrm is
-    #[arg(long, value_name = "FILE")]
+    /// Write a CSV row per second: rates, and latencies in nanoseconds
+    ///
+    /// Files of several runs are named as those of --hgrm.
+    #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
     pub(super) csv: Option<PathBuf>,
 
-    /// What to call the run in results and reports [default: mode and target]
-    #[arg(long, value_name = "TEXT")]
+    /// Name of the run in results and reports [default: mode and target]
+    #[arg(long, value_name = "TEXT", help_heading = OUTPUT)]
     pub(super) label: Option<String>,
 
-    /// Tell how the run goes to Prometheus, on http://ADDR:PORT/metrics while it goes on; port 0 takes a free one,
-    /// and stderr says which [default: off]
-    #[arg(long, value_name = "ADDR:PORT", value_parser = socket_address)]
+    /// Serve Prometheus metrics of the run at http://ADDR:PORT/metrics
+    ///
+    /// Port 0 takes a free port, which stderr names.
+    #[arg(long, value_name = "ADDR:PORT", value_parser = socket_address, help_heading = OUTPUT)]
     pub(super) prometheus: Option<SocketAddr>,
 
-    /// Take flags from a file in TOML: its keys are the long flags, [[run]] tables make several runs; flags typed
-    /// beside it win
+    /// Read flags from a TOML file; flags on the command line override it
+    ///
+    /// Its keys are the long flags. Each [[run]] table is a run.
     #[arg(short = 'f', long = "scenario", value_name = "FILE")]
     pub(super) scenario: Option<PathBuf>,
 }
@@ -53,18 +62,18 @@ fn socket_address(word: &str) -> Result<SocketAddr, String> {
     word.parse().map_err(|_| "expected ADDR:PORT such as 127.0.0.1:9464 or [::1]:0".to_owned())
 }
 
-/// What is written of each run.
+/// The files of each run.
 type Format = fn(&Outcome, &mut dyn io::Write) -> io::Result<()>;
 
 impl Args {
     /// Finds out before the run that a file cannot be written after it.
     pub(super) fn check(&self) -> Result<(), Failure> {
-        let json = ("--json", &self.json);
-        for (flag, path) in self.per_run().map(|(flag, path, _)| (flag, path)).into_iter().chain([json]) {
-            let Some(path) = path else { continue };
-            if flag == "--json" && path.as_os_str() == "-" {
-                continue;
-            }
+        let json = match &self.json {
+            Some(FileOrStream::File(path)) => Some(("--json", path)),
+            Some(FileOrStream::Stream) | None => None,
+        };
+        let per_run = self.per_run().into_iter().filter_map(|(flag, path, _)| Some((flag, path.as_ref()?)));
+        for (flag, path) in per_run.chain(json) {
             if path.file_name().is_none() {
                 return Err(usage(flag, &format!("expected a file, such as {flag} run.txt")));
             }
@@ -76,9 +85,9 @@ impl Args {
 
     fn per_run(&self) -> [(&'static str, &Option<PathBuf>, Format); 3] {
         [
-            ("--hgrm", &self.hgrm, |outcome, out| show::hgrm(&outcome.response, out)),
+            ("--hgrm", &self.hgrm, |outcome, out| export::hgrm(&outcome.response, out)),
             ("--hlog", &self.hlog, |outcome, out| {
-                export::hlog(&outcome.timeline, &show::headline(&outcome.record), out)
+                export::hlog(&outcome.timeline, &summary::headline(&outcome.record), out)
             }),
             ("--csv", &self.csv, |outcome, out| export::csv(&outcome.timeline, out)),
         ]
@@ -91,8 +100,8 @@ impl Args {
     pub(super) fn exporter(&self) -> Result<Option<Exporter>, Failure> {
         let Some(address) = self.prometheus else { return Ok(None) };
         let exporter = Exporter::start(address).map_err(|error| {
-            let cure = "name a free port, such as 127.0.0.1:0";
-            Failure::Environment(format!("--prometheus: cannot listen on {address}: {error}; {cure}"))
+            let hint = "name a free port, such as 127.0.0.1:0";
+            Failure::Environment(format!("--prometheus: cannot listen on {address}: {error}; {hint}"))
         })?;
         // A closed stderr must not turn an exit code into a panic.
         let _ = writeln!(io::stderr(), "metrics http://{}/metrics", exporter.address());
@@ -114,11 +123,9 @@ impl Args {
         outcomes: &[Outcome],
         comparison: &[Comparison],
     ) -> Result<Vec<String>, Failure> {
-        let json_only = self.json.as_ref().is_some_and(|path| path.as_os_str() == "-");
-        let json = self.json.as_ref().map(|_| json(outcomes, comparison));
-        let printed = match &json {
-            Some(json) if json_only => json.clone().into_bytes(),
-            _ => printed(outcomes, comparison),
+        let printed = match &self.json {
+            Some(FileOrStream::Stream) => json(outcomes, comparison).into_bytes(),
+            Some(FileOrStream::File(_)) | None => printed(outcomes, comparison),
         };
         to_stdout(&printed)
             .map_err(|error| Failure::Environment(format!("stdout could not be written: {error}")))?;
@@ -128,8 +135,8 @@ impl Args {
                 failed.push(format!("{} could not be written: {error}", path.display()));
             }
         };
-        if let (Some(path), Some(json), false) = (&self.json, json, json_only) {
-            write(path, json.as_bytes());
+        if let Some(FileOrStream::File(path)) = &self.json {
+            write(path, json(outcomes, comparison).as_bytes());
         }
         let names = names(outcomes.iter().map(|outcome| outcome.record.config.mode.as_str()));
         for (_, path, format) in self.per_run() {
@@ -159,7 +166,7 @@ fn printed(outcomes: &[Outcome], comparison: &[Comparison]) -> Vec<u8> {
         if at > 0 {
             text.push(b'\n');
         }
-        show::table(outcome, &mut text).expect("a vector takes all");
+        summary::table(outcome, &mut text).expect("a vector takes all");
     }
     for (at, one) in comparison.iter().enumerate() {
         if at > 0 {

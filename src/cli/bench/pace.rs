@@ -1,61 +1,94 @@
-//! Flags of `bench`: when messages are sent, and for how long they are awaited.
+//! Flags of `bench` for the schedule of messages.
 
 use std::str::FromStr as _;
 use std::time::Duration;
 
-use super::usage;
-use super::words::{Arrivals, Rate, Stage};
-use crate::cli::{Failure, values};
-use crate::load::{Pace, RateStage};
+use clap::ArgMatches;
+
+use super::parsers::{Arrivals, Rate, Stage};
+use super::{SCHEDULE, usage};
+use crate::Failure;
+use crate::file::flags::is_given;
+use crate::values::{self, shown_duration};
+use echoring_load::{DRAIN_DEFAULT, MAX_LATENESS_DEFAULT, Pace, RateStage};
 
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(super) struct Args {
-    /// Messages that each sender keeps under way; in --mode connect, connections there at once (closed loop) [default: 1]
+    /// Messages in flight per sender; in --mode connect, connections in flight [default: 1]
+    ///
+    /// The load is a closed loop: the next message is sent when an answer has arrived.
     #[arg(long, value_name = "N", conflicts_with = "rate")]
     pub(super) depth: Option<u32>,
 
-    /// Messages a second over all senders, in --mode connect connections (open loop), such as 2000, 10k, 1.5M/s or 0.5
-    /// [default: none; connect 2000]
+    /// Messages per second of all senders together, such as 2000, 10k, 1.5M/s or 0.5
+    ///
+    /// The load is an open loop: latency counts from the time at which a message was due. In --mode connect it is
+    /// connections per second, 2000 by default.
     #[arg(long, value_name = "RATE", value_parser = Rate::from_str)]
     pub(super) rate: Option<Rate>,
 
-    /// A part of the measured time with a rate of its own, TIME@RATE, or TIME@RATE..RATE where it goes evenly from one to the
-    /// other, such as 30s@1k..10k; repeatable. The stages are the measured time, in place of --duration and --rate
-    #[arg(long, value_name = "TIME@RATE[..RATE]", value_parser = Stage::from_str)]
+    /// Add a stage with its own rate, such as 30s@10k, or 30s@1k..10k for a rising rate; repeatable
+    ///
+    /// TIME@RATE..RATE changes the rate linearly. The stages replace --duration and --rate; each is reported separately.
+    #[arg(
+        long,
+        value_name = "TIME@RATE[..RATE]",
+        value_parser = Stage::from_str,
+        help_heading = SCHEDULE
+    )]
     pub(super) stage: Vec<Stage>,
 
-    /// Let the rate rise evenly from nothing to its first in this time, which is the beginning of the warm-up
-    /// [default: 0s]
-    #[arg(long, value_name = "TIME", value_parser = values::duration)]
-    pub(super) ramp: Option<Duration>,
+    /// Raise the rate linearly from zero for this time at the start of the warm-up
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "0s",
+        value_parser = values::duration,
+        help_heading = SCHEDULE
+    )]
+    pub(super) ramp: Duration,
 
-    /// How the messages of a rate are spread over time [default: even]
-    #[arg(long, value_enum)]
-    pub(super) arrivals: Option<Arrivals>,
+    /// Distribution of the messages of a rate over time
+    #[arg(long, value_enum, default_value_t = Arrivals::Even, help_heading = SCHEDULE)]
+    pub(super) arrivals: Arrivals,
 
-    /// Let the messages of a rate leave in trains of N, each train from one sender at one instant, and so much farther apart
-    /// [default: 1]
-    #[arg(long, value_name = "N")]
-    pub(super) burst: Option<u32>,
+    /// Send the messages of a rate in bursts of N at the same mean rate
+    ///
+    /// All messages of a burst come from one sender at the same time.
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = SCHEDULE)]
+    pub(super) burst: u32,
 
-    /// How long what is under way at the end is awaited; what has not come then is lost, and as old as it is then in all
-    /// distributions [default: 5s]
-    #[arg(long, value_name = "TIME", value_parser = values::duration)]
-    pub(super) drain: Option<Duration>,
+    /// Maximum time to wait for outstanding messages at the end
+    ///
+    /// A message that has not arrived by then is counted as lost, with its age as its latency.
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = shown_duration(DRAIN_DEFAULT),
+        value_parser = values::duration,
+        help_heading = SCHEDULE
+    )]
+    pub(super) drain: Duration,
 
-    /// Count messages that take longer than this, from when they should have left, as late, which fails the run unless
-    /// --allow late [default: none is late]
-    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    /// Count messages that take longer than this as late [default: none is late]
+    ///
+    /// The time counts from when a message was due. Late messages fail the run, except with --allow late.
+    #[arg(long, value_name = "TIME", value_parser = values::duration, help_heading = SCHEDULE)]
     pub(super) late_after: Option<Duration>,
 
-    /// How late the generator may come to its own schedule at p99 before it counts as saturated, which is exit code 4
-    /// [default: 1ms]
-    #[arg(long, value_name = "TIME", value_parser = values::duration)]
-    pub(super) max_lateness: Option<Duration>,
+    /// Maximum p99 lateness of the generator before the run counts as saturated (exit code 4)
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = shown_duration(MAX_LATENESS_DEFAULT),
+        value_parser = values::duration,
+        help_heading = SCHEDULE
+    )]
+    pub(super) max_lateness: Duration,
 
-    /// Exit with 0 although the generator was late for its own schedule; the results say it as ever
-    #[arg(long)]
+    /// Exit with 0 although the generator was saturated; the results still say so
+    #[arg(long, help_heading = SCHEDULE)]
     pub(super) allow_saturated: bool,
 }
 
@@ -70,8 +103,8 @@ pub(super) fn contradict(one: &str, other: &str) -> bool {
 
 impl Args {
     /// Refuses flags that contradict one another. `duration` and `searches`: whether --duration and --find-max were typed.
-    pub(super) fn check(&self, duration: bool, searches: bool) -> Result<(), Failure> {
-        let typed = [
+    pub(super) fn check(&self, typed: &ArgMatches, duration: bool, searches: bool) -> Result<(), Failure> {
+        let in_place_of = [
             ("--duration", duration, "the stages are the measured time: such as --stage 30s@10k"),
             (
                 "--rate",
@@ -85,10 +118,12 @@ impl Args {
                 "a search has its own rates: leave --stage out, as in --find-max 'p99<2ms'",
             ),
         ];
-        if let Some((flag, _, why)) = typed.iter().find(|(_, typed, _)| *typed && !self.stage.is_empty()) {
+        if let Some((flag, _, why)) =
+            in_place_of.iter().find(|(_, typed, _)| *typed && !self.stage.is_empty())
+        {
             return Err(usage(flag, &format!("not with --stage: {why}")));
         }
-        if self.arrivals.is_some() && self.is_closed(searches) {
+        if is_given(typed, "arrivals") && self.is_closed(searches) {
             return Err(usage(
                 "--arrivals",
                 "only a rate is spread over time: such as --rate 5000 --arrivals poisson",

@@ -1,54 +1,56 @@
-//! `bench -f FILE`: runs that are written down in TOML.
+//! `bench -f FILE`: runs of a file in TOML.
 //!
-//! The keys are the long flags, and `url`. Tables `[[run]]` make one run each, with what stands above them as their
-//! defaults. All of it becomes words of a command line, read by the parser of the flags themselves, so that a file can
-//! say whatever flags can; and what is typed beside it wins. This module never decides what a value means.
+//! The keys are the long flags, and `url`. Each table `[[run]]` makes one run, with the keys above the tables as its
+//! defaults. [`flags`] reads the keys by the parser of the flags, and the command line overrides them. This module never
+//! decides what a value means.
 
-use std::ffi::OsString;
 use std::path::Path;
 use std::rc::Rc;
 
-use clap::error::ErrorKind;
-use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory as _, Id, Parser as _};
+use clap::{Arg, ArgMatches, Command};
 
 use super::{Args, pace};
-use crate::cli::serve::config::{Entry, Source, entries, reason};
-use crate::cli::{Failure, one_line};
+use crate::Failure;
+use crate::file::flags::{self, Flag, Given};
+use crate::file::{Entry, Source, entries};
 
 /// Runs of a file, at most.
 const RUNS_MAX: usize = 1_000;
 /// The key of the tables.
 const RUN: &str = "run";
 /// Flags that are no keys: they are about the file.
-const NO_KEYS: [&str; 2] = ["scenario", "help"];
+const NO_KEYS: [&str; 1] = ["scenario"];
 /// Flags that hold for all runs together.
 const OF_ALL: [&str; 5] = ["json", "hgrm", "hlog", "csv", "prometheus"];
 
-/// The flags of each run that the file at `path` asks for, in their order. `typed` is what the command line says.
+/// The flags of each run, with what they were read from, that the file at `path` asks for, in their order. `typed` is what the command line says.
 ///
 /// # Errors
 /// [`Failure::Environment`] when the file cannot be read, [`Failure::Usage`] when something in it is wrong.
-pub(super) fn read(path: &Path, typed: &ArgMatches) -> Result<Vec<Args>, Failure> {
+pub(super) fn read(path: &Path, typed: &ArgMatches) -> Result<Vec<(Args, ArgMatches)>, Failure> {
     let source = Source::read("--scenario", path)?;
     runs(&source, path.parent().unwrap_or(Path::new("")), typed)
 }
 
-fn runs(source: &Rc<Source>, directory: &Path, typed: &ArgMatches) -> Result<Vec<Args>, Failure> {
-    let command = Line::command();
+fn runs(
+    source: &Rc<Source>,
+    directory: &Path,
+    typed: &ArgMatches,
+) -> Result<Vec<(Args, ArgMatches)>, Failure> {
+    let command = flags::command::<Args>();
     let root = source.root()?;
     let mut common = Vec::new();
     let mut tables = Vec::new();
     for entry in entries(source, "", root.get_ref()) {
         match entry.key {
             RUN => tables = entry.tables()?,
-            _ => common.push(Flag::said(&command, &entry, directory, &[RUN])?),
+            _ => common.push(said(&command, &entry, directory, &[RUN])?),
         }
     }
     if tables.len() > RUNS_MAX {
         return Err(source.wrong(tables[RUNS_MAX].0, &format!("more than {RUNS_MAX} runs")));
     }
-    let typed = typed_flags(&command, typed);
+    let typed = flags::typed(&command, typed, &NO_KEYS);
     if tables.is_empty() {
         return Ok(vec![parse(source, 0, &over(&command, common, typed))?]);
     }
@@ -56,7 +58,7 @@ fn runs(source: &Rc<Source>, directory: &Path, typed: &ArgMatches) -> Result<Vec
     for (at, table) in tables {
         let mut own = Vec::new();
         for entry in table {
-            let flag = Flag::said(&command, &entry, directory, &[])?;
+            let flag = said(&command, &entry, directory, &[])?;
             if OF_ALL.contains(&flag.id.as_str()) {
                 let line = format!("{} holds for all runs: write it above the first [[run]]", entry.key);
                 return Err(entry.wrong(&line));
@@ -69,141 +71,43 @@ fn runs(source: &Rc<Source>, directory: &Path, typed: &ArgMatches) -> Result<Vec
     Ok(runs)
 }
 
-/// Flags alone, for reading them as if they had been typed.
-#[derive(clap::Parser)]
-#[command(no_binary_name = true)]
-struct Line {
-    #[command(flatten)]
-    args: Args,
-}
-
-/// A flag with its values, or the URL.
-#[derive(Clone, Debug)]
-struct Flag {
-    id: Id,
-    /// As they are typed.
-    words: Vec<OsString>,
-}
-
-impl Flag {
-    /// What a key of the file says. `tables` are keys beside the flags.
-    fn said(
-        command: &Command,
-        entry: &Entry<'_>,
-        directory: &Path,
-        tables: &[&str],
-    ) -> Result<Flag, Failure> {
-        let key = entry.key.replace('_', "-");
-        let Some(arg) = command.get_arguments().find(|arg| key_of(arg) == Some(key.as_str())) else {
-            let known: Vec<&str> =
-                command.get_arguments().filter_map(key_of).chain(tables.iter().copied()).collect();
-            return Err(entry.unknown(&known));
-        };
-        let words: Vec<OsString> = match (arg.get_long(), arg.get_action()) {
-            (Some(name), ArgAction::SetTrue) => {
-                if entry.boolean()? {
-                    vec![format!("--{name}").into()]
-                } else {
-                    Vec::new()
-                }
-            }
-            (name, _) => {
-                let values = entry.flag_words(arg)?.into_iter();
-                values.map(|value| word(name, from_here(arg, value, directory))).collect()
-            }
-        };
-        // Whether the flags agree is found when all of them are known.
-        match Line::try_parse_from(&words) {
-            Err(error) if matches!(error.kind(), ErrorKind::InvalidValue | ErrorKind::ValueValidation) => {
-                Err(entry.wrong(&reason(&error)))
-            }
-            _ => Ok(Flag { id: arg.get_id().clone(), words }),
-        }
-    }
-}
-
-/// What a flag, or the URL, is called in a file.
-fn key_of(arg: &Arg) -> Option<&str> {
-    arg.get_long()
-        .or_else(|| arg.is_positional().then(|| arg.get_id().as_str()))
-        .filter(|key| !NO_KEYS.contains(key))
-}
-
-fn word(name: Option<&str>, value: OsString) -> OsString {
-    let Some(name) = name else { return value };
-    let mut word = OsString::from(format!("--{name}="));
-    word.push(value);
-    word
-}
-
-/// A file that is named by another is looked for beside it.
-fn from_here(arg: &Arg, value: String, directory: &Path) -> OsString {
-    let names = arg.get_value_names().unwrap_or_default();
-    let is_file = names.first().is_some_and(|name| name.starts_with("FILE"));
-    if is_file && value != "-" { directory.join(value).into_os_string() } else { value.into() }
-}
-
-/// What was typed, but for the file itself.
-fn typed_flags(command: &Command, typed: &ArgMatches) -> Vec<Flag> {
-    let given = |arg: &&Arg| {
-        let id = arg.get_id().as_str();
-        !NO_KEYS.contains(&id) && typed.value_source(id) == Some(ValueSource::CommandLine)
+/// The option of a key of the file. `tables` are keys beside the flags.
+fn said(command: &Command, entry: &Entry<'_>, directory: &Path, tables: &[&str]) -> Result<Flag, Failure> {
+    let key = entry.key.replace('-', "_");
+    let Some(arg) = keys(command).find(|arg| arg.get_id() == key.as_str()) else {
+        let known = keys(command).map(|arg| arg.get_id().as_str()).chain(tables.iter().copied());
+        return Err(entry.unknown(&known.collect::<Vec<_>>()));
     };
-    let flag = |arg: &Arg| {
-        let id = arg.get_id().clone();
-        let words = match (arg.get_long(), arg.get_action()) {
-            (Some(name), ArgAction::SetTrue) => vec![format!("--{name}").into()],
-            (name, _) => {
-                let occurrences = typed.get_raw_occurrences(id.as_str()).into_iter().flatten();
-                let joined = occurrences.map(|values| {
-                    let values: Vec<OsString> = values.map(OsString::from).collect();
-                    values.join(std::ffi::OsStr::new(","))
-                });
-                joined.map(|value| word(name, value)).collect()
-            }
-        };
-        Flag { id, words }
-    };
-    command.get_arguments().filter(given).map(flag).collect()
+    Flag::from_entry(command, arg, entry, directory)
 }
 
-/// The flags of `above`, and those of `below` that they neither replace nor contradict.
+/// The flags, and the URL, that a file can have.
+fn keys(command: &Command) -> impl Iterator<Item = &Arg> {
+    command.get_arguments().filter(|arg| !NO_KEYS.contains(&arg.get_id().as_str()))
+}
+
 fn over(command: &Command, below: Vec<Flag>, above: Vec<Flag>) -> Vec<Flag> {
-    let conflicts = |one: &Id, other: &Id| {
-        if pace::contradict(one.as_str(), other.as_str()) {
-            return true;
-        }
-        let arg = command.get_arguments().find(|arg| arg.get_id() == one);
-        arg.is_some_and(|arg| command.get_arg_conflicts_with(arg).iter().any(|arg| arg.get_id() == other))
-    };
-    let stays = |flag: &Flag| {
-        above
-            .iter()
-            .all(|new| new.id != flag.id && !conflicts(&new.id, &flag.id) && !conflicts(&flag.id, &new.id))
-    };
-    let mut flags: Vec<Flag> = below.into_iter().filter(stays).collect();
-    flags.extend(above);
-    flags
+    flags::over(command, below, above, pace::contradict)
 }
 
 /// The flags of a run whose table begins at the byte `at`.
-fn parse(source: &Source, at: usize, flags: &[Flag]) -> Result<Args, Failure> {
-    let words = flags.iter().flat_map(|flag| &flag.words);
-    let line = Line::try_parse_from(words).map_err(|error| source.wrong(at, &one_line(&error)))?;
-    Ok(line.args)
+fn parse(source: &Source, at: usize, flags: &[Flag]) -> Result<(Args, ArgMatches), Failure> {
+    Given::parse(flags, |line| source.wrong(at, line)).map(|given| (given.args, given.matches))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::values::FileOrStream;
 
     fn typed(words: &[&str]) -> ArgMatches {
-        Line::command().try_get_matches_from(words).expect("valid flags")
+        flags::command::<Args>().try_get_matches_from(words).expect("valid flags")
     }
 
     fn read(text: &str, words: &[&str]) -> Result<Vec<Args>, String> {
         let source = Source::new("f.toml", text.into()).map_err(line)?;
-        runs(&source, Path::new("/here"), &typed(words)).map_err(line)
+        let runs = runs(&source, Path::new("/here"), &typed(words)).map_err(line)?;
+        Ok(runs.into_iter().map(|(args, _)| args).collect())
     }
 
     fn rate_of(args: &Args) -> Option<u64> {
@@ -217,14 +121,13 @@ mod tests {
     }
 
     #[test]
-    fn every_flag_is_a_key_but_those_about_the_file() {
-        let command = Line::command();
-        let keys: Vec<&str> = command.get_arguments().filter_map(key_of).collect();
-        assert!(keys.contains(&"url") && keys.contains(&"message-bytes"), "{keys:?}");
+    fn the_key_of_a_flag_is_its_name() {
+        let command = flags::command::<Args>();
         for arg in command.get_arguments() {
-            let long = arg.get_long().unwrap_or("url");
-            assert!(key_of(arg).is_some() || NO_KEYS.contains(&long), "{long} cannot be said in a file");
+            let key = arg.get_long().unwrap_or("url").replace('-', "_");
+            assert_eq!(arg.get_id(), key.as_str());
         }
+        let keys: Vec<&str> = keys(&command).map(|arg| arg.get_id().as_str()).collect();
         for of_all in OF_ALL {
             assert!(keys.contains(&of_all), "{of_all} is no flag");
         }
@@ -249,7 +152,7 @@ mod tests {
         assert_eq!((args.connections, args.pace.rate.map(|rate| rate.messages)), (Some(1_000), Some(50_000)));
         assert_eq!(args.duration, Some(std::time::Duration::from_secs(30)));
         assert_eq!(args.cpus.map(|cpus| cpus.0), Some(vec![0, 1]));
-        assert_eq!(args.outputs.json.as_deref(), Some(Path::new("/here/results/run.json")));
+        assert_eq!(args.outputs.json, Some(FileOrStream::File("/here/results/run.json".into())));
         assert_eq!(args.outputs.csv.as_deref(), Some(Path::new("/elsewhere/run.csv")));
         assert!(args.dial.insecure);
     }
@@ -277,10 +180,7 @@ mod tests {
         assert_eq!(runs.len(), 2);
         assert_eq!(said(0), (Some("as above"), Some(50), Some(1_000), None));
         assert_eq!(said(1), (Some("closed"), Some(5), None, Some(8)));
-        assert!(
-            runs.iter().all(|run| run.outputs.json.as_deref() == Some(Path::new("-"))),
-            "not beside the file"
-        );
+        assert!(runs.iter().all(|run| run.outputs.json == Some(FileOrStream::Stream)), "not beside the file");
     }
 
     #[test]
@@ -344,13 +244,13 @@ mod tests {
 
     #[test]
     fn the_scenarios_of_this_repository_are_right() {
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/scenarios");
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../bench/scenarios");
         let mut found = 0;
         for file in std::fs::read_dir(&directory).expect("scenarios") {
             let path = file.expect("an entry").path();
             let runs = super::read(&path, &typed(&[])).map_err(line);
-            for run in runs.unwrap_or_else(|line| panic!("{line}")) {
-                let checked = run.validate(std::sync::Arc::default(), 20_000).map_err(line);
+            for (run, typed) in runs.unwrap_or_else(|line| panic!("{line}")) {
+                let checked = run.validate(&typed, std::sync::Arc::default(), 20_000).map_err(line);
                 checked.unwrap_or_else(|line| panic!("{}: {line}", path.display()));
             }
             found += 1;

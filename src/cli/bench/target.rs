@@ -6,13 +6,13 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
+use super::parsers::Driver;
 use super::usage;
-use super::words::Driver;
-use crate::cli::Failure;
-use crate::load::{self, Embedded, Refused, Target};
-use crate::protocol::url::Url;
-use crate::server::{self, ListenAddress, Server};
-use crate::tls::{self, Trust};
+use crate::Failure;
+use echoring_async::tls::{self, Trust};
+use echoring_load::{self, Embedded, Refused, Target};
+use echoring_proto::url::Url;
+use echoring_server::{self, ListenAddress, Server};
 
 /// A URL's server, looked up.
 pub(super) struct Place {
@@ -65,17 +65,17 @@ pub(super) fn start_server(
     cpus: &[usize],
     driver: Driver,
     message_bytes: usize,
-    compress: &load::Compress,
+    compress: &echoring_load::Compress,
 ) -> Result<Embedded, Refused> {
-    let defaults = server::Config::default();
-    let config = server::Config {
+    let defaults = echoring_server::ServerConfig::default();
+    let config = echoring_server::ServerConfig {
         listen: vec![ListenAddress::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))],
         shards: Some(cpus.len().max(1)),
         cpus: cpus.to_vec(),
         driver: match driver {
-            Driver::Auto => server::DriverChoice::Auto,
-            Driver::Uring => server::DriverChoice::Uring,
-            Driver::Epoll => server::DriverChoice::Epoll,
+            Driver::Auto => echoring_server::DriverChoice::Auto,
+            Driver::Uring => echoring_server::DriverChoice::Uring,
+            Driver::Epoll => echoring_server::DriverChoice::Epoll,
         },
         compression: compress.compression,
         compression_bytes: compress.context_bytes,

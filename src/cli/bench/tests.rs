@@ -1,6 +1,6 @@
 //! The flags of `bench`, read and refused.
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, FromArgMatches as _};
 
 use super::*;
 
@@ -18,8 +18,9 @@ fn plan(words: &[&str]) -> Result<Plan, String> {
 
 fn job(words: &[&str]) -> Result<Job, String> {
     let words = std::iter::once("bench").chain(words.iter().copied());
-    let args = Bench::try_parse_from(words).map_err(|error| error.to_string())?.args;
-    match args.validate(Arc::default(), 20_000) {
+    let typed = Bench::command().try_get_matches_from(words).map_err(|error| error.to_string())?;
+    let Bench { args } = Bench::from_arg_matches(&typed).expect("parsed");
+    match args.validate(&typed, Arc::default(), 20_000) {
         Ok(job) => Ok(job),
         Err(Failure::Usage(line) | Failure::Environment(line)) => Err(line),
     }
@@ -29,9 +30,9 @@ fn job(words: &[&str]) -> Result<Job, String> {
 fn without_a_url_two_runs_are_made_on_an_embedded_server() {
     let plan = plan(&[]).expect("all flags have defaults");
     assert!(matches!(plan.target, Target::Embedded(_)));
-    let modes: Vec<load::Mode> = plan.workloads.iter().map(|load| load.mode).collect();
-    assert_eq!(modes, [load::Mode::Echo, load::Mode::Broadcast]);
-    let (mine, other) = (&plan.means.cpus, &plan.means.server_cpus);
+    let modes: Vec<echoring_load::Mode> = plan.workloads.iter().map(|load| load.mode).collect();
+    assert_eq!(modes, [echoring_load::Mode::Echo, echoring_load::Mode::Broadcast]);
+    let (mine, other) = (&plan.resources.cpus, &plan.resources.server_cpus);
     assert!(!mine.iter().any(|cpu| other.contains(cpu)), "{mine:?} {other:?}");
 }
 
@@ -39,16 +40,16 @@ fn without_a_url_two_runs_are_made_on_an_embedded_server() {
 fn with_a_url_the_mode_is_echo_unless_said() {
     let echo = plan(&[URL]).expect("a URL is enough");
     assert_eq!(echo.workloads.len(), 1);
-    assert_eq!(echo.workloads[0].mode, load::Mode::Echo);
+    assert_eq!(echo.workloads[0].mode, echoring_load::Mode::Echo);
     assert_eq!(echo.workloads[0].pace, Pace::Depth(1));
     let flags = [URL, "--mode", "broadcast", "-c", "20", "--topics", "3", "--rate", "500"];
     let broadcast = &plan(&flags).expect("these agree").workloads[0];
     assert_eq!((broadcast.publishers, broadcast.topics, broadcast.stalled), (3, 3, 0));
-    assert_eq!((&broadcast.pace, broadcast.arrivals), (&Pace::Rate(500), load::Arrivals::Even));
+    assert_eq!((&broadcast.pace, broadcast.arrivals), (&Pace::Rate(500), echoring_load::Arrivals::Even));
     let flags =
         [URL, "--mode", "broadcast", "-c", "20", "--slow", "5", "--rate", "9", "--arrivals", "poisson"];
     let stalling = &plan(&flags).expect("these agree").workloads[0];
-    assert_eq!((stalling.stalled, stalling.arrivals), (5, load::Arrivals::Poisson));
+    assert_eq!((stalling.stalled, stalling.arrivals), (5, echoring_load::Arrivals::Poisson));
 }
 
 #[test]
@@ -64,10 +65,10 @@ fn a_rate_may_have_stages_a_ramp_and_trains() {
         .expect("these agree")
         .workloads
         .remove(0);
-    assert_eq!((load.pace, load.drain), (Pace::Rate(10_000), load::DRAIN_DEFAULT));
+    assert_eq!((load.pace, load.drain), (Pace::Rate(10_000), echoring_load::DRAIN_DEFAULT));
     assert_eq!((load.late_after, load.allow_saturated), (Some(Duration::from_millis(20)), true));
-    assert_eq!(load.allow, [load::Flaw::Late]);
-    assert_eq!(load.max_lateness, load::MAX_LATENESS_DEFAULT);
+    assert_eq!(load.allow, [echoring_load::Flaw::Late]);
+    assert_eq!(load.max_lateness, echoring_load::MAX_LATENESS_DEFAULT);
     let load =
         plan(&[URL, "--rate", "9", "--max-lateness", "20ms"]).expect("these agree").workloads.remove(0);
     assert_eq!(load.max_lateness, Duration::from_millis(20));
@@ -75,7 +76,7 @@ fn a_rate_may_have_stages_a_ramp_and_trains() {
 
 #[test]
 fn compression_is_offered_by_all_runs_in_the_words_that_were_typed() {
-    assert_eq!(plan(&[URL]).expect("valid").workloads[0].compress, load::Compress::off());
+    assert_eq!(plan(&[URL]).expect("valid").workloads[0].compress, echoring_load::Compress::off());
     let words = "server_max_window_bits=10; memory=4MiB";
     for load in plan(&["--compress", words]).expect("valid").workloads {
         assert_eq!((load.compress.words.as_str(), load.compress.context_bytes), (words, 4 << 20));
@@ -89,7 +90,7 @@ fn the_default_size_fits_what_a_message_has_to_tell() {
     for kind in ["text", "binary", "json"] {
         let flags = ["--kind", kind, "-c", "10"];
         for load in plan(&flags).expect("the default size fits").workloads {
-            assert!(load.message_bytes.0 >= load::least_bytes(load.style, load.mode));
+            assert!(load.message_bytes.0 >= echoring_load::min_bytes(load.style, load.mode));
         }
     }
 }
@@ -98,16 +99,19 @@ fn the_default_size_fits_what_a_message_has_to_tell() {
 fn messages_are_what_their_flags_say() {
     let load = |flags: &[&str]| plan(&[&[URL][..], flags].concat()).expect("these agree").workloads.remove(0);
     let plain = load(&[]);
-    assert_eq!((plain.style, plain.spread, plain.lines), (load::Style::Text, load::Spread::Even, None));
+    assert_eq!(
+        (plain.style, plain.spread, plain.lines),
+        (echoring_load::Style::Text, echoring_load::Spread::Even, None)
+    );
     assert_eq!((plain.message_bytes, plain.allow), ((64, 64), vec![]));
     let emoji = load(&["--text", "emoji", "--message-bytes", "zipf:16..4096"]);
-    assert_eq!((emoji.style, emoji.spread), (load::Style::Emoji, load::Spread::Zipf));
+    assert_eq!((emoji.style, emoji.spread), (echoring_load::Style::Emoji, echoring_load::Spread::Zipf));
     assert_eq!(emoji.message_bytes, (16, 4_096));
     let lines = load(&["--payload-file", "Cargo.toml"]).lines.expect("of a file");
     assert_eq!(lines.name(), "Cargo.toml");
     assert!(lines.count() > 10 && lines.bytes().0 == 0, "a blank line is an empty message");
     let allowing = load(&["--allow", "closed,lost"]).allow;
-    assert_eq!(allowing, [load::Flaw::Lost, load::Flaw::Closed]);
+    assert_eq!(allowing, [echoring_load::Flaw::Lost, echoring_load::Flaw::Closed]);
     let broadcast = ["--mode", "broadcast", "-c", "1001"];
     let slow = |flags: &[&str]| {
         let load = load(&[&broadcast[..], flags].concat());
@@ -204,20 +208,20 @@ fn a_wrong_argument_is_explained_in_one_line_that_names_it() {
         (&[URL, "--find-max", "max_rate>5"], "--find-max"),
         (&[URL, "--find-max", "p99<2ms", "--depth", "2"], "--depth"),
         (&[URL, "--find-max", "p99<2ms", "--repeat", "3"], "--repeat 10"),
-        (&[URL, "--find-max", "p99<2ms", "--precision", "0.1%"], "0.5% to 50%"),
+        (&[URL, "--find-max", "p99<2ms", "--precision", "0.1%"], "must be from 0.5% to 50%"),
         (&[URL, "--find-max", "p99<2ms", "--precision", "some"], "--precision"),
         (&[URL, "--find-max", "last.p99<2ms"], "--mode broadcast"),
         (&["--find-max", "last.p99<2ms"], "--find-max"),
         (&[URL, "--precision", "5%"], "--find-max"),
-        (&[URL, "--fail-if", "p9x>2ms"], "no metric `p9x`"),
+        (&[URL, "--fail-if", "p9x>2ms"], "unknown metric `p9x`"),
         (&[URL, "--fail-if", "lost"], "--fail-if"),
         (&[URL, "--fail-if", "reach<1"], "--mode broadcast"),
         (&[URL, "--fail-if", "cpu_per_message>5us"], "--server-pid 4711"),
         (&[URL, "--repeat", "9", "--against", URL, "--fail-if", "cpu_per_message>5us"], "--server-pid 4711"),
         (&[URL, "--fail-if", "lateness.p99>1ms"], "--rate 5000"),
         (&[URL, "--fail-if", "max_rate<5k"], "--find-max 'p99<2ms'"),
-        (&[URL, "--repeat", "1"], "--repeat 10"),
-        (&[URL, "--repeat", "0"], "--repeat 10"),
+        (&[URL, "--repeat", "1"], "must be from 2 to 1000"),
+        (&[URL, "--repeat", "0"], "must be from 2 to 1000"),
         (&[URL, "--against", URL], "--repeat 10"),
         (&["--repeat", "3", "--against", URL], "--against ws://"),
         (&[URL, "--against-pid", "1"], "--against ws://"),
@@ -249,22 +253,22 @@ fn a_search_begins_at_the_rate_and_repetitions_take_a_rival() {
     let searching = job(&[URL, "--find-max", "p99<2ms && lost==0"]).expect("valid");
     assert_eq!(searching.plan.workloads[0].pace, Pace::Rate(START_DEFAULT));
     assert_eq!(searching.plan.workloads[0].duration, STEP_TIME_DEFAULT);
-    let Scheme::Search(terms) = searching.scheme else { panic!("a search") };
+    let Experiment::Search(terms) = searching.experiment else { panic!("a search") };
     assert_eq!((terms.start, terms.precision), (START_DEFAULT, 0.05));
     let words = [URL, "--find-max", "p99<2ms", "--rate", "9000", "--precision", "2%", "-d", "3s"];
     let searching = job(&words).expect("valid");
     assert_eq!(searching.plan.workloads[0].duration, Duration::from_secs(3));
-    let Scheme::Search(terms) = searching.scheme else { panic!("a search") };
+    let Experiment::Search(terms) = searching.experiment else { panic!("a search") };
     assert_eq!((terms.start, terms.precision), (9_000, 0.02));
 
     let own = std::process::id().to_string();
     let words = [URL, "--repeat", "4", "--against", "ws://127.0.0.1:9/x", "--against-pid", &own];
-    let Scheme::Repeat { times, against: Some(rival) } = job(&words).expect("valid").scheme else {
+    let Experiment::Repeat { times, against: Some(rival) } = job(&words).expect("valid").experiment else {
         panic!("repetitions with a rival")
     };
     assert_eq!((times, rival.server_pid), (4, Some(std::process::id())));
     assert!(matches!(rival.target, Target::Url { path: Some(path), .. } if path == "/x"));
-    assert!(matches!(job(&[URL]).expect("valid").scheme, Scheme::Once));
+    assert!(matches!(job(&[URL]).expect("valid").experiment, Experiment::Once));
     let both = ["--fail-if", "last.p99>5ms", "--fail-if", "cpu_per_message>1ms"];
     assert_eq!(job(&both).expect("broadcast and the embedded server have these").fail_if.len(), 2);
 }

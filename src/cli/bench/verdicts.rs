@@ -1,16 +1,20 @@
-//! Flags of `bench`: what is asked of the results, how often and at which rates it is measured, and what is said of it.
+//! Flags of `bench` for experiments and checks, and the exit code that the results give.
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::str::FromStr as _;
 
-use super::usage;
-use crate::cli::{EXIT_ENVIRONMENT, Failure, values};
-use crate::load::failures;
-use crate::load::objective::Objective;
-use crate::load::record::FailIf;
-use crate::load::search::{Limit, PRECISION_DEFAULT, PRECISIONS, START_DEFAULT, Terms};
-use crate::load::{Outcome, Results, Rival, Scheme, Verdict, Workload, show};
+use clap::ArgMatches;
+
+use super::{EXPERIMENTS, usage};
+use crate::file::flags::is_given;
+use crate::{EXIT_ENVIRONMENT, Failure, values};
+use echoring_load::analyse::objective::{Metric, Objective};
+use echoring_load::analyse::search::{PRECISION_DEFAULT, PRECISIONS, START_DEFAULT, SearchOptions};
+use echoring_load::record::failures;
+use echoring_load::record::search::Limit;
+use echoring_load::render::summary;
+use echoring_load::{Baseline, Experiment, Outcome, Results, RunVerdict, Workload};
 
 /// Exit code of a run with lost, damaged or failed messages or connections, or that misses a threshold.
 const EXIT_BROKEN: u8 = 1;
@@ -22,38 +26,52 @@ const REPEAT_MAX: u32 = 1_000;
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(super) struct Args {
-    /// Exit with 1 if this holds of a run, or cannot be judged: METRIC OP VALUE such as 'p99.9>5ms' or 'lost>0',
-    /// several joined by &&; repeatable [default: none]
+    /// Exit with 1 if this condition holds, such as 'p99.9>5ms' or 'lost>0'; repeatable
+    ///
+    /// METRIC OP VALUE, several joined by &&. A condition that cannot be evaluated also fails the run.
     #[arg(long, value_name = "EXPR", value_parser = Objective::from_str)]
     pub(super) fail_if: Vec<Objective>,
 
-    /// Search the highest rate, in messages a second, that holds this, such as 'p99<2ms': from --rate on [default:
-    /// 1000] doubling, then bisecting, in runs of --duration [default: 5s, longer where the quantile needs more messages]
-    #[arg(long, value_name = "EXPR", value_parser = Objective::from_str)]
+    /// Find the highest rate in messages per second at which this holds, such as 'p99<2ms'
+    ///
+    /// The search starts at --rate (1000 by default), doubles it, then bisects. Each run takes --duration (5s by default), or
+    /// longer if the quantile needs more messages.
+    #[arg(long, value_name = "EXPR", value_parser = Objective::from_str, help_heading = EXPERIMENTS)]
     pub(super) find_max: Option<Objective>,
 
-    /// How near the rates are between which --find-max ends, 0.5% to 50% [default: 5%]
-    #[arg(long, value_name = "SHARE", value_parser = values::share)]
-    pub(super) precision: Option<f64>,
+    /// Relative precision of --find-max
+    #[arg(
+        long,
+        value_name = "SHARE",
+        default_value = format!("{}%", PRECISION_DEFAULT * 100.0),
+        value_parser = values::share_in(PRECISIONS.0..=PRECISIONS.1),
+        help_heading = EXPERIMENTS
+    )]
+    pub(super) precision: f64,
 
-    /// Measure so many times and tell how far the runs lie apart [default: 1]
-    #[arg(long, value_name = "N")]
+    /// Number of runs; the results include their spread [default: 1]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = values::number_in(2..=REPEAT_MAX),
+        help_heading = EXPERIMENTS
+    )]
     pub(super) repeat: Option<u32>,
 
-    /// Measure another server in turn with the first, in pairs of runs, as many as --repeat says, and compare them
-    #[arg(long, value_name = "URL")]
+    /// Compare with this server: alternate --repeat pairs of runs between both servers
+    #[arg(long, value_name = "URL", help_heading = EXPERIMENTS)]
     pub(super) against: Option<String>,
 
-    /// The process of the server of --against: its CPU time and memory become part of the results
-    #[arg(long, value_name = "PID")]
+    /// Process of the server of --against; its CPU time and memory become part of the results
+    #[arg(long, value_name = "PID", help_heading = EXPERIMENTS)]
     pub(super) against_pid: Option<u32>,
 }
 
 impl Args {
     /// Refuses flags that contradict one another, whatever the load is.
-    pub(super) fn check(&self, has_url: bool, has_depth: bool) -> Result<(), Failure> {
+    pub(super) fn check(&self, typed: &ArgMatches, has_url: bool, has_depth: bool) -> Result<(), Failure> {
         if let Some(objective) = &self.find_max {
-            if objective.asks_for_worse() {
+            if objective.demands_worse_results() {
                 let why = "says what a slow server has; say what has to hold, such as --find-max 'p99<2ms'";
                 return Err(usage("--find-max", &format!("{objective} {why}")));
             }
@@ -65,20 +83,11 @@ impl Args {
                 let why = "not with --find-max, which repeats what fails; such as --repeat 10 --rate 5000";
                 return Err(usage("--repeat", why));
             }
-        } else if self.precision.is_some() {
+        } else if is_given(typed, "precision") {
             return Err(usage(
                 "--precision",
                 "only with --find-max, such as --find-max 'p99<2ms' --precision 2%",
             ));
-        }
-        if self.precision.is_some_and(|share| !(PRECISIONS.0..=PRECISIONS.1).contains(&share)) {
-            return Err(usage(
-                "--precision",
-                "expected 0.5% to 50%, such as --find-max 'p99<2ms' --precision 5%",
-            ));
-        }
-        if self.repeat.is_some_and(|times| !(2..=REPEAT_MAX).contains(&times)) {
-            return Err(usage("--repeat", &format!("expected 2 to {REPEAT_MAX}, such as --repeat 10")));
         }
         let example = "such as bench ws://127.0.0.1:9001 --repeat 10 --against ws://127.0.0.1:9101";
         if self.against.is_some() && self.repeat.is_none() {
@@ -101,43 +110,31 @@ impl Args {
 
     /// Refuses to ask for what no run of these loads can tell. `server_known`: whether the server's CPU time is.
     pub(super) fn check_metrics(&self, workloads: &[Workload], server_known: bool) -> Result<(), Failure> {
-        let asked = self.fail_if.iter().map(|expression| ("--fail-if", expression));
-        for (flag, expression) in asked.chain(self.find_max.iter().map(|objective| ("--find-max", objective)))
-        {
-            let fits = |load: &Workload| expression.is_of_mode(load.mode.name());
-            // A search is made for each load, while a condition passes over those that it does not fit.
-            let fit =
-                if flag == "--find-max" { workloads.iter().all(fits) } else { workloads.iter().any(fits) };
-            let has = |is: fn(&crate::load::objective::Metric) -> bool| expression.metrics().any(is);
-            let closed = workloads.iter().all(|load| load.pace.depth().is_some());
-            let why = if !fit {
-                "no run of this mode has that, such as --mode broadcast --fail-if 'last.p99>5ms'"
-            } else if has(|metric| metric.needs_server()) && !server_known {
-                "the server's CPU time is known with its process only, such as --server-pid 4711"
-            } else if has(|metric| metric.needs_schedule()) && closed {
-                "lateness is known in an open loop only, such as --rate 5000"
-            } else if has(|metric| metric.needs_search()) && (self.find_max.is_none() || flag == "--find-max")
-            {
-                "only a search has that, such as --find-max 'p99<2ms' --fail-if 'max_rate<20k'"
-            } else {
-                continue;
-            };
-            return Err(usage(flag, &format!("{expression}: {why}")));
+        let conditions = self.fail_if.iter().map(|expression| (Purpose::FailIf, expression));
+        let objective = self.find_max.iter().map(|expression| (Purpose::FindMax, expression));
+        for (purpose, expression) in conditions.chain(objective) {
+            let searches = self.find_max.is_some();
+            if let Some(why) = purpose.unknown_metric(expression, workloads, server_known, searches) {
+                return Err(usage(purpose.flag(), &format!("{expression}: {why}")));
+            }
         }
         Ok(())
     }
 
     /// How often and at which rates; a search begins at `rate`.
-    pub(super) fn scheme(&self, rate: Option<u64>, rival: Option<Rival>) -> Result<Scheme, Failure> {
+    pub(super) fn experiment(
+        &self,
+        rate: Option<u64>,
+        rival: Option<Baseline>,
+    ) -> Result<Experiment, Failure> {
         let Some(objective) = self.find_max.clone() else {
             return Ok(match self.repeat {
-                Some(times) => Scheme::Repeat { times, against: rival },
-                None => Scheme::Once,
+                Some(times) => Experiment::Repeat { times, against: rival },
+                None => Experiment::Once,
             });
         };
         let start = rate.unwrap_or(START_DEFAULT);
-        let precision = self.precision.unwrap_or(PRECISION_DEFAULT);
-        let terms = Terms { objective, start, precision };
+        let terms = SearchOptions { objective, start, precision: self.precision };
         let least = terms.least_start();
         if start < least {
             let needed = terms.objective.messages_needed();
@@ -146,7 +143,52 @@ impl Args {
             );
             return Err(usage("--rate", &why));
         }
-        Ok(Scheme::Search(terms))
+        Ok(Experiment::Search(terms))
+    }
+}
+
+/// The flag that an expression belongs to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    FailIf,
+    FindMax,
+}
+
+impl Purpose {
+    fn flag(self) -> &'static str {
+        match self {
+            Purpose::FailIf => "--fail-if",
+            Purpose::FindMax => "--find-max",
+        }
+    }
+
+    /// Why a metric of `expression` is in no run of these loads, if one is.
+    fn unknown_metric(
+        self,
+        expression: &Objective,
+        workloads: &[Workload],
+        server_known: bool,
+        searches: bool,
+    ) -> Option<&'static str> {
+        let fits = |load: &Workload| expression.is_of_mode(load.mode.name());
+        // A search is made for each load, while a condition passes over those that it does not fit.
+        let fit = match self {
+            Purpose::FailIf => workloads.iter().any(fits),
+            Purpose::FindMax => workloads.iter().all(fits),
+        };
+        let has = |is: fn(&Metric) -> bool| expression.metrics().any(is);
+        let is_closed = workloads.iter().all(|load| load.pace.depth().is_some());
+        if !fit {
+            Some("no run of this mode has that, such as --mode broadcast --fail-if 'last.p99>5ms'")
+        } else if has(|metric| metric.needs_server()) && !server_known {
+            Some("the server's CPU time is known with its process only, such as --server-pid 4711")
+        } else if has(|metric| metric.needs_schedule()) && is_closed {
+            Some("lateness is known in an open loop only, such as --rate 5000")
+        } else if has(|metric| metric.needs_search()) && (!searches || self == Purpose::FindMax) {
+            Some("only a search has that, such as --find-max 'p99<2ms' --fail-if 'max_rate<20k'")
+        } else {
+            None
+        }
     }
 }
 
@@ -157,12 +199,12 @@ pub(super) fn judge(fail_if: &[Objective], outcomes: &mut [Outcome]) -> Vec<Stri
         let Ok(record) = serde_json::to_value(&outcome.record) else { continue };
         let mode = outcome.record.config.mode.clone();
         for expression in fail_if.iter().filter(|expression| expression.is_of_mode(&mode)) {
-            let judged = FailIf::of(expression, &record);
+            let judged = expression.fail_if(&record);
             if judged.failed {
                 let which = outcome.record.repetition.as_ref().map_or(String::new(), |repetition| {
                     format!(" (run {} of {})", repetition.number, outcome.record.target)
                 });
-                let seen = expression.seen_words(&record);
+                let seen = expression.describe_seen(&record);
                 lines.push(format!("{mode}{which}: --fail-if {expression}: {seen}"));
             }
             outcome.record.fail_if.push(judged);
@@ -175,27 +217,27 @@ pub(super) fn judge(fail_if: &[Objective], outcomes: &mut [Outcome]) -> Vec<Stri
 /// measured, and that more than a late generator.
 pub(super) fn conclude(results: &Results, missed: Vec<String>, unwritten: &[String]) -> ExitCode {
     let Results { outcomes, comparison, refused } = results;
-    let mut verdict = outcomes.iter().map(Outcome::verdict).max().unwrap_or(Verdict::Good);
+    let mut verdict = outcomes.iter().map(Outcome::verdict).max().unwrap_or(RunVerdict::Good);
     let warnings = comparison.iter().flat_map(|one| {
         one.differences.iter().chain(&one.warnings).map(|line| format!("{}: {line}", one.mode))
     });
     let records = outcomes.iter().map(|outcome| &outcome.record);
     let mut errors: Vec<String> = records.filter_map(failures::shortfall).collect();
-    errors.extend(outcomes.iter().filter_map(show::complaint));
+    errors.extend(outcomes.iter().filter_map(summary::failure_text));
     if !missed.is_empty() {
-        verdict = Verdict::Broken;
+        verdict = RunVerdict::Broken;
         errors.extend(missed);
     }
     for outcome in outcomes {
         let Some(found) = &outcome.record.search else { continue };
-        if let Some(complaint) = found.complaint() {
+        if let Some(failure_text) = found.failure_text() {
             let by_generator = found.limited_by == Limit::Generator;
-            verdict = verdict.max(if by_generator { Verdict::Saturated } else { Verdict::Broken });
-            errors.push(format!("{}: {complaint}", outcome.record.config.mode));
+            verdict = verdict.max(if by_generator { RunVerdict::Saturated } else { RunVerdict::Broken });
+            errors.push(format!("{}: {failure_text}", outcome.record.config.mode));
         }
     }
     // A closed stderr must not turn an exit code into a panic.
-    for warning in outcomes.iter().flat_map(show::warnings).chain(warnings) {
+    for warning in outcomes.iter().flat_map(summary::warnings).chain(warnings) {
         let _ = writeln!(io::stderr(), "warning: {warning}");
     }
     for error in errors.iter().chain(unwritten) {
@@ -206,8 +248,8 @@ pub(super) fn conclude(results: &Results, missed: Vec<String>, unwritten: &[Stri
         cut_short = Some(ExitCode::from(EXIT_ENVIRONMENT));
     }
     match verdict {
-        Verdict::Broken => ExitCode::from(EXIT_BROKEN),
-        Verdict::Saturated => cut_short.unwrap_or(ExitCode::from(EXIT_SATURATED)),
-        Verdict::Good => cut_short.unwrap_or(ExitCode::SUCCESS),
+        RunVerdict::Broken => ExitCode::from(EXIT_BROKEN),
+        RunVerdict::Saturated => cut_short.unwrap_or(ExitCode::from(EXIT_SATURATED)),
+        RunVerdict::Good => cut_short.unwrap_or(ExitCode::SUCCESS),
     }
 }

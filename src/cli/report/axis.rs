@@ -71,6 +71,24 @@ impl Axis {
         Axis { label: "percentile".to_owned(), from: 0.0, until: until + 0.02, ticks }
     }
 
+    /// The same axis with only as many names as fit beside one another on `pixels`, where each character takes `character`
+    /// of them.
+    pub(super) fn thinned(&self, pixels: u32, character: u32) -> Axis {
+        let scale = f64::from(pixels) / (self.until - self.from);
+        let half = |name: &str| f64::from(character) * (name.chars().count() as f64 + 1.0) / 2.0;
+        let mut free = f64::NEG_INFINITY;
+        let fits = |(at, name): &&(f64, String)| {
+            let centre = (at - self.from) * scale;
+            let fits = centre - half(name) >= free;
+            if fits {
+                free = centre + half(name);
+            }
+            fits
+        };
+        let ticks = self.ticks.iter().filter(fits).cloned().collect();
+        Axis { ticks, ..self.clone() }
+    }
+
     /// A value within the axis.
     pub(super) fn clamp(&self, value: f64) -> f64 {
         value.clamp(self.from, self.until)
@@ -144,6 +162,14 @@ mod tests {
         for odd in [0.0, -1.0, f64::NAN, f64::INFINITY] {
             assert_eq!(Axis::from_zero("n", odd).until, 1.0, "{odd}");
         }
+    }
+
+    #[test]
+    fn names_that_would_overlap_are_left_out() {
+        let axis = Axis::from_zero("n", 9.5);
+        assert_eq!(axis.thinned(1_000, 7), axis);
+        assert_eq!(names(&axis.thinned(60, 7)), ["0", "4", "8"]);
+        assert_eq!(names(&axis.thinned(1, 7)), ["0"]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::axis::{Axis, nines};
 use super::svg::{Chart, Line, Stroke};
 use super::{Run, Search, Step};
-use crate::load::record::{Interval, Quantiles};
+use echoring_load::record::{Interval, Quantiles};
 
 /// Steps of a distribution's line for each halving of the distance to 100 %.
 const STEPS: u32 = 12;
@@ -14,9 +14,24 @@ const NOBODY: usize = 7;
 type OfInterval = fn(&Interval) -> u64;
 type OfStep = fn(&Step) -> f64;
 
-/// All charts that the runs have something for.
+/// All charts that the runs have data for, the main one of this kind of run first.
 pub(super) fn all(runs: &[Run]) -> Vec<Chart> {
-    [percentiles(runs), latency_over_time(runs), throughput(runs), knee(runs)].into_iter().flatten().collect()
+    let charts = [knee(runs), percentiles(runs), latency_over_time(runs), throughput(runs)];
+    let mut charts: Vec<Chart> = charts.into_iter().flatten().collect();
+    let main = main_chart(runs);
+    charts.sort_by_key(|chart| chart.name != main);
+    charts
+}
+
+/// The chart that answers the question of a run: the highest rate, latency by rate, or latency at one load.
+fn main_chart(runs: &[Run]) -> &'static str {
+    if runs.iter().any(|run| run.search.is_some()) {
+        "knee"
+    } else if runs.iter().any(|run| run.record.stages.len() > 1) {
+        "latency-over-time"
+    } else {
+        "percentiles"
+    }
 }
 
 fn names<'a>(runs: impl Iterator<Item = (usize, &'a Run)>) -> Vec<(usize, String)> {
@@ -47,9 +62,8 @@ fn percentiles(runs: &[Run]) -> Option<Chart> {
     (!lines.is_empty()).then(|| Chart {
         name: "percentiles",
         title: "Latency by percentile".to_owned(),
-        caption: "Each nine more is as far as the one before: what the slowest messages met is to the right. \
-                  Response time counts from when a message should have been sent, service time from when it was; \
-                  where they part, messages waited to be sent."
+        caption: "Each further nine is one step to the right, where the slowest messages are. Response time counts from \
+                  the intended send, service time from the actual send. They differ where messages waited to be sent."
             .to_owned(),
         x: Axis::percentiles(count as f64),
         y,
@@ -114,7 +128,7 @@ fn latency_over_time(runs: &[Run]) -> Option<Chart> {
     (!lines.is_empty()).then(|| Chart {
         name: "latency-over-time",
         title: "Latency over time".to_owned(),
-        caption: "Response time of the messages that arrived in each interval. A line that is interrupted had none."
+        caption: "Response time of the messages that arrived in each interval. A gap in a line is an interval without messages."
             .to_owned(),
         x: time_axis(runs),
         y,
@@ -140,7 +154,7 @@ fn throughput(runs: &[Run]) -> Option<Chart> {
     (!lines.is_empty()).then(|| Chart {
         name: "throughput",
         title: "Throughput over time".to_owned(),
-        caption: "Messages that arrived in each interval, per second; of a broadcast each delivery is one."
+        caption: "Messages that arrived in each interval, per second. In a broadcast each delivery counts."
             .to_owned(),
         x: time_axis(runs),
         y: Axis::from_zero("messages per second", most),
@@ -206,8 +220,8 @@ fn knee(runs: &[Run]) -> Option<Chart> {
         name: "knee",
         title: "Latency by rate".to_owned(),
         caption: format!(
-            "The rates that were tried for the highest one that holds {}; crossed-out ones did not. The vertical \
-             line is at the highest that did.",
+            "Rates that were tried in the search for the highest one that holds {}. A cross marks a rate that did not \
+             hold, the vertical line the highest that did.",
             objectives.join(" and ")
         ),
         x: Axis::from_zero("messages per second that were due", most),

@@ -1,18 +1,19 @@
-//! The page: HTML with its style and charts inside, no script, and nothing that is fetched.
+//! The page: HTML with inline style and charts, without scripts or external resources.
 //!
-//! Everything that comes from a file is escaped, since targets and labels are what somebody typed.
+//! Everything from a file is escaped, because targets and labels are user input.
 
 use std::fmt::Write as _;
 
-use super::remarks::{self, Weight};
+use super::notes::{self, Weight};
 use super::svg::{Chart, escaped, style};
 use super::{Run, Search};
-use crate::load::record::{Quantiles, Record, Stage};
-use crate::load::show::{bytes, count, duration, headline};
+use echoring_load::plan::{bytes, count, duration};
+use echoring_load::record::{Quantiles, Record, StageResult};
+use echoring_load::render::summary::headline;
 
 const STYLE: &str = include_str!("style.css");
 
-/// The page of these runs.
+/// Renders the page of these runs.
 pub(super) fn page(title: &str, runs: &[Run], charts: &[Chart]) -> String {
     let mut html = String::new();
     let (title, version) = (escaped(title), env!("CARGO_PKG_VERSION"));
@@ -27,26 +28,16 @@ pub(super) fn page(title: &str, runs: &[Run], charts: &[Chart]) -> String {
         style(":root"),
         escaped(&subtitle(runs)),
     );
-    let notes = remarks::all(runs);
-    section(&mut html, "remarks", "Before you believe it", &remarks_list(&notes));
+    let notes = notes::all(runs);
+    html.push_str(&warnings(&notes));
+    let (main, others) = charts.split_at(charts.len().min(1));
+    main.iter().for_each(|chart| chart_section(&mut html, chart, runs));
+    section(&mut html, "notes", "Notes", &notes_list(&notes));
     section(&mut html, "summary", "Summary", &summary(runs));
-    for chart in charts {
-        let mut body = format!(
-            "<figure>\n{}<figcaption>{}</figcaption>\n</figure>\n",
-            chart.inline(),
-            escaped(&chart.caption)
-        );
-        match chart.name {
-            "percentiles" => body += &latencies(runs),
-            "latency-over-time" => body += &stages(runs),
-            "knee" => body += &searches(runs),
-            _ => {}
-        }
-        section(&mut html, chart.name, &chart.title, &body);
-    }
+    others.iter().for_each(|chart| chart_section(&mut html, chart, runs));
     section(&mut html, "integrity", "Integrity", &integrity(runs));
     section(&mut html, "environment", "Environment", &environment(runs));
-    section(&mut html, "configuration", "What was asked for", &configuration(runs));
+    section(&mut html, "configuration", "Configuration", &configuration(runs));
     html.push_str("</main>\n</body>\n</html>\n");
     html
 }
@@ -67,47 +58,101 @@ fn section(html: &mut String, name: &str, title: &str, body: &str) {
     );
 }
 
-fn remarks_list(remarks: &[remarks::Remark]) -> String {
-    if remarks.is_empty() {
-        return "<p>Nothing stands against these figures.</p>\n".to_owned();
+/// A chart with its caption, and the table of the same figures.
+fn chart_section(html: &mut String, chart: &Chart, runs: &[Run]) {
+    let mut body = format!(
+        "<figure>\n{}<figcaption>{}</figcaption>\n</figure>\n",
+        chart.inline(),
+        escaped(&chart.caption)
+    );
+    match chart.name {
+        "percentiles" => body += &latencies(runs),
+        "latency-over-time" => body += &stages(runs),
+        "knee" => body += &searches(runs),
+        _ => {}
+    }
+    section(html, chart.name, &chart.title, &body);
+}
+
+/// Says above the main chart that there are warnings.
+fn warnings(notes: &[notes::Note]) -> String {
+    match notes.iter().filter(|note| note.weight == Weight::Warning).count() {
+        0 => String::new(),
+        1 => "<p class=\"banner\"><a href=\"#notes\">1 warning</a> about these figures</p>\n".to_owned(),
+        many => {
+            format!("<p class=\"banner\"><a href=\"#notes\">{many} warnings</a> about these figures</p>\n")
+        }
+    }
+}
+
+fn notes_list(notes: &[notes::Note]) -> String {
+    if notes.is_empty() {
+        return "<p>No warnings.</p>\n".to_owned();
     }
     let mut html = "<ul>\n".to_owned();
-    for remark in remarks {
-        let (class, word) = match remark.weight {
+    for note in notes {
+        let (class, word) = match note.weight {
             Weight::Warning => ("warning", "Warning"),
             Weight::Note => ("note", "Note"),
         };
-        let of = remark.run.as_ref().map(|run| format!(" <b>{}:</b>", escaped(run))).unwrap_or_default();
-        let text = escaped(&remark.text);
+        let of = note.run.as_ref().map(|run| format!(" <b>{}:</b>", escaped(run))).unwrap_or_default();
+        let text = escaped(&note.text);
         let _ = writeln!(html, "<li class=\"{class}\"><span class=\"tag\">{word}</span>{of} {text}</li>");
     }
     html + "</ul>\n"
 }
 
-/// A table whose first column is its rows' head. Cells are text, not HTML.
+/// Characters of a cell above which it may be broken into lines.
+const UNBROKEN_MAX: usize = 24;
+
+/// A table whose first column is the head of its rows. Cells are text, not HTML. On a phone each row is a list of its cells,
+/// with their columns' names; the roles keep it a table for screen readers then.
 fn table(caption: &str, head: &[&str], rows: &[Vec<String>]) -> String {
     let mut html = format!(
-        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{0}\">\n<table>\n<caption>{0}</caption>\n\
-         <thead><tr>",
+        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{0}\">\n<table role=\"table\">\n\
+         <caption>{0}</caption>\n<thead role=\"rowgroup\"><tr role=\"row\">",
         escaped(caption)
     );
     for cell in head {
-        let _ = write!(html, "<th scope=\"col\">{}</th>", escaped(cell));
+        let _ = write!(html, "<th role=\"columnheader\" scope=\"col\">{}</th>", escaped(cell));
     }
-    html.push_str("</tr></thead>\n<tbody>\n");
+    html.push_str("</tr></thead>\n<tbody role=\"rowgroup\">\n");
     for row in rows {
-        html.push_str("<tr>");
-        for (at, cell) in row.iter().enumerate() {
-            let cell = escaped(cell);
-            let _ = if at == 0 {
-                write!(html, "<th scope=\"row\">{cell}</th>")
-            } else {
-                write!(html, "<td>{cell}</td>")
-            };
+        html.push_str("<tr role=\"row\">");
+        for (at, (cell, column)) in row.iter().zip(head).enumerate() {
+            // The only column needs no name beside each of its cells.
+            let column = if head.len() == 2 { "" } else { column };
+            cell_of(&mut html, cell, column, at == 0);
         }
         html.push_str("</tr>\n");
     }
     html + "</tbody>\n</table>\n</div>\n"
+}
+
+fn cell_of(html: &mut String, cell: &str, column: &str, is_head: bool) {
+    let class = if cell.chars().count() > UNBROKEN_MAX { " class=\"text\"" } else { "" };
+    let (cell, column) = (escaped(cell), escaped(column));
+    let _ = if is_head {
+        write!(html, "<th role=\"rowheader\" scope=\"row\">{cell}</th>")
+    } else {
+        write!(html, "<td role=\"cell\"{class} data-column=\"{column}\">{cell}</td>")
+    };
+}
+
+/// Runs that are columns side by side, at most.
+const COLUMNS_MAX: usize = 4;
+
+/// A table with a row for each run and many columns. Few runs are the columns instead, so that the page need not be wider.
+fn table_of_runs(caption: &str, head: &[&str], rows: &[Vec<String>]) -> String {
+    if rows.len() > COLUMNS_MAX {
+        return table(caption, head, rows);
+    }
+    let names = rows.iter().map(|row| row[0].as_str());
+    let names: Vec<&str> = head[..1].iter().copied().chain(names).collect();
+    let fields: Vec<Vec<String>> = (1..head.len())
+        .map(|at| [head[at].to_owned()].into_iter().chain(rows.iter().map(|row| row[at].clone())).collect())
+        .collect();
+    table(caption, &names, &fields)
 }
 
 /// A figure of a run.
@@ -127,7 +172,7 @@ fn summary(runs: &[Run]) -> String {
             |record| record.response_ns.p50 as f64,
             |record| record.response_ns.p99 as f64,
         );
-        // Of messages of which nobody knows when they left there are no times.
+        // Messages without known send times have no response times.
         let timed = |shown: String| if record.response_ns.count > 0 { shown } else { "–".to_owned() };
         let latency = |of: Of| timed(duration(of(record) as u64) + &beside(of(record), of));
         let cpu = record.server.as_ref().and_then(|server| server.cpu_ns_per_message);
@@ -178,11 +223,11 @@ fn latencies(runs: &[Run]) -> String {
     table("Percentiles", &head, &rows)
 }
 
-/// A row for each stage of the rates that changed.
+/// A row for each stage of a changing rate.
 fn stages(runs: &[Run]) -> String {
     let mut html = String::new();
     for run in runs.iter().filter(|run| !run.record.stages.is_empty()) {
-        let row = |(at, stage): (usize, &Stage)| {
+        let row = |(at, stage): (usize, &StageResult)| {
             let asked = stage.asked;
             let rate = match asked.from == asked.to {
                 true => count(asked.from),
@@ -200,7 +245,7 @@ fn stages(runs: &[Run]) -> String {
         let rows: Vec<Vec<String>> = run.record.stages.iter().enumerate().map(row).collect();
         let head = [
             "stage",
-            "messages/s asked",
+            "offered messages/s",
             "arrived",
             "p50",
             "p99",
@@ -219,8 +264,10 @@ fn searches(runs: &[Run]) -> String {
     for run in runs {
         let Some(Search { objective, max_rate, steps }) = &run.search else { continue };
         let found = match max_rate {
-            Some(rate) => format!("the highest rate that held was {} a second", count(*rate as u64)),
-            None => "no rate held".to_owned(),
+            Some(rate) => {
+                format!("the highest rate that met the objective was {} per second", count(*rate as u64))
+            }
+            None => "no rate met the objective".to_owned(),
         };
         let rows: Vec<Vec<String>> = steps
             .iter()
@@ -276,7 +323,7 @@ fn integrity(runs: &[Run]) -> String {
         "closes",
     ];
     let rows: Vec<Vec<String>> = runs.iter().map(row).collect();
-    table("What went wrong with messages and connections, over the whole run", &head, &rows)
+    table_of_runs("Faults of messages and connections, in the whole run", &head, &rows)
 }
 
 fn environment(runs: &[Run]) -> String {
@@ -311,14 +358,14 @@ fn environment(runs: &[Run]) -> String {
         "CPUs",
         "kernel",
         "driver",
-        "could not use",
+        "unavailable features",
         "echoring",
         "generator busy",
     ];
-    table("Where and when it ran", &head, &runs.iter().map(row).collect::<Vec<_>>())
+    table_of_runs("Machine, time and program", &head, &runs.iter().map(row).collect::<Vec<_>>())
 }
 
-/// Every field of the configurations, so that none that is added later is left out.
+/// Every field of the configurations, so that new ones are included.
 fn configuration(runs: &[Run]) -> String {
     let configs: Vec<serde_json::Value> =
         runs.iter().map(|run| serde_json::to_value(&run.record.config).unwrap_or_default()).collect();

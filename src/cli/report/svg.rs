@@ -12,15 +12,27 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::axis::Axis;
 
-/// Size of a chart. It is scaled to where it is shown.
-const WIDTH: u32 = 960;
-const HEIGHT: u32 = 440;
+/// Size of a drawing. The page scales it to the space that it has.
+#[derive(Clone, Copy, Debug)]
+struct Size {
+    /// Class, and suffix of identifiers.
+    name: &'static str,
+    width: u32,
+    height: u32,
+    /// Space for the labels of the vertical axis.
+    labels: u32,
+}
+
+/// For screens, documents and paper.
+const WIDE: Size = Size { name: "wide", width: 960, height: 440, labels: 86 };
+/// For phones: the same text on less than half the width.
+const NARROW: Size = Size { name: "narrow", width: 400, height: 400, labels: 72 };
 /// Height of a row of the legend, and of the title of a file.
 const ROW: i32 = 20;
 const TITLE: i32 = 30;
 /// Size of text, in plotters' unit, which is 1.24 times that of SVG.
 const TEXT: f64 = 15.5;
-/// What a character takes of a row, about.
+/// Approximate width of a character.
 const CHARACTER: i32 = 7;
 /// Points of a line that are marked one by one, at most.
 const MARKED_MAX: usize = 80;
@@ -91,54 +103,58 @@ pub(super) struct Chart {
     /// For its file and its place on the page.
     pub(super) name: &'static str,
     pub(super) title: String,
-    /// What it shows, for those who cannot see it too.
+    /// Its description, also for screen readers.
     pub(super) caption: String,
     pub(super) x: Axis,
     pub(super) y: Axis,
     pub(super) lines: Vec<Line>,
     /// Runs by their colours.
     pub(super) runs: Vec<(usize, String)>,
-    /// What strokes mean.
+    /// The meanings of the strokes.
     pub(super) strokes: Vec<(Stroke, String)>,
 }
 
 impl Chart {
-    /// For a page that has [`style`].
+    /// For a page that has [`style`]: two drawings, of which the page shows the one that fits.
     pub(super) fn inline(&self) -> String {
-        format!("{}\n{}</svg>\n", self.opening(""), self.body(false))
+        let drawn = |size| format!("{}\n{}</svg>\n", self.opening(size, ""), self.body(size, false));
+        drawn(WIDE) + &drawn(NARROW)
     }
 
     /// For a file of its own.
     pub(super) fn file(&self) -> String {
         let style = format!("<style>{}</style>", style("svg"));
-        let size = format!(" width=\"{WIDTH}\" height=\"{HEIGHT}\"");
-        format!("{}\n{style}\n{}</svg>\n", self.opening(&size), self.body(true))
+        let Size { width, height, .. } = WIDE;
+        let scale = format!(" width=\"{width}\" height=\"{height}\"");
+        format!("{}\n{style}\n{}</svg>\n", self.opening(WIDE, &scale), self.body(WIDE, true))
     }
 
-    fn opening(&self, size: &str) -> String {
+    fn opening(&self, size: Size, scale: &str) -> String {
         let Chart { name, title, caption, .. } = self;
+        let Size { name: class, width, height, .. } = size;
+        let id = format!("{name}-{class}");
         format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\"{size} class=\"chart\" \
-             role=\"img\" aria-labelledby=\"{name}-title {name}-desc\">\n<title id=\"{name}-title\">{}</title>\n\
-             <desc id=\"{name}-desc\">{}</desc>",
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\"{scale} class=\"chart {class}\" \
+             role=\"img\" aria-labelledby=\"{id}-title {id}-desc\">\n<title id=\"{id}-title\">{}</title>\n\
+             <desc id=\"{id}-desc\">{}</desc>",
             escaped(title),
             escaped(caption)
         )
     }
 
-    /// What plotters draws, without the element around it.
-    fn body(&self, titled: bool) -> String {
+    /// The drawing of plotters, without the element around it.
+    fn body(&self, size: Size, titled: bool) -> String {
         let mut drawn = String::new();
         {
-            let root = SVGBackend::with_string(&mut drawn, (WIDTH, HEIGHT)).into_drawing_area();
+            let root = SVGBackend::with_string(&mut drawn, (size.width, size.height)).into_drawing_area();
             // A string takes all that is written to it, and axes are never empty.
-            self.draw(&root, titled).expect("nothing about a chart in memory can fail");
+            self.draw(&root, size, titled).expect("nothing about a chart in memory can fail");
         }
         let inside = drawn.split_once(">\n").map_or("", |(_, rest)| rest);
         classified(inside.trim_end().strip_suffix("</svg>").unwrap_or(inside))
     }
 
-    fn draw(&self, root: &Area<'_>, titled: bool) -> Result<(), Failed> {
+    fn draw(&self, root: &Area<'_>, size: Size, titled: bool) -> Result<(), Failed> {
         root.fill(&colour(BACK.0))?;
         let mut top = 8;
         if titled {
@@ -146,15 +162,15 @@ impl Chart {
             root.draw(&Text::new(self.title.clone(), (16, top), style))?;
             top += TITLE;
         }
-        let top = self.draw_legend(root, top)?;
-        let (x, y) = (&self.x, &self.y);
+        let top = self.draw_legend(root, size, top)?;
+        let (x, y) = (&self.x.thinned(size.width - size.labels - 28, CHARACTER as u32), &self.y);
         let mut chart = ChartBuilder::on(root)
             .margin_top(top + 8)
             .margin_right(28)
             .margin_bottom(8)
             .margin_left(8)
             .x_label_area_size(52)
-            .y_label_area_size(86)
+            .y_label_area_size(size.labels)
             .build_cartesian_2d(Scale(x), Scale(y))?;
         chart
             .configure_mesh()
@@ -190,19 +206,21 @@ impl Chart {
     }
 
     /// Draws what colours and strokes mean, in rows from `top` on. Gives where they end.
-    fn draw_legend(&self, root: &Area<'_>, top: i32) -> Result<i32, Failed> {
+    fn draw_legend(&self, root: &Area<'_>, size: Size, top: i32) -> Result<i32, Failed> {
         /// A piece of the line, and what is between entries.
         const SAMPLE: i32 = 30;
         const GAP: i32 = 18;
         let strokes = self.strokes.iter().map(|(stroke, name)| (RUNS.len() - 1, *stroke, name));
         let runs = self.runs.iter().map(|(run, name)| (*run, Stroke::Solid, name));
-        let mut at = (96, top + ROW / 2);
+        let left = size.labels as i32 + 10;
+        let mut at = (left, top + ROW / 2);
         for (run, stroke, name) in runs.chain(strokes) {
             // A long name keeps its beginning.
-            let name: String = name.chars().take(100).collect();
+            let most = (size.width as i32 - left - SAMPLE - 16) / CHARACTER;
+            let name: String = name.chars().take(most as usize).collect();
             let width = SAMPLE + GAP + CHARACTER * name.chars().count() as i32;
-            if at.0 > 96 && at.0 + width > WIDTH as i32 - 16 {
-                at = (96, at.1 + ROW);
+            if at.0 > left && at.0 + width > size.width as i32 - 16 {
+                at = (left, at.1 + ROW);
             }
             let style =
                 ShapeStyle { color: run_colour(run, stroke).to_rgba(), filled: false, stroke_width: 3 };
@@ -373,10 +391,10 @@ mod tests {
 
     #[test]
     fn no_text_gets_out_of_its_element() {
-        for svg in [chart().inline(), chart().file()] {
+        for (svg, drawings) in [(chart().inline(), 2), (chart().file(), 1)] {
             assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"));
-            assert_eq!(svg.matches("<svg").count(), 1);
-            assert_eq!(svg.matches("</svg>").count(), 1);
+            assert_eq!(svg.matches("<svg").count(), drawings);
+            assert_eq!(svg.matches("</svg>").count(), drawings);
             assert!(!svg.contains("<script"), "{svg}");
             assert!(svg.contains("A &lt;title&gt; &amp; more"));
         }

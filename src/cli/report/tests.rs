@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::load::distribution;
+use echoring_load::measure;
 
 /// A record as `bench` before there were labels and whole distributions wrote them.
 fn old_record() -> Value {
@@ -50,8 +50,8 @@ fn new_record() -> Value {
     }
     let mut record = old_record();
     record["label"] = "<img src=x onerror=\"alert(1)\">".into();
-    record["response_histogram"] = distribution::encode(&whole).into();
-    record["service_histogram"] = distribution::encode(&whole).into();
+    record["response_histogram"] = measure::encode(&whole).into();
+    record["service_histogram"] = measure::encode(&whole).into();
     record
 }
 
@@ -106,12 +106,12 @@ fn a_run_of_listeners_has_no_response_times_to_be_better_in_and_nothing_that_was
 fn a_page_is_whole_and_fetches_nothing() {
     let html = page_of(&runs(&[new_record(), old_record()]));
     for section in
-        ["remarks", "summary", "percentiles", "latency-over-time", "throughput", "integrity", "environment"]
+        ["notes", "summary", "percentiles", "latency-over-time", "throughput", "integrity", "environment"]
     {
         assert_eq!(html.matches(&format!("<section id=\"{section}\"")).count(), 1, "{section}");
     }
     assert!(!html.contains("<section id=\"knee\""), "nobody searched");
-    assert_eq!(html.matches("<svg ").count(), 3);
+    assert_eq!(html.matches("<svg ").count(), 2 * 3, "each chart is drawn for screens and for phones");
     for (open, close) in
         [("<section", "</section>"), ("<table", "</table>"), ("<svg", "</svg>"), ("<ul", "</ul>")]
     {
@@ -127,6 +127,44 @@ fn a_page_is_whole_and_fetches_nothing() {
     ids.sort_unstable();
     ids.dedup();
     assert_eq!(ids.len(), all, "an id is there twice");
+}
+
+fn sections(html: &str) -> Vec<&str> {
+    html.split("<section id=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect()
+}
+
+#[test]
+fn the_main_chart_of_a_kind_of_run_comes_first() {
+    let steady = new_record();
+    assert_eq!(sections(&page_of(&runs(std::slice::from_ref(&steady))))[..2], ["percentiles", "notes"]);
+    let mut staged = steady;
+    let quantiles = staged["response_ns"].clone();
+    let stage = json!({"seconds": 2.0, "from": 1_000, "to": 6_000, "messages": 7_000, "messages_per_s": 3_500.0,
+                       "response_ns": quantiles, "service_ns": quantiles, "lateness_ns_p99": 77_000});
+    staged["stages"] = json!([stage, stage]);
+    assert_eq!(sections(&page_of(&runs(&[staged])))[..2], ["latency-over-time", "notes"]);
+}
+
+#[test]
+fn warnings_are_told_above_the_main_chart() {
+    let mut saturated = new_record();
+    saturated["generator"]["saturated"] = true.into();
+    let html = page_of(&runs(&[saturated]));
+    let banner = html.find("<a href=\"#notes\">1 warning</a>").expect("a banner");
+    assert!(banner < html.find("<section").expect("sections"));
+    assert!(!page_of(&runs(&[new_record()])).contains("class=\"banner\""));
+}
+
+#[test]
+fn few_runs_are_columns_and_many_are_rows() {
+    let cells = |runs: &[Run]| {
+        let html = page_of(runs);
+        let (_, rest) = html.split_once("<section id=\"integrity\"").expect("a section");
+        let head = rest.split("</thead>").next().expect("a head");
+        head.matches("columnheader").count()
+    };
+    assert_eq!(cells(&runs(&[new_record(), old_record()])), 3);
+    assert_eq!(cells(&runs(&vec![old_record(); 5])), 11);
 }
 
 #[test]
@@ -193,6 +231,7 @@ fn a_search_is_drawn_by_rising_rate_with_what_did_not_hold_crossed_out() {
     let html = page_of(&runs);
     assert!(html.contains("<section id=\"knee\"") && html.contains("p99&lt;1ms"));
     assert!(html.contains("p99 was &lt;too&gt; high"), "why a step did not hold");
+    assert_eq!(sections(&html)[..2], ["knee", "notes"], "what was searched for comes first");
 }
 
 #[test]
@@ -205,11 +244,11 @@ fn runs_that_are_called_the_same_are_told_apart() {
 }
 
 #[test]
-fn what_stands_against_figures_is_said() {
+fn notes_report_known_issues() {
     let said = |change: &dyn Fn(&mut Value)| -> Vec<String> {
         let mut record = new_record();
         change(&mut record);
-        remarks::all(&runs(&[record])).into_iter().map(|remark| remark.text).collect()
+        notes::all(&runs(&[record])).into_iter().map(|note| note.text).collect()
     };
     let plain = said(&|_| ());
     assert!(plain.iter().all(|text| text.contains("mostly chance")), "{plain:?}");
@@ -222,9 +261,9 @@ fn what_stands_against_figures_is_said() {
         (|record| record["interrupted"] = true.into(), "interrupted"),
         (|record| record["config"]["verify"] = false.into(), "not checked"),
         (|record| record["config"]["depth"] = 1.into(), "closed loop"),
-        (|record| record["target"] = "embedded".into(), "shared a process"),
+        (|record| record["target"] = "embedded".into(), "in one process"),
         (|record| record["generator"]["unsent"] = 9.into(), "9 messages were due and never sent"),
-        (|record| record["response_histogram"] = Value::Null, "no whole distribution"),
+        (|record| record["response_histogram"] = Value::Null, "no histogram"),
     ] {
         let said = said(&change);
         assert!(said.iter().any(|text| text.to_lowercase().contains(told)), "{told}: {said:?}");
@@ -232,14 +271,10 @@ fn what_stands_against_figures_is_said() {
     let mut other = new_record();
     other["config"]["connections"] = 11.into();
     other["environment"]["kernel"] = "6.2".into();
-    let remarks = remarks::all(&runs(&[new_record(), other]));
-    let of_all: Vec<&str> =
-        remarks.iter().filter(|remark| remark.run.is_none()).map(|r| r.text.as_str()).collect();
+    let notes = notes::all(&runs(&[new_record(), other]));
+    let of_all: Vec<&str> = notes.iter().filter(|note| note.run.is_none()).map(|r| r.text.as_str()).collect();
     assert!(of_all[0].contains("different kernels") && of_all[1].contains("different modes"), "{of_all:?}");
-    assert!(
-        remarks.iter().is_sorted_by_key(|remark| remark.weight == remarks::Weight::Note),
-        "warnings first"
-    );
+    assert!(notes.iter().is_sorted_by_key(|note| note.weight == notes::Weight::Note), "warnings first");
 }
 
 #[test]

@@ -1,153 +1,124 @@
-//! `serve --check`: what the server would run with, as a configuration file that says the same.
+//! `serve --check`: the effective settings as a configuration file.
 //!
-//! Everything is said, defaults included, so that two such files tell where two servers differ. What only the host
-//! decides, such as how many connections its descriptors allow, stands above it as a comment.
+//! It has every option, defaults included, so that two servers differ where two such files differ, comments aside. A comment
+//! above them has the numbers that only the host determines, such as the connections that its descriptors allow. A comment
+//! behind a value tells which source gave it.
 
+use std::any::Any;
 use std::fmt::{self, Write as _};
-use std::path::Path;
+use std::time::Duration;
 
-use clap::ValueEnum as _;
+use clap::{Arg, ArgAction, ArgMatches};
 
-use super::Admin;
+use super::args::{Args, CpuList};
+use super::config;
 use super::settings::Settings;
-use super::topics::{PUBLISH, SLOW};
-use crate::cli::compress::Compress;
-use crate::cli::values::{shown_bytes, shown_time};
-use crate::hub;
-use crate::protocol::handshake::{HostPolicy, OriginPolicy, SubprotocolPreference};
-use crate::server::{Config, DriverChoice, Resolved};
+use super::topics::Topic;
+use super::topics::keys::KEYS;
+use crate::compress::Compress;
+use crate::file::flags;
+use crate::values::{shown_bytes, shown_duration};
+use echoring_server::{ListenAddress, Resolved};
 
-/// The settings, below what they come to on this host.
-pub(super) fn text(settings: &Settings, resolved: &Resolved) -> String {
+/// The settings, below what they come to on this host and the environment variables that are not used.
+pub(super) fn text(settings: &Settings, resolved: &Resolved, unused: &[String]) -> String {
     let Resolved { shards, cpus, connections_max } = resolved;
     let cpus: Vec<String> = cpus.iter().map(ToString::to_string).collect();
-    format!(
-        "# On this host: shards = {shards}, on CPUs {}; max_connections = {connections_max}\n{settings}",
+    let host = format!(
+        "# On this host: shards = {shards}, on CPUs {}; max_connections = {connections_max}\n",
         cpus.join(", ")
-    )
+    );
+    format!("{host}{}{settings}", not_used(unused))
+}
+
+fn not_used(variables: &[String]) -> String {
+    if variables.is_empty() {
+        return String::new();
+    }
+    let names = variables.join(", ").replace(char::is_control, " ");
+    format!("# Environment variables that are not used, since no key has that name: {names}\n")
 }
 
 impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let server = &self.server;
-        if let Some(profile) = self.profile.to_possible_value() {
-            writeln!(f, "profile = \"{}\"", profile.get_name())?;
+        let command = flags::command::<Args>();
+        for arg in config::keys(&command) {
+            let key = arg.get_id();
+            // `auto` depends on what else is said.
+            if key == "demo" {
+                let value = if self.server.test_endpoints { "\"on\"" } else { "\"off\"" };
+                write_value(f, "demo", value, self.origins.shown(arg))?;
+            } else if let Some(value) = value(arg, &self.matches) {
+                write_value(f, key.as_str(), &value, self.origins.shown(arg))?;
+            }
         }
-        writeln!(f, "log = {}", quoted(&self.log))?;
-        self.write_addresses(f)?;
-        write_shards(f, server)?;
-        write_sizes(f, server)?;
-        write_handshake(f, server)?;
-        let compress = Compress { compression: server.compression, memory_bytes: server.compression_bytes };
-        writeln!(f, "compress = \"{compress}\"")?;
-        if let Some(congestion) = &server.congestion {
-            writeln!(f, "congestion = {}", quoted(congestion))?;
-        }
-        writeln!(f, "demo = \"{}\"", if server.test_endpoints { "on" } else { "off" })?;
-        writeln!(f, "takeover = {}", server.takeover)?;
         writeln!(f, "\n[topic_defaults]")?;
         write_topic(f, &self.topics.default)?;
-        for (pattern, settings) in &self.topics.rules {
+        for (pattern, topic) in &self.topics.rules {
             writeln!(f, "\n[[topics]]\npattern = {}", quoted(pattern))?;
-            write_topic(f, settings)?;
+            write_topic(f, topic)?;
         }
         Ok(())
     }
 }
 
-impl Settings {
-    fn write_addresses(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "listen = {}", list(self.server.listen.iter().map(ToString::to_string)))?;
-        match self.admin {
-            Admin::Off => writeln!(f, "admin = \"off\"")?,
-            Admin::At(address) => writeln!(f, "admin = \"{address}\"")?,
-        }
-        let shown = |path: &Path| quoted(&path.to_string_lossy());
-        if let Some(token) = &self.admin_token_file {
-            writeln!(f, "admin_token_file = {}", shown(token))?;
-        }
-        if let Some((cert, key)) = &self.tls_files {
-            writeln!(f, "tls_cert = {}\ntls_key = {}", shown(cert), shown(key))?;
-        }
-        Ok(())
+/// A line of the file. A comment names the origin of a value that is no default.
+fn write_value(f: &mut fmt::Formatter<'_>, key: &str, value: &str, origin: Option<String>) -> fmt::Result {
+    let comment = origin.map(|origin| format!("  # {origin}")).unwrap_or_default();
+    writeln!(f, "{key} = {value}{comment}")
+}
+
+/// The value of `arg` as a file has it, defaults included; `None` where it has none.
+fn value(arg: &Arg, matches: &ArgMatches) -> Option<String> {
+    let id = arg.get_id().as_str();
+    if let Ok(is_on) = matches.try_get_one::<bool>(id) {
+        return is_on.map(ToString::to_string);
+    }
+    let words = words(id, matches);
+    match arg.get_action() {
+        ArgAction::Append => (!words.is_empty()).then(|| list(&words)),
+        _ => words.first().map(|word| if word.parse::<u32>().is_ok() { word.clone() } else { quoted(word) }),
     }
 }
 
-fn write_shards(f: &mut fmt::Formatter<'_>, server: &Config) -> fmt::Result {
-    match server.shards {
-        Some(shards) => writeln!(f, "shards = {shards}")?,
-        None => writeln!(f, "shards = \"auto\"")?,
-    }
-    if !server.cpus.is_empty() {
-        writeln!(f, "cpus = {:?}", server.cpus)?;
-    }
-    let driver = match server.driver {
-        DriverChoice::Uring => "uring",
-        DriverChoice::Epoll => "epoll",
-        _ => "auto",
-    };
-    writeln!(f, "driver = \"{driver}\"")
+/// The words of an option. A value that can be written in several ways is written in one, so that equal values compare equal.
+fn words(id: &str, matches: &ArgMatches) -> Vec<String> {
+    let raw = || matches.get_raw(id).into_iter().flatten().map(|word| word.to_string_lossy().into_owned());
+    // Options that are 64 bits wide are bytes; numbers of things are 32 bits wide.
+    canonical::<u64>(id, matches, |bytes| shown_bytes(*bytes))
+        .or_else(|| canonical::<Duration>(id, matches, |time| shown_duration(*time)))
+        .or_else(|| canonical::<Compress>(id, matches, ToString::to_string))
+        .or_else(|| canonical::<ListenAddress>(id, matches, ToString::to_string))
+        .or_else(|| canonical::<CpuList>(id, matches, ToString::to_string))
+        .or_else(|| canonical::<String>(id, matches, String::clone))
+        .unwrap_or_else(|| raw().collect())
 }
 
-fn write_sizes(f: &mut fmt::Formatter<'_>, server: &Config) -> fmt::Result {
-    writeln!(f, "max_message = \"{}\"", shown_bytes(server.message_bytes_max))?;
-    if let Some(connections) = server.connections_max {
-        writeln!(f, "max_connections = {connections}")?;
-    }
-    writeln!(f, "queue_bytes = \"{}\"", shown_bytes(server.queue_bytes.into()))?;
-    writeln!(f, "memory_budget = \"{}\"", shown_bytes(server.memory_budget_bytes))?;
-    writeln!(f, "max_topics = {}", server.topics_max)?;
-    writeln!(f, "max_subscriptions = {}", server.subscriptions_max)
+/// The values of an option of this type, shown; `None` for an option of another type.
+fn canonical<T>(id: &str, matches: &ArgMatches, show: fn(&T) -> String) -> Option<Vec<String>>
+where
+    T: Any + Clone + Send + Sync + 'static,
+{
+    let values = matches.try_get_many::<T>(id).ok()?;
+    Some(values.into_iter().flatten().map(show).collect())
 }
 
-fn write_handshake(f: &mut fmt::Formatter<'_>, server: &Config) -> fmt::Result {
-    writeln!(f, "handshake_timeout = \"{}\"", shown_time(server.handshake_timeout))?;
-    writeln!(f, "send_timeout = \"{}\"", shown_time(server.send_timeout))?;
-    match &server.origins {
-        OriginPolicy::SameHost => {}
-        OriginPolicy::Any => writeln!(f, "allow_origin = [\"*\"]")?,
-        OriginPolicy::List(origins) => writeln!(f, "allow_origin = {}", list(origins))?,
-    }
-    match &server.hosts {
-        HostPolicy::Local(names) if names.is_empty() => {}
-        HostPolicy::Local(names) => writeln!(f, "allow_host = {}", list(names))?,
-        _ => writeln!(f, "allow_host = [\"*\"]")?,
-    }
-    if !server.subprotocols.is_empty() {
-        writeln!(f, "subprotocol = {}", list(&server.subprotocols))?;
-    }
-    let preference = match server.subprotocol_preference {
-        SubprotocolPreference::Server => "server",
-        SubprotocolPreference::Client => "client",
-    };
-    writeln!(f, "subprotocol_preference = \"{preference}\"")
-}
-
-fn write_topic(f: &mut fmt::Formatter<'_>, settings: &hub::Settings) -> fmt::Result {
-    writeln!(f, "slow = \"{}\"", word_for(&SLOW, settings.slow))?;
-    writeln!(f, "lag_bytes = \"{}\"", shown_bytes(settings.lag_bytes as u64))?;
-    writeln!(f, "lag = \"{}\"", shown_time(settings.lag))?;
-    writeln!(f, "coalesce = \"{}\"", shown_time(settings.coalesce))?;
-    let history = settings.history;
+fn write_topic(f: &mut fmt::Formatter<'_>, topic: &Topic) -> fmt::Result {
+    let history = topic.settings.history;
     // Beside a bound of 0, which keeps no message, others have no effect and would be refused.
     let is_kept = history.messages > 0 && history.bytes > 0 && history.age > 0;
-    if is_kept || history.messages == 0 {
-        writeln!(f, "history_messages = {}", history.messages)?;
+    for key in &KEYS {
+        let has_effect = match key.name {
+            "history_messages" => is_kept || history.messages == 0,
+            "history_bytes" => is_kept || history.bytes == 0,
+            "history_age" => is_kept || history.age == 0,
+            _ => true,
+        };
+        if has_effect {
+            write_value(f, key.name, &key.show(topic.settings), topic.lines.get(key.name).cloned())?;
+        }
     }
-    if is_kept || history.bytes == 0 {
-        writeln!(f, "history_bytes = \"{}\"", shown_bytes(history.bytes as u64))?;
-    }
-    if is_kept || history.age == 0 {
-        writeln!(f, "history_age = \"{}\"", shown_time(history.age))?;
-    }
-    writeln!(f, "snapshot = {}", settings.snapshot)?;
-    writeln!(f, "presence = {}", settings.presence)?;
-    writeln!(f, "publish = \"{}\"", word_for(&PUBLISH, settings.clients_publish))?;
-    writeln!(f, "heartbeat = \"{}\"", shown_time(settings.heartbeat))
-}
-
-fn word_for<T: PartialEq>(words: &[(&'static str, T)], meaning: T) -> &'static str {
-    words.iter().find(|(_, word_meaning)| *word_meaning == meaning).map_or("", |(word, _)| word)
+    Ok(())
 }
 
 fn list<T: AsRef<str>>(words: impl IntoIterator<Item = T>) -> String {
@@ -172,7 +143,8 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::cli::serve::config::tests::settings;
+    use super::not_used;
+    use crate::serve::config::tests::{settings, settings_beside};
 
     #[test]
     fn what_is_shown_says_the_same_when_it_is_read() {
@@ -184,7 +156,7 @@ mod tests {
             ),
             ("compress = 'level=9; client_no_context_takeover; memory=3MiB'\ncpus = [1, 0]\nshards = 2", &[]),
             (
-                "log = 'warn,echoring::shard=debug'\nsubprotocol = ['b', 'a']\nlisten = ['unix:/a\"b\\c']",
+                "log = 'warn,echoring_runtime::shard=debug'\nsubprotocol = ['b', 'a']\nlisten = ['unix:/a\"b\\c']",
                 &["--admin=off", "--subprotocol-preference=client", "--allow-origin=https://a.example"],
             ),
             (
@@ -202,8 +174,45 @@ mod tests {
         ] {
             let shown = settings(text, flags).expect("valid").to_string();
             let again = settings(&shown, &[]).unwrap_or_else(|wrong| panic!("{wrong:?}\n{shown}"));
-            assert_eq!(again.to_string(), shown);
+            assert_eq!(values(&again.to_string()), values(&shown));
         }
+    }
+
+    /// The lines without comments.
+    fn values(shown: &str) -> Vec<&str> {
+        shown.lines().map(|line| line.split("  # ").next().unwrap_or_default()).collect()
+    }
+
+    #[test]
+    fn a_value_that_is_no_default_is_shown_with_its_origin() {
+        let text = "queue_bytes = '1MiB'\nmax_message = 5\ntakeover = false\n\
+                    [topic_defaults]\nlag = '2s'\n[[topics]]\npattern = 'a'\ncoalesce = '1ms'";
+        let variables = [("ECHORING_MAX_MESSAGE", "2MiB"), ("ECHORING_SUBPROTOCOL", "b,a")];
+        let flags = ["--profile=conformance", "--shards=2", "--no-test-endpoints"];
+        let shown = settings_beside(text, &variables, &flags).expect("valid").to_string();
+        for line in [
+            "queue_bytes = \"1MiB\"  # f.toml:1",
+            "takeover = false  # f.toml:3",
+            "max_message = \"2MiB\"  # ECHORING_MAX_MESSAGE",
+            "subprotocol = [\"b\", \"a\"]  # ECHORING_SUBPROTOCOL",
+            "shards = 2  # --shards",
+            "test_endpoints = false  # --no-test-endpoints",
+            "profile = \"conformance\"  # --profile",
+            "memory=256MiB\"  # profile\n",
+            "max_topics = 65536\n",
+            "[topic_defaults]\nslow = \"disconnect\"\nlag_bytes = \"1MiB\"\nlag = \"2s\"  # f.toml:5\n",
+            "coalesce = \"1ms\"  # f.toml:8\n",
+        ] {
+            assert!(shown.contains(line), "{line} is not in\n{shown}");
+        }
+        assert_eq!(shown.matches("lag = \"2s\"  # f.toml:5").count(), 2, "{shown}");
+    }
+
+    #[test]
+    fn variables_that_are_not_used_are_listed() {
+        assert_eq!(not_used(&[]), "");
+        let names = ["ECHORING_PORT".to_owned(), "ECHORING_A\nB".to_owned()];
+        assert!(not_used(&names).ends_with(": ECHORING_PORT, ECHORING_A B\n"), "{}", not_used(&names));
     }
 
     #[test]

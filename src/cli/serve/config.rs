@@ -1,82 +1,98 @@
-//! `serve --config`: a file that says in TOML what flags say on the command line, and what holds for topics.
+//! The sources of `serve`'s options: command line, environment variables, the file of `--config`, and a profile.
 //!
-//! The keys are the flags themselves, read by the same parsers, so that neither can have what the other lacks. What is
-//! wrong is told with the line and column where it stands. This module never decides what a value means: it gives back
-//! [`Args`], as if they had been typed.
+//! The keys of the file are the options of [`Args`], read by the same parsers, beside the tables of topics. The command
+//! line overrides the variables, these override the file, and all override the profile. A further source is one more list of
+//! flags in [`given`]. This module never decides what a value means.
 
-use std::collections::BTreeMap;
-use std::error::Error as _;
-use std::fs::File;
-use std::io::Read as _;
-use std::ops::RangeInclusive;
 use std::path::Path;
 use std::rc::Rc;
 
-use clap::error::{ContextKind, ContextValue};
-use clap::{Arg, ArgAction, CommandFactory as _, Parser as _};
-use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use clap::{Arg, ArgMatches, Command};
 
-use super::Args;
+use super::args::Args;
+use super::settings::Settings;
 use super::topics::Tables;
-use crate::cli::{Failure, one_line, values};
-use crate::limits::Nanos;
+use super::variables::Variables;
+use crate::Failure;
+use crate::file::flags::{self, Flag, Given};
+use crate::file::{Source, entries};
 
-/// Bytes of a configuration file, at most: ten thousand patterns. Past it somebody has named the wrong file.
-const FILE_BYTES_MAX: u64 = 1024 * 1024;
-/// Flags that are no keys: they are about the file.
-const NO_KEYS: [&str; 3] = ["config", "check", "help"];
+/// Options about the file, which are not in it.
+const NO_KEYS: [&str; 2] = ["config", "check"];
 /// The tables beside the keys.
 const TABLES: [&str; 2] = ["topic_defaults", "topics"];
 
-/// What a configuration file says.
-#[derive(Debug)]
+/// The settings of a server whose command line is `typed`, where that names the file `config`.
+///
+/// # Errors
+/// [`Failure::Environment`] for files that cannot be used, [`Failure::Usage`] for everything that is wrong in one.
+pub(super) fn settings(
+    config: Option<&Path>,
+    variables: &Variables,
+    typed: &ArgMatches,
+) -> Result<Settings, Failure> {
+    let variable = || variables.value("config").map(|(name, path)| (name, Path::new(path)));
+    let file = config.map(|path| ("--config", path)).or_else(variable);
+    let file = file.map(|(flag, path)| ConfigFile::read(Source::read(flag, path)?)).transpose()?;
+    let ConfigFile { flags, tables } = file.unwrap_or_default();
+    Settings::new(given(flags, variables, typed)?, &tables)
+}
+
+/// The options: the flags of the command line over the variables, over those of the file, over those of the profile.
+fn given(file: Vec<Flag>, variables: &Variables, typed: &ArgMatches) -> Result<Given<Args>, Failure> {
+    let command = flags::command::<Args>();
+    let usage = |line: &str| Failure::Usage(line.to_owned());
+    let file_and_variables = over(&command, file, variables.flags(&command, keys(&command))?);
+    let said = over(&command, file_and_variables, flags::typed(&command, typed, &NO_KEYS));
+    let given = Given::<Args>::parse(&said, usage)?;
+    let options = given.args.profile.options().iter();
+    let profile: Vec<Flag> =
+        options.filter_map(|(key, value)| Some(Flag::of_profile(find(&command, key)?, value))).collect();
+    if profile.is_empty() { Ok(given) } else { Given::parse(&over(&command, profile, said), usage) }
+}
+
+/// The names of variables that have the prefix and are not used.
+pub(super) fn unused(variables: &Variables) -> Vec<String> {
+    let command = flags::command::<Args>();
+    let used = keys(&command).map(|arg| arg.get_id().as_str()).chain(["config"]);
+    variables.others(used)
+}
+
+fn over(command: &Command, below: Vec<Flag>, above: Vec<Flag>) -> Vec<Flag> {
+    flags::over(command, below, above, |_, _| false)
+}
+
+/// The options that a file can have.
+pub(crate) fn keys(command: &Command) -> impl Iterator<Item = &Arg> {
+    command.get_arguments().filter(|arg| !NO_KEYS.contains(&arg.get_id().as_str()))
+}
+
+fn find<'a>(command: &'a Command, key: &str) -> Option<&'a Arg> {
+    keys(command).find(|arg| arg.get_id() == key)
+}
+
+/// The contents of a configuration file.
+#[derive(Debug, Default)]
 pub(super) struct ConfigFile {
-    /// What it says in place of flags.
-    pub(super) args: Args,
-    /// Where it says so.
-    pub(super) places: Places,
-    /// What it says about topics.
+    flags: Vec<Flag>,
     pub(super) tables: Tables,
 }
 
 impl ConfigFile {
-    /// Reads the file at `path`.
-    ///
-    /// # Errors
-    /// [`Failure::Environment`] when it cannot be read, [`Failure::Usage`] when something in it is wrong.
-    pub(super) fn read(path: &Path) -> Result<ConfigFile, Failure> {
-        ConfigFile::of(Source::read("--config", path)?)
-    }
-
-    #[cfg(test)]
-    pub(super) fn parse(name: &str, bytes: Vec<u8>) -> Result<ConfigFile, Failure> {
-        ConfigFile::of(Source::new(name, bytes)?)
-    }
-
-    fn of(source: Rc<Source>) -> Result<ConfigFile, Failure> {
+    /// Reads the keys and tables of `source`.
+    pub(super) fn read(source: Rc<Source>) -> Result<ConfigFile, Failure> {
         let root = source.root()?;
-        let mut file = ConfigFile {
-            args: no_args(),
-            places: Places { source: Some(source.clone()), keys: BTreeMap::new() },
-            tables: Tables::default(),
-        };
-        let command = Line::command();
+        let mut file = ConfigFile::default();
+        let command = flags::command::<Args>();
         for entry in entries(&source, "", root.get_ref()) {
-            match entry.key {
-                "topics" => file.tables.read_topics(&entry)?,
-                "topic_defaults" => file.tables.read_defaults(&entry)?,
-                key => {
-                    let flag =
-                        command.get_arguments().find(|arg| key_of(arg).is_some_and(|name| name == key));
-                    let Some(flag) = flag else {
-                        let known: Vec<String> = command.get_arguments().filter_map(key_of).collect();
-                        let known = known.iter().map(String::as_str).chain(TABLES).collect::<Vec<_>>();
-                        return Err(entry.unknown(&known));
-                    };
-                    let args = entry.typed(flag)?;
-                    file.args = file.args.over(args, &mut Places::default());
-                    file.places.keys.insert(key.to_owned(), entry.at);
+            match (entry.key, find(&command, entry.key)) {
+                ("topics", _) => file.tables.read_topics(&entry)?,
+                ("topic_defaults", _) => file.tables.read_defaults(&entry)?,
+                // A server is started in its working directory, where relative files are.
+                (_, Some(arg)) => file.flags.push(Flag::from_entry(&command, arg, &entry, Path::new(""))?),
+                (_, None) => {
+                    let known = keys(&command).map(|arg| arg.get_id().as_str()).chain(TABLES);
+                    return Err(entry.unknown(&known.collect::<Vec<_>>()));
                 }
             }
         }
@@ -84,375 +100,31 @@ impl ConfigFile {
     }
 }
 
-/// Flags alone, for reading a key's value as if it had been typed.
-#[derive(clap::Parser)]
-#[command(no_binary_name = true)]
-struct Line {
-    #[command(flatten)]
-    args: Args,
-}
-
-fn no_args() -> Args {
-    Line::parse_from(std::iter::empty::<&str>()).args
-}
-
-/// What a flag is called in a file. A flag that turns something off is the key of that something.
-fn key_of(arg: &Arg) -> Option<String> {
-    let name = arg.get_long().filter(|name| !NO_KEYS.contains(name))?;
-    Some(name.strip_prefix("no-").unwrap_or(name).replace('-', "_"))
-}
-
-/// Which keys of a file have a say, and where they stand.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Places {
-    source: Option<Rc<Source>>,
-    keys: BTreeMap<String, usize>,
-}
-
-impl Places {
-    /// The value of a flag, or that of the file's `key`, which has no say where the flag is given.
-    pub(super) fn one<T>(&mut self, key: &str, flag: Option<T>, file: Option<T>) -> Option<T> {
-        if flag.is_some() {
-            self.keys.remove(key);
-        }
-        flag.or(file)
-    }
-
-    /// The same for a flag that may be repeated: given once, it stands for the whole list.
-    pub(super) fn list<T>(&mut self, key: &str, flag: Vec<T>, file: Vec<T>) -> Vec<T> {
-        if flag.is_empty() {
-            return file;
-        }
-        self.keys.remove(key);
-        flag
-    }
-
-    /// What is wrong with the value of `flag`, told with where that stands.
-    pub(super) fn wrong(&self, flag: &str, explanation: &str) -> Failure {
-        let key = flag.trim_start_matches('-').replace('-', "_");
-        match (self.keys.get(&key), &self.source) {
-            (Some(&at), Some(source)) => source.wrong(at, &format!("{key}: {explanation}")),
-            _ => Failure::Usage(format!("{flag}: {explanation}")),
-        }
-    }
-}
-
-/// A file's text, and what it is called.
-#[derive(Debug)]
-pub(in crate::cli) struct Source {
-    name: String,
-    text: String,
-}
-
-impl Source {
-    /// Reads the file at `path`, which `flag` named.
-    ///
-    /// # Errors
-    /// [`Failure::Environment`] when it cannot be read, [`Failure::Usage`] when it is too long or no text.
-    pub(in crate::cli) fn read(flag: &str, path: &Path) -> Result<Rc<Source>, Failure> {
-        let name = path.display();
-        let unreadable = |error: std::io::Error| {
-            let cure = "name a file that this user may read";
-            Failure::Environment(format!("{flag}: cannot read {name}: {error}; {cure}"))
-        };
-        let mut bytes = Vec::new();
-        let file = File::open(path).map_err(unreadable)?;
-        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-        if bytes.len() as u64 > FILE_BYTES_MAX {
-            return Err(Failure::Usage(format!("{flag}: {name} is longer than 1MiB: is it the right file?")));
-        }
-        Source::new(&name.to_string(), bytes)
-    }
-
-    /// The text of a file.
-    ///
-    /// # Errors
-    /// [`Failure::Usage`] when it is none.
-    pub(in crate::cli) fn new(name: &str, bytes: Vec<u8>) -> Result<Rc<Source>, Failure> {
-        let text = String::from_utf8(bytes).map_err(|error| {
-            let valid = error.utf8_error().valid_up_to();
-            let readable = String::from_utf8_lossy(&error.as_bytes()[..valid]).into_owned();
-            Source { name: name.to_owned(), text: readable }.wrong(valid, "not UTF-8, as TOML is")
-        })?;
-        Ok(Rc::new(Source { name: name.to_owned(), text }))
-    }
-
-    /// The table that the file is.
-    ///
-    /// # Errors
-    /// [`Failure::Usage`] when it is no TOML.
-    pub(in crate::cli) fn root(&self) -> Result<Spanned<DeTable<'_>>, Failure> {
-        DeTable::parse(&self.text).map_err(|error| {
-            let at = error.span().map_or(self.text.len(), |span| span.start);
-            let is_bare = self.text.get(at..).is_some_and(|rest| rest.starts_with(char::is_alphabetic));
-            let cure = if is_bare { "; text stands in quotes" } else { "" };
-            self.wrong(at, &format!("{}{cure}", error.message()))
-        })
-    }
-
-    /// What is wrong at the byte `at`.
-    pub(in crate::cli) fn wrong(&self, at: usize, explanation: &str) -> Failure {
-        let (line, column) = self.place(at);
-        // Keys and values may hold line ends, and what is told is one line.
-        let place_and_all = format!("{}:{line}:{column}: {explanation}", self.name);
-        Failure::Usage(place_and_all.replace(char::is_control, " "))
-    }
-
-    /// Line and column, in characters, from 1.
-    pub(super) fn place(&self, at: usize) -> (usize, usize) {
-        let before = self.text.get(..at).unwrap_or(&self.text);
-        let line = before.rsplit('\n').next().unwrap_or_default();
-        (before.matches('\n').count() + 1, line.chars().count() + 1)
-    }
-}
-
-/// A key and its value.
-pub(in crate::cli) struct Entry<'a> {
-    /// Where it stands.
-    pub(super) source: &'a Rc<Source>,
-    /// The key.
-    pub(in crate::cli) key: &'a str,
-    /// The key with those of the tables around it.
-    path: String,
-    /// The byte at which the value begins; for a table, its header.
-    pub(super) at: usize,
-    key_at: usize,
-    value: &'a DeValue<'a>,
-}
-
-/// What is in a table called `path`, from top to bottom.
-pub(in crate::cli) fn entries<'a>(
-    source: &'a Rc<Source>,
-    path: &str,
-    table: &'a DeTable<'a>,
-) -> Vec<Entry<'a>> {
-    let mut entries: Vec<Entry<'a>> = table
-        .iter()
-        .map(|(key, value)| {
-            let name: &str = key.get_ref();
-            let dot = if path.is_empty() { "" } else { "." };
-            Entry {
-                source,
-                key: name,
-                path: format!("{path}{dot}{name}"),
-                at: value.span().start,
-                key_at: key.span().start,
-                value: value.get_ref(),
-            }
-        })
-        .collect();
-    entries.sort_by_key(|entry| entry.key_at);
-    entries
-}
-
-impl<'a> Entry<'a> {
-    /// What is wrong with the value.
-    pub(in crate::cli) fn wrong(&self, explanation: &str) -> Failure {
-        self.source.wrong(self.at, &format!("{}: {explanation}", self.path))
-    }
-
-    fn expected(&self, what: &str) -> Failure {
-        self.wrong(&format!("expected {what}, found {}", found(self.value)))
-    }
-
-    /// That there is no such key, and which there are.
-    pub(in crate::cli) fn unknown(&self, known: &[&str]) -> Failure {
-        let nearest = known.iter().map(|name| (distance(self.key, name), name)).min();
-        let cure = match nearest {
-            Some((changes, name)) if changes <= 2 || 3 * changes <= name.len() => {
-                format!("did you mean `{name}`?")
-            }
-            _ => format!("the keys here are {}", known.join(", ")),
-        };
-        self.source.wrong(self.key_at, &format!("{}: there is no such key; {cure}", self.path))
-    }
-
-    /// The entries of a table.
-    pub(super) fn table(&self) -> Result<Vec<Entry<'a>>, Failure> {
-        match self.value {
-            DeValue::Table(table) => Ok(entries(self.source, &self.path, table)),
-            _ => Err(self.expected(&format!("a table [{}]", self.path))),
-        }
-    }
-
-    /// The tables of an array of them, each with where it begins.
-    pub(in crate::cli) fn tables(&self) -> Result<Vec<(usize, Vec<Entry<'a>>)>, Failure> {
-        let expected = || self.expected(&format!("tables [[{}]]", self.path));
-        let DeValue::Array(array) = self.value else { return Err(expected()) };
-        let one = |item: &'a Spanned<DeValue<'a>>| match item.get_ref() {
-            DeValue::Table(table) => Ok((item.span().start, entries(self.source, &self.path, table))),
-            _ => Err(expected()),
-        };
-        array.iter().map(one).collect()
-    }
-
-    /// A string.
-    pub(super) fn text(&self, expected: &str) -> Result<&'a str, Failure> {
-        self.value.as_str().filter(|text| !text.is_empty()).ok_or_else(|| self.expected(expected))
-    }
-
-    /// One of `words`, each with what it stands for.
-    pub(super) fn word<T: Copy>(&self, words: &[(&str, T)]) -> Result<T, Failure> {
-        let written = self.value.as_str();
-        words.iter().find(|(word, _)| Some(*word) == written).map(|&(_, meaning)| meaning).ok_or_else(|| {
-            let quoted: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
-            self.expected(&quoted.join(" or "))
-        })
-    }
-
-    /// `true` or `false`.
-    pub(in crate::cli) fn boolean(&self) -> Result<bool, Failure> {
-        self.value.as_bool().ok_or_else(|| self.expected("true or false"))
-    }
-
-    /// A number.
-    pub(super) fn number(&self, range: RangeInclusive<u32>) -> Result<u32, Failure> {
-        let number = integer(self.value).and_then(|number| u32::try_from(number).ok());
-        number
-            .filter(|number| range.contains(number))
-            .ok_or_else(|| self.expected(&format!("a number from {} to {}", range.start(), range.end())))
-    }
-
-    /// Bytes: a number, or a string such as `"64KiB"`.
-    pub(super) fn bytes(&self, range: RangeInclusive<usize>) -> Result<usize, Failure> {
-        let word = self.scalar("bytes such as \"64KiB\"")?;
-        let bytes = values::bytes(&word).map_err(|wrong| self.wrong(&wrong))?;
-        usize::try_from(bytes).ok().filter(|bytes| range.contains(bytes)).ok_or_else(|| {
-            let [least, most] = [*range.start(), *range.end()].map(|bytes| values::shown_bytes(bytes as u64));
-            self.wrong(&format!("must be from {least} to {most}"))
-        })
-    }
-
-    /// A time: a string such as `"5s"`.
-    pub(super) fn time(&self, range: RangeInclusive<Nanos>) -> Result<Nanos, Failure> {
-        let time =
-            values::duration(self.text("a time such as \"5s\"")?).map_err(|wrong| self.wrong(&wrong))?;
-        // At most a thousand hours: below 2^62 ns.
-        let time = time.as_nanos() as Nanos;
-        if range.contains(&time) {
-            return Ok(time);
-        }
-        let [least, most] = [*range.start(), *range.end()].map(values::shown_time);
-        Err(self.wrong(&format!("must be from {least} to {most}")))
-    }
-
-    /// A string or a number, as it would be typed.
-    fn scalar(&self, expected: &str) -> Result<String, Failure> {
-        typed_word(self.value).ok_or_else(|| self.expected(expected))
-    }
-
-    /// The value as `flag` would be given on the command line, read as it is there.
-    fn typed(&self, flag: &Arg) -> Result<Args, Failure> {
-        let name = flag.get_long().unwrap_or_default();
-        let mut words = Vec::new();
-        if matches!(flag.get_action(), ArgAction::SetTrue) {
-            if self.boolean()? != name.starts_with("no-") {
-                words.push(format!("--{name}"));
-            }
-        } else {
-            for word in self.flag_words(flag)? {
-                words.push(format!("--{name}={word}"));
-            }
-        }
-        let line = Line::try_parse_from(words).map_err(|error| self.wrong(&reason(&error)))?;
-        Ok(line.args)
-    }
-
-    /// The values of `flag`, which takes some, as they would be typed.
-    pub(in crate::cli) fn flag_words(&self, flag: &Arg) -> Result<Vec<String>, Failure> {
-        let repeatable = matches!(flag.get_action(), ArgAction::Append);
-        let value_name =
-            flag.get_value_names().and_then(<[_]>::first).map_or("a value", |name| name.as_str());
-        // A list of one flag's values, such as CPUs.
-        let is_list = value_name == "LIST";
-        let expected = match (repeatable, is_list) {
-            (true, _) => format!("\"{value_name}\", or a list of them"),
-            (_, true) => "a string such as \"0-3\", or a list of numbers".to_owned(),
-            _ => format!("{value_name} as a string or a number"),
-        };
-        let DeValue::Array(array) = self.value else { return Ok(vec![self.scalar(&expected)?]) };
-        let words: Option<Vec<String>> = array.iter().map(|item| typed_word(item.get_ref())).collect();
-        match words {
-            Some(words) if is_list && !words.is_empty() => Ok(vec![words.join(",")]),
-            Some(words) if repeatable && !words.is_empty() => Ok(words),
-            Some(words) if words.is_empty() => {
-                Err(self.wrong(&format!("expected {expected}; leave the key out for the default")))
-            }
-            _ => Err(self.expected(&expected)),
-        }
-    }
-}
-
-/// A string or a number as it would be typed; an empty string is neither.
-fn typed_word(value: &DeValue<'_>) -> Option<String> {
-    match value {
-        DeValue::String(word) if !word.is_empty() => Some(word.to_string()),
-        DeValue::Integer(_) => integer(value).map(|number| number.to_string()),
-        _ => None,
-    }
-}
-
-fn integer(value: &DeValue<'_>) -> Option<i64> {
-    let integer = value.as_integer()?;
-    i64::from_str_radix(integer.as_str(), integer.radix()).ok()
-}
-
-/// A value as an error shows it.
-fn found(value: &DeValue<'_>) -> String {
-    /// Characters of a string that are shown.
-    const SHOWN_MAX: usize = 40;
-    match value {
-        DeValue::String(text) if text.chars().count() <= SHOWN_MAX => format!("{text:?}"),
-        DeValue::String(_) => "a long string".to_owned(),
-        DeValue::Integer(integer) => integer.to_string(),
-        DeValue::Boolean(value) => value.to_string(),
-        DeValue::Float(float) => float.to_string(),
-        DeValue::Datetime(_) => "a date".to_owned(),
-        DeValue::Array(_) => "a list".to_owned(),
-        DeValue::Table(_) => "a table".to_owned(),
-    }
-}
-
-/// Why clap did not take a value.
-pub(in crate::cli) fn reason(error: &clap::Error) -> String {
-    if let Some(source) = error.source() {
-        return source.to_string();
-    }
-    match error.get(ContextKind::ValidValue) {
-        Some(ContextValue::Strings(words)) if !words.is_empty() => format!("expected {}", words.join(", ")),
-        _ => one_line(error),
-    }
-}
-
-/// Characters to insert, delete or replace to get from one word to the other.
-fn distance(from: &str, to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (i, a) in from.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, &b) in to.iter().enumerate() {
-            let replaced = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[to.len()]
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::cli::serve::settings::Settings;
-    use crate::limits::{MILLISECOND, SECOND};
-    use crate::protocol::handshake::{HostPolicy, OriginPolicy, SubprotocolPreference};
-    use crate::server::DriverChoice;
+    use echoring_proto::handshake::{HostPolicy, OriginPolicy, SubprotocolPreference};
+    use echoring_proto::limits::{MILLISECOND, SECOND};
+    use echoring_server::{DriverChoice, ServerConfig};
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt as _;
 
-    /// What comes of a file with this text and of flags beside it.
+    /// The settings of a file with this text and of flags beside it.
     pub(in super::super) fn settings(text: &str, flags: &[&str]) -> Result<Settings, Failure> {
-        let ConfigFile { args, mut places, tables } = ConfigFile::parse("f.toml", text.into())?;
-        let line = Line::try_parse_from(flags).expect("valid flags");
-        Settings::new(line.args.over(args, &mut places), &places, &tables)
+        settings_beside(text, &[], flags)
+    }
+
+    /// The same, with environment variables.
+    pub(in super::super) fn settings_beside(
+        text: &str,
+        variables: &[(&str, &str)],
+        flags: &[&str],
+    ) -> Result<Settings, Failure> {
+        let ConfigFile { flags: file, tables } = ConfigFile::read(Source::new("f.toml", text.into())?)?;
+        let typed = flags::command::<Args>().try_get_matches_from(flags);
+        let typed = typed.map_err(|error| Failure::Usage(error.to_string()))?;
+        let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
+        Settings::new(given(file, &Variables::new(variables), &typed)?, &tables)
     }
 
     fn complaint(text: &str, flags: &[&str]) -> String {
@@ -463,17 +135,12 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn every_flag_is_a_key_but_those_about_the_file() {
-        let command = Line::command();
-        let keys: Vec<String> = command.get_arguments().filter_map(key_of).collect();
-        assert!(keys.iter().any(|key| key == "test_endpoints"), "{keys:?}");
-        for flag in command.get_arguments() {
-            let long = flag.get_long().expect("long flags only");
-            assert!(key_of(flag).is_some() || NO_KEYS.contains(&long), "{long} cannot be said in a file");
-        }
-        let documentation = include_str!("../../../docs/configuration.md");
-        for key in keys.iter().map(String::as_str).chain(super::super::topics::KEYS) {
-            assert!(documentation.contains(&format!("`{key}`")), "{key} is not documented");
+    fn the_key_of_an_option_is_its_name() {
+        let command = flags::command::<Args>();
+        for arg in command.get_arguments() {
+            let name = arg.get_long().expect("long flags only");
+            let key = name.strip_prefix("no-").unwrap_or(name).replace('-', "_");
+            assert_eq!(arg.get_id(), key.as_str());
         }
     }
 
@@ -545,7 +212,7 @@ pub(super) mod tests {
                 "max_message = \"lots\"",
                 "f.toml:1:15: max_message: expected bytes such as 65536, 64KiB or 1MiB",
             ),
-            ("\n  max_message = 0", "f.toml:2:17: max_message: must be from 1 byte to 2GiB"),
+            ("\n  max_message = 0", "f.toml:2:17: max_message: must be from 1 to 2GiB"),
             ("max_message = -1", "f.toml:1:15: max_message: expected bytes such as"),
             (
                 "max_message = true",
@@ -570,7 +237,7 @@ pub(super) mod tests {
             ("handshake_timeout = 5", "f.toml:1:21: handshake_timeout: expected a duration such as"),
             ("send_timeout = \"2h\"", "f.toml:1:16: send_timeout: must be from 1s to 1h"),
             ("handshake_timeout = \"1ms\"", "f.toml:1:21: handshake_timeout: must be from 100ms to 5m"),
-            ("max_topics = 0", "f.toml:1:14: max_topics: 0 is not in 1..=16777216"),
+            ("max_topics = 0", "f.toml:1:14: max_topics: must be from 1 to 16777216"),
             (
                 "listen = []",
                 "f.toml:1:10: listen: expected \"ADDR:PORT\", or a list of them; leave the key out",
@@ -614,11 +281,120 @@ pub(super) mod tests {
         );
         assert!(complaint("tls_key = \"k\"", &[]).starts_with("f.toml:1:11: tls_key: "));
         assert!(complaint("log = \"warn\"", &["--tls-key=k"]).starts_with("--tls-key: "));
+        assert!(complaint("shards = 0", &["--shards=2"]).starts_with("f.toml:1:10: shards: expected"));
+    }
+
+    fn by_variables(variables: &[(&str, &str)]) -> ServerConfig {
+        settings_beside("", variables, &[]).expect("valid").server
+    }
+
+    #[test]
+    fn every_key_can_be_a_variable() {
+        let command = flags::command::<Args>();
+        for arg in keys(&command) {
+            let id = arg.get_id().as_str();
+            let name = format!("ECHORING_{}", id.to_uppercase());
+            let value = arg.get_default_values().first().map_or("1", |value| value.to_str().expect("text"));
+            let variables = [(OsString::from(&name), OsString::from(value))];
+            match Variables::new(variables).flags(&command, keys(&command)) {
+                Ok(flags) => assert!(flags.len() == 1 && flags[0].id == id, "{id}"),
+                Err(Failure::Usage(line)) => assert!(line.starts_with(&format!("{name}: ")), "{line}"),
+                Err(other) => panic!("{id}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn variables_say_what_flags_say() {
+        let server = by_variables(&[
+            ("ECHORING_MAX_MESSAGE", "1MiB"),
+            ("ECHORING_LISTEN", "127.0.0.1:0, unix:/run/e.sock"),
+            ("ECHORING_CPUS", "0,1"),
+            ("ECHORING_SUBPROTOCOL", "b,a"),
+            ("ECHORING_TAKEOVER", "true"),
+            ("ECHORING_TEST_ENDPOINTS", "false"),
+            ("ECHORING_SHARDS", ""),
+            ("ECHORING_PORT", "tcp://10.0.0.1:9001"),
+            ("PATH", "/bin"),
+        ]);
+        assert_eq!(server.message_bytes_max, 1 << 20);
+        assert_eq!((server.listen.len(), &server.cpus[..]), (2, &[0, 1][..]));
+        assert_eq!(server.subprotocols, ["b", "a"]);
+        assert!(server.takeover && !server.test_endpoints);
+        let profile = [("ECHORING_PROFILE", "conformance"), ("ECHORING_QUEUE_BYTES", "64KiB")];
+        let server = by_variables(&profile);
+        assert_eq!((server.message_bytes_max, server.queue_bytes), (16 << 20, 64 << 10));
+    }
+
+    #[test]
+    fn a_variable_wins_over_the_file_and_a_flag_over_both() {
+        let text = "max_message = 1\nmax_topics = 1\ntakeover = true\nsubprotocol = ['a', 'b']\nshards = 1";
+        let variables = [
+            ("ECHORING_MAX_MESSAGE", "2"),
+            ("ECHORING_MAX_TOPICS", "2"),
+            ("ECHORING_TAKEOVER", "false"),
+            ("ECHORING_SUBPROTOCOL", "c"),
+            ("ECHORING_SHARDS", ""),
+        ];
+        let settings = settings_beside(text, &variables, &["--max-topics=3"]).expect("valid");
+        let server = settings.server;
+        assert_eq!((server.message_bytes_max, server.topics_max, server.shards), (2, 3, Some(1)));
+        assert_eq!(server.subprotocols, ["c"], "a list stands for all of another source");
+        assert!(!server.takeover);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_variable_is_told_with_its_name() {
+        for (name, value, flags, line) in [
+            ("MAX_MESSAGE", "lots", &[][..], "expected bytes such as 65536, 64KiB or 1MiB"),
+            ("MAX_MESSAGE", "0", &["--max-message=1"], "must be from 1 to 2GiB"),
+            ("TAKEOVER", "yes", &[], "expected true or false"),
+            ("TEST_ENDPOINTS", "1", &[], "expected true or false"),
+            ("DRIVER", "kqueue", &[], "expected auto, uring, epoll"),
+            ("SUBPROTOCOL", "a,,b", &[], "expected a token"),
+            ("LISTEN", "127.0.0.1:1,nowhere", &[], "expected ADDR:PORT such as"),
+            ("COMPRESS", "a\nb", &[], "a b is no parameter"),
+            ("SHARDS", "3", &["--cpus=0,1"], "3 shards need as many CPUs"),
+            ("TLS_CERT", "c", &[], "needs its private key, --tls-key"),
+            ("ADMIN", "127.0.0.1:9001", &[], "127.0.0.1:9001 is taken by --listen"),
+            ("DEMO", "on", &["--no-test-endpoints"], "--no-test-endpoints says the opposite"),
+        ] {
+            let name = format!("ECHORING_{name}");
+            match settings_beside("", &[(&name, value)], flags) {
+                Err(Failure::Usage(told)) => {
+                    assert!(told.starts_with(&format!("{name}: {line}")), "{told}\n{line}");
+                    assert!(!told.contains('\n'), "{told}");
+                }
+                other => panic!("{name}={value}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_variable_that_is_not_text_is_refused_unless_it_is_a_path() {
+        let command = flags::command::<Args>();
+        for (id, is_accepted) in
+            [("tls_cert", true), ("log", false), ("subprotocol", false), ("takeover", false)]
+        {
+            let name = OsString::from(format!("ECHORING_{}", id.to_uppercase()));
+            let value = OsString::from_vec(b"\xff".to_vec());
+            let flags = Variables::new([(name, value)]).flags(&command, keys(&command));
+            assert_eq!(flags.is_ok(), is_accepted, "{id}");
+        }
+    }
+
+    #[test]
+    fn variables_for_no_key_are_listed_as_unused() {
+        let names = ["ECHORING_CONFIG", "ECHORING_SHARDS", "ECHORING_PORT", "ECHORING_CHECK", "OTHER"];
+        let variables = names.map(|name| (name.into(), "1".into()));
+        assert_eq!(unused(&Variables::new(variables)), ["ECHORING_CHECK", "ECHORING_PORT"]);
+        let empty = [("ECHORING_PORT".into(), "".into())];
+        assert!(unused(&Variables::new(empty)).is_empty());
     }
 
     #[test]
     fn a_file_in_another_encoding_is_told_where() {
-        match ConfigFile::parse("f.toml", b"log = 'info'\n# \xe4".to_vec()) {
+        match Source::new("f.toml", b"log = 'info'\n# \xe4".to_vec()) {
             Err(Failure::Usage(line)) => assert_eq!(line, "f.toml:2:3: not UTF-8, as TOML is"),
             other => panic!("{other:?}"),
         }
@@ -648,15 +424,15 @@ pub(super) mod tests {
         "#;
         let rules = settings(text, &["--queue-bytes=64KiB"]).expect("valid").server.topics;
         let prices = rules.of("prices.eur");
-        assert_eq!(prices.slow, crate::hub::Slow::Conflate);
+        assert_eq!(prices.slow, echoring_topics::SlowConsumerPolicy::Conflate);
         assert_eq!((prices.lag, prices.coalesce, prices.lag_bytes), (SECOND, 2 * MILLISECOND, 64 * 1024));
         assert_eq!((prices.history.messages, prices.history.bytes), (0, 1 << 20));
         assert!(prices.presence && prices.clients_publish);
         let others = rules.of("news");
-        assert_eq!(others.slow, crate::hub::Slow::DropOldest);
+        assert_eq!(others.slow, echoring_topics::SlowConsumerPolicy::DropOldest);
         assert_eq!((others.history.age, others.heartbeat), (300 * SECOND, 10 * SECOND));
         assert!(!others.presence && !others.clients_publish);
         let plain = settings("", &[]).expect("valid").server.topics;
-        assert_eq!(plain.of("x"), &crate::hub::Settings::default());
+        assert_eq!(plain.of("x"), &echoring_topics::TopicSettings::default());
     }
 }

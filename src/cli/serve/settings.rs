@@ -1,5 +1,4 @@
-//! What `serve` runs with, made of its flags and what a file said in their place: every default taken, every
-//! contradiction found.
+//! The settings that `serve` runs with, made of its options. Every contradiction is found here.
 //!
 //! Nothing here starts anything; the only files read are those of TLS, since a server without them must not start.
 
@@ -7,102 +6,62 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::ArgMatches;
 use rustls::pki_types::UnixTime;
 
-use super::config::Places;
+use super::args::{Admin, Args, CpuList, Demo, Profile, Shards};
 use super::topics::{Tables, Topics};
-use super::{Admin, Args, CpuList, Demo, Driver, Preference, Profile, Shards};
-use crate::cli::Failure;
-use crate::cli::compress::Compress;
-use crate::hub;
-use crate::limits::{self, Nanos};
-use crate::protocol::handshake::{HostPolicy, OriginPolicy};
-use crate::server::{Config, ListenAddress, Resolved};
-use crate::tls;
+use crate::Failure;
+use crate::file::flags::{Given, Origins};
+use echoring_async::tls;
+use echoring_proto::handshake::{HostPolicy, OriginPolicy};
+use echoring_proto::limits;
+use echoring_proto::limits::Nanos;
+use echoring_server::{ListenAddress, Resolved, ServerConfig};
+use echoring_topics as hub;
 
-/// What `serve` runs with.
+/// The settings that `serve` runs with.
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
     /// All that the server is told.
-    pub(super) server: Config,
+    pub(super) server: ServerConfig,
     /// Where the control plane listens.
     pub(super) admin: Admin,
     /// Where the secret is that it asks for.
     pub(super) admin_token_file: Option<PathBuf>,
-    /// What is logged.
+    /// The filter of the log.
     pub(super) log: String,
-    /// Which defaults were taken.
-    pub(super) profile: Profile,
     /// The files of the certificate and of its key that `server` has read.
     pub(super) tls_files: Option<(PathBuf, PathBuf)>,
-    /// What `server` knows about topics, as it was said.
+    /// The topics of `server`, as they were configured.
     pub(super) topics: Topics,
-    /// Which of it a file has said, and where.
-    places: Places,
+    /// The options that all this was made of.
+    pub(super) matches: ArgMatches,
+    /// Where they were given.
+    pub(super) origins: Origins,
 }
 
 impl Settings {
-    /// What `args` come to with the tables of a file. `places` tells which of them the file has said, and where.
+    /// The settings of these options and of the tables of a file.
     ///
     /// # Errors
-    /// [`Failure::Usage`] for values out of range and contradictions, [`Failure::Environment`] for certificates that
-    /// cannot be used.
-    pub(super) fn new(args: Args, places: &Places, tables: &Tables) -> Result<Settings, Failure> {
-        let profile = args.profile.unwrap_or(Profile::Default);
-        let sizes = Sizes::of(&args, Defaults::of(profile), places)?;
-        let handshake_timeout = handshake_timeout(args.handshake_timeout, places)?;
-        let send_timeout = send_timeout(args.send_timeout, places)?;
-        let compress = args.compress.unwrap_or_else(|| Defaults::of(profile).compress);
-        let (shards, cpus) = shards_and_cpus(args.shards, args.cpus, places)?;
-        let (listen, admin) = addresses(args.listen, args.admin, places)?;
-        let admin_token_file = args.admin_token_file;
-        if admin == Admin::Off && admin_token_file.is_some() {
-            let line = "there is no address to guard, with --admin off";
-            return Err(places.wrong("--admin-token-file", line));
-        }
-        let base = hub::Settings { lag_bytes: sizes.queue_bytes as usize, ..hub::Settings::default() };
-        let topics = tables.over(base, sizes.memory_budget_bytes)?;
-        let tls_files = certificate_and_key(args.tls_cert, args.tls_key, places)?;
-        let demo = demo(args.demo, args.no_test_endpoints, &listen, places)?;
-        let hosts = host_policy(args.allow_host, &args.allow_origin, &listen);
-        let server = Config {
-            listen,
-            shards,
-            cpus,
-            driver: args.driver.unwrap_or(Driver::Auto).into(),
-            message_bytes_max: sizes.message_bytes_max,
-            connections_max: args.max_connections,
-            queue_bytes: sizes.queue_bytes,
+    /// [`Failure::Usage`] for contradictions, [`Failure::Environment`] for certificates that cannot be used.
+    pub(super) fn new(given: Given<Args>, tables: &Tables) -> Result<Settings, Failure> {
+        let Given { args, matches, origins } = given;
+        check(&args, &origins)?;
+        let topics = topics(&args, tables)?;
+        let tls_files = certificate_and_key(&args, &origins)?;
+        let server = ServerConfig {
             topics: topics.rules(),
-            topics_max: args.max_topics.unwrap_or(limits::TOPICS_DEFAULT),
-            subscriptions_max: args.max_subscriptions.unwrap_or(limits::SUBSCRIPTIONS_DEFAULT),
-            memory_budget_bytes: sizes.memory_budget_bytes,
-            compression: compress.compression,
-            compression_bytes: compress.memory_bytes,
             tls: tls_files.as_ref().map(|(cert, key)| secured(cert, key)).transpose()?,
-            origins: origin_policy(args.allow_origin),
-            hosts,
-            subprotocols: static_names(args.subprotocol),
-            subprotocol_preference: args.subprotocol_preference.unwrap_or(Preference::Server).into(),
-            handshake_timeout,
-            send_timeout,
-            pings_per_second_max: match profile {
-                Profile::Default => limits::PINGS_PER_SECOND_MAX,
-                Profile::Benchmark | Profile::Conformance => u32::MAX,
-            },
-            autotune_sockets: profile == Profile::Benchmark,
-            congestion: args.congestion,
-            takeover: args.takeover,
-            test_endpoints: demo,
-            demo_pages: demo,
-            ..Config::default()
+            ..with_pages(ServerConfig::default(), &args, &origins)?
         };
-        let log = args.log.unwrap_or_else(|| "info".to_owned());
-        let places = places.clone();
-        Ok(Settings { server, admin, admin_token_file, log, profile, tls_files, topics, places })
+        let server = with_protocol(with_limits(with_io(server, &args), &args), &args);
+        let Args { admin, admin_token_file, log, .. } = args;
+        Ok(Settings { server, admin, admin_token_file, log, tls_files, topics, matches, origins })
     }
 
-    /// What they come to on this host.
+    /// The settings as they are on this host.
     ///
     /// # Errors
     /// [`Failure::Environment`] for what this host does not have, told with where it was asked for.
@@ -110,7 +69,7 @@ impl Settings {
         Resolved::of(&self.server).map_err(|error| {
             let told = error
                 .setting()
-                .map(|flag| self.places.wrong(flag, &format!("{}; {}", error.problem, error.cure)));
+                .map(|flag| self.origins.wrong(flag, &format!("{}; {}", error.problem, error.hint)));
             match told {
                 Some(Failure::Usage(line) | Failure::Environment(line)) => Failure::Environment(line),
                 None => Failure::Environment(error.to_string()),
@@ -118,7 +77,7 @@ impl Settings {
         })
     }
 
-    /// What the server can run with, but its users will object to.
+    /// Warnings about settings that its users will object to.
     ///
     /// # Errors
     /// When the certificate cannot be read any more.
@@ -128,135 +87,120 @@ impl Settings {
     }
 }
 
-/// Smallest `--queue-bytes`: less could not hold the kernel's own smallest send buffer.
-const QUEUE_BYTES_MIN: u32 = 4 * 1024;
-/// Largest `--queue-bytes`: what one connection may hold must be countable in 31 bits.
-const QUEUE_BYTES_MAX: u32 = 1 << 30;
-const HANDSHAKE_TIMEOUT_MIN: Duration = Duration::from_millis(100);
-const HANDSHAKE_TIMEOUT_MAX: Duration = Duration::from_secs(300);
-/// Unfinished sends are looked at once a second.
-const SEND_TIMEOUT_MIN: Duration = Duration::from_secs(1);
-const SEND_TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
-
-/// What a profile changes when the flag itself is not given.
-struct Defaults {
-    max_message: u64,
-    queue_bytes: u64,
-    compress: Compress,
+/// A time in nanoseconds; parsers accept at most 1,000 hours, below 2^62 ns.
+fn nanos(time: Duration) -> Nanos {
+    time.as_nanos() as Nanos
 }
 
-impl Defaults {
-    fn of(profile: Profile) -> Defaults {
-        let queue_bytes = u64::from(limits::QUEUE_BYTES_DEFAULT);
-        match profile {
-            Profile::Default | Profile::Benchmark => {
-                Defaults { max_message: limits::MESSAGE_BYTES_DEFAULT, queue_bytes, compress: Compress::OFF }
-            }
-            Profile::Conformance => Defaults {
-                max_message: 16 << 20,
-                queue_bytes: queue_bytes.max(1 << 20),
-                compress: Compress::full(),
-            },
-        }
+/// Refuses options that contradict one another.
+fn check(args: &Args, origins: &Origins) -> Result<(), Failure> {
+    if args.memory_budget < args.queue_bytes {
+        return Err(origins.wrong("--memory-budget", "must be at least --queue-bytes"));
     }
+    check_shards(args, origins)?;
+    check_listen(args, origins)?;
+    check_admin(args, origins)
 }
 
-/// The bounds in bytes, which have to fit each other.
-struct Sizes {
-    message_bytes_max: u64,
-    queue_bytes: u32,
-    memory_budget_bytes: u64,
-}
-
-impl Sizes {
-    fn of(args: &Args, defaults: Defaults, places: &Places) -> Result<Sizes, Failure> {
-        let message_bytes_max = args.max_message.unwrap_or(defaults.max_message);
-        if !(1..=limits::MESSAGE_BYTES_MAX).contains(&message_bytes_max) {
-            return Err(places.wrong("--max-message", "must be from 1 byte to 2GiB"));
-        }
-        let queue_bytes = match u32::try_from(args.queue_bytes.unwrap_or(defaults.queue_bytes)) {
-            Ok(bytes @ QUEUE_BYTES_MIN..=QUEUE_BYTES_MAX) => bytes,
-            _ => return Err(places.wrong("--queue-bytes", "must be from 4KiB to 1GiB")),
-        };
-        let memory_budget_bytes = args.memory_budget.unwrap_or(limits::MEMORY_BUDGET_DEFAULT);
-        if memory_budget_bytes < limits::MEMORY_BUDGET_MIN.max(u64::from(queue_bytes)) {
-            return Err(places.wrong("--memory-budget", "must be at least 16MiB, and at least --queue-bytes"));
-        }
-        Ok(Sizes { message_bytes_max, queue_bytes, memory_budget_bytes })
-    }
-}
-
-fn handshake_timeout(time: Option<Duration>, places: &Places) -> Result<Nanos, Failure> {
-    match time {
-        None => Ok(limits::HANDSHAKE_TIMEOUT),
-        // At most five minutes: far below 2^64 ns.
-        Some(time) if (HANDSHAKE_TIMEOUT_MIN..=HANDSHAKE_TIMEOUT_MAX).contains(&time) => {
-            Ok(time.as_nanos() as Nanos)
-        }
-        Some(_) => Err(places.wrong("--handshake-timeout", "must be from 100ms to 5m")),
-    }
-}
-
-fn send_timeout(time: Option<Duration>, places: &Places) -> Result<Nanos, Failure> {
-    match time {
-        None => Ok(limits::SEND_TIMEOUT),
-        // At most an hour: far below 2^64 ns.
-        Some(time) if (SEND_TIMEOUT_MIN..=SEND_TIMEOUT_MAX).contains(&time) => Ok(time.as_nanos() as Nanos),
-        Some(_) => Err(places.wrong("--send-timeout", "must be from 1s to 1h")),
-    }
-}
-
-fn shards_and_cpus(
-    shards: Option<Shards>,
-    cpus: Option<CpuList>,
-    places: &Places,
-) -> Result<(Option<usize>, Vec<usize>), Failure> {
-    let shards = shards.and_then(|shards| shards.0);
-    let cpus = cpus.map(|list| list.0).unwrap_or_default();
-    match shards {
-        Some(shards) if !cpus.is_empty() && shards > cpus.len() => {
+fn check_shards(args: &Args, origins: &Origins) -> Result<(), Failure> {
+    match (args.shards, &args.cpus) {
+        (Shards(Some(shards)), Some(CpuList(cpus))) if shards > cpus.len() => {
             let line = format!("{shards} shards need as many CPUs, and --cpus names {}", cpus.len());
-            Err(places.wrong("--shards", &line))
+            Err(origins.wrong("--shards", &line))
         }
-        _ => Ok((shards, cpus)),
+        _ => Ok(()),
     }
 }
 
-/// Where the server listens, and where the control plane does.
-fn addresses(
-    listen: Vec<ListenAddress>,
-    admin: Option<Admin>,
-    places: &Places,
-) -> Result<(Vec<ListenAddress>, Admin), Failure> {
-    let listen = if listen.is_empty() { Config::default().listen } else { listen };
-    // The kernel would share an address that is given twice among two sets of listeners silently.
-    for (i, address) in listen.iter().enumerate() {
+/// The kernel would share an address that is given twice among two sets of listeners silently.
+fn check_listen(args: &Args, origins: &Origins) -> Result<(), Failure> {
+    for (i, address) in args.listen.iter().enumerate() {
         let free_port = matches!(address, ListenAddress::Tcp(address) if address.port() == 0);
-        if !free_port && listen[..i].contains(address) {
-            return Err(places.wrong("--listen", &format!("{address} is given twice")));
+        if !free_port && args.listen[..i].contains(address) {
+            return Err(origins.wrong("--listen", &format!("{address} is given twice")));
         }
     }
-    let admin = admin.unwrap_or(Admin::DEFAULT);
-    if let Admin::At(admin) = admin
-        && admin.port() != 0
-        && listen.contains(&ListenAddress::Tcp(admin))
-    {
-        let line = format!("{admin} is taken by --listen; give another port, or off");
-        return Err(places.wrong("--admin", &line));
+    Ok(())
+}
+
+fn check_admin(args: &Args, origins: &Origins) -> Result<(), Failure> {
+    match args.admin {
+        Admin::Off if args.admin_token_file.is_some() => {
+            Err(origins.wrong("--admin-token-file", "there is no address to guard, with --admin off"))
+        }
+        Admin::At(admin) if admin.port() != 0 && args.listen.contains(&ListenAddress::Tcp(admin)) => {
+            let line = format!("{admin} is taken by --listen; give another port, or off");
+            Err(origins.wrong("--admin", &line))
+        }
+        _ => Ok(()),
     }
-    Ok((listen, admin))
+}
+
+/// The settings of topics: the tables over the defaults, whose maximum lag is that of a connection's queue.
+fn topics(args: &Args, tables: &Tables) -> Result<Topics, Failure> {
+    let base = hub::TopicSettings { lag_bytes: args.queue_bytes as usize, ..hub::TopicSettings::default() };
+    tables.over(base, args.memory_budget)
+}
+
+/// `server` with what `args` say of addresses, shards and sockets.
+fn with_io(server: ServerConfig, args: &Args) -> ServerConfig {
+    ServerConfig {
+        listen: args.listen.clone(),
+        shards: args.shards.0,
+        cpus: args.cpus.as_ref().map(|list| list.0.clone()).unwrap_or_default(),
+        driver: args.driver.into(),
+        autotune_sockets: args.profile == Profile::Benchmark,
+        congestion: args.congestion.clone(),
+        takeover: args.takeover,
+        ..server
+    }
+}
+
+/// `server` with the limits of `args`.
+fn with_limits(server: ServerConfig, args: &Args) -> ServerConfig {
+    ServerConfig {
+        message_bytes_max: args.max_message,
+        connections_max: args.max_connections,
+        // Its parser accepts at most 1 GiB.
+        queue_bytes: args.queue_bytes as u32,
+        topics_max: args.max_topics,
+        subscriptions_max: args.max_subscriptions,
+        memory_budget_bytes: args.memory_budget,
+        handshake_timeout: nanos(args.handshake_timeout),
+        send_timeout: nanos(args.send_timeout),
+        pings_per_second_max: match args.profile {
+            Profile::Default => limits::PINGS_PER_SECOND_MAX,
+            Profile::Benchmark | Profile::Conformance => u32::MAX,
+        },
+        ..server
+    }
+}
+
+/// `server` with what `args` say of handshakes and compression.
+fn with_protocol(server: ServerConfig, args: &Args) -> ServerConfig {
+    ServerConfig {
+        compression: args.compress.compression,
+        compression_bytes: args.compress.memory_bytes,
+        origins: origin_policy(&args.allow_origin),
+        hosts: host_policy(args.allow_host.clone(), &args.allow_origin, &args.listen),
+        subprotocols: static_names(&args.subprotocol),
+        subprotocol_preference: args.subprotocol_preference.into(),
+        ..server
+    }
+}
+
+/// `server` with or without the pages and the test endpoints.
+fn with_pages(server: ServerConfig, args: &Args, origins: &Origins) -> Result<ServerConfig, Failure> {
+    let is_on = demo(args, origins)?;
+    Ok(ServerConfig { test_endpoints: is_on, demo_pages: is_on, ..server })
 }
 
 /// Both files of TLS, or none.
-fn certificate_and_key(
-    cert: Option<PathBuf>,
-    key: Option<PathBuf>,
-    places: &Places,
-) -> Result<Option<(PathBuf, PathBuf)>, Failure> {
-    match (cert, key) {
-        (Some(_), None) => Err(places.wrong("--tls-cert", "needs its private key, --tls-key")),
-        (None, Some(_)) => Err(places.wrong("--tls-key", "needs its certificate, --tls-cert")),
-        (cert, key) => Ok(cert.zip(key)),
+fn certificate_and_key(args: &Args, origins: &Origins) -> Result<Option<(PathBuf, PathBuf)>, Failure> {
+    match (&args.tls_cert, &args.tls_key) {
+        (Some(_), None) => Err(origins.wrong("--tls-cert", "needs its private key, --tls-key")),
+        (None, Some(_)) => Err(origins.wrong("--tls-key", "needs its certificate, --tls-cert")),
+        (cert, key) => Ok(cert.clone().zip(key.clone())),
     }
 }
 
@@ -264,13 +208,13 @@ fn secured(cert: &Path, key: &Path) -> Result<Arc<rustls::ServerConfig>, Failure
     tls::server_config(cert, key).map_err(|error| Failure::Environment(error.to_string()))
 }
 
-fn origin_policy(allowed: Vec<String>) -> OriginPolicy {
+fn origin_policy(allowed: &[String]) -> OriginPolicy {
     if allowed.iter().any(|origin| origin == "*") {
         OriginPolicy::Any
     } else if allowed.is_empty() {
         OriginPolicy::SameHost
     } else {
-        OriginPolicy::List(allowed)
+        OriginPolicy::List(allowed.to_vec())
     }
 }
 
@@ -282,14 +226,15 @@ fn is_local(address: &ListenAddress) -> bool {
     }
 }
 
-/// Whether there is what is for trying the server out.
-fn demo(demo: Option<Demo>, off: bool, listen: &[ListenAddress], places: &Places) -> Result<bool, Failure> {
-    match demo.unwrap_or(Demo::Auto) {
-        Demo::On if off => {
-            Err(places.wrong("--demo", "--no-test-endpoints says the opposite: leave one out"))
+/// Whether there are the pages and the test endpoints.
+fn demo(args: &Args, origins: &Origins) -> Result<bool, Failure> {
+    let is_off = !args.test_endpoints;
+    match args.demo {
+        Demo::On if is_off => {
+            Err(origins.wrong("--demo", "--no-test-endpoints says the opposite: leave one out"))
         }
         Demo::On => Ok(true),
-        Demo::Auto => Ok(!off && listen.iter().all(is_local)),
+        Demo::Auto => Ok(!is_off && args.listen.iter().all(is_local)),
         Demo::Off => Ok(false),
     }
 }
@@ -310,29 +255,17 @@ fn host_policy(mut allowed: Vec<String>, origins: &[String], listen: &[ListenAdd
 }
 
 /// What was typed stays for as long as the process.
-fn static_names(names: Vec<String>) -> Vec<&'static str> {
-    names.into_iter().map(|name| &*name.leak()).collect()
+fn static_names(names: &[String]) -> Vec<&'static str> {
+    names.iter().map(|name| &*name.clone().leak()).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
-
     use super::*;
-    use crate::protocol::handshake::SubprotocolPreference;
-
-    #[derive(clap::Parser)]
-    struct Serve {
-        #[command(flatten)]
-        args: Args,
-    }
+    use echoring_proto::handshake::SubprotocolPreference;
 
     fn settings(flags: &[&str]) -> Result<Settings, Failure> {
-        let words = std::iter::once("serve").chain(flags.iter().copied());
-        match Serve::try_parse_from(words) {
-            Ok(serve) => serve.args.resolve(),
-            Err(error) => Err(Failure::Usage(error.to_string())),
-        }
+        crate::serve::config::tests::settings("", flags)
     }
 
     #[test]

@@ -1,68 +1,46 @@
-//! `[[topics]]` and `[topic_defaults]` of a configuration file: what holds for topics, by patterns of their names.
+//! `[[topics]]` and `[topic_defaults]` of a configuration file: settings of topics, by patterns of their names.
 //!
-//! A table says only what differs: from the defaults, and those from the flags. What cannot be meant is refused here, at
-//! the line where it stands; what holds for a topic in the end is the hub's to keep.
+//! A table overrides `[topic_defaults]`, which overrides the defaults and the flags. Contradictions are errors with the
+//! line of the table. [`keys`] declares the keys.
+
+pub(crate) mod keys;
 
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
 use std::rc::Rc;
 
-use super::config::{Entry, Source};
-use crate::cli::{Failure, values};
-use crate::hub::{Pattern, Rules, Settings, Slow};
-use crate::limits::{COALESCE_MAX, MILLISECOND, Nanos, SECOND, TOPIC_BYTES_MAX};
+use self::keys::{KEYS, PATTERN};
 
-/// Keys of `[topic_defaults]`, and, beside `pattern`, of `[[topics]]`.
-pub(super) const KEYS: [&str; 12] = [
-    "pattern",
-    "slow",
-    "lag_bytes",
-    "lag",
-    "coalesce",
-    "history_messages",
-    "history_bytes",
-    "history_age",
-    "snapshot",
-    "presence",
-    "publish",
-    "heartbeat",
-];
+use crate::file::{Entry, Source};
+use crate::{Failure, values};
+use echoring_topics::limits::TOPIC_BYTES_MAX;
+use echoring_topics::{Pattern, Rules, TopicSettings};
 
-pub(super) const SLOW: [(&str, Slow); 3] =
-    [("disconnect", Slow::Disconnect), ("drop-oldest", Slow::DropOldest), ("conflate", Slow::Conflate)];
-/// Each with whether clients publish.
-pub(super) const PUBLISH: [(&str, bool); 2] = [("clients", true), ("operator", false)];
-
-const HOUR: Nanos = 3_600 * SECOND;
-/// As of `--queue-bytes`, and for the same reasons.
-const LAG_BYTES: RangeInclusive<usize> = 4 * 1024..=1 << 30;
-/// Less is what a busy network takes; more would be history.
-const LAG: RangeInclusive<Nanos> = 100 * MILLISECOND..=HOUR;
-/// More messages than one would want to read to catch up.
-const HISTORY_MESSAGES: RangeInclusive<u32> = 0..=1_000_000;
-const HISTORY_BYTES: RangeInclusive<usize> = 0..=1 << 30;
-const HISTORY_AGE: RangeInclusive<Nanos> = 0..=1_000 * HOUR;
-/// More often is a load; more rarely tells nobody in time.
-const HEARTBEAT: RangeInclusive<Nanos> = SECOND..=HOUR;
-
-/// What holds for topics: with a pattern each, in the order in which they are tried, and for all others.
+/// The settings of topics by pattern, in the order in which the patterns are tried, and the default.
 #[derive(Clone, Debug)]
 pub(super) struct Topics {
-    pub(super) rules: Vec<(String, Settings)>,
-    pub(super) default: Settings,
+    pub(super) rules: Vec<(String, Topic)>,
+    pub(super) default: Topic,
+}
+
+/// The settings of a topic.
+#[derive(Clone, Debug)]
+pub(super) struct Topic {
+    pub(super) settings: TopicSettings,
+    /// The keys that a file gives, each with the file's name and the line.
+    pub(super) lines: BTreeMap<&'static str, String>,
 }
 
 impl Topics {
     /// The same as the hub reads it.
     pub(super) fn rules(&self) -> Rules {
-        let rules = self.rules.iter().map(|(pattern, settings)| (Pattern::new(pattern), kept(*settings)));
-        Rules::new(rules.collect(), kept(self.default))
+        let rules = self.rules.iter().map(|(pattern, topic)| (Pattern::new(pattern), kept(topic.settings)));
+        Rules::new(rules.collect(), kept(self.default.settings))
     }
 }
 
 /// `settings` with a history that is bounded to nothing by any of its bounds bounded so by the count of its messages:
 /// the hub's logs keep their latest message whatever their bound in bytes.
-fn kept(mut settings: Settings) -> Settings {
+fn kept(mut settings: TopicSettings) -> TopicSettings {
     if settings.history.bytes == 0 || settings.history.age == 0 {
         settings.history.messages = 0;
     }
@@ -106,8 +84,8 @@ impl Tables {
                 }
             }
             let Some((pattern, entry)) = pattern else {
-                let cure = "say which topics it is for, such as pattern = \"prices.*\"";
-                return Err(table.source.wrong(at, &format!("topics.pattern: missing; {cure}")));
+                let hint = "say which topics it is for, such as pattern = \"prices.*\"";
+                return Err(table.source.wrong(at, &format!("topics.pattern: missing; {hint}")));
             };
             // A star of the later pattern can only be one of the characters that a star of the earlier stands for: no
             // other part of a pattern has stars. So the earlier fits all names of the later if it fits the later itself.
@@ -127,17 +105,18 @@ impl Tables {
     ///
     /// # Errors
     /// When what a table says makes no sense beside what else holds.
-    pub(super) fn over(&self, base: Settings, memory_budget_bytes: u64) -> Result<Topics, Failure> {
-        let resolve = |table: &Table, base| {
-            let settings = table.over(base);
-            table.check(&settings, memory_budget_bytes).map(|()| settings)
+    pub(super) fn over(&self, base: TopicSettings, memory_budget_bytes: u64) -> Result<Topics, Failure> {
+        let resolve = |table: &Table, base: &Topic| {
+            let topic = table.over(base);
+            table.check(&topic.settings, memory_budget_bytes).map(|()| topic)
         };
+        let base = Topic { settings: base, lines: BTreeMap::new() };
         let default = match &self.defaults {
-            Some(table) => resolve(table, base)?,
+            Some(table) => resolve(table, &base)?,
             None => base,
         };
         let rules =
-            self.topics.iter().map(|(pattern, table)| Ok((pattern.clone(), resolve(table, default)?)));
+            self.topics.iter().map(|(pattern, table)| Ok((pattern.clone(), resolve(table, &default)?)));
         Ok(Topics { rules: rules.collect::<Result<_, Failure>>()?, default })
     }
 }
@@ -156,83 +135,40 @@ struct Table {
     source: Rc<Source>,
     /// The byte at which it begins.
     at: usize,
-    /// The bytes at which values begin.
+    /// The keys that it has, with the bytes at which their values begin.
     places: BTreeMap<&'static str, usize>,
-    slow: Option<Slow>,
-    lag_bytes: Option<usize>,
-    lag: Option<Nanos>,
-    coalesce: Option<Nanos>,
-    history_messages: Option<u32>,
-    history_bytes: Option<usize>,
-    history_age: Option<Nanos>,
-    snapshot: Option<u32>,
-    presence: Option<bool>,
-    clients_publish: Option<bool>,
-    heartbeat: Option<Nanos>,
+    /// The values of those keys; the other fields have no meaning.
+    values: TopicSettings,
 }
 
 impl Table {
     fn new(source: &Rc<Source>, at: usize) -> Table {
-        Table {
-            source: source.clone(),
-            at,
-            places: BTreeMap::new(),
-            slow: None,
-            lag_bytes: None,
-            lag: None,
-            coalesce: None,
-            history_messages: None,
-            history_bytes: None,
-            history_age: None,
-            snapshot: None,
-            presence: None,
-            clients_publish: None,
-            heartbeat: None,
-        }
+        Table { source: source.clone(), at, places: BTreeMap::new(), values: TopicSettings::default() }
     }
 
     /// Reads one key.
     fn read(&mut self, entry: &Entry<'_>) -> Result<(), Failure> {
-        let Some(key) = KEYS.into_iter().find(|key| *key == entry.key) else {
-            return Err(entry.unknown(&KEYS));
+        let Some(key) = KEYS.iter().find(|key| key.name == entry.key) else {
+            let known = std::iter::once(PATTERN.0).chain(KEYS.iter().map(|key| key.name));
+            return Err(entry.unknown(&known.collect::<Vec<_>>()));
         };
-        match key {
-            "slow" => self.slow = Some(entry.word(&SLOW)?),
-            "lag_bytes" => self.lag_bytes = Some(entry.bytes(LAG_BYTES)?),
-            "lag" => self.lag = Some(entry.time(LAG)?),
-            "coalesce" => self.coalesce = Some(entry.time(0..=COALESCE_MAX)?),
-            "history_messages" => self.history_messages = Some(entry.number(HISTORY_MESSAGES)?),
-            "history_bytes" => self.history_bytes = Some(entry.bytes(HISTORY_BYTES)?),
-            "history_age" => self.history_age = Some(entry.time(HISTORY_AGE)?),
-            "snapshot" => self.snapshot = Some(entry.number(HISTORY_MESSAGES)?),
-            "presence" => self.presence = Some(entry.boolean()?),
-            "publish" => self.clients_publish = Some(entry.word(&PUBLISH)?),
-            "heartbeat" => self.heartbeat = Some(entry.time(HEARTBEAT)?),
-            _ => return Err(entry.unknown(&KEYS)),
-        }
-        self.places.insert(key, entry.at);
+        key.read(entry, &mut self.values)?;
+        self.places.insert(key.name, entry.at);
         Ok(())
     }
 
-    /// What holds where it says nothing else than `base`.
-    fn over(&self, base: Settings) -> Settings {
-        let mut settings = base;
-        settings.slow = self.slow.unwrap_or(base.slow);
-        settings.lag_bytes = self.lag_bytes.unwrap_or(base.lag_bytes);
-        settings.lag = self.lag.unwrap_or(base.lag);
-        settings.coalesce = self.coalesce.unwrap_or(base.coalesce);
-        settings.history.messages = self.history_messages.unwrap_or(base.history.messages);
-        settings.history.bytes = self.history_bytes.unwrap_or(base.history.bytes);
-        settings.history.age = self.history_age.unwrap_or(base.history.age);
-        settings.snapshot = self.snapshot.unwrap_or(base.snapshot);
-        settings.presence = self.presence.unwrap_or(base.presence);
-        settings.clients_publish = self.clients_publish.unwrap_or(base.clients_publish);
-        settings.heartbeat = self.heartbeat.unwrap_or(base.heartbeat);
-        settings
+    /// Its settings over those of `base`.
+    fn over(&self, base: &Topic) -> Topic {
+        let mut topic = base.clone();
+        for key in KEYS.iter().filter(|key| self.places.contains_key(key.name)) {
+            key.copy(self.values, &mut topic.settings);
+        }
+        topic.lines.extend(self.places.iter().map(|(key, at)| (*key, self.source.line(*at))));
+        topic
     }
 
     /// Refuses what contradicts itself: `settings` is what comes of this table.
-    fn check(&self, settings: &Settings, memory_budget_bytes: u64) -> Result<(), Failure> {
+    fn check(&self, settings: &TopicSettings, memory_budget_bytes: u64) -> Result<(), Failure> {
         if settings.coalesce >= settings.lag {
             return Err(self.wrong(
                 ["coalesce", "lag"],
@@ -255,7 +191,7 @@ impl Table {
     }
 
     /// Refuses a history that is asked for and bounded to nothing, and more of it for newcomers than is kept.
-    fn check_history(&self, settings: &Settings) -> Result<(), Failure> {
+    fn check_history(&self, settings: &TopicSettings) -> Result<(), Failure> {
         if settings.snapshot > settings.history.messages {
             let explanation = format!(
                 "must be at most what is kept, {} (history_messages); raise that too",
@@ -289,13 +225,17 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
-    use crate::cli::Failure;
-    use crate::cli::serve::config::ConfigFile;
+    use crate::Failure;
+    use crate::file::Source;
+    use crate::serve::config::ConfigFile;
+
+    fn read(text: &str) -> Result<ConfigFile, Failure> {
+        ConfigFile::read(Source::new("f", text.into())?)
+    }
 
     fn complaint(text: &str) -> String {
-        let base = crate::hub::Settings::default();
-        let read = ConfigFile::parse("f", text.into());
-        match read.and_then(|file| file.tables.over(base, 16 << 20)) {
+        let base = echoring_topics::TopicSettings::default();
+        match read(text).and_then(|file| file.tables.over(base, 16 << 20)) {
             Err(Failure::Usage(line)) => line,
             other => panic!("{text}: {other:?}"),
         }
@@ -356,7 +296,7 @@ mod tests {
         }
         for (earlier, later) in [("a", "a.*"), ("a.*", "*.a"), ("a.b.*", "a.*"), ("a*b", "*b")] {
             let text = format!("[[topics]]\npattern = \"{earlier}\"\n[[topics]]\npattern = \"{later}\"");
-            ConfigFile::parse("f", text.into()).expect("both are tried");
+            read(&text).expect("both are tried");
         }
     }
 
@@ -380,8 +320,9 @@ mod tests {
     fn a_history_bounded_to_nothing_keeps_no_message() {
         for bound in ["history_messages = 0", "history_bytes = 0", "history_age = \"0s\""] {
             let text = format!("[topic_defaults]\n{bound}\n[[topics]]\npattern = \"a\"\nlag = \"1s\"");
-            let file = ConfigFile::parse("f", text.into()).expect("valid");
-            let topics = file.tables.over(crate::hub::Settings::default(), 16 << 20).expect("valid");
+            let file = read(&text).expect("valid");
+            let topics =
+                file.tables.over(echoring_topics::TopicSettings::default(), 16 << 20).expect("valid");
             for name in ["a", "b"] {
                 assert_eq!(topics.rules().of(name).history.messages, 0, "{bound}");
             }

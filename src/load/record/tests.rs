@@ -1,14 +1,16 @@
-//! Distributions of known values, and a record to begin with.
+//! Distributions of known values, and a sample record.
 
 use serde_json::json;
 
 use super::*;
-use crate::load::run::Outcome;
-use crate::load::tally::{Tally, histogram};
-use crate::load::timeline::Timeline;
+use crate::engine::outcome::Outcome;
+use crate::measure::distribution::histogram;
+use crate::measure::tally::Tally;
+use crate::measure::timeline::Timeline;
 
-/// The record of ten connections at 5,000 messages a second for four seconds, which all came back; nothing was timed.
-pub(in crate::load) fn record() -> Record {
+/// The record of ten connections at 5,000 messages per second for four seconds, all of which came back; nothing was
+/// timed.
+pub(crate) fn record() -> Record {
     let nothing =
         json!({"p50": 0, "p90": 0, "p99": 0, "p999": 0, "p9999": 0, "max": 0, "mean": 0.0, "count": 0});
     let record = json!({
@@ -35,8 +37,8 @@ pub(in crate::load) fn record() -> Record {
     serde_json::from_value(record).expect("a record")
 }
 
-/// The outcome with this record, and nothing else.
-pub(in crate::load) fn outcome(record: Record) -> Outcome {
+/// An outcome with this record, and nothing else.
+pub(crate) fn outcome(record: Record) -> Outcome {
     Outcome { record, response: histogram(), timeline: Timeline::take(&mut Tally::new()) }
 }
 
@@ -46,7 +48,7 @@ fn quantiles_of_nothing_are_zero() {
 }
 
 #[test]
-fn where_nothing_was_timed_a_record_has_null_and_older_ones_are_read() {
+fn untimed_distributions_are_null_and_older_records_are_read() {
     #[derive(Serialize, Deserialize)]
     struct Timed(#[serde(with = "null_for_none")] Quantiles);
     assert_eq!(serde_json::to_string(&Timed(Quantiles::default())).expect("json"), "null");
@@ -58,7 +60,7 @@ fn where_nothing_was_timed_a_record_has_null_and_older_ones_are_read() {
 }
 
 #[test]
-fn quantiles_are_exact_to_three_digits_and_never_past_the_maximum() {
+fn quantiles_are_exact_to_three_digits_and_at_most_the_maximum() {
     let mut values = histogram();
     for value in 1..=100_000_u64 {
         values.record(value * 1_000).expect("within bounds");
@@ -82,7 +84,7 @@ fn quantiles_are_exact_to_three_digits_and_never_past_the_maximum() {
     assert_eq!(quantiles.count, 100_000);
 }
 
-/// A distribution of the values that these numbers of messages have, in milliseconds.
+/// A distribution of values in milliseconds with these counts.
 fn of_ms(values: &[(u64, u64)]) -> Quantiles {
     let mut histogram = histogram();
     for (ms, times) in values {
@@ -92,30 +94,31 @@ fn of_ms(values: &[(u64, u64)]) -> Quantiles {
 }
 
 #[test]
-fn of_each_percentile_the_generators_part_is_told() {
+fn the_generators_part_of_each_percentile_is_reported() {
     // Values are exact to three digits.
     let ms = |ns: u64| (ns + 500_000) / 1_000_000;
-    let told = |own: &Quantiles| {
+    let text = |own: &Quantiles| {
         let optional = [own.min, own.p75, own.p95, own.p995].map(|ns| ns.expect("known"));
         let [min, p75, p95, p995] = optional.map(ms);
         [min, ms(own.p50), p75, ms(own.p90), p95, ms(own.p99), p995, ms(own.p999), ms(own.p9999), ms(own.max)]
     };
-    // The slowest two of a hundred take 442 ms, and of those the generator was 9 ms late for.
+    // The slowest two of a hundred take 442 ms, and the generator was 9 ms late for those.
     let service = of_ms(&[(10, 9_800), (433, 200)]);
     let lateness = of_ms(&[(0, 9_800), (9, 200)]);
     let own = of_ms(&[(10, 9_800), (442, 200)]).own(&service, &lateness);
-    assert_eq!(told(&own), [0, 0, 0, 0, 0, 9, 9, 9, 9, 9]);
+    assert_eq!(text(&own), [0, 0, 0, 0, 0, 9, 9, 9, 9, 9]);
     assert!((own.mean - lateness.mean).abs() < 1e5, "{own:?}");
     assert_eq!((own.count, own.stddev), (10_000, None), "a difference of percentiles has no deviation");
-    // It was late for a tenth, and the server is slow for others, one in ten as well.
+    // It was late for a tenth, and the server is slow for another tenth.
     let service = of_ms(&[(10, 9_000), (100, 1_000)]);
     let lateness = of_ms(&[(0, 9_000), (50, 1_000)]);
     let own = of_ms(&[(10, 8_000), (60, 1_000), (100, 1_000)]).own(&service, &lateness);
-    assert_eq!(told(&own), [0, 0, 0, 50, 0, 0, 0, 0, 0, 0]);
-    // Half of the messages waited a second for room in their connection, or were never sent: that is not its own.
+    assert_eq!(text(&own), [0, 0, 0, 50, 0, 0, 0, 0, 0, 0]);
+    // Half of the messages waited a second for room in their connection, or were never sent: that is not the
+    // generator's part.
     let service = of_ms(&[(10, 5_000)]);
     let lateness = of_ms(&[(0, 9_900), (2, 100)]);
     let own = of_ms(&[(10, 5_000), (1_010, 5_000)]).own(&service, &lateness);
-    assert_eq!(told(&own), [0, 0, 2, 2, 2, 2, 2, 2, 2, 2]);
+    assert_eq!(text(&own), [0, 0, 2, 2, 2, 2, 2, 2, 2, 2]);
     assert!(own.mean <= lateness.mean, "{own:?}");
 }

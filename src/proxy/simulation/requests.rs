@@ -1,4 +1,5 @@
-//! Requests and responses between ends that send what is none, half of it, or nothing, that stall, and that leave.
+//! Requests and responses between peers that send malformed, incomplete or no messages, that stall, and that
+//! disconnect.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -11,31 +12,32 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{FOR_EVER, Random, STREAM_BYTES, for_each_seed};
-use crate::connection::Seed;
-use crate::limits::{CLOSE_TIMEOUT, SECOND, UPSTREAM_RESPONSE_TIMEOUT};
-use crate::proxy::pump::MaskingKeys;
-use crate::proxy::transport::Transport;
-use crate::proxy::upstream::{Balance, Upstreams};
-use crate::proxy::{Context, Settings, http};
+use super::{Random, SIMULATION_TIMEOUT, STREAM_BYTES, for_each_seed};
+use crate::forwarder::MaskingKeys;
+use crate::limits::UPSTREAM_RESPONSE_TIMEOUT;
+use crate::transport::Transport;
+use crate::upstream::{Balance, Upstreams};
+use crate::{Context, Settings, http};
+use echoring_proto::connection::Seed;
+use echoring_proto::limits::{CLOSE_TIMEOUT, SECOND};
 
-/// What a server's connection has left when its client's is over.
+/// Time that an upstream connection may outlive its client's.
 const GRACE: Duration = Duration::from_nanos(UPSTREAM_RESPONSE_TIMEOUT + CLOSE_TIMEOUT + SECOND);
-/// Bytes of a response or head that goes on and on: more than both streams and the proxy hold.
+/// Bytes of an endless response or head: more than both streams and the proxy hold.
 const ENDLESS_BYTES: usize = 300_000;
 
 thread_local! {
-    /// What a connection to a server is in a simulation.
+    /// Connects to the simulated upstream of this thread.
     static SERVER: RefCell<Option<Box<dyn FnMut() -> Transport>>> = const { RefCell::new(None) };
 }
 
-/// A connection to the server of the simulation that this thread runs, if it runs one.
-pub(in crate::proxy) fn connect() -> Option<Transport> {
+/// A connection to the simulated upstream of this thread, if there is one.
+pub(crate) fn connect() -> Option<Transport> {
     SERVER.with_borrow_mut(|server| server.as_mut().map(|connect| connect()))
 }
 
-/// A proxy with one client, in front of a server that makes of each connection what `server` does. Over when `over` says so.
-struct World {
+/// A proxy with one client, in front of an upstream that handles each connection with `server`, until `over` is set.
+struct SimulatedProxy {
     client: DuplexStream,
     serving: JoinHandle<()>,
     servers: Rc<RefCell<Vec<JoinHandle<()>>>>,
@@ -43,10 +45,10 @@ struct World {
     drain: watch::Sender<bool>,
 }
 
-impl World {
+impl SimulatedProxy {
     fn new<F: Future<Output = ()> + 'static>(
         mut server: impl FnMut(DuplexStream, watch::Receiver<bool>) -> F + 'static,
-    ) -> World {
+    ) -> SimulatedProxy {
         let servers = Rc::new(RefCell::new(Vec::new()));
         let running = Rc::clone(&servers);
         let (over, is_over) = watch::channel(false);
@@ -69,34 +71,37 @@ impl World {
         let (near, client) = duplex(STREAM_BYTES);
         let peer: SocketAddr = "127.0.0.1:1".parse().expect("an address");
         let serving = spawn_local(http::serve(context, Box::new(near), peer, false));
-        World { client, serving, servers, over, drain }
+        SimulatedProxy { client, serving, servers, over, drain }
     }
 
-    /// Sees that the proxy is done with the client, and with the servers soon after.
+    /// Checks that the proxy has ended the client's connection, and the upstream's soon after.
     async fn end(
         serving: JoinHandle<()>,
         servers: &RefCell<Vec<JoinHandle<()>>>,
         over: &watch::Sender<bool>,
     ) {
-        timeout(FOR_EVER, serving).await.expect("it ends").expect("no panic");
+        timeout(SIMULATION_TIMEOUT, serving).await.expect("it ends").expect("no panic");
         sleep(GRACE).await;
         over.send_replace(true);
         for server in servers.take() {
-            timeout(FOR_EVER, server).await.expect("it is told").expect("what it was sent may pass");
+            timeout(SIMULATION_TIMEOUT, server)
+                .await
+                .expect("the upstream sees the end")
+                .expect("it was sent valid requests");
         }
         SERVER.with_borrow_mut(|slot| *slot = None);
     }
 }
 
-/// Does nothing until the client is gone, and then sees that the proxy has left as well.
+/// Does nothing until the client is gone, and then checks that the proxy has disconnected too.
 async fn stall(mut stream: DuplexStream, mut over: watch::Receiver<bool>) {
     over.wait_for(|over| *over).await.expect("the world");
-    assert!(stream.write(b"x").await.is_err(), "the proxy holds a connection for nobody");
+    assert!(stream.write(b"x").await.is_err(), "the proxy keeps a connection without a client");
 }
 
-/// Sends in pieces, with pauses. Whether the stream took all.
+/// Sends in pieces, with pauses. Returns whether the stream accepted all of it.
 async fn send(stream: &mut DuplexStream, mut bytes: &[u8], random: &mut Random) -> bool {
-    // Whatever takes long does so without a thousand pieces.
+    // Long input is sent in at most about a hundred pieces.
     let least = bytes.len() / 100;
     while !bytes.is_empty() {
         let most = random.of(&[1, 10, 1_000]).max(least);
@@ -110,7 +115,7 @@ async fn send(stream: &mut DuplexStream, mut bytes: &[u8], random: &mut Random) 
     true
 }
 
-/// Looks at a head that reached a server.
+/// Checks a request head that reached an upstream.
 fn check_head(head: Vec<u8>) {
     let text = String::from_utf8(head).expect("text");
     let path = text.split(' ').nth(1).expect("a target");
@@ -164,7 +169,7 @@ fn response(random: &mut Random) -> Vec<u8> {
     }
 }
 
-/// Reads a head or a part of it, which has to be one that may reach a server, and answers as it likes.
+/// Reads a request head or a part of it, checks it, and answers at random.
 async fn hostile_server(mut stream: DuplexStream, over: watch::Receiver<bool>, mut random: Random) {
     let mut head = Vec::new();
     let patience = match random.below(10) {
@@ -188,7 +193,7 @@ async fn hostile_server(mut stream: DuplexStream, over: watch::Receiver<bool>, m
         return;
     }
     match random.below(3) {
-        // It stays, and says nothing more.
+        // It stays connected, and sends nothing more.
         0 => {
             let mut rest = [0; 100];
             while let Ok(1..) = stream.read(&mut rest).await {}
@@ -198,7 +203,7 @@ async fn hostile_server(mut stream: DuplexStream, over: watch::Receiver<bool>, m
     }
 }
 
-/// Requests of which some are none, and which may end anywhere.
+/// Requests, some malformed, that may end anywhere.
 fn requests(random: &mut Random) -> Vec<u8> {
     let lines: [&[u8]; 17] = [
         b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -217,7 +222,7 @@ fn requests(random: &mut Random) -> Vec<u8> {
         b"GET /m HTTP/1.1\r\nHost: a\r\nX: \0\r\n\r\n",
         b"POST /n HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\nab",
         b"POST /o HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n1\r\na\r\n0\r\n\r\n",
-        // Frames, where an upgrade stands before them.
+        // FrameSplitter, valid behind an upgrade.
         b"\x81\x82\0\0\0\0hi\x88\x80\0\0\0\0",
         b"\x81\xfe\xff\xff\0\0\0\0hi",
     ];
@@ -238,15 +243,16 @@ fn requests(random: &mut Random) -> Vec<u8> {
 }
 
 #[test]
-fn requests_between_hostile_ends_are_answered_or_ended() {
-    for_each_seed("requests::requests_between_hostile_ends_are_answered_or_ended", async |mut random| {
-        let mut seeds = Random(random.next());
-        let World { mut client, serving, servers, over, drain } =
-            World::new(move |stream, over| hostile_server(stream, over, Random(seeds.next())));
+fn requests_between_hostile_peers_are_answered_or_ended() {
+    for_each_seed("requests::requests_between_hostile_peers_are_answered_or_ended", async |mut random| {
+        let mut seeds = Random::new(random.next());
+        let SimulatedProxy { mut client, serving, servers, over, drain } =
+            SimulatedProxy::new(move |stream, over| hostile_server(stream, over, Random::new(seeds.next())));
         let sent = requests(&mut random);
-        // Whoever reads nothing is not let send for ever.
+        // The proxy must disconnect a peer that reads nothing.
         let sending = send(&mut client, &sent, &mut random);
-        let taken = timeout(FOR_EVER, sending).await.expect("it is ended when it does not read");
+        let sent_all =
+            timeout(SIMULATION_TIMEOUT, sending).await.expect("a peer that does not read is disconnected");
         let mut answers = Vec::new();
         let mut idle = None;
         match random.below(5) {
@@ -255,11 +261,12 @@ fn requests_between_hostile_ends_are_answered_or_ended() {
             2 => drop(client.shutdown().await),
             3 => idle = Some(client),
             _ => {
-                let read = timeout(FOR_EVER, client.read_to_end(&mut answers)).await.expect("an end");
-                assert!(read.is_ok() || !taken);
+                let read =
+                    timeout(SIMULATION_TIMEOUT, client.read_to_end(&mut answers)).await.expect("an end");
+                assert!(read.is_ok() || !sent_all);
             }
         }
-        World::end(serving, &servers, &over).await;
+        SimulatedProxy::end(serving, &servers, &over).await;
         drop(idle);
         assert!(
             answers.is_empty() || answers.starts_with(b"HTTP/1.1 "),
@@ -270,13 +277,44 @@ fn requests_between_hostile_ends_are_answered_or_ended() {
 }
 
 #[test]
-fn a_server_that_never_answers_is_told_in_time() {
-    for_each_seed("requests::a_server_that_never_answers_is_told_in_time", async |mut random| {
+fn an_upstream_that_does_not_read_is_disconnected_with_its_request() {
+    for_each_seed(
+        "requests::an_upstream_that_does_not_read_is_disconnected_with_its_request",
+        async |mut random| {
+            let SimulatedProxy { mut client, serving, servers, over, drain: _drain } =
+                SimulatedProxy::new(stall);
+            let body_bytes = 1 + random.below(2 * STREAM_BYTES);
+            let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {body_bytes}\r\n\r\n");
+            client.write_all(head.as_bytes()).await.expect("the proxy");
+            client.write_all(&vec![b'x'; body_bytes]).await.expect("the proxy");
+            // The client waits for its response, or not.
+            if random.one_in(2) {
+                let mut answer = Vec::new();
+                client.shutdown().await.expect("the proxy");
+                timeout(SIMULATION_TIMEOUT, client.read_to_end(&mut answer))
+                    .await
+                    .expect("an end")
+                    .expect("an answer");
+                assert!(
+                    answer.is_empty() || answer.starts_with(b"HTTP/1.1 504 "),
+                    "{}",
+                    String::from_utf8_lossy(&answer)
+                );
+            }
+            drop(client);
+            SimulatedProxy::end(serving, &servers, &over).await;
+        },
+    );
+}
+
+#[test]
+fn an_unanswered_request_gets_504_in_time() {
+    for_each_seed("requests::an_unanswered_request_gets_504_in_time", async |mut random| {
         let begun: &[u8] =
             random.of(&[b"", b"HTTP/1.1 2", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: y"]);
         let reads = !random.one_in(3);
-        let World { mut client, serving, servers, over, drain } =
-            World::new(move |mut stream, over| async move {
+        let SimulatedProxy { mut client, serving, servers, over, drain } =
+            SimulatedProxy::new(move |mut stream, over| async move {
                 if reads {
                     let mut head = [0; 100];
                     stream.read_exact(&mut head).await.expect("a head");
@@ -293,11 +331,14 @@ fn a_server_that_never_answers_is_told_in_time() {
         let since = Instant::now();
         client.write_all(asked).await.expect("the proxy");
         let mut status = [0; 12];
-        timeout(FOR_EVER, client.read_exact(&mut status)).await.expect("an answer").expect("a status line");
+        timeout(SIMULATION_TIMEOUT, client.read_exact(&mut status))
+            .await
+            .expect("an answer")
+            .expect("a status line");
         assert_eq!(status, *b"HTTP/1.1 504");
         let waited = since.elapsed().saturating_sub(Duration::from_nanos(UPSTREAM_RESPONSE_TIMEOUT));
-        assert!(waited <= Duration::from_nanos(SECOND), "{waited:?} longer than it may take");
+        assert!(waited <= Duration::from_nanos(SECOND), "{waited:?} too late");
         drop((client, drain));
-        World::end(serving, &servers, &over).await;
+        SimulatedProxy::end(serving, &servers, &over).await;
     });
 }

@@ -1,179 +1,84 @@
-//! The end in order: what was acknowledged is sent, or told to be lost, before anybody is told 1001.
-//!
-//! ```text
-//! refuse publications ─ Over(Publications) ─> no home gets another one
-//!                                             └─ Over(Messages) ─> logs have all they will ever have
-//!                                                                  └─ who has got all of it: 1001
-//! nobody is left ─────── Over(Everything) ──> no shard needs this one, and it may end
-//! ```
-//!
-//! Each stage is over on the node when every shard has said so to every other, in the lane in which what it is about
-//! travels: so it arrives behind the last of it. A shard that is told so before its own drain began only counts.
-//!
-//! Never: a shard that waits for another beyond the time that the drain has.
+//! The steps of a drain: which connections it waits for, and how they are closed.
 
-use super::mail::Message;
-use super::{Broadcast, Subscriber};
-use crate::driver::{Driver, Token};
-use crate::hub::GapReason;
-use crate::limits::{DRAIN_GOODBYE, Nanos};
-use crate::protocol::CloseCode;
-use crate::server::service::{Peer, Service};
-use crate::server::v1::notice;
-use crate::shard::{Context, Goodbye, Lane, Mailboxes};
-
-/// What a draining shard posts no more of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// Publications, to their topics' homes.
-    Publications,
-    /// Messages, to shards with subscribers.
-    Messages,
-    /// Requests of any kind.
-    Everything,
-}
-
-/// How far the other shards are with one stage, and have been told of this one.
-#[derive(Debug, Default)]
-struct Progress {
-    /// The next shard to be told.
-    next: usize,
-    /// Shards that have told this one.
-    heard: usize,
-}
-
-/// The drain of one shard.
-#[derive(Debug, Default)]
-pub(super) struct Drain {
-    /// Since when; none before it began.
-    since: Option<Nanos>,
-    publications: Progress,
-    messages: Progress,
-    everything: Progress,
-    /// Some shard has no room to be told now.
-    waits_for_room: bool,
-    /// When those who have not got everything are told so.
-    goodbye_at: Nanos,
-    /// Those who have not been told 1001.
-    left: Vec<Token>,
-    /// Nobody is left, and no other shard needs this one.
-    is_over: bool,
-}
-
-impl Progress {
-    /// Tells all other shards, as far as they have room. Whether all have been told.
-    fn tell(&mut self, mailboxes: &mut Mailboxes<Message>, stage: Stage) -> bool {
-        // Behind the last of what it is about.
-        let lane = match stage {
-            Stage::Publications | Stage::Everything => Lane::Request,
-            Stage::Messages => Lane::Forward,
-        };
-        while self.next < mailboxes.shards() {
-            let is_here = self.next == mailboxes.shard();
-            if !is_here && mailboxes.post(self.next, lane, Message::Over(stage), &[]).is_err() {
-                return false;
-            }
-            self.next += 1;
-        }
-        true
-    }
-
-    fn is_over(&self, shards: usize) -> bool {
-        self.next == shards && self.heard + 1 == shards
-    }
-}
-
-impl Drain {
-    /// Whether publications and subscriptions are refused.
-    #[inline]
-    pub(super) fn is_on(&self) -> bool {
-        self.since.is_some()
-    }
-
-    /// Another shard is through with a stage.
-    pub(super) fn count(&mut self, stage: Stage) {
-        let progress = match stage {
-            Stage::Publications => &mut self.publications,
-            Stage::Messages => &mut self.messages,
-            Stage::Everything => &mut self.everything,
-        };
-        progress.heard += 1;
-    }
-
-    pub(super) fn waits_for_room(&self) -> bool {
-        self.waits_for_room
-    }
-
-    pub(super) fn deadline(&self) -> Option<Nanos> {
-        (!self.left.is_empty()).then_some(self.goodbye_at)
-    }
-}
+use super::Broadcast;
+use super::session::Subscriber;
+use super::shard_mail::DrainStage;
+use crate::limits::DRAIN_GOODBYE;
+use crate::peer::{Peer, ServerApplication};
+use crate::v1::server_event;
+use echoring_proto::CloseCode;
+use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::shard::{Context, Goodbye};
+use echoring_topics::{GapReason, TopicId};
 
 impl Broadcast {
-    /// Publications are refused from now on, and raw publishers, who cannot be told so, are read no further.
-    pub(in crate::server) fn drain<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
-        if !self.drain.is_on() {
-            self.drain.since = Some(cx.now());
-            self.topics.hurry();
+    /// Begins the drain, or changes its deadline. Publications are refused from now on. Raw publishers cannot be told
+    /// that, so they are not read.
+    pub(crate) fn drain<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+        if self.drain.begin(cx.now()) {
+            self.fan_out.topics.hurry();
             for token in cx.tokens() {
-                let is_raw = match cx.peer(token) {
-                    Some(Peer::Subscriber(_)) => true,
-                    Some(Peer::Session(_)) => false,
-                    _ => continue,
-                };
-                let Some(mut link) = cx.link(token).filter(|link| link.is_open()) else { continue };
-                if is_raw {
-                    link.hold_up(true);
-                }
-                self.drain.left.push(token);
+                self.drain_connection(cx, token);
             }
         }
-        let (since, until) = (self.drain.since.unwrap_or_default(), cx.draining_until().unwrap_or_default());
-        let goodbye = DRAIN_GOODBYE.min(until.saturating_sub(since) / 4);
-        self.drain.goodbye_at = until.saturating_sub(goodbye);
+        self.drain.set_end(cx.draining_until().unwrap_or_default(), DRAIN_GOODBYE);
     }
 
-    /// Whether nobody is left here, and no other shard needs this one.
-    pub(in crate::server) fn is_drained(&self) -> bool {
+    fn drain_connection<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        token: Token,
+    ) {
+        let Some(mut link) = cx.link(token).filter(|link| link.is_open()) else { return };
+        match &*link.peer {
+            Peer::Subscriber(_) => link.set_backpressured(true),
+            Peer::Session(_) => {}
+            Peer::Echo | Peer::Handler(_) => return,
+        }
+        self.drain.remaining.push(token);
+    }
+
+    /// Whether no connection is left, and no other shard needs this one.
+    pub(crate) fn is_drained(&self) -> bool {
         self.drain.is_over
     }
 
-    /// Does what the drain can do now, at the end of each of its turns.
+    /// Advances the drain as far as possible, at the end of each tick.
     #[cold]
-    pub(super) fn drain_on<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
+    pub(super) fn advance_drain<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
         let shards = cx.shards();
-        let Broadcast { drain, held, topics, .. } = self;
-        let mailboxes = cx.means().mailboxes;
-        // What was read before has to come to its topic's home first.
-        let mut told = held.is_empty() && drain.publications.tell(mailboxes, Stage::Publications);
+        let Broadcast { drain, held, fan_out, .. } = self;
+        let mailboxes = cx.resources().mailboxes;
+        // Held publications have to reach their topics' owners first.
+        let mut told = held.is_empty() && drain.publications.tell(mailboxes, DrainStage::Publications);
         if drain.publications.is_over(shards) {
-            told = drain.messages.tell(mailboxes, Stage::Messages);
+            told = drain.messages.tell(mailboxes, DrainStage::Messages);
         }
-        let has_all = drain.messages.is_over(shards) && !topics.is_dirty();
+        let has_all = drain.messages.is_over(shards) && !fan_out.topics.is_dirty();
         if has_all {
-            self.part_with_the_served(cx);
+            self.close_served(cx);
         }
         if self.drain.goodbye_at <= cx.now() {
-            self.part_with_all(cx, has_all);
+            self.close_remaining(cx, has_all);
         }
         let drain = &mut self.drain;
-        if has_all && drain.left.is_empty() && self.chores.is_empty() {
-            told = drain.everything.tell(cx.means().mailboxes, Stage::Everything);
+        if has_all && drain.remaining.is_empty() && self.pending.is_empty() {
+            told = drain.everything.tell(cx.resources().mailboxes, DrainStage::Everything);
             drain.is_over = drain.everything.is_over(shards);
         }
         drain.waits_for_room = !told;
     }
 
-    /// Says 1001 to those who have got everything.
-    fn part_with_the_served<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
+    /// Closes the connections that have got everything.
+    fn close_served<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
         let Goodbye { code, reason } = cx.goodbye();
-        let mut left = std::mem::take(&mut self.drain.left);
-        left.retain(|token| {
+        let Broadcast { drain, fan_out, .. } = self;
+        drain.remaining.retain(|token| {
             let is_served = match cx.peer(*token) {
                 Some(Peer::Subscriber(Subscriber { member: Some(member), .. })) => {
-                    self.topics.reached(*member).is_none_or(|(_, all)| all)
+                    fan_out.topics.reached(*member).is_none_or(|(_, all)| all)
                 }
-                Some(Peer::Session(session)) => session.reached(&self.topics).all(|(_, _, all)| all),
+                Some(Peer::Session(session)) => session.reached(&fan_out.topics).all(|(_, _, all)| all),
                 _ => true,
             };
             if is_served && let Some(mut link) = cx.link(*token) {
@@ -181,41 +86,49 @@ impl Broadcast {
             }
             !is_served
         });
-        self.drain.left = left;
     }
 
-    /// There is no time left for those who have not got everything: they are told. `has_all` says that it is known what
-    /// that is.
-    fn part_with_all<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, has_all: bool) {
-        let Goodbye { code, reason } = cx.goodbye();
-        let subscribers = self.drain.left.len();
+    /// Closes the connections that have not got everything, because the time of the drain is over. `has_all` says that the
+    /// logs are complete, so that a session can be told what it misses.
+    fn close_remaining<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        has_all: bool,
+    ) {
+        let subscribers = self.drain.remaining.len();
         if subscribers > 0 {
-            tracing::warn!(
-                subscribers,
-                "the drain has no more time for subscribers that have not read all: told so"
-            );
+            tracing::warn!(subscribers, "drain timeout: closing subscribers that have unread messages");
         }
-        for token in std::mem::take(&mut self.drain.left) {
-            let Some(mut link) = cx.link(token) else { continue };
-            let missing: Vec<_> = match &*link.peer {
-                Peer::Session(session) if has_all => {
-                    let lacking = session.reached(&self.topics).filter(|(.., all)| !all);
-                    lacking.map(|(topic, reached, _)| (topic, reached)).collect()
-                }
-                _ => {
-                    link.close_at_once(CloseCode::SLOW_CONSUMER, "slow consumer");
-                    continue;
-                }
-            };
-            for (topic, reached) in missing {
-                let (from, to) = (reached + 1, self.topics.offset(topic));
-                if from <= to {
-                    let name = self.name_of(topic);
-                    self.say(&mut link, |words| notice::gap(words, &name, from, to, GapReason::Drain));
-                    self.name = name;
-                }
+        while let Some(token) = self.drain.remaining.pop() {
+            self.close_unserved(cx, token, has_all);
+        }
+    }
+
+    fn close_unserved<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        token: Token,
+        has_all: bool,
+    ) {
+        let Goodbye { code, reason } = cx.goodbye();
+        let Broadcast { fan_out, sessions, .. } = self;
+        let Some(mut link) = cx.link(token) else { return };
+        let missing: Vec<(TopicId, u64)> = match &*link.peer {
+            Peer::Session(session) if has_all => {
+                let unserved = session.reached(&fan_out.topics).filter(|(.., all)| !all);
+                unserved.map(|(topic, reached, _)| (topic, reached)).collect()
             }
-            link.close(code, reason);
+            _ => {
+                link.close_at_once(CloseCode::SLOW_CONSUMER, "slow consumer");
+                return;
+            }
+        };
+        for (topic, reached) in missing {
+            let (from, to, name) = (reached + 1, fan_out.topics.offset(topic), fan_out.name(topic));
+            if from <= to {
+                sessions.send(&mut link, |text| server_event::gap(text, name, from, to, GapReason::Drain));
+            }
         }
+        link.close(code, reason);
     }
 }

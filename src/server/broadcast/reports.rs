@@ -1,43 +1,47 @@
-//! What an operator is told.
+//! Reports about topics, for the admin address.
 
 use super::Broadcast;
-use crate::limits::Nanos;
-use crate::stats::{Snapshot, TopicReport};
+use echoring_proto::limits::Nanos;
+use echoring_topics::{HubReport, TopicReport};
 
 impl Broadcast {
-    pub(in crate::server) fn describe(&self, snapshot: &mut Snapshot) {
-        snapshot.topics = self.topics.len() as u64;
-        snapshot.subscriptions = self.topics.subscriptions() as u64;
-        snapshot.publications = self.homes.publications();
-        snapshot.deliveries = self.topics.deliveries();
-        snapshot.passed = self.passed;
+    /// The totals of the shard.
+    pub(crate) fn report(&self) -> HubReport {
+        HubReport {
+            topics: self.fan_out.topics.len() as u64,
+            subscriptions: self.fan_out.topics.subscriptions() as u64,
+            publications: self.sequencer.topics.publications(),
+            deliveries: self.fan_out.topics.deliveries(),
+            passed: self.sequencer.passed,
+        }
     }
 
-    /// What is known of all topics that have their home or subscribers here, or had subscribers a while ago.
-    pub(in crate::server) fn topic_reports(&self, now: Nanos) -> Vec<TopicReport> {
-        let mut reports: Vec<TopicReport> = self.topics.reports().chain(self.topics.all_left()).collect();
+    /// Reports about all topics that this shard owns or subscribes to, or subscribed to a while ago.
+    pub(crate) fn topic_reports(&self, now: Nanos) -> Vec<TopicReport> {
+        let (local, owned) = (&self.fan_out.topics, &self.sequencer.topics);
+        let mut reports: Vec<TopicReport> = local.reports().chain(local.all_left()).collect();
         for report in &mut reports {
-            report.home = self.homes.report(&report.name, now);
+            report.owner = owned.report(&report.name, now);
         }
-        let is_told = |name: &str| self.topics.find(name).is_some() || self.topics.left(name).is_some();
-        let homes = self.homes.reports(now).filter(|(name, _)| !is_told(name));
-        reports.extend(homes.map(|(name, home)| TopicReport {
+        let is_local = |name: &str| local.find(name).is_some() || local.left(name).is_some();
+        let owned_only = owned.reports(now).filter(|(name, _)| !is_local(name));
+        reports.extend(owned_only.map(|(name, owner)| TopicReport {
             name: name.to_owned(),
-            home: Some(home),
+            owner: Some(owner),
             ..TopicReport::default()
         }));
         reports
     }
 
-    /// What is known of one topic.
-    pub(in crate::server) fn topic_report(&self, now: Nanos, name: &str) -> Option<TopicReport> {
-        let home = self.homes.report(name, now);
-        let here = self.topics.find(name).and_then(|topic| self.topics.report(topic));
-        match here.or_else(|| self.topics.left(name)) {
-            Some(report) => Some(TopicReport { home, ..report }),
-            None => home.map(|home| TopicReport {
+    /// A report about one topic.
+    pub(crate) fn topic_report(&self, now: Nanos, name: &str) -> Option<TopicReport> {
+        let (local, owner) = (&self.fan_out.topics, self.sequencer.topics.report(name, now));
+        let report = local.find(name).and_then(|topic| local.report(topic)).or_else(|| local.left(name));
+        match report {
+            Some(report) => Some(TopicReport { owner, ..report }),
+            None => owner.map(|owner| TopicReport {
                 name: name.to_owned(),
-                home: Some(home),
+                owner: Some(owner),
                 ..TopicReport::default()
             }),
         }

@@ -1,124 +1,199 @@
-//! Which requests of a session made no sense: so many in a row end it.
-//!
-//! A row is one of requests, in the order in which they came. An answer may come from another shard, when further requests
-//! were answered long ago, and some requests are answered only when they are refused: each is taken to make sense until
-//! it is known that it did not.
+//! The requests of a session: publish, subscribe, unsubscribe, and list the members.
 
-use crate::limits::COMPLAINTS_MAX;
+use super::Broadcast;
+use super::session::{ReplayState, SessionSubscription, SubscriptionState};
+use super::shard_mail::origin;
+use super::subscriptions::Waiting;
+use crate::peer::{Peer, ServerApplication};
+use crate::v1::{Command, ProtocolError, parse, server_event};
+use echoring_proto::connection::MessageKind;
+use echoring_runtime::shard::ConnectionContext;
+use echoring_topics::{Position, Publication, Refused, Replay, TopicId};
 
-/// Requests of which it is known how each stands beside the others.
-const KNOWN: u32 = u64::BITS;
-
-/// The latest requests of a session.
-#[derive(Debug, Default)]
-pub(super) struct Requests {
-    latest: u32,
-    /// Of the [`KNOWN`] latest those that made no sense; the lowest bit is the latest request.
-    senseless: u64,
-    /// The same of older ones, whose answers come in their order where one shard gives them: the last, and how many in a row.
-    late: u32,
-    late_row: u8,
-}
-
-impl Requests {
-    /// A request came. Returns its number.
-    pub(super) fn begin(&mut self) -> u32 {
-        self.latest = self.latest.wrapping_add(1);
-        self.senseless <<= 1;
-        self.latest
-    }
-
-    /// The number of the latest request.
-    pub(super) fn latest(&self) -> u32 {
-        self.latest
-    }
-
-    /// A request made no sense. Returns whether it is one of too many in a row.
-    pub(super) fn is_too_much(&mut self, request: u32) -> bool {
-        let back = self.latest.wrapping_sub(request);
-        if back < KNOWN {
-            self.senseless |= 1 << back;
-            // What is left has as many behind it that made no sense.
-            return (0..COMPLAINTS_MAX).fold(self.senseless, |row, _| row & (row >> 1)) != 0;
+impl Broadcast {
+    /// A session sent a message.
+    pub(crate) fn request<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        kind: MessageKind,
+        payload: &[u8],
+    ) {
+        if let Peer::Session(session) = &mut *link.peer {
+            session.requests.begin();
         }
-        let goes_on = request == self.late.wrapping_add(1);
-        self.late_row = if goes_on { self.late_row.saturating_add(1) } else { 1 };
-        self.late = request;
-        self.late_row > COMPLAINTS_MAX
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const MAX: usize = COMPLAINTS_MAX as usize;
-
-    #[test]
-    fn one_more_in_a_row_than_may_be_is_too_much_and_a_request_between_them_ends_the_row() {
-        let mut requests = Requests::default();
-        for _ in 0..3 {
-            for _ in 0..MAX {
-                let request = requests.begin();
-                assert!(!requests.is_too_much(request));
+        let command = if kind == MessageKind::Text { parse(payload) } else { Err(ProtocolError::not_text()) };
+        match command {
+            Ok(Command::Publish { id, topic, content, key, idempotency_key, payload }) => {
+                let publication = Publication { content, key: &key, payload: &payload };
+                self.publish_for_session(link, id, &topic, publication, &idempotency_key);
             }
-            requests.begin();
-        }
-        for number in 0..=MAX {
-            let request = requests.begin();
-            assert_eq!(requests.is_too_much(request), number == MAX);
+            Ok(Command::Subscribe { id, topic, position }) => {
+                self.subscribe_session(link, id, &topic, position);
+            }
+            Ok(Command::Presence { id, topic, after, limit }) => {
+                self.list_members(link, id, &topic, after, limit);
+            }
+            Ok(Command::Unsubscribe { id, topic }) => self.unsubscribe_session(link, id, &topic),
+            Err(error) => self.sessions.reject(link, &error),
         }
     }
 
-    #[test]
-    fn answers_that_come_long_after_their_requests_count_where_these_stood() {
-        for pipelined in [1, MAX + 1, 60, 70, 100_000] {
-            let mut requests = Requests::default();
-            let asked: Vec<u32> = (0..pipelined).map(|_| requests.begin()).collect();
-            let ended = asked.iter().position(|&request| requests.is_too_much(request));
-            if pipelined <= MAX {
-                assert_eq!(ended, None);
-            } else {
-                // Those before the latest 64 make a row of their own.
-                let late = pipelined.saturating_sub(64).min(MAX + 1);
-                let first = if late == MAX + 1 { 0 } else { late };
-                assert_eq!(ended, Some(first + MAX), "{pipelined} at once");
+    fn subscribe_session<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        id: Option<u64>,
+        name: &str,
+        from: Option<Position>,
+    ) {
+        if self.drain.is_on() {
+            return self.sessions.refuse(link, id, Refused::Draining);
+        }
+        if let Some(error) = self.subscribe_error(link, id, name) {
+            return self.sessions.reject(link, &error);
+        }
+        let now = link.now();
+        let topic = match self.find_or_subscribe(&mut link.resources(), name, now) {
+            Ok(topic) => topic,
+            Err(refused) => return self.sessions.refuse(link, id, refused),
+        };
+        let Peer::Session(session) = &mut *link.peer else { return };
+        let state = SubscriptionState::AwaitingOwner { id, request: session.requests.latest(), from };
+        session.subscriptions.push(SessionSubscription { topic, state });
+        match self.subscriptions.get_mut(topic) {
+            Some(subscription) if subscription.owned.is_none() => {
+                subscription.waiting.push(Waiting::Session(link.token, now));
             }
+            Some(_) => self.begin_subscription(link, topic),
+            None => {}
         }
     }
 
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    /// Why a session may not subscribe to a topic.
+    fn subscribe_error<A: ServerApplication>(
+        &self,
+        link: &mut ConnectionContext<'_, A>,
+        id: Option<u64>,
+        name: &str,
+    ) -> Option<ProtocolError> {
+        let subscriptions_max = self.sessions.subscriptions_max;
+        let Peer::Session(session) = &mut *link.peer else { return None };
+        if self.fan_out.topics.find(name).is_some_and(|topic| session.find(topic).is_some()) {
+            return Some(ProtocolError::already_subscribed(id));
+        }
+        (session.subscriptions.len() >= subscriptions_max as usize)
+            .then(|| ProtocolError::too_many_subscriptions(id, subscriptions_max))
+    }
 
-        /// Against all that is known, in any order of answers: never too early, and in time where answers are not late.
-        #[test]
-        fn a_session_ends_for_a_row_that_there_is(
-            senseless in prop::collection::vec(prop::bool::weighted(0.95), 1..200),
-            lateness in 0_usize..100,
-            jitter in prop::collection::vec(0_usize..30, 200),
-        ) {
-            let mut requests = Requests::default();
-            let mut known = vec![false; senseless.len()];
-            let last = senseless.len() + lateness + 30;
-            for turn in 0..last {
-                if turn < senseless.len() {
-                    prop_assert_eq!(requests.begin() as usize, turn + 1);
-                }
-                let answered = (0..senseless.len())
-                    .filter(|&at| senseless[at] && at + lateness + jitter[at] == turn);
-                for at in answered {
-                    known[at] = true;
-                    let too_much = requests.is_too_much(at as u32 + 1);
-                    let row = known.split(|is_known| !is_known).map(<[bool]>::len).max().unwrap_or(0);
-                    prop_assert!(!too_much || row > MAX, "a row of {} only", row);
-                    if too_much {
-                        return Ok(());
-                    }
-                    prop_assert!(lateness + 30 > 64 - MAX || row <= MAX, "a row of {}", row);
-                }
+    /// The owner is known: a subscription goes live, or replays history first.
+    pub(super) fn begin_subscription<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        topic: TopicId,
+    ) {
+        let Some(epoch) = self.subscriptions.epoch(topic) else { return };
+        let head = Position { epoch, offset: self.fan_out.topics.offset(topic) };
+        let has_snapshot = head.offset > 0 && self.has_snapshot(topic);
+        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(subscription) = session.find(topic) else { return };
+        let SubscriptionState::AwaitingOwner { id, from, .. } = subscription.state else { return };
+        match from {
+            // The messages after a position of another epoch are unknown.
+            Some(from) if from.epoch != epoch && has_snapshot => {
+                self.begin_replay(link, topic, ReplayState::new(id, Replay::Newcomer, true));
             }
+            Some(from) if from.epoch != epoch => self.begin_live(link, topic, id, head, Some(false)),
+            Some(from) if from.offset != head.offset => {
+                self.begin_replay(link, topic, ReplayState::new(id, Replay::After(from.offset), false));
+            }
+            None if has_snapshot => {
+                self.begin_replay(link, topic, ReplayState::new(id, Replay::Newcomer, false));
+            }
+            _ => self.begin_live(link, topic, id, head, from.map(|_| true)),
+        }
+    }
+
+    /// Whether new subscribers of a topic are sent a part of its history.
+    pub(super) fn has_snapshot(&self, topic: TopicId) -> bool {
+        self.fan_out.has(topic, |settings| settings.has_snapshot())
+    }
+
+    /// Answers a subscription and makes it live at the head of the topic.
+    pub(super) fn begin_live<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        topic: TopicId,
+        id: Option<u64>,
+        head: Position,
+        recovered: Option<bool>,
+    ) {
+        self.send_subscribed(link, topic, id, head, recovered, None);
+        self.go_live(link, topic);
+    }
+
+    pub(super) fn send_subscribed<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        topic: TopicId,
+        id: Option<u64>,
+        position: Position,
+        recovered: Option<bool>,
+        snapshot: Option<u64>,
+    ) {
+        let client = origin(link.mailboxes.shard(), link.token);
+        let Broadcast { fan_out, subscriptions, sessions, .. } = self;
+        let has_presence = fan_out.has(topic, |settings| settings.presence);
+        let known = subscriptions.get(topic).filter(|_| has_presence);
+        let presence = known.map(|subscription| (subscription.present + 1, client));
+        let name = fan_out.name(topic);
+        sessions.send(link, |text| {
+            server_event::subscribed(text, id, name, position, recovered, snapshot, presence);
+        });
+    }
+
+    pub(super) fn go_live<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        topic: TopicId,
+    ) {
+        self.subscriptions.stop_waiting(topic, link.token);
+        let window_bits = link.share_window();
+        let Some(member) = self.fan_out.subscribe_session(topic, link.token, window_bits) else { return };
+        let Peer::Session(session) = &mut *link.peer else { return };
+        if let Some(subscription) = session.find(topic) {
+            subscription.state = SubscriptionState::Live(member);
+        }
+        let client = origin(link.mailboxes.shard(), link.token);
+        self.report_presence(&mut link.resources(), topic, client, true);
+    }
+
+    fn unsubscribe_session<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        id: Option<u64>,
+        name: &str,
+    ) {
+        let topic = self.fan_out.topics.find(name);
+        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(subscription) = topic.and_then(|topic| session.take(topic)) else {
+            return self.sessions.reject(link, &ProtocolError::not_subscribed(id));
+        };
+        self.cancel_subscribe(link, &subscription.state);
+        let token = link.token;
+        self.leave(&mut link.resources(), token, &subscription);
+        self.sessions.send(link, |text| server_event::unsubscribed(text, id, name));
+    }
+
+    /// Answers a subscribe request that was not answered yet, so that its client does not wait for ever.
+    fn cancel_subscribe<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        state: &SubscriptionState,
+    ) {
+        if let SubscriptionState::AwaitingOwner { id: id @ Some(_), .. }
+        | SubscriptionState::Replaying(ReplayState { id, answered: false, .. }) = *state
+        {
+            let error = ProtocolError::not_subscribed(id);
+            self.sessions.send(link, |text| server_event::error(text, &error));
         }
     }
 }

@@ -1,27 +1,30 @@
-//! Endpoints about the flow of messages: one way only, late, or slowly.
+//! Endpoints with one-way, delayed or slow messages.
 
 use std::collections::VecDeque;
 
 use serde::Serialize;
 
 use super::parameters::Parameters;
-use crate::connection::{Chunk, Kind};
+use crate::handler::{Busy, Failure, Handler, Message};
 use crate::limits::{
     DELAYED_BYTES_MAX, DELAYED_MESSAGES_MAX, ENDPOINT_MESSAGES_MAX, ENDPOINT_MS_MAX, FRAGMENTS_MAX,
-    MILLISECOND, Nanos, SECOND, SLOW_READ_BYTES_PER_S_MAX, SLOW_READ_BYTES_PER_S_MIN, SOURCE_BYTES_MAX,
-    SOURCE_MESSAGES_PER_TURN, SOURCE_RATE_MAX, SOURCE_TICK,
+    SLOW_READ_BYTES_PER_S_MAX, SLOW_READ_BYTES_PER_S_MIN, SOURCE_BYTES_MAX, SOURCE_MESSAGES_PER_TICK,
+    SOURCE_RATE_MAX, SOURCE_TICK,
 };
-use crate::protocol::CloseCode;
-use crate::server::handler::{Busy, Failure, Handler, Message};
-use crate::server::response::Response;
-use crate::server::{Disposition, Opening, Remote};
+use crate::remote::Remote;
+use crate::response::Response;
+use crate::route::Opening;
+use echoring_proto::CloseCode;
+use echoring_proto::connection::{Chunk, MessageKind};
+use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
+use echoring_runtime::shard::Disposition;
 
-/// `/sink?every=`: takes messages and keeps none. After each `every` of them it says how many it took, as text.
+/// `/sink?every=`: discards messages, and reports their number as text after each `every` of them.
 #[derive(Debug)]
 pub(super) struct Sink {
     every: u64,
     taken: Taken,
-    /// A report found no room.
+    /// A report was refused because the queue was full.
     owes: bool,
 }
 
@@ -65,18 +68,18 @@ impl Handler for Sink {
     }
 }
 
-/// `/source?rate=&bytes=&kind=&count=`: sends numbered messages at a rate. While the peer does not read, it waits, and
-/// goes on from there: no number is left out.
+/// `/source?rate=&bytes=&kind=&count=`: sends numbered messages at a rate. While the peer does not read, it waits and
+/// then continues without skipping a number.
 #[derive(Debug)]
 pub(super) struct Source {
     interval: Nanos,
     /// When the next message is due.
     due: Nanos,
-    /// Of the next message.
+    /// The number of the next message.
     number: u64,
-    /// Messages to send; 0 for no end.
+    /// Number of messages to send; 0 for no end.
     count: u64,
-    kind: Kind,
+    kind: MessageKind,
     payload: Vec<u8>,
 }
 
@@ -87,20 +90,20 @@ impl Source {
         let bytes = parameters.number("bytes", 16, 0..=SOURCE_BYTES_MAX)? as usize;
         let kind = parameters.kind("kind")?;
         let count = parameters.number("count", 0, 1..=ENDPOINT_MESSAGES_MAX)?;
-        let payload = vec![if kind == Kind::Text { b'.' } else { 0 }; bytes];
+        let payload = vec![if kind == MessageKind::Text { b'.' } else { 0 }; bytes];
         Ok(Source { interval: SECOND / rate, due: 0, number: 0, count, kind, payload })
     }
 
-    /// Writes the number to the front of the payload: in decimal digits, or in 8 bytes, the highest first.
+    /// Writes the number to the front of the payload: in decimal digits, or in 8 bytes, big-endian.
     fn write_number(&mut self) {
         let number = self.number;
         match self.kind {
-            Kind::Binary => {
+            MessageKind::Binary => {
                 let bytes = self.payload.len().min(8);
                 self.payload[..bytes].copy_from_slice(&number.to_be_bytes()[8 - bytes..]);
             }
-            Kind::Text => {
-                // Right to left, so that nothing is allocated.
+            MessageKind::Text => {
+                // Right to left, which needs no allocation.
                 let digits = number.checked_ilog10().map_or(1, |log| log as usize + 1);
                 let mut rest = number;
                 for place in (0..digits).rev() {
@@ -116,17 +119,17 @@ impl Source {
     fn send_due(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
         let now = remote.now();
         if self.due + SECOND < now {
-            // The shard stood still for so long; what it owes is not sent all at once.
+            // The shard stalled for this time; the missed messages are not sent in a burst.
             self.due = now;
         }
-        for _ in 0..SOURCE_MESSAGES_PER_TURN {
+        for _ in 0..SOURCE_MESSAGES_PER_TICK {
             if self.due > now {
                 break;
             }
             self.write_number();
             let message = Message { kind: self.kind, payload: &self.payload };
             if remote.send(message).is_err() {
-                // `writable` goes on.
+                // `writable` continues.
                 return Ok(());
             }
             self.number += 1;
@@ -157,14 +160,14 @@ impl Handler for Source {
     }
 }
 
-/// `/delay?ms=`: sends each message back that much later, in order. When too many wait, it reads no further.
-/// `/fragment?parts=`: the same at once, each message in that many frames, which may be more than the peer takes.
+/// `/delay?ms=`: echoes each message after this time, in order. If too many wait, the peer is not read.
+/// `/fragment?parts=`: echoes each message at once in this many frames.
 #[derive(Debug)]
 pub(super) struct Delay {
     delay: Nanos,
     parts: usize,
     waiting: VecDeque<Waiting>,
-    /// Of those that wait.
+    /// Bytes of the waiting messages.
     bytes: usize,
     held_up: bool,
 }
@@ -172,7 +175,7 @@ pub(super) struct Delay {
 #[derive(Debug)]
 struct Waiting {
     due: Nanos,
-    kind: Kind,
+    kind: MessageKind,
     payload: Box<[u8]>,
 }
 
@@ -208,7 +211,7 @@ impl Delay {
                 break;
             }
             if let Err(Busy) = self.send(remote, Message { kind: next.kind, payload: &next.payload }) {
-                // `writable` goes on.
+                // `writable` continues.
                 break;
             }
             if let Some(sent) = self.waiting.pop_front() {
@@ -218,7 +221,7 @@ impl Delay {
         }
         if self.held_up && !self.is_above(2) {
             self.held_up = false;
-            remote.hold_up(false);
+            remote.set_backpressured(false);
         }
         Ok(())
     }
@@ -241,7 +244,7 @@ impl Handler for Delay {
         self.waiting.push_back(Waiting { due, kind: message.kind(), payload });
         if !self.held_up && self.is_above(1) {
             self.held_up = true;
-            remote.hold_up(true);
+            remote.set_backpressured(true);
         }
         Ok(Disposition::Done)
     }
@@ -255,11 +258,11 @@ impl Handler for Delay {
     }
 }
 
-/// `/slow-read?bytes_per_s=`: reads no faster than that, and keeps nothing.
+/// `/slow-read?bytes_per_s=`: reads at most at this rate, and discards the messages.
 #[derive(Debug)]
 pub(super) struct SlowRead {
     bytes_per_s: u64,
-    /// When what was read so far has had its time.
+    /// When the bytes read so far are within the rate.
     until: Nanos,
 }
 
@@ -282,14 +285,14 @@ impl Handler for SlowRead {
         let time = chunk.payload.len() as u64 * SECOND / self.bytes_per_s;
         self.until = self.until.max(now).saturating_add(time);
         if self.until > now + MILLISECOND {
-            remote.hold_up(true);
+            remote.set_backpressured(true);
             remote.wake_at(self.until);
         }
         Ok(Disposition::Done)
     }
 
     fn timer(&mut self, remote: &mut Remote<'_>) -> Result<(), Failure> {
-        remote.hold_up(false);
+        remote.set_backpressured(false);
         Ok(())
     }
 }

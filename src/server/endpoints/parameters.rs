@@ -1,14 +1,14 @@
-//! The parameters of test endpoints: each has bounds, and what is wrong with one is told.
+//! The query parameters of test endpoints. Each has bounds, and an invalid one is answered with the reason.
 
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use crate::connection::Kind;
 use crate::limits::SHOWN_PARAMETER_BYTES_MAX;
-use crate::protocol::handshake::{Request, percent_decode_path};
-use crate::server::response::Response;
+use crate::response::Response;
+use echoring_proto::connection::MessageKind;
+use echoring_proto::handshake::{Request, percent_decode_path};
 
-/// The parameters of a request, all of them known by name and none of them given twice.
+/// The parameters of a request. All names are known and unique.
 #[derive(Debug)]
 pub(super) struct Parameters<'a> {
     request: &'a Request<'a>,
@@ -16,7 +16,7 @@ pub(super) struct Parameters<'a> {
 
 impl<'a> Parameters<'a> {
     /// # Errors
-    /// 400 for a parameter that is not among `known`, and for one that is given twice.
+    /// 400 for a parameter that is not in `known` or is given twice.
     pub(super) fn of(request: &'a Request<'a>, known: &[&str]) -> Result<Parameters<'a>, Response> {
         let mut seen: Vec<&str> = Vec::new();
         for pair in request.query.split('&').filter(|pair| !pair.is_empty()) {
@@ -33,7 +33,7 @@ impl<'a> Parameters<'a> {
         Ok(Parameters { request })
     }
 
-    /// A whole number within `bounds`, or `default` when it is not given.
+    /// A whole number within `bounds`; `default` if it is missing.
     ///
     /// # Errors
     /// 400.
@@ -46,7 +46,7 @@ impl<'a> Parameters<'a> {
         Ok(self.optional_number(name, bounds)?.unwrap_or(default))
     }
 
-    /// A whole number within `bounds`, if it is given.
+    /// A whole number within `bounds`; `None` if it is missing.
     ///
     /// # Errors
     /// 400.
@@ -66,26 +66,28 @@ impl<'a> Parameters<'a> {
         }
     }
 
-    /// One of `words`; the first of them when it is not given.
+    /// One of `choices` by its name; the first one by default.
     ///
     /// # Errors
     /// 400.
-    pub(super) fn word(&self, name: &str, words: &[&'static str]) -> Result<&'static str, Response> {
-        let Some(text) = self.request.query_value(name) else { return Ok(words[0]) };
-        let found = words.iter().find(|word| **word == text);
-        found.copied().ok_or_else(|| not(name, &format!("must be one of {}", words.join(", ")), text))
+    pub(super) fn choice<T: Copy>(&self, name: &str, choices: &[(&str, T)]) -> Result<T, Response> {
+        let Some(text) = self.request.query_value(name) else { return Ok(choices[0].1) };
+        let found = choices.iter().find(|(word, _)| *word == text);
+        found.map(|(_, choice)| *choice).ok_or_else(|| {
+            let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+            not(name, &format!("must be one of {}", words.join(", ")), text)
+        })
     }
 
-    /// A kind of messages.
+    /// A message kind.
     ///
     /// # Errors
     /// 400.
-    pub(super) fn kind(&self, name: &str) -> Result<Kind, Response> {
-        let word = self.word(name, &["text", "binary"])?;
-        Ok(if word == "text" { Kind::Text } else { Kind::Binary })
+    pub(super) fn kind(&self, name: &str) -> Result<MessageKind, Response> {
+        self.choice(name, &[("text", MessageKind::Text), ("binary", MessageKind::Binary)])
     }
 
-    /// Percent-encoded UTF-8 of at most `bytes_max` bytes once decoded; empty when it is not given.
+    /// Percent-encoded UTF-8 of at most `bytes_max` decoded bytes; empty if it is missing.
     ///
     /// # Errors
     /// 400.
@@ -97,17 +99,17 @@ impl<'a> Parameters<'a> {
     }
 }
 
-/// 400: what is said of a parameter's value.
+/// 400: a parameter has an invalid value.
 pub(super) fn not(name: &str, rule: &str, value: &str) -> Response {
     wrong(name, &format!("{rule}, and not \"{}\"", shown(value)))
 }
 
-/// 400: what is wrong with a parameter.
+/// 400: a parameter is invalid.
 pub(super) fn wrong(name: &str, what: &str) -> Response {
     Response::text(400, format!("{}: {what}\n", shown(name)))
 }
 
-/// A peer's text as far as it is repeated: short, and on one line.
+/// A peer's text in one short line, for a response.
 fn shown(text: &str) -> String {
     let mut end = text.len().min(SHOWN_PARAMETER_BYTES_MAX);
     while !text.is_char_boundary(end) {
@@ -119,7 +121,7 @@ fn shown(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::handshake::with_request;
+    use echoring_proto::handshake::with_request;
 
     fn with<R>(query: &str, look: impl FnOnce(&Request<'_>) -> R) -> R {
         let head = format!("GET /x?{query} HTTP/1.1\r\nHost: a\r\n\r\n");

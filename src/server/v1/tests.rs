@@ -7,20 +7,20 @@ use proptest::option;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::notice;
-use super::{Command, Complaint, parse};
-use crate::hub::{Content, GapReason, Position, Refused, is_topic_name};
+use super::server_event;
+use super::{Command, ProtocolError, parse};
 use crate::limits::{JSON_DEPTH_MAX, PRESENCE_PAGE_MAX};
+use echoring_topics::{Content, GapReason, Position, Refused, is_topic_name};
 
 const INTEGER_MAX: u64 = (1 << 53) - 1;
 
-fn complaint(text: &str) -> Complaint {
+fn error_of(text: &str) -> ProtocolError {
     parse(text.as_bytes()).expect_err(text)
 }
 
 /// Code, field and id.
 fn fault(text: &str) -> (&'static str, &'static str, Option<u64>) {
-    let Complaint { id, code, field, .. } = complaint(text);
+    let ProtocolError { id, code, field, .. } = error_of(text);
     (code, field, id)
 }
 
@@ -34,7 +34,7 @@ fn read(write: impl FnOnce(&mut Vec<u8>)) -> Value {
 
 fn message(topic: &str, offset: u64, key: &str, skipped: u64, content: Content, payload: &[u8]) -> Vec<u8> {
     let mut head = b"rubbish".to_vec();
-    notice::message_parts(&mut head, topic, offset, key, skipped, content, payload).concat()
+    server_event::message_parts(&mut head, topic, offset, key, skipped, content, payload).concat()
 }
 
 #[test]
@@ -106,8 +106,8 @@ fn what_is_no_object_is_bad_json() {
     {
         assert_eq!(fault(text), ("bad-json", "", None), "{text}");
     }
-    assert_eq!(complaint("[1]").message, "a request is one JSON object");
-    assert!(complaint("{").message.contains("line 1 column 1"), "{:?}", complaint("{"));
+    assert_eq!(error_of("[1]").message, "a request is one JSON object");
+    assert!(error_of("{").message.contains("line 1 column 1"), "{:?}", error_of("{"));
     assert_eq!(parse(b"{\"topic\":\"\xff\"}").expect_err("no UTF-8").code, "bad-json");
 }
 
@@ -204,33 +204,33 @@ fn values_are_as_deep_as_others_can_read() {
 fn each_notice_is_written_as_the_document_has_it() {
     let position = Position { epoch: 0x1f3a, offset: 12 };
     let mut out = Vec::new();
-    notice::subscribed(&mut out, Some(1), "t", position, None, Some(15), Some((5, 0x9c)));
+    server_event::subscribed(&mut out, Some(1), "t", position, None, Some(15), Some((5, 0x9c)));
     out.push(b'\n');
-    notice::subscribed(&mut out, None, "t", position, None, None, None);
+    server_event::subscribed(&mut out, None, "t", position, None, None, None);
     out.push(b'\n');
-    notice::subscribed(&mut out, None, "t", position, Some(false), None, None);
+    server_event::subscribed(&mut out, None, "t", position, Some(false), None, None);
     out.push(b'\n');
-    notice::unsubscribed(&mut out, Some(2), "t");
+    server_event::unsubscribed(&mut out, Some(2), "t");
     out.push(b'\n');
-    notice::dropped(&mut out, "t", position, GapReason::Slow);
+    server_event::dropped(&mut out, "t", position, GapReason::SlowConsumerPolicy);
     out.push(b'\n');
-    notice::published(&mut out, Some(3), "t", position);
+    server_event::published(&mut out, Some(3), "t", position);
     out.push(b'\n');
-    notice::gap(&mut out, "t", 14, 20, GapReason::Slow);
+    server_event::gap(&mut out, "t", 14, 20, GapReason::SlowConsumerPolicy);
     out.push(b'\n');
-    notice::presence(&mut out, "t", true, 0x9c, 5);
+    server_event::presence(&mut out, "t", true, 0x9c, 5);
     out.push(b'\n');
-    notice::presence(&mut out, "t", false, 0x9c, 4);
+    server_event::presence(&mut out, "t", false, 0x9c, 4);
     out.push(b'\n');
-    notice::presence_stale(&mut out, "t");
+    server_event::presence_stale(&mut out, "t");
     out.push(b'\n');
-    notice::members(&mut out, Some(7), "t", None, 3, [0x9c, 0xa0].into_iter(), Some(0xa0));
+    server_event::members(&mut out, Some(7), "t", None, 3, [0x9c, 0xa0].into_iter(), Some(0xa0));
     out.push(b'\n');
-    notice::members(&mut out, None, "t", Some(0xa0), 3, [0xa1].into_iter(), None);
+    server_event::members(&mut out, None, "t", Some(0xa0), 3, [0xa1].into_iter(), None);
     out.push(b'\n');
-    notice::heartbeat(&mut out, "t", 20);
+    server_event::heartbeat(&mut out, "t", 20);
     out.push(b'\n');
-    notice::error(&mut out, &Complaint::not_subscribed(Some(4)));
+    server_event::error(&mut out, &ProtocolError::not_subscribed(Some(4)));
     for (content, payload) in
         [(Content::Json, &b"{\"a\" :1}"[..]), (Content::Text, b"say \"hi\""), (Content::Binary, b"\0\xff")]
     {
@@ -265,7 +265,7 @@ fn each_notice_is_written_as_the_document_has_it() {
 #[test]
 fn a_message_of_a_snapshot_says_so() {
     let mut written = message("t", 13, "k", 2, Content::Json, b"{}");
-    notice::mark_snapshot(&mut written);
+    server_event::mark_snapshot(&mut written);
     let read: Value = serde_json::from_slice(&written).expect("JSON");
     assert_eq!((&read["snapshot"], &read["data"]), (&json!(true), &json!({})));
 }
@@ -273,7 +273,7 @@ fn a_message_of_a_snapshot_says_so() {
 #[test]
 fn a_json_value_stays_where_it_is() {
     let (mut head, payload) = (Vec::new(), *b"[1,2]");
-    let [_, value, _] = notice::message_parts(&mut head, "t", 1, "", 0, Content::Json, &payload);
+    let [_, value, _] = server_event::message_parts(&mut head, "t", 1, "", 0, Content::Json, &payload);
     assert_eq!(value.as_ptr(), payload.as_ptr());
 }
 
@@ -299,7 +299,7 @@ fn every_refusal_has_a_code_of_its_own() {
     ];
     let mut codes = Vec::new();
     for refused in refusals {
-        let read = read(|out| notice::error(out, &Complaint::refused(Some(1), refused)));
+        let read = read(|out| server_event::error(out, &ProtocolError::refused(Some(1), refused)));
         assert_eq!((&read["type"], &read["id"]), (&json!("error"), &json!(1)));
         assert_eq!(read["message"], refused.to_string());
         codes.push(read["code"].as_str().expect("a code").to_owned());
@@ -391,7 +391,7 @@ proptest! {
         prop_assert_eq!(
             read(|out| {
                 let presence = Some((count, client));
-                notice::subscribed(out, id, &topic, position, Some(joined), Some(count), presence);
+                server_event::subscribed(out, id, &topic, position, Some(joined), Some(count), presence);
             }),
             with_id(json!({
                 "type": "subscribed", "topic": topic, "epoch": epoch, "offset": offset, "recovered": joined,
@@ -400,28 +400,28 @@ proptest! {
             }))
         );
         prop_assert_eq!(
-            read(|out| notice::published(out, id, &topic, position)),
+            read(|out| server_event::published(out, id, &topic, position)),
             with_id(json!({ "type": "published", "topic": topic, "epoch": epoch, "offset": offset }))
         );
         prop_assert_eq!(
-            read(|out| notice::unsubscribed(out, id, &topic)),
+            read(|out| server_event::unsubscribed(out, id, &topic)),
             with_id(json!({ "type": "unsubscribed", "topic": topic }))
         );
         prop_assert_eq!(
-            read(|out| notice::gap(out, &topic, offset, count, GapReason::Memory)),
+            read(|out| server_event::gap(out, &topic, offset, count, GapReason::Memory)),
             json!({ "type": "gap", "topic": topic, "from": offset, "to": count, "reason": "memory" })
         );
         let event = if joined { "join" } else { "leave" };
         prop_assert_eq!(
-            read(|out| notice::presence(out, &topic, joined, client, count)),
+            read(|out| server_event::presence(out, &topic, joined, client, count)),
             json!({ "type": "presence", "topic": topic, "event": event, "client": client_id, "count": count })
         );
         prop_assert_eq!(
-            read(|out| notice::heartbeat(out, &topic, offset)),
+            read(|out| server_event::heartbeat(out, &topic, offset)),
             json!({ "type": "heartbeat", "topic": topic, "offset": offset })
         );
         prop_assert_eq!(
-            read(|out| notice::dropped(out, &topic, position, GapReason::Slow)),
+            read(|out| server_event::dropped(out, &topic, position, GapReason::SlowConsumerPolicy)),
             json!({ "type": "unsubscribed", "topic": topic, "epoch": epoch, "offset": offset, "reason": "slow" })
         );
     }

@@ -1,4 +1,4 @@
-//! libFuzzer's way into `targets::connection`.
+//! libFuzzer's entry point for `targets::connection`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::connection::run(data));

@@ -1,4 +1,4 @@
-//! libFuzzer's way into `targets::deflate`.
+//! libFuzzer's entry point for `targets::deflate`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::deflate::run(data));

@@ -1,4 +1,4 @@
-//! libFuzzer's way into `targets::frame`.
+//! libFuzzer's entry point for `targets::frame`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::frame::run(data));

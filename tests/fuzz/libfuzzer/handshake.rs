@@ -1,4 +1,4 @@
-//! libFuzzer's way into `targets::handshake`.
+//! libFuzzer's entry point for `targets::handshake`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::handshake::run(data));

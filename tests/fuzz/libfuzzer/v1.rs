@@ -1,4 +1,4 @@
-//! libFuzzer's way into `targets::v1`.
+//! libFuzzer's entry point for `targets::v1`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::v1::run(data));

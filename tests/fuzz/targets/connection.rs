@@ -1,20 +1,20 @@
-//! A whole connection in either role: any bytes, cut anywhere, while the kernel takes what it likes, time passes
-//! and the application meddles; against a reference that reads all bytes at once.
+//! A whole connection in either role, compared with a reference that reads all bytes at once. The bytes are arbitrary and
+//! split anywhere, the kernel accepts any part of a send, time passes, and the application sends messages of its own.
 //!
-//! Input: two bytes of options, one more on compression if they ask for it, a script of choices, and the wire, as it
-//! is or as frames made from it.
+//! Input: two bytes of options, one more for compression if they enable it, a script of choices, and the wire, raw or as
+//! frames made from it.
 
-use echoring::connection::{Cause, Compression, Config, Fate};
-use echoring::limits::{MILLISECOND, SECOND};
-use echoring::protocol::deflate::{Direction, Preferences};
-use echoring::protocol::{Offence, Role};
+use echoring_proto::connection::{Cause, Compression, ConnectionConfig, TransportAction};
+use echoring_proto::deflate::{Direction, Preferences};
+use echoring_proto::limits::{MILLISECOND, SECOND};
+use echoring_proto::{ProtocolError, Role};
 
 use super::cursor::{Choices, Cursor};
 use super::peer::{App, Habits, Peer};
 use super::reference::{self, End, Heard, Message, Rules};
 use super::wire;
 
-/// Pings in a second where floods are to be seen.
+/// Limit of pings per second when floods are tested.
 const FLOOD: u32 = 8;
 
 pub fn run(data: &[u8]) {
@@ -32,12 +32,12 @@ pub fn run(data: &[u8]) {
         budget_bytes: [1 << 30, 1 << 30, 70_000, 3_000][usize::from(limits >> 5 & 3)],
     };
     let floods = limits & 0x10 != 0;
-    let config = Config {
+    let config = ConnectionConfig {
         message_bytes_max: [1 << 16, 1 << 20, 300, 125][usize::from(limits & 3)],
         queue_bytes: [1 << 18, 1_000][usize::from(limits >> 2 & 1)],
         pings_per_second_max: if floods { FLOOD } else { u32::MAX },
         compression: (limits & 0x80 != 0).then(|| compression(cursor.byte())),
-        ..Config::default()
+        ..ConnectionConfig::default()
     };
     let choices = cursor.choices();
     let wire = wire::wire(cursor.rest(), opposite(role), set(0));
@@ -55,7 +55,7 @@ pub fn run(data: &[u8]) {
     judge(&mut peer, habits, floods);
 }
 
-/// What is offered and agreed to: windows of all sizes, kept or not.
+/// The negotiated parameters: all window sizes, with and without context takeover.
 pub fn compression(options: u8) -> Compression {
     let direction =
         |options: u8| Direction { takeover: options & 1 == 0, window_bits: 8 + (options >> 1 & 7) };
@@ -70,7 +70,7 @@ pub fn opposite(role: Role) -> Role {
     }
 }
 
-/// Feeds `bytes` in chunks, and between them lets happen what the choices say.
+/// Feeds `bytes` in chunks, with the events that the script chooses between them.
 fn drive(peer: &mut Peer<'_>, bytes: &[u8], mut choices: Choices<'_>, rough: bool, floods: bool) {
     let mut rest = bytes;
     while !rest.is_empty() && peer.is_connected() {
@@ -84,7 +84,7 @@ fn drive(peer: &mut Peer<'_>, bytes: &[u8], mut choices: Choices<'_>, rough: boo
         match choices.next() {
             0..=0x3f => peer.unblock(),
             0x40..=0x4f => peer.decide(),
-            // Within the second that floods are counted in.
+            // Within the second in which pings are counted.
             0x50..=0x5f => peer.pass(MILLISECOND),
             0x60..=0x6f if !floods => peer.pass(9 * SECOND),
             0x70..=0x77 if !floods => peer.pass(26 * SECOND),
@@ -96,7 +96,7 @@ fn drive(peer: &mut Peer<'_>, bytes: &[u8], mut choices: Choices<'_>, rough: boo
     }
 }
 
-/// What came in and what went out, against what the reference says of both.
+/// Compares received and sent bytes with the reference.
 fn judge(peer: &mut Peer<'_>, habits: Habits, floods: bool) {
     let was_open = peer.connection.was_open() || peer.connection.is_deciding();
     let directions = peer.directions();
@@ -118,9 +118,9 @@ fn judge(peer: &mut Peer<'_>, habits: Habits, floods: bool) {
     let heeded = reference::receive(&inbound[..heeded_bytes], rules);
     judge_end(peer, role, &all, floods);
     let out_of_memory = peer.connection.closed().is_some_and(|closed| closed.cause == Cause::OutOfMemory);
-    // What was parked when the end came from elsewhere is not read any more.
-    let left_parked = peer.ended_here && inbound_direction.is_some();
-    let heeded_all = !out_of_memory && !left_parked;
+    // Parked bytes are not read after another event has ended the connection.
+    let left_deferred = peer.ended_here && inbound_direction.is_some();
+    let heeded_all = !out_of_memory && !left_deferred;
     if app != App::Echo {
         assert_begins(&heeded.messages, &peer.shown, heeded_all, "messages shown");
         assert_begins(&heeded.pongs, &peer.pongs, heeded_all, "pongs shown");
@@ -128,7 +128,7 @@ fn judge(peer: &mut Peer<'_>, habits: Habits, floods: bool) {
     judge_outbound(peer, habits, &heeded, outbound_direction, heeded_all);
 }
 
-/// How the connection ended is what the bytes say, unless something else ended it before.
+/// The bytes determine how the connection ended, unless another event ended it before.
 fn judge_end(peer: &Peer<'_>, role: Role, all: &Heard, floods: bool) {
     let cause = peer.connection.closed().map(|closed| (closed.cause.clone(), closed.code.0));
     if !peer.ended_here {
@@ -137,15 +137,15 @@ fn judge_end(peer: &Peer<'_>, role: Role, all: &Heard, floods: bool) {
             End::Closed => {
                 Some((Cause::Peer, reference::close_code(all.close.as_deref().unwrap_or_default())))
             }
-            End::Offence(offence) => Some((Cause::Offence(offence), offence.close_code().0)),
+            End::ProtocolError(offence) => Some((Cause::ProtocolError(offence), offence.close_code().0)),
         };
         assert_eq!(cause, expected);
         return;
     }
     match cause {
-        Some((Cause::Offence(Offence::MessageTimeout), _)) => {}
-        Some((Cause::Offence(offence), _)) => assert_eq!(all.end, End::Offence(offence)),
-        // Behind a Close frame of ours the peer's is waited for; pings are not counted any more.
+        Some((Cause::ProtocolError(ProtocolError::MessageTimeout), _)) => {}
+        Some((Cause::ProtocolError(offence), _)) => assert_eq!(all.end, End::ProtocolError(offence)),
+        // After our Close frame the connection waits for the peer's; pings are no longer counted.
         Some((Cause::Local, _)) if !floods && all.end == End::Closed && role == Role::Server => {
             assert!(!peer.fates.is_empty(), "both Close frames are through");
         }
@@ -154,7 +154,7 @@ fn judge_end(peer: &Peer<'_>, role: Role, all: &Heard, floods: bool) {
     }
 }
 
-/// The bytes that left are frames that the other end takes, and say what was owed.
+/// The sent bytes are frames that the other end accepts, with the expected content.
 fn judge_outbound(
     peer: &Peer<'_>,
     habits: Habits,
@@ -166,7 +166,7 @@ fn judge_outbound(
     let heard = reference::receive(outbound, Rules { deflate, ..Rules::of(opposite(habits.role)) });
     let whole = !peer.lost.cut;
     match heard.end {
-        End::Offence(offence) => panic!("we sent what is an offence: {offence}"),
+        End::ProtocolError(offence) => panic!("we sent what is an offence: {offence}"),
         End::Closed => assert_eq!(heard.used_bytes, outbound.len(), "bytes behind our Close frame"),
         End::Open => assert!(!whole || heard.frame_at == outbound.len(), "we sent half a frame"),
     }
@@ -187,8 +187,7 @@ fn judge_outbound(
     }
 }
 
-/// Pongs may be fewer than pings, and one may overtake another that was queued with data, only behind a send that
-/// the kernel did not take whole.
+/// Pongs may be fewer than pings, or overtake one that was queued with data, only after a partial send.
 fn judge_pongs(peer: &Peer<'_>, pongs: &[Vec<u8>], pings: &[Vec<u8>], all: bool) {
     if all {
         assert_eq!(pongs, pings, "each ping is answered");
@@ -214,7 +213,7 @@ fn judge_close(peer: &Peer<'_>, heard: &Heard, heeded: &Heard, whole: bool) {
     }
     let sent = heard.close.as_deref().map(reference::close_code);
     match &closed.cause {
-        Cause::Offence(offence) if !peer.ended_here || *offence == Offence::MessageTimeout => {
+        Cause::ProtocolError(offence) if !peer.ended_here || *offence == ProtocolError::MessageTimeout => {
             assert_eq!(sent, Some(offence.close_code().0));
         }
         Cause::Peer => {
@@ -224,14 +223,18 @@ fn judge_close(peer: &Peer<'_>, heard: &Heard, heeded: &Heard, whole: bool) {
         Cause::Local => assert_eq!(sent, Some(closed.code.0)),
         _ => {}
     }
-    if matches!(closed.cause, Cause::Offence(_)) {
-        assert!(peer.fates.contains(&Fate::Shutdown), "an offence half-closes: {:?}", peer.fates);
+    if matches!(closed.cause, Cause::ProtocolError(_)) {
+        assert!(peer.fates.contains(&TransportAction::Shutdown), "an offence half-closes: {:?}", peer.fates);
     }
 }
 
-/// The state machine in the opposite role hears the same.
+/// The state machine in the opposite role receives the same.
 fn agree_with_the_other_end(bytes: &[u8], role: Role, heard: &Heard) {
-    let config = Config { message_bytes_max: 1 << 30, pings_per_second_max: u32::MAX, ..Config::default() };
+    let config = ConnectionConfig {
+        message_bytes_max: 1 << 30,
+        pings_per_second_max: u32::MAX,
+        ..ConnectionConfig::default()
+    };
     let habits = Habits::plain(role, App::Silent);
     let mut other = Peer::open(habits, config, Choices::default()).expect("memory for two");
     bytes.chunks(4_093).for_each(|chunk| other.receive(chunk));
@@ -242,7 +245,7 @@ fn agree_with_the_other_end(bytes: &[u8], role: Role, heard: &Heard) {
     other.finish();
 }
 
-/// What follows the head of a handshake, when there was one.
+/// The bytes after the head of the handshake, if there was one.
 fn behind_head(bytes: &[u8], headed: bool) -> &[u8] {
     if !headed {
         return bytes;
@@ -251,7 +254,7 @@ fn behind_head(bytes: &[u8], headed: bool) -> &[u8] {
     end.map_or(&[], |at| &bytes[at + 4..])
 }
 
-/// `got` is what was `owed`, or where that may be incomplete its beginning.
+/// `got` equals `owed`, or is a prefix of it if it may be incomplete.
 fn assert_begins<T: PartialEq + std::fmt::Debug>(owed: &[T], got: &[T], complete: bool, what: &str) {
     if complete {
         assert_eq!(got, owed, "{what}");

@@ -1,8 +1,8 @@
-//! Structure out of the bytes of a fuzzer: what is read when, and choices that never run out.
+//! Turns a fuzzer's bytes into structure: typed reads, and choices that never run out.
 //!
-//! Never: a choice that does not come from the input; a finding must be repeatable from its bytes alone.
+//! Never: a choice from another source than the input; a finding must be reproducible from its bytes alone.
 
-/// Reads an input from the front. Behind its end there are zeros.
+/// Reads an input from the front. After its end it returns zeros.
 #[derive(Clone, Debug)]
 pub struct Cursor<'a>(&'a [u8]);
 
@@ -23,7 +23,7 @@ impl<'a> Cursor<'a> {
         u16::from_be_bytes([self.byte(), self.byte()])
     }
 
-    /// The next `bytes`, or what there is.
+    /// The next `bytes`, or as many as remain.
     pub fn take(&mut self, bytes: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(bytes.min(self.0.len()));
         self.0 = rest;
@@ -34,14 +34,14 @@ impl<'a> Cursor<'a> {
         self.take(usize::MAX)
     }
 
-    /// Choices from as many bytes as the next byte says.
+    /// Choices from the following bytes; the next byte is their number.
     pub fn choices(&mut self) -> Choices<'a> {
         let bytes = usize::from(self.byte());
         Choices { script: self.take(bytes), at: 0, chunks: 0 }
     }
 }
 
-/// A script of choices that begins anew when it is used up.
+/// A script of choices that starts again at its end.
 #[derive(Clone, Debug, Default)]
 pub struct Choices<'a> {
     script: &'a [u8],
@@ -49,18 +49,18 @@ pub struct Choices<'a> {
     chunks: usize,
 }
 
-/// Chunks that are cut off an input; what is left then comes at once, so that long inputs take no minutes.
+/// Maximum number of chunks of an input. The rest comes at once, so that long inputs do not take minutes.
 const CHUNKS_MAX: usize = 1_000;
 
 impl Choices<'_> {
-    /// The next choice; always 255, the plain one, when the script is empty.
+    /// The next choice. If the script is empty, always 255, the plain choice.
     pub fn next(&mut self) -> u8 {
         let choice = self.script.get(self.at).copied().unwrap_or(u8::MAX);
         self.at = if self.at + 1 < self.script.len() { self.at + 1 } else { 0 };
         choice
     }
 
-    /// How many bytes come at once: few, some, or whatever there is.
+    /// The size of the next chunk: few bytes, some, or all.
     pub fn chunk_bytes(&mut self) -> usize {
         self.chunks += 1;
         match self.next() {
@@ -72,7 +72,7 @@ impl Choices<'_> {
         }
     }
 
-    /// Cuts `bytes` into chunks, none of them empty.
+    /// Splits `bytes` into non-empty chunks.
     pub fn chunks<'b>(&mut self, mut bytes: &'b [u8]) -> Vec<&'b [u8]> {
         let mut chunks = Vec::new();
         while !bytes.is_empty() {

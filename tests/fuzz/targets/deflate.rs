@@ -1,12 +1,12 @@
-//! permessage-deflate: messages inflated as another implementation does, never beyond the bound; what is deflated
-//! comes back; and what two ends agree on after any offer, both can say.
+//! permessage-deflate: inflates messages like another implementation and never beyond the bound, recovers deflated
+//! messages, and negotiates parameters that both ends understand for any offer.
 //!
-//! Input: options, a bound, and messages with their lengths in front, or the text of a header field.
+//! Input: options, a bound, and messages with length prefixes, or the text of a header field.
 
-use echoring::protocol::deflate::{
+use echoring_proto::deflate::{
     Deflater, Direction, Inflater, Preferences, accept_response, agree, write_offer, write_response,
 };
-use echoring::protocol::{Offence, Role};
+use echoring_proto::{ProtocolError, Role};
 
 use super::connection;
 use super::cursor::Cursor;
@@ -37,13 +37,13 @@ fn check_inflating(direction: Direction, cursor: &mut Cursor<'_>) {
         match (&got, &expected) {
             (Ok(bytes), Ok(message)) => assert!(out[..*bytes] == message[..], "another message"),
             (Err(offence), Err(other)) if offence == other => {}
-            // At the bound what comes next is looked at or not: it is wrong either way.
-            (Err(Offence::MessageTooBig | Offence::BadCompression), Err(_)) => {}
+            // At the bound, the following bytes may be read or not: the result is an error in both cases.
+            (Err(ProtocolError::MessageTooBig | ProtocolError::BadCompression), Err(_)) => {}
             _ => panic!("{got:?}, but {:?}", expected.map(|message| message.len())),
         }
         assert!(out.capacity() <= bytes_max.max(out.len()) && out.len() <= bytes_max, "beyond the bound");
         if got.is_err() {
-            // The connection ends; a later message finds the window as it was.
+            // The connection ends; a later message finds the window unchanged.
             break;
         }
     }
@@ -76,7 +76,7 @@ fn check_round_trip(direction: Direction, cursor: &mut Cursor<'_>) {
     }
 }
 
-/// Whatever a client offers, the server's answer keeps to it as far as that client can tell.
+/// For any offer, the server's answer respects the offer as far as the client can check.
 fn check_offer(own: u8, offer: &[u8]) {
     let preferences = connection::compression(own).preferences;
     let agreement = agree([offer].into_iter(), &preferences);
@@ -85,9 +85,9 @@ fn check_offer(own: u8, offer: &[u8]) {
         write_response(&mut response, agreement);
         assert!(response.is_ascii() && response.starts_with(b"permessage-deflate"));
     }
-    // Field lines are one list, and one that names nothing changes nothing (RFC 9110, 5.6.1).
+    // Field lines form one list, and an empty element changes nothing (RFC 9110, 5.6.1).
     assert_eq!(agree([offer, b" , "].into_iter(), &preferences), agreement);
-    // What we offer ourselves is met by any server of ours, and its answer taken.
+    // Our server accepts our own offer, and our client accepts the answer.
     let client = connection::compression(offer.first().copied().unwrap_or(own)).preferences;
     check_own_offer(&client, &preferences);
 }
@@ -100,7 +100,7 @@ fn check_own_offer(client: &Preferences, server: &Preferences) {
     let taken = accept_response([&response[..]].into_iter(), client);
     let taken = taken.expect("our own answer").expect("an agreement");
     assert_eq!(taken.inbound(Role::Server), agreement.inbound(Role::Server), "what the client sends");
-    // A server may use less of a window than it was not asked to name (RFC 7692, 7.1.2.1).
+    // A server may use a smaller window without naming it (RFC 7692, 7.1.2.1).
     let (known, used) = (taken.inbound(Role::Client), agreement.outbound(Role::Server));
     assert!(known.takeover == used.takeover && known.window_bits >= used.window_bits, "{known:?} {used:?}");
     let within = |agreed: Direction, allowed: Direction| {

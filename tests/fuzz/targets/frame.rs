@@ -1,11 +1,11 @@
-//! The frame decoder and the connection above it: what bytes say does not depend on how they are cut.
+//! The frame decoder and the connection above it: the result does not depend on how the bytes are split.
 //!
-//! Input: options, a script of chunk borders, and the wire, as it is or as frames made from it.
+//! Input: options, a script of chunk borders, and the wire, raw or as frames made from it.
 
-use echoring::connection::{Closed, Config};
-use echoring::protocol::deflate::Direction;
-use echoring::protocol::frame::{self, HEADER_BYTES_MAX, Header, Opcode};
-use echoring::protocol::{Offence, Role};
+use echoring_proto::connection::{Closed, ConnectionConfig};
+use echoring_proto::deflate::Direction;
+use echoring_proto::frame::{self, HEADER_BYTES_MAX, Header, Opcode};
+use echoring_proto::{ProtocolError, Role};
 
 use super::cursor::{Choices, Cursor};
 use super::peer::{App, Habits, Peer};
@@ -38,11 +38,11 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// The header at the start of any number of bytes: nothing until it is there, then the same for ever; and the
-/// first offence as soon as it shows.
+/// Decodes the header from any number of its first bytes: incomplete, then always the same header. A protocol error is
+/// reported at the first byte that shows it.
 fn check_header(bytes: &[u8], rules: Rules) {
     let decode = |bytes: &[u8]| frame::decode(bytes, rules.receiver, rules.deflate.is_some());
-    let mut settled: Option<Result<Option<(Header, usize)>, Offence>> = None;
+    let mut settled: Option<Result<Option<(Header, usize)>, ProtocolError>> = None;
     for length in 0..=bytes.len().min(HEADER_BYTES_MAX + 2) {
         let decoded = decode(&bytes[..length]);
         check_against_reference(&bytes[..length], rules, &decoded);
@@ -60,7 +60,11 @@ fn check_header(bytes: &[u8], rules: Rules) {
     check_short(bytes, rules.receiver, &header, header_bytes);
 }
 
-fn check_against_reference(bytes: &[u8], rules: Rules, decoded: &Result<Option<(Header, usize)>, Offence>) {
+fn check_against_reference(
+    bytes: &[u8],
+    rules: Rules,
+    decoded: &Result<Option<(Header, usize)>, ProtocolError>,
+) {
     let expected = reference::header(bytes, rules).map(|header| {
         header.map(|frame| {
             let opcode = match frame.opcode {
@@ -84,7 +88,7 @@ fn check_against_reference(bytes: &[u8], rules: Rules, decoded: &Result<Option<(
     assert_eq!(*decoded, expected, "{bytes:x?}");
 }
 
-/// The short cuts read just the headers they are for.
+/// The fast paths accept only the headers that they are for.
 fn check_short(bytes: &[u8], receiver: Role, header: &Header, header_bytes: usize) {
     if receiver != Role::Server {
         return;
@@ -100,28 +104,34 @@ fn check_short(bytes: &[u8], receiver: Role, header: &Header, header_bytes: usiz
     let Some(head) = bytes.first_chunk() else { return };
     for length in [payload_bytes, payload_bytes ^ 1, bytes.len() - head.len()] {
         let expected = (is_short && length == payload_bytes).then_some((text, key));
-        assert_eq!(frame::decode_lone_masked(head, length), expected, "{length} bytes follow");
+        assert_eq!(frame::decode_single_masked(head, length), expected, "{length} bytes follow");
     }
     if is_short {
         assert_eq!(frame::short_masked_header(text, payload_bytes, key)[..], bytes[..header_bytes]);
     }
 }
 
-/// The connection hears what the reference heard, and an echo says it.
+/// The connection receives the messages of the reference, and an echo returns them.
 fn check_connection(habits: Habits, chunks: &[&[u8]], expected: &Heard) {
-    let config =
-        Config { message_bytes_max: MESSAGE_BYTES_MAX, pings_per_second_max: u32::MAX, ..Config::default() };
+    let config = ConnectionConfig {
+        message_bytes_max: MESSAGE_BYTES_MAX,
+        pings_per_second_max: u32::MAX,
+        ..ConnectionConfig::default()
+    };
     let mut peer = Peer::open(habits, config, Choices::default()).expect("memory for one");
     chunks.iter().for_each(|chunk| peer.receive(chunk));
     let end = match expected.end {
         End::Open => None,
         End::Closed => Some(reference::close_code(expected.close.as_deref().unwrap_or_default())),
-        End::Offence(offence) => Some(offence.close_code().0),
+        End::ProtocolError(offence) => Some(offence.close_code().0),
     };
     let closed = peer.connection.closed().cloned();
     assert_eq!(closed.as_ref().map(|Closed { code, .. }| code.0), end, "{closed:?}");
-    if let End::Offence(offence) = expected.end {
-        assert_eq!(closed.map(|closed| closed.cause), Some(echoring::connection::Cause::Offence(offence)));
+    if let End::ProtocolError(offence) = expected.end {
+        assert_eq!(
+            closed.map(|closed| closed.cause),
+            Some(echoring_proto::connection::Cause::ProtocolError(offence))
+        );
     }
     peer.finish();
     let sent = reference::receive(&peer.sent, Rules::of(connection::opposite(habits.role)));

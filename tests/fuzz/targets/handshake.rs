@@ -1,18 +1,20 @@
-//! Request and response heads: judged alike however they are cut, by the parsers and by the connection that
-//! collects heads for them; and what our own client writes is taken by our own server.
+//! Request and response heads: the parsers, and the connection that collects heads for them, give the same result however
+//! the head is split; and our server accepts the requests of our client.
 //!
-//! Input: options, a script of cuts, then a request, a response, or the strings of a request to be written.
+//! Input: options, a script of chunk borders, then a request, a response, or the strings of a request to write.
 
 use std::fmt::Debug;
 
-use echoring::buffer::{Budget, Lease, Pool};
-use echoring::connection::{Cause, Codecs, Config, Connection, Entropy, Env, Run, Step};
-use echoring::limits::HEAD_BYTES_MAX;
-use echoring::protocol::Url;
-use echoring::protocol::handshake::{
+use echoring_proto::Url;
+use echoring_proto::buffer::{Budget, Lease, Pool};
+use echoring_proto::connection::{
+    Cause, Codecs, Connection, ConnectionConfig, Entropy, Env, SpanCursor, Step,
+};
+use echoring_proto::handshake::{
     BadHandshake, Dial, OriginPolicy, Refusal, parse_response, percent_decode_path, with_request,
     write_accept, write_request,
 };
+use echoring_proto::limits::HEAD_BYTES_MAX;
 
 use super::cursor::{Choices, Cursor};
 
@@ -33,7 +35,7 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// What a request came to, for comparison.
+/// The result for a request, for comparison.
 #[derive(Clone, Debug, PartialEq)]
 struct Asked {
     head_bytes: usize,
@@ -83,9 +85,9 @@ fn check_request(bytes: &[u8], mut choices: Choices<'_>) {
     }
 }
 
-/// A server's connection shows just the head and leaves what follows it, or refuses.
+/// A server's connection returns the head and leaves the following bytes, or refuses.
 fn check_server(chunks: &[&[u8]], bytes: &[u8], asked: &Result<Option<Asked>, Refusal>) {
-    let (mut pool, mut entropy, config) = (Pool::standalone(), Entropy::new(7), Config::default());
+    let (mut pool, mut entropy, config) = (Pool::standalone(), Entropy::new(7), ConnectionConfig::default());
     let mut codecs = Codecs::new(None, Lease::new(Budget::new(0), 1));
     let mut env =
         Env { pool: &mut pool, codecs: &mut codecs, config: &config, now: 1, entropy: &mut entropy };
@@ -93,13 +95,13 @@ fn check_server(chunks: &[&[u8]], bytes: &[u8], asked: &Result<Option<Asked>, Re
     let mut fed = 0;
     let mut verdict = None;
     for chunk in chunks {
-        let (mut chunk, mut run) = (chunk.to_vec(), Run::new());
-        connection.begin_run(1);
-        match connection.poll(&mut run, &mut chunk, &mut env) {
-            Step::Idle => assert_eq!(run.position(), chunk.len()),
+        let (mut chunk, mut cursor) = (chunk.to_vec(), SpanCursor::new());
+        connection.begin_span(1);
+        match connection.poll(&mut cursor, &mut chunk, &mut env) {
+            Step::Idle => assert_eq!(cursor.position(), chunk.len()),
             Step::Refused(refusal) => verdict = Some(Err(refusal)),
             Step::Head(head) => {
-                fed += run.position();
+                fed += cursor.position();
                 assert_eq!(head.as_slice(), &bytes[..fed], "the head is what came, up to its end");
                 verdict = Some(ask(head.as_slice()).map(|asked| asked.map(|asked| asked.head_bytes)));
                 env.pool.put(head);
@@ -116,12 +118,12 @@ fn check_server(chunks: &[&[u8]], bytes: &[u8], asked: &Result<Option<Asked>, Re
         (Some(Ok(Some(head_bytes))), Ok(Some(asked))) => {
             assert_eq!((head_bytes, fed), (asked.head_bytes, fed))
         }
-        // Nothing but empty lines came before the empty line that ends a head: that is no request.
+        // Only empty lines came before the empty line that ends a head: this is no request.
         (Some(Ok(None)), _) => assert!(bytes[..fed].iter().all(|byte| b"\r\n".contains(byte))),
         (Some(Err(refusal)), Err(expected)) => {
             assert!(Offensive::from(refusal).may_become((*expected).into()), "{refusal:?} {expected:?}");
         }
-        // What is wrong may be said when the head is complete, but not later.
+        // An error may be reported when the head is complete, but not later.
         (None, Err(_)) => assert!(bytes.len() <= HEAD_BYTES_MAX && head_end(bytes).is_none()),
         (None, Ok(None)) => {}
         (verdict, asked) => panic!("{verdict:?} of what is {asked:?}"),
@@ -136,8 +138,8 @@ fn head_end(bytes: &[u8]) -> Option<usize> {
     bytes.windows(4).position(|window| window == HEAD_END).map(|at| at + 4)
 }
 
-/// A client's connection with [`NONCE`]'s bytes cannot be had, as the nonce is drawn by it; so the parser alone
-/// is asked about those, and the connection about its own, which replaces the sample's answer.
+/// A client's connection chooses its nonce, so it cannot use [`NONCE`]. The parser is tested with [`NONCE`], and the
+/// connection with its own nonce, whose answer replaces the one in the sample.
 fn check_response(bytes: &[u8], mut choices: Choices<'_>) {
     let parsed = parse_response(bytes, NONCE, None);
     let head_bytes = match &parsed {
@@ -164,7 +166,7 @@ fn check_response(bytes: &[u8], mut choices: Choices<'_>) {
 fn check_client(sample: &[u8], mut cut: impl FnMut(&[u8]) -> Vec<Vec<u8>>) {
     let (mut pool, mut entropy) = (Pool::standalone(), Entropy::new(7));
     let dial = Dial { host: "a".into(), path: "/".into(), ..Dial::default() };
-    let config = Config { dial: Some(dial), ..Config::default() };
+    let config = ConnectionConfig { dial: Some(dial), ..ConnectionConfig::default() };
     let nonce = Entropy::new(7).nonce();
     let bytes = answered(sample, nonce);
     let expected = match parse_response(&bytes, nonce, None) {
@@ -184,12 +186,12 @@ fn check_client(sample: &[u8], mut cut: impl FnMut(&[u8]) -> Vec<Vec<u8>>) {
     let mut fed = 0;
     let mut opened = None;
     for mut chunk in cut(&bytes) {
-        let mut run = Run::new();
-        connection.begin_run(1);
-        match connection.poll(&mut run, &mut chunk, &mut env) {
-            Step::Idle => assert!(run.position() == chunk.len() || connection.is_ending()),
+        let mut cursor = SpanCursor::new();
+        connection.begin_span(1);
+        match connection.poll(&mut cursor, &mut chunk, &mut env) {
+            Step::Idle => assert!(cursor.position() == chunk.len() || connection.is_closing()),
             Step::Opened(response) => {
-                opened = Some((response, fed + run.position()));
+                opened = Some((response, fed + cursor.position()));
                 break;
             }
             step => panic!("{step:?} before a handshake"),
@@ -210,7 +212,7 @@ fn check_client(sample: &[u8], mut cut: impl FnMut(&[u8]) -> Vec<Vec<u8>>) {
     assert_eq!(pool.used_bytes(), 0);
 }
 
-/// The sample's answer in `bytes`, where there is one, replaced by that to `nonce`.
+/// Replaces the sample's answer in `bytes`, if present, by the answer to `nonce`.
 fn answered(bytes: &[u8], nonce: [u8; 16]) -> Vec<u8> {
     const SAMPLE: &[u8] = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
     let accept = |nonce| {
@@ -229,7 +231,7 @@ fn answered(bytes: &[u8], nonce: [u8; 16]) -> Vec<u8> {
     }
 }
 
-/// Verdicts on the beginnings of `bytes`: none, until there is one, which stays.
+/// Results for the prefixes of `bytes`: incomplete, then always the same result.
 fn check_prefixes<T, E>(
     bytes: &[u8],
     head_bytes: Option<usize>,
@@ -269,7 +271,7 @@ fn check_prefixes<T, E>(
     }
 }
 
-/// Why a head was not taken, as far as that does not change with what follows.
+/// The reason of a refusal, as far as the following bytes cannot change it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Offensive(u16);
 
@@ -291,15 +293,15 @@ impl From<BadHandshake> for Offensive {
 }
 
 impl Offensive {
-    /// A head that is no head stays one, but which of its faults is named may change with what comes behind it: a
-    /// version is known at its line's end, too many fields are counted further on.
+    /// An invalid head stays invalid, but the following bytes may change which error is reported: the version is known at
+    /// the end of its line, too many fields are counted later.
     fn may_become(self, later: Offensive) -> bool {
         const NO_HEAD: [u16; 3] = [400, 431, 505];
         self == later || (NO_HEAD.contains(&self.0) && NO_HEAD.contains(&later.0))
     }
 }
 
-/// What our client writes holds no line that it was not meant to, and is taken when its strings are sound.
+/// Our client's request contains no injected line, and our server accepts it if its strings are valid.
 fn check_strings(bytes: &[u8]) {
     let mut cursor = Cursor::new(bytes);
     let mut text = || {

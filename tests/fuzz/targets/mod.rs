@@ -1,5 +1,5 @@
-//! The bodies of the fuzz targets: functions of bytes that panic when something does not hold. libFuzzer runs
-//! them by way of the package in this folder's parent; the test beside it replays the corpus through them.
+//! The fuzz targets: functions that take bytes and panic if an invariant breaks. The package in the parent folder runs them
+//! under libFuzzer; the test there replays the corpus.
 //!
 //! Never: randomness, time, or state that outlives a call.
 #![forbid(unsafe_code)]

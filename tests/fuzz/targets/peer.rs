@@ -1,20 +1,21 @@
-//! One end of a connection without a transport: an application and a kernel that do what a script says, around
-//! the real state machine, in the order in which the shard calls it.
+//! One end of a connection without a transport: the real state machine between an application and a kernel that follow a
+//! script, called in the order in which the shard calls it.
 //!
-//! Never: a judgement of what comes out; that is the targets'. What must hold at every moment (bounded memory,
-//! a deadline in every state, silence after an offence) is asserted here.
+//! Never: checks of the output; the targets do that. Invariants of every moment (bounded memory, a deadline in every state,
+//! silence after a protocol error) are asserted here.
 
 use std::ops::Range;
 
-use echoring::buffer::{Budget, Buffer, Lease, Pool};
-use echoring::connection::{
-    Cause, Closed, Codecs, Config, Connection, Entropy, Env, Fate, Kind, LONE_BYTES_MAX, LONE_REPLY_START,
-    Marks, OutOfMemory, Piece, Run, Step, echo_lone, echo_short,
+use echoring_proto::buffer::{Budget, Buffer, Lease, Pool};
+use echoring_proto::connection::{
+    Cause, ChunkFlags, CloseMode, Closed, Codecs, Connection, ConnectionConfig, Entropy, Env, MessageKind,
+    OutOfMemory, Piece, SINGLE_FRAME_BYTES_MAX, SINGLE_REPLY_START, SpanCursor, Step, TransportAction,
+    echo_short, echo_single,
 };
-use echoring::limits::{Nanos, SECOND};
-use echoring::protocol::deflate::{self, Agreement, Direction};
-use echoring::protocol::handshake::{self, Dial};
-use echoring::protocol::{CloseCode, Role};
+use echoring_proto::deflate::{self, Agreement, Direction};
+use echoring_proto::handshake::{self, Dial};
+use echoring_proto::limits::{Nanos, SECOND};
+use echoring_proto::{CloseCode, Role};
 
 use super::cursor::Choices;
 use super::reference::{self, Message, Rules};
@@ -22,27 +23,27 @@ use super::reference::{self, Message, Rules};
 pub const REQUEST: &[u8] = b"GET /echo HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-/// What the application does with messages.
+/// The application's treatment of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum App {
-    /// Sends each back.
+    /// Echoes each message.
     Echo,
-    /// Looks at each and says nothing.
+    /// Reads each message and sends nothing.
     Silent,
-    /// Sends some back, looks at others, and sends messages, pings and Close frames of its own.
+    /// Echoes some, reads others, and sends its own messages, pings and Close frames.
     Meddling,
 }
 
-/// How a peer behaves.
+/// The options of a peer.
 #[derive(Clone, Copy, Debug)]
 pub struct Habits {
     pub role: Role,
     pub app: App,
-    /// The application wants messages whole.
+    /// The application takes whole messages.
     pub whole: bool,
-    /// It decides about the request only after the next run.
+    /// The application decides about the request only after the next receive.
     pub later: bool,
-    /// The kernel takes sends in part or not at all, and time passes.
+    /// The kernel takes sends partially or not at all, and time passes.
     pub rough: bool,
     /// Bytes of the node's budget.
     pub budget_bytes: u64,
@@ -54,10 +55,10 @@ impl Habits {
     }
 }
 
-/// Why the outbound bytes may lack something that was owed.
+/// Why the sent bytes may lack expected frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lost {
-    /// What was queued behind an unfinished send was dropped in favour of a Close frame.
+    /// A Close frame replaced the frames that were queued after an unfinished send.
     pub queue: bool,
     /// The transport was cut, perhaps inside a frame.
     pub cut: bool,
@@ -67,51 +68,51 @@ pub struct Peer<'a> {
     pub connection: Connection,
     pub pool: Pool,
     codecs: Codecs,
-    pub config: Config,
+    pub config: ConnectionConfig,
     entropy: Entropy,
     now: Nanos,
     habits: Habits,
     choices: Choices<'a>,
-    /// What the transport has taken.
+    /// Bytes that the transport has taken.
     pub sent: Vec<u8>,
-    /// Bytes that arrived before the end was begun by anything but them.
+    /// Bytes that arrived before another event started the end of the connection.
     pub heeded_bytes: usize,
-    /// Where the run that is read began among all bytes.
+    /// Offset of the current received span among all bytes.
     run_at: usize,
-    /// All bytes that arrived while the transport was there, the opening included.
+    /// All bytes that arrived while the transport was open, including the handshake.
     pub fed: Vec<u8>,
-    /// How many of them came before frames may.
+    /// Number of those bytes that belong to the handshake.
     pub opening_bytes: usize,
-    /// Messages that the application was shown whole, unless they were answered before it could see them.
+    /// Messages that the application received whole, except those that were answered before it saw them.
     pub shown: Vec<Message>,
     pub part: Option<Message>,
     pub pongs: Vec<Vec<u8>>,
-    /// What a meddling application sent or sent back.
+    /// Messages that a scripted application sent or echoed.
     pub owed: Vec<Message>,
     pub owed_part: Option<Message>,
     plain_echo: bool,
     deciding: bool,
-    /// Bytes that the driver took in this turn.
+    /// Bytes that the driver took in this tick.
     staged_bytes: usize,
-    pub fates: Vec<Fate>,
+    pub fates: Vec<TransportAction>,
     pub lost: Lost,
-    /// A send was ever short, or a piece of it refused.
+    /// Whether any send was partial, or a piece of it refused.
     pub was_rough: bool,
-    /// Frames that were queued beside echoes: each may cost a buffer of its own.
+    /// Frames that were queued besides echoes. Each may take a buffer of its own.
     meddled: usize,
-    /// The end was begun here and not by bytes.
+    /// Whether this end, and not received bytes, started the end of the connection.
     pub ended_here: bool,
 }
 
 impl<'a> Peer<'a> {
-    /// A server's end that waits for a request, or a client's that has sent its own; `None` without memory.
-    pub fn new(habits: Habits, config: Config, choices: Choices<'a>) -> Option<Peer<'a>> {
+    /// A server that waits for a request, or a client that has sent its own; `None` without memory.
+    pub fn new(habits: Habits, config: ConnectionConfig, choices: Choices<'a>) -> Option<Peer<'a>> {
         let mut pool = Pool::new(Budget::new(habits.budget_bytes));
         let mut entropy = Entropy::new(7);
         let contexts = Budget::new(habits.budget_bytes.saturating_mul(8));
         let mut codecs = Codecs::new(config.compression, Lease::new(contexts, 1 << 10));
         let dial = Dial { host: "a".into(), path: "/echo".into(), ..Dial::default() };
-        let config = Config { dial: Some(dial), ..config };
+        let config = ConnectionConfig { dial: Some(dial), ..config };
         let now = 100 * SECOND;
         let mut env =
             Env { pool: &mut pool, codecs: &mut codecs, config: &config, now, entropy: &mut entropy };
@@ -151,8 +152,8 @@ impl<'a> Peer<'a> {
         Some(peer)
     }
 
-    /// One that has the handshake behind it and nothing in its record; `None` when memory did not suffice.
-    pub fn open(habits: Habits, config: Config, choices: Choices<'a>) -> Option<Peer<'a>> {
+    /// A peer after the handshake, with an empty record; `None` if the memory did not suffice.
+    pub fn open(habits: Habits, config: ConnectionConfig, choices: Choices<'a>) -> Option<Peer<'a>> {
         let mut peer = Peer::new(Habits { rough: false, later: false, ..habits }, config, choices)?;
         let head = peer.opening();
         peer.opening_bytes = head.len();
@@ -167,7 +168,7 @@ impl<'a> Peer<'a> {
         Some(peer)
     }
 
-    /// What the other end has to say before frames may follow. It offers, or agrees to, what this end allows.
+    /// The handshake of the other end. It offers, or accepts, what this end allows.
     pub fn opening(&self) -> Vec<u8> {
         let mut offer = Vec::new();
         let preferences = self.codecs.preferences();
@@ -190,7 +191,7 @@ impl<'a> Peer<'a> {
         response
     }
 
-    /// How messages are compressed that come and that go, when that was agreed on.
+    /// The negotiated compression of received and of sent messages.
     pub fn directions(&self) -> [Option<Direction>; 2] {
         let (agreement, role) = (self.connection.agreement(), self.habits.role);
         [
@@ -204,17 +205,17 @@ impl<'a> Peer<'a> {
         (connection, Env { pool, codecs, config, now: *now, entropy })
     }
 
-    /// Whether the transport is there.
+    /// Whether the transport is open.
     pub fn is_connected(&self) -> bool {
-        !self.fates.iter().any(|fate| *fate != Fate::Shutdown)
+        !self.fates.iter().any(|fate| *fate != TransportAction::Shutdown)
     }
 
-    /// One turn: a run of bytes arrives, and what follows from it leaves.
+    /// One tick: receives a span of bytes, and sends the results.
     pub fn receive(&mut self, bytes: &[u8]) {
         if !self.is_connected() {
             return;
         }
-        let was_over = self.connection.is_ending();
+        let was_over = self.connection.is_closing();
         let was_blocked = self.connection.is_blocked();
         self.run_at = self.fed.len();
         self.fed.extend_from_slice(bytes);
@@ -222,43 +223,44 @@ impl<'a> Peer<'a> {
             self.heeded_bytes = self.fed.len();
         }
         let mut bytes = bytes.to_vec();
-        let mut run = Run::new();
-        self.connection.begin_run(self.now);
+        let mut cursor = SpanCursor::new();
+        self.connection.begin_span(self.now);
         if self.plain_echo {
-            if self.now.is_multiple_of(2) && echo_lone(&mut bytes) {
-                run = Run::read_to_the_end(bytes.len(), LONE_REPLY_START..bytes.len());
+            if self.now.is_multiple_of(2) && echo_single(&mut bytes) {
+                cursor = SpanCursor::at_end(bytes.len(), SINGLE_REPLY_START..bytes.len());
             } else {
-                echo_short(&mut run, &mut bytes, self.config.message_bytes_max);
+                echo_short(&mut cursor, &mut bytes, self.config.message_bytes_max);
             }
-            self.connection.go_on(&run);
+            self.connection.resume_span(&cursor);
         } else if self.habits.app != App::Echo {
-            self.show_short(&mut run, &mut bytes);
+            self.show_short(&mut cursor, &mut bytes);
         }
-        self.read(&mut run, &mut bytes);
-        self.end_run(&run, &mut bytes);
+        self.read(&mut cursor, &mut bytes);
+        self.end_span(&cursor, &mut bytes);
         self.note_end(was_over, was_blocked);
         self.finish_turn();
     }
 
-    fn show_short(&mut self, run: &mut Run, bytes: &mut [u8]) {
+    fn show_short(&mut self, cursor: &mut SpanCursor, bytes: &mut [u8]) {
         let bytes_max = self.config.message_bytes_max;
         while self.connection.is_between_messages()
-            && let Some((kind, at)) = self.connection.next_short(run, bytes, bytes_max)
+            && let Some((kind, at)) = self.connection.next_short(cursor, bytes, bytes_max)
         {
-            self.show(run, bytes, Marks { kind, first: true, last: true, compressed: false }, Piece::Run(at));
+            self.show(cursor, bytes, ChunkFlags::whole(kind), Piece::InSpan(at));
         }
     }
 
-    fn read(&mut self, run: &mut Run, bytes: &mut [u8]) {
-        let offended = matches!(self.connection.closed(), Some(Closed { cause: Cause::Offence(_), .. }));
+    fn read(&mut self, cursor: &mut SpanCursor, bytes: &mut [u8]) {
+        let offended =
+            matches!(self.connection.closed(), Some(Closed { cause: Cause::ProtocolError(_), .. }));
         loop {
             let (connection, mut env) = self.env();
-            let step = connection.poll(run, bytes, &mut env);
+            let step = connection.poll(cursor, bytes, &mut env);
             assert!(!offended || matches!(step, Step::Idle), "{step:?} was read after an offence");
             match step {
                 Step::Idle => break,
                 Step::Head(head) => self.answer(head),
-                Step::Chunk(marks, piece) => self.show(run, bytes, marks, piece),
+                Step::Chunk(flags, piece) => self.show(cursor, bytes, flags, piece),
                 Step::Pong(piece) => {
                     let payload = self.taken(bytes, piece);
                     self.pongs.push(payload);
@@ -267,7 +269,10 @@ impl<'a> Peer<'a> {
                 Step::Refused(_) | Step::Opened(_) => {}
             }
         }
-        assert!(self.connection.is_ending() || run.position() == bytes.len(), "something was left unread");
+        assert!(
+            self.connection.is_closing() || cursor.position() == bytes.len(),
+            "something was left unread"
+        );
     }
 
     fn answer(&mut self, head: Buffer) {
@@ -298,14 +303,14 @@ impl<'a> Peer<'a> {
         if later {
             connection.decide_later(key);
         } else if agreed.and_then(|()| connection.accept(Some(key), None, &[], whole, &mut env)).is_err() {
-            connection.out_of_memory();
+            connection.abort(Cause::OutOfMemory);
         }
     }
 
     fn taken(&mut self, bytes: &[u8], piece: Piece) -> Vec<u8> {
         match piece {
-            Piece::Run(at) => bytes[at].to_vec(),
-            Piece::Held(buffer) => {
+            Piece::InSpan(at) => bytes[at].to_vec(),
+            Piece::Buffered(buffer) => {
                 let payload = buffer.as_slice().to_vec();
                 self.pool.put(buffer);
                 payload
@@ -313,21 +318,21 @@ impl<'a> Peer<'a> {
         }
     }
 
-    /// The application sees a chunk and decides about it.
-    fn show(&mut self, run: &mut Run, bytes: &mut [u8], marks: Marks, piece: Piece) {
+    /// The application receives a chunk and decides about it.
+    fn show(&mut self, cursor: &mut SpanCursor, bytes: &mut [u8], flags: ChunkFlags, piece: Piece) {
         let payload = match &piece {
-            Piece::Run(at) => &bytes[at.clone()],
-            Piece::Held(buffer) => buffer.as_slice(),
+            Piece::InSpan(at) => &bytes[at.clone()],
+            Piece::Buffered(buffer) => buffer.as_slice(),
         };
-        assert_eq!(marks.first, self.part.is_none(), "only a message's first chunk is marked so");
-        let text = marks.kind == Kind::Text;
+        assert_eq!(flags.first, self.part.is_none(), "only a message's first chunk is marked so");
+        let text = flags.kind == MessageKind::Text;
         let part = self.part.get_or_insert_with(|| Message { text, ..Message::default() });
         assert_eq!(part.text, text, "a message has one kind");
         part.payload.extend_from_slice(payload);
-        if marks.last {
+        if flags.last {
             self.shown.extend(self.part.take());
         }
-        let begins = marks.first
+        let begins = flags.first
             && match self.habits.app {
                 App::Echo => true,
                 App::Silent => false,
@@ -340,25 +345,25 @@ impl<'a> Peer<'a> {
             && self.connection.is_open()
         {
             owed.payload.extend_from_slice(payload);
-            if marks.last {
+            if flags.last {
                 self.owed.extend(self.owed_part.take());
             }
             let (connection, mut env) = self.env();
-            if connection.echo(run, bytes, marks, piece, &mut env).is_err() {
-                connection.out_of_memory();
+            if connection.echo(cursor, bytes, flags, piece, &mut env).is_err() {
+                connection.abort(Cause::OutOfMemory);
             }
-        } else if let Piece::Held(buffer) = piece {
+        } else if let Piece::Buffered(buffer) = piece {
             self.pool.put(buffer);
         }
         if self.habits.app == App::Meddling && self.owed_part.is_none() {
             self.meddle();
             if self.ended_here {
-                self.heeded_bytes = self.heeded_bytes.min(self.run_at + run.position());
+                self.heeded_bytes = self.heeded_bytes.min(self.run_at + cursor.position());
             }
         }
     }
 
-    /// Something of the application's own, at a moment when no message of its is under way.
+    /// The application sends something of its own, while none of its messages is unfinished.
     pub fn meddle(&mut self) {
         if !self.connection.is_open() || self.owed_part.is_some() {
             return;
@@ -371,67 +376,73 @@ impl<'a> Peer<'a> {
         let (connection, mut env) = self.env();
         let done = match what & 7 {
             0 | 1 => {
-                let done = connection.send(Kind::Binary, &payload, &mut env);
+                let done = connection.send(MessageKind::Binary, &payload, &mut env);
                 self.owed.push(Message { payload, ..Message::default() });
                 done
             }
             2 => connection.ping(&payload[..payload.len().min(125)], &mut env),
             3 if what == 0x33 => {
-                connection.close(CloseCode(4_000), "enough", &mut env);
+                connection.close(CloseCode(4_000), "enough", CloseMode::Graceful, &mut env);
                 Ok(())
             }
             3 if what == 0x3b => {
-                self.lost.queue |= connection.close_at_once(CloseCode::SLOW_CONSUMER, "slow", &mut env) > 0;
+                self.lost.queue |=
+                    connection.close(CloseCode::SLOW_CONSUMER, "slow", CloseMode::DropPeer, &mut env) > 0;
                 Ok(())
             }
             _ => Ok(()),
         };
         self.meddled += usize::from(what & 7 < 3);
         if done.is_err() {
-            self.connection.out_of_memory();
+            self.connection.abort(Cause::OutOfMemory);
         }
-        self.ended_here |= self.connection.is_ending();
+        self.ended_here |= self.connection.is_closing();
     }
 
-    /// The replies in the run leave, behind what goes before them.
-    fn end_run(&mut self, run: &Run, bytes: &mut [u8]) {
+    /// Sends the replies in the received span, after everything that precedes them.
+    fn end_span(&mut self, cursor: &SpanCursor, bytes: &mut [u8]) {
         let (connection, mut env) = self.env();
-        let done = match connection.end_run(run, bytes, &mut env) {
-            Ok(Some(block)) => self.send_block(run, bytes, block),
+        let done = match connection.end_span(cursor, bytes, &mut env) {
+            Ok(Some(block)) => self.send_replies(cursor, bytes, block),
             Ok(None) => Ok(()),
             Err(OutOfMemory) => Err(OutOfMemory),
         };
         if done.is_err() {
-            self.connection.out_of_memory();
+            self.connection.abort(Cause::OutOfMemory);
         }
-        // What the region held is gone after the turn.
+        // The content of the region is lost after the tick.
         bytes.fill(0xdd);
     }
 
-    fn send_block(&mut self, run: &Run, bytes: &[u8], block: Range<usize>) -> Result<(), OutOfMemory> {
+    fn send_replies(
+        &mut self,
+        cursor: &SpanCursor,
+        bytes: &[u8],
+        block: Range<usize>,
+    ) -> Result<(), OutOfMemory> {
         let mut taken = self.send_queued();
         let mut headless = false;
-        if taken && !run.head().is_empty() {
-            taken = self.send(run.head());
+        if taken && !cursor.detached_header().is_empty() {
+            taken = self.send(cursor.detached_header());
             headless = taken;
         }
         if taken && self.send(&bytes[block]) {
-            self.connection.block_sent();
+            self.connection.replies_sent();
             return Ok(());
         }
         let (connection, mut env) = self.env();
         if headless {
-            connection.copy_headless_block(run, bytes, &mut env)
+            connection.copy_replies_behind_header(cursor, bytes, &mut env)
         } else {
-            connection.copy_block(run, bytes, &mut env)
+            connection.copy_replies(cursor, bytes, &mut env)
         }
     }
 
-    /// Sends what is queued; false when the batch has no room for all of it.
+    /// Sends the queue; false if the batch has no room for all of it.
     fn send_queued(&mut self) -> bool {
         while let Some(buffer) = self.connection.pop() {
             if !self.send(buffer.as_slice()) {
-                self.connection.unpop(buffer);
+                self.connection.push_front(buffer);
                 return false;
             }
             self.pool.put(buffer);
@@ -439,9 +450,9 @@ impl<'a> Peer<'a> {
         true
     }
 
-    /// Adds a piece to the turn's batch, or finds no room for it there.
+    /// Adds a piece to the tick's batch, if there is room.
     fn send(&mut self, bytes: &[u8]) -> bool {
-        assert!(!self.fates.contains(&Fate::Shutdown), "bytes behind the end of the stream");
+        assert!(!self.fates.contains(&TransportAction::Shutdown), "bytes behind the end of the stream");
         if self.connection.is_blocked() {
             return false;
         }
@@ -454,22 +465,21 @@ impl<'a> Peer<'a> {
         true
     }
 
-    /// What is left to send goes, the connection's decisions are carried out, and the kernel says how much of
-    /// the batch it took. What it did not take the driver keeps and finishes: to the stream of bytes that is
-    /// the same as all, but the connection is blocked behind it.
+    /// Sends the rest, carries out the connection's decisions, and lets the kernel take a part of the batch. The driver keeps
+    /// the remainder and finishes it: the stream of bytes is the same, but the connection is blocked until then.
     fn finish_turn(&mut self) {
         loop {
             if !self.connection.is_blocked() {
                 self.send_queued();
             }
-            match self.connection.take_parked(&self.config) {
-                Some(parked) => self.read_parked(parked),
+            match self.connection.take_deferred(&self.config) {
+                Some(deferred) => self.read_parked(deferred),
                 None => break,
             }
         }
-        if let Some(fate) = self.connection.take_fate() {
+        if let Some(fate) = self.connection.take_transport_action() {
             assert!(!self.fates.contains(&fate), "{fate:?} was decided twice");
-            self.lost.cut |= fate == Fate::Abort;
+            self.lost.cut |= fate == TransportAction::Abort;
             self.fates.push(fate);
         }
         let _ = self.connection.pause_wanted(&self.config);
@@ -484,12 +494,12 @@ impl<'a> Peer<'a> {
         }
         self.plain_echo = self.habits.app == App::Echo
             && self.is_connected()
-            && self.config.message_bytes_max >= LONE_BYTES_MAX as u64
-            && self.connection.is_plain();
+            && self.config.message_bytes_max >= SINGLE_FRAME_BYTES_MAX as u64
+            && self.connection.may_echo_in_place();
         self.check_state();
     }
 
-    /// The kernel has taken the rest of a short send.
+    /// The kernel has taken the rest of a partial send.
     pub fn unblock(&mut self) {
         if self.connection.is_blocked() && self.is_connected() {
             self.connection.unblocked(self.now);
@@ -497,7 +507,7 @@ impl<'a> Peer<'a> {
         }
     }
 
-    /// The application decides about a request that waits.
+    /// The application decides about a waiting request.
     pub fn decide(&mut self) {
         if !std::mem::take(&mut self.deciding) {
             return;
@@ -505,28 +515,28 @@ impl<'a> Peer<'a> {
         let whole = self.habits.whole;
         let (connection, mut env) = self.env();
         if connection.accept(None, None, &[], whole, &mut env).is_err() {
-            connection.out_of_memory();
+            connection.abort(Cause::OutOfMemory);
         }
         self.finish_turn();
     }
 
-    /// Reads what had to wait; replies cannot leave from there.
-    fn read_parked(&mut self, mut parked: Buffer) {
-        let (was_over, was_blocked) = (self.connection.is_ending(), self.connection.is_blocked());
-        let mut run = Run::new();
+    /// Reads deferred bytes. Replies cannot be sent from their buffer.
+    fn read_parked(&mut self, mut deferred: Buffer) {
+        let (was_over, was_blocked) = (self.connection.is_closing(), self.connection.is_blocked());
+        let mut cursor = SpanCursor::new();
         self.run_at = self.opening_bytes;
-        let mut bytes = parked.as_slice().to_vec();
-        self.read(&mut run, &mut bytes);
-        parked.as_mut_slice().fill(0xdd);
-        self.pool.put(parked);
+        let mut bytes = deferred.as_slice().to_vec();
+        self.read(&mut cursor, &mut bytes);
+        deferred.as_mut_slice().fill(0xdd);
+        self.pool.put(deferred);
         let (connection, mut env) = self.env();
-        let done = match connection.end_run(&run, &bytes, &mut env) {
-            Ok(Some(_)) => connection.copy_block(&run, &bytes, &mut env),
+        let done = match connection.end_span(&cursor, &bytes, &mut env) {
+            Ok(Some(_)) => connection.copy_replies(&cursor, &bytes, &mut env),
             Ok(None) => Ok(()),
             Err(OutOfMemory) => Err(OutOfMemory),
         };
         if done.is_err() {
-            self.connection.out_of_memory();
+            self.connection.abort(Cause::OutOfMemory);
         }
         self.note_end(was_over, was_blocked);
     }
@@ -536,11 +546,11 @@ impl<'a> Peer<'a> {
         if !self.is_connected() || self.connection.deadline(&self.config) > self.now {
             return;
         }
-        let (was_over, was_blocked) = (self.connection.is_ending(), self.connection.is_blocked());
+        let (was_over, was_blocked) = (self.connection.is_closing(), self.connection.is_blocked());
         let (connection, mut env) = self.env();
         connection.handle_timeout(&mut env);
         self.note_end(was_over, was_blocked);
-        self.ended_here |= self.connection.is_ending();
+        self.ended_here |= self.connection.is_closing();
         self.finish_turn();
     }
 
@@ -557,7 +567,7 @@ impl<'a> Peer<'a> {
         }
     }
 
-    /// Lets everything leave that may, then gives all memory back.
+    /// Sends everything that may be sent, then returns all memory.
     pub fn finish(&mut self) {
         self.habits.rough = false;
         self.decide();
@@ -574,7 +584,9 @@ impl<'a> Peer<'a> {
 
     fn note_end(&mut self, was_over: bool, was_blocked: bool) {
         match self.connection.closed() {
-            Some(Closed { cause: Cause::Offence(_), .. }) if !was_over => self.lost.queue |= was_blocked,
+            Some(Closed { cause: Cause::ProtocolError(_), .. }) if !was_over => {
+                self.lost.queue |= was_blocked
+            }
             Some(Closed { cause: Cause::OutOfMemory, .. }) => {
                 self.lost.cut = true;
                 self.ended_here = true;
@@ -584,13 +596,13 @@ impl<'a> Peer<'a> {
     }
 
     fn bytes_in_use(&mut self) -> usize {
-        // The first call forgets what was needed, the second frees what nobody needs.
+        // The first call resets the demand, the second frees unused buffers.
         self.pool.trim();
         self.pool.trim();
         self.pool.used_bytes() as usize
     }
 
-    /// What holds between any two turns.
+    /// Invariants between any two ticks.
     fn check_state(&mut self) {
         if !self.is_connected() {
             return;
@@ -604,7 +616,7 @@ impl<'a> Peer<'a> {
         let queued_bytes = self.connection.queued_bytes() as usize;
         let mut bound = 2_048 + 8 * queued_bytes + 600 * self.meddled;
         if self.connection.agreement().is_some() {
-            // Compressed messages wait until they are whole, and runs until there is room for what they become.
+            // Compressed messages wait until they are complete, and received spans until there is room for their output.
             bound += 4 * (self.fed.len() + self.config.message_bytes_max as usize);
         }
         let in_use = self.bytes_in_use();

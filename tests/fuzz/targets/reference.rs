@@ -1,21 +1,21 @@
-//! A receiver of frames to the letter of RFC 6455: all bytes at once, one field after the other, nothing shared
-//! with what it is compared to but the names of roles and offences.
+//! A reference receiver of frames, written after the text of RFC 6455. It reads all bytes at once, field by field, and
+//! shares only the names of roles and protocol errors with the tested code.
 //!
-//! Never: speed, or a rule that the standard does not have.
+//! Never: speed, or a rule that is not in the standard.
 
-use echoring::protocol::deflate::Direction;
-use echoring::protocol::{Offence, Role};
+use echoring_proto::deflate::Direction;
+use echoring_proto::{ProtocolError, Role};
 
 use super::inflate::Inflation;
 
-/// What may be received.
+/// The rules for received frames.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
     pub receiver: Role,
     pub message_bytes_max: u64,
-    /// Pings beyond this are a flood.
+    /// Number of pings above which they are a flood.
     pub pings_max: usize,
-    /// How messages are compressed, when that was agreed on: RSV1 may then stand on their first frame.
+    /// The negotiated compression, if any. RSV1 is then allowed on the first frame of a message.
     pub deflate: Option<Direction>,
 }
 
@@ -25,39 +25,39 @@ impl Rules {
     }
 }
 
-/// A message, or what there is of it.
+/// A message, or the received part of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Message {
     pub text: bool,
-    /// As its first frame said; the payload is as it came until the message is complete.
+    /// Whether it is compressed, by its first frame. The payload stays compressed until the message is complete.
     pub compressed: bool,
     pub payload: Vec<u8>,
 }
 
-/// How the reading ended.
+/// How reading ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// At the end of the bytes, perhaps inside a frame.
     Open,
-    /// Behind a Close frame.
+    /// After a Close frame.
     Closed,
-    Offence(Offence),
+    ProtocolError(ProtocolError),
 }
 
-/// What the bytes said.
+/// The result for the bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heard {
     pub messages: Vec<Message>,
-    /// The message that was not finished.
+    /// The unfinished message.
     pub unfinished: Option<Message>,
     pub pings: Vec<Vec<u8>>,
     pub pongs: Vec<Vec<u8>>,
     /// The payload of the Close frame.
     pub close: Option<Vec<u8>>,
     pub end: End,
-    /// Where the last frame that was looked at begins.
+    /// Offset of the last frame that was read.
     pub frame_at: usize,
-    /// How many bytes were used: all, or up to the end of the Close frame.
+    /// Number of used bytes: all, or up to the end of the Close frame.
     pub used_bytes: usize,
 }
 
@@ -71,7 +71,7 @@ pub struct Frame {
     pub header_bytes: usize,
 }
 
-/// Reads `bytes` until they or the connection end.
+/// Reads `bytes` to their end or to the end of the connection.
 pub fn receive(bytes: &[u8], rules: Rules) -> Heard {
     let mut heard = Heard {
         messages: Vec::new(),
@@ -90,7 +90,7 @@ pub fn receive(bytes: &[u8], rules: Rules) -> Heard {
         match receive_frame(&bytes[at..], rules, inflation.as_mut(), &mut heard) {
             Ok(Some(frame_bytes)) => at += frame_bytes,
             Ok(None) => break,
-            Err(offence) => heard.end = End::Offence(offence),
+            Err(offence) => heard.end = End::ProtocolError(offence),
         }
     }
     if heard.end == End::Closed {
@@ -99,15 +99,15 @@ pub fn receive(bytes: &[u8], rules: Rules) -> Heard {
     heard
 }
 
-/// Reads one frame; `None` when it is not complete.
+/// Reads one frame; `None` if it is incomplete.
 fn receive_frame(
     bytes: &[u8],
     rules: Rules,
     inflation: Option<&mut Inflation>,
     heard: &mut Heard,
-) -> Result<Option<usize>, Offence> {
+) -> Result<Option<usize>, ProtocolError> {
     let Some(frame) = header(bytes, rules)? else {
-        // What the length says is judged before the masking key is there.
+        // The length is checked before the masking key arrives.
         if let Some(frame) = announced(bytes, rules)?
             && frame.opcode < 8
         {
@@ -134,7 +134,7 @@ fn receive_frame(
         }
         9 => {
             if heard.pings.len() == rules.pings_max {
-                return Err(Offence::PingFlood);
+                return Err(ProtocolError::PingFlood);
             }
             heard.pings.push(payload);
         }
@@ -143,21 +143,21 @@ fn receive_frame(
     Ok(Some(end))
 }
 
-/// RFC 6455, 5.4: a continuation continues something, and nothing else begins meanwhile.
-fn check_place(frame: &Frame, is_open: bool) -> Result<(), Offence> {
+/// RFC 6455, 5.4: a continuation needs an unfinished message, and no other message may begin meanwhile.
+fn check_place(frame: &Frame, is_open: bool) -> Result<(), ProtocolError> {
     match (frame.opcode, is_open) {
-        (0, false) => Err(Offence::StrayContinuation),
-        (1 | 2, true) => Err(Offence::InterleavedData),
+        (0, false) => Err(ProtocolError::StrayContinuation),
+        (1 | 2, true) => Err(ProtocolError::InterleavedData),
         _ => Ok(()),
     }
 }
 
-fn check_size(frame: &Frame, before: usize, compressed: bool, rules: Rules) -> Result<(), Offence> {
+fn check_size(frame: &Frame, before: usize, compressed: bool, rules: Rules) -> Result<(), ProtocolError> {
     let bytes_max = rules.message_bytes_max;
-    // What does not shrink grows a little when it is compressed.
+    // Incompressible data grows a little.
     let bytes_max = if compressed { bytes_max.saturating_add(bytes_max / 8 + 1024) } else { bytes_max };
     let total = (before as u64).saturating_add(frame.payload_bytes);
-    if total > bytes_max { Err(Offence::MessageTooBig) } else { Ok(()) }
+    if total > bytes_max { Err(ProtocolError::MessageTooBig) } else { Ok(()) }
 }
 
 fn receive_data(
@@ -166,7 +166,7 @@ fn receive_data(
     rules: Rules,
     inflation: Option<&mut Inflation>,
     heard: &mut Heard,
-) -> Result<Option<usize>, Offence> {
+) -> Result<Option<usize>, ProtocolError> {
     check_place(frame, heard.unfinished.is_some())?;
     if heard.unfinished.is_none() {
         let text = frame.opcode == 1;
@@ -179,11 +179,11 @@ fn receive_data(
     message.payload.extend(unmasked(&behind[..here], frame.key));
     let whole = here as u64 == frame.payload_bytes;
     if message.text && !message.compressed {
-        // Characters may be cut between frames: three bytes before this one's are enough to judge it.
+        // A character may span frames; validation starts three bytes before this frame's payload.
         let from = char_start(&message.payload, before.saturating_sub(3));
         match str::from_utf8(&message.payload[from..]) {
             Err(error) if error.error_len().is_some() || (whole && frame.fin) => {
-                return Err(Offence::InvalidUtf8);
+                return Err(ProtocolError::InvalidUtf8);
             }
             _ => {}
         }
@@ -197,7 +197,7 @@ fn receive_data(
             message.payload = inflation.inflate(&message.payload, bytes_max)?;
             message.compressed = false;
             if message.text && str::from_utf8(&message.payload).is_err() {
-                return Err(Offence::InvalidUtf8);
+                return Err(ProtocolError::InvalidUtf8);
             }
         }
         heard.messages.push(message);
@@ -205,7 +205,7 @@ fn receive_data(
     Ok(whole.then_some(frame.header_bytes + here))
 }
 
-/// The first position from `at` on that is not inside a character; what lies before `at + 3` has been judged.
+/// The first position from `at` on that is not inside a character. The bytes before `at + 3` are already validated.
 fn char_start(text: &[u8], at: usize) -> usize {
     if at == 0 {
         return 0;
@@ -214,7 +214,7 @@ fn char_start(text: &[u8], at: usize) -> usize {
 }
 
 /// RFC 6455, 5.2, field by field.
-pub fn header(bytes: &[u8], rules: Rules) -> Result<Option<Frame>, Offence> {
+pub fn header(bytes: &[u8], rules: Rules) -> Result<Option<Frame>, ProtocolError> {
     let Some(frame) = announced(bytes, rules)? else { return Ok(None) };
     if rules.receiver == Role::Client {
         return Ok(Some(frame));
@@ -225,7 +225,7 @@ pub fn header(bytes: &[u8], rules: Rules) -> Result<Option<Frame>, Offence> {
 }
 
 /// A header up to its length, without the masking key that may follow.
-fn announced(bytes: &[u8], rules: Rules) -> Result<Option<Frame>, Offence> {
+fn announced(bytes: &[u8], rules: Rules) -> Result<Option<Frame>, ProtocolError> {
     let bit = |at: usize, bit: u8| bytes[at] >> (7 - bit) & 1 == 1;
     if bytes.is_empty() {
         return Ok(None);
@@ -234,42 +234,42 @@ fn announced(bytes: &[u8], rules: Rules) -> Result<Option<Frame>, Offence> {
     let is_control = opcode >= 8;
     let (fin, rsv1) = (bit(0, 0), bit(0, 1));
     if bit(0, 2) || bit(0, 3) || (rsv1 && rules.deflate.is_none()) {
-        return Err(Offence::ReservedBits);
+        return Err(ProtocolError::ReservedBits);
     }
     if !matches!(opcode, 0..=2 | 8..=10) {
-        return Err(Offence::UnknownOpcode);
+        return Err(ProtocolError::UnknownOpcode);
     }
     if rsv1 && !matches!(opcode, 1 | 2) {
-        return Err(Offence::ReservedBits);
+        return Err(ProtocolError::ReservedBits);
     }
     if is_control && !fin {
-        return Err(Offence::FragmentedControl);
+        return Err(ProtocolError::FragmentedControl);
     }
     if bytes.len() < 2 {
         return Ok(None);
     }
     let masked = bit(1, 0);
     if masked != (rules.receiver == Role::Server) {
-        return Err(if masked { Offence::Masked } else { Offence::NotMasked });
+        return Err(if masked { ProtocolError::Masked } else { ProtocolError::NotMasked });
     }
     let length = bytes[1] % 128;
     if is_control && length > 125 {
-        return Err(Offence::OversizedControl);
+        return Err(ProtocolError::OversizedControl);
     }
     let length_bytes = [0, 2, 8][usize::from(length.saturating_sub(125))];
     let extended = &bytes[2..bytes.len().min(2 + length_bytes)];
     if length == 127 && extended.first().is_some_and(|byte| *byte > 127) {
-        return Err(Offence::LengthTopBit);
+        return Err(ProtocolError::LengthTopBit);
     }
     if length == 127 && extended.len() >= 6 && extended[..6] == [0; 6] {
-        return Err(Offence::NotMinimalLength);
+        return Err(ProtocolError::NotMinimalLength);
     }
     if extended.len() < length_bytes {
         return Ok(None);
     }
     let wide = extended.iter().fold(0, |value, byte| value * 256 + u64::from(*byte));
     if length == 126 && wide < 126 {
-        return Err(Offence::NotMinimalLength);
+        return Err(ProtocolError::NotMinimalLength);
     }
     let payload_bytes = if length_bytes == 0 { u64::from(length) } else { wide };
     let header_bytes = 2 + length_bytes;
@@ -282,22 +282,22 @@ pub fn unmasked(bytes: &[u8], key: [u8; 4]) -> Vec<u8> {
 }
 
 /// RFC 6455, 5.5.1 and 7.4, with the codes registered since.
-fn check_close(payload: &[u8]) -> Result<(), Offence> {
+fn check_close(payload: &[u8]) -> Result<(), ProtocolError> {
     if payload.is_empty() {
         return Ok(());
     }
     if payload.len() == 1 {
-        return Err(Offence::BadClosePayload);
+        return Err(ProtocolError::BadClosePayload);
     }
     let code = u16::from_be_bytes([payload[0], payload[1]]);
     if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
-        return Err(Offence::BadCloseCode);
+        return Err(ProtocolError::BadCloseCode);
     }
-    str::from_utf8(&payload[2..]).map_err(|_| Offence::BadCloseReason)?;
+    str::from_utf8(&payload[2..]).map_err(|_| ProtocolError::BadCloseReason)?;
     Ok(())
 }
 
-/// The code that a Close frame says, 1005 when it says none.
+/// The code of a Close frame, or 1005 if it has none.
 pub fn close_code(payload: &[u8]) -> u16 {
     payload.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code))
 }

@@ -2,7 +2,7 @@
 //!
 //! Input: a script of chunk borders, then the text.
 
-use echoring::protocol::{Offence, Utf8, utf8};
+use echoring_proto::{ProtocolError, Utf8, utf8};
 
 use super::cursor::Cursor;
 
@@ -17,11 +17,11 @@ pub fn run(data: &[u8]) {
     check(text, borders.chunks(text), offending_at);
     check(text, text.chunks(1).collect(), offending_at);
     check(text, vec![text], offending_at);
-    // An empty piece is no piece.
+    // Empty chunks are skipped.
     check(text, text.chunks(3).flat_map(|chunk| [chunk, &[]]).collect(), offending_at);
 }
 
-/// The position of the first byte behind which no continuation is UTF-8.
+/// The position of the first byte after which no continuation is valid UTF-8.
 fn offending_at(text: &[u8]) -> Option<usize> {
     let error = str::from_utf8(text).err()?;
     error.error_len()?;
@@ -31,7 +31,7 @@ fn offending_at(text: &[u8]) -> Option<usize> {
     (from + 1..=text.len()).find(is_hopeless).map(|end| end - 1)
 }
 
-/// The chunk with the offending byte is refused and none before it; the end is one inside a character.
+/// The first refused chunk is the one with the invalid byte. The end is refused inside a character.
 fn check(text: &[u8], chunks: Vec<&[u8]>, offending_at: Option<usize>) {
     let mut utf8 = Utf8::new();
     let mut read = 0;
@@ -39,7 +39,7 @@ fn check(text: &[u8], chunks: Vec<&[u8]>, offending_at: Option<usize>) {
         let before = read;
         read += chunk.len();
         let expected = match offending_at {
-            Some(at) if (before..read).contains(&at) => Err(Offence::InvalidUtf8),
+            Some(at) if (before..read).contains(&at) => Err(ProtocolError::InvalidUtf8),
             _ => Ok(()),
         };
         assert_eq!(utf8.push(chunk), expected, "bytes {before}..{read} of {text:x?}");

@@ -1,13 +1,14 @@
-//! Requests of the subprotocol `echoring.v1.json`: read as another reader of JSON reads them, or refused for a reason; and
-//! what is published leaves as the same value.
+//! Requests of the subprotocol `echoring.v1.json`: parsed as by another JSON parser, or refused for a reason. A published
+//! value is delivered unchanged.
 //!
 //! Input: a client's message.
 
 use std::borrow::Cow;
 
-use echoring::hub::{Content, is_topic_name};
-use echoring::limits::{IDEMPOTENCY_KEY_BYTES_MAX, KEY_BYTES_MAX, PRESENCE_PAGE_MAX};
-use echoring::server::v1::{Command, Complaint, notice, parse};
+use echoring_server::limits::{IDEMPOTENCY_KEY_BYTES_MAX, PRESENCE_PAGE_MAX};
+use echoring_server::v1::{Command, ProtocolError, parse, server_event};
+use echoring_topics::limits::KEY_BYTES_MAX;
+use echoring_topics::{Content, is_topic_name};
 use serde_json::{Map, Value};
 
 const INTEGER_END: u64 = 1 << 53;
@@ -15,8 +16,8 @@ const KNOWN: [&str; 10] =
     ["id", "type", "topic", "position", "key", "idempotency_key", "after", "limit", "data", "text"];
 
 pub fn run(data: &[u8]) {
-    // The other reader, where it has an opinion: it does not follow values deeper than 128, nor read half a character, even
-    // where nobody needs them.
+    // The result of the other parser, if it has one: it refuses values deeper than 128 and incomplete characters even where
+    // the request does not need them.
     let read = match serde_json::from_slice(data) {
         Ok(Value::Object(read)) => Some(read),
         _ => None,
@@ -28,7 +29,7 @@ pub fn run(data: &[u8]) {
                 compare(&command, read);
             }
         }
-        Err(complaint) => check_complaint(&complaint, read.as_ref()),
+        Err(error) => check_protocol_error(&error, read.as_ref()),
     }
 }
 
@@ -58,12 +59,12 @@ fn check_command(data: &[u8], command: &Command<'_>) {
     assert!(is_topic_name(topic));
 }
 
-/// What subscribers are sent is one JSON object with the topic, the key and the value.
+/// Subscribers get one JSON object with the topic, the key and the value.
 fn check_message(topic: &str, key: &str, content: Content, payload: &[u8]) {
     let mut head = Vec::new();
-    let message = notice::message_parts(&mut head, topic, 7, key, 0, content, payload).concat();
+    let message = server_event::message_parts(&mut head, topic, 7, key, 0, content, payload).concat();
     let Ok(read) = serde_json::from_slice::<Value>(&message) else {
-        // It is JSON as far as the value is.
+        // It is valid JSON if the value is.
         assert!(content == Content::Json && serde_json::from_slice::<Value>(payload).is_err());
         return;
     };
@@ -77,7 +78,7 @@ fn check_message(topic: &str, key: &str, content: Content, payload: &[u8]) {
     }
 }
 
-/// Fields that mean something are there once, so that both readers read the same one.
+/// Each known field occurs once, so both parsers read the same one.
 fn compare(command: &Command<'_>, read: &Map<String, Value>) {
     let field = |name: &str| read.get(name).and_then(Value::as_str).unwrap_or_default();
     let (kind, id, topic) = match command {
@@ -115,25 +116,25 @@ fn compare(command: &Command<'_>, read: &Map<String, Value>) {
     assert_eq!(read.get("id").map(|id| id.as_u64().expect("an id")), *id);
 }
 
-fn check_complaint(complaint: &Complaint, read: Option<&Map<String, Value>>) {
+fn check_protocol_error(error: &ProtocolError, read: Option<&Map<String, Value>>) {
     let mut out = Vec::new();
-    notice::error(&mut out, complaint);
-    let error: Value = serde_json::from_slice(&out).expect("an error is JSON");
-    assert_eq!((&error["type"], &error["code"]), (&"error".into(), &complaint.code.into()));
-    assert_eq!(error["id"].as_u64(), complaint.id);
-    assert!(error["message"].as_str().is_some_and(|message| !message.is_empty()));
-    match complaint.code {
+    server_event::error(&mut out, error);
+    let event: Value = serde_json::from_slice(&out).expect("an error is JSON");
+    assert_eq!((&event["type"], &event["code"]), (&"error".into(), &error.code.into()));
+    assert_eq!(event["id"].as_u64(), error.id);
+    assert!(event["message"].as_str().is_some_and(|message| !message.is_empty()));
+    match error.code {
         "bad-json" => assert_eq!(read, None, "an object that can be read"),
         "missing-field" | "bad-field" | "unknown-type" => {
-            let first = complaint.field.split('.').next().expect("a part");
-            assert!(KNOWN.contains(&first), "{complaint:?}");
-            if let (Some(read), "missing-field", true) = (read, complaint.code, first == complaint.field) {
-                assert!(!read.contains_key(first), "{complaint:?}");
+            let first = error.field.split('.').next().expect("a part");
+            assert!(KNOWN.contains(&first), "{error:?}");
+            if let (Some(read), "missing-field", true) = (read, error.code, first == error.field) {
+                assert!(!read.contains_key(first), "{error:?}");
             }
         }
         code => panic!("a request by itself cannot be {code}"),
     }
-    if let (Some(id), Some(read)) = (complaint.id, read) {
+    if let (Some(id), Some(read)) = (error.id, read) {
         assert_eq!(read.get("id").and_then(Value::as_u64), Some(id), "the client's own number");
     }
 }

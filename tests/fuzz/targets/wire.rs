@@ -1,11 +1,11 @@
-//! Frames from a fuzzer's bytes: mostly such as a peer may send, so that what lies behind the first frame is
-//! reached, and now and then such as it must not.
+//! Makes frames from a fuzzer's bytes: mostly valid ones, so that the code after the first frame is reached, and sometimes
+//! invalid ones.
 
-use echoring::protocol::Role;
+use echoring_proto::Role;
 
 use super::cursor::Cursor;
 
-/// Units that long payloads repeat.
+/// Patterns that long payloads repeat.
 const PATTERNS: [&[u8]; 8] = [
     b"a",
     "ß€😀z".as_bytes(),
@@ -17,7 +17,7 @@ const PATTERNS: [&[u8]; 8] = [
     b"\xed\x9f\xbf",
 ];
 
-/// The wire of a case: `rest` as it is, or frames made from it.
+/// The wire of a case: `rest` unchanged, or frames made from it.
 pub fn wire(rest: &[u8], sender: Role, frames: bool) -> Vec<u8> {
     if !frames {
         return rest.to_vec();
@@ -30,7 +30,7 @@ pub fn wire(rest: &[u8], sender: Role, frames: bool) -> Vec<u8> {
     bytes
 }
 
-/// One frame. The first byte says which: opcode, FIN and the kind of length.
+/// Makes one frame. The first byte selects opcode, FIN and the form of the length.
 fn frame(cursor: &mut Cursor<'_>, sender: Role, out: &mut Vec<u8>) {
     let what = cursor.byte();
     let opcode = match what & 7 {
@@ -61,7 +61,7 @@ fn frame(cursor: &mut Cursor<'_>, sender: Role, out: &mut Vec<u8>) {
             cursor.take(3).to_vec()
         }
         14 => {
-            // RSV1, which says "compressed" where that was agreed.
+            // RSV1, which means "compressed" if compression was negotiated.
             first |= 0x40;
             let bytes = usize::from(cursor.byte() & 0x3f);
             cursor.take(bytes).to_vec()
@@ -83,11 +83,11 @@ fn repeated(cursor: &mut Cursor<'_>, bytes_max: usize) -> Vec<u8> {
         unit => unit,
     };
     let bytes = usize::from(cursor.u16()) * bytes_max / 65_535;
-    // At the top of the range the borders of the length's forms and of assembling are hit.
+    // The top of the range reaches the boundaries of the length's forms and of assembly.
     unit.iter().copied().cycle().take(if unit.is_empty() { 0 } else { bytes }).collect()
 }
 
-/// A length as it must not be written, or one too large.
+/// A length in a form that is not allowed, or one that is too large.
 fn odd_length(cursor: &mut Cursor<'_>) -> Vec<u8> {
     match cursor.byte() % 6 {
         0 => vec![126, 0, cursor.byte() & 0x7f],
@@ -106,7 +106,7 @@ fn key(cursor: &mut Cursor<'_>) -> [u8; 4] {
     }
 }
 
-/// Writes a frame; `declared` is the length field when it is not the right one.
+/// Writes a frame. `declared` is a wrong value for the length field.
 pub fn put(out: &mut Vec<u8>, first: u8, key: Option<[u8; 4]>, declared: Option<Vec<u8>>, payload: &[u8]) {
     let mut length = declared.unwrap_or_else(|| match payload.len() {
         bytes @ 0..=125 => vec![bytes as u8],

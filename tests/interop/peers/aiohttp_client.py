@@ -1,7 +1,7 @@
-"""aiohttp as the client, by way of the reader and writer that its responses consist of.
+"""aiohttp as the client, with the reader and writer of its responses.
 
-Its public calls neither show pongs unless its own answering of pings is off, nor send fragments; so pings are
-answered here, and fragments are not tried.
+Its public API shows pongs only if its automatic answers to pings are off, and does not send fragments. So this program answers
+pings, and does not support fragments.
 """
 
 import aiohttp

@@ -1,4 +1,4 @@
-"""picows as the client: it hands over frames, so messages are put together here. It has no compression."""
+"""picows as the client. Its API has frames, so this program assembles messages. It has no compression."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from picows import WSMsgType
 
 
 class Session(picows.WSListener):
-    """Frames come in by `on_ws_frame`, and leave as messages, pongs and closes in the order they came."""
+    """Collects frames in `on_ws_frame`. Returns messages, pongs and closes in their order."""
 
     def __init__(self):
         self.events = asyncio.Queue()

@@ -1,8 +1,7 @@
-"""Runs checks of `matrix.py` with a client that is written in Python.
+"""Runs checks of `matrix.py` with a Python client.
 
-A client is a coroutine `open(url, subprotocols, compress)` that gives a session, or raises `Refused`. A session
-knows its `subprotocol` and whether it is `compressed`, and can `send`, `fragments`, `receive`, `ping`, `close` and
-`wait_closed`, each of which is one step.
+A client is a coroutine `open(url, subprotocols, compress)` that returns a session or raises `Refused`. A session has the attributes
+`subprotocol` and `compressed`, and the methods `send`, `fragments`, `receive`, `ping`, `close` and `wait_closed`, one per step.
 """
 
 import asyncio
@@ -13,7 +12,7 @@ CHECK_S_MAX = 20
 
 
 class Refused(Exception):
-    """The upgrade was answered with this status."""
+    """The upgrade was refused with this status."""
 
     def __init__(self, status):
         super().__init__(f"refused with {status}")
@@ -36,7 +35,7 @@ def same(found, wanted, what):
 
 
 async def step(session, name, *arguments):
-    """Runs one step; true if it ended the connection."""
+    """Runs one step. Returns whether it ended the connection."""
     match name, arguments:
         case "send", (kind, content):
             await session.send(expand(kind, content))

@@ -1,4 +1,4 @@
-"""Python's `websockets` as the server; see `programs.py` for what its paths do."""
+"""Python's `websockets` as the server. `programs.py` describes its paths."""
 
 import asyncio
 import http
@@ -32,7 +32,7 @@ def choose(connection, offered):
 
 
 def split(message, parts):
-    """The message in that many pieces, of which only the last may be empty or short."""
+    """Splits the message into this many pieces. Only the last may be empty or short."""
     length = -(-len(message) // parts)
     return [message[i * length : (i + 1) * length] for i in range(parts)]
 
@@ -45,7 +45,7 @@ async def handle(connection):
         await (await connection.ping("are you there?"))
         await connection.send("pong: are you there?")
     try:
-        # Until the peer closes, which ends this by an exception.
+        # Runs until the peer closes, which raises an exception.
         while path == "/push":
             await connection.send(json.dumps({"data": {"sent": time.time_ns()}}))
             await asyncio.sleep(float(query["ms"]) / 1000)

@@ -1,5 +1,5 @@
-//! What the echo servers of Rust's libraries share: one thread, a task for each connection, and the line that says where
-//! they listen.
+//! The common part of the echo servers of Rust libraries: one thread, one task per connection, and the line that
+//! reports the address.
 
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -11,12 +11,13 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 
-/// A message may have so many bytes, with every peer.
+/// Maximum message size, as with every peer.
 pub const MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 
 pub type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 
-/// Serves each connection by a task of `handle`, until the process ends. A connection's errors end that connection.
+/// Serves each connection in a task of `handle`, until the process ends. A connection's errors end only that
+/// connection.
 pub fn serve<F>(handle: impl Fn(TcpStream) -> F) -> Outcome
 where
     F: Future<Output = Outcome> + Send + 'static,
@@ -32,7 +33,7 @@ where
     })
 }
 
-/// The same where the library leaves HTTP to hyper.
+/// The same for libraries that use hyper for HTTP.
 pub fn serve_http<F, E>(answer: impl Fn(Request<Incoming>) -> F + Copy + Send + 'static) -> Outcome
 where
     F: Future<Output = Result<Response<Empty<Bytes>>, E>> + Send + 'static,
@@ -46,7 +47,7 @@ where
     })
 }
 
-/// Listens on a port of the kernel's choice, with a backlog that ten thousand who come at once need, and tells where.
+/// Listens on a free port, with a backlog for ten thousand simultaneous connects, and reports the address.
 pub fn listen() -> std::io::Result<TcpListener> {
     const BACKLOG: u32 = 4096;
     let socket = tokio::net::TcpSocket::new_v4()?;

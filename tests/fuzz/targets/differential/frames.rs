@@ -1,11 +1,11 @@
-//! Frames behind a handshake.
+//! Frames after a handshake.
 //!
-//! tungstenite looks at a frame when all of it is there, we at each field when it comes. So where we refuse a frame
-//! that is not complete, it gets the frame completed with zeros: nothing that was wrong becomes right by them.
+//! tungstenite checks a frame when it is complete, we check each field as it arrives. So if we refuse an incomplete frame,
+//! tungstenite gets it completed with zeros, which do not correct any error.
 
-use echoring::connection::{Cause, Config};
-use echoring::protocol::{Offence, Role};
-use tungstenite::error::ProtocolError;
+use echoring_proto::connection::{Cause, ConnectionConfig};
+use echoring_proto::{ProtocolError, Role};
+use tungstenite::error::ProtocolError as TheirProtocolError;
 use tungstenite::protocol::{Role as TheirRole, WebSocketConfig};
 use tungstenite::{Error, Message as TheirMessage, WebSocket};
 
@@ -17,7 +17,7 @@ use super::Transport;
 
 const MESSAGE_BYTES_MAX: usize = 65_536;
 
-/// What one side made of the bytes.
+/// The result of one side.
 #[derive(Debug, PartialEq)]
 struct Heard {
     messages: Vec<Message>,
@@ -25,7 +25,7 @@ struct Heard {
     pongs: Vec<Vec<u8>>,
 }
 
-/// How it went on.
+/// How the connection continues.
 #[derive(Debug)]
 enum End<R> {
     /// More may come.
@@ -35,12 +35,12 @@ enum End<R> {
     Refused(R),
 }
 
-/// Offences that tungstenite takes, and those that we take and it does not.
+/// Protocol errors that tungstenite accepts, and frames that only we accept.
 struct Difference {
-    /// The section that decides it, and how.
+    /// The section that decides the difference, and the decision.
     #[expect(dead_code, reason = "for who reads the table")]
     why: &'static str,
-    shows: fn(&Frame<'_>, &End<Offence>, &End<Error>) -> bool,
+    shows: fn(&Frame<'_>, &End<ProtocolError>, &End<Error>) -> bool,
 }
 
 const DIFFERENCES: [Difference; 3] = [
@@ -50,8 +50,8 @@ const DIFFERENCES: [Difference; 3] = [
               byte too many (5.5)",
         shows: |frame, ours, theirs| {
             let offences = frame.offences();
-            matches!(ours, End::Refused(Offence::NotMinimalLength | Offence::OversizedControl))
-                && offences.contains(&Offence::NotMinimalLength)
+            matches!(ours, End::Refused(ProtocolError::NotMinimalLength | ProtocolError::OversizedControl))
+                && offences.contains(&ProtocolError::NotMinimalLength)
                 && match theirs {
                     End::Refused(error) => offences.iter().any(|offence| is_same(*offence, error)),
                     End::Open | End::Closed(_) => true,
@@ -62,7 +62,7 @@ const DIFFERENCES: [Difference; 3] = [
         why: "RFC 6455, 7.4.1 and 7.4.2: 1004 to 1006, 1015 and what is not registered MUST NOT be sent. We refuse such \
               a Close frame with 1002 as an offence, tungstenite takes it for a close and answers it with 1002",
         shows: |_, ours, theirs| {
-            matches!(ours, End::Refused(Offence::BadCloseCode)) && matches!(theirs, End::Closed(1002))
+            matches!(ours, End::Refused(ProtocolError::BadCloseCode)) && matches!(theirs, End::Closed(1002))
         },
     },
     Difference {
@@ -72,13 +72,13 @@ const DIFFERENCES: [Difference; 3] = [
     },
 ];
 
-/// The frame at which it ended, completed.
+/// The last frame, completed.
 struct Frame<'a> {
     bytes: &'a [u8],
-    /// Whether a message was under way, and whether of text.
+    /// Whether a message was unfinished, and whether it is text.
     inside: Option<bool>,
     receiver: Role,
-    /// Bytes of that message before.
+    /// Earlier bytes of that message.
     before_bytes: usize,
 }
 
@@ -105,7 +105,7 @@ pub fn check(wire: &[u8], role: Role, whole: bool, mut choices: Choices<'_>) {
         (End::Open, End::Open) => {}
         (End::Closed(code), End::Closed(other)) => assert_eq!(code, other, "the code that answers"),
         (End::Refused(offence), End::Refused(error)) => {
-            // A frame may be wrong in several ways, and each side has its own order to look for them.
+            // A frame may have several errors, and each side checks them in its own order.
             let offences = frame.offences();
             assert!(offences.contains(offence), "{offence:?} is not among {offences:?}");
             assert!(
@@ -117,11 +117,11 @@ pub fn check(wire: &[u8], role: Role, whole: bool, mut choices: Choices<'_>) {
     }
 }
 
-fn hear_ours(wire: &[u8], role: Role, whole: bool, choices: &mut Choices<'_>) -> (Heard, End<Offence>) {
-    let config = Config {
+fn hear_ours(wire: &[u8], role: Role, whole: bool, choices: &mut Choices<'_>) -> (Heard, End<ProtocolError>) {
+    let config = ConnectionConfig {
         message_bytes_max: MESSAGE_BYTES_MAX as u64,
         pings_per_second_max: u32::MAX,
-        ..Config::default()
+        ..ConnectionConfig::default()
     };
     let habits = Habits { whole, ..Habits::plain(role, App::Silent) };
     let mut peer = Peer::open(habits, config, Choices::default()).expect("memory for one");
@@ -137,7 +137,7 @@ fn hear_ours(wire: &[u8], role: Role, whole: bool, choices: &mut Choices<'_>) ->
     let end = match closed.map(|closed| closed.cause) {
         None => End::Open,
         Some(Cause::Peer) => End::Closed(reference::close_code(&sent.close.expect("an answer"))),
-        Some(Cause::Offence(offence)) => End::Refused(offence),
+        Some(Cause::ProtocolError(offence)) => End::Refused(offence),
         Some(cause) => panic!("ended because of {cause:?}"),
     };
     (heard, end)
@@ -161,7 +161,7 @@ fn hear_theirs(wire: &[u8], role: Role) -> (Heard, End<Error>) {
             Ok(TheirMessage::Ping(bytes)) => heard.pings.push(bytes.to_vec()),
             Ok(TheirMessage::Pong(bytes)) => heard.pongs.push(bytes.to_vec()),
             Ok(TheirMessage::Close(_)) => {
-                // The answer is written by the next call, which has nothing else to do.
+                // The next call only writes the answer.
                 let _ = socket.flush();
                 break End::Closed(their_answer(&socket.get_ref().written, role));
             }
@@ -177,14 +177,13 @@ fn message(text: bool, payload: &[u8]) -> Message {
     Message { text, compressed: false, payload: payload.to_vec() }
 }
 
-/// The code of the Close frame among what they wrote.
+/// The code of the Close frame among the written bytes.
 fn their_answer(written: &[u8], role: Role) -> u16 {
     let sent = reference::receive(written, Rules::of(opposite(role)));
     reference::close_code(&sent.close.expect("a Close frame is answered"))
 }
 
-/// `wire` up to the end of the frame at `at`, which is made whole: its header, and its payload unless that is
-/// beyond all limits.
+/// `wire` up to the end of the frame at `at`, which is completed: its header, and its payload unless that exceeds all limits.
 fn complete(wire: &[u8], at: usize) -> Vec<u8> {
     let mut bytes = wire.to_vec();
     let present = bytes.len() - at;
@@ -199,7 +198,7 @@ fn complete(wire: &[u8], at: usize) -> Vec<u8> {
     bytes
 }
 
-/// What a header says its payload's length is, and its own; whatever else is wrong with it.
+/// The payload length that a header declares, and the length of the header, whatever else is wrong with it.
 fn payload_bytes(bytes: &[u8]) -> Option<(u64, usize)> {
     let second = *bytes.get(1)?;
     let (length, key_at) = match second & 0x7f {
@@ -211,8 +210,8 @@ fn payload_bytes(bytes: &[u8]) -> Option<(u64, usize)> {
 }
 
 impl Frame<'_> {
-    /// All that is wrong with it, whatever is noticed first.
-    fn offences(&self) -> Vec<Offence> {
+    /// All errors of the frame, whichever is reported first.
+    fn offences(&self) -> Vec<ProtocolError> {
         let (length, header_bytes) = payload_bytes(self.bytes).expect("it was completed");
         let (first, second) = (self.bytes[0], self.bytes[1]);
         let (opcode, fin, masked) = (first & 0x0f, first & 0x80 != 0, second & 0x80 != 0);
@@ -225,50 +224,51 @@ impl Frame<'_> {
                 offences.push(offence)
             }
         };
-        note(first & 0x70 != 0, Offence::ReservedBits);
-        note(!matches!(opcode, 0..=2 | 8..=10), Offence::UnknownOpcode);
-        note(is_control && !fin, Offence::FragmentedControl);
-        note(is_control && length > 125, Offence::OversizedControl);
-        note(is_control && second & 0x7f > 125, Offence::OversizedControl);
-        note(second & 0x7f == 127 && length >> 63 == 1, Offence::LengthTopBit);
-        note(second & 0x7f == 126 && length < 126, Offence::NotMinimalLength);
-        note(second & 0x7f == 127 && length < 1 << 16, Offence::NotMinimalLength);
-        note(self.receiver == Role::Server && !masked, Offence::NotMasked);
-        note(self.receiver == Role::Client && masked, Offence::Masked);
-        note(opcode == 0 && self.inside.is_none(), Offence::StrayContinuation);
-        note(starts && self.inside.is_some(), Offence::InterleavedData);
-        note(beyond, Offence::MessageTooBig);
+        note(first & 0x70 != 0, ProtocolError::ReservedBits);
+        note(!matches!(opcode, 0..=2 | 8..=10), ProtocolError::UnknownOpcode);
+        note(is_control && !fin, ProtocolError::FragmentedControl);
+        note(is_control && length > 125, ProtocolError::OversizedControl);
+        note(is_control && second & 0x7f > 125, ProtocolError::OversizedControl);
+        note(second & 0x7f == 127 && length >> 63 == 1, ProtocolError::LengthTopBit);
+        note(second & 0x7f == 126 && length < 126, ProtocolError::NotMinimalLength);
+        note(second & 0x7f == 127 && length < 1 << 16, ProtocolError::NotMinimalLength);
+        note(self.receiver == Role::Server && !masked, ProtocolError::NotMasked);
+        note(self.receiver == Role::Client && masked, ProtocolError::Masked);
+        note(opcode == 0 && self.inside.is_none(), ProtocolError::StrayContinuation);
+        note(starts && self.inside.is_some(), ProtocolError::InterleavedData);
+        note(beyond, ProtocolError::MessageTooBig);
         let text = opcode == 1 || (opcode == 0 && self.inside == Some(true));
-        // Whether it is none, the reference found out; what is called so is no data but text.
-        note(text, Offence::InvalidUtf8);
+        // The reference has checked the UTF-8; only text can have this error, not binary data.
+        note(text, ProtocolError::InvalidUtf8);
         if opcode == 8 {
             let payload = &self.bytes[header_bytes..];
-            note(payload.len() == 1, Offence::BadClosePayload);
-            note(payload.len() > 1, Offence::BadCloseCode);
-            note(payload.len() > 2, Offence::BadCloseReason);
+            note(payload.len() == 1, ProtocolError::BadClosePayload);
+            note(payload.len() > 1, ProtocolError::BadCloseCode);
+            note(payload.len() > 2, ProtocolError::BadCloseReason);
         }
         offences
     }
 }
 
-/// Whether `error` is tungstenite's name for `offence`.
-fn is_same(offence: Offence, error: &Error) -> bool {
-    use ProtocolError as P;
+/// Whether `error` is tungstenite's error for `offence`.
+fn is_same(offence: ProtocolError, error: &Error) -> bool {
+    use TheirProtocolError as P;
     match (offence, error) {
-        (Offence::ReservedBits, Error::Protocol(P::NonZeroReservedBits))
-        | (Offence::FragmentedControl, Error::Protocol(P::FragmentedControlFrame))
-        | (Offence::OversizedControl, Error::Protocol(P::ControlFrameTooBig))
-        | (Offence::NotMasked, Error::Protocol(P::UnmaskedFrameFromClient))
-        | (Offence::Masked, Error::Protocol(P::MaskedFrameFromServer))
-        | (Offence::StrayContinuation, Error::Protocol(P::UnexpectedContinueFrame))
-        | (Offence::InterleavedData, Error::Protocol(P::ExpectedFragment(_)))
-        | (Offence::BadClosePayload, Error::Protocol(P::InvalidCloseSequence))
-        | (Offence::InvalidUtf8 | Offence::BadCloseReason, Error::Utf8(_)) => true,
-        (Offence::UnknownOpcode, Error::Protocol(P::InvalidOpcode(_))) => true,
-        // It has one limit for all lengths, reached before it looks at what the frame is.
-        (Offence::MessageTooBig | Offence::LengthTopBit | Offence::OversizedControl, Error::Capacity(_)) => {
-            true
-        }
+        (ProtocolError::ReservedBits, Error::Protocol(P::NonZeroReservedBits))
+        | (ProtocolError::FragmentedControl, Error::Protocol(P::FragmentedControlFrame))
+        | (ProtocolError::OversizedControl, Error::Protocol(P::ControlFrameTooBig))
+        | (ProtocolError::NotMasked, Error::Protocol(P::UnmaskedFrameFromClient))
+        | (ProtocolError::Masked, Error::Protocol(P::MaskedFrameFromServer))
+        | (ProtocolError::StrayContinuation, Error::Protocol(P::UnexpectedContinueFrame))
+        | (ProtocolError::InterleavedData, Error::Protocol(P::ExpectedFragment(_)))
+        | (ProtocolError::BadClosePayload, Error::Protocol(P::InvalidCloseSequence))
+        | (ProtocolError::InvalidUtf8 | ProtocolError::BadCloseReason, Error::Utf8(_)) => true,
+        (ProtocolError::UnknownOpcode, Error::Protocol(P::InvalidOpcode(_))) => true,
+        // tungstenite has one limit for all lengths and checks it before the type of the frame.
+        (
+            ProtocolError::MessageTooBig | ProtocolError::LengthTopBit | ProtocolError::OversizedControl,
+            Error::Capacity(_),
+        ) => true,
         _ => false,
     }
 }

@@ -1,10 +1,10 @@
 //! Requests to a server and responses to a client.
 //!
-//! We refuse more than tungstenite, which leaves most of HTTP to its user: what we refuse and it takes is listed by
-//! the refusal, and each must be true of the head.
+//! We refuse more than tungstenite, which leaves most of HTTP to its user. The heads that only we refuse are listed by
+//! refusal, each with a condition that must hold for the head.
 
-use echoring::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
-use echoring::protocol::handshake::{BadHandshake, Refusal, parse_response, with_request, write_accept};
+use echoring_proto::handshake::{BadHandshake, Refusal, parse_response, with_request, write_accept};
+use echoring_proto::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
 use tungstenite::error::ProtocolError;
 use tungstenite::handshake::HandshakeError;
 use tungstenite::handshake::client::ClientHandshake;
@@ -16,7 +16,7 @@ use tungstenite::{Error, Result};
 use super::super::handshake::NONCE;
 use super::Transport;
 
-/// The header lines of a head, as far as lines go.
+/// The header lines of a head, up to the last complete line.
 struct Head<'a>(&'a [u8]);
 
 impl<'a> Head<'a> {
@@ -41,14 +41,14 @@ impl<'a> Head<'a> {
         (0..self.0.len()).any(bare)
     }
 
-    /// Some field by this name is not what tungstenite, which takes the first and takes it literally, looks for.
+    /// Whether a field of this name differs from the value that tungstenite expects. It reads the first one, literally.
     fn is_listed_otherwise(&self, name: &str, literal: &str) -> bool {
         let values = self.values(name);
         values.len() > 1 || values.iter().any(|value| !value.eq_ignore_ascii_case(literal.as_bytes()))
     }
 }
 
-/// Refusals of ours of what tungstenite takes: why, and what must be true of the head.
+/// Our refusals of heads that tungstenite accepts: the reason, and the condition on the head.
 type Stricter = (Refusal, &'static str, fn(&Head<'_>) -> bool);
 
 const STRICTER: [Stricter; 11] = [
@@ -93,13 +93,13 @@ fn is_plain_host(host: &[u8]) -> bool {
     !host.is_empty() && host.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(byte))
 }
 
-/// A server's verdict on a request that is complete, or is refused before it is.
+/// A server's result for a request that is complete, or refused earlier.
 pub fn check_request(bytes: &[u8]) {
     let ours = with_request(bytes, |request, head_bytes| {
         (request.upgrade().map(|upgrade| upgrade.map(|upgrade| upgrade.key)), head_bytes)
     });
     let (ours, head_bytes) = match ours {
-        // Both wait, or tungstenite has noticed already what is no head at all.
+        // Both wait, or tungstenite has already refused bytes that are no head.
         Ok(None) => {
             assert!(!matches!(Request::try_parse(bytes), Ok(Some(_))), "complete for one alone");
             return;
@@ -135,14 +135,14 @@ fn their_verdict(bytes: &[u8]) -> Result<Option<String>> {
     Ok(Some(accept.to_str()?.to_owned()))
 }
 
-/// What we take although tungstenite does not.
+/// Heads that only we accept.
 fn is_looser(head: &Head<'_>, error: &Error) -> bool {
     match error {
-        // RFC 9110, 7.8: Upgrade is a list, and field lines are joined; tungstenite wants one literal value.
+        // RFC 9110, 7.8: Upgrade is a list, and field lines are joined; tungstenite requires one literal value.
         Error::Protocol(ProtocolError::MissingUpgradeWebSocketHeader) => {
             head.is_listed_otherwise("upgrade", "websocket")
         }
-        // RFC 9110, 5.3 and 7.6.1: likewise for Connection, and tabs may stand around its elements.
+        // RFC 9110, 5.3 and 7.6.1: the same for Connection, and tabs are allowed around its elements.
         Error::Protocol(ProtocolError::MissingConnectionUpgradeHeader) => {
             head.is_listed_otherwise("connection", "upgrade")
         }
@@ -150,13 +150,13 @@ fn is_looser(head: &Head<'_>, error: &Error) -> bool {
         Error::Protocol(ProtocolError::InvalidSecWebSocketKey) => {
             head.values("sec-websocket-key").iter().any(|key| key.len() == 24 && !b"AQgw".contains(&key[21]))
         }
-        // RFC 3986: what its URI type cannot hold; we leave the target as it is, for routing compares it whole.
+        // RFC 3986: tungstenite's URI type cannot hold this target; we keep it unchanged, because routing compares it whole.
         Error::HttpFormat(_) => true,
         _ => false,
     }
 }
 
-/// A client's verdict on the answer to its request.
+/// A client's result for the answer to its request.
 pub fn check_response(bytes: &[u8]) {
     let ours = parse_response(bytes, NONCE, None);
     let ours = match ours {
@@ -169,7 +169,7 @@ pub fn check_response(bytes: &[u8]) {
     match (&ours, &theirs) {
         (Ok(Some(_)), Ok(true)) | (Ok(None), Ok(false)) | (Err(_), Err(_)) => {}
         (Ok(_), Err(Error::Http(response))) => {
-            // RFC 9110, 15.2: a client MUST be able to take interim responses; tungstenite takes them as final.
+            // RFC 9110, 15.2: a client MUST be able to parse interim responses; tungstenite treats them as final.
             assert!(response.status().is_informational() && response.status() != 101, "{response:?}");
         }
         (Ok(Some(_)), Err(Error::Protocol(ProtocolError::MissingUpgradeWebSocketHeader))) => {
@@ -178,19 +178,19 @@ pub fn check_response(bytes: &[u8]) {
         (Ok(Some(_)), Err(Error::Protocol(ProtocolError::MissingConnectionUpgradeHeader))) => {
             assert!(head.is_listed_otherwise("connection", "upgrade"));
         }
-        // Each side asks its parser as soon as it has bytes; which of several faults it names differs.
+        // Each side parses as soon as it has bytes, so they may report different ones of several errors.
         (Ok(None), Err(_)) => panic!("tungstenite refuses, {theirs:?}, what we wait for"),
         (Err(bad), Ok(_)) => assert!(is_stricter(*bad, &head), "{bad:?} of what tungstenite takes"),
         _ => panic!("{ours:?}, but {theirs:?}"),
     }
 }
 
-/// What we refuse as a client although tungstenite takes it, or waits for more.
+/// Answers that we refuse as a client and tungstenite accepts or waits to complete.
 fn is_stricter(bad: BadHandshake, head: &Head<'_>) -> bool {
     match bad {
-        // RFC 6455, 4.1, step 5: an extension that was not asked for fails the connection.
+        // RFC 6455, 4.1, step 5: an extension that was not requested fails the connection.
         BadHandshake::BadExtension => !head.values("sec-websocket-extensions").is_empty(),
-        // RFC 6455, 4.1, step 4: there is one answer to a key.
+        // RFC 6455, 4.1, step 4: a key has one answer.
         BadHandshake::WrongAccept => head.values("sec-websocket-accept").len() != 1,
         // RFC 9112, 2.2.
         BadHandshake::Malformed => head.has_bare_line_feed(),

@@ -1,15 +1,15 @@
-//! The same bytes to our state machine and to tungstenite, which was written by others: both must take them or both
-//! must refuse them, and deliver the same. What they differ in is in the tables of `frames` and `heads`, each
-//! difference with the section that decides it; one that is listed and does not show fails as well.
+//! Feeds the same bytes to our state machine and to tungstenite, an independent implementation. Both must accept them or both
+//! must refuse them, and deliver the same. Intended differences are in the tables of `frames` and `heads`, each with the
+//! section that decides it. A listed difference that does not occur fails too.
 //!
-//! Input: options, a script of chunk borders, then frames as they are or made from the bytes, or a head.
+//! Input: options, a script of chunk borders, then raw frames, frames made from the bytes, or a head.
 
 mod frames;
 mod heads;
 
 use std::io::{self, Read, Write};
 
-use echoring::protocol::Role;
+use echoring_proto::Role;
 
 use super::connection::opposite;
 use super::cursor::Cursor;
@@ -31,7 +31,7 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// A transport that has these bytes and no others, and takes whatever is written.
+/// A transport that reads these bytes only and accepts all writes.
 #[derive(Debug)]
 struct Transport<'a> {
     unread: &'a [u8],

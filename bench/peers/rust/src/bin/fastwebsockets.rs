@@ -1,4 +1,4 @@
-//! fastwebsockets, as its own example shows it: an answer is written as soon as its message has come.
+//! fastwebsockets, as in its own example: a reply is written as soon as its message has arrived.
 
 use fastwebsockets::upgrade::{UpgradeFut, upgrade};
 use fastwebsockets::{FragmentCollector, OpCode, WebSocketError};

@@ -1,4 +1,4 @@
-//! tokio-tungstenite once more, with care: answers are fed as long as messages are there, and flushed once.
+//! tokio-tungstenite, optimised: replies are fed while messages are available, and flushed once.
 
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use peers::{MESSAGE_BYTES, Outcome, serve};

@@ -1,4 +1,4 @@
-//! yawc, with UTF-8 checked; answers to messages that are there together leave together.
+//! yawc, with UTF-8 validation; replies to messages that arrived together are sent together.
 
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use peers::{MESSAGE_BYTES, Outcome, serve_http};

@@ -1,0 +1,255 @@
+"""Checks the documentation, for scripts/docs.
+
+    docs_check.py adopt     copy files of the repository that the built book links to into the book
+    docs_check.py check     check links and anchors of the sources and of the built book, and command lines of shell blocks
+
+Only the standard library is needed.
+"""
+
+import functools
+import glob
+import html.parser
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import urllib.parse
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+DOCS = os.path.join(ROOT, "docs")
+BOOK = os.path.join(ROOT, "target", "book")
+# Folder within the book for copied files of the repository.
+ADOPTED = "repository"
+PAGES_BESIDE = ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md")
+SHELL = {"", "sh", "shell", "bash", "console"}
+PROGRAM = os.environ.get("ECHORING", os.path.join(ROOT, "target", "debug", "echoring"))
+FENCE = re.compile(r"^(\s*)(```+|~~~+)\s*([\w-]*)[^\n]*\n(.*?)^\s*\2\s*$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(<?([^()\s<>]+(?:\([^()\s]*\))?)>?(?:\s+\"[^\"]*\")?\)")
+# A new command begins after each of these words.
+SEPARATORS = {"|", "||", "&", "&&", ";", "(", ")", "do", "then", "exec", "time"}
+
+
+def sources():
+    return [os.path.join(ROOT, name) for name in PAGES_BESIDE] + sorted(
+        glob.glob(os.path.join(DOCS, "**", "*.md"), recursive=True)
+    )
+
+
+@functools.cache
+def read(path):
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+def shown(path):
+    return os.path.relpath(path, ROOT)
+
+
+def is_external(target):
+    return bool(re.match(r"[a-z][a-z0-9+.-]*:|//", target))
+
+
+# ---- sources ----
+
+
+def without_code(text):
+    """The text without fenced blocks and code spans, whose links do not count."""
+    return re.sub(r"(`+).+?\1", "", FENCE.sub("", text), flags=re.DOTALL)
+
+
+@functools.cache
+def anchors(path):
+    """Anchors of a page's headings, as git hosts and mdBook make them."""
+    found = set()
+    for heading in re.findall(r"^#{1,6}\s+(.+?)\s*#*\s*$", FENCE.sub("", read(path)), re.MULTILINE):
+        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+        name = re.sub(r"[^\w\- ]", "", plain.lower()).replace(" ", "-")
+        number, unique = 0, name
+        while unique in found:
+            number += 1
+            unique = f"{name}-{number}"
+        found.add(unique)
+    return found
+
+
+def source_links():
+    for path in sources():
+        text = without_code(read(path))
+        targets = LINK.findall(text) + re.findall(r"(?:src|href|srcset)=\"([^\"]+)\"", text)
+        for target in targets:
+            if is_external(target):
+                continue
+            name, _, anchor = urllib.parse.unquote(target).partition("#")
+            to = os.path.normpath(os.path.join(os.path.dirname(path), name)) if name else path
+            if not os.path.exists(to):
+                yield f"{shown(path)}: {target}: there is no {shown(to)}"
+            elif anchor and to.endswith(".md") and anchor not in anchors(to):
+                yield f"{shown(path)}: {target}: {shown(to)} has no heading with this anchor"
+
+
+def chapters():
+    """Problems: pages of docs that SUMMARY.md does not list."""
+    listed = set(re.findall(r"\]\(([^)]+\.md)\)", read(os.path.join(DOCS, "SUMMARY.md"))))
+    for path in sorted(glob.glob(os.path.join(DOCS, "**", "*.md"), recursive=True)):
+        name = os.path.relpath(path, DOCS)
+        if name != "SUMMARY.md" and name not in listed:
+            yield f"docs/SUMMARY.md: {name} is not listed"
+
+
+# ---- the built book ----
+
+
+class Page(html.parser.HTMLParser):
+    """Identifiers and links of a built page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.ids, self.links = set(), []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        for name, value in attributes:
+            if name == "id" or name == "name" and tag == "a":
+                self.ids.add(value)
+            elif name in ("href", "src") and value and tag != "base":
+                self.links.append(value)
+
+
+@functools.cache
+def page(path):
+    return Page(read(path))
+
+
+def built():
+    return sorted(glob.glob(os.path.join(BOOK, "**", "*.html"), recursive=True))
+
+
+def book_links():
+    if not built():
+        yield f"{shown(BOOK)}: no page is built"
+    for path in built():
+        for target in page(path).links:
+            if is_external(target):
+                continue
+            # The links of the 404 page begin at the root.
+            name, _, anchor = urllib.parse.unquote(target.partition("?")[0]).partition("#")
+            base = BOOK if name.startswith("/") else os.path.dirname(path)
+            to = os.path.normpath(os.path.join(base, name.lstrip("/"))) if name else path
+            if not os.path.exists(to):
+                yield f"{shown(path)}: {target}: there is no {shown(to)}"
+            elif anchor and to.endswith(".html") and anchor not in page(to).ids:
+                yield f"{shown(path)}: {target}: {shown(to)} has no such id"
+
+
+def adopt():
+    """Redirects links that leave docs to a copy of the file within the book. mdBook has changed their `.md` to `.html`."""
+    for path in built():
+        source = os.path.join(DOCS, os.path.relpath(os.path.dirname(path), BOOK))
+
+        def inside(found, path=path, source=source):
+            attribute, target = found[1], found[2]
+            name, mark, anchor = target.partition("#")
+            if not name or name.startswith("/") or is_external(target):
+                return found[0]
+            file = os.path.normpath(os.path.join(source, urllib.parse.unquote(name)))
+            if file.startswith(DOCS + os.sep) or not file.startswith(ROOT + os.sep):
+                return found[0]
+            if not os.path.exists(file):
+                file = re.sub(r"\.html$", ".md", file)
+            if not os.path.isfile(file):
+                return found[0]
+            copy = os.path.join(BOOK, ADOPTED, shown(file))
+            os.makedirs(os.path.dirname(copy), exist_ok=True)
+            shutil.copyfile(file, copy)
+            return f'{attribute}="{os.path.relpath(copy, os.path.dirname(path))}"'
+
+        text = read(path)
+        changed = re.sub(r'(href|src)="([^"]*)"', inside, text)
+        if changed != text:
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(changed)
+
+
+# ---- command lines ----
+
+
+@functools.cache
+def flags(command):
+    """The flags in `--help` of a command of the program."""
+    done = subprocess.run([PROGRAM, *command.split(), "--help"], capture_output=True, text=True)
+    if done.returncode != 0:
+        return None
+    return set(re.findall(r"(?<![\w-])(--?[A-Za-z][\w-]*)", done.stdout)) | {"--help", "-h"}
+
+
+def shell_lines():
+    """Path and command lines of all shell blocks. A line that ends with a backslash continues on the next."""
+    for path in sources():
+        for _, _, language, body in FENCE.findall(read(path)):
+            if language not in SHELL:
+                continue
+            # A here-document is not a command.
+            body = re.sub(r"<<'?(\w+)'?\n.*?^\1$", "", body, flags=re.MULTILINE | re.DOTALL)
+            for line in body.replace("\\\n", " ").split("\n"):
+                yield path, line.strip().removeprefix("$ ")
+
+
+def commands(line):
+    """The commands of a line, as lists of words."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;()<>")
+    lexer.whitespace_split = True
+    found = [[]]
+    for word in lexer:
+        if word in SEPARATORS or set(word) <= set("|&;()"):
+            found.append([])
+        else:
+            found[-1].append(word)
+    return [words for words in found if words]
+
+
+def command_lines():
+    for path, line in shell_lines():
+        if "echoring" not in line and "scripts/" not in line:
+            continue
+        try:
+            found = commands(line)
+        except ValueError as error:
+            yield f"{shown(path)}: `{line}`: {error}"
+            continue
+        for words in found:
+            while words and re.fullmatch(r"\w+=.*", words[0]):
+                words = words[1:]
+            if words and words[0].startswith("scripts/") and not os.path.exists(os.path.join(ROOT, words[0])):
+                yield f"{shown(path)}: `{line}`: there is no {words[0]}"
+            if len(words) > 1 and words[0] == "echoring":
+                yield from unknown(path, line, words[1:])
+
+
+def unknown(path, line, words):
+    command = "" if words[0].startswith("-") else words[0]
+    known = flags(command)
+    if known is None:
+        yield f"{shown(path)}: `{line}`: echoring has no command `{command}`"
+        return
+    for word in words:
+        if re.fullmatch(r"--?[A-Za-z][\w-]*(=.*)?", word, re.DOTALL) and word.partition("=")[0] not in known:
+            yield f"{shown(path)}: `{line}`: echoring {command} has no {word.partition('=')[0]}"
+
+
+def check():
+    wrong = [*source_links(), *chapters(), *book_links()]
+    if os.access(PROGRAM, os.X_OK):
+        wrong += command_lines()
+    else:
+        wrong.append(f"{shown(PROGRAM)}: cannot check flags: there is no such program; build it, or set ECHORING to its path")
+    for problem in wrong:
+        print(problem)
+    count = len(sources())
+    print(f"{count} pages, {len(built())} built pages: {f'{len(wrong)} problems' if wrong else 'all links, anchors and commands hold'}")
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    {"adopt": adopt, "check": check}[sys.argv[1]]()

@@ -1,0 +1,325 @@
+//! The state that all handles of a connection share: the state machine, the transport, and the buffers between them.
+//!
+//! It is locked only inside poll functions and calls that do not wait; handlers run outside the lock. `receiving` and
+//! `sending` implement the two directions.
+
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::error::{End, Error};
+use super::heartbeat::HeartbeatTimer;
+use super::receiving::Incoming;
+use super::sending::Writing;
+use super::settings::{BufferSlot, Opened, Settings, nanos};
+use super::waiters::Waiters;
+use crate::limits::CONN_BUFFER_BYTES_DEFAULT;
+use echoring_proto::buffer::Buffer;
+use echoring_proto::connection::{
+    CloseFrame, CloseMode, Connection, ConnectionConfig, Delivery, Entropy, Env, Seed, TransportAction,
+};
+use echoring_proto::limits::{MESSAGE_BYTES_MAX, Nanos};
+use echoring_proto::{CloseCode, Role};
+
+/// A stream that a connection runs over.
+pub trait Transport: AsyncRead + AsyncWrite + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Unpin> Transport for S {}
+
+/// A connection, shared by all its handles.
+pub(super) struct Shared<S> {
+    core: Mutex<Core<S>>,
+    waiters: Arc<Waiters>,
+    /// Passed to the transport: wakes all tasks that wait for it.
+    waker: Waker,
+    pub(super) opened: Opened,
+    pub(super) write_buffer_bytes: usize,
+}
+
+impl<S> Shared<S> {
+    pub(super) fn new(stream: S, settings: &Settings, mut opened: Opened) -> Arc<Shared<S>> {
+        let early = std::mem::take(&mut opened.early);
+        let core = Core::new(stream, settings, &opened, &early);
+        let waiters = Waiters::new();
+        let waker = Waker::from(Arc::clone(&waiters));
+        let write_buffer_bytes = or_default(settings.write_buffer_bytes);
+        Arc::new(Shared { core: Mutex::new(core), waiters, waker, opened, write_buffer_bytes })
+    }
+
+    /// Polls as the waiter `place`. If the result is pending, it waits, and `for_transport` says whether it waits for
+    /// the transport.
+    pub(super) fn poll<R>(
+        &self,
+        place: usize,
+        for_transport: bool,
+        cx: &mut Context<'_>,
+        poll: impl FnOnce(&mut Core<S>, &mut Context<'_>) -> Poll<R>,
+    ) -> Poll<R> {
+        let mut core = self.lock();
+        self.waiters.wait(place, cx.waker(), for_transport);
+        let polled = poll(&mut core, &mut Context::from_waker(&self.waker));
+        let changed = std::mem::take(&mut core.changed);
+        drop(core);
+        if polled.is_ready() {
+            self.waiters.stop(place);
+        }
+        if changed {
+            self.waiters.wake_others(place);
+        }
+        polled
+    }
+
+    /// Runs `update`; waiting tasks are woken if it changed the connection.
+    pub(super) fn update<R>(&self, update: impl FnOnce(&mut Core<S>) -> R) -> R {
+        let mut core = self.lock();
+        let done = update(&mut core);
+        let changed = std::mem::take(&mut core.changed);
+        drop(core);
+        if changed {
+            self.waiters.wake_others(usize::MAX);
+        }
+        done
+    }
+
+    /// Registers a further waiter, until the guard is dropped.
+    pub(super) fn enter(&self) -> WaiterGuard {
+        WaiterGuard { place: self.waiters.enter(), waiters: Arc::clone(&self.waiters) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Core<S>> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A waiter that is neither the reader nor the writer.
+#[derive(Debug)]
+pub(super) struct WaiterGuard {
+    pub(super) place: usize,
+    waiters: Arc<Waiters>,
+}
+
+impl Drop for WaiterGuard {
+    fn drop(&mut self) {
+        self.waiters.leave(self.place);
+    }
+}
+
+/// The connection itself.
+pub(super) struct Core<S> {
+    pub(super) stream: S,
+    pub(super) connection: Connection,
+    pub(super) config: ConnectionConfig,
+    pub(super) role: Role,
+    pub(super) buffer_slot: BufferSlot,
+    entropy: Entropy,
+    epoch: Instant,
+    /// The time of the current call.
+    pub(super) now: Instant,
+    pub(super) heartbeat_timer: Option<HeartbeatTimer>,
+
+    // Reading.
+    pub(super) read_buffer_bytes: usize,
+    /// The part of the buffer set's input that was received and not parsed.
+    pub(super) unread: Range<usize>,
+    pub(super) incoming: Incoming,
+    pub(super) eof: bool,
+    pub(super) read_deadline: Option<Instant>,
+    pub(super) read_timer: Timer,
+    pub(super) shows_pongs: bool,
+
+    // Writing.
+    /// A buffer that the transport has accepted in part.
+    pub(super) sending: Option<Buffer>,
+    /// Bytes were written to the transport since the last flush.
+    pub(super) unflushed: bool,
+    /// Writing has failed; reading continues, because the peer may have sent the reason.
+    pub(super) write_end: Option<End>,
+    pub(super) writing: Writing,
+    pub(super) compresses: bool,
+    pub(super) write_deadline: Option<Instant>,
+    pub(super) write_timer: Timer,
+
+    // The end.
+    /// The peer's Close frame that a handler has to answer.
+    pub(super) unanswered: Option<CloseFrame>,
+    /// Queued data was dropped because a Close frame overtook it.
+    pub(super) overtaken: bool,
+    pub(super) fate: Option<TransportAction>,
+    pub(super) end: Option<End>,
+    /// The state changed, so other tasks must be woken.
+    pub(super) changed: bool,
+}
+
+impl<S> Core<S> {
+    fn new(stream: S, settings: &Settings, opened: &Opened, early: &[u8]) -> Core<S> {
+        let mut config = settings.config();
+        if opened.agreement.is_some() {
+            config.compression.get_or_insert_default();
+        }
+        // One second after the epoch, because the state machine reads a time of 0 as "none".
+        let now = Instant::now();
+        let epoch = now.checked_sub(std::time::Duration::from_secs(1)).unwrap_or(now);
+        let mut buffer_slot = BufferSlot::new(settings.buffers.clone());
+        let mut entropy = Entropy::new(Seed::System);
+        let buffers = buffer_slot.open(config.compression);
+        let mut env = Env {
+            pool: &mut buffers.pool,
+            codecs: &mut buffers.codecs,
+            config: &config,
+            now: nanos(now - epoch),
+            entropy: &mut entropy,
+        };
+        let made = Connection::opened(opened.role, opened.agreement, Delivery::Chunks, &mut env);
+        let (connection, end) = match made {
+            Ok(connection) => (connection, None),
+            Err(_) => (Connection::server(&env), Some(End::OutOfMemory)),
+        };
+        let read_buffer_bytes = or_default(settings.read_buffer_bytes);
+        if !early.is_empty() {
+            buffers.input(early.len()).copy_from_slice(early);
+        }
+        let mut core = Core {
+            stream,
+            connection,
+            config,
+            role: opened.role,
+            buffer_slot,
+            entropy,
+            epoch,
+            now,
+            heartbeat_timer: settings.heartbeat.clone().map(|heartbeat| HeartbeatTimer::new(heartbeat, now)),
+            read_buffer_bytes,
+            unread: 0..early.len(),
+            incoming: Incoming::default(),
+            eof: false,
+            read_deadline: None,
+            read_timer: Timer::default(),
+            shows_pongs: false,
+            sending: None,
+            unflushed: false,
+            write_end: None,
+            writing: Writing::Between,
+            compresses: true,
+            write_deadline: None,
+            write_timer: Timer::default(),
+            unanswered: None,
+            overtaken: false,
+            fate: None,
+            end,
+            changed: false,
+        };
+        core.release_buffers();
+        core
+    }
+
+    /// Calls `f` with the state machine and its environment.
+    pub(super) fn with<R>(
+        &mut self,
+        update: impl FnOnce(&mut Connection, &mut Env<'_>, &mut [u8], &mut Incoming) -> R,
+    ) -> R {
+        let now = self.nanos();
+        let buffers = self.buffer_slot.open(self.config.compression);
+        let mut env = Env {
+            pool: &mut buffers.pool,
+            codecs: &mut buffers.codecs,
+            config: &self.config,
+            now,
+            entropy: &mut self.entropy,
+        };
+        let unread = self.unread.clone();
+        let unread = buffers.input.get_mut(unread).unwrap_or_default();
+        update(&mut self.connection, &mut env, unread, &mut self.incoming)
+    }
+
+    /// Updates the current time.
+    pub(super) fn update_clock(&mut self) {
+        self.now = Instant::now();
+    }
+
+    fn nanos(&self) -> Nanos {
+        nanos(self.now.saturating_duration_since(self.epoch))
+    }
+
+    /// The next deadline of the state machine.
+    pub(super) fn machine_deadline(&self) -> Option<Instant> {
+        let at = self.connection.deadline(&self.config);
+        (at < Nanos::MAX / 8).then(|| self.epoch + std::time::Duration::from_nanos(at))
+    }
+
+    /// Begins to close, unless that was done already: behind the queued data, or ahead of it. Returns the number of
+    /// bytes dropped.
+    pub(super) fn begin_close(&mut self, code: CloseCode, reason: &str, overtaking: bool) -> u32 {
+        if !self.connection.is_open() || self.end.is_some() {
+            return 0;
+        }
+        self.update_clock();
+        self.changed = true;
+        let dropped = self.with(|connection, env, _, _| {
+            if overtaking {
+                connection.close(code, reason, CloseMode::DropQueued, env)
+            } else {
+                connection.close(code, reason, CloseMode::Graceful, env);
+                0
+            }
+        });
+        self.overtaken |= dropped > 0;
+        dropped
+    }
+
+    /// The error of a write, if nothing can be written.
+    pub(super) fn write_error(&self) -> Option<Error> {
+        if let Some(end) = self.end.as_ref().or(self.write_end.as_ref()) {
+            return Some(end.error());
+        }
+        if self.connection.is_open() {
+            return None;
+        }
+        let said = self.connection.closed().and_then(|closed| closed.peer_close.clone());
+        Some(said.map_or(Error::Closing, Error::Closed))
+    }
+
+    pub(super) fn set_read_limit(&mut self, bytes: u64) {
+        self.config.message_bytes_max = bytes.min(MESSAGE_BYTES_MAX);
+    }
+
+    /// Releases the buffer set if none of it is in use.
+    pub(super) fn release_buffers(&mut self) {
+        if self.unread.is_empty() && self.sending.is_none() && !self.connection.owns_memory() {
+            self.buffer_slot.release();
+        }
+    }
+}
+
+impl<S> Drop for Core<S> {
+    fn drop(&mut self) {
+        let buffers = self.buffer_slot.open(self.config.compression);
+        if let Some(buffer) = self.sending.take() {
+            buffers.pool.put(buffer);
+        }
+        self.connection.release(&mut buffers.pool, &mut buffers.codecs);
+        self.buffer_slot.release();
+    }
+}
+
+/// A deadline that may move. Moving it to a later time costs nothing until the earlier one has passed.
+#[derive(Debug, Default)]
+pub(super) struct Timer(Option<Pin<Box<Sleep>>>);
+
+impl Timer {
+    /// Ready at `at`, or earlier: callers compare the time themselves.
+    pub(super) fn poll(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(at)));
+        if sleep.deadline() > at || sleep.is_elapsed() {
+            sleep.as_mut().reset(at);
+        }
+        sleep.as_mut().poll(cx)
+    }
+}
+
+/// Replaces a buffer size of 0 by the default.
+fn or_default(bytes: usize) -> usize {
+    if bytes == 0 { CONN_BUFFER_BYTES_DEFAULT } else { bytes }
+}

@@ -1,0 +1,106 @@
+//! Handlers of pings, pongs and the peer's Close frame.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use super::core::{Shared, Transport};
+use super::receiving::ControlEvent;
+use echoring_proto::connection::{CloseFrame, Pings};
+use echoring_proto::{CloseCode, Opcode};
+
+/// What to do about a received control frame.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ControlReply {
+    /// The default: a ping is answered with the same payload, a Close frame with the same code; a pong is ignored.
+    #[default]
+    Default,
+    /// Sends nothing. After a Close frame the connection ends nevertheless.
+    Nothing,
+    /// Sends a pong with this payload, truncated to 125 bytes.
+    Pong(Bytes),
+    /// Sends a Close frame: the answer to the peer's, or the first.
+    Close(CloseFrame),
+}
+
+type OnControl = Box<dyn FnMut(&[u8]) -> ControlReply + Send>;
+type OnClose = Box<dyn FnMut(CloseCode, &str) -> ControlReply + Send>;
+
+/// The handlers of a connection. They run in the task that reads, between two messages, outside the lock.
+#[derive(Default)]
+pub(super) struct Handlers {
+    ping: Option<OnControl>,
+    pong: Option<OnControl>,
+    close: Option<OnClose>,
+}
+
+impl fmt::Debug for Handlers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handlers")
+            .field("ping", &self.ping.is_some())
+            .field("pong", &self.pong.is_some())
+            .field("close", &self.close.is_some())
+            .finish()
+    }
+}
+
+impl Handlers {
+    pub(super) fn on_ping<S: Transport>(&mut self, handler: OnControl, shared: &Shared<S>) {
+        self.ping = Some(handler);
+        shared.update(|core| core.config.pings = Pings::Shown);
+    }
+
+    pub(super) fn on_pong<S: Transport>(&mut self, handler: OnControl, shared: &Shared<S>) {
+        self.pong = Some(handler);
+        shared.update(|core| core.shows_pongs = true);
+    }
+
+    pub(super) fn on_close<S: Transport>(&mut self, handler: OnClose, shared: &Shared<S>) {
+        self.close = Some(handler);
+        shared.update(|core| core.config.answers_closes = false);
+    }
+
+    /// Calls the handler and carries out its reply. The answer is queued; the next read or write sends it.
+    pub(super) fn handle<S: Transport>(&mut self, control_event: ControlEvent, shared: &Shared<S>) {
+        match control_event {
+            ControlEvent::Ping(payload) => {
+                let reply = self.ping.as_mut().map(|handler| handler(payload.as_slice()));
+                match reply.unwrap_or_default() {
+                    ControlReply::Default => answer(shared, payload.as_slice()),
+                    reply => carry_out(shared, reply),
+                }
+            }
+            ControlEvent::Pong(payload) => {
+                let reply = self.pong.as_mut().map(|handler| handler(payload.as_slice()));
+                carry_out(shared, reply.unwrap_or_default());
+            }
+            ControlEvent::Close(frame) => {
+                let reply = self.close.as_mut().map(|handler| handler(frame.code, &frame.reason));
+                let answer = match reply.unwrap_or_default() {
+                    ControlReply::Nothing => return,
+                    ControlReply::Close(frame) => frame,
+                    ControlReply::Default | ControlReply::Pong(_) => {
+                        CloseFrame { code: frame.code, reason: String::new() }
+                    }
+                };
+                shared.update(|core| core.answer_close(&answer));
+            }
+        }
+    }
+}
+
+fn carry_out<S: Transport>(shared: &Shared<S>, reply: ControlReply) {
+    match reply {
+        ControlReply::Default | ControlReply::Nothing => {}
+        ControlReply::Pong(payload) => answer(shared, &payload[..payload.len().min(125)]),
+        ControlReply::Close(CloseFrame { code, reason }) => {
+            shared.update(|core| core.begin_close(code, &reason, false));
+        }
+    }
+}
+
+/// Queues a pong. If the connection has ended meanwhile, reading returns the error.
+fn answer<S: Transport>(shared: &Shared<S>, payload: &[u8]) {
+    let _ = shared.update(|core| core.queue_control(Opcode::Pong, payload));
+}

@@ -1,0 +1,230 @@
+//! Encodes messages and writes them to the transport.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use super::core::{Core, Transport};
+use super::error::{End, Error};
+use super::heartbeat::HeartbeatTimer;
+use echoring_proto::Opcode;
+use echoring_proto::connection::{Cause, MessageKind};
+use echoring_proto::limits::{CONTROL_PAYLOAD_BYTES_MAX, MESSAGE_BYTES_MAX};
+
+/// The state of outgoing messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Writing {
+    /// Between two messages.
+    Between,
+    /// Inside a fragmented message.
+    Fragments,
+    /// Inside a fragmented message whose writer was dropped.
+    Abandoned,
+}
+
+impl<S: Transport> Core<S> {
+    /// Writes queued frames to the transport. Ready once all were accepted, or writing has failed.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.write_end.is_some() {
+            self.drop_queue();
+            return Poll::Ready(());
+        }
+        while let Some(buffer) = self.sending.take().or_else(|| self.connection.pop()) {
+            let buffer = self.sending.insert(buffer);
+            match Pin::new(&mut self.stream).poll_write(cx, buffer.as_slice()) {
+                Poll::Ready(Ok(0)) => return self.writing_failed(&std::io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(taken)) => {
+                    self.unflushed = true;
+                    self.changed = true;
+                    buffer.skip(taken);
+                    if buffer.is_empty() {
+                        self.sent();
+                    }
+                }
+                Poll::Ready(Err(error)) => return self.writing_failed(&error),
+                Poll::Pending => {
+                    self.connection.blocked(buffer.len() as u32);
+                    return Poll::Pending;
+                }
+            }
+        }
+        if self.unflushed {
+            if let Err(error) = ready!(Pin::new(&mut self.stream).poll_flush(cx)) {
+                return self.writing_failed(&error);
+            }
+            self.unflushed = false;
+        }
+        Poll::Ready(())
+    }
+
+    /// The transport has accepted a whole buffer.
+    fn sent(&mut self) {
+        let buffer = self.sending.take();
+        self.with(|connection, env, _, _| {
+            if let Some(buffer) = buffer {
+                env.pool.put(buffer);
+            }
+            if connection.is_blocked() {
+                connection.unblocked(env.now);
+            }
+        });
+    }
+
+    /// Nothing more can be written. Messages that the peer sent before can still be read.
+    fn writing_failed(&mut self, error: &std::io::Error) -> Poll<()> {
+        self.write_end = Some(End::io(error));
+        self.changed = true;
+        self.unflushed = false;
+        self.drop_queue();
+        Poll::Ready(())
+    }
+
+    /// Drops the queued frames.
+    pub(super) fn drop_queue(&mut self) {
+        let sending = self.sending.take();
+        if sending.is_none() && self.connection.is_flushed() {
+            return;
+        }
+        self.with(|connection, env, _, _| {
+            connection.unblocked(env.now);
+            for buffer in sending.into_iter().chain(std::iter::from_fn(|| connection.pop())) {
+                env.pool.put(buffer);
+            }
+        });
+    }
+
+    /// Waits until the queue has room for another message.
+    pub(super) fn poll_room(&mut self, bytes_max: u32, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.update_clock();
+        loop {
+            if let Some(error) = self.write_error() {
+                return Poll::Ready(Err(error));
+            }
+            if self.writing == Writing::Abandoned {
+                return Poll::Ready(Err(Error::Unfinished));
+            }
+            if self.connection.queued_bytes() <= bytes_max {
+                return Poll::Ready(Ok(()));
+            }
+            if self.poll_flush(cx).is_pending() {
+                ready!(self.poll_write_deadline(cx))?;
+            }
+        }
+    }
+
+    /// Waits until all queued frames were accepted.
+    pub(super) fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.update_clock();
+        loop {
+            if let Some(end) = &self.end {
+                return Poll::Ready(Err(end.error()));
+            }
+            if self.poll_flush(cx).is_ready() {
+                break;
+            }
+            ready!(self.poll_write_deadline(cx))?;
+        }
+        let offended =
+            matches!(self.connection.closed().map(|closed| &closed.cause), Some(Cause::ProtocolError(_)));
+        if self.write_end.is_some() || self.overtaken || offended {
+            return Poll::Ready(Err(self.write_error().unwrap_or(Error::Closing)));
+        }
+        self.release_buffers();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ready with the error at the deadline, or without an error if the deadline has moved.
+    fn poll_write_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let Some(at) = self.write_deadline else { return Poll::Pending };
+        if at > self.now {
+            ready!(self.write_timer.poll(at, cx));
+            self.update_clock();
+        }
+        Poll::Ready(if at <= self.now { Err(Error::WriteTimeout) } else { Ok(()) })
+    }
+
+    /// Queues a complete message.
+    pub(super) fn queue(&mut self, kind: MessageKind, payload: &[u8]) -> Result<(), Error> {
+        if payload.len() as u64 > MESSAGE_BYTES_MAX {
+            return Err(Error::TooLong);
+        }
+        self.may_queue()?;
+        let compresses = self.compresses;
+        let queued = self.with(|connection, env, _, _| match compresses {
+            true => connection.send(kind, payload, env),
+            false => connection.send_plain(kind, payload, env),
+        });
+        self.queued(queued.is_ok())
+    }
+
+    /// Whether a message may begin.
+    pub(super) fn may_queue(&mut self) -> Result<(), Error> {
+        self.update_clock();
+        match self.write_error() {
+            Some(error) => Err(error),
+            None if self.writing != Writing::Between => Err(Error::Unfinished),
+            None => Ok(()),
+        }
+    }
+
+    /// Queues a fragment of a message.
+    pub(super) fn queue_fragment(
+        &mut self,
+        kind: MessageKind,
+        first: bool,
+        last: bool,
+        payload: &[u8],
+    ) -> Result<(), Error> {
+        if let Some(error) = self.write_error() {
+            return Err(error);
+        }
+        let queued =
+            self.with(|connection, env, _, _| connection.send_fragment(kind, first, last, payload, env));
+        self.writing = if last { Writing::Between } else { Writing::Fragments };
+        self.queued(queued.is_ok())
+    }
+
+    /// Queues a ping or a pong, ahead of data.
+    pub(super) fn queue_control(&mut self, opcode: Opcode, payload: &[u8]) -> Result<(), Error> {
+        if payload.len() > CONTROL_PAYLOAD_BYTES_MAX {
+            return Err(Error::TooLong);
+        }
+        if let Some(error) = self.write_error() {
+            return Err(error);
+        }
+        self.update_clock();
+        let queued = self.with(|connection, env, _, _| match opcode {
+            Opcode::Ping => connection.ping(payload, env),
+            _ => connection.pong(payload, env),
+        });
+        self.queued(queued.is_ok())
+    }
+
+    /// Sends the heartbeat that is due, and waits for the next one.
+    pub(super) fn poll_heartbeat(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.update_clock();
+        if self.queue_heartbeat() {
+            return Poll::Ready(());
+        }
+        let Some(at) = self.heartbeat_timer.as_ref().map(HeartbeatTimer::next_heartbeat) else {
+            return Poll::Pending;
+        };
+        self.write_timer.poll(at, cx)
+    }
+
+    /// Sets the compression level from the next message on.
+    pub(super) fn set_compression_level(&mut self, level: u8) {
+        self.with(|connection, env, _, _| connection.set_compression_level(level, env.codecs));
+        if let Some(compression) = &mut self.config.compression {
+            compression.level = level;
+        }
+    }
+
+    pub(super) fn queued(&mut self, queued: bool) -> Result<(), Error> {
+        if queued {
+            return Ok(());
+        }
+        self.connection.abort(Cause::OutOfMemory);
+        self.changed = true;
+        Err(Error::OutOfMemory)
+    }
+}

@@ -1,0 +1,300 @@
+//! Settings of a connection, the result of its handshake, and its buffers.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::heartbeat::Heartbeat;
+use crate::limits::{
+    BUFFERS_KEPT_MAX, CONN_BUFFER_BYTES_DEFAULT, SPARE_BUFFERS_BYTES_MAX, SPARE_BUFFERS_MAX,
+    SPARE_BUFFERS_TRIM_AFTER,
+};
+use echoring_proto::Role;
+use echoring_proto::buffer::{Budget, Lease, Pool};
+use echoring_proto::connection::{Codecs, Compression, ConnectionConfig, Pings};
+use echoring_proto::deflate::Agreement;
+use echoring_proto::limits;
+use echoring_proto::limits::{COMPRESSION_LEASE_BYTES, MEMORY_BUDGET_DEFAULT, Nanos};
+
+/// A time that never comes, far enough from the maximum that times may be added to it.
+const NEVER: Nanos = Nanos::MAX / 4;
+
+/// Settings of a connection.
+///
+/// ```
+/// use std::time::Duration;
+/// use echoring::{BufferPool, Heartbeat, Settings};
+///
+/// let buffers = BufferPool::new();
+/// let settings = Settings {
+///     message_bytes_max: 1 << 20,
+///     buffers: Some(buffers.clone()),
+///     heartbeat: Some(Heartbeat::every(Duration::from_secs(30))),
+///     ..Settings::default()
+/// };
+/// assert_eq!(settings.read_buffer_bytes, 4096);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Maximum number of bytes per read of the transport; inside a longer frame, up to 64 KiB. 0 means the default of
+    /// 4,096.
+    pub read_buffer_bytes: usize,
+    /// Size in bytes of the fragments that a [`MessageWriter`](super::MessageWriter) sends, and of the buffer of a
+    /// sink. After 64 KiB of a streamed message its fragments are larger. Messages that are written whole are sent as
+    /// one frame regardless. 0 means the default of 4,096.
+    pub write_buffer_bytes: usize,
+    /// The pool of buffers; without one, the connections of a thread share buffers.
+    pub buffers: Option<BufferPool>,
+    /// Maximum size of a received message in bytes; a longer one closes the connection with 1009.
+    pub message_bytes_max: u64,
+    /// Bytes queued to the peer above which writing waits. Reading never waits: what it queues is bounded separately.
+    pub queue_bytes: u32,
+    /// Time limit from the first byte of a message to its last, including time in which nobody reads; `None` for no
+    /// limit.
+    pub message_timeout: Option<Duration>,
+    /// Time limit from our Close frame to the end.
+    pub close_timeout: Duration,
+    /// Maximum number of pings per second from the peer; more close the connection with 1008.
+    pub pings_per_second_max: u32,
+    /// Compression level and threshold of outgoing messages, if compression was negotiated.
+    pub compression: Option<Compression>,
+    /// The heartbeat, if any.
+    pub heartbeat: Option<Heartbeat>,
+}
+
+impl Default for Settings {
+    /// Messages of up to 64 KiB, no heartbeat, no message timeout, 5 s to close.
+    fn default() -> Settings {
+        Settings {
+            read_buffer_bytes: CONN_BUFFER_BYTES_DEFAULT,
+            write_buffer_bytes: CONN_BUFFER_BYTES_DEFAULT,
+            buffers: None,
+            message_bytes_max: limits::MESSAGE_BYTES_DEFAULT,
+            queue_bytes: limits::QUEUE_BYTES_DEFAULT,
+            message_timeout: None,
+            close_timeout: Duration::from_nanos(limits::CLOSE_TIMEOUT),
+            pings_per_second_max: limits::PINGS_PER_SECOND_MAX,
+            compression: None,
+            heartbeat: None,
+        }
+    }
+}
+
+impl Settings {
+    pub(super) fn config(&self) -> ConnectionConfig {
+        ConnectionConfig {
+            message_bytes_max: self.message_bytes_max.min(limits::MESSAGE_BYTES_MAX),
+            queue_bytes: self.queue_bytes,
+            reads_when_full: false,
+            handshake_timeout: NEVER,
+            message_timeout: self.message_timeout.map_or(NEVER, nanos),
+            ping_interval: 0,
+            pong_timeout: 0,
+            close_timeout: nanos(self.close_timeout),
+            // The task that awaits a send sets the deadline.
+            send_timeout: 0,
+            pings_per_second_max: self.pings_per_second_max,
+            pings: Pings::Answered,
+            answers_closes: true,
+            compression: self.compression,
+            dial: None,
+        }
+    }
+}
+
+/// A duration in nanoseconds.
+pub(super) fn nanos(duration: Duration) -> Nanos {
+    Nanos::try_from(duration.as_nanos()).unwrap_or(NEVER).min(NEVER)
+}
+
+/// The result of a handshake, whoever performed it.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// The local role: only clients mask their frames.
+    pub role: Role,
+    /// The negotiated subprotocol.
+    pub subprotocol: Option<String>,
+    /// The negotiated compression, if any.
+    pub agreement: Option<Agreement>,
+    /// Bytes that were read behind the peer's head: the beginning of its frames.
+    pub early: Bytes,
+    /// The local address, if the transport has one.
+    pub local: Option<SocketAddr>,
+    /// The peer's address, if the transport has one.
+    pub peer: Option<SocketAddr>,
+}
+
+impl Opened {
+    /// A connection of which only the role is known.
+    pub fn new(role: Role) -> Opened {
+        Opened { role, subprotocol: None, agreement: None, early: Bytes::new(), local: None, peer: None }
+    }
+}
+
+/// Buffers that connections share: an idle connection owns none. A connection takes a set of buffers when bytes arrive
+/// or are to be sent, and returns it once none of it is in use. Connections with context takeover keep their set.
+///
+/// Without a pool, the connections of a thread share up to 16 sets that the thread keeps. Use a pool for connections
+/// that move between threads, or to know the number of spare sets.
+///
+/// Clones share the pool.
+#[derive(Clone)]
+pub struct BufferPool {
+    kept: Arc<Mutex<Spare>>,
+}
+
+impl BufferPool {
+    /// An empty pool: a buffer set is created when one is needed and none is spare.
+    #[expect(clippy::new_without_default, reason = "a pool is shared on purpose, not by default")]
+    pub fn new() -> BufferPool {
+        BufferPool { kept: Arc::default() }
+    }
+
+    /// The number of buffer sets that no connection is using.
+    pub fn spare(&self) -> usize {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    fn take(&self, compression: Option<Compression>) -> Option<Box<BufferSet>> {
+        take_spare(&mut self.kept.lock().unwrap_or_else(PoisonError::into_inner), compression)
+    }
+
+    fn put(&self, buffers: Box<BufferSet>) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < BUFFERS_KEPT_MAX {
+            kept.push(buffers);
+        }
+    }
+}
+
+impl fmt::Debug for BufferPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BufferPool").field("spare", &self.spare()).finish_non_exhaustive()
+    }
+}
+
+/// All buffers of a busy connection.
+#[derive(Debug)]
+pub(super) struct BufferSet {
+    pub(super) pool: Pool,
+    pub(super) codecs: Codecs,
+    /// The buffer that the transport reads into. It grows with the reads, and keeps its size.
+    pub(super) input: Vec<u8>,
+    /// The longest read since the last trim.
+    input_bytes: usize,
+    /// How often the set was released since the last trim.
+    release: u32,
+}
+
+/// Spare buffer sets. Boxed, so that only pointers move.
+type Spare = Vec<Box<BufferSet>>;
+
+thread_local! {
+    /// Spare buffer sets of this thread.
+    static SPARE: RefCell<Spare> = const { RefCell::new(Vec::new()) };
+}
+
+impl BufferSet {
+    fn new(compression: Option<Compression>) -> BufferSet {
+        let lease = Lease::new(Budget::new(MEMORY_BUDGET_DEFAULT), COMPRESSION_LEASE_BYTES);
+        BufferSet {
+            pool: Pool::standalone(),
+            codecs: Codecs::new(compression, lease),
+            input: Vec::new(),
+            input_bytes: 0,
+            release: 0,
+        }
+    }
+
+    /// The input buffer, with room for at least `bytes`.
+    pub(super) fn input(&mut self, bytes: usize) -> &mut [u8] {
+        self.input_bytes = self.input_bytes.max(bytes);
+        if self.input.len() < bytes {
+            self.input.resize(bytes, 0);
+        }
+        &mut self.input[..bytes]
+    }
+
+    /// Every so often, returns memory that was not needed since the last trim. Not at each release: a connection that
+    /// answers one long message after the other would allocate its buffers anew for each.
+    fn trim(&mut self) {
+        if self.pool.used_bytes() > SPARE_BUFFERS_BYTES_MAX {
+            self.pool = Pool::standalone();
+        }
+        self.release += 1;
+        if self.release < SPARE_BUFFERS_TRIM_AFTER {
+            return;
+        }
+        self.pool.trim();
+        self.input.truncate(self.input_bytes);
+        self.input.shrink_to_fit();
+        (self.input_bytes, self.release) = (0, 0);
+    }
+
+    /// A spare set of this thread.
+    fn spare(compression: Option<Compression>) -> Option<Box<BufferSet>> {
+        let take = |kept: &RefCell<Spare>| take_spare(&mut kept.borrow_mut(), compression);
+        SPARE.try_with(take).ok().flatten()
+    }
+
+    /// Returns the set to the spare sets of this thread.
+    fn leave(self: Box<BufferSet>) {
+        // A thread that is ending keeps nothing.
+        let _ = SPARE.try_with(|kept| {
+            let mut kept = kept.borrow_mut();
+            if kept.len() < SPARE_BUFFERS_MAX {
+                kept.push(self);
+            }
+        });
+    }
+}
+
+/// The set with this compression that was released last, because it is most likely still in cache.
+fn take_spare(kept: &mut Spare, compression: Option<Compression>) -> Option<Box<BufferSet>> {
+    let at = kept.iter().rposition(|buffers| buffers.codecs.compression() == compression.as_ref())?;
+    Some(kept.swap_remove(at))
+}
+
+/// The buffer set of a connection, while it has one.
+#[derive(Debug)]
+pub(super) struct BufferSlot {
+    buffers: Option<Box<BufferSet>>,
+    shared: Option<BufferPool>,
+}
+
+impl BufferSlot {
+    pub(super) fn new(shared: Option<BufferPool>) -> BufferSlot {
+        BufferSlot { buffers: None, shared }
+    }
+
+    pub(super) fn open(&mut self, compression: Option<Compression>) -> &mut BufferSet {
+        let shared = &self.shared;
+        self.buffers.get_or_insert_with(|| {
+            let spare = match shared {
+                Some(shared) => shared.take(compression),
+                None => BufferSet::spare(compression),
+            };
+            spare.unwrap_or_else(|| Box::new(BufferSet::new(compression)))
+        })
+    }
+
+    /// The current buffer set, if any.
+    #[cfg(test)]
+    pub(super) fn buffers(&self) -> Option<&BufferSet> {
+        self.buffers.as_deref()
+    }
+
+    /// Returns the set, because none of it is in use.
+    pub(super) fn release(&mut self) {
+        let Some(mut buffers) = self.buffers.take() else { return };
+        buffers.trim();
+        match &self.shared {
+            Some(shared) => shared.put(buffers),
+            None => buffers.leave(),
+        }
+    }
+}

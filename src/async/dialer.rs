@@ -1,0 +1,423 @@
+//! The client side of opening a connection: DNS, TCP, proxy, TLS, WebSocket handshake.
+//!
+//! Never: following redirects, because that would send credentials to a host that the program did not name; they are
+//! returned as errors.
+
+#![forbid(unsafe_code)]
+
+mod connect;
+mod cookies;
+mod error;
+mod request;
+
+use std::fmt;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::{Arc, LazyLock, OnceLock};
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
+
+#[cfg(all(feature = "uring", target_os = "linux", not(target_env = "musl")))]
+use super::UringStream;
+use super::stream::{ClientStream, MaybeTls};
+use super::{BufferPool, Conn, Heartbeat, Opened, Proxy, Settings};
+use crate::limits::{CONN_BUFFER_BYTES_DEFAULT, CONNECT_TIMEOUT, DIAL_TIMEOUT};
+use crate::tls::{Trust, client_config};
+use echoring_proto::Url;
+use echoring_proto::connection::Compression;
+use echoring_proto::handshake::{self, BadField, check_field, is_subprotocol};
+
+pub use connect::connect_to;
+pub use cookies::Jar;
+pub use error::{DialError, Response, Stage};
+
+/// Opens client connections. By default a dial takes at most 45 seconds, ten of them for the TCP connection; `wss`
+/// trusts the system's root certificates; no proxy is used, and messages are not compressed. A setting applies to
+/// connections that are opened afterwards. Clones are cheap and share TLS sessions. cheap and share TLS sessions.
+///
+/// ```no_run
+/// use echoring::{DialError, Dialer};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let dialer = Dialer::new().header("Authorization", "Bearer secret").subprotocols(["chat"]);
+/// let mut conn = match dialer.dial("wss://server.example/chat").await {
+///     Ok(conn) => conn,
+///     Err(DialError::BadHandshake { why, response }) => {
+///         let body = response.map(|response| response.into_body()).unwrap_or_default();
+///         return Err(format!("{why}: {}", String::from_utf8_lossy(&body)).into());
+///     }
+///     Err(error) => return Err(error.into()),
+/// };
+/// conn.write("hello").await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Dialer {
+    settings: Settings,
+    request: handshake::Dial,
+    bad_field: Option<(String, BadField)>,
+    connect_timeout: Option<Duration>,
+    handshake_timeout: Option<Duration>,
+    tls: ClientTls,
+    proxy: Option<Proxy>,
+    jar: Option<Arc<dyn Jar>>,
+    local: Option<SocketAddr>,
+}
+
+/// TLS settings of a client: made from a [`Trust`] or from a rustls configuration.
+#[derive(Clone)]
+pub struct ClientTls(Arc<Lazy>);
+
+struct Lazy {
+    trust: Trust,
+    /// Created for the first `wss` connection and kept: reading the roots takes time, and sessions are resumed only
+    /// within one configuration.
+    config: OnceLock<Arc<ClientConfig>>,
+}
+
+impl From<Trust> for ClientTls {
+    fn from(trust: Trust) -> ClientTls {
+        ClientTls(Arc::new(Lazy { trust, config: OnceLock::new() }))
+    }
+}
+
+impl From<Arc<ClientConfig>> for ClientTls {
+    fn from(config: Arc<ClientConfig>) -> ClientTls {
+        ClientTls(Arc::new(Lazy { trust: Trust::System, config: OnceLock::from(config) }))
+    }
+}
+
+impl ClientTls {
+    fn config(&self) -> Result<Arc<ClientConfig>, DialError> {
+        if let Some(config) = self.0.config.get() {
+            return Ok(Arc::clone(config));
+        }
+        let config = client_config(&self.0.trust).map_err(DialError::TlsSetup)?;
+        Ok(Arc::clone(self.0.config.get_or_init(|| config)))
+    }
+}
+
+impl Default for Dialer {
+    fn default() -> Dialer {
+        Dialer::new()
+    }
+}
+
+impl Dialer {
+    /// A dialer with the defaults above.
+    pub fn new() -> Dialer {
+        Dialer {
+            settings: Settings::default(),
+            request: handshake::Dial::default(),
+            bad_field: None,
+            connect_timeout: Some(Duration::from_nanos(CONNECT_TIMEOUT)),
+            handshake_timeout: Some(Duration::from_nanos(DIAL_TIMEOUT)),
+            tls: ClientTls::from(Trust::System),
+            proxy: None,
+            jar: None,
+            local: None,
+        }
+    }
+
+    /// Adds a header field to the request. A field that [may not be added](echoring_proto::handshake::check_field),
+    /// because it is malformed or has its own setting here, makes every dial fail.
+    #[must_use]
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Dialer {
+        let (name, value) = (name.into(), value.into());
+        match check_field(&name, &value) {
+            Ok(()) => self.request.headers.push((name, value)),
+            Err(why) => self.bad_field = Some((name, why)),
+        }
+        self
+    }
+
+    /// Sends this `Host` instead of the URL's authority, for servers that are reached under another name. TLS still
+    /// verifies the URL's name.
+    #[must_use]
+    pub fn host(mut self, host: impl Into<String>) -> Dialer {
+        let host = host.into();
+        match check_field("X-Host", &host) {
+            Ok(()) => self.request.host = host,
+            Err(why) => self.bad_field = Some(("Host".to_owned(), why)),
+        }
+        self
+    }
+
+    /// Sends this `Origin`, such as `https://example.com`. By default none is sent, as usual for non-browser clients.
+    #[must_use]
+    pub fn origin(mut self, origin: impl Into<String>) -> Dialer {
+        let origin = origin.into();
+        match check_field("X-Origin", &origin) {
+            Ok(()) => self.request.origin = Some(origin),
+            Err(why) => self.bad_field = Some(("Origin".to_owned(), why)),
+        }
+        self
+    }
+
+    /// Subprotocols to offer, in order of preference. An invalid name makes every dial fail.
+    #[must_use]
+    pub fn subprotocols<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Dialer {
+        self.request.subprotocols = names.into_iter().map(Into::into).collect();
+        if self.request.subprotocols.iter().any(|name| !is_subprotocol(name)) {
+            self.bad_field = Some(("Sec-WebSocket-Protocol".to_owned(), BadField::Value));
+        }
+        self
+    }
+
+    /// Offers permessage-deflate (RFC 7692).
+    #[must_use]
+    pub fn compression(mut self, compression: impl Into<Option<Compression>>) -> Dialer {
+        self.settings.compression = compression.into();
+        self
+    }
+
+    /// Time limit for the name lookup and the TCP connection, to the server or to the proxy; `None` for no limit but
+    /// [`handshake_timeout`](Dialer::handshake_timeout).
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Dialer {
+        self.connect_timeout = timeout.into();
+        self
+    }
+
+    /// Time limit for the whole dial, from the name lookup to the server's response; `None` for no limit.
+    #[must_use]
+    pub fn handshake_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Dialer {
+        self.handshake_timeout = timeout.into();
+        self
+    }
+
+    /// TLS settings for `wss` URLs: a [`Trust`] or an `Arc<rustls::ClientConfig>`.
+    #[must_use]
+    pub fn tls(mut self, tls: impl Into<ClientTls>) -> Dialer {
+        self.tls = tls.into();
+        self
+    }
+
+    /// Connects through this proxy.
+    #[must_use]
+    pub fn proxy(mut self, proxy: impl Into<Option<Proxy>>) -> Dialer {
+        self.proxy = proxy.into();
+        self
+    }
+
+    /// The cookie store.
+    #[must_use]
+    pub fn cookies(mut self, jar: impl Into<Option<Arc<dyn Jar>>>) -> Dialer {
+        self.jar = jar.into();
+        self
+    }
+
+    /// The local address to connect from; port 0 for any.
+    #[must_use]
+    pub fn local_addr(mut self, address: impl Into<Option<SocketAddr>>) -> Dialer {
+        self.local = address.into();
+        self
+    }
+
+    /// Maximum number of bytes per read, 4,096 by default or with 0. It does not limit the message size.
+    #[must_use]
+    pub fn read_buffer_bytes(mut self, bytes: usize) -> Dialer {
+        self.settings.read_buffer_bytes = or_default(bytes);
+        self
+    }
+
+    /// Size in bytes of the fragments of a streamed message, 4,096 by default or with 0.
+    #[must_use]
+    pub fn write_buffer_bytes(mut self, bytes: usize) -> Dialer {
+        self.settings.write_buffer_bytes = or_default(bytes);
+        self
+    }
+
+    /// The pool of buffers that connections share, so that idle ones hold none.
+    #[must_use]
+    pub fn buffers(mut self, buffers: BufferPool) -> Dialer {
+        self.settings.buffers = Some(buffers);
+        self
+    }
+
+    /// Maximum size of a received message in bytes, 64 KiB by default; a longer one closes the connection with 1009.
+    #[must_use]
+    pub fn message_bytes_max(mut self, bytes: u64) -> Dialer {
+        self.settings.message_bytes_max = bytes;
+        self
+    }
+
+    /// Sends heartbeats, to detect dead servers.
+    #[must_use]
+    pub fn heartbeat(mut self, heartbeat: impl Into<Option<Heartbeat>>) -> Dialer {
+        self.settings.heartbeat = heartbeat.into();
+        self
+    }
+
+    /// Replaces all settings of the connections.
+    #[must_use]
+    pub fn settings(mut self, settings: Settings) -> Dialer {
+        self.settings = settings;
+        self
+    }
+
+    /// Opens a connection to `url`. Dropping the future cancels the dial.
+    ///
+    /// # Errors
+    /// The step that failed, and why.
+    pub async fn dial(&self, url: &str) -> Result<Conn<ClientStream>, DialError> {
+        self.dial_with_response(url).await.map(|(conn, _)| conn)
+    }
+
+    /// As [`dial`](Dialer::dial), and returns the server's 101 response too.
+    ///
+    /// # Errors
+    /// As [`dial`](Dialer::dial).
+    pub async fn dial_with_response(&self, url: &str) -> Result<(Conn<ClientStream>, Response), DialError> {
+        let url = self.check(url)?;
+        let deadline = self.deadline();
+        let stream = self.connect(&url, &deadline).await?;
+        let addresses = (stream.local_addr().ok(), stream.peer_addr().ok());
+        self.open(&url, stream, addresses, &deadline).await
+    }
+
+    /// Opens a connection over an existing stream to the server, for transports and proxies that are not supported
+    /// here. TLS is added on top if `url` says `wss`.
+    ///
+    /// # Errors
+    /// As [`dial`](Dialer::dial).
+    pub async fn dial_over<S>(&self, url: &str, stream: S) -> Result<Conn<MaybeTls<S>>, DialError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let url = self.check(url)?;
+        self.open(&url, stream, (None, None), &self.deadline()).await.map(|(conn, _)| conn)
+    }
+
+    /// Opens a connection whose I/O is done by tokio-uring. Must be called on its runtime; see
+    /// [`ring_allowed`](super::ring_allowed). Not available with musl, which tokio-uring does not build against.
+    ///
+    /// # Errors
+    /// As [`dial`](Dialer::dial).
+    #[cfg(all(feature = "uring", target_os = "linux", not(target_env = "musl")))]
+    pub async fn dial_uring(&self, url: &str) -> Result<Conn<MaybeTls<UringStream>>, DialError> {
+        let url = self.check(url)?;
+        let deadline = self.deadline();
+        let stream = self.connect(&url, &deadline).await?;
+        let addresses = (stream.local_addr().ok(), stream.peer_addr().ok());
+        let stream = UringStream::from_tokio(stream).map_err(DialError::Io)?;
+        self.open(&url, stream, addresses, &deadline).await.map(|(conn, _)| conn)
+    }
+
+    fn check(&self, url: &str) -> Result<Url, DialError> {
+        let url = Url::parse(url).map_err(DialError::BadUrl)?;
+        match &self.bad_field {
+            Some((name, why)) => Err(DialError::BadField { name: name.clone(), why: *why }),
+            None => Ok(url),
+        }
+    }
+
+    fn deadline(&self) -> DialDeadline {
+        DialDeadline { until: self.handshake_timeout.map(|timeout| Instant::now() + timeout) }
+    }
+
+    /// Opens a TCP connection to the server, directly or through the proxy.
+    async fn connect(&self, url: &Url, deadline: &DialDeadline) -> Result<TcpStream, DialError> {
+        let proxy = self.proxy.as_ref().and_then(|proxy| proxy.to(url));
+        let (host, port) = proxy.map_or((&url.host, url.port), |proxy| (&proxy.host, proxy.port));
+        let connecting = deadline.min_with(self.connect_timeout);
+        let addresses = connecting.run(Stage::Resolve, connect::resolve(host, port)).await?;
+        let addresses = addresses.map_err(DialError::Resolve)?;
+        let stream = connecting.run(Stage::Connect, connect::race(&addresses, self.local)).await?;
+        let stream = stream.map_err(DialError::Connect)?;
+        stream.set_nodelay(true).map_err(DialError::Connect)?;
+        match proxy {
+            None => Ok(stream),
+            Some(proxy) => {
+                deadline.run(Stage::Proxy, proxy.tunnel(stream, url)).await?.map_err(DialError::Proxy)
+            }
+        }
+    }
+
+    /// Performs the TLS and WebSocket handshakes.
+    async fn open<S>(
+        &self,
+        url: &Url,
+        stream: S,
+        (local, peer): (Option<SocketAddr>, Option<SocketAddr>),
+        deadline: &DialDeadline,
+    ) -> Result<(Conn<MaybeTls<S>>, Response), DialError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let mut stream = match url.secure {
+            false => MaybeTls::Plain(stream),
+            true => {
+                let connector = TlsConnector::from(self.tls.config()?);
+                let name = ServerName::try_from(url.host.clone())
+                    .map_err(|_| DialError::BadUrl(echoring_proto::url::BadUrl::Host))?;
+                let secured = deadline.run(Stage::Tls, connector.connect(name, stream)).await?;
+                MaybeTls::Tls(Box::new(secured.map_err(DialError::of_tls)?))
+            }
+        };
+        let (opened, response) = request::request_upgrade(self, url, &mut stream, deadline).await?;
+        Ok((Conn::new(stream, &self.settings, Opened { local, peer, ..opened }), response))
+    }
+}
+
+impl fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Header fields may be secrets.
+        f.debug_struct("Dialer")
+            .field("settings", &self.settings)
+            .field("subprotocols", &self.request.subprotocols)
+            .field("proxy", &self.proxy)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Opens a connection with the default [`Dialer`].
+///
+/// ```no_run
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut conn = echoring::dial("ws://127.0.0.1:9001/echo").await?;
+/// conn.write("hello").await?;
+/// println!("{:?}", conn.read().await?);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// As [`Dialer::dial`].
+pub async fn dial(url: &str) -> Result<Conn<ClientStream>, DialError> {
+    static DEFAULT: LazyLock<Dialer> = LazyLock::new(Dialer::new);
+    DEFAULT.dial(url).await
+}
+
+fn or_default(bytes: usize) -> usize {
+    if bytes == 0 { CONN_BUFFER_BYTES_DEFAULT } else { bytes }
+}
+
+/// The deadline of a dial.
+struct DialDeadline {
+    until: Option<Instant>,
+}
+
+impl DialDeadline {
+    /// The earlier of this deadline and `timeout` from now.
+    fn min_with(&self, timeout: Option<Duration>) -> DialDeadline {
+        let own = timeout.map(|timeout| Instant::now() + timeout);
+        DialDeadline { until: [self.until, own].into_iter().flatten().min() }
+    }
+
+    async fn run<T>(&self, stage: Stage, step: impl Future<Output = T>) -> Result<T, DialError> {
+        match self.until {
+            Some(until) => timeout_at(until, step).await.map_err(|_| DialError::Timeout(stage)),
+            None => Ok(step.await),
+        }
+    }
+}

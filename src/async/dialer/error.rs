@@ -1,0 +1,211 @@
+//! Why a dial failed.
+
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::io;
+
+use bytes::Bytes;
+
+use crate::ProxyError;
+use crate::tls::TlsError;
+use echoring_proto::handshake::{BadField, BadHandshake};
+use echoring_proto::url::BadUrl;
+
+/// A server's response: status, header fields, and the first KiB of the body.
+pub type Response = http::Response<Bytes>;
+
+/// A step of a dial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Stage {
+    /// The name lookup.
+    Resolve,
+    /// The TCP connection.
+    Connect,
+    /// The proxy's handshake.
+    Proxy,
+    /// The TLS handshake.
+    Tls,
+    /// The WebSocket handshake.
+    Upgrade,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Stage::Resolve => "the name lookup",
+            Stage::Connect => "connecting",
+            Stage::Proxy => "the proxy's handshake",
+            Stage::Tls => "the TLS handshake",
+            Stage::Upgrade => "the WebSocket handshake",
+        })
+    }
+}
+
+/// Why a dial failed, by step.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum DialError {
+    /// The URL is invalid.
+    BadUrl(BadUrl),
+    /// A header field of the request is not allowed or has an invalid value.
+    BadField {
+        /// The name of the field.
+        name: String,
+        /// What is wrong with the field.
+        why: BadField,
+    },
+    /// The name of the host or the proxy has no address.
+    Resolve(io::Error),
+    /// No address of the host or the proxy could be connected to; the error of the last one.
+    Connect(io::Error),
+    /// The proxy refused or failed.
+    Proxy(ProxyError),
+    /// The TLS configuration is invalid.
+    TlsSetup(TlsError),
+    /// The TLS handshake failed, most often because the server's certificate is not trusted.
+    Tls(rustls::Error),
+    /// A step exceeded its time limit.
+    Timeout(Stage),
+    /// The stream failed during a handshake.
+    Io(io::Error),
+    /// The server closed the connection without a response.
+    Closed,
+    /// The server redirects. The program must decide whether it follows, and with which header fields and cookies.
+    Redirect {
+        /// 301, 302, 303, 307 or 308.
+        status: u16,
+        /// The `Location` as sent; possibly relative, and with `http` for `ws` and `https` for `wss`.
+        location: String,
+        /// The complete response.
+        response: Box<Response>,
+    },
+    /// The server's response does not accept the WebSocket.
+    BadHandshake {
+        /// What is wrong with the response.
+        why: BadHandshake,
+        /// The response, if it is HTTP.
+        response: Option<Box<Response>>,
+    },
+}
+
+impl DialError {
+    /// Whether a retry may succeed: the network, DNS or the proxy failed, or the server closed the connection or did
+    /// not respond in time. Not for an invalid URL, request or configuration, for TLS parameters or certificates that
+    /// are not accepted, or for a response other than 101, which the program must interpret.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            DialError::BadUrl(_)
+            | DialError::BadField { .. }
+            | DialError::TlsSetup(_)
+            | DialError::Redirect { .. }
+            | DialError::BadHandshake { .. } => false,
+            DialError::Tls(error) => is_temporary(error),
+            DialError::Proxy(ProxyError::Status(status)) => !(400..500).contains(status),
+            DialError::Proxy(ProxyError::NotEncodable) => false,
+            DialError::Proxy(_)
+            | DialError::Resolve(_)
+            | DialError::Connect(_)
+            | DialError::Timeout(_)
+            | DialError::Io(_)
+            | DialError::Closed => true,
+        }
+    }
+
+    /// The server's response, if there is one.
+    pub fn response(&self) -> Option<&Response> {
+        match self {
+            DialError::Redirect { response, .. } => Some(response),
+            DialError::BadHandshake { response, .. } => response.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// rustls's errors are wrapped in [`io::Error`].
+    pub(super) fn of_tls(error: io::Error) -> DialError {
+        match error.downcast::<rustls::Error>() {
+            Ok(error) => DialError::Tls(error),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => DialError::Closed,
+            Err(error) => DialError::Io(error),
+        }
+    }
+
+    pub(super) fn of_stream(error: io::Error) -> DialError {
+        match error.kind() {
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => {
+                DialError::Closed
+            }
+            _ => DialError::of_tls(error),
+        }
+    }
+}
+
+impl fmt::Display for DialError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DialError::BadUrl(why) => write!(f, "{why}"),
+            DialError::BadField { name, why } => write!(f, "invalid request header {name:?}: {why}"),
+            DialError::Resolve(error) => write!(f, "cannot resolve the host name: {error}"),
+            DialError::Connect(error) => write!(f, "cannot connect: {error}"),
+            DialError::Proxy(error) => write!(f, "{error}"),
+            DialError::TlsSetup(error) => write!(f, "{error}"),
+            DialError::Tls(error) => write!(f, "the TLS handshake failed: {error}{}", hint(error)),
+            DialError::Timeout(stage) => write!(f, "{stage} took too long"),
+            DialError::Io(error) => write!(f, "the stream failed during the handshake: {error}"),
+            DialError::Closed => f.write_str("the server closed the connection without a response"),
+            DialError::Redirect { status, location, .. } => {
+                write!(f, "the server redirects ({status}) to {location:?}")
+            }
+            DialError::BadHandshake { why, response } => {
+                write!(f, "{why}")?;
+                let body = response.as_ref().map(|response| String::from_utf8_lossy(response.body()));
+                match body.as_deref().and_then(|body| body.lines().next()) {
+                    Some(line) if !line.is_empty() => write!(f, ": {}", line.escape_debug()),
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+/// Whether the failure may be temporary. Certificate errors and missing common parameters are permanent.
+fn is_temporary(error: &rustls::Error) -> bool {
+    use rustls::{AlertDescription, Error};
+    matches!(
+        error,
+        Error::AlertReceived(
+            AlertDescription::CloseNotify | AlertDescription::InternalError | AlertDescription::UserCanceled
+        ) | Error::DecryptError
+            | Error::FailedToGetCurrentTime
+            | Error::FailedToGetRandomBytes
+    )
+}
+
+fn hint(error: &rustls::Error) -> &'static str {
+    use rustls::{CertificateError, Error, InvalidMessage};
+    match error {
+        Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+            "; if you trust the issuer, pass its CA certificate"
+        }
+        Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+            "; does the server speak ws instead of wss?"
+        }
+        _ => "",
+    }
+}
+
+impl std::error::Error for DialError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            DialError::BadUrl(why) => Some(why),
+            DialError::BadField { why, .. } => Some(why),
+            DialError::Resolve(error) | DialError::Connect(error) | DialError::Io(error) => Some(error),
+            DialError::Proxy(error) => Some(error),
+            DialError::TlsSetup(error) => Some(error),
+            DialError::Tls(error) => Some(error),
+            DialError::BadHandshake { why, .. } => Some(why),
+            DialError::Timeout(_) | DialError::Closed | DialError::Redirect { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Asynchronous WebSocket connections on tokio, or on tokio-uring where io_uring is allowed.
+//!
+//! The crate contains connections ([`Conn`]), the two ways to open them ([`Upgrader`] and [`Dialer`]), and adapters for
+//! hyper. None of this runs on a shard's data path. Types of tokio-uring are exposed by these adapters only.
+
+#![forbid(unsafe_code)]
+
+mod accept;
+mod conn;
+#[cfg(feature = "client")]
+mod dialer;
+mod handshake;
+pub mod limits;
+mod listener;
+#[cfg(feature = "client")]
+mod proxy;
+#[cfg(feature = "client")]
+pub mod reconnect;
+#[cfg(all(feature = "uring", target_os = "linux"))]
+mod ring;
+#[cfg(unix)]
+mod runtime;
+#[cfg(feature = "client")]
+mod stream;
+#[cfg(feature = "tls")]
+pub mod tls;
+mod tokio_stream;
+mod upgrader;
+#[cfg(all(feature = "uring", target_os = "linux", not(target_env = "musl")))]
+mod uring_stream;
+
+pub use accept::accept;
+pub use conn::{
+    BufferPool, Conn, Control, ControlReply, Error, Heartbeat, Message, MessageReader, MessageWriter, Opened,
+    PreparedMessage, Reader, SendTask, Sender, Settings, Transport, TrySendError, Writer,
+};
+pub use echoring_proto::connection::{CloseFrame, MessageKind};
+
+#[cfg(feature = "client")]
+pub use dialer::{ClientTls, DialError, Dialer, Jar, Response, Stage, connect_to, dial};
+pub use listener::{Incoming, Listener};
+#[cfg(feature = "client")]
+pub use proxy::{BadProxy, Proxy, ProxyError, SocksError};
+#[cfg(feature = "client")]
+pub use reconnect::Reconnecting;
+#[cfg(all(feature = "uring", target_os = "linux"))]
+pub use ring::ring_allowed;
+#[cfg(unix)]
+pub use runtime::local_runtime;
+#[cfg(feature = "client")]
+pub use stream::{ClientStream, MaybeTls};
+pub use tokio_stream::TokioStream;
+pub use upgrader::{
+    Acceptance, Decision, HttpResponse, PendingUpgrade, Refused, RequestHead, UpgradeError, Upgraded,
+    Upgrader, Upgrading,
+};
+#[cfg(all(feature = "uring", target_os = "linux", not(target_env = "musl")))]
+pub use uring_stream::UringStream;

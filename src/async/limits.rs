@@ -1,0 +1,72 @@
+//! The bounds, deadlines and defaults of this crate, with their units and reasons. No logic.
+
+use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
+
+// ---- queues and memory ----
+
+/// Maximum connections per node if neither `--max-connections` nor the descriptor limit is lower.
+pub const CONNECTIONS_DEFAULT: u32 = 100_000;
+
+// ---- shards ----
+
+/// Time within which a draining server exits, whatever its peers do.
+pub const DRAIN_TIMEOUT: Nanos = 8 * SECOND;
+
+// ---- async connections ----
+
+/// Default size in bytes of the read buffer and of the write buffer of an async connection, each.
+pub const CONN_BUFFER_BYTES_DEFAULT: usize = 4096;
+/// Maximum bytes per read of an async connection inside a frame that is longer than its read buffer: a message of the
+/// default size limit takes two reads.
+pub const CONN_READ_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a streamed message after which its fragments become this long, however small the write buffer is, because
+/// peers limit the number of fragments.
+pub const FRAGMENT_BYTES_LONG: usize = 64 * 1024;
+/// A fragment of a streamed message is at least this fraction of the bytes already sent, so that the longest message, 2
+/// GiB, takes fewer than 4,096 fragments.
+pub const FRAGMENTS_PER_DOUBLING: u64 = 512;
+/// Maximum number of spare buffer sets in a pool of async connections.
+pub const BUFFERS_KEPT_MAX: usize = 64;
+/// Maximum number of spare buffer sets of a thread, for async connections without a pool. More are in use only while as
+/// many peers do not read.
+pub const SPARE_BUFFERS_MAX: usize = 16;
+/// Maximum bytes of a spare buffer set; larger buffers are freed.
+pub const SPARE_BUFFERS_BYTES_MAX: u64 = 1 << 20;
+/// A buffer set is trimmed after this number of releases.
+pub const SPARE_BUFFERS_TRIM_AFTER: u32 = 32;
+
+// ---- io_uring ----
+
+/// Interval at which a pending tokio-uring operation is submitted again; if it was submitted already, this costs one
+/// system call.
+pub const RESUBMIT_INTERVAL: Nanos = 5 * MILLISECOND;
+
+// ---- sockets and descriptors ----
+
+/// Connections that wait to be accepted.
+pub const LISTEN_BACKLOG: i32 = 4096;
+
+// ---- async handshakes ----
+
+/// Buffer size in bytes of a connection that uses an HTTP server's default: hyper's initial read size.
+pub const AIO_HTTP_BUFFER_BYTES: usize = 8 * 1024;
+/// Time that a refused client gets to read the response, and that a dialer waits for the body of a refusal.
+pub const AIO_LINGER: Nanos = SECOND;
+/// Maximum number of concurrent handshakes of a listener; further connections wait to be accepted.
+pub const AIO_HANDSHAKES_MAX: usize = 1_024;
+/// Pause between accepts while the process has no free descriptors.
+pub const ACCEPT_PAUSE: Nanos = 100 * MILLISECOND;
+/// Time limit of a dial, from the first step to the 101; the same as gorilla's default dialer.
+pub const DIAL_TIMEOUT: Nanos = 45 * SECOND;
+/// The part of it for the name lookup and the TCP connection.
+pub const CONNECT_TIMEOUT: Nanos = 10 * SECOND;
+/// Head start of an address over the next one (RFC 8305, section 5).
+pub const CONNECT_STAGGER: Nanos = 250 * MILLISECOND;
+/// Bytes kept of the body of a response that refuses the WebSocket: enough for the reason.
+pub const REFUSAL_BODY_BYTES_MAX: usize = 1_024;
+/// Maximum delay before the second attempt of a reconnecting dialer; it doubles with each attempt.
+pub const RECONNECT_DELAY: Nanos = 500 * MILLISECOND;
+/// Maximum delay before any attempt.
+pub const RECONNECT_DELAY_MAX: Nanos = 30 * SECOND;
+/// Age of a connection after which its end resets the attempt counter.
+pub const RECONNECT_SETTLED: Nanos = 30 * SECOND;

@@ -1,0 +1,365 @@
+//! TLS configuration: certificates, keys, roots, and the rustls configurations made of them.
+//!
+//! TLS 1.2 and 1.3, ALPN `http/1.1` (RFC 7301; WebSockets are opened with HTTP/1.1), cryptography by ring. Files are
+//! read when a configuration is made and never later. Never: sockets, records, or connection state.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::{fmt, io};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::{NoServerSessionStorage, ParsedCertificate};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+};
+use rustls::{SupportedProtocolVersion, version};
+
+use echoring_proto::limits::TLS_TICKETS;
+
+const VERSIONS: &[&SupportedProtocolVersion] = &[&version::TLS13, &version::TLS12];
+/// The protocol inside TLS; a client that offers only other protocols is refused (RFC 7301, 3.2).
+const ALPN: &[u8] = b"http/1.1";
+
+/// The certificates that a client trusts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Trust {
+    /// Certificates issued under the system's roots.
+    #[default]
+    System,
+    /// Certificates issued under a certificate of this PEM file, and no others.
+    CaFile(PathBuf),
+    /// All certificates. **Dangerous**: a man in the middle can read and change everything. For tests of servers with
+    /// untrusted certificates.
+    Insecure,
+}
+
+/// A server's TLS configuration, made from a certificate chain (leaf certificate first) and the leaf's private key,
+/// both in PEM files (RFC 7468). Keys are PKCS #8, PKCS #1 (RSA) or SEC 1 (EC).
+///
+/// Sessions are resumed from tickets (RFC 8446, 2.2; RFC 5077), so the server keeps no state for a client between
+/// connections. Clones of the `Arc` share the ticket keys: shards resume each other's sessions.
+///
+/// # Errors
+/// If a file cannot be read, has no certificate or key in it, or the two do not match.
+pub fn server_config(cert_pem: &Path, key_pem: &Path) -> Result<Arc<ServerConfig>, TlsError> {
+    let chain = certificates(cert_pem)?;
+    let key = PrivateKeyDer::from_pem_file(key_pem).map_err(|error| match error {
+        pem::Error::NoItemsFound => TlsError::NoKey(key_pem.into()),
+        error => unreadable(key_pem, error),
+    })?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(VERSIONS)
+        .map_err(TlsError::Setup)?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(|error| TlsError::Unusable { cert: cert_pem.into(), key: key_pem.into(), error })?;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.ticketer = ring::Ticketer::new().map_err(TlsError::Setup)?;
+    config.send_tls13_tickets = TLS_TICKETS;
+    Ok(Arc::new(config))
+}
+
+/// Warnings about the validity period of the certificates in a PEM file at the time `now`, one line for each.
+///
+/// # Errors
+/// If the file cannot be read, or has no certificate in it.
+pub fn expiry_warnings(cert_pem: &Path, now: UnixTime) -> Result<Vec<String>, TlsError> {
+    let chain = certificates(cert_pem)?;
+    let algorithms = provider().signature_verification_algorithms;
+    let warn = |(at, certificate): (usize, &CertificateDer<'_>)| {
+        let parsed = ParsedCertificate::try_from(certificate).ok()?;
+        // rustls checks the validity period before it looks for an issuer, so no issuer is needed.
+        let (roots, nobody) = (RootCertStore::empty(), &[]);
+        let evaluated =
+            verify_server_cert_signed_by_trust_anchor(&parsed, &roots, nobody, now, algorithms.all);
+        let what = match evaluated {
+            Err(rustls::Error::InvalidCertificate(error)) => match error {
+                CertificateError::ExpiredContext { not_after, .. } => {
+                    format!("expired {} ago; renew it", shown(now, not_after))
+                }
+                CertificateError::NotValidYetContext { not_before, .. } => {
+                    format!("becomes valid in {}; check this host's clock", shown(not_before, now))
+                }
+                _ => return None,
+            },
+            _ => return None,
+        };
+        Some(format!("certificate {} of {} {what}", at + 1, cert_pem.display()))
+    };
+    Ok(chain.iter().enumerate().filter_map(warn).collect())
+}
+
+/// The difference between two times, in whole units.
+fn shown(later: UnixTime, earlier: UnixTime) -> String {
+    let seconds = later.as_secs().saturating_sub(earlier.as_secs());
+    match seconds {
+        0..7_200 => format!("{} minutes", seconds / 60),
+        7_200..172_800 => format!("{} hours", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+/// A client's TLS configuration. Connections made with clones of one `Arc` resume each other's sessions.
+///
+/// # Errors
+/// If the roots cannot be read, or there are none.
+pub fn client_config(trust: &Trust) -> Result<Arc<ClientConfig>, TlsError> {
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(VERSIONS)
+        .map_err(TlsError::Setup)?;
+    let builder = match trust {
+        Trust::System => builder.with_root_certificates(system_roots()?),
+        Trust::CaFile(file) => builder.with_root_certificates(roots_of(file)?),
+        Trust::Insecure => {
+            let anybody =
+                NoVerification { schemes: provider().signature_verification_algorithms.supported_schemes() };
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(anybody))
+        }
+    };
+    let mut config = builder.with_no_client_auth();
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(Arc::new(config))
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let found: Result<Vec<_>, pem::Error> =
+        CertificateDer::pem_file_iter(file).and_then(|certificates| certificates.collect());
+    let found = found.map_err(|error| unreadable(file, error))?;
+    if found.is_empty() { Err(TlsError::NoCertificate(file.into())) } else { Ok(found) }
+}
+
+fn system_roots() -> Result<RootCertStore, TlsError> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    // Systems have some malformed root certificates; if one of them is needed, the dial fails.
+    let (added, _) = roots.add_parsable_certificates(found.certs);
+    if added == 0 { Err(TlsError::NoSystemRoots) } else { Ok(roots) }
+}
+
+fn roots_of(file: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(file)? {
+        roots.add(certificate).map_err(|error| TlsError::BadRoot { file: file.into(), error })?;
+    }
+    Ok(roots)
+}
+
+fn unreadable(file: &Path, error: pem::Error) -> TlsError {
+    match error {
+        pem::Error::Io(error) => TlsError::Read { file: file.into(), error },
+        error => TlsError::Malformed { file: file.into(), error },
+    }
+}
+
+/// Trusts every certificate, see [`Trust::Insecure`].
+#[derive(Debug)]
+struct NoVerification {
+    schemes: Vec<SignatureScheme>,
+}
+
+impl ServerCertVerifier for NoVerification {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.schemes.clone()
+    }
+}
+
+/// Why TLS could not be configured. The text says what is wrong and ends with what to do.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum TlsError {
+    /// A file could not be read.
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// The system's error.
+        error: io::Error,
+    },
+    /// A file is not valid PEM.
+    Malformed {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        error: pem::Error,
+    },
+    /// A file contains no certificate.
+    NoCertificate(PathBuf),
+    /// A file contains no private key.
+    NoKey(PathBuf),
+    /// The certificate and the key do not match, or one of them is of an unsupported kind.
+    Unusable {
+        /// The certificate file.
+        cert: PathBuf,
+        /// The key file.
+        key: PathBuf,
+        /// rustls's error.
+        error: rustls::Error,
+    },
+    /// A root certificate is malformed.
+    BadRoot {
+        /// The file.
+        file: PathBuf,
+        /// rustls's error.
+        error: rustls::Error,
+    },
+    /// This system has no root certificates.
+    NoSystemRoots,
+    /// rustls could not be initialised: the system's random source fails.
+    Setup(rustls::Error),
+}
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TlsError::Read { file, error } => {
+                write!(f, "{}: {error}; name a file that this user may read", file.display())
+            }
+            TlsError::Malformed { file, error } => {
+                write!(
+                    f,
+                    "{}: {error}; the file must be PEM, with complete BEGIN and END lines",
+                    file.display()
+                )
+            }
+            TlsError::NoCertificate(file) => write!(
+                f,
+                "{}: no certificate in it; name a PEM file with a BEGIN CERTIFICATE line, leaf certificate first",
+                file.display()
+            ),
+            TlsError::NoKey(file) => write!(
+                f,
+                "{}: no private key in it; name a PEM file with an unencrypted BEGIN PRIVATE KEY",
+                file.display()
+            ),
+            TlsError::Unusable { cert, key, error } => write!(
+                f,
+                "{} and {}: {error}; name a certificate and the private key it was made for",
+                cert.display(),
+                key.display()
+            ),
+            TlsError::BadRoot { file, error } => {
+                write!(f, "{}: {error}; name a CA certificate", file.display())
+            }
+            TlsError::NoSystemRoots => f.write_str(
+                "this system has no root certificates; install them (ca-certificates) or name a CA file",
+            ),
+            TlsError::Setup(error) => {
+                write!(f, "TLS cannot be initialised: {error}; check that /dev/urandom works")
+            }
+        }
+    }
+}
+
+impl std::error::Error for TlsError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            TlsError::Read { error, .. } => Some(error),
+            TlsError::Malformed { error, .. } => Some(error),
+            TlsError::Unusable { error, .. } | TlsError::BadRoot { error, .. } | TlsError::Setup(error) => {
+                Some(error)
+            }
+            TlsError::NoCertificate(_) | TlsError::NoKey(_) | TlsError::NoSystemRoots => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    struct Files(PathBuf);
+
+    impl Files {
+        fn new(name: &str) -> Files {
+            let directory = std::env::temp_dir().join(format!("echoring-tls-{}-{name}", std::process::id()));
+            fs::create_dir_all(&directory).expect("a directory");
+            Files(directory)
+        }
+
+        fn file(&self, name: &str, text: &str) -> PathBuf {
+            let path = self.0.join(name);
+            fs::write(&path, text).expect("written");
+            path
+        }
+    }
+
+    impl Drop for Files {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn pair() -> (String, String) {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        (made.cert.pem(), made.signing_key.serialize_pem())
+    }
+
+    #[test]
+    fn a_certificate_and_its_key_make_a_configuration_that_resumes_without_memory() {
+        let files = Files::new("good");
+        let (cert, key) = pair();
+        let config = server_config(&files.file("c", &cert), &files.file("k", &key)).expect("a configuration");
+        assert_eq!(config.alpn_protocols, [ALPN]);
+        assert!(config.ticketer.enabled() && !config.session_storage.can_cache());
+        client_config(&Trust::CaFile(files.file("ca", &cert))).expect("a configuration");
+        client_config(&Trust::Insecure).expect("a configuration");
+    }
+
+    #[test]
+    fn errors_name_what_is_wrong_with_the_files() {
+        let files = Files::new("bad");
+        let (cert, key) = pair();
+        let (_, other_key) = pair();
+        let (cert, key) = (files.file("c", &cert), files.file("k", &key));
+        let said = |cert: &Path, key: &Path| server_config(cert, key).expect_err("an error").to_string();
+        assert!(said(&files.0.join("absent"), &key).contains("absent: No such file"));
+        assert!(said(&key, &key).contains("no certificate in it"));
+        assert!(said(&cert, &cert).contains("no private key in it"));
+        assert!(said(&cert, &files.file("other", &other_key)).contains("the private key it was made for"));
+        let torn = files.file("torn", "-----BEGIN CERTIFICATE-----\nMIIB\n");
+        assert!(said(&torn, &key).contains("the file must be PEM"), "{}", said(&torn, &key));
+        let empty = files.file("empty", "");
+        let no_roots = client_config(&Trust::CaFile(empty)).expect_err("an error").to_string();
+        assert!(no_roots.contains("no certificate in it"));
+    }
+}

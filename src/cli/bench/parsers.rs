@@ -1,0 +1,287 @@
+//! Parsers of values that only `bench` has.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use clap::ValueEnum;
+
+use crate::compress::Compress;
+use crate::values;
+
+/// Maximum addresses of one `--source-addr`.
+const SOURCES_MAX: usize = 65_536;
+
+/// `--mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Mode {
+    /// Every connection sends messages and receives them back
+    Echo,
+    /// Publishers send to topics, subscribers receive
+    Broadcast,
+    /// Connections are the load: each is opened, echoes one message, and is closed
+    Connect,
+    /// Connections only receive; the messages of the server are counted and timed
+    Push,
+}
+
+/// `--time-unit`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Unit {
+    /// Nanoseconds
+    Ns,
+    /// Microseconds
+    Us,
+    /// Milliseconds
+    Ms,
+    /// Seconds
+    S,
+}
+
+/// `--kind`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Kind {
+    /// ASCII in text messages
+    Text,
+    /// Any bytes in binary messages
+    Binary,
+    /// JSON objects in text messages
+    Json,
+}
+
+/// `--arrivals`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Arrivals {
+    /// At equal intervals, the senders in turn
+    Even,
+    /// At random times, each sender independently
+    Poisson,
+}
+
+/// `--rate`: this many messages in this many seconds; 1 second for an integer rate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rate {
+    pub(super) messages: u64,
+    pub(super) period_s: u32,
+}
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Rate, String> {
+        const DECIMALS: usize = 3;
+        let whole = match values::rate(word) {
+            Ok(messages) => return Ok(Rate { messages, period_s: 1 }),
+            Err(why) => why,
+        };
+        let number = word.strip_suffix("/s").unwrap_or(word).trim_end();
+        let Some((before, behind)) = number.split_once('.').filter(|(_, behind)| behind.len() <= DECIMALS)
+        else {
+            return Err(whole);
+        };
+        let digits = format!("{before}{behind:0<DECIMALS$}");
+        let is_number =
+            !before.is_empty() && !behind.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        let messages: u64 = digits.parse().ok().filter(|_| is_number).ok_or(whole)?;
+        let period_s = echoring_load::RATE_PERIOD_S_MAX;
+        // The shortest period: 0.5 is one message in two seconds.
+        let divisor = (1..=period_s).rev().find(|divisor| {
+            period_s.is_multiple_of(*divisor) && messages.is_multiple_of(u64::from(*divisor))
+        });
+        let divisor = divisor.unwrap_or(1);
+        Ok(Rate { messages: messages / u64::from(divisor), period_s: period_s / divisor })
+    }
+}
+
+/// `--stage`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stage(pub(super) echoring_load::RateStage);
+
+impl FromStr for Stage {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Stage, String> {
+        const EXPECTED: &str = "expected a time and a rate, or two rates, such as 30s@10k or 30s@1k..10k";
+        let (time, rates) = word.split_once('@').ok_or(EXPECTED)?;
+        let time = values::duration(time).map_err(|why| format!("{why}: {EXPECTED}"))?;
+        let rate = |word: &str| values::rate(word).map_err(|why| format!("{why}: {EXPECTED}"));
+        let (from, to) = match rates.split_once("..") {
+            Some((from, to)) => (rate(from)?, rate(to)?),
+            None => (rate(rates)?, rate(rates)?),
+        };
+        Ok(Stage(echoring_load::RateStage { time, from, to }))
+    }
+}
+
+/// `--driver`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Driver {
+    /// io_uring where the kernel allows it, otherwise epoll
+    Auto,
+    /// io_uring, or exit code 3
+    Uring,
+    /// epoll
+    Epoll,
+}
+
+/// `--verify`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Switch {
+    On,
+    Off,
+}
+
+/// `--message-bytes`: minimum, maximum, and distribution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sizes(pub(super) usize, pub(super) usize, pub(super) echoring_load::Spread);
+
+impl FromStr for Sizes {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Sizes, String> {
+        let bytes = |word: &str| -> Result<usize, String> {
+            usize::try_from(values::bytes(word)?)
+                .map_err(|_| "more bytes than this machine can address".to_owned())
+        };
+        let (spread, range) = match word.strip_prefix("zipf:") {
+            Some(range) => (echoring_load::Spread::Zipf, range),
+            None => (echoring_load::Spread::Even, word),
+        };
+        match range.split_once("..") {
+            Some((least, most)) => Ok(Sizes(bytes(least)?, bytes(most)?, spread)),
+            None if spread == echoring_load::Spread::Zipf => {
+                Err("expected a range, such as zipf:16..4096".to_owned())
+            }
+            None => bytes(word).map(|bytes| Sizes(bytes, bytes, spread)),
+        }
+    }
+}
+
+/// `--compress`: the parsed offer, and the text for the record.
+#[derive(Debug, Clone)]
+pub(super) struct Compression(pub(super) echoring_load::Compress);
+
+impl FromStr for Compression {
+    type Err = String;
+
+    fn from_str(words: &str) -> Result<Compression, String> {
+        let Compress { compression, memory_bytes } = words.parse()?;
+        Ok(Compression(echoring_load::Compress {
+            words: words.to_owned(),
+            compression,
+            context_bytes: memory_bytes,
+        }))
+    }
+}
+
+/// `--cpus`, wrapped because clap treats `Vec` specially.
+#[derive(Debug, Clone)]
+pub(super) struct Cpus(pub(super) Vec<usize>);
+
+impl FromStr for Cpus {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Cpus, String> {
+        values::cpu_list(word).map(Cpus)
+    }
+}
+
+/// `--source-addr`: addresses and ranges, in the given order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Sources(pub(super) Vec<IpAddr>);
+
+impl FromStr for Sources {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Sources, String> {
+        const EXPECTED: &str = "expected addresses such as 127.0.0.1,127.0.0.4 or 127.0.0.1-127.0.0.8";
+        let address = |item: &str| item.trim().parse::<IpAddr>().map_err(|_| EXPECTED.to_owned());
+        let mut addresses = Vec::new();
+        for item in word.split(',') {
+            let (first, last) = match item.split_once('-') {
+                Some((first, last)) => (address(first)?, address(last)?),
+                None => (address(item)?, address(item)?),
+            };
+            let range: Box<dyn Iterator<Item = IpAddr>> = match (first, last) {
+                (IpAddr::V4(first), IpAddr::V4(last)) if first <= last => {
+                    Box::new((u32::from(first)..=u32::from(last)).map(|bits| Ipv4Addr::from(bits).into()))
+                }
+                (IpAddr::V6(first), IpAddr::V6(last)) if first <= last => {
+                    Box::new((u128::from(first)..=u128::from(last)).map(|bits| Ipv6Addr::from(bits).into()))
+                }
+                _ => return Err(format!("the range {item} is descending, or mixes IPv4 and IPv6")),
+            };
+            for address in range {
+                if addresses.len() == SOURCES_MAX {
+                    return Err(format!("more than {SOURCES_MAX} addresses"));
+                }
+                addresses.push(address);
+            }
+        }
+        if addresses.iter().any(|address| address.is_ipv4() != addresses[0].is_ipv4()) {
+            return Err("IPv4 and IPv6 addresses are mixed".to_owned());
+        }
+        Ok(Sources(addresses))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn source_addresses_take_lists_and_ranges() {
+        let sources = |word: &str| Sources::from_str(word).map(|sources| sources.0.len());
+        assert_eq!(sources("127.0.0.1"), Ok(1));
+        assert_eq!(sources("127.0.0.1-127.0.0.8,127.0.1.1"), Ok(9));
+        assert_eq!(sources("::1-::4"), Ok(4));
+        for wrong in ["", "localhost", "127.0.0.1-", "127.0.0.1,::1", "10.0.0.0-10.255.255.255"] {
+            assert!(sources(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_rate_may_be_less_than_one_message_a_second() {
+        let rate = |word: &str| Rate::from_str(word).map(|rate| (rate.messages, rate.period_s));
+        for (word, expected) in [
+            ("2000", (2_000, 1)),
+            ("1.5k", (1_500, 1)),
+            ("0.5", (1, 2)),
+            ("0.50/s", (1, 2)),
+            ("1.5", (3, 2)),
+            ("0.001", (1, 1_000)),
+            ("0.2", (1, 5)),
+            ("12.125", (97, 8)),
+        ] {
+            assert_eq!(rate(word), Ok(expected), "{word}");
+        }
+        for wrong in ["", "0.0001", ".5", "5.", "-0.5", "0.5.5", "1e-1", "0,5", "half"] {
+            assert!(rate(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_stage_is_a_time_and_one_rate_or_two() {
+        let stage = |word: &str| {
+            Stage::from_str(word).map(|Stage(stage)| (stage.time.as_millis(), stage.from, stage.to))
+        };
+        assert_eq!(stage("30s@10k"), Ok((30_000, 10_000, 10_000)));
+        assert_eq!(stage("1.5m@0..2M/s"), Ok((90_000, 0, 2_000_000)));
+        assert_eq!(stage("500ms@7/s..0"), Ok((500, 7, 0)));
+        for wrong in
+            ["", "30s", "10k", "30s@", "@10k", "30@10k", "30s@10k..", "30s@..10k", "30s@1..2..3", "30s@-1"]
+        {
+            assert!(Stage::from_str(wrong).is_err_and(|why| why.contains("30s@1k..10k")), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_one_or_a_range() {
+        let (even, zipf) = (echoring_load::Spread::Even, echoring_load::Spread::Zipf);
+        assert_eq!(Sizes::from_str("16"), Ok(Sizes(16, 16, even)));
+        assert_eq!(Sizes::from_str("12..1KiB"), Ok(Sizes(12, 1_024, even)));
+        assert_eq!(Sizes::from_str("zipf:16..4096"), Ok(Sizes(16, 4_096, zipf)));
+        for wrong in ["1..", "zipf", "zipf:", "zipf:64", "even:1..2"] {
+            assert!(Sizes::from_str(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! The command line: flags, made into one validated configuration, and run.
+//!
+//! Arguments go through two stages. clap fills a command's `Args`, where a flag is still what was typed;
+//! its `validate` resolves defaults, profiles and contradictions into one configuration that needs no
+//! further checks. Nothing below this floor reads a flag or an environment variable, and nothing here
+//! touches a connection.
+//!
+//! An error is one line on stderr and an exit code that scripts can rely on, see [`Failure`].
+
+#![forbid(unsafe_code)]
+
+pub mod bench;
+mod compare;
+mod compress;
+mod connect;
+mod environment;
+mod file;
+pub mod limits;
+mod logging;
+mod proxy;
+#[cfg(test)]
+mod reference;
+mod report;
+mod serve;
+mod signals;
+mod talk;
+pub mod values;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use self::values::FileOrStream;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+/// Exit code of a command whose arguments were wrong.
+pub const EXIT_USAGE: u8 = 2;
+/// Exit code of a command that this host does not allow to run.
+pub const EXIT_ENVIRONMENT: u8 = 3;
+
+/// Why a command did not do what it was asked, in one line, with its exit code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// The arguments are wrong: exit code 2. The line says which and why.
+    Usage(String),
+    /// The host forbids it (a port in use, too few descriptors, io_uring denied): exit code 3. The line
+    /// says what and how it is cured.
+    Environment(String),
+}
+
+impl Failure {
+    /// The same, where what is wrong was given by another flag than the line begins with.
+    fn about(self, named: &str, flag: &str) -> Failure {
+        match self {
+            Failure::Usage(line) => Failure::Usage(line.replacen(named, flag, 1)),
+            other => other,
+        }
+    }
+
+    /// The same of one of several runs, by its number.
+    pub(crate) fn of_run(self, number: usize) -> Failure {
+        let line = |line| format!("run {number}: {line}");
+        match self {
+            Failure::Usage(text) => Failure::Usage(line(text)),
+            Failure::Environment(text) => Failure::Environment(line(text)),
+        }
+    }
+
+    /// Prints the line on stderr and gives the exit code.
+    pub fn report(&self) -> ExitCode {
+        let (line, code) = match self {
+            Failure::Usage(line) => (line, EXIT_USAGE),
+            Failure::Environment(line) => (line, EXIT_ENVIRONMENT),
+        };
+        logging::print_last(&format!("error: {line}"));
+        ExitCode::from(code)
+    }
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  echoring serve                                  echo and broadcast on ws://127.0.0.1:9001
+  echoring serve --listen 0.0.0.0:9001 --allow-origin https://app.example
+  echoring bench                                  measure echo and broadcast of an embedded server
+  echoring compare before.json after.json         results of bench --json: better, worse or undecided
+  echoring report run.json --out report.html      draw what bench --json run.json measured
+  echo hi | echoring connect ws://127.0.0.1:9001/echo
+  echoring proxy --upstream ws://127.0.0.1:8002   a reverse proxy for HTTP and WebSockets
+  echoring completions bash > /etc/bash_completion.d/echoring
+  echoring man | man -l -
+
+Exit codes: 0 done, 1 threshold missed or integrity broken, 2 usage, 3 the environment forbids it,
+4 the load generator was the bottleneck.";
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "echoring",
+    version,
+    about = "A WebSocket echo and broadcast server on io_uring, and the load generator that proves its numbers",
+    after_help = EXAMPLES,
+    disable_help_subcommand = true,
+    arg_required_else_help = false
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server: /echo, /broadcast/{topic}, and a page on / that tries them
+    Serve(serve::Args),
+    /// Measure a server: latency, throughput and integrity under a load of its own
+    Bench(Box<bench::Args>),
+    /// Compare results of `bench --json`: better, worse, the same or undecided, with intervals
+    Compare(compare::Args),
+    /// Talk to a server: at a terminal, or by pipes
+    Connect(connect::Args),
+    /// Pass HTTP and WebSockets on to other servers, and record them
+    Proxy(proxy::Args),
+    /// Draw recorded runs: one page with latency by percentile and over time, throughput, environment, comparison
+    Report(report::Args),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell to write it for
+        shell: clap_complete::Shell,
+    },
+    /// Print a manual page
+    Man {
+        /// The command to describe; without it, echoring itself
+        command: Option<String>,
+    },
+}
+
+/// Runs the program with `arguments` (the first is its own name) and tells how it ended.
+pub fn run<I, T>(arguments: I) -> ExitCode
+where
+    I: IntoIterator<Item = T>,
+    T: Into<OsString> + Clone,
+{
+    let parsed = Cli::command()
+        .try_get_matches_from(arguments)
+        .and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let (cli, matches) = match parsed {
+        Ok(parsed) => parsed,
+        Err(error) if !error.use_stderr() => {
+            // --help and --version, on stdout; a closed pipe is the reader's choice.
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => return Failure::Usage(one_line(&error)).report(),
+    };
+    let typed = matches.subcommand().map_or(&matches, |(_, typed)| typed);
+    let done = match cli.command {
+        Command::Serve(arguments) => serve::run(&arguments, typed),
+        Command::Bench(arguments) => Ok(bench::run(*arguments, typed)),
+        Command::Compare(arguments) => compare::run(arguments),
+        Command::Connect(arguments) => connect::run(arguments),
+        Command::Proxy(arguments) => proxy::run(arguments),
+        Command::Report(arguments) => report::run(&arguments),
+        Command::Completions { shell } => print_completions(shell),
+        Command::Man { command } => print_manual(command.as_deref()),
+    };
+    let code = done.unwrap_or_else(|failure| failure.report());
+    logging::flush();
+    code
+}
+
+/// clap explains over several lines; scripts and logs want one. Keeps everything before the usage.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let explained = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"))
+        .filter(|line| !line.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
+        .replace(" tip: ", "; ");
+    let line = explained.strip_prefix("error: ").unwrap_or(&explained);
+    if line.is_empty() || error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "no command given; `echoring --help` lists them".to_owned();
+    }
+    line.to_owned()
+}
+
+fn print_completions(shell: clap_complete::Shell) -> Result<ExitCode, Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "echoring", &mut script);
+    Ok(print(&script))
+}
+
+fn print_manual(name: Option<&str>) -> Result<ExitCode, Failure> {
+    let mut root = Cli::command();
+    // Propagates versions and display names into the subcommands.
+    root.build();
+    let command = match name {
+        None => root,
+        Some(name) => root
+            .find_subcommand(name)
+            .cloned()
+            .ok_or_else(|| Failure::Usage(format!("there is no command `{name}` to describe")))?,
+    };
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command)
+        .render(&mut page)
+        .map_err(|error| Failure::Environment(format!("the manual page could not be written: {error}")))?;
+    Ok(print(&page))
+}
+
+/// Prints, and tells by the exit code whether that was possible.
+fn print(bytes: &[u8]) -> ExitCode {
+    to_stdout(bytes).map_or_else(|failure| failure.report(), |()| ExitCode::SUCCESS)
+}
+
+/// Writes a file or stdout.
+fn write(to: &FileOrStream, bytes: &[u8]) -> Result<(), Failure> {
+    match to {
+        FileOrStream::Stream => to_stdout(bytes),
+        FileOrStream::File(path) => std::fs::write(path, bytes).map_err(|error| {
+            Failure::Environment(format!("{} could not be written: {error}", path.display()))
+        }),
+    }
+}
+
+/// Writes to stdout. A reader that went away (`| head`) is no failure.
+fn to_stdout(bytes: &[u8]) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::Environment(format!("cannot write to stdout: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_tree_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_short_help_of_an_option_is_one_line() {
+        for command in Cli::command().get_subcommands() {
+            for arg in command.get_arguments() {
+                let (name, help) =
+                    (arg.get_id(), arg.get_help().map(ToString::to_string).unwrap_or_default());
+                assert!(
+                    (1..=100).contains(&help.chars().count()),
+                    "{}: {name}: {help:?}",
+                    command.get_name()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn at_most_ten_options_of_a_command_have_no_heading() {
+        for command in Cli::command().get_subcommands() {
+            let options = command.get_opts().filter(|arg| arg.get_help_heading().is_none());
+            assert!(options.count() <= 10, "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn every_wrong_argument_is_explained_in_one_line() {
+        for arguments in [
+            &["echoring"][..],
+            &["echoring", "swim"],
+            &["echoring", "serve", "--driver", "kqueue"],
+            &["echoring", "serve", "--compress", "maybe"],
+            &["echoring", "serve", "--shards", "none"],
+            &["echoring", "completions"],
+        ] {
+            let error = Cli::try_parse_from(arguments).expect_err("these arguments are wrong");
+            let line = one_line(&error);
+            assert!(!line.contains('\n'), "{line:?}");
+            assert!(!line.is_empty() && !line.contains("Usage"), "{arguments:?}: {line:?}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_value_names_its_flag() {
+        let error =
+            Cli::try_parse_from(["echoring", "serve", "--max-message", "lots"]).expect_err("not bytes");
+        assert!(one_line(&error).contains("--max-message"), "{}", one_line(&error));
+    }
+}

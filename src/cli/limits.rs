@@ -1,0 +1,34 @@
+//! The bounds, deadlines and defaults of this crate, with their units and reasons. Nothing here is logic.
+
+use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
+
+// ---- broadcast ----
+
+/// The longest time that messages may be made to wait for others.
+pub(crate) const COALESCE_MAX: Nanos = SECOND;
+
+// ---- the log ----
+
+/// Records that wait to be written to stderr; past it they are dropped and counted.
+pub const LOG_QUEUE_RECORDS: usize = 1_024;
+/// Bytes of them, likewise.
+pub(crate) const LOG_QUEUE_BYTES: usize = 1024 * 1024;
+/// Bytes of a record's message.
+pub(crate) const LOG_MESSAGE_BYTES_MAX: usize = 1024;
+/// Records of one cause in a second; of the others only the number is logged.
+pub(crate) const LOG_RECORDS_PER_SECOND: u32 = 10;
+/// The same for the levels `debug` and `trace`, which somebody asked for.
+pub(crate) const LOG_RECORDS_PER_SECOND_DEBUG: u32 = 1_000;
+/// Causes that are told apart; the program has fewer.
+pub(crate) const LOG_CAUSES_MAX: usize = 256;
+/// From the first record that was left out to the line that tells how many were.
+pub(crate) const LOG_SUMMARY_INTERVAL: Nanos = SECOND;
+/// How long the end of the process waits for a stderr that nobody reads.
+pub(crate) const LOG_FLUSH_TIMEOUT: Nanos = 250 * MILLISECOND;
+/// How soon a write that would block is tried again.
+pub(crate) const LOG_RETRY: Nanos = 5 * MILLISECOND;
+
+// ---- the proxy ----
+
+/// Bytes of a message that the proxy inflates; others pass through it whatever their length.
+pub(crate) const RECODED_MESSAGE_BYTES_DEFAULT: u64 = 1024 * 1024;

@@ -1,0 +1,440 @@
+//! The options of `echoring serve`, each declared once: name, type, range, default and help.
+//!
+//! The parser of the command line, the keys of the file, the environment variables, `--check` and the table of
+//! docs/reference/configuration.md come from these declarations. The id of a declaration is its key in the file.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{ArgAction, ValueEnum};
+
+use super::topics::keys;
+use crate::compress::Compress;
+use crate::values;
+use echoring_proto::handshake::SubprotocolPreference;
+use echoring_proto::limits;
+use echoring_server::limits::{SUBSCRIPTIONS_DEFAULT, TOPICS_DEFAULT};
+use echoring_server::{DriverChoice, ListenAddress, ServerConfig};
+
+const EXAMPLES: &str = "\
+Examples:
+  echoring serve
+      echo on ws://127.0.0.1:9001/echo, topics on /broadcast/NAME, a page to try them on /
+  echoring serve --listen 0.0.0.0:9001 --allow-origin https://app.example
+      reachable from outside; browsers may connect from that site and from the server's own page
+  echoring serve --listen 0.0.0.0:9001 --demo on
+      with the pages and the test endpoints, which only a server on loopback has by default
+  echoring serve --listen 127.0.0.1:0 --admin off --cpus 0 --shards 1
+      one shard on CPU 0; the `listening` line has the free port
+  echoring serve --max-message 1MiB --queue-bytes 4MiB --log warn
+  echoring serve --config /etc/echoring.toml --log debug
+      the settings of the file, with another log level
+  echoring serve --compress on
+  echoring serve --listen 0.0.0.0:443 --tls-cert fullchain.pem --tls-key key.pem
+  echoring serve --compress 'server_max_window_bits=12; client_no_context_takeover; level=3'
+
+Bytes take KiB, MiB and GiB; times take ms, s, m and h.
+
+Each key of the file is also an environment variable, ECHORING_ and the key in capitals: ECHORING_MAX_MESSAGE=1MiB.
+Repeatable flags take a list, separated by commas; flags without a value take true or false. ECHORING_CONFIG names the file of
+--config. Variables override the file, and flags override variables.";
+
+const OPERATION: &str = "Operation";
+const IO: &str = "I/O";
+const LIMITS: &str = "Limits";
+const PROTOCOL: &str = "Protocol and pages";
+
+/// From the kernel's own smallest send buffer to what can be counted in 31 bits.
+const QUEUE_BYTES: RangeInclusive<u64> = 4 * 1024..=1 << 30;
+/// The server looks at unfinished sends once a second.
+const SEND_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
+
+/// The options of `serve`.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = format!("{}\n{EXAMPLES}", keys::help()))]
+pub(crate) struct Args {
+    /// Accept WebSocket connections at ADDR:PORT or unix:PATH; repeatable
+    ///
+    /// Port 0 takes a free port. [::] accepts IPv4 too, unless an IPv4 address with the same port is listed.
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        default_values_t = ServerConfig::default().listen,
+        value_parser = listen_address
+    )]
+    pub(super) listen: Vec<ListenAddress>,
+
+    /// Read settings from a TOML file
+    ///
+    /// Its keys are the other flags without their dashes, and the settings of topics. Environment variables and flags
+    /// override the file.
+    /// docs/reference/configuration.md lists all keys.
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+
+    /// Allow browsers to connect from this origin; repeatable
+    ///
+    /// The server's own host is always allowed. * allows all origins. See docs/guide/operate.md#listen-to-the-world-origins.
+    #[arg(long, value_name = "ORIGIN", value_parser = values::origin)]
+    pub(super) allow_origin: Vec<String>,
+
+    /// Speak TLS with this certificate: a PEM chain, leaf certificate first
+    ///
+    /// It needs --tls-key. See docs/guide/operate.md#tls.
+    #[arg(long, value_name = "FILE")]
+    pub(super) tls_cert: Option<PathBuf>,
+
+    /// Private key of --tls-cert: a PEM file
+    ///
+    /// It needs --tls-cert.
+    #[arg(long, value_name = "FILE")]
+    pub(super) tls_key: Option<PathBuf>,
+
+    /// Number of event loops, each pinned to a CPU of its own
+    ///
+    /// auto takes one for each CPU that the process may use.
+    #[arg(long, value_name = "N|auto", default_value = "auto", value_parser = Shards::from_str)]
+    pub(super) shards: Shards,
+
+    /// Maximum number of connections; further ones are refused with 503 [default: 100000]
+    ///
+    /// The default is lower where the limit of open files is.
+    #[arg(long, value_name = "N", value_parser = values::number_in(1..=16_777_216))]
+    pub(super) max_connections: Option<u32>,
+
+    /// Maximum message size in bytes; a larger message closes its connection with 1009
+    #[arg(
+        long,
+        value_name = "BYTES",
+        default_value = values::shown_bytes(limits::MESSAGE_BYTES_DEFAULT),
+        value_parser = values::bytes_in(1..=limits::MESSAGE_BYTES_MAX)
+    )]
+    pub(super) max_message: u64,
+
+    /// Maximum bytes of buffers and topic logs, of the whole server
+    ///
+    /// At least --queue-bytes. See docs/reference/configuration.md#memory.
+    #[arg(
+        long,
+        value_name = "BYTES",
+        default_value = values::shown_bytes(limits::MEMORY_BUDGET_DEFAULT),
+        value_parser = values::bytes_in(limits::MEMORY_BUDGET_MIN..)
+    )]
+    pub(super) memory_budget: u64,
+
+    /// Log level: error, warn, info, debug, trace or off
+    ///
+    /// Or pairs of module=level, separated by commas. The log goes to stderr.
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        default_value = "info",
+        value_parser = crate::environment::log_filter
+    )]
+    pub(super) log: String,
+
+    /// Print the resolved settings and the verdict of a start, and exit
+    ///
+    /// Prints a configuration file with all defaults, the source of each other value, and the resulting numbers on this host.
+    /// Exit code 3 where a start would fail for one of them.
+    #[arg(long, help_heading = OPERATION)]
+    pub(super) check: bool,
+
+    /// Serve the admin endpoints at this address
+    ///
+    /// They are GET /stats, /topics and /healthz, and POST /topics/NAME. See docs/reference/admin.md.
+    #[arg(long, value_name = "ADDR:PORT|off", default_value = "127.0.0.1:9002", help_heading = OPERATION)]
+    pub(super) admin: Admin,
+
+    /// Require the bearer token in this file at --admin
+    ///
+    /// The file has one line of at least 16 characters. See docs/reference/admin.md#access.
+    #[arg(long, value_name = "FILE", help_heading = OPERATION)]
+    pub(super) admin_token_file: Option<PathBuf>,
+
+    /// Replace the server that listens on the same addresses
+    ///
+    /// That server stops listening, closes its connections with 1012 (service restart), and ends when they have left. The
+    /// admin address is taken over too. See docs/reference/admin.md#taking-over.
+    #[arg(long, help_heading = OPERATION)]
+    pub(super) takeover: bool,
+
+    /// Use this set of defaults; other flags override it
+    #[arg(long, value_enum, default_value_t = Profile::Default, help_heading = OPERATION)]
+    pub(super) profile: Profile,
+
+    /// Pin the shards to these CPUs in turn, such as 0,2 or 0-3 [default: all allowed]
+    #[arg(long, value_name = "LIST", value_parser = CpuList::from_str, help_heading = IO)]
+    pub(super) cpus: Option<CpuList>,
+
+    /// I/O driver
+    #[arg(long, value_enum, default_value_t = Driver::Auto, help_heading = IO)]
+    pub(super) driver: Driver,
+
+    /// TCP congestion control of accepted connections, such as bbr [default: the kernel's]
+    ///
+    /// net.ipv4.tcp_available_congestion_control lists what the kernel has.
+    #[arg(long, value_name = "NAME", value_parser = congestion, help_heading = IO)]
+    pub(super) congestion: Option<String>,
+
+    /// Maximum unsent bytes of a connection before the server stops reading from it
+    ///
+    /// It is also the default of lag_bytes, the maximum lag of a subscriber behind its topic.
+    #[arg(
+        long,
+        value_name = "BYTES",
+        default_value = values::shown_bytes(limits::QUEUE_BYTES_DEFAULT.into()),
+        value_parser = values::bytes_in(QUEUE_BYTES),
+        help_heading = LIMITS
+    )]
+    pub(super) queue_bytes: u64,
+
+    /// Maximum number of topics; subscriptions and messages to a further one are refused
+    ///
+    /// Topics without subscribers make room for new ones.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = TOPICS_DEFAULT,
+        value_parser = values::number_in(1..=16_777_216),
+        help_heading = LIMITS
+    )]
+    pub(super) max_topics: u32,
+
+    /// Maximum number of topics that one connection subscribes to
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = SUBSCRIPTIONS_DEFAULT,
+        value_parser = values::number_in(1..=1_048_576),
+        help_heading = LIMITS
+    )]
+    pub(super) max_subscriptions: u32,
+
+    /// Close connections whose handshake takes longer than this
+    ///
+    /// The handshake starts when the connection is accepted. It includes that of TLS.
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = values::shown_time(limits::HANDSHAKE_TIMEOUT),
+        value_parser = values::duration_in(Duration::from_millis(100)..=Duration::from_secs(300)),
+        help_heading = LIMITS
+    )]
+    pub(super) handshake_timeout: Duration,
+
+    /// Close connections whose sends make no progress for this long
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = values::shown_time(limits::SEND_TIMEOUT),
+        value_parser = values::duration_in(SEND_TIMEOUT),
+        help_heading = LIMITS
+    )]
+    pub(super) send_timeout: Duration,
+
+    /// Compress messages (permessage-deflate)
+    ///
+    /// on keeps no memory between messages. Parameters keep a window for each connection and direction unless they say
+    /// otherwise: server_no_context_takeover, client_no_context_takeover, server_max_window_bits=9..15,
+    /// client_max_window_bits=9..15, level=1..9, threshold=BYTES, and memory=BYTES for the windows of all connections. See
+    /// docs/guide/operate.md#compression.
+    #[arg(long, value_name = "off|on|PARAMS", default_value = "off", value_parser = Compress::from_str, help_heading = PROTOCOL)]
+    pub(super) compress: Compress,
+
+    /// Select this subprotocol if a client offers it; repeatable, best first
+    ///
+    /// A client that offers none of them is accepted without one.
+    #[arg(long, value_name = "NAME", value_parser = values::subprotocol, help_heading = PROTOCOL)]
+    pub(super) subprotocol: Vec<String>,
+
+    /// Whose preference selects among several common subprotocols
+    #[arg(
+        long,
+        value_enum,
+        value_name = "server|client",
+        default_value_t = Preference::Server,
+        hide_possible_values = true,
+        help_heading = PROTOCOL
+    )]
+    pub(super) subprotocol_preference: Preference,
+
+    /// Answer to this host name too while all TCP listeners are on loopback; repeatable
+    ///
+    /// localhost, addresses and the hosts of --allow-origin are always answered. * allows all hosts.
+    #[arg(long, value_name = "HOST", value_parser = values::host, help_heading = PROTOCOL)]
+    pub(super) allow_host: Vec<String>,
+
+    /// Serve the pages and the test endpoints, such as /delay and /source
+    ///
+    /// auto serves them only while all listeners are on loopback or unix sockets: anybody can keep the server busy with
+    /// them. See docs/reference/endpoints.md#test-endpoints.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "auto|on|off",
+        default_value_t = Demo::Auto,
+        hide_possible_values = true,
+        help_heading = PROTOCOL
+    )]
+    pub(super) demo: Demo,
+
+    /// Older name of --demo off
+    ///
+    /// In a file, test_endpoints = false means the same as demo = "off".
+    #[arg(long = "no-test-endpoints", action = ArgAction::SetFalse, help_heading = PROTOCOL)]
+    pub(super) test_endpoints: bool,
+}
+
+/// An address of `--listen`.
+fn listen_address(word: &str) -> Result<ListenAddress, String> {
+    match word.strip_prefix("unix:") {
+        Some("") => Err("unix: needs a path behind it".to_owned()),
+        // The kernel's `sun_path` has 108 bytes, one of them the terminator.
+        Some(path) if path.len() > 107 => Err("a socket's path has at most 107 bytes".to_owned()),
+        Some(path) => Ok(ListenAddress::Unix(PathBuf::from(path))),
+        None => socket_address(word)
+            .map(ListenAddress::Tcp)
+            .map_err(|expected| format!("{expected}, or unix:PATH")),
+    }
+}
+
+/// A name of `--congestion`. Which ones there are only the kernel knows.
+fn congestion(word: &str) -> Result<String, String> {
+    // The kernel's `TCP_CA_NAME_MAX` is 16, the terminator included.
+    if word.is_empty() || word.len() > 15 || word.bytes().any(|byte| !byte.is_ascii_graphic()) {
+        return Err("expected the name of an algorithm such as cubic".to_owned());
+    }
+    Ok(word.to_owned())
+}
+
+/// Where the control plane listens, if at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Admin {
+    Off,
+    At(SocketAddr),
+}
+
+impl FromStr for Admin {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Admin, String> {
+        match word {
+            "off" => Ok(Admin::Off),
+            _ => socket_address(word).map(Admin::At).map_err(|expected| format!("{expected}, or off")),
+        }
+    }
+}
+
+/// An address with its port. Names are not looked up: what a server listens on should not depend on a
+/// resolver; `localhost` is understood because everybody types it.
+pub(crate) fn socket_address(word: &str) -> Result<SocketAddr, String> {
+    if let Some(port) = word.strip_prefix("localhost:")
+        && let Ok(port) = port.parse()
+    {
+        return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
+    }
+    word.parse().map_err(|_| "expected ADDR:PORT such as 127.0.0.1:9001 or [::1]:9001".to_owned())
+}
+
+/// `--shards`, wrapped because clap gives `Option` a meaning of its own.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shards(pub(crate) Option<usize>);
+
+impl FromStr for Shards {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Shards, String> {
+        values::count_or_auto(word).map(Shards)
+    }
+}
+
+/// `--cpus`, wrapped because clap gives `Vec` a meaning of its own.
+#[derive(Debug, Clone)]
+pub(super) struct CpuList(pub(super) Vec<usize>);
+
+impl FromStr for CpuList {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<CpuList, String> {
+        values::cpu_list(word).map(CpuList)
+    }
+}
+
+impl fmt::Display for CpuList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cpus: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&cpus.join(","))
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Driver {
+    /// io_uring where the kernel allows it, otherwise epoll with a warning
+    Auto,
+    /// io_uring, or exit code 3
+    Uring,
+    /// epoll
+    Epoll,
+}
+
+impl From<Driver> for DriverChoice {
+    fn from(driver: Driver) -> DriverChoice {
+        match driver {
+            Driver::Auto => DriverChoice::Auto,
+            Driver::Uring => DriverChoice::Uring,
+            Driver::Epoll => DriverChoice::Epoll,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Preference {
+    Server,
+    Client,
+}
+
+impl From<Preference> for SubprotocolPreference {
+    fn from(preference: Preference) -> SubprotocolPreference {
+        match preference {
+            Preference::Server => SubprotocolPreference::Server,
+            Preference::Client => SubprotocolPreference::Client,
+        }
+    }
+}
+
+/// Whether there is what is for trying the server out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Demo {
+    Auto,
+    On,
+    Off,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Profile {
+    /// The documented defaults
+    Default,
+    /// No rate limits, socket buffers tuned by the kernel, the same checks of peers
+    Benchmark,
+    /// Messages up to 16 MiB, compression with context takeover and wide limits, for test suites of the protocol
+    Conformance,
+}
+
+impl Profile {
+    /// The options that the profile sets unless another source does, by their ids.
+    pub(super) fn options(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Profile::Default | Profile::Benchmark => &[],
+            Profile::Conformance => &[
+                ("max_message", "16MiB"),
+                ("queue_bytes", "1MiB"),
+                ("compress", "server_max_window_bits=15"),
+            ],
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! Whether a running server takes over a changed value of an option.
+
+/// Part of an option's declaration: `#[arg(add = Reload::Live)]`. An option without it needs a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(test), expect(dead_code, reason = "no option can be reloaded yet; the reference says so"))]
+pub(crate) enum Reload {
+    /// A change takes effect with the next start.
+    Restart,
+    /// A running server takes the change over.
+    Live,
+}
+
+impl clap::builder::ArgExt for Reload {}

@@ -1,0 +1,201 @@
+//! The keys of `[topic_defaults]` and `[[topics]]`, each declared once.
+//!
+//! The reader of the file, `--check`, `serve --help` and the table of docs/reference/configuration.md use these
+//! declarations. A new key is an entry of [`KEYS`] and a field of [`TopicSettings`].
+
+use std::fmt::Write as _;
+use std::ops::RangeInclusive;
+
+use crate::Failure;
+use crate::file::Entry;
+use crate::limits::COALESCE_MAX;
+use crate::serve::reload::Reload;
+use crate::values::{shown_bytes, shown_range, shown_time};
+use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
+use echoring_topics::{SlowConsumerPolicy, TopicSettings};
+
+/// The key of `[[topics]]` that says which topics a table is for, and its help.
+pub(crate) const PATTERN: (&str, &str) =
+    ("pattern", "Topics of a table; * matches any characters, or none; every other character matches itself");
+
+/// The keys of both kinds of tables.
+pub(crate) const KEYS: [Key; 11] = [
+    Key {
+        name: "slow",
+        value: Value::Slow(|settings| &mut settings.slow),
+        reload: Reload::Restart,
+        help: "Policy for slow consumers",
+    },
+    Key {
+        name: "lag_bytes",
+        // As of `--queue-bytes`, and for the same reasons.
+        value: Value::Bytes(4 * 1024..=1 << 30, |settings| &mut settings.lag_bytes),
+        reload: Reload::Restart,
+        help: "Maximum encoded bytes that a subscriber may lag, by default queue_bytes; the size of a topic's log, for \
+               each shard and format in use. At most memory_budget",
+    },
+    Key {
+        name: "lag",
+        // A busy network takes less than the minimum; above the maximum it would be history.
+        value: Value::Time(100 * MILLISECOND..=HOUR, |settings| &mut settings.lag),
+        reload: Reload::Restart,
+        help: "Maximum age of the oldest message that a subscriber lacks",
+    },
+    Key {
+        name: "coalesce",
+        value: Value::Time(0..=COALESCE_MAX, |settings| &mut settings.coalesce),
+        reload: Reload::Restart,
+        help: "Maximum time that messages wait for others while the shard is busy, so that more of them leave in one \
+               send. Less than lag",
+    },
+    Key {
+        name: "history_messages",
+        // More messages than a client would read to catch up.
+        value: Value::Count(MESSAGES, |settings| &mut settings.history.messages),
+        reload: Reload::Restart,
+        help: "Number of messages kept for clients that return from an earlier position",
+    },
+    Key {
+        name: "history_bytes",
+        value: Value::Bytes(0..=1 << 30, |settings| &mut settings.history.bytes),
+        reload: Reload::Restart,
+        help: "Maximum bytes of those messages, at most memory_budget",
+    },
+    Key {
+        name: "history_age",
+        value: Value::Time(0..=1_000 * HOUR, |settings| &mut settings.history.age),
+        reload: Reload::Restart,
+        help: "Maximum time since they were published",
+    },
+    Key {
+        name: "snapshot",
+        value: Value::Count(MESSAGES, |settings| &mut settings.snapshot),
+        reload: Reload::Restart,
+        help: "Number of the latest kept messages that a new subscriber of echoring.v1.json gets first, at most \
+               history_messages. Where slow is \"conflate\" it gets the latest message of each key instead",
+    },
+    Key {
+        name: "presence",
+        value: Value::Switch(|settings| &mut settings.presence),
+        reload: Reload::Restart,
+        help: "Tell subscribers of echoring.v1.json who joins and leaves",
+    },
+    Key {
+        name: "publish",
+        value: Value::Publishers(|settings| &mut settings.clients_publish),
+        reload: Reload::Restart,
+        help: "Who may publish: clients, or only the operator at the admin address",
+    },
+    Key {
+        name: "heartbeat",
+        // More often is a load; more rarely tells nobody in time.
+        value: Value::Time(SECOND..=HOUR, |settings| &mut settings.heartbeat),
+        reload: Reload::Restart,
+        help: "Silence after which subscribers of echoring.v1.json get the latest offset, so that a loss at the end \
+               shows too",
+    },
+];
+
+const HOUR: Nanos = 3_600 * SECOND;
+const MESSAGES: RangeInclusive<u32> = 0..=1_000_000;
+const SLOW: [(&str, SlowConsumerPolicy); 3] = [
+    ("disconnect", SlowConsumerPolicy::Disconnect),
+    ("drop-oldest", SlowConsumerPolicy::DropOldest),
+    ("conflate", SlowConsumerPolicy::Conflate),
+];
+/// Each with whether clients publish.
+const PUBLISHERS: [(&str, bool); 2] = [("clients", true), ("operator", false)];
+
+/// A key, its values, and its effect.
+#[derive(Debug)]
+pub(crate) struct Key {
+    pub(crate) name: &'static str,
+    value: Value,
+    #[cfg_attr(not(test), expect(dead_code, reason = "only the reference says it"))]
+    pub(crate) reload: Reload,
+    pub(crate) help: &'static str,
+}
+
+/// The values of a key, and the field that they set.
+#[derive(Debug)]
+enum Value {
+    Slow(Field<SlowConsumerPolicy>),
+    Publishers(Field<bool>),
+    Switch(Field<bool>),
+    Bytes(RangeInclusive<usize>, Field<usize>),
+    Time(RangeInclusive<Nanos>, Field<Nanos>),
+    Count(RangeInclusive<u32>, Field<u32>),
+}
+
+type Field<T> = fn(&mut TopicSettings) -> &mut T;
+
+impl Key {
+    /// Sets the field to the value of `entry`.
+    pub(super) fn read(&self, entry: &Entry<'_>, settings: &mut TopicSettings) -> Result<(), Failure> {
+        match &self.value {
+            Value::Slow(field) => *field(settings) = entry.word(&SLOW)?,
+            Value::Publishers(field) => *field(settings) = entry.word(&PUBLISHERS)?,
+            Value::Switch(field) => *field(settings) = entry.boolean()?,
+            Value::Bytes(range, field) => *field(settings) = entry.bytes(range)?,
+            Value::Time(range, field) => *field(settings) = entry.time(range)?,
+            Value::Count(range, field) => *field(settings) = entry.number(range)?,
+        }
+        Ok(())
+    }
+
+    /// Sets the field to its value in `from`.
+    pub(super) fn copy(&self, mut from: TopicSettings, to: &mut TopicSettings) {
+        match self.value {
+            Value::Slow(field) => *field(to) = *field(&mut from),
+            Value::Publishers(field) | Value::Switch(field) => *field(to) = *field(&mut from),
+            Value::Bytes(_, field) => *field(to) = *field(&mut from),
+            Value::Time(_, field) => *field(to) = *field(&mut from),
+            Value::Count(_, field) => *field(to) = *field(&mut from),
+        }
+    }
+
+    /// The value of the field as a file has it.
+    pub(crate) fn show(&self, mut settings: TopicSettings) -> String {
+        match self.value {
+            Value::Slow(field) => format!("\"{}\"", word_for(&SLOW, *field(&mut settings))),
+            Value::Publishers(field) => format!("\"{}\"", word_for(&PUBLISHERS, *field(&mut settings))),
+            Value::Switch(field) => field(&mut settings).to_string(),
+            Value::Bytes(_, field) => format!("\"{}\"", shown_bytes(*field(&mut settings) as u64)),
+            Value::Time(_, field) => format!("\"{}\"", shown_time(*field(&mut settings))),
+            Value::Count(_, field) => field(&mut settings).to_string(),
+        }
+    }
+
+    /// The values that the key can have.
+    pub(crate) fn values(&self) -> String {
+        match &self.value {
+            Value::Slow(_) => SLOW.map(|(word, _)| format!("\"{word}\"")).join(", "),
+            Value::Publishers(_) => PUBLISHERS.map(|(word, _)| format!("\"{word}\"")).join(", "),
+            Value::Switch(_) => "true, false".to_owned(),
+            Value::Bytes(range, _) => {
+                format!("bytes {}", shown_range(range, |bytes| shown_bytes(*bytes as u64)))
+            }
+            Value::Time(range, _) => format!("time {}", shown_range(range, |time| shown_time(*time))),
+            Value::Count(range, _) => format!("number {}", shown_range(range, ToString::to_string)),
+        }
+    }
+}
+
+fn word_for<T: PartialEq>(words: &[(&'static str, T)], meaning: T) -> &'static str {
+    words.iter().find(|(_, word_meaning)| *word_meaning == meaning).map_or("", |(word, _)| word)
+}
+
+/// The keys as `serve --help` explains them.
+pub(crate) fn help() -> String {
+    let (pattern, pattern_help) = PATTERN;
+    let mut text = format!(
+        "Keys of [[topics]] and [topic_defaults] in the file of --config:\n  {pattern}\n          {pattern_help}\n"
+    );
+    for key in &KEYS {
+        let (name, help, values) = (key.name, key.help, key.values());
+        let default = key.show(TopicSettings::default());
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "  {name} = {default}\n          {help} [{values}]");
+    }
+    text
+}

@@ -1,0 +1,724 @@
+//! Objectives: expressions such as `p99.9<5ms && lost==0`, and whether a record meets them.
+//!
+//! An expression is a list of conditions `METRIC OP VALUE[UNIT]`, joined by `&&`. Metrics are looked up in the JSON of
+//! a record, so an expression can use every figure there. A missing metric never counts as zero: see
+//! [`Evaluation::Unknown`].
+//!
+//! Never: a clock, I/O.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde_json::Value;
+
+use crate::measure::distribution;
+use crate::plan::units;
+use crate::record::FailIf;
+
+/// The example in error texts.
+const EXAMPLE: &str = "expected METRIC OP VALUE such as p99.9<5ms, lost==0 or 'p99<2ms && reach==100%'";
+/// All metrics, for error texts; of the other distributions, the quantiles are omitted.
+const METRICS: &str = "pN such as p50, p97.5 or p99.9, min max mean stddev (of response time, or of another as in \
+                       service.p99), lost duplicated reordered corrupted late errors closes ended_early unsent \
+                       unmatched messages messages_per_s bytes_per_s reach gaps cpu_per_message run_delay max_rate";
+/// Number of values that must lie beyond a quantile before it is meaningful.
+const BEYOND_MIN: f64 = 10.0;
+/// Number of messages below which mean and maximum are not meaningful.
+const MESSAGES_MIN: u64 = 1_000;
+
+/// The dimension of a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dimension {
+    /// Nanoseconds.
+    Time,
+    /// A count.
+    Count,
+    /// A count per second.
+    PerSecond,
+    /// Bytes per second.
+    BytesPerSecond,
+    /// A ratio: 1 is the whole.
+    Share,
+}
+
+impl Dimension {
+    /// The unit of the values in a record.
+    pub fn unit(self) -> &'static str {
+        match self {
+            Dimension::Time => "ns",
+            Dimension::Count | Dimension::Share => "1",
+            Dimension::PerSecond => "1/s",
+            Dimension::BytesPerSecond => "B/s",
+        }
+    }
+
+    /// Formats a value.
+    pub fn shown(self, value: f64) -> String {
+        match self {
+            Dimension::Time => units::duration(value as u64),
+            Dimension::Count => units::count(value as u64),
+            Dimension::PerSecond => format!("{}/s", units::count(value as u64)),
+            Dimension::BytesPerSecond => format!("{}/s", units::bytes(value)),
+            Dimension::Share => format!("{:.4} %", 100.0 * value),
+        }
+    }
+
+    /// Factor of a unit; `None` for a unit of another dimension.
+    fn factor(self, unit: &str) -> Option<f64> {
+        let per_second = unit.strip_suffix("/s");
+        Some(match (self, unit) {
+            (Dimension::Time, "ns") => 1.0,
+            (Dimension::Time, "us" | "µs") => 1e3,
+            (Dimension::Time, "ms") => 1e6,
+            (Dimension::Time, "s") => 1e9,
+            (Dimension::Time, _) => return None,
+            (Dimension::Share, "") => 1.0,
+            (Dimension::Share, "%") => 0.01,
+            (Dimension::Share, _) => return None,
+            (Dimension::Count, _) => thousands(unit)?,
+            (Dimension::PerSecond, _) => thousands(per_second.unwrap_or(unit))?,
+            (Dimension::BytesPerSecond, _) => match per_second.unwrap_or(unit) {
+                "B" => 1.0,
+                "kB" => 1e3,
+                "MB" => 1e6,
+                "GB" => 1e9,
+                "KiB" => 1024.0,
+                "MiB" => 1_048_576.0,
+                "GiB" => 1_073_741_824.0,
+                other => thousands(other)?,
+            },
+        })
+    }
+
+    fn expected(self) -> &'static str {
+        match self {
+            Dimension::Time => "a time with its unit ns, us, ms or s",
+            Dimension::Count => "a number, optionally with k or M",
+            Dimension::PerSecond => "a number per second, optionally with k or M",
+            Dimension::BytesPerSecond => "bytes per second, optionally with kB, MB, KiB or MiB",
+            Dimension::Share => "a share such as 100% or 0.999",
+        }
+    }
+}
+
+fn thousands(unit: &str) -> Option<f64> {
+    match unit {
+        "" => Some(1.0),
+        "k" => Some(1e3),
+        "M" => Some(1e6),
+        _ => None,
+    }
+}
+
+/// Where a record contains a metric.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Source {
+    /// A number at this path.
+    At(&'static [&'static str]),
+    /// A member of the distribution at this path.
+    Of(&'static [&'static str], &'static str),
+    /// A quantile of the distribution at this path, as a share of its values, read from the histogram at the other
+    /// path.
+    Quantile(&'static [&'static str], &'static str, f64),
+    /// The sum of all numbers at this path.
+    Sum(&'static [&'static str]),
+    /// Ends of connections with a close code other than 1000.
+    Closes,
+}
+
+/// Quantiles by name, with their names in a record and the share of values below.
+const QUANTILES: [(&str, &str, Option<f64>); 15] = [
+    ("p75", "p75", Some(0.75)),
+    ("p95", "p95", Some(0.95)),
+    ("p99.5", "p995", Some(0.995)),
+    ("p995", "p995", Some(0.995)),
+    ("min", "min", None),
+    ("stddev", "stddev", None),
+    ("p50", "p50", Some(0.5)),
+    ("p90", "p90", Some(0.9)),
+    ("p99", "p99", Some(0.99)),
+    ("p99.9", "p999", Some(0.999)),
+    ("p99.99", "p9999", Some(0.9999)),
+    ("p999", "p999", Some(0.999)),
+    ("p9999", "p9999", Some(0.9999)),
+    ("max", "max", None),
+    ("mean", "mean", None),
+];
+
+/// Distributions by the prefix of their quantiles, with the only mode that has them.
+const DISTRIBUTIONS: [(&str, &[&str], Option<&str>); 16] = [
+    ("", &["response_ns"], None),
+    ("response.", &["response_ns"], None),
+    ("service.", &["service_ns"], None),
+    ("lateness.", &["generator", "lateness_ns"], None),
+    ("turn.", &["generator", "turn_ns"], None),
+    ("heartbeat.", &["generator", "heartbeat_ns"], None),
+    ("first.", &["broadcast", "first_ns"], Some("broadcast")),
+    ("median.", &["broadcast", "median_ns"], Some("broadcast")),
+    ("last.", &["broadcast", "last_ns"], Some("broadcast")),
+    ("gap.", &["push", "gap_ns"], Some("push")),
+    ("handshake.", &["handshake", "total_ns"], None),
+    ("handshake.connect.", &["handshake", "connect_ns"], None),
+    ("handshake.tls.", &["handshake", "tls_ns"], None),
+    ("handshake.upgrade.", &["handshake", "upgrade_ns"], None),
+    ("handshake.failed.", &["handshake", "failed_ns"], None),
+    ("handshake.first_message.", &["handshake", "first_message_ns"], None),
+];
+
+/// Metrics that are not quantiles, with whether more is better and the only mode that has them.
+const NUMBERS: [(&str, Source, Dimension, bool, Option<&str>); 18] = [
+    ("unmatched", Source::At(&["unmatched"]), Dimension::Count, false, None),
+    ("run_delay", Source::At(&["generator", "run_delay_ns"]), Dimension::Time, false, None),
+    ("lost", Source::At(&["integrity", "lost"]), Dimension::Count, false, None),
+    ("duplicated", Source::At(&["integrity", "duplicated"]), Dimension::Count, false, None),
+    ("reordered", Source::At(&["integrity", "reordered"]), Dimension::Count, false, None),
+    ("corrupted", Source::At(&["integrity", "corrupted"]), Dimension::Count, false, None),
+    ("late", Source::At(&["integrity", "late"]), Dimension::Count, false, None),
+    ("errors", Source::Sum(&["errors"]), Dimension::Count, false, None),
+    ("closes", Source::Closes, Dimension::Count, false, None),
+    ("ended_early", Source::At(&["connections", "ended_early"]), Dimension::Count, false, None),
+    ("unsent", Source::At(&["generator", "unsent"]), Dimension::Count, false, None),
+    ("messages", Source::At(&["messages"]), Dimension::Count, true, None),
+    ("messages_per_s", Source::At(&["messages_per_s"]), Dimension::PerSecond, true, None),
+    ("bytes_per_s", Source::At(&["bytes_per_s"]), Dimension::BytesPerSecond, true, None),
+    ("reach", Source::At(&["broadcast", "reach"]), Dimension::Share, true, Some("broadcast")),
+    ("gaps", Source::At(&["broadcast", "gaps"]), Dimension::Count, false, Some("broadcast")),
+    (MAX_RATE, Source::At(&["search", "max_rate"]), Dimension::PerSecond, true, None),
+    (CPU_PER_MESSAGE, Source::At(&["server", "cpu_ns_per_message"]), Dimension::Time, false, None),
+];
+
+const CPU_PER_MESSAGE: &str = "cpu_per_message";
+const MAX_RATE: &str = "max_rate";
+
+/// A metric of a record.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Metric {
+    name: String,
+    source: Source,
+    dimension: Dimension,
+    more_is_better: bool,
+    only_in: Option<&'static str>,
+    share_below: Option<f64>,
+}
+
+impl Metric {
+    /// Its name in expressions.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its dimension.
+    pub(crate) fn dimension(&self) -> Dimension {
+        self.dimension
+    }
+
+    /// Whether more of it is better.
+    pub(crate) fn more_is_better(&self) -> bool {
+        self.more_is_better
+    }
+
+    /// Whether records of this mode can have it.
+    pub fn is_of_mode(&self, mode: &str) -> bool {
+        self.only_in.is_none_or(|only| only == mode)
+    }
+
+    /// Whether it needs the server's CPU time.
+    pub fn needs_server(&self) -> bool {
+        self.name == CPU_PER_MESSAGE
+    }
+
+    /// Whether only a search has it.
+    pub fn needs_search(&self) -> bool {
+        self.name == MAX_RATE
+    }
+
+    /// Whether it needs a schedule.
+    pub fn needs_schedule(&self) -> bool {
+        matches!(self.source, Source::Of(["generator", "lateness_ns"], _))
+    }
+
+    /// The value in a record. `None` if the record does not have it: it does not apply, or nothing was timed.
+    pub fn of(&self, record: &Value) -> Option<f64> {
+        match self.source {
+            Source::At(path) => at(record, path)?.as_f64(),
+            Source::Of(path, member) => {
+                let distribution = at(record, path)?;
+                let count = distribution.get("count").and_then(Value::as_u64);
+                (count != Some(0)).then(|| distribution.get(member)?.as_f64()).flatten()
+            }
+            Source::Quantile(path, whole, share) => {
+                let distribution = at(record, path)?;
+                let count = distribution.get("count").and_then(Value::as_u64);
+                let whole = record.get(whole).and_then(Value::as_str).filter(|_| count != Some(0))?;
+                let whole = distribution::decode(whole).ok().filter(|whole| !whole.is_empty())?;
+                Some(whole.value_at_quantile(share).min(whole.max()) as f64)
+            }
+            Source::Sum(path) => {
+                let members = at(record, path)?.as_object()?;
+                Some(members.values().filter_map(Value::as_f64).sum())
+            }
+            Source::Closes => {
+                let codes = record.get("closes")?.as_object()?;
+                let bad = codes.iter().filter(|(code, _)| *code != "1000");
+                Some(bad.filter_map(|(_, times)| times.as_f64()).sum())
+            }
+        }
+    }
+
+    /// How the metric is computed from a record's intervals; `None` if only whole runs have it.
+    pub(crate) fn of_intervals(&self) -> Option<OfIntervals> {
+        match self.source {
+            Source::At(["messages_per_s"]) => Some(OfIntervals::PerSecond("messages")),
+            Source::At(["bytes_per_s"]) => Some(OfIntervals::PerSecond("bytes")),
+            Source::Of([distribution], member) => {
+                let histogram = match *distribution {
+                    "response_ns" => "response_histogram",
+                    "service_ns" => "service_histogram",
+                    _ => return None,
+                };
+                match self.share_below {
+                    Some(share) => Some(OfIntervals::Quantile(histogram, share)),
+                    None => (member == "mean").then_some(OfIntervals::Mean(histogram)),
+                }
+            }
+            _ => None,
+        }
+    }
+}
+
+/// How a metric is computed from the intervals of a run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum OfIntervals {
+    /// The sum of this member, per second.
+    PerSecond(&'static str),
+    /// A quantile of the merged distributions of this member.
+    Quantile(&'static str, f64),
+    /// The mean of the merged distributions of this member.
+    Mean(&'static str),
+}
+
+fn at<'a>(record: &'a Value, path: &[&str]) -> Option<&'a Value> {
+    path.iter().try_fold(record, |value, name| value.get(name))
+}
+
+impl FromStr for Metric {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Metric, String> {
+        if let Some((name, source, dimension, more_is_better, only_in)) =
+            NUMBERS.iter().find(|(name, ..)| *name == word).copied()
+        {
+            let name = name.to_owned();
+            return Ok(Metric { name, source, dimension, more_is_better, only_in, share_below: None });
+        }
+        for (before, path, only_in) in DISTRIBUTIONS {
+            let Some(wanted) = word.strip_prefix(before) else { continue };
+            if let Some((_, member, share_below)) = QUANTILES.iter().find(|(name, ..)| *name == wanted) {
+                return Ok(Metric {
+                    name: word.to_owned(),
+                    source: Source::Of(path, member),
+                    dimension: Dimension::Time,
+                    more_is_better: false,
+                    only_in,
+                    share_below: *share_below,
+                });
+            }
+        }
+        if let Some(metric) = any_quantile(word) {
+            return Ok(metric);
+        }
+        Err(format!("unknown metric `{word}`: expected one of {METRICS}; such as p99.9<5ms"))
+    }
+}
+
+/// Any other quantile, in percent, of the distributions that a record contains: `p97.5`, `service.p98`.
+fn any_quantile(word: &str) -> Option<Metric> {
+    let (path, whole, wanted): (&'static [&'static str], _, _) = match word.strip_prefix("service.") {
+        Some(wanted) => (&["service_ns"], "service_histogram", wanted),
+        None => (&["response_ns"], "response_histogram", word.strip_prefix("response.").unwrap_or(word)),
+    };
+    let digits = wanted.strip_prefix('p')?;
+    let is_decimal = digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let is_number = is_decimal && !digits.starts_with('.') && !digits.ends_with('.');
+    let percent: f64 = digits.parse().ok().filter(|percent| is_number && (0.0..100.0).contains(percent))?;
+    Some(Metric {
+        name: word.to_owned(),
+        source: Source::Quantile(path, whole, percent / 100.0),
+        dimension: Dimension::Time,
+        more_is_better: false,
+        only_in: None,
+        share_below: Some(percent / 100.0),
+    })
+}
+
+/// How two numbers are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Operator {
+    Less,
+    AtMost,
+    More,
+    AtLeast,
+    Equal,
+    NotEqual,
+}
+
+/// Longer operators first, so that `<=` is not parsed as `<`.
+const OPERATORS: [(&str, Operator); 6] = [
+    ("<=", Operator::AtMost),
+    (">=", Operator::AtLeast),
+    ("==", Operator::Equal),
+    ("!=", Operator::NotEqual),
+    ("<", Operator::Less),
+    (">", Operator::More),
+];
+
+impl Operator {
+    fn holds(self, seen: f64, bound: f64) -> bool {
+        match self {
+            Operator::Less => seen < bound,
+            Operator::AtMost => seen <= bound,
+            Operator::More => seen > bound,
+            Operator::AtLeast => seen >= bound,
+            Operator::Equal => seen == bound,
+            Operator::NotEqual => seen != bound,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Condition {
+    metric: Metric,
+    operator: Operator,
+    /// The bound, in the record's unit.
+    bound: f64,
+}
+
+impl FromStr for Condition {
+    type Err = String;
+
+    fn from_str(words: &str) -> Result<Condition, String> {
+        let words = words.trim();
+        let name_ends = words
+            .find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_')))
+            .unwrap_or(words.len());
+        let (name, rest) = words.split_at(name_ends);
+        if name.is_empty() {
+            return Err(EXAMPLE.to_owned());
+        }
+        let metric: Metric = name.parse()?;
+        let rest = rest.trim_start();
+        let (operator, rest) = OPERATORS
+            .iter()
+            .find_map(|(sign, operator)| Some((*operator, rest.strip_prefix(sign)?.trim_start())))
+            .ok_or_else(|| format!("expected <, <=, >, >=, == or != behind {name}, as in {name}<VALUE"))?;
+        let digits = rest.bytes().take_while(|b| b.is_ascii_digit() || *b == b'.').count();
+        let (number, unit) = rest.split_at(digits);
+        let wrong = || format!("{name} is compared with {}, not `{rest}`", metric.dimension.expected());
+        let number: f64 = number.parse().map_err(|_| wrong())?;
+        let unit = unit.trim();
+        // Zero needs no unit.
+        let factor = if number == 0.0 && unit.is_empty() { Some(1.0) } else { metric.dimension.factor(unit) };
+        let bound = number * factor.ok_or_else(wrong)?;
+        Ok(Condition { metric, operator, bound })
+    }
+}
+
+/// The result of an expression for a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Evaluation {
+    /// All conditions hold.
+    Holds,
+    /// At least one does not.
+    Fails,
+    /// No condition fails, but some metrics are missing.
+    Unknown,
+}
+
+/// An expression.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Objective {
+    words: String,
+    conditions: Vec<Condition>,
+}
+
+impl Objective {
+    /// Evaluates the expression for a record.
+    pub fn evaluate(&self, record: &Value) -> Evaluation {
+        let found: Vec<Option<bool>> = self
+            .conditions
+            .iter()
+            .map(|condition| Some(condition.operator.holds(condition.metric.of(record)?, condition.bound)))
+            .collect();
+        if found.contains(&Some(false)) {
+            Evaluation::Fails
+        } else if found.contains(&None) {
+            Evaluation::Unknown
+        } else {
+            Evaluation::Holds
+        }
+    }
+
+    /// The metrics of the expression in order, each once, with their values.
+    pub fn seen(&self, record: &Value) -> Vec<(&Metric, Option<f64>)> {
+        let mut seen: Vec<(&Metric, Option<f64>)> = Vec::new();
+        for Condition { metric, .. } in &self.conditions {
+            if seen.iter().all(|(other, _)| other.name != metric.name) {
+                seen.push((metric, metric.of(record)));
+            }
+        }
+        seen
+    }
+
+    /// The same as text: `p99.9 is 6.21 ms, lost is 0`.
+    pub fn describe_seen(&self, record: &Value) -> String {
+        let parts: Vec<String> = self
+            .seen(record)
+            .into_iter()
+            .map(|(metric, value)| match value {
+                Some(value) => format!("{} is {}", metric.name, metric.dimension.shown(value)),
+                None => format!("{} is not available for this run", metric.name),
+            })
+            .collect();
+        parts.join(", ")
+    }
+
+    /// Whether a record fails by this expression. A record without the metrics fails.
+    pub fn fail_if(&self, record: &Value) -> FailIf {
+        let seen = self.seen(record).into_iter();
+        FailIf {
+            expression: self.to_string(),
+            failed: self.evaluate(record) != Evaluation::Fails,
+            seen: seen.map(|(metric, value)| (metric.name().to_owned(), value)).collect(),
+        }
+    }
+
+    /// The metrics of the expression.
+    pub fn metrics(&self) -> impl Iterator<Item = &Metric> {
+        self.conditions.iter().map(|condition| &condition.metric)
+    }
+
+    /// Whether records of this mode have the metrics.
+    pub fn is_of_mode(&self, mode: &str) -> bool {
+        self.metrics().all(|metric| metric.is_of_mode(mode))
+    }
+
+    /// Whether a worse server could meet some condition better, such as `p99>2ms`.
+    pub fn demands_worse_results(&self) -> bool {
+        self.conditions.iter().any(|condition| match condition.operator {
+            Operator::More | Operator::AtLeast => !condition.metric.more_is_better,
+            Operator::Less | Operator::AtMost => condition.metric.more_is_better,
+            Operator::Equal | Operator::NotEqual => false,
+        })
+    }
+
+    /// Number of messages below which the quantiles are not meaningful: ten must lie beyond the highest.
+    pub fn messages_needed(&self) -> u64 {
+        let needed = |metric: &Metric| match metric.share_below {
+            Some(share) => (BEYOND_MIN / (1.0 - share)).round() as u64,
+            None => MESSAGES_MIN,
+        };
+        self.metrics().map(needed).max().unwrap_or(MESSAGES_MIN)
+    }
+}
+
+impl FromStr for Objective {
+    type Err = String;
+
+    fn from_str(words: &str) -> Result<Objective, String> {
+        let conditions = words.split("&&").map(str::parse).collect::<Result<Vec<Condition>, String>>()?;
+        Ok(Objective { words: words.trim().to_owned(), conditions })
+    }
+}
+
+impl fmt::Display for Objective {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn record() -> Value {
+        json!({
+            "messages": 10_000, "messages_per_s": 2_000.0, "bytes_per_s": 128_000.0,
+            "response_ns": {"p50": 1_000_000, "p99": 1_900_000, "p999": 6_200_000, "p9999": 9_000_000,
+                "max": 12_000_000, "mean": 1_100_000.5, "count": 10_000},
+            "service_ns": {"p99": 900_000, "count": 10_000},
+            "generator": {"lateness_ns": {"p99": 0, "count": 0}, "unsent": 3},
+            "broadcast": {"last_ns": {"p50": 5_000, "count": 9}, "reach": 0.999, "gaps": 2},
+            "handshake": {"total_ns": {"p99": 7_000_000, "count": 5}, "tls_ns": {"p99": 4_000_000, "count": 5}},
+            "integrity": {"lost": 0, "duplicated": 1, "reordered": 2, "corrupted": 3},
+            "connections": {"ended_early": 4},
+            "errors": {"refused": 2, "no reply": 3}, "closes": {"1000": 10, "1006": 1, "1011": 2},
+            "server": {"cpu_ns_per_message": null},
+        })
+    }
+
+    fn evaluated(words: &str) -> Evaluation {
+        words.parse::<Objective>().expect(words).evaluate(&record())
+    }
+
+    #[test]
+    fn conditions_are_evaluated_with_the_records_values() {
+        for holds in [
+            "p99<2ms",
+            "p99 < 2 ms",
+            "p99<=1900us",
+            "p99==1.9ms",
+            "p99 != 1ms",
+            "p99.9>5ms",
+            "p999 >= 6200µs",
+            "max<1s",
+            "mean>1ms",
+            "response.p50==1000000ns",
+            "service.p99<1ms",
+            "lost==0",
+            "lost<=0",
+            "duplicated>0",
+            "corrupted==3",
+            "errors==5",
+            "closes==3",
+            "ended_early>3",
+            "unsent<1k",
+            "messages>=10k",
+            "messages_per_s>1.9k/s",
+            "bytes_per_s>=125KiB/s",
+            "bytes_per_s==128kB",
+            "reach<100%",
+            "reach>99.8%",
+            "gaps<3",
+            "last.p50<6us",
+            "handshake.p99<8ms",
+            "handshake.tls.p99==4ms",
+            "p99<2ms && lost==0&&reach>=0.999",
+        ] {
+            assert_eq!(evaluated(holds), Evaluation::Holds, "{holds}");
+        }
+        for fails in
+            ["p99<1ms", "p99.9<5ms", "lost>0", "p99<2ms && p99.9<5ms", "p99>2ms && cpu_per_message<1us"]
+        {
+            assert_eq!(evaluated(fails), Evaluation::Fails, "{fails}");
+        }
+    }
+
+    #[test]
+    fn a_missing_metric_neither_holds_nor_fails() {
+        for unknown in [
+            "cpu_per_message<5us",
+            "lateness.p99<1ms",
+            "first.p99<1ms",
+            "late==0",
+            "handshake.upgrade.max<1s",
+            "p99<2ms && cpu_per_message<5us",
+        ] {
+            assert_eq!(evaluated(unknown), Evaluation::Unknown, "{unknown}");
+        }
+    }
+
+    #[test]
+    fn values_are_reported_with_units() {
+        let text = |words: &str| words.parse::<Objective>().expect(words).describe_seen(&record());
+        assert_eq!(text("p99.9>5ms"), "p99.9 is 6.20 ms");
+        assert_eq!(text("lost>0 && reach<1 && lost<9"), "lost is 0, reach is 99.9000 %");
+        assert_eq!(text("cpu_per_message>5us"), "cpu_per_message is not available for this run");
+        assert_eq!(text("messages_per_s<5k"), "messages_per_s is 2,000/s");
+    }
+
+    #[test]
+    fn syntax_errors_show_an_example_in_one_line() {
+        for (words, named) in [
+            ("", "such as p99.9<5ms"),
+            ("&&", "such as p99.9<5ms"),
+            ("p99<2ms &&", "such as p99.9<5ms"),
+            ("<5ms", "such as p99.9<5ms"),
+            ("p9x<2ms", "unknown metric `p9x`"),
+            ("slowest.p99<2ms", "service.p99"),
+            ("p99", "p99<VALUE"),
+            ("p99=2ms", "== or !="),
+            ("p99<2", "ns, us, ms or s"),
+            ("p99<fast", "ns, us, ms or s"),
+            ("p99<2ms!", "ns, us, ms or s"),
+            ("p99<-2ms", "ns, us, ms or s"),
+            ("p99<1.2.3ms", "ns, us, ms or s"),
+            ("lost>1%", "a number"),
+            ("reach<2ms", "100%"),
+            ("bytes_per_s>1ms", "KiB"),
+            ("messages_per_s>1KiB", "per second"),
+        ] {
+            let line = words.parse::<Objective>().expect_err(words);
+            assert!(line.contains(named) && !line.contains('\n'), "{words}: {line}");
+        }
+    }
+
+    #[test]
+    fn a_run_fails_if_the_condition_holds_or_is_unknown() {
+        let of = |words: &str| words.parse::<Objective>().expect(words).fail_if(&record());
+        assert!(!of("p99>2ms").failed);
+        assert!(of("p99.9>5ms").failed);
+        assert!(of("cpu_per_message>5us").failed);
+        assert!(!of("p99>2ms && cpu_per_message>5us").failed);
+        let seen = of("lost>0 && cpu_per_message>5us").seen;
+        assert_eq!(
+            seen.into_iter().collect::<Vec<_>>(),
+            [("cpu_per_message".to_owned(), None), ("lost".to_owned(), Some(0.0))]
+        );
+    }
+
+    #[test]
+    fn any_quantile_is_read_from_the_histogram() {
+        let mut values = crate::measure::distribution::histogram();
+        for value in 1..=1_000_u64 {
+            values.record(value * 1_000_000).expect("within bounds");
+        }
+        let record =
+            json!({"response_ns": {"count": 1_000}, "response_histogram": distribution::encode(&values)});
+        let of = |name: &str| name.parse::<Metric>().expect(name).of(&record);
+        for (name, ms) in [("p97.5", 975.0), ("response.p33", 330.0), ("p0.1", 1.0), ("p99.95", 1_000.0)] {
+            let found = of(name).expect(name) / 1e6;
+            assert!((found / ms - 1.0).abs() < 2e-3, "{name}: {found}");
+        }
+        assert_eq!(of("service.p97.5"), None, "the histogram is missing");
+        assert_eq!(of("p75"), None, "older records do not have it");
+        for wrong in ["p100", "p-1", "p1e1", "p", "pinf", "p.5", "p5.", "turn.p97.5", "p99.9.9"] {
+            assert!(wrong.parse::<Metric>().is_err(), "{wrong}");
+        }
+        let objective: Objective = "p97.5<1s".parse().expect("an expression");
+        assert_eq!(objective.messages_needed(), 400);
+    }
+
+    #[test]
+    fn an_expression_knows_what_it_needs() {
+        let objective = |words: &str| words.parse::<Objective>().expect(words);
+        for (words, needed) in
+            [("p50<1ms", 20), ("p99<1ms", 1_000), ("p99<1ms && p99.9<5ms", 10_000), ("p99.99<1s", 100_000)]
+        {
+            assert_eq!(objective(words).messages_needed(), needed, "{words}");
+        }
+        assert!(
+            objective("last.p99<1ms").is_of_mode("broadcast")
+                && !objective("last.p99<1ms").is_of_mode("echo")
+        );
+        assert!(objective("lateness.max<1ms").metrics().all(Metric::needs_schedule));
+        assert!(objective("cpu_per_message<9us").metrics().all(Metric::needs_server));
+        assert!(objective("p99>2ms").demands_worse_results() && objective("reach<1").demands_worse_results());
+        assert!(!objective("p99<2ms && reach>=99% && lost==0").demands_worse_results());
+        assert_eq!(objective(" p99<2ms ").to_string(), "p99<2ms");
+    }
+
+    #[test]
+    fn metrics_name_the_interval_members_they_use() {
+        let of = |name: &str| name.parse::<Metric>().expect(name).of_intervals();
+        assert_eq!(of("messages_per_s"), Some(OfIntervals::PerSecond("messages")));
+        assert_eq!(of("bytes_per_s"), Some(OfIntervals::PerSecond("bytes")));
+        assert_eq!(of("p50"), Some(OfIntervals::Quantile("response_histogram", 0.5)));
+        assert_eq!(of("service.p99.9"), Some(OfIntervals::Quantile("service_histogram", 0.999)));
+        assert_eq!(of("mean"), Some(OfIntervals::Mean("response_histogram")));
+        for whole in ["max", "cpu_per_message", "lateness.p99", "first.p99", "lost"] {
+            assert_eq!(of(whole), None, "{whole}");
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! Searches of simulated servers with known limits, and evaluations of runs with known parts of response times.
+
+use super::*;
+use crate::measure::distribution::encode;
+use crate::measure::quantiles::Quantiles;
+use crate::measure::tally::Tally;
+use crate::plan::workload::tests::workload;
+use crate::plan::{MAX_LATENESS_DEFAULT, Mode};
+use crate::record::describe;
+use crate::record::tests::{outcome, record};
+use echoring_proto::random::SplitMix64;
+
+/// p99 of the response time of a single server with `capacity` messages per second, with exponential arrivals and
+/// service times (M/M/1): exponential too, with mean 1 / (capacity - rate).
+fn p99_s(rate: u64, capacity: f64) -> f64 {
+    let spare = capacity - rate as f64;
+    if spare <= 0.0 { f64::INFINITY } else { 100_f64.ln() / spare }
+}
+
+/// Searches a server; `evaluate` returns the limit that a rate hits.
+fn search(mut search: Search, mut evaluate: impl FnMut(u64) -> Option<Limit>) -> (Search, usize) {
+    let mut runs = 0;
+    while let Some(rate) = search.next_rate() {
+        search.tell(rate, evaluate(rate));
+        runs += 1;
+    }
+    (search, runs)
+}
+
+#[test]
+fn the_highest_rate_is_found_within_the_precision_and_in_few_runs() {
+    let mut random = SplitMix64::new(11);
+    for _ in 0..2_000 {
+        let capacity = 10_f64.powf(2.0 + 6.0 * random.unit());
+        let bound_s = 100_f64.ln() / capacity * (1.2 + 50.0 * random.unit());
+        let start = 10_f64.powf(8.0 * random.unit()) as u64;
+        let precision = 0.01 + 0.2 * random.unit();
+        let exact = capacity - 100_f64.ln() / bound_s;
+        let begun = Search::new(start, (1, RATE_MAX), precision);
+        let (over, runs) =
+            search(begun, |rate| (p99_s(rate, capacity) > bound_s).then_some(Limit::Objective));
+        let found = over.max_rate().expect("some rate holds") as f64;
+        assert!(found <= exact * (1.0 + 1e-9), "{found} of {exact}");
+        assert!(found * (1.0 + precision) + 1.0 >= exact - 1.0, "{found} of {exact}, {precision}");
+        assert_eq!(over.limited_by(), Limit::Objective);
+        // Doublings or halvings, each repeated, and the bisection with its repetitions.
+        let far = (exact / start as f64).log2().abs().ceil();
+        let most = 2.0 * far + 4.0 + 2.0 * (1.0 / precision).log2().ceil();
+        assert!(runs as f64 <= most && runs < STEPS_MAX, "{runs} runs of {most}");
+    }
+}
+
+#[test]
+fn one_failed_run_is_repeated() {
+    let mut random = SplitMix64::new(12);
+    for _ in 0..500 {
+        let exact = 1_000 + random.below(1_000_000);
+        let mut disturbed = None;
+        let (over, _) = search(Search::new(1_000, (1, RATE_MAX), 0.05), |rate| {
+            // Every third run is disturbed, but not two in a row.
+            if random.below(3) == 0 && disturbed != Some(rate) {
+                disturbed = Some(rate);
+                return Some(Limit::Objective);
+            }
+            disturbed = None;
+            (rate > exact).then_some(Limit::Objective)
+        });
+        let found = over.max_rate().expect("some rate holds");
+        assert!(found <= exact && found as f64 * 1.05 + 1.0 >= exact as f64, "{found} of {exact}");
+    }
+}
+
+#[test]
+fn a_late_generator_ends_the_upward_search_and_is_the_limit() {
+    let (over, _) =
+        search(Search::new(1_000, (1, RATE_MAX), 0.05), |rate| (rate > 70_000).then_some(Limit::Generator));
+    assert_eq!(over.limited_by(), Limit::Generator);
+    assert!(over.max_rate().is_some_and(|rate| (66_000..=70_000).contains(&rate)), "{over:?}");
+}
+
+#[test]
+fn every_search_ends() {
+    let (over, runs) = search(Search::new(1_000, (1, RATE_MAX), 0.05), |_| None);
+    assert_eq!((over.max_rate(), over.limited_by()), (Some(RATE_MAX), Limit::Bound));
+    assert!(runs <= 21, "{runs}");
+    let (over, runs) = search(Search::new(1_000, (84, RATE_MAX), 0.05), |_| Some(Limit::Rate));
+    assert_eq!((over.max_rate(), over.limited_by()), (None, Limit::Rate));
+    assert!(runs <= 10, "{runs}");
+    // Random results.
+    let mut random = SplitMix64::new(13);
+    for _ in 0..200 {
+        let start = 1 + random.below(RATE_MAX);
+        let limit = |yes: bool| yes.then_some(Limit::Objective);
+        let (_, runs) = search(Search::new(start, (1, RATE_MAX), 0.005), |_| limit(random.below(2) == 0));
+        assert!(runs <= STEPS_MAX);
+    }
+}
+
+fn step(rate: u64, p99_ns: u64, limit: Option<Limit>) -> SearchStep {
+    let held = limit.is_none();
+    SearchStep {
+        rate,
+        messages_per_s: rate as f64,
+        held,
+        p50_ns: 1,
+        p99_ns,
+        p999_ns: p99_ns,
+        limit,
+        why: None,
+    }
+}
+
+#[test]
+fn the_knee_is_the_rate_above_which_the_tail_grows() {
+    // The p99 of an M/M/1 server at half its capacity is twice that without load.
+    let curve: Vec<SearchStep> =
+        (1..20).map(|at| step(at * 500, (p99_s(at * 500, 10_000.0) * 1e9) as u64, None)).collect();
+    // 1 / (10,000 - r) is twice 1 / 9,500 at r = 5,250.
+    assert_eq!(knee(&curve), Some(5_000));
+    // A hockey stick: flat, slightly slower at low load, and steep at the end. A rate that was tried twice counts once.
+    let stick = [
+        step(1_000, 900, None),
+        step(2_000, 500, None),
+        step(4_000, 510, None),
+        step(8_000, 2_000, Some(Limit::Objective)),
+        step(8_000, 700, None),
+        step(16_000, 90_000, Some(Limit::Objective)),
+        step(16_000, 80_000, Some(Limit::Objective)),
+        step(12_000, 990, None),
+        step(14_000, 1_000, None),
+    ];
+    assert_eq!(knee(&stick), Some(12_000));
+    // Lost messages do not count as fast.
+    let lossy = [step(10, 500, None), step(20, 500, None), step(40, 400, Some(Limit::Rate))];
+    assert_eq!(knee(&lossy), Some(20));
+}
+
+#[test]
+fn a_curve_that_does_not_bend_has_no_knee() {
+    assert_eq!(knee(&[]), None);
+    assert_eq!(knee(&[step(10, 500, None)]), None);
+    assert_eq!(knee(&[step(10, 500, None), step(20, 600, None), step(40, 999, None)]), None);
+    assert_eq!(knee(&[step(10, 500, Some(Limit::Rate)), step(5, 500, Some(Limit::Integrity))]), None);
+    let late = [step(10, 500, None), step(20, 90_000, Some(Limit::Generator))];
+    assert_eq!(knee(&late), None, "the generator's lateness is not the server's");
+}
+
+#[test]
+fn steps_are_long_enough_for_the_quantile() {
+    let terms = |words: &str| SearchOptions {
+        objective: words.parse().expect(words),
+        start: START_DEFAULT,
+        precision: PRECISION_DEFAULT,
+    };
+    let asked = Duration::from_secs(5);
+    assert_eq!(terms("p99<2ms").step_time(asked, 1_000), asked);
+    assert_eq!(terms("p99.9<2ms").step_time(asked, 1_000), Duration::from_secs(10));
+    assert_eq!(terms("p99.9<2ms").step_time(asked, 334), Duration::from_secs_f64(10_000.0 / 334.0));
+    assert_eq!((terms("p99.9<2ms").least_rate(), terms("p99.9<2ms").least_start()), (334, 84));
+    assert_eq!(terms("p99.99<2ms").step_time(asked, 10), STEP_TIME_MAX);
+    assert_eq!((terms("p50<2ms").least_rate(), terms("p50<2ms").least_start()), (31, 1));
+    let low = SearchOptions { start: 100, ..terms("p99.9<2ms") };
+    assert_eq!(low.least_rate(), 100, "there is no time for less");
+}
+
+#[test]
+fn a_published_message_is_due_at_every_reading_subscriber() {
+    assert!((workload(Mode::Echo).deliveries_per_message() - 1.0).abs() < 1e-12);
+    // Topic 0 has 2 publishers and 4 subscribers, topic 1 has 1 and 3.
+    let load = workload(Mode::Broadcast);
+    assert!((load.deliveries_per_message() - 11.0 / 3.0).abs() < 1e-12);
+    let load = Workload { stalled: 2, ..load };
+    assert!((load.deliveries_per_message() - 8.0 / 3.0).abs() < 1e-12);
+}
+
+#[test]
+fn a_rate_is_kept_if_nearly_all_of_it_arrives() {
+    let even = workload(Mode::Echo);
+    assert!(is_kept(991.0, 1_000.0, 1.0, &even) && !is_kept(989.0, 1_000.0, 1.0, &even));
+    let poisson = Workload { arrivals: Arrivals::Poisson, ..even };
+    // Four standard deviations of 1,000 are 126.
+    assert!(is_kept(870.0, 1_000.0, 1.0, &poisson) && !is_kept(850.0, 1_000.0, 1.0, &poisson));
+    assert!(!is_kept(970.0, 1_000.0, 100.0, &poisson));
+}
+
+/// The parts of a message's response time, in milliseconds.
+#[derive(Clone, Copy)]
+struct Parts {
+    /// Lateness of the generator.
+    late: u64,
+    /// Wait for room in the connection.
+    waited: u64,
+    /// Service time.
+    service: u64,
+}
+
+/// A run of 10,000 messages in a second, with these parts by message number.
+fn measured(parts: impl Fn(u64) -> Parts, max_lateness: Duration) -> Outcome {
+    const MS: u64 = 1_000_000;
+    let mut tally = Tally::new();
+    for number in 0..10_000 {
+        let Parts { late, waited, service } = parts(number);
+        tally.latency.whole.lateness.record(late * MS).expect("within bounds");
+        tally.latency.whole.service.record(service * MS).expect("within bounds");
+        tally.latency.whole.response.record((late + waited + service) * MS).expect("within bounds");
+    }
+    let mut record = record();
+    record.duration_s = 1.0;
+    record.messages_per_s = 10_000.0;
+    record.response_ns = Quantiles::of(&tally.latency.whole.response);
+    record.service_ns = Quantiles::of(&tally.latency.whole.service);
+    record.response_histogram = Some(encode(&tally.latency.whole.response));
+    record.service_histogram = Some(encode(&tally.latency.whole.service));
+    record.generator = describe::describe_generator(&tally, max_lateness);
+    Outcome { response: tally.latency.whole.response, ..outcome(record) }
+}
+
+fn evaluated(outcome: &Outcome, objective: &str) -> SearchStep {
+    let objective: Objective = objective.parse().expect(objective);
+    let step = evaluate(outcome, &workload(Mode::Echo), 10_000, &objective);
+    assert_eq!((step.held, step.why.is_none()), (step.limit.is_none(), step.limit.is_none()), "{step:?}");
+    step
+}
+
+#[test]
+fn a_step_that_meets_the_objective_passes_however_late_the_generator_was() {
+    let late = |_| Parts { late: 5, waited: 0, service: 1 };
+    let outcome = measured(late, MAX_LATENESS_DEFAULT);
+    assert!(outcome.record.generator.saturated);
+    for objective in ["p99<10ms", "p97.5<7ms && max<7ms", "lost==0", "p99<10ms && service.p99<2ms"] {
+        let step = evaluated(&outcome, objective);
+        assert_eq!((step.held, step.limit), (true, None), "{objective}: {step:?}");
+        assert!((6_000_000..6_010_000).contains(&step.p99_ns), "its lateness is in it: {step:?}");
+    }
+}
+
+#[test]
+fn the_limit_follows_from_the_parts_of_the_response_time() {
+    let bound = MAX_LATENESS_DEFAULT;
+    let late = |_| Parts { late: 5, waited: 0, service: 1 };
+    let sometimes_late =
+        |number: u64| Parts { late: 5 * u64::from(number.is_multiple_of(50)), waited: 0, service: 1 };
+    let slow = |_| Parts { late: 5, waited: 0, service: 30 };
+    let no_room = |_| Parts { late: 5, waited: 500, service: 1 };
+    let no_room_for_some =
+        |number: u64| Parts { waited: 500 * u64::from(number.is_multiple_of(10)), ..late(number) };
+    for (name, outcome, objective, limit) in [
+        ("late", measured(late, bound), "p99<2ms", Limit::Generator),
+        ("late, at any percentile", measured(late, bound), "p97.5<2ms", Limit::Generator),
+        ("late, at the mean", measured(late, bound), "mean<2ms", Limit::Generator),
+        ("late, and something else fails", measured(late, bound), "p99<2ms && messages<9", Limit::Objective),
+        ("now and then late", measured(sometimes_late, bound), "p99<2ms", Limit::Generator),
+        ("as late as it may", measured(late, Duration::from_millis(20)), "p99<2ms", Limit::Objective),
+        ("a slow server", measured(slow, bound), "p99<10ms", Limit::Objective),
+        ("a slow server and late", measured(slow, bound), "p99<20ms", Limit::Objective),
+        ("a server that takes no more", measured(no_room, bound), "p99<10ms", Limit::Objective),
+        ("one that takes some no more", measured(no_room_for_some, bound), "p97.5<10ms", Limit::Objective),
+        ("one that takes some no more", measured(no_room_for_some, bound), "p50<2ms", Limit::Generator),
+    ] {
+        let step = evaluated(&outcome, objective);
+        assert_eq!(step.limit, Some(limit), "{name}: {objective}: {step:?}");
+        let why = step.why.expect("it is told");
+        assert_eq!(why.contains("because the generator was 5.0"), limit == Limit::Generator, "{name}: {why}");
+    }
+}
+
+#[test]
+fn a_missed_rate_is_the_generators_fault_if_its_lateness_explains_it() {
+    let arrived = |late_ms: u64, share: f64| {
+        let parts = move |_| Parts { late: late_ms, waited: 0, service: 1 };
+        let mut outcome = measured(parts, MAX_LATENESS_DEFAULT);
+        outcome.record.messages_per_s = 10_000.0 * share;
+        evaluated(&outcome, "p99<10s")
+    };
+    for (late_ms, share, limit) in [
+        (0, 0.995, None),
+        (300, 0.995, None),
+        (0, 0.9, Some(Limit::Rate)),
+        // 300 ms of lateness in a second explain a missing tenth, 5 ms do not.
+        (300, 0.9, Some(Limit::Generator)),
+        (5, 0.9, Some(Limit::Rate)),
+        (300, 0.5, Some(Limit::Rate)),
+    ] {
+        let step = arrived(late_ms, share);
+        assert_eq!(step.limit, limit, "{late_ms} ms late, {share}: {step:?}");
+        let text = step.why.unwrap_or_default();
+        assert_eq!(text.contains("/s of 10,000/s arrived"), limit.is_some(), "{text}");
+        assert_eq!(text.contains("and the generator was"), limit == Some(Limit::Generator), "{text}");
+    }
+}
+
+#[test]
+fn errors_and_interruptions_take_precedence_over_the_objective() {
+    let mut outcome = measured(|_| Parts { late: 5, waited: 0, service: 1 }, MAX_LATENESS_DEFAULT);
+    outcome.record.integrity.lost = 3;
+    outcome.record.generator.unsent_gone = 1_200;
+    let step = evaluated(&outcome, "p99<2ms");
+    assert_eq!((step.limit, step.why.as_deref()), (Some(Limit::Integrity), Some("3 lost, 1,200 unsent")));
+    outcome.record.interrupted = true;
+    assert_eq!(evaluated(&outcome, "p99<10ms").limit, Some(Limit::Interrupted));
+}

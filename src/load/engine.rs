@@ -1,0 +1,38 @@
+//! The runs: threads with an event loop each, which open connections, send and receive.
+//!
+//! A [`TargetSession`] holds the target; [`TargetSession::measure`] puts it under one load and returns the [`Outcome`].
+//! Each worker thread has a client, which records into its own tally; see [`measure`](crate::measure).
+
+mod address;
+mod client;
+mod config;
+pub(crate) mod outcome;
+pub(crate) mod progress;
+pub(crate) mod session;
+mod shared;
+mod sources;
+mod workers;
+
+pub use outcome::{Outcome, RunVerdict};
+pub use progress::{RunProgress, RunStage};
+pub use session::TargetSession;
+
+use crate::plan::{Plan, Refused};
+
+/// Runs the plan's loads one after the other. `show` is called a few times per second.
+///
+/// # Errors
+/// If the environment prevents the run: the server is unreachable, ports or descriptors are too few, or the driver is
+/// denied.
+pub fn run(plan: Plan, show: &mut dyn FnMut(&RunProgress<'_>)) -> Result<Vec<Outcome>, Refused> {
+    let Plan { target, workloads, resources } = plan;
+    let session = TargetSession::open(target, resources)?;
+    let mut outcomes = Vec::new();
+    for load in workloads {
+        outcomes.push(session.measure(load, show)?);
+        if session.is_stopped() {
+            break;
+        }
+    }
+    Ok(outcomes)
+}

@@ -1,0 +1,437 @@
+//! One worker thread of the generator: an [`Application`] whose connections are all in the client role.
+//!
+//! All threads go through the [`Phase`]s together: no thread sends before every connection of every thread is open or has
+//! failed, and all use the same schedule and the same measured time. In a closed loop the arrival that makes room sends the
+//! next message; in an open loop messages are sent when a tick ends. A tick sends at most once per connection. Times are
+//! those of the tick.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+use crate::engine::shared::{RunEvent, Shared};
+use crate::measure::host;
+use crate::measure::live::SnapshotTaker;
+use crate::measure::meter::Sample;
+use crate::measure::tally::Tally;
+
+use crate::measure::window::Window;
+use crate::plan::mode::Mode;
+use echoring_proto::CloseCode;
+use echoring_proto::connection::{Chunk, Closed};
+use echoring_proto::handshake::{Refusal, Request, Response, Upgrade};
+use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
+use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::shard::{Answer, Application, ConnectionContext, Context, Disposition};
+
+mod attempts;
+mod backlog;
+mod broadcast;
+mod causes;
+mod clock_offset;
+mod connection;
+mod connector;
+mod echo;
+mod listener;
+mod opening;
+mod pacer;
+mod push;
+mod sending;
+mod slots;
+mod slow;
+mod slow_readers;
+mod timers;
+mod topic;
+
+use backlog::Backlog;
+use clock_offset::ClockOffset;
+use connection::{Connection, Flow, State};
+use connector::Connector;
+use pacer::Pacer;
+use slots::ConnectionSlots;
+use slow_readers::SlowReaders;
+use timers::Timers;
+
+/// Time limit of the closing handshakes.
+const CLOSING_TIME: Nanos = SECOND;
+/// The same with slow readers, whose Close frames follow the data in the kernel's buffers.
+const STALLED_CLOSING_TIME: Nanos = 5 * SECOND;
+/// Poll interval while a phase change is expected.
+const POLL_INTERVAL: Nanos = 2 * MILLISECOND;
+
+/// Index of a connection among those of its thread; the shard stores it with the connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    position: u32,
+}
+
+impl Default for Peer {
+    fn default() -> Peer {
+        Peer { position: u32::MAX }
+    }
+}
+
+/// Messages between worker threads.
+#[derive(Clone, Copy, Debug)]
+pub enum WorkerMessage {
+    /// All subscribers have received the message with this sequence of this publisher.
+    Reached(u32, u64),
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Opening connections.
+    Connecting,
+    /// All connections of this thread are open or have failed; it waits for the other threads.
+    Ready,
+    /// Sending.
+    Running {
+        stop_at: Nanos,
+        cpu_before: Option<(u64, Nanos)>,
+    },
+    /// Waiting for messages in flight.
+    Draining {
+        until: Nanos,
+    },
+    /// Closing the connections.
+    Closing {
+        until: Nanos,
+    },
+    Over,
+}
+
+/// One thread of a run.
+#[derive(Debug)]
+pub struct Client {
+    shared: Arc<Shared>,
+    thread: usize,
+    tally: Tally,
+    connections: Vec<Connection>,
+    phase: Phase,
+    connector: Connector,
+    pacer: Pacer,
+    backlog: Backlog,
+    slow: SlowReaders,
+    slots: ConnectionSlots,
+    clock_offset: ClockOffset,
+    timers: Timers,
+    snapshots: SnapshotTaker,
+    /// The next message; kept for its capacity.
+    message: Vec<u8>,
+    /// The thread's total CPU wait when the measured time began.
+    run_delay_before: Option<u64>,
+}
+
+impl Client {
+    /// The client of thread number `thread`.
+    pub fn new(shared: Arc<Shared>, thread: usize) -> Client {
+        let connections: Vec<Connection> =
+            shared.connections_of(thread).map(|number| Connection::new(&shared, number)).collect();
+        let late_after_ns = shared.load.late_after.map_or(Nanos::MAX, |bound| bound.as_nanos() as Nanos);
+        Client {
+            thread,
+            tally: Tally::with_bound(late_after_ns),
+            pacer: Pacer::new(&shared.load, &connections),
+            connections,
+            phase: Phase::Connecting,
+            connector: Connector::default(),
+            backlog: Backlog::default(),
+            slow: SlowReaders::default(),
+            slots: ConnectionSlots::default(),
+            clock_offset: ClockOffset::default(),
+            timers: Timers::default(),
+            snapshots: SnapshotTaker::default(),
+            message: Vec::with_capacity(shared.payloads.bytes_max()),
+            run_delay_before: None,
+            shared,
+        }
+    }
+
+    /// The results of this thread, complete once its shard has ended.
+    pub(crate) fn into_tally(mut self) -> Tally {
+        self.tally.complete();
+        self.tally
+    }
+
+    // ---- phases ----
+
+    fn step<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
+        let now = cx.now();
+        self.timers.restart(now);
+        self.read_wall_clock(cx);
+        match self.phase {
+            Phase::Connecting => self.dial(cx),
+            Phase::Ready => self.wait_for_threads(cx),
+            Phase::Running { .. } => self.run(cx),
+            Phase::Draining { until } => {
+                self.timers.wake_by(now + POLL_INTERVAL);
+                if now >= until || (!self.shared.is_sending() && self.is_drained()) {
+                    self.finish(cx, until);
+                }
+            }
+            Phase::Closing { until } => {
+                if now >= until || self.connector.open == 0 {
+                    self.phase = Phase::Over;
+                    self.give_up_stalled();
+                    cx.stop();
+                }
+            }
+            Phase::Over => cx.stop(),
+        }
+    }
+
+    fn wait_for_threads<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
+        let now = cx.now();
+        self.timers.wake_by(now + POLL_INTERVAL);
+        let Some(start) = self.shared.start() else { return };
+        if now < start {
+            return self.timers.wake_by(start);
+        }
+        let load = &self.shared.load;
+        let from = start + load.warmup.as_nanos() as Nanos;
+        let window = Window { from, until: from + load.duration.as_nanos() as Nanos };
+        self.tally.open(window);
+        self.tally.open_stages(load.pace.stages());
+        self.phase = Phase::Running { stop_at: window.until, cpu_before: None };
+        self.store_audiences();
+        self.tell(RunEvent::Started);
+        self.begin_sending(cx, start);
+        self.run(cx);
+    }
+
+    fn run<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
+        self.beat(cx.now());
+        let now = cx.clock();
+        self.open_window(cx, now);
+        let Phase::Running { stop_at, cpu_before } = self.phase else { return };
+        let stopped = self.shared.is_stopped();
+        self.send_due(cx, now.min(stop_at - 1));
+        if self.shared.load.mode == Mode::Connect && !stopped {
+            self.attempt(cx, now, stop_at);
+        }
+        if now >= stop_at || stopped || self.has_no_connections() {
+            self.tally.cut(now);
+            if let (Some((before, since)), Some(after)) = (cpu_before, host::thread_cpu_ns()) {
+                self.tally.health.cpu_ns = after.saturating_sub(before);
+                self.tally.health.wall_ns = now - since;
+                let waited = host::run_delay_ns().zip(self.run_delay_before);
+                self.tally.health.run_delay_ns = waited.map(|(after, before)| after.saturating_sub(before));
+                self.tally.cpu_span.last = self.sample(now);
+            }
+            self.tell(RunEvent::Measured);
+            self.shared.stopped_sending();
+            // A tick that noticed the end late does not change any age.
+            let ended = now.min(stop_at);
+            self.phase = Phase::Draining { until: ended + self.shared.load.drain.as_nanos() as Nanos };
+            return self.timers.wake_by(now);
+        }
+        self.timers.wake_by(stop_at);
+        self.trickle(cx, now);
+        self.retry(cx, now);
+        if self.timers.publishers_are_due(now) {
+            self.give_up_overdue_publications(cx, now);
+        }
+        if self.timers.replies_are_due(now) {
+            self.give_up_overdue(cx, now);
+            self.close_overdue(cx, now);
+        }
+    }
+
+    /// Begins the measured time when it is due.
+    fn open_window<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, now: Nanos) {
+        let Phase::Running { cpu_before: None, stop_at } = self.phase else { return };
+        let from = self.tally.window.from;
+        if now < from {
+            return self.timers.wake_by(from);
+        }
+        self.tally.began_at = Some(SystemTime::now());
+        self.tally.cpu_span.first = self.sample(now);
+        self.run_delay_before = host::run_delay_ns();
+        self.phase = Phase::Running { stop_at, cpu_before: Some((host::thread_cpu_ns().unwrap_or(0), now)) };
+        self.stall(cx);
+        self.tell(RunEvent::Measuring);
+    }
+
+    /// Records the heartbeats that were due until now.
+    fn beat(&mut self, now: Nanos) {
+        while let Some(due) = self.timers.next_heartbeat(now) {
+            self.tally.beat(now, due);
+        }
+    }
+
+    /// A CPU sample at the end of this tick's arrivals. The first thread samples for all.
+    fn sample(&self, now: Nanos) -> Option<Sample> {
+        if self.thread > 0 {
+            return None;
+        }
+        self.shared.sample(self.thread, self.tally.counts.received, now)
+    }
+
+    /// Whether no message of this thread is in flight.
+    fn is_drained(&self) -> bool {
+        let mut open = self.connections.iter().filter(|connection| connection.state == State::Open);
+        self.slots.are_settled()
+            && open.all(|connection| match &connection.flow {
+                Flow::Echo(awaited) => awaited.is_settled(),
+                Flow::Broadcast(broadcast) => self.has_all(connection.number, broadcast),
+                Flow::Attempt(_) => true,
+                // Only messages with a time field can be recognised as the last.
+                Flow::Push(listener) => listener.is_past_end || self.shared.load.listening.time.is_none(),
+            })
+    }
+
+    /// Counts missing messages with their age at `until`, and closes all connections.
+    fn finish<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, until: Nanos) {
+        for position in 0..self.connections.len() {
+            self.settle_connection(position, until);
+        }
+        self.settle_attempts(cx, until);
+        self.tally.settle_missing(until);
+        // A last snapshot, so that the progress shows the final counts.
+        let part = self.snapshots.part(self.thread, &mut self.tally, cx.now());
+        let _ = self.shared.events.send(RunEvent::Snapshot(Box::new(part)));
+        let stalled = self.shared.load.stalled > 0;
+        let closing_time = if stalled { STALLED_CLOSING_TIME } else { CLOSING_TIME };
+        self.phase = Phase::Closing { until: cx.now() + closing_time };
+        self.timers.wake_by(cx.now());
+        for position in 0..self.connections.len() {
+            if self.connections[position].state == State::Open
+                && let Some(token) = self.connections[position].token
+                && let Some(mut link) = cx.link(token)
+            {
+                link.close(CloseCode::NORMAL, "");
+            }
+        }
+    }
+
+    fn settle_connection(&mut self, position: usize, until: Nanos) {
+        let Client { connections, tally, .. } = self;
+        let connection = &connections[position];
+        if connection.state == State::New {
+            return;
+        }
+        match &connection.flow {
+            Flow::Echo(awaited) => {
+                tally.integrity.lost += awaited.missing();
+                // If some replies could not be matched, it is unknown which messages are missing.
+                let is_known = !awaited.has_unmatched();
+                for (_, times) in awaited.unanswered_from(0).filter(|_| is_known) {
+                    tally.record_lost(until, times, 1);
+                }
+                let next = awaited.next();
+                self.settle_unsent(position, next, u64::from(is_known), until);
+            }
+            Flow::Broadcast(_) => self.settle_broadcast(position, until),
+            // Slots without a connection are counted by `settle_attempts`.
+            Flow::Attempt(_) => {}
+            // The messages that a server meant to push are unknown.
+            Flow::Push(_) => {}
+        }
+    }
+
+    /// Sends an event to the session, once for all threads.
+    fn tell(&self, events: RunEvent) {
+        if self.thread == 0 {
+            // A session that has ended needs no events.
+            let _ = self.shared.events.send(events);
+        }
+    }
+
+    fn show_progress(&mut self, now: Nanos) {
+        let progress = &self.shared.progress[self.thread];
+        progress.open.store(self.connector.open as u64, Ordering::Relaxed);
+        progress.messages.store(self.tally.counts.received, Ordering::Relaxed);
+        progress.failed.store(self.connector.failed, Ordering::Relaxed);
+        if let Some(part) = self.snapshots.tell(self.thread, &mut self.tally, now) {
+            let _ = self.shared.events.send(RunEvent::Snapshot(part));
+        }
+    }
+}
+
+impl Application for Client {
+    type Peer = Peer;
+    type Message = WorkerMessage;
+    type Command = ();
+    type Report = ();
+
+    fn report(&self) {}
+
+    fn request<D: Driver>(
+        &mut self,
+        _: &mut Context<'_, D, Self>,
+        _: Token,
+        _: &Request<'_>,
+        _: Option<&Upgrade<'_>>,
+    ) -> Answer<Peer> {
+        // A generator has no listener, so no request arrives.
+        Answer::Refuse(Refusal {
+            status: 503,
+            reason: "this is a load generator",
+            headers: "",
+            hint: "connect to the server instead",
+        })
+    }
+
+    fn connected<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token) {
+        self.connection_connected(cx, token);
+    }
+
+    fn secured<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token, resumed: bool) {
+        self.connection_secured(cx, token, resumed);
+    }
+
+    fn opened<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Self>,
+        token: Token,
+        response: Option<&Response>,
+    ) {
+        self.connection_opened(cx, token, response);
+    }
+
+    #[inline]
+    fn chunk(&mut self, link: &mut ConnectionContext<'_, Self>, chunk: Chunk<'_>) -> Disposition {
+        let position = link.peer.position as usize;
+        match self.shared.load.mode {
+            Mode::Echo => self.echo_arrived(link, position, &chunk),
+            Mode::Broadcast => self.delivery_arrived(link, position, &chunk),
+            Mode::Connect => self.attempt_answered(link, position, &chunk),
+            Mode::Push => self.push_arrived(link, position, &chunk),
+        }
+        Disposition::Done
+    }
+
+    fn closed<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, _: Token, peer: Peer, closed: &Closed) {
+        self.connection_ended(cx, peer, closed);
+    }
+
+    fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token) {
+        if let Some(position) = cx.peer(token).map(|peer| peer.position as usize) {
+            self.send_allowed_at(cx, position, cx.now());
+        }
+    }
+
+    fn message<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Self>,
+        _: usize,
+        message: WorkerMessage,
+        _: &[u8],
+    ) {
+        let WorkerMessage::Reached(publisher, sequence) = message;
+        self.reached(publisher, sequence, cx.now());
+    }
+
+    fn tick_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>) {
+        let now = cx.now();
+        self.step(cx);
+        self.show_progress(now);
+        if let Phase::Running { .. } = self.phase {
+            self.tally.ticked(now, cx.clock() - now);
+        }
+    }
+
+    fn deadline(&self) -> Option<Nanos> {
+        self.timers.wake_at()
+    }
+}

@@ -1,0 +1,322 @@
+//! Connect mode: each message of the schedule is a connection that opens, sends one message, awaits its echo, stays
+//! open for a while, and closes.
+//!
+//! A thread has *slots* for one connection each. A connection that is due while no slot is free waits, and is measured
+//! from when it was due. The server closes TCP first (RFC 6455, 7.1.1), so it keeps the TIME_WAIT state. After that the
+//! slot and its port are free.
+//!
+//! Never: a connection that begins after the end, or one that is neither answered, lost nor counted as an error.
+
+use super::connection::{Flow, State};
+use super::slots::{Attempt, AttemptStage};
+use super::{Client, Peer, Phase, causes};
+use crate::measure::times::Times;
+use crate::measure::track::REPLY_TIME;
+use crate::plan::mode::Mode;
+use crate::plan::pace::Pace;
+use crate::plan::payload::Id;
+use crate::record::failures::{NO_REPLY, UNFINISHED};
+use echoring_proto::CloseCode;
+use echoring_proto::connection::{Cause, Chunk, Closed};
+use echoring_proto::limits::{MILLISECOND, Nanos};
+use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::shard::{ConnectionContext, Context};
+
+/// In a closed loop, the pause of a slot after a failure. Without it, a refused connection would be retried at full
+/// speed.
+const FAILURE_PAUSE: Nanos = 10 * MILLISECOND;
+
+impl Client {
+    /// Frees all slots: nothing is opened before the load begins.
+    pub(super) fn make_slots<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
+        // The lowest numbers come first, so that a light load uses few slots.
+        self.slots.free = (0..self.connections.len() as u32).rev().collect();
+        for _ in 0..self.connections.len() {
+            self.shared.settled(cx.now());
+        }
+        self.phase = Phase::Ready;
+        self.wait_for_threads(cx);
+    }
+
+    /// Whether all connections have ended and nothing is left to count. The rest of a schedule counts as unsent, unless
+    /// no connection ever opened.
+    pub(super) fn has_no_connections(&self) -> bool {
+        let has_schedule = self.pacer.is_open_loop() && self.shared.has_opened();
+        self.connector.open == 0 && self.shared.load.mode != Mode::Connect && !has_schedule
+    }
+
+    /// A connection is due at `intended`.
+    pub(super) fn attempt_due(&mut self, intended: Nanos) {
+        if self.slots.waiting.len() >= self.slots.free.len() {
+            self.tally.connections.handshakes.waits(self.tally.window.contains(intended));
+        }
+        self.slots.waiting.push_back(intended);
+    }
+
+    /// Closes connections that were held long enough, and opens those that are due. A connection that was due before
+    /// the end is opened even if a late tick comes after the end, but not in a closed loop.
+    pub(super) fn attempt<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, now: Nanos, stop_at: Nanos) {
+        self.wake_slots(now);
+        self.close_held(cx, now);
+        let is_closed_loop = matches!(self.shared.load.pace, Pace::Depth(_));
+        while let Some(position) = self.slots.free.pop() {
+            let intended = match is_closed_loop {
+                true => Some(cx.clock()).filter(|now| *now < stop_at),
+                false => self.slots.waiting.pop_front(),
+            };
+            let Some(intended) = intended else {
+                self.slots.free.push(position);
+                break;
+            };
+            self.begin_attempt(cx, position, intended);
+        }
+    }
+
+    fn begin_attempt<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, position: u32, intended: Nanos) {
+        let at = position as usize;
+        if let Err(error) = self.dial_one(cx, at) {
+            self.connector.failed += 1;
+            self.tally.connections.error(&causes::of_error(&error));
+            let now = cx.clock();
+            self.tally.damaged(now, Times { intended, sent: now });
+            return self.free_slot(position, true, now);
+        }
+        self.tally.counts.sent += 1;
+        self.slots.unanswered += 1;
+        let sent = self.connections[at].opening.dialled;
+        if let Some(attempt) = self.attempt_at(at) {
+            attempt.stage = AttemptStage::HandshakeTimes(Times { intended, sent });
+        }
+    }
+
+    fn attempt_at(&mut self, position: usize) -> Option<&mut Attempt> {
+        match &mut self.connections[position].flow {
+            Flow::Attempt(attempt) => Some(attempt),
+            Flow::Echo(_) | Flow::Broadcast(_) | Flow::Push(_) => None,
+        }
+    }
+
+    /// The handshake succeeded: the slot sends its message, or is done.
+    pub(super) fn attempt_opened<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Client>,
+        token: Token,
+        position: usize,
+    ) {
+        let now = cx.now();
+        let Client { shared, connections, tally, message, .. } = self;
+        let connection = &mut connections[position];
+        let Flow::Attempt(attempt) = &mut connection.flow else { return };
+        let AttemptStage::HandshakeTimes(times) = attempt.stage else { return };
+        if tally.window.contains(times.intended) {
+            tally.connections.handshakes.opened(&connection.opening);
+        }
+        let Some(mut link) = cx.link(token) else { return };
+        if !shared.load.connecting.first_message {
+            tally.arrived(now, times.intended, times.sent, 0);
+            return self.attempt_served(&mut link, position, now);
+        }
+        let id = Id { connection: connection.number, sequence: attempt.sequence, ..Id::default() };
+        shared.payloads.write(&id, message);
+        // A send that fails for lack of memory ends the connection, which is counted there.
+        link.send(shared.payloads.kind(), message);
+        attempt.stage = AttemptStage::Awaiting(times);
+    }
+
+    /// A message arrived.
+    pub(super) fn attempt_answered(
+        &mut self,
+        link: &mut ConnectionContext<'_, Client>,
+        position: usize,
+        chunk: &Chunk<'_>,
+    ) {
+        let now = link.now();
+        let Client { shared, connections, tally, .. } = self;
+        let connection = &mut connections[position];
+        let Flow::Attempt(attempt) = &mut connection.flow else { return };
+        let AttemptStage::Awaiting(times) = attempt.stage else {
+            // More than was sent.
+            tally.integrity.duplicated += 1;
+            return;
+        };
+        let payloads = &shared.payloads;
+        let id = Id { connection: connection.number, sequence: attempt.sequence, ..Id::default() };
+        let is_its_own =
+            !shared.load.verify || (chunk.kind == payloads.kind() && payloads.matches(&id, chunk.payload));
+        if is_its_own {
+            tally.arrived(now, times.intended, times.sent, chunk.payload.len());
+            if tally.window.contains(times.intended) {
+                tally.connections.handshakes.answered(&connection.opening, now);
+            }
+        } else {
+            tally.integrity.corrupted += 1;
+            tally.damaged(now, times);
+        }
+        self.attempt_served(link, position, now);
+    }
+
+    /// The connection was answered.
+    fn attempt_served(&mut self, link: &mut ConnectionContext<'_, Client>, position: usize, now: Nanos) {
+        self.slots.unanswered -= 1;
+        let hold = self.shared.load.connecting.hold.as_nanos() as Nanos;
+        let Some(attempt) = self.attempt_at(position) else { return };
+        if hold == 0 {
+            attempt.stage = AttemptStage::Leaving;
+            return link.close(CloseCode::NORMAL, "");
+        }
+        attempt.stage = AttemptStage::Held;
+        let sequence = attempt.sequence;
+        self.slots.held.push_back((now + hold, position as u32, sequence));
+        if self.slots.held.len() > 2 * self.connections.len() {
+            self.remove_ended();
+        }
+    }
+
+    /// Removes connections that the server ended early from the list.
+    #[cold]
+    fn remove_ended(&mut self) {
+        let mut held = std::mem::take(&mut self.slots.held);
+        held.retain(|&(_, position, sequence)| self.is_held(position, sequence));
+        self.slots.held = held;
+    }
+
+    fn is_held(&self, position: u32, sequence: u64) -> bool {
+        let flow = &self.connections[position as usize].flow;
+        matches!(flow, Flow::Attempt(attempt) if attempt.stage == AttemptStage::Held && attempt.sequence == sequence)
+    }
+
+    /// Closes connections that were held long enough.
+    fn close_held<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, now: Nanos) {
+        while let Some(&(until, position, sequence)) = self.slots.held.front() {
+            if until > now {
+                return self.timers.wake_by(until);
+            }
+            self.slots.held.pop_front();
+            if self.is_held(position, sequence) {
+                self.close_slot(cx, position as usize);
+            }
+        }
+    }
+
+    fn close_slot<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, position: usize) {
+        if let Some(attempt) = self.attempt_at(position) {
+            attempt.stage = AttemptStage::Leaving;
+        }
+        if let Some(mut link) = self.connections[position].token.and_then(|token| cx.link(token)) {
+            link.close(CloseCode::NORMAL, "");
+        }
+    }
+
+    /// Closes connections whose echo is overdue, and counts them as lost.
+    pub(super) fn close_overdue<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, now: Nanos) {
+        for position in 0..self.connections.len() {
+            let opened = self.connections[position].opening.opened;
+            let is_late = opened + REPLY_TIME <= now;
+            if let Flow::Attempt(Attempt { stage: AttemptStage::Awaiting(_), .. }) =
+                self.connections[position].flow
+                && is_late
+            {
+                self.tally.connections.error(NO_REPLY);
+                self.give_up_attempt(position, now);
+                self.close_slot(cx, position);
+            }
+        }
+    }
+
+    /// Gives up the message or handshake of a slot, with its age at `until`. Returns whether there was one.
+    fn give_up_attempt(&mut self, position: usize, until: Nanos) -> bool {
+        let Some(attempt) = self.attempt_at(position) else { return false };
+        let before = attempt.stage;
+        let (AttemptStage::HandshakeTimes(times) | AttemptStage::Awaiting(times)) = before else {
+            return false;
+        };
+        attempt.stage = AttemptStage::Leaving;
+        match before {
+            AttemptStage::HandshakeTimes(_) => {
+                self.tally.connections.error(UNFINISHED);
+                self.tally.connections.handshakes.failed(until.saturating_sub(times.sent));
+            }
+            _ => self.tally.integrity.lost += 1,
+        }
+        self.tally.latency.missing.add(times, 1);
+        self.slots.unanswered -= 1;
+        true
+    }
+
+    /// A connection ended, for any reason.
+    pub(super) fn attempt_ended<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Client>,
+        peer: Peer,
+        closed: &Closed,
+    ) {
+        let position = peer.position as usize;
+        let connection = &mut self.connections[position];
+        let was_open = std::mem::replace(&mut connection.state, State::New) == State::Open;
+        connection.token = None;
+        self.connector.open -= usize::from(was_open);
+        self.connector.handshakes -= usize::from(!was_open);
+        let Some(attempt) = self.attempt_at(position) else { return };
+        let before = std::mem::take(&mut attempt.stage);
+        attempt.sequence += 1;
+        let failed = before != AttemptStage::Leaving;
+        match before {
+            AttemptStage::HandshakeTimes(times) => {
+                self.tally.connections.error(&causes::of_end(&closed.cause, false));
+                self.tally.damaged(cx.now(), times);
+                self.tally.connections.handshakes.failed(cx.now().saturating_sub(times.sent));
+                self.slots.unanswered -= 1;
+            }
+            AttemptStage::Awaiting(times) => {
+                self.tally.integrity.lost += 1;
+                self.tally.latency.missing.add(times, 1);
+                self.slots.unanswered -= 1;
+            }
+            AttemptStage::Free | AttemptStage::Held | AttemptStage::Leaving => {}
+        }
+        if was_open {
+            self.tally.connections.closed(closed.code.0);
+            self.tally.connections.ended_early += u64::from(failed);
+            if failed && !matches!(closed.cause, Cause::Peer | Cause::Local) {
+                self.tally.connections.error(&causes::of_end(&closed.cause, true));
+            }
+        }
+        self.connector.failed += u64::from(failed);
+        self.free_slot(peer.position, failed, cx.now());
+    }
+
+    fn free_slot(&mut self, position: u32, failed: bool, now: Nanos) {
+        if failed && matches!(self.shared.load.pace, Pace::Depth(_)) {
+            self.slots.pausing.push_back((now + FAILURE_PAUSE, position));
+        } else {
+            self.slots.free.push(position);
+        }
+    }
+
+    fn wake_slots(&mut self, now: Nanos) {
+        while let Some(&(until, position)) = self.slots.pausing.front() {
+            if until > now {
+                return self.timers.wake_by(until);
+            }
+            self.slots.pausing.pop_front();
+            self.slots.free.push(position);
+        }
+    }
+
+    /// Counts unfinished connections at the end of the drain time. Connections that were due and not opened get their
+    /// age at `until`.
+    pub(super) fn settle_attempts<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, until: Nanos) {
+        let Client { slots, tally, .. } = self;
+        for intended in slots.waiting.drain(..) {
+            tally.counts.unsent += 1;
+            tally.record_unsent(until, intended, 1);
+        }
+        for position in 0..self.connections.len() {
+            let is_held =
+                self.attempt_at(position).is_some_and(|attempt| attempt.stage == AttemptStage::Held);
+            if is_held || self.give_up_attempt(position, until) {
+                self.close_slot(cx, position);
+            }
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Broadcast mode: deliveries on the connections to a topic.
+
+use super::connection::{Flow, State};
+use super::topic::{Broadcast, Part};
+use super::{Client, WorkerMessage};
+use crate::measure::times::Times;
+use crate::measure::track::StreamArrival;
+use crate::plan::payload::Id;
+use echoring_proto::connection::Chunk;
+use echoring_proto::limits::Nanos;
+use echoring_runtime::shard::{ConnectionContext, Lane};
+
+impl Client {
+    /// A message of the topic arrived. Its header names its publisher, sequence and times.
+    #[inline]
+    pub(super) fn delivery_arrived(
+        &mut self,
+        link: &mut ConnectionContext<'_, Client>,
+        position: usize,
+        chunk: &Chunk<'_>,
+    ) {
+        let now = link.now();
+        let Client { shared, connections, tally, slow, .. } = self;
+        let connection = &mut connections[position];
+        let Flow::Broadcast(broadcast) = &mut connection.flow else { return };
+        let (payloads, load) = (&shared.payloads, &shared.load);
+        if let Part::Slow { on_at } = &mut broadcast.part {
+            slow.took(link, on_at, load.trickle, chunk.payload.len(), tally);
+        }
+        let claimed = payloads.identify(chunk.payload).filter(|claimed| {
+            claimed.connection < load.publishers
+                && claimed.connection != connection.number
+                && load.topic(claimed.connection) == broadcast.topic
+        });
+        let whole = |claimed: &Id| {
+            !load.verify || (chunk.kind == payloads.kind() && payloads.matches(claimed, chunk.payload))
+        };
+        let fan_out = shared.fan_out.as_ref();
+        let Some(id) = claimed.filter(whole) else {
+            tally.integrity.corrupted += 1;
+            if let Some(times) = broadcast.blame(claimed, load.topics, fan_out)
+                && broadcast.subscribes()
+            {
+                tally.damaged(now, times);
+            }
+            broadcast.order.unidentified();
+            return;
+        };
+        let from = (id.connection / load.topics) as usize;
+        let due = broadcast.streams[from].expected();
+        let times = Times { intended: id.intended, sent: id.sent };
+        let first_missed = || fan_out.and_then(|fan_out| fan_out.times(id.connection, due)).unwrap_or(times);
+        let place = broadcast.streams[from].arrived(id.sequence, first_missed);
+        match place {
+            StreamArrival::InOrder => {}
+            StreamArrival::Late => tally.integrity.reordered += 1,
+            StreamArrival::Again => {
+                tally.integrity.duplicated += 1;
+                return;
+            }
+        }
+        if !broadcast.subscribes() {
+            return;
+        }
+        if id.sequence > due
+            && let Some((times, forgotten)) = broadcast.streams[from].forget_excess()
+        {
+            tally.latency.missing.add(times, u32::try_from(forgotten).unwrap_or(u32::MAX));
+        }
+        tally.arrived(now, id.intended, id.sent, chunk.payload.len());
+        let Some(fan_out) = fan_out else { return };
+        let at = fan_out.arrived(id.connection, id.sequence);
+        // The messages of one publisher are ordered by their sequence alone.
+        if broadcast.streams.len() > 1 && place == StreamArrival::InOrder {
+            let Broadcast { streams, order, .. } = &mut **broadcast;
+            let name = (id.connection, id.sequence);
+            order.arrived(fan_out, name, (&mut streams[from], due), &mut tally.fan_out.order);
+        }
+        if tally.window.contains(id.intended) {
+            let latency = now.saturating_sub(id.intended);
+            for (reached, histogram) in [
+                (at.first, &mut tally.fan_out.first),
+                (at.median, &mut tally.fan_out.median),
+                (at.last, &mut tally.fan_out.last),
+            ] {
+                if reached {
+                    histogram.saturating_record(latency);
+                }
+            }
+        }
+        if at.last && load.pace.depth().is_some() {
+            self.notify_publisher(link, (id.connection, id.sequence), now);
+        }
+    }
+
+    /// All subscribers have received a message: its publisher may send another.
+    fn notify_publisher(
+        &mut self,
+        link: &mut ConnectionContext<'_, Client>,
+        (publisher, sequence): (u32, u64),
+        now: Nanos,
+    ) {
+        let (owner, _) = self.shared.owner(publisher);
+        if owner == self.thread {
+            self.reached(publisher, sequence, now);
+        } else if !self.backlog.unposted.is_empty()
+            || link
+                .mailboxes
+                .post(owner, Lane::Forward, WorkerMessage::Reached(publisher, sequence), &[])
+                .is_err()
+        {
+            self.backlog.unposted.push_back((publisher, sequence));
+        }
+    }
+
+    /// A message of a publisher of this thread has reached all subscribers.
+    pub(super) fn reached(&mut self, publisher: u32, sequence: u64, now: Nanos) {
+        let (_, position) = self.shared.owner(publisher);
+        if let Flow::Broadcast(broadcast) = &mut self.connections[position].flow
+            && let Some(publishing) = broadcast.publishing()
+        {
+            publishing.reached(sequence, now);
+            self.backlog.ready.push(position as u32);
+        }
+    }
+
+    /// Stores the number of subscribers of each publisher's topic.
+    pub(super) fn store_audiences(&mut self) {
+        let Some(fan_out) = &self.shared.fan_out else { return };
+        for connection in &mut self.connections {
+            if let Flow::Broadcast(broadcast) = &mut connection.flow {
+                broadcast.audience = fan_out.subscribers(broadcast.topic);
+            }
+        }
+    }
+
+    /// Whether a connection has received all messages that were published to it.
+    pub(super) fn has_all(&self, number: u32, broadcast: &Broadcast) -> bool {
+        let Some(fan_out) = &self.shared.fan_out else { return true };
+        if let Part::Slow { .. } = broadcast.part {
+            return true;
+        }
+        broadcast.others(number, self.shared.load.topics).all(|(publisher, position)| {
+            broadcast.streams[position].missing(fan_out.published(publisher)) == 0
+        })
+    }
+
+    /// Counts the messages that a connection sent, received and missed. Missed messages get their age at `until`.
+    pub(super) fn settle_broadcast(&mut self, position: usize, until: Nanos) {
+        let Client { shared, connections, tally, .. } = self;
+        let connection = &connections[position];
+        let (Flow::Broadcast(broadcast), Some(fan_out)) = (&connection.flow, &shared.fan_out) else { return };
+        if let Part::Slow { .. } = broadcast.part {
+            return;
+        }
+        for (publisher, at) in broadcast.others(connection.number, shared.load.topics) {
+            let stream = &broadcast.streams[at];
+            // A connection that ended early misses nothing after its end.
+            tally.integrity.lost += match connection.state {
+                State::Open => stream.missing(fan_out.published(publisher)),
+                _ => stream.skipped(),
+            };
+            if broadcast.subscribes() {
+                for (times, copies) in stream.missed() {
+                    tally.record_lost(until, times, copies);
+                }
+            }
+            if broadcast.subscribes() && stream.expected() < fan_out.published(publisher) {
+                tally.fan_out.order.missed_the_last(broadcast.topic, stream);
+                if connection.state == State::Open {
+                    fan_out.behind(publisher, stream.expected(), |times, copies| {
+                        tally.record_lost(until, times, copies);
+                    });
+                }
+            }
+            tally.fan_out.gaps += stream.gaps();
+            if broadcast.subscribes() {
+                tally.fan_out.deliveries += stream.received();
+            }
+        }
+        if let Part::Publishes(publishing) = &broadcast.part {
+            let (next, audience) = (publishing.next, u64::from(broadcast.audience));
+            tally.fan_out.deliveries_due += next * audience;
+            self.settle_unsent(position, next, audience, until);
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The state of one connection.
+
+use super::listener::Listener;
+use super::slots::Attempt;
+use super::topic::{Broadcast, Part, Publishing};
+use crate::engine::shared::Shared;
+use crate::measure::handshakes::HandshakeTimes;
+use crate::measure::order::OrderChecker;
+use crate::measure::track::{Awaited, Stream};
+use crate::plan::mode::Mode;
+use crate::plan::pace::Pace;
+use crate::plan::schedule::Mark;
+use echoring_proto::limits::Nanos;
+use echoring_runtime::driver::Token;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    New,
+    Connecting,
+    Open,
+    Gone,
+}
+
+/// One connection of this thread.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) number: u32,
+    pub(super) state: State,
+    pub(super) token: Option<Token>,
+    /// The times of its handshake.
+    pub(super) opening: HandshakeTimes,
+    /// Number of schedule slots that have passed; open loop only.
+    pub(super) due: u64,
+    /// When the next message is due; open loop only.
+    pub(super) mark: Mark,
+    /// Since when a message has waited for room in the connection's queue.
+    pub(super) held_since: Option<Nanos>,
+    pub(super) flow: Flow,
+}
+
+#[derive(Debug)]
+pub(super) enum Flow {
+    Echo(Awaited),
+    Broadcast(Box<Broadcast>),
+    Attempt(Attempt),
+    Push(Listener),
+}
+
+impl Connection {
+    pub(super) fn new(shared: &Shared, number: u32) -> Connection {
+        let load = &shared.load;
+        let flow = match load.mode {
+            Mode::Echo => Flow::Echo(Awaited::new(load.pace.depth().unwrap_or(load.burst) as usize)),
+            Mode::Connect => Flow::Attempt(Attempt::default()),
+            Mode::Push => Flow::Push(Listener::default()),
+            Mode::Broadcast => {
+                let topic = load.topic(number);
+                let part = match () {
+                    () if number < load.publishers => Part::Publishes(Publishing::default()),
+                    () if load.is_stalled(number) => Part::Slow { on_at: 0 },
+                    () => Part::Subscribes,
+                };
+                Flow::Broadcast(Box::new(Broadcast {
+                    topic,
+                    audience: 0,
+                    streams: vec![Stream::default(); load.publishers_of(topic) as usize],
+                    order: OrderChecker::default(),
+                    part,
+                }))
+            }
+        };
+        Connection {
+            number,
+            state: State::New,
+            token: None,
+            opening: HandshakeTimes::default(),
+            due: 0,
+            mark: Mark::default(),
+            held_since: None,
+            flow,
+        }
+    }
+
+    /// Whether it is a deliberately slow reader.
+    pub(super) fn stalls(&self) -> bool {
+        matches!(&self.flow, Flow::Broadcast(broadcast) if matches!(broadcast.part, Part::Slow { .. }))
+    }
+
+    /// The sequence of the message that may be sent now, if any.
+    #[inline]
+    pub(super) fn may_send(&self, pace: &Pace) -> Option<u64> {
+        let (next, in_flight, full) = match &self.flow {
+            Flow::Echo(awaited) => (awaited.next(), awaited.in_flight(), awaited.is_full()),
+            Flow::Broadcast(broadcast) => {
+                let Part::Publishes(publishing) = &broadcast.part else { return None };
+                (publishing.next, publishing.in_flight(), false)
+            }
+            Flow::Attempt(_) | Flow::Push(_) => return None,
+        };
+        let may = match pace {
+            Pace::Depth(depth) => in_flight < u64::from(*depth),
+            Pace::Rate(_) | Pace::Stages(_) => next < self.due,
+        };
+        (may && !full).then_some(next)
+    }
+}

@@ -1,0 +1,208 @@
+//! Opens connections, a few handshakes at a time or at a rate, and handles their ends.
+
+use std::io;
+use std::net::SocketAddr;
+
+use super::connection::{Flow, State};
+use super::{Client, Peer, Phase, causes};
+use crate::measure::handshakes::HandshakeTimes;
+use crate::plan::mode::Mode;
+use crate::record::failures::UNFINISHED;
+use echoring_proto::CloseCode;
+use echoring_proto::connection::{Cause, Closed};
+use echoring_proto::handshake::Response;
+use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::shard::Context;
+
+impl Client {
+    /// Dials up to the maximum number of concurrent handshakes.
+    pub(super) fn dial<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
+        if self.shared.load.mode == Mode::Connect {
+            return self.make_slots(cx);
+        }
+        if self.shared.is_stopped() {
+            self.stop_connecting(cx);
+        }
+        while self.connector.next() < self.connections.len() && self.may_dial(cx) {
+            let position = self.connector.take();
+            if let Err(error) = self.dial_one(cx, position) {
+                self.connections[position].state = State::Gone;
+                self.connector.failed += 1;
+                self.tally.connections.error(&causes::of_error(&error));
+                self.shared.settled(cx.now());
+            }
+        }
+        if self.connector.is_done(self.connections.len()) {
+            self.phase = Phase::Ready;
+            self.wait_for_threads(cx);
+        }
+    }
+
+    /// Stops dialling and cancels pending handshakes, because the run ends.
+    fn stop_connecting<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
+        for position in 0..self.connections.len() {
+            let connection = &mut self.connections[position];
+            let begun = connection.state == State::Connecting;
+            if begun {
+                // Its end is expected then.
+                connection.state = State::Gone;
+                self.connector.handshake_failed();
+                self.tally.connections.error(UNFINISHED);
+                self.tally.connections.handshakes.failed(cx.now().saturating_sub(connection.opening.dialled));
+                if let Some(mut link) = connection.token.take().and_then(|token| cx.link(token)) {
+                    link.close(CloseCode::GOING_AWAY, "");
+                }
+            }
+            if begun || position >= self.connector.next() {
+                self.shared.settled(cx.now());
+            }
+        }
+        self.connector.stop(self.connections.len());
+    }
+
+    /// Whether the next connection may be dialled.
+    fn may_dial<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) -> bool {
+        let Client { connector, connections, shared, timers, .. } = self;
+        let numbers = || connections.iter().map(|connection| connection.number).collect();
+        match connector.may_dial(shared, cx.clock(), numbers) {
+            Ok(()) => true,
+            Err(next) => {
+                if let Some(next) = next {
+                    timers.wake_by(next);
+                }
+                false
+            }
+        }
+    }
+
+    pub(super) fn dial_one<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Client>,
+        position: usize,
+    ) -> io::Result<()> {
+        self.tally.connections.handshakes.begun();
+        let shared = &self.shared;
+        let number = self.connections[position].number;
+        let source = match shared.sources.as_slice() {
+            [] => None,
+            sources => Some(SocketAddr::new(sources[number as usize % sources.len()], 0)),
+        };
+        if let Some(dial) = cx.dial()
+            && (dial.path.is_empty() || shared.load.mode == Mode::Broadcast)
+        {
+            dial.path = shared.load.path(shared.url_path.as_deref(), number);
+        }
+        // Messages that are only counted need not be complete.
+        let whole = shared.load.mode != Mode::Push || shared.load.listening.time.is_some();
+        let token = cx.connect(shared.address, source, whole, Peer { position: position as u32 })?;
+        let connection = &mut self.connections[position];
+        connection.token = Some(token);
+        connection.state = State::Connecting;
+        connection.opening = HandshakeTimes::begun(cx.clock());
+        self.connector.dialled();
+        Ok(())
+    }
+
+    /// TCP is connected.
+    pub(super) fn connection_connected<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, token: Token) {
+        if let Some(opening) = self.opening_of(cx, token) {
+            opening.connected = cx.now();
+        }
+    }
+
+    /// TLS is established.
+    pub(super) fn connection_secured<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Client>,
+        token: Token,
+        resumed: bool,
+    ) {
+        if let Some(opening) = self.opening_of(cx, token) {
+            (opening.secured, opening.resumed) = (cx.now(), resumed);
+        }
+    }
+
+    fn opening_of<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Client>,
+        token: Token,
+    ) -> Option<&mut HandshakeTimes> {
+        let position = cx.peer(token)?.position as usize;
+        Some(&mut self.connections[position].opening)
+    }
+
+    /// A handshake succeeded.
+    pub(super) fn connection_opened<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Client>,
+        token: Token,
+        response: Option<&Response>,
+    ) {
+        let Some(position) = cx.peer(token).map(|peer| peer.position as usize) else { return };
+        let connection = &mut self.connections[position];
+        connection.state = State::Open;
+        connection.opening.opened = cx.now();
+        let attempts = matches!(connection.flow, Flow::Attempt(_));
+        if !attempts {
+            self.tally.connections.handshakes.opened(&connection.opening);
+        }
+        if let (Flow::Broadcast(broadcast), Some(fan_out)) = (&connection.flow, &self.shared.fan_out)
+            && broadcast.subscribes()
+        {
+            fan_out.joined(broadcast.topic);
+        }
+        self.tally.slow.opened += u64::from(connection.stalls());
+        self.connector.opened();
+        self.tally.connections.opened += 1;
+        self.shared.opened();
+        self.tally.connections.agreed +=
+            u64::from(response.is_some_and(|response| response.agreement.is_some()));
+        if attempts {
+            return self.attempt_opened(cx, token, position);
+        }
+        self.send_hello(cx, token);
+        self.shared.settled(cx.now());
+    }
+
+    /// A handshake failed, or an open connection ended.
+    pub(super) fn connection_ended<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Client>,
+        peer: Peer,
+        closed: &Closed,
+    ) {
+        let connection = &mut self.connections[peer.position as usize];
+        if let Flow::Attempt(_) = connection.flow {
+            return self.attempt_ended(cx, peer, closed);
+        }
+        let before = std::mem::replace(&mut connection.state, State::Gone);
+        connection.token = None;
+        if before == State::Gone {
+            return;
+        }
+        if before == State::Connecting {
+            self.connector.handshake_failed();
+            self.tally.connections.error(&causes::of_end(&closed.cause, false));
+            let begun = self.connections[peer.position as usize].opening.dialled;
+            self.tally.connections.handshakes.failed(cx.now().saturating_sub(begun));
+            return self.shared.settled(cx.now());
+        }
+        self.connector.open -= 1;
+        if let (Flow::Broadcast(broadcast), Some(fan_out)) = (&connection.flow, &self.shared.fan_out)
+            && broadcast.subscribes()
+        {
+            fan_out.left(broadcast.topic);
+        }
+        if connection.stalls() {
+            return self.stalled_ended(closed);
+        }
+        self.tally.connections.closed(closed.code.0);
+        if !matches!(self.phase, Phase::Closing { .. } | Phase::Over) {
+            self.connector.failed += 1;
+            self.tally.connections.ended_early += 1;
+            if !matches!(closed.cause, Cause::Peer | Cause::Local) {
+                self.tally.connections.error(&causes::of_end(&closed.cause, true));
+            }
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Push mode: messages are counted, and timed if they have a time field.
+//!
+//! Never: a check of contents, because it is unknown what the server meant to send.
+
+use super::Client;
+use super::clock_offset::ClockOffset;
+use super::connection::Flow;
+use echoring_proto::connection::{Chunk, MessageKind};
+use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::shard::{ConnectionContext, Context};
+
+impl Client {
+    /// Reads the wall clock, which may be set during a run.
+    pub(super) fn read_wall_clock<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>) {
+        if self.shared.load.listening.time.is_some() {
+            self.clock_offset = ClockOffset::at(cx.clock());
+        }
+    }
+
+    /// Sends the hello message of a listener that has opened.
+    pub(super) fn send_hello<D: Driver>(&mut self, cx: &mut Context<'_, D, Client>, token: Token) {
+        if let Some(hello) = &self.shared.load.listening.hello
+            && let Some(mut link) = cx.link(token)
+            && link.send(MessageKind::Text, hello.as_bytes())
+        {
+            self.tally.counts.sent += 1;
+        }
+    }
+
+    /// A message, or a part of one, arrived at a listener.
+    #[inline]
+    pub(super) fn push_arrived(
+        &mut self,
+        link: &mut ConnectionContext<'_, Client>,
+        position: usize,
+        chunk: &Chunk<'_>,
+    ) {
+        let now = link.now();
+        let Client { shared, connections, tally, clock_offset, .. } = self;
+        let connection = &mut connections[position];
+        let Flow::Push(listener) = &mut connection.flow else { return };
+        listener.bytes += chunk.payload.len();
+        if !chunk.last {
+            return;
+        }
+        let bytes = std::mem::take(&mut listener.bytes);
+        let before = std::mem::replace(&mut listener.heard_at, now);
+        if before == 0 {
+            tally.connections.handshakes.answered(&connection.opening, now);
+        } else if tally.window.contains(now) {
+            tally.pushes.gap(now - before);
+        }
+        let Some(field) = &shared.load.listening.time else { return tally.heard(now, bytes) };
+        match field.read(chunk.payload).map(|time| clock_offset.age(now, time)) {
+            Some(Some(age)) => {
+                let made = now.saturating_sub(age);
+                listener.is_past_end |= tally.is_past_window(made);
+                tally.pushed(now, made, bytes);
+            }
+            Some(None) => {
+                if tally.window.contains(now) {
+                    tally.pushes.ahead();
+                }
+                listener.is_past_end |= tally.is_past_window(now);
+                tally.pushed(now, now, bytes);
+            }
+            None => {
+                if tally.window.contains(now) {
+                    tally.pushes.untimed();
+                }
+                tally.heard(now, bytes);
+            }
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! A connection to a topic: the publishers' messages as it receives them, and the messages that it publishes.
+
+use std::collections::VecDeque;
+
+use crate::measure::fan_out::FanOutTracker;
+use crate::measure::order::OrderChecker;
+use crate::measure::times::Times;
+use crate::measure::track::{REPLY_TIME, Stream};
+use crate::plan::payload::Id;
+use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
+
+/// A message is given up after this multiple of its average delivery time.
+const GIVE_UP_FACTOR: Nanos = 10;
+/// But not before this time.
+const GIVE_UP_MIN: Nanos = 100 * MILLISECOND;
+/// Weight of a message in the moving average: one in this many.
+const SMOOTHING: Nanos = 8;
+
+/// A connection to a topic.
+#[derive(Debug)]
+pub(super) struct Broadcast {
+    pub(super) topic: u32,
+    /// Subscribers of the topic when the load began.
+    pub(super) audience: u32,
+    /// The messages of each publisher, by its position in the topic.
+    pub(super) streams: Vec<Stream>,
+    /// Compares the order across publishers with that of other subscribers.
+    pub(super) order: OrderChecker,
+    pub(super) part: Part,
+}
+
+/// The role of a connection in its topic. Received messages are always checked; those of subscribers are also timed,
+/// and count as missing.
+#[derive(Debug)]
+pub(super) enum Part {
+    /// It sends, and receives the messages of the topic's other publishers.
+    Publishes(Publishing),
+    /// It receives.
+    Subscribes,
+    /// It receives until the measured time begins, and then reads nothing, or little, until the end.
+    Slow {
+        /// When it may read again; only with a rate.
+        on_at: Nanos,
+    },
+}
+
+impl Broadcast {
+    /// The state of a publisher.
+    #[inline]
+    pub(super) fn publishing(&mut self) -> Option<&mut Publishing> {
+        match &mut self.part {
+            Part::Publishes(publishing) => Some(publishing),
+            Part::Subscribes | Part::Slow { .. } => None,
+        }
+    }
+
+    /// Whether messages must reach it.
+    #[inline]
+    pub(super) fn subscribes(&self) -> bool {
+        matches!(self.part, Part::Subscribes)
+    }
+
+    /// A message was published; `waited_for` says whether its delivery makes room for another.
+    pub(super) fn published(&mut self, now: Nanos, waited_for: bool) {
+        if let Some(publishing) = self.publishing() {
+            if waited_for {
+                publishing.in_flight_messages.push_back((publishing.next, now));
+            }
+            publishing.next += 1;
+        }
+    }
+
+    /// Gives up messages that have not reached all subscribers in time.
+    pub(super) fn give_up(&mut self, number: u32, fan_out: &FanOutTracker, now: Nanos) -> GivenUp {
+        let mut given_up = GivenUp::default();
+        let Some(publishing) = self.publishing() else { return given_up };
+        let give_up_after = publishing.give_up_after();
+        publishing.in_flight_messages.retain(|&(sequence, sent)| {
+            let age = now.saturating_sub(sent);
+            if age >= give_up_after {
+                given_up.messages += 1;
+                let is_silent = age >= REPLY_TIME && !fan_out.has_reached_some(number, sequence);
+                given_up.silent += usize::from(is_silent);
+            }
+            age < give_up_after
+        });
+        publishing.given_up = publishing.given_up.saturating_add(u32::from(given_up.messages > 0));
+        given_up
+    }
+
+    /// The publishers of the topic without connection `number`, with their positions.
+    pub(super) fn others(&self, number: u32, topics: u32) -> impl Iterator<Item = (u32, usize)> + use<> {
+        let topic = self.topic;
+        (0..self.streams.len())
+            .map(move |position| (topic + position as u32 * topics, position))
+            .filter(move |&(publisher, _)| publisher != number)
+    }
+
+    /// A damaged message replaces one that then does not count as lost too: the next message of the publisher that it
+    /// names, or of the only publisher. Returns the times of that message, if known.
+    #[cold]
+    pub(super) fn blame(
+        &mut self,
+        claimed: Option<Id>,
+        topics: u32,
+        fan_out: Option<&FanOutTracker>,
+    ) -> Option<Times> {
+        let position = match claimed {
+            Some(claimed) => (claimed.connection / topics) as usize,
+            None if self.streams.len() == 1 => 0,
+            None => return None,
+        };
+        let publisher = self.topic + position as u32 * topics;
+        let stream = &mut self.streams[position];
+        let (sequence, mut times) = (stream.expected(), None);
+        if let Some(fan_out) = fan_out {
+            times = fan_out.times(publisher, sequence);
+        }
+        // It is the next message, so there is no gap in front of it.
+        stream.arrived(sequence, Times::default);
+        times
+    }
+}
+
+/// A publisher's messages.
+#[derive(Debug, Default)]
+pub(super) struct Publishing {
+    pub(super) next: u64,
+    /// Messages in flight that have not reached all subscribers, with their send times; closed loop only.
+    in_flight_messages: VecDeque<(u64, Nanos)>,
+    /// Moving average of the time until a message has reached all subscribers; 0 before the first has.
+    reach_time: Nanos,
+    /// How often messages were given up since the last one that reached all subscribers.
+    given_up: u32,
+}
+
+impl Publishing {
+    pub(super) fn in_flight(&self) -> u64 {
+        self.in_flight_messages.len() as u64
+    }
+
+    /// A message has reached all subscribers.
+    pub(super) fn reached(&mut self, sequence: u64, now: Nanos) {
+        let Some(at) = self.in_flight_messages.iter().position(|(number, _)| *number == sequence) else {
+            return;
+        };
+        let Some((_, sent)) = self.in_flight_messages.remove(at) else { return };
+        let took = now.saturating_sub(sent).max(1);
+        self.given_up = 0;
+        self.reach_time = match self.reach_time {
+            0 => took,
+            before => before - before / SMOOTHING + took / SMOOTHING,
+        };
+    }
+
+    /// How long a message is awaited: doubled after each message that was given up. If a message was given up too
+    /// early, its replacement exceeds the depth.
+    fn give_up_after(&self) -> Nanos {
+        let first = match self.reach_time {
+            0 => SECOND,
+            time => (GIVE_UP_FACTOR * time).max(GIVE_UP_MIN),
+        };
+        first.saturating_mul(1 << self.given_up.min(16)).min(REPLY_TIME)
+    }
+}
+
+/// The messages that a publisher gave up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct GivenUp {
+    /// How many.
+    pub(super) messages: usize,
+    /// Those that no subscriber received within [`REPLY_TIME`].
+    pub(super) silent: usize,
+}

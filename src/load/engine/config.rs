@@ -1,0 +1,77 @@
+//! The shard configuration of a worker thread.
+
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+use rustls::client::Resumption;
+use rustls::pki_types::ServerName;
+
+use super::address::TargetAddress;
+use super::shared::Shared;
+use crate::plan::mode::Mode;
+use echoring_proto::connection::{self, Seed};
+use echoring_proto::handshake::Dial;
+use echoring_proto::limits::{MESSAGE_BYTES_DEFAULT, Nanos, QUEUE_BYTES_DEFAULT};
+use echoring_runtime::shard::{Security, ShardConfig};
+
+/// Maximum queue size of a connection in bytes, whatever the depth.
+const QUEUE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Maximum size of a pushed message in bytes.
+const PUSHED_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Number of servers whose TLS sessions a thread remembers; a run has one.
+const SESSIONS: usize = 8;
+
+/// The configuration of the thread `thread`.
+pub(super) fn config(shared: &Shared, target: &TargetAddress, thread: usize) -> ShardConfig {
+    let load = &shared.load;
+    let message_bytes = load.message_bytes.1 as u64;
+    let depth = match load.pace.depth() {
+        Some(_) if load.mode == Mode::Connect => 1,
+        depth => u64::from(depth.unwrap_or(load.burst)),
+    };
+    // The messages of a closed loop, or a burst of an open one, fit into the queue, so they never wait for room.
+    let flight = depth * (message_bytes + 14);
+    let queue_bytes = flight.clamp(u64::from(QUEUE_BYTES_DEFAULT), QUEUE_BYTES_MAX) as u32;
+    let dial = Dial {
+        host: target.authority.clone(),
+        path: String::new(),
+        origin: None,
+        subprotocols: Vec::new(),
+        headers: Vec::new(),
+    };
+    ShardConfig {
+        connection: connection::ConnectionConfig {
+            // The server's delays are what is measured.
+            send_timeout: 0,
+            // A server that returns more than it received must be recorded, not refused.
+            message_bytes_max: match load.mode {
+                Mode::Push => PUSHED_BYTES_MAX,
+                _ => MESSAGE_BYTES_DEFAULT.max(2 * message_bytes),
+            },
+            queue_bytes,
+            // A server that answers in order reads no more until its replies are read.
+            reads_when_full: true,
+            compression: load.compress.compression,
+            dial: Some(dial),
+            handshake_timeout: load.connecting.timeout.as_nanos() as Nanos,
+            ..connection::ConnectionConfig::default()
+        },
+        connections: shared.connections_of(thread).count() as u32,
+        security: Security {
+            server: None,
+            client: target.security.as_ref().map(|security| own_sessions(security, load.connecting.resumes)),
+        },
+        // Masking keys must be unpredictable (RFC 6455, 10.3), so they do not depend on the run's seed.
+        seed: Seed::System,
+    }
+}
+
+/// The thread's own TLS configuration: it resumes its own sessions unless disabled, and shares no lock.
+fn own_sessions(
+    (config, name): &(Arc<ClientConfig>, ServerName<'static>),
+    resumes: bool,
+) -> (Arc<ClientConfig>, ServerName<'static>) {
+    let mut own = ClientConfig::clone(config);
+    own.resumption = if resumes { Resumption::in_memory_sessions(SESSIONS) } else { Resumption::disabled() };
+    (Arc::new(own), name.clone())
+}

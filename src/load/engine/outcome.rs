@@ -1,0 +1,41 @@
+//! A finished run, and its verdict.
+
+use hdrhistogram::Histogram;
+
+use crate::measure::timeline::Timeline;
+use crate::record::Record;
+
+/// A finished run.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The record of the run.
+    pub record: Record,
+    /// The distribution behind `response_ns`.
+    pub response: Histogram<u64>,
+    /// The measured time in intervals, with the distribution of each.
+    pub timeline: Timeline,
+}
+
+/// The verdict on a run, from good to bad.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RunVerdict {
+    /// The run succeeded.
+    Good,
+    /// The generator was too late for its own schedule.
+    Saturated,
+    /// Messages or connections failed.
+    Broken,
+}
+
+impl Outcome {
+    /// The verdict. Integrity failures take precedence over a late generator.
+    pub fn verdict(&self) -> RunVerdict {
+        if self.record.is_broken() {
+            return RunVerdict::Broken;
+        }
+        // A search evaluates its steps by response times, which include lateness.
+        let is_allowed = self.record.config.allow_saturated || self.record.search.is_some();
+        let is_late = self.record.generator.saturated && !is_allowed;
+        if is_late { RunVerdict::Saturated } else { RunVerdict::Good }
+    }
+}

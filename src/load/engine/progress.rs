@@ -1,0 +1,41 @@
+//! The progress of a run.
+
+use std::time::Duration;
+
+use crate::measure::live::LiveResults;
+use crate::plan::workload::Workload;
+
+/// The stage of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RunStage {
+    /// Opening connections.
+    Connecting,
+    /// Load without recording.
+    WarmingUp,
+    /// Load with recording.
+    Measuring,
+    /// Waiting for messages in flight.
+    Draining,
+}
+
+/// A run in progress.
+#[derive(Clone, Copy, Debug)]
+pub struct RunProgress<'a> {
+    /// The load.
+    pub load: &'a Workload,
+    /// The target: its URL, or `embedded`.
+    pub target: &'a str,
+    /// The stage of the run.
+    pub stage: RunStage,
+    /// Time in this stage.
+    pub elapsed: Duration,
+    /// Connections open now.
+    pub open: u64,
+    /// Connections that failed or ended early.
+    pub failed: u64,
+    /// Messages that arrived, warm-up included.
+    pub messages: u64,
+    /// Results of the measured time so far, up to a second old.
+    pub live: &'a LiveResults,
+}

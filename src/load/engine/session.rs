@@ -1,0 +1,209 @@
+//! A target that is measured repeatedly, one load at a time.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use super::address::TargetAddress;
+use super::outcome::Outcome;
+use super::progress::{RunProgress, RunStage};
+use super::shared::{RunEvent, Shared, ThreadProgress};
+use super::sources::spread;
+use super::workers::Workers;
+use crate::measure::host;
+use crate::measure::live::LiveResults;
+use crate::measure::meter::Meter;
+use crate::measure::tally::Tally;
+use crate::measure::timeline::Timeline;
+use crate::plan::Resources;
+use crate::plan::target::{Refused, Target};
+use crate::plan::workload::Workload;
+use crate::record::describe::RunFacts;
+use crate::record::{describe, failures};
+
+/// Interval of progress updates.
+const SHOW_INTERVAL: Duration = Duration::from_millis(200);
+
+/// A target that can be measured any number of times. It stops an embedded server when dropped.
+pub struct TargetSession {
+    target: TargetAddress,
+    meter: Arc<Meter>,
+    resources: Resources,
+    stop: Option<Box<dyn FnOnce()>>,
+}
+
+impl TargetSession {
+    /// Prepares a target; an embedded server is started.
+    ///
+    /// # Errors
+    /// If the embedded server cannot be started.
+    pub fn open(target: Target, resources: Resources) -> Result<TargetSession, Refused> {
+        let before = host::thread_ids(std::process::id()).unwrap_or_default();
+        let (target, stop) = match target {
+            Target::Url { text, address, authority, path, security } => {
+                (TargetAddress { text, address, authority, path, security, embedded: false }, None)
+            }
+            Target::Embedded(start) => {
+                let server = start(&resources.server_cpus)?;
+                let (text, authority) = ("embedded".to_owned(), server.address.to_string());
+                (
+                    TargetAddress {
+                        text,
+                        address: server.address,
+                        authority,
+                        path: None,
+                        security: None,
+                        embedded: true,
+                    },
+                    Some(server.stop),
+                )
+            }
+        };
+        let meter = Arc::new(match (resources.server_pid, &stop) {
+            (Some(pid), _) => Meter::Process(pid),
+            (None, Some(_)) => Meter::Threads(started_since(&before)),
+            (None, None) => Meter::None,
+        });
+        // Only the generator's threads are started from here on.
+        host::reduce_timer_slack();
+        Ok(TargetSession { target, meter, resources, stop })
+    }
+
+    /// Puts the target under one load. `show` is called a few times per second.
+    ///
+    /// # Errors
+    /// As [`run`](crate::run).
+    pub fn measure(
+        &self,
+        load: Workload,
+        show: &mut dyn FnMut(&RunProgress<'_>),
+    ) -> Result<Outcome, Refused> {
+        run_one(&self.resources, load, &self.target, &self.meter, show)
+    }
+
+    /// Whether the user has stopped the experiment.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.resources.stop.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for TargetSession {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            stop();
+        }
+    }
+}
+
+/// Threads of this process that were started since `before`.
+fn started_since(before: &[u32]) -> Vec<u32> {
+    let now = host::thread_ids(std::process::id()).unwrap_or_default();
+    now.into_iter().filter(|id| !before.contains(id)).collect()
+}
+
+fn run_one(
+    resources: &Resources,
+    load: Workload,
+    target: &TargetAddress,
+    meter: &Arc<Meter>,
+    show: &mut dyn FnMut(&RunProgress<'_>),
+) -> Result<Outcome, Refused> {
+    let threads = resources.threads.clamp(1, load.connections as usize);
+    let sources = spread(&load, &resources.sources, target.address.ip(), host::local_ports())?;
+    let (events, heard) = mpsc::channel();
+    let url = (target.address, target.path.clone());
+    let shared =
+        Arc::new(Shared::new(load, url, sources, threads, resources.stop.clone(), events, meter.clone()));
+    let workers = Workers::start(&shared, resources, target)?;
+    let server_rss_bytes = watch(&shared, &target.text, &workers, &heard, show);
+    let (mut tally, generators, driver) = workers.join(resources)?;
+    if tally.connections.opened == 0 && !shared.is_stopped() {
+        return Err(unreachable(target, &tally));
+    }
+    let timeline = Timeline::take(&mut tally);
+    let facts = RunFacts {
+        load: &shared.load,
+        resources,
+        target: &target.text,
+        threads: shared.threads,
+        sources: &shared.sources,
+        sequenced: !shared.payloads.bare(),
+        interrupted: shared.is_stopped(),
+        driver,
+        server_rss_bytes,
+    };
+    let mut record = describe::write(&facts, &tally);
+    record.intervals = describe::describe_intervals(&timeline);
+    record.generator.threads = generators;
+    Ok(Outcome { record, timeline, response: tally.latency.whole.response })
+}
+
+/// Shows progress until the last thread ends. Returns the server's memory at the end of the measured time; unlike CPU
+/// time, it does not depend on the exact moment.
+fn watch(
+    shared: &Shared,
+    target: &str,
+    workers: &Workers,
+    heard: &mpsc::Receiver<RunEvent>,
+    show: &mut dyn FnMut(&RunProgress<'_>),
+) -> Option<u64> {
+    let mut server_rss_bytes = None;
+    let (mut stage, mut since) = (RunStage::Connecting, Instant::now());
+    let mut live = LiveResults::default();
+    let mut show = |stage, elapsed, live: &LiveResults| {
+        let sum = |count: fn(&ThreadProgress) -> &std::sync::atomic::AtomicU64| {
+            shared.progress.iter().map(|progress| count(progress).load(Ordering::Relaxed)).sum()
+        };
+        show(&RunProgress {
+            load: &shared.load,
+            target,
+            stage,
+            elapsed,
+            open: sum(|progress| &progress.open),
+            failed: sum(|progress| &progress.failed),
+            messages: sum(|progress| &progress.messages),
+            live,
+        });
+    };
+    while !workers.is_over() {
+        let next = match heard.recv_timeout(SHOW_INTERVAL) {
+            Ok(RunEvent::Started) => RunStage::WarmingUp,
+            Ok(RunEvent::Measuring) => RunStage::Measuring,
+            Ok(RunEvent::Measured) => {
+                server_rss_bytes = shared.meter.rss_bytes();
+                RunStage::Draining
+            }
+            Ok(RunEvent::Snapshot(part)) => {
+                live.take(*part);
+                stage
+            }
+            Err(_) => stage,
+        };
+        if next != stage {
+            (stage, since) = (next, Instant::now());
+        }
+        show(stage, since.elapsed(), &live);
+    }
+    // The last progress update shows the final snapshots of the threads.
+    for events in heard.try_iter() {
+        if let RunEvent::Snapshot(part) = events {
+            live.take(*part);
+        }
+    }
+    show(stage, since.elapsed(), &live);
+    server_rss_bytes.or_else(|| shared.meter.rss_bytes())
+}
+
+fn unreachable(target: &TargetAddress, tally: &Tally) -> Refused {
+    let causes = match tally.connections.errors.is_empty() {
+        true => "stopped before any connection opened".to_owned(),
+        false => format!(
+            "0 of {}: {}",
+            tally.connections.handshakes.dialled(),
+            failures::listed(&tally.connections.errors)
+        ),
+    };
+    let hint =
+        failures::hint(&tally.connections.errors).unwrap_or("start the server there, or check the URL");
+    Refused(format!("no connection to {} could be opened ({causes}): {hint}", target.text))
+}

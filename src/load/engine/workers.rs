@@ -1,0 +1,161 @@
+//! The threads of a run: each has a driver, a shard, and a client on it.
+
+use std::io;
+use std::sync::Arc;
+
+use super::address::TargetAddress;
+use super::client::{Client, WorkerMessage};
+use super::config::config;
+use super::shared::Shared;
+use crate::measure::tally::Tally;
+use crate::plan::target::Refused;
+use crate::plan::{DriverChoice, Resources};
+use crate::record;
+use crate::record::describe;
+use echoring_proto::buffer::{Budget, Lease, Pool};
+use echoring_proto::limits::COMPRESSION_LEASE_BYTES;
+use echoring_runtime::driver::{Description, Driver, Features, Options, uring};
+use echoring_runtime::launch::{
+    self, LaunchError, LaunchOptions, ShardFailure, ShardSetup, ShardSpec, ShardThread,
+};
+use echoring_runtime::shard::{Allowance, Mailboxes, Shard, ShardConfig};
+use echoring_runtime::stats::Snapshot;
+
+/// Descriptors for everything except connections.
+const DESCRIPTORS_SPARE: u64 = 64;
+/// Bytes of a mailbox between threads: its messages have no payload.
+const MAILBOX_BYTES: usize = 64;
+
+/// The threads of a run.
+pub(super) struct Workers {
+    threads: Vec<ShardThread<Tally>>,
+    driver: Description,
+}
+
+impl Workers {
+    /// Starts all threads, or none.
+    pub(super) fn start(
+        shared: &Arc<Shared>,
+        resources: &Resources,
+        target: &TargetAddress,
+    ) -> Result<Workers, Refused> {
+        let contexts = Budget::new(shared.load.compress.context_bytes);
+        let mailboxes = Mailboxes::connect(shared.threads, MAILBOX_BYTES);
+        let specs = mailboxes.into_iter().enumerate().map(|(thread, mailboxes)| {
+            let config = config(shared, target, thread);
+            let driver =
+                Options { connections: config.connections, without: Features::NONE, receive_bytes: 0 };
+            let contexts = Lease::new(contexts.clone(), COMPRESSION_LEASE_BYTES);
+            let setup = ClientSetup { shared: shared.clone(), thread, config, mailboxes, contexts };
+            ShardSpec { cpu: resources.cpu_of(thread), driver, setup }
+        });
+        let options = LaunchOptions { thread_name: "load", driver: resources.driver };
+        let launched = launch::launch(options, specs.collect(), |_, _| ())
+            .map_err(|error| launch_error(error, resources.driver))?;
+        let driver = launched.driver();
+        enough_descriptors(shared, resources, driver, target.embedded)?;
+        Ok(Workers { threads: launched.run(), driver })
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.threads.iter().all(ShardThread::is_finished)
+    }
+
+    /// The merged results of all threads, and the health of each.
+    pub(super) fn join(
+        self,
+        resources: &Resources,
+    ) -> Result<(Tally, Vec<record::GeneratorThread>, Description), Refused> {
+        let mut sum = Tally::new();
+        let mut each = Vec::new();
+        for (number, thread) in self.threads.into_iter().enumerate() {
+            match thread.join() {
+                Ok(tally) => {
+                    each.push(describe::describe_thread(&tally, resources.cpu_of(number)));
+                    sum.merge(&tally);
+                }
+                Err(ShardFailure::Io(error)) => {
+                    return Err(Refused(format!("the generator's driver failed: {error}")));
+                }
+                Err(ShardFailure::Panic(panic)) => std::panic::resume_unwind(panic),
+            }
+        }
+        Ok((sum, each, self.driver))
+    }
+}
+
+/// Builds the shard of one thread.
+struct ClientSetup {
+    shared: Arc<Shared>,
+    thread: usize,
+    config: ShardConfig,
+    mailboxes: Mailboxes<WorkerMessage>,
+    contexts: Lease,
+}
+
+impl ShardSetup for ClientSetup {
+    type Application = Client;
+    type Output = Tally;
+
+    fn build<D: Driver>(self, driver: D) -> io::Result<Shard<D, Client>> {
+        let connections = u64::from(self.config.connections);
+        let allowance = Allowance {
+            // The generator's buffers are bounded by its connections' queues.
+            pool: Pool::new(Budget::new(u64::MAX / 2)),
+            contexts: self.contexts,
+            ..Allowance::standalone(connections)
+        };
+        let client = Client::new(self.shared, self.thread);
+        Ok(Shard::new(driver, client, self.config, allowance, self.mailboxes))
+    }
+
+    fn finish(client: Client, snapshot: Snapshot<()>) -> Tally {
+        let mut tally = client.into_tally();
+        tally.connections.compressed = snapshot.compressed;
+        tally.connections.tls_handshakes = snapshot.counters.tls_handshakes;
+        tally.connections.tls_resumed = snapshot.counters.tls_resumed;
+        tally
+    }
+}
+
+fn enough_descriptors(
+    shared: &Shared,
+    resources: &Resources,
+    driver: Description,
+    embedded: bool,
+) -> Result<(), Refused> {
+    let connections = u64::from(shared.load.connections);
+    let needed = DESCRIPTORS_SPARE
+        + match driver.features.has(Features::DIRECT) {
+            // Each ring has its own descriptor table, as large as the process's.
+            true => connections.div_ceil(shared.threads as u64),
+            // An embedded server has the other ends.
+            false => connections * if embedded { 2 } else { 1 },
+        };
+    if needed <= resources.descriptors {
+        return Ok(());
+    }
+    Err(Refused(format!(
+        "{connections} connections need {needed} descriptors and the hard limit is {}: raise it (ulimit -Hn, \
+         LimitNOFILE=) or lower --connections",
+        resources.descriptors
+    )))
+}
+
+fn launch_error(error: LaunchError, choice: DriverChoice) -> Refused {
+    match error {
+        LaunchError::Thread(_, error) => Refused(format!("no thread could be started: {error}")),
+        LaunchError::Uring(error) | LaunchError::Epoll(error) | LaunchError::Setup(error) => {
+            no_driver(&error, choice)
+        }
+        LaunchError::Lost => no_driver(&io::Error::other("its thread ended"), choice),
+    }
+}
+
+fn no_driver(error: &io::Error, choice: DriverChoice) -> Refused {
+    let hint = match choice {
+        DriverChoice::Uring => format!("{}, or use --driver auto", uring::hint(error)),
+        DriverChoice::Auto | DriverChoice::Epoll => "raise the descriptor or memory limit".to_owned(),
+    };
+    Refused(format!("the generator has no driver: {error}; {hint}"))
+}

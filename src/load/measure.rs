@@ -1,0 +1,31 @@
+//! Counts and timings of a run: the tally of each thread, histograms, integrity and order checks, the fan-out of
+//! broadcasts, and host information.
+//!
+//! Each thread records without locks; the parts are merged at the end. It imports only `plan`.
+
+pub(crate) mod distribution;
+pub(crate) mod fan_out;
+pub(crate) mod handshakes;
+pub(crate) mod host;
+pub(crate) mod integrity;
+pub(crate) mod interval;
+pub(crate) mod live;
+pub(crate) mod lost_messages;
+pub(crate) mod meter;
+pub(crate) mod order;
+pub(crate) mod push_tally;
+pub(crate) mod quantiles;
+pub(crate) mod tally;
+pub(crate) mod timeline;
+pub(crate) mod times;
+pub(crate) mod track;
+pub(crate) mod window;
+
+pub use distribution::{Undecodable, decode, encode, histogram};
+pub use host::allowed_cpus;
+pub use integrity::Integrity;
+pub use live::LiveResults;
+pub use quantiles::Quantiles;
+pub use tally::Tally;
+pub use timeline::{Timeline, TimelineInterval};
+pub use window::Window;

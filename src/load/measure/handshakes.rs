@@ -1,0 +1,131 @@
+//! Times of connection handshakes, step by step: TCP, TLS, the upgrade, and the first message.
+//!
+//! Times have the resolution of ticks: events within one tick have the same time. Each thread records separately; the
+//! parts are merged at the end.
+
+use hdrhistogram::Histogram;
+
+use super::distribution::histogram;
+use super::window::Window;
+use echoring_proto::limits::Nanos;
+
+/// The times of a handshake's steps, 0 for a step that has not happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HandshakeTimes {
+    /// The connection was dialled.
+    pub dialled: Nanos,
+    /// TCP was connected.
+    pub connected: Nanos,
+    /// TLS was established; 0 without TLS.
+    pub secured: Nanos,
+    /// The 101 arrived.
+    pub opened: Nanos,
+    /// TLS resumed the session of an earlier connection.
+    pub resumed: bool,
+}
+
+impl HandshakeTimes {
+    /// Dialled at `now`.
+    pub fn begun(now: Nanos) -> HandshakeTimes {
+        HandshakeTimes { dialled: now, ..HandshakeTimes::default() }
+    }
+}
+
+/// The handshakes of one thread, or of a whole run once merged.
+#[derive(Clone, Debug)]
+pub struct HandshakeTally {
+    /// From dialling to TCP.
+    pub(crate) connect: Histogram<u64>,
+    /// From TCP to TLS; empty without it.
+    pub(crate) tls: Histogram<u64>,
+    /// From TCP, or TLS where there is any, to the 101.
+    pub(crate) upgrade: Histogram<u64>,
+    /// From the 101 to the first message; empty where the mode has none.
+    pub(crate) first_message: Histogram<u64>,
+    /// From dialling to the 101.
+    pub(crate) total: Histogram<u64>,
+    /// From the dial to the failure of connections that did not open.
+    pub(crate) failed: Histogram<u64>,
+    pub(crate) resumed: u64,
+    pub(crate) dialled: u64,
+    pub(crate) waited: u64,
+    /// From the first dial to the last 101 of the counted connections.
+    pub(crate) span: Window,
+}
+
+impl Default for HandshakeTally {
+    fn default() -> HandshakeTally {
+        HandshakeTally {
+            connect: histogram(),
+            tls: histogram(),
+            upgrade: histogram(),
+            first_message: histogram(),
+            total: histogram(),
+            failed: histogram(),
+            resumed: 0,
+            dialled: 0,
+            waited: 0,
+            span: Window { from: Nanos::MAX, until: 0 },
+        }
+    }
+}
+
+impl HandshakeTally {
+    /// A connection is dialled, or cannot be.
+    pub fn begun(&mut self) {
+        self.dialled += 1;
+    }
+
+    /// Connections that were dialled over the whole run.
+    pub fn dialled(&self) -> u64 {
+        self.dialled
+    }
+
+    /// A connection is open.
+    pub fn opened(&mut self, times: &HandshakeTimes) {
+        let HandshakeTimes { dialled, connected, secured, opened, resumed } = *times;
+        self.connect.saturating_record(connected.saturating_sub(dialled));
+        if secured > 0 {
+            self.tls.saturating_record(secured.saturating_sub(connected));
+            self.resumed += u64::from(resumed);
+        }
+        self.upgrade.saturating_record(opened.saturating_sub(secured.max(connected)));
+        self.total.saturating_record(opened.saturating_sub(dialled));
+        self.span.from = self.span.from.min(dialled);
+        self.span.until = self.span.until.max(opened);
+    }
+
+    /// A connection did not open; it took this long to fail.
+    pub fn failed(&mut self, took: Nanos) {
+        self.failed.saturating_record(took);
+    }
+
+    /// The first message of a connection arrived at `now`.
+    pub fn answered(&mut self, times: &HandshakeTimes, now: Nanos) {
+        self.first_message.saturating_record(now.saturating_sub(times.opened));
+    }
+
+    /// A connection is due and must wait for a slot. `counts` says whether it is due in the measured time.
+    pub fn waits(&mut self, counts: bool) {
+        self.waited += u64::from(counts);
+    }
+
+    /// Adds the handshakes of another thread.
+    pub fn merge(&mut self, other: &HandshakeTally) {
+        for (mine, theirs) in [
+            (&mut self.connect, &other.connect),
+            (&mut self.tls, &other.tls),
+            (&mut self.upgrade, &other.upgrade),
+            (&mut self.first_message, &other.first_message),
+            (&mut self.total, &other.total),
+            (&mut self.failed, &other.failed),
+        ] {
+            mine.add(theirs).expect("all histograms have the same bounds");
+        }
+        self.resumed += other.resumed;
+        self.waited += other.waited;
+        self.dialled += other.dialled;
+        self.span.from = self.span.from.min(other.span.from);
+        self.span.until = self.span.until.max(other.span.until);
+    }
+}

@@ -1,0 +1,141 @@
+//! The host and its processes, from /proc and from CPU clocks.
+
+use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
+
+use echoring_proto::limits::SECOND;
+
+/// `/proc/PID/status` counts memory in kB.
+const KILOBYTE: u64 = 1024;
+
+/// Kernel release, such as `6.1.0-18-amd64`.
+pub fn kernel() -> String {
+    fs::read_to_string("/proc/sys/kernel/osrelease")
+        .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+}
+
+/// Model name of the first processor.
+pub(crate) fn cpu_model() -> String {
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let field = |name: &str| {
+        text.lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(key, _)| key.trim() == name)
+            .map(|(_, value)| value.trim().to_owned())
+    };
+    field("model name").or_else(|| field("CPU part")).unwrap_or_else(|| std::env::consts::ARCH.to_owned())
+}
+
+/// Range of local ports that the kernel assigns, first and last.
+pub(crate) fn local_ports() -> (u16, u16) {
+    fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")
+        .ok()
+        .and_then(|text| {
+            let mut ports = text.split_whitespace().map(str::parse);
+            Some((ports.next()?.ok()?, ports.next()?.ok()?))
+        })
+        .unwrap_or((32_768, 60_999))
+}
+
+/// CPU time of the calling thread, in nanoseconds.
+pub fn thread_cpu_ns() -> Option<u64> {
+    cpu_clock_ns(ClockId::CLOCK_THREAD_CPUTIME_ID)
+}
+
+/// How long the calling thread was runnable without a CPU, in nanoseconds. `None` if the kernel does not count it.
+pub fn run_delay_ns() -> Option<u64> {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    // Time on a CPU, time in a run queue, number of time slices.
+    text.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// CPU time, user and system, of all threads that a process has or had, in nanoseconds.
+pub(crate) fn process_cpu_ns(pid: u32) -> Option<u64> {
+    let pid = Pid::from_raw(i32::try_from(pid).ok()?);
+    cpu_clock_ns(ClockId::pid_cpu_clock_id(pid).ok()?)
+}
+
+/// CPU time, user and system, of a living thread of this process, in nanoseconds.
+pub(crate) fn own_thread_cpu_ns(thread: u32) -> Option<u64> {
+    // The kernel's encoding of a thread's CPU clock (include/linux/posix-timers.h): the complement of the id, one bit
+    // for "a thread", two for "time on a CPU".
+    const OF_A_THREAD: i32 = 0b100;
+    const ON_A_CPU: i32 = 0b010;
+    let complement = !i32::try_from(thread).ok()?;
+    cpu_clock_ns(ClockId::from_raw(complement << 3 | OF_A_THREAD | ON_A_CPU))
+}
+
+/// Ids of the threads of a process.
+pub(crate) fn thread_ids(pid: u32) -> Option<Vec<u32>> {
+    let entries = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    Some(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
+}
+
+/// Resident memory of a process, in bytes.
+pub fn rss_bytes(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kilobytes| kilobytes * KILOBYTE)
+}
+
+/// Sets the timer slack to a microsecond instead of the default 50 µs, for threads that the calling thread starts
+/// afterwards. Without it open loops are slightly later, which their lateness shows.
+pub(crate) fn reduce_timer_slack() {
+    let _ = fs::write("/proc/self/timerslack_ns", "1000");
+}
+
+/// CPUs that this process may use.
+pub fn allowed_cpus() -> Vec<usize> {
+    core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect()
+}
+
+/// Now, as RFC 3339 in UTC with milliseconds.
+pub(crate) fn timestamp(now: SystemTime) -> String {
+    // The formatter accepts no time before 1970.
+    humantime::format_rfc3339_millis(now.max(UNIX_EPOCH)).to_string()
+}
+
+/// Time of a CPU clock. Unlike /proc, it is up to date for running threads too.
+fn cpu_clock_ns(clock: ClockId) -> Option<u64> {
+    let time = clock_gettime(clock).ok()?;
+    let seconds = u64::try_from(time.tv_sec()).ok()?;
+    Some(seconds * SECOND + u64::try_from(time.tv_nsec()).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn timestamps_are_civil() {
+        let at = |seconds: u64, millis: u64| {
+            timestamp(UNIX_EPOCH + Duration::from_millis(seconds * 1_000 + millis))
+        };
+        assert_eq!(at(0, 0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(at(951_782_400, 5), "2000-02-29T00:00:00.005Z");
+        assert_eq!(at(1_709_251_199, 999), "2024-02-29T23:59:59.999Z");
+        assert_eq!(at(4_102_444_800, 0), "2100-01-01T00:00:00.000Z");
+    }
+
+    #[test]
+    fn this_process_can_be_measured() {
+        let pid = std::process::id();
+        assert!(rss_bytes(pid).expect("own process") > 100 * KILOBYTE);
+        assert!(thread_ids(pid).expect("own process").contains(&pid));
+        let own = thread_cpu_ns();
+        assert!(own > Some(0) && process_cpu_ns(pid) >= own);
+        assert_eq!(process_cpu_ns(4_194_999), None, "above the largest id");
+        assert!(run_delay_ns() >= run_delay_ns().map(|_| 0), "always or never available");
+    }
+
+    #[test]
+    fn the_host_is_known() {
+        assert!(!kernel().is_empty() && !cpu_model().is_empty());
+        let (first, last) = local_ports();
+        assert!(first < last);
+    }
+}

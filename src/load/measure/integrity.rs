@@ -1,0 +1,48 @@
+//! Integrity failures of messages.
+
+use crate::plan::flaw::Flaw;
+
+/// Counts of integrity failures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Integrity {
+    /// Sent and not received by the end of the drain time.
+    pub lost: u64,
+    /// Received again.
+    pub duplicated: u64,
+    /// Received after a message that was sent later.
+    pub reordered: u64,
+    /// Received with other bytes, another length or another type than sent, or never sent at all.
+    pub corrupted: u64,
+    /// Received later than the configured bound after they were due. Records from older versions have none.
+    #[serde(default)]
+    pub late: u64,
+}
+
+impl Integrity {
+    /// Whether there is no failure.
+    pub fn is_clean(&self) -> bool {
+        *self == Integrity::default()
+    }
+
+    /// Adds the counts of another part of the run.
+    pub fn merge(&mut self, other: &Integrity) {
+        self.lost += other.lost;
+        self.duplicated += other.duplicated;
+        self.reordered += other.reordered;
+        self.corrupted += other.corrupted;
+        self.late += other.late;
+    }
+
+    /// Clears the count of a flaw that is allowed.
+    pub(crate) fn allow(&mut self, flaw: Flaw) {
+        match flaw {
+            Flaw::Lost => self.lost = 0,
+            Flaw::Duplicated => self.duplicated = 0,
+            Flaw::Reordered => self.reordered = 0,
+            Flaw::Corrupted => self.corrupted = 0,
+            Flaw::Late => self.late = 0,
+            // These concern the schedule and connections.
+            Flaw::Unsent | Flaw::Closed => {}
+        }
+    }
+}

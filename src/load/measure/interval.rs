@@ -1,0 +1,264 @@
+//! Distributions of consecutive intervals of the measured time, in packed form.
+//!
+//! A thread records into the distributions of the current interval. At its end they are packed, with a few bytes for
+//! each distinct value, into one buffer for all intervals of the thread. The buffer is reserved beforehand and doubles
+//! when full: a few times in the longest run, and never per message.
+
+use hdrhistogram::Histogram;
+
+use crate::measure::distribution::LATENCY_NS_MAX;
+use crate::measure::window::Window;
+use echoring_proto::limits::Nanos;
+
+/// Significant digits.
+const DIGITS: u8 = 3;
+/// Bytes reserved for each interval.
+const PACKED_BYTES: usize = 2 * 1_024;
+/// Bits of a number per byte of its packed form.
+const BITS: u32 = 7;
+
+/// The finished intervals of one thread.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Series {
+    entries: Vec<Entry>,
+    packed: Vec<u8>,
+}
+
+/// One finished interval.
+#[derive(Clone, Copy, Debug, Default)]
+struct Entry {
+    messages: u64,
+    bytes: u64,
+    /// Where its packed distributions end.
+    response_end: usize,
+    service_end: usize,
+}
+
+impl Series {
+    fn with_capacity(stretches: usize) -> Series {
+        Series {
+            entries: Vec::with_capacity(stretches),
+            packed: Vec::with_capacity(stretches * PACKED_BYTES),
+        }
+    }
+
+    /// How many intervals are finished.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Messages that arrived in an interval, and their payload bytes.
+    pub fn counts(&self, at: usize) -> (u64, u64) {
+        self.entries.get(at).map_or((0, 0), |entry| (entry.messages, entry.bytes))
+    }
+
+    /// Packed response times of an interval.
+    pub fn response(&self, at: usize) -> &[u8] {
+        self.entries.get(at).map_or(&[], |entry| &self.packed[self.begin(at)..entry.response_end])
+    }
+
+    /// Packed service times of an interval.
+    pub fn service(&self, at: usize) -> &[u8] {
+        self.entries.get(at).map_or(&[], |entry| &self.packed[entry.response_end..entry.service_end])
+    }
+
+    fn begin(&self, at: usize) -> usize {
+        at.checked_sub(1).map_or(0, |before| self.entries[before].service_end)
+    }
+
+    fn push(&mut self, current: &Current) {
+        pack(&current.response, &mut self.packed);
+        let response_end = self.packed.len();
+        pack(&current.service, &mut self.packed);
+        let (messages, bytes) = (current.messages, current.bytes);
+        self.entries.push(Entry { messages, bytes, response_end, service_end: self.packed.len() });
+    }
+}
+
+/// The current interval.
+#[derive(Clone, Debug)]
+struct Current {
+    messages: u64,
+    bytes: u64,
+    response: Histogram<u32>,
+    service: Histogram<u32>,
+}
+
+impl Current {
+    fn clear(&mut self) {
+        (self.messages, self.bytes) = (0, 0);
+        self.response.reset();
+        self.service.reset();
+    }
+}
+
+/// Records arrivals, interval by interval.
+#[derive(Clone, Debug)]
+pub struct Recorder {
+    interval_ns: Nanos,
+    /// End of the current interval.
+    ends: Nanos,
+    /// Intervals of the window.
+    stretches: usize,
+    current: Current,
+    series: Series,
+}
+
+impl Recorder {
+    /// For a window, in intervals of its [`interval`](Window::interval).
+    pub fn new(window: Window) -> Recorder {
+        let interval_ns = window.interval();
+        let stretches = (window.until.saturating_sub(window.from)).div_ceil(interval_ns) as usize;
+        let histogram =
+            || Histogram::new_with_bounds(1, LATENCY_NS_MAX, DIGITS).expect("constant bounds are valid");
+        let current = Current { messages: 0, bytes: 0, response: histogram(), service: histogram() };
+        let series = Series::with_capacity(stretches);
+        Recorder { interval_ns, ends: window.from + interval_ns, stretches, current, series }
+    }
+
+    /// A message arrived. `now` must not decrease.
+    #[inline]
+    pub fn record(&mut self, now: Nanos, response: Nanos, service: Nanos, payload_bytes: usize) {
+        if now >= self.ends {
+            self.roll(now);
+        }
+        self.current.messages += 1;
+        self.current.bytes += payload_bytes as u64;
+        self.current.response.saturating_record(response);
+        self.current.service.saturating_record(service);
+    }
+
+    /// A message arrived whose send time is unknown.
+    #[inline]
+    pub fn count(&mut self, now: Nanos, payload_bytes: usize) {
+        if now >= self.ends {
+            self.roll(now);
+        }
+        self.current.messages += 1;
+        self.current.bytes += payload_bytes as u64;
+    }
+
+    /// Packs the intervals that are over at `now`.
+    #[cold]
+    pub(crate) fn roll(&mut self, now: Nanos) {
+        while now >= self.ends && self.series.len() < self.stretches {
+            self.series.push(&self.current);
+            if self.current.messages > 0 {
+                self.current.clear();
+            }
+            self.ends += self.interval_ns;
+        }
+    }
+
+    /// The finished intervals.
+    pub(crate) fn series(&self) -> &Series {
+        &self.series
+    }
+
+    /// Packs the response times of the current interval.
+    pub(crate) fn current_response(&self) -> Vec<u8> {
+        let mut packed = Vec::new();
+        pack(&self.current.response, &mut packed);
+        packed
+    }
+
+    /// All intervals: finishes the current one; later ones are empty.
+    pub fn finish(mut self) -> Series {
+        self.roll(Nanos::MAX);
+        self.series
+    }
+}
+
+/// Appends a distribution: for each recorded value the difference from the previous one, and its count.
+fn pack(histogram: &Histogram<u32>, packed: &mut Vec<u8>) {
+    let mut before = 0;
+    for step in histogram.iter_recorded() {
+        let value = step.value_iterated_to();
+        put(value - before, packed);
+        put(u64::from(step.count_at_value()), packed);
+        before = value;
+    }
+}
+
+/// Adds a distribution that [`pack`] appended, exact to its digits.
+pub(crate) fn unpack(mut packed: &[u8], sum: &mut Histogram<u64>) {
+    let mut value = 0;
+    while let (Some(distance), Some(count)) = (take(&mut packed), take(&mut packed)) {
+        value += distance;
+        sum.saturating_record_n(value, count);
+    }
+}
+
+/// LEB128: lowest bits first; the highest bit of a byte means that more bytes follow.
+fn put(mut number: u64, packed: &mut Vec<u8>) {
+    while number >> BITS > 0 {
+        packed.push(number as u8 | 1 << BITS);
+        number >>= BITS;
+    }
+    packed.push(number as u8);
+}
+
+fn take(packed: &mut &[u8]) -> Option<u64> {
+    let length = packed.iter().position(|byte| byte >> BITS == 0)? + 1;
+    let (bytes, rest) = packed.split_at(length);
+    *packed = rest;
+    Some(bytes.iter().rev().fold(0, |number, byte| number << BITS | u64::from(byte & !(1 << BITS))))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::measure::distribution::histogram;
+    use echoring_proto::limits::SECOND;
+
+    const WINDOW: Window = Window { from: 100 * SECOND, until: 105 * SECOND };
+
+    fn unpacked(packed: &[u8]) -> Histogram<u64> {
+        let mut sum = histogram();
+        unpack(packed, &mut sum);
+        sum
+    }
+
+    proptest! {
+        #[test]
+        fn unpacked_distributions_equal_the_recorded_ones(
+            messages in prop::collection::vec((0..5_u64, 0..3_u64, 0..2 * LATENCY_NS_MAX), 0..200)
+        ) {
+            let mut recorder = Recorder::new(WINDOW);
+            let mut slow: Vec<_> = (0..5).map(|_| (0, 0, histogram(), histogram())).collect();
+            let mut messages = messages;
+            messages.sort_unstable();
+            for (second, fraction, response) in messages {
+                let now = WINDOW.from + second * SECOND + fraction * SECOND / 3;
+                recorder.record(now, response, response / 7, 10);
+                let (count, bytes, responses, services) = &mut slow[second as usize];
+                *count += 1;
+                *bytes += 10;
+                responses.saturating_record(response);
+                services.saturating_record(response / 7);
+            }
+            let series = recorder.finish();
+            prop_assert_eq!(series.len(), 5);
+            for (at, (count, bytes, responses, services)) in slow.iter().enumerate() {
+                prop_assert_eq!(series.counts(at), (*count, *bytes));
+                prop_assert_eq!(&unpacked(series.response(at)), responses);
+                prop_assert_eq!(&unpacked(series.service(at)), services);
+            }
+        }
+    }
+
+    #[test]
+    fn an_interval_takes_few_bytes_and_none_if_nothing_arrived() {
+        let mut recorder = Recorder::new(WINDOW);
+        for message in 0..100_000_u64 {
+            // Distributed like latencies: most values close together, some far away.
+            let response = 100_000 + message * message % 30_011 + (message % 1_000) / 999 * 5_000_000;
+            recorder.record(WINDOW.from + message, response, response, 1);
+        }
+        let series = recorder.finish();
+        assert!(series.packed.len() < 2 * PACKED_BYTES, "{} bytes", series.packed.len());
+        assert!((1..5).all(|at| series.response(at).is_empty() && series.counts(at) == (0, 0)));
+    }
+}

@@ -1,0 +1,398 @@
+//! Counts and timings of one thread, in groups of one concern each.
+//!
+//! A thread records into its own tally without locks. Tallies are merged once at the end: histograms are added,
+//! percentiles are never averaged.
+
+pub(crate) mod connections;
+pub(crate) mod counts;
+pub(crate) mod fan_out;
+pub(crate) mod health;
+pub(crate) mod intervals;
+pub(crate) mod latency;
+
+use std::time::SystemTime;
+
+use connections::{ConnectionTally, SlowTally};
+use counts::MessageCounts;
+use fan_out::FanOutTally;
+use health::HealthTally;
+use intervals::IntervalTally;
+use latency::LatencyTally;
+
+use crate::measure::integrity::Integrity;
+use crate::measure::lost_messages::LostMessages;
+use crate::measure::meter::CpuSpan;
+use crate::measure::push_tally::PushTally;
+use crate::measure::times::Times;
+use crate::measure::window::Window;
+use crate::plan::schedule::profile::RateStage;
+use echoring_proto::limits::Nanos;
+
+/// The counts of one thread, or of a whole run once merged.
+#[derive(Clone, Debug)]
+pub struct Tally {
+    /// When results count.
+    pub window: Window,
+    /// When the window began, as the first thread saw it.
+    pub began_at: Option<SystemTime>,
+    /// A message that takes longer counts as late.
+    pub late_after_ns: Nanos,
+    /// Response, service and lateness of messages.
+    pub latency: LatencyTally,
+    /// Messages sent, received and unsent.
+    pub counts: MessageCounts,
+    /// Integrity failures of messages, except for their order across publishers.
+    pub integrity: Integrity,
+    /// Connections, their failures and their handshakes.
+    pub connections: ConnectionTally,
+    /// The window in intervals.
+    pub intervals: IntervalTally,
+    /// The health of the generator.
+    pub health: HealthTally,
+    /// The server's CPU time at both ends of the window; from the first thread.
+    pub cpu_span: CpuSpan,
+    /// Broadcast mode: fan-out.
+    pub fan_out: FanOutTally,
+    /// Broadcast mode: deliberately slow subscribers.
+    pub slow: SlowTally,
+    /// Push mode.
+    pub pushes: PushTally,
+}
+
+impl Default for Tally {
+    fn default() -> Tally {
+        Tally::new()
+    }
+}
+
+impl Tally {
+    /// An empty tally without a window: nothing counts before [`open`](Tally::open).
+    pub fn new() -> Tally {
+        Tally::with_bound(Nanos::MAX)
+    }
+
+    /// The same, where messages that take longer than `late_after_ns` count as late.
+    pub(crate) fn with_bound(late_after_ns: Nanos) -> Tally {
+        Tally {
+            window: Window::default(),
+            began_at: None,
+            late_after_ns,
+            latency: LatencyTally::default(),
+            counts: MessageCounts::default(),
+            integrity: Integrity::default(),
+            connections: ConnectionTally::default(),
+            intervals: IntervalTally::default(),
+            health: HealthTally::default(),
+            cpu_span: CpuSpan::default(),
+            fan_out: FanOutTally::default(),
+            slow: SlowTally::default(),
+            pushes: PushTally::default(),
+        }
+    }
+
+    /// Sets the window and reserves memory for its intervals, so that recording allocates nothing.
+    pub fn open(&mut self, window: Window) {
+        self.window = window;
+        self.latency.missing = LostMessages::new(window);
+        self.intervals.open(window);
+    }
+
+    /// Records messages separately by the stage in which they are due. The stages fill the window.
+    pub fn open_stages(&mut self, stages: &[RateStage]) {
+        self.latency.open_stages(self.window, stages);
+    }
+
+    /// A complete message arrived.
+    #[inline]
+    pub fn arrived(&mut self, now: Nanos, intended: Nanos, sent: Nanos, payload_bytes: usize) {
+        let (response, service) = (now.saturating_sub(intended), now.saturating_sub(sent));
+        self.counts.received += 1;
+        self.integrity.late += u64::from(response > self.late_after_ns);
+        if self.window.contains(intended) {
+            self.latency.record(intended, response, service);
+        }
+        if self.window.contains(now) {
+            self.counts.messages += 1;
+            self.counts.bytes += payload_bytes as u64;
+            self.intervals.record(now, response, service, payload_bytes);
+            if let Some(stage) = self.latency.stage(now) {
+                stage.messages += 1;
+            }
+        }
+    }
+
+    /// A damaged message arrived instead of a message, or a connection that was due failed: nothing arrived, and the
+    /// message is recorded with its age at `now`.
+    #[cold]
+    pub fn damaged(&mut self, now: Nanos, times: Times) {
+        self.record_lost(now, times, 1);
+    }
+
+    /// A complete message of unknown age arrived.
+    #[inline]
+    pub fn heard(&mut self, now: Nanos, payload_bytes: usize) {
+        self.counts.received += 1;
+        if self.window.contains(now) {
+            self.counts.messages += 1;
+            self.counts.bytes += payload_bytes as u64;
+            self.intervals.count(now, payload_bytes);
+        }
+    }
+
+    /// The generator sent or tried to send a message that was due at `intended`.
+    #[inline]
+    pub fn late(&mut self, now: Nanos, intended: Nanos) {
+        if self.window.contains(intended) {
+            self.latency.of(intended).lateness.saturating_record(now.saturating_sub(intended));
+        }
+    }
+
+    /// A pushed message arrived whose time field is `made`. It is timed if it arrived within the window, or was made in
+    /// the window and arrived after its end.
+    pub fn pushed(&mut self, now: Nanos, made: Nanos, payload_bytes: usize) {
+        // A message that arrived within the window is timed as if it had been made there, so that no delay excludes it.
+        if self.window.contains(now) && !self.window.contains(made) {
+            let age = now.saturating_sub(made);
+            self.latency.whole.response.saturating_record(age);
+            self.latency.whole.service.saturating_record(age);
+        }
+        self.arrived(now, made, made, payload_bytes);
+    }
+
+    /// A heartbeat that was due at `due` came.
+    pub fn beat(&mut self, now: Nanos, due: Nanos) {
+        if self.window.contains(due) {
+            self.health.heartbeat.saturating_record(now.saturating_sub(due));
+        }
+    }
+
+    /// A tick of the event loop took this long.
+    #[inline]
+    pub(crate) fn ticked(&mut self, now: Nanos, took: Nanos) {
+        if self.window.contains(now) {
+            self.health.ticks.saturating_record(took);
+        }
+    }
+
+    /// Some deliveries of a message are missing and awaited until `until` at most. Each is recorded with its age then.
+    pub(crate) fn record_lost(&mut self, until: Nanos, times: Times, copies: u64) {
+        if self.window.contains(times.intended) {
+            self.latency.record_lost(until, times, copies);
+        }
+    }
+
+    /// The same for a message that was due and not sent, which has no service time.
+    pub(crate) fn record_unsent(&mut self, until: Nanos, intended: Nanos, copies: u64) {
+        if self.window.contains(intended) {
+            self.latency.record_unsent(until, intended, copies);
+        }
+    }
+
+    /// Records all missing messages with their age at `until`.
+    pub(crate) fn settle_missing(&mut self, until: Nanos) {
+        self.latency.settle_missing(until);
+    }
+
+    /// The run is over: adds the stages to the whole run.
+    pub fn complete(&mut self) {
+        self.latency.complete();
+    }
+
+    /// The window ends at `now`, perhaps early: nothing later counts.
+    pub fn cut(&mut self, now: Nanos) {
+        self.window.until = self.window.until.min(now.max(self.window.from));
+        self.intervals.close();
+    }
+
+    /// Whether the window was open, and is over at `at`.
+    pub(crate) fn is_past_window(&self, at: Nanos) -> bool {
+        self.window != Window::default() && at >= self.window.until
+    }
+
+    /// Adds the tally of another thread, whose window has ended. The windows must be equal, or one of them never
+    /// opened.
+    pub fn merge(&mut self, other: &Tally) {
+        if self.window == Window::default() {
+            self.window = other.window;
+        }
+        self.window.until = self.window.until.max(other.window.until);
+        self.began_at = self.began_at.or(other.began_at);
+        self.cpu_span.first = self.cpu_span.first.or(other.cpu_span.first);
+        self.cpu_span.last = self.cpu_span.last.or(other.cpu_span.last);
+        self.latency.merge(&other.latency);
+        self.counts.merge(&other.counts);
+        self.integrity.merge(&other.integrity);
+        self.connections.merge(&other.connections);
+        self.intervals.merge(&other.intervals);
+        self.health.merge(&other.health);
+        self.fan_out.merge(&other.fan_out);
+        self.slow.merge(&other.slow);
+        self.pushes.merge(&other.pushes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::measure::distribution::LATENCY_NS_MAX;
+    use crate::measure::timeline::Timeline;
+    use echoring_proto::limits::{MILLISECOND, SECOND};
+
+    const WINDOW: Window = Window { from: 10 * SECOND, until: 13 * SECOND };
+
+    #[test]
+    fn merged_threads_equal_one_thread() {
+        let (mut one, mut left, mut right) = (Tally::new(), Tally::new(), Tally::new());
+        let stages = [1, 2].map(|seconds| RateStage { time: Duration::from_secs(seconds), from: 9, to: 9 });
+        for tally in [&mut one, &mut left, &mut right] {
+            tally.open(WINDOW);
+            tally.open_stages(&stages);
+        }
+        for message in 0..30_000_u64 {
+            let intended = 10 * SECOND + message * 100_000;
+            let (sent, now) = (intended + message % 70, intended + 20_000 + message * message % 1_000_003);
+            one.arrived(now, intended, sent, 16);
+            let half = if message % 3 == 0 { &mut left } else { &mut right };
+            half.arrived(now, intended, sent, 16);
+            one.late(now, intended);
+            half.late(now, intended);
+        }
+        for tally in [&mut one, &mut left, &mut right] {
+            tally.cut(WINDOW.until);
+            tally.complete();
+        }
+        assert_eq!(
+            (
+                one.latency.whole.response.len(),
+                one.latency.whole.service.len(),
+                one.latency.whole.lateness.len()
+            ),
+            (30_000, 30_000, 30_000)
+        );
+        left.connections.error("refused");
+        right.connections.error("refused");
+        right.connections.closes.insert(1001, 3);
+        let mut merged = Tally::new();
+        merged.merge(&left);
+        merged.merge(&right);
+        assert_eq!(merged.window, one.window);
+        assert_eq!((merged.counts.messages, merged.counts.bytes), (one.counts.messages, one.counts.bytes));
+        assert_eq!(merged.latency.whole.response, one.latency.whole.response);
+        assert_eq!(merged.latency.whole.service, one.latency.whole.service);
+        assert_eq!(merged.latency.whole.lateness, one.latency.whole.lateness);
+        for (mine, theirs) in merged.latency.stages.iter().zip(&one.latency.stages) {
+            assert_eq!((mine.window, mine.messages), (theirs.window, theirs.messages));
+            assert_eq!(
+                (&mine.times.response, &mine.times.service),
+                (&theirs.times.response, &theirs.times.service)
+            );
+            assert_eq!(mine.times.lateness, theirs.times.lateness);
+        }
+        assert_eq!(
+            one.latency.stages.iter().map(|stage| stage.times.response.len()).collect::<Vec<_>>(),
+            [10_000, 20_000]
+        );
+        let (merged_time, one_time) = (Timeline::take(&mut merged), Timeline::take(&mut one));
+        assert_eq!(merged_time.intervals().count(), 3);
+        for (mine, theirs) in merged_time.intervals().zip(one_time.intervals()) {
+            assert_eq!((mine.messages, mine.bytes), (theirs.messages, theirs.bytes));
+            assert_eq!(mine.distributions, theirs.distributions);
+        }
+        assert_eq!(merged.connections.errors["refused"], 2);
+        assert_eq!(merged.connections.closes[&1001], 3);
+    }
+
+    #[test]
+    fn a_message_counts_where_it_arrives_and_is_timed_where_it_was_due() {
+        let mut tally = Tally::new();
+        tally.open(WINDOW);
+        let before = WINDOW.from - 1;
+        tally.arrived(WINDOW.from + 5, before, before, 1);
+        assert_eq!((tally.counts.messages, tally.latency.whole.response.len()), (1, 0), "due in the warm-up");
+        tally.arrived(WINDOW.until + 5, WINDOW.until - 1, WINDOW.until - 1, 1);
+        assert_eq!(
+            (tally.counts.messages, tally.latency.whole.response.len()),
+            (1, 1),
+            "arrived after the end"
+        );
+    }
+
+    #[test]
+    fn lost_messages_are_recorded_with_their_final_age() {
+        let mut tally = Tally::new();
+        tally.open(WINDOW);
+        let until = WINDOW.until + 5 * SECOND;
+        let times = |millis| {
+            let intended = WINDOW.from + millis * MILLISECOND;
+            Times { intended, sent: intended + 100 * MILLISECOND }
+        };
+        tally.record_lost(until, times(0), 2);
+        tally.record_unsent(until, WINDOW.from + SECOND, 1);
+        tally.record_lost(until, Times { intended: WINDOW.from - 1, sent: WINDOW.from }, 1);
+        tally.latency.missing.add(times(2_000), 3);
+        tally.settle_missing(until);
+        let near = |found: u64, seconds: f64| (found as f64 / SECOND as f64 / seconds - 1.0).abs() < 1e-3;
+        assert_eq!((tally.latency.whole.response.len(), tally.latency.whole.service.len()), (6, 5));
+        assert!(
+            near(tally.latency.whole.response.max(), 8.0) && near(tally.latency.whole.response.min(), 6.0)
+        );
+        assert!(near(tally.latency.whole.response.value_at_quantile(0.6), 7.0));
+        assert!(near(tally.latency.whole.service.max(), 7.9) && near(tally.latency.whole.service.min(), 5.9));
+        assert_eq!(tally.counts.messages, 0, "nothing arrived");
+    }
+
+    #[test]
+    fn a_pushed_message_counts_where_it_arrives_however_old_it_is() {
+        let mut tally = Tally::new();
+        tally.open(WINDOW);
+        let age = 2 * SECOND;
+        for arrival in (WINDOW.from..WINDOW.until + 5 * SECOND).step_by((100 * MILLISECOND) as usize) {
+            tally.pushed(arrival, arrival - age, 1);
+        }
+        // 30 that arrived within three seconds, and the 20 of the last two that were still in flight.
+        assert_eq!(
+            (tally.counts.messages, tally.latency.whole.response.len(), tally.latency.whole.service.len()),
+            (30, 50, 50)
+        );
+        assert!(tally.latency.whole.response.min() >= age - age / 500);
+    }
+
+    #[test]
+    fn messages_above_the_bound_are_late() {
+        let mut tally = Tally::new();
+        tally.open(WINDOW);
+        tally.late_after_ns = 5 * MILLISECOND;
+        for took in [4, 5, 6, 7] {
+            tally.arrived(WINDOW.from + took * MILLISECOND, WINDOW.from, WINDOW.from, 1);
+        }
+        assert_eq!(tally.integrity.late, 2);
+    }
+
+    #[test]
+    fn nothing_counts_before_the_window_is_known() {
+        let mut tally = Tally::new();
+        tally.arrived(5, 3, 4, 1);
+        tally.late(5, 3);
+        assert_eq!(
+            (tally.counts.messages, tally.latency.whole.response.len(), tally.latency.whole.lateness.len()),
+            (0, 0, 0)
+        );
+    }
+
+    #[test]
+    fn a_long_run_has_longer_intervals() {
+        let hours = Window { from: 0, until: 10 * 3_600 * SECOND };
+        assert_eq!(hours.interval(), 60 * SECOND);
+        assert_eq!(WINDOW.interval(), SECOND);
+    }
+
+    #[test]
+    fn a_latency_above_the_range_is_clamped() {
+        let mut tally = Tally::new();
+        tally.open(Window { from: 0, until: u64::MAX / 2 });
+        tally.arrived(2 * LATENCY_NS_MAX, 0, 0, 1);
+        assert!(tally.latency.whole.response.max() >= LATENCY_NS_MAX);
+    }
+}

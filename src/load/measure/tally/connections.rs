@@ -1,0 +1,108 @@
+//! Connections: opened, failed, closed, and the deliberately slow subscribers.
+
+use std::collections::BTreeMap;
+
+use crate::measure::handshakes::HandshakeTally;
+use echoring_proto::connection::Compressed;
+
+/// Counts by close code.
+pub(crate) type CloseCounts = BTreeMap<u16, u64>;
+
+fn merge_closes(mine: &mut CloseCounts, theirs: &CloseCounts) {
+    for (code, count) in theirs {
+        *mine.entry(*code).or_default() += count;
+    }
+}
+
+/// The connections of one thread, or of a whole run once merged.
+#[derive(Clone, Debug, Default)]
+pub struct ConnectionTally {
+    /// Connections that opened.
+    pub opened: u64,
+    /// Connections that ended before the run did.
+    pub ended_early: u64,
+    /// Opened connections with negotiated compression.
+    pub agreed: u64,
+    /// Failures by cause.
+    pub errors: BTreeMap<String, u64>,
+    /// Ends of connections by close code, whichever side closed.
+    pub closes: CloseCounts,
+    /// How long connections took to open.
+    pub handshakes: HandshakeTally,
+    /// Compression statistics over the whole run.
+    pub compressed: Compressed,
+    /// TLS handshakes over the whole run.
+    pub tls_handshakes: u64,
+    /// Of those, handshakes that resumed a session.
+    pub tls_resumed: u64,
+}
+
+impl ConnectionTally {
+    /// A connection, or an attempt to open one, failed.
+    pub fn error(&mut self, cause: &str) {
+        match self.errors.get_mut(cause) {
+            Some(count) => *count += 1,
+            None => {
+                self.errors.insert(cause.to_owned(), 1);
+            }
+        }
+    }
+
+    /// A connection ended with this close code.
+    pub fn closed(&mut self, code: u16) {
+        *self.closes.entry(code).or_default() += 1;
+    }
+
+    /// Adds the connections of another thread.
+    pub(super) fn merge(&mut self, other: &ConnectionTally) {
+        self.opened += other.opened;
+        self.ended_early += other.ended_early;
+        self.agreed += other.agreed;
+        for (cause, count) in &other.errors {
+            *self.errors.entry(cause.clone()).or_default() += count;
+        }
+        merge_closes(&mut self.closes, &other.closes);
+        self.handshakes.merge(&other.handshakes);
+        self.tls_handshakes += other.tls_handshakes;
+        self.tls_resumed += other.tls_resumed;
+        self.merge_compressed(&other.compressed);
+    }
+
+    fn merge_compressed(&mut self, other: &Compressed) {
+        let mine = &mut self.compressed;
+        mine.messages_in += other.messages_in;
+        mine.bytes_in += other.bytes_in;
+        mine.bytes_in_inflated += other.bytes_in_inflated;
+        mine.messages_out += other.messages_out;
+        mine.bytes_out_plain += other.bytes_out_plain;
+        mine.bytes_out += other.bytes_out;
+    }
+}
+
+/// Deliberately slow subscribers. They are counted nowhere else.
+#[derive(Clone, Debug, Default)]
+pub struct SlowTally {
+    /// Those that opened.
+    pub opened: u64,
+    /// Their ends by close code, as the server gave it.
+    pub closes: CloseCounts,
+    /// Messages that they received within the window.
+    pub messages: u64,
+    /// Payload bytes of those messages.
+    pub bytes: u64,
+}
+
+impl SlowTally {
+    /// Some slow subscribers ended with this close code.
+    pub fn closed(&mut self, code: u16, count: u64) {
+        *self.closes.entry(code).or_default() += count;
+    }
+
+    /// Adds those of another thread.
+    pub(super) fn merge(&mut self, other: &SlowTally) {
+        self.opened += other.opened;
+        merge_closes(&mut self.closes, &other.closes);
+        self.messages += other.messages;
+        self.bytes += other.bytes;
+    }
+}

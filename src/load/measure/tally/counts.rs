@@ -1,0 +1,33 @@
+//! Messages counted: sent, received, unsent.
+
+/// The message counts of one thread, or of a whole run once merged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MessageCounts {
+    /// Messages that arrived, over the whole run.
+    pub received: u64,
+    /// Messages that arrived within the window.
+    pub messages: u64,
+    /// Payload bytes of those.
+    pub bytes: u64,
+    /// Messages that were sent, over the whole run.
+    pub sent: u64,
+    /// Replies that do not identify their message, over the whole run; only if nothing is checked.
+    pub unmatched: u64,
+    /// Messages that were due and not sent because their connection was full or gone; open loop only.
+    pub unsent: u64,
+    /// Those whose connection was gone.
+    pub unsent_gone: u64,
+}
+
+impl MessageCounts {
+    /// Adds the counts of another thread.
+    pub(super) fn merge(&mut self, other: &MessageCounts) {
+        self.received += other.received;
+        self.messages += other.messages;
+        self.bytes += other.bytes;
+        self.sent += other.sent;
+        self.unmatched += other.unmatched;
+        self.unsent += other.unsent;
+        self.unsent_gone += other.unsent_gone;
+    }
+}

@@ -1,0 +1,56 @@
+//! Broadcast mode: how fast, how far and in which order messages reached the subscribers.
+
+use hdrhistogram::Histogram;
+
+use crate::measure::distribution::histogram;
+use crate::measure::order::OrderFindings;
+
+/// The fan-out at one thread's connections, or of a whole run once merged.
+#[derive(Clone, Debug)]
+pub struct FanOutTally {
+    /// Latency of the first subscriber that a message reached.
+    pub first: Histogram<u64>,
+    /// Latency of the median subscriber.
+    pub median: Histogram<u64>,
+    /// Latency of the last subscriber, for messages that reached all.
+    pub last: Histogram<u64>,
+    /// Deliveries that are due for the published messages.
+    pub deliveries_due: u64,
+    /// Deliveries made.
+    pub deliveries: u64,
+    /// Number of times that a subscriber received a later message before an earlier one.
+    pub gaps: u64,
+    /// Disagreements of subscribers about the order across publishers.
+    pub order: OrderFindings,
+}
+
+impl Default for FanOutTally {
+    fn default() -> FanOutTally {
+        FanOutTally {
+            first: histogram(),
+            median: histogram(),
+            last: histogram(),
+            deliveries_due: 0,
+            deliveries: 0,
+            gaps: 0,
+            order: OrderFindings::default(),
+        }
+    }
+}
+
+impl FanOutTally {
+    /// Adds what another thread saw.
+    pub(super) fn merge(&mut self, other: &FanOutTally) {
+        for (mine, theirs) in [
+            (&mut self.first, &other.first),
+            (&mut self.median, &other.median),
+            (&mut self.last, &other.last),
+        ] {
+            mine.add(theirs).expect("all histograms have the same bounds");
+        }
+        self.deliveries_due += other.deliveries_due;
+        self.deliveries += other.deliveries;
+        self.gaps += other.gaps;
+        self.order.merge(&other.order);
+    }
+}

@@ -1,0 +1,85 @@
+//! The window in intervals: the current one, and the finished ones.
+
+use crate::measure::interval::{Recorder, Series};
+use crate::measure::window::Window;
+use echoring_proto::limits::{Nanos, SECOND};
+
+/// The intervals of one thread, or of each thread once merged.
+#[derive(Clone, Debug)]
+pub struct IntervalTally {
+    series: Vec<Series>,
+    recorder: Option<Recorder>,
+    interval_ns: Nanos,
+}
+
+impl Default for IntervalTally {
+    fn default() -> IntervalTally {
+        IntervalTally { series: Vec::new(), recorder: None, interval_ns: SECOND }
+    }
+}
+
+impl IntervalTally {
+    /// Makes room for the intervals of a window, so that recording allocates nothing.
+    pub(super) fn open(&mut self, window: Window) {
+        self.interval_ns = window.interval();
+        self.recorder = Some(Recorder::new(window));
+    }
+
+    /// A message arrived within the window.
+    #[inline]
+    pub(super) fn record(&mut self, now: Nanos, response: Nanos, service: Nanos, payload_bytes: usize) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.record(now, response, service, payload_bytes);
+        }
+    }
+
+    /// A message of unknown age arrived within the window.
+    #[inline]
+    pub(super) fn count(&mut self, now: Nanos, payload_bytes: usize) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.count(now, payload_bytes);
+        }
+    }
+
+    /// Length of an interval, in nanoseconds.
+    pub(crate) fn interval_ns(&self) -> Nanos {
+        self.interval_ns
+    }
+
+    /// Packs the intervals that are over at `now`.
+    pub(crate) fn roll(&mut self, now: Nanos) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.roll(now);
+        }
+    }
+
+    /// Packs all intervals: the window is over.
+    pub(crate) fn close(&mut self) {
+        self.series.extend(self.recorder.take().map(Recorder::finish));
+    }
+
+    /// Takes the packed intervals of each thread.
+    pub(crate) fn take(&mut self) -> Vec<Series> {
+        self.close();
+        std::mem::take(&mut self.series)
+    }
+
+    /// The finished intervals of one thread.
+    pub(crate) fn over(&self) -> Option<&Series> {
+        self.recorder.as_ref().map(Recorder::series).or(self.series.first())
+    }
+
+    /// Response times of the current interval, packed; `None` when all are finished.
+    pub(crate) fn current(&self) -> Option<Vec<u8>> {
+        self.recorder.as_ref().map(Recorder::current_response)
+    }
+
+    /// Adds the intervals of another thread, which are packed.
+    pub(super) fn merge(&mut self, other: &IntervalTally) {
+        debug_assert!(other.recorder.is_none(), "its intervals are not packed yet");
+        if self.series.is_empty() {
+            self.interval_ns = other.interval_ns;
+        }
+        self.series.extend(other.series.iter().cloned());
+    }
+}

@@ -1,0 +1,209 @@
+//! Every order in which replies may arrive, against a model that stores everything.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn times(sequence: u64) -> Times {
+    Times { intended: 10 * sequence, sent: 10 * sequence + 1 }
+}
+
+fn awaiting(messages: u64) -> Awaited {
+    let mut awaited = Awaited::new(4);
+    for sequence in 0..messages {
+        awaited.sent(times(sequence));
+    }
+    awaited
+}
+
+fn never() -> Times {
+    unreachable!("nothing is missing")
+}
+
+#[test]
+fn in_order_arrivals_give_their_times() {
+    let mut awaited = awaiting(3);
+    for sequence in 0..3 {
+        assert_eq!(awaited.unanswered_from(0).next(), Some((sequence, times(sequence))));
+        assert_eq!(awaited.arrived(sequence), Arrival::InOrder(times(sequence)));
+    }
+    assert_eq!((awaited.in_flight(), awaited.missing(), awaited.is_settled()), (0, 0, true));
+}
+
+#[test]
+fn an_overtaken_message_is_still_awaited() {
+    let mut awaited = awaiting(3);
+    assert_eq!(awaited.arrived(0), Arrival::InOrder(times(0)));
+    assert_eq!(awaited.arrived(2), Arrival::InOrder(times(2)));
+    assert_eq!((awaited.in_flight(), awaited.missing(), awaited.is_settled()), (1, 1, false));
+    assert_eq!(awaited.arrived(1), Arrival::Late(times(1)));
+    assert_eq!(awaited.arrived(1), Arrival::Again);
+    assert_eq!((awaited.in_flight(), awaited.missing()), (0, 0));
+}
+
+#[test]
+fn a_message_that_was_never_sent_is_unknown() {
+    let mut awaited = awaiting(3);
+    assert_eq!(awaited.arrived(3), Arrival::Unknown);
+    assert_eq!(awaited.arrived(u64::MAX), Arrival::Unknown);
+    assert_eq!(awaited.arrived(0), Arrival::InOrder(times(0)));
+}
+
+#[test]
+fn a_long_flight_grows_the_ring_and_keeps_every_time() {
+    let mut awaited = awaiting(1_000);
+    for sequence in (0..1_000).filter(|sequence| sequence % 10 != 3) {
+        assert_eq!(awaited.arrived(sequence), Arrival::InOrder(times(sequence)));
+    }
+    assert_eq!((awaited.missing(), awaited.in_flight()), (100, 100));
+}
+
+#[test]
+fn a_reply_is_recognised_however_many_were_answered_before() {
+    let mut awaited = Awaited::new(1);
+    const MESSAGES: u64 = 5 * OUTSTANDING_MAX as u64;
+    for sequence in 0..MESSAGES {
+        assert_eq!(awaited.sent(times(sequence)), None);
+        if sequence % 10 != 0 {
+            assert_eq!(awaited.arrived(sequence), Arrival::InOrder(times(sequence)));
+        }
+    }
+    assert_eq!(awaited.missing(), MESSAGES / 10);
+    for sequence in (0..MESSAGES / 10).rev().map(|tenth| 10 * tenth) {
+        assert_eq!(awaited.arrived(sequence), Arrival::Late(times(sequence)));
+    }
+    assert!(awaited.is_settled());
+}
+
+#[test]
+fn a_given_up_message_leaves_the_flight_and_may_still_arrive() {
+    let mut awaited = awaiting(4);
+    awaited.arrived(2);
+    assert_eq!(awaited.give_up(times(0).sent, false), 1, "only old enough messages");
+    assert_eq!(awaited.in_flight(), 2);
+    assert_eq!(awaited.give_up(times(9).sent, true), 1, "only overtaken messages");
+    assert_eq!(awaited.give_up(times(9).sent, false), 1);
+    assert_eq!((awaited.in_flight(), awaited.missing()), (0, 3));
+    awaited.sent(times(4));
+    assert_eq!(awaited.arrived(1), Arrival::Late(times(1)));
+    assert_eq!((awaited.in_flight(), awaited.missing()), (1, 3));
+    assert_eq!(awaited.arrived(4), Arrival::InOrder(times(4)));
+    assert_eq!((awaited.in_flight(), awaited.missing()), (0, 2));
+}
+
+#[test]
+fn only_given_up_messages_are_forgotten_and_all_are_reported() {
+    let mut awaited = Awaited::new(1);
+    let (mut sequence, mut forgotten) = (0, Vec::new());
+    // Every second message is never answered.
+    while !awaited.is_full() {
+        forgotten.extend(awaited.sent(times(sequence)));
+        if sequence % 2 == 1 {
+            awaited.arrived(sequence);
+        }
+        sequence += 1;
+    }
+    assert_eq!(forgotten, [], "all of them are awaited");
+    assert!(sequence >= 2 * OVERTAKEN_MAX as u64);
+    awaited.give_up(times(100).sent, true);
+    assert!(!awaited.is_full());
+    for _ in 0..20 {
+        forgotten.extend(awaited.sent(times(sequence)));
+        awaited.arrived(sequence);
+        sequence += 1;
+    }
+    assert!(!forgotten.is_empty());
+    assert!(forgotten.iter().zip((0..).step_by(2)).all(|(text, oldest)| *text == times(oldest)));
+    assert_eq!(awaited.missing(), awaited.unanswered_from(0).count() as u64 + forgotten.len() as u64);
+    assert_eq!(awaited.arrived(0), Arrival::Again);
+}
+
+#[test]
+fn an_unidentified_reply_counts_for_the_oldest_message() {
+    let mut awaited = awaiting(2);
+    assert!(!awaited.has_unmatched());
+    assert!(awaited.arrived_unmatched() && awaited.has_unmatched());
+    assert_eq!(awaited.unanswered_from(0).map(|(sequence, _)| sequence).collect::<Vec<_>>(), [1]);
+    assert!(awaited.arrived_unmatched());
+    assert!(!awaited.arrived_unmatched(), "one more than was sent");
+    assert_eq!((awaited.in_flight(), awaited.missing()), (0, 0));
+}
+
+proptest! {
+    /// Compared with a map that stores everything.
+    #[test]
+    fn answers_in_any_order_are_matched(steps in prop::collection::vec((any::<bool>(), 0..600_u64), 1..2_000)) {
+        let mut awaited = Awaited::new(2);
+        let mut model = BTreeMap::new();
+        let mut highest = None;
+        for (sends, back) in steps {
+            let next = awaited.next();
+            if sends {
+                prop_assert_eq!(awaited.sent(times(next)), None);
+                model.insert(next, times(next));
+                continue;
+            }
+            let sequence = next.saturating_sub(back);
+            let expected = match model.remove(&sequence) {
+                _ if sequence >= next => Arrival::Unknown,
+                None => Arrival::Again,
+                Some(times) if highest > Some(sequence) => Arrival::Late(times),
+                Some(times) => Arrival::InOrder(times),
+            };
+            if let Arrival::InOrder(_) = expected {
+                highest = Some(sequence);
+            }
+            prop_assert_eq!(awaited.arrived(sequence), expected);
+            prop_assert_eq!(awaited.in_flight(), model.len() as u64);
+            let before: Vec<u64> = awaited.unanswered_before(sequence, 5).collect();
+            prop_assert_eq!(before, model.range(..sequence).rev().take(5).map(|(at, _)| *at).collect::<Vec<_>>());
+        }
+        prop_assert!(awaited.unanswered_from(0).eq(model));
+    }
+
+    #[test]
+    fn a_stream_tracks_arrivals_in_any_order(sequences in prop::collection::vec(0..300_u64, 1..600)) {
+        let mut stream = Stream::default();
+        let mut seen = std::collections::BTreeSet::new();
+        for sequence in sequences {
+            let expected = match seen.last() {
+                _ if seen.contains(&sequence) => StreamArrival::Again,
+                Some(&latest) if sequence < latest => StreamArrival::Late,
+                _ => StreamArrival::InOrder,
+            };
+            prop_assert_eq!(stream.arrived(sequence, || times(sequence)), expected);
+            seen.insert(sequence);
+            let skipped = stream.expected() - seen.len() as u64;
+            prop_assert_eq!((stream.received(), stream.skipped()), (seen.len() as u64, skipped));
+            prop_assert_eq!(stream.missed().map(|(_, count)| count).sum::<u64>(), skipped);
+        }
+    }
+}
+
+#[test]
+fn a_stream_reports_gaps_late_messages_and_duplicates() {
+    let mut stream = Stream::default();
+    assert_eq!(stream.arrived(0, never), StreamArrival::InOrder);
+    assert_eq!(stream.arrived(3, || times(2)), StreamArrival::InOrder);
+    assert_eq!((stream.gaps(), stream.skipped()), (1, 2));
+    assert_eq!(stream.arrived(1, never), StreamArrival::Late);
+    assert_eq!(stream.arrived(1, never), StreamArrival::Again);
+    assert_eq!(stream.arrived(3, never), StreamArrival::Again);
+    assert_eq!((stream.gaps(), stream.skipped(), stream.missing(10)), (1, 1, 7));
+    assert_eq!(stream.missed().collect::<Vec<_>>(), [(times(2), 1)]);
+}
+
+#[test]
+fn a_stream_forgets_its_oldest_gap_and_reports_it() {
+    let mut stream = Stream::default();
+    for sequence in (1..).step_by(2).take(GAPS_MAX) {
+        stream.arrived(sequence, || times(sequence));
+        assert_eq!(stream.forget_excess(), None);
+    }
+    stream.arrived(stream.expected() + 3, || times(0));
+    assert_eq!(stream.forget_excess(), Some((times(1), 1)));
+    assert_eq!(stream.arrived(0, never), StreamArrival::Again);
+    assert_eq!(stream.arrived(2, never), StreamArrival::Late);
+}

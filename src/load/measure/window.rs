@@ -1,0 +1,28 @@
+//! The measured time.
+
+use echoring_proto::limits::{Nanos, SECOND};
+
+/// Maximum number of intervals of a run. Longer runs have longer intervals.
+const INTERVALS_MAX: u64 = 600;
+
+/// The time in which results count. Warm-up comes before it; messages in flight are awaited after it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Window {
+    /// First nanosecond.
+    pub from: Nanos,
+    /// One past the last.
+    pub until: Nanos,
+}
+
+impl Window {
+    /// Whether `at` counts.
+    #[inline]
+    pub fn contains(&self, at: Nanos) -> bool {
+        (self.from..self.until).contains(&at)
+    }
+
+    /// Length of an interval of this window.
+    pub fn interval(&self) -> Nanos {
+        (self.until.saturating_sub(self.from)).div_ceil(INTERVALS_MAX).next_multiple_of(SECOND).max(SECOND)
+    }
+}

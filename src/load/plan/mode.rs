@@ -1,0 +1,47 @@
+//! The mode of a load.
+
+use serde::{Deserialize, Serialize};
+
+use super::payload::form::Form;
+
+/// The kind of load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Every connection sends, and receives its own messages back.
+    Echo,
+    /// Publishers send to topics, subscribers receive.
+    Broadcast,
+    /// Connections are the load: each is opened, receives one message back, and is closed.
+    Connect,
+    /// Connections listen; the server's messages are counted and timed.
+    Push,
+}
+
+impl Mode {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Echo => "echo",
+            Mode::Broadcast => "broadcast",
+            Mode::Connect => "connect",
+            Mode::Push => "push",
+        }
+    }
+
+    /// The unit of its load, in the plural.
+    pub fn unit(self) -> &'static str {
+        match self {
+            Mode::Echo | Mode::Broadcast | Mode::Push => "messages",
+            Mode::Connect => "connections",
+        }
+    }
+
+    /// The fields in the header of its messages.
+    pub fn form(self) -> Form {
+        match self {
+            Mode::Echo | Mode::Connect | Mode::Push => Form::Echo,
+            Mode::Broadcast => Form::Broadcast,
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Formats durations, bytes and counts with units.
+
+/// Nanoseconds with three significant digits and a unit.
+pub fn duration(ns: u64) -> String {
+    match ns {
+        0..1_000 => format!("{ns} ns"),
+        1_000..1_000_000 => format!("{} µs", significant(ns as f64 / 1e3)),
+        1_000_000..1_000_000_000 => format!("{} ms", significant(ns as f64 / 1e6)),
+        _ => format!("{} s", significant(ns as f64 / 1e9)),
+    }
+}
+
+/// Bytes with three significant digits and a unit, a power of 1,000.
+pub fn bytes(bytes: f64) -> String {
+    const UNITS: [&str; 4] = ["B", "kB", "MB", "GB"];
+    let mut value = bytes;
+    let mut unit = 0;
+    while value >= 999.5 && unit + 1 < UNITS.len() {
+        value /= 1e3;
+        unit += 1;
+    }
+    format!("{} {}", if unit == 0 { format!("{value:.0}") } else { significant(value) }, UNITS[unit])
+}
+
+fn significant(value: f64) -> String {
+    match value {
+        _ if value < 9.995 => format!("{value:.2}"),
+        _ if value < 99.95 => format!("{value:.1}"),
+        _ => format!("{value:.0}"),
+    }
+}
+
+/// A number with thousands separators.
+pub fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_formatted_with_units() {
+        assert_eq!(count(0), "0");
+        assert_eq!(count(999), "999");
+        assert_eq!(count(1_234_567), "1,234,567");
+        assert_eq!(duration(999), "999 ns");
+        assert_eq!(duration(1_500), "1.50 µs");
+        assert_eq!(duration(123_456_789), "123 ms");
+        assert_eq!(duration(5_000_000_000), "5.00 s");
+        assert_eq!(bytes(999.0), "999 B");
+        assert_eq!(bytes(15_800_000.0), "15.8 MB");
+    }
+}

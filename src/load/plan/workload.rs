@@ -1,0 +1,406 @@
+//! One load, as data: what is sent, by how many connections, at which pace, and its validation.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::connecting::ConnectOptions;
+use super::contradiction::Contradiction;
+use super::flaw::Flaw;
+use super::listening::Listening;
+use super::mode::Mode;
+use super::pace::Pace;
+use super::payload::lines::Lines;
+use super::payload::sizes::Spread;
+use super::payload::style::Style;
+use super::payload::{CONNECTIONS_MAX, Payloads};
+use super::schedule::profile::{Profile, RATE_MAX, RateStage, STAGE_TIME_MAX, STAGES_MAX};
+use super::schedule::{Arrivals, BURST_MAX};
+use echoring_proto::connection::Compression;
+use echoring_proto::limits::{MESSAGE_BYTES_MAX, MILLISECOND};
+use echoring_runtime::limits::COMPRESSION_BYTES_DEFAULT;
+
+/// Maximum number of messages in flight per sender.
+pub const DEPTH_MAX: u32 = 8_192;
+/// Maximum period of a rate in seconds: one message in 1,000 seconds is the lowest rate.
+pub const RATE_PERIOD_S_MAX: u32 = 1_000;
+/// The echo path when the URL has no path.
+const ECHO_PATH: &str = "/echo";
+/// The push path when the URL has no path.
+const PUSH_PATH: &str = "/push";
+/// The topic path when the URL has no path.
+const TOPIC_PATH: &str = "/broadcast/{topic}";
+/// Placeholder for the topic's name in a path.
+const TOPIC_MARK: &str = "{topic}";
+
+/// Default time to wait for messages in flight at the end.
+pub const DRAIN_DEFAULT: Duration = Duration::from_secs(5);
+/// Default lateness at p99 above which the generator counts as saturated.
+pub const MAX_LATENESS_DEFAULT: Duration = Duration::from_nanos(MILLISECOND);
+
+/// The offer of permessage-deflate (RFC 7692) on every connection of a load.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compress {
+    /// The option as given, for the record.
+    pub words: String,
+    /// The offer, and how this side compresses; `None` offers nothing.
+    pub compression: Option<Compression>,
+    /// Memory limit of the compression contexts of all the generator's connections. A connection whose server needs
+    /// more fails.
+    pub context_bytes: u64,
+}
+
+impl Compress {
+    /// No offer.
+    pub fn off() -> Compress {
+        Compress { words: "off".to_owned(), compression: None, context_bytes: COMPRESSION_BYTES_DEFAULT }
+    }
+}
+
+/// One load, as data that can be serialised. A deserialised load must be [checked](Workload::check); missing fields
+/// have their defaults.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Workload {
+    /// The kind of load.
+    pub mode: Mode,
+    /// Connections, publishers included; in connect mode, the maximum number of concurrent ones.
+    pub connections: u32,
+    /// Of those, publishers; broadcast mode only.
+    pub publishers: u32,
+    /// Topics that publishers and subscribers are spread over; broadcast mode only.
+    pub topics: u32,
+    /// Subscribers that read slowly or not at all once the measured time begins; broadcast mode only.
+    pub stalled: u32,
+    /// Bytes per second that slow subscribers read on average; `None` reads nothing.
+    pub trickle: Option<u64>,
+    /// Measured time.
+    pub duration: Duration,
+    /// Time before the measured time, in which the load runs without being recorded.
+    pub warmup: Duration,
+    /// Smallest and largest payload.
+    pub message_bytes: (usize, usize),
+    /// Distribution of sizes between the two.
+    pub spread: Spread,
+    /// Content of payloads.
+    pub style: Style,
+    /// Lines of a file as payloads, with their own sizes; echo and connect mode only.
+    pub lines: Option<Lines>,
+    /// When messages are sent.
+    pub pace: Pace,
+    /// The period of a [`Pace::Rate`] in seconds: 1, or more for less than a message a second.
+    pub rate_period_s: u32,
+    /// How an open loop spreads its messages over time.
+    pub arrivals: Arrivals,
+    /// Messages per burst of an open-loop sender, at the same mean rate; 1 disables bursts.
+    pub burst: u32,
+    /// The part of the warm-up in which the rate of an open loop rises from zero.
+    pub ramp: Duration,
+    /// How long messages in flight at the end are awaited before they count as lost.
+    pub drain: Duration,
+    /// Messages with a longer response time count as late.
+    pub late_after: Option<Duration>,
+    /// Whether a saturated generator is not a failure.
+    pub allow_saturated: bool,
+    /// Lateness at p99 above which the generator counts as saturated.
+    pub max_lateness: Duration,
+    /// Whether and how messages are compressed.
+    pub compress: Compress,
+    /// How connections are opened.
+    #[serde(rename = "dialling")]
+    pub connecting: ConnectOptions,
+    /// Options of listeners.
+    pub listening: Listening,
+    /// Whether received messages are checked.
+    pub verify: bool,
+    /// Flaws that do not fail the run.
+    pub allow: Vec<Flaw>,
+    /// Seed of all payloads and arrivals.
+    pub seed: u64,
+}
+
+impl Default for Workload {
+    /// Echoes of 64 bytes of text on one connection, one message at a time, for 10 s without warm-up.
+    fn default() -> Workload {
+        Workload {
+            mode: Mode::Echo,
+            connections: 1,
+            publishers: 0,
+            topics: 0,
+            stalled: 0,
+            trickle: None,
+            duration: Duration::from_secs(10),
+            warmup: Duration::ZERO,
+            message_bytes: (64, 64),
+            spread: Spread::Even,
+            style: Style::Text,
+            lines: None,
+            pace: Pace::Depth(1),
+            rate_period_s: 1,
+            arrivals: Arrivals::Even,
+            burst: 1,
+            ramp: Duration::ZERO,
+            drain: DRAIN_DEFAULT,
+            late_after: None,
+            allow_saturated: false,
+            max_lateness: MAX_LATENESS_DEFAULT,
+            compress: Compress::off(),
+            connecting: ConnectOptions::default(),
+            listening: Listening::default(),
+            verify: true,
+            allow: Vec::new(),
+            seed: 1,
+        }
+    }
+}
+
+impl Workload {
+    /// Validates the load.
+    ///
+    /// # Errors
+    /// The first flag that contradicts another one or a bound.
+    pub fn check(&self) -> Result<(), Contradiction> {
+        let wrong = |flag, why: &str| Err(Contradiction { flag, why: why.to_owned() });
+        if self.connections == 0 || self.connections > CONNECTIONS_MAX {
+            return wrong("--connections", &format!("expected 1 to {CONNECTIONS_MAX}"));
+        }
+        if self.duration.is_zero() && self.pace.stages().is_empty() {
+            return wrong("--duration", "expected a time above 0, such as --duration 10s");
+        }
+        match &self.pace {
+            Pace::Depth(0) => return wrong("--depth", "expected at least 1 message in flight"),
+            Pace::Depth(depth) if *depth > DEPTH_MAX => {
+                return wrong("--depth", &format!("expected at most {DEPTH_MAX} messages in flight"));
+            }
+            Pace::Rate(0) => return wrong("--rate", "expected at least 1 message per second"),
+            Pace::Rate(rate) if *rate > RATE_MAX => {
+                return wrong("--rate", &format!("expected at most {RATE_MAX} messages per second"));
+            }
+            Pace::Depth(_) | Pace::Rate(_) => {}
+            Pace::Stages(stages) => self.check_stages(stages)?,
+        }
+        if self.rate_period_s == 0 || self.rate_period_s > RATE_PERIOD_S_MAX {
+            return wrong("--rate", "expected at least one message in 1,000 seconds, such as --rate 0.5");
+        }
+        if self.rate_period_s > 1 && self.pace.rate().is_none() {
+            return wrong("--rate", "only --rate may be a fraction, such as --rate 0.5");
+        }
+        self.check_times()?;
+        let (least, most) = self.message_bytes;
+        if least > most {
+            return wrong("--message-bytes", "expected MIN..MAX with MIN not above MAX");
+        }
+        if most as u64 > MESSAGE_BYTES_MAX {
+            return wrong("--message-bytes", &format!("expected at most {MESSAGE_BYTES_MAX} bytes"));
+        }
+        if self.lines.is_some() {
+            if self.mode == Mode::Broadcast {
+                let why = "a line names no publisher and no time, which broadcasts have to: such as --mode echo \
+                           --payload-file messages.ndjson";
+                return wrong("--payload-file", why);
+            }
+        } else if let Err(why) = Payloads::usage(self.style, self.mode.form(), least) {
+            return wrong("--message-bytes", &why);
+        }
+        if self.mode == Mode::Broadcast {
+            self.check_broadcast()?;
+        }
+        self.connecting.check(self.mode, &self.pace, self.connections)?;
+        self.listening.check(self.mode, &self.pace)
+    }
+
+    fn check_stages(&self, stages: &[RateStage]) -> Result<(), Contradiction> {
+        let wrong = |why: &str| Err(Contradiction { flag: "--stage", why: why.to_owned() });
+        if stages.is_empty() || stages.len() > STAGES_MAX {
+            return wrong(&format!("expected 1 to {STAGES_MAX} stages, such as --stage 30s@10k"));
+        }
+        if stages.iter().any(|stage| stage.time.is_zero()) {
+            return wrong("a stage must be longer than 0, such as --stage 30s@10k");
+        }
+        if stages.iter().any(|stage| stage.from.max(stage.to) > RATE_MAX) {
+            return wrong(&format!(
+                "expected at most {RATE_MAX} messages per second, such as --stage 30s@10k"
+            ));
+        }
+        if stages.iter().all(|stage| stage.from == 0 && stage.to == 0) {
+            return wrong("at least one stage must have messages, such as --stage 10s@0 --stage 30s@10k");
+        }
+        let whole: Duration = stages.iter().map(|stage| stage.time).sum();
+        if whole > STAGE_TIME_MAX {
+            return wrong(
+                "expected at most 24h for all stages together, such as --stage 12h@10k --stage 12h@20k",
+            );
+        }
+        if whole != self.duration {
+            return wrong("the stages must add up to the measured time");
+        }
+        Ok(())
+    }
+
+    /// Validates the times around the measured time, and bursts.
+    fn check_times(&self) -> Result<(), Contradiction> {
+        let wrong = |flag, why: &str| Err(Contradiction { flag, why: why.to_owned() });
+        let is_closed = self.pace.depth().is_some();
+        if self.burst == 0 || self.burst > BURST_MAX {
+            return wrong(
+                "--burst",
+                &format!("expected 1 to {BURST_MAX} messages, such as --rate 10k --burst 20"),
+            );
+        }
+        if is_closed && self.burst > 1 {
+            return wrong("--burst", "bursts need a rate, such as --rate 10k --burst 20");
+        }
+        if is_closed && !self.ramp.is_zero() {
+            return wrong("--ramp", "a ramp needs a rate, such as --rate 10k --ramp 5s");
+        }
+        if self.ramp > self.warmup {
+            return wrong(
+                "--ramp",
+                "the ramp is part of the warm-up and must not exceed it, such as --rate 10k --ramp 5s --warmup 6s",
+            );
+        }
+        if !self.ramp.is_zero() && self.first_rate() == Some(0) {
+            return wrong(
+                "--ramp",
+                "a ramp needs a first stage with a rate above 0, such as --ramp 5s --stage 30s@10k",
+            );
+        }
+        if self.drain > STAGE_TIME_MAX {
+            return wrong("--drain", "expected at most 24h, such as --drain 10s");
+        }
+        if self.late_after.is_some_and(|bound| bound.is_zero()) {
+            return wrong("--late-after", "expected a time above 0, such as --late-after 100ms");
+        }
+        Ok(())
+    }
+
+    /// The rate at the start of the measured time.
+    fn first_rate(&self) -> Option<u64> {
+        self.pace.rate().or(self.pace.stages().first().map(|stage| stage.from))
+    }
+
+    /// The rate of an open loop over time, warm-up included.
+    pub(crate) fn profile(&self) -> Option<Profile> {
+        let first = self.first_rate()?;
+        let steady = self.warmup.saturating_sub(self.ramp);
+        let before = [
+            RateStage { time: self.ramp, from: 0, to: first },
+            RateStage { time: steady, from: first, to: first },
+        ];
+        Some(match &self.pace {
+            Pace::Stages(stages) => Profile::new(before.into_iter().chain(stages.iter().copied()), None),
+            // Constant from the start.
+            _ if self.ramp.is_zero() => Profile::constant(first),
+            _ => Profile::new(before, Some(first)),
+        })
+    }
+
+    fn check_broadcast(&self) -> Result<(), Contradiction> {
+        let wrong = |flag, why: String| Err(Contradiction { flag, why });
+        let Workload { connections, publishers, topics, stalled, .. } = *self;
+        if topics == 0 {
+            return wrong("--topics", "expected at least 1".to_owned());
+        }
+        if publishers < topics {
+            return wrong("--publishers", format!("{topics} topics need at least {topics} publishers"));
+        }
+        if connections < publishers.saturating_add(topics) {
+            let least = u64::from(publishers) + u64::from(topics);
+            return wrong(
+                "--connections",
+                format!("{publishers} publishers and a subscriber for each topic need at least {least}"),
+            );
+        }
+        if stalled > connections - publishers - topics {
+            let most = connections - publishers - topics;
+            return wrong(
+                "--slow",
+                format!("at least one subscriber of each topic must read: at most {most}"),
+            );
+        }
+        if self.trickle == Some(0) {
+            return wrong(
+                "--trickle",
+                "expected at least 1 byte per second, such as --trickle 16KiB/s".to_owned(),
+            );
+        }
+        Ok(())
+    }
+
+    /// The payloads of the run.
+    pub(crate) fn payloads(&self) -> Payloads {
+        match &self.lines {
+            Some(lines) => Payloads::of_lines(self.seed, self.style, lines.clone()),
+            None => Payloads::new(self.seed, self.style, self.mode.form(), self.message_bytes, self.spread),
+        }
+    }
+
+    /// Connections that send.
+    pub fn senders(&self) -> u32 {
+        match self.mode {
+            Mode::Echo | Mode::Connect => self.connections,
+            Mode::Broadcast => self.publishers,
+            Mode::Push => 0,
+        }
+    }
+
+    /// The topic of a connection. Publishers have the lowest numbers.
+    pub fn topic(&self, connection: u32) -> u32 {
+        let position = if connection < self.publishers { connection } else { connection - self.publishers };
+        position % self.topics.max(1)
+    }
+
+    /// Whether a connection is a slow subscriber. These have the highest numbers, so that they are spread over the
+    /// topics.
+    pub fn is_stalled(&self, connection: u32) -> bool {
+        connection >= self.connections - self.stalled
+    }
+
+    /// Number of publishers of a topic.
+    pub(crate) fn publishers_of(&self, topic: u32) -> u32 {
+        (self.publishers - topic).div_ceil(self.topics.max(1))
+    }
+
+    /// Average deliveries of a message to connections that read and are timed.
+    pub(crate) fn deliveries_per_message(&self) -> f64 {
+        if self.mode != Mode::Broadcast {
+            return 1.0;
+        }
+        let mut readers = vec![0_u64; self.topics.max(1) as usize];
+        for connection in (self.publishers..self.connections).filter(|&c| !self.is_stalled(c)) {
+            readers[self.topic(connection) as usize] += 1;
+        }
+        let deliveries: u64 =
+            (0..).zip(&readers).map(|(topic, readers)| readers * u64::from(self.publishers_of(topic))).sum();
+        deliveries as f64 / f64::from(self.publishers.max(1))
+    }
+
+    /// The request target of a connection, from the URL's.
+    pub fn path(&self, url_path: Option<&str>, connection: u32) -> String {
+        match self.mode {
+            Mode::Echo | Mode::Connect => url_path.unwrap_or(ECHO_PATH).to_owned(),
+            Mode::Push => url_path.unwrap_or(PUSH_PATH).to_owned(),
+            Mode::Broadcast => {
+                // The seed separates runs on the same server.
+                let name = format!("bench-{:08x}-{}", self.seed as u32, self.topic(connection));
+                url_path.unwrap_or(TOPIC_PATH).replace(TOPIC_MARK, &name)
+            }
+        }
+    }
+
+    /// Checks that the URL's path can contain the topic names.
+    ///
+    /// # Errors
+    /// If there are several topics and the path names one.
+    pub fn check_path(&self, url_path: Option<&str>) -> Result<(), Contradiction> {
+        let fixed = url_path.is_some_and(|path| !path.contains(TOPIC_MARK));
+        if self.mode == Mode::Broadcast && self.topics > 1 && fixed {
+            let why = format!("the URL's path names one topic; put {TOPIC_MARK} where the topic's name goes");
+            return Err(Contradiction { flag: "--topics", why });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

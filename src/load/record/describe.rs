@@ -1,0 +1,399 @@
+//! Makes the record of a run from its tally.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
+
+use hdrhistogram::Histogram;
+use serde_json::Number;
+
+use crate::measure::handshakes::HandshakeTally;
+use crate::measure::integrity::Integrity;
+use crate::measure::push_tally::PushTally;
+use crate::measure::quantiles::Quantiles;
+use crate::measure::tally::Tally;
+use crate::measure::tally::latency::StageTally;
+use crate::measure::timeline::{Timeline, TimelineInterval};
+use crate::measure::{distribution, host};
+use crate::plan::Resources;
+use crate::plan::connecting::ConnectOptions;
+use crate::plan::listening::TimeField;
+use crate::plan::mode::Mode;
+use crate::plan::schedule::profile::RateStage;
+use crate::plan::workload::Workload;
+use crate::record::{self, Record};
+use echoring_proto::limits::SECOND;
+use echoring_runtime::driver::Description;
+
+/// A finished run, as input for its record.
+pub(crate) struct RunFacts<'a> {
+    pub(crate) load: &'a Workload,
+    pub(crate) resources: &'a Resources,
+    /// URL, or `embedded`.
+    pub(crate) target: &'a str,
+    pub(crate) threads: usize,
+    /// Local addresses of the connections, if chosen.
+    pub(crate) sources: &'a [IpAddr],
+    /// Whether messages were long enough to identify themselves.
+    pub(crate) sequenced: bool,
+    pub(crate) interrupted: bool,
+    pub(crate) driver: Description,
+    pub(crate) server_rss_bytes: Option<u64>,
+}
+
+/// The record of a run.
+pub(crate) fn write(facts: &RunFacts<'_>, tally: &Tally) -> Record {
+    let load = facts.load;
+    let duration_s = seconds(tally.window.until.saturating_sub(tally.window.from));
+    let per_s = |count: u64| if duration_s > 0.0 { count as f64 / duration_s } else { 0.0 };
+    Record {
+        label: None,
+        target: facts.target.to_owned(),
+        config: describe_config(facts),
+        environment: environment(facts.driver),
+        started_at: host::timestamp(tally.began_at.unwrap_or_else(SystemTime::now)),
+        duration_s,
+        interrupted: facts.interrupted,
+        messages: tally.counts.messages,
+        messages_per_s: per_s(tally.counts.messages),
+        bytes_per_s: per_s(tally.counts.bytes),
+        response_ns: Quantiles::of(&tally.latency.whole.response),
+        service_ns: Quantiles::of(&tally.latency.whole.service),
+        response_histogram: encoded(&tally.latency.whole.response),
+        service_histogram: encoded(&tally.latency.whole.service),
+        unmatched: tally.counts.unmatched,
+        broadcast: (load.mode == Mode::Broadcast).then(|| record::Broadcast {
+            first_ns: Quantiles::of(&tally.fan_out.first),
+            median_ns: Quantiles::of(&tally.fan_out.median),
+            last_ns: Quantiles::of(&tally.fan_out.last),
+            reach: match tally.fan_out.deliveries_due {
+                0 => 0.0,
+                due => tally.fan_out.deliveries as f64 / due as f64,
+            },
+            gaps: tally.fan_out.gaps,
+            published: tally.counts.sent,
+        }),
+        push: (load.mode == Mode::Push).then(|| describe_push(&tally.pushes)),
+        stalled: (load.stalled > 0).then(|| record::Stalled {
+            count: tally.slow.opened,
+            closed_by_code: by_code(&tally.slow.closes),
+            messages: tally.slow.messages,
+            bytes: tally.slow.bytes,
+        }),
+        compression: load.compress.compression.map(|_| describe_compression(tally)),
+        tls: (tally.connections.tls_handshakes > 0).then_some(record::Tls {
+            handshakes: tally.connections.tls_handshakes,
+            resumed: tally.connections.tls_resumed,
+        }),
+        handshake: describe_handshakes(&tally.connections.handshakes),
+        integrity: Integrity {
+            reordered: tally.integrity.reordered + tally.fan_out.order.reordered(),
+            ..tally.integrity
+        },
+        connections: record::Connections {
+            opened: tally.connections.opened,
+            ended_early: tally.connections.ended_early,
+            dialled: Some(tally.connections.handshakes.dialled()),
+        },
+        errors: tally.connections.errors.clone(),
+        closes: by_code(&tally.connections.closes),
+        generator: describe_generator(tally, load.max_lateness),
+        server: describe_server(tally, facts.server_rss_bytes),
+        stages: load.pace.stages().iter().zip(&tally.latency.stages).map(describe_stage).collect(),
+        // The session adds the intervals of the timeline.
+        intervals: Vec::new(),
+        // The experiment adds the search and the repetition; the command line adds `fail_if`.
+        search: None,
+        repetition: None,
+        fail_if: Vec::new(),
+    }
+}
+
+/// The health of the generator, which is saturated if its lateness at p99 exceeds `max_lateness`. The session adds its
+/// threads.
+pub(crate) fn describe_generator(tally: &Tally, max_lateness: Duration) -> record::Generator {
+    let lateness = Quantiles::of(&tally.latency.whole.lateness);
+    record::Generator {
+        saturated: u128::from(lateness.p99) > max_lateness.as_nanos(),
+        lateness_ns: lateness,
+        own_ns: (lateness.count > 0).then(|| {
+            Quantiles::of(&tally.latency.whole.response)
+                .own(&Quantiles::of(&tally.latency.whole.service), &lateness)
+        }),
+        cpu_share: cpu_share(tally),
+        unsent: tally.counts.unsent,
+        unsent_gone: tally.counts.unsent_gone,
+        turn_ns: Some(Quantiles::of(&tally.health.ticks)),
+        heartbeat_ns: Some(Quantiles::of(&tally.health.heartbeat)),
+        run_delay_ns: tally.health.run_delay_ns,
+        threads: Vec::new(),
+    }
+}
+
+/// The handshakes of a run; `None` when there were none.
+fn describe_handshakes(found: &HandshakeTally) -> Option<record::Handshake> {
+    let count = found.total.len();
+    let some = |values: &Histogram<u64>| (!values.is_empty()).then(|| Quantiles::of(values));
+    let span_ns = found.span.until.saturating_sub(found.span.from);
+    (count + found.failed.len() > 0).then(|| record::Handshake {
+        count,
+        // Handshakes that all ended in one tick have no rate.
+        per_s: (span_ns > 0).then(|| count as f64 * SECOND as f64 / span_ns as f64),
+        connect_ns: Quantiles::of(&found.connect),
+        tls_ns: some(&found.tls),
+        upgrade_ns: Quantiles::of(&found.upgrade),
+        first_message_ns: some(&found.first_message),
+        total_ns: Quantiles::of(&found.total),
+        failed_ns: some(&found.failed),
+        resumed: found.resumed,
+        waited: found.waited,
+    })
+}
+
+fn describe_push(found: &PushTally) -> record::Push {
+    record::Push { gap_ns: Quantiles::of(&found.gap), untimed: found.untimed, ahead: found.ahead }
+}
+
+fn encoded(histogram: &Histogram<u64>) -> Option<String> {
+    (!histogram.is_empty()).then(|| distribution::encode(histogram))
+}
+
+fn by_code(closes: &BTreeMap<u16, u64>) -> BTreeMap<String, u64> {
+    closes.iter().map(|(code, count)| (code.to_string(), *count)).collect()
+}
+
+/// Numerator and denominator of each quotient cover the span between the two samples, not the window.
+fn describe_server(tally: &Tally, rss_bytes: Option<u64>) -> Option<record::Server> {
+    let passed = tally.cpu_span.passed();
+    let some = |number: f64| number.is_finite().then_some(number);
+    let server = record::Server {
+        cpu_ns_per_message: passed.and_then(|passed| some(passed.cpu_ns as f64 / passed.messages as f64)),
+        cpu_share: passed.and_then(|passed| some(passed.cpu_ns as f64 / passed.at as f64)),
+        rss_bytes,
+        sampled_messages: passed.map(|passed| passed.messages),
+        sampled_s: passed.map(|passed| seconds(passed.at)),
+    };
+    (passed.is_some() || rss_bytes.is_some()).then_some(server)
+}
+
+fn describe_compression(tally: &Tally) -> record::Compression {
+    let done = tally.connections.compressed;
+    record::Compression {
+        agreed: tally.connections.agreed,
+        messages_in: done.messages_in,
+        bytes_in: done.bytes_in,
+        bytes_in_plain: done.bytes_in_inflated,
+        messages_out: done.messages_out,
+        bytes_out: done.bytes_out,
+        bytes_out_plain: done.bytes_out_plain,
+    }
+}
+
+fn describe_config(facts: &RunFacts<'_>) -> record::Config {
+    let load = facts.load;
+    let broadcast = load.mode == Mode::Broadcast;
+    record::Config {
+        mode: load.mode.name().to_owned(),
+        connections: load.connections,
+        duration_s: load.duration.as_secs_f64(),
+        warmup_s: load.warmup.as_secs_f64(),
+        message_bytes: [load.message_bytes.0 as u64, load.message_bytes.1 as u64],
+        sizes: load.lines.is_none().then(|| load.spread.name().to_owned()),
+        kind: load.style.name().to_owned(),
+        text: load.style.script().filter(|_| load.lines.is_none()).map(str::to_owned),
+        payload_file: load.lines.as_ref().map(|lines| lines.name().to_owned()),
+        payload_lines: load.lines.as_ref().map(|lines| lines.count() as u64),
+        depth: load.pace.depth().filter(|_| load.mode != Mode::Push),
+        rate: load.pace.rate().and_then(|rate| described_rate(rate, load.rate_period_s)),
+        arrivals: load.pace.depth().is_none().then(|| load.arrivals.name().to_owned()),
+        stages: load.pace.stages().iter().map(describe_rate).collect(),
+        ramp_s: load.ramp.as_secs_f64(),
+        burst: load.burst,
+        late_after_s: load.late_after.map(|bound| bound.as_secs_f64()),
+        allow_saturated: load.allow_saturated,
+        max_lateness_s: load.max_lateness.as_secs_f64(),
+        publishers: broadcast.then_some(load.publishers),
+        topics: broadcast.then_some(load.topics),
+        stalled: broadcast.then_some(load.stalled),
+        trickle_bytes_per_s: load.trickle.filter(|_| load.stalled > 0),
+        threads: facts.threads,
+        cpus: facts.resources.cpus.clone(),
+        source_addresses: facts.sources.iter().map(ToString::to_string).collect(),
+        compress: load.compress.words.clone(),
+        verify: load.verify,
+        sequenced: facts.sequenced,
+        allow: load.allow.clone(),
+        connecting: Some(describe_connecting(load)),
+        hello: load.listening.hello.clone(),
+        time_field: load.listening.time.as_ref().map(TimeField::name),
+        time_unit: load.listening.time.as_ref().map(|time| time.unit().name().to_owned()),
+        drain_s: load.drain.as_secs_f64(),
+        seed: load.seed,
+    }
+}
+
+/// The rate per second: an integer if it is one.
+fn described_rate(messages: u64, period_s: u32) -> Option<Number> {
+    let period_s = u64::from(period_s.max(1));
+    match messages % period_s {
+        0 => Some(Number::from(messages / period_s)),
+        _ => Number::from_f64(messages as f64 / period_s as f64),
+    }
+}
+
+fn describe_connecting(load: &Workload) -> record::Connecting {
+    let ConnectOptions { rate, timeout, resumes, hold, first_message } = load.connecting;
+    let connects = load.mode == Mode::Connect;
+    record::Connecting {
+        rate,
+        timeout_s: timeout.as_secs_f64(),
+        resumption: resumes,
+        hold_s: connects.then_some(hold.as_secs_f64()),
+        first_message: connects.then_some(first_message),
+    }
+}
+
+fn environment(driver: Description) -> record::Environment {
+    record::Environment {
+        commit: option_env!("ECHORING_COMMIT").map(str::to_owned),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        cpu: host::cpu_model(),
+        cpus: host::allowed_cpus().len(),
+        kernel: host::kernel(),
+        driver: driver.name.to_owned(),
+        features: driver.features.names().map(str::to_owned).collect(),
+        degraded: driver.degraded.names().map(str::to_owned).collect(),
+        optimized: !cfg!(debug_assertions),
+    }
+}
+
+fn describe_rate(stage: &RateStage) -> record::RateStage {
+    record::RateStage { seconds: stage.time.as_secs_f64(), from: stage.from, to: stage.to }
+}
+
+fn describe_stage((asked, found): (&RateStage, &StageTally)) -> record::StageResult {
+    let lateness_ns_p99 = Quantiles::of(&found.times.lateness).p99;
+    record::StageResult {
+        asked: describe_rate(asked),
+        messages: found.messages,
+        messages_per_s: found.messages as f64 / asked.time.as_secs_f64(),
+        response_ns: Quantiles::of(&found.times.response),
+        service_ns: Quantiles::of(&found.times.service),
+        lateness_ns_p99,
+    }
+}
+
+/// The health of one thread, which is pinned to `cpu`.
+pub(crate) fn describe_thread(tally: &Tally, cpu: Option<usize>) -> record::GeneratorThread {
+    let (lateness, turns) =
+        (Quantiles::of(&tally.latency.whole.lateness), Quantiles::of(&tally.health.ticks));
+    let heartbeat = Quantiles::of(&tally.health.heartbeat);
+    record::GeneratorThread {
+        cpu,
+        cpu_share: cpu_share(tally),
+        lateness_ns_p99: lateness.p99,
+        lateness_ns_max: lateness.max,
+        turn_ns_p99: turns.p99,
+        turn_ns_max: turns.max,
+        heartbeat_ns_p99: Some(heartbeat.p99),
+        heartbeat_ns_max: Some(heartbeat.max),
+        run_delay_ns: tally.health.run_delay_ns,
+    }
+}
+
+fn cpu_share(tally: &Tally) -> f64 {
+    match tally.health.wall_ns {
+        0 => 0.0,
+        wall_ns => tally.health.cpu_ns as f64 / wall_ns as f64,
+    }
+}
+
+/// The measured time in intervals.
+pub(crate) fn describe_intervals(timeline: &Timeline) -> Vec<record::Interval> {
+    timeline.intervals().map(|interval| describe_interval(&interval)).collect()
+}
+
+fn describe_interval(interval: &TimelineInterval) -> record::Interval {
+    let found = |wanted: &str| {
+        let mut named = interval.distributions.iter().filter(|(name, _)| *name == wanted);
+        named.next().map(|(_, values)| values)
+    };
+    let quantiles = |wanted: &str| found(wanted).map(Quantiles::of).unwrap_or_default();
+    let histogram = |wanted: &str| found(wanted).map(distribution::encode);
+    let (response, service) = (quantiles("response"), quantiles("service"));
+    record::Interval {
+        at_s: interval.at.as_secs_f64(),
+        duration_s: interval.duration.as_secs_f64(),
+        messages: interval.messages,
+        bytes: interval.bytes,
+        p50_ns: response.p50,
+        p99_ns: response.p99,
+        max_ns: response.max,
+        p90_ns: Some(response.p90),
+        p999_ns: Some(response.p999),
+        service_p50_ns: Some(service.p50),
+        service_p90_ns: Some(service.p90),
+        service_p99_ns: Some(service.p99),
+        service_p999_ns: Some(service.p999),
+        service_max_ns: Some(service.max),
+        response_histogram: histogram("response"),
+        service_histogram: histogram("service"),
+    }
+}
+
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::handshakes::HandshakeTimes;
+
+    #[test]
+    fn steps_add_up_to_the_whole_with_and_without_tls() {
+        let mut one = HandshakeTally::default();
+        one.opened(&HandshakeTimes {
+            dialled: 1_000,
+            connected: 1_200,
+            secured: 0,
+            opened: 1_500,
+            resumed: false,
+        });
+        let mut other = HandshakeTally::default();
+        let times =
+            HandshakeTimes { dialled: 2_000, connected: 2_100, secured: 2_700, opened: 3_000, resumed: true };
+        other.opened(&times);
+        other.answered(&times, 3_250);
+        other.waits(true);
+        other.waits(false);
+        one.merge(&other);
+        let found = describe_handshakes(&one).expect("two");
+        assert_eq!((found.count, found.resumed, found.waited), (2, 1, 1));
+        assert_eq!(found.first_message_ns.map(|first| (first.max, first.count)), Some((250, 1)));
+        assert_eq!((found.connect_ns.max, found.connect_ns.count), (200, 2));
+        assert_eq!(found.tls_ns.map(|tls| (tls.max, tls.count)), Some((600, 1)));
+        assert_eq!((found.upgrade_ns.max, found.upgrade_ns.count), (300, 2));
+        assert_eq!((found.total_ns.max, found.total_ns.mean), (1_000, 750.0));
+        // Two within two microseconds.
+        assert_eq!(found.per_s, Some(1e6));
+    }
+
+    #[test]
+    fn failed_handshakes_are_separate_from_successful_ones() {
+        let mut failing = HandshakeTally::default();
+        failing.failed(1_000);
+        let found = describe_handshakes(&failing).expect("one that failed");
+        assert_eq!(
+            (found.count, found.failed_ns.map(|failed| (failed.count, failed.p50))),
+            (0, Some((1, 1_000)))
+        );
+    }
+
+    #[test]
+    fn no_handshakes_are_none() {
+        let mut none = HandshakeTally::default();
+        none.merge(&HandshakeTally::default());
+        assert_eq!(describe_handshakes(&none), None);
+    }
+}

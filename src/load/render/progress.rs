@@ -1,0 +1,183 @@
+//! The progress of a run on stderr: a bar on a terminal, one line a second elsewhere.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal as _, Write};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::engine::{RunProgress, RunStage};
+use crate::measure::quantiles::Quantiles;
+use crate::plan::units::{count, duration};
+
+/// How often a plain progress line is written.
+const LINE_INTERVAL: Duration = Duration::from_secs(1);
+/// Minimum time over which a rate is computed.
+const SHORTEST_RATE: Duration = Duration::from_millis(400);
+
+/// The current message rate.
+#[derive(Debug, Default)]
+pub struct MessageRate {
+    counted: Option<(Instant, u64)>,
+    per_s: Option<f64>,
+}
+
+impl MessageRate {
+    /// Observes the progress. `None` until messages are sent.
+    pub fn observe(&mut self, moment: &RunProgress<'_>, now: Instant) -> Option<f64> {
+        match self.counted {
+            Some((since, before)) if moment.stage != RunStage::Connecting && moment.messages >= before => {
+                let elapsed = now.saturating_duration_since(since);
+                if elapsed >= SHORTEST_RATE {
+                    self.per_s = Some((moment.messages - before) as f64 / elapsed.as_secs_f64());
+                    self.counted = Some((now, moment.messages));
+                }
+            }
+            // Another run has begun.
+            _ => *self = MessageRate { counted: Some((now, moment.messages)), per_s: None },
+        }
+        self.per_s
+    }
+}
+
+/// Shows a run's progress on stderr: a bar on a terminal, otherwise plain lines.
+#[derive(Debug)]
+pub struct ProgressReporter {
+    bar: Option<ProgressBar>,
+    last_line: Option<Instant>,
+    last_stage: Option<RunStage>,
+    speed: MessageRate,
+}
+
+impl Default for ProgressReporter {
+    fn default() -> ProgressReporter {
+        ProgressReporter::new()
+    }
+}
+
+impl ProgressReporter {
+    /// Checks whether stderr is a terminal.
+    pub fn new() -> ProgressReporter {
+        let bar = io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::with_draw_target(Some(1_000), ProgressDrawTarget::stderr());
+            if let Ok(style) = ProgressStyle::with_template("{bar:30} {msg}") {
+                bar.set_style(style);
+            }
+            bar
+        });
+        ProgressReporter { bar, last_line: None, last_stage: None, speed: MessageRate::default() }
+    }
+
+    /// Shows the progress.
+    pub fn show(&mut self, moment: &RunProgress<'_>) {
+        let now = Instant::now();
+        let new_stage = self.last_stage.replace(moment.stage) != Some(moment.stage);
+        let due = self.last_line.is_none_or(|last| now - last >= LINE_INTERVAL);
+        if self.bar.is_none() && !due && !new_stage {
+            return;
+        }
+        self.last_line = Some(now);
+        let line = self.line(moment, now);
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(permille(moment));
+                bar.set_message(line);
+            }
+            // A closed stderr ends the progress, not the run.
+            None => drop(writeln!(io::stderr(), "{line}")),
+        }
+    }
+
+    /// Prints a permanent line, between two runs.
+    pub fn note(&mut self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(line),
+            None => drop(writeln!(io::stderr(), "{line}")),
+        }
+    }
+
+    /// Removes the bar before results are printed.
+    pub fn clear(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn line(&mut self, moment: &RunProgress<'_>, now: Instant) -> String {
+        let load = moment.load;
+        let mut line = match moment.stage {
+            RunStage::Connecting => {
+                format!("{}: connecting {}/{}", load.mode.name(), moment.open, load.connections)
+            }
+            RunStage::WarmingUp => format!("{}: warming up", load.mode.name()),
+            RunStage::Measuring => {
+                let left = load.duration.saturating_sub(moment.elapsed);
+                format!("{}: measuring, {:.0} s left", load.mode.name(), left.as_secs_f64().ceil())
+            }
+            RunStage::Draining => format!("{}: waiting for messages in flight", load.mode.name()),
+        };
+        let per_s = self.speed.observe(moment, now);
+        if let Some(per_s) = per_s.filter(|_| moment.stage != RunStage::Draining) {
+            let _ = write!(line, ", {} {}/s", count(per_s as u64), load.mode.unit());
+        }
+        if let Some(Quantiles { p50, p99, p999, .. }) = moment.live.quantiles() {
+            let [p50, p99, p999] = [p50, p99, p999].map(duration);
+            let _ = write!(line, ", p50 {p50}, p99 {p99}, p99.9 {p999}");
+        }
+        if moment.failed > 0 {
+            let _ = write!(line, ", {} connections failed", count(moment.failed));
+        }
+        let errors: u64 = moment.live.errors().values().sum();
+        if errors > 0 {
+            let _ = write!(line, ", {} errors", count(errors));
+        }
+        line
+    }
+}
+
+fn permille(moment: &RunProgress<'_>) -> u64 {
+    let load = moment.load;
+    let share = |part: f64, whole: f64| {
+        if whole > 0.0 { (1_000.0 * part / whole).min(1_000.0) as u64 } else { 1_000 }
+    };
+    match moment.stage {
+        RunStage::Connecting => share((moment.open + moment.failed) as f64, f64::from(load.connections)),
+        RunStage::WarmingUp => share(moment.elapsed.as_secs_f64(), load.warmup.as_secs_f64()),
+        RunStage::Measuring => share(moment.elapsed.as_secs_f64(), load.duration.as_secs_f64()),
+        RunStage::Draining => 1_000,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::live::LiveResults;
+    use crate::plan::mode::Mode;
+    use crate::plan::workload::tests::workload;
+
+    #[test]
+    fn the_rate_is_the_current_one_and_restarts_with_each_run() {
+        let (load, live) = (workload(Mode::Echo), LiveResults::default());
+        let progress = |stage, messages| RunProgress {
+            load: &load,
+            target: "embedded",
+            stage,
+            elapsed: Duration::ZERO,
+            open: 1,
+            failed: 0,
+            messages,
+            live: &live,
+        };
+        let (mut speed, start) = (MessageRate::default(), Instant::now());
+        let mut look = |stage, messages, millis| {
+            speed.observe(&progress(stage, messages), start + Duration::from_millis(millis))
+        };
+        assert_eq!(look(RunStage::Connecting, 0, 0), None);
+        assert_eq!(look(RunStage::WarmingUp, 100, 100), None, "too short a time");
+        assert_eq!(look(RunStage::WarmingUp, 500, 500), Some(1_000.0));
+        assert_eq!(look(RunStage::Measuring, 600, 510), Some(1_000.0), "the previous rate");
+        assert_eq!(look(RunStage::Measuring, 2_500, 1_500), Some(2_000.0));
+        assert_eq!(look(RunStage::Connecting, 0, 1_600), None, "another run");
+        assert_eq!(look(RunStage::WarmingUp, 50, 2_100), Some(100.0));
+    }
+}

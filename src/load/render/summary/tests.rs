@@ -1,0 +1,128 @@
+//! Synthetic runs, as text.
+
+use super::*;
+use crate::measure::distribution::histogram;
+use crate::record::tests::{outcome, record};
+
+/// The quantiles of 10,000 values with a distance of a tenth of `ms` milliseconds.
+fn steps_of(ms: f64) -> Quantiles {
+    let mut values = histogram();
+    for step in 1..=10_000_u64 {
+        values.record((step as f64 * ms * 1e5) as u64).expect("within bounds");
+    }
+    Quantiles::of(&values)
+}
+
+/// The output for a run.
+fn text(record: &Record) -> String {
+    let mut out = Vec::new();
+    table(&outcome(record.clone()), &mut out).expect("a vector takes all");
+    String::from_utf8(out).expect("text")
+}
+
+/// The cells of the table row with this name.
+fn row(text: &str, name: &str) -> Vec<String> {
+    let mut rows = text.lines().map(|line| line.split('|').map(str::trim).map(str::to_owned).collect());
+    let row = rows.rfind(|cells: &Vec<String>| cells.len() > 3 && cells[1] == name);
+    let mut cells = row.unwrap_or_else(|| panic!("{name}: {text}"));
+    cells.pop();
+    cells.drain(..2);
+    cells
+}
+
+#[test]
+fn the_table_has_each_percentile_in_its_column() {
+    let mut record = record();
+    (record.response_ns, record.service_ns) = (steps_of(1.0), steps_of(0.1));
+    record.generator.lateness_ns = steps_of(0.01);
+    let text = text(&record);
+    let names =
+        ["min", "p50", "p75", "p90", "p95", "p99", "p99.5", "p99.9", "p99.99", "max", "mean", "stddev"];
+    assert_eq!(row(&text, "latency"), names, "{text}");
+    let expected = [
+        "100 µs", "500 ms", "750 ms", "900 ms", "950 ms", "990 ms", "995 ms", "999 ms", "1.00 s", "1.00 s",
+        "500 ms", "289 ms",
+    ];
+    assert_eq!(row(&text, "response"), expected, "{text}");
+    let expected = [
+        "10.0 µs", "50.0 ms", "75.0 ms", "90.0 ms", "95.0 ms", "99.0 ms", "99.5 ms", "99.9 ms", "100 ms",
+        "100 ms", "50.0 ms", "28.9 ms",
+    ];
+    assert_eq!(row(&text, "service"), expected, "{text}");
+    assert_eq!(
+        row(&text, "lateness")[2..7],
+        ["7.50 ms", "9.00 ms", "9.50 ms", "9.90 ms", "9.95 ms"],
+        "{text}"
+    );
+    // A record from an older version.
+    let response_ns =
+        Quantiles { min: None, p75: None, p95: None, p995: None, stddev: None, ..record.response_ns };
+    let text = super::tests::text(&Record { response_ns, ..record });
+    let unknown: Vec<usize> = (0..12).filter(|at| row(&text, "response")[*at] == "–").collect();
+    assert_eq!(unknown, [0, 2, 4, 6, 11], "{text}");
+}
+
+#[test]
+fn the_generators_part_is_in_the_table_and_in_the_failure_of_a_late_one() {
+    let mut record = record();
+    // Of the p99 of 442 ms, 9 ms are the generator's part.
+    let all = |ms: u64| {
+        let mut values = histogram();
+        values.record_n(ms * 1_000_000, 100).expect("within bounds");
+        Quantiles::of(&values)
+    };
+    (record.response_ns, record.service_ns) = (all(442), all(433));
+    record.generator.lateness_ns = all(15);
+    record.generator.own_ns = Some(record.response_ns.own(&record.service_ns, &record.generator.lateness_ns));
+    record.generator.saturated = true;
+    let table = text(&record);
+    let own = row(&table, "generator's part");
+    assert!(own[..11].iter().all(|ns| ns.starts_with("9.")) && own[11] == "–", "{table}");
+    assert!(table.contains(", SATURATED"), "{table}");
+    let late = failure_text(&outcome(record.clone())).expect("it was late");
+    assert!(late.starts_with("echo: the generator was 15.0 ms late at p99, which adds 9."), "{late}");
+    assert!(late.contains(" ms to the response time's p99 of 442 ms: lower --rate"), "{late}");
+    assert!(late.ends_with("or allow it with --max-lateness"), "{late}");
+    // Older records do not have it, and a closed loop has none.
+    record.generator.own_ns = None;
+    let late = failure_text(&outcome(record.clone())).expect("it was late");
+    assert!(late.starts_with("echo: the generator was 15.0 ms late at p99: lower --rate"), "{late}");
+    record.config.allow_saturated = true;
+    assert_eq!(failure_text(&outcome(record.clone())), None);
+    assert!(
+        text(&record).contains(", SATURATED") && !text(&record).contains("generator's part"),
+        "{}",
+        text(&record)
+    );
+}
+
+#[test]
+fn stalls_and_cpu_waits_of_the_generator_are_reported_in_either_loop() {
+    let mut record = record();
+    let mut beats = histogram();
+    beats.record_n(1_000_000, 99).expect("within bounds");
+    record.generator.heartbeat_ns = Some(Quantiles::of(&beats));
+    record.generator.run_delay_ns = Some(30_000_000);
+    let quiet = text(&record);
+    assert!(!quiet.contains("stalled") && !quiet.contains("waited"), "{quiet}");
+    beats.record(500_000_000).expect("within bounds");
+    record.generator.heartbeat_ns = Some(Quantiles::of(&beats));
+    // Of four seconds.
+    record.generator.run_delay_ns = Some(1_000_000_000);
+    let open = text(&record);
+    assert!(open.contains(", stalled for up to 500 ms, waited for a CPU 25 % of the time"), "{open}");
+    assert_eq!(row(&open, "heartbeat")[9], "500 ms", "{open}");
+    assert_eq!(warnings(&outcome(record.clone())).count(), 0, "its lateness shows it");
+    (record.config.rate, record.config.depth) = (None, Some(1));
+    let closed = text(&record);
+    assert!(closed.contains(", stalled for up to 500 ms, waited for a CPU 25 % of the time"), "{closed}");
+    let warned: Vec<String> = warnings(&outcome(record)).collect();
+    assert!(warned.len() == 1 && warned[0].contains("stalled for up to 500 ms"), "{warned:?}");
+}
+
+#[test]
+fn a_rate_below_one_is_shown_as_given() {
+    let mut record = record();
+    record.config.rate = serde_json::Number::from_f64(0.5);
+    assert!(headline(&record).contains(", 0.5 messages/s, "), "{}", headline(&record));
+}

@@ -1,0 +1,166 @@
+//! Close codes and the payload of a Close frame (RFC 6455, sections 5.5.1 and 7.4).
+//!
+//! Never: deciding when a connection closes. `connection` decides that.
+
+#![forbid(unsafe_code)]
+
+use std::fmt;
+
+use super::ProtocolError;
+use crate::limits::{CONTROL_PAYLOAD_BYTES_MAX, REASON_BYTES_MAX};
+
+/// The status code of a Close frame, or a reserved code that is never sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CloseCode(pub u16);
+
+impl CloseCode {
+    /// The purpose of the connection is fulfilled.
+    pub const NORMAL: CloseCode = CloseCode(1000);
+    /// The server shuts down, or the user leaves the page.
+    pub const GOING_AWAY: CloseCode = CloseCode(1001);
+    /// The peer violated the protocol.
+    pub const PROTOCOL: CloseCode = CloseCode(1002);
+    /// A message of a type that the endpoint does not accept.
+    pub const UNSUPPORTED: CloseCode = CloseCode(1003);
+    /// Never sent: the Close frame carried no code.
+    pub const NO_STATUS: CloseCode = CloseCode(1005);
+    /// Never sent: the connection ended without a Close frame.
+    pub const ABNORMAL: CloseCode = CloseCode(1006);
+    /// Text that is not UTF-8.
+    pub const INVALID_PAYLOAD: CloseCode = CloseCode(1007);
+    /// The peer violated a policy of the endpoint.
+    pub const POLICY: CloseCode = CloseCode(1008);
+    /// A message above the size limit.
+    pub const TOO_BIG: CloseCode = CloseCode(1009);
+    /// An error inside the server.
+    pub const INTERNAL: CloseCode = CloseCode(1011);
+    /// The server restarts. The client may reconnect to the same address at once.
+    pub const SERVICE_RESTART: CloseCode = CloseCode(1012);
+    /// The server is overloaded. The client may retry later.
+    pub const TRY_AGAIN_LATER: CloseCode = CloseCode(1013);
+    /// A subscriber lagged behind the oldest message in the log of its topic.
+    pub const SLOW_CONSUMER: CloseCode = CloseCode(4008);
+
+    /// Whether a Close frame may carry the code, in either direction (RFC 6455, 7.4.1 and 7.4.2). Codes 1012,
+    /// 1013 and 1014 were registered later.
+    pub const fn may_be_sent(self) -> bool {
+        matches!(self.0, 1000..=1003 | 1007..=1014 | 3000..=4999)
+    }
+}
+
+impl fmt::Display for CloseCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The payload of a Close frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Close<'a> {
+    /// [`CloseCode::NO_STATUS`] when the payload was empty.
+    pub code: CloseCode,
+    /// At most 123 bytes; empty when the frame has no reason.
+    pub reason: &'a str,
+}
+
+/// Parses the unmasked payload of a Close frame.
+///
+/// # Errors
+/// - [`ProtocolError::BadClosePayload`] when the payload is a single byte.
+/// - [`ProtocolError::BadCloseCode`] when the code must not be sent.
+/// - [`ProtocolError::BadCloseReason`] when the reason is not UTF-8.
+pub fn parse(payload: &[u8]) -> Result<Close<'_>, ProtocolError> {
+    let (code, reason) = match payload {
+        [] => return Ok(Close { code: CloseCode::NO_STATUS, reason: "" }),
+        [_] => return Err(ProtocolError::BadClosePayload),
+        [high, low, reason @ ..] => (CloseCode(u16::from_be_bytes([*high, *low])), reason),
+    };
+    if !code.may_be_sent() {
+        return Err(ProtocolError::BadCloseCode);
+    }
+    let reason = str::from_utf8(reason).map_err(|_| ProtocolError::BadCloseReason)?;
+    Ok(Close { code, reason })
+}
+
+/// Writes the payload of a Close frame to the start of `out` and returns its length.
+///
+/// A code that must not be sent, such as [`CloseCode::NO_STATUS`], is written as an empty payload. A reason
+/// above 123 bytes is truncated at a character boundary.
+pub fn write(out: &mut [u8; CONTROL_PAYLOAD_BYTES_MAX], code: CloseCode, reason: &str) -> usize {
+    if !code.may_be_sent() {
+        return 0;
+    }
+    let reason = &reason.as_bytes()[..floor_char_boundary(reason, REASON_BYTES_MAX)];
+    out[..2].copy_from_slice(&code.0.to_be_bytes());
+    out[2..2 + reason.len()].copy_from_slice(reason);
+    2 + reason.len()
+}
+
+/// The length of the longest prefix of at most `bytes_max` bytes that ends at a character boundary.
+fn floor_char_boundary(text: &str, bytes_max: usize) -> usize {
+    let mut end = text.len().min(bytes_max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn payloads_are_parsed_as_rfc_6455_says() {
+        let ok = |code: u16, reason| Ok(Close { code: CloseCode(code), reason });
+        let cases: [(&[u8], Result<Close<'_>, ProtocolError>); 8] = [
+            (b"", ok(1005, "")),
+            (b"\x03", Err(ProtocolError::BadClosePayload)),
+            (b"\x03\xe8", ok(1000, "")),
+            (b"\x03\xe9bye", ok(1001, "bye")),
+            (b"\x0f\xa8slow", ok(4008, "slow")),
+            (b"\x03\xed", Err(ProtocolError::BadCloseCode)),
+            (b"\x03\xe8\xce\xba\xe1", Err(ProtocolError::BadCloseReason)),
+            (b"\xff\xff", Err(ProtocolError::BadCloseCode)),
+        ];
+        for (payload, expected) in cases {
+            assert_eq!(parse(payload), expected, "{payload:?}");
+        }
+    }
+
+    #[test]
+    fn exactly_the_registered_and_private_codes_may_be_sent() {
+        for code in 0..=u16::MAX {
+            let reserved = [1004, 1005, 1006, 1015].contains(&code);
+            let expected = ((1000..=1014).contains(&code) && !reserved) || (3000..=4999).contains(&code);
+            assert_eq!(CloseCode(code).may_be_sent(), expected, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_written_payload_parses_to_the_same_code_and_reason() {
+        let mut out = [0; 125];
+        let bytes = write(&mut out, CloseCode::POLICY, "zu viele Pings, Grüße");
+        let close = parse(&out[..bytes]).unwrap();
+        assert_eq!(close, Close { code: CloseCode::POLICY, reason: "zu viele Pings, Grüße" });
+    }
+
+    #[test]
+    fn long_reasons_are_cut_between_characters() {
+        for start in 0..4 {
+            let reason = "x".repeat(start) + &"🦀".repeat(40);
+            let mut out = [0; 125];
+            let bytes = write(&mut out, CloseCode::NORMAL, &reason);
+            let close = parse(&out[..bytes]).unwrap();
+            assert!(reason.starts_with(close.reason));
+            assert!((120..=123).contains(&close.reason.len()));
+        }
+    }
+
+    #[test]
+    fn codes_that_must_not_be_sent_are_written_as_an_empty_payload() {
+        let mut out = [0; 125];
+        for code in [CloseCode::NO_STATUS, CloseCode::ABNORMAL, CloseCode(1015), CloseCode(0)] {
+            assert_eq!(write(&mut out, code, "reason"), 0);
+        }
+    }
+}

@@ -1,0 +1,490 @@
+//! One WebSocket peer, in either role, as a state machine: handshake, open, closing, closed.
+//!
+//! Bytes and the time come in, steps and bytes go out. This module does no I/O, reads no clock and starts no thread. The shard,
+//! the simulator and the tests drive a [`Connection`] in the same way:
+//!
+//! 1. [`begin_span`](Connection::begin_span) with the time at which a span of received bytes is read;
+//! 2. [`poll`](Connection::poll) until it returns [`Step::Idle`]. The caller acts on each other step before the next
+//!    poll: it answers a head ([`accept`](Connection::accept), [`refuse`](Connection::refuse),
+//!    [`respond`](Connection::respond)), and may send a chunk back ([`echo`](Connection::echo));
+//! 3. [`end_span`](Connection::end_span) returns the part of the span that is to be sent from where it lies, between
+//!    the buffers that [`pop`](Connection::pop) returns before it and those that it returns after it;
+//! 4. when all of that was sent, [`take_transport_action`](Connection::take_transport_action) tells whether to close the
+//!    transport.
+//!
+//! Beside spans, [`handle_timeout`](Connection::handle_timeout) is called when
+//! [`deadline`](Connection::deadline) has passed, and events of the driver are passed to
+//! [`blocked`](Connection::blocked), [`unblocked`](Connection::unblocked) and [`ended`](Connection::ended).
+//!
+//! In a span, a reply that fits takes the place of the frame it answers. A server's header is four bytes shorter than a
+//! client's, so replies never reach bytes that were not read:
+//!
+//! ```text
+//! span     | frame 1 (answered) | frame 2 (answered) | frame 3 …
+//! replies      | reply 1 | reply 2 |   ^ read
+//!              ^ start             ^ end
+//! ```
+//!
+//! A connection consists of parts, each with its own state: `Reader` (bytes to frames), `Outbox` (queued frames),
+//! `MessageCodec` (compression), `Liveness` (pings), `Flow` (pauses) and `Closing` (the end).
+#![forbid(unsafe_code)]
+
+mod closed;
+mod closing;
+mod codec;
+mod compression;
+mod config;
+mod control;
+mod echo_in_place;
+mod entropy;
+mod flow;
+mod handshake;
+mod liveness;
+mod outbox;
+mod reader;
+mod replies;
+mod span_cursor;
+mod step;
+#[cfg(test)]
+mod tests;
+
+use crate::Role;
+use crate::buffer::{Buffer, Pool};
+use crate::deflate::Agreement;
+use crate::frame::{Header, Opcode};
+use crate::limits::{self, Nanos};
+
+pub use closed::{Cause, CloseFrame, Closed, TlsFault};
+pub use closing::{CloseMode, TransportAction};
+pub use compression::{Codecs, Compressed, Compression};
+pub use config::{ConnectionConfig, Delivery, Pings};
+pub use echo_in_place::{SINGLE_FRAME_BYTES_MAX, SINGLE_REPLY_START, echo_short, echo_single};
+pub use entropy::{Entropy, Seed};
+pub use handshake::Reply;
+pub use outbox::OutOfMemory;
+pub use span_cursor::SpanCursor;
+pub use step::{Chunk, ChunkFlags, MessageKind, Piece, Step};
+
+use closing::Closing;
+use codec::MessageCodec;
+use flow::Flow;
+use liveness::Liveness;
+use outbox::Outbox;
+use reader::{Found, ReadContext, ReadError, Reader};
+
+/// Bytes of the largest control frame: two of header, four of key, 125 of payload.
+const CONTROL_FRAME_BYTES_MAX: usize = 6 + limits::CONTROL_PAYLOAD_BYTES_MAX;
+
+/// The parts of a shard that a connection borrows during a call.
+#[derive(Debug)]
+pub struct Env<'a> {
+    /// Buffers.
+    pub pool: &'a mut Pool,
+    /// Compressors and decompressors.
+    pub codecs: &'a mut Codecs,
+    /// Settings of all connections.
+    pub config: &'a ConnectionConfig,
+    /// The time of this turn.
+    pub now: Nanos,
+    /// Masking keys.
+    pub entropy: &'a mut Entropy,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Waits for a complete head.
+    Head { nonce: Option<Box<[u8; 16]>>, until: Nanos },
+    /// The application was shown the request; what follows it is deferred.
+    Deciding { key: Box<[u8; 24]>, until: Nanos },
+    /// Messages are exchanged.
+    Open,
+    /// The connection is about to end.
+    Closing(Closing),
+}
+
+/// One peer. About 150 bytes: an idle connection is this and nothing else.
+#[derive(Debug)]
+pub struct Connection {
+    phase: Phase,
+    reader: Reader,
+    outbox: Outbox,
+    /// Present once compression was agreed on.
+    codec: Option<Box<MessageCodec>>,
+    liveness: Liveness,
+    flow: Flow,
+    deadline_moved: bool,
+}
+
+impl Connection {
+    /// The server's end of a connection that was accepted now.
+    pub fn server(env: &Env<'_>) -> Connection {
+        Connection::new(Role::Server, None, env)
+    }
+
+    /// The client's end of a connection that was established now; its request is queued.
+    ///
+    /// # Errors
+    /// When the node's memory is spent. A configuration without [`ConnectionConfig::dial`] sends no request.
+    pub fn client(env: &mut Env<'_>, whole: bool) -> Result<Connection, OutOfMemory> {
+        let nonce = env.entropy.nonce();
+        let mut connection = Connection::new(Role::Client, Some(Box::new(nonce)), env);
+        connection.reader.set_delivery(Delivery::of(whole));
+        connection.queue_request(env, nonce)?;
+        Ok(connection)
+    }
+
+    /// An end of a connection whose handshake was done elsewhere.
+    ///
+    /// # Errors
+    /// When the memory that `agreement` takes is spent: only possible for windows that are kept.
+    pub fn opened(
+        role: Role,
+        agreement: Option<Agreement>,
+        delivery: Delivery,
+        env: &mut Env<'_>,
+    ) -> Result<Connection, OutOfMemory> {
+        let mut connection = Connection::new(role, None, env);
+        connection.reader.set_delivery(delivery);
+        connection.phase = Phase::Open;
+        if let Some(agreement) = agreement {
+            connection.codec = Some(Box::new(MessageCodec::agreed(agreement, role, env.codecs)?));
+        }
+        Ok(connection)
+    }
+
+    fn new(role: Role, nonce: Option<Box<[u8; 16]>>, env: &Env<'_>) -> Connection {
+        Connection {
+            phase: Phase::Head { nonce, until: env.now + env.config.handshake_timeout },
+            reader: Reader::new(role),
+            outbox: Outbox::default(),
+            codec: None,
+            liveness: Liveness::new(env.now),
+            flow: Flow::default(),
+            deadline_moved: true,
+        }
+    }
+
+    /// Bytes of the node's budget that this connection takes, without an unfinished send, which the driver owns.
+    pub fn held_bytes(&self) -> u64 {
+        let buffers: usize = self.reader.buffers().map(Buffer::accounted_bytes).sum();
+        buffers as u64 + self.outbox.held_bytes()
+    }
+
+    /// Whether messages may be sent.
+    pub fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open)
+    }
+
+    /// Whether the application was asked to accept the request, and has not answered.
+    pub fn is_deciding(&self) -> bool {
+        matches!(self.phase, Phase::Deciding { .. })
+    }
+
+    /// Whether the opening handshake is not complete.
+    pub fn is_in_handshake(&self) -> bool {
+        matches!(self.phase, Phase::Head { .. } | Phase::Deciding { .. })
+    }
+
+    /// Bytes queued to the peer, those of an unfinished send included.
+    pub fn queued_bytes(&self) -> u32 {
+        self.outbox.bytes()
+    }
+
+    /// Whether a send straight from other memory would keep the order and be taken.
+    pub fn is_writable(&self) -> bool {
+        self.is_open() && self.outbox.is_flushed()
+    }
+
+    /// Whether nothing is queued and no send is unfinished.
+    #[inline]
+    pub fn is_flushed(&self) -> bool {
+        self.outbox.is_flushed()
+    }
+
+    /// Whether a send is unfinished.
+    #[inline]
+    pub fn is_blocked(&self) -> bool {
+        self.outbox.is_blocked()
+    }
+
+    /// Whether this connection uses buffers of a pool, or compression contexts.
+    pub fn owns_memory(&self) -> bool {
+        !self.outbox.is_flushed()
+            || self.reader.owns_buffer()
+            || self.codec.as_ref().is_some_and(|codec| codec.keeps_context())
+    }
+
+    /// Whether this connection needs anything but to wait for bytes.
+    #[inline]
+    pub fn needs_attention(&self) -> bool {
+        !self.outbox.is_flushed()
+            || self.deadline_moved
+            || self.flow.is_paused()
+            || !self.is_open()
+            || self.reader.has_deferred()
+    }
+
+    /// Whether the next byte begins a message, so that [`next_short`](Connection::next_short) may be called.
+    #[inline]
+    pub fn is_between_messages(&self) -> bool {
+        self.is_open() && self.reader.is_between_messages()
+    }
+
+    /// Payload bytes of the current data frame that have not arrived, for callers that read ahead.
+    pub fn frame_bytes_left(&self) -> u64 {
+        self.reader.frame_bytes_left()
+    }
+
+    /// Starts a span of received bytes.
+    #[inline]
+    pub fn begin_span(&mut self, now: Nanos) {
+        self.liveness.heard(now);
+    }
+
+    /// Reads up to the next step in `bytes`, the span of `cursor`.
+    #[inline]
+    pub fn poll(&mut self, cursor: &mut SpanCursor, bytes: &mut [u8], env: &mut Env<'_>) -> Step {
+        if self.is_between_messages() {
+            if cursor.read == bytes.len() {
+                return Step::Idle;
+            }
+            let appends = self.outbox.replies_may_grow();
+            match self.reader.whole_message(cursor, bytes, env.config.message_bytes_max, appends) {
+                Some(Ok((flags, at))) => return Step::Chunk(flags, Piece::InSpan(at)),
+                Some(Err(error)) => self.fail_protocol(cursor, error, env),
+                None => {}
+            }
+        }
+        self.poll_any(cursor, bytes, env)
+    }
+
+    #[inline(never)]
+    fn poll_any(&mut self, cursor: &mut SpanCursor, bytes: &mut [u8], env: &mut Env<'_>) -> Step {
+        loop {
+            let read = match &mut self.phase {
+                Phase::Head { .. } => self.poll_head(cursor, bytes, env),
+                Phase::Deciding { .. } => self.reader.defer(cursor, bytes, env.pool).map(|()| None),
+                Phase::Closing(closing) if !closing.reads_frames() => {
+                    closing.discard(bytes.len() - cursor.read);
+                    cursor.read = bytes.len();
+                    Ok(None)
+                }
+                Phase::Open | Phase::Closing(_) => self.poll_frame(cursor, bytes, env),
+            };
+            match read {
+                Ok(None) => {
+                    self.note_unfinished(env);
+                    return Step::Idle;
+                }
+                // Behind our own Close frame the peer's messages are read only to find its Close frame.
+                Ok(Some(Step::Chunk(_, piece) | Step::Ping(piece) | Step::Pong(piece)))
+                    if !self.is_open() =>
+                {
+                    if let Piece::Buffered(buffer) = piece {
+                        env.pool.put(buffer);
+                    }
+                }
+                Ok(Some(step)) => return step,
+                Err(ReadError::ProtocolError(error)) => self.fail_protocol(cursor, error, env),
+                Err(ReadError::OutOfMemory) => self.abort(Cause::OutOfMemory),
+            }
+        }
+    }
+
+    fn poll_frame(
+        &mut self,
+        cursor: &mut SpanCursor,
+        bytes: &mut [u8],
+        env: &mut Env<'_>,
+    ) -> Result<Option<Step>, ReadError> {
+        while self.reads_frames() {
+            let mut cx = ReadContext {
+                defer: self.must_defer(cursor, env.config),
+                appends: self.outbox.replies_may_grow(),
+                codec: self.codec.as_deref_mut(),
+                env,
+            };
+            let step = match self.reader.next(cursor, bytes, &mut cx)? {
+                None => return Ok(None),
+                Some(Found::Chunk(flags, piece)) => Some(Step::Chunk(flags, piece)),
+                Some(Found::Control(opcode, piece)) => {
+                    self.handle_control(opcode, cursor, bytes, piece, env)?
+                }
+            };
+            if step.is_some() {
+                return Ok(step);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Starts or stops the clock of a message that spans several received spans: for callers that end a span before
+    /// [`Step::Idle`].
+    pub fn note_unfinished(&mut self, env: &Env<'_>) {
+        self.deadline_moved |= self.reader.note_unfinished(env.now);
+    }
+
+    /// Queues a message as one frame, compressed when that was agreed on and makes it shorter.
+    ///
+    /// # Errors
+    /// When the node's memory is spent.
+    pub fn send(&mut self, kind: MessageKind, payload: &[u8], env: &mut Env<'_>) -> Result<(), OutOfMemory> {
+        let key = self.key(env);
+        let header = Header::new(kind.opcode(), true, key, payload.len());
+        if let Some(codec) = &mut self.codec
+            && let Some(compressed) = codec.deflate(payload, env.codecs)
+        {
+            let payload_bytes = compressed.len() as u64;
+            let header = Header { compressed: true, payload_bytes, ..header };
+            return self.outbox.frame(env.pool, &header, compressed);
+        }
+        self.outbox.frame(env.pool, &header, payload)
+    }
+
+    /// Queues a message as one frame that is not compressed.
+    ///
+    /// # Errors
+    /// When the node's memory is spent.
+    pub fn send_plain(
+        &mut self,
+        kind: MessageKind,
+        payload: &[u8],
+        env: &mut Env<'_>,
+    ) -> Result<(), OutOfMemory> {
+        self.send_fragment(kind, true, true, payload, env)
+    }
+
+    /// Queues part of a message as one frame that is not compressed: the `first` one names the kind, the `last` one ends the
+    /// message (RFC 6455, 5.4). The caller queues no other message in between.
+    ///
+    /// # Errors
+    /// When the node's memory is spent.
+    pub fn send_fragment(
+        &mut self,
+        kind: MessageKind,
+        first: bool,
+        last: bool,
+        payload: &[u8],
+        env: &mut Env<'_>,
+    ) -> Result<(), OutOfMemory> {
+        let opcode = if first { kind.opcode() } else { Opcode::Continuation };
+        let key = self.key(env);
+        self.outbox.frame(env.pool, &Header::new(opcode, last, key, payload.len()), payload)
+    }
+
+    /// Queues a message that was encoded before, for many connections (server role: the frame has no masking key). If it is
+    /// compressed, then from a window that this connection [shares](Connection::share_window).
+    ///
+    /// # Errors
+    /// When the node's memory is spent.
+    pub fn send_encoded(&mut self, frame: &[u8], env: &mut Env<'_>) -> Result<(), OutOfMemory> {
+        debug_assert_eq!(self.role(), Role::Server);
+        self.outbox.raw(env.pool, frame)
+    }
+
+    /// Queues a ping, in front of data.
+    ///
+    /// # Errors
+    /// When the node's memory is spent.
+    pub fn ping(&mut self, payload: &[u8], env: &mut Env<'_>) -> Result<(), OutOfMemory> {
+        let key = self.key(env);
+        self.outbox.control(env.pool, Opcode::Ping, key, payload, limits::QUEUED_PONGS_MAX)
+    }
+
+    /// Queues a ping behind what is queued, which may contain the response to the request.
+    ///
+    /// # Errors
+    /// When the node's memory is spent.
+    pub fn ping_behind(&mut self, payload: &[u8], env: &mut Env<'_>) -> Result<(), OutOfMemory> {
+        let key = self.key(env);
+        self.outbox.frame(env.pool, &Header::new(Opcode::Ping, true, key, payload.len()), payload)
+    }
+
+    /// Queues a pong, in front of data. When many are queued, only the latest is kept (RFC 6455, 5.5.3).
+    ///
+    /// # Errors
+    /// When the node's memory is spent.
+    pub fn pong(&mut self, payload: &[u8], env: &mut Env<'_>) -> Result<(), OutOfMemory> {
+        let key = self.key(env);
+        self.outbox.control(env.pool, Opcode::Pong, key, payload, limits::QUEUED_PONGS_MAX)
+    }
+
+    /// The next buffer to send. While a span is read: of those that go before the replies in it. `None` when the connection
+    /// is aborting: where memory ran out, what should go before the buffer may be missing.
+    pub fn pop(&mut self) -> Option<Buffer> {
+        if self.is_aborting() { None } else { self.outbox.pop() }
+    }
+
+    /// Puts back a buffer that [`pop`](Connection::pop) returned and that was not sent.
+    pub fn push_front(&mut self, buffer: Buffer) {
+        self.outbox.push_front(buffer);
+    }
+
+    /// The driver's last send was short by `unsent` bytes, and the driver continues it.
+    pub fn blocked(&mut self, unsent: u32) {
+        self.outbox.block(unsent);
+    }
+
+    /// Of the rest of that send, `bytes` were cancelled; the driver continues with the others.
+    pub fn cancelled(&mut self, bytes: u32) {
+        self.outbox.cancel(bytes);
+    }
+
+    /// Bytes of a short send that the kernel had not taken when it was reported, without those that were
+    /// [cancelled](Connection::cancelled); 0 when no send is unfinished.
+    pub fn unsent_bytes(&self) -> u32 {
+        self.outbox.unsent_bytes()
+    }
+
+    /// The kernel has taken the rest of a short send. A pong is still awaited, from now on: the ping may have been in that
+    /// send or behind it, and taking bytes is no answer.
+    pub fn unblocked(&mut self, now: Nanos) {
+        self.outbox.unblock();
+        self.liveness.took_bytes(now);
+        self.deadline_moved = true;
+    }
+
+    /// The agreement of both ends on compression.
+    pub fn agreement(&self) -> Option<&Agreement> {
+        self.codec.as_ref().map(|codec| codec.agreement())
+    }
+
+    /// Compresses with another effort from now on, from 1 (fast) to 9 (small). The next message refers to no earlier
+    /// one.
+    pub fn set_compression_level(&mut self, level: u8, codecs: &mut Codecs) {
+        codecs.set_level(level);
+        if let Some(codec) = &mut self.codec {
+            codec.restart(codecs);
+        }
+    }
+
+    /// From now on every message to the peer is deflated from an empty window, if at all, so that messages
+    /// deflated for many connections may be sent as well. Returns that window's bits; `None` when the peer takes plain
+    /// messages only.
+    pub fn share_window(&mut self, codecs: &mut Codecs) -> Option<u8> {
+        self.codec.as_mut()?.share_window(codecs)
+    }
+
+    /// Which end of the connection this is.
+    #[inline]
+    fn role(&self) -> Role {
+        self.reader.role()
+    }
+
+    /// The masking key of the next frame: servers send none (RFC 6455, 5.1).
+    fn key(&self, env: &mut Env<'_>) -> Option<[u8; 4]> {
+        match self.role() {
+            Role::Server => None,
+            Role::Client => Some(env.entropy.key()),
+        }
+    }
+
+    /// Returns all buffers and contexts; the connection is not used again.
+    pub fn release(&mut self, pool: &mut Pool, codecs: &mut Codecs) {
+        self.outbox.clear(pool);
+        self.reader.release(pool);
+        if let Some(codec) = self.codec.take() {
+            codec.release(codecs);
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! How a connection ended: for counters, the log and the application.
+
+use std::fmt;
+use std::io;
+
+use crate::ProtocolError;
+use crate::close::CloseCode;
+use crate::handshake::BadHandshake;
+
+/// Why a connection ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Cause {
+    /// The peer closed, by a Close frame.
+    Peer,
+    /// We closed, for a reason that the code tells.
+    Local,
+    /// The peer broke a rule.
+    ProtocolError(ProtocolError),
+    /// The request was refused with this status.
+    Refused(u16),
+    /// The request was answered with an ordinary response.
+    Answered,
+    /// The server's answer was not the upgrade we asked for (client role).
+    BadHandshake(BadHandshake),
+    /// The handshake took too long.
+    HandshakeTimeout,
+    /// Nothing was heard after a ping.
+    PongTimeout,
+    /// The peer's stream ended without a Close frame.
+    Gone,
+    /// The transport failed.
+    Failed(io::ErrorKind),
+    /// TLS below failed, in the words of who noticed.
+    Tls(TlsFault, String),
+    /// A send made no progress for as long as it may: the peer does not read.
+    SendTimeout,
+    /// The node was short of memory, and of all connections this one held most beyond its share.
+    OverShare,
+    /// The node's memory was spent.
+    OutOfMemory,
+}
+
+impl Cause {
+    /// A short name for counters and logs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Cause::Peer => "peer",
+            Cause::Local => "local",
+            Cause::ProtocolError(_) => "offence",
+            Cause::Refused(_) => "refused",
+            Cause::Answered => "answered",
+            Cause::BadHandshake(_) => "bad-handshake",
+            Cause::HandshakeTimeout => "handshake-timeout",
+            Cause::PongTimeout => "pong-timeout",
+            Cause::Gone => "gone",
+            Cause::Failed(_) => "failed",
+            Cause::Tls(fault, _) => fault.name(),
+            Cause::SendTimeout => "send-timeout",
+            Cause::OverShare => "over-share",
+            Cause::OutOfMemory => "out-of-memory",
+        }
+    }
+}
+
+/// The part of TLS that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TlsFault {
+    /// The two did not agree, one is not who it should be, or what came is not TLS.
+    Handshake,
+    /// The peer gave up, with an alert.
+    Alert,
+    /// A record was forged, damaged or malformed.
+    Record,
+}
+
+impl TlsFault {
+    /// A short name for counters and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            TlsFault::Handshake => "tls-handshake",
+            TlsFault::Alert => "tls-alert",
+            TlsFault::Record => "tls-record",
+        }
+    }
+}
+
+/// The contents of a Close frame (RFC 6455, 5.5.1).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CloseFrame {
+    /// [`CloseCode::NO_STATUS`] when the frame was empty.
+    pub code: CloseCode,
+    /// At most 123 bytes; empty when none was given.
+    pub reason: String,
+}
+
+impl fmt::Display for CloseFrame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.reason.as_str() {
+            "" => self.code.fmt(f),
+            reason => write!(f, "{}: {reason}", self.code),
+        }
+    }
+}
+
+/// How a connection ended: for counters, the log and the application.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// The code that was sent or received; 1005 for an empty Close frame, 1006 without one.
+    pub code: CloseCode,
+    /// Why.
+    pub cause: Cause,
+    /// The peer's Close frame, if one came: its wish to close, or its answer to ours.
+    pub peer_close: Option<CloseFrame>,
+}
+
+impl Closed {
+    /// An end without a Close frame of the peer, so far.
+    pub fn new(code: CloseCode, cause: Cause) -> Closed {
+        Closed { code, cause, peer_close: None }
+    }
+}

@@ -1,0 +1,459 @@
+//! How a connection ends (RFC 6455, section 7): every transition towards the end is made here.
+
+use std::io;
+
+use super::reader::ReadError;
+use super::{
+    CONTROL_FRAME_BYTES_MAX, Cause, CloseFrame, Closed, Connection, ConnectionConfig, Env, OutOfMemory,
+    Phase, SpanCursor, TlsFault, outbox,
+};
+use crate::buffer::Pool;
+use crate::close::{self, CloseCode};
+use crate::frame::{Header, Opcode};
+use crate::limits::{DISCARD_BYTES_MAX, Nanos};
+use crate::{ProtocolError, Role};
+
+/// How to close a connection: with or without the queued messages and the closing handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseMode {
+    /// Send a Close frame behind the queue, and await the peer's.
+    Graceful,
+    /// Drop the queue, send a Close frame, and await the peer's.
+    DropQueued,
+    /// Drop the queue, send a Close frame, and read nothing more: for a peer that does not keep up.
+    DropPeer,
+}
+
+/// The action on the transport once the outbox was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransportAction {
+    /// Send FIN and continue to receive.
+    Shutdown,
+    /// Close.
+    Close,
+    /// Close now; what has not left is dropped.
+    Abort,
+}
+
+/// A connection that is about to end.
+///
+/// ```text
+/// close ──► AwaitingClose ──peer's Close──► Flushing (server) ──► Done
+///                                      └──► AwaitingFin (client) ──FIN──► Flushing
+/// protocol error, refusal ──► ShuttingDown ──► Discarding ──FIN──► Flushing
+/// deadline, fault ──► Aborting ──► Done
+/// ```
+#[derive(Debug)]
+pub(super) struct Closing {
+    state: State,
+    until: Nanos,
+    end: Box<End>,
+}
+
+/// The end of a connection, as it is reported.
+#[derive(Debug)]
+struct End {
+    closed: Closed,
+    /// It was a WebSocket before.
+    was_open: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Our Close frame is queued, and frames are read up to the peer's (RFC 6455, 7.1.2).
+    AwaitingClose,
+    /// FIN is to be sent behind what is queued. Received bytes are discarded, so that no reset overtakes what we sent.
+    ShuttingDown { discard_left: u32 },
+    /// FIN was sent, and the peer's is awaited. Received bytes are discarded.
+    Discarding { discard_left: u32 },
+    /// Both Close frames were sent, and the server closes the TCP connection first (RFC 6455, 7.1.1).
+    AwaitingFin,
+    /// The transport is to be closed behind what is queued.
+    Flushing,
+    /// The transport is to be closed at once.
+    Aborting,
+    /// The transport was told to close.
+    Done,
+}
+
+impl State {
+    const SHUTTING_DOWN: State = State::ShuttingDown { discard_left: DISCARD_BYTES_MAX };
+
+    /// The next action on the transport, and the state after it.
+    fn action(self) -> Option<(TransportAction, State)> {
+        match self {
+            State::ShuttingDown { discard_left } => {
+                Some((TransportAction::Shutdown, State::Discarding { discard_left }))
+            }
+            State::Flushing => Some((TransportAction::Close, State::Done)),
+            State::Aborting => Some((TransportAction::Abort, State::Done)),
+            State::AwaitingClose | State::Discarding { .. } | State::AwaitingFin | State::Done => None,
+        }
+    }
+}
+
+impl Closing {
+    pub(super) fn reads_frames(&self) -> bool {
+        self.state == State::AwaitingClose
+    }
+
+    pub(super) fn abort(&mut self) {
+        self.state = State::Aborting;
+    }
+
+    /// Received bytes are discarded, up to a limit.
+    pub(super) fn discard(&mut self, bytes: usize) {
+        let (State::ShuttingDown { discard_left } | State::Discarding { discard_left }) = &mut self.state
+        else {
+            return;
+        };
+        *discard_left = discard_left.saturating_sub(u32::try_from(bytes).unwrap_or(u32::MAX));
+        if *discard_left == 0 {
+            self.abort();
+        }
+    }
+}
+
+impl Connection {
+    /// Closes the connection by a Close frame; does nothing when it is closing already. Without a WebSocket, the transport is
+    /// closed behind what is queued, by [`CloseMode::Graceful`] only. Returns the queued bytes that were dropped.
+    pub fn close(&mut self, code: CloseCode, reason: &str, mode: CloseMode, env: &mut Env<'_>) -> u32 {
+        if !self.is_open() {
+            if mode == CloseMode::Graceful {
+                self.end_stream_as(code, env);
+            }
+            return 0;
+        }
+        let dropped = if mode == CloseMode::Graceful { 0 } else { self.outbox.clear(env.pool) };
+        if self.queue_close(code, reason, env).is_err() {
+            self.abort(Cause::OutOfMemory);
+            return dropped;
+        }
+        let closed = Closed::new(code, Cause::Local);
+        match mode {
+            CloseMode::Graceful | CloseMode::DropQueued => self.enter(State::AwaitingClose, closed, env),
+            CloseMode::DropPeer => self.enter(State::SHUTTING_DOWN, closed, env),
+        }
+        dropped
+    }
+
+    /// Answers the peer's Close frame, when [`ConnectionConfig::answers_closes`] leaves that to the application: called
+    /// once, when the connection is closing with [`Cause::Peer`].
+    pub fn answer_close(&mut self, code: CloseCode, reason: &str, env: &mut Env<'_>) {
+        if self.queue_close(code, reason, env).is_err() {
+            self.abort(Cause::OutOfMemory);
+        }
+    }
+
+    /// Ends the stream behind what is queued, without a Close frame: for tests of what peers make of that. The peer sees
+    /// 1006. Does nothing when the connection is closing already.
+    pub fn end_stream(&mut self, env: &Env<'_>) {
+        self.end_stream_as(CloseCode::ABNORMAL, env);
+    }
+
+    fn end_stream_as(&mut self, code: CloseCode, env: &Env<'_>) {
+        if !self.is_closing() {
+            self.enter(State::Flushing, Closed::new(code, Cause::Local), env);
+        }
+    }
+
+    /// Closes the transport at once. The first cause of an end is kept.
+    #[cold]
+    pub fn abort(&mut self, cause: Cause) {
+        if !self.is_closing() {
+            self.enter_until(State::Aborting, Closed::new(CloseCode::ABNORMAL, cause), Nanos::MAX);
+        }
+        if let Phase::Closing(closing) = &mut self.phase {
+            closing.abort();
+        }
+    }
+
+    /// Like [`abort`](Connection::abort), and returns all memory from which no send is in progress.
+    pub fn abort_and_release(&mut self, cause: Cause, pool: &mut Pool) {
+        self.abort(cause);
+        self.outbox.clear(pool);
+        self.reader.release(pool);
+    }
+
+    /// The peer broke a rule. A Close frame names it, and nothing more of the peer is read.
+    #[cold]
+    pub fn fail_protocol(&mut self, cursor: &mut SpanCursor, error: ProtocolError, env: &mut Env<'_>) {
+        let closed = Closed::new(error.close_code(), Cause::ProtocolError(error));
+        if self.is_closing() {
+            // Our Close frame was sent; there is no second one.
+            return self.enter(State::SHUTTING_DOWN, closed, env);
+        }
+        if self.outbox.is_blocked() {
+            // What waits behind an unfinished send would delay the Close frame.
+            cursor.replies = 0..0;
+            self.outbox.clear(env.pool);
+        }
+        if !self.is_open() || self.queue_close(closed.code, &error.to_string(), env).is_ok() {
+            self.enter(State::SHUTTING_DOWN, closed, env);
+        } else {
+            self.abort(Cause::OutOfMemory);
+        }
+    }
+
+    /// The request was answered by a response, which is queued.
+    pub(super) fn end_with_response(&mut self, cause: Cause, env: &Env<'_>) {
+        self.enter(State::SHUTTING_DOWN, Closed::new(CloseCode::ABNORMAL, cause), env);
+    }
+
+    /// The server's answer is not the upgrade that was asked for.
+    pub(super) fn fail_handshake(&mut self, cause: Cause, env: &Env<'_>) {
+        self.enter(State::Flushing, Closed::new(CloseCode::ABNORMAL, cause), env);
+    }
+
+    /// The peer's Close frame. If it came first, it is answered with its own code; otherwise it completes the handshake.
+    pub(super) fn handle_close(&mut self, payload: &[u8], env: &mut Env<'_>) -> Result<(), ReadError> {
+        let close = close::parse(payload)?;
+        let peer_close = Some(CloseFrame { code: close.code, reason: close.reason.to_owned() });
+        let closed = match &self.phase {
+            Phase::Closing(closing) => Closed { peer_close, ..closing.end.closed.clone() },
+            _ => {
+                if env.config.answers_closes {
+                    let key = self.key(env);
+                    let echoed = &payload[..payload.len().min(2)];
+                    let header = Header::new(Opcode::Close, true, key, echoed.len());
+                    self.outbox.frame(env.pool, &header, echoed)?;
+                }
+                Closed { code: close.code, cause: Cause::Peer, peer_close }
+            }
+        };
+        let state = match self.role() {
+            Role::Server => State::Flushing,
+            Role::Client => State::AwaitingFin,
+        };
+        self.enter(state, closed, env);
+        Ok(())
+    }
+
+    fn queue_close(&mut self, code: CloseCode, reason: &str, env: &mut Env<'_>) -> Result<(), OutOfMemory> {
+        let mut payload = [0; 125];
+        let payload_bytes =
+            if code == CloseCode::NO_STATUS { 0 } else { close::write(&mut payload, code, reason) };
+        let key = self.key(env);
+        let mut encoded = [0; CONTROL_FRAME_BYTES_MAX];
+        let frame = outbox::encode_control(&mut encoded, Opcode::Close, key, &payload[..payload_bytes]);
+        self.outbox.raw(env.pool, frame)
+    }
+
+    /// Enters `state`, which ends by the close timeout, or when an earlier one would have.
+    fn enter(&mut self, state: State, closed: Closed, env: &Env<'_>) {
+        let until = match &self.phase {
+            Phase::Closing(closing) => closing.until,
+            _ => env.now + env.config.close_timeout,
+        };
+        self.enter_until(state, closed, until);
+    }
+
+    fn enter_until(&mut self, state: State, closed: Closed, until: Nanos) {
+        let was_open = self.was_open();
+        self.flow.end_backpressure();
+        self.phase = Phase::Closing(Closing { state, until, end: Box::new(End { closed, was_open }) });
+        self.deadline_moved = true;
+    }
+
+    /// TLS failed. What is queued cannot be sent; an alert of the transport may be.
+    #[cold]
+    pub fn tls_failed(&mut self, fault: TlsFault, detail: String, env: &mut Env<'_>) {
+        self.outbox.clear(env.pool);
+        let closed = match &self.phase {
+            Phase::Closing(closing) => closing.end.closed.clone(),
+            _ => Closed::new(CloseCode::ABNORMAL, Cause::Tls(fault, detail)),
+        };
+        self.enter(State::SHUTTING_DOWN, closed, env);
+    }
+
+    /// Drops the queue, which cannot be sent because the transport was never established.
+    pub fn drop_queue(&mut self, env: &mut Env<'_>) {
+        self.outbox.clear(env.pool);
+    }
+
+    /// Instead of being closed, the transport announced the end of its stream (TLS's close_notify). The peer's last bytes are
+    /// discarded until it does the same, up to the deadline.
+    pub fn linger(&mut self) {
+        if let Phase::Closing(closing) = &mut self.phase {
+            closing.state = State::Discarding { discard_left: DISCARD_BYTES_MAX };
+            self.deadline_moved = true;
+        }
+    }
+
+    /// Whether received bytes are read; otherwise they are discarded.
+    #[inline]
+    pub fn reads(&self) -> bool {
+        !matches!(&self.phase, Phase::Closing(closing) if !closing.reads_frames())
+    }
+
+    /// Whether the transport is to be closed without waiting for what is queued.
+    pub fn is_aborting(&self) -> bool {
+        matches!(&self.phase, Phase::Closing(Closing { state: State::Aborting, .. }))
+    }
+
+    /// The peer sent FIN. It may still read what is queued to it, but no longer than `until`: a peer that does not read
+    /// would keep an unfinished send, and this connection, for ever.
+    pub fn ended(&mut self, until: Nanos) {
+        let Phase::Closing(closing) = &mut self.phase else {
+            let closed = Closed::new(CloseCode::ABNORMAL, Cause::Gone);
+            return self.enter_until(State::Flushing, closed, until);
+        };
+        if !matches!(closing.state, State::Aborting | State::Done) {
+            closing.state = State::Flushing;
+            closing.until = closing.until.min(until);
+            self.deadline_moved = true;
+        }
+    }
+
+    /// The peer sent FIN, and bytes before it are still to be read. It may have closed, or it may still read: if reading
+    /// stays paused, a ping finds out, which a closed peer answers with a reset.
+    pub fn half_closed(&mut self, now: Nanos) {
+        if self.is_open() {
+            self.liveness.half_closed(now);
+            self.deadline_moved = true;
+        }
+    }
+
+    /// The transport failed.
+    pub fn failed(&mut self, error: io::ErrorKind) {
+        self.abort(match error {
+            // The rest of a short send could not be kept.
+            io::ErrorKind::OutOfMemory => Cause::OutOfMemory,
+            error => Cause::Failed(error),
+        });
+    }
+
+    /// The next action on the transport, returned once: when the outbox was sent and no send is unfinished.
+    /// [`TransportAction::Abort`] does not wait for that.
+    pub fn take_transport_action(&mut self) -> Option<TransportAction> {
+        let (action, next) = self.next_transport_action()?;
+        if let Phase::Closing(closing) = &mut self.phase {
+            closing.state = next;
+        }
+        Some(action)
+    }
+
+    /// The action that [`take_transport_action`](Connection::take_transport_action) would return.
+    pub fn transport_action(&self) -> Option<TransportAction> {
+        self.next_transport_action().map(|(action, _)| action)
+    }
+
+    fn next_transport_action(&self) -> Option<(TransportAction, State)> {
+        let Phase::Closing(closing) = &self.phase else { return None };
+        let waits = |action| action != TransportAction::Abort && !self.outbox.is_flushed();
+        closing.state.action().filter(|(action, _)| !waits(*action))
+    }
+
+    /// Whether it is, or was before it began to close, a WebSocket. A request that was refused, or answered by an ordinary
+    /// response, never is.
+    pub fn was_open(&self) -> bool {
+        match &self.phase {
+            Phase::Open => true,
+            Phase::Closing(closing) => closing.end.was_open,
+            Phase::Head { .. } | Phase::Deciding { .. } => false,
+        }
+    }
+
+    /// Whether it may be ended to free memory. A connection in its handshake holds little, for a short time, and one that is
+    /// aborting frees its memory anyway.
+    pub fn may_be_ended_for_memory(&self) -> bool {
+        !self.is_in_handshake() && !self.is_aborting()
+    }
+
+    /// Whether frames of the peer are read: until its Close frame, even behind ours.
+    pub fn reads_frames(&self) -> bool {
+        match &self.phase {
+            Phase::Open => true,
+            Phase::Closing(closing) => closing.reads_frames(),
+            Phase::Head { .. } | Phase::Deciding { .. } => false,
+        }
+    }
+
+    /// Whether the connection is closing, or closed.
+    pub fn is_closing(&self) -> bool {
+        matches!(self.phase, Phase::Closing(_))
+    }
+
+    /// How the connection ended, once it is closing.
+    pub fn closed(&self) -> Option<&Closed> {
+        match &self.phase {
+            Phase::Closing(closing) => Some(&closing.end.closed),
+            _ => None,
+        }
+    }
+
+    /// When [`handle_timeout`](Connection::handle_timeout) is to be called; [`Nanos::MAX`] for never. The deadline may move to
+    /// a later time without notice; [`take_deadline_moved`](Connection::take_deadline_moved) tells whether it may have moved
+    /// to an earlier one.
+    pub fn deadline(&self, config: &ConnectionConfig) -> Nanos {
+        match &self.phase {
+            Phase::Head { until, .. } | Phase::Deciding { until, .. } => *until,
+            Phase::Closing(closing) => closing.until,
+            Phase::Open => self.reader.deadline(config.message_timeout).min(self.liveness_deadline(config)),
+        }
+    }
+
+    /// While a send is unfinished, the peer's silence proves nothing, because it may be busy reading. A peer that is not
+    /// read from is pinged all the same: if it has closed, it answers with a reset, although its FIN is stuck behind what
+    /// is not read.
+    fn liveness_deadline(&self, config: &ConnectionConfig) -> Nanos {
+        if self.liveness.is_half_closed() && self.is_reading_paused() {
+            self.liveness.half_closed_deadline(config)
+        } else if self.outbox.is_blocked() {
+            Nanos::MAX
+        } else {
+            self.liveness.ping_deadline(config)
+        }
+    }
+
+    /// Whether the deadline may have moved to an earlier time since this was last asked.
+    #[inline]
+    pub fn take_deadline_moved(&mut self) -> bool {
+        std::mem::take(&mut self.deadline_moved)
+    }
+
+    /// A deadline has passed. The next one is to be armed, whichever it is.
+    pub fn handle_timeout(&mut self, env: &mut Env<'_>) {
+        self.deadline_moved = true;
+        if self.deadline(env.config) > env.now {
+            return;
+        }
+        match &mut self.phase {
+            Phase::Head { .. } | Phase::Deciding { .. } => {
+                let closed = Closed::new(CloseCode::ABNORMAL, Cause::HandshakeTimeout);
+                self.enter(State::Flushing, closed, env);
+            }
+            Phase::Closing(closing) => closing.abort(),
+            Phase::Open => self.handle_open_timeout(env),
+        }
+    }
+
+    fn handle_open_timeout(&mut self, env: &mut Env<'_>) {
+        if self.reader.deadline(env.config.message_timeout) <= env.now {
+            if self.flow.reads_paused() || !self.reader.is_in_message() {
+                // The message could not be completed because we did not read; it gets its time anew.
+                return self.reader.restart_clock(env.now);
+            }
+            return self.fail_protocol(&mut SpanCursor::new(), ProtocolError::MessageTimeout, env);
+        }
+        if self.flow.is_backpressured() || (self.liveness.is_half_closed() && self.is_reading_paused()) {
+            // Its answer would not be read. What is on the way to it is as good as a ping.
+            self.liveness.restart(env.now);
+            if self.outbox.is_flushed() {
+                self.ping_or_abort(env);
+            }
+        } else if self.liveness.is_pinged() {
+            self.abort(Cause::PongTimeout);
+        } else {
+            self.liveness.pinged(env.now);
+            self.outbox.shrink();
+            self.ping_or_abort(env);
+        }
+    }
+
+    fn ping_or_abort(&mut self, env: &mut Env<'_>) {
+        if self.ping(&[], env).is_err() {
+            self.abort(Cause::OutOfMemory);
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Compresses and decompresses the messages of one connection, as both ends agreed (RFC 7692).
+
+use super::reader::ReadError;
+use super::{Codecs, Env, OutOfMemory};
+use crate::Role;
+use crate::buffer::Buffer;
+use crate::deflate::{Agreement, Deflater, Direction, Window};
+use crate::frame::HEADER_BYTES_MAX;
+
+/// A connection's agreement on compression, and the contexts that it owns.
+#[derive(Debug)]
+pub(super) struct MessageCodec {
+    agreement: Agreement,
+    role: Role,
+    /// The window of received messages, where it is kept from message to message. It grows with the first messages.
+    window: Option<Window>,
+    outbound: Outbound,
+}
+
+/// Who deflates.
+#[derive(Debug)]
+enum Outbound {
+    /// Nobody: no deflater has a window of 8 bits.
+    Plain,
+    /// The shard's deflaters, each message from an empty window.
+    Shared,
+    /// The connection's own, made with the first message if the budget has room.
+    Own(Option<Box<Deflater>>),
+}
+
+impl MessageCodec {
+    /// A codec for `agreement`, whose window is reserved in the budget.
+    fn new(agreement: Agreement, role: Role) -> MessageCodec {
+        let (inbound, outbound) = (agreement.inbound(role), agreement.outbound(role));
+        MessageCodec {
+            agreement,
+            role,
+            window: inbound.takeover.then(|| Window::new(inbound.window_bits)),
+            outbound: match outbound {
+                direction if !direction.deflates() => Outbound::Plain,
+                Direction { takeover: true, .. } => Outbound::Own(None),
+                _ => Outbound::Shared,
+            },
+        }
+    }
+
+    /// A codec for an agreement that is still to be told to the peer. A server does not keep windows when the budget for
+    /// them is spent; a client has to, for the server relies on it.
+    ///
+    /// # Errors
+    /// In the client role, when that budget is spent.
+    pub(super) fn negotiated(
+        agreement: Agreement,
+        role: Role,
+        codecs: &mut Codecs,
+    ) -> Result<MessageCodec, OutOfMemory> {
+        let reserved = codecs.reserve_window(agreement, role);
+        if reserved != agreement && role == Role::Client {
+            return Err(OutOfMemory);
+        }
+        Ok(MessageCodec::new(reserved, role))
+    }
+
+    /// A codec for an agreement that the peer already knows, so that context takeover cannot be declined.
+    ///
+    /// # Errors
+    /// When the budget for its windows is spent.
+    pub(super) fn agreed(
+        agreement: Agreement,
+        role: Role,
+        codecs: &mut Codecs,
+    ) -> Result<MessageCodec, OutOfMemory> {
+        if codecs.reserve_window(agreement, role) == agreement {
+            Ok(MessageCodec::new(agreement, role))
+        } else {
+            Err(OutOfMemory)
+        }
+    }
+
+    pub(super) fn agreement(&self) -> &Agreement {
+        &self.agreement
+    }
+
+    fn outbound_direction(&self) -> Direction {
+        self.agreement.outbound(self.role)
+    }
+
+    /// Whether it owns, or was reserved, memory that outlives a message.
+    pub(super) fn keeps_context(&self) -> bool {
+        self.window.is_some() || matches!(self.outbound, Outbound::Own(_))
+    }
+
+    /// Discards the deflater, so that the next message refers to no earlier one.
+    pub(super) fn restart(&mut self, codecs: &mut Codecs) {
+        let direction = self.outbound_direction();
+        if let Outbound::Own(deflater) = &mut self.outbound
+            && deflater.take().is_some()
+        {
+            codecs.release_deflater(direction);
+        }
+    }
+
+    /// From now on each message is deflated from an empty window, by the shard's deflaters. Returns the bits of that window;
+    /// `None` when the peer takes plain messages only.
+    pub(super) fn share_window(&mut self, codecs: &mut Codecs) -> Option<u8> {
+        let direction = self.outbound_direction();
+        match &mut self.outbound {
+            Outbound::Plain => return None,
+            Outbound::Shared => {}
+            Outbound::Own(deflater) => {
+                if let Some(deflater) = deflater.take() {
+                    codecs.put_deflater(direction, deflater);
+                }
+                self.outbound = Outbound::Shared;
+            }
+        }
+        Some(direction.window_bits)
+    }
+
+    /// Deflates a message. `None` when it is sent plain, because it is short or does not shrink.
+    pub(super) fn deflate<'a>(&mut self, payload: &[u8], codecs: &'a mut Codecs) -> Option<&'a [u8]> {
+        let level = codecs.compression_of(payload)?.level;
+        let direction = self.outbound_direction();
+        match &mut self.outbound {
+            Outbound::Plain => None,
+            Outbound::Shared => codecs.deflate_for_all(direction.window_bits, payload),
+            Outbound::Own(deflater) => {
+                if deflater.is_none() {
+                    *deflater = codecs.take_deflater(direction, level);
+                }
+                match deflater {
+                    Some(deflater) => Some(codecs.deflate_with(deflater, payload)),
+                    None => codecs.deflate_for_all(direction.window_bits, payload),
+                }
+            }
+        }
+    }
+
+    /// Inflates a message into a buffer that has room for a header in front.
+    pub(super) fn inflate(&mut self, payload: &[u8], env: &mut Env<'_>) -> Result<Buffer, ReadError> {
+        let bytes_max = usize::try_from(env.config.message_bytes_max).unwrap_or(usize::MAX);
+        let inflated = env.codecs.inflate(self.window.as_mut(), payload, bytes_max)?;
+        let mut buffer = env.pool.get(HEADER_BYTES_MAX + inflated.len()).ok_or(OutOfMemory)?;
+        buffer.reserve_front(HEADER_BYTES_MAX);
+        buffer.append(inflated);
+        Ok(buffer)
+    }
+
+    /// Gives its contexts back.
+    pub(super) fn release(self, codecs: &mut Codecs) {
+        if self.window.is_some() {
+            codecs.release_window(self.agreement.inbound(self.role));
+        }
+        let direction = self.outbound_direction();
+        if let Outbound::Own(Some(deflater)) = self.outbound {
+            codecs.put_deflater(direction, deflater);
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Settings that all connections of a shard share.
+
+use crate::handshake::Dial;
+use crate::limits::{self, Nanos};
+
+use super::Compression;
+
+/// The treatment of a peer's pings (RFC 6455, 5.5.2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pings {
+    /// The connection answers them.
+    #[default]
+    Answered,
+    /// The connection answers them and then shows them.
+    AnsweredAndShown,
+    /// The connection shows them, and the application [answers](super::Connection::pong).
+    Shown,
+}
+
+/// How messages are split into chunks. A compressed message is always one chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// Each message is one chunk.
+    Whole,
+    /// A frame that spans several received spans is one chunk unless it is long, so that its echo is one frame; see
+    /// [`ASSEMBLED_FRAME_BYTES_MAX`](limits::ASSEMBLED_FRAME_BYTES_MAX).
+    Frames,
+    /// Chunks are as long as what was received: nothing is collected. The application validates text as it collects it,
+    /// and reports a fault by [`Connection::fail_protocol`](super::Connection::fail_protocol).
+    Chunks,
+}
+
+impl Delivery {
+    /// Whole messages, or what suits an echo.
+    pub(super) fn of(whole: bool) -> Delivery {
+        if whole { Delivery::Whole } else { Delivery::Frames }
+    }
+}
+
+/// Settings that all connections of a shard share.
+#[derive(Clone, Debug)]
+pub struct ConnectionConfig {
+    /// Maximum message size in bytes, inclusive.
+    pub message_bytes_max: u64,
+    /// Bytes queued to a peer above which reading from it pauses.
+    pub queue_bytes: u32,
+    /// Whether reading continues above that. A load generator wants this, because what it queues does not depend on what it
+    /// reads: if the peer answers each message before it reads the next one, both ends would otherwise wait for ever.
+    pub reads_when_full: bool,
+    /// From accept or connect to the 101.
+    pub handshake_timeout: Nanos,
+    /// From the first byte of a message to its last.
+    pub message_timeout: Nanos,
+    /// Silence after which a ping is sent; 0 for never.
+    pub ping_interval: Nanos,
+    /// From the ping to the next byte of the peer.
+    pub pong_timeout: Nanos,
+    /// From our Close frame to the end of the connection.
+    pub close_timeout: Nanos,
+    /// Time without progress after which a send fails; 0 for never.
+    pub send_timeout: Nanos,
+    /// Maximum number of pings that a peer may send in a second; 2^16 or more for no limit.
+    pub pings_per_second_max: u32,
+    /// The treatment of pings.
+    pub pings: Pings,
+    /// Whether a peer's Close frame is answered with its own code. If not, the application
+    /// [answers](super::Connection::answer_close).
+    pub answers_closes: bool,
+    /// How messages are compressed if the peer agrees; `None` for never.
+    pub compression: Option<Compression>,
+    /// The request of connections in the client role.
+    pub dial: Option<Dial>,
+}
+
+impl Default for ConnectionConfig {
+    fn default() -> ConnectionConfig {
+        ConnectionConfig {
+            message_bytes_max: limits::MESSAGE_BYTES_DEFAULT,
+            queue_bytes: limits::QUEUE_BYTES_DEFAULT,
+            reads_when_full: false,
+            handshake_timeout: limits::HANDSHAKE_TIMEOUT,
+            message_timeout: limits::MESSAGE_TIMEOUT,
+            ping_interval: limits::PING_INTERVAL,
+            pong_timeout: limits::PONG_TIMEOUT,
+            close_timeout: limits::CLOSE_TIMEOUT,
+            send_timeout: limits::SEND_TIMEOUT,
+            pings_per_second_max: limits::PINGS_PER_SECOND_MAX,
+            pings: Pings::default(),
+            answers_closes: true,
+            compression: None,
+            dial: None,
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! The states of the opening handshake (RFC 6455, section 4): reading a head, waiting for a decision, responding.
+
+use super::codec::MessageCodec;
+use super::reader::ReadError;
+use super::{Cause, Connection, ConnectionConfig, Delivery, Env, OutOfMemory, Phase, SpanCursor, Step};
+use crate::Role;
+use crate::buffer::Buffer;
+use crate::deflate::Agreement;
+use crate::handshake::{self, Refusal};
+use crate::limits::HEAD_BYTES_MAX;
+
+const HEAD_END: &[u8] = b"\r\n\r\n";
+
+/// Maximum size in bytes of a response head without further header lines.
+const RESPONSE_HEAD_BYTES_MAX: usize = 1024;
+
+/// Maximum size of a 101 in bytes without the name of the subprotocol: 129, plus 26 for its field, plus up to 157 for
+/// the extension.
+const ACCEPT_BYTES: usize = 320;
+
+/// An HTTP response other than 101.
+#[derive(Clone, Copy, Debug)]
+pub struct Reply<'a> {
+    /// The HTTP status.
+    pub status: u16,
+    /// The value of `Content-Type`.
+    pub content_type: &'a str,
+    /// Further header lines, each terminated by CRLF.
+    pub headers: &'a str,
+    /// The body.
+    pub body: &'a [u8],
+    /// The method of the request was HEAD: the body is not sent.
+    pub head_only: bool,
+}
+
+impl Connection {
+    /// Reads heads until one completes this phase. Interim responses of a server (RFC 9110, 15.2) do not. Bytes after
+    /// the head stay in the span.
+    pub(super) fn poll_head(
+        &mut self,
+        cursor: &mut SpanCursor,
+        bytes: &[u8],
+        env: &mut Env<'_>,
+    ) -> Result<Option<Step>, ReadError> {
+        while matches!(self.phase, Phase::Head { .. }) && cursor.read < bytes.len() {
+            if let Some(step) = self.collect_head(cursor, bytes, env)? {
+                return Ok(Some(step));
+            }
+        }
+        Ok(None)
+    }
+
+    fn collect_head(
+        &mut self,
+        cursor: &mut SpanCursor,
+        bytes: &[u8],
+        env: &mut Env<'_>,
+    ) -> Result<Option<Step>, ReadError> {
+        let rest = &bytes[cursor.read..];
+        let Phase::Head { nonce, .. } = &self.phase else { return Ok(None) };
+        let nonce = nonce.as_ref().map_or([0; 16], |nonce| **nonce);
+        let mut head = match self.reader.take_head() {
+            Some(buffer) => buffer,
+            None => env.pool.get(rest.len().min(HEAD_BYTES_MAX)).ok_or(OutOfMemory)?,
+        };
+        let before = head.len();
+        let end = head_bytes_in(head.as_slice(), rest);
+        let (taken, complete) = (end.unwrap_or(rest.len()), end.is_some());
+        let kept = taken.min(HEAD_BYTES_MAX + 1 - before);
+        let must_grow = head.room() < kept;
+        if must_grow {
+            let Some(mut larger) = env.pool.get((2 * (before + kept)).min(HEAD_BYTES_MAX + 1)) else {
+                env.pool.put(head);
+                return Err(OutOfMemory.into());
+            };
+            larger.append(head.as_slice());
+            env.pool.put(std::mem::replace(&mut head, larger));
+        }
+        head.append(&rest[..kept]);
+        cursor.read += taken;
+        match self.role() {
+            Role::Server => Ok(self.request_head(head, before == 0 || must_grow, complete, env)),
+            Role::Client => Ok(self.response_head(head, nonce, env)),
+        }
+    }
+
+    fn request_head(&mut self, head: Buffer, check: bool, complete: bool, env: &mut Env<'_>) -> Option<Step> {
+        if complete && head.len() <= HEAD_BYTES_MAX {
+            return Some(Step::Head(head));
+        }
+        // A malformed or oversized head is refused before it is complete. It is parsed at its first bytes and each
+        // time its buffer doubles, so the cost of parsing a slowly sent head is bounded.
+        if (check || head.len() >= HEAD_BYTES_MAX)
+            && let Err(refusal) = handshake::with_request(head.as_slice(), |_, _| ())
+        {
+            env.pool.put(head);
+            self.refuse(&refusal, env);
+            return Some(Step::Refused(refusal));
+        }
+        self.reader.keep_head(head);
+        None
+    }
+
+    fn response_head(&mut self, head: Buffer, nonce: [u8; 16], env: &mut Env<'_>) -> Option<Step> {
+        let offered = env.config.dial.as_ref().map_or(&[][..], |dial| &dial.subprotocols);
+        let checked = match handshake::parse_response(head.as_slice(), nonce, env.codecs.preferences()) {
+            Ok(None) => {
+                self.reader.keep_head(head);
+                return None;
+            }
+            Ok(Some((response, _))) => response.check_subprotocol(offered).map(|()| response),
+            Err(bad) => Err(bad),
+        };
+        env.pool.put(head);
+        match checked {
+            Ok(response) => {
+                if let Some(agreement) = response.agreement
+                    && self.agree(agreement, env).is_err()
+                {
+                    self.abort(Cause::OutOfMemory);
+                    return None;
+                }
+                self.open();
+                Some(Step::Opened(response))
+            }
+            Err(bad) => {
+                self.fail_handshake(Cause::BadHandshake(bad), env);
+                None
+            }
+        }
+    }
+
+    /// Waits for a later decision about the request.
+    pub fn decide_later(&mut self, key: [u8; 24]) {
+        if let Phase::Head { until, .. } = self.phase {
+            self.phase = Phase::Deciding { key: Box::new(key), until };
+        }
+    }
+
+    /// Queues the 101 and opens the connection. `key` is that of the upgrade request; it is not needed after
+    /// [`decide_later`](Connection::decide_later). Bytes that arrived since then are
+    /// [deferred](Connection::take_deferred). The 101 contains the [agreed](Connection::agree) extension and `fields`,
+    /// which must have passed [`check_field`](handshake::check_field).
+    ///
+    /// # Errors
+    /// When the memory budget of the node is spent.
+    pub fn accept(
+        &mut self,
+        key: Option<[u8; 24]>,
+        subprotocol: Option<&str>,
+        fields: &[(String, String)],
+        whole: bool,
+        env: &mut Env<'_>,
+    ) -> Result<(), OutOfMemory> {
+        let key = match &self.phase {
+            Phase::Head { .. } => key,
+            Phase::Deciding { key, .. } => Some(**key),
+            Phase::Open | Phase::Closing(_) => return Ok(()),
+        };
+        let Some(key) = key else { return Ok(()) };
+        let fields_bytes: usize = fields.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
+        let head_bytes = ACCEPT_BYTES + subprotocol.map_or(0, str::len) + fields_bytes;
+        let mut head = env.pool.get(head_bytes).ok_or(OutOfMemory)?;
+        let fields = fields.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        handshake::write_accept(head.vec(), &key, subprotocol, self.agreement(), fields);
+        self.outbox.push_first(head);
+        self.reader.set_delivery(Delivery::of(whole));
+        self.open();
+        Ok(())
+    }
+
+    /// Queues a refusal, after which the connection ends.
+    pub fn refuse(&mut self, refusal: &Refusal, env: &mut Env<'_>) {
+        let bytes =
+            RESPONSE_HEAD_BYTES_MAX + refusal.reason.len() + refusal.hint.len() + refusal.headers.len();
+        let head = env.pool.get(bytes);
+        self.queue_response(
+            refusal.status,
+            head.map(|mut head| {
+                handshake::write_refusal(head.vec(), refusal);
+                head
+            }),
+            env,
+        );
+    }
+
+    /// Queues a complete response, after which the connection ends.
+    pub fn respond(&mut self, reply: &Reply<'_>, env: &mut Env<'_>) {
+        let Reply { status, content_type, headers, body, head_only } = *reply;
+        let head = env.pool.get(RESPONSE_HEAD_BYTES_MAX + headers.len() + body.len());
+        self.queue_response(
+            status,
+            head.map(|mut head| {
+                handshake::write_response(head.vec(), status, content_type, headers, body, head_only);
+                head
+            }),
+            env,
+        );
+    }
+
+    fn queue_response(&mut self, status: u16, response: Option<Buffer>, env: &mut Env<'_>) {
+        if let Some(head) = self.reader.take_head() {
+            env.pool.put(head);
+        }
+        let Some(response) = response else { return self.abort(Cause::OutOfMemory) };
+        self.outbox.push(response);
+        let cause = if status < 400 { Cause::Answered } else { Cause::Refused(status) };
+        self.end_with_response(cause, env);
+    }
+
+    /// Queues the request of a connection in the client role.
+    pub(super) fn queue_request(&mut self, env: &mut Env<'_>, nonce: [u8; 16]) -> Result<(), OutOfMemory> {
+        let ConnectionConfig { dial: Some(dial), .. } = env.config else { return Ok(()) };
+        let mut request = Vec::new();
+        handshake::write_request(&mut request, dial, nonce, env.codecs.preferences());
+        self.outbox.raw(env.pool, &request)
+    }
+
+    /// Applies the negotiated compression. When the budget for windows is spent, a server declines context takeover. A
+    /// client cannot, because the server relies on it.
+    ///
+    /// # Errors
+    /// In the client role, when that budget is spent.
+    pub fn agree(&mut self, agreement: Agreement, env: &mut Env<'_>) -> Result<(), OutOfMemory> {
+        self.codec = Some(Box::new(MessageCodec::negotiated(agreement, self.role(), env.codecs)?));
+        Ok(())
+    }
+
+    fn open(&mut self) {
+        self.phase = Phase::Open;
+        self.deadline_moved = true;
+    }
+}
+
+/// The number of bytes of `rest` that belong to the head, if the end of the head is in `rest`. `head` is the part read
+/// before.
+fn head_bytes_in(head: &[u8], rest: &[u8]) -> Option<usize> {
+    // The end may span the boundary. The earliest end counts: between `\r\n\r` and `\n\r\n` it is one byte.
+    let tail = &head[head.len().saturating_sub(HEAD_END.len() - 1)..];
+    for split in (1..HEAD_END.len()).rev() {
+        let (before, after) = HEAD_END.split_at(split);
+        if tail.ends_with(before) && rest.starts_with(after) {
+            return Some(after.len());
+        }
+    }
+    rest.windows(HEAD_END.len()).position(|window| window == HEAD_END).map(|at| at + HEAD_END.len())
+}

@@ -1,0 +1,98 @@
+//! Validation of the header fields that an application adds to a handshake.
+//!
+//! Never: the fields of a peer.
+
+#![forbid(unsafe_code)]
+
+use std::fmt;
+
+use super::is_token;
+
+/// Fields that only the handshake writes, and fields that describe a body, which a handshake does not have. A second
+/// or contradicting field would break the handshake (RFC 6455, 4.1 and 4.2.2; RFC 9112, 6).
+const RESERVED: [&str; 11] = [
+    "Connection",
+    "Content-Length",
+    "Host",
+    "Origin",
+    "Sec-WebSocket-Accept",
+    "Sec-WebSocket-Extensions",
+    "Sec-WebSocket-Key",
+    "Sec-WebSocket-Protocol",
+    "Sec-WebSocket-Version",
+    "Transfer-Encoding",
+    "Upgrade",
+];
+
+/// Checks that an application may add the field to a handshake, in either role.
+///
+/// # Errors
+/// The reason why it may not.
+pub fn check_field(name: &str, value: &str) -> Result<(), BadField> {
+    if !is_token(name.as_bytes()) {
+        return Err(BadField::Name);
+    }
+    if RESERVED.iter().any(|reserved| reserved.eq_ignore_ascii_case(name)) {
+        return Err(BadField::Reserved);
+    }
+    // Tabs are white space inside values; bytes beyond ASCII are opaque (RFC 9110, 5.5).
+    if value.bytes().any(|byte| (byte < b' ' && byte != b'\t') || byte == 0x7f) {
+        return Err(BadField::Value);
+    }
+    Ok(())
+}
+
+/// The reason why an application may not add a field to a handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum BadField {
+    /// The name is not a token (RFC 9110, 5.1).
+    Name,
+    /// The value contains a control character, such as a line break (RFC 9110, 5.5).
+    Value,
+    /// The handshake writes this field itself.
+    Reserved,
+}
+
+impl fmt::Display for BadField {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            BadField::Name => "the name is not a token",
+            BadField::Value => "the value contains a control character",
+            BadField::Reserved => "the handshake writes this field itself",
+        })
+    }
+}
+
+impl std::error::Error for BadField {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_checked_by_name_and_value() {
+        let cases = [
+            ("X-Token", "secret", Ok(())),
+            ("Cookie", "a=b; c=\"d\"", Ok(())),
+            ("Authorization", "Basic dTpw", Ok(())),
+            ("X", "", Ok(())),
+            ("X", "tab\tinside", Ok(())),
+            ("X", "gr\u{fc}n", Ok(())),
+            ("", "v", Err(BadField::Name)),
+            ("X Y", "v", Err(BadField::Name)),
+            ("X:", "v", Err(BadField::Name)),
+            ("X\r\nEvil", "v", Err(BadField::Name)),
+            ("X", "a\r\nEvil: 1", Err(BadField::Value)),
+            ("X", "a\nb", Err(BadField::Value)),
+            ("X", "a\0", Err(BadField::Value)),
+            ("X", "\u{7f}", Err(BadField::Value)),
+            ("sec-websocket-KEY", "v", Err(BadField::Reserved)),
+            ("Upgrade", "h2c", Err(BadField::Reserved)),
+            ("content-length", "5", Err(BadField::Reserved)),
+        ];
+        for (name, value, expected) in cases {
+            assert_eq!(check_field(name, value), expected, "{name:?}: {value:?}");
+        }
+    }
+}

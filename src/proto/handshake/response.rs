@@ -1,0 +1,364 @@
+//! Responses, which the server writes and the client parses, and the upgrade request of the client
+//! (RFC 6455, sections 4.1 and 4.2.2).
+
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::io::Write as _;
+
+use super::{Refusal, accept, has_bare_line_feed, key, lists, values};
+use crate::deflate::{self, Agreement, Preferences};
+use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
+
+/// Appends the 101 response to `key`. The client must have offered `subprotocol` and the extension of `agreement`.
+/// Names and values of `fields` must have passed [`check_field`](super::check_field). CR, LF and NUL in the strings
+/// are removed.
+pub fn write_accept<'a>(
+    out: &mut Vec<u8>,
+    key: &[u8; 24],
+    subprotocol: Option<&str>,
+    agreement: Option<&Agreement>,
+    fields: impl IntoIterator<Item = (&'a str, &'a str)>,
+) {
+    out.extend_from_slice(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ",
+    );
+    out.extend_from_slice(&accept(key));
+    if let Some(subprotocol) = subprotocol {
+        out.extend_from_slice(b"\r\nSec-WebSocket-Protocol: ");
+        append_text(out, subprotocol);
+    }
+    if let Some(agreement) = agreement {
+        out.extend_from_slice(b"\r\nSec-WebSocket-Extensions: ");
+        deflate::write_response(out, agreement);
+    }
+    for (name, value) in fields {
+        append_field(out, name, value);
+    }
+    out.extend_from_slice(b"\r\n\r\n");
+}
+
+/// Appends a refusal: its status, its headers, and a body of two lines, the reason and the hint.
+pub fn write_refusal(out: &mut Vec<u8>, refusal: &Refusal) {
+    let Refusal { status, reason, headers, hint } = refusal;
+    let body_bytes = reason.len() + hint.len() + 2;
+    write_head(out, *status, "text/plain; charset=utf-8", headers, body_bytes);
+    for line in [reason, hint] {
+        out.extend_from_slice(line.as_bytes());
+        out.push(b'\n');
+    }
+}
+
+/// Appends a complete response, after which the connection must be closed. `extra_headers` are header lines, each
+/// terminated by CRLF, or empty. `head_only` omits the body but declares its length, as a response to HEAD does.
+pub fn write_response(
+    out: &mut Vec<u8>,
+    status: u16,
+    content_type: &str,
+    extra_headers: &str,
+    body: &[u8],
+    head_only: bool,
+) {
+    write_head(out, status, content_type, extra_headers, body.len());
+    if !head_only {
+        out.extend_from_slice(body);
+    }
+}
+
+fn write_head(out: &mut Vec<u8>, status: u16, content_type: &str, extra_headers: &str, body_bytes: usize) {
+    let reason = reason_phrase(status);
+    // Writing to a vector cannot fail.
+    let _ = write!(
+        out,
+        "HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: {content_type}\r\n\
+         Content-Length: {body_bytes}\r\n{extra_headers}\r\n"
+    );
+}
+
+/// The reason phrase for a status (RFC 9110, section 15). Clients ignore it.
+fn reason_phrase(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        204 => "No Content",
+        301 => "Moved Permanently",
+        302 => "Found",
+        303 => "See Other",
+        304 => "Not Modified",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        413 => "Content Too Large",
+        426 => "Upgrade Required",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "Status",
+    }
+}
+
+/// Appends `text` without CR, LF and NUL, so that no value can start a new header line.
+fn append_text(out: &mut Vec<u8>, text: &str) {
+    out.extend(text.bytes().filter(|byte| !matches!(byte, b'\r' | b'\n' | 0)));
+}
+
+/// Appends a line break and a field.
+fn append_field(out: &mut Vec<u8>, name: &str, value: &str) {
+    out.extend_from_slice(b"\r\n");
+    append_text(out, name);
+    out.extend_from_slice(b": ");
+    append_text(out, value);
+}
+
+/// The parameters of an upgrade request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dial {
+    /// The value of `Host`, as from [`Url::authority`](crate::Url::authority).
+    pub host: String,
+    /// Path and query, as in the request line.
+    pub path: String,
+    /// The `Origin` to send, if any.
+    pub origin: Option<String>,
+    /// Subprotocols to offer, in order of preference.
+    pub subprotocols: Vec<String>,
+    /// Further header fields.
+    pub headers: Vec<(String, String)>,
+}
+
+/// Appends the upgrade request. `nonce` must be fresh and random (RFC 6455, 4.1). [`parse_response`] needs the same
+/// `nonce` and the same compression `offer`. CR, LF and NUL in the strings are removed.
+pub fn write_request(out: &mut Vec<u8>, dial: &Dial, nonce: [u8; 16], offer: Option<&Preferences>) {
+    out.extend_from_slice(b"GET ");
+    append_text(out, if dial.path.is_empty() { "/" } else { &dial.path });
+    out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
+    append_text(out, &dial.host);
+    out.extend_from_slice(
+        b"\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ",
+    );
+    out.extend_from_slice(&key(nonce));
+    if let Some(origin) = &dial.origin {
+        out.extend_from_slice(b"\r\nOrigin: ");
+        append_text(out, origin);
+    }
+    for (index, subprotocol) in dial.subprotocols.iter().enumerate() {
+        out.extend_from_slice(if index == 0 { b"\r\nSec-WebSocket-Protocol: " } else { b", " });
+        append_text(out, subprotocol);
+    }
+    if let Some(offer) = offer.filter(|_| deflate::AVAILABLE) {
+        out.extend_from_slice(b"\r\nSec-WebSocket-Extensions: ");
+        deflate::write_offer(out, offer);
+    }
+    for (name, value) in &dial.headers {
+        append_field(out, name, value);
+    }
+    out.extend_from_slice(b"\r\n\r\n");
+}
+
+/// A 101 response that satisfies RFC 6455, 4.1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// Always 101.
+    pub status: u16,
+    /// The subprotocol that the server chose. [`Response::check_subprotocol`] checks it.
+    pub subprotocol: Option<String>,
+    /// The result of the compression offer.
+    pub agreement: Option<Agreement>,
+}
+
+impl Response {
+    /// Checks that the server chose one of the `offered` subprotocols, or none.
+    ///
+    /// # Errors
+    /// [`BadHandshake::UnknownSubprotocol`].
+    pub fn check_subprotocol(&self, offered: &[String]) -> Result<(), BadHandshake> {
+        match &self.subprotocol {
+            Some(chosen) if !offered.contains(chosen) => Err(BadHandshake::UnknownSubprotocol),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The reason why a response does not open a WebSocket connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum BadHandshake {
+    /// The server answered with a status other than 101.
+    Status(u16),
+    /// `Upgrade` does not contain websocket, or `Connection` does not contain upgrade.
+    MissingUpgrade,
+    /// `Sec-WebSocket-Accept` does not match the key of the request.
+    WrongAccept,
+    /// The server chose a subprotocol that was not offered.
+    UnknownSubprotocol,
+    /// The server chose an extension, or parameters of one, that was not offered (RFC 6455, 4.1; RFC 7692, 5.1).
+    BadExtension,
+    /// The bytes are not an HTTP/1.1 response.
+    Malformed,
+    /// The head exceeds [`HEAD_BYTES_MAX`] or [`HEADERS_MAX`].
+    HeadTooBig,
+}
+
+impl fmt::Display for BadHandshake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BadHandshake::Status(status) => {
+                write!(f, "the server answered {status} {} instead of 101", reason_phrase(*status))
+            }
+            BadHandshake::MissingUpgrade => f.write_str("the server's 101 lacks Upgrade or Connection"),
+            BadHandshake::WrongAccept => {
+                f.write_str("the server's Sec-WebSocket-Accept does not match the key")
+            }
+            BadHandshake::UnknownSubprotocol => {
+                f.write_str("the server chose a subprotocol that was not offered")
+            }
+            BadHandshake::BadExtension => {
+                f.write_str("the server chose an extension, or parameters of it, that were not offered")
+            }
+            BadHandshake::Malformed => f.write_str("the server's answer is not an HTTP/1.1 response"),
+            BadHandshake::HeadTooBig => f.write_str("the server's response head is too big"),
+        }
+    }
+}
+
+impl std::error::Error for BadHandshake {}
+
+/// The result of the compression offer.
+fn agreement(
+    headers: &[httparse::Header<'_>],
+    offer: Option<&Preferences>,
+) -> Result<Option<Agreement>, BadHandshake> {
+    let mut extensions = values(headers, "sec-websocket-extensions");
+    match offer.filter(|_| deflate::AVAILABLE) {
+        Some(offer) => deflate::accept_response(extensions, offer).map_err(|_| BadHandshake::BadExtension),
+        None if extensions.all(<[u8]>::is_empty) => Ok(None),
+        None => Err(BadHandshake::BadExtension),
+    }
+}
+
+/// Parses the response at the start of `bytes` and returns it with its length. `None` when more bytes are needed.
+/// Interim responses (100, 103) are skipped.
+///
+/// # Errors
+/// The reason why the response does not open a connection, as soon as the head is complete or certainly invalid.
+pub fn parse_response(
+    bytes: &[u8],
+    nonce: [u8; 16],
+    offer: Option<&Preferences>,
+) -> Result<Option<(Response, usize)>, BadHandshake> {
+    let mut start = 0;
+    loop {
+        match parse_one(&bytes[start..], nonce, offer, HEAD_BYTES_MAX - start)? {
+            None => return Ok(None),
+            Some((None, head_bytes)) => start += head_bytes,
+            Some((Some(response), head_bytes)) => return Ok(Some((response, start + head_bytes))),
+        }
+    }
+}
+
+/// Parses one head of at most `bytes_max` bytes. The result for an interim response has no [`Response`].
+fn parse_one(
+    bytes: &[u8],
+    nonce: [u8; 16],
+    offer: Option<&Preferences>,
+    bytes_max: usize,
+) -> Result<Option<(Option<Response>, usize)>, BadHandshake> {
+    with_head(bytes, bytes_max, |status, headers, head_bytes| {
+        let response = match status {
+            101 => Some(check_upgrade(headers, nonce, offer)?),
+            100..=199 => None,
+            status => return Err(BadHandshake::Status(status)),
+        };
+        Ok((response, head_bytes))
+    })?
+    .transpose()
+}
+
+/// Parses a head of at most `bytes_max` bytes and passes its status, fields and length to `f`.
+fn with_head<R>(
+    bytes: &[u8],
+    bytes_max: usize,
+    f: impl FnOnce(u16, &[httparse::Header<'_>], usize) -> R,
+) -> Result<Option<R>, BadHandshake> {
+    let head = &bytes[..bytes.len().min(bytes_max)];
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut parsed = httparse::Response::new(&mut headers);
+    let head_bytes = match parsed.parse(head) {
+        Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
+        Ok(httparse::Status::Partial) if bytes.len() >= bytes_max => return Err(BadHandshake::HeadTooBig),
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(httparse::Error::TooManyHeaders) => return Err(BadHandshake::HeadTooBig),
+        Err(_) => return Err(BadHandshake::Malformed),
+    };
+    if has_bare_line_feed(&head[..head_bytes]) {
+        return Err(BadHandshake::Malformed);
+    }
+    let status = parsed.code.unwrap_or_default();
+    // HTTP/1.0 has neither interim responses nor upgrades (RFC 9110, 15.2).
+    if (100..=199).contains(&status) && parsed.version != Some(1) {
+        return Err(BadHandshake::Malformed);
+    }
+    Ok(Some(f(status, parsed.headers, head_bytes)))
+}
+
+/// Checks a 101 response by RFC 6455, 4.1, and returns its subprotocol and extension.
+fn check_upgrade(
+    headers: &[httparse::Header<'_>],
+    nonce: [u8; 16],
+    offer: Option<&Preferences>,
+) -> Result<Response, BadHandshake> {
+    if !lists(headers, "upgrade", "websocket") || !lists(headers, "connection", "upgrade") {
+        return Err(BadHandshake::MissingUpgrade);
+    }
+    let mut accepts = values(headers, "sec-websocket-accept");
+    if (accepts.next(), accepts.next()) != (Some(&accept(&key(nonce))), None) {
+        return Err(BadHandshake::WrongAccept);
+    }
+    let agreement = agreement(headers, offer)?;
+    let mut subprotocols = values(headers, "sec-websocket-protocol");
+    let subprotocol = match (subprotocols.next(), subprotocols.next()) {
+        (None, _) => None,
+        (Some(chosen), None) => {
+            Some(str::from_utf8(chosen).map_err(|_| BadHandshake::UnknownSubprotocol)?.to_owned())
+        }
+        (Some(_), Some(_)) => return Err(BadHandshake::UnknownSubprotocol),
+    };
+    Ok(Response { status: 101, subprotocol, agreement })
+}
+
+/// The head of a response as received, for callers that need more than [`parse_response`] returns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResponseHead {
+    /// The status.
+    pub status: u16,
+    /// Names and values in order, without white space around the values.
+    pub fields: Vec<(String, Vec<u8>)>,
+}
+
+/// Parses the head at the start of `bytes`, with any status, and returns it with its length. `None` when it is
+/// incomplete. Interim responses are skipped.
+///
+/// # Errors
+/// [`BadHandshake::Malformed`] and [`BadHandshake::HeadTooBig`].
+pub fn parse_response_head(bytes: &[u8]) -> Result<Option<(ResponseHead, usize)>, BadHandshake> {
+    let mut start = 0;
+    loop {
+        let read = with_head(&bytes[start..], HEAD_BYTES_MAX - start, |status, headers, head_bytes| {
+            let field =
+                |header: &httparse::Header<'_>| (header.name.to_owned(), header.value.trim_ascii().to_vec());
+            (ResponseHead { status, fields: headers.iter().map(field).collect() }, head_bytes)
+        })?;
+        match read {
+            Some((ResponseHead { status: 100 | 102..=199, .. }, head_bytes)) => start += head_bytes,
+            Some((head, head_bytes)) => return Ok(Some((head, start + head_bytes))),
+            None => return Ok(None),
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! The wire formats: frames, masking, UTF-8, the HTTP/1.1 upgrade, close codes.
+//!
+//! This crate is sans-IO: it reads bytes from slices and writes answers to slices and vectors of its caller.
+//! It never touches a socket, a clock, a thread or a random source. No input of a peer makes it panic or allocate.
+//! Only `simd` contains unsafe code.
+
+#![deny(unsafe_code)]
+
+pub mod buffer;
+pub mod close;
+pub mod connection;
+pub mod deflate;
+pub mod error;
+pub mod frame;
+pub mod handshake;
+pub mod limits;
+pub mod mask;
+pub mod random;
+#[allow(unsafe_code)]
+mod simd;
+pub mod url;
+pub mod utf8;
+
+pub use close::{Close, CloseCode};
+pub use error::ProtocolError;
+pub use frame::{Header, Opcode};
+pub use url::Url;
+pub use utf8::Utf8;
+
+/// The role of an endpoint (RFC 6455, section 1.3). Only clients mask their frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Accepts the upgrade. Receives masked frames, sends unmasked ones.
+    Server,
+    /// Requests the upgrade. Sends masked frames, receives unmasked ones.
+    Client,
+}

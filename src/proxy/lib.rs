@@ -1,0 +1,427 @@
+//! A WebSocket-aware reverse proxy: it relays HTTP and WebSockets from one address to one of several upstreams.
+//!
+//! The proxy has its own threads, each with a tokio runtime. A connection stays on the thread that accepted it. Frames pass
+//! unchanged. Messages are never assembled, so a long message costs no memory. A slow reader backpressures its sender.
+//! `docs/guide/proxy.md` documents the design decisions.
+//!
+//! Never: a queue without a bound, or a connection that ends on one side only.
+
+#![forbid(unsafe_code)]
+
+mod forwarder;
+mod frame_splitter;
+mod headers;
+mod health;
+mod http;
+pub mod limits;
+pub mod recording;
+mod relay;
+mod request_framing;
+mod response_guard;
+#[cfg(test)]
+mod simulation;
+mod timer;
+mod transcoder;
+mod transport;
+mod upstream;
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::runtime::Runtime;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::{LocalSet, spawn_local};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use crate::limits::{PROXY_IDLE_TIMEOUT, UPSTREAM_CONNECT_TIMEOUT, UPSTREAM_RESPONSE_TIMEOUT};
+use crate::recording::{Recorder, Tap};
+use echoring_async as aio;
+use echoring_async::limits::{CONNECTIONS_DEFAULT, DRAIN_TIMEOUT, LISTEN_BACKLOG};
+use echoring_proto::connection::Seed;
+use echoring_proto::deflate::Preferences;
+use echoring_proto::limits::HANDSHAKE_TIMEOUT;
+use echoring_runtime::listening::{descriptors_hint, retry_busy};
+use forwarder::MaskingKeys;
+pub use headers::{Forwarded, HostPolicy};
+pub use health::HealthCheck;
+use upstream::Upstreams;
+pub use upstream::{Balance, UpstreamUrl};
+
+/// Configuration of a proxy.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where clients connect; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// TLS configuration, if any.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// The upstreams, at least one.
+    pub upstreams: Vec<UpstreamUrl>,
+    /// TLS configuration for upstreams with `wss:` or `https:`; required if there is one.
+    pub upstream_tls: Option<Arc<rustls::ClientConfig>>,
+    /// Load balancing over the upstreams.
+    pub balance: Balance,
+    /// Active health checks. Without them, an upstream that could not be connected to is tried again after
+    /// [`Settings::health_interval`].
+    pub health: Option<HealthCheck>,
+    /// Number of worker threads.
+    pub threads: usize,
+    /// Maximum number of open client connections; further clients wait to be accepted.
+    pub connections_max: u32,
+    /// Settings for requests and frames.
+    pub settings: Settings,
+}
+
+/// Settings for the requests and frames that pass through the proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Time limit for connecting to an upstream.
+    pub connect_timeout: Duration,
+    /// Time limit from sending a request to receiving the head of its response.
+    pub response_timeout: Duration,
+    /// Time without a byte in either direction after which a connection is closed; `None` for no limit.
+    pub idle_timeout: Option<Duration>,
+    /// Time between two health checks of an upstream; also the `Retry-After` of a 503 response.
+    pub health_interval: Duration,
+    /// The `Host` that upstreams see.
+    pub host: HostPolicy,
+    /// Header fields that tell upstreams about the client.
+    pub forwarded: Forwarded,
+    /// How permessage-deflate is handled.
+    pub compression: Compression,
+}
+
+/// How permessage-deflate (RFC 7692) is handled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// Client and upstream negotiate it, and compressed frames pass unchanged.
+    #[default]
+    Pass,
+    /// It is neither offered nor accepted.
+    Off,
+    /// The proxy negotiates it with clients that offer it; upstreams receive uncompressed messages.
+    Terminate {
+        /// The parameters that the proxy accepts.
+        preferences: Preferences,
+        /// Compression level, 1 to 9.
+        level: u8,
+        /// Maximum size of a decompressed message in bytes; a longer one closes its connection with 1009.
+        message_bytes_max: u64,
+    },
+}
+
+impl Config {
+    /// A proxy on `listen` in front of `upstreams`, with the defaults of `echoring proxy`.
+    pub fn new(listen: SocketAddr, upstreams: Vec<UpstreamUrl>) -> Config {
+        Config {
+            listen,
+            tls: None,
+            upstreams,
+            upstream_tls: None,
+            balance: Balance::default(),
+            health: None,
+            threads: 1,
+            connections_max: CONNECTIONS_DEFAULT,
+            settings: Settings::default(),
+        }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            connect_timeout: Duration::from_nanos(UPSTREAM_CONNECT_TIMEOUT),
+            response_timeout: Duration::from_nanos(UPSTREAM_RESPONSE_TIMEOUT),
+            idle_timeout: Some(Duration::from_nanos(PROXY_IDLE_TIMEOUT)),
+            health_interval: Duration::from_nanos(crate::limits::HEALTH_INTERVAL),
+            host: HostPolicy::default(),
+            forwarded: Forwarded::default(),
+            compression: Compression::default(),
+        }
+    }
+}
+
+impl Settings {
+    fn retry_after(&self) -> Duration {
+        self.health_interval
+    }
+}
+
+/// A running proxy.
+#[derive(Debug)]
+pub struct Proxy {
+    address: SocketAddr,
+    threads: Vec<JoinHandle<io::Result<()>>>,
+    handle: Handle,
+    recorder: Option<Recorder>,
+}
+
+/// Shuts a proxy down.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    drain: Arc<watch::Sender<bool>>,
+    listener: Arc<TcpListener>,
+    /// The reason, if a part of the proxy has failed.
+    failure: Arc<OnceLock<String>>,
+}
+
+impl Handle {
+    /// Whether a part of the proxy has failed. The proxy is then shutting down.
+    pub fn has_failed(&self) -> bool {
+        self.failure.get().is_some()
+    }
+
+    /// Shuts the proxy down because an essential part of it has failed: it drains, and [`Proxy::join`] returns
+    /// `reason`.
+    pub fn fail(&self, reason: &str) {
+        if self.failure.set(reason.to_owned()).is_ok() {
+            tracing::error!(reason, "the proxy cannot continue and shuts down");
+            self.drain();
+        }
+    }
+
+    /// Stops accepting connections, closes all WebSockets with 1001 and lets requests under way finish. Connections
+    /// that are left after [`DRAIN_TIMEOUT`] are cut.
+    pub fn drain(&self) {
+        self.drain.send_replace(true);
+        // Ends every pending accept, and refuses new connections.
+        let _ = SockRef::from(&*self.listener).shutdown(std::net::Shutdown::Both);
+    }
+}
+
+/// Why a proxy did not start, or shut down by itself: one line that says what to do.
+#[derive(Debug)]
+pub struct Error(String);
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl Proxy {
+    /// Starts the threads; clients are accepted from then on. FrameSplitter are recorded by `recorder`, if there is one.
+    ///
+    /// # Errors
+    /// If the address cannot be bound, there is no upstream, or TLS for upstreams is not configured.
+    pub fn start(config: Config, recorder: Option<Recorder>) -> Result<Proxy, Error> {
+        let secure = config.upstreams.iter().any(UpstreamUrl::is_secure);
+        if config.upstreams.is_empty() || (secure && config.upstream_tls.is_none()) {
+            return Err(Error(
+                "a proxy needs an upstream; upstreams with wss: also need a TLS configuration".to_owned(),
+            ));
+        }
+        let listener = Arc::new(retry_busy(|| listen(config.listen)).map_err(|error| {
+            let hint = match error.kind() {
+                io::ErrorKind::AddrInUse => "stop the process that listens there, or choose another --listen",
+                io::ErrorKind::PermissionDenied => "use a port above 1023, or grant CAP_NET_BIND_SERVICE",
+                io::ErrorKind::AddrNotAvailable => {
+                    "use an address of this host, or 0.0.0.0 for all addresses"
+                }
+                _ => descriptors_hint(&error).unwrap_or("choose another --listen"),
+            };
+            Error(format!("cannot listen on {}: {error}; {hint}", config.listen))
+        })?);
+        let cannot_start = |error: io::Error| {
+            let hint = descriptors_hint(&error).unwrap_or("free memory for its threads");
+            Error(format!("the proxy cannot start: {error}; {hint}"))
+        };
+        let address = listener.local_addr().map_err(cannot_start)?;
+        let (drain, _) = watch::channel(false);
+        let handle =
+            Handle { drain: Arc::new(drain), listener: Arc::clone(&listener), failure: Arc::default() };
+        let retry_after = config.health.is_none().then_some(config.settings.health_interval);
+        let upstreams = Arc::new(Upstreams::new(&config.upstreams, config.balance, retry_after));
+        let count = config.threads.max(1);
+        // Everything that may fail is done before the first thread starts.
+        let mut prepared = Vec::with_capacity(count);
+        for _ in 0..count {
+            let runtime = aio::local_runtime().map_err(cannot_start)?;
+            let entered = runtime.enter();
+            let listener = listener.try_clone().and_then(transport::listener).map_err(cannot_start)?;
+            drop(entered);
+            prepared.push((runtime, listener));
+        }
+        let mut threads = Vec::with_capacity(count);
+        for (index, (runtime, listener)) in prepared.into_iter().enumerate() {
+            let worker = Worker {
+                index,
+                config: config.clone(),
+                upstreams: Arc::clone(&upstreams),
+                handle: handle.clone(),
+                tap: recorder.as_ref().map(Recorder::tap),
+                connections_max: (config.connections_max as usize / count).max(1),
+            };
+            let spawned = thread::Builder::new()
+                .name(format!("proxy-{index}"))
+                .spawn(move || run_worker(worker, &runtime, listener));
+            // The threads that run already end with the failed one.
+            threads.push(spawned.inspect_err(|_| handle.drain()).map_err(cannot_start)?);
+        }
+        Ok(Proxy { address, threads, handle, recorder })
+    }
+
+    /// The address that the proxy listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The driver: always `epoll`, see "The proxy and tokio" in ARCHITECTURE.md.
+    pub fn driver(&self) -> &'static str {
+        "epoll"
+    }
+
+    /// Number of worker threads.
+    pub fn threads(&self) -> usize {
+        self.threads.len()
+    }
+
+    /// A handle that shuts the proxy down.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Waits until the proxy has shut down and the recording is written.
+    ///
+    /// # Errors
+    /// If a part of the proxy failed, or the recording could not be written.
+    pub fn join(self) -> Result<(), Error> {
+        let mut failure = None;
+        for thread in self.threads {
+            match thread.join() {
+                Ok(Ok(())) => {}
+                // Its error was reported as the proxy's failure.
+                Ok(Err(_)) => {}
+                Err(_) => failure = Some(Error("a thread of the proxy panicked".to_owned())),
+            }
+        }
+        if let Some(reason) = self.handle.failure.get() {
+            failure = Some(Error(format!("the proxy has failed: {reason}")));
+        }
+        if let Some(Err(error)) = self.recorder.map(Recorder::finish) {
+            failure = Some(Error(format!("the recording is incomplete: {error}")));
+        }
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(LISTEN_BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// State that the tasks of one thread share.
+struct Context {
+    settings: Settings,
+    upstreams: Arc<Upstreams>,
+    tls: Option<TlsConnector>,
+    tap: Option<Tap>,
+    /// Masking keys for all WebSockets of the thread.
+    keys: MaskingKeys,
+    drain: watch::Receiver<bool>,
+}
+
+impl Context {
+    /// Resolves when the proxy drains.
+    async fn drained(&self) {
+        // An error means that every handle is gone, which ends the proxy too.
+        let _ = self.drain.clone().wait_for(|drain| *drain).await;
+    }
+}
+
+/// A worker thread's configuration.
+struct Worker {
+    index: usize,
+    config: Config,
+    upstreams: Arc<Upstreams>,
+    handle: Handle,
+    tap: Option<Tap>,
+    connections_max: usize,
+}
+
+/// Runs a worker thread. If one fails, all shut down: a proxy must not continue with half its threads.
+fn run_worker(worker: Worker, runtime: &Runtime, listener: tokio::net::TcpListener) -> io::Result<()> {
+    let handle = worker.handle.clone();
+    let result = catch_unwind(AssertUnwindSafe(|| LocalSet::new().block_on(runtime, worker.serve(listener))))
+        .map_err(|_| io::Error::other("it panicked"));
+    if let Err(error) = &result {
+        handle.fail(&format!("a worker thread has failed: {error}"));
+    }
+    result
+}
+
+impl Worker {
+    async fn serve(self, listener: tokio::net::TcpListener) {
+        let acceptor = self.config.tls.map(TlsAcceptor::from);
+        let context = Rc::new(Context {
+            settings: self.config.settings,
+            upstreams: self.upstreams,
+            tls: self.config.upstream_tls.map(TlsConnector::from),
+            tap: self.tap,
+            keys: MaskingKeys::new(Seed::System),
+            drain: self.handle.drain.subscribe(),
+        });
+        if self.index == 0 {
+            if let Some(check) = &self.config.health {
+                health::start(&context, check);
+            }
+            if let Some(tap) = context.tap.clone() {
+                let handle = self.handle.clone();
+                spawn_local(async move {
+                    let failed = tap.failed().await;
+                    tracing::error!("{failed}; the proxy shuts down, because nothing may pass unrecorded");
+                    handle.drain();
+                });
+            }
+        }
+        let slots = Arc::new(Semaphore::new(self.connections_max));
+        loop {
+            // The semaphore is never closed, so a permit is always available eventually.
+            let permit = tokio::select! {
+                permit = Arc::clone(&slots).acquire_owned() => permit.ok(),
+                () = context.drained() => break,
+            };
+            let (stream, peer) = tokio::select! {
+                accepted = echoring_async::accept("proxy", async || transport::accept(&listener).await) => accepted,
+                () = context.drained() => break,
+            };
+            spawn_local(serve_client(Rc::clone(&context), stream, peer, acceptor.clone(), permit));
+        }
+        let all = u32::try_from(self.connections_max).unwrap_or(u32::MAX);
+        let drained =
+            tokio::time::timeout(Duration::from_nanos(DRAIN_TIMEOUT), slots.acquire_many(all)).await;
+        if drained.is_err() {
+            tracing::warn!("closing connections that outlived the drain timeout");
+        }
+    }
+}
+
+async fn serve_client(
+    context: Rc<Context>,
+    stream: transport::Transport,
+    peer: SocketAddr,
+    acceptor: Option<TlsAcceptor>,
+    _permit: Option<OwnedSemaphorePermit>,
+) {
+    let Some(acceptor) = acceptor else { return http::serve(context, stream, peer, false).await };
+    let handshake = Duration::from_nanos(HANDSHAKE_TIMEOUT);
+    match tokio::time::timeout(handshake, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => http::serve(context, Box::new(stream), peer, true).await,
+        Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
+        Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
+    }
+}

@@ -1,0 +1,399 @@
+//! Completion-based I/O behind one trait.
+//!
+//! A driver owns every buffer that the kernel may touch and keeps four promises to the shard above it:
+//!
+//! 1. One [`Driver::tick`] is one trip to the kernel: it submits all that was staged, waits until there is
+//!    an event or the deadline, and reports.
+//! 2. A span of received bytes ([`Event::Received`]) is readable and writable until the next tick begins.
+//!    A send may point into it ([`Source::Received`]); nothing else may keep it.
+//! 3. A connection has one send in flight. Sends staged in one tick leave together, in order, as one
+//!    operation. Short sends are resumed inside; while that lasts the connection is *blocked*
+//!    ([`Event::Blocked`] … [`Event::Unblocked`]) and takes no further send. The resumption begins with the tick
+//!    after the one that reported it: until then, shared pieces can be [taken back](Driver::take_back).
+//! 4. After [`Event::Closed`] there are no more events of a token; its index may be reused with another
+//!    generation.
+//!
+//! A driver knows nothing about WebSockets.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+use bytes::{Buf, Bytes};
+
+use echoring_proto::buffer::{Buffer, Pool};
+use echoring_proto::limits::Nanos;
+
+/// Names one connection of one driver. Indexes are small and reused; generations tell reuses apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Token {
+    /// Position in the driver's table, below [`Options::connections`].
+    pub index: u32,
+    /// Counts the reuses of `index`, modulo 2^24.
+    pub generation: u32,
+}
+
+/// A range of this tick's receive region. Valid until the next tick begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// First byte, counted from the start of the driver's receive memory.
+    pub offset: u32,
+    /// Length in bytes.
+    pub bytes: u32,
+}
+
+/// The bytes of a send. The driver owns them until the kernel has copied or dropped them.
+#[derive(Debug)]
+pub enum Source {
+    /// Bytes of this tick's receive region, rewritten in place.
+    Received(Span),
+    /// A pooled buffer; it goes back to the pool when the send is over.
+    Pooled(Buffer),
+    /// Bytes that many connections send, such as a range of a topic's log.
+    Shared(Shared),
+}
+
+/// Bytes that many connections send. The unsent rest of a short send can be [taken back](Driver::take_back).
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// The bytes.
+    pub bytes: Bytes,
+    /// Identifies the bytes to their owner; drivers ignore it.
+    pub tag: u64,
+}
+
+impl From<Bytes> for Shared {
+    /// Bytes whose owner will not take them back.
+    fn from(bytes: Bytes) -> Shared {
+        Shared { bytes, tag: 0 }
+    }
+}
+
+/// Pieces are moved into and out of batches by the hundred.
+const _: () = assert!(size_of::<Source>() <= 48);
+
+impl Source {
+    /// Bytes still to be sent.
+    fn len(&self) -> usize {
+        match self {
+            Source::Received(span) => span.bytes as usize,
+            Source::Pooled(buffer) => buffer.len(),
+            Source::Shared(shared) => shared.bytes.len(),
+        }
+    }
+
+    /// Drops `bytes` from the front: the kernel has accepted them.
+    fn skip(&mut self, bytes: usize) {
+        match self {
+            Source::Received(span) => {
+                span.offset += bytes as u32;
+                span.bytes -= bytes as u32;
+            }
+            Source::Pooled(buffer) => buffer.skip(bytes),
+            Source::Shared(shared) => shared.bytes.advance(bytes),
+        }
+    }
+
+    /// The send is over: a pooled buffer returns to its pool.
+    fn give_back(self, pool: &mut Pool) {
+        if let Source::Pooled(buffer) = self {
+            pool.put(buffer);
+        }
+    }
+}
+
+/// An event of one connection or of the shard. A plain value, so that a tick's events are dropped without a step for
+/// each.
+#[derive(Clone, Copy, Debug)]
+pub enum Event {
+    /// A listener accepted a connection; its receive is armed.
+    Accepted {
+        /// The new connection.
+        token: Token,
+    },
+    /// A [`Driver::connect`] succeeded; its receive is armed.
+    Connected {
+        /// The connection that `connect` named.
+        token: Token,
+    },
+    /// Bytes arrived. Adjacent receives of one connection in one tick are one span.
+    Received {
+        /// The sender.
+        token: Token,
+        /// The received bytes.
+        span: Span,
+    },
+    /// The peer sent FIN. Earlier sends to it may still be under way.
+    Ended {
+        /// The connection.
+        token: Token,
+    },
+    /// The peer sent FIN behind bytes that are unread because receives are paused: it may have closed, or read on.
+    /// Reported once at most; [`Ended`](Event::Ended) still follows when everything has been read.
+    HalfClosed {
+        /// The connection.
+        token: Token,
+    },
+    /// A send was short or refused. The rest is being sent; no other send is taken until `Unblocked`.
+    Blocked {
+        /// The connection.
+        token: Token,
+        /// Bytes that the kernel has not accepted yet.
+        unsent: u32,
+    },
+    /// The rest of a short send has been copied to the kernel.
+    Unblocked {
+        /// The connection.
+        token: Token,
+    },
+    /// The connection failed (reset, timed out, refused). Sends are over; the owner must still call
+    /// [`Driver::abort`] or [`Driver::close`].
+    Failed {
+        /// The connection.
+        token: Token,
+        /// The kernel's reason.
+        error: io::ErrorKind,
+    },
+    /// The slot is free again. The last event of a token.
+    Closed {
+        /// The connection.
+        token: Token,
+    },
+    /// The answer to [`Driver::find_address`]; [`Driver::address`] returns it until the next tick begins.
+    Addressed {
+        /// The connection.
+        token: Token,
+    },
+    /// A [`Waker`] was used.
+    Woken,
+    /// Accepting failed (descriptors, memory) and is retried automatically; the owner logs it.
+    AcceptFailed {
+        /// The kernel's error number.
+        errno: i32,
+    },
+}
+
+/// The driver to use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DriverChoice {
+    /// io_uring if the kernel has and allows it, otherwise epoll, with a warning.
+    #[default]
+    Auto,
+    /// io_uring only.
+    Uring,
+    /// epoll.
+    Epoll,
+}
+
+/// Options of a driver.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Maximum concurrent connections, in all roles together.
+    pub connections: u32,
+    /// Features to leave unused even if the kernel has them. Tests use this for the degraded paths.
+    pub without: Features,
+    /// Bytes of receive memory; 0 for the driver's own measured choice.
+    pub receive_bytes: usize,
+}
+
+/// Optional abilities of the kernel, as a set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features(pub u32);
+
+impl Features {
+    /// No feature.
+    pub const NONE: Features = Features(0);
+    /// Incremental provided buffers, `IOU_PBUF_RING_INC` (Linux 6.12).
+    pub(crate) const INCREMENTAL: Features = Features(1 << 0);
+    /// A multishot receive takes a total in `optlen` (Linux 6.17).
+    pub(crate) const RECEIVE_TOTAL: Features = Features(1 << 1);
+    /// `IORING_SETUP_NO_SQARRAY` (Linux 6.6).
+    pub(crate) const NO_SQARRAY: Features = Features(1 << 2);
+    /// `IORING_OP_FIXED_FD_INSTALL` (Linux 6.8), for a half-close without a kernel worker.
+    pub const FD_INSTALL: Features = Features(1 << 3);
+    /// `IORING_ENTER_NO_IOWAIT` (Linux 6.15): idle waits are not shown as iowait.
+    pub const NO_IOWAIT: Features = Features(1 << 4);
+    /// Registered ring descriptor (Linux 5.18).
+    pub const REGISTERED_RING: Features = Features(1 << 5);
+    /// Multishot accept into direct descriptors.
+    pub const DIRECT: Features = Features(1 << 6);
+    /// Skipped success completions on sends.
+    pub const SKIP_SUCCESS: Features = Features(1 << 7);
+    /// `IORING_ENTER_ABS_TIMER` (Linux 6.12): a wait takes a deadline, so that a tick reads no clock.
+    pub(crate) const ABSOLUTE_TIMEOUT: Features = Features(1 << 8);
+    /// The ring is restricted to the operations that the driver uses.
+    pub(crate) const RESTRICTED: Features = Features(1 << 9);
+
+    const NAMES: [(Features, &'static str); 10] = [
+        (Features::INCREMENTAL, "incremental-buffers"),
+        (Features::RECEIVE_TOTAL, "receive-total"),
+        (Features::NO_SQARRAY, "no-sqarray"),
+        (Features::FD_INSTALL, "fd-install"),
+        (Features::NO_IOWAIT, "no-iowait"),
+        (Features::REGISTERED_RING, "registered-ring"),
+        (Features::DIRECT, "direct-descriptors"),
+        (Features::SKIP_SUCCESS, "skip-success"),
+        (Features::ABSOLUTE_TIMEOUT, "absolute-timeout"),
+        (Features::RESTRICTED, "restricted"),
+    ];
+
+    /// Whether every feature of `other` is in this set.
+    pub const fn has(self, other: Features) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Both sets together.
+    pub const fn with(self, other: Features) -> Features {
+        Features(self.0 | other.0)
+    }
+
+    /// This set less `other`.
+    pub const fn less(self, other: Features) -> Features {
+        Features(self.0 & !other.0)
+    }
+
+    /// The names of the features in this set.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        Self::NAMES.into_iter().filter(move |(f, _)| self.has(*f)).map(|(_, name)| name)
+    }
+}
+
+/// A driver's name and features, for the log, the `listening` line and `/stats`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// `uring`, `epoll` or `sim`.
+    pub name: &'static str,
+    /// Features in use.
+    pub features: Features,
+    /// Features that the driver supports and cannot use here.
+    pub degraded: Features,
+}
+
+/// Completion-based I/O for one shard. See the module's head for the contract.
+///
+/// Call order within a tick: [`tick`](Driver::tick), then for each event in order the shard looks at the
+/// bytes ([`received`](Driver::received)) and stages work ([`send`](Driver::send),
+/// [`pause`](Driver::pause), [`close`](Driver::close) …); the next `tick` carries it to the kernel.
+pub trait Driver: Sized {
+    /// Now, on a monotonic clock. Virtual in `sim`.
+    fn now(&self) -> Nanos;
+
+    /// Submits everything that is staged, waits for at least one event or until `deadline` (absolute; `None` waits for
+    /// ever, a past one only polls), and appends the events to `events`.
+    ///
+    /// May return without an event. Buffers of finished sends go back to `pool`.
+    ///
+    /// # Errors
+    /// Only errors that the shard cannot survive (the ring is broken). A connection's failure is an event.
+    fn tick(&mut self, pool: &mut Pool, deadline: Option<Nanos>, events: &mut Vec<Event>) -> io::Result<()>;
+
+    /// The bytes of a span reported by the latest tick.
+    ///
+    /// # Panics
+    /// If `span` is not within the receive memory: a bug of the caller.
+    fn received(&mut self, span: Span) -> &mut [u8];
+
+    /// Stages a send behind what is already staged for `token`.
+    ///
+    /// # Errors
+    /// Returns the source if the connection is blocked, failed or closing, or if
+    /// [`SEND_PIECES_MAX`](crate::limits::SEND_PIECES_MAX) pieces are staged.
+    fn send(&mut self, token: Token, source: Source) -> Result<(), Source>;
+
+    /// The same for bytes of this tick's receive region, the source of nearly every echo. False if it is not accepted.
+    #[inline]
+    fn send_received(&mut self, token: Token, span: Span) -> bool {
+        self.send(token, Source::Received(span)).is_ok()
+    }
+
+    /// Bytes of a partial send that the kernel has not accepted; 0 without one. While this decreases, the peer reads.
+    fn unsent_bytes(&self, token: Token) -> usize;
+
+    /// Bytes of the node's budget that a partial send of `token` occupies.
+    fn held_bytes(&self, token: Token) -> usize;
+
+    /// Tag and unaccepted bytes of the last piece of a partial send, if that piece is [shared](Source::Shared). Only
+    /// known between the [`Event::Blocked`] of `token` and the next tick, when nothing of it is in flight; `None` at
+    /// any other time.
+    fn unsent_shared(&self, token: Token) -> Option<(u64, usize)>;
+
+    /// Drops the last `bytes` of the piece that [`unsent_shared`](Driver::unsent_shared) returns, so that they are
+    /// never sent. A piece may be dropped whole; the previous one is then the last. A piece that is dropped in part
+    /// keeps its tag. At least one byte must stay, because sending the last byte unblocks the connection. False, with
+    /// nothing dropped, if there is no such piece.
+    ///
+    /// # Panics
+    /// In debug builds, if the piece has fewer bytes, or if nothing would stay. In others that returns false, too.
+    fn take_back(&mut self, token: Token, bytes: usize) -> bool;
+
+    /// Grants no further receive credit to `token`. Bytes in flight are still reported: at most
+    /// [`RECEIVE_CREDIT_BYTES`](echoring_proto::limits::RECEIVE_CREDIT_BYTES) if the kernel supports totals, otherwise
+    /// what arrives until the cancellation is done. The end of the peer's stream is still detected: a reset is
+    /// [`Event::Failed`] and drops unread bytes; FIN is [`Event::HalfClosed`].
+    fn pause(&mut self, token: Token);
+
+    /// Resumes receiving. No effect unless paused.
+    fn resume(&mut self, token: Token);
+
+    /// Sends FIN once everything staged or in flight has been copied to the kernel. Receiving continues.
+    fn shutdown(&mut self, token: Token);
+
+    /// Closes once everything staged or in flight has been copied to the kernel. No event of this token follows but
+    /// `Closed`. The last bytes may share a segment with FIN.
+    fn close(&mut self, token: Token);
+
+    /// Closes now; bytes that the kernel has not accepted are dropped. No event of this token follows but `Closed`.
+    fn abort(&mut self, token: Token);
+
+    /// Accepts connections from `listener` (a listening socket of any family) until
+    /// [`stop_listening`](Driver::stop_listening).
+    ///
+    /// # Errors
+    /// The kernel's error.
+    fn listen(&mut self, listener: OwnedFd) -> io::Result<()>;
+
+    /// Stops accepting and closes the listeners. Connections stay.
+    fn stop_listening(&mut self);
+
+    /// Opens a connection to `address`, from `source` if given (port 0 lets the kernel choose). `Connected` or `Failed`
+    /// follows.
+    ///
+    /// # Errors
+    /// If no socket could be created: descriptors, slots or local ports are exhausted.
+    fn connect(&mut self, address: SocketAddr, source: Option<SocketAddr>) -> io::Result<Token>;
+
+    /// Looks up the peer's address of `token`. `Addressed` follows, unless the connection fails or is closed before. It
+    /// costs extra system calls.
+    fn find_address(&mut self, token: Token);
+
+    /// The peer's address, between the `Addressed` of `token` and the next tick. `None` for a Unix socket, if the
+    /// kernel cannot tell ([`Features::FD_INSTALL`]), and at any other time.
+    fn address(&self, token: Token) -> Option<SocketAddr>;
+
+    /// A handle with which any thread ends this driver's wait. Waking a driver that does not wait makes its next tick
+    /// return at once.
+    fn waker(&self) -> Waker;
+
+    /// Wakes another shard with the next trip to the kernel if that saves a system call, otherwise at once.
+    fn wake(&mut self, other: &Waker);
+
+    /// The driver's name and features.
+    fn describe(&self) -> Description;
+}
+
+mod addresses;
+mod clock;
+mod regions;
+mod signals;
+mod sockets;
+mod unsent;
+mod waker;
+
+pub use regions::small_pages_only;
+pub use signals::ignore_meaningless_signals;
+pub use waker::Waker;
+
+pub mod epoll;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
+pub mod uring;

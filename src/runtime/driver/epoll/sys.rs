@@ -1,0 +1,219 @@
+//! The system calls of the epoll driver, each behind a safe signature.
+//!
+//! Nothing here makes decisions: results are returned as the kernel gave them, except `EINTR`, which is retried if the
+//! call neither waited nor moved a byte.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+/// How long a wait may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Timeout {
+    /// Poll without waiting.
+    Now,
+    /// At most this long, never less unless there is an event.
+    After(Duration),
+    /// Until there is an event.
+    Never,
+}
+
+/// An epoll instance and its way of waiting.
+#[derive(Debug)]
+pub(super) struct Poller {
+    fd: OwnedFd,
+    /// Whether `epoll_pwait2` (Linux 5.11) returned `ENOSYS` or was denied: then waits are in milliseconds.
+    coarse: bool,
+}
+
+impl Poller {
+    pub(super) fn new() -> io::Result<Poller> {
+        // SAFETY: epoll_create1 takes no pointers.
+        let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
+        // SAFETY: the descriptor was just made and nobody else owns it.
+        Ok(Poller { fd: unsafe { OwnedFd::from_raw_fd(fd) }, coarse: false })
+    }
+
+    pub(super) fn add(&self, fd: BorrowedFd<'_>, interest: i32, data: u64) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_ADD, fd, interest, data)
+    }
+
+    /// Changes the interest. The kernel checks the current state again, so an earlier edge is reported and none is
+    /// lost.
+    pub(super) fn modify(&self, fd: BorrowedFd<'_>, interest: i32, data: u64) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_MOD, fd, interest, data)
+    }
+
+    pub(super) fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_DEL, fd, 0, 0)
+    }
+
+    fn control(&self, operation: i32, fd: BorrowedFd<'_>, interest: i32, data: u64) -> io::Result<()> {
+        let mut event = libc::epoll_event { events: interest as u32, u64: data };
+        // SAFETY: `event` is a valid epoll_event for the length of the call; the kernel keeps a copy.
+        check(unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), operation, fd.as_raw_fd(), &mut event) })?;
+        Ok(())
+    }
+
+    /// Waits and returns how many of `events` were filled. A signal ends the wait with none.
+    pub(super) fn wait(&mut self, events: &mut [libc::epoll_event], timeout: Timeout) -> io::Result<usize> {
+        let result = match timeout {
+            Timeout::Now => self.wait_ms(events, 0),
+            Timeout::Never => self.wait_ms(events, -1),
+            Timeout::After(time) if self.coarse => self.wait_ms(events, milliseconds_up(time)),
+            Timeout::After(time) => match self.wait_exactly(events, time) {
+                Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
+                    self.coarse = true;
+                    self.wait_ms(events, milliseconds_up(time))
+                }
+                result => result,
+            },
+        };
+        match result {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(0),
+            result => result,
+        }
+    }
+
+    fn wait_ms(&self, events: &mut [libc::epoll_event], milliseconds: i32) -> io::Result<usize> {
+        // SAFETY: the kernel writes at most `events.len()` entries into `events`, which outlives the call.
+        let count = check(unsafe {
+            let length = events.len() as i32;
+            libc::epoll_wait(self.fd.as_raw_fd(), events.as_mut_ptr(), length, milliseconds)
+        })?;
+        Ok(count as usize)
+    }
+
+    fn wait_exactly(&self, events: &mut [libc::epoll_event], time: Duration) -> io::Result<usize> {
+        let time = libc::timespec {
+            tv_sec: i32::try_from(time.as_secs()).unwrap_or(i32::MAX).into(),
+            tv_nsec: time.subsec_nanos().into(),
+        };
+        // SAFETY: as in `wait_ms`; `time` is a valid timespec for the length of the call and the signal
+        // mask is null, which leaves it alone. Called by number, since older C libraries lack the wrapper.
+        let count = unsafe {
+            libc::syscall(
+                libc::SYS_epoll_pwait2,
+                self.fd.as_raw_fd(),
+                events.as_mut_ptr(),
+                events.len() as i32,
+                &raw const time,
+                std::ptr::null::<libc::sigset_t>(),
+                size_of::<u64>(),
+            )
+        };
+        if count < 0 { Err(io::Error::last_os_error()) } else { Ok(count as usize) }
+    }
+}
+
+/// Whole milliseconds, rounded up: a deadline is never early.
+fn milliseconds_up(time: Duration) -> i32 {
+    i32::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
+}
+
+/// Receives into `memory` without waiting. `Ok(0)` is the peer's FIN.
+pub(super) fn receive(fd: BorrowedFd<'_>, memory: &mut [u8]) -> io::Result<usize> {
+    loop {
+        let (start, bytes) = (memory.as_mut_ptr().cast(), memory.len());
+        // SAFETY: the kernel writes at most `bytes` bytes into `memory`; the descriptor is open while borrowed.
+        let count = unsafe { libc::recv(fd.as_raw_fd(), start, bytes, libc::MSG_DONTWAIT) };
+        match count_or_error(count) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+/// Sends what the kernel accepts at once, without a signal if the peer has disconnected. If the end of the stream
+/// follows at once, as `last` says, both may share one segment.
+pub(super) fn send(fd: BorrowedFd<'_>, bytes: &[u8], last: bool) -> io::Result<usize> {
+    let flags = sending(last);
+    loop {
+        // SAFETY: `bytes` is readable for its length; the descriptor is open while borrowed.
+        let count = unsafe { libc::send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) };
+        match count_or_error(count) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+/// The same for several pieces, in order, as one call.
+pub(super) fn send_pieces(fd: BorrowedFd<'_>, pieces: &[io::IoSlice<'_>], last: bool) -> io::Result<usize> {
+    let flags = sending(last);
+    loop {
+        // SAFETY: an all-zero msghdr is valid: no name, no control data, no pieces.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        // `IoSlice` is guaranteed to have the layout of an iovec, and sending does not write through it.
+        message.msg_iov = pieces.as_ptr().cast_mut().cast();
+        message.msg_iovlen = pieces.len() as _;
+        // SAFETY: the message names `pieces.len()` readable slices that outlive the call.
+        let count = unsafe { libc::sendmsg(fd.as_raw_fd(), &message, flags) };
+        match count_or_error(count) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+fn sending(last: bool) -> libc::c_int {
+    libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | if last { libc::MSG_MORE } else { 0 }
+}
+
+/// Accepts a connection from a listener, non-blocking and not inherited by children.
+pub(super) fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: null pointers say that the peer's address is not wanted.
+    let fd = check(unsafe {
+        libc::accept4(listener.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), flags)
+    })?;
+    // SAFETY: the descriptor was just made and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Makes a listener's accepts return at once when no connection waits.
+pub(super) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: these fcntl commands take and return integers.
+    let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
+    // SAFETY: as above.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) })?;
+    Ok(())
+}
+
+/// Takes the pending error of a socket: the result of a connection attempt.
+pub(super) fn socket_error(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let mut error: libc::c_int = 0;
+    let mut bytes = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: both pointers are valid for the sizes told and live through the call.
+    check(unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ERROR,
+            (&raw mut error).cast(),
+            &mut bytes,
+        )
+    })?;
+    if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
+}
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn count_or_error(count: isize) -> io::Result<usize> {
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_in_milliseconds_is_never_early() {
+        assert_eq!(milliseconds_up(Duration::from_nanos(1)), 1);
+        assert_eq!(milliseconds_up(Duration::from_millis(7)), 7);
+        assert_eq!(milliseconds_up(Duration::from_micros(7_001)), 8);
+        assert_eq!(milliseconds_up(Duration::from_secs(1 << 40)), i32::MAX);
+    }
+}

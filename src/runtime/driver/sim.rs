@@ -1,0 +1,427 @@
+//! The simulated driver: a network in memory, a virtual clock, and faults drawn from a seed.
+//!
+//! It is for tests of everything above a driver. Each fault happens with real kernels too, only rarely; nothing
+//! violates the contract. Receive memory is *poisoned* as soon as a real driver could reuse it, so that a test detects
+//! a span that outlives its tick. It never uses the real clock, real sockets, or randomness other than its network's.
+
+mod network;
+mod random;
+mod tick;
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+use super::addresses::Addresses;
+use super::unsent::Unsent;
+use super::{Description, Driver, Event, Features, Options, Source, Span, Token, Waker};
+use crate::limits::{RECEIVE_BYTES_MAX, SEND_PIECES_MAX};
+use echoring_proto::buffer::Pool;
+use echoring_proto::limits::{Nanos, RECEIVE_CREDIT_BYTES};
+
+pub use network::{ClientId, Heard, Network};
+pub use random::{Faults, Random};
+
+use network::State;
+use tick::POISON;
+
+/// Banks of receive memory. A tick fills one; sends that are consumed late use at most two others.
+const BANKS: usize = 4;
+/// Ticks after a pause in which bytes may still be reported.
+const LATE_LOOKS_MAX: usize = 3;
+/// Default receive memory.
+const MEMORY_BYTES: usize = BANKS * 4 * RECEIVE_BYTES_MAX as usize;
+
+/// One shard's driver on a [`Network`].
+#[derive(Debug)]
+pub struct Sim {
+    network: Network,
+    number: usize,
+    slots: Vec<Slot>,
+    connections_max: usize,
+    free: Vec<u32>,
+    /// Connections with work at the next tick's start, in the order of requests.
+    dirty: Vec<u32>,
+    memory: Vec<u8>,
+    /// The bank that the latest tick filled, and how far.
+    bank: usize,
+    filled: usize,
+    /// Banks that are not poisoned.
+    used: [bool; BANKS],
+    /// Runs that the latest tick reported.
+    spans: Vec<Span>,
+    /// Events of the tick under way, each with its connection.
+    found: Vec<(Option<u32>, Event)>,
+    /// Connections whose peer address was requested.
+    unaddressed: Vec<Token>,
+    addresses: Addresses,
+    accept_paused_ticks: u32,
+    woken_late: bool,
+    wakes: Vec<Waker>,
+    /// Something was deferred to its next tick.
+    busy: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Free,
+    Connecting,
+    Open,
+    Failed,
+    Closing,
+    Aborting,
+}
+
+#[derive(Debug)]
+struct Slot {
+    generation: u32,
+    phase: Phase,
+    wire: usize,
+    side: usize,
+    dirty: bool,
+    paused: bool,
+    ended: bool,
+    half_closed: bool,
+    shutdown: bool,
+    staged: VecDeque<Source>,
+    /// Ticks by which the staged sends are deferred.
+    late_ticks: u8,
+    /// The unsent rest of a short send.
+    rest: Unsent,
+    /// It was short in the latest tick: nothing more is sent before the next one.
+    fresh: bool,
+    /// Ticks in which no receive is armed.
+    parked_ticks: u8,
+    /// Bytes that are still reported although the connection is paused.
+    late_bytes: usize,
+    /// Ticks in which that may still happen: after them the cancellation is done.
+    late_looks: u8,
+}
+
+impl Sim {
+    fn new(network: Network, number: usize, options: &Options) -> Sim {
+        let least = BANKS * RECEIVE_BYTES_MAX as usize;
+        let bytes = match options.receive_bytes {
+            0 => MEMORY_BYTES,
+            bytes => bytes.max(least).next_multiple_of(least),
+        };
+        Sim {
+            network,
+            number,
+            slots: Vec::new(),
+            connections_max: options.connections as usize,
+            free: Vec::new(),
+            dirty: Vec::new(),
+            memory: vec![POISON; bytes],
+            bank: 0,
+            filled: 0,
+            used: [false; BANKS],
+            spans: Vec::new(),
+            found: Vec::new(),
+            unaddressed: Vec::new(),
+            addresses: Addresses::default(),
+            accept_paused_ticks: 0,
+            woken_late: false,
+            wakes: Vec::new(),
+            busy: false,
+        }
+    }
+
+    /// The network that this driver is on.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// This driver's number on its network.
+    pub fn number(&self) -> usize {
+        self.number
+    }
+
+    // ---- slots ----
+
+    fn slot(&mut self, token: Token) -> Option<&mut Slot> {
+        self.slots
+            .get_mut(token.index as usize)
+            .filter(|slot| slot.generation == token.generation && slot.phase != Phase::Free)
+    }
+
+    /// The slot of a connection of whose short send the latest tick told.
+    fn fresh(&self, token: Token) -> Option<&Slot> {
+        self.slots
+            .get(token.index as usize)
+            .filter(|slot| slot.generation == token.generation && slot.phase != Phase::Free && slot.fresh)
+    }
+
+    fn token(&self, index: u32) -> Token {
+        Token { index, generation: self.slots[index as usize].generation }
+    }
+
+    fn has_room(&self) -> bool {
+        !self.free.is_empty() || self.slots.len() < self.connections_max
+    }
+
+    fn insert(&mut self, wire: usize, side: usize, phase: Phase) -> Token {
+        let slot = Slot {
+            generation: 0,
+            phase,
+            wire,
+            side,
+            dirty: false,
+            paused: false,
+            ended: false,
+            half_closed: false,
+            shutdown: false,
+            staged: VecDeque::new(),
+            late_ticks: 0,
+            rest: Unsent::default(),
+            fresh: false,
+            parked_ticks: 0,
+            late_bytes: 0,
+            late_looks: 0,
+        };
+        let index = match self.free.pop() {
+            Some(index) => {
+                let generation = self.slots[index as usize].generation;
+                self.slots[index as usize] = Slot { generation, ..slot };
+                index
+            }
+            None => {
+                self.slots.push(slot);
+                self.slots.len() as u32 - 1
+            }
+        };
+        self.token(index)
+    }
+
+    fn mark_dirty(&mut self, token: Token) {
+        if let Some(slot) = self.slot(token)
+            && !slot.dirty
+        {
+            slot.dirty = true;
+            self.dirty.push(token.index);
+        }
+    }
+
+    fn report(&mut self, index: u32, event: Event) {
+        self.found.push((Some(index), event));
+    }
+
+    /// Frees a slot and closes its side of the wire.
+    fn release(&mut self, index: u32, state: &mut State, pool: &mut Pool) {
+        let token = self.token(index);
+        let slot = &mut self.slots[index as usize];
+        discard(slot, pool);
+        state.close(slot.wire, slot.side);
+        slot.phase = Phase::Free;
+        slot.generation = (slot.generation + 1) & 0xff_ffff;
+        self.free.push(index);
+        self.report(index, Event::Closed { token });
+    }
+
+    fn fail(&mut self, index: u32, error: ErrorKind, state: &mut State, pool: &mut Pool) {
+        let token = self.token(index);
+        let slot = &mut self.slots[index as usize];
+        discard(slot, pool);
+        if slot.phase == Phase::Closing {
+            return self.release(index, state, pool);
+        }
+        slot.phase = Phase::Failed;
+        self.report(index, Event::Failed { token, error });
+    }
+
+    fn assert_reported(&self, span: Span) {
+        let within = self.spans.iter().any(|whole| {
+            whole.offset <= span.offset && span.offset + span.bytes <= whole.offset + whole.bytes
+        });
+        assert!(within, "{span:?} is no part of what the latest tick received");
+    }
+}
+
+impl Driver for Sim {
+    fn now(&self) -> Nanos {
+        self.network.now()
+    }
+
+    fn tick(&mut self, pool: &mut Pool, deadline: Option<Nanos>, events: &mut Vec<Event>) -> io::Result<()> {
+        let network = self.network.clone();
+        let before = events.len();
+        self.busy = false;
+        self.wakes.drain(..).for_each(|waker| waker.wake());
+        let mut state = network.state();
+        self.settle(&mut state, pool);
+        self.addresses.begin();
+        self.recycle(&mut state);
+        loop {
+            self.look(&mut state, pool);
+            self.hand_over(&mut state, events);
+            let busy = self.busy || !self.dirty.is_empty() || !self.unaddressed.is_empty();
+            let now = state.now();
+            let node = &mut state.nodes[self.number];
+            node.busy = busy;
+            node.deadline = deadline;
+            if events.len() > before || busy || deadline.is_some_and(|deadline| deadline <= now) {
+                return Ok(());
+            }
+            drop(state);
+            let Some(wait) = network.waiting() else { return Ok(()) };
+            if !wait(self.number) {
+                return Ok(());
+            }
+            state = network.state();
+        }
+    }
+
+    fn received(&mut self, span: Span) -> &mut [u8] {
+        self.assert_reported(span);
+        &mut self.memory[span.offset as usize..][..span.bytes as usize]
+    }
+
+    fn send(&mut self, token: Token, source: Source) -> Result<(), Source> {
+        if let Source::Received(span) = &source {
+            self.assert_reported(*span);
+        }
+        let Some(slot) = self.slot(token) else { return Err(source) };
+        if slot.phase != Phase::Open
+            || slot.rest.bytes() > 0
+            || slot.shutdown
+            || slot.staged.len() == SEND_PIECES_MAX
+        {
+            return Err(source);
+        }
+        if !slot.staged.is_empty() {
+            let State { random, faults, .. } = &mut *self.network.state();
+            if random.chance(faults.refused_piece) {
+                return Err(source);
+            }
+        }
+        let Some(slot) = self.slot(token) else { return Err(source) };
+        slot.staged.push_back(source);
+        self.mark_dirty(token);
+        Ok(())
+    }
+
+    fn unsent_bytes(&self, token: Token) -> usize {
+        let slot = self.slots.get(token.index as usize);
+        let slot = slot.filter(|slot| slot.generation == token.generation && slot.phase != Phase::Free);
+        slot.map_or(0, |slot| slot.rest.bytes())
+    }
+
+    fn held_bytes(&self, token: Token) -> usize {
+        let slot = self.slots.get(token.index as usize);
+        let slot = slot.filter(|slot| slot.generation == token.generation && slot.phase != Phase::Free);
+        slot.map_or(0, |slot| slot.rest.held_bytes())
+    }
+
+    fn unsent_shared(&self, token: Token) -> Option<(u64, usize)> {
+        self.fresh(token)?.rest.last_shared()
+    }
+
+    fn take_back(&mut self, token: Token, bytes: usize) -> bool {
+        self.slot(token).is_some_and(|slot| slot.fresh && slot.rest.take_back(bytes))
+    }
+
+    fn pause(&mut self, token: Token) {
+        let network = self.network.clone();
+        let Some(slot) = self.slot(token) else { return };
+        if std::mem::replace(&mut slot.paused, true) {
+            return;
+        }
+        let State { random, faults, .. } = &mut *network.state();
+        if random.chance(faults.late_data) {
+            slot.late_bytes = random.between(1, RECEIVE_CREDIT_BYTES as usize);
+            slot.late_looks = random.between(1, LATE_LOOKS_MAX) as u8;
+        }
+    }
+
+    fn resume(&mut self, token: Token) {
+        if let Some(slot) = self.slot(token) {
+            slot.paused = false;
+            slot.late_bytes = 0;
+            self.network.state().nodes[self.number].touched = true;
+        }
+    }
+
+    fn shutdown(&mut self, token: Token) {
+        let Some(slot) = self.slot(token) else { return };
+        if slot.phase == Phase::Open && !slot.shutdown {
+            slot.shutdown = true;
+            self.mark_dirty(token);
+        }
+    }
+
+    fn close(&mut self, token: Token) {
+        let Some(slot) = self.slot(token) else { return };
+        if slot.phase != Phase::Aborting {
+            slot.phase = Phase::Closing;
+            self.mark_dirty(token);
+        }
+    }
+
+    fn abort(&mut self, token: Token) {
+        let Some(slot) = self.slot(token) else { return };
+        slot.phase = Phase::Aborting;
+        self.mark_dirty(token);
+    }
+
+    fn listen(&mut self, listener: OwnedFd) -> io::Result<()> {
+        drop(listener);
+        self.network.state().nodes[self.number].listening = true;
+        Ok(())
+    }
+
+    fn stop_listening(&mut self) {
+        let mut state = self.network.state();
+        state.nodes[self.number].listening = false;
+        for wire in std::mem::take(&mut state.nodes[self.number].backlog) {
+            state.reset(wire);
+        }
+    }
+
+    fn connect(&mut self, _: SocketAddr, _: Option<SocketAddr>) -> io::Result<Token> {
+        if !self.has_room() {
+            return Err(io::Error::new(ErrorKind::QuotaExceeded, "every connection slot is taken"));
+        }
+        let mut state = self.network.state();
+        let wire = state.dial(Some(self.number));
+        state.nodes[self.number].touched = true;
+        drop(state);
+        Ok(self.insert(wire, 0, Phase::Connecting))
+    }
+
+    fn find_address(&mut self, token: Token) {
+        self.unaddressed.push(token);
+    }
+
+    fn address(&self, token: Token) -> Option<SocketAddr> {
+        self.addresses.of(token)
+    }
+
+    fn waker(&self) -> Waker {
+        Waker::flag(self.network.state().nodes[self.number].woken.clone())
+    }
+
+    fn wake(&mut self, other: &Waker) {
+        // With the next trip to the kernel, as a ring does it.
+        self.wakes.push(other.clone());
+    }
+
+    fn describe(&self) -> Description {
+        Description { name: "sim", features: Features::NONE, degraded: Features::NONE }
+    }
+}
+
+impl Drop for Sim {
+    fn drop(&mut self) {
+        self.stop_listening();
+        let mut state = self.network.state();
+        for slot in self.slots.iter().filter(|slot| slot.phase != Phase::Free) {
+            state.close(slot.wire, slot.side);
+        }
+    }
+}
+
+fn discard(slot: &mut Slot, pool: &mut Pool) {
+    slot.staged.drain(..).for_each(|source| source.give_back(pool));
+    slot.rest.clear(pool);
+}

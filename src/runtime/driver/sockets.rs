@@ -1,0 +1,27 @@
+//! Socket calls that both real drivers make and that no crate offers.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// Leaves the choice of a local port to `connect`, so that many connections can share a port towards different peers
+/// (`IP_BIND_ADDRESS_NO_PORT`; it serves IPv6 sockets, too).
+pub(super) fn bind_without_port(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the option's value is a readable int of the size given; the descriptor is open while borrowed.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Sends FIN. A peer that is gone already needs none.
+pub(super) fn shutdown_write(fd: BorrowedFd<'_>) {
+    // SAFETY: shutdown takes no pointers; the descriptor is open while borrowed.
+    unsafe { libc::shutdown(fd.as_raw_fd(), libc::SHUT_WR) };
+}

@@ -1,0 +1,76 @@
+//! Ending a driver's wait from another thread.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+#[cfg(any(test, feature = "sim"))]
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Ends the wait of one driver. Cloneable, usable from any thread, never blocks, and outlives its driver
+/// harmlessly.
+#[derive(Clone, Debug)]
+pub struct Waker(Way);
+
+#[derive(Clone, Debug)]
+enum Way {
+    /// An eventfd that the driver reads or polls; for a ring also the ring's descriptor, so that another
+    /// ring can send it a message instead of making a system call of its own. The ring's descriptor is a
+    /// duplicate that this waker keeps open: a number alone could name somebody else's ring by the time the
+    /// message is sent.
+    Descriptor { eventfd: Arc<OwnedFd>, ring: Option<Arc<OwnedFd>> },
+    /// A flag that a simulated driver looks at.
+    #[cfg(any(test, feature = "sim"))]
+    Flag(Arc<AtomicBool>),
+}
+
+impl Waker {
+    /// A waker on a new eventfd, for a driver whose ring (if it has one) is behind `ring`.
+    pub(super) fn eventfd(ring: Option<OwnedFd>) -> io::Result<Waker> {
+        // SAFETY: eventfd takes no pointers.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor was just made and nobody else owns it.
+        let eventfd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Waker(Way::Descriptor { eventfd: Arc::new(eventfd), ring: ring.map(Arc::new) }))
+    }
+
+    /// A waker that sets a flag, for the simulated driver.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn flag(flag: Arc<AtomicBool>) -> Waker {
+        Waker(Way::Flag(flag))
+    }
+
+    /// The eventfd to poll or read, if there is one.
+    pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match &self.0 {
+            Way::Descriptor { eventfd, .. } => Some(eventfd.as_fd()),
+            #[cfg(any(test, feature = "sim"))]
+            Way::Flag(_) => None,
+        }
+    }
+
+    /// The ring behind this waker, if there is one.
+    pub(super) fn ring(&self) -> Option<BorrowedFd<'_>> {
+        match &self.0 {
+            Way::Descriptor { ring, .. } => ring.as_ref().map(|ring| ring.as_fd()),
+            #[cfg(any(test, feature = "sim"))]
+            Way::Flag(_) => None,
+        }
+    }
+
+    /// Ends the wait of the driver, or makes its next tick return at once.
+    pub fn wake(&self) {
+        match &self.0 {
+            Way::Descriptor { eventfd, .. } => {
+                let one = 1_u64.to_ne_bytes();
+                // SAFETY: `one` is 8 readable bytes and the descriptor is open while the Arc lives. A full
+                // counter (EAGAIN) means that the driver has been woken already.
+                unsafe { libc::write(eventfd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+            }
+            #[cfg(any(test, feature = "sim"))]
+            Way::Flag(flag) => flag.store(true, Ordering::Release),
+        }
+    }
+}

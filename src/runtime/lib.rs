@@ -1,0 +1,13 @@
+//! Per-core event loops for WebSockets on Linux: drivers, shards, TLS sessions, mailboxes and their counters.
+#![deny(unsafe_code)]
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("echoring-runtime is for Linux: its drivers are made of io_uring and epoll");
+
+#[allow(unsafe_code)]
+pub mod driver;
+pub mod launch;
+pub mod limits;
+pub mod listening;
+pub mod shard;
+pub mod stats;

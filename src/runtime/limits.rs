@@ -1,0 +1,59 @@
+//! The bounds, deadlines and defaults of this crate, with their units and reasons. No logic.
+
+use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
+
+// ---- TLS (RFC 8446, RFC 5246) ----
+
+/// Maximum plaintext bytes of a record that we send. The standard allows 16,384; four of this size, sealed, just fit a
+/// pooled buffer of 64 KiB.
+pub(crate) const TLS_RECORD_BYTES: usize = 16 * 1024 - TLS_RECORD_OVERHEAD_BYTES_MAX;
+/// Maximum bytes that sealing adds to a record: 5 of header, 8 of nonce (TLS 1.2), 16 of tag, and 1 of type (TLS 1.3),
+/// with a margin.
+pub(crate) const TLS_RECORD_OVERHEAD_BYTES_MAX: usize = 64;
+/// Maximum received bytes of a connection that cannot be opened yet: an incomplete record (18,437 bytes at most), or
+/// the records of a handshake message, of which a certificate chain is the longest.
+pub(crate) const TLS_UNREAD_BYTES_MAX: usize = 32 * 1024;
+/// Bytes of the node's budget charged for the keys and state of one session: an idle one was measured at 3.8 kB with
+/// either version.
+pub(crate) const TLS_SESSION_BYTES: usize = 4 * 1024;
+
+// ---- compression (RFC 7692) ----
+
+/// Node-wide maximum bytes of compression windows with context takeover; above it they are declined.
+pub const COMPRESSION_BYTES_DEFAULT: u64 = 256 * 1024 * 1024;
+
+// ---- queues and memory ----
+
+/// Maximum pieces (iovecs) per send: eight times what a `SENDMSG` carries without the kernel allocating (`UIO_FASTIOV`
+/// is 8), so that a long backlog still leaves in few sends.
+pub const SEND_PIECES_MAX: usize = 64;
+/// Bytes of one receive: large enough for a bulk sender, small enough that one peer cannot take the region.
+pub(crate) const RECEIVE_BYTES_MAX: u32 = 16 * 1024;
+/// Interval of scans for connections that hold more than their share, while the node is short of memory and the last
+/// scan found none.
+pub(crate) const RELIEF_INTERVAL: Nanos = 10 * MILLISECOND;
+/// An earlier scan happens once this fraction of the free memory is used: so the cost of scans is proportional to the
+/// memory taken between them, however many connections there are.
+pub(crate) const RELIEF_PARTS: u64 = 8;
+/// Interval of checks of a partial send, as a fraction of its timeout.
+pub const SEND_LOOKS: u64 = 30;
+
+// ---- shards ----
+
+/// Interval at which unused buffers are freed.
+pub const TRIM_INTERVAL: Nanos = SECOND;
+/// Width of a slot of the timer wheel. Deadlines have this precision and are never early.
+pub(crate) const TIMER_TICK: Nanos = 32 * MILLISECOND;
+
+// ---- the log ----
+
+/// Maximum bytes of a field of a log record: peers may send more than helps to understand it.
+pub const LOG_FIELD_BYTES_MAX: usize = 256;
+/// Peer addresses that a shard looks up per second for its log; beyond that, records have none. Each costs three system
+/// calls, and not many more records are written per second.
+pub(crate) const LOG_LOOKUPS_PER_SECOND: u32 = 32;
+/// How long a start waits for a port in use: the kernel ends the operations of a killed process asynchronously, a
+/// pending accept of io_uring about 15 ms after its exit.
+pub(crate) const BUSY_PORT_TIMEOUT: Nanos = SECOND;
+/// Pause between two attempts.
+pub(crate) const BUSY_PORT_PAUSE: Nanos = 5 * MILLISECOND;

@@ -1,0 +1,253 @@
+//! The interface between the event loop and its applications: the server and the load generator.
+
+use std::net::SocketAddr;
+
+use super::context::{ConnectionContext, Context};
+use bytes::Bytes;
+
+use crate::driver::{Driver, Token};
+use echoring_proto::buffer::Pool;
+use echoring_proto::connection::{Chunk, Closed, Reply};
+use echoring_proto::handshake::{Refusal, Request, Response, Upgrade};
+use echoring_proto::limits::Nanos;
+
+/// The application's decision about a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// Nothing to send.
+    Done,
+    /// Send the chunk back in place: the cheapest reply.
+    Echo,
+}
+
+/// The answer to a request.
+#[derive(Debug)]
+pub enum Answer<P> {
+    /// 101: the connection becomes a WebSocket with `peer` as its state. `whole` requests whole messages (assembled up
+    /// to the message limit) instead of chunks as they arrive.
+    Upgrade {
+        /// State kept with the connection.
+        peer: P,
+        /// The subprotocol to name in the response, one of those offered.
+        subprotocol: Option<&'static str>,
+        /// Assemble fragmented and split messages.
+        whole: bool,
+    },
+    /// The same with header fields for this request.
+    UpgradeWith {
+        /// State kept with the connection.
+        peer: P,
+        /// Further fields of the 101.
+        extras: Box<Extras>,
+        /// Assemble fragmented and split messages.
+        whole: bool,
+    },
+    /// The answer follows through [`Context::accept`] or [`Context::refuse`]; until then nothing of the connection is
+    /// read. `peer` is its state from now on.
+    Later {
+        /// State kept with the connection.
+        peer: P,
+    },
+    /// A complete response; the connection is closed after it.
+    Respond(Reply<'static>),
+    /// The same, made for this request. A status of 400 or more counts as a refusal.
+    RespondWith(Box<OwnedReply>),
+    /// A refusal; the connection is closed after it, and it is counted and logged.
+    Refuse(Refusal),
+}
+
+/// Fields of a 101 for one request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// The subprotocol to name, one of those offered.
+    pub subprotocol: Option<String>,
+    /// Further fields, names and values, see [`check_field`](echoring_proto::handshake::check_field).
+    pub fields: Vec<(String, String)>,
+}
+
+/// A [`Reply`] made for one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnedReply {
+    /// The status, such as 200.
+    pub status: u16,
+    /// The media type, such as `text/plain`.
+    pub content_type: String,
+    /// Further header lines, each ended by CRLF.
+    pub headers: String,
+    /// The body.
+    pub body: Bytes,
+    /// Omit the body, for HEAD.
+    pub head_only: bool,
+}
+
+impl OwnedReply {
+    /// Converts it to a reply.
+    pub(crate) fn as_reply(&self) -> Reply<'_> {
+        let OwnedReply { status, content_type, headers, body, head_only } = self;
+        Reply { status: *status, content_type, headers, body, head_only: *head_only }
+    }
+}
+
+/// The code above a shard's connections. One value per shard; every call is made on the shard's thread and
+/// must neither block nor allocate per message.
+pub trait Application: Sized {
+    /// State kept inline with each connection. Small: an idle connection pays for it.
+    type Peer: Default + std::fmt::Debug;
+    /// Messages between shards. Bytes travel beside them, see [`Context::post`].
+    type Message: Send + std::fmt::Debug + 'static;
+    /// Commands of other threads, sent by [`ControlMessage::Command`](super::ControlMessage::Command).
+    type Command: Send + std::fmt::Debug + 'static;
+    /// The application's part of the shard's [snapshots](crate::stats::Snapshot).
+    type Report: Send + std::fmt::Debug + 'static;
+
+    /// A request head arrived (server role). `upgrade` is set if it is a valid WebSocket upgrade; an invalid one was
+    /// refused already.
+    fn request<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Self>,
+        token: Token,
+        request: &Request<'_>,
+        upgrade: Option<&Upgrade<'_>>,
+    ) -> Answer<Self::Peer>;
+
+    /// A request was refused, by the application or by RFC 6455's rules. The reply returned here replaces the refusal's own
+    /// response.
+    fn refused(&mut self, refusal: &Refusal, request: &Request<'_>) -> Option<Box<OwnedReply>> {
+        let _ = (refusal, request);
+        None
+    }
+
+    /// The transport of a dialled connection is connected; TLS, or the request, begins with this tick.
+    fn connected<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token) {
+        let _ = (cx, token);
+    }
+
+    /// The TLS handshake of a dialled connection is complete; `resumed` says whether it resumed an earlier session.
+    /// Never called without TLS.
+    fn secured<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token, resumed: bool) {
+        let _ = (cx, token, resumed);
+    }
+
+    /// The 101 was staged (server role) or received (client role: `response` is the server's response).
+    fn opened<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Self>,
+        token: Token,
+        response: Option<&Response>,
+    ) {
+        let _ = (cx, token, response);
+    }
+
+    /// Whether every message of this peer is sent back unchanged, so that [`chunk`](Application::chunk) need not be
+    /// called: the cheapest route.
+    fn echoes(&self, peer: &Self::Peer) -> bool {
+        let _ = peer;
+        false
+    }
+
+    /// A piece of a message: validated, unmasked, writable. See [`Chunk`] for its flags.
+    fn chunk(&mut self, link: &mut ConnectionContext<'_, Self>, chunk: Chunk<'_>) -> Disposition;
+
+    /// The answer to [`Context::find_address`]: the peer's address. `None` if there is none, as on a Unix socket.
+    fn addressed<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Self>,
+        token: Token,
+        address: Option<SocketAddr>,
+    ) {
+        let _ = (cx, token, address);
+    }
+
+    /// A ping arrived and was answered. Called if
+    /// [`Config::pings`](echoring_proto::connection::ConnectionConfig::pings) requests it.
+    fn ping(&mut self, link: &mut ConnectionContext<'_, Self>, payload: &[u8]) {
+        let _ = (link, payload);
+    }
+
+    /// A pong arrived.
+    fn pong(&mut self, link: &mut ConnectionContext<'_, Self>, payload: &[u8]) {
+        let _ = (link, payload);
+    }
+
+    /// A send was short, and the connection accepts no further one until [`writable`](Application::writable).
+    /// [Shared](Context::share) pieces that are unsent may be [taken back](Context::take_back) now.
+    fn blocked<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token) {
+        let _ = (cx, token);
+    }
+
+    /// The outbox is empty again and the kernel accepts bytes, after a time when it did not.
+    fn writable<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token) {
+        let _ = (cx, token);
+    }
+
+    /// A connection that had reached [`request`](Application::request) (server role) or was dialled (client role) has
+    /// ended. Its token is invalid.
+    fn closed<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Self>,
+        token: Token,
+        peer: Self::Peer,
+        closed: &Closed,
+    );
+
+    /// Another shard posted a message.
+    fn message<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Self>,
+        from: usize,
+        message: Self::Message,
+        payload: &[u8],
+    ) {
+        let _ = (cx, from, message, payload);
+    }
+
+    /// A command of another thread, between two ticks. That thread waits for the answer as its command says.
+    fn command<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, command: Self::Command) {
+        let _ = (cx, command);
+    }
+
+    /// Whether messages of [`Lane::Request`](super::Lane::Request) may be taken now. Otherwise they stay in their
+    /// mailbox, which fills and thereby backpressures the posting shard's connections.
+    fn takes_requests<D: Driver>(&self, cx: &Context<'_, D, Self>) -> bool {
+        let _ = cx;
+        true
+    }
+
+    /// All events of the tick have been handled; what is staged now leaves with this tick's batch.
+    fn tick_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>) {
+        let _ = cx;
+    }
+
+    /// When [`tick_ended`](Application::tick_ended) wants to be called at the latest, if at all.
+    fn deadline(&self) -> Option<Nanos> {
+        None
+    }
+
+    /// The node is short of memory: frees a part of the histories or, if `owed`, of the backlogs of slow consumers,
+    /// which are told of the gap. False if there is nothing to free.
+    fn shed(&mut self, pool: &mut Pool, owed: bool) -> bool {
+        let _ = (pool, owed);
+        false
+    }
+
+    /// The application's part of a snapshot.
+    fn report(&self) -> Self::Report;
+
+    /// Whether a connection is not closed when the drain begins, because the application closes it once everything
+    /// queued for it was sent.
+    fn outlives_drain(&self, peer: &Self::Peer) -> bool {
+        let _ = peer;
+        false
+    }
+
+    /// The shard accepts no more connections and has closed (1001) those that do not
+    /// [outlive](Application::outlives_drain) this. Called again if the drain must end earlier.
+    fn draining<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>) {
+        let _ = cx;
+    }
+
+    /// Whether a draining shard may end once its last connection has ended: no other shard needs it any more.
+    fn is_drained(&self) -> bool {
+        true
+    }
+}

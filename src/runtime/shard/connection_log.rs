@@ -1,0 +1,207 @@
+//! The log records of a shard's connections, with the addresses of their peers.
+//!
+//! A driver looks up an address on request and reports it in a later tick. Until then the record waits here, and its
+//! connection stays open. Lookups are bounded per second; past the bound, records have no address. With `debug` enabled,
+//! the address of every accepted connection is looked up.
+//!
+//! Never: anything on the path of a message.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use tracing::{Level, enabled};
+
+use crate::driver::Token;
+use crate::limits::{LOG_FIELD_BYTES_MAX, LOG_LOOKUPS_PER_SECOND};
+use echoring_proto::CloseCode;
+use echoring_proto::connection::{Cause, Closed};
+use echoring_proto::handshake::{Refusal, Request};
+use echoring_proto::limits::{Nanos, SECOND};
+
+/// The connections of a shard with pending records or looked-up addresses: few, unless `debug` is enabled.
+#[derive(Debug, Default)]
+pub(super) struct ConnectionLog {
+    connections: BTreeMap<Token, Note>,
+    /// Connections whose address the application asked for.
+    asked: BTreeSet<Token>,
+    /// Start of the current lookup period.
+    since: Nanos,
+    lookups: u32,
+}
+
+#[derive(Debug, Default)]
+struct Note {
+    address: Address,
+    path: Option<String>,
+    waiting: Vec<Record>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Address {
+    /// The driver was asked.
+    #[default]
+    Awaited,
+    Known(Option<SocketAddr>),
+}
+
+/// A pending log record.
+#[derive(Debug)]
+enum Record {
+    Opened,
+    Refused(Refused),
+}
+
+/// A refused request.
+#[derive(Debug)]
+pub(super) struct Refused {
+    refusal: Refusal,
+    path: Option<String>,
+    origin: Option<String>,
+}
+
+impl Refused {
+    /// A request that could not be parsed.
+    pub(super) fn unread(refusal: &Refusal) -> Refused {
+        Refused { refusal: *refusal, path: None, origin: None }
+    }
+
+    /// A request that could be parsed.
+    pub(super) fn read(refusal: &Refusal, request: &Request<'_>) -> Refused {
+        let origin = request.header("origin").unwrap_or("-");
+        Refused { refusal: *refusal, path: Some(cut(request.path)), origin: Some(cut(origin)) }
+    }
+}
+
+impl ConnectionLog {
+    /// A connection was accepted. Returns whether its address must be looked up now.
+    pub(super) fn accepted(&mut self, token: Token) -> bool {
+        let wanted = enabled!(Level::DEBUG);
+        if wanted {
+            self.connections.insert(token, Note::default());
+        }
+        wanted
+    }
+
+    /// The application asked for an address.
+    pub(super) fn asked(&mut self, token: Token) {
+        self.asked.insert(token);
+    }
+
+    /// A request arrived.
+    pub(super) fn requested(&mut self, token: Token, request: &Request<'_>) {
+        if let Some(note) = self.connections.get_mut(&token) {
+            note.path = Some(cut(request.path));
+        }
+    }
+
+    /// A request was answered with 101.
+    pub(super) fn opened(&mut self, token: Token) {
+        if enabled!(Level::DEBUG) {
+            self.log(token, Record::Opened);
+        }
+    }
+
+    /// A request was refused. Called after the address was [requested](ConnectionLog::wants_address).
+    pub(super) fn refused(&mut self, token: Token, refused: Refused) {
+        self.log(token, Record::Refused(refused));
+    }
+
+    fn log(&mut self, token: Token, record: Record) {
+        match self.connections.get_mut(&token) {
+            None => record.log(None, None),
+            Some(Note { address: Address::Known(peer), path, .. }) => record.log(*peer, path.as_deref()),
+            Some(note) => note.waiting.push(record),
+        }
+    }
+
+    /// Something is to be logged about a connection. Returns whether its address must be looked up first.
+    pub(super) fn wants_address(&mut self, token: Token, now: Nanos) -> bool {
+        if !enabled!(Level::INFO) || self.connections.contains_key(&token) {
+            return false;
+        }
+        if now.saturating_sub(self.since) >= SECOND {
+            (self.since, self.lookups) = (now, 0);
+        }
+        self.lookups += 1;
+        let has_room = self.lookups <= LOG_LOOKUPS_PER_SECOND;
+        if has_room {
+            self.connections.insert(token, Note::default());
+        }
+        has_room
+    }
+
+    /// Whether a connection's address is awaited, so that it must not be closed.
+    pub(super) fn awaits_address(&self, token: Token) -> bool {
+        self.connections.get(&token).is_some_and(|note| note.address == Address::Awaited)
+    }
+
+    /// The driver reported an address. Returns whether the application asked for it.
+    pub(super) fn addressed(&mut self, token: Token, peer: Option<SocketAddr>) -> bool {
+        if let Some(note) = self.connections.get_mut(&token) {
+            note.address = Address::Known(peer);
+            for record in note.waiting.drain(..) {
+                record.log(peer, note.path.as_deref());
+            }
+        }
+        self.asked.remove(&token)
+    }
+
+    /// A connection has ended.
+    pub(super) fn closed(&mut self, token: Token, closed: &Closed) {
+        if !self.asked.is_empty() {
+            self.asked.remove(&token);
+        }
+        let note = if self.connections.is_empty() { None } else { self.connections.remove(&token) };
+        let Note { address, path, waiting } =
+            note.unwrap_or(Note { address: Address::Known(None), path: None, waiting: Vec::new() });
+        let peer = match address {
+            Address::Known(peer) => peer,
+            Address::Awaited => None,
+        };
+        for record in waiting {
+            record.log(peer, path.as_deref());
+        }
+        log_end(peer, closed);
+    }
+}
+
+impl Record {
+    fn log(&self, peer: Option<SocketAddr>, path: Option<&str>) {
+        let peer = peer.map(tracing::field::display);
+        match self {
+            Record::Opened => tracing::debug!(peer, path, "connection opened"),
+            Record::Refused(Refused { refusal, path, origin }) => {
+                let Refusal { status, reason, hint, .. } = *refusal;
+                let (path, origin) = (path.as_deref(), origin.as_deref());
+                tracing::info!(peer, status, reason, hint, path, origin, "request refused");
+            }
+        }
+    }
+}
+
+/// Whether the end of a connection is logged with its peer.
+pub(super) fn is_notable(closed: &Closed) -> bool {
+    matches!(closed.cause, Cause::ProtocolError(_) | Cause::Tls(..)) || is_slow_consumer(closed)
+}
+
+fn is_slow_consumer(closed: &Closed) -> bool {
+    closed.code == CloseCode::SLOW_CONSUMER && closed.cause == Cause::Local
+}
+
+fn log_end(peer: Option<SocketAddr>, closed: &Closed) {
+    let peer = peer.map(tracing::field::display);
+    let code = closed.code.0;
+    match &closed.cause {
+        Cause::ProtocolError(offence) => {
+            tracing::info!(peer, code, %offence, "connection closed for a protocol error");
+        }
+        Cause::Tls(fault, detail) => tracing::info!(peer, fault = fault.name(), detail, "TLS failed"),
+        _ if is_slow_consumer(closed) => tracing::info!(peer, code, "slow consumer disconnected"),
+        cause => tracing::debug!(peer, code, cause = cause.name(), "connection closed"),
+    }
+}
+
+/// A text, truncated to the length of a log field.
+fn cut(text: &str) -> String {
+    text.chars().take(LOG_FIELD_BYTES_MAX + 1).collect()
+}

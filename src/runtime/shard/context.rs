@@ -1,0 +1,462 @@
+//! The application's handles: one connection ([`ConnectionContext`]) and the whole shard ([`Context`]).
+
+use std::io;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+
+use super::application::Application;
+use super::control::Goodbye;
+use super::core::Core;
+use super::mailbox::{Full, Lane, Mailboxes};
+use super::slots::Slot;
+use crate::driver::{Driver, Shared, Source, Token};
+use crate::stats::Counters;
+use echoring_proto::CloseCode;
+use echoring_proto::buffer::Pool;
+use echoring_proto::connection::{Cause, CloseMode, Codecs, Connection, Env, MessageKind, Reply};
+use echoring_proto::handshake::{Dial, Refusal};
+use echoring_proto::limits::Nanos;
+
+/// The parts of a shard that carry messages to other connections and shards.
+#[derive(Debug)]
+pub struct ShardResources<'a, M> {
+    /// The ends of the mailboxes to other shards.
+    pub mailboxes: &'a mut Mailboxes<M>,
+    /// The buffers.
+    pub pool: &'a mut Pool,
+    /// For messages that are compressed once for many connections.
+    pub codecs: &'a mut Codecs,
+}
+
+/// One connection, for the length of a call.
+#[derive(Debug)]
+pub struct ConnectionContext<'a, A: Application> {
+    /// The connection's token.
+    pub token: Token,
+    /// The application's state of the connection.
+    pub peer: &'a mut A::Peer,
+    /// The shard's ends of the mailboxes to other shards.
+    pub mailboxes: &'a mut Mailboxes<A::Message>,
+    pub(super) connection: &'a mut Connection,
+    pub(super) env: Env<'a>,
+    pub(super) counters: &'a mut Counters,
+}
+
+impl<'a, A: Application> ConnectionContext<'a, A> {
+    /// The context of a connection that has reached the application.
+    #[inline(always)]
+    pub(super) fn of(
+        slot: &'a mut Slot<A::Peer>,
+        token: Token,
+        env: Env<'a>,
+        mailboxes: &'a mut Mailboxes<A::Message>,
+        counters: &'a mut Counters,
+    ) -> ConnectionContext<'a, A> {
+        let Slot { connection, peer, .. } = slot;
+        ConnectionContext { token, peer: peer.get_or_insert_default(), mailboxes, connection, env, counters }
+    }
+}
+
+impl<A: Application> ConnectionContext<'_, A> {
+    /// The same connection, for a shorter time.
+    pub fn reborrow(&mut self) -> ConnectionContext<'_, A> {
+        let Env { pool, codecs, config, now, entropy } = &mut self.env;
+        ConnectionContext {
+            token: self.token,
+            peer: self.peer,
+            mailboxes: self.mailboxes,
+            connection: self.connection,
+            env: Env { pool, codecs, config, now: *now, entropy },
+            counters: self.counters,
+        }
+    }
+
+    /// The time of this tick.
+    pub fn now(&self) -> Nanos {
+        self.env.now
+    }
+
+    /// Whether messages may be sent.
+    pub fn is_open(&self) -> bool {
+        self.connection.is_open()
+    }
+
+    /// Whether messages would leave with this tick: nothing is queued and no send is partial.
+    pub fn is_writable(&self) -> bool {
+        self.connection.is_writable()
+    }
+
+    /// Whether a send is partial, so that [`Application::writable`] will be called.
+    pub fn is_blocked(&self) -> bool {
+        self.connection.is_blocked()
+    }
+
+    /// Bytes queued to the peer.
+    pub fn queued_bytes(&self) -> u32 {
+        self.connection.queued_bytes()
+    }
+
+    /// Maximum queued bytes above which [`send`](ConnectionContext::send) refuses.
+    pub fn queue_bytes(&self) -> u32 {
+        self.env.config.queue_bytes
+    }
+
+    /// The buffers of this shard.
+    pub fn pool(&mut self) -> &mut Pool {
+        self.env.pool
+    }
+
+    /// The parts that carry messages to other connections and shards.
+    pub fn resources(&mut self) -> ShardResources<'_, A::Message> {
+        ShardResources { mailboxes: self.mailboxes, pool: self.env.pool, codecs: self.env.codecs }
+    }
+
+    /// Counts a message that a full mailbox delayed.
+    pub fn note_mailbox_full(&mut self) {
+        self.counters.mailbox_full += 1;
+    }
+
+    /// Queues a message. False, with nothing queued, if the connection is not open or more than the queue's bound is
+    /// queued already; one message always fits an empty queue.
+    pub fn send(&mut self, kind: MessageKind, payload: &[u8]) -> bool {
+        self.connection.queued_bytes() <= self.env.config.queue_bytes && self.send_past(kind, payload)
+    }
+
+    /// The same without the bound, for callers with their own.
+    pub fn send_past(&mut self, kind: MessageKind, payload: &[u8]) -> bool {
+        if !self.connection.is_open() {
+            return false;
+        }
+        let sent = self.connection.send(kind, payload, &mut self.env).is_ok();
+        if sent {
+            self.counters.messages_out += 1;
+        } else {
+            self.connection.abort(Cause::OutOfMemory);
+        }
+        sent
+    }
+
+    /// The same as [`Context::share_window`].
+    pub fn share_window(&mut self) -> Option<u8> {
+        self.connection.share_window(self.env.codecs)
+    }
+
+    /// Queues one frame of a fragmented message, see [`Connection::send_fragment`]. False if a message would begin
+    /// while more than the queue's bound is queued, or if the connection is not open; a message that was begun may be
+    /// finished.
+    pub fn send_fragment(&mut self, kind: MessageKind, first: bool, last: bool, payload: &[u8]) -> bool {
+        let full = first && self.connection.queued_bytes() > self.env.config.queue_bytes;
+        if !self.connection.is_open() || full {
+            return false;
+        }
+        let sent = self.connection.send_fragment(kind, first, last, payload, &mut self.env).is_ok();
+        if !sent {
+            self.connection.abort(Cause::OutOfMemory);
+        } else if last {
+            self.counters.messages_out += 1;
+        }
+        sent
+    }
+
+    /// Queues a ping of at most 125 bytes, under the same conditions as [`send`](ConnectionContext::send).
+    pub fn ping(&mut self, payload: &[u8]) -> bool {
+        let queued = self.connection.queued_bytes();
+        if !self.connection.is_open() || queued > self.env.config.queue_bytes {
+            return false;
+        }
+        let queued = if self.connection.is_blocked() {
+            self.connection.ping(payload, &mut self.env)
+        } else {
+            // The queue, perhaps with the 101 in it, leaves with this tick.
+            self.connection.ping_behind(payload, &mut self.env)
+        };
+        let sent = queued.is_ok();
+        if !sent {
+            self.connection.abort(Cause::OutOfMemory);
+        }
+        sent
+    }
+
+    /// Ends the stream without a Close frame, behind the queued data.
+    pub fn hang_up(&mut self) {
+        self.connection.end_stream(&self.env);
+    }
+
+    /// Counts a handler that failed, or panicked.
+    pub fn note_handler_failure(&mut self, panicked: bool) {
+        self.counters.handler_failures += 1;
+        self.counters.handler_panics += u64::from(panicked);
+    }
+
+    /// Starts the closing handshake, behind the queued data.
+    pub fn close(&mut self, code: CloseCode, reason: &str) {
+        self.connection.close(code, reason, CloseMode::Graceful, &mut self.env);
+    }
+
+    /// Closes ahead of the queued data, which is dropped. Returns the bytes dropped.
+    pub fn close_at_once(&mut self, code: CloseCode, reason: &str) -> u32 {
+        self.connection.close(code, reason, CloseMode::DropPeer, &mut self.env)
+    }
+
+    /// Pauses or resumes reading from the peer. Bytes in flight still arrive.
+    pub fn set_backpressured(&mut self, backpressured: bool) {
+        self.connection.set_backpressured(backpressured, self.env.now);
+    }
+}
+
+/// The shard, for the length of a call.
+#[derive(Debug)]
+pub struct Context<'a, D: Driver, A: Application> {
+    pub(super) core: &'a mut Core<D, A>,
+}
+
+impl<D: Driver, A: Application> Context<'_, D, A> {
+    /// The time of this tick.
+    pub fn now(&self) -> Nanos {
+        self.core.env.now
+    }
+
+    /// The current time, for measuring; costs a clock read.
+    pub fn clock(&self) -> Nanos {
+        self.core.driver.now()
+    }
+
+    /// This shard's number.
+    pub fn shard(&self) -> usize {
+        self.core.mailboxes.shard()
+    }
+
+    /// Number of shards.
+    pub fn shards(&self) -> usize {
+        self.core.mailboxes.shards()
+    }
+
+    /// Maximum time from accept to the 101.
+    pub fn handshake_timeout(&self) -> Nanos {
+        self.core.env.config.handshake_timeout
+    }
+
+    /// Connections now, in any state.
+    pub fn connections(&self) -> usize {
+        self.core.slots.len()
+    }
+
+    /// All connections, in any state. Allocates, so it is only for rare events.
+    pub fn tokens(&self) -> Vec<Token> {
+        self.core.slots.tokens().collect()
+    }
+
+    /// The Close code and reason when the shard drains.
+    pub fn goodbye(&self) -> Goodbye {
+        self.core.goodbye
+    }
+
+    /// When the remaining connections are cut, once the shard drains.
+    pub fn draining_until(&self) -> Option<Nanos> {
+        self.core.draining_until
+    }
+
+    /// Whether messages may be sent to a connection.
+    pub fn is_open(&self, token: Token) -> bool {
+        self.core.slots.get(token).is_some_and(|slot| slot.connection.is_open())
+    }
+
+    /// The buffers of this shard.
+    pub fn pool(&mut self) -> &mut Pool {
+        &mut self.core.env.pool
+    }
+
+    /// The parts that carry messages to other connections and shards.
+    pub fn resources(&mut self) -> ShardResources<'_, A::Message> {
+        let Core { mailboxes, env, .. } = &mut *self.core;
+        ShardResources { mailboxes, pool: &mut env.pool, codecs: &mut env.codecs }
+    }
+
+    /// The shard's counters.
+    pub fn counters(&mut self) -> &mut Counters {
+        &mut self.core.counters
+    }
+
+    /// A connection, if it still exists. Everything queued through this context leaves with this tick.
+    pub fn link(&mut self, token: Token) -> Option<ConnectionContext<'_, A>> {
+        let core = &mut *self.core;
+        let slot = core.slots.get_mut(token)?;
+        if slot.mark_dirty() {
+            core.dirty.push(token);
+        }
+        let Slot { connection, peer, .. } = slot;
+        Some(ConnectionContext {
+            token,
+            peer: peer.as_mut()?,
+            mailboxes: &mut core.mailboxes,
+            connection,
+            env: core.env.lend(),
+            counters: &mut core.counters,
+        })
+    }
+
+    /// The application's state of a connection, without touching the connection.
+    pub fn peer(&mut self, token: Token) -> Option<&mut A::Peer> {
+        let slot = self.core.slots.get_mut(token)?;
+        // The connection may become another kind of peer.
+        slot.plain_echo = false;
+        slot.peer.as_mut()
+    }
+
+    /// Whether [`share`](Context::share) would be accepted: the connection is open, nothing is queued and no send is
+    /// partial.
+    #[inline]
+    pub fn is_writable(&self, token: Token) -> bool {
+        self.core.slots.get(token).is_some_and(|slot| slot.connection.is_writable())
+    }
+
+    /// From now on every message to a connection is compressed without context takeover, if at all, so that frames of
+    /// [`deflate_for_all`](Codecs::deflate_for_all) may be [shared](Context::share) with it. Returns its window bits;
+    /// `None` if it accepts uncompressed messages only.
+    pub fn share_window(&mut self, token: Token) -> Option<u8> {
+        let core = &mut *self.core;
+        core.slots.get_mut(token)?.connection.share_window(&mut core.env.codecs)
+    }
+
+    /// Sends encoded frames with `messages` messages from memory that other connections share. The connection must be
+    /// writable, see [`is_writable`](Context::is_writable). [`unsent_shared`](Context::unsent_shared) returns `tag` if
+    /// not all of them are sent.
+    ///
+    /// # Errors
+    /// Returns the bytes if the connection cannot accept them now; [`Application::writable`] is called when it can.
+    #[inline]
+    pub fn share(&mut self, token: Token, frames: Bytes, messages: u64, tag: u64) -> Result<(), Bytes> {
+        let bytes = frames.len() as u64;
+        if self.core.sessions.has(token.index) {
+            return self.share_sealed(token, frames, messages);
+        }
+        match self.core.driver.send(token, Source::Shared(Shared { bytes: frames, tag })) {
+            Ok(()) => {
+                self.core.counters.messages_out += messages;
+                self.core.counters.bytes_out += bytes;
+                Ok(())
+            }
+            Err(Source::Shared(shared)) => {
+                // No event will say that the next batch has room.
+                self.core.refused.push(token);
+                Err(shared.bytes)
+            }
+            Err(Source::Received(_) | Source::Pooled(_)) => Err(Bytes::new()),
+        }
+    }
+
+    #[inline(never)]
+    fn share_sealed(&mut self, token: Token, frames: Bytes, messages: u64) -> Result<(), Bytes> {
+        if self.core.seal_shared(token, &frames) {
+            self.core.counters.messages_out += messages;
+            return Ok(());
+        }
+        self.core.refused.push(token);
+        Err(frames)
+    }
+
+    /// The last [shared](Context::share) piece of a short send: its tag, and its unsent bytes. Known from
+    /// [`Application::blocked`] until the tick's end only. `None` at any other time, if something else is behind it (a
+    /// pong), and with TLS, where nothing is shared.
+    pub fn unsent_shared(&self, token: Token) -> Option<(u64, usize)> {
+        self.core.driver.unsent_shared(token)
+    }
+
+    /// Unsent bytes of a short send, without those [taken back](Context::take_back); 0 without a partial send. From
+    /// [`Application::blocked`] until the tick's end this is exact.
+    pub fn unsent_bytes(&self, token: Token) -> u32 {
+        self.core.slots.get(token).map_or(0, |slot| slot.connection.unsent_bytes())
+    }
+
+    /// Takes back the last `bytes` of [`unsent_shared`](Context::unsent_shared), which are `messages` whole messages:
+    /// they are not sent, and not counted as sent. The shared piece before them is then the last. At least one of the
+    /// [`unsent_bytes`](Context::unsent_bytes) must stay; [`Application::writable`] follows once those are sent.
+    ///
+    /// False, with nothing done, if there is no such piece.
+    ///
+    /// # Panics
+    /// In debug builds, if there are fewer bytes, or none would stay.
+    pub fn take_back(&mut self, token: Token, bytes: usize, messages: u64) -> bool {
+        let core = &mut *self.core;
+        let Some(slot) = core.slots.get_mut(token) else { return false };
+        if !core.driver.take_back(token, bytes) {
+            return false;
+        }
+        slot.connection.cancelled(bytes as u32);
+        core.counters.bytes_out -= bytes as u64;
+        core.counters.messages_out -= messages;
+        true
+    }
+
+    /// Looks up the peer's address. [`Application::addressed`] follows, unless the connection ends before. It costs
+    /// extra system calls.
+    pub fn find_address(&mut self, token: Token) {
+        self.core.log.asked(token);
+        self.core.driver.find_address(token);
+    }
+
+    /// Accepts a request that was answered with [`Answer::Later`](super::Answer::Later).
+    pub fn accept(&mut self, token: Token, subprotocol: Option<&'static str>, whole: bool) {
+        self.core.accept_later(token, subprotocol, whole);
+    }
+
+    /// Refuses a request that was answered with [`Answer::Later`](super::Answer::Later).
+    pub fn refuse(&mut self, token: Token, refusal: &Refusal) {
+        self.core.refuse(token, refusal);
+    }
+
+    /// Answers a request that was answered with [`Answer::Later`](super::Answer::Later) with a plain response.
+    pub fn respond(&mut self, token: Token, reply: &Reply<'_>) {
+        self.core.respond(token, reply);
+    }
+
+    /// Posts a message to another shard.
+    ///
+    /// # Errors
+    /// [`Full`] if there is no room; nothing was posted.
+    pub fn post(
+        &mut self,
+        to: usize,
+        lane: Lane,
+        message: A::Message,
+        payload: &[&[u8]],
+    ) -> Result<(), Full> {
+        let posted = self.core.mailboxes.post(to, lane, message, payload);
+        if posted.is_err() {
+            self.core.counters.mailbox_full += 1;
+        }
+        posted
+    }
+
+    /// Whether a lane to every other shard has room for `bytes`.
+    pub fn all_have_room(&self, lane: Lane, bytes: usize) -> bool {
+        self.core.mailboxes.all_have_room(lane, bytes)
+    }
+
+    /// The request of connections that are opened from now on, to be changed between two of them; `None` on a shard
+    /// that is not configured to open any.
+    pub fn dial(&mut self) -> Option<&mut Dial> {
+        self.core.env.config.dial.as_mut()
+    }
+
+    /// Opens a connection in the client role. [`Application::opened`] or [`Application::closed`] follows. `whole`
+    /// requests whole messages.
+    ///
+    /// # Errors
+    /// If no socket could be created.
+    pub fn connect(
+        &mut self,
+        address: SocketAddr,
+        source: Option<SocketAddr>,
+        whole: bool,
+        peer: A::Peer,
+    ) -> io::Result<Token> {
+        self.core.connect(address, source, whole, peer)
+    }
+
+    /// Ends [`Shard::run`](super::Shard::run) after this tick.
+    pub fn stop(&mut self) {
+        self.core.stopping = true;
+    }
+}

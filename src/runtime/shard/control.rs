@@ -1,0 +1,70 @@
+//! Control messages to a shard from other threads.
+
+use std::sync::mpsc;
+
+use crate::driver::Waker;
+use crate::stats::Snapshot;
+use echoring_proto::CloseCode;
+use echoring_proto::limits::Nanos;
+
+/// The Close code and reason when a shard drains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Goodbye {
+    /// The close code.
+    pub code: CloseCode,
+    /// The reason.
+    pub reason: &'static str,
+}
+
+impl Goodbye {
+    pub(super) const GOING_AWAY: Goodbye =
+        Goodbye { code: CloseCode::GOING_AWAY, reason: "server is going away" };
+    pub(super) const RESTART: Goodbye =
+        Goodbye { code: CloseCode::SERVICE_RESTART, reason: "another server has taken over" };
+}
+
+/// A control message to a shard. `Q` is the application's command, `R` its report.
+#[derive(Debug)]
+pub enum ControlMessage<Q, R> {
+    /// Send a snapshot taken between two ticks.
+    Snapshot(mpsc::SyncSender<Snapshot<R>>),
+    /// Answer after the next tick.
+    Answer(mpsc::SyncSender<()>),
+    /// A command for the application.
+    Command(Q),
+    /// Accept nothing more, close everyone with 1001 once they have got everything queued, and end when all are closed,
+    /// or after this time.
+    Drain(Nanos),
+    /// The same with 1012: a successor accepts reconnects.
+    HandOver(Nanos),
+    /// End at once.
+    Stop,
+}
+
+/// Sends control messages to a shard from another thread.
+#[derive(Debug)]
+pub struct Remote<Q, R> {
+    pub(super) orders: mpsc::Sender<ControlMessage<Q, R>>,
+    pub(super) waker: Waker,
+}
+
+// Not derived, because the type parameters need not be `Clone`.
+impl<Q, R> Clone for Remote<Q, R> {
+    fn clone(&self) -> Remote<Q, R> {
+        Remote { orders: self.orders.clone(), waker: self.waker.clone() }
+    }
+}
+
+impl<Q, R> Remote<Q, R> {
+    /// Sends a control message. False if the shard has ended.
+    pub fn send(&self, message: ControlMessage<Q, R>) -> bool {
+        let given = self.orders.send(message).is_ok();
+        self.waker.wake();
+        given
+    }
+
+    /// Ends the shard's wait.
+    pub fn waker(&self) -> &Waker {
+        &self.waker
+    }
+}

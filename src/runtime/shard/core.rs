@@ -1,0 +1,494 @@
+//! The shard without its application: connections, timers, buffers, and how they meet the driver.
+
+mod connection_env;
+mod memory;
+mod opening;
+mod reading;
+mod relief;
+mod sealing;
+mod secure;
+
+use std::collections::BTreeSet;
+
+use super::application::Application;
+use super::config::{Allowance, ShardConfig};
+use super::connection_log::{self, ConnectionLog};
+use super::context::Context;
+use super::control::Goodbye;
+use super::mailbox::Mailboxes;
+use super::refusals;
+use super::slots::Slots;
+use super::timer_wheel::TimerWheel;
+use super::tls::{Security, Sessions};
+use crate::driver::{Driver, Source, Token};
+use crate::limits::TRIM_INTERVAL;
+use crate::stats::{Counters, Snapshot};
+use echoring_proto::CloseCode;
+use echoring_proto::buffer::{Buffer, Lease};
+use echoring_proto::connection::{
+    Cause, CloseMode, Closed, Codecs, Connection, Entropy, SINGLE_REPLY_START, TransportAction,
+};
+use echoring_proto::handshake::Refusal;
+use echoring_proto::limits::Nanos;
+
+/// Messages that this tick answered in place, which the counters do not contain yet.
+#[derive(Debug, Default)]
+struct Echoed {
+    messages: u64,
+    /// Bytes received with them.
+    bytes: u64,
+}
+
+/// A shard without its application.
+#[derive(Debug)]
+pub struct Core<D: Driver, A: Application> {
+    pub(super) driver: D,
+    pub(super) slots: Slots<A::Peer>,
+    /// TLS sessions of secured connections.
+    pub(super) sessions: Sessions,
+    /// The parts that every call to a connection borrows.
+    pub(super) env: ConnectionEnv,
+    security: Security,
+    pub(super) timers: TimerWheel,
+    pub(super) counters: Counters,
+    /// Logs connections with the addresses of their peers.
+    pub(super) log: ConnectionLog,
+    pub(super) mailboxes: Mailboxes<A::Message>,
+    echoed: Echoed,
+    /// Connections to be flushed at the tick's end.
+    pub(super) dirty: Vec<Token>,
+    /// Connections whose partial send is complete.
+    pub(super) unblocked: Vec<Token>,
+    /// Connections with deferred input, to be read now.
+    deferred: Vec<(Token, Buffer)>,
+    /// Connections whose stream ended behind deferred input.
+    ended_behind: BTreeSet<Token>,
+    /// Connections whose queue did not fit the batch.
+    retry: Vec<Token>,
+    /// Connections that will be writable with the next tick without an event: this tick's batch had no room for
+    /// everything, or deferred answers were queued after their send was complete.
+    pub(super) refused: Vec<Token>,
+    /// When free buffers are checked next.
+    pub(super) trim_at: Nanos,
+    /// Whether that is worth waking up for.
+    pub(super) trim_wanted: bool,
+    /// When the remaining connections are cut, once the shard drains.
+    pub(super) draining_until: Option<Nanos>,
+    /// The Close code and reason of the drain.
+    pub(super) goodbye: Goodbye,
+    pub(super) stopping: bool,
+    lease: Lease,
+    due: Vec<(Token, u32)>,
+    unfinished_sends: UnfinishedSends,
+    relief: MemoryRelief,
+}
+
+use connection_env::ConnectionEnv;
+pub use relief::ConnectionMemory;
+use relief::{MemoryRelief, UnfinishedSends};
+use sealing::flush_sealed;
+
+impl<D: Driver, A: Application> Core<D, A> {
+    pub(super) fn new(
+        driver: D,
+        config: ShardConfig,
+        allowance: Allowance,
+        mailboxes: Mailboxes<A::Message>,
+    ) -> Core<D, A> {
+        let now = driver.now();
+        let ShardConfig { connection, connections, security, seed } = config;
+        let Allowance { pool, connections: lease, contexts } = allowance;
+        Core {
+            slots: Slots::with_capacity(connections),
+            sessions: Sessions::with_capacity(&security, connections),
+            env: ConnectionEnv {
+                codecs: Codecs::new(connection.compression, contexts),
+                entropy: Entropy::new(seed),
+                config: connection,
+                pool,
+                now,
+            },
+            security,
+            timers: TimerWheel::new(now),
+            counters: Counters::default(),
+            log: ConnectionLog::default(),
+            echoed: Echoed::default(),
+            dirty: Vec::new(),
+            unblocked: Vec::new(),
+            deferred: Vec::new(),
+            ended_behind: BTreeSet::new(),
+            refused: Vec::new(),
+            trim_at: 0,
+            trim_wanted: false,
+            retry: Vec::new(),
+            draining_until: None,
+            goodbye: Goodbye::GOING_AWAY,
+            stopping: false,
+            due: Vec::new(),
+            unfinished_sends: UnfinishedSends::default(),
+            relief: MemoryRelief::default(),
+            driver,
+            mailboxes,
+            lease,
+        }
+    }
+
+    // ---- events ----
+
+    pub(super) fn accepted(&mut self, token: Token) {
+        self.counters.accepted += 1;
+        let admitted = self.lease.take(1);
+        let connection = Connection::server(&self.env.lend());
+        self.slots.insert(token, connection, None);
+        self.env.pool.add_holder();
+        if let Some(slot) = self.slots.get_mut(token) {
+            slot.leased = admitted;
+        }
+        if self.log.accepted(token) {
+            self.driver.find_address(token);
+        }
+        if !admitted {
+            let refusal = refusals::busy(self.env.entropy.next());
+            self.refuse(token, &refusal);
+        } else if self.draining_until.is_some() {
+            self.refuse(token, &Refusal::DRAINING);
+        }
+        if self.security.server.is_some() {
+            self.secure_accepted(token);
+        }
+        self.touch(token);
+    }
+
+    /// The peer sent FIN.
+    pub(super) fn ended(&mut self, token: Token) {
+        if let Some(session) = self.sessions.get_mut(token.index) {
+            session.hear_out();
+        }
+        if self
+            .slots
+            .get(token)
+            .is_some_and(|slot| slot.connection.is_open() && slot.connection.has_deferred())
+        {
+            // Parked input is read before the end of the stream.
+            self.ended_behind.insert(token);
+            return self.with_connection(token, |connection, now| connection.half_closed(now));
+        }
+        let close_timeout = self.env.config.close_timeout;
+        self.with_connection(token, |connection, now| connection.ended(now + close_timeout));
+    }
+
+    /// The transport of a dialled connection is connected.
+    pub(super) fn connected(&mut self, application: &mut A, token: Token) {
+        application.connected(&mut Context { core: self }, token);
+        if self.sessions.has(token.index) {
+            self.start_session(token);
+        }
+        self.touch(token);
+    }
+
+    /// Passes an event to a connection, and lists it for the tick's end.
+    pub(super) fn with_connection(&mut self, token: Token, tell: impl FnOnce(&mut Connection, Nanos)) {
+        if let Some(slot) = self.slots.get_mut(token) {
+            tell(&mut slot.connection, self.env.now);
+            self.touch(token);
+        }
+    }
+
+    /// Lists a connection for the flush at the tick's end.
+    pub(super) fn touch(&mut self, token: Token) {
+        if let Some(slot) = self.slots.get_mut(token)
+            && slot.mark_dirty()
+        {
+            self.dirty.push(token);
+        }
+    }
+
+    // ---- the end of a tick ----
+
+    /// Counts the messages that the fast path has deferred.
+    #[inline]
+    pub(super) fn count_echoed(&mut self) {
+        let Echoed { messages, bytes } = std::mem::take(&mut self.echoed);
+        self.counters.messages_in += messages;
+        self.counters.messages_out += messages;
+        self.counters.bytes_in += bytes;
+        self.counters.bytes_out += bytes - messages * SINGLE_REPLY_START as u64;
+    }
+
+    #[inline]
+    pub(super) fn expire_timers(&mut self, application: &mut A) {
+        if self.timers.is_due(self.env.now) || self.trim_at <= self.env.now || self.draining_until.is_some() {
+            self.expire_due(application);
+        }
+    }
+
+    #[inline(never)]
+    fn expire_due(&mut self, application: &mut A) {
+        let mut due = std::mem::take(&mut self.due);
+        self.timers.expire(self.env.now, &mut due);
+        for (token, tick) in due.drain(..) {
+            let Some(slot) = self.slots.get_mut(token) else { continue };
+            if slot.armed != tick {
+                continue;
+            }
+            slot.armed = 0;
+            if slot.connection.deadline(&self.env.config) <= self.env.now {
+                slot.connection.handle_timeout(&mut self.env.lend());
+                self.touch(token);
+            } else {
+                self.arm(token);
+            }
+        }
+        self.due = due;
+        if self.trim_at <= self.env.now {
+            self.trim_at = self.env.now + TRIM_INTERVAL;
+            let unfinished = self.look_at_sends();
+            self.trim_wanted = self.env.pool.trim() || unfinished;
+        }
+        if self.draining_until.is_some_and(|until| until <= self.env.now) {
+            let tokens: Vec<Token> = self.slots.tokens().collect();
+            for token in tokens {
+                self.driver.abort(token);
+                self.closed(application, token);
+            }
+            self.stopping = true;
+        }
+    }
+
+    /// Arms the timer for a connection's deadline, unless an earlier entry exists.
+    fn arm(&mut self, token: Token) {
+        let Some(slot) = self.slots.get_mut(token) else { return };
+        let deadline = slot.connection.deadline(&self.env.config);
+        if deadline == Nanos::MAX || (slot.armed != 0 && self.timers.is_before(slot.armed, deadline)) {
+            return;
+        }
+        slot.armed = self.timers.arm(token, deadline);
+    }
+
+    /// Sends what was queued and carries out what connections decided, until nothing is left.
+    #[inline]
+    pub(super) fn flush_dirty(&mut self, application: &mut A) {
+        if !self.dirty.is_empty() || !self.unblocked.is_empty() {
+            self.flush_any(application);
+        }
+    }
+
+    #[inline(never)]
+    fn flush_any(&mut self, application: &mut A) {
+        for _ in 0..2 {
+            let mut index = 0;
+            while index < self.dirty.len() {
+                let token = self.dirty[index];
+                index += 1;
+                self.flush(token);
+                self.look_for_plain_echo(application, token);
+            }
+            self.dirty.clear();
+            while let Some((token, mut deferred)) = self.deferred.pop() {
+                self.read_buffer(application, token, &mut deferred);
+                self.env.pool.put(deferred);
+                if self.ended_behind.remove(&token) {
+                    self.ended(token);
+                }
+                if self.env.pool.is_under_pressure() {
+                    self.relieve(application);
+                }
+            }
+            let mut unblocked = std::mem::take(&mut self.unblocked);
+            for token in unblocked.drain(..) {
+                let Some(slot) = self.slots.get(token) else { continue };
+                if slot.connection.is_writable() {
+                    application.writable(&mut Context { core: self }, token);
+                } else if slot.dirty && !slot.connection.is_blocked() {
+                    // Replies to deferred input leave first, and no event will report that.
+                    self.refused.push(token);
+                }
+            }
+            self.unblocked = unblocked;
+            if self.dirty.is_empty() {
+                break;
+            }
+        }
+        self.dirty.append(&mut self.retry);
+    }
+
+    fn flush(&mut self, token: Token) {
+        let Some(slot) = self.slots.get_mut(token) else { return };
+        slot.dirty = false;
+        if slot.leaving {
+            return;
+        }
+        let connection = &mut slot.connection;
+        let mut refused = false;
+        let session = self.sessions.get_mut(token.index);
+        let mut action_waits = false;
+        if let Some(session) = session {
+            refused = flush_sealed(
+                session,
+                connection,
+                &mut self.env.lend(),
+                token,
+                &mut self.driver,
+                &mut self.counters,
+            );
+            action_waits = refused && !connection.is_aborting();
+        } else if !connection.is_blocked() {
+            while let Some(buffer) = connection.pop() {
+                if !send_pooled(&mut self.driver, token, buffer, connection, &mut self.counters) {
+                    refused = true;
+                    break;
+                }
+            }
+        }
+        action_waits |= connection.is_closing()
+            && waits_for_address(&mut self.log, &mut self.driver, token, connection, self.env.now);
+        let mut action = if action_waits { None } else { connection.take_transport_action() };
+        if action == Some(TransportAction::Close)
+            && self.sessions.get_mut(token.index).is_some_and(|session| session.lingers())
+        {
+            connection.linger();
+            action = Some(TransportAction::Shutdown);
+        }
+        match action {
+            Some(TransportAction::Shutdown) => self.driver.shutdown(token),
+            Some(TransportAction::Close) => {
+                slot.leaving = true;
+                self.driver.close(token);
+            }
+            Some(TransportAction::Abort) => {
+                slot.leaving = true;
+                self.driver.abort(token);
+            }
+            None => {}
+        }
+        match connection.pause_wanted(&self.env.config) {
+            Some(true) => {
+                self.counters.pauses += 1;
+                self.driver.pause(token);
+            }
+            Some(false) => self.driver.resume(token),
+            None => {}
+        }
+        if let Some(deferred) = connection.take_deferred(&self.env.config) {
+            self.deferred.push((token, deferred));
+        }
+        if refused && !slot.leaving {
+            // The batch has no room for more pieces of this connection; the rest goes with the next.
+            slot.dirty = true;
+            self.retry.push(token);
+            // It is not writable until then, and no event will report that.
+            self.refused.push(token);
+        }
+        if connection.take_deadline_moved() {
+            self.arm(token);
+        }
+    }
+
+    /// A connection has ended.
+    pub(super) fn closed(&mut self, application: &mut A, token: Token) {
+        let Some(mut slot) = self.slots.remove(token) else { return };
+        self.ended_behind.remove(&token);
+        if slot.leased {
+            self.lease.give(1);
+        }
+        self.env.pool.remove_holder();
+        self.came_back(token);
+        slot.connection.release(&mut self.env.pool, &mut self.env.codecs);
+        self.sessions.remove(token.index, &mut self.env.pool);
+        let gone = Closed::new(CloseCode::ABNORMAL, Cause::Gone);
+        let closed = slot.connection.closed().unwrap_or(&gone);
+        if slot.connection.was_open() {
+            *self.counters.closes.entry(closed.code.0).or_default() += 1;
+        }
+        *self.counters.causes.entry(closed.cause.name()).or_default() += 1;
+        self.log.closed(token, closed);
+        if let Some(peer) = slot.peer {
+            application.closed(&mut Context { core: self }, token, peer, closed);
+        }
+    }
+
+    pub(super) fn drain(&mut self, application: &A, timeout: Nanos) {
+        let until = self.env.now.saturating_add(timeout);
+        if let Some(earlier) = &mut self.draining_until {
+            *earlier = until.min(*earlier);
+            return;
+        }
+        self.draining_until = Some(until);
+        self.driver.stop_listening();
+        let tokens: Vec<Token> = self.slots.tokens().collect();
+        for token in tokens {
+            if let Some(slot) = self.slots.get_mut(token) {
+                let mut env = self.env.lend();
+                let stays = slot.peer.as_ref().is_some_and(|peer| application.outlives_drain(peer));
+                if slot.connection.is_deciding() || (slot.connection.is_open() && !stays) {
+                    let Goodbye { code, reason } = self.goodbye;
+                    slot.connection.close(code, reason, CloseMode::Graceful, &mut env);
+                }
+            }
+            self.touch(token);
+        }
+    }
+
+    /// Submits the last staged sends, and wakes sleeping shards. The driver closes the transports.
+    pub(super) fn end(&mut self) {
+        let mut events = Vec::new();
+        let _ = self.driver.tick(&mut self.env.pool, Some(0), &mut events);
+    }
+
+    pub(super) fn snapshot(&self, application: &A) -> Snapshot<A::Report> {
+        let described = self.driver.describe();
+        Snapshot {
+            shard: self.mailboxes.shard(),
+            connections: self.slots.len() as u64,
+            pool_bytes: self.env.pool.used_bytes(),
+            pool_bytes_peak: self.env.pool.peak_bytes(),
+            driver: described.name,
+            features: described.features.names().collect(),
+            degraded: described.degraded.names().collect(),
+            compressed: self.env.codecs.done(),
+            counters: self.counters.clone(),
+            application: application.report(),
+        }
+    }
+}
+
+/// Looks up the peer address for the log record of a connection's end, and returns whether closing must wait for it.
+#[cold]
+fn waits_for_address<D: Driver>(
+    notes: &mut ConnectionLog,
+    driver: &mut D,
+    token: Token,
+    connection: &Connection,
+    now: Nanos,
+) -> bool {
+    let action = connection.transport_action();
+    // An aborted connection would end before the address is known.
+    let is_notable =
+        action != Some(TransportAction::Abort) && connection.closed().is_some_and(connection_log::is_notable);
+    if is_notable && notes.wants_address(token, now) {
+        driver.find_address(token);
+    }
+    action == Some(TransportAction::Close) && notes.awaits_address(token)
+}
+
+/// Passes a buffer to the driver, or back to the connection if it is not accepted.
+fn send_pooled<D: Driver>(
+    driver: &mut D,
+    token: Token,
+    buffer: Buffer,
+    connection: &mut Connection,
+    counters: &mut Counters,
+) -> bool {
+    let bytes = buffer.len() as u64;
+    match driver.send(token, Source::Pooled(buffer)) {
+        Ok(()) => {
+            counters.bytes_out += bytes;
+            true
+        }
+        Err(Source::Pooled(buffer)) => {
+            connection.push_front(buffer);
+            false
+        }
+        Err(Source::Received(_) | Source::Shared(_)) => false,
+    }
+}

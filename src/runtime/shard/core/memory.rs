@@ -1,0 +1,164 @@
+//! Limits on peers that do not read. Sends without progress are ended, and when the node is short of memory, the
+//! connections that hold most beyond their share are closed.
+
+use std::cmp::Reverse;
+
+use super::Core;
+use super::relief::{ConnectionMemory, MemoryRelief, UnfinishedSend};
+use crate::driver::{Driver, Token};
+use crate::limits::{RELIEF_INTERVAL, RELIEF_PARTS, SEND_LOOKS};
+use crate::shard::application::Application;
+use echoring_proto::connection::Cause;
+
+impl<D: Driver, A: Application> Core<D, A> {
+    /// A connection's send was short: from now on it has to make progress.
+    pub(in crate::shard) fn watch(&mut self, token: Token) {
+        let timeout = self.env.config.send_timeout;
+        let Some(slot) = self.slots.get_mut(token).filter(|_| timeout > 0) else { return };
+        slot.progressed = true;
+        if !std::mem::replace(&mut slot.watched, true) {
+            let look_at = self.env.now + timeout / SEND_LOOKS;
+            self.unfinished_sends.queue.push_back(UnfinishedSend {
+                token,
+                unsent_bytes: 0,
+                since: self.env.now,
+                look_at,
+            });
+        }
+    }
+
+    /// Closes connections whose sends have made no progress for too long, and resumes reading from those that were
+    /// paused for it. Returns whether any send is partial.
+    pub(super) fn look_at_sends(&mut self) -> bool {
+        let timeout = self.env.config.send_timeout;
+        // Reading adds to the memory of such a connection.
+        let has_memory = !self.is_short();
+        while let Some(watch) = self.unfinished_sends.queue.front()
+            && watch.look_at <= self.env.now
+            && let Some(mut watch) = self.unfinished_sends.queue.pop_front()
+        {
+            let token = watch.token;
+            let Some(slot) = self.slots.get_mut(token) else { continue };
+            if !slot.connection.is_blocked() || !slot.connection.is_open() {
+                // A closing connection has a deadline of its own.
+                slot.watched = false;
+                continue;
+            }
+            let unsent_bytes = self.driver.unsent_bytes(token);
+            if std::mem::take(&mut slot.progressed) || unsent_bytes != watch.unsent_bytes {
+                (watch.unsent_bytes, watch.since) = (unsent_bytes, self.env.now);
+            } else if self.env.now.saturating_sub(watch.since) >= timeout {
+                slot.watched = false;
+                tracing::info!(unsent_bytes, "connection ended: a send made no progress");
+                slot.connection.abort_and_release(Cause::SendTimeout, &mut self.env.pool);
+                self.touch(token);
+                continue;
+            } else if has_memory && slot.connection.wants_one_more(&self.env.config) {
+                self.driver.resume(token);
+            }
+            watch.look_at = self.env.now + timeout / SEND_LOOKS;
+            self.unfinished_sends.queue.push_back(watch);
+        }
+        !self.unfinished_sends.queue.is_empty()
+    }
+
+    /// Frees memory when the node is short of it: free buffers first, then histories, then the connections that hold
+    /// most beyond their share, and the backlogs of slow consumers last.
+    #[cold]
+    #[inline(never)]
+    pub(in crate::shard) fn relieve(&mut self, application: &mut A) {
+        let called = self.env.pool.is_reclaim_requested();
+        self.env.pool.acknowledge_reclaim();
+        self.env.pool.free_all();
+        while self.is_short() && application.shed(&mut self.env.pool, false) {}
+        let MemoryRelief { look_at, look_below_bytes, .. } = self.relief;
+        if self.is_short() && (look_at <= self.env.now || self.env.pool.free_bytes() < look_below_bytes) {
+            if !called && self.relief.call_at <= self.env.now {
+                // Other shards may have memory that is less important.
+                self.relief.call_at = self.env.now + RELIEF_INTERVAL;
+                self.env.pool.request_reclaim();
+                self.mailboxes.call_all();
+            }
+            let found_none = !self.end_largest();
+            if found_none {
+                self.relief.look_at = self.env.now + RELIEF_INTERVAL;
+                self.relief.look_below_bytes = self.env.pool.free_bytes() / RELIEF_PARTS * (RELIEF_PARTS - 1);
+                if self.relief.found_none {
+                    while self.is_short() && application.shed(&mut self.env.pool, true) {}
+                }
+            }
+            self.relief.found_none = found_none;
+        }
+        self.env.pool.free_all();
+        self.env.pool.set_under_pressure(false);
+    }
+
+    /// Whether more memory must be freed. Memory that is about to be returned counts only in part, because this tick
+    /// may need some at once.
+    fn is_short(&self) -> bool {
+        self.env.pool.is_short(self.relief.coming_bytes) || self.env.pool.is_low()
+    }
+
+    /// Closes connections that hold more than their share until the node has memory again: blocked ones first, the
+    /// largest of them first. A connection that is receiving a long message is not closed before half of the reserve is
+    /// used. False if there is no such connection.
+    fn end_largest(&mut self) -> bool {
+        let share_bytes = self.env.pool.share_bytes();
+        let low = self.env.pool.is_low();
+        let is_over =
+            |holding: &ConnectionMemory| holding.held_bytes > share_bytes && (holding.is_blocked || low);
+        let mut over: Vec<ConnectionMemory> = self.holdings().filter(is_over).collect();
+        over.sort_unstable_by_key(|holding| Reverse((holding.is_blocked, holding.held_bytes, holding.token)));
+        let found = !over.is_empty();
+        for ConnectionMemory { token, held_bytes, .. } in over {
+            if !self.is_short() {
+                break;
+            }
+            tracing::warn!(
+                held_bytes,
+                share_bytes,
+                "the node is short of memory: ending the connection that holds most beyond its share"
+            );
+            self.relief.coming.push((token, held_bytes));
+            self.relief.coming_bytes += held_bytes;
+            self.relief.count += 1;
+            if let Some(slot) = self.slots.get_mut(token) {
+                let before = self.env.pool.used_bytes();
+                slot.connection.abort_and_release(Cause::OverShare, &mut self.env.pool);
+                self.env.pool.free_all();
+                // Memory that was returned at once is not awaited.
+                let freed_bytes = before.saturating_sub(self.env.pool.used_bytes()).min(held_bytes);
+                self.relief.coming_bytes -= freed_bytes;
+                if let Some((_, coming_bytes)) = self.relief.coming.last_mut() {
+                    *coming_bytes -= freed_bytes;
+                }
+            }
+            self.touch(token);
+        }
+        found
+    }
+
+    pub(in crate::shard) fn ended_for_memory(&self) -> u64 {
+        self.relief.count
+    }
+
+    /// The connections that may be closed to free memory, with their bytes of the node's budget.
+    pub(in crate::shard) fn holdings(&self) -> impl Iterator<Item = ConnectionMemory> {
+        let slots =
+            self.slots.iter().filter(|(_, slot)| !slot.leaving && slot.connection.may_be_ended_for_memory());
+        slots.map(|(token, slot)| {
+            let session_bytes = self.sessions.get(token.index).map_or(0, |session| session.held_bytes());
+            let unsent_bytes = self.driver.held_bytes(token) as u64;
+            let held_bytes = slot.connection.held_bytes() + session_bytes + unsent_bytes;
+            ConnectionMemory { token, held_bytes, is_blocked: slot.connection.is_blocked() }
+        })
+    }
+
+    /// The memory of a connection that was closed for lack of memory has been returned.
+    pub(super) fn came_back(&mut self, token: Token) {
+        let MemoryRelief { coming, coming_bytes, .. } = &mut self.relief;
+        if let Some(at) = coming.iter().position(|(other, _)| *other == token) {
+            *coming_bytes -= coming.swap_remove(at).1;
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Opens connections: requests and their responses, and connections that the shard dials.
+
+use std::io;
+use std::net::SocketAddr;
+
+use super::Core;
+use crate::driver::{Driver, Token};
+use crate::shard::application::{Answer, Application};
+use crate::shard::connection_log::Refused;
+use crate::shard::context::Context;
+use echoring_proto::buffer::Buffer;
+use echoring_proto::connection::{Cause, Connection, OutOfMemory, Reply};
+use echoring_proto::deflate;
+use echoring_proto::handshake::{self, Refusal, Upgrade};
+
+impl<D: Driver, A: Application> Core<D, A> {
+    pub(super) fn request(&mut self, application: &mut A, token: Token, head: Buffer) {
+        let answered = handshake::with_request(head.as_slice(), |request, _| {
+            self.log.requested(token, request);
+            if self.draining_until.is_some() {
+                return self.refuse_because(application, token, &Refusal::DRAINING, request);
+            }
+            let upgrade = match request.upgrade() {
+                Ok(upgrade) => upgrade,
+                Err(refusal) => return self.refuse_because(application, token, &refusal, request),
+            };
+            if let Some(upgrade) = &upgrade {
+                self.agree(token, upgrade);
+            }
+            let answer = application.request(&mut Context { core: self }, token, request, upgrade.as_ref());
+            let key = upgrade.map(|upgrade| upgrade.key);
+            match (answer, key) {
+                (Answer::Upgrade { peer, subprotocol, whole }, Some(key)) => {
+                    self.set_peer(token, peer);
+                    self.accept(token, Some(key), subprotocol, &[], whole);
+                    application.opened(&mut Context { core: self }, token, None);
+                }
+                (Answer::UpgradeWith { peer, extras, whole }, Some(key)) => {
+                    self.set_peer(token, peer);
+                    self.accept(token, Some(key), extras.subprotocol.as_deref(), &extras.fields, whole);
+                    application.opened(&mut Context { core: self }, token, None);
+                }
+                (Answer::Later { peer }, Some(key)) => {
+                    self.set_peer(token, peer);
+                    if let Some(slot) = self.slots.get_mut(token) {
+                        slot.connection.decide_later(key);
+                    }
+                }
+                (Answer::Respond(reply), _) => self.respond(token, &reply),
+                (Answer::RespondWith(reply), _) => self.respond(token, &reply.as_reply()),
+                (Answer::Refuse(refusal), _) => self.refuse_because(application, token, &refusal, request),
+                (Answer::Upgrade { .. } | Answer::UpgradeWith { .. } | Answer::Later { .. }, None) => {
+                    self.refuse_because(application, token, &Refusal::WEBSOCKET_ONLY, request);
+                }
+            }
+        });
+        self.env.pool.put(head);
+        match answered {
+            Ok(Some(())) => {}
+            Ok(None) => self.refuse(token, &Refusal::MALFORMED),
+            Err(refusal) => self.refuse(token, &refusal),
+        }
+        self.touch(token);
+    }
+
+    fn set_peer(&mut self, token: Token, peer: A::Peer) {
+        if let Some(slot) = self.slots.get_mut(token) {
+            slot.peer = Some(peer);
+        }
+    }
+
+    /// Decides whether and how the connection is compressed, so that the application can ask.
+    fn agree(&mut self, token: Token, upgrade: &Upgrade<'_>) {
+        let Some(preferences) = self.env.codecs.preferences() else { return };
+        let Some(agreement) = deflate::agree(upgrade.extensions(), preferences) else { return };
+        if let Some(slot) = self.slots.get_mut(token)
+            && slot.connection.agree(agreement, &mut self.env.lend()).is_err()
+        {
+            slot.connection.abort(Cause::OutOfMemory);
+        }
+    }
+
+    fn accept(
+        &mut self,
+        token: Token,
+        key: Option<[u8; 24]>,
+        subprotocol: Option<&str>,
+        fields: &[(String, String)],
+        whole: bool,
+    ) {
+        let Some(slot) = self.slots.get_mut(token) else { return };
+        if slot.connection.is_closing() {
+            return;
+        }
+        match slot.connection.accept(key, subprotocol, fields, whole, &mut self.env.lend()) {
+            Ok(()) => {
+                self.counters.opened += 1;
+                self.log.opened(token);
+            }
+            Err(OutOfMemory) => slot.connection.abort(Cause::OutOfMemory),
+        }
+    }
+
+    /// Accepts a request whose decision was deferred; input that arrived meanwhile is read at the tick's end.
+    pub(in crate::shard) fn accept_later(
+        &mut self,
+        token: Token,
+        subprotocol: Option<&'static str>,
+        whole: bool,
+    ) {
+        self.accept(token, None, subprotocol, &[], whole);
+        self.touch(token);
+    }
+
+    fn refuse_because(
+        &mut self,
+        application: &mut A,
+        token: Token,
+        refusal: &Refusal,
+        request: &handshake::Request<'_>,
+    ) {
+        self.log_refusal(token, Refused::read(refusal, request));
+        match application.refused(refusal, request) {
+            Some(reply) => self.respond(token, &reply.as_reply()),
+            None => self.refuse_quietly(token, refusal),
+        }
+    }
+
+    pub(in crate::shard) fn refuse(&mut self, token: Token, refusal: &Refusal) {
+        self.log_refusal(token, Refused::unread(refusal));
+        self.refuse_quietly(token, refusal);
+    }
+
+    /// Logs a refusal with the peer's address.
+    fn log_refusal(&mut self, token: Token, refused: Refused) {
+        if self.log.wants_address(token, self.env.now) {
+            self.driver.find_address(token);
+        }
+        self.log.refused(token, refused);
+    }
+
+    /// Counts and logs a refusal by the connection itself.
+    pub(super) fn note_refusal(&mut self, token: Token, refusal: &Refusal) {
+        *self.counters.refusals.entry(refusal.status).or_default() += 1;
+        self.log_refusal(token, Refused::unread(refusal));
+    }
+
+    fn refuse_quietly(&mut self, token: Token, refusal: &Refusal) {
+        *self.counters.refusals.entry(refusal.status).or_default() += 1;
+        if let Some(slot) = self.slots.get_mut(token) {
+            slot.connection.refuse(refusal, &mut self.env.lend());
+        }
+        self.touch(token);
+    }
+
+    pub(in crate::shard) fn respond(&mut self, token: Token, reply: &Reply<'_>) {
+        let counts =
+            if reply.status < 400 { &mut self.counters.answers } else { &mut self.counters.refusals };
+        *counts.entry(reply.status).or_default() += 1;
+        if let Some(slot) = self.slots.get_mut(token) {
+            slot.connection.respond(reply, &mut self.env.lend());
+        }
+        self.touch(token);
+    }
+
+    pub(in crate::shard) fn connect(
+        &mut self,
+        address: SocketAddr,
+        source: Option<SocketAddr>,
+        whole: bool,
+        peer: A::Peer,
+    ) -> io::Result<Token> {
+        if !self.lease.take(1) {
+            return Err(io::Error::other("the node has the maximum number of connections"));
+        }
+        let token = match self.driver.connect(address, source) {
+            Ok(token) => token,
+            Err(error) => {
+                self.lease.give(1);
+                return Err(error);
+            }
+        };
+        self.counters.dialled += 1;
+        let connection = match Connection::client(&mut self.env.lend(), whole) {
+            Ok(connection) => connection,
+            Err(OutOfMemory) => {
+                self.lease.give(1);
+                self.driver.abort(token);
+                return Err(io::ErrorKind::OutOfMemory.into());
+            }
+        };
+        self.slots.insert(token, connection, Some(peer));
+        self.env.pool.add_holder();
+        if self.security.client.is_some() {
+            self.secure_dialled(token);
+        }
+        if let Some(slot) = self.slots.get_mut(token) {
+            slot.leased = true;
+        }
+        Ok(token)
+    }
+}

@@ -1,0 +1,70 @@
+//! Encrypts the output of a connection with TLS, and passes it to the driver.
+
+use crate::driver::{Driver, Source, Token};
+use crate::shard::tls::{Session, SessionError};
+use crate::stats::Counters;
+use echoring_proto::connection::{Cause, Connection, Env, TransportAction};
+
+pub(super) fn tell_broken(connection: &mut Connection, broken: SessionError, env: &mut Env<'_>) {
+    match broken {
+        SessionError::Fault(fault, detail) => connection.tls_failed(fault, detail, env),
+        SessionError::OutOfMemory => connection.abort(Cause::OutOfMemory),
+    }
+}
+
+/// Encrypts what is queued and passes it to the driver. True if not all of it was accepted.
+pub(super) fn flush_sealed<D: Driver>(
+    session: &mut Session,
+    connection: &mut Connection,
+    env: &mut Env<'_>,
+    token: Token,
+    driver: &mut D,
+    counters: &mut Counters,
+) -> bool {
+    if connection.is_closing() && !session.is_open() {
+        // The peer cannot read it: the handshake was not completed, or the session has failed.
+        connection.drop_queue(env);
+    }
+    if connection.is_blocked() {
+        return false;
+    }
+    if !send_sealed(session, token, driver, counters) {
+        return true;
+    }
+    while session.is_open()
+        && let Some(buffer) = connection.pop()
+    {
+        let sealed = session.seal(buffer.as_slice(), env.pool);
+        env.pool.put(buffer);
+        if let Err(broken) = sealed {
+            tell_broken(connection, broken, env);
+        }
+    }
+    if matches!(connection.transport_action(), Some(TransportAction::Shutdown | TransportAction::Close))
+        && let Err(broken) = session.say_goodbye(env.pool)
+    {
+        tell_broken(connection, broken, env);
+    }
+    !send_sealed(session, token, driver, counters)
+}
+
+/// Passes encrypted bytes to the driver. False if it did not accept all of them.
+pub(super) fn send_sealed<D: Driver>(
+    session: &mut Session,
+    token: Token,
+    driver: &mut D,
+    counters: &mut Counters,
+) -> bool {
+    while let Some(buffer) = session.pop() {
+        let bytes = buffer.len() as u64;
+        match driver.send(token, Source::Pooled(buffer)) {
+            Ok(()) => counters.bytes_out += bytes,
+            Err(Source::Pooled(buffer)) => {
+                session.unpop(buffer);
+                return false;
+            }
+            Err(Source::Received(_) | Source::Shared(_)) => return false,
+        }
+    }
+    true
+}

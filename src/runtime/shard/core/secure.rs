@@ -1,0 +1,113 @@
+//! Connections with TLS: starts, feeds and ends their sessions.
+
+use rustls::HandshakeKind;
+
+use super::Core;
+use super::sealing::{send_sealed, tell_broken};
+use crate::driver::{Driver, Span, Token};
+use crate::shard::application::Application;
+use crate::shard::context::Context;
+use crate::shard::refusals;
+use crate::shard::tls::{Opened, Session, SessionError};
+
+impl<D: Driver, A: Application> Core<D, A> {
+    /// Starts the session of an accepted connection; a refused one is not worth a handshake.
+    pub(super) fn secure_accepted(&mut self, token: Token) {
+        let Some(slot) = self.slots.get_mut(token) else { return };
+        if slot.connection.is_closing() {
+            slot.leaving = true;
+            return self.driver.close(token);
+        }
+        let Some(config) = &self.security.server else { return };
+        self.env.pool.set_handshake(true);
+        let made = Session::server(config.clone(), &mut self.env.pool);
+        self.env.pool.set_handshake(false);
+        self.begin(token, made);
+    }
+
+    /// Starts the session of a dialled connection.
+    pub(super) fn secure_dialled(&mut self, token: Token) {
+        let Some((config, name)) = &self.security.client else { return };
+        let made = Session::client(config.clone(), name.clone(), &mut self.env.pool);
+        self.begin(token, made);
+    }
+
+    fn begin(&mut self, token: Token, made: Result<Session, SessionError>) {
+        match made {
+            Ok(session) => self.sessions.insert(token.index, session),
+            Err(broken) => self.broken(token, broken),
+        }
+    }
+
+    /// A dialled connection is connected: its session sends the first record.
+    pub(super) fn start_session(&mut self, token: Token) {
+        if let Some(session) = self.sessions.get_mut(token.index)
+            && let Some(broken) = session.start(&mut self.env.pool)
+        {
+            self.broken(token, broken);
+        }
+    }
+
+    /// Input of a connection with a session. False if it must be read as plaintext: nobody reads it, or it was never
+    /// encrypted.
+    #[inline(never)]
+    pub(super) fn received_sealed(&mut self, application: &mut A, token: Token, span: Span) -> bool {
+        let Some(slot) = self.slots.get_mut(token) else { return true };
+        let Some(session) = self.sessions.get_mut(token.index) else { return false };
+        if !slot.connection.reads() {
+            return false;
+        }
+        let bytes = self.driver.received(span);
+        if session.is_asked_plainly(bytes) {
+            self.sessions.remove(token.index, &mut self.env.pool);
+            self.refuse(token, &refusals::SPEAKS_TLS);
+            return false;
+        }
+        let is_dialled = session.is_client();
+        let Opened { plain, shaken, ended, broken } = session.open(bytes, &mut self.env.pool);
+        if let Some(kind) = shaken {
+            self.counters.tls_handshakes += 1;
+            let resumed = kind == HandshakeKind::Resumed;
+            self.counters.tls_resumed += u64::from(resumed);
+            if is_dialled {
+                application.secured(&mut Context { core: self }, token, resumed);
+            }
+        }
+        if let Some(mut plain) = plain {
+            self.read_buffer(application, token, &mut plain);
+            self.env.pool.put(plain);
+        }
+        if ended {
+            self.ended(token);
+        }
+        if let Some(broken) = broken {
+            self.broken(token, broken);
+        }
+        self.touch(token);
+        true
+    }
+
+    /// Encrypts shared frames for one connection. False if it cannot accept them now.
+    pub(in crate::shard) fn seal_shared(&mut self, token: Token, frames: &[u8]) -> bool {
+        let Some(slot) = self.slots.get_mut(token) else { return false };
+        let Some(session) = self.sessions.get_mut(token.index) else { return false };
+        if !slot.connection.is_writable() || !session.is_open() || !session.is_clear() {
+            return false;
+        }
+        if let Err(broken) = session.seal(frames, &mut self.env.pool) {
+            self.broken(token, broken);
+            return true;
+        }
+        if !send_sealed(session, token, &mut self.driver, &mut self.counters) {
+            self.touch(token);
+        }
+        true
+    }
+
+    fn broken(&mut self, token: Token, broken: SessionError) {
+        if let Some(slot) = self.slots.get_mut(token) {
+            tell_broken(&mut slot.connection, broken, &mut self.env.lend());
+        }
+        self.touch(token);
+    }
+}

@@ -1,0 +1,288 @@
+//! Bounded mailboxes between shards: one single-producer queue for each pair, direction and lane.
+//!
+//! A message is a small value and bytes. The bytes are copied into the mailbox and out again, so that shards share nothing
+//! and nothing is allocated. A full mailbox returns [`Full`]; it never blocks and never drops.
+//!
+//! Two lanes keep shards that flood each other from a deadlock. A shard always takes messages of [`Lane::Forward`], because
+//! taking them needs no room elsewhere. It may leave messages of [`Lane::Request`] until there is room for their
+//! consequences. Every chain of waiting therefore ends at a forward, which moves.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+
+use rtrb::{Consumer, Producer, RingBuffer};
+
+use crate::driver::{Driver, Waker};
+
+/// Maximum messages in a lane, whatever their size.
+const MESSAGES_MAX: usize = 4096;
+
+/// The queue in which a message travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Requests, which may make the other shard post messages itself.
+    Request,
+    /// Forwards, which the other shard can handle without posting.
+    Forward,
+}
+
+/// The mailbox has no room now. Try again in a later tick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+#[derive(Debug)]
+struct Envelope<M> {
+    message: M,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Outlet<M> {
+    envelopes: Producer<Envelope<M>>,
+    bytes: Producer<u8>,
+}
+
+#[derive(Debug)]
+struct Inlet<M> {
+    envelopes: Consumer<Envelope<M>>,
+    bytes: Consumer<u8>,
+}
+
+#[derive(Debug)]
+struct Outlets<M> {
+    request: Outlet<M>,
+    forward: Outlet<M>,
+    asleep: Arc<AtomicBool>,
+    /// Known once the other shard has started.
+    waker: Option<Waker>,
+    posted: bool,
+}
+
+#[derive(Debug)]
+struct Inlets<M> {
+    request: Inlet<M>,
+    forward: Inlet<M>,
+}
+
+/// One shard's ends of all mailboxes.
+#[derive(Debug)]
+pub struct Mailboxes<M> {
+    shard: usize,
+    asleep: Arc<AtomicBool>,
+    /// By the other shard's number; none for this one.
+    outlets: Vec<Option<Outlets<M>>>,
+    inlets: Vec<Option<Inlets<M>>>,
+}
+
+impl<M: Send> Mailboxes<M> {
+    /// The mailboxes of `shards` shards, each direction and lane with room for `bytes`.
+    pub fn connect(shards: usize, bytes: usize) -> Vec<Mailboxes<M>> {
+        let mut all: Vec<Mailboxes<M>> = (0..shards)
+            .map(|shard| Mailboxes {
+                shard,
+                asleep: Arc::new(AtomicBool::new(false)),
+                outlets: (0..shards).map(|_| None).collect(),
+                inlets: (0..shards).map(|_| None).collect(),
+            })
+            .collect();
+        for from in 0..shards {
+            for to in (0..shards).filter(|to| *to != from) {
+                let (request_out, request_in) = lane(bytes);
+                let (forward_out, forward_in) = lane(bytes);
+                let asleep = all[to].asleep.clone();
+                all[from].outlets[to] = Some(Outlets {
+                    request: request_out,
+                    forward: forward_out,
+                    asleep,
+                    waker: None,
+                    posted: false,
+                });
+                all[to].inlets[from] = Some(Inlets { request: request_in, forward: forward_in });
+            }
+        }
+        all
+    }
+
+    /// This shard's number.
+    pub fn shard(&self) -> usize {
+        self.shard
+    }
+
+    /// How many shards there are.
+    pub fn shards(&self) -> usize {
+        self.outlets.len()
+    }
+
+    /// Sets the wakers of all shards, in the order of their numbers.
+    pub fn set_wakers(&mut self, wakers: &[Waker]) {
+        for (outlets, waker) in self.outlets.iter_mut().zip(wakers) {
+            if let Some(outlets) = outlets {
+                outlets.waker = Some(waker.clone());
+            }
+        }
+    }
+
+    /// Posts a message with the concatenated parts of `payload`.
+    ///
+    /// # Errors
+    /// [`Full`] if the lane has no room; nothing was posted.
+    ///
+    /// # Panics
+    /// If `to` is this shard or does not exist.
+    pub fn post(&mut self, to: usize, lane: Lane, message: M, payload: &[&[u8]]) -> Result<(), Full> {
+        let outlets = self.outlets[to].as_mut().expect("a message goes to another shard");
+        let outlet = match lane {
+            Lane::Request => &mut outlets.request,
+            Lane::Forward => &mut outlets.forward,
+        };
+        let bytes = payload.iter().map(|part| part.len()).sum();
+        if outlet.envelopes.is_full() {
+            return Err(Full);
+        }
+        let Ok(mut chunk) = outlet.bytes.write_chunk(bytes) else { return Err(Full) };
+        let (mut first, mut second) = chunk.as_mut_slices();
+        for part in payload {
+            let split = part.len().min(first.len());
+            let (head, tail) = part.split_at(split);
+            first[..split].copy_from_slice(head);
+            first = &mut first[split..];
+            second[..tail.len()].copy_from_slice(tail);
+            second = &mut second[tail.len()..];
+        }
+        chunk.commit_all();
+        let pushed = outlet.envelopes.push(Envelope { message, bytes });
+        debug_assert!(pushed.is_ok(), "the envelope's room was checked");
+        outlets.posted = true;
+        Ok(())
+    }
+
+    /// Whether a lane to every other shard has room for a message of `bytes`.
+    pub fn all_have_room(&self, lane: Lane, bytes: usize) -> bool {
+        self.outlets.iter().flatten().all(|outlets| {
+            let outlet = match lane {
+                Lane::Request => &outlets.request,
+                Lane::Forward => &outlets.forward,
+            };
+            !outlet.envelopes.is_full() && outlet.bytes.slots() >= bytes
+        })
+    }
+
+    /// Marks all other shards to be woken with the next [`wake`](Mailboxes::wake), if they sleep.
+    pub(super) fn call_all(&mut self) {
+        self.outlets.iter_mut().flatten().for_each(|outlets| outlets.posted = true);
+    }
+
+    /// Wakes the shards that were posted to since the last call and sleep.
+    pub(super) fn wake<D: Driver>(&mut self, driver: &mut D) {
+        for outlets in self.outlets.iter_mut().flatten() {
+            if !std::mem::take(&mut outlets.posted) {
+                continue;
+            }
+            // Either this sees the other's flag, or the other sees the message before it sleeps.
+            fence(Ordering::SeqCst);
+            if outlets.asleep.swap(false, Ordering::Relaxed)
+                && let Some(waker) = &outlets.waker
+            {
+                driver.wake(waker);
+            }
+        }
+    }
+
+    /// Declares that this shard is about to wait. False if there is mail.
+    pub(super) fn fall_asleep(&self, takes_requests: bool) -> bool {
+        if self.inlets.len() < 2 {
+            return true;
+        }
+        self.asleep.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        let mail = self.inlets.iter().flatten().any(|inlets| {
+            !inlets.forward.envelopes.is_empty() || (takes_requests && !inlets.request.envelopes.is_empty())
+        });
+        if mail {
+            self.asleep.store(false, Ordering::Relaxed);
+        }
+        !mail
+    }
+
+    pub(super) fn wake_up(&self) {
+        if self.inlets.len() > 1 {
+            self.asleep.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes the next message of a lane from `from`. [`take_bytes`](Mailboxes::take_bytes) returns its bytes.
+    pub(super) fn take(&mut self, from: usize, lane: Lane) -> Option<(M, usize)> {
+        let inlet = self.inlet(from, lane)?;
+        inlet.envelopes.pop().ok().map(|envelope| (envelope.message, envelope.bytes))
+    }
+
+    /// Appends the bytes of the message that was taken last to `payload`.
+    pub(super) fn take_bytes(&mut self, from: usize, lane: Lane, bytes: usize, payload: &mut Vec<u8>) {
+        if let Some(inlet) = self.inlet(from, lane)
+            && let Ok(chunk) = inlet.bytes.read_chunk(bytes)
+        {
+            let (first, second) = chunk.as_slices();
+            payload.extend_from_slice(first);
+            payload.extend_from_slice(second);
+            chunk.commit_all();
+        }
+    }
+
+    fn inlet(&mut self, from: usize, lane: Lane) -> Option<&mut Inlet<M>> {
+        let inlets = self.inlets.get_mut(from)?.as_mut()?;
+        Some(match lane {
+            Lane::Request => &mut inlets.request,
+            Lane::Forward => &mut inlets.forward,
+        })
+    }
+}
+
+fn lane<M>(bytes: usize) -> (Outlet<M>, Inlet<M>) {
+    let (envelopes_out, envelopes_in) = RingBuffer::new(MESSAGES_MAX);
+    let (bytes_out, bytes_in) = RingBuffer::new(bytes);
+    (
+        Outlet { envelopes: envelopes_out, bytes: bytes_out },
+        Inlet { envelopes: envelopes_in, bytes: bytes_in },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_arrives_with_its_bytes_across_the_wrap() {
+        let mut all = Mailboxes::<u32>::connect(2, 16);
+        let (mut receiver, mut sender) = (all.pop().unwrap(), all.pop().unwrap());
+        let mut payload = Vec::new();
+        for round in 0..10_u32 {
+            sender.post(1, Lane::Request, round, &[b"abc", b"", b"defgh"]).unwrap();
+            let (message, bytes) = receiver.take(0, Lane::Request).unwrap();
+            payload.clear();
+            receiver.take_bytes(0, Lane::Request, bytes, &mut payload);
+            assert_eq!((message, payload.as_slice()), (round, b"abcdefgh".as_slice()));
+        }
+        assert!(receiver.take(0, Lane::Request).is_none());
+    }
+
+    #[test]
+    fn a_full_lane_says_so_and_leaves_the_other_alone() {
+        let mut all = Mailboxes::<()>::connect(2, 16);
+        let mut sender = all.remove(0);
+        sender.post(1, Lane::Request, (), &[&[0; 10]]).unwrap();
+        assert_eq!(sender.post(1, Lane::Request, (), &[&[0; 10]]), Err(Full));
+        sender.post(1, Lane::Forward, (), &[&[0; 16]]).unwrap();
+        assert!(!sender.all_have_room(Lane::Forward, 1));
+        assert!(sender.all_have_room(Lane::Request, 6));
+    }
+
+    #[test]
+    fn a_shard_does_not_fall_asleep_over_mail() {
+        let mut all = Mailboxes::<()>::connect(2, 16);
+        let (receiver, mut sender) = (all.pop().unwrap(), all.pop().unwrap());
+        assert!(receiver.fall_asleep(true));
+        sender.post(1, Lane::Request, (), &[]).unwrap();
+        assert!(!receiver.fall_asleep(true));
+        assert!(receiver.fall_asleep(false), "requests that are not taken wake nobody");
+    }
+}

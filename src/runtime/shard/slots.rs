@@ -1,0 +1,124 @@
+//! The connections of a shard, by the index of their token.
+
+use crate::driver::Token;
+use echoring_proto::connection::Connection;
+
+/// One connection with the state of the shard and the application.
+#[derive(Debug)]
+pub(super) struct Slot<P> {
+    pub(super) connection: Connection,
+    /// The application's state, once the request was answered.
+    pub(super) peer: Option<P>,
+    pub(super) generation: u32,
+    /// The timer tick that counts; entries at other ticks are stale. 0 for none.
+    pub(super) armed: u32,
+    /// Counts against the node's connections.
+    pub(super) leased: bool,
+    /// Listed for a flush at the tick's end.
+    pub(super) dirty: bool,
+    /// Whether its messages are echoed without further processing: the application
+    /// [echoes](crate::shard::Application::echoes) and the connection is [plain](Connection::is_plain). Cleared when
+    /// the connection is listed, computed again after a flush or a slow read.
+    pub(super) plain_echo: bool,
+    /// The transport is closing; only `Closed` is awaited.
+    pub(super) leaving: bool,
+    /// A check of its partial send is due.
+    pub(super) watched: bool,
+    /// A send was completed, or another one was short, since the last check.
+    pub(super) progressed: bool,
+}
+
+impl<P> Slot<P> {
+    /// Whether it must be listed for a flush and is not yet.
+    #[inline]
+    pub(super) fn mark_dirty(&mut self) -> bool {
+        self.plain_echo = false;
+        !std::mem::replace(&mut self.dirty, true)
+    }
+}
+
+/// A table that grows by touching memory reserved at the start: no copy, and an idle node is small.
+#[derive(Debug)]
+pub(super) struct Slots<P> {
+    table: Vec<Option<Slot<P>>>,
+    len: usize,
+}
+
+impl<P> Slots<P> {
+    pub(super) fn with_capacity(connections: u32) -> Slots<P> {
+        Slots { table: Vec::with_capacity(connections as usize), len: 0 }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    #[inline]
+    pub(super) fn get(&self, token: Token) -> Option<&Slot<P>> {
+        self.table.get(token.index as usize)?.as_ref().filter(|slot| slot.generation == token.generation)
+    }
+
+    #[inline]
+    pub(super) fn get_mut(&mut self, token: Token) -> Option<&mut Slot<P>> {
+        self.table.get_mut(token.index as usize)?.as_mut().filter(|slot| slot.generation == token.generation)
+    }
+
+    pub(super) fn insert(&mut self, token: Token, connection: Connection, peer: Option<P>) {
+        let index = token.index as usize;
+        if index >= self.table.len() {
+            self.table.resize_with(index + 1, || None);
+        }
+        let slot = Slot {
+            connection,
+            peer,
+            generation: token.generation,
+            armed: 0,
+            leased: false,
+            dirty: false,
+            plain_echo: false,
+            leaving: false,
+            watched: false,
+            progressed: false,
+        };
+        if self.table[index].replace(slot).is_none() {
+            self.len += 1;
+        }
+    }
+
+    pub(super) fn remove(&mut self, token: Token) -> Option<Slot<P>> {
+        let entry = self.table.get_mut(token.index as usize)?;
+        if entry.as_ref()?.generation != token.generation {
+            return None;
+        }
+        self.len -= 1;
+        entry.take()
+    }
+
+    /// All connections.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Token, &Slot<P>)> {
+        self.table.iter().enumerate().filter_map(|(index, slot)| {
+            let slot = slot.as_ref()?;
+            Some((Token { index: index as u32, generation: slot.generation }, slot))
+        })
+    }
+
+    /// The tokens of all connections.
+    pub(super) fn tokens(&self) -> impl Iterator<Item = Token> + '_ {
+        self.table.iter().enumerate().filter_map(|(index, slot)| {
+            let generation = slot.as_ref()?.generation;
+            Some(Token { index: index as u32, generation })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An idle connection pays for it. Flags use the padding.
+    #[test]
+    fn a_slot_takes_16_bytes_beside_its_connection_and_its_peer() {
+        let parts = size_of::<Connection>() + size_of::<Option<u64>>();
+        assert_eq!(size_of::<Slot<u64>>(), parts + 16);
+    }
+}

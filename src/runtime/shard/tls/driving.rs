@@ -1,0 +1,326 @@
+//! Drives rustls: reads and writes records, for both roles.
+//!
+//! Never: state of a connection beyond the length of a call.
+
+use std::collections::VecDeque;
+
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, EncodeTlsData, EncryptError, InsufficientSizeError,
+    UnbufferedConnectionCommon, UnbufferedStatus, WriteTraffic,
+};
+
+use super::{SEALED_BUFFER_BYTES, SessionError};
+use echoring_proto::buffer::{Buffer, Pool};
+use echoring_proto::connection::{OutOfMemory, TlsFault};
+
+/// Where sealed bytes go.
+pub(super) struct Sink<'a> {
+    pub(super) sealed: &'a mut VecDeque<Buffer>,
+    pub(super) pool: &'a mut Pool,
+}
+
+impl Sink<'_> {
+    /// Has `write` fill room for `bytes`, and more when it asks for it. `left` is what will be written altogether.
+    pub(super) fn write<E: Into<Short>>(
+        &mut self,
+        bytes: usize,
+        left: usize,
+        mut write: impl FnMut(&mut [u8]) -> Result<usize, E>,
+    ) -> Result<(), Stop> {
+        let mut bytes = bytes;
+        loop {
+            if self.sealed.back().is_none_or(|last| last.room() < bytes) {
+                let room = left.min(SEALED_BUFFER_BYTES).max(bytes);
+                self.sealed.push_back(self.pool.get(room).ok_or(OutOfMemory)?);
+            }
+            let Some(last) = self.sealed.back_mut() else { return Err(OutOfMemory.into()) };
+            let vec = last.vec();
+            let start = vec.len();
+            vec.resize(start + bytes, 0);
+            match write(&mut vec[start..]) {
+                Ok(written) => {
+                    vec.truncate(start + written);
+                    return Ok(());
+                }
+                Err(short) => {
+                    vec.truncate(start);
+                    match short.into() {
+                        Short::By(required) if required > bytes => bytes = required,
+                        Short::By(_) => return Err(Stop::Exhausted),
+                        Short::Exhausted => return Err(Stop::Exhausted),
+                    }
+                }
+            }
+        }
+    }
+
+    fn handshake<Data>(&mut self, data: &mut EncodeTlsData<'_, Data>) -> Result<(), Stop> {
+        let bytes = match data.encode(&mut []) {
+            Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) => required_size,
+            Ok(_) | Err(EncodeError::AlreadyEncoded) => return Ok(()),
+        };
+        self.write(bytes, bytes, |room| data.encode(room))
+    }
+}
+
+/// Why rustls did not write.
+pub(super) enum Short {
+    /// It needs so much room.
+    By(usize),
+    /// The keys have sealed all that they may.
+    Exhausted,
+}
+
+impl From<EncodeError> for Short {
+    fn from(error: EncodeError) -> Short {
+        match error {
+            EncodeError::InsufficientSize(InsufficientSizeError { required_size }) => {
+                Short::By(required_size)
+            }
+            EncodeError::AlreadyEncoded => Short::Exhausted,
+        }
+    }
+}
+
+impl From<EncryptError> for Short {
+    fn from(error: EncryptError) -> Short {
+        match error {
+            EncryptError::InsufficientSize(InsufficientSizeError { required_size }) => {
+                Short::By(required_size)
+            }
+            EncryptError::EncryptExhausted => Short::Exhausted,
+        }
+    }
+}
+
+/// Why records were not read to the end, or not written.
+pub(super) enum Stop {
+    Error(rustls::Error),
+    Exhausted,
+    OutOfMemory,
+}
+
+impl From<OutOfMemory> for Stop {
+    fn from(OutOfMemory: OutOfMemory) -> Stop {
+        Stop::OutOfMemory
+    }
+}
+
+impl From<rustls::Error> for Stop {
+    fn from(error: rustls::Error) -> Stop {
+        Stop::Error(error)
+    }
+}
+
+impl Stop {
+    pub(super) fn judged(self, was_open: bool) -> SessionError {
+        let error = match self {
+            Stop::OutOfMemory => return SessionError::OutOfMemory,
+            Stop::Exhausted => {
+                return SessionError::Fault(TlsFault::Record, "the keys are used up".to_owned());
+            }
+            Stop::Error(error) => error,
+        };
+        let fault = match &error {
+            rustls::Error::AlertReceived(_) => TlsFault::Alert,
+            _ if was_open => TlsFault::Record,
+            _ => TlsFault::Handshake,
+        };
+        SessionError::Fault(fault, told(&error))
+    }
+}
+
+/// The text of a TLS error: some of the library's own texts are the names of its types.
+fn told(error: &rustls::Error) -> String {
+    use rustls::{CertificateError, Error, InvalidMessage};
+    match error {
+        Error::InvalidCertificate(CertificateError::Other(other)) => {
+            let why = match other.to_string().as_str() {
+                "CaUsedAsEndEntity" => "a certificate authority's own is no server's".to_owned(),
+                other => spaced(other),
+            };
+            format!("invalid peer certificate: {why}")
+        }
+        Error::InvalidCertificate(why) => format!("invalid peer certificate: {}", spaced(&why.to_string())),
+        Error::InvalidMessage(InvalidMessage::InvalidContentType) => "what came is not TLS".to_owned(),
+        Error::InvalidMessage(why) => format!("received a corrupt message: {}", spaced(&format!("{why:?}"))),
+        Error::PeerIncompatible(why) => format!("the peer is incompatible: {}", spaced(&format!("{why:?}"))),
+        Error::PeerMisbehaved(why) => format!("the peer misbehaved: {}", spaced(&format!("{why:?}"))),
+        Error::AlertReceived(alert) => format!("received the alert {}", spaced(&format!("{alert:?}"))),
+        other => other.to_string(),
+    }
+}
+
+/// The name of a variant, such as `UnknownIssuer`, as words. A sentence stays as it is.
+fn spaced(name: &str) -> String {
+    if !name.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return name.to_owned();
+    }
+    let mut words = String::new();
+    for (at, letter) in name.char_indices() {
+        if letter.is_ascii_uppercase() && at > 0 {
+            words.push(' ');
+        }
+        words.push(letter.to_ascii_lowercase());
+    }
+    words
+}
+
+/// How far bytes were read.
+#[derive(Default)]
+pub(super) struct Driven {
+    pub(super) read: usize,
+    pub(super) open: bool,
+    pub(super) ended: bool,
+}
+
+/// Both roles of rustls behind one call.
+pub(super) trait Peer: std::ops::DerefMut<Target = UnbufferedConnectionCommon<Self::Data>> {
+    type Data;
+
+    fn step<'c, 'i>(&'c mut self, bytes: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
+}
+
+impl Peer for UnbufferedServerConnection {
+    type Data = ServerConnectionData;
+
+    fn step<'c, 'i>(&'c mut self, bytes: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(bytes)
+    }
+}
+
+impl Peer for UnbufferedClientConnection {
+    type Data = ClientConnectionData;
+
+    fn step<'c, 'i>(&'c mut self, bytes: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(bytes)
+    }
+}
+
+/// The writing half of an open session of either role.
+pub(super) trait Traffic {
+    fn encrypt(&mut self, plain: &[u8], room: &mut [u8]) -> Result<usize, EncryptError>;
+    fn queue_close_notify(&mut self, room: &mut [u8]) -> Result<usize, EncryptError>;
+}
+
+impl<Data> Traffic for WriteTraffic<'_, Data> {
+    fn encrypt(&mut self, plain: &[u8], room: &mut [u8]) -> Result<usize, EncryptError> {
+        WriteTraffic::encrypt(self, plain, room)
+    }
+
+    fn queue_close_notify(&mut self, room: &mut [u8]) -> Result<usize, EncryptError> {
+        WriteTraffic::queue_close_notify(self, room)
+    }
+}
+
+/// Takes what is inside of a record.
+pub(super) type Take<'a> = dyn FnMut(&[u8], &mut Pool) -> Result<(), OutOfMemory> + 'a;
+
+/// Has `side` read records from the front of `bytes`; what is inside goes to `plain`, what it answers to `sink`.
+pub(super) fn drive<P: Peer>(
+    side: &mut P,
+    bytes: &mut [u8],
+    sink: &mut Sink<'_>,
+    plain: &mut Take<'_>,
+) -> Result<Driven, Stop> {
+    let mut driven = Driven::default();
+    loop {
+        let UnbufferedStatus { mut discard, state } = side.step(&mut bytes[driven.read..]);
+        let error = match state {
+            Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                while let Some(record) = traffic.next_record() {
+                    let record = record?;
+                    discard += record.discard;
+                    plain(record.payload, sink.pool)?;
+                }
+                None
+            }
+            Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                sink.handshake(&mut data)?;
+                None
+            }
+            Ok(ConnectionState::TransmitTlsData(data)) => {
+                // It is in the sink, which keeps the order.
+                data.done();
+                None
+            }
+            Ok(ConnectionState::PeerClosed) => {
+                driven.ended = true;
+                None
+            }
+            Ok(state) => {
+                driven.open = matches!(state, ConnectionState::WriteTraffic(_));
+                driven.read += discard;
+                return Ok(driven);
+            }
+            Err(error) => Some(error),
+        };
+        driven.read += discard;
+        if let Some(error) = error {
+            tell_alert(side, &mut bytes[driven.read..], sink)?;
+            return Err(error.into());
+        }
+    }
+}
+
+/// The alert that says what was wrong, where rustls has one to send. It is asked for no longer than there is one: it
+/// would read on.
+fn tell_alert<P: Peer>(side: &mut P, bytes: &mut [u8], sink: &mut Sink<'_>) -> Result<(), Stop> {
+    while side.wants_write() {
+        let UnbufferedStatus { state: Ok(ConnectionState::EncodeTlsData(mut data)), .. } = side.step(bytes)
+        else {
+            return Ok(());
+        };
+        sink.handshake(&mut data)?;
+    }
+    Ok(())
+}
+
+pub(super) fn write_traffic<P: Peer>(
+    side: &mut P,
+    held: &mut [u8],
+    sink: &mut Sink<'_>,
+    mut write: impl FnMut(&mut dyn Traffic, &mut Sink<'_>) -> Result<(), Stop>,
+) -> Result<(), Stop> {
+    loop {
+        match side.step(held).state {
+            Ok(ConnectionState::WriteTraffic(mut traffic)) => return write(&mut traffic, sink),
+            // A change of keys goes first.
+            Ok(ConnectionState::EncodeTlsData(mut data)) => sink.handshake(&mut data)?,
+            Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
+            Ok(ConnectionState::PeerClosed) => {}
+            Ok(_) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_are_told_in_words() {
+        use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
+        for (error, words) in [
+            (
+                Error::InvalidCertificate(CertificateError::UnknownIssuer),
+                "invalid peer certificate: unknown issuer",
+            ),
+            (Error::InvalidMessage(InvalidMessage::InvalidContentType), "what came is not TLS"),
+            (
+                Error::AlertReceived(AlertDescription::HandshakeFailure),
+                "received the alert handshake failure",
+            ),
+            (
+                Error::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon),
+                "the peer is incompatible: no cipher suites in common",
+            ),
+        ] {
+            assert_eq!(told(&error), words);
+        }
+        assert_eq!(spaced("a sentence: 5 s"), "a sentence: 5 s");
+    }
+}

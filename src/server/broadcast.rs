@@ -1,0 +1,146 @@
+//! Broadcast on one shard: raw subscribers, whose messages go to all other subscribers of their topic, and sessions of
+//! `echoring.v1.json`. On all shards, messages are in the order that the topic's owner gives.
+//!
+//! ```text
+//! publisher's shard ──Publish──> owner shard ──Deliver──> each subscribing shard ──> its log ──> sockets
+//!       (request lane: may wait)        (forward lane: always taken)
+//! ```
+//!
+//! Shards exchange the published bytes; each encodes them for its own subscribers, once per encoding and window size.
+//!
+//! The parts: `sequencer` (topics that this shard owns), `fan_out` (logs and local subscribers), `subscriptions` (the shard's
+//! subscriptions at owners), `sessions` (events to clients of `echoring.v1.json`), `pending_requests` and
+//! `held_publications` (mail that waits for room), and `drain`. The other files are operations that need several parts.
+//!
+//! A full mailbox loses nothing: a publication that cannot be posted is held, and its publisher is not read. An owner takes
+//! requests only while every forward lane has room for a whole message, and forwards are always taken. Two shards that
+//! flood each other therefore both make progress.
+
+pub(crate) mod connection_sink;
+mod drain;
+mod draining;
+mod fan_out;
+mod frame_encoder;
+mod held_publications;
+mod inbox;
+mod members;
+mod pending_requests;
+mod presence;
+mod publish;
+mod replay;
+mod reports;
+mod request_history;
+mod requests;
+mod sequencer;
+pub(crate) mod session;
+mod sessions;
+pub(crate) mod shard_mail;
+mod subscribe;
+mod subscriptions;
+mod tick;
+
+use echoring_proto::buffer::{Lease, Pool};
+use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
+use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::shard::{Context, Lane};
+use echoring_topics::{Placement, Rules};
+
+use crate::peer::{Peer, ServerApplication};
+use drain::Drain;
+use fan_out::FanOut;
+use held_publications::HeldPublications;
+use pending_requests::PendingRequests;
+pub(crate) use sequencer::MAIL_OVERHEAD_BYTES;
+use sequencer::Sequencer;
+use sessions::Sessions;
+use subscriptions::Subscriptions;
+
+/// Interval of the checks for slow consumers, heartbeats and expiry.
+const CHECK_INTERVAL: Nanos = SECOND;
+/// Delay before mail that found no room is tried again.
+const RETRY_DELAY: Nanos = MILLISECOND;
+
+/// The settings of a shard's broadcast.
+#[derive(Debug)]
+pub struct BroadcastSettings {
+    /// The settings of topics, by name.
+    pub rules: Rules,
+    /// The shard's lease of the node's topics.
+    pub topics: Lease,
+    /// Maximum topics of one session.
+    pub subscriptions_max: u32,
+    /// Maximum message size in bytes.
+    pub message_bytes_max: u64,
+    /// Makes the epochs of this run differ from those of others.
+    pub seed: u64,
+    /// Maps topics to owner shards; equal on all shards.
+    pub placement: Placement,
+}
+
+/// Broadcast on one shard.
+#[derive(Debug)]
+pub(crate) struct Broadcast {
+    sequencer: Sequencer,
+    fan_out: FanOut,
+    subscriptions: Subscriptions,
+    sessions: Sessions,
+    held: HeldPublications,
+    pending: PendingRequests,
+    drain: Drain,
+    check_at: Nanos,
+    now: Nanos,
+}
+
+impl Broadcast {
+    pub(super) fn new(settings: BroadcastSettings) -> Broadcast {
+        let BroadcastSettings { rules, topics, subscriptions_max, message_bytes_max, seed, placement } =
+            settings;
+        Broadcast {
+            sequencer: Sequencer::new(rules.clone(), topics, seed, placement, message_bytes_max as usize),
+            fan_out: FanOut::new(rules),
+            subscriptions: Subscriptions::default(),
+            sessions: Sessions::new(subscriptions_max),
+            held: HeldPublications::default(),
+            pending: PendingRequests::default(),
+            drain: Drain::default(),
+            check_at: 0,
+            now: 0,
+        }
+    }
+
+    /// Whether the owner may take a request, which may post one message to every other shard.
+    pub(crate) fn takes_requests<D: Driver, A: ServerApplication>(&self, cx: &Context<'_, D, A>) -> bool {
+        cx.all_have_room(Lane::Forward, self.sequencer.mail_bytes_max())
+    }
+
+    /// A send to a connection was partial.
+    pub(crate) fn blocked<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        token: Token,
+    ) {
+        // A connection that the drain has closed was sent everything queued, and gets nothing more.
+        if !self.drain.is_on() || cx.is_open(token) {
+            self.fan_out.take_back(cx, token);
+        }
+    }
+
+    /// A connection is gone.
+    pub(crate) fn closed<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        token: Token,
+        peer: Peer,
+    ) {
+        match peer {
+            Peer::Subscriber(subscriber) => self.subscriber_closed(&mut cx.resources(), token, &subscriber),
+            Peer::Session(session) => self.session_closed(&mut cx.resources(), token, &session),
+            Peer::Echo | Peer::Handler(_) => {}
+        }
+    }
+
+    /// Frees a part of the histories or, if memory is `owed`, of what only slow consumers need.
+    pub(crate) fn shed(&mut self, pool: &mut Pool, owed: bool) -> bool {
+        if owed { self.fan_out.topics.shed(pool) } else { self.sequencer.topics.shed(pool) }
+    }
+}

@@ -1,0 +1,93 @@
+//! The connections of a shard as the [`Sink`] of its topics.
+
+use bytes::Bytes;
+
+use super::frame_encoder::{conflated_frames, event_frame};
+use crate::peer::ServerApplication;
+use crate::v1::server_event;
+use echoring_proto::buffer::{Pool, allocated_bytes};
+use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::shard::Context;
+use echoring_topics::{Gap, GapReason, Keyed, MemberId, Sink};
+
+/// The tag of frames that are not part of a log and so cannot be taken back.
+const NO_TAG: u64 = u64::MAX;
+
+/// Sends the frames of topics to connections, and collects the subscribers that need more than frames.
+pub(super) struct ConnectionSink<'a, 'b, D: Driver, A: ServerApplication> {
+    pub(super) cx: &'a mut Context<'b, D, A>,
+    pub(super) follow_ups: &'a mut FollowUps,
+}
+
+/// Subscribers that need attention after a delivery.
+#[derive(Debug, Default)]
+pub(super) struct FollowUps {
+    /// Subscribers that fell behind: a raw route is closed, a session loses the subscription.
+    pub(super) slow_consumers: Vec<SlowConsumer>,
+    /// Sessions that missed presence events: they are sent the member list.
+    pub(super) missed_presence: Vec<(Token, MemberId)>,
+}
+
+/// A subscriber that fell behind and is no longer a member of its topic.
+#[derive(Debug)]
+pub(super) struct SlowConsumer {
+    pub(super) token: Token,
+    pub(super) member: MemberId,
+    /// Everything up to this offset was sent.
+    pub(super) reached: u64,
+    pub(super) reason: GapReason,
+}
+
+impl<D: Driver, A: ServerApplication> ConnectionSink<'_, '_, D, A> {
+    /// Sends frames to one connection only. They are charged to the memory budget until the kernel has them. False when
+    /// the connection does not take them now, or the budget is spent.
+    fn send_charged(&mut self, token: Token, frames: Vec<u8>, messages: u32) -> bool {
+        let charged_bytes = allocated_bytes(frames.capacity());
+        if !self.cx.pool().charge(charged_bytes) {
+            return false;
+        }
+        let frames = Bytes::from(frames);
+        let taken = self.cx.share(token, frames.clone(), u64::from(messages), NO_TAG).is_ok();
+        self.cx.pool().discharge_shared(frames, charged_bytes);
+        taken
+    }
+}
+
+impl<D: Driver, A: ServerApplication> Sink<Token> for ConnectionSink<'_, '_, D, A> {
+    #[inline]
+    fn is_writable(&self, token: Token) -> bool {
+        self.cx.is_writable(token)
+    }
+
+    #[inline]
+    fn send(&mut self, token: Token, frames: Bytes, messages: u32, tag: u64) -> Result<(), Bytes> {
+        self.cx.share(token, frames, u64::from(messages), tag)
+    }
+
+    fn tell_gap(&mut self, token: Token, topic: &str, gap: Gap) -> bool {
+        let frame = event_frame(|text| server_event::gap(text, topic, gap.from, gap.to, gap.reason));
+        self.send_charged(token, frame, 0)
+    }
+
+    fn tell_stale(&mut self, token: Token, member: MemberId, topic: &str) -> bool {
+        let frame = event_frame(|text| server_event::presence_stale(text, topic));
+        let taken = self.cx.share(token, Bytes::from(frame), 0, NO_TAG).is_ok();
+        if taken {
+            self.follow_ups.missed_presence.push((token, member));
+        }
+        taken
+    }
+
+    fn send_latest(&mut self, token: Token, topic: &str, latest: &Keyed, after: u64) -> Option<(u64, u32)> {
+        let (frames, reached, count) = conflated_frames(topic, latest, after);
+        self.send_charged(token, frames, count).then_some((reached, count))
+    }
+
+    fn fell_behind(&mut self, token: Token, member: MemberId, reached: u64, reason: GapReason) {
+        self.follow_ups.slow_consumers.push(SlowConsumer { token, member, reached, reason });
+    }
+
+    fn pool(&mut self) -> &mut Pool {
+        self.cx.pool()
+    }
+}

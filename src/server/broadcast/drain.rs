@@ -1,0 +1,104 @@
+//! The progress of a drain: acknowledged messages are sent, or reported as lost, before their subscribers are closed with
+//! 1001.
+//!
+//! ```text
+//! refuse publications ── DrainStageOver(Publications) ─> no owner gets another one
+//!                                                        └─ DrainStageOver(Messages) ─> the logs are complete
+//!                                                                                       └─ subscribers with everything: 1001
+//! no subscriber is left ── DrainStageOver(Everything) ─> no shard needs this one, and it may end
+//! ```
+//!
+//! A stage is over on the node once every shard has told every other shard. Shards do so in the lane of the stage's
+//! mail, so the notice arrives behind the last of it. A shard whose own drain has not begun only counts.
+//!
+//! A shard never waits for another one beyond the time of the drain.
+
+use super::shard_mail::{DrainStage, ShardMail};
+use echoring_proto::limits::Nanos;
+use echoring_runtime::driver::Token;
+use echoring_runtime::shard::{Lane, Mailboxes};
+
+/// The progress of one stage, in both directions.
+#[derive(Debug, Default)]
+pub(super) struct StageProgress {
+    /// The next shard to tell.
+    next: usize,
+    /// Shards that have told this one.
+    heard: usize,
+}
+
+/// The drain of one shard.
+#[derive(Debug, Default)]
+pub(super) struct Drain {
+    /// When the drain began.
+    since: Option<Nanos>,
+    pub(super) publications: StageProgress,
+    pub(super) messages: StageProgress,
+    pub(super) everything: StageProgress,
+    /// A mailbox had no room for the end of a stage.
+    pub(super) waits_for_room: bool,
+    /// When subscribers that have not got everything are closed.
+    pub(super) goodbye_at: Nanos,
+    /// Connections that have not been closed with 1001.
+    pub(super) remaining: Vec<Token>,
+    /// No connection is left, and no other shard needs this one.
+    pub(super) is_over: bool,
+}
+
+impl StageProgress {
+    /// Tells the other shards that the stage is over here, as far as there is room. Returns whether all have been told.
+    pub(super) fn tell(&mut self, mailboxes: &mut Mailboxes<ShardMail>, stage: DrainStage) -> bool {
+        let lane = match stage {
+            DrainStage::Publications | DrainStage::Everything => Lane::Request,
+            DrainStage::Messages => Lane::Forward,
+        };
+        while self.next < mailboxes.shards() {
+            let is_here = self.next == mailboxes.shard();
+            if !is_here && mailboxes.post(self.next, lane, ShardMail::DrainStageOver(stage), &[]).is_err() {
+                return false;
+            }
+            self.next += 1;
+        }
+        true
+    }
+
+    pub(super) fn is_over(&self, shards: usize) -> bool {
+        self.next == shards && self.heard + 1 == shards
+    }
+}
+
+impl Drain {
+    /// Whether publications and subscriptions are refused.
+    #[inline]
+    pub(super) fn is_on(&self) -> bool {
+        self.since.is_some()
+    }
+
+    /// Begins the drain. False if it has begun already.
+    pub(super) fn begin(&mut self, now: Nanos) -> bool {
+        let begins = self.since.is_none();
+        self.since.get_or_insert(now);
+        begins
+    }
+
+    /// Sets the deadline of the drain; the last `goodbye` of it is reserved for subscribers that have not got
+    /// everything.
+    pub(super) fn set_end(&mut self, until: Nanos, goodbye: Nanos) {
+        let all = until.saturating_sub(self.since.unwrap_or_default());
+        self.goodbye_at = until.saturating_sub(goodbye.min(all / 4));
+    }
+
+    /// Another shard has ended a stage.
+    pub(super) fn count(&mut self, stage: DrainStage) {
+        let progress = match stage {
+            DrainStage::Publications => &mut self.publications,
+            DrainStage::Messages => &mut self.messages,
+            DrainStage::Everything => &mut self.everything,
+        };
+        progress.heard += 1;
+    }
+
+    pub(super) fn deadline(&self) -> Option<Nanos> {
+        (!self.remaining.is_empty()).then_some(self.goodbye_at)
+    }
+}

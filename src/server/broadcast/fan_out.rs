@@ -1,0 +1,175 @@
+//! The topics that this shard subscribes to: it encodes each message once per format and sends it to the local subscribers.
+
+use echoring_proto::limits::Nanos;
+use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::shard::{Context, ShardResources};
+use echoring_topics::{
+    AcceptedMessage, Encoding, Format, LogMemory, MemberId, OwnedTopics, Publication, Rules, TopicId,
+    TopicSettings, Topics,
+};
+
+use super::connection_sink::{ConnectionSink, FollowUps, SlowConsumer};
+use super::frame_encoder::{EventFrame, FrameEncoder, Frames, V1};
+use super::shard_mail::{Publisher, ShardMail};
+use crate::peer::ServerApplication;
+use crate::v1::server_event;
+
+/// The logs and subscribers of a shard's topics.
+#[derive(Debug)]
+pub(super) struct FanOut {
+    pub(super) topics: Topics<Token>,
+    encoder: FrameEncoder,
+    follow_ups: FollowUps,
+}
+
+impl FanOut {
+    pub(super) fn new(rules: Rules) -> FanOut {
+        let topics = Topics::new(rules);
+        FanOut { topics, encoder: FrameEncoder::default(), follow_ups: FollowUps::default() }
+    }
+
+    pub(super) fn name(&self, topic: TopicId) -> &str {
+        self.topics.name(topic).unwrap_or_default()
+    }
+
+    /// Whether a setting of a topic holds; false for an unknown topic.
+    pub(super) fn has(&self, topic: TopicId, setting: impl FnOnce(&TopicSettings) -> bool) -> bool {
+        self.topics.settings(topic).is_some_and(setting)
+    }
+
+    /// Subscribes a connection to the raw messages of a topic, except for those of the origin `skip`.
+    pub(super) fn subscribe_raw(
+        &mut self,
+        topic: TopicId,
+        token: Token,
+        window_bits: Option<u8>,
+        skip: u64,
+    ) -> Option<MemberId> {
+        self.topics.subscribe(topic, token, Format { dialect: Encoding::Raw, window_bits }, skip)
+    }
+
+    /// Subscribes a session to a topic.
+    pub(super) fn subscribe_session(
+        &mut self,
+        topic: TopicId,
+        token: Token,
+        window_bits: Option<u8>,
+    ) -> Option<MemberId> {
+        self.topics.subscribe(topic, token, Format { dialect: V1, window_bits }, 0)
+    }
+
+    /// Appends a message to the log of a topic. Under memory pressure the history of `owned` shrinks first.
+    #[inline]
+    pub(super) fn append(
+        &mut self,
+        owned: &mut OwnedTopics,
+        resources: &mut ShardResources<'_, ShardMail>,
+        topic: TopicId,
+        publisher: &Publisher,
+        offset: u64,
+        publication: Publication<'_>,
+    ) {
+        let own = publisher.member.filter(|_| publisher.is_on(resources.mailboxes.shard()));
+        let FanOut { topics, encoder, .. } = self;
+        let mut frames = Frames { publication, offset, encoder, codecs: resources.codecs };
+        let accepted =
+            AcceptedMessage { publication: &publication, offset, origin: publisher.origin(), publisher: own };
+        topics.append(topic, &mut LogMemory { pool: resources.pool, owned }, &accepted, &mut frames);
+    }
+
+    /// Appends the event that a subscriber joined or left.
+    pub(super) fn append_presence(
+        &mut self,
+        owned: &mut OwnedTopics,
+        resources: &mut ShardResources<'_, ShardMail>,
+        topic: TopicId,
+        client: u64,
+        joined: bool,
+        count: u64,
+    ) {
+        let FanOut { topics, encoder, .. } = self;
+        let write =
+            |text: &mut Vec<u8>, name: &str| server_event::presence(text, name, joined, client, count);
+        let memory = &mut LogMemory { pool: resources.pool, owned };
+        topics.append_presence(topic, memory, &mut EventFrame { encoder, write });
+    }
+
+    /// Sends a heartbeat on topics that have had no message for long, so that subscribers know nothing was lost.
+    pub(super) fn append_heartbeats(
+        &mut self,
+        owned: &mut OwnedTopics,
+        resources: &mut ShardResources<'_, ShardMail>,
+        now: Nanos,
+    ) {
+        let FanOut { topics, encoder, .. } = self;
+        let mut silent = Vec::new();
+        topics.silent(now, &mut silent);
+        for topic in silent {
+            let offset = topics.offset(topic);
+            let write = |text: &mut Vec<u8>, name: &str| server_event::heartbeat(text, name, offset);
+            let memory = &mut LogMemory { pool: resources.pool, owned };
+            topics.append_notice(topic, memory, &mut EventFrame { encoder, write });
+        }
+    }
+
+    /// Sends new messages to all subscribers.
+    pub(super) fn deliver<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        now: Nanos,
+    ) {
+        let FanOut { topics, follow_ups, .. } = self;
+        topics.deliver(now, &mut ConnectionSink { cx, follow_ups });
+    }
+
+    /// Sends one subscriber the messages that it lacks.
+    pub(super) fn catch_up<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        member: MemberId,
+        now: Nanos,
+    ) {
+        let FanOut { topics, follow_ups, .. } = self;
+        topics.catch_up(member, now, &mut ConnectionSink { cx, follow_ups });
+    }
+
+    /// Finds the subscribers that are behind for longer than their topic allows.
+    pub(super) fn drop_laggards<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        now: Nanos,
+    ) {
+        let FanOut { topics, follow_ups, .. } = self;
+        topics.drop_laggards(now, &mut ConnectionSink { cx, follow_ups });
+    }
+
+    /// Takes back the whole frames at the end of a partial send.
+    pub(super) fn take_back<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        token: Token,
+    ) {
+        let now = cx.now();
+        while let Some((tag, unsent)) = cx.unsent_shared(token) {
+            let all = cx.unsent_bytes(token) as usize == unsent;
+            let (bytes, messages) = self.topics.take_back(tag, token, unsent, all, now);
+            if bytes > 0 {
+                let taken = cx.take_back(token, bytes, u64::from(messages));
+                debug_assert!(taken, "one frame stays");
+            }
+            if bytes < unsent {
+                break;
+            }
+        }
+    }
+
+    /// The next subscriber that fell behind.
+    pub(super) fn next_slow_consumer(&mut self) -> Option<SlowConsumer> {
+        self.follow_ups.slow_consumers.pop()
+    }
+
+    /// The next session that missed presence events.
+    pub(super) fn next_missed_presence(&mut self) -> Option<(Token, MemberId)> {
+        self.follow_ups.missed_presence.pop()
+    }
+}

@@ -1,0 +1,133 @@
+//! Encodes messages and server events as frames, in each encoding, plain and compressed.
+
+use crate::v1::server_event;
+use echoring_proto::connection::{Codecs, MessageKind};
+use echoring_proto::frame::{self, HEADER_BYTES_MAX, Header};
+use echoring_topics::{Content, Encode, Encoding, Format, Keyed, Parts, Publication};
+
+/// The encoding of `echoring.v1.json`.
+pub(super) const V1: Encoding = Encoding::Adapter(0);
+
+/// Maximum bytes of conflated messages that one subscriber is sent at once.
+const KEYED_BYTES_MAX: usize = 64 * 1024;
+
+/// The buffers of the encoder, which are reused so that a message costs no allocation.
+#[derive(Debug, Default)]
+pub(super) struct FrameEncoder {
+    head: [u8; HEADER_BYTES_MAX],
+    text: Vec<u8>,
+    joined: Vec<u8>,
+}
+
+/// A published message, to be encoded in each format that has subscribers.
+pub(super) struct Frames<'a> {
+    pub(super) publication: Publication<'a>,
+    pub(super) offset: u64,
+    pub(super) encoder: &'a mut FrameEncoder,
+    pub(super) codecs: &'a mut Codecs,
+}
+
+/// The kind of frame that carries a payload unchanged.
+pub(super) fn raw_kind(content: Content) -> MessageKind {
+    match content {
+        Content::Json | Content::Text => MessageKind::Text,
+        Content::Binary => MessageKind::Binary,
+    }
+}
+
+impl Encode for Frames<'_> {
+    #[inline]
+    fn frame(&mut self, topic: &str, format: Format) -> Parts<'_> {
+        let Frames { publication, offset, encoder, codecs } = self;
+        let FrameEncoder { head, text, joined } = &mut **encoder;
+        let Publication { content, key, payload } = *publication;
+        let (kind, body) = match format.dialect {
+            Encoding::Raw => (raw_kind(content), [payload, &[], &[]]),
+            Encoding::Adapter(_) => {
+                text.clear();
+                (
+                    MessageKind::Text,
+                    server_event::message_parts(text, topic, *offset, key, 0, content, payload),
+                )
+            }
+        };
+        if let Some(window_bits) = format.window_bits {
+            let whole = if body[1].is_empty() && body[2].is_empty() {
+                body[0]
+            } else {
+                joined.clear();
+                body.iter().for_each(|part| joined.extend_from_slice(part));
+                joined
+            };
+            if let Some(deflated) = codecs.deflate_for_all(window_bits, whole) {
+                let head = encode_header(head, kind, true, deflated.len());
+                return [head, deflated, &[], &[]];
+            }
+        }
+        let head = encode_header(head, kind, false, body.iter().map(|part| part.len()).sum());
+        [head, body[0], body[1], body[2]]
+    }
+}
+
+/// A server event for all subscribers of a topic whose encoding has events. It is short, so one plain frame serves all.
+pub(super) struct EventFrame<'a, F> {
+    pub(super) encoder: &'a mut FrameEncoder,
+    /// Appends the event for the topic of this name.
+    pub(super) write: F,
+}
+
+impl<F: FnMut(&mut Vec<u8>, &str)> Encode for EventFrame<'_, F> {
+    fn frame(&mut self, topic: &str, _: Format) -> Parts<'_> {
+        let FrameEncoder { head, text, .. } = &mut *self.encoder;
+        text.clear();
+        (self.write)(text, topic);
+        [encode_header(head, MessageKind::Text, false, text.len()), text, &[], &[]]
+    }
+}
+
+/// A frame with one server event.
+pub(super) fn event_frame(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut text = Vec::with_capacity(128);
+    write(&mut text);
+    let mut head = [0; HEADER_BYTES_MAX];
+    let head = encode_header(&mut head, MessageKind::Text, false, text.len());
+    [head, &text].concat()
+}
+
+/// Encodes the latest message of each key behind the offset `after`, up to [`KEYED_BYTES_MAX`]. Each message has the number
+/// of messages skipped before it. Returns the frames, the offset of the last one, and their number.
+pub(super) fn conflated_frames(topic: &str, keyed: &Keyed, after: u64) -> (Vec<u8>, u64, u32) {
+    let (mut frames, mut reached, mut count) = (Vec::new(), after, 0);
+    let mut text = Vec::new();
+    for (offset, Publication { content, key, payload }) in keyed.after(after) {
+        if frames.len() >= KEYED_BYTES_MAX {
+            break;
+        }
+        text.clear();
+        let skipped = offset - reached - 1;
+        let parts = server_event::message_parts(&mut text, topic, offset, key, skipped, content, payload);
+        let mut head = [0; HEADER_BYTES_MAX];
+        let bytes = parts.iter().map(|part| part.len()).sum();
+        frames.extend_from_slice(encode_header(&mut head, MessageKind::Text, false, bytes));
+        parts.iter().for_each(|part| frames.extend_from_slice(part));
+        (reached, count) = (offset, count + 1);
+    }
+    (frames, reached, count)
+}
+
+fn encode_header(
+    head: &mut [u8; HEADER_BYTES_MAX],
+    kind: MessageKind,
+    compressed: bool,
+    payload_bytes: usize,
+) -> &[u8] {
+    let header = Header {
+        opcode: kind.opcode(),
+        fin: true,
+        compressed,
+        mask: None,
+        payload_bytes: payload_bytes as u64,
+    };
+    let bytes = frame::encode(&header, head);
+    &head[..bytes]
+}

@@ -1,0 +1,127 @@
+//! Takes mail from other shards.
+
+use super::Broadcast;
+use super::shard_mail::{Publisher, ShardMail};
+use crate::peer::ServerApplication;
+use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::shard::{Context, Lane};
+use echoring_topics::{OwnedTopicId, Publication, Replay, TopicId};
+
+impl Broadcast {
+    /// Takes one message of the shard `from`.
+    pub(crate) fn mail<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        from: usize,
+        mail: ShardMail,
+        bytes: &[u8],
+    ) {
+        match mail {
+            ShardMail::Subscribe { local } => {
+                let Ok(name) = std::str::from_utf8(bytes) else { return };
+                let answer = self.sequencer.topics.subscribe(name, from, local, cx.pool());
+                post_answer(cx, from, ShardMail::Subscribed { local, answer }, &[]);
+            }
+            ShardMail::Subscribed { local, answer } => self.subscribed(cx, local, answer),
+            ShardMail::Unsubscribe { owned, local } => {
+                let now = cx.now();
+                self.sequencer.topics.unsubscribe(owned, from, local, now, cx.pool());
+                post_answer(cx, from, ShardMail::Unsubscribed { local }, &[]);
+            }
+            ShardMail::Unsubscribed { local } => self.subscriptions.forget_left(local),
+            ShardMail::Publish { publisher, content, name_bytes, key_bytes, idempotency_bytes } => {
+                let Some((name, rest)) = split_text(bytes, name_bytes) else { return };
+                let Some((key, rest)) = split_text(rest, key_bytes) else { return };
+                let Some((idempotency_key, payload)) = split_text(rest, idempotency_bytes) else { return };
+                let publication = Publication { content, key, payload };
+                self.publish_for_shard(cx, name, publisher, publication, idempotency_key);
+            }
+            ShardMail::PublishResult { publisher, result } => {
+                let Ok(name) = std::str::from_utf8(bytes) else { return };
+                if let Some(mut link) = cx.link(publisher.token) {
+                    self.sessions.acknowledge(&mut link, name, &publisher, result);
+                }
+            }
+            ShardMail::Deliver { local, publisher, offset, content, key_bytes } => {
+                self.sequencer.passed.messages_in += 1;
+                let Some((key, payload)) = split_text(bytes, key_bytes) else { return };
+                self.deliver(cx, local, &publisher, offset, Publication { content, key, payload });
+            }
+            ShardMail::ReplayRequest { owned, local, token, from: replay } => {
+                self.answer_replay(cx, from, owned, local, token, replay);
+            }
+            ShardMail::ReplayPage { local, token, from, page } => {
+                if let Some(mut link) = cx.link(token).filter(|link| link.is_open()) {
+                    self.replay_page(&mut link, local, from, page, bytes);
+                }
+            }
+            ShardMail::MembersRequest { owned, local, query } => {
+                let (members, page) = self.sequencer.members(owned, query);
+                post_answer(cx, from, ShardMail::MembersPage { local, query, members }, &[&page]);
+            }
+            ShardMail::MembersPage { local, query, members } => {
+                if let Some(mut link) = cx.link(query.token).filter(|link| link.is_open()) {
+                    self.members_page(&mut link, local, query, members, bytes);
+                }
+            }
+            ShardMail::Presence { owned, client, joined } => {
+                self.change_presence(&mut cx.resources(), owned, client, joined);
+            }
+            ShardMail::PresenceChanged { local, client, joined, count } => {
+                self.presence_changed(&mut cx.resources(), local, client, joined, count);
+            }
+            ShardMail::DrainStageOver(stage) => self.drain.count(stage),
+        }
+    }
+
+    /// Sequences a publication of another shard.
+    fn publish_for_shard<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        name: &str,
+        publisher: Publisher,
+        publication: Publication<'_>,
+        idempotency_key: &str,
+    ) {
+        self.sequencer.passed.publications_in += 1;
+        let (now, mut resources) = (cx.now(), cx.resources());
+        let sequenced =
+            self.sequencer.sequence(&mut resources, now, name, publisher, publication, idempotency_key);
+        let result = self.append_sequenced(&mut resources, &publisher, sequenced, publication);
+        if self.sequencer.wants_result(name, &publisher, sequenced) {
+            let mail = ShardMail::PublishResult { publisher, result };
+            post_answer(cx, usize::from(publisher.shard), mail, &[name.as_bytes()]);
+        }
+    }
+
+    fn answer_replay<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        shard: usize,
+        owned: OwnedTopicId,
+        local: TopicId,
+        token: Token,
+        from: Replay,
+    ) {
+        let now = cx.now();
+        let (page, bytes) = self.sequencer.history(owned, from, now, cx.pool());
+        post_answer(cx, shard, ShardMail::ReplayPage { local, token, from, page }, &[&bytes]);
+    }
+}
+
+/// Splits a text of `text_bytes` from the front of `bytes`.
+fn split_text(bytes: &[u8], text_bytes: u8) -> Option<(&str, &[u8])> {
+    let (text, rest) = bytes.split_at_checked(usize::from(text_bytes))?;
+    Some((std::str::from_utf8(text).ok()?, rest))
+}
+
+/// Posts the answer to a request. A request is only taken while there is room for its answer.
+fn post_answer<D: Driver, A: ServerApplication>(
+    cx: &mut Context<'_, D, A>,
+    to: usize,
+    mail: ShardMail,
+    bytes: &[&[u8]],
+) {
+    let posted = cx.post(to, Lane::Forward, mail, bytes);
+    debug_assert!(posted.is_ok(), "a request is taken only while there is room for its answer");
+}

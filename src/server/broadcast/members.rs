@@ -1,0 +1,129 @@
+//! Member lists: sessions request them, and the server sends them by itself, page by page, to a session that missed
+//! presence events.
+//!
+//! A page is as old as its place in the forward lane: presence events behind it are newer. It may overtake events before it,
+//! each of which says no more than the page. A client that keeps the latest state of each member is therefore right.
+
+use super::Broadcast;
+use super::session::PushedPage;
+use super::shard_mail::{MembersQuery, ShardMail};
+use crate::limits::{PRESENCE_PAGE_MAX, REQUESTS_WAITING_MAX};
+use crate::peer::{Peer, ServerApplication};
+use crate::v1::{ProtocolError, server_event};
+use echoring_runtime::driver::Driver;
+use echoring_runtime::shard::{ConnectionContext, Context};
+use echoring_topics::{Members, Refused, TopicId, members};
+
+impl Broadcast {
+    /// A session requests the members of a topic.
+    pub(super) fn list_members<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        id: Option<u64>,
+        name: &str,
+        after: Option<u64>,
+        limit: usize,
+    ) {
+        let topic = self.fan_out.topics.find(name);
+        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(topic) = topic.filter(|topic| session.is_live(*topic)) else {
+            return self.sessions.reject(link, &ProtocolError::not_subscribed(id));
+        };
+        if !self.fan_out.has(topic, |settings| settings.presence) {
+            return self.sessions.reject(link, &ProtocolError::no_presence(id));
+        }
+        if self.pending.len() >= REQUESTS_WAITING_MAX {
+            return self.sessions.refuse(link, id, Refused::Busy);
+        }
+        let query = MembersQuery { token: link.token, pushed: false, id, after, limit: limit as u16 };
+        self.request_members(link, topic, query);
+    }
+
+    fn request_members<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        topic: TopicId,
+        query: MembersQuery,
+    ) {
+        let Some((owner, owned)) = self.subscriptions.owner(topic) else { return };
+        if owner == link.mailboxes.shard() {
+            let (members, page) = self.sequencer.members(owned, query);
+            self.members_page(link, topic, query, members, &page);
+        } else {
+            let mail = ShardMail::MembersRequest { owned, local: topic, query };
+            self.pending.add(link.mailboxes, owner, mail, "");
+        }
+    }
+
+    /// A page of a member list arrived. The session may have left the topic since.
+    pub(super) fn members_page<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        topic: TopicId,
+        query: MembersQuery,
+        page: Option<Members>,
+        clients: &[u8],
+    ) {
+        let MembersQuery { token, pushed, id, after, .. } = query;
+        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(page) = page.filter(|_| session.find(topic).is_some()) else {
+            if !pushed {
+                let error = ProtocolError::not_subscribed(id);
+                self.sessions.send(link, |text| server_event::error(text, &error));
+            }
+            return;
+        };
+        let continues = match pushed.then(|| session.accept_members_page(topic, after, page.next)) {
+            None => false,
+            Some(PushedPage::Sent { more }) => more,
+            Some(PushedPage::Unwanted) => return,
+            Some(PushedPage::Stale) => return self.sessions.members_due.push_back(token),
+        };
+        let Broadcast { fan_out, sessions, .. } = self;
+        let name = fan_out.name(topic);
+        sessions.send(link, |text| {
+            server_event::members(text, id, name, after, page.count, members(clients), page.next);
+        });
+        // A blocked connection continues when it is writable.
+        if continues && !link.is_blocked() {
+            sessions.members_due.push_back(token);
+        }
+    }
+
+    /// Starts the member lists of sessions that missed presence events.
+    pub(super) fn restart_missed_members<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+    ) {
+        while let Some((token, member)) = self.fan_out.next_missed_presence() {
+            if let Some(Peer::Session(session)) = cx.peer(token)
+                && let Some(topic) = session.topic_of(member)
+            {
+                session.restart_members(topic);
+                self.sessions.members_due.push_back(token);
+            }
+        }
+    }
+
+    /// Requests the next page of a member list, once the peer has taken the one before.
+    pub(super) fn request_due_members<A: ServerApplication>(&mut self, link: &mut ConnectionContext<'_, A>) {
+        let token = link.token;
+        let (is_blocked, queued_bytes) = (link.is_blocked(), link.queued_bytes());
+        let Peer::Session(session) = &mut *link.peer else { return };
+        if !session.wants_members() {
+            return;
+        }
+        let Some(list) = session.member_lists.first_mut() else { return };
+        // The first page is requested even if the peer has not taken everything. A blocked connection is looked at again
+        // when it is writable.
+        if list.after.is_some() && (is_blocked || queued_bytes > 0) {
+            if !is_blocked {
+                self.sessions.members_due.push_back(token);
+            }
+            return;
+        }
+        list.requested = true;
+        let (topic, after, limit) = (list.topic, list.after, PRESENCE_PAGE_MAX as u16);
+        self.request_members(link, topic, MembersQuery { token, pushed: true, id: None, after, limit });
+    }
+}

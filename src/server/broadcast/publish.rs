@@ -1,0 +1,233 @@
+//! The path of a publication: to the owner of its topic, and from there to all subscribing shards.
+
+use super::Broadcast;
+use super::held_publications::{HeldPublications, release_one};
+use super::sequencer::{Routed, Sequenced, Sequencer};
+use super::sessions::latest_request;
+use super::shard_mail::{AckMode, PublishResult, Publisher, ShardMail};
+use crate::peer::{Peer, ServerApplication};
+use echoring_proto::CloseCode;
+use echoring_proto::connection::MessageKind;
+use echoring_runtime::driver::Driver;
+use echoring_runtime::shard::{ConnectionContext, Context, Full, ShardResources};
+use echoring_topics::{Content, MemberId, Position, Publication, Refused, TopicId};
+
+impl Broadcast {
+    /// A raw subscriber sent a whole message.
+    pub(crate) fn relay_message<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        kind: MessageKind,
+        payload: &[u8],
+    ) {
+        let Peer::Subscriber(subscriber) = &mut *link.peer else { return };
+        // A slow consumer is being closed: its messages are discarded.
+        let Some(member) = subscriber.member else { return };
+        let topic = subscriber.topic;
+        if self.drain.is_on() {
+            // The message was received when the drain stopped reading.
+            return self.sequencer.topics.note_refused();
+        }
+        if self.fan_out.has(topic, |settings| settings.refuses_raw()) {
+            self.sequencer.topics.note_refused();
+            return link.close(
+                CloseCode::POLICY,
+                "messages of this topic need a key, or come from its operator only",
+            );
+        }
+        let publisher = publisher(link, Some(member), AckMode::Never);
+        let content = match kind {
+            MessageKind::Text => Content::Text,
+            MessageKind::Binary => Content::Binary,
+        };
+        self.publish_raw(link, topic, publisher, Publication { content, key: "", payload });
+    }
+
+    fn publish_raw<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        topic: TopicId,
+        publisher: Publisher,
+        publication: Publication<'_>,
+    ) {
+        let Broadcast { sequencer, held, fan_out, .. } = self;
+        let name = fan_out.name(topic);
+        let Some(sequenced) = route_or_hold(sequencer, held, link, name, publisher, publication, "") else {
+            return;
+        };
+        let result = self.append_sequenced(&mut link.resources(), &publisher, sequenced, publication);
+        // A raw publisher is not acknowledged, so the topic's name is not needed.
+        self.sessions.acknowledge(link, "", &publisher, result);
+    }
+
+    /// A session publishes.
+    pub(super) fn publish_for_session<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        id: Option<u64>,
+        name: &str,
+        publication: Publication<'_>,
+        idempotency_key: &str,
+    ) {
+        if self.drain.is_on() {
+            self.sequencer.topics.note_refused();
+            return self.sessions.refuse(link, id, Refused::Draining);
+        }
+        let publisher = publisher(link, None, id.map_or(AckMode::OnRefusal, AckMode::Always));
+        let Broadcast { sequencer, held, .. } = self;
+        let Some(sequenced) =
+            route_or_hold(sequencer, held, link, name, publisher, publication, idempotency_key)
+        else {
+            return;
+        };
+        let result = self.append_sequenced(&mut link.resources(), &publisher, sequenced, publication);
+        self.sessions.acknowledge(link, name, &publisher, result);
+    }
+
+    /// Publishes the held publications in order, as far as there is room.
+    pub(super) fn publish_held<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+        while let Some(held) = self.held.pop() {
+            let publisher = held.publisher;
+            let Some((name, publication, idempotency_key)) = held.parts() else { continue };
+            let (now, mut resources) = (self.now, cx.resources());
+            let routed =
+                self.sequencer.route(&mut resources, now, name, publisher, publication, idempotency_key);
+            let result = match routed {
+                Err(Full) => return self.held.put_back(held),
+                Ok(Routed::Posted) => None,
+                Ok(Routed::Here(sequenced)) => {
+                    Some(self.append_sequenced(&mut resources, &publisher, sequenced, publication))
+                }
+            };
+            if let Some(mut link) = cx.link(publisher.token) {
+                self.resume_reading(&mut link);
+                if let Some(result) = result {
+                    self.sessions.acknowledge(&mut link, name, &publisher, result);
+                }
+            }
+            cx.pool().put(held.into_buffer());
+        }
+    }
+
+    /// Reads a publisher again once none of its publications is held, except for a raw publisher of a drain.
+    fn resume_reading<A: ServerApplication>(&self, link: &mut ConnectionContext<'_, A>) {
+        let stays = self.drain.is_on() && matches!(link.peer, Peer::Subscriber(_));
+        if release_one(link.peer) && !stays {
+            link.set_backpressured(false);
+        }
+    }
+
+    /// The operator publishes to a topic that this shard owns.
+    ///
+    /// # Errors
+    /// The reason why the topic refuses the message.
+    pub(crate) fn publish_for_operator<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        name: &str,
+        publication: Publication<'_>,
+        idempotency_key: &str,
+    ) -> Result<Position, Refused> {
+        if self.drain.is_on() {
+            self.sequencer.topics.note_refused();
+            return Err(Refused::Draining);
+        }
+        if publication.payload.len() > self.sequencer.message_bytes_max() {
+            self.sequencer.topics.note_refused();
+            return Err(Refused::TooLarge);
+        }
+        if !self.takes_requests(cx) {
+            return Err(Refused::Busy);
+        }
+        let (now, mut resources) = (cx.now(), cx.resources());
+        let operator = Publisher::OPERATOR;
+        let sequenced =
+            self.sequencer.sequence(&mut resources, now, name, operator, publication, idempotency_key);
+        self.append_sequenced(&mut resources, &operator, sequenced, publication)
+    }
+
+    /// Delivers a message to this shard's own subscribers, if it has any.
+    #[inline]
+    pub(super) fn append_sequenced(
+        &mut self,
+        resources: &mut ShardResources<'_, ShardMail>,
+        publisher: &Publisher,
+        sequenced: Result<Sequenced, Refused>,
+        publication: Publication<'_>,
+    ) -> PublishResult {
+        let Sequenced { position, local, .. } = sequenced?;
+        if let Some(topic) = local {
+            let Broadcast { fan_out, sequencer, .. } = self;
+            let owned = &mut sequencer.topics;
+            fan_out.append(owned, resources, topic, publisher, position.offset, publication);
+        }
+        Ok(position)
+    }
+
+    /// The next message of a topic arrived from its owner. It acknowledges a publication of this shard.
+    #[inline]
+    pub(super) fn deliver<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        topic: TopicId,
+        publisher: &Publisher,
+        offset: u64,
+        publication: Publication<'_>,
+    ) {
+        let Broadcast { sequencer, fan_out, .. } = self;
+        fan_out.append(&mut sequencer.topics, &mut cx.resources(), topic, publisher, offset, publication);
+        if matches!(publisher.ack_mode, AckMode::Always(_)) && publisher.is_on(cx.shard()) {
+            self.acknowledge_delivered(cx, topic, publisher, offset);
+        }
+    }
+
+    fn acknowledge_delivered<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        topic: TopicId,
+        publisher: &Publisher,
+        offset: u64,
+    ) {
+        let Broadcast { subscriptions, fan_out, sessions, .. } = self;
+        let subscribed = subscriptions.epoch(topic).map(|epoch| (fan_out.name(topic), epoch));
+        let Some((name, epoch)) = subscribed.or_else(|| subscriptions.left(topic)) else { return };
+        if let Some(mut link) = cx.link(publisher.token) {
+            sessions.acknowledge(&mut link, name, publisher, Ok(Position { epoch, offset }));
+        }
+    }
+}
+
+/// Routes a publication. It is held if others are held before it, or if a mailbox is full. Returns the result if this shard
+/// owns the topic.
+fn route_or_hold<A: ServerApplication>(
+    sequencer: &mut Sequencer,
+    held: &mut HeldPublications,
+    link: &mut ConnectionContext<'_, A>,
+    name: &str,
+    publisher: Publisher,
+    publication: Publication<'_>,
+    idempotency_key: &str,
+) -> Option<Result<Sequenced, Refused>> {
+    let now = link.now();
+    let mut resources = link.resources();
+    let routed = match held.is_empty() {
+        true => sequencer.route(&mut resources, now, name, publisher, publication, idempotency_key),
+        false => Err(Full),
+    };
+    match routed {
+        Ok(Routed::Here(sequenced)) => return Some(sequenced),
+        Ok(Routed::Posted) => {}
+        Err(Full) => held.hold(link, name, publisher, publication, idempotency_key),
+    }
+    None
+}
+
+/// This connection as a publisher.
+fn publisher<A: ServerApplication>(
+    link: &ConnectionContext<'_, A>,
+    member: Option<MemberId>,
+    ack_mode: AckMode,
+) -> Publisher {
+    let shard = link.mailboxes.shard() as u16;
+    Publisher { shard, token: link.token, member, ack_mode, request: latest_request(link) }
+}

@@ -1,0 +1,164 @@
+//! Replay: a subscription that is sent history first gets it page by page, from the owner of its topic.
+
+use super::Broadcast;
+use super::session::{ReplayState, SubscriptionState};
+use super::shard_mail::ShardMail;
+use super::subscriptions::Waiting;
+use crate::peer::{Peer, ServerApplication};
+use echoring_runtime::shard::ConnectionContext;
+use echoring_topics::{Page, Position, Refused, Replay, TopicId};
+
+impl Broadcast {
+    /// Begins the replay of a subscription.
+    pub(super) fn begin_replay<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        topic: TopicId,
+        replay: ReplayState,
+    ) {
+        let (token, now) = (link.token, link.now());
+        let Peer::Session(session) = &mut *link.peer else { return };
+        if let Some(subscription) = session.find(topic) {
+            subscription.state = SubscriptionState::Replaying(replay);
+        }
+        if let Some(subscription) = self.subscriptions.get_mut(topic) {
+            // The entry keeps the shard from leaving the topic.
+            subscription.waiting.push(Waiting::Session(token, now));
+        }
+        self.sessions.replay_due.push_back(token);
+    }
+
+    /// Requests the next page for a session, once the peer has taken the one before.
+    pub(super) fn request_replay<A: ServerApplication>(&mut self, link: &mut ConnectionContext<'_, A>) {
+        if !link.is_open() || link.is_blocked() {
+            // A blocked connection is looked at again when it is writable.
+            return;
+        }
+        let token = link.token;
+        if link.queued_bytes() > 0 {
+            return self.sessions.replay_due.push_back(token);
+        }
+        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some((topic, from)) = session.next_replay() else { return };
+        if let Some(replay) = session.replay(topic) {
+            replay.requested = true;
+        }
+        let Some((owner, owned)) = self.subscriptions.owner(topic) else { return };
+        if owner == link.mailboxes.shard() {
+            let now = link.now();
+            let (page, bytes) = self.sequencer.history(owned, from, now, link.pool());
+            self.replay_page(link, topic, from, page, &bytes);
+        } else {
+            let mail = ShardMail::ReplayRequest { owned, local: topic, token, from };
+            self.pending.add(link.mailboxes, owner, mail, "");
+        }
+    }
+
+    /// A page of history from the position `requested_from` arrived. The session may have left the topic since, or have
+    /// subscribed again from another position.
+    pub(super) fn replay_page<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        topic: TopicId,
+        requested_from: Replay,
+        page: Option<Page>,
+        messages: &[u8],
+    ) {
+        // Other topics of the session have waited for this page, whether it is still wanted or not.
+        self.sessions.replay_due.push_back(link.token);
+        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(replay) = session.replay(topic) else { return };
+        if !replay.requested || replay.from != requested_from {
+            return;
+        }
+        match page {
+            None => {
+                let id = replay.id;
+                self.abandon_replay(link, topic, id);
+            }
+            Some(page) if page.after > page.head.offset => self.replay_unknown(link, topic, &page),
+            Some(page) => {
+                let replay = *replay;
+                self.send_page(link, topic, replay, &page, messages);
+            }
+        }
+    }
+
+    /// The owner no longer knows the topic, so the subscription is refused.
+    fn abandon_replay<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        topic: TopicId,
+        id: Option<u64>,
+    ) {
+        if let Peer::Session(session) = &mut *link.peer {
+            session.take(topic);
+        }
+        self.subscriptions.stop_waiting(topic, link.token);
+        self.sessions.refuse(link, id, Refused::Busy);
+        self.leave_if_deserted(&mut link.resources(), topic);
+    }
+
+    /// The requested position has the epoch of the topic but was never reached. It is invalid, so the session gets what
+    /// a new subscriber gets.
+    fn replay_unknown<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        topic: TopicId,
+        page: &Page,
+    ) {
+        let has_snapshot = self.has_snapshot(topic);
+        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(replay) = session.replay(topic) else { return };
+        if has_snapshot {
+            *replay = ReplayState { from: Replay::Newcomer, requested: false, lost: true, ..*replay };
+        } else {
+            let id = replay.id;
+            self.begin_live(link, topic, id, page.head, Some(false));
+        }
+    }
+
+    fn send_page<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        topic: TopicId,
+        mut replay: ReplayState,
+        page: &Page,
+        messages: &[u8],
+    ) {
+        if page.conflated || replay.from == Replay::Newcomer {
+            replay.snapshot = page.head.offset;
+        }
+        if !replay.answered {
+            self.answer_replayed(link, topic, &replay, page);
+        }
+        let Broadcast { fan_out, sessions, .. } = self;
+        let reached = sessions.send_history(link, fan_out.name(topic), page, messages, replay.snapshot);
+        if page.complete {
+            return self.go_live(link, topic);
+        }
+        let from = if page.conflated { Replay::Latest(reached) } else { Replay::After(reached) };
+        let Peer::Session(session) = &mut *link.peer else { return };
+        if let Some(state) = session.replay(topic) {
+            *state = ReplayState { from, answered: true, requested: false, ..replay };
+        }
+    }
+
+    /// Answers the subscribe request with the first page.
+    fn answer_replayed<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        topic: TopicId,
+        replay: &ReplayState,
+        page: &Page,
+    ) {
+        let Page { head, after, first, .. } = *page;
+        let recovered = match replay.from {
+            Replay::Newcomer => replay.lost.then_some(false),
+            Replay::After(_) | Replay::Latest(_) => Some(first == after + 1),
+        };
+        let snapshot = (replay.snapshot > after).then_some(replay.snapshot);
+        let position = Position { offset: after, ..head };
+        self.send_subscribed(link, topic, replay.id, position, recovered, snapshot);
+    }
+}

@@ -1,0 +1,251 @@
+//! The topics that this shard owns: it gives each publication the next offset, keeps the history, and forwards messages
+//! and presence events to every shard that subscribes.
+//!
+//! Forwards are posted without waiting. The caller checks the room of the forward lanes before it sequences anything.
+
+use echoring_proto::buffer::{Lease, Pool};
+use echoring_proto::limits::Nanos;
+use echoring_runtime::shard::{Full, Lane, Mailboxes, ShardResources};
+use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
+use echoring_topics::{
+    Accepted, Members, OwnedTopicId, OwnedTopics, Page, Passed, Placement, Position, Publication, Refused,
+    Replay, Rules, TopicId,
+};
+
+use super::shard_mail::{AckMode, MembersQuery, Publisher, ShardMail};
+use crate::limits::IDEMPOTENCY_KEY_BYTES_MAX;
+
+/// Maximum bytes of a message in a mailbox besides its payload.
+pub(crate) const MAIL_OVERHEAD_BYTES: usize =
+    TOPIC_BYTES_MAX + KEY_BYTES_MAX + IDEMPOTENCY_KEY_BYTES_MAX + 16;
+/// Bytes of a page of history, unless a single message is longer.
+const PAGE_BYTES: usize = 32 * 1024;
+
+/// The owned topics of a shard.
+#[derive(Debug)]
+pub(super) struct Sequencer {
+    pub(super) topics: OwnedTopics,
+    placement: Placement,
+    message_bytes_max: usize,
+    pub(super) passed: Passed,
+}
+
+/// An accepted publication.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sequenced {
+    pub(super) position: Position,
+    /// It was published before with the same idempotency key, and is not forwarded again.
+    pub(super) duplicate: bool,
+    /// The topic on this shard, if this shard subscribes to it: the caller delivers the message there.
+    pub(super) local: Option<TopicId>,
+}
+
+/// The route of a publication from this shard.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Routed {
+    /// This shard is the owner.
+    Here(Result<Sequenced, Refused>),
+    /// The publication was posted to its owner, which answers.
+    Posted,
+}
+
+impl Sequencer {
+    pub(super) fn new(
+        rules: Rules,
+        lease: Lease,
+        seed: u64,
+        placement: Placement,
+        message_bytes_max: usize,
+    ) -> Sequencer {
+        let topics = OwnedTopics::new(rules, lease, seed);
+        Sequencer { topics, placement, message_bytes_max, passed: Passed::default() }
+    }
+
+    /// The shard that owns the topic `name`.
+    pub(super) fn owner_of(&self, name: &str, shards: usize) -> usize {
+        self.placement.owner(name, shards)
+    }
+
+    pub(super) fn message_bytes_max(&self) -> usize {
+        self.message_bytes_max
+    }
+
+    /// Maximum bytes of one message in a mailbox.
+    pub(super) fn mail_bytes_max(&self) -> usize {
+        self.message_bytes_max + MAIL_OVERHEAD_BYTES
+    }
+
+    /// Sequences a publication if this shard owns its topic; otherwise posts it to the owner.
+    ///
+    /// # Errors
+    /// [`Full`], and nothing done, when a mailbox has no room.
+    #[inline]
+    pub(super) fn route(
+        &mut self,
+        resources: &mut ShardResources<'_, ShardMail>,
+        now: Nanos,
+        name: &str,
+        publisher: Publisher,
+        publication: Publication<'_>,
+        idempotency_key: &str,
+    ) -> Result<Routed, Full> {
+        let owner = self.owner_of(name, resources.mailboxes.shards());
+        if owner != resources.mailboxes.shard() {
+            self.post(resources.mailboxes, owner, name, publisher, publication, idempotency_key)?;
+            return Ok(Routed::Posted);
+        }
+        let bytes = publication.payload.len() + publication.key.len();
+        if !resources.mailboxes.all_have_room(Lane::Forward, bytes) {
+            return Err(Full);
+        }
+        Ok(Routed::Here(self.sequence(resources, now, name, publisher, publication, idempotency_key)))
+    }
+
+    fn post(
+        &mut self,
+        mailboxes: &mut Mailboxes<ShardMail>,
+        owner: usize,
+        name: &str,
+        publisher: Publisher,
+        publication: Publication<'_>,
+        idempotency_key: &str,
+    ) -> Result<(), Full> {
+        let Publication { content, key, payload } = publication;
+        let mail = ShardMail::Publish {
+            publisher,
+            content,
+            name_bytes: name.len() as u8,
+            key_bytes: key.len() as u8,
+            idempotency_bytes: idempotency_key.len() as u8,
+        };
+        let bytes = [name.as_bytes(), key.as_bytes(), idempotency_key.as_bytes(), payload];
+        mailboxes.post(owner, Lane::Request, mail, &bytes)?;
+        self.passed.publications_out += 1;
+        Ok(())
+    }
+
+    /// Gives a publication its offset and forwards it to every other shard that subscribes. The caller has checked that the
+    /// forward lanes have room.
+    pub(super) fn sequence(
+        &mut self,
+        resources: &mut ShardResources<'_, ShardMail>,
+        now: Nanos,
+        name: &str,
+        publisher: Publisher,
+        publication: Publication<'_>,
+        idempotency_key: &str,
+    ) -> Result<Sequenced, Refused> {
+        let by_client = publisher != Publisher::OPERATOR;
+        let owned = self.find(name, publisher, now, resources.pool)?;
+        let Sequencer { topics, passed, .. } = self;
+        let (position, shards) = if idempotency_key.is_empty() {
+            topics.publish(owned, &publication, by_client, now, resources.pool)?
+        } else {
+            let pool = &mut *resources.pool;
+            match topics.publish_once(owned, &publication, idempotency_key, by_client, now, pool)? {
+                Accepted::New(position, shards) => (position, shards),
+                Accepted::Again(position) => return Ok(Sequenced { position, duplicate: true, local: None }),
+            }
+        };
+        let Publication { content, key, payload } = publication;
+        let (offset, key_bytes) = (position.offset, key.len() as u8);
+        let mail = |local| ShardMail::Deliver { local, publisher, offset, content, key_bytes };
+        let (local, posted) = forward(resources.mailboxes, shards, mail, &[key.as_bytes(), payload]);
+        passed.messages_out += posted;
+        Ok(Sequenced { position, duplicate: false, local })
+    }
+
+    fn find(
+        &mut self,
+        name: &str,
+        publisher: Publisher,
+        now: Nanos,
+        pool: &mut Pool,
+    ) -> Result<OwnedTopicId, Refused> {
+        let found = if publisher == Publisher::OPERATOR {
+            self.topics.find_or_create(name, now, pool)
+        } else {
+            self.topics.find_or_begin(name, publisher.origin(), now, pool)
+        };
+        if found.is_err() {
+            self.topics.note_refused();
+        }
+        found
+    }
+
+    /// Whether the publisher's shard needs a [`ShardMail::PublishResult`]. Where the message is delivered to that shard, the
+    /// delivery is the answer.
+    pub(super) fn wants_result(
+        &self,
+        name: &str,
+        publisher: &Publisher,
+        sequenced: Result<Sequenced, Refused>,
+    ) -> bool {
+        match (publisher.ack_mode, sequenced) {
+            (AckMode::Never, _) => false,
+            (AckMode::OnRefusal, result) => result.is_err(),
+            (AckMode::Always(_), Ok(Sequenced { duplicate: false, .. })) => {
+                !self.topics.forwards_to(name, usize::from(publisher.shard))
+            }
+            (AckMode::Always(_), _) => true,
+        }
+    }
+
+    /// A page of a topic's history. It fits one message to another shard.
+    pub(super) fn history(
+        &mut self,
+        owned: OwnedTopicId,
+        from: Replay,
+        now: Nanos,
+        pool: &mut Pool,
+    ) -> (Option<Page>, Vec<u8>) {
+        let mut bytes = Vec::new();
+        let bytes_max = PAGE_BYTES.min(self.message_bytes_max);
+        let page = self.topics.history(owned, from, bytes_max, now, pool, &mut bytes);
+        (page, bytes)
+    }
+
+    /// A page of a topic's member list. It fits one message to another shard.
+    pub(super) fn members(&mut self, owned: OwnedTopicId, query: MembersQuery) -> (Option<Members>, Vec<u8>) {
+        let mut bytes = Vec::new();
+        let most = usize::from(query.limit).min(self.mail_bytes_max() / size_of::<u64>());
+        let members = self.topics.members(owned, query.after, most, &mut bytes);
+        (members, bytes)
+    }
+
+    /// Records that a subscriber joined or left, and forwards that to the subscribing shards. Returns the number of
+    /// subscribers and the topic on this shard, if this shard subscribes.
+    pub(super) fn change_presence(
+        &mut self,
+        mailboxes: &mut Mailboxes<ShardMail>,
+        owned: OwnedTopicId,
+        client: u64,
+        joined: bool,
+    ) -> Option<(u64, Option<TopicId>)> {
+        let (count, shards) = self.topics.presence(owned, client, joined)?;
+        let mail = |local| ShardMail::PresenceChanged { local, client, joined, count };
+        let (local, _) = forward(mailboxes, shards, mail, &[]);
+        Some((count, local))
+    }
+}
+
+/// Posts mail to every other shard of `shards`. Returns the topic on this shard, if it is among them, and the number of
+/// messages posted.
+fn forward(
+    mailboxes: &mut Mailboxes<ShardMail>,
+    shards: &[(usize, TopicId)],
+    mail: impl Fn(TopicId) -> ShardMail,
+    bytes: &[&[u8]],
+) -> (Option<TopicId>, u64) {
+    let (mut here, mut posted) = (None, 0);
+    for &(shard, local) in shards {
+        if shard == mailboxes.shard() {
+            here = Some(local);
+            continue;
+        }
+        let taken = mailboxes.post(shard, Lane::Forward, mail(local), bytes);
+        debug_assert!(taken.is_ok(), "the caller checked the room of the forward lanes");
+        posted += 1;
+    }
+    (here, posted)
+}

@@ -1,0 +1,187 @@
+//! The sessions of a shard: what they are sent, and which of them wait for a page of history or of a member list.
+
+use std::collections::VecDeque;
+
+use echoring_proto::CloseCode;
+use echoring_proto::connection::MessageKind;
+use echoring_proto::limits::RECEIVE_CREDIT_BYTES;
+use echoring_runtime::driver::Token;
+use echoring_runtime::shard::ConnectionContext;
+use echoring_topics::{GapReason, Page, Publication, Refused, entries};
+
+use super::shard_mail::{AckMode, PublishResult, Publisher};
+use crate::peer::{Peer, ServerApplication};
+use crate::v1::{ProtocolError, server_event};
+
+/// Bytes of answers that may be queued beyond the bound of the queue: the requests of one receive, with answers that are up
+/// to four times as long as their requests.
+const ANSWERS_BYTES_MAX: u32 = 4 * RECEIVE_CREDIT_BYTES;
+
+/// The sessions of a shard.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    /// Open sessions.
+    pub(super) count: usize,
+    /// Maximum topics of one session.
+    pub(super) subscriptions_max: u32,
+    /// Sessions whose next page of a member list is due.
+    pub(super) members_due: VecDeque<Token>,
+    /// Sessions whose next page of history is due.
+    pub(super) replay_due: VecDeque<Token>,
+    event: Vec<u8>,
+    message_head: Vec<u8>,
+}
+
+impl Sessions {
+    pub(super) fn new(subscriptions_max: u32) -> Sessions {
+        Sessions {
+            count: 0,
+            subscriptions_max,
+            members_due: VecDeque::new(),
+            replay_due: VecDeque::new(),
+            event: Vec::new(),
+            message_head: Vec::new(),
+        }
+    }
+
+    /// Sends a server event to one connection. Most events are answers, and the answers to a burst of requests may arrive
+    /// together from other shards. More than the queue's bound is therefore no fault of a peer that reads. A peer that does
+    /// not read is not read beyond that bound
+    /// ([`Connection::pause_wanted`](echoring_proto::connection::Connection::pause_wanted)), so only earlier requests can
+    /// add answers.
+    pub(super) fn send<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        self.event.clear();
+        write(&mut self.event);
+        let full = link.queued_bytes() > link.queue_bytes().saturating_add(ANSWERS_BYTES_MAX);
+        if link.is_open() && (full || !link.send_past(MessageKind::Text, &self.event)) {
+            link.close_at_once(CloseCode::SLOW_CONSUMER, "slow consumer");
+        }
+    }
+
+    /// The latest request is a protocol error.
+    pub(super) fn reject<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        error: &ProtocolError,
+    ) {
+        let request = latest_request(link);
+        self.reject_request(link, request, error);
+    }
+
+    /// Answers a request with a protocol error. Too many errors in a row close the connection.
+    pub(super) fn reject_request<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        request: u32,
+        error: &ProtocolError,
+    ) {
+        let Peer::Session(session) = &mut *link.peer else { return };
+        if session.requests.is_too_much(request) {
+            link.close(CloseCode::POLICY, "too many invalid requests in a row");
+            return;
+        }
+        self.send(link, |text| server_event::error(text, error));
+    }
+
+    /// The latest request is refused.
+    pub(super) fn refuse<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        id: Option<u64>,
+        refused: Refused,
+    ) {
+        let request = latest_request(link);
+        self.refuse_request(link, request, id, refused);
+    }
+
+    /// Refuses a request. A refusal that will pass does not count as a protocol error.
+    pub(super) fn refuse_request<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        request: u32,
+        id: Option<u64>,
+        refused: Refused,
+    ) {
+        let error = ProtocolError::refused(id, refused);
+        if refused.is_passing() {
+            self.send(link, |text| server_event::error(text, &error));
+        } else {
+            self.reject_request(link, request, &error);
+        }
+    }
+
+    /// Acknowledges a publication in the mode that its publisher asked for. A refusal closes a raw publisher.
+    pub(super) fn acknowledge<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        topic: &str,
+        publisher: &Publisher,
+        result: PublishResult,
+    ) {
+        match (result, publisher.ack_mode) {
+            (Ok(position), AckMode::Always(id)) => {
+                self.send(link, |text| server_event::published(text, Some(id), topic, position));
+            }
+            (Err(refused), AckMode::Always(_) | AckMode::OnRefusal) => {
+                self.refuse_request(link, publisher.request, publisher.id(), refused);
+            }
+            (Err(refused), AckMode::Never) => link.close(CloseCode::POLICY, &refused.to_string()),
+            (Ok(_), AckMode::OnRefusal | AckMode::Never) => {}
+        }
+    }
+
+    /// Sends a page of history, with a gap event for messages that are missing before it. Messages up to `snapshot` are
+    /// marked. Returns the offset that the page reaches.
+    pub(super) fn send_history<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        topic: &str,
+        page: &Page,
+        messages: &[u8],
+        snapshot: u64,
+    ) -> u64 {
+        let mut reached = page.after;
+        if page.first > reached + 1 {
+            let (from, to) = (reached + 1, page.first - 1);
+            self.send(link, |text| server_event::gap(text, topic, from, to, GapReason::History));
+            reached = to;
+        }
+        for (offset, publication) in entries(messages) {
+            let skipped = offset - reached - 1;
+            self.send_message(link, topic, offset, skipped, &publication, offset <= snapshot);
+            reached = offset;
+        }
+        reached
+    }
+
+    fn send_message<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        topic: &str,
+        offset: u64,
+        skipped: u64,
+        publication: &Publication<'_>,
+        is_snapshot: bool,
+    ) {
+        let Publication { content, key, payload } = *publication;
+        let Sessions { event, message_head, .. } = self;
+        let parts = server_event::message_parts(message_head, topic, offset, key, skipped, content, payload);
+        event.clear();
+        parts.iter().for_each(|part| event.extend_from_slice(part));
+        if is_snapshot {
+            server_event::mark_snapshot(event);
+        }
+        if link.is_open() && !link.send_past(MessageKind::Text, event) {
+            link.close_at_once(CloseCode::SLOW_CONSUMER, "slow consumer");
+        }
+    }
+}
+
+/// The number of the latest request of a session.
+pub(super) fn latest_request<A: ServerApplication>(link: &ConnectionContext<'_, A>) -> u32 {
+    if let Peer::Session(session) = &*link.peer { session.requests.latest() } else { 0 }
+}

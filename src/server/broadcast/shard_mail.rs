@@ -1,0 +1,219 @@
+//! The messages that shards send one another about topics.
+
+use echoring_runtime::driver::Token;
+use echoring_topics::{
+    Content, MemberId, Members, Origin, OwnedTopicId, Page, Position, Refused, Replay, Subscribed, TopicId,
+};
+
+/// A publication's position, or why the topic's owner refused it.
+pub(super) type PublishResult = Result<Position, Refused>;
+
+/// A message between shards. The bytes that travel beside it are described with each kind.
+///
+/// `local` is the name of a topic on the shard that subscribes, `owned` its name on the owner shard.
+#[derive(Clone, Debug)]
+pub enum ShardMail {
+    /// To the owner: forward this topic. The bytes are its name.
+    Subscribe {
+        /// The topic on the subscribing shard.
+        local: TopicId,
+    },
+    /// The answer to `Subscribe`. Earlier publications are history; later ones follow in this lane.
+    Subscribed {
+        /// The topic on the subscribing shard.
+        local: TopicId,
+        /// The state of the topic on its owner.
+        answer: Result<Subscribed, Refused>,
+    },
+    /// To the owner: stop forwarding this topic.
+    Unsubscribe {
+        /// The topic on its owner.
+        owned: OwnedTopicId,
+        /// The topic on the subscribing shard.
+        local: TopicId,
+    },
+    /// The answer to `Unsubscribe`: no more mail about the topic follows.
+    Unsubscribed {
+        /// The topic on the shard that unsubscribed.
+        local: TopicId,
+    },
+    /// To the owner: sequence a publication. The bytes are the topic's name, the key, the idempotency key and the payload.
+    Publish {
+        /// The publisher.
+        publisher: Publisher,
+        /// The type of the payload.
+        content: Content,
+        /// Length of the topic's name in bytes.
+        name_bytes: u8,
+        /// Length of the key in bytes.
+        key_bytes: u8,
+        /// Length of the idempotency key in bytes.
+        idempotency_bytes: u8,
+    },
+    /// To the publisher's shard: the result of a publication, if it was refused or the shard does not subscribe to the
+    /// topic. The bytes are the topic's name.
+    PublishResult {
+        /// The publisher.
+        publisher: Publisher,
+        /// The position, or the refusal.
+        result: Result<Position, Refused>,
+    },
+    /// To a subscribing shard: the next message of a topic. The bytes are the key and the payload.
+    Deliver {
+        /// The topic on the receiving shard.
+        local: TopicId,
+        /// The publisher.
+        publisher: Publisher,
+        /// The offset of the message.
+        offset: u64,
+        /// The type of the payload.
+        content: Content,
+        /// Length of the key in bytes.
+        key_bytes: u8,
+    },
+    /// To the owner: send one page of history for one subscriber.
+    ReplayRequest {
+        /// The topic on its owner.
+        owned: OwnedTopicId,
+        /// The topic on the requesting shard.
+        local: TopicId,
+        /// The subscriber's connection.
+        token: Token,
+        /// Where the page starts.
+        from: Replay,
+    },
+    /// The answer to `ReplayRequest`, with the messages in the bytes. If the page is complete, later mail in this lane
+    /// continues it.
+    ReplayPage {
+        /// The topic on the requesting shard.
+        local: TopicId,
+        /// The subscriber's connection.
+        token: Token,
+        /// The `from` of the request.
+        from: Replay,
+        /// A description of the bytes; `None` if the owner no longer knows the topic.
+        page: Option<Page>,
+    },
+    /// To the owner: list the subscribers of a topic.
+    MembersRequest {
+        /// The topic on its owner.
+        owned: OwnedTopicId,
+        /// The topic on the requesting shard.
+        local: TopicId,
+        /// The query.
+        query: MembersQuery,
+    },
+    /// The answer to `MembersRequest`, with the clients in the bytes.
+    MembersPage {
+        /// The topic on the requesting shard.
+        local: TopicId,
+        /// The query.
+        query: MembersQuery,
+        /// A description of the bytes; `None` if the owner no longer knows the topic.
+        members: Option<Members>,
+    },
+    /// To the owner: a subscriber joined or left a topic with presence.
+    Presence {
+        /// The topic on its owner.
+        owned: OwnedTopicId,
+        /// The subscriber.
+        client: u64,
+        /// Joined; otherwise left.
+        joined: bool,
+    },
+    /// To a subscribing shard: the same, in the order of the topic.
+    PresenceChanged {
+        /// The topic on the receiving shard.
+        local: TopicId,
+        /// The subscriber.
+        client: u64,
+        /// Joined; otherwise left.
+        joined: bool,
+        /// Subscribers after the change.
+        count: u64,
+    },
+    /// The sending shard drains and will post no more mail of this stage.
+    DrainStageOver(DrainStage),
+}
+
+/// The mail that a draining shard has posted the last of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DrainStage {
+    /// Publications, to the owners of their topics.
+    Publications,
+    /// Messages, to subscribing shards.
+    Messages,
+    /// Requests of any kind.
+    Everything,
+}
+
+/// A query for the subscribers of a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MembersQuery {
+    /// The session.
+    pub(super) token: Token,
+    /// The server lists the members by itself because the session missed presence events.
+    pub(super) pushed: bool,
+    /// The id of the client's request.
+    pub(super) id: Option<u64>,
+    /// List the members after this one.
+    pub(super) after: Option<u64>,
+    /// Maximum number of members.
+    pub(super) limit: u16,
+}
+
+/// The publisher of a message, and how it wants the message acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Publisher {
+    pub(super) shard: u16,
+    pub(super) token: Token,
+    /// The publisher's own subscription, which does not get the message.
+    pub(super) member: Option<MemberId>,
+    pub(super) ack_mode: AckMode,
+    /// The number of the request in its session.
+    pub(super) request: u32,
+}
+
+/// When a publisher gets an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AckMode {
+    /// Never: a raw route has no answers.
+    Never,
+    /// Only if the message is refused.
+    OnRefusal,
+    /// Always, with the id of the request.
+    Always(u64),
+}
+
+impl Publisher {
+    /// The admin address and [`Handle::publish`](crate::Handle::publish).
+    pub(super) const OPERATOR: Publisher = Publisher {
+        shard: u16::MAX,
+        token: Token { index: u32::MAX, generation: 0 },
+        member: None,
+        ack_mode: AckMode::Never,
+        request: 0,
+    };
+
+    pub(super) fn is_on(&self, shard: usize) -> bool {
+        usize::from(self.shard) == shard
+    }
+
+    pub(super) fn origin(&self) -> Origin {
+        origin(usize::from(self.shard), self.token)
+    }
+
+    /// The id of the client's request, if the client expects an answer.
+    pub(super) fn id(&self) -> Option<u64> {
+        match self.ack_mode {
+            AckMode::Always(id) => Some(id),
+            AckMode::Never | AckMode::OnRefusal => None,
+        }
+    }
+}
+
+/// Identifies a connection on the whole node while it is open.
+pub(super) fn origin(shard: usize, token: Token) -> Origin {
+    // Shards are below 2^8 and generations below 2^24. Adding 1 keeps the value from being 0, which means no origin.
+    (shard as u64) << 56 | u64::from(token.generation) << 32 | (u64::from(token.index) + 1)
+}

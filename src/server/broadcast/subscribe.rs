@@ -1,0 +1,290 @@
+//! Subscribing: the shard to a topic at its owner, and connections to the shard's part of the topic; and unsubscribing.
+
+use super::Broadcast;
+use super::session::{Session, SessionSubscription, Subscriber, SubscriptionState};
+use super::shard_mail::{ShardMail, origin};
+use super::subscriptions::{Subscription, Waiting};
+use crate::limits::SUBSCRIPTIONS_WAITING_MAX;
+use crate::peer::{Peer, ServerApplication};
+use echoring_proto::handshake::Refusal;
+use echoring_proto::limits::Nanos;
+use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::shard::{Answer, ConnectionContext, Context, ShardResources};
+use echoring_topics::{MemberId, Refused, Subscribed, TopicId};
+
+const TOO_MANY_TOPICS: Refusal = Refusal {
+    status: 503,
+    reason: "too many topics",
+    headers: "Retry-After: 5\r\n",
+    hint: "use fewer topics, raise --max-topics, or add a node",
+};
+const BUSY: Refusal = Refusal {
+    status: 503,
+    reason: "the topic's owner is busy",
+    headers: "Retry-After: 1\r\n",
+    hint: "try again; if it persists, add shards or publish less",
+};
+
+impl Broadcast {
+    /// Opens a raw subscription. The 101 is sent once the owner knows of the subscription.
+    pub(crate) fn subscribe_raw<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        token: Token,
+        name: &str,
+        echo_own: bool,
+        subprotocol: Option<&'static str>,
+    ) -> Answer<Peer> {
+        let now = cx.now();
+        let topic = match self.find_or_subscribe(&mut cx.resources(), name, now) {
+            Ok(topic) => topic,
+            Err(refused) => return Answer::Refuse(refusal(refused)),
+        };
+        let mut subscriber = Subscriber { topic, member: None, echo_own, held: 0 };
+        let Some(subscription) = self.subscriptions.get_mut(topic) else { return Answer::Refuse(BUSY) };
+        if subscription.owned.is_none() {
+            subscription.waiting.push(Waiting::Raw(token, subprotocol));
+            return Answer::Later { peer: Peer::Subscriber(subscriber) };
+        }
+        subscriber.member = self.join_raw(cx, token, topic, echo_own);
+        Answer::Upgrade { peer: Peer::Subscriber(subscriber), subprotocol, whole: true }
+    }
+
+    /// Opens a session.
+    pub(crate) fn open_session(&mut self, subprotocol: &'static str) -> Answer<Peer> {
+        self.sessions.count += 1;
+        Answer::Upgrade { peer: Peer::Session(Box::default()), subprotocol: Some(subprotocol), whole: true }
+    }
+
+    /// The topic `name` on this shard, which subscribes to it at the owner if it does not yet.
+    pub(super) fn find_or_subscribe(
+        &mut self,
+        resources: &mut ShardResources<'_, ShardMail>,
+        name: &str,
+        now: Nanos,
+    ) -> Result<TopicId, Refused> {
+        if let Some(topic) = self.fan_out.topics.find(name) {
+            return Ok(topic);
+        }
+        let (shard, shards) = (resources.mailboxes.shard(), resources.mailboxes.shards());
+        let owner = self.sequencer.owner_of(name, shards);
+        if owner == shard {
+            return self.subscribe_owned(resources, name, now);
+        }
+        if self.subscriptions.awaiting_owner() >= SUBSCRIPTIONS_WAITING_MAX {
+            return Err(Refused::Busy);
+        }
+        let topic = self.fan_out.topics.create(name, now, resources.pool);
+        self.subscriptions.insert(Subscription::new(topic, owner));
+        self.pending.add(resources.mailboxes, owner, ShardMail::Subscribe { local: topic }, name);
+        Ok(topic)
+    }
+
+    /// Subscribes this shard to a topic of its own.
+    fn subscribe_owned(
+        &mut self,
+        resources: &mut ShardResources<'_, ShardMail>,
+        name: &str,
+        now: Nanos,
+    ) -> Result<TopicId, Refused> {
+        let shard = resources.mailboxes.shard();
+        let Broadcast { fan_out, sequencer, subscriptions, .. } = self;
+        let topic = fan_out.topics.create(name, now, resources.pool);
+        let answer = sequencer.topics.subscribe(name, shard, topic, resources.pool).inspect_err(|_| {
+            fan_out.topics.remove(topic, now, resources.pool);
+        })?;
+        let mut subscription = Subscription::new(topic, shard);
+        subscription.confirm(answer);
+        subscriptions.insert(subscription);
+        fan_out.topics.begin_at(topic, answer.position.offset);
+        Ok(topic)
+    }
+
+    fn join_raw<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        token: Token,
+        topic: TopicId,
+        echo_own: bool,
+    ) -> Option<MemberId> {
+        let skip = if echo_own { 0 } else { origin(cx.shard(), token) };
+        let window_bits = cx.share_window(token);
+        self.fan_out.subscribe_raw(topic, token, window_bits, skip)
+    }
+
+    /// The owner has answered the subscription of this shard.
+    pub(super) fn subscribed<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        local: TopicId,
+        answer: Result<Subscribed, Refused>,
+    ) {
+        self.subscriptions.note_answer();
+        let Some(subscription) = self.subscriptions.get_mut(local) else { return };
+        // Each stays in the list until it is admitted, so that the topic is not left when an earlier one fails.
+        let waiting = subscription.waiting.clone();
+        match answer {
+            Ok(answer) => {
+                subscription.confirm(answer);
+                self.fan_out.topics.begin_at(local, answer.position.offset);
+                waiting.into_iter().for_each(|waiting| self.admit(cx, local, &waiting));
+                self.leave_if_deserted(&mut cx.resources(), local);
+            }
+            Err(refused) => {
+                waiting.into_iter().for_each(|waiting| self.turn_away(cx, local, &waiting, refused));
+                self.subscriptions.remove(local);
+                self.fan_out.topics.remove(local, cx.now(), cx.pool());
+            }
+        }
+    }
+
+    /// Subscribes a connection that waited for the owner.
+    fn admit<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        topic: TopicId,
+        waiting: &Waiting,
+    ) {
+        match *waiting {
+            Waiting::Raw(token, subprotocol) => {
+                self.subscriptions.stop_waiting(topic, token);
+                let Some(Peer::Subscriber(subscriber)) = cx.peer(token) else { return };
+                let echo_own = subscriber.echo_own;
+                let member = self.join_raw(cx, token, topic, echo_own);
+                if let Some(Peer::Subscriber(subscriber)) = cx.peer(token) {
+                    subscriber.member = member;
+                }
+                cx.accept(token, subprotocol, true);
+            }
+            Waiting::Session(token, _) => {
+                if let Some(mut link) = cx.link(token) {
+                    self.begin_subscription(&mut link, topic);
+                }
+            }
+        }
+    }
+
+    /// Refuses a connection that waited for the owner.
+    fn turn_away<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        topic: TopicId,
+        waiting: &Waiting,
+        refused: Refused,
+    ) {
+        match *waiting {
+            Waiting::Raw(token, _) => cx.refuse(token, &refusal(refused)),
+            Waiting::Session(token, _) => {
+                if let Some(mut link) = cx.link(token) {
+                    self.refuse_waiting(&mut link, topic, refused);
+                }
+            }
+        }
+    }
+
+    /// Refuses the subscription of a session that waits for the owner.
+    pub(super) fn refuse_waiting<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        topic: TopicId,
+        refused: Refused,
+    ) {
+        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(&mut SessionSubscription {
+            state: SubscriptionState::AwaitingOwner { id, request, .. },
+            ..
+        }) = session.find(topic)
+        else {
+            return;
+        };
+        session.take(topic);
+        self.sessions.refuse_request(link, request, id, refused);
+    }
+
+    /// A raw subscriber is gone.
+    pub(super) fn subscriber_closed(
+        &mut self,
+        resources: &mut ShardResources<'_, ShardMail>,
+        token: Token,
+        subscriber: &Subscriber,
+    ) {
+        match subscriber.member {
+            Some(member) => self.fan_out.topics.unsubscribe(member, resources.pool),
+            None => self.subscriptions.stop_waiting(subscriber.topic, token),
+        }
+        self.leave_if_deserted(resources, subscriber.topic);
+    }
+
+    /// A session is gone.
+    pub(super) fn session_closed(
+        &mut self,
+        resources: &mut ShardResources<'_, ShardMail>,
+        token: Token,
+        session: &Session,
+    ) {
+        self.sessions.count -= 1;
+        for subscription in &session.subscriptions {
+            self.leave(resources, token, subscription);
+        }
+    }
+
+    /// Ends a subscription of a session.
+    pub(super) fn leave(
+        &mut self,
+        resources: &mut ShardResources<'_, ShardMail>,
+        token: Token,
+        subscription: &SessionSubscription,
+    ) {
+        let topic = subscription.topic;
+        match subscription.member() {
+            Some(member) => {
+                self.fan_out.topics.unsubscribe(member, resources.pool);
+                self.left_live(resources, token, topic);
+            }
+            None => {
+                self.subscriptions.stop_waiting(topic, token);
+                self.leave_if_deserted(resources, topic);
+            }
+        }
+    }
+
+    /// A live subscription of a session has ended.
+    pub(super) fn left_live(
+        &mut self,
+        resources: &mut ShardResources<'_, ShardMail>,
+        token: Token,
+        topic: TopicId,
+    ) {
+        let client = origin(resources.mailboxes.shard(), token);
+        self.report_presence(resources, topic, client, false);
+        self.leave_if_deserted(resources, topic);
+    }
+
+    /// Unsubscribes the shard from a topic without local subscribers.
+    pub(super) fn leave_if_deserted(
+        &mut self,
+        resources: &mut ShardResources<'_, ShardMail>,
+        topic: TopicId,
+    ) {
+        let is_deserted = self.fan_out.topics.is_deserted(topic);
+        let has_waiting = |subscription: &Subscription| !subscription.waiting.is_empty();
+        if !is_deserted || self.subscriptions.get(topic).is_none_or(has_waiting) {
+            return;
+        }
+        let Some((owner, owned)) = self.subscriptions.owner(topic) else { return };
+        let epoch = self.subscriptions.epoch(topic).unwrap_or_default();
+        self.subscriptions.remove(topic);
+        if owner == resources.mailboxes.shard() {
+            self.fan_out.topics.remove(topic, self.now, resources.pool);
+            self.sequencer.topics.unsubscribe(owned, owner, topic, self.now, resources.pool);
+        } else {
+            self.subscriptions.note_left(topic, self.fan_out.name(topic), epoch);
+            self.fan_out.topics.remove(topic, self.now, resources.pool);
+            self.pending.add(resources.mailboxes, owner, ShardMail::Unsubscribe { owned, local: topic }, "");
+        }
+    }
+}
+
+fn refusal(refused: Refused) -> Refusal {
+    if refused.is_passing() { BUSY } else { TOO_MANY_TOPICS }
+}

@@ -1,0 +1,169 @@
+//! The end of each tick: deliveries, and mail and pages that wait for room, for time, or for a writable peer.
+
+use super::connection_sink::SlowConsumer;
+use super::session::SessionSubscription;
+use super::sessions::Sessions;
+use super::{Broadcast, CHECK_INTERVAL, RETRY_DELAY};
+use crate::peer::{Peer, ServerApplication};
+use crate::v1::server_event;
+use echoring_proto::CloseCode;
+use echoring_proto::limits::Nanos;
+use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::shard::Context;
+use echoring_topics::{Position, Refused};
+
+impl Broadcast {
+    pub(crate) fn tick_ended<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+        self.now = cx.now();
+        if !self.pending.is_empty() {
+            self.post_pending(&mut cx.resources());
+        }
+        let checks = self.check_at <= self.now;
+        if checks {
+            self.check_before_delivery(cx);
+        }
+        if self.fan_out.topics.is_dirty() {
+            self.fan_out.deliver(cx, self.now);
+        }
+        if checks {
+            self.check_after_delivery(cx);
+        }
+        self.follow_up(cx);
+        // Acknowledgements leave with this tick. Sent before the deliveries, they would make the connections unwritable for
+        // the topics' messages, and no event would say when they are writable again.
+        if !self.held.is_empty() {
+            self.publish_held(cx);
+        }
+        self.send_due_pages(cx);
+        if self.drain.is_on() {
+            self.advance_drain(cx);
+        }
+    }
+
+    /// Refuses overdue subscriptions and appends heartbeats.
+    fn check_before_delivery<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+        for (topic, token) in self.subscriptions.take_overdue(cx.handshake_timeout(), self.now) {
+            if let Some(mut link) = cx.link(token) {
+                self.refuse_waiting(&mut link, topic, Refused::Busy);
+            }
+        }
+        if self.sessions.count > 0 {
+            let Broadcast { fan_out, sequencer, now, .. } = self;
+            fan_out.append_heartbeats(&mut sequencer.topics, &mut cx.resources(), *now);
+        }
+    }
+
+    /// Finds slow consumers and expires histories.
+    fn check_after_delivery<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+        self.check_at = self.now + CHECK_INTERVAL;
+        self.fan_out.drop_laggards(cx, self.now);
+        self.sequencer.topics.expire(self.now, cx.pool());
+        self.fan_out.topics.expire(self.now, cx.pool());
+    }
+
+    /// Attends to the subscribers that a delivery reported.
+    fn follow_up<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+        self.restart_missed_members(cx);
+        while let Some(slow) = self.fan_out.next_slow_consumer() {
+            self.drop_slow_consumer(cx, slow);
+        }
+    }
+
+    /// A raw route has no event for a loss, so its connection is closed. A session loses the one subscription.
+    fn drop_slow_consumer<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        slow: SlowConsumer,
+    ) {
+        let SlowConsumer { token, member, reached, reason } = slow;
+        let Some(mut link) = cx.link(token) else { return };
+        let topic = match &mut *link.peer {
+            Peer::Subscriber(subscriber) => {
+                subscriber.member = None;
+                link.close_at_once(CloseCode::SLOW_CONSUMER, "slow consumer");
+                return;
+            }
+            Peer::Session(session) => session.topic_of(member).and_then(|topic| session.take(topic)),
+            Peer::Echo | Peer::Handler(_) => None,
+        };
+        let Some(SessionSubscription { topic, .. }) = topic else { return };
+        let position =
+            Position { epoch: self.subscriptions.epoch(topic).unwrap_or_default(), offset: reached };
+        let name = self.fan_out.name(topic);
+        self.sessions.send(&mut link, |text| server_event::dropped(text, name, position, reason));
+        self.left_live(&mut link.resources(), token, topic);
+    }
+
+    /// Sends the pages that are due. Sessions that become due meanwhile wait for the next tick.
+    fn send_due_pages<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+        for _ in 0..self.sessions.replay_due.len() {
+            let token = self.sessions.replay_due.pop_front();
+            if let Some(mut link) = token.and_then(|token| cx.link(token)) {
+                self.request_replay(&mut link);
+            }
+        }
+        for _ in 0..self.sessions.members_due.len() {
+            let token = self.sessions.members_due.pop_front();
+            if let Some(mut link) = token.and_then(|token| cx.link(token)) {
+                self.request_due_members(&mut link);
+            }
+        }
+    }
+
+    /// A subscriber's connection is writable again.
+    pub(crate) fn writable<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        token: Token,
+    ) {
+        let now = cx.now();
+        match cx.peer(token) {
+            Some(Peer::Subscriber(subscriber)) => {
+                let Some(member) = subscriber.member else { return };
+                self.fan_out.catch_up(cx, member, now);
+            }
+            Some(Peer::Session(_)) => self.session_writable(cx, token, now),
+            _ => return,
+        }
+        self.follow_up(cx);
+    }
+
+    fn session_writable<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        token: Token,
+        now: Nanos,
+    ) {
+        let mut index = 0;
+        while let Some(Peer::Session(session)) = cx.peer(token)
+            && let Some(subscription) = session.subscriptions.get(index)
+        {
+            if let Some(member) = subscription.member() {
+                self.fan_out.catch_up(cx, member, now);
+            }
+            index += 1;
+        }
+        let Some(mut link) = cx.link(token) else { return };
+        if let Peer::Session(session) = &*link.peer
+            && session.wants_members()
+        {
+            self.sessions.members_due.push_back(token);
+        }
+        self.request_replay(&mut link);
+    }
+
+    /// When [`tick_ended`](Broadcast::tick_ended) has work without an event.
+    pub(crate) fn deadline(&self) -> Option<Nanos> {
+        let Sessions { replay_due, members_due, count, .. } = &self.sessions;
+        if !replay_due.is_empty() || !members_due.is_empty() || self.fan_out.topics.has_fresh() {
+            return Some(0);
+        }
+        if !self.held.is_empty() || !self.pending.is_empty() || self.drain.waits_for_room {
+            return Some(self.now + RETRY_DELAY);
+        }
+        let checks = self.fan_out.topics.has_laggards() || self.sequencer.topics.has_idle() || *count > 0;
+        let deadlines =
+            [checks.then_some(self.check_at), self.drain.deadline(), self.fan_out.topics.due_at()];
+        deadlines.into_iter().flatten().min()
+    }
+}

@@ -1,0 +1,517 @@
+//! Commands of other threads to the shards: publish to a topic, and report about topics.
+//!
+//! A command goes straight to the shards that it concerns, which answer within their ticks. A shard never waits for the
+//! sender, and pending publications are bounded by [`OUTSIDE_MESSAGES_MAX`] and [`OUTSIDE_BYTES_MAX`].
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use crate::limits::{
+    IDEMPOTENCY_KEY_BYTES_MAX, JSON_DEPTH_MAX, OUTSIDE_BYTES_MAX, OUTSIDE_BYTES_PER_TICK,
+    OUTSIDE_MESSAGES_MAX, SNAPSHOT_TIMEOUT,
+};
+use echoring_proto::limits::Nanos;
+use echoring_runtime::driver::Driver;
+use echoring_runtime::shard::{Context, ControlMessage, Remote};
+use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
+use echoring_topics::{Content, Placement, Position, Publication, Refused};
+use echoring_topics::{HubReport, TopicReport};
+
+use crate::broadcast::Broadcast;
+use crate::peer::ServerApplication;
+use crate::validation::{is_too_deep, is_topic_name};
+
+/// A message to publish from another thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnedPublication {
+    /// The type of the payload. The caller guarantees that JSON is one JSON value and text is UTF-8; it is not checked
+    /// again.
+    pub content: Content,
+    /// The key of which the message is the latest state, at most [`KEY_BYTES_MAX`] bytes; empty for none.
+    pub key: Box<str>,
+    /// The idempotency key, at most [`IDEMPOTENCY_KEY_BYTES_MAX`] bytes; empty for none. A message with the key of one
+    /// that was accepted in the last five minutes ([`IDEMPOTENCY_WINDOW`](echoring_topics::limits::IDEMPOTENCY_WINDOW))
+    /// is a duplicate of it.
+    pub idempotency_key: Box<str>,
+    /// The payload.
+    pub payload: Vec<u8>,
+}
+
+impl OwnedPublication {
+    fn as_publication(&self) -> Publication<'_> {
+        Publication { content: self.content, key: &self.key, payload: &self.payload }
+    }
+
+    /// Bytes that the message is charged while it waits.
+    fn bytes(&self) -> u64 {
+        (size_of::<OwnedPublication>() + self.key.len() + self.idempotency_key.len() + self.payload.len())
+            as u64
+    }
+}
+
+/// Why no message of a request was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// The topic's name is empty, longer than [`TOPIC_BYTES_MAX`], or has a control character.
+    BadTopic,
+    /// The key of the message at this index is longer than [`KEY_BYTES_MAX`].
+    BadKey(usize),
+    /// The idempotency key of the message at this index is longer than [`IDEMPOTENCY_KEY_BYTES_MAX`].
+    BadIdempotencyKey(usize),
+    /// The JSON of the message at this index is nested deeper than [`JSON_DEPTH_MAX`].
+    TooDeep(usize),
+    /// The request has more messages than [`OUTSIDE_MESSAGES_MAX`].
+    TooMany,
+    /// Too many publications wait, or the owner of the topic did not start in time; try again soon.
+    Busy,
+    /// The server has ended.
+    Ended,
+}
+
+impl fmt::Display for PublishError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PublishError::BadTopic => {
+                write!(
+                    f,
+                    "a topic's name has 1 to {TOPIC_BYTES_MAX} bytes of UTF-8 without control characters"
+                )
+            }
+            PublishError::BadKey(_) => write!(f, "a key has at most {KEY_BYTES_MAX} bytes"),
+            PublishError::BadIdempotencyKey(_) => {
+                write!(f, "an idempotency key has at most {IDEMPOTENCY_KEY_BYTES_MAX} bytes")
+            }
+            PublishError::TooDeep(_) => {
+                write!(f, "more than {JSON_DEPTH_MAX} nested arrays and objects")
+            }
+            PublishError::TooMany => write!(f, "at most {OUTSIDE_MESSAGES_MAX} messages at once"),
+            PublishError::Busy => f.write_str("too many pending messages"),
+            PublishError::Ended => f.write_str("the server has ended"),
+        }
+    }
+}
+
+impl std::error::Error for PublishError {}
+
+/// The result of each message: its position, or why it was refused.
+pub type Published = Vec<Result<Position, Refused>>;
+
+/// A command to a shard. A shard that ends drops it unanswered.
+#[derive(Debug)]
+pub enum ShardCommand {
+    /// Publish to a topic that the shard owns.
+    Publish(PublishRequest),
+    /// Report about all topics.
+    Topics(mpsc::SyncSender<(usize, Vec<TopicReport>)>),
+    /// Report about the topic of this name, if the shard knows it.
+    Topic(Box<str>, mpsc::SyncSender<(usize, Option<TopicReport>)>),
+}
+
+/// Messages for a topic, in order.
+#[derive(Debug)]
+pub struct PublishRequest {
+    topic: Box<str>,
+    messages: Vec<OwnedPublication>,
+    /// The results of the first messages.
+    published: Published,
+    reply: mpsc::SyncSender<Published>,
+    claim: Claim,
+    /// The charge of the messages against the bound of the node, until they are dropped.
+    _charge: Charge,
+}
+
+impl ShardCommand {
+    /// Answers the command, or queues it.
+    pub(super) fn answer<D: Driver, A: ServerApplication>(
+        self,
+        backlog: &mut Backlog,
+        broadcast: &Broadcast,
+        cx: &mut Context<'_, D, A>,
+    ) {
+        let (shard, now) = (cx.shard(), cx.now());
+        match self {
+            ShardCommand::Publish(publish) => backlog.0.push_back(publish),
+            ShardCommand::Topics(reply) => {
+                let _ = reply.try_send((shard, broadcast.topic_reports(now)));
+            }
+            ShardCommand::Topic(name, reply) => {
+                let _ = reply.try_send((shard, broadcast.topic_report(now, &name)));
+            }
+        }
+    }
+}
+
+/// Publish requests that a shard has not finished. The node-wide charge bounds them.
+#[derive(Debug, Default)]
+pub(super) struct Backlog(VecDeque<PublishRequest>);
+
+impl Backlog {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Publishes the share of one tick, before subscribers are sent anything.
+    #[inline(never)]
+    pub(super) fn publish<D: Driver, A: ServerApplication>(
+        &mut self,
+        broadcast: &mut Broadcast,
+        cx: &mut Context<'_, D, A>,
+    ) {
+        let mut room_bytes = OUTSIDE_BYTES_PER_TICK;
+        while room_bytes > 0
+            && let Some(publish) = self.0.front_mut()
+        {
+            if publish.resume(broadcast, cx, &mut room_bytes)
+                && let Some(PublishRequest { reply, published, .. }) = self.0.pop_front()
+            {
+                // The publisher may have stopped waiting.
+                let _ = reply.try_send(published);
+            }
+        }
+    }
+}
+
+impl PublishRequest {
+    /// Publishes further messages until `room_bytes` is used up. Returns whether the request is finished.
+    fn resume<D: Driver, A: ServerApplication>(
+        &mut self,
+        broadcast: &mut Broadcast,
+        cx: &mut Context<'_, D, A>,
+        room_bytes: &mut usize,
+    ) -> bool {
+        // At least one message has room here, so a claimed request has always begun.
+        if self.published.is_empty() && !self.claim.take() {
+            return true;
+        }
+        while let Some(message) = self.messages.get(self.published.len()) {
+            if *room_bytes == 0 {
+                return false;
+            }
+            *room_bytes = room_bytes.saturating_sub(message.bytes() as usize);
+            // After a refusal that will pass, the remaining messages are refused too, so that the publisher can
+            // continue in order.
+            let hindered = self.published.last().copied().filter(|last| last.is_err_and(Refused::is_passing));
+            let publish = || {
+                broadcast.publish_for_operator(
+                    cx,
+                    &self.topic,
+                    message.as_publication(),
+                    &message.idempotency_key,
+                )
+            };
+            self.published.push(hindered.unwrap_or_else(publish));
+        }
+        true
+    }
+}
+
+/// Sends commands to the shards of a server from any thread, and bounds the pending publications.
+#[derive(Clone, Debug)]
+pub(super) struct CommandSender {
+    remotes: Arc<[Remote<ShardCommand, HubReport>]>,
+    placement: Placement,
+    outside: Arc<Outside>,
+}
+
+impl CommandSender {
+    pub(super) fn new(
+        remotes: Arc<[Remote<ShardCommand, HubReport>]>,
+        placement: Placement,
+    ) -> CommandSender {
+        CommandSender { remotes, placement, outside: Arc::default() }
+    }
+
+    /// Publishes, and waits for the answer of the topic's owner for `timeout` at most.
+    pub(super) fn publish(
+        &self,
+        topic: &str,
+        messages: Vec<OwnedPublication>,
+        timeout: Nanos,
+    ) -> Result<Published, PublishError> {
+        if !is_topic_name(topic) {
+            return Err(PublishError::BadTopic);
+        }
+        if messages.len() as u64 > OUTSIDE_MESSAGES_MAX {
+            return Err(PublishError::TooMany);
+        }
+        if let Some(at) = messages.iter().position(|message| message.key.len() > KEY_BYTES_MAX) {
+            return Err(PublishError::BadKey(at));
+        }
+        let is_long = |message: &OwnedPublication| message.idempotency_key.len() > IDEMPOTENCY_KEY_BYTES_MAX;
+        if let Some(at) = messages.iter().position(is_long) {
+            return Err(PublishError::BadIdempotencyKey(at));
+        }
+        let too_deep =
+            |message: &OwnedPublication| message.content == Content::Json && is_too_deep(&message.payload);
+        if let Some(at) = messages.iter().position(too_deep) {
+            return Err(PublishError::TooDeep(at));
+        }
+        if messages.is_empty() {
+            return Ok(Published::new());
+        }
+        let charge = self.outside.charge(&messages).ok_or(PublishError::Busy)?;
+        let (reply, answer) = mpsc::sync_channel(1);
+        let claim = Claim::default();
+        let publish = PublishRequest {
+            topic: topic.into(),
+            published: Vec::with_capacity(messages.len()),
+            messages,
+            reply,
+            claim: claim.clone(),
+            _charge: charge,
+        };
+        let home = &self.remotes[self.placement.owner(topic, self.remotes.len())];
+        if !home.send(ControlMessage::Command(ShardCommand::Publish(publish))) {
+            return Err(PublishError::Ended);
+        }
+        match answer.recv_timeout(Duration::from_nanos(timeout)) {
+            Ok(published) => Ok(published),
+            Err(mpsc::RecvTimeoutError::Disconnected) => Err(PublishError::Ended),
+            // Nothing of the request will be published, so a retry makes no duplicates.
+            Err(mpsc::RecvTimeoutError::Timeout) if claim.take() => Err(PublishError::Busy),
+            // The shard has begun, and a shard never blocks.
+            Err(mpsc::RecvTimeoutError::Timeout) => answer.recv().map_err(|_| PublishError::Ended),
+        }
+    }
+
+    /// The topics of every shard, by the shard's number, without shards that do not answer in time.
+    pub(super) fn topics(&self) -> Vec<(usize, Vec<TopicReport>)> {
+        self.ask_all(ShardCommand::Topics)
+    }
+
+    /// The reports about one topic.
+    pub(super) fn topic(&self, name: &str) -> Vec<(usize, Option<TopicReport>)> {
+        self.ask_all(|reply| ShardCommand::Topic(name.into(), reply))
+    }
+
+    fn ask_all<T>(&self, ask: impl Fn(mpsc::SyncSender<(usize, T)>) -> ShardCommand) -> Vec<(usize, T)> {
+        let (sender, receiver) = mpsc::sync_channel(self.remotes.len());
+        let asked = self
+            .remotes
+            .iter()
+            .filter(|remote| remote.send(ControlMessage::Command(ask(sender.clone()))))
+            .count();
+        drop(sender);
+        let mut answers: Vec<(usize, T)> = (0..asked)
+            .map_while(|_| receiver.recv_timeout(Duration::from_nanos(SNAPSHOT_TIMEOUT)).ok())
+            .collect();
+        answers.sort_by_key(|(shard, _)| *shard);
+        answers
+    }
+}
+
+/// Taken by the shard, which then publishes, or by the publisher, which then stops waiting. The first one wins.
+#[derive(Clone, Debug, Default)]
+struct Claim(Arc<AtomicBool>);
+
+impl Claim {
+    fn take(&self) -> bool {
+        !self.0.swap(true, Ordering::AcqRel)
+    }
+}
+
+/// The publications that wait on the whole node.
+#[derive(Debug, Default)]
+struct Outside {
+    messages: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Outside {
+    /// Charges `messages`, if they fit. A single message above the bound fits when nothing else waits.
+    fn charge(self: &Arc<Outside>, messages: &[OwnedPublication]) -> Option<Charge> {
+        // Each part of the charge is released on drop, even if the other one fails.
+        let mut charge = Charge { outside: Arc::clone(self), messages: 0, bytes: 0 };
+        let count = messages.len() as u64;
+        add(&self.messages, count, |sum, _| sum <= OUTSIDE_MESSAGES_MAX)?;
+        charge.messages = count;
+        let bytes = messages.iter().map(OwnedPublication::bytes).sum();
+        add(&self.bytes, bytes, |sum, before| sum <= OUTSIDE_BYTES_MAX || before == 0)?;
+        charge.bytes = bytes;
+        Some(charge)
+    }
+}
+
+/// Adds `more` if the sum and the previous value are allowed.
+fn add(to: &AtomicU64, more: u64, may_be: impl Fn(u64, u64) -> bool) -> Option<()> {
+    to.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |before| {
+        before.checked_add(more).filter(|sum| may_be(*sum, before))
+    })
+    .ok()
+    .map(|_| ())
+}
+
+/// A charge against [`Outside`], released on drop.
+#[derive(Debug)]
+struct Charge {
+    outside: Arc<Outside>,
+    messages: u64,
+    bytes: u64,
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.outside.messages.fetch_sub(self.messages, Ordering::Relaxed);
+        self.outside.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::config::ServerConfig;
+    use crate::service::Service;
+    use echoring_proto::buffer::{Budget, Lease};
+    use echoring_proto::limits::{MILLISECOND, SECOND};
+    use echoring_runtime::driver::epoll::Epoll;
+    use echoring_runtime::driver::{Features, Options};
+    use echoring_runtime::shard::{self, Allowance, Mailboxes, Security, Shard};
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// The only shard of a server, whose ticks the test runs.
+    fn shard() -> (Shard<Epoll, Service>, CommandSender) {
+        let options = Options { connections: 4, without: Features::NONE, receive_bytes: 0 };
+        let config = ServerConfig::default();
+        let shard_config = shard::ShardConfig {
+            connection: config.connection(),
+            connections: 4,
+            security: Security::default(),
+            seed: 1.into(),
+        };
+        let mailboxes = Mailboxes::connect(1, 1 << 20).remove(0);
+        let driver = Epoll::new(&options).expect("epoll");
+        let topics = Lease::new(Budget::new(64), 64);
+        let placement = Placement::new(1);
+        let service = crate::shard_thread::service(&config, topics, 1, placement);
+        let shard = Shard::new(driver, service, shard_config, Allowance::standalone(4), mailboxes);
+        let commands = CommandSender::new([shard.remote()].into(), placement);
+        (shard, commands)
+    }
+
+    fn owned(content: Content, key: &str, payload: &[u8]) -> OwnedPublication {
+        let idempotency_key = "".into();
+        OwnedPublication { content, key: key.into(), idempotency_key, payload: payload.to_vec() }
+    }
+
+    fn texts(count: usize) -> Vec<OwnedPublication> {
+        vec![owned(Content::Text, "", b"m"); count]
+    }
+
+    fn waiting(commands: &CommandSender) -> (u64, u64) {
+        let Outside { messages, bytes } = &*commands.outside;
+        (messages.load(Ordering::Relaxed), bytes.load(Ordering::Relaxed))
+    }
+
+    /// Runs ticks of the shard until the publisher has its answer.
+    fn answer<T>(shard: &mut Shard<Epoll, Service>, publisher: thread::JoinHandle<T>) -> T {
+        let given_up = Instant::now() + PATIENCE;
+        while !publisher.is_finished() {
+            assert!(Instant::now() < given_up, "no answer");
+            assert!(shard.tick(Some(0)).expect("epoll works"), "it goes on");
+        }
+        publisher.join().expect("no panic")
+    }
+
+    #[test]
+    fn what_waits_is_bounded_and_there_is_room_again_when_it_was_answered() {
+        let (mut shard, commands) = shard();
+        let publish = |count| {
+            let commands = commands.clone();
+            thread::spawn(move || commands.publish("t", texts(count), PATIENCE.as_nanos() as Nanos))
+        };
+        let most = OUTSIDE_MESSAGES_MAX as usize;
+        let publishers = [publish(most - 1), publish(1)];
+        let given_up = Instant::now() + PATIENCE;
+        while waiting(&commands).0 < OUTSIDE_MESSAGES_MAX {
+            assert!(Instant::now() < given_up, "they do not come to wait");
+            thread::yield_now();
+        }
+        assert_eq!(commands.publish("t", texts(1), SECOND), Err(PublishError::Busy), "at once");
+        let mut offsets: Vec<u64> = publishers
+            .into_iter()
+            .flat_map(|publisher| answer(&mut shard, publisher).expect("in time"))
+            .map(|published| published.expect("taken").offset)
+            .collect();
+        offsets.sort_unstable();
+        assert_eq!(offsets, (1..=OUTSIDE_MESSAGES_MAX).collect::<Vec<_>>());
+        assert_eq!(waiting(&commands), (0, 0));
+        assert_eq!(answer(&mut shard, publish(1)).expect("in time").len(), 1);
+    }
+
+    #[test]
+    fn bytes_are_bounded_as_well_but_one_publisher_is_always_let_in() {
+        let outside = Arc::new(Outside::default());
+        let long = |bytes: usize| [owned(Content::Binary, "k", &vec![0; bytes])];
+        let charge = outside.charge(&long(OUTSIDE_BYTES_MAX as usize)).expect("nothing else waits");
+        assert!(outside.charge(&long(1)).is_none());
+        drop(charge);
+        let half = OUTSIDE_BYTES_MAX as usize / 2;
+        let charge = outside.charge(&long(half)).expect("room");
+        assert!(outside.charge(&long(half)).is_none(), "what surrounds the bytes counts as well");
+        assert!(outside.charge(&long(half - 1024)).is_some());
+        drop(charge);
+        assert_eq!(outside.bytes.load(Ordering::Relaxed), 0);
+        assert_eq!(outside.messages.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn what_its_publisher_gave_up_is_not_published_later() {
+        let (mut shard, commands) = shard();
+        assert_eq!(commands.publish("t", texts(3), MILLISECOND), Err(PublishError::Busy));
+        let publisher = thread::spawn({
+            let commands = commands.clone();
+            move || commands.publish("t", texts(1), PATIENCE.as_nanos() as Nanos)
+        });
+        let published = answer(&mut shard, publisher).expect("in time");
+        assert_eq!(published[0].expect("taken").offset, 1);
+        assert_eq!(waiting(&commands), (0, 0));
+    }
+
+    #[test]
+    fn names_keys_and_numbers_past_their_bounds_reach_no_shard() {
+        let (shard, commands) = shard();
+        let publish = |topic: &str, messages| commands.publish(topic, messages, SECOND);
+        assert_eq!(publish("", texts(1)), Err(PublishError::BadTopic));
+        for name in ["\0", "a\nb", "\u{7f}", "\u{85}", &"t".repeat(TOPIC_BYTES_MAX + 1)] {
+            assert_eq!(publish(name, texts(1)), Err(PublishError::BadTopic), "{name:?}");
+        }
+        let deep = "[".repeat(JSON_DEPTH_MAX + 1) + &"]".repeat(JSON_DEPTH_MAX + 1);
+        let deep = owned(Content::Json, "", deep.as_bytes());
+        assert_eq!(publish("t", [texts(1), vec![deep]].concat()), Err(PublishError::TooDeep(1)));
+        let most = OUTSIDE_MESSAGES_MAX as usize;
+        assert_eq!(publish("t", texts(most + 1)), Err(PublishError::TooMany));
+        let mut messages = texts(2);
+        messages[1].key = "k".repeat(KEY_BYTES_MAX + 1).into();
+        assert_eq!(publish("t", messages), Err(PublishError::BadKey(1)));
+        assert_eq!(publish("t", texts(0)), Ok(Vec::new()));
+        drop(shard);
+        assert_eq!(publish("t", texts(1)), Err(PublishError::Ended));
+        assert!(commands.topics().is_empty());
+    }
+
+    #[test]
+    fn topics_are_told_about_by_the_shards_that_know_them() {
+        let (mut shard, commands) = shard();
+        let asked = thread::spawn(move || {
+            let published = commands.publish("t", texts(2), PATIENCE.as_nanos() as Nanos);
+            (published, commands.topics(), commands.topic("t"), commands.topic("u"))
+        });
+        let (published, topics, known, unknown) = answer(&mut shard, asked);
+        let last = published.expect("in time")[1].expect("taken");
+        let [(0, ref reports)] = topics[..] else { panic!("{topics:?}") };
+        let [ref report] = reports[..] else { panic!("{reports:?}") };
+        let home = report.owner.as_ref().expect("its home is here");
+        assert_eq!((home.epoch, home.offset, home.publications.accepted), (last.epoch, last.offset, 2));
+        assert_eq!(home.payload_bytes, 2);
+        assert_eq!(known[0].1.as_ref().map(|report| &*report.name), Some("t"));
+        assert_eq!(unknown, [(0, None)]);
+    }
+}

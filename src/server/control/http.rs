@@ -1,0 +1,459 @@
+//! The HTTP/1.1 server of the admin address, with hyper on plain tokio.
+//!
+//! One request per connection, an absolute deadline, bodies that are read on demand only, and at most
+//! [`ADMIN_CONNECTIONS_MAX`](crate::limits::ADMIN_CONNECTIONS_MAX) connections. Paths and access rules are elsewhere.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::io;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::header::{
+    CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode, Version};
+use serde_json::json;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+use tokio::task::{LocalSet, spawn_local};
+
+use super::connection_slots::{ConnectionSlot, ConnectionSlots};
+use crate::limits::{
+    ADMIN_BODIES_BYTES_MAX, ADMIN_BODY_TIMEOUT, ADMIN_DISCARD_BYTES_MAX, ADMIN_LINGER, ADMIN_TIMEOUT,
+};
+use echoring_async::TokioStream;
+use echoring_proto::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
+
+/// A response.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) content_type: &'static str,
+    /// Header fields besides those of every response.
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
+    pub(super) body: Vec<u8>,
+}
+
+impl Reply {
+    pub(super) fn empty(status: StatusCode) -> Reply {
+        Reply { status, content_type: "text/plain; charset=utf-8", headers: Vec::new(), body: Vec::new() }
+    }
+
+    pub(super) fn text(status: StatusCode, line: &str) -> Reply {
+        Reply { body: format!("{line}\n").into_bytes(), ..Reply::empty(status) }
+    }
+
+    /// A JSON response; a line break is appended.
+    pub(super) fn json(status: StatusCode, json: serde_json::Result<Vec<u8>>) -> Reply {
+        match json {
+            Ok(mut body) => {
+                body.push(b'\n');
+                Reply { content_type: "application/json", body, ..Reply::empty(status) }
+            }
+            Err(error) => Reply::text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+        }
+    }
+
+    /// A temporary refusal.
+    pub(super) fn busy(message: &str) -> Reply {
+        let mut reply = Reply::problem(StatusCode::TOO_MANY_REQUESTS, "busy", message);
+        reply.headers.push((RETRY_AFTER, HeaderValue::from_static("1")));
+        reply
+    }
+
+    /// An error response: a code for programs and a line for people.
+    pub(super) fn problem(status: StatusCode, code: &str, message: &str) -> Reply {
+        Reply::json(status, serde_json::to_vec(&json!({"error": {"code": code, "message": message}})))
+    }
+}
+
+/// Answers requests.
+pub(super) trait Answer: 'static {
+    /// Whether a request is answered however many others are in progress. Its answer must be immediate.
+    fn is_urgent(&self, request: &Request<Incoming>) -> bool;
+
+    async fn answer(&self, request: &mut Request<Incoming>) -> Reply;
+}
+
+/// Why a body is unavailable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BodyError {
+    /// It is longer than allowed.
+    TooLong,
+    /// The bodies of other requests use all the memory.
+    NoRoom,
+    /// It did not arrive in time.
+    TooLate,
+    /// It ended too early, or is not HTTP.
+    Broken,
+}
+
+/// A body. Its bytes are charged until it is dropped.
+#[derive(Debug)]
+pub(super) struct ChargedBody {
+    pub(super) bytes: Vec<u8>,
+    counted: u64,
+    room: Rc<Cell<u64>>,
+}
+
+impl Drop for ChargedBody {
+    fn drop(&mut self) {
+        self.room.set(self.room.get() - self.counted);
+    }
+}
+
+/// Bounds the bytes of all bodies.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Bodies(Rc<Cell<u64>>);
+
+impl Bodies {
+    /// Reads a body of at most `bytes_max`. If no other body is held, its length is not charged against the bound.
+    pub(super) async fn read(&self, body: &mut Incoming, bytes_max: u64) -> Result<ChargedBody, BodyError> {
+        if body.size_hint().lower() > bytes_max {
+            return Err(BodyError::TooLong);
+        }
+        let reading = self.read_frames(body, bytes_max);
+        match tokio::time::timeout(Duration::from_nanos(ADMIN_BODY_TIMEOUT), reading).await {
+            Ok(read) => read,
+            Err(_) => Err(BodyError::TooLate),
+        }
+    }
+
+    async fn read_frames(&self, body: &mut Incoming, bytes_max: u64) -> Result<ChargedBody, BodyError> {
+        let mut held = ChargedBody { bytes: Vec::new(), counted: 0, room: Rc::clone(&self.0) };
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| BodyError::Broken)?;
+            // Other frames are trailers.
+            let Ok(more) = frame.into_data() else { continue };
+            let length = held.counted + more.len() as u64;
+            if length > bytes_max {
+                return Err(BodyError::TooLong);
+            }
+            let all = self.0.get() + more.len() as u64;
+            if all > ADMIN_BODIES_BYTES_MAX && all > length {
+                return Err(BodyError::NoRoom);
+            }
+            self.0.set(all);
+            held.counted = length;
+            held.bytes.extend_from_slice(&more);
+        }
+        Ok(held)
+    }
+}
+
+/// A listener and its runtime, with all the descriptors they need: a thread with them works even if the process has
+/// none left.
+pub(super) struct AdminListener {
+    runtime: Runtime,
+    listener: tokio::net::TcpListener,
+}
+
+impl AdminListener {
+    /// # Errors
+    /// If the runtime cannot be set up.
+    pub(super) fn new(listener: TcpListener) -> io::Result<AdminListener> {
+        let runtime = echoring_async::local_runtime()?;
+        listener.set_nonblocking(true)?;
+        let entered = runtime.enter();
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        drop(entered);
+        Ok(AdminListener { runtime, listener })
+    }
+
+    /// Serves on this thread until `stopped` resolves.
+    pub(super) fn serve<A: Answer>(self, answer: &Rc<A>, mut stopped: oneshot::Receiver<()>) {
+        let AdminListener { runtime, listener } = self;
+        LocalSet::new().block_on(&runtime, async {
+            let limit = ConnectionLimit::new();
+            loop {
+                let (slot, (stream, _)) = tokio::select! {
+                    accepted = limit.next(async || listener.accept().await) => accepted,
+                    _ = &mut stopped => return,
+                };
+                serve_connection(stream, answer, slot);
+            }
+        });
+    }
+}
+
+/// Bounds the concurrent connections.
+struct ConnectionLimit(ConnectionSlots);
+
+impl ConnectionLimit {
+    fn new() -> ConnectionLimit {
+        ConnectionLimit(ConnectionSlots::default())
+    }
+
+    /// Accepts a connection and takes a slot for it.
+    async fn next<T>(&self, accept: impl AsyncFnMut() -> io::Result<T>) -> (ConnectionSlot, T) {
+        let accepted = echoring_async::accept("admin", accept).await;
+        (self.0.take().await, accepted)
+    }
+}
+
+/// Serves one request on `stream` in its own task.
+fn serve_connection<S, A: Answer>(stream: S, answer: &Rc<A>, slot: ConnectionSlot)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let answer = Rc::clone(answer);
+    spawn_local(async move {
+        let slot = Rc::new(slot);
+        let serving = serve_request(stream, answer, &slot);
+        tokio::select! {
+            served = tokio::time::timeout(Duration::from_nanos(ADMIN_TIMEOUT), serving) => match served {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "an admin request failed"),
+                Err(_) => tracing::debug!("an admin request took too long"),
+            },
+            cause = slot.lost() => tracing::debug!(cause, "an admin connection is closed"),
+        }
+    });
+}
+
+async fn serve_request<S, A: Answer>(stream: S, answer: Rc<A>, slot: &Rc<ConnectionSlot>) -> hyper::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let unread = Rc::new(Cell::new(false));
+    let service = service_fn(|request: Request<Incoming>| {
+        Box::pin(respond(request, Rc::clone(&answer), Rc::clone(slot), Rc::clone(&unread)))
+    });
+    let mut connection = http1::Builder::new()
+        .keep_alive(false)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .max_headers(HEADERS_MAX)
+        .serve_connection(TokioStream(stream), service);
+    let served = (&mut connection).await;
+    if served.is_err() || unread.get() {
+        discard(connection.into_parts().io.0).await;
+    }
+    served
+}
+
+/// Discards bytes behind a response. A socket that is closed with unread bytes sends a reset, which may overtake the
+/// response.
+async fn discard<S: AsyncRead + Unpin>(stream: S) {
+    let mut rest = stream.take(ADMIN_DISCARD_BYTES_MAX);
+    let mut nowhere = tokio::io::sink();
+    let discarding = tokio::io::copy(&mut rest, &mut nowhere);
+    // A peer that sends more, or for longer, is cut off.
+    let _ = tokio::time::timeout(Duration::from_nanos(ADMIN_LINGER), discarding).await;
+}
+
+/// Whether a request violates RFC 9112, 3.2: an HTTP/1.1 request has exactly one Host field. hyper does not check that.
+fn misses_host<B>(request: &Request<B>) -> bool {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let (first, second) = (hosts.next(), hosts.next());
+    second.is_some() || (first.is_none() && request.version() >= Version::HTTP_11)
+}
+
+async fn respond<A: Answer>(
+    mut request: Request<Incoming>,
+    answer: Rc<A>,
+    slot: Rc<ConnectionSlot>,
+    unread: Rc<Cell<bool>>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let may_begin = slot.begin(answer.is_urgent(&request));
+    let reply = match (misses_host(&request), may_begin) {
+        (true, _) => Reply::text(StatusCode::BAD_REQUEST, "a request of HTTP/1.1 has one Host field"),
+        (false, true) => answer.answer(&mut request).await,
+        (false, false) => Reply::busy("too many concurrent requests"),
+    };
+    unread.set(!request.body().is_end_stream());
+    let mut response = Response::new(Full::new(Bytes::from(reply.body)));
+    *response.status_mut() = reply.status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.extend(reply.headers);
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::{SocketAddr, TcpStream};
+    use std::thread;
+
+    use super::*;
+    use crate::limits::ADMIN_CONNECTIONS_MAX;
+
+    /// Answers with the path or, to POST, with the body.
+    struct Mirror {
+        bodies: Bodies,
+    }
+
+    const BODY_BYTES_MAX: u64 = 100_000;
+
+    impl Answer for Mirror {
+        fn is_urgent(&self, request: &Request<Incoming>) -> bool {
+            request.uri().path() == "/urgent"
+        }
+
+        async fn answer(&self, request: &mut Request<Incoming>) -> Reply {
+            let path = request.uri().path().to_owned();
+            if request.method() != hyper::Method::POST {
+                return Reply::text(StatusCode::OK, &path);
+            }
+            if path == "/unwanted" {
+                return Reply::empty(StatusCode::FORBIDDEN);
+            }
+            match self.bodies.read(request.body_mut(), BODY_BYTES_MAX).await {
+                Ok(held) => Reply { body: held.bytes.clone(), ..Reply::empty(StatusCode::OK) },
+                Err(error) => Reply::text(StatusCode::BAD_REQUEST, &format!("{error:?}")),
+            }
+        }
+    }
+
+    /// Serves, and passes the address to `test`.
+    fn serving(test: impl FnOnce(SocketAddr)) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let address = listener.local_addr().expect("its address");
+        let (stop, stopped) = oneshot::channel();
+        let listening = AdminListener::new(listener).expect("a runtime");
+        let server = thread::spawn(move || {
+            let answer = Rc::new(Mirror { bodies: Bodies::default() });
+            listening.serve(&answer, stopped);
+        });
+        test(address);
+        stop.send(()).expect("still serving");
+        server.join().expect("no panic");
+    }
+
+    fn exchange(address: SocketAddr, request: &[u8]) -> String {
+        let mut stream = TcpStream::connect(address).expect("connected");
+        stream.write_all(request).expect("sent");
+        let mut response = Vec::new();
+        // A response to a request that was not read to its end may be followed by a reset.
+        let _ = stream.read_to_end(&mut response);
+        String::from_utf8_lossy(&response).into_owned()
+    }
+
+    #[test]
+    fn a_get_is_answered_and_the_connection_closed() {
+        serving(|address| {
+            let response = exchange(address, b"GET /stats?x=1 HTTP/1.1\r\nHost: a\r\n\r\n");
+            assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
+            assert!(response.ends_with("\r\n\r\n/stats\n"), "{response}");
+        });
+    }
+
+    #[test]
+    fn oversized_heads_and_what_is_no_http_are_refused() {
+        serving(|address| {
+            let mut long = b"GET / HTTP/1.1\r\nHost: a\r\nX: ".to_vec();
+            long.resize(long.len() + HEAD_BYTES_MAX, b'x');
+            let long = exchange(address, &long);
+            assert!(long.starts_with("HTTP/1.1 431 "), "{long}");
+            let garbage = exchange(address, b"\x16\x03\x01\r\n\r\n");
+            assert!(garbage.starts_with("HTTP/1.1 400 "), "{garbage}");
+        });
+    }
+
+    #[test]
+    fn a_request_of_http_1_1_has_one_host() {
+        serving(|address| {
+            for (request, status) in [
+                ("GET / HTTP/1.1\r\n\r\n", "400"),
+                ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", "400"),
+                ("GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n", "400"),
+                ("POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", "400"),
+                ("GET / HTTP/1.1\r\nHost:\r\n\r\n", "200"),
+                ("GET / HTTP/1.0\r\n\r\n", "200"),
+            ] {
+                let response = exchange(address, request.as_bytes());
+                assert_eq!(response.split(' ').nth(1), Some(status), "{request:?}: {response}");
+            }
+        });
+    }
+
+    fn post(path: &str, length: u64, body: &[u8]) -> Vec<u8> {
+        let mut request =
+            format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n").into_bytes();
+        request.extend_from_slice(body);
+        request
+    }
+
+    #[test]
+    fn a_body_is_read_to_its_end_and_no_further_than_its_bound() {
+        serving(|address| {
+            let body = vec![b'x'; BODY_BYTES_MAX as usize];
+            let whole = exchange(address, &post("/", BODY_BYTES_MAX, &body));
+            assert!(whole.starts_with("HTTP/1.1 200 OK\r\n"), "{whole:.100}");
+            assert_eq!(whole.split("\r\n\r\n").nth(1).map(str::len), Some(body.len()));
+            let long = exchange(address, &post("/", BODY_BYTES_MAX + 1, b""));
+            assert!(long.ends_with("\r\n\r\nTooLong\n"), "{long}");
+            let mut chunked = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+            for _ in 0..11 {
+                chunked.extend_from_slice(b"2710\r\n");
+                chunked.resize(chunked.len() + 10_000, b'x');
+                chunked.extend_from_slice(b"\r\n");
+            }
+            chunked.extend_from_slice(b"0\r\n\r\n");
+            let long = exchange(address, &chunked);
+            assert!(long.ends_with("\r\n\r\nTooLong\n"), "{long}");
+        });
+    }
+
+    #[test]
+    fn a_body_that_ends_too_early_is_none() {
+        serving(|address| {
+            let mut stream = TcpStream::connect(address).expect("connected");
+            stream.write_all(&post("/", 10, b"half")).expect("sent");
+            stream.shutdown(std::net::Shutdown::Write).expect("half closed");
+            let mut response = String::new();
+            // No response if the end was noticed before it was written.
+            let _ = stream.read_to_string(&mut response);
+            assert!(response.is_empty() || response.ends_with("\r\n\r\nBroken\n"), "{response}");
+        });
+    }
+
+    #[test]
+    fn who_sends_a_body_that_nobody_wants_gets_to_see_why() {
+        serving(|address| {
+            let mut stream = TcpStream::connect(address).expect("connected");
+            let body = vec![0; ADMIN_DISCARD_BYTES_MAX as usize / 2];
+            stream.write_all(&post("/unwanted", body.len() as u64, &body)).expect("all of it is taken");
+            let mut response = String::new();
+            stream.read_to_string(&mut response).expect("no reset");
+            assert!(response.starts_with("HTTP/1.1 403 "), "{response}");
+        });
+    }
+
+    #[test]
+    fn connections_without_a_request_keep_nobody_out() {
+        serving(|address| {
+            let idle: Vec<TcpStream> = (0..3 * ADMIN_CONNECTIONS_MAX)
+                .map(|_| TcpStream::connect(address).expect("connected"))
+                .collect();
+            let response = exchange(address, b"GET /urgent HTTP/1.1\r\nHost: a\r\n\r\n");
+            assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
+            drop(idle);
+        });
+    }
+
+    #[test]
+    fn requests_whose_bodies_do_not_come_leave_room_for_urgent_ones() {
+        serving(|address| {
+            let slow: Vec<TcpStream> = (0..2 * ADMIN_CONNECTIONS_MAX)
+                .map(|_| {
+                    let mut stream = TcpStream::connect(address).expect("connected");
+                    stream.write_all(&post("/", 10, b"half")).expect("sent");
+                    stream
+                })
+                .collect();
+            let response = exchange(address, b"GET /urgent HTTP/1.1\r\nHost: a\r\n\r\n");
+            assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
+            drop(slow);
+        });
+    }
+}

@@ -1,0 +1,357 @@
+//! The response of `GET /stats`: the shards' snapshots as JSON, individually and summed.
+//!
+//! Scripts rely on its form: fields are added, never renamed. Maps have close codes, HTTP statuses or causes as keys
+//! and counts as values.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Relaxed;
+
+use serde::Serialize;
+
+use echoring_proto::connection::Compressed;
+use echoring_runtime::stats::{Counters, LOG};
+use echoring_topics::{Deliveries, Passed, Publications};
+
+use crate::handle::Snapshot;
+
+/// The schema of the report.
+const SCHEMA: &str = "echoring.stats/1";
+
+/// The report.
+#[derive(Debug, Serialize)]
+pub(super) struct Report<'a> {
+    schema: &'static str,
+    version: &'static str,
+    pid: u32,
+    uptime_s: f64,
+    state: &'static str,
+    driver: DriverReport<'a>,
+    /// The runtime of the control plane.
+    control: &'static str,
+    /// Shards that did not answer in time; their counters are missing from `node`.
+    silent_shards: usize,
+    log: LogFigures,
+    node: Figures<'a>,
+    shards: Vec<ShardReport<'a>>,
+}
+
+/// Log records of this process that were lost.
+#[derive(Debug, Serialize)]
+struct LogFigures {
+    dropped: u64,
+    rate_limited: u64,
+}
+
+impl LogFigures {
+    fn now() -> LogFigures {
+        LogFigures { dropped: LOG.dropped.load(Relaxed), rate_limited: LOG.rate_limited.load(Relaxed) }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct DriverReport<'a> {
+    name: &'static str,
+    features: &'a [&'static str],
+    degraded: &'a [&'static str],
+}
+
+#[derive(Debug, Serialize)]
+struct ShardReport<'a> {
+    shard: usize,
+    driver: DriverReport<'a>,
+    #[serde(flatten)]
+    figures: Figures<'a>,
+}
+
+/// Gauges and counters of one shard, or of all.
+#[derive(Debug, Serialize)]
+struct Figures<'a> {
+    connections: u64,
+    topics: u64,
+    subscriptions: u64,
+    pool_bytes: u64,
+    pool_bytes_peak: u64,
+    compression: CompressionFigures,
+    publications: PublicationFigures,
+    deliveries: DeliveryFigures,
+    passed: PassedFigures,
+    accepted: u64,
+    opened: u64,
+    tls_handshakes: u64,
+    tls_resumed: u64,
+    messages_in: u64,
+    messages_out: u64,
+    bytes_in: u64,
+    bytes_out: u64,
+    short_sends: u64,
+    pauses: u64,
+    mailbox_full: u64,
+    turns: u64,
+    accept_failures: u64,
+    handler_failures: u64,
+    handler_panics: u64,
+    closes: &'a BTreeMap<u16, u64>,
+    causes: &'a BTreeMap<&'static str, u64>,
+    refusals: &'a BTreeMap<u16, u64>,
+    answers: &'a BTreeMap<u16, u64>,
+}
+
+/// permessage-deflate: messages, and their bytes compressed and uncompressed.
+#[derive(Debug, Default, Clone, Copy, Serialize)]
+struct CompressionFigures {
+    messages_in: u64,
+    bytes_in: u64,
+    bytes_in_inflated: u64,
+    messages_out: u64,
+    bytes_out: u64,
+    bytes_out_plain: u64,
+    context_bytes: u64,
+    declined: u64,
+}
+
+impl CompressionFigures {
+    fn add(&mut self, done: &Compressed) {
+        self.messages_in += done.messages_in;
+        self.bytes_in += done.bytes_in;
+        self.bytes_in_inflated += done.bytes_in_inflated;
+        self.messages_out += done.messages_out;
+        self.bytes_out += done.bytes_out;
+        self.bytes_out_plain += done.bytes_out_plain;
+        self.context_bytes += done.context_bytes;
+        self.declined += done.declined;
+    }
+}
+
+/// Publications: `published = accepted + refused`.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct PublicationFigures {
+    published: u64,
+    accepted: u64,
+    refused: u64,
+}
+
+impl PublicationFigures {
+    pub(super) fn new(counted: &Publications) -> PublicationFigures {
+        let Publications { published, accepted, refused } = *counted;
+        PublicationFigures { published, accepted, refused }
+    }
+}
+
+/// Deliveries: `offered = sent + queued +` the sum of `dropped`.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct DeliveryFigures {
+    offered: u64,
+    sent: u64,
+    queued: u64,
+    dropped: DropFigures,
+}
+
+/// Deliveries that were dropped, by cause.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct DropFigures {
+    disconnect: u64,
+    oldest: u64,
+    conflated: u64,
+    memory: u64,
+}
+
+impl DeliveryFigures {
+    pub(super) fn new(counted: &Deliveries) -> DeliveryFigures {
+        DeliveryFigures {
+            offered: counted.offered,
+            sent: counted.sent,
+            queued: counted.queued,
+            dropped: DropFigures {
+                disconnect: counted.dropped_disconnect,
+                oldest: counted.dropped_oldest,
+                conflated: counted.dropped_conflated,
+                memory: counted.dropped_memory,
+            },
+        }
+    }
+}
+
+/// Mail between shards. The difference between out and in is in mailboxes.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct PassedFigures {
+    publications_out: u64,
+    publications_in: u64,
+    messages_out: u64,
+    messages_in: u64,
+}
+
+impl PassedFigures {
+    fn new(counted: &Passed) -> PassedFigures {
+        let Passed { publications_out, publications_in, messages_out, messages_in } = *counted;
+        PassedFigures { publications_out, publications_in, messages_out, messages_in }
+    }
+}
+
+impl<'a> Figures<'a> {
+    fn new(gauges: &Gauges, counters: &'a Counters) -> Figures<'a> {
+        Figures {
+            connections: gauges.connections,
+            topics: gauges.topics,
+            subscriptions: gauges.subscriptions,
+            pool_bytes: gauges.pool_bytes,
+            pool_bytes_peak: gauges.pool_bytes_peak,
+            compression: gauges.compression,
+            publications: PublicationFigures::new(&gauges.publications),
+            deliveries: DeliveryFigures::new(&gauges.deliveries),
+            passed: PassedFigures::new(&gauges.passed),
+            accepted: counters.accepted,
+            opened: counters.opened,
+            tls_handshakes: counters.tls_handshakes,
+            tls_resumed: counters.tls_resumed,
+            messages_in: counters.messages_in,
+            messages_out: counters.messages_out,
+            bytes_in: counters.bytes_in,
+            bytes_out: counters.bytes_out,
+            short_sends: counters.short_sends,
+            pauses: counters.pauses,
+            mailbox_full: counters.mailbox_full,
+            turns: counters.ticks,
+            accept_failures: counters.accept_failures,
+            handler_failures: counters.handler_failures,
+            handler_panics: counters.handler_panics,
+            closes: &counters.closes,
+            causes: &counters.causes,
+            refusals: &counters.refusals,
+            answers: &counters.answers,
+        }
+    }
+}
+
+/// Gauges, as opposed to counters.
+#[derive(Default)]
+struct Gauges {
+    connections: u64,
+    topics: u64,
+    subscriptions: u64,
+    pool_bytes: u64,
+    pool_bytes_peak: u64,
+    compression: CompressionFigures,
+    publications: Publications,
+    deliveries: Deliveries,
+    passed: Passed,
+}
+
+impl Gauges {
+    fn add(&mut self, snapshot: &Snapshot) {
+        let hub = &snapshot.application;
+        self.connections += snapshot.connections;
+        self.topics += hub.topics;
+        self.subscriptions += hub.subscriptions;
+        self.pool_bytes += snapshot.pool_bytes;
+        self.pool_bytes_peak += snapshot.pool_bytes_peak;
+        self.compression.add(&snapshot.compressed);
+        self.publications.add(&hub.publications);
+        self.deliveries.add(&hub.deliveries);
+        self.passed.add(&hub.passed);
+    }
+}
+
+/// The state of the control plane itself.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Node {
+    pub(super) uptime_s: f64,
+    pub(super) draining: bool,
+    pub(super) control: &'static str,
+    pub(super) shards: usize,
+}
+
+/// The report as JSON.
+pub(super) fn to_json(node: Node, snapshots: &[Snapshot]) -> serde_json::Result<Vec<u8>> {
+    let mut gauges = Gauges::default();
+    let mut counters = Counters::default();
+    for snapshot in snapshots {
+        gauges.add(snapshot);
+        counters.add(&snapshot.counters);
+    }
+    let first = snapshots.first();
+    let report = Report {
+        schema: SCHEMA,
+        version: env!("CARGO_PKG_VERSION"),
+        pid: std::process::id(),
+        uptime_s: node.uptime_s,
+        state: if node.draining { "draining" } else { "serving" },
+        driver: driver(first),
+        control: node.control,
+        silent_shards: node.shards.saturating_sub(snapshots.len()),
+        log: LogFigures::now(),
+        node: Figures::new(&gauges, &counters),
+        shards: snapshots.iter().map(shard).collect(),
+    };
+    serde_json::to_vec_pretty(&report)
+}
+
+/// All shards run on the same kernel with the same flags, so the first one stands for the node.
+fn driver(snapshot: Option<&Snapshot>) -> DriverReport<'_> {
+    match snapshot {
+        Some(snapshot) => {
+            DriverReport { name: snapshot.driver, features: &snapshot.features, degraded: &snapshot.degraded }
+        }
+        None => DriverReport { name: "", features: &[], degraded: &[] },
+    }
+}
+
+fn shard(snapshot: &Snapshot) -> ShardReport<'_> {
+    let mut gauges = Gauges::default();
+    gauges.add(snapshot);
+    ShardReport {
+        shard: snapshot.shard,
+        driver: driver(Some(snapshot)),
+        figures: Figures::new(&gauges, &snapshot.counters),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use echoring_topics::HubReport;
+
+    use super::*;
+
+    #[test]
+    fn the_node_is_the_sum_of_its_shards() {
+        let snapshot = |shard: usize, messages_in: u64| Snapshot {
+            shard,
+            connections: 10,
+            driver: "uring",
+            degraded: vec!["receive-total"],
+            application: HubReport {
+                publications: Publications { published: 5, accepted: 4, refused: 1 },
+                deliveries: Deliveries {
+                    offered: 9,
+                    sent: 6,
+                    dropped_disconnect: 3,
+                    ..Deliveries::default()
+                },
+                passed: Passed { messages_out: 2, ..Passed::default() },
+                ..HubReport::default()
+            },
+            counters: Counters {
+                messages_in,
+                closes: [(1000, 2), (1006, messages_in)].into(),
+                ..Counters::default()
+            },
+            ..Snapshot::default()
+        };
+        let node = Node { uptime_s: 1.5, draining: false, control: "tokio", shards: 3 };
+        let json = to_json(node, &[snapshot(0, 5), snapshot(1, 7)]).expect("plain data");
+        let report: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+        assert_eq!(report["schema"], "echoring.stats/1");
+        assert_eq!(report["state"], "serving");
+        assert_eq!(report["driver"]["name"], "uring");
+        assert_eq!(report["driver"]["degraded"][0], "receive-total");
+        assert_eq!(report["silent_shards"], 1);
+        assert_eq!(report["node"]["connections"], 20);
+        assert_eq!(report["node"]["messages_in"], 12);
+        assert_eq!(report["node"]["closes"]["1000"], 4);
+        assert_eq!(report["node"]["publications"]["accepted"], 8);
+        assert_eq!(report["node"]["deliveries"]["sent"], 12);
+        assert_eq!(report["node"]["passed"]["messages_out"], 4);
+        assert_eq!(report["shards"][0]["deliveries"]["dropped"]["disconnect"], 3);
+        assert_eq!(report["shards"][1]["shard"], 1);
+        assert_eq!(report["shards"][1]["closes"]["1006"], 7);
+    }
+}

@@ -1,0 +1,327 @@
+//! The handlers of one shard. An error or a panic of a handler closes its own connection only.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::fmt;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::handler::{Failure, Handler, Message};
+use crate::peer::{Peer, ServerApplication};
+use crate::remote::Remote;
+use crate::timers::Timers;
+use echoring_proto::CloseCode;
+use echoring_proto::buffer::Pool;
+use echoring_proto::connection::{Chunk, Closed, MessageKind};
+use echoring_proto::limits::Nanos;
+use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::shard::{ConnectionContext, Context, Disposition};
+
+/// The messages that a route accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct MessageFilter {
+    /// The only kind that is accepted; another kind closes with 1003. `None` accepts both.
+    pub(super) kind: Option<MessageKind>,
+    /// Maximum message size in bytes; a longer message closes with 1009.
+    pub(super) message_bytes_max: u64,
+}
+
+/// A connection's handler and its state.
+struct HandlerSlot {
+    /// `None` after the handler failed, and in a free slot.
+    handler: Option<Box<dyn Handler>>,
+    token: Token,
+    filter: MessageFilter,
+    /// Bytes of the current message so far.
+    message_bytes: u64,
+    reserved_bytes: usize,
+    streaming: bool,
+    /// Listed in `waiting`.
+    waiting: bool,
+}
+
+/// The slots of a shard, by number.
+#[derive(Default)]
+pub(super) struct HandlerSlots {
+    slots: Vec<HandlerSlot>,
+    free: Vec<u32>,
+    timers: Timers,
+    /// Handlers whose send was refused. They are called when their connection is writable.
+    waiting: VecDeque<u32>,
+    /// Handlers whose timer is due in this tick.
+    due: VecDeque<u32>,
+}
+
+impl fmt::Debug for HandlerSlots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} slots, {} free", self.slots.len(), self.free.len())
+    }
+}
+
+impl HandlerSlots {
+    /// Puts the handler of a new connection into a free slot. Returns the slot's number.
+    pub(super) fn take(&mut self, token: Token, handler: Box<dyn Handler>, filter: MessageFilter) -> u32 {
+        let streaming = catch_unwind(AssertUnwindSafe(|| handler.is_streaming()));
+        let slot = HandlerSlot {
+            streaming: streaming.unwrap_or_else(|panic| {
+                log_panic(panic);
+                false
+            }),
+            handler: Some(handler),
+            token,
+            filter,
+            message_bytes: 0,
+            reserved_bytes: 0,
+            waiting: false,
+        };
+        match self.free.pop() {
+            Some(number) => {
+                self.slots[number as usize] = slot;
+                number
+            }
+            None => {
+                self.slots.push(slot);
+                (self.slots.len() - 1) as u32
+            }
+        }
+    }
+
+    /// Whether a handler takes messages in chunks.
+    pub(super) fn is_streaming(&self, number: u32) -> bool {
+        self.slots[number as usize].streaming
+    }
+
+    /// The connection of a slot is closed.
+    pub(super) fn leave(&mut self, number: u32, closed: &Closed, pool: &mut Pool) {
+        let slot = &mut self.slots[number as usize];
+        pool.discharge(std::mem::take(&mut slot.reserved_bytes));
+        if let Some(mut handler) = slot.handler.take() {
+            let left = catch_unwind(AssertUnwindSafe(move || handler.close(closed)));
+            if let Err(panic) = left {
+                log_panic(panic);
+            }
+        }
+        self.timers.clear(number);
+        self.free.push(number);
+    }
+
+    /// Passes a message, or a chunk of one, to its handler.
+    pub(super) fn chunk<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        number: u32,
+        chunk: &Chunk<'_>,
+    ) -> Disposition {
+        let slot = &mut self.slots[number as usize];
+        if chunk.first {
+            slot.message_bytes = 0;
+        }
+        slot.message_bytes += chunk.payload.len() as u64;
+        let MessageFilter { kind, message_bytes_max } = slot.filter;
+        if kind.is_some_and(|kind| kind != chunk.kind) {
+            let reason = match chunk.kind {
+                MessageKind::Text => "only binary messages are accepted",
+                MessageKind::Binary => "only text messages are accepted",
+            };
+            link.close(CloseCode::UNSUPPORTED, reason);
+            return Disposition::Done;
+        }
+        if slot.message_bytes > message_bytes_max {
+            link.close(CloseCode::TOO_BIG, "message too big for this path");
+            return Disposition::Done;
+        }
+        let streaming = slot.streaming;
+        let message = Message { kind: chunk.kind, payload: chunk.payload };
+        let shown = self.call(link, number, |handler, remote| {
+            if streaming { handler.chunk(remote, chunk) } else { handler.message(remote, message) }
+        });
+        shown.unwrap_or(Disposition::Done)
+    }
+
+    /// Passes a ping to its handler.
+    pub(super) fn ping<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        number: u32,
+        payload: &[u8],
+    ) {
+        self.call(link, number, |handler, remote| handler.ping(remote, payload));
+    }
+
+    /// Passes a pong to its handler.
+    pub(super) fn pong<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        number: u32,
+        payload: &[u8],
+    ) {
+        self.call(link, number, |handler, remote| handler.pong(remote, payload));
+    }
+
+    /// The 101 is queued. Returns whether the handler wants the address of the peer.
+    pub(super) fn open<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        number: u32,
+    ) -> bool {
+        let opened = self.call(link, number, |handler, remote| {
+            let wants_address = handler.wants_address();
+            handler.open(remote).map(|()| wants_address)
+        });
+        opened.unwrap_or(false)
+    }
+
+    /// The address of the peer is known, or unavailable.
+    pub(super) fn addressed<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        number: u32,
+        address: Option<SocketAddr>,
+    ) {
+        self.call(link, number, |handler, remote| handler.addressed(remote, address));
+    }
+
+    /// The connection is writable again.
+    pub(super) fn writable<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        number: u32,
+    ) {
+        self.call(link, number, |handler, remote| handler.writable(remote));
+    }
+
+    /// When [`tick_ended`](HandlerSlots::tick_ended) has something to do without an event.
+    pub(super) fn deadline(&self) -> Option<Nanos> {
+        if self.waiting.is_empty() { self.timers.next() } else { Some(0) }
+    }
+
+    /// Calls the handlers whose timer is due, each once, and those that wait for a writable connection.
+    #[inline]
+    pub(super) fn tick_ended<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+        if !self.waiting.is_empty() {
+            self.notify_writable(cx);
+        }
+        let now = cx.now();
+        if self.timers.next().is_some_and(|at| at <= now) {
+            self.call_due(cx, now);
+        }
+    }
+
+    #[inline(never)]
+    fn call_due<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>, now: Nanos) {
+        // All due timers are taken first: a timer that a handler sets to a past time is due in the next tick.
+        while let Some(number) = self.timers.pop_due(now) {
+            self.due.push_back(number);
+        }
+        while let Some(number) = self.due.pop_front() {
+            if let Some(mut link) = self.link(cx, number) {
+                self.call(&mut link, number, |handler, remote| handler.timer(remote));
+            }
+        }
+    }
+
+    /// Calls the waiting handlers whose connection is writable. The bytes that were queued when a send was refused have
+    /// been passed to the driver since. If the kernel accepted them all, no event says so; otherwise the end of that
+    /// send does.
+    fn notify_writable<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+        for _ in 0..self.waiting.len() {
+            let Some(number) = self.waiting.pop_front() else { return };
+            self.slots[number as usize].waiting = false;
+            let Some(mut link) = self.link(cx, number) else { continue };
+            if link.is_writable() {
+                self.writable(&mut link, number);
+            } else if !link.is_blocked() {
+                // The batch of the driver was full: the bytes go with the next one.
+                self.wait_writable(number);
+            }
+        }
+    }
+
+    fn wait_writable(&mut self, number: u32) {
+        let slot = &mut self.slots[number as usize];
+        if !std::mem::replace(&mut slot.waiting, true) {
+            self.waiting.push_back(number);
+        }
+    }
+
+    /// The connection of a slot, if it is open and the slot still belongs to it.
+    fn link<'c, D: Driver, A: ServerApplication>(
+        &self,
+        cx: &'c mut Context<'_, D, A>,
+        number: u32,
+    ) -> Option<ConnectionContext<'c, A>> {
+        let link = cx.link(self.slots[number as usize].token)?;
+        let own = matches!(*link.peer, Peer::Handler(slot) if slot == number);
+        (own && link.is_open()).then_some(link)
+    }
+
+    /// Calls a handler. An error or a panic closes the connection and drops the handler.
+    fn call<A: ServerApplication, R>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        number: u32,
+        tell: impl FnOnce(&mut dyn Handler, &mut Remote<'_>) -> Result<R, Failure>,
+    ) -> Option<R> {
+        let slot = &mut self.slots[number as usize];
+        let handler = slot.handler.as_deref_mut()?;
+        let mut refused = false;
+        let mut remote = Remote {
+            link,
+            slot: number,
+            timers: &mut self.timers,
+            refused: &mut refused,
+            reserved_bytes: &mut slot.reserved_bytes,
+        };
+        let told = catch_unwind(AssertUnwindSafe(|| tell(handler, &mut remote)));
+        if refused {
+            self.wait_writable(number);
+        }
+        match told {
+            Ok(Ok(result)) => return Some(result),
+            Ok(Err(failure)) => {
+                tracing::info!(code = failure.code().0, %failure, "a handler closed its connection");
+                self.expel(number);
+                link.note_handler_failure(false);
+                link.close(failure.code(), failure.reason());
+            }
+            Err(panic) => {
+                log_panic(panic);
+                self.expel(number);
+                link.note_handler_failure(true);
+                link.close(CloseCode::INTERNAL, "internal error");
+            }
+        }
+        None
+    }
+
+    /// Drops a handler that failed. Its slot stays taken until the connection is closed.
+    #[cold]
+    fn expel(&mut self, number: u32) {
+        self.timers.clear(number);
+        if let Some(handler) = self.slots[number as usize].handler.take()
+            && let Err(panic) = catch_unwind(AssertUnwindSafe(move || drop(handler)))
+        {
+            log_panic(panic);
+        }
+    }
+}
+
+/// The message of a panic.
+pub(super) fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(message), _) => message,
+        (_, Some(message)) => message,
+        _ => "no message",
+    }
+}
+
+/// Logs the panic of a handler. The panic hook has reported its place.
+#[cold]
+pub(super) fn log_panic(panic: Box<dyn Any + Send>) {
+    let said = panic_message(&*panic);
+    tracing::error!(said, "a handler panicked; its connection is closed");
+    // The payload of a panic may panic again when it is dropped.
+    if let Err(again) = catch_unwind(AssertUnwindSafe(move || drop(panic))) {
+        std::mem::forget(again);
+    }
+}

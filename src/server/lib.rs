@@ -1,0 +1,55 @@
+//! The server: pinned shards with the built-in routes and those of the embedding program.
+//!
+//! [`Server::builder`] configures a server. [`Builder::start`] opens the listeners, starts one thread per shard, and returns
+//! when all of them accept. [`Handle`] controls a running server: snapshots and the drain are messages to the shards. A
+//! program's own code is a [`Handler`] for each connection.
+//!
+//! The crate never installs signal handlers or changes other state of the process.
+#![forbid(unsafe_code)]
+
+pub(crate) mod broadcast;
+mod builder;
+mod commands;
+mod config;
+pub mod control;
+mod endpoints;
+mod handle;
+mod handler;
+mod handler_slots;
+mod host;
+pub mod limits;
+mod listeners;
+mod pages;
+mod peer;
+mod remote;
+mod response;
+mod route;
+mod server;
+mod service;
+mod shard_thread;
+mod timers;
+pub mod v1;
+pub mod validation;
+mod watchdog;
+
+pub use broadcast::BroadcastSettings;
+pub use broadcast::shard_mail::ShardMail;
+pub use builder::Builder;
+pub use commands::{OwnedPublication, PublishError, PublishRequest, Published, ShardCommand};
+pub use config::{
+    Compression, DriverChoice, ListenAddress, RefusalFn, RefusalHook, ServerConfig, StartError,
+    StartErrorKind,
+};
+pub use echoring_proto::connection::{Cause, Chunk, Closed, MessageKind};
+pub use echoring_runtime::shard::Disposition;
+pub use echoring_topics::{Content, Position, Refused};
+pub use handle::{Handle, Snapshot};
+pub use handler::{Busy, Failure, Handler, Message};
+pub use host::Resolved;
+pub use listeners::open_admin;
+pub use peer::Peer;
+pub use remote::Remote;
+pub use response::Response;
+pub use route::{Opening, PlainRequest, Route, Routes};
+pub use server::Server;
+pub use service::Service;

@@ -1,0 +1,140 @@
+//! The bounds, deadlines and defaults of this crate, with their units and reasons. No logic.
+
+use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
+
+// ---- queues and memory ----
+
+/// Connections beyond the maximum that are accepted to be answered 503.
+pub const REFUSING_CONNECTIONS_MAX: u32 = 64;
+
+// ---- broadcast ----
+
+/// Default maximum of topics per node. Topics without subscribers are evicted for new ones.
+pub const TOPICS_DEFAULT: u32 = 65_536;
+/// Topics that a shard leases from the node's maximum at a time.
+pub const TOPIC_LEASE: u64 = 64;
+/// Default maximum of topics that one connection subscribes to.
+pub const SUBSCRIPTIONS_DEFAULT: u32 = 128;
+/// Subscriptions of a shard that wait for the owner of their topic: as many as a lane between two shards holds. They may
+/// wait behind the publications of a busy topic, for the handshake timeout at most. Further subscribers are refused as busy.
+pub const SUBSCRIPTIONS_WAITING_MAX: usize = 4_096;
+/// Members in one page of a member list: about 5 KB of JSON.
+pub const PRESENCE_PAGE_MAX: usize = 256;
+/// Requests of sessions that wait for room in a mailbox. Further ones are refused as busy.
+pub const REQUESTS_WAITING_MAX: usize = 1_024;
+/// Maximum bytes of an idempotency key. A UUID has 36, and mail between shards counts them in one byte.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+/// Protocol errors in a row before a session is closed with 1008.
+pub const PROTOCOL_ERRORS_MAX: u8 = 20;
+/// Maximum nesting of arrays and objects in published JSON: the default of common JSON parsers.
+pub const JSON_DEPTH_MAX: usize = 128;
+/// Messages from other threads that wait for the owners of their topics, per node. Further ones are answered 429.
+pub const OUTSIDE_MESSAGES_MAX: u64 = 1_024;
+/// Bytes of these messages.
+pub const OUTSIDE_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// Bytes of these messages that a shard publishes per tick. A batch may be longer than the lag that a subscriber may have
+/// ([`QUEUE_BYTES_DEFAULT`](echoring_proto::limits::QUEUE_BYTES_DEFAULT)), and must not make subscribers lag by itself.
+pub const OUTSIDE_BYTES_PER_TICK: usize = 64 * 1024;
+
+// ---- shards ----
+
+/// Minimum bytes of each direction of a mailbox between two shards. A mailbox always holds two messages of the maximum size.
+pub const MAILBOX_BYTES_MIN: usize = 1024 * 1024;
+/// The last part of a drain, in which subscribers that have not got everything are told what they lose: a round trip,
+/// and a second for a busy peer. At most a quarter of the drain.
+pub const DRAIN_GOODBYE: Nanos = 2 * SECOND;
+
+// ---- routes of the embedding program ----
+
+/// Maximum bytes of the body of a route's response.
+pub const RESPONSE_BODY_BYTES_MAX: usize = 1024 * 1024;
+
+// ---- test endpoints ----
+
+/// Maximum of a time in the query of a test endpoint, such as `/delay?ms=`: one minute.
+pub const ENDPOINT_MS_MAX: u64 = 60_000;
+/// Messages that wait in `/delay` before their sender is not read.
+pub const DELAYED_MESSAGES_MAX: usize = 1_024;
+/// Bytes of these messages.
+pub const DELAYED_BYTES_MAX: usize = 256 * 1024;
+/// Maximum messages per second of `/source`.
+pub const SOURCE_RATE_MAX: u64 = 100_000;
+/// Maximum message size of `/source` in bytes.
+pub const SOURCE_BYTES_MAX: u64 = 1024 * 1024;
+/// Messages that `/source` sends per tick, so that other connections get their share.
+pub const SOURCE_MESSAGES_PER_TICK: u32 = 256;
+/// Interval of `/source`: the messages due within it are sent together.
+pub const SOURCE_TICK: Nanos = MILLISECOND;
+/// Maximum frames of a message of `/fragment`.
+pub const FRAGMENTS_MAX: u64 = 1_024;
+/// Maximum pings per second of `/ping-storm`.
+pub const PING_STORM_RATE_MAX: u64 = 1_000;
+/// Minimum bytes per second of `/slow-read`: one receive must not take hours.
+pub const SLOW_READ_BYTES_PER_S_MIN: u64 = 64;
+/// Maximum bytes per second of `/slow-read`.
+pub const SLOW_READ_BYTES_PER_S_MAX: u64 = 1 << 30;
+/// Maximum messages after which `/abort` ends the stream and `/sink` reports.
+pub const ENDPOINT_MESSAGES_MAX: u64 = 1_000_000;
+/// Bytes of a wrong parameter that the answer repeats.
+pub const SHOWN_PARAMETER_BYTES_MAX: usize = 64;
+
+// ---- control plane ----
+
+/// Concurrent connections to the admin address. A further one replaces the oldest that has not sent a request.
+pub const ADMIN_CONNECTIONS_MAX: usize = 64;
+/// Concurrent requests, except for `/healthz`, which has connections reserved. Further ones are answered 429.
+pub const ADMIN_REQUESTS_MAX: usize = 48;
+/// Time from accept to the end of the request's head.
+pub const ADMIN_HEAD_TIMEOUT: Nanos = 2 * SECOND;
+/// The part of it that every connection is granted, however many others arrive. A head is sent at once, so it takes
+/// less than a round trip.
+pub const ADMIN_IDLE_MIN: Nanos = 100 * MILLISECOND;
+/// Lifetime of an admin connection: one request, one response.
+pub const ADMIN_TIMEOUT: Nanos = 10 * SECOND;
+/// The part of it for the body of a request.
+pub const ADMIN_BODY_TIMEOUT: Nanos = 5 * SECOND;
+/// Maximum bytes of a batch of messages; two messages of the maximum size if that is more.
+pub const ADMIN_BATCH_BYTES_MAX: u64 = 1024 * 1024;
+/// Bytes of the bodies of all requests; a single body may be longer. Further publishers are answered 429.
+pub const ADMIN_BODIES_BYTES_MAX: u64 = OUTSIDE_BYTES_MAX;
+/// Bytes of an unwanted body that are read and discarded, so that its sender sees the response.
+pub const ADMIN_DISCARD_BYTES_MAX: u64 = 1024 * 1024;
+/// Time for discarding them.
+pub const ADMIN_LINGER: Nanos = SECOND;
+/// Default length of a list of topics.
+pub const ADMIN_TOPICS_DEFAULT: usize = 1_000;
+/// Maximum length of a list of topics: about 6 MB of JSON.
+pub const ADMIN_TOPICS_MAX: usize = 10_000;
+/// Minimum bytes of the admin token: a shorter one may be guessed.
+pub const ADMIN_TOKEN_BYTES_MIN: usize = 16;
+/// Maximum bytes of the admin token: it fits a request head.
+pub const ADMIN_TOKEN_BYTES_MAX: usize = 1_024;
+/// Time that a shard has to answer the control plane. A busy shard answers between two ticks, far sooner; a stuck shard must
+/// not block the operator.
+pub const SNAPSHOT_TIMEOUT: Nanos = 2 * SECOND;
+/// Time without an answer after which a shard counts as stalled and `/healthz` answers 503.
+pub const TURN_TIMEOUT: Nanos = SECOND;
+/// Duration of the drain after a thread of the server has failed.
+pub const BROKEN_DRAIN_TIMEOUT: Nanos = 2 * SECOND;
+/// Time from the failure to the end of the server, whether all shards have ended or not.
+pub const BROKEN_END_TIMEOUT: Nanos = BROKEN_DRAIN_TIMEOUT + SECOND;
+
+// ---- takeover ----
+
+/// Time that a server has to stop listening when a successor requests it: its shards answer twice, and its control plane
+/// ends.
+pub const TAKEOVER_REPLY_TIMEOUT: Nanos = 6 * SECOND;
+/// Time that the successor has to send the request.
+pub const TAKEOVER_REQUEST_TIMEOUT: Nanos = SECOND;
+
+// ---- sockets and descriptors ----
+
+/// Send buffer of an accepted socket in bytes; the kernel doubles it for its bookkeeping. Under autotuning, a peer that did
+/// not read absorbed 3.9 MB.
+pub const SOCKET_SEND_BYTES: usize = 128 * 1024;
+/// Receive buffer of an accepted socket in bytes; the kernel doubles it too.
+pub const SOCKET_RECEIVE_BYTES: usize = 128 * 1024;
+/// Descriptors reserved for everything but connections.
+pub const RESERVED_DESCRIPTORS: u32 = 64;
+/// Connections that a shard leases from the node's maximum at a time.
+pub const CONNECTION_LEASE: u64 = 64;

@@ -1,0 +1,27 @@
+//! The state that the server keeps with each connection.
+//!
+//! The parts of the server are generic over [`ServerApplication`] rather than naming `Service`, which imports all of them.
+
+use echoring_runtime::shard::Application;
+
+use crate::broadcast::session::{Session, Subscriber};
+use crate::broadcast::shard_mail::ShardMail;
+
+/// The state of a connection, by its route.
+#[derive(Debug, Default)]
+pub enum Peer {
+    /// `/echo`: each message is sent back.
+    #[default]
+    Echo,
+    /// `/broadcast/{topic}`: a raw subscriber of one topic.
+    Subscriber(Subscriber),
+    /// `/broadcast`: a session of `echoring.v1.json`.
+    Session(Box<Session>),
+    /// A route with a handler, which is in the slot of this number.
+    Handler(u32),
+}
+
+/// An application of the shard whose connections and mail are those of this crate.
+pub(crate) trait ServerApplication: Application<Peer = Peer, Message = ShardMail> {}
+
+impl<A: Application<Peer = Peer, Message = ShardMail>> ServerApplication for A {}

@@ -1,0 +1,228 @@
+//! [`Server`]: starts one thread per shard, and waits for their ends.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+use crate::broadcast::MAIL_OVERHEAD_BYTES;
+use crate::commands::CommandSender;
+use crate::config::{ListenAddress, ServerConfig, StartError};
+use crate::handle::{End, FailureState, Handle, Snapshot};
+use crate::host::Resolved;
+use crate::limits::{
+    BROKEN_END_TIMEOUT, CONNECTION_LEASE, MAILBOX_BYTES_MIN, REFUSING_CONNECTIONS_MAX, TOPIC_LEASE,
+};
+use crate::listeners;
+use crate::shard_thread::{ServiceSetup, launch_error, shard_error};
+use crate::watchdog::Watchdog;
+use echoring_proto::buffer::{Budget, Lease, Pool};
+use echoring_proto::limits::COMPRESSION_LEASE_BYTES;
+use echoring_runtime::driver::{Description, Options};
+use echoring_runtime::launch::{self, LaunchOptions, ShardSpec, ShardThread};
+use echoring_runtime::shard::{Allowance, Mailboxes};
+use echoring_topics::Placement;
+
+/// A running server. Dropping it ends it without a drain and waits for its threads; [`shutdown`](Server::shutdown) drains
+/// it first.
+#[derive(Debug)]
+pub struct Server {
+    addresses: Vec<ListenAddress>,
+    driver: Description,
+    threads: Vec<ShardThread<Snapshot>>,
+    /// Ends of threads, and failures.
+    ends: Mutex<mpsc::Receiver<End>>,
+    handle: Handle,
+}
+
+impl Server {
+    /// Starts a server from a complete configuration.
+    ///
+    /// # Errors
+    /// One line that says what is wrong and one that says what to do: an address in use, too few descriptors, io_uring
+    /// requested but denied.
+    pub fn start(config: ServerConfig) -> Result<Server, StartError> {
+        Server::start_after(config, |_, _| Ok(()))
+    }
+
+    /// As [`start`](Server::start), but calls `ready` when everything is prepared and before anything is accepted; if
+    /// `ready` fails, the start fails. `ready` gets the addresses, and those among them on which another process
+    /// listens too, which only [`ServerConfig::takeover`] allows.
+    ///
+    /// # Errors
+    /// As for [`start`](Server::start), and the error of `ready`.
+    pub fn start_after(
+        config: ServerConfig,
+        ready: impl FnOnce(&[ListenAddress], &[SocketAddr]) -> Result<(), StartError>,
+    ) -> Result<Server, StartError> {
+        let before_accepting = ready;
+        let Resolved { shards, cpus, connections_max: connections } = Resolved::of(&config)?;
+        let listeners = listeners::open(&config, shards)?;
+        let budget = Budget::new(config.memory_budget_bytes);
+        let seats = Budget::new(u64::from(connections));
+        let contexts = Budget::new(config.compression_bytes);
+        let topics = Budget::new(u64::from(config.topics_max));
+        let mailbox_bytes =
+            MAILBOX_BYTES_MIN.max(2 * (config.message_bytes_max as usize + MAIL_OVERHEAD_BYTES));
+        let mailboxes = Mailboxes::connect(shards, mailbox_bytes);
+        let placement = Placement::new(random_seed());
+        let (end, ends) = mpsc::channel();
+        let started: Arc<OnceLock<Handle>> = Arc::default();
+        let setups = mailboxes.into_iter().zip(listeners.by_shard);
+        let specs = setups.enumerate().map(|(index, (mailboxes, sockets))| ShardSpec {
+            cpu: cpus.get(index % cpus.len().max(1)).copied(),
+            driver: Options {
+                connections: connections + REFUSING_CONNECTIONS_MAX,
+                without: config.without,
+                receive_bytes: 0,
+            },
+            setup: ServiceSetup {
+                config: config.clone(),
+                connections,
+                sockets,
+                mailboxes,
+                allowance: Allowance {
+                    pool: Pool::new(budget.clone()),
+                    connections: Lease::new(seats.clone(), CONNECTION_LEASE),
+                    contexts: Lease::new(contexts.clone(), COMPRESSION_LEASE_BYTES),
+                },
+                topics: Lease::new(topics.clone(), TOPIC_LEASE),
+                seed: random_seed(),
+                placement,
+            },
+        });
+        let options = LaunchOptions { thread_name: "shard", driver: config.driver };
+        let launched = launch::launch(options, specs.collect(), {
+            let (ends, started) = (end.clone(), Arc::clone(&started));
+            move |shard, ended| {
+                if let (Err(failure), Some(handle)) = (ended, started.get()) {
+                    handle.fail(&shard_error(shard, failure).to_string());
+                }
+                // Nobody joins the server when this fails.
+                let _ = ends.send(End::Shard(shard));
+            }
+        })
+        .map_err(launch_error)?;
+        let failure = Arc::new(FailureState { reason: OnceLock::new(), ends: end });
+        before_accepting(&listeners.addresses, &listeners.shared)?;
+        let remotes: Arc<[_]> = launched.remotes().into();
+        let driver = launched.driver();
+        let commands = CommandSender::new(Arc::clone(&remotes), placement);
+        let watchdog = Arc::new(Watchdog::new(shards));
+        let handle =
+            Handle { remotes, commands, message_bytes_max: config.message_bytes_max, watchdog, failure };
+        // This is the only place that sets the failure.
+        let _ = started.set(handle.clone());
+        let threads = launched.run();
+        Ok(Server { addresses: listeners.addresses, driver, threads, ends: Mutex::new(ends), handle })
+    }
+
+    /// The addresses that the server listens on, with port 0 resolved.
+    pub fn addresses(&self) -> &[ListenAddress] {
+        &self.addresses
+    }
+
+    /// The I/O driver.
+    pub fn driver(&self) -> Description {
+        self.driver
+    }
+
+    /// Number of shards.
+    pub fn shards(&self) -> usize {
+        self.threads.len()
+    }
+
+    /// A handle that controls the server.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Shuts the server down in order: it accepts nothing more, closes everyone with 1001, and ends once all
+    /// connections are closed or `timeout` has passed. Returns the shards' last snapshots.
+    ///
+    /// # Errors
+    /// As for [`join`](Server::join).
+    pub fn shutdown(self, timeout: Duration) -> io::Result<Vec<Snapshot>> {
+        self.handle.drain_within(timeout);
+        self.join()
+    }
+
+    /// Waits until every shard has ended, after [`Handle::drain`] or [`Handle::stop`]. Returns their last
+    /// snapshots.
+    ///
+    /// # Errors
+    /// If a shard's driver failed, a shard panicked, or [`Handle::fail`] was called. A shard that does not end within
+    /// three seconds of the failure is not waited for.
+    pub fn join(mut self) -> io::Result<Vec<Snapshot>> {
+        self.join_all()
+    }
+
+    fn join_all(&mut self) -> io::Result<Vec<Snapshot>> {
+        let ended = self.wait();
+        let mut snapshots = Vec::with_capacity(self.threads.len());
+        let mut broken = None;
+        for (shard, thread) in self.threads.drain(..).enumerate() {
+            if !ended[shard] {
+                tracing::error!(shard, "a shard does not end; giving up on it");
+                continue;
+            }
+            match thread.join() {
+                Ok(snapshot) => snapshots.push(snapshot),
+                Err(failure) => broken = Some(shard_error(shard, &failure)),
+            }
+        }
+        if let Some(reason) = self.handle.failure.reason.get() {
+            broken = Some(io::Error::other(reason.as_str()));
+        }
+        for address in &self.addresses {
+            if let ListenAddress::Unix(path) = address {
+                // A leftover socket is harmless: the next server replaces it.
+                let _ = std::fs::remove_file(path);
+            }
+        }
+        self.addresses.clear();
+        broken.map_or(Ok(snapshots), Err)
+    }
+
+    /// Waits until the threads of all shards have ended, or for a bounded time after a failure. Returns for each shard
+    /// whether it has ended.
+    fn wait(&mut self) -> Vec<bool> {
+        let mut ended = vec![false; self.threads.len()];
+        let mut until = self.handle.has_failed().then(broken_until);
+        let ends = self.ends.get_mut().unwrap_or_else(PoisonError::into_inner);
+        while ended.contains(&false) {
+            let end = match until {
+                None => ends.recv().ok(),
+                Some(until) => ends.recv_timeout(until.saturating_duration_since(Instant::now())).ok(),
+            };
+            match end {
+                Some(End::Shard(shard)) => ended[shard] = true,
+                Some(End::Failure) => drop(until.get_or_insert_with(broken_until)),
+                None => break,
+            }
+        }
+        ended
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if !self.threads.is_empty() {
+            self.handle.stop();
+            if let Err(error) = self.join_all() {
+                tracing::error!(%error, "a dropped server had failed");
+            }
+        }
+    }
+}
+
+fn broken_until() -> Instant {
+    Instant::now() + Duration::from_nanos(BROKEN_END_TIMEOUT)
+}
+
+/// A seed that peers cannot guess.
+fn random_seed() -> u64 {
+    RandomState::new().build_hasher().finish()
+}

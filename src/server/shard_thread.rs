@@ -1,0 +1,119 @@
+//! The launch of a shard's thread, and the errors of a failed launch.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use crate::broadcast::BroadcastSettings;
+use crate::broadcast::shard_mail::ShardMail;
+use crate::config::{ServerConfig, StartError, StartErrorKind};
+use crate::handle::Snapshot;
+use crate::handler_slots::panic_message;
+use crate::limits::REFUSING_CONNECTIONS_MAX;
+use crate::service::Service;
+use echoring_proto::buffer::Lease;
+use echoring_proto::connection::Seed;
+use echoring_runtime::driver::{Driver, uring};
+use echoring_runtime::launch::{LaunchError, ShardFailure, ShardSetup};
+use echoring_runtime::shard::{Allowance, Mailboxes, Security, Shard, ShardConfig};
+use echoring_topics::Placement;
+
+/// The service of a shard, with its routes.
+pub(crate) fn service(config: &ServerConfig, topics: Lease, seed: u64, placement: Placement) -> Service {
+    let broadcast = BroadcastSettings {
+        rules: config.topics.clone(),
+        topics,
+        subscriptions_max: config.subscriptions_max,
+        message_bytes_max: config.message_bytes_max,
+        seed,
+        placement,
+    };
+    let mut service = Service::new(config.origins.clone(), config.message_bytes_max, config.queue_bytes)
+        .with_broadcast(broadcast)
+        .with_subprotocols(config.subprotocols.clone(), config.subprotocol_preference)
+        .with_routes(config.routes.clone())
+        .with_hosts(config.hosts.clone())
+        .with_refusal_hook(config.on_refusal.clone());
+    if config.test_endpoints {
+        service = service.with_test_endpoints();
+    }
+    if !config.demo_pages {
+        service = service.without_demo_pages();
+    }
+    if config.builtin_routes { service } else { service.without_builtin_routes() }
+}
+
+/// Builds the shard of one thread.
+pub(crate) struct ServiceSetup {
+    pub(crate) config: ServerConfig,
+    pub(crate) connections: u32,
+    pub(crate) sockets: Vec<OwnedFd>,
+    pub(crate) mailboxes: Mailboxes<ShardMail>,
+    pub(crate) allowance: Allowance,
+    pub(crate) topics: Lease,
+    pub(crate) seed: u64,
+    pub(crate) placement: Placement,
+}
+
+impl ShardSetup for ServiceSetup {
+    type Application = Service;
+    type Output = Snapshot;
+
+    fn build<D: Driver>(self, driver: D) -> io::Result<Shard<D, Service>> {
+        let service = service(&self.config, self.topics, self.seed, self.placement);
+        let config = ShardConfig {
+            connection: self.config.connection(),
+            connections: self.connections + REFUSING_CONNECTIONS_MAX,
+            security: Security { server: self.config.tls.clone(), client: None },
+            seed: Seed::System,
+        };
+        let mut shard = Shard::new(driver, service, config, self.allowance, self.mailboxes);
+        self.sockets.into_iter().try_for_each(|socket| shard.listen(socket))?;
+        Ok(shard)
+    }
+
+    fn finish(_: Service, snapshot: Snapshot) -> Snapshot {
+        snapshot
+    }
+}
+
+/// The error for a shard that failed.
+pub(crate) fn shard_error(shard: usize, failure: &ShardFailure) -> io::Error {
+    match failure {
+        ShardFailure::Io(error) => io::Error::new(error.kind(), format!("shard {shard} ended: {error}")),
+        ShardFailure::Panic(panic) => {
+            io::Error::other(format!("shard {shard} panicked: {}", panic_message(panic.as_ref())))
+        }
+    }
+}
+
+/// Says which limit or option to change.
+pub(crate) fn launch_error(error: LaunchError) -> StartError {
+    let (kind, problem, hint) = match error {
+        LaunchError::Thread(shard, error) => (
+            StartErrorKind::Thread,
+            format!("no thread for shard {shard}: {error}"),
+            "raise the limit on processes".to_owned(),
+        ),
+        LaunchError::Uring(error) => (
+            StartErrorKind::Driver,
+            format!("io_uring is unavailable: {error}"),
+            format!("{}, or use --driver epoll", uring::hint(&error)),
+        ),
+        LaunchError::Epoll(error) => (
+            StartErrorKind::Driver,
+            format!("epoll failed: {error}"),
+            "raise the descriptor limit".to_owned(),
+        ),
+        LaunchError::Setup(error) => (
+            StartErrorKind::Descriptors,
+            format!("cannot accept: {error}"),
+            "raise the descriptor limit".to_owned(),
+        ),
+        LaunchError::Lost => (
+            StartErrorKind::Thread,
+            "a shard ended before it was ready".to_owned(),
+            "see the log, and report it".to_owned(),
+        ),
+    };
+    StartError::new(kind, problem, hint)
+}

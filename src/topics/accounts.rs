@@ -1,0 +1,155 @@
+//! Message counts whose sums are consistent between any two ticks.
+
+/// Publication counts: `published = accepted + refused`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Publications {
+    /// Publications that were decided.
+    pub published: u64,
+    /// Accepted: they got an offset.
+    pub accepted: u64,
+    /// Refused.
+    pub refused: u64,
+}
+
+/// Delivery counts: `offered = sent + dropped + queued`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Deliveries {
+    /// Messages times their subscribers.
+    pub offered: u64,
+    /// Copied by the kernel.
+    pub sent: u64,
+    /// Waiting in a log, or being sent.
+    pub queued: u64,
+    /// Messages dropped because the subscriber left or was disconnected first.
+    pub dropped_disconnect: u64,
+    /// Evicted before a slow consumer got them.
+    pub dropped_oldest: u64,
+    /// Replaced by a later message of the same key.
+    pub dropped_conflated: u64,
+    /// Dropped for lack of memory.
+    pub dropped_memory: u64,
+}
+
+/// Messages between shards. The difference of sent and received counts is in mailboxes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Passed {
+    /// Publications sent to the owners of their topics.
+    pub publications_out: u64,
+    /// Publications received for topics that this shard owns.
+    pub publications_in: u64,
+    /// Messages sent to other shards for their subscribers.
+    pub messages_out: u64,
+    /// Messages received for subscribers of this shard.
+    pub messages_in: u64,
+}
+
+impl Passed {
+    /// Adds the counts of another part.
+    pub fn add(&mut self, other: &Passed) {
+        let Passed { publications_out, publications_in, messages_out, messages_in } = other;
+        self.publications_out += publications_out;
+        self.publications_in += publications_in;
+        self.messages_out += messages_out;
+        self.messages_in += messages_in;
+    }
+}
+
+impl Publications {
+    /// Adds the counts of another part.
+    pub fn add(&mut self, other: &Publications) {
+        let Publications { published, accepted, refused } = other;
+        self.published += published;
+        self.accepted += accepted;
+        self.refused += refused;
+    }
+
+    /// Whether every message is accounted for.
+    pub fn add_up(&self) -> bool {
+        self.published == self.accepted + self.refused
+    }
+}
+
+impl Deliveries {
+    /// Adds the counts of another part.
+    pub fn add(&mut self, other: &Deliveries) {
+        let Deliveries {
+            offered,
+            sent,
+            queued,
+            dropped_disconnect,
+            dropped_oldest,
+            dropped_conflated,
+            dropped_memory,
+        } = other;
+        for (sum, part) in [
+            (&mut self.offered, offered),
+            (&mut self.sent, sent),
+            (&mut self.queued, queued),
+            (&mut self.dropped_disconnect, dropped_disconnect),
+            (&mut self.dropped_oldest, dropped_oldest),
+            (&mut self.dropped_conflated, dropped_conflated),
+            (&mut self.dropped_memory, dropped_memory),
+        ] {
+            *sum += part;
+        }
+    }
+
+    /// Messages that were dropped, for any reason.
+    pub fn dropped(&self) -> u64 {
+        self.dropped_disconnect + self.dropped_oldest + self.dropped_conflated + self.dropped_memory
+    }
+
+    /// Whether every message is accounted for.
+    pub fn add_up(&self) -> bool {
+        self.offered == self.sent + self.dropped() + self.queued
+    }
+}
+
+/// The owner shard's report of a topic.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OwnerReport {
+    /// The topic's epoch.
+    pub epoch: u64,
+    /// Offset of the latest message.
+    pub offset: u64,
+    /// Publication counts.
+    pub publications: Publications,
+    /// Payload bytes of accepted messages.
+    pub payload_bytes: u64,
+    /// Messages per second, over about the last ten seconds.
+    pub rate: f64,
+    /// Messages kept for replay.
+    pub history_messages: u64,
+    /// Bytes of these messages.
+    pub history_bytes: u64,
+}
+
+/// One shard's report of a topic.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TopicReport {
+    /// The topic's name.
+    pub name: String,
+    /// The owner's report, on the owner shard.
+    pub owner: Option<OwnerReport>,
+    /// Subscribers on this shard.
+    pub subscribers: u64,
+    /// Delivery counts of these subscribers.
+    pub deliveries: Deliveries,
+    /// Bytes of the logs that they read.
+    pub log_bytes: u64,
+}
+
+/// One shard's report of all topics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HubReport {
+    /// Topics that have a log on this shard.
+    pub topics: u64,
+    /// Subscriptions of this shard's connections.
+    pub subscriptions: u64,
+    /// Publication counts of the topics that this shard owns.
+    pub publications: Publications,
+    /// Delivery counts of this shard's subscribers.
+    pub deliveries: Deliveries,
+    /// Messages to and from other shards.
+    pub passed: Passed,
+}

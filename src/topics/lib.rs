@@ -1,0 +1,40 @@
+//! Broadcast without I/O: topics, the logs of their frames, the cursors of their subscribers, and the owner shards that
+//! give messages their order.
+//!
+//! A topic has one owner shard. A publication is sent there, gets its offset, and is forwarded once to each shard with
+//! subscribers. That shard has a *channel* for each format that its subscribers use, uncompressed or compressed with a
+//! window size: a log of frames, each encoded once, and a cursor into it for each subscriber. This crate knows neither
+//! sockets nor threads, nor how messages travel between shards, nor how they are compressed: the caller passes events
+//! in, encodes frames on request, and gets results back.
+#![forbid(unsafe_code)]
+
+mod accounts;
+mod by_size;
+mod channel;
+mod idempotency;
+mod keyed;
+pub mod limits;
+mod log;
+mod message;
+mod owned_topic;
+mod owned_topics;
+mod placement;
+mod replay;
+mod retained;
+mod settings;
+mod slot_map;
+mod topic;
+
+pub use accounts::{Deliveries, HubReport, OwnerReport, Passed, Publications, TopicReport};
+pub use channel::{Encode, Encoding, Format, Gap, GapReason, MemberId, Sink};
+pub use keyed::Keyed;
+pub use log::{Log, LogRange, Origin, OutOfMemory, Parts, Sequence};
+pub use message::{Content, Position, Publication, Refused, is_topic_name};
+pub use owned_topics::{Accepted, OwnedTopicId, OwnedTopics, Shards, Subscribed};
+pub use placement::Placement;
+pub use replay::{Members, Page, Replay, entries, members};
+pub use settings::{HistoryBounds, Pattern, Rules, SlowConsumerPolicy, TopicSettings};
+pub use topic::{AcceptedMessage, LogMemory, TopicId, Topics};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,45 @@
+//! The bounds, deadlines and defaults of this crate, with their units and reasons. No logic.
+
+use echoring_proto::limits::{Nanos, SECOND};
+
+// ---- broadcast ----
+
+/// Maximum bytes of a topic's name, percent-decoded.
+pub const TOPIC_BYTES_MAX: usize = 255;
+/// Maximum topics per owner shard that exist because one connection was the first to publish to them: a sixteenth of
+/// the node's default. Topics with subscribers do not count.
+pub(crate) const TOPICS_BEGUN_MAX: u32 = 4_096;
+/// Time within which a publication with a known idempotency key is a duplicate.
+pub const IDEMPOTENCY_WINDOW: Nanos = 300 * SECOND;
+/// Maximum idempotency keys of a topic from clients, and the same number from the operator; above it the oldest are
+/// evicted, which shortens that topic's window.
+pub(crate) const IDEMPOTENCY_KEYS_PER_TOPIC_MAX: usize = 8_192;
+/// The same for all topics that one shard owns: about 20 MB at most, charged to the memory budget.
+pub(crate) const IDEMPOTENCY_KEYS_PER_SHARD_MAX: usize = 65_536;
+/// Maximum bytes of a message's key.
+pub const KEY_BYTES_MAX: usize = 255;
+/// Maximum keys of a conflated topic.
+pub(crate) const KEYS_MAX: usize = 4_096;
+/// Default number of messages of a topic that are kept for replay.
+pub(crate) const HISTORY_MESSAGES_DEFAULT: u32 = 100;
+/// Default bytes of them.
+pub(crate) const HISTORY_BYTES_DEFAULT: usize = 64 * 1024;
+/// Default age of them: a page that reloads or changes networks reconnects within a minute.
+pub(crate) const HISTORY_AGE_DEFAULT: Nanos = 60 * SECOND;
+/// Time for which a shard remembers the position of a forgotten topic, so that returning subscribers continue in the
+/// same epoch: many times a client's reconnect delay (half a minute).
+pub const REMEMBERED_AGE: Nanos = 600 * SECOND;
+/// Bytes per shard for these positions, and the same for delivery counts of topics whose last subscriber has left.
+/// About 4,000 topics each.
+pub(crate) const REMEMBERED_BYTES_MAX: usize = 1024 * 1024;
+/// Idle time of a topic after which its subscribers are sent its last offset.
+pub const HEARTBEAT_INTERVAL: Nanos = 25 * SECOND;
+/// Size of a log segment in bytes.
+pub const LOG_SEGMENT_BYTES: usize = 16 * 1024;
+/// Bytes of a log's first segment: a quiet topic has one. Each further one is twice as large.
+pub(crate) const LOG_SEGMENT_BYTES_MIN: usize = 1024;
+
+// ---- sockets and descriptors ----
+
+/// Maximum time that a subscriber may lag behind its topic.
+pub const LAG_MAX: Nanos = 5 * SECOND;

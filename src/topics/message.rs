@@ -1,0 +1,141 @@
+//! Publications, their positions, and the reasons for refusing them.
+
+use std::fmt;
+
+use crate::limits::TOPIC_BYTES_MAX;
+
+/// Whether a topic may have this name: 1 to [`TOPIC_BYTES_MAX`] bytes without control characters, which would break log
+/// lines invisibly.
+pub fn is_topic_name(name: &str) -> bool {
+    (1..=TOPIC_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control)
+}
+
+/// The type of a message's payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Content {
+    /// One JSON value (RFC 8259), which is not validated here. Raw routes relay it as text.
+    Json = 0,
+    /// UTF-8 text.
+    Text = 1,
+    /// Any bytes.
+    Binary = 2,
+}
+
+impl Content {
+    /// The content type with this number, if there is one.
+    pub(crate) fn from_number(number: u8) -> Option<Content> {
+        match number {
+            0 => Some(Content::Json),
+            1 => Some(Content::Text),
+            2 => Some(Content::Binary),
+            _ => None,
+        }
+    }
+}
+
+/// A message as it was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Publication<'a> {
+    /// The type of the payload.
+    pub content: Content,
+    /// The key whose latest state the message is; empty for none. UTF-8 of at most
+    /// [`KEY_BYTES_MAX`](crate::limits::KEY_BYTES_MAX).
+    pub key: &'a str,
+    /// The payload.
+    pub payload: &'a [u8],
+}
+
+/// A message's position in its topic: the offset counts from 1 within an epoch. The epoch changes when the state of the
+/// topic is lost; offsets of different epochs cannot be compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position {
+    /// The epoch.
+    pub epoch: u64,
+    /// The offset; 0 is before the first message.
+    pub offset: u64,
+}
+
+/// Displayed with the epoch in hexadecimal, as on the wire, because JavaScript numbers cannot hold all its digits.
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}:{}", self.epoch, self.offset)
+    }
+}
+
+/// Why a topic refused a message or a subscription.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// A mailbox is full; the client may retry soon.
+    Busy,
+    /// The node has the maximum number of topics.
+    TooManyTopics,
+    /// The topic conflates by key, and the message has none.
+    NoKey,
+    /// The topic has the maximum number of keys.
+    TooManyKeys,
+    /// Clients may not publish to this topic.
+    Forbidden,
+    /// The message exceeds the node's size limit.
+    TooLarge,
+    /// The node's memory for messages is exhausted; try again soon.
+    OutOfMemory,
+    /// The server is shutting down: reconnect elsewhere, or later.
+    Draining,
+    /// The idempotency key was used with another message.
+    KeyReused,
+}
+
+impl Refused {
+    /// The error code, for programs.
+    pub fn code(self) -> &'static str {
+        match self {
+            Refused::Busy => "busy",
+            Refused::TooManyTopics => "too-many-topics",
+            Refused::NoKey => "no-key",
+            Refused::TooManyKeys => "too-many-keys",
+            Refused::Forbidden => "forbidden",
+            Refused::TooLarge => "too-large",
+            Refused::OutOfMemory => "out-of-memory",
+            Refused::Draining => "draining",
+            Refused::KeyReused => "idempotency-key-reused",
+        }
+    }
+
+    /// Whether a retry may succeed.
+    pub fn is_passing(self) -> bool {
+        matches!(self, Refused::Busy | Refused::OutOfMemory | Refused::Draining)
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Refused::Busy => "the topic's owner shard is busy",
+            Refused::TooManyTopics => "the node has the maximum number of topics",
+            Refused::NoKey => "messages of this topic need a key",
+            Refused::TooManyKeys => "the topic has the maximum number of keys",
+            Refused::Forbidden => "clients may not publish to this topic",
+            Refused::TooLarge => "the message exceeds the size limit of this node",
+            Refused::OutOfMemory => "the node's memory for messages is exhausted",
+            Refused::Draining => "the server is shutting down",
+            Refused::KeyReused => "another message was published with this idempotency key",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_name_is_short_and_shows_itself() {
+        let longest = "ü".repeat(TOPIC_BYTES_MAX / 2) + "x";
+        for good in ["a", "prices.EUR/USD", "a b", "水", &longest] {
+            assert!(is_topic_name(good), "{good:?}");
+        }
+        for bad in ["", "a\nb", "\0", "\u{7f}", "\u{85}", &format!("{longest}x")] {
+            assert!(!is_topic_name(bad), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,573 @@
+//! The topics that this shard owns: it orders their messages, forwards them, and keeps their history.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
+
+use super::accounts::{OwnerReport, Publications};
+use super::by_size::BySize;
+use super::idempotency::digest;
+use super::keyed::Keyed;
+use super::log::{Log, Origin};
+use super::message::{Position, Publication, Refused};
+use super::owned_topic::{OwnedTopic, Rate};
+use super::replay::{ENTRY_BYTES, Members, Page, Replay, append_entry};
+use super::retained::Retained;
+use super::settings::{Rules, SlowConsumerPolicy};
+use super::slot_map::SlotMap;
+use super::topic::TopicId;
+use crate::limits::{IDEMPOTENCY_KEYS_PER_SHARD_MAX, IDEMPOTENCY_WINDOW, TOPICS_BEGUN_MAX};
+use echoring_proto::buffer::{Lease, Pool};
+use echoring_proto::limits::Nanos;
+use echoring_proto::random::SplitMix64;
+
+/// Identifies a topic on its owner shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OwnedTopicId {
+    /// Index in the owner shard's table.
+    pub index: u32,
+    /// Generation: counts the reuses of `index`.
+    pub generation: u32,
+}
+
+impl OwnedTopicId {
+    fn from_key((index, generation): (u32, u32)) -> OwnedTopicId {
+        OwnedTopicId { index, generation }
+    }
+
+    fn key(self) -> (u32, u32) {
+        (self.index, self.generation)
+    }
+}
+
+/// The shards that subscribed to a topic, each with its own id of the topic.
+pub type Shards<'a> = &'a [(usize, TopicId)];
+
+/// The owner's answer to a shard that subscribes to a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subscribed {
+    /// The owner's id of the topic.
+    pub id: OwnedTopicId,
+    /// Messages up to this offset are history.
+    pub position: Position,
+    /// Number of subscribers with presence.
+    pub present: u64,
+}
+
+/// The result of a publication with an idempotency key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accepted<'a> {
+    /// It got its position, and is forwarded to these shards.
+    New(Position, Shards<'a>),
+    /// It was published before, at this position.
+    Again(Position),
+}
+
+/// The topics of one owner shard.
+#[derive(Debug)]
+pub struct OwnedTopics {
+    by_name: BTreeMap<Box<str>, OwnedTopicId>,
+    table: SlotMap<OwnedTopic>,
+    /// The topics without subscribers and the times since when; the longest first.
+    idle: BTreeSet<(Nanos, OwnedTopicId)>,
+    /// The one of them that was checked last.
+    looked_at: Option<(Nanos, OwnedTopicId)>,
+    /// Bytes of their histories.
+    by_size: BySize,
+    /// How many topics each connection created by publishing.
+    begun: BTreeMap<Origin, u32>,
+    rules: Rules,
+    /// The lease of the node's topics, one each.
+    lease: Lease,
+    epochs: SplitMix64,
+    publications: Publications,
+    /// The topics of all idempotency keys, the oldest key first. Some no longer exist.
+    idempotent: VecDeque<(Nanos, OwnedTopicId, bool)>,
+    seed: u64,
+    /// The positions of forgotten topics.
+    forgotten: Retained<Forgotten>,
+}
+
+/// The position and counts of a forgotten topic, for returning subscribers.
+#[derive(Debug)]
+struct Forgotten {
+    position: Position,
+    publications: Publications,
+    payload_bytes: u64,
+}
+
+impl OwnedTopics {
+    /// No topics. `lease` counts the node's topics; `seed` makes epochs differ from those of other runs.
+    pub fn new(rules: Rules, lease: Lease, seed: u64) -> OwnedTopics {
+        OwnedTopics {
+            by_name: BTreeMap::new(),
+            table: SlotMap::default(),
+            idle: BTreeSet::new(),
+            looked_at: None,
+            by_size: BySize::default(),
+            begun: BTreeMap::new(),
+            rules,
+            lease,
+            epochs: SplitMix64::new(seed),
+            publications: Publications::default(),
+            forgotten: Retained::default(),
+            idempotent: VecDeque::new(),
+            seed,
+        }
+    }
+
+    /// Forwards the topic `name` to `shard` from now on, whose id of it is `local`.
+    ///
+    /// # Errors
+    /// [`Refused::TooManyTopics`] if the maximum is reached and all topics have subscribers.
+    pub fn subscribe(
+        &mut self,
+        name: &str,
+        shard: usize,
+        local: TopicId,
+        pool: &mut Pool,
+    ) -> Result<Subscribed, Refused> {
+        let id = self.find_or_create(name, 0, pool)?;
+        let owned = self.table.get_mut(id.key()).ok_or(Refused::TooManyTopics)?;
+        owned.shards.retain(|(other, _)| *other != shard);
+        owned.shards.push((shard, local));
+        if let Some(since) = owned.idle_since.take() {
+            self.idle.remove(&(since, id));
+        }
+        let position = owned.position();
+        Ok(Subscribed { id, position, present: owned.members.len() as u64 })
+    }
+
+    /// Stops forwarding to `shard`, unless it has subscribed again with another local id. A topic without subscribers
+    /// is forgotten once its history has expired.
+    pub fn unsubscribe(
+        &mut self,
+        id: OwnedTopicId,
+        shard: usize,
+        local: TopicId,
+        now: Nanos,
+        pool: &mut Pool,
+    ) {
+        let Some(owned) = self.table.get_mut(id.key()) else { return };
+        owned.shards.retain(|entry| *entry != (shard, local));
+        if owned.shards.is_empty() && owned.idle_since.is_none() {
+            owned.idle_since = Some(now);
+            let (keeps_nothing, begun_by) = (owned.keeps_nothing(), owned.begun_by);
+            if keeps_nothing || self.has_begun(begun_by) > TOPICS_BEGUN_MAX {
+                return self.forget(id, now, pool);
+            }
+            self.idle.insert((now, id));
+        }
+    }
+
+    /// The topic `name`, for a publisher without a subscription.
+    ///
+    /// # Errors
+    /// As for [`subscribe`](OwnedTopics::subscribe).
+    pub fn find_or_create(
+        &mut self,
+        name: &str,
+        now: Nanos,
+        pool: &mut Pool,
+    ) -> Result<OwnedTopicId, Refused> {
+        if let Some(id) = self.by_name.get(name) {
+            return Ok(*id);
+        }
+        while !self.lease.take(1) {
+            // The topic that has been without subscribers for longest is evicted.
+            let Some(&(_, id)) = self.idle.first() else { return Err(Refused::TooManyTopics) };
+            self.forget(id, now, pool);
+        }
+        let id = self.create(name, now, pool);
+        self.idle.insert((now, id));
+        Ok(id)
+    }
+
+    /// The topic `name`, for the connection `origin` that publishes to it. The number of topics that one connection
+    /// creates by publishing is bounded; a topic with subscribers does not count.
+    ///
+    /// # Errors
+    /// As for [`subscribe`](OwnedTopics::subscribe), and if the topic would exceed that bound.
+    pub fn find_or_begin(
+        &mut self,
+        name: &str,
+        origin: Origin,
+        now: Nanos,
+        pool: &mut Pool,
+    ) -> Result<OwnedTopicId, Refused> {
+        if !self.by_name.contains_key(name) && self.has_begun(origin) >= TOPICS_BEGUN_MAX {
+            return Err(Refused::TooManyTopics);
+        }
+        let id = self.find_or_create(name, now, pool)?;
+        if let Some(owned) = self.table.get_mut(id.key())
+            && owned.begun_by == 0
+        {
+            owned.begun_by = origin;
+            *self.begun.entry(origin).or_default() += 1;
+        }
+        Ok(id)
+    }
+
+    /// The number of topics that `origin` created by publishing.
+    fn has_begun(&self, origin: Origin) -> u32 {
+        self.begun.get(&origin).copied().unwrap_or(0)
+    }
+
+    /// Decides about a message and assigns its offset. `by_client` says that it is not from the operator. Returns the
+    /// shards that it is forwarded to.
+    ///
+    /// # Errors
+    /// Why the topic refuses it.
+    pub fn publish(
+        &mut self,
+        id: OwnedTopicId,
+        publication: &Publication<'_>,
+        by_client: bool,
+        now: Nanos,
+        pool: &mut Pool,
+    ) -> Result<(Position, Shards<'_>), Refused> {
+        let refused = loop {
+            let Some(owned) = self.table.get_mut(id.key()) else { return Err(Refused::Busy) };
+            let refused = owned.refusal(publication, by_client, pool);
+            if refused != Some(Refused::OutOfMemory) || !self.shed(pool) {
+                break refused;
+            }
+        };
+        let OwnedTopics { table, publications, by_size, .. } = self;
+        let Some(owned) = table.get_mut(id.key()) else { return Err(Refused::Busy) };
+        let count = Publications {
+            published: 1,
+            accepted: u64::from(refused.is_none()),
+            refused: u64::from(refused.is_some()),
+        };
+        owned.publications.add(&count);
+        publications.add(&count);
+        if let Some(refused) = refused {
+            return Err(refused);
+        }
+        owned.offset += 1;
+        owned.payload_bytes += publication.payload.len() as u64;
+        owned.rate.count(now);
+        let mut kept = owned.remember(publication, now, pool);
+        by_size.set(id.index, owned.history.charged_bytes());
+        for _ in 0..SHED_TRIES {
+            if kept || !make_room(table, by_size, id, pool) {
+                break;
+            }
+            let Some(owned) = table.get_mut(id.key()) else { break };
+            kept = owned.remember(publication, now, pool);
+            by_size.set(id.index, owned.history.charged_bytes());
+        }
+        let Some(owned) = table.get_mut(id.key()) else { return Err(Refused::Busy) };
+        if !kept {
+            // A replay reports the gap.
+            owned.history.forget_all(owned.offset, pool);
+            by_size.set(id.index, 0);
+        }
+        Ok((owned.position(), &owned.shards))
+    }
+
+    /// As [`publish`](OwnedTopics::publish), but a message that was accepted with the same `idempotency_key` within the
+    /// last [`IDEMPOTENCY_WINDOW`] is not published again. Keys of clients and of the operator are separate.
+    ///
+    /// # Errors
+    /// Why the topic refuses it. [`Refused::KeyReused`] if the key was used with another message, and
+    /// [`Refused::OutOfMemory`] also if the key could not be stored.
+    pub fn publish_once(
+        &mut self,
+        id: OwnedTopicId,
+        publication: &Publication<'_>,
+        idempotency_key: &str,
+        by_client: bool,
+        now: Nanos,
+        pool: &mut Pool,
+    ) -> Result<Accepted<'_>, Refused> {
+        let digest = digest(self.seed, publication);
+        let Some(owned) = self.table.get_mut(id.key()) else { return Err(Refused::Busy) };
+        let (epoch, offset) = (owned.epoch, owned.offset + 1);
+        let keys = owned.keys(by_client);
+        match keys.find(idempotency_key, now) {
+            Some(known) if known.digest == digest => {
+                return Ok(Accepted::Again(Position { epoch, offset: known.offset }));
+            }
+            Some(_) => return Err(self.refuse(id, Refused::KeyReused)),
+            None => {}
+        }
+        // Without memory for the key nothing is published, because its publisher relies on safe retries.
+        while let Some(owned) = self.table.get_mut(id.key())
+            && !owned.keys(by_client).keep(idempotency_key, offset, digest, now, pool)
+        {
+            if !self.shed(pool) {
+                return Err(self.refuse(id, Refused::OutOfMemory));
+            }
+        }
+        if let Err(refused) = self.publish(id, publication, by_client, now, pool).map(|_| ()) {
+            if let Some(owned) = self.table.get_mut(id.key()) {
+                owned.keys(by_client).forget_latest(pool);
+            }
+            return Err(refused);
+        }
+        if self.idempotent.len() >= IDEMPOTENCY_KEYS_PER_SHARD_MAX {
+            self.forget_oldest_key(pool);
+        }
+        self.idempotent.push_back((now, id, by_client));
+        let Some(owned) = self.table.get_mut(id.key()) else { return Err(Refused::Busy) };
+        Ok(Accepted::New(Position { epoch, offset }, &owned.shards))
+    }
+
+    fn forget_oldest_key(&mut self, pool: &mut Pool) {
+        if let Some((at, id, by_client)) = self.idempotent.pop_front()
+            && let Some(owned) = self.table.get_mut(id.key())
+        {
+            owned.keys(by_client).forget_one_until(at, pool);
+        }
+    }
+
+    /// Counts a message that was refused before its topic decided about it.
+    fn refuse(&mut self, id: OwnedTopicId, refused: Refused) -> Refused {
+        let count = Publications { published: 1, accepted: 0, refused: 1 };
+        self.publications.add(&count);
+        if let Some(owned) = self.table.get_mut(id.key()) {
+            owned.publications.add(&count);
+        }
+        refused
+    }
+
+    /// A message was refused before it reached its topic.
+    pub fn note_refused(&mut self) {
+        self.publications.published += 1;
+        self.publications.refused += 1;
+    }
+
+    /// Appends the messages of a replay to `page`, about `bytes_max` bytes and at least one message; see `entries`.
+    pub fn history(
+        &mut self,
+        id: OwnedTopicId,
+        from: Replay,
+        bytes_max: usize,
+        now: Nanos,
+        pool: &mut Pool,
+        page: &mut Vec<u8>,
+    ) -> Option<Page> {
+        let owned = self.table.get_mut(id.key())?;
+        owned.forget_old(now, pool);
+        self.by_size.set(id.index, owned.history.charged_bytes());
+        let head = owned.position();
+        // Messages beyond the bound on their number are omitted, although their bytes are still stored.
+        let oldest = owned.oldest_kept();
+        let conflates = owned.settings.slow == SlowConsumerPolicy::Conflate;
+        let after = match from {
+            Replay::After(after) | Replay::Latest(after) => after,
+            Replay::Newcomer if conflates => owned.keyed_since,
+            Replay::Newcomer => owned.offset.saturating_sub(owned.settings.snapshot.into()).max(oldest - 1),
+        };
+        let keeps_all = matches!(from, Replay::After(_)) && after + 1 >= oldest;
+        if conflates && after < owned.offset && !keeps_all {
+            return Some(owned.latest(after, bytes_max, page));
+        }
+        let log = &owned.history;
+        let from = after.max(oldest - 1);
+        let mut told = Page { head, after, conflated: false, first: from + 1, messages: 0, complete: true };
+        let mut sequence = log.behind_offset(from).max(log.start());
+        for stretch in log.read(sequence, None) {
+            let mut bytes = &stretch.bytes[..];
+            while let Some((frame_bytes, _)) = log.frame(sequence).filter(|_| !bytes.is_empty()) {
+                if told.messages > 0 && page.len() + frame_bytes + ENTRY_BYTES > bytes_max {
+                    told.complete = false;
+                    return Some(told);
+                }
+                let (entry, rest) = bytes.split_at(frame_bytes);
+                append_entry(page, told.first + u64::from(told.messages), &[entry]);
+                bytes = rest;
+                told.messages += 1;
+                sequence += 1;
+            }
+        }
+        Some(told)
+    }
+
+    /// A subscriber with presence joined or left. Returns the number of such subscribers and the shards to notify.
+    pub fn presence(&mut self, id: OwnedTopicId, client: u64, joined: bool) -> Option<(u64, Shards<'_>)> {
+        let owned = self.table.get_mut(id.key())?;
+        if joined {
+            owned.members.insert(client);
+        } else {
+            owned.members.remove(&client);
+        }
+        Some((owned.members.len() as u64, &owned.shards))
+    }
+
+    /// Appends to `page` at most `most` of the subscribers with presence, those after `after`; see `members`.
+    pub fn members(
+        &mut self,
+        id: OwnedTopicId,
+        after: Option<u64>,
+        most: usize,
+        page: &mut Vec<u8>,
+    ) -> Option<Members> {
+        let owned = self.table.get_mut(id.key())?;
+        let first = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut rest = owned.members.range((first, Bound::Unbounded));
+        let mut last = None;
+        for client in rest.by_ref().take(most) {
+            page.extend_from_slice(&client.to_le_bytes());
+            last = Some(*client);
+        }
+        let next = last.filter(|_| rest.next().is_some());
+        Some(Members { count: owned.members.len() as u64, next })
+    }
+
+    /// Forgets topics without subscribers whose history has expired. Checks a bounded number of them per call.
+    pub fn expire(&mut self, now: Nanos, pool: &mut Pool) {
+        while self.idempotent.front().is_some_and(|(at, ..)| at + IDEMPOTENCY_WINDOW <= now) {
+            self.forget_oldest_key(pool);
+        }
+        for _ in 0..self.idle.len().min(EXPIRED_MAX) {
+            let from = self.looked_at.map_or(Bound::Unbounded, Bound::Excluded);
+            let next = self.idle.range((from, Bound::Unbounded)).next().or(self.idle.first());
+            let Some(&(since, id)) = next else { break };
+            self.looked_at = Some((since, id));
+            let Some(owned) = self.table.get_mut(id.key()) else { continue };
+            // Messages published meanwhile are kept as long as any others.
+            let until = since.max(owned.rate.latest) + owned.settings.history.age;
+            if !owned.is_idempotent() && (owned.keeps_nothing() || now >= until) {
+                self.forget(id, now, pool);
+            }
+        }
+        self.forgotten.expire(now, pool);
+    }
+
+    /// When [`expire`](OwnedTopics::expire) may find something.
+    pub fn has_idle(&self) -> bool {
+        !self.idle.is_empty() || !self.forgotten.is_empty() || !self.idempotent.is_empty()
+    }
+
+    /// Evicts one of the largest histories. False if there is none.
+    pub fn shed(&mut self, pool: &mut Pool) -> bool {
+        let Some(index) = self.by_size.largest() else { return false };
+        self.by_size.set(index, 0);
+        if let Some((_, owned)) = self.table.at_mut(index) {
+            owned.history.forget_all(owned.offset, pool);
+        }
+        true
+    }
+
+    /// Publication counts of all topics.
+    pub fn publications(&self) -> Publications {
+        self.publications
+    }
+
+    /// Whether messages of the topic `name` are forwarded to `shard`.
+    pub fn forwards_to(&self, name: &str, shard: usize) -> bool {
+        let owned = self.by_name.get(name).and_then(|id| self.table.get(id.key()));
+        owned.is_some_and(|owned| owned.shards.iter().any(|(other, _)| *other == shard))
+    }
+
+    /// The report of the topic `name`.
+    pub fn report(&self, name: &str, now: Nanos) -> Option<OwnerReport> {
+        let id = self.by_name.get(name)?;
+        self.table.get(id.key()).map(|owned| owned.report(now))
+    }
+
+    /// The reports of all topics.
+    pub fn reports(&self, now: Nanos) -> impl Iterator<Item = (&str, OwnerReport)> {
+        self.table.values().map(move |owned| (&*owned.name, owned.report(now)))
+    }
+
+    /// Number of topics without subscribers.
+    #[cfg(test)]
+    pub(super) fn idle_len(&self) -> usize {
+        self.idle.len()
+    }
+
+    /// Number of topics.
+    pub fn len(&self) -> usize {
+        self.by_name.len()
+    }
+
+    /// Whether there is no topic.
+    pub fn is_empty(&self) -> bool {
+        self.by_name.is_empty()
+    }
+
+    fn create(&mut self, name: &str, now: Nanos, pool: &mut Pool) -> OwnedTopicId {
+        let begun = Position { epoch: epoch(self.epochs.next_u64()), offset: 0 };
+        let Forgotten { position, publications, payload_bytes } =
+            self.forgotten.take(name, pool).unwrap_or(Forgotten {
+                position: begun,
+                publications: Publications::default(),
+                payload_bytes: 0,
+            });
+        let owned = OwnedTopic {
+            name: name.into(),
+            settings: *self.rules.of(name),
+            epoch: position.epoch,
+            offset: position.offset,
+            shards: Vec::new(),
+            publications,
+            payload_bytes,
+            rate: Rate::default(),
+            history: Log::history(self.rules.of(name).history.bytes, position.offset),
+            keyed: Keyed::default(),
+            keyed_since: position.offset,
+            idempotent: None,
+            members: BTreeSet::new(),
+            begun_by: 0,
+            idle_since: Some(now),
+        };
+        let id = OwnedTopicId::from_key(self.table.insert(owned));
+        self.by_name.insert(name.into(), id);
+        id
+    }
+
+    fn forget(&mut self, id: OwnedTopicId, now: Nanos, pool: &mut Pool) {
+        let Some(mut owned) = self.table.remove(id.key()) else { return };
+        owned.release(pool);
+        self.by_size.set(id.index, 0);
+        if let Some(since) = owned.idle_since {
+            self.idle.remove(&(since, id));
+        }
+        self.forget_beginner(owned.begun_by);
+        self.by_name.remove(&owned.name);
+        let OwnedTopic { publications, payload_bytes, .. } = owned;
+        let forgotten = Forgotten { position: owned.position(), publications, payload_bytes };
+        self.forgotten.put(&owned.name, forgotten, now, pool);
+        self.lease.give(1);
+    }
+
+    /// A topic that `origin` created no longer exists.
+    fn forget_beginner(&mut self, origin: Origin) {
+        if let Some(begun) = self.begun.get_mut(&origin) {
+            *begun -= 1;
+            if *begun == 0 {
+                self.begun.remove(&origin);
+            }
+        }
+    }
+}
+
+/// Evicts one of the largest histories for the message that the topic `id` has just accepted. False if there is none.
+fn make_room(
+    table: &mut SlotMap<OwnedTopic>,
+    by_size: &mut BySize,
+    id: OwnedTopicId,
+    pool: &mut Pool,
+) -> bool {
+    let Some(index) = by_size.largest() else { return false };
+    by_size.set(index, 0);
+    if let Some((_, owned)) = table.at_mut(index) {
+        // The message itself is not part of it yet.
+        let reached = if index == id.index { owned.offset - 1 } else { owned.offset };
+        owned.history.forget_all(reached, pool);
+    }
+    true
+}
+
+/// An epoch of 48 bits, which a JavaScript number can hold; never 0.
+fn epoch(random: u64) -> u64 {
+    random >> 16 | 1
+}
+
+/// Maximum topics without subscribers that are checked per call.
+const EXPIRED_MAX: usize = 4_096;
+/// Maximum histories that are evicted for one message.
+const SHED_TRIES: usize = 4;

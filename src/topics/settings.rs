@@ -1,0 +1,186 @@
+//! Settings of topics: bounds on lag and the slow-consumer policy, bounds on history, and the permission to publish.
+
+use std::sync::Arc;
+
+use crate::limits::{
+    HEARTBEAT_INTERVAL, HISTORY_AGE_DEFAULT, HISTORY_BYTES_DEFAULT, HISTORY_MESSAGES_DEFAULT, LAG_MAX,
+};
+use echoring_proto::limits::{Nanos, QUEUE_BYTES_DEFAULT};
+
+/// The policy for subscribers above their lag bound. Raw routes cannot report a gap, so they always disconnect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SlowConsumerPolicy {
+    /// The connection is closed with 4008.
+    #[default]
+    Disconnect,
+    /// The subscriber loses the oldest messages, and is told which.
+    DropOldest,
+    /// Of the messages that it would lose, the subscriber gets the latest of each key, and is told how many it did not
+    /// get.
+    Conflate,
+}
+
+/// Bounds on a topic's history. All three apply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HistoryBounds {
+    /// Maximum number of messages; 0 keeps none.
+    pub messages: u32,
+    /// Maximum bytes.
+    pub bytes: usize,
+    /// Maximum age.
+    pub age: Nanos,
+}
+
+impl Default for HistoryBounds {
+    fn default() -> HistoryBounds {
+        HistoryBounds {
+            messages: HISTORY_MESSAGES_DEFAULT,
+            bytes: HISTORY_BYTES_DEFAULT,
+            age: HISTORY_AGE_DEFAULT,
+        }
+    }
+}
+
+/// The settings of a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TopicSettings {
+    /// The policy for subscribers above their lag bound.
+    pub slow: SlowConsumerPolicy,
+    /// Maximum encoded bytes that a subscriber may lag behind, in each format.
+    pub lag_bytes: usize,
+    /// Maximum age of the oldest message that a subscriber lacks.
+    pub lag: Nanos,
+    /// Maximum time that messages wait for others while the shard is busy, so that more of them are sent together; 0
+    /// disables waiting.
+    pub coalesce: Nanos,
+    /// Bounds on the history.
+    pub history: HistoryBounds,
+    /// Number of stored messages that a new subscriber is sent first, if its protocol supports it. On a conflated
+    /// topic, new subscribers always get the latest message of each key.
+    pub snapshot: u32,
+    /// Whether subscribers get presence events, if their protocol supports them.
+    pub presence: bool,
+    /// Whether clients may publish; otherwise only the operator may.
+    pub clients_publish: bool,
+    /// Interval at which subscribers of an idle topic are sent its last offset, if their protocol supports it.
+    pub heartbeat: Nanos,
+}
+
+impl TopicSettings {
+    /// Whether new subscribers are sent stored messages first.
+    pub fn has_snapshot(&self) -> bool {
+        self.slow == SlowConsumerPolicy::Conflate || self.snapshot > 0
+    }
+
+    /// Whether messages without a key, or from clients, are refused: raw routes cannot be told the reason.
+    pub fn refuses_raw(&self) -> bool {
+        self.slow == SlowConsumerPolicy::Conflate || !self.clients_publish
+    }
+}
+
+impl Default for TopicSettings {
+    fn default() -> TopicSettings {
+        TopicSettings {
+            slow: SlowConsumerPolicy::Disconnect,
+            lag_bytes: QUEUE_BYTES_DEFAULT as usize,
+            lag: LAG_MAX,
+            coalesce: 0,
+            history: HistoryBounds::default(),
+            snapshot: 0,
+            presence: false,
+            clients_publish: true,
+            heartbeat: HEARTBEAT_INTERVAL,
+        }
+    }
+}
+
+/// Settings by the names of topics. The first matching pattern decides.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    rules: Arc<[(Pattern, TopicSettings)]>,
+    default: TopicSettings,
+}
+
+impl Rules {
+    /// Rules in the order in which they are tried, and the default.
+    pub fn new(rules: Vec<(Pattern, TopicSettings)>, default: TopicSettings) -> Rules {
+        Rules { rules: rules.into(), default }
+    }
+
+    /// The settings of the topic `name`.
+    pub fn of(&self, name: &str) -> &TopicSettings {
+        let fitting = self.rules.iter().find(|(pattern, _)| pattern.fits(name));
+        fitting.map_or(&self.default, |(_, settings)| settings)
+    }
+
+    /// All settings, including the default.
+    pub fn all(&self) -> impl Iterator<Item = &TopicSettings> {
+        self.rules.iter().map(|(_, settings)| settings).chain([&self.default])
+    }
+}
+
+/// A pattern for topic names: `*` matches any characters, also none; all others match themselves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern(Box<str>);
+
+impl Pattern {
+    /// The pattern as text.
+    pub fn new(written: &str) -> Pattern {
+        Pattern(written.into())
+    }
+
+    /// Whether the pattern matches `name`.
+    pub fn fits(&self, name: &str) -> bool {
+        let mut parts = self.0.split('*');
+        // `split` gives at least one part.
+        let first = parts.next().unwrap_or_default();
+        let Some(mut rest) = name.strip_prefix(first) else { return false };
+        let Some(last) = parts.next_back() else { return rest.is_empty() };
+        // The earliest match of each part leaves the most for those behind it.
+        for part in parts {
+            match rest.find(part) {
+                Some(at) => rest = &rest[at + part.len()..],
+                None => return false,
+            }
+        }
+        rest.ends_with(last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_any_characters_and_nothing_else_does() {
+        for (pattern, fitting, others) in [
+            ("a", &["a"][..], &["", "b", "aa", "A"][..]),
+            ("*", &["", "a", "a*b"], &[]),
+            ("prices.*", &["prices.", "prices.EUR.USD"], &["prices", "x.prices.a"]),
+            ("*.raw", &[".raw", "a.raw", "a.raw.raw"], &["raw", "a.raw.b"]),
+            ("a*b*c", &["abc", "axbyc", "abbcc", "abcbc"], &["ab", "acb", "bc"]),
+            ("a*a", &["aa", "aba"], &["a"]),
+            ("ä*", &["äö"], &["ö"]),
+            ("a?", &["a?"], &["ab"]),
+        ] {
+            let pattern = Pattern::new(pattern);
+            for name in fitting {
+                assert!(pattern.fits(name), "{pattern:?} matches {name}");
+            }
+            for name in others {
+                assert!(!pattern.fits(name), "{pattern:?} does not match {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_pattern_that_fits_decides() {
+        let settings = |lag_bytes| TopicSettings { lag_bytes, ..TopicSettings::default() };
+        let rules = Rules::new(
+            vec![(Pattern::new("a.b"), settings(1)), (Pattern::new("a.*"), settings(2))],
+            settings(3),
+        );
+        assert_eq!(["a.b", "a.c", "b"].map(|name| rules.of(name).lag_bytes), [1, 2, 3]);
+        assert_eq!(rules.all().count(), 3);
+    }
+}

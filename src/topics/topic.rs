@@ -1,0 +1,661 @@
+//! The topics of one shard: for each, one channel per format that subscribers use.
+
+use std::collections::BTreeMap;
+
+use super::accounts::{Deliveries, TopicReport};
+use super::by_size::BySize;
+use super::channel::{Append, Channel, ChannelContext, Encode, Encoding, Format, MemberId, Sink, Sums};
+use super::keyed::Keyed;
+use super::log::Origin;
+use super::message::Publication;
+use super::owned_topics::OwnedTopics;
+use super::retained::Retained;
+use super::settings::{Rules, SlowConsumerPolicy, TopicSettings};
+use super::slot_map::SlotMap;
+use echoring_proto::buffer::Pool;
+use echoring_proto::limits::Nanos;
+
+/// Identifies a topic on its shard. The generation distinguishes reuses of an index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TopicId {
+    /// Index in the shard's table.
+    pub index: u32,
+    /// Generation: counts the reuses of `index`.
+    pub generation: u32,
+}
+
+impl TopicId {
+    fn from_key((index, generation): (u32, u32)) -> TopicId {
+        TopicId { index, generation }
+    }
+
+    fn key(self) -> (u32, u32) {
+        (self.index, self.generation)
+    }
+}
+
+/// A message with its offset, to be appended to the logs of its topic.
+#[derive(Clone, Copy, Debug)]
+pub struct AcceptedMessage<'a> {
+    /// The message.
+    pub publication: &'a Publication<'a>,
+    /// Its offset in the topic.
+    pub offset: u64,
+    /// The connection that published it; 0 for the operator.
+    pub origin: Origin,
+    /// The publishing subscriber, if it is on this shard.
+    pub publisher: Option<MemberId>,
+}
+
+/// The memory for appends.
+#[derive(Debug)]
+pub struct LogMemory<'a> {
+    /// The shard's buffers.
+    pub pool: &'a mut Pool,
+    /// Their histories are evicted when the pool is exhausted.
+    pub owned: &'a mut OwnedTopics,
+}
+
+impl LogMemory<'_> {
+    /// Evicts the largest history. False if there is none.
+    fn shed(&mut self) -> bool {
+        self.owned.shed(self.pool)
+    }
+}
+
+#[derive(Debug)]
+struct Topic {
+    state: TopicState,
+    /// One for each format that has subscribers.
+    channels: Vec<u32>,
+    /// Offset of the latest message on this shard.
+    offset: u64,
+    /// Whether it is listed as having frames that were not offered yet.
+    dirty: bool,
+    /// Messages of this tick.
+    fresh: u32,
+    pace: Pace,
+    /// When subscribers last got something, or were checked.
+    spoke_at: Nanos,
+}
+
+/// The parts of a topic that its channels need.
+#[derive(Debug)]
+struct TopicState {
+    name: Box<str>,
+    settings: TopicSettings,
+    /// The latest message of each key, for topics that conflate.
+    keyed: Keyed,
+    deliveries: Deliveries,
+}
+
+impl TopicState {
+    #[inline]
+    fn context<'a>(&'a mut self, sums: &'a mut Sums, now: Nanos) -> ChannelContext<'a> {
+        let TopicState { name, settings, keyed, deliveries } = self;
+        ChannelContext { topic: name, settings, keyed, sums, deliveries, now }
+    }
+}
+
+/// The channels of a shard by number. Numbers are reused.
+#[derive(Debug)]
+struct Channels<K> {
+    table: Vec<Option<Channel<K>>>,
+    free: Vec<u32>,
+}
+
+impl<K> Channels<K> {
+    #[inline]
+    fn get(&self, number: u32) -> Option<&Channel<K>> {
+        self.table.get(number as usize)?.as_ref()
+    }
+
+    #[inline]
+    fn get_mut(&mut self, number: u32) -> Option<&mut Channel<K>> {
+        self.table.get_mut(number as usize)?.as_mut()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Channel<K>> {
+        self.table.iter().flatten()
+    }
+
+    /// Adds the channel that `make` creates for its number.
+    fn insert(&mut self, make: impl FnOnce(u32) -> Channel<K>) -> u32 {
+        let number = self.free.pop().unwrap_or_else(|| {
+            self.table.push(None);
+            (self.table.len() - 1) as u32
+        });
+        self.table[number as usize] = Some(make(number));
+        number
+    }
+
+    fn remove(&mut self, number: u32) -> Option<Channel<K>> {
+        let channel = self.table.get_mut(number as usize)?.take()?;
+        self.free.push(number);
+        Some(channel)
+    }
+}
+
+impl<K: Copy + Eq> Channels<K> {
+    /// Frees the logs of unused formats, and the keys' messages with the last of them.
+    fn release_deserted(&mut self, topic: &mut Topic, sums: &mut Sums, pool: &mut Pool) {
+        let Topic { state, channels, .. } = topic;
+        channels.retain(|&number| {
+            if self.get(number).is_some_and(|channel| channel.count() > 0) {
+                return true;
+            }
+            if let Some(mut channel) = self.remove(number) {
+                channel.release(pool, &mut state.context(sums, 0));
+            }
+            false
+        });
+        if topic.channels.is_empty() {
+            topic.state.keyed.release(pool);
+        }
+    }
+}
+
+/// How long messages wait for others.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pace {
+    /// Increases while ticks bring more than one message each, and decreases otherwise.
+    window: Nanos,
+    /// When the waiting messages are delivered; 0 if none wait.
+    until: Nanos,
+}
+
+impl Pace {
+    /// Whether a topic with `fresh` messages of this tick must be delivered now.
+    fn is_due(&mut self, now: Nanos, coalesce: Nanos, fresh: u32) -> bool {
+        if coalesce == 0 {
+            return true;
+        }
+        if fresh > 1 {
+            self.window = (2 * self.window).clamp(coalesce / 8, coalesce);
+        } else if self.until == 0 {
+            self.window = if self.window > coalesce / 8 { self.window / 2 } else { 0 };
+        }
+        if self.until == 0 {
+            self.until = now + self.window;
+        }
+        if now < self.until {
+            return false;
+        }
+        self.until = 0;
+        true
+    }
+}
+
+/// All topics of a shard that have subscribers on it.
+#[derive(Debug)]
+pub struct Topics<K> {
+    by_name: BTreeMap<Box<str>, TopicId>,
+    table: SlotMap<Topic>,
+    channels: Channels<K>,
+    /// Log bytes of each channel that only slow consumers still need.
+    backlogs: BySize,
+    /// Topics with frames that were not offered yet.
+    dirty: Vec<TopicId>,
+    spare: Vec<TopicId>,
+    /// Those of the dirty topics that wait for more messages.
+    waiting: usize,
+    /// When the waiting topics are due.
+    due_at: Option<Nanos>,
+    /// Whether messages no longer wait for others.
+    hurries: bool,
+    rules: Rules,
+    sums: Sums,
+    /// Delivery counts of topics that no longer have subscribers on this shard.
+    left: Retained<Deliveries>,
+}
+
+impl<K: Copy + Eq> Topics<K> {
+    /// No topics. `rules` are the settings of future topics.
+    pub fn new(rules: Rules) -> Topics<K> {
+        Topics {
+            by_name: BTreeMap::new(),
+            table: SlotMap::default(),
+            channels: Channels { table: Vec::new(), free: Vec::new() },
+            backlogs: BySize::default(),
+            dirty: Vec::new(),
+            spare: Vec::new(),
+            waiting: 0,
+            due_at: None,
+            hurries: false,
+            rules,
+            sums: Sums::default(),
+            left: Retained::default(),
+        }
+    }
+
+    /// Number of topics.
+    pub fn len(&self) -> usize {
+        self.by_name.len()
+    }
+
+    /// Whether there is no topic.
+    pub fn is_empty(&self) -> bool {
+        self.by_name.is_empty()
+    }
+
+    /// Number of subscribers of all topics.
+    pub fn subscriptions(&self) -> usize {
+        self.sums.subscriptions
+    }
+
+    /// The settings of the topic `name`, whether it exists or not.
+    pub fn settings_of(&self, name: &str) -> &TopicSettings {
+        self.rules.of(name)
+    }
+
+    /// The topic of this name, if it exists.
+    pub fn find(&self, name: &str) -> Option<TopicId> {
+        self.by_name.get(name).copied()
+    }
+
+    /// A topic's name.
+    pub fn name(&self, id: TopicId) -> Option<&str> {
+        self.table.get(id.key()).map(|topic| &*topic.state.name)
+    }
+
+    /// The settings of a topic.
+    pub fn settings(&self, id: TopicId) -> Option<&TopicSettings> {
+        self.table.get(id.key()).map(|topic| &topic.state.settings)
+    }
+
+    /// The offset that a topic has reached on this shard.
+    pub fn offset(&self, id: TopicId) -> u64 {
+        self.table.get(id.key()).map_or(0, |topic| topic.offset)
+    }
+
+    /// Adds a topic without subscribers.
+    pub fn create(&mut self, name: &str, now: Nanos, pool: &mut Pool) -> TopicId {
+        let state = TopicState {
+            name: name.into(),
+            settings: *self.rules.of(name),
+            keyed: Keyed::default(),
+            deliveries: self.left.take(name, pool).unwrap_or_default(),
+        };
+        let id = TopicId::from_key(self.table.insert(Topic {
+            state,
+            channels: Vec::new(),
+            offset: 0,
+            dirty: false,
+            fresh: 0,
+            pace: Pace::default(),
+            spoke_at: now,
+        }));
+        self.by_name.insert(name.into(), id);
+        id
+    }
+
+    /// Sets the offset of a topic before it has subscribers.
+    pub fn begin_at(&mut self, id: TopicId, offset: u64) {
+        if let Some(topic) = self.table.get_mut(id.key()) {
+            debug_assert!(topic.channels.is_empty());
+            topic.offset = offset;
+        }
+    }
+
+    /// Removes a topic with its subscribers and returns its memory; its delivery counts are kept for a while.
+    pub fn remove(&mut self, id: TopicId, now: Nanos, pool: &mut Pool) {
+        let Some(Topic { mut state, channels, .. }) = self.table.remove(id.key()) else { return };
+        self.by_name.remove(&state.name);
+        for number in channels {
+            if let Some(mut gone) = self.channels.remove(number) {
+                self.backlogs.set(number, 0);
+                gone.release(pool, &mut state.context(&mut self.sums, 0));
+            }
+        }
+        state.keyed.release(pool);
+        if state.deliveries != Deliveries::default() {
+            self.left.put(&state.name, state.deliveries, now, pool);
+        }
+    }
+
+    /// Delivery counts of a topic that no longer has subscribers on this shard.
+    pub fn left(&self, name: &str) -> Option<TopicReport> {
+        self.left.get(name).map(|deliveries| report_of_left(name, deliveries))
+    }
+
+    /// The same for all such topics.
+    pub fn all_left(&self) -> impl Iterator<Item = TopicReport> {
+        self.left.iter().map(|(name, deliveries)| report_of_left(name, deliveries))
+    }
+
+    /// Removes expired counts.
+    pub fn expire(&mut self, now: Nanos, pool: &mut Pool) {
+        self.left.expire(now, pool);
+    }
+
+    /// Adds a subscriber that gets everything that is appended from now on, encoded as `format`, except for the origin
+    /// `skip`. The first subscriber of a format creates its log.
+    pub fn subscribe(&mut self, id: TopicId, key: K, format: Format, skip: Origin) -> Option<MemberId> {
+        let topic = self.table.get_mut(id.key())?;
+        let channels = &mut self.channels;
+        let has_format = |number: &u32| channels.get(*number).is_some_and(|channel| channel.format == format);
+        let known = topic.channels.iter().copied().find(has_format);
+        let channel = known.unwrap_or_else(|| {
+            let (lag_bytes, offset) = (topic.state.settings.lag_bytes, topic.offset);
+            let number = channels.insert(|number| Channel::new(number, id.index, format, lag_bytes, offset));
+            // Nearly every topic has one format, and there may be many topics.
+            topic.channels.reserve_exact(1);
+            topic.channels.push(number);
+            number
+        });
+        let index = self.channels.get_mut(channel)?.subscribe(key, skip, &mut self.sums);
+        Some(MemberId { channel, index })
+    }
+
+    /// Removes a subscriber. The last one of a format frees its log.
+    pub fn unsubscribe(&mut self, member: MemberId, pool: &mut Pool) {
+        let Topics { channels, table, sums, .. } = self;
+        let Some(channel) = channels.get_mut(member.channel) else { return };
+        let Some((_, topic)) = table.at_mut(channel.topic) else { return };
+        channel.remove(member.index, &mut topic.state.context(sums, 0));
+        channels.release_deserted(topic, sums, pool);
+    }
+
+    /// Whether a topic has no subscribers on this shard.
+    pub fn is_deserted(&self, id: TopicId) -> bool {
+        self.table.get(id.key()).is_some_and(|topic| topic.channels.is_empty())
+    }
+
+    /// Appends a message to the logs of its topic; `frames` encodes it once for each format.
+    #[inline]
+    pub fn append(
+        &mut self,
+        id: TopicId,
+        memory: &mut LogMemory<'_>,
+        message: &AcceptedMessage<'_>,
+        frames: &mut impl Encode,
+    ) {
+        let Some(topic) = self.table.get_mut(id.key()) else { return };
+        let AcceptedMessage { publication, offset, origin, publisher } = *message;
+        topic.offset = offset;
+        topic.fresh += 1;
+        let state = &mut topic.state;
+        if state.settings.slow == SlowConsumerPolicy::Conflate
+            && !topic.channels.is_empty()
+            && !publication.key.is_empty()
+        {
+            // Without memory the key keeps its older message: slow consumers get that, and are told how many they
+            // missed.
+            while !state.keyed.keep(memory.pool, offset, publication) && memory.shed() {}
+        }
+        self.append_to(id, memory, &Append { offset, origin, publisher, is_notice: false }, frames);
+    }
+
+    /// Appends an event for the subscribers whose protocol has events.
+    pub fn append_notice(&mut self, id: TopicId, memory: &mut LogMemory<'_>, notice: &mut impl Encode) {
+        let offset = self.offset(id);
+        let append = Append { offset, origin: 0, publisher: None, is_notice: true };
+        self.append_to(id, memory, &append, notice);
+    }
+
+    /// Appends a presence event. Subscribers that miss it are told so.
+    pub fn append_presence(&mut self, id: TopicId, memory: &mut LogMemory<'_>, notice: &mut impl Encode) {
+        self.append_notice(id, memory, notice);
+        let Some(topic) = self.table.get(id.key()) else { return };
+        for &number in &topic.channels {
+            if let Some(channel) = self.channels.get_mut(number)
+                && channel.format.dialect != Encoding::Raw
+            {
+                channel.note_presence();
+            }
+        }
+    }
+
+    #[inline]
+    fn append_to(
+        &mut self,
+        id: TopicId,
+        memory: &mut LogMemory<'_>,
+        append: &Append,
+        frames: &mut impl Encode,
+    ) {
+        let Some(topic) = self.table.get_mut(id.key()) else { return };
+        let mut starved = false;
+        for &number in &topic.channels {
+            let Some(channel) = self.channels.get_mut(number) else { continue };
+            if channel.takes(append) {
+                let context = &mut topic.state.context(&mut self.sums, 0);
+                starved |= !channel.append(memory.pool, append, frames, context);
+            }
+        }
+        if !topic.dirty {
+            topic.dirty = true;
+            self.dirty.push(id);
+        }
+        if starved {
+            self.append_starved(id, memory, append, frames);
+        }
+    }
+
+    /// Appends to the channels that had no memory for a frame, evicting what it can.
+    #[cold]
+    #[inline(never)]
+    fn append_starved(
+        &mut self,
+        id: TopicId,
+        memory: &mut LogMemory<'_>,
+        append: &Append,
+        frames: &mut impl Encode,
+    ) {
+        let channels = self.table.get(id.key()).map(|topic| topic.channels.clone()).unwrap_or_default();
+        for number in channels {
+            while !self.try_append(id, number, memory.pool, append, frames) {
+                if !memory.shed() && !self.shed(memory.pool) {
+                    self.lose(id, number, memory.pool, append);
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Appends to one channel, unless it has the frame or does not need it. False if there is no memory for it.
+    fn try_append(
+        &mut self,
+        id: TopicId,
+        number: u32,
+        pool: &mut Pool,
+        append: &Append,
+        frames: &mut impl Encode,
+    ) -> bool {
+        let Some(topic) = self.table.get_mut(id.key()) else { return true };
+        let Some(channel) = self.channels.get_mut(number) else { return true };
+        let is_done = channel.has(append) || !channel.takes(append);
+        is_done || channel.append(pool, append, frames, &mut topic.state.context(&mut self.sums, 0))
+    }
+
+    fn lose(&mut self, id: TopicId, number: u32, pool: &mut Pool, append: &Append) {
+        if let Some(topic) = self.table.get_mut(id.key())
+            && let Some(channel) = self.channels.get_mut(number)
+        {
+            channel.lose(pool, append, &mut topic.state.context(&mut self.sums, 0));
+        }
+    }
+
+    /// Frees what only slow consumers still need, in one of the logs where that is most. False if there is nothing to
+    /// free.
+    pub fn shed(&mut self, pool: &mut Pool) -> bool {
+        let Some(number) = self.backlogs.largest() else { return false };
+        self.backlogs.set(number, 0);
+        let Some(channel) = self.channels.get_mut(number) else { return true };
+        if channel.has_laggards() {
+            tracing::warn!(
+                bytes = channel.backlog_bytes(),
+                "the memory budget is exhausted; slow consumers of a topic lose messages"
+            );
+        }
+        channel.shed(pool);
+        let index = channel.topic;
+        if let Some((generation, topic)) = self.table.at_mut(index)
+            && !std::mem::replace(&mut topic.dirty, true)
+        {
+            self.dirty.push(TopicId { index, generation });
+        }
+        true
+    }
+
+    /// Whether there are frames that were not offered yet.
+    #[inline]
+    pub fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// Offers every subscriber the appended frames, unless they may wait for more.
+    pub fn deliver(&mut self, now: Nanos, sink: &mut impl Sink<K>) {
+        let mut dirty = std::mem::replace(&mut self.dirty, std::mem::take(&mut self.spare));
+        self.due_at = None;
+        for id in dirty.drain(..) {
+            let Some(topic) = self.table.get_mut(id.key()) else { continue };
+            let fresh = std::mem::take(&mut topic.fresh);
+            if !self.hurries && !topic.pace.is_due(now, topic.state.settings.coalesce, fresh) {
+                let until = topic.pace.until;
+                self.due_at = Some(self.due_at.map_or(until, |due| due.min(until)));
+                self.dirty.push(id);
+                continue;
+            }
+            topic.dirty = false;
+            topic.spoke_at = now;
+            self.deliver_topic(id, now, sink);
+        }
+        self.spare = dirty;
+        self.waiting = self.dirty.len();
+    }
+
+    /// Whether something was appended since the last [`deliver`](Topics::deliver).
+    pub fn has_fresh(&self) -> bool {
+        self.dirty.len() > self.waiting
+    }
+
+    #[inline]
+    fn deliver_topic(&mut self, id: TopicId, now: Nanos, sink: &mut impl Sink<K>) {
+        let Some(topic) = self.table.get_mut(id.key()) else { return };
+        let mut deserted = false;
+        for &number in &topic.channels {
+            let Some(channel) = self.channels.get_mut(number) else { continue };
+            channel.deliver(&mut topic.state.context(&mut self.sums, now), sink);
+            self.backlogs.set(number, channel.backlog_bytes());
+            deserted |= channel.count() == 0;
+        }
+        if deserted {
+            self.channels.release_deserted(topic, &mut self.sums, sink.pool());
+        }
+    }
+
+    /// When [`deliver`](Topics::deliver) must deliver waiting messages.
+    pub fn due_at(&self) -> Option<Nanos> {
+        self.due_at
+    }
+
+    /// A subscriber's partial send is complete, or it may be writable again: it is offered what it lacks.
+    pub fn catch_up(&mut self, member: MemberId, now: Nanos, sink: &mut impl Sink<K>) {
+        let Topics { channels, table, sums, .. } = self;
+        let Some(channel) = channels.get_mut(member.channel) else { return };
+        let Some((_, topic)) = table.at_mut(channel.topic) else { return };
+        channel.finished(member.index, &mut topic.state.context(sums, now));
+        channel.offer(member.index, &mut topic.state.context(sums, now), sink);
+        if channel.count() == 0 {
+            channels.release_deserted(topic, sums, sink.pool());
+        }
+    }
+
+    /// The offset up to which everything was sent to a subscriber or reported as lost, and whether that is everything.
+    pub fn reached(&self, member: MemberId) -> Option<(u64, bool)> {
+        self.channels.get(member.channel)?.reached(member.index)
+    }
+
+    /// From now on no message waits for others.
+    pub fn hurry(&mut self) {
+        self.hurries = true;
+    }
+
+    /// Takes back whole frames from the send to `key` with `tag`, of which the kernel has not accepted the last
+    /// `unsent` bytes; `all` says that nothing before them is unsent. Returns the bytes and the number of messages
+    /// taken back: they must not be sent, because they will be offered again.
+    pub fn take_back(&mut self, tag: u64, key: K, unsent: usize, all: bool, now: Nanos) -> (usize, u32) {
+        let MemberId { channel, index } = MemberId::from_tag(tag);
+        let Some(channel) = self.channels.get_mut(channel) else { return (0, 0) };
+        let Some((_, topic)) = self.table.at_mut(channel.topic) else { return (0, 0) };
+        channel.take_back(index, key, unsent, all, &mut topic.state.context(&mut self.sums, now))
+    }
+
+    /// Removes subscribers that have lagged for too long although nothing new was appended.
+    pub fn drop_laggards(&mut self, now: Nanos, sink: &mut impl Sink<K>) {
+        if !self.has_laggards() {
+            return;
+        }
+        for index in 0..self.table.len() {
+            let Some((generation, topic)) = self.table.at(index) else { continue };
+            let id = TopicId { index, generation };
+            let lags = |number: &u32| self.channels.get(*number).is_some_and(Channel::has_laggards);
+            // A topic that waits for more messages is delivered when it is due.
+            if !topic.dirty && topic.channels.iter().any(lags) {
+                self.deliver_topic(id, now, sink);
+            }
+        }
+    }
+
+    /// Whether some subscriber lags.
+    pub fn has_laggards(&self) -> bool {
+        self.sums.laggards > 0
+    }
+
+    /// Lists the topics whose subscribers must be sent a heartbeat, because nothing was sent for this long. They then
+    /// count as served.
+    pub fn silent(&mut self, now: Nanos, silent: &mut Vec<TopicId>) {
+        for (key, topic) in self.table.iter_mut() {
+            if topic.dirty || topic.spoke_at + topic.state.settings.heartbeat > now {
+                continue;
+            }
+            let hears = |number: &u32| {
+                self.channels.get(*number).is_some_and(|channel| channel.format.dialect != Encoding::Raw)
+            };
+            if topic.channels.iter().any(hears) {
+                topic.spoke_at = now;
+                silent.push(TopicId::from_key(key));
+            }
+        }
+    }
+
+    /// Delivery counts of this shard's subscribers.
+    pub fn deliveries(&self) -> Deliveries {
+        let mut deliveries = self.sums.deliveries;
+        for channel in self.channels.iter() {
+            if let Some((_, topic)) = self.table.at(channel.topic) {
+                channel.complete(&topic.state.settings, &mut deliveries);
+            }
+        }
+        deliveries
+    }
+
+    /// The report of a topic on this shard.
+    pub fn report(&self, id: TopicId) -> Option<TopicReport> {
+        self.table.get(id.key()).map(|topic| self.report_of(topic))
+    }
+
+    /// The reports of all topics.
+    pub fn reports(&self) -> impl Iterator<Item = TopicReport> {
+        self.table.values().map(|topic| self.report_of(topic))
+    }
+
+    fn report_of(&self, topic: &Topic) -> TopicReport {
+        let channels = || topic.channels.iter().filter_map(|number| self.channels.get(*number));
+        let TopicState { name, settings, deliveries, .. } = &topic.state;
+        let mut deliveries = *deliveries;
+        channels().for_each(|channel| channel.complete(settings, &mut deliveries));
+        TopicReport {
+            name: name.to_string(),
+            owner: None,
+            subscribers: channels().map(|channel| channel.count() as u64).sum(),
+            deliveries,
+            log_bytes: channels().map(|channel| channel.log.charged_bytes() as u64).sum(),
+        }
+    }
+}
+
+fn report_of_left(name: &str, deliveries: &Deliveries) -> TopicReport {
+    TopicReport { name: name.to_owned(), deliveries: *deliveries, ..TopicReport::default() }
+}

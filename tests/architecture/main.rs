@@ -1,0 +1,173 @@
+//! Checks the source against ARCHITECTURE.md: imports between modules, import cycles between files, the places of unsafe
+//! code, features for tests only, and files that no module includes.
+
+mod cycles;
+mod sources;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use cycles::components;
+use sources::Crate;
+
+/// Maximum number of files in an import cycle.
+const CYCLE_FILES_MAX: usize = 3;
+
+#[test]
+fn no_import_cycle_has_more_than_three_files() {
+    let mut long = Vec::new();
+    for part in crates() {
+        for cycle in components(&part.imports()) {
+            if cycle.len() > CYCLE_FILES_MAX {
+                let files: Vec<_> = cycle.iter().map(|file| relative(file)).collect();
+                long.push(format!("{} files: {}", files.len(), files.join(" ")));
+            }
+        }
+    }
+    assert!(long.is_empty(), "import cycles of more than {CYCLE_FILES_MAX} files:\n{}", long.join("\n"));
+}
+
+/// Cargo enforces the order of crates; this test enforces the order of modules within a crate.
+#[test]
+fn modules_import_only_those_before_them_in_the_table() {
+    let table = import_table();
+    let mut offences = Vec::new();
+    for part in crates() {
+        let Some(order) = table.get(&part.name) else { continue };
+        let position = |file: &Path| {
+            let module = part.module_below_root(file)?;
+            order.iter().position(|row| row.contains(&module))
+        };
+        for (file, imported) in part.imports() {
+            for other in imported {
+                if let (Some(own), Some(its)) = (position(&file), position(&other))
+                    && its > own
+                {
+                    offences.push(format!("{} imports {}", relative(&file), relative(&other)));
+                }
+            }
+        }
+        for module in part.modules_below_root() {
+            let listed = order.iter().flatten().filter(|listed| **listed == module).count();
+            assert_eq!(listed, 1, "ARCHITECTURE.md names module `{module}` of {} {listed} times", part.name);
+        }
+    }
+    assert!(offences.is_empty(), "imports against the order of ARCHITECTURE.md:\n{}", offences.join("\n"));
+}
+
+#[test]
+fn unsafe_code_stays_behind_its_two_fences() {
+    let mut offences = Vec::new();
+    for part in crates() {
+        for file in part.files() {
+            let fenced =
+                ["src/runtime/driver", "src/proto/simd"].iter().any(|f| relative(file).starts_with(f));
+            if !fenced && part.has_unsafe_code(file) {
+                offences.push(relative(file));
+            }
+        }
+    }
+    assert!(offences.is_empty(), "`unsafe` outside of the fences: {}", offences.join(" "));
+}
+
+#[test]
+fn every_crate_forbids_unsafe_code_outside_the_fences() {
+    for part in crates() {
+        let text = fs::read_to_string(part.root()).expect("its root");
+        let head = match part.name.as_str() {
+            // The module with unsafe code could not override a `forbid`.
+            "proto" | "runtime" => "#![deny(unsafe_code)]",
+            _ => "#![forbid(unsafe_code)]",
+        };
+        assert!(text.contains(head), "{} lacks {head}", relative(part.root()));
+    }
+    let main = fs::read_to_string(root().join("src/cli/main.rs")).expect("the program");
+    assert!(main.contains("#![forbid(unsafe_code)]"), "src/cli/main.rs may have unsafe code");
+}
+
+#[test]
+fn every_file_under_src_belongs_to_a_module() {
+    for part in crates() {
+        let mut included = String::new();
+        for file in part.files() {
+            included += &fs::read_to_string(file).expect("a source file");
+        }
+        for file in files_under(part.root().parent().expect("its folder")) {
+            let name = file.file_name().expect("a file").to_string_lossy();
+            let known = match file.extension().and_then(|e| e.to_str()) {
+                Some("rs") => {
+                    part.files().any(|known| *known == file) || relative(&file) == "src/cli/main.rs"
+                }
+                Some("toml") => name == "Cargo.toml",
+                _ => included.contains(&*name),
+            };
+            assert!(known, "no module names {}", relative(&file));
+        }
+    }
+}
+
+#[test]
+fn every_source_file_says_what_it_is_for_and_none_is_called_mod() {
+    for part in crates() {
+        for file in part.files() {
+            let text = fs::read_to_string(file).expect("a source file");
+            assert!(text.starts_with("//! "), "{} has no head", relative(file));
+            assert!(!file.ends_with("mod.rs"), "{} is in the other module style", relative(file));
+        }
+    }
+}
+
+#[test]
+fn the_simulation_is_enabled_by_tests_only() {
+    for part in crates() {
+        let manifest = fs::read_to_string(part.root().with_file_name("Cargo.toml")).expect("a manifest");
+        let production = manifest.split("[dev-dependencies]").next().expect("its beginning");
+        assert!(!production.contains("\"sim\""), "{} builds the simulation into the release", part.name);
+    }
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn relative(file: &Path) -> String {
+    file.strip_prefix(root()).expect("in the repository").display().to_string()
+}
+
+/// The crates in the folders of `src`.
+fn crates() -> Vec<Crate> {
+    let folders =
+        fs::read_dir(root().join("src")).expect("a folder").map(|entry| entry.expect("an entry").path());
+    let roots = folders.map(|folder| folder.join("lib.rs")).filter(|root| root.is_file());
+    let mut crates: Vec<Crate> = roots.map(|root| Crate::read(&root)).collect();
+    crates.sort_by(|one, other| one.name.cmp(&other.name));
+    assert!(crates.len() >= 8, "only {} crates found", crates.len());
+    crates
+}
+
+fn files_under(directory: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() { files.extend(files_under(&path)) } else { files.push(path) }
+    }
+    files.sort();
+    files
+}
+
+/// Rows of the table under "Modules within crates": the crate, then its modules, the lowest first. Modules between the same
+/// commas may import one another.
+fn import_table() -> BTreeMap<String, Vec<Vec<String>>> {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
+    let section = text.split_once("## Modules within crates").expect("a section of that name").1;
+    let section = section.split_once("\n## ").map_or(section, |(own, _)| own);
+    let rows = section.lines().filter(|line| line.starts_with("| `"));
+    let names = |cell: &str| cell.split_whitespace().map(|name| name.trim_matches('`').to_owned()).collect();
+    rows.map(|row| {
+        let mut cells = row.trim_matches('|').split('|').map(str::trim);
+        let name = cells.next().expect("a crate").trim_matches('`').to_owned();
+        (name, cells.next().expect("its modules").split(',').map(names).collect())
+    })
+    .collect()
+}

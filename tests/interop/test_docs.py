@@ -1,0 +1,64 @@
+"""`scripts/docs --check`: the links, anchors and command lines that it reports as wrong."""
+
+import os
+import sys
+import tempfile
+import unittest
+from unittest import mock
+
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "scripts"))
+
+import docs_check  # noqa: E402
+
+
+class OnePage(unittest.TestCase):
+    def setUp(self):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.path = os.path.join(directory.name, "page.md")
+
+    def problems(self, text, of=docs_check.source_links):
+        docs_check.read.cache_clear()
+        docs_check.anchors.cache_clear()
+        with open(self.path, "w") as file:
+            file.write(text)
+        with mock.patch.object(docs_check, "sources", lambda: [self.path]):
+            return len(list(of()))
+
+
+class Sources(OnePage):
+    def test_files_and_headings_that_exist_are_links(self):
+        self.assertEqual(self.problems("# A b: `--c-d`\n[x](page.md#a-b---c-d) [y](#a-b---c-d) [z](https://nowhere.example)\n"), 0)
+
+    def test_files_and_headings_that_do_not_exist_are_not(self):
+        self.assertEqual(self.problems("# A\n[x](other.md) ![y](no.svg) [z](#b)\n<img src=\"gone.svg\">\n"), 4)
+
+    def test_code_has_neither_links_nor_headings(self):
+        self.assertEqual(self.problems("```text\n# B\n[x](other.md)\n```\n`[y](other.md)`\n"), 0)
+        self.assertEqual(self.problems("[z](#b)\n```text\n# B\n```\n"), 1)
+
+    def test_repeated_headings_are_numbered(self):
+        self.assertEqual(self.problems("# A\n# A\n[x](#a-1)\n"), 0)
+
+
+class Commands(OnePage):
+    def wrong(self, line):
+        known = {"": {"--version"}, "serve": {"--listen", "--log"}, "bench": {"-c", "--rate"}}
+        with mock.patch.object(docs_check, "flags", known.get):
+            return self.problems(f"```sh\n{line}\n```\n", docs_check.command_lines)
+
+    def test_known_flags_are_taken_wherever_the_command_stands(self):
+        for line in (
+            "echoring --version", "echoring serve --listen=unix:/x --log debug   # --nothing",
+            "echo --yes | echoring bench ws://x -c 3 && echoring serve", "for a in 1; do echoring serve --log $a & done",
+            "RUST_LOG=info echoring bench \\\n    --rate 'a --b'", "scripts/docs --check",
+        ):
+            self.assertEqual(self.wrong(line), 0, line)
+
+    def test_unknown_flags_commands_and_scripts_are_not(self):
+        for line in ("echoring serve --lisen x", "echo | echoring bench -d 3", "echoring dance", "scripts/nothing", "echoring serve 'x"):
+            self.assertEqual(self.wrong(line), 1, line)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,20 @@
+//! An attack catalogue: violations of the protocol, by mistake or on purpose, and the server's reactions.
+//!
+//! Every test runs the real binary and talks to it over real sockets, on both drivers, with client code that shares
+//! nothing with the crate's. Tests wait for events of the server; a test's own deadline only ends a test that would
+//! hang.
+#![forbid(unsafe_code)]
+
+#[path = "../../support/certificate.rs"]
+mod certificate;
+mod compression;
+mod draining;
+mod frames;
+mod handshake;
+mod memory;
+#[path = "../../support/patient.rs"]
+mod patient;
+mod peer;
+mod resources;
+mod server;
+mod tls;
