@@ -66,6 +66,12 @@ pub fn server_config(cert_pem: &Path, key_pem: &Path) -> Result<Arc<ServerConfig
     Ok(Arc::new(config))
 }
 
+/// `config` with the ticket keys of `used`, which it replaces: clients resume sessions that they began before.
+pub fn with_ticket_keys_of(mut config: Arc<ServerConfig>, used: &ServerConfig) -> Arc<ServerConfig> {
+    Arc::make_mut(&mut config).ticketer = Arc::clone(&used.ticketer);
+    config
+}
+
 /// Warnings about the validity period of the certificates in a PEM file at the time `now`, one line for each.
 ///
 /// # Errors

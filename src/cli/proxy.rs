@@ -382,7 +382,11 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     let handle = proxy.handle();
     let (draining, failing) = (proxy.handle(), proxy.handle());
     signals
-        .handle(move || draining.drain(), move |reason| failing.fail(reason))
+        .handle(
+            move || draining.drain(),
+            || tracing::info!("SIGHUP: the proxy has nothing to reload"),
+            move |reason| failing.fail(reason),
+        )
         .map_err(|error| cannot_handle_signals(&error))?;
     print_listening(&proxy, scheme);
     match proxy.join() {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::commands::{CommandSender, OwnedPublication, PublishError, Published, ShardCommand};
 use crate::limits::{BROKEN_DRAIN_TIMEOUT, SNAPSHOT_TIMEOUT};
+use crate::reconfigure::LiveLimits;
 use crate::watchdog::Watchdog;
 use echoring_async::limits::DRAIN_TIMEOUT;
 use echoring_proto::limits::Nanos;
@@ -20,7 +21,7 @@ pub type Snapshot = stats::Snapshot<HubReport>;
 pub struct Handle {
     pub(crate) remotes: Arc<[Remote<ShardCommand, HubReport>]>,
     pub(crate) commands: CommandSender,
-    pub(crate) message_bytes_max: u64,
+    pub(crate) limits: Arc<LiveLimits>,
     pub(crate) watchdog: Arc<Watchdog>,
     pub(crate) failure: Arc<FailureState>,
 }
@@ -65,11 +66,6 @@ impl Handle {
     /// The report of each shard about one topic; `None` from a shard that does not know it.
     pub fn topic(&self, name: &str) -> Vec<(usize, Option<TopicReport>)> {
         self.commands.topic(name)
-    }
-
-    /// Maximum message size in bytes.
-    pub fn message_bytes_max(&self) -> u64 {
-        self.message_bytes_max
     }
 
     /// The numbers of the shards that have not answered for a second, or have ended. Blocks for a second at most.

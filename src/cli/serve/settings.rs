@@ -2,17 +2,20 @@
 //!
 //! Nothing here starts anything; the only files read are those of TLS, since a server without them must not start.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::ArgMatches;
 use rustls::pki_types::UnixTime;
 
-use super::args::{Admin, Args, CpuList, Demo, Profile, Shards};
+use super::args::{Admin, Args, CpuList, Demo, Profile, Shards, Watch};
+use super::config;
 use super::topics::{Tables, Topics};
+use super::watch::Version;
 use crate::Failure;
-use crate::file::flags::{Given, Origins};
+use crate::file::flags::{Flag, Given, Origins};
 use echoring_async::tls;
 use echoring_proto::handshake::{HostPolicy, OriginPolicy};
 use echoring_proto::limits;
@@ -39,6 +42,15 @@ pub(super) struct Settings {
     pub(super) matches: ArgMatches,
     /// Where they were given.
     pub(super) origins: Origins,
+    /// Which files are watched for changes.
+    pub(super) watch: Watch,
+    /// The file of `--config`, and its version when it was read.
+    pub(super) config_file: Option<(PathBuf, Version)>,
+    /// The files with certificates, keys and tokens, and their versions when they were read.
+    pub(super) secret_files: Vec<(PathBuf, Version)>,
+    /// What the options and the topics were read from.
+    flags: Vec<Flag>,
+    tables: Tables,
 }
 
 impl Settings {
@@ -46,19 +58,58 @@ impl Settings {
     ///
     /// # Errors
     /// [`Failure::Usage`] for contradictions, [`Failure::Environment`] for certificates that cannot be used.
-    pub(super) fn new(given: Given<Args>, tables: &Tables) -> Result<Settings, Failure> {
-        let Given { args, matches, origins } = given;
+    pub(super) fn new(given: Given<Args>, tables: Tables) -> Result<Settings, Failure> {
+        let Given { args, matches, origins, flags } = given;
         check(&args, &origins)?;
-        let topics = topics(&args, tables)?;
+        let topics = topics(&args, &tables)?;
         let tls_files = certificate_and_key(&args, &origins)?;
+        let secret_files = tls_files.iter().flat_map(|(cert, key)| [cert, key]).chain(&args.admin_token_file);
+        let secret_files = secret_files.map(|file| (file.clone(), Version::of(file))).collect();
         let server = ServerConfig {
             topics: topics.rules(),
             tls: tls_files.as_ref().map(|(cert, key)| secured(cert, key)).transpose()?,
             ..with_pages(ServerConfig::default(), &args, &origins)?
         };
         let server = with_protocol(with_limits(with_io(server, &args), &args), &args);
-        let Args { admin, admin_token_file, log, .. } = args;
-        Ok(Settings { server, admin, admin_token_file, log, tls_files, topics, matches, origins })
+        let Args { admin, admin_token_file, log, watch, .. } = args;
+        Ok(Settings {
+            server,
+            admin,
+            admin_token_file,
+            log,
+            tls_files,
+            topics,
+            matches,
+            origins,
+            watch,
+            config_file: None,
+            secret_files,
+            flags,
+            tables,
+        })
+    }
+
+    /// These settings as far as a server that runs with `running` can take them over, and `running` for the rest. `is_kept`
+    /// names further keys that it cannot change.
+    ///
+    /// # Errors
+    /// If the two do not agree with one another.
+    pub(super) fn as_far_as_live(
+        &self,
+        running: &Settings,
+        is_kept: impl Fn(&str) -> bool,
+    ) -> Result<Settings, Failure> {
+        let tls_begins_or_ends = self.tls_files.is_some() != running.tls_files.is_some();
+        let is_kept =
+            |key: &str| is_kept(key) || (tls_begins_or_ends && matches!(key, "tls_cert" | "tls_key"));
+        let next = Settings::new(config::live(&self.flags, &running.flags, is_kept)?, self.tables.clone())?;
+        Ok(Settings { config_file: self.config_file.clone(), ..next })
+    }
+
+    /// The same settings with what their files have in them now.
+    pub(super) fn reread(&self) -> Result<Settings, Failure> {
+        let settings = Settings::new(config::parse(self.flags.clone())?, self.tables.clone())?;
+        Ok(Settings { config_file: self.config_file.clone(), ..settings })
     }
 
     /// The settings as they are on this host.
@@ -254,9 +305,19 @@ fn host_policy(mut allowed: Vec<String>, origins: &[String], listen: &[ListenAdd
     HostPolicy::Local(allowed)
 }
 
-/// What was typed stays for as long as the process.
+/// What was typed stays for as long as the process, once however often it is read.
 fn static_names(names: &[String]) -> Vec<&'static str> {
-    names.iter().map(|name| &*name.clone().leak()).collect()
+    static KNOWN: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut lasting = |name: &String| match known.get(name.as_str()) {
+        Some(name) => *name,
+        None => {
+            let name: &'static str = name.clone().leak();
+            known.insert(name);
+            name
+        }
+    };
+    names.iter().map(&mut lasting).collect()
 }
 
 #[cfg(test)]
