@@ -16,6 +16,7 @@ use super::reload::Reload;
 use super::topics::keys;
 use crate::compress::Compress;
 use crate::values;
+use echoring_async::tls::ClientAuth;
 use echoring_proto::handshake::SubprotocolPreference;
 use echoring_proto::limits;
 use echoring_server::limits::{SUBSCRIPTIONS_DEFAULT, TOPICS_DEFAULT};
@@ -83,17 +84,35 @@ pub(crate) struct Args {
     #[arg(long, add = Reload::Live, value_name = "ORIGIN", value_parser = values::origin)]
     pub(super) allow_origin: Vec<String>,
 
-    /// Speak TLS with this certificate: a PEM chain, leaf certificate first
+    /// Speak TLS with this certificate: a PEM chain, leaf certificate first; repeatable
     ///
-    /// It needs --tls-key. See docs/guide/operate.md#tls.
+    /// It needs --tls-key. Of several, a client gets the first for the name that it asks for (SNI), and the first of all if
+    /// there is none. See docs/guide/operate.md#tls.
     #[arg(long, add = Reload::Live, value_name = "FILE")]
-    pub(super) tls_cert: Option<PathBuf>,
+    pub(super) tls_cert: Vec<PathBuf>,
 
-    /// Private key of --tls-cert: a PEM file
+    /// Private key of --tls-cert: a PEM file; repeatable
     ///
-    /// It needs --tls-cert.
+    /// It needs --tls-cert. The first key belongs to the first certificate, and so on.
     #[arg(long, add = Reload::Live, value_name = "FILE")]
-    pub(super) tls_key: Option<PathBuf>,
+    pub(super) tls_key: Vec<PathBuf>,
+
+    /// OCSP response to send with --tls-cert: a DER file; repeatable
+    ///
+    /// The first response belongs to the first certificate, and so on. A job such as cron has to renew it. See
+    /// docs/guide/operate.md#tls.
+    #[arg(long, add = Reload::Live, value_name = "FILE", help_heading = PROTOCOL)]
+    pub(super) tls_ocsp: Vec<PathBuf>,
+
+    /// Ask clients for a certificate that is issued under one of this PEM file
+    ///
+    /// See docs/guide/operate.md#certificates-of-clients.
+    #[arg(long, add = Reload::Live, value_name = "FILE", help_heading = PROTOCOL)]
+    pub(super) tls_client_ca: Option<PathBuf>,
+
+    /// Whether clients must have such a certificate
+    #[arg(long, add = Reload::Live, value_enum, default_value_t = TlsClient::Required, help_heading = PROTOCOL)]
+    pub(super) tls_client: TlsClient,
 
     /// Number of event loops, each pinned to a CPU of its own
     ///
@@ -419,6 +438,24 @@ impl From<Preference> for SubprotocolPreference {
         match preference {
             Preference::Server => SubprotocolPreference::Server,
             Preference::Client => SubprotocolPreference::Client,
+        }
+    }
+}
+
+/// Whether clients must have a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum TlsClient {
+    /// Clients without a certificate are accepted
+    Optional,
+    /// Clients without a certificate are refused in the handshake
+    Required,
+}
+
+impl From<TlsClient> for ClientAuth {
+    fn from(clients: TlsClient) -> ClientAuth {
+        match clients {
+            TlsClient::Optional => ClientAuth::Optional,
+            TlsClient::Required => ClientAuth::Required,
         }
     }
 }

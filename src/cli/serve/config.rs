@@ -411,7 +411,7 @@ pub(super) mod tests {
     fn a_variable_that_is_not_text_is_refused_unless_it_is_a_path() {
         let command = flags::command::<Args>();
         for (id, is_accepted) in
-            [("tls_cert", true), ("log", false), ("subprotocol", false), ("takeover", false)]
+            [("admin_token_file", true), ("log", false), ("subprotocol", false), ("takeover", false)]
         {
             let name = OsString::from(format!("ECHORING_{}", id.to_uppercase()));
             let value = OsString::from_vec(b"\xff".to_vec());

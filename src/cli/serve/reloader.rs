@@ -22,7 +22,6 @@ use super::settings::Settings;
 use super::watch::{Version, Watched};
 use crate::limits::{RELOAD_TIMEOUT, WATCH_INTERVAL};
 use crate::{Failure, environment, logging};
-use echoring_async::tls;
 use echoring_server::Handle;
 use echoring_server::control::{self, Reload, ReloadCounters, Reloaded};
 
@@ -175,9 +174,7 @@ impl Running {
         let beyond = self.server.needs_restart(&wanted.server);
         let is_kept = |key: &str| beyond.iter().any(|beyond| key_of(beyond.setting) == key);
         let mut next = wanted.as_far_as_live(&self.settings, is_kept)?;
-        if let (Some(tls), Some(used)) = (next.server.tls.take(), &self.settings.server.tls) {
-            next.server.tls = Some(tls::with_ticket_keys_of(tls, used));
-        }
+        next.keep_ticket_keys_of(&self.settings);
         let hint = |change: Change| {
             let beyond = beyond.iter().find(|beyond| key_of(beyond.setting) == change.key);
             let hint = beyond.map(|beyond| format!("at most {} without a restart", beyond.most));

@@ -3,7 +3,7 @@
 //! Nothing here starts anything; the only files read are those of TLS, since a server without them must not start.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use super::topics::{Tables, Topics};
 use super::watch::Version;
 use crate::Failure;
 use crate::file::flags::{Flag, Given, Origins};
-use echoring_async::tls;
+use echoring_async::tls::{self, CertificateFiles, ServerTls};
 use echoring_proto::handshake::{HostPolicy, OriginPolicy};
 use echoring_proto::limits;
 use echoring_proto::limits::Nanos;
@@ -34,8 +34,8 @@ pub(super) struct Settings {
     pub(super) admin_token_file: Option<PathBuf>,
     /// The filter of the log.
     pub(super) log: String,
-    /// The files of the certificate and of its key that `server` has read.
-    pub(super) tls_files: Option<(PathBuf, PathBuf)>,
+    /// The files of TLS that `server` has read.
+    pub(super) tls: Option<ServerTls>,
     /// The topics of `server`, as they were configured.
     pub(super) topics: Topics,
     /// The options that all this was made of.
@@ -62,12 +62,12 @@ impl Settings {
         let Given { args, matches, origins, flags } = given;
         check(&args, &origins)?;
         let topics = topics(&args, &tables)?;
-        let tls_files = certificate_and_key(&args, &origins)?;
-        let secret_files = tls_files.iter().flat_map(|(cert, key)| [cert, key]).chain(&args.admin_token_file);
-        let secret_files = secret_files.map(|file| (file.clone(), Version::of(file))).collect();
+        let tls = server_tls(&args, &origins)?;
+        let secret_files = tls.iter().flat_map(ServerTls::files).chain(args.admin_token_file.as_deref());
+        let secret_files = secret_files.map(|file| (file.to_owned(), Version::of(file))).collect();
         let server = ServerConfig {
             topics: topics.rules(),
-            tls: tls_files.as_ref().map(|(cert, key)| secured(cert, key)).transpose()?,
+            tls: tls.as_ref().map(secured).transpose()?,
             ..with_pages(ServerConfig::default(), &args, &origins)?
         };
         let server = with_protocol(with_limits(with_io(server, &args), &args), &args);
@@ -77,7 +77,7 @@ impl Settings {
             admin,
             admin_token_file,
             log,
-            tls_files,
+            tls,
             topics,
             matches,
             origins,
@@ -99,11 +99,22 @@ impl Settings {
         running: &Settings,
         is_kept: impl Fn(&str) -> bool,
     ) -> Result<Settings, Failure> {
-        let tls_begins_or_ends = self.tls_files.is_some() != running.tls_files.is_some();
-        let is_kept =
-            |key: &str| is_kept(key) || (tls_begins_or_ends && matches!(key, "tls_cert" | "tls_key"));
+        let tls_begins_or_ends = self.tls.is_some() != running.tls.is_some();
+        let is_kept = |key: &str| is_kept(key) || (tls_begins_or_ends && key.starts_with("tls_"));
         let next = Settings::new(config::live(&self.flags, &running.flags, is_kept)?, self.tables.clone())?;
         Ok(Settings { config_file: self.config_file.clone(), ..next })
+    }
+
+    /// Takes over the ticket keys of `running`, so that its clients resume their sessions; not where clients have
+    /// certificates, which a resumed session does not show again.
+    pub(super) fn keep_ticket_keys_of(&mut self, running: &Settings) {
+        let ask = |settings: &Settings| settings.tls.as_ref().is_some_and(|tls| tls.clients.is_some());
+        if ask(self) || ask(running) {
+            return;
+        }
+        if let Some(used) = &running.server.tls {
+            self.server.tls = self.server.tls.take().map(|tls| tls::with_ticket_keys_of(tls, used));
+        }
     }
 
     /// The same settings with what their files have in them now.
@@ -133,8 +144,11 @@ impl Settings {
     /// # Errors
     /// When the certificate cannot be read any more.
     pub(super) fn warnings(&self) -> Result<Vec<String>, Failure> {
-        let Some((cert, _)) = &self.tls_files else { return Ok(Vec::new()) };
-        tls::expiry_warnings(cert, UnixTime::now()).map_err(|error| Failure::Environment(error.to_string()))
+        let chains = self.tls.iter().flat_map(|tls| &tls.certificates).map(|files| &files.chain);
+        let authorities = self.tls.iter().flat_map(|tls| &tls.clients).map(|(ca, _)| ca);
+        let warnings = chains.chain(authorities).map(|file| tls::expiry_warnings(file, UnixTime::now()));
+        let warnings: Result<Vec<_>, _> = warnings.collect();
+        warnings.map(|warnings| warnings.concat()).map_err(|error| Failure::Environment(error.to_string()))
     }
 }
 
@@ -246,17 +260,37 @@ fn with_pages(server: ServerConfig, args: &Args, origins: &Origins) -> Result<Se
     Ok(ServerConfig { test_endpoints: is_on, demo_pages: is_on, ..server })
 }
 
-/// Both files of TLS, or none.
-fn certificate_and_key(args: &Args, origins: &Origins) -> Result<Option<(PathBuf, PathBuf)>, Failure> {
-    match (&args.tls_cert, &args.tls_key) {
-        (Some(_), None) => Err(origins.wrong("--tls-cert", "needs its private key, --tls-key")),
-        (None, Some(_)) => Err(origins.wrong("--tls-key", "needs its certificate, --tls-cert")),
-        (cert, key) => Ok(cert.clone().zip(key.clone())),
+/// The files of TLS; `None` without certificates.
+fn server_tls(args: &Args, origins: &Origins) -> Result<Option<ServerTls>, Failure> {
+    let Args { tls_cert, tls_key, tls_ocsp, tls_client_ca, tls_client, .. } = args;
+    match (tls_cert.len(), tls_key.len()) {
+        (certs, keys) if certs > keys => {
+            return Err(origins.wrong("--tls-cert", "needs its private key, --tls-key"));
+        }
+        (certs, keys) if certs < keys => {
+            return Err(origins.wrong("--tls-key", "needs its certificate, --tls-cert"));
+        }
+        (certs, _) if tls_ocsp.len() > certs => {
+            return Err(origins.wrong("--tls-ocsp", "needs its certificate, --tls-cert"));
+        }
+        (0, _) if tls_client_ca.is_some() => {
+            return Err(origins.wrong("--tls-client-ca", "needs TLS: give --tls-cert and --tls-key"));
+        }
+        (0, _) => return Ok(None),
+        _ => {}
     }
+    let mut ocsp = tls_ocsp.iter();
+    let certificates = tls_cert.iter().zip(tls_key).map(|(chain, key)| CertificateFiles {
+        chain: chain.clone(),
+        key: key.clone(),
+        ocsp: ocsp.next().cloned(),
+    });
+    let clients = tls_client_ca.clone().map(|ca| (ca, (*tls_client).into()));
+    Ok(Some(ServerTls { certificates: certificates.collect(), clients }))
 }
 
-fn secured(cert: &Path, key: &Path) -> Result<Arc<rustls::ServerConfig>, Failure> {
-    tls::server_config(cert, key).map_err(|error| Failure::Environment(error.to_string()))
+fn secured(tls: &ServerTls) -> Result<Arc<rustls::ServerConfig>, Failure> {
+    tls::server_config(tls).map_err(|error| Failure::Environment(error.to_string()))
 }
 
 fn origin_policy(allowed: &[String]) -> OriginPolicy {
@@ -396,6 +430,10 @@ mod tests {
             &["--profile", "fast"],
             &["--tls-cert", "f"],
             &["--tls-key", "f"],
+            &["--tls-cert", "f", "--tls-key", "f", "--tls-cert", "g"],
+            &["--tls-ocsp", "f"],
+            &["--tls-client-ca", "f"],
+            &["--tls-client", "maybe"],
             &["--max-topics", "0"],
             &["--max-subscriptions", "0"],
             &["stray"],
