@@ -103,6 +103,9 @@ pub fn extract<'a>(request: &Request<'a>, upgrade: &Upgrade<'a>, sources: &Sourc
 
 /// `Authorization` (RFC 9110, 11.6.2). A scheme that is not looked for may be meant for a proxy, and is ignored.
 fn authorization<'a>(request: &Request<'a>, sources: &Sources) -> Presented<'a> {
+    if !sources.tokens && !sources.passwords {
+        return Presented::Nothing;
+    }
     let mut fields = request.values("authorization");
     let (first, second) = (fields.next(), fields.next());
     let Some(value) = first else { return Presented::Nothing };
@@ -281,6 +284,7 @@ mod tests {
             ("/?token=a", ""),
             ("/", "Cookie: session=a\r\n"),
             ("/", "Authorization: Bearer a\r\n"),
+            ("/", "Authorization: Bearer a\r\nAuthorization: Bearer b\r\n"),
             ("/", "Authorization: Basic dTpw\r\n"),
             ("/", "Sec-WebSocket-Protocol: bearer, a\r\n"),
         ] {

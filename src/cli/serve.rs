@@ -3,6 +3,7 @@
 //! `args` declares the options, `config` reads them from every source, `settings` makes of them what the server runs with.
 
 mod args;
+mod auth;
 mod check;
 mod config;
 mod reload;

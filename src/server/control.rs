@@ -177,6 +177,7 @@ impl ControlThread {
             draining: self.draining.load(Ordering::Relaxed),
             control: RUNTIME,
             shards: self.shards,
+            auth: self.server.auth(),
         };
         let server = self.server.clone();
         // The call waits for the shards, so it must not block this thread.

@@ -7,9 +7,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
+use crate::auth::AuthCounters;
 use crate::broadcast::MAIL_OVERHEAD_BYTES;
 use crate::commands::CommandSender;
-use crate::config::{ListenAddress, ServerConfig, StartError};
+use crate::config::{ListenAddress, ServerConfig, StartError, StartErrorKind};
 use crate::handle::{End, FailureState, Handle, Snapshot};
 use crate::host::Resolved;
 use crate::limits::{
@@ -59,6 +60,13 @@ impl Server {
     ) -> Result<Server, StartError> {
         let before_accepting = ready;
         let Resolved { shards, cpus, connections_max: connections } = Resolved::of(&config)?;
+        if let Some(auth) = &config.auth {
+            auth.start().map_err(|error| {
+                let problem = format!("no thread for authentication: {error}");
+                StartError::new(StartErrorKind::Thread, problem, "raise the limit on processes")
+            })?;
+        }
+        let auth_counters = Arc::<AuthCounters>::default();
         let listeners = listeners::open(&config, shards)?;
         let budget = Budget::new(config.memory_budget_bytes);
         let seats = Budget::new(u64::from(connections));
@@ -91,6 +99,7 @@ impl Server {
                 topics: Lease::new(topics.clone(), TOPIC_LEASE),
                 seed: random_seed(),
                 placement,
+                auth_counters: Arc::clone(&auth_counters),
             },
         });
         let options = LaunchOptions { thread_name: "shard", driver: config.driver };
@@ -111,8 +120,14 @@ impl Server {
         let driver = launched.driver();
         let commands = CommandSender::new(Arc::clone(&remotes), placement);
         let watchdog = Arc::new(Watchdog::new(shards));
-        let handle =
-            Handle { remotes, commands, message_bytes_max: config.message_bytes_max, watchdog, failure };
+        let handle = Handle {
+            remotes,
+            commands,
+            message_bytes_max: config.message_bytes_max,
+            watchdog,
+            failure,
+            auth_counters,
+        };
         // This is the only place that sets the failure.
         let _ = started.set(handle.clone());
         let threads = launched.run();

@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgMatches};
 
 use super::args::{Args, CpuList};
+use super::auth;
 use super::config;
 use super::settings::Settings;
 use super::topics::Topic;
@@ -42,7 +43,8 @@ fn not_used(variables: &[String]) -> String {
 impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let command = flags::command::<Args>();
-        for arg in config::keys(&command) {
+        let (auth_keys, keys): (Vec<_>, Vec<_>) = config::keys(&command).partition(|arg| is_auth(arg));
+        for arg in keys {
             let key = arg.get_id();
             // `auto` depends on what else is said.
             if key == "demo" {
@@ -50,6 +52,13 @@ impl fmt::Display for Settings {
                 write_value(f, "demo", value, self.origins.shown(arg))?;
             } else if let Some(value) = value(arg, &self.matches) {
                 write_value(f, key.as_str(), &value, self.origins.shown(arg))?;
+            }
+        }
+        writeln!(f, "\n[{}]", auth::TABLE)?;
+        for arg in auth_keys {
+            if let Some(value) = value(arg, &self.matches) {
+                let key = arg.get_id().as_str().trim_start_matches(auth::PREFIX);
+                write_value(f, key, &value, self.origins.shown(arg))?;
             }
         }
         writeln!(f, "\n[topic_defaults]")?;
@@ -60,6 +69,11 @@ impl fmt::Display for Settings {
         }
         Ok(())
     }
+}
+
+/// Whether an option is in the table `[auth]` of the file.
+fn is_auth(arg: &Arg) -> bool {
+    arg.get_id().as_str().starts_with(auth::PREFIX)
 }
 
 /// A line of the file. A comment names the origin of a value that is no default.

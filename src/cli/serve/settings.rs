@@ -33,6 +33,8 @@ pub(super) struct Settings {
     pub(super) log: String,
     /// The files of the certificate and of its key that `server` has read.
     pub(super) tls_files: Option<(PathBuf, PathBuf)>,
+    /// Warnings about the settings of authentication.
+    auth_warnings: Vec<String>,
     /// The topics of `server`, as they were configured.
     pub(super) topics: Topics,
     /// The options that all this was made of.
@@ -51,14 +53,27 @@ impl Settings {
         check(&args, &origins)?;
         let topics = topics(&args, tables)?;
         let tls_files = certificate_and_key(&args, &origins)?;
+        let is_open = !args.listen.iter().all(is_local);
+        let auth_warnings = args.auth.warnings(is_open);
         let server = ServerConfig {
             topics: topics.rules(),
+            auth: args.auth.load(&origins)?,
             tls: tls_files.as_ref().map(|(cert, key)| secured(cert, key)).transpose()?,
             ..with_pages(ServerConfig::default(), &args, &origins)?
         };
         let server = with_protocol(with_limits(with_io(server, &args), &args), &args);
         let Args { admin, admin_token_file, log, .. } = args;
-        Ok(Settings { server, admin, admin_token_file, log, tls_files, topics, matches, origins })
+        Ok(Settings {
+            server,
+            admin,
+            admin_token_file,
+            log,
+            tls_files,
+            auth_warnings,
+            topics,
+            matches,
+            origins,
+        })
     }
 
     /// The settings as they are on this host.
@@ -82,8 +97,12 @@ impl Settings {
     /// # Errors
     /// When the certificate cannot be read any more.
     pub(super) fn warnings(&self) -> Result<Vec<String>, Failure> {
-        let Some((cert, _)) = &self.tls_files else { return Ok(Vec::new()) };
-        tls::expiry_warnings(cert, UnixTime::now()).map_err(|error| Failure::Environment(error.to_string()))
+        let mut warnings = self.auth_warnings.clone();
+        if let Some((cert, _)) = &self.tls_files {
+            let expiry = tls::expiry_warnings(cert, UnixTime::now());
+            warnings.extend(expiry.map_err(|error| Failure::Environment(error.to_string()))?);
+        }
+        Ok(warnings)
     }
 }
 

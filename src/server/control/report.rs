@@ -12,6 +12,7 @@ use echoring_proto::connection::Compressed;
 use echoring_runtime::stats::{Counters, LOG};
 use echoring_topics::{Deliveries, Passed, Publications};
 
+use crate::auth::AuthFigures;
 use crate::handle::Snapshot;
 
 /// The schema of the report.
@@ -31,6 +32,7 @@ pub(super) struct Report<'a> {
     /// Shards that did not answer in time; their counters are missing from `node`.
     silent_shards: usize,
     log: LogFigures,
+    auth: AuthFigures,
     node: Figures<'a>,
     shards: Vec<ShardReport<'a>>,
 }
@@ -252,12 +254,13 @@ impl Gauges {
 }
 
 /// The state of the control plane itself.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Node {
     pub(super) uptime_s: f64,
     pub(super) draining: bool,
     pub(super) control: &'static str,
     pub(super) shards: usize,
+    pub(super) auth: AuthFigures,
 }
 
 /// The report as JSON.
@@ -279,6 +282,7 @@ pub(super) fn to_json(node: Node, snapshots: &[Snapshot]) -> serde_json::Result<
         control: node.control,
         silent_shards: node.shards.saturating_sub(snapshots.len()),
         log: LogFigures::now(),
+        auth: node.auth,
         node: Figures::new(&gauges, &counters),
         shards: snapshots.iter().map(shard).collect(),
     };
@@ -336,7 +340,13 @@ mod tests {
             },
             ..Snapshot::default()
         };
-        let node = Node { uptime_s: 1.5, draining: false, control: "tokio", shards: 3 };
+        let node = Node {
+            uptime_s: 1.5,
+            draining: false,
+            control: "tokio",
+            shards: 3,
+            auth: AuthFigures::default(),
+        };
         let json = to_json(node, &[snapshot(0, 5), snapshot(1, 7)]).expect("plain data");
         let report: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
         assert_eq!(report["schema"], "echoring.stats/1");
