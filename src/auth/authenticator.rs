@@ -238,6 +238,19 @@ impl Authenticator {
         Ok(())
     }
 
+    /// Takes over the keys that `used` has read from the same key set, so that tokens need not wait for them.
+    pub fn keep_keys_of(&self, used: &Authenticator) {
+        let source = |shared: &Shared| shared.settings.jwks.as_ref().map(|jwks| jwks.source.clone());
+        if let (Some(jwt), Some(old)) = (&self.shared.jwt, &used.shared.jwt)
+            && source(&self.shared) == source(&used.shared)
+            && !jwt.keys().is_loaded
+            && old.keys().is_loaded
+        {
+            let keys = old.keys();
+            jwt.set_key_set(keys.all[keys.from_files..].to_vec());
+        }
+    }
+
     /// Where credentials are looked for.
     pub fn sources(&self) -> &Sources {
         &self.sources

@@ -4,17 +4,20 @@
 
 mod args;
 mod auth;
+mod changes;
 mod check;
 mod config;
 mod reload;
+mod reloader;
 mod settings;
 mod topics;
 mod variables;
+mod watch;
 
 #[cfg(test)]
 pub(super) use self::config::keys;
 #[cfg(test)]
-pub(super) use self::reload::Reload;
+pub(super) use self::reload::{Reload, reload_of};
 #[cfg(test)]
 pub(super) use self::topics::keys as topic_keys;
 
@@ -22,28 +25,32 @@ use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::ArgMatches;
 
 use self::args::Admin;
 pub(super) use self::args::{Args, Driver, Shards, socket_address};
+use self::config::Sources;
+use self::reloader::{Reloader, Running};
 use self::variables::Variables;
 use super::signals::{EXIT_TIMEOUT, ServerSignals};
 use super::{Failure, environment, print};
 use crate::logging;
-use echoring_server::control::{self, Control, Token, takeover};
+use echoring_server::control::{self, Control, Reloading, Token, takeover};
 use echoring_server::{self, Handle, ListenAddress, Server, StartError, StartErrorKind};
 
 /// Runs the server until a signal ends it. `arguments` were read from `typed`.
 pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Failure> {
     let variables = Variables::new(std::env::vars_os());
-    let settings = config::settings(arguments.config.as_deref(), &variables, typed)?;
+    let sources = Sources { config: arguments.config.clone(), variables, typed: typed.clone() };
+    let settings = sources.settings()?;
     environment::raise_descriptor_limit();
     let warnings = settings.warnings()?;
     let resolved = settings.resolve()?;
     if arguments.check {
         warnings.iter().for_each(|warning| logging::print_last(&format!("warning: {warning}")));
-        let unused = config::unused(&variables);
+        let unused = config::unused(&sources.variables);
         return Ok(print(check::text(&settings, &resolved, &unused).as_bytes()));
     }
     environment::start_log(&settings.log)?;
@@ -58,18 +65,24 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     let taken_over = |addresses: &[ListenAddress], shared: &[SocketAddr]| {
         if takeover { take_over(addresses, shared) } else { Ok(()) }
     };
-    let server = Server::start_after(settings.server, taken_over)
+    let server = Server::start_after(settings.server.clone(), taken_over)
         .map_err(|error| Failure::Environment(error.to_string()))?;
+    let (reloader, reloads) = Reloader::new();
+    let reloading = Reloading { reload: Some(Arc::new(reloader.clone())), ..Reloading::default() };
+    let counters = Arc::clone(&reloading.counters);
     let control = match admin {
         Some(listener) => Some(
-            Control::start(listener, &server, token)
+            Control::start(listener, &server, token, reloading)
                 .map_err(|error| forbidden("the control plane cannot be started", &error))?,
         ),
         None => None,
     };
-    drain_on_signal(signals, server.handle(), control.as_ref().map(Control::handle))
+    let control_handle = || control.as_ref().map(Control::handle);
+    let running = Running { sources, settings, server: server.handle(), control: control_handle(), counters };
+    reloads.start(running).map_err(|error| forbidden("the configuration cannot be reloaded", &error))?;
+    handle_signals(signals, server.handle(), control_handle(), reloader)
         .map_err(|error| forbidden("signals cannot be handled", &error))?;
-    hand_over_to_successor(&server, control.as_ref().map(Control::handle));
+    hand_over_to_successor(&server, control_handle());
     print_listening(&server, scheme);
     let ended = server.join();
     // Nothing of ours listens any more when this process ends, so that the next one can start at once.
@@ -172,11 +185,12 @@ fn print_listening(server: &Server, scheme: &str) {
     let _ = stdout.flush();
 }
 
-/// Has the first signal to end drain the server.
-fn drain_on_signal(
+/// Has the first signal to end drain the server, and SIGHUP reload its configuration.
+fn handle_signals(
     signals: ServerSignals,
     server: Handle,
     control: Option<control::Handle>,
+    reloader: Reloader,
 ) -> io::Result<()> {
     let failing = server.clone();
     let drain = move || {
@@ -185,5 +199,5 @@ fn drain_on_signal(
         }
         server.drain();
     };
-    signals.handle(drain, move |reason| failing.fail(reason))
+    signals.handle(drain, move || drop(reloader.reload_for("SIGHUP")), move |reason| failing.fail(reason))
 }

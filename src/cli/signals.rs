@@ -78,18 +78,19 @@ impl ServerSignals {
     }
 
     /// Handles the signals on separate threads, which do not keep the process alive: the first one to end calls
-    /// `drain`, and the process ends at most [`EXIT_TIMEOUT`] later. `fail` is called with the reason if signals can no
+    /// `drain`, and the process ends at most [`EXIT_TIMEOUT`] later; each SIGHUP calls `reload`. `fail` is called with the reason if signals can no
     /// longer be received.
     pub(super) fn handle(
         self,
         drain: impl FnOnce() + Send + 'static,
+        reload: impl Fn() + Send + 'static,
         fail: impl Fn(&str) + Clone + Send + 'static,
     ) -> io::Result<()> {
         let ServerSignals { mut ends, mut hangups } = self;
         guarded("hangup", fail.clone(), move || {
             loop {
                 hangups.wait()?;
-                tracing::info!("SIGHUP: there is nothing to reload");
+                reload();
             }
         })?;
         guarded("signals", fail, move || {
@@ -147,7 +148,9 @@ mod tests {
             let ((ends, end), (hangups, mut hang_up)) = (signals(), signals());
             let (failed, failures) = mpsc::channel();
             let fail = move |reason: &str| failed.send(reason.to_owned()).expect("the test waits");
-            ServerSignals { ends, hangups }.handle(|| panic!("nobody asked for it"), fail).expect("threads");
+            ServerSignals { ends, hangups }
+                .handle(|| panic!("nobody asked for it"), || {}, fail)
+                .expect("threads");
             hang_up.write_all(&[0; 3]).expect("its thread listens");
             let kept = if lost == "SIGHUP" { (end, drop(hang_up)).0 } else { (hang_up, drop(end)).0 };
             let reason = failures.recv().expect("it is told");
@@ -161,7 +164,7 @@ mod tests {
         let ((ends, mut end), (hangups, _hang_up)) = (signals(), signals());
         let (failed, failures) = mpsc::channel();
         let fail = move |reason: &str| failed.send(reason.to_owned()).expect("the test waits");
-        ServerSignals { ends, hangups }.handle(|| panic!("planted"), fail).expect("threads");
+        ServerSignals { ends, hangups }.handle(|| panic!("planted"), || {}, fail).expect("threads");
         end.write_all(&[0]).expect("its thread listens");
         assert_eq!(
             failures.recv().expect("it is told"),

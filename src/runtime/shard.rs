@@ -29,7 +29,7 @@ pub use self::core::{ConnectionMemory, Core};
 pub use application::{Answer, Application, Disposition, Extras, OwnedReply};
 pub use config::{Allowance, ShardConfig};
 pub use context::{ConnectionContext, Context, ShardResources};
-pub use control::{ControlMessage, Goodbye, Remote};
+pub use control::{ControlMessage, Goodbye, LiveConfig, Remote};
 pub use mailbox::{Full, Lane, Mailboxes};
 pub use tls::Security;
 
@@ -282,6 +282,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
                 ControlMessage::Command(ask) => {
                     self.application.command(&mut Context { core: &mut self.core }, ask)
                 }
+                ControlMessage::Configure(config) => self.core.configure(*config),
                 ControlMessage::Drain(timeout) | ControlMessage::HandOver(timeout) => {
                     if matches!(order, ControlMessage::HandOver(_)) && self.core.draining_until.is_none() {
                         self.core.goodbye = Goodbye::RESTART;

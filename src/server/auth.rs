@@ -44,8 +44,6 @@ pub enum AuthCommand {
         /// The decision.
         decision: Decision,
     },
-    /// From now on these settings hold. Clients whose credentials they do not know are closed.
-    Replace(Arc<Authenticator>),
 }
 
 /// What happens with a request.
@@ -221,22 +219,20 @@ impl Gate {
         Some(self.client(token)?.expires_at()?.saturating_sub(unix_now()))
     }
 
-    /// New settings hold. Returns the connections whose clients changed, with whether their credentials were withdrawn.
-    pub(crate) fn replace(&mut self, authenticator: Arc<Authenticator>, now: Nanos) -> Vec<(Token, bool)> {
+    /// Uses other settings. Returns the connections whose clients' credentials they withdraw.
+    pub(crate) fn configure(&mut self, authenticator: Option<Arc<Authenticator>>, now: Nanos) -> Vec<Token> {
         let wall = unix_now();
-        let mut changed = Vec::new();
+        let mut withdrawn = Vec::new();
+        self.authenticator = authenticator;
+        let Some(authenticator) = &self.authenticator else { return withdrawn };
         for (token, client) in self.known.all() {
             match authenticator.renew(&client, wall) {
                 Renewal::Same => {}
-                Renewal::Withdrawn => changed.push((token, true)),
-                Renewal::Changed(client) => {
-                    self.known.insert(token, client, now, wall);
-                    changed.push((token, false));
-                }
+                Renewal::Withdrawn => withdrawn.push(token),
+                Renewal::Changed(client) => self.known.insert(token, client, now, wall),
             }
         }
-        self.authenticator = Some(authenticator);
-        changed
+        withdrawn
     }
 
     /// A connection that expired or was withdrawn is closed.

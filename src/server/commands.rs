@@ -22,6 +22,7 @@ use echoring_topics::{HubReport, TopicReport};
 
 use crate::auth::AuthCommand;
 use crate::broadcast::Broadcast;
+use crate::config::ServerConfig;
 use crate::peer::ServerApplication;
 use crate::validation::{is_too_deep, is_topic_name};
 
@@ -106,6 +107,8 @@ pub type Published = Vec<Result<Position, Refused>>;
 pub enum ShardCommand {
     /// Publish to a topic that the shard owns.
     Publish(PublishRequest),
+    /// Use the part of this configuration that a running server can change.
+    Configure(Arc<ServerConfig>, mpsc::SyncSender<(usize, ())>),
     /// Report about all topics.
     Topics(mpsc::SyncSender<(usize, Vec<TopicReport>)>),
     /// Report about the topic of this name, if the shard knows it.
@@ -127,29 +130,6 @@ pub struct PublishRequest {
     _charge: Charge,
 }
 
-impl ShardCommand {
-    /// Answers the command, or queues it.
-    pub(super) fn answer<D: Driver, A: ServerApplication>(
-        self,
-        backlog: &mut Backlog,
-        broadcast: &Broadcast,
-        cx: &mut Context<'_, D, A>,
-    ) {
-        let (shard, now) = (cx.shard(), cx.now());
-        match self {
-            ShardCommand::Publish(publish) => backlog.0.push_back(publish),
-            ShardCommand::Topics(reply) => {
-                let _ = reply.try_send((shard, broadcast.topic_reports(now)));
-            }
-            ShardCommand::Topic(name, reply) => {
-                let _ = reply.try_send((shard, broadcast.topic_report(now, &name)));
-            }
-            // The service takes it, which knows the clients.
-            ShardCommand::Auth(_) => {}
-        }
-    }
-}
-
 /// Publish requests that a shard has not finished. The node-wide charge bounds them.
 #[derive(Debug, Default)]
 pub(super) struct Backlog(VecDeque<PublishRequest>);
@@ -157,6 +137,10 @@ pub(super) struct Backlog(VecDeque<PublishRequest>);
 impl Backlog {
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    pub(super) fn push(&mut self, request: PublishRequest) {
+        self.0.push_back(request);
     }
 
     /// Publishes the share of one tick, before subscribers are sent anything.
@@ -281,6 +265,11 @@ impl CommandSender {
             // The shard has begun, and a shard never blocks.
             Err(mpsc::RecvTimeoutError::Timeout) => answer.recv().map_err(|_| PublishError::Ended),
         }
+    }
+
+    /// Has all shards use another configuration, and waits for them.
+    pub(super) fn configure(&self, config: &Arc<ServerConfig>) {
+        self.ask_all(|reply| ShardCommand::Configure(Arc::clone(config), reply));
     }
 
     /// The topics of every shard, by the shard's number, without shards that do not answer in time.

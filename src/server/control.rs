@@ -9,6 +9,7 @@ mod access;
 mod connection_slots;
 mod http;
 mod publications;
+mod reload;
 mod report;
 pub mod takeover;
 mod topic_report;
@@ -33,6 +34,7 @@ use crate::server::Server;
 use access::Access;
 pub use access::{Token, TokenError};
 use http::{AdminListener, Answer, Bodies, Reply};
+pub use reload::{Reload, ReloadCounters, Reloaded, Reloading};
 use report::Node;
 use topics::Topics;
 
@@ -49,26 +51,33 @@ impl Control {
     ///
     /// # Errors
     /// If the thread or its runtime cannot be started, or the listener has no address.
-    pub fn start(listener: TcpListener, server: &Server, token: Option<Token>) -> io::Result<Control> {
+    pub fn start(
+        listener: TcpListener,
+        server: &Server,
+        token: Option<Token>,
+        reloading: Reloading,
+    ) -> io::Result<Control> {
         let address = listener.local_addr()?;
         let draining = Arc::new(AtomicBool::new(false));
         let (stop, stopped) = oneshot::channel();
         let (ending, ended) = mpsc::channel();
         let listening = AdminListener::new(listener)?;
         announce(address, token.is_some());
+        let access = Access::new(token, address);
         let plane = ControlThread {
             server: server.handle(),
             shards: server.shards(),
             started: Instant::now(),
             draining: Arc::clone(&draining),
-            access: Access::new(token, address),
+            access: access.clone(),
+            reloading,
         };
         let thread = thread::Builder::new().name("control".to_owned()).spawn(move || {
             plane.run(listening, stopped);
             drop(ending);
         })?;
         let stop = Arc::new(Mutex::new(Stop { order: Some(stop), ended }));
-        Ok(Control { handle: Handle { draining, stop }, thread })
+        Ok(Control { handle: Handle { draining, access, stop }, thread })
     }
 
     /// A handle for other threads.
@@ -88,6 +97,7 @@ impl Control {
 #[derive(Clone, Debug)]
 pub struct Handle {
     draining: Arc<AtomicBool>,
+    access: Access,
     stop: Arc<Mutex<Stop>>,
 }
 
@@ -102,6 +112,11 @@ impl Handle {
     /// `/healthz` answers 503 from now on, so that load balancers stop sending clients.
     pub fn set_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Requires another token from now on.
+    pub fn set_token(&self, token: Option<Token>) {
+        self.access.set_token(token);
     }
 
     /// Stops listening, and waits for that for two seconds at most. Pending requests are cut off.
@@ -137,6 +152,7 @@ struct ControlThread {
     started: Instant,
     draining: Arc<AtomicBool>,
     access: Access,
+    reloading: Reloading,
 }
 
 impl ControlThread {
@@ -178,6 +194,7 @@ impl ControlThread {
             control: RUNTIME,
             shards: self.shards,
             auth: self.server.auth(),
+            reloads: self.reloading.counters.figures(),
         };
         let server = self.server.clone();
         // The call waits for the shards, so it must not block this thread.
@@ -194,6 +211,7 @@ struct AdminService {
 
 const READS: &[Method] = &[Method::GET, Method::HEAD];
 const READS_AND_POST: &[Method] = &[Method::GET, Method::HEAD, Method::POST];
+const POST: &[Method] = &[Method::POST];
 
 impl Answer for AdminService {
     fn is_urgent(&self, request: &Request<Incoming>) -> bool {
@@ -208,8 +226,14 @@ impl Answer for AdminService {
         let topic = path.strip_prefix("/topics/");
         let methods = match &*path {
             "/healthz" | "/stats" | "/topics" => READS,
+            "/reload" => POST,
             _ if topic.is_some() => READS_AND_POST,
-            _ => return Reply::text(StatusCode::NOT_FOUND, "unknown path; use /stats, /topics or /healthz"),
+            _ => {
+                return Reply::text(
+                    StatusCode::NOT_FOUND,
+                    "unknown path; use /stats, /topics, /reload or /healthz",
+                );
+            }
         };
         if !methods.contains(request.method()) {
             return wrong_method(methods);
@@ -221,15 +245,16 @@ impl Answer for AdminService {
             (_, Some(topic)) => self.topics.one(topic, request).await,
             ("/topics", _) => self.topics.list(query).await,
             ("/stats", _) => self.plane.stats().await,
+            ("/reload", _) => self.plane.reloading.answer().await,
             _ => self.plane.health().await,
         }
     }
 }
 
-fn wrong_method(methods: &'static [Method]) -> Reply {
-    let allowed = if methods.contains(&Method::POST) { "GET, HEAD, POST" } else { "GET, HEAD" };
+fn wrong_method(methods: &[Method]) -> Reply {
+    let allowed = methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
     let mut reply =
         Reply::text(StatusCode::METHOD_NOT_ALLOWED, &format!("method not allowed; use {allowed}"));
-    reply.headers.push((ALLOW, HeaderValue::from_static(allowed)));
+    reply.headers.extend(HeaderValue::try_from(allowed).map(|allowed| (ALLOW, allowed)));
     reply
 }

@@ -1,15 +1,14 @@
 //! [`Handle`]: access to a running server from any thread. Everything goes to the shards as messages.
 
-use std::io;
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
-use crate::auth::{AuthCommand, AuthCounters, AuthFigures};
+use crate::auth::{AuthCounters, AuthFigures};
 use crate::commands::{CommandSender, OwnedPublication, PublishError, Published, ShardCommand};
 use crate::limits::{BROKEN_DRAIN_TIMEOUT, SNAPSHOT_TIMEOUT};
+use crate::reconfigure::LiveLimits;
 use crate::watchdog::Watchdog;
 use echoring_async::limits::DRAIN_TIMEOUT;
-use echoring_auth::Authenticator;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::shard::{ControlMessage, Remote};
 use echoring_runtime::stats;
@@ -23,7 +22,7 @@ pub type Snapshot = stats::Snapshot<HubReport>;
 pub struct Handle {
     pub(crate) remotes: Arc<[Remote<ShardCommand, HubReport>]>,
     pub(crate) commands: CommandSender,
-    pub(crate) message_bytes_max: u64,
+    pub(crate) limits: Arc<LiveLimits>,
     pub(crate) watchdog: Arc<Watchdog>,
     pub(crate) failure: Arc<FailureState>,
     pub(crate) auth_counters: Arc<AuthCounters>,
@@ -74,25 +73,6 @@ impl Handle {
     /// Counts of authentication.
     pub fn auth(&self) -> AuthFigures {
         self.auth_counters.figures()
-    }
-
-    /// Replaces the settings of authentication on all shards. Connections whose credentials the new settings do not know are
-    /// closed with 4001, and subscriptions that are no longer allowed end. Clients that were let in without credentials stay.
-    ///
-    /// # Errors
-    /// If the thread of authentication cannot be started; nothing has changed then.
-    pub fn replace_auth(&self, auth: &Arc<Authenticator>) -> io::Result<()> {
-        auth.start()?;
-        for remote in self.remotes.iter() {
-            let command = ShardCommand::Auth(AuthCommand::Replace(Arc::clone(auth)));
-            remote.send(ControlMessage::Command(command));
-        }
-        Ok(())
-    }
-
-    /// Maximum message size in bytes.
-    pub fn message_bytes_max(&self) -> u64 {
-        self.message_bytes_max
     }
 
     /// The numbers of the shards that have not answered for a second, or have ended. Blocks for a second at most.

@@ -17,6 +17,7 @@ use crate::limits::{
     BROKEN_END_TIMEOUT, CONNECTION_LEASE, MAILBOX_BYTES_MIN, REFUSING_CONNECTIONS_MAX, TOPIC_LEASE,
 };
 use crate::listeners;
+use crate::reconfigure::LiveLimits;
 use crate::shard_thread::{ServiceSetup, launch_error, shard_error};
 use crate::watchdog::Watchdog;
 use echoring_proto::buffer::{Budget, Lease, Pool};
@@ -120,14 +121,14 @@ impl Server {
         let driver = launched.driver();
         let commands = CommandSender::new(Arc::clone(&remotes), placement);
         let watchdog = Arc::new(Watchdog::new(shards));
-        let handle = Handle {
-            remotes,
-            commands,
-            message_bytes_max: config.message_bytes_max,
-            watchdog,
-            failure,
-            auth_counters,
-        };
+        let limits = Arc::new(LiveLimits {
+            message_bytes_max: config.message_bytes_max.into(),
+            message_bytes_most: (mailbox_bytes / 2 - MAIL_OVERHEAD_BYTES) as u64,
+            connections: seats,
+            connections_most: u64::from(connections),
+            topics,
+        });
+        let handle = Handle { remotes, commands, limits, watchdog, failure, auth_counters };
         // This is the only place that sets the failure.
         let _ = started.set(handle.clone());
         let threads = launched.run();

@@ -25,7 +25,7 @@ use crate::auth::{Admission, AuthCounters, Gate};
 use crate::broadcast::shard_mail::ShardMail;
 use crate::broadcast::{Broadcast, BroadcastSettings};
 use crate::commands::{Backlog, ShardCommand};
-use crate::config::RefusalHook;
+use crate::config::{RefusalHook, ServerConfig};
 use crate::endpoints;
 use crate::handler_slots::{HandlerSlots, log_panic};
 use crate::pages;
@@ -152,6 +152,15 @@ impl Service {
     /// Sets the hook that replaces the responses of refusals.
     pub fn with_refusal_hook(self, hook: Option<RefusalHook>) -> Service {
         Service { on_refusal: hook, ..self }
+    }
+
+    /// Uses the part of a configuration that a running server takes over.
+    pub(crate) fn configure(&mut self, config: &ServerConfig) {
+        self.origins = config.origins.clone();
+        self.hosts = config.hosts.clone();
+        self.subprotocols = config.subprotocols.clone();
+        self.preference = config.subprotocol_preference;
+        self.broadcast.configure(&config.topics, config.subscriptions_max, config.message_bytes_max);
     }
 
     fn plain(&self, request: &Request<'_>) -> Answer<Peer> {
@@ -371,10 +380,21 @@ impl Application for Service {
         self.broadcast.mail(cx, from, mail, payload);
     }
 
-    fn command<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, ask: ShardCommand) {
-        match ask {
+    fn command<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, command: ShardCommand) {
+        let (shard, now) = (cx.shard(), cx.now());
+        // Fails if nobody waits for the answer any more.
+        match command {
+            ShardCommand::Publish(request) => self.backlog.push(request),
+            ShardCommand::Topics(reply) => drop(reply.try_send((shard, self.broadcast.topic_reports(now)))),
+            ShardCommand::Topic(name, reply) => {
+                drop(reply.try_send((shard, self.broadcast.topic_report(now, &name))));
+            }
+            ShardCommand::Configure(config, reply) => {
+                self.configure(&config);
+                self.configure_auth(cx, config.auth.clone());
+                let _ = reply.try_send((shard, ()));
+            }
             ShardCommand::Auth(command) => self.auth_command(cx, command),
-            other => other.answer(&mut self.backlog, &self.broadcast, cx),
         }
     }
 

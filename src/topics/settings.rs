@@ -76,6 +76,15 @@ impl TopicSettings {
         self.access.presence != Permission::Nobody
     }
 
+    /// These settings for a topic that exists and has settings `used`. It keeps its policy and the size of its logs, on
+    /// which the accounts of its subscribers are built, and whether it tracks presence.
+    pub(super) fn renewing(&self, used: &TopicSettings) -> TopicSettings {
+        let TopicSettings { slow, lag_bytes, .. } = *used;
+        let keeps_tracking = self.has_presence() == used.has_presence();
+        let presence = if keeps_tracking { self.access.presence } else { used.access.presence };
+        TopicSettings { slow, lag_bytes, access: Access { presence, ..self.access }, ..*self }
+    }
+
     /// Whether messages without a key, or from clients, are refused: raw routes cannot be told the reason.
     pub fn refuses_raw(&self) -> bool {
         self.slow == SlowConsumerPolicy::Conflate || !self.access.publish.includes_clients()

@@ -18,7 +18,7 @@ use echoring_runtime::shard::{
     Allowance, Application, ConnectionMemory, ControlMessage, Mailboxes, Security, Shard, ShardConfig,
 };
 
-use echoring_async::tls::server_config;
+use echoring_async::tls::{ServerTls, server_config};
 use echoring_topics::Passed;
 use echoring_topics::{Deliveries, HubReport};
 use rustls::ClientConfig;
@@ -108,7 +108,10 @@ enum Goal {
 /// What shards that speak TLS are set up with.
 fn security() -> Security {
     let files = certificate();
-    Security { server: Some(server_config(&files.cert, &files.key).expect("a configuration")), client: None }
+    Security {
+        server: Some(server_config(&ServerTls::new(&files.cert, &files.key)).expect("a configuration")),
+        client: None,
+    }
 }
 
 /// How shards are set up in simulations: limits that a slow client of the model does not meet.

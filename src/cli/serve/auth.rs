@@ -1,9 +1,10 @@
 //! The options of `[auth]`: who may connect. In the file they are the keys of one table, without the prefix `auth_`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::reload::Reload;
 use crate::Failure;
 use crate::file::flags::Origins;
 use crate::values;
@@ -25,25 +26,26 @@ pub(super) struct AuthArgs {
     /// Authenticate clients by the static tokens in this TOML file
     ///
     /// It has [[tokens]] with token or token_sha256, subject, subscribe, publish and expires. See docs/guide/authenticate.md#static-tokens.
-    #[arg(long, value_name = "FILE", help_heading = HEADING)]
+    #[arg(long, add = Reload::Live, value_name = "FILE", help_heading = HEADING)]
     auth_tokens: Option<PathBuf>,
 
     /// Authenticate clients by JWT that this key verifies; repeatable
     ///
     /// A public key in PEM verifies RS256, ES256 or EdDSA, by its type. Any other file is the secret of HS256, of at least
     /// 32 bytes. See docs/guide/authenticate.md#jwt.
-    #[arg(long, value_name = "FILE", help_heading = HEADING)]
+    #[arg(long, add = Reload::Live, value_name = "FILE", help_heading = HEADING)]
     auth_jwt_key: Vec<PathBuf>,
 
     /// Authenticate clients by JWT that a key of this JWKS verifies
     ///
     /// An http or https URL, or a file. The set is refreshed, and early when a token has an unknown key id.
-    #[arg(long, value_name = "FILE|URL", help_heading = HEADING)]
+    #[arg(long, add = Reload::Live, value_name = "FILE|URL", help_heading = HEADING)]
     auth_jwks: Option<String>,
 
     /// Interval between two refreshes of --auth-jwks
     #[arg(
         long,
+        add = Reload::Live,
         value_name = "TIME",
         default_value = shown(JWKS_REFRESH_DEFAULT),
         value_parser = values::duration_in(Duration::from_secs(1)..=Duration::from_secs(24 * 3_600)),
@@ -54,16 +56,17 @@ pub(super) struct AuthArgs {
     /// Accept JWT for this audience (aud); repeatable
     ///
     /// Without any, a token with an audience is refused (RFC 7519, 4.1.3).
-    #[arg(long, value_name = "NAME", help_heading = HEADING)]
+    #[arg(long, add = Reload::Live, value_name = "NAME", help_heading = HEADING)]
     auth_audience: Vec<String>,
 
     /// Accept JWT from this issuer (iss) only; repeatable
-    #[arg(long, value_name = "NAME", help_heading = HEADING)]
+    #[arg(long, add = Reload::Live, value_name = "NAME", help_heading = HEADING)]
     auth_issuer: Vec<String>,
 
     /// Accept JWT for this long after their expiry, and before they are valid
     #[arg(
         long,
+        add = Reload::Live,
         value_name = "TIME",
         default_value = "0s",
         value_parser = values::duration_in(Duration::ZERO..=Duration::from_secs(3_600)),
@@ -74,25 +77,26 @@ pub(super) struct AuthArgs {
     /// Claim of JWT with the topic patterns of a right; repeatable
     ///
     /// The rights are subscribe, publish, presence and history. By default a claim has the name of its right.
-    #[arg(long, value_name = "RIGHT=NAME", value_parser = claim, help_heading = HEADING)]
+    #[arg(long, add = Reload::Live, value_name = "RIGHT=NAME", value_parser = claim, help_heading = HEADING)]
     auth_claim: Vec<String>,
 
     /// Authenticate clients by the names and argon2 hashes in this TOML file
     ///
     /// Clients send Authorization: Basic. See docs/guide/authenticate.md#passwords.
-    #[arg(long, value_name = "FILE", help_heading = HEADING)]
+    #[arg(long, add = Reload::Live, value_name = "FILE", help_heading = HEADING)]
     auth_basic: Option<PathBuf>,
 
     /// Ask this HTTP service about clients that no other method knows
     ///
     /// The server posts the head of the request. Without an answer the client is refused with 503. See
     /// docs/guide/authenticate.md#http-hook.
-    #[arg(long, value_name = "URL", help_heading = HEADING)]
+    #[arg(long, add = Reload::Live, value_name = "URL", help_heading = HEADING)]
     auth_hook: Option<String>,
 
     /// Maximum time for an answer of --auth-hook
     #[arg(
         long,
+        add = Reload::Live,
         value_name = "TIME",
         default_value = shown(HOOK_TIMEOUT_DEFAULT),
         value_parser = values::duration_in(Duration::from_millis(10)..=Duration::from_secs(60)),
@@ -105,6 +109,7 @@ pub(super) struct AuthArgs {
     /// 0s asks each time.
     #[arg(
         long,
+        add = Reload::Live,
         value_name = "TIME",
         default_value = shown(CACHE_TTL_DEFAULT),
         value_parser = values::duration_in(Duration::ZERO..=Duration::from_secs(24 * 3_600)),
@@ -113,19 +118,19 @@ pub(super) struct AuthArgs {
     auth_cache: Duration,
 
     /// Accept the token in this cookie
-    #[arg(long, value_name = "NAME", value_parser = token_name, help_heading = HEADING)]
+    #[arg(long, add = Reload::Live, value_name = "NAME", value_parser = token_name, help_heading = HEADING)]
     auth_cookie: Option<String>,
 
     /// Accept the token in this parameter of the URL's query
     ///
     /// URLs are logged by proxies and stay in histories, so a token there should expire soon.
-    #[arg(long, value_name = "NAME", value_parser = token_name, help_heading = HEADING)]
+    #[arg(long, add = Reload::Live, value_name = "NAME", value_parser = token_name, help_heading = HEADING)]
     auth_query: Option<String>,
 
     /// Let clients without credentials in
     ///
     /// The permissions of topics decide what they may do. Wrong credentials are refused nevertheless.
-    #[arg(long, help_heading = HEADING)]
+    #[arg(long, add = Reload::Live, help_heading = HEADING)]
     auth_anonymous: bool,
 }
 
@@ -148,6 +153,13 @@ fn token_name(word: &str) -> Result<String, String> {
 }
 
 impl AuthArgs {
+    /// The files that [`load`](AuthArgs::load) reads.
+    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
+        let jwks = self.auth_jwks.as_deref().filter(|word| !word.contains("://")).map(Path::new);
+        let files = [self.auth_tokens.as_deref(), self.auth_basic.as_deref(), jwks];
+        files.into_iter().flatten().chain(self.auth_jwt_key.iter().map(PathBuf::as_path))
+    }
+
     /// Reads all files; `None` without a method.
     ///
     /// # Errors

@@ -70,6 +70,13 @@ impl Sequencer {
         self.message_bytes_max
     }
 
+    /// Uses other settings of topics from now on, and expects messages of `message_bytes_max`. Longer ones may still be
+    /// on their way, so the bound never shrinks.
+    pub(super) fn configure(&mut self, rules: Rules, message_bytes_max: usize) {
+        self.topics.configure(rules);
+        self.message_bytes_max = self.message_bytes_max.max(message_bytes_max);
+    }
+
     /// Maximum bytes of one message in a mailbox.
     pub(super) fn mail_bytes_max(&self) -> usize {
         self.message_bytes_max + MAIL_OVERHEAD_BYTES

@@ -12,6 +12,7 @@ use echoring_proto::connection::Compressed;
 use echoring_runtime::stats::{Counters, LOG};
 use echoring_topics::{Deliveries, Passed, Publications};
 
+use super::reload::ReloadFigures;
 use crate::auth::AuthFigures;
 use crate::handle::Snapshot;
 
@@ -33,6 +34,7 @@ pub(super) struct Report<'a> {
     silent_shards: usize,
     log: LogFigures,
     auth: AuthFigures,
+    reloads: ReloadFigures,
     node: Figures<'a>,
     shards: Vec<ShardReport<'a>>,
 }
@@ -261,6 +263,7 @@ pub(super) struct Node {
     pub(super) control: &'static str,
     pub(super) shards: usize,
     pub(super) auth: AuthFigures,
+    pub(super) reloads: ReloadFigures,
 }
 
 /// The report as JSON.
@@ -283,6 +286,7 @@ pub(super) fn to_json(node: Node, snapshots: &[Snapshot]) -> serde_json::Result<
         silent_shards: node.shards.saturating_sub(snapshots.len()),
         log: LogFigures::now(),
         auth: node.auth,
+        reloads: node.reloads,
         node: Figures::new(&gauges, &counters),
         shards: snapshots.iter().map(shard).collect(),
     };
@@ -314,6 +318,7 @@ mod tests {
     use echoring_topics::HubReport;
 
     use super::*;
+    use crate::control::ReloadCounters;
 
     #[test]
     fn the_node_is_the_sum_of_its_shards() {
@@ -340,11 +345,13 @@ mod tests {
             },
             ..Snapshot::default()
         };
+        let reloads = ReloadCounters::default().figures();
         let node = Node {
             uptime_s: 1.5,
             draining: false,
             control: "tokio",
             shards: 3,
+            reloads,
             auth: AuthFigures::default(),
         };
         let json = to_json(node, &[snapshot(0, 5), snapshot(1, 7)]).expect("plain data");

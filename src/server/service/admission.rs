@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use echoring_auth::Denied;
+use echoring_auth::{Authenticator, Denied};
 use echoring_proto::CloseCode;
 use echoring_proto::handshake::{Refusal, Request, Upgrade};
 use echoring_runtime::driver::{Driver, Token};
@@ -95,14 +95,24 @@ impl Service {
                     self.broadcast.refreshed(&mut link, &mut self.gate, id, decision);
                 }
             }
-            AuthCommand::Replace(authenticator) => {
-                for (token, is_withdrawn) in self.gate.replace(authenticator, cx.now()) {
-                    if is_withdrawn {
-                        self.end_credentials(cx, token, Due::Withdrawn);
-                    } else if let Some(mut link) = cx.link(token) {
-                        self.broadcast.check_rights(&mut link, self.gate.client(token));
-                    }
-                }
+        }
+    }
+
+    /// Uses other settings of authentication, after those of topics. Clients whose credentials were withdrawn are closed, and
+    /// subscriptions that are no longer allowed end.
+    pub(super) fn configure_auth<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Service>,
+        authenticator: Option<Arc<Authenticator>>,
+    ) {
+        for token in self.gate.configure(authenticator, cx.now()) {
+            self.end_credentials(cx, token, Due::Withdrawn);
+        }
+        for token in cx.tokens() {
+            if matches!(cx.peer(token), Some(Peer::Subscriber(_) | Peer::Session(_)))
+                && let Some(mut link) = cx.link(token)
+            {
+                self.broadcast.check_rights(&mut link, self.gate.client(token));
             }
         }
     }

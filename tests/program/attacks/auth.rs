@@ -4,6 +4,7 @@ mod expiry;
 mod forged;
 mod hook;
 mod permissions;
+mod reload;
 mod service;
 mod sources;
 
