@@ -23,6 +23,7 @@ mod reference;
 mod report;
 mod serve;
 mod signals;
+mod systemd;
 mod talk;
 pub mod values;
 

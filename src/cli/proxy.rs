@@ -15,7 +15,7 @@ use rustls::pki_types::UnixTime;
 
 use super::compress::Compress;
 use super::serve::{Driver, Shards, socket_address};
-use super::signals::ServerSignals;
+use super::signals::{DrainSteps, ServerSignals};
 use super::{Failure, environment, values};
 use crate::limits::RECODED_MESSAGE_BYTES_DEFAULT;
 use echoring_async as aio;
@@ -381,8 +381,13 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     let proxy = Proxy::start(config, recorder).map_err(|error| forbidden(&error))?;
     let handle = proxy.handle();
     let (draining, failing) = (proxy.handle(), proxy.handle());
+    let steps = DrainSteps::at_once(move || draining.drain());
     signals
-        .handle(move || draining.drain(), move |reason| failing.fail(reason))
+        .handle(
+            steps,
+            || tracing::info!("SIGHUP: there is nothing to reload"),
+            move |reason| failing.fail(reason),
+        )
         .map_err(|error| cannot_handle_signals(&error))?;
     print_listening(&proxy, scheme);
     match proxy.join() {

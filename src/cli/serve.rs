@@ -5,6 +5,7 @@
 mod args;
 mod check;
 mod config;
+mod draining;
 mod reload;
 mod settings;
 mod topics;
@@ -26,8 +27,10 @@ use clap::ArgMatches;
 
 use self::args::Admin;
 pub(super) use self::args::{Args, Driver, Shards, socket_address};
+use self::draining::DrainSettings;
 use self::variables::Variables;
-use super::signals::{EXIT_TIMEOUT, ServerSignals};
+use super::signals::{DrainSteps, ServerSignals};
+use super::systemd::{Activated, Notifier};
 use super::{Failure, environment, print};
 use crate::logging;
 use echoring_server::control::{self, Control, Token, takeover};
@@ -36,7 +39,12 @@ use echoring_server::{self, Handle, ListenAddress, Server, StartError, StartErro
 /// Runs the server until a signal ends it. `arguments` were read from `typed`.
 pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Failure> {
     let variables = Variables::new(std::env::vars_os());
-    let settings = config::settings(arguments.config.as_deref(), &variables, typed)?;
+    // Before any other thread runs: it changes the environment.
+    let Activated { listeners: activated, admin: activated_admin } = Activated::from_environment()
+        .map_err(|error| forbidden("the sockets of the service manager cannot be used", &error))?;
+    let addresses: Vec<ListenAddress> = activated.iter().map(|listener| listener.address().clone()).collect();
+    let mut settings = config::settings(arguments.config.as_deref(), &variables, typed, &addresses)?;
+    settings.server.inherited = activated;
     environment::raise_descriptor_limit();
     let warnings = settings.warnings()?;
     let resolved = settings.resolve()?;
@@ -51,8 +59,12 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     // From here on a signal is a drain and no longer sudden death.
     let signals = ServerSignals::listen().map_err(|error| forbidden("signals cannot be handled", &error))?;
     let token = settings.admin_token_file.as_deref().map(read_token).transpose()?;
-    let takeover = settings.server.takeover;
-    let admin = bind_admin(settings.admin, takeover)?;
+    let (takeover, drain) = (settings.server.takeover, settings.drain);
+    let notifier = Notifier::from_environment();
+    let admin = match activated_admin {
+        Some(listener) => Some(listener),
+        None => bind_admin(settings.admin, takeover)?,
+    };
     let scheme = if settings.server.tls.is_some() { "wss" } else { "ws" };
     let taken_over = |addresses: &[ListenAddress], shared: &[SocketAddr]| {
         if takeover { take_over(addresses, shared) } else { Ok(()) }
@@ -66,10 +78,12 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
         ),
         None => None,
     };
-    drain_on_signal(signals, server.handle(), control.as_ref().map(Control::handle))
+    drain_on_signal(signals, server.handle(), drain, &notifier)
         .map_err(|error| forbidden("signals cannot be handled", &error))?;
-    hand_over_to_successor(&server, control.as_ref().map(Control::handle));
+    hand_over_to_successor(&server, control.as_ref().map(Control::handle), drain);
     print_listening(&server, scheme);
+    notifier.ready(&status(&server));
+    watch(&notifier, server.handle());
     let ended = server.join();
     // Nothing of ours listens any more when this process ends, so that the next one can start at once.
     if let Some(control) = control {
@@ -126,19 +140,18 @@ fn take_over(addresses: &[ListenAddress], shared: &[SocketAddr]) -> Result<(), S
 }
 
 /// Ends this server in favour of one that is started with `--takeover`.
-fn hand_over_to_successor(server: &Server, control: Option<control::Handle>) {
+fn hand_over_to_successor(server: &Server, control: Option<control::Handle>, drain: DrainSettings) {
     let handle = server.handle();
     let on = move |event: takeover::Event<'_>| match event {
         takeover::Event::Requested => {
             if let Some(control) = &control {
-                control.set_draining();
                 control.stop();
             }
             handle.hand_over();
             tracing::info!("another server has taken over; draining");
         }
         takeover::Event::Answered => {
-            std::thread::sleep(EXIT_TIMEOUT);
+            std::thread::sleep(drain.exit_timeout());
             logging::flush();
             std::process::exit(0);
         }
@@ -171,18 +184,44 @@ fn print_listening(server: &Server, scheme: &str) {
     let _ = stdout.flush();
 }
 
+/// What `systemctl status` shows.
+fn status(server: &Server) -> String {
+    let addresses: Vec<String> = server.addresses().iter().map(ToString::to_string).collect();
+    format!("listening on {}", addresses.join(", "))
+}
+
+/// Kicks the service manager's watchdog while every shard makes ticks.
+fn watch(notifier: &Notifier, server: Handle) {
+    if let Err(error) = notifier.watch(move || server.frozen_shards().is_empty()) {
+        tracing::warn!(%error, "no thread for the watchdog of the service manager, which will end this process");
+    }
+}
+
 /// Has the first signal to end drain the server.
 fn drain_on_signal(
     signals: ServerSignals,
     server: Handle,
-    control: Option<control::Handle>,
+    drain: DrainSettings,
+    notifier: &Notifier,
 ) -> io::Result<()> {
-    let failing = server.clone();
-    let drain = move || {
-        if let Some(control) = control {
-            control.set_draining();
-        }
-        server.drain();
+    let (failing, unready, hung_up) = (server.clone(), server.clone(), server.clone());
+    let (stopping, reloading) = (notifier.clone(), notifier.clone());
+    let steps = DrainSteps {
+        announce: move || {
+            unready.set_not_ready();
+            stopping.stopping("draining");
+        },
+        lame_duck: drain.lame_duck(),
+        begin: move || drain.begin(&server),
+        exit_timeout: drain.exit_timeout(),
     };
-    signals.handle(drain, move |reason| failing.fail(reason))
+    let hangup = move || {
+        // A unit of Type=notify-reload waits for both.
+        reloading.reloading();
+        tracing::info!("SIGHUP: there is nothing to reload");
+        if hung_up.is_ready() {
+            reloading.ready("listening");
+        }
+    };
+    signals.handle(steps, hangup, move |reason| failing.fail(reason))
 }

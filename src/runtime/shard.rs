@@ -29,7 +29,7 @@ pub use self::core::{ConnectionMemory, Core};
 pub use application::{Answer, Application, Disposition, Extras, OwnedReply};
 pub use config::{Allowance, ShardConfig};
 pub use context::{ConnectionContext, Context, ShardResources};
-pub use control::{ControlMessage, Goodbye, Remote};
+pub use control::{ControlMessage, DrainPlan, Goodbye, Remote};
 pub use mailbox::{Full, Lane, Mailboxes};
 pub use tls::Security;
 
@@ -185,6 +185,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
         }
         self.take_mail(takes_requests);
         self.core.expire_timers(&mut self.application);
+        self.core.say_farewells(&mut self.application);
         // Answers and pongs leave first, so that the connections are writable for the application: nothing would report
         // that later.
         // clear: nothing would tell it later that it has become so.
@@ -196,7 +197,10 @@ impl<D: Driver, A: Application> Shard<D, A> {
         self.core.flush_dirty(&mut self.application);
         let core = &mut self.core;
         core.mailboxes.wake(&mut core.driver);
-        let drained = core.draining_until.is_some() && core.slots.len() == 0 && self.application.is_drained();
+        let drained = core.draining_until.is_some()
+            && core.slots.len() == 0
+            && !core.driver.is_listening()
+            && self.application.is_drained();
         let is_over = core.stopping || drained;
         if is_over {
             core.end();
@@ -211,7 +215,8 @@ impl<D: Driver, A: Application> Shard<D, A> {
         }
         let own = earlier(core.timers.deadline(), self.application.deadline());
         let trim = core.trim_wanted.then_some(core.trim_at);
-        earlier(earlier(own, trim), earlier(core.draining_until, latest))
+        let drain = earlier(core.draining_until, core.farewell_at());
+        earlier(earlier(own, trim), earlier(drain, latest))
     }
 
     #[inline]
@@ -282,13 +287,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
                 ControlMessage::Command(ask) => {
                     self.application.command(&mut Context { core: &mut self.core }, ask)
                 }
-                ControlMessage::Drain(timeout) | ControlMessage::HandOver(timeout) => {
-                    if matches!(order, ControlMessage::HandOver(_)) && self.core.draining_until.is_none() {
-                        self.core.goodbye = Goodbye::RESTART;
-                    }
-                    self.core.drain(&self.application, timeout);
-                    self.application.draining(&mut Context { core: &mut self.core });
-                }
+                ControlMessage::Drain(plan) => self.core.begin_drain(&mut self.application, &plan),
                 ControlMessage::Stop => self.core.stopping = true,
             }
         }

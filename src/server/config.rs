@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::listeners::InheritedListener;
 use crate::response::Response;
 use crate::route::Routes;
 use echoring_proto::connection::{self, Pings};
@@ -56,8 +57,8 @@ impl fmt::Debug for RefusalHook {
 pub struct ServerConfig {
     /// Addresses to accept connections on.
     pub listen: Vec<ListenAddress>,
-    /// Inherited sockets that listen already.
-    pub inherited: Vec<Arc<TcpListener>>,
+    /// Sockets that listen already. An address of `listen` that is among theirs is not opened again.
+    pub inherited: Vec<InheritedListener>,
     /// The program's own routes, matched before all others.
     pub routes: Routes,
     /// Serve `/`, `/echo`, `/broadcast`, `/broadcast/{topic}` and `/healthz`.

@@ -18,7 +18,6 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -51,7 +50,6 @@ impl Control {
     /// If the thread or its runtime cannot be started, or the listener has no address.
     pub fn start(listener: TcpListener, server: &Server, token: Option<Token>) -> io::Result<Control> {
         let address = listener.local_addr()?;
-        let draining = Arc::new(AtomicBool::new(false));
         let (stop, stopped) = oneshot::channel();
         let (ending, ended) = mpsc::channel();
         let listening = AdminListener::new(listener)?;
@@ -60,7 +58,6 @@ impl Control {
             server: server.handle(),
             shards: server.shards(),
             started: Instant::now(),
-            draining: Arc::clone(&draining),
             access: Access::new(token, address),
         };
         let thread = thread::Builder::new().name("control".to_owned()).spawn(move || {
@@ -68,7 +65,7 @@ impl Control {
             drop(ending);
         })?;
         let stop = Arc::new(Mutex::new(Stop { order: Some(stop), ended }));
-        Ok(Control { handle: Handle { draining, stop }, thread })
+        Ok(Control { handle: Handle { stop }, thread })
     }
 
     /// A handle for other threads.
@@ -87,7 +84,6 @@ impl Control {
 /// Controls a running control thread from any thread.
 #[derive(Clone, Debug)]
 pub struct Handle {
-    draining: Arc<AtomicBool>,
     stop: Arc<Mutex<Stop>>,
 }
 
@@ -99,11 +95,6 @@ struct Stop {
 }
 
 impl Handle {
-    /// `/healthz` answers 503 from now on, so that load balancers stop sending clients.
-    pub fn set_draining(&self) {
-        self.draining.store(true, Ordering::Relaxed);
-    }
-
     /// Stops listening, and waits for that for two seconds at most. Pending requests are cut off.
     pub fn stop(&self) {
         let mut stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
@@ -135,7 +126,6 @@ struct ControlThread {
     server: crate::handle::Handle,
     shards: usize,
     started: Instant,
-    draining: Arc<AtomicBool>,
     access: Access,
 }
 
@@ -159,9 +149,6 @@ impl ControlThread {
         if self.server.has_failed() {
             return unhealthy("failed");
         }
-        if self.draining.load(Ordering::Relaxed) {
-            return unhealthy("draining");
-        }
         let server = self.server.clone();
         // The call waits for the shards, so it must not block this thread.
         match tokio::task::spawn_blocking(move || server.stalled_shards()).await {
@@ -171,10 +158,18 @@ impl ControlThread {
         }
     }
 
+    /// Whether new clients are welcome.
+    fn readiness(&self) -> Reply {
+        match self.server.is_ready() {
+            true => Reply::text(StatusCode::OK, "ok"),
+            false => Reply::text(StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        }
+    }
+
     async fn stats(&self) -> Reply {
         let node = Node {
             uptime_s: self.started.elapsed().as_secs_f64(),
-            draining: self.draining.load(Ordering::Relaxed),
+            draining: !self.server.is_ready(),
             control: RUNTIME,
             shards: self.shards,
         };
@@ -196,7 +191,7 @@ const READS_AND_POST: &[Method] = &[Method::GET, Method::HEAD, Method::POST];
 
 impl Answer for AdminService {
     fn is_urgent(&self, request: &Request<Incoming>) -> bool {
-        READS.contains(request.method()) && request.uri().path() == "/healthz"
+        READS.contains(request.method()) && matches!(request.uri().path(), "/healthz" | "/readyz")
     }
 
     async fn answer(&self, request: &mut Request<Incoming>) -> Reply {
@@ -206,9 +201,14 @@ impl Answer for AdminService {
         }
         let topic = path.strip_prefix("/topics/");
         let methods = match &*path {
-            "/healthz" | "/stats" | "/topics" => READS,
+            "/healthz" | "/readyz" | "/stats" | "/topics" => READS,
             _ if topic.is_some() => READS_AND_POST,
-            _ => return Reply::text(StatusCode::NOT_FOUND, "unknown path; use /stats, /topics or /healthz"),
+            _ => {
+                return Reply::text(
+                    StatusCode::NOT_FOUND,
+                    "unknown path; use /stats, /topics, /healthz or /readyz",
+                );
+            }
         };
         if !methods.contains(request.method()) {
             return wrong_method(methods);
@@ -220,6 +220,7 @@ impl Answer for AdminService {
             (_, Some(topic)) => self.topics.one(topic, request).await,
             ("/topics", _) => self.topics.list(query).await,
             ("/stats", _) => self.plane.stats().await,
+            ("/readyz", _) => self.plane.readiness(),
             _ => self.plane.health().await,
         }
     }

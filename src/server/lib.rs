@@ -43,10 +43,10 @@ pub use config::{
 pub use echoring_proto::connection::{Cause, Chunk, Closed, MessageKind};
 pub use echoring_runtime::shard::Disposition;
 pub use echoring_topics::{Content, Position, Refused};
-pub use handle::{Handle, Snapshot};
+pub use handle::{Handle, PacedDrain, Snapshot};
 pub use handler::{Busy, Failure, Handler, Message};
 pub use host::Resolved;
-pub use listeners::open_admin;
+pub use listeners::{InheritedListener, open_admin};
 pub use peer::Peer;
 pub use remote::Remote;
 pub use response::Response;

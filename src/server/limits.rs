@@ -44,6 +44,10 @@ pub const MAILBOX_BYTES_MIN: usize = 1024 * 1024;
 /// and a second for a busy peer. At most a quarter of the drain.
 pub const DRAIN_GOODBYE: Nanos = 2 * SECOND;
 
+/// Connections that a paced drain closes per second by default: their clients' handshakes arrive elsewhere at this rate, and
+/// a core does some 5,000 of TLS.
+pub const DRAIN_RATE_DEFAULT: u32 = 2_000;
+
 // ---- routes of the embedding program ----
 
 /// Maximum bytes of the body of a route's response.

@@ -1,12 +1,16 @@
 //! Listening sockets: one per shard where the kernel can share a port, one for all where it cannot.
 
+mod inherited;
+
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+pub use inherited::InheritedListener;
 
 use crate::config::{ListenAddress, ServerConfig, StartError, StartErrorKind};
 use crate::limits::{SOCKET_RECEIVE_BYTES, SOCKET_SEND_BYTES};
@@ -18,6 +22,10 @@ use echoring_runtime::listening::{descriptors_hint, retry_busy};
 pub(super) struct Listeners {
     pub(super) by_shard: Vec<Vec<OwnedFd>>,
     pub(super) addresses: Vec<ListenAddress>,
+    /// Socket files to remove when the server ends.
+    pub(super) files: Vec<PathBuf>,
+    /// Sockets of shards that are bound and do not listen yet.
+    pub(super) later: Vec<Socket>,
     /// The addresses that another process listens on too.
     pub(super) shared: Vec<SocketAddr>,
 }
@@ -29,8 +37,8 @@ pub(super) fn open(config: &ServerConfig, shards: usize) -> Result<Listeners, St
         let hint = "name an address, such as 127.0.0.1:0";
         return Err(StartError::new(StartErrorKind::NoListener, "no listen address", hint));
     }
-    for listener in &config.inherited {
-        inherit(listener, &mut listeners).map_err(|error| {
+    for inherited in &config.inherited {
+        inherited.distribute(&mut listeners).map_err(|error| {
             let kind = StartErrorKind::Listen(error.kind());
             StartError::new(
                 kind,
@@ -42,7 +50,9 @@ pub(super) fn open(config: &ServerConfig, shards: usize) -> Result<Listeners, St
     if let Some(name) = &config.congestion {
         check_congestion(name).map_err(|error| no_congestion(name, &error))?;
     }
-    for address in &config.listen {
+    let has =
+        |address: &ListenAddress| config.inherited.iter().any(|inherited| inherited.address() == address);
+    for address in config.listen.iter().filter(|address| !has(address)) {
         let opened = match address {
             ListenAddress::Tcp(address) => retry_busy(|| open_tcp(config, *address, &mut listeners)),
             ListenAddress::Unix(path) => retry_busy(|| open_unix(path, &mut listeners)),
@@ -50,6 +60,12 @@ pub(super) fn open(config: &ServerConfig, shards: usize) -> Result<Listeners, St
         opened.map_err(|error| cannot_listen(address, &error))?;
     }
     Ok(listeners)
+}
+
+/// The error for a socket that cannot listen although it is bound.
+pub(super) fn cannot_share(error: io::Error) -> StartError {
+    let line = format!("a further socket of a shared port cannot listen: {error}");
+    StartError::new(StartErrorKind::Listen(error.kind()), line, hint_of_listening(error.kind()))
 }
 
 fn cannot_listen(address: &ListenAddress, error: &io::Error) -> StartError {
@@ -134,17 +150,6 @@ fn open_tcp(config: &ServerConfig, address: SocketAddr, listeners: &mut Listener
     Ok(())
 }
 
-/// One socket for all shards: the next free shard accepts.
-fn inherit(listener: &TcpListener, listeners: &mut Listeners) -> io::Result<()> {
-    // Accepted connections inherit the option from their listener.
-    socket2::SockRef::from(listener).set_tcp_nodelay(true)?;
-    for shard in &mut listeners.by_shard {
-        shard.push(listener.try_clone()?.into());
-    }
-    listeners.addresses.push(ListenAddress::Tcp(listener.local_addr()?));
-    Ok(())
-}
-
 /// The admin address, bound so that a successor can bind it while this process still has it.
 ///
 /// # Errors
@@ -191,6 +196,7 @@ fn open_unix(path: &Path, listeners: &mut Listeners) -> io::Result<()> {
     for shard in &mut listeners.by_shard {
         shard.push(socket.try_clone()?.into());
     }
+    listeners.files.push(path.to_owned());
     listeners.addresses.push(ListenAddress::Unix(path.to_owned()));
     Ok(())
 }

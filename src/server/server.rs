@@ -4,20 +4,22 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::broadcast::MAIL_OVERHEAD_BYTES;
 use crate::commands::CommandSender;
 use crate::config::{ListenAddress, ServerConfig, StartError};
-use crate::handle::{End, FailureState, Handle, Snapshot};
+use crate::handle::{End, FailureState, Handle, Readiness, Snapshot};
 use crate::host::Resolved;
 use crate::limits::{
     BROKEN_END_TIMEOUT, CONNECTION_LEASE, MAILBOX_BYTES_MIN, REFUSING_CONNECTIONS_MAX, TOPIC_LEASE,
 };
-use crate::listeners;
+use crate::listeners::{self, Listeners};
 use crate::shard_thread::{ServiceSetup, launch_error, shard_error};
 use crate::watchdog::Watchdog;
+use echoring_async::limits::LISTEN_BACKLOG;
 use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::limits::COMPRESSION_LEASE_BYTES;
 use echoring_runtime::driver::{Description, Options};
@@ -30,6 +32,8 @@ use echoring_topics::Placement;
 #[derive(Debug)]
 pub struct Server {
     addresses: Vec<ListenAddress>,
+    /// Socket files to remove at the end.
+    files: Vec<PathBuf>,
     driver: Description,
     threads: Vec<ShardThread<Snapshot>>,
     /// Ends of threads, and failures.
@@ -68,6 +72,7 @@ impl Server {
             MAILBOX_BYTES_MIN.max(2 * (config.message_bytes_max as usize + MAIL_OVERHEAD_BYTES));
         let mailboxes = Mailboxes::connect(shards, mailbox_bytes);
         let placement = Placement::new(random_seed());
+        let readiness = Readiness::default();
         let (end, ends) = mpsc::channel();
         let started: Arc<OnceLock<Handle>> = Arc::default();
         let setups = mailboxes.into_iter().zip(listeners.by_shard);
@@ -91,6 +96,7 @@ impl Server {
                 topics: Lease::new(topics.clone(), TOPIC_LEASE),
                 seed: random_seed(),
                 placement,
+                readiness: readiness.clone(),
             },
         });
         let options = LaunchOptions { thread_name: "shard", driver: config.driver };
@@ -111,12 +117,16 @@ impl Server {
         let driver = launched.driver();
         let commands = CommandSender::new(Arc::clone(&remotes), placement);
         let watchdog = Arc::new(Watchdog::new(shards));
-        let handle =
-            Handle { remotes, commands, message_bytes_max: config.message_bytes_max, watchdog, failure };
+        let message_bytes_max = config.message_bytes_max;
+        let handle = Handle { remotes, commands, message_bytes_max, watchdog, failure, readiness };
         // This is the only place that sets the failure.
         let _ = started.set(handle.clone());
+        for socket in &listeners.later {
+            socket.listen(LISTEN_BACKLOG).map_err(listeners::cannot_share)?;
+        }
         let threads = launched.run();
-        Ok(Server { addresses: listeners.addresses, driver, threads, ends: Mutex::new(ends), handle })
+        let Listeners { addresses, files, .. } = listeners;
+        Ok(Server { addresses, files, driver, threads, ends: Mutex::new(ends), handle })
     }
 
     /// The addresses that the server listens on, with port 0 resolved.
@@ -176,11 +186,9 @@ impl Server {
         if let Some(reason) = self.handle.failure.reason.get() {
             broken = Some(io::Error::other(reason.as_str()));
         }
-        for address in &self.addresses {
-            if let ListenAddress::Unix(path) = address {
-                // A leftover socket is harmless: the next server replaces it.
-                let _ = std::fs::remove_file(path);
-            }
+        for path in self.files.drain(..) {
+            // A leftover socket is harmless: the next server replaces it.
+            let _ = std::fs::remove_file(path);
         }
         self.addresses.clear();
         broken.map_or(Ok(snapshots), Err)

@@ -20,6 +20,7 @@ use crate::broadcast::{Broadcast, BroadcastSettings};
 use crate::commands::{Backlog, ShardCommand};
 use crate::config::RefusalHook;
 use crate::endpoints;
+use crate::handle::Readiness;
 use crate::handler_slots::{HandlerSlots, log_panic};
 use crate::pages;
 use crate::peer::Peer;
@@ -54,6 +55,7 @@ pub struct Service {
     origins: OriginPolicy,
     hosts: HostPolicy,
     demo_pages: bool,
+    readiness: Readiness,
     subprotocols: Vec<&'static str>,
     preference: SubprotocolPreference,
     broadcast: Broadcast,
@@ -82,6 +84,7 @@ impl Service {
             origins,
             hosts: HostPolicy::Any,
             demo_pages: true,
+            readiness: Readiness::default(),
             subprotocols: Vec::new(),
             preference: SubprotocolPreference::default(),
             broadcast: Broadcast::new(broadcast),
@@ -126,6 +129,11 @@ impl Service {
         Service { demo_pages: false, ..self }
     }
 
+    /// Sets what `/readyz` reports.
+    pub(crate) fn with_readiness(self, readiness: Readiness) -> Service {
+        Service { readiness, ..self }
+    }
+
     /// Sets the host names that the server answers to.
     pub fn with_hosts(self, hosts: HostPolicy) -> Service {
         Service { hosts, ..self }
@@ -152,13 +160,9 @@ impl Service {
         }
         match request.path {
             "/" | "/broadcast" if !self.demo_pages => Answer::Refuse(Refusal::WEBSOCKET_ONLY),
-            "/healthz" => Answer::Respond(Reply {
-                status: 200,
-                content_type: "text/plain; charset=utf-8",
-                headers: "Cache-Control: no-store\r\n",
-                body: b"ok\n",
-                head_only,
-            }),
+            "/healthz" => Answer::Respond(state(200, b"ok\n", head_only)),
+            "/readyz" if self.readiness.is_ready() => Answer::Respond(state(200, b"ok\n", head_only)),
+            "/readyz" => Answer::Respond(state(503, b"draining\n", head_only)),
             "/echo" => Answer::Refuse(Refusal::WEBSOCKET_ONLY),
             path if !self.demo_pages && !path.starts_with("/broadcast/") => {
                 Answer::Refuse(Refusal::NOT_FOUND)
@@ -199,6 +203,12 @@ impl Service {
     }
 }
 
+/// The answer to a load balancer.
+fn state(status: u16, body: &'static [u8], head_only: bool) -> Reply<'static> {
+    let headers = "Cache-Control: no-store\r\n";
+    Reply { status, content_type: "text/plain; charset=utf-8", headers, body, head_only }
+}
+
 /// The topic of a path: one segment, percent-decoded.
 fn topic_of(segment: &str) -> Option<String> {
     if segment.contains('/') {
@@ -221,7 +231,9 @@ impl Application for Service {
         upgrade: Option<&Upgrade<'_>>,
     ) -> Answer<Peer> {
         // A health check may use any host name.
-        if !self.hosts.allows(request.host) && (upgrade.is_some() || request.path != "/healthz") {
+        if !self.hosts.allows(request.host)
+            && (upgrade.is_some() || !matches!(request.path, "/healthz" | "/readyz"))
+        {
             return Answer::Refuse(Refusal::FOREIGN_HOST);
         }
         let Some(upgrade) = upgrade else { return self.plain(request) };
@@ -393,6 +405,10 @@ impl Application for Service {
 
     fn outlives_drain(&self, peer: &Peer) -> bool {
         matches!(peer, Peer::Subscriber(_) | Peer::Session(_))
+    }
+
+    fn farewell<D: Driver>(&mut self, _: &mut Context<'_, D, Service>, token: Token) {
+        self.broadcast.farewell(token);
     }
 
     fn draining<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use crate::broadcast::BroadcastSettings;
 use crate::broadcast::shard_mail::ShardMail;
 use crate::config::{ServerConfig, StartError, StartErrorKind};
-use crate::handle::Snapshot;
+use crate::handle::{Readiness, Snapshot};
 use crate::handler_slots::panic_message;
 use crate::limits::REFUSING_CONNECTIONS_MAX;
 use crate::service::Service;
@@ -52,6 +52,7 @@ pub(crate) struct ServiceSetup {
     pub(crate) topics: Lease,
     pub(crate) seed: u64,
     pub(crate) placement: Placement,
+    pub(crate) readiness: Readiness,
 }
 
 impl ShardSetup for ServiceSetup {
@@ -59,7 +60,8 @@ impl ShardSetup for ServiceSetup {
     type Output = Snapshot;
 
     fn build<D: Driver>(self, driver: D) -> io::Result<Shard<D, Service>> {
-        let service = service(&self.config, self.topics, self.seed, self.placement);
+        let service =
+            service(&self.config, self.topics, self.seed, self.placement).with_readiness(self.readiness);
         let config = ShardConfig {
             connection: self.config.connection(),
             connections: self.connections + REFUSING_CONNECTIONS_MAX,

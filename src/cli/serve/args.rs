@@ -17,7 +17,7 @@ use crate::compress::Compress;
 use crate::values;
 use echoring_proto::handshake::SubprotocolPreference;
 use echoring_proto::limits;
-use echoring_server::limits::{SUBSCRIPTIONS_DEFAULT, TOPICS_DEFAULT};
+use echoring_server::limits::{DRAIN_RATE_DEFAULT, SUBSCRIPTIONS_DEFAULT, TOPICS_DEFAULT};
 use echoring_server::{DriverChoice, ListenAddress, ServerConfig};
 
 const EXAMPLES: &str = "\
@@ -50,6 +50,8 @@ const PROTOCOL: &str = "Protocol and pages";
 
 /// From the kernel's own smallest send buffer to what can be counted in 31 bits.
 const QUEUE_BYTES: RangeInclusive<u64> = 4 * 1024..=1 << 30;
+/// From a second, for the slowest clients, to what an orchestrator may grant.
+const DRAIN_TIME: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
 /// The server looks at unfinished sends once a second.
 const SEND_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
 
@@ -146,7 +148,7 @@ pub(crate) struct Args {
 
     /// Serve the admin endpoints at this address
     ///
-    /// They are GET /stats, /topics and /healthz, and POST /topics/NAME. See docs/reference/admin.md.
+    /// They are GET /stats, /topics, /healthz and /readyz, and POST /topics/NAME. See docs/reference/admin.md.
     #[arg(long, value_name = "ADDR:PORT|off", default_value = "127.0.0.1:9002", help_heading = OPERATION)]
     pub(super) admin: Admin,
 
@@ -162,6 +164,30 @@ pub(crate) struct Args {
     /// admin address is taken over too. See docs/reference/admin.md#taking-over.
     #[arg(long, help_heading = OPERATION)]
     pub(super) takeover: bool,
+
+    /// Close connections over this time when the server drains [default: all at once, within 8s]
+    ///
+    /// Connections are closed one by one, in random order, and are served until their turn. A signal first makes GET /readyz
+    /// answer 503 for a tenth of the time, at most 5s. See docs/guide/operate.md#drain.
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = values::duration_in(DRAIN_TIME),
+        help_heading = OPERATION
+    )]
+    pub(super) drain: Option<Duration>,
+
+    /// Maximum number of connections that --drain closes per second
+    ///
+    /// Connections that are left when the time is over are closed together.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = DRAIN_RATE_DEFAULT,
+        value_parser = values::number_in(1..=10_000_000),
+        help_heading = OPERATION
+    )]
+    pub(super) drain_rate: u32,
 
     /// Use this set of defaults; other flags override it
     #[arg(long, value_enum, default_value_t = Profile::Default, help_heading = OPERATION)]

@@ -7,6 +7,7 @@
 use std::path::Path;
 use std::rc::Rc;
 
+use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
 
 use super::args::Args;
@@ -16,13 +17,15 @@ use super::variables::Variables;
 use crate::Failure;
 use crate::file::flags::{self, Flag, Given};
 use crate::file::{Source, entries};
+use echoring_server::ListenAddress;
 
 /// Options about the file, which are not in it.
 const NO_KEYS: [&str; 2] = ["config", "check"];
 /// The tables beside the keys.
 const TABLES: [&str; 2] = ["topic_defaults", "topics"];
 
-/// The settings of a server whose command line is `typed`, where that names the file `config`.
+/// The settings of a server whose command line is `typed`, where that names the file `config`. Sockets that systemd has opened
+/// at the addresses `activated` replace the default of `listen`.
 ///
 /// # Errors
 /// [`Failure::Environment`] for files that cannot be used, [`Failure::Usage`] for everything that is wrong in one.
@@ -30,12 +33,27 @@ pub(super) fn settings(
     config: Option<&Path>,
     variables: &Variables,
     typed: &ArgMatches,
+    activated: &[ListenAddress],
 ) -> Result<Settings, Failure> {
     let variable = || variables.value("config").map(|(name, path)| (name, Path::new(path)));
     let file = config.map(|path| ("--config", path)).or_else(variable);
     let file = file.map(|(flag, path)| ConfigFile::read(Source::read(flag, path)?)).transpose()?;
     let ConfigFile { flags, tables } = file.unwrap_or_default();
-    Settings::new(given(flags, variables, typed)?, &tables)
+    Settings::new(beside(activated, given(flags, variables, typed)?), &tables)
+}
+
+/// The options with the addresses that systemd listens on.
+fn beside(activated: &[ListenAddress], mut given: Given<Args>) -> Given<Args> {
+    let listen = &mut given.args.listen;
+    if !activated.is_empty() && given.matches.value_source("listen") == Some(ValueSource::DefaultValue) {
+        listen.clear();
+    }
+    for address in activated {
+        if !listen.contains(address) {
+            listen.push(address.clone());
+        }
+    }
+    given
 }
 
 /// The options: the flags of the command line over the variables, over those of the file, over those of the profile.

@@ -10,6 +10,7 @@ use clap::ArgMatches;
 use rustls::pki_types::UnixTime;
 
 use super::args::{Admin, Args, CpuList, Demo, Profile, Shards};
+use super::draining::DrainSettings;
 use super::topics::{Tables, Topics};
 use crate::Failure;
 use crate::file::flags::{Given, Origins};
@@ -29,6 +30,8 @@ pub(super) struct Settings {
     pub(super) admin: Admin,
     /// Where the secret is that it asks for.
     pub(super) admin_token_file: Option<PathBuf>,
+    /// How long the server drains.
+    pub(super) drain: DrainSettings,
     /// The filter of the log.
     pub(super) log: String,
     /// The files of the certificate and of its key that `server` has read.
@@ -57,8 +60,9 @@ impl Settings {
             ..with_pages(ServerConfig::default(), &args, &origins)?
         };
         let server = with_protocol(with_limits(with_io(server, &args), &args), &args);
+        let drain = DrainSettings { time: args.drain, per_second_max: args.drain_rate };
         let Args { admin, admin_token_file, log, .. } = args;
-        Ok(Settings { server, admin, admin_token_file, log, tls_files, topics, matches, origins })
+        Ok(Settings { server, admin, admin_token_file, drain, log, tls_files, topics, matches, origins })
     }
 
     /// The settings as they are on this host.

@@ -17,11 +17,17 @@ impl Broadcast {
     pub(crate) fn drain<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
         if self.drain.begin(cx.now()) {
             self.fan_out.topics.hurry();
+            self.drain.remaining.clear();
             for token in cx.tokens() {
                 self.drain_connection(cx, token);
             }
         }
         self.drain.set_end(cx.draining_until().unwrap_or_default(), DRAIN_GOODBYE);
+    }
+
+    /// Closes one connection of a paced drain once it has got everything.
+    pub(crate) fn farewell(&mut self, token: Token) {
+        self.drain.remaining.push(token);
     }
 
     fn drain_connection<D: Driver, A: ServerApplication>(
@@ -70,7 +76,7 @@ impl Broadcast {
     }
 
     /// Closes the connections that have got everything.
-    fn close_served<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+    pub(super) fn close_served<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
         let Goodbye { code, reason } = cx.goodbye();
         let Broadcast { drain, fan_out, .. } = self;
         drain.remaining.retain(|token| {

@@ -37,6 +37,8 @@ impl Broadcast {
         self.send_due_pages(cx);
         if self.drain.is_on() {
             self.advance_drain(cx);
+        } else if !self.drain.remaining.is_empty() && !self.fan_out.topics.is_dirty() {
+            self.close_served(cx);
         }
     }
 

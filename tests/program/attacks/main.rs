@@ -12,6 +12,7 @@ mod draining;
 mod frames;
 mod handshake;
 mod memory;
+mod paced_drain;
 #[path = "../../support/patient.rs"]
 mod patient;
 mod peer;
