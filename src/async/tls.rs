@@ -4,6 +4,8 @@
 //! read when a configuration is made and never later. Never: sockets, records, or connection state.
 #![forbid(unsafe_code)]
 
+mod tickets;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fmt, io};
@@ -20,6 +22,8 @@ use rustls::{
 use rustls::{SupportedProtocolVersion, version};
 
 use echoring_proto::limits::TLS_TICKETS;
+
+pub use tickets::Tickets;
 
 const VERSIONS: &[&SupportedProtocolVersion] = &[&version::TLS13, &version::TLS12];
 /// The protocol inside TLS; a client that offers only other protocols is refused (RFC 7301, 3.2).

@@ -30,7 +30,7 @@ pub use application::{Answer, Application, Disposition, Extras, OwnedReply};
 pub use config::{Allowance, ShardConfig};
 pub use context::{ConnectionContext, Context, ShardResources};
 pub use control::{ControlMessage, DrainPlan, Goodbye, Remote};
-pub use mailbox::{Full, Lane, Mailboxes};
+pub use mailbox::{Bridge, FarEnd, FarInlet, FarOutlet, Full, Lane, Mailboxes};
 pub use tls::Security;
 
 /// How soon a shard retries a message that found another shard's mailbox full.
@@ -288,6 +288,10 @@ impl<D: Driver, A: Application> Shard<D, A> {
                     self.application.command(&mut Context { core: &mut self.core }, ask)
                 }
                 ControlMessage::Drain(plan) => self.core.begin_drain(&mut self.application, &plan),
+                ControlMessage::Listen(sockets, to) => {
+                    let listening = sockets.into_iter().try_for_each(|socket| self.listen(socket));
+                    let _ = to.try_send(listening);
+                }
                 ControlMessage::Stop => self.core.stopping = true,
             }
         }
@@ -298,8 +302,10 @@ impl<D: Driver, A: Application> Shard<D, A> {
         for from in (0..shards).filter(|from| *from != shard) {
             while self.take_message(from, Lane::Forward) {}
         }
+        // After the last mail of owner shards whose topics have moved.
+        while self.take_far_message(Lane::Forward) {}
         // One request of each shard in turn, so that none is starved.
-        let mut waiting = takes_requests && shards > 1;
+        let mut waiting = takes_requests && (shards > 1 || self.core.mailboxes.far_shards() > 0);
         while waiting {
             waiting = false;
             for from in (0..shards).filter(|from| *from != shard) {
@@ -308,6 +314,9 @@ impl<D: Driver, A: Application> Shard<D, A> {
                 }
                 waiting |= self.take_message(from, Lane::Request);
             }
+            if self.application.takes_requests(&Context { core: &mut self.core }) {
+                waiting |= self.take_far_message(Lane::Request);
+            }
         }
     }
 
@@ -315,11 +324,24 @@ impl<D: Driver, A: Application> Shard<D, A> {
         let Some((message, bytes)) = self.core.mailboxes.take(from, lane) else { return false };
         self.payload.clear();
         self.core.mailboxes.take_bytes(from, lane, bytes, &mut self.payload);
+        self.handle_message(from, message);
+        true
+    }
+
+    #[cold]
+    fn take_far_message(&mut self, lane: Lane) -> bool {
+        let Some((from, message, bytes)) = self.core.mailboxes.take_far(lane) else { return false };
+        self.payload.clear();
+        self.core.mailboxes.take_far_bytes(bytes, &mut self.payload);
+        self.handle_message(from, message);
+        true
+    }
+
+    fn handle_message(&mut self, from: usize, message: A::Message) {
         self.application.message(&mut Context { core: &mut self.core }, from, message, &self.payload);
         if self.core.env.pool.is_under_pressure() {
             self.core.relieve(&mut self.application);
         }
-        true
     }
 }
 

@@ -116,8 +116,8 @@ pub struct ServerConfig {
     pub autotune_sockets: bool,
     /// TCP congestion control of accepted connections; `None` for the kernel's default.
     pub congestion: Option<String>,
-    /// Listen on a port although another process listens on it, to replace that process.
-    pub takeover: bool,
+    /// Keep the listeners for a successor, see [`Server::wait_for_successor`](crate::Server::wait_for_successor).
+    pub has_successors: bool,
 }
 
 impl Default for ServerConfig {
@@ -153,7 +153,7 @@ impl Default for ServerConfig {
             pings_per_second_max: limits::PINGS_PER_SECOND_MAX,
             autotune_sockets: false,
             congestion: None,
-            takeover: false,
+            has_successors: false,
         }
     }
 }
@@ -192,6 +192,8 @@ pub enum StartErrorKind {
     Thread,
     /// The process may not use a requested CPU.
     Cpu,
+    /// The running server does not hand over.
+    Takeover,
 }
 
 /// Why a server did not start, and what to do.

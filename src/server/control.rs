@@ -10,7 +10,6 @@ mod connection_slots;
 mod http;
 mod publications;
 mod report;
-pub mod takeover;
 mod topic_report;
 mod topics;
 

@@ -1,11 +1,13 @@
 //! [`Handle`]: access to a running server from any thread. Everything goes to the shards as messages.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::Duration;
 
 use crate::commands::{CommandSender, OwnedPublication, PublishError, Published, ShardCommand};
+use crate::handover::LinkState;
 use crate::limits::{BROKEN_DRAIN_TIMEOUT, SNAPSHOT_TIMEOUT};
+use crate::listeners::InheritedListener;
 use crate::watchdog::Watchdog;
 use echoring_async::limits::DRAIN_TIMEOUT;
 use echoring_proto::limits::{Nanos, SECOND};
@@ -26,6 +28,29 @@ pub struct Handle {
     pub(crate) failure: Arc<FailureState>,
     /// What `/readyz` answers.
     pub(crate) readiness: Readiness,
+    /// Listeners that are kept for a successor, until this server drains.
+    pub(crate) kept: KeptListeners,
+    /// The link to another process.
+    pub(crate) link: Arc<LinkState>,
+}
+
+/// Listeners of a server, for all who hold a handle.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct KeptListeners(Arc<Mutex<Vec<InheritedListener>>>);
+
+impl KeptListeners {
+    pub(crate) fn new(listeners: Vec<InheritedListener>) -> KeptListeners {
+        KeptListeners(Arc::new(Mutex::new(listeners)))
+    }
+
+    pub(crate) fn get(&self) -> Vec<InheritedListener> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Closes them.
+    pub(crate) fn close(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
 }
 
 /// Whether load balancers may send clients, for all shards and the control thread.
@@ -150,7 +175,11 @@ impl Handle {
     }
 
     /// The plan of each shard.
-    fn plan(&self, PacedDrain { time, per_second_max }: PacedDrain, goodbye: Goodbye) -> DrainPlan {
+    pub(crate) fn plan(
+        &self,
+        PacedDrain { time, per_second_max }: PacedDrain,
+        goodbye: Goodbye,
+    ) -> DrainPlan {
         let timeout = Nanos::try_from(time.as_nanos()).unwrap_or(Nanos::MAX / 2);
         let shards = self.remotes.len() as u64;
         let spacing = SECOND * shards / u64::from(per_second_max).max(1);
@@ -163,21 +192,13 @@ impl Handle {
         self.order_drain(Nanos::try_from(timeout.as_nanos()).unwrap_or(Nanos::MAX));
     }
 
-    /// Drains with 1012 because there is a successor. Returns once all shards have stopped listening and refuse
-    /// publications; does not wait more than two seconds for a shard.
-    pub fn hand_over(&self) {
-        self.order_plan(DrainPlan { goodbye: Goodbye::RESTART, ..DrainPlan::at_once(DRAIN_TIMEOUT) });
-        // Commands are taken in order. The second snapshot waits for the tick after the one that begins the handover.
-        drop(self.snapshots());
-        drop(self.snapshots());
-    }
-
     fn order_drain(&self, timeout: Nanos) {
         self.order_plan(DrainPlan::at_once(timeout));
     }
 
-    fn order_plan(&self, plan: DrainPlan) {
+    pub(crate) fn order_plan(&self, plan: DrainPlan) {
         self.set_not_ready();
+        self.kept.close();
         self.remotes.iter().for_each(|remote| {
             remote.send(ControlMessage::Drain(plan));
         });
@@ -185,6 +206,7 @@ impl Handle {
 
     /// Ends the shards without a drain.
     pub fn stop(&self) {
+        self.kept.close();
         self.remotes.iter().for_each(|remote| {
             remote.send(ControlMessage::Stop);
         });

@@ -16,6 +16,7 @@ mod endpoints;
 mod handle;
 mod handler;
 mod handler_slots;
+pub mod handover;
 mod host;
 pub mod limits;
 mod listeners;

@@ -26,8 +26,8 @@ pub(super) struct Listeners {
     pub(super) files: Vec<PathBuf>,
     /// Sockets of shards that are bound and do not listen yet.
     pub(super) later: Vec<Socket>,
-    /// The addresses that another process listens on too.
-    pub(super) shared: Vec<SocketAddr>,
+    /// The same sockets, for a successor.
+    pub(super) kept: Vec<InheritedListener>,
 }
 
 pub(super) fn open(config: &ServerConfig, shards: usize) -> Result<Listeners, StartError> {
@@ -38,7 +38,7 @@ pub(super) fn open(config: &ServerConfig, shards: usize) -> Result<Listeners, St
         return Err(StartError::new(StartErrorKind::NoListener, "no listen address", hint));
     }
     for inherited in &config.inherited {
-        inherited.distribute(&mut listeners).map_err(|error| {
+        inherited.distribute(config.has_successors, &mut listeners).map_err(|error| {
             let kind = StartErrorKind::Listen(error.kind());
             StartError::new(
                 kind,
@@ -55,7 +55,7 @@ pub(super) fn open(config: &ServerConfig, shards: usize) -> Result<Listeners, St
     for address in config.listen.iter().filter(|address| !has(address)) {
         let opened = match address {
             ListenAddress::Tcp(address) => retry_busy(|| open_tcp(config, *address, &mut listeners)),
-            ListenAddress::Unix(path) => retry_busy(|| open_unix(path, &mut listeners)),
+            ListenAddress::Unix(path) => retry_busy(|| open_unix(config, path, &mut listeners)),
         };
         opened.map_err(|error| cannot_listen(address, &error))?;
     }
@@ -111,14 +111,9 @@ fn no_congestion(name: &str, error: &io::Error) -> StartError {
 
 fn open_tcp(config: &ServerConfig, address: SocketAddr, listeners: &mut Listeners) -> io::Result<()> {
     let only_v6 = is_only_v6(address, &config.listen);
-    let mut is_shared = false;
     if address.port() != 0 {
         // With SO_REUSEPORT the kernel would share the port with another process silently.
-        match bind_tcp(address, only_v6, false) {
-            Ok(_) => {}
-            Err(error) if config.takeover && error.kind() == io::ErrorKind::AddrInUse => is_shared = true,
-            Err(error) => return Err(error),
-        }
+        drop(bind_tcp(address, only_v6, false)?);
     }
     let mut address = address;
     let mut sockets = Vec::with_capacity(listeners.by_shard.len());
@@ -141,25 +136,28 @@ fn open_tcp(config: &ServerConfig, address: SocketAddr, listeners: &mut Listener
     for socket in &sockets {
         socket.listen(LISTEN_BACKLOG)?;
     }
+    if config.has_successors {
+        listeners.kept.push(InheritedListener::new(clones(&sockets)?)?);
+    }
     // Only after success: a port in use is tried again.
     for (shard, socket) in listeners.by_shard.iter_mut().zip(sockets) {
         shard.push(socket.into());
     }
     listeners.addresses.push(ListenAddress::Tcp(address));
-    listeners.shared.extend(is_shared.then_some(address));
     Ok(())
 }
 
-/// The admin address, bound so that a successor can bind it while this process still has it.
+fn clones(sockets: &[Socket]) -> io::Result<Vec<OwnedFd>> {
+    sockets.iter().map(|socket| socket.try_clone().map(OwnedFd::from)).collect()
+}
+
+/// The admin address.
 ///
 /// # Errors
 /// If another process listens there.
-pub fn open_admin(address: SocketAddr, takeover: bool) -> io::Result<TcpListener> {
+pub fn open_admin(address: SocketAddr) -> io::Result<TcpListener> {
     retry_busy(|| {
-        if !takeover && address.port() != 0 {
-            drop(bind_tcp(address, false, false)?);
-        }
-        let socket = bind_tcp(address, false, true)?;
+        let socket = bind_tcp(address, false, false)?;
         socket.listen(LISTEN_BACKLOG)?;
         Ok(socket.into())
     })
@@ -188,11 +186,15 @@ fn bind_tcp(address: SocketAddr, only_v6: bool, shared: bool) -> io::Result<Sock
     Ok(socket)
 }
 
-fn open_unix(path: &Path, listeners: &mut Listeners) -> io::Result<()> {
+fn open_unix(config: &ServerConfig, path: &Path, listeners: &mut Listeners) -> io::Result<()> {
     remove_stale(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&SockAddr::unix(path)?)?;
     socket.listen(LISTEN_BACKLOG)?;
+    if config.has_successors {
+        let kept = InheritedListener::new(clones(std::slice::from_ref(&socket))?)?;
+        listeners.kept.push(kept.remove_file());
+    }
     for shard in &mut listeners.by_shard {
         shard.push(socket.try_clone()?.into());
     }

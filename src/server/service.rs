@@ -75,6 +75,8 @@ impl Service {
             message_bytes_max,
             seed: 0,
             placement: Placement::new(0),
+            first_number: 0,
+            digest_seed: 0,
         };
         Service {
             routes: Routes::default(),
@@ -377,7 +379,7 @@ impl Application for Service {
     }
 
     fn command<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, ask: ShardCommand) {
-        ask.answer(&mut self.backlog, &self.broadcast, cx);
+        ask.answer(&mut self.backlog, &mut self.broadcast, cx);
     }
 
     fn takes_requests<D: Driver>(&self, cx: &Context<'_, D, Service>) -> bool {
@@ -385,7 +387,7 @@ impl Application for Service {
     }
 
     fn tick_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
-        if !self.backlog.is_empty() {
+        if !self.backlog.is_empty() && !self.broadcast.is_frozen() {
             self.backlog.publish(&mut self.broadcast, cx);
         }
         self.broadcast.tick_ended(cx);
@@ -393,7 +395,7 @@ impl Application for Service {
     }
 
     fn deadline(&self) -> Option<Nanos> {
-        if !self.backlog.is_empty() {
+        if !self.backlog.is_empty() && !self.broadcast.is_frozen() {
             return Some(0);
         }
         // Called in every tick, and nearly always without deadlines.

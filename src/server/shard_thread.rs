@@ -18,14 +18,16 @@ use echoring_runtime::shard::{Allowance, Mailboxes, Security, Shard, ShardConfig
 use echoring_topics::Placement;
 
 /// The service of a shard, with its routes.
-pub(crate) fn service(config: &ServerConfig, topics: Lease, seed: u64, placement: Placement) -> Service {
+pub(crate) fn service(config: &ServerConfig, topics: Lease, seed: u64, node: NodeIdentity) -> Service {
     let broadcast = BroadcastSettings {
         rules: config.topics.clone(),
         topics,
         subscriptions_max: config.subscriptions_max,
         message_bytes_max: config.message_bytes_max,
         seed,
-        placement,
+        placement: node.placement,
+        first_number: node.first_number,
+        digest_seed: node.digest_seed,
     };
     let mut service = Service::new(config.origins.clone(), config.message_bytes_max, config.queue_bytes)
         .with_broadcast(broadcast)
@@ -42,6 +44,17 @@ pub(crate) fn service(config: &ServerConfig, topics: Lease, seed: u64, placement
     if config.builtin_routes { service } else { service.without_builtin_routes() }
 }
 
+/// What all shards of a node have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NodeIdentity {
+    /// Maps topics to owner shards.
+    pub(crate) placement: Placement,
+    /// The number of the first shard, in the numbers of clients.
+    pub(crate) first_number: u8,
+    /// Of the digests of publications with idempotency keys.
+    pub(crate) digest_seed: u64,
+}
+
 /// Builds the shard of one thread.
 pub(crate) struct ServiceSetup {
     pub(crate) config: ServerConfig,
@@ -51,7 +64,7 @@ pub(crate) struct ServiceSetup {
     pub(crate) allowance: Allowance,
     pub(crate) topics: Lease,
     pub(crate) seed: u64,
-    pub(crate) placement: Placement,
+    pub(crate) node: NodeIdentity,
     pub(crate) readiness: Readiness,
 }
 
@@ -60,8 +73,7 @@ impl ShardSetup for ServiceSetup {
     type Output = Snapshot;
 
     fn build<D: Driver>(self, driver: D) -> io::Result<Shard<D, Service>> {
-        let service =
-            service(&self.config, self.topics, self.seed, self.placement).with_readiness(self.readiness);
+        let service = service(&self.config, self.topics, self.seed, self.node).with_readiness(self.readiness);
         let config = ShardConfig {
             connection: self.config.connection(),
             connections: self.connections + REFUSING_CONNECTIONS_MAX,

@@ -24,6 +24,7 @@ mod retained;
 mod settings;
 mod slot_map;
 mod topic;
+mod transfer;
 
 pub use accounts::{Deliveries, HubReport, OwnerReport, Passed, Publications, TopicReport};
 pub use channel::{Encode, Encoding, Format, Gap, GapReason, MemberId, Sink};
@@ -35,6 +36,7 @@ pub use placement::Placement;
 pub use replay::{Members, Page, Replay, entries, members};
 pub use settings::{HistoryBounds, Pattern, Rules, SlowConsumerPolicy, TopicSettings};
 pub use topic::{AcceptedMessage, LogMemory, TopicId, Topics};
+pub use transfer::{ExportCursor, ImportError, Importer, Record};
 
 #[cfg(test)]
 mod tests;

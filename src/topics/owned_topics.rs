@@ -1,5 +1,7 @@
 //! The topics that this shard owns: it orders their messages, forwards them, and keeps their history.
 
+mod import;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 
@@ -82,6 +84,7 @@ pub struct OwnedTopics {
     publications: Publications,
     /// The topics of all idempotency keys, the oldest key first. Some no longer exist.
     idempotent: VecDeque<(Nanos, OwnedTopicId, bool)>,
+    /// Of the digests of publications with idempotency keys.
     seed: u64,
     /// The positions of forgotten topics.
     forgotten: Retained<Forgotten>,
@@ -113,6 +116,12 @@ impl OwnedTopics {
             idempotent: VecDeque::new(),
             seed,
         }
+    }
+
+    /// Sets the seed of the digests of publications with idempotency keys. It must be that of all processes between which
+    /// topics are handed over, and secret.
+    pub fn with_digest_seed(self, seed: u64) -> OwnedTopics {
+        OwnedTopics { seed, ..self }
     }
 
     /// Forwards the topic `name` to `shard` from now on, whose id of it is `local`.

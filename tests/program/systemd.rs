@@ -225,7 +225,8 @@ fn sockets_of_a_service_manager_are_served_on_both_drivers() {
         let tcp = TcpListener::bind("127.0.0.1:0").expect("a port");
         let admin = TcpListener::bind("127.0.0.1:0").expect("a port");
         let [address, admin_address] = [&tcp, &admin].map(|socket| socket.local_addr().expect("bound"));
-        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("activated-{}", std::process::id()));
+        let path =
+            PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("activated-{}", std::process::id()));
         let _ = std::fs::remove_file(&path);
         let unix = UnixListener::bind(&path).expect("a socket");
         // It waits for the server, which does not exist yet.
@@ -273,7 +274,8 @@ fn systemd_itself_activates_the_server() {
     let mut command = Command::new(tool);
     command.args(["--listen", &address.to_string(), "--listen", &admin.to_string(), "--fdname=ws:admin"]);
     command.args([env!("CARGO_BIN_EXE_echoring"), "serve", "--shards", "2", "--log", "warn"]);
-    let mut manager = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+    let mut manager =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
     // It starts the server with the first connection, once it listens.
     let mut said = BufReader::new(manager.stderr.take().expect("piped"));
     let mut line = String::new();

@@ -160,12 +160,19 @@ pub(crate) struct Args {
 
     /// Replace the server that listens on the same addresses
     ///
-    /// That server stops listening, closes its connections with 1012 (service restart), and ends when they have left. The
-    /// admin address is taken over too. See docs/reference/admin.md#taking-over.
+    /// The new server gets the old one's listening sockets and topics. The old one serves its clients until their turn, and
+    /// closes them one by one with 1012 (service restart); they resume at the new one where they were. See
+    /// docs/reference/admin.md#taking-over.
     #[arg(long, help_heading = OPERATION)]
     pub(super) takeover: bool,
 
-    /// Close connections over this time when the server drains [default: all at once, within 8s]
+    /// Meet the other server of a takeover at this Unix socket [default: an abstract socket of each address]
+    ///
+    /// For processes in network namespaces of their own, such as containers, that share a directory.
+    #[arg(long, value_name = "PATH", help_heading = OPERATION)]
+    pub(super) takeover_socket: Option<PathBuf>,
+
+    /// Close connections over this time when the server drains [default: 60s in a takeover; 8s, all at once, otherwise]
     ///
     /// Connections are closed one by one, in random order, and are served until their turn. A signal first makes GET /readyz
     /// answer 503 for a tenth of the time, at most 5s. See docs/guide/operate.md#drain.

@@ -123,7 +123,7 @@ pub(super) mod tests {
     use super::*;
     use echoring_proto::handshake::{HostPolicy, OriginPolicy, SubprotocolPreference};
     use echoring_proto::limits::{MILLISECOND, SECOND};
-    use echoring_server::{DriverChoice, ServerConfig};
+    use echoring_server::DriverChoice;
     use std::ffi::OsString;
     use std::os::unix::ffi::OsStringExt as _;
 
@@ -190,7 +190,7 @@ pub(super) mod tests {
             test_endpoints = false
             takeover = true
         "#;
-        let Settings { server, log, .. } = settings(text, &[]).expect("valid");
+        let Settings { server, log, takeover, .. } = settings(text, &[]).expect("valid");
         assert_eq!(server.listen.len(), 2);
         assert_eq!((server.shards, &server.cpus[..]), (Some(2), &[0, 1][..]));
         assert_eq!(server.driver, DriverChoice::Epoll);
@@ -207,7 +207,7 @@ pub(super) mod tests {
         assert_eq!((server.handshake_timeout, server.send_timeout), (2 * SECOND, 3 * SECOND));
         assert_eq!(server.congestion.as_deref(), Some("reno"));
         assert_eq!(log, "warn");
-        assert!(server.autotune_sockets && server.takeover && !server.test_endpoints);
+        assert!(server.autotune_sockets && takeover && !server.test_endpoints);
     }
 
     #[test]
@@ -302,8 +302,8 @@ pub(super) mod tests {
         assert!(complaint("shards = 0", &["--shards=2"]).starts_with("f.toml:1:10: shards: expected"));
     }
 
-    fn by_variables(variables: &[(&str, &str)]) -> ServerConfig {
-        settings_beside("", variables, &[]).expect("valid").server
+    fn by_variables(variables: &[(&str, &str)]) -> Settings {
+        settings_beside("", variables, &[]).expect("valid")
     }
 
     #[test]
@@ -324,7 +324,7 @@ pub(super) mod tests {
 
     #[test]
     fn variables_say_what_flags_say() {
-        let server = by_variables(&[
+        let Settings { server, takeover, .. } = by_variables(&[
             ("ECHORING_MAX_MESSAGE", "1MiB"),
             ("ECHORING_LISTEN", "127.0.0.1:0, unix:/run/e.sock"),
             ("ECHORING_CPUS", "0,1"),
@@ -338,9 +338,9 @@ pub(super) mod tests {
         assert_eq!(server.message_bytes_max, 1 << 20);
         assert_eq!((server.listen.len(), &server.cpus[..]), (2, &[0, 1][..]));
         assert_eq!(server.subprotocols, ["b", "a"]);
-        assert!(server.takeover && !server.test_endpoints);
+        assert!(takeover && !server.test_endpoints);
         let profile = [("ECHORING_PROFILE", "conformance"), ("ECHORING_QUEUE_BYTES", "64KiB")];
-        let server = by_variables(&profile);
+        let Settings { server, .. } = by_variables(&profile);
         assert_eq!((server.message_bytes_max, server.queue_bytes), (16 << 20, 64 << 10));
     }
 
@@ -358,7 +358,7 @@ pub(super) mod tests {
         let server = settings.server;
         assert_eq!((server.message_bytes_max, server.topics_max, server.shards), (2, 3, Some(1)));
         assert_eq!(server.subprotocols, ["c"], "a list stands for all of another source");
-        assert!(!server.takeover);
+        assert!(!settings.takeover);
     }
 
     #[test]

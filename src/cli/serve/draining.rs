@@ -1,9 +1,10 @@
-//! How long a server of this process drains.
+//! How long a server of this process drains, on a signal and for a successor.
 
 use std::time::Duration;
 
 use crate::limits::{EXIT_GRACE, LAME_DUCK_PARTS, LAME_DUCK_TIME_MAX};
 use echoring_async::limits::DRAIN_TIMEOUT;
+use echoring_server::limits::HANDOVER_TIME;
 use echoring_server::{Handle, PacedDrain};
 
 /// The settings of the drain.
@@ -37,6 +38,12 @@ impl DrainSettings {
     pub(super) fn exit_timeout(&self) -> Duration {
         self.time.map_or(Duration::from_nanos(DRAIN_TIMEOUT), |time| time - self.lame_duck()) + EXIT_GRACE
     }
+
+    /// The drain for a successor.
+    pub(super) fn handover(&self) -> PacedDrain {
+        let time = self.time.unwrap_or(Duration::from_nanos(HANDOVER_TIME));
+        PacedDrain { time, per_second_max: self.per_second_max }
+    }
 }
 
 #[cfg(test)]
@@ -44,10 +51,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_a_time_a_signal_is_a_short_drain() {
+    fn without_a_time_a_signal_is_a_short_drain_and_a_handover_a_long_one() {
         let settings = DrainSettings { time: None, per_second_max: 7 };
         assert_eq!(settings.lame_duck(), Duration::ZERO);
         assert!(settings.exit_timeout() < Duration::from_secs(10));
+        assert_eq!(settings.handover(), PacedDrain { time: Duration::from_secs(60), per_second_max: 7 });
     }
 
     #[test]

@@ -30,6 +30,10 @@ pub(super) struct Settings {
     pub(super) admin: Admin,
     /// Where the secret is that it asks for.
     pub(super) admin_token_file: Option<PathBuf>,
+    /// Take the place of the running server.
+    pub(super) takeover: bool,
+    /// Where the servers of a takeover meet, if it is a file.
+    pub(super) takeover_socket: Option<PathBuf>,
     /// How long the server drains.
     pub(super) drain: DrainSettings,
     /// The filter of the log.
@@ -61,8 +65,20 @@ impl Settings {
         };
         let server = with_protocol(with_limits(with_io(server, &args), &args), &args);
         let drain = DrainSettings { time: args.drain, per_second_max: args.drain_rate };
-        let Args { admin, admin_token_file, log, .. } = args;
-        Ok(Settings { server, admin, admin_token_file, drain, log, tls_files, topics, matches, origins })
+        let Args { admin, admin_token_file, takeover, takeover_socket, log, .. } = args;
+        Ok(Settings {
+            server,
+            admin,
+            admin_token_file,
+            takeover,
+            takeover_socket,
+            drain,
+            log,
+            tls_files,
+            topics,
+            matches,
+            origins,
+        })
     }
 
     /// The settings as they are on this host.
@@ -155,7 +171,7 @@ fn with_io(server: ServerConfig, args: &Args) -> ServerConfig {
         driver: args.driver.into(),
         autotune_sockets: args.profile == Profile::Benchmark,
         congestion: args.congestion.clone(),
-        takeover: args.takeover,
+        has_successors: true,
         ..server
     }
 }

@@ -1,5 +1,7 @@
 //! Control messages to a shard from other threads.
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::mpsc;
 
 use crate::driver::Waker;
@@ -56,6 +58,8 @@ pub enum ControlMessage<Q, R> {
     /// Accept nothing more, close everyone once they have got everything queued, and end when all are closed, or after
     /// the plan's time.
     Drain(DrainPlan),
+    /// Accept connections from these sockets. The answer is the first error.
+    Listen(Vec<OwnedFd>, mpsc::SyncSender<io::Result<()>>),
     /// End at once.
     Stop,
 }

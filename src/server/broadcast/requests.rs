@@ -139,7 +139,7 @@ impl Broadcast {
         recovered: Option<bool>,
         snapshot: Option<u64>,
     ) {
-        let client = origin(link.mailboxes.shard(), link.token);
+        let client = origin(self.number(link.mailboxes.shard()), link.token);
         let Broadcast { fan_out, subscriptions, sessions, .. } = self;
         let has_presence = fan_out.has(topic, |settings| settings.presence);
         let known = subscriptions.get(topic).filter(|_| has_presence);
@@ -162,7 +162,7 @@ impl Broadcast {
         if let Some(subscription) = session.find(topic) {
             subscription.state = SubscriptionState::Live(member);
         }
-        let client = origin(link.mailboxes.shard(), link.token);
+        let client = origin(self.number(link.mailboxes.shard()), link.token);
         self.report_presence(&mut link.resources(), topic, client, true);
     }
 

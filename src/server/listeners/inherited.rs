@@ -17,6 +17,8 @@ use crate::config::ListenAddress;
 pub struct InheritedListener {
     address: ListenAddress,
     sockets: Arc<[OwnedFd]>,
+    /// Whether the server removes the socket's file when it ends.
+    removes_file: bool,
 }
 
 impl InheritedListener {
@@ -32,13 +34,13 @@ impl InheritedListener {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, "their addresses differ"));
             }
         }
-        Ok(InheritedListener { address, sockets: sockets.into() })
+        Ok(InheritedListener { address, sockets: sockets.into(), removes_file: false })
     }
 
     /// A listener whose address cannot be read is refused when the server starts.
     pub(crate) fn tcp(listener: TcpListener) -> InheritedListener {
         let address = ListenAddress::Tcp(listener.local_addr().unwrap_or(([0, 0, 0, 0], 0).into()));
-        InheritedListener { address, sockets: [listener.into()].into() }
+        InheritedListener { address, sockets: [listener.into()].into(), removes_file: false }
     }
 
     /// The address that the sockets listen on.
@@ -46,8 +48,23 @@ impl InheritedListener {
         &self.address
     }
 
-    /// Gives every socket to a shard, because each has connections waiting, and every shard a socket.
-    pub(super) fn distribute(&self, listeners: &mut Listeners) -> io::Result<()> {
+    /// Removes the file of a Unix socket when the server ends.
+    pub(crate) fn remove_file(self) -> InheritedListener {
+        InheritedListener { removes_file: true, ..self }
+    }
+
+    pub(crate) fn removes_file(&self) -> bool {
+        self.removes_file
+    }
+
+    pub(crate) fn sockets(&self) -> &[OwnedFd] {
+        &self.sockets
+    }
+
+    /// Gives every socket to a shard, because each has connections waiting, and every shard a socket. `keep` them all for a
+    /// successor, too.
+    pub(super) fn distribute(&self, keep: bool, listeners: &mut Listeners) -> io::Result<()> {
+        let mut kept = Vec::new();
         let shards = listeners.by_shard.len();
         for (index, socket) in self.sockets.iter().enumerate() {
             // Accepted connections inherit the option from their listener.
@@ -55,12 +72,14 @@ impl InheritedListener {
                 SockRef::from(socket).set_tcp_nodelay(true)?;
             }
             listeners.by_shard[index % shards].push(socket.try_clone()?);
+            kept.push(socket.try_clone()?);
         }
         for shard in self.sockets.len()..shards {
             let shared = &self.sockets[shard % self.sockets.len()];
             let own = self.one_more(shared).and_then(|socket| Ok((socket.try_clone()?, socket)));
             let socket = match own {
                 Ok((clone, socket)) => {
+                    kept.push(clone.try_clone()?.into());
                     listeners.later.push(clone);
                     socket.into()
                 }
@@ -68,6 +87,13 @@ impl InheritedListener {
                 Err(_) => shared.try_clone()?,
             };
             listeners.by_shard[shard].push(socket);
+        }
+        if let (ListenAddress::Unix(path), true) = (&self.address, self.removes_file) {
+            listeners.files.push(path.clone());
+        }
+        if keep {
+            let (address, sockets) = (self.address.clone(), kept.into());
+            listeners.kept.push(InheritedListener { address, sockets, removes_file: self.removes_file });
         }
         listeners.addresses.push(self.address.clone());
         Ok(())
