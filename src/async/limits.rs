@@ -75,3 +75,10 @@ pub const RECONNECT_DELAY: Nanos = 500 * MILLISECOND;
 pub const RECONNECT_DELAY_MAX: Nanos = 30 * SECOND;
 /// Age of a connection after which its end resets the attempt counter.
 pub const RECONNECT_SETTLED: Nanos = 30 * SECOND;
+
+// ---- TLS ----
+
+/// Maximum bytes of a stapled OCSP response, which every handshake sends. Responses have about 500 bytes, or 2 KiB with
+/// the certificate of a delegated responder.
+#[cfg(feature = "tls")]
+pub(crate) const OCSP_RESPONSE_BYTES_MAX: usize = 16 * 1024;

@@ -4,6 +4,7 @@
 //! read when a configuration is made and never later. Never: sockets, records, or connection state.
 #![forbid(unsafe_code)]
 
+mod server;
 mod tickets;
 
 use std::path::{Path, PathBuf};
@@ -11,17 +12,15 @@ use std::sync::Arc;
 use std::{fmt, io};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::{NoServerSessionStorage, ParsedCertificate};
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
-};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls::{SupportedProtocolVersion, version};
 
-use echoring_proto::limits::TLS_TICKETS;
+pub use server::{
+    CertificateFiles, ClientAuth, ServerTls, expiry_warnings, server_config, with_ticket_keys_of,
+};
 
 pub use tickets::Tickets;
 
@@ -41,73 +40,6 @@ pub enum Trust {
     /// All certificates. **Dangerous**: a man in the middle can read and change everything. For tests of servers with
     /// untrusted certificates.
     Insecure,
-}
-
-/// A server's TLS configuration, made from a certificate chain (leaf certificate first) and the leaf's private key,
-/// both in PEM files (RFC 7468). Keys are PKCS #8, PKCS #1 (RSA) or SEC 1 (EC).
-///
-/// Sessions are resumed from tickets (RFC 8446, 2.2; RFC 5077), so the server keeps no state for a client between
-/// connections. Clones of the `Arc` share the ticket keys: shards resume each other's sessions.
-///
-/// # Errors
-/// If a file cannot be read, has no certificate or key in it, or the two do not match.
-pub fn server_config(cert_pem: &Path, key_pem: &Path) -> Result<Arc<ServerConfig>, TlsError> {
-    let chain = certificates(cert_pem)?;
-    let key = PrivateKeyDer::from_pem_file(key_pem).map_err(|error| match error {
-        pem::Error::NoItemsFound => TlsError::NoKey(key_pem.into()),
-        error => unreadable(key_pem, error),
-    })?;
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(VERSIONS)
-        .map_err(TlsError::Setup)?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(|error| TlsError::Unusable { cert: cert_pem.into(), key: key_pem.into(), error })?;
-    config.alpn_protocols = vec![ALPN.to_vec()];
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.ticketer = ring::Ticketer::new().map_err(TlsError::Setup)?;
-    config.send_tls13_tickets = TLS_TICKETS;
-    Ok(Arc::new(config))
-}
-
-/// Warnings about the validity period of the certificates in a PEM file at the time `now`, one line for each.
-///
-/// # Errors
-/// If the file cannot be read, or has no certificate in it.
-pub fn expiry_warnings(cert_pem: &Path, now: UnixTime) -> Result<Vec<String>, TlsError> {
-    let chain = certificates(cert_pem)?;
-    let algorithms = provider().signature_verification_algorithms;
-    let warn = |(at, certificate): (usize, &CertificateDer<'_>)| {
-        let parsed = ParsedCertificate::try_from(certificate).ok()?;
-        // rustls checks the validity period before it looks for an issuer, so no issuer is needed.
-        let (roots, nobody) = (RootCertStore::empty(), &[]);
-        let evaluated =
-            verify_server_cert_signed_by_trust_anchor(&parsed, &roots, nobody, now, algorithms.all);
-        let what = match evaluated {
-            Err(rustls::Error::InvalidCertificate(error)) => match error {
-                CertificateError::ExpiredContext { not_after, .. } => {
-                    format!("expired {} ago; renew it", shown(now, not_after))
-                }
-                CertificateError::NotValidYetContext { not_before, .. } => {
-                    format!("becomes valid in {}; check this host's clock", shown(not_before, now))
-                }
-                _ => return None,
-            },
-            _ => return None,
-        };
-        Some(format!("certificate {} of {} {what}", at + 1, cert_pem.display()))
-    };
-    Ok(chain.iter().enumerate().filter_map(warn).collect())
-}
-
-/// The difference between two times, in whole units.
-fn shown(later: UnixTime, earlier: UnixTime) -> String {
-    let seconds = later.as_secs().saturating_sub(earlier.as_secs());
-    match seconds {
-        0..7_200 => format!("{} minutes", seconds / 60),
-        7_200..172_800 => format!("{} hours", seconds / 3_600),
-        _ => format!("{} days", seconds / 86_400),
-    }
 }
 
 /// A client's TLS configuration. Connections made with clones of one `Arc` resume each other's sessions.
@@ -238,6 +170,8 @@ pub enum TlsError {
         /// rustls's error.
         error: rustls::Error,
     },
+    /// A file is not an OCSP response.
+    NoOcspResponse(PathBuf),
     /// A root certificate is malformed.
     BadRoot {
         /// The file.
@@ -247,7 +181,7 @@ pub enum TlsError {
     },
     /// This system has no root certificates.
     NoSystemRoots,
-    /// rustls could not be initialised: the system's random source fails.
+    /// rustls could not be initialised: the system's random source fails, or a CA has no certificate that can be used.
     Setup(rustls::Error),
 }
 
@@ -280,6 +214,13 @@ impl fmt::Display for TlsError {
                 cert.display(),
                 key.display()
             ),
+            TlsError::NoOcspResponse(file) => {
+                write!(
+                    f,
+                    "{}: no OCSP response; it is DER, as openssl ocsp -respout writes it",
+                    file.display()
+                )
+            }
             TlsError::BadRoot { file, error } => {
                 write!(f, "{}: {error}; name a CA certificate", file.display())
             }
@@ -301,7 +242,10 @@ impl std::error::Error for TlsError {
             TlsError::Unusable { error, .. } | TlsError::BadRoot { error, .. } | TlsError::Setup(error) => {
                 Some(error)
             }
-            TlsError::NoCertificate(_) | TlsError::NoKey(_) | TlsError::NoSystemRoots => None,
+            TlsError::NoCertificate(_)
+            | TlsError::NoKey(_)
+            | TlsError::NoOcspResponse(_)
+            | TlsError::NoSystemRoots => None,
         }
     }
 }
@@ -342,7 +286,8 @@ mod tests {
     fn a_certificate_and_its_key_make_a_configuration_that_resumes_without_memory() {
         let files = Files::new("good");
         let (cert, key) = pair();
-        let config = server_config(&files.file("c", &cert), &files.file("k", &key)).expect("a configuration");
+        let config = server_config(&ServerTls::new(files.file("c", &cert), files.file("k", &key)))
+            .expect("a configuration");
         assert_eq!(config.alpn_protocols, [ALPN]);
         assert!(config.ticketer.enabled() && !config.session_storage.can_cache());
         client_config(&Trust::CaFile(files.file("ca", &cert))).expect("a configuration");
@@ -355,7 +300,9 @@ mod tests {
         let (cert, key) = pair();
         let (_, other_key) = pair();
         let (cert, key) = (files.file("c", &cert), files.file("k", &key));
-        let said = |cert: &Path, key: &Path| server_config(cert, key).expect_err("an error").to_string();
+        let said = |cert: &Path, key: &Path| {
+            server_config(&ServerTls::new(cert, key)).expect_err("an error").to_string()
+        };
         assert!(said(&files.0.join("absent"), &key).contains("absent: No such file"));
         assert!(said(&key, &key).contains("no certificate in it"));
         assert!(said(&cert, &cert).contains("no private key in it"));

@@ -48,9 +48,13 @@ pub(super) fn log_filter(word: &str) -> Result<String, String> {
 
 /// Starts the log on stderr.
 pub(super) fn start_log(filter: &str) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(filter).map_err(|error| Failure::Usage(format!("--log: {error}")))?;
-    logging::start(filter)
+    logging::start(checked_filter(filter)?)
         .map_err(|error| Failure::Environment(format!("the log cannot be started: {error}")))
+}
+
+/// The filter that `--log` describes.
+pub(super) fn checked_filter(filter: &str) -> Result<EnvFilter, Failure> {
+    EnvFilter::try_new(filter).map_err(|error| Failure::Usage(format!("--log: {error}")))
 }
 
 #[cfg(test)]

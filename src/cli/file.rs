@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::ops::RangeInclusive;
 use std::path::Path;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use clap::{Arg, ArgAction};
 use toml::Spanned;
@@ -33,7 +33,7 @@ impl Source {
     ///
     /// # Errors
     /// [`Failure::Environment`] when it cannot be read, [`Failure::Usage`] when it is too long or no text.
-    pub(crate) fn read(flag: &str, path: &Path) -> Result<Rc<Source>, Failure> {
+    pub(crate) fn read(flag: &str, path: &Path) -> Result<Arc<Source>, Failure> {
         let name = path.display();
         let unreadable = |error: std::io::Error| {
             let hint = "name a file that this user may read";
@@ -52,13 +52,13 @@ impl Source {
     ///
     /// # Errors
     /// [`Failure::Usage`] when it is none.
-    pub(crate) fn new(name: &str, bytes: Vec<u8>) -> Result<Rc<Source>, Failure> {
+    pub(crate) fn new(name: &str, bytes: Vec<u8>) -> Result<Arc<Source>, Failure> {
         let text = String::from_utf8(bytes).map_err(|error| {
             let valid = error.utf8_error().valid_up_to();
             let readable = String::from_utf8_lossy(&error.as_bytes()[..valid]).into_owned();
             Source { name: name.to_owned(), text: readable }.wrong(valid, "not UTF-8, as TOML is")
         })?;
-        Ok(Rc::new(Source { name: name.to_owned(), text }))
+        Ok(Arc::new(Source { name: name.to_owned(), text }))
     }
 
     /// The table that the file is.
@@ -98,7 +98,7 @@ impl Source {
 /// Where a value stands in a file.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
-    source: Rc<Source>,
+    source: Arc<Source>,
     /// The byte at which the value begins.
     at: usize,
     /// The key with those of the tables around it.
@@ -120,7 +120,7 @@ impl Place {
 /// A key and its value.
 pub(crate) struct Entry<'a> {
     /// Where it stands.
-    pub(crate) source: &'a Rc<Source>,
+    pub(crate) source: &'a Arc<Source>,
     /// The key.
     pub(crate) key: &'a str,
     /// The key with those of the tables around it.
@@ -132,7 +132,7 @@ pub(crate) struct Entry<'a> {
 }
 
 /// The entries of the table `path`, from top to bottom.
-pub(crate) fn entries<'a>(source: &'a Rc<Source>, path: &str, table: &'a DeTable<'a>) -> Vec<Entry<'a>> {
+pub(crate) fn entries<'a>(source: &'a Arc<Source>, path: &str, table: &'a DeTable<'a>) -> Vec<Entry<'a>> {
     let mut entries: Vec<Entry<'a>> = table
         .iter()
         .map(|(key, value)| {

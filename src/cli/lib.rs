@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+mod admin_client;
 pub mod bench;
 mod compare;
 mod compress;
@@ -20,6 +21,7 @@ mod logging;
 mod proxy;
 #[cfg(test)]
 mod reference;
+mod reload;
 mod report;
 mod serve;
 mod signals;
@@ -119,6 +121,8 @@ enum Command {
     Connect(connect::Args),
     /// Pass HTTP and WebSockets on to other servers, and record them
     Proxy(proxy::Args),
+    /// Have a running server read its configuration again
+    Reload(reload::Args),
     /// Draw recorded runs: one page with latency by percentile and over time, throughput, environment, comparison
     Report(report::Args),
     /// Print a completion script for a shell
@@ -158,6 +162,7 @@ where
         Command::Compare(arguments) => compare::run(arguments),
         Command::Connect(arguments) => connect::run(arguments),
         Command::Proxy(arguments) => proxy::run(arguments),
+        Command::Reload(arguments) => reload::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Completions { shell } => print_completions(shell),
         Command::Man { command } => print_manual(command.as_deref()),

@@ -9,6 +9,20 @@ use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 /// The longest time that messages may be made to wait for others.
 pub(crate) const COALESCE_MAX: Nanos = SECOND;
 
+// ---- reloading ----
+
+/// How often watched files are looked at. A change is taken over after two looks.
+pub(crate) const WATCH_INTERVAL: Duration = Duration::from_secs(2);
+/// How long a signal or a request waits for a reload, which waits for each shard for three seconds at most.
+pub(crate) const RELOAD_TIMEOUT: Duration = Duration::from_secs(9);
+
+// ---- requests to the admin address ----
+
+/// Time for one request, its answer included. A reload takes the longest.
+pub(crate) const ADMIN_TIMEOUT: Duration = Duration::from_secs(12);
+/// Maximum size of an answer in bytes: a list of 10,000 topics is the longest.
+pub(crate) const ADMIN_ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 // ---- the log ----
 
 /// Records that wait to be written to stderr; past it they are dropped and counted.

@@ -15,16 +15,22 @@ mod rate;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal as _, Write as _};
 use std::panic::PanicHookInfo;
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use tracing_subscriber::Registry;
 use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::limits::LOG_FLUSH_TIMEOUT;
 use fields::Fields;
 use queue::Queue;
 use rate::RateLimit;
+
+/// Replaces the filter of the running log.
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// Starts the log on stderr, with the records that `filter` accepts; in colour only at a terminal. Panics are logged
 /// from now on like other records.
@@ -41,14 +47,23 @@ pub fn start(filter: EnvFilter) -> io::Result<()> {
         .fmt_fields(Fields)
         // The default handler complains on stderr about a failed write, and panics if that fails too.
         .log_internal_errors(false);
+    let (filter, handle) = reload::Layer::new(filter);
     tracing_subscriber::registry()
         .with(filter)
         .with(RateLimit)
         .with(records)
         .try_init()
         .map_err(io::Error::other)?;
+    // Set once, by the start that succeeds.
+    let _ = FILTER.set(handle);
     std::panic::set_hook(Box::new(log_panic));
     Ok(())
+}
+
+/// Has the running log accept other records from now on.
+pub(crate) fn set_filter(filter: EnvFilter) {
+    // Fails only without a log, or when a thread has panicked while it replaced the filter.
+    let _ = FILTER.get().map(|handle| handle.reload(filter));
 }
 
 /// Prints a line on stderr after all records, and waits until it is written, but not for long: an unread stderr must

@@ -19,7 +19,7 @@ use super::signals::{DrainSteps, ServerSignals};
 use super::{Failure, environment, values};
 use crate::limits::RECODED_MESSAGE_BYTES_DEFAULT;
 use echoring_async as aio;
-use echoring_async::tls::{self, Trust};
+use echoring_async::tls::{self, ServerTls, Trust};
 use echoring_proto::limits;
 use echoring_proxy::recording::Recorder;
 use echoring_proxy::recording::RingFile;
@@ -364,7 +364,7 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     let descriptors = environment::raise_descriptor_limit();
     config.connections_max = connections_within(connections_max, descriptors)?;
     if let Some((cert, key)) = &certificate {
-        config.tls = Some(tls::server_config(cert, key).map_err(|error| forbidden(&error))?);
+        config.tls = Some(tls::server_config(&ServerTls::new(cert, key)).map_err(|error| forbidden(&error))?);
         let warnings = tls::expiry_warnings(cert, UnixTime::now()).map_err(|error| forbidden(&error))?;
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     }
@@ -385,7 +385,7 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     signals
         .handle(
             steps,
-            || tracing::info!("SIGHUP: there is nothing to reload"),
+            || tracing::info!("SIGHUP: the proxy has nothing to reload"),
             move |reason| failing.fail(reason),
         )
         .map_err(|error| cannot_handle_signals(&error))?;

@@ -8,8 +8,8 @@ use std::path::Path;
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, Args as _, Command, CommandFactory as _, Id};
 
-use crate::serve::Reload;
 use crate::serve::topic_keys::{KEYS, PATTERN};
+use crate::serve::{Reload, reload_of};
 use crate::{Cli, serve};
 use echoring_topics::TopicSettings;
 
@@ -44,17 +44,17 @@ fn keys_that_can_be_reloaded_are_marked() {
 
 #[test]
 fn the_command_line_reference_is_what_the_declarations_say() {
-    let names = ["serve", "bench", "compare", "connect", "proxy", "report"];
+    let names = ["serve", "bench", "compare", "connect", "proxy", "reload", "report"];
     let tables = names.map(|name| (name, flags(name)));
     check("command-line.md", &tables.each_ref().map(|(name, table)| (*name, table.as_str())));
 }
 
 /// The keys of a file, options of `command`.
 fn key_table(command: &mut Command, keys: &[Arg]) -> String {
-    let mut table = key_table_head(keys.iter().map(reload));
+    let mut table = key_table_head(keys.iter().map(reload_of));
     for arg in keys {
         let (values, default) = (values(command, arg, Style::Key), default(arg, Style::Key));
-        let (mark, effect) = (mark(reload(arg)), as_keys(&effect(arg), keys));
+        let (mark, effect) = (mark(reload_of(arg)), as_keys(&effect(arg), keys));
         // Writing to a string does not fail.
         let _ = writeln!(table, "| `{}`{mark} | {values} | {default} | {effect} |", arg.get_id());
     }
@@ -71,10 +71,6 @@ fn key_table_head(mut reloads: impl Iterator<Item = Reload>) -> String {
         "No key can be reloaded: a change takes effect with the next start.".to_owned()
     };
     format!("{sentence}\n\n| key | values | default | effect |\n|---|---|---|---|\n")
-}
-
-fn reload(arg: &Arg) -> Reload {
-    arg.get().copied().unwrap_or(Reload::Restart)
 }
 
 fn mark(reload: Reload) -> &'static str {

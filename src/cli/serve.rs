@@ -3,18 +3,21 @@
 //! `args` declares the options, `config` reads them from every source, `settings` makes of them what the server runs with.
 
 mod args;
+mod changes;
 mod check;
 mod config;
 mod draining;
 mod reload;
+mod reloader;
 mod settings;
 mod topics;
 mod variables;
+mod watch;
 
 #[cfg(test)]
 pub(super) use self::config::keys;
 #[cfg(test)]
-pub(super) use self::reload::Reload;
+pub(super) use self::reload::{Reload, reload_of};
 #[cfg(test)]
 pub(super) use self::topics::keys as topic_keys;
 
@@ -29,7 +32,9 @@ use clap::ArgMatches;
 
 use self::args::Admin;
 pub(super) use self::args::{Args, Driver, Shards, socket_address};
+use self::config::Sources;
 use self::draining::DrainSettings;
+use self::reloader::{Reloader, Running};
 use self::settings::Settings;
 use self::variables::Variables;
 use super::signals::{DrainSteps, ServerSignals};
@@ -38,7 +43,7 @@ use super::{Failure, environment, print};
 use crate::limits::EXIT_GRACE;
 use crate::logging;
 use echoring_async::tls::Tickets;
-use echoring_server::control::{self, Control, Token};
+use echoring_server::control::{self, Control, Reloading, Token};
 use echoring_server::handover::{self, MeetingPoint, Offering, Predecessor};
 use echoring_server::{self, Handle, ListenAddress, Resolved, Server, StartError, StartErrorKind};
 
@@ -46,17 +51,18 @@ use echoring_server::{self, Handle, ListenAddress, Resolved, Server, StartError,
 pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Failure> {
     let variables = Variables::new(std::env::vars_os());
     // Before any other thread runs: it changes the environment.
-    let Activated { listeners: activated, admin: activated_admin } = Activated::from_environment()
+    let Activated { listeners, admin: activated_admin } = Activated::from_environment()
         .map_err(|error| forbidden("the sockets of the service manager cannot be used", &error))?;
-    let addresses: Vec<ListenAddress> = activated.iter().map(|listener| listener.address().clone()).collect();
-    let mut settings = config::settings(arguments.config.as_deref(), &variables, typed, &addresses)?;
-    settings.server.inherited = activated;
+    let activated = listeners.iter().map(|listener| listener.address().clone()).collect();
+    let sources = Sources { config: arguments.config.clone(), variables, typed: typed.clone(), activated };
+    let mut settings = sources.settings()?;
+    settings.server.inherited = listeners;
     environment::raise_descriptor_limit();
     let warnings = settings.warnings()?;
     let resolved = settings.resolve()?;
     if arguments.check {
         warnings.iter().for_each(|warning| logging::print_last(&format!("warning: {warning}")));
-        let unused = config::unused(&variables);
+        let unused = config::unused(&sources.variables);
         return Ok(print(check::text(&settings, &resolved, &unused).as_bytes()));
     }
     environment::start_log(&settings.log)?;
@@ -76,21 +82,29 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     let passed_on = passed_on.map_err(|error| forbidden("the admin address cannot be passed on", &error))?;
     let scheme = if settings.server.tls.is_some() { "wss" } else { "ws" };
     let tickets = take_or_make_tickets(&mut settings, predecessor.as_ref());
-    let point = settings.takeover_socket.map(MeetingPoint::File);
+    let point = settings.takeover_socket.clone().map(MeetingPoint::File);
     let pid = predecessor.as_ref().map(Predecessor::pid);
-    let server = Server::start_after(settings.server, predecessor)
+    let server = Server::start_after(settings.server.clone(), predecessor)
         .map_err(|error| Failure::Environment(start_failure(&error, takeover && pid.is_none())))?;
     if let Some(pid) = pid {
         tracing::info!(pid, "took over; the server before this one drains");
     }
+    // The server has its sockets; kept here, they would stay open when it drains.
+    settings.server.inherited.clear();
+    let (reloader, reloads) = Reloader::new();
+    let reloading = Reloading { reload: Some(Arc::new(reloader.clone())), ..Reloading::default() };
+    let counters = Arc::clone(&reloading.counters);
     let control = match admin {
         Some(listener) => Some(
-            Control::start(listener, &server, token)
+            Control::start(listener, &server, token, reloading)
                 .map_err(|error| forbidden("the control plane cannot be started", &error))?,
         ),
         None => None,
     };
-    drain_on_signal(signals, server.handle(), drain, &notifier)
+    let control_handle = || control.as_ref().map(Control::handle);
+    let running = Running { sources, settings, server: server.handle(), control: control_handle(), counters };
+    reloads.start(running).map_err(|error| forbidden("the configuration cannot be reloaded", &error))?;
+    handle_signals(signals, server.handle(), drain, &notifier, reloader)
         .map_err(|error| forbidden("signals cannot be handled", &error))?;
     let offering = Offering {
         points: point.map_or_else(|| points(server.addresses()), |point| vec![point]),
@@ -98,10 +112,10 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
         tickets,
         drain: drain.handover(),
     };
-    wait_for_successor(&server, control.as_ref().map(Control::handle), offering);
+    wait_for_successor(&server, control_handle(), offering);
     print_listening(&server, scheme);
     notifier.ready(&status(&server));
-    watch(&notifier, server.handle());
+    kick_watchdog(&notifier, server.handle());
     let ended = server.join();
     // Nothing of ours listens any more when this process ends, so that the next one can start at once.
     if let Some(control) = control {
@@ -172,7 +186,9 @@ fn take_or_bind_admin(
 
 /// The tickets of TLS sessions: with those of the predecessor, its sessions are resumed here.
 fn take_or_make_tickets(settings: &mut Settings, predecessor: Option<&Predecessor>) -> Option<Arc<Tickets>> {
-    let tls = settings.server.tls.as_mut()?;
+    // A resumed session does not show the client's certificate again.
+    let asks_clients = settings.tls.as_ref().is_some_and(|tls| tls.clients.is_some());
+    let tls = settings.server.tls.as_mut().filter(|_| !asks_clients)?;
     let tickets = predecessor.and_then(Predecessor::tickets).or_else(Tickets::new)?;
     *tls = tickets.apply(tls);
     Some(tickets)
@@ -230,18 +246,19 @@ fn status(server: &Server) -> String {
 }
 
 /// Kicks the service manager's watchdog while every shard makes ticks.
-fn watch(notifier: &Notifier, server: Handle) {
+fn kick_watchdog(notifier: &Notifier, server: Handle) {
     if let Err(error) = notifier.watch(move || server.frozen_shards().is_empty()) {
         tracing::warn!(%error, "no thread for the watchdog of the service manager, which will end this process");
     }
 }
 
-/// Has the first signal to end drain the server.
-fn drain_on_signal(
+/// Has the first signal to end drain the server, and SIGHUP reload its configuration.
+fn handle_signals(
     signals: ServerSignals,
     server: Handle,
     drain: DrainSettings,
     notifier: &Notifier,
+    reloader: Reloader,
 ) -> io::Result<()> {
     let (failing, unready, hung_up) = (server.clone(), server.clone(), server.clone());
     let (stopping, reloading) = (notifier.clone(), notifier.clone());
@@ -257,7 +274,7 @@ fn drain_on_signal(
     let hangup = move || {
         // A unit of Type=notify-reload waits for both.
         reloading.reloading();
-        tracing::info!("SIGHUP: there is nothing to reload");
+        drop(reloader.reload_for("SIGHUP"));
         if hung_up.is_ready() {
             reloading.ready("listening");
         }

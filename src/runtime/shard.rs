@@ -29,7 +29,7 @@ pub use self::core::{ConnectionMemory, Core};
 pub use application::{Answer, Application, Disposition, Extras, OwnedReply};
 pub use config::{Allowance, ShardConfig};
 pub use context::{ConnectionContext, Context, ShardResources};
-pub use control::{ControlMessage, DrainPlan, Goodbye, Remote};
+pub use control::{ControlMessage, DrainPlan, Goodbye, LiveConfig, Remote};
 pub use mailbox::{Bridge, FarEnd, FarInlet, FarOutlet, Full, Lane, Mailboxes};
 pub use tls::Security;
 
@@ -287,6 +287,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
                 ControlMessage::Command(ask) => {
                     self.application.command(&mut Context { core: &mut self.core }, ask)
                 }
+                ControlMessage::Configure(config) => self.core.configure(*config),
                 ControlMessage::Drain(plan) => self.core.begin_drain(&mut self.application, &plan),
                 ControlMessage::Listen(sockets, to) => {
                     let listening = sockets.into_iter().try_for_each(|socket| self.listen(socket));

@@ -133,6 +133,13 @@ impl Broadcast {
         }
     }
 
+    /// Uses other settings from now on. Connections keep the topics that they subscribe to.
+    pub(crate) fn configure(&mut self, rules: &Rules, subscriptions_max: u32, message_bytes_max: u64) {
+        self.sequencer.configure(rules.clone(), message_bytes_max as usize);
+        self.fan_out.topics.configure(rules.clone());
+        self.sessions.subscriptions_max = subscriptions_max;
+    }
+
     /// Whether the owner may take a request, which may post one message to every other shard.
     pub(crate) fn takes_requests<D: Driver, A: ServerApplication>(&self, cx: &Context<'_, D, A>) -> bool {
         cx.all_have_room(Lane::Forward, self.sequencer.mail_bytes_max())

@@ -22,6 +22,7 @@ use echoring_topics::{ExportCursor, HubReport, ImportError, OwnedTopicId, TopicR
 
 use crate::broadcast::Broadcast;
 use crate::broadcast::shard_mail::ShardMail;
+use crate::config::ServerConfig;
 use crate::handover::ClientNumbers;
 use crate::peer::ServerApplication;
 use crate::validation::{is_too_deep, is_topic_name};
@@ -107,6 +108,8 @@ pub type Published = Vec<Result<Position, Refused>>;
 pub enum ShardCommand {
     /// Publish to a topic that the shard owns.
     Publish(PublishRequest),
+    /// Use the part of this configuration that a running server can change.
+    Configure(Arc<ServerConfig>, mpsc::SyncSender<(usize, ())>),
     /// Report about all topics.
     Topics(mpsc::SyncSender<(usize, Vec<TopicReport>)>),
     /// Takeover: post no more requests. `done` is told once the shard's topics change no more.
@@ -171,44 +174,6 @@ pub struct PublishRequest {
     _charge: Charge,
 }
 
-impl ShardCommand {
-    /// Answers the command, or queues it.
-    pub(super) fn answer<D: Driver, A: ServerApplication>(
-        self,
-        backlog: &mut Backlog,
-        broadcast: &mut Broadcast,
-        cx: &mut Context<'_, D, A>,
-    ) {
-        let (shard, now) = (cx.shard(), cx.now());
-        match self {
-            ShardCommand::Publish(publish) => backlog.0.push_back(publish),
-            ShardCommand::Topics(reply) => {
-                let _ = reply.try_send((shard, broadcast.topic_reports(now)));
-            }
-            ShardCommand::Topic(name, reply) => {
-                let _ = reply.try_send((shard, broadcast.topic_report(now, &name)));
-            }
-            ShardCommand::Freeze { round, done } => broadcast.freeze(cx, round, done),
-            ShardCommand::Thaw => broadcast.thaw(cx),
-            ShardCommand::Export { cursor, bytes_max, reply } => {
-                let _ = reply.try_send(broadcast.export(cx, cursor, bytes_max));
-            }
-            ShardCommand::Follow { bridge, message_bytes_max } => {
-                broadcast.follow(cx, bridge, message_bytes_max);
-            }
-            ShardCommand::Import { block, shards, reply } => {
-                let _ = reply.try_send(broadcast.import(cx, shards, &block));
-            }
-            ShardCommand::Lead { bridge, reply } => {
-                broadcast.lead(cx, bridge);
-                let _ = reply.try_send(());
-            }
-            ShardCommand::ForgetPredecessor(clients) => broadcast.forget_predecessor(cx, clients),
-            ShardCommand::LoseSuccessor => broadcast.lose_successor(cx),
-        }
-    }
-}
-
 /// Publish requests that a shard has not finished. The node-wide charge bounds them.
 #[derive(Debug, Default)]
 pub(super) struct Backlog(VecDeque<PublishRequest>);
@@ -216,6 +181,10 @@ pub(super) struct Backlog(VecDeque<PublishRequest>);
 impl Backlog {
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    pub(super) fn push(&mut self, request: PublishRequest) {
+        self.0.push_back(request);
     }
 
     /// Publishes the share of one tick, before subscribers are sent anything.
@@ -340,6 +309,11 @@ impl CommandSender {
             // The shard has begun, and a shard never blocks.
             Err(mpsc::RecvTimeoutError::Timeout) => answer.recv().map_err(|_| PublishError::Ended),
         }
+    }
+
+    /// Has all shards use another configuration, and waits for them.
+    pub(super) fn configure(&self, config: &Arc<ServerConfig>) {
+        self.ask_all(|reply| ShardCommand::Configure(Arc::clone(config), reply));
     }
 
     /// The topics of every shard, by the shard's number, without shards that do not answer in time.

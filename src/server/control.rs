@@ -9,6 +9,7 @@ mod access;
 mod connection_slots;
 mod http;
 mod publications;
+mod reload;
 mod report;
 mod topic_report;
 mod topics;
@@ -31,6 +32,7 @@ use crate::server::Server;
 use access::Access;
 pub use access::{Token, TokenError};
 use http::{AdminListener, Answer, Bodies, Reply};
+pub use reload::{Reload, ReloadCounters, Reloaded, Reloading};
 use report::Node;
 use topics::Topics;
 
@@ -47,24 +49,31 @@ impl Control {
     ///
     /// # Errors
     /// If the thread or its runtime cannot be started, or the listener has no address.
-    pub fn start(listener: TcpListener, server: &Server, token: Option<Token>) -> io::Result<Control> {
+    pub fn start(
+        listener: TcpListener,
+        server: &Server,
+        token: Option<Token>,
+        reloading: Reloading,
+    ) -> io::Result<Control> {
         let address = listener.local_addr()?;
         let (stop, stopped) = oneshot::channel();
         let (ending, ended) = mpsc::channel();
         let listening = AdminListener::new(listener)?;
         announce(address, token.is_some());
+        let access = Access::new(token, address);
         let plane = ControlThread {
             server: server.handle(),
             shards: server.shards(),
             started: Instant::now(),
-            access: Access::new(token, address),
+            access: access.clone(),
+            reloading,
         };
         let thread = thread::Builder::new().name("control".to_owned()).spawn(move || {
             plane.run(listening, stopped);
             drop(ending);
         })?;
         let stop = Arc::new(Mutex::new(Stop { order: Some(stop), ended }));
-        Ok(Control { handle: Handle { stop }, thread })
+        Ok(Control { handle: Handle { access, stop }, thread })
     }
 
     /// A handle for other threads.
@@ -83,6 +92,7 @@ impl Control {
 /// Controls a running control thread from any thread.
 #[derive(Clone, Debug)]
 pub struct Handle {
+    access: Access,
     stop: Arc<Mutex<Stop>>,
 }
 
@@ -94,6 +104,11 @@ struct Stop {
 }
 
 impl Handle {
+    /// Requires another token from now on.
+    pub fn set_token(&self, token: Option<Token>) {
+        self.access.set_token(token);
+    }
+
     /// Stops listening, and waits for that for two seconds at most. Pending requests are cut off.
     pub fn stop(&self) {
         let mut stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
@@ -126,6 +141,7 @@ struct ControlThread {
     shards: usize,
     started: Instant,
     access: Access,
+    reloading: Reloading,
 }
 
 impl ControlThread {
@@ -171,6 +187,7 @@ impl ControlThread {
             draining: !self.server.is_ready(),
             control: RUNTIME,
             shards: self.shards,
+            reloads: self.reloading.counters.figures(),
         };
         let server = self.server.clone();
         // The call waits for the shards, so it must not block this thread.
@@ -187,6 +204,7 @@ struct AdminService {
 
 const READS: &[Method] = &[Method::GET, Method::HEAD];
 const READS_AND_POST: &[Method] = &[Method::GET, Method::HEAD, Method::POST];
+const POST: &[Method] = &[Method::POST];
 
 impl Answer for AdminService {
     fn is_urgent(&self, request: &Request<Incoming>) -> bool {
@@ -201,11 +219,12 @@ impl Answer for AdminService {
         let topic = path.strip_prefix("/topics/");
         let methods = match &*path {
             "/healthz" | "/readyz" | "/stats" | "/topics" => READS,
+            "/reload" => POST,
             _ if topic.is_some() => READS_AND_POST,
             _ => {
                 return Reply::text(
                     StatusCode::NOT_FOUND,
-                    "unknown path; use /stats, /topics, /healthz or /readyz",
+                    "unknown path; use /stats, /topics, /reload, /healthz or /readyz",
                 );
             }
         };
@@ -220,15 +239,16 @@ impl Answer for AdminService {
             ("/topics", _) => self.topics.list(query).await,
             ("/stats", _) => self.plane.stats().await,
             ("/readyz", _) => self.plane.readiness(),
+            ("/reload", _) => self.plane.reloading.answer().await,
             _ => self.plane.health().await,
         }
     }
 }
 
-fn wrong_method(methods: &'static [Method]) -> Reply {
-    let allowed = if methods.contains(&Method::POST) { "GET, HEAD, POST" } else { "GET, HEAD" };
+fn wrong_method(methods: &[Method]) -> Reply {
+    let allowed = methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
     let mut reply =
         Reply::text(StatusCode::METHOD_NOT_ALLOWED, &format!("method not allowed; use {allowed}"));
-    reply.headers.push((ALLOW, HeaderValue::from_static(allowed)));
+    reply.headers.extend(HeaderValue::try_from(allowed).map(|allowed| (ALLOW, allowed)));
     reply
 }

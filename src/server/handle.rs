@@ -8,6 +8,7 @@ use crate::commands::{CommandSender, OwnedPublication, PublishError, Published, 
 use crate::handover::LinkState;
 use crate::limits::{BROKEN_DRAIN_TIMEOUT, SNAPSHOT_TIMEOUT};
 use crate::listeners::InheritedListener;
+use crate::reconfigure::LiveLimits;
 use crate::watchdog::Watchdog;
 use echoring_async::limits::DRAIN_TIMEOUT;
 use echoring_proto::limits::{Nanos, SECOND};
@@ -23,7 +24,7 @@ pub type Snapshot = stats::Snapshot<HubReport>;
 pub struct Handle {
     pub(crate) remotes: Arc<[Remote<ShardCommand, HubReport>]>,
     pub(crate) commands: CommandSender,
-    pub(crate) message_bytes_max: u64,
+    pub(crate) limits: Arc<LiveLimits>,
     pub(crate) watchdog: Arc<Watchdog>,
     pub(crate) failure: Arc<FailureState>,
     /// What `/readyz` answers.
@@ -114,11 +115,6 @@ impl Handle {
     /// The report of each shard about one topic; `None` from a shard that does not know it.
     pub fn topic(&self, name: &str) -> Vec<(usize, Option<TopicReport>)> {
         self.commands.topic(name)
-    }
-
-    /// Maximum message size in bytes.
-    pub fn message_bytes_max(&self) -> u64 {
-        self.message_bytes_max
     }
 
     /// The numbers of the shards that have not answered for a second, or have ended. Blocks for a second at most.

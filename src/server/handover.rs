@@ -26,6 +26,8 @@
 pub(crate) mod carrier;
 mod meeting;
 mod predecessor;
+#[doc(hidden)]
+pub mod rehearsal;
 mod successor;
 pub(crate) mod wire;
 

@@ -19,6 +19,7 @@ use crate::limits::{
     REFUSING_CONNECTIONS_MAX, TOPIC_LEASE,
 };
 use crate::listeners::{self, InheritedListener};
+use crate::reconfigure::LiveLimits;
 use crate::shard_thread::{NodeIdentity, ServiceSetup, launch_error, shard_error};
 use crate::watchdog::Watchdog;
 use echoring_async::limits::LISTEN_BACKLOG;
@@ -139,10 +140,15 @@ impl Server {
         let driver = launched.driver();
         let commands = CommandSender::new(Arc::clone(&remotes), placement);
         let watchdog = Arc::new(Watchdog::new(shards));
-        let message_bytes_max = config.message_bytes_max;
+        let limits = Arc::new(LiveLimits {
+            message_bytes_max: config.message_bytes_max.into(),
+            message_bytes_most: (mailbox_bytes / 2 - MAIL_OVERHEAD_BYTES) as u64,
+            connections: seats,
+            connections_most: u64::from(connections),
+            topics,
+        });
         let link = Arc::default();
-        let handle =
-            Handle { remotes, commands, message_bytes_max, watchdog, failure, readiness, kept, link };
+        let handle = Handle { remotes, commands, limits, watchdog, failure, readiness, kept, link };
         // This is the only place that sets the failure.
         let _ = started.set(handle.clone());
         if predecessor.is_none() {

@@ -18,7 +18,7 @@ use echoring_topics::{Placement, Rules, TopicSettings, is_topic_name};
 use crate::broadcast::shard_mail::ShardMail;
 use crate::broadcast::{Broadcast, BroadcastSettings};
 use crate::commands::{Backlog, ShardCommand};
-use crate::config::RefusalHook;
+use crate::config::{RefusalHook, ServerConfig};
 use crate::endpoints;
 use crate::handle::Readiness;
 use crate::handler_slots::{HandlerSlots, log_panic};
@@ -144,6 +144,15 @@ impl Service {
     /// Sets the hook that replaces the responses of refusals.
     pub fn with_refusal_hook(self, hook: Option<RefusalHook>) -> Service {
         Service { on_refusal: hook, ..self }
+    }
+
+    /// Uses the part of a configuration that a running server takes over.
+    pub(crate) fn configure(&mut self, config: &ServerConfig) {
+        self.origins = config.origins.clone();
+        self.hosts = config.hosts.clone();
+        self.subprotocols = config.subprotocols.clone();
+        self.preference = config.subprotocol_preference;
+        self.broadcast.configure(&config.topics, config.subscriptions_max, config.message_bytes_max);
     }
 
     fn plain(&self, request: &Request<'_>) -> Answer<Peer> {
@@ -378,8 +387,37 @@ impl Application for Service {
         self.broadcast.mail(cx, from, mail, payload);
     }
 
-    fn command<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, ask: ShardCommand) {
-        ask.answer(&mut self.backlog, &mut self.broadcast, cx);
+    fn command<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, command: ShardCommand) {
+        let (shard, now) = (cx.shard(), cx.now());
+        // Fails if nobody waits for the answer any more.
+        match command {
+            ShardCommand::Publish(request) => self.backlog.push(request),
+            ShardCommand::Topics(reply) => drop(reply.try_send((shard, self.broadcast.topic_reports(now)))),
+            ShardCommand::Topic(name, reply) => {
+                drop(reply.try_send((shard, self.broadcast.topic_report(now, &name))));
+            }
+            ShardCommand::Configure(config, reply) => {
+                self.configure(&config);
+                let _ = reply.try_send((shard, ()));
+            }
+            ShardCommand::Freeze { round, done } => self.broadcast.freeze(cx, round, done),
+            ShardCommand::Thaw => self.broadcast.thaw(cx),
+            ShardCommand::Export { cursor, bytes_max, reply } => {
+                let _ = reply.try_send(self.broadcast.export(cx, cursor, bytes_max));
+            }
+            ShardCommand::Follow { bridge, message_bytes_max } => {
+                self.broadcast.follow(cx, bridge, message_bytes_max);
+            }
+            ShardCommand::Import { block, shards, reply } => {
+                let _ = reply.try_send(self.broadcast.import(cx, shards, &block));
+            }
+            ShardCommand::Lead { bridge, reply } => {
+                self.broadcast.lead(cx, bridge);
+                let _ = reply.try_send(());
+            }
+            ShardCommand::ForgetPredecessor(clients) => self.broadcast.forget_predecessor(cx, clients),
+            ShardCommand::LoseSuccessor => self.broadcast.lose_successor(cx),
+        }
     }
 
     fn takes_requests<D: Driver>(&self, cx: &Context<'_, D, Service>) -> bool {

@@ -343,6 +343,11 @@ impl Log {
         });
     }
 
+    /// Changes the bound; what exceeds it goes with the next eviction.
+    pub(super) fn set_bytes_max(&mut self, bytes_max: usize) {
+        self.bytes_max = bytes_max;
+    }
+
     /// Evicts what exceeds the bound.
     pub(crate) fn evict(&mut self, pool: &mut Pool) {
         self.forget_while(|log| log.bytes() > log.bytes_max, pool);

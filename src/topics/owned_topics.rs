@@ -124,6 +124,16 @@ impl OwnedTopics {
         OwnedTopics { seed, ..self }
     }
 
+    /// Uses other settings from now on. Existing topics keep `slow`, `lag_bytes` and `presence`.
+    pub fn configure(&mut self, rules: Rules) {
+        for (_, owned) in self.table.iter_mut() {
+            owned.settings = rules.of(&owned.name).renewing(&owned.settings);
+            owned.history.set_bytes_max(owned.settings.history.bytes);
+        }
+        self.lease.give_back(0);
+        self.rules = rules;
+    }
+
     /// Forwards the topic `name` to `shard` from now on, whose id of it is `local`.
     ///
     /// # Errors
@@ -540,7 +550,7 @@ impl OwnedTopics {
         let OwnedTopic { publications, payload_bytes, .. } = owned;
         let forgotten = Forgotten { position: owned.position(), publications, payload_bytes };
         self.forgotten.put(&owned.name, forgotten, now, pool);
-        self.lease.give(1);
+        self.lease.give_back(1);
     }
 
     /// A topic that `origin` created no longer exists.

@@ -72,6 +72,13 @@ impl TopicSettings {
         self.slow == SlowConsumerPolicy::Conflate || self.snapshot > 0
     }
 
+    /// These settings for a topic that exists and has settings `used`. It keeps its policy and the size of its logs, on
+    /// which the accounts of its subscribers are built, and whether it tracks presence.
+    pub(super) fn renewing(&self, used: &TopicSettings) -> TopicSettings {
+        let TopicSettings { slow, lag_bytes, presence, .. } = *used;
+        TopicSettings { slow, lag_bytes, presence, ..*self }
+    }
+
     /// Whether messages without a key, or from clients, are refused: raw routes cannot be told the reason.
     pub fn refuses_raw(&self) -> bool {
         self.slow == SlowConsumerPolicy::Conflate || !self.clients_publish

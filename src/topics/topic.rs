@@ -263,6 +263,14 @@ impl<K: Copy + Eq> Topics<K> {
         self.table.get(id.key()).map(|topic| &topic.state.settings)
     }
 
+    /// Uses other settings from now on. Existing topics keep `slow`, `lag_bytes` and `presence`.
+    pub fn configure(&mut self, rules: Rules) {
+        for (_, Topic { state, .. }) in self.table.iter_mut() {
+            state.settings = rules.of(&state.name).renewing(&state.settings);
+        }
+        self.rules = rules;
+    }
+
     /// The offset that a topic has reached on this shard.
     pub fn offset(&self, id: TopicId) -> u64 {
         self.table.get(id.key()).map_or(0, |topic| topic.offset)

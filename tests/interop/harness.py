@@ -106,7 +106,7 @@ class Server:
         self.log = self._log.lines
         self.listening = self._first_line()
         match = re.fullmatch(
-            r"listening ws://([0-9.]+|\[[0-9a-f:]+\]):(\d+) driver=(\w+) shards=(\d+) pid=(\d+)\n", self.listening
+            r"listening wss?://([0-9.]+|\[[0-9a-f:]+\]):(\d+) driver=(\w+) shards=(\d+) pid=(\d+)\n", self.listening
         )
         if not match:
             self.process.kill()

@@ -5,7 +5,7 @@
 //! decides what a value means.
 
 use std::path::Path;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use clap::{Arg, ArgMatches, Command};
 
@@ -33,7 +33,7 @@ pub(super) fn read(path: &Path, typed: &ArgMatches) -> Result<Vec<(Args, ArgMatc
 }
 
 fn runs(
-    source: &Rc<Source>,
+    source: &Arc<Source>,
     directory: &Path,
     typed: &ArgMatches,
 ) -> Result<Vec<(Args, ArgMatches)>, Failure> {
@@ -92,7 +92,7 @@ fn over(command: &Command, below: Vec<Flag>, above: Vec<Flag>) -> Vec<Flag> {
 
 /// The flags of a run whose table begins at the byte `at`.
 fn parse(source: &Source, at: usize, flags: &[Flag]) -> Result<(Args, ArgMatches), Failure> {
-    Given::parse(flags, |line| source.wrong(at, line)).map(|given| (given.args, given.matches))
+    Given::parse(flags.to_vec(), |line| source.wrong(at, line)).map(|given| (given.args, given.matches))
 }
 
 #[cfg(test)]

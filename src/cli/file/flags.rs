@@ -222,18 +222,20 @@ pub(crate) struct Given<A> {
     /// The matches that they were read from.
     pub(crate) matches: ArgMatches,
     pub(crate) origins: Origins,
+    /// What they were read from.
+    pub(crate) flags: Vec<Flag>,
 }
 
 impl<A: Args> Given<A> {
     /// Reads all `flags` at once. `wrong` makes the error of options that do not agree.
-    pub(crate) fn parse(flags: &[Flag], wrong: impl FnOnce(&str) -> Failure) -> Result<Given<A>, Failure> {
+    pub(crate) fn parse(flags: Vec<Flag>, wrong: impl FnOnce(&str) -> Failure) -> Result<Given<A>, Failure> {
         let words = flags.iter().flat_map(|flag| &flag.words);
         let parsed = command::<A>()
             .try_get_matches_from(words)
             .and_then(|matches| Ok((A::from_arg_matches(&matches)?, matches)));
         let (args, matches) = parsed.map_err(|error| wrong(&one_line(&error)))?;
         let origins = flags.iter().map(|flag| (flag.id.to_string(), flag.origin.clone()));
-        Ok(Given { args, matches, origins: Origins(origins.collect()) })
+        Ok(Given { args, matches, origins: Origins(origins.collect()), flags })
     }
 }
 

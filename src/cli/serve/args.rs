@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use clap::{ArgAction, ValueEnum};
 
+use super::reload::Reload;
 use super::topics::keys;
 use crate::compress::Compress;
 use crate::values;
+use echoring_async::tls::ClientAuth;
 use echoring_proto::handshake::SubprotocolPreference;
 use echoring_proto::limits;
 use echoring_server::limits::{DRAIN_RATE_DEFAULT, SUBSCRIPTIONS_DEFAULT, TOPICS_DEFAULT};
@@ -81,20 +83,38 @@ pub(crate) struct Args {
     /// Allow browsers to connect from this origin; repeatable
     ///
     /// The server's own host is always allowed. * allows all origins. See docs/guide/operate.md#listen-to-the-world-origins.
-    #[arg(long, value_name = "ORIGIN", value_parser = values::origin)]
+    #[arg(long, add = Reload::Live, value_name = "ORIGIN", value_parser = values::origin)]
     pub(super) allow_origin: Vec<String>,
 
-    /// Speak TLS with this certificate: a PEM chain, leaf certificate first
+    /// Speak TLS with this certificate: a PEM chain, leaf certificate first; repeatable
     ///
-    /// It needs --tls-key. See docs/guide/operate.md#tls.
-    #[arg(long, value_name = "FILE")]
-    pub(super) tls_cert: Option<PathBuf>,
+    /// It needs --tls-key. Of several, a client gets the first for the name that it asks for (SNI), and the first of all if
+    /// there is none. See docs/guide/operate.md#tls.
+    #[arg(long, add = Reload::Live, value_name = "FILE")]
+    pub(super) tls_cert: Vec<PathBuf>,
 
-    /// Private key of --tls-cert: a PEM file
+    /// Private key of --tls-cert: a PEM file; repeatable
     ///
-    /// It needs --tls-cert.
-    #[arg(long, value_name = "FILE")]
-    pub(super) tls_key: Option<PathBuf>,
+    /// It needs --tls-cert. The first key belongs to the first certificate, and so on.
+    #[arg(long, add = Reload::Live, value_name = "FILE")]
+    pub(super) tls_key: Vec<PathBuf>,
+
+    /// OCSP response to send with --tls-cert: a DER file; repeatable
+    ///
+    /// The first response belongs to the first certificate, and so on. A job such as cron has to renew it. See
+    /// docs/guide/operate.md#tls.
+    #[arg(long, add = Reload::Live, value_name = "FILE", help_heading = PROTOCOL)]
+    pub(super) tls_ocsp: Vec<PathBuf>,
+
+    /// Ask clients for a certificate that is issued under one of this PEM file
+    ///
+    /// See docs/guide/operate.md#certificates-of-clients.
+    #[arg(long, add = Reload::Live, value_name = "FILE", help_heading = PROTOCOL)]
+    pub(super) tls_client_ca: Option<PathBuf>,
+
+    /// Whether clients must have such a certificate
+    #[arg(long, add = Reload::Live, value_enum, default_value_t = TlsClient::Required, help_heading = PROTOCOL)]
+    pub(super) tls_client: TlsClient,
 
     /// Number of event loops, each pinned to a CPU of its own
     ///
@@ -105,12 +125,13 @@ pub(crate) struct Args {
     /// Maximum number of connections; further ones are refused with 503 [default: 100000]
     ///
     /// The default is lower where the limit of open files is.
-    #[arg(long, value_name = "N", value_parser = values::number_in(1..=16_777_216))]
+    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=16_777_216))]
     pub(super) max_connections: Option<u32>,
 
     /// Maximum message size in bytes; a larger message closes its connection with 1009
     #[arg(
         long,
+        add = Reload::Live,
         value_name = "BYTES",
         default_value = values::shown_bytes(limits::MESSAGE_BYTES_DEFAULT),
         value_parser = values::bytes_in(1..=limits::MESSAGE_BYTES_MAX)
@@ -133,6 +154,7 @@ pub(crate) struct Args {
     /// Or pairs of module=level, separated by commas. The log goes to stderr.
     #[arg(
         long,
+        add = Reload::Live,
         value_name = "LEVEL",
         default_value = "info",
         value_parser = crate::environment::log_filter
@@ -155,8 +177,15 @@ pub(crate) struct Args {
     /// Require the bearer token in this file at --admin
     ///
     /// The file has one line of at least 16 characters. See docs/reference/admin.md#access.
-    #[arg(long, value_name = "FILE", help_heading = OPERATION)]
+    #[arg(long, add = Reload::Live, value_name = "FILE", help_heading = OPERATION)]
     pub(super) admin_token_file: Option<PathBuf>,
+
+    /// Take over changes of files without a signal
+    ///
+    /// files: those of certificates, keys and tokens; all: the file of --config too; off: none. They are looked at every two
+    /// seconds. See docs/guide/operate.md#change-the-configuration.
+    #[arg(long, add = Reload::Live, value_enum, default_value_t = Watch::Files, help_heading = OPERATION)]
+    pub(super) watch: Watch,
 
     /// Replace the server that listens on the same addresses
     ///
@@ -219,6 +248,7 @@ pub(crate) struct Args {
     /// It is also the default of lag_bytes, the maximum lag of a subscriber behind its topic.
     #[arg(
         long,
+        add = Reload::Live,
         value_name = "BYTES",
         default_value = values::shown_bytes(limits::QUEUE_BYTES_DEFAULT.into()),
         value_parser = values::bytes_in(QUEUE_BYTES),
@@ -231,6 +261,7 @@ pub(crate) struct Args {
     /// Topics without subscribers make room for new ones.
     #[arg(
         long,
+        add = Reload::Live,
         value_name = "N",
         default_value_t = TOPICS_DEFAULT,
         value_parser = values::number_in(1..=16_777_216),
@@ -241,6 +272,7 @@ pub(crate) struct Args {
     /// Maximum number of topics that one connection subscribes to
     #[arg(
         long,
+        add = Reload::Live,
         value_name = "N",
         default_value_t = SUBSCRIPTIONS_DEFAULT,
         value_parser = values::number_in(1..=1_048_576),
@@ -253,6 +285,7 @@ pub(crate) struct Args {
     /// The handshake starts when the connection is accepted. It includes that of TLS.
     #[arg(
         long,
+        add = Reload::Live,
         value_name = "TIME",
         default_value = values::shown_time(limits::HANDSHAKE_TIMEOUT),
         value_parser = values::duration_in(Duration::from_millis(100)..=Duration::from_secs(300)),
@@ -263,6 +296,7 @@ pub(crate) struct Args {
     /// Close connections whose sends make no progress for this long
     #[arg(
         long,
+        add = Reload::Live,
         value_name = "TIME",
         default_value = values::shown_time(limits::SEND_TIMEOUT),
         value_parser = values::duration_in(SEND_TIMEOUT),
@@ -282,12 +316,13 @@ pub(crate) struct Args {
     /// Select this subprotocol if a client offers it; repeatable, best first
     ///
     /// A client that offers none of them is accepted without one.
-    #[arg(long, value_name = "NAME", value_parser = values::subprotocol, help_heading = PROTOCOL)]
+    #[arg(long, add = Reload::Live, value_name = "NAME", value_parser = values::subprotocol, help_heading = PROTOCOL)]
     pub(super) subprotocol: Vec<String>,
 
     /// Whose preference selects among several common subprotocols
     #[arg(
         long,
+        add = Reload::Live,
         value_enum,
         value_name = "server|client",
         default_value_t = Preference::Server,
@@ -299,7 +334,7 @@ pub(crate) struct Args {
     /// Answer to this host name too while all TCP listeners are on loopback; repeatable
     ///
     /// localhost, addresses and the hosts of --allow-origin are always answered. * allows all hosts.
-    #[arg(long, value_name = "HOST", value_parser = values::host, help_heading = PROTOCOL)]
+    #[arg(long, add = Reload::Live, value_name = "HOST", value_parser = values::host, help_heading = PROTOCOL)]
     pub(super) allow_host: Vec<String>,
 
     /// Serve the pages and the test endpoints, such as /delay and /source
@@ -438,6 +473,35 @@ impl From<Preference> for SubprotocolPreference {
             Preference::Client => SubprotocolPreference::Client,
         }
     }
+}
+
+/// Whether clients must have a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum TlsClient {
+    /// Clients without a certificate are accepted
+    Optional,
+    /// Clients without a certificate are refused in the handshake
+    Required,
+}
+
+impl From<TlsClient> for ClientAuth {
+    fn from(clients: TlsClient) -> ClientAuth {
+        match clients {
+            TlsClient::Optional => ClientAuth::Optional,
+            TlsClient::Required => ClientAuth::Required,
+        }
+    }
+}
+
+/// Which files are watched for changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Watch {
+    /// None
+    Off,
+    /// Those of certificates, keys and tokens
+    Files,
+    /// The file of --config too
+    All,
 }
 
 /// Whether there is what is for trying the server out.

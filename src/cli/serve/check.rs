@@ -5,6 +5,7 @@
 //! behind a value tells which source gave it.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::time::Duration;
 
@@ -39,17 +40,42 @@ fn not_used(variables: &[String]) -> String {
     format!("# Environment variables that are not used, since no key has that name: {names}\n")
 }
 
+impl Settings {
+    /// The value of each key as a file has it, defaults included. The keys of topics are `topic_defaults.lag` and
+    /// `topics."PATTERN".lag`; `topics` has the patterns in their order.
+    pub(super) fn values(&self) -> BTreeMap<String, String> {
+        let command = flags::command::<Args>();
+        let options =
+            config::keys(&command).filter_map(|arg| Some((arg.get_id().to_string(), self.shown(arg)?)));
+        let patterns = list(self.topics.rules.iter().map(|(pattern, _)| pattern));
+        let default = topic_values("topic_defaults", &self.topics.default);
+        let rules = self.topics.rules.iter();
+        let rules =
+            rules.flat_map(|(pattern, topic)| topic_values(&format!("topics.{}", quoted(pattern)), topic));
+        options.chain([("topics".to_owned(), patterns)]).chain(default).chain(rules).collect()
+    }
+
+    /// The value of an option; `None` where it has none.
+    fn shown(&self, arg: &Arg) -> Option<String> {
+        // `auto` depends on what else is said.
+        if arg.get_id() == "demo" {
+            let value = if self.server.test_endpoints { "on" } else { "off" };
+            return Some(quoted(value));
+        }
+        value(arg, &self.matches)
+    }
+}
+
+fn topic_values(table: &str, topic: &Topic) -> Vec<(String, String)> {
+    KEYS.iter().map(|key| (format!("{table}.{}", key.name), key.show(topic.settings))).collect()
+}
+
 impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let command = flags::command::<Args>();
         for arg in config::keys(&command) {
-            let key = arg.get_id();
-            // `auto` depends on what else is said.
-            if key == "demo" {
-                let value = if self.server.test_endpoints { "\"on\"" } else { "\"off\"" };
-                write_value(f, "demo", value, self.origins.shown(arg))?;
-            } else if let Some(value) = value(arg, &self.matches) {
-                write_value(f, key.as_str(), &value, self.origins.shown(arg))?;
+            if let Some(value) = self.shown(arg) {
+                write_value(f, arg.get_id().as_str(), &value, self.origins.shown(arg))?;
             }
         }
         writeln!(f, "\n[topic_defaults]")?;

@@ -4,16 +4,17 @@
 //! line overrides the variables, these override the file, and all override the profile. A further source is one more list of
 //! flags in [`given`]. This module never decides what a value means.
 
-use std::path::Path;
-use std::rc::Rc;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
 
 use super::args::Args;
+use super::reload::{Reload, reload_of};
 use super::settings::Settings;
 use super::topics::Tables;
 use super::variables::Variables;
+use super::watch::Version;
 use crate::Failure;
 use crate::file::flags::{self, Flag, Given};
 use crate::file::{Source, entries};
@@ -24,49 +25,71 @@ const NO_KEYS: [&str; 2] = ["config", "check"];
 /// The tables beside the keys.
 const TABLES: [&str; 2] = ["topic_defaults", "topics"];
 
-/// The settings of a server whose command line is `typed`, where that names the file `config`. Sockets that systemd has opened
-/// at the addresses `activated` replace the default of `listen`.
-///
-/// # Errors
-/// [`Failure::Environment`] for files that cannot be used, [`Failure::Usage`] for everything that is wrong in one.
-pub(super) fn settings(
-    config: Option<&Path>,
-    variables: &Variables,
-    typed: &ArgMatches,
-    activated: &[ListenAddress],
-) -> Result<Settings, Failure> {
-    let variable = || variables.value("config").map(|(name, path)| (name, Path::new(path)));
-    let file = config.map(|path| ("--config", path)).or_else(variable);
-    let file = file.map(|(flag, path)| ConfigFile::read(Source::read(flag, path)?)).transpose()?;
-    let ConfigFile { flags, tables } = file.unwrap_or_default();
-    Settings::new(beside(activated, given(flags, variables, typed)?), &tables)
+/// The sources of a server's options. All but the file stay as they are while the process runs.
+#[derive(Debug)]
+pub(super) struct Sources {
+    /// The file of `--config`.
+    pub(super) config: Option<PathBuf>,
+    pub(super) variables: Variables,
+    /// The command line.
+    pub(super) typed: ArgMatches,
+    /// Addresses at which systemd has opened sockets. They replace the default of `listen`.
+    pub(super) activated: Vec<ListenAddress>,
 }
 
-/// The options with the addresses that systemd listens on.
-fn beside(activated: &[ListenAddress], mut given: Given<Args>) -> Given<Args> {
-    let listen = &mut given.args.listen;
-    if !activated.is_empty() && given.matches.value_source("listen") == Some(ValueSource::DefaultValue) {
-        listen.clear();
+impl Sources {
+    /// Reads the settings of all sources.
+    ///
+    /// # Errors
+    /// [`Failure::Environment`] for files that cannot be used, [`Failure::Usage`] for everything that is wrong in one.
+    pub(super) fn settings(&self) -> Result<Settings, Failure> {
+        let config_file = self.named_file().map(|(_, path)| (path.to_owned(), Version::of(path)));
+        let file = self.named_file().map(|(flag, path)| ConfigFile::read(Source::read(flag, path)?));
+        let ConfigFile { flags, tables } = file.transpose()?.unwrap_or_default();
+        let given = given(flags, &self.variables, &self.typed)?;
+        let mut settings = Settings::new(given, tables, &self.activated)?;
+        settings.config_file = config_file;
+        Ok(settings)
     }
-    for address in activated {
-        if !listen.contains(address) {
-            listen.push(address.clone());
-        }
+
+    /// The configuration file, and what named it.
+    fn named_file(&self) -> Option<(&str, &Path)> {
+        let variable = || self.variables.value("config").map(|(name, path)| (name, Path::new(path)));
+        self.config.as_deref().map(|path| ("--config", path)).or_else(variable)
     }
-    given
 }
 
 /// The options: the flags of the command line over the variables, over those of the file, over those of the profile.
 fn given(file: Vec<Flag>, variables: &Variables, typed: &ArgMatches) -> Result<Given<Args>, Failure> {
     let command = flags::command::<Args>();
-    let usage = |line: &str| Failure::Usage(line.to_owned());
     let file_and_variables = over(&command, file, variables.flags(&command, keys(&command))?);
     let said = over(&command, file_and_variables, flags::typed(&command, typed, &NO_KEYS));
-    let given = Given::<Args>::parse(&said, usage)?;
+    let given = parse(said.clone())?;
     let options = given.args.profile.options().iter();
     let profile: Vec<Flag> =
         options.filter_map(|(key, value)| Some(Flag::of_profile(find(&command, key)?, value))).collect();
-    if profile.is_empty() { Ok(given) } else { Given::parse(&over(&command, profile, said), usage) }
+    if profile.is_empty() { Ok(given) } else { parse(over(&command, profile, said)) }
+}
+
+/// Reads the options of all sources.
+pub(super) fn parse(flags: Vec<Flag>) -> Result<Given<Args>, Failure> {
+    Given::parse(flags, |line| Failure::Usage(line.to_owned()))
+}
+
+/// The options `wanted`, except for those that a running server cannot change, or that `is_kept` names by their keys: these
+/// are as in `running`.
+pub(super) fn live(
+    wanted: &[Flag],
+    running: &[Flag],
+    is_kept: impl Fn(&str) -> bool,
+) -> Result<Given<Args>, Failure> {
+    let command = flags::command::<Args>();
+    let is_live = |flag: &&Flag| {
+        let key = flag.id.as_str();
+        find(&command, key).is_some_and(|arg| reload_of(arg) == Reload::Live) && !is_kept(key)
+    };
+    let kept = running.iter().filter(|flag| !is_live(flag));
+    parse(wanted.iter().filter(is_live).chain(kept).cloned().collect())
 }
 
 /// The names of variables that have the prefix and are not used.
@@ -98,7 +121,7 @@ pub(super) struct ConfigFile {
 
 impl ConfigFile {
     /// Reads the keys and tables of `source`.
-    pub(super) fn read(source: Rc<Source>) -> Result<ConfigFile, Failure> {
+    pub(super) fn read(source: Arc<Source>) -> Result<ConfigFile, Failure> {
         let root = source.root()?;
         let mut file = ConfigFile::default();
         let command = flags::command::<Args>();
@@ -142,7 +165,7 @@ pub(super) mod tests {
         let typed = flags::command::<Args>().try_get_matches_from(flags);
         let typed = typed.map_err(|error| Failure::Usage(error.to_string()))?;
         let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
-        Settings::new(given(file, &Variables::new(variables), &typed)?, &tables)
+        Settings::new(given(file, &Variables::new(variables), &typed)?, tables, &[])
     }
 
     fn complaint(text: &str, flags: &[&str]) -> String {
@@ -392,7 +415,7 @@ pub(super) mod tests {
     fn a_variable_that_is_not_text_is_refused_unless_it_is_a_path() {
         let command = flags::command::<Args>();
         for (id, is_accepted) in
-            [("tls_cert", true), ("log", false), ("subprotocol", false), ("takeover", false)]
+            [("admin_token_file", true), ("log", false), ("subprotocol", false), ("takeover", false)]
         {
             let name = OsString::from(format!("ECHORING_{}", id.to_uppercase()));
             let value = OsString::from_vec(b"\xff".to_vec());

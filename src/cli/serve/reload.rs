@@ -2,7 +2,6 @@
 
 /// Part of an option's declaration: `#[arg(add = Reload::Live)]`. An option without it needs a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(test), expect(dead_code, reason = "no option can be reloaded yet; the reference says so"))]
 pub(crate) enum Reload {
     /// A change takes effect with the next start.
     Restart,
@@ -11,3 +10,8 @@ pub(crate) enum Reload {
 }
 
 impl clap::builder::ArgExt for Reload {}
+
+/// How a change of `arg` takes effect.
+pub(crate) fn reload_of(arg: &clap::Arg) -> Reload {
+    arg.get().copied().unwrap_or(Reload::Restart)
+}

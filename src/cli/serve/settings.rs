@@ -2,19 +2,23 @@
 //!
 //! Nothing here starts anything; the only files read are those of TLS, since a server without them must not start.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::ArgMatches;
+use clap::parser::ValueSource;
 use rustls::pki_types::UnixTime;
 
-use super::args::{Admin, Args, CpuList, Demo, Profile, Shards};
+use super::args::{Admin, Args, CpuList, Demo, Profile, Shards, Watch};
+use super::config;
 use super::draining::DrainSettings;
 use super::topics::{Tables, Topics};
+use super::watch::Version;
 use crate::Failure;
-use crate::file::flags::{Given, Origins};
-use echoring_async::tls;
+use crate::file::flags::{Flag, Given, Origins};
+use echoring_async::tls::{self, CertificateFiles, ServerTls};
 use echoring_proto::handshake::{HostPolicy, OriginPolicy};
 use echoring_proto::limits;
 use echoring_proto::limits::Nanos;
@@ -38,14 +42,24 @@ pub(super) struct Settings {
     pub(super) drain: DrainSettings,
     /// The filter of the log.
     pub(super) log: String,
-    /// The files of the certificate and of its key that `server` has read.
-    pub(super) tls_files: Option<(PathBuf, PathBuf)>,
+    /// The files of TLS that `server` has read.
+    pub(super) tls: Option<ServerTls>,
     /// The topics of `server`, as they were configured.
     pub(super) topics: Topics,
     /// The options that all this was made of.
     pub(super) matches: ArgMatches,
     /// Where they were given.
     pub(super) origins: Origins,
+    /// Which files are watched for changes.
+    pub(super) watch: Watch,
+    /// The file of `--config`, and its version when it was read.
+    pub(super) config_file: Option<(PathBuf, Version)>,
+    /// The files with certificates, keys and tokens, and their versions when they were read.
+    pub(super) secret_files: Vec<(PathBuf, Version)>,
+    /// What the options and the topics were read from.
+    flags: Vec<Flag>,
+    tables: Tables,
+    activated: Vec<ListenAddress>,
 }
 
 impl Settings {
@@ -53,19 +67,26 @@ impl Settings {
     ///
     /// # Errors
     /// [`Failure::Usage`] for contradictions, [`Failure::Environment`] for certificates that cannot be used.
-    pub(super) fn new(given: Given<Args>, tables: &Tables) -> Result<Settings, Failure> {
-        let Given { args, matches, origins } = given;
+    pub(super) fn new(
+        given: Given<Args>,
+        tables: Tables,
+        activated: &[ListenAddress],
+    ) -> Result<Settings, Failure> {
+        let Given { mut args, matches, origins, flags } = given;
+        listen_beside(activated, &mut args, &matches);
         check(&args, &origins)?;
-        let topics = topics(&args, tables)?;
-        let tls_files = certificate_and_key(&args, &origins)?;
+        let topics = topics(&args, &tables)?;
+        let tls = server_tls(&args, &origins)?;
+        let secret_files = tls.iter().flat_map(ServerTls::files).chain(args.admin_token_file.as_deref());
+        let secret_files = secret_files.map(|file| (file.to_owned(), Version::of(file))).collect();
         let server = ServerConfig {
             topics: topics.rules(),
-            tls: tls_files.as_ref().map(|(cert, key)| secured(cert, key)).transpose()?,
+            tls: tls.as_ref().map(secured).transpose()?,
             ..with_pages(ServerConfig::default(), &args, &origins)?
         };
         let server = with_protocol(with_limits(with_io(server, &args), &args), &args);
         let drain = DrainSettings { time: args.drain, per_second_max: args.drain_rate };
-        let Args { admin, admin_token_file, takeover, takeover_socket, log, .. } = args;
+        let Args { admin, admin_token_file, takeover, takeover_socket, log, watch, .. } = args;
         Ok(Settings {
             server,
             admin,
@@ -74,11 +95,56 @@ impl Settings {
             takeover_socket,
             drain,
             log,
-            tls_files,
+            tls,
             topics,
             matches,
             origins,
+            watch,
+            config_file: None,
+            secret_files,
+            flags,
+            tables,
+            activated: activated.to_vec(),
         })
+    }
+
+    /// These settings as far as a server that runs with `running` can take them over, and `running` for the rest. `is_kept`
+    /// names further keys that it cannot change.
+    ///
+    /// # Errors
+    /// If the two do not agree with one another.
+    pub(super) fn as_far_as_live(
+        &self,
+        running: &Settings,
+        is_kept: impl Fn(&str) -> bool,
+    ) -> Result<Settings, Failure> {
+        let tls_begins_or_ends = self.tls.is_some() != running.tls.is_some();
+        let is_kept = |key: &str| is_kept(key) || (tls_begins_or_ends && key.starts_with("tls_"));
+        let next = Settings::new(
+            config::live(&self.flags, &running.flags, is_kept)?,
+            self.tables.clone(),
+            &self.activated,
+        )?;
+        Ok(Settings { config_file: self.config_file.clone(), ..next })
+    }
+
+    /// Takes over the ticket keys of `running`, so that its clients resume their sessions; not where clients have
+    /// certificates, which a resumed session does not show again.
+    pub(super) fn keep_ticket_keys_of(&mut self, running: &Settings) {
+        let ask = |settings: &Settings| settings.tls.as_ref().is_some_and(|tls| tls.clients.is_some());
+        if ask(self) || ask(running) {
+            return;
+        }
+        if let Some(used) = &running.server.tls {
+            self.server.tls = self.server.tls.take().map(|tls| tls::with_ticket_keys_of(tls, used));
+        }
+    }
+
+    /// The same settings with what their files have in them now.
+    pub(super) fn reread(&self) -> Result<Settings, Failure> {
+        let settings =
+            Settings::new(config::parse(self.flags.clone())?, self.tables.clone(), &self.activated)?;
+        Ok(Settings { config_file: self.config_file.clone(), ..settings })
     }
 
     /// The settings as they are on this host.
@@ -102,8 +168,23 @@ impl Settings {
     /// # Errors
     /// When the certificate cannot be read any more.
     pub(super) fn warnings(&self) -> Result<Vec<String>, Failure> {
-        let Some((cert, _)) = &self.tls_files else { return Ok(Vec::new()) };
-        tls::expiry_warnings(cert, UnixTime::now()).map_err(|error| Failure::Environment(error.to_string()))
+        let chains = self.tls.iter().flat_map(|tls| &tls.certificates).map(|files| &files.chain);
+        let authorities = self.tls.iter().flat_map(|tls| &tls.clients).map(|(ca, _)| ca);
+        let warnings = chains.chain(authorities).map(|file| tls::expiry_warnings(file, UnixTime::now()));
+        let warnings: Result<Vec<_>, _> = warnings.collect();
+        warnings.map(|warnings| warnings.concat()).map_err(|error| Failure::Environment(error.to_string()))
+    }
+}
+
+/// Adds the addresses at which systemd has opened sockets. They replace the default.
+fn listen_beside(activated: &[ListenAddress], args: &mut Args, matches: &ArgMatches) {
+    if !activated.is_empty() && matches.value_source("listen") == Some(ValueSource::DefaultValue) {
+        args.listen.clear();
+    }
+    for address in activated {
+        if !args.listen.contains(address) {
+            args.listen.push(address.clone());
+        }
     }
 }
 
@@ -215,17 +296,37 @@ fn with_pages(server: ServerConfig, args: &Args, origins: &Origins) -> Result<Se
     Ok(ServerConfig { test_endpoints: is_on, demo_pages: is_on, ..server })
 }
 
-/// Both files of TLS, or none.
-fn certificate_and_key(args: &Args, origins: &Origins) -> Result<Option<(PathBuf, PathBuf)>, Failure> {
-    match (&args.tls_cert, &args.tls_key) {
-        (Some(_), None) => Err(origins.wrong("--tls-cert", "needs its private key, --tls-key")),
-        (None, Some(_)) => Err(origins.wrong("--tls-key", "needs its certificate, --tls-cert")),
-        (cert, key) => Ok(cert.clone().zip(key.clone())),
+/// The files of TLS; `None` without certificates.
+fn server_tls(args: &Args, origins: &Origins) -> Result<Option<ServerTls>, Failure> {
+    let Args { tls_cert, tls_key, tls_ocsp, tls_client_ca, tls_client, .. } = args;
+    match (tls_cert.len(), tls_key.len()) {
+        (certs, keys) if certs > keys => {
+            return Err(origins.wrong("--tls-cert", "needs its private key, --tls-key"));
+        }
+        (certs, keys) if certs < keys => {
+            return Err(origins.wrong("--tls-key", "needs its certificate, --tls-cert"));
+        }
+        (certs, _) if tls_ocsp.len() > certs => {
+            return Err(origins.wrong("--tls-ocsp", "needs its certificate, --tls-cert"));
+        }
+        (0, _) if tls_client_ca.is_some() => {
+            return Err(origins.wrong("--tls-client-ca", "needs TLS: give --tls-cert and --tls-key"));
+        }
+        (0, _) => return Ok(None),
+        _ => {}
     }
+    let mut ocsp = tls_ocsp.iter();
+    let certificates = tls_cert.iter().zip(tls_key).map(|(chain, key)| CertificateFiles {
+        chain: chain.clone(),
+        key: key.clone(),
+        ocsp: ocsp.next().cloned(),
+    });
+    let clients = tls_client_ca.clone().map(|ca| (ca, (*tls_client).into()));
+    Ok(Some(ServerTls { certificates: certificates.collect(), clients }))
 }
 
-fn secured(cert: &Path, key: &Path) -> Result<Arc<rustls::ServerConfig>, Failure> {
-    tls::server_config(cert, key).map_err(|error| Failure::Environment(error.to_string()))
+fn secured(tls: &ServerTls) -> Result<Arc<rustls::ServerConfig>, Failure> {
+    tls::server_config(tls).map_err(|error| Failure::Environment(error.to_string()))
 }
 
 fn origin_policy(allowed: &[String]) -> OriginPolicy {
@@ -274,9 +375,19 @@ fn host_policy(mut allowed: Vec<String>, origins: &[String], listen: &[ListenAdd
     HostPolicy::Local(allowed)
 }
 
-/// What was typed stays for as long as the process.
+/// What was typed stays for as long as the process, once however often it is read.
 fn static_names(names: &[String]) -> Vec<&'static str> {
-    names.iter().map(|name| &*name.clone().leak()).collect()
+    static KNOWN: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut lasting = |name: &String| match known.get(name.as_str()) {
+        Some(name) => *name,
+        None => {
+            let name: &'static str = name.clone().leak();
+            known.insert(name);
+            name
+        }
+    };
+    names.iter().map(&mut lasting).collect()
 }
 
 #[cfg(test)]
@@ -355,6 +466,10 @@ mod tests {
             &["--profile", "fast"],
             &["--tls-cert", "f"],
             &["--tls-key", "f"],
+            &["--tls-cert", "f", "--tls-key", "f", "--tls-cert", "g"],
+            &["--tls-ocsp", "f"],
+            &["--tls-client-ca", "f"],
+            &["--tls-client", "maybe"],
             &["--max-topics", "0"],
             &["--max-subscriptions", "0"],
             &["stray"],

@@ -6,7 +6,7 @@
 pub(crate) mod keys;
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use self::keys::{KEYS, PATTERN};
 
@@ -48,7 +48,7 @@ fn kept(mut settings: TopicSettings) -> TopicSettings {
 }
 
 /// The tables as they were read.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Tables {
     defaults: Option<Table>,
     topics: Vec<(String, Table)>,
@@ -130,9 +130,9 @@ fn read_pattern<'a>(entry: &Entry<'a>) -> Result<&'a str, Failure> {
 }
 
 /// One table: what it says, and where.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Table {
-    source: Rc<Source>,
+    source: Arc<Source>,
     /// The byte at which it begins.
     at: usize,
     /// The keys that it has, with the bytes at which their values begin.
@@ -142,7 +142,7 @@ struct Table {
 }
 
 impl Table {
-    fn new(source: &Rc<Source>, at: usize) -> Table {
+    fn new(source: &Arc<Source>, at: usize) -> Table {
         Table { source: source.clone(), at, places: BTreeMap::new(), values: TopicSettings::default() }
     }
 

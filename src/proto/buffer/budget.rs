@@ -1,12 +1,15 @@
 //! The budget of the whole node, and the leases of the shards.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use crate::limits::{
     HANDSHAKE_RESERVE_PARTS, HISTORY_SHARE_PARTS, MEMORY_BUDGET_MIN, MEMORY_RESERVE_PARTS,
     SHARD_RESERVE_BYTES_MAX, SHARD_RESERVE_PARTS,
 };
+
+/// Blocks that a budget consists of at least.
+const BLOCKS_MIN: u64 = 16;
 
 /// Units that the whole node may use: bytes of buffers and logs, or connections. Shards lease them in blocks, see
 /// [`Lease`].
@@ -16,8 +19,9 @@ use crate::limits::{
 /// the reserve is for handshakes only.
 #[derive(Debug)]
 pub struct Budget {
-    units: u64,
-    free: AtomicU64,
+    units: AtomicU64,
+    /// Units that no shard leases; negative after a [`resize`](Budget::resize) below what is leased.
+    free: AtomicI64,
     /// Leased units that histories use.
     histories: AtomicU64,
     /// Connections that share the budget.
@@ -30,22 +34,39 @@ impl Budget {
     /// A budget of `units`.
     pub fn new(units: u64) -> Arc<Budget> {
         Arc::new(Budget {
-            units,
-            free: AtomicU64::new(units),
+            units: AtomicU64::new(units),
+            free: AtomicI64::new(signed(units)),
             histories: AtomicU64::new(0),
             holders: AtomicU64::new(0),
             reclaim_requests: AtomicU64::new(0),
         })
     }
 
+    /// Units of the whole node.
+    pub fn units(&self) -> u64 {
+        self.units.load(Ordering::Relaxed)
+    }
+
     /// Units that no shard leases.
     pub fn free(&self) -> u64 {
-        self.free.load(Ordering::Relaxed)
+        unsigned(self.free.load(Ordering::Relaxed))
+    }
+
+    /// Whether more units are leased than there are.
+    fn is_overdrawn(&self) -> bool {
+        self.free.load(Ordering::Relaxed) < 0
+    }
+
+    /// Changes the number of units. If more are leased, none are free until enough have been returned.
+    pub fn resize(&self, units: u64) {
+        let before = self.units.swap(units, Ordering::Relaxed);
+        self.free.fetch_add(signed(units) - signed(before), Ordering::Relaxed);
     }
 
     /// The budget divided by `parts`; 0 below the minimum budget of a node, as in unit tests.
     fn part(&self, parts: u64) -> u64 {
-        if self.units < MEMORY_BUDGET_MIN { 0 } else { self.units / parts }
+        let units = self.units();
+        if units < MEMORY_BUDGET_MIN { 0 } else { units / parts }
     }
 
     /// Free bytes below which the node is short of memory.
@@ -65,7 +86,7 @@ impl Budget {
 
     /// The share of one connection. While no connection exceeds it, the reserve is free.
     pub(super) fn share(&self) -> u64 {
-        (self.units - self.reserve()) / self.holders.load(Ordering::Relaxed).max(1)
+        (self.units() - self.reserve()) / self.holders.load(Ordering::Relaxed).max(1)
     }
 
     pub(super) fn block(&self, most: u64) -> u64 {
@@ -112,16 +133,25 @@ impl Budget {
         let before = self
             .free
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| {
-                let open = free.saturating_sub(floor);
-                (open >= least).then(|| free - open.min(most))
+                let open = unsigned(free).saturating_sub(floor);
+                (open >= least).then(|| free - signed(open.min(most)))
             })
             .ok()?;
-        Some(before.saturating_sub(floor).min(most))
+        Some(unsigned(before).saturating_sub(floor).min(most))
     }
 
     fn give(&self, units: u64) {
-        self.free.fetch_add(units, Ordering::Relaxed);
+        self.free.fetch_add(signed(units), Ordering::Relaxed);
     }
+}
+
+/// Budgets are far below 2^63.
+fn signed(units: u64) -> i64 {
+    i64::try_from(units).unwrap_or(i64::MAX)
+}
+
+fn unsigned(units: i64) -> u64 {
+    u64::try_from(units).unwrap_or(0)
 }
 
 /// The part of a [`Budget`] that one shard leases. It grows in blocks, so that the shared counter is rarely updated,
@@ -164,11 +194,17 @@ impl Lease {
     }
 
     fn grow(&mut self, missing: u64, floor: u64) -> bool {
-        let Some(taken) = self.budget.take(missing, missing.next_multiple_of(self.block), floor) else {
+        let most = missing.next_multiple_of(self.small_block());
+        let Some(taken) = self.budget.take(missing, most, floor) else {
             return false;
         };
         self.leased += taken;
         true
+    }
+
+    /// A block, or less of a small budget, so that one shard does not lease what others need.
+    fn small_block(&self) -> u64 {
+        self.block.min(self.budget.units() / BLOCKS_MIN).max(1)
     }
 
     /// Uses `units` of the reserve. False when the reserve is too small.
@@ -183,10 +219,25 @@ impl Lease {
     /// Stops using `units`.
     pub fn give(&mut self, units: u64) {
         self.used -= units;
-        // One unused block stays leased, so that a unit at a block boundary does not move back and forth.
+        self.shrink(self.block);
+    }
+
+    /// As [`give`](Lease::give), for a budget that may be small or [resized](Budget::resize): unused units do not stay
+    /// leased where others need them.
+    pub fn give_back(&mut self, units: u64) {
+        self.used -= units;
+        if self.budget.is_overdrawn() {
+            self.give_spare();
+        } else {
+            self.shrink(self.small_block());
+        }
+    }
+
+    /// Returns unused blocks. One stays leased, so that a unit at a block boundary does not move back and forth.
+    fn shrink(&mut self, block: u64) {
         let spare = self.spare();
-        if spare >= 2 * self.block {
-            let returned = (spare / self.block - 1) * self.block;
+        if spare >= 2 * block {
+            let returned = (spare / block - 1) * block;
             self.leased -= returned;
             self.budget.give(returned);
         }
@@ -218,5 +269,32 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.budget.give(self.leased);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_that_shrinks_below_what_is_used_admits_nobody_until_enough_has_been_returned() {
+        let budget = Budget::new(100);
+        let [mut one, mut other] = [(); 2].map(|()| Lease::new(Arc::clone(&budget), 16));
+        assert!((0..40).all(|_| one.take(1)) && (0..40).all(|_| other.take(1)));
+        budget.resize(50);
+        one.give_back(0);
+        other.give_back(0);
+        assert!(!one.take(1) && !other.take(1));
+        assert_eq!(budget.free(), 0);
+        (0..30).for_each(|_| one.give_back(1));
+        assert!(!other.take(1) && !one.take(1), "50 are used");
+        (0..10).for_each(|_| one.give_back(1));
+        while other.take(1) {}
+        while one.take(1) {}
+        assert_eq!(one.used() + other.used(), 50);
+        assert!(other.used() > 40, "what one returned is not kept from the other");
+        budget.resize(100);
+        assert!((0..50).all(|_| one.take(1)));
+        assert!(!one.take(1) && !other.take(1));
     }
 }

@@ -2,11 +2,12 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use crate::driver::Waker;
 use crate::stats::Snapshot;
 use echoring_proto::CloseCode;
+use echoring_proto::connection::ConnectionConfig;
 use echoring_proto::limits::Nanos;
 
 /// The Close code and reason when a shard drains.
@@ -46,6 +47,16 @@ impl Goodbye {
         Goodbye { code: CloseCode::SERVICE_RESTART, reason: "another server has taken over" };
 }
 
+/// The configuration that a running shard replaces.
+#[derive(Clone, Debug)]
+pub struct LiveConfig {
+    /// The configuration of every connection, existing ones included. Compression stays as it is: connections have
+    /// negotiated it.
+    pub connection: ConnectionConfig,
+    /// The certificate, and whatever else TLS handshakes from now on use. A shard that was started without TLS has none.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+}
+
 /// A control message to a shard. `Q` is the application's command, `R` its report.
 #[derive(Debug)]
 pub enum ControlMessage<Q, R> {
@@ -55,6 +66,8 @@ pub enum ControlMessage<Q, R> {
     Answer(mpsc::SyncSender<()>),
     /// A command for the application.
     Command(Q),
+    /// Use this configuration from now on, see [`LiveConfig`].
+    Configure(Box<LiveConfig>),
     /// Accept nothing more, close everyone once they have got everything queued, and end when all are closed, or after
     /// the plan's time.
     Drain(DrainPlan),

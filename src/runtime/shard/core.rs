@@ -15,7 +15,7 @@ use super::application::Application;
 use super::config::{Allowance, ShardConfig};
 use super::connection_log::{self, ConnectionLog};
 use super::context::Context;
-use super::control::Goodbye;
+use super::control::{Goodbye, LiveConfig};
 use super::mailbox::Mailboxes;
 use super::refusals;
 use super::slots::Slots;
@@ -27,7 +27,7 @@ use crate::stats::{Counters, Snapshot};
 use echoring_proto::CloseCode;
 use echoring_proto::buffer::{Buffer, Lease};
 use echoring_proto::connection::{
-    Cause, Closed, Codecs, Connection, Entropy, SINGLE_REPLY_START, TransportAction,
+    Cause, Closed, Codecs, Connection, ConnectionConfig, Entropy, SINGLE_REPLY_START, TransportAction,
 };
 use echoring_proto::handshake::Refusal;
 use echoring_proto::limits::Nanos;
@@ -394,7 +394,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         let Some(mut slot) = self.slots.remove(token) else { return };
         self.ended_behind.remove(&token);
         if slot.leased {
-            self.lease.give(1);
+            self.lease.give_back(1);
         }
         self.env.pool.remove_holder();
         self.came_back(token);
@@ -409,6 +409,18 @@ impl<D: Driver, A: Application> Core<D, A> {
         self.log.closed(token, closed);
         if let Some(peer) = slot.peer {
             application.closed(&mut Context { core: self }, token, peer, closed);
+        }
+    }
+
+    /// Uses another configuration from now on.
+    pub(super) fn configure(&mut self, config: LiveConfig) {
+        let LiveConfig { connection, tls } = config;
+        let compression = self.env.config.compression;
+        self.lease.give_back(0);
+        self.env.config = ConnectionConfig { compression, ..connection };
+        // Without TLS at the start there is no table of sessions.
+        if let (Some(used), Some(tls)) = (&mut self.security.server, tls) {
+            *used = tls;
         }
     }
 

@@ -298,7 +298,7 @@ fn replay(from: &mut &[u8]) -> Option<Replay> {
     match kind {
         0 => Some(Replay::After(after)),
         1 => Some(Replay::Latest(after)),
-        2 => Some(Replay::Newcomer),
+        2 if after == 0 => Some(Replay::Newcomer),
         _ => None,
     }
 }

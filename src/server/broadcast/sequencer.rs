@@ -9,7 +9,7 @@ use echoring_runtime::shard::{Full, Lane, Mailboxes, ShardResources};
 use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
 use echoring_topics::{
     Accepted, Members, OwnedTopicId, OwnedTopics, Page, Passed, Placement, Position, Publication, Refused,
-    Replay, TopicId,
+    Replay, Rules, TopicId,
 };
 
 use super::handover::Ordering;
@@ -69,6 +69,13 @@ impl Sequencer {
 
     pub(super) fn message_bytes_max(&self) -> usize {
         self.message_bytes_max
+    }
+
+    /// Uses other settings of topics from now on, and expects messages of `message_bytes_max`. Longer ones may still be
+    /// on their way, so the bound never shrinks.
+    pub(super) fn configure(&mut self, rules: Rules, message_bytes_max: usize) {
+        self.topics.configure(rules);
+        self.message_bytes_max = self.message_bytes_max.max(message_bytes_max);
     }
 
     /// Maximum bytes of one message in a mailbox.

@@ -11,6 +11,7 @@ use std::io::{self, Read as _};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue, ORIGIN, WWW_AUTHENTICATE};
 use hyper::{Method, StatusCode};
@@ -103,13 +104,22 @@ fn warn_of_readers(path: &Path, permissions: &Permissions) {
 /// The access rules of the admin address.
 #[derive(Clone, Debug)]
 pub(super) struct Access {
-    token: Option<Token>,
+    token: Arc<RwLock<Option<Token>>>,
     address: SocketAddr,
 }
 
 impl Access {
     pub(super) fn new(token: Option<Token>, address: SocketAddr) -> Access {
-        Access { token, address }
+        Access { token: Arc::new(RwLock::new(token)), address }
+    }
+
+    /// Requires another token from now on.
+    pub(super) fn set_token(&self, token: Option<Token>) {
+        *self.token.write().unwrap_or_else(PoisonError::into_inner) = token;
+    }
+
+    fn token(&self) -> Option<Token> {
+        self.token.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether only processes of this machine reach the address.
@@ -123,7 +133,8 @@ impl Access {
         if reads && path == "/healthz" {
             return Ok(());
         }
-        if let Some(token) = &self.token
+        let token = self.token();
+        if let Some(token) = &token
             && !bearer(headers).is_some_and(|given| token.is(given))
         {
             return Err(unauthorized());
@@ -133,7 +144,7 @@ impl Access {
         if headers.contains_key(ORIGIN) {
             return Err(forbidden("requests of browser pages are refused"));
         }
-        if self.token.is_some() {
+        if token.is_some() {
             return Ok(());
         }
         // DNS rebinding: a page whose name resolves to this address sends its own name as the host, and could read the

@@ -12,6 +12,7 @@ use echoring_proto::connection::Compressed;
 use echoring_runtime::stats::{Counters, LOG};
 use echoring_topics::{Deliveries, Passed, Publications};
 
+use super::reload::ReloadFigures;
 use crate::handle::Snapshot;
 
 /// The schema of the report.
@@ -31,6 +32,7 @@ pub(super) struct Report<'a> {
     /// Shards that did not answer in time; their counters are missing from `node`.
     silent_shards: usize,
     log: LogFigures,
+    reloads: ReloadFigures,
     node: Figures<'a>,
     shards: Vec<ShardReport<'a>>,
 }
@@ -258,6 +260,7 @@ pub(super) struct Node {
     pub(super) draining: bool,
     pub(super) control: &'static str,
     pub(super) shards: usize,
+    pub(super) reloads: ReloadFigures,
 }
 
 /// The report as JSON.
@@ -279,6 +282,7 @@ pub(super) fn to_json(node: Node, snapshots: &[Snapshot]) -> serde_json::Result<
         control: node.control,
         silent_shards: node.shards.saturating_sub(snapshots.len()),
         log: LogFigures::now(),
+        reloads: node.reloads,
         node: Figures::new(&gauges, &counters),
         shards: snapshots.iter().map(shard).collect(),
     };
@@ -310,6 +314,7 @@ mod tests {
     use echoring_topics::HubReport;
 
     use super::*;
+    use crate::control::ReloadCounters;
 
     #[test]
     fn the_node_is_the_sum_of_its_shards() {
@@ -336,7 +341,8 @@ mod tests {
             },
             ..Snapshot::default()
         };
-        let node = Node { uptime_s: 1.5, draining: false, control: "tokio", shards: 3 };
+        let reloads = ReloadCounters::default().figures();
+        let node = Node { uptime_s: 1.5, draining: false, control: "tokio", shards: 3, reloads };
         let json = to_json(node, &[snapshot(0, 5), snapshot(1, 7)]).expect("plain data");
         let report: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
         assert_eq!(report["schema"], "echoring.stats/1");

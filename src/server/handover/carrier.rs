@@ -6,7 +6,8 @@
 
 use std::io::{self, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
@@ -50,7 +51,7 @@ pub(crate) struct Carrier {
 }
 
 /// What the thread that writes is started with.
-type WriterStart = (Vec<FarInlet<ShardMail>>, UnixStream, mpsc::Sender<LinkEnd>);
+type WriterStart = (Vec<FarInlet<ShardMail>>, UnixStream, Arc<AtomicBool>, mpsc::Sender<LinkEnd>);
 
 /// The thread that writes, before there are bridges to it.
 #[derive(Debug)]
@@ -64,8 +65,8 @@ impl WriterThread {
     pub(crate) fn spawn() -> io::Result<WriterThread> {
         let (start, started) = mpsc::sync_channel::<WriterStart>(1);
         let thread = thread::Builder::new().name("link-out".to_owned()).spawn(move || {
-            let Ok((inlets, stream, ended)) = started.recv() else { return };
-            let end = write(inlets, &stream);
+            let Ok((inlets, stream, is_over, ended)) = started.recv() else { return };
+            let end = write(inlets, &stream, &is_over);
             // The reader notices the end of the stream.
             let _ = stream.shutdown(std::net::Shutdown::Both);
             let _ = ended.send(end);
@@ -93,12 +94,18 @@ impl Carrier {
         let (ending, ended) = mpsc::channel();
         let reading = stream.try_clone()?;
         let reader_ends = ending.clone();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let is_last = Arc::clone(&is_over);
         thread::Builder::new().name("link-in".to_owned()).spawn(move || {
-            let end = read(outlets, &reading, translate);
+            let end = match read(outlets, &reading, translate) {
+                // The other side leaves when it has heard the goodbye.
+                LinkEnd::Broken(_) if is_last.load(Ordering::Acquire) => LinkEnd::Bye,
+                end => end,
+            };
             let _ = reading.shutdown(std::net::Shutdown::Both);
             let _ = reader_ends.send(end);
         })?;
-        let started = writer.start.send((inlets, stream, ending));
+        let started = writer.start.send((inlets, stream, is_over, ending));
         started.map_err(|_| io::Error::other("the link's thread has ended"))?;
         Ok(Carrier { ended })
     }
@@ -112,7 +119,7 @@ impl Carrier {
 }
 
 /// Writes mail until all shards have left their bridges; then says goodbye.
-fn write(mut inlets: Vec<FarInlet<ShardMail>>, stream: &UnixStream) -> LinkEnd {
+fn write(mut inlets: Vec<FarInlet<ShardMail>>, stream: &UnixStream, is_over: &AtomicBool) -> LinkEnd {
     let (mut batch, mut payload) = (Vec::new(), Vec::new());
     loop {
         let is_last = inlets.iter().all(FarInlet::is_over);
@@ -131,6 +138,7 @@ fn write(mut inlets: Vec<FarInlet<ShardMail>>, stream: &UnixStream) -> LinkEnd {
         }
         let is_idle = batch.is_empty();
         if is_idle && is_last {
+            is_over.store(true, Ordering::Release);
             append_frame(&mut batch, FrameKind::Bye, |_| {});
         }
         if let Err(error) = (&*stream).write_all(&batch) {

@@ -71,7 +71,7 @@ pub(crate) fn wait_for_successor(
     let listeners = server.kept.get();
     let offer = Offer {
         shards: server.remotes.len() as u16,
-        message_bytes_max: server.message_bytes_max,
+        message_bytes_max: server.limits.message_bytes_most,
         pid: std::process::id(),
         first_number,
         digest_seed,
@@ -265,7 +265,7 @@ impl Waiting {
     fn prepare(&self, stream: &UnixStream, hello: Hello) -> io::Result<Link> {
         let writer = WriterThread::spawn()?;
         let far_shards = usize::from(hello.shards);
-        let bytes = bridge_bytes(self.server.message_bytes_max.max(hello.message_bytes_max));
+        let bytes = bridge_bytes(self.server.limits.message_bytes_most.max(hello.message_bytes_max));
         let bridge = |remote: &echoring_runtime::shard::Remote<_, _>| {
             Bridge::new(Lane::Request, far_shards, bytes, writer.thread(), remote.waker().clone())
         };
@@ -282,7 +282,7 @@ impl Waiting {
         }
         self.server.link.set(true);
         self.server.link.set_succeeded();
-        let translator = FromSuccessor { shards: self.server.remotes.len(), far_shards: hello.shards.into() };
+        let translator = FromSuccessor::new(self.server.remotes.len(), hello.shards.into());
         let carried = Carrier::start(writer, stream, ends, translator);
         self.server.order_plan(self.server.plan(self.drain, Goodbye::RESTART));
         self.leave();
@@ -339,9 +339,16 @@ struct Link {
 }
 
 /// Mail of the successor's shards: forwards.
-struct FromSuccessor {
+#[derive(Debug)]
+pub(super) struct FromSuccessor {
     shards: usize,
     far_shards: usize,
+}
+
+impl FromSuccessor {
+    pub(super) fn new(shards: usize, far_shards: usize) -> FromSuccessor {
+        FromSuccessor { shards, far_shards }
+    }
 }
 
 impl Translate for FromSuccessor {

@@ -6,9 +6,9 @@ use std::sync::mpsc::{self, Receiver, TryRecvError};
 
 use super::carrier::{Route, Translate};
 use super::predecessor::FromSuccessor;
-use super::successor::{FromPredecessor, Imported, Moved, bridge_bytes, split};
-use crate::broadcast::mail_codec;
+use super::successor::{FromPredecessor, Imported, Moved, split};
 use crate::broadcast::shard_mail::ShardMail;
+use crate::broadcast::{MAIL_OVERHEAD_BYTES, mail_codec};
 use crate::commands::ShardCommand;
 use echoring_runtime::shard::{Bridge, ControlMessage, FarInlet, FarOutlet, Lane, Remote};
 use echoring_topics::{ExportCursor, HubReport, Placement};
@@ -28,6 +28,8 @@ pub struct Rehearsal {
     /// The owner of the topic whose records are imported.
     owner: Option<usize>,
     ways: Vec<Way>,
+    /// Those of the predecessor's shards, until they follow.
+    bridges: Vec<Bridge<ShardMail>>,
 }
 
 #[derive(Debug)]
@@ -68,7 +70,17 @@ impl Rehearsal {
         command(&predecessor, || ShardCommand::Freeze { round, done: done.clone() });
         let step = Step::Freezing(frozen, predecessor.len());
         let (moved, owner, ways) = (BTreeMap::new(), None, Vec::new());
-        Rehearsal { predecessor, successor, placement, message_bytes_max, step, moved, owner, ways }
+        Rehearsal {
+            predecessor,
+            successor,
+            placement,
+            message_bytes_max,
+            step,
+            moved,
+            owner,
+            ways,
+            bridges: Vec::new(),
+        }
     }
 
     /// Whether the successor orders the messages.
@@ -81,8 +93,10 @@ impl Rehearsal {
         if self.is_linked() {
             return false;
         }
-        command(&self.predecessor, || ShardCommand::Thaw);
-        self.step = Step::GivenUp;
+        if !matches!(self.step, Step::GivenUp) {
+            command(&self.predecessor, || ShardCommand::Thaw);
+            self.step = Step::GivenUp;
+        }
         true
     }
 
@@ -92,7 +106,7 @@ impl Rehearsal {
     /// If a shard's answer is an error.
     pub fn advance(&mut self, mail: usize) {
         match &mut self.step {
-            Step::Freezing(answers, left) | Step::Freezing(answers, left) if *left > 0 => {
+            Step::Freezing(answers, left) if *left > 0 => {
                 *left -= usize::from(answers.try_recv().is_ok());
             }
             Step::Freezing(..) => self.export(0, ExportCursor::default()),
@@ -104,7 +118,7 @@ impl Rehearsal {
             }
             Step::Importing(..) => self.imported(),
             Step::Leading(answers, left) if *left > 0 => *left -= usize::from(answers.try_recv().is_ok()),
-            Step::Leading(..) => self.step = Step::Linked,
+            Step::Leading(..) => self.follow(),
             Step::Linked => self.ways.iter_mut().for_each(|way| way.carry(mail)),
             Step::GivenUp => {}
         }
@@ -119,7 +133,8 @@ impl Rehearsal {
     }
 
     fn import(&mut self, shard: usize, block: &[u8], next: Option<ExportCursor>) {
-        let blocks = split(block, self.placement, self.successor.len(), &mut self.owner).expect("well formed");
+        let blocks =
+            split(block, self.placement, self.successor.len(), &mut self.owner).expect("well formed");
         let shards = self.predecessor.len();
         let parts = blocks.into_iter().enumerate().filter(|(_, block)| !block.is_empty());
         let send = |(to, block): (usize, Vec<u8>)| {
@@ -152,7 +167,8 @@ impl Rehearsal {
 
     fn link(&mut self) {
         let (own, far) = (self.predecessor.len(), self.successor.len());
-        let bytes = bridge_bytes(self.message_bytes_max);
+        // As small as possible, so that bridges are full at times.
+        let bytes = 2 * (self.message_bytes_max as usize + MAIL_OVERHEAD_BYTES);
         let bridge = |lane, far_shards, remote: &Remote<_, _>| {
             let waker = remote.waker().clone();
             Bridge::new(lane, far_shards, bytes * far_shards, std::thread::current(), waker)
@@ -164,11 +180,9 @@ impl Rehearsal {
             end.split()
         });
         let (from_successor, to_successor) = leading.unzip::<_, _, Vec<_>, Vec<_>>();
-        let message_bytes_max = self.message_bytes_max;
         let following = self.predecessor.iter().map(|remote| {
             let (bridge, end) = bridge(Lane::Request, far, remote);
-            let follow = ShardCommand::Follow { bridge, message_bytes_max };
-            remote.send(ControlMessage::Command(follow));
+            self.bridges.push(bridge);
             end.split()
         });
         let (from_predecessor, to_predecessor) = following.unzip::<_, _, Vec<_>, Vec<_>>();
@@ -179,6 +193,18 @@ impl Rehearsal {
             Way::new(from_successor, to_predecessor, FromSuccessor::new(own, far)),
         ];
         self.step = Step::Leading(ready, far);
+    }
+}
+
+impl Rehearsal {
+    /// From here on the successor orders the messages.
+    fn follow(&mut self) {
+        let message_bytes_max = self.message_bytes_max;
+        for (remote, bridge) in self.predecessor.iter().zip(self.bridges.drain(..)) {
+            let follow = ShardCommand::Follow { bridge, message_bytes_max };
+            remote.send(ControlMessage::Command(follow));
+        }
+        self.step = Step::Linked;
     }
 }
 
@@ -215,9 +241,11 @@ impl Way {
     /// Takes a message of any shard through its wire format.
     fn take(&mut self) -> bool {
         let mut payload = Vec::new();
-        let taken = self.inlets.iter_mut().enumerate().find_map(|(from, inlet)| {
-            inlet.take(&mut payload).map(|(to, mail)| (from, to, mail))
-        });
+        let taken = self
+            .inlets
+            .iter_mut()
+            .enumerate()
+            .find_map(|(from, inlet)| inlet.take(&mut payload).map(|(to, mail)| (from, to, mail)));
         let Some((from, to, mail)) = taken else { return false };
         let mut wire = Vec::new();
         assert!(mail_codec::encode(&mail, &payload, &mut wire), "{mail:?} stays in its process");

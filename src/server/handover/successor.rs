@@ -125,12 +125,8 @@ impl Predecessor {
         send(&stream, FrameKind::Imported, &[])?;
         let mut body = Vec::new();
         next(&stream, &mut body, FrameKind::Go)?;
-        let translator = FromPredecessor {
-            moved: takeover.moved,
-            placement,
-            shards: server.remotes.len(),
-            far_shards: offer.shards.into(),
-        };
+        let far_shards = usize::from(offer.shards);
+        let translator = FromPredecessor::new(takeover.moved, placement, server.remotes.len(), far_shards);
         let said = stream.try_clone()?;
         let carrier = Carrier::start(writer, stream, ends, translator)?;
         server.link.set(true);
@@ -192,8 +188,8 @@ struct Takeover<'a> {
     owner: Option<usize>,
 }
 
-type Moved = BTreeMap<(usize, OwnedTopicId), (usize, OwnedTopicId)>;
-type Imported = Result<Vec<(OwnedTopicId, OwnedTopicId)>, ImportError>;
+pub(super) type Moved = BTreeMap<(usize, OwnedTopicId), (usize, OwnedTopicId)>;
+pub(super) type Imported = Result<Vec<(OwnedTopicId, OwnedTopicId)>, ImportError>;
 
 impl Takeover<'_> {
     /// Imports the topics block by block: memory is bounded by one.
@@ -214,20 +210,13 @@ impl Takeover<'_> {
     /// Imports a block of the topics of one shard: its number, and records.
     fn import(&mut self, body: &[u8]) -> io::Result<()> {
         let malformed = || invalid("its topics are malformed");
-        let (from, mut records) = body.split_first_chunk::<2>().ok_or_else(malformed)?;
+        let (from, records) = body.split_first_chunk::<2>().ok_or_else(malformed)?;
         let from = usize::from(u16::from_le_bytes(*from));
         if from >= usize::from(self.offer.shards) {
             return Err(malformed());
         }
-        let mut blocks: Vec<Vec<u8>> = self.server.remotes.iter().map(|_| Vec::new()).collect();
-        while !records.is_empty() {
-            let record = Record::take(&mut records).ok_or_else(malformed)?;
-            if !record.continues() {
-                let name = record.topic().ok_or_else(malformed)?;
-                self.owner = Some(self.placement.owner(name, blocks.len()));
-            }
-            record.append(&mut blocks[self.owner.ok_or_else(malformed)?]);
-        }
+        let blocks = split(records, self.placement, self.server.remotes.len(), &mut self.owner);
+        let blocks = blocks.ok_or_else(malformed)?;
         for (to, block) in blocks.into_iter().enumerate().filter(|(_, block)| !block.is_empty()) {
             for (old, new) in self.import_at(to, block)? {
                 self.moved.insert((from, old), (to, new));
@@ -248,8 +237,8 @@ impl Takeover<'_> {
     /// Gives every shard its bridge, and returns the far ends.
     fn lead(&self, writer: &WriterThread) -> io::Result<Vec<FarEnd<ShardMail>>> {
         let far_shards = usize::from(self.offer.shards);
-        let bytes =
-            bridge_bytes(self.server.message_bytes_max.max(self.offer.message_bytes_max)) * far_shards;
+        let bytes = bridge_bytes(self.server.limits.message_bytes_most.max(self.offer.message_bytes_max))
+            * far_shards;
         let (reply, ready) = mpsc::sync_channel(self.server.remotes.len());
         let mut ends = Vec::new();
         for remote in self.server.remotes.iter() {
@@ -266,13 +255,32 @@ impl Takeover<'_> {
     }
 }
 
+/// Splits records by the owner shards of their topics. `owner` is that of the topic that the first ones continue.
+pub(super) fn split(
+    mut records: &[u8],
+    placement: Placement,
+    shards: usize,
+    owner: &mut Option<usize>,
+) -> Option<Vec<Vec<u8>>> {
+    let mut blocks = vec![Vec::new(); shards];
+    while !records.is_empty() {
+        let record = Record::take(&mut records)?;
+        if !record.continues() {
+            *owner = Some(placement.owner(record.topic()?, shards));
+        }
+        record.append(&mut blocks[(*owner)?]);
+    }
+    Some(blocks)
+}
+
 /// Bytes of a bridge for messages of this size, as of a mailbox.
 pub(super) fn bridge_bytes(message_bytes_max: u64) -> usize {
     MAILBOX_BYTES_MIN.max(2 * (message_bytes_max as usize + MAIL_OVERHEAD_BYTES))
 }
 
 /// Mail of the predecessor's shards: requests.
-struct FromPredecessor {
+#[derive(Debug)]
+pub(super) struct FromPredecessor {
     moved: Moved,
     placement: Placement,
     shards: usize,
@@ -280,6 +288,15 @@ struct FromPredecessor {
 }
 
 impl FromPredecessor {
+    pub(super) fn new(
+        moved: Moved,
+        placement: Placement,
+        shards: usize,
+        far_shards: usize,
+    ) -> FromPredecessor {
+        FromPredecessor { moved, placement, shards, far_shards }
+    }
+
     /// Where a topic is that the predecessor knows as `owned` of the shard `to`.
     fn find(&self, to: usize, owned: &mut OwnedTopicId) -> usize {
         if to >= self.far_shards {

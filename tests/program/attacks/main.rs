@@ -17,5 +17,6 @@ mod paced_drain;
 mod patient;
 mod peer;
 mod resources;
+#[allow(dead_code, reason = "other tests use it too")]
 mod server;
 mod tls;

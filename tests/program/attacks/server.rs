@@ -78,10 +78,15 @@ fn at_once(servers: &[&[&str]], flags: &[&str], test: impl Fn(&Server) + Sync) {
 impl Server {
     /// Starts on free ports, with one shard and accepting every host name unless `flags` say otherwise.
     pub fn start(flags: &[&str]) -> Server {
+        Server::start_beside(flags, &[("--shards", "1"), ("--log", LOG), ("--allow-host", "*")])
+    }
+
+    /// The same with other flags that hold unless `flags` give them. Its log has to show the admin address.
+    pub fn start_beside(flags: &[&str], defaults: &[(&str, &str)]) -> Server {
         let mut command = Command::new(env!("CARGO_BIN_EXE_echoring"));
         command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
-        for (flag, default) in [("--shards", "1"), ("--log", LOG), ("--allow-host", "*")] {
-            if !flags.contains(&flag) {
+        for (flag, default) in defaults {
+            if !flags.contains(flag) {
                 command.args([flag, default]);
             }
         }
@@ -132,36 +137,50 @@ impl Server {
 
     /// `GET /stats`: the figures of the node.
     pub fn stats(&self) -> Value {
-        let mut stream = TcpStream::connect(self.admin).expect("the admin address");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        stream
-            .write_all(b"GET /stats HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            .expect("sent");
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).expect("an answer");
-        let answer = String::from_utf8(answer).expect("text");
-        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
-        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-        let stats: Value = serde_json::from_str(body).expect("JSON");
-        stats["node"].clone()
+        self.get("/stats")["node"].clone()
+    }
+
+    /// `GET` to the admin address: the JSON of the response.
+    pub fn get(&self, path: &str) -> Value {
+        let (status, body) = self.ask_admin("GET", path, &[]);
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str(&body).expect("JSON")
+    }
+
+    /// A request without a body to the admin address: status and body of the response.
+    pub fn ask_admin(&self, method: &str, path: &str, fields: &[&str]) -> (u16, String) {
+        let fields: String = fields.iter().map(|field| format!("{field}\r\n")).collect();
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{fields}\r\n");
+        self.exchange(head.as_bytes()).expect("an answer")
     }
 
     /// `POST` to the admin address: status and JSON of the response; `None` without a complete one.
     pub fn post(&self, path: &str, body: &[u8]) -> Option<(u16, Value)> {
-        let mut stream = TcpStream::connect(self.admin).ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).ok()?;
         let head = format!(
             "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\
              Connection: close\r\n\r\n",
             body.len()
         );
-        stream.write_all(&[head.as_bytes(), body].concat()).ok()?;
+        let (status, body) = self.exchange(&[head.as_bytes(), body].concat())?;
+        Some((status, serde_json::from_str(&body).ok()?))
+    }
+
+    fn exchange(&self, request: &[u8]) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect(self.admin).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        stream.write_all(request).ok()?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).ok()?;
         let answer = String::from_utf8(answer).ok()?;
         let (head, body) = answer.split_once("\r\n\r\n")?;
         let status = head.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()?;
-        Some((status, serde_json::from_str(body).ok()?))
+        Some((status, body.to_owned()))
+    }
+
+    /// The admin address.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin
     }
 
     /// A figure of [`stats`](Server::stats).
@@ -223,8 +242,13 @@ impl Server {
 
     /// Asks the server to drain.
     pub fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    /// Sends a signal, such as `HUP`.
+    pub fn signal(&self, name: &str) {
         // The shell's own `kill`: the program of that name is not on every machine.
-        let script = format!("kill -s TERM {}", self.child.id());
+        let script = format!("kill -s {name} {}", self.child.id());
         assert!(Command::new("sh").args(["-c", &script]).status().expect("a shell").success());
     }
 

@@ -245,7 +245,9 @@ fn a_peer_that_stops_reading_costs_at_most_its_queue() {
         }
         assert!(server.figure("pauses") > 0);
         let peak = server.figure("pool_bytes_peak");
-        assert!(peak < 2 * MIB, "{peak} bytes for a peer that does not read");
+        // Its outbox of 832 KiB, received bytes of 512 KiB and the session (docs/reference/configuration.md#memory), and
+        // the free buffers that the shard keeps: 1 MiB of the class in which records are encrypted.
+        assert!(peak < 3 * MIB, "{peak} bytes for a peer that does not read");
         // And nothing is lost when it does.
         peer.stream.set_nonblocking(false).expect("a socket");
         let mut left = (sent / message.len() as u64).min(100);

@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use echoring_runtime::driver::Features;
-use echoring_server::control::Control;
+use echoring_server::control::{Control, Reloading};
 use echoring_server::{
     Builder, Disposition, DriverChoice, Failure, Handler, ListenAddress, Message, Remote, Server,
     ServerConfig,
@@ -40,7 +40,7 @@ fn address(server: &Server) -> SocketAddr {
 fn control(server: &Server) -> (Control, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("its address");
-    (Control::start(listener, server, None).expect("it starts"), address)
+    (Control::start(listener, server, None, Reloading::default()).expect("it starts"), address)
 }
 
 /// A handler that blocks its shard until it is released.

@@ -23,14 +23,14 @@ pub(crate) const KEYS: [Key; 11] = [
     Key {
         name: "slow",
         value: Value::Slow(|settings| &mut settings.slow),
-        reload: Reload::Restart,
+        reload: Reload::Live,
         help: "Policy for slow consumers",
     },
     Key {
         name: "lag_bytes",
         // As of `--queue-bytes`, and for the same reasons.
         value: Value::Bytes(4 * 1024..=1 << 30, |settings| &mut settings.lag_bytes),
-        reload: Reload::Restart,
+        reload: Reload::Live,
         help: "Maximum encoded bytes that a subscriber may lag, by default queue_bytes; the size of a topic's log, for \
                each shard and format in use. At most memory_budget",
     },
@@ -38,13 +38,13 @@ pub(crate) const KEYS: [Key; 11] = [
         name: "lag",
         // A busy network takes less than the minimum; above the maximum it would be history.
         value: Value::Time(100 * MILLISECOND..=HOUR, |settings| &mut settings.lag),
-        reload: Reload::Restart,
+        reload: Reload::Live,
         help: "Maximum age of the oldest message that a subscriber lacks",
     },
     Key {
         name: "coalesce",
         value: Value::Time(0..=COALESCE_MAX, |settings| &mut settings.coalesce),
-        reload: Reload::Restart,
+        reload: Reload::Live,
         help: "Maximum time that messages wait for others while the shard is busy, so that more of them leave in one \
                send. Less than lag",
     },
@@ -52,45 +52,45 @@ pub(crate) const KEYS: [Key; 11] = [
         name: "history_messages",
         // More messages than a client would read to catch up.
         value: Value::Count(MESSAGES, |settings| &mut settings.history.messages),
-        reload: Reload::Restart,
+        reload: Reload::Live,
         help: "Number of messages kept for clients that return from an earlier position",
     },
     Key {
         name: "history_bytes",
         value: Value::Bytes(0..=1 << 30, |settings| &mut settings.history.bytes),
-        reload: Reload::Restart,
+        reload: Reload::Live,
         help: "Maximum bytes of those messages, at most memory_budget",
     },
     Key {
         name: "history_age",
         value: Value::Time(0..=1_000 * HOUR, |settings| &mut settings.history.age),
-        reload: Reload::Restart,
+        reload: Reload::Live,
         help: "Maximum time since they were published",
     },
     Key {
         name: "snapshot",
         value: Value::Count(MESSAGES, |settings| &mut settings.snapshot),
-        reload: Reload::Restart,
+        reload: Reload::Live,
         help: "Number of the latest kept messages that a new subscriber of echoring.v1.json gets first, at most \
                history_messages. Where slow is \"conflate\" it gets the latest message of each key instead",
     },
     Key {
         name: "presence",
         value: Value::Switch(|settings| &mut settings.presence),
-        reload: Reload::Restart,
+        reload: Reload::Live,
         help: "Tell subscribers of echoring.v1.json who joins and leaves",
     },
     Key {
         name: "publish",
         value: Value::Publishers(|settings| &mut settings.clients_publish),
-        reload: Reload::Restart,
+        reload: Reload::Live,
         help: "Who may publish: clients, or only the operator at the admin address",
     },
     Key {
         name: "heartbeat",
         // More often is a load; more rarely tells nobody in time.
         value: Value::Time(SECOND..=HOUR, |settings| &mut settings.heartbeat),
-        reload: Reload::Restart,
+        reload: Reload::Live,
         help: "Silence after which subscribers of echoring.v1.json get the latest offset, so that a loss at the end \
                shows too",
     },
@@ -111,7 +111,10 @@ const PUBLISHERS: [(&str, bool); 2] = [("clients", true), ("operator", false)];
 pub(crate) struct Key {
     pub(crate) name: &'static str,
     value: Value,
-    #[cfg_attr(not(test), expect(dead_code, reason = "only the reference says it"))]
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "only the reference says it; reloads take over all tables")
+    )]
     pub(crate) reload: Reload,
     pub(crate) help: &'static str,
 }

@@ -1,0 +1,216 @@
+//! TLS configurations of servers: certificates by server name, stapled OCSP responses, and the certificates of clients.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::{self, PemObject as _};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier,
+};
+use rustls::sign::CertifiedKey;
+use rustls::{CertificateError, RootCertStore, ServerConfig};
+use webpki::EndEntityCert;
+
+use super::{ALPN, TlsError, VERSIONS, certificates, provider, roots_of, unreadable};
+use crate::limits::OCSP_RESPONSE_BYTES_MAX;
+use echoring_proto::limits::TLS_TICKETS;
+
+/// The files of a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The chain in PEM (RFC 7468), leaf certificate first.
+    pub chain: PathBuf,
+    /// The leaf's private key in PEM: PKCS #8, PKCS #1 (RSA) or SEC 1 (EC).
+    pub key: PathBuf,
+    /// An OCSP response in DER (RFC 6960) to send with the certificate (RFC 6066, 8).
+    pub ocsp: Option<PathBuf>,
+}
+
+/// Whether clients must have a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// A client without a certificate is accepted; one with a certificate that does not verify is not.
+    Optional,
+    /// A client without a certificate is refused in the handshake (RFC 8446, 4.4.2.4).
+    Required,
+}
+
+/// What a server's TLS configuration is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerTls {
+    /// The certificates. A client gets the first one for the name that it asks for (SNI; RFC 6066, 3) with a key that it
+    /// supports, and the first of all if there is none.
+    pub certificates: Vec<CertificateFiles>,
+    /// The certificates under which those of clients are issued, as a PEM file; `None` asks clients for none.
+    pub clients: Option<(PathBuf, ClientAuth)>,
+}
+
+impl ServerTls {
+    /// One certificate and its key, for clients without certificates.
+    pub fn new(chain: impl Into<PathBuf>, key: impl Into<PathBuf>) -> ServerTls {
+        let files = CertificateFiles { chain: chain.into(), key: key.into(), ocsp: None };
+        ServerTls { certificates: vec![files], clients: None }
+    }
+
+    /// All files, which are read when a configuration is made.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let certificates = self.certificates.iter();
+        let certificates =
+            certificates.flat_map(|files| [Some(&files.chain), Some(&files.key), files.ocsp.as_ref()]);
+        certificates.flatten().chain(self.clients.iter().map(|(ca, _)| ca)).map(PathBuf::as_path)
+    }
+}
+
+/// A server's TLS configuration.
+///
+/// Sessions are resumed from tickets (RFC 8446, 2.2; RFC 5077), so the server keeps no state for a client between
+/// connections. Clones of the `Arc` share the ticket keys: shards resume each other's sessions.
+///
+/// # Errors
+/// If a file cannot be read, has no certificate, key or OCSP response in it, or a certificate and its key do not match.
+pub fn server_config(tls: &ServerTls) -> Result<Arc<ServerConfig>, TlsError> {
+    let builder = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(VERSIONS)
+        .map_err(TlsError::Setup)?;
+    let builder = match &tls.clients {
+        None => builder.with_no_client_auth(),
+        Some((ca, auth)) => builder.with_client_cert_verifier(client_verifier(ca, *auth)?),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(Certificates::read(&tls.certificates)?));
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.ticketer = ring::Ticketer::new().map_err(TlsError::Setup)?;
+    config.send_tls13_tickets = TLS_TICKETS;
+    Ok(Arc::new(config))
+}
+
+/// `config` with the ticket keys of `used`, which it replaces: clients resume sessions that they began before. A session
+/// keeps the certificate that its client had, so a configuration that asks clients for one must not be given them.
+pub fn with_ticket_keys_of(mut config: Arc<ServerConfig>, used: &ServerConfig) -> Arc<ServerConfig> {
+    Arc::make_mut(&mut config).ticketer = Arc::clone(&used.ticketer);
+    config
+}
+
+fn client_verifier(ca: &Path, auth: ClientAuth) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let roots = Arc::new(roots_of(ca)?);
+    let builder = WebPkiClientVerifier::builder_with_provider(roots, provider());
+    let builder = match auth {
+        ClientAuth::Optional => builder.allow_unauthenticated(),
+        ClientAuth::Required => builder,
+    };
+    builder.build().map_err(|error| TlsError::Setup(rustls::Error::General(error.to_string())))
+}
+
+/// Certificates by the names that they are for.
+#[derive(Debug)]
+struct Certificates {
+    all: Vec<Arc<CertifiedKey>>,
+    /// Indices into `all`. A wildcard is a name that begins with `*.`.
+    by_name: HashMap<String, Vec<usize>>,
+}
+
+impl Certificates {
+    fn read(files: &[CertificateFiles]) -> Result<Certificates, TlsError> {
+        let all = files.iter().map(|files| certified_key(files).map(Arc::new));
+        let all = all.collect::<Result<Vec<_>, _>>()?;
+        if all.is_empty() {
+            return Err(TlsError::Setup(rustls::Error::NoCertificatesPresented));
+        }
+        let mut by_name: HashMap<String, Vec<usize>> = HashMap::new();
+        for (at, key) in all.iter().enumerate() {
+            let leaf = key.cert.first().and_then(|leaf| EndEntityCert::try_from(leaf).ok());
+            for name in leaf.iter().flat_map(|leaf| leaf.valid_dns_names()) {
+                by_name.entry(name.to_ascii_lowercase()).or_default().push(at);
+            }
+        }
+        Ok(Certificates { all, by_name })
+    }
+
+    /// The certificates for a name: those that have it, or those with a wildcard for its first label (RFC 9525, 6.3).
+    fn named(&self, name: &str) -> &[usize] {
+        let name = name.to_ascii_lowercase();
+        let wildcard = || self.by_name.get(&format!("*.{}", name.split_once('.')?.1));
+        self.by_name.get(&name).or_else(wildcard).map_or(&[], Vec::as_slice)
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let named = hello.server_name().map_or(&[][..], |name| self.named(name));
+        let mut fitting = named.iter().filter_map(|at| self.all.get(*at)).chain(&self.all);
+        let is_supported =
+            |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
+        fitting.find(is_supported).or(self.all.first()).cloned()
+    }
+}
+
+fn certified_key(files: &CertificateFiles) -> Result<CertifiedKey, TlsError> {
+    let CertificateFiles { chain: chain_pem, key: key_pem, ocsp } = files;
+    let chain = certificates(chain_pem)?;
+    let key = PrivateKeyDer::from_pem_file(key_pem).map_err(|error| match error {
+        pem::Error::NoItemsFound => TlsError::NoKey(key_pem.clone()),
+        error => unreadable(key_pem, error),
+    })?;
+    let unusable = |error| TlsError::Unusable { cert: chain_pem.clone(), key: key_pem.clone(), error };
+    let mut certified = CertifiedKey::from_der(chain, key, &provider()).map_err(unusable)?;
+    certified.ocsp = ocsp.as_deref().map(ocsp_response).transpose()?;
+    Ok(certified)
+}
+
+fn ocsp_response(file: &Path) -> Result<Vec<u8>, TlsError> {
+    let response = fs::read(file).map_err(|error| TlsError::Read { file: file.into(), error })?;
+    // A SEQUENCE that begins with the status ENUMERATED `successful` (RFC 6960, 4.2.1).
+    let is_successful = response.first() == Some(&0x30)
+        && response.get(..16).is_some_and(|head| head.windows(3).any(|bytes| bytes == [0x0a, 1, 0]));
+    if is_successful && response.len() <= OCSP_RESPONSE_BYTES_MAX {
+        Ok(response)
+    } else {
+        Err(TlsError::NoOcspResponse(file.into()))
+    }
+}
+
+/// Warnings about the validity period of the certificates in a PEM file at the time `now`, one line for each.
+///
+/// # Errors
+/// If the file cannot be read, or has no certificate in it.
+pub fn expiry_warnings(cert_pem: &Path, now: UnixTime) -> Result<Vec<String>, TlsError> {
+    let chain = certificates(cert_pem)?;
+    let algorithms = provider().signature_verification_algorithms;
+    let warn = |(at, certificate): (usize, &CertificateDer<'_>)| {
+        let parsed = ParsedCertificate::try_from(certificate).ok()?;
+        // rustls checks the validity period before it looks for an issuer, so no issuer is needed.
+        let (roots, nobody) = (RootCertStore::empty(), &[]);
+        let evaluated =
+            verify_server_cert_signed_by_trust_anchor(&parsed, &roots, nobody, now, algorithms.all);
+        let what = match evaluated {
+            Err(rustls::Error::InvalidCertificate(error)) => match error {
+                CertificateError::ExpiredContext { not_after, .. } => {
+                    format!("expired {} ago; renew it", shown(now, not_after))
+                }
+                CertificateError::NotValidYetContext { not_before, .. } => {
+                    format!("becomes valid in {}; check this host's clock", shown(not_before, now))
+                }
+                _ => return None,
+            },
+            _ => return None,
+        };
+        Some(format!("certificate {} of {} {what}", at + 1, cert_pem.display()))
+    };
+    Ok(chain.iter().enumerate().filter_map(warn).collect())
+}
+
+/// The difference between two times, in whole units.
+fn shown(later: UnixTime, earlier: UnixTime) -> String {
+    let seconds = later.as_secs().saturating_sub(earlier.as_secs());
+    match seconds {
+        0..7_200 => format!("{} minutes", seconds / 60),
+        7_200..172_800 => format!("{} hours", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}

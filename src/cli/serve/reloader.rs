@@ -1,0 +1,239 @@
+//! Reads the configuration of a running server again, and has the server take over what it can change.
+//!
+//! One thread does it, for every cause: SIGHUP, `POST /reload`, and files that have changed. A configuration that is wrong
+//! changes nothing.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::io;
+use std::path::PathBuf;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use serde::Serialize;
+
+use super::args::Watch;
+use super::changes::{Change, changes};
+use super::config::Sources;
+use super::read_token;
+use super::settings::Settings;
+use super::watch::{Version, Watched};
+use crate::limits::{RELOAD_TIMEOUT, WATCH_INTERVAL};
+use crate::{Failure, environment, logging};
+use echoring_server::Handle;
+use echoring_server::control::{self, Reload, ReloadCounters, Reloaded};
+
+/// The schema of [`Report`].
+const SCHEMA: &str = "echoring.reload/1";
+
+/// Asks the thread for a reload, from any thread.
+#[derive(Clone, Debug)]
+pub(super) struct Reloader(Arc<Mutex<mpsc::Sender<Request>>>);
+
+#[derive(Debug)]
+struct Request {
+    cause: &'static str,
+    reply: mpsc::SyncSender<Reloaded>,
+}
+
+/// A reloader whose thread has not started.
+#[derive(Debug)]
+pub(super) struct Pending {
+    requests: mpsc::Receiver<Request>,
+}
+
+/// The parts of the program that use settings.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) sources: Sources,
+    /// The settings that hold.
+    pub(super) settings: Settings,
+    pub(super) server: Handle,
+    pub(super) control: Option<control::Handle>,
+    pub(super) counters: Arc<ReloadCounters>,
+}
+
+/// A report on a reload, see docs/reference/admin.md#reloading.
+#[derive(Debug, Default, Serialize)]
+struct Report {
+    schema: &'static str,
+    /// Keys whose new values hold.
+    changed: Vec<Change>,
+    /// Keys whose new values need a restart.
+    restart: Vec<Change>,
+    /// Files that are not configuration, and have other contents.
+    files: Vec<PathBuf>,
+}
+
+impl Reloader {
+    pub(super) fn new() -> (Reloader, Pending) {
+        let (sender, requests) = mpsc::channel();
+        (Reloader(Arc::new(Mutex::new(sender))), Pending { requests })
+    }
+
+    /// Asks for a reload and waits for its result, for a bounded time.
+    pub(super) fn reload_for(&self, cause: &'static str) -> Reloaded {
+        let (reply, result) = mpsc::sync_channel(1);
+        let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let sent = sender.send(Request { cause, reply }).is_ok();
+        match result.recv_timeout(RELOAD_TIMEOUT) {
+            Ok(result) if sent => result,
+            _ => Reloaded::Refused("the reload does not end; see the log".to_owned()),
+        }
+    }
+}
+
+impl Reload for Reloader {
+    fn reload(&self) -> Reloaded {
+        self.reload_for("POST /reload")
+    }
+}
+
+impl Pending {
+    /// Starts the thread, which does not keep the process alive.
+    pub(super) fn start(self, running: Running) -> io::Result<()> {
+        let files = Contents::of(&running.settings);
+        let mut thread = ReloadThread { running, files, watched: Watched::default() };
+        thread::Builder::new().name("reload".to_owned()).spawn(move || thread.run(&self.requests)).map(drop)
+    }
+}
+
+#[derive(Debug)]
+struct ReloadThread {
+    running: Running,
+    /// What the files with certificates, keys and tokens had in them.
+    files: Contents,
+    watched: Watched,
+}
+
+impl ReloadThread {
+    fn run(&mut self, requests: &mpsc::Receiver<Request>) {
+        self.watched.set(self.running.watched_files());
+        loop {
+            match requests.recv_timeout(WATCH_INTERVAL) {
+                Ok(Request { cause, reply }) => {
+                    let settings = self.running.sources.settings();
+                    let reloaded = self.reload(cause, settings);
+                    // Fails if nobody waits any more.
+                    drop(reply.try_send(reloaded));
+                }
+                Err(RecvTimeoutError::Timeout) if self.watched.look() => {
+                    let settings = self.running.reread();
+                    self.reload("changed files", settings);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Takes over what can be changed of `settings`, and logs it.
+    fn reload(&mut self, cause: &str, settings: Result<Settings, Failure>) -> Reloaded {
+        let reloaded = match settings.and_then(|settings| self.running.take_over(settings)) {
+            Ok(mut report) => {
+                report.files = self.files.replace(Contents::of(&self.running.settings));
+                report.log(cause);
+                self.watched.set(self.running.watched_files());
+                Reloaded::Accepted(serde_json::to_string_pretty(&report).unwrap_or_default())
+            }
+            Err(Failure::Usage(line) | Failure::Environment(line)) => {
+                tracing::error!(cause, "the configuration was not reloaded, and the old one holds: {line}");
+                Reloaded::Refused(line)
+            }
+        };
+        self.running.counters.count(&reloaded);
+        reloaded
+    }
+}
+
+impl Running {
+    /// The settings that hold, with what the files that they name have in them now; with `--watch all`, those of all
+    /// sources.
+    fn reread(&self) -> Result<Settings, Failure> {
+        if self.settings.watch == Watch::All { self.sources.settings() } else { self.settings.reread() }
+    }
+
+    fn watched_files(&self) -> Vec<(PathBuf, Version)> {
+        let Settings { watch, secret_files, config_file, .. } = &self.settings;
+        match watch {
+            Watch::Off => Vec::new(),
+            Watch::Files => secret_files.clone(),
+            Watch::All => secret_files.iter().chain(config_file).cloned().collect(),
+        }
+    }
+
+    /// Takes over what a running server can change of `wanted`.
+    ///
+    /// # Errors
+    /// If something in it cannot be used; then nothing was changed.
+    fn take_over(&mut self, wanted: Settings) -> Result<Report, Failure> {
+        let filter = environment::checked_filter(&wanted.log)?;
+        let token = wanted.admin_token_file.as_deref().map(read_token).transpose()?;
+        let beyond = self.server.needs_restart(&wanted.server);
+        let is_kept = |key: &str| beyond.iter().any(|beyond| key_of(beyond.setting) == key);
+        let mut next = wanted.as_far_as_live(&self.settings, is_kept)?;
+        next.keep_ticket_keys_of(&self.settings);
+        let hint = |change: Change| {
+            let beyond = beyond.iter().find(|beyond| key_of(beyond.setting) == change.key);
+            let hint = beyond.map(|beyond| format!("at most {} without a restart", beyond.most));
+            Change { hint, ..change }
+        };
+        let restart = changes(&next, &wanted).into_iter().map(hint).collect();
+        let changed = changes(&self.settings, &next);
+        logging::set_filter(filter);
+        if let Some(control) = &self.control {
+            control.set_token(token);
+        }
+        self.server.reconfigure(&next.server);
+        self.settings = next;
+        Ok(Report { schema: SCHEMA, changed, restart, files: Vec::new() })
+    }
+}
+
+/// The key of a flag.
+fn key_of(flag: &str) -> String {
+    flag.trim_start_matches('-').replace('-', "_")
+}
+
+impl Report {
+    fn log(&self, cause: &str) {
+        let keys =
+            |changes: &[Change]| changes.iter().map(|change| &*change.key).collect::<Vec<_>>().join(", ");
+        let (changed, files) = (keys(&self.changed), format!("{:?}", self.files));
+        tracing::info!(cause, changed, files, "the configuration was reloaded");
+        if !self.restart.is_empty() {
+            let keys = keys(&self.restart);
+            tracing::warn!(cause, keys, "changes of these keys need a restart");
+        }
+    }
+}
+
+/// Hashes of what files have in them; `None` for one that cannot be read.
+#[derive(Debug, Default)]
+struct Contents(BTreeMap<PathBuf, Option<u64>>);
+
+impl Contents {
+    fn of(settings: &Settings) -> Contents {
+        let hash = |(file, _): &(PathBuf, Version)| {
+            let bytes = fs::read(file).ok();
+            (file.clone(), bytes.map(|bytes| hash(&bytes)))
+        };
+        Contents(settings.secret_files.iter().map(hash).collect())
+    }
+
+    /// Replaces them, and returns the files that differ.
+    fn replace(&mut self, by: Contents) -> Vec<PathBuf> {
+        let differs = |(file, hash): &(&PathBuf, &Option<u64>)| self.0.get(*file) != Some(hash);
+        let differing = by.0.iter().filter(differs).map(|(file, _)| file.clone()).collect();
+        *self = by;
+        differing
+    }
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
+}

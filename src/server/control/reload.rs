@@ -1,0 +1,95 @@
+//! `POST /reload`: has the program read its configuration again.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use hyper::StatusCode;
+
+use super::http::Reply;
+
+/// Reads the configuration of the program again.
+pub trait Reload: Send + Sync {
+    /// Reads it again and takes over what a running server can change. May block for seconds.
+    fn reload(&self) -> Reloaded;
+}
+
+/// The result of a reload.
+#[derive(Clone, Debug)]
+pub enum Reloaded {
+    /// The new configuration holds. The JSON document lists the changes.
+    Accepted(String),
+    /// The configuration is wrong, and the old one still holds. The line says why.
+    Refused(String),
+}
+
+/// Counts the reloads of a program, whatever caused them.
+#[derive(Debug, Default)]
+pub struct ReloadCounters {
+    accepted: AtomicU64,
+    refused: AtomicU64,
+    last_refused: AtomicBool,
+}
+
+impl ReloadCounters {
+    /// Counts one.
+    pub fn count(&self, reloaded: &Reloaded) {
+        let is_refused = matches!(reloaded, Reloaded::Refused(_));
+        let counter = if is_refused { &self.refused } else { &self.accepted };
+        counter.fetch_add(1, Ordering::Relaxed);
+        self.last_refused.store(is_refused, Ordering::Relaxed);
+    }
+
+    pub(super) fn figures(&self) -> ReloadFigures {
+        ReloadFigures {
+            accepted: self.accepted.load(Ordering::Relaxed),
+            refused: self.refused.load(Ordering::Relaxed),
+            last_refused: self.last_refused.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// The part of `/stats` about reloads.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub(super) struct ReloadFigures {
+    accepted: u64,
+    refused: u64,
+    /// Whether the configuration that is in the files now was refused.
+    last_refused: bool,
+}
+
+/// The program's part of the admin address.
+#[derive(Clone, Default)]
+pub struct Reloading {
+    /// `None` for a program without a configuration to read.
+    pub reload: Option<Arc<dyn Reload>>,
+    /// The reloads so far.
+    pub counters: Arc<ReloadCounters>,
+}
+
+impl fmt::Debug for Reloading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reloading").field("counters", &self.counters).finish_non_exhaustive()
+    }
+}
+
+impl Reloading {
+    /// The answer to `POST /reload`.
+    pub(super) async fn answer(&self) -> Reply {
+        let Some(reload) = self.reload.clone() else {
+            return Reply::problem(
+                StatusCode::NOT_IMPLEMENTED,
+                "no-configuration",
+                "nothing can be reloaded",
+            );
+        };
+        // The call waits for the shards, so it must not block this thread.
+        match tokio::task::spawn_blocking(move || reload.reload()).await {
+            Ok(Reloaded::Accepted(json)) => Reply::json(StatusCode::OK, Ok(json.into_bytes())),
+            Ok(Reloaded::Refused(line)) => {
+                Reply::problem(StatusCode::UNPROCESSABLE_ENTITY, "bad-configuration", &line)
+            }
+            Err(_) => Reply::problem(StatusCode::INTERNAL_SERVER_ERROR, "failed", "the reload panicked"),
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! A running server as its operator changes it. The real binary over real sockets, on both drivers.
+#![forbid(unsafe_code)]
+
+#[path = "../../support/certificate.rs"]
+mod certificate;
+#[path = "../../support/patient.rs"]
+mod patient;
+#[allow(dead_code, reason = "not every test uses all of it")]
+#[path = "../attacks/peer.rs"]
+mod peer;
+mod reload;
+#[allow(dead_code, reason = "not every test uses all of it")]
+#[path = "../attacks/server.rs"]
+mod server;
