@@ -19,6 +19,17 @@ pub(super) fn raise_descriptor_limit() -> u64 {
     }
 }
 
+/// Raises the limit on locked memory as far as this process may. Recent kernels count rings as locked memory, unless the process
+/// has the capability that the sandbox gives up.
+pub(super) fn raise_locked_memory_limit() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Memlock);
+    let raise = |limit| setrlimit(Resource::Memlock, Rlimit { current: limit, maximum: limit });
+    // Only a privileged process raises the hard limit. One that cannot raise either runs on what it has, or on epoll.
+    if raise(None).is_err() {
+        let _ = raise(maximum);
+    }
+}
+
 /// What helps against this error, behind a semicolon, where that is known.
 pub(super) fn hint(error: &io::Error) -> String {
     echoring_runtime::listening::descriptors_hint(error).map(|hint| format!("; {hint}")).unwrap_or_default()

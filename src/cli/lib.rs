@@ -14,6 +14,7 @@ pub mod bench;
 mod compare;
 mod compress;
 mod connect;
+mod doctor;
 mod environment;
 mod file;
 pub mod limits;
@@ -23,6 +24,7 @@ mod proxy;
 mod reference;
 mod reload;
 mod report;
+mod sandbox;
 mod serve;
 mod signals;
 mod talk;
@@ -88,10 +90,11 @@ Examples:
   echoring report run.json --out report.html      draw what bench --json run.json measured
   echo hi | echoring connect ws://127.0.0.1:9001/echo
   echoring proxy --upstream ws://127.0.0.1:8002   a reverse proxy for HTTP and WebSockets
+  echoring doctor --config /etc/echoring/echoring.toml
   echoring completions bash > /etc/bash_completion.d/echoring
   echoring man | man -l -
 
-Exit codes: 0 done, 1 threshold missed or integrity broken, 2 usage, 3 the environment forbids it,
+Exit codes: 0 done, 1 threshold missed, integrity broken or a red check, 2 usage, 3 the environment forbids it,
 4 the load generator was the bottleneck.";
 
 #[derive(Debug, Parser)]
@@ -118,6 +121,8 @@ enum Command {
     Compare(compare::Args),
     /// Talk to a server: at a terminal, or by pipes
     Connect(connect::Args),
+    /// Check this host for a server: what it allows, what it limits, and the cures
+    Doctor(doctor::Args),
     /// Pass HTTP and WebSockets on to other servers, and record them
     Proxy(proxy::Args),
     /// Have a running server read its configuration again
@@ -160,6 +165,7 @@ where
         Command::Bench(arguments) => Ok(bench::run(*arguments, typed)),
         Command::Compare(arguments) => compare::run(arguments),
         Command::Connect(arguments) => connect::run(arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Proxy(arguments) => proxy::run(arguments),
         Command::Reload(arguments) => reload::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),

@@ -20,6 +20,7 @@ pub(super) use self::reload::{Reload, reload_of};
 #[cfg(test)]
 pub(super) use self::topics::keys as topic_keys;
 
+use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -32,9 +33,11 @@ use self::args::Admin;
 pub(super) use self::args::{Args, Driver, Shards, socket_address};
 use self::config::Sources;
 use self::reloader::{Reloader, Running};
+pub(super) use self::settings::Settings;
 use self::variables::Variables;
 use super::signals::{EXIT_TIMEOUT, ServerSignals};
 use super::{Failure, environment, print};
+use crate::file::flags;
 use crate::logging;
 use echoring_server::control::{self, Control, Reloading, Token, takeover};
 use echoring_server::{self, Handle, ListenAddress, Server, StartError, StartErrorKind};
@@ -45,15 +48,15 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     let sources = Sources { config: arguments.config.clone(), variables, typed: typed.clone() };
     let settings = sources.settings()?;
     environment::raise_descriptor_limit();
+    environment::raise_locked_memory_limit();
     let warnings = settings.warnings()?;
     let resolved = settings.resolve()?;
+    settings.sandbox.check()?;
     if arguments.check {
         warnings.iter().for_each(|warning| logging::print_last(&format!("warning: {warning}")));
         let unused = config::unused(&sources.variables);
         return Ok(print(check::text(&settings, &resolved, &unused).as_bytes()));
     }
-    environment::start_log(&settings.log)?;
-    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     echoring_runtime::driver::small_pages_only();
     // From here on a signal is a drain and no longer sudden death.
     let signals = ServerSignals::listen().map_err(|error| forbidden("signals cannot be handled", &error))?;
@@ -64,8 +67,14 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     let taken_over = |addresses: &[ListenAddress], shared: &[SocketAddr]| {
         if takeover { take_over(addresses, shared) } else { Ok(()) }
     };
-    let server = Server::start_after(settings.server.clone(), taken_over)
-        .map_err(|error| Failure::Environment(error.to_string()))?;
+    let bound =
+        Server::bind(settings.server.clone()).map_err(|error| Failure::Environment(error.to_string()))?;
+    // Threads inherit the sandbox: the first one, of the log, is started inside.
+    let sandbox = settings.sandbox.enter()?;
+    environment::start_log(&settings.log)?;
+    sandbox.log();
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let server = bound.start_after(taken_over).map_err(|error| Failure::Environment(error.to_string()))?;
     let (reloader, reloads) = Reloader::new();
     let reloading = Reloading { reload: Some(Arc::new(reloader.clone())), ..Reloading::default() };
     let counters = Arc::clone(&reloading.counters);
@@ -95,6 +104,16 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
         }
         Err(error) => Err(Failure::Environment(format!("the server ended by itself: {error}"))),
     }
+}
+
+/// The settings of a server that is started with this file, or without one.
+///
+/// # Errors
+/// As for a start.
+pub(super) fn configured(config: Option<&Path>) -> Result<Settings, Failure> {
+    let typed = flags::command::<Args>().get_matches_from(std::iter::empty::<OsString>());
+    let variables = Variables::new(std::env::vars_os());
+    Sources { config: config.map(Path::to_owned), variables, typed }.settings()
 }
 
 fn forbidden(what: &str, error: &io::Error) -> Failure {

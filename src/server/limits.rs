@@ -138,3 +138,28 @@ pub const SOCKET_RECEIVE_BYTES: usize = 128 * 1024;
 pub const RESERVED_DESCRIPTORS: u32 = 64;
 /// Connections that a shard leases from the node's maximum at a time.
 pub const CONNECTION_LEASE: u64 = 64;
+
+// ---- the peak of memory (docs/memory.md) ----
+
+/// Bytes of an open connection that sends nothing.
+pub(crate) const PEAK_CONNECTION_BYTES: u64 = 256;
+/// Bytes of a connection that speaks `echoring.v1.json`, beside those.
+pub(crate) const PEAK_SESSION_BYTES: u64 = 256;
+/// Bytes of a subscription: a cursor into its topic's log.
+pub(crate) const PEAK_SUBSCRIPTION_BYTES: u64 = 180;
+/// Bytes of a topic at its owner shard, without its name.
+pub(crate) const PEAK_TOPIC_BYTES: u64 = 1_024;
+/// Bytes of a topic at a shard with subscribers, without its name.
+pub(crate) const PEAK_TOPIC_SHARD_BYTES: u64 = 1_331;
+/// Bytes of a shard: receive regions, rings, codecs.
+pub(crate) const PEAK_SHARD_BYTES: u64 = 3 << 20;
+/// The same on kernels that do not provide buffers incrementally.
+pub(crate) const PEAK_SHARD_BYTES_WITHOUT_INCREMENTAL: u64 = 9 << 20;
+/// Bytes of a shard's allocator pages that are not full: 512 KiB for each class of buffers.
+pub(crate) const PEAK_ALLOCATOR_BYTES: u64 = 4 << 20;
+/// Bytes of a mailbox beside its messages: their envelopes.
+pub(crate) const PEAK_MAILBOX_BYTES: u64 = 200 << 10;
+/// Bytes of the program, the control thread and the admin address.
+pub(crate) const PEAK_PROGRAM_BYTES: u64 = 12 << 20;
+/// Bytes that the kernel takes for a socket without data.
+pub(crate) const PEAK_SOCKET_BYTES: u64 = 4_096;

@@ -15,7 +15,7 @@ use crate::host::Resolved;
 use crate::limits::{
     BROKEN_END_TIMEOUT, CONNECTION_LEASE, MAILBOX_BYTES_MIN, REFUSING_CONNECTIONS_MAX, TOPIC_LEASE,
 };
-use crate::listeners;
+use crate::listeners::{self, Listeners};
 use crate::reconfigure::LiveLimits;
 use crate::shard_thread::{ServiceSetup, launch_error, shard_error};
 use crate::watchdog::Watchdog;
@@ -58,72 +58,18 @@ impl Server {
         config: ServerConfig,
         ready: impl FnOnce(&[ListenAddress], &[SocketAddr]) -> Result<(), StartError>,
     ) -> Result<Server, StartError> {
-        let before_accepting = ready;
-        let Resolved { shards, cpus, connections_max: connections } = Resolved::of(&config)?;
-        let listeners = listeners::open(&config, shards)?;
-        let budget = Budget::new(config.memory_budget_bytes);
-        let seats = Budget::new(u64::from(connections));
-        let contexts = Budget::new(config.compression_bytes);
-        let topics = Budget::new(u64::from(config.topics_max));
-        let mailbox_bytes =
-            MAILBOX_BYTES_MIN.max(2 * (config.message_bytes_max as usize + MAIL_OVERHEAD_BYTES));
-        let mailboxes = Mailboxes::connect(shards, mailbox_bytes);
-        let placement = Placement::new(random_seed());
-        let (end, ends) = mpsc::channel();
-        let started: Arc<OnceLock<Handle>> = Arc::default();
-        let setups = mailboxes.into_iter().zip(listeners.by_shard);
-        let specs = setups.enumerate().map(|(index, (mailboxes, sockets))| ShardSpec {
-            cpu: cpus.get(index % cpus.len().max(1)).copied(),
-            driver: Options {
-                connections: connections + REFUSING_CONNECTIONS_MAX,
-                without: config.without,
-                receive_bytes: 0,
-            },
-            setup: ServiceSetup {
-                config: config.clone(),
-                connections,
-                sockets,
-                mailboxes,
-                allowance: Allowance {
-                    pool: Pool::new(budget.clone()),
-                    connections: Lease::new(seats.clone(), CONNECTION_LEASE),
-                    contexts: Lease::new(contexts.clone(), COMPRESSION_LEASE_BYTES),
-                },
-                topics: Lease::new(topics.clone(), TOPIC_LEASE),
-                seed: random_seed(),
-                placement,
-            },
-        });
-        let options = LaunchOptions { thread_name: "shard", driver: config.driver };
-        let launched = launch::launch(options, specs.collect(), {
-            let (ends, started) = (end.clone(), Arc::clone(&started));
-            move |shard, ended| {
-                if let (Err(failure), Some(handle)) = (ended, started.get()) {
-                    handle.fail(&shard_error(shard, failure).to_string());
-                }
-                // Nobody joins the server when this fails.
-                let _ = ends.send(End::Shard(shard));
-            }
-        })
-        .map_err(launch_error)?;
-        let failure = Arc::new(FailureState { reason: OnceLock::new(), ends: end });
-        before_accepting(&listeners.addresses, &listeners.shared)?;
-        let remotes: Arc<[_]> = launched.remotes().into();
-        let driver = launched.driver();
-        let commands = CommandSender::new(Arc::clone(&remotes), placement);
-        let watchdog = Arc::new(Watchdog::new(shards));
-        let limits = Arc::new(LiveLimits {
-            message_bytes_max: config.message_bytes_max.into(),
-            message_bytes_most: (mailbox_bytes / 2 - MAIL_OVERHEAD_BYTES) as u64,
-            connections: seats,
-            connections_most: u64::from(connections),
-            topics,
-        });
-        let handle = Handle { remotes, commands, limits, watchdog, failure };
-        // This is the only place that sets the failure.
-        let _ = started.set(handle.clone());
-        let threads = launched.run();
-        Ok(Server { addresses: listeners.addresses, driver, threads, ends: Mutex::new(ends), handle })
+        Server::bind(config)?.start_after(ready)
+    }
+
+    /// Opens the listeners and starts nothing. A process gives up privileges between this and
+    /// [`Bound::start_after`], which starts threads.
+    ///
+    /// # Errors
+    /// As for [`start`](Server::start), as far as they concern the host and the addresses.
+    pub fn bind(config: ServerConfig) -> Result<Bound, StartError> {
+        let resolved = Resolved::of(&config)?;
+        let listeners = listeners::open(&config, resolved.shards)?;
+        Ok(Bound { config, resolved, listeners })
     }
 
     /// The addresses that the server listens on, with port 0 resolved.
@@ -211,6 +157,91 @@ impl Server {
             }
         }
         ended
+    }
+}
+
+/// A server whose listeners are open and that has no threads yet.
+pub struct Bound {
+    config: ServerConfig,
+    resolved: Resolved,
+    listeners: Listeners,
+}
+
+impl Bound {
+    /// As [`Server::start_after`], with the listeners of [`Server::bind`].
+    ///
+    /// # Errors
+    /// As for [`Server::start_after`].
+    pub fn start_after(
+        self,
+        ready: impl FnOnce(&[ListenAddress], &[SocketAddr]) -> Result<(), StartError>,
+    ) -> Result<Server, StartError> {
+        let before_accepting = ready;
+        let Bound { config, resolved, listeners } = self;
+        let Resolved { shards, cpus, connections_max: connections } = resolved;
+        let budget = Budget::new(config.memory_budget_bytes);
+        let seats = Budget::new(u64::from(connections));
+        let contexts = Budget::new(config.compression_bytes);
+        let topics = Budget::new(u64::from(config.topics_max));
+        let mailbox_bytes =
+            MAILBOX_BYTES_MIN.max(2 * (config.message_bytes_max as usize + MAIL_OVERHEAD_BYTES));
+        let mailboxes = Mailboxes::connect(shards, mailbox_bytes);
+        let placement = Placement::new(random_seed());
+        let (end, ends) = mpsc::channel();
+        let started: Arc<OnceLock<Handle>> = Arc::default();
+        let setups = mailboxes.into_iter().zip(listeners.by_shard);
+        let specs = setups.enumerate().map(|(index, (mailboxes, sockets))| ShardSpec {
+            cpu: cpus.get(index % cpus.len().max(1)).copied(),
+            driver: Options {
+                connections: connections + REFUSING_CONNECTIONS_MAX,
+                without: config.without,
+                receive_bytes: 0,
+            },
+            setup: ServiceSetup {
+                config: config.clone(),
+                connections,
+                sockets,
+                mailboxes,
+                allowance: Allowance {
+                    pool: Pool::new(budget.clone()),
+                    connections: Lease::new(seats.clone(), CONNECTION_LEASE),
+                    contexts: Lease::new(contexts.clone(), COMPRESSION_LEASE_BYTES),
+                },
+                topics: Lease::new(topics.clone(), TOPIC_LEASE),
+                seed: random_seed(),
+                placement,
+            },
+        });
+        let options = LaunchOptions { thread_name: "shard", driver: config.driver };
+        let launched = launch::launch(options, specs.collect(), {
+            let (ends, started) = (end.clone(), Arc::clone(&started));
+            move |shard, ended| {
+                if let (Err(failure), Some(handle)) = (ended, started.get()) {
+                    handle.fail(&shard_error(shard, failure).to_string());
+                }
+                // Nobody joins the server when this fails.
+                let _ = ends.send(End::Shard(shard));
+            }
+        })
+        .map_err(launch_error)?;
+        let failure = Arc::new(FailureState { reason: OnceLock::new(), ends: end });
+        before_accepting(&listeners.addresses, &listeners.shared)?;
+        let remotes: Arc<[_]> = launched.remotes().into();
+        let driver = launched.driver();
+        let commands = CommandSender::new(Arc::clone(&remotes), placement);
+        let watchdog = Arc::new(Watchdog::new(shards));
+        let limits = Arc::new(LiveLimits {
+            message_bytes_max: config.message_bytes_max.into(),
+            message_bytes_most: (mailbox_bytes / 2 - MAIL_OVERHEAD_BYTES) as u64,
+            connections: seats,
+            connections_most: u64::from(connections),
+            topics,
+        });
+        let handle = Handle { remotes, commands, limits, watchdog, failure };
+        // This is the only place that sets the failure.
+        let _ = started.set(handle.clone());
+        let threads = launched.run();
+        Ok(Server { addresses: listeners.addresses, driver, threads, ends: Mutex::new(ends), handle })
     }
 }
 

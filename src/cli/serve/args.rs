@@ -15,6 +15,7 @@ use clap::{ArgAction, ValueEnum};
 use super::reload::Reload;
 use super::topics::keys;
 use crate::compress::Compress;
+use crate::sandbox::{Mode, UserName};
 use crate::values;
 use echoring_async::tls::ClientAuth;
 use echoring_proto::handshake::SubprotocolPreference;
@@ -138,7 +139,7 @@ pub(crate) struct Args {
 
     /// Maximum bytes of buffers and topic logs, of the whole server
     ///
-    /// At least --queue-bytes. See docs/reference/configuration.md#memory.
+    /// At least --queue-bytes. See docs/memory.md.
     #[arg(
         long,
         value_name = "BYTES",
@@ -191,6 +192,26 @@ pub(crate) struct Args {
     /// admin address is taken over too. See docs/reference/admin.md#taking-over.
     #[arg(long, help_heading = OPERATION)]
     pub(super) takeover: bool,
+
+    /// Run as this user, and in this group, once all addresses are bound
+    ///
+    /// A start as root binds ports below 1024 and reads the key of TLS first. Files that are read again later must be readable
+    /// by the user.
+    #[arg(long, value_name = "NAME[:GROUP]", value_parser = UserName::from_str, help_heading = OPERATION)]
+    pub(super) user: Option<UserName>,
+
+    /// Give up capabilities, and limit system calls (seccomp) and files (Landlock)
+    ///
+    /// The server does so once all addresses are bound. See docs/guide/operate.md#sandbox.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "auto|on|off",
+        default_value_t = Mode::Auto,
+        hide_possible_values = true,
+        help_heading = OPERATION
+    )]
+    pub(super) sandbox: Mode,
 
     /// Use this set of defaults; other flags override it
     #[arg(long, value_enum, default_value_t = Profile::Default, help_heading = OPERATION)]

@@ -17,7 +17,10 @@ use super::settings::Settings;
 use super::topics::Topic;
 use super::topics::keys::KEYS;
 use crate::compress::Compress;
+use crate::doctor::check::shown_size;
+use crate::doctor::plan::peak_here;
 use crate::file::flags;
+use crate::sandbox::UserName;
 use crate::values::{shown_bytes, shown_duration};
 use echoring_server::{ListenAddress, Resolved};
 
@@ -29,7 +32,14 @@ pub(super) fn text(settings: &Settings, resolved: &Resolved, unused: &[String]) 
         "# On this host: shards = {shards}, on CPUs {}; max_connections = {connections_max}\n",
         cpus.join(", ")
     );
-    format!("{host}{}{settings}", not_used(unused))
+    format!("{host}{}{}{settings}", memory(settings, resolved), not_used(unused))
+}
+
+/// The peak of docs/memory.md.
+fn memory(settings: &Settings, resolved: &Resolved) -> String {
+    let peak = peak_here(&settings.server, resolved);
+    let (user, kernel) = (shown_size(peak.user_bytes()), shown_size(peak.kernel_bytes()));
+    format!("# Peak of memory: {user} of the process, {kernel} of the kernel's sockets\n")
 }
 
 fn not_used(variables: &[String]) -> String {
@@ -116,6 +126,7 @@ fn words(id: &str, matches: &ArgMatches) -> Vec<String> {
         .or_else(|| canonical::<Compress>(id, matches, ToString::to_string))
         .or_else(|| canonical::<ListenAddress>(id, matches, ToString::to_string))
         .or_else(|| canonical::<CpuList>(id, matches, ToString::to_string))
+        .or_else(|| canonical::<UserName>(id, matches, ToString::to_string))
         .or_else(|| canonical::<String>(id, matches, String::clone))
         .unwrap_or_else(|| raw().collect())
 }

@@ -44,6 +44,8 @@ impl Sources {
         let file = self.named_file().map(|(flag, path)| ConfigFile::read(Source::read(flag, path)?));
         let ConfigFile { flags, tables } = file.transpose()?.unwrap_or_default();
         let mut settings = Settings::new(given(flags, &self.variables, &self.typed)?, tables)?;
+        // A reload reads it again.
+        settings.sandbox.reads.extend(config_file.iter().map(|(path, _)| path.clone()));
         settings.config_file = config_file;
         Ok(settings)
     }

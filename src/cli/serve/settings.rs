@@ -16,6 +16,7 @@ use super::topics::{Tables, Topics};
 use super::watch::Version;
 use crate::Failure;
 use crate::file::flags::{Flag, Given, Origins};
+use crate::sandbox::Sandbox;
 use echoring_async::tls::{self, CertificateFiles, ServerTls};
 use echoring_proto::handshake::{HostPolicy, OriginPolicy};
 use echoring_proto::limits;
@@ -25,15 +26,17 @@ use echoring_topics as hub;
 
 /// The settings that `serve` runs with.
 #[derive(Debug, Clone)]
-pub(super) struct Settings {
+pub(crate) struct Settings {
     /// All that the server is told.
-    pub(super) server: ServerConfig,
+    pub(crate) server: ServerConfig,
     /// Where the control plane listens.
     pub(super) admin: Admin,
     /// Where the secret is that it asks for.
     pub(super) admin_token_file: Option<PathBuf>,
     /// The filter of the log.
     pub(super) log: String,
+    /// What the process gives up once all addresses are bound.
+    pub(crate) sandbox: Sandbox,
     /// The files of TLS that `server` has read.
     pub(super) tls: Option<ServerTls>,
     /// The topics of `server`, as they were configured.
@@ -71,12 +74,14 @@ impl Settings {
             ..with_pages(ServerConfig::default(), &args, &origins)?
         };
         let server = with_protocol(with_limits(with_io(server, &args), &args), &args);
+        let sandbox = sandbox(&args, &matches, tls.as_ref());
         let Args { admin, admin_token_file, log, watch, .. } = args;
         Ok(Settings {
             server,
             admin,
             admin_token_file,
             log,
+            sandbox,
             tls,
             topics,
             matches,
@@ -150,6 +155,18 @@ impl Settings {
         let warnings: Result<Vec<_>, _> = warnings.collect();
         warnings.map(|warnings| warnings.concat()).map_err(|error| Failure::Environment(error.to_string()))
     }
+}
+
+/// The sandbox of these options: each file that an option names may be read again, sockets are replaced.
+fn sandbox(args: &Args, matches: &ArgMatches, tls: Option<&ServerTls>) -> Sandbox {
+    let files = matches.ids().filter_map(|id| matches.try_get_many::<PathBuf>(id.as_str()).ok().flatten());
+    let tls_files = tls.into_iter().flat_map(ServerTls::files).map(|file| file.to_owned());
+    let reads = files.flatten().cloned().chain(tls_files).collect();
+    let sockets = args.listen.iter().filter_map(|address| match address {
+        ListenAddress::Unix(path) => Some(path.clone()),
+        ListenAddress::Tcp(_) => None,
+    });
+    Sandbox { mode: args.sandbox, user: args.user.clone(), reads, writes: sockets.collect() }
 }
 
 /// A time in nanoseconds; parsers accept at most 1,000 hours, below 2^62 ns.

@@ -85,6 +85,15 @@ pub fn hint(error: &io::Error) -> &'static str {
     }
 }
 
+/// What the running kernel's io_uring offers to this driver, without setting up a shard.
+///
+/// # Errors
+/// As for [`Uring::new`]; [`hint`] tells what to do.
+pub fn probe() -> io::Result<Description> {
+    let features = features::probe()?;
+    Ok(Description { name: "uring", features, degraded: features::KNOWN.less(features) })
+}
+
 impl Uring {
     /// A driver for up to `options.connections` connections, to be used on the calling thread only.
     ///

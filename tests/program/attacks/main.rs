@@ -14,6 +14,7 @@ mod handshake;
 mod memory;
 #[path = "../../support/patient.rs"]
 mod patient;
+mod peak;
 mod peer;
 mod resources;
 #[allow(dead_code, reason = "other tests use it too")]

@@ -1,8 +1,9 @@
 //! A peer that sends given bytes, valid or not, and parses responses strictly.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use rustls::{ClientConfig, ClientConnection};
@@ -203,6 +204,22 @@ impl Peer {
             }
         }
         session.writer().write_all(bytes).expect("memory");
+        true
+    }
+
+    /// Sends for `time` at most, encrypted. False once the server has disconnected. Unsent bytes come first the next time.
+    pub fn offer_for(&mut self, bytes: &[u8], time: Duration) -> bool {
+        let session = self.secure.as_mut().expect("one that speaks TLS");
+        self.stream.set_write_timeout(Some(time)).expect("a timeout");
+        if !session.wants_write() {
+            session.writer().write_all(bytes).expect("memory");
+        }
+        while session.wants_write() {
+            match session.write_tls(&mut self.stream) {
+                Ok(_) => {}
+                Err(error) => return matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+            }
+        }
         true
     }
 
