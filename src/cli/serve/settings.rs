@@ -3,7 +3,7 @@
 //! Nothing here starts anything; the only files read are those of TLS, since a server without them must not start.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -160,7 +160,7 @@ impl Settings {
 /// The sandbox of these options: each file that an option names may be read again, sockets are replaced.
 fn sandbox(args: &Args, matches: &ArgMatches, tls: Option<&ServerTls>) -> Sandbox {
     let files = matches.ids().filter_map(|id| matches.try_get_many::<PathBuf>(id.as_str()).ok().flatten());
-    let tls_files = tls.into_iter().flat_map(ServerTls::files).map(|file| file.to_owned());
+    let tls_files = tls.into_iter().flat_map(ServerTls::files).map(Path::to_owned);
     let reads = files.flatten().cloned().chain(tls_files).collect();
     let sockets = args.listen.iter().filter_map(|address| match address {
         ListenAddress::Unix(path) => Some(path.clone()),
