@@ -3,7 +3,7 @@
 //! Nothing here starts anything; the only files read are those of TLS, since a server without them must not start.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -74,7 +74,7 @@ impl Settings {
             ..with_pages(ServerConfig::default(), &args, &origins)?
         };
         let server = with_protocol(with_limits(with_io(server, &args), &args), &args);
-        let sandbox = sandbox(&args, &matches);
+        let sandbox = sandbox(&args, &matches, tls.as_ref());
         let Args { admin, admin_token_file, log, watch, .. } = args;
         Ok(Settings {
             server,
@@ -158,9 +158,10 @@ impl Settings {
 }
 
 /// The sandbox of these options: each file that an option names may be read again, sockets are replaced.
-fn sandbox(args: &Args, matches: &ArgMatches) -> Sandbox {
+fn sandbox(args: &Args, matches: &ArgMatches, tls: Option<&ServerTls>) -> Sandbox {
     let files = matches.ids().filter_map(|id| matches.try_get_many::<PathBuf>(id.as_str()).ok().flatten());
-    let reads = files.flatten().cloned().collect();
+    let tls_files = tls.into_iter().flat_map(ServerTls::files).map(Path::to_owned);
+    let reads = files.flatten().cloned().chain(tls_files).collect();
     let sockets = args.listen.iter().filter_map(|address| match address {
         ListenAddress::Unix(path) => Some(path.clone()),
         ListenAddress::Tcp(_) => None,
