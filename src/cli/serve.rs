@@ -2,6 +2,7 @@
 //!
 //! `args` declares the options, `config` reads them from every source, `settings` makes of them what the server runs with.
 
+mod allocator;
 mod args;
 mod check;
 mod config;
@@ -57,6 +58,7 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     let taken_over = |addresses: &[ListenAddress], shared: &[SocketAddr]| {
         if takeover { take_over(addresses, shared) } else { Ok(()) }
     };
+    control::set_allocator(allocator::figures);
     let server = Server::start_after(settings.server, taken_over)
         .map_err(|error| Failure::Environment(error.to_string()))?;
     let control = match admin {

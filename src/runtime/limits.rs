@@ -45,6 +45,13 @@ pub const TRIM_INTERVAL: Nanos = SECOND;
 /// Width of a slot of the timer wheel. Deadlines have this precision and are never early.
 pub(crate) const TIMER_TICK: Nanos = 32 * MILLISECOND;
 
+// ---- measuring ----
+
+/// Durations of at most 2^-24 seconds (60 ns) are not distinguished: reading the clock takes half of that.
+pub(crate) const DURATION_OCTAVE_MIN: i32 = -24;
+/// Durations above 2^6 seconds are not distinguished: a shard that takes one second is stalled already.
+pub(crate) const DURATION_OCTAVE_MAX: i32 = 6;
+
 // ---- the log ----
 
 /// Maximum bytes of a field of a log record: peers may send more than helps to understand it.

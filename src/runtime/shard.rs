@@ -122,12 +122,12 @@ impl<D: Driver, A: Application> Shard<D, A> {
 
     /// Bytes received so far.
     pub fn received_bytes(&self) -> u64 {
-        self.core.counters.bytes_in
+        self.core.counters.traffic.total().bytes_in
     }
 
     /// Connections that ended by the cause with this name.
     pub fn ended_by(&self, cause: &str) -> u64 {
-        self.core.counters.causes.get(cause).copied().unwrap_or(0)
+        self.core.counters.causes().get(cause).copied().unwrap_or(0)
     }
 
     /// Ticks until it is stopped or, after [`ControlMessage::Drain`], until the last connection has ended. Returns the
@@ -172,7 +172,8 @@ impl<D: Driver, A: Application> Shard<D, A> {
         for event in &events {
             self.handle(event);
         }
-        self.core.trim_wanted |= !events.is_empty();
+        let had_events = !events.is_empty();
+        self.core.trim_wanted |= had_events;
         events.clear();
         self.events = events;
         self.core.count_echoed();
@@ -195,6 +196,10 @@ impl<D: Driver, A: Application> Shard<D, A> {
         }
         self.core.flush_dirty(&mut self.application);
         let core = &mut self.core;
+        // A tick that finds nothing to do is not worth another look at the clock.
+        if had_events || has_mail || !core.sent.is_empty() {
+            core.measure_tick();
+        }
         core.mailboxes.wake(&mut core.driver);
         let drained = core.draining_until.is_some() && core.slots.len() == 0 && self.application.is_drained();
         let is_over = core.stopping || drained;

@@ -8,6 +8,7 @@
 mod access;
 mod connection_slots;
 mod http;
+mod metrics;
 mod publications;
 mod report;
 pub mod takeover;
@@ -24,15 +25,17 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{ALLOW, HeaderValue};
+use hyper::header::{ALLOW, HeaderMap, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use tokio::sync::oneshot;
 
+use crate::handle::Snapshot;
 use crate::limits::SNAPSHOT_TIMEOUT;
 use crate::server::Server;
 use access::Access;
 pub use access::{Token, TokenError};
 use http::{AdminListener, Answer, Bodies, Reply};
+pub use metrics::{AllocatorFigures, set_allocator};
 use report::Node;
 use topics::Topics;
 
@@ -171,17 +174,27 @@ impl ControlThread {
         }
     }
 
-    async fn stats(&self) -> Reply {
-        let node = Node {
+    fn node(&self) -> Node {
+        Node {
             uptime_s: self.started.elapsed().as_secs_f64(),
             draining: self.draining.load(Ordering::Relaxed),
             control: RUNTIME,
             shards: self.shards,
-        };
+        }
+    }
+
+    async fn snapshots(&self) -> Vec<Snapshot> {
         let server = self.server.clone();
         // The call waits for the shards, so it must not block this thread.
-        let snapshots = tokio::task::spawn_blocking(move || server.snapshots()).await.unwrap_or_default();
-        Reply::json(StatusCode::OK, report::to_json(node, &snapshots))
+        tokio::task::spawn_blocking(move || server.snapshots()).await.unwrap_or_default()
+    }
+
+    async fn stats(&self) -> Reply {
+        Reply::json(StatusCode::OK, report::to_json(self.node(), &self.snapshots().await))
+    }
+
+    async fn metrics(&self, headers: &HeaderMap) -> Reply {
+        metrics::reply(headers, self.node(), &self.snapshots().await)
     }
 }
 
@@ -206,9 +219,14 @@ impl Answer for AdminService {
         }
         let topic = path.strip_prefix("/topics/");
         let methods = match &*path {
-            "/healthz" | "/stats" | "/topics" => READS,
+            "/healthz" | "/metrics" | "/stats" | "/topics" => READS,
             _ if topic.is_some() => READS_AND_POST,
-            _ => return Reply::text(StatusCode::NOT_FOUND, "unknown path; use /stats, /topics or /healthz"),
+            _ => {
+                return Reply::text(
+                    StatusCode::NOT_FOUND,
+                    "unknown path; use /metrics, /stats, /topics or /healthz",
+                );
+            }
         };
         if !methods.contains(request.method()) {
             return wrong_method(methods);
@@ -220,6 +238,7 @@ impl Answer for AdminService {
             (_, Some(topic)) => self.topics.one(topic, request).await,
             ("/topics", _) => self.topics.list(query).await,
             ("/stats", _) => self.plane.stats().await,
+            ("/metrics", _) => self.plane.metrics(request.headers()).await,
             _ => self.plane.health().await,
         }
     }

@@ -18,6 +18,8 @@ use crate::limits::{
 pub struct Budget {
     units: u64,
     free: AtomicU64,
+    /// The least that was ever free.
+    free_min: AtomicU64,
     /// Leased units that histories use.
     histories: AtomicU64,
     /// Connections that share the budget.
@@ -32,6 +34,7 @@ impl Budget {
         Arc::new(Budget {
             units,
             free: AtomicU64::new(units),
+            free_min: AtomicU64::new(units),
             histories: AtomicU64::new(0),
             holders: AtomicU64::new(0),
             reclaim_requests: AtomicU64::new(0),
@@ -41,6 +44,26 @@ impl Budget {
     /// Units that no shard leases.
     pub fn free(&self) -> u64 {
         self.free.load(Ordering::Relaxed)
+    }
+
+    /// All units.
+    pub fn units(&self) -> u64 {
+        self.units
+    }
+
+    /// Units that shards lease.
+    pub fn leased(&self) -> u64 {
+        self.units.saturating_sub(self.free())
+    }
+
+    /// The most units that shards ever leased.
+    pub fn peak(&self) -> u64 {
+        self.units.saturating_sub(self.free_min.load(Ordering::Relaxed))
+    }
+
+    /// Leased units that histories use.
+    pub fn history_units(&self) -> u64 {
+        self.histories.load(Ordering::Relaxed)
     }
 
     /// The budget divided by `parts`; 0 below the minimum budget of a node, as in unit tests.
@@ -116,7 +139,9 @@ impl Budget {
                 (open >= least).then(|| free - open.min(most))
             })
             .ok()?;
-        Some(before.saturating_sub(floor).min(most))
+        let taken = before.saturating_sub(floor).min(most);
+        self.free_min.fetch_min(before - taken, Ordering::Relaxed);
+        Some(taken)
     }
 
     fn give(&self, units: u64) {
@@ -197,6 +222,11 @@ impl Lease {
         let spare = self.spare();
         self.leased -= spare;
         self.budget.give(spare);
+    }
+
+    /// The budget that it is part of.
+    pub fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     /// Units in use.
