@@ -27,10 +27,12 @@ use clap::ArgMatches;
 
 use self::args::Admin;
 pub(super) use self::args::{Args, Driver, Shards, socket_address};
+use self::settings::Logs;
 use self::variables::Variables;
 use super::signals::{EXIT_TIMEOUT, ServerSignals};
 use super::{Failure, environment, print};
 use crate::logging;
+use echoring_runtime::shard::AccessLog;
 use echoring_server::control::{self, Control, Token, takeover};
 use echoring_server::{self, Handle, ListenAddress, Server, StartError, StartErrorKind};
 
@@ -46,7 +48,8 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
         let unused = config::unused(&variables);
         return Ok(print(check::text(&settings, &resolved, &unused).as_bytes()));
     }
-    environment::start_log(&settings.log)?;
+    let mut settings = settings;
+    settings.server.access_log = start_logs(&settings.logs)?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     echoring_runtime::driver::small_pages_only();
     // From here on a signal is a drain and no longer sudden death.
@@ -84,6 +87,15 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
         }
         Err(error) => Err(Failure::Environment(format!("the server ended by itself: {error}"))),
     }
+}
+
+/// Starts the log, and the access log if there is one.
+fn start_logs(logs: &Logs) -> Result<Option<AccessLog>, Failure> {
+    environment::start_log_on(&logs.filter, &logs.destination, logs.form)?;
+    let Some((destination, sample)) = &logs.access else { return Ok(None) };
+    let write = logging::start_access_log(destination, logs.form)
+        .map_err(|error| forbidden("the access log cannot be started", &error))?;
+    Ok(Some(AccessLog { sample: *sample, write }))
 }
 
 fn forbidden(what: &str, error: &io::Error) -> Failure {

@@ -56,6 +56,8 @@ pub(crate) const DURATION_OCTAVE_MAX: i32 = 6;
 
 /// Maximum bytes of a field of a log record: peers may send more than helps to understand it.
 pub const LOG_FIELD_BYTES_MAX: usize = 256;
+/// Maximum characters of a path in a record for the access log.
+pub(crate) const ACCESS_PATH_BYTES_MAX: usize = 1024;
 /// Peer addresses that a shard looks up per second for its log; beyond that, records have none. Each costs three system
 /// calls, and not many more records are written per second.
 pub(crate) const LOG_LOOKUPS_PER_SECOND: u32 = 32;

@@ -5,6 +5,7 @@
 //! a flush of the queues. It never blocks except in the driver, takes no lock, and allocates nothing per message.
 #![forbid(unsafe_code)]
 
+mod access;
 mod application;
 mod config;
 mod connection_log;
@@ -26,6 +27,7 @@ use crate::stats::Snapshot;
 use echoring_proto::limits::{MILLISECOND, Nanos};
 
 pub use self::core::{ConnectionMemory, Core};
+pub use access::{AccessLog, AccessRecord, WriteAccess};
 pub use application::{Answer, Application, Disposition, Extras, OwnedReply};
 pub use config::{Allowance, ShardConfig};
 pub use context::{ConnectionContext, Context, ShardResources};
@@ -88,6 +90,11 @@ impl<D: Driver, A: Application> Shard<D, A> {
     /// The kernel's error.
     pub fn listen(&mut self, listener: OwnedFd) -> io::Result<()> {
         self.core.driver.listen(listener)
+    }
+
+    /// Records ended connections from now on. Recorded connections cost memory, and a lookup of their address.
+    pub fn set_access_log(&mut self, log: AccessLog) {
+        self.core.log.set_access_log(log);
     }
 
     /// The application.

@@ -19,6 +19,19 @@ pub use ledger::{Account, HANDSHAKE_CLASS, Ledger, TRAFFIC_CLASSES, Traffic};
 /// Counts of this process's log records, over all threads.
 pub static LOG: LogCounters = LogCounters { dropped: AtomicU64::new(0), rate_limited: AtomicU64::new(0) };
 
+/// Counts of this process's access log.
+pub static ACCESS_LOG: AccessLogCounters =
+    AccessLogCounters { written: AtomicU64::new(0), dropped: AtomicU64::new(0) };
+
+/// Records of an access log.
+#[derive(Debug)]
+pub struct AccessLogCounters {
+    /// Written.
+    pub written: AtomicU64,
+    /// Not written: the queue was full, or the file could not be written.
+    pub dropped: AtomicU64,
+}
+
 /// Log records that were not written.
 #[derive(Debug)]
 pub struct LogCounters {
@@ -172,7 +185,9 @@ impl Counters {
     pub fn closes(&self) -> BTreeMap<u16, u64> {
         let mut closes = BTreeMap::new();
         for (end, count) in &self.ends {
-            end.code.map(|code| *closes.entry(code).or_default() += count);
+            if let Some(code) = end.code {
+                *closes.entry(code).or_default() += count;
+            }
         }
         closes
     }

@@ -9,10 +9,11 @@ use std::time::Duration;
 use clap::ArgMatches;
 use rustls::pki_types::UnixTime;
 
-use super::args::{Admin, Args, CpuList, Demo, Profile, Shards};
+use super::args::{AccessLogFile, Admin, Args, CpuList, Demo, Profile, Shards};
 use super::topics::{Tables, Topics};
 use crate::Failure;
 use crate::file::flags::{Given, Origins};
+use crate::logging::{Destination, Form};
 use echoring_async::tls;
 use echoring_proto::handshake::{HostPolicy, OriginPolicy};
 use echoring_proto::limits;
@@ -29,8 +30,8 @@ pub(super) struct Settings {
     pub(super) admin: Admin,
     /// Where the secret is that it asks for.
     pub(super) admin_token_file: Option<PathBuf>,
-    /// The filter of the log.
-    pub(super) log: String,
+    /// The logs.
+    pub(super) logs: Logs,
     /// The files of the certificate and of its key that `server` has read.
     pub(super) tls_files: Option<(PathBuf, PathBuf)>,
     /// The topics of `server`, as they were configured.
@@ -39,6 +40,35 @@ pub(super) struct Settings {
     pub(super) matches: ArgMatches,
     /// Where they were given.
     pub(super) origins: Origins,
+}
+
+/// Where the logs go, and in which form.
+#[derive(Debug, Clone)]
+pub(super) struct Logs {
+    /// The filter of the log.
+    pub(super) filter: String,
+    /// Where it is written.
+    pub(super) destination: Destination,
+    /// The form of the records of both logs.
+    pub(super) form: Form,
+    /// The access log and the part of all connections that it records.
+    pub(super) access: Option<(Destination, f64)>,
+}
+
+impl Logs {
+    fn of(args: &Args) -> Logs {
+        let access = match &args.access_log {
+            AccessLogFile::Off => None,
+            AccessLogFile::Stdout => Some(Destination::Stdout),
+            AccessLogFile::File(path) => Some(Destination::File(path.clone())),
+        };
+        Logs {
+            filter: args.log.clone(),
+            destination: args.log_file.clone().map_or(Destination::Stderr, Destination::File),
+            form: args.log_format.into(),
+            access: access.map(|destination| (destination, args.access_log_sample)),
+        }
+    }
 }
 
 impl Settings {
@@ -57,8 +87,9 @@ impl Settings {
             ..with_pages(ServerConfig::default(), &args, &origins)?
         };
         let server = with_protocol(with_limits(with_io(server, &args), &args), &args);
-        let Args { admin, admin_token_file, log, .. } = args;
-        Ok(Settings { server, admin, admin_token_file, log, tls_files, topics, matches, origins })
+        let logs = Logs::of(&args);
+        let Args { admin, admin_token_file, .. } = args;
+        Ok(Settings { server, admin, admin_token_file, logs, tls_files, topics, matches, origins })
     }
 
     /// The settings as they are on this host.

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 
 use super::application::Application;
 use super::config::{Allowance, ShardConfig};
-use super::connection_log::{self, ConnectionLog};
+use super::connection_log::{self, ConnectionLog, Ended};
 use super::context::Context;
 use super::control::Goodbye;
 use super::mailbox::Mailboxes;
@@ -22,7 +22,7 @@ use super::timer_wheel::TimerWheel;
 use super::tls::{Security, Sessions};
 use crate::driver::{Driver, Source, Token};
 use crate::limits::TRIM_INTERVAL;
-use crate::stats::{Account, BudgetFigures, Counters, End, Snapshot, Traffic};
+use crate::stats::{Account, BudgetFigures, Counters, End, HANDSHAKE_CLASS, Snapshot, Traffic};
 use echoring_proto::CloseCode;
 use echoring_proto::buffer::{Buffer, Lease};
 use echoring_proto::connection::{
@@ -153,8 +153,15 @@ impl<D: Driver, A: Application> Core<D, A> {
         if let Some(slot) = self.slots.get_mut(token) {
             slot.leased = admitted;
         }
-        if self.log.accepted(token) {
+        let noted = self.log.accepted(token, self.env.now);
+        if noted.wants_address {
             self.driver.find_address(token);
+        }
+        if noted.wants_traffic
+            && let Some(slot) = self.slots.get_mut(token)
+            && let Some(account) = self.counters.traffic.open(HANDSHAKE_CLASS)
+        {
+            slot.account = account;
         }
         if !admitted {
             let refusal = refusals::busy(self.env.entropy.next());
@@ -433,7 +440,8 @@ impl<D: Driver, A: Application> Core<D, A> {
         let closed = slot.connection.closed().unwrap_or(&gone);
         let code = slot.connection.was_open().then_some(closed.code.0);
         *self.counters.ends.entry(End { code, cause: closed.cause.name() }).or_default() += 1;
-        self.log.closed(token, closed);
+        let traffic = self.counters.traffic.close(slot.account);
+        self.log.closed(token, closed, &Ended { at: self.env.now, code, traffic });
         if let Some(peer) = slot.peer {
             application.closed(&mut Context { core: self }, token, peer, closed);
         }

@@ -97,6 +97,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         match slot.connection.accept(key, subprotocol, fields, whole, &mut self.env.lend()) {
             Ok(()) => {
                 self.counters.opened += 1;
+                self.log.answered(token, 101);
                 self.log.opened(token);
             }
             Err(OutOfMemory) => slot.connection.abort(Cause::OutOfMemory),
@@ -144,10 +145,12 @@ impl<D: Driver, A: Application> Core<D, A> {
     /// Counts and logs a refusal by the connection itself.
     pub(super) fn note_refusal(&mut self, token: Token, refusal: &Refusal) {
         *self.counters.refusals.entry(refusal.status).or_default() += 1;
+        self.log.answered(token, refusal.status);
         self.log_refusal(token, Refused::unread(refusal));
     }
 
     fn refuse_quietly(&mut self, token: Token, refusal: &Refusal) {
+        self.log.answered(token, refusal.status);
         *self.counters.refusals.entry(refusal.status).or_default() += 1;
         if let Some(slot) = self.slots.get_mut(token) {
             slot.connection.refuse(refusal, &mut self.env.lend());
@@ -159,6 +162,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         let counts =
             if reply.status < 400 { &mut self.counters.answers } else { &mut self.counters.refusals };
         *counts.entry(reply.status).or_default() += 1;
+        self.log.answered(token, reply.status);
         if let Some(slot) = self.slots.get_mut(token) {
             slot.connection.respond(reply, &mut self.env.lend());
         }

@@ -3,6 +3,7 @@
 mod connections;
 mod memory;
 mod shards;
+mod sum;
 mod topics;
 
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,7 +12,7 @@ use super::family::{Families, label};
 use super::process;
 use crate::control::report::Node;
 use crate::handle::Snapshot;
-use echoring_runtime::stats::{Counters, LOG};
+use echoring_runtime::stats::{ACCESS_LOG, Counters, LOG};
 
 /// All metrics, of all shards together unless they have the label `shard`.
 pub(super) fn families(node: Node, snapshots: &[Snapshot]) -> Families {
@@ -62,9 +63,13 @@ fn log(out: &mut Families) {
             (label("reason", "rate_limited"), LOG.rate_limited.load(Relaxed)),
         ],
     );
-}
-
-/// The sum of a figure over all shards.
-fn sum(snapshots: &[Snapshot], figure: impl Fn(&Snapshot) -> u64) -> u64 {
-    snapshots.iter().map(figure).sum()
+    out.counters(
+        "echoring_access_log_records_total",
+        "Records of the access log, by what became of them. Dropped ones found the queue full, or the file could not be \
+         written.",
+        [
+            (label("result", "written"), ACCESS_LOG.written.load(Relaxed)),
+            (label("result", "dropped"), ACCESS_LOG.dropped.load(Relaxed)),
+        ],
+    );
 }

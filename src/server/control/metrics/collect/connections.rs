@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::sum;
+use super::sum::sum;
 use crate::control::metrics::family::{Families, Labels, label};
 use crate::handle::Snapshot;
 use crate::peer::class;

@@ -1,6 +1,6 @@
 //! Budgets, and the memory that they bound.
 
-use super::sum;
+use super::sum::sum;
 use crate::control::metrics::allocator;
 use crate::control::metrics::family::{Families, label};
 use crate::handle::Snapshot;

@@ -1,6 +1,6 @@
 //! The event loops, their queues and their drivers.
 
-use super::sum;
+use super::sum::sum;
 use crate::control::metrics::family::{Families, label};
 use crate::handle::Snapshot;
 use echoring_runtime::stats::{Counters, DriverWork};

@@ -1,6 +1,6 @@
 //! Topics, publications and deliveries.
 
-use super::sum;
+use super::sum::sum;
 use crate::control::metrics::family::{Families, label};
 use crate::handle::Snapshot;
 use echoring_topics::{Deliveries, Passed, Publications};
