@@ -20,12 +20,14 @@ use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal as _, Write as _};
 use std::panic::PanicHookInfo;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use tracing_subscriber::Registry;
 use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::limits::LOG_FLUSH_TIMEOUT;
@@ -83,6 +85,10 @@ pub(crate) fn start(filter: EnvFilter, destination: &Destination, form: Form) ->
         .event_format(Format(form))
         // The default handler complains on stderr about a failed write, and panics if that fails too.
         .log_internal_errors(false);
+    let level = filter.to_string();
+    let (filter, handle) = reload::Layer::new(filter);
+    // A process that has a log already has a level, too.
+    let _ = LEVEL.set(Level { handle, filter: Mutex::new(level) });
     tracing_subscriber::registry()
         .with(filter)
         .with(RateLimit)
@@ -90,6 +96,33 @@ pub(crate) fn start(filter: EnvFilter, destination: &Destination, form: Form) ->
         .try_init()
         .map_err(io::Error::other)?;
     std::panic::set_hook(Box::new(log_panic));
+    Ok(())
+}
+
+/// The filter of the log, which can be exchanged.
+struct Level {
+    handle: reload::Handle<EnvFilter, Registry>,
+    /// As it was written.
+    filter: Mutex<String>,
+}
+
+static LEVEL: OnceLock<Level> = OnceLock::new();
+
+/// The filter of the log; empty without a log.
+pub(crate) fn level() -> String {
+    let filter = LEVEL.get().map(|level| &level.filter);
+    filter.map(|filter| filter.lock().unwrap_or_else(PoisonError::into_inner).clone()).unwrap_or_default()
+}
+
+/// Filters records by `filter` from now on, which was written as `word`.
+///
+/// # Errors
+/// If there is no log.
+pub(crate) fn set_level(filter: EnvFilter, word: String) -> Result<(), String> {
+    let Some(level) = LEVEL.get() else { return Err("there is no log".to_owned()) };
+    let mut now = level.filter.lock().unwrap_or_else(PoisonError::into_inner);
+    level.handle.reload(filter).map_err(|error| error.to_string())?;
+    *now = word;
     Ok(())
 }
 

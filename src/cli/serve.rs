@@ -6,6 +6,7 @@ mod allocator;
 mod args;
 mod check;
 mod config;
+mod log_level;
 mod reload;
 mod settings;
 mod topics;
@@ -62,6 +63,7 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
         if takeover { take_over(addresses, shared) } else { Ok(()) }
     };
     control::set_allocator(allocator::figures);
+    control::set_log_level(log_level::LOG_LEVEL);
     let server = Server::start_after(settings.server, taken_over)
         .map_err(|error| Failure::Environment(error.to_string()))?;
     let control = match admin {

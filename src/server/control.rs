@@ -8,6 +8,7 @@
 mod access;
 mod connection_slots;
 mod http;
+mod log_level;
 mod metrics;
 mod publications;
 mod report;
@@ -35,6 +36,7 @@ use crate::server::Server;
 use access::Access;
 pub use access::{Token, TokenError};
 use http::{AdminListener, Answer, Bodies, Reply};
+pub use log_level::{LogLevel, set_log_level};
 pub use metrics::{AllocatorFigures, set_allocator};
 use report::Node;
 use topics::Topics;
@@ -205,6 +207,7 @@ struct AdminService {
 }
 
 const READS: &[Method] = &[Method::GET, Method::HEAD];
+const READS_AND_PUT: &[Method] = &[Method::GET, Method::HEAD, Method::PUT];
 const READS_AND_POST: &[Method] = &[Method::GET, Method::HEAD, Method::POST];
 
 impl Answer for AdminService {
@@ -220,22 +223,24 @@ impl Answer for AdminService {
         let topic = path.strip_prefix("/topics/");
         let methods = match &*path {
             "/healthz" | "/metrics" | "/stats" | "/topics" => READS,
+            "/log-level" => READS_AND_PUT,
             _ if topic.is_some() => READS_AND_POST,
             _ => {
                 return Reply::text(
                     StatusCode::NOT_FOUND,
-                    "unknown path; use /metrics, /stats, /topics or /healthz",
+                    "unknown path; use /metrics, /stats, /topics, /log-level or /healthz",
                 );
             }
         };
         if !methods.contains(request.method()) {
             return wrong_method(methods);
         }
-        if request.method() != Method::POST && !request.body().is_end_stream() {
+        if READS.contains(request.method()) && !request.body().is_end_stream() {
             return Reply::text(StatusCode::PAYLOAD_TOO_LARGE, "this request must not have a body");
         }
         match (&*path, topic) {
             (_, Some(topic)) => self.topics.one(topic, request).await,
+            ("/log-level", _) => log_level::answer(request, &self.topics.bodies).await,
             ("/topics", _) => self.topics.list(query).await,
             ("/stats", _) => self.plane.stats().await,
             ("/metrics", _) => self.plane.metrics(request.headers()).await,
@@ -245,7 +250,11 @@ impl Answer for AdminService {
 }
 
 fn wrong_method(methods: &'static [Method]) -> Reply {
-    let allowed = if methods.contains(&Method::POST) { "GET, HEAD, POST" } else { "GET, HEAD" };
+    let allowed = match methods.last() {
+        Some(&Method::POST) => "GET, HEAD, POST",
+        Some(&Method::PUT) => "GET, HEAD, PUT",
+        _ => "GET, HEAD",
+    };
     let mut reply =
         Reply::text(StatusCode::METHOD_NOT_ALLOWED, &format!("method not allowed; use {allowed}"));
     reply.headers.push((ALLOW, HeaderValue::from_static(allowed)));

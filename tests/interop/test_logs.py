@@ -1,5 +1,7 @@
 """The files, forms and destinations of the two logs."""
 
+import contextlib
+import http.client
 import json
 import os
 import re
@@ -234,6 +236,31 @@ class LogFiles(InDirectory):
         self.assertRegex(refused["peer"], r"127\.0\.0\.1:\d+")
         self.assertRegex(refused["time"], r"^\d{4}-\d\d-\d\dT[0-9:.]+Z$")
         self.assertEqual(refused["target"].partition("::")[0], "echoring_runtime")
+
+
+class LogLevel(unittest.TestCase):
+    def put(self, server, level, **headers):
+        connection = http.client.HTTPConnection(*server.admin, timeout=PATIENCE_S)
+        with contextlib.closing(connection):
+            connection.request("PUT", "/log-level", body=level, headers=headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+
+    def test_the_level_is_changed_while_the_server_runs(self):
+        with Server() as server:
+            self.assertEqual(json.loads(server.get("/log-level")[2]), {"level": "info"})
+            status, body = self.put(server, "debug\n")
+            self.assertEqual((status, json.loads(body)), (200, {"level": "debug"}))
+            server.wait_for_log("the log level was changed before=.info. now=.debug.")
+            with Raw(server).open():
+                server.wait_for_log("connection opened")
+            status, body = self.put(server, "loud")
+            self.assertEqual((status, json.loads(body)["error"]["code"]), (400, "bad-level"))
+            self.assertEqual(self.put(server, "x" * 2000)[0], 400)
+            self.assertEqual(json.loads(server.get("/log-level")[2]), {"level": "debug"})
+            self.assertEqual(server.get("/log-level", method="DELETE")[0], 405)
+            # A page of a browser may not.
+            self.assertEqual(self.put(server, "off", Origin="http://localhost")[0], 403)
 
 
 # Runs as root in a mount namespace of its own: a server whose stderr claims to be connected to the journal, and the

@@ -176,7 +176,7 @@ pub(crate) struct Args {
 
     /// Serve the admin endpoints at this address
     ///
-    /// They are GET /metrics, /stats, /topics and /healthz, and POST /topics/NAME. See docs/reference/admin.md.
+    /// They are GET /metrics, /stats, /topics and /healthz, POST /topics/NAME, and PUT /log-level. See docs/reference/admin.md.
     #[arg(long, value_name = "ADDR:PORT|off", default_value = "127.0.0.1:9002", help_heading = OPERATION)]
     pub(super) admin: Admin,
 
