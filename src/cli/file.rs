@@ -282,6 +282,7 @@ fn typed_word(value: &DeValue<'_>) -> Option<String> {
     match value {
         DeValue::String(word) if !word.is_empty() => Some(word.to_string()),
         DeValue::Integer(_) => integer(value).map(|number| number.to_string()),
+        DeValue::Float(float) => Some(float.to_string()),
         _ => None,
     }
 }

@@ -44,6 +44,19 @@ pub(crate) const LOG_FLUSH_TIMEOUT: Nanos = 250 * MILLISECOND;
 /// How soon a write that would block is tried again.
 pub(crate) const LOG_RETRY: Nanos = 5 * MILLISECOND;
 
+/// Permissions of log files: the group may read them.
+pub(crate) const LOG_FILE_MODE: u32 = 0o640;
+
+// ---- the access log ----
+
+/// Records that wait to be written; past it they are dropped and counted. A shard ends a few thousand connections in a
+/// tick.
+pub(crate) const ACCESS_QUEUE_RECORDS: usize = 16 * 1024;
+/// Bytes of them, likewise.
+pub(crate) const ACCESS_QUEUE_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of a path in a record. Longer ones are cut.
+pub(crate) const ACCESS_PATH_BYTES_MAX: usize = 1024;
+
 // ---- the proxy ----
 
 /// Bytes of a message that the proxy inflates; others pass through it whatever their length.

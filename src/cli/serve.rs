@@ -2,10 +2,12 @@
 //!
 //! `args` declares the options, `config` reads them from every source, `settings` makes of them what the server runs with.
 
+mod allocator;
 mod args;
 mod changes;
 mod check;
 mod config;
+mod log_level;
 mod reload;
 mod reloader;
 mod settings;
@@ -33,12 +35,14 @@ use self::args::Admin;
 pub(super) use self::args::{Args, Driver, Shards, socket_address};
 use self::config::Sources;
 use self::reloader::{Reloader, Running};
+use self::settings::Logs;
 pub(super) use self::settings::Settings;
 use self::variables::Variables;
 use super::signals::{EXIT_TIMEOUT, ServerSignals};
 use super::{Failure, environment, print};
 use crate::file::flags;
 use crate::logging;
+use echoring_runtime::shard::AccessLog;
 use echoring_server::control::{self, Control, Reloading, Token, takeover};
 use echoring_server::{self, Handle, ListenAddress, Server, StartError, StartErrorKind};
 
@@ -67,13 +71,15 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     let taken_over = |addresses: &[ListenAddress], shared: &[SocketAddr]| {
         if takeover { take_over(addresses, shared) } else { Ok(()) }
     };
-    let bound =
+    let mut bound =
         Server::bind(settings.server.clone()).map_err(|error| Failure::Environment(error.to_string()))?;
     // Threads inherit the sandbox: the first one, of the log, is started inside.
     let sandbox = settings.sandbox.enter()?;
-    environment::start_log(&settings.log)?;
+    bound.set_access_log(start_logs(&settings.logs)?);
     sandbox.log();
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    control::set_allocator(allocator::figures);
+    control::set_log_level(log_level::LOG_LEVEL);
     let server = bound.start_after(taken_over).map_err(|error| Failure::Environment(error.to_string()))?;
     let (reloader, reloads) = Reloader::new();
     let reloading = Reloading { reload: Some(Arc::new(reloader.clone())), ..Reloading::default() };
@@ -114,6 +120,15 @@ pub(super) fn configured(config: Option<&Path>) -> Result<Settings, Failure> {
     let typed = flags::command::<Args>().get_matches_from(std::iter::empty::<OsString>());
     let variables = Variables::new(std::env::vars_os());
     Sources { config: config.map(Path::to_owned), variables, typed }.settings()
+}
+
+/// Starts the log, and the access log if there is one.
+fn start_logs(logs: &Logs) -> Result<Option<AccessLog>, Failure> {
+    environment::start_log_on(&logs.filter, &logs.destination, logs.form)?;
+    let Some((destination, sample)) = &logs.access else { return Ok(None) };
+    let write = logging::start_access_log(destination, logs.form)
+        .map_err(|error| forbidden("the access log cannot be started", &error))?;
+    Ok(Some(AccessLog { sample: *sample, write }))
 }
 
 fn forbidden(what: &str, error: &io::Error) -> Failure {

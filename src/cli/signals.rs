@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 use std::time::Duration;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use signal_hook::low_level::pipe;
 
 use crate::logging;
@@ -67,6 +67,8 @@ impl Signals {
 pub(super) struct ServerSignals {
     ends: Signals,
     hangups: Signals,
+    /// Requests to open the files of the logs again.
+    rotations: Signals,
 }
 
 impl ServerSignals {
@@ -74,7 +76,12 @@ impl ServerSignals {
     pub(super) fn listen() -> io::Result<ServerSignals> {
         ignore_meaningless_signals();
         let hangups = Signals { arrivals: arrivals_of(&[SIGHUP])? };
-        Ok(ServerSignals { hangups, ends: Signals { arrivals: arrivals_of(&[SIGINT, SIGTERM, SIGQUIT])? } })
+        let rotations = Signals { arrivals: arrivals_of(&[SIGUSR1])? };
+        Ok(ServerSignals {
+            hangups,
+            rotations,
+            ends: Signals { arrivals: arrivals_of(&[SIGINT, SIGTERM, SIGQUIT])? },
+        })
     }
 
     /// Handles the signals on separate threads, which do not keep the process alive: the first one to end calls
@@ -86,11 +93,17 @@ impl ServerSignals {
         reload: impl Fn() + Send + 'static,
         fail: impl Fn(&str) + Clone + Send + 'static,
     ) -> io::Result<()> {
-        let ServerSignals { mut ends, mut hangups } = self;
+        let ServerSignals { mut ends, mut hangups, mut rotations } = self;
         guarded("hangup", fail.clone(), move || {
             loop {
                 hangups.wait()?;
                 reload();
+            }
+        })?;
+        guarded("rotations", fail.clone(), move || {
+            loop {
+                rotations.wait()?;
+                logging::reopen();
             }
         })?;
         guarded("signals", fail, move || {
@@ -146,9 +159,10 @@ mod tests {
     fn a_server_that_hears_no_signal_any_more_fails() {
         for lost in ["SIGHUP", "SIGTERM"] {
             let ((ends, end), (hangups, mut hang_up)) = (signals(), signals());
+            let (rotations, _rotate) = signals();
             let (failed, failures) = mpsc::channel();
             let fail = move |reason: &str| failed.send(reason.to_owned()).expect("the test waits");
-            ServerSignals { ends, hangups }
+            ServerSignals { ends, hangups, rotations }
                 .handle(|| panic!("nobody asked for it"), || {}, fail)
                 .expect("threads");
             hang_up.write_all(&[0; 3]).expect("its thread listens");
@@ -162,9 +176,12 @@ mod tests {
     #[test]
     fn a_server_whose_drain_panics_fails() {
         let ((ends, mut end), (hangups, _hang_up)) = (signals(), signals());
+        let (rotations, _rotate) = signals();
         let (failed, failures) = mpsc::channel();
         let fail = move |reason: &str| failed.send(reason.to_owned()).expect("the test waits");
-        ServerSignals { ends, hangups }.handle(|| panic!("planted"), || {}, fail).expect("threads");
+        ServerSignals { ends, hangups, rotations }
+            .handle(|| panic!("planted"), || {}, fail)
+            .expect("threads");
         end.write_all(&[0]).expect("its thread listens");
         assert_eq!(
             failures.recv().expect("it is told"),

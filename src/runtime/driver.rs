@@ -21,6 +21,7 @@ use std::os::fd::OwnedFd;
 
 use bytes::{Buf, Bytes};
 
+use crate::stats::DriverWork;
 use echoring_proto::buffer::{Buffer, Pool};
 use echoring_proto::limits::Nanos;
 
@@ -379,6 +380,11 @@ pub trait Driver: Sized {
 
     /// The driver's name and features.
     fn describe(&self) -> Description;
+
+    /// What the driver has done so far.
+    fn work(&self) -> DriverWork {
+        DriverWork::default()
+    }
 }
 
 mod addresses;

@@ -45,10 +45,19 @@ pub const TRIM_INTERVAL: Nanos = SECOND;
 /// Width of a slot of the timer wheel. Deadlines have this precision and are never early.
 pub(crate) const TIMER_TICK: Nanos = 32 * MILLISECOND;
 
+// ---- measuring ----
+
+/// Durations of at most 2^-24 seconds (60 ns) are not distinguished: reading the clock takes half of that.
+pub(crate) const DURATION_OCTAVE_MIN: i32 = -24;
+/// Durations above 2^6 seconds are not distinguished: a shard that takes one second is stalled already.
+pub(crate) const DURATION_OCTAVE_MAX: i32 = 6;
+
 // ---- the log ----
 
 /// Maximum bytes of a field of a log record: peers may send more than helps to understand it.
 pub const LOG_FIELD_BYTES_MAX: usize = 256;
+/// Maximum characters of a path in a record for the access log.
+pub(crate) const ACCESS_PATH_BYTES_MAX: usize = 1024;
 /// Peer addresses that a shard looks up per second for its log; beyond that, records have none. Each costs three system
 /// calls, and not many more records are written per second.
 pub(crate) const LOG_LOOKUPS_PER_SECOND: u32 = 32;

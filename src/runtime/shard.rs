@@ -5,6 +5,7 @@
 //! a flush of the queues. It never blocks except in the driver, takes no lock, and allocates nothing per message.
 #![forbid(unsafe_code)]
 
+mod access;
 mod application;
 mod config;
 mod connection_log;
@@ -26,6 +27,7 @@ use crate::stats::Snapshot;
 use echoring_proto::limits::{MILLISECOND, Nanos};
 
 pub use self::core::{ConnectionMemory, Core};
+pub use access::{AccessLog, AccessRecord, WriteAccess};
 pub use application::{Answer, Application, Disposition, Extras, OwnedReply};
 pub use config::{Allowance, ShardConfig};
 pub use context::{ConnectionContext, Context, ShardResources};
@@ -90,6 +92,11 @@ impl<D: Driver, A: Application> Shard<D, A> {
         self.core.driver.listen(listener)
     }
 
+    /// Records ended connections from now on. Recorded connections cost memory, and a lookup of their address.
+    pub fn set_access_log(&mut self, log: AccessLog) {
+        self.core.log.set_access_log(log);
+    }
+
     /// The application.
     pub fn application(&mut self) -> &mut A {
         &mut self.application
@@ -122,12 +129,12 @@ impl<D: Driver, A: Application> Shard<D, A> {
 
     /// Bytes received so far.
     pub fn received_bytes(&self) -> u64 {
-        self.core.counters.bytes_in
+        self.core.counters.traffic.total().bytes_in
     }
 
     /// Connections that ended by the cause with this name.
     pub fn ended_by(&self, cause: &str) -> u64 {
-        self.core.counters.causes.get(cause).copied().unwrap_or(0)
+        self.core.counters.causes().get(cause).copied().unwrap_or(0)
     }
 
     /// Ticks until it is stopped or, after [`ControlMessage::Drain`], until the last connection has ended. Returns the
@@ -172,7 +179,8 @@ impl<D: Driver, A: Application> Shard<D, A> {
         for event in &events {
             self.handle(event);
         }
-        self.core.trim_wanted |= !events.is_empty();
+        let had_events = !events.is_empty();
+        self.core.trim_wanted |= had_events;
         events.clear();
         self.events = events;
         self.core.count_echoed();
@@ -195,6 +203,10 @@ impl<D: Driver, A: Application> Shard<D, A> {
         }
         self.core.flush_dirty(&mut self.application);
         let core = &mut self.core;
+        // A tick that finds nothing to do is not worth another look at the clock.
+        if had_events || has_mail || !core.sent.is_empty() {
+            core.measure_tick();
+        }
         core.mailboxes.wake(&mut core.driver);
         let drained = core.draining_until.is_some() && core.slots.len() == 0 && self.application.is_drained();
         let is_over = core.stopping || drained;

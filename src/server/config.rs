@@ -35,6 +35,7 @@ impl fmt::Display for ListenAddress {
 
 pub use echoring_proto::connection::Compression;
 pub use echoring_runtime::driver::DriverChoice;
+use echoring_runtime::shard::AccessLog;
 
 /// Replaces the response of a refusal. `None` keeps the default response. The hook is not called for requests that are not
 /// HTTP, or that a route refused with its own response.
@@ -115,6 +116,8 @@ pub struct ServerConfig {
     pub autotune_sockets: bool,
     /// TCP congestion control of accepted connections; `None` for the kernel's default.
     pub congestion: Option<String>,
+    /// Records of ended connections.
+    pub access_log: Option<AccessLog>,
     /// Listen on a port although another process listens on it, to replace that process.
     pub takeover: bool,
 }
@@ -152,6 +155,7 @@ impl Default for ServerConfig {
             pings_per_second_max: limits::PINGS_PER_SECOND_MAX,
             autotune_sockets: false,
             congestion: None,
+            access_log: None,
             takeover: false,
         }
     }

@@ -8,6 +8,8 @@
 mod access;
 mod connection_slots;
 mod http;
+mod log_level;
+mod metrics;
 mod publications;
 mod reload;
 mod report;
@@ -25,15 +27,18 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{ALLOW, HeaderValue};
+use hyper::header::{ALLOW, HeaderMap, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use tokio::sync::oneshot;
 
+use crate::handle::Snapshot;
 use crate::limits::SNAPSHOT_TIMEOUT;
 use crate::server::Server;
 use access::Access;
 pub use access::{Token, TokenError};
 use http::{AdminListener, Answer, Bodies, Reply};
+pub use log_level::{LogLevel, set_log_level};
+pub use metrics::{AllocatorFigures, set_allocator};
 pub use reload::{Reload, ReloadCounters, Reloaded, Reloading};
 use report::Node;
 use topics::Topics;
@@ -187,18 +192,28 @@ impl ControlThread {
         }
     }
 
-    async fn stats(&self) -> Reply {
-        let node = Node {
+    fn node(&self) -> Node {
+        Node {
             uptime_s: self.started.elapsed().as_secs_f64(),
             draining: self.draining.load(Ordering::Relaxed),
             control: RUNTIME,
             shards: self.shards,
             reloads: self.reloading.counters.figures(),
-        };
+        }
+    }
+
+    async fn snapshots(&self) -> Vec<Snapshot> {
         let server = self.server.clone();
         // The call waits for the shards, so it must not block this thread.
-        let snapshots = tokio::task::spawn_blocking(move || server.snapshots()).await.unwrap_or_default();
-        Reply::json(StatusCode::OK, report::to_json(node, &snapshots))
+        tokio::task::spawn_blocking(move || server.snapshots()).await.unwrap_or_default()
+    }
+
+    async fn stats(&self) -> Reply {
+        Reply::json(StatusCode::OK, report::to_json(self.node(), &self.snapshots().await))
+    }
+
+    async fn metrics(&self, headers: &HeaderMap) -> Reply {
+        metrics::reply(headers, self.node(), &self.snapshots().await)
     }
 }
 
@@ -209,6 +224,7 @@ struct AdminService {
 }
 
 const READS: &[Method] = &[Method::GET, Method::HEAD];
+const READS_AND_PUT: &[Method] = &[Method::GET, Method::HEAD, Method::PUT];
 const READS_AND_POST: &[Method] = &[Method::GET, Method::HEAD, Method::POST];
 const POST: &[Method] = &[Method::POST];
 
@@ -224,26 +240,29 @@ impl Answer for AdminService {
         }
         let topic = path.strip_prefix("/topics/");
         let methods = match &*path {
-            "/healthz" | "/stats" | "/topics" => READS,
+            "/healthz" | "/metrics" | "/stats" | "/topics" => READS,
+            "/log-level" => READS_AND_PUT,
             "/reload" => POST,
             _ if topic.is_some() => READS_AND_POST,
             _ => {
                 return Reply::text(
                     StatusCode::NOT_FOUND,
-                    "unknown path; use /stats, /topics, /reload or /healthz",
+                    "unknown path; use /metrics, /stats, /topics, /log-level, /reload or /healthz",
                 );
             }
         };
         if !methods.contains(request.method()) {
             return wrong_method(methods);
         }
-        if request.method() != Method::POST && !request.body().is_end_stream() {
+        if READS.contains(request.method()) && !request.body().is_end_stream() {
             return Reply::text(StatusCode::PAYLOAD_TOO_LARGE, "this request must not have a body");
         }
         match (&*path, topic) {
             (_, Some(topic)) => self.topics.one(topic, request).await,
+            ("/log-level", _) => log_level::answer(request, &self.topics.bodies).await,
             ("/topics", _) => self.topics.list(query).await,
             ("/stats", _) => self.plane.stats().await,
+            ("/metrics", _) => self.plane.metrics(request.headers()).await,
             ("/reload", _) => self.plane.reloading.answer().await,
             _ => self.plane.health().await,
         }

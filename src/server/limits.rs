@@ -89,6 +89,8 @@ pub const ADMIN_HEAD_TIMEOUT: Nanos = 2 * SECOND;
 /// The part of it that every connection is granted, however many others arrive. A head is sent at once, so it takes
 /// less than a round trip.
 pub const ADMIN_IDLE_MIN: Nanos = 100 * MILLISECOND;
+/// Bytes of a log level that the admin address takes: a few directives.
+pub(crate) const ADMIN_LOG_LEVEL_BYTES_MAX: u64 = 1024;
 /// Lifetime of an admin connection: one request, one response.
 pub const ADMIN_TIMEOUT: Nanos = 10 * SECOND;
 /// The part of it for the body of a request.

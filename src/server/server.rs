@@ -23,7 +23,7 @@ use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::limits::COMPRESSION_LEASE_BYTES;
 use echoring_runtime::driver::{Description, Options};
 use echoring_runtime::launch::{self, LaunchOptions, ShardSpec, ShardThread};
-use echoring_runtime::shard::{Allowance, Mailboxes};
+use echoring_runtime::shard::{AccessLog, Allowance, Mailboxes};
 use echoring_topics::Placement;
 
 /// A running server. Dropping it ends it without a drain and waits for its threads; [`shutdown`](Server::shutdown) drains
@@ -168,6 +168,11 @@ pub struct Bound {
 }
 
 impl Bound {
+    /// Records connections that have ended.
+    pub fn set_access_log(&mut self, log: Option<AccessLog>) {
+        self.config.access_log = log;
+    }
+
     /// As [`Server::start_after`], with the listeners of [`Server::bind`].
     ///
     /// # Errors

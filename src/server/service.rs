@@ -22,7 +22,7 @@ use crate::config::{RefusalHook, ServerConfig};
 use crate::endpoints;
 use crate::handler_slots::{HandlerSlots, log_panic};
 use crate::pages;
-use crate::peer::Peer;
+use crate::peer::{Peer, class};
 use crate::response::{Response, to_reply};
 use crate::route::{Route, Routes, Subprotocols};
 use crate::v1;
@@ -286,6 +286,17 @@ impl Application for Service {
             Some(Response::internal_error())
         });
         said.map(|response| Box::new(to_reply(response, request.is_head())))
+    }
+
+    const ECHO_CLASS: u8 = class::ECHO;
+
+    fn class(&self, peer: &Peer) -> u8 {
+        match peer {
+            Peer::Echo => class::ECHO,
+            Peer::Subscriber(_) => class::BROADCAST,
+            Peer::Session(_) => class::SESSION,
+            Peer::Handler(_) => class::HANDLER,
+        }
     }
 
     #[inline]

@@ -67,6 +67,9 @@ impl ShardSetup for ServiceSetup {
             seed: Seed::System,
         };
         let mut shard = Shard::new(driver, service, config, self.allowance, self.mailboxes);
+        if let Some(log) = self.config.access_log {
+            shard.set_access_log(log);
+        }
         self.sockets.into_iter().try_for_each(|socket| shard.listen(socket))?;
         Ok(shard)
     }

@@ -115,6 +115,11 @@ pub trait Sink<K> {
     fn fell_behind(&mut self, key: K, member: MemberId, reached: u64, reason: GapReason);
     /// The pool that receives the memory of logs without readers.
     fn pool(&mut self) -> &mut Pool;
+
+    /// Messages of a topic are about to be sent, of which the oldest was received at `since`.
+    fn delivered(&mut self, since: Nanos, messages: u32) {
+        let _ = (since, messages);
+    }
 }
 
 /// Sums over all channels of a shard.

@@ -16,7 +16,7 @@ use super::settings::{Rules, SlowConsumerPolicy};
 use super::slot_map::SlotMap;
 use super::topic::TopicId;
 use crate::limits::{IDEMPOTENCY_KEYS_PER_SHARD_MAX, IDEMPOTENCY_WINDOW, TOPICS_BEGUN_MAX};
-use echoring_proto::buffer::{Lease, Pool};
+use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::limits::Nanos;
 use echoring_proto::random::SplitMix64;
 
@@ -492,6 +492,11 @@ impl OwnedTopics {
     /// Number of topics.
     pub fn len(&self) -> usize {
         self.by_name.len()
+    }
+
+    /// The budget of the node's topics.
+    pub fn budget(&self) -> &Budget {
+        self.lease.budget()
     }
 
     /// Whether there is no topic.

@@ -184,7 +184,13 @@ impl World {
         self.offset += 1;
         let publication = Publication { content: Content::Text, key, payload: frame };
         let World { topics, owned, peers, id, offset } = self;
-        let accepted = AcceptedMessage { publication: &publication, offset: *offset, origin, publisher: own };
+        let accepted = AcceptedMessage {
+            publication: &publication,
+            offset: *offset,
+            origin,
+            publisher: own,
+            received_at: 0,
+        };
         let memory = &mut LogMemory { pool: &mut peers.pool, owned };
         topics.append(*id, memory, &accepted, &mut message);
         self.check();

@@ -45,6 +45,8 @@ pub struct AcceptedMessage<'a> {
     pub origin: Origin,
     /// The publishing subscriber, if it is on this shard.
     pub publisher: Option<MemberId>,
+    /// When a shard of this node received it.
+    pub received_at: Nanos,
 }
 
 /// The memory for appends.
@@ -74,6 +76,9 @@ struct Topic {
     dirty: bool,
     /// Messages of this tick.
     fresh: u32,
+    /// Messages that were not delivered yet, and when the oldest of them was received.
+    undelivered: u32,
+    undelivered_since: Nanos,
     pace: Pace,
     /// When subscribers last got something, or were checked.
     spoke_at: Nanos,
@@ -290,6 +295,8 @@ impl<K: Copy + Eq> Topics<K> {
             offset: 0,
             dirty: false,
             fresh: 0,
+            undelivered: 0,
+            undelivered_since: 0,
             pace: Pace::default(),
             spoke_at: now,
         }));
@@ -379,9 +386,14 @@ impl<K: Copy + Eq> Topics<K> {
         frames: &mut impl Encode,
     ) {
         let Some(topic) = self.table.get_mut(id.key()) else { return };
-        let AcceptedMessage { publication, offset, origin, publisher } = *message;
+        let AcceptedMessage { publication, offset, origin, publisher, received_at } = *message;
         topic.offset = offset;
         topic.fresh += 1;
+        topic.undelivered_since = match topic.undelivered {
+            0 => received_at,
+            _ => topic.undelivered_since.min(received_at),
+        };
+        topic.undelivered += 1;
         let state = &mut topic.state;
         if state.settings.slow == SlowConsumerPolicy::Conflate
             && !topic.channels.is_empty()
@@ -527,6 +539,10 @@ impl<K: Copy + Eq> Topics<K> {
             }
             topic.dirty = false;
             topic.spoke_at = now;
+            let (messages, since) = (std::mem::take(&mut topic.undelivered), topic.undelivered_since);
+            if messages > 0 {
+                sink.delivered(since, messages);
+            }
             self.deliver_topic(id, now, sink);
         }
         self.spare = dirty;

@@ -15,6 +15,7 @@ use clap::{ArgAction, ValueEnum};
 use super::reload::Reload;
 use super::topics::keys;
 use crate::compress::Compress;
+use crate::logging::Form;
 use crate::sandbox::{Mode, UserName};
 use crate::values;
 use echoring_async::tls::ClientAuth;
@@ -150,7 +151,7 @@ pub(crate) struct Args {
 
     /// Log level: error, warn, info, debug, trace or off
     ///
-    /// Or pairs of module=level, separated by commas. The log goes to stderr.
+    /// Or pairs of module=level, separated by commas. The log goes to stderr, or to --log-file.
     #[arg(
         long,
         add = Reload::Live,
@@ -159,6 +160,35 @@ pub(crate) struct Args {
         value_parser = crate::environment::log_filter
     )]
     pub(super) log: String,
+
+    /// Append the log to this file instead of stderr
+    ///
+    /// SIGUSR1 opens it again, after logrotate has renamed it. See docs/guide/operate.md#log.
+    #[arg(long, value_name = "FILE", value_parser = log_file, help_heading = OPERATION)]
+    pub(super) log_file: Option<PathBuf>,
+
+    /// Form of the records of both logs
+    ///
+    /// Under systemd, a text log on stderr goes to the journal with its fields.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, help_heading = OPERATION)]
+    pub(super) log_format: LogFormat,
+
+    /// Append a line for each ended connection to this file; - for stdout
+    ///
+    /// SIGUSR1 opens it again. Each recorded connection costs memory and a lookup of its address. See
+    /// docs/guide/operate.md#access-log.
+    #[arg(
+        long,
+        value_name = "FILE|-|off",
+        default_value = "off",
+        value_parser = AccessLogFile::from_str,
+        help_heading = OPERATION
+    )]
+    pub(super) access_log: AccessLogFile,
+
+    /// Part of all connections that the access log records, from 0 to 1
+    #[arg(long, value_name = "RATE", default_value = "1", value_parser = part, help_heading = OPERATION)]
+    pub(super) access_log_sample: f64,
 
     /// Print the resolved settings and the verdict of a start, and exit
     ///
@@ -169,7 +199,7 @@ pub(crate) struct Args {
 
     /// Serve the admin endpoints at this address
     ///
-    /// They are GET /stats, /topics and /healthz, and POST /topics/NAME. See docs/reference/admin.md.
+    /// They are GET /metrics, /stats, /topics and /healthz, POST /topics/NAME, and PUT /log-level. See docs/reference/admin.md.
     #[arg(long, value_name = "ADDR:PORT|off", default_value = "127.0.0.1:9002", help_heading = OPERATION)]
     pub(super) admin: Admin,
 
@@ -346,6 +376,40 @@ pub(crate) struct Args {
     pub(super) test_endpoints: bool,
 }
 
+/// A destination of `--log-file`.
+fn log_file(word: &str) -> Result<PathBuf, String> {
+    if word.is_empty() { Err("expected a path".to_owned()) } else { Ok(PathBuf::from(word)) }
+}
+
+/// `--access-log`, wrapped because clap gives `Option` a meaning of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum AccessLogFile {
+    Off,
+    Stdout,
+    File(PathBuf),
+}
+
+impl FromStr for AccessLogFile {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<AccessLogFile, String> {
+        match word {
+            "" => Err("expected a path, - for stdout, or off".to_owned()),
+            "off" => Ok(AccessLogFile::Off),
+            "-" => Ok(AccessLogFile::Stdout),
+            path => Ok(AccessLogFile::File(PathBuf::from(path))),
+        }
+    }
+}
+
+/// A part of a whole, of `--access-log-sample`.
+fn part(word: &str) -> Result<f64, String> {
+    match word.parse() {
+        Ok(part) if (0.0..=1.0).contains(&part) => Ok(part),
+        _ => Err("expected a number from 0 to 1 such as 0.01".to_owned()),
+    }
+}
+
 /// An address of `--listen`.
 fn listen_address(word: &str) -> Result<ListenAddress, String> {
     match word.strip_prefix("unix:") {
@@ -498,6 +562,23 @@ pub(super) enum Demo {
     Auto,
     On,
     Off,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    /// Lines with fields as name=value
+    Text,
+    /// One JSON object per line
+    Json,
+}
+
+impl From<LogFormat> for Form {
+    fn from(format: LogFormat) -> Form {
+        match format {
+            LogFormat::Text => Form::Text,
+            LogFormat::Json => Form::Json,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -142,6 +142,7 @@ impl ConfigFile {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::logging::{Destination, Form};
     use echoring_proto::handshake::{HostPolicy, OriginPolicy, SubprotocolPreference};
     use echoring_proto::limits::{MILLISECOND, SECOND};
     use echoring_server::{DriverChoice, ServerConfig};
@@ -205,13 +206,17 @@ pub(super) mod tests {
             send_timeout = "3s"
             congestion = "reno"
             log = "warn"
+            log_file = "/var/log/e.log"
+            log_format = "json"
+            access_log = "/var/log/a.log"
+            access_log_sample = 0.25
             profile = "benchmark"
             allow_host = "b.example"
             demo = "off"
             test_endpoints = false
             takeover = true
         "#;
-        let Settings { server, log, .. } = settings(text, &[]).expect("valid");
+        let Settings { server, logs, .. } = settings(text, &[]).expect("valid");
         assert_eq!(server.listen.len(), 2);
         assert_eq!((server.shards, &server.cpus[..]), (Some(2), &[0, 1][..]));
         assert_eq!(server.driver, DriverChoice::Epoll);
@@ -227,7 +232,9 @@ pub(super) mod tests {
         assert_eq!(server.subprotocol_preference, SubprotocolPreference::Client);
         assert_eq!((server.handshake_timeout, server.send_timeout), (2 * SECOND, 3 * SECOND));
         assert_eq!(server.congestion.as_deref(), Some("reno"));
-        assert_eq!(log, "warn");
+        assert_eq!((&*logs.filter, logs.form), ("warn", Form::Json));
+        assert_eq!(logs.destination, Destination::File("/var/log/e.log".into()));
+        assert_eq!(logs.access, Some((Destination::File("/var/log/a.log".into()), 0.25)));
         assert!(server.autotune_sockets && server.takeover && !server.test_endpoints);
     }
 
@@ -236,11 +243,11 @@ pub(super) mod tests {
         let text = "max_message = '1MiB'\nlisten = ['127.0.0.1:1', '127.0.0.1:2']\ntest_endpoints = true\n\
                     profile = 'conformance'\nlog = 'warn'";
         let flags = ["--max-message=2MiB", "--listen=127.0.0.1:3", "--no-test-endpoints", "--log=debug"];
-        let Settings { server, log, .. } = settings(text, &flags).expect("valid");
+        let Settings { server, logs, .. } = settings(text, &flags).expect("valid");
         assert_eq!(server.message_bytes_max, 2 << 20);
         assert_eq!(server.listen.len(), 1, "a list given by flags stands for all of it");
         assert!(!server.test_endpoints);
-        assert_eq!(log, "debug");
+        assert_eq!((&*logs.filter, logs.form, logs.access), ("debug", Form::Text, None));
         assert_eq!(server.queue_bytes, 1 << 20, "the profile of the file holds");
     }
 
@@ -261,7 +268,7 @@ pub(super) mod tests {
                 "max_message = [1]",
                 "f.toml:1:15: max_message: expected BYTES as a string or a number, found a list",
             ),
-            ("max_message = 1.5", "found 1.5"),
+            ("max_message = 1.5", "f.toml:1:15: max_message: expected bytes such as"),
             ("max_mesage = 1", "f.toml:1:1: max_mesage: there is no such key; did you mean `max_message`?"),
             ("max-message = 1", "did you mean `max_message`?"),
             ("[topic]\nx = 1", "f.toml:1:2: topic: there is no such key; did you mean `topics`?"),

@@ -169,7 +169,7 @@ impl Running {
     /// # Errors
     /// If something in it cannot be used; then nothing was changed.
     fn take_over(&mut self, wanted: Settings) -> Result<Report, Failure> {
-        let filter = environment::checked_filter(&wanted.log)?;
+        let filter = environment::checked_filter(&wanted.logs.filter)?;
         let token = wanted.admin_token_file.as_deref().map(read_token).transpose()?;
         let beyond = self.server.needs_restart(&wanted.server);
         let is_kept = |key: &str| beyond.iter().any(|beyond| key_of(beyond.setting) == key);
@@ -182,7 +182,8 @@ impl Running {
         };
         let restart = changes(&next, &wanted).into_iter().map(hint).collect();
         let changed = changes(&self.settings, &next);
-        logging::set_filter(filter);
+        // Fails only without a log.
+        let _ = logging::set_level(filter, next.logs.filter.clone());
         if let Some(control) = &self.control {
             control.set_token(token);
         }

@@ -10,12 +10,13 @@ use std::time::Duration;
 use clap::ArgMatches;
 use rustls::pki_types::UnixTime;
 
-use super::args::{Admin, Args, CpuList, Demo, Profile, Shards, Watch};
+use super::args::{AccessLogFile, Admin, Args, CpuList, Demo, Profile, Shards, Watch};
 use super::config;
 use super::topics::{Tables, Topics};
 use super::watch::Version;
 use crate::Failure;
 use crate::file::flags::{Flag, Given, Origins};
+use crate::logging::{Destination, Form};
 use crate::sandbox::Sandbox;
 use echoring_async::tls::{self, CertificateFiles, ServerTls};
 use echoring_proto::handshake::{HostPolicy, OriginPolicy};
@@ -33,8 +34,8 @@ pub(crate) struct Settings {
     pub(super) admin: Admin,
     /// Where the secret is that it asks for.
     pub(super) admin_token_file: Option<PathBuf>,
-    /// The filter of the log.
-    pub(super) log: String,
+    /// The logs.
+    pub(super) logs: Logs,
     /// What the process gives up once all addresses are bound.
     pub(crate) sandbox: Sandbox,
     /// The files of TLS that `server` has read.
@@ -56,6 +57,35 @@ pub(crate) struct Settings {
     tables: Tables,
 }
 
+/// Where the logs go, and in which form.
+#[derive(Debug, Clone)]
+pub(super) struct Logs {
+    /// The filter of the log.
+    pub(super) filter: String,
+    /// Where it is written.
+    pub(super) destination: Destination,
+    /// The form of the records of both logs.
+    pub(super) form: Form,
+    /// The access log and the part of all connections that it records.
+    pub(super) access: Option<(Destination, f64)>,
+}
+
+impl Logs {
+    fn of(args: &Args) -> Logs {
+        let access = match &args.access_log {
+            AccessLogFile::Off => None,
+            AccessLogFile::Stdout => Some(Destination::Stdout),
+            AccessLogFile::File(path) => Some(Destination::File(path.clone())),
+        };
+        Logs {
+            filter: args.log.clone(),
+            destination: args.log_file.clone().map_or(Destination::Stderr, Destination::File),
+            form: args.log_format.into(),
+            access: access.map(|destination| (destination, args.access_log_sample)),
+        }
+    }
+}
+
 impl Settings {
     /// The settings of these options and of the tables of a file.
     ///
@@ -75,12 +105,13 @@ impl Settings {
         };
         let server = with_protocol(with_limits(with_io(server, &args), &args), &args);
         let sandbox = sandbox(&args, &matches, tls.as_ref());
-        let Args { admin, admin_token_file, log, watch, .. } = args;
+        let logs = Logs::of(&args);
+        let Args { admin, admin_token_file, watch, .. } = args;
         Ok(Settings {
             server,
             admin,
             admin_token_file,
-            log,
+            logs,
             sandbox,
             tls,
             topics,
@@ -166,7 +197,12 @@ fn sandbox(args: &Args, matches: &ArgMatches, tls: Option<&ServerTls>) -> Sandbo
         ListenAddress::Unix(path) => Some(path.clone()),
         ListenAddress::Tcp(_) => None,
     });
-    Sandbox { mode: args.sandbox, user: args.user.clone(), reads, writes: sockets.collect() }
+    let access_log = match &args.access_log {
+        AccessLogFile::File(path) => Some(path.clone()),
+        AccessLogFile::Off | AccessLogFile::Stdout => None,
+    };
+    let writes = sockets.chain(args.log_file.clone()).chain(access_log).collect();
+    Sandbox { mode: args.sandbox, user: args.user.clone(), reads, writes }
 }
 
 /// A time in nanoseconds; parsers accept at most 1,000 hours, below 2^62 ns.

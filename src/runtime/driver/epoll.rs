@@ -25,6 +25,7 @@ use super::addresses::{Addresses, peer_of};
 use super::regions::Regions;
 use super::sockets::{bind_without_port, shutdown_write};
 use super::{Description, Driver, Event, Features, Options, Source, Span, Token, Waker, clock};
+use crate::stats::DriverWork;
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::{MILLISECOND, Nanos};
 
@@ -54,6 +55,7 @@ const WAKER: u32 = 1 << 30;
 #[derive(Debug)]
 pub struct Epoll {
     poller: Poller,
+    work: DriverWork,
     waker: Waker,
     slots: Slots,
     staged: Staged,
@@ -120,6 +122,7 @@ impl Epoll {
         poller.add(eventfd, libc::EPOLLIN | libc::EPOLLET, data(0, WAKER))?;
         Ok(Epoll {
             poller,
+            work: DriverWork::default(),
             waker,
             slots: Slots::new(options.connections),
             staged: Staged::default(),
@@ -542,6 +545,8 @@ impl Driver for Epoll {
         }
         let timeout = self.timeout(deadline, events.len() == before && self.ready.is_empty());
         let count = self.poller.wait(&mut self.reports, timeout)?;
+        self.work.enters += 1;
+        self.work.completions += count as u64;
         self.receive_queued(pool, events);
         for position in 0..count {
             let libc::epoll_event { events: mask, u64: data } = self.reports[position];
@@ -701,6 +706,10 @@ impl Driver for Epoll {
 
     fn describe(&self) -> Description {
         Description { name: "epoll", features: Features::NONE, degraded: Features::NONE }
+    }
+
+    fn work(&self) -> DriverWork {
+        self.work
     }
 }
 

@@ -41,6 +41,7 @@ use self::receive::Receiver;
 use self::ring::Ring;
 use self::slots::{Phase, Slots};
 use super::{Description, Driver, Event, Features, Options, Source, Span, Token, Waker, clock};
+use crate::stats::DriverWork;
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::{Nanos, SECOND};
 
@@ -142,7 +143,7 @@ impl Uring {
     /// Number of ticks that brought more completions than the ring holds. Nothing is lost by that, but receives are
     /// armed again.
     pub fn completion_overflows(&self) -> u64 {
-        self.ring.overflows()
+        self.ring.work.overflows
     }
 
     /// Queues everything except the sends of this tick's batch.
@@ -188,6 +189,7 @@ impl Uring {
             let Uring { connections, ring, .. } = self;
             let connections: &mut Connections = connections;
             let mut queue = ring.completions();
+            let arrived = queue.len();
             let mut other = None;
             for entry in &mut queue {
                 let (user_data, result, flags) = (entry.user_data(), entry.result(), entry.flags());
@@ -199,7 +201,9 @@ impl Uring {
                     break;
                 }
             }
+            let reaped = arrived - queue.len();
             drop(queue);
+            ring.work.completions += reaped as u64;
             if let Some(completion) = other {
                 woken |= self.reap_other(completion, pool, events);
             } else if !self.ring.fetch_overflow()? {
@@ -391,6 +395,10 @@ impl Driver for Uring {
 
     fn describe(&self) -> Description {
         Description { name: "uring", features: self.used, degraded: self.degraded }
+    }
+
+    fn work(&self) -> DriverWork {
+        DriverWork { buffer_stalls: self.connections.buffer_stalls, ..self.ring.work }
     }
 }
 

@@ -100,6 +100,16 @@ pub trait Application: Sized {
     /// The application's part of the shard's [snapshots](crate::stats::Snapshot).
     type Report: Send + std::fmt::Debug + 'static;
 
+    /// The [class](Application::class) of the connections whose messages are [echoed](Application::echoes).
+    const ECHO_CLASS: u8 = 0;
+
+    /// Where the messages and bytes of a connection are counted: below [`HANDSHAKE_CLASS`](crate::stats::HANDSHAKE_CLASS),
+    /// which is that of connections without a peer. Connections that this side dials are of class 0.
+    fn class(&self, peer: &Self::Peer) -> u8 {
+        let _ = peer;
+        0
+    }
+
     /// A request head arrived (server role). `upgrade` is set if it is a valid WebSocket upgrade; an invalid one was
     /// refused already.
     fn request<D: Driver>(

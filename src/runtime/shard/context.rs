@@ -11,7 +11,7 @@ use super::core::Core;
 use super::mailbox::{Full, Lane, Mailboxes};
 use super::slots::Slot;
 use crate::driver::{Driver, Shared, Source, Token};
-use crate::stats::Counters;
+use crate::stats::{Account, Counters};
 use echoring_proto::CloseCode;
 use echoring_proto::buffer::Pool;
 use echoring_proto::connection::{Cause, CloseMode, Codecs, Connection, Env, MessageKind, Reply};
@@ -41,6 +41,7 @@ pub struct ConnectionContext<'a, A: Application> {
     pub(super) connection: &'a mut Connection,
     pub(super) env: Env<'a>,
     pub(super) counters: &'a mut Counters,
+    pub(super) account: Account,
 }
 
 impl<'a, A: Application> ConnectionContext<'a, A> {
@@ -53,8 +54,9 @@ impl<'a, A: Application> ConnectionContext<'a, A> {
         mailboxes: &'a mut Mailboxes<A::Message>,
         counters: &'a mut Counters,
     ) -> ConnectionContext<'a, A> {
-        let Slot { connection, peer, .. } = slot;
-        ConnectionContext { token, peer: peer.get_or_insert_default(), mailboxes, connection, env, counters }
+        let Slot { connection, peer, account, .. } = slot;
+        let (peer, account) = (peer.get_or_insert_default(), *account);
+        ConnectionContext { token, peer, mailboxes, connection, env, counters, account }
     }
 }
 
@@ -69,6 +71,7 @@ impl<A: Application> ConnectionContext<'_, A> {
             connection: self.connection,
             env: Env { pool, codecs, config, now: *now, entropy },
             counters: self.counters,
+            account: self.account,
         }
     }
 
@@ -130,7 +133,7 @@ impl<A: Application> ConnectionContext<'_, A> {
         }
         let sent = self.connection.send(kind, payload, &mut self.env).is_ok();
         if sent {
-            self.counters.messages_out += 1;
+            self.counters.traffic.at(self.account).messages_out += 1;
         } else {
             self.connection.abort(Cause::OutOfMemory);
         }
@@ -154,7 +157,7 @@ impl<A: Application> ConnectionContext<'_, A> {
         if !sent {
             self.connection.abort(Cause::OutOfMemory);
         } else if last {
-            self.counters.messages_out += 1;
+            self.counters.traffic.at(self.account).messages_out += 1;
         }
         sent
     }
@@ -273,6 +276,11 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
         ShardResources { mailboxes, pool: &mut env.pool, codecs: &mut env.codecs }
     }
 
+    /// Counts `messages` that were read at `received_at`, here or on another shard, and that leave with this tick.
+    pub fn note_sent(&mut self, received_at: Nanos, messages: u32) {
+        self.core.sent.push((received_at, messages));
+    }
+
     /// The shard's counters.
     pub fn counters(&mut self) -> &mut Counters {
         &mut self.core.counters
@@ -285,7 +293,7 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
         if slot.mark_dirty() {
             core.dirty.push(token);
         }
-        let Slot { connection, peer, .. } = slot;
+        let Slot { connection, peer, account, .. } = slot;
         Some(ConnectionContext {
             token,
             peer: peer.as_mut()?,
@@ -293,6 +301,7 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
             connection,
             env: core.env.lend(),
             counters: &mut core.counters,
+            account: *account,
         })
     }
 
@@ -333,8 +342,9 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
         }
         match self.core.driver.send(token, Source::Shared(Shared { bytes: frames, tag })) {
             Ok(()) => {
-                self.core.counters.messages_out += messages;
-                self.core.counters.bytes_out += bytes;
+                let traffic = self.core.traffic_of(token);
+                traffic.messages_out += messages;
+                traffic.bytes_out += bytes;
                 Ok(())
             }
             Err(Source::Shared(shared)) => {
@@ -349,7 +359,7 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
     #[inline(never)]
     fn share_sealed(&mut self, token: Token, frames: Bytes, messages: u64) -> Result<(), Bytes> {
         if self.core.seal_shared(token, &frames) {
-            self.core.counters.messages_out += messages;
+            self.core.traffic_of(token).messages_out += messages;
             return Ok(());
         }
         self.core.refused.push(token);
@@ -384,8 +394,10 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
             return false;
         }
         slot.connection.cancelled(bytes as u32);
-        core.counters.bytes_out -= bytes as u64;
-        core.counters.messages_out -= messages;
+        let traffic = core.counters.traffic.at(slot.account);
+        // A connection that has changed its class takes back what another class has counted.
+        traffic.bytes_out = traffic.bytes_out.wrapping_sub(bytes as u64);
+        traffic.messages_out = traffic.messages_out.wrapping_sub(messages);
         true
     }
 

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 
 use super::application::Application;
 use super::config::{Allowance, ShardConfig};
-use super::connection_log::{self, ConnectionLog};
+use super::connection_log::{self, ConnectionLog, Ended};
 use super::context::Context;
 use super::control::{Goodbye, LiveConfig};
 use super::mailbox::Mailboxes;
@@ -22,7 +22,7 @@ use super::timer_wheel::TimerWheel;
 use super::tls::{Security, Sessions};
 use crate::driver::{Driver, Source, Token};
 use crate::limits::TRIM_INTERVAL;
-use crate::stats::{Counters, Snapshot};
+use crate::stats::{Account, BudgetFigures, Counters, End, HANDSHAKE_CLASS, Snapshot, Traffic};
 use echoring_proto::CloseCode;
 use echoring_proto::buffer::{Buffer, Lease};
 use echoring_proto::connection::{
@@ -56,6 +56,12 @@ pub struct Core<D: Driver, A: Application> {
     pub(super) log: ConnectionLog,
     pub(super) mailboxes: Mailboxes<A::Message>,
     echoed: Echoed,
+    /// The account of connections whose messages are echoed.
+    echo_account: Account,
+    /// What that account had at the last measurement.
+    echoed_before: u64,
+    /// Broadcast messages of this tick: when they were received, and how many.
+    pub(super) sent: Vec<(Nanos, u32)>,
     /// Connections to be flushed at the tick's end.
     pub(super) dirty: Vec<Token>,
     /// Connections whose partial send is complete.
@@ -114,6 +120,9 @@ impl<D: Driver, A: Application> Core<D, A> {
             counters: Counters::default(),
             log: ConnectionLog::default(),
             echoed: Echoed::default(),
+            echo_account: Account::of_class(A::ECHO_CLASS),
+            echoed_before: 0,
+            sent: Vec::new(),
             dirty: Vec::new(),
             unblocked: Vec::new(),
             deferred: Vec::new(),
@@ -145,8 +154,15 @@ impl<D: Driver, A: Application> Core<D, A> {
         if let Some(slot) = self.slots.get_mut(token) {
             slot.leased = admitted;
         }
-        if self.log.accepted(token) {
+        let noted = self.log.accepted(token, self.env.now);
+        if noted.wants_address {
             self.driver.find_address(token);
+        }
+        if noted.wants_traffic
+            && let Some(slot) = self.slots.get_mut(token)
+            && let Some(account) = self.counters.traffic.open(HANDSHAKE_CLASS)
+        {
+            slot.account = account;
         }
         if !admitted {
             let refusal = refusals::busy(self.env.entropy.next());
@@ -210,10 +226,34 @@ impl<D: Driver, A: Application> Core<D, A> {
     #[inline]
     pub(super) fn count_echoed(&mut self) {
         let Echoed { messages, bytes } = std::mem::take(&mut self.echoed);
-        self.counters.messages_in += messages;
-        self.counters.messages_out += messages;
-        self.counters.bytes_in += bytes;
-        self.counters.bytes_out += bytes - messages * SINGLE_REPLY_START as u64;
+        let traffic = self.counters.traffic.at(self.echo_account);
+        traffic.messages_in += messages;
+        traffic.messages_out += messages;
+        traffic.bytes_in += bytes;
+        traffic.bytes_out += bytes - messages * SINGLE_REPLY_START as u64;
+    }
+
+    /// Where a connection's traffic is counted.
+    #[inline]
+    pub(super) fn traffic_of(&mut self, token: Token) -> &mut Traffic {
+        let account = self.slots.get(token).map_or(Account::HANDSHAKE, |slot| slot.account);
+        self.counters.traffic.at(account)
+    }
+
+    /// Measures the tick that began at `now` and that has staged all its sends.
+    pub(super) fn measure_tick(&mut self) {
+        let ended = self.driver.now();
+        let Counters { traffic, tick_time, receive_to_send, .. } = &mut self.counters;
+        let taken = ended.saturating_sub(self.env.now);
+        tick_time.record(taken, 1);
+        let echoed = traffic.at(self.echo_account).messages_out;
+        if echoed > self.echoed_before {
+            receive_to_send.record(taken, echoed - self.echoed_before);
+            self.echoed_before = echoed;
+        }
+        for (received_at, messages) in self.sent.drain(..) {
+            receive_to_send.record(ended.saturating_sub(received_at), u64::from(messages));
+        }
     }
 
     #[inline]
@@ -330,12 +370,13 @@ impl<D: Driver, A: Application> Core<D, A> {
                 &mut self.env.lend(),
                 token,
                 &mut self.driver,
-                &mut self.counters,
+                self.counters.traffic.at(slot.account),
             );
             action_waits = refused && !connection.is_aborting();
         } else if !connection.is_blocked() {
             while let Some(buffer) = connection.pop() {
-                if !send_pooled(&mut self.driver, token, buffer, connection, &mut self.counters) {
+                let traffic = self.counters.traffic.at(slot.account);
+                if !send_pooled(&mut self.driver, token, buffer, connection, traffic) {
                     refused = true;
                     break;
                 }
@@ -398,11 +439,10 @@ impl<D: Driver, A: Application> Core<D, A> {
         self.sessions.remove(token.index, &mut self.env.pool);
         let gone = Closed::new(CloseCode::ABNORMAL, Cause::Gone);
         let closed = slot.connection.closed().unwrap_or(&gone);
-        if slot.connection.was_open() {
-            *self.counters.closes.entry(closed.code.0).or_default() += 1;
-        }
-        *self.counters.causes.entry(closed.cause.name()).or_default() += 1;
-        self.log.closed(token, closed);
+        let code = slot.connection.was_open().then_some(closed.code.0);
+        *self.counters.ends.entry(End { code, cause: closed.cause.name() }).or_default() += 1;
+        let traffic = self.counters.traffic.close(slot.account);
+        self.log.closed(token, closed, &Ended { at: self.env.now, code, traffic });
         if let Some(peer) = slot.peer {
             application.closed(&mut Context { core: self }, token, peer, closed);
         }
@@ -450,6 +490,7 @@ impl<D: Driver, A: Application> Core<D, A> {
 
     pub(super) fn snapshot(&self, application: &A) -> Snapshot<A::Report> {
         let described = self.driver.describe();
+        let (mailbox_messages, mailbox_bytes) = self.mailboxes.queued();
         Snapshot {
             shard: self.mailboxes.shard(),
             connections: self.slots.len() as u64,
@@ -459,7 +500,16 @@ impl<D: Driver, A: Application> Core<D, A> {
             features: described.features.names().collect(),
             degraded: described.degraded.names().collect(),
             compressed: self.env.codecs.done(),
-            counters: self.counters.clone(),
+            blocked: self.unfinished_sends.queue.len() as u64,
+            tls_sessions: self.sessions.count(),
+            memory: BudgetFigures::of(self.env.pool.budget()),
+            seats: BudgetFigures::of(self.lease.budget()),
+            contexts: BudgetFigures::of(self.env.codecs.budget()),
+            history_bytes: self.env.pool.budget().history_units(),
+            mailbox_messages,
+            mailbox_bytes,
+            work: self.driver.work(),
+            counters: Counters { traffic: self.counters.traffic.summed(), ..self.counters.clone() },
             application: application.report(),
         }
     }
@@ -490,12 +540,12 @@ fn send_pooled<D: Driver>(
     token: Token,
     buffer: Buffer,
     connection: &mut Connection,
-    counters: &mut Counters,
+    traffic: &mut Traffic,
 ) -> bool {
     let bytes = buffer.len() as u64;
     match driver.send(token, Source::Pooled(buffer)) {
         Ok(()) => {
-            counters.bytes_out += bytes;
+            traffic.bytes_out += bytes;
             true
         }
         Err(Source::Pooled(buffer)) => {

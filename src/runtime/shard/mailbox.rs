@@ -167,6 +167,14 @@ impl<M: Send> Mailboxes<M> {
         })
     }
 
+    /// Messages that wait for this shard, and their bytes.
+    pub(super) fn queued(&self) -> (u64, u64) {
+        let lanes = self.inlets.iter().flatten().flat_map(|inlets| [&inlets.request, &inlets.forward]);
+        lanes.fold((0, 0), |(messages, bytes), inlet| {
+            (messages + inlet.envelopes.slots() as u64, bytes + inlet.bytes.slots() as u64)
+        })
+    }
+
     /// Marks all other shards to be woken with the next [`wake`](Mailboxes::wake), if they sleep.
     pub(super) fn call_all(&mut self) {
         self.outlets.iter_mut().flatten().for_each(|outlets| outlets.posted = true);

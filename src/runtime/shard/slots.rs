@@ -1,6 +1,7 @@
 //! The connections of a shard, by the index of their token.
 
 use crate::driver::Token;
+use crate::stats::Account;
 use echoring_proto::connection::Connection;
 
 /// One connection with the state of the shard and the application.
@@ -12,6 +13,8 @@ pub(super) struct Slot<P> {
     pub(super) generation: u32,
     /// The timer tick that counts; entries at other ticks are stale. 0 for none.
     pub(super) armed: u32,
+    /// Where its messages and bytes are counted.
+    pub(super) account: Account,
     /// Counts against the node's connections.
     pub(super) leased: bool,
     /// Listed for a flush at the tick's end.
@@ -73,6 +76,7 @@ impl<P> Slots<P> {
             peer,
             generation: token.generation,
             armed: 0,
+            account: Account::HANDSHAKE,
             leased: false,
             dirty: false,
             plain_echo: false,

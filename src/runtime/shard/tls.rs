@@ -52,6 +52,11 @@ impl Sessions {
         Sessions(Vec::with_capacity(if any { connections as usize } else { 0 }))
     }
 
+    /// Number of sessions. Looks at every connection: only for snapshots.
+    pub(super) fn count(&self) -> u64 {
+        self.0.iter().flatten().count() as u64
+    }
+
     pub(super) fn get(&self, index: u32) -> Option<&Session> {
         self.0.get(index as usize)?.as_deref()
     }

@@ -72,8 +72,13 @@ impl FanOut {
         let own = publisher.member.filter(|_| publisher.is_on(resources.mailboxes.shard()));
         let FanOut { topics, encoder, .. } = self;
         let mut frames = Frames { publication, offset, encoder, codecs: resources.codecs };
-        let accepted =
-            AcceptedMessage { publication: &publication, offset, origin: publisher.origin(), publisher: own };
+        let accepted = AcceptedMessage {
+            publication: &publication,
+            offset,
+            origin: publisher.origin(),
+            publisher: own,
+            received_at: publisher.received_at,
+        };
         topics.append(topic, &mut LogMemory { pool: resources.pool, owned }, &accepted, &mut frames);
     }
 

@@ -140,7 +140,7 @@ impl Broadcast {
             return Err(Refused::Busy);
         }
         let (now, mut resources) = (cx.now(), cx.resources());
-        let operator = Publisher::OPERATOR;
+        let operator = Publisher::operator(now);
         let sequenced =
             self.sequencer.sequence(&mut resources, now, name, operator, publication, idempotency_key);
         self.append_sequenced(&mut resources, &operator, sequenced, publication)
@@ -229,5 +229,6 @@ fn publisher<A: ServerApplication>(
     ack_mode: AckMode,
 ) -> Publisher {
     let shard = link.mailboxes.shard() as u16;
-    Publisher { shard, token: link.token, member, ack_mode, request: latest_request(link) }
+    let request = latest_request(link);
+    Publisher { shard, token: link.token, member, ack_mode, request, received_at: link.now() }
 }

@@ -13,6 +13,10 @@ impl Broadcast {
             publications: self.sequencer.topics.publications(),
             deliveries: self.fan_out.topics.deliveries(),
             passed: self.sequencer.passed,
+            owned_topics: self.sequencer.topics.len() as u64,
+            topics_peak: self.sequencer.topics.budget().peak(),
+            topics_limit: self.sequencer.topics.budget().units(),
+            held_publications: self.held.len() as u64,
         }
     }
 

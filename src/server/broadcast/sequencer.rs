@@ -142,7 +142,7 @@ impl Sequencer {
         publication: Publication<'_>,
         idempotency_key: &str,
     ) -> Result<Sequenced, Refused> {
-        let by_client = publisher != Publisher::OPERATOR;
+        let by_client = !publisher.is_operator();
         let owned = self.find(name, publisher, now, resources.pool)?;
         let Sequencer { topics, passed, .. } = self;
         let (position, shards) = if idempotency_key.is_empty() {
@@ -169,7 +169,7 @@ impl Sequencer {
         now: Nanos,
         pool: &mut Pool,
     ) -> Result<OwnedTopicId, Refused> {
-        let found = if publisher == Publisher::OPERATOR {
+        let found = if publisher.is_operator() {
             self.topics.find_or_create(name, now, pool)
         } else {
             self.topics.find_or_begin(name, publisher.origin(), now, pool)

@@ -1,5 +1,6 @@
 //! The messages that shards send one another about topics.
 
+use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Token;
 use echoring_topics::{
     Content, MemberId, Members, Origin, OwnedTopicId, Page, Position, Refused, Replay, Subscribed, TopicId,
@@ -172,6 +173,8 @@ pub struct Publisher {
     pub(super) ack_mode: AckMode,
     /// The number of the request in its session.
     pub(super) request: u32,
+    /// When the message was received.
+    pub(super) received_at: Nanos,
 }
 
 /// When a publisher gets an answer.
@@ -187,13 +190,20 @@ pub(super) enum AckMode {
 
 impl Publisher {
     /// The admin address and [`Handle::publish`](crate::Handle::publish).
-    pub(super) const OPERATOR: Publisher = Publisher {
-        shard: u16::MAX,
-        token: Token { index: u32::MAX, generation: 0 },
-        member: None,
-        ack_mode: AckMode::Never,
-        request: 0,
-    };
+    pub(super) const fn operator(received_at: Nanos) -> Publisher {
+        Publisher {
+            shard: u16::MAX,
+            token: Token { index: u32::MAX, generation: 0 },
+            member: None,
+            ack_mode: AckMode::Never,
+            request: 0,
+            received_at,
+        }
+    }
+
+    pub(super) fn is_operator(&self) -> bool {
+        self.shard == u16::MAX
+    }
 
     pub(super) fn is_on(&self, shard: usize) -> bool {
         usize::from(self.shard) == shard

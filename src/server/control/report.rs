@@ -92,8 +92,8 @@ struct Figures<'a> {
     accept_failures: u64,
     handler_failures: u64,
     handler_panics: u64,
-    closes: &'a BTreeMap<u16, u64>,
-    causes: &'a BTreeMap<&'static str, u64>,
+    closes: BTreeMap<u16, u64>,
+    causes: BTreeMap<&'static str, u64>,
     refusals: &'a BTreeMap<u16, u64>,
     answers: &'a BTreeMap<u16, u64>,
 }
@@ -191,6 +191,7 @@ impl PassedFigures {
 
 impl<'a> Figures<'a> {
     fn new(gauges: &Gauges, counters: &'a Counters) -> Figures<'a> {
+        let traffic = counters.traffic.total();
         Figures {
             connections: gauges.connections,
             topics: gauges.topics,
@@ -205,10 +206,10 @@ impl<'a> Figures<'a> {
             opened: counters.opened,
             tls_handshakes: counters.tls_handshakes,
             tls_resumed: counters.tls_resumed,
-            messages_in: counters.messages_in,
-            messages_out: counters.messages_out,
-            bytes_in: counters.bytes_in,
-            bytes_out: counters.bytes_out,
+            messages_in: traffic.messages_in,
+            messages_out: traffic.messages_out,
+            bytes_in: traffic.bytes_in,
+            bytes_out: traffic.bytes_out,
             short_sends: counters.short_sends,
             pauses: counters.pauses,
             mailbox_full: counters.mailbox_full,
@@ -216,8 +217,8 @@ impl<'a> Figures<'a> {
             accept_failures: counters.accept_failures,
             handler_failures: counters.handler_failures,
             handler_panics: counters.handler_panics,
-            closes: &counters.closes,
-            causes: &counters.causes,
+            closes: counters.closes(),
+            causes: counters.causes(),
             refusals: &counters.refusals,
             answers: &counters.answers,
         }
@@ -311,10 +312,19 @@ fn shard(snapshot: &Snapshot) -> ShardReport<'_> {
 
 #[cfg(test)]
 mod tests {
+    use echoring_runtime::stats::{Account, End};
     use echoring_topics::HubReport;
 
     use super::*;
     use crate::control::ReloadCounters;
+
+    fn counters(messages_in: u64) -> Counters {
+        let mut counters = Counters::default();
+        counters.traffic.at(Account::HANDSHAKE).messages_in = messages_in;
+        counters.ends.insert(End { code: Some(1000), cause: "peer" }, 2);
+        counters.ends.insert(End { code: Some(1006), cause: "gone" }, messages_in);
+        counters
+    }
 
     #[test]
     fn the_node_is_the_sum_of_its_shards() {
@@ -334,11 +344,7 @@ mod tests {
                 passed: Passed { messages_out: 2, ..Passed::default() },
                 ..HubReport::default()
             },
-            counters: Counters {
-                messages_in,
-                closes: [(1000, 2), (1006, messages_in)].into(),
-                ..Counters::default()
-            },
+            counters: counters(messages_in),
             ..Snapshot::default()
         };
         let reloads = ReloadCounters::default().figures();

@@ -105,6 +105,8 @@ pub(super) struct Connections {
     late: Vec<u32>,
     /// Connections whose receive found no memory, first in first out.
     parked: VecDeque<Token>,
+    /// Times that a receive found no memory.
+    pub(super) buffer_stalls: u64,
     /// `Blocked` events; they go in front of the tick's others, so that no reply is staged in vain.
     blocked: Vec<Event>,
     /// `Failed` events; they go behind the tick's others, so that what was received before still counts. And
@@ -149,6 +151,7 @@ impl Connections {
             spare_list: Vec::with_capacity(64),
             late: Vec::new(),
             parked: VecDeque::new(),
+            buffer_stalls: 0,
             blocked: Vec::new(),
             last: Vec::new(),
             addresses: Addresses::default(),
@@ -666,6 +669,7 @@ impl Connections {
             }
             libc::ENOBUFS if slot.phase == Phase::Open => {
                 slot.receive = Receive::Parked;
+                self.buffer_stalls += 1;
                 self.parked.push_back(token);
             }
             libc::ENOBUFS => self.list(token.index),

@@ -18,7 +18,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         let Some(slot) = self.slots.get_mut(token) else { return };
         slot.connection.begin_span(self.env.now);
         if !slot.plain_echo {
-            self.counters.bytes_in += u64::from(span.bytes);
+            self.counters.traffic.at(slot.account).bytes_in += u64::from(span.bytes);
             return self.received_any(application, token, span, SpanCursor::new());
         }
         debug_assert!(slot.connection.may_echo_in_place());
@@ -40,8 +40,9 @@ impl<D: Driver, A: Application> Core<D, A> {
     #[inline(never)]
     fn single_refused(&mut self, application: &mut A, token: Token, span: Span) {
         self.echoed.messages -= 1;
-        self.counters.messages_in += 1;
-        self.counters.messages_out += 1;
+        let traffic = self.counters.traffic.at(self.echo_account);
+        traffic.messages_in += 1;
+        traffic.messages_out += 1;
         self.count_received(span);
         let bytes = span.bytes as usize;
         self.end_plain(application, token, span, SpanCursor::at_end(bytes, SINGLE_REPLY_START..bytes));
@@ -50,7 +51,7 @@ impl<D: Driver, A: Application> Core<D, A> {
     /// Counts a span that was not answered as a single message, although it was about to.
     fn count_received(&mut self, span: Span) {
         self.echoed.bytes -= u64::from(span.bytes);
-        self.counters.bytes_in += u64::from(span.bytes);
+        self.counters.traffic.at(self.echo_account).bytes_in += u64::from(span.bytes);
     }
 
     /// Several messages in one span, for a connection whose short ones are answered at once.
@@ -60,13 +61,14 @@ impl<D: Driver, A: Application> Core<D, A> {
         let mut cursor = SpanCursor::new();
         let bytes = self.driver.received(span);
         let echoed = echo_short(&mut cursor, bytes, self.env.config.message_bytes_max);
-        self.counters.messages_in += echoed;
-        self.counters.messages_out += echoed;
+        let traffic = self.counters.traffic.at(self.echo_account);
+        traffic.messages_in += echoed;
+        traffic.messages_out += echoed;
         if cursor.position() == span.bytes as usize {
             let block = cursor.replies();
             let piece = Span { offset: span.offset + block.start as u32, bytes: block.len() as u32 };
             if self.driver.send_received(token, piece) {
-                self.counters.bytes_out += u64::from(piece.bytes);
+                self.counters.traffic.at(self.echo_account).bytes_out += u64::from(piece.bytes);
                 return;
             }
         }
@@ -117,6 +119,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         slot.plain_echo = !slot.dirty
             && !slot.leaving
             && !self.sessions.has(token.index)
+            && !slot.account.is_own()
             && self.env.config.message_bytes_max >= SINGLE_FRAME_BYTES_MAX as u64
             && slot.connection.may_echo_in_place()
             && slot.peer.as_ref().is_some_and(|peer| application.echoes(peer));
@@ -138,7 +141,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         let bytes = source.bytes(&mut self.driver);
         let bytes_max = self.env.config.message_bytes_max;
         while let Some((kind, at)) = slot.connection.next_short(cursor, bytes, bytes_max) {
-            self.counters.messages_in += 1;
+            self.counters.traffic.at(slot.account).messages_in += 1;
             let env = self.env.lend();
             let link = ConnectionContext::of(slot, token, env, &mut self.mailboxes, &mut self.counters);
             let flags = ChunkFlags::whole(kind);
@@ -164,7 +167,7 @@ impl<D: Driver, A: Application> Core<D, A> {
             let (piece, show): (Piece, ShowControl<A>) = match step {
                 Step::Idle => return None,
                 Step::Chunk(flags, piece) => {
-                    self.counters.messages_in += u64::from(flags.last);
+                    self.counters.traffic.at(slot.account).messages_in += u64::from(flags.last);
                     let link = ConnectionContext::of(
                         slot,
                         token,
@@ -229,7 +232,8 @@ impl<D: Driver, A: Application> Core<D, A> {
         let connection = &mut slot.connection;
         let mut taken = true;
         while let Some(buffer) = connection.pop() {
-            taken = send_pooled(&mut self.driver, token, buffer, connection, &mut self.counters);
+            let traffic = self.counters.traffic.at(slot.account);
+            taken = send_pooled(&mut self.driver, token, buffer, connection, traffic);
             if !taken {
                 break;
             }
@@ -249,7 +253,8 @@ impl<D: Driver, A: Application> Core<D, A> {
             }
         }
         if taken && self.driver.send_received(token, piece) {
-            self.counters.bytes_out += u64::from(piece.bytes) + cursor.detached_header().len() as u64;
+            self.counters.traffic.at(slot.account).bytes_out +=
+                u64::from(piece.bytes) + cursor.detached_header().len() as u64;
             connection.replies_sent();
             return Ok(());
         }
@@ -274,8 +279,9 @@ impl<D: Driver, A: Application> Core<D, A> {
             } else if slot.connection.may_echo_in_place() {
                 let echoed = echo_short(&mut cursor, buffer.as_mut_slice(), bytes_max);
                 slot.connection.resume_span(&cursor);
-                self.counters.messages_in += echoed;
-                self.counters.messages_out += echoed;
+                let traffic = self.counters.traffic.at(slot.account);
+                traffic.messages_in += echoed;
+                traffic.messages_out += echoed;
             }
         }
         while let Some(head) = self.read(application, token, buffer, &mut cursor) {
@@ -330,7 +336,7 @@ fn show_chunk<A: Application>(
     };
     let disposition = application.chunk(&mut link, Chunk { kind, first, last, payload });
     if disposition == Disposition::Echo && link.connection.is_open() {
-        link.counters.messages_out += u64::from(last);
+        link.counters.traffic.at(link.account).messages_out += u64::from(last);
         if link.connection.echo(cursor, bytes, flags, piece, &mut link.env).is_err() {
             link.connection.abort(Cause::OutOfMemory);
         }

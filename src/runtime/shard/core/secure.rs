@@ -98,7 +98,8 @@ impl<D: Driver, A: Application> Core<D, A> {
             self.broken(token, broken);
             return true;
         }
-        if !send_sealed(session, token, &mut self.driver, &mut self.counters) {
+        let traffic = self.counters.traffic.at(slot.account);
+        if !send_sealed(session, token, &mut self.driver, traffic) {
             self.touch(token);
         }
         true
