@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicU64;
 use echoring_proto::buffer::Budget;
 use echoring_proto::connection::Compressed;
 
-pub use durations::{Durations, SCHEMA as DURATIONS_SCHEMA, zero_threshold_s};
+pub use durations::{BucketIndex, Durations, SCHEMA as DURATIONS_SCHEMA, zero_threshold_s};
 pub use ledger::{Account, HANDSHAKE_CLASS, Ledger, TRAFFIC_CLASSES, Traffic};
 
 /// Counts of this process's log records, over all threads.

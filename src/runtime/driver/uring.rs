@@ -201,9 +201,10 @@ impl Uring {
                     break;
                 }
             }
-            let reaped = arrived - queue.len();
+            // All of them, unless the loop was left.
+            let remaining = if other.is_some() { queue.len() } else { 0 };
             drop(queue);
-            ring.work.completions += reaped as u64;
+            ring.work.completions += (arrived - remaining) as u64;
             if let Some(completion) = other {
                 woken |= self.reap_other(completion, pool, events);
             } else if !self.ring.fetch_overflow()? {

@@ -22,7 +22,7 @@ use super::timer_wheel::TimerWheel;
 use super::tls::{Security, Sessions};
 use crate::driver::{Driver, Source, Token};
 use crate::limits::TRIM_INTERVAL;
-use crate::stats::{Account, BudgetFigures, Counters, End, HANDSHAKE_CLASS, Snapshot, Traffic};
+use crate::stats::{Account, BucketIndex, BudgetFigures, Counters, End, HANDSHAKE_CLASS, Snapshot, Traffic};
 use echoring_proto::CloseCode;
 use echoring_proto::buffer::{Buffer, Lease};
 use echoring_proto::connection::{
@@ -245,10 +245,11 @@ impl<D: Driver, A: Application> Core<D, A> {
         let ended = self.driver.now();
         let Counters { traffic, tick_time, receive_to_send, .. } = &mut self.counters;
         let taken = ended.saturating_sub(self.env.now);
-        tick_time.record(taken, 1);
+        let bucket = BucketIndex::of(taken);
+        tick_time.record_in(bucket, taken, 1);
         let echoed = traffic.at(self.echo_account).messages_out;
         if echoed > self.echoed_before {
-            receive_to_send.record(taken, echoed - self.echoed_before);
+            receive_to_send.record_in(bucket, taken, echoed - self.echoed_before);
             self.echoed_before = echoed;
         }
         for (received_at, messages) in self.sent.drain(..) {

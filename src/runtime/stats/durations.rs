@@ -33,11 +33,17 @@ impl Durations {
     /// Counts `times` durations of `ns`. What is longer than the last bucket counts there.
     #[inline]
     pub fn record(&mut self, ns: Nanos, times: u64) {
+        self.record_in(BucketIndex::of(ns), ns, times);
+    }
+
+    /// The same with the bucket of `ns`, for a duration that several histograms count.
+    #[inline]
+    pub fn record_in(&mut self, bucket: BucketIndex, ns: Nanos, times: u64) {
         self.count += times;
         self.sum_ns += ns * times;
-        match (number_of(ns) - FIRST - 1).min(BUCKETS as i32 - 1) {
-            below if below < 0 => self.zero += times,
-            index => self.buckets[index as usize] += times,
+        match self.buckets.get_mut(bucket.0 as usize) {
+            Some(count) => *count += times,
+            None => self.zero += times,
         }
     }
 
@@ -83,6 +89,19 @@ impl Durations {
             *bound = f64::INFINITY;
         }
         octaves
+    }
+}
+
+/// The bucket of a duration; beyond all buckets for one that is too short for them.
+#[derive(Clone, Copy, Debug)]
+pub struct BucketIndex(u32);
+
+impl BucketIndex {
+    /// The bucket for a duration of `ns`.
+    #[inline]
+    pub fn of(ns: Nanos) -> BucketIndex {
+        let index = (number_of(ns) - FIRST - 1).min(BUCKETS as i32 - 1);
+        BucketIndex(u32::try_from(index).unwrap_or(u32::MAX))
     }
 }
 
