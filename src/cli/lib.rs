@@ -114,7 +114,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the server: /echo, /broadcast/{topic}, and a page on / that tries them
-    Serve(serve::Args),
+    Serve(Box<serve::Args>),
     /// Measure a server: latency, throughput and integrity under a load of its own
     Bench(Box<bench::Args>),
     /// Compare results of `bench --json`: better, worse, the same or undecided, with intervals

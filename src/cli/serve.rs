@@ -4,6 +4,7 @@
 
 mod allocator;
 mod args;
+mod auth;
 mod changes;
 mod check;
 mod config;

@@ -31,6 +31,7 @@ mod replay;
 mod reports;
 mod request_history;
 mod requests;
+mod rights;
 mod sequencer;
 pub(crate) mod session;
 mod sessions;

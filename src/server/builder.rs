@@ -10,6 +10,7 @@ use crate::handler::Handler;
 use crate::response::Response;
 use crate::route::{PlainRequest, Route};
 use crate::server::Server;
+use echoring_auth::Authenticator;
 use echoring_proto::handshake::{OriginPolicy, Refusal, Request, SubprotocolPreference};
 use echoring_proto::limits::Nanos;
 
@@ -205,6 +206,13 @@ impl Builder {
     /// The origins that may connect, unless a route has its own policy; those of the same host by default.
     pub fn origins(mut self, origins: OriginPolicy) -> Builder {
         self.config.origins = origins;
+        self
+    }
+
+    /// Authenticates clients; without it, everybody is let in. Handlers learn who a client is from
+    /// [`Opening::client`](crate::Opening::client).
+    pub fn auth(mut self, auth: Arc<Authenticator>) -> Builder {
+        self.config.auth = Some(auth);
         self
     }
 

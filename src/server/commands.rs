@@ -20,6 +20,7 @@ use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
 use echoring_topics::{Content, Placement, Position, Publication, Refused};
 use echoring_topics::{HubReport, TopicReport};
 
+use crate::auth::AuthCommand;
 use crate::broadcast::Broadcast;
 use crate::config::ServerConfig;
 use crate::peer::ServerApplication;
@@ -112,6 +113,8 @@ pub enum ShardCommand {
     Topics(mpsc::SyncSender<(usize, Vec<TopicReport>)>),
     /// Report about the topic of this name, if the shard knows it.
     Topic(Box<str>, mpsc::SyncSender<(usize, Option<TopicReport>)>),
+    /// A command about authentication.
+    Auth(AuthCommand),
 }
 
 /// Messages for a topic, in order.
@@ -381,7 +384,7 @@ mod tests {
         let driver = Epoll::new(&options).expect("epoll");
         let topics = Lease::new(Budget::new(64), 64);
         let placement = Placement::new(1);
-        let service = crate::shard_thread::service(&config, topics, 1, placement);
+        let service = crate::shard_thread::service(&config, Arc::default(), topics, 1, placement);
         let shard = Shard::new(driver, service, shard_config, Allowance::standalone(4), mailboxes);
         let commands = CommandSender::new([shard.remote()].into(), placement);
         (shard, commands)

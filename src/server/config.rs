@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::response::Response;
 use crate::route::Routes;
+use echoring_auth::Authenticator;
 use echoring_proto::connection::{self, Pings};
 use echoring_proto::handshake::{HostPolicy, OriginPolicy, Refusal, Request, SubprotocolPreference};
 use echoring_proto::limits;
@@ -102,6 +103,8 @@ pub struct ServerConfig {
     pub origins: OriginPolicy,
     /// The host names that the server answers to. `/healthz` answers to all.
     pub hosts: HostPolicy,
+    /// Who may connect; `None` lets everybody in. Topics say what clients may do.
+    pub auth: Option<Arc<Authenticator>>,
     /// Subprotocols to select from, preferred first; each is a token (RFC 6455, 4.1).
     pub subprotocols: Vec<&'static str>,
     /// Whether the order of the server or of the client selects among several.
@@ -148,6 +151,7 @@ impl Default for ServerConfig {
             tls: None,
             origins: OriginPolicy::SameHost,
             hosts: HostPolicy::Any,
+            auth: None,
             subprotocols: Vec::new(),
             subprotocol_preference: SubprotocolPreference::Server,
             handshake_timeout: limits::HANDSHAKE_TIMEOUT,

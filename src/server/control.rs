@@ -199,6 +199,7 @@ impl ControlThread {
             control: RUNTIME,
             shards: self.shards,
             reloads: self.reloading.counters.figures(),
+            auth: self.server.auth(),
         }
     }
 

@@ -1,13 +1,16 @@
 //! [`Handle`]: access to a running server from any thread. Everything goes to the shards as messages.
 
+use std::io;
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
+use crate::auth::{AuthCommand, AuthCounters, AuthFigures};
 use crate::commands::{CommandSender, OwnedPublication, PublishError, Published, ShardCommand};
 use crate::limits::{BROKEN_DRAIN_TIMEOUT, SNAPSHOT_TIMEOUT};
 use crate::reconfigure::LiveLimits;
 use crate::watchdog::Watchdog;
 use echoring_async::limits::DRAIN_TIMEOUT;
+use echoring_auth::Authenticator;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::shard::{ControlMessage, Remote};
 use echoring_runtime::stats;
@@ -24,6 +27,7 @@ pub struct Handle {
     pub(crate) limits: Arc<LiveLimits>,
     pub(crate) watchdog: Arc<Watchdog>,
     pub(crate) failure: Arc<FailureState>,
+    pub(crate) auth_counters: Arc<AuthCounters>,
 }
 
 impl Handle {
@@ -66,6 +70,25 @@ impl Handle {
     /// The report of each shard about one topic; `None` from a shard that does not know it.
     pub fn topic(&self, name: &str) -> Vec<(usize, Option<TopicReport>)> {
         self.commands.topic(name)
+    }
+
+    /// Counts of authentication.
+    pub fn auth(&self) -> AuthFigures {
+        self.auth_counters.figures()
+    }
+
+    /// Replaces the settings of authentication on all shards. Connections whose credentials the new settings do not know are
+    /// closed with 4001, and subscriptions that are no longer allowed end. Clients that were let in without credentials stay.
+    ///
+    /// # Errors
+    /// If the thread of authentication cannot be started; nothing has changed then.
+    pub fn replace_auth(&self, auth: &Arc<Authenticator>) -> io::Result<()> {
+        auth.start()?;
+        for remote in self.remotes.iter() {
+            let command = ShardCommand::Auth(AuthCommand::Replace(Arc::clone(auth)));
+            remote.send(ControlMessage::Command(command));
+        }
+        Ok(())
     }
 
     /// The numbers of the shards that have not answered for a second, or have ended. Blocks for a second at most.

@@ -7,6 +7,7 @@
 //! The crate never installs signal handlers or changes other state of the process.
 #![forbid(unsafe_code)]
 
+mod auth;
 pub(crate) mod broadcast;
 mod builder;
 mod commands;
@@ -34,6 +35,7 @@ pub mod v1;
 pub mod validation;
 mod watchdog;
 
+pub use auth::{AuthCommand, AuthCounters, AuthFigures};
 pub use broadcast::BroadcastSettings;
 pub use broadcast::shard_mail::ShardMail;
 pub use builder::Builder;
@@ -42,6 +44,7 @@ pub use config::{
     Compression, DriverChoice, ListenAddress, RefusalFn, RefusalHook, ServerConfig, StartError,
     StartErrorKind,
 };
+pub use echoring_auth::{Authenticator, Identity, Settings as AuthSettings};
 pub use echoring_proto::connection::{Cause, Chunk, Closed, MessageKind};
 pub use echoring_runtime::shard::Disposition;
 pub use echoring_topics::{Content, Position, Refused};

@@ -44,6 +44,15 @@ pub const MAILBOX_BYTES_MIN: usize = 1024 * 1024;
 /// and a second for a busy peer. At most a quarter of the drain.
 pub const DRAIN_GOODBYE: Nanos = 2 * SECOND;
 
+// ---- authentication ----
+
+/// Requests of one shard that wait for the authentication thread. Further clients are answered 503.
+pub const AUTH_PENDING_MAX: usize = 1_024;
+/// Bytes of their heads: a quarter of them may be as large as a head may be.
+pub const AUTH_PENDING_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Time before the expiry of its credentials at which a session is told, or half of the time that is left.
+pub const EXPIRY_NOTICE: Nanos = 30 * SECOND;
+
 // ---- routes of the embedding program ----
 
 /// Maximum bytes of the body of a route's response.

@@ -7,9 +7,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
+use crate::auth::AuthCounters;
 use crate::broadcast::MAIL_OVERHEAD_BYTES;
 use crate::commands::CommandSender;
-use crate::config::{ListenAddress, ServerConfig, StartError};
+use crate::config::{ListenAddress, ServerConfig, StartError, StartErrorKind};
 use crate::handle::{End, FailureState, Handle, Snapshot};
 use crate::host::Resolved;
 use crate::limits::{
@@ -183,6 +184,13 @@ impl Bound {
     ) -> Result<Server, StartError> {
         let before_accepting = ready;
         let Bound { config, resolved, listeners } = self;
+        if let Some(auth) = &config.auth {
+            auth.start().map_err(|error| {
+                let problem = format!("no thread for authentication: {error}");
+                StartError::new(StartErrorKind::Thread, problem, "raise the limit on processes")
+            })?;
+        }
+        let auth_counters = Arc::<AuthCounters>::default();
         let Resolved { shards, cpus, connections_max: connections } = resolved;
         let budget = Budget::new(config.memory_budget_bytes);
         let seats = Budget::new(u64::from(connections));
@@ -215,6 +223,7 @@ impl Bound {
                 topics: Lease::new(topics.clone(), TOPIC_LEASE),
                 seed: random_seed(),
                 placement,
+                auth_counters: Arc::clone(&auth_counters),
             },
         });
         let options = LaunchOptions { thread_name: "shard", driver: config.driver };
@@ -242,7 +251,7 @@ impl Bound {
             connections_most: u64::from(connections),
             topics,
         });
-        let handle = Handle { remotes, commands, limits, watchdog, failure };
+        let handle = Handle { remotes, commands, limits, watchdog, failure, auth_counters };
         // This is the only place that sets the failure.
         let _ = started.set(handle.clone());
         let threads = launched.run();

@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
+use echoring_auth::Authenticator;
 use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::connection::{Chunk, Closed, Reply};
 use echoring_proto::handshake::{
@@ -11,10 +13,15 @@ use echoring_proto::handshake::{
 use echoring_proto::limits::Nanos;
 
 use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::{Answer, Application, ConnectionContext, Context, Disposition, OwnedReply};
+use echoring_runtime::shard::{
+    Answer, Application, ConnectionContext, Context, Disposition, OwnedReply, Remote,
+};
 use echoring_topics::HubReport;
 use echoring_topics::{Placement, Rules, TopicSettings, is_topic_name};
 
+mod admission;
+
+use crate::auth::{Admission, AuthCounters, Gate};
 use crate::broadcast::shard_mail::ShardMail;
 use crate::broadcast::{Broadcast, BroadcastSettings};
 use crate::commands::{Backlog, ShardCommand};
@@ -25,7 +32,6 @@ use crate::pages;
 use crate::peer::{Peer, class};
 use crate::response::{Response, to_reply};
 use crate::route::{Route, Routes, Subprotocols};
-use crate::v1;
 
 const METHOD: Refusal =
     Refusal { status: 405, reason: "method not allowed", headers: "Allow: GET, HEAD\r\n", hint: "use GET" };
@@ -57,6 +63,7 @@ pub struct Service {
     subprotocols: Vec<&'static str>,
     preference: SubprotocolPreference,
     broadcast: Broadcast,
+    gate: Gate,
     /// Publications of other threads.
     backlog: Backlog,
 }
@@ -85,6 +92,7 @@ impl Service {
             subprotocols: Vec::new(),
             preference: SubprotocolPreference::default(),
             broadcast: Broadcast::new(broadcast),
+            gate: Gate::default(),
             backlog: Backlog::default(),
         }
     }
@@ -102,6 +110,16 @@ impl Service {
         preference: SubprotocolPreference,
     ) -> Service {
         Service { subprotocols, preference, ..self }
+    }
+
+    /// Authenticates clients.
+    pub fn with_auth(self, auth: Option<Arc<Authenticator>>, counters: Arc<AuthCounters>) -> Service {
+        Service { gate: Gate::new(auth, counters), ..self }
+    }
+
+    /// Sets the shard that the service runs on, so that decisions of other threads find it.
+    pub(crate) fn set_shard(&mut self, shard: Remote<ShardCommand, HubReport>) {
+        self.gate.set_shard(shard);
     }
 
     /// Adds routes of the program, before the built-in ones.
@@ -188,11 +206,12 @@ impl Service {
         request: &Request<'_>,
         upgrade: &Upgrade<'_>,
     ) -> Answer<Peer> {
-        if !route.allows(upgrade, &self.origins) {
-            return Answer::Refuse(Refusal::ORIGIN);
-        }
         let defaults = Subprotocols { names: &self.subprotocols, preference: self.preference };
-        let mut opening = route.opening(request, upgrade, defaults);
+        let mut opening = route.opening(request, upgrade, defaults, self.gate.client(token));
+        if opening.subprotocol().is_none() && self.gate.is_on() {
+            // Whether it was offered does not matter.
+            opening.choose_subprotocol(Some(echoring_auth::SUBPROTOCOL));
+        }
         match route.make(&mut opening) {
             Ok(handler) => {
                 let extras = Box::new(opening.into_extras());
@@ -234,32 +253,18 @@ impl Application for Service {
             return Answer::Refuse(Refusal::FOREIGN_HOST);
         }
         let Some(upgrade) = upgrade else { return self.plain(request) };
-        if let Some(route) = self.routes.find(request.path, upgrade, self.preference) {
-            return self.open(token, &route, request, upgrade);
+        let route = self.routes.find(request.path, upgrade, self.preference);
+        if let Some(refusal) = self.check_origin(route.as_deref(), upgrade) {
+            return Answer::Refuse(refusal);
         }
-        if !self.builtin_routes {
-            return Answer::Refuse(NO_ROUTE);
+        let (admission, needs_address) = self.gate.admit(token, request, upgrade, cx.now());
+        if needs_address {
+            cx.find_address(token);
         }
-        if !self.origins.allows(upgrade.host, upgrade.origin) {
-            return Answer::Refuse(Refusal::ORIGIN);
-        }
-        let subprotocol = upgrade.subprotocol(&self.subprotocols, self.preference);
-        match request.path {
-            "/" | "/echo" => Answer::Upgrade { peer: Peer::Echo, subprotocol, whole: false },
-            "/broadcast" => match upgrade.subprotocol(&[v1::SUBPROTOCOL], self.preference) {
-                Some(subprotocol) => self.broadcast.open_session(subprotocol),
-                None => Answer::Refuse(NO_SUBPROTOCOL),
-            },
-            path => match path.strip_prefix("/broadcast/") {
-                Some(segment) => match topic_of(segment) {
-                    Some(topic) => {
-                        let echo_own = request.query_value("self") == Some("1");
-                        self.broadcast.subscribe_raw(cx, token, &topic, echo_own, subprotocol)
-                    }
-                    None => Answer::Refuse(BAD_TOPIC),
-                },
-                None => Answer::Refuse(Refusal::NOT_FOUND),
-            },
+        match admission {
+            Admission::Open => self.serve_known(cx, token, request, upgrade, route),
+            Admission::Later => Answer::Later { peer: Peer::Echo },
+            Admission::Refused(refusal) => Answer::Refuse(refusal),
         }
     }
 
@@ -313,7 +318,7 @@ impl Application for Service {
                 Disposition::Done
             }
             Peer::Session(_) => {
-                self.broadcast.request(link, chunk.kind, chunk.payload);
+                self.broadcast.request(link, &mut self.gate, chunk.kind, chunk.payload);
                 Disposition::Done
             }
             Peer::Handler(slot) => self.handlers.chunk(link, slot, &chunk),
@@ -338,6 +343,7 @@ impl Application for Service {
         token: Token,
         address: Option<SocketAddr>,
     ) {
+        self.gate.addressed(token, address);
         if let Some(&mut Peer::Handler(slot)) = cx.peer(token)
             && let Some(mut link) = cx.link(token).filter(|link| link.is_open())
         {
@@ -367,6 +373,7 @@ impl Application for Service {
         peer: Peer,
         closed: &Closed,
     ) {
+        self.gate.forget(token);
         match peer {
             Peer::Echo => {}
             Peer::Subscriber(_) | Peer::Session(_) => self.broadcast.closed(cx, token, peer),
@@ -397,6 +404,7 @@ impl Application for Service {
                 self.configure(&config);
                 let _ = reply.try_send((shard, ()));
             }
+            ShardCommand::Auth(command) => self.auth_command(cx, command),
         }
     }
 
@@ -408,6 +416,9 @@ impl Application for Service {
         if !self.backlog.is_empty() {
             self.backlog.publish(&mut self.broadcast, cx);
         }
+        if self.gate.deadline().is_some_and(|at| at <= cx.now()) {
+            self.end_expired(cx);
+        }
         self.broadcast.tick_ended(cx);
         self.handlers.tick_ended(cx);
     }
@@ -417,10 +428,8 @@ impl Application for Service {
             return Some(0);
         }
         // Called in every tick, and nearly always without deadlines.
-        match (self.broadcast.deadline(), self.handlers.deadline()) {
-            (Some(broadcast), Some(handlers)) => Some(broadcast.min(handlers)),
-            (broadcast, handlers) => broadcast.or(handlers),
-        }
+        let deadlines = [self.broadcast.deadline(), self.handlers.deadline(), self.gate.deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
     fn outlives_drain(&self, peer: &Peer) -> bool {

@@ -2,7 +2,9 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
+use crate::auth::AuthCounters;
 use crate::broadcast::BroadcastSettings;
 use crate::broadcast::shard_mail::ShardMail;
 use crate::config::{ServerConfig, StartError, StartErrorKind};
@@ -18,7 +20,13 @@ use echoring_runtime::shard::{Allowance, Mailboxes, Security, Shard, ShardConfig
 use echoring_topics::Placement;
 
 /// The service of a shard, with its routes.
-pub(crate) fn service(config: &ServerConfig, topics: Lease, seed: u64, placement: Placement) -> Service {
+pub(crate) fn service(
+    config: &ServerConfig,
+    counters: Arc<AuthCounters>,
+    topics: Lease,
+    seed: u64,
+    placement: Placement,
+) -> Service {
     let broadcast = BroadcastSettings {
         rules: config.topics.clone(),
         topics,
@@ -32,6 +40,7 @@ pub(crate) fn service(config: &ServerConfig, topics: Lease, seed: u64, placement
         .with_subprotocols(config.subprotocols.clone(), config.subprotocol_preference)
         .with_routes(config.routes.clone())
         .with_hosts(config.hosts.clone())
+        .with_auth(config.auth.clone(), counters)
         .with_refusal_hook(config.on_refusal.clone());
     if config.test_endpoints {
         service = service.with_test_endpoints();
@@ -52,6 +61,7 @@ pub(crate) struct ServiceSetup {
     pub(crate) topics: Lease,
     pub(crate) seed: u64,
     pub(crate) placement: Placement,
+    pub(crate) auth_counters: Arc<AuthCounters>,
 }
 
 impl ShardSetup for ServiceSetup {
@@ -59,7 +69,7 @@ impl ShardSetup for ServiceSetup {
     type Output = Snapshot;
 
     fn build<D: Driver>(self, driver: D) -> io::Result<Shard<D, Service>> {
-        let service = service(&self.config, self.topics, self.seed, self.placement);
+        let service = service(&self.config, self.auth_counters, self.topics, self.seed, self.placement);
         let config = ShardConfig {
             connection: self.config.connection(),
             connections: self.connections + REFUSING_CONNECTIONS_MAX,
@@ -70,6 +80,8 @@ impl ShardSetup for ServiceSetup {
         if let Some(log) = self.config.access_log {
             shard.set_access_log(log);
         }
+        let remote = shard.remote();
+        shard.application().set_shard(remote);
         self.sockets.into_iter().try_for_each(|socket| shard.listen(socket))?;
         Ok(shard)
     }

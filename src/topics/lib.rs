@@ -8,6 +8,7 @@
 //! in, encodes frames on request, and gets results back.
 #![forbid(unsafe_code)]
 
+mod access;
 mod accounts;
 mod by_size;
 mod channel;
@@ -25,6 +26,7 @@ mod settings;
 mod slot_map;
 mod topic;
 
+pub use access::{Access, Permission, Right};
 pub use accounts::{Deliveries, HubReport, OwnerReport, Passed, Publications, TopicReport};
 pub use channel::{Encode, Encoding, Format, Gap, GapReason, MemberId, Sink};
 pub use keyed::Keyed;

@@ -74,7 +74,7 @@ pub enum Refused {
     NoKey,
     /// The topic has the maximum number of keys.
     TooManyKeys,
-    /// Clients may not publish to this topic.
+    /// The publisher may not publish to this topic.
     Forbidden,
     /// The message exceeds the node's size limit.
     TooLarge,
@@ -115,7 +115,7 @@ impl fmt::Display for Refused {
             Refused::TooManyTopics => "the node has the maximum number of topics",
             Refused::NoKey => "messages of this topic need a key",
             Refused::TooManyKeys => "the topic has the maximum number of keys",
-            Refused::Forbidden => "clients may not publish to this topic",
+            Refused::Forbidden => "not allowed to publish to this topic",
             Refused::TooLarge => "the message exceeds the size limit of this node",
             Refused::OutOfMemory => "the node's memory for messages is exhausted",
             Refused::Draining => "the server is shutting down",

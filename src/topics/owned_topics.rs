@@ -10,7 +10,7 @@ use super::keyed::Keyed;
 use super::log::{Log, Origin};
 use super::message::{Position, Publication, Refused};
 use super::owned_topic::{OwnedTopic, Rate};
-use super::replay::{ENTRY_BYTES, Members, Page, Replay, append_entry};
+use super::replay::{ENTRY_BYTES, Members, Page, Replay, append_entry, append_member, member_bytes};
 use super::retained::Retained;
 use super::settings::{Rules, SlowConsumerPolicy};
 use super::slot_map::SlotMap;
@@ -395,34 +395,49 @@ impl OwnedTopics {
         Some(told)
     }
 
-    /// A subscriber with presence joined or left. Returns the number of such subscribers and the shards to notify.
-    pub fn presence(&mut self, id: OwnedTopicId, client: u64, joined: bool) -> Option<(u64, Shards<'_>)> {
+    /// A subscriber with presence joined, with the subject of its credentials or an empty one, or left. Returns the number of
+    /// such subscribers, the subject, and the shards to notify.
+    pub fn presence(
+        &mut self,
+        id: OwnedTopicId,
+        client: u64,
+        joined: Option<&str>,
+    ) -> Option<(u64, Box<str>, Shards<'_>)> {
         let owned = self.table.get_mut(id.key())?;
-        if joined {
-            owned.members.insert(client);
-        } else {
-            owned.members.remove(&client);
-        }
-        Some((owned.members.len() as u64, &owned.shards))
+        let subject = match joined {
+            Some(subject) => {
+                owned.members.insert(client, subject.into());
+                subject.into()
+            }
+            None => owned.members.remove(&client).unwrap_or_default(),
+        };
+        Some((owned.members.len() as u64, subject, &owned.shards))
     }
 
-    /// Appends to `page` at most `most` of the subscribers with presence, those after `after`; see `members`.
+    /// Appends to `page` at most `most` of the subscribers with presence, those after `after`, in at most `bytes_max` unless
+    /// a single one is longer; see `members`.
     pub fn members(
         &mut self,
         id: OwnedTopicId,
         after: Option<u64>,
         most: usize,
+        bytes_max: usize,
         page: &mut Vec<u8>,
     ) -> Option<Members> {
         let owned = self.table.get_mut(id.key())?;
         let first = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut rest = owned.members.range((first, Bound::Unbounded));
+        let mut rest = owned.members.range((first, Bound::Unbounded)).peekable();
         let mut last = None;
-        for client in rest.by_ref().take(most) {
-            page.extend_from_slice(&client.to_le_bytes());
-            last = Some(*client);
+        for _ in 0..most {
+            let Some((client, subject)) = rest.peek() else { break };
+            if last.is_some() && page.len() + member_bytes(subject) > bytes_max {
+                break;
+            }
+            append_member(page, **client, subject);
+            last = Some(**client);
+            rest.next();
         }
-        let next = last.filter(|_| rest.next().is_some());
+        let next = last.filter(|_| rest.peek().is_some());
         Some(Members { count: owned.members.len() as u64, next })
     }
 
@@ -525,7 +540,7 @@ impl OwnedTopics {
             keyed: Keyed::default(),
             keyed_since: position.offset,
             idempotent: None,
-            members: BTreeSet::new(),
+            members: BTreeMap::new(),
             begun_by: 0,
             idle_since: Some(now),
         };

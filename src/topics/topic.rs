@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use super::access::Right;
 use super::accounts::{Deliveries, TopicReport};
 use super::by_size::BySize;
-use super::channel::{Append, Channel, ChannelContext, Encode, Encoding, Format, MemberId, Sink, Sums};
+use super::channel::{
+    Append, Audience, Channel, ChannelContext, Encode, Encoding, Format, MemberId, Sink, Sums,
+};
 use super::keyed::Keyed;
 use super::log::Origin;
 use super::message::Publication;
@@ -250,7 +253,14 @@ impl<K: Copy + Eq> Topics<K> {
 
     /// The settings of the topic `name`, whether it exists or not.
     pub fn settings_of(&self, name: &str) -> &TopicSettings {
-        self.rules.of(name)
+        let known = self.find(name).and_then(|id| self.settings(id));
+        known.unwrap_or_else(|| self.rules.of(name))
+    }
+
+    /// Whether everybody has a right on all topics.
+    #[inline]
+    pub fn is_for_everybody(&self, right: Right) -> bool {
+        self.rules.is_for_everybody(right)
     }
 
     /// The topic of this name, if it exists.
@@ -403,23 +413,32 @@ impl<K: Copy + Eq> Topics<K> {
             // missed.
             while !state.keyed.keep(memory.pool, offset, publication) && memory.shed() {}
         }
-        self.append_to(id, memory, &Append { offset, origin, publisher, is_notice: false }, frames);
+        self.append_to(id, memory, &Append { offset, origin, publisher, audience: Audience::All }, frames);
     }
 
     /// Appends an event for the subscribers whose protocol has events.
     pub fn append_notice(&mut self, id: TopicId, memory: &mut LogMemory<'_>, notice: &mut impl Encode) {
+        self.append_event(id, memory, Audience::Events, notice);
+    }
+
+    fn append_event(
+        &mut self,
+        id: TopicId,
+        memory: &mut LogMemory<'_>,
+        audience: Audience,
+        event: &mut impl Encode,
+    ) {
         let offset = self.offset(id);
-        let append = Append { offset, origin: 0, publisher: None, is_notice: true };
-        self.append_to(id, memory, &append, notice);
+        self.append_to(id, memory, &Append { offset, origin: 0, publisher: None, audience }, event);
     }
 
     /// Appends a presence event. Subscribers that miss it are told so.
     pub fn append_presence(&mut self, id: TopicId, memory: &mut LogMemory<'_>, notice: &mut impl Encode) {
-        self.append_notice(id, memory, notice);
+        self.append_event(id, memory, Audience::Presence, notice);
         let Some(topic) = self.table.get(id.key()) else { return };
         for &number in &topic.channels {
             if let Some(channel) = self.channels.get_mut(number)
-                && channel.format.dialect != Encoding::Raw
+                && channel.format.dialect.has_presence()
             {
                 channel.note_presence();
             }

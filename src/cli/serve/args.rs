@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, ValueEnum};
 
+use super::auth::AuthArgs;
 use super::reload::Reload;
 use super::topics::keys;
 use crate::compress::Compress;
@@ -38,6 +39,8 @@ Examples:
   echoring serve --config /etc/echoring.toml --log debug
       the settings of the file, with another log level
   echoring serve --compress on
+  echoring serve --auth-jwks https://idp.example/jwks.json --auth-audience echoring
+      only clients with a token of that provider; [[topics]] in --config say what they may do
   echoring serve --listen 0.0.0.0:443 --tls-cert fullchain.pem --tls-key key.pem
   echoring serve --compress 'server_max_window_bits=12; client_no_context_takeover; level=3'
 
@@ -374,6 +377,9 @@ pub(crate) struct Args {
     /// In a file, test_endpoints = false means the same as demo = "off".
     #[arg(long = "no-test-endpoints", action = ArgAction::SetFalse, help_heading = PROTOCOL)]
     pub(super) test_endpoints: bool,
+
+    #[command(flatten)]
+    pub(super) auth: AuthArgs,
 }
 
 /// A destination of `--log-file`.

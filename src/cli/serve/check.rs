@@ -12,6 +12,7 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgMatches};
 
 use super::args::{Args, CpuList};
+use super::auth;
 use super::config;
 use super::settings::Settings;
 use super::topics::Topic;
@@ -83,9 +84,17 @@ fn topic_values(table: &str, topic: &Topic) -> Vec<(String, String)> {
 impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let command = flags::command::<Args>();
-        for arg in config::keys(&command) {
+        let (auth_keys, keys): (Vec<_>, Vec<_>) = config::keys(&command).partition(|arg| is_auth(arg));
+        for arg in keys {
             if let Some(value) = self.shown(arg) {
                 write_value(f, arg.get_id().as_str(), &value, self.origins.shown(arg))?;
+            }
+        }
+        writeln!(f, "\n[{}]", auth::TABLE)?;
+        for arg in auth_keys {
+            if let Some(value) = value(arg, &self.matches) {
+                let key = arg.get_id().as_str().trim_start_matches(auth::PREFIX);
+                write_value(f, key, &value, self.origins.shown(arg))?;
             }
         }
         writeln!(f, "\n[topic_defaults]")?;
@@ -96,6 +105,11 @@ impl fmt::Display for Settings {
         }
         Ok(())
     }
+}
+
+/// Whether an option is in the table `[auth]` of the file.
+fn is_auth(arg: &Arg) -> bool {
+    arg.get_id().as_str().starts_with(auth::PREFIX)
 }
 
 /// A line of the file. A comment names the origin of a value that is no default.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use clap::{Arg, ArgMatches, Command};
 
 use super::args::Args;
+use super::auth;
 use super::reload::{Reload, reload_of};
 use super::settings::Settings;
 use super::topics::Tables;
@@ -17,12 +18,12 @@ use super::variables::Variables;
 use super::watch::Version;
 use crate::Failure;
 use crate::file::flags::{self, Flag, Given};
-use crate::file::{Source, entries};
+use crate::file::{Entry, Source, entries};
 
 /// Options about the file, which are not in it.
 const NO_KEYS: [&str; 2] = ["config", "check"];
 /// The tables beside the keys.
-const TABLES: [&str; 2] = ["topic_defaults", "topics"];
+const TABLES: [&str; 3] = [auth::TABLE, "topic_defaults", "topics"];
 
 /// The sources of a server's options. All but the file stay as they are while the process runs.
 #[derive(Debug)]
@@ -128,6 +129,7 @@ impl ConfigFile {
                 ("topics", _) => file.tables.read_topics(&entry)?,
                 ("topic_defaults", _) => file.tables.read_defaults(&entry)?,
                 // A server is started in its working directory, where relative files are.
+                (auth::TABLE, _) => file.read_auth(&command, &entry)?,
                 (_, Some(arg)) => file.flags.push(Flag::from_entry(&command, arg, &entry, Path::new(""))?),
                 (_, None) => {
                     let known = keys(&command).map(|arg| arg.get_id().as_str()).chain(TABLES);
@@ -136,6 +138,18 @@ impl ConfigFile {
             }
         }
         Ok(file)
+    }
+
+    /// Reads `[auth]`: its keys are the options with that prefix.
+    fn read_auth(&mut self, command: &Command, table: &Entry<'_>) -> Result<(), Failure> {
+        for entry in table.table()? {
+            let Some(arg) = find(command, &format!("{}{}", auth::PREFIX, entry.key)) else {
+                let known = keys(command).filter_map(|arg| arg.get_id().as_str().strip_prefix(auth::PREFIX));
+                return Err(entry.unknown(&known.collect::<Vec<_>>()));
+            };
+            self.flags.push(Flag::from_entry(command, arg, &entry, Path::new(""))?);
+        }
+        Ok(())
     }
 }
 
@@ -473,11 +487,11 @@ pub(super) mod tests {
         assert_eq!(prices.slow, echoring_topics::SlowConsumerPolicy::Conflate);
         assert_eq!((prices.lag, prices.coalesce, prices.lag_bytes), (SECOND, 2 * MILLISECOND, 64 * 1024));
         assert_eq!((prices.history.messages, prices.history.bytes), (0, 1 << 20));
-        assert!(prices.presence && prices.clients_publish);
+        assert!(prices.has_presence() && prices.access.publish.includes_clients());
         let others = rules.of("news");
         assert_eq!(others.slow, echoring_topics::SlowConsumerPolicy::DropOldest);
         assert_eq!((others.history.age, others.heartbeat), (300 * SECOND, 10 * SECOND));
-        assert!(!others.presence && !others.clients_publish);
+        assert!(!others.has_presence() && !others.access.publish.includes_clients());
         let plain = settings("", &[]).expect("valid").server.topics;
         assert_eq!(plain.of("x"), &echoring_topics::TopicSettings::default());
     }

@@ -131,9 +131,14 @@ impl ReloadThread {
 
     /// Takes over what can be changed of `settings`, and logs it.
     fn reload(&mut self, cause: &str, settings: Result<Settings, Failure>) -> Reloaded {
-        let reloaded = match settings.and_then(|settings| self.running.take_over(settings)) {
-            Ok(mut report) => {
-                report.files = self.files.replace(Contents::of(&self.running.settings));
+        let taken_over = settings.and_then(|settings| {
+            let files = Contents::of(&settings);
+            let report = self.running.take_over(settings, self.files.differing(&files))?;
+            self.files = files;
+            Ok(report)
+        });
+        let reloaded = match taken_over {
+            Ok(report) => {
                 report.log(cause);
                 self.watched.set(self.running.watched_files());
                 Reloaded::Accepted(serde_json::to_string_pretty(&report).unwrap_or_default())
@@ -168,7 +173,7 @@ impl Running {
     ///
     /// # Errors
     /// If something in it cannot be used; then nothing was changed.
-    fn take_over(&mut self, wanted: Settings) -> Result<Report, Failure> {
+    fn take_over(&mut self, wanted: Settings, files: Vec<PathBuf>) -> Result<Report, Failure> {
         let filter = environment::checked_filter(&wanted.logs.filter)?;
         let token = wanted.admin_token_file.as_deref().map(read_token).transpose()?;
         let beyond = self.server.needs_restart(&wanted.server);
@@ -182,6 +187,15 @@ impl Running {
         };
         let restart = changes(&next, &wanted).into_iter().map(hint).collect();
         let changed = changes(&self.settings, &next);
+        // The same settings keep what is cached, and the clients.
+        let auth_changed = !files.is_empty() || changed.iter().any(|change| change.key.starts_with("auth_"));
+        if let Some(auth) = next.server.auth.as_ref().filter(|_| auth_changed) {
+            self.server.replace_auth(auth).map_err(|error| {
+                Failure::Environment(format!(
+                    "no thread for authentication: {error}; raise the limit on processes"
+                ))
+            })?;
+        }
         // Fails only without a log.
         let _ = logging::set_level(filter, next.logs.filter.clone());
         if let Some(control) = &self.control {
@@ -189,7 +203,7 @@ impl Running {
         }
         self.server.reconfigure(&next.server);
         self.settings = next;
-        Ok(Report { schema: SCHEMA, changed, restart, files: Vec::new() })
+        Ok(Report { schema: SCHEMA, changed, restart, files })
     }
 }
 
@@ -224,12 +238,10 @@ impl Contents {
         Contents(settings.secret_files.iter().map(hash).collect())
     }
 
-    /// Replaces them, and returns the files that differ.
-    fn replace(&mut self, by: Contents) -> Vec<PathBuf> {
+    /// The files of `others` that differ.
+    fn differing(&self, others: &Contents) -> Vec<PathBuf> {
         let differs = |(file, hash): &(&PathBuf, &Option<u64>)| self.0.get(*file) != Some(hash);
-        let differing = by.0.iter().filter(differs).map(|(file, _)| file.clone()).collect();
-        *self = by;
-        differing
+        others.0.iter().filter(differs).map(|(file, _)| file.clone()).collect()
     }
 }
 

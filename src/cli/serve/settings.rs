@@ -40,6 +40,8 @@ pub(crate) struct Settings {
     pub(crate) sandbox: Sandbox,
     /// The files of TLS that `server` has read.
     pub(super) tls: Option<ServerTls>,
+    /// Warnings about the settings of authentication.
+    auth_warnings: Vec<String>,
     /// The topics of `server`, as they were configured.
     pub(super) topics: Topics,
     /// The options that all this was made of.
@@ -96,15 +98,20 @@ impl Settings {
         check(&args, &origins)?;
         let topics = topics(&args, &tables)?;
         let tls = server_tls(&args, &origins)?;
-        let secret_files = tls.iter().flat_map(ServerTls::files).chain(args.admin_token_file.as_deref());
-        let secret_files = secret_files.map(|file| (file.to_owned(), Version::of(file))).collect();
+        let tls_files = tls.iter().flat_map(ServerTls::files).map(Path::to_owned);
+        let secret_files = tls_files.chain(args.admin_token_file.clone()).chain(args.auth.files());
+        let secret_files: Vec<(PathBuf, Version)> =
+            secret_files.map(|file| (file.clone(), Version::of(&file))).collect();
+        let is_open = !args.listen.iter().all(is_local);
+        let auth_warnings = args.auth.warnings(is_open);
         let server = ServerConfig {
             topics: topics.rules(),
+            auth: args.auth.load(&origins)?,
             tls: tls.as_ref().map(secured).transpose()?,
             ..with_pages(ServerConfig::default(), &args, &origins)?
         };
         let server = with_protocol(with_limits(with_io(server, &args), &args), &args);
-        let sandbox = sandbox(&args, &matches, tls.as_ref());
+        let sandbox = sandbox(&args, &matches, secret_files.iter().map(|(file, _)| file.clone()));
         let logs = Logs::of(&args);
         let Args { admin, admin_token_file, watch, .. } = args;
         Ok(Settings {
@@ -114,6 +121,7 @@ impl Settings {
             logs,
             sandbox,
             tls,
+            auth_warnings,
             topics,
             matches,
             origins,
@@ -136,7 +144,12 @@ impl Settings {
         is_kept: impl Fn(&str) -> bool,
     ) -> Result<Settings, Failure> {
         let tls_begins_or_ends = self.tls.is_some() != running.tls.is_some();
-        let is_kept = |key: &str| is_kept(key) || (tls_begins_or_ends && key.starts_with("tls_"));
+        let auth_begins_or_ends = self.server.auth.is_some() != running.server.auth.is_some();
+        let is_kept = |key: &str| {
+            is_kept(key)
+                || (tls_begins_or_ends && key.starts_with("tls_"))
+                || (auth_begins_or_ends && key.starts_with("auth_"))
+        };
         let next = Settings::new(config::live(&self.flags, &running.flags, is_kept)?, self.tables.clone())?;
         Ok(Settings { config_file: self.config_file.clone(), ..next })
     }
@@ -182,17 +195,19 @@ impl Settings {
     pub(super) fn warnings(&self) -> Result<Vec<String>, Failure> {
         let chains = self.tls.iter().flat_map(|tls| &tls.certificates).map(|files| &files.chain);
         let authorities = self.tls.iter().flat_map(|tls| &tls.clients).map(|(ca, _)| ca);
-        let warnings = chains.chain(authorities).map(|file| tls::expiry_warnings(file, UnixTime::now()));
-        let warnings: Result<Vec<_>, _> = warnings.collect();
-        warnings.map(|warnings| warnings.concat()).map_err(|error| Failure::Environment(error.to_string()))
+        let mut warnings = self.auth_warnings.clone();
+        for file in chains.chain(authorities) {
+            let expiry = tls::expiry_warnings(file, UnixTime::now());
+            warnings.extend(expiry.map_err(|error| Failure::Environment(error.to_string()))?);
+        }
+        Ok(warnings)
     }
 }
 
 /// The sandbox of these options: each file that an option names may be read again, sockets are replaced.
-fn sandbox(args: &Args, matches: &ArgMatches, tls: Option<&ServerTls>) -> Sandbox {
+fn sandbox(args: &Args, matches: &ArgMatches, secrets: impl Iterator<Item = PathBuf>) -> Sandbox {
     let files = matches.ids().filter_map(|id| matches.try_get_many::<PathBuf>(id.as_str()).ok().flatten());
-    let tls_files = tls.into_iter().flat_map(ServerTls::files).map(Path::to_owned);
-    let reads = files.flatten().cloned().chain(tls_files).collect();
+    let reads = files.flatten().cloned().chain(secrets).collect();
     let sockets = args.listen.iter().filter_map(|address| match address {
         ListenAddress::Unix(path) => Some(path.clone()),
         ListenAddress::Tcp(_) => None,

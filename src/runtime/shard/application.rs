@@ -82,7 +82,7 @@ pub struct OwnedReply {
 
 impl OwnedReply {
     /// Converts it to a reply.
-    pub(crate) fn as_reply(&self) -> Reply<'_> {
+    pub fn as_reply(&self) -> Reply<'_> {
         let OwnedReply { status, content_type, headers, body, head_only } = self;
         Reply { status: *status, content_type, headers, body, head_only: *head_only }
     }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
-use super::application::Application;
+use super::application::{Application, Extras};
 use super::control::Goodbye;
 use super::core::Core;
 use super::mailbox::{Full, Lane, Mailboxes};
@@ -411,6 +411,16 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
     /// Accepts a request that was answered with [`Answer::Later`](super::Answer::Later).
     pub fn accept(&mut self, token: Token, subprotocol: Option<&'static str>, whole: bool) {
         self.core.accept_later(token, subprotocol, whole);
+    }
+
+    /// The same with header fields for this request.
+    pub fn accept_with(&mut self, token: Token, extras: &Extras, whole: bool) {
+        self.core.accept_later_with(token, extras, whole);
+    }
+
+    /// Whether a request was answered with [`Answer::Later`](super::Answer::Later), and neither accepted nor refused.
+    pub fn is_deciding(&self, token: Token) -> bool {
+        self.core.slots.get(token).is_some_and(|slot| slot.connection.is_deciding())
     }
 
     /// Refuses a request that was answered with [`Answer::Later`](super::Answer::Later).

@@ -1,6 +1,7 @@
 //! Takes mail from other shards.
 
 use super::Broadcast;
+use super::presence::PresenceChange;
 use super::shard_mail::{Publisher, ShardMail};
 use crate::peer::ServerApplication;
 use echoring_runtime::driver::{Driver, Token};
@@ -65,10 +66,13 @@ impl Broadcast {
                 }
             }
             ShardMail::Presence { owned, client, joined } => {
-                self.change_presence(&mut cx.resources(), owned, client, joined);
+                let Ok(subject) = std::str::from_utf8(bytes) else { return };
+                self.change_presence(&mut cx.resources(), owned, client, joined.then_some(subject));
             }
             ShardMail::PresenceChanged { local, client, joined, count } => {
-                self.presence_changed(&mut cx.resources(), local, client, joined, count);
+                let Ok(subject) = std::str::from_utf8(bytes) else { return };
+                let change = PresenceChange { client, subject, joined, count };
+                self.presence_changed(&mut cx.resources(), local, &change);
             }
             ShardMail::DrainStageOver(stage) => self.drain.count(stage),
         }

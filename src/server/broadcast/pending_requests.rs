@@ -18,8 +18,8 @@ pub(super) struct PendingRequests {
 struct PendingRequest {
     shard: usize,
     mail: ShardMail,
-    /// The name of the topic to subscribe to; empty for other mail.
-    name: Box<str>,
+    /// The name of the topic to subscribe to, or the subject that joins a topic; empty for other mail.
+    text: Box<str>,
 }
 
 impl PendingRequests {
@@ -37,9 +37,9 @@ impl PendingRequests {
         mailboxes: &mut Mailboxes<ShardMail>,
         shard: usize,
         mail: ShardMail,
-        name: &str,
+        text: &str,
     ) {
-        self.queue.push_back(PendingRequest { shard, mail, name: name.into() });
+        self.queue.push_back(PendingRequest { shard, mail, text: text.into() });
         // Earlier requests are tried again at the end of the tick.
         if self.queue.len() == 1 {
             self.post(mailboxes);
@@ -47,8 +47,8 @@ impl PendingRequests {
     }
 
     /// Adds a request without posting it. It may be for this shard itself.
-    pub(super) fn push(&mut self, shard: usize, mail: ShardMail) {
-        self.queue.push_back(PendingRequest { shard, mail, name: Box::default() });
+    pub(super) fn push(&mut self, shard: usize, mail: ShardMail, text: &str) {
+        self.queue.push_back(PendingRequest { shard, mail, text: text.into() });
     }
 
     /// Posts the requests for other shards as far as there is room. The requests to one shard stay in order; a full mailbox
@@ -57,11 +57,11 @@ impl PendingRequests {
         let PendingRequests { queue, full } = self;
         full.clear();
         full.push(mailboxes.shard());
-        queue.retain(|PendingRequest { shard, mail, name }| {
+        queue.retain(|PendingRequest { shard, mail, text }| {
             if full.contains(shard) {
                 return true;
             }
-            let posted = mailboxes.post(*shard, Lane::Request, mail.clone(), &[name.as_bytes()]);
+            let posted = mailboxes.post(*shard, Lane::Request, mail.clone(), &[text.as_bytes()]);
             if posted.is_err() {
                 full.push(*shard);
             }
@@ -69,9 +69,9 @@ impl PendingRequests {
         });
     }
 
-    /// Takes the first request for this shard itself.
-    pub(super) fn take_for(&mut self, shard: usize) -> Option<ShardMail> {
+    /// Takes the first request for this shard itself, and its text.
+    pub(super) fn take_for(&mut self, shard: usize) -> Option<(ShardMail, Box<str>)> {
         let index = self.queue.iter().position(|request| request.shard == shard)?;
-        self.queue.remove(index).map(|request| request.mail)
+        self.queue.remove(index).map(|request| (request.mail, request.text))
     }
 }

@@ -6,11 +6,12 @@ use super::sequencer::{Routed, Sequenced, Sequencer};
 use super::sessions::latest_request;
 use super::shard_mail::{AckMode, PublishResult, Publisher, ShardMail};
 use crate::peer::{Peer, ServerApplication};
+use echoring_auth::Identity;
 use echoring_proto::CloseCode;
 use echoring_proto::connection::MessageKind;
 use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::{ConnectionContext, Context, Full, ShardResources};
-use echoring_topics::{Content, MemberId, Position, Publication, Refused, TopicId};
+use echoring_topics::{Content, MemberId, Position, Publication, Refused, Right, TopicId};
 
 impl Broadcast {
     /// A raw subscriber sent a whole message.
@@ -23,7 +24,7 @@ impl Broadcast {
         let Peer::Subscriber(subscriber) = &mut *link.peer else { return };
         // A slow consumer is being closed: its messages are discarded.
         let Some(member) = subscriber.member else { return };
-        let topic = subscriber.topic;
+        let (topic, may_publish) = (subscriber.topic, subscriber.may_publish);
         if self.drain.is_on() {
             // The message was received when the drain stopped reading.
             return self.sequencer.topics.note_refused();
@@ -34,6 +35,10 @@ impl Broadcast {
                 CloseCode::POLICY,
                 "messages of this topic need a key, or come from its operator only",
             );
+        }
+        if !may_publish {
+            self.sequencer.topics.note_refused();
+            return link.close(CloseCode::POLICY, "not allowed to publish to this topic");
         }
         let publisher = publisher(link, Some(member), AckMode::Never);
         let content = match kind {
@@ -64,14 +69,19 @@ impl Broadcast {
     pub(super) fn publish_for_session<A: ServerApplication>(
         &mut self,
         link: &mut ConnectionContext<'_, A>,
+        client: Option<&Identity>,
         id: Option<u64>,
         name: &str,
         publication: Publication<'_>,
         idempotency_key: &str,
     ) {
-        if self.drain.is_on() {
+        let refused = match self.drain.is_on() {
+            true => Some(Refused::Draining),
+            false => (!self.may(client, Right::Publish, name)).then_some(Refused::Forbidden),
+        };
+        if let Some(refused) = refused {
             self.sequencer.topics.note_refused();
-            return self.sessions.refuse(link, id, Refused::Draining);
+            return self.sessions.refuse(link, id, refused);
         }
         let publisher = publisher(link, None, id.map_or(AckMode::OnRefusal, AckMode::Always));
         let Broadcast { sequencer, held, .. } = self;

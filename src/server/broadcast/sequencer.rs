@@ -215,24 +215,25 @@ impl Sequencer {
     /// A page of a topic's member list. It fits one message to another shard.
     pub(super) fn members(&mut self, owned: OwnedTopicId, query: MembersQuery) -> (Option<Members>, Vec<u8>) {
         let mut bytes = Vec::new();
-        let most = usize::from(query.limit).min(self.mail_bytes_max() / size_of::<u64>());
-        let members = self.topics.members(owned, query.after, most, &mut bytes);
+        let (most, bytes_max) = (usize::from(query.limit), self.mail_bytes_max());
+        let members = self.topics.members(owned, query.after, most, bytes_max, &mut bytes);
         (members, bytes)
     }
 
     /// Records that a subscriber joined or left, and forwards that to the subscribing shards. Returns the number of
-    /// subscribers and the topic on this shard, if this shard subscribes.
+    /// subscribers, the subject, and the topic on this shard, if this shard subscribes.
     pub(super) fn change_presence(
         &mut self,
         mailboxes: &mut Mailboxes<ShardMail>,
         owned: OwnedTopicId,
         client: u64,
-        joined: bool,
-    ) -> Option<(u64, Option<TopicId>)> {
-        let (count, shards) = self.topics.presence(owned, client, joined)?;
+        joined: Option<&str>,
+    ) -> Option<(u64, Box<str>, Option<TopicId>)> {
+        let (count, subject, shards) = self.topics.presence(owned, client, joined)?;
+        let joined = joined.is_some();
         let mail = |local| ShardMail::PresenceChanged { local, client, joined, count };
-        let (local, _) = forward(mailboxes, shards, mail, &[]);
-        Some((count, local))
+        let (local, _) = forward(mailboxes, shards, mail, &[subject.as_bytes()]);
+        Some((count, subject, local))
     }
 }
 

@@ -113,7 +113,7 @@ pub enum ShardMail {
         /// A description of the bytes; `None` if the owner no longer knows the topic.
         members: Option<Members>,
     },
-    /// To the owner: a subscriber joined or left a topic with presence.
+    /// To the owner: a subscriber joined or left a topic with presence. The bytes are the subject of one that joined.
     Presence {
         /// The topic on its owner.
         owned: OwnedTopicId,
@@ -122,7 +122,7 @@ pub enum ShardMail {
         /// Joined; otherwise left.
         joined: bool,
     },
-    /// To a subscribing shard: the same, in the order of the topic.
+    /// To a subscribing shard: the same, in the order of the topic. The bytes are the subject.
     PresenceChanged {
         /// The topic on the receiving shard.
         local: TopicId,

@@ -4,13 +4,15 @@ use super::Broadcast;
 use super::session::{Session, SessionSubscription, Subscriber, SubscriptionState};
 use super::shard_mail::{ShardMail, origin};
 use super::subscriptions::{Subscription, Waiting};
+use crate::auth::NOT_ALLOWED;
 use crate::limits::SUBSCRIPTIONS_WAITING_MAX;
 use crate::peer::{Peer, ServerApplication};
+use echoring_auth::Identity;
 use echoring_proto::handshake::Refusal;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{Answer, ConnectionContext, Context, ShardResources};
-use echoring_topics::{MemberId, Refused, Subscribed, TopicId};
+use echoring_topics::{MemberId, Refused, Right, Subscribed, TopicId};
 
 const TOO_MANY_TOPICS: Refusal = Refusal {
     status: 503,
@@ -34,13 +36,18 @@ impl Broadcast {
         name: &str,
         echo_own: bool,
         subprotocol: Option<&'static str>,
+        client: Option<&Identity>,
     ) -> Answer<Peer> {
+        if !self.may(client, Right::Subscribe, name) {
+            return Answer::Refuse(NOT_ALLOWED);
+        }
+        let may_publish = self.may(client, Right::Publish, name);
         let now = cx.now();
         let topic = match self.find_or_subscribe(&mut cx.resources(), name, now) {
             Ok(topic) => topic,
             Err(refused) => return Answer::Refuse(refusal(refused)),
         };
-        let mut subscriber = Subscriber { topic, member: None, echo_own, held: 0 };
+        let mut subscriber = Subscriber { topic, member: None, echo_own, may_publish, held: 0 };
         let Some(subscription) = self.subscriptions.get_mut(topic) else { return Answer::Refuse(BUSY) };
         if subscription.owned.is_none() {
             subscription.waiting.push(Waiting::Raw(token, subprotocol));
@@ -51,9 +58,15 @@ impl Broadcast {
     }
 
     /// Opens a session.
-    pub(crate) fn open_session(&mut self, subprotocol: &'static str) -> Answer<Peer> {
+    pub(crate) fn open_session(
+        &mut self,
+        subprotocol: &'static str,
+        client: Option<&Identity>,
+    ) -> Answer<Peer> {
         self.sessions.count += 1;
-        Answer::Upgrade { peer: Peer::Session(Box::default()), subprotocol: Some(subprotocol), whole: true }
+        let subject = client.map(Identity::subject).unwrap_or_default().into();
+        let peer = Peer::Session(Box::new(Session { subject, ..Session::default() }));
+        Answer::Upgrade { peer, subprotocol: Some(subprotocol), whole: true }
     }
 
     /// The topic `name` on this shard, which subscribes to it at the owner if it does not yet.
@@ -256,7 +269,7 @@ impl Broadcast {
         topic: TopicId,
     ) {
         let client = origin(resources.mailboxes.shard(), token);
-        self.report_presence(resources, topic, client, false);
+        self.report_presence(resources, topic, client, None);
         self.leave_if_deserted(resources, topic);
     }
 

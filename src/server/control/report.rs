@@ -13,6 +13,7 @@ use echoring_runtime::stats::{Counters, LOG};
 use echoring_topics::{Deliveries, Passed, Publications};
 
 use super::reload::ReloadFigures;
+use crate::auth::AuthFigures;
 use crate::handle::Snapshot;
 
 /// The schema of the report.
@@ -33,6 +34,7 @@ pub(super) struct Report<'a> {
     silent_shards: usize,
     log: LogFigures,
     reloads: ReloadFigures,
+    auth: AuthFigures,
     node: Figures<'a>,
     shards: Vec<ShardReport<'a>>,
 }
@@ -255,13 +257,14 @@ impl Gauges {
 }
 
 /// The state of the control plane itself.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Node {
     pub(super) uptime_s: f64,
     pub(super) draining: bool,
     pub(super) control: &'static str,
     pub(super) shards: usize,
     pub(super) reloads: ReloadFigures,
+    pub(super) auth: AuthFigures,
 }
 
 /// The report as JSON.
@@ -284,6 +287,7 @@ pub(super) fn to_json(node: Node, snapshots: &[Snapshot]) -> serde_json::Result<
         silent_shards: node.shards.saturating_sub(snapshots.len()),
         log: LogFigures::now(),
         reloads: node.reloads,
+        auth: node.auth,
         node: Figures::new(&gauges, &counters),
         shards: snapshots.iter().map(shard).collect(),
     };
@@ -348,7 +352,8 @@ mod tests {
             ..Snapshot::default()
         };
         let reloads = ReloadCounters::default().figures();
-        let node = Node { uptime_s: 1.5, draining: false, control: "tokio", shards: 3, reloads };
+        let auth = AuthFigures::default();
+        let node = Node { uptime_s: 1.5, draining: false, control: "tokio", shards: 3, reloads, auth };
         let json = to_json(node, &[snapshot(0, 5), snapshot(1, 7)]).expect("plain data");
         let report: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
         assert_eq!(report["schema"], "echoring.stats/1");

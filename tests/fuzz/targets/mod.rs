@@ -4,6 +4,7 @@
 //! Never: randomness, time, or state that outlives a call.
 #![forbid(unsafe_code)]
 
+pub mod auth;
 pub mod connection;
 mod cursor;
 pub mod deflate;

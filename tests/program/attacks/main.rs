@@ -5,6 +5,7 @@
 //! hang.
 #![forbid(unsafe_code)]
 
+mod auth;
 #[path = "../../support/certificate.rs"]
 mod certificate;
 mod compression;

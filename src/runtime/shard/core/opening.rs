@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::Core;
 use crate::driver::{Driver, Token};
-use crate::shard::application::{Answer, Application};
+use crate::shard::application::{Answer, Application, Extras};
 use crate::shard::connection_log::Refused;
 use crate::shard::context::Context;
 use crate::stats::Account;
@@ -112,6 +112,12 @@ impl<D: Driver, A: Application> Core<D, A> {
         whole: bool,
     ) {
         self.accept(token, None, subprotocol, &[], whole);
+        self.touch(token);
+    }
+
+    /// The same with further fields of the 101.
+    pub(in crate::shard) fn accept_later_with(&mut self, token: Token, extras: &Extras, whole: bool) {
+        self.accept(token, None, extras.subprotocol.as_deref(), &extras.fields, whole);
         self.touch(token);
     }
 

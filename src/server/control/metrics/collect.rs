@@ -2,6 +2,7 @@
 
 mod connections;
 mod memory;
+mod operation;
 mod shards;
 mod sum;
 mod topics;
@@ -19,7 +20,9 @@ pub(super) fn families(node: Node, snapshots: &[Snapshot]) -> Families {
     let mut counters = Counters::default();
     snapshots.iter().for_each(|snapshot| counters.add(&snapshot.counters));
     let mut out = Families::default();
-    about(&mut out, node, snapshots);
+    about(&mut out, &node, snapshots);
+    operation::reloads(&mut out, node.reloads);
+    operation::auth(&mut out, &node.auth);
     connections::collect(&mut out, snapshots, &counters);
     topics::collect(&mut out, snapshots);
     memory::collect(&mut out, snapshots);
@@ -29,7 +32,7 @@ pub(super) fn families(node: Node, snapshots: &[Snapshot]) -> Families {
     out
 }
 
-fn about(out: &mut Families, node: Node, snapshots: &[Snapshot]) {
+fn about(out: &mut Families, node: &Node, snapshots: &[Snapshot]) {
     let driver = snapshots.first().map_or("", |snapshot| snapshot.driver);
     let build = [
         ("version", env!("CARGO_PKG_VERSION").to_owned()),

@@ -9,6 +9,7 @@ use std::path::Path;
 use super::collect::families;
 use super::family::{Families, Kind};
 use super::{AllocatorFigures, set_allocator};
+use crate::auth::AuthCounters;
 use crate::control::reload::ReloadCounters;
 use crate::control::report::Node;
 use crate::handle::Snapshot;
@@ -28,7 +29,14 @@ fn all() -> Families {
     };
     let snapshot =
         Snapshot { driver: "uring", degraded: vec!["receive-total"], counters, ..Snapshot::default() };
-    let node = Node { uptime_s: 1.0, draining: false, control: "tokio", shards: 1, reloads: ReloadCounters::default().figures()};
+    let node = Node {
+        uptime_s: 1.0,
+        draining: false,
+        control: "tokio",
+        shards: 1,
+        reloads: ReloadCounters::default().figures(),
+        auth: AuthCounters::default().figures(),
+    };
     families(node, &[snapshot])
 }
 

@@ -81,11 +81,14 @@ fn ends(out: &mut Families, counters: &Counters) {
     );
 }
 
+/// Our own codes among those of applications.
+const OWN: [CloseCode; 3] = [CloseCode::CREDENTIALS_ENDED, CloseCode::FORBIDDEN, CloseCode::SLOW_CONSUMER];
+
 /// Peers choose codes from 3000 on, so those are not told apart, but for our own.
 fn code_label(code: u16) -> String {
     match code {
         ..3000 => code.to_string(),
-        code if CloseCode(code) == CloseCode::SLOW_CONSUMER => code.to_string(),
+        code if OWN.contains(&CloseCode(code)) => code.to_string(),
         _ => format!("{}xxx", code / 1000),
     }
 }
