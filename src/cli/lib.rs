@@ -27,6 +27,7 @@ mod report;
 mod sandbox;
 mod serve;
 mod signals;
+mod systemd;
 mod talk;
 pub mod values;
 

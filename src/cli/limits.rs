@@ -61,3 +61,13 @@ pub(crate) const ACCESS_PATH_BYTES_MAX: usize = 1024;
 
 /// Bytes of a message that the proxy inflates; others pass through it whatever their length.
 pub(crate) const RECODED_MESSAGE_BYTES_DEFAULT: u64 = 1024 * 1024;
+
+// ---- the end of a server ----
+
+/// The time during which a draining server is not ready and still accepts connections: a share of `--drain`, and at most
+/// this. Load balancers check every few seconds.
+pub(crate) const LAME_DUCK_TIME_MAX: Duration = Duration::from_secs(5);
+/// That share is one of this many parts.
+pub(crate) const LAME_DUCK_PARTS: u32 = 10;
+/// Time from the deadline of a drain to the end of the process: the shards end, and the last log lines are written.
+pub(crate) const EXIT_GRACE: Duration = Duration::from_millis(1_500);

@@ -353,8 +353,12 @@ pub trait Driver: Sized {
     /// The kernel's error.
     fn listen(&mut self, listener: OwnedFd) -> io::Result<()>;
 
-    /// Stops accepting and closes the listeners. Connections stay.
+    /// Stops accepting and closes the listeners. Connections stay. Connections that the kernel has accepted meanwhile are
+    /// still reported, until [`is_listening`](Driver::is_listening) is false.
     fn stop_listening(&mut self);
+
+    /// Whether connections may still be reported as accepted.
+    fn is_listening(&self) -> bool;
 
     /// Opens a connection to `address`, from `source` if given (port 0 lets the kernel choose). `Connected` or `Failed`
     /// follows.

@@ -31,8 +31,8 @@ pub use access::{AccessLog, AccessRecord, WriteAccess};
 pub use application::{Answer, Application, Disposition, Extras, OwnedReply};
 pub use config::{Allowance, ShardConfig};
 pub use context::{ConnectionContext, Context, ShardResources};
-pub use control::{ControlMessage, Goodbye, LiveConfig, Remote};
-pub use mailbox::{Full, Lane, Mailboxes};
+pub use control::{ControlMessage, DrainPlan, Goodbye, LiveConfig, Remote};
+pub use mailbox::{Bridge, FarEnd, FarInlet, FarOutlet, Full, Lane, Mailboxes};
 pub use tls::Security;
 
 /// How soon a shard retries a message that found another shard's mailbox full.
@@ -193,6 +193,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
         }
         self.take_mail(takes_requests);
         self.core.expire_timers(&mut self.application);
+        self.core.say_farewells(&mut self.application);
         // Answers and pongs leave first, so that the connections are writable for the application: nothing would report
         // that later.
         // clear: nothing would tell it later that it has become so.
@@ -208,7 +209,10 @@ impl<D: Driver, A: Application> Shard<D, A> {
             core.measure_tick();
         }
         core.mailboxes.wake(&mut core.driver);
-        let drained = core.draining_until.is_some() && core.slots.len() == 0 && self.application.is_drained();
+        let drained = core.draining_until.is_some()
+            && core.slots.len() == 0
+            && !core.driver.is_listening()
+            && self.application.is_drained();
         let is_over = core.stopping || drained;
         if is_over {
             core.end();
@@ -223,7 +227,8 @@ impl<D: Driver, A: Application> Shard<D, A> {
         }
         let own = earlier(core.timers.deadline(), self.application.deadline());
         let trim = core.trim_wanted.then_some(core.trim_at);
-        earlier(earlier(own, trim), earlier(core.draining_until, latest))
+        let drain = earlier(core.draining_until, core.farewell_at());
+        earlier(earlier(own, trim), earlier(drain, latest))
     }
 
     #[inline]
@@ -295,12 +300,10 @@ impl<D: Driver, A: Application> Shard<D, A> {
                     self.application.command(&mut Context { core: &mut self.core }, ask)
                 }
                 ControlMessage::Configure(config) => self.core.configure(*config),
-                ControlMessage::Drain(timeout) | ControlMessage::HandOver(timeout) => {
-                    if matches!(order, ControlMessage::HandOver(_)) && self.core.draining_until.is_none() {
-                        self.core.goodbye = Goodbye::RESTART;
-                    }
-                    self.core.drain(&self.application, timeout);
-                    self.application.draining(&mut Context { core: &mut self.core });
+                ControlMessage::Drain(plan) => self.core.begin_drain(&mut self.application, &plan),
+                ControlMessage::Listen(sockets, to) => {
+                    let listening = sockets.into_iter().try_for_each(|socket| self.listen(socket));
+                    let _ = to.try_send(listening);
                 }
                 ControlMessage::Stop => self.core.stopping = true,
             }
@@ -312,8 +315,10 @@ impl<D: Driver, A: Application> Shard<D, A> {
         for from in (0..shards).filter(|from| *from != shard) {
             while self.take_message(from, Lane::Forward) {}
         }
+        // After the last mail of owner shards whose topics have moved.
+        while self.take_far_message(Lane::Forward) {}
         // One request of each shard in turn, so that none is starved.
-        let mut waiting = takes_requests && shards > 1;
+        let mut waiting = takes_requests && (shards > 1 || self.core.mailboxes.far_shards() > 0);
         while waiting {
             waiting = false;
             for from in (0..shards).filter(|from| *from != shard) {
@@ -322,6 +327,9 @@ impl<D: Driver, A: Application> Shard<D, A> {
                 }
                 waiting |= self.take_message(from, Lane::Request);
             }
+            if self.application.takes_requests(&Context { core: &mut self.core }) {
+                waiting |= self.take_far_message(Lane::Request);
+            }
         }
     }
 
@@ -329,11 +337,24 @@ impl<D: Driver, A: Application> Shard<D, A> {
         let Some((message, bytes)) = self.core.mailboxes.take(from, lane) else { return false };
         self.payload.clear();
         self.core.mailboxes.take_bytes(from, lane, bytes, &mut self.payload);
+        self.handle_message(from, message);
+        true
+    }
+
+    #[cold]
+    fn take_far_message(&mut self, lane: Lane) -> bool {
+        let Some((from, message, bytes)) = self.core.mailboxes.take_far(lane) else { return false };
+        self.payload.clear();
+        self.core.mailboxes.take_far_bytes(bytes, &mut self.payload);
+        self.handle_message(from, message);
+        true
+    }
+
+    fn handle_message(&mut self, from: usize, message: A::Message) {
         self.application.message(&mut Context { core: &mut self.core }, from, message, &self.payload);
         if self.core.env.pool.is_under_pressure() {
             self.core.relieve(&mut self.application);
         }
-        true
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::config::{Compression, DriverChoice, ListenAddress, RefusalHook, ServerConfig, StartError};
 use crate::handler::Handler;
+use crate::listeners::InheritedListener;
 use crate::response::Response;
 use crate::route::{PlainRequest, Route};
 use crate::server::Server;
@@ -96,7 +97,7 @@ impl Builder {
     /// Accepts connections on a socket that listens already, such as an inherited one. All shards accept from it. It
     /// becomes non-blocking if the driver needs that, also for other holders of the socket.
     pub fn listener(mut self, listener: TcpListener) -> Builder {
-        self.config.inherited.push(Arc::new(listener));
+        self.config.inherited.push(InheritedListener::tcp(listener));
         self
     }
 

@@ -15,14 +15,16 @@ use crate::limits::{
 };
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Driver;
-use echoring_runtime::shard::{Context, ControlMessage, Remote};
+use echoring_runtime::shard::{Bridge, Context, ControlMessage, Remote};
 use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
 use echoring_topics::{Content, Placement, Position, Publication, Refused};
-use echoring_topics::{HubReport, TopicReport};
+use echoring_topics::{ExportCursor, HubReport, ImportError, OwnedTopicId, TopicReport};
 
 use crate::auth::AuthCommand;
 use crate::broadcast::Broadcast;
 use crate::config::ServerConfig;
+use crate::broadcast::shard_mail::ShardMail;
+use crate::handover::ClientNumbers;
 use crate::peer::ServerApplication;
 use crate::validation::{is_too_deep, is_topic_name};
 
@@ -111,6 +113,51 @@ pub enum ShardCommand {
     Configure(Arc<ServerConfig>, mpsc::SyncSender<(usize, ())>),
     /// Report about all topics.
     Topics(mpsc::SyncSender<(usize, Vec<TopicReport>)>),
+    /// Takeover: post no more requests. `done` is told once the shard's topics change no more.
+    Freeze {
+        /// The attempt.
+        round: u32,
+        /// Gets the number of the shard.
+        done: mpsc::SyncSender<usize>,
+    },
+    /// Takeover: it has failed.
+    Thaw,
+    /// Takeover: export a block of the shard's topics.
+    Export {
+        /// Where the block begins.
+        cursor: ExportCursor,
+        /// About its size in bytes.
+        bytes_max: usize,
+        /// Gets the block and the beginning of the next one.
+        reply: mpsc::SyncSender<(Vec<u8>, Option<ExportCursor>)>,
+    },
+    /// Takeover: the successor orders everything from now on.
+    Follow {
+        /// The bridge to its shards.
+        bridge: Bridge<ShardMail>,
+        /// Maximum message size of the successor in bytes.
+        message_bytes_max: u64,
+    },
+    /// Takeover: import a block of topics.
+    Import {
+        /// Records.
+        block: Vec<u8>,
+        /// Number of shards of the predecessor.
+        shards: usize,
+        /// Gets the old ids of the topics with their new ones.
+        reply: mpsc::SyncSender<Result<Vec<(OwnedTopicId, OwnedTopicId)>, ImportError>>,
+    },
+    /// Takeover: everything is imported.
+    Lead {
+        /// The bridge to the predecessor's shards.
+        bridge: Bridge<ShardMail>,
+        /// Told when the shard has it.
+        reply: mpsc::SyncSender<()>,
+    },
+    /// Takeover: the predecessor has ended, with these clients.
+    ForgetPredecessor(ClientNumbers),
+    /// Takeover: the successor is lost.
+    LoseSuccessor,
     /// Report about the topic of this name, if the shard knows it.
     Topic(Box<str>, mpsc::SyncSender<(usize, Option<TopicReport>)>),
     /// A command about authentication.
@@ -202,7 +249,7 @@ impl PublishRequest {
 #[derive(Clone, Debug)]
 pub(super) struct CommandSender {
     remotes: Arc<[Remote<ShardCommand, HubReport>]>,
-    placement: Placement,
+    pub(super) placement: Placement,
     outside: Arc<Outside>,
 }
 
@@ -384,7 +431,8 @@ mod tests {
         let driver = Epoll::new(&options).expect("epoll");
         let topics = Lease::new(Budget::new(64), 64);
         let placement = Placement::new(1);
-        let service = crate::shard_thread::service(&config, Arc::default(), topics, 1, placement);
+        let node = crate::shard_thread::NodeIdentity { placement, first_number: 0, digest_seed: 1 };
+        let service = crate::shard_thread::service(&config, Arc::default(), topics, 1, node);
         let shard = Shard::new(driver, service, shard_config, Allowance::standalone(4), mailboxes);
         let commands = CommandSender::new([shard.remote()].into(), placement);
         (shard, commands)

@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::listeners::InheritedListener;
 use crate::response::Response;
 use crate::route::Routes;
 use echoring_auth::Authenticator;
@@ -58,8 +59,8 @@ impl fmt::Debug for RefusalHook {
 pub struct ServerConfig {
     /// Addresses to accept connections on.
     pub listen: Vec<ListenAddress>,
-    /// Inherited sockets that listen already.
-    pub inherited: Vec<Arc<TcpListener>>,
+    /// Sockets that listen already. An address of `listen` that is among theirs is not opened again.
+    pub inherited: Vec<InheritedListener>,
     /// The program's own routes, matched before all others.
     pub routes: Routes,
     /// Serve `/`, `/echo`, `/broadcast`, `/broadcast/{topic}` and `/healthz`.
@@ -121,8 +122,8 @@ pub struct ServerConfig {
     pub congestion: Option<String>,
     /// Records of ended connections.
     pub access_log: Option<AccessLog>,
-    /// Listen on a port although another process listens on it, to replace that process.
-    pub takeover: bool,
+    /// Keep the listeners for a successor, see [`Server::wait_for_successor`](crate::Server::wait_for_successor).
+    pub has_successors: bool,
 }
 
 impl Default for ServerConfig {
@@ -160,7 +161,7 @@ impl Default for ServerConfig {
             autotune_sockets: false,
             congestion: None,
             access_log: None,
-            takeover: false,
+            has_successors: false,
         }
     }
 }
@@ -199,6 +200,8 @@ pub enum StartErrorKind {
     Thread,
     /// The process may not use a requested CPU.
     Cpu,
+    /// The running server does not hand over.
+    Takeover,
 }
 
 /// Why a server did not start, and what to do.

@@ -13,7 +13,6 @@ mod metrics;
 mod publications;
 mod reload;
 mod report;
-pub mod takeover;
 mod topic_report;
 mod topics;
 
@@ -21,7 +20,6 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -63,7 +61,6 @@ impl Control {
         reloading: Reloading,
     ) -> io::Result<Control> {
         let address = listener.local_addr()?;
-        let draining = Arc::new(AtomicBool::new(false));
         let (stop, stopped) = oneshot::channel();
         let (ending, ended) = mpsc::channel();
         let listening = AdminListener::new(listener)?;
@@ -73,7 +70,6 @@ impl Control {
             server: server.handle(),
             shards: server.shards(),
             started: Instant::now(),
-            draining: Arc::clone(&draining),
             access: access.clone(),
             reloading,
         };
@@ -82,7 +78,7 @@ impl Control {
             drop(ending);
         })?;
         let stop = Arc::new(Mutex::new(Stop { order: Some(stop), ended }));
-        Ok(Control { handle: Handle { draining, access, stop }, thread })
+        Ok(Control { handle: Handle { access, stop }, thread })
     }
 
     /// A handle for other threads.
@@ -101,7 +97,6 @@ impl Control {
 /// Controls a running control thread from any thread.
 #[derive(Clone, Debug)]
 pub struct Handle {
-    draining: Arc<AtomicBool>,
     access: Access,
     stop: Arc<Mutex<Stop>>,
 }
@@ -114,11 +109,6 @@ struct Stop {
 }
 
 impl Handle {
-    /// `/healthz` answers 503 from now on, so that load balancers stop sending clients.
-    pub fn set_draining(&self) {
-        self.draining.store(true, Ordering::Relaxed);
-    }
-
     /// Requires another token from now on.
     pub fn set_token(&self, token: Option<Token>) {
         self.access.set_token(token);
@@ -155,7 +145,6 @@ struct ControlThread {
     server: crate::handle::Handle,
     shards: usize,
     started: Instant,
-    draining: Arc<AtomicBool>,
     access: Access,
     reloading: Reloading,
 }
@@ -180,9 +169,6 @@ impl ControlThread {
         if self.server.has_failed() {
             return unhealthy("failed");
         }
-        if self.draining.load(Ordering::Relaxed) {
-            return unhealthy("draining");
-        }
         let server = self.server.clone();
         // The call waits for the shards, so it must not block this thread.
         match tokio::task::spawn_blocking(move || server.stalled_shards()).await {
@@ -192,10 +178,18 @@ impl ControlThread {
         }
     }
 
+    /// Whether new clients are welcome.
+    fn readiness(&self) -> Reply {
+        match self.server.is_ready() {
+            true => Reply::text(StatusCode::OK, "ok"),
+            false => Reply::text(StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        }
+    }
+
     fn node(&self) -> Node {
         Node {
             uptime_s: self.started.elapsed().as_secs_f64(),
-            draining: self.draining.load(Ordering::Relaxed),
+            draining: !self.server.is_ready(),
             control: RUNTIME,
             shards: self.shards,
             reloads: self.reloading.counters.figures(),
@@ -231,7 +225,7 @@ const POST: &[Method] = &[Method::POST];
 
 impl Answer for AdminService {
     fn is_urgent(&self, request: &Request<Incoming>) -> bool {
-        READS.contains(request.method()) && request.uri().path() == "/healthz"
+        READS.contains(request.method()) && matches!(request.uri().path(), "/healthz" | "/readyz")
     }
 
     async fn answer(&self, request: &mut Request<Incoming>) -> Reply {
@@ -241,14 +235,14 @@ impl Answer for AdminService {
         }
         let topic = path.strip_prefix("/topics/");
         let methods = match &*path {
-            "/healthz" | "/metrics" | "/stats" | "/topics" => READS,
+            "/healthz" | "/metrics" | "/readyz" | "/stats" | "/topics" => READS,
             "/log-level" => READS_AND_PUT,
             "/reload" => POST,
             _ if topic.is_some() => READS_AND_POST,
             _ => {
                 return Reply::text(
                     StatusCode::NOT_FOUND,
-                    "unknown path; use /metrics, /stats, /topics, /log-level, /reload or /healthz",
+                    "unknown path; use /metrics, /stats, /topics, /log-level, /reload, /healthz or /readyz",
                 );
             }
         };
@@ -265,6 +259,7 @@ impl Answer for AdminService {
             ("/stats", _) => self.plane.stats().await,
             ("/metrics", _) => self.plane.metrics(request.headers()).await,
             ("/reload", _) => self.plane.reloading.answer().await,
+            ("/readyz", _) => self.plane.readiness(),
             _ => self.plane.health().await,
         }
     }

@@ -53,6 +53,10 @@ pub const AUTH_PENDING_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Time before the expiry of its credentials at which a session is told, or half of the time that is left.
 pub const EXPIRY_NOTICE: Nanos = 30 * SECOND;
 
+/// Connections that a paced drain closes per second by default: their clients' handshakes arrive elsewhere at this rate, and
+/// a core does some 5,000 of TLS.
+pub const DRAIN_RATE_DEFAULT: u32 = 2_000;
+
 // ---- routes of the embedding program ----
 
 /// Maximum bytes of the body of a route's response.
@@ -132,11 +136,26 @@ pub const BROKEN_END_TIMEOUT: Nanos = BROKEN_DRAIN_TIMEOUT + SECOND;
 
 // ---- takeover ----
 
-/// Time that a server has to stop listening when a successor requests it: its shards answer twice, and its control plane
-/// ends.
-pub const TAKEOVER_REPLY_TIMEOUT: Nanos = 6 * SECOND;
-/// Time that the successor has to send the request.
-pub const TAKEOVER_REQUEST_TIMEOUT: Nanos = SECOND;
+/// Duration of a handover without `--drain`. Clients are served meanwhile, so it may be long.
+pub const HANDOVER_TIME: Nanos = 60 * SECOND;
+/// Time for one step of a takeover, such as to read a line or to send a block of topics.
+pub const HANDOVER_STEP_TIMEOUT: Nanos = 10 * SECOND;
+/// Time that a successor has to start everything that can fail. Nothing has changed in the predecessor until then.
+pub const HANDOVER_START_TIMEOUT: Nanos = 60 * SECOND;
+/// Time in which the shards of a predecessor must agree that nothing is ordered any more. Publications wait meanwhile.
+pub const HANDOVER_FREEZE_TIMEOUT: Nanos = 5 * SECOND;
+/// Time that a link between the two may be without progress, while its publishers are backpressured.
+pub const HANDOVER_STALL_TIMEOUT: Nanos = 5 * SECOND;
+/// Duration of the drain when the successor is lost: its clients cannot be served, and reconnect.
+pub const LOST_DRAIN_TIMEOUT: Nanos = 2 * SECOND;
+/// Time for the last mail of a predecessor to leave after its shards have ended.
+pub const HANDOVER_LAST_MAIL_TIMEOUT: Nanos = 2 * SECOND;
+/// Bytes of a block of topics, and of mail that is written at once.
+pub const HANDOVER_BATCH_BYTES: usize = 256 * 1024;
+/// Maximum bytes of a frame between the two: a message of the maximum size, and what surrounds it.
+pub const HANDOVER_FRAME_BYTES_MAX: usize = (1 << 31) + 64 * 1024;
+/// Maximum listening sockets that are passed: of each address, one for each shard.
+pub const HANDOVER_SOCKETS_MAX: usize = 4_096;
 
 // ---- sockets and descriptors ----
 

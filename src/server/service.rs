@@ -27,6 +27,7 @@ use crate::broadcast::{Broadcast, BroadcastSettings};
 use crate::commands::{Backlog, ShardCommand};
 use crate::config::{RefusalHook, ServerConfig};
 use crate::endpoints;
+use crate::handle::Readiness;
 use crate::handler_slots::{HandlerSlots, log_panic};
 use crate::pages;
 use crate::peer::{Peer, class};
@@ -60,6 +61,7 @@ pub struct Service {
     origins: OriginPolicy,
     hosts: HostPolicy,
     demo_pages: bool,
+    readiness: Readiness,
     subprotocols: Vec<&'static str>,
     preference: SubprotocolPreference,
     broadcast: Broadcast,
@@ -80,6 +82,8 @@ impl Service {
             message_bytes_max,
             seed: 0,
             placement: Placement::new(0),
+            first_number: 0,
+            digest_seed: 0,
         };
         Service {
             routes: Routes::default(),
@@ -89,6 +93,7 @@ impl Service {
             origins,
             hosts: HostPolicy::Any,
             demo_pages: true,
+            readiness: Readiness::default(),
             subprotocols: Vec::new(),
             preference: SubprotocolPreference::default(),
             broadcast: Broadcast::new(broadcast),
@@ -144,6 +149,11 @@ impl Service {
         Service { demo_pages: false, ..self }
     }
 
+    /// Sets what `/readyz` reports.
+    pub(crate) fn with_readiness(self, readiness: Readiness) -> Service {
+        Service { readiness, ..self }
+    }
+
     /// Sets the host names that the server answers to.
     pub fn with_hosts(self, hosts: HostPolicy) -> Service {
         Service { hosts, ..self }
@@ -179,13 +189,9 @@ impl Service {
         }
         match request.path {
             "/" | "/broadcast" if !self.demo_pages => Answer::Refuse(Refusal::WEBSOCKET_ONLY),
-            "/healthz" => Answer::Respond(Reply {
-                status: 200,
-                content_type: "text/plain; charset=utf-8",
-                headers: "Cache-Control: no-store\r\n",
-                body: b"ok\n",
-                head_only,
-            }),
+            "/healthz" => Answer::Respond(state(200, b"ok\n", head_only)),
+            "/readyz" if self.readiness.is_ready() => Answer::Respond(state(200, b"ok\n", head_only)),
+            "/readyz" => Answer::Respond(state(503, b"draining\n", head_only)),
             "/echo" => Answer::Refuse(Refusal::WEBSOCKET_ONLY),
             path if !self.demo_pages && !path.starts_with("/broadcast/") => {
                 Answer::Refuse(Refusal::NOT_FOUND)
@@ -227,6 +233,12 @@ impl Service {
     }
 }
 
+/// The answer to a load balancer.
+fn state(status: u16, body: &'static [u8], head_only: bool) -> Reply<'static> {
+    let headers = "Cache-Control: no-store\r\n";
+    Reply { status, content_type: "text/plain; charset=utf-8", headers, body, head_only }
+}
+
 /// The topic of a path: one segment, percent-decoded.
 fn topic_of(segment: &str) -> Option<String> {
     if segment.contains('/') {
@@ -249,7 +261,9 @@ impl Application for Service {
         upgrade: Option<&Upgrade<'_>>,
     ) -> Answer<Peer> {
         // A health check may use any host name.
-        if !self.hosts.allows(request.host) && (upgrade.is_some() || request.path != "/healthz") {
+        if !self.hosts.allows(request.host)
+            && (upgrade.is_some() || !matches!(request.path, "/healthz" | "/readyz"))
+        {
             return Answer::Refuse(Refusal::FOREIGN_HOST);
         }
         let Some(upgrade) = upgrade else { return self.plain(request) };
@@ -405,6 +419,23 @@ impl Application for Service {
                 let _ = reply.try_send((shard, ()));
             }
             ShardCommand::Auth(command) => self.auth_command(cx, command),
+            ShardCommand::Freeze { round, done } => self.broadcast.freeze(cx, round, done),
+            ShardCommand::Thaw => self.broadcast.thaw(cx),
+            ShardCommand::Export { cursor, bytes_max, reply } => {
+                let _ = reply.try_send(self.broadcast.export(cx, cursor, bytes_max));
+            }
+            ShardCommand::Follow { bridge, message_bytes_max } => {
+                self.broadcast.follow(cx, bridge, message_bytes_max);
+            }
+            ShardCommand::Import { block, shards, reply } => {
+                let _ = reply.try_send(self.broadcast.import(cx, shards, &block));
+            }
+            ShardCommand::Lead { bridge, reply } => {
+                self.broadcast.lead(cx, bridge);
+                let _ = reply.try_send(());
+            }
+            ShardCommand::ForgetPredecessor(clients) => self.broadcast.forget_predecessor(cx, clients),
+            ShardCommand::LoseSuccessor => self.broadcast.lose_successor(cx),
         }
     }
 
@@ -413,7 +444,7 @@ impl Application for Service {
     }
 
     fn tick_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
-        if !self.backlog.is_empty() {
+        if !self.backlog.is_empty() && !self.broadcast.is_frozen() {
             self.backlog.publish(&mut self.broadcast, cx);
         }
         if self.gate.deadline().is_some_and(|at| at <= cx.now()) {
@@ -424,7 +455,7 @@ impl Application for Service {
     }
 
     fn deadline(&self) -> Option<Nanos> {
-        if !self.backlog.is_empty() {
+        if !self.backlog.is_empty() && !self.broadcast.is_frozen() {
             return Some(0);
         }
         // Called in every tick, and nearly always without deadlines.
@@ -434,6 +465,10 @@ impl Application for Service {
 
     fn outlives_drain(&self, peer: &Peer) -> bool {
         matches!(peer, Peer::Subscriber(_) | Peer::Session(_))
+    }
+
+    fn farewell<D: Driver>(&mut self, _: &mut Context<'_, D, Service>, token: Token) {
+        self.broadcast.farewell(token);
     }
 
     fn draining<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {

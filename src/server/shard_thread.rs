@@ -8,7 +8,7 @@ use crate::auth::AuthCounters;
 use crate::broadcast::BroadcastSettings;
 use crate::broadcast::shard_mail::ShardMail;
 use crate::config::{ServerConfig, StartError, StartErrorKind};
-use crate::handle::Snapshot;
+use crate::handle::{Readiness, Snapshot};
 use crate::handler_slots::panic_message;
 use crate::limits::REFUSING_CONNECTIONS_MAX;
 use crate::service::Service;
@@ -25,7 +25,7 @@ pub(crate) fn service(
     counters: Arc<AuthCounters>,
     topics: Lease,
     seed: u64,
-    placement: Placement,
+    node: NodeIdentity,
 ) -> Service {
     let broadcast = BroadcastSettings {
         rules: config.topics.clone(),
@@ -33,7 +33,9 @@ pub(crate) fn service(
         subscriptions_max: config.subscriptions_max,
         message_bytes_max: config.message_bytes_max,
         seed,
-        placement,
+        placement: node.placement,
+        first_number: node.first_number,
+        digest_seed: node.digest_seed,
     };
     let mut service = Service::new(config.origins.clone(), config.message_bytes_max, config.queue_bytes)
         .with_broadcast(broadcast)
@@ -51,6 +53,17 @@ pub(crate) fn service(
     if config.builtin_routes { service } else { service.without_builtin_routes() }
 }
 
+/// What all shards of a node have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NodeIdentity {
+    /// Maps topics to owner shards.
+    pub(crate) placement: Placement,
+    /// The number of the first shard, in the numbers of clients.
+    pub(crate) first_number: u8,
+    /// Of the digests of publications with idempotency keys.
+    pub(crate) digest_seed: u64,
+}
+
 /// Builds the shard of one thread.
 pub(crate) struct ServiceSetup {
     pub(crate) config: ServerConfig,
@@ -60,7 +73,8 @@ pub(crate) struct ServiceSetup {
     pub(crate) allowance: Allowance,
     pub(crate) topics: Lease,
     pub(crate) seed: u64,
-    pub(crate) placement: Placement,
+    pub(crate) node: NodeIdentity,
+    pub(crate) readiness: Readiness,
     pub(crate) auth_counters: Arc<AuthCounters>,
 }
 
@@ -69,7 +83,8 @@ impl ShardSetup for ServiceSetup {
     type Output = Snapshot;
 
     fn build<D: Driver>(self, driver: D) -> io::Result<Shard<D, Service>> {
-        let service = service(&self.config, self.auth_counters, self.topics, self.seed, self.placement);
+        let service = service(&self.config, self.auth_counters, self.topics, self.seed, self.node)
+            .with_readiness(self.readiness);
         let config = ShardConfig {
             connection: self.config.connection(),
             connections: self.connections + REFUSING_CONNECTIONS_MAX,

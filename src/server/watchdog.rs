@@ -2,7 +2,7 @@
 //!
 //! An idle shard sleeps, so the watchdog sends it a query. It has at most one unanswered query per shard.
 
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,16 @@ impl Watchdog {
     /// The numbers of the shards that have not answered for [`TURN_TIMEOUT`], or have ended. Blocks for that time at
     /// most.
     pub(super) fn stalled(&self, remotes: &[Remote<ShardCommand, HubReport>]) -> Vec<usize> {
+        self.unanswered(remotes).into_iter().map(|(shard, _)| shard).collect()
+    }
+
+    /// The same without the shards that have ended.
+    pub(super) fn frozen(&self, remotes: &[Remote<ShardCommand, HubReport>]) -> Vec<usize> {
+        let unanswered = self.unanswered(remotes).into_iter();
+        unanswered.filter(|(_, why)| *why == RecvTimeoutError::Timeout).map(|(shard, _)| shard).collect()
+    }
+
+    fn unanswered(&self, remotes: &[Remote<ShardCommand, HubReport>]) -> Vec<(usize, RecvTimeoutError)> {
         let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (asked, remote) in asked.iter_mut().zip(remotes) {
             asked.get_or_insert_with(|| {
@@ -44,7 +54,7 @@ impl Watchdog {
             let left = Duration::from_nanos(TURN_TIMEOUT).saturating_sub(asked.at.elapsed());
             match asked.answer.recv_timeout(left) {
                 Ok(()) => *slot = None,
-                Err(_) => stalled.push(shard),
+                Err(why) => stalled.push((shard, why)),
             }
         }
         stalled

@@ -54,7 +54,7 @@ impl MemberId {
     }
 
     /// The member with this number.
-    pub(crate) fn from_tag(tag: u64) -> MemberId {
+    pub fn from_tag(tag: u64) -> MemberId {
         MemberId { channel: (tag >> 32) as u32, index: tag as u32 }
     }
 }

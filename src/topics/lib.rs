@@ -25,6 +25,7 @@ mod retained;
 mod settings;
 mod slot_map;
 mod topic;
+mod transfer;
 
 pub use access::{Access, Permission, Right};
 pub use accounts::{Deliveries, HubReport, OwnerReport, Passed, Publications, TopicReport};
@@ -37,6 +38,7 @@ pub use placement::Placement;
 pub use replay::{Members, Page, Replay, entries, members};
 pub use settings::{HistoryBounds, Pattern, Rules, SlowConsumerPolicy, TopicSettings};
 pub use topic::{AcceptedMessage, LogMemory, TopicId, Topics};
+pub use transfer::{ExportCursor, ImportError, Importer, Record};
 
 #[cfg(test)]
 mod tests;

@@ -24,7 +24,7 @@ pub enum Content {
 
 impl Content {
     /// The content type with this number, if there is one.
-    pub(crate) fn from_number(number: u8) -> Option<Content> {
+    pub fn from_number(number: u8) -> Option<Content> {
         match number {
             0 => Some(Content::Json),
             1 => Some(Content::Text),

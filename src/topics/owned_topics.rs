@@ -1,5 +1,7 @@
 //! The topics that this shard owns: it orders their messages, forwards them, and keeps their history.
 
+mod import;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 
@@ -82,6 +84,7 @@ pub struct OwnedTopics {
     publications: Publications,
     /// The topics of all idempotency keys, the oldest key first. Some no longer exist.
     idempotent: VecDeque<(Nanos, OwnedTopicId, bool)>,
+    /// Of the digests of publications with idempotency keys.
     seed: u64,
     /// The positions of forgotten topics.
     forgotten: Retained<Forgotten>,
@@ -123,6 +126,12 @@ impl OwnedTopics {
         }
         self.lease.give_back(0);
         self.rules = rules;
+    }
+
+    /// Sets the seed of the digests of publications with idempotency keys. It must be that of all processes between which
+    /// topics are handed over, and secret.
+    pub fn with_digest_seed(self, seed: u64) -> OwnedTopics {
+        OwnedTopics { seed, ..self }
     }
 
     /// Forwards the topic `name` to `shard` from now on, whose id of it is `local`.

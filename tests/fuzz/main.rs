@@ -25,6 +25,11 @@ fn only_tokens_that_are_signed_and_current_are_accepted() {
 }
 
 #[test]
+fn what_another_process_says_is_read_as_it_was_written_or_refused() {
+    replay("handover", targets::handover::run);
+}
+
+#[test]
 fn frames_say_the_same_however_they_are_cut() {
     replay("frame", targets::frame::run);
 }

@@ -15,7 +15,8 @@ use echoring_proto::limits::{MEMORY_BUDGET_DEFAULT, MEMORY_BUDGET_MIN, MILLISECO
 use echoring_runtime::driver::sim::{Faults, Network, Random, Sim};
 use echoring_runtime::driver::{Driver, Options, Token, Waker};
 use echoring_runtime::shard::{
-    Allowance, Application, ConnectionMemory, ControlMessage, Mailboxes, Security, Shard, ShardConfig,
+    Allowance, Application, ConnectionMemory, ControlMessage, DrainPlan, Mailboxes, Security, Shard,
+    ShardConfig,
 };
 
 use echoring_async::tls::{ServerTls, server_config};
@@ -380,7 +381,10 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
     /// Tells all shards to end; they do not tick before something runs.
     pub fn begin_drain(&self, timeout: Nanos) {
         for shard in &self.shards {
-            assert!(shard.borrow().remote().send(ControlMessage::Drain(timeout)), "the shard is there");
+            assert!(
+                shard.borrow().remote().send(ControlMessage::Drain(DrainPlan::at_once(timeout))),
+                "the shard is there"
+            );
         }
     }
 
@@ -391,7 +395,7 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
             let next = self.random.borrow_mut().below(left.len());
             let shard = left.swap_remove(next);
             assert!(
-                self.shards[shard].borrow().remote().send(ControlMessage::Drain(timeout)),
+                self.shards[shard].borrow().remote().send(ControlMessage::Drain(DrainPlan::at_once(timeout))),
                 "the shard is there"
             );
             let between = self.random.borrow_mut().below(200_000);

@@ -22,7 +22,7 @@ use crate::values;
 use echoring_async::tls::ClientAuth;
 use echoring_proto::handshake::SubprotocolPreference;
 use echoring_proto::limits;
-use echoring_server::limits::{SUBSCRIPTIONS_DEFAULT, TOPICS_DEFAULT};
+use echoring_server::limits::{DRAIN_RATE_DEFAULT, SUBSCRIPTIONS_DEFAULT, TOPICS_DEFAULT};
 use echoring_server::{DriverChoice, ListenAddress, ServerConfig};
 
 const EXAMPLES: &str = "\
@@ -57,6 +57,8 @@ const PROTOCOL: &str = "Protocol and pages";
 
 /// From the kernel's own smallest send buffer to what can be counted in 31 bits.
 const QUEUE_BYTES: RangeInclusive<u64> = 4 * 1024..=1 << 30;
+/// From a second, for the slowest clients, to what an orchestrator may grant.
+const DRAIN_TIME: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
 /// The server looks at unfinished sends once a second.
 const SEND_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
 
@@ -202,7 +204,8 @@ pub(crate) struct Args {
 
     /// Serve the admin endpoints at this address
     ///
-    /// They are GET /metrics, /stats, /topics and /healthz, POST /topics/NAME, and PUT /log-level. See docs/reference/admin.md.
+    /// They are GET /metrics, /stats, /topics, /healthz and /readyz, POST /topics/NAME and /reload, and PUT /log-level. See
+    /// docs/reference/admin.md.
     #[arg(long, value_name = "ADDR:PORT|off", default_value = "127.0.0.1:9002", help_heading = OPERATION)]
     pub(super) admin: Admin,
 
@@ -221,10 +224,41 @@ pub(crate) struct Args {
 
     /// Replace the server that listens on the same addresses
     ///
-    /// That server stops listening, closes its connections with 1012 (service restart), and ends when they have left. The
-    /// admin address is taken over too. See docs/reference/admin.md#taking-over.
+    /// The new server gets the old one's listening sockets and topics. The old one serves its clients until their turn, and
+    /// closes them one by one with 1012 (service restart); they resume at the new one where they were. See
+    /// docs/reference/admin.md#taking-over.
     #[arg(long, help_heading = OPERATION)]
     pub(super) takeover: bool,
+
+    /// Meet the other server of a takeover at this Unix socket [default: an abstract socket of each address]
+    ///
+    /// For processes in network namespaces of their own, such as containers, that share a directory.
+    #[arg(long, value_name = "PATH", help_heading = OPERATION)]
+    pub(super) takeover_socket: Option<PathBuf>,
+
+    /// Close connections over this time when the server drains [default: 60s in a takeover; 8s, all at once, otherwise]
+    ///
+    /// Connections are closed one by one, in random order, and are served until their turn. A signal first makes GET /readyz
+    /// answer 503 for a tenth of the time, at most 5s. See docs/guide/operate.md#drain.
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = values::duration_in(DRAIN_TIME),
+        help_heading = OPERATION
+    )]
+    pub(super) drain: Option<Duration>,
+
+    /// Maximum number of connections that --drain closes per second
+    ///
+    /// Connections that are left when the time is over are closed together.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = DRAIN_RATE_DEFAULT,
+        value_parser = values::number_in(1..=10_000_000),
+        help_heading = OPERATION
+    )]
+    pub(super) drain_rate: u32,
 
     /// Run as this user, and in this group, once all addresses are bound
     ///

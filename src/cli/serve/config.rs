@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
 
 use super::args::Args;
@@ -19,6 +20,7 @@ use super::watch::Version;
 use crate::Failure;
 use crate::file::flags::{self, Flag, Given};
 use crate::file::{Entry, Source, entries};
+use echoring_server::ListenAddress;
 
 /// Options about the file, which are not in it.
 const NO_KEYS: [&str; 2] = ["config", "check"];
@@ -33,6 +35,8 @@ pub(super) struct Sources {
     pub(super) variables: Variables,
     /// The command line.
     pub(super) typed: ArgMatches,
+    /// Addresses of sockets that systemd has opened; they replace the default of `listen`.
+    pub(super) activated: Vec<ListenAddress>,
 }
 
 impl Sources {
@@ -44,7 +48,7 @@ impl Sources {
         let config_file = self.named_file().map(|(_, path)| (path.to_owned(), Version::of(path)));
         let file = self.named_file().map(|(flag, path)| ConfigFile::read(Source::read(flag, path)?));
         let ConfigFile { flags, tables } = file.transpose()?.unwrap_or_default();
-        let mut settings = Settings::new(given(flags, &self.variables, &self.typed)?, tables)?;
+        let mut settings = Settings::new(given(flags, &self.variables, &self.typed)?, tables, &self.activated)?;
         // A reload reads it again.
         settings.sandbox.reads.extend(config_file.iter().map(|(path, _)| path.clone()));
         settings.config_file = config_file;
@@ -56,6 +60,20 @@ impl Sources {
         let variable = || self.variables.value("config").map(|(name, path)| (name, Path::new(path)));
         self.config.as_deref().map(|path| ("--config", path)).or_else(variable)
     }
+}
+
+/// The options with the addresses that systemd listens on.
+fn beside(activated: &[ListenAddress], mut given: Given<Args>) -> Given<Args> {
+    let listen = &mut given.args.listen;
+    if !activated.is_empty() && given.matches.value_source("listen") == Some(ValueSource::DefaultValue) {
+        listen.clear();
+    }
+    for address in activated {
+        if !listen.contains(address) {
+            listen.push(address.clone());
+        }
+    }
+    given
 }
 
 /// The options: the flags of the command line over the variables, over those of the file, over those of the profile.
@@ -159,7 +177,7 @@ pub(super) mod tests {
     use crate::logging::{Destination, Form};
     use echoring_proto::handshake::{HostPolicy, OriginPolicy, SubprotocolPreference};
     use echoring_proto::limits::{MILLISECOND, SECOND};
-    use echoring_server::{DriverChoice, ServerConfig};
+    use echoring_server::DriverChoice;
     use std::ffi::OsString;
     use std::os::unix::ffi::OsStringExt as _;
 
@@ -230,7 +248,7 @@ pub(super) mod tests {
             test_endpoints = false
             takeover = true
         "#;
-        let Settings { server, logs, .. } = settings(text, &[]).expect("valid");
+        let Settings { server, logs, takeover, .. } = settings(text, &[]).expect("valid");
         assert_eq!(server.listen.len(), 2);
         assert_eq!((server.shards, &server.cpus[..]), (Some(2), &[0, 1][..]));
         assert_eq!(server.driver, DriverChoice::Epoll);
@@ -249,7 +267,7 @@ pub(super) mod tests {
         assert_eq!((&*logs.filter, logs.form), ("warn", Form::Json));
         assert_eq!(logs.destination, Destination::File("/var/log/e.log".into()));
         assert_eq!(logs.access, Some((Destination::File("/var/log/a.log".into()), 0.25)));
-        assert!(server.autotune_sockets && server.takeover && !server.test_endpoints);
+        assert!(server.autotune_sockets && takeover && !server.test_endpoints);
     }
 
     #[test]
@@ -344,8 +362,8 @@ pub(super) mod tests {
         assert!(complaint("shards = 0", &["--shards=2"]).starts_with("f.toml:1:10: shards: expected"));
     }
 
-    fn by_variables(variables: &[(&str, &str)]) -> ServerConfig {
-        settings_beside("", variables, &[]).expect("valid").server
+    fn by_variables(variables: &[(&str, &str)]) -> Settings {
+        settings_beside("", variables, &[]).expect("valid")
     }
 
     #[test]
@@ -366,7 +384,7 @@ pub(super) mod tests {
 
     #[test]
     fn variables_say_what_flags_say() {
-        let server = by_variables(&[
+        let Settings { server, takeover, .. } = by_variables(&[
             ("ECHORING_MAX_MESSAGE", "1MiB"),
             ("ECHORING_LISTEN", "127.0.0.1:0, unix:/run/e.sock"),
             ("ECHORING_CPUS", "0,1"),
@@ -380,9 +398,9 @@ pub(super) mod tests {
         assert_eq!(server.message_bytes_max, 1 << 20);
         assert_eq!((server.listen.len(), &server.cpus[..]), (2, &[0, 1][..]));
         assert_eq!(server.subprotocols, ["b", "a"]);
-        assert!(server.takeover && !server.test_endpoints);
+        assert!(takeover && !server.test_endpoints);
         let profile = [("ECHORING_PROFILE", "conformance"), ("ECHORING_QUEUE_BYTES", "64KiB")];
-        let server = by_variables(&profile);
+        let Settings { server, .. } = by_variables(&profile);
         assert_eq!((server.message_bytes_max, server.queue_bytes), (16 << 20, 64 << 10));
     }
 
@@ -400,7 +418,7 @@ pub(super) mod tests {
         let server = settings.server;
         assert_eq!((server.message_bytes_max, server.topics_max, server.shards), (2, 3, Some(1)));
         assert_eq!(server.subprotocols, ["c"], "a list stands for all of another source");
-        assert!(!server.takeover);
+        assert!(!settings.takeover);
     }
 
     #[test]

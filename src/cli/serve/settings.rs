@@ -12,6 +12,7 @@ use rustls::pki_types::UnixTime;
 
 use super::args::{AccessLogFile, Admin, Args, CpuList, Demo, Profile, Shards, Watch};
 use super::config;
+use super::draining::DrainSettings;
 use super::topics::{Tables, Topics};
 use super::watch::Version;
 use crate::Failure;
@@ -42,6 +43,12 @@ pub(crate) struct Settings {
     pub(super) tls: Option<ServerTls>,
     /// Warnings about the settings of authentication.
     auth_warnings: Vec<String>,
+    /// Take the place of the running server.
+    pub(super) takeover: bool,
+    /// Where the servers of a takeover meet, if it is a file.
+    pub(super) takeover_socket: Option<PathBuf>,
+    /// How long the server drains.
+    pub(super) drain: DrainSettings,
     /// The topics of `server`, as they were configured.
     pub(super) topics: Topics,
     /// The options that all this was made of.
@@ -113,7 +120,8 @@ impl Settings {
         let server = with_protocol(with_limits(with_io(server, &args), &args), &args);
         let sandbox = sandbox(&args, &matches, secret_files.iter().map(|(file, _)| file.clone()));
         let logs = Logs::of(&args);
-        let Args { admin, admin_token_file, watch, .. } = args;
+        let drain = DrainSettings { time: args.drain, per_second_max: args.drain_rate };
+        let Args { admin, admin_token_file, takeover, takeover_socket, watch, .. } = args;
         Ok(Settings {
             server,
             admin,
@@ -125,6 +133,9 @@ impl Settings {
             topics,
             matches,
             origins,
+            takeover,
+            takeover_socket,
+            drain,
             watch,
             config_file: None,
             secret_files,
@@ -284,7 +295,7 @@ fn with_io(server: ServerConfig, args: &Args) -> ServerConfig {
         driver: args.driver.into(),
         autotune_sockets: args.profile == Profile::Benchmark,
         congestion: args.congestion.clone(),
-        takeover: args.takeover,
+        has_successors: true,
         ..server
     }
 }

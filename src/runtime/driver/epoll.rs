@@ -658,6 +658,10 @@ impl Driver for Epoll {
         self.listeners.clear();
     }
 
+    fn is_listening(&self) -> bool {
+        !self.listeners.is_empty()
+    }
+
     fn connect(&mut self, address: SocketAddr, source: Option<SocketAddr>) -> io::Result<Token> {
         if !self.slots.has_room() {
             return Err(slots_taken());

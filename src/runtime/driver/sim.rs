@@ -378,6 +378,10 @@ impl Driver for Sim {
         }
     }
 
+    fn is_listening(&self) -> bool {
+        self.network.state().nodes[self.number].listening
+    }
+
     fn connect(&mut self, _: SocketAddr, _: Option<SocketAddr>) -> io::Result<Token> {
         if !self.has_room() {
             return Err(io::Error::new(ErrorKind::QuotaExceeded, "every connection slot is taken"));

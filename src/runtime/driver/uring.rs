@@ -366,6 +366,10 @@ impl Driver for Uring {
         self.listeners.stop();
     }
 
+    fn is_listening(&self) -> bool {
+        self.listeners.is_listening()
+    }
+
     fn connect(&mut self, address: SocketAddr, source: Option<SocketAddr>) -> io::Result<Token> {
         if self.connections.slots.room() <= self.listeners.claims() {
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "every connection slot is taken"));

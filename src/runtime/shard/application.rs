@@ -250,6 +250,12 @@ pub trait Application: Sized {
         false
     }
 
+    /// A paced drain has come to a connection that [outlives](Application::outlives_drain) the beginning of a drain: it
+    /// is to be closed once everything queued for it was sent.
+    fn farewell<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token) {
+        let _ = (cx, token);
+    }
+
     /// The shard accepts no more connections and has closed (1001) those that do not
     /// [outlive](Application::outlives_drain) this. Called again if the drain must end earlier.
     fn draining<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>) {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::application::{Application, Extras};
 use super::control::Goodbye;
 use super::core::Core;
-use super::mailbox::{Full, Lane, Mailboxes};
+use super::mailbox::{Bridge, Full, Lane, Mailboxes};
 use super::slots::Slot;
 use crate::driver::{Driver, Shared, Source, Token};
 use crate::stats::{Account, Counters};
@@ -449,6 +449,16 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
             self.core.counters.mailbox_full += 1;
         }
         posted
+    }
+
+    /// Connects the shard to those of another process.
+    pub fn attach(&mut self, bridge: Bridge<A::Message>) {
+        self.core.mailboxes.attach(bridge);
+    }
+
+    /// Ends the connection to another process.
+    pub fn detach(&mut self) {
+        self.core.mailboxes.detach();
     }
 
     /// Whether a lane to every other shard has room for `bytes`.

@@ -1,6 +1,7 @@
 //! The shard without its application: connections, timers, buffers, and how they meet the driver.
 
 mod connection_env;
+mod draining;
 mod memory;
 mod opening;
 mod reading;
@@ -26,8 +27,7 @@ use crate::stats::{Account, BucketIndex, BudgetFigures, Counters, End, HANDSHAKE
 use echoring_proto::CloseCode;
 use echoring_proto::buffer::{Buffer, Lease};
 use echoring_proto::connection::{
-    Cause, CloseMode, Closed, Codecs, Connection, ConnectionConfig, Entropy, SINGLE_REPLY_START,
-    TransportAction,
+    Cause, Closed, Codecs, Connection, ConnectionConfig, Entropy, SINGLE_REPLY_START, TransportAction,
 };
 use echoring_proto::handshake::Refusal;
 use echoring_proto::limits::Nanos;
@@ -79,6 +79,8 @@ pub struct Core<D: Driver, A: Application> {
     pub(super) trim_at: Nanos,
     /// Whether that is worth waking up for.
     pub(super) trim_wanted: bool,
+    /// The connections that a paced drain closes one by one, before the shard drains.
+    farewells: Option<Farewells>,
     /// When the remaining connections are cut, once the shard drains.
     pub(super) draining_until: Option<Nanos>,
     /// The Close code and reason of the drain.
@@ -91,6 +93,7 @@ pub struct Core<D: Driver, A: Application> {
 }
 
 use connection_env::ConnectionEnv;
+use draining::Farewells;
 pub use relief::ConnectionMemory;
 use relief::{MemoryRelief, UnfinishedSends};
 use sealing::flush_sealed;
@@ -131,6 +134,7 @@ impl<D: Driver, A: Application> Core<D, A> {
             trim_at: 0,
             trim_wanted: false,
             retry: Vec::new(),
+            farewells: None,
             draining_until: None,
             goodbye: Goodbye::GOING_AWAY,
             stopping: false,
@@ -458,28 +462,6 @@ impl<D: Driver, A: Application> Core<D, A> {
         // Without TLS at the start there is no table of sessions.
         if let (Some(used), Some(tls)) = (&mut self.security.server, tls) {
             *used = tls;
-        }
-    }
-
-    pub(super) fn drain(&mut self, application: &A, timeout: Nanos) {
-        let until = self.env.now.saturating_add(timeout);
-        if let Some(earlier) = &mut self.draining_until {
-            *earlier = until.min(*earlier);
-            return;
-        }
-        self.draining_until = Some(until);
-        self.driver.stop_listening();
-        let tokens: Vec<Token> = self.slots.tokens().collect();
-        for token in tokens {
-            if let Some(slot) = self.slots.get_mut(token) {
-                let mut env = self.env.lend();
-                let stays = slot.peer.as_ref().is_some_and(|peer| application.outlives_drain(peer));
-                if slot.connection.is_deciding() || (slot.connection.is_open() && !stays) {
-                    let Goodbye { code, reason } = self.goodbye;
-                    slot.connection.close(code, reason, CloseMode::Graceful, &mut env);
-                }
-            }
-            self.touch(token);
         }
     }
 

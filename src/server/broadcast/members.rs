@@ -58,7 +58,7 @@ impl Broadcast {
         query: MembersQuery,
     ) {
         let Some((owner, owned)) = self.subscriptions.owner(topic) else { return };
-        if owner == link.mailboxes.shard() {
+        if self.orders(owner, link.mailboxes.shard()) {
             let (members, page) = self.sequencer.members(owned, query);
             self.members_page(link, topic, query, members, &page);
         } else {

@@ -12,6 +12,19 @@ pub(super) struct PendingRequests {
     queue: VecDeque<PendingRequest>,
     /// Shards whose mailbox is full, during one call of [`post`](PendingRequests::post).
     full: Vec<usize>,
+    pub(super) route: RequestRoute,
+}
+
+/// Where requests are posted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum RequestRoute {
+    /// To the other shards of this process; those for this shard are taken.
+    #[default]
+    Lanes,
+    /// Nowhere, for now.
+    Held,
+    /// To the shards of the successor.
+    Bridge,
 }
 
 #[derive(Debug)]
@@ -54,14 +67,22 @@ impl PendingRequests {
     /// Posts the requests for other shards as far as there is room. The requests to one shard stay in order; a full mailbox
     /// does not delay those to another shard.
     pub(super) fn post(&mut self, mailboxes: &mut Mailboxes<ShardMail>) {
-        let PendingRequests { queue, full } = self;
+        let PendingRequests { queue, full, route } = self;
         full.clear();
-        full.push(mailboxes.shard());
+        match route {
+            RequestRoute::Lanes => full.push(mailboxes.shard()),
+            RequestRoute::Held => return,
+            RequestRoute::Bridge => {}
+        }
         queue.retain(|PendingRequest { shard, mail, text }| {
             if full.contains(shard) {
                 return true;
             }
-            let posted = mailboxes.post(*shard, Lane::Request, mail.clone(), &[text.as_bytes()]);
+            let bytes = [text.as_bytes()];
+            let posted = match route {
+                RequestRoute::Bridge => mailboxes.post_far(*shard, mail.clone(), &bytes),
+                _ => mailboxes.post(*shard, Lane::Request, mail.clone(), &bytes),
+            };
             if posted.is_err() {
                 full.push(*shard);
             }
@@ -71,7 +92,24 @@ impl PendingRequests {
 
     /// Takes the first request for this shard itself, and its text.
     pub(super) fn take_for(&mut self, shard: usize) -> Option<(ShardMail, Box<str>)> {
+        if self.route != RequestRoute::Lanes {
+            return None;
+        }
         let index = self.queue.iter().position(|request| request.shard == shard)?;
         self.queue.remove(index).map(|request| (request.mail, request.text))
+    }
+
+    /// Takes all requests for this shard itself, with the names of topics.
+    pub(super) fn take_all_for(&mut self, shard: usize) -> Vec<(ShardMail, Box<str>)> {
+        let (here, others) =
+            std::mem::take(&mut self.queue).into_iter().partition(|request| request.shard == shard);
+        self.queue = others;
+        let here: VecDeque<PendingRequest> = here;
+        here.into_iter().map(|request| (request.mail, request.name)).collect()
+    }
+
+    /// Nobody can answer any more.
+    pub(super) fn clear(&mut self) {
+        self.queue.clear();
     }
 }

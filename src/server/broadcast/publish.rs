@@ -1,6 +1,7 @@
 //! The path of a publication: to the owner of its topic, and from there to all subscribing shards.
 
 use super::Broadcast;
+use super::handover::Ordering;
 use super::held_publications::{HeldPublications, release_one};
 use super::sequencer::{Routed, Sequenced, Sequencer};
 use super::sessions::latest_request;
@@ -40,7 +41,7 @@ impl Broadcast {
             self.sequencer.topics.note_refused();
             return link.close(CloseCode::POLICY, "not allowed to publish to this topic");
         }
-        let publisher = publisher(link, Some(member), AckMode::Never);
+        let publisher = publisher(link, self.number(link.mailboxes.shard()), Some(member), AckMode::Never);
         let content = match kind {
             MessageKind::Text => Content::Text,
             MessageKind::Binary => Content::Binary,
@@ -83,7 +84,12 @@ impl Broadcast {
             self.sequencer.topics.note_refused();
             return self.sessions.refuse(link, id, refused);
         }
-        let publisher = publisher(link, None, id.map_or(AckMode::OnRefusal, AckMode::Always));
+        let publisher = publisher(
+            link,
+            self.number(link.mailboxes.shard()),
+            None,
+            id.map_or(AckMode::OnRefusal, AckMode::Always),
+        );
         let Broadcast { sequencer, held, .. } = self;
         let Some(sequenced) =
             route_or_hold(sequencer, held, link, name, publisher, publication, idempotency_key)
@@ -138,7 +144,7 @@ impl Broadcast {
         publication: Publication<'_>,
         idempotency_key: &str,
     ) -> Result<Position, Refused> {
-        if self.drain.is_on() {
+        if self.drain.is_on() || self.sequencer.ordering == Ordering::Theirs {
             self.sequencer.topics.note_refused();
             return Err(Refused::Draining);
         }
@@ -235,10 +241,11 @@ fn route_or_hold<A: ServerApplication>(
 /// This connection as a publisher.
 fn publisher<A: ServerApplication>(
     link: &ConnectionContext<'_, A>,
+    number: u8,
     member: Option<MemberId>,
     ack_mode: AckMode,
 ) -> Publisher {
     let shard = link.mailboxes.shard() as u16;
     let request = latest_request(link);
-    Publisher { shard, token: link.token, member, ack_mode, request, received_at: link.now() }
+    Publisher { shard, number, token: link.token, member, ack_mode, request, received_at: link.now() }
 }

@@ -155,7 +155,7 @@ impl Broadcast {
         recovered: Option<bool>,
         snapshot: Option<u64>,
     ) {
-        let client = origin(link.mailboxes.shard(), link.token);
+        let client = origin(self.number(link.mailboxes.shard()), link.token);
         let sees_presence = sees_presence(link, topic);
         let Broadcast { fan_out, subscriptions, sessions, .. } = self;
         let has_presence = sees_presence && fan_out.has(topic, TopicSettings::has_presence);
@@ -183,7 +183,7 @@ impl Broadcast {
             subscription.state = SubscriptionState::Live(member);
         }
         let subject = session.subject.clone();
-        let client = origin(link.mailboxes.shard(), link.token);
+        let client = origin(self.number(link.mailboxes.shard()), link.token);
         self.report_presence(&mut link.resources(), topic, client, Some(&subject));
     }
 

@@ -3,15 +3,16 @@
 //!
 //! Forwards are posted without waiting. The caller checks the room of the forward lanes before it sequences anything.
 
-use echoring_proto::buffer::{Lease, Pool};
+use echoring_proto::buffer::Pool;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::shard::{Full, Lane, Mailboxes, ShardResources};
 use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
 use echoring_topics::{
     Accepted, Members, OwnedTopicId, OwnedTopics, Page, Passed, Placement, Position, Publication, Refused,
-    Replay, Rules, TopicId,
+    Replay, TopicId,
 };
 
+use super::handover::Ordering;
 use super::shard_mail::{AckMode, MembersQuery, Publisher, ShardMail};
 use crate::limits::IDEMPOTENCY_KEY_BYTES_MAX;
 
@@ -27,6 +28,7 @@ pub(super) struct Sequencer {
     pub(super) topics: OwnedTopics,
     placement: Placement,
     message_bytes_max: usize,
+    pub(super) ordering: Ordering,
     pub(super) passed: Passed,
 }
 
@@ -50,15 +52,14 @@ pub(super) enum Routed {
 }
 
 impl Sequencer {
-    pub(super) fn new(
-        rules: Rules,
-        lease: Lease,
-        seed: u64,
-        placement: Placement,
-        message_bytes_max: usize,
-    ) -> Sequencer {
-        let topics = OwnedTopics::new(rules, lease, seed);
-        Sequencer { topics, placement, message_bytes_max, passed: Passed::default() }
+    pub(super) fn new(topics: OwnedTopics, placement: Placement, message_bytes_max: usize) -> Sequencer {
+        let ordering = Ordering::default();
+        Sequencer { topics, placement, message_bytes_max, ordering, passed: Passed::default() }
+    }
+
+    /// A successor accepts messages of this size.
+    pub(super) fn lower_message_bytes_max(&mut self, bytes: u64) {
+        self.message_bytes_max = self.message_bytes_max.min(bytes as usize);
     }
 
     /// The shard that owns the topic `name`.
@@ -97,7 +98,13 @@ impl Sequencer {
         idempotency_key: &str,
     ) -> Result<Routed, Full> {
         let owner = self.owner_of(name, resources.mailboxes.shards());
-        if owner != resources.mailboxes.shard() {
+        if self.ordering == Ordering::Frozen {
+            return Err(Full);
+        }
+        if self.ordering == Ordering::Theirs && publication.payload.len() > self.message_bytes_max {
+            return Ok(Routed::Here(Err(Refused::TooLarge)));
+        }
+        if owner != resources.mailboxes.shard() || self.ordering == Ordering::Theirs {
             self.post(resources.mailboxes, owner, name, publisher, publication, idempotency_key)?;
             return Ok(Routed::Posted);
         }
@@ -126,7 +133,10 @@ impl Sequencer {
             idempotency_bytes: idempotency_key.len() as u8,
         };
         let bytes = [name.as_bytes(), key.as_bytes(), idempotency_key.as_bytes(), payload];
-        mailboxes.post(owner, Lane::Request, mail, &bytes)?;
+        match self.ordering {
+            Ordering::Theirs => mailboxes.post_far(owner, mail, &bytes)?,
+            Ordering::Own | Ordering::Frozen => mailboxes.post(owner, Lane::Request, mail, &bytes)?,
+        }
         self.passed.publications_out += 1;
         Ok(())
     }

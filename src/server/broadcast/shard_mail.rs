@@ -135,6 +135,11 @@ pub enum ShardMail {
     },
     /// The sending shard drains and will post no more mail of this stage.
     DrainStageOver(DrainStage),
+    /// The sending shard is frozen and posts no requests behind this one.
+    Frozen {
+        /// The attempt to hand over.
+        round: u32,
+    },
 }
 
 /// The mail that a draining shard has posted the last of.
@@ -167,6 +172,8 @@ pub struct MembersQuery {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Publisher {
     pub(super) shard: u16,
+    /// The number of the shard, in the numbers of clients.
+    pub(super) number: u8,
     pub(super) token: Token,
     /// The publisher's own subscription, which does not get the message.
     pub(super) member: Option<MemberId>,
@@ -193,6 +200,7 @@ impl Publisher {
     pub(super) const fn operator(received_at: Nanos) -> Publisher {
         Publisher {
             shard: u16::MAX,
+            number: 0,
             token: Token { index: u32::MAX, generation: 0 },
             member: None,
             ack_mode: AckMode::Never,
@@ -210,7 +218,15 @@ impl Publisher {
     }
 
     pub(super) fn origin(&self) -> Origin {
-        origin(usize::from(self.shard), self.token)
+        origin(self.number, self.token)
+    }
+
+    /// Gives the publisher the shard that `find` returns for its own; the operator has none. `None` if `find` returns none.
+    pub(crate) fn move_to(&mut self, find: impl FnOnce(usize) -> Option<usize>) -> Option<()> {
+        if self.shard != Publisher::OPERATOR.shard {
+            self.shard = u16::try_from(find(self.shard.into())?).ok()?;
+        }
+        Some(())
     }
 
     /// The id of the client's request, if the client expects an answer.
@@ -222,8 +238,9 @@ impl Publisher {
     }
 }
 
-/// Identifies a connection on the whole node while it is open.
-pub(super) fn origin(shard: usize, token: Token) -> Origin {
-    // Shards are below 2^8 and generations below 2^24. Adding 1 keeps the value from being 0, which means no origin.
-    (shard as u64) << 56 | u64::from(token.generation) << 32 | (u64::from(token.index) + 1)
+/// Identifies a connection on the whole node, and on its predecessor or successor, while it is open. `number` is that of its
+/// shard.
+pub(super) fn origin(number: u8, token: Token) -> Origin {
+    // Generations are below 2^24. Adding 1 keeps the value from being 0, which means no origin.
+    u64::from(number) << 56 | u64::from(token.generation) << 32 | (u64::from(token.index) + 1)
 }

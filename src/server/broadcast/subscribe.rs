@@ -81,7 +81,7 @@ impl Broadcast {
         }
         let (shard, shards) = (resources.mailboxes.shard(), resources.mailboxes.shards());
         let owner = self.sequencer.owner_of(name, shards);
-        if owner == shard {
+        if self.orders(owner, shard) {
             return self.subscribe_owned(resources, name, now);
         }
         if self.subscriptions.awaiting_owner() >= SUBSCRIPTIONS_WAITING_MAX {
@@ -120,7 +120,7 @@ impl Broadcast {
         topic: TopicId,
         echo_own: bool,
     ) -> Option<MemberId> {
-        let skip = if echo_own { 0 } else { origin(cx.shard(), token) };
+        let skip = if echo_own { 0 } else { origin(self.number(cx.shard()), token) };
         let window_bits = cx.share_window(token);
         self.fan_out.subscribe_raw(topic, token, window_bits, skip)
     }
@@ -129,6 +129,7 @@ impl Broadcast {
     pub(super) fn subscribed<D: Driver, A: ServerApplication>(
         &mut self,
         cx: &mut Context<'_, D, A>,
+        owner: usize,
         local: TopicId,
         answer: Result<Subscribed, Refused>,
     ) {
@@ -139,6 +140,8 @@ impl Broadcast {
         match answer {
             Ok(answer) => {
                 subscription.confirm(answer);
+                // Not the one that was asked if the topic has moved meanwhile.
+                subscription.owner = owner;
                 self.fan_out.topics.begin_at(local, answer.position.offset);
                 waiting.into_iter().for_each(|waiting| self.admit(cx, local, &waiting));
                 self.leave_if_deserted(&mut cx.resources(), local);
@@ -268,7 +271,7 @@ impl Broadcast {
         token: Token,
         topic: TopicId,
     ) {
-        let client = origin(resources.mailboxes.shard(), token);
+        let client = origin(self.number(resources.mailboxes.shard()), token);
         self.report_presence(resources, topic, client, None);
         self.leave_if_deserted(resources, topic);
     }
@@ -287,7 +290,7 @@ impl Broadcast {
         let Some((owner, owned)) = self.subscriptions.owner(topic) else { return };
         let epoch = self.subscriptions.epoch(topic).unwrap_or_default();
         self.subscriptions.remove(topic);
-        if owner == resources.mailboxes.shard() {
+        if self.orders(owner, resources.mailboxes.shard()) {
             self.fan_out.topics.remove(topic, self.now, resources.pool);
             self.sequencer.topics.unsubscribe(owned, owner, topic, self.now, resources.pool);
         } else {

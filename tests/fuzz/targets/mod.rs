@@ -10,6 +10,7 @@ mod cursor;
 pub mod deflate;
 pub mod differential;
 pub mod frame;
+pub mod handover;
 pub mod handshake;
 mod inflate;
 mod peer;

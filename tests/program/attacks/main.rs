@@ -13,6 +13,7 @@ mod draining;
 mod frames;
 mod handshake;
 mod memory;
+mod paced_drain;
 #[path = "../../support/patient.rs"]
 mod patient;
 mod peak;

@@ -133,6 +133,17 @@ impl Server {
         assert_eq!(peer.frame(), (0x81, b"still here".to_vec()));
     }
 
+    /// The status of a GET to the admin address.
+    pub fn status(&self, path: &str) -> u16 {
+        let mut stream = TcpStream::connect(self.admin).expect("the admin address");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer.get(9..12).and_then(|status| status.parse().ok()).expect("a status")
+    }
+
     /// `GET /stats`: the figures of the node.
     pub fn stats(&self) -> Value {
         self.report()["node"].clone()

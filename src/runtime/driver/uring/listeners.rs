@@ -40,7 +40,7 @@ pub(super) struct Listeners {
     list: Vec<Listener>,
     /// Something changed that may lead to submissions.
     listed: bool,
-    /// Connections that were accepted after we had stopped, or for which there was no slot.
+    /// Connections for which there was no slot.
     orphans: Vec<u32>,
     direct: bool,
 }
@@ -165,8 +165,8 @@ impl Listeners {
         if completion.result >= 0 {
             listener.failing = false;
             let file = completion.result as u32;
-            let token = if listener.stopping { None } else { connections.slots.take(file, Phase::Open) };
-            match token {
+            // Also while it stops: the kernel has completed the client's connection.
+            match connections.slots.take(file, Phase::Open) {
                 Some(token) => {
                     events.push(Event::Accepted { token });
                     connections.list(token.index);
