@@ -187,7 +187,6 @@ impl<D: Driver, A: Application> Shard<D, A> {
         self.core.expire_timers(&mut self.application);
         // Answers and pongs leave first, so that the connections are writable for the application: nothing would report
         // that later.
-        // clear: nothing would tell it later that it has become so.
         self.core.flush_dirty(&mut self.application);
         self.application.tick_ended(&mut Context { core: &mut self.core });
         if self.core.env.pool.is_under_pressure() {

@@ -1,7 +1,7 @@
 //! A self-signed certificate for tests of TLS, made anew by each process, for `localhost` and 127.0.0.1.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use echoring_async::tls::{Trust, client_config};
@@ -18,15 +18,20 @@ pub struct Certificate {
 pub fn certificate() -> &'static Certificate {
     static MADE: OnceLock<Certificate> = OnceLock::new();
     MADE.get_or_init(|| {
-        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("tls-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("a folder");
-        let certificate = Certificate { cert: folder.join("cert.pem"), key: folder.join("key.pem") };
-        fs::write(&certificate.cert, made.cert.pem()).expect("written");
-        fs::write(&certificate.key, made.signing_key.serialize_pem()).expect("written");
-        certificate
+        another_in(&folder)
     })
+}
+
+/// A new certificate, with its files in `folder`.
+pub fn another_in(folder: &Path) -> Certificate {
+    let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
+    let certificate = Certificate { cert: folder.join("cert.pem"), key: folder.join("key.pem") };
+    fs::write(&certificate.cert, made.cert.pem()).expect("written");
+    fs::write(&certificate.key, made.signing_key.serialize_pem()).expect("written");
+    certificate
 }
 
 /// What a client speaks that believes it.

@@ -41,7 +41,7 @@ pub enum ClientAuth {
     Required,
 }
 
-/// What a server's TLS configuration is made of.
+/// The files and choices of a server's TLS configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerTls {
     /// The certificates. A client gets the first one for the name that it asks for (SNI; RFC 6066, 3) with a key that it

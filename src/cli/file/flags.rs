@@ -134,6 +134,11 @@ impl Flag {
     }
 }
 
+/// The id of the option whose flag is `flag`, which is its key in a file.
+pub(crate) fn key_of(flag: &str) -> String {
+    flag.trim_start_matches('-').replace('-', "_")
+}
+
 fn boolean(value: &OsStr) -> Option<bool> {
     value.to_str()?.parse().ok()
 }
@@ -222,7 +227,7 @@ pub(crate) struct Given<A> {
     /// The matches that they were read from.
     pub(crate) matches: ArgMatches,
     pub(crate) origins: Origins,
-    /// What they were read from.
+    /// The list that they were read from.
     pub(crate) flags: Vec<Flag>,
 }
 
@@ -257,8 +262,7 @@ pub(crate) struct Origins(BTreeMap<String, Origin>);
 impl Origins {
     /// An error in the value of `flag`, with its place in the file or its variable, if one of them gave it.
     pub(crate) fn wrong(&self, flag: &str, explanation: &str) -> Failure {
-        let id = flag.trim_start_matches('-').replace('-', "_");
-        self.0.get(&id).unwrap_or(&Origin::CommandLine).wrong(flag, explanation)
+        self.0.get(&key_of(flag)).unwrap_or(&Origin::CommandLine).wrong(flag, explanation)
     }
 
     /// Where `arg` was given, for a reader; `None` where it has its default.

@@ -12,7 +12,7 @@ pub(super) struct Change {
     pub(super) key: String,
     pub(super) from: Option<String>,
     pub(super) to: Option<String>,
-    /// What to do, where it is not simply a restart.
+    /// Advice, where a restart is not the only way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) hint: Option<String>,
 }

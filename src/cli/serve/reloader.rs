@@ -8,8 +8,8 @@ use std::fs;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use serde::Serialize;
@@ -20,6 +20,7 @@ use super::config::Sources;
 use super::read_token;
 use super::settings::Settings;
 use super::watch::{Version, Watched};
+use crate::file::flags::key_of;
 use crate::limits::{RELOAD_TIMEOUT, WATCH_INTERVAL};
 use crate::{Failure, environment, logging};
 use echoring_server::Handle;
@@ -30,7 +31,7 @@ const SCHEMA: &str = "echoring.reload/1";
 
 /// Asks the thread for a reload, from any thread.
 #[derive(Clone, Debug)]
-pub(super) struct Reloader(Arc<Mutex<mpsc::Sender<Request>>>);
+pub(super) struct Reloader(mpsc::Sender<Request>);
 
 #[derive(Debug)]
 struct Request {
@@ -70,18 +71,16 @@ struct Report {
 impl Reloader {
     pub(super) fn new() -> (Reloader, Pending) {
         let (sender, requests) = mpsc::channel();
-        (Reloader(Arc::new(Mutex::new(sender))), Pending { requests })
+        (Reloader(sender), Pending { requests })
     }
 
     /// Asks for a reload and waits for its result, for a bounded time.
     pub(super) fn reload_for(&self, cause: &'static str) -> Reloaded {
         let (reply, result) = mpsc::sync_channel(1);
-        let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let sent = sender.send(Request { cause, reply }).is_ok();
-        match result.recv_timeout(RELOAD_TIMEOUT) {
-            Ok(result) if sent => result,
-            _ => Reloaded::Refused("the reload does not end; see the log".to_owned()),
-        }
+        // A thread that has ended drops the request, and with it the only sender of a result.
+        let _ = self.0.send(Request { cause, reply });
+        let unknown = |_| Reloaded::Refused("the reload does not end; see the log".to_owned());
+        result.recv_timeout(RELOAD_TIMEOUT).unwrap_or_else(unknown)
     }
 }
 
@@ -190,11 +189,6 @@ impl Running {
         self.settings = next;
         Ok(Report { schema: SCHEMA, changed, restart, files: Vec::new() })
     }
-}
-
-/// The key of a flag.
-fn key_of(flag: &str) -> String {
-    flag.trim_start_matches('-').replace('-', "_")
 }
 
 impl Report {

@@ -48,7 +48,7 @@ pub(super) struct Settings {
     pub(super) config_file: Option<(PathBuf, Version)>,
     /// The files with certificates, keys and tokens, and their versions when they were read.
     pub(super) secret_files: Vec<(PathBuf, Version)>,
-    /// What the options and the topics were read from.
+    /// The sources of the options and of the topics.
     flags: Vec<Flag>,
     tables: Tables,
 }
@@ -339,7 +339,7 @@ fn host_policy(mut allowed: Vec<String>, origins: &[String], listen: &[ListenAdd
     HostPolicy::Local(allowed)
 }
 
-/// What was typed stays for as long as the process, once however often it is read.
+/// The names for the life of the process. A name that is read again takes no more memory.
 fn static_names(names: &[String]) -> Vec<&'static str> {
     static KNOWN: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);

@@ -6,7 +6,7 @@ use echoring_runtime::shard::{Lane, Mailboxes};
 
 use super::shard_mail::ShardMail;
 
-/// Requests in the order in which they were made. The bound is kept by those who add to them.
+/// Requests in the order in which they were made. Callers check the bound before they add one.
 #[derive(Debug, Default)]
 pub(super) struct PendingRequests {
     queue: VecDeque<PendingRequest>,

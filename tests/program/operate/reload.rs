@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use super::certificate::{certificate, trusting};
+use super::certificate::{Certificate, another_in, certificate, trusting};
 use super::peer::{BINARY, Peer, TEXT, frame, status, upgrade};
 use super::server::{PATIENCE, Server};
 
@@ -281,11 +281,7 @@ fn a_new_admin_token_replaces_the_old_one() {
 fn a_renewed_certificate_serves_new_connections_and_leaves_the_old_ones_open() {
     for driver in ["auto", "epoll"] {
         let folder = folder();
-        let (cert, key) = (folder.join("cert.pem"), folder.join("key.pem"));
-        let names = ["localhost".to_owned()];
-        let first = rcgen::generate_simple_self_signed(names).expect("a certificate");
-        fs::write(&cert, first.cert.pem()).expect("written");
-        fs::write(&key, first.signing_key.serialize_pem()).expect("written");
+        let Certificate { cert, key } = another_in(&folder);
         let flags = ["--driver", driver, "--tls-cert", text(&cert), "--tls-key", text(&key), "--log", "info"];
         let server = Server::start(&flags);
         // The client trusts the certificate of the tests only, which is not served yet.
