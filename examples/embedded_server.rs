@@ -45,10 +45,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     std::io::stdin().read_to_end(&mut Vec::new())?;
     for snapshot in server.shutdown(Duration::from_secs(5))? {
-        let counters = &snapshot.counters;
+        let traffic = snapshot.counters.traffic.total();
         println!(
             "shard {}: {} messages in, {} out",
-            snapshot.shard, counters.messages_in, counters.messages_out
+            snapshot.shard, traffic.messages_in, traffic.messages_out
         );
     }
     Ok(())

@@ -12,6 +12,11 @@ pub const CONNECTIONS_DEFAULT: u32 = 100_000;
 /// Time within which a draining server exits, whatever its peers do.
 pub const DRAIN_TIMEOUT: Nanos = 8 * SECOND;
 
+// ---- TLS ----
+
+/// Time for which session tickets are encrypted with one secret. They live twice as long, as with rustls' own tickets.
+pub const TICKET_SECRET_TIME: Nanos = 6 * 3_600 * SECOND;
+
 // ---- async connections ----
 
 /// Default size in bytes of the read buffer and of the write buffer of an async connection, each.

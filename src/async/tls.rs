@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod server;
+mod tickets;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +21,8 @@ use rustls::{SupportedProtocolVersion, version};
 pub use server::{
     CertificateFiles, ClientAuth, ServerTls, expiry_warnings, server_config, with_ticket_keys_of,
 };
+
+pub use tickets::Tickets;
 
 const VERSIONS: &[&SupportedProtocolVersion] = &[&version::TLS13, &version::TLS12];
 /// The protocol inside TLS; a client that offers only other protocols is refused (RFC 7301, 3.2).

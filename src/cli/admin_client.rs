@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use http::header::{AUTHORIZATION, HOST, HeaderValue};
+use http::header::{AUTHORIZATION, HOST};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
@@ -18,6 +18,7 @@ use crate::Failure;
 use crate::limits::{ADMIN_ANSWER_BYTES_MAX, ADMIN_TIMEOUT};
 use crate::serve::socket_address;
 use echoring_async::TokioStream;
+use echoring_server::control::Token;
 
 /// The admin address of a running server, and how to have access.
 #[derive(Debug, clap::Args)]
@@ -64,19 +65,24 @@ impl fmt::Display for AdminTarget {
 pub(crate) type Answer = (StatusCode, Bytes);
 
 impl AdminArgs {
+    /// The address, for people.
+    pub(crate) fn target(&self) -> String {
+        self.admin.to_string()
+    }
+
     /// Makes one request and waits for its answer.
     ///
     /// # Errors
     /// [`Failure::Environment`] when there is no answer in time, or no access.
     pub(crate) fn request(&self, method: Method, path: &str) -> Result<Answer, Failure> {
-        let token = self.admin_token_file.as_deref().map(bearer).transpose()?;
+        let token = self.admin_token_file.as_deref().map(read_token).transpose()?;
         let unreachable = |error: String| {
             let hint = "is the server running with this --admin address?";
             Failure::Environment(format!("no answer from {}: {error}; {hint}", self.admin))
         };
         let runtime = echoring_async::local_runtime().map_err(|error| unreachable(error.to_string()))?;
         let asked = async {
-            match tokio::time::timeout(ADMIN_TIMEOUT, self.ask(method, path, token)).await {
+            match tokio::time::timeout(ADMIN_TIMEOUT, self.ask(method, path, token.as_ref())).await {
                 Ok(answer) => answer,
                 Err(_) => Err(format!("it took longer than {} s", ADMIN_TIMEOUT.as_secs())),
             }
@@ -91,10 +97,11 @@ impl AdminArgs {
         }
     }
 
-    async fn ask(&self, method: Method, path: &str, token: Option<HeaderValue>) -> Result<Answer, String> {
+    async fn ask(&self, method: Method, path: &str, token: Option<&Token>) -> Result<Answer, String> {
         let mut request = Request::builder().method(method).uri(path).header(HOST, "localhost");
         if let Some(token) = token {
-            request = request.header(AUTHORIZATION, token);
+            request =
+                request.header(AUTHORIZATION, token.authorization().map_err(|error| error.to_string())?);
         }
         let request = request.body(Empty::new()).map_err(|error| error.to_string())?;
         let failed = |error: std::io::Error| error.to_string();
@@ -113,14 +120,13 @@ fn refused(why: &str, admin: &AdminTarget) -> Failure {
     Failure::Environment(format!("{admin} refuses the request: {why}"))
 }
 
-/// The field with the token of a file.
-fn bearer(file: &Path) -> Result<HeaderValue, Failure> {
-    let unusable = |why: String| Failure::Environment(format!("no token in {}: {why}", file.display()));
-    let token = std::fs::read_to_string(file).map_err(|error| unusable(error.to_string()))?;
-    let mut field = HeaderValue::try_from(format!("Bearer {}", token.trim_end()))
-        .map_err(|_| unusable("it is not one line of visible characters".to_owned()))?;
-    field.set_sensitive(true);
-    Ok(field)
+/// The token of a file.
+///
+/// # Errors
+/// [`Failure::Environment`] if the file has none.
+pub(crate) fn read_token(file: &Path) -> Result<Token, Failure> {
+    Token::read(file)
+        .map_err(|error| Failure::Environment(format!("no token in {}: {error}", file.display())))
 }
 
 async fn exchange<S>(stream: S, request: Request<Empty<Bytes>>) -> Result<Answer, String>

@@ -6,7 +6,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
 use super::Failure;
-use crate::logging;
+use crate::logging::{self, Destination, Form};
 
 /// Raises the soft limit on descriptors to the hard one and gives it back. Every connection may need one,
 /// and the usual soft limit of 1,024 exists for programs that use `select`.
@@ -16,6 +16,17 @@ pub(super) fn raise_descriptor_limit() -> u64 {
     match setrlimit(Resource::Nofile, raised) {
         Ok(()) => limit.maximum.unwrap_or(u64::MAX),
         Err(_) => limit.current.unwrap_or(u64::MAX),
+    }
+}
+
+/// Raises the limit on locked memory as far as this process may. Recent kernels count rings as locked memory, unless the process
+/// has the capability that the sandbox gives up.
+pub(super) fn raise_locked_memory_limit() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Memlock);
+    let raise = |limit| setrlimit(Resource::Memlock, Rlimit { current: limit, maximum: limit });
+    // Only a privileged process raises the hard limit. One that cannot raise either runs on what it has, or on epoll.
+    if raise(None).is_err() {
+        let _ = raise(maximum);
     }
 }
 
@@ -48,8 +59,18 @@ pub(super) fn log_filter(word: &str) -> Result<String, String> {
 
 /// Starts the log on stderr.
 pub(super) fn start_log(filter: &str) -> Result<(), Failure> {
-    logging::start(checked_filter(filter)?)
-        .map_err(|error| Failure::Environment(format!("the log cannot be started: {error}")))
+    start_log_on(filter, &Destination::Stderr, Form::Text)
+}
+
+/// Starts the log.
+pub(super) fn start_log_on(filter: &str, destination: &Destination, form: Form) -> Result<(), Failure> {
+    logging::start(checked_filter(filter)?, destination, form).map_err(|error| {
+        let place = match destination {
+            Destination::File(path) => format!(" in {}", path.display()),
+            Destination::Stderr | Destination::Stdout => String::new(),
+        };
+        Failure::Environment(format!("the log{place} cannot be started: {error}"))
+    })
 }
 
 /// The filter that `--log` describes.

@@ -20,6 +20,8 @@ use echoring_proto::limits::Nanos;
 
 /// Maximum size of a file in bytes, enough for ten thousand patterns.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// Maximum number of keys that an error lists.
+const KEYS_LISTED_MAX: usize = 24;
 
 /// The name and the text of a file.
 #[derive(Debug)]
@@ -167,13 +169,14 @@ impl<'a> Entry<'a> {
         self.wrong(&format!("expected {what}, found {}", found(self.value)))
     }
 
-    /// That there is no such key, and which there are.
+    /// That there is no such key, and which there are if they are few.
     pub(crate) fn unknown(&self, known: &[&str]) -> Failure {
         let nearest = known.iter().map(|name| (strsim::levenshtein(self.key, name), name)).min();
         let hint = match nearest {
             Some((changes, name)) if changes <= 2 || 3 * changes <= name.len() => {
                 format!("did you mean `{name}`?")
             }
+            _ if known.len() > KEYS_LISTED_MAX => "--help lists them all".to_owned(),
             _ => format!("the keys here are {}", known.join(", ")),
         };
         self.source.wrong(self.key_at, &format!("{}: there is no such key; {hint}", self.path))
@@ -282,6 +285,7 @@ fn typed_word(value: &DeValue<'_>) -> Option<String> {
     match value {
         DeValue::String(word) if !word.is_empty() => Some(word.to_string()),
         DeValue::Integer(_) => integer(value).map(|number| number.to_string()),
+        DeValue::Float(float) => Some(float.to_string()),
         _ => None,
     }
 }

@@ -14,6 +14,7 @@ pub mod bench;
 mod compare;
 mod compress;
 mod connect;
+mod doctor;
 mod environment;
 mod file;
 pub mod limits;
@@ -23,9 +24,12 @@ mod proxy;
 mod reference;
 mod reload;
 mod report;
+mod sandbox;
 mod serve;
 mod signals;
+mod systemd;
 mod talk;
+mod top;
 pub mod values;
 
 use std::ffi::OsString;
@@ -88,10 +92,12 @@ Examples:
   echoring report run.json --out report.html      draw what bench --json run.json measured
   echo hi | echoring connect ws://127.0.0.1:9001/echo
   echoring proxy --upstream ws://127.0.0.1:8002   a reverse proxy for HTTP and WebSockets
+  echoring doctor --config /etc/echoring/echoring.toml
+  echoring top                                    watch the server on this machine
   echoring completions bash > /etc/bash_completion.d/echoring
   echoring man | man -l -
 
-Exit codes: 0 done, 1 threshold missed or integrity broken, 2 usage, 3 the environment forbids it,
+Exit codes: 0 done, 1 threshold missed, integrity broken or a red check, 2 usage, 3 the environment forbids it,
 4 the load generator was the bottleneck.";
 
 #[derive(Debug, Parser)]
@@ -111,19 +117,23 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the server: /echo, /broadcast/{topic}, and a page on / that tries them
-    Serve(serve::Args),
+    Serve(Box<serve::Args>),
     /// Measure a server: latency, throughput and integrity under a load of its own
     Bench(Box<bench::Args>),
     /// Compare results of `bench --json`: better, worse, the same or undecided, with intervals
     Compare(compare::Args),
     /// Talk to a server: at a terminal, or by pipes
     Connect(connect::Args),
+    /// Check this host for a server: what it allows, what it limits, and the cures
+    Doctor(doctor::Args),
     /// Pass HTTP and WebSockets on to other servers, and record them
     Proxy(proxy::Args),
     /// Have a running server read its configuration again
     Reload(reload::Args),
     /// Draw recorded runs: one page with latency by percentile and over time, throughput, environment, comparison
     Report(report::Args),
+    /// Watch a running server in the terminal: rates, latency, topics, slow consumers, closes
+    Top(top::Args),
     /// Print a completion script for a shell
     Completions {
         /// The shell to write it for
@@ -160,9 +170,11 @@ where
         Command::Bench(arguments) => Ok(bench::run(*arguments, typed)),
         Command::Compare(arguments) => compare::run(arguments),
         Command::Connect(arguments) => connect::run(arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Proxy(arguments) => proxy::run(arguments),
         Command::Reload(arguments) => reload::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
+        Command::Top(arguments) => top::run(arguments),
         Command::Completions { shell } => print_completions(shell),
         Command::Man { command } => print_manual(command.as_deref()),
     };

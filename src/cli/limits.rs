@@ -1,5 +1,6 @@
 //! The bounds, deadlines and defaults of this crate, with their units and reasons. Nothing here is logic.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
@@ -23,6 +24,30 @@ pub(crate) const ADMIN_TIMEOUT: Duration = Duration::from_secs(12);
 /// Maximum size of an answer in bytes: a list of 10,000 topics is the longest.
 pub(crate) const ADMIN_ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+// ---- top ----
+
+/// How often `top` may ask: a snapshot costs the server more than nothing.
+pub(crate) const TOP_INTERVAL_RANGE: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(3_600);
+/// The intervals that its keys step through.
+pub(crate) const TOP_INTERVALS: [Duration; 5] = [
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(5),
+    Duration::from_secs(10),
+];
+/// The time in seconds whose closes are recent.
+pub(crate) const TOP_WINDOW_S: f64 = 60.0;
+/// Rates that its charts have at most: more than a wide terminal has columns.
+pub(crate) const TOP_HISTORY: usize = 300;
+/// Topics and consumers that it asks for: more than most terminals have lines for.
+pub(crate) const TOP_ROWS_MAX: usize = 20;
+/// Characters of a topic, an identity or a path. Longer ones are cut.
+pub(crate) const TOP_NAME_CHARS_MAX: usize = 60;
+/// How soon it notices an answer, a signal or the terminal's new size.
+pub(crate) const TOP_TICK: Duration = Duration::from_millis(100);
+
 // ---- the log ----
 
 /// Records that wait to be written to stderr; past it they are dropped and counted.
@@ -44,7 +69,51 @@ pub(crate) const LOG_FLUSH_TIMEOUT: Nanos = 250 * MILLISECOND;
 /// How soon a write that would block is tried again.
 pub(crate) const LOG_RETRY: Nanos = 5 * MILLISECOND;
 
+/// Permissions of log files: the group may read them.
+pub(crate) const LOG_FILE_MODE: u32 = 0o640;
+
+// ---- the access log ----
+
+/// Records that wait to be written; past it they are dropped and counted. A shard ends a few thousand connections in a
+/// tick.
+pub(crate) const ACCESS_QUEUE_RECORDS: usize = 16 * 1024;
+/// Bytes of them, likewise.
+pub(crate) const ACCESS_QUEUE_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of a path in a record. Longer ones are cut.
+pub(crate) const ACCESS_PATH_BYTES_MAX: usize = 1024;
+
+// ---- traces ----
+
+/// Spans that wait to be sent; past it they are dropped and counted. The default of `OTEL_BSP_MAX_QUEUE_SIZE`.
+#[cfg(feature = "otel")]
+pub(crate) const TRACE_QUEUE_SPANS: usize = 2_048;
+/// Spans of one request. The default of `OTEL_BSP_MAX_EXPORT_BATCH_SIZE`.
+#[cfg(feature = "otel")]
+pub(crate) const TRACE_BATCH_SPANS: usize = 512;
+/// Time from one request to the next. The default of `OTEL_BSP_SCHEDULE_DELAY`.
+#[cfg(feature = "otel")]
+pub(crate) const TRACE_INTERVAL: Duration = Duration::from_secs(5);
+/// Time for one request, its answer included: the default of OpenTelemetry.
+#[cfg(feature = "otel")]
+pub(crate) const TRACE_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the end of the process waits for the last request.
+#[cfg(feature = "otel")]
+pub(crate) const TRACE_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// Bytes of a collector's answer: it says how many spans it refused.
+#[cfg(feature = "otel")]
+pub(crate) const TRACE_ANSWER_BYTES_MAX: usize = 64 * 1024;
+
 // ---- the proxy ----
 
 /// Bytes of a message that the proxy inflates; others pass through it whatever their length.
 pub(crate) const RECODED_MESSAGE_BYTES_DEFAULT: u64 = 1024 * 1024;
+
+// ---- the end of a server ----
+
+/// The time during which a draining server is not ready and still accepts connections: a share of `--drain`, and at most
+/// this. Load balancers check every few seconds.
+pub(crate) const LAME_DUCK_TIME_MAX: Duration = Duration::from_secs(5);
+/// That share is one of this many parts.
+pub(crate) const LAME_DUCK_PARTS: u32 = 10;
+/// Time from the deadline of a drain to the end of the process: the shards end, and the last log lines are written.
+pub(crate) const EXIT_GRACE: Duration = Duration::from_millis(1_500);

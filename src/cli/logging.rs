@@ -1,21 +1,27 @@
-//! The log of the program: records of `tracing`, written to stderr by a separate thread.
+//! The log of the program: records of `tracing`, written to stderr, a file or the journal by a separate thread. The access
+//! log (`access`) has another one.
 //!
 //! A caller only appends to a bounded queue. A record that does not fit is dropped and counted
 //! ([`LogCounters`](echoring_runtime::stats::LogCounters)); the log reports the number of dropped records once it can
 //! be written again. Records of one cause are limited per second (`rate`), and fields have a maximum length (`fields`).
 //!
-//! Never: blocking, failing or panicking in a caller, whatever happens to stderr.
+//! Never: blocking, failing or panicking in a caller, whatever happens to stderr, a disk or the journal.
 
 #![forbid(unsafe_code)]
 
+mod access;
 mod fields;
+mod format;
 mod queue;
 mod rate;
+mod target;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal as _, Write as _};
 use std::panic::PanicHookInfo;
-use std::sync::OnceLock;
+use std::path::PathBuf;
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tracing_subscriber::Registry;
@@ -25,62 +31,137 @@ use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::limits::LOG_FLUSH_TIMEOUT;
+use echoring_runtime::shard::WriteAccess;
 use fields::Fields;
+pub(crate) use format::Form;
+use format::Format;
 use queue::Queue;
 use rate::RateLimit;
+use target::Target;
 
-/// Replaces the filter of the running log.
-static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+/// Where a log is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Destination {
+    /// The process's stderr; the journal if stderr is connected to it and the form is text.
+    Stderr,
+    /// The process's stdout.
+    Stdout,
+    /// The end of a file.
+    File(PathBuf),
+}
 
-/// Starts the log on stderr, with the records that `filter` accepts; in colour only at a terminal. Panics are logged
-/// from now on like other records.
+impl Destination {
+    fn open(&self) -> io::Result<Target> {
+        match self {
+            Destination::Stderr => Target::stderr(),
+            Destination::Stdout => Target::stdout(),
+            Destination::File(path) => Target::file(path),
+        }
+    }
+}
+
+/// Starts the log, with the records that `filter` accepts; in colour only at a terminal. Panics are logged from now on
+/// like other records.
 ///
 /// # Errors
-/// If the thread cannot be started, or the process has a log already.
-pub fn start(filter: EnvFilter) -> io::Result<()> {
-    let colours =
-        io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let queue = Queue::start()?;
+/// If the file cannot be opened, the thread cannot be started, or the process has a log already.
+pub(crate) fn start(filter: EnvFilter, destination: &Destination, form: Form) -> io::Result<()> {
+    let journal = match (destination, form) {
+        (Destination::Stderr, Form::Text) => Target::journal(),
+        _ => None,
+    };
+    let colours = *destination == Destination::Stderr
+        && io::stderr().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let (target, form) = match journal {
+        Some(journal) => (journal, Form::Journal),
+        None => (destination.open()?, form),
+    };
+    let queue = Queue::start(target, form)?;
     let records = tracing_subscriber::fmt::layer()
         .with_writer(queue)
         .with_ansi(colours)
         .fmt_fields(Fields)
+        .event_format(Format(form))
         // The default handler complains on stderr about a failed write, and panics if that fails too.
         .log_internal_errors(false);
+    let level = filter.to_string();
     let (filter, handle) = reload::Layer::new(filter);
+    // A process that has a log already has a level, too.
+    let _ = LEVEL.set(Level { handle, filter: Mutex::new(level) });
     tracing_subscriber::registry()
         .with(filter)
         .with(RateLimit)
         .with(records)
         .try_init()
         .map_err(io::Error::other)?;
-    // Set once, by the start that succeeds.
-    let _ = FILTER.set(handle);
     std::panic::set_hook(Box::new(log_panic));
     Ok(())
 }
 
-/// Has the running log accept other records from now on.
-pub(crate) fn set_filter(filter: EnvFilter) {
-    // Fails only without a log, or when a thread has panicked while it replaced the filter.
-    let _ = FILTER.get().map(|handle| handle.reload(filter));
+/// The filter of the log, which can be exchanged.
+struct Level {
+    handle: reload::Handle<EnvFilter, Registry>,
+    /// As it was written.
+    filter: Mutex<String>,
+}
+
+static LEVEL: OnceLock<Level> = OnceLock::new();
+
+/// The filter of the log; empty without a log.
+pub(crate) fn level() -> String {
+    let filter = LEVEL.get().map(|level| &level.filter);
+    filter.map(|filter| filter.lock().unwrap_or_else(PoisonError::into_inner).clone()).unwrap_or_default()
+}
+
+/// Filters records by `filter` from now on, which was written as `word`.
+///
+/// # Errors
+/// If there is no log.
+pub(crate) fn set_level(filter: EnvFilter, word: String) -> Result<(), String> {
+    let Some(level) = LEVEL.get() else { return Err("there is no log".to_owned()) };
+    let mut now = level.filter.lock().unwrap_or_else(PoisonError::into_inner);
+    level.handle.reload(filter).map_err(|error| error.to_string())?;
+    *now = word;
+    Ok(())
 }
 
 /// Prints a line on stderr after all records, and waits until it is written, but not for long: an unread stderr must
 /// not keep a process from exiting.
 pub(crate) fn print_last(line: &str) {
-    let line = format!("{line}\n").into_bytes();
-    if queue::append(line.clone()) {
-        flush();
-    } else if !queue::is_running() {
+    match queue::form() {
+        Some(form) => {
+            if queue::append(form.line(line)) {
+                flush();
+            }
+        }
         // A closed stderr must not turn an exit code into a panic.
-        let _ = io::stderr().write_all(&line);
+        None => drop(io::stderr().write_all(&Form::Text.line(line))),
     }
 }
 
 /// Waits until all records are written, but not for long.
 pub fn flush() {
-    queue::flush(Duration::from_nanos(LOG_FLUSH_TIMEOUT));
+    let timeout = Duration::from_nanos(LOG_FLUSH_TIMEOUT);
+    queue::flush(timeout);
+    let (done, is_done) = sync_channel(1);
+    if access::flush(done) {
+        let _ = is_done.recv_timeout(timeout);
+    }
+}
+
+/// Opens the files of the logs again, after something else has renamed them.
+pub(crate) fn reopen() {
+    queue::reopen();
+    access::reopen();
+}
+
+/// Starts the access log.
+///
+/// # Errors
+/// If the file cannot be opened, the thread cannot be started, or the process has an access log already.
+pub(crate) fn start_access_log(destination: &Destination, form: Form) -> io::Result<Arc<WriteAccess>> {
+    access::start(destination.open()?, form)
 }
 
 /// The default hook writes to stderr itself, and so may block the thread that panics.
@@ -99,6 +180,7 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     }
     let backtrace = Backtrace::capture();
     if backtrace.status() == BacktraceStatus::Captured {
-        queue::append(backtrace.to_string().into_bytes());
+        let backtrace = backtrace.to_string();
+        queue::append(queue::form().unwrap_or(Form::Text).line(backtrace.trim_end()));
     }
 }

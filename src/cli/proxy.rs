@@ -15,7 +15,7 @@ use rustls::pki_types::UnixTime;
 
 use super::compress::Compress;
 use super::serve::{Driver, Shards, socket_address};
-use super::signals::ServerSignals;
+use super::signals::{DrainSteps, ServerSignals};
 use super::{Failure, environment, values};
 use crate::limits::RECODED_MESSAGE_BYTES_DEFAULT;
 use echoring_async as aio;
@@ -381,9 +381,10 @@ pub(super) fn run(arguments: Args) -> Result<ExitCode, Failure> {
     let proxy = Proxy::start(config, recorder).map_err(|error| forbidden(&error))?;
     let handle = proxy.handle();
     let (draining, failing) = (proxy.handle(), proxy.handle());
+    let steps = DrainSteps::at_once(move || draining.drain());
     signals
         .handle(
-            move || draining.drain(),
+            steps,
             || tracing::info!("SIGHUP: the proxy has nothing to reload"),
             move |reason| failing.fail(reason),
         )

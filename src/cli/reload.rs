@@ -13,6 +13,7 @@ const EXAMPLES: &str = "\
 Examples:
   echoring reload
   echoring reload --admin 127.0.0.1:9002 --admin-token-file /etc/echoring/admin-token
+  echoring reload --admin unix:/run/echoring/admin.sock
   echoring reload --json
 
 kill -HUP does the same, without an answer.

@@ -2,14 +2,24 @@
 //!
 //! `args` declares the options, `config` reads them from every source, `settings` makes of them what the server runs with.
 
+mod admin_tokens;
+mod allocator;
 mod args;
+mod auth;
 mod changes;
 mod check;
 mod config;
+mod draining;
+mod log_level;
+mod peers;
 mod reload;
 mod reloader;
 mod settings;
 mod topics;
+#[cfg(feature = "otel")]
+mod trace_client;
+#[cfg(feature = "otel")]
+mod traces;
 mod variables;
 mod watch;
 
@@ -20,58 +30,98 @@ pub(super) use self::reload::{Reload, reload_of};
 #[cfg(test)]
 pub(super) use self::topics::keys as topic_keys;
 
+use std::ffi::OsString;
 use std::io::{self, Write as _};
-use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::ArgMatches;
 
 use self::args::Admin;
 pub(super) use self::args::{Args, Driver, Shards, socket_address};
 use self::config::Sources;
+use self::draining::DrainSettings;
 use self::reloader::{Reloader, Running};
+use self::settings::Logs;
+pub(super) use self::settings::Settings;
 use self::variables::Variables;
-use super::signals::{EXIT_TIMEOUT, ServerSignals};
+use super::signals::{DrainSteps, ServerSignals};
+use super::systemd::{Activated, Notifier};
 use super::{Failure, environment, print};
+use crate::file::flags;
+use crate::limits::EXIT_GRACE;
 use crate::logging;
-use echoring_server::control::{self, Control, Reloading, Token, takeover};
-use echoring_server::{self, Handle, ListenAddress, Server, StartError, StartErrorKind};
+use echoring_async::tls::Tickets;
+use echoring_runtime::shard::AccessLog;
+use echoring_server::control::{self, Control, Reloading};
+use echoring_server::handover::{self, MeetingPoint, Offering, Predecessor};
+use echoring_server::{
+    self, Handle, InheritedListener, ListenAddress, Resolved, Server, StartError, StartErrorKind,
+};
 
 /// Runs the server until a signal ends it. `arguments` were read from `typed`.
 pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Failure> {
     let variables = Variables::new(std::env::vars_os());
-    let sources = Sources { config: arguments.config.clone(), variables, typed: typed.clone() };
-    let settings = sources.settings()?;
+    // Before any other thread runs: it changes the environment.
+    let Activated { listeners, admin: activated_admin } = Activated::from_environment()
+        .map_err(|error| forbidden("the sockets of the service manager cannot be used", &error))?;
+    let activated = listeners.iter().map(|listener| listener.address().clone()).collect();
+    let sources = Sources { config: arguments.config.clone(), variables, typed: typed.clone(), activated };
+    let mut settings = sources.settings()?;
+    settings.server.inherited = listeners;
     environment::raise_descriptor_limit();
+    environment::raise_locked_memory_limit();
     let warnings = settings.warnings()?;
     let resolved = settings.resolve()?;
+    let user = settings.sandbox.user()?;
     if arguments.check {
         warnings.iter().for_each(|warning| logging::print_last(&format!("warning: {warning}")));
         let unused = config::unused(&sources.variables);
         return Ok(print(check::text(&settings, &resolved, &unused).as_bytes()));
     }
-    environment::start_log(&settings.log)?;
-    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     echoring_runtime::driver::small_pages_only();
     // From here on a signal is a drain and no longer sudden death.
     let signals = ServerSignals::listen().map_err(|error| forbidden("signals cannot be handled", &error))?;
-    let token = settings.admin_token_file.as_deref().map(read_token).transpose()?;
-    let takeover = settings.server.takeover;
-    let admin = bind_admin(settings.admin, takeover)?;
-    let scheme = if settings.server.tls.is_some() { "wss" } else { "ws" };
-    let taken_over = |addresses: &[ListenAddress], shared: &[SocketAddr]| {
-        if takeover { take_over(addresses, shared) } else { Ok(()) }
+    let tokens = settings.admin_tokens.read()?;
+    let (takeover, drain) = (settings.takeover, settings.drain);
+    let mut predecessor = if takeover { find_predecessor(&settings, user, &resolved)? } else { None };
+    let notifier = Notifier::from_environment();
+    let admin = match activated_admin {
+        Some(listener) => Some(listener),
+        None => take_or_bind_admin(&settings, user, predecessor.as_mut())?,
     };
-    let server = Server::start_after(settings.server.clone(), taken_over)
-        .map_err(|error| Failure::Environment(error.to_string()))?;
+    let passed_on = admin.clone();
+    let scheme = if settings.server.tls.is_some() { "wss" } else { "ws" };
+    let tickets = take_or_make_tickets(&mut settings, predecessor.as_ref());
+    let point = settings.takeover_socket.clone().map(MeetingPoint::File);
+    let pid = predecessor.as_ref().map(Predecessor::pid);
+    let not_started =
+        |error: StartError| Failure::Environment(start_failure(&error, takeover && pid.is_none()));
+    let mut bound = Server::bind(settings.server.clone(), predecessor.as_ref()).map_err(not_started)?;
+    // Threads inherit the sandbox: the first one, of the log, is started inside.
+    let sandbox = settings.sandbox.enter()?;
+    bound.set_access_log(start_logs(&settings.logs)?);
+    sandbox.log();
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    control::set_allocator(allocator::figures);
+    control::set_log_level(log_level::LOG_LEVEL);
+    if takeover && pid.is_none() {
+        tracing::info!("no server of this user waits for a successor");
+    }
+    let server = bound.start_after(predecessor).map_err(not_started)?;
+    if let Some(pid) = pid {
+        tracing::info!(pid, "took over; the server before this one drains");
+    }
+    // The server has its sockets; kept here, they would stay open when it drains.
+    settings.server.inherited.clear();
     let (reloader, reloads) = Reloader::new();
     let reloading = Reloading { reload: Some(Arc::new(reloader.clone())), ..Reloading::default() };
     let counters = Arc::clone(&reloading.counters);
     let control = match admin {
         Some(listener) => Some(
-            Control::start(listener, &server, token, reloading)
+            Control::start(listener, &server, tokens, reloading)
                 .map_err(|error| forbidden("the control plane cannot be started", &error))?,
         ),
         None => None,
@@ -79,15 +129,25 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     let control_handle = || control.as_ref().map(Control::handle);
     let running = Running { sources, settings, server: server.handle(), control: control_handle(), counters };
     reloads.start(running).map_err(|error| forbidden("the configuration cannot be reloaded", &error))?;
-    handle_signals(signals, server.handle(), control_handle(), reloader)
+    handle_signals(signals, server.handle(), drain, &notifier, reloader)
         .map_err(|error| forbidden("signals cannot be handled", &error))?;
-    hand_over_to_successor(&server, control_handle());
+    let offering = Offering {
+        points: point.map_or_else(|| points(server.addresses()), |point| vec![point]),
+        admin: passed_on,
+        tickets,
+        drain: drain.handover(),
+    };
+    wait_for_successor(&server, control_handle(), offering);
     print_listening(&server, scheme);
+    notifier.ready(&status(&server));
+    kick_watchdog(&notifier, server.handle());
     let ended = server.join();
     // Nothing of ours listens any more when this process ends, so that the next one can start at once.
     if let Some(control) = control {
         control.stop();
     }
+    #[cfg(feature = "otel")]
+    traces::finish();
     match ended {
         Ok(_) => {
             tracing::info!("drained");
@@ -97,76 +157,124 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     }
 }
 
+/// The settings of a server that is started with this file, or without one.
+///
+/// # Errors
+/// As for a start.
+pub(super) fn configured(config: Option<&Path>) -> Result<Settings, Failure> {
+    let typed = flags::command::<Args>().get_matches_from(std::iter::empty::<OsString>());
+    let variables = Variables::new(std::env::vars_os());
+    Sources { config: config.map(Path::to_owned), variables, typed, activated: Vec::new() }.settings()
+}
+
+/// Starts the log, and the access log if there is one.
+fn start_logs(logs: &Logs) -> Result<Option<AccessLog>, Failure> {
+    environment::start_log_on(&logs.filter, &logs.destination, logs.form)?;
+    #[cfg(feature = "otel")]
+    traces::start(logs.trace_sample)?;
+    let Some((destination, sample)) = &logs.access else { return Ok(None) };
+    let write = logging::start_access_log(destination, logs.form)
+        .map_err(|error| forbidden("the access log cannot be started", &error))?;
+    Ok(Some(AccessLog { sample: *sample, write }))
+}
+
 fn forbidden(what: &str, error: &io::Error) -> Failure {
     Failure::Environment(format!("{what}: {error}{}", environment::hint(error)))
 }
 
-fn read_token(path: &Path) -> Result<Token, Failure> {
-    Token::read(path)
-        .map_err(|error| Failure::Environment(format!("no token in {}: {error}", path.display())))
+/// Asks the running server for its place. Without one, this server starts as any other.
+fn find_predecessor(
+    settings: &Settings,
+    user: u32,
+    resolved: &Resolved,
+) -> Result<Option<Predecessor>, Failure> {
+    let file = settings.takeover_socket.clone().map(MeetingPoint::File);
+    let points = file.map_or_else(|| points(&settings.server.listen), |point| vec![point]);
+    let found = Predecessor::find(&points, user, resolved.shards, settings.server.message_bytes_max);
+    let found = found.map_err(|error| {
+        let hint = "stop that server, and start without --takeover";
+        Failure::Environment(format!("cannot take over: {error}; {hint}"))
+    })?;
+    Ok(found)
 }
 
-/// Binds the admin address before the shards start, so that a port in use is told before anything runs.
-fn bind_admin(admin: Admin, takeover: bool) -> Result<Option<TcpListener>, Failure> {
-    let Admin::At(address) = admin else { return Ok(None) };
-    echoring_server::open_admin(address, takeover).map(Some).map_err(|error| {
-        let another = "choose another --admin ADDR:PORT, or --admin off";
+/// Where the server that listens on these addresses waits for its successor.
+fn points(addresses: &[ListenAddress]) -> Vec<MeetingPoint> {
+    addresses.iter().filter_map(MeetingPoint::of).collect()
+}
+
+fn start_failure(error: &StartError, finds_nobody: bool) -> String {
+    let is_in_use = matches!(error.kind(), StartErrorKind::Listen(io::ErrorKind::AddrInUse));
+    in_a_takeover(error.to_string(), finds_nobody && is_in_use)
+}
+
+/// The line of an error, behind what it means for a takeover that has found nobody at the address.
+fn in_a_takeover(line: String, is_of_another: bool) -> String {
+    if is_of_another {
+        format!("cannot take over: no server of this user waits for a successor there: {line}")
+    } else {
+        line
+    }
+}
+
+/// The admin listener before the shards start, so that an address in use is told before anything runs.
+fn take_or_bind_admin(
+    settings: &Settings,
+    user: u32,
+    predecessor: Option<&mut Predecessor>,
+) -> Result<Option<InheritedListener>, Failure> {
+    let Admin::At(address) = &settings.admin else { return Ok(None) };
+    let finds_nobody = settings.takeover && predecessor.is_none();
+    if let Some(listener) = predecessor.and_then(|predecessor| predecessor.take_admin(address)) {
+        return Ok(Some(listener));
+    }
+    let mode = settings.admin_socket_mode.bits();
+    control::open_admin(address, mode, user).map(Some).map_err(|error| {
+        let another = "choose another --admin ADDR:PORT or unix:PATH, or --admin off";
         let hint = echoring_runtime::listening::descriptors_hint(&error).unwrap_or(another);
-        Failure::Environment(format!("cannot listen on {address} for the control plane: {error}; {hint}"))
+        let line = format!("cannot listen on {address} for the control plane: {error}; {hint}");
+        Failure::Environment(in_a_takeover(line, finds_nobody && error.kind() == io::ErrorKind::AddrInUse))
     })
 }
 
-/// Tells the server that listens where we do that its place is taken, now that nothing can hinder us any more.
-fn take_over(addresses: &[ListenAddress], shared: &[SocketAddr]) -> Result<(), StartError> {
-    let hint = "stop it, and start without --takeover";
-    let in_use = StartErrorKind::Listen(io::ErrorKind::AddrInUse);
-    for address in tcp(addresses) {
-        match takeover::tell(address) {
-            Ok(true) => tracing::info!("took over {address}; the server before us tells its clients 1012"),
-            Ok(false) if shared.contains(&address) => {
-                let line =
-                    format!("cannot take over {address}: it is no server of this user that can be told");
-                return Err(StartError::new(in_use, line, hint));
-            }
-            Ok(false) => tracing::info!("nobody listens on {address} whose place could be taken"),
-            Err(error) => {
-                let line = format!("cannot take over {address}: {error}");
-                return Err(StartError::new(in_use, line, hint));
-            }
-        }
-    }
-    Ok(())
+/// The tickets of TLS sessions: with those of the predecessor, its sessions are resumed here.
+fn take_or_make_tickets(settings: &mut Settings, predecessor: Option<&Predecessor>) -> Option<Arc<Tickets>> {
+    // A resumed session does not show the client's certificate again.
+    let asks_clients = settings.tls.as_ref().is_some_and(|tls| tls.clients.is_some());
+    let tls = settings.server.tls.as_mut().filter(|_| !asks_clients)?;
+    let tickets = predecessor.and_then(Predecessor::tickets).or_else(Tickets::new)?;
+    *tls = tickets.apply(tls);
+    Some(tickets)
 }
 
 /// Ends this server in favour of one that is started with `--takeover`.
-fn hand_over_to_successor(server: &Server, control: Option<control::Handle>) {
-    let handle = server.handle();
-    let on = move |event: takeover::Event<'_>| match event {
-        takeover::Event::Requested => {
+fn wait_for_successor(server: &Server, control: Option<control::Handle>, offering: Offering) {
+    let (handle, exit_timeout) = (server.handle(), offering.drain.time + EXIT_GRACE);
+    let on = move |event: handover::Event<'_>| match event {
+        handover::Event::TakenOver => {
             if let Some(control) = &control {
-                control.set_draining();
-                control.stop();
+                control.leave();
             }
-            handle.hand_over();
             tracing::info!("another server has taken over; draining");
+            exit_after(exit_timeout);
         }
-        takeover::Event::Answered => {
-            std::thread::sleep(EXIT_TIMEOUT);
-            logging::flush();
-            std::process::exit(0);
-        }
-        takeover::Event::Broken(reason) => handle.fail(reason),
+        handover::Event::Broken(reason) => handle.fail(reason),
     };
-    if let Err(error) = takeover::wait_for_successor(tcp(server.addresses()), on) {
+    if let Err(error) = server.wait_for_successor(offering, on) {
         tracing::warn!(%error, "--takeover by another server will not work; stop this one instead");
     }
 }
 
-fn tcp(addresses: &[ListenAddress]) -> impl Iterator<Item = SocketAddr> {
-    addresses.iter().filter_map(|address| match address {
-        ListenAddress::Tcp(address) => Some(*address),
-        ListenAddress::Unix(_) => None,
-    })
+/// Ends the process at a time, whatever its shards do.
+fn exit_after(time: Duration) {
+    let exit = move || {
+        std::thread::sleep(time);
+        logging::flush();
+        std::process::exit(0);
+    };
+    if let Err(error) = std::thread::Builder::new().name("exit".to_owned()).spawn(exit) {
+        tracing::warn!(%error, "no thread for the end of the drain");
+    }
 }
 
 /// One line per listener, flushed: scripts wait for it.
@@ -184,19 +292,45 @@ fn print_listening(server: &Server, scheme: &str) {
     let _ = stdout.flush();
 }
 
+/// What `systemctl status` shows.
+fn status(server: &Server) -> String {
+    let addresses: Vec<String> = server.addresses().iter().map(ToString::to_string).collect();
+    format!("listening on {}", addresses.join(", "))
+}
+
+/// Kicks the service manager's watchdog while every shard makes ticks.
+fn kick_watchdog(notifier: &Notifier, server: Handle) {
+    if let Err(error) = notifier.watch(move || server.stalled_shards().is_empty()) {
+        tracing::warn!(%error, "no thread for the watchdog of the service manager, which will end this process");
+    }
+}
+
 /// Has the first signal to end drain the server, and SIGHUP reload its configuration.
 fn handle_signals(
     signals: ServerSignals,
     server: Handle,
-    control: Option<control::Handle>,
+    drain: DrainSettings,
+    notifier: &Notifier,
     reloader: Reloader,
 ) -> io::Result<()> {
-    let failing = server.clone();
-    let drain = move || {
-        if let Some(control) = control {
-            control.set_draining();
-        }
-        server.drain();
+    let (failing, unready, hung_up) = (server.clone(), server.clone(), server.clone());
+    let (stopping, reloading) = (notifier.clone(), notifier.clone());
+    let steps = DrainSteps {
+        announce: move || {
+            unready.set_not_ready();
+            stopping.stopping("draining");
+        },
+        lame_duck: drain.lame_duck(),
+        begin: move || drain.begin(&server),
+        exit_timeout: drain.exit_timeout(),
     };
-    signals.handle(drain, move || drop(reloader.reload_for("SIGHUP")), move |reason| failing.fail(reason))
+    let hangup = move || {
+        // A unit of Type=notify-reload waits for both.
+        reloading.reloading();
+        drop(reloader.reload_for("SIGHUP"));
+        if hung_up.is_ready() {
+            reloading.ready("listening");
+        }
+    };
+    signals.handle(steps, hangup, move |reason| failing.fail(reason))
 }

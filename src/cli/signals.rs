@@ -7,18 +7,37 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 use std::time::Duration;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use signal_hook::low_level::pipe;
 
+use crate::limits::EXIT_GRACE;
 use crate::logging;
+use echoring_async::limits::DRAIN_TIMEOUT;
 use echoring_runtime::driver::ignore_meaningless_signals;
 
 /// Exit code of a process that a second signal ended, as a shell reports SIGINT.
 const EXIT_INTERRUPTED: i32 = 130;
 
-/// Maximum time from the first signal to the end of a server's process. The drain itself gives up on peers after
-/// [`DRAIN_TIMEOUT`](echoring_async::limits::DRAIN_TIMEOUT).
-pub(super) const EXIT_TIMEOUT: Duration = Duration::from_millis(9_500);
+/// The steps from the first signal to the end of a server's process.
+#[derive(Debug)]
+pub(super) struct DrainSteps<A, B> {
+    /// Called at once.
+    pub(super) announce: A,
+    /// Time until the next step.
+    pub(super) lame_duck: Duration,
+    /// Begins the drain.
+    pub(super) begin: B,
+    /// Time from the beginning of the drain to the end of the process.
+    pub(super) exit_timeout: Duration,
+}
+
+impl<B> DrainSteps<fn(), B> {
+    /// A drain that begins at once and gives up on peers after [`DRAIN_TIMEOUT`].
+    pub(super) fn at_once(begin: B) -> DrainSteps<fn(), B> {
+        let exit_timeout = Duration::from_nanos(DRAIN_TIMEOUT) + EXIT_GRACE;
+        DrainSteps { announce: || (), lame_duck: Duration::ZERO, begin, exit_timeout }
+    }
+}
 
 /// The signals of this process, as a stream that one thread reads.
 #[derive(Debug)]
@@ -41,13 +60,25 @@ impl Signals {
     /// Ends the process: with the exit code of an interruption if another signal arrives within `time`, otherwise with
     /// `code`.
     pub(super) fn exit_on_second(&mut self, time: Duration, code: i32) -> ! {
-        let second = self.arrivals.set_read_timeout(Some(time)).and_then(|()| self.read());
-        if second.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock) {
-            // Without signal handling, the drain just takes its time.
-            thread::sleep(time);
-        }
+        self.exit_on_signal(time);
         logging::flush();
-        std::process::exit(if second.is_ok() { EXIT_INTERRUPTED } else { code })
+        std::process::exit(code)
+    }
+
+    /// Waits for `time`. A signal meanwhile ends the process.
+    fn exit_on_signal(&mut self, time: Duration) {
+        if time.is_zero() {
+            return;
+        }
+        match self.arrivals.set_read_timeout(Some(time)).and_then(|()| self.read()) {
+            Ok(()) => {
+                logging::flush();
+                std::process::exit(EXIT_INTERRUPTED)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // Without signal handling, the drain just takes its time.
+            Err(_) => thread::sleep(time),
+        }
     }
 
     fn read(&mut self) -> io::Result<()> {
@@ -67,6 +98,8 @@ impl Signals {
 pub(super) struct ServerSignals {
     ends: Signals,
     hangups: Signals,
+    /// Requests to open the files of the logs again.
+    rotations: Signals,
 }
 
 impl ServerSignals {
@@ -74,31 +107,44 @@ impl ServerSignals {
     pub(super) fn listen() -> io::Result<ServerSignals> {
         ignore_meaningless_signals();
         let hangups = Signals { arrivals: arrivals_of(&[SIGHUP])? };
-        Ok(ServerSignals { hangups, ends: Signals { arrivals: arrivals_of(&[SIGINT, SIGTERM, SIGQUIT])? } })
+        let rotations = Signals { arrivals: arrivals_of(&[SIGUSR1])? };
+        Ok(ServerSignals {
+            hangups,
+            rotations,
+            ends: Signals { arrivals: arrivals_of(&[SIGINT, SIGTERM, SIGQUIT])? },
+        })
     }
 
-    /// Handles the signals on separate threads, which do not keep the process alive: the first one to end calls
-    /// `drain`, and the process ends at most [`EXIT_TIMEOUT`] later; each SIGHUP calls `reload`. `fail` is called with the reason if signals can no
-    /// longer be received.
+    /// Handles the signals on separate threads, which do not keep the process alive: the first one to end begins the
+    /// steps, and a second one ends the process; each SIGHUP calls `hangup`. `fail` is called with the reason if signals can
+    /// no longer be received.
     pub(super) fn handle(
         self,
-        drain: impl FnOnce() + Send + 'static,
-        reload: impl Fn() + Send + 'static,
+        steps: DrainSteps<impl FnOnce() + Send + 'static, impl FnOnce() + Send + 'static>,
+        mut hangup: impl FnMut() + Send + 'static,
         fail: impl Fn(&str) + Clone + Send + 'static,
     ) -> io::Result<()> {
-        let ServerSignals { mut ends, mut hangups } = self;
+        let ServerSignals { mut ends, mut hangups, mut rotations } = self;
         guarded("hangup", fail.clone(), move || {
             loop {
                 hangups.wait()?;
-                reload();
+                hangup();
+            }
+        })?;
+        guarded("rotations", fail.clone(), move || {
+            loop {
+                rotations.wait()?;
+                logging::reopen();
             }
         })?;
         guarded("signals", fail, move || {
             ends.wait()?;
             // Nothing is logged before the drain has begun.
-            drain();
+            (steps.announce)();
+            ends.exit_on_signal(steps.lame_duck);
+            (steps.begin)();
             tracing::info!("draining; a second signal ends the process at once");
-            ends.exit_on_second(EXIT_TIMEOUT, 0)
+            ends.exit_on_second(steps.exit_timeout, 0)
         })
     }
 }
@@ -142,14 +188,23 @@ mod tests {
         (Signals { arrivals }, sender)
     }
 
+    /// Steps that begin with a panic.
+    fn steps(
+        line: &'static str,
+    ) -> DrainSteps<impl FnOnce() + Send + 'static, impl FnOnce() + Send + 'static> {
+        let time = Duration::ZERO;
+        DrainSteps { announce: move || panic!("{line}"), lame_duck: time, begin: || (), exit_timeout: time }
+    }
+
     #[test]
     fn a_server_that_hears_no_signal_any_more_fails() {
         for lost in ["SIGHUP", "SIGTERM"] {
             let ((ends, end), (hangups, mut hang_up)) = (signals(), signals());
+            let (rotations, _rotate) = signals();
             let (failed, failures) = mpsc::channel();
             let fail = move |reason: &str| failed.send(reason.to_owned()).expect("the test waits");
-            ServerSignals { ends, hangups }
-                .handle(|| panic!("nobody asked for it"), || {}, fail)
+            ServerSignals { ends, hangups, rotations }
+                .handle(steps("nobody asked for it"), || (), fail)
                 .expect("threads");
             hang_up.write_all(&[0; 3]).expect("its thread listens");
             let kept = if lost == "SIGHUP" { (end, drop(hang_up)).0 } else { (hang_up, drop(end)).0 };
@@ -162,9 +217,10 @@ mod tests {
     #[test]
     fn a_server_whose_drain_panics_fails() {
         let ((ends, mut end), (hangups, _hang_up)) = (signals(), signals());
+        let (rotations, _rotate) = signals();
         let (failed, failures) = mpsc::channel();
         let fail = move |reason: &str| failed.send(reason.to_owned()).expect("the test waits");
-        ServerSignals { ends, hangups }.handle(|| panic!("planted"), || {}, fail).expect("threads");
+        ServerSignals { ends, hangups, rotations }.handle(steps("planted"), || (), fail).expect("threads");
         end.write_all(&[0]).expect("its thread listens");
         assert_eq!(
             failures.recv().expect("it is told"),

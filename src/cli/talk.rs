@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 use echoring_async::{Conn, Control, ControlReply, Error, Reader};
 use echoring_proto::CloseCode;
 pub use show::Style;
+pub(crate) use show::escaped;
 
 /// Options of a conversation.
 #[derive(Clone, Debug)]

@@ -404,6 +404,11 @@ impl Pool {
         self.lease.budget.share()
     }
 
+    /// The node's budget.
+    pub fn budget(&self) -> &Budget {
+        &self.lease.budget
+    }
+
     /// Bytes charged now: buffers in use, free buffers, and other charges.
     pub fn used_bytes(&self) -> u64 {
         self.lease.used()

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod field;
+mod forwarded;
 mod host;
 mod origin;
 mod refusal;
@@ -14,6 +15,7 @@ mod request;
 mod response;
 
 pub use field::{BadField, check_field};
+pub use forwarded::forwarded_client;
 pub use host::HostPolicy;
 pub use origin::OriginPolicy;
 pub use refusal::Refusal;

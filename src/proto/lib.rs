@@ -15,6 +15,7 @@ pub mod frame;
 pub mod handshake;
 pub mod limits;
 pub mod mask;
+pub mod proxy_header;
 pub mod random;
 #[allow(unsafe_code)]
 mod simd;

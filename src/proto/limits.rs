@@ -16,6 +16,10 @@ pub const HEADERS_MAX: usize = 100;
 /// Time from accepting the connection to the 101. The deadline is absolute: a slowly sent head does not extend it.
 pub const HANDSHAKE_TIMEOUT: Nanos = 5 * SECOND;
 
+/// Maximum bytes of a header of the PROXY protocol. Addresses take 52 bytes; the fields behind them may carry the client's
+/// TLS parameters and its certificate's name.
+pub const PROXY_HEADER_BYTES_MAX: usize = 4 * 1024;
+
 // ---- TLS (RFC 8446, RFC 5246) ----
 
 /// Session tickets sent with each full or resumed TLS 1.3 handshake. A ticket takes about 200 bytes on the wire, and

@@ -21,6 +21,7 @@ use std::os::fd::OwnedFd;
 
 use bytes::{Buf, Bytes};
 
+use crate::stats::DriverWork;
 use echoring_proto::buffer::{Buffer, Pool};
 use echoring_proto::limits::Nanos;
 
@@ -352,8 +353,12 @@ pub trait Driver: Sized {
     /// The kernel's error.
     fn listen(&mut self, listener: OwnedFd) -> io::Result<()>;
 
-    /// Stops accepting and closes the listeners. Connections stay.
+    /// Stops accepting and closes the listeners. Connections stay. Connections that the kernel has accepted meanwhile are
+    /// still reported, until [`is_listening`](Driver::is_listening) is false.
     fn stop_listening(&mut self);
+
+    /// Whether connections may still be reported as accepted.
+    fn is_listening(&self) -> bool;
 
     /// Opens a connection to `address`, from `source` if given (port 0 lets the kernel choose). `Connected` or `Failed`
     /// follows.
@@ -370,6 +375,9 @@ pub trait Driver: Sized {
     /// kernel cannot tell ([`Features::FD_INSTALL`]), and at any other time.
     fn address(&self, token: Token) -> Option<SocketAddr>;
 
+    /// Whether the peer of `token` is at a Unix socket. Known as long as [`address`](Driver::address) is.
+    fn is_unix(&self, token: Token) -> bool;
+
     /// A handle with which any thread ends this driver's wait. Waking a driver that does not wait makes its next tick
     /// return at once.
     fn waker(&self) -> Waker;
@@ -379,6 +387,11 @@ pub trait Driver: Sized {
 
     /// The driver's name and features.
     fn describe(&self) -> Description;
+
+    /// What the driver has done so far.
+    fn work(&self) -> DriverWork {
+        DriverWork::default()
+    }
 }
 
 mod addresses;
@@ -389,6 +402,7 @@ mod sockets;
 mod unsent;
 mod waker;
 
+pub use clock::now as monotonic_now;
 pub use regions::small_pages_only;
 pub use signals::ignore_meaningless_signals;
 pub use waker::Waker;

@@ -4,6 +4,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("echoring-runtime is for Linux: its drivers are made of io_uring and epoll");
 
+pub mod admission;
 #[allow(unsafe_code)]
 pub mod driver;
 pub mod launch;
@@ -11,3 +12,4 @@ pub mod limits;
 pub mod listening;
 pub mod shard;
 pub mod stats;
+pub mod traces;

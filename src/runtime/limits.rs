@@ -45,10 +45,43 @@ pub const TRIM_INTERVAL: Nanos = SECOND;
 /// Width of a slot of the timer wheel. Deadlines have this precision and are never early.
 pub(crate) const TIMER_TICK: Nanos = 32 * MILLISECOND;
 
+// ---- admission ----
+
+/// Tables that the addresses of clients are distributed over: shards that accept at once seldom want the same one.
+pub(crate) const ADMISSION_TABLES: usize = 64;
+/// Addresses without a connection that a table remembers: 65,536 in all, of 100 bytes each. Those with a connection come on
+/// top.
+pub(crate) const ADMISSION_ENTRIES_MAX: usize = 1_024;
+/// Entries of which the one that is soonest at rest makes room for a new one.
+pub(crate) const ADMISSION_PROBES: usize = 16;
+/// Interval between two log records about one address that is over a limit.
+pub const LIMIT_LOG_INTERVAL: Nanos = 10 * SECOND;
+/// Default window in which an address that is over its limits too often is banned.
+pub const BAN_WINDOW_DEFAULT: Nanos = 60 * SECOND;
+/// Default duration of a ban: long enough to make an attack pointless, short enough for users behind the same address.
+pub const BAN_TIME_DEFAULT: Nanos = 10 * 60 * SECOND;
+/// TLS handshakes that a tick continues: about two milliseconds of work. Further ones wait for the next tick, so that many
+/// at once do not delay messages.
+pub(crate) const TLS_HANDSHAKES_PER_TICK: usize = 8;
+/// Bytes of a connection that are kept until its client is known, or it is the turn of its handshake: a request head, or the first flight of TLS, behind a header
+/// of the PROXY protocol. A client that sends more has not waited for any answer, and is closed.
+pub(crate) const ARRIVAL_BYTES_MAX: usize = 64 * 1024;
+
+// ---- measuring ----
+
+/// Durations of at most 2^-24 seconds (60 ns) are not distinguished: reading the clock takes half of that.
+pub(crate) const DURATION_OCTAVE_MIN: i32 = -24;
+/// Durations above 2^6 seconds are not distinguished: a shard that takes one second is stalled already.
+pub(crate) const DURATION_OCTAVE_MAX: i32 = 6;
+
 // ---- the log ----
 
 /// Maximum bytes of a field of a log record: peers may send more than helps to understand it.
 pub const LOG_FIELD_BYTES_MAX: usize = 256;
+/// Open connections of a thread that belong to traces; further handshakes are not traced. A client decides about its own.
+pub const TRACED_CONNECTIONS_MAX: usize = 10_000;
+/// Maximum characters of a path in a record for the access log.
+pub(crate) const ACCESS_PATH_BYTES_MAX: usize = 1024;
 /// Peer addresses that a shard looks up per second for its log; beyond that, records have none. Each costs three system
 /// calls, and not many more records are written per second.
 pub(crate) const LOG_LOOKUPS_PER_SECOND: u32 = 32;

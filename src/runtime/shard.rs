@@ -5,12 +5,14 @@
 //! a flush of the queues. It never blocks except in the driver, takes no lock, and allocates nothing per message.
 #![forbid(unsafe_code)]
 
+mod access;
 mod application;
 mod config;
 mod connection_log;
 mod context;
 mod control;
 mod core;
+mod inspect;
 mod mailbox;
 mod refusals;
 mod slots;
@@ -19,18 +21,21 @@ mod tls;
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
+use crate::admission::{Admission, PeerLimits};
 use crate::driver::{Driver, Event, Waker};
 use crate::stats::Snapshot;
 use echoring_proto::limits::{MILLISECOND, Nanos};
 
 pub use self::core::{ConnectionMemory, Core};
+pub use access::{AccessLog, AccessRecord, WriteAccess};
 pub use application::{Answer, Application, Disposition, Extras, OwnedReply};
 pub use config::{Allowance, ShardConfig};
 pub use context::{ConnectionContext, Context, ShardResources};
-pub use control::{ControlMessage, Goodbye, LiveConfig, Remote};
-pub use mailbox::{Full, Lane, Mailboxes};
+pub use control::{ControlMessage, DrainPlan, Goodbye, LiveConfig, Remote};
+pub use inspect::ConnectionView;
+pub use mailbox::{Bridge, FarEnd, FarInlet, FarOutlet, Full, Lane, Mailboxes};
 pub use tls::Security;
 
 /// How soon a shard retries a message that found another shard's mailbox full.
@@ -90,6 +95,16 @@ impl<D: Driver, A: Application> Shard<D, A> {
         self.core.driver.listen(listener)
     }
 
+    /// Records ended connections from now on. Recorded connections cost memory, and a lookup of their address.
+    pub fn set_access_log(&mut self, log: AccessLog) {
+        self.core.log.set_access_log(log);
+    }
+
+    /// Limits peers from now on. `admission` is that of all shards of the node.
+    pub fn set_limits(&mut self, admission: Arc<Admission>, limits: Arc<PeerLimits>) {
+        self.core.set_limits(Some(admission), limits);
+    }
+
     /// The application.
     pub fn application(&mut self) -> &mut A {
         &mut self.application
@@ -122,12 +137,12 @@ impl<D: Driver, A: Application> Shard<D, A> {
 
     /// Bytes received so far.
     pub fn received_bytes(&self) -> u64 {
-        self.core.counters.bytes_in
+        self.core.counters.traffic.total().bytes_in
     }
 
     /// Connections that ended by the cause with this name.
     pub fn ended_by(&self, cause: &str) -> u64 {
-        self.core.counters.causes.get(cause).copied().unwrap_or(0)
+        self.core.counters.causes().get(cause).copied().unwrap_or(0)
     }
 
     /// Ticks until it is stopped or, after [`ControlMessage::Drain`], until the last connection has ended. Returns the
@@ -169,10 +184,12 @@ impl<D: Driver, A: Application> Shard<D, A> {
         }
         core.env.now = core.driver.now();
         core.counters.ticks += 1;
+        let had_handshakes = core.continue_handshakes(&mut self.application);
         for event in &events {
             self.handle(event);
         }
-        self.core.trim_wanted |= !events.is_empty();
+        let had_events = !events.is_empty();
+        self.core.trim_wanted |= had_events;
         events.clear();
         self.events = events;
         self.core.count_echoed();
@@ -185,6 +202,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
         }
         self.take_mail(takes_requests);
         self.core.expire_timers(&mut self.application);
+        self.core.say_farewells(&mut self.application);
         // Answers and pongs leave first, so that the connections are writable for the application: nothing would report
         // that later.
         self.core.flush_dirty(&mut self.application);
@@ -194,8 +212,15 @@ impl<D: Driver, A: Application> Shard<D, A> {
         }
         self.core.flush_dirty(&mut self.application);
         let core = &mut self.core;
+        // A tick that finds nothing to do is not worth another look at the clock.
+        if had_events || had_handshakes || has_mail || !core.sent.is_empty() {
+            core.measure_tick();
+        }
         core.mailboxes.wake(&mut core.driver);
-        let drained = core.draining_until.is_some() && core.slots.len() == 0 && self.application.is_drained();
+        let drained = core.draining_until.is_some()
+            && core.slots.len() == 0
+            && !core.driver.is_listening()
+            && self.application.is_drained();
         let is_over = core.stopping || drained;
         if is_over {
             core.end();
@@ -205,12 +230,17 @@ impl<D: Driver, A: Application> Shard<D, A> {
 
     fn deadline(&self, latest: Option<Nanos>) -> Option<Nanos> {
         let core = &self.core;
-        if !core.dirty.is_empty() || !core.refused.is_empty() || core.stopping {
+        if !core.dirty.is_empty()
+            || !core.refused.is_empty()
+            || core.has_waiting_handshakes()
+            || core.stopping
+        {
             return Some(0);
         }
         let own = earlier(core.timers.deadline(), self.application.deadline());
         let trim = core.trim_wanted.then_some(core.trim_at);
-        earlier(earlier(own, trim), earlier(core.draining_until, latest))
+        let drain = earlier(core.draining_until, core.farewell_at());
+        earlier(earlier(own, trim), earlier(drain, latest))
     }
 
     #[inline]
@@ -251,15 +281,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
                 core.with_connection(token, |connection, _| connection.failed(error));
             }
             Event::Closed { token } => core.closed(application, token),
-            Event::Addressed { token } => {
-                let address = core.driver.address(token);
-                let asked = core.log.addressed(token, address);
-                // It may have to be closed, which waited for the address.
-                core.touch(token);
-                if asked {
-                    application.addressed(&mut Context { core }, token, address);
-                }
-            }
+            Event::Addressed { token } => core.addressed(application, token),
             Event::Woken => self.woken = true,
             Event::AcceptFailed { errno } => {
                 let error = io::Error::from_raw_os_error(errno);
@@ -282,12 +304,10 @@ impl<D: Driver, A: Application> Shard<D, A> {
                     self.application.command(&mut Context { core: &mut self.core }, ask)
                 }
                 ControlMessage::Configure(config) => self.core.configure(*config),
-                ControlMessage::Drain(timeout) | ControlMessage::HandOver(timeout) => {
-                    if matches!(order, ControlMessage::HandOver(_)) && self.core.draining_until.is_none() {
-                        self.core.goodbye = Goodbye::RESTART;
-                    }
-                    self.core.drain(&self.application, timeout);
-                    self.application.draining(&mut Context { core: &mut self.core });
+                ControlMessage::Drain(plan) => self.core.begin_drain(&mut self.application, &plan),
+                ControlMessage::Listen(sockets, to) => {
+                    let listening = sockets.into_iter().try_for_each(|socket| self.listen(socket));
+                    let _ = to.try_send(listening);
                 }
                 ControlMessage::Stop => self.core.stopping = true,
             }
@@ -299,8 +319,10 @@ impl<D: Driver, A: Application> Shard<D, A> {
         for from in (0..shards).filter(|from| *from != shard) {
             while self.take_message(from, Lane::Forward) {}
         }
+        // After the last mail of owner shards whose topics have moved.
+        while self.take_far_message(Lane::Forward) {}
         // One request of each shard in turn, so that none is starved.
-        let mut waiting = takes_requests && shards > 1;
+        let mut waiting = takes_requests && (shards > 1 || self.core.mailboxes.far_shards() > 0);
         while waiting {
             waiting = false;
             for from in (0..shards).filter(|from| *from != shard) {
@@ -309,6 +331,9 @@ impl<D: Driver, A: Application> Shard<D, A> {
                 }
                 waiting |= self.take_message(from, Lane::Request);
             }
+            if self.application.takes_requests(&Context { core: &mut self.core }) {
+                waiting |= self.take_far_message(Lane::Request);
+            }
         }
     }
 
@@ -316,15 +341,30 @@ impl<D: Driver, A: Application> Shard<D, A> {
         let Some((message, bytes)) = self.core.mailboxes.take(from, lane) else { return false };
         self.payload.clear();
         self.core.mailboxes.take_bytes(from, lane, bytes, &mut self.payload);
+        self.handle_message(from, message);
+        true
+    }
+
+    #[cold]
+    fn take_far_message(&mut self, lane: Lane) -> bool {
+        let Some((from, message, bytes)) = self.core.mailboxes.take_far(lane) else { return false };
+        self.payload.clear();
+        self.core.mailboxes.take_far_bytes(bytes, &mut self.payload);
+        self.handle_message(from, message);
+        true
+    }
+
+    fn handle_message(&mut self, from: usize, message: A::Message) {
         self.application.message(&mut Context { core: &mut self.core }, from, message, &self.payload);
         if self.core.env.pool.is_under_pressure() {
             self.core.relieve(&mut self.application);
         }
-        true
     }
 }
 
-fn earlier(a: Option<Nanos>, b: Option<Nanos>) -> Option<Nanos> {
+/// The earlier of two deadlines.
+#[inline]
+pub fn earlier(a: Option<Nanos>, b: Option<Nanos>) -> Option<Nanos> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),

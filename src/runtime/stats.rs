@@ -1,16 +1,48 @@
 //! Counters with one writer each, and the snapshots that other threads are sent.
 //!
 //! A shard counts in plain integers in its own memory, which no other thread reads. Readers ask by
-//! a message and is sent a copy taken between two ticks, in which the sums hold.
+//! a message and are sent a copy taken between two ticks, in which the sums hold.
 #![forbid(unsafe_code)]
+
+mod durations;
+mod ledger;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 
+use echoring_proto::buffer::Budget;
 use echoring_proto::connection::Compressed;
+
+pub use durations::{BucketIndex, Durations, SCHEMA as DURATIONS_SCHEMA, zero_threshold_s};
+pub use ledger::{Account, HANDSHAKE_CLASS, Ledger, TRAFFIC_CLASSES, Traffic};
 
 /// Counts of this process's log records, over all threads.
 pub static LOG: LogCounters = LogCounters { dropped: AtomicU64::new(0), rate_limited: AtomicU64::new(0) };
+
+/// Counts of this process's access log.
+pub static ACCESS_LOG: AccessLogCounters =
+    AccessLogCounters { written: AtomicU64::new(0), dropped: AtomicU64::new(0) };
+
+/// Counts of this process's spans, in programs that trace.
+pub static TRACES: TraceCounters = TraceCounters { exported: AtomicU64::new(0), dropped: AtomicU64::new(0) };
+
+/// Spans of handshakes and publications.
+#[derive(Debug)]
+pub struct TraceCounters {
+    /// Taken by the collector.
+    pub exported: AtomicU64,
+    /// The queue was full, or the collector did not take them.
+    pub dropped: AtomicU64,
+}
+
+/// Records of an access log.
+#[derive(Debug)]
+pub struct AccessLogCounters {
+    /// Written.
+    pub written: AtomicU64,
+    /// Not written: the queue was full, or the file could not be written.
+    pub dropped: AtomicU64,
+}
 
 /// Log records that were not written.
 #[derive(Debug)]
@@ -34,14 +66,8 @@ pub struct Counters {
     pub tls_handshakes: u64,
     /// Those of them that resumed an earlier session.
     pub tls_resumed: u64,
-    /// Messages read to their last byte.
-    pub messages_in: u64,
-    /// Messages queued or sent, the copies of a broadcast counted each.
-    pub messages_out: u64,
-    /// Bytes received from sockets.
-    pub bytes_in: u64,
-    /// Bytes handed to the kernel or to its queue.
-    pub bytes_out: u64,
+    /// Messages and bytes, by class of connection.
+    pub traffic: Ledger,
     /// Sends that the kernel did not take whole at once.
     pub short_sends: u64,
     /// Times a connection's reading was paused because its outbox was full.
@@ -50,20 +76,35 @@ pub struct Counters {
     pub mailbox_full: u64,
     /// Trips to the kernel.
     pub ticks: u64,
-    /// WebSockets that ended, by close code; 1006 for those without a Close frame.
-    pub closes: BTreeMap<u16, u64>,
-    /// Connections that ended, requests that never became WebSockets included, by cause.
-    pub causes: BTreeMap<&'static str, u64>,
+    /// How long each tick took, without its trip to the kernel.
+    pub tick_time: Durations,
+    /// From the tick that read a message to the end of the one that sent it.
+    pub receive_to_send: Durations,
+    /// Connections that ended.
+    pub ends: BTreeMap<End, u64>,
     /// Requests refused, by HTTP status.
     pub refusals: BTreeMap<u16, u64>,
     /// Requests answered without an upgrade, by HTTP status.
     pub answers: BTreeMap<u16, u64>,
+    /// Times that a peer was over a limit, by the limit's name.
+    pub limited: BTreeMap<&'static str, u64>,
+    /// Headers of the PROXY protocol that were read.
+    pub proxy_headers: u64,
     /// Failures to accept.
     pub accept_failures: u64,
     /// Connections that their handler's error or panic closed.
     pub handler_failures: u64,
     /// Those of them that were panics.
     pub handler_panics: u64,
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct End {
+    /// The close code of a WebSocket; 1006 without a Close frame. `None` for a connection that never became one.
+    pub code: Option<u16>,
+    /// The name of the cause.
+    pub cause: &'static str,
 }
 
 /// A shard's state at one moment between two ticks; `R` is what its application reports.
@@ -85,6 +126,24 @@ pub struct Snapshot<R> {
     pub degraded: Vec<&'static str>,
     /// Bytes inflated and deflated.
     pub compressed: Compressed,
+    /// Connections whose peer does not take what is sent.
+    pub blocked: u64,
+    /// TLS sessions.
+    pub tls_sessions: u64,
+    /// The node's budget of buffer bytes, which all shards share.
+    pub memory: BudgetFigures,
+    /// The node's budget of connections.
+    pub seats: BudgetFigures,
+    /// The node's budget of bytes for compression windows.
+    pub contexts: BudgetFigures,
+    /// Bytes of the histories of all shards.
+    pub history_bytes: u64,
+    /// Messages that wait in the mailboxes to this shard.
+    pub mailbox_messages: u64,
+    /// Bytes of these messages.
+    pub mailbox_bytes: u64,
+    /// The driver's work.
+    pub work: DriverWork,
     /// All counters.
     pub counters: Counters,
     /// The application's report.
@@ -100,18 +159,18 @@ impl Counters {
             opened,
             tls_handshakes,
             tls_resumed,
-            messages_in,
-            messages_out,
-            bytes_in,
-            bytes_out,
+            traffic,
             short_sends,
             pauses,
             mailbox_full,
             ticks,
-            closes,
-            causes,
+            tick_time,
+            receive_to_send,
+            ends,
             refusals,
             answers,
+            limited,
+            proxy_headers,
             accept_failures,
             handler_failures,
             handler_panics,
@@ -122,24 +181,88 @@ impl Counters {
             (&mut self.opened, opened),
             (&mut self.tls_handshakes, tls_handshakes),
             (&mut self.tls_resumed, tls_resumed),
-            (&mut self.messages_in, messages_in),
-            (&mut self.messages_out, messages_out),
-            (&mut self.bytes_in, bytes_in),
-            (&mut self.bytes_out, bytes_out),
             (&mut self.short_sends, short_sends),
             (&mut self.pauses, pauses),
             (&mut self.mailbox_full, mailbox_full),
             (&mut self.ticks, ticks),
+            (&mut self.proxy_headers, proxy_headers),
             (&mut self.accept_failures, accept_failures),
             (&mut self.handler_failures, handler_failures),
             (&mut self.handler_panics, handler_panics),
         ] {
             *sum += part;
         }
-        merge(&mut self.closes, closes);
-        merge(&mut self.causes, causes);
+        self.traffic.add(traffic);
+        self.tick_time.add(tick_time);
+        self.receive_to_send.add(receive_to_send);
+        merge(&mut self.ends, ends);
         merge(&mut self.refusals, refusals);
         merge(&mut self.answers, answers);
+        merge(&mut self.limited, limited);
+    }
+
+    /// WebSockets that ended, by close code.
+    pub fn closes(&self) -> BTreeMap<u16, u64> {
+        let mut closes = BTreeMap::new();
+        for (end, count) in &self.ends {
+            if let Some(code) = end.code {
+                *closes.entry(code).or_default() += count;
+            }
+        }
+        closes
+    }
+
+    /// Connections that ended, requests that never became WebSockets included, by cause.
+    pub fn causes(&self) -> BTreeMap<&'static str, u64> {
+        let mut causes = BTreeMap::new();
+        for (end, count) in &self.ends {
+            *causes.entry(end.cause).or_default() += count;
+        }
+        causes
+    }
+}
+
+/// A budget of the node, as all its shards see it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BudgetFigures {
+    /// Units that shards have leased, used or not.
+    pub leased: u64,
+    /// The most that they ever had.
+    pub peak: u64,
+    /// Units in all.
+    pub limit: u64,
+}
+
+impl BudgetFigures {
+    /// The state of a budget now.
+    pub fn of(budget: &Budget) -> BudgetFigures {
+        BudgetFigures { leased: budget.leased(), peak: budget.peak(), limit: budget.units() }
+    }
+}
+
+/// What a driver has done since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DriverWork {
+    /// System calls of the event loop.
+    pub enters: u64,
+    /// Operations handed to the kernel.
+    pub submissions: u64,
+    /// Completions, or events, that the kernel reported.
+    pub completions: u64,
+    /// Times that the completion queue was too small.
+    pub overflows: u64,
+    /// Receives that found no buffer.
+    pub buffer_stalls: u64,
+}
+
+impl DriverWork {
+    /// Adds another driver's work.
+    pub fn add(&mut self, other: &DriverWork) {
+        self.enters += other.enters;
+        self.submissions += other.submissions;
+        self.completions += other.completions;
+        self.overflows += other.overflows;
+        self.buffer_stalls += other.buffer_stalls;
     }
 }
 

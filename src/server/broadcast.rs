@@ -21,8 +21,10 @@ mod drain;
 mod draining;
 mod fan_out;
 mod frame_encoder;
+mod handover;
 mod held_publications;
 mod inbox;
+pub(crate) mod mail_codec;
 mod members;
 mod pending_requests;
 mod presence;
@@ -31,6 +33,7 @@ mod replay;
 mod reports;
 mod request_history;
 mod requests;
+mod rights;
 mod sequencer;
 pub(crate) mod session;
 mod sessions;
@@ -39,15 +42,18 @@ mod subscribe;
 mod subscriptions;
 mod tick;
 
+use std::collections::VecDeque;
+
 use echoring_proto::buffer::{Lease, Pool};
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{Context, Lane};
-use echoring_topics::{Placement, Rules};
+use echoring_topics::{OwnedTopicId, OwnedTopics, Placement, Rules};
 
 use crate::peer::{Peer, ServerApplication};
 use drain::Drain;
 use fan_out::FanOut;
+use handover::Handover;
 use held_publications::HeldPublications;
 use pending_requests::PendingRequests;
 pub(crate) use sequencer::MAIL_OVERHEAD_BYTES;
@@ -75,6 +81,10 @@ pub struct BroadcastSettings {
     pub seed: u64,
     /// Maps topics to owner shards; equal on all shards.
     pub placement: Placement,
+    /// The number of the node's first shard, in the numbers of clients. A successor's shards have other numbers.
+    pub first_number: u8,
+    /// Of the digests of publications with idempotency keys; the same in a successor.
+    pub digest_seed: u64,
 }
 
 /// Broadcast on one shard.
@@ -87,22 +97,38 @@ pub(crate) struct Broadcast {
     held: HeldPublications,
     pending: PendingRequests,
     drain: Drain,
+    handover: Handover,
+    /// Clients that ended with a predecessor, whose departure is not reported yet.
+    departed: VecDeque<(OwnedTopicId, u64)>,
+    first_number: u8,
     check_at: Nanos,
     now: Nanos,
 }
 
 impl Broadcast {
     pub(super) fn new(settings: BroadcastSettings) -> Broadcast {
-        let BroadcastSettings { rules, topics, subscriptions_max, message_bytes_max, seed, placement } =
-            settings;
+        let BroadcastSettings {
+            rules,
+            topics,
+            subscriptions_max,
+            message_bytes_max,
+            seed,
+            placement,
+            first_number,
+            digest_seed,
+        } = settings;
+        let owned = OwnedTopics::new(rules.clone(), topics, seed).with_digest_seed(digest_seed);
         Broadcast {
-            sequencer: Sequencer::new(rules.clone(), topics, seed, placement, message_bytes_max as usize),
+            sequencer: Sequencer::new(owned, placement, message_bytes_max as usize),
             fan_out: FanOut::new(rules),
             subscriptions: Subscriptions::default(),
             sessions: Sessions::new(subscriptions_max),
             held: HeldPublications::default(),
             pending: PendingRequests::default(),
             drain: Drain::default(),
+            handover: Handover::default(),
+            departed: VecDeque::new(),
+            first_number,
             check_at: 0,
             now: 0,
         }
@@ -130,6 +156,11 @@ impl Broadcast {
         if !self.drain.is_on() || cx.is_open(token) {
             self.fan_out.take_back(cx, token);
         }
+    }
+
+    /// The number of this shard, in the numbers of clients.
+    fn number(&self, shard: usize) -> u8 {
+        self.first_number.wrapping_add(shard as u8)
     }
 
     /// A connection is gone.

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use crate::config::{Compression, DriverChoice, ListenAddress, RefusalHook, ServerConfig, StartError};
 use crate::handler::Handler;
+use crate::listeners::InheritedListener;
 use crate::response::Response;
 use crate::route::{PlainRequest, Route};
 use crate::server::Server;
+use echoring_auth::Authenticator;
 use echoring_proto::handshake::{OriginPolicy, Refusal, Request, SubprotocolPreference};
 use echoring_proto::limits::Nanos;
 
@@ -95,7 +97,7 @@ impl Builder {
     /// Accepts connections on a socket that listens already, such as an inherited one. All shards accept from it. It
     /// becomes non-blocking if the driver needs that, also for other holders of the socket.
     pub fn listener(mut self, listener: TcpListener) -> Builder {
-        self.config.inherited.push(Arc::new(listener));
+        self.config.inherited.push(InheritedListener::tcp(listener));
         self
     }
 
@@ -205,6 +207,13 @@ impl Builder {
     /// The origins that may connect, unless a route has its own policy; those of the same host by default.
     pub fn origins(mut self, origins: OriginPolicy) -> Builder {
         self.config.origins = origins;
+        self
+    }
+
+    /// Authenticates clients; without it, everybody is let in. Handlers learn who a client is from
+    /// [`Opening::client`](crate::Opening::client).
+    pub fn auth(mut self, auth: Arc<Authenticator>) -> Builder {
+        self.config.auth = Some(auth);
         self
     }
 

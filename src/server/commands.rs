@@ -15,13 +15,17 @@ use crate::limits::{
 };
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Driver;
-use echoring_runtime::shard::{Context, ControlMessage, Remote};
+use echoring_runtime::shard::{Bridge, Context, ControlMessage, Remote};
 use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
 use echoring_topics::{Content, Placement, Position, Publication, Refused};
-use echoring_topics::{HubReport, TopicReport};
+use echoring_topics::{ExportCursor, HubReport, ImportError, OwnedTopicId, TopicReport};
 
+use crate::auth::AuthCommand;
 use crate::broadcast::Broadcast;
+use crate::broadcast::shard_mail::ShardMail;
 use crate::config::ServerConfig;
+use crate::connections::ConnectionScan;
+use crate::handover::ClientNumbers;
 use crate::peer::ServerApplication;
 use crate::validation::{is_too_deep, is_topic_name};
 
@@ -110,8 +114,57 @@ pub enum ShardCommand {
     Configure(Arc<ServerConfig>, mpsc::SyncSender<(usize, ())>),
     /// Report about all topics.
     Topics(mpsc::SyncSender<(usize, Vec<TopicReport>)>),
+    /// Takeover: post no more requests. `done` is told once the shard's topics change no more.
+    Freeze {
+        /// The attempt.
+        round: u32,
+        /// Gets the number of the shard.
+        done: mpsc::SyncSender<usize>,
+    },
+    /// Takeover: it has failed.
+    Thaw,
+    /// Takeover: export a block of the shard's topics.
+    Export {
+        /// Where the block begins.
+        cursor: ExportCursor,
+        /// About its size in bytes.
+        bytes_max: usize,
+        /// Gets the block and the beginning of the next one.
+        reply: mpsc::SyncSender<(Vec<u8>, Option<ExportCursor>)>,
+    },
+    /// Takeover: the successor orders everything from now on.
+    Follow {
+        /// The bridge to its shards.
+        bridge: Bridge<ShardMail>,
+        /// Maximum message size of the successor in bytes.
+        message_bytes_max: u64,
+    },
+    /// Takeover: import a block of topics.
+    Import {
+        /// Records.
+        block: Vec<u8>,
+        /// Number of shards of the predecessor.
+        shards: usize,
+        /// Gets the old ids of the topics with their new ones.
+        reply: mpsc::SyncSender<Result<Vec<(OwnedTopicId, OwnedTopicId)>, ImportError>>,
+    },
+    /// Takeover: everything is imported.
+    Lead {
+        /// The bridge to the predecessor's shards.
+        bridge: Bridge<ShardMail>,
+        /// Told when the shard has it.
+        reply: mpsc::SyncSender<()>,
+    },
+    /// Takeover: the predecessor has ended, with these clients.
+    ForgetPredecessor(ClientNumbers),
+    /// Takeover: the successor is lost.
+    LoseSuccessor,
     /// Report about the topic of this name, if the shard knows it.
     Topic(Box<str>, mpsc::SyncSender<(usize, Option<TopicReport>)>),
+    /// A command about authentication.
+    Auth(AuthCommand),
+    /// Report about open connections, or close them.
+    Connections(ConnectionScan),
 }
 
 /// Messages for a topic, in order.
@@ -199,7 +252,7 @@ impl PublishRequest {
 #[derive(Clone, Debug)]
 pub(super) struct CommandSender {
     remotes: Arc<[Remote<ShardCommand, HubReport>]>,
-    placement: Placement,
+    pub(super) placement: Placement,
     outside: Arc<Outside>,
 }
 
@@ -277,6 +330,19 @@ impl CommandSender {
     /// The reports about one topic.
     pub(super) fn topic(&self, name: &str) -> Vec<(usize, Option<TopicReport>)> {
         self.ask_all(|reply| ShardCommand::Topic(name.into(), reply))
+    }
+
+    /// The answer of one shard; `None` if it does not come in time.
+    pub(crate) fn ask_one<T>(
+        &self,
+        shard: usize,
+        timeout: Nanos,
+        ask: impl FnOnce(mpsc::SyncSender<(usize, T)>) -> ShardCommand,
+    ) -> Option<T> {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        self.remotes.get(shard)?.send(ControlMessage::Command(ask(sender)));
+        let (_, answer) = receiver.recv_timeout(Duration::from_nanos(timeout)).ok()?;
+        Some(answer)
     }
 
     fn ask_all<T>(&self, ask: impl Fn(mpsc::SyncSender<(usize, T)>) -> ShardCommand) -> Vec<(usize, T)> {
@@ -381,7 +447,8 @@ mod tests {
         let driver = Epoll::new(&options).expect("epoll");
         let topics = Lease::new(Budget::new(64), 64);
         let placement = Placement::new(1);
-        let service = crate::shard_thread::service(&config, topics, 1, placement);
+        let node = crate::shard_thread::NodeIdentity { placement, first_number: 0, digest_seed: 1 };
+        let service = crate::shard_thread::service(&config, Arc::default(), topics, 1, node);
         let shard = Shard::new(driver, service, shard_config, Allowance::standalone(4), mailboxes);
         let commands = CommandSender::new([shard.remote()].into(), placement);
         (shard, commands)

@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::listeners::InheritedListener;
 use crate::response::Response;
 use crate::route::Routes;
+use echoring_auth::Authenticator;
 use echoring_proto::connection::{self, Pings};
 use echoring_proto::handshake::{HostPolicy, OriginPolicy, Refusal, Request, SubprotocolPreference};
 use echoring_proto::limits;
@@ -34,7 +36,9 @@ impl fmt::Display for ListenAddress {
 }
 
 pub use echoring_proto::connection::Compression;
+use echoring_runtime::admission::PeerLimits;
 pub use echoring_runtime::driver::DriverChoice;
+use echoring_runtime::shard::AccessLog;
 
 /// Replaces the response of a refusal. `None` keeps the default response. The hook is not called for requests that are not
 /// HTTP, or that a route refused with its own response.
@@ -56,8 +60,8 @@ impl fmt::Debug for RefusalHook {
 pub struct ServerConfig {
     /// Addresses to accept connections on.
     pub listen: Vec<ListenAddress>,
-    /// Inherited sockets that listen already.
-    pub inherited: Vec<Arc<TcpListener>>,
+    /// Sockets that listen already. An address of `listen` that is among theirs is not opened again.
+    pub inherited: Vec<InheritedListener>,
     /// The program's own routes, matched before all others.
     pub routes: Routes,
     /// Serve `/`, `/echo`, `/broadcast`, `/broadcast/{topic}` and `/healthz`.
@@ -101,10 +105,14 @@ pub struct ServerConfig {
     pub origins: OriginPolicy,
     /// The host names that the server answers to. `/healthz` answers to all.
     pub hosts: HostPolicy,
+    /// Who may connect; `None` lets everybody in. Topics say what clients may do.
+    pub auth: Option<Arc<Authenticator>>,
     /// Subprotocols to select from, preferred first; each is a token (RFC 6455, 4.1).
     pub subprotocols: Vec<&'static str>,
     /// Whether the order of the server or of the client selects among several.
     pub subprotocol_preference: SubprotocolPreference,
+    /// Limits on addresses and connections of clients, and the proxies that are trusted.
+    pub peers: Arc<PeerLimits>,
     /// Time from accept to the 101.
     pub handshake_timeout: Nanos,
     /// Time that a send may be without progress; 0 for no limit. Checked once a second.
@@ -115,8 +123,10 @@ pub struct ServerConfig {
     pub autotune_sockets: bool,
     /// TCP congestion control of accepted connections; `None` for the kernel's default.
     pub congestion: Option<String>,
-    /// Listen on a port although another process listens on it, to replace that process.
-    pub takeover: bool,
+    /// Records of ended connections.
+    pub access_log: Option<AccessLog>,
+    /// Keep the listeners for a successor, see [`Server::wait_for_successor`](crate::Server::wait_for_successor).
+    pub has_successors: bool,
 }
 
 impl Default for ServerConfig {
@@ -145,14 +155,17 @@ impl Default for ServerConfig {
             tls: None,
             origins: OriginPolicy::SameHost,
             hosts: HostPolicy::Any,
+            auth: None,
             subprotocols: Vec::new(),
             subprotocol_preference: SubprotocolPreference::Server,
+            peers: Arc::default(),
             handshake_timeout: limits::HANDSHAKE_TIMEOUT,
             send_timeout: limits::SEND_TIMEOUT,
             pings_per_second_max: limits::PINGS_PER_SECOND_MAX,
             autotune_sockets: false,
             congestion: None,
-            takeover: false,
+            access_log: None,
+            has_successors: false,
         }
     }
 }
@@ -191,6 +204,8 @@ pub enum StartErrorKind {
     Thread,
     /// The process may not use a requested CPU.
     Cpu,
+    /// The running server does not hand over.
+    Takeover,
 }
 
 /// Why a server did not start, and what to do.

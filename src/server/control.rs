@@ -6,36 +6,55 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod connection_pages;
 mod connection_slots;
+mod connections;
+mod duration_figures;
+mod failed_attempts;
 mod http;
+mod limits_report;
+mod log_level;
+mod metrics;
+mod page;
 mod publications;
 mod reload;
 mod report;
-pub mod takeover;
+mod socket;
+mod token;
+mod topic_query;
 mod topic_report;
 mod topics;
 
+use std::fs;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{ALLOW, HeaderValue};
+use hyper::header::{ALLOW, HeaderMap, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use tokio::sync::oneshot;
 
+use crate::config::ListenAddress;
+use crate::handle::Snapshot;
 use crate::limits::SNAPSHOT_TIMEOUT;
+use crate::listeners::InheritedListener;
 use crate::server::Server;
-use access::Access;
-pub use access::{Token, TokenError};
+use access::{Access, Refused};
+use connections::Connections;
+use failed_attempts::{AttemptFigures, FailedAttempts};
 use http::{AdminListener, Answer, Bodies, Reply};
+pub use log_level::{LogLevel, set_log_level};
+pub use metrics::{AllocatorFigures, set_allocator};
 pub use reload::{Reload, ReloadCounters, Reloaded, Reloading};
 use report::Node;
+pub use socket::open_admin;
+use socket::{AdminPeer, Reach};
+pub use token::{AdminTokens, Token, TokenError};
 use topics::Topics;
 
 /// A running control thread.
@@ -46,29 +65,33 @@ pub struct Control {
 }
 
 impl Control {
-    /// Serves `listener` on its own thread, for reports about `server` and for publishing to its topics. With a token,
-    /// every request must present it. Without one, only this machine may publish.
+    /// Serves `listener` on its own thread, for reports about `server` and for publishing to its topics. With tokens,
+    /// every request must present one. Without any, only this machine may publish, or who has access to the Unix socket.
     ///
     /// # Errors
-    /// If the thread or its runtime cannot be started, or the listener has no address.
+    /// If the thread or its runtime cannot be started.
     pub fn start(
-        listener: TcpListener,
+        listener: InheritedListener,
         server: &Server,
-        token: Option<Token>,
+        tokens: AdminTokens,
         reloading: Reloading,
     ) -> io::Result<Control> {
-        let address = listener.local_addr()?;
-        let draining = Arc::new(AtomicBool::new(false));
+        let address = listener.address().clone();
         let (stop, stopped) = oneshot::channel();
         let (ending, ended) = mpsc::channel();
-        let listening = AdminListener::new(listener)?;
-        announce(address, token.is_some());
-        let access = Access::new(token, address);
+        let listening = AdminListener::new(&listener)?;
+        let file = match &address {
+            ListenAddress::Unix(path) if listener.removes_file() => Some(path.clone()),
+            ListenAddress::Unix(_) | ListenAddress::Tcp(_) => None,
+        };
+        drop(listener);
+        let reach = Reach::of(&address);
+        announce(&address, reach, tokens.write.is_some() || tokens.read.is_some());
+        let access = Access::new(tokens, reach);
         let plane = ControlThread {
             server: server.handle(),
             shards: server.shards(),
             started: Instant::now(),
-            draining: Arc::clone(&draining),
             access: access.clone(),
             reloading,
         };
@@ -76,8 +99,8 @@ impl Control {
             plane.run(listening, stopped);
             drop(ending);
         })?;
-        let stop = Arc::new(Mutex::new(Stop { order: Some(stop), ended }));
-        Ok(Control { handle: Handle { draining, access, stop }, thread })
+        let stop = Arc::new(Mutex::new(Stop { order: Some(stop), ended, file }));
+        Ok(Control { handle: Handle { access, stop }, thread })
     }
 
     /// A handle for other threads.
@@ -96,7 +119,6 @@ impl Control {
 /// Controls a running control thread from any thread.
 #[derive(Clone, Debug)]
 pub struct Handle {
-    draining: Arc<AtomicBool>,
     access: Access,
     stop: Arc<Mutex<Stop>>,
 }
@@ -106,22 +128,31 @@ struct Stop {
     order: Option<oneshot::Sender<()>>,
     /// Disconnected when the thread has ended.
     ended: mpsc::Receiver<()>,
+    /// The socket file to remove.
+    file: Option<PathBuf>,
 }
 
 impl Handle {
-    /// `/healthz` answers 503 from now on, so that load balancers stop sending clients.
-    pub fn set_draining(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+    /// Requires other tokens from now on.
+    pub fn set_tokens(&self, tokens: AdminTokens) {
+        self.access.set_tokens(tokens);
     }
 
-    /// Requires another token from now on.
-    pub fn set_token(&self, token: Option<Token>) {
-        self.access.set_token(token);
+    /// The listener is a successor's from now on. Stops as [`stop`](Handle::stop) does, and leaves the socket file.
+    pub fn leave(&self) {
+        self.stop.lock().unwrap_or_else(PoisonError::into_inner).file = None;
+        self.stop();
     }
 
-    /// Stops listening, and waits for that for two seconds at most. Pending requests are cut off.
+    /// Stops listening, and waits for that for two seconds at most. Pending requests are cut off. The file of a Unix socket
+    /// is removed.
     pub fn stop(&self) {
         let mut stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
+        // Before the socket is closed: later, the file may be that of the next server.
+        if let Some(file) = stop.file.take() {
+            // A leftover socket is harmless: the next server replaces it.
+            let _ = fs::remove_file(file);
+        }
         if let Some(order) = stop.order.take() {
             // Fails only if the thread has ended.
             let _ = order.send(());
@@ -131,12 +162,19 @@ impl Handle {
     }
 }
 
-fn announce(address: SocketAddr, guarded: bool) {
-    tracing::info!("control plane on http://{address}/stats and http://{address}/healthz");
-    if !address.ip().is_loopback() && !guarded {
+fn announce(address: &ListenAddress, reach: Reach, guarded: bool) {
+    match address {
+        ListenAddress::Tcp(address) => {
+            tracing::info!(
+                "control plane on http://{address}/stats and http://{address}/healthz, for browsers http://{address}/"
+            );
+        }
+        ListenAddress::Unix(_) => tracing::info!("control plane on {address}"),
+    }
+    if reach == Reach::Network && !guarded {
         tracing::warn!(
             "the control plane on {address} can be reached from other machines without authentication; \
-             give --admin a loopback address, use --admin-token-file, or block the port in a firewall"
+             give --admin a loopback address or unix:PATH, use --admin-token-file, or block the port in a firewall"
         );
     }
 }
@@ -150,7 +188,6 @@ struct ControlThread {
     server: crate::handle::Handle,
     shards: usize,
     started: Instant,
-    draining: Arc<AtomicBool>,
     access: Access,
     reloading: Reloading,
 }
@@ -167,16 +204,15 @@ impl ControlThread {
 
     fn desk(self) -> Rc<AdminService> {
         let topics = Topics { server: self.server.clone(), shards: self.shards, bodies: Bodies::default() };
-        Rc::new(AdminService { plane: self, topics })
+        let connections = Connections::new(self.server.clone());
+        let attempts = FailedAttempts::default();
+        Rc::new(AdminService { plane: self, topics, connections, attempts })
     }
 
     async fn health(&self) -> Reply {
         let unhealthy = |line: &str| Reply::text(StatusCode::SERVICE_UNAVAILABLE, line);
         if self.server.has_failed() {
             return unhealthy("failed");
-        }
-        if self.draining.load(Ordering::Relaxed) {
-            return unhealthy("draining");
         }
         let server = self.server.clone();
         // The call waits for the shards, so it must not block this thread.
@@ -187,18 +223,43 @@ impl ControlThread {
         }
     }
 
-    async fn stats(&self) -> Reply {
-        let node = Node {
+    /// Whether new clients are welcome.
+    fn readiness(&self) -> Reply {
+        match self.server.is_ready() {
+            true => Reply::text(StatusCode::OK, "ok"),
+            false => Reply::text(StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        }
+    }
+
+    fn node(&self, admin: AttemptFigures) -> Node {
+        Node {
             uptime_s: self.started.elapsed().as_secs_f64(),
-            draining: self.draining.load(Ordering::Relaxed),
+            draining: !self.server.is_ready(),
             control: RUNTIME,
             shards: self.shards,
             reloads: self.reloading.counters.figures(),
-        };
+            auth: self.server.auth(),
+            admin,
+            bans: self.server.admission.bans(),
+        }
+    }
+
+    async fn snapshots(&self) -> Vec<Snapshot> {
         let server = self.server.clone();
         // The call waits for the shards, so it must not block this thread.
-        let snapshots = tokio::task::spawn_blocking(move || server.snapshots()).await.unwrap_or_default();
-        Reply::json(StatusCode::OK, report::to_json(node, &snapshots))
+        tokio::task::spawn_blocking(move || server.snapshots()).await.unwrap_or_default()
+    }
+
+    async fn stats(&self, admin: AttemptFigures) -> Reply {
+        Reply::json(StatusCode::OK, report::to_json(self.node(admin), &self.snapshots().await))
+    }
+
+    async fn limits(&self) -> Reply {
+        limits_report::reply(&self.server, &self.snapshots().await)
+    }
+
+    async fn metrics(&self, headers: &HeaderMap, admin: AttemptFigures) -> Reply {
+        metrics::reply(headers, self.node(admin), &self.snapshots().await)
     }
 }
 
@@ -206,45 +267,74 @@ impl ControlThread {
 struct AdminService {
     plane: ControlThread,
     topics: Topics,
+    connections: Connections,
+    attempts: FailedAttempts,
+}
+
+impl AdminService {
+    /// The answer to a request without access. That to an attempt is held back.
+    fn refuse(&self, peer: AdminPeer, refused: Refused) -> Reply {
+        let Refused { reply, attempt } = refused;
+        let delay = attempt.map(|why| self.attempts.note(peer, why, Instant::now()));
+        Reply { delay: delay.unwrap_or_default(), ..reply }
+    }
 }
 
 const READS: &[Method] = &[Method::GET, Method::HEAD];
+const READS_AND_PUT: &[Method] = &[Method::GET, Method::HEAD, Method::PUT];
 const READS_AND_POST: &[Method] = &[Method::GET, Method::HEAD, Method::POST];
+const READS_AND_DELETE: &[Method] = &[Method::GET, Method::HEAD, Method::DELETE];
 const POST: &[Method] = &[Method::POST];
+const DELETE: &[Method] = &[Method::DELETE];
 
 impl Answer for AdminService {
     fn is_urgent(&self, request: &Request<Incoming>) -> bool {
-        READS.contains(request.method()) && request.uri().path() == "/healthz"
+        READS.contains(request.method()) && matches!(request.uri().path(), "/healthz" | "/readyz")
     }
 
     async fn answer(&self, request: &mut Request<Incoming>) -> Reply {
         let (path, query) = (request.uri().path().to_owned(), request.uri().query().unwrap_or_default());
-        if let Err(reply) = self.plane.access.judge(request.method(), &path, request.headers()) {
-            return reply;
+        let peer = request.extensions().get().copied().unwrap_or(AdminPeer::Unix(None));
+        if let Err(refused) = self.plane.access.judge(peer, request.method(), &path, request.headers()) {
+            return self.refuse(peer, refused);
         }
         let topic = path.strip_prefix("/topics/");
+        let connection = path.strip_prefix("/connections/");
         let methods = match &*path {
-            "/healthz" | "/stats" | "/topics" => READS,
+            "/" | "/healthz" | "/limits" | "/metrics" | "/readyz" | "/stats" | "/topics" => READS,
+            "/log-level" => READS_AND_PUT,
+            "/connections" => READS_AND_DELETE,
             "/reload" => POST,
+            _ if connection.is_some() => DELETE,
             _ if topic.is_some() => READS_AND_POST,
             _ => {
                 return Reply::text(
                     StatusCode::NOT_FOUND,
-                    "unknown path; use /stats, /topics, /reload or /healthz",
+                    "unknown path; use /, /metrics, /stats, /topics, /connections, /limits, /log-level, /reload, /healthz or \
+                     /readyz",
                 );
             }
         };
         if !methods.contains(request.method()) {
             return wrong_method(methods);
         }
-        if request.method() != Method::POST && !request.body().is_end_stream() {
+        if READS.contains(request.method()) && !request.body().is_end_stream() {
             return Reply::text(StatusCode::PAYLOAD_TOO_LARGE, "this request must not have a body");
         }
         match (&*path, topic) {
             (_, Some(topic)) => self.topics.one(topic, request).await,
+            ("/connections", _) => self.connections.all(request.method(), query).await,
+            (_, None) if connection.is_some() => {
+                self.connections.close_one(connection.unwrap_or_default()).await
+            }
+            ("/log-level", _) => log_level::answer(request, &self.topics.bodies).await,
             ("/topics", _) => self.topics.list(query).await,
-            ("/stats", _) => self.plane.stats().await,
+            ("/", _) => page::reply(),
+            ("/stats", _) => self.plane.stats(self.attempts.figures()).await,
+            ("/limits", _) => self.plane.limits().await,
+            ("/metrics", _) => self.plane.metrics(request.headers(), self.attempts.figures()).await,
             ("/reload", _) => self.plane.reloading.answer().await,
+            ("/readyz", _) => self.plane.readiness(),
             _ => self.plane.health().await,
         }
     }

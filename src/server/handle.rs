@@ -1,15 +1,20 @@
 //! [`Handle`]: access to a running server from any thread. Everything goes to the shards as messages.
 
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::Duration;
 
+use crate::auth::{AuthCounters, AuthFigures};
 use crate::commands::{CommandSender, OwnedPublication, PublishError, Published, ShardCommand};
+use crate::handover::LinkState;
 use crate::limits::{BROKEN_DRAIN_TIMEOUT, SNAPSHOT_TIMEOUT};
+use crate::listeners::InheritedListener;
 use crate::reconfigure::LiveLimits;
 use crate::watchdog::Watchdog;
 use echoring_async::limits::DRAIN_TIMEOUT;
-use echoring_proto::limits::Nanos;
-use echoring_runtime::shard::{ControlMessage, Remote};
+use echoring_proto::limits::{Nanos, SECOND};
+use echoring_runtime::admission::{Admission, PeerLimits};
+use echoring_runtime::shard::{ControlMessage, DrainPlan, Goodbye, Remote};
 use echoring_runtime::stats;
 use echoring_topics::{HubReport, TopicReport};
 
@@ -24,6 +29,57 @@ pub struct Handle {
     pub(crate) limits: Arc<LiveLimits>,
     pub(crate) watchdog: Arc<Watchdog>,
     pub(crate) failure: Arc<FailureState>,
+    pub(crate) auth_counters: Arc<AuthCounters>,
+    /// The addresses of clients.
+    pub(crate) admission: Arc<Admission>,
+    /// The limits on clients that hold.
+    pub(crate) peers: Arc<Mutex<Arc<PeerLimits>>>,
+    /// What `/readyz` answers.
+    pub(crate) readiness: Readiness,
+    /// Listeners that are kept for a successor, until this server drains.
+    pub(crate) kept: KeptListeners,
+    /// The link to another process.
+    pub(crate) link: Arc<LinkState>,
+}
+
+/// Listeners of a server, for all who hold a handle.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct KeptListeners(Arc<Mutex<Vec<InheritedListener>>>);
+
+impl KeptListeners {
+    pub(crate) fn new(listeners: Vec<InheritedListener>) -> KeptListeners {
+        KeptListeners(Arc::new(Mutex::new(listeners)))
+    }
+
+    pub(crate) fn get(&self) -> Vec<InheritedListener> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Closes them.
+    pub(crate) fn close(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// Whether load balancers may send clients, for all shards and the control thread.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Readiness {
+    draining: Arc<AtomicBool>,
+}
+
+impl Readiness {
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.draining.load(Ordering::Relaxed)
+    }
+}
+
+/// A drain that closes connections one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PacedDrain {
+    /// Time from the first close to the end. The last quarter of it, at most eight seconds, is for clients that are slow.
+    pub time: Duration,
+    /// Maximum number of connections that are closed per second. It takes precedence over `time` until that is over.
+    pub per_second_max: u32,
 }
 
 impl Handle {
@@ -68,7 +124,18 @@ impl Handle {
         self.commands.topic(name)
     }
 
-    /// The numbers of the shards that have not answered for a second, or have ended. Blocks for a second at most.
+    /// Counts of authentication.
+    pub fn auth(&self) -> AuthFigures {
+        self.auth_counters.figures()
+    }
+
+    /// The limits on clients that hold.
+    pub fn peers(&self) -> Arc<PeerLimits> {
+        Arc::clone(&self.peers.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The numbers of the shards that have not answered for a second. Shards that have ended, as they do in a drain, are
+    /// none of them. Blocks for a second at most.
     pub fn stalled_shards(&self) -> Vec<usize> {
         self.watchdog.stalled(&self.remotes)
     }
@@ -98,31 +165,57 @@ impl Handle {
         self.order_drain(DRAIN_TIMEOUT);
     }
 
+    /// Whether clients are welcome: the server does not drain and was not told
+    /// [`set_not_ready`](Handle::set_not_ready).
+    pub fn is_ready(&self) -> bool {
+        self.readiness.is_ready()
+    }
+
+    /// Answers `GET /readyz` with 503 from now on, so that load balancers stop sending clients. Everything else goes on.
+    pub fn set_not_ready(&self) {
+        self.readiness.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Drains over a time: no connections are accepted; those that exist are closed with 1001 one by one, in random order
+    /// and at random times, and are served as before until then. The last ones are drained together, as by
+    /// [`drain`](Handle::drain).
+    pub fn drain_over(&self, drain: PacedDrain) {
+        self.order_plan(self.plan(drain, Goodbye::GOING_AWAY));
+    }
+
+    /// The plan of each shard.
+    pub(crate) fn plan(
+        &self,
+        PacedDrain { time, per_second_max }: PacedDrain,
+        goodbye: Goodbye,
+    ) -> DrainPlan {
+        let timeout = Nanos::try_from(time.as_nanos()).unwrap_or(Nanos::MAX / 2);
+        let shards = self.remotes.len() as u64;
+        let spacing = SECOND * shards / u64::from(per_second_max).max(1);
+        DrainPlan { goodbye, timeout, paced: timeout - DRAIN_TIMEOUT.min(timeout / 4), spacing }
+    }
+
     /// Drains, and closes the connections that are left after `timeout`. With several calls, the earliest deadline
     /// applies.
     pub fn drain_within(&self, timeout: Duration) {
         self.order_drain(Nanos::try_from(timeout.as_nanos()).unwrap_or(Nanos::MAX));
     }
 
-    /// Drains with 1012 because there is a successor. Returns once all shards have stopped listening and refuse
-    /// publications; does not wait more than two seconds for a shard.
-    pub fn hand_over(&self) {
-        self.remotes.iter().for_each(|remote| {
-            remote.send(ControlMessage::HandOver(DRAIN_TIMEOUT));
-        });
-        // Commands are taken in order. The second snapshot waits for the tick after the one that begins the handover.
-        drop(self.snapshots());
-        drop(self.snapshots());
+    fn order_drain(&self, timeout: Nanos) {
+        self.order_plan(DrainPlan::at_once(timeout));
     }
 
-    fn order_drain(&self, timeout: Nanos) {
+    pub(crate) fn order_plan(&self, plan: DrainPlan) {
+        self.set_not_ready();
+        self.kept.close();
         self.remotes.iter().for_each(|remote| {
-            remote.send(ControlMessage::Drain(timeout));
+            remote.send(ControlMessage::Drain(plan));
         });
     }
 
     /// Ends the shards without a drain.
     pub fn stop(&self) {
+        self.kept.close();
         self.remotes.iter().for_each(|remote| {
             remote.send(ControlMessage::Stop);
         });

@@ -38,6 +38,8 @@ struct HandlerSlot {
     streaming: bool,
     /// Listed in `waiting`.
     waiting: bool,
+    /// The handler waits for the peer's address.
+    wants_address: bool,
 }
 
 /// The slots of a shard, by number.
@@ -73,6 +75,7 @@ impl HandlerSlots {
             message_bytes: 0,
             reserved_bytes: 0,
             waiting: false,
+            wants_address: false,
         };
         match self.free.pop() {
             Some(number) => {
@@ -168,17 +171,21 @@ impl HandlerSlots {
             let wants_address = handler.wants_address();
             handler.open(remote).map(|()| wants_address)
         });
-        opened.unwrap_or(false)
+        let wants_address = opened.unwrap_or(false);
+        self.slots[number as usize].wants_address = wants_address;
+        wants_address
     }
 
-    /// The address of the peer is known, or unavailable.
+    /// The address of the peer is known, or unavailable. Tells a handler that waits for it.
     pub(super) fn addressed<A: ServerApplication>(
         &mut self,
         link: &mut ConnectionContext<'_, A>,
         number: u32,
         address: Option<SocketAddr>,
     ) {
-        self.call(link, number, |handler, remote| handler.addressed(remote, address));
+        if std::mem::take(&mut self.slots[number as usize].wants_address) {
+            self.call(link, number, |handler, remote| handler.addressed(remote, address));
+        }
     }
 
     /// The connection is writable again.

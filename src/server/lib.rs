@@ -7,20 +7,25 @@
 //! The crate never installs signal handlers or changes other state of the process.
 #![forbid(unsafe_code)]
 
+mod auth;
 pub(crate) mod broadcast;
 mod builder;
 mod commands;
 mod config;
+mod connections;
 pub mod control;
 mod endpoints;
 mod handle;
 mod handler;
 mod handler_slots;
+pub mod handover;
 mod host;
 pub mod limits;
 mod listeners;
 mod pages;
+mod peak;
 mod peer;
+mod quotas;
 mod reconfigure;
 mod remote;
 mod response;
@@ -33,6 +38,7 @@ pub mod v1;
 pub mod validation;
 mod watchdog;
 
+pub use auth::{AuthCommand, AuthCounters, AuthFigures};
 pub use broadcast::BroadcastSettings;
 pub use broadcast::shard_mail::ShardMail;
 pub use builder::Builder;
@@ -41,17 +47,20 @@ pub use config::{
     Compression, DriverChoice, ListenAddress, RefusalFn, RefusalHook, ServerConfig, StartError,
     StartErrorKind,
 };
+pub use connections::ConnectionScan;
+pub use echoring_auth::{Authenticator, CertificateSubject, Identity, Settings as AuthSettings};
 pub use echoring_proto::connection::{Cause, Chunk, Closed, MessageKind};
 pub use echoring_runtime::shard::Disposition;
 pub use echoring_topics::{Content, Position, Refused};
-pub use handle::{Handle, Snapshot};
+pub use handle::{Handle, PacedDrain, Snapshot};
 pub use handler::{Busy, Failure, Handler, Message};
 pub use host::Resolved;
-pub use listeners::open_admin;
-pub use peer::Peer;
+pub use listeners::InheritedListener;
+pub use peak::{HostMemory, MemoryPart, MemoryPeak};
+pub use peer::{Peer, class::NAMES as CLASS_NAMES};
 pub use reconfigure::NeedsRestart;
 pub use remote::Remote;
 pub use response::Response;
 pub use route::{Opening, PlainRequest, Route, Routes};
-pub use server::Server;
+pub use server::{Bound, Server};
 pub use service::Service;

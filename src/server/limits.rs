@@ -1,5 +1,7 @@
 //! The bounds, deadlines and defaults of this crate, with their units and reasons. No logic.
 
+use std::time::Duration;
+
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 
 // ---- queues and memory ----
@@ -43,6 +45,21 @@ pub const MAILBOX_BYTES_MIN: usize = 1024 * 1024;
 /// The last part of a drain, in which subscribers that have not got everything are told what they lose: a round trip,
 /// and a second for a busy peer. At most a quarter of the drain.
 pub const DRAIN_GOODBYE: Nanos = 2 * SECOND;
+
+// ---- authentication ----
+
+/// Identities at which those that need not be remembered are dropped for the first time.
+pub(crate) const IDENTITIES_SWEPT_MIN: usize = 1_024;
+/// Requests of one shard that wait for the authentication thread. Further clients are answered 503.
+pub const AUTH_PENDING_MAX: usize = 1_024;
+/// Bytes of their heads: a quarter of them may be as large as a head may be.
+pub const AUTH_PENDING_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Time before the expiry of its credentials at which a session is told, or half of the time that is left.
+pub const EXPIRY_NOTICE: Nanos = 30 * SECOND;
+
+/// Connections that a paced drain closes per second by default: their clients' handshakes arrive elsewhere at this rate, and
+/// a core does some 5,000 of TLS.
+pub const DRAIN_RATE_DEFAULT: u32 = 2_000;
 
 // ---- routes of the embedding program ----
 
@@ -89,6 +106,8 @@ pub const ADMIN_HEAD_TIMEOUT: Nanos = 2 * SECOND;
 /// The part of it that every connection is granted, however many others arrive. A head is sent at once, so it takes
 /// less than a round trip.
 pub const ADMIN_IDLE_MIN: Nanos = 100 * MILLISECOND;
+/// Bytes of a log level that the admin address takes: a few directives.
+pub(crate) const ADMIN_LOG_LEVEL_BYTES_MAX: u64 = 1024;
 /// Lifetime of an admin connection: one request, one response.
 pub const ADMIN_TIMEOUT: Nanos = 10 * SECOND;
 /// The part of it for the body of a request.
@@ -105,6 +124,24 @@ pub const ADMIN_LINGER: Nanos = SECOND;
 pub const ADMIN_TOPICS_DEFAULT: usize = 1_000;
 /// Maximum length of a list of topics: about 6 MB of JSON.
 pub const ADMIN_TOPICS_MAX: usize = 10_000;
+/// Default length of a page of connections.
+pub const ADMIN_CONNECTIONS_LISTED_DEFAULT: usize = 100;
+/// Maximum length of a page of connections: 300 KB of JSON, or 5 MB if each subscribes to many topics with long names.
+pub const ADMIN_CONNECTIONS_LISTED_MAX: usize = 1_000;
+/// Concurrent requests about connections. Each may hold a page; further ones are answered 429.
+pub const ADMIN_CONNECTION_REQUESTS_MAX: usize = 4;
+/// Delay of the first answer to an address without access; it doubles with each further attempt.
+pub const ADMIN_DELAY_MIN: Duration = Duration::from_millis(100);
+/// Maximum of this delay, below [`ADMIN_TIMEOUT`]. A guess every five seconds finds no token.
+pub const ADMIN_DELAY_MAX: Duration = Duration::from_secs(5);
+/// Time without an attempt after which an address is forgotten.
+pub const ADMIN_ATTEMPTS_FORGOTTEN: Duration = Duration::from_secs(60);
+/// Interval of the log lines about the attempts of one address.
+pub const ADMIN_ATTEMPTS_LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// Addresses that are remembered for it: 100 KB.
+pub const ADMIN_OFFENDERS_MAX: usize = 1_024;
+/// Addresses that `GET /limits` names: about 10 KB of JSON.
+pub(crate) const ADMIN_ADDRESSES_MAX: usize = 100;
 /// Minimum bytes of the admin token: a shorter one may be guessed.
 pub const ADMIN_TOKEN_BYTES_MIN: usize = 16;
 /// Maximum bytes of the admin token: it fits a request head.
@@ -119,13 +156,44 @@ pub const BROKEN_DRAIN_TIMEOUT: Nanos = 2 * SECOND;
 /// Time from the failure to the end of the server, whether all shards have ended or not.
 pub const BROKEN_END_TIMEOUT: Nanos = BROKEN_DRAIN_TIMEOUT + SECOND;
 
+// ---- connections as operators see them ----
+
+/// Connections that a shard looks at in one tick, for each request: some 20 µs.
+pub(crate) const CONNECTIONS_PER_TICK: usize = 256;
+/// Addresses that a request waits for at once. With io_uring each needs a descriptor for a moment, of
+/// [`RESERVED_DESCRIPTORS`].
+pub(crate) const CONNECTION_LOOKUPS_MAX: usize = 32;
+/// Topics of a connection that are shown by name.
+pub(crate) const CONNECTION_TOPICS_SHOWN_MAX: usize = 16;
+/// Time after which a shard ends a page with what it has found.
+pub(crate) const CONNECTION_SCAN_TIME: Nanos = SECOND;
+/// Time after which no further shard is asked for a page. With one more shard, below [`ADMIN_TIMEOUT`].
+pub(crate) const CONNECTION_GATHER_TIME: Nanos = 4 * SECOND;
+/// Time that a shard has to find the largest queues of all its connections.
+pub(crate) const CONNECTION_RANK_TIME: Nanos = 4 * SECOND;
+
 // ---- takeover ----
 
-/// Time that a server has to stop listening when a successor requests it: its shards answer twice, and its control plane
-/// ends.
-pub const TAKEOVER_REPLY_TIMEOUT: Nanos = 6 * SECOND;
-/// Time that the successor has to send the request.
-pub const TAKEOVER_REQUEST_TIMEOUT: Nanos = SECOND;
+/// Duration of a handover without `--drain`. Clients are served meanwhile, so it may be long.
+pub const HANDOVER_TIME: Nanos = 60 * SECOND;
+/// Time for one step of a takeover, such as to read a line or to send a block of topics.
+pub const HANDOVER_STEP_TIMEOUT: Nanos = 10 * SECOND;
+/// Time that a successor has to start everything that can fail. Nothing has changed in the predecessor until then.
+pub const HANDOVER_START_TIMEOUT: Nanos = 60 * SECOND;
+/// Time in which the shards of a predecessor must agree that nothing is ordered any more. Publications wait meanwhile.
+pub const HANDOVER_FREEZE_TIMEOUT: Nanos = 5 * SECOND;
+/// Time that a link between the two may be without progress, while its publishers are backpressured.
+pub const HANDOVER_STALL_TIMEOUT: Nanos = 5 * SECOND;
+/// Duration of the drain when the successor is lost: its clients cannot be served, and reconnect.
+pub const LOST_DRAIN_TIMEOUT: Nanos = 2 * SECOND;
+/// Time for the last mail of a predecessor to leave after its shards have ended.
+pub const HANDOVER_LAST_MAIL_TIMEOUT: Nanos = 2 * SECOND;
+/// Bytes of a block of topics, and of mail that is written at once.
+pub const HANDOVER_BATCH_BYTES: usize = 256 * 1024;
+/// Maximum bytes of a frame between the two: a message of the maximum size, and what surrounds it.
+pub const HANDOVER_FRAME_BYTES_MAX: usize = (1 << 31) + 64 * 1024;
+/// Maximum listening sockets that are passed: of each address, one for each shard.
+pub const HANDOVER_SOCKETS_MAX: usize = 4_096;
 
 // ---- sockets and descriptors ----
 
@@ -138,3 +206,28 @@ pub const SOCKET_RECEIVE_BYTES: usize = 128 * 1024;
 pub const RESERVED_DESCRIPTORS: u32 = 64;
 /// Connections that a shard leases from the node's maximum at a time.
 pub const CONNECTION_LEASE: u64 = 64;
+
+// ---- the peak of memory (docs/memory.md) ----
+
+/// Bytes of an open connection that sends nothing.
+pub(crate) const PEAK_CONNECTION_BYTES: u64 = 256;
+/// Bytes of a connection that speaks `echoring.v1.json`, beside those.
+pub(crate) const PEAK_SESSION_BYTES: u64 = 256;
+/// Bytes of a subscription: a cursor into its topic's log.
+pub(crate) const PEAK_SUBSCRIPTION_BYTES: u64 = 180;
+/// Bytes of a topic at its owner shard, without its name.
+pub(crate) const PEAK_TOPIC_BYTES: u64 = 1_024;
+/// Bytes of a topic at a shard with subscribers, without its name.
+pub(crate) const PEAK_TOPIC_SHARD_BYTES: u64 = 1_331;
+/// Bytes of a shard: receive regions, rings, codecs.
+pub(crate) const PEAK_SHARD_BYTES: u64 = 3 << 20;
+/// The same on kernels that do not provide buffers incrementally.
+pub(crate) const PEAK_SHARD_BYTES_WITHOUT_INCREMENTAL: u64 = 9 << 20;
+/// Bytes of a shard's allocator pages that are not full: 512 KiB for each class of buffers.
+pub(crate) const PEAK_ALLOCATOR_BYTES: u64 = 4 << 20;
+/// Bytes of a mailbox beside its messages: their envelopes.
+pub(crate) const PEAK_MAILBOX_BYTES: u64 = 200 << 10;
+/// Bytes of the program, the control thread and the admin address.
+pub(crate) const PEAK_PROGRAM_BYTES: u64 = 12 << 20;
+/// Bytes that the kernel takes for a socket without data.
+pub(crate) const PEAK_SOCKET_BYTES: u64 = 4_096;

@@ -1,12 +1,16 @@
 //! Listening sockets: one per shard where the kernel can share a port, one for all where it cannot.
 
+mod inherited;
+
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+pub use inherited::InheritedListener;
 
 use crate::config::{ListenAddress, ServerConfig, StartError, StartErrorKind};
 use crate::limits::{SOCKET_RECEIVE_BYTES, SOCKET_SEND_BYTES};
@@ -18,8 +22,12 @@ use echoring_runtime::listening::{descriptors_hint, retry_busy};
 pub(super) struct Listeners {
     pub(super) by_shard: Vec<Vec<OwnedFd>>,
     pub(super) addresses: Vec<ListenAddress>,
-    /// The addresses that another process listens on too.
-    pub(super) shared: Vec<SocketAddr>,
+    /// Socket files to remove when the server ends.
+    pub(super) files: Vec<PathBuf>,
+    /// Sockets of shards that are bound and do not listen yet.
+    pub(super) later: Vec<Socket>,
+    /// The same sockets, for a successor.
+    pub(super) kept: Vec<InheritedListener>,
 }
 
 pub(super) fn open(config: &ServerConfig, shards: usize) -> Result<Listeners, StartError> {
@@ -29,8 +37,8 @@ pub(super) fn open(config: &ServerConfig, shards: usize) -> Result<Listeners, St
         let hint = "name an address, such as 127.0.0.1:0";
         return Err(StartError::new(StartErrorKind::NoListener, "no listen address", hint));
     }
-    for listener in &config.inherited {
-        inherit(listener, &mut listeners).map_err(|error| {
+    for inherited in &config.inherited {
+        inherited.distribute(config.has_successors, &mut listeners).map_err(|error| {
             let kind = StartErrorKind::Listen(error.kind());
             StartError::new(
                 kind,
@@ -42,14 +50,22 @@ pub(super) fn open(config: &ServerConfig, shards: usize) -> Result<Listeners, St
     if let Some(name) = &config.congestion {
         check_congestion(name).map_err(|error| no_congestion(name, &error))?;
     }
-    for address in &config.listen {
+    let has =
+        |address: &ListenAddress| config.inherited.iter().any(|inherited| inherited.address() == address);
+    for address in config.listen.iter().filter(|address| !has(address)) {
         let opened = match address {
             ListenAddress::Tcp(address) => retry_busy(|| open_tcp(config, *address, &mut listeners)),
-            ListenAddress::Unix(path) => retry_busy(|| open_unix(path, &mut listeners)),
+            ListenAddress::Unix(path) => retry_busy(|| open_unix(config, path, &mut listeners)),
         };
         opened.map_err(|error| cannot_listen(address, &error))?;
     }
     Ok(listeners)
+}
+
+/// The error for a socket that cannot listen although it is bound.
+pub(super) fn cannot_share(error: io::Error) -> StartError {
+    let line = format!("a further socket of a shared port cannot listen: {error}");
+    StartError::new(StartErrorKind::Listen(error.kind()), line, hint_of_listening(error.kind()))
 }
 
 fn cannot_listen(address: &ListenAddress, error: &io::Error) -> StartError {
@@ -95,14 +111,9 @@ fn no_congestion(name: &str, error: &io::Error) -> StartError {
 
 fn open_tcp(config: &ServerConfig, address: SocketAddr, listeners: &mut Listeners) -> io::Result<()> {
     let only_v6 = is_only_v6(address, &config.listen);
-    let mut is_shared = false;
     if address.port() != 0 {
         // With SO_REUSEPORT the kernel would share the port with another process silently.
-        match bind_tcp(address, only_v6, false) {
-            Ok(_) => {}
-            Err(error) if config.takeover && error.kind() == io::ErrorKind::AddrInUse => is_shared = true,
-            Err(error) => return Err(error),
-        }
+        drop(bind_tcp(address, only_v6, false)?);
     }
     let mut address = address;
     let mut sockets = Vec::with_capacity(listeners.by_shard.len());
@@ -125,36 +136,25 @@ fn open_tcp(config: &ServerConfig, address: SocketAddr, listeners: &mut Listener
     for socket in &sockets {
         socket.listen(LISTEN_BACKLOG)?;
     }
+    if config.has_successors {
+        listeners.kept.push(InheritedListener::new(clones(&sockets)?)?);
+    }
     // Only after success: a port in use is tried again.
     for (shard, socket) in listeners.by_shard.iter_mut().zip(sockets) {
         shard.push(socket.into());
     }
     listeners.addresses.push(ListenAddress::Tcp(address));
-    listeners.shared.extend(is_shared.then_some(address));
     Ok(())
 }
 
-/// One socket for all shards: the next free shard accepts.
-fn inherit(listener: &TcpListener, listeners: &mut Listeners) -> io::Result<()> {
-    // Accepted connections inherit the option from their listener.
-    socket2::SockRef::from(listener).set_tcp_nodelay(true)?;
-    for shard in &mut listeners.by_shard {
-        shard.push(listener.try_clone()?.into());
-    }
-    listeners.addresses.push(ListenAddress::Tcp(listener.local_addr()?));
-    Ok(())
+fn clones(sockets: &[Socket]) -> io::Result<Vec<OwnedFd>> {
+    sockets.iter().map(|socket| socket.try_clone().map(OwnedFd::from)).collect()
 }
 
-/// The admin address, bound so that a successor can bind it while this process still has it.
-///
-/// # Errors
-/// If another process listens there.
-pub fn open_admin(address: SocketAddr, takeover: bool) -> io::Result<TcpListener> {
+/// The admin address on TCP.
+pub(crate) fn open_admin_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     retry_busy(|| {
-        if !takeover && address.port() != 0 {
-            drop(bind_tcp(address, false, false)?);
-        }
-        let socket = bind_tcp(address, false, true)?;
+        let socket = bind_tcp(address, false, false)?;
         socket.listen(LISTEN_BACKLOG)?;
         Ok(socket.into())
     })
@@ -183,20 +183,25 @@ fn bind_tcp(address: SocketAddr, only_v6: bool, shared: bool) -> io::Result<Sock
     Ok(socket)
 }
 
-fn open_unix(path: &Path, listeners: &mut Listeners) -> io::Result<()> {
+fn open_unix(config: &ServerConfig, path: &Path, listeners: &mut Listeners) -> io::Result<()> {
     remove_stale(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&SockAddr::unix(path)?)?;
     socket.listen(LISTEN_BACKLOG)?;
+    if config.has_successors {
+        let kept = InheritedListener::new(clones(std::slice::from_ref(&socket))?)?;
+        listeners.kept.push(kept.remove_file());
+    }
     for shard in &mut listeners.by_shard {
         shard.push(socket.try_clone()?.into());
     }
+    listeners.files.push(path.to_owned());
     listeners.addresses.push(ListenAddress::Unix(path.to_owned()));
     Ok(())
 }
 
 /// A socket that nothing listens on is left over from a process that has ended.
-fn remove_stale(path: &Path) -> io::Result<()> {
+pub(crate) fn remove_stale(path: &Path) -> io::Result<()> {
     let Ok(metadata) = std::fs::symlink_metadata(path) else { return Ok(()) };
     if !metadata.file_type().is_socket() || std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(io::ErrorKind::AddrInUse.into());

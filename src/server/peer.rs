@@ -21,6 +21,28 @@ pub enum Peer {
     Handler(u32),
 }
 
+/// The classes of connections, in which their messages and bytes are counted.
+pub mod class {
+    use echoring_runtime::stats::HANDSHAKE_CLASS;
+
+    /// The echo routes.
+    pub const ECHO: u8 = 0;
+    /// Raw subscribers.
+    pub const BROADCAST: u8 = 1;
+    /// Sessions of `echoring.v1.json`.
+    pub const SESSION: u8 = 2;
+    /// Routes with a handler.
+    pub const HANDLER: u8 = 3;
+    /// All classes with their names in reports.
+    pub const NAMES: [(u8, &str); 5] = [
+        (ECHO, "echo"),
+        (BROADCAST, "broadcast"),
+        (SESSION, "session"),
+        (HANDLER, "handler"),
+        (HANDSHAKE_CLASS, "none"),
+    ];
+}
+
 /// An application of the shard whose connections and mail are those of this crate.
 pub(crate) trait ServerApplication: Application<Peer = Peer, Message = ShardMail> {}
 

@@ -1,7 +1,7 @@
 //! Changes the configuration of a running server.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use crate::config::ServerConfig;
 use crate::handle::Handle;
@@ -50,7 +50,12 @@ impl Handle {
         let config = Arc::new(config);
         // First all shards expect messages of the new size, and then connections accept them.
         self.commands.configure(&config);
-        let live = LiveConfig { connection: config.connection(), tls: config.tls.clone() };
+        let live = LiveConfig {
+            connection: config.connection(),
+            tls: config.tls.clone(),
+            limits: Arc::clone(&config.peers),
+        };
+        *self.peers.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&config.peers);
         for remote in &*self.remotes {
             remote.send(ControlMessage::Configure(Box::new(live.clone())));
         }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::handler::Handler;
 use crate::handler_slots::{MessageFilter, log_panic};
 use crate::response::Response;
+use echoring_auth::Identity;
 use echoring_proto::connection::MessageKind;
 use echoring_proto::handshake::{
     BadField, OriginPolicy, Request, SubprotocolPreference, Upgrade, check_field, percent_decode_path,
@@ -166,13 +167,14 @@ impl Route {
         request: &'a Request<'a>,
         upgrade: &'a Upgrade<'a>,
         defaults: Subprotocols<'_>,
+        client: Option<&'a Identity>,
     ) -> Opening<'a> {
         let subprotocol = if self.subprotocols.is_empty() {
             upgrade.subprotocol(defaults.names, defaults.preference).map(str::to_owned)
         } else {
             self.chosen(upgrade, defaults.preference)
         };
-        Opening { request, upgrade, pattern: &self.pattern, subprotocol, fields: self.fields.clone() }
+        Opening { request, upgrade, pattern: &self.pattern, subprotocol, fields: self.fields.clone(), client }
     }
 
     fn chosen(&self, upgrade: &Upgrade<'_>, preference: SubprotocolPreference) -> Option<String> {
@@ -204,6 +206,7 @@ pub struct Opening<'a> {
     pattern: &'a Pattern,
     subprotocol: Option<String>,
     fields: Vec<(String, String)>,
+    client: Option<&'a Identity>,
 }
 
 impl<'a> Deref for Opening<'a> {
@@ -223,6 +226,12 @@ impl<'a> Opening<'a> {
     /// The upgrade: its origin, and the subprotocols and extensions that it offers.
     pub fn upgrade(&self) -> &Upgrade<'a> {
         self.upgrade
+    }
+
+    /// The authenticated client; `None` for one without credentials, and on servers without
+    /// [`ServerConfig::auth`](crate::ServerConfig::auth).
+    pub fn client(&self) -> Option<&'a Identity> {
+        self.client
     }
 
     /// The subprotocol that the 101 will name.

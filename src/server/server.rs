@@ -3,39 +3,50 @@
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
-use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
+use crate::auth::AuthCounters;
 use crate::broadcast::MAIL_OVERHEAD_BYTES;
 use crate::commands::CommandSender;
-use crate::config::{ListenAddress, ServerConfig, StartError};
-use crate::handle::{End, FailureState, Handle, Snapshot};
+use crate::config::{ListenAddress, ServerConfig, StartError, StartErrorKind};
+use crate::handle::{End, FailureState, Handle, KeptListeners, Readiness, Snapshot};
+use crate::handover::{self, Offering, Predecessor};
 use crate::host::Resolved;
 use crate::limits::{
-    BROKEN_END_TIMEOUT, CONNECTION_LEASE, MAILBOX_BYTES_MIN, REFUSING_CONNECTIONS_MAX, TOPIC_LEASE,
+    BROKEN_END_TIMEOUT, CONNECTION_LEASE, HANDOVER_LAST_MAIL_TIMEOUT, MAILBOX_BYTES_MIN,
+    REFUSING_CONNECTIONS_MAX, TOPIC_LEASE,
 };
-use crate::listeners;
+use crate::listeners::{self, InheritedListener, Listeners};
+use crate::quotas::Identities;
 use crate::reconfigure::LiveLimits;
-use crate::shard_thread::{ServiceSetup, launch_error, shard_error};
+use crate::shard_thread::{NodeIdentity, ServiceSetup, launch_error, shard_error};
 use crate::watchdog::Watchdog;
+use echoring_async::limits::LISTEN_BACKLOG;
 use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::limits::COMPRESSION_LEASE_BYTES;
+use echoring_runtime::admission::Admission;
 use echoring_runtime::driver::{Description, Options};
 use echoring_runtime::launch::{self, LaunchOptions, ShardSpec, ShardThread};
-use echoring_runtime::shard::{Allowance, Mailboxes};
+use echoring_runtime::shard::{AccessLog, Allowance, ControlMessage, Mailboxes};
 use echoring_topics::Placement;
+use socket2::Socket;
 
 /// A running server. Dropping it ends it without a drain and waits for its threads; [`shutdown`](Server::shutdown) drains
 /// it first.
 #[derive(Debug)]
 pub struct Server {
     addresses: Vec<ListenAddress>,
+    /// Socket files to remove at the end.
+    files: Vec<PathBuf>,
     driver: Description,
     threads: Vec<ShardThread<Snapshot>>,
     /// Ends of threads, and failures.
     ends: Mutex<mpsc::Receiver<End>>,
     handle: Handle,
+    node: NodeIdentity,
 }
 
 impl Server {
@@ -45,85 +56,60 @@ impl Server {
     /// One line that says what is wrong and one that says what to do: an address in use, too few descriptors, io_uring
     /// requested but denied.
     pub fn start(config: ServerConfig) -> Result<Server, StartError> {
-        Server::start_after(config, |_, _| Ok(()))
+        Server::start_after(config, None)
     }
 
-    /// As [`start`](Server::start), but calls `ready` when everything is prepared and before anything is accepted; if
-    /// `ready` fails, the start fails. `ready` gets the addresses, and those among them on which another process
-    /// listens too, which only [`ServerConfig::takeover`] allows.
+    /// As [`start`](Server::start), in the place of `predecessor`: with its topics, and with those of its listeners whose
+    /// addresses `config` has. It goes on if the start fails.
     ///
     /// # Errors
-    /// As for [`start`](Server::start), and the error of `ready`.
-    pub fn start_after(
-        config: ServerConfig,
-        ready: impl FnOnce(&[ListenAddress], &[SocketAddr]) -> Result<(), StartError>,
-    ) -> Result<Server, StartError> {
-        let before_accepting = ready;
-        let Resolved { shards, cpus, connections_max: connections } = Resolved::of(&config)?;
-        let listeners = listeners::open(&config, shards)?;
-        let budget = Budget::new(config.memory_budget_bytes);
-        let seats = Budget::new(u64::from(connections));
-        let contexts = Budget::new(config.compression_bytes);
-        let topics = Budget::new(u64::from(config.topics_max));
-        let mailbox_bytes =
-            MAILBOX_BYTES_MIN.max(2 * (config.message_bytes_max as usize + MAIL_OVERHEAD_BYTES));
-        let mailboxes = Mailboxes::connect(shards, mailbox_bytes);
-        let placement = Placement::new(random_seed());
-        let (end, ends) = mpsc::channel();
-        let started: Arc<OnceLock<Handle>> = Arc::default();
-        let setups = mailboxes.into_iter().zip(listeners.by_shard);
-        let specs = setups.enumerate().map(|(index, (mailboxes, sockets))| ShardSpec {
-            cpu: cpus.get(index % cpus.len().max(1)).copied(),
-            driver: Options {
-                connections: connections + REFUSING_CONNECTIONS_MAX,
-                without: config.without,
-                receive_bytes: 0,
-            },
-            setup: ServiceSetup {
-                config: config.clone(),
-                connections,
-                sockets,
-                mailboxes,
-                allowance: Allowance {
-                    pool: Pool::new(budget.clone()),
-                    connections: Lease::new(seats.clone(), CONNECTION_LEASE),
-                    contexts: Lease::new(contexts.clone(), COMPRESSION_LEASE_BYTES),
-                },
-                topics: Lease::new(topics.clone(), TOPIC_LEASE),
-                seed: random_seed(),
-                placement,
-            },
-        });
-        let options = LaunchOptions { thread_name: "shard", driver: config.driver };
-        let launched = launch::launch(options, specs.collect(), {
-            let (ends, started) = (end.clone(), Arc::clone(&started));
-            move |shard, ended| {
-                if let (Err(failure), Some(handle)) = (ended, started.get()) {
-                    handle.fail(&shard_error(shard, failure).to_string());
-                }
-                // Nobody joins the server when this fails.
-                let _ = ends.send(End::Shard(shard));
-            }
-        })
-        .map_err(launch_error)?;
-        let failure = Arc::new(FailureState { reason: OnceLock::new(), ends: end });
-        before_accepting(&listeners.addresses, &listeners.shared)?;
-        let remotes: Arc<[_]> = launched.remotes().into();
-        let driver = launched.driver();
-        let commands = CommandSender::new(Arc::clone(&remotes), placement);
-        let watchdog = Arc::new(Watchdog::new(shards));
-        let limits = Arc::new(LiveLimits {
-            message_bytes_max: config.message_bytes_max.into(),
-            message_bytes_most: (mailbox_bytes / 2 - MAIL_OVERHEAD_BYTES) as u64,
-            connections: seats,
-            connections_most: u64::from(connections),
-            topics,
-        });
-        let handle = Handle { remotes, commands, limits, watchdog, failure };
-        // This is the only place that sets the failure.
-        let _ = started.set(handle.clone());
-        let threads = launched.run();
-        Ok(Server { addresses: listeners.addresses, driver, threads, ends: Mutex::new(ends), handle })
+    /// As for [`start`](Server::start), and if the predecessor does not hand over.
+    pub fn start_after(config: ServerConfig, predecessor: Option<Predecessor>) -> Result<Server, StartError> {
+        Server::bind(config, predecessor.as_ref())?.start_after(predecessor)
+    }
+
+    /// Opens the listeners, or takes those of `predecessor` whose addresses `config` has, and starts nothing. A process gives
+    /// up privileges between this and [`Bound::start_after`], which starts threads.
+    ///
+    /// # Errors
+    /// As for [`start`](Server::start), as far as they concern the host and the addresses.
+    pub fn bind(mut config: ServerConfig, predecessor: Option<&Predecessor>) -> Result<Bound, StartError> {
+        if let Some(predecessor) = predecessor {
+            let is_wanted = |listener: &&InheritedListener| config.listen.contains(listener.address());
+            let known = |listener: &&InheritedListener| {
+                !config.inherited.iter().any(|inherited| inherited.address() == listener.address())
+            };
+            let passed: Vec<_> =
+                predecessor.listeners().iter().filter(is_wanted).filter(known).cloned().collect();
+            config.inherited.extend(passed);
+        }
+        let resolved = Resolved::of(&config)?;
+        let listeners = listeners::open(&config, resolved.shards)?;
+        Ok(Bound { config, resolved, listeners })
+    }
+
+    /// Accepts connections from these sockets, by shard.
+    fn listen(&self, sockets: Vec<Vec<OwnedFd>>) -> Result<(), StartError> {
+        let (reply, listening) = mpsc::sync_channel(sockets.len());
+        for (remote, sockets) in self.handle.remotes.iter().zip(sockets) {
+            remote.send(ControlMessage::Listen(sockets, reply.clone()));
+        }
+        drop(reply);
+        listening.iter().try_for_each(|answer| answer).map_err(listeners::cannot_share)
+    }
+
+    /// Waits for a successor, with threads that do not keep the process alive. `on` is called when one has taken over; this
+    /// server drains then, and [`join`](Server::join) returns when its last client has left.
+    ///
+    /// # Errors
+    /// If another process waits at one of the points, or a thread cannot be started.
+    pub fn wait_for_successor(
+        &self,
+        offering: Offering,
+        on: impl Fn(handover::Event<'_>) + Send + Sync + 'static,
+    ) -> io::Result<()> {
+        let NodeIdentity { first_number, digest_seed, .. } = self.node;
+        handover::wait_for_successor(self.handle(), (first_number, digest_seed), offering, on)
     }
 
     /// The addresses that the server listens on, with port 0 resolved.
@@ -183,11 +169,14 @@ impl Server {
         if let Some(reason) = self.handle.failure.reason.get() {
             broken = Some(io::Error::other(reason.as_str()));
         }
-        for address in &self.addresses {
-            if let ListenAddress::Unix(path) = address {
-                // A leftover socket is harmless: the next server replaces it.
-                let _ = std::fs::remove_file(path);
-            }
+        // The last mail to a successor leaves after the shards have ended.
+        self.handle.link.wait_for_end(Duration::from_nanos(HANDOVER_LAST_MAIL_TIMEOUT));
+        if self.handle.link.has_successor() {
+            self.files.clear();
+        }
+        for path in self.files.drain(..) {
+            // A leftover socket is harmless: the next server replaces it.
+            let _ = std::fs::remove_file(path);
         }
         self.addresses.clear();
         broken.map_or(Ok(snapshots), Err)
@@ -214,6 +203,144 @@ impl Server {
     }
 }
 
+/// A server whose listeners are open and that has no threads yet.
+pub struct Bound {
+    config: ServerConfig,
+    resolved: Resolved,
+    listeners: Listeners,
+}
+
+impl Bound {
+    /// Records connections that have ended.
+    pub fn set_access_log(&mut self, log: Option<AccessLog>) {
+        self.config.access_log = log;
+    }
+
+    /// As [`Server::start_after`], with the listeners of [`Server::bind`].
+    ///
+    /// # Errors
+    /// As for [`Server::start_after`].
+    pub fn start_after(self, predecessor: Option<Predecessor>) -> Result<Server, StartError> {
+        let Bound { config, resolved, listeners } = self;
+        if let Some(auth) = &config.auth {
+            auth.start().map_err(|error| {
+                let problem = format!("no thread for authentication: {error}");
+                StartError::new(StartErrorKind::Thread, problem, "raise the limit on processes")
+            })?;
+        }
+        let auth_counters = Arc::<AuthCounters>::default();
+        let admission = Arc::<Admission>::default();
+        let identities = Arc::<Identities>::default();
+        let peers = Arc::new(Mutex::new(Arc::clone(&config.peers)));
+        let Resolved { shards, cpus, connections_max: connections } = resolved;
+        let budget = Budget::new(config.memory_budget_bytes);
+        let seats = Budget::new(u64::from(connections));
+        let contexts = Budget::new(config.compression_bytes);
+        let topics = Budget::new(u64::from(config.topics_max));
+        let mailbox_bytes =
+            MAILBOX_BYTES_MIN.max(2 * (config.message_bytes_max as usize + MAIL_OVERHEAD_BYTES));
+        let mailboxes = Mailboxes::connect(shards, mailbox_bytes);
+        let placement = Placement::new(random_seed());
+        let node = NodeIdentity {
+            placement,
+            first_number: predecessor.as_ref().map_or(0, Predecessor::next_number),
+            digest_seed: predecessor.as_ref().map_or_else(random_seed, Predecessor::digest_seed),
+        };
+        let (later, kept) = (listeners.later, KeptListeners::new(listeners.kept));
+        let (addresses, files) = (listeners.addresses, listeners.files);
+        // A successor accepts only once it has the topics.
+        let (now, then): (Vec<_>, Vec<_>) = match predecessor {
+            None => (listeners.by_shard, Vec::new()),
+            Some(_) => (listeners.by_shard.iter().map(|_| Vec::new()).collect(), listeners.by_shard),
+        };
+        let readiness = Readiness::default();
+        let (end, ends) = mpsc::channel();
+        let started: Arc<OnceLock<Handle>> = Arc::default();
+        let setups = mailboxes.into_iter().zip(now);
+        let specs = setups.enumerate().map(|(index, (mailboxes, sockets))| ShardSpec {
+            cpu: cpus.get(index % cpus.len().max(1)).copied(),
+            driver: Options {
+                connections: connections + REFUSING_CONNECTIONS_MAX,
+                without: config.without,
+                receive_bytes: 0,
+            },
+            setup: ServiceSetup {
+                config: config.clone(),
+                connections,
+                sockets,
+                mailboxes,
+                allowance: Allowance {
+                    pool: Pool::new(budget.clone()),
+                    connections: Lease::new(seats.clone(), CONNECTION_LEASE),
+                    contexts: Lease::new(contexts.clone(), COMPRESSION_LEASE_BYTES),
+                },
+                topics: Lease::new(topics.clone(), TOPIC_LEASE),
+                seed: random_seed(),
+                node,
+                readiness: readiness.clone(),
+                auth_counters: Arc::clone(&auth_counters),
+                admission: Arc::clone(&admission),
+                identities: Arc::clone(&identities),
+            },
+        });
+        let options = LaunchOptions { thread_name: "shard", driver: config.driver };
+        let launched = launch::launch(options, specs.collect(), {
+            let (ends, started) = (end.clone(), Arc::clone(&started));
+            move |shard, ended| {
+                if let (Err(failure), Some(handle)) = (ended, started.get()) {
+                    handle.fail(&shard_error(shard, failure).to_string());
+                }
+                // Nobody joins the server when this fails.
+                let _ = ends.send(End::Shard(shard));
+            }
+        })
+        .map_err(launch_error)?;
+        let failure = Arc::new(FailureState { reason: OnceLock::new(), ends: end });
+        let remotes: Arc<[_]> = launched.remotes().into();
+        let driver = launched.driver();
+        let commands = CommandSender::new(Arc::clone(&remotes), placement);
+        let watchdog = Arc::new(Watchdog::new(shards));
+        let limits = Arc::new(LiveLimits {
+            message_bytes_max: config.message_bytes_max.into(),
+            message_bytes_most: (mailbox_bytes / 2 - MAIL_OVERHEAD_BYTES) as u64,
+            connections: seats,
+            connections_most: u64::from(connections),
+            topics,
+        });
+        let link = Arc::default();
+        let handle = Handle {
+            remotes,
+            commands,
+            limits,
+            watchdog,
+            failure,
+            auth_counters,
+            admission,
+            peers,
+            readiness,
+            kept,
+            link,
+        };
+        // This is the only place that sets the failure.
+        let _ = started.set(handle.clone());
+        if predecessor.is_none() {
+            listen_later(&later)?;
+        }
+        let threads = launched.run();
+        let ends = Mutex::new(ends);
+        let mut server = Server { addresses, files: Vec::new(), driver, threads, ends, handle, node };
+        if let Some(predecessor) = predecessor {
+            let taken = predecessor.take_over(&server.handle, placement);
+            taken.map_err(cannot_take_over)?;
+            listen_later(&later)?;
+            server.listen(then)?;
+        }
+        // Only now they are this server's to remove.
+        server.files = files;
+        Ok(server)
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         if !self.threads.is_empty() {
@@ -223,6 +350,16 @@ impl Drop for Server {
             }
         }
     }
+}
+
+/// Listens on the further sockets of shared ports.
+fn listen_later(sockets: &[Socket]) -> Result<(), StartError> {
+    sockets.iter().try_for_each(|socket| socket.listen(LISTEN_BACKLOG)).map_err(listeners::cannot_share)
+}
+
+fn cannot_take_over(error: io::Error) -> StartError {
+    let line = format!("the running server cannot be taken over: {error}");
+    StartError::new(StartErrorKind::Takeover, line, "it goes on; stop it, and start without --takeover")
 }
 
 fn broken_until() -> Instant {

@@ -2,30 +2,42 @@
 
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
+use echoring_auth::Authenticator;
+use echoring_proto::CloseCode;
 use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::connection::{Chunk, Closed, Reply};
 use echoring_proto::handshake::{
     self, HostPolicy, OriginPolicy, Refusal, Request, SubprotocolPreference, Upgrade, percent_decode_path,
 };
 use echoring_proto::limits::Nanos;
+use echoring_runtime::admission::Limit;
 
 use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::{Answer, Application, ConnectionContext, Context, Disposition, OwnedReply};
+use echoring_runtime::shard::{
+    Answer, Application, ConnectionContext, Context, Disposition, OwnedReply, Remote, earlier,
+};
 use echoring_topics::HubReport;
 use echoring_topics::{Placement, Rules, TopicSettings, is_topic_name};
 
+mod admission;
+mod inspection;
+
+use crate::auth::{Admission, AuthCounters, Gate};
 use crate::broadcast::shard_mail::ShardMail;
 use crate::broadcast::{Broadcast, BroadcastSettings};
 use crate::commands::{Backlog, ShardCommand};
 use crate::config::{RefusalHook, ServerConfig};
+use crate::connections::Scans;
 use crate::endpoints;
+use crate::handle::Readiness;
 use crate::handler_slots::{HandlerSlots, log_panic};
 use crate::pages;
-use crate::peer::Peer;
+use crate::peer::{Peer, class};
+use crate::quotas::Quotas;
 use crate::response::{Response, to_reply};
 use crate::route::{Route, Routes, Subprotocols};
-use crate::v1;
 
 const METHOD: Refusal =
     Refusal { status: 405, reason: "method not allowed", headers: "Allow: GET, HEAD\r\n", hint: "use GET" };
@@ -54,11 +66,15 @@ pub struct Service {
     origins: OriginPolicy,
     hosts: HostPolicy,
     demo_pages: bool,
+    readiness: Readiness,
     subprotocols: Vec<&'static str>,
     preference: SubprotocolPreference,
     broadcast: Broadcast,
+    gate: Gate,
     /// Publications of other threads.
     backlog: Backlog,
+    /// Questions about connections.
+    scans: Scans,
 }
 
 impl Service {
@@ -73,6 +89,8 @@ impl Service {
             message_bytes_max,
             seed: 0,
             placement: Placement::new(0),
+            first_number: 0,
+            digest_seed: 0,
         };
         Service {
             routes: Routes::default(),
@@ -82,10 +100,13 @@ impl Service {
             origins,
             hosts: HostPolicy::Any,
             demo_pages: true,
+            readiness: Readiness::default(),
             subprotocols: Vec::new(),
             preference: SubprotocolPreference::default(),
             broadcast: Broadcast::new(broadcast),
+            gate: Gate::default(),
             backlog: Backlog::default(),
+            scans: Scans::default(),
         }
     }
 
@@ -102,6 +123,22 @@ impl Service {
         preference: SubprotocolPreference,
     ) -> Service {
         Service { subprotocols, preference, ..self }
+    }
+
+    /// Authenticates clients.
+    pub fn with_auth(self, auth: Option<Arc<Authenticator>>, counters: Arc<AuthCounters>) -> Service {
+        Service { gate: Gate::new(auth, counters), ..self }
+    }
+
+    /// Limits what clients publish.
+    pub(crate) fn with_quotas(mut self, quotas: Quotas) -> Service {
+        self.gate.set_quotas(quotas);
+        self
+    }
+
+    /// Sets the shard that the service runs on, so that decisions of other threads find it.
+    pub(crate) fn set_shard(&mut self, shard: Remote<ShardCommand, HubReport>) {
+        self.gate.set_shard(shard);
     }
 
     /// Adds routes of the program, before the built-in ones.
@@ -126,6 +163,11 @@ impl Service {
         Service { demo_pages: false, ..self }
     }
 
+    /// Sets what `/readyz` reports.
+    pub(crate) fn with_readiness(self, readiness: Readiness) -> Service {
+        Service { readiness, ..self }
+    }
+
     /// Sets the host names that the server answers to.
     pub fn with_hosts(self, hosts: HostPolicy) -> Service {
         Service { hosts, ..self }
@@ -138,11 +180,21 @@ impl Service {
 
     /// Uses the part of a configuration that a running server takes over.
     pub(crate) fn configure(&mut self, config: &ServerConfig) {
+        self.gate.configure_quotas(&config.peers.publications);
         self.origins = config.origins.clone();
         self.hosts = config.hosts.clone();
         self.subprotocols = config.subprotocols.clone();
         self.preference = config.subprotocol_preference;
         self.broadcast.configure(&config.topics, config.subscriptions_max, config.message_bytes_max);
+    }
+
+    /// A raw publisher cannot be told in another way.
+    #[cold]
+    fn close_publisher(&mut self, link: &mut ConnectionContext<'_, Service>, limit: Limit) {
+        if link.is_open() {
+            link.note_excess(limit, true);
+            link.close(CloseCode::POLICY, "too many publications");
+        }
     }
 
     fn plain(&self, request: &Request<'_>) -> Answer<Peer> {
@@ -161,13 +213,9 @@ impl Service {
         }
         match request.path {
             "/" | "/broadcast" if !self.demo_pages => Answer::Refuse(Refusal::WEBSOCKET_ONLY),
-            "/healthz" => Answer::Respond(Reply {
-                status: 200,
-                content_type: "text/plain; charset=utf-8",
-                headers: "Cache-Control: no-store\r\n",
-                body: b"ok\n",
-                head_only,
-            }),
+            "/healthz" => Answer::Respond(state(200, b"ok\n", head_only)),
+            "/readyz" if self.readiness.is_ready() => Answer::Respond(state(200, b"ok\n", head_only)),
+            "/readyz" => Answer::Respond(state(503, b"draining\n", head_only)),
             "/echo" => Answer::Refuse(Refusal::WEBSOCKET_ONLY),
             path if !self.demo_pages && !path.starts_with("/broadcast/") => {
                 Answer::Refuse(Refusal::NOT_FOUND)
@@ -188,11 +236,12 @@ impl Service {
         request: &Request<'_>,
         upgrade: &Upgrade<'_>,
     ) -> Answer<Peer> {
-        if !route.allows(upgrade, &self.origins) {
-            return Answer::Refuse(Refusal::ORIGIN);
-        }
         let defaults = Subprotocols { names: &self.subprotocols, preference: self.preference };
-        let mut opening = route.opening(request, upgrade, defaults);
+        let mut opening = route.opening(request, upgrade, defaults, self.gate.client(token));
+        if opening.subprotocol().is_none() && self.gate.is_on() {
+            // Whether it was offered does not matter.
+            opening.choose_subprotocol(Some(echoring_auth::SUBPROTOCOL));
+        }
         match route.make(&mut opening) {
             Ok(handler) => {
                 let extras = Box::new(opening.into_extras());
@@ -206,6 +255,12 @@ impl Service {
             Err(response) => Answer::RespondWith(Box::new(to_reply(response, false))),
         }
     }
+}
+
+/// The answer to a load balancer.
+fn state(status: u16, body: &'static [u8], head_only: bool) -> Reply<'static> {
+    let headers = "Cache-Control: no-store\r\n";
+    Reply { status, content_type: "text/plain; charset=utf-8", headers, body, head_only }
 }
 
 /// The topic of a path: one segment, percent-decoded.
@@ -230,36 +285,25 @@ impl Application for Service {
         upgrade: Option<&Upgrade<'_>>,
     ) -> Answer<Peer> {
         // A health check may use any host name.
-        if !self.hosts.allows(request.host) && (upgrade.is_some() || request.path != "/healthz") {
+        if !self.hosts.allows(request.host)
+            && (upgrade.is_some() || !matches!(request.path, "/healthz" | "/readyz"))
+        {
             return Answer::Refuse(Refusal::FOREIGN_HOST);
         }
         let Some(upgrade) = upgrade else { return self.plain(request) };
-        if let Some(route) = self.routes.find(request.path, upgrade, self.preference) {
-            return self.open(token, &route, request, upgrade);
+        let route = self.routes.find(request.path, upgrade, self.preference);
+        if let Some(refusal) = self.check_origin(route.as_deref(), upgrade) {
+            return Answer::Refuse(refusal);
         }
-        if !self.builtin_routes {
-            return Answer::Refuse(NO_ROUTE);
+        let (admission, needs_address) =
+            self.gate.admit(token, request, upgrade, cx.peer_certificate(token), cx.now());
+        if needs_address {
+            cx.find_address(token);
         }
-        if !self.origins.allows(upgrade.host, upgrade.origin) {
-            return Answer::Refuse(Refusal::ORIGIN);
-        }
-        let subprotocol = upgrade.subprotocol(&self.subprotocols, self.preference);
-        match request.path {
-            "/" | "/echo" => Answer::Upgrade { peer: Peer::Echo, subprotocol, whole: false },
-            "/broadcast" => match upgrade.subprotocol(&[v1::SUBPROTOCOL], self.preference) {
-                Some(subprotocol) => self.broadcast.open_session(subprotocol),
-                None => Answer::Refuse(NO_SUBPROTOCOL),
-            },
-            path => match path.strip_prefix("/broadcast/") {
-                Some(segment) => match topic_of(segment) {
-                    Some(topic) => {
-                        let echo_own = request.query_value("self") == Some("1");
-                        self.broadcast.subscribe_raw(cx, token, &topic, echo_own, subprotocol)
-                    }
-                    None => Answer::Refuse(BAD_TOPIC),
-                },
-                None => Answer::Refuse(Refusal::NOT_FOUND),
-            },
+        match admission {
+            Admission::Open => self.serve_known(cx, token, request, upgrade, route),
+            Admission::Later => Answer::Later { peer: Peer::Echo },
+            Admission::Refused(refusal) => Answer::Refuse(refusal),
         }
     }
 
@@ -288,6 +332,17 @@ impl Application for Service {
         said.map(|response| Box::new(to_reply(response, request.is_head())))
     }
 
+    const ECHO_CLASS: u8 = class::ECHO;
+
+    fn class(&self, peer: &Peer) -> u8 {
+        match peer {
+            Peer::Echo => class::ECHO,
+            Peer::Subscriber(_) => class::BROADCAST,
+            Peer::Session(_) => class::SESSION,
+            Peer::Handler(_) => class::HANDLER,
+        }
+    }
+
     #[inline]
     fn echoes(&self, peer: &Peer) -> bool {
         matches!(peer, Peer::Echo)
@@ -298,11 +353,15 @@ impl Application for Service {
         match *link.peer {
             Peer::Echo => Disposition::Echo,
             Peer::Subscriber(_) => {
-                self.broadcast.relay_message(link, chunk.kind, chunk.payload);
+                if let Err(limit) = self.gate.publish(link.token, link.now()) {
+                    self.close_publisher(link, limit);
+                } else {
+                    self.broadcast.relay_message(link, chunk.kind, chunk.payload);
+                }
                 Disposition::Done
             }
             Peer::Session(_) => {
-                self.broadcast.request(link, chunk.kind, chunk.payload);
+                self.broadcast.request(link, &mut self.gate, chunk.kind, chunk.payload);
                 Disposition::Done
             }
             Peer::Handler(slot) => self.handlers.chunk(link, slot, &chunk),
@@ -327,6 +386,10 @@ impl Application for Service {
         token: Token,
         address: Option<SocketAddr>,
     ) {
+        self.gate.addressed(token, address);
+        if !self.scans.is_empty() {
+            self.found_address(cx, token, address);
+        }
         if let Some(&mut Peer::Handler(slot)) = cx.peer(token)
             && let Some(mut link) = cx.link(token).filter(|link| link.is_open())
         {
@@ -349,6 +412,10 @@ impl Application for Service {
         self.broadcast.blocked(cx, token);
     }
 
+    fn identity(&self, token: Token) -> Option<&str> {
+        self.gate.client(token).map(|client| client.subject())
+    }
+
     fn closed<D: Driver>(
         &mut self,
         cx: &mut Context<'_, D, Service>,
@@ -356,6 +423,7 @@ impl Application for Service {
         peer: Peer,
         closed: &Closed,
     ) {
+        self.gate.forget(token);
         match peer {
             Peer::Echo => {}
             Peer::Subscriber(_) | Peer::Session(_) => self.broadcast.closed(cx, token, peer),
@@ -384,8 +452,28 @@ impl Application for Service {
             }
             ShardCommand::Configure(config, reply) => {
                 self.configure(&config);
+                self.configure_auth(cx, config.auth.clone());
                 let _ = reply.try_send((shard, ()));
             }
+            ShardCommand::Connections(scan) => self.scans.push(scan, now),
+            ShardCommand::Auth(command) => self.auth_command(cx, command),
+            ShardCommand::Freeze { round, done } => self.broadcast.freeze(cx, round, done),
+            ShardCommand::Thaw => self.broadcast.thaw(cx),
+            ShardCommand::Export { cursor, bytes_max, reply } => {
+                let _ = reply.try_send(self.broadcast.export(cx, cursor, bytes_max));
+            }
+            ShardCommand::Follow { bridge, message_bytes_max } => {
+                self.broadcast.follow(cx, bridge, message_bytes_max);
+            }
+            ShardCommand::Import { block, shards, reply } => {
+                let _ = reply.try_send(self.broadcast.import(cx, shards, &block));
+            }
+            ShardCommand::Lead { bridge, reply } => {
+                self.broadcast.lead(cx, bridge);
+                let _ = reply.try_send(());
+            }
+            ShardCommand::ForgetPredecessor(clients) => self.broadcast.forget_predecessor(cx, clients),
+            ShardCommand::LoseSuccessor => self.broadcast.lose_successor(cx),
         }
     }
 
@@ -394,26 +482,39 @@ impl Application for Service {
     }
 
     fn tick_ended<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
-        if !self.backlog.is_empty() {
+        if !self.backlog.is_empty() && !self.broadcast.is_frozen() {
             self.backlog.publish(&mut self.broadcast, cx);
+        }
+        if self.gate.deadline().is_some_and(|at| at <= cx.now()) {
+            self.end_expired(cx);
         }
         self.broadcast.tick_ended(cx);
         self.handlers.tick_ended(cx);
+        if !self.scans.is_empty() {
+            self.advance_scans(cx);
+        }
     }
 
     fn deadline(&self) -> Option<Nanos> {
-        if !self.backlog.is_empty() {
+        if !self.backlog.is_empty() && !self.broadcast.is_frozen() {
             return Some(0);
         }
         // Called in every tick, and nearly always without deadlines.
-        match (self.broadcast.deadline(), self.handlers.deadline()) {
-            (Some(broadcast), Some(handlers)) => Some(broadcast.min(handlers)),
-            (broadcast, handlers) => broadcast.or(handlers),
-        }
+        let deadlines = [
+            self.broadcast.deadline(),
+            self.handlers.deadline(),
+            self.gate.deadline(),
+            self.scans.deadline(),
+        ];
+        deadlines.into_iter().fold(None, earlier)
     }
 
     fn outlives_drain(&self, peer: &Peer) -> bool {
         matches!(peer, Peer::Subscriber(_) | Peer::Session(_))
+    }
+
+    fn farewell<D: Driver>(&mut self, _: &mut Context<'_, D, Service>, token: Token) {
+        self.broadcast.farewell(token);
     }
 
     fn draining<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {

@@ -2,36 +2,49 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
+use crate::auth::AuthCounters;
 use crate::broadcast::BroadcastSettings;
 use crate::broadcast::shard_mail::ShardMail;
 use crate::config::{ServerConfig, StartError, StartErrorKind};
-use crate::handle::Snapshot;
+use crate::handle::{Readiness, Snapshot};
 use crate::handler_slots::panic_message;
 use crate::limits::REFUSING_CONNECTIONS_MAX;
+use crate::quotas::{Identities, Quotas};
 use crate::service::Service;
 use echoring_proto::buffer::Lease;
 use echoring_proto::connection::Seed;
+use echoring_runtime::admission::Admission;
 use echoring_runtime::driver::{Driver, uring};
 use echoring_runtime::launch::{LaunchError, ShardFailure, ShardSetup};
 use echoring_runtime::shard::{Allowance, Mailboxes, Security, Shard, ShardConfig};
 use echoring_topics::Placement;
 
 /// The service of a shard, with its routes.
-pub(crate) fn service(config: &ServerConfig, topics: Lease, seed: u64, placement: Placement) -> Service {
+pub(crate) fn service(
+    config: &ServerConfig,
+    counters: Arc<AuthCounters>,
+    topics: Lease,
+    seed: u64,
+    node: NodeIdentity,
+) -> Service {
     let broadcast = BroadcastSettings {
         rules: config.topics.clone(),
         topics,
         subscriptions_max: config.subscriptions_max,
         message_bytes_max: config.message_bytes_max,
         seed,
-        placement,
+        placement: node.placement,
+        first_number: node.first_number,
+        digest_seed: node.digest_seed,
     };
     let mut service = Service::new(config.origins.clone(), config.message_bytes_max, config.queue_bytes)
         .with_broadcast(broadcast)
         .with_subprotocols(config.subprotocols.clone(), config.subprotocol_preference)
         .with_routes(config.routes.clone())
         .with_hosts(config.hosts.clone())
+        .with_auth(config.auth.clone(), counters)
         .with_refusal_hook(config.on_refusal.clone());
     if config.test_endpoints {
         service = service.with_test_endpoints();
@@ -40,6 +53,17 @@ pub(crate) fn service(config: &ServerConfig, topics: Lease, seed: u64, placement
         service = service.without_demo_pages();
     }
     if config.builtin_routes { service } else { service.without_builtin_routes() }
+}
+
+/// What all shards of a node have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NodeIdentity {
+    /// Maps topics to owner shards.
+    pub(crate) placement: Placement,
+    /// The number of the first shard, in the numbers of clients.
+    pub(crate) first_number: u8,
+    /// Of the digests of publications with idempotency keys.
+    pub(crate) digest_seed: u64,
 }
 
 /// Builds the shard of one thread.
@@ -51,7 +75,11 @@ pub(crate) struct ServiceSetup {
     pub(crate) allowance: Allowance,
     pub(crate) topics: Lease,
     pub(crate) seed: u64,
-    pub(crate) placement: Placement,
+    pub(crate) node: NodeIdentity,
+    pub(crate) readiness: Readiness,
+    pub(crate) auth_counters: Arc<AuthCounters>,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) identities: Arc<Identities>,
 }
 
 impl ShardSetup for ServiceSetup {
@@ -59,7 +87,9 @@ impl ShardSetup for ServiceSetup {
     type Output = Snapshot;
 
     fn build<D: Driver>(self, driver: D) -> io::Result<Shard<D, Service>> {
-        let service = service(&self.config, self.topics, self.seed, self.placement);
+        let service = service(&self.config, self.auth_counters, self.topics, self.seed, self.node)
+            .with_readiness(self.readiness)
+            .with_quotas(Quotas::new(self.identities, &self.config.peers.publications));
         let config = ShardConfig {
             connection: self.config.connection(),
             connections: self.connections + REFUSING_CONNECTIONS_MAX,
@@ -67,6 +97,12 @@ impl ShardSetup for ServiceSetup {
             seed: Seed::System,
         };
         let mut shard = Shard::new(driver, service, config, self.allowance, self.mailboxes);
+        shard.set_limits(self.admission, Arc::clone(&self.config.peers));
+        if let Some(log) = self.config.access_log {
+            shard.set_access_log(log);
+        }
+        let remote = shard.remote();
+        shard.application().set_shard(remote);
         self.sockets.into_iter().try_for_each(|socket| shard.listen(socket))?;
         Ok(shard)
     }

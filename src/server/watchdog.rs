@@ -2,7 +2,7 @@
 //!
 //! An idle shard sleeps, so the watchdog sends it a query. It has at most one unanswered query per shard.
 
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,8 +26,8 @@ impl Watchdog {
         Watchdog(Mutex::new((0..shards).map(|_| None).collect()))
     }
 
-    /// The numbers of the shards that have not answered for [`TURN_TIMEOUT`], or have ended. Blocks for that time at
-    /// most.
+    /// The numbers of the shards that have not answered for [`TURN_TIMEOUT`]. Shards that have ended are none of them: they
+    /// have drained, or the server has failed. Blocks for that time at most.
     pub(super) fn stalled(&self, remotes: &[Remote<ShardCommand, HubReport>]) -> Vec<usize> {
         let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (asked, remote) in asked.iter_mut().zip(remotes) {
@@ -44,7 +44,8 @@ impl Watchdog {
             let left = Duration::from_nanos(TURN_TIMEOUT).saturating_sub(asked.at.elapsed());
             match asked.answer.recv_timeout(left) {
                 Ok(()) => *slot = None,
-                Err(_) => stalled.push(shard),
+                Err(RecvTimeoutError::Timeout) => stalled.push(shard),
+                Err(RecvTimeoutError::Disconnected) => {}
             }
         }
         stalled

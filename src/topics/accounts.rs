@@ -152,4 +152,12 @@ pub struct HubReport {
     pub deliveries: Deliveries,
     /// Messages to and from other shards.
     pub passed: Passed,
+    /// Topics that this shard owns.
+    pub owned_topics: u64,
+    /// The most topics that the node's shards ever leased.
+    pub topics_peak: u64,
+    /// The most topics that the node may have.
+    pub topics_limit: u64,
+    /// Publications that wait for room in a mailbox.
+    pub held_publications: u64,
 }

@@ -16,6 +16,15 @@ pub enum Encoding {
     Raw,
     /// By a protocol codec, which also encodes events.
     Adapter(u8),
+    /// By a protocol codec, for subscribers that are not told who else subscribes.
+    WithoutPresence(u8),
+}
+
+impl Encoding {
+    /// Whether subscribers get presence events, where their topic has them.
+    pub(super) fn has_presence(self) -> bool {
+        matches!(self, Encoding::Adapter(_))
+    }
 }
 
 /// How the messages of a topic are encoded for a subscriber. Each format in use has its own log.
@@ -45,7 +54,7 @@ impl MemberId {
     }
 
     /// The member with this number.
-    pub(crate) fn from_tag(tag: u64) -> MemberId {
+    pub fn from_tag(tag: u64) -> MemberId {
         MemberId { channel: (tag >> 32) as u32, index: tag as u32 }
     }
 }
@@ -115,6 +124,11 @@ pub trait Sink<K> {
     fn fell_behind(&mut self, key: K, member: MemberId, reached: u64, reason: GapReason);
     /// The pool that receives the memory of logs without readers.
     fn pool(&mut self) -> &mut Pool;
+
+    /// Messages of a topic are about to be sent, of which the oldest was received at `since`.
+    fn delivered(&mut self, since: Nanos, messages: u32) {
+        let _ = (since, messages);
+    }
 }
 
 /// Sums over all channels of a shard.
@@ -157,8 +171,19 @@ pub(super) struct Append {
     pub(super) origin: Origin,
     /// The publishing subscriber, if it is on this shard.
     pub(super) publisher: Option<MemberId>,
-    /// Whether it is an event, which raw subscribers do not get.
-    pub(super) is_notice: bool,
+    /// Whose channels get it.
+    pub(super) audience: Audience,
+}
+
+/// The subscribers that a frame is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Audience {
+    /// All: it is a message.
+    All,
+    /// Those whose protocol has events.
+    Events,
+    /// Those who are told who joins and leaves.
+    Presence,
 }
 
 /// One subscriber: a cursor.
@@ -318,7 +343,11 @@ impl<K: Copy + Eq> Channel<K> {
     /// Whether the channel's subscribers get this frame.
     #[inline]
     pub(super) fn takes(&self, append: &Append) -> bool {
-        !append.is_notice || self.format.dialect != Encoding::Raw
+        match append.audience {
+            Audience::All => true,
+            Audience::Events => self.format.dialect != Encoding::Raw,
+            Audience::Presence => self.format.dialect.has_presence(),
+        }
     }
 
     /// Whether the log has reached a frame's offset.
@@ -383,7 +412,7 @@ impl<K: Copy + Eq> Channel<K> {
         }
         self.log.forget_all(offset, pool);
         (self.lost_before, self.lost_offset) = (self.log.start(), offset);
-        if context.settings.presence {
+        if context.settings.has_presence() && self.format.dialect.has_presence() {
             self.presence = self.log.start().checked_sub(1);
         }
     }
@@ -472,7 +501,7 @@ impl<K: Copy + Eq> Channel<K> {
     fn policy(&self, settings: &TopicSettings) -> SlowConsumerPolicy {
         match self.format.dialect {
             Encoding::Raw => SlowConsumerPolicy::Disconnect,
-            Encoding::Adapter(_) => settings.slow,
+            Encoding::Adapter(_) | Encoding::WithoutPresence(_) => settings.slow,
         }
     }
 
@@ -673,6 +702,12 @@ impl<K: Copy + Eq> Channel<K> {
     pub(super) fn reached(&self, index: u32) -> Option<(u64, bool)> {
         let member = self.members.get(index as usize)?.as_ref()?;
         Some((member.has, member.cursor == self.log.appended()))
+    }
+
+    /// Bytes of the log behind a member's cursor, frames of its own included.
+    pub(super) fn lag_bytes(&self, index: u32) -> Option<u64> {
+        let member = self.members.get(index as usize)?.as_ref()?;
+        Some(self.log.bytes_from(member.cursor))
     }
 
     /// A member's partial send is complete.

@@ -24,7 +24,7 @@ pub(super) struct Known {
     pub(super) offset: u64,
     /// Of what was published.
     pub(super) digest: u64,
-    at: Nanos,
+    pub(super) at: Nanos,
 }
 
 /// A hash of the publication: the same key with another message is an error, not a retry.
@@ -58,6 +58,12 @@ impl Keys {
     /// The publication of the key, unless its window has ended.
     pub(super) fn find(&self, key: &str, now: Nanos) -> Option<Known> {
         self.known.get(key).copied().filter(|known| now < known.at + IDEMPOTENCY_WINDOW)
+    }
+
+    /// The keys in the order of their arrival, without the first `skipped`.
+    pub(super) fn from(&self, skipped: usize) -> impl Iterator<Item = (&str, Known)> {
+        let order = self.order.iter().skip(skipped);
+        order.filter_map(|(_, key)| Some((&**key, *self.known.get(key)?)))
     }
 
     /// Stores a key, evicting the oldest if there are too many. False, with nothing stored, if there is no memory for

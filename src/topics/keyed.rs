@@ -84,6 +84,11 @@ impl Keyed {
         true
     }
 
+    /// The offset of the latest message; 0 if there is none.
+    pub(crate) fn newest_offset(&self) -> u64 {
+        self.entries.get(self.newest as usize).map_or(0, |entry| entry.offset)
+    }
+
     /// Number of keys.
     pub fn len(&self) -> usize {
         self.entries.len()

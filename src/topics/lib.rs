@@ -8,6 +8,7 @@
 //! in, encodes frames on request, and gets results back.
 #![forbid(unsafe_code)]
 
+mod access;
 mod accounts;
 mod by_size;
 mod channel;
@@ -24,7 +25,9 @@ mod retained;
 mod settings;
 mod slot_map;
 mod topic;
+mod transfer;
 
+pub use access::{Access, Permission, Right};
 pub use accounts::{Deliveries, HubReport, OwnerReport, Passed, Publications, TopicReport};
 pub use channel::{Encode, Encoding, Format, Gap, GapReason, MemberId, Sink};
 pub use keyed::Keyed;
@@ -32,9 +35,10 @@ pub use log::{Log, LogRange, Origin, OutOfMemory, Parts, Sequence};
 pub use message::{Content, Position, Publication, Refused, is_topic_name};
 pub use owned_topics::{Accepted, OwnedTopicId, OwnedTopics, Shards, Subscribed};
 pub use placement::Placement;
-pub use replay::{Members, Page, Replay, entries, members};
+pub use replay::{Members, Page, Replay, entries, is_members, members};
 pub use settings::{HistoryBounds, Pattern, Rules, SlowConsumerPolicy, TopicSettings};
 pub use topic::{AcceptedMessage, LogMemory, TopicId, Topics};
+pub use transfer::{ExportCursor, ImportError, Importer, Record};
 
 #[cfg(test)]
 mod tests;

@@ -34,6 +34,8 @@ pub const REMEMBERED_AGE: Nanos = 600 * SECOND;
 pub(crate) const REMEMBERED_BYTES_MAX: usize = 1024 * 1024;
 /// Idle time of a topic after which its subscribers are sent its last offset.
 pub const HEARTBEAT_INTERVAL: Nanos = 25 * SECOND;
+/// Idempotency keys, or members, that an export to another process writes at a time: about 64 KiB at most.
+pub(crate) const TRANSFER_PARTS_MAX: usize = 256;
 /// Size of a log segment in bytes.
 pub const LOG_SEGMENT_BYTES: usize = 16 * 1024;
 /// Bytes of a log's first segment: a quiet topic has one. Each further one is twice as large.

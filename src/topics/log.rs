@@ -168,6 +168,11 @@ impl Log {
         self.pieces.front().map_or(0, |piece| (self.end_bytes - piece.start_bytes) as usize)
     }
 
+    /// Readable bytes from the frame `sequence` on; all of them if it has been dropped.
+    pub(crate) fn bytes_from(&self, sequence: Sequence) -> u64 {
+        if sequence >= self.end { 0 } else { self.end_bytes - self.start_bytes(sequence.max(self.start())) }
+    }
+
     /// Bytes charged to the node's budget.
     pub fn charged_bytes(&self) -> usize {
         self.charged_bytes

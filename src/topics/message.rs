@@ -24,7 +24,7 @@ pub enum Content {
 
 impl Content {
     /// The content type with this number, if there is one.
-    pub(crate) fn from_number(number: u8) -> Option<Content> {
+    pub fn from_number(number: u8) -> Option<Content> {
         match number {
             0 => Some(Content::Json),
             1 => Some(Content::Text),
@@ -74,7 +74,7 @@ pub enum Refused {
     NoKey,
     /// The topic has the maximum number of keys.
     TooManyKeys,
-    /// Clients may not publish to this topic.
+    /// The publisher may not publish to this topic.
     Forbidden,
     /// The message exceeds the node's size limit.
     TooLarge,
@@ -84,6 +84,8 @@ pub enum Refused {
     Draining,
     /// The idempotency key was used with another message.
     KeyReused,
+    /// The publisher is faster than it may be; try again soon.
+    RateLimited,
 }
 
 impl Refused {
@@ -99,12 +101,13 @@ impl Refused {
             Refused::OutOfMemory => "out-of-memory",
             Refused::Draining => "draining",
             Refused::KeyReused => "idempotency-key-reused",
+            Refused::RateLimited => "rate-limited",
         }
     }
 
     /// Whether a retry may succeed.
     pub fn is_passing(self) -> bool {
-        matches!(self, Refused::Busy | Refused::OutOfMemory | Refused::Draining)
+        matches!(self, Refused::Busy | Refused::OutOfMemory | Refused::Draining | Refused::RateLimited)
     }
 }
 
@@ -115,11 +118,12 @@ impl fmt::Display for Refused {
             Refused::TooManyTopics => "the node has the maximum number of topics",
             Refused::NoKey => "messages of this topic need a key",
             Refused::TooManyKeys => "the topic has the maximum number of keys",
-            Refused::Forbidden => "clients may not publish to this topic",
+            Refused::Forbidden => "not allowed to publish to this topic",
             Refused::TooLarge => "the message exceeds the size limit of this node",
             Refused::OutOfMemory => "the node's memory for messages is exhausted",
             Refused::Draining => "the server is shutting down",
             Refused::KeyReused => "another message was published with this idempotency key",
+            Refused::RateLimited => "more publications per second than allowed",
         })
     }
 }

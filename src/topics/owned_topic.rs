@@ -1,6 +1,6 @@
 //! A topic on its owner shard: its position, its history, and the permission to publish.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use super::accounts::{OwnerReport, Publications};
 use super::idempotency::Keys;
@@ -34,8 +34,8 @@ pub(super) struct OwnedTopic {
     /// Idempotency keys: the operator's, and the clients', which must not interfere with the operator's. Few topics
     /// have any.
     pub(super) idempotent: Option<Box<[Keys; 2]>>,
-    /// Subscribers with presence.
-    pub(super) members: BTreeSet<u64>,
+    /// Subscribers with presence, and the subjects of those that are authenticated.
+    pub(super) members: BTreeMap<u64, Box<str>>,
     /// The connection that published first; 0 for none, and for the operator.
     pub(super) begun_by: Origin,
     /// When the last subscriber left; `None` while there are subscribers.
@@ -63,7 +63,8 @@ impl OwnedTopic {
         by_client: bool,
         pool: &mut Pool,
     ) -> Option<Refused> {
-        if by_client && !self.settings.clients_publish {
+        let publish = self.settings.access.publish;
+        if !(if by_client { publish.includes_clients() } else { publish.includes_operator() }) {
             return Some(Refused::Forbidden);
         }
         if self.settings.slow == SlowConsumerPolicy::Conflate {

@@ -1,5 +1,7 @@
 //! The topics that this shard owns: it orders their messages, forwards them, and keeps their history.
 
+mod import;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 
@@ -10,13 +12,13 @@ use super::keyed::Keyed;
 use super::log::{Log, Origin};
 use super::message::{Position, Publication, Refused};
 use super::owned_topic::{OwnedTopic, Rate};
-use super::replay::{ENTRY_BYTES, Members, Page, Replay, append_entry};
+use super::replay::{ENTRY_BYTES, Members, Page, Replay, append_entry, append_member, member_bytes};
 use super::retained::Retained;
 use super::settings::{Rules, SlowConsumerPolicy};
 use super::slot_map::SlotMap;
 use super::topic::TopicId;
 use crate::limits::{IDEMPOTENCY_KEYS_PER_SHARD_MAX, IDEMPOTENCY_WINDOW, TOPICS_BEGUN_MAX};
-use echoring_proto::buffer::{Lease, Pool};
+use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::limits::Nanos;
 use echoring_proto::random::SplitMix64;
 
@@ -82,6 +84,7 @@ pub struct OwnedTopics {
     publications: Publications,
     /// The topics of all idempotency keys, the oldest key first. Some no longer exist.
     idempotent: VecDeque<(Nanos, OwnedTopicId, bool)>,
+    /// Of the digests of publications with idempotency keys.
     seed: u64,
     /// The positions of forgotten topics.
     forgotten: Retained<Forgotten>,
@@ -113,6 +116,12 @@ impl OwnedTopics {
             idempotent: VecDeque::new(),
             seed,
         }
+    }
+
+    /// Sets the seed of the digests of publications with idempotency keys. It must be that of all processes between which
+    /// topics are handed over, and secret.
+    pub fn with_digest_seed(self, seed: u64) -> OwnedTopics {
+        OwnedTopics { seed, ..self }
     }
 
     /// Uses other settings from now on. Existing topics keep `slow`, `lag_bytes` and `presence`.
@@ -395,34 +404,49 @@ impl OwnedTopics {
         Some(told)
     }
 
-    /// A subscriber with presence joined or left. Returns the number of such subscribers and the shards to notify.
-    pub fn presence(&mut self, id: OwnedTopicId, client: u64, joined: bool) -> Option<(u64, Shards<'_>)> {
+    /// A subscriber with presence joined, with the subject of its credentials or an empty one, or left. Returns the number of
+    /// such subscribers, the subject, and the shards to notify.
+    pub fn presence(
+        &mut self,
+        id: OwnedTopicId,
+        client: u64,
+        joined: Option<&str>,
+    ) -> Option<(u64, Box<str>, Shards<'_>)> {
         let owned = self.table.get_mut(id.key())?;
-        if joined {
-            owned.members.insert(client);
-        } else {
-            owned.members.remove(&client);
-        }
-        Some((owned.members.len() as u64, &owned.shards))
+        let subject = match joined {
+            Some(subject) => {
+                owned.members.insert(client, subject.into());
+                subject.into()
+            }
+            None => owned.members.remove(&client).unwrap_or_default(),
+        };
+        Some((owned.members.len() as u64, subject, &owned.shards))
     }
 
-    /// Appends to `page` at most `most` of the subscribers with presence, those after `after`; see `members`.
+    /// Appends to `page` at most `most` of the subscribers with presence, those after `after`, in at most `bytes_max` unless
+    /// a single one is longer; see `members`.
     pub fn members(
         &mut self,
         id: OwnedTopicId,
         after: Option<u64>,
         most: usize,
+        bytes_max: usize,
         page: &mut Vec<u8>,
     ) -> Option<Members> {
         let owned = self.table.get_mut(id.key())?;
         let first = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut rest = owned.members.range((first, Bound::Unbounded));
+        let mut rest = owned.members.range((first, Bound::Unbounded)).peekable();
         let mut last = None;
-        for client in rest.by_ref().take(most) {
-            page.extend_from_slice(&client.to_le_bytes());
-            last = Some(*client);
+        for _ in 0..most {
+            let Some((client, subject)) = rest.peek() else { break };
+            if last.is_some() && page.len() + member_bytes(subject) > bytes_max {
+                break;
+            }
+            append_member(page, **client, subject);
+            last = Some(**client);
+            rest.next();
         }
-        let next = last.filter(|_| rest.next().is_some());
+        let next = last.filter(|_| rest.peek().is_some());
         Some(Members { count: owned.members.len() as u64, next })
     }
 
@@ -494,6 +518,11 @@ impl OwnedTopics {
         self.by_name.len()
     }
 
+    /// The budget of the node's topics.
+    pub fn budget(&self) -> &Budget {
+        self.lease.budget()
+    }
+
     /// Whether there is no topic.
     pub fn is_empty(&self) -> bool {
         self.by_name.is_empty()
@@ -520,7 +549,7 @@ impl OwnedTopics {
             keyed: Keyed::default(),
             keyed_since: position.offset,
             idempotent: None,
-            members: BTreeSet::new(),
+            members: BTreeMap::new(),
             begun_by: 0,
             idle_since: Some(now),
         };

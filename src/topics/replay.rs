@@ -53,9 +53,34 @@ pub(super) fn append_entry(page: &mut Vec<u8>, offset: u64, parts: &[&[u8]]) {
     parts.iter().for_each(|part| page.extend_from_slice(part));
 }
 
-/// The subscribers of a page of [`super::OwnedTopics::members`].
-pub fn members(page: &[u8]) -> impl Iterator<Item = u64> {
-    page.as_chunks().0.iter().map(|client| u64::from_le_bytes(*client))
+/// Bytes of a subscriber in a page of members.
+pub(super) fn member_bytes(subject: &str) -> usize {
+    size_of::<u64>() + 1 + subject.len()
+}
+
+/// Appends a subscriber with its subject, which has at most 255 bytes.
+pub(super) fn append_member(page: &mut Vec<u8>, client: u64, subject: &str) {
+    let subject = subject.get(..subject.len().min(usize::from(u8::MAX))).unwrap_or_default();
+    page.extend_from_slice(&client.to_le_bytes());
+    page.push(subject.len() as u8);
+    page.extend_from_slice(subject.as_bytes());
+}
+
+/// The subscribers of a page of [`super::OwnedTopics::members`], each with its subject, which is empty for none.
+pub fn members(mut page: &[u8]) -> impl Iterator<Item = (u64, &str)> + Clone {
+    std::iter::from_fn(move || {
+        let (client, rest) = page.split_first_chunk::<8>()?;
+        let (&[bytes], rest) = rest.split_first_chunk::<1>()?;
+        let (subject, rest) = rest.split_at_checked(usize::from(bytes))?;
+        page = rest;
+        Some((u64::from_le_bytes(*client), std::str::from_utf8(subject).ok()?))
+    })
+}
+
+/// Whether the bytes are a page of subscribers and nothing else.
+pub fn is_members(page: &[u8]) -> bool {
+    let bytes = members(page).map(|(_, subject)| member_bytes(subject));
+    bytes.sum::<usize>() == page.len()
 }
 
 /// The messages of a [`Page`] with their offsets, in order.

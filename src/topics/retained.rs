@@ -73,6 +73,14 @@ impl<T> Retained<T> {
         }
     }
 
+    /// Removes all entries.
+    pub(super) fn clear(&mut self, pool: &mut Pool) {
+        while let Some((_, (oldest, _))) = self.in_order.first_key_value() {
+            let oldest = Arc::clone(oldest);
+            self.take(&oldest, pool);
+        }
+    }
+
     /// All values with their names.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &T)> {
         self.by_name.iter().map(|(name, (_, value))| (&**name, value))

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::access::{Access, Permission, Right};
 use crate::limits::{
     HEARTBEAT_INTERVAL, HISTORY_AGE_DEFAULT, HISTORY_BYTES_DEFAULT, HISTORY_MESSAGES_DEFAULT, LAG_MAX,
 };
@@ -58,10 +59,8 @@ pub struct TopicSettings {
     /// Number of stored messages that a new subscriber is sent first, if its protocol supports it. On a conflated
     /// topic, new subscribers always get the latest message of each key.
     pub snapshot: u32,
-    /// Whether subscribers get presence events, if their protocol supports them.
-    pub presence: bool,
-    /// Whether clients may publish; otherwise only the operator may.
-    pub clients_publish: bool,
+    /// Who may do what.
+    pub access: Access,
     /// Interval at which subscribers of an idle topic are sent its last offset, if their protocol supports it.
     pub heartbeat: Nanos,
 }
@@ -75,13 +74,22 @@ impl TopicSettings {
     /// These settings for a topic that exists and has settings `used`. It keeps its policy and the size of its logs, on
     /// which the accounts of its subscribers are built, and whether it tracks presence.
     pub(super) fn renewing(&self, used: &TopicSettings) -> TopicSettings {
-        let TopicSettings { slow, lag_bytes, presence, .. } = *used;
-        TopicSettings { slow, lag_bytes, presence, ..*self }
+        let TopicSettings { slow, lag_bytes, .. } = *used;
+        let mut access = self.access;
+        if self.has_presence() != used.has_presence() {
+            access.presence = used.access.presence;
+        }
+        TopicSettings { slow, lag_bytes, access, ..*self }
+    }
+
+    /// Whether the topic counts its subscribers, and tells some of them who joins and leaves.
+    pub fn has_presence(&self) -> bool {
+        self.access.presence != Permission::Nobody
     }
 
     /// Whether messages without a key, or from clients, are refused: raw routes cannot be told the reason.
     pub fn refuses_raw(&self) -> bool {
-        self.slow == SlowConsumerPolicy::Conflate || !self.clients_publish
+        self.slow == SlowConsumerPolicy::Conflate || !self.access.publish.includes_clients()
     }
 }
 
@@ -94,24 +102,41 @@ impl Default for TopicSettings {
             coalesce: 0,
             history: HistoryBounds::default(),
             snapshot: 0,
-            presence: false,
-            clients_publish: true,
+            access: Access::default(),
             heartbeat: HEARTBEAT_INTERVAL,
         }
     }
 }
 
 /// Settings by the names of topics. The first matching pattern decides.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Rules {
     rules: Arc<[(Pattern, TopicSettings)]>,
     default: TopicSettings,
+    /// The rights that everybody has on all topics, in the order of [`Right::ALL`].
+    for_everybody: [bool; 4],
+}
+
+impl Default for Rules {
+    fn default() -> Rules {
+        Rules::new(Vec::new(), TopicSettings::default())
+    }
 }
 
 impl Rules {
     /// Rules in the order in which they are tried, and the default.
     pub fn new(rules: Vec<(Pattern, TopicSettings)>, default: TopicSettings) -> Rules {
-        Rules { rules: rules.into(), default }
+        let for_everybody = Right::ALL.map(|right| {
+            let mut all = rules.iter().map(|(_, settings)| settings).chain([&default]);
+            all.all(|settings| settings.access.of(right) == Permission::Everybody)
+        });
+        Rules { rules: rules.into(), default, for_everybody }
+    }
+
+    /// Whether everybody has a right on all topics, so that nothing need be looked up.
+    #[inline]
+    pub fn is_for_everybody(&self, right: Right) -> bool {
+        self.for_everybody[right as usize]
     }
 
     /// The settings of the topic `name`.
@@ -189,5 +214,15 @@ mod tests {
         );
         assert_eq!(["a.b", "a.c", "b"].map(|name| rules.of(name).lag_bytes), [1, 2, 3]);
         assert_eq!(rules.all().count(), 3);
+    }
+
+    #[test]
+    fn a_right_is_everybodys_where_no_pattern_restricts_it() {
+        let access = Access { publish: Permission::Claim, ..Access::default() };
+        let restricted = TopicSettings { access, ..TopicSettings::default() };
+        let rules = Rules::new(vec![(Pattern::new("a"), restricted)], TopicSettings::default());
+        let everybodys = |rules: &Rules| Right::ALL.map(|right| rules.is_for_everybody(right));
+        assert_eq!(everybodys(&rules), [true, false, false, true]);
+        assert_eq!(everybodys(&Rules::default()), [true, true, false, true]);
     }
 }

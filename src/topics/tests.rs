@@ -184,7 +184,13 @@ impl World {
         self.offset += 1;
         let publication = Publication { content: Content::Text, key, payload: frame };
         let World { topics, owned, peers, id, offset } = self;
-        let accepted = AcceptedMessage { publication: &publication, offset: *offset, origin, publisher: own };
+        let accepted = AcceptedMessage {
+            publication: &publication,
+            offset: *offset,
+            origin,
+            publisher: own,
+            received_at: 0,
+        };
         let memory = &mut LogMemory { pool: &mut peers.pool, owned };
         topics.append(*id, memory, &accepted, &mut message);
         self.check();
@@ -935,19 +941,30 @@ fn members_are_told_page_by_page() {
     let (mut owned, mut pool) = a_home(SlowConsumerPolicy::DropOldest);
     let id = owned.find_or_create("t", 0, &mut pool).unwrap();
     for client in [5, 3, 9, 7, 1] {
-        owned.presence(id, client, true);
+        owned.presence(id, client, Some(if client == 3 { "alice" } else { "" }));
     }
-    assert_eq!(owned.presence(id, 7, false).map(|(count, _)| count), Some(4));
+    let left = owned.presence(id, 7, None).map(|(count, subject, _)| (count, subject));
+    assert_eq!(left, Some((4, "".into())));
     let told = |owned: &mut OwnedTopics, after, most| {
         let mut page = Vec::new();
-        let Members { count, next } = owned.members(id, after, most, &mut page).unwrap();
-        (members(&page).collect::<Vec<_>>(), count, next)
+        let Members { count, next } = owned.members(id, after, most, 1_000, &mut page).unwrap();
+        (members(&page).map(|(client, _)| client).collect::<Vec<_>>(), count, next)
     };
     assert_eq!(told(&mut owned, None, 3), (vec![1, 3, 5], 4, Some(5)));
     assert_eq!(told(&mut owned, Some(5), 3), (vec![9], 4, None));
     assert_eq!(told(&mut owned, None, 4), (vec![1, 3, 5, 9], 4, None));
     assert_eq!(told(&mut owned, None, 0), (vec![], 4, None));
     assert_eq!(told(&mut owned, Some(9), 3), (vec![], 4, None));
+    // 9 bytes each, and the subject.
+    for (bytes_max, expected, next) in
+        [(0, &[(1, "")][..], Some(1)), (22, &[(1, "")], Some(1)), (23, &[(1, ""), (3, "alice")], Some(3))]
+    {
+        let mut page = Vec::new();
+        let told = owned.members(id, None, 9, bytes_max, &mut page).unwrap();
+        assert_eq!((members(&page).collect::<Vec<_>>(), told.next), (expected.to_vec(), next), "{bytes_max}");
+    }
+    let left = owned.presence(id, 3, None).map(|(count, subject, _)| (count, subject));
+    assert_eq!(left, Some((3, "alice".into())));
 }
 
 #[test]
@@ -1030,7 +1047,8 @@ fn messages_without_their_key_and_from_those_who_may_not_are_refused_and_counted
     assert!(publications.add_up());
     assert_eq!((publications.accepted, publications.refused), (crate::limits::KEYS_MAX as u64 + 1, 2));
 
-    let closed = TopicSettings { clients_publish: false, ..TopicSettings::default() };
+    let access = Access { publish: Permission::Operator, ..Access::default() };
+    let closed = TopicSettings { access, ..TopicSettings::default() };
     let mut owned = OwnedTopics::new(Rules::new(Vec::new(), closed), Lease::new(Budget::new(2), 1), 7);
     let id = owned.find_or_create("t", 0, &mut pool).unwrap();
     assert_eq!(owned.publish(id, &said(b"1"), true, 0, &mut pool).map(|_| ()), Err(Refused::Forbidden));

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use super::access::Right;
 use super::accounts::{Deliveries, TopicReport};
 use super::by_size::BySize;
-use super::channel::{Append, Channel, ChannelContext, Encode, Encoding, Format, MemberId, Sink, Sums};
+use super::channel::{
+    Append, Audience, Channel, ChannelContext, Encode, Encoding, Format, MemberId, Sink, Sums,
+};
 use super::keyed::Keyed;
 use super::log::Origin;
 use super::message::Publication;
@@ -45,6 +48,8 @@ pub struct AcceptedMessage<'a> {
     pub origin: Origin,
     /// The publishing subscriber, if it is on this shard.
     pub publisher: Option<MemberId>,
+    /// When a shard of this node received it.
+    pub received_at: Nanos,
 }
 
 /// The memory for appends.
@@ -74,6 +79,9 @@ struct Topic {
     dirty: bool,
     /// Messages of this tick.
     fresh: u32,
+    /// Messages that were not delivered yet, and when the oldest of them was received.
+    undelivered: u32,
+    undelivered_since: Nanos,
     pace: Pace,
     /// When subscribers last got something, or were checked.
     spoke_at: Nanos,
@@ -245,7 +253,14 @@ impl<K: Copy + Eq> Topics<K> {
 
     /// The settings of the topic `name`, whether it exists or not.
     pub fn settings_of(&self, name: &str) -> &TopicSettings {
-        self.rules.of(name)
+        let known = self.find(name).and_then(|id| self.settings(id));
+        known.unwrap_or_else(|| self.rules.of(name))
+    }
+
+    /// Whether everybody has a right on all topics.
+    #[inline]
+    pub fn is_for_everybody(&self, right: Right) -> bool {
+        self.rules.is_for_everybody(right)
     }
 
     /// The topic of this name, if it exists.
@@ -290,6 +305,8 @@ impl<K: Copy + Eq> Topics<K> {
             offset: 0,
             dirty: false,
             fresh: 0,
+            undelivered: 0,
+            undelivered_since: 0,
             pace: Pace::default(),
             spoke_at: now,
         }));
@@ -379,9 +396,14 @@ impl<K: Copy + Eq> Topics<K> {
         frames: &mut impl Encode,
     ) {
         let Some(topic) = self.table.get_mut(id.key()) else { return };
-        let AcceptedMessage { publication, offset, origin, publisher } = *message;
+        let AcceptedMessage { publication, offset, origin, publisher, received_at } = *message;
         topic.offset = offset;
         topic.fresh += 1;
+        topic.undelivered_since = match topic.undelivered {
+            0 => received_at,
+            _ => topic.undelivered_since.min(received_at),
+        };
+        topic.undelivered += 1;
         let state = &mut topic.state;
         if state.settings.slow == SlowConsumerPolicy::Conflate
             && !topic.channels.is_empty()
@@ -391,23 +413,32 @@ impl<K: Copy + Eq> Topics<K> {
             // missed.
             while !state.keyed.keep(memory.pool, offset, publication) && memory.shed() {}
         }
-        self.append_to(id, memory, &Append { offset, origin, publisher, is_notice: false }, frames);
+        self.append_to(id, memory, &Append { offset, origin, publisher, audience: Audience::All }, frames);
     }
 
     /// Appends an event for the subscribers whose protocol has events.
     pub fn append_notice(&mut self, id: TopicId, memory: &mut LogMemory<'_>, notice: &mut impl Encode) {
+        self.append_event(id, memory, Audience::Events, notice);
+    }
+
+    fn append_event(
+        &mut self,
+        id: TopicId,
+        memory: &mut LogMemory<'_>,
+        audience: Audience,
+        event: &mut impl Encode,
+    ) {
         let offset = self.offset(id);
-        let append = Append { offset, origin: 0, publisher: None, is_notice: true };
-        self.append_to(id, memory, &append, notice);
+        self.append_to(id, memory, &Append { offset, origin: 0, publisher: None, audience }, event);
     }
 
     /// Appends a presence event. Subscribers that miss it are told so.
     pub fn append_presence(&mut self, id: TopicId, memory: &mut LogMemory<'_>, notice: &mut impl Encode) {
-        self.append_notice(id, memory, notice);
+        self.append_event(id, memory, Audience::Presence, notice);
         let Some(topic) = self.table.get(id.key()) else { return };
         for &number in &topic.channels {
             if let Some(channel) = self.channels.get_mut(number)
-                && channel.format.dialect != Encoding::Raw
+                && channel.format.dialect.has_presence()
             {
                 channel.note_presence();
             }
@@ -527,6 +558,10 @@ impl<K: Copy + Eq> Topics<K> {
             }
             topic.dirty = false;
             topic.spoke_at = now;
+            let (messages, since) = (std::mem::take(&mut topic.undelivered), topic.undelivered_since);
+            if messages > 0 {
+                sink.delivered(since, messages);
+            }
             self.deliver_topic(id, now, sink);
         }
         self.spare = dirty;
@@ -573,6 +608,11 @@ impl<K: Copy + Eq> Topics<K> {
     /// The offset up to which everything was sent to a subscriber or reported as lost, and whether that is everything.
     pub fn reached(&self, member: MemberId) -> Option<(u64, bool)> {
         self.channels.get(member.channel)?.reached(member.index)
+    }
+
+    /// Bytes of the log that a subscriber has not been sent.
+    pub fn lag_bytes(&self, member: MemberId) -> Option<u64> {
+        self.channels.get(member.channel)?.lag_bytes(member.index)
     }
 
     /// From now on no message waits for others.

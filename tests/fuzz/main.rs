@@ -20,6 +20,16 @@ fn heads_are_judged_alike_however_they_are_cut() {
 }
 
 #[test]
+fn only_tokens_that_are_signed_and_current_are_accepted() {
+    replay("auth", targets::auth::run);
+}
+
+#[test]
+fn what_another_process_says_is_read_as_it_was_written_or_refused() {
+    replay("handover", targets::handover::run);
+}
+
+#[test]
 fn frames_say_the_same_however_they_are_cut() {
     replay("frame", targets::frame::run);
 }

@@ -18,6 +18,7 @@ import signal
 import socket
 import struct
 import subprocess
+import tempfile
 import threading
 
 BINARY = os.environ.get("ECHORING", os.path.join(os.getcwd(), "target", "debug", "echoring"))
@@ -170,6 +171,16 @@ def refusing_port():
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]
+
+
+@contextlib.contextmanager
+def token_file(text, mode=0o600):
+    """A file with a token, as `--admin-token-file` takes it."""
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.write(text)
+        file.flush()
+        os.chmod(file.name, mode)
+        yield file.name
 
 
 def frame(opcode, payload=b"", *, mask=b"\x37\xfa\x21\x3d"):

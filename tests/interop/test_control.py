@@ -56,7 +56,7 @@ class Control(unittest.TestCase):
         self.assertEqual(status, 200)
 
     def test_other_paths_and_methods_are_told_so(self):
-        self.assertEqual(self.server.get("/")[0], 404)
+        self.assertEqual(self.server.get("/nowhere")[0], 404)
         status, headers, _ = self.server.get("/stats", method="DELETE")
         self.assertEqual((status, headers["Allow"]), (405, "GET, HEAD"))
         status, _, body = self.server.get("/stats", method="HEAD")
@@ -98,9 +98,10 @@ class Drain(unittest.TestCase):
             started = time.monotonic()
             server.terminate(signal.SIGINT)
             self.assertEqual(deaf.read_frame()[0], 0x88)
-            # While the server waits for this client, /healthz reports the drain.
-            status, _, body = server.get("/healthz")
-            self.assertEqual((status, body), (503, b"draining\n"))
+            # While the server waits for this client, it is alive and not ready.
+            for path, expected in (("/healthz", (200, b"ok\n")), ("/readyz", (503, b"draining\n"))):
+                status, _, body = server.get(path)
+                self.assertEqual((status, body), expected)
             self.assertEqual(server.wait(), 0)
             self.assertLess(time.monotonic() - started, 10)
 

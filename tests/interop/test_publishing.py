@@ -5,15 +5,14 @@ import base64
 import contextlib
 import http.client
 import json
-import os
 import select
 import socket
 import subprocess
-import tempfile
 import threading
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 
-from harness import BINARY, PATIENCE_S, Server
+from harness import BINARY, PATIENCE_S, Server, token_file
 from websockets.asyncio.client import connect
 
 TOKEN = "correct-horse-battery-staple"
@@ -339,17 +338,9 @@ class PublishingOverTwoShardsWithoutIoUring(Publishing):
 
 
 class Access(unittest.TestCase):
-    @contextlib.contextmanager
-    def token_file(self, text=TOKEN + "\n", mode=0o600):
-        with tempfile.NamedTemporaryFile("w") as file:
-            file.write(text)
-            file.flush()
-            os.chmod(file.name, mode)
-            yield file.name
-
     def test_with_a_token_nothing_is_told_or_done_without_it(self):
-        with self.token_file() as file, Server("--admin-token-file", file, admin="0.0.0.0:0") as server:
-            answers = set()
+        with token_file(TOKEN + "\n") as file, Server("--admin-token-file", file, admin="0.0.0.0:0") as server:
+            attempts = []
             for method, path in [
                 ("GET", "/stats"),
                 ("GET", "/topics"),
@@ -361,10 +352,17 @@ class Access(unittest.TestCase):
                 ("OPTIONS", "*"),
             ]:
                 for fields in ({}, {"Authorization": f"Bearer {TOKEN[:-1]}x"}, {"Authorization": TOKEN}):
-                    status, headers, body = ask(server, method, path, **fields)
-                    headers = {name: value for name, value in headers.items() if name.lower() != "date"}
-                    answers.add((status, body, tuple(sorted(headers.items()))))
-            ((status, body, headers),) = answers
+                    attempts.append((method, path, fields))
+
+            def answer(attempt):
+                method, path, fields = attempt
+                status, headers, body = ask(server, method, path, **fields)
+                headers = {name: value for name, value in headers.items() if name.lower() != "date"}
+                return status, body, tuple(sorted(headers.items()))
+
+            # Each is answered later than the one before, so they are made at the same time.
+            with ThreadPoolExecutor(len(attempts)) as threads:
+                ((status, body, headers),) = set(threads.map(answer, attempts))
             self.assertEqual((status, body), (401, b""))
             self.assertEqual({name.lower(): value for name, value in headers}["www-authenticate"], "Bearer")
             self.assertEqual(ask(server, "GET", "/healthz")[0], 200)
@@ -384,12 +382,12 @@ class Access(unittest.TestCase):
             self.assertEqual(ask(server, "GET", "/topics")[2]["count"], 0)
 
     def test_a_token_that_others_can_read_is_warned_about(self):
-        with self.token_file(mode=0o644) as file, Server("--admin-token-file", file) as server:
+        with token_file(TOKEN + "\n", mode=0o644) as file, Server("--admin-token-file", file) as server:
             self.assertTrue(any("WARN" in line and file in line for line in server.log), server.log)
 
     def test_a_file_without_a_token_keeps_the_server_from_starting(self):
         for text in ("", "too short\n", f"{TOKEN}\n{TOKEN}\n"):
-            with self.token_file(text) as file:
+            with token_file(text) as file:
                 command = [BINARY, "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
                 done = subprocess.run(
                     [*command, "--admin-token-file", file], capture_output=True, text=True, timeout=PATIENCE_S

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import json
 import os
 import socket
 import ssl
@@ -134,6 +135,26 @@ class ClientCertificates(unittest.TestCase):
             self.assertIn("101", upgraded(server, self.as_client(self.clients), "localhost")[1])
             self.assertIn("101", upgraded(server, self.as_client(None), "localhost")[1])
             self.refused(server, self.as_client(self.others))
+
+    def test_the_subject_is_the_identity_in_resumed_sessions_too(self):
+        with files() as folder, self.serve(folder) as server:
+            context = client(self.authority)
+            issued = self.clients.issue_cert(common_name="alice, the first", organization_name="Example+")
+            issued.configure_cert(context)
+            # As another implementation of RFC 4514 writes it.
+            subject = x509.load_pem_x509_certificate(issued.cert_chain_pems[0].bytes()).subject.rfc4514_string()
+            session = None
+            for _ in range(3):
+                with socket.create_connection((server.host, server.port), timeout=PATIENCE_S) as plain:
+                    with context.wrap_socket(plain, server_hostname="localhost", session=session) as stream:
+                        address = "{}:{}".format(*stream.getsockname())
+                        stream.sendall(UPGRADE.format(host="localhost").encode())
+                        self.assertIn(b"101", stream.recv(4096))
+                        status, _, body = server.get("/connections")
+                        self.assertEqual(status, 200, body)
+                        connections = {one["address"]: one for one in json.loads(body)["connections"]}
+                        self.assertEqual(connections[address]["identity"], subject)
+                        session = stream.session
 
     def test_a_session_of_before_a_reload_does_not_spare_a_client_its_certificate(self):
         with files() as folder, self.serve(folder, "--tls-client", "optional") as server:

@@ -272,7 +272,7 @@ fn what_is_wrong_in_a_file_is_one_line_with_its_place_and_exit_code_2() {
         ),
         ("pattern", b"[[topics]]\nslow = \"conflate\"\n", "1:1", "topics.pattern: missing"),
         ("twice", b"[[topics]]\npattern = \"a\"\n[[topics]]\npattern = \"a\"\n", "4:11", "never tried"),
-        ("default", b"[topic_defaults]\npublish = \"all\"\n", "2:11", "expected \"clients\" or \"operator\""),
+        ("default", b"[topic_defaults]\npublish = \"all\"\n", "2:11", "expected \"nobody\" or \"everybody\""),
     ] {
         let file = File::new(name, bytes);
         let output = output(&["serve", "--listen", "127.0.0.1:0", "--admin", "off", "--config", file.path()]);

@@ -1,6 +1,8 @@
-//! `serve --takeover`: a server replaces a running one on the same addresses, and no client is lost without a Close
-//! frame. The real binary, on both drivers.
+//! `serve --takeover`: a server replaces a running one on the same addresses. Its topics and clients move on, in the same epochs,
+//! and a successor that fails leaves the running one alone. The real binary, on both drivers.
 
+#[path = "../support/certificate.rs"]
+mod certificate;
 #[path = "../support/patient.rs"]
 mod patient;
 #[path = "../support/ports.rs"]
@@ -11,6 +13,8 @@ mod program;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{self as unix, UnixStream};
 use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,6 +27,7 @@ use tungstenite::{Message, WebSocket};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const SUBSCRIBERS: usize = 10;
+const SUBSCRIBE: &str = r#"{"type":"subscribe","id":1,"topic":"t"}"#;
 
 /// Free addresses: for connections and for the operator.
 #[derive(Clone, Copy)]
@@ -136,19 +141,41 @@ fn pid(at: Addresses) -> u32 {
     serde_json::from_str::<Value>(body).expect("JSON")["pid"].as_u64().expect("a number") as u32
 }
 
+/// Reads the texts of messages until the Close frame, whose code must be 1012.
+fn until_restart(socket: &mut Socket, text: impl Fn(String) -> String) -> Vec<String> {
+    let mut texts = Vec::new();
+    loop {
+        match next(socket) {
+            Ok(message) => texts.push(text(message)),
+            Err(code) => {
+                assert_eq!(code, 1012, "{texts:?}");
+                // The answer to the Close frame, and the end of the stream.
+                while socket.read().is_ok() {}
+                return texts;
+            }
+        }
+    }
+}
+
+fn text_of(event: String) -> String {
+    let event: Value = serde_json::from_str(&event).expect("JSON");
+    assert_eq!(event["type"], "message", "{event}");
+    event["text"].as_str().expect("a text").to_owned()
+}
+
 fn takes_over(driver: &str) {
     let at = Addresses::free();
-    let mut server = Server::start(at, &["--driver", driver]).expect("the first");
+    let flags = ["--driver", driver, "--drain", "1s"];
+    let mut server = Server::start(at, &flags).expect("the first");
     let mut epochs = Vec::new();
-    for generation in 0..4 {
-        // Whoever subscribed before a message was acknowledged gets it.
+    let mut offset = 0;
+    for _ in 0..4 {
         let mut raw: Vec<Socket> = (0..SUBSCRIBERS).map(|_| open(at, "/broadcast/t")).collect();
-        let request = r#"{"type":"subscribe","id":1,"topic":"t"}"#;
         let mut sessions: Vec<Socket> = (0..SUBSCRIBERS)
             .map(|_| {
-                let (socket, answer) = subscribed(at, request);
-                assert_eq!(answer["type"], "subscribed", "{answer}");
-                epochs.push((generation, answer["epoch"].to_string()));
+                let (socket, answer) = subscribed(at, SUBSCRIBE);
+                assert_eq!((&answer["type"], &answer["offset"]), (&"subscribed".into(), &offset.into()));
+                epochs.push(answer["epoch"].to_string());
                 socket
             })
             .collect();
@@ -156,37 +183,48 @@ fn takes_over(driver: &str) {
         assert!(publish(at, "before").starts_with("HTTP/1.1 200 "));
         assert_eq!(pid(at), server.0.id());
 
-        let successor = Server::start(at, &["--driver", driver, "--takeover"]).expect("a successor");
-        // All connections are those of the successor from here on.
+        let successor = Server::start(at, &[&flags[..], &["--takeover"]].concat()).expect("a successor");
+        // All new connections are those of the successor, and those of its predecessor still get everything.
         assert_eq!(pid(at), successor.0.id());
         let mut later = open(at, "/broadcast/t");
         assert!(publish(at, "after").starts_with("HTTP/1.1 200 "));
         assert_eq!(next(&mut later).as_deref(), Ok("after"));
 
+        let is_part = |texts: &[String]| texts == ["before", "after"] || texts == ["before"];
         for socket in &mut raw {
-            assert_eq!(next(socket).as_deref(), Ok("before"));
-            assert_eq!(next(socket), Err(1012));
+            let texts = until_restart(socket, |text| text);
+            assert!(is_part(&texts), "{texts:?}");
         }
         for socket in &mut sessions {
-            let message: Value = serde_json::from_str(&next(socket).expect("a message")).expect("JSON");
-            assert_eq!((&message["type"], &message["text"]), (&"message".into(), &"before".into()));
-            assert_eq!(next(socket), Err(1012));
+            let texts = until_restart(socket, text_of);
+            assert!(is_part(&texts), "{texts:?}");
+            // It goes on where it was.
+            let reached = offset + texts.len() as u64;
+            let epoch = &epochs[0];
+            let position = format!(r#"{{"epoch":{epoch},"offset":{reached}}}"#);
+            let request = format!(r#"{{"type":"subscribe","id":1,"topic":"t","position":{position}}}"#);
+            let (mut resumed, answer) = subscribed(at, &request);
+            assert_eq!(
+                (&answer["recovered"], &answer["offset"]),
+                (&true.into(), &reached.into()),
+                "{answer}"
+            );
+            if texts.len() == 1 {
+                assert_eq!(next(&mut resumed).map(text_of).as_deref(), Ok("after"));
+            }
         }
         assert_eq!(next(&mut echo), Err(1012));
-        for socket in raw.iter_mut().chain(&mut sessions).chain([&mut echo]) {
-            // The answer to the Close frame, and the end of the stream.
-            while socket.read().is_ok() {}
-        }
+        while echo.read().is_ok() {}
         assert_eq!(server.ended(), Some(0));
         server = successor;
+        offset += 2;
     }
-    epochs.sort_unstable();
     epochs.dedup();
-    assert_eq!(epochs.len(), 4, "each server's topic is another one: {epochs:?}");
+    assert_eq!(epochs.len(), 1, "the topic is the same one on each server");
 }
 
 #[test]
-fn a_successor_on_io_uring_takes_all_addresses_and_everyone_is_told() {
+fn a_successor_on_io_uring_takes_everything_over() {
     if let Err(error) = echoring_async::ring_allowed() {
         assert!(std::env::var_os("CI").is_none(), "io_uring is denied here: {error}");
         return;
@@ -195,7 +233,7 @@ fn a_successor_on_io_uring_takes_all_addresses_and_everyone_is_told() {
 }
 
 #[test]
-fn a_successor_on_epoll_takes_all_addresses_and_everyone_is_told() {
+fn a_successor_on_epoll_takes_everything_over() {
     takes_over("epoll");
 }
 
@@ -235,4 +273,258 @@ fn nobody_to_take_over_from_is_no_hindrance() {
     let at = Addresses::free();
     let server = Server::start(at, &["--takeover"]).expect("a server");
     assert_eq!(pid(at), server.0.id());
+}
+
+/// A successor is still root when it asks for the listeners; its predecessor no longer is.
+#[test]
+fn a_server_that_gives_up_root_takes_over_from_its_like() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let at = Addresses::free();
+    let flags = ["--user", "4242:4242", "--drain", "1s"];
+    let mut server = Server::start(at, &flags).expect("the first");
+    let mut socket = open(at, "/broadcast/t");
+    let successor = Server::start(at, &[&flags[..], &["--takeover"]].concat()).expect("a successor");
+    assert_eq!(pid(at), successor.0.id());
+    assert_eq!(next(&mut socket), Err(1012));
+    while socket.read().is_ok() {}
+    assert_eq!(server.ended(), Some(0));
+    // Another user's is not its like.
+    let Err((code, said)) = Server::start(at, &["--user", "4243:4243", "--takeover"]) else {
+        panic!("it started")
+    };
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("no server of this user"), "{said}");
+    assert_eq!(pid(at), successor.0.id());
+}
+
+/// A successor that the test plays, as far as it goes.
+struct Played(UnixStream);
+
+/// Kinds of frames.
+const HELLO: u8 = 1;
+const OFFER: u8 = 3;
+const BEGIN: u8 = 4;
+const STATE: u8 = 5;
+const STATE_END: u8 = 6;
+const IMPORTED: u8 = 7;
+const GO: u8 = 8;
+
+impl Played {
+    fn connect(at: Addresses) -> Played {
+        let name = format!("echoring/takeover/{}", at.listen);
+        let address = unix::SocketAddr::from_abstract_name(name).expect("a name");
+        let stream = UnixStream::connect_addr(&address).expect("it waits for a successor");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        Played(stream)
+    }
+
+    fn ask(&mut self, version: u32) -> String {
+        self.0.write_all(format!("echoring takeover {version}\n").as_bytes()).expect("sent");
+        let mut line = Vec::new();
+        while line.last() != Some(&b'\n') {
+            let mut byte = [0];
+            self.0.read_exact(&mut byte).expect("a line");
+            line.push(byte[0]);
+        }
+        String::from_utf8(line).expect("text")
+    }
+
+    fn send(&mut self, kind: u8, body: &[u8]) {
+        let length = (body.len() as u32 + 1).to_le_bytes();
+        self.0.write_all(&[&length[..], &[kind], body].concat()).expect("sent");
+    }
+
+    fn hear(&mut self) -> u8 {
+        let mut head = [0; 5];
+        self.0.read_exact(&mut head).expect("a frame");
+        let [length @ .., kind] = head;
+        let mut body = vec![0; u32::from_le_bytes(length) as usize - 1];
+        self.0.read_exact(&mut body).expect("its body");
+        kind
+    }
+
+    /// Goes this many steps.
+    fn go(&mut self, steps: usize) {
+        let mut step = 0..steps;
+        let mut next = || step.next().is_some();
+        if next() {
+            assert_eq!(self.ask(2), "ok\n");
+        }
+        if next() {
+            // Two shards, 64 KiB, and a process id.
+            self.send(HELLO, &[&[2, 0][..], &65_536_u64.to_le_bytes(), &1_u32.to_le_bytes()].concat());
+        }
+        if next() {
+            assert_eq!(self.hear(), OFFER);
+            // A byte for the descriptors, which are lost.
+            self.0.read_exact(&mut [0]).expect("a batch of descriptors");
+        }
+        if next() {
+            self.send(BEGIN, &[]);
+        }
+        if next() {
+            assert_eq!(self.hear(), STATE);
+        }
+        if next() {
+            while self.hear() != STATE_END {}
+        }
+        if next() {
+            self.send(IMPORTED, &[]);
+        }
+        if next() {
+            assert_eq!(self.hear(), GO);
+        }
+    }
+}
+
+#[test]
+fn a_successor_that_ends_at_any_step_leaves_the_server_serving() {
+    const STEPS: usize = 8;
+    for driver in ["auto", "epoll"] {
+        let at = Addresses::free();
+        let server = Server::start(at, &["--driver", driver]).expect("a server");
+        let (mut subscriber, answer) = subscribed(at, SUBSCRIBE);
+        let epoch = answer["epoch"].as_str().expect("an epoch").to_owned();
+        for steps in 0..=STEPS {
+            let mut successor = Played::connect(at);
+            successor.go(steps);
+            // Publications wait meanwhile, and connections are still accepted.
+            let publisher = thread::spawn(move || publish(at, "still here"));
+            let mut other = open(at, "/echo");
+            drop(successor);
+            assert!(
+                publisher.join().expect("a publisher").starts_with("HTTP/1.1 200 "),
+                "after step {steps}"
+            );
+            let message: Value =
+                serde_json::from_str(&next(&mut subscriber).expect("a message")).expect("JSON");
+            assert_eq!(message["offset"], steps as u64 + 1, "{message}");
+            other.send("hello".into()).expect("sent");
+            assert_eq!(next(&mut other).as_deref(), Ok("hello"));
+        }
+        assert_eq!(pid(at), server.0.id());
+        let (_, answer) = subscribed(at, SUBSCRIBE);
+        assert_eq!((&answer["epoch"], &answer["offset"]), (&epoch.into(), &(STEPS as u64 + 1).into()));
+    }
+}
+
+#[test]
+fn another_version_and_nonsense_are_refused_in_words() {
+    let at = Addresses::free();
+    let server = Server::start(at, &[]).expect("a server");
+    for version in [1, 3] {
+        let answer = Played::connect(at).ask(version);
+        assert!(answer.contains("echoring takeover 2"), "{answer}");
+    }
+    for nonsense in [&[0xff; 300][..], b"\n", b"GET / HTTP/1.1\r\n\r\n"] {
+        let mut stranger = Played::connect(at);
+        // It may be gone before all is written.
+        let _ = stranger.0.write_all(nonsense);
+        let _ = stranger.0.shutdown(std::net::Shutdown::Write);
+        let _ = stranger.0.read_to_end(&mut Vec::new());
+    }
+    let mut stranger = Played::connect(at);
+    assert_eq!(stranger.ask(2), "ok\n");
+    stranger.send(HELLO, b"nonsense");
+    stranger.0.read_to_end(&mut Vec::new()).expect("it is left alone");
+    assert!(publish(at, "still here").starts_with("HTTP/1.1 200 "));
+    assert_eq!(pid(at), server.0.id());
+}
+
+#[test]
+fn a_socket_file_joins_servers_of_separate_namespaces() {
+    let at = Addresses::free();
+    let path = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
+        .join(format!("takeover-{}", std::process::id()));
+    let flags = ["--takeover-socket", path.to_str().expect("UTF-8"), "--takeover", "--drain", "1s"];
+    let mut server = Server::start(at, &flags).expect("the first");
+    assert!(publish(at, "before").starts_with("HTTP/1.1 200 "));
+    for generation in 1..=2 {
+        let successor = Server::start(at, &flags).expect("a successor");
+        assert_eq!(pid(at), successor.0.id());
+        assert_eq!(server.ended(), Some(0));
+        let (_, answer) = subscribed(at, SUBSCRIBE);
+        assert_eq!(answer["offset"], 1, "of generation {generation}");
+        server = successor;
+    }
+    drop(server);
+    std::fs::remove_file(&path).expect("it is there");
+}
+
+#[test]
+fn a_unix_socket_is_taken_over_with_its_file() {
+    let path =
+        std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("unix-{}", std::process::id()));
+    let _ = std::fs::remove_file(&path);
+    let listen = format!("unix:{}", path.display());
+    let start = |words: &[&str]| {
+        let common = ["serve", "--listen", &listen, "--admin", "off", "--shards", "2", "--drain", "1s"];
+        let mut process =
+            command(&[&common, words].concat()).stdout(Stdio::piped()).spawn().expect("it runs");
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
+        assert!(line.starts_with("listening "), "{line}");
+        Server(process)
+    };
+    let mut server = start(&[]);
+    let mut successor = start(&["--takeover"]);
+    assert_eq!(server.ended(), Some(0));
+    assert!(path.exists(), "the file is the successor's");
+    let stream = UnixStream::connect(&path).expect("connected");
+    let (mut socket, _) = tungstenite::client("ws://localhost/echo", stream).expect("open");
+    socket.send("hello".into()).expect("sent");
+    assert_eq!(socket.read().expect("an echo"), Message::text("hello"));
+    program::signal(&successor.0, rustix::process::Signal::TERM);
+    assert_eq!(successor.ended(), Some(0));
+    assert!(!path.exists(), "it removes the file");
+}
+
+#[test]
+fn tls_sessions_of_a_server_are_resumed_at_its_successor() {
+    let files = certificate::certificate();
+    let [cert, key] = [&files.cert, &files.key].map(|path| path.to_str().expect("UTF-8"));
+    let at = Addresses::free();
+    let flags = ["--tls-cert", cert, "--tls-key", key, "--drain", "1s", "--takeover"];
+    let client = certificate::trusting();
+    let handshake = || {
+        let mut session =
+            rustls::ClientConnection::new(client.clone(), certificate::localhost()).expect("a client");
+        let mut stream = TcpStream::connect(at.listen).expect("connected");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let mut tls = rustls::Stream::new(&mut session, &mut stream);
+        tls.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("sent");
+        // The tickets come before the answer.
+        let mut answer = String::new();
+        tls.read_to_string(&mut answer).expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        session.handshake_kind().expect("it is over")
+    };
+    let mut server = Server::start(at, &flags).expect("the first");
+    assert_eq!(handshake(), rustls::HandshakeKind::Full);
+    for _ in 0..2 {
+        let successor = Server::start(at, &flags).expect("a successor");
+        assert_eq!(server.ended(), Some(0));
+        server = successor;
+        assert_eq!(handshake(), rustls::HandshakeKind::Resumed);
+    }
+}
+
+#[test]
+fn a_lost_successor_sends_everyone_away_at_once() {
+    let at = Addresses::free();
+    let mut server = Server::start(at, &["--drain", "1h"]).expect("the first");
+    let (mut session, _) = subscribed(at, SUBSCRIBE);
+    let mut raw = open(at, "/broadcast/t");
+    let mut successor = Server::start(at, &["--takeover"]).expect("a successor");
+    assert!(publish(at, "after").starts_with("HTTP/1.1 200 "));
+    // Messages that the successor orders reach the clients of its predecessor.
+    assert_eq!(next(&mut session).map(text_of).as_deref(), Ok("after"));
+    assert_eq!(next(&mut raw).as_deref(), Ok("after"));
+    successor.0.kill().expect("it runs");
+    let nothing: &[String] = &[];
+    assert_eq!(until_restart(&mut session, text_of), nothing);
+    assert_eq!(until_restart(&mut raw, |text| text), nothing);
+    assert_eq!(server.ended(), Some(0));
 }

@@ -40,6 +40,8 @@ fn world(seed: u64, shards: usize, secured: bool, lag_bytes: usize, coalesce: u6
             message_bytes_max: MESSAGE_BYTES_MAX,
             seed: shard as u64,
             placement: Placement::new(seed),
+            first_number: 0,
+            digest_seed: 0,
         };
         Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_MAX, lag_bytes as u32).with_broadcast(settings)
     })

@@ -10,7 +10,9 @@ use echoring_proto::limits::SECOND;
 use echoring_runtime::driver::sim::Random;
 use echoring_server::{BroadcastSettings, Service};
 use echoring_topics::limits::{HEARTBEAT_INTERVAL, LAG_MAX, REMEMBERED_AGE};
-use echoring_topics::{HistoryBounds, Pattern, Placement, Rules, SlowConsumerPolicy, TopicSettings};
+use echoring_topics::{
+    Access, HistoryBounds, Pattern, Permission, Placement, Rules, SlowConsumerPolicy, TopicSettings,
+};
 
 use super::client::{self, Leave, MessageKind};
 use super::sessions::{Heard, Orders, Place, Session, check_raw, notices, number, text, witnessed};
@@ -30,9 +32,10 @@ const KEYS: [&str; 4] = ["a", "b", "ß", "key"];
 type Topics = World<Service>;
 
 fn rules(presence: bool) -> Rules {
+    let everybody_or_nobody = |presence| if presence { Permission::Everybody } else { Permission::Nobody };
     let of = |slow, presence, messages| TopicSettings {
         slow,
-        presence,
+        access: Access { presence: everybody_or_nobody(presence), ..Access::default() },
         lag_bytes: LAG_BYTES,
         history: HistoryBounds { messages, ..HistoryBounds::default() },
         ..TopicSettings::default()
@@ -59,6 +62,8 @@ fn world(seed: u64, shards: usize, presence: bool) -> Rc<Topics> {
             message_bytes_max: MESSAGE_BYTES_MAX,
             seed: shard as u64,
             placement: Placement::new(seed),
+            first_number: 0,
+            digest_seed: 0,
         };
         Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_MAX, LAG_BYTES as u32).with_broadcast(settings)
     })

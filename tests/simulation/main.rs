@@ -10,6 +10,7 @@ mod client;
 mod draining;
 mod echo;
 mod handlers;
+mod handover;
 mod hub;
 mod inflate;
 mod memory;

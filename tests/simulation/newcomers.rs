@@ -30,6 +30,8 @@ pub fn world(seed: u64, shards: usize, rules: Rules) -> Rc<World<Service>> {
             message_bytes_max: MESSAGE_BYTES_MAX,
             seed: shard as u64,
             placement: Placement::new(seed),
+            first_number: 0,
+            digest_seed: 0,
         };
         Service::new(OriginPolicy::SameHost, MESSAGE_BYTES_MAX, LAG_BYTES as u32).with_broadcast(settings)
     })

@@ -111,7 +111,8 @@ impl Application for Teller {
         while let Some((tag, bytes)) = cx.unsent_shared(token) {
             assert!(!self.secured, "what was sealed cannot be taken back");
             assert_eq!(tag as usize, *next, "the last piece comes first");
-            let (unsent, counted) = (cx.unsent_bytes(token) as usize, cx.counters().bytes_out);
+            let (unsent, counted) =
+                (cx.unsent_bytes(token) as usize, cx.counters().traffic.total().bytes_out);
             let from = starts[*next] - bytes;
             // The first frame of which nothing has left; one that would be all of the rest stays.
             let mut kept = starts.partition_point(|&start| start < from);
@@ -124,7 +125,7 @@ impl Application for Teller {
             }
             assert!(cx.take_back(token, taken, (*next - kept) as u64));
             assert_eq!(cx.unsent_bytes(token) as usize, unsent - taken);
-            assert_eq!(cx.counters().bytes_out, counted - taken as u64);
+            assert_eq!(cx.counters().traffic.total().bytes_out, counted - taken as u64);
             self.sent -= (*next - kept) as u64;
             self.taken_back.update(|count| count + *next - kept);
             *next = kept;
@@ -143,7 +144,7 @@ impl Application for Teller {
         for token in tokens {
             self.tell(cx, token);
         }
-        assert_eq!(cx.counters().messages_out, self.sent);
+        assert_eq!(cx.counters().traffic.total().messages_out, self.sent);
     }
 }
 

@@ -15,7 +15,8 @@ use echoring_proto::limits::{MEMORY_BUDGET_DEFAULT, MEMORY_BUDGET_MIN, MILLISECO
 use echoring_runtime::driver::sim::{Faults, Network, Random, Sim};
 use echoring_runtime::driver::{Driver, Options, Token, Waker};
 use echoring_runtime::shard::{
-    Allowance, Application, ConnectionMemory, ControlMessage, Mailboxes, Security, Shard, ShardConfig,
+    Allowance, Application, ConnectionMemory, ControlMessage, DrainPlan, Mailboxes, Remote, Security, Shard,
+    ShardConfig,
 };
 
 use echoring_async::tls::{ServerTls, server_config};
@@ -159,6 +160,20 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
         memory: Memory,
         application: impl Fn(usize) -> A,
     ) -> Rc<World<A>> {
+        World::of_processes(seed, &[shards], connection, mailbox_bytes, secured, memory, application)
+    }
+
+    /// The same with several processes, of which only the first listens. Their shards are numbered through.
+    pub fn of_processes(
+        seed: u64,
+        processes: &[usize],
+        connection: connection::ConnectionConfig,
+        mailbox_bytes: usize,
+        secured: bool,
+        memory: Memory,
+        application: impl Fn(usize) -> A,
+    ) -> Rc<World<A>> {
+        let shards: usize = processes.iter().sum();
         let security = if secured { security() } else { Security::default() };
         let mut random = Random::new(seed ^ 0x5eed);
         let faults = Faults { refused_piece: [0, 100, 500][random.below(3)], ..Faults::random(&mut random) };
@@ -168,14 +183,16 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
         let slots = Budget::new(1_000);
         let contexts = Budget::new(1 << 20);
         let mut drivers: Vec<Sim> = Vec::new();
-        for _ in 0..shards {
+        for shard in 0..shards {
             let mut driver =
                 network.driver(&Options { connections, without: Default::default(), receive_bytes: 0 });
-            driver.listen(network.listener().expect("a descriptor")).expect("a simulated driver listens");
+            if shard < processes[0] {
+                driver.listen(network.listener().expect("a descriptor")).expect("a simulated driver listens");
+            }
             drivers.push(driver);
         }
         let wakers: Vec<Waker> = drivers.iter().map(Driver::waker).collect();
-        let mailboxes = Mailboxes::connect(shards, mailbox_bytes);
+        let mailboxes = processes.iter().flat_map(|shards| Mailboxes::connect(*shards, mailbox_bytes));
         let shards: Vec<_> = (drivers.into_iter().zip(mailboxes).enumerate())
             .map(|(number, (driver, mailboxes))| {
                 let config = ShardConfig {
@@ -190,7 +207,14 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
                     contexts: Lease::new(contexts.clone(), 1 << 16),
                 };
                 let mut shard = Shard::new(driver, application(number), config, allowance, mailboxes);
-                shard.set_wakers(&wakers);
+                let mut rest = &wakers[..];
+                let own = processes.iter().map(|shards| rest.split_off(..*shards).expect("a waker of each"));
+                let before = own.scan(0, |seen, own| {
+                    *seen += own.len();
+                    Some((*seen, own))
+                });
+                let own = before.into_iter().find(|(end, _)| number < *end).map(|(_, own)| own);
+                shard.set_wakers(own.expect("the shard is of a process"));
                 RefCell::new(shard)
             })
             .collect();
@@ -213,6 +237,11 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
         let others = Rc::downgrade(&world);
         network.while_waiting(move |waiting| others.upgrade().is_some_and(|world| world.pump(Some(waiting))));
         world
+    }
+
+    /// Sends commands to the shards.
+    pub fn remotes(&self) -> Vec<Remote<A::Command, HubReport>> {
+        self.shards.iter().map(|shard| shard.borrow().remote()).collect()
     }
 
     /// Adds a client that asks for `path`.
@@ -380,7 +409,10 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
     /// Tells all shards to end; they do not tick before something runs.
     pub fn begin_drain(&self, timeout: Nanos) {
         for shard in &self.shards {
-            assert!(shard.borrow().remote().send(ControlMessage::Drain(timeout)), "the shard is there");
+            assert!(
+                shard.borrow().remote().send(ControlMessage::Drain(DrainPlan::at_once(timeout))),
+                "the shard is there"
+            );
         }
     }
 
@@ -391,7 +423,7 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
             let next = self.random.borrow_mut().below(left.len());
             let shard = left.swap_remove(next);
             assert!(
-                self.shards[shard].borrow().remote().send(ControlMessage::Drain(timeout)),
+                self.shards[shard].borrow().remote().send(ControlMessage::Drain(DrainPlan::at_once(timeout))),
                 "the shard is there"
             );
             let between = self.random.borrow_mut().below(200_000);

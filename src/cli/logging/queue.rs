@@ -1,9 +1,7 @@
-//! The bounded queue of records, and the thread that writes them to stderr.
+//! The bounded queue of records, and the thread that writes them.
 
 use std::cell::RefCell;
-use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsFd as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -12,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::format::Form;
 use super::rate;
+use super::target::Target;
 use crate::limits::{LOG_QUEUE_BYTES, LOG_QUEUE_RECORDS, LOG_RETRY, LOG_SUMMARY_INTERVAL};
 use echoring_runtime::stats::LOG;
 
@@ -21,6 +21,7 @@ use echoring_runtime::stats::LOG;
 pub(super) struct Queue;
 
 static ENTRANCE: OnceLock<SyncSender<Entry>> = OnceLock::new();
+static FORM: OnceLock<Form> = OnceLock::new();
 static QUEUED_BYTES: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
@@ -33,19 +34,21 @@ enum Entry {
     Record(Vec<u8>),
     /// Records were suppressed by the rate limit, which must be reported.
     Suppressed,
+    /// The file has to be opened again.
+    Reopen,
     /// Answered once everything before it has been written, or has failed.
     Flush(SyncSender<()>),
 }
 
 impl Queue {
-    /// Starts the thread that writes.
-    pub(super) fn start() -> io::Result<Queue> {
-        // Its own descriptor: with the lock of `std::io::stderr`, others would wait for this thread.
-        let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
+    /// Starts the thread that writes records of this form.
+    pub(super) fn start(target: Target, form: Form) -> io::Result<Queue> {
         let (entrance, exit) = sync_channel(LOG_QUEUE_RECORDS);
         ENTRANCE.set(entrance).map_err(|_| io::Error::other("this process has a log already"))?;
+        // The entrance was set once, and so is this.
+        let _ = FORM.set(form);
         std::thread::Builder::new().name("log".to_owned()).spawn(move || {
-            let mut log = Log { stderr, told: 0, tell_at: None, mid_line: false };
+            let mut log = Log { target, told: 0, tell_at: None };
             OWN_WORDS.set(Some(Vec::new()));
             // Nothing here should panic. If something does, the record is lost, and the log continues.
             while catch_unwind(AssertUnwindSafe(|| log.run(&exit))).is_err() {
@@ -57,15 +60,23 @@ impl Queue {
     }
 }
 
-/// Whether this process has a log.
-pub(super) fn is_running() -> bool {
-    ENTRANCE.get().is_some()
-}
-
 /// Whether this is the writer's thread.
 pub(super) fn is_writer() -> bool {
     // A thread that is ending may log after its locals were destroyed.
     OWN_WORDS.try_with(|words| words.borrow().is_some()).unwrap_or(false)
+}
+
+/// The form of the log's records; none without a log.
+pub(super) fn form() -> Option<Form> {
+    FORM.get().copied()
+}
+
+/// Lets the log open its file again.
+pub(super) fn reopen() {
+    if let Some(entrance) = ENTRANCE.get() {
+        // Waits while the queue is full: its caller is the thread of a signal.
+        let _ = entrance.send(Entry::Reopen);
+    }
 }
 
 /// Appends a record. False if there is no room, which is counted, or no log.
@@ -131,13 +142,11 @@ impl Write for Queue {
 
 /// The end of the queue that writes.
 struct Log {
-    stderr: File,
+    target: Target,
     /// Number of dropped records that were reported.
     told: u64,
     /// When to report records that were suppressed by the rate limit.
     tell_at: Option<Instant>,
-    /// A write failed inside a record.
-    mid_line: bool,
 }
 
 impl Log {
@@ -149,13 +158,14 @@ impl Log {
             };
             match entry {
                 Ok(Entry::Record(record)) => {
-                    let written = self.write_all(&record);
+                    let written = self.target.write(&record);
                     QUEUED_BYTES.fetch_sub(record.len(), Relaxed);
                     match written {
                         Ok(()) => self.tell_dropped(),
                         Err(_) => drop(LOG.dropped.fetch_add(1, Relaxed)),
                     }
                 }
+                Ok(Entry::Reopen) => self.reopen(),
                 Ok(Entry::Suppressed) => {
                     let interval = Duration::from_nanos(LOG_SUMMARY_INTERVAL);
                     self.tell_at.get_or_insert_with(|| Instant::now() + interval);
@@ -174,6 +184,16 @@ impl Log {
         }
     }
 
+    fn reopen(&mut self) {
+        match self.target.reopen() {
+            Ok(()) => tracing::info!("the log was opened again"),
+            Err(error) => {
+                tracing::error!(%error, "the log cannot be opened again; writing to the old file");
+            }
+        }
+        self.write_own_words();
+    }
+
     fn tell_suppressed(&mut self) {
         self.tell_at = None;
         rate::tell_suppressed();
@@ -187,7 +207,7 @@ impl Log {
             return;
         }
         let records = dropped - self.told;
-        tracing::warn!(records, "log records were dropped: stderr was not read, or could not be written");
+        tracing::warn!(records, "log records were dropped: what they are written to was full or not read");
         if self.write_own_words() {
             self.told = dropped;
         }
@@ -195,33 +215,6 @@ impl Log {
 
     fn write_own_words(&mut self) -> bool {
         let words = OWN_WORDS.with_borrow_mut(|words| words.as_mut().map(std::mem::take).unwrap_or_default());
-        words.is_empty() || self.write_all(&words).is_ok()
-    }
-
-    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.mid_line {
-            self.write_rest(b"\n")?;
-            self.mid_line = false;
-        }
-        self.write_rest(bytes)
-    }
-
-    fn write_rest(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            match self.stderr.write(bytes) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => {
-                    bytes = &bytes[written..];
-                    self.mid_line = !bytes.is_empty();
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Another process made stderr's open file description non-blocking.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    std::thread::sleep(Duration::from_nanos(LOG_RETRY));
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+        words.is_empty() || self.target.write(&words).is_ok()
     }
 }

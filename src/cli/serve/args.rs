@@ -12,14 +12,18 @@ use std::time::Duration;
 
 use clap::{ArgAction, ValueEnum};
 
+use super::auth::AuthArgs;
+use super::peers::PeerArgs;
 use super::reload::Reload;
 use super::topics::keys;
 use crate::compress::Compress;
+use crate::logging::Form;
+use crate::sandbox::{Mode, UserName};
 use crate::values;
 use echoring_async::tls::ClientAuth;
 use echoring_proto::handshake::SubprotocolPreference;
 use echoring_proto::limits;
-use echoring_server::limits::{SUBSCRIPTIONS_DEFAULT, TOPICS_DEFAULT};
+use echoring_server::limits::{DRAIN_RATE_DEFAULT, SUBSCRIPTIONS_DEFAULT, TOPICS_DEFAULT};
 use echoring_server::{DriverChoice, ListenAddress, ServerConfig};
 
 const EXAMPLES: &str = "\
@@ -36,6 +40,8 @@ Examples:
   echoring serve --config /etc/echoring.toml --log debug
       the settings of the file, with another log level
   echoring serve --compress on
+  echoring serve --auth-jwks https://idp.example/jwks.json --auth-audience echoring
+      only clients with a token of that provider; [[topics]] in --config say what they may do
   echoring serve --listen 0.0.0.0:443 --tls-cert fullchain.pem --tls-key key.pem
   echoring serve --compress 'server_max_window_bits=12; client_no_context_takeover; level=3'
 
@@ -52,6 +58,8 @@ const PROTOCOL: &str = "Protocol and pages";
 
 /// From the kernel's own smallest send buffer to what can be counted in 31 bits.
 const QUEUE_BYTES: RangeInclusive<u64> = 4 * 1024..=1 << 30;
+/// From a second, for the slowest clients, to what an orchestrator may grant.
+const DRAIN_TIME: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
 /// The server looks at unfinished sends once a second.
 const SEND_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
 
@@ -138,7 +146,7 @@ pub(crate) struct Args {
 
     /// Maximum bytes of buffers and topic logs, of the whole server
     ///
-    /// At least --queue-bytes. See docs/reference/configuration.md#memory.
+    /// At least --queue-bytes. See docs/memory.md.
     #[arg(
         long,
         value_name = "BYTES",
@@ -149,7 +157,7 @@ pub(crate) struct Args {
 
     /// Log level: error, warn, info, debug, trace or off
     ///
-    /// Or pairs of module=level, separated by commas. The log goes to stderr.
+    /// Or pairs of module=level, separated by commas. The log goes to stderr, or to --log-file.
     #[arg(
         long,
         add = Reload::Live,
@@ -158,6 +166,35 @@ pub(crate) struct Args {
         value_parser = crate::environment::log_filter
     )]
     pub(super) log: String,
+
+    /// Append the log to this file instead of stderr
+    ///
+    /// SIGUSR1 opens it again, after logrotate has renamed it. See docs/guide/operate.md#log.
+    #[arg(long, value_name = "FILE", value_parser = log_file, help_heading = OPERATION)]
+    pub(super) log_file: Option<PathBuf>,
+
+    /// Form of the records of both logs
+    ///
+    /// Under systemd, a text log on stderr goes to the journal with its fields.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, help_heading = OPERATION)]
+    pub(super) log_format: LogFormat,
+
+    /// Append a line for each ended connection to this file; - for stdout
+    ///
+    /// SIGUSR1 opens it again. Each recorded connection costs memory and a lookup of its address. See
+    /// docs/guide/operate.md#access-log.
+    #[arg(
+        long,
+        value_name = "FILE|-|off",
+        default_value = "off",
+        value_parser = AccessLogFile::from_str,
+        help_heading = OPERATION
+    )]
+    pub(super) access_log: AccessLogFile,
+
+    /// Part of all connections that the access log records, from 0 to 1
+    #[arg(long, value_name = "RATE", default_value = "1", value_parser = part, help_heading = OPERATION)]
+    pub(super) access_log_sample: f64,
 
     /// Print the resolved settings and the verdict of a start, and exit
     ///
@@ -168,15 +205,30 @@ pub(crate) struct Args {
 
     /// Serve the admin endpoints at this address
     ///
-    /// They are GET /stats, /topics and /healthz, and POST /topics/NAME. See docs/reference/admin.md.
-    #[arg(long, value_name = "ADDR:PORT|off", default_value = "127.0.0.1:9002", help_heading = OPERATION)]
+    /// They are GET /metrics, /stats, /topics, /connections, /limits, /healthz and /readyz, POST /topics/NAME and /reload,
+    /// PUT /log-level, and DELETE /connections. See
+    /// docs/reference/admin.md.
+    #[arg(long, value_name = "ADDR:PORT|unix:PATH|off", default_value = "127.0.0.1:9002", help_heading = OPERATION)]
     pub(super) admin: Admin,
+
+    /// Permissions of the socket file of --admin unix:PATH
+    ///
+    /// 600: root and the user of the server have access. 660: other users of the file's group may read.
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = AdminSocketMode::Owner, help_heading = OPERATION)]
+    pub(super) admin_socket_mode: AdminSocketMode,
 
     /// Require the bearer token in this file at --admin
     ///
     /// The file has one line of at least 16 characters. See docs/reference/admin.md#access.
     #[arg(long, add = Reload::Live, value_name = "FILE", help_heading = OPERATION)]
     pub(super) admin_token_file: Option<PathBuf>,
+
+    /// Let clients with the bearer token in this file read at --admin
+    ///
+    /// For scrapers: GET and HEAD only. Without --admin-token-file, nobody may change anything. See
+    /// docs/reference/admin.md#access.
+    #[arg(long, add = Reload::Live, value_name = "FILE", help_heading = OPERATION)]
+    pub(super) admin_read_token_file: Option<PathBuf>,
 
     /// Take over changes of files without a signal
     ///
@@ -187,10 +239,61 @@ pub(crate) struct Args {
 
     /// Replace the server that listens on the same addresses
     ///
-    /// That server stops listening, closes its connections with 1012 (service restart), and ends when they have left. The
-    /// admin address is taken over too. See docs/reference/admin.md#taking-over.
+    /// The new server gets the old one's listening sockets and topics. The old one serves its clients until their turn, and
+    /// closes them one by one with 1012 (service restart); they resume at the new one where they were. See
+    /// docs/reference/admin.md#taking-over.
     #[arg(long, help_heading = OPERATION)]
     pub(super) takeover: bool,
+
+    /// Meet the other server at this Unix socket [default: an abstract socket of each address]
+    ///
+    /// For processes in network namespaces of their own, such as containers, that share a directory.
+    #[arg(long, value_name = "PATH", help_heading = OPERATION)]
+    pub(super) takeover_socket: Option<PathBuf>,
+
+    /// Close connections over this time in a drain [default: 60s in a takeover, else 8s, all at once]
+    ///
+    /// Connections are closed one by one, in random order, and are served until their turn. A signal first makes GET /readyz
+    /// answer 503 for a tenth of the time, at most 5s. See docs/guide/operate.md#drain.
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = values::duration_in(DRAIN_TIME),
+        help_heading = OPERATION
+    )]
+    pub(super) drain: Option<Duration>,
+
+    /// Maximum number of connections that --drain closes per second
+    ///
+    /// Connections that are left when the time is over are closed together.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = DRAIN_RATE_DEFAULT,
+        value_parser = values::number_in(1..=10_000_000),
+        help_heading = OPERATION
+    )]
+    pub(super) drain_rate: u32,
+
+    /// Run as this user, and in this group, once all addresses are bound
+    ///
+    /// A start as root binds ports below 1024 and reads the key of TLS first. Files that are read again later must be readable
+    /// by the user.
+    #[arg(long, value_name = "NAME[:GROUP]", value_parser = UserName::from_str, help_heading = OPERATION)]
+    pub(super) user: Option<UserName>,
+
+    /// Give up capabilities, and limit system calls (seccomp) and files (Landlock)
+    ///
+    /// The server does so once all addresses are bound. See docs/guide/operate.md#sandbox.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "auto|on|off",
+        default_value_t = Mode::Auto,
+        hide_possible_values = true,
+        help_heading = OPERATION
+    )]
+    pub(super) sandbox: Mode,
 
     /// Use this set of defaults; other flags override it
     #[arg(long, value_enum, default_value_t = Profile::Default, help_heading = OPERATION)]
@@ -323,6 +426,50 @@ pub(crate) struct Args {
     /// In a file, test_endpoints = false means the same as demo = "off".
     #[arg(long = "no-test-endpoints", action = ArgAction::SetFalse, help_heading = PROTOCOL)]
     pub(super) test_endpoints: bool,
+
+    #[command(flatten)]
+    pub(super) peers: PeerArgs,
+
+    #[command(flatten)]
+    pub(super) auth: AuthArgs,
+
+    #[cfg(feature = "otel")]
+    #[command(flatten)]
+    pub(super) traces: super::traces::TraceArgs,
+}
+
+/// A destination of `--log-file`.
+fn log_file(word: &str) -> Result<PathBuf, String> {
+    if word.is_empty() { Err("expected a path".to_owned()) } else { Ok(PathBuf::from(word)) }
+}
+
+/// `--access-log`, wrapped because clap gives `Option` a meaning of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum AccessLogFile {
+    Off,
+    Stdout,
+    File(PathBuf),
+}
+
+impl FromStr for AccessLogFile {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<AccessLogFile, String> {
+        match word {
+            "" => Err("expected a path, - for stdout, or off".to_owned()),
+            "off" => Ok(AccessLogFile::Off),
+            "-" => Ok(AccessLogFile::Stdout),
+            path => Ok(AccessLogFile::File(PathBuf::from(path))),
+        }
+    }
+}
+
+/// A part of a whole, of `--access-log-sample`.
+fn part(word: &str) -> Result<f64, String> {
+    match word.parse() {
+        Ok(part) if (0.0..=1.0).contains(&part) => Ok(part),
+        _ => Err("expected a number from 0 to 1 such as 0.01".to_owned()),
+    }
 }
 
 /// An address of `--listen`.
@@ -347,11 +494,32 @@ fn congestion(word: &str) -> Result<String, String> {
     Ok(word.to_owned())
 }
 
+/// The permissions of the admin address's socket file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum AdminSocketMode {
+    /// Its owner only
+    #[value(name = "600")]
+    Owner,
+    /// Its group too
+    #[value(name = "660")]
+    Group,
+}
+
+impl AdminSocketMode {
+    /// The bits of the mode.
+    pub(super) fn bits(self) -> u32 {
+        match self {
+            AdminSocketMode::Owner => 0o600,
+            AdminSocketMode::Group => 0o660,
+        }
+    }
+}
+
 /// Where the control plane listens, if at all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Admin {
     Off,
-    At(SocketAddr),
+    At(ListenAddress),
 }
 
 impl FromStr for Admin {
@@ -360,7 +528,7 @@ impl FromStr for Admin {
     fn from_str(word: &str) -> Result<Admin, String> {
         match word {
             "off" => Ok(Admin::Off),
-            _ => socket_address(word).map(Admin::At).map_err(|expected| format!("{expected}, or off")),
+            _ => listen_address(word).map(Admin::At).map_err(|expected| format!("{expected}, or off")),
         }
     }
 }
@@ -477,6 +645,23 @@ pub(super) enum Demo {
     Auto,
     On,
     Off,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    /// Lines with fields as name=value
+    Text,
+    /// One JSON object per line
+    Json,
+}
+
+impl From<LogFormat> for Form {
+    fn from(format: LogFormat) -> Form {
+        match format {
+            LogFormat::Text => Form::Text,
+            LogFormat::Json => Form::Json,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -12,12 +12,16 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgMatches};
 
 use super::args::{Args, CpuList};
+use super::auth;
 use super::config;
 use super::settings::Settings;
 use super::topics::Topic;
 use super::topics::keys::KEYS;
 use crate::compress::Compress;
+use crate::doctor::check::shown_size;
+use crate::doctor::plan::peak_here;
 use crate::file::flags;
+use crate::sandbox::UserName;
 use crate::values::{shown_bytes, shown_duration};
 use echoring_server::{ListenAddress, Resolved};
 
@@ -29,7 +33,14 @@ pub(super) fn text(settings: &Settings, resolved: &Resolved, unused: &[String]) 
         "# On this host: shards = {shards}, on CPUs {}; max_connections = {connections_max}\n",
         cpus.join(", ")
     );
-    format!("{host}{}{settings}", not_used(unused))
+    format!("{host}{}{}{settings}", memory(settings, resolved), not_used(unused))
+}
+
+/// The peak of docs/memory.md.
+fn memory(settings: &Settings, resolved: &Resolved) -> String {
+    let peak = peak_here(&settings.server, resolved);
+    let (user, kernel) = (shown_size(peak.user_bytes()), shown_size(peak.kernel_bytes()));
+    format!("# Peak of memory: {user} of the process, {kernel} of the kernel's sockets\n")
 }
 
 fn not_used(variables: &[String]) -> String {
@@ -73,9 +84,17 @@ fn topic_values(table: &str, topic: &Topic) -> Vec<(String, String)> {
 impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let command = flags::command::<Args>();
-        for arg in config::keys(&command) {
+        let (auth_keys, keys): (Vec<_>, Vec<_>) = config::keys(&command).partition(|arg| is_auth(arg));
+        for arg in keys {
             if let Some(value) = self.shown(arg) {
                 write_value(f, arg.get_id().as_str(), &value, self.origins.shown(arg))?;
+            }
+        }
+        writeln!(f, "\n[{}]", auth::TABLE)?;
+        for arg in auth_keys {
+            if let Some(value) = value(arg, &self.matches) {
+                let key = arg.get_id().as_str().trim_start_matches(auth::PREFIX);
+                write_value(f, key, &value, self.origins.shown(arg))?;
             }
         }
         writeln!(f, "\n[topic_defaults]")?;
@@ -86,6 +105,11 @@ impl fmt::Display for Settings {
         }
         Ok(())
     }
+}
+
+/// Whether an option is in the table `[auth]` of the file.
+fn is_auth(arg: &Arg) -> bool {
+    arg.get_id().as_str().starts_with(auth::PREFIX)
 }
 
 /// A line of the file. A comment names the origin of a value that is no default.
@@ -116,6 +140,7 @@ fn words(id: &str, matches: &ArgMatches) -> Vec<String> {
         .or_else(|| canonical::<Compress>(id, matches, ToString::to_string))
         .or_else(|| canonical::<ListenAddress>(id, matches, ToString::to_string))
         .or_else(|| canonical::<CpuList>(id, matches, ToString::to_string))
+        .or_else(|| canonical::<UserName>(id, matches, ToString::to_string))
         .or_else(|| canonical::<String>(id, matches, String::clone))
         .unwrap_or_else(|| raw().collect())
 }

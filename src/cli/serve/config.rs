@@ -10,6 +10,7 @@ use std::sync::Arc;
 use clap::{Arg, ArgMatches, Command};
 
 use super::args::Args;
+use super::auth;
 use super::reload::{Reload, reload_of};
 use super::settings::Settings;
 use super::topics::Tables;
@@ -17,12 +18,13 @@ use super::variables::Variables;
 use super::watch::Version;
 use crate::Failure;
 use crate::file::flags::{self, Flag, Given};
-use crate::file::{Source, entries};
+use crate::file::{Entry, Source, entries};
+use echoring_server::ListenAddress;
 
 /// Options about the file, which are not in it.
 const NO_KEYS: [&str; 2] = ["config", "check"];
 /// The tables beside the keys.
-const TABLES: [&str; 2] = ["topic_defaults", "topics"];
+const TABLES: [&str; 3] = [auth::TABLE, "topic_defaults", "topics"];
 
 /// The sources of a server's options. All but the file stay as they are while the process runs.
 #[derive(Debug)]
@@ -32,6 +34,8 @@ pub(super) struct Sources {
     pub(super) variables: Variables,
     /// The command line.
     pub(super) typed: ArgMatches,
+    /// Addresses at which systemd has opened sockets. They replace the default of `listen`.
+    pub(super) activated: Vec<ListenAddress>,
 }
 
 impl Sources {
@@ -43,7 +47,10 @@ impl Sources {
         let config_file = self.named_file().map(|(_, path)| (path.to_owned(), Version::of(path)));
         let file = self.named_file().map(|(flag, path)| ConfigFile::read(Source::read(flag, path)?));
         let ConfigFile { flags, tables } = file.transpose()?.unwrap_or_default();
-        let mut settings = Settings::new(given(flags, &self.variables, &self.typed)?, tables)?;
+        let given = given(flags, &self.variables, &self.typed)?;
+        let mut settings = Settings::new(given, tables, &self.activated)?;
+        // A reload reads it again.
+        settings.sandbox.reads.extend(config_file.iter().map(|(path, _)| path.clone()));
         settings.config_file = config_file;
         Ok(settings)
     }
@@ -126,6 +133,7 @@ impl ConfigFile {
                 ("topics", _) => file.tables.read_topics(&entry)?,
                 ("topic_defaults", _) => file.tables.read_defaults(&entry)?,
                 // A server is started in its working directory, where relative files are.
+                (auth::TABLE, _) => file.read_auth(&command, &entry)?,
                 (_, Some(arg)) => file.flags.push(Flag::from_entry(&command, arg, &entry, Path::new(""))?),
                 (_, None) => {
                     let known = keys(&command).map(|arg| arg.get_id().as_str()).chain(TABLES);
@@ -135,14 +143,27 @@ impl ConfigFile {
         }
         Ok(file)
     }
+
+    /// Reads `[auth]`: its keys are the options with that prefix.
+    fn read_auth(&mut self, command: &Command, table: &Entry<'_>) -> Result<(), Failure> {
+        for entry in table.table()? {
+            let Some(arg) = find(command, &format!("{}{}", auth::PREFIX, entry.key)) else {
+                let known = keys(command).filter_map(|arg| arg.get_id().as_str().strip_prefix(auth::PREFIX));
+                return Err(entry.unknown(&known.collect::<Vec<_>>()));
+            };
+            self.flags.push(Flag::from_entry(command, arg, &entry, Path::new(""))?);
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::logging::{Destination, Form};
     use echoring_proto::handshake::{HostPolicy, OriginPolicy, SubprotocolPreference};
     use echoring_proto::limits::{MILLISECOND, SECOND};
-    use echoring_server::{DriverChoice, ServerConfig};
+    use echoring_server::DriverChoice;
     use std::ffi::OsString;
     use std::os::unix::ffi::OsStringExt as _;
 
@@ -161,7 +182,7 @@ pub(super) mod tests {
         let typed = flags::command::<Args>().try_get_matches_from(flags);
         let typed = typed.map_err(|error| Failure::Usage(error.to_string()))?;
         let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
-        Settings::new(given(file, &Variables::new(variables), &typed)?, tables)
+        Settings::new(given(file, &Variables::new(variables), &typed)?, tables, &[])
     }
 
     fn complaint(text: &str, flags: &[&str]) -> String {
@@ -203,13 +224,17 @@ pub(super) mod tests {
             send_timeout = "3s"
             congestion = "reno"
             log = "warn"
+            log_file = "/var/log/e.log"
+            log_format = "json"
+            access_log = "/var/log/a.log"
+            access_log_sample = 0.25
             profile = "benchmark"
             allow_host = "b.example"
             demo = "off"
             test_endpoints = false
             takeover = true
         "#;
-        let Settings { server, log, .. } = settings(text, &[]).expect("valid");
+        let Settings { server, logs, takeover, .. } = settings(text, &[]).expect("valid");
         assert_eq!(server.listen.len(), 2);
         assert_eq!((server.shards, &server.cpus[..]), (Some(2), &[0, 1][..]));
         assert_eq!(server.driver, DriverChoice::Epoll);
@@ -225,8 +250,10 @@ pub(super) mod tests {
         assert_eq!(server.subprotocol_preference, SubprotocolPreference::Client);
         assert_eq!((server.handshake_timeout, server.send_timeout), (2 * SECOND, 3 * SECOND));
         assert_eq!(server.congestion.as_deref(), Some("reno"));
-        assert_eq!(log, "warn");
-        assert!(server.autotune_sockets && server.takeover && !server.test_endpoints);
+        assert_eq!((&*logs.filter, logs.form), ("warn", Form::Json));
+        assert_eq!(logs.destination, Destination::File("/var/log/e.log".into()));
+        assert_eq!(logs.access, Some((Destination::File("/var/log/a.log".into()), 0.25)));
+        assert!(server.autotune_sockets && takeover && !server.test_endpoints);
     }
 
     #[test]
@@ -234,11 +261,11 @@ pub(super) mod tests {
         let text = "max_message = '1MiB'\nlisten = ['127.0.0.1:1', '127.0.0.1:2']\ntest_endpoints = true\n\
                     profile = 'conformance'\nlog = 'warn'";
         let flags = ["--max-message=2MiB", "--listen=127.0.0.1:3", "--no-test-endpoints", "--log=debug"];
-        let Settings { server, log, .. } = settings(text, &flags).expect("valid");
+        let Settings { server, logs, .. } = settings(text, &flags).expect("valid");
         assert_eq!(server.message_bytes_max, 2 << 20);
         assert_eq!(server.listen.len(), 1, "a list given by flags stands for all of it");
         assert!(!server.test_endpoints);
-        assert_eq!(log, "debug");
+        assert_eq!((&*logs.filter, logs.form, logs.access), ("debug", Form::Text, None));
         assert_eq!(server.queue_bytes, 1 << 20, "the profile of the file holds");
     }
 
@@ -259,11 +286,11 @@ pub(super) mod tests {
                 "max_message = [1]",
                 "f.toml:1:15: max_message: expected BYTES as a string or a number, found a list",
             ),
-            ("max_message = 1.5", "found 1.5"),
+            ("max_message = 1.5", "f.toml:1:15: max_message: expected bytes such as"),
             ("max_mesage = 1", "f.toml:1:1: max_mesage: there is no such key; did you mean `max_message`?"),
             ("max-message = 1", "did you mean `max_message`?"),
             ("[topic]\nx = 1", "f.toml:1:2: topic: there is no such key; did you mean `topics`?"),
-            ("config = \"g\"", "f.toml:1:1: config: there is no such key; the keys here are listen, "),
+            ("config = \"g\"", "f.toml:1:1: config: there is no such key; --help lists them all"),
             ("no_test_endpoints = true", "there is no such key; did you mean `test_endpoints`?"),
             ("takeover = \"yes\"", "f.toml:1:12: takeover: expected true or false, found \"yes\""),
             ("driver = \"kqueue\"", "f.toml:1:10: driver: expected auto, uring, epoll"),
@@ -321,8 +348,8 @@ pub(super) mod tests {
         assert!(complaint("shards = 0", &["--shards=2"]).starts_with("f.toml:1:10: shards: expected"));
     }
 
-    fn by_variables(variables: &[(&str, &str)]) -> ServerConfig {
-        settings_beside("", variables, &[]).expect("valid").server
+    fn by_variables(variables: &[(&str, &str)]) -> Settings {
+        settings_beside("", variables, &[]).expect("valid")
     }
 
     #[test]
@@ -343,7 +370,7 @@ pub(super) mod tests {
 
     #[test]
     fn variables_say_what_flags_say() {
-        let server = by_variables(&[
+        let Settings { server, takeover, .. } = by_variables(&[
             ("ECHORING_MAX_MESSAGE", "1MiB"),
             ("ECHORING_LISTEN", "127.0.0.1:0, unix:/run/e.sock"),
             ("ECHORING_CPUS", "0,1"),
@@ -357,9 +384,9 @@ pub(super) mod tests {
         assert_eq!(server.message_bytes_max, 1 << 20);
         assert_eq!((server.listen.len(), &server.cpus[..]), (2, &[0, 1][..]));
         assert_eq!(server.subprotocols, ["b", "a"]);
-        assert!(server.takeover && !server.test_endpoints);
+        assert!(takeover && !server.test_endpoints);
         let profile = [("ECHORING_PROFILE", "conformance"), ("ECHORING_QUEUE_BYTES", "64KiB")];
-        let server = by_variables(&profile);
+        let Settings { server, .. } = by_variables(&profile);
         assert_eq!((server.message_bytes_max, server.queue_bytes), (16 << 20, 64 << 10));
     }
 
@@ -377,7 +404,7 @@ pub(super) mod tests {
         let server = settings.server;
         assert_eq!((server.message_bytes_max, server.topics_max, server.shards), (2, 3, Some(1)));
         assert_eq!(server.subprotocols, ["c"], "a list stands for all of another source");
-        assert!(!server.takeover);
+        assert!(!settings.takeover);
     }
 
     #[test]
@@ -464,11 +491,11 @@ pub(super) mod tests {
         assert_eq!(prices.slow, echoring_topics::SlowConsumerPolicy::Conflate);
         assert_eq!((prices.lag, prices.coalesce, prices.lag_bytes), (SECOND, 2 * MILLISECOND, 64 * 1024));
         assert_eq!((prices.history.messages, prices.history.bytes), (0, 1 << 20));
-        assert!(prices.presence && prices.clients_publish);
+        assert!(prices.has_presence() && prices.access.publish.includes_clients());
         let others = rules.of("news");
         assert_eq!(others.slow, echoring_topics::SlowConsumerPolicy::DropOldest);
         assert_eq!((others.history.age, others.heartbeat), (300 * SECOND, 10 * SECOND));
-        assert!(!others.presence && !others.clients_publish);
+        assert!(!others.has_presence() && !others.access.publish.includes_clients());
         let plain = settings("", &[]).expect("valid").server.topics;
         assert_eq!(plain.of("x"), &echoring_topics::TopicSettings::default());
     }

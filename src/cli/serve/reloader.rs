@@ -17,7 +17,6 @@ use serde::Serialize;
 use super::args::Watch;
 use super::changes::{Change, changes};
 use super::config::Sources;
-use super::read_token;
 use super::settings::Settings;
 use super::watch::{Version, Watched};
 use crate::file::flags::key_of;
@@ -130,9 +129,14 @@ impl ReloadThread {
 
     /// Takes over what can be changed of `settings`, and logs it.
     fn reload(&mut self, cause: &str, settings: Result<Settings, Failure>) -> Reloaded {
-        let reloaded = match settings.and_then(|settings| self.running.take_over(settings)) {
-            Ok(mut report) => {
-                report.files = self.files.replace(Contents::of(&self.running.settings));
+        let taken_over = settings.and_then(|settings| {
+            let files = Contents::of(&settings);
+            let report = self.running.take_over(settings, self.files.differing(&files))?;
+            self.files = files;
+            Ok(report)
+        });
+        let reloaded = match taken_over {
+            Ok(report) => {
                 report.log(cause);
                 self.watched.set(self.running.watched_files());
                 Reloaded::Accepted(serde_json::to_string_pretty(&report).unwrap_or_default())
@@ -167,13 +171,14 @@ impl Running {
     ///
     /// # Errors
     /// If something in it cannot be used; then nothing was changed.
-    fn take_over(&mut self, wanted: Settings) -> Result<Report, Failure> {
-        let filter = environment::checked_filter(&wanted.log)?;
-        let token = wanted.admin_token_file.as_deref().map(read_token).transpose()?;
+    fn take_over(&mut self, wanted: Settings, files: Vec<PathBuf>) -> Result<Report, Failure> {
+        let filter = environment::checked_filter(&wanted.logs.filter)?;
+        let tokens = wanted.admin_tokens.read()?;
         let beyond = self.server.needs_restart(&wanted.server);
         let is_kept = |key: &str| beyond.iter().any(|beyond| key_of(beyond.setting) == key);
         let mut next = wanted.as_far_as_live(&self.settings, is_kept)?;
         next.keep_ticket_keys_of(&self.settings);
+        let warnings = next.warnings()?;
         let hint = |change: Change| {
             let beyond = beyond.iter().find(|beyond| key_of(beyond.setting) == change.key);
             let hint = beyond.map(|beyond| format!("at most {} without a restart", beyond.most));
@@ -181,13 +186,25 @@ impl Running {
         };
         let restart = changes(&next, &wanted).into_iter().map(hint).collect();
         let changed = changes(&self.settings, &next);
-        logging::set_filter(filter);
+        let auth_changed = !files.is_empty()
+            || changed.iter().any(|change| change.key.starts_with("auth_") || change.key == "tls_client_ca");
+        next.keep_auth_of(&self.settings, auth_changed);
+        if let Some(auth) = &next.server.auth {
+            auth.start().map_err(|error| {
+                Failure::Environment(format!(
+                    "no thread for authentication: {error}; raise the limit on processes"
+                ))
+            })?;
+        }
+        // Fails only without a log.
+        let _ = logging::set_level(filter, next.logs.filter.clone());
         if let Some(control) = &self.control {
-            control.set_token(token);
+            control.set_tokens(tokens);
         }
         self.server.reconfigure(&next.server);
         self.settings = next;
-        Ok(Report { schema: SCHEMA, changed, restart, files: Vec::new() })
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        Ok(Report { schema: SCHEMA, changed, restart, files })
     }
 }
 
@@ -217,12 +234,10 @@ impl Contents {
         Contents(settings.secret_files.iter().map(hash).collect())
     }
 
-    /// Replaces them, and returns the files that differ.
-    fn replace(&mut self, by: Contents) -> Vec<PathBuf> {
+    /// The files of `others` that differ.
+    fn differing(&self, others: &Contents) -> Vec<PathBuf> {
         let differs = |(file, hash): &(&PathBuf, &Option<u64>)| self.0.get(*file) != Some(hash);
-        let differing = by.0.iter().filter(differs).map(|(file, _)| file.clone()).collect();
-        *self = by;
-        differing
+        others.0.iter().filter(differs).map(|(file, _)| file.clone()).collect()
     }
 }
 

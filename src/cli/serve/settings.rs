@@ -3,39 +3,59 @@
 //! Nothing here starts anything; the only files read are those of TLS, since a server without them must not start.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::ArgMatches;
+use clap::parser::ValueSource;
 use rustls::pki_types::UnixTime;
 
-use super::args::{Admin, Args, CpuList, Demo, Profile, Shards, Watch};
+use super::admin_tokens::TokenFiles;
+use super::args::{
+    AccessLogFile, Admin, AdminSocketMode, Args, CpuList, Demo, Profile, Shards, TlsClient, Watch,
+};
 use super::config;
+use super::draining::DrainSettings;
 use super::topics::{Tables, Topics};
 use super::watch::Version;
 use crate::Failure;
 use crate::file::flags::{Flag, Given, Origins};
+use crate::logging::{Destination, Form};
+use crate::sandbox::Sandbox;
 use echoring_async::tls::{self, CertificateFiles, ServerTls};
 use echoring_proto::handshake::{HostPolicy, OriginPolicy};
 use echoring_proto::limits;
 use echoring_proto::limits::Nanos;
+use echoring_server::control::Token;
 use echoring_server::{ListenAddress, Resolved, ServerConfig};
 use echoring_topics as hub;
 
 /// The settings that `serve` runs with.
 #[derive(Debug, Clone)]
-pub(super) struct Settings {
+pub(crate) struct Settings {
     /// All that the server is told.
-    pub(super) server: ServerConfig,
+    pub(crate) server: ServerConfig,
     /// Where the control plane listens.
     pub(super) admin: Admin,
-    /// Where the secret is that it asks for.
-    pub(super) admin_token_file: Option<PathBuf>,
-    /// The filter of the log.
-    pub(super) log: String,
+    /// The permissions of its socket file.
+    pub(super) admin_socket_mode: AdminSocketMode,
+    /// Where the secrets are that it asks for.
+    pub(super) admin_tokens: TokenFiles,
+    /// The logs.
+    pub(super) logs: Logs,
+    /// What the process gives up once all addresses are bound.
+    pub(crate) sandbox: Sandbox,
     /// The files of TLS that `server` has read.
     pub(super) tls: Option<ServerTls>,
+    /// Warnings about the settings of authentication.
+    auth_warnings: Vec<String>,
+    /// Take the place of the running server.
+    pub(super) takeover: bool,
+    /// Where the servers of a takeover meet, if it is a file.
+    pub(super) takeover_socket: Option<PathBuf>,
+    /// How long the server drains.
+    pub(super) drain: DrainSettings,
     /// The topics of `server`, as they were configured.
     pub(super) topics: Topics,
     /// The options that all this was made of.
@@ -51,6 +71,41 @@ pub(super) struct Settings {
     /// The sources of the options and of the topics.
     flags: Vec<Flag>,
     tables: Tables,
+    activated: Vec<ListenAddress>,
+}
+
+/// Where the logs go, and in which form.
+#[derive(Debug, Clone)]
+pub(super) struct Logs {
+    /// The filter of the log.
+    pub(super) filter: String,
+    /// Where it is written.
+    pub(super) destination: Destination,
+    /// The form of the records of both logs.
+    pub(super) form: Form,
+    /// The access log and the part of all connections that it records.
+    pub(super) access: Option<(Destination, f64)>,
+    /// The part of handshakes and publications that is traced.
+    #[cfg(feature = "otel")]
+    pub(super) trace_sample: f64,
+}
+
+impl Logs {
+    fn of(args: &Args) -> Logs {
+        let access = match &args.access_log {
+            AccessLogFile::Off => None,
+            AccessLogFile::Stdout => Some(Destination::Stdout),
+            AccessLogFile::File(path) => Some(Destination::File(path.clone())),
+        };
+        Logs {
+            filter: args.log.clone(),
+            destination: args.log_file.clone().map_or(Destination::Stderr, Destination::File),
+            form: args.log_format.into(),
+            access: access.map(|destination| (destination, args.access_log_sample)),
+            #[cfg(feature = "otel")]
+            trace_sample: args.traces.trace_sample,
+        }
+    }
 }
 
 impl Settings {
@@ -58,34 +113,58 @@ impl Settings {
     ///
     /// # Errors
     /// [`Failure::Usage`] for contradictions, [`Failure::Environment`] for certificates that cannot be used.
-    pub(super) fn new(given: Given<Args>, tables: Tables) -> Result<Settings, Failure> {
-        let Given { args, matches, origins, flags } = given;
+    pub(super) fn new(
+        given: Given<Args>,
+        tables: Tables,
+        activated: &[ListenAddress],
+    ) -> Result<Settings, Failure> {
+        let Given { mut args, matches, origins, flags } = given;
+        listen_beside(activated, &mut args, &matches);
         check(&args, &origins)?;
         let topics = topics(&args, &tables)?;
         let tls = server_tls(&args, &origins)?;
-        let secret_files = tls.iter().flat_map(ServerTls::files).chain(args.admin_token_file.as_deref());
-        let secret_files = secret_files.map(|file| (file.to_owned(), Version::of(file))).collect();
+        let tls_files = tls.iter().flat_map(ServerTls::files).map(Path::to_owned);
+        let admin_tokens =
+            TokenFiles { write: args.admin_token_file.clone(), read: args.admin_read_token_file.clone() };
+        let secret_files = tls_files.chain(admin_tokens.all().cloned()).chain(args.auth.files());
+        let secret_files: Vec<(PathBuf, Version)> =
+            secret_files.map(|file| (file.clone(), Version::of(&file))).collect();
+        let requires_certificates = args.tls_client_ca.is_some() && args.tls_client == TlsClient::Required;
+        let is_open = !args.listen.iter().all(is_local) && !requires_certificates;
+        let auth_warnings = args.auth.warnings(is_open);
         let server = ServerConfig {
             topics: topics.rules(),
+            auth: args.auth.load(&origins, args.tls_client_ca.is_some())?,
+            peers: args.peers.limits(&origins)?,
             tls: tls.as_ref().map(secured).transpose()?,
             ..with_pages(ServerConfig::default(), &args, &origins)?
         };
         let server = with_protocol(with_limits(with_io(server, &args), &args), &args);
-        let Args { admin, admin_token_file, log, watch, .. } = args;
+        let sandbox = sandbox(&args, &matches, secret_files.iter().map(|(file, _)| file.clone()));
+        let logs = Logs::of(&args);
+        let drain = DrainSettings { time: args.drain, per_second_max: args.drain_rate };
+        let Args { admin, admin_socket_mode, takeover, takeover_socket, watch, .. } = args;
         Ok(Settings {
             server,
             admin,
-            admin_token_file,
-            log,
+            admin_socket_mode,
+            admin_tokens,
+            logs,
+            sandbox,
             tls,
+            auth_warnings,
             topics,
             matches,
             origins,
+            takeover,
+            takeover_socket,
+            drain,
             watch,
             config_file: None,
             secret_files,
             flags,
             tables,
+            activated: activated.to_vec(),
         })
     }
 
@@ -100,8 +179,17 @@ impl Settings {
         is_kept: impl Fn(&str) -> bool,
     ) -> Result<Settings, Failure> {
         let tls_begins_or_ends = self.tls.is_some() != running.tls.is_some();
-        let is_kept = |key: &str| is_kept(key) || (tls_begins_or_ends && key.starts_with("tls_"));
-        let next = Settings::new(config::live(&self.flags, &running.flags, is_kept)?, self.tables.clone())?;
+        let auth_begins_or_ends = self.server.auth.is_some() != running.server.auth.is_some();
+        let is_kept = |key: &str| {
+            is_kept(key)
+                || (tls_begins_or_ends && key.starts_with("tls_"))
+                || (auth_begins_or_ends && key.starts_with("auth_"))
+        };
+        let next = Settings::new(
+            config::live(&self.flags, &running.flags, is_kept)?,
+            self.tables.clone(),
+            &self.activated,
+        )?;
         Ok(Settings { config_file: self.config_file.clone(), ..next })
     }
 
@@ -117,9 +205,20 @@ impl Settings {
         }
     }
 
+    /// Keeps what `running` has learned of clients: all of it if nothing of authentication has changed, otherwise the keys
+    /// that were fetched from the same place, so that no token waits for them again.
+    pub(super) fn keep_auth_of(&mut self, running: &Settings, has_changed: bool) {
+        match (&self.server.auth, &running.server.auth) {
+            (Some(auth), Some(used)) if has_changed => auth.keep_keys_of(used),
+            (Some(_), Some(used)) => self.server.auth = Some(Arc::clone(used)),
+            _ => {}
+        }
+    }
+
     /// The same settings with what their files have in them now.
     pub(super) fn reread(&self) -> Result<Settings, Failure> {
-        let settings = Settings::new(config::parse(self.flags.clone())?, self.tables.clone())?;
+        let settings =
+            Settings::new(config::parse(self.flags.clone())?, self.tables.clone(), &self.activated)?;
         Ok(Settings { config_file: self.config_file.clone(), ..settings })
     }
 
@@ -146,9 +245,46 @@ impl Settings {
     pub(super) fn warnings(&self) -> Result<Vec<String>, Failure> {
         let chains = self.tls.iter().flat_map(|tls| &tls.certificates).map(|files| &files.chain);
         let authorities = self.tls.iter().flat_map(|tls| &tls.clients).map(|(ca, _)| ca);
-        let warnings = chains.chain(authorities).map(|file| tls::expiry_warnings(file, UnixTime::now()));
-        let warnings: Result<Vec<_>, _> = warnings.collect();
-        warnings.map(|warnings| warnings.concat()).map_err(|error| Failure::Environment(error.to_string()))
+        let mut warnings = self.auth_warnings.clone();
+        warnings.extend(self.admin_tokens.all().filter_map(|file| Token::warning(file)));
+        for file in chains.chain(authorities) {
+            let expiry = tls::expiry_warnings(file, UnixTime::now());
+            warnings.extend(expiry.map_err(|error| Failure::Environment(error.to_string()))?);
+        }
+        Ok(warnings)
+    }
+}
+
+/// The sandbox of these options: each file that an option names may be read again, sockets are replaced.
+fn sandbox(args: &Args, matches: &ArgMatches, secrets: impl Iterator<Item = PathBuf>) -> Sandbox {
+    let files = matches.ids().filter_map(|id| matches.try_get_many::<PathBuf>(id.as_str()).ok().flatten());
+    let reads = files.flatten().cloned().chain(secrets).collect();
+    let sockets = args.listen.iter().filter_map(|address| match address {
+        ListenAddress::Unix(path) => Some(path.clone()),
+        ListenAddress::Tcp(_) => None,
+    });
+    let access_log = match &args.access_log {
+        AccessLogFile::File(path) => Some(path.clone()),
+        AccessLogFile::Off | AccessLogFile::Stdout => None,
+    };
+    let admin = match &args.admin {
+        Admin::At(ListenAddress::Unix(path)) => Some(path.clone()),
+        Admin::At(ListenAddress::Tcp(_)) | Admin::Off => None,
+    };
+    let sockets = sockets.chain(admin).chain(args.takeover_socket.clone());
+    let writes = sockets.chain(args.log_file.clone()).chain(access_log).collect();
+    Sandbox { mode: args.sandbox, user: args.user.clone(), reads, writes }
+}
+
+/// Adds the addresses at which systemd has opened sockets. They replace the default.
+fn listen_beside(activated: &[ListenAddress], args: &mut Args, matches: &ArgMatches) {
+    if !activated.is_empty() && matches.value_source("listen") == Some(ValueSource::DefaultValue) {
+        args.listen.clear();
+    }
+    for address in activated {
+        if !args.listen.contains(address) {
+            args.listen.push(address.clone());
+        }
     }
 }
 
@@ -180,8 +316,7 @@ fn check_shards(args: &Args, origins: &Origins) -> Result<(), Failure> {
 /// The kernel would share an address that is given twice among two sets of listeners silently.
 fn check_listen(args: &Args, origins: &Origins) -> Result<(), Failure> {
     for (i, address) in args.listen.iter().enumerate() {
-        let free_port = matches!(address, ListenAddress::Tcp(address) if address.port() == 0);
-        if !free_port && args.listen[..i].contains(address) {
+        if !has_free_port(address) && args.listen[..i].contains(address) {
             return Err(origins.wrong("--listen", &format!("{address} is given twice")));
         }
     }
@@ -189,16 +324,26 @@ fn check_listen(args: &Args, origins: &Origins) -> Result<(), Failure> {
 }
 
 fn check_admin(args: &Args, origins: &Origins) -> Result<(), Failure> {
-    match args.admin {
-        Admin::Off if args.admin_token_file.is_some() => {
-            Err(origins.wrong("--admin-token-file", "there is no address to guard, with --admin off"))
-        }
-        Admin::At(admin) if admin.port() != 0 && args.listen.contains(&ListenAddress::Tcp(admin)) => {
-            let line = format!("{admin} is taken by --listen; give another port, or off");
+    let tokens = [
+        ("--admin-token-file", &args.admin_token_file),
+        ("--admin-read-token-file", &args.admin_read_token_file),
+    ];
+    match &args.admin {
+        Admin::Off => match tokens.into_iter().find(|(_, file)| file.is_some()) {
+            Some((flag, _)) => Err(origins.wrong(flag, "there is no address to guard, with --admin off")),
+            None => Ok(()),
+        },
+        Admin::At(admin) if !has_free_port(admin) && args.listen.contains(admin) => {
+            let line = format!("{admin} is taken by --listen; give another address, or off");
             Err(origins.wrong("--admin", &line))
         }
-        _ => Ok(()),
+        Admin::At(_) => Ok(()),
     }
+}
+
+/// Whether the kernel chooses the port.
+fn has_free_port(address: &ListenAddress) -> bool {
+    matches!(address, ListenAddress::Tcp(address) if address.port() == 0)
 }
 
 /// The settings of topics: the tables over the defaults, whose maximum lag is that of a connection's queue.
@@ -216,7 +361,7 @@ fn with_io(server: ServerConfig, args: &Args) -> ServerConfig {
         driver: args.driver.into(),
         autotune_sockets: args.profile == Profile::Benchmark,
         congestion: args.congestion.clone(),
-        takeover: args.takeover,
+        has_successors: true,
         ..server
     }
 }
@@ -370,7 +515,8 @@ mod tests {
             settings.server.listen,
             [ListenAddress::Tcp("127.0.0.1:9001".parse().expect("an address"))]
         );
-        assert_eq!(settings.admin, Admin::At("127.0.0.1:9002".parse().expect("an address")));
+        let admin = ListenAddress::Tcp("127.0.0.1:9002".parse().expect("an address"));
+        assert_eq!(settings.admin, Admin::At(admin));
         assert_eq!(settings.server.message_bytes_max, 64 * 1024);
         assert_eq!(settings.server.queue_bytes, 256 * 1024);
         assert_eq!(settings.server.handshake_timeout, 5 * limits::SECOND);
@@ -416,7 +562,10 @@ mod tests {
             &["--listen", "unix:"],
             &["--listen", "127.0.0.1:7", "--listen", "127.0.0.1:7"],
             &["--listen", "127.0.0.1:7", "--admin", "127.0.0.1:7"],
+            &["--listen", "unix:/tmp/a", "--admin", "unix:/tmp/a"],
             &["--admin", "on"],
+            &["--admin", "unix:"],
+            &["--admin", "off", "--admin-read-token-file", "a"],
             &["--allow-origin", "https://a/b"],
             &["--allow-host", "https://a"],
             &["--allow-host", ""],

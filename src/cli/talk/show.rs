@@ -82,7 +82,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 
 /// Escapes the characters of `text` that a terminal obeys: escape sequences, carriage returns, and bidirectional
 /// controls. Line feeds and tabs stay.
-pub(super) fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         let obeyed = (c.is_control() && c != '\n' && c != '\t')

@@ -22,6 +22,8 @@ pub struct Budget {
     units: AtomicU64,
     /// Units that no shard leases; negative after a [`resize`](Budget::resize) below what is leased.
     free: AtomicI64,
+    /// The least that was ever free.
+    free_min: AtomicI64,
     /// Leased units that histories use.
     histories: AtomicU64,
     /// Connections that share the budget.
@@ -36,6 +38,7 @@ impl Budget {
         Arc::new(Budget {
             units: AtomicU64::new(units),
             free: AtomicI64::new(signed(units)),
+            free_min: AtomicI64::new(signed(units)),
             histories: AtomicU64::new(0),
             holders: AtomicU64::new(0),
             reclaim_requests: AtomicU64::new(0),
@@ -60,7 +63,24 @@ impl Budget {
     /// Changes the number of units. If more are leased, none are free until enough have been returned.
     pub fn resize(&self, units: u64) {
         let before = self.units.swap(units, Ordering::Relaxed);
-        self.free.fetch_add(signed(units) - signed(before), Ordering::Relaxed);
+        let more = signed(units) - signed(before);
+        self.free.fetch_add(more, Ordering::Relaxed);
+        self.free_min.fetch_add(more, Ordering::Relaxed);
+    }
+
+    /// Units that shards lease.
+    pub fn leased(&self) -> u64 {
+        unsigned(signed(self.units()) - self.free.load(Ordering::Relaxed))
+    }
+
+    /// The most units that shards ever leased.
+    pub fn peak(&self) -> u64 {
+        unsigned(signed(self.units()) - self.free_min.load(Ordering::Relaxed))
+    }
+
+    /// Leased units that histories use.
+    pub fn history_units(&self) -> u64 {
+        self.histories.load(Ordering::Relaxed)
     }
 
     /// The budget divided by `parts`; 0 below the minimum budget of a node, as in unit tests.
@@ -137,7 +157,9 @@ impl Budget {
                 (open >= least).then(|| free - signed(open.min(most)))
             })
             .ok()?;
-        Some(unsigned(before).saturating_sub(floor).min(most))
+        let taken = unsigned(before).saturating_sub(floor).min(most);
+        self.free_min.fetch_min(before - signed(taken), Ordering::Relaxed);
+        Some(taken)
     }
 
     fn give(&self, units: u64) {
@@ -248,6 +270,11 @@ impl Lease {
         let spare = self.spare();
         self.leased -= spare;
         self.budget.give(spare);
+    }
+
+    /// The budget that it is part of.
+    pub fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     /// Units in use.

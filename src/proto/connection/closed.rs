@@ -39,6 +39,8 @@ pub enum Cause {
     OverShare,
     /// The node's memory was spent.
     OutOfMemory,
+    /// A limit or a rule about addresses, with this name, does not admit the client. It was told nothing.
+    NotAdmitted(&'static str),
 }
 
 impl Cause {
@@ -59,6 +61,7 @@ impl Cause {
             Cause::SendTimeout => "send-timeout",
             Cause::OverShare => "over-share",
             Cause::OutOfMemory => "out-of-memory",
+            Cause::NotAdmitted(name) => name,
         }
     }
 }

@@ -436,7 +436,7 @@ impl Connection {
             }
             return self.fail_protocol(&mut SpanCursor::new(), ProtocolError::MessageTimeout, env);
         }
-        if self.flow.is_backpressured() || (self.liveness.is_half_closed() && self.is_reading_paused()) {
+        if self.flow.is_held() || (self.liveness.is_half_closed() && self.is_reading_paused()) {
             // Its answer would not be read. What is on the way to it is as good as a ping.
             self.liveness.restart(env.now);
             if self.outbox.is_flushed() {

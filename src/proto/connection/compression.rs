@@ -7,7 +7,7 @@
 //!
 //! Never: the format of frames or of offers.
 
-use crate::buffer::Lease;
+use crate::buffer::{Budget, Lease};
 use crate::deflate::{Agreement, Deflater, Direction, Inflater, Preferences, Window};
 use crate::limits::SPARE_CONTEXTS_MAX;
 use crate::{ProtocolError, Role};
@@ -74,6 +74,11 @@ pub struct Codecs {
 }
 
 impl Codecs {
+    /// The node's budget of bytes for contexts.
+    pub fn budget(&self) -> &Budget {
+        self.lease.budget()
+    }
+
     /// Codecs for connections with the settings `compression`. `lease` covers the bytes of contexts.
     pub fn new(compression: Option<Compression>, lease: Lease) -> Codecs {
         Codecs {

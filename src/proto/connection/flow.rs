@@ -13,15 +13,18 @@ pub(super) struct Flow {
     reads_paused: bool,
     /// The application wants no messages for now.
     backpressured: bool,
+    /// The peer was too fast, and has to wait.
+    throttled: bool,
 }
 
 impl Flow {
-    pub(super) fn is_backpressured(&self) -> bool {
-        self.backpressured
+    /// Whether we want no messages, however much room there is.
+    pub(super) fn is_held(&self) -> bool {
+        self.backpressured || self.throttled
     }
 
     pub(super) fn is_paused(&self) -> bool {
-        self.reads_paused || self.backpressured
+        self.reads_paused || self.is_held()
     }
 
     pub(super) fn reads_paused(&self) -> bool {
@@ -30,7 +33,7 @@ impl Flow {
 
     /// From now on the peer is read from for the sake of its Close frame.
     pub(super) fn end_backpressure(&mut self) {
-        self.backpressured = false;
+        (self.backpressured, self.throttled) = (false, false);
     }
 }
 
@@ -43,7 +46,7 @@ impl Connection {
         let mark = config.queue_bytes;
         let paused = self.flow.reads_paused;
         let full = if paused { queued > mark / 2 } else { queued > mark };
-        let held = self.flow.backpressured || self.is_deciding() || self.reader.has_deferred();
+        let held = self.flow.is_held() || self.is_deciding() || self.reader.has_deferred();
         if !full && !held && !paused {
             return None;
         }
@@ -63,7 +66,7 @@ impl Connection {
     pub fn wants_one_more(&mut self, config: &ConnectionConfig) -> bool {
         let has_room = self.queued_bytes() <= config.queue_bytes.saturating_add(RECEIVE_CREDIT_BYTES)
             && self.reader.deferred_bytes() <= DEFERRED_BYTES_MAX - RECEIVE_CREDIT_BYTES as usize;
-        let may = self.flow.reads_paused && !self.flow.backpressured && !self.is_deciding() && has_room;
+        let may = self.flow.reads_paused && !self.flow.is_held() && !self.is_deciding() && has_room;
         if may {
             self.flow.reads_paused = false;
         }
@@ -74,10 +77,23 @@ impl Connection {
     /// the connection is closing, since the peer's Close frame must be read.
     pub fn set_backpressured(&mut self, backpressured: bool, now: Nanos) {
         if self.flow.backpressured && !backpressured {
-            self.liveness.restart(now);
-            self.deadline_moved = true;
+            self.resume_liveness(now);
         }
         self.flow.backpressured = backpressured && !self.is_closing();
+    }
+
+    /// The same for a peer that was faster than it may be, beside what the application asks for.
+    pub fn set_throttled(&mut self, throttled: bool, now: Nanos) {
+        if self.flow.throttled && !throttled {
+            self.resume_liveness(now);
+        }
+        self.flow.throttled = throttled && !self.is_closing();
+    }
+
+    /// The peer is read again, so its silence counts from now on.
+    fn resume_liveness(&mut self, now: Nanos) {
+        self.liveness.restart(now);
+        self.deadline_moved = true;
     }
 
     /// Whether reading is, or is about to be, paused.
@@ -104,7 +120,7 @@ impl Connection {
     /// Whether deferred bytes have to wait longer.
     fn is_stalled(&self, config: &ConnectionConfig) -> bool {
         let is_full = self.queued_bytes() > config.queue_bytes && !config.reads_when_full;
-        self.is_deciding() || self.flow.backpressured || is_full
+        self.is_deciding() || self.flow.is_held() || is_full
     }
 
     /// Whether received bytes wait to be read.

@@ -70,6 +70,9 @@ refusals! {
     /// The host policy rejects the request.
     FOREIGN_HOST = 403, "host not allowed on a loopback address", "",
         "connect to localhost or to the address of the server, or allow the name with --allow-host";
+    /// `Forwarded` is malformed, or contradicts `X-Forwarded-For`.
+    FORWARDED = 400, "Forwarded malformed, or not the same client as X-Forwarded-For", "",
+        "let the proxy in front write one of the two fields, and remove the other from requests";
     /// The path does not exist.
     NOT_FOUND = 404, "no such path", "", "request /echo or /broadcast/TOPIC";
     /// The path requires an upgrade, and the request has none.

@@ -21,10 +21,11 @@ use socket2::{Domain, Protocol, Socket, Type};
 use self::outgoing::{PartialSends, Staged};
 use self::slots::{NONE, Phase, SlotFlags, Slots};
 use self::sys::{Poller, Timeout};
-use super::addresses::{Addresses, peer_of};
+use super::addresses::{Addresses, PeerAddress, peer_of};
 use super::regions::Regions;
 use super::sockets::{bind_without_port, shutdown_write};
 use super::{Description, Driver, Event, Features, Options, Source, Span, Token, Waker, clock};
+use crate::stats::DriverWork;
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::{MILLISECOND, Nanos};
 
@@ -54,6 +55,7 @@ const WAKER: u32 = 1 << 30;
 #[derive(Debug)]
 pub struct Epoll {
     poller: Poller,
+    work: DriverWork,
     waker: Waker,
     slots: Slots,
     staged: Staged,
@@ -120,6 +122,7 @@ impl Epoll {
         poller.add(eventfd, libc::EPOLLIN | libc::EPOLLET, data(0, WAKER))?;
         Ok(Epoll {
             poller,
+            work: DriverWork::default(),
             waker,
             slots: Slots::new(options.connections),
             staged: Staged::default(),
@@ -500,7 +503,7 @@ impl Epoll {
     fn find_addresses(&mut self, events: &mut Vec<Event>) {
         for token in std::mem::take(&mut self.unaddressed) {
             let Some(slot) = self.slots.get(token).filter(|slot| slot.phase == Phase::Open) else { continue };
-            let address = slot.fd.as_ref().and_then(peer_of);
+            let address = slot.fd.as_ref().map_or(PeerAddress::Unknown, peer_of);
             self.addresses.keep(token, address);
             events.push(Event::Addressed { token });
         }
@@ -542,6 +545,8 @@ impl Driver for Epoll {
         }
         let timeout = self.timeout(deadline, events.len() == before && self.ready.is_empty());
         let count = self.poller.wait(&mut self.reports, timeout)?;
+        self.work.enters += 1;
+        self.work.completions += count as u64;
         self.receive_queued(pool, events);
         for position in 0..count {
             let libc::epoll_event { events: mask, u64: data } = self.reports[position];
@@ -653,6 +658,10 @@ impl Driver for Epoll {
         self.listeners.clear();
     }
 
+    fn is_listening(&self) -> bool {
+        !self.listeners.is_empty()
+    }
+
     fn connect(&mut self, address: SocketAddr, source: Option<SocketAddr>) -> io::Result<Token> {
         if !self.slots.has_room() {
             return Err(slots_taken());
@@ -691,6 +700,10 @@ impl Driver for Epoll {
         self.addresses.of(token)
     }
 
+    fn is_unix(&self, token: Token) -> bool {
+        self.addresses.is_unix(token)
+    }
+
     fn waker(&self) -> Waker {
         self.waker.clone()
     }
@@ -701,6 +714,10 @@ impl Driver for Epoll {
 
     fn describe(&self) -> Description {
         Description { name: "epoll", features: Features::NONE, degraded: Features::NONE }
+    }
+
+    fn work(&self) -> DriverWork {
+        self.work
     }
 }
 

@@ -378,6 +378,10 @@ impl Driver for Sim {
         }
     }
 
+    fn is_listening(&self) -> bool {
+        self.network.state().nodes[self.number].listening
+    }
+
     fn connect(&mut self, _: SocketAddr, _: Option<SocketAddr>) -> io::Result<Token> {
         if !self.has_room() {
             return Err(io::Error::new(ErrorKind::QuotaExceeded, "every connection slot is taken"));
@@ -395,6 +399,10 @@ impl Driver for Sim {
 
     fn address(&self, token: Token) -> Option<SocketAddr> {
         self.addresses.of(token)
+    }
+
+    fn is_unix(&self, token: Token) -> bool {
+        self.addresses.is_unix(token)
     }
 
     fn waker(&self) -> Waker {

@@ -41,6 +41,7 @@ use self::receive::Receiver;
 use self::ring::Ring;
 use self::slots::{Phase, Slots};
 use super::{Description, Driver, Event, Features, Options, Source, Span, Token, Waker, clock};
+use crate::stats::DriverWork;
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::{Nanos, SECOND};
 
@@ -83,6 +84,15 @@ pub fn hint(error: &io::Error) -> &'static str {
         Some(libc::ENOSYS) => "run on Linux 6.1 or later with io_uring, or permit it in the seccomp profile",
         _ => "run on Linux 6.1 or later",
     }
+}
+
+/// What the running kernel's io_uring offers to this driver, without setting up a shard.
+///
+/// # Errors
+/// As for [`Uring::new`]; [`hint`] tells what to do.
+pub fn probe() -> io::Result<Description> {
+    let features = features::probe()?;
+    Ok(Description { name: "uring", features, degraded: features::KNOWN.less(features) })
 }
 
 impl Uring {
@@ -133,7 +143,7 @@ impl Uring {
     /// Number of ticks that brought more completions than the ring holds. Nothing is lost by that, but receives are
     /// armed again.
     pub fn completion_overflows(&self) -> u64 {
-        self.ring.overflows()
+        self.ring.work.overflows
     }
 
     /// Queues everything except the sends of this tick's batch.
@@ -179,6 +189,7 @@ impl Uring {
             let Uring { connections, ring, .. } = self;
             let connections: &mut Connections = connections;
             let mut queue = ring.completions();
+            let arrived = queue.len();
             let mut other = None;
             for entry in &mut queue {
                 let (user_data, result, flags) = (entry.user_data(), entry.result(), entry.flags());
@@ -190,7 +201,10 @@ impl Uring {
                     break;
                 }
             }
+            // All of them, unless the loop was left.
+            let remaining = if other.is_some() { queue.len() } else { 0 };
             drop(queue);
+            ring.work.completions += (arrived - remaining) as u64;
             if let Some(completion) = other {
                 woken |= self.reap_other(completion, pool, events);
             } else if !self.ring.fetch_overflow()? {
@@ -352,6 +366,10 @@ impl Driver for Uring {
         self.listeners.stop();
     }
 
+    fn is_listening(&self) -> bool {
+        self.listeners.is_listening()
+    }
+
     fn connect(&mut self, address: SocketAddr, source: Option<SocketAddr>) -> io::Result<Token> {
         if self.connections.slots.room() <= self.listeners.claims() {
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "every connection slot is taken"));
@@ -368,6 +386,10 @@ impl Driver for Uring {
         self.connections.addresses.of(token)
     }
 
+    fn is_unix(&self, token: Token) -> bool {
+        self.connections.addresses.is_unix(token)
+    }
+
     fn waker(&self) -> Waker {
         self.waker.clone()
     }
@@ -382,6 +404,10 @@ impl Driver for Uring {
 
     fn describe(&self) -> Description {
         Description { name: "uring", features: self.used, degraded: self.degraded }
+    }
+
+    fn work(&self) -> DriverWork {
+        DriverWork { buffer_stalls: self.connections.buffer_stalls, ..self.ring.work }
     }
 }
 

@@ -82,7 +82,7 @@ pub struct OwnedReply {
 
 impl OwnedReply {
     /// Converts it to a reply.
-    pub(crate) fn as_reply(&self) -> Reply<'_> {
+    pub fn as_reply(&self) -> Reply<'_> {
         let OwnedReply { status, content_type, headers, body, head_only } = self;
         Reply { status: *status, content_type, headers, body, head_only: *head_only }
     }
@@ -99,6 +99,16 @@ pub trait Application: Sized {
     type Command: Send + std::fmt::Debug + 'static;
     /// The application's part of the shard's [snapshots](crate::stats::Snapshot).
     type Report: Send + std::fmt::Debug + 'static;
+
+    /// The [class](Application::class) of the connections whose messages are [echoed](Application::echoes).
+    const ECHO_CLASS: u8 = 0;
+
+    /// Where the messages and bytes of a connection are counted: below [`HANDSHAKE_CLASS`](crate::stats::HANDSHAKE_CLASS),
+    /// which is that of connections without a peer. Connections that this side dials are of class 0.
+    fn class(&self, peer: &Self::Peer) -> u8 {
+        let _ = peer;
+        0
+    }
 
     /// A request head arrived (server role). `upgrade` is set if it is a valid WebSocket upgrade; an invalid one was
     /// refused already.
@@ -180,6 +190,12 @@ pub trait Application: Sized {
         let _ = (cx, token);
     }
 
+    /// The name of the authenticated client of a connection, for its record in the access log.
+    fn identity(&self, token: Token) -> Option<&str> {
+        let _ = token;
+        None
+    }
+
     /// A connection that had reached [`request`](Application::request) (server role) or was dialled (client role) has
     /// ended. Its token is invalid.
     fn closed<D: Driver>(
@@ -238,6 +254,12 @@ pub trait Application: Sized {
     fn outlives_drain(&self, peer: &Self::Peer) -> bool {
         let _ = peer;
         false
+    }
+
+    /// A paced drain has come to a connection that [outlives](Application::outlives_drain) the beginning of a drain: it
+    /// is to be closed once everything queued for it was sent.
+    fn farewell<D: Driver>(&mut self, cx: &mut Context<'_, D, Self>, token: Token) {
+        let _ = (cx, token);
     }
 
     /// The shard accepts no more connections and has closed (1001) those that do not

@@ -11,8 +11,10 @@ use std::net::SocketAddr;
 
 use tracing::{Level, enabled};
 
+use super::access::{AccessLog, AccessRecord, Sampled};
 use crate::driver::Token;
-use crate::limits::{LOG_FIELD_BYTES_MAX, LOG_LOOKUPS_PER_SECOND};
+use crate::limits::{ACCESS_PATH_BYTES_MAX, LOG_FIELD_BYTES_MAX, LOG_LOOKUPS_PER_SECOND};
+use crate::stats::Traffic;
 use echoring_proto::CloseCode;
 use echoring_proto::connection::{Cause, Closed};
 use echoring_proto::handshake::{Refusal, Request};
@@ -21,6 +23,7 @@ use echoring_proto::limits::{Nanos, SECOND};
 /// The connections of a shard with pending records or looked-up addresses: few, unless `debug` is enabled.
 #[derive(Debug, Default)]
 pub(super) struct ConnectionLog {
+    access: Option<Sampled>,
     connections: BTreeMap<Token, Note>,
     /// Connections whose address the application asked for.
     asked: BTreeSet<Token>,
@@ -34,6 +37,33 @@ struct Note {
     address: Address,
     path: Option<String>,
     waiting: Vec<Record>,
+    /// For the access log.
+    access: Option<Access>,
+}
+
+/// What the log knows about a connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Known<'a> {
+    /// `None`: it was not looked up, or not found yet.
+    pub(super) address: Option<Option<SocketAddr>>,
+    pub(super) accepted_at: Option<Nanos>,
+    pub(super) path: Option<&'a str>,
+}
+
+/// What only the access log wants to know.
+#[derive(Clone, Copy, Debug)]
+struct Access {
+    accepted_at: Nanos,
+    status: Option<u16>,
+}
+
+/// What to do about an accepted connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Accepted {
+    /// Its address must be looked up now.
+    pub(super) wants_address: bool,
+    /// Its messages and bytes must be counted by themselves.
+    pub(super) wants_traffic: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,19 +97,32 @@ impl Refused {
 
     /// A request that could be parsed.
     pub(super) fn read(refusal: &Refusal, request: &Request<'_>) -> Refused {
-        let origin = request.header("origin").unwrap_or("-");
-        Refused { refusal: *refusal, path: Some(cut(request.path)), origin: Some(cut(origin)) }
+        let (origin, most) = (request.header("origin").unwrap_or("-"), LOG_FIELD_BYTES_MAX);
+        Refused { refusal: *refusal, path: Some(cut(request.path, most)), origin: Some(cut(origin, most)) }
     }
 }
 
 impl ConnectionLog {
-    /// A connection was accepted. Returns whether its address must be looked up now.
-    pub(super) fn accepted(&mut self, token: Token) -> bool {
-        let wanted = enabled!(Level::DEBUG);
-        if wanted {
-            self.connections.insert(token, Note::default());
+    pub(super) fn set_access_log(&mut self, log: AccessLog) {
+        self.access = Some(Sampled::new(log));
+    }
+
+    /// A connection was accepted.
+    pub(super) fn accepted(&mut self, token: Token, now: Nanos) -> Accepted {
+        let wants_traffic = self.access.as_mut().is_some_and(Sampled::takes_next);
+        let wants_address = wants_traffic || enabled!(Level::DEBUG);
+        if wants_address {
+            let access = wants_traffic.then_some(Access { accepted_at: now, status: None });
+            self.connections.insert(token, Note { access, ..Note::default() });
         }
-        wanted
+        Accepted { wants_address, wants_traffic }
+    }
+
+    /// A request was answered with this status.
+    pub(super) fn answered(&mut self, token: Token, status: u16) {
+        if let Some(Note { access: Some(access), .. }) = self.connections.get_mut(&token) {
+            access.status = Some(status);
+        }
     }
 
     /// The application asked for an address.
@@ -90,8 +133,20 @@ impl ConnectionLog {
     /// A request arrived.
     pub(super) fn requested(&mut self, token: Token, request: &Request<'_>) {
         if let Some(note) = self.connections.get_mut(&token) {
-            note.path = Some(cut(request.path));
+            let most = if note.access.is_some() { ACCESS_PATH_BYTES_MAX } else { LOG_FIELD_BYTES_MAX };
+            note.path = Some(cut(request.path, most));
         }
+    }
+
+    /// What is known about a connection: nothing of most.
+    pub(super) fn known(&self, token: Token) -> Known<'_> {
+        let Some(note) = self.connections.get(&token) else { return Known::default() };
+        let address = match note.address {
+            Address::Awaited => None,
+            Address::Known(address) => Some(address),
+        };
+        let accepted_at = note.access.map(|access| access.accepted_at);
+        Known { address, accepted_at, path: note.path.as_deref() }
     }
 
     /// A request was answered with 101.
@@ -146,14 +201,21 @@ impl ConnectionLog {
         self.asked.remove(&token)
     }
 
+    /// The request named another address than that of the transport.
+    pub(super) fn readdressed(&mut self, token: Token, client: SocketAddr) {
+        if let Some(note) = self.connections.get_mut(&token) {
+            note.address = Address::Known(Some(client));
+        }
+    }
+
     /// A connection has ended.
-    pub(super) fn closed(&mut self, token: Token, closed: &Closed) {
+    pub(super) fn closed(&mut self, token: Token, closed: &Closed, end: &Ended<'_>) {
         if !self.asked.is_empty() {
             self.asked.remove(&token);
         }
         let note = if self.connections.is_empty() { None } else { self.connections.remove(&token) };
-        let Note { address, path, waiting } =
-            note.unwrap_or(Note { address: Address::Known(None), path: None, waiting: Vec::new() });
+        let Note { address, path, waiting, access } =
+            note.unwrap_or(Note { address: Address::Known(None), ..Note::default() });
         let peer = match address {
             Address::Known(peer) => peer,
             Address::Awaited => None,
@@ -161,8 +223,32 @@ impl ConnectionLog {
         for record in waiting {
             record.log(peer, path.as_deref());
         }
+        if let (Some(log), Some(Access { accepted_at, status })) = (&self.access, access) {
+            log.write(&AccessRecord {
+                address: peer,
+                identity: end.identity,
+                path: path.as_deref(),
+                status,
+                code: end.code,
+                cause: closed.cause.name(),
+                traffic: end.traffic,
+                duration: end.at.saturating_sub(accepted_at),
+            });
+        }
         log_end(peer, closed);
     }
+}
+
+/// The end of a connection, for its record.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ended<'a> {
+    pub(super) at: Nanos,
+    /// The close code, if it was a WebSocket.
+    pub(super) code: Option<u16>,
+    /// Its traffic, if that was counted by itself.
+    pub(super) traffic: Option<Traffic>,
+    /// Who authenticated.
+    pub(super) identity: Option<&'a str>,
 }
 
 impl Record {
@@ -202,6 +288,6 @@ fn log_end(peer: Option<SocketAddr>, closed: &Closed) {
 }
 
 /// A text, truncated to the length of a log field.
-fn cut(text: &str) -> String {
-    text.chars().take(LOG_FIELD_BYTES_MAX + 1).collect()
+fn cut(text: &str, bytes_max: usize) -> String {
+    text.chars().take(bytes_max + 1).collect()
 }

@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
-use super::application::Application;
+use super::application::{Application, Extras};
 use super::control::Goodbye;
 use super::core::Core;
-use super::mailbox::{Full, Lane, Mailboxes};
+use super::mailbox::{Bridge, Full, Lane, Mailboxes};
 use super::slots::Slot;
+use crate::admission::Limit;
 use crate::driver::{Driver, Shared, Source, Token};
-use crate::stats::Counters;
+use crate::stats::{Account, Counters};
 use echoring_proto::CloseCode;
 use echoring_proto::buffer::Pool;
 use echoring_proto::connection::{Cause, CloseMode, Codecs, Connection, Env, MessageKind, Reply};
@@ -41,6 +42,8 @@ pub struct ConnectionContext<'a, A: Application> {
     pub(super) connection: &'a mut Connection,
     pub(super) env: Env<'a>,
     pub(super) counters: &'a mut Counters,
+    pub(super) account: Account,
+    pub(super) excesses: &'a mut Vec<(Token, Limit, bool)>,
 }
 
 impl<'a, A: Application> ConnectionContext<'a, A> {
@@ -52,9 +55,11 @@ impl<'a, A: Application> ConnectionContext<'a, A> {
         env: Env<'a>,
         mailboxes: &'a mut Mailboxes<A::Message>,
         counters: &'a mut Counters,
+        excesses: &'a mut Vec<(Token, Limit, bool)>,
     ) -> ConnectionContext<'a, A> {
-        let Slot { connection, peer, .. } = slot;
-        ConnectionContext { token, peer: peer.get_or_insert_default(), mailboxes, connection, env, counters }
+        let Slot { connection, peer, account, .. } = slot;
+        let (peer, account) = (peer.get_or_insert_default(), *account);
+        ConnectionContext { token, peer, mailboxes, connection, env, counters, account, excesses }
     }
 }
 
@@ -69,7 +74,15 @@ impl<A: Application> ConnectionContext<'_, A> {
             connection: self.connection,
             env: Env { pool, codecs, config, now: *now, entropy },
             counters: self.counters,
+            account: self.account,
+            excesses: self.excesses,
         }
+    }
+
+    /// The peer was over a limit of the application: it is counted and logged with its address. `counts` says that it may ban
+    /// the address.
+    pub fn note_excess(&mut self, limit: Limit, counts: bool) {
+        self.excesses.push((self.token, limit, counts));
     }
 
     /// The time of this tick.
@@ -130,7 +143,7 @@ impl<A: Application> ConnectionContext<'_, A> {
         }
         let sent = self.connection.send(kind, payload, &mut self.env).is_ok();
         if sent {
-            self.counters.messages_out += 1;
+            self.counters.traffic.at(self.account).messages_out += 1;
         } else {
             self.connection.abort(Cause::OutOfMemory);
         }
@@ -154,7 +167,7 @@ impl<A: Application> ConnectionContext<'_, A> {
         if !sent {
             self.connection.abort(Cause::OutOfMemory);
         } else if last {
-            self.counters.messages_out += 1;
+            self.counters.traffic.at(self.account).messages_out += 1;
         }
         sent
     }
@@ -273,6 +286,11 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
         ShardResources { mailboxes, pool: &mut env.pool, codecs: &mut env.codecs }
     }
 
+    /// Counts `messages` that were read at `received_at`, here or on another shard, and that leave with this tick.
+    pub fn note_sent(&mut self, received_at: Nanos, messages: u32) {
+        self.core.sent.push((received_at, messages));
+    }
+
     /// The shard's counters.
     pub fn counters(&mut self) -> &mut Counters {
         &mut self.core.counters
@@ -285,7 +303,7 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
         if slot.mark_dirty() {
             core.dirty.push(token);
         }
-        let Slot { connection, peer, .. } = slot;
+        let Slot { connection, peer, account, .. } = slot;
         Some(ConnectionContext {
             token,
             peer: peer.as_mut()?,
@@ -293,6 +311,8 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
             connection,
             env: core.env.lend(),
             counters: &mut core.counters,
+            account: *account,
+            excesses: &mut core.excesses,
         })
     }
 
@@ -333,8 +353,9 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
         }
         match self.core.driver.send(token, Source::Shared(Shared { bytes: frames, tag })) {
             Ok(()) => {
-                self.core.counters.messages_out += messages;
-                self.core.counters.bytes_out += bytes;
+                let traffic = self.core.traffic_of(token);
+                traffic.messages_out += messages;
+                traffic.bytes_out += bytes;
                 Ok(())
             }
             Err(Source::Shared(shared)) => {
@@ -349,7 +370,7 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
     #[inline(never)]
     fn share_sealed(&mut self, token: Token, frames: Bytes, messages: u64) -> Result<(), Bytes> {
         if self.core.seal_shared(token, &frames) {
-            self.core.counters.messages_out += messages;
+            self.core.traffic_of(token).messages_out += messages;
             return Ok(());
         }
         self.core.refused.push(token);
@@ -384,8 +405,10 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
             return false;
         }
         slot.connection.cancelled(bytes as u32);
-        core.counters.bytes_out -= bytes as u64;
-        core.counters.messages_out -= messages;
+        let traffic = core.counters.traffic.at(slot.account);
+        // A connection that has changed its class takes back what another class has counted.
+        traffic.bytes_out = traffic.bytes_out.wrapping_sub(bytes as u64);
+        traffic.messages_out = traffic.messages_out.wrapping_sub(messages);
         true
     }
 
@@ -399,6 +422,16 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
     /// Accepts a request that was answered with [`Answer::Later`](super::Answer::Later).
     pub fn accept(&mut self, token: Token, subprotocol: Option<&'static str>, whole: bool) {
         self.core.accept_later(token, subprotocol, whole);
+    }
+
+    /// The same with header fields for this request.
+    pub fn accept_with(&mut self, token: Token, extras: &Extras, whole: bool) {
+        self.core.accept_later_with(token, extras, whole);
+    }
+
+    /// Whether a request was answered with [`Answer::Later`](super::Answer::Later), and neither accepted nor refused.
+    pub fn is_deciding(&self, token: Token) -> bool {
+        self.core.slots.get(token).is_some_and(|slot| slot.connection.is_deciding())
     }
 
     /// Refuses a request that was answered with [`Answer::Later`](super::Answer::Later).
@@ -427,6 +460,16 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
             self.core.counters.mailbox_full += 1;
         }
         posted
+    }
+
+    /// Connects the shard to those of another process.
+    pub fn attach(&mut self, bridge: Bridge<A::Message>) {
+        self.core.mailboxes.attach(bridge);
+    }
+
+    /// Ends the connection to another process.
+    pub fn detach(&mut self) {
+        self.core.mailboxes.detach();
     }
 
     /// Whether a lane to every other shard has room for `bytes`.

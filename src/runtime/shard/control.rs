@@ -1,7 +1,10 @@
 //! Control messages to a shard from other threads.
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, mpsc};
 
+use crate::admission::PeerLimits;
 use crate::driver::Waker;
 use crate::stats::Snapshot;
 use echoring_proto::CloseCode;
@@ -17,10 +20,31 @@ pub struct Goodbye {
     pub reason: &'static str,
 }
 
+/// How a shard drains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DrainPlan {
+    /// What clients are told.
+    pub goodbye: Goodbye,
+    /// Time after which the remaining connections are cut.
+    pub timeout: Nanos,
+    /// The part of it over which connections are closed one by one; 0 closes all at once.
+    pub paced: Nanos,
+    /// Minimum time between two closes of this shard while it paces them.
+    pub spacing: Nanos,
+}
+
+impl DrainPlan {
+    /// Closes everyone with 1001 at once, and cuts the rest after `timeout`.
+    pub fn at_once(timeout: Nanos) -> DrainPlan {
+        DrainPlan { goodbye: Goodbye::GOING_AWAY, timeout, paced: 0, spacing: 0 }
+    }
+}
+
 impl Goodbye {
-    pub(super) const GOING_AWAY: Goodbye =
-        Goodbye { code: CloseCode::GOING_AWAY, reason: "server is going away" };
-    pub(super) const RESTART: Goodbye =
+    /// 1001.
+    pub const GOING_AWAY: Goodbye = Goodbye { code: CloseCode::GOING_AWAY, reason: "server is going away" };
+    /// 1012.
+    pub const RESTART: Goodbye =
         Goodbye { code: CloseCode::SERVICE_RESTART, reason: "another server has taken over" };
 }
 
@@ -32,6 +56,8 @@ pub struct LiveConfig {
     pub connection: ConnectionConfig,
     /// The certificate, and whatever else TLS handshakes from now on use. A shard that was started without TLS has none.
     pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// The limits on peers. Those on open connections hold for existing ones too.
+    pub limits: Arc<PeerLimits>,
 }
 
 /// A control message to a shard. `Q` is the application's command, `R` its report.
@@ -45,11 +71,11 @@ pub enum ControlMessage<Q, R> {
     Command(Q),
     /// Use this configuration from now on, see [`LiveConfig`].
     Configure(Box<LiveConfig>),
-    /// Accept nothing more, close everyone with 1001 once they have got everything queued, and end when all are closed,
-    /// or after this time.
-    Drain(Nanos),
-    /// The same with 1012: a successor accepts reconnects.
-    HandOver(Nanos),
+    /// Accept nothing more, close everyone once they have got everything queued, and end when all are closed, or after
+    /// the plan's time.
+    Drain(DrainPlan),
+    /// Accept connections from these sockets. The answer is the first error.
+    Listen(Vec<OwnedFd>, mpsc::SyncSender<io::Result<()>>),
     /// End at once.
     Stop,
 }

@@ -1,18 +1,24 @@
 //! The shard without its application: connections, timers, buffers, and how they meet the driver.
 
+mod arrivals;
+mod arriving;
 mod connection_env;
+mod draining;
+mod handshakes;
+mod held;
 mod memory;
 mod opening;
 mod reading;
 mod relief;
 mod sealing;
 mod secure;
+mod throttle;
 
 use std::collections::BTreeSet;
 
 use super::application::Application;
 use super::config::{Allowance, ShardConfig};
-use super::connection_log::{self, ConnectionLog};
+use super::connection_log::{self, ConnectionLog, Ended};
 use super::context::Context;
 use super::control::{Goodbye, LiveConfig};
 use super::mailbox::Mailboxes;
@@ -20,14 +26,15 @@ use super::refusals;
 use super::slots::Slots;
 use super::timer_wheel::TimerWheel;
 use super::tls::{Security, Sessions};
+use crate::admission::Limit;
 use crate::driver::{Driver, Source, Token};
 use crate::limits::TRIM_INTERVAL;
-use crate::stats::{Counters, Snapshot};
+use crate::stats::{Account, BucketIndex, BudgetFigures, Counters, End, HANDSHAKE_CLASS, Snapshot, Traffic};
+use crate::traces;
 use echoring_proto::CloseCode;
 use echoring_proto::buffer::{Buffer, Lease};
 use echoring_proto::connection::{
-    Cause, CloseMode, Closed, Codecs, Connection, ConnectionConfig, Entropy, SINGLE_REPLY_START,
-    TransportAction,
+    Cause, Closed, Codecs, Connection, ConnectionConfig, Entropy, SINGLE_REPLY_START, TransportAction,
 };
 use echoring_proto::handshake::Refusal;
 use echoring_proto::limits::Nanos;
@@ -56,6 +63,12 @@ pub struct Core<D: Driver, A: Application> {
     pub(super) log: ConnectionLog,
     pub(super) mailboxes: Mailboxes<A::Message>,
     echoed: Echoed,
+    /// The account of connections whose messages are echoed.
+    echo_account: Account,
+    /// What that account had at the last measurement.
+    echoed_before: u64,
+    /// Broadcast messages of this tick: when they were received, and how many.
+    pub(super) sent: Vec<(Nanos, u32)>,
     /// Connections to be flushed at the tick's end.
     pub(super) dirty: Vec<Token>,
     /// Connections whose partial send is complete.
@@ -73,21 +86,32 @@ pub struct Core<D: Driver, A: Application> {
     pub(super) trim_at: Nanos,
     /// Whether that is worth waking up for.
     pub(super) trim_wanted: bool,
+    /// The connections that a paced drain closes one by one, before the shard drains.
+    farewells: Option<Farewells>,
     /// When the remaining connections are cut, once the shard drains.
     pub(super) draining_until: Option<Nanos>,
     /// The Close code and reason of the drain.
     pub(super) goodbye: Goodbye,
     pub(super) stopping: bool,
     lease: Lease,
+    arrivals: Arrivals,
+    handshakes: Handshakes,
+    throttle: Throttle,
+    /// Limits of the application that connections were over, and whether that ended them.
+    pub(super) excesses: Vec<(Token, Limit, bool)>,
     due: Vec<(Token, u32)>,
     unfinished_sends: UnfinishedSends,
     relief: MemoryRelief,
 }
 
+use arrivals::Arrivals;
 use connection_env::ConnectionEnv;
+use draining::Farewells;
+use handshakes::Handshakes;
 pub use relief::ConnectionMemory;
 use relief::{MemoryRelief, UnfinishedSends};
 use sealing::flush_sealed;
+use throttle::Throttle;
 
 impl<D: Driver, A: Application> Core<D, A> {
     pub(super) fn new(
@@ -114,6 +138,9 @@ impl<D: Driver, A: Application> Core<D, A> {
             counters: Counters::default(),
             log: ConnectionLog::default(),
             echoed: Echoed::default(),
+            echo_account: Account::of_class(A::ECHO_CLASS),
+            echoed_before: 0,
+            sent: Vec::new(),
             dirty: Vec::new(),
             unblocked: Vec::new(),
             deferred: Vec::new(),
@@ -122,9 +149,14 @@ impl<D: Driver, A: Application> Core<D, A> {
             trim_at: 0,
             trim_wanted: false,
             retry: Vec::new(),
+            farewells: None,
             draining_until: None,
             goodbye: Goodbye::GOING_AWAY,
             stopping: false,
+            arrivals: Arrivals::default(),
+            handshakes: Handshakes::default(),
+            throttle: Throttle::default(),
+            excesses: Vec::new(),
             due: Vec::new(),
             unfinished_sends: UnfinishedSends::default(),
             relief: MemoryRelief::default(),
@@ -145,14 +177,24 @@ impl<D: Driver, A: Application> Core<D, A> {
         if let Some(slot) = self.slots.get_mut(token) {
             slot.leased = admitted;
         }
-        if self.log.accepted(token) {
+        traces::accepted(token, self.env.now);
+        let noted = self.log.accepted(token, self.env.now);
+        if noted.wants_address {
             self.driver.find_address(token);
+        }
+        if noted.wants_traffic
+            && let Some(slot) = self.slots.get_mut(token)
+            && let Some(account) = self.counters.traffic.open(HANDSHAKE_CLASS)
+        {
+            slot.account = account;
         }
         if !admitted {
             let refusal = refusals::busy(self.env.entropy.next());
             self.refuse(token, &refusal);
         } else if self.draining_until.is_some() {
             self.refuse(token, &Refusal::DRAINING);
+        } else if self.arrivals.is_on() {
+            return self.begin_arrival(token);
         }
         if self.security.server.is_some() {
             self.secure_accepted(token);
@@ -162,6 +204,12 @@ impl<D: Driver, A: Application> Core<D, A> {
 
     /// The peer sent FIN.
     pub(super) fn ended(&mut self, token: Token) {
+        if self.arrivals.note_ended(token)
+            || self.handshakes.note_ended(token)
+            || self.throttle.note_ended(token)
+        {
+            return;
+        }
         if let Some(session) = self.sessions.get_mut(token.index) {
             session.hear_out();
         }
@@ -210,10 +258,35 @@ impl<D: Driver, A: Application> Core<D, A> {
     #[inline]
     pub(super) fn count_echoed(&mut self) {
         let Echoed { messages, bytes } = std::mem::take(&mut self.echoed);
-        self.counters.messages_in += messages;
-        self.counters.messages_out += messages;
-        self.counters.bytes_in += bytes;
-        self.counters.bytes_out += bytes - messages * SINGLE_REPLY_START as u64;
+        let traffic = self.counters.traffic.at(self.echo_account);
+        traffic.messages_in += messages;
+        traffic.messages_out += messages;
+        traffic.bytes_in += bytes;
+        traffic.bytes_out += bytes - messages * SINGLE_REPLY_START as u64;
+    }
+
+    /// Where a connection's traffic is counted.
+    #[inline]
+    pub(super) fn traffic_of(&mut self, token: Token) -> &mut Traffic {
+        let account = self.slots.get(token).map_or(Account::HANDSHAKE, |slot| slot.account);
+        self.counters.traffic.at(account)
+    }
+
+    /// Measures the tick that began at `now` and that has staged all its sends.
+    pub(super) fn measure_tick(&mut self) {
+        let ended = self.driver.now();
+        let Counters { traffic, tick_time, receive_to_send, .. } = &mut self.counters;
+        let taken = ended.saturating_sub(self.env.now);
+        let bucket = BucketIndex::of(taken);
+        tick_time.record_in(bucket, taken, 1);
+        let echoed = traffic.at(self.echo_account).messages_out;
+        if echoed > self.echoed_before {
+            receive_to_send.record_in(bucket, taken, echoed - self.echoed_before);
+            self.echoed_before = echoed;
+        }
+        for (received_at, messages) in self.sent.drain(..) {
+            receive_to_send.record(ended.saturating_sub(received_at), u64::from(messages));
+        }
     }
 
     #[inline]
@@ -227,6 +300,7 @@ impl<D: Driver, A: Application> Core<D, A> {
     fn expire_due(&mut self, application: &mut A) {
         let mut due = std::mem::take(&mut self.due);
         self.timers.expire(self.env.now, &mut due);
+        self.resume_throttled(application);
         for (token, tick) in due.drain(..) {
             let Some(slot) = self.slots.get_mut(token) else { continue };
             if slot.armed != tick {
@@ -286,8 +360,10 @@ impl<D: Driver, A: Application> Core<D, A> {
             }
             self.dirty.clear();
             while let Some((token, mut deferred)) = self.deferred.pop() {
+                let read = self.meter(token);
                 self.read_buffer(application, token, &mut deferred);
                 self.env.pool.put(deferred);
+                self.charge(token, read, 0);
                 if self.ended_behind.remove(&token) {
                     self.ended(token);
                 }
@@ -330,12 +406,13 @@ impl<D: Driver, A: Application> Core<D, A> {
                 &mut self.env.lend(),
                 token,
                 &mut self.driver,
-                &mut self.counters,
+                self.counters.traffic.at(slot.account),
             );
             action_waits = refused && !connection.is_aborting();
         } else if !connection.is_blocked() {
             while let Some(buffer) = connection.pop() {
-                if !send_pooled(&mut self.driver, token, buffer, connection, &mut self.counters) {
+                let traffic = self.counters.traffic.at(slot.account);
+                if !send_pooled(&mut self.driver, token, buffer, connection, traffic) {
                     refused = true;
                     break;
                 }
@@ -389,6 +466,7 @@ impl<D: Driver, A: Application> Core<D, A> {
     pub(super) fn closed(&mut self, application: &mut A, token: Token) {
         let Some(mut slot) = self.slots.remove(token) else { return };
         self.ended_behind.remove(&token);
+        self.forget_arrival(token);
         if slot.leased {
             self.lease.give_back(1);
         }
@@ -398,11 +476,12 @@ impl<D: Driver, A: Application> Core<D, A> {
         self.sessions.remove(token.index, &mut self.env.pool);
         let gone = Closed::new(CloseCode::ABNORMAL, Cause::Gone);
         let closed = slot.connection.closed().unwrap_or(&gone);
-        if slot.connection.was_open() {
-            *self.counters.closes.entry(closed.code.0).or_default() += 1;
-        }
-        *self.counters.causes.entry(closed.cause.name()).or_default() += 1;
-        self.log.closed(token, closed);
+        let code = slot.connection.was_open().then_some(closed.code.0);
+        *self.counters.ends.entry(End { code, cause: closed.cause.name() }).or_default() += 1;
+        traces::closed(token, closed.cause.name());
+        let traffic = self.counters.traffic.close(slot.account);
+        let identity = application.identity(token);
+        self.log.closed(token, closed, &Ended { at: self.env.now, code, traffic, identity });
         if let Some(peer) = slot.peer {
             application.closed(&mut Context { core: self }, token, peer, closed);
         }
@@ -410,35 +489,14 @@ impl<D: Driver, A: Application> Core<D, A> {
 
     /// Uses another configuration from now on.
     pub(super) fn configure(&mut self, config: LiveConfig) {
-        let LiveConfig { connection, tls } = config;
+        let LiveConfig { connection, tls, limits } = config;
+        self.set_limits(None, limits);
         let compression = self.env.config.compression;
         self.lease.give_back(0);
         self.env.config = ConnectionConfig { compression, ..connection };
         // Without TLS at the start there is no table of sessions.
         if let (Some(used), Some(tls)) = (&mut self.security.server, tls) {
             *used = tls;
-        }
-    }
-
-    pub(super) fn drain(&mut self, application: &A, timeout: Nanos) {
-        let until = self.env.now.saturating_add(timeout);
-        if let Some(earlier) = &mut self.draining_until {
-            *earlier = until.min(*earlier);
-            return;
-        }
-        self.draining_until = Some(until);
-        self.driver.stop_listening();
-        let tokens: Vec<Token> = self.slots.tokens().collect();
-        for token in tokens {
-            if let Some(slot) = self.slots.get_mut(token) {
-                let mut env = self.env.lend();
-                let stays = slot.peer.as_ref().is_some_and(|peer| application.outlives_drain(peer));
-                if slot.connection.is_deciding() || (slot.connection.is_open() && !stays) {
-                    let Goodbye { code, reason } = self.goodbye;
-                    slot.connection.close(code, reason, CloseMode::Graceful, &mut env);
-                }
-            }
-            self.touch(token);
         }
     }
 
@@ -450,6 +508,7 @@ impl<D: Driver, A: Application> Core<D, A> {
 
     pub(super) fn snapshot(&self, application: &A) -> Snapshot<A::Report> {
         let described = self.driver.describe();
+        let (mailbox_messages, mailbox_bytes) = self.mailboxes.queued();
         Snapshot {
             shard: self.mailboxes.shard(),
             connections: self.slots.len() as u64,
@@ -459,7 +518,16 @@ impl<D: Driver, A: Application> Core<D, A> {
             features: described.features.names().collect(),
             degraded: described.degraded.names().collect(),
             compressed: self.env.codecs.done(),
-            counters: self.counters.clone(),
+            blocked: self.unfinished_sends.queue.len() as u64,
+            tls_sessions: self.sessions.count(),
+            memory: BudgetFigures::of(self.env.pool.budget()),
+            seats: BudgetFigures::of(self.lease.budget()),
+            contexts: BudgetFigures::of(self.env.codecs.budget()),
+            history_bytes: self.env.pool.budget().history_units(),
+            mailbox_messages,
+            mailbox_bytes,
+            work: self.driver.work(),
+            counters: Counters { traffic: self.counters.traffic.summed(), ..self.counters.clone() },
             application: application.report(),
         }
     }
@@ -490,12 +558,12 @@ fn send_pooled<D: Driver>(
     token: Token,
     buffer: Buffer,
     connection: &mut Connection,
-    counters: &mut Counters,
+    traffic: &mut Traffic,
 ) -> bool {
     let bytes = buffer.len() as u64;
     match driver.send(token, Source::Pooled(buffer)) {
         Ok(()) => {
-            counters.bytes_out += bytes;
+            traffic.bytes_out += bytes;
             true
         }
         Err(Source::Pooled(buffer)) => {

@@ -7,12 +7,16 @@
 //! taking them needs no room elsewhere. It may leave messages of [`Lane::Request`] until there is room for their
 //! consequences. Every chain of waiting therefore ends at a forward, which moves.
 
+mod bridge;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use rtrb::{Consumer, Producer, RingBuffer};
 
 use crate::driver::{Driver, Waker};
+
+pub use bridge::{Bridge, FarEnd, FarInlet, FarOutlet};
 
 /// Maximum messages in a lane, whatever their size.
 const MESSAGES_MAX: usize = 4096;
@@ -72,6 +76,8 @@ pub struct Mailboxes<M> {
     /// By the other shard's number; none for this one.
     outlets: Vec<Option<Outlets<M>>>,
     inlets: Vec<Option<Inlets<M>>>,
+    /// To the shards of another process, which have the numbers behind those of this one.
+    bridge: Option<Bridge<M>>,
 }
 
 impl<M: Send> Mailboxes<M> {
@@ -83,6 +89,7 @@ impl<M: Send> Mailboxes<M> {
                 asleep: Arc::new(AtomicBool::new(false)),
                 outlets: (0..shards).map(|_| None).collect(),
                 inlets: (0..shards).map(|_| None).collect(),
+                bridge: None,
             })
             .collect();
         for from in 0..shards {
@@ -128,8 +135,11 @@ impl<M: Send> Mailboxes<M> {
     /// [`Full`] if the lane has no room; nothing was posted.
     ///
     /// # Panics
-    /// If `to` is this shard or does not exist.
+    /// If `to` is this shard.
     pub fn post(&mut self, to: usize, lane: Lane, message: M, payload: &[&[u8]]) -> Result<(), Full> {
+        if to >= self.outlets.len() {
+            return self.post_far(to, message, payload);
+        }
         let outlets = self.outlets[to].as_mut().expect("a message goes to another shard");
         let outlet = match lane {
             Lane::Request => &mut outlets.request,
@@ -156,14 +166,48 @@ impl<M: Send> Mailboxes<M> {
         Ok(())
     }
 
+    /// Posts a message to a shard of another process. Numbers below [`shards`](Mailboxes::shards) stand for owner shards of
+    /// this process whose topics have moved there.
+    ///
+    /// # Errors
+    /// [`Full`] if there is no room, or no bridge; nothing was posted.
+    pub fn post_far(&mut self, to: usize, message: M, payload: &[&[u8]]) -> Result<(), Full> {
+        self.bridge.as_mut().ok_or(Full)?.post(to, message, payload)
+    }
+
+    /// Connects the shard to those of another process.
+    pub fn attach(&mut self, bridge: Bridge<M>) {
+        self.bridge = Some(bridge);
+    }
+
+    /// Ends the connection to another process. Mail that was not carried yet is lost.
+    pub fn detach(&mut self) {
+        self.bridge = None;
+    }
+
+    /// Number of shards of the other process; 0 without a bridge.
+    pub fn far_shards(&self) -> usize {
+        self.bridge.as_ref().map_or(0, Bridge::far_shards)
+    }
+
     /// Whether a lane to every other shard has room for a message of `bytes`.
     pub fn all_have_room(&self, lane: Lane, bytes: usize) -> bool {
-        self.outlets.iter().flatten().all(|outlets| {
-            let outlet = match lane {
-                Lane::Request => &outlets.request,
-                Lane::Forward => &outlets.forward,
-            };
-            !outlet.envelopes.is_full() && outlet.bytes.slots() >= bytes
+        let far_have_room = self.bridge.as_ref().is_none_or(|bridge| bridge.has_room(lane, bytes));
+        far_have_room
+            && self.outlets.iter().flatten().all(|outlets| {
+                let outlet = match lane {
+                    Lane::Request => &outlets.request,
+                    Lane::Forward => &outlets.forward,
+                };
+                !outlet.envelopes.is_full() && outlet.bytes.slots() >= bytes
+            })
+    }
+
+    /// Messages that wait for this shard, and their bytes.
+    pub(super) fn queued(&self) -> (u64, u64) {
+        let lanes = self.inlets.iter().flatten().flat_map(|inlets| [&inlets.request, &inlets.forward]);
+        lanes.fold((0, 0), |(messages, bytes), inlet| {
+            (messages + inlet.envelopes.slots() as u64, bytes + inlet.bytes.slots() as u64)
         })
     }
 
@@ -174,6 +218,9 @@ impl<M: Send> Mailboxes<M> {
 
     /// Wakes the shards that were posted to since the last call and sleep.
     pub(super) fn wake<D: Driver>(&mut self, driver: &mut D) {
+        if let Some(bridge) = &mut self.bridge {
+            bridge.wake();
+        }
         for outlets in self.outlets.iter_mut().flatten() {
             if !std::mem::take(&mut outlets.posted) {
                 continue;
@@ -190,6 +237,9 @@ impl<M: Send> Mailboxes<M> {
 
     /// Declares that this shard is about to wait. False if there is mail.
     pub(super) fn fall_asleep(&self, takes_requests: bool) -> bool {
+        if self.has_far_mail(takes_requests) {
+            return false;
+        }
         if self.inlets.len() < 2 {
             return true;
         }
@@ -225,6 +275,24 @@ impl<M: Send> Mailboxes<M> {
             payload.extend_from_slice(first);
             payload.extend_from_slice(second);
             chunk.commit_all();
+        }
+    }
+
+    fn has_far_mail(&self, takes_requests: bool) -> bool {
+        self.bridge
+            .as_ref()
+            .is_some_and(|bridge| bridge.has_mail() && (takes_requests || bridge.receives(Lane::Forward)))
+    }
+
+    /// Takes the next message of another process, if such messages are in this lane: its sender's number, the message, and the
+    /// length of its bytes, which [`take_far_bytes`](Mailboxes::take_far_bytes) returns.
+    pub(super) fn take_far(&mut self, lane: Lane) -> Option<(usize, M, usize)> {
+        self.bridge.as_mut().filter(|bridge| bridge.receives(lane))?.take()
+    }
+
+    pub(super) fn take_far_bytes(&mut self, bytes: usize, payload: &mut Vec<u8>) {
+        if let Some(bridge) = &mut self.bridge {
+            bridge.take_bytes(bytes, payload);
         }
     }
 

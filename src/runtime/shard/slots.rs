@@ -1,6 +1,7 @@
 //! The connections of a shard, by the index of their token.
 
 use crate::driver::Token;
+use crate::stats::Account;
 use echoring_proto::connection::Connection;
 
 /// One connection with the state of the shard and the application.
@@ -12,6 +13,8 @@ pub(super) struct Slot<P> {
     pub(super) generation: u32,
     /// The timer tick that counts; entries at other ticks are stale. 0 for none.
     pub(super) armed: u32,
+    /// Where its messages and bytes are counted.
+    pub(super) account: Account,
     /// Counts against the node's connections.
     pub(super) leased: bool,
     /// Listed for a flush at the tick's end.
@@ -73,6 +76,7 @@ impl<P> Slots<P> {
             peer,
             generation: token.generation,
             armed: 0,
+            account: Account::HANDSHAKE,
             leased: false,
             dirty: false,
             plain_echo: false,
@@ -100,6 +104,22 @@ impl<P> Slots<P> {
             let slot = slot.as_ref()?;
             Some((Token { index: index as u32, generation: slot.generation }, slot))
         })
+    }
+
+    /// One more than the largest index in use so far.
+    pub(super) fn indexes(&self) -> u32 {
+        self.table.len() as u32
+    }
+
+    /// The connection with this index.
+    pub(super) fn token_at(&self, index: u32) -> Option<Token> {
+        let slot = self.table.get(index as usize)?.as_ref()?;
+        Some(Token { index, generation: slot.generation })
+    }
+
+    /// Takes all connections off the fast path, until it is computed again.
+    pub(super) fn leave_fast_path(&mut self) {
+        self.table.iter_mut().flatten().for_each(|slot| slot.plain_echo = false);
     }
 
     /// The tokens of all connections.

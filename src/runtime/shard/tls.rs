@@ -52,6 +52,11 @@ impl Sessions {
         Sessions(Vec::with_capacity(if any { connections as usize } else { 0 }))
     }
 
+    /// Number of sessions. Looks at every connection: only for snapshots.
+    pub(super) fn count(&self) -> u64 {
+        self.0.iter().flatten().count() as u64
+    }
+
     pub(super) fn get(&self, index: u32) -> Option<&Session> {
         self.0.get(index as usize)?.as_deref()
     }
@@ -203,6 +208,15 @@ impl Session {
     /// Whether it is the client's side.
     pub(super) fn is_client(&self) -> bool {
         matches!(self.side, Side::Client(_))
+    }
+
+    /// The leaf of the certificates that the peer has shown.
+    pub(super) fn peer_certificate(&self) -> Option<&[u8]> {
+        let chain = match &self.side {
+            Side::Server(connection) => connection.peer_certificates(),
+            Side::Client(connection) => connection.peer_certificates(),
+        };
+        chain?.first().map(AsRef::as_ref)
     }
 
     /// The peer's stream has ended.

@@ -6,6 +6,7 @@ use super::frame_encoder::{conflated_frames, event_frame};
 use crate::peer::ServerApplication;
 use crate::v1::server_event;
 use echoring_proto::buffer::{Pool, allocated_bytes};
+use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::Context;
 use echoring_topics::{Gap, GapReason, Keyed, MemberId, Sink};
@@ -89,5 +90,9 @@ impl<D: Driver, A: ServerApplication> Sink<Token> for ConnectionSink<'_, '_, D, 
 
     fn pool(&mut self) -> &mut Pool {
         self.cx.pool()
+    }
+
+    fn delivered(&mut self, since: Nanos, messages: u32) {
+        self.cx.note_sent(since, messages);
     }
 }

@@ -39,7 +39,7 @@ pub(super) struct Drain {
     pub(super) waits_for_room: bool,
     /// When subscribers that have not got everything are closed.
     pub(super) goodbye_at: Nanos,
-    /// Connections that have not been closed with 1001.
+    /// Connections that are to be closed once they have got everything.
     pub(super) remaining: Vec<Token>,
     /// No connection is left, and no other shard needs this one.
     pub(super) is_over: bool,
@@ -99,6 +99,6 @@ impl Drain {
     }
 
     pub(super) fn deadline(&self) -> Option<Nanos> {
-        (!self.remaining.is_empty()).then_some(self.goodbye_at)
+        (self.is_on() && !self.remaining.is_empty()).then_some(self.goodbye_at)
     }
 }

@@ -1,6 +1,7 @@
 //! The steps of a drain: which connections it waits for, and how they are closed.
 
 use super::Broadcast;
+use super::handover::Ordering;
 use super::session::Subscriber;
 use super::shard_mail::DrainStage;
 use crate::limits::DRAIN_GOODBYE;
@@ -17,11 +18,17 @@ impl Broadcast {
     pub(crate) fn drain<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
         if self.drain.begin(cx.now()) {
             self.fan_out.topics.hurry();
+            self.drain.remaining.clear();
             for token in cx.tokens() {
                 self.drain_connection(cx, token);
             }
         }
         self.drain.set_end(cx.draining_until().unwrap_or_default(), DRAIN_GOODBYE);
+    }
+
+    /// Closes one connection of a paced drain once it has got everything.
+    pub(crate) fn farewell(&mut self, token: Token) {
+        self.drain.remaining.push(token);
     }
 
     fn drain_connection<D: Driver, A: ServerApplication>(
@@ -46,6 +53,9 @@ impl Broadcast {
     /// Advances the drain as far as possible, at the end of each tick.
     #[cold]
     pub(super) fn advance_drain<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+        if self.sequencer.ordering == Ordering::Theirs {
+            return self.advance_drain_of_predecessor(cx);
+        }
         let shards = cx.shards();
         let Broadcast { drain, held, fan_out, .. } = self;
         let mailboxes = cx.resources().mailboxes;
@@ -69,8 +79,21 @@ impl Broadcast {
         drain.waits_for_room = !told;
     }
 
+    /// The same when a successor orders the messages: no other shard of this process is waited for.
+    fn advance_drain_of_predecessor<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+        if self.handover.is_lost || !self.fan_out.topics.is_dirty() {
+            self.close_served(cx);
+        }
+        if self.drain.goodbye_at <= cx.now() || self.handover.is_lost {
+            self.close_remaining(cx, true);
+        }
+        let has_posted = self.pending.is_empty() && self.held.is_empty();
+        self.drain.is_over = self.drain.remaining.is_empty() && has_posted;
+        self.drain.waits_for_room = !has_posted;
+    }
+
     /// Closes the connections that have got everything.
-    fn close_served<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+    pub(super) fn close_served<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
         let Goodbye { code, reason } = cx.goodbye();
         let Broadcast { drain, fan_out, .. } = self;
         drain.remaining.retain(|token| {

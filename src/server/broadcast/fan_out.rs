@@ -9,7 +9,8 @@ use echoring_topics::{
 };
 
 use super::connection_sink::{ConnectionSink, FollowUps, SlowConsumer};
-use super::frame_encoder::{EventFrame, FrameEncoder, Frames, V1};
+use super::frame_encoder::{EventFrame, FrameEncoder, Frames, V1, V1_WITHOUT_PRESENCE};
+use super::presence::PresenceChange;
 use super::shard_mail::{Publisher, ShardMail};
 use crate::peer::ServerApplication;
 use crate::v1::server_event;
@@ -48,14 +49,16 @@ impl FanOut {
         self.topics.subscribe(topic, token, Format { dialect: Encoding::Raw, window_bits }, skip)
     }
 
-    /// Subscribes a session to a topic.
+    /// Subscribes a session to a topic, with or without presence events.
     pub(super) fn subscribe_session(
         &mut self,
         topic: TopicId,
         token: Token,
         window_bits: Option<u8>,
+        sees_presence: bool,
     ) -> Option<MemberId> {
-        self.topics.subscribe(topic, token, Format { dialect: V1, window_bits }, 0)
+        let dialect = if sees_presence { V1 } else { V1_WITHOUT_PRESENCE };
+        self.topics.subscribe(topic, token, Format { dialect, window_bits }, 0)
     }
 
     /// Appends a message to the log of a topic. Under memory pressure the history of `owned` shrinks first.
@@ -72,8 +75,13 @@ impl FanOut {
         let own = publisher.member.filter(|_| publisher.is_on(resources.mailboxes.shard()));
         let FanOut { topics, encoder, .. } = self;
         let mut frames = Frames { publication, offset, encoder, codecs: resources.codecs };
-        let accepted =
-            AcceptedMessage { publication: &publication, offset, origin: publisher.origin(), publisher: own };
+        let accepted = AcceptedMessage {
+            publication: &publication,
+            offset,
+            origin: publisher.origin(),
+            publisher: own,
+            received_at: publisher.received_at,
+        };
         topics.append(topic, &mut LogMemory { pool: resources.pool, owned }, &accepted, &mut frames);
     }
 
@@ -83,13 +91,13 @@ impl FanOut {
         owned: &mut OwnedTopics,
         resources: &mut ShardResources<'_, ShardMail>,
         topic: TopicId,
-        client: u64,
-        joined: bool,
-        count: u64,
+        change: &PresenceChange<'_>,
     ) {
         let FanOut { topics, encoder, .. } = self;
-        let write =
-            |text: &mut Vec<u8>, name: &str| server_event::presence(text, name, joined, client, count);
+        let PresenceChange { client, subject, joined, count } = *change;
+        let write = |text: &mut Vec<u8>, name: &str| {
+            server_event::presence(text, name, joined, client, subject, count);
+        };
         let memory = &mut LogMemory { pool: resources.pool, owned };
         topics.append_presence(topic, memory, &mut EventFrame { encoder, write });
     }

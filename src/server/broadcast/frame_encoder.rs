@@ -7,6 +7,8 @@ use echoring_topics::{Content, Encode, Encoding, Format, Keyed, Parts, Publicati
 
 /// The encoding of `echoring.v1.json`.
 pub(super) const V1: Encoding = Encoding::Adapter(0);
+/// The same for sessions that may not see who else subscribes.
+pub(super) const V1_WITHOUT_PRESENCE: Encoding = Encoding::WithoutPresence(0);
 
 /// Maximum bytes of conflated messages that one subscriber is sent at once.
 const KEYED_BYTES_MAX: usize = 64 * 1024;
@@ -43,7 +45,7 @@ impl Encode for Frames<'_> {
         let Publication { content, key, payload } = *publication;
         let (kind, body) = match format.dialect {
             Encoding::Raw => (raw_kind(content), [payload, &[], &[]]),
-            Encoding::Adapter(_) => {
+            Encoding::Adapter(_) | Encoding::WithoutPresence(_) => {
                 text.clear();
                 (
                     MessageKind::Text,

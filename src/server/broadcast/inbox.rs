@@ -1,6 +1,7 @@
 //! Takes mail from other shards.
 
 use super::Broadcast;
+use super::presence::PresenceChange;
 use super::shard_mail::{Publisher, ShardMail};
 use crate::peer::ServerApplication;
 use echoring_runtime::driver::{Driver, Token};
@@ -16,17 +17,21 @@ impl Broadcast {
         mail: ShardMail,
         bytes: &[u8],
     ) {
+        if self.breaks_order(cx.shards(), from, &mail) {
+            tracing::error!("the successor's messages are out of order; leaving it");
+            return self.lose_successor(cx);
+        }
         match mail {
             ShardMail::Subscribe { local } => {
                 let Ok(name) = std::str::from_utf8(bytes) else { return };
                 let answer = self.sequencer.topics.subscribe(name, from, local, cx.pool());
-                post_answer(cx, from, ShardMail::Subscribed { local, answer }, &[]);
+                self.answer(cx, from, ShardMail::Subscribed { local, answer }, &[]);
             }
-            ShardMail::Subscribed { local, answer } => self.subscribed(cx, local, answer),
+            ShardMail::Subscribed { local, answer } => self.subscribed(cx, from, local, answer),
             ShardMail::Unsubscribe { owned, local } => {
                 let now = cx.now();
                 self.sequencer.topics.unsubscribe(owned, from, local, now, cx.pool());
-                post_answer(cx, from, ShardMail::Unsubscribed { local }, &[]);
+                self.answer(cx, from, ShardMail::Unsubscribed { local }, &[]);
             }
             ShardMail::Unsubscribed { local } => self.subscriptions.forget_left(local),
             ShardMail::Publish { publisher, content, name_bytes, key_bytes, idempotency_bytes } => {
@@ -57,7 +62,7 @@ impl Broadcast {
             }
             ShardMail::MembersRequest { owned, local, query } => {
                 let (members, page) = self.sequencer.members(owned, query);
-                post_answer(cx, from, ShardMail::MembersPage { local, query, members }, &[&page]);
+                self.answer(cx, from, ShardMail::MembersPage { local, query, members }, &[&page]);
             }
             ShardMail::MembersPage { local, query, members } => {
                 if let Some(mut link) = cx.link(query.token).filter(|link| link.is_open()) {
@@ -65,12 +70,19 @@ impl Broadcast {
                 }
             }
             ShardMail::Presence { owned, client, joined } => {
-                self.change_presence(&mut cx.resources(), owned, client, joined);
+                let Ok(subject) = std::str::from_utf8(bytes) else { return };
+                self.change_presence(&mut cx.resources(), owned, client, joined.then_some(subject));
             }
             ShardMail::PresenceChanged { local, client, joined, count } => {
-                self.presence_changed(&mut cx.resources(), local, client, joined, count);
+                let Ok(subject) = std::str::from_utf8(bytes) else { return };
+                let change = PresenceChange { client, subject, joined, count };
+                self.presence_changed(&mut cx.resources(), local, &change);
             }
             ShardMail::DrainStageOver(stage) => self.drain.count(stage),
+            ShardMail::Frozen { round } => {
+                self.handover.count(round);
+                self.advance_freeze(cx);
+            }
         }
     }
 
@@ -90,7 +102,7 @@ impl Broadcast {
         let result = self.append_sequenced(&mut resources, &publisher, sequenced, publication);
         if self.sequencer.wants_result(name, &publisher, sequenced) {
             let mail = ShardMail::PublishResult { publisher, result };
-            post_answer(cx, usize::from(publisher.shard), mail, &[name.as_bytes()]);
+            self.answer(cx, usize::from(publisher.shard), mail, &[name.as_bytes()]);
         }
     }
 
@@ -105,7 +117,36 @@ impl Broadcast {
     ) {
         let now = cx.now();
         let (page, bytes) = self.sequencer.history(owned, from, now, cx.pool());
-        post_answer(cx, shard, ShardMail::ReplayPage { local, token, from, page }, &[&bytes]);
+        self.answer(cx, shard, ShardMail::ReplayPage { local, token, from, page }, &[&bytes]);
+    }
+}
+
+impl Broadcast {
+    /// Posts the answer to a request. A request is only taken while there is room for its answer.
+    fn answer<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        to: usize,
+        mail: ShardMail,
+        bytes: &[&[u8]],
+    ) {
+        if to == cx.shard() {
+            return self.mail(cx, to, mail, &bytes.concat());
+        }
+        let posted = cx.post(to, Lane::Forward, mail, bytes);
+        // A predecessor may have ended since.
+        debug_assert!(
+            posted.is_ok() || to >= cx.shards(),
+            "a request is taken only while there is room for its answer"
+        );
+    }
+
+    /// Whether the successor has ordered a message twice, or left one out. Nothing that it sends can be relied on then.
+    fn breaks_order(&self, here: usize, from: usize, mail: &ShardMail) -> bool {
+        match *mail {
+            ShardMail::Deliver { local, offset, .. } => from >= here && !self.is_next(local, offset),
+            _ => false,
+        }
     }
 }
 
@@ -113,15 +154,4 @@ impl Broadcast {
 fn split_text(bytes: &[u8], text_bytes: u8) -> Option<(&str, &[u8])> {
     let (text, rest) = bytes.split_at_checked(usize::from(text_bytes))?;
     Some((std::str::from_utf8(text).ok()?, rest))
-}
-
-/// Posts the answer to a request. A request is only taken while there is room for its answer.
-fn post_answer<D: Driver, A: ServerApplication>(
-    cx: &mut Context<'_, D, A>,
-    to: usize,
-    mail: ShardMail,
-    bytes: &[&[u8]],
-) {
-    let posted = cx.post(to, Lane::Forward, mail, bytes);
-    debug_assert!(posted.is_ok(), "a request is taken only while there is room for its answer");
 }

@@ -10,27 +10,39 @@ use super::shard_mail::{MembersQuery, ShardMail};
 use crate::limits::{PRESENCE_PAGE_MAX, REQUESTS_WAITING_MAX};
 use crate::peer::{Peer, ServerApplication};
 use crate::v1::{ProtocolError, server_event};
+use echoring_auth::Identity;
 use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::{ConnectionContext, Context};
-use echoring_topics::{Members, Refused, TopicId, members};
+use echoring_topics::{Members, Refused, Right, TopicId, TopicSettings, members};
+
+/// A page of a member list that a session requests.
+pub(super) struct MembersPage<'a> {
+    pub(super) id: Option<u64>,
+    pub(super) name: &'a str,
+    /// The page begins behind this member.
+    pub(super) after: Option<u64>,
+    pub(super) limit: usize,
+}
 
 impl Broadcast {
     /// A session requests the members of a topic.
     pub(super) fn list_members<A: ServerApplication>(
         &mut self,
         link: &mut ConnectionContext<'_, A>,
-        id: Option<u64>,
-        name: &str,
-        after: Option<u64>,
-        limit: usize,
+        client: Option<&Identity>,
+        page: &MembersPage<'_>,
     ) {
+        let MembersPage { id, name, after, limit } = *page;
         let topic = self.fan_out.topics.find(name);
         let Peer::Session(session) = &mut *link.peer else { return };
         let Some(topic) = topic.filter(|topic| session.is_live(*topic)) else {
             return self.sessions.reject(link, &ProtocolError::not_subscribed(id));
         };
-        if !self.fan_out.has(topic, |settings| settings.presence) {
+        if !self.fan_out.has(topic, TopicSettings::has_presence) {
             return self.sessions.reject(link, &ProtocolError::no_presence(id));
+        }
+        if !self.may(client, Right::Presence, name) {
+            return self.sessions.reject(link, &ProtocolError::forbidden(id, Right::Presence));
         }
         if self.pending.len() >= REQUESTS_WAITING_MAX {
             return self.sessions.refuse(link, id, Refused::Busy);
@@ -46,7 +58,7 @@ impl Broadcast {
         query: MembersQuery,
     ) {
         let Some((owner, owned)) = self.subscriptions.owner(topic) else { return };
-        if owner == link.mailboxes.shard() {
+        if self.orders(owner, link.mailboxes.shard()) {
             let (members, page) = self.sequencer.members(owned, query);
             self.members_page(link, topic, query, members, &page);
         } else {

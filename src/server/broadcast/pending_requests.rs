@@ -12,14 +12,27 @@ pub(super) struct PendingRequests {
     queue: VecDeque<PendingRequest>,
     /// Shards whose mailbox is full, during one call of [`post`](PendingRequests::post).
     full: Vec<usize>,
+    pub(super) route: RequestRoute,
+}
+
+/// Where requests are posted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum RequestRoute {
+    /// To the other shards of this process; those for this shard are taken.
+    #[default]
+    Lanes,
+    /// Nowhere, for now.
+    Held,
+    /// To the shards of the successor.
+    Bridge,
 }
 
 #[derive(Debug)]
 struct PendingRequest {
     shard: usize,
     mail: ShardMail,
-    /// The name of the topic to subscribe to; empty for other mail.
-    name: Box<str>,
+    /// The name of the topic to subscribe to, or the subject that joins a topic; empty for other mail.
+    text: Box<str>,
 }
 
 impl PendingRequests {
@@ -37,9 +50,9 @@ impl PendingRequests {
         mailboxes: &mut Mailboxes<ShardMail>,
         shard: usize,
         mail: ShardMail,
-        name: &str,
+        text: &str,
     ) {
-        self.queue.push_back(PendingRequest { shard, mail, name: name.into() });
+        self.queue.push_back(PendingRequest { shard, mail, text: text.into() });
         // Earlier requests are tried again at the end of the tick.
         if self.queue.len() == 1 {
             self.post(mailboxes);
@@ -47,21 +60,29 @@ impl PendingRequests {
     }
 
     /// Adds a request without posting it. It may be for this shard itself.
-    pub(super) fn push(&mut self, shard: usize, mail: ShardMail) {
-        self.queue.push_back(PendingRequest { shard, mail, name: Box::default() });
+    pub(super) fn push(&mut self, shard: usize, mail: ShardMail, text: &str) {
+        self.queue.push_back(PendingRequest { shard, mail, text: text.into() });
     }
 
     /// Posts the requests for other shards as far as there is room. The requests to one shard stay in order; a full mailbox
     /// does not delay those to another shard.
     pub(super) fn post(&mut self, mailboxes: &mut Mailboxes<ShardMail>) {
-        let PendingRequests { queue, full } = self;
+        let PendingRequests { queue, full, route } = self;
         full.clear();
-        full.push(mailboxes.shard());
-        queue.retain(|PendingRequest { shard, mail, name }| {
+        match route {
+            RequestRoute::Lanes => full.push(mailboxes.shard()),
+            RequestRoute::Held => return,
+            RequestRoute::Bridge => {}
+        }
+        queue.retain(|PendingRequest { shard, mail, text }| {
             if full.contains(shard) {
                 return true;
             }
-            let posted = mailboxes.post(*shard, Lane::Request, mail.clone(), &[name.as_bytes()]);
+            let bytes = [text.as_bytes()];
+            let posted = match route {
+                RequestRoute::Bridge => mailboxes.post_far(*shard, mail.clone(), &bytes),
+                _ => mailboxes.post(*shard, Lane::Request, mail.clone(), &bytes),
+            };
             if posted.is_err() {
                 full.push(*shard);
             }
@@ -69,9 +90,26 @@ impl PendingRequests {
         });
     }
 
-    /// Takes the first request for this shard itself.
-    pub(super) fn take_for(&mut self, shard: usize) -> Option<ShardMail> {
+    /// Takes the first request for this shard itself, and its text.
+    pub(super) fn take_for(&mut self, shard: usize) -> Option<(ShardMail, Box<str>)> {
+        if self.route != RequestRoute::Lanes {
+            return None;
+        }
         let index = self.queue.iter().position(|request| request.shard == shard)?;
-        self.queue.remove(index).map(|request| request.mail)
+        self.queue.remove(index).map(|request| (request.mail, request.text))
+    }
+
+    /// Takes all requests for this shard itself, with their texts.
+    pub(super) fn take_all_for(&mut self, shard: usize) -> Vec<(ShardMail, Box<str>)> {
+        let (here, others) =
+            std::mem::take(&mut self.queue).into_iter().partition(|request| request.shard == shard);
+        self.queue = others;
+        let here: VecDeque<PendingRequest> = here;
+        here.into_iter().map(|request| (request.mail, request.text)).collect()
+    }
+
+    /// Nobody can answer any more.
+    pub(super) fn clear(&mut self) {
+        self.queue.clear();
     }
 }

@@ -3,22 +3,33 @@
 use super::Broadcast;
 use super::shard_mail::ShardMail;
 use echoring_runtime::shard::{Lane, ShardResources};
-use echoring_topics::{OwnedTopicId, TopicId};
+use echoring_topics::{OwnedTopicId, TopicId, TopicSettings};
+
+/// A subscriber joined or left.
+pub(super) struct PresenceChange<'a> {
+    pub(super) client: u64,
+    /// The subject of its credentials; empty for none.
+    pub(super) subject: &'a str,
+    pub(super) joined: bool,
+    /// Subscribers after the change.
+    pub(super) count: u64,
+}
 
 impl Broadcast {
-    /// Tells the owner that a session joined or left a topic, if the topic has presence.
+    /// Tells the owner that a session joined a topic, with the subject of its credentials, or left it, if the topic has presence.
     pub(super) fn report_presence(
         &mut self,
         resources: &mut ShardResources<'_, ShardMail>,
         topic: TopicId,
         client: u64,
-        joined: bool,
+        joined: Option<&str>,
     ) {
-        if !self.fan_out.has(topic, |settings| settings.presence) {
+        if !self.fan_out.has(topic, TopicSettings::has_presence) {
             return;
         }
         let Some((owner, owned)) = self.subscriptions.owner(topic) else { return };
-        self.pending.push(owner, ShardMail::Presence { owned, client, joined });
+        let mail = ShardMail::Presence { owned, client, joined: joined.is_some() };
+        self.pending.push(owner, mail, joined.unwrap_or_default());
         // Earlier requests are tried again at the end of the tick.
         if self.pending.len() == 1 {
             self.post_pending(resources);
@@ -30,10 +41,10 @@ impl Broadcast {
         self.pending.post(resources.mailboxes);
         let here = resources.mailboxes.shard();
         while resources.mailboxes.all_have_room(Lane::Forward, 0)
-            && let Some(mail) = self.pending.take_for(here)
+            && let Some((mail, subject)) = self.pending.take_for(here)
         {
             if let ShardMail::Presence { owned, client, joined } = mail {
-                self.change_presence(resources, owned, client, joined);
+                self.change_presence(resources, owned, client, joined.then_some(&*subject));
             }
         }
     }
@@ -44,11 +55,12 @@ impl Broadcast {
         resources: &mut ShardResources<'_, ShardMail>,
         owned: OwnedTopicId,
         client: u64,
-        joined: bool,
+        joined: Option<&str>,
     ) {
         let changed = self.sequencer.change_presence(resources.mailboxes, owned, client, joined);
-        if let Some((count, Some(local))) = changed {
-            self.presence_changed(resources, local, client, joined, count);
+        if let Some((count, subject, Some(local))) = changed {
+            let change = PresenceChange { client, subject: &subject, joined: joined.is_some(), count };
+            self.presence_changed(resources, local, &change);
         }
     }
 
@@ -57,14 +69,12 @@ impl Broadcast {
         &mut self,
         resources: &mut ShardResources<'_, ShardMail>,
         topic: TopicId,
-        client: u64,
-        joined: bool,
-        count: u64,
+        change: &PresenceChange<'_>,
     ) {
         if let Some(subscription) = self.subscriptions.get_mut(topic) {
-            subscription.present = count;
+            subscription.present = change.count;
         }
         let Broadcast { fan_out, sequencer, .. } = self;
-        fan_out.append_presence(&mut sequencer.topics, resources, topic, client, joined, count);
+        fan_out.append_presence(&mut sequencer.topics, resources, topic, change);
     }
 }

@@ -1,16 +1,19 @@
 //! The path of a publication: to the owner of its topic, and from there to all subscribing shards.
 
 use super::Broadcast;
+use super::handover::Ordering;
 use super::held_publications::{HeldPublications, release_one};
 use super::sequencer::{Routed, Sequenced, Sequencer};
 use super::sessions::latest_request;
 use super::shard_mail::{AckMode, PublishResult, Publisher, ShardMail};
 use crate::peer::{Peer, ServerApplication};
+use echoring_auth::Identity;
 use echoring_proto::CloseCode;
 use echoring_proto::connection::MessageKind;
 use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::{ConnectionContext, Context, Full, ShardResources};
-use echoring_topics::{Content, MemberId, Position, Publication, Refused, TopicId};
+use echoring_runtime::traces;
+use echoring_topics::{Content, MemberId, Position, Publication, Refused, Right, TopicId};
 
 impl Broadcast {
     /// A raw subscriber sent a whole message.
@@ -23,7 +26,7 @@ impl Broadcast {
         let Peer::Subscriber(subscriber) = &mut *link.peer else { return };
         // A slow consumer is being closed: its messages are discarded.
         let Some(member) = subscriber.member else { return };
-        let topic = subscriber.topic;
+        let (topic, may_publish) = (subscriber.topic, subscriber.may_publish);
         if self.drain.is_on() {
             // The message was received when the drain stopped reading.
             return self.sequencer.topics.note_refused();
@@ -35,7 +38,11 @@ impl Broadcast {
                 "messages of this topic need a key, or come from its operator only",
             );
         }
-        let publisher = publisher(link, Some(member), AckMode::Never);
+        if !may_publish {
+            self.sequencer.topics.note_refused();
+            return link.close(CloseCode::POLICY, "not allowed to publish to this topic");
+        }
+        let publisher = publisher(link, self.number(link.mailboxes.shard()), Some(member), AckMode::Never);
         let content = match kind {
             MessageKind::Text => Content::Text,
             MessageKind::Binary => Content::Binary,
@@ -64,16 +71,26 @@ impl Broadcast {
     pub(super) fn publish_for_session<A: ServerApplication>(
         &mut self,
         link: &mut ConnectionContext<'_, A>,
+        client: Option<&Identity>,
         id: Option<u64>,
         name: &str,
         publication: Publication<'_>,
         idempotency_key: &str,
     ) {
-        if self.drain.is_on() {
+        let refused = match self.drain.is_on() {
+            true => Some(Refused::Draining),
+            false => (!self.may(client, Right::Publish, name)).then_some(Refused::Forbidden),
+        };
+        if let Some(refused) = refused {
             self.sequencer.topics.note_refused();
-            return self.sessions.refuse(link, id, Refused::Draining);
+            return self.sessions.refuse(link, id, refused);
         }
-        let publisher = publisher(link, None, id.map_or(AckMode::OnRefusal, AckMode::Always));
+        let publisher = publisher(
+            link,
+            self.number(link.mailboxes.shard()),
+            None,
+            id.map_or(AckMode::OnRefusal, AckMode::Always),
+        );
         let Broadcast { sequencer, held, .. } = self;
         let Some(sequenced) =
             route_or_hold(sequencer, held, link, name, publisher, publication, idempotency_key)
@@ -128,7 +145,7 @@ impl Broadcast {
         publication: Publication<'_>,
         idempotency_key: &str,
     ) -> Result<Position, Refused> {
-        if self.drain.is_on() {
+        if self.drain.is_on() || self.sequencer.ordering == Ordering::Theirs {
             self.sequencer.topics.note_refused();
             return Err(Refused::Draining);
         }
@@ -140,7 +157,7 @@ impl Broadcast {
             return Err(Refused::Busy);
         }
         let (now, mut resources) = (cx.now(), cx.resources());
-        let operator = Publisher::OPERATOR;
+        let operator = Publisher::operator(now);
         let sequenced =
             self.sequencer.sequence(&mut resources, now, name, operator, publication, idempotency_key);
         self.append_sequenced(&mut resources, &operator, sequenced, publication)
@@ -214,6 +231,8 @@ fn route_or_hold<A: ServerApplication>(
         true => sequencer.route(&mut resources, now, name, publisher, publication, idempotency_key),
         false => Err(Full),
     };
+    let bytes = publication.payload.len();
+    traces::published(publisher.token, name, bytes, publisher.received_at, outcome(&routed));
     match routed {
         Ok(Routed::Here(sequenced)) => return Some(sequenced),
         Ok(Routed::Posted) => {}
@@ -222,12 +241,24 @@ fn route_or_hold<A: ServerApplication>(
     None
 }
 
+/// What became of a publication, for its span.
+fn outcome(routed: &Result<Routed, Full>) -> Result<&'static str, &'static str> {
+    match routed {
+        Ok(Routed::Here(Ok(_))) => Ok("ordered"),
+        Ok(Routed::Here(Err(refused))) => Err(refused.code()),
+        Ok(Routed::Posted) => Ok("posted"),
+        Err(Full) => Ok("held"),
+    }
+}
+
 /// This connection as a publisher.
 fn publisher<A: ServerApplication>(
     link: &ConnectionContext<'_, A>,
+    number: u8,
     member: Option<MemberId>,
     ack_mode: AckMode,
 ) -> Publisher {
     let shard = link.mailboxes.shard() as u16;
-    Publisher { shard, token: link.token, member, ack_mode, request: latest_request(link) }
+    let request = latest_request(link);
+    Publisher { shard, number, token: link.token, member, ack_mode, request, received_at: link.now() }
 }

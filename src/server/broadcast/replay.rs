@@ -44,7 +44,7 @@ impl Broadcast {
             replay.requested = true;
         }
         let Some((owner, owned)) = self.subscriptions.owner(topic) else { return };
-        if owner == link.mailboxes.shard() {
+        if self.orders(owner, link.mailboxes.shard()) {
             let now = link.now();
             let (page, bytes) = self.sequencer.history(owned, from, now, link.pool());
             self.replay_page(link, topic, from, page, &bytes);

@@ -1,10 +1,51 @@
 //! Reports about topics, for the admin address.
 
 use super::Broadcast;
+use crate::peer::Peer;
 use echoring_proto::limits::Nanos;
 use echoring_topics::{HubReport, TopicReport};
 
+/// The subscriptions of one connection.
+#[derive(Debug, Default)]
+pub(crate) struct Subscribed {
+    /// The first topics.
+    pub(crate) topics: Vec<Box<str>>,
+    /// All topics.
+    pub(crate) count: usize,
+    /// Bytes of their messages that it was not sent yet; `None` if it never subscribes.
+    pub(crate) lag_bytes: Option<u64>,
+}
+
 impl Broadcast {
+    /// Whether a connection subscribes to a topic.
+    pub(crate) fn subscribes(&self, peer: &Peer, topic: &str) -> bool {
+        let Some(topic) = self.fan_out.topics.find(topic) else { return false };
+        match peer {
+            Peer::Subscriber(subscriber) => subscriber.topic == topic,
+            Peer::Session(session) => session.subscriptions.iter().any(|own| own.topic == topic),
+            Peer::Echo | Peer::Handler(_) => false,
+        }
+    }
+
+    /// The subscriptions of a connection, with the names of the first `most`.
+    pub(crate) fn subscriptions_of(&self, peer: &Peer, most: usize) -> Subscribed {
+        let lag = |member| self.fan_out.topics.lag_bytes(member).unwrap_or(0);
+        let name = |topic| self.fan_out.name(topic).into();
+        match peer {
+            Peer::Subscriber(subscriber) => Subscribed {
+                topics: vec![name(subscriber.topic)],
+                count: 1,
+                lag_bytes: Some(subscriber.member.map_or(0, lag)),
+            },
+            Peer::Session(session) => Subscribed {
+                topics: session.subscriptions.iter().take(most).map(|own| name(own.topic)).collect(),
+                count: session.subscriptions.len(),
+                lag_bytes: Some(session.subscriptions.iter().filter_map(|own| own.member()).map(lag).sum()),
+            },
+            Peer::Echo | Peer::Handler(_) => Subscribed::default(),
+        }
+    }
+
     /// The totals of the shard.
     pub(crate) fn report(&self) -> HubReport {
         HubReport {
@@ -13,6 +54,10 @@ impl Broadcast {
             publications: self.sequencer.topics.publications(),
             deliveries: self.fan_out.topics.deliveries(),
             passed: self.sequencer.passed,
+            owned_topics: self.sequencer.topics.len() as u64,
+            topics_peak: self.sequencer.topics.budget().peak(),
+            topics_limit: self.sequencer.topics.budget().units(),
+            held_publications: self.held.len() as u64,
         }
     }
 

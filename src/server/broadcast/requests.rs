@@ -1,20 +1,24 @@
 //! The requests of a session: publish, subscribe, unsubscribe, and list the members.
 
 use super::Broadcast;
+use super::members::MembersPage;
 use super::session::{ReplayState, SessionSubscription, SubscriptionState};
 use super::shard_mail::origin;
 use super::subscriptions::Waiting;
+use crate::auth::Gate;
 use crate::peer::{Peer, ServerApplication};
 use crate::v1::{Command, ProtocolError, parse, server_event};
+use echoring_auth::Identity;
 use echoring_proto::connection::MessageKind;
 use echoring_runtime::shard::ConnectionContext;
-use echoring_topics::{Position, Publication, Refused, Replay, TopicId};
+use echoring_topics::{Position, Publication, Refused, Replay, Right, TopicId, TopicSettings};
 
 impl Broadcast {
     /// A session sent a message.
     pub(crate) fn request<A: ServerApplication>(
         &mut self,
         link: &mut ConnectionContext<'_, A>,
+        gate: &mut Gate,
         kind: MessageKind,
         payload: &[u8],
     ) {
@@ -24,15 +28,24 @@ impl Broadcast {
         let command = if kind == MessageKind::Text { parse(payload) } else { Err(ProtocolError::not_text()) };
         match command {
             Ok(Command::Publish { id, topic, content, key, idempotency_key, payload }) => {
+                if let Err(limit) = gate.publish(link.token, link.now()) {
+                    link.note_excess(limit, false);
+                    self.sequencer.topics.note_refused();
+                    return self.sessions.refuse(link, id, Refused::RateLimited);
+                }
+                let client = gate.client(link.token);
                 let publication = Publication { content, key: &key, payload: &payload };
-                self.publish_for_session(link, id, &topic, publication, &idempotency_key);
+                self.publish_for_session(link, client, id, &topic, publication, &idempotency_key);
             }
             Ok(Command::Subscribe { id, topic, position }) => {
-                self.subscribe_session(link, id, &topic, position);
+                let client = gate.client(link.token);
+                self.subscribe_session(link, client, id, &topic, position);
             }
             Ok(Command::Presence { id, topic, after, limit }) => {
-                self.list_members(link, id, &topic, after, limit);
+                let client = gate.client(link.token);
+                self.list_members(link, client, &MembersPage { id, name: &topic, after, limit });
             }
+            Ok(Command::Authenticate { id, token }) => self.authenticate(link, gate, id, &token),
             Ok(Command::Unsubscribe { id, topic }) => self.unsubscribe_session(link, id, &topic),
             Err(error) => self.sessions.reject(link, &error),
         }
@@ -41,6 +54,7 @@ impl Broadcast {
     fn subscribe_session<A: ServerApplication>(
         &mut self,
         link: &mut ConnectionContext<'_, A>,
+        client: Option<&Identity>,
         id: Option<u64>,
         name: &str,
         from: Option<Position>,
@@ -48,6 +62,10 @@ impl Broadcast {
         if self.drain.is_on() {
             return self.sessions.refuse(link, id, Refused::Draining);
         }
+        if !self.may(client, Right::Subscribe, name) {
+            return self.sessions.reject(link, &ProtocolError::forbidden(id, Right::Subscribe));
+        }
+        let granted = self.granted(client, name);
         if let Some(error) = self.subscribe_error(link, id, name) {
             return self.sessions.reject(link, &error);
         }
@@ -58,7 +76,7 @@ impl Broadcast {
         };
         let Peer::Session(session) = &mut *link.peer else { return };
         let state = SubscriptionState::AwaitingOwner { id, request: session.requests.latest(), from };
-        session.subscriptions.push(SessionSubscription { topic, state });
+        session.subscriptions.push(SessionSubscription { topic, state, granted });
         match self.subscriptions.get_mut(topic) {
             Some(subscription) if subscription.owned.is_none() => {
                 subscription.waiting.push(Waiting::Session(link.token, now));
@@ -95,6 +113,8 @@ impl Broadcast {
         let has_snapshot = head.offset > 0 && self.has_snapshot(topic);
         let Peer::Session(session) = &mut *link.peer else { return };
         let Some(subscription) = session.find(topic) else { return };
+        let may_replay = subscription.granted.history;
+        let has_snapshot = has_snapshot && may_replay;
         let SubscriptionState::AwaitingOwner { id, from, .. } = subscription.state else { return };
         match from {
             // The messages after a position of another epoch are unknown.
@@ -102,6 +122,9 @@ impl Broadcast {
                 self.begin_replay(link, topic, ReplayState::new(id, Replay::Newcomer, true));
             }
             Some(from) if from.epoch != epoch => self.begin_live(link, topic, id, head, Some(false)),
+            Some(from) if from.offset != head.offset && !may_replay => {
+                self.begin_live(link, topic, id, head, Some(false));
+            }
             Some(from) if from.offset != head.offset => {
                 self.begin_replay(link, topic, ReplayState::new(id, Replay::After(from.offset), false));
             }
@@ -139,9 +162,10 @@ impl Broadcast {
         recovered: Option<bool>,
         snapshot: Option<u64>,
     ) {
-        let client = origin(link.mailboxes.shard(), link.token);
+        let client = origin(self.number(link.mailboxes.shard()), link.token);
+        let sees_presence = sees_presence(link, topic);
         let Broadcast { fan_out, subscriptions, sessions, .. } = self;
-        let has_presence = fan_out.has(topic, |settings| settings.presence);
+        let has_presence = sees_presence && fan_out.has(topic, TopicSettings::has_presence);
         let known = subscriptions.get(topic).filter(|_| has_presence);
         let presence = known.map(|subscription| (subscription.present + 1, client));
         let name = fan_out.name(topic);
@@ -157,13 +181,17 @@ impl Broadcast {
     ) {
         self.subscriptions.stop_waiting(topic, link.token);
         let window_bits = link.share_window();
-        let Some(member) = self.fan_out.subscribe_session(topic, link.token, window_bits) else { return };
+        let sees_presence = sees_presence(link, topic);
+        let token = link.token;
+        let member = self.fan_out.subscribe_session(topic, token, window_bits, sees_presence);
+        let Some(member) = member else { return };
         let Peer::Session(session) = &mut *link.peer else { return };
         if let Some(subscription) = session.find(topic) {
             subscription.state = SubscriptionState::Live(member);
         }
-        let client = origin(link.mailboxes.shard(), link.token);
-        self.report_presence(&mut link.resources(), topic, client, true);
+        let subject = session.subject.clone();
+        let client = origin(self.number(link.mailboxes.shard()), link.token);
+        self.report_presence(&mut link.resources(), topic, client, Some(&subject));
     }
 
     fn unsubscribe_session<A: ServerApplication>(
@@ -184,7 +212,7 @@ impl Broadcast {
     }
 
     /// Answers a subscribe request that was not answered yet, so that its client does not wait for ever.
-    fn cancel_subscribe<A: ServerApplication>(
+    pub(super) fn cancel_subscribe<A: ServerApplication>(
         &mut self,
         link: &mut ConnectionContext<'_, A>,
         state: &SubscriptionState,
@@ -196,4 +224,10 @@ impl Broadcast {
             self.sessions.send(link, |text| server_event::error(text, &error));
         }
     }
+}
+
+/// Whether the client of a subscription may see who else subscribes.
+fn sees_presence<A: ServerApplication>(link: &mut ConnectionContext<'_, A>, topic: TopicId) -> bool {
+    let Peer::Session(session) = &mut *link.peer else { return false };
+    session.find(topic).is_some_and(|subscription| subscription.granted.presence)
 }

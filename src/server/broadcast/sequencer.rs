@@ -3,7 +3,7 @@
 //!
 //! Forwards are posted without waiting. The caller checks the room of the forward lanes before it sequences anything.
 
-use echoring_proto::buffer::{Lease, Pool};
+use echoring_proto::buffer::Pool;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::shard::{Full, Lane, Mailboxes, ShardResources};
 use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
@@ -12,6 +12,7 @@ use echoring_topics::{
     Replay, Rules, TopicId,
 };
 
+use super::handover::Ordering;
 use super::shard_mail::{AckMode, MembersQuery, Publisher, ShardMail};
 use crate::limits::IDEMPOTENCY_KEY_BYTES_MAX;
 
@@ -27,6 +28,7 @@ pub(super) struct Sequencer {
     pub(super) topics: OwnedTopics,
     placement: Placement,
     message_bytes_max: usize,
+    pub(super) ordering: Ordering,
     pub(super) passed: Passed,
 }
 
@@ -50,15 +52,14 @@ pub(super) enum Routed {
 }
 
 impl Sequencer {
-    pub(super) fn new(
-        rules: Rules,
-        lease: Lease,
-        seed: u64,
-        placement: Placement,
-        message_bytes_max: usize,
-    ) -> Sequencer {
-        let topics = OwnedTopics::new(rules, lease, seed);
-        Sequencer { topics, placement, message_bytes_max, passed: Passed::default() }
+    pub(super) fn new(topics: OwnedTopics, placement: Placement, message_bytes_max: usize) -> Sequencer {
+        let ordering = Ordering::default();
+        Sequencer { topics, placement, message_bytes_max, ordering, passed: Passed::default() }
+    }
+
+    /// A successor accepts messages of this size.
+    pub(super) fn lower_message_bytes_max(&mut self, bytes: u64) {
+        self.message_bytes_max = self.message_bytes_max.min(bytes as usize);
     }
 
     /// The shard that owns the topic `name`.
@@ -97,7 +98,13 @@ impl Sequencer {
         idempotency_key: &str,
     ) -> Result<Routed, Full> {
         let owner = self.owner_of(name, resources.mailboxes.shards());
-        if owner != resources.mailboxes.shard() {
+        if self.ordering == Ordering::Frozen {
+            return Err(Full);
+        }
+        if self.ordering == Ordering::Theirs && publication.payload.len() > self.message_bytes_max {
+            return Ok(Routed::Here(Err(Refused::TooLarge)));
+        }
+        if owner != resources.mailboxes.shard() || self.ordering == Ordering::Theirs {
             self.post(resources.mailboxes, owner, name, publisher, publication, idempotency_key)?;
             return Ok(Routed::Posted);
         }
@@ -126,7 +133,10 @@ impl Sequencer {
             idempotency_bytes: idempotency_key.len() as u8,
         };
         let bytes = [name.as_bytes(), key.as_bytes(), idempotency_key.as_bytes(), payload];
-        mailboxes.post(owner, Lane::Request, mail, &bytes)?;
+        match self.ordering {
+            Ordering::Theirs => mailboxes.post_far(owner, mail, &bytes)?,
+            Ordering::Own | Ordering::Frozen => mailboxes.post(owner, Lane::Request, mail, &bytes)?,
+        }
         self.passed.publications_out += 1;
         Ok(())
     }
@@ -142,7 +152,7 @@ impl Sequencer {
         publication: Publication<'_>,
         idempotency_key: &str,
     ) -> Result<Sequenced, Refused> {
-        let by_client = publisher != Publisher::OPERATOR;
+        let by_client = !publisher.is_operator();
         let owned = self.find(name, publisher, now, resources.pool)?;
         let Sequencer { topics, passed, .. } = self;
         let (position, shards) = if idempotency_key.is_empty() {
@@ -169,7 +179,7 @@ impl Sequencer {
         now: Nanos,
         pool: &mut Pool,
     ) -> Result<OwnedTopicId, Refused> {
-        let found = if publisher == Publisher::OPERATOR {
+        let found = if publisher.is_operator() {
             self.topics.find_or_create(name, now, pool)
         } else {
             self.topics.find_or_begin(name, publisher.origin(), now, pool)
@@ -215,24 +225,25 @@ impl Sequencer {
     /// A page of a topic's member list. It fits one message to another shard.
     pub(super) fn members(&mut self, owned: OwnedTopicId, query: MembersQuery) -> (Option<Members>, Vec<u8>) {
         let mut bytes = Vec::new();
-        let most = usize::from(query.limit).min(self.mail_bytes_max() / size_of::<u64>());
-        let members = self.topics.members(owned, query.after, most, &mut bytes);
+        let (most, bytes_max) = (usize::from(query.limit), self.mail_bytes_max());
+        let members = self.topics.members(owned, query.after, most, bytes_max, &mut bytes);
         (members, bytes)
     }
 
     /// Records that a subscriber joined or left, and forwards that to the subscribing shards. Returns the number of
-    /// subscribers and the topic on this shard, if this shard subscribes.
+    /// subscribers, the subject, and the topic on this shard, if this shard subscribes.
     pub(super) fn change_presence(
         &mut self,
         mailboxes: &mut Mailboxes<ShardMail>,
         owned: OwnedTopicId,
         client: u64,
-        joined: bool,
-    ) -> Option<(u64, Option<TopicId>)> {
-        let (count, shards) = self.topics.presence(owned, client, joined)?;
+        joined: Option<&str>,
+    ) -> Option<(u64, Box<str>, Option<TopicId>)> {
+        let (count, subject, shards) = self.topics.presence(owned, client, joined)?;
+        let joined = joined.is_some();
         let mail = |local| ShardMail::PresenceChanged { local, client, joined, count };
-        let (local, _) = forward(mailboxes, shards, mail, &[]);
-        Some((count, local))
+        let (local, _) = forward(mailboxes, shards, mail, &[subject.as_bytes()]);
+        Some((count, subject, local))
     }
 }
 

@@ -14,6 +14,8 @@ pub struct Subscriber {
     /// `None` until the owner has answered, and after the subscriber fell behind.
     pub(super) member: Option<MemberId>,
     pub(super) echo_own: bool,
+    /// Whether the client may publish to the topic.
+    pub(super) may_publish: bool,
     /// Its publications that wait for room in a mailbox.
     pub(super) held: u16,
 }
@@ -25,6 +27,10 @@ pub struct Session {
     /// Topics whose presence events the session missed.
     pub(super) member_lists: Vec<MemberList>,
     pub(super) requests: RequestHistory,
+    /// The subject of its credentials, shown to other subscribers; empty for none.
+    pub(super) subject: Box<str>,
+    /// The number of the request whose token is being checked.
+    pub(super) refreshing: Option<u32>,
     /// Its publications that wait for room in a mailbox.
     pub(super) held: u16,
 }
@@ -34,6 +40,16 @@ pub struct Session {
 pub(super) struct SessionSubscription {
     pub(super) topic: TopicId,
     pub(super) state: SubscriptionState,
+    pub(super) granted: Granted,
+}
+
+/// What the client of a subscription may do besides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Granted {
+    /// See who else subscribes.
+    pub(super) presence: bool,
+    /// Receive stored messages.
+    pub(super) history: bool,
 }
 
 /// How far a subscription is.
@@ -163,7 +179,7 @@ impl Session {
     /// The next page to request. One page at a time, so that at most one waits for the peer.
     pub(super) fn next_replay(&self) -> Option<(TopicId, Replay)> {
         let mut next = None;
-        for SessionSubscription { topic, state } in &self.subscriptions {
+        for SessionSubscription { topic, state, .. } in &self.subscriptions {
             match state {
                 SubscriptionState::Replaying(ReplayState { requested: true, .. }) => return None,
                 SubscriptionState::Replaying(replay) if next.is_none() => next = Some((*topic, replay.from)),

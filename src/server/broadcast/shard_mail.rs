@@ -1,5 +1,6 @@
 //! The messages that shards send one another about topics.
 
+use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Token;
 use echoring_topics::{
     Content, MemberId, Members, Origin, OwnedTopicId, Page, Position, Refused, Replay, Subscribed, TopicId,
@@ -112,7 +113,7 @@ pub enum ShardMail {
         /// A description of the bytes; `None` if the owner no longer knows the topic.
         members: Option<Members>,
     },
-    /// To the owner: a subscriber joined or left a topic with presence.
+    /// To the owner: a subscriber joined or left a topic with presence. The bytes are the subject of one that joined.
     Presence {
         /// The topic on its owner.
         owned: OwnedTopicId,
@@ -121,7 +122,7 @@ pub enum ShardMail {
         /// Joined; otherwise left.
         joined: bool,
     },
-    /// To a subscribing shard: the same, in the order of the topic.
+    /// To a subscribing shard: the same, in the order of the topic. The bytes are the subject.
     PresenceChanged {
         /// The topic on the receiving shard.
         local: TopicId,
@@ -134,6 +135,11 @@ pub enum ShardMail {
     },
     /// The sending shard drains and will post no more mail of this stage.
     DrainStageOver(DrainStage),
+    /// The sending shard is frozen and posts no requests behind this one.
+    Frozen {
+        /// The attempt to hand over.
+        round: u32,
+    },
 }
 
 /// The mail that a draining shard has posted the last of.
@@ -166,12 +172,16 @@ pub struct MembersQuery {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Publisher {
     pub(super) shard: u16,
+    /// The number of the shard, in the numbers of clients.
+    pub(super) number: u8,
     pub(super) token: Token,
     /// The publisher's own subscription, which does not get the message.
     pub(super) member: Option<MemberId>,
     pub(super) ack_mode: AckMode,
     /// The number of the request in its session.
     pub(super) request: u32,
+    /// When the message was received.
+    pub(super) received_at: Nanos,
 }
 
 /// When a publisher gets an answer.
@@ -187,20 +197,36 @@ pub(super) enum AckMode {
 
 impl Publisher {
     /// The admin address and [`Handle::publish`](crate::Handle::publish).
-    pub(super) const OPERATOR: Publisher = Publisher {
-        shard: u16::MAX,
-        token: Token { index: u32::MAX, generation: 0 },
-        member: None,
-        ack_mode: AckMode::Never,
-        request: 0,
-    };
+    pub(super) const fn operator(received_at: Nanos) -> Publisher {
+        Publisher {
+            shard: u16::MAX,
+            number: 0,
+            token: Token { index: u32::MAX, generation: 0 },
+            member: None,
+            ack_mode: AckMode::Never,
+            request: 0,
+            received_at,
+        }
+    }
+
+    pub(super) fn is_operator(&self) -> bool {
+        self.shard == u16::MAX
+    }
 
     pub(super) fn is_on(&self, shard: usize) -> bool {
         usize::from(self.shard) == shard
     }
 
     pub(super) fn origin(&self) -> Origin {
-        origin(usize::from(self.shard), self.token)
+        origin(self.number, self.token)
+    }
+
+    /// Gives the publisher the shard that `find` returns for its own; the operator has none. `None` if `find` returns none.
+    pub(crate) fn move_to(&mut self, find: impl FnOnce(usize) -> Option<usize>) -> Option<()> {
+        if !self.is_operator() {
+            self.shard = u16::try_from(find(self.shard.into())?).ok()?;
+        }
+        Some(())
     }
 
     /// The id of the client's request, if the client expects an answer.
@@ -212,8 +238,9 @@ impl Publisher {
     }
 }
 
-/// Identifies a connection on the whole node while it is open.
-pub(super) fn origin(shard: usize, token: Token) -> Origin {
-    // Shards are below 2^8 and generations below 2^24. Adding 1 keeps the value from being 0, which means no origin.
-    (shard as u64) << 56 | u64::from(token.generation) << 32 | (u64::from(token.index) + 1)
+/// Identifies a connection on the whole node, and on its predecessor or successor, while it is open. `number` is that of its
+/// shard.
+pub(super) fn origin(number: u8, token: Token) -> Origin {
+    // Generations are below 2^24. Adding 1 keeps the value from being 0, which means no origin.
+    u64::from(number) << 56 | u64::from(token.generation) << 32 | (u64::from(token.index) + 1)
 }

@@ -4,13 +4,15 @@ use super::Broadcast;
 use super::session::{Session, SessionSubscription, Subscriber, SubscriptionState};
 use super::shard_mail::{ShardMail, origin};
 use super::subscriptions::{Subscription, Waiting};
+use crate::auth::NOT_ALLOWED;
 use crate::limits::SUBSCRIPTIONS_WAITING_MAX;
 use crate::peer::{Peer, ServerApplication};
+use echoring_auth::Identity;
 use echoring_proto::handshake::Refusal;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{Answer, ConnectionContext, Context, ShardResources};
-use echoring_topics::{MemberId, Refused, Subscribed, TopicId};
+use echoring_topics::{MemberId, Refused, Right, Subscribed, TopicId};
 
 const TOO_MANY_TOPICS: Refusal = Refusal {
     status: 503,
@@ -34,13 +36,18 @@ impl Broadcast {
         name: &str,
         echo_own: bool,
         subprotocol: Option<&'static str>,
+        client: Option<&Identity>,
     ) -> Answer<Peer> {
+        if !self.may(client, Right::Subscribe, name) {
+            return Answer::Refuse(NOT_ALLOWED);
+        }
+        let may_publish = self.may(client, Right::Publish, name);
         let now = cx.now();
         let topic = match self.find_or_subscribe(&mut cx.resources(), name, now) {
             Ok(topic) => topic,
             Err(refused) => return Answer::Refuse(refusal(refused)),
         };
-        let mut subscriber = Subscriber { topic, member: None, echo_own, held: 0 };
+        let mut subscriber = Subscriber { topic, member: None, echo_own, may_publish, held: 0 };
         let Some(subscription) = self.subscriptions.get_mut(topic) else { return Answer::Refuse(BUSY) };
         if subscription.owned.is_none() {
             subscription.waiting.push(Waiting::Raw(token, subprotocol));
@@ -51,9 +58,15 @@ impl Broadcast {
     }
 
     /// Opens a session.
-    pub(crate) fn open_session(&mut self, subprotocol: &'static str) -> Answer<Peer> {
+    pub(crate) fn open_session(
+        &mut self,
+        subprotocol: &'static str,
+        client: Option<&Identity>,
+    ) -> Answer<Peer> {
         self.sessions.count += 1;
-        Answer::Upgrade { peer: Peer::Session(Box::default()), subprotocol: Some(subprotocol), whole: true }
+        let subject = client.map(Identity::subject).unwrap_or_default().into();
+        let peer = Peer::Session(Box::new(Session { subject, ..Session::default() }));
+        Answer::Upgrade { peer, subprotocol: Some(subprotocol), whole: true }
     }
 
     /// The topic `name` on this shard, which subscribes to it at the owner if it does not yet.
@@ -68,7 +81,7 @@ impl Broadcast {
         }
         let (shard, shards) = (resources.mailboxes.shard(), resources.mailboxes.shards());
         let owner = self.sequencer.owner_of(name, shards);
-        if owner == shard {
+        if self.orders(owner, shard) {
             return self.subscribe_owned(resources, name, now);
         }
         if self.subscriptions.awaiting_owner() >= SUBSCRIPTIONS_WAITING_MAX {
@@ -107,7 +120,7 @@ impl Broadcast {
         topic: TopicId,
         echo_own: bool,
     ) -> Option<MemberId> {
-        let skip = if echo_own { 0 } else { origin(cx.shard(), token) };
+        let skip = if echo_own { 0 } else { origin(self.number(cx.shard()), token) };
         let window_bits = cx.share_window(token);
         self.fan_out.subscribe_raw(topic, token, window_bits, skip)
     }
@@ -116,6 +129,7 @@ impl Broadcast {
     pub(super) fn subscribed<D: Driver, A: ServerApplication>(
         &mut self,
         cx: &mut Context<'_, D, A>,
+        owner: usize,
         local: TopicId,
         answer: Result<Subscribed, Refused>,
     ) {
@@ -126,6 +140,8 @@ impl Broadcast {
         match answer {
             Ok(answer) => {
                 subscription.confirm(answer);
+                // Not the one that was asked if the topic has moved meanwhile.
+                subscription.owner = owner;
                 self.fan_out.topics.begin_at(local, answer.position.offset);
                 waiting.into_iter().for_each(|waiting| self.admit(cx, local, &waiting));
                 self.leave_if_deserted(&mut cx.resources(), local);
@@ -255,8 +271,8 @@ impl Broadcast {
         token: Token,
         topic: TopicId,
     ) {
-        let client = origin(resources.mailboxes.shard(), token);
-        self.report_presence(resources, topic, client, false);
+        let client = origin(self.number(resources.mailboxes.shard()), token);
+        self.report_presence(resources, topic, client, None);
         self.leave_if_deserted(resources, topic);
     }
 
@@ -274,7 +290,7 @@ impl Broadcast {
         let Some((owner, owned)) = self.subscriptions.owner(topic) else { return };
         let epoch = self.subscriptions.epoch(topic).unwrap_or_default();
         self.subscriptions.remove(topic);
-        if owner == resources.mailboxes.shard() {
+        if self.orders(owner, resources.mailboxes.shard()) {
             self.fan_out.topics.remove(topic, self.now, resources.pool);
             self.sequencer.topics.unsubscribe(owned, owner, topic, self.now, resources.pool);
         } else {

@@ -111,7 +111,8 @@ impl Subscriptions {
 
     /// The owner of a topic has answered.
     pub(super) fn note_answer(&mut self) {
-        self.awaiting_owner -= 1;
+        // A successor may answer what nobody asked.
+        self.awaiting_owner = self.awaiting_owner.saturating_sub(1);
     }
 
     /// Records that a topic of another shard was left.

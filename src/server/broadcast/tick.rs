@@ -1,6 +1,7 @@
 //! The end of each tick: deliveries, and mail and pages that wait for room, for time, or for a writable peer.
 
 use super::connection_sink::SlowConsumer;
+use super::handover::Ordering;
 use super::session::SessionSubscription;
 use super::sessions::Sessions;
 use super::{Broadcast, CHECK_INTERVAL, RETRY_DELAY};
@@ -9,12 +10,18 @@ use crate::v1::server_event;
 use echoring_proto::CloseCode;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::Context;
+use echoring_runtime::shard::{Context, earlier};
 use echoring_topics::{Position, Refused};
 
 impl Broadcast {
     pub(crate) fn tick_ended<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
         self.now = cx.now();
+        if self.sequencer.ordering == Ordering::Frozen {
+            self.advance_freeze(cx);
+        }
+        if !self.departed.is_empty() {
+            self.report_departed(cx);
+        }
         if !self.pending.is_empty() {
             self.post_pending(&mut cx.resources());
         }
@@ -37,6 +44,8 @@ impl Broadcast {
         self.send_due_pages(cx);
         if self.drain.is_on() {
             self.advance_drain(cx);
+        } else if !self.drain.remaining.is_empty() && !self.fan_out.topics.is_dirty() {
+            self.close_served(cx);
         }
     }
 
@@ -57,7 +66,9 @@ impl Broadcast {
     fn check_after_delivery<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
         self.check_at = self.now + CHECK_INTERVAL;
         self.fan_out.drop_laggards(cx, self.now);
-        self.sequencer.topics.expire(self.now, cx.pool());
+        if self.sequencer.ordering != Ordering::Frozen {
+            self.sequencer.topics.expire(self.now, cx.pool());
+        }
         self.fan_out.topics.expire(self.now, cx.pool());
     }
 
@@ -158,12 +169,13 @@ impl Broadcast {
         if !replay_due.is_empty() || !members_due.is_empty() || self.fan_out.topics.has_fresh() {
             return Some(0);
         }
-        if !self.held.is_empty() || !self.pending.is_empty() || self.drain.waits_for_room {
+        let waits = self.drain.waits_for_room || self.waits_for_handover();
+        if !self.held.is_empty() || !self.pending.is_empty() || waits {
             return Some(self.now + RETRY_DELAY);
         }
         let checks = self.fan_out.topics.has_laggards() || self.sequencer.topics.has_idle() || *count > 0;
         let deadlines =
             [checks.then_some(self.check_at), self.drain.deadline(), self.fan_out.topics.due_at()];
-        deadlines.into_iter().flatten().min()
+        deadlines.into_iter().fold(None, earlier)
     }
 }

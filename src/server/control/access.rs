@@ -1,166 +1,130 @@
 //! Access control of the admin address.
 //!
-//! With a token, only clients that present it have access. Without one, all clients that reach the address may read;
-//! only clients on this machine may change something, and never a page in a browser. A refusal does not reveal what
-//! exists.
+//! With a token, only clients that present one have access, and those with the read token may only read. Without one, a Unix
+//! socket is open to root and to the server's own user, and to read for the users that its permissions let in. On TCP, all
+//! clients that reach the address may read; only clients on this machine may change something, and never a page in a
+//! browser. A refusal does not reveal what exists.
 
-use std::fmt;
-use std::fs::{File, Permissions};
-use std::hint::black_box;
-use std::io::{self, Read as _};
-use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue, ORIGIN, WWW_AUTHENTICATE};
 use hyper::{Method, StatusCode};
 
+use super::failed_attempts::NoAccess;
 use super::http::Reply;
-use crate::limits::{ADMIN_TOKEN_BYTES_MAX, ADMIN_TOKEN_BYTES_MIN};
+use super::socket::{AdminPeer, Reach};
+use super::token::AdminTokens;
 use echoring_proto::handshake::HostPolicy;
-
-/// The bearer token of the admin address (RFC 6750).
-#[derive(Clone)]
-pub struct Token(Box<[u8]>);
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token")
-    }
-}
-
-/// Why a file has no token. The message never shows the content of the file.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum TokenError {
-    /// The file cannot be read.
-    Unreadable(io::Error),
-    /// The file is not one line of visible ASCII characters, or its length is not allowed.
-    NotAToken,
-}
-
-impl fmt::Display for TokenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            TokenError::Unreadable(error) => error.fmt(f),
-            TokenError::NotAToken => write!(
-                f,
-                "expected one line of {ADMIN_TOKEN_BYTES_MIN} to {ADMIN_TOKEN_BYTES_MAX} visible ASCII characters, \
-                 such as `openssl rand -hex 32` prints"
-            ),
-        }
-    }
-}
-
-impl std::error::Error for TokenError {}
-
-impl Token {
-    /// Reads the token of a file: its only line, without spaces, from [`ADMIN_TOKEN_BYTES_MIN`] to
-    /// [`ADMIN_TOKEN_BYTES_MAX`] bytes. Warns if users other than the owner can read the file.
-    ///
-    /// # Errors
-    /// If the file cannot be read, or has no token.
-    pub fn read(path: &Path) -> Result<Token, TokenError> {
-        let file = File::open(path).map_err(TokenError::Unreadable)?;
-        let permissions = file.metadata().map_err(TokenError::Unreadable)?.permissions();
-        let mut line = Vec::new();
-        // One byte more than allowed, and the line break.
-        let most = ADMIN_TOKEN_BYTES_MAX as u64 + 3;
-        file.take(most).read_to_end(&mut line).map_err(TokenError::Unreadable)?;
-        let token = Token::parse(&line)?;
-        warn_of_readers(path, &permissions);
-        Ok(token)
-    }
-
-    fn parse(line: &[u8]) -> Result<Token, TokenError> {
-        let token = line.strip_suffix(b"\n").unwrap_or(line);
-        let token = token.strip_suffix(b"\r").unwrap_or(token);
-        let fits = (ADMIN_TOKEN_BYTES_MIN..=ADMIN_TOKEN_BYTES_MAX).contains(&token.len());
-        if fits && token.iter().all(u8::is_ascii_graphic) {
-            Ok(Token(token.into()))
-        } else {
-            Err(TokenError::NotAToken)
-        }
-    }
-
-    /// Whether `given` is the token, in constant time.
-    fn is(&self, given: &[u8]) -> bool {
-        let mut difference = self.0.len() ^ given.len();
-        for (at, byte) in self.0.iter().enumerate() {
-            let other = given.get(at).copied().unwrap_or_default();
-            difference = black_box(difference | usize::from(byte ^ other));
-        }
-        difference == 0
-    }
-}
-
-fn warn_of_readers(path: &Path, permissions: &Permissions) {
-    if permissions.mode() & 0o077 != 0 {
-        tracing::warn!("other users may read the admin token in {}: chmod 600 it", path.display());
-    }
-}
 
 /// The access rules of the admin address.
 #[derive(Clone, Debug)]
 pub(super) struct Access {
-    token: Arc<RwLock<Option<Token>>>,
-    address: SocketAddr,
+    tokens: Arc<RwLock<Arc<AdminTokens>>>,
+    reach: Reach,
+    /// The user of this process.
+    user: u32,
+}
+
+/// A request that is refused.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) reply: Reply,
+    /// Set if it was an attempt to gain access.
+    pub(super) attempt: Option<NoAccess>,
+}
+
+/// What a client may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scope {
+    Read,
+    Write,
 }
 
 impl Access {
-    pub(super) fn new(token: Option<Token>, address: SocketAddr) -> Access {
-        Access { token: Arc::new(RwLock::new(token)), address }
+    pub(super) fn new(tokens: AdminTokens, reach: Reach) -> Access {
+        let user = rustix::process::geteuid().as_raw();
+        Access { tokens: Arc::new(RwLock::new(Arc::new(tokens))), reach, user }
     }
 
-    /// Requires another token from now on.
-    pub(super) fn set_token(&self, token: Option<Token>) {
-        *self.token.write().unwrap_or_else(PoisonError::into_inner) = token;
+    /// Requires other tokens from now on.
+    pub(super) fn set_tokens(&self, tokens: AdminTokens) {
+        *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(tokens);
     }
 
-    fn token(&self) -> Option<Token> {
-        self.token.read().unwrap_or_else(PoisonError::into_inner).clone()
+    fn tokens(&self) -> Arc<AdminTokens> {
+        Arc::clone(&self.tokens.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether only processes of this machine reach the address.
-    fn is_local(&self) -> bool {
-        self.address.ip().to_canonical().is_loopback()
-    }
-
-    /// Decides on a request. Health checks are always allowed.
-    pub(super) fn judge(&self, method: &Method, path: &str, headers: &HeaderMap) -> Result<(), Reply> {
+    /// Decides on a request. Health checks are always allowed, and so is the operator's page, which has no data.
+    pub(super) fn judge(
+        &self,
+        peer: AdminPeer,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Result<(), Refused> {
         let reads = matches!(*method, Method::GET | Method::HEAD);
-        if reads && path == "/healthz" {
+        if reads && matches!(path, "/" | "/healthz") {
             return Ok(());
         }
-        let token = self.token();
-        if let Some(token) = &token
-            && !bearer(headers).is_some_and(|given| token.is(given))
-        {
-            return Err(unauthorized());
-        }
+        let tokens = self.tokens();
+        let scope = match (&tokens.write, &tokens.read) {
+            (None, None) => None,
+            _ => Some(presented(&tokens, headers).ok_or_else(unauthorized)?),
+        };
         // Browsers send the origin in every request that could change something, and in all cross-site requests that
         // may read the answer.
         if headers.contains_key(ORIGIN) {
-            return Err(forbidden("requests of browser pages are refused"));
+            return Err(misused("requests of browser pages are refused"));
         }
-        if token.is_some() {
+        match scope {
+            Some(Scope::Write) => Ok(()),
+            Some(Scope::Read) if reads => Ok(()),
+            Some(Scope::Read) => Err(forbidden("this token may only read")),
+            None => self.judge_peer(peer, reads, headers),
+        }
+    }
+
+    /// Decides on a request where no token is required.
+    fn judge_peer(&self, peer: AdminPeer, reads: bool, headers: &HeaderMap) -> Result<(), Refused> {
+        match (self.reach, peer) {
+            (Reach::File { is_shared }, AdminPeer::Unix(user)) => self.judge_user(user, is_shared, reads),
+            (Reach::Network | Reach::File { .. }, _) if !reads => Err(misused(
+                "anybody could do this: start the server with --admin-token-file, or with a loopback address or \
+                 unix:PATH for --admin",
+            )),
+            // DNS rebinding: a page whose name resolves to this address sends its own name as the host, and could read
+            // the answers.
+            (Reach::Local, _) if !headers.get_all(HOST).iter().all(is_own) => {
+                Err(misused("use the numeric address, or localhost, as the host"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn judge_user(&self, user: Option<u32>, is_shared: bool, reads: bool) -> Result<(), Refused> {
+        if user.is_some_and(|user| user == 0 || user == self.user) {
             return Ok(());
         }
-        // DNS rebinding: a page whose name resolves to this address sends its own name as the host, and could read the
-        // answers.
-        let local = HostPolicy::Local(Vec::new());
-        let is_own = |host: &HeaderValue| host.to_str().is_ok_and(|host| local.allows(host));
-        if self.is_local() && !headers.get_all(HOST).iter().all(is_own) {
-            return Err(forbidden("use the numeric address, or localhost, as the host"));
+        match (is_shared, reads) {
+            (true, true) => Ok(()),
+            (true, false) => Err(forbidden("other users than the server's own and root may only read")),
+            (false, _) => Err(forbidden("only root and the server's own user have access")),
         }
-        if !reads && !self.is_local() {
-            return Err(forbidden(
-                "anybody could do this: start the server with --admin-token-file, or with a loopback address for --admin",
-            ));
-        }
-        Ok(())
     }
+}
+
+/// What the token of a request allows; `None` without a valid one.
+fn presented(tokens: &AdminTokens, headers: &HeaderMap) -> Option<Scope> {
+    let given = bearer(headers)?;
+    // Both are compared, whatever the first one says.
+    let [writes, reads] =
+        [&tokens.write, &tokens.read].map(|token| token.as_ref().is_some_and(|token| token.is(given)));
+    if writes { Some(Scope::Write) } else { reads.then_some(Scope::Read) }
+}
+
+fn is_own(host: &HeaderValue) -> bool {
+    host.to_str().is_ok_and(|host| HostPolicy::Local(Vec::new()).allows(host))
 }
 
 /// The token that a request presents.
@@ -172,55 +136,102 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
 }
 
 /// The same answer for every path.
-fn unauthorized() -> Reply {
+fn unauthorized() -> Refused {
     let mut reply = Reply::empty(StatusCode::UNAUTHORIZED);
     reply.headers.push((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
-    reply
+    Refused { reply, attempt: Some(NoAccess::Unauthorized) }
 }
 
-fn forbidden(hint: &str) -> Reply {
-    Reply::problem(StatusCode::FORBIDDEN, "forbidden", hint)
+fn forbidden(hint: &str) -> Refused {
+    Refused { attempt: Some(NoAccess::Forbidden), ..misused(hint) }
+}
+
+/// A request that would be allowed in another form, or with another configuration.
+fn misused(hint: &str) -> Refused {
+    Refused { reply: Reply::problem(StatusCode::FORBIDDEN, "forbidden", hint), attempt: None }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use hyper::header::HeaderName;
 
+    use super::super::token::Token;
     use super::*;
+    use crate::config::ListenAddress;
 
     const SECRET: &str = "0123456789abcdef";
+    const READ_SECRET: &str = "fedcba9876543210";
 
-    fn judge(access: &Access, method: Method, path: &str, fields: &[(HeaderName, &str)]) -> u16 {
+    fn headers(fields: &[(HeaderName, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(name, HeaderValue::from_str(value).expect("a value"));
         }
-        access.judge(&method, path, &headers).map_or_else(|reply| reply.status.as_u16(), |()| 200)
+        headers
+    }
+
+    fn judge(access: &Access, method: Method, path: &str, fields: &[(HeaderName, &str)]) -> u16 {
+        let peer = AdminPeer::Tcp(SocketAddr::from(([192, 0, 2, 9], 1)));
+        let judged = access.judge(peer, &method, path, &headers(fields));
+        judged.map_or_else(|refused| refused.reply.status.as_u16(), |()| 200)
+    }
+
+    fn token(secret: &str) -> Token {
+        Token::parse(secret.as_bytes()).expect("a token")
     }
 
     fn access(address: &str, secret: Option<&str>) -> Access {
-        let token = secret.map(|secret| Token::parse(secret.as_bytes()).expect("a token"));
-        Access::new(token, address.parse().expect("an address"))
+        let address = ListenAddress::Tcp(address.parse().expect("an address"));
+        let tokens = AdminTokens { write: secret.map(token), read: None };
+        Access::new(tokens, Reach::of(&address))
     }
 
     #[test]
-    fn a_token_is_one_line_of_visible_characters() {
-        for line in [SECRET, "0123456789abcdef\n", "0123456789abcdef\r\n"] {
-            assert!(Token::parse(line.as_bytes()).is_ok_and(|token| token.is(SECRET.as_bytes())), "{line:?}");
+    fn the_read_token_reads_and_the_other_one_does_everything() {
+        let both = AdminTokens { write: Some(token(SECRET)), read: Some(token(READ_SECRET)) };
+        let only_read = AdminTokens { read: Some(token(READ_SECRET)), ..AdminTokens::default() };
+        for (reach, tokens, expected) in [
+            (Reach::Local, both.clone(), [(200, 200), (200, 403), (401, 401)]),
+            (Reach::File { is_shared: true }, both, [(200, 200), (200, 403), (401, 401)]),
+            (Reach::Local, only_read, [(401, 401), (200, 403), (401, 401)]),
+        ] {
+            let access = Access::new(tokens, reach);
+            for (secret, (read, write)) in [SECRET, READ_SECRET, "0000000000000000"].into_iter().zip(expected)
+            {
+                let field = format!("Bearer {secret}");
+                let judged = |method| judge(&access, method, "/connections", &[(AUTHORIZATION, &field)]);
+                for method in [Method::GET, Method::HEAD] {
+                    assert_eq!(judged(method), read, "{reach:?} {secret}");
+                }
+                for method in [Method::POST, Method::PUT, Method::DELETE, Method::PATCH] {
+                    assert_eq!(judged(method), write, "{reach:?} {secret}");
+                }
+            }
         }
-        let long = "x".repeat(ADMIN_TOKEN_BYTES_MAX + 1);
-        for line in
-            ["", "\n", "0123456789abcde", "0123456789abcdef\n\n", " 0123456789abcdef", "0123456789 abcdef"]
-                .into_iter()
-                .chain(["0123456789abcdef\nfedcba9876543210\n", "0123456789abcdeä", &long])
-        {
-            assert!(matches!(Token::parse(line.as_bytes()), Err(TokenError::NotAToken)), "{line:?}");
-        }
-        assert!(!format!("{:?}", Token::parse(SECRET.as_bytes())).contains(SECRET));
     }
 
     #[test]
-    fn with_a_token_nothing_but_health_is_answered_without_it() {
+    fn a_unix_socket_is_open_to_root_and_its_own_user_and_shared_to_read() {
+        for (is_shared, expected) in [(false, (403, 403)), (true, (200, 403))] {
+            let access = Access::new(AdminTokens::default(), Reach::File { is_shared });
+            let judged = |user: Option<u32>, method: Method| {
+                let host = headers(&[(HOST, "any.example")]);
+                let judged = access.judge(AdminPeer::Unix(user), &method, "/reload", &host);
+                judged.map_or_else(|refused| refused.reply.status.as_u16(), |()| 200)
+            };
+            for known in [Some(0), Some(access.user)] {
+                assert_eq!((judged(known, Method::GET), judged(known, Method::POST)), (200, 200));
+            }
+            for other in [Some(access.user + 1), None] {
+                assert_eq!((judged(other, Method::GET), judged(other, Method::POST)), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn with_a_token_nothing_but_health_and_the_page_is_answered_without_it() {
         let access = access("192.0.2.1:9002", Some(SECRET));
         let right = format!("Bearer {SECRET}");
         let lower = format!("bearer {SECRET}");
@@ -240,8 +251,10 @@ mod tests {
                 assert_eq!(judged(&[(AUTHORIZATION, &right), (ORIGIN, "null")]), 403);
             }
         }
-        assert_eq!(judge(&access, Method::GET, "/healthz", &[(HOST, "node.example")]), 200);
-        assert_eq!(judge(&access, Method::POST, "/healthz", &[]), 401);
+        for path in ["/", "/healthz"] {
+            assert_eq!(judge(&access, Method::GET, path, &[(HOST, "node.example")]), 200);
+            assert_eq!(judge(&access, Method::POST, path, &[]), 401);
+        }
     }
 
     #[test]

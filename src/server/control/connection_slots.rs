@@ -1,7 +1,7 @@
 //! The connection slots of the admin address.
 //!
-//! Slots are few, so an idle connection must not keep one: if a connection needs a slot, the oldest one without a
-//! request is closed. Some slots are reserved for urgent requests, so that a health check always finds one.
+//! Slots are few, so an idle connection must not keep one: if a connection needs a slot, the oldest one whose answer is
+//! delayed is closed, or the oldest one without a request. Some slots are reserved for urgent requests, so that a health check always finds one.
 //!
 //! No I/O here, and no knowledge of requests.
 
@@ -44,6 +44,8 @@ enum State {
     Answering,
     /// A request in progress is being answered.
     Counted,
+    /// A refusal is held back.
+    Delayed,
 }
 
 /// The slot of one connection, until it is dropped.
@@ -64,7 +66,12 @@ impl ConnectionSlots {
                 self.0.taken.borrow_mut().push_back(Rc::clone(&slot));
                 return ConnectionSlot { table: Rc::clone(&self.0), slot };
             }
-            match self.oldest_idle() {
+            if let Some(slot) = self.oldest(State::Delayed) {
+                slot.evicted.notify_one();
+                self.0.remove(&slot);
+                continue;
+            }
+            match self.oldest(State::Idle) {
                 Some(slot) => {
                     let evictable_at = slot.since + Duration::from_nanos(ADMIN_IDLE_MIN);
                     if Instant::now() >= evictable_at {
@@ -82,8 +89,8 @@ impl ConnectionSlots {
         }
     }
 
-    fn oldest_idle(&self) -> Option<Rc<Slot>> {
-        self.0.taken.borrow().iter().find(|slot| slot.state.get() == State::Idle).map(Rc::clone)
+    fn oldest(&self, state: State) -> Option<Rc<Slot>> {
+        self.0.taken.borrow().iter().find(|slot| slot.state.get() == state).map(Rc::clone)
     }
 }
 
@@ -104,6 +111,20 @@ impl ConnectionSlot {
         counts || is_urgent
     }
 
+    /// The answer is held back: from now on the request is not in progress, and the first to lose its slot.
+    pub(super) fn delay(&self) {
+        self.end_request();
+        self.slot.state.set(State::Delayed);
+        // Who waits for a slot can have this one.
+        self.table.left.notify_one();
+    }
+
+    fn end_request(&self) {
+        if self.slot.state.get() == State::Counted {
+            self.table.requests.set(self.table.requests.get() - 1);
+        }
+    }
+
     /// Resolves when the slot is lost: another connection needs it, or the request is late.
     pub(super) async fn lost(&self) -> &'static str {
         let late = async {
@@ -121,9 +142,7 @@ impl ConnectionSlot {
 
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        if self.slot.state.get() == State::Counted {
-            self.table.requests.set(self.table.requests.get() - 1);
-        }
+        self.end_request();
         self.table.remove(&self.slot);
         self.table.left.notify_one();
     }
@@ -159,6 +178,25 @@ mod tests {
                 let lost = kept.slot.evicted.notified();
                 assert!(tokio::time::timeout(Duration::ZERO, lost).await.is_err());
             }
+        });
+    }
+
+    #[test]
+    fn delayed_answers_hold_up_nobody() {
+        run(async {
+            let slots = ConnectionSlots::default();
+            let mut delayed = Vec::new();
+            for _ in 0..ADMIN_CONNECTIONS_MAX {
+                let slot = slots.take().await;
+                assert!(slot.begin(false), "the delayed ones are not in progress");
+                slot.delay();
+                delayed.push(slot);
+            }
+            let came = Instant::now();
+            let newcomer = slots.take().await;
+            assert!(newcomer.begin(false));
+            assert_eq!(came.elapsed(), Duration::ZERO, "at once");
+            assert_eq!(delayed[0].lost().await, "evicted for another connection", "the oldest");
         });
     }
 

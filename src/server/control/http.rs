@@ -6,7 +6,6 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
-use std::net::TcpListener;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -25,9 +24,11 @@ use tokio::sync::oneshot;
 use tokio::task::{LocalSet, spawn_local};
 
 use super::connection_slots::{ConnectionSlot, ConnectionSlots};
+use super::socket::{AdminPeer, AdminSocket, AdminStream};
 use crate::limits::{
     ADMIN_BODIES_BYTES_MAX, ADMIN_BODY_TIMEOUT, ADMIN_DISCARD_BYTES_MAX, ADMIN_LINGER, ADMIN_TIMEOUT,
 };
+use crate::listeners::InheritedListener;
 use echoring_async::TokioStream;
 use echoring_proto::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
 
@@ -39,11 +40,19 @@ pub(super) struct Reply {
     /// Header fields besides those of every response.
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) body: Vec<u8>,
+    /// Time that it is held back.
+    pub(super) delay: Duration,
 }
 
 impl Reply {
     pub(super) fn empty(status: StatusCode) -> Reply {
-        Reply { status, content_type: "text/plain; charset=utf-8", headers: Vec::new(), body: Vec::new() }
+        Reply {
+            status,
+            content_type: "text/plain; charset=utf-8",
+            headers: Vec::new(),
+            body: Vec::new(),
+            delay: Duration::ZERO,
+        }
     }
 
     pub(super) fn text(status: StatusCode, line: &str) -> Reply {
@@ -152,17 +161,16 @@ impl Bodies {
 /// none left.
 pub(super) struct AdminListener {
     runtime: Runtime,
-    listener: tokio::net::TcpListener,
+    listener: AdminSocket,
 }
 
 impl AdminListener {
     /// # Errors
     /// If the runtime cannot be set up.
-    pub(super) fn new(listener: TcpListener) -> io::Result<AdminListener> {
+    pub(super) fn new(listener: &InheritedListener) -> io::Result<AdminListener> {
         let runtime = echoring_async::local_runtime()?;
-        listener.set_nonblocking(true)?;
         let entered = runtime.enter();
-        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let listener = AdminSocket::new(listener)?;
         drop(entered);
         Ok(AdminListener { runtime, listener })
     }
@@ -173,11 +181,14 @@ impl AdminListener {
         LocalSet::new().block_on(&runtime, async {
             let limit = ConnectionLimit::new();
             loop {
-                let (slot, (stream, _)) = tokio::select! {
+                let (slot, (stream, peer)) = tokio::select! {
                     accepted = limit.next(async || listener.accept().await) => accepted,
                     _ = &mut stopped => return,
                 };
-                serve_connection(stream, answer, slot);
+                match stream {
+                    AdminStream::Tcp(stream) => serve_connection(stream, peer, answer, slot),
+                    AdminStream::Unix(stream) => serve_connection(stream, peer, answer, slot),
+                }
             }
         });
     }
@@ -199,14 +210,14 @@ impl ConnectionLimit {
 }
 
 /// Serves one request on `stream` in its own task.
-fn serve_connection<S, A: Answer>(stream: S, answer: &Rc<A>, slot: ConnectionSlot)
+fn serve_connection<S, A: Answer>(stream: S, peer: AdminPeer, answer: &Rc<A>, slot: ConnectionSlot)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let answer = Rc::clone(answer);
     spawn_local(async move {
         let slot = Rc::new(slot);
-        let serving = serve_request(stream, answer, &slot);
+        let serving = serve_request(stream, peer, answer, &slot);
         tokio::select! {
             served = tokio::time::timeout(Duration::from_nanos(ADMIN_TIMEOUT), serving) => match served {
                 Ok(Ok(())) => {}
@@ -218,12 +229,18 @@ where
     });
 }
 
-async fn serve_request<S, A: Answer>(stream: S, answer: Rc<A>, slot: &Rc<ConnectionSlot>) -> hyper::Result<()>
+async fn serve_request<S, A: Answer>(
+    stream: S,
+    peer: AdminPeer,
+    answer: Rc<A>,
+    slot: &Rc<ConnectionSlot>,
+) -> hyper::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let unread = Rc::new(Cell::new(false));
-    let service = service_fn(|request: Request<Incoming>| {
+    let service = service_fn(|mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
         Box::pin(respond(request, Rc::clone(&answer), Rc::clone(slot), Rc::clone(&unread)))
     });
     let mut connection = http1::Builder::new()
@@ -267,6 +284,10 @@ async fn respond<A: Answer>(
         (false, true) => answer.answer(&mut request).await,
         (false, false) => Reply::busy("too many concurrent requests"),
     };
+    if !reply.delay.is_zero() {
+        slot.delay();
+        tokio::time::sleep(reply.delay).await;
+    }
     unread.set(!request.body().is_end_stream());
     let mut response = Response::new(Full::new(Bytes::from(reply.body)));
     *response.status_mut() = reply.status;
@@ -281,7 +302,7 @@ async fn respond<A: Answer>(
 #[cfg(test)]
 mod tests {
     use std::io::{Read as _, Write as _};
-    use std::net::{SocketAddr, TcpStream};
+    use std::net::{SocketAddr, TcpListener, TcpStream};
     use std::thread;
 
     use super::*;
@@ -319,7 +340,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
         let address = listener.local_addr().expect("its address");
         let (stop, stopped) = oneshot::channel();
-        let listening = AdminListener::new(listener).expect("a runtime");
+        let listener = InheritedListener::new(vec![listener.into()]).expect("it listens");
+        let listening = AdminListener::new(&listener).expect("a runtime");
         let server = thread::spawn(move || {
             let answer = Rc::new(Mirror { bodies: Bodies::default() });
             listening.serve(&answer, stopped);

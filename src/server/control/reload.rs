@@ -52,10 +52,10 @@ impl ReloadCounters {
 /// The part of `/stats` about reloads.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
 pub(super) struct ReloadFigures {
-    accepted: u64,
-    refused: u64,
+    pub(super) accepted: u64,
+    pub(super) refused: u64,
     /// Whether the configuration that is in the files now was refused.
-    last_refused: bool,
+    pub(super) last_refused: bool,
 }
 
 /// The program's part of the admin address.

@@ -9,10 +9,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use serde::Serialize;
 
 use echoring_proto::connection::Compressed;
-use echoring_runtime::stats::{Counters, LOG};
+use echoring_runtime::stats::{BudgetFigures, Counters, LOG};
 use echoring_topics::{Deliveries, Passed, Publications};
 
+use super::duration_figures::DurationFigures;
+use super::failed_attempts::AttemptFigures;
+use super::limits_report::limited;
 use super::reload::ReloadFigures;
+use crate::auth::AuthFigures;
 use crate::handle::Snapshot;
 
 /// The schema of the report.
@@ -31,10 +35,49 @@ pub(super) struct Report<'a> {
     control: &'static str,
     /// Shards that did not answer in time; their counters are missing from `node`.
     silent_shards: usize,
+    budgets: BudgetReport,
     log: LogFigures,
     reloads: ReloadFigures,
+    auth: AuthFigures,
+    admin: AdminFigures,
     node: Figures<'a>,
     shards: Vec<ShardReport<'a>>,
+}
+
+/// The admin address itself.
+#[derive(Debug, Serialize)]
+struct AdminFigures {
+    /// Requests without access.
+    refused: AttemptFigures,
+}
+
+/// The node's budgets.
+#[derive(Debug, Default, Serialize)]
+struct BudgetReport {
+    memory_bytes: BudgetUse,
+    compression_bytes: BudgetUse,
+    connections: BudgetUse,
+}
+
+/// What shards have leased of a budget, in blocks.
+#[derive(Debug, Default, Serialize)]
+struct BudgetUse {
+    used: u64,
+    peak: u64,
+    limit: u64,
+}
+
+impl BudgetReport {
+    /// The budgets are the node's, so every shard reports the same.
+    fn of(snapshot: &Snapshot) -> BudgetReport {
+        let of =
+            |budget: BudgetFigures| BudgetUse { used: budget.leased, peak: budget.peak, limit: budget.limit };
+        BudgetReport {
+            memory_bytes: of(snapshot.memory),
+            compression_bytes: of(snapshot.contexts),
+            connections: of(snapshot.seats),
+        }
+    }
 }
 
 /// Log records of this process that were lost.
@@ -73,6 +116,8 @@ struct Figures<'a> {
     subscriptions: u64,
     pool_bytes: u64,
     pool_bytes_peak: u64,
+    /// Connections with a partial send.
+    blocked: u64,
     compression: CompressionFigures,
     publications: PublicationFigures,
     deliveries: DeliveryFigures,
@@ -89,11 +134,15 @@ struct Figures<'a> {
     pauses: u64,
     mailbox_full: u64,
     turns: u64,
+    tick_time: DurationFigures,
+    receive_to_send: DurationFigures,
+    limited: BTreeMap<&'static str, u64>,
+    proxy_headers: u64,
     accept_failures: u64,
     handler_failures: u64,
     handler_panics: u64,
-    closes: &'a BTreeMap<u16, u64>,
-    causes: &'a BTreeMap<&'static str, u64>,
+    closes: BTreeMap<u16, u64>,
+    causes: BTreeMap<&'static str, u64>,
     refusals: &'a BTreeMap<u16, u64>,
     answers: &'a BTreeMap<u16, u64>,
 }
@@ -191,12 +240,14 @@ impl PassedFigures {
 
 impl<'a> Figures<'a> {
     fn new(gauges: &Gauges, counters: &'a Counters) -> Figures<'a> {
+        let traffic = counters.traffic.total();
         Figures {
             connections: gauges.connections,
             topics: gauges.topics,
             subscriptions: gauges.subscriptions,
             pool_bytes: gauges.pool_bytes,
             pool_bytes_peak: gauges.pool_bytes_peak,
+            blocked: gauges.blocked,
             compression: gauges.compression,
             publications: PublicationFigures::new(&gauges.publications),
             deliveries: DeliveryFigures::new(&gauges.deliveries),
@@ -205,19 +256,23 @@ impl<'a> Figures<'a> {
             opened: counters.opened,
             tls_handshakes: counters.tls_handshakes,
             tls_resumed: counters.tls_resumed,
-            messages_in: counters.messages_in,
-            messages_out: counters.messages_out,
-            bytes_in: counters.bytes_in,
-            bytes_out: counters.bytes_out,
+            messages_in: traffic.messages_in,
+            messages_out: traffic.messages_out,
+            bytes_in: traffic.bytes_in,
+            bytes_out: traffic.bytes_out,
             short_sends: counters.short_sends,
             pauses: counters.pauses,
             mailbox_full: counters.mailbox_full,
             turns: counters.ticks,
+            tick_time: DurationFigures::new(&counters.tick_time),
+            receive_to_send: DurationFigures::new(&counters.receive_to_send),
+            limited: limited(counters),
+            proxy_headers: counters.proxy_headers,
             accept_failures: counters.accept_failures,
             handler_failures: counters.handler_failures,
             handler_panics: counters.handler_panics,
-            closes: &counters.closes,
-            causes: &counters.causes,
+            closes: counters.closes(),
+            causes: counters.causes(),
             refusals: &counters.refusals,
             answers: &counters.answers,
         }
@@ -232,6 +287,7 @@ struct Gauges {
     subscriptions: u64,
     pool_bytes: u64,
     pool_bytes_peak: u64,
+    blocked: u64,
     compression: CompressionFigures,
     publications: Publications,
     deliveries: Deliveries,
@@ -246,6 +302,7 @@ impl Gauges {
         self.subscriptions += hub.subscriptions;
         self.pool_bytes += snapshot.pool_bytes;
         self.pool_bytes_peak += snapshot.pool_bytes_peak;
+        self.blocked += snapshot.blocked;
         self.compression.add(&snapshot.compressed);
         self.publications.add(&hub.publications);
         self.deliveries.add(&hub.deliveries);
@@ -254,13 +311,17 @@ impl Gauges {
 }
 
 /// The state of the control plane itself.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Node {
     pub(super) uptime_s: f64,
     pub(super) draining: bool,
     pub(super) control: &'static str,
     pub(super) shards: usize,
     pub(super) reloads: ReloadFigures,
+    pub(super) auth: AuthFigures,
+    pub(super) admin: AttemptFigures,
+    /// Addresses that were banned.
+    pub(super) bans: u64,
 }
 
 /// The report as JSON.
@@ -281,8 +342,11 @@ pub(super) fn to_json(node: Node, snapshots: &[Snapshot]) -> serde_json::Result<
         driver: driver(first),
         control: node.control,
         silent_shards: node.shards.saturating_sub(snapshots.len()),
+        budgets: first.map(BudgetReport::of).unwrap_or_default(),
         log: LogFigures::now(),
         reloads: node.reloads,
+        auth: node.auth,
+        admin: AdminFigures { refused: node.admin },
         node: Figures::new(&gauges, &counters),
         shards: snapshots.iter().map(shard).collect(),
     };
@@ -311,10 +375,21 @@ fn shard(snapshot: &Snapshot) -> ShardReport<'_> {
 
 #[cfg(test)]
 mod tests {
+    use echoring_proto::limits::SECOND;
+    use echoring_runtime::stats::{Account, End};
     use echoring_topics::HubReport;
 
     use super::*;
     use crate::control::ReloadCounters;
+
+    fn counters(messages_in: u64) -> Counters {
+        let mut counters = Counters::default();
+        counters.traffic.at(Account::HANDSHAKE).messages_in = messages_in;
+        counters.tick_time.record(SECOND, messages_in);
+        counters.ends.insert(End { code: Some(1000), cause: "peer" }, 2);
+        counters.ends.insert(End { code: Some(1006), cause: "gone" }, messages_in);
+        counters
+    }
 
     #[test]
     fn the_node_is_the_sum_of_its_shards() {
@@ -323,6 +398,7 @@ mod tests {
             connections: 10,
             driver: "uring",
             degraded: vec!["receive-total"],
+            seats: BudgetFigures { leased: 64, peak: 128, limit: 1_000 },
             application: HubReport {
                 publications: Publications { published: 5, accepted: 4, refused: 1 },
                 deliveries: Deliveries {
@@ -334,15 +410,22 @@ mod tests {
                 passed: Passed { messages_out: 2, ..Passed::default() },
                 ..HubReport::default()
             },
-            counters: Counters {
-                messages_in,
-                closes: [(1000, 2), (1006, messages_in)].into(),
-                ..Counters::default()
-            },
+            counters: counters(messages_in),
             ..Snapshot::default()
         };
         let reloads = ReloadCounters::default().figures();
-        let node = Node { uptime_s: 1.5, draining: false, control: "tokio", shards: 3, reloads };
+        let auth = AuthFigures::default();
+        let admin = AttemptFigures::default();
+        let node = Node {
+            uptime_s: 1.5,
+            draining: false,
+            control: "tokio",
+            shards: 3,
+            reloads,
+            auth,
+            admin,
+            bans: 2,
+        };
         let json = to_json(node, &[snapshot(0, 5), snapshot(1, 7)]).expect("plain data");
         let report: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
         assert_eq!(report["schema"], "echoring.stats/1");
@@ -352,6 +435,10 @@ mod tests {
         assert_eq!(report["silent_shards"], 1);
         assert_eq!(report["node"]["connections"], 20);
         assert_eq!(report["node"]["messages_in"], 12);
+        assert_eq!(report["node"]["tick_time"]["buckets"], serde_json::json!([[0, 12]]));
+        assert_eq!(report["shards"][0]["tick_time"]["count"], 5);
+        let seats = serde_json::json!({"used": 64, "peak": 128, "limit": 1_000});
+        assert_eq!(report["budgets"]["connections"], seats);
         assert_eq!(report["node"]["closes"]["1000"], 4);
         assert_eq!(report["node"]["publications"]["accepted"], 8);
         assert_eq!(report["node"]["deliveries"]["sent"], 12);

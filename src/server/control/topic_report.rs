@@ -2,11 +2,13 @@
 //!
 //! Scripts rely on their form: fields are added, never renamed.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use super::report::{DeliveryFigures, PublicationFigures};
+use super::topic_query::{TopicOrder, TopicQuery};
 use echoring_topics::{Deliveries, OwnerReport, TopicReport};
 
 /// The schema of the list.
@@ -23,7 +25,7 @@ struct List {
     count: usize,
     /// The list is not complete.
     truncated: bool,
-    /// By name.
+    /// In the order that was asked for.
     topics: Vec<Topic>,
 }
 
@@ -101,6 +103,19 @@ impl Sum {
         self.owner.is_some() || self.subscribers > 0
     }
 
+    /// Compares by what an order sorts by.
+    fn compare(&self, other: &Sum, order: TopicOrder) -> Ordering {
+        let bytes = |sum: &Sum| sum.log_bytes + sum.owner.as_ref().map_or(0, |owner| owner.history_bytes);
+        let rate = |sum: &Sum| sum.owner.as_ref().map_or(0.0, |owner| owner.rate);
+        match order {
+            TopicOrder::Name => Ordering::Equal,
+            TopicOrder::Subscribers => self.subscribers.cmp(&other.subscribers),
+            TopicOrder::Rate => rate(self).total_cmp(&rate(other)),
+            TopicOrder::Bytes => bytes(self).cmp(&bytes(other)),
+            TopicOrder::Dropped => self.deliveries.dropped().cmp(&other.deliveries.dropped()),
+        }
+    }
+
     fn told(self, name: &str) -> Topic {
         let position = self
             .owner
@@ -121,24 +136,26 @@ impl Sum {
     }
 }
 
-/// At most `most` topics whose names begin with `prefix`.
+/// The topics that a query asks for.
 pub(super) fn list(
     shards: usize,
     reports: Vec<(usize, Vec<TopicReport>)>,
-    prefix: &str,
-    most: usize,
+    query: &TopicQuery,
 ) -> serde_json::Result<Vec<u8>> {
     let silent_shards = shards.saturating_sub(reports.len());
     let mut sums: BTreeMap<&str, Sum> = BTreeMap::new();
     for report in reports.iter().flat_map(|(_, reports)| reports) {
-        if report.name.starts_with(prefix) {
+        if report.name.starts_with(&query.prefix) {
             sums.entry(&report.name).or_default().add(report);
         }
     }
     sums.retain(|_, sum| sum.is_there());
     let count = sums.len();
-    let topics = sums.into_iter().take(most).map(|(name, sum)| sum.told(name)).collect();
-    let truncated = count > most;
+    let mut sums: Vec<(&str, Sum)> = sums.into_iter().collect();
+    // The sort is stable, so equal figures stay in the order of their names.
+    sums.sort_by(|(_, one), (_, other)| other.compare(one, query.order));
+    let topics = sums.into_iter().take(query.limit).map(|(name, sum)| sum.told(name)).collect();
+    let truncated = count > query.limit;
     serde_json::to_vec_pretty(&List { schema: LIST_SCHEMA, silent_shards, count, truncated, topics })
 }
 
@@ -201,6 +218,10 @@ mod tests {
         }
     }
 
+    fn query(prefix: &str, limit: usize) -> TopicQuery {
+        TopicQuery { prefix: prefix.to_owned(), limit, order: TopicOrder::Name }
+    }
+
     fn parsed(json: serde_json::Result<Vec<u8>>) -> serde_json::Value {
         serde_json::from_slice(&json.expect("plain data")).expect("JSON")
     }
@@ -213,7 +234,7 @@ mod tests {
                 (2, vec![report("b", Some(7), 3)]),
             ]
         };
-        let all = parsed(list(3, reports(), "", 10));
+        let all = parsed(list(3, reports(), &query("", 10)));
         assert_eq!(all["schema"], "echoring.topics/1");
         assert_eq!(
             (&all["silent_shards"], &all["count"], &all["truncated"]),
@@ -228,11 +249,26 @@ mod tests {
         assert_eq!(b["deliveries"]["dropped"]["oldest"], 4);
         assert_eq!(b["publications"], serde_json::json!({"published": 8, "accepted": 7, "refused": 1}));
         assert_eq!((&b["payload_bytes"], &b["log_bytes"]), (&70.into(), &200.into()));
-        let some = parsed(list(3, reports(), "", 2));
+        let some = parsed(list(3, reports(), &query("", 2)));
         assert_eq!((&some["count"], &some["truncated"]), (&3.into(), &true.into()));
         assert_eq!(some["topics"].as_array().map(Vec::len), Some(2));
-        let prefixed = parsed(list(3, reports(), "b", 1));
+        let prefixed = parsed(list(3, reports(), &query("b", 1)));
         assert_eq!((&prefixed["count"], &prefixed["truncated"]), (&1.into(), &false.into()));
+    }
+
+    #[test]
+    fn the_biggest_topics_come_first_in_every_order_but_that_of_names() {
+        let reports =
+            || vec![(0, vec![report("a", Some(1), 1), report("b", None, 9), report("c", Some(1), 4)])];
+        let first = |order| {
+            let all = parsed(list(1, reports(), &TopicQuery { order, ..query("", 3) }));
+            let names = all["topics"].as_array().expect("a list").iter();
+            names.map(|topic| topic["topic"].as_str().expect("a name").to_owned()).collect::<String>()
+        };
+        assert_eq!(first(TopicOrder::Name), "abc");
+        assert_eq!(first(TopicOrder::Subscribers), "bca");
+        assert_eq!((first(TopicOrder::Rate), first(TopicOrder::Bytes)), ("acb".to_owned(), "acb".to_owned()));
+        assert_eq!(first(TopicOrder::Dropped), "abc", "all the same");
     }
 
     #[test]
@@ -254,7 +290,7 @@ mod tests {
     fn a_topic_that_is_gone_is_not_told_though_its_figures_are_kept() {
         let reports = || vec![(0, report("b", None, 0)), (1, report("a", Some(1), 0))];
         let lists = reports().into_iter().map(|(shard, report)| (shard, vec![report])).collect();
-        let all = parsed(list(2, lists, "", 10));
+        let all = parsed(list(2, lists, &query("", 10)));
         assert_eq!((&all["count"], &all["topics"][0]["topic"]), (&1.into(), &"a".into()));
         assert!(one(2, "b", vec![(0, Some(report("b", None, 0))), (1, None)]).is_none());
     }

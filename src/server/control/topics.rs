@@ -11,12 +11,14 @@ use serde::Serialize;
 
 use super::http::{Bodies, BodyError, Reply};
 use super::publications::{Format, InvalidBody, check_key, idempotency_key};
+use super::topic_query::TopicQuery;
 use super::topic_report;
 use crate::commands::{PublishError, Published};
 use crate::handle::Handle;
-use crate::limits::{ADMIN_BATCH_BYTES_MAX, ADMIN_TOPICS_DEFAULT, ADMIN_TOPICS_MAX, OUTSIDE_MESSAGES_MAX};
+use crate::limits::{ADMIN_BATCH_BYTES_MAX, OUTSIDE_MESSAGES_MAX};
 use crate::validation::is_topic_name;
 use echoring_proto::handshake::percent_decode_path;
+use echoring_runtime::traces;
 use echoring_topics::limits::TOPIC_BYTES_MAX;
 use echoring_topics::{Position, Refused};
 
@@ -31,14 +33,14 @@ pub(super) struct Topics {
 impl Topics {
     /// `GET /topics`.
     pub(super) async fn list(&self, query: &str) -> Reply {
-        let (prefix, most) = match list_parameters(query) {
-            Ok(parameters) => parameters,
+        let query = match TopicQuery::parse(query) {
+            Ok(query) => query,
             Err(fault) => return refuse(&fault),
         };
         let server = self.server.clone();
         // The call waits for the shards, so it must not block this thread.
         let topics = tokio::task::spawn_blocking(move || server.topics()).await.unwrap_or_default();
-        Reply::json(StatusCode::OK, topic_report::list(self.shards, topics, &prefix, most))
+        Reply::json(StatusCode::OK, topic_report::list(self.shards, topics, &query))
     }
 
     /// `/topics/{segment}`.
@@ -60,6 +62,8 @@ impl Topics {
     }
 
     async fn publish(&self, topic: String, request: &mut Request<Incoming>) -> Result<Reply, InvalidBody> {
+        let traceparent = request.headers().get("traceparent").and_then(|field| field.to_str().ok());
+        let span = traces::post(traceparent);
         let format = Format::of(request.headers())?;
         let key = key_parameter(request.uri().query().unwrap_or_default())?;
         let idempotency_key = idempotency_key(request.headers(), format)?;
@@ -76,17 +80,22 @@ impl Topics {
             Err(error) => return Ok(no_body(error, bytes_max)),
         };
         let messages = format.messages(std::mem::take(&mut held.bytes), &key, &idempotency_key)?;
+        let count = messages.len();
         let server = self.server.clone();
         let name = topic.clone();
         let publishing = tokio::task::spawn_blocking(move || server.publish(&name, messages));
         let published = publishing.await.unwrap_or(Err(PublishError::Ended));
         // The body was copied until now.
         drop(held);
-        Ok(match (published, format) {
+        let reply = match (published, format) {
             (Err(error), _) => not_published(error),
             (Ok(published), Format::Single(_)) => single(&topic, &published),
             (Ok(published), Format::Batch) => batch(&topic, &published),
-        })
+        };
+        if let Some(span) = span {
+            span.end(&topic, reply.status.as_u16(), count);
+        }
+        Ok(reply)
     }
 }
 
@@ -105,14 +114,14 @@ fn topic_of(segment: &str) -> Result<String, InvalidBody> {
 }
 
 /// The parameters of a query in their order, percent-decoded.
-fn parameters(query: &str) -> impl Iterator<Item = (&str, Option<String>)> {
+pub(super) fn parameters(query: &str) -> impl Iterator<Item = (&str, Option<String>)> {
     query.split('&').filter(|parameter| !parameter.is_empty()).map(|parameter| {
         let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
         (name, percent_decode_path(value))
     })
 }
 
-fn unknown_parameter() -> InvalidBody {
+pub(super) fn unknown_parameter() -> InvalidBody {
     InvalidBody::bad("query", "has an unknown parameter")
 }
 
@@ -130,31 +139,6 @@ fn key_parameter(query: &str) -> Result<String, InvalidBody> {
         check_key(&key)?;
     }
     Ok(key)
-}
-
-/// The prefix of the listed topics, and the maximum length of the list.
-fn list_parameters(query: &str) -> Result<(String, usize), InvalidBody> {
-    let (mut prefix, mut most) = (None, None);
-    for (name, value) in parameters(query) {
-        match name {
-            "prefix" if prefix.is_none() => {
-                prefix =
-                    Some(value.ok_or_else(|| InvalidBody::bad("prefix", "must be percent-encoded UTF-8"))?);
-            }
-            "limit" if most.is_none() => {
-                let number = value.and_then(|value| value.parse().ok());
-                let number = number.filter(|number| (1..=ADMIN_TOPICS_MAX).contains(number));
-                let number = number.ok_or_else(|| {
-                    InvalidBody::bad("limit", format!("must be a number from 1 to {ADMIN_TOPICS_MAX}"))
-                })?;
-                most = Some(number);
-            }
-            "prefix" => return Err(InvalidBody::bad("prefix", "is given twice")),
-            "limit" => return Err(InvalidBody::bad("limit", "is given twice")),
-            _ => return Err(unknown_parameter()),
-        }
-    }
-    Ok((prefix.unwrap_or_default(), most.unwrap_or(ADMIN_TOPICS_DEFAULT)))
 }
 
 // ---- replies ----
@@ -271,7 +255,7 @@ fn no_body(error: BodyError, bytes_max: u64) -> Reply {
     }
 }
 
-fn refuse(fault: &InvalidBody) -> Reply {
+pub(super) fn refuse(fault: &InvalidBody) -> Reply {
     match fault {
         InvalidBody::Media(message) => {
             Reply::problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", message)
@@ -291,7 +275,7 @@ fn refuse(fault: &InvalidBody) -> Reply {
 
 fn status_of(refused: Refused) -> StatusCode {
     match refused {
-        Refused::Busy => StatusCode::TOO_MANY_REQUESTS,
+        Refused::Busy | Refused::RateLimited => StatusCode::TOO_MANY_REQUESTS,
         Refused::OutOfMemory | Refused::TooManyTopics | Refused::Draining => StatusCode::SERVICE_UNAVAILABLE,
         Refused::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Refused::NoKey | Refused::TooManyKeys => StatusCode::BAD_REQUEST,
@@ -303,7 +287,7 @@ fn status_of(refused: Refused) -> StatusCode {
 /// Seconds until a retry may succeed.
 fn retry_after(refused: Refused) -> Option<&'static str> {
     match refused {
-        Refused::Busy | Refused::OutOfMemory => Some("1"),
+        Refused::Busy | Refused::OutOfMemory | Refused::RateLimited => Some("1"),
         Refused::TooManyTopics | Refused::Draining => Some("5"),
         Refused::TooLarge
         | Refused::NoKey
@@ -351,13 +335,6 @@ mod tests {
             assert_eq!(field(key_parameter(wrong)), "key", "{wrong}");
         }
         assert_eq!(field(key_parameter("Key=a")), "query");
-        assert_eq!(list_parameters("").expect("none"), (String::new(), ADMIN_TOPICS_DEFAULT));
-        assert_eq!(list_parameters("limit=7&prefix=a%2F").expect("both"), ("a/".to_owned(), 7));
-        for wrong in ["limit=0", "limit=10001", "limit=x", "limit", "limit=1&limit=2"] {
-            assert_eq!(field(list_parameters(wrong)), "limit", "{wrong}");
-        }
-        assert_eq!(field(list_parameters("prefix=a&prefix=b")), "prefix");
-        assert_eq!(field(list_parameters("topic=a")), "query");
     }
 
     #[test]
@@ -384,6 +361,7 @@ mod tests {
             (Refused::NoKey, 400, false),
             (Refused::TooManyKeys, 400, false),
             (Refused::KeyReused, 422, false),
+            (Refused::RateLimited, 429, true),
         ] {
             for reply in [single("t", &vec![Err(refused)]), batch("t", &vec![Err(refused); 2])] {
                 assert_eq!(reply.status.as_u16(), status);

@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use super::protocol_error::ProtocolError;
 use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, PRESENCE_PAGE_MAX};
 use crate::validation::is_too_deep;
+use echoring_auth::limits::CREDENTIAL_BYTES_MAX;
 use echoring_topics::limits::KEY_BYTES_MAX;
 use echoring_topics::{Content, Position, is_topic_name};
 
@@ -48,6 +49,13 @@ pub enum Command<'a> {
         after: Option<u64>,
         /// Maximum number of members, at most [`PRESENCE_PAGE_MAX`].
         limit: usize,
+    },
+    /// Present fresh credentials of the same client.
+    Authenticate {
+        /// The id of the request.
+        id: Option<u64>,
+        /// 1 to [`CREDENTIAL_BYTES_MAX`](echoring_auth::limits::CREDENTIAL_BYTES_MAX) visible ASCII characters.
+        token: Cow<'a, str>,
     },
     /// Publish a message to a topic.
     Publish {
@@ -88,6 +96,7 @@ pub fn parse(text: &[u8]) -> Result<Command<'_>, ProtocolError> {
             let (topic, after) = (fields.topic(id)?, fields.after(id)?);
             Ok(Command::Presence { id, topic, after, limit: fields.limit(id)? })
         }
+        "authenticate" => Ok(Command::Authenticate { id, token: fields.token(id)? }),
         "unsubscribe" => Ok(Command::Unsubscribe { id, topic: fields.topic(id)? }),
         "publish" => {
             let (topic, key) = (fields.topic(id)?, fields.key(id)?);
@@ -110,6 +119,7 @@ struct Fields<'a> {
     idempotency_key: Option<&'a RawValue>,
     after: Option<&'a RawValue>,
     limit: Option<&'a RawValue>,
+    token: Option<&'a RawValue>,
     data: Option<&'a RawValue>,
     text: Option<&'a RawValue>,
     /// The first duplicate field.
@@ -143,6 +153,17 @@ impl<'a> Fields<'a> {
         string(raw)
             .filter(|key| (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&key.len()))
             .ok_or_else(|| ProtocolError::bad_idempotency_key(id))
+    }
+
+    fn token(&self, id: Option<u64>) -> Result<Cow<'a, str>, ProtocolError> {
+        let raw = self.token.ok_or_else(|| ProtocolError::missing(id, "token"))?;
+        let is_good = |token: &str| {
+            (1..=CREDENTIAL_BYTES_MAX).contains(&token.len())
+                && token.bytes().all(|byte| byte.is_ascii_graphic())
+        };
+        string(raw)
+            .filter(|token| is_good(token))
+            .ok_or_else(|| ProtocolError::bad(id, "token", "a token is a string of visible ASCII characters"))
     }
 
     fn after(&self, id: Option<u64>) -> Result<Option<u64>, ProtocolError> {
@@ -223,6 +244,7 @@ impl<'de> Visitor<'de> for FieldsVisitor {
                 Name::IdempotencyKey => (&mut fields.idempotency_key, "idempotency_key"),
                 Name::After => (&mut fields.after, "after"),
                 Name::Limit => (&mut fields.limit, "limit"),
+                Name::Token => (&mut fields.token, "token"),
                 Name::Data => (&mut fields.data, "data"),
                 Name::Text => (&mut fields.text, "text"),
                 Name::Other => {
@@ -250,6 +272,7 @@ enum Name {
     IdempotencyKey,
     After,
     Limit,
+    Token,
     Data,
     Text,
     #[serde(other)]

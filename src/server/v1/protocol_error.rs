@@ -5,8 +5,8 @@
 use std::borrow::Cow;
 
 use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, JSON_DEPTH_MAX};
-use echoring_topics::Refused;
 use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
+use echoring_topics::{Refused, Right};
 
 /// A rejected request. The connection stays open.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +78,7 @@ impl ProtocolError {
             id,
             "unknown-type",
             "type",
-            "the type is one of subscribe, unsubscribe, publish, presence",
+            "the type is one of subscribe, unsubscribe, publish, presence, authenticate",
         )
     }
 
@@ -108,6 +108,27 @@ impl ProtocolError {
         ProtocolError::new(id, "too-many-subscriptions", "topic", message)
     }
 
+    /// The client does not have a right on the topic.
+    pub fn forbidden(id: Option<u64>, right: Right) -> ProtocolError {
+        let message = match right {
+            Right::Subscribe => "not allowed to subscribe to this topic",
+            Right::Publish => "not allowed to publish to this topic",
+            Right::Presence => "not allowed to see who subscribes to this topic",
+            Right::History => "not allowed to receive earlier messages of this topic",
+        };
+        ProtocolError::new(id, "forbidden", "topic", message)
+    }
+
+    /// The session keeps its credentials, because new ones were not accepted.
+    pub fn bad_token(id: Option<u64>, reason: &'static str) -> ProtocolError {
+        ProtocolError::new(id, "bad-token", "token", reason)
+    }
+
+    /// A token of the session is being checked, or cannot be checked now.
+    pub fn busy_authenticating(id: Option<u64>, reason: &'static str) -> ProtocolError {
+        ProtocolError::new(id, "busy", "", reason)
+    }
+
     /// The topic refused a message or a subscription.
     pub fn refused(id: Option<u64>, refused: Refused) -> ProtocolError {
         let field = match refused {
@@ -115,7 +136,7 @@ impl ProtocolError {
             Refused::NoKey | Refused::TooManyKeys => "key",
             Refused::TooManyTopics | Refused::Forbidden => "topic",
             Refused::TooLarge => "data",
-            Refused::Busy | Refused::OutOfMemory | Refused::Draining => "",
+            Refused::Busy | Refused::OutOfMemory | Refused::Draining | Refused::RateLimited => "",
         };
         ProtocolError::new(id, refused.code(), field, refused.to_string())
     }

@@ -48,6 +48,29 @@ pub fn dropped(out: &mut Vec<u8>, topic: &str, position: Position, reason: GapRe
     put(out, format_args!(r#","reason":"{}"}}"#, reason.word()));
 }
 
+/// The server ended a subscription, because the client may no longer subscribe: it has everything up to `position`.
+pub fn withdrawn(out: &mut Vec<u8>, topic: &str, position: Position) {
+    placed(out, "unsubscribed", None, topic, position);
+    out.extend_from_slice(br#","reason":"forbidden"}"#);
+}
+
+/// The session has new credentials of its client, which expire in so many seconds, if they do.
+pub fn authenticated(out: &mut Vec<u8>, id: Option<u64>, subject: &str, expires_in_s: Option<u64>) {
+    begin(out, "authenticated", id);
+    out.extend_from_slice(br#","subject":"#);
+    string(out, subject);
+    if let Some(seconds) = expires_in_s {
+        put(out, format_args!(r#","expires_in":{seconds}"#));
+    }
+    out.push(b'}');
+}
+
+/// The credentials of the session expire in so many seconds. The connection is closed then, unless fresh ones come before.
+pub fn token_expires(out: &mut Vec<u8>, seconds: u64) {
+    begin(out, "token_expires", None);
+    put(out, format_args!(r#","expires_in":{seconds}}}"#));
+}
+
 /// A publication was accepted at this position.
 pub fn published(out: &mut Vec<u8>, id: Option<u64>, topic: &str, position: Position) {
     placed(out, "published", id, topic, position);
@@ -61,12 +84,18 @@ pub fn gap(out: &mut Vec<u8>, topic: &str, from: u64, to: u64, reason: GapReason
     put(out, format_args!(r#","from":{from},"to":{to},"reason":"{}"}}"#, reason.word()));
 }
 
-/// A subscriber `joined`, otherwise left; there are `count` subscribers now.
-pub fn presence(out: &mut Vec<u8>, topic: &str, joined: bool, client: u64, count: u64) {
+/// A subscriber `joined`, otherwise left; there are `count` subscribers now. `subject` is that of its credentials; empty for
+/// none.
+pub fn presence(out: &mut Vec<u8>, topic: &str, joined: bool, client: u64, subject: &str, count: u64) {
     begin(out, "presence", None);
     named(out, topic);
     let event = if joined { "join" } else { "leave" };
-    put(out, format_args!(r#","event":"{event}","client":"{client:x}","count":{count}}}"#));
+    put(out, format_args!(r#","event":"{event}","client":"{client:x}""#));
+    if !subject.is_empty() {
+        out.extend_from_slice(br#","subject":"#);
+        string(out, subject);
+    }
+    put(out, format_args!(r#","count":{count}}}"#));
 }
 
 /// The subscriber missed presence events, so its list of members is stale.
@@ -77,13 +106,15 @@ pub fn presence_stale(out: &mut Vec<u8>, topic: &str) {
 }
 
 /// A page of the member list: `clients` of `count`, those after `after` or the first ones. More follow after `next`.
-pub fn members(
+///
+/// Each client comes with the subject of its credentials, which is empty for none.
+pub fn members<'a>(
     out: &mut Vec<u8>,
     id: Option<u64>,
     topic: &str,
     after: Option<u64>,
     count: u64,
-    clients: impl Iterator<Item = u64>,
+    clients: impl Iterator<Item = (u64, &'a str)> + Clone,
     next: Option<u64>,
 ) {
     begin(out, "members", id);
@@ -92,10 +123,19 @@ pub fn members(
         put(out, format_args!(r#","after":"{after:x}""#));
     }
     put(out, format_args!(r#","count":{count},"clients":["#));
-    for (at, client) in clients.enumerate() {
+    for (at, (client, _)) in clients.clone().enumerate() {
         put(out, format_args!(r#"{}"{client:x}""#, if at > 0 { "," } else { "" }));
     }
     out.push(b']');
+    let mut known = clients.filter(|(_, subject)| !subject.is_empty()).peekable();
+    if known.peek().is_some() {
+        out.extend_from_slice(br#","subjects":{"#);
+        for (at, (client, subject)) in known.enumerate() {
+            put(out, format_args!(r#"{}"{client:x}":"#, if at > 0 { "," } else { "" }));
+            string(out, subject);
+        }
+        out.push(b'}');
+    }
     if let Some(next) = next {
         put(out, format_args!(r#","next":"{next:x}""#));
     }

@@ -218,15 +218,31 @@ fn each_notice_is_written_as_the_document_has_it() {
     out.push(b'\n');
     server_event::gap(&mut out, "t", 14, 20, GapReason::SlowConsumerPolicy);
     out.push(b'\n');
-    server_event::presence(&mut out, "t", true, 0x9c, 5);
+    server_event::presence(&mut out, "t", true, 0x9c, "", 5);
     out.push(b'\n');
-    server_event::presence(&mut out, "t", false, 0x9c, 4);
+    server_event::presence(&mut out, "t", false, 0x9c, "a\"b", 4);
     out.push(b'\n');
     server_event::presence_stale(&mut out, "t");
     out.push(b'\n');
-    server_event::members(&mut out, Some(7), "t", None, 3, [0x9c, 0xa0].into_iter(), Some(0xa0));
+    server_event::members(
+        &mut out,
+        Some(7),
+        "t",
+        None,
+        3,
+        [(0x9c, "alice"), (0xa0, "")].into_iter(),
+        Some(0xa0),
+    );
     out.push(b'\n');
-    server_event::members(&mut out, None, "t", Some(0xa0), 3, [0xa1].into_iter(), None);
+    server_event::members(&mut out, None, "t", Some(0xa0), 3, [(0xa1, "")].into_iter(), None);
+    out.push(b'\n');
+    server_event::withdrawn(&mut out, "t", position);
+    out.push(b'\n');
+    server_event::authenticated(&mut out, Some(8), "alice", Some(600));
+    out.push(b'\n');
+    server_event::authenticated(&mut out, None, "alice", None);
+    out.push(b'\n');
+    server_event::token_expires(&mut out, 30);
     out.push(b'\n');
     server_event::heartbeat(&mut out, "t", 20);
     out.push(b'\n');
@@ -249,10 +265,14 @@ fn each_notice_is_written_as_the_document_has_it() {
 {"type":"published","id":3,"topic":"t","epoch":"1f3a","offset":12}
 {"type":"gap","topic":"t","from":14,"to":20,"reason":"slow"}
 {"type":"presence","topic":"t","event":"join","client":"9c","count":5}
-{"type":"presence","topic":"t","event":"leave","client":"9c","count":4}
+{"type":"presence","topic":"t","event":"leave","client":"9c","subject":"a\"b","count":4}
 {"type":"presence","topic":"t","event":"stale"}
-{"type":"members","id":7,"topic":"t","count":3,"clients":["9c","a0"],"next":"a0"}
+{"type":"members","id":7,"topic":"t","count":3,"clients":["9c","a0"],"subjects":{"9c":"alice"},"next":"a0"}
 {"type":"members","topic":"t","after":"a0","count":3,"clients":["a1"]}
+{"type":"unsubscribed","topic":"t","epoch":"1f3a","offset":12,"reason":"forbidden"}
+{"type":"authenticated","id":8,"subject":"alice","expires_in":600}
+{"type":"authenticated","subject":"alice"}
+{"type":"token_expires","expires_in":30}
 {"type":"heartbeat","topic":"t","offset":20}
 {"type":"error","id":4,"code":"not-subscribed","field":"topic","message":"not subscribed to this topic"}
 {"type":"message","topic":"t","offset":13,"key":"k","skipped":2,"data":{"a" :1}}
@@ -296,6 +316,7 @@ fn every_refusal_has_a_code_of_its_own() {
         Refused::OutOfMemory,
         Refused::Draining,
         Refused::KeyReused,
+        Refused::RateLimited,
     ];
     let mut codes = Vec::new();
     for refused in refusals {
@@ -413,7 +434,7 @@ proptest! {
         );
         let event = if joined { "join" } else { "leave" };
         prop_assert_eq!(
-            read(|out| server_event::presence(out, &topic, joined, client, count)),
+            read(|out| server_event::presence(out, &topic, joined, client, "", count)),
             json!({ "type": "presence", "topic": topic, "event": event, "client": client_id, "count": count })
         );
         prop_assert_eq!(

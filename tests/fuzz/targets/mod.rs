@@ -4,11 +4,13 @@
 //! Never: randomness, time, or state that outlives a call.
 #![forbid(unsafe_code)]
 
+pub mod auth;
 pub mod connection;
 mod cursor;
 pub mod deflate;
 pub mod differential;
 pub mod frame;
+pub mod handover;
 pub mod handshake;
 mod inflate;
 mod peer;

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use echoring_auth::limits::CREDENTIAL_BYTES_MAX;
 use echoring_server::limits::{IDEMPOTENCY_KEY_BYTES_MAX, PRESENCE_PAGE_MAX};
 use echoring_server::v1::{Command, ProtocolError, parse, server_event};
 use echoring_topics::limits::KEY_BYTES_MAX;
@@ -12,8 +13,8 @@ use echoring_topics::{Content, is_topic_name};
 use serde_json::{Map, Value};
 
 const INTEGER_END: u64 = 1 << 53;
-const KNOWN: [&str; 10] =
-    ["id", "type", "topic", "position", "key", "idempotency_key", "after", "limit", "data", "text"];
+const KNOWN: [&str; 11] =
+    ["id", "type", "topic", "position", "key", "idempotency_key", "after", "limit", "token", "data", "text"];
 
 pub fn run(data: &[u8]) {
     // The result of the other parser, if it has one: it refuses values deeper than 128 and incomplete characters even where
@@ -35,6 +36,10 @@ pub fn run(data: &[u8]) {
 
 fn check_command(data: &[u8], command: &Command<'_>) {
     let (id, topic) = match command {
+        Command::Authenticate { id, token } => {
+            assert!((1..=CREDENTIAL_BYTES_MAX).contains(&token.len()));
+            return assert!(id.is_none_or(|id| id < INTEGER_END));
+        }
         Command::Subscribe { id, topic, position } => {
             assert!(position.is_none_or(|position| position.offset < INTEGER_END));
             (id, topic)
@@ -82,6 +87,10 @@ fn check_message(topic: &str, key: &str, content: Content, payload: &[u8]) {
 fn compare(command: &Command<'_>, read: &Map<String, Value>) {
     let field = |name: &str| read.get(name).and_then(Value::as_str).unwrap_or_default();
     let (kind, id, topic) = match command {
+        Command::Authenticate { id, token } => {
+            assert_eq!((field("type"), field("token")), ("authenticate", &**token));
+            return assert_eq!(read.get("id").map(|id| id.as_u64().expect("an id")), *id);
+        }
         Command::Subscribe { id, topic, position } => {
             let place = read.get("position");
             assert_eq!(position.is_some(), place.is_some());

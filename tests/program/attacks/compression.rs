@@ -19,7 +19,7 @@ const MIB: u64 = 1024 * 1024;
 const PLAIN_ANSWERS: &str = "permessage-deflate; server_max_window_bits=8";
 
 /// A connection with compression; `offer` is the client's offer. Returns the response's value too.
-fn agree(server: &Server, path: &str, offer: &str) -> (Peer, String) {
+pub(crate) fn agree(server: &Server, path: &str, offer: &str) -> (Peer, String) {
     let mut peer = Peer::connect(server);
     peer.send(&upgrade(path, &[&format!("Sec-WebSocket-Extensions: {offer}")]));
     let answer = peer.answer();
@@ -89,7 +89,7 @@ fn bomb(bytes: usize) -> Vec<u8> {
 }
 
 /// A message that is stored as it is.
-fn stored(payload: &[u8]) -> Vec<u8> {
+pub(crate) fn stored(payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u16).to_le_bytes();
     let complement = length.map(|byte| !byte);
     [&[0][..], &length, &complement, payload, &[0]].concat()
@@ -105,7 +105,7 @@ fn reaching_back() -> Vec<u8> {
     bits.finish()
 }
 
-fn compressed(opcode: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn compressed(opcode: u8, payload: &[u8]) -> Vec<u8> {
     masked(FIN | RSV1 | opcode, payload)
 }
 

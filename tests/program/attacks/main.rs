@@ -5,15 +5,19 @@
 //! hang.
 #![forbid(unsafe_code)]
 
+mod auth;
 #[path = "../../support/certificate.rs"]
 mod certificate;
 mod compression;
 mod draining;
 mod frames;
 mod handshake;
+mod limits;
 mod memory;
+mod paced_drain;
 #[path = "../../support/patient.rs"]
 mod patient;
+mod peak;
 mod peer;
 mod resources;
 #[allow(dead_code, reason = "other tests use it too")]

@@ -31,7 +31,7 @@ fn idle_bytes(server: &Server) -> u64 {
 }
 
 /// Fails unless resident memory matches the formula of docs/reference/configuration.md: at most 5 % above it with
-/// `charged` instead of the budget, and at least nine tenths of the current charge. The allocator returns pages to the
+/// `charged` instead of the budget, and at least 85 % of the current charge. The allocator returns pages to the
 /// kernel with a delay, so a peak is awaited.
 fn check_resident(server: &Server, idle: u64, charged: u64, connections: u64, topics: u64) {
     let formula = charged + connections * 256 + topics * 1_024;
@@ -39,8 +39,9 @@ fn check_resident(server: &Server, idle: u64, charged: u64, connections: u64, to
         server.anonymous_bytes() - idle <= formula + formula / 20
     });
     let (resident, now) = (server.anonymous_bytes() - idle, server.figure("pool_bytes"));
-    // A buffer's room that nobody has written to is charged, and not resident.
-    assert!(resident >= now - now / 10, "{resident} bytes resident, {now} charged");
+    // A buffer's room that nobody has written to is charged, and not resident: 8 % where messages of 60,000 bytes are in
+    // buffers of 64 KiB, besides the last buffer of each connection.
+    assert!(resident >= now - now / 20 * 3, "{resident} bytes resident, {now} charged");
 }
 
 fn session(server: &Server) -> Peer {
@@ -319,8 +320,11 @@ fn half_a_client_hello_costs_36_kib() {
             })
             .collect();
         server.wait_for_bytes(received, PEERS as usize * half.len());
-        let each = (server.figure("pool_bytes") - before) / PEERS;
-        assert!(each <= 36 * KIB + 64, "{each} bytes for half a ClientHello");
+        // Until its turn comes, the input of a handshake is there twice.
+        server.wait_until("36 KiB for each half a ClientHello", |_| {
+            let each = (server.figure("pool_bytes") - before) / PEERS;
+            each <= 36 * KIB + 64
+        });
         peers.into_iter().for_each(Peer::reset);
         server.wait_for_nobody();
     });

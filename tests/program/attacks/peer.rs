@@ -1,8 +1,9 @@
 //! A peer that sends given bytes, valid or not, and parses responses strictly.
 
-use std::io::{self, Read as _, Write as _};
-use std::net::{Shutdown, TcpStream};
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use rustls::{ClientConfig, ClientConnection};
@@ -131,6 +132,14 @@ impl Peer {
         Peer::over(TcpStream::connect(server.address).expect("connected")).secured_like(server)
     }
 
+    /// Connects from another address of this machine.
+    pub fn connect_from(server: &Server, source: IpAddr) -> Peer {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::new(source, 0).into()).expect("a loopback address");
+        socket.connect(&server.address.into()).expect("connected");
+        Peer::over(socket.into()).secured_like(server)
+    }
+
     /// Connects with a receive buffer of about `bytes`, so that the server soon has a peer that accepts no more.
     pub fn connect_narrow(server: &Server, bytes: usize) -> Peer {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
@@ -203,6 +212,22 @@ impl Peer {
             }
         }
         session.writer().write_all(bytes).expect("memory");
+        true
+    }
+
+    /// Sends for `time` at most, encrypted. False once the server has disconnected. Unsent bytes come first the next time.
+    pub fn offer_for(&mut self, bytes: &[u8], time: Duration) -> bool {
+        let session = self.secure.as_mut().expect("one that speaks TLS");
+        self.stream.set_write_timeout(Some(time)).expect("a timeout");
+        if !session.wants_write() {
+            session.writer().write_all(bytes).expect("memory");
+        }
+        while session.wants_write() {
+            match session.write_tls(&mut self.stream) {
+                Ok(_) => {}
+                Err(error) => return matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+            }
+        }
         true
     }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::certificate::certificate;
-use super::peer::{Peer, TEXT, frame};
+use super::peer::{Peer, TEXT, frame, upgrade};
 
 /// Longer than any deadline of the server that a test waits for, so that a hang fails and a slow machine does not.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -27,6 +27,8 @@ pub struct Server {
     pub address: SocketAddr,
     /// Whether it uses TLS.
     pub secure: bool,
+    /// Whether clients without credentials are refused.
+    authenticates: bool,
     admin: SocketAddr,
 }
 
@@ -48,13 +50,14 @@ pub fn through_tls(flags: &[&str], test: impl Fn(&Server) + Sync) {
     at_once(&[&uring, &epoll], flags, test);
 }
 
-fn tls_flags() -> [&'static str; 4] {
+pub fn tls_flags() -> [&'static str; 4] {
     let files = certificate();
     let [cert, key] = [&files.cert, &files.key].map(|path| path.to_str().expect("a path in UTF-8"));
     ["--tls-cert", cert, "--tls-key", key]
 }
 
-fn at_once(servers: &[&[&str]], flags: &[&str], test: impl Fn(&Server) + Sync) {
+/// Runs `test` against servers with `flags` beside flags of their own, at the same time.
+pub fn at_once(servers: &[&[&str]], flags: &[&str], test: impl Fn(&Server) + Sync) {
     thread::scope(|scope| {
         let test = &test;
         let mut runs = Vec::new();
@@ -109,7 +112,9 @@ impl Server {
         let url = listening.split(' ').nth(1).and_then(|url| url.split_once("://"));
         let (scheme, address) = url.expect("a URL");
         let address = address.parse().expect("a listening address");
-        Server { child, log: Mutex::new(log), address, secure: scheme == "wss", admin }
+        let has = |prefix: &str| flags.iter().any(|flag| flag.starts_with(prefix));
+        let authenticates = has("--auth-") && !has("--auth-anonymous");
+        Server { child, log: Mutex::new(log), address, secure: scheme == "wss", authenticates, admin }
     }
 
     /// The first log line that was not read yet and contains `needle`.
@@ -117,16 +122,42 @@ impl Server {
         wait_for(&self.log.lock().expect("no panic"), needle)
     }
 
-    /// Checks that a message is echoed.
+    /// Checks that a message is echoed, or that a client without credentials is refused where they are required.
     pub fn serves(&self) {
+        if self.authenticates {
+            let mut peer = Peer::connect(self);
+            peer.send(&upgrade("/echo", &[]));
+            return assert_eq!(peer.answer().status, 401);
+        }
         let mut peer = Peer::open(self, "/echo");
         peer.send(&frame(TEXT, b"still here"));
         assert_eq!(peer.frame(), (0x81, b"still here".to_vec()));
     }
 
+    /// The status of a GET to the admin address.
+    pub fn status(&self, path: &str) -> u16 {
+        let mut stream = TcpStream::connect(self.admin).expect("the admin address");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer.get(9..12).and_then(|status| status.parse().ok()).expect("a status")
+    }
+
     /// `GET /stats`: the figures of the node.
     pub fn stats(&self) -> Value {
-        self.get("/stats")["node"].clone()
+        self.report()["node"].clone()
+    }
+
+    /// `GET /stats`.
+    pub fn report(&self) -> Value {
+        self.get("/stats")
+    }
+
+    /// `GET` of the address for clients: the response.
+    pub fn get_data(&self, path: &str) -> String {
+        get_from(self.address, path)
     }
 
     /// `GET` to the admin address: the JSON of the response.
@@ -262,4 +293,14 @@ fn wait_for(log: &Receiver<String>, needle: &str) -> String {
             return line;
         }
     }
+}
+
+fn get_from(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("the address");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("sent");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("an answer");
+    String::from_utf8(answer).expect("text")
 }

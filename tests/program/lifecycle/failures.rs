@@ -7,10 +7,10 @@ use std::os::fd::AsRawFd as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use echoring_runtime::driver::Features;
-use echoring_server::control::{Control, Reloading};
+use echoring_server::control::{AdminTokens, Control, Reloading};
 use echoring_server::{
-    Builder, Disposition, DriverChoice, Failure, Handler, ListenAddress, Message, Remote, Server,
-    ServerConfig,
+    Builder, Disposition, DriverChoice, Failure, Handler, InheritedListener, ListenAddress, Message, Remote,
+    Server, ServerConfig,
 };
 
 use super::*;
@@ -40,7 +40,11 @@ fn address(server: &Server) -> SocketAddr {
 fn control(server: &Server) -> (Control, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("its address");
-    (Control::start(listener, server, None, Reloading::default()).expect("it starts"), address)
+    let listener = InheritedListener::new(vec![listener.into()]).expect("it listens");
+    (
+        Control::start(listener, server, AdminTokens::default(), Reloading::default()).expect("it starts"),
+        address,
+    )
 }
 
 /// A handler that blocks its shard until it is released.

@@ -27,6 +27,7 @@ mod program;
 mod environment;
 mod failures;
 mod log;
+mod sandbox;
 mod signals;
 
 /// Longer than any deadline of the server that a test waits for.

@@ -1,8 +1,13 @@
 //! A running server as its operator changes it. The real binary over real sockets, on both drivers.
 #![forbid(unsafe_code)]
 
+mod admin;
+#[path = "../../support/authority.rs"]
+mod authority;
 #[path = "../../support/certificate.rs"]
 mod certificate;
+mod connections;
+mod identities;
 #[path = "../../support/patient.rs"]
 mod patient;
 #[allow(dead_code, reason = "not every test uses all of it")]

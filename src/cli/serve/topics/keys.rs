@@ -12,14 +12,14 @@ use crate::limits::COALESCE_MAX;
 use crate::serve::reload::Reload;
 use crate::values::{shown_bytes, shown_range, shown_time};
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
-use echoring_topics::{SlowConsumerPolicy, TopicSettings};
+use echoring_topics::{Permission, SlowConsumerPolicy, TopicSettings};
 
 /// The key of `[[topics]]` that says which topics a table is for, and its help.
 pub(crate) const PATTERN: (&str, &str) =
     ("pattern", "Topics of a table; * matches any characters, or none; every other character matches itself");
 
 /// The keys of both kinds of tables.
-pub(crate) const KEYS: [Key; 11] = [
+pub(crate) const KEYS: [Key; 13] = [
     Key {
         name: "slow",
         value: Value::Slow(|settings| &mut settings.slow),
@@ -75,16 +75,30 @@ pub(crate) const KEYS: [Key; 11] = [
                history_messages. Where slow is \"conflate\" it gets the latest message of each key instead",
     },
     Key {
-        name: "presence",
-        value: Value::Switch(|settings| &mut settings.presence),
+        name: "subscribe",
+        value: Value::Permission(&[], |settings| &mut settings.access.subscribe),
         reload: Reload::Live,
-        help: "Tell subscribers of echoring.v1.json who joins and leaves",
+        help: "Who may subscribe. authenticated are clients with credentials, claim those whose credentials name the \
+               topic, operator is the admin address",
     },
     Key {
         name: "publish",
-        value: Value::Publishers(|settings| &mut settings.clients_publish),
+        value: Value::Permission(&CLIENTS, |settings| &mut settings.access.publish),
         reload: Reload::Live,
-        help: "Who may publish: clients, or only the operator at the admin address",
+        help: "Who may publish. The operator may too, unless it is nobody; clients is an older name of everybody",
+    },
+    Key {
+        name: "presence",
+        value: Value::Permission(&SWITCH, |settings| &mut settings.access.presence),
+        reload: Reload::Live,
+        help: "Which subscribers of echoring.v1.json are told who joins and leaves; true and false are everybody and \
+               nobody",
+    },
+    Key {
+        name: "history",
+        value: Value::Permission(&[], |settings| &mut settings.access.history),
+        reload: Reload::Live,
+        help: "Which subscribers of echoring.v1.json are sent messages from before their subscription",
     },
     Key {
         name: "heartbeat",
@@ -103,8 +117,17 @@ const SLOW: [(&str, SlowConsumerPolicy); 3] = [
     ("drop-oldest", SlowConsumerPolicy::DropOldest),
     ("conflate", SlowConsumerPolicy::Conflate),
 ];
-/// Each with whether clients publish.
-const PUBLISHERS: [(&str, bool); 2] = [("clients", true), ("operator", false)];
+const PERMISSIONS: [(&str, Permission); 5] = [
+    ("nobody", Permission::Nobody),
+    ("everybody", Permission::Everybody),
+    ("authenticated", Permission::Authenticated),
+    ("claim", Permission::Claim),
+    ("operator", Permission::Operator),
+];
+/// An older word of `publish`.
+const CLIENTS: [(&str, Permission); 1] = [("clients", Permission::Everybody)];
+/// Older values of `presence`, which was a switch.
+const SWITCH: [(&str, Permission); 2] = [("true", Permission::Everybody), ("false", Permission::Nobody)];
 
 /// A key, its values, and its effect.
 #[derive(Debug)]
@@ -123,8 +146,8 @@ pub(crate) struct Key {
 #[derive(Debug)]
 enum Value {
     Slow(Field<SlowConsumerPolicy>),
-    Publishers(Field<bool>),
-    Switch(Field<bool>),
+    /// With older words for some of them.
+    Permission(&'static [(&'static str, Permission)], Field<Permission>),
     Bytes(RangeInclusive<usize>, Field<usize>),
     Time(RangeInclusive<Nanos>, Field<Nanos>),
     Count(RangeInclusive<u32>, Field<u32>),
@@ -137,8 +160,7 @@ impl Key {
     pub(super) fn read(&self, entry: &Entry<'_>, settings: &mut TopicSettings) -> Result<(), Failure> {
         match &self.value {
             Value::Slow(field) => *field(settings) = entry.word(&SLOW)?,
-            Value::Publishers(field) => *field(settings) = entry.word(&PUBLISHERS)?,
-            Value::Switch(field) => *field(settings) = entry.boolean()?,
+            Value::Permission(older, field) => *field(settings) = permission(entry, older)?,
             Value::Bytes(range, field) => *field(settings) = entry.bytes(range)?,
             Value::Time(range, field) => *field(settings) = entry.time(range)?,
             Value::Count(range, field) => *field(settings) = entry.number(range)?,
@@ -150,7 +172,7 @@ impl Key {
     pub(super) fn copy(&self, mut from: TopicSettings, to: &mut TopicSettings) {
         match self.value {
             Value::Slow(field) => *field(to) = *field(&mut from),
-            Value::Publishers(field) | Value::Switch(field) => *field(to) = *field(&mut from),
+            Value::Permission(_, field) => *field(to) = *field(&mut from),
             Value::Bytes(_, field) => *field(to) = *field(&mut from),
             Value::Time(_, field) => *field(to) = *field(&mut from),
             Value::Count(_, field) => *field(to) = *field(&mut from),
@@ -161,8 +183,7 @@ impl Key {
     pub(crate) fn show(&self, mut settings: TopicSettings) -> String {
         match self.value {
             Value::Slow(field) => format!("\"{}\"", word_for(&SLOW, *field(&mut settings))),
-            Value::Publishers(field) => format!("\"{}\"", word_for(&PUBLISHERS, *field(&mut settings))),
-            Value::Switch(field) => field(&mut settings).to_string(),
+            Value::Permission(_, field) => format!("\"{}\"", word_for(&PERMISSIONS, *field(&mut settings))),
             Value::Bytes(_, field) => format!("\"{}\"", shown_bytes(*field(&mut settings) as u64)),
             Value::Time(_, field) => format!("\"{}\"", shown_time(*field(&mut settings))),
             Value::Count(_, field) => field(&mut settings).to_string(),
@@ -173,8 +194,7 @@ impl Key {
     pub(crate) fn values(&self) -> String {
         match &self.value {
             Value::Slow(_) => SLOW.map(|(word, _)| format!("\"{word}\"")).join(", "),
-            Value::Publishers(_) => PUBLISHERS.map(|(word, _)| format!("\"{word}\"")).join(", "),
-            Value::Switch(_) => "true, false".to_owned(),
+            Value::Permission(..) => PERMISSIONS.map(|(word, _)| format!("\"{word}\"")).join(", "),
             Value::Bytes(range, _) => {
                 format!("bytes {}", shown_range(range, |bytes| shown_bytes(*bytes as u64)))
             }
@@ -182,6 +202,17 @@ impl Key {
             Value::Count(range, _) => format!("number {}", shown_range(range, ToString::to_string)),
         }
     }
+}
+
+/// A permission, perhaps by an older word for it, or by a truth value.
+fn permission(entry: &Entry<'_>, older: &[(&str, Permission)]) -> Result<Permission, Failure> {
+    if let Ok(is_on) = entry.boolean()
+        && let Some((_, permission)) = older.iter().find(|(word, _)| *word == is_on.to_string())
+    {
+        return Ok(*permission);
+    }
+    // An error names the present words only.
+    entry.word(older).or_else(|_| entry.word(&PERMISSIONS))
 }
 
 fn word_for<T: PartialEq>(words: &[(&'static str, T)], meaning: T) -> &'static str {

@@ -6,6 +6,7 @@ use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::Ordering;
 
+use super::super::addresses::PeerAddress;
 use super::network::{Inbound, State};
 use super::{BANKS, Phase, Sim, discard};
 use crate::driver::{Event, Source, Span, Token};
@@ -238,7 +239,7 @@ impl Sim {
                 continue;
             }
             let address = Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 0).to_bits() | (wire & 0x00ff_ffff));
-            self.addresses.keep(token, Some(SocketAddr::from((address, 40_000))));
+            self.addresses.keep(token, PeerAddress::Ip(SocketAddr::from((address, 40_000))));
             self.report(token.index, Event::Addressed { token });
         }
     }

@@ -27,7 +27,7 @@ use super::receive::{GROUP, Receiver};
 use super::ring::Ring;
 use super::sends::{Batch, PartialSends, Staged};
 use super::slots::{NONE, Phase, Receive, Slot, SlotFlags, Slots};
-use crate::driver::addresses::{Addresses, peer_of};
+use crate::driver::addresses::{Addresses, PeerAddress, peer_of};
 use crate::driver::sockets::shutdown_write;
 use crate::driver::unsent::Unsent;
 use crate::driver::{Event, Features, Source, Span, Token};
@@ -105,6 +105,8 @@ pub(super) struct Connections {
     late: Vec<u32>,
     /// Connections whose receive found no memory, first in first out.
     parked: VecDeque<Token>,
+    /// Times that a receive found no memory.
+    pub(super) buffer_stalls: u64,
     /// `Blocked` events; they go in front of the tick's others, so that no reply is staged in vain.
     blocked: Vec<Event>,
     /// `Failed` events; they go behind the tick's others, so that what was received before still counts. And
@@ -149,6 +151,7 @@ impl Connections {
             spare_list: Vec::with_capacity(64),
             late: Vec::new(),
             parked: VecDeque::new(),
+            buffer_stalls: 0,
             blocked: Vec::new(),
             last: Vec::new(),
             addresses: Addresses::default(),
@@ -473,7 +476,7 @@ impl Connections {
             let socket = unsafe { file.borrow() };
             peer_of(&socket)
         });
-        self.addresses.keep(token, address.flatten());
+        self.addresses.keep(token, address.unwrap_or(PeerAddress::Unknown));
         self.last.push(Event::Addressed { token });
         Ok(())
     }
@@ -666,6 +669,7 @@ impl Connections {
             }
             libc::ENOBUFS if slot.phase == Phase::Open => {
                 slot.receive = Receive::Parked;
+                self.buffer_stalls += 1;
                 self.parked.push_back(token);
             }
             libc::ENOBUFS => self.list(token.index),
@@ -858,7 +862,7 @@ impl Connections {
         let descriptor = unsafe { completion.descriptor() };
         let token = token_of(completion.user_data);
         if self.slots.get(token).is_some_and(|slot| slot.phase == Phase::Open) {
-            self.addresses.keep(token, descriptor.as_ref().and_then(peer_of));
+            self.addresses.keep(token, descriptor.as_ref().map_or(PeerAddress::Unknown, peer_of));
             self.last.push(Event::Addressed { token });
         }
         self.step_ended(completion);

@@ -40,7 +40,9 @@ pub(super) struct Listeners {
     list: Vec<Listener>,
     /// Something changed that may lead to submissions.
     listed: bool,
-    /// Connections that were accepted after we had stopped, or for which there was no slot.
+    /// Whether a listener may have to try again later. Asked in every tick, and nearly always false.
+    may_retry: bool,
+    /// Connections for which there was no slot.
     orphans: Vec<u32>,
     direct: bool,
 }
@@ -84,7 +86,13 @@ impl Listeners {
     }
 
     /// When a failed accept is to be tried again.
+    #[inline]
     pub(super) fn retry_at(&self) -> Option<Nanos> {
+        if self.may_retry { self.first_retry() } else { None }
+    }
+
+    #[cold]
+    fn first_retry(&self) -> Option<Nanos> {
         self.list.iter().filter_map(|listener| listener.retry_at).min()
     }
 
@@ -142,6 +150,7 @@ impl Listeners {
                 push(connections, ring, &entry.user_data(Kind::AcceptOne.numbered(id)))?;
             }
         }
+        self.may_retry = self.first_retry().is_some();
         Ok(())
     }
 
@@ -165,8 +174,8 @@ impl Listeners {
         if completion.result >= 0 {
             listener.failing = false;
             let file = completion.result as u32;
-            let token = if listener.stopping { None } else { connections.slots.take(file, Phase::Open) };
-            match token {
+            // Also while it stops: the kernel has completed the client's connection.
+            match connections.slots.take(file, Phase::Open) {
                 Some(token) => {
                     events.push(Event::Accepted { token });
                     connections.list(token.index);
@@ -184,6 +193,7 @@ impl Listeners {
             libc::ECANCELED | libc::EINTR | libc::EAGAIN | libc::ECONNABORTED | libc::EPROTO => {}
             errno => {
                 listener.retry_at = Some(clock::now() + RETRY);
+                self.may_retry = true;
                 if !listener.failing {
                     listener.failing = true;
                     events.push(Event::AcceptFailed { errno });

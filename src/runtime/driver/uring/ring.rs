@@ -11,6 +11,7 @@ use io_uring::{CompletionQueue, EnterFlags, IoUring, SubmissionQueue};
 
 use super::{entries, features};
 use crate::driver::{Features, clock};
+use crate::stats::DriverWork;
 use echoring_proto::limits::{MILLISECOND, Nanos, RING_REFUSAL_MAX, SECOND};
 
 /// `io_uring_register` operations that the crate has no call for.
@@ -53,8 +54,8 @@ pub(super) struct Ring {
     enter_fd: i32,
     enter_flags: EnterFlags,
     absolute_timeout: bool,
-    /// Times that the completion queue was too small.
-    overflows: u64,
+    /// What it has done.
+    pub(super) work: DriverWork,
     /// Submissions offered to the kernel at a time. Tests lower it to see partial submission.
     pub(super) offer_max: u32,
 }
@@ -76,7 +77,7 @@ impl Ring {
             ring,
             enter_flags,
             absolute_timeout: used.has(Features::ABSOLUTE_TIMEOUT),
-            overflows: 0,
+            work: DriverWork::default(),
             offer_max: u32::MAX,
         };
         if used.has(Features::REGISTERED_RING) && ring.register_descriptor().is_err() {
@@ -257,7 +258,9 @@ impl Ring {
                 size_of::<WaitArgument>(),
             )
         };
+        self.work.enters += 1;
         if result >= 0 {
+            self.work.submissions += result as u64;
             return Ok(result as u32);
         }
         let error = io::Error::last_os_error();
@@ -288,14 +291,9 @@ impl Ring {
         if !self.ring.submission().cq_overflow() {
             return Ok(false);
         }
-        self.overflows += 1;
+        self.work.overflows += 1;
         self.enter(0, 0, None)?;
         Ok(true)
-    }
-
-    /// Times that the completion queue was too small for a tick.
-    pub(super) fn overflows(&self) -> u64 {
-        self.overflows
     }
 
     /// Ends everything that is under way; the completions still have to be reaped.
@@ -329,7 +327,7 @@ impl Drop for Ring {
 
 impl std::fmt::Debug for Ring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ring").field("overflows", &self.overflows).finish_non_exhaustive()
+        f.debug_struct("Ring").field("work", &self.work).finish_non_exhaustive()
     }
 }
 

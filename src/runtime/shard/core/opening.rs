@@ -5,9 +5,11 @@ use std::net::SocketAddr;
 
 use super::Core;
 use crate::driver::{Driver, Token};
-use crate::shard::application::{Answer, Application};
+use crate::shard::application::{Answer, Application, Extras};
 use crate::shard::connection_log::Refused;
 use crate::shard::context::Context;
+use crate::stats::Account;
+use crate::traces;
 use echoring_proto::buffer::Buffer;
 use echoring_proto::connection::{Cause, Connection, OutOfMemory, Reply};
 use echoring_proto::deflate;
@@ -17,6 +19,13 @@ impl<D: Driver, A: Application> Core<D, A> {
     pub(super) fn request(&mut self, application: &mut A, token: Token, head: Buffer) {
         let answered = handshake::with_request(head.as_slice(), |request, _| {
             self.log.requested(token, request);
+            traces::requested(token, request, self.env.now);
+            if let Some(refusal) = self.identify(token, request) {
+                return match application.refused(&refusal, request) {
+                    Some(reply) => self.respond(token, &reply.as_reply()),
+                    None => self.refuse_quietly(token, &refusal),
+                };
+            }
             if self.draining_until.is_some() {
                 return self.refuse_because(application, token, &Refusal::DRAINING, request);
             }
@@ -31,17 +40,17 @@ impl<D: Driver, A: Application> Core<D, A> {
             let key = upgrade.map(|upgrade| upgrade.key);
             match (answer, key) {
                 (Answer::Upgrade { peer, subprotocol, whole }, Some(key)) => {
-                    self.set_peer(token, peer);
+                    self.set_peer(application, token, peer);
                     self.accept(token, Some(key), subprotocol, &[], whole);
                     application.opened(&mut Context { core: self }, token, None);
                 }
                 (Answer::UpgradeWith { peer, extras, whole }, Some(key)) => {
-                    self.set_peer(token, peer);
+                    self.set_peer(application, token, peer);
                     self.accept(token, Some(key), extras.subprotocol.as_deref(), &extras.fields, whole);
                     application.opened(&mut Context { core: self }, token, None);
                 }
                 (Answer::Later { peer }, Some(key)) => {
-                    self.set_peer(token, peer);
+                    self.set_peer(application, token, peer);
                     if let Some(slot) = self.slots.get_mut(token) {
                         slot.connection.decide_later(key);
                     }
@@ -63,8 +72,11 @@ impl<D: Driver, A: Application> Core<D, A> {
         self.touch(token);
     }
 
-    fn set_peer(&mut self, token: Token, peer: A::Peer) {
+    fn set_peer(&mut self, application: &A, token: Token, peer: A::Peer) {
         if let Some(slot) = self.slots.get_mut(token) {
+            let class = application.class(&peer);
+            traces::classified(token, class);
+            slot.account = self.counters.traffic.classify(slot.account, class);
             slot.peer = Some(peer);
         }
     }
@@ -95,6 +107,8 @@ impl<D: Driver, A: Application> Core<D, A> {
         match slot.connection.accept(key, subprotocol, fields, whole, &mut self.env.lend()) {
             Ok(()) => {
                 self.counters.opened += 1;
+                self.log.answered(token, 101);
+                traces::answered(token, 101);
                 self.log.opened(token);
             }
             Err(OutOfMemory) => slot.connection.abort(Cause::OutOfMemory),
@@ -109,6 +123,12 @@ impl<D: Driver, A: Application> Core<D, A> {
         whole: bool,
     ) {
         self.accept(token, None, subprotocol, &[], whole);
+        self.touch(token);
+    }
+
+    /// The same with further fields of the 101.
+    pub(in crate::shard) fn accept_later_with(&mut self, token: Token, extras: &Extras, whole: bool) {
+        self.accept(token, None, extras.subprotocol.as_deref(), &extras.fields, whole);
         self.touch(token);
     }
 
@@ -142,10 +162,14 @@ impl<D: Driver, A: Application> Core<D, A> {
     /// Counts and logs a refusal by the connection itself.
     pub(super) fn note_refusal(&mut self, token: Token, refusal: &Refusal) {
         *self.counters.refusals.entry(refusal.status).or_default() += 1;
+        self.log.answered(token, refusal.status);
+        traces::answered(token, refusal.status);
         self.log_refusal(token, Refused::unread(refusal));
     }
 
-    fn refuse_quietly(&mut self, token: Token, refusal: &Refusal) {
+    pub(super) fn refuse_quietly(&mut self, token: Token, refusal: &Refusal) {
+        self.log.answered(token, refusal.status);
+        traces::answered(token, refusal.status);
         *self.counters.refusals.entry(refusal.status).or_default() += 1;
         if let Some(slot) = self.slots.get_mut(token) {
             slot.connection.refuse(refusal, &mut self.env.lend());
@@ -157,6 +181,8 @@ impl<D: Driver, A: Application> Core<D, A> {
         let counts =
             if reply.status < 400 { &mut self.counters.answers } else { &mut self.counters.refusals };
         *counts.entry(reply.status).or_default() += 1;
+        self.log.answered(token, reply.status);
+        traces::answered(token, reply.status);
         if let Some(slot) = self.slots.get_mut(token) {
             slot.connection.respond(reply, &mut self.env.lend());
         }
@@ -196,6 +222,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         }
         if let Some(slot) = self.slots.get_mut(token) {
             slot.leased = true;
+            slot.account = Account::of_class(0);
         }
         Ok(token)
     }

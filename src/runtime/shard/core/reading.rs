@@ -18,7 +18,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         let Some(slot) = self.slots.get_mut(token) else { return };
         slot.connection.begin_span(self.env.now);
         if !slot.plain_echo {
-            self.counters.bytes_in += u64::from(span.bytes);
+            self.counters.traffic.at(slot.account).bytes_in += u64::from(span.bytes);
             return self.received_any(application, token, span, SpanCursor::new());
         }
         debug_assert!(slot.connection.may_echo_in_place());
@@ -40,8 +40,9 @@ impl<D: Driver, A: Application> Core<D, A> {
     #[inline(never)]
     fn single_refused(&mut self, application: &mut A, token: Token, span: Span) {
         self.echoed.messages -= 1;
-        self.counters.messages_in += 1;
-        self.counters.messages_out += 1;
+        let traffic = self.counters.traffic.at(self.echo_account);
+        traffic.messages_in += 1;
+        traffic.messages_out += 1;
         self.count_received(span);
         let bytes = span.bytes as usize;
         self.end_plain(application, token, span, SpanCursor::at_end(bytes, SINGLE_REPLY_START..bytes));
@@ -50,7 +51,7 @@ impl<D: Driver, A: Application> Core<D, A> {
     /// Counts a span that was not answered as a single message, although it was about to.
     fn count_received(&mut self, span: Span) {
         self.echoed.bytes -= u64::from(span.bytes);
-        self.counters.bytes_in += u64::from(span.bytes);
+        self.counters.traffic.at(self.echo_account).bytes_in += u64::from(span.bytes);
     }
 
     /// Several messages in one span, for a connection whose short ones are answered at once.
@@ -60,13 +61,14 @@ impl<D: Driver, A: Application> Core<D, A> {
         let mut cursor = SpanCursor::new();
         let bytes = self.driver.received(span);
         let echoed = echo_short(&mut cursor, bytes, self.env.config.message_bytes_max);
-        self.counters.messages_in += echoed;
-        self.counters.messages_out += echoed;
+        let traffic = self.counters.traffic.at(self.echo_account);
+        traffic.messages_in += echoed;
+        traffic.messages_out += echoed;
         if cursor.position() == span.bytes as usize {
             let block = cursor.replies();
             let piece = Span { offset: span.offset + block.start as u32, bytes: block.len() as u32 };
             if self.driver.send_received(token, piece) {
-                self.counters.bytes_out += u64::from(piece.bytes);
+                self.counters.traffic.at(self.echo_account).bytes_out += u64::from(piece.bytes);
                 return;
             }
         }
@@ -85,16 +87,37 @@ impl<D: Driver, A: Application> Core<D, A> {
     /// Everything except short echoes: heads, fragments, control frames, long messages, messages for the application,
     /// and replies that must wait.
     #[inline(never)]
-    fn received_any(&mut self, application: &mut A, token: Token, span: Span, cursor: SpanCursor) {
+    fn received_any(&mut self, application: &mut A, token: Token, mut span: Span, cursor: SpanCursor) {
         let handshake = self.slots.get(token).is_some_and(|slot| slot.connection.is_in_handshake());
         self.env.pool.set_handshake(handshake);
-        if !(self.sessions.has(token.index) && self.received_sealed(application, token, span)) {
-            self.received_plain(application, token, span, cursor);
+        let waits = self.holds_back(application, token, span)
+            || (handshake && self.must_wait(application, token, span));
+        if !waits {
+            let read = self.meter(token);
+            if !(self.sessions.has(token.index) && self.received_sealed(application, token, &mut span)) {
+                self.received_plain(application, token, span, cursor);
+            }
+            self.charge(token, read, span.bytes);
+            self.note_excesses();
         }
         self.env.pool.set_handshake(false);
         if self.env.pool.is_under_pressure() {
             self.relieve(application);
         }
+    }
+
+    /// Keeps the input of a connection whose client is not known yet, or whose TLS handshake has to wait. It is metered when
+    /// it is read. False if it can be read now.
+    fn must_wait(&mut self, application: &mut A, token: Token, span: Span) -> bool {
+        if self.arrivals.holds(token) {
+            self.hold(application, token, span);
+            return true;
+        }
+        let must_wait = self.handshake_must_wait(token);
+        if must_wait {
+            self.queue_handshake(token, span);
+        }
+        must_wait
     }
 
     fn received_plain(&mut self, application: &mut A, token: Token, mut span: Span, mut cursor: SpanCursor) {
@@ -117,6 +140,8 @@ impl<D: Driver, A: Application> Core<D, A> {
         slot.plain_echo = !slot.dirty
             && !slot.leaving
             && !self.sessions.has(token.index)
+            && !slot.account.is_own()
+            && !self.throttle.is_on()
             && self.env.config.message_bytes_max >= SINGLE_FRAME_BYTES_MAX as u64
             && slot.connection.may_echo_in_place()
             && slot.peer.as_ref().is_some_and(|peer| application.echoes(peer));
@@ -138,9 +163,16 @@ impl<D: Driver, A: Application> Core<D, A> {
         let bytes = source.bytes(&mut self.driver);
         let bytes_max = self.env.config.message_bytes_max;
         while let Some((kind, at)) = slot.connection.next_short(cursor, bytes, bytes_max) {
-            self.counters.messages_in += 1;
+            self.counters.traffic.at(slot.account).messages_in += 1;
             let env = self.env.lend();
-            let link = ConnectionContext::of(slot, token, env, &mut self.mailboxes, &mut self.counters);
+            let link = ConnectionContext::of(
+                slot,
+                token,
+                env,
+                &mut self.mailboxes,
+                &mut self.counters,
+                &mut self.excesses,
+            );
             let flags = ChunkFlags::whole(kind);
             show_chunk(application, link, cursor, bytes, flags, Piece::InSpan(at));
             if !slot.connection.is_open() {
@@ -164,13 +196,14 @@ impl<D: Driver, A: Application> Core<D, A> {
             let (piece, show): (Piece, ShowControl<A>) = match step {
                 Step::Idle => return None,
                 Step::Chunk(flags, piece) => {
-                    self.counters.messages_in += u64::from(flags.last);
+                    self.counters.traffic.at(slot.account).messages_in += u64::from(flags.last);
                     let link = ConnectionContext::of(
                         slot,
                         token,
                         self.env.lend(),
                         &mut self.mailboxes,
                         &mut self.counters,
+                        &mut self.excesses,
                     );
                     show_chunk(application, link, cursor, bytes, flags, piece);
                     continue;
@@ -189,7 +222,14 @@ impl<D: Driver, A: Application> Core<D, A> {
                 }
             };
             let env = self.env.lend();
-            let link = ConnectionContext::of(slot, token, env, &mut self.mailboxes, &mut self.counters);
+            let link = ConnectionContext::of(
+                slot,
+                token,
+                env,
+                &mut self.mailboxes,
+                &mut self.counters,
+                &mut self.excesses,
+            );
             show_control(application, link, bytes, piece, show);
         }
     }
@@ -229,7 +269,8 @@ impl<D: Driver, A: Application> Core<D, A> {
         let connection = &mut slot.connection;
         let mut taken = true;
         while let Some(buffer) = connection.pop() {
-            taken = send_pooled(&mut self.driver, token, buffer, connection, &mut self.counters);
+            let traffic = self.counters.traffic.at(slot.account);
+            taken = send_pooled(&mut self.driver, token, buffer, connection, traffic);
             if !taken {
                 break;
             }
@@ -249,7 +290,8 @@ impl<D: Driver, A: Application> Core<D, A> {
             }
         }
         if taken && self.driver.send_received(token, piece) {
-            self.counters.bytes_out += u64::from(piece.bytes) + cursor.detached_header().len() as u64;
+            self.counters.traffic.at(slot.account).bytes_out +=
+                u64::from(piece.bytes) + cursor.detached_header().len() as u64;
             connection.replies_sent();
             return Ok(());
         }
@@ -274,8 +316,9 @@ impl<D: Driver, A: Application> Core<D, A> {
             } else if slot.connection.may_echo_in_place() {
                 let echoed = echo_short(&mut cursor, buffer.as_mut_slice(), bytes_max);
                 slot.connection.resume_span(&cursor);
-                self.counters.messages_in += echoed;
-                self.counters.messages_out += echoed;
+                let traffic = self.counters.traffic.at(slot.account);
+                traffic.messages_in += echoed;
+                traffic.messages_out += echoed;
             }
         }
         while let Some(head) = self.read(application, token, buffer, &mut cursor) {
@@ -296,7 +339,7 @@ impl<D: Driver, A: Application> Core<D, A> {
 }
 
 /// The location of a span's bytes. They are looked up again whenever the whole shard was borrowed in between.
-trait ReadSource<D> {
+pub(super) trait ReadSource<D> {
     fn bytes<'a>(&'a mut self, driver: &'a mut D) -> &'a mut [u8];
 }
 
@@ -330,7 +373,7 @@ fn show_chunk<A: Application>(
     };
     let disposition = application.chunk(&mut link, Chunk { kind, first, last, payload });
     if disposition == Disposition::Echo && link.connection.is_open() {
-        link.counters.messages_out += u64::from(last);
+        link.counters.traffic.at(link.account).messages_out += u64::from(last);
         if link.connection.echo(cursor, bytes, flags, piece, &mut link.env).is_err() {
             link.connection.abort(Cause::OutOfMemory);
         }

@@ -2,7 +2,7 @@
 
 use crate::driver::{Driver, Source, Token};
 use crate::shard::tls::{Session, SessionError};
-use crate::stats::Counters;
+use crate::stats::Traffic;
 use echoring_proto::connection::{Cause, Connection, Env, TransportAction};
 
 pub(super) fn tell_broken(connection: &mut Connection, broken: SessionError, env: &mut Env<'_>) {
@@ -19,7 +19,7 @@ pub(super) fn flush_sealed<D: Driver>(
     env: &mut Env<'_>,
     token: Token,
     driver: &mut D,
-    counters: &mut Counters,
+    traffic: &mut Traffic,
 ) -> bool {
     if connection.is_closing() && !session.is_open() {
         // The peer cannot read it: the handshake was not completed, or the session has failed.
@@ -28,7 +28,7 @@ pub(super) fn flush_sealed<D: Driver>(
     if connection.is_blocked() {
         return false;
     }
-    if !send_sealed(session, token, driver, counters) {
+    if !send_sealed(session, token, driver, traffic) {
         return true;
     }
     while session.is_open()
@@ -45,7 +45,7 @@ pub(super) fn flush_sealed<D: Driver>(
     {
         tell_broken(connection, broken, env);
     }
-    !send_sealed(session, token, driver, counters)
+    !send_sealed(session, token, driver, traffic)
 }
 
 /// Passes encrypted bytes to the driver. False if it did not accept all of them.
@@ -53,12 +53,12 @@ pub(super) fn send_sealed<D: Driver>(
     session: &mut Session,
     token: Token,
     driver: &mut D,
-    counters: &mut Counters,
+    traffic: &mut Traffic,
 ) -> bool {
     while let Some(buffer) = session.pop() {
         let bytes = buffer.len() as u64;
         match driver.send(token, Source::Pooled(buffer)) {
-            Ok(()) => counters.bytes_out += bytes,
+            Ok(()) => traffic.bytes_out += bytes,
             Err(Source::Pooled(buffer)) => {
                 session.unpop(buffer);
                 return false;

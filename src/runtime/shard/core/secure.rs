@@ -3,12 +3,14 @@
 use rustls::HandshakeKind;
 
 use super::Core;
+use super::reading::ReadSource;
 use super::sealing::{send_sealed, tell_broken};
-use crate::driver::{Driver, Span, Token};
+use crate::driver::{Driver, Token};
 use crate::shard::application::Application;
 use crate::shard::context::Context;
 use crate::shard::refusals;
 use crate::shard::tls::{Opened, Session, SessionError};
+use crate::traces;
 
 impl<D: Driver, A: Application> Core<D, A> {
     /// Starts the session of an accepted connection; a refused one is not worth a handshake.
@@ -51,13 +53,18 @@ impl<D: Driver, A: Application> Core<D, A> {
     /// Input of a connection with a session. False if it must be read as plaintext: nobody reads it, or it was never
     /// encrypted.
     #[inline(never)]
-    pub(super) fn received_sealed(&mut self, application: &mut A, token: Token, span: Span) -> bool {
+    pub(super) fn received_sealed(
+        &mut self,
+        application: &mut A,
+        token: Token,
+        source: &mut impl ReadSource<D>,
+    ) -> bool {
         let Some(slot) = self.slots.get_mut(token) else { return true };
         let Some(session) = self.sessions.get_mut(token.index) else { return false };
         if !slot.connection.reads() {
             return false;
         }
-        let bytes = self.driver.received(span);
+        let bytes = source.bytes(&mut self.driver);
         if session.is_asked_plainly(bytes) {
             self.sessions.remove(token.index, &mut self.env.pool);
             self.refuse(token, &refusals::SPEAKS_TLS);
@@ -68,6 +75,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         if let Some(kind) = shaken {
             self.counters.tls_handshakes += 1;
             let resumed = kind == HandshakeKind::Resumed;
+            traces::secured(token, resumed);
             self.counters.tls_resumed += u64::from(resumed);
             if is_dialled {
                 application.secured(&mut Context { core: self }, token, resumed);
@@ -98,7 +106,8 @@ impl<D: Driver, A: Application> Core<D, A> {
             self.broken(token, broken);
             return true;
         }
-        if !send_sealed(session, token, &mut self.driver, &mut self.counters) {
+        let traffic = self.counters.traffic.at(slot.account);
+        if !send_sealed(session, token, &mut self.driver, traffic) {
             self.touch(token);
         }
         true

@@ -1,0 +1,178 @@
+//! The claims of a verified token (RFC 7519), and the same members of the hook's answer.
+
+use serde_json::{Map, Value};
+
+use crate::identity::{Identity, Method, Right, Rights};
+use crate::patterns::Patterns;
+
+/// What claims are called, and which are required.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ClaimRules {
+    /// The accepted audiences. Without any, a token with an audience is for somebody else.
+    pub(crate) audience: Vec<String>,
+    /// The accepted issuers; empty for all.
+    pub(crate) issuer: Vec<String>,
+    /// Seconds that clocks may differ.
+    pub(crate) leeway: u64,
+    /// The claim with the patterns of each right.
+    pub(crate) names: [String; 4],
+}
+
+/// Why a token is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BadClaim {
+    /// It has expired.
+    Expired,
+    /// It is not valid yet.
+    NotYet,
+    /// It is for another audience or from another issuer.
+    Foreign,
+    /// A claim is missing or has the wrong type.
+    Malformed,
+}
+
+impl Default for ClaimRules {
+    fn default() -> ClaimRules {
+        let names = Right::ALL.map(|right| right.word().to_owned());
+        ClaimRules { audience: Vec::new(), issuer: Vec::new(), leeway: 0, names }
+    }
+}
+
+impl ClaimRules {
+    /// The client of a verified token at the time `now`, in seconds since 1970.
+    pub(crate) fn identity(&self, claims: &Map<String, Value>, now: u64) -> Result<Identity, BadClaim> {
+        let expires = date(claims.get("exp")).ok_or(BadClaim::Malformed)?.saturating_add(self.leeway);
+        if expires <= now {
+            return Err(BadClaim::Expired);
+        }
+        if let Some(claim) = claims.get("nbf") {
+            let from = date(Some(claim)).ok_or(BadClaim::Malformed)?;
+            if from > now.saturating_add(self.leeway) {
+                return Err(BadClaim::NotYet);
+            }
+        }
+        self.check_parties(claims)?;
+        let subject = claims.get("sub").and_then(Value::as_str).ok_or(BadClaim::Malformed)?;
+        let rights = rights(claims, &self.names).ok_or(BadClaim::Malformed)?;
+        Identity::new(subject, Method::Jwt, rights, Some(expires)).ok_or(BadClaim::Malformed)
+    }
+
+    fn check_parties(&self, claims: &Map<String, Value>) -> Result<(), BadClaim> {
+        let is_audience =
+            |name: &Value| name.as_str().is_some_and(|name| self.audience.iter().any(|own| own == name));
+        let is_ours = match claims.get("aud") {
+            None => self.audience.is_empty(),
+            Some(Value::Array(names)) => names.iter().any(is_audience),
+            Some(name) => is_audience(name),
+        };
+        let issuer = claims.get("iss").and_then(Value::as_str);
+        let is_trusted = self.issuer.is_empty() || self.issuer.iter().any(|own| Some(own.as_str()) == issuer);
+        if is_ours && is_trusted { Ok(()) } else { Err(BadClaim::Foreign) }
+    }
+}
+
+/// The topics that `claims` name, under the names of each right. `None` if one of them is malformed.
+pub(crate) fn rights(claims: &Map<String, Value>, names: &[String; 4]) -> Option<Rights> {
+    let [subscribe, publish, presence, history] = names.each_ref().map(|name| {
+        // A `null` claim is as if it were not there.
+        match claims.get(name).filter(|claim| !claim.is_null()) {
+            None => Some(None),
+            Some(claim) => Patterns::of_claim(claim).map(Some),
+        }
+    });
+    Some(Rights {
+        subscribe: subscribe?.unwrap_or_default(),
+        publish: publish?.unwrap_or_default(),
+        presence: presence?,
+        history: history?,
+    })
+}
+
+/// A `NumericDate`: seconds since 1970, perhaps with a fraction.
+fn date(claim: Option<&Value>) -> Option<u64> {
+    let claim = claim?;
+    let fraction =
+        || claim.as_f64().filter(|seconds| (0.0..1e18).contains(seconds)).map(|seconds| seconds as u64);
+    claim.as_u64().or_else(fraction)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const NOW: u64 = 1_000;
+
+    fn identity(rules: &ClaimRules, claims: Value) -> Result<Identity, BadClaim> {
+        rules.identity(claims.as_object().expect("an object"), NOW)
+    }
+
+    #[test]
+    fn times_are_checked_with_the_leeway() {
+        let rules = ClaimRules { leeway: 10, ..ClaimRules::default() };
+        for (claims, expected) in [
+            (json!({"sub": "a", "exp": 991}), Ok(())),
+            (json!({"sub": "a", "exp": 990}), Err(BadClaim::Expired)),
+            (json!({"sub": "a", "exp": 991.9}), Ok(())),
+            (json!({"sub": "a", "exp": 2000, "nbf": 1010}), Ok(())),
+            (json!({"sub": "a", "exp": 2000, "nbf": 1011}), Err(BadClaim::NotYet)),
+            (json!({"sub": "a"}), Err(BadClaim::Malformed)),
+            (json!({"sub": "a", "exp": "2000"}), Err(BadClaim::Malformed)),
+            (json!({"sub": "a", "exp": -1}), Err(BadClaim::Malformed)),
+            (json!({"sub": "a", "exp": null}), Err(BadClaim::Malformed)),
+            (json!({"sub": "a", "exp": u64::MAX}), Ok(())),
+            (json!({"sub": "a", "exp": 1e300}), Err(BadClaim::Malformed)),
+            (json!({"sub": "a", "exp": 2000, "nbf": "1"}), Err(BadClaim::Malformed)),
+            (json!({"sub": "a", "exp": 2000, "nbf": null}), Err(BadClaim::Malformed)),
+            (json!({"exp": 2000}), Err(BadClaim::Malformed)),
+            (json!({"sub": 7, "exp": 2000}), Err(BadClaim::Malformed)),
+            (json!({"sub": "", "exp": 2000}), Err(BadClaim::Malformed)),
+            (json!({"sub": "a\u{0}", "exp": 2000}), Err(BadClaim::Malformed)),
+        ] {
+            assert_eq!(identity(&rules, claims.clone()).map(|_| ()), expected, "{claims}");
+        }
+        let known = identity(&rules, json!({"sub": "a", "exp": 1500})).expect("valid");
+        assert_eq!(known.expires_at(), Some(1510));
+    }
+
+    #[test]
+    fn a_token_is_for_its_audience_and_from_its_issuer_only() {
+        let none = ClaimRules::default();
+        let ours = ClaimRules {
+            audience: vec!["us".to_owned()],
+            issuer: vec!["https://idp".to_owned(), "other".to_owned()],
+            ..ClaimRules::default()
+        };
+        let claims = |aud: Value, iss: Value| json!({"sub": "a", "exp": 2000, "aud": aud, "iss": iss});
+        for (aud, iss, for_none, for_ours) in [
+            (json!("us"), json!("https://idp"), false, true),
+            (json!(["x", "us"]), json!("other"), false, true),
+            (json!(["x"]), json!("https://idp"), false, false),
+            (json!([]), json!("https://idp"), false, false),
+            (json!("us"), json!("evil"), false, false),
+            (json!("us"), json!(["https://idp"]), false, false),
+            (json!(null), json!("https://idp"), false, false),
+        ] {
+            let claims = claims(aud, iss);
+            assert_eq!(identity(&none, claims.clone()).is_ok(), for_none, "{claims}");
+            assert_eq!(identity(&ours, claims.clone()).is_ok(), for_ours, "{claims}");
+        }
+        let plain = json!({"sub": "a", "exp": 2000});
+        assert!(identity(&none, plain.clone()).is_ok());
+        assert_eq!(identity(&ours, plain), Err(BadClaim::Foreign));
+    }
+
+    #[test]
+    fn the_claims_with_topics_have_the_configured_names() {
+        let names = ["https://e/sub", "https://e/pub", "p", "h"].map(str::to_owned);
+        let rules = ClaimRules { names, ..ClaimRules::default() };
+        let claims =
+            json!({"sub": "a", "exp": 2000, "https://e/sub": "a.*", "https://e/pub": ["b"], "publish": "x"});
+        let known = identity(&rules, claims).expect("valid");
+        assert!(known.rights().name(Right::Subscribe, "a.b") && known.rights().name(Right::Publish, "b"));
+        assert!(!known.rights().name(Right::Publish, "x"));
+        let malformed = json!({"sub": "a", "exp": 2000, "https://e/sub": 7});
+        assert_eq!(identity(&rules, malformed), Err(BadClaim::Malformed));
+    }
+}

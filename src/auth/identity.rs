@@ -1,0 +1,199 @@
+//! An authenticated client: its subject, what its credentials allow, and until when.
+
+use std::fmt;
+
+use echoring_topics::{Access, Permission};
+
+use crate::limits::SUBJECT_BYTES_MAX;
+use crate::patterns::Patterns;
+
+pub use echoring_topics::Right;
+
+/// How a client was authenticated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// A token of the token file.
+    Token,
+    /// A JSON Web Token.
+    Jwt,
+    /// A user name and a password of the password file.
+    Password,
+    /// The HTTP hook.
+    Hook,
+    /// A TLS client certificate.
+    Certificate,
+}
+
+impl Method {
+    /// The word for it in logs and reports.
+    pub fn word(self) -> &'static str {
+        match self {
+            Method::Token => "token",
+            Method::Jwt => "jwt",
+            Method::Password => "password",
+            Method::Hook => "hook",
+            Method::Certificate => "certificate",
+        }
+    }
+}
+
+/// The topics that credentials name, by right.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rights {
+    pub(crate) subscribe: Patterns,
+    pub(crate) publish: Patterns,
+    /// `None`: as `subscribe`.
+    pub(crate) presence: Option<Patterns>,
+    /// `None`: as `subscribe`.
+    pub(crate) history: Option<Patterns>,
+}
+
+impl Rights {
+    /// Whether the credentials name a topic for a right.
+    pub fn name(&self, right: Right, topic: &str) -> bool {
+        match right {
+            Right::Subscribe => &self.subscribe,
+            Right::Publish => &self.publish,
+            Right::Presence => self.presence.as_ref().unwrap_or(&self.subscribe),
+            Right::History => self.history.as_ref().unwrap_or(&self.subscribe),
+        }
+        .fit(topic)
+    }
+}
+
+/// An authenticated client.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Identity {
+    subject: Box<str>,
+    method: Method,
+    rights: Rights,
+    /// When the credentials expire, in seconds since 1970.
+    expires_at: Option<u64>,
+    /// A digest of the credentials, for methods whose credentials can be withdrawn.
+    pub(crate) credential: Option<[u8; 32]>,
+}
+
+// The subject is personal data, and the rest is long.
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").field("method", &self.method).finish_non_exhaustive()
+    }
+}
+
+impl Identity {
+    /// `None` if `subject` is not a [valid subject](is_subject).
+    pub(crate) fn new(
+        subject: &str,
+        method: Method,
+        rights: Rights,
+        expires_at: Option<u64>,
+    ) -> Option<Identity> {
+        let subject = is_subject(subject).then(|| subject.into())?;
+        Some(Identity { subject, method, rights, expires_at, credential: None })
+    }
+
+    /// The client of a verified TLS certificate with this subject. It may do what
+    /// [`Authenticated`](Permission::Authenticated) clients may, until the certificate expires. `None` for a subject that is
+    /// empty, too long, or has control characters.
+    pub(crate) fn of_certificate(subject: &str, expires_at: Option<u64>) -> Option<Identity> {
+        Identity::new(subject, Method::Certificate, Rights::default(), expires_at)
+    }
+
+    pub(crate) fn with_credential(self, digest: [u8; 32]) -> Identity {
+        Identity { credential: Some(digest), ..self }
+    }
+
+    /// The name of the client.
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// How the client was authenticated.
+    pub fn method(&self) -> Method {
+        self.method
+    }
+
+    /// When the credentials expire, in seconds since 1970, leeway included.
+    pub fn expires_at(&self) -> Option<u64> {
+        self.expires_at
+    }
+
+    /// The topics that the credentials name.
+    pub fn rights(&self) -> &Rights {
+        &self.rights
+    }
+}
+
+/// Whether `subject` has 1 to [`SUBJECT_BYTES_MAX`] bytes without control characters.
+pub(crate) fn is_subject(subject: &str) -> bool {
+    (1..=SUBJECT_BYTES_MAX).contains(&subject.len()) && !subject.chars().any(char::is_control)
+}
+
+/// Whether a client may use a right on a topic with these permissions; `None` is a client without credentials.
+pub fn may(client: Option<&Identity>, right: Right, access: &Access, topic: &str) -> bool {
+    match (access.of(right), client) {
+        (Permission::Everybody, _) | (Permission::Authenticated, Some(_)) => true,
+        (Permission::Claim, Some(client)) => client.rights.name(right, topic),
+        (Permission::Nobody | Permission::Operator, _)
+        | (Permission::Authenticated | Permission::Claim, None) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claims(subscribe: &str, publish: &str, presence: Option<&str>) -> Rights {
+        let one = |pattern: &str| Patterns::new([pattern]).expect("valid");
+        Rights {
+            subscribe: one(subscribe),
+            publish: one(publish),
+            presence: presence.map(one),
+            history: None,
+        }
+    }
+
+    #[test]
+    fn each_permission_includes_the_clients_that_its_name_says() {
+        let rights = claims("a.*", "b", None);
+        let known = Identity::new("alice", Method::Jwt, rights, None).expect("a subject");
+        let plain = Identity::of_certificate("CN=bob", None).expect("a subject");
+        for (permission, expected) in [
+            (Permission::Nobody, [false, false, false, false]),
+            (Permission::Operator, [false, false, false, false]),
+            (Permission::Everybody, [true, true, true, true]),
+            (Permission::Authenticated, [false, true, true, true]),
+            (Permission::Claim, [false, false, false, true]),
+        ] {
+            let access = Access { subscribe: permission, ..Access::default() };
+            let clients = [(None, "a.x"), (Some(&plain), "a.x"), (Some(&known), "c"), (Some(&known), "a.x")];
+            for ((client, topic), expected) in clients.into_iter().zip(expected) {
+                assert_eq!(
+                    may(client, Right::Subscribe, &access, topic),
+                    expected,
+                    "{permission:?} {client:?} {topic}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn presence_and_history_follow_subscribe_unless_the_credentials_say_otherwise() {
+        let rights = claims("a", "b", None);
+        let named = |right: Right, topic: &str| rights.name(right, topic);
+        assert!(named(Right::Presence, "a") && named(Right::History, "a") && named(Right::Publish, "b"));
+        assert!(!named(Right::Publish, "a") && !named(Right::Presence, "b"));
+        let rights = claims("a", "b", Some("c"));
+        assert!(!rights.name(Right::Presence, "a") && rights.name(Right::Presence, "c"));
+    }
+
+    #[test]
+    fn a_subject_is_short_and_shows_itself() {
+        for subject in ["a", "CN=alice,O=example", "ü@example", &"s".repeat(SUBJECT_BYTES_MAX)] {
+            assert!(is_subject(subject), "{subject:?}");
+        }
+        for subject in ["", "a\nb", "\0", "\u{85}", &"s".repeat(SUBJECT_BYTES_MAX + 1)] {
+            assert!(!is_subject(subject), "{subject:?}");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! The bounds, deadlines and defaults of this crate, with their units and reasons. No logic.
+
+use std::time::Duration;
+
+// ---- credentials ----
+
+/// Maximum bytes of a token or of a user name with its password. It fits a request head of 16 KiB beside other fields.
+pub const CREDENTIAL_BYTES_MAX: usize = 8 * 1024;
+/// Maximum bytes of a subject: a UUID, an e-mail address or a distinguished name.
+pub const SUBJECT_BYTES_MAX: usize = 255;
+/// Maximum patterns of one kind in a token. Each check tries them in turn.
+pub const PATTERNS_MAX: usize = 128;
+/// Maximum nesting of arrays and objects in a token. Claims are flat.
+pub const CLAIMS_DEPTH_MAX: usize = 32;
+
+// ---- files ----
+
+/// Maximum bytes of a file of tokens or passwords, and of a key file: about 100,000 entries.
+pub const FILE_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// Minimum bytes of a static token: a shorter one may be guessed.
+pub const TOKEN_BYTES_MIN: usize = 16;
+/// Minimum bytes of a secret of HS256, as long as the hash (RFC 7518, 3.2).
+pub const SECRET_BYTES_MIN: usize = 32;
+/// Minimum bits of an RSA modulus (RFC 7518, 3.3).
+pub const RSA_BITS_MIN: usize = 2_048;
+
+// ---- keys from a JWKS URL ----
+
+/// Maximum keys of one JWKS. Providers publish two or three.
+pub const JWKS_KEYS_MAX: usize = 64;
+/// Maximum bytes of a JWKS.
+pub const JWKS_BYTES_MAX: usize = 256 * 1024;
+/// Default interval between two refreshes of a JWKS.
+pub const JWKS_REFRESH_DEFAULT: Duration = Duration::from_secs(300);
+/// Minimum interval between two refreshes that unknown key ids cause, so that forged ids make no load.
+pub const JWKS_EARLY_REFRESH_MIN: Duration = Duration::from_secs(60);
+/// First delay after a failed refresh; it doubles up to [`JWKS_RETRY_MAX`].
+pub const JWKS_RETRY_MIN: Duration = Duration::from_secs(1);
+/// Maximum delay after a failed refresh.
+pub const JWKS_RETRY_MAX: Duration = Duration::from_secs(60);
+/// Maximum time of one request for a JWKS.
+pub const JWKS_TIMEOUT: Duration = Duration::from_secs(10);
+
+// ---- passwords ----
+
+/// Maximum memory of one password hash in KiB: 256 MiB. It is held once, because hashes are checked one after another.
+pub const ARGON2_MEMORY_KIB_MAX: u32 = 256 * 1024;
+/// Maximum passes of a password hash.
+pub const ARGON2_PASSES_MAX: u32 = 16;
+/// Maximum lanes of a password hash. They are computed one after another.
+pub const ARGON2_LANES_MAX: u32 = 16;
+/// Password checks that wait for the thread that makes them; at 20 ms each, a bit over a second. Further clients are
+/// answered 503.
+pub const PASSWORDS_WAITING_MAX: usize = 64;
+
+// ---- the hook ----
+
+/// Default time that the hook has to answer: below the handshake timeout of 5 s.
+pub const HOOK_TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
+/// Requests to the hook at the same time.
+pub const HOOK_REQUESTS_MAX: usize = 32;
+/// Decisions that wait for the hook, those in progress included. Further clients are answered 503.
+pub const HOOK_WAITING_MAX: usize = 1_024;
+/// Maximum bytes of the hook's answer.
+pub const HOOK_ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// Default time that decisions of the hook and checked passwords are remembered.
+pub const CACHE_TTL_DEFAULT: Duration = Duration::from_secs(60);
+/// Remembered decisions. Beyond it the oldest is forgotten.
+pub const CACHE_ENTRIES_MAX: usize = 16_384;
+
+// ---- questions ----
+
+/// Questions that wait for the authentication thread, of all kinds and shards. Further clients are answered 503.
+pub const QUESTIONS_WAITING_MAX: usize = 2_048;
+/// Questions of clients whose token has an unknown key id that wait for a refresh of the JWKS.
+pub const UNKNOWN_KEY_WAITING_MAX: usize = 256;

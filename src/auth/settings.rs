@@ -1,0 +1,116 @@
+//! The settings of authentication.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::certificate::CertificateSubject;
+use crate::limits::{CACHE_TTL_DEFAULT, HOOK_TIMEOUT_DEFAULT, JWKS_REFRESH_DEFAULT};
+
+/// Where clients are authenticated, and how. Several methods may be combined: a static token decides first, then a JWT, then
+/// the password file, then the hook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// A file of static tokens.
+    pub tokens: Option<PathBuf>,
+    /// Key files for JWT.
+    pub jwt_keys: Vec<PathBuf>,
+    /// A key set for JWT.
+    pub jwks: Option<Jwks>,
+    /// The accepted audiences of JWT. Without any, tokens with an audience are refused (RFC 7519, 4.1.3).
+    pub audience: Vec<String>,
+    /// The accepted issuers of JWT; empty for all.
+    pub issuer: Vec<String>,
+    /// Difference between clocks that is tolerated.
+    pub leeway: Duration,
+    /// The claims with the patterns of topics for `subscribe`, `publish`, `presence` and `history`.
+    pub claims: [String; 4],
+    /// A file of users with their argon2 hashes.
+    pub basic: Option<PathBuf>,
+    /// An HTTP service that decides.
+    pub hook: Option<Hook>,
+    /// Time that decisions of the hook and checked passwords are remembered; zero for never.
+    pub cache: Duration,
+    /// The part of the subject of verified TLS client certificates that names their clients; `None` if certificates name
+    /// nobody. A client that presents other credentials is the client of those.
+    pub certificate: Option<CertificateSubject>,
+    /// The cookie that may have a token.
+    pub cookie: Option<String>,
+    /// The parameter of the query that may have a token.
+    pub query: Option<String>,
+    /// Whether clients without credentials are let in. Topics decide what they may do.
+    pub anonymous: bool,
+}
+
+/// A key set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Jwks {
+    /// Where it is.
+    pub source: JwksSource,
+    /// Interval between two refreshes.
+    pub refresh: Duration,
+}
+
+/// Where a key set is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JwksSource {
+    /// In a file.
+    File(PathBuf),
+    /// At an `http://` or `https://` URL.
+    Url(String),
+}
+
+/// An HTTP service that decides about clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// An `http://` or `https://` URL.
+    pub url: String,
+    /// Time that it has to answer.
+    pub timeout: Duration,
+}
+
+impl Hook {
+    /// A hook with the default timeout.
+    pub fn new(url: impl Into<String>) -> Hook {
+        Hook { url: url.into(), timeout: HOOK_TIMEOUT_DEFAULT }
+    }
+}
+
+impl Jwks {
+    /// A key set with the default interval.
+    pub fn new(source: JwksSource) -> Jwks {
+        Jwks { source, refresh: JWKS_REFRESH_DEFAULT }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            tokens: None,
+            jwt_keys: Vec::new(),
+            jwks: None,
+            audience: Vec::new(),
+            issuer: Vec::new(),
+            leeway: Duration::ZERO,
+            claims: echoring_topics::Right::ALL.map(|right| right.word().to_owned()),
+            basic: None,
+            hook: None,
+            cache: CACHE_TTL_DEFAULT,
+            certificate: None,
+            cookie: None,
+            query: None,
+            anonymous: false,
+        }
+    }
+}
+
+impl Settings {
+    /// Whether some method is configured, so that clients need credentials. Certificates alone are asked for, or required, by
+    /// TLS.
+    pub fn is_on(&self) -> bool {
+        self.tokens.is_some()
+            || !self.jwt_keys.is_empty()
+            || self.jwks.is_some()
+            || self.basic.is_some()
+            || self.hook.is_some()
+    }
+}

@@ -1,0 +1,62 @@
+//! The authentication thread: password checks, requests to the hook, and refreshes of the key set.
+//!
+//! It runs plain tokio. Questions arrive through a bounded channel, each kind has a bound of its own, and every question is
+//! answered. What cannot be decided is refused.
+
+mod decide;
+mod refresh;
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+
+use crate::authenticator::{Question, Shared};
+use crate::limits::{QUESTIONS_WAITING_MAX, UNKNOWN_KEY_WAITING_MAX};
+use decide::Decider;
+
+/// Threads for what blocks: one for password checks, which are made one after another, and one for name lookups.
+const BLOCKING_THREADS: usize = 2;
+
+/// Starts the thread. It ends when the sender is dropped.
+pub(crate) fn start(shared: Arc<Shared>) -> io::Result<mpsc::Sender<Question>> {
+    let (sender, receiver) = mpsc::channel(QUESTIONS_WAITING_MAX);
+    let runtime =
+        Builder::new_current_thread().enable_all().max_blocking_threads(BLOCKING_THREADS).build()?;
+    thread::Builder::new().name("auth".to_owned()).spawn(move || run(&runtime, shared, receiver))?;
+    Ok(sender)
+}
+
+fn run(runtime: &Runtime, shared: Arc<Shared>, questions: mpsc::Receiver<Question>) {
+    LocalSet::new().block_on(runtime, answer_all(shared, questions));
+}
+
+async fn answer_all(shared: Arc<Shared>, mut questions: mpsc::Receiver<Question>) {
+    let Some(decider) = Decider::new(Arc::clone(&shared)) else {
+        tracing::error!(
+            "no randomness for authentication: clients that need the hook or a password are refused"
+        );
+        return;
+    };
+    let decider = Rc::new(decider);
+    let (unknown_keys, waiting) = mpsc::channel(UNKNOWN_KEY_WAITING_MAX);
+    tokio::task::spawn_local(refresh::refresh_keys(shared, waiting));
+    while let Some(question) = questions.recv().await {
+        if decider.waits_for_keys(&question) {
+            // A full channel drops the question, which answers it.
+            let _ = unknown_keys.try_send(question);
+        } else {
+            tokio::task::spawn_local(Rc::clone(&decider).decide(question));
+        }
+    }
+}
+
+/// The time in seconds since 1970.
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

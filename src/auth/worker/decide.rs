@@ -1,0 +1,160 @@
+//! Decides questions about passwords, and those for the hook.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::unix_now;
+use crate::authenticator::{Decision, Denied, Question, Shared, has_expired};
+use crate::basic::Users;
+use crate::cache::Cache;
+use crate::credentials::Credentials;
+use crate::hook::{self, HookAnswer};
+use crate::http_client::HttpClient;
+use crate::jwt;
+use crate::limits::{
+    CACHE_ENTRIES_MAX, HOOK_ANSWER_BYTES_MAX, HOOK_REQUESTS_MAX, HOOK_WAITING_MAX, PASSWORDS_WAITING_MAX,
+};
+use crate::secret::{Digest, DigestKey};
+
+/// Decides questions, a bounded number of each kind at a time.
+pub(super) struct Decider {
+    shared: Arc<Shared>,
+    digests: DigestKey,
+    cache: RefCell<Cache<Decision>>,
+    passwords: Queue,
+    hook: Option<(HttpClient, Queue)>,
+}
+
+/// A bound on what waits, and on what runs at the same time.
+struct Queue {
+    waiting: Cell<usize>,
+    waiting_max: usize,
+    running: Semaphore,
+}
+
+impl Queue {
+    fn new(waiting_max: usize, running_max: usize) -> Queue {
+        Queue { waiting: Cell::new(0), waiting_max, running: Semaphore::new(running_max) }
+    }
+
+    /// Runs `work` when it is its turn. `Busy` if too many others wait.
+    async fn run(&self, work: impl Future<Output = Decision>) -> Decision {
+        if self.waiting.get() >= self.waiting_max {
+            return Err(Denied::Busy);
+        }
+        self.waiting.update(|waiting| waiting + 1);
+        let turn = self.running.acquire().await;
+        let decision = if turn.is_ok() { work.await } else { Err(Denied::Unavailable) };
+        self.waiting.update(|waiting| waiting - 1);
+        decision
+    }
+}
+
+impl Decider {
+    /// `None` if the system has no randomness.
+    pub(super) fn new(shared: Arc<Shared>) -> Option<Decider> {
+        let hook = shared.hook.as_ref().map(|method| {
+            (HttpClient::new(method.endpoint.clone()), Queue::new(HOOK_WAITING_MAX, HOOK_REQUESTS_MAX))
+        });
+        Some(Decider {
+            digests: DigestKey::random()?,
+            cache: RefCell::new(Cache::new(shared.settings.cache, CACHE_ENTRIES_MAX)),
+            passwords: Queue::new(PASSWORDS_WAITING_MAX, 1),
+            hook,
+            shared,
+        })
+    }
+
+    /// Whether the question is about a token whose key may be in a newer key set.
+    pub(super) fn waits_for_keys(&self, question: &Question) -> bool {
+        let Credentials::Token(token) = &question.credentials else { return false };
+        self.shared.jwt.is_some() && jwt::is_jwt(token)
+    }
+
+    /// Answers a question.
+    pub(super) async fn decide(self: Rc<Self>, question: Question) {
+        let key = self.cache_key(&question);
+        let remembered = self.cache.borrow().get(&key, Instant::now());
+        let decision = match remembered.filter(is_current) {
+            Some(decision) => decision,
+            None => self.decide_anew(&question, key).await,
+        };
+        question.reply.give(decision);
+    }
+
+    async fn decide_anew(&self, question: &Question, key: Digest) -> Decision {
+        let decision = match (&question.credentials, &self.shared.users) {
+            (Credentials::Password { user, password }, Some(users))
+                if users.has(user) || self.hook.is_none() =>
+            {
+                let check = check_password(Arc::clone(users), user.clone(), password.clone());
+                // A wrong password is checked again each time: remembering it would help who guesses.
+                Ok(self.passwords.run(check).await?)
+            }
+            _ => self.ask_hook(question).await,
+        };
+        // What could not be decided is asked again.
+        if !matches!(decision, Err(Denied::Unavailable | Denied::Busy)) {
+            self.cache.borrow_mut().insert(key, decision.clone(), Instant::now());
+        }
+        decision
+    }
+
+    async fn ask_hook(&self, question: &Question) -> Decision {
+        let Some((client, queue)) = &self.hook else { return Err(Denied::Invalid) };
+        let Question { credentials, head, subject, address, .. } = question;
+        let body = hook::body(head.as_ref(), credentials, *address, subject.as_deref());
+        queue.run(self.post_to_hook(client, body)).await
+    }
+
+    async fn post_to_hook(&self, client: &HttpClient, body: Vec<u8>) -> Decision {
+        let Some(settings) = &self.shared.settings.hook else { return Err(Denied::Unavailable) };
+        let answered = timeout(settings.timeout, client.post(body, HOOK_ANSWER_BYTES_MAX)).await;
+        let problem = match answered {
+            Err(_) => format!("no answer within {:?}", settings.timeout),
+            Ok(Err(error)) => error.to_string(),
+            Ok(Ok((status, body))) => match hook::answer(status, &body, unix_now()) {
+                HookAnswer::Known(known) => return Ok(Arc::from(known)),
+                HookAnswer::Invalid => return Err(Denied::Invalid),
+                HookAnswer::Forbidden => return Err(Denied::Forbidden),
+                HookAnswer::Unusable(problem) => format!("{problem} (status {status})"),
+            },
+        };
+        tracing::warn!(problem, "the authentication hook gave no decision; the client is refused");
+        Err(Denied::Unavailable)
+    }
+
+    /// Decisions are the same for the same credentials on the same host and path.
+    fn cache_key(&self, question: &Question) -> Digest {
+        let (kind, name, secret): (&[u8], &[u8], &[u8]) = match &question.credentials {
+            Credentials::Token(token) => (b"token", b"", token.as_bytes()),
+            Credentials::Password { user, password } => (b"password", user.as_bytes(), password),
+        };
+        let subject = question.subject.as_deref().unwrap_or_default();
+        let place = question
+            .head
+            .as_ref()
+            .and_then(|head| head.with(|request| (request.host.to_owned(), request.path.to_owned())).ok());
+        let (host, path) = place.unwrap_or_default();
+        self.digests.digest(&[kind, name, secret, host.as_bytes(), path.as_bytes(), subject.as_bytes()])
+    }
+}
+
+/// Whether a remembered decision is not about credentials that have expired meanwhile.
+fn is_current(decision: &Decision) -> bool {
+    !decision.as_ref().is_ok_and(|known| has_expired(known, unix_now()))
+}
+
+async fn check_password(users: Arc<Users>, user: String, password: Vec<u8>) -> Decision {
+    let checked = tokio::task::spawn_blocking(move || users.verify(&user, &password)).await;
+    match checked {
+        Ok(Some(known)) => Ok(known),
+        Ok(None) => Err(Denied::Invalid),
+        Err(_) => Err(Denied::Unavailable),
+    }
+}

@@ -1,0 +1,187 @@
+//! The access log: a line for each ended connection, written by a thread of its own.
+//!
+//! A shard formats a record and appends it to a bounded queue. What does not fit, or cannot be written, is dropped and
+//! counted ([`ACCESS_LOG`]).
+
+use std::fmt::Write as _;
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
+
+use serde_json::json;
+
+use super::fields::Cut;
+use super::format::Form;
+use super::target::Target;
+use crate::limits::{ACCESS_PATH_BYTES_MAX, ACCESS_QUEUE_BYTES, ACCESS_QUEUE_RECORDS};
+use echoring_runtime::shard::{AccessRecord, WriteAccess};
+use echoring_runtime::stats::{ACCESS_LOG, Traffic};
+
+/// The access log of this process.
+static ENTRANCE: OnceLock<SyncSender<Entry>> = OnceLock::new();
+static QUEUED_BYTES: AtomicUsize = AtomicUsize::new(0);
+
+#[derive(Debug)]
+enum Entry {
+    Record(Vec<u8>),
+    Reopen,
+    /// Answered once everything before it has been written, or has failed.
+    Flush(SyncSender<()>),
+}
+
+/// Starts the thread that writes to `target`, and returns what appends records.
+///
+/// # Errors
+/// If the thread cannot be started, or the process has an access log already.
+pub(super) fn start(target: Target, form: Form) -> io::Result<Arc<WriteAccess>> {
+    let (entrance, exit) = sync_channel(ACCESS_QUEUE_RECORDS);
+    ENTRANCE.set(entrance).map_err(|_| io::Error::other("this process has an access log already"))?;
+    std::thread::Builder::new().name("access-log".to_owned()).spawn(move || run(target, &exit))?;
+    Ok(Arc::new(move |record| append(line(form, SystemTime::now(), record))))
+}
+
+fn append(record: Vec<u8>) {
+    let Some(entrance) = ENTRANCE.get() else { return };
+    let bytes = record.len();
+    let has_room = QUEUED_BYTES.fetch_add(bytes, Relaxed) + bytes <= ACCESS_QUEUE_BYTES;
+    if !(has_room && entrance.try_send(Entry::Record(record)).is_ok()) {
+        QUEUED_BYTES.fetch_sub(bytes, Relaxed);
+        ACCESS_LOG.dropped.fetch_add(1, Relaxed);
+    }
+}
+
+/// Lets the log open its file again.
+pub(super) fn reopen() {
+    if let Some(entrance) = ENTRANCE.get() {
+        // Waits while the queue is full: its caller is the thread of a signal.
+        let _ = entrance.send(Entry::Reopen);
+    }
+}
+
+/// Has `done` told once everything that is queued now has been written. False if there is no room for that, or no log.
+pub(super) fn flush(done: SyncSender<()>) -> bool {
+    ENTRANCE.get().is_some_and(|entrance| entrance.try_send(Entry::Flush(done)).is_ok())
+}
+
+fn run(mut target: Target, exit: &Receiver<Entry>) {
+    for entry in exit {
+        match entry {
+            Entry::Record(record) => {
+                let counter =
+                    if target.write(&record).is_ok() { &ACCESS_LOG.written } else { &ACCESS_LOG.dropped };
+                counter.fetch_add(1, Relaxed);
+                QUEUED_BYTES.fetch_sub(record.len(), Relaxed);
+            }
+            Entry::Reopen => {
+                if let Err(error) = target.reopen() {
+                    tracing::error!(%error, "the access log cannot be opened again; writing to the old file");
+                }
+            }
+            // Fails if nobody waits any more.
+            Entry::Flush(done) => drop(done.try_send(())),
+        }
+    }
+}
+
+/// The line of a record.
+fn line(form: Form, now: SystemTime, record: &AccessRecord<'_>) -> Vec<u8> {
+    let time = humantime::format_rfc3339_micros(now);
+    let AccessRecord { address, identity, path, status, code, cause, traffic, duration } = record;
+    let path = path.map(|path| {
+        let mut cut = String::new();
+        // Writing to a string does not fail.
+        let _ = write!(Cut::new(&mut cut, ACCESS_PATH_BYTES_MAX), "{path}");
+        cut
+    });
+    let duration_s = *duration as f64 * 1e-9;
+    if form == Form::Json {
+        let Traffic { messages_in, messages_out, bytes_in, bytes_out } = traffic.unwrap_or_default();
+        let counted = |count: u64| traffic.map(|_| count);
+        let object = json!({
+            "time": time.to_string(),
+            "address": address,
+            "identity": identity,
+            "path": path,
+            "status": status,
+            "code": code,
+            "cause": cause,
+            "messages_in": counted(messages_in),
+            "messages_out": counted(messages_out),
+            "bytes_in": counted(bytes_in),
+            "bytes_out": counted(bytes_out),
+            "duration_s": duration_s,
+        });
+        return format!("{object}\n").into_bytes();
+    }
+    let (address, status, code) = (shown(*address), shown(*status), shown(*code));
+    let path = path.map_or_else(|| "-".to_owned(), |path| format!("{path:?}"));
+    let identity = identity.map_or_else(|| "-".to_owned(), |identity| format!("{identity:?}"));
+    let [messages_in, messages_out, bytes_in, bytes_out] = [
+        traffic.map(|traffic| traffic.messages_in),
+        traffic.map(|traffic| traffic.messages_out),
+        traffic.map(|traffic| traffic.bytes_in),
+        traffic.map(|traffic| traffic.bytes_out),
+    ]
+    .map(shown);
+    format!(
+        "{time} address={address} identity={identity} path={path} status={status} code={code} cause={cause} \
+         messages_in={messages_in} messages_out={messages_out} bytes_in={bytes_in} bytes_out={bytes_out} \
+         duration_s={duration_s:.6}\n"
+    )
+    .into_bytes()
+}
+
+fn shown(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> AccessRecord<'static> {
+        AccessRecord {
+            address: Some("192.0.2.1:50000".parse().expect("an address")),
+            path: Some("/broadcast/a\" x\n"),
+            status: Some(101),
+            code: Some(1000),
+            cause: "peer",
+            traffic: Some(Traffic { messages_in: 1, messages_out: 2, bytes_in: 30, bytes_out: 40 }),
+            duration: 1_500_000_000,
+            ..AccessRecord::default()
+        }
+    }
+
+    fn text(form: Form, record: &AccessRecord<'_>) -> String {
+        String::from_utf8(line(form, SystemTime::UNIX_EPOCH, record)).expect("text")
+    }
+
+    #[test]
+    fn a_line_of_text_has_what_a_peer_chose_in_quotes() {
+        assert_eq!(
+            text(Form::Text, &record()),
+            "1970-01-01T00:00:00.000000Z address=192.0.2.1:50000 identity=- path=\"/broadcast/a\\\" x\\\\n\" \
+             status=101 code=1000 cause=peer messages_in=1 messages_out=2 bytes_in=30 bytes_out=40 \
+             duration_s=1.500000\n"
+        );
+        let nothing = AccessRecord { cause: "gone", ..AccessRecord::default() };
+        assert!(
+            text(Form::Text, &nothing)
+                .contains("address=- identity=- path=- status=- code=- cause=gone messages_in=- ")
+        );
+    }
+
+    #[test]
+    fn an_object_has_null_for_what_is_unknown() {
+        let object: serde_json::Value = serde_json::from_str(&text(Form::Json, &record())).expect("JSON");
+        assert_eq!(object["address"], "192.0.2.1:50000");
+        assert_eq!(object["path"], "/broadcast/a\" x\\n");
+        assert_eq!((&object["code"], &object["bytes_out"]), (&json!(1000), &json!(40)));
+        assert_eq!((&object["duration_s"], &object["identity"]), (&json!(1.5), &json!(null)));
+        let nothing = AccessRecord { cause: "gone", ..AccessRecord::default() };
+        let object: serde_json::Value = serde_json::from_str(&text(Form::Json, &nothing)).expect("JSON");
+        assert_eq!((&object["path"], &object["messages_in"]), (&json!(null), &json!(null)));
+    }
+}

@@ -1,0 +1,115 @@
+//! The sandbox of a server's process: another user, no capabilities, no new privileges, few files, few system calls.
+//!
+//! [`Sandbox::enter`] is called when all addresses are bound and before any thread is started, so that every thread inherits it.
+//! What a server does afterwards is allowed: it re-reads its files, reopens its logs, and hands its listeners over. The data
+//! path makes no other system call than before, and the kernel keeps the verdict on calls that are always allowed in a bitmap.
+//!
+//! | file | what it limits |
+//! |---|---|
+//! | `identity` | user and groups, capabilities |
+//! | `files` | the file system (Landlock) |
+//! | `system_calls` | system calls (seccomp) |
+
+mod files;
+mod identity;
+mod system_calls;
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use rustix::process::geteuid;
+use rustix::thread::set_no_new_privs;
+
+use crate::Failure;
+pub(crate) use files::landlock_version;
+pub(crate) use identity::UserName;
+
+/// How much of the sandbox a server needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// What the kernel has of it; the log names what is missing
+    Auto,
+    /// All of it, or exit code 3
+    On,
+    /// None of it
+    Off,
+}
+
+/// A sandbox to enter.
+#[derive(Debug, Clone)]
+pub(crate) struct Sandbox {
+    pub(crate) mode: Mode,
+    /// The user to become.
+    pub(crate) user: Option<UserName>,
+    /// Files that the server reads, now or later; with each, its folder is readable.
+    pub(crate) reads: Vec<PathBuf>,
+    /// Files and sockets that the server creates or replaces; with each, its folder is writable.
+    pub(crate) writes: Vec<PathBuf>,
+}
+
+/// What became of a sandbox, for the log.
+#[derive(Debug, Default)]
+pub(crate) struct Entered {
+    active: Vec<&'static str>,
+    missing: Vec<String>,
+    is_root: bool,
+}
+
+impl Sandbox {
+    /// Number of the user that the process has inside.
+    ///
+    /// # Errors
+    /// [`Failure::Environment`] if this host does not have that user.
+    pub(crate) fn user(&self) -> Result<u32, Failure> {
+        self.user.as_ref().map_or_else(|| Ok(geteuid().as_raw()), |user| Ok(user.find()?.uid()))
+    }
+
+    /// Enters the sandbox. The process must have one thread, and everything that needs privileges must be done.
+    ///
+    /// # Errors
+    /// [`Failure::Environment`] if the user cannot be changed, and in [`Mode::On`] if a part is unavailable.
+    pub(crate) fn enter(&self) -> Result<Entered, Failure> {
+        if let Some(user) = &self.user {
+            identity::become_user(&user.find()?)?;
+        }
+        let mut entered = Entered { is_root: geteuid().is_root(), ..Entered::default() };
+        if self.mode == Mode::Off {
+            return Ok(entered);
+        }
+        entered.note("no capabilities", identity::drop_capabilities().map_err(|error| error.to_string()));
+        entered.note("no new privileges", set_no_new_privs(true).map_err(|error| error.to_string()));
+        entered.note("Landlock", files::restrict(&self.reads, &self.writes));
+        entered.note("seccomp", system_calls::restrict());
+        match (self.mode, &entered.missing[..]) {
+            (Mode::On, [first, ..]) => Err(Failure::Environment(format!(
+                "--sandbox on: {first}; run on a kernel that has it, or use --sandbox auto"
+            ))),
+            _ => Ok(entered),
+        }
+    }
+}
+
+impl Entered {
+    fn note(&mut self, part: &'static str, result: Result<(), String>) {
+        match result {
+            Ok(()) => self.active.push(part),
+            Err(error) => self.missing.push(format!("{part}: {error}")),
+        }
+    }
+
+    /// Logs what is in force, what is missing, and a server that runs as root.
+    pub(crate) fn log(&self) {
+        if !self.active.is_empty() {
+            tracing::info!(
+                parts = self.active.join(", "),
+                "in a sandbox; a denied system call fails with EPERM"
+            );
+        }
+        for missing in &self.missing {
+            tracing::warn!(missing, "a part of the sandbox is unavailable");
+        }
+        if self.is_root {
+            tracing::warn!("running as root; use --user NAME");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! The files that a server reaches, by Landlock (Linux 5.13).
+//!
+//! Rules name folders, not files: a certificate is renewed, a log rotated and a socket replaced under the same name, and a rule
+//! for a file would stay with the old one. The network is not restricted.
+
+use std::path::{Path, PathBuf};
+
+use landlock::{
+    ABI, Access as _, AccessFs, BitFlags, CompatLevel, Compatible as _, PathBeneath, PathFd, Ruleset,
+    RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _, RulesetStatus,
+};
+
+/// The rights that are withheld unless granted. Older kernels know fewer and withhold those.
+const RIGHTS: ABI = ABI::V5;
+
+/// Folders of the system, with the reason. All are readable; nothing in them can be executed.
+const SYSTEM: [&str; 8] = [
+    // The resolver, the roots of TLS, the time zone, users and groups.
+    "/etc", // Shared libraries that the C library loads late (name services), and what links from /etc point to.
+    "/usr",
+    "/lib",
+    "/lib64", // Limits, memory and threads of this process.
+    "/proc",  // CPUs and control groups.
+    "/sys",   // The resolver's file on hosts with systemd-resolved.
+    "/run/systemd",
+    "/dev/urandom",
+];
+/// Devices that are written to.
+const DEVICES: [&str; 1] = ["/dev/null"];
+
+/// The version of Landlock's interface that this kernel has, as far as it concerns files; 0 where there is none.
+pub(crate) fn landlock_version() -> u32 {
+    let versions = [(5, ABI::V5), (3, ABI::V3), (2, ABI::V2), (1, ABI::V1)];
+    let has = |abi: ABI| {
+        let ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+        ruleset.handle_access(AccessFs::from_all(abi)).and_then(Ruleset::create).is_ok()
+    };
+    versions.into_iter().find(|(_, abi)| has(*abi)).map_or(0, |(version, _)| version)
+}
+
+/// Restricts this thread, and those that it starts, to the folders of these files and to what a program needs of the system.
+///
+/// # Errors
+/// Why it is not restricted.
+pub(super) fn restrict(reads: &[PathBuf], writes: &[PathBuf]) -> Result<(), String> {
+    match enforce(reads, writes) {
+        Ok(RulesetStatus::NotEnforced) => Err("the kernel does not have it (lsm=landlock)".to_owned()),
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn enforce(reads: &[PathBuf], writes: &[PathBuf]) -> Result<RulesetStatus, landlock::RulesetError> {
+    let read = AccessFs::ReadFile | AccessFs::ReadDir;
+    let write = read
+        | AccessFs::WriteFile
+        | AccessFs::Truncate
+        | AccessFs::MakeReg
+        | AccessFs::MakeSock
+        | AccessFs::RemoveFile
+        | AccessFs::Refer;
+    let mut rules = Ruleset::default().handle_access(AccessFs::from_all(RIGHTS))?.create()?;
+    for folder in SYSTEM.map(PathBuf::from).into_iter().chain(reads.iter().flat_map(|file| folders(file))) {
+        rules = allow(rules, &folder, read)?;
+    }
+    for folder in DEVICES.map(PathBuf::from).into_iter().chain(writes.iter().flat_map(|file| folders(file))) {
+        rules = allow(rules, &folder, write)?;
+    }
+    Ok(rules.restrict_self()?.ruleset)
+}
+
+/// What is missing now is not reached later.
+fn allow(
+    rules: RulesetCreated,
+    path: &Path,
+    access: BitFlags<AccessFs>,
+) -> Result<RulesetCreated, landlock::RulesetError> {
+    let Ok(opened) = PathFd::new(path) else { return Ok(rules) };
+    let access = if path.is_dir() { access } else { access & AccessFs::from_file(RIGHTS) };
+    rules.add_rule(PathBeneath::new(opened, access))
+}
+
+/// The folder of a file, and that of the file which it links to.
+fn folders(file: &Path) -> Vec<PathBuf> {
+    let folder = |path: &Path| match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let linked = file.canonicalize().ok();
+    [Some(folder(file)), linked.as_deref().map(folder)].into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_are_those_of_the_name_and_of_what_it_links_to() {
+        let root = std::env::temp_dir().join(format!("echoring-folders-{}", std::process::id()));
+        let (live, archive) = (root.join("live"), root.join("archive"));
+        for folder in [&live, &archive] {
+            std::fs::create_dir_all(folder).expect("made");
+        }
+        std::fs::write(archive.join("cert1.pem"), "").expect("written");
+        std::os::unix::fs::symlink("../archive/cert1.pem", live.join("cert.pem")).expect("linked");
+        let found = folders(&live.join("cert.pem"));
+        assert_eq!(found, [live.clone(), archive.canonicalize().expect("it exists")]);
+        assert_eq!(folders(Path::new("missing.pem")), [PathBuf::from(".")]);
+        assert_eq!(folders(&live.join("not-yet.pem")), [live]);
+        std::fs::remove_dir_all(root).expect("removed");
+    }
+
+    /// Landlock restricts single threads, so that a test can have one.
+    #[test]
+    fn only_folders_that_were_named_are_reached() {
+        if landlock_version() == 0 {
+            // `serve` says so; there is nothing to test on such a kernel.
+            return;
+        }
+        let root = std::env::temp_dir().join(format!("echoring-landlock-{}", std::process::id()));
+        let folder = |name: &str| root.join(name);
+        for name in ["read", "write", "other"] {
+            std::fs::create_dir_all(folder(name)).expect("made");
+            std::fs::write(folder(name).join("file"), "text").expect("written");
+        }
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                restrict(&[folder("read").join("file")], &[folder("write").join("file")])
+                    .expect("restricted");
+                let read = |name: &str| std::fs::read_to_string(folder(name).join("file"));
+                let write = |name: &str| std::fs::write(folder(name).join("new"), "text");
+                assert_eq!(read("read").expect("it is named"), "text");
+                assert!(read("other").is_err() && write("read").is_err() && write("other").is_err());
+                write("write").expect("it is named");
+                // A log is rotated, a socket replaced.
+                std::fs::rename(folder("write").join("new"), folder("write").join("old")).expect("allowed");
+                std::os::unix::net::UnixListener::bind(folder("write").join("socket")).expect("allowed");
+                std::fs::remove_file(folder("write").join("socket")).expect("allowed");
+                std::fs::read_to_string("/proc/self/limits").expect("every start needs it");
+                std::fs::read_to_string("/etc/hosts").expect("the resolver needs it");
+            });
+        });
+        std::fs::remove_dir_all(root).expect("removed");
+    }
+}

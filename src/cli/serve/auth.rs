@@ -1,0 +1,397 @@
+//! The options of `[auth]`: who may connect. In the file they are the keys of one table, without the prefix `auth_`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::reload::Reload;
+use crate::Failure;
+use crate::file::flags::Origins;
+use crate::values;
+use echoring_auth::limits::{CACHE_TTL_DEFAULT, HOOK_TIMEOUT_DEFAULT, JWKS_REFRESH_DEFAULT};
+use echoring_auth::{Authenticator, CertificateSubject, Hook, Jwks, JwksSource, Right, Settings};
+use echoring_proto::handshake::is_subprotocol;
+use echoring_proto::limits::Nanos;
+
+/// The table in the file.
+pub(super) const TABLE: &str = "auth";
+/// What the names of the options have before those of the keys.
+pub(super) const PREFIX: &str = "auth_";
+
+const HEADING: &str = "Authentication";
+
+/// The options of `[auth]`.
+#[derive(Debug, clap::Args)]
+pub(super) struct AuthArgs {
+    /// Authenticate clients by the static tokens in this TOML file
+    ///
+    /// It has [[tokens]] with token or token_sha256, subject, subscribe, publish and expires. See docs/guide/authenticate.md#static-tokens.
+    #[arg(long, add = Reload::Live, value_name = "FILE", help_heading = HEADING)]
+    auth_tokens: Option<PathBuf>,
+
+    /// Authenticate clients by JWT that this key verifies; repeatable
+    ///
+    /// A public key in PEM verifies RS256, ES256 or EdDSA, by its type. Any other file is the secret of HS256, of at least
+    /// 32 bytes. See docs/guide/authenticate.md#jwt.
+    #[arg(long, add = Reload::Live, value_name = "FILE", help_heading = HEADING)]
+    auth_jwt_key: Vec<PathBuf>,
+
+    /// Authenticate clients by JWT that a key of this JWKS verifies
+    ///
+    /// An http or https URL, or a file. The set is refreshed, and early when a token has an unknown key id.
+    #[arg(long, add = Reload::Live, value_name = "FILE|URL", help_heading = HEADING)]
+    auth_jwks: Option<String>,
+
+    /// Interval between two refreshes of --auth-jwks
+    #[arg(
+        long,
+        add = Reload::Live,
+        value_name = "TIME",
+        default_value = shown(JWKS_REFRESH_DEFAULT),
+        value_parser = values::duration_in(Duration::from_secs(1)..=Duration::from_secs(24 * 3_600)),
+        help_heading = HEADING
+    )]
+    auth_jwks_refresh: Duration,
+
+    /// Accept JWT for this audience (aud); repeatable
+    ///
+    /// Without any, a token with an audience is refused (RFC 7519, 4.1.3).
+    #[arg(long, add = Reload::Live, value_name = "NAME", help_heading = HEADING)]
+    auth_audience: Vec<String>,
+
+    /// Accept JWT from this issuer (iss) only; repeatable
+    #[arg(long, add = Reload::Live, value_name = "NAME", help_heading = HEADING)]
+    auth_issuer: Vec<String>,
+
+    /// Accept JWT for this long after their expiry, and before they are valid
+    #[arg(
+        long,
+        add = Reload::Live,
+        value_name = "TIME",
+        default_value = "0s",
+        value_parser = values::duration_in(Duration::ZERO..=Duration::from_secs(3_600)),
+        help_heading = HEADING
+    )]
+    auth_leeway: Duration,
+
+    /// Claim of JWT with the topic patterns of a right; repeatable
+    ///
+    /// The rights are subscribe, publish, presence and history. By default a claim has the name of its right.
+    #[arg(long, add = Reload::Live, value_name = "RIGHT=NAME", value_parser = claim, help_heading = HEADING)]
+    auth_claim: Vec<String>,
+
+    /// Authenticate clients by the names and argon2 hashes in this TOML file
+    ///
+    /// Clients send Authorization: Basic. See docs/guide/authenticate.md#passwords.
+    #[arg(long, add = Reload::Live, value_name = "FILE", help_heading = HEADING)]
+    auth_basic: Option<PathBuf>,
+
+    /// Ask this HTTP service about clients that no other method knows
+    ///
+    /// The server posts the head of the request. Without an answer the client is refused with 503. See
+    /// docs/guide/authenticate.md#http-hook.
+    #[arg(long, add = Reload::Live, value_name = "URL", help_heading = HEADING)]
+    auth_hook: Option<String>,
+
+    /// Maximum time for an answer of --auth-hook
+    #[arg(
+        long,
+        add = Reload::Live,
+        value_name = "TIME",
+        default_value = shown(HOOK_TIMEOUT_DEFAULT),
+        value_parser = values::duration_in(Duration::from_millis(10)..=Duration::from_secs(60)),
+        help_heading = HEADING
+    )]
+    auth_hook_timeout: Duration,
+
+    /// Remember checked passwords and answers of --auth-hook for this long
+    ///
+    /// 0s asks each time.
+    #[arg(
+        long,
+        add = Reload::Live,
+        value_name = "TIME",
+        default_value = shown(CACHE_TTL_DEFAULT),
+        value_parser = values::duration_in(Duration::ZERO..=Duration::from_secs(24 * 3_600)),
+        help_heading = HEADING
+    )]
+    auth_cache: Duration,
+
+    /// Identity of a client with a TLS certificate [default: dn]
+    ///
+    /// With --tls-client-ca, a certificate suffices as credentials. dn: the subject's distinguished name (RFC 4514), cn: its
+    /// common name, off: a certificate names nobody. See docs/guide/authenticate.md#certificates.
+    #[arg(long, add = Reload::Live, value_enum, help_heading = HEADING)]
+    auth_certificate: Option<AuthCertificate>,
+
+    /// Accept the token in this cookie
+    #[arg(long, add = Reload::Live, value_name = "NAME", value_parser = token_name, help_heading = HEADING)]
+    auth_cookie: Option<String>,
+
+    /// Accept the token in this parameter of the URL's query
+    ///
+    /// URLs are logged by proxies and stay in histories, so a token there should expire soon.
+    #[arg(long, add = Reload::Live, value_name = "NAME", value_parser = token_name, help_heading = HEADING)]
+    auth_query: Option<String>,
+
+    /// Let clients without credentials in
+    ///
+    /// The permissions of topics decide what they may do. Wrong credentials are refused nevertheless.
+    #[arg(long, add = Reload::Live, help_heading = HEADING)]
+    auth_anonymous: bool,
+}
+
+/// The part of a certificate's subject that is the identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum AuthCertificate {
+    /// Nothing
+    Off,
+    /// The common name
+    Cn,
+    /// The distinguished name
+    Dn,
+}
+
+fn shown(time: Duration) -> String {
+    values::shown_time(time.as_nanos() as Nanos)
+}
+
+/// A right and the name of its claim.
+fn claim(word: &str) -> Result<String, String> {
+    let is_right = |name: &str| Right::ALL.iter().any(|right| right.word() == name);
+    match word.split_once('=') {
+        Some((right, name)) if is_right(right) && !name.is_empty() => Ok(word.to_owned()),
+        _ => Err("expected RIGHT=NAME such as publish=https://app.example/publish".to_owned()),
+    }
+}
+
+/// The name of a cookie or of a parameter of a query.
+fn token_name(word: &str) -> Result<String, String> {
+    if is_subprotocol(word) { Ok(word.to_owned()) } else { Err("expected a name such as token".to_owned()) }
+}
+
+impl AuthArgs {
+    /// The files that are read.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        let Settings { tokens, jwt_keys, jwks, basic, .. } = self.settings();
+        let jwks = jwks.and_then(|jwks| match jwks.source {
+            JwksSource::File(file) => Some(file),
+            JwksSource::Url(_) => None,
+        });
+        tokens.into_iter().chain(jwt_keys).chain(jwks).chain(basic).collect()
+    }
+
+    /// Reads all files; `None` without a method. `asks_certificates` says that TLS verifies certificates of clients.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] for contradictions, [`Failure::Environment`] for files and URLs that cannot be used.
+    pub(super) fn load(
+        &self,
+        origins: &Origins,
+        asks_certificates: bool,
+    ) -> Result<Option<Arc<Authenticator>>, Failure> {
+        if self.auth_certificate.is_some() && !asks_certificates {
+            return Err(origins.wrong("--auth-certificate", "has no effect without --tls-client-ca"));
+        }
+        let certificate = if asks_certificates { self.certificate() } else { None };
+        let settings = Settings { certificate, ..self.settings() };
+        if !settings.is_on() {
+            self.check_unused(origins)?;
+            if settings.certificate.is_none() {
+                return Ok(None);
+            }
+        }
+        let loaded = Authenticator::load(&settings).map_err(|error| {
+            let flag = format!("--{}", error.setting.replace('_', "-"));
+            match origins.wrong(&flag, &error.to_string()) {
+                Failure::Usage(line) | Failure::Environment(line) => Failure::Environment(line),
+            }
+        })?;
+        Ok(Some(Arc::new(loaded)))
+    }
+
+    fn certificate(&self) -> Option<CertificateSubject> {
+        match self.auth_certificate.unwrap_or(AuthCertificate::Dn) {
+            AuthCertificate::Off => None,
+            AuthCertificate::Cn => Some(CertificateSubject::CommonName),
+            AuthCertificate::Dn => Some(CertificateSubject::DistinguishedName),
+        }
+    }
+
+    /// Refuses options that have no effect without a method: whoever set them expects protection.
+    fn check_unused(&self, origins: &Origins) -> Result<(), Failure> {
+        let unused = [
+            ("--auth-audience", !self.auth_audience.is_empty()),
+            ("--auth-issuer", !self.auth_issuer.is_empty()),
+            ("--auth-claim", !self.auth_claim.is_empty()),
+            ("--auth-cookie", self.auth_cookie.is_some()),
+            ("--auth-query", self.auth_query.is_some()),
+        ];
+        match unused.into_iter().find(|(_, is_given)| *is_given) {
+            Some((flag, _)) => {
+                let line = "has no effect without --auth-tokens, --auth-jwt-key, --auth-jwks, --auth-basic or --auth-hook";
+                Err(origins.wrong(flag, line))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn settings(&self) -> Settings {
+        let jwks_source = self.auth_jwks.as_ref().map(|word| {
+            if word.contains("://") { JwksSource::Url(word.clone()) } else { JwksSource::File(word.into()) }
+        });
+        let named = |right: Right| {
+            let prefix = format!("{}=", right.word());
+            self.auth_claim.iter().rev().find_map(|word| word.strip_prefix(&prefix))
+        };
+        Settings {
+            tokens: self.auth_tokens.clone(),
+            jwt_keys: self.auth_jwt_key.clone(),
+            jwks: jwks_source.map(|source| Jwks { source, refresh: self.auth_jwks_refresh }),
+            audience: self.auth_audience.clone(),
+            issuer: self.auth_issuer.clone(),
+            leeway: self.auth_leeway,
+            claims: Right::ALL.map(|right| named(right).unwrap_or(right.word()).to_owned()),
+            basic: self.auth_basic.clone(),
+            hook: self.auth_hook.clone().map(|url| Hook { url, timeout: self.auth_hook_timeout }),
+            cache: self.auth_cache,
+            certificate: None,
+            cookie: self.auth_cookie.clone(),
+            query: self.auth_query.clone(),
+            anonymous: self.auth_anonymous,
+        }
+    }
+
+    /// What an operator should know about these options. `is_open` says that others than this machine reach the server.
+    pub(super) fn warnings(&self, is_open: bool) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if is_open && !self.settings().is_on() && !self.auth_anonymous {
+            warnings.push(
+                "anybody who reaches this server may use it: configure [auth], or set auth_anonymous to say that this is \
+                 intended"
+                    .to_owned(),
+            );
+        }
+        if let Some(name) = &self.auth_query {
+            warnings.push(format!(
+                "tokens in the query (?{name}=) end in the logs of proxies and in histories; prefer a subprotocol or a \
+                 cookie, and short-lived tokens"
+            ));
+        }
+        if self.auth_hook.as_ref().is_some_and(|url| url.starts_with("http://") && !is_local_url(url)) {
+            warnings.push("auth_hook: credentials leave this machine without TLS; use https://".to_owned());
+        }
+        if self.auth_jwks.as_ref().is_some_and(|url| url.starts_with("http://") && !is_local_url(url)) {
+            warnings.push(
+                "auth_jwks: keys come without TLS, so others can replace them; use https://".to_owned(),
+            );
+        }
+        warnings
+    }
+}
+
+/// Whether a URL is of this machine, as far as its text says.
+fn is_local_url(url: &str) -> bool {
+    let host = url.split("://").nth(1).unwrap_or_default();
+    ["127.", "localhost", "[::1]"].iter().any(|local| host.starts_with(local))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Failure;
+    use crate::serve::config::tests::settings;
+
+    fn complaint(text: &str, flags: &[&str]) -> String {
+        match settings(text, flags) {
+            Err(Failure::Usage(line) | Failure::Environment(line)) => line,
+            Ok(_) => panic!("{text} {flags:?} were taken"),
+        }
+    }
+
+    fn file(name: &str, text: &str) -> String {
+        let path = std::env::temp_dir().join(format!("echoring-auth-{}-{name}", std::process::id()));
+        std::fs::write(&path, text).expect("written");
+        path.to_str().expect("text").to_owned()
+    }
+
+    #[test]
+    fn the_table_of_a_file_says_what_the_flags_say() {
+        let tokens = file("tokens", "[[tokens]]\ntoken = \"0123456789abcdef\"\nsubject = \"a\"\n");
+        let table = format!(
+            "[auth]\ntokens = \"{tokens}\"\ncookie = \"session\"\nclaim = [\"publish=p\"]\nanonymous = true\n"
+        );
+        let flags = [
+            format!("--auth-tokens={tokens}"),
+            "--auth-cookie=session".to_owned(),
+            "--auth-claim=publish=p".to_owned(),
+            "--auth-anonymous".to_owned(),
+        ];
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        for settings in [settings(&table, &[]), settings("", &flags)] {
+            let settings = settings.expect("valid");
+            let auth = settings.server.auth.as_ref().expect("a method");
+            assert_eq!(auth.sizes(), [1, 0, 0]);
+            assert_eq!(auth.sources().cookie.as_deref(), Some("session"));
+            let shown = settings.to_string();
+            assert!(shown.contains("\n[auth]\n") && shown.contains("\ntokens = \""), "{shown}");
+            assert!(
+                shown.contains("\nclaim = [\"publish=p\"]") && !shown.contains("0123456789abcdef"),
+                "{shown}"
+            );
+        }
+        let both = settings(&table, &["--auth-cookie=other"]).expect("valid");
+        assert_eq!(both.server.auth.expect("a method").sources().cookie.as_deref(), Some("other"));
+        let _ = std::fs::remove_file(tokens);
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_told_with_its_place_and_without_a_secret() {
+        let bad = file("bad", "[[tokens]]\ntoken = \"hunter2\"\nsubject = \"a\"\n");
+        for (text, flags, line) in [
+            (format!("[auth]\ntokens = \"{bad}\""), &[][..], "f.toml:2:10: auth.tokens: "),
+            (String::new(), &["--auth-tokens=/nonexistent"], "--auth-tokens: /nonexistent: No such file"),
+            (String::new(), &["--auth-hook=ftp://a/"], "--auth-hook: expected http:// or https://"),
+            (String::new(), &["--auth-hook=http://u:hunter2@a/"], "--auth-hook: the URL has a user name"),
+            (String::new(), &["--auth-jwks=http://"], "--auth-jwks: not a URL"),
+            (String::new(), &["--auth-claim=colour=a"], "expected RIGHT=NAME"),
+            (String::new(), &["--auth-cookie=a b"], "expected a name such as token"),
+            (String::new(), &["--auth-cookie=a"], "--auth-cookie: has no effect without --auth-tokens"),
+            (
+                "[auth]\ntoken = \"a\"".to_owned(),
+                &[],
+                "f.toml:2:1: auth.token: there is no such key; did you mean `tokens`?",
+            ),
+            ("auth = 1".to_owned(), &[], "f.toml:1:8: auth: expected a table [auth], found 1"),
+        ] {
+            let complaint = complaint(&text, flags);
+            assert!(complaint.contains(line), "{text} {flags:?}\n  {complaint}\n  {line}");
+            assert!(!complaint.contains("hunter2"), "{complaint}");
+        }
+        let _ = std::fs::remove_file(bad);
+    }
+
+    #[test]
+    fn a_server_that_others_reach_warns_unless_it_says_who_may_use_it() {
+        let open = "anybody who reaches this server may use it";
+        for (flags, expected) in [
+            (&[][..], None),
+            (&["--listen=0.0.0.0:0"], Some(open)),
+            (&["--listen=0.0.0.0:0", "--auth-anonymous"], None),
+            (&["--listen=0.0.0.0:0", "--auth-hook=http://127.0.0.1:1/"], None),
+            (&["--auth-hook=http://auth.example/"], Some("credentials leave this machine without TLS")),
+            (
+                &["--auth-hook=http://localhost:1/", "--auth-query=token"],
+                Some("tokens in the query (?token=)"),
+            ),
+            (&["--auth-jwks=http://idp.example/keys"], Some("keys come without TLS")),
+        ] {
+            let warnings = settings("", flags).expect("valid").warnings().expect("no files");
+            match expected {
+                Some(expected) => {
+                    assert!(warnings.len() == 1 && warnings[0].contains(expected), "{flags:?} {warnings:?}");
+                }
+                None => assert!(warnings.is_empty(), "{flags:?} {warnings:?}"),
+            }
+        }
+    }
+}

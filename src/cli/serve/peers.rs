@@ -1,0 +1,282 @@
+//! The options that limit clients: proxies that are trusted, limits per address and per connection, and bans.
+
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use super::reload::Reload;
+use crate::Failure;
+use crate::file::flags::Origins;
+use crate::values;
+use echoring_proto::limits::Nanos;
+use echoring_runtime::admission::{
+    AddressBlock, AddressLimits, BanPolicy, PeerLimits, PublicationLimits, Rate, RateAction, TrafficLimits,
+    TrustedProxies,
+};
+use echoring_runtime::limits::{BAN_TIME_DEFAULT, BAN_WINDOW_DEFAULT};
+
+const HEADING: &str = "Limits on clients";
+
+/// Both times of a ban.
+const BAN_TIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3_600);
+
+/// The options that limit clients.
+#[derive(Debug, clap::Args)]
+pub(super) struct PeerArgs {
+    /// Take the word of this proxy, or of all in this block, about the addresses of its clients; repeatable
+    ///
+    /// An address, a block such as 10.0.0.0/8, or unix for all that connect through Unix sockets. Forwarded and
+    /// X-Forwarded-For of others are ignored. See docs/reference/limits.md#client-addresses.
+    #[arg(long, add = Reload::Live, value_name = "CIDR|unix", value_parser = Trusted::from_str, help_heading = HEADING)]
+    trusted_proxy: Vec<Trusted>,
+
+    /// Expect a header of the PROXY protocol, version 1 or 2, on every connection of --trusted-proxy
+    ///
+    /// A connection of a trusted proxy without it is closed. Others are served without one, and refused with one.
+    #[arg(long, add = Reload::Live, help_heading = HEADING)]
+    proxy_protocol: bool,
+
+    /// Maximum number of connections of one address; further ones are refused with 429
+    ///
+    /// The /64 of an IPv6 address counts as one address.
+    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=16_777_216), help_heading = HEADING)]
+    max_connections_per_address: Option<u32>,
+
+    /// Maximum number of handshakes of one address per second; further ones are refused with 429
+    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=1_000_000), help_heading = HEADING)]
+    handshake_rate_per_address: Option<u32>,
+
+    /// Maximum number of handshakes per second; further ones are refused with 503
+    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=10_000_000), help_heading = HEADING)]
+    handshake_rate: Option<u32>,
+
+    /// Maximum number of messages that a connection sends per second
+    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=100_000_000), help_heading = HEADING)]
+    message_rate: Option<u32>,
+
+    /// Maximum bytes that a connection sends per second
+    #[arg(long, add = Reload::Live, value_name = "BYTES", value_parser = values::bytes_in(64..=1 << 40), help_heading = HEADING)]
+    byte_rate: Option<u64>,
+
+    /// What happens to a connection that sends more than --message-rate or --byte-rate
+    #[arg(long, add = Reload::Live, value_enum, default_value_t = Action::Pause, help_heading = HEADING)]
+    rate_action: Action,
+
+    /// Maximum number of messages that a connection publishes to topics per second
+    ///
+    /// A session of echoring.v1.json gets the error rate-limited; a raw connection is closed with 1008.
+    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=100_000_000), help_heading = HEADING)]
+    publish_rate: Option<u32>,
+
+    /// Maximum number of messages that all connections of an identity publish to topics per second
+    ///
+    /// An identity is a subject of [auth].
+    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=100_000_000), help_heading = HEADING)]
+    publish_rate_per_identity: Option<u32>,
+
+    /// Ban an address that was over its limits this many times within --ban-window
+    ///
+    /// Its connections are closed as soon as they are accepted. Pauses of --rate-action do not count.
+    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=1_000_000), help_heading = HEADING)]
+    ban_after: Option<u32>,
+
+    /// Time in which --ban-after counts
+    #[arg(
+        long,
+        add = Reload::Live,
+        value_name = "TIME",
+        default_value = values::shown_time(BAN_WINDOW_DEFAULT),
+        value_parser = values::duration_in(BAN_TIMES),
+        help_heading = HEADING
+    )]
+    ban_window: Duration,
+
+    /// Duration of a ban
+    #[arg(
+        long,
+        add = Reload::Live,
+        value_name = "TIME",
+        default_value = values::shown_time(BAN_TIME_DEFAULT),
+        value_parser = values::duration_in(BAN_TIMES),
+        help_heading = HEADING
+    )]
+    ban_time: Duration,
+}
+
+fn rate(number: Option<u32>) -> Option<Rate> {
+    number.and_then(|number| Rate::per_second(number.into()))
+}
+
+/// Who is trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trusted {
+    Block(AddressBlock),
+    Unix,
+}
+
+impl FromStr for Trusted {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Trusted, String> {
+        match word {
+            "unix" => Ok(Trusted::Unix),
+            block => block
+                .parse()
+                .map(Trusted::Block)
+                .map_err(|bad: echoring_runtime::admission::BadBlock| bad.to_string()),
+        }
+    }
+}
+
+/// What happens to a connection that sends too much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Action {
+    /// It is not read until it may send again
+    Pause,
+    /// It is closed with 1008
+    Close,
+}
+
+impl PeerArgs {
+    /// The limits.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] for options that have no effect: whoever set them expects protection.
+    pub(super) fn limits(&self, origins: &Origins) -> Result<Arc<PeerLimits>, Failure> {
+        if self.proxy_protocol && self.trusted_proxy.is_empty() {
+            return Err(origins.wrong("--proxy-protocol", "has no effect without --trusted-proxy"));
+        }
+        let limits = PeerLimits {
+            addresses: self.address_limits(),
+            traffic: self.traffic_limits(),
+            publications: PublicationLimits {
+                per_connection: rate(self.publish_rate),
+                per_identity: rate(self.publish_rate_per_identity),
+            },
+            proxies: self.proxies(),
+        };
+        let AddressLimits { connections_max, handshakes, .. } = limits.addresses;
+        let closes = (!limits.traffic.is_none() && self.rate_action == Action::Close)
+            || !limits.publications.is_none();
+        if self.ban_after.is_some() && connections_max.is_none() && handshakes.is_none() && !closes {
+            let line = "has no effect without --max-connections-per-address, --handshake-rate-per-address, --publish-rate, or \
+                        --rate-action close with a rate";
+            return Err(origins.wrong("--ban-after", line));
+        }
+        Ok(Arc::new(limits))
+    }
+
+    fn address_limits(&self) -> AddressLimits {
+        let nanos = |time: Duration| time.as_nanos() as Nanos;
+        AddressLimits {
+            connections_max: self.max_connections_per_address,
+            handshakes: rate(self.handshake_rate_per_address),
+            handshakes_in_all: rate(self.handshake_rate),
+            bans: self.ban_after.map(|after| BanPolicy {
+                after,
+                window: nanos(self.ban_window),
+                time: nanos(self.ban_time),
+            }),
+        }
+    }
+
+    fn traffic_limits(&self) -> TrafficLimits {
+        TrafficLimits {
+            messages: rate(self.message_rate),
+            bytes: self.byte_rate.and_then(Rate::per_second),
+            action: match self.rate_action {
+                Action::Pause => RateAction::Pause,
+                Action::Close => RateAction::Close,
+            },
+        }
+    }
+
+    fn proxies(&self) -> TrustedProxies {
+        let blocks = self.trusted_proxy.iter().filter_map(|trusted| match trusted {
+            Trusted::Block(block) => Some(*block),
+            Trusted::Unix => None,
+        });
+        TrustedProxies {
+            blocks: blocks.collect(),
+            unix: self.trusted_proxy.contains(&Trusted::Unix),
+            proxy_protocol: self.proxy_protocol,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::config::tests::settings;
+
+    #[test]
+    fn without_options_nobody_is_limited_and_nobody_is_trusted() {
+        assert!(settings("", &[]).expect("valid").server.peers.is_none());
+    }
+
+    #[test]
+    fn a_file_says_what_flags_say() {
+        let text = r#"
+            trusted_proxy = ["10.0.0.0/8", "unix", "2001:db8::1"]
+            proxy_protocol = true
+            max_connections_per_address = 50
+            handshake_rate_per_address = 10
+            handshake_rate = 2000
+            message_rate = 100
+            byte_rate = "64KiB"
+            rate_action = "close"
+            publish_rate = 20
+            publish_rate_per_identity = 40
+            ban_after = 20
+            ban_window = "30s"
+            ban_time = "5m"
+        "#;
+        let flags = [
+            "--trusted-proxy=10.0.0.0/8",
+            "--trusted-proxy=unix",
+            "--trusted-proxy=2001:db8::1",
+            "--proxy-protocol",
+            "--max-connections-per-address=50",
+            "--handshake-rate-per-address=10",
+            "--handshake-rate=2000",
+            "--message-rate=100",
+            "--byte-rate=64KiB",
+            "--rate-action=close",
+            "--publish-rate=20",
+            "--publish-rate-per-identity=40",
+            "--ban-after=20",
+            "--ban-window=30s",
+            "--ban-time=5m",
+        ];
+        let (file, typed) = (settings(text, &[]).expect("valid"), settings("", &flags).expect("valid"));
+        assert_eq!(file.server.peers, typed.server.peers);
+        let PeerLimits { addresses, traffic, publications, proxies } = (*file.server.peers).clone();
+        assert_eq!((addresses.connections_max, addresses.bans.expect("bans").after), (Some(50), 20));
+        assert_eq!((traffic.bytes, traffic.action), (Rate::per_second(1 << 16), RateAction::Close));
+        assert_eq!(publications.per_identity, Rate::per_second(40));
+        assert!(proxies.unix && proxies.proxy_protocol && proxies.blocks.len() == 2);
+        assert!(file.to_string().contains("\ntrusted_proxy = [\"10.0.0.0/8\", \"unix\", \"2001:db8::1\"]"));
+    }
+
+    #[test]
+    fn options_without_effect_and_wrong_values_are_usage_errors() {
+        for flags in [
+            &["--proxy-protocol"][..],
+            &["--trusted-proxy=10.0.0.1/8"],
+            &["--trusted-proxy=proxy.example"],
+            &["--ban-after=3"],
+            &["--ban-after=3", "--message-rate=5"],
+            &["--ban-after=0", "--handshake-rate-per-address=5"],
+            &["--message-rate=0"],
+            &["--byte-rate=1"],
+            &["--max-connections-per-address=0"],
+            &["--rate-action=drop"],
+        ] {
+            assert!(matches!(settings("", flags), Err(Failure::Usage(_))), "{flags:?} were taken");
+        }
+        assert!(settings("", &["--ban-after=3", "--message-rate=5", "--rate-action=close"]).is_ok());
+    }
+}

@@ -1,0 +1,304 @@
+//! Who may connect, and how often: limits per address of clients and in all, and bans.
+//!
+//! The shards of a node share one [`Admission`], because the kernel distributes the connections of an address over all of
+//! them. It is asked once when a connection is accepted and told once when it ends, never for a message. Each call locks
+//! one of many small tables for some tens of nanoseconds.
+//!
+//! Never: I/O, a clock, or memory that grows with the number of addresses that have ever connected.
+#![forbid(unsafe_code)]
+
+mod block;
+mod key;
+mod log_interval;
+mod rate;
+mod report;
+mod table;
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::limits::{ADMISSION_TABLES, BAN_TIME_DEFAULT, BAN_WINDOW_DEFAULT};
+use echoring_proto::limits::Nanos;
+
+pub use block::{AddressBlock, BadBlock, TrustedProxies};
+pub use key::AddressKey;
+pub(crate) use log_interval::LogInterval;
+pub use rate::{Bucket, Rate, SharedBucket};
+pub use report::{AddressReport, AdmissionReport};
+use table::{Entry, Table};
+
+/// The limits on addresses. `None` is no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AddressLimits {
+    /// Open connections of one address.
+    pub connections_max: Option<u32>,
+    /// Handshakes of one address per second.
+    pub handshakes: Option<Rate>,
+    /// Handshakes of all addresses per second.
+    pub handshakes_in_all: Option<Rate>,
+    /// Bans.
+    pub bans: Option<BanPolicy>,
+}
+
+/// When an address is banned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BanPolicy {
+    /// Times that an address may be over its limits within the window; the last of them bans it.
+    pub after: u32,
+    /// The window, from the first of these times on.
+    pub window: Nanos,
+    /// Duration of the ban.
+    pub time: Nanos,
+}
+
+impl BanPolicy {
+    /// A ban after so many times, with the default window and duration.
+    pub fn after(after: u32) -> BanPolicy {
+        BanPolicy { after, window: BAN_WINDOW_DEFAULT, time: BAN_TIME_DEFAULT }
+    }
+}
+
+impl AddressLimits {
+    /// No limits.
+    pub const NONE: AddressLimits =
+        AddressLimits { connections_max: None, handshakes: None, handshakes_in_all: None, bans: None };
+
+    /// Whether there is no limit.
+    pub fn is_none(&self) -> bool {
+        *self == AddressLimits::NONE
+    }
+}
+
+/// What a connection may send. `None` is no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrafficLimits {
+    /// Messages per second.
+    pub messages: Option<Rate>,
+    /// Bytes per second, as received from the socket.
+    pub bytes: Option<Rate>,
+    /// What happens to a connection that sends more.
+    pub action: RateAction,
+}
+
+/// What happens to a connection that sends too much.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RateAction {
+    /// It is not read until it may send again.
+    #[default]
+    Pause,
+    /// It is closed with 1008.
+    Close,
+}
+
+/// What clients may publish to topics. `None` is no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PublicationLimits {
+    /// Publications of a connection per second.
+    pub per_connection: Option<Rate>,
+    /// Publications of all connections of an identity per second.
+    pub per_identity: Option<Rate>,
+}
+
+impl PublicationLimits {
+    /// Whether there is no limit.
+    pub fn is_none(&self) -> bool {
+        self.per_connection.is_none() && self.per_identity.is_none()
+    }
+}
+
+/// All limits on peers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerLimits {
+    /// By address.
+    pub addresses: AddressLimits,
+    /// By connection.
+    pub traffic: TrafficLimits,
+    /// By connection and by identity.
+    pub publications: PublicationLimits,
+    /// Whose connections are those of others.
+    pub proxies: TrustedProxies,
+}
+
+impl TrafficLimits {
+    /// Whether there is no limit.
+    pub fn is_none(&self) -> bool {
+        self.messages.is_none() && self.bytes.is_none()
+    }
+}
+
+impl PeerLimits {
+    /// Whether nobody asks for the address of a client.
+    pub fn is_none(&self) -> bool {
+        self.addresses.is_none()
+            && self.traffic.is_none()
+            && self.publications.is_none()
+            && self.proxies.is_none()
+    }
+}
+
+/// A limit that a peer was over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Limit {
+    /// [`AddressLimits::bans`]: the address is banned.
+    Banned,
+    /// [`AddressLimits::connections_max`].
+    ConnectionsPerAddress,
+    /// [`AddressLimits::handshakes`].
+    HandshakesPerAddress,
+    /// [`AddressLimits::handshakes_in_all`].
+    Handshakes,
+    /// Messages of a connection per second.
+    Messages,
+    /// Bytes of a connection per second.
+    Bytes,
+    /// Publications of a connection per second.
+    Publications,
+    /// Publications of an identity per second.
+    PublicationsPerIdentity,
+    /// A trusted proxy sent no valid header of the PROXY protocol.
+    ProxyHeader,
+}
+
+impl Limit {
+    /// All limits.
+    pub const ALL: [Limit; 9] = [
+        Limit::Banned,
+        Limit::ConnectionsPerAddress,
+        Limit::HandshakesPerAddress,
+        Limit::Handshakes,
+        Limit::Messages,
+        Limit::Bytes,
+        Limit::Publications,
+        Limit::PublicationsPerIdentity,
+        Limit::ProxyHeader,
+    ];
+
+    /// The name in metrics, reports and the log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Limit::Banned => "banned",
+            Limit::ConnectionsPerAddress => "connections_per_address",
+            Limit::HandshakesPerAddress => "handshakes_per_address",
+            Limit::Handshakes => "handshakes",
+            Limit::Messages => "messages",
+            Limit::Bytes => "bytes",
+            Limit::Publications => "publications",
+            Limit::PublicationsPerIdentity => "publications_per_identity",
+            Limit::ProxyHeader => "proxy_header",
+        }
+    }
+}
+
+/// What an address has just been found to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offence {
+    /// The limit.
+    pub limit: Limit,
+    /// A log record is due, with the number of those that were left out since the last one.
+    pub log: Option<u64>,
+    /// This has banned the address.
+    pub banned: bool,
+}
+
+/// The state of all addresses of a node.
+#[derive(Debug)]
+pub struct Admission {
+    tables: Vec<Mutex<Table>>,
+    hasher: std::hash::RandomState,
+    /// Handshakes of all addresses.
+    in_all: SharedBucket,
+    bans: AtomicU64,
+}
+
+impl Default for Admission {
+    fn default() -> Admission {
+        Admission {
+            tables: (0..ADMISSION_TABLES).map(|_| Mutex::default()).collect(),
+            hasher: std::hash::RandomState::new(),
+            in_all: SharedBucket::default(),
+            bans: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Admission {
+    /// A connection of `address` arrives. If it is admitted, it counts until [`leave`](Admission::leave).
+    ///
+    /// # Errors
+    /// The limit that it is over. It does not count then.
+    pub fn enter(&self, address: IpAddr, limits: &AddressLimits, now: Nanos) -> Result<(), Offence> {
+        let mut table = self.table(AddressKey::of(address));
+        let entry = table.entry(AddressKey::of(address), now);
+        let over = if entry.is_banned(now) {
+            Some(Limit::Banned)
+        } else if limits.connections_max.is_some_and(|most| entry.open >= most) {
+            Some(Limit::ConnectionsPerAddress)
+        } else if !limits.handshakes.is_none_or(|rate| entry.handshakes.take(rate, 1, now)) {
+            Some(Limit::HandshakesPerAddress)
+        } else {
+            None
+        };
+        match over {
+            Some(limit) => Err(self.offence(entry, limit, limits, now)),
+            None => {
+                table.open(AddressKey::of(address));
+                Ok(())
+            }
+        }
+    }
+
+    /// A handshake of any address. False if there are too many.
+    pub fn enter_any(&self, limits: &AddressLimits, now: Nanos) -> bool {
+        limits.handshakes_in_all.is_none_or(|rate| self.in_all.take(rate, 1, now))
+    }
+
+    /// A connection that was admitted has ended.
+    pub fn leave(&self, address: IpAddr, now: Nanos) {
+        let key = AddressKey::of(address);
+        self.table(key).close(key, now);
+    }
+
+    /// A connection of `address` was over a limit of its own.
+    pub fn offend(&self, address: IpAddr, limit: Limit, limits: &AddressLimits, now: Nanos) -> Offence {
+        let mut table = self.table(AddressKey::of(address));
+        let entry = table.entry(AddressKey::of(address), now);
+        self.offence(entry, limit, limits, now)
+    }
+
+    fn offence(&self, entry: &mut Entry, limit: Limit, limits: &AddressLimits, now: Nanos) -> Offence {
+        let banned = limit != Limit::Banned && limits.bans.is_some_and(|policy| entry.offend(policy, now));
+        self.bans.fetch_add(u64::from(banned), Ordering::Relaxed);
+        entry.refused += 1;
+        Offence { limit, banned, log: entry.log_due(banned, now) }
+    }
+
+    /// Bans so far.
+    pub fn bans(&self) -> u64 {
+        self.bans.load(Ordering::Relaxed)
+    }
+
+    /// The addresses, of which at most `most` are named: those that are banned, then those that were refused most often.
+    pub fn report(&self, most: usize, now: Nanos) -> AdmissionReport {
+        let mut report = AdmissionReport::default();
+        for table in &self.tables {
+            report.add(&lock(table), most, now);
+        }
+        report.bans = self.bans();
+        report
+    }
+
+    fn table(&self, key: AddressKey) -> MutexGuard<'_, Table> {
+        use std::hash::BuildHasher as _;
+        let index = self.hasher.hash_one(key) as usize % self.tables.len();
+        lock(&self.tables[index])
+    }
+}
+
+/// A table is consistent between any two of its calls, whoever panicked.
+fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
+    table.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

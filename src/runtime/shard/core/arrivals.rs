@@ -1,0 +1,158 @@
+//! What is known of the clients of a shard: those of connections that have just arrived, and the addresses of all others.
+//!
+//! Empty, and never asked, without limits on peers and trusted proxies.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use super::held::HeldInput;
+use crate::admission::{Admission, LogInterval, PeerLimits};
+use crate::driver::Token;
+use crate::limits::LIMIT_LOG_INTERVAL;
+use echoring_proto::limits::Nanos;
+
+/// The clients of a shard.
+#[derive(Debug, Default)]
+pub(super) struct Arrivals {
+    pub(super) admission: Arc<Admission>,
+    pub(super) limits: Arc<PeerLimits>,
+    is_on: bool,
+    /// Connections whose client is not known yet, so that nothing of them is read.
+    arriving: BTreeMap<Token, Arrival>,
+    /// Connections of trusted proxies, until their request names the client.
+    proxied: BTreeMap<Token, Option<SocketAddr>>,
+    clients: Clients,
+    /// Of refusals that are nobody's own.
+    log: LogInterval,
+}
+
+/// A connection whose client is not known yet.
+#[derive(Debug, Default)]
+pub(super) struct Arrival {
+    pub(super) input: HeldInput,
+    /// The address of its other end, once that is known and a header has to follow.
+    pub(super) proxy: Option<Option<SocketAddr>>,
+}
+
+impl Arrivals {
+    /// Uses other limits from now on.
+    pub(super) fn configure(&mut self, limits: Arc<PeerLimits>) {
+        self.is_on = !limits.is_none();
+        self.limits = limits;
+    }
+
+    #[inline]
+    pub(super) fn is_on(&self) -> bool {
+        self.is_on
+    }
+
+    /// Whether the bytes of a connection wait for its client to be known.
+    #[inline]
+    pub(super) fn holds(&self, token: Token) -> bool {
+        !self.arriving.is_empty() && self.arriving.contains_key(&token)
+    }
+
+    pub(super) fn begin(&mut self, token: Token) {
+        self.arriving.insert(token, Arrival::default());
+    }
+
+    pub(super) fn get_mut(&mut self, token: Token) -> Option<&mut Arrival> {
+        self.arriving.get_mut(&token)
+    }
+
+    pub(super) fn finish(&mut self, token: Token) -> Option<Arrival> {
+        self.arriving.remove(&token)
+    }
+
+    /// A connection has sent FIN. True if that waits until its client is known; a header that is incomplete stays so.
+    pub(super) fn note_ended(&mut self, token: Token) -> bool {
+        if self.arriving.is_empty() {
+            return false;
+        }
+        let arrival = self.arriving.get_mut(&token).filter(|arrival| arrival.proxy.is_none());
+        arrival.map(|arrival| arrival.input.ended = true).is_some()
+    }
+
+    /// The request of a connection will name the client.
+    pub(super) fn await_request(&mut self, token: Token, proxy: Option<SocketAddr>) {
+        self.proxied.insert(token, proxy);
+    }
+
+    /// The proxy of a connection whose request is there.
+    pub(super) fn take_proxy(&mut self, token: Token) -> Option<Option<SocketAddr>> {
+        if self.proxied.is_empty() { None } else { self.proxied.remove(&token) }
+    }
+
+    /// Keeps a client. `entered` says that it counts among the connections of its address.
+    pub(super) fn know(&mut self, token: Token, client: SocketAddr, entered: bool) {
+        self.clients.set(token.index, Some(Client::new(client, entered)));
+    }
+
+    /// The client of a connection, if it is known.
+    pub(super) fn client(&self, token: Token) -> Option<SocketAddr> {
+        self.clients.get(token.index).map(Client::address)
+    }
+
+    /// A connection has ended.
+    pub(super) fn forget(&mut self, token: Token, now: Nanos) -> Option<Arrival> {
+        self.take_proxy(token);
+        if let Some(client) = self.clients.take(token.index)
+            && client.entered
+        {
+            self.admission.leave(client.address().ip(), now);
+        }
+        if self.arriving.is_empty() { None } else { self.finish(token) }
+    }
+
+    /// Whether a record about no single client is due, with the number of those that were left out.
+    pub(super) fn log_due(&mut self, now: Nanos) -> Option<u64> {
+        self.log.due(now, LIMIT_LOG_INTERVAL)
+    }
+}
+
+/// The address of a client in few bytes: there is one for each connection.
+#[derive(Clone, Copy, Debug)]
+struct Client {
+    octets: [u8; 16],
+    port: u16,
+    entered: bool,
+}
+
+impl Client {
+    fn new(address: SocketAddr, entered: bool) -> Client {
+        let octets = match address.ip() {
+            IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+            IpAddr::V6(address) => address.octets(),
+        };
+        Client { octets, port: address.port(), entered }
+    }
+
+    fn address(self) -> SocketAddr {
+        SocketAddr::new(IpAddr::V6(Ipv6Addr::from(self.octets)).to_canonical(), self.port)
+    }
+}
+
+/// Clients by the index of their connection.
+#[derive(Debug, Default)]
+struct Clients(Vec<Option<Client>>);
+
+const _: () = assert!(size_of::<Option<Client>>() <= 20);
+
+impl Clients {
+    fn set(&mut self, index: u32, client: Option<Client>) {
+        let index = index as usize;
+        if index >= self.0.len() {
+            self.0.resize(index + 1, None);
+        }
+        self.0[index] = client;
+    }
+
+    fn get(&self, index: u32) -> Option<Client> {
+        self.0.get(index as usize).copied().flatten()
+    }
+
+    fn take(&mut self, index: u32) -> Option<Client> {
+        self.0.get_mut(index as usize)?.take()
+    }
+}

@@ -1,0 +1,277 @@
+//! Connections that arrive, with limits on peers or behind trusted proxies: who the client is, and whether it is admitted.
+//!
+//! ```text
+//! accepted ─► address ─┬─► client ─────────────────────────────► admitted, or refused ─► TLS, request
+//!                      └─► trusted proxy ─┬─► PROXY header ─► client ──┘
+//!                                         └─► TLS, request ─► client by Forwarded ─► admitted, or refused
+//! ```
+//!
+//! Nothing is read before, and no TLS handshake begins. What arrives meanwhile is kept, up to a bound.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use super::Core;
+use super::arrivals::Arrivals;
+use crate::admission::{AddressLimits, Admission, Limit, Offence, PeerLimits};
+use crate::driver::{Driver, Span, Token};
+use crate::limits::ARRIVAL_BYTES_MAX;
+use crate::shard::application::Application;
+use crate::shard::context::Context;
+use crate::shard::refusals;
+use echoring_proto::buffer::Buffer;
+use echoring_proto::connection::Cause;
+use echoring_proto::handshake::{Refusal, Request, forwarded_client};
+use echoring_proto::limits::SECOND;
+use echoring_proto::proxy_header::{self, ProxyHeaderError};
+
+/// A proxy at a Unix socket has no address.
+const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+impl<D: Driver, A: Application> Core<D, A> {
+    /// Uses other limits, for connections that exist as well as far as they are limits on open ones.
+    pub(in crate::shard) fn set_limits(
+        &mut self,
+        admission: Option<Arc<Admission>>,
+        limits: Arc<PeerLimits>,
+    ) {
+        if let Some(admission) = admission {
+            self.arrivals.admission = admission;
+        }
+        self.set_throttle(&limits.traffic);
+        self.arrivals.configure(limits);
+    }
+
+    /// A connection was accepted. Nothing happens with it until the address of its other end is known.
+    #[cold]
+    pub(super) fn begin_arrival(&mut self, token: Token) {
+        self.arrivals.begin(token);
+        self.driver.find_address(token);
+        self.touch(token);
+    }
+
+    /// The driver reported an address.
+    pub(in crate::shard) fn addressed(&mut self, application: &mut A, token: Token) {
+        let address = self.driver.address(token);
+        let Some(arrival) = self.arrivals.get_mut(token) else {
+            let address = self.arrivals.client(token).or(address);
+            return self.tell_address(application, token, address);
+        };
+        if arrival.proxy.is_some() {
+            return;
+        }
+        let proxies = &self.arrivals.limits.proxies;
+        let is_proxy = match address {
+            Some(address) => proxies.contains(address.ip()),
+            None => proxies.unix && self.driver.is_unix(token),
+        };
+        if is_proxy && proxies.proxy_protocol {
+            if let Some(arrival) = self.arrivals.get_mut(token) {
+                arrival.proxy = Some(address);
+            }
+            self.read_header(application, token);
+        } else {
+            self.admit(application, token, address, is_proxy);
+        }
+    }
+
+    /// Tells who asked for an address.
+    fn tell_address(&mut self, application: &mut A, token: Token, address: Option<SocketAddr>) {
+        let asked = self.log.addressed(token, address);
+        // It may have to be closed, which waited for the address.
+        self.touch(token);
+        if asked {
+            application.addressed(&mut Context { core: self }, token, address);
+        }
+    }
+
+    /// Keeps the bytes of a connection whose client is not known yet.
+    #[cold]
+    pub(super) fn hold(&mut self, application: &mut A, token: Token, span: Span) {
+        let Some(arrival) = self.arrivals.get_mut(token) else { return };
+        let held = arrival.input.bytes.take();
+        let Some(kept) = self.keep(token, held, span, ARRIVAL_BYTES_MAX) else { return };
+        let Some(arrival) = self.arrivals.get_mut(token) else { return };
+        arrival.input.bytes = Some(kept);
+        if arrival.proxy.is_some() {
+            self.read_header(application, token);
+        }
+    }
+
+    /// Reads the header of a trusted proxy, if it is there.
+    fn read_header(&mut self, application: &mut A, token: Token) {
+        let Some(arrival) = self.arrivals.get_mut(token) else { return };
+        let Some(proxy) = arrival.proxy else { return };
+        let bytes = arrival.input.bytes.as_ref().map_or(&[][..], Buffer::as_slice);
+        match proxy_header::parse(bytes) {
+            Ok(None) if arrival.input.ended => {
+                self.refuse_header(application, token, ProxyHeaderError::Missing)
+            }
+            Ok(None) => {}
+            Ok(Some(header)) => {
+                if let Some(held) = &mut arrival.input.bytes {
+                    held.skip(header.bytes);
+                }
+                self.counters.proxy_headers += 1;
+                let client =
+                    header.client.map(|client| SocketAddr::new(client.ip().to_canonical(), client.port()));
+                // A proxy that speaks for itself, or for another proxy, may name the client in the request.
+                let is_proxy = client.is_none_or(|client| self.arrivals.limits.proxies.contains(client.ip()));
+                self.admit(application, token, client.or(proxy), is_proxy);
+            }
+            Err(error) => self.refuse_header(application, token, error),
+        }
+    }
+
+    fn refuse_header(&mut self, application: &mut A, token: Token, error: ProxyHeaderError) {
+        let proxy = self.arrivals.get_mut(token).and_then(|arrival| arrival.proxy).flatten();
+        *self.counters.limited.entry(Limit::ProxyHeader.name()).or_default() += 1;
+        if let Some(left_out) = self.arrivals.log_due(self.env.now) {
+            let peer = proxy.map(tracing::field::display);
+            let hint =
+                "the proxy must send the header that --proxy-protocol expects (HAProxy: send-proxy-v2)";
+            let reason = error.reason();
+            tracing::warn!(peer, reason, left_out, hint, "connection of a trusted proxy closed");
+        }
+        self.drop_arrival(token);
+        self.tell_address(application, token, proxy);
+        let cause = Cause::NotAdmitted(Limit::ProxyHeader.name());
+        self.with_connection(token, |connection, _| connection.abort(cause));
+    }
+
+    /// The client of a connection is known, or a proxy that will name it in the request.
+    fn admit(&mut self, application: &mut A, token: Token, client: Option<SocketAddr>, is_proxy: bool) {
+        let Some(arrival) = self.arrivals.finish(token) else { return };
+        if self.slots.get(token).is_none_or(|slot| slot.connection.is_closing()) {
+            self.drop_held(Some(arrival.input));
+            return self.tell_address(application, token, client);
+        }
+        let entering = client.filter(|_| !is_proxy);
+        let entered = entering.map_or(Ok(()), |client| self.enter(token, client));
+        let entered = entered.and_then(|()| self.enter_any());
+        self.tell_address(application, token, client);
+        if let Err(limit) = entered {
+            self.drop_held(Some(arrival.input));
+            return self.refuse_arrival(token, limit);
+        }
+        if let Some(client) = client.filter(|_| is_proxy) {
+            self.arrivals.know(token, client, false);
+        }
+        if is_proxy {
+            self.arrivals.await_request(token, client);
+        }
+        if self.security.server.is_some() {
+            self.secure_accepted(token);
+        }
+        if arrival.input.bytes.is_some() && self.handshake_must_wait(token) {
+            return self.handshakes.wait(token, arrival.input);
+        }
+        self.read_held(application, token, arrival.input);
+        self.touch(token);
+    }
+
+    /// A client that is known enters. It counts among the connections of its address until it leaves.
+    fn enter(&mut self, token: Token, client: SocketAddr) -> Result<(), Limit> {
+        let arrivals = &mut self.arrivals;
+        let limits = &arrivals.limits.addresses;
+        // Without limits on addresses nothing is remembered of them.
+        let entered = match limits.is_none() {
+            true => Ok(false),
+            false => arrivals.admission.enter(client.ip(), limits, self.env.now).map(|()| true),
+        };
+        arrivals.know(token, client, entered == Ok(true));
+        entered.map(|_| ()).map_err(|offence| self.note_offence(client, offence))
+    }
+
+    fn enter_any(&mut self) -> Result<(), Limit> {
+        let Arrivals { admission, limits, .. } = &self.arrivals;
+        if admission.enter_any(&limits.addresses, self.env.now) {
+            return Ok(());
+        }
+        *self.counters.limited.entry(Limit::Handshakes.name()).or_default() += 1;
+        if let Some(left_out) = self.arrivals.log_due(self.env.now) {
+            tracing::warn!(left_out, "connections refused: more handshakes per second than allowed");
+        }
+        Err(Limit::Handshakes)
+    }
+
+    /// Refuses a connection that has sent no request yet: a banned one is told nothing, and TLS is not begun for it.
+    fn refuse_arrival(&mut self, token: Token, limit: Limit) {
+        if limit == Limit::Banned {
+            let cause = Cause::NotAdmitted(limit.name());
+            return self.with_connection(token, |connection, _| connection.abort(cause));
+        }
+        let refusal = self.limit_refusal(limit);
+        self.refuse_quietly(token, &refusal);
+        if self.security.server.is_some() {
+            self.secure_accepted(token);
+        }
+    }
+
+    fn limit_refusal(&mut self, limit: Limit) -> Refusal {
+        let status = if limit == Limit::Handshakes { 503 } else { 429 };
+        refusals::over_limit(status, self.env.entropy.next())
+    }
+
+    /// The request of a trusted proxy names the client. Returns why that is refused.
+    #[inline]
+    pub(super) fn identify(&mut self, token: Token, request: &Request<'_>) -> Option<Refusal> {
+        let proxy = self.arrivals.take_proxy(token)?;
+        self.identify_behind(token, proxy.unwrap_or(NOWHERE), request)
+    }
+
+    #[cold]
+    fn identify_behind(&mut self, token: Token, proxy: SocketAddr, request: &Request<'_>) -> Option<Refusal> {
+        let limits = Arc::clone(&self.arrivals.limits);
+        let client = match forwarded_client(request, proxy, |address| limits.proxies.contains(address)) {
+            Ok(client) => client,
+            Err(refusal) => return Some(refusal),
+        };
+        if limits.proxies.contains(client.ip()) || client == proxy {
+            return None;
+        }
+        self.log.readdressed(token, client);
+        let limit = self.enter(token, client).err()?;
+        Some(self.limit_refusal(limit))
+    }
+
+    /// Counts and logs that a client was over a limit.
+    pub(super) fn note_offence(&mut self, client: SocketAddr, offence: Offence) -> Limit {
+        let Offence { limit, log, banned } = offence;
+        *self.counters.limited.entry(limit.name()).or_default() += 1;
+        let (peer, name) = (client.ip(), limit.name());
+        if banned {
+            let ban_s = self.arrivals.limits.addresses.bans.map_or(0, |policy| policy.time / SECOND);
+            tracing::warn!(%peer, limit = name, ban_s, "address banned");
+        } else if let Some(left_out) = log {
+            tracing::warn!(%peer, limit = name, left_out, "address over a limit");
+        }
+        limit
+    }
+
+    /// A connection was over a limit of its own, which may ban its address unless it is only slowed down.
+    pub(super) fn note_excess(&mut self, token: Token, limit: Limit, counts: bool) {
+        let Some(client) = self.arrivals.client(token) else {
+            *self.counters.limited.entry(limit.name()).or_default() += 1;
+            return;
+        };
+        let limits = Arc::clone(&self.arrivals.limits);
+        let limits = if counts { &limits.addresses } else { &AddressLimits::NONE };
+        let offence = self.arrivals.admission.offend(client.ip(), limit, limits, self.env.now);
+        self.note_offence(client, offence);
+    }
+
+    fn drop_arrival(&mut self, token: Token) {
+        let arrival = self.arrivals.finish(token);
+        self.drop_held(arrival.map(|arrival| arrival.input));
+    }
+
+    /// A connection has ended.
+    pub(super) fn forget_arrival(&mut self, token: Token) {
+        self.forget_throttled(token);
+        let waiting = self.handshakes.forget(token);
+        self.drop_held(waiting);
+        let arrival = self.arrivals.forget(token, self.env.now);
+        self.drop_held(arrival.map(|arrival| arrival.input));
+    }
+}

@@ -1,0 +1,60 @@
+//! One connection as operators see it, from what the shard has anyway: nothing here is kept for it.
+
+use std::net::SocketAddr;
+
+use super::application::Application;
+use super::context::Context;
+use crate::driver::{Driver, Token};
+use echoring_proto::limits::Nanos;
+
+/// A connection between two ticks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionView<'a> {
+    /// Bytes queued to the peer, those of a partial send included.
+    pub queued_bytes: u32,
+    /// Whether it is encrypted.
+    pub is_tls: bool,
+    /// The peer's address, as far as the log has it: `None` if it must be [looked up](Context::find_address),
+    /// `Some(None)` if there is none.
+    pub address: Option<Option<SocketAddr>>,
+    /// When it was accepted, if the access log records it.
+    pub accepted_at: Option<Nanos>,
+    /// The path of its request, if the log has it.
+    pub path: Option<&'a str>,
+}
+
+impl<D: Driver, A: Application> Context<'_, D, A> {
+    /// One more than the largest index that a connection has had. Indexes of ended connections are empty, or reused.
+    pub fn indexes(&self) -> u32 {
+        self.core.slots.indexes()
+    }
+
+    /// The connection with this index, in any state.
+    pub fn token_at(&self, index: u32) -> Option<Token> {
+        self.core.slots.token_at(index)
+    }
+
+    /// A connection, if it still exists.
+    pub fn inspect(&self, token: Token) -> Option<ConnectionView<'_>> {
+        let slot = self.core.slots.get(token)?;
+        let known = self.core.log.known(token);
+        Some(ConnectionView {
+            queued_bytes: slot.connection.queued_bytes(),
+            is_tls: self.core.sessions.has(token.index),
+            address: known.address,
+            accepted_at: known.accepted_at,
+            path: known.path,
+        })
+    }
+
+    /// The verified certificate in DER that the peer has shown in its TLS handshake.
+    pub fn peer_certificate(&self, token: Token) -> Option<&[u8]> {
+        self.core.slots.get(token)?;
+        self.core.sessions.get(token.index)?.peer_certificate()
+    }
+
+    /// The application's state of a connection, to be read.
+    pub fn peer_of(&self, token: Token) -> Option<&A::Peer> {
+        self.core.slots.get(token)?.peer.as_ref()
+    }
+}

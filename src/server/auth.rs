@@ -1,0 +1,311 @@
+//! Authentication on one shard: who may open a connection, who its clients are, and until when.
+//!
+//! Without `[auth]` nothing of it is used. Clients are in a table beside the connections, so a connection that nobody
+//! authenticates does not grow.
+
+mod counters;
+mod known_clients;
+mod pending;
+mod refusals;
+
+use std::mem;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use echoring_auth::{
+    Authenticator, Credentials, Decision, Denied, Identity, OwnedHead, Presented, Question, Renewal, Verdict,
+    extract,
+};
+use echoring_proto::handshake::{Refusal, Request, Upgrade};
+use echoring_proto::limits::Nanos;
+use echoring_runtime::admission::{Limit, PublicationLimits};
+use echoring_runtime::driver::Token;
+use echoring_runtime::shard::{ControlMessage, Remote};
+use echoring_topics::HubReport;
+
+pub use counters::{AuthCounters, AuthFigures};
+pub(crate) use known_clients::Due;
+use known_clients::KnownClients;
+use pending::PendingRequests;
+pub(crate) use refusals::{NOT_ALLOWED, refusal};
+
+use crate::commands::ShardCommand;
+use crate::quotas::Quotas;
+
+/// A command about authentication.
+#[derive(Debug)]
+pub enum AuthCommand {
+    /// The decision about a request that waits for it.
+    Decided(Token, Decision),
+    /// The decision about new credentials of a session.
+    Refreshed {
+        /// The session's connection.
+        token: Token,
+        /// The id of its request.
+        id: Option<u64>,
+        /// The decision.
+        decision: Decision,
+    },
+}
+
+/// What happens with a request.
+#[derive(Debug)]
+pub(crate) enum Admission {
+    /// It is served.
+    Open,
+    /// It is decided later, through [`AuthCommand::Decided`].
+    Later,
+    /// It is refused.
+    Refused(Refusal),
+}
+
+/// The gate of one shard.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    authenticator: Option<Arc<Authenticator>>,
+    counters: Arc<AuthCounters>,
+    known: KnownClients,
+    pending: PendingRequests,
+    /// The shard itself, to which decisions are sent.
+    shard: Option<Remote<ShardCommand, HubReport>>,
+    /// What clients may publish.
+    quotas: Quotas,
+}
+
+impl Gate {
+    /// A gate with these settings; without any, everybody is let in.
+    pub(crate) fn new(authenticator: Option<Arc<Authenticator>>, counters: Arc<AuthCounters>) -> Gate {
+        Gate { authenticator, counters, ..Gate::default() }
+    }
+
+    /// Sets where decisions are sent to.
+    pub(crate) fn set_shard(&mut self, shard: Remote<ShardCommand, HubReport>) {
+        self.shard = Some(shard);
+    }
+
+    /// Whether clients are authenticated.
+    pub(crate) fn is_on(&self) -> bool {
+        self.authenticator.is_some()
+    }
+
+    /// The client of a connection; `None` for one without credentials.
+    #[inline]
+    pub(crate) fn client(&self, token: Token) -> Option<&Identity> {
+        self.known.client(token)
+    }
+
+    /// Decides about a request, or begins to. `certificate` is that of TLS, in DER. Also returns whether the address of the peer is needed for the decision.
+    pub(crate) fn admit(
+        &mut self,
+        token: Token,
+        request: &Request<'_>,
+        upgrade: &Upgrade<'_>,
+        certificate: Option<&[u8]>,
+        now: Nanos,
+    ) -> (Admission, bool) {
+        let Some(authenticator) = &self.authenticator else { return (Admission::Open, false) };
+        let wall = unix_now();
+        let presented = extract(request, upgrade, authenticator.sources());
+        let verdict = match certificate {
+            Some(certificate) => authenticator.check_certified(&presented, certificate, wall),
+            None => authenticator.check(&presented, wall),
+        };
+        match verdict {
+            Verdict::Anonymous => {
+                self.counters.note_anonymous();
+                (Admission::Open, false)
+            }
+            Verdict::Known(client) => {
+                self.let_in(token, client, now, wall);
+                (Admission::Open, false)
+            }
+            Verdict::Denied(denied) => (Admission::Refused(self.refuse(denied)), false),
+            Verdict::Ask => self.begin(token, presented, OwnedHead::of(request)),
+        }
+    }
+
+    fn begin(&mut self, token: Token, presented: Presented<'_>, head: OwnedHead) -> (Admission, bool) {
+        let Some(shard) = self.shard.clone() else {
+            return (Admission::Refused(self.refuse(Denied::Unavailable)), false);
+        };
+        let reply = move |decision| {
+            // A shard that has ended needs no decision.
+            shard.send(ControlMessage::Command(ShardCommand::Auth(AuthCommand::Decided(token, decision))));
+        };
+        let added = Question::new(presented, reply).is_some_and(|question| {
+            let question = Question { head: Some(head.clone()), ..question };
+            self.pending.add(token, head, question)
+        });
+        if added { (Admission::Later, true) } else { (Admission::Refused(self.refuse(Denied::Busy)), false) }
+    }
+
+    /// The address of a peer whose request is pending was found.
+    pub(crate) fn addressed(&mut self, token: Token, address: Option<SocketAddr>) {
+        if let (Some(question), Some(authenticator)) =
+            (self.pending.take_question(token), &self.authenticator)
+        {
+            authenticator.ask(Question { address, ..question });
+        }
+    }
+
+    /// A decision arrived. Returns the request, unless its connection has ended, and the refusal, if it is refused.
+    pub(crate) fn decided(
+        &mut self,
+        token: Token,
+        decision: Decision,
+        now: Nanos,
+    ) -> Option<(OwnedHead, Option<Refusal>)> {
+        let head = self.pending.take(token)?;
+        let refusal = match decision {
+            Ok(client) => {
+                self.let_in(token, client, now, unix_now());
+                None
+            }
+            Err(denied) => Some(self.refuse(denied)),
+        };
+        Some((head, refusal))
+    }
+
+    fn let_in(&mut self, token: Token, client: Arc<Identity>, now: Nanos, wall: u64) {
+        self.counters.note_known(client.method());
+        self.known.insert(token, client, now, wall);
+    }
+
+    fn refuse(&self, denied: Denied) -> Refusal {
+        self.counters.note_denied(denied);
+        let sources = self.authenticator.as_ref().map(|authenticator| authenticator.sources());
+        refusal(denied, sources)
+    }
+
+    /// A session presents a new token. Returns the decision, unless it follows through [`AuthCommand::Refreshed`].
+    pub(crate) fn refresh(
+        &self,
+        token: Token,
+        id: Option<u64>,
+        credentials: Credentials<'_>,
+    ) -> Option<Decision> {
+        let Some(authenticator) = &self.authenticator else { return Some(Err(Denied::Invalid)) };
+        let presented = Presented::Credentials(credentials);
+        match authenticator.check(&presented, unix_now()) {
+            Verdict::Known(client) => return Some(Ok(client)),
+            Verdict::Denied(denied) => return Some(Err(denied)),
+            Verdict::Anonymous => return Some(Err(Denied::Invalid)),
+            Verdict::Ask => {}
+        }
+        let Some(shard) = self.shard.clone() else { return Some(Err(Denied::Unavailable)) };
+        let reply = move |decision| {
+            let command = AuthCommand::Refreshed { token, id, decision };
+            shard.send(ControlMessage::Command(ShardCommand::Auth(command)));
+        };
+        let question = Question::new(presented, reply)?;
+        let subject = self.client(token).map(|client| client.subject().into());
+        authenticator.ask(Question { subject, ..question });
+        None
+    }
+
+    /// A session has new credentials. Refuses those of another client.
+    pub(crate) fn refreshed(
+        &mut self,
+        token: Token,
+        decision: Decision,
+        now: Nanos,
+    ) -> Result<(), RefreshError> {
+        let client = decision.map_err(|denied| {
+            self.counters.note_denied(denied);
+            RefreshError::Denied(denied)
+        })?;
+        if self.client(token).is_some_and(|known| known.subject() != client.subject()) {
+            self.counters.note_denied(Denied::Foreign);
+            return Err(RefreshError::OtherSubject);
+        }
+        self.counters.note_refreshed();
+        self.known.insert(token, client, now, unix_now());
+        Ok(())
+    }
+
+    /// Seconds until the credentials of a client expire.
+    pub(crate) fn expires_in_s(&self, token: Token) -> Option<u64> {
+        Some(self.client(token)?.expires_at()?.saturating_sub(unix_now()))
+    }
+
+    /// Uses other settings. Returns the connections whose clients' credentials they withdraw.
+    pub(crate) fn configure(&mut self, authenticator: Option<Arc<Authenticator>>, now: Nanos) -> Vec<Token> {
+        let wall = unix_now();
+        let mut withdrawn = Vec::new();
+        let old = mem::replace(&mut self.authenticator, authenticator);
+        let Some(authenticator) = &self.authenticator else { return withdrawn };
+        if old.is_some_and(|old| Arc::ptr_eq(&old, authenticator)) {
+            return withdrawn;
+        }
+        for (token, client) in self.known.all() {
+            match authenticator.renew(&client, wall) {
+                Renewal::Same => {}
+                Renewal::Withdrawn => withdrawn.push(token),
+                Renewal::Changed(client) => self.known.insert(token, client, now, wall),
+            }
+        }
+        withdrawn
+    }
+
+    /// A connection that expired or was withdrawn is closed.
+    pub(crate) fn note_ended(&self, due: Due) {
+        self.counters.note_ended(due);
+    }
+
+    /// A client that may not do something tried to.
+    pub(crate) fn note_forbidden(&self) {
+        self.counters.note_denied(Denied::Forbidden);
+    }
+
+    /// Limits publications.
+    pub(crate) fn set_quotas(&mut self, quotas: Quotas) {
+        self.quotas = quotas;
+    }
+
+    /// Limits publications as these limits say from now on.
+    pub(crate) fn configure_quotas(&mut self, limits: &PublicationLimits) {
+        self.quotas.configure(limits);
+    }
+
+    /// A connection publishes.
+    ///
+    /// # Errors
+    /// The limit that it, or its client, is over.
+    #[inline]
+    pub(crate) fn publish(&mut self, token: Token, now: Nanos) -> Result<(), Limit> {
+        let Gate { quotas, known, .. } = self;
+        quotas.publish(token, || known.client(token).map(Identity::subject), now)
+    }
+
+    /// A connection is gone, or was not opened.
+    pub(crate) fn forget(&mut self, token: Token) {
+        self.quotas.forget(token);
+        self.known.remove(token);
+        self.pending.remove(token);
+    }
+
+    /// The next connection whose credentials expire or are about to.
+    pub(crate) fn pop_due(&mut self, now: Nanos) -> Option<(Token, Due)> {
+        self.known.pop_due(now, unix_now)
+    }
+
+    /// When [`pop_due`](Gate::pop_due) has something.
+    pub(crate) fn deadline(&self) -> Option<Nanos> {
+        self.known.deadline()
+    }
+}
+
+/// Why a session keeps its old credentials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RefreshError {
+    /// The new ones are not accepted.
+    Denied(Denied),
+    /// They are those of another client.
+    OtherSubject,
+}
+
+/// The time in seconds since 1970. Read when a client is authenticated, never for a message.
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

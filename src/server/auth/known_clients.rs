@@ -1,0 +1,156 @@
+//! The authenticated clients of one shard, beside the connections, and when their credentials expire.
+
+use std::sync::Arc;
+
+use echoring_auth::Identity;
+use echoring_proto::limits::{Nanos, SECOND};
+use echoring_runtime::driver::Token;
+
+use crate::limits::EXPIRY_NOTICE;
+use crate::timers::Timers;
+
+/// What is due for a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// Its credentials expire soon.
+    Notice,
+    /// They have expired.
+    Expired,
+    /// They were withdrawn.
+    Withdrawn,
+}
+
+/// The clients, by the index of their connection.
+#[derive(Debug, Default)]
+pub(super) struct KnownClients {
+    clients: Vec<Option<Box<KnownClient>>>,
+    /// One timer for each client whose credentials expire, by the same index.
+    timers: Timers,
+}
+
+#[derive(Debug)]
+struct KnownClient {
+    token: Token,
+    identity: Arc<Identity>,
+    expires: Nanos,
+    is_noticed: bool,
+}
+
+impl KnownClients {
+    #[inline]
+    pub(super) fn client(&self, token: Token) -> Option<&Identity> {
+        self.get(token).map(|client| &*client.identity)
+    }
+
+    fn get(&self, token: Token) -> Option<&KnownClient> {
+        self.clients.get(token.index as usize)?.as_deref().filter(|client| client.token == token)
+    }
+
+    /// Sets the client of a connection, at the time `now`, which is `wall` in seconds since 1970.
+    pub(super) fn insert(&mut self, token: Token, identity: Arc<Identity>, now: Nanos, wall: u64) {
+        let index = token.index as usize;
+        if index >= self.clients.len() {
+            self.clients.resize_with(index + 1, || None);
+        }
+        self.timers.clear(token.index);
+        let mut expires = Nanos::MAX;
+        if let Some(at) = identity.expires_at() {
+            let left = at.saturating_sub(wall).saturating_mul(SECOND);
+            expires = now.saturating_add(left);
+            self.timers.set(token.index, expires - EXPIRY_NOTICE.min(left / 2));
+        }
+        self.clients[index] = Some(Box::new(KnownClient { token, identity, expires, is_noticed: false }));
+    }
+
+    pub(super) fn remove(&mut self, token: Token) {
+        if self.get(token).is_some() {
+            self.clients[token.index as usize] = None;
+            self.timers.clear(token.index);
+        }
+    }
+
+    /// All clients. Allocates, so it is for rare events.
+    pub(super) fn all(&self) -> Vec<(Token, Arc<Identity>)> {
+        let clients = self.clients.iter().flatten();
+        clients.map(|client| (client.token, Arc::clone(&client.identity))).collect()
+    }
+
+    /// The next client for which something is due. `wall` reads the clock in seconds since 1970: a clock that was set back, or
+    /// did not run while the host slept, is no reason to end a connection early.
+    pub(super) fn pop_due(&mut self, now: Nanos, wall: impl Fn() -> u64) -> Option<(Token, Due)> {
+        while let Some(index) = self.timers.pop_due(now) {
+            let Some(client) = self.clients.get_mut(index as usize).and_then(Option::as_deref_mut) else {
+                continue;
+            };
+            let token = client.token;
+            if !client.is_noticed {
+                client.is_noticed = true;
+                self.timers.set(index, client.expires);
+                return Some((token, Due::Notice));
+            }
+            let left = client.identity.expires_at().map_or(0, |at| at.saturating_sub(wall()));
+            if left > 0 {
+                client.expires = now.saturating_add(left.saturating_mul(SECOND));
+                self.timers.set(index, client.expires);
+                continue;
+            }
+            return Some((token, Due::Expired));
+        }
+        None
+    }
+
+    pub(super) fn deadline(&self) -> Option<Nanos> {
+        self.timers.next()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use echoring_auth::{Authenticator, Credentials, Presented, Settings, Verdict};
+
+    /// Clients of a token file whose tokens expire at 1,000 s and never.
+    fn clients() -> [Arc<Identity>; 2] {
+        let file = std::env::temp_dir().join(format!("echoring-known-clients-{}", std::process::id()));
+        let text = "[[tokens]]\ntoken = \"0123456789abcdef0\"\nsubject = \"a\"\nexpires = 1970-01-01T00:16:40Z\n\
+                    [[tokens]]\ntoken = \"0123456789abcdef1\"\nsubject = \"b\"\n";
+        std::fs::write(&file, text).expect("written");
+        let settings = Settings { tokens: Some(file.clone()), ..Settings::default() };
+        let authenticator = Authenticator::load(&settings).expect("valid");
+        let _ = std::fs::remove_file(file);
+        ["0123456789abcdef0", "0123456789abcdef1"].map(|token| {
+            let presented = Presented::Credentials(Credentials::Token(token.into()));
+            match authenticator.check(&presented, 900) {
+                Verdict::Known(client) => client,
+                other => panic!("{other:?}"),
+            }
+        })
+    }
+
+    fn token(index: u32, generation: u32) -> Token {
+        Token { index, generation }
+    }
+
+    #[test]
+    fn a_client_is_noticed_before_it_expires_and_only_its_own_connection() {
+        let [expiring, lasting] = clients();
+        let mut known = KnownClients::default();
+        known.insert(token(2, 1), expiring.clone(), 5 * SECOND, 900);
+        known.insert(token(0, 1), lasting, 5 * SECOND, 900);
+        assert_eq!(known.client(token(2, 1)).map(Identity::subject), Some("a"));
+        assert_eq!((known.client(token(2, 2)), known.client(token(9, 1))), (None, None));
+        assert_eq!(known.deadline(), Some(75 * SECOND), "30 s before 105 s");
+        assert_eq!(known.pop_due(75 * SECOND - 1, || 0), None);
+        assert_eq!(known.pop_due(75 * SECOND, || 0), Some((token(2, 1), Due::Notice)));
+        assert_eq!(known.pop_due(105 * SECOND, || 999), None, "the clock was set back a second");
+        assert_eq!(known.deadline(), Some(106 * SECOND));
+        assert_eq!(known.pop_due(106 * SECOND, || 1000), Some((token(2, 1), Due::Expired)));
+        assert_eq!(known.deadline(), None);
+        known.insert(token(2, 1), expiring, 0, 990);
+        assert_eq!(known.deadline(), Some(5 * SECOND), "half of the time that is left");
+        known.remove(token(2, 9));
+        assert_eq!(known.all().len(), 2);
+        known.remove(token(2, 1));
+        assert_eq!((known.deadline(), known.all().len()), (None, 1));
+    }
+}

@@ -1,0 +1,158 @@
+//! What clients may do with topics: checks of requests, and of present subscriptions when credentials or settings change.
+
+use super::Broadcast;
+use super::session::Granted;
+use super::sessions::latest_request;
+use crate::auth::{Gate, RefreshError};
+use crate::peer::{Peer, ServerApplication};
+use crate::v1::{ProtocolError, server_event};
+use echoring_auth::{Credentials, Decision, Denied, Identity, may};
+use echoring_proto::CloseCode;
+use echoring_runtime::shard::ConnectionContext;
+use echoring_topics::{Position, Right, TopicId};
+
+impl Broadcast {
+    /// Whether a client has a right on a topic; `None` is a client without credentials.
+    #[inline]
+    pub(super) fn may(&self, client: Option<&Identity>, right: Right, name: &str) -> bool {
+        let topics = &self.fan_out.topics;
+        topics.is_for_everybody(right) || may(client, right, &topics.settings_of(name).access, name)
+    }
+
+    pub(super) fn granted(&self, client: Option<&Identity>, name: &str) -> Granted {
+        Granted {
+            presence: self.may(client, Right::Presence, name),
+            history: self.may(client, Right::History, name),
+        }
+    }
+
+    /// A session presents a fresh token.
+    pub(super) fn authenticate<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        gate: &mut Gate,
+        id: Option<u64>,
+        token: &str,
+    ) {
+        let request = latest_request(link);
+        let Peer::Session(session) = &mut *link.peer else { return };
+        if session.refreshing.is_some() {
+            let error = ProtocolError::busy_authenticating(id, "an earlier token is being checked");
+            return self.sessions.reject(link, &error);
+        }
+        session.refreshing = Some(request);
+        if let Some(decision) = gate.refresh(link.token, id, Credentials::Token(token.into())) {
+            self.refreshed(link, gate, id, decision);
+        }
+    }
+
+    /// The token of a session was checked.
+    pub(crate) fn refreshed<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        gate: &mut Gate,
+        id: Option<u64>,
+        decision: Decision,
+    ) {
+        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(request) = session.refreshing.take() else { return };
+        match gate.refreshed(link.token, decision, link.now()) {
+            Ok(()) => {
+                let expires_in_s = gate.expires_in_s(link.token);
+                let subject = gate.client(link.token).map(Identity::subject).unwrap_or_default();
+                if let Peer::Session(session) = &mut *link.peer {
+                    session.subject = subject.into();
+                }
+                self.sessions.send(link, |text| server_event::authenticated(text, id, subject, expires_in_s));
+                self.check_rights(link, gate.client(link.token));
+            }
+            Err(RefreshError::Denied(Denied::Busy | Denied::Unavailable)) => {
+                let error =
+                    ProtocolError::busy_authenticating(id, "the token cannot be checked now; try again");
+                self.sessions.send(link, |text| server_event::error(text, &error));
+            }
+            Err(error) => {
+                let error = ProtocolError::bad_token(id, reason(error));
+                self.sessions.reject_request(link, request, &error);
+            }
+        }
+    }
+
+    /// The credentials of a connection expire soon.
+    pub(crate) fn notice_expiry<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        seconds: u64,
+    ) {
+        if matches!(link.peer, Peer::Session(_)) {
+            self.sessions.send(link, |text| server_event::token_expires(text, seconds));
+        }
+    }
+
+    /// Ends the subscriptions that the client may no longer have.
+    pub(crate) fn check_rights<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        client: Option<&Identity>,
+    ) {
+        let topics: Vec<TopicId> = match &mut *link.peer {
+            Peer::Subscriber(subscriber) => {
+                let name = self.fan_out.name(subscriber.topic);
+                subscriber.may_publish = self.may(client, Right::Publish, name);
+                if !self.may(client, Right::Subscribe, name) && link.is_open() {
+                    link.close(CloseCode::FORBIDDEN, "no longer allowed to subscribe to this topic");
+                }
+                return;
+            }
+            Peer::Session(session) => session.subscriptions.iter().map(|known| known.topic).collect(),
+            Peer::Echo | Peer::Handler(_) => return,
+        };
+        for topic in topics {
+            self.check_subscription(link, client, topic);
+        }
+    }
+
+    /// A subscription whose presence events are no longer allowed ends too: the client may subscribe again, without them.
+    fn check_subscription<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        client: Option<&Identity>,
+        topic: TopicId,
+    ) {
+        let name = self.fan_out.name(topic);
+        let may_subscribe = self.may(client, Right::Subscribe, name);
+        let granted = self.granted(client, name);
+        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(subscription) = session.find(topic) else { return };
+        if may_subscribe && (granted.presence || !subscription.granted.presence) {
+            subscription.granted.history = granted.history;
+            return;
+        }
+        self.withdraw(link, topic);
+    }
+
+    fn withdraw<A: ServerApplication>(&mut self, link: &mut ConnectionContext<'_, A>, topic: TopicId) {
+        let Peer::Session(session) = &mut *link.peer else { return };
+        let reached = session.reached(&self.fan_out.topics).find(|(other, ..)| *other == topic);
+        let Some(subscription) = session.take(topic) else { return };
+        self.cancel_subscribe(link, &subscription.state);
+        if let Some((_, offset, _)) = reached {
+            let position = Position { epoch: self.subscriptions.epoch(topic).unwrap_or_default(), offset };
+            let name = self.fan_out.name(topic);
+            self.sessions.send(link, |text| server_event::withdrawn(text, name, position));
+        }
+        let token = link.token;
+        self.leave(&mut link.resources(), token, &subscription);
+    }
+}
+
+fn reason(error: RefreshError) -> &'static str {
+    match error {
+        RefreshError::OtherSubject => "the token is of another subject",
+        RefreshError::Denied(Denied::Expired) => "the token has expired",
+        RefreshError::Denied(Denied::NotYet) => "the token is not valid yet",
+        RefreshError::Denied(Denied::Foreign) => "the token is not for this server",
+        RefreshError::Denied(Denied::Forbidden) => "not allowed",
+        RefreshError::Denied(_) => "the token is invalid",
+    }
+}

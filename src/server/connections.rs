@@ -1,0 +1,176 @@
+//! The open connections of a node, for operators: questions about them, and the answers.
+//!
+//! Nothing is kept for this. A shard answers by looking at its connections in turn, some in each tick, and asks the kernel
+//! for addresses. See `service::inspection` for the shard's part and `control::connection_pages` for that of the asking thread.
+
+mod scan;
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::sync::mpsc;
+
+use echoring_runtime::admission::{AddressBlock, BadBlock};
+use echoring_runtime::driver::Token;
+use serde::Serialize;
+
+pub(crate) use scan::{Scan, Scans};
+
+/// Names an open connection of a node. A shard's indexes are reused, with another generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ConnectionId {
+    pub(crate) shard: usize,
+    pub(crate) token: Token,
+}
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}-{}", self.shard, self.token.index, self.token.generation)
+    }
+}
+
+impl FromStr for ConnectionId {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<ConnectionId, ()> {
+        let mut numbers = text.split('-').map(decimal);
+        let mut next = || numbers.next().flatten().ok_or(());
+        let (shard, index, generation) = (next()?, next()?, next()?);
+        let id = ConnectionId { shard: shard as usize, token: Token { index, generation } };
+        numbers.next().is_none().then_some(id).ok_or(())
+    }
+}
+
+/// A number in its only form: no sign, no leading zeros.
+pub(crate) fn decimal(text: &str) -> Option<u32> {
+    let number: u32 = text.parse().ok()?;
+    (number.to_string() == text).then_some(number)
+}
+
+/// Which connections are asked for. Without any field, all.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ConnectionFilter {
+    /// The addresses of this block. Connections without an address, as on a Unix socket, are in none.
+    pub(crate) address: Option<AddressBlock>,
+    /// Those of this subject.
+    pub(crate) identity: Option<Box<str>>,
+    /// The subscribers of this topic.
+    pub(crate) topic: Option<Box<str>>,
+}
+
+impl ConnectionFilter {
+    /// Whether it lets everything pass.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.address.is_none() && self.identity.is_none() && self.topic.is_none()
+    }
+}
+
+/// The block of a filter: one address, or a prefix as `10.0.0.0/8`. An IPv4 address that is mapped into IPv6 is IPv4.
+pub(crate) fn address_block(text: &str) -> Result<AddressBlock, BadBlock> {
+    match text.parse::<IpAddr>() {
+        Ok(address) => Ok(address.to_canonical().into()),
+        Err(_) => AddressBlock::around(text),
+    }
+}
+
+/// What a shard does with the connections that it finds.
+#[derive(Clone, Debug)]
+pub(crate) enum ScanAction {
+    /// Report at most so many.
+    List(usize),
+    /// Find the so many with the most queued bytes.
+    Rank(usize),
+    /// Close them.
+    Close,
+}
+
+/// Where a shard looks.
+#[derive(Clone, Debug)]
+pub(crate) enum Candidates {
+    /// At all connections from this index on.
+    From(u32),
+    /// At these connections.
+    These(Vec<Token>),
+}
+
+/// A question to one shard about its open connections.
+#[derive(Debug)]
+pub struct ConnectionScan {
+    pub(crate) filter: ConnectionFilter,
+    pub(crate) action: ScanAction,
+    pub(crate) candidates: Candidates,
+    /// Gets the number of the shard with the answer.
+    pub(crate) reply: mpsc::SyncSender<(usize, ScanReport)>,
+}
+
+/// The answer to a [`ConnectionScan`].
+#[derive(Debug, Default)]
+pub(crate) struct ScanReport {
+    /// In the order of their indexes.
+    pub(crate) connections: Vec<ConnectionReport>,
+    /// The queued bytes of those with the most, in any order.
+    pub(crate) ranked: Vec<(u32, Token)>,
+    /// How many were closed.
+    pub(crate) closed: usize,
+    /// The index at which the scan would go on; `None` if it has seen all.
+    pub(crate) next: Option<u32>,
+}
+
+/// An open connection.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct ConnectionReport {
+    pub(crate) id: String,
+    pub(crate) shard: usize,
+    /// `IP:PORT`; none on a Unix socket, or if the kernel cannot tell.
+    pub(crate) address: Option<String>,
+    /// The subject of its credentials.
+    pub(crate) identity: Option<Box<str>>,
+    pub(crate) route: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) path: Option<String>,
+    /// Of sessions; that of other routes is not kept.
+    pub(crate) subprotocol: Option<&'static str>,
+    /// The first topics that it subscribes to.
+    pub(crate) topics: Vec<Box<str>>,
+    pub(crate) topic_count: usize,
+    /// Since it was accepted, if the access log records it.
+    pub(crate) open_s: Option<f64>,
+    pub(crate) queued_bytes: u32,
+    /// Of its topics' messages, those that it was not sent yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) lag_bytes: Option<u64>,
+    pub(crate) is_tls: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_has_one_form() {
+        let id: ConnectionId = "3-70-16777215".parse().expect("an id");
+        assert_eq!(id, ConnectionId { shard: 3, token: Token { index: 70, generation: 16_777_215 } });
+        assert_eq!(id.to_string(), "3-70-16777215");
+        for wrong in
+            ["", "1", "1-2", "1-2-3-4", "1-2-03", "+1-2-3", "1-2-4294967296", "1--3", "1-2-3 ", "a-b-c"]
+        {
+            assert_eq!(wrong.parse::<ConnectionId>(), Err(()), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_block_is_an_address_or_a_prefix() {
+        let contains = |block: &str, address: &str| {
+            let address: IpAddr = address.parse().expect("an address");
+            address_block(block).expect("a block").contains(address.to_canonical())
+        };
+        assert!(contains("192.0.2.1", "192.0.2.1") && !contains("192.0.2.1", "192.0.2.2"));
+        assert!(contains("192.0.2.1", "::ffff:192.0.2.1") && contains("::ffff:192.0.2.1", "192.0.2.1"));
+        assert!(contains("10.0.0.0/8", "10.255.0.1") && !contains("10.0.0.0/8", "11.0.0.1"));
+        assert!(contains("2001:db8::/32", "2001:db8:1::1") && !contains("2001:db8::/32", "2001:db9::1"));
+        assert!(contains("0.0.0.0/0", "1.2.3.4") && !contains("0.0.0.0/0", "::1"));
+        for wrong in ["", "10.0.0.0/33", "10.0.0/8", "10.0.0.1:80", "host", "10.0.0.0/", "::/129"] {
+            assert!(address_block(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! The scans of one shard that are in progress.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::mem;
+use std::net::SocketAddr;
+
+use echoring_proto::limits::Nanos;
+use echoring_runtime::driver::Token;
+
+use super::{Candidates, ConnectionFilter, ConnectionReport, ConnectionScan, ScanAction, ScanReport};
+use crate::limits::{CONNECTION_LOOKUPS_MAX, CONNECTION_RANK_TIME, CONNECTION_SCAN_TIME};
+
+/// The scans of a shard. The admin address bounds their number.
+#[derive(Debug, Default)]
+pub(crate) struct Scans(Vec<Scan>);
+
+/// A scan: where it is, and what it has found.
+#[derive(Debug)]
+pub(crate) struct Scan {
+    question: ConnectionScan,
+    given: VecDeque<Token>,
+    /// The next index to look at.
+    index: u32,
+    /// There was no further connection to look at.
+    is_at_end: bool,
+    /// Connections whose address was asked for.
+    waiting: Vec<Token>,
+    connections: Vec<(Token, ConnectionReport)>,
+    ranked: BinaryHeap<Reverse<(u32, Token)>>,
+    closed: usize,
+    /// When it ends with what it has.
+    until: Nanos,
+}
+
+impl Scans {
+    pub(crate) fn push(&mut self, question: ConnectionScan, now: Nanos) {
+        self.0.push(Scan::new(question, now));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// All of them, to be worked on and [put back](Scans::put_back).
+    pub(crate) fn take(&mut self) -> Vec<Scan> {
+        mem::take(&mut self.0)
+    }
+
+    pub(crate) fn put_back(&mut self, scans: Vec<Scan>) {
+        self.0 = scans;
+    }
+
+    /// When the next tick is due for them.
+    pub(crate) fn deadline(&self) -> Option<Nanos> {
+        self.0.iter().map(|scan| if scan.has_room() { 0 } else { scan.until }).min()
+    }
+}
+
+impl Scan {
+    fn new(mut question: ConnectionScan, now: Nanos) -> Scan {
+        let (given, index) = match &mut question.candidates {
+            Candidates::From(index) => (VecDeque::new(), *index),
+            Candidates::These(tokens) => (mem::take(tokens).into(), u32::MAX),
+        };
+        let time = if matches!(question.action, ScanAction::Rank(_)) {
+            CONNECTION_RANK_TIME
+        } else {
+            CONNECTION_SCAN_TIME
+        };
+        Scan {
+            question,
+            given,
+            index,
+            is_at_end: false,
+            waiting: Vec::new(),
+            connections: Vec::new(),
+            ranked: BinaryHeap::new(),
+            closed: 0,
+            until: now.saturating_add(time),
+        }
+    }
+
+    pub(crate) fn filter(&self) -> &ConnectionFilter {
+        &self.question.filter
+    }
+
+    pub(crate) fn action(&self) -> &ScanAction {
+        &self.question.action
+    }
+
+    /// Whether the address of a connection matters.
+    pub(crate) fn wants_address(&self) -> bool {
+        self.filter().address.is_some() || matches!(self.action(), ScanAction::List(_))
+    }
+
+    pub(crate) fn is_over(&self, now: Nanos) -> bool {
+        self.until <= now
+    }
+
+    /// Whether another connection may be looked at. A list is full with those whose address is awaited.
+    pub(crate) fn has_room(&self) -> bool {
+        let is_full = match self.action() {
+            ScanAction::List(most) => self.connections.len() + self.waiting.len() >= *most,
+            ScanAction::Rank(_) | ScanAction::Close => false,
+        };
+        !is_full && !self.is_at_end && self.waiting.len() < CONNECTION_LOOKUPS_MAX
+    }
+
+    /// The next connection to look at: `Some(None)` at an index without one, `None` at the end, which is `indexes`.
+    pub(crate) fn next(
+        &mut self,
+        indexes: u32,
+        token_at: impl FnOnce(u32) -> Option<Token>,
+    ) -> Option<Option<Token>> {
+        if let Some(token) = self.given.pop_front() {
+            return Some(Some(token));
+        }
+        let index = self.index;
+        self.is_at_end = index >= indexes;
+        (!self.is_at_end).then(|| {
+            self.index += 1;
+            token_at(index)
+        })
+    }
+
+    /// The address of this connection was asked for.
+    pub(crate) fn wait_for(&mut self, token: Token) {
+        self.waiting.push(token);
+    }
+
+    /// Waits no longer for a connection. False if it did not.
+    pub(crate) fn stop_waiting(&mut self, token: Token) -> bool {
+        let place = self.waiting.iter().position(|other| *other == token);
+        place.map(|place| self.waiting.swap_remove(place)).is_some()
+    }
+
+    /// Waits no longer for connections that are not `open`.
+    pub(crate) fn keep_waiting(&mut self, open: impl Fn(Token) -> bool) {
+        self.waiting.retain(|token| open(*token));
+    }
+
+    /// Connections whose address did not come in time.
+    pub(crate) fn give_up(&mut self) -> Vec<Token> {
+        mem::take(&mut self.waiting)
+    }
+
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Whether a connection with this address is one of those that are asked for.
+    pub(crate) fn takes(&self, address: Option<SocketAddr>) -> bool {
+        let Some(block) = &self.filter().address else { return true };
+        address.is_some_and(|address| block.contains(address.ip().to_canonical()))
+    }
+
+    pub(crate) fn list(&mut self, token: Token, report: ConnectionReport) {
+        self.connections.push((token, report));
+    }
+
+    /// Keeps the connection if it is one of the `most` with the most queued bytes.
+    pub(crate) fn rank(&mut self, token: Token, queued_bytes: u32, most: usize) {
+        self.ranked.push(Reverse((queued_bytes, token)));
+        if self.ranked.len() > most {
+            self.ranked.pop();
+        }
+    }
+
+    pub(crate) fn note_closed(&mut self) {
+        self.closed += 1;
+    }
+
+    /// Answers. Nobody may wait for it any more.
+    pub(crate) fn finish(mut self, shard: usize, indexes: u32) {
+        self.connections.sort_unstable_by_key(|(token, _)| *token);
+        let report = ScanReport {
+            connections: self.connections.into_iter().map(|(_, report)| report).collect(),
+            ranked: self.ranked.into_iter().map(|Reverse(ranked)| ranked).collect(),
+            closed: self.closed,
+            next: (self.index < indexes).then_some(self.index),
+        };
+        let _ = self.question.reply.try_send((shard, report));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn token(index: u32) -> Token {
+        Token { index, generation: 1 }
+    }
+
+    fn scan(action: ScanAction) -> (Scan, mpsc::Receiver<(usize, ScanReport)>) {
+        let (reply, answer) = mpsc::sync_channel(1);
+        let candidates = Candidates::From(0);
+        let question = ConnectionScan { filter: ConnectionFilter::default(), action, candidates, reply };
+        (Scan::new(question, 0), answer)
+    }
+
+    #[test]
+    fn a_list_waits_for_no_more_addresses_than_it_has_room_for() {
+        let (mut scan, _answer) = scan(ScanAction::List(2));
+        for index in 0..2 {
+            assert!(scan.has_room());
+            assert_eq!(scan.next(5, |at| Some(token(at))), Some(Some(token(index))));
+            scan.wait_for(token(index));
+        }
+        assert!(!scan.has_room());
+        assert!(scan.stop_waiting(token(0)) && !scan.stop_waiting(token(0)));
+        assert!(scan.has_room(), "its address did not fit");
+    }
+
+    #[test]
+    fn lookups_are_bounded() {
+        let (mut scan, _answer) = scan(ScanAction::List(usize::MAX));
+        (0..CONNECTION_LOOKUPS_MAX as u32).for_each(|index| scan.wait_for(token(index)));
+        assert!(!scan.has_room());
+        scan.keep_waiting(|token| token.index != 3);
+        assert!(scan.has_room() && scan.is_waiting());
+        assert_eq!(scan.next(0, |_| None), None);
+        assert!(!scan.has_room(), "nothing is left to look at");
+        assert_eq!(scan.give_up().len(), CONNECTION_LOOKUPS_MAX - 1);
+    }
+
+    #[test]
+    fn the_largest_are_kept_and_the_scan_says_where_it_stopped() {
+        let (mut scan, answer) = scan(ScanAction::Rank(2));
+        for (index, bytes) in [5, 0, 9, 7].into_iter().enumerate() {
+            scan.next(10, |_| None);
+            scan.rank(token(index as u32), bytes, 2);
+        }
+        scan.finish(3, 10);
+        let (shard, mut report) = answer.recv().expect("an answer");
+        report.ranked.sort_unstable();
+        assert_eq!((shard, report.next), (3, Some(4)));
+        assert_eq!(report.ranked, [(7, token(3)), (9, token(2))]);
+    }
+}

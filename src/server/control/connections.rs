@@ -1,0 +1,217 @@
+//! `/connections` and `/connections/{id}`: the open connections of the node, listed and closed.
+
+use hyper::{Method, StatusCode};
+use serde::Serialize;
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+
+use super::connection_pages::{Place, ScanError};
+use super::http::Reply;
+use super::publications::InvalidBody;
+use super::topics::{parameters, refuse, unknown_parameter};
+use crate::connections::{ConnectionFilter, ConnectionReport, address_block};
+use crate::handle::Handle;
+use crate::limits::{
+    ADMIN_CONNECTION_REQUESTS_MAX, ADMIN_CONNECTIONS_LISTED_DEFAULT, ADMIN_CONNECTIONS_LISTED_MAX,
+};
+use echoring_auth::limits::SUBJECT_BYTES_MAX;
+
+const SCHEMA: &str = "echoring.connections/1";
+
+/// The inputs of a request about connections.
+#[derive(Debug)]
+pub(super) struct Connections {
+    server: Handle,
+    requests: Semaphore,
+}
+
+/// The answer to `GET`.
+#[derive(Debug, Serialize)]
+struct Page<'a> {
+    schema: &'a str,
+    connections: Vec<ConnectionReport>,
+    next: Option<String>,
+}
+
+/// The answer to `DELETE`.
+#[derive(Debug, Serialize)]
+struct ClosedConnections<'a> {
+    schema: &'a str,
+    closed: usize,
+    next: Option<String>,
+}
+
+impl Connections {
+    pub(super) fn new(server: Handle) -> Connections {
+        Connections { server, requests: Semaphore::new(ADMIN_CONNECTION_REQUESTS_MAX) }
+    }
+
+    /// `/connections`.
+    pub(super) async fn all(&self, method: &Method, query: &str) -> Reply {
+        match Parameters::of(query) {
+            Err(fault) => refuse(&fault),
+            Ok(parameters) if *method == Method::DELETE => self.close_all(parameters).await,
+            Ok(parameters) => self.list(parameters).await,
+        }
+    }
+
+    async fn list(&self, parameters: Parameters) -> Reply {
+        let Parameters { filter, after, limit, is_ranked } = parameters;
+        let most = limit.unwrap_or(ADMIN_CONNECTIONS_LISTED_DEFAULT);
+        let page = |connections, next: Option<Place>| {
+            let page = Page { schema: SCHEMA, connections, next: next.map(|place| place.to_string()) };
+            Reply::json(StatusCode::OK, serde_json::to_vec(&page))
+        };
+        if is_ranked {
+            let largest = self.asked(move |server| server.largest_queues(&filter, most)).await;
+            return largest.map_or_else(|reply| reply, |connections| page(connections, None));
+        }
+        let from = after.unwrap_or_default();
+        let listed = self.asked(move |server| server.list_connections(&filter, from, most)).await;
+        listed.map_or_else(|reply| reply, |gathered| page(gathered.connections, gathered.next))
+    }
+
+    async fn close_all(&self, parameters: Parameters) -> Reply {
+        let Parameters { filter, after, limit, is_ranked } = parameters;
+        if filter.is_empty() {
+            let hint = "say which: give an address, an identity or a topic";
+            return Reply::problem(StatusCode::BAD_REQUEST, "no-filter", hint);
+        }
+        if is_ranked || limit.is_some() {
+            return refuse(&InvalidBody::bad("query", "has a parameter of GET"));
+        }
+        let from = after.unwrap_or_default();
+        let closed = self.asked(move |server| server.close_connections(&filter, from)).await;
+        closed.map_or_else(|reply| reply, |gathered| closed_reply(gathered.closed, gathered.next))
+    }
+
+    /// `DELETE /connections/{id}`.
+    pub(super) async fn close_one(&self, id: &str) -> Reply {
+        let unknown =
+            || Reply::problem(StatusCode::NOT_FOUND, "unknown-connection", "no such open connection");
+        let Ok(id) = id.parse() else { return unknown() };
+        match self.asked(move |server| server.close_connection(id)).await {
+            Ok(true) => closed_reply(1, None),
+            Ok(false) => unknown(),
+            Err(reply) => reply,
+        }
+    }
+
+    /// Asks the shards, which waits and so must not block this thread.
+    async fn asked<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&Handle) -> Result<T, ScanError> + Send + 'static,
+    ) -> Result<T, Reply> {
+        let Ok(_permit) = self.requests.try_acquire() else {
+            return Err(Reply::busy("too many concurrent requests about connections"));
+        };
+        let server = self.server.clone();
+        let asked = spawn_blocking(move || ask(&server)).await;
+        asked.unwrap_or(Err(ScanError::Silent(0))).map_err(|error| failed(&error))
+    }
+}
+
+fn closed_reply(closed: usize, next: Option<Place>) -> Reply {
+    let closed = ClosedConnections { schema: SCHEMA, closed, next: next.map(|place| place.to_string()) };
+    Reply::json(StatusCode::OK, serde_json::to_vec(&closed))
+}
+
+fn failed(error: &ScanError) -> Reply {
+    let (code, line) = match error {
+        ScanError::Silent(shard) => ("silent-shard", format!("shard {shard} did not answer in time")),
+        ScanError::TooLong(shard) => {
+            ("too-long", format!("shard {shard} has too many connections to rank them by address in time"))
+        }
+    };
+    Reply::problem(StatusCode::SERVICE_UNAVAILABLE, code, &line)
+}
+
+/// The parameters of a request.
+#[derive(Debug, Default)]
+struct Parameters {
+    filter: ConnectionFilter,
+    after: Option<Place>,
+    limit: Option<usize>,
+    is_ranked: bool,
+}
+
+impl Parameters {
+    fn of(query: &str) -> Result<Parameters, InvalidBody> {
+        let mut all = Parameters::default();
+        for (name, value) in parameters(query) {
+            let value = value.ok_or_else(|| InvalidBody::bad("query", "must be percent-encoded UTF-8"))?;
+            if !all.set(name, &value)? {
+                return Err(InvalidBody::bad("query", "has a parameter twice"));
+            }
+        }
+        if all.is_ranked && all.after.is_some() {
+            return Err(InvalidBody::bad("after", "does not go with sort"));
+        }
+        Ok(all)
+    }
+
+    /// Sets a parameter. False if it is set already.
+    fn set(&mut self, name: &str, value: &str) -> Result<bool, InvalidBody> {
+        let bad = |field, message: &str| InvalidBody::bad(field, message.to_owned());
+        let Parameters { filter, after, limit, is_ranked } = self;
+        Ok(match name {
+            "address" => {
+                let block =
+                    address_block(value).map_err(|_| bad("address", "must be an IP address or a prefix"))?;
+                filter.address.replace(block).is_none()
+            }
+            "identity" if (1..=SUBJECT_BYTES_MAX).contains(&value.len()) => {
+                filter.identity.replace(value.into()).is_none()
+            }
+            "identity" => return Err(bad("identity", "must have 1 to 255 bytes")),
+            "topic" if !value.is_empty() => filter.topic.replace(value.into()).is_none(),
+            "topic" => return Err(bad("topic", "must not be empty")),
+            "after" => {
+                let place = value.parse().map_err(|()| bad("after", "must be the `next` of a page"))?;
+                after.replace(place).is_none()
+            }
+            "limit" => {
+                let number = value.parse().ok();
+                let number = number.filter(|number| (1..=ADMIN_CONNECTIONS_LISTED_MAX).contains(number));
+                let number = number.ok_or_else(|| bad("limit", "must be a number from 1 to 1000"))?;
+                limit.replace(number).is_none()
+            }
+            "sort" if value == "queued" => !std::mem::replace(is_ranked, true),
+            "sort" => return Err(bad("sort", "must be `queued`")),
+            _ => return Err(unknown_parameter()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_checked() {
+        let all = Parameters::of("address=10.0.0.0%2F8&identity=a%20b&topic=t%2Fu&limit=1000&after=1-2")
+            .expect("right");
+        assert_eq!((all.filter.identity.as_deref(), all.filter.topic.as_deref()), (Some("a b"), Some("t/u")));
+        assert_eq!((all.limit, all.after), (Some(1_000), Some(Place { shard: 1, index: 2 })));
+        assert!(Parameters::of("sort=queued&topic=a").expect("right").is_ranked);
+        assert!(Parameters::of("").expect("right").filter.is_empty());
+        for wrong in [
+            "address=10.0.0.1:80",
+            "address=",
+            "identity=",
+            "topic=",
+            "limit=0",
+            "limit=1001",
+            "limit=a",
+            "after=x",
+            "sort=open",
+            "sort=queued&sort=queued",
+            "topic=a&topic=b",
+            "sort=queued&after=0-0",
+            "other=1",
+            "topic=%ff",
+        ] {
+            assert!(Parameters::of(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Reloads, authentication, and access to the admin address.
+
+use super::super::family::{Families, label};
+use crate::auth::AuthFigures;
+use crate::control::failed_attempts::AttemptFigures;
+use crate::control::reload::ReloadFigures;
+
+pub(super) fn reloads(out: &mut Families, reloads: ReloadFigures) {
+    out.counters(
+        "echoring_reloads_total",
+        "Reloads of the configuration, by result. A refused one changed nothing.",
+        [(label("result", "accepted"), reloads.accepted), (label("result", "refused"), reloads.refused)],
+    );
+    out.gauge(
+        "echoring_last_reload_refused",
+        "1 while the latest reload was refused: the files differ from the configuration that holds.",
+        u64::from(reloads.last_refused),
+    );
+}
+
+pub(super) fn auth(out: &mut Families, auth: &AuthFigures) {
+    let accepted = auth.accepted.iter().map(|(method, count)| (label("method", method), *count));
+    out.counters(
+        "echoring_authentications_total",
+        "Clients that were let in, by the method that knew their credentials; none for those without.",
+        accepted.chain([(label("method", "none"), auth.anonymous)]),
+    );
+    out.counters(
+        "echoring_authentication_refusals_total",
+        "Handshakes, subscriptions and fresh tokens that were refused, by reason.",
+        auth.refused.iter().map(|(reason, count)| (label("reason", reason), *count)),
+    );
+    out.counter(
+        "echoring_tokens_refreshed_total",
+        "Fresh tokens that sessions have presented.",
+        auth.refreshed,
+    );
+    out.counters(
+        "echoring_credentials_ended_total",
+        "Connections that were closed because their credentials ended, by cause.",
+        [(label("cause", "expired"), auth.expired), (label("cause", "withdrawn"), auth.withdrawn)],
+    );
+}
+
+pub(super) fn admin(out: &mut Families, refused: AttemptFigures) {
+    out.counters(
+        "echoring_admin_refusals_total",
+        "Requests to the admin address without access: unauthorized had no token or a wrong one, forbidden a token or a \
+         user that may not do this.",
+        [
+            (label("reason", "unauthorized"), refused.unauthorized),
+            (label("reason", "forbidden"), refused.forbidden),
+        ],
+    );
+}

@@ -1,0 +1,99 @@
+//! The event loops, their queues and their drivers.
+
+use super::sum::sum;
+use crate::control::metrics::family::{Families, label};
+use crate::handle::Snapshot;
+use echoring_runtime::stats::{Counters, DriverWork};
+
+pub(super) fn collect(out: &mut Families, snapshots: &[Snapshot], counters: &Counters) {
+    out.counters(
+        "echoring_shard_busy_seconds_total",
+        "Time that a shard spent outside the kernel's wait, by shard. Its rate is the shard's utilization without its \
+         system calls.",
+        snapshots.iter().map(|snapshot| {
+            (label("shard", snapshot.shard), snapshot.counters.tick_time.sum_ns() as f64 * 1e-9)
+        }),
+    );
+    out.histogram(
+        "echoring_tick_seconds",
+        "Time of one turn of a shard's event loop, without its trip to the kernel.",
+        counters.tick_time.clone(),
+    );
+    out.histogram(
+        "echoring_receive_to_send_seconds",
+        "Time from the turn that read a message to the end of the turn that sent it, on any shard: once for each echoed \
+         message, and once per shard with subscribers for each broadcast message (the oldest of a topic's in one turn \
+         counts for all of them).",
+        counters.receive_to_send.clone(),
+    );
+    queues(out, snapshots, counters);
+    ring(out, snapshots);
+}
+
+fn queues(out: &mut Families, snapshots: &[Snapshot], counters: &Counters) {
+    out.gauge(
+        "echoring_blocked_connections",
+        "Connections with a partial send, whose client does not take what it is sent.",
+        sum(snapshots, |snapshot| snapshot.blocked),
+    );
+    out.gauge(
+        "echoring_mailbox_messages",
+        "Messages in the queues between shards.",
+        sum(snapshots, |snapshot| snapshot.mailbox_messages),
+    );
+    out.gauge(
+        "echoring_mailbox_bytes",
+        "Bytes of messages in the queues between shards.",
+        sum(snapshots, |snapshot| snapshot.mailbox_bytes),
+    );
+    out.gauge(
+        "echoring_held_publications",
+        "Publications that wait for room in the queue to their topic's owner.",
+        sum(snapshots, |snapshot| snapshot.application.held_publications),
+    );
+    out.counter(
+        "echoring_mailbox_full_total",
+        "Messages that a full queue between shards delayed.",
+        counters.mailbox_full,
+    );
+    out.counter(
+        "echoring_short_sends_total",
+        "Sends that the kernel did not take whole at once.",
+        counters.short_sends,
+    );
+    out.counter(
+        "echoring_backpressure_pauses_total",
+        "Times that reading from a connection was paused because its outbox was full.",
+        counters.pauses,
+    );
+}
+
+fn ring(out: &mut Families, snapshots: &[Snapshot]) {
+    let mut work = DriverWork::default();
+    snapshots.iter().for_each(|snapshot| work.add(&snapshot.work));
+    out.counter(
+        "echoring_ring_enters_total",
+        "System calls of the event loops (io_uring_enter, or epoll_wait).",
+        work.enters,
+    );
+    out.counter(
+        "echoring_ring_submissions_total",
+        "Operations submitted to io_uring; 0 on epoll.",
+        work.submissions,
+    );
+    out.counter(
+        "echoring_ring_completions_total",
+        "Completions of io_uring, or events of epoll.",
+        work.completions,
+    );
+    out.counter(
+        "echoring_ring_overflows_total",
+        "Times that the completion queue of io_uring was too small.",
+        work.overflows,
+    );
+    out.counter(
+        "echoring_ring_buffer_stalls_total",
+        "Receives that found no provided buffer.",
+        work.buffer_stalls,
+    );
+}

@@ -1,0 +1,235 @@
+//! Takeover: a successor gets the listeners and the topics of the running server, which then drains.
+//!
+//! ```text
+//! successor                                predecessor
+//!     ── Hello ───────────────────────────────>
+//!     <──────────── Offer, and the listeners ──   nothing has changed so far
+//!   starts everything that can fail
+//!     ── Begin ───────────────────────────────>   orders nothing more; publications wait
+//!     <──────────────────── State … StateEnd ──
+//!   imports
+//!     ── Imported ────────────────────────────>
+//!     <─────────────────────────────────── Go ──   if the successor ends now, it goes on by itself
+//!     ── Started ─────────────────────────────>
+//!   orders and accepts                            its shards become shards of the successor, and drain
+//!     <───────────────────────── Mail … Bye ──>
+//! ```
+//!
+//! Until `Started` the predecessor can go on as if nothing had happened, and does so when the successor ends. After it the
+//! predecessor orders nothing any more, whatever happens. So a topic has one owner at any time, in one epoch.
+//!
+//! They meet at a Unix socket: one in the abstract namespace for each address, or a file. Each trusts its own user and root
+//! only. The first line in each direction has the version; both sides refuse others in words.
+
+#![forbid(unsafe_code)]
+
+pub(crate) mod carrier;
+mod meeting;
+mod predecessor;
+#[doc(hidden)]
+pub mod rehearsal;
+mod successor;
+pub(crate) mod wire;
+
+pub use meeting::MeetingPoint;
+pub(crate) use predecessor::wait_for_successor;
+pub use predecessor::{Event, Offering};
+pub use successor::Predecessor;
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Buf as _, BufMut as _};
+
+/// The first line of a successor.
+const REQUEST: &str = "echoring takeover 2";
+/// The first line of the answer, unless it is a refusal in words.
+const ACCEPTED: &str = "ok";
+/// Shards of both processes together: each client's number says which one it is on.
+const SHARDS_MAX: usize = 256;
+
+/// What a successor says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Hello {
+    shards: u16,
+    message_bytes_max: u64,
+    pid: u32,
+}
+
+impl Hello {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.put_u16_le(self.shards);
+        out.put_u64_le(self.message_bytes_max);
+        out.put_u32_le(self.pid);
+    }
+
+    fn read(mut from: &[u8]) -> Option<Hello> {
+        let from = &mut from;
+        let shards = from.try_get_u16_le().ok().filter(|shards| (1..SHARDS_MAX as u16).contains(shards))?;
+        let message_bytes_max = from.try_get_u64_le().ok().filter(|bytes| *bytes <= 1 << 31)?;
+        Some(Hello { shards, message_bytes_max, pid: from.try_get_u32_le().ok()? })
+    }
+}
+
+/// What a predecessor offers. The descriptors of its listeners follow, those of `listeners` first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Offer {
+    shards: u16,
+    message_bytes_max: u64,
+    pid: u32,
+    /// The number of its first shard, in the numbers of clients.
+    first_number: u8,
+    digest_seed: u64,
+    /// Secrets of the TLS tickets.
+    tickets: Vec<u8>,
+    /// Of each address, the number of its sockets, and whether the server removes the socket's file.
+    listeners: Vec<(u16, bool)>,
+    /// The same of the admin address.
+    admin: Option<(u16, bool)>,
+}
+
+impl Offer {
+    fn write(&self, out: &mut Vec<u8>) {
+        Hello { shards: self.shards, message_bytes_max: self.message_bytes_max, pid: self.pid }.write(out);
+        out.put_u8(self.first_number);
+        out.put_u64_le(self.digest_seed);
+        out.put_u16_le(self.tickets.len() as u16);
+        out.put_slice(&self.tickets);
+        out.put_u8(u8::from(self.admin.is_some()));
+        out.put_u16_le(self.listeners.len() as u16);
+        for (sockets, removes_file) in self.listeners.iter().chain(&self.admin) {
+            out.put_u16_le(*sockets);
+            out.put_u8(u8::from(*removes_file));
+        }
+    }
+
+    fn read(from: &[u8]) -> Option<Offer> {
+        let (hello, mut from) = from.split_at_checked(2 + 8 + 4)?;
+        let Hello { shards, message_bytes_max, pid } = Hello::read(hello)?;
+        let from = &mut from;
+        let (first_number, digest_seed) = (from.try_get_u8().ok()?, from.try_get_u64_le().ok()?);
+        let tickets_bytes = from.try_get_u16_le().ok()?;
+        let (tickets, rest) = from.split_at_checked(tickets_bytes.into())?;
+        *from = rest;
+        let has_admin = from.try_get_u8().ok()? == 1;
+        let mut listeners = Vec::new();
+        let count = from.try_get_u16_le().ok()?;
+        let mut next = || Some((from.try_get_u16_le().ok()?, from.try_get_u8().ok()? == 1));
+        for _ in 0..count {
+            listeners.push(next()?);
+        }
+        let admin = if has_admin { Some(next()?) } else { None };
+        let tickets = tickets.to_vec();
+        Some(Offer { shards, message_bytes_max, pid, first_number, digest_seed, tickets, listeners, admin })
+    }
+
+    /// The number of the successor's first shard: no client of one has the number of a client of the other.
+    fn next_number(&self) -> u8 {
+        self.first_number.wrapping_add(self.shards as u8)
+    }
+
+    /// Its clients.
+    fn clients(&self) -> ClientNumbers {
+        ClientNumbers { first: self.first_number, shards: self.shards }
+    }
+}
+
+/// The numbers of the clients of one process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientNumbers {
+    /// The number of its first shard.
+    first: u8,
+    shards: u16,
+}
+
+impl ClientNumbers {
+    pub(crate) fn contains(&self, client: u64) -> bool {
+        u16::from(((client >> 56) as u8).wrapping_sub(self.first)) < self.shards
+    }
+}
+
+/// Reads mail as a link does, and writes it again. For fuzzing.
+#[doc(hidden)]
+pub fn reread_mail(mail: &[u8]) -> Option<Vec<u8>> {
+    let (read, bytes) = crate::broadcast::mail_codec::decode(mail)?;
+    let mut written = Vec::new();
+    crate::broadcast::mail_codec::encode(&read, bytes, &mut written).then_some(written)
+}
+
+/// Reads what two processes say of themselves, and writes it again. For fuzzing.
+#[doc(hidden)]
+pub fn reread_offer(body: &[u8]) -> Option<Vec<u8>> {
+    let mut written = Vec::new();
+    Offer::read(body)?.write(&mut written);
+    Some(written)
+}
+
+/// Whether the shards are linked to those of another process, and who waits for that to end.
+#[derive(Debug, Default)]
+pub(crate) struct LinkState {
+    is_linked: Mutex<bool>,
+    /// Files and addresses are the successor's.
+    has_successor: AtomicBool,
+    changed: Condvar,
+}
+
+impl LinkState {
+    pub(crate) fn set(&self, is_linked: bool) {
+        *self.is_linked.lock().unwrap_or_else(PoisonError::into_inner) = is_linked;
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn set_succeeded(&self) {
+        self.has_successor.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn has_successor(&self) -> bool {
+        self.has_successor.load(Ordering::Acquire)
+    }
+
+    /// Waits until there is no link, for `time` at most. Returns whether there is none.
+    pub(crate) fn wait_for_end(&self, time: Duration) -> bool {
+        let linked = self.is_linked.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.changed.wait_timeout_while(linked, time, |is_linked| *is_linked);
+        !*waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+/// Puts what failed in front of an error.
+fn failed(what: &str) -> impl Fn(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), format!("{what}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_they_say_of_themselves_is_read_as_it_was_written() {
+        let hello = Hello { shards: 3, message_bytes_max: 1 << 31, pid: 7 };
+        let mut bytes = Vec::new();
+        hello.write(&mut bytes);
+        assert_eq!(Hello::read(&bytes), Some(hello));
+        let offer = Offer {
+            shards: 250,
+            message_bytes_max: 1,
+            pid: 7,
+            first_number: 10,
+            digest_seed: 1 << 60,
+            tickets: vec![1; 100],
+            listeners: vec![(250, false), (1, true)],
+            admin: Some((1, true)),
+        };
+        bytes.clear();
+        offer.write(&mut bytes);
+        assert_eq!(Offer::read(&bytes).as_ref(), Some(&offer));
+        for end in 0..bytes.len() {
+            assert_eq!(Offer::read(&bytes[..end]), None, "{end}");
+        }
+        assert_eq!(offer.next_number(), 4);
+        let clients = [9, 10, 255, 0, 3, 4].map(|number: u64| offer.clients().contains(number << 56 | 5));
+        assert_eq!(clients, [false, true, true, true, true, false]);
+    }
+}

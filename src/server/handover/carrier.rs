@@ -1,0 +1,206 @@
+//! Carries mail between the shards of this process and those of the other one, while a predecessor drains.
+//!
+//! A thread for each direction. The one that writes sleeps until a shard has posted; the one that reads sleeps in the socket,
+//! and while a shard's bridge is full. A full bridge or socket thereby backpressures the publishers. A socket without progress
+//! for [`HANDOVER_STALL_TIMEOUT`] breaks the link.
+
+use std::io::{self, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf as _, BufMut as _};
+
+use super::wire::{FrameKind, append_frame, invalid, receive};
+use crate::broadcast::mail_codec;
+use crate::broadcast::shard_mail::ShardMail;
+use crate::limits::{HANDOVER_BATCH_BYTES, HANDOVER_STALL_TIMEOUT};
+use echoring_runtime::shard::{FarEnd, FarInlet, FarOutlet};
+
+/// Translates mail that arrives: the shard that it is for here, and its sender's number.
+pub(crate) trait Translate: Send + 'static {
+    /// # Errors
+    /// If no such mail can come from the other process.
+    fn arrived(&mut self, from: usize, to: usize, mail: &mut ShardMail, bytes: &[u8]) -> io::Result<Route>;
+}
+
+/// Where mail goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Route {
+    /// The shard of this process.
+    pub(crate) to: usize,
+    /// The sender's number for it.
+    pub(crate) from: usize,
+}
+
+/// Why a link has ended.
+#[derive(Debug)]
+pub(crate) enum LinkEnd {
+    /// The predecessor's last client has left.
+    Bye,
+    /// The link broke.
+    Broken(io::Error),
+}
+
+/// The threads of a link.
+#[derive(Debug)]
+pub(crate) struct Carrier {
+    ended: mpsc::Receiver<LinkEnd>,
+}
+
+/// What the thread that writes is started with.
+type WriterStart = (Vec<FarInlet<ShardMail>>, UnixStream, Arc<AtomicBool>, mpsc::Sender<LinkEnd>);
+
+/// The thread that writes, before there are bridges to it.
+#[derive(Debug)]
+pub(crate) struct WriterThread {
+    thread: Thread,
+    start: mpsc::SyncSender<WriterStart>,
+}
+
+impl WriterThread {
+    /// A thread that waits for [`Carrier::start`].
+    pub(crate) fn spawn() -> io::Result<WriterThread> {
+        let (start, started) = mpsc::sync_channel::<WriterStart>(1);
+        let thread = thread::Builder::new().name("link-out".to_owned()).spawn(move || {
+            let Ok((inlets, stream, is_over, ended)) = started.recv() else { return };
+            let end = write(inlets, &stream, &is_over);
+            // The reader notices the end of the stream.
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+            let _ = ended.send(end);
+        })?;
+        Ok(WriterThread { thread: thread.thread().clone(), start })
+    }
+
+    /// The thread that bridges wake.
+    pub(crate) fn thread(&self) -> Thread {
+        self.thread.clone()
+    }
+}
+
+impl Carrier {
+    /// Carries mail between the far ends, in the order of their shards, and the stream.
+    pub(crate) fn start(
+        writer: WriterThread,
+        stream: UnixStream,
+        ends: Vec<FarEnd<ShardMail>>,
+        translate: impl Translate,
+    ) -> io::Result<Carrier> {
+        stream.set_read_timeout(None)?;
+        stream.set_write_timeout(Some(Duration::from_nanos(HANDOVER_STALL_TIMEOUT)))?;
+        let (inlets, outlets) = ends.into_iter().map(FarEnd::split).unzip::<_, _, Vec<_>, Vec<_>>();
+        let (ending, ended) = mpsc::channel();
+        let reading = stream.try_clone()?;
+        let reader_ends = ending.clone();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let is_last = Arc::clone(&is_over);
+        thread::Builder::new().name("link-in".to_owned()).spawn(move || {
+            let end = match read(outlets, &reading, translate) {
+                // The other side leaves when it has heard the goodbye.
+                LinkEnd::Broken(_) if is_last.load(Ordering::Acquire) => LinkEnd::Bye,
+                end => end,
+            };
+            let _ = reading.shutdown(std::net::Shutdown::Both);
+            let _ = reader_ends.send(end);
+        })?;
+        let started = writer.start.send((inlets, stream, is_over, ending));
+        started.map_err(|_| io::Error::other("the link's thread has ended"))?;
+        Ok(Carrier { ended })
+    }
+
+    /// Waits for the end of the link.
+    pub(crate) fn wait(&self) -> LinkEnd {
+        self.ended
+            .recv()
+            .unwrap_or_else(|_| LinkEnd::Broken(io::Error::other("the link's threads have ended")))
+    }
+}
+
+/// Writes mail until all shards have left their bridges; then says goodbye.
+fn write(mut inlets: Vec<FarInlet<ShardMail>>, stream: &UnixStream, is_over: &AtomicBool) -> LinkEnd {
+    let (mut batch, mut payload) = (Vec::new(), Vec::new());
+    loop {
+        let is_last = inlets.iter().all(FarInlet::is_over);
+        batch.clear();
+        for (shard, inlet) in inlets.iter_mut().enumerate() {
+            while batch.len() < HANDOVER_BATCH_BYTES {
+                payload.clear();
+                let Some((to, mail)) = inlet.take(&mut payload) else { break };
+                append_frame(&mut batch, FrameKind::Mail, |batch| {
+                    batch.put_u16_le(shard as u16);
+                    batch.put_u16_le(to as u16);
+                    let crosses = mail_codec::encode(&mail, &payload, batch);
+                    debug_assert!(crosses, "{mail:?} stays in its process");
+                });
+            }
+        }
+        let is_idle = batch.is_empty();
+        if is_idle && is_last {
+            is_over.store(true, Ordering::Release);
+            append_frame(&mut batch, FrameKind::Bye, |_| {});
+        }
+        if let Err(error) = (&*stream).write_all(&batch) {
+            return LinkEnd::Broken(error);
+        }
+        if is_idle && is_last {
+            return LinkEnd::Bye;
+        }
+        if is_idle {
+            // Nobody says that the last shard has ended.
+            thread::park_timeout(END_CHECK);
+        }
+    }
+}
+
+fn read(
+    mut outlets: Vec<FarOutlet<ShardMail>>,
+    stream: &UnixStream,
+    mut translate: impl Translate,
+) -> LinkEnd {
+    let mut stream = BufReader::with_capacity(HANDOVER_BATCH_BYTES, stream);
+    let mut body = Vec::new();
+    loop {
+        let carried = match receive(&mut stream, &mut body) {
+            Ok(FrameKind::Mail) => carry(&mut outlets, &mut translate, &body),
+            Ok(FrameKind::Bye) => return LinkEnd::Bye,
+            Ok(_) => Err(invalid("an unexpected frame")),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = carried {
+            return LinkEnd::Broken(error);
+        }
+    }
+}
+
+/// Delivers one message to its shard, which may have to make room first.
+fn carry(
+    outlets: &mut [FarOutlet<ShardMail>],
+    translate: &mut impl Translate,
+    mut body: &[u8],
+) -> io::Result<()> {
+    let malformed = || invalid("mail that is not well formed");
+    let from = body.try_get_u16_le().map_err(|_| malformed())?;
+    let to = body.try_get_u16_le().map_err(|_| malformed())?;
+    let (mut mail, bytes) = mail_codec::decode(body).ok_or_else(malformed)?;
+    let Route { to, from } = translate.arrived(from.into(), to.into(), &mut mail, bytes)?;
+    let outlet = outlets.get_mut(to).ok_or_else(malformed)?;
+    let given_up = Instant::now() + Duration::from_nanos(HANDOVER_STALL_TIMEOUT);
+    loop {
+        match outlet.post(from, &mail, bytes) {
+            Ok(true) => return Ok(()),
+            // A shard takes mail in every tick: this is short, or the shard stands still.
+            Ok(false) if Instant::now() < given_up => thread::sleep(ROOM_RETRY),
+            Ok(false) => return Err(io::ErrorKind::TimedOut.into()),
+            // A predecessor's shard without clients has ended; others go on.
+            Err(_) if outlet.is_over() => return Ok(()),
+            Err(_) => return Err(invalid("a message is longer than this process allows")),
+        }
+    }
+}
+
+/// Interval of checks whether the shards have ended.
+const END_CHECK: Duration = Duration::from_millis(50);
+/// Interval of tries to post to a full bridge.
+const ROOM_RETRY: Duration = Duration::from_millis(1);

@@ -1,0 +1,379 @@
+//! The predecessor's side of a takeover.
+
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::carrier::{Carrier, LinkEnd, Route, Translate, WriterThread};
+use super::meeting::{self, MeetingPoint, is_trusted};
+use super::successor::bridge_bytes;
+use super::wire::{FrameKind, invalid, receive, send, send_sockets};
+use super::{ACCEPTED, Hello, Offer, REQUEST, SHARDS_MAX, failed};
+use crate::broadcast::shard_mail::ShardMail;
+use crate::commands::ShardCommand;
+use crate::handle::{Handle, PacedDrain};
+use crate::limits::{
+    HANDOVER_BATCH_BYTES, HANDOVER_FREEZE_TIMEOUT, HANDOVER_START_TIMEOUT, HANDOVER_STEP_TIMEOUT,
+    LOST_DRAIN_TIMEOUT,
+};
+use crate::listeners::InheritedListener;
+use echoring_async::tls::Tickets;
+use echoring_runtime::shard::{Bridge, ControlMessage, DrainPlan, FarEnd, Goodbye, Lane};
+use echoring_topics::ExportCursor;
+
+/// What a server offers its successor, and how it drains then.
+#[derive(Debug)]
+pub struct Offering {
+    /// Where successors meet it.
+    pub points: Vec<MeetingPoint>,
+    /// Its admin listener.
+    pub admin: Option<InheritedListener>,
+    /// Its TLS tickets.
+    pub tickets: Option<Arc<Tickets>>,
+    /// Its drain.
+    pub drain: PacedDrain,
+}
+
+/// The events of a server that waits for a successor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// A successor has taken over. This server must listen nowhere when the call returns, and drains.
+    TakenOver,
+    /// The server can no longer be taken over, for this reason.
+    Broken(&'a str),
+}
+
+struct Waiting {
+    server: Handle,
+    offer: Offer,
+    admin: Mutex<Option<InheritedListener>>,
+    tickets: Option<Arc<Tickets>>,
+    drain: PacedDrain,
+    listeners: Mutex<Vec<UnixListener>>,
+    /// The attempts so far. One at a time; `None` once a successor has taken over.
+    rounds: Mutex<Option<u32>>,
+}
+
+/// Waits for a successor at the points of `offering`, with one thread for each, which do not keep the process alive.
+pub(crate) fn wait_for_successor(
+    server: Handle,
+    numbers: (u8, u64),
+    offering: Offering,
+    on: impl Fn(Event<'_>) + Send + Sync + 'static,
+) -> io::Result<()> {
+    let Offering { points, admin, tickets, drain } = offering;
+    let (first_number, digest_seed) = numbers;
+    let listeners = server.kept.get();
+    let offer = Offer {
+        shards: server.remotes.len() as u16,
+        message_bytes_max: server.limits.message_bytes_most,
+        pid: std::process::id(),
+        first_number,
+        digest_seed,
+        tickets: Vec::new(),
+        listeners: listeners.iter().map(counted).collect(),
+        admin: admin.as_ref().map(counted),
+    };
+    let meeting = |point: &MeetingPoint| point.listen().map_err(failed(&point.to_string()));
+    let listening = points.iter().map(meeting).collect::<io::Result<Vec<UnixListener>>>()?;
+    let listeners = Mutex::new(listening.iter().map(UnixListener::try_clone).collect::<io::Result<_>>()?);
+    let waiting = Waiting {
+        server,
+        offer,
+        admin: Mutex::new(admin),
+        tickets,
+        drain,
+        listeners,
+        rounds: Mutex::new(Some(0)),
+    };
+    let (waiting, on) = (Arc::new(waiting), Arc::new(on));
+    for listener in listening {
+        let (waiting, on) = (Arc::clone(&waiting), Arc::clone(&on));
+        thread::Builder::new().name("takeover".to_owned()).spawn(move || {
+            // An end is always reported.
+            if catch_unwind(AssertUnwindSafe(|| waiting.wait(listener, &*on))).is_err() {
+                on(Event::Broken("the takeover thread panicked"));
+            }
+        })?;
+    }
+    Ok(())
+}
+
+/// The number of its sockets, and whether the server removes its file.
+fn counted(listener: &InheritedListener) -> (u16, bool) {
+    (listener.sockets().len() as u16, listener.removes_file())
+}
+
+impl Waiting {
+    fn wait(&self, listener: UnixListener, on: &dyn Fn(Event<'_>)) {
+        loop {
+            let stream = listener.accept().map(|(stream, _)| stream);
+            let mut rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(round) = rounds.as_mut() else { return };
+            *round += 1;
+            match stream.and_then(|stream| self.serve(stream, *round)) {
+                Ok(Some(link)) => {
+                    *rounds = None;
+                    drop(rounds);
+                    // The successor waits for the name.
+                    drop(listener);
+                    return self.taken_over(link, on);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "a successor did not take over; this server goes on");
+                    // Descriptors may be exhausted: pause before the next attempt.
+                    thread::sleep(Duration::from_millis(10));
+                }
+            }
+        }
+    }
+
+    /// Serves one successor. `None` if it was none, or gave up by itself before anything had changed.
+    fn serve(&self, stream: UnixStream, round: u32) -> io::Result<Option<Link>> {
+        if !is_trusted(&stream, rustix::process::geteuid().as_raw())? {
+            tracing::warn!("ignored a takeover request of another user");
+            return Ok(None);
+        }
+        let step = Some(Duration::from_nanos(HANDOVER_STEP_TIMEOUT));
+        stream.set_read_timeout(step)?;
+        stream.set_write_timeout(step)?;
+        let asked = meeting::line(&stream)?;
+        if asked != REQUEST {
+            if !asked.is_empty() {
+                meeting::send_line(&stream, &format!("the running server expects the request: {REQUEST}"))?;
+            }
+            return Ok(None);
+        }
+        meeting::send_line(&stream, ACCEPTED)?;
+        let mut body = Vec::new();
+        expect(&stream, &mut body, FrameKind::Hello)?;
+        let hello = Hello::read(&body).ok_or_else(|| invalid("its hello is malformed"))?;
+        self.wait_for_own_predecessor(&stream)?;
+        self.offer(&stream)?;
+        // It starts everything that can fail.
+        stream.set_read_timeout(Some(Duration::from_nanos(HANDOVER_START_TIMEOUT)))?;
+        match receive(&mut &stream, &mut body) {
+            Ok(FrameKind::Begin) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            Ok(_) => return Err(invalid("an unexpected frame")),
+            Err(error) => return Err(error),
+        }
+        self.hand_over(stream, hello, round).map(Some)
+    }
+
+    /// A server is linked to one other at a time.
+    fn wait_for_own_predecessor(&self, stream: &UnixStream) -> io::Result<()> {
+        while !self.server.link.wait_for_end(Duration::from_secs(1)) {
+            let words = "the running server still drains the one before it; waiting";
+            send(stream, FrameKind::Wait, words.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn offer(&self, stream: &UnixStream) -> io::Result<()> {
+        let mut body = Vec::new();
+        // They change from time to time.
+        let tickets = self.tickets.as_ref().map(|tickets| tickets.export()).unwrap_or_default();
+        Offer { tickets, ..self.offer.clone() }.write(&mut body);
+        send(stream, FrameKind::Offer, &body)?;
+        let listeners = self.server.kept.get();
+        if listeners.iter().map(counted).ne(self.offer.listeners.iter().copied()) {
+            return Err(io::Error::other("this server drains"));
+        }
+        let sockets = listeners.iter().flat_map(InheritedListener::sockets).map(OwnedFd::as_fd);
+        let admin = self.admin.lock().unwrap_or_else(PoisonError::into_inner);
+        let admin = admin.iter().flat_map(InheritedListener::sockets).map(OwnedFd::as_fd);
+        send_sockets(stream, &sockets.chain(admin).collect::<Vec<_>>())
+    }
+
+    /// Hands the topics over. On every error this server orders them again.
+    fn hand_over(&self, stream: UnixStream, hello: Hello, round: u32) -> io::Result<Link> {
+        if usize::from(hello.shards) + self.server.remotes.len() > SHARDS_MAX {
+            return Err(invalid("too many shards"));
+        }
+        let handed = self.freeze(round).and_then(|()| self.send_topics(&stream)).and_then(|()| {
+            let link = self.prepare(&stream, hello)?;
+            send(&stream, FrameKind::Go, &[])?;
+            expect(&stream, &mut Vec::new(), FrameKind::Started).map(|()| link)
+        });
+        match handed {
+            // It may have started, and may be slow: two servers must not order the same topics.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.server.fail("a successor that was given the topics does not answer");
+                Err(error)
+            }
+            Err(error) => {
+                let _ = send(&stream, FrameKind::Failed, error.to_string().as_bytes());
+                self.command_all(|| ShardCommand::Thaw);
+                Err(error)
+            }
+            Ok(link) => Ok(link),
+        }
+    }
+
+    fn command_all(&self, command: impl Fn() -> ShardCommand) {
+        for remote in self.server.remotes.iter() {
+            remote.send(ControlMessage::Command(command()));
+        }
+    }
+
+    /// Waits until no shard orders anything more.
+    fn freeze(&self, round: u32) -> io::Result<()> {
+        let shards = self.server.remotes.len();
+        let (done, frozen) = mpsc::sync_channel(shards);
+        self.command_all(|| ShardCommand::Freeze { round, done: done.clone() });
+        drop(done);
+        let given_up = Instant::now() + Duration::from_nanos(HANDOVER_FREEZE_TIMEOUT);
+        for _ in 0..shards {
+            let left = given_up.saturating_duration_since(Instant::now());
+            // No kind of error that is taken for a successor's silence.
+            frozen.recv_timeout(left).map_err(|_| io::Error::other("the shards did not agree in time"))?;
+        }
+        Ok(())
+    }
+
+    /// Sends the topics of all shards, block by block, and waits until they are imported.
+    fn send_topics(&self, stream: &UnixStream) -> io::Result<()> {
+        let mut body = Vec::new();
+        for (shard, remote) in self.server.remotes.iter().enumerate() {
+            let mut next = Some(ExportCursor::default());
+            while let Some(cursor) = next {
+                let (reply, exported) = mpsc::sync_channel(1);
+                let command = ShardCommand::Export { cursor, bytes_max: HANDOVER_BATCH_BYTES, reply };
+                remote.send(ControlMessage::Command(command));
+                let timeout = Duration::from_nanos(HANDOVER_FREEZE_TIMEOUT);
+                let (block, rest) = exported
+                    .recv_timeout(timeout)
+                    .map_err(|_| io::Error::other("a shard does not answer"))?;
+                next = rest;
+                body.clear();
+                body.extend_from_slice(&(shard as u16).to_le_bytes());
+                body.extend_from_slice(&block);
+                before_go(send(stream, FrameKind::State, &body))?;
+            }
+        }
+        before_go(send(stream, FrameKind::StateEnd, &[]))?;
+        before_go(expect(stream, &mut body, FrameKind::Imported))
+    }
+
+    /// Everything that can fail before the successor is told to go.
+    fn prepare(&self, stream: &UnixStream, hello: Hello) -> io::Result<Link> {
+        let writer = WriterThread::spawn()?;
+        let far_shards = usize::from(hello.shards);
+        let bytes = bridge_bytes(self.server.limits.message_bytes_most.max(hello.message_bytes_max));
+        let bridge = |remote: &echoring_runtime::shard::Remote<_, _>| {
+            Bridge::new(Lane::Request, far_shards, bytes, writer.thread(), remote.waker().clone())
+        };
+        let (bridges, ends) = self.server.remotes.iter().map(bridge).unzip();
+        Ok(Link { stream: stream.try_clone()?, hello, writer, bridges, ends })
+    }
+
+    /// The successor orders everything: this server's shards become shards of the successor, and drain.
+    fn taken_over(&self, link: Link, on: &dyn Fn(Event<'_>)) {
+        let Link { stream, hello, writer, bridges, ends } = link;
+        for (remote, bridge) in self.server.remotes.iter().zip(bridges) {
+            let message_bytes_max = hello.message_bytes_max;
+            remote.send(ControlMessage::Command(ShardCommand::Follow { bridge, message_bytes_max }));
+        }
+        self.server.link.set(true);
+        self.server.link.set_succeeded();
+        let translator = FromSuccessor::new(self.server.remotes.len(), hello.shards.into());
+        let carried = Carrier::start(writer, stream, ends, translator);
+        self.server.order_plan(self.server.plan(self.drain, Goodbye::RESTART));
+        self.leave();
+        on(Event::TakenOver);
+        let end = match carried {
+            Ok(carrier) => carrier.wait(),
+            Err(error) => LinkEnd::Broken(error),
+        };
+        match end {
+            LinkEnd::Bye => tracing::debug!("the last mail has left"),
+            LinkEnd::Broken(error) => {
+                tracing::warn!(%error, "the successor is lost; closing everyone");
+                self.command_all(|| ShardCommand::LoseSuccessor);
+                let plan = DrainPlan { goodbye: Goodbye::RESTART, ..DrainPlan::at_once(LOST_DRAIN_TIMEOUT) };
+                self.server.order_plan(plan);
+            }
+        }
+        self.server.link.set(false);
+    }
+
+    /// Listens nowhere any more, so that the successor can.
+    fn leave(&self) {
+        self.admin.lock().unwrap_or_else(PoisonError::into_inner).take();
+        for listener in self.listeners.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            // The other threads wait in `accept`, and close the socket when that ends.
+            let _ = rustix::net::shutdown(&listener, rustix::net::Shutdown::Both);
+        }
+    }
+}
+
+/// A failure before the successor was told to go is its end, and no silence that might hide a start.
+fn before_go<T>(result: io::Result<T>) -> io::Result<T> {
+    result.map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
+        _ => error,
+    })
+}
+
+fn expect(mut stream: &UnixStream, body: &mut Vec<u8>, expected: FrameKind) -> io::Result<()> {
+    match receive(&mut stream, body)? {
+        kind if kind == expected => Ok(()),
+        FrameKind::Failed => Err(io::Error::other(String::from_utf8_lossy(body).into_owned())),
+        _ => Err(invalid("an unexpected frame")),
+    }
+}
+
+/// What a link needs, made before the successor is told to go.
+struct Link {
+    stream: UnixStream,
+    hello: Hello,
+    writer: WriterThread,
+    bridges: Vec<Bridge<ShardMail>>,
+    ends: Vec<FarEnd<ShardMail>>,
+}
+
+/// Mail of the successor's shards: forwards.
+#[derive(Debug)]
+pub(super) struct FromSuccessor {
+    shards: usize,
+    far_shards: usize,
+}
+
+impl FromSuccessor {
+    pub(super) fn new(shards: usize, far_shards: usize) -> FromSuccessor {
+        FromSuccessor { shards, far_shards }
+    }
+}
+
+impl Translate for FromSuccessor {
+    fn arrived(&mut self, from: usize, to: usize, mail: &mut ShardMail, _: &[u8]) -> io::Result<Route> {
+        let (shards, far_shards) = (self.shards, self.far_shards);
+        let here = |shard: usize| match shard.checked_sub(far_shards) {
+            Some(own) => (own < shards).then_some(own),
+            // A client of the successor.
+            None => Some(shards + shard),
+        };
+        let to = to.checked_sub(far_shards).filter(|to| *to < shards);
+        let is_forward = match mail {
+            ShardMail::Deliver { publisher, .. } | ShardMail::PublishResult { publisher, .. } => {
+                publisher.move_to(here).is_some()
+            }
+            ShardMail::Subscribed { .. }
+            | ShardMail::Unsubscribed { .. }
+            | ShardMail::ReplayPage { .. }
+            | ShardMail::MembersPage { .. }
+            | ShardMail::PresenceChanged { .. } => true,
+            _ => false,
+        };
+        match to {
+            Some(to) if is_forward && from < far_shards => Ok(Route { to, from: shards + from }),
+            _ => Err(invalid("mail that no successor sends")),
+        }
+    }
+}

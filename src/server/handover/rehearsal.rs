@@ -1,0 +1,257 @@
+//! A handover without threads, sockets and time: the same commands, records and mail as a takeover, one small step per call. For
+//! simulations of the shards' part.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::mpsc::{self, Receiver, TryRecvError};
+
+use super::carrier::{Route, Translate};
+use super::predecessor::FromSuccessor;
+use super::successor::{FromPredecessor, Imported, Moved, split};
+use crate::broadcast::shard_mail::ShardMail;
+use crate::broadcast::{MAIL_OVERHEAD_BYTES, mail_codec};
+use crate::commands::ShardCommand;
+use echoring_runtime::shard::{Bridge, ControlMessage, FarInlet, FarOutlet, Lane, Remote};
+use echoring_topics::{ExportCursor, HubReport, Placement};
+
+type Shards = Vec<Remote<ShardCommand, HubReport>>;
+
+/// A handover between the shards of one process.
+#[derive(Debug)]
+pub struct Rehearsal {
+    predecessor: Shards,
+    successor: Shards,
+    /// That of the successor.
+    placement: Placement,
+    message_bytes_max: u64,
+    step: Step,
+    moved: Moved,
+    /// The owner of the topic whose records are imported.
+    owner: Option<usize>,
+    ways: Vec<Way>,
+    /// Those of the predecessor's shards, until they follow.
+    bridges: Vec<Bridge<ShardMail>>,
+}
+
+#[derive(Debug)]
+enum Step {
+    Freezing(Receiver<usize>, usize),
+    /// The shard that exports, and its answer.
+    Exporting(usize, Receiver<(Vec<u8>, Option<ExportCursor>)>),
+    /// The same, where the next block begins, and the shards that import.
+    Importing(usize, Option<ExportCursor>, Vec<(usize, Receiver<Imported>)>),
+    Leading(Receiver<()>, usize),
+    Linked,
+    GivenUp,
+}
+
+/// One direction of the link, and a message that its shard has no room for.
+#[derive(Debug)]
+struct Way {
+    inlets: Vec<FarInlet<ShardMail>>,
+    outlets: Vec<FarOutlet<ShardMail>>,
+    translate: Box<dyn Translator>,
+    stuck: VecDeque<(Route, ShardMail, Vec<u8>)>,
+}
+
+trait Translator: Translate + std::fmt::Debug {}
+
+impl<T: Translate + std::fmt::Debug> Translator for T {}
+
+impl Rehearsal {
+    /// Begins to hand over from shards to others, whose topics have this placement.
+    pub fn begin(
+        predecessor: Shards,
+        successor: Shards,
+        placement: Placement,
+        message_bytes_max: u64,
+        round: u32,
+    ) -> Rehearsal {
+        let (done, frozen) = mpsc::sync_channel(predecessor.len());
+        command(&predecessor, || ShardCommand::Freeze { round, done: done.clone() });
+        let step = Step::Freezing(frozen, predecessor.len());
+        let (moved, owner, ways) = (BTreeMap::new(), None, Vec::new());
+        Rehearsal {
+            predecessor,
+            successor,
+            placement,
+            message_bytes_max,
+            step,
+            moved,
+            owner,
+            ways,
+            bridges: Vec::new(),
+        }
+    }
+
+    /// Whether the successor orders the messages.
+    pub fn is_linked(&self) -> bool {
+        matches!(self.step, Step::Linked)
+    }
+
+    /// The successor ends before it orders anything. False if it is too late for that.
+    pub fn give_up(&mut self) -> bool {
+        if self.is_linked() {
+            return false;
+        }
+        if !matches!(self.step, Step::GivenUp) {
+            command(&self.predecessor, || ShardCommand::Thaw);
+            self.step = Step::GivenUp;
+        }
+        true
+    }
+
+    /// Does what the shards' answers allow, and carries up to `mail` messages in each direction.
+    ///
+    /// # Panics
+    /// If a shard's answer is an error.
+    pub fn advance(&mut self, mail: usize) {
+        match &mut self.step {
+            Step::Freezing(answers, left) if *left > 0 => {
+                *left -= usize::from(answers.try_recv().is_ok());
+            }
+            Step::Freezing(..) => self.export(0, ExportCursor::default()),
+            Step::Exporting(shard, answer) => {
+                if let Ok((block, next)) = answer.try_recv() {
+                    let shard = *shard;
+                    self.import(shard, &block, next);
+                }
+            }
+            Step::Importing(..) => self.imported(),
+            Step::Leading(answers, left) if *left > 0 => *left -= usize::from(answers.try_recv().is_ok()),
+            Step::Leading(..) => self.follow(),
+            Step::Linked => self.ways.iter_mut().for_each(|way| way.carry(mail)),
+            Step::GivenUp => {}
+        }
+    }
+
+    fn export(&mut self, shard: usize, cursor: ExportCursor) {
+        let (reply, answer) = mpsc::sync_channel(1);
+        // Small blocks, so that topics are split.
+        let export = ShardCommand::Export { cursor, bytes_max: 200, reply };
+        self.predecessor[shard].send(ControlMessage::Command(export));
+        self.step = Step::Exporting(shard, answer);
+    }
+
+    fn import(&mut self, shard: usize, block: &[u8], next: Option<ExportCursor>) {
+        let blocks =
+            split(block, self.placement, self.successor.len(), &mut self.owner).expect("well formed");
+        let shards = self.predecessor.len();
+        let parts = blocks.into_iter().enumerate().filter(|(_, block)| !block.is_empty());
+        let send = |(to, block): (usize, Vec<u8>)| {
+            let (reply, answer) = mpsc::sync_channel(1);
+            let import = ShardCommand::Import { block, shards, reply };
+            self.successor[to].send(ControlMessage::Command(import));
+            (to, answer)
+        };
+        self.step = Step::Importing(shard, next, parts.map(send).collect());
+    }
+
+    fn imported(&mut self) {
+        let Rehearsal { step: Step::Importing(shard, next, answers), moved, .. } = self else { return };
+        answers.retain(|(to, answer)| match answer.try_recv() {
+            Ok(imported) => {
+                let imported = imported.expect("there is room").into_iter();
+                moved.extend(imported.map(|(old, new)| ((*shard, old), (*to, new))));
+                false
+            }
+            Err(error) => error == TryRecvError::Empty,
+        });
+        let (shard, next) = (*shard, *next);
+        match next {
+            _ if !answers.is_empty() => {}
+            Some(cursor) => self.export(shard, cursor),
+            None if shard + 1 < self.predecessor.len() => self.export(shard + 1, ExportCursor::default()),
+            None => self.link(),
+        }
+    }
+
+    fn link(&mut self) {
+        let (own, far) = (self.predecessor.len(), self.successor.len());
+        // As small as possible, so that bridges are full at times.
+        let bytes = 2 * (self.message_bytes_max as usize + MAIL_OVERHEAD_BYTES);
+        let bridge = |lane, far_shards, remote: &Remote<_, _>| {
+            let waker = remote.waker().clone();
+            Bridge::new(lane, far_shards, bytes * far_shards, std::thread::current(), waker)
+        };
+        let (reply, ready) = mpsc::sync_channel(far);
+        let leading = self.successor.iter().map(|remote| {
+            let (bridge, end) = bridge(Lane::Forward, own, remote);
+            remote.send(ControlMessage::Command(ShardCommand::Lead { bridge, reply: reply.clone() }));
+            end.split()
+        });
+        let (from_successor, to_successor) = leading.unzip::<_, _, Vec<_>, Vec<_>>();
+        let following = self.predecessor.iter().map(|remote| {
+            let (bridge, end) = bridge(Lane::Request, far, remote);
+            self.bridges.push(bridge);
+            end.split()
+        });
+        let (from_predecessor, to_predecessor) = following.unzip::<_, _, Vec<_>, Vec<_>>();
+        let moved = std::mem::take(&mut self.moved);
+        let requests = FromPredecessor::new(moved, self.placement, far, own);
+        self.ways = vec![
+            Way::new(from_predecessor, to_successor, requests),
+            Way::new(from_successor, to_predecessor, FromSuccessor::new(own, far)),
+        ];
+        self.step = Step::Leading(ready, far);
+    }
+}
+
+impl Rehearsal {
+    /// From here on the successor orders the messages.
+    fn follow(&mut self) {
+        let message_bytes_max = self.message_bytes_max;
+        for (remote, bridge) in self.predecessor.iter().zip(self.bridges.drain(..)) {
+            let follow = ShardCommand::Follow { bridge, message_bytes_max };
+            remote.send(ControlMessage::Command(follow));
+        }
+        self.step = Step::Linked;
+    }
+}
+
+fn command(shards: &Shards, command: impl Fn() -> ShardCommand) {
+    for remote in shards {
+        remote.send(ControlMessage::Command(command()));
+    }
+}
+
+impl Way {
+    fn new(
+        inlets: Vec<FarInlet<ShardMail>>,
+        outlets: Vec<FarOutlet<ShardMail>>,
+        translate: impl Translate + std::fmt::Debug,
+    ) -> Way {
+        Way { inlets, outlets, translate: Box::new(translate), stuck: VecDeque::new() }
+    }
+
+    fn carry(&mut self, mut mail: usize) {
+        while mail > 0 {
+            mail -= 1;
+            if self.stuck.is_empty() && !self.take() {
+                return;
+            }
+            let Some((Route { to, from }, mail, bytes)) = self.stuck.front() else { return };
+            match self.outlets[*to].post(*from, mail, bytes) {
+                Ok(true) => drop(self.stuck.pop_front()),
+                Ok(false) => return,
+                Err(_) => panic!("a bridge takes no mail"),
+            }
+        }
+    }
+
+    /// Takes a message of any shard through its wire format.
+    fn take(&mut self) -> bool {
+        let mut payload = Vec::new();
+        let taken = self
+            .inlets
+            .iter_mut()
+            .enumerate()
+            .find_map(|(from, inlet)| inlet.take(&mut payload).map(|(to, mail)| (from, to, mail)));
+        let Some((from, to, mail)) = taken else { return false };
+        let mut wire = Vec::new();
+        assert!(mail_codec::encode(&mail, &payload, &mut wire), "{mail:?} stays in its process");
+        let (mut mail, bytes) = mail_codec::decode(&wire).expect("well formed");
+        let route = self.translate.arrived(from, to, &mut mail, bytes).expect("mail that may come");
+        self.stuck.push_back((route, mail, bytes.to_vec()));
+        true
+    }
+}

@@ -1,0 +1,344 @@
+//! The successor's side of a takeover.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use super::carrier::{Carrier, LinkEnd, Route, Translate, WriterThread};
+use super::meeting::{self, MeetingPoint};
+use super::wire::{FrameKind, invalid, receive, receive_sockets, send};
+use super::{ACCEPTED, Hello, Offer, REQUEST, SHARDS_MAX, failed};
+use crate::broadcast::MAIL_OVERHEAD_BYTES;
+use crate::broadcast::shard_mail::ShardMail;
+use crate::commands::ShardCommand;
+use crate::config::ListenAddress;
+use crate::handle::Handle;
+use crate::limits::{HANDOVER_STEP_TIMEOUT, MAILBOX_BYTES_MIN, SNAPSHOT_TIMEOUT};
+use crate::listeners::InheritedListener;
+use echoring_async::tls::Tickets;
+use echoring_runtime::shard::{Bridge, ControlMessage, FarEnd, Lane};
+use echoring_topics::{ImportError, OwnedTopicId, Placement, Record};
+
+/// The running server, whose place is to be taken. If it is dropped before [`Server::start_after`], that server goes on.
+///
+/// [`Server::start_after`]: crate::Server::start_after
+#[derive(Debug)]
+pub struct Predecessor {
+    stream: UnixStream,
+    offer: Offer,
+    listeners: Vec<InheritedListener>,
+    admin: Option<InheritedListener>,
+}
+
+impl Predecessor {
+    /// Asks the server that waits at one of these points for its place. `None` if there is no server of `user` or of root; that
+    /// user must be the one that this process has once it serves. A server that still drains its own predecessor lets the
+    /// caller wait for that.
+    ///
+    /// # Errors
+    /// If it refuses, or does not answer. It goes on then.
+    pub fn find(
+        points: &[MeetingPoint],
+        user: u32,
+        shards: usize,
+        message_bytes_max: u64,
+    ) -> io::Result<Option<Predecessor>> {
+        for point in points {
+            if let Some(stream) = point.connect(user).map_err(failed(&format!("at {point}")))? {
+                return Predecessor::ask(stream, shards, message_bytes_max).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    fn ask(stream: UnixStream, shards: usize, message_bytes_max: u64) -> io::Result<Predecessor> {
+        let step = Some(Duration::from_nanos(HANDOVER_STEP_TIMEOUT));
+        stream.set_read_timeout(step)?;
+        stream.set_write_timeout(step)?;
+        meeting::send_line(&stream, REQUEST)?;
+        match &*meeting::line(&stream)? {
+            ACCEPTED => {}
+            "" => return Err(invalid("it does not speak this version of the takeover")),
+            words => return Err(io::Error::other(words.to_owned())),
+        }
+        let hello = Hello {
+            shards: u16::try_from(shards).map_err(|_| invalid("too many shards"))?,
+            message_bytes_max,
+            pid: std::process::id(),
+        };
+        let mut body = Vec::new();
+        hello.write(&mut body);
+        send(&stream, FrameKind::Hello, &body)?;
+        next(&stream, &mut body, FrameKind::Offer)?;
+        let offer = Offer::read(&body).ok_or_else(|| invalid("its offer is malformed"))?;
+        if usize::from(offer.shards) + shards > SHARDS_MAX {
+            let line = format!("{} shards there and {shards} here are more than {SHARDS_MAX}", offer.shards);
+            return Err(io::Error::other(line));
+        }
+        let (listeners, admin) = listeners(&stream, &offer)?;
+        Ok(Predecessor { stream, offer, listeners, admin })
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.offer.pid
+    }
+
+    /// Its listeners: the sockets themselves.
+    pub fn listeners(&self) -> &[InheritedListener] {
+        &self.listeners
+    }
+
+    /// Its admin listener, if that has this address.
+    pub fn take_admin(&mut self, address: &ListenAddress) -> Option<InheritedListener> {
+        self.admin.take_if(|admin| admin.address() == address)
+    }
+
+    /// Its TLS tickets, if it has any.
+    pub fn tickets(&self) -> Option<Arc<Tickets>> {
+        Tickets::import(&self.offer.tickets)
+    }
+
+    pub(crate) fn digest_seed(&self) -> u64 {
+        self.offer.digest_seed
+    }
+
+    /// The number of this process's first shard, in the numbers of clients.
+    pub(crate) fn next_number(&self) -> u8 {
+        self.offer.next_number()
+    }
+
+    /// Takes the topics over. When this returns, the predecessor orders nothing more, and its clients are served through a link
+    /// that ends with the last of them.
+    ///
+    /// # Errors
+    /// The predecessor goes on. The shards of `server` may have some of its topics, and must end.
+    pub(crate) fn take_over(self, server: &Handle, placement: Placement) -> io::Result<()> {
+        let Predecessor { stream, offer, .. } = self;
+        let mut takeover = Takeover { server, placement, offer: &offer, moved: BTreeMap::new(), owner: None };
+        send(&stream, FrameKind::Begin, &[])?;
+        takeover.import_all(&stream)?;
+        let writer = WriterThread::spawn()?;
+        let ends = takeover.lead(&writer)?;
+        send(&stream, FrameKind::Imported, &[])?;
+        let mut body = Vec::new();
+        next(&stream, &mut body, FrameKind::Go)?;
+        let far_shards = usize::from(offer.shards);
+        let translator = FromPredecessor::new(takeover.moved, placement, server.remotes.len(), far_shards);
+        let said = stream.try_clone()?;
+        let carrier = Carrier::start(writer, stream, ends, translator)?;
+        server.link.set(true);
+        // Nothing was posted yet, so nobody else writes.
+        send(&said, FrameKind::Started, &[])?;
+        let waiting = server.clone();
+        thread::Builder::new().name("link".to_owned()).spawn(move || {
+            match carrier.wait() {
+                LinkEnd::Bye => tracing::info!(pid = offer.pid, "the server before this one has ended"),
+                LinkEnd::Broken(error) => {
+                    tracing::warn!(%error, pid = offer.pid, "the server before this one is lost; its clients reconnect");
+                }
+            }
+            for remote in waiting.remotes.iter() {
+                remote.send(ControlMessage::Command(ShardCommand::ForgetPredecessor(offer.clients())));
+            }
+            waiting.link.set(false);
+        })?;
+        Ok(())
+    }
+}
+
+/// Receives the listeners, and the admin listener.
+fn listeners(
+    stream: &UnixStream,
+    offer: &Offer,
+) -> io::Result<(Vec<InheritedListener>, Option<InheritedListener>)> {
+    let offered = || offer.listeners.iter().chain(&offer.admin);
+    let count = offered().map(|(sockets, _)| usize::from(*sockets)).sum();
+    let mut sockets = receive_sockets(stream, count)?.into_iter();
+    let mut listeners = Vec::new();
+    for (count, removes_file) in offered() {
+        let sockets: Vec<OwnedFd> = sockets.by_ref().take(usize::from(*count)).collect();
+        let listener = InheritedListener::new(sockets).map_err(failed("a listener that it passed"))?;
+        listeners.push(if *removes_file { listener.remove_file() } else { listener });
+    }
+    let admin = offer.admin.and_then(|_| listeners.pop());
+    Ok((listeners, admin))
+}
+
+/// Reads the next frame, which must be of this kind.
+fn next(mut stream: &UnixStream, body: &mut Vec<u8>, expected: FrameKind) -> io::Result<()> {
+    loop {
+        match receive(&mut stream, body)? {
+            kind if kind == expected => return Ok(()),
+            FrameKind::Wait => tracing::info!("{}", String::from_utf8_lossy(body)),
+            FrameKind::Failed => return Err(io::Error::other(String::from_utf8_lossy(body).into_owned())),
+            _ => return Err(invalid("an unexpected frame")),
+        }
+    }
+}
+
+struct Takeover<'a> {
+    server: &'a Handle,
+    placement: Placement,
+    offer: &'a Offer,
+    /// The predecessor's topics, by its shard and its id, and where they are now.
+    moved: Moved,
+    /// The owner shard of the topic whose records arrive.
+    owner: Option<usize>,
+}
+
+pub(super) type Moved = BTreeMap<(usize, OwnedTopicId), (usize, OwnedTopicId)>;
+pub(super) type Imported = Result<Vec<(OwnedTopicId, OwnedTopicId)>, ImportError>;
+
+impl Takeover<'_> {
+    /// Imports the topics block by block: memory is bounded by one.
+    fn import_all(&mut self, mut stream: &UnixStream) -> io::Result<()> {
+        let mut body = Vec::new();
+        loop {
+            match receive(&mut stream, &mut body)? {
+                FrameKind::State => self.import(&body)?,
+                FrameKind::StateEnd => return Ok(()),
+                FrameKind::Failed => {
+                    return Err(io::Error::other(String::from_utf8_lossy(&body).into_owned()));
+                }
+                _ => return Err(invalid("an unexpected frame")),
+            }
+        }
+    }
+
+    /// Imports a block of the topics of one shard: its number, and records.
+    fn import(&mut self, body: &[u8]) -> io::Result<()> {
+        let malformed = || invalid("its topics are malformed");
+        let (from, records) = body.split_first_chunk::<2>().ok_or_else(malformed)?;
+        let from = usize::from(u16::from_le_bytes(*from));
+        if from >= usize::from(self.offer.shards) {
+            return Err(malformed());
+        }
+        let blocks = split(records, self.placement, self.server.remotes.len(), &mut self.owner);
+        let blocks = blocks.ok_or_else(malformed)?;
+        for (to, block) in blocks.into_iter().enumerate().filter(|(_, block)| !block.is_empty()) {
+            for (old, new) in self.import_at(to, block)? {
+                self.moved.insert((from, old), (to, new));
+            }
+        }
+        Ok(())
+    }
+
+    fn import_at(&self, shard: usize, block: Vec<u8>) -> io::Result<Vec<(OwnedTopicId, OwnedTopicId)>> {
+        let (reply, imported) = mpsc::sync_channel::<Imported>(1);
+        let shards = usize::from(self.offer.shards);
+        let command = ShardCommand::Import { block, shards, reply };
+        self.server.remotes[shard].send(ControlMessage::Command(command));
+        let imported = imported.recv_timeout(Duration::from_nanos(SNAPSHOT_TIMEOUT));
+        imported.map_err(|_| io::Error::other("a shard does not answer"))?.map_err(io::Error::other)
+    }
+
+    /// Gives every shard its bridge, and returns the far ends.
+    fn lead(&self, writer: &WriterThread) -> io::Result<Vec<FarEnd<ShardMail>>> {
+        let far_shards = usize::from(self.offer.shards);
+        let bytes = bridge_bytes(self.server.limits.message_bytes_most.max(self.offer.message_bytes_max))
+            * far_shards;
+        let (reply, ready) = mpsc::sync_channel(self.server.remotes.len());
+        let mut ends = Vec::new();
+        for remote in self.server.remotes.iter() {
+            let waker = remote.waker().clone();
+            let (bridge, far) = Bridge::new(Lane::Forward, far_shards, bytes, writer.thread(), waker);
+            remote.send(ControlMessage::Command(ShardCommand::Lead { bridge, reply: reply.clone() }));
+            ends.push(far);
+        }
+        for _ in &ends {
+            let ready = ready.recv_timeout(Duration::from_nanos(SNAPSHOT_TIMEOUT));
+            ready.map_err(|_| io::Error::other("a shard does not answer"))?;
+        }
+        Ok(ends)
+    }
+}
+
+/// Splits records by the owner shards of their topics. `owner` is that of the topic that the first ones continue.
+pub(super) fn split(
+    mut records: &[u8],
+    placement: Placement,
+    shards: usize,
+    owner: &mut Option<usize>,
+) -> Option<Vec<Vec<u8>>> {
+    let mut blocks = vec![Vec::new(); shards];
+    while !records.is_empty() {
+        let record = Record::take(&mut records)?;
+        if !record.continues() {
+            *owner = Some(placement.owner(record.topic()?, shards));
+        }
+        record.append(&mut blocks[(*owner)?]);
+    }
+    Some(blocks)
+}
+
+/// Bytes of a bridge for messages of this size, as of a mailbox.
+pub(super) fn bridge_bytes(message_bytes_max: u64) -> usize {
+    MAILBOX_BYTES_MIN.max(2 * (message_bytes_max as usize + MAIL_OVERHEAD_BYTES))
+}
+
+/// Mail of the predecessor's shards: requests.
+#[derive(Debug)]
+pub(super) struct FromPredecessor {
+    moved: Moved,
+    placement: Placement,
+    shards: usize,
+    far_shards: usize,
+}
+
+impl FromPredecessor {
+    pub(super) fn new(
+        moved: Moved,
+        placement: Placement,
+        shards: usize,
+        far_shards: usize,
+    ) -> FromPredecessor {
+        FromPredecessor { moved, placement, shards, far_shards }
+    }
+
+    /// Where a topic is that the predecessor knows as `owned` of the shard `to`.
+    fn find(&self, to: usize, owned: &mut OwnedTopicId) -> usize {
+        if to >= self.far_shards {
+            return to - self.far_shards;
+        }
+        // A topic that is nowhere is answered as unknown.
+        const NOWHERE: OwnedTopicId = OwnedTopicId { index: u32::MAX, generation: u32::MAX };
+        let (shard, new) = self.moved.get(&(to, *owned)).copied().unwrap_or((0, NOWHERE));
+        *owned = new;
+        shard
+    }
+}
+
+impl Translate for FromPredecessor {
+    fn arrived(&mut self, from: usize, to: usize, mail: &mut ShardMail, bytes: &[u8]) -> io::Result<Route> {
+        let named = |name: &[u8]| {
+            std::str::from_utf8(name)
+                .map(|name| self.placement.owner(name, self.shards))
+                .map_err(|_| malformed())
+        };
+        let to = match mail {
+            ShardMail::Subscribe { .. } => named(bytes)?,
+            ShardMail::Publish { publisher, name_bytes, .. } => {
+                publisher
+                    .move_to(|shard| (shard == from).then_some(self.shards + from))
+                    .ok_or_else(malformed)?;
+                named(bytes.get(..usize::from(*name_bytes)).unwrap_or_default())?
+            }
+            ShardMail::Unsubscribe { owned, .. }
+            | ShardMail::ReplayRequest { owned, .. }
+            | ShardMail::MembersRequest { owned, .. }
+            | ShardMail::Presence { owned, .. } => self.find(to, owned),
+            _ => return Err(malformed()),
+        };
+        let is_known = from < self.far_shards && to < self.shards;
+        is_known.then_some(Route { to, from: self.shards + from }).ok_or_else(malformed)
+    }
+}
+
+fn malformed() -> io::Error {
+    invalid("mail that no predecessor sends")
+}

@@ -1,0 +1,210 @@
+//! Frames between a successor and its predecessor, on a stream socket of the Unix domain.
+//!
+//! A frame is its length, its kind, and its body. The peer is the same user or root, and yet nothing is believed: lengths have
+//! a bound, memory grows with what arrives, and descriptors are taken only where they are expected.
+
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
+};
+
+use crate::limits::{HANDOVER_FRAME_BYTES_MAX, HANDOVER_SOCKETS_MAX};
+
+/// What a frame is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum FrameKind {
+    /// Successor: its number of shards and its limits.
+    Hello = 1,
+    /// Predecessor: the request waits for something, in words.
+    Wait = 2,
+    /// Predecessor: what it is, and its listeners, whose descriptors follow.
+    Offer = 3,
+    /// Successor: everything that can fail has succeeded; send the topics.
+    Begin = 4,
+    /// Predecessor: records of the topics of one shard.
+    State = 5,
+    /// Predecessor: that was everything.
+    StateEnd = 6,
+    /// Successor: everything is imported.
+    Imported = 7,
+    /// Predecessor: it orders nothing more unless the successor ends now.
+    Go = 8,
+    /// Successor: it orders from now on.
+    Started = 9,
+    /// Mail of a shard to a shard.
+    Mail = 10,
+    /// Predecessor: its last client has left.
+    Bye = 11,
+    /// Either: the handover has failed, in words.
+    Failed = 12,
+}
+
+const KINDS: [FrameKind; 12] = [
+    FrameKind::Hello,
+    FrameKind::Wait,
+    FrameKind::Offer,
+    FrameKind::Begin,
+    FrameKind::State,
+    FrameKind::StateEnd,
+    FrameKind::Imported,
+    FrameKind::Go,
+    FrameKind::Started,
+    FrameKind::Mail,
+    FrameKind::Bye,
+    FrameKind::Failed,
+];
+
+/// Bytes before the body: its length with the kind, and the kind.
+pub(crate) const FRAME_HEAD_BYTES: usize = 4 + 1;
+/// Bytes that are read at once while a frame grows.
+const READ_BYTES: usize = 64 * 1024;
+/// Descriptors per message; the kernel allows 253.
+const SOCKETS_PER_MESSAGE: usize = 64;
+
+/// Appends a frame whose body `write` appends.
+pub(crate) fn append_frame(bytes: &mut Vec<u8>, kind: FrameKind, write: impl FnOnce(&mut Vec<u8>)) {
+    let start = bytes.len();
+    bytes.extend_from_slice(&[0, 0, 0, 0, kind as u8]);
+    write(bytes);
+    let length = (bytes.len() - start - 4) as u32;
+    bytes[start..start + 4].copy_from_slice(&length.to_le_bytes());
+}
+
+/// Sends one frame.
+pub(crate) fn send(mut stream: &UnixStream, kind: FrameKind, body: &[u8]) -> io::Result<()> {
+    let mut bytes = Vec::with_capacity(FRAME_HEAD_BYTES + body.len());
+    append_frame(&mut bytes, kind, |bytes| bytes.extend_from_slice(body));
+    stream.write_all(&bytes)
+}
+
+/// Reads one frame's body into `body`.
+///
+/// # Errors
+/// [`io::ErrorKind::UnexpectedEof`] at the end of the stream, [`io::ErrorKind::InvalidData`] for what is no frame.
+pub(crate) fn receive(stream: &mut impl Read, body: &mut Vec<u8>) -> io::Result<FrameKind> {
+    let mut head = [0; FRAME_HEAD_BYTES];
+    stream.read_exact(&mut head)?;
+    let [length @ .., kind] = head;
+    let length = u32::from_le_bytes(length) as usize;
+    let kind = KINDS.into_iter().find(|known| *known as u8 == kind);
+    let (Some(kind), 1..=HANDOVER_FRAME_BYTES_MAX) = (kind, length) else {
+        return Err(invalid("what arrived is no frame"));
+    };
+    body.clear();
+    let mut rest = length - 1;
+    while rest > 0 {
+        // Not more than arrives, whatever the length says.
+        let at = body.len();
+        body.resize(at + rest.min(READ_BYTES), 0);
+        stream.read_exact(&mut body[at..])?;
+        rest -= body.len() - at;
+    }
+    Ok(kind)
+}
+
+pub(crate) fn invalid(words: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, words)
+}
+
+/// Sends descriptors, each batch with a byte.
+pub(crate) fn send_sockets(stream: &UnixStream, sockets: &[BorrowedFd<'_>]) -> io::Result<()> {
+    for batch in sockets.chunks(SOCKETS_PER_MESSAGE) {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SOCKETS_PER_MESSAGE))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        ancillary.push(SendAncillaryMessage::ScmRights(batch));
+        sendmsg(stream, &[IoSlice::new(&[0])], &mut ancillary, SendFlags::NOSIGNAL)?;
+    }
+    Ok(())
+}
+
+/// Receives `count` descriptors, at most [`HANDOVER_SOCKETS_MAX`].
+pub(crate) fn receive_sockets(stream: &UnixStream, count: usize) -> io::Result<Vec<OwnedFd>> {
+    if count > HANDOVER_SOCKETS_MAX {
+        return Err(invalid("too many listeners"));
+    }
+    let mut sockets = Vec::new();
+    while sockets.len() < count {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SOCKETS_PER_MESSAGE))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let mut byte = [0];
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let received = recvmsg(stream, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, flags)?;
+        let before = sockets.len();
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                sockets.extend(descriptors);
+            }
+        }
+        if received.bytes == 0 || sockets.len() == before {
+            return Err(invalid("descriptors are missing"));
+        }
+    }
+    if sockets.len() > count {
+        return Err(invalid("more descriptors than announced"));
+    }
+    Ok(sockets)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::os::fd::AsFd as _;
+
+    use super::*;
+
+    #[test]
+    fn frames_arrive_as_they_were_sent() {
+        let (mut here, there) = UnixStream::pair().expect("a pair");
+        let mut body = Vec::new();
+        for (kind, sent) in [(FrameKind::Hello, &b"hello"[..]), (FrameKind::StateEnd, b"")] {
+            send(&there, kind, sent).expect("sent");
+            assert_eq!(receive(&mut here, &mut body).expect("a frame"), kind);
+            assert_eq!(body, sent);
+        }
+        drop(there);
+        let end = receive(&mut here, &mut body).expect_err("the end");
+        assert_eq!(end.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn what_is_no_frame_costs_no_memory() {
+        let length = |length: usize| (length as u32).to_le_bytes().to_vec();
+        for bytes in [
+            [length(0), vec![1]].concat(),
+            [length(1), vec![0]].concat(),
+            [length(1), vec![99]].concat(),
+            [length(HANDOVER_FRAME_BYTES_MAX + 1), vec![1]].concat(),
+            [length(HANDOVER_FRAME_BYTES_MAX), vec![1]].concat(),
+            b"GET / HTTP/1.1\r\n".to_vec(),
+        ] {
+            let mut body = Vec::new();
+            receive(&mut &bytes[..], &mut body).expect_err("no frame");
+            assert!(body.capacity() <= 2 * READ_BYTES, "{}", body.capacity());
+        }
+    }
+
+    #[test]
+    fn listeners_cross_and_are_the_same_sockets() {
+        let (here, there) = UnixStream::pair().expect("a pair");
+        let listeners: Vec<TcpListener> =
+            (0..70).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
+        let addresses: Vec<_> = listeners.iter().map(|socket| socket.local_addr().expect("bound")).collect();
+        let sockets: Vec<_> = listeners.iter().map(TcpListener::as_fd).collect();
+        send_sockets(&there, &sockets).expect("sent");
+        let received = receive_sockets(&here, 70).expect("received");
+        let received =
+            received.into_iter().map(|socket| TcpListener::from(socket).local_addr().expect("bound"));
+        assert_eq!(received.collect::<Vec<_>>(), addresses);
+        send_sockets(&there, &sockets[..2]).expect("sent");
+        receive_sockets(&here, 1).expect_err("two instead of one");
+        drop(there);
+        receive_sockets(&here, 1).expect_err("none");
+        receive_sockets(&here, HANDOVER_SOCKETS_MAX + 1).expect_err("too many");
+    }
+}

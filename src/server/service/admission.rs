@@ -1,0 +1,187 @@
+//! Lets clients in: the checks before a route is served, decisions that arrive later, and the end of credentials.
+
+use std::sync::Arc;
+
+use echoring_auth::{Authenticator, Denied};
+use echoring_proto::CloseCode;
+use echoring_proto::handshake::{Refusal, Request, Upgrade};
+use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::shard::{Answer, Application as _, Context};
+
+use super::{BAD_TOPIC, NO_ROUTE, NO_SUBPROTOCOL, Service, topic_of};
+use crate::auth::{AuthCommand, Due, NOT_ALLOWED, refusal};
+use crate::peer::Peer;
+use crate::route::Route;
+use crate::v1;
+
+impl Service {
+    /// Why the origin of a request, or its path, is refused before anybody asks who the client is.
+    pub(super) fn check_origin(&self, route: Option<&Route>, upgrade: &Upgrade<'_>) -> Option<Refusal> {
+        let is_allowed = match route {
+            Some(route) => route.allows(upgrade, &self.origins),
+            None if !self.builtin_routes => return Some(NO_ROUTE),
+            None => self.origins.allows(upgrade.host, upgrade.origin),
+        };
+        (!is_allowed).then_some(Refusal::ORIGIN)
+    }
+
+    /// Serves an upgrade of a client that was let in.
+    pub(super) fn serve_known<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Service>,
+        token: Token,
+        request: &Request<'_>,
+        upgrade: &Upgrade<'_>,
+        route: Option<Arc<Route>>,
+    ) -> Answer<Peer> {
+        let answer = match route {
+            Some(route) => self.open(token, &route, request, upgrade),
+            None => self.serve_builtin(cx, token, request, upgrade),
+        };
+        if matches!(answer, Answer::Respond(_) | Answer::RespondWith(_) | Answer::Refuse(_)) {
+            self.gate.forget(token);
+        }
+        answer
+    }
+
+    fn serve_builtin<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Service>,
+        token: Token,
+        request: &Request<'_>,
+        upgrade: &Upgrade<'_>,
+    ) -> Answer<Peer> {
+        let subprotocol = self.subprotocol(upgrade);
+        match request.path {
+            "/" | "/echo" => Answer::Upgrade { peer: Peer::Echo, subprotocol, whole: false },
+            "/broadcast" => match upgrade.subprotocol(&[v1::SUBPROTOCOL], self.preference) {
+                Some(subprotocol) => self.broadcast.open_session(subprotocol, self.gate.client(token)),
+                None => Answer::Refuse(NO_SUBPROTOCOL),
+            },
+            path => match path.strip_prefix("/broadcast/").map(topic_of) {
+                Some(Some(topic)) => {
+                    let echo_own = request.query_value("self") == Some("1");
+                    let client = self.gate.client(token);
+                    let answer =
+                        self.broadcast.subscribe_raw(cx, token, &topic, echo_own, subprotocol, client);
+                    if matches!(answer, Answer::Refuse(NOT_ALLOWED)) {
+                        self.gate.note_forbidden();
+                    }
+                    answer
+                }
+                Some(None) => Answer::Refuse(BAD_TOPIC),
+                None => Answer::Refuse(Refusal::NOT_FOUND),
+            },
+        }
+    }
+
+    /// The subprotocol of a built-in route. A browser that offers some, such as its token, requires that one is selected.
+    fn subprotocol(&self, upgrade: &Upgrade<'_>) -> Option<&'static str> {
+        let own = upgrade.subprotocol(&self.subprotocols, self.preference);
+        let bearer = || upgrade.subprotocol(&[echoring_auth::SUBPROTOCOL], self.preference);
+        own.or_else(|| if self.gate.is_on() { bearer() } else { None })
+    }
+
+    pub(super) fn auth_command<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, command: AuthCommand) {
+        match command {
+            AuthCommand::Decided(token, decision) => {
+                if let Some((head, refusal)) = self.gate.decided(token, decision, cx.now()) {
+                    // A head that was parsed once is parsed again.
+                    let _ = head.with(|request| self.resume(cx, token, request, refusal));
+                }
+            }
+            AuthCommand::Refreshed { token, id, decision } => {
+                if let Some(mut link) = cx.link(token).filter(|link| link.is_open()) {
+                    self.broadcast.refreshed(&mut link, &mut self.gate, id, decision);
+                }
+            }
+        }
+    }
+
+    /// Uses other settings of authentication, after those of topics. Clients whose credentials were withdrawn are closed, and
+    /// subscriptions that are no longer allowed end.
+    pub(super) fn configure_auth<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Service>,
+        authenticator: Option<Arc<Authenticator>>,
+    ) {
+        for token in self.gate.configure(authenticator, cx.now()) {
+            self.end_credentials(cx, token, Due::Withdrawn);
+        }
+        for token in cx.tokens() {
+            if matches!(cx.peer(token), Some(Peer::Subscriber(_) | Peer::Session(_)))
+                && let Some(mut link) = cx.link(token)
+            {
+                self.broadcast.check_rights(&mut link, self.gate.client(token));
+            }
+        }
+    }
+
+    /// Continues with a request about which a decision was made.
+    fn resume<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Service>,
+        token: Token,
+        request: &Request<'_>,
+        refusal: Option<Refusal>,
+    ) {
+        if let Some(refusal) = refusal {
+            return cx.refuse(token, &refusal);
+        }
+        let Ok(Some(upgrade)) = request.upgrade() else { return cx.refuse(token, &Refusal::MALFORMED) };
+        let route = self.routes.find(request.path, &upgrade, self.preference);
+        let answer = self.serve_known(cx, token, request, &upgrade, route);
+        match answer {
+            Answer::Upgrade { peer, subprotocol, whole } => {
+                set_peer(cx, token, peer);
+                cx.accept(token, subprotocol, whole);
+                self.opened(cx, token, None);
+            }
+            Answer::UpgradeWith { peer, extras, whole } => {
+                set_peer(cx, token, peer);
+                cx.accept_with(token, &extras, whole);
+                self.opened(cx, token, None);
+            }
+            Answer::Later { peer } => set_peer(cx, token, peer),
+            Answer::Respond(reply) => cx.respond(token, &reply),
+            Answer::RespondWith(reply) => cx.respond(token, &reply.as_reply()),
+            Answer::Refuse(refusal) => cx.refuse(token, &refusal),
+        }
+    }
+
+    /// Attends to credentials that expire.
+    pub(super) fn end_expired<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
+        let now = cx.now();
+        while let Some((token, due)) = self.gate.pop_due(now) {
+            if due == Due::Notice {
+                let seconds = self.gate.expires_in_s(token);
+                if let (Some(mut link), Some(seconds)) =
+                    (cx.link(token).filter(|link| link.is_open()), seconds)
+                {
+                    self.broadcast.notice_expiry(&mut link, seconds);
+                }
+            } else {
+                self.end_credentials(cx, token, due);
+            }
+        }
+    }
+
+    /// Closes a connection whose credentials no longer hold.
+    fn end_credentials<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, token: Token, due: Due) {
+        // The 101 may still wait for the topic's owner.
+        if cx.is_deciding(token) {
+            cx.refuse(token, &refusal(Denied::Expired, None));
+        }
+        let Some(mut link) = cx.link(token).filter(|link| link.is_open()) else { return };
+        self.gate.note_ended(due);
+        let reason =
+            if due == Due::Withdrawn { "credentials were withdrawn" } else { "credentials have expired" };
+        link.close(CloseCode::CREDENTIALS_ENDED, reason);
+    }
+}
+
+fn set_peer<D: Driver>(cx: &mut Context<'_, D, Service>, token: Token, new: Peer) {
+    if let Some(peer) = cx.peer(token) {
+        *peer = new;
+    }
+}

@@ -1,0 +1,166 @@
+//! The shard's part of `/connections`: looks at its open connections, some in each tick, and reports or closes them.
+
+use std::net::SocketAddr;
+
+use echoring_proto::CloseCode;
+use echoring_proto::limits::SECOND;
+use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::shard::{Application as _, Context};
+
+use super::Service;
+use crate::connections::{ConnectionId, ConnectionReport, Scan, ScanAction};
+use crate::limits::{CONNECTION_TOPICS_SHOWN_MAX, CONNECTIONS_PER_TICK};
+use crate::peer::{Peer, class};
+use crate::v1;
+
+/// The reason in the Close frame of a connection that an operator closes, with 1008.
+const CLOSED_BY_OPERATOR: &str = "closed by an operator";
+
+impl Service {
+    /// The address of a connection's client, if it is known without asking the kernel; `Some(None)` if there is none.
+    fn known_address<D: Driver>(
+        &self,
+        cx: &Context<'_, D, Service>,
+        token: Token,
+    ) -> Option<Option<SocketAddr>> {
+        cx.inspect(token)?.address
+    }
+
+    /// Goes on with the scans.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn advance_scans<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>) {
+        let mut going_on = Vec::new();
+        for mut scan in self.scans.take() {
+            if self.advance(cx, &mut scan) {
+                scan.finish(cx.shard(), cx.indexes());
+            } else {
+                going_on.push(scan);
+            }
+        }
+        self.scans.put_back(going_on);
+    }
+
+    /// Looks at the share of one tick. Returns whether the scan has ended.
+    fn advance<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, scan: &mut Scan) -> bool {
+        scan.keep_waiting(|token| cx.is_open(token));
+        if scan.is_over(cx.now()) {
+            for token in scan.give_up() {
+                self.take(cx, scan, token, None);
+            }
+            return true;
+        }
+        for _ in 0..CONNECTIONS_PER_TICK {
+            if !scan.has_room() {
+                break;
+            }
+            if let Some(Some(token)) = scan.next(cx.indexes(), |index| cx.token_at(index)) {
+                self.look_at(cx, scan, token);
+            }
+        }
+        !scan.is_waiting() && !scan.has_room()
+    }
+
+    fn look_at<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, scan: &mut Scan, token: Token) {
+        if !cx.is_open(token) || !self.matches(cx, scan, token) {
+            return;
+        }
+        if !scan.wants_address() {
+            return self.take(cx, scan, token, None);
+        }
+        match self.known_address(cx, token) {
+            Some(address) => self.take(cx, scan, token, address),
+            None => {
+                scan.wait_for(token);
+                cx.find_address(token);
+            }
+        }
+    }
+
+    /// Whether an open connection passes the filter, but for its address.
+    fn matches<D: Driver>(&self, cx: &Context<'_, D, Service>, scan: &Scan, token: Token) -> bool {
+        let filter = scan.filter();
+        let is_of = |subject: &str| self.gate.client(token).is_some_and(|client| client.subject() == subject);
+        filter.identity.as_deref().is_none_or(is_of)
+            && filter.topic.as_deref().is_none_or(|topic| {
+                cx.peer_of(token).is_some_and(|peer| self.broadcast.subscribes(peer, topic))
+            })
+    }
+
+    /// The address of a connection was found.
+    pub(super) fn found_address<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Service>,
+        token: Token,
+        address: Option<SocketAddr>,
+    ) {
+        let mut scans = self.scans.take();
+        for scan in &mut scans {
+            if scan.stop_waiting(token) && cx.is_open(token) {
+                self.take(cx, scan, token, address);
+            }
+        }
+        self.scans.put_back(scans);
+    }
+
+    /// Does what the scan is for with a connection that passes its filter but for the address.
+    fn take<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Service>,
+        scan: &mut Scan,
+        token: Token,
+        address: Option<SocketAddr>,
+    ) {
+        if !scan.takes(address) {
+            return;
+        }
+        match *scan.action() {
+            ScanAction::List(_) => {
+                if let Some(report) = self.describe(cx, token, address) {
+                    scan.list(token, report);
+                }
+            }
+            ScanAction::Rank(most) => {
+                let queued_bytes = cx.inspect(token).map_or(0, |view| view.queued_bytes);
+                scan.rank(token, queued_bytes, most);
+            }
+            ScanAction::Close => {
+                if let Some(mut link) = cx.link(token) {
+                    link.close(CloseCode::POLICY, CLOSED_BY_OPERATOR);
+                    scan.note_closed();
+                }
+            }
+        }
+    }
+
+    fn describe<D: Driver>(
+        &self,
+        cx: &Context<'_, D, Service>,
+        token: Token,
+        address: Option<SocketAddr>,
+    ) -> Option<ConnectionReport> {
+        let (view, peer) = (cx.inspect(token)?, cx.peer_of(token)?);
+        let subscribed = self.broadcast.subscriptions_of(peer, CONNECTION_TOPICS_SHOWN_MAX);
+        let open = view.accepted_at.map(|at| cx.now().saturating_sub(at));
+        Some(ConnectionReport {
+            id: ConnectionId { shard: cx.shard(), token }.to_string(),
+            shard: cx.shard(),
+            address: address.map(|address| address.to_string()),
+            identity: self.gate.client(token).map(|client| client.subject().into()),
+            route: self.route_of(peer),
+            path: view.path.map(str::to_owned),
+            subprotocol: matches!(peer, Peer::Session(_)).then_some(v1::SUBPROTOCOL),
+            topics: subscribed.topics,
+            topic_count: subscribed.count,
+            open_s: open.map(|nanos| nanos as f64 / SECOND as f64),
+            queued_bytes: view.queued_bytes,
+            lag_bytes: subscribed.lag_bytes,
+            is_tls: view.is_tls,
+        })
+    }
+
+    fn route_of(&self, peer: &Peer) -> &'static str {
+        let own = self.class(peer);
+        class::NAMES.iter().find(|(class, _)| *class == own).map_or("none", |(_, name)| name)
+    }
+}

@@ -1,0 +1,93 @@
+//! Who may do what with a topic.
+
+/// What a client may do with a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Right {
+    /// Receive its messages.
+    Subscribe,
+    /// Publish messages.
+    Publish,
+    /// Learn who else subscribes.
+    Presence,
+    /// Receive messages that were published before the subscription.
+    History,
+}
+
+impl Right {
+    /// All rights.
+    pub const ALL: [Right; 4] = [Right::Subscribe, Right::Publish, Right::Presence, Right::History];
+
+    /// The word for it in settings, tokens and errors.
+    pub fn word(self) -> &'static str {
+        match self {
+            Right::Subscribe => "subscribe",
+            Right::Publish => "publish",
+            Right::Presence => "presence",
+            Right::History => "history",
+        }
+    }
+}
+
+/// Who has a right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permission {
+    /// Nobody, not even the operator.
+    Nobody,
+    /// All clients, and the operator.
+    Everybody,
+    /// Clients that are authenticated, and the operator.
+    Authenticated,
+    /// Clients whose credentials name the topic, and the operator.
+    Claim,
+    /// The operator, at the admin address.
+    Operator,
+}
+
+impl Permission {
+    /// Whether the operator has the right.
+    pub fn includes_operator(self) -> bool {
+        self != Permission::Nobody
+    }
+
+    /// Whether some client has the right.
+    pub fn includes_clients(self) -> bool {
+        !matches!(self, Permission::Nobody | Permission::Operator)
+    }
+}
+
+/// The permissions of a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// Who may subscribe.
+    pub subscribe: Permission,
+    /// Who may publish.
+    pub publish: Permission,
+    /// Who gets presence events and member lists, if their protocol supports them. The topic counts its subscribers
+    /// unless it is nobody.
+    pub presence: Permission,
+    /// Who is sent stored messages.
+    pub history: Permission,
+}
+
+impl Access {
+    /// Who has a right.
+    pub fn of(&self, right: Right) -> Permission {
+        match right {
+            Right::Subscribe => self.subscribe,
+            Right::Publish => self.publish,
+            Right::Presence => self.presence,
+            Right::History => self.history,
+        }
+    }
+}
+
+impl Default for Access {
+    fn default() -> Access {
+        Access {
+            subscribe: Permission::Everybody,
+            publish: Permission::Everybody,
+            presence: Permission::Nobody,
+            history: Permission::Everybody,
+        }
+    }
+}

@@ -1,0 +1,243 @@
+"""Credentials made by other implementations: JWT by PyJWT, keys by cryptography and OpenSSL, hashes by argon2-cffi."""
+
+import base64
+import contextlib
+import http.server
+import json
+import os
+import ssl
+import subprocess
+import tempfile
+import threading
+import time
+import unittest
+
+import argon2
+import jwt
+import trustme
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from harness import BINARY, PATIENCE_S, Server
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+
+SECRET = "a secret of at least thirty-two bytes"
+KEYS = {
+    "RS256": rsa.generate_private_key(65537, 2048),
+    "ES256": ec.generate_private_key(ec.SECP256R1()),
+    "EdDSA": ed25519.Ed25519PrivateKey.generate(),
+}
+
+
+def public_pem(key):
+    return key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+
+def jwk(algorithm, key, kid):
+    kinds = {"RS256": jwt.algorithms.RSAAlgorithm, "ES256": jwt.algorithms.ECAlgorithm, "EdDSA": jwt.algorithms.OKPAlgorithm}
+    return {**json.loads(kinds[algorithm].to_jwk(key.public_key())), "kid": kid, "use": "sig", "alg": algorithm}
+
+
+def claims(subject="alice", expires_in=600, **more):
+    return {"sub": subject, "exp": int(time.time()) + expires_in, **more}
+
+
+def status(server, path="/echo", token=None, headers=None):
+    """The status of a handshake with a bearer token."""
+    fields = dict(headers or {})
+    if token is not None:
+        fields["Authorization"] = f"Bearer {token}"
+    try:
+        with connect(server.url(path), additional_headers=fields, open_timeout=PATIENCE_S):
+            return 101
+    except InvalidStatus as refused:
+        return refused.response.status_code
+
+
+class WithFiles(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = folder.name
+
+    def file(self, name, content):
+        path = os.path.join(self.folder, name)
+        with open(path, "wb") as file:
+            file.write(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    def server(self, *flags):
+        server = Server(*flags)
+        self.addCleanup(server.__exit__)
+        return server
+
+
+class Tokens(WithFiles):
+    def test_tokens_of_pyjwt_are_verified_with_keys_of_cryptography(self):
+        flags = [f"--auth-jwt-key={self.file(name, public_pem(key))}" for name, key in KEYS.items()]
+        server = self.server(*flags, f"--auth-jwt-key={self.file('secret', SECRET)}")
+        for algorithm, key in [*KEYS.items(), ("HS256", SECRET)]:
+            with self.subTest(algorithm):
+                self.assertEqual(status(server, token=jwt.encode(claims(), key, algorithm)), 101)
+                late = claims(expires_in=-1)
+                self.assertEqual(status(server, token=jwt.encode(late, key, algorithm)), 401)
+        for algorithm, key in [
+            ("RS256", rsa.generate_private_key(65537, 2048)),
+            ("ES256", ec.generate_private_key(ec.SECP256R1())),
+            ("EdDSA", ed25519.Ed25519PrivateKey.generate()),
+            ("HS256", SECRET + "x"),
+            ("RS512", KEYS["RS256"]),
+            ("PS256", KEYS["RS256"]),
+            ("HS512", SECRET + "x" * 64),
+            ("none", None),
+        ]:
+            with self.subTest(algorithm, forged=True):
+                self.assertEqual(status(server, token=jwt.encode(claims(), key, algorithm)), 401)
+
+    def test_keys_of_openssl_are_read(self):
+        for kind in (["RSA", "-pkeyopt", "rsa_keygen_bits:3072"], ["EC", "-pkeyopt", "ec_paramgen_curve:P-256"], ["ed25519"]):
+            with self.subTest(kind[0]):
+                private = subprocess.run(
+                    ["openssl", "genpkey", "-algorithm", *kind], check=True, capture_output=True
+                ).stdout
+                public = subprocess.run(
+                    ["openssl", "pkey", "-pubout"], input=private, check=True, capture_output=True
+                ).stdout
+                server = self.server(f"--auth-jwt-key={self.file('key', public)}")
+                algorithm = {"RSA": "RS256", "EC": "ES256", "ed25519": "EdDSA"}[kind[0]]
+                self.assertEqual(status(server, token=jwt.encode(claims(), private, algorithm)), 101)
+                wrong = subprocess.run(
+                    [BINARY, "serve", "--check", f"--auth-jwt-key={self.file('private', private)}"],
+                    capture_output=True,
+                    text=True,
+                )
+                self.assertEqual(wrong.returncode, 3)
+                self.assertIn("expected a public key", wrong.stderr)
+
+    def test_a_public_key_is_no_secret_of_hs256(self):
+        public = public_pem(KEYS["RS256"])
+        server = self.server(f"--auth-jwt-key={self.file('key', public)}")
+        message = ".".join(
+            base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
+            for part in ({"alg": "HS256", "typ": "JWT"}, claims())
+        )
+        key = jwt.algorithms.HMACAlgorithm(jwt.algorithms.HMACAlgorithm.SHA256)
+        for secret in (public, public.strip()):
+            signature = base64.urlsafe_b64encode(key.sign(message.encode(), secret)).rstrip(b"=").decode()
+            self.assertEqual(status(server, token=f"{message}.{signature}"), 401)
+
+    def test_a_browsers_way_of_sending_a_token_works_with_other_clients(self):
+        config = self.file("config", '[topic_defaults]\nsubscribe = "claim"\n')
+        server = self.server(f"--auth-jwt-key={self.file('secret', SECRET)}", "--config", config)
+        token = jwt.encode(claims(subscribe=["news.*"]), SECRET, "HS256")
+        with connect(server.url("/broadcast"), subprotocols=["echoring.v1.json", "bearer", token]) as client:
+            self.assertEqual(client.subprotocol, "echoring.v1.json")
+            client.send(json.dumps({"type": "subscribe", "id": 1, "topic": "news.today"}))
+            self.assertEqual(json.loads(client.recv(PATIENCE_S))["type"], "subscribed")
+        with connect(server.url("/broadcast/news.today"), subprotocols=["bearer", token]) as client:
+            self.assertEqual(client.subprotocol, "bearer")
+        self.assertEqual(status(server, "/broadcast/other", token), 403)
+
+    def test_a_session_goes_on_with_a_fresh_token_and_ends_with_its_last(self):
+        server = self.server(f"--auth-jwt-key={self.file('secret', SECRET)}")
+        token = lambda seconds: jwt.encode(claims(expires_in=seconds), SECRET, "HS256")
+        with connect(server.url("/broadcast"), subprotocols=["echoring.v1.json", "bearer", token(2)]) as client:
+            self.assertEqual(json.loads(client.recv(PATIENCE_S))["type"], "token_expires")
+            client.send(json.dumps({"type": "authenticate", "id": 1, "token": token(4)}))
+            self.assertEqual(json.loads(client.recv(PATIENCE_S))["subject"], "alice")
+            self.assertEqual(json.loads(client.recv(PATIENCE_S))["type"], "token_expires")
+            with self.assertRaises(ConnectionClosed) as ended:
+                client.recv(PATIENCE_S)
+            self.assertEqual(ended.exception.rcvd.code, 4001)
+
+
+class Provider:
+    """Serves a JWKS over HTTPS."""
+
+    def __init__(self, certificate):
+        provider = self
+        self.answer, self.requests = {"keys": []}, 0
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                provider.requests += 1
+                body = json.dumps(provider.answer).encode()
+                self.send_response(200 if provider.answer else 500)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        certificate.configure_cert(context)
+        self.http.socket = context.wrap_socket(self.http.socket, server_side=True)
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        self.url = f"https://localhost:{self.http.server_address[1]}/jwks.json"
+
+    def close(self):
+        self.http.shutdown()
+        self.http.server_close()
+
+
+class KeySets(WithFiles):
+    def test_a_key_set_over_https_is_fetched_rotated_and_kept(self):
+        authority = trustme.CA()
+        roots = self.file("roots.pem", authority.cert_pem.bytes())
+        provider = Provider(authority.issue_cert("localhost"))
+        self.addCleanup(provider.close)
+        provider.answer = {"keys": [jwk("RS256", KEYS["RS256"], "first")]}
+        with contextlib.ExitStack() as environment:
+            before = os.environ.get("SSL_CERT_FILE")
+            os.environ["SSL_CERT_FILE"] = roots
+            environment.callback(
+                lambda: os.environ.pop("SSL_CERT_FILE") if before is None else os.environ.update(SSL_CERT_FILE=before)
+            )
+            server = self.server(f"--auth-jwks={provider.url}", "--auth-audience=us", "--auth-issuer=https://idp")
+        token = lambda algorithm, kid, **more: jwt.encode(
+            claims(**{"aud": "us", "iss": "https://idp", **more}), KEYS[algorithm], algorithm, headers={"kid": kid}
+        )
+        while status(server, token=token("RS256", "first")) == 503:
+            pass
+        self.assertEqual(status(server, token=token("RS256", "first")), 101)
+        for wrong in ({"aud": "them"}, {"aud": ["them"]}, {"iss": "https://evil"}):
+            self.assertEqual(status(server, token=token("RS256", "first", **wrong)), 401)
+        provider.answer["keys"].append(jwk("EdDSA", KEYS["EdDSA"], "second"))
+        self.assertEqual(status(server, token=token("EdDSA", "second")), 101)
+        provider.answer = None
+        asked = provider.requests
+        for _ in range(20):
+            self.assertEqual(status(server, token=token("ES256", "third")), 401)
+        self.assertEqual(provider.requests, asked, "an unknown key id asks once a minute")
+        self.assertEqual(status(server, token=token("RS256", "first")), 101)
+
+    def test_a_key_set_is_a_file_too(self):
+        keys = [jwk(algorithm, key, algorithm) for algorithm, key in KEYS.items()]
+        server = self.server(f"--auth-jwks={self.file('jwks.json', json.dumps({'keys': keys}))}")
+        for algorithm, key in KEYS.items():
+            self.assertEqual(status(server, token=jwt.encode(claims(), key, algorithm)), 101)
+
+
+class Passwords(WithFiles):
+    def test_hashes_of_argon2_cffi_are_verified(self):
+        kinds = {"id": argon2.Type.ID, "i": argon2.Type.I, "d": argon2.Type.D}
+        users = ""
+        for name, kind in kinds.items():
+            hasher = argon2.PasswordHasher(time_cost=2, memory_cost=1024, parallelism=2, type=kind)
+            users += f'[[users]]\nname = "{name}"\npassword = "{hasher.hash("correct horse")}"\n'
+        server = self.server(f"--auth-basic={self.file('users.toml', users)}")
+        basic = lambda name, password: {
+            "Authorization": "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
+        }
+        for name in kinds:
+            self.assertEqual(status(server, headers=basic(name, "correct horse")), 101)
+            self.assertEqual(status(server, headers=basic(name, "wrong")), 401)
+        self.assertEqual(status(server, headers=basic("nobody", "correct horse")), 401)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,331 @@
+"""`GET /metrics` with promtool and a real Prometheus, and the dashboard and the alert rules of `packaging`."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+import unittest
+import urllib.parse
+import urllib.request
+
+from harness import BINARY, PATIENCE_S, Log, Raw, Server, frame
+
+PACKAGING = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "packaging")
+DASHBOARD = os.path.join(PACKAGING, "grafana", "echoring.json")
+RULES = os.path.join(PACKAGING, "prometheus", "echoring.rules.yml")
+PROMETHEUS, PROMTOOL = shutil.which("prometheus"), shutil.which("promtool")
+MISSING = "no Prometheus (Debian: apt-get install prometheus)"
+OPEN_METRICS = "application/openmetrics-text; version=1.0.0"
+PROTOBUF = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
+# Long enough for two scrapes, short enough for a test.
+RATE_INTERVAL = "10s"
+
+
+def wait_until(what, condition):
+    """Calls `condition` until it returns something true, and returns that."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        found = condition()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {PATIENCE_S} s: {what}")
+        time.sleep(0.05)
+
+
+def samples(text):
+    """The samples of a text format: name and labels, and the value."""
+    lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, _, value in lines}
+
+
+def metrics(server, accept=None):
+    status, headers, body = server.get("/metrics", headers={"Accept": accept} if accept else None)
+    assert status == 200, (status, body)
+    return headers, body
+
+
+def run_promtool(*arguments, **options):
+    return subprocess.run([PROMTOOL, *arguments], capture_output=True, text=True, timeout=PATIENCE_S, **options)
+
+
+class Exposition(unittest.TestCase):
+    """The answer itself."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.server = Server("--shards", "2")
+        cls.addClassCleanup(cls.server.__exit__)
+
+    def text(self):
+        return metrics(self.server)[1].decode()
+
+    def test_formats_are_negotiated(self):
+        headers, plain = metrics(self.server)
+        self.assertEqual(headers["Content-Type"], "text/plain; version=0.0.4; charset=utf-8")
+        self.assertIn(b"# TYPE echoring_messages_total counter\n", plain)
+        self.assertNotIn(b"# EOF", plain)
+        headers, opened = metrics(self.server, OPEN_METRICS)
+        self.assertEqual(headers["Content-Type"], "application/openmetrics-text; version=1.0.0; charset=utf-8")
+        self.assertEqual(headers["Vary"], "accept")
+        self.assertIn(b"# TYPE echoring_messages counter\n", opened)
+        self.assertTrue(opened.endswith(b"# EOF\n"))
+        headers, native = metrics(self.server, PROTOBUF)
+        self.assertTrue(headers["Content-Type"].startswith("application/vnd.google.protobuf;"))
+        self.assertIn(b"echoring_messages_total", native)
+
+    @unittest.skipUnless(PROMTOOL, MISSING)
+    def test_promtool_finds_nothing_to_complain_about(self):
+        checked = run_promtool("check", "metrics", input=self.text())
+        self.assertEqual((checked.returncode, checked.stdout, checked.stderr), (0, "", ""))
+
+    def test_messages_and_bytes_are_counted_by_route_and_direction(self):
+        before = samples(self.text())
+        for path in ("/echo", "/broadcast/a?self=1"):
+            with Raw(self.server).open(path) as peer:
+                peer.send(frame(1, b"hello"))
+                self.assertEqual(peer.read_frame(), (0x81, b"hello"))
+        after = samples(self.text())
+        for route in ("echo", "broadcast"):
+            for direction, length in (("in", 11), ("out", 7)):
+                labels = f'{{route="{route}",direction="{direction}"}}'
+                grown = {name: after[name + labels] - before[name + labels] for name in ("echoring_messages_total",)}
+                self.assertEqual(grown, {"echoring_messages_total": 1}, labels)
+                name = "echoring_bytes_total" + labels
+                self.assertGreaterEqual(after[name] - before[name], length)
+        requests = 'echoring_bytes_total{route="none",direction="in"}'
+        self.assertGreater(after[requests], before[requests])
+
+    def test_handshakes_are_counted_by_outcome_and_ends_by_code_and_cause(self):
+        with Raw(self.server) as peer:
+            self.assertEqual(peer.upgrade("/nowhere")[0], 404)
+            peer.read_end()
+        with Raw(self.server).open() as peer:
+            peer.send(frame(1, b"bare", mask=None))
+            self.assertEqual(peer.read_close(), 1002)
+        with Raw(self.server).open() as peer:
+            peer.send(frame(8, b"\x0f\xa0"))
+            peer.read_end()
+        with Raw(self.server) as peer:
+            peer.send(b"GET /echo")
+        expected = {
+            'echoring_handshakes_total{outcome="refused"}',
+            'echoring_handshakes_total{outcome="opened"}',
+            'echoring_handshakes_total{outcome="abandoned"}',
+            'echoring_http_responses_total{code="404"}',
+            'echoring_closes_total{code="1002",cause="offence"}',
+            'echoring_closes_total{code="4xxx",cause="peer"}',
+        }
+        # A connection may have ended for the client before the shard has counted its end.
+        wait_until(expected, lambda: all(samples(self.text()).get(name, 0) > 0 for name in expected))
+
+    def test_stats_and_metrics_agree(self):
+        with Raw(self.server).open() as peer:
+            peer.send(frame(2, b"x"))
+            peer.read_frame()
+            stats, counted = self.server.stats()["node"], samples(self.text())
+        sums = {}
+        for name, value in counted.items():
+            plain = name.partition("{")[0]
+            sums[plain] = sums.get(plain, 0) + value
+        self.assertEqual(sums["echoring_messages_total"], stats["messages_in"] + stats["messages_out"])
+        self.assertEqual(sums["echoring_connections"], stats["connections"])
+        self.assertEqual(sums["echoring_closes_total"], sum(stats["closes"].values()))
+
+    def test_the_reference_has_every_metric(self):
+        page = os.path.join(PACKAGING, "..", "docs", "reference", "metrics.md")
+        with open(page, encoding="utf-8") as file:
+            documented = set(re.findall(r"^\| `((?:echoring|process)_\w+)` \|", file.read(), re.MULTILINE))
+        exposed = set(re.findall(r"^# TYPE (\w+) ", self.text(), re.MULTILINE))
+        self.assertEqual(exposed, documented)
+
+
+@unittest.skipUnless(PROMTOOL, MISSING)
+class Rules(unittest.TestCase):
+    """The alert rules by themselves."""
+
+    def test_rules_are_valid_and_each_alert_is_raised_by_its_condition_only(self):
+        checked = run_promtool("check", "rules", RULES)
+        self.assertEqual(checked.returncode, 0, checked.stderr)
+        tests = RULES.replace(".rules.yml", ".rules.test.yml")
+        tested = run_promtool("test", "rules", tests)
+        self.assertEqual(tested.returncode, 0, tested.stdout + tested.stderr)
+        with open(RULES, encoding="utf-8") as rules, open(tests, encoding="utf-8") as units:
+            alerts = re.findall(r"alert: (\w+)", rules.read())
+            text = units.read()
+        for alert in alerts:
+            raised = re.search(rf"alertname: {alert}\n +exp_alerts:", text)
+            self.assertTrue(raised, f"no unit test raises {alert}")
+
+
+class Prometheus:
+    """Runs Prometheus, scraping `targets` every second."""
+
+    def __init__(self, targets, *flags):
+        self.directory = tempfile.TemporaryDirectory(prefix="prometheus-")
+        config = os.path.join(self.directory.name, "prometheus.yml")
+        with open(config, "w", encoding="utf-8") as file:
+            # JSON is YAML.
+            json.dump(
+                {
+                    "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+                    "rule_files": [os.path.abspath(RULES)],
+                    "scrape_configs": [{"job_name": "echoring", "static_configs": [{"targets": targets}]}],
+                },
+                file,
+            )
+        command = [
+            PROMETHEUS,
+            f"--config.file={config}",
+            f"--storage.tsdb.path={self.directory.name}/data",
+            "--web.listen-address=127.0.0.1:0",
+            *flags,
+        ]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        self.log = Log(self.process.stderr)
+        try:
+            self.address = self.log.wait_for(r"Listening on.*address=(127\.0\.0\.1:\d+)")[1]
+            self.log.wait_for("Server is ready to receive web requests")
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def api(self, path, **query):
+        url = f"http://{self.address}/api/v1/{path}?{urllib.parse.urlencode(query)}"
+        with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:
+            return json.load(answer)["data"]
+
+    def query(self, expression):
+        return self.api("query", query=expression)["result"]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        self.log.join()
+        self.process.stderr.close()
+        self.directory.cleanup()
+
+
+@contextlib.contextmanager
+def loaded_server():
+    """A server of two shards under a load of echoes and broadcasts."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(Server("--shards", "2", "--compress", "on"))
+        load = [
+            [server.url("/echo"), "--mode", "echo"],
+            [server.url("/broadcast/load"), "--mode", "broadcast"],
+        ]
+        for arguments in load:
+            command = [BINARY, "bench", *arguments, "-c", "8", "--duration", "10m", "--rate", "200", "--warmup", "0s"]
+            bench = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            stack.callback(lambda bench=bench: (bench.kill(), bench.wait()))
+        yield server
+
+
+def keep_refusing(server, stop):
+    """Makes requests that are refused, answered, and connections that end, until it is stopped."""
+    while not stop.wait(0.2):
+        with Raw(server) as peer:
+            peer.upgrade("/nowhere")
+            peer.read_end()
+        with Raw(server) as peer:
+            peer.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            peer.read_end()
+        with Raw(server).open() as peer:
+            peer.send(frame(8, b"\x03\xe8"))
+            peer.read_end()
+
+
+def dashboard_queries():
+    """The queries of the dashboard, with their panels."""
+    with open(DASHBOARD, encoding="utf-8") as file:
+        panels = json.load(file)["panels"]
+    for panel in panels:
+        for target in panel.get("targets", []):
+            query = target["expr"].replace("$__rate_interval", RATE_INTERVAL).replace("$instance", ".+")
+            yield panel["title"], query
+
+
+@unittest.skipUnless(PROMETHEUS, MISSING)
+class Scraped(unittest.TestCase):
+    """The queries of the dashboard and of the rules against what Prometheus has scraped."""
+
+    flags = ()
+
+    @classmethod
+    def setUpClass(cls):
+        cls.server = cls.enterClassContext(loaded_server())
+        stop = threading.Event()
+        others = threading.Thread(target=keep_refusing, args=(cls.server, stop))
+        others.start()
+        cls.addClassCleanup(others.join)
+        cls.addClassCleanup(stop.set)
+        target = "{}:{}".format(*cls.server.admin)
+        cls.prometheus = cls.enterClassContext(Prometheus([target], *cls.flags))
+        scraped = lambda: cls.prometheus.query(f"rate(echoring_uptime_seconds[{RATE_INTERVAL}]) > 0.5")
+        wait_until("several scrapes", scraped)
+        broadcast = lambda: cls.prometheus.query(f"rate(echoring_deliveries_sent_total[{RATE_INTERVAL}]) > 0")
+        wait_until("deliveries", broadcast)
+
+    def test_the_target_is_up_and_its_metrics_have_no_errors(self):
+        (target,) = self.prometheus.api("targets")["activeTargets"]
+        self.assertEqual((target["health"], target["lastError"]), ("up", ""))
+
+    def test_every_query_of_the_dashboard_has_a_result(self):
+        for panel, query in dashboard_queries():
+            with self.subTest(panel=panel, query=query):
+                wait_until(query, lambda: self.prometheus.query(query))
+
+    def test_values_of_the_dashboard_are_numbers(self):
+        for panel, query in dashboard_queries():
+            if "histogram_quantile" in query:
+                values = [float(result["value"][1]) for result in self.prometheus.query(query)]
+                with self.subTest(panel=panel, query=query):
+                    self.assertTrue(all(0 < value < PATIENCE_S for value in values), values)
+
+    def test_every_rule_is_evaluated_and_its_metrics_exist(self):
+        def evaluated():
+            (group,) = self.prometheus.api("rules")["groups"]
+            return all(rule["health"] != "unknown" for rule in group["rules"]) and group["rules"]
+
+        for rule in wait_until("evaluated rules", evaluated):
+            self.assertEqual((rule["health"], rule.get("lastError", "")), ("ok", ""), rule["name"])
+            for selector in re.findall(r"\w+\{[^}]*\}", rule["query"]):
+                # What is about failures has the series of its labels only once there is one.
+                name = re.sub(r"\{.*\}", '{job="echoring"}', selector)
+                if name.startswith("echoring_tick_seconds"):
+                    name = '{__name__=~"echoring_tick_seconds(_bucket)?"}'
+                self.assertTrue(self.prometheus.query(name), f"{rule['name']}: no {name}")
+
+    def test_a_server_under_moderate_load_raises_no_critical_alert(self):
+        critical = self.prometheus.query('ALERTS{severity="critical"}')
+        self.assertEqual(critical, [])
+
+
+class ScrapedNatively(Scraped):
+    """The same with native histograms, which travel in protobuf."""
+
+    flags = ("--enable-feature=native-histograms",)
+
+    def test_quantiles_come_from_native_histograms(self):
+        for metric in ("echoring_tick_seconds", "echoring_receive_to_send_seconds"):
+            count = self.prometheus.query(f"histogram_count({metric})")
+            self.assertTrue(count, metric)
+            (result,) = self.prometheus.query(f"histogram_quantile(0.5, {metric})")
+            self.assertTrue(0 < float(result["value"][1]) < PATIENCE_S, result)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,199 @@
+//! Every permission, for every role, on every way in.
+
+use serde_json::{Value, json};
+
+use super::super::peer::{TEXT, frame};
+use super::super::server::{Server, on_both_drivers};
+use super::{ALICE, BOB, TestFile, answer, bearer, open, session, tokens};
+
+const WORDS: [&str; 5] = ["nobody", "everybody", "authenticated", "claim", "operator"];
+
+/// A client: its token, and for each word of [`WORDS`] whether it has the right on a topic that it may have claims for.
+struct Role {
+    name: &'static str,
+    token: &'static str,
+    topic: &'static str,
+    rights: [bool; 5],
+}
+
+const ROLES: [Role; 4] = [
+    Role { name: "anonymous", token: "", topic: "mine", rights: [false, true, false, false, false] },
+    Role { name: "without claims", token: BOB, topic: "mine", rights: [false, true, true, false, false] },
+    Role {
+        name: "with other claims",
+        token: ALICE,
+        topic: "other",
+        rights: [false, true, true, false, false],
+    },
+    Role { name: "with claims", token: ALICE, topic: "mine", rights: [false, true, true, true, false] },
+];
+
+/// One table for each right and each word: the topics `RIGHT-WORD.*`.
+fn config() -> TestFile {
+    let mut text = "[topic_defaults]\nhistory_messages = 10\n".to_owned();
+    for word in WORDS {
+        for right in ["subscribe", "publish", "presence"] {
+            text += &format!("[[topics]]\npattern = \"{right}-{word}.*\"\n{right} = \"{word}\"\n");
+        }
+        text += &format!("[[topics]]\npattern = \"history-{word}.*\"\nhistory = \"{word}\"\nsnapshot = 5\n");
+    }
+    TestFile::new(text)
+}
+
+fn everywhere(test: impl Fn(&Server) + Sync) {
+    let (tokens, config) = (tokens(), config());
+    let flags = [tokens.flag("auth-tokens"), config.flag("config")];
+    // Two shards, so that owners are on the client's shard and on the other.
+    on_both_drivers(&[&flags[0], &flags[1], "--auth-anonymous", "--shards", "2"], test);
+}
+
+/// Calls `check` for each role and word with the name of the topic and whether the role has the right.
+fn matrix(right: &str, check: impl Fn(&Role, &str, bool)) {
+    for role in &ROLES {
+        for (word, may) in WORDS.iter().zip(role.rights) {
+            check(role, &format!("{right}-{word}.{}", role.topic), may);
+        }
+    }
+}
+
+fn is_forbidden(event: &Value) -> bool {
+    event["type"] == "error" && event["code"] == "forbidden"
+}
+
+#[test]
+fn subscribing_on_raw_routes() {
+    everywhere(|server| {
+        matrix("subscribe", |role, topic, may| {
+            let field = bearer(role.token);
+            let fields: &[&str] = if role.token.is_empty() { &[] } else { &[&field] };
+            let (_, answer) = answer(server, &format!("/broadcast/{topic}"), fields);
+            assert_eq!(answer.status, if may { 101 } else { 403 }, "{} {topic}", role.name);
+        });
+    });
+}
+
+#[test]
+fn publishing_on_raw_routes() {
+    everywhere(|server| {
+        matrix("publish", |role, topic, may| {
+            let path = format!("/broadcast/{topic}");
+            let mut reader = open(server, &path, "");
+            let mut writer = open(server, &format!("{path}?self=1"), role.token);
+            writer.send(&frame(TEXT, b"hello"));
+            if may {
+                assert_eq!(reader.frame(), (0x81, b"hello".to_vec()), "{} {topic}", role.name);
+            } else {
+                assert_eq!(writer.close_frame(), Some(1008), "{} {topic}", role.name);
+            }
+        });
+    });
+}
+
+#[test]
+fn subscribing_and_publishing_in_sessions() {
+    everywhere(|server| {
+        matrix("subscribe", |role, topic, may| {
+            let mut client = session(server, role.token);
+            let event = client.ask(&json!({"type": "subscribe", "id": 1, "topic": topic}));
+            assert_eq!(
+                event["type"],
+                if may { "subscribed" } else { "error" },
+                "{} {topic} {event}",
+                role.name
+            );
+            assert!(may || (is_forbidden(&event) && event["id"] == 1), "{event}");
+        });
+        matrix("publish", |role, topic, may| {
+            let mut client = session(server, role.token);
+            let event = client.ask(&json!({"type": "publish", "id": 2, "topic": topic, "data": 7}));
+            assert_eq!(
+                event["type"],
+                if may { "published" } else { "error" },
+                "{} {topic} {event}",
+                role.name
+            );
+            assert!(may || (is_forbidden(&event) && event["id"] == 2), "{event}");
+        });
+    });
+}
+
+#[test]
+fn presence_and_history_in_sessions() {
+    everywhere(|server| {
+        matrix("presence", |role, topic, may| {
+            let mut client = session(server, role.token);
+            let subscribed = client.ask(&json!({"type": "subscribe", "id": 1, "topic": topic}));
+            assert_eq!(subscribed["type"], "subscribed", "{} {topic} {subscribed}", role.name);
+            assert_eq!(subscribed["count"].is_u64(), may, "{} {topic} {subscribed}", role.name);
+            // Another client's arrival is an event for those who may see it, before the message behind it.
+            let mut other = session(server, ALICE);
+            assert_eq!(
+                other.ask(&json!({"type": "subscribe", "id": 1, "topic": topic}))["type"],
+                "subscribed"
+            );
+            assert_eq!(server.post(&format!("/topics/{topic}"), b"m").expect("published").0, 200);
+            let first = client.event();
+            let joined = if may && first["client"] == subscribed["client"] { client.event() } else { first };
+            assert_eq!(
+                joined["type"],
+                if may { "presence" } else { "message" },
+                "{} {topic} {joined}",
+                role.name
+            );
+            assert!(!may || joined["subject"] == "alice", "{joined}");
+            let asked = json!({"type": "presence", "id": 2, "topic": topic});
+            client.0.send(&frame(TEXT, asked.to_string().as_bytes()));
+            let answer = loop {
+                let event = client.event();
+                if event["id"] == 2 {
+                    break event;
+                }
+            };
+            assert_eq!(
+                answer["type"],
+                if may { "members" } else { "error" },
+                "{} {topic} {answer}",
+                role.name
+            );
+            let subjects = answer["subjects"].as_object();
+            assert!(
+                !may || subjects.is_some_and(|known| known.values().any(|name| name == "alice")),
+                "{answer}"
+            );
+        });
+        for word in WORDS {
+            for place in ["mine", "other"] {
+                let (status, answer) =
+                    server.post(&format!("/topics/history-{word}.{place}"), b"old").expect("published");
+                assert_eq!(status, 200, "{answer}");
+            }
+        }
+        matrix("history", |role, topic, may| {
+            let mut client = session(server, role.token);
+            let event = client.ask(&json!({"type": "subscribe", "id": 1, "topic": topic}));
+            assert_eq!(event["snapshot"].is_u64(), may, "{} {topic} {event}", role.name);
+            let epoch = event["epoch"].clone();
+            let mut client = session(server, role.token);
+            let from = json!({"epoch": epoch, "offset": 0});
+            let event = client.ask(&json!({"type": "subscribe", "id": 1, "topic": topic, "position": from}));
+            assert_eq!(event["recovered"], may, "{} {topic} {event}", role.name);
+            assert_eq!(event["offset"], if may { 0 } else { 1 }, "{} {topic} {event}", role.name);
+        });
+    });
+}
+
+#[test]
+fn the_operator_may_do_everything_but_what_nobody_may() {
+    everywhere(|server| {
+        for word in WORDS {
+            let (status, answer) =
+                server.post(&format!("/topics/publish-{word}.x"), b"m").expect("an answer");
+            assert_eq!(status == 200, word != "nobody", "{word}: {status} {answer}");
+            if word == "nobody" {
+                assert_eq!((status, &answer["error"]["code"]), (403, &json!("forbidden")), "{answer}");
+            }
+        }
+        let listed = server.get("/topics");
+        assert!(listed.to_string().contains("publish-operator.x"), "{listed}");
+    });
+}

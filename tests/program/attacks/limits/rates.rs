@@ -1,0 +1,173 @@
+//! Messages and bytes per second of a connection.
+
+use super::*;
+use crate::peer::{BINARY, TEXT, frame};
+
+#[test]
+fn a_connection_that_sends_too_much_waits_and_loses_nothing() {
+    let [auto, epoll] = ["auto", "epoll"].map(|driver| ["--driver", driver]);
+    let tls = [&auto[..], &tls_flags()].concat();
+    at_once(&[&auto, &epoll, &tls], &["--message-rate=200"], |server| {
+        let mut peer = Peer::connect_from(server, STRANGER);
+        peer.upgrade("/echo");
+        let started = Instant::now();
+        // The first 200 are the bucket; the others take a second.
+        for number in 0..400_u32 {
+            peer.send(&frame(BINARY, &number.to_be_bytes()));
+        }
+        for number in 0..400_u32 {
+            assert_eq!(peer.frame(), (0x82, number.to_be_bytes().to_vec()));
+        }
+        // Its next message has to wait for all of them.
+        peer.send(&frame(TEXT, b"last"));
+        assert_eq!(peer.frame(), (0x81, b"last".to_vec()));
+        // A lower bound: a slow machine only makes it longer.
+        assert!(started.elapsed().as_millis() >= 950, "{:?}", started.elapsed());
+        assert!(limited(server, "messages") >= 1);
+        let line = server.wait_for_log("address over a limit");
+        assert!(line.contains("peer=127.0.0.7") && line.contains("limit=\"messages\""), "{line}");
+        // Others do not wait.
+        server.serves();
+    });
+}
+
+#[test]
+fn a_connection_that_sends_too_much_is_closed_where_that_is_asked_for() {
+    let [auto, epoll] = ["auto", "epoll"].map(|driver| ["--driver", driver]);
+    let tls = [&auto[..], &tls_flags()].concat();
+    let flags = ["--byte-rate=64KiB", "--rate-action=close", "--ban-after=2"];
+    at_once(&[&auto, &epoll, &tls], &flags, |server| {
+        for _ in 0..2 {
+            let mut peer = Peer::connect_from(server, STRANGER);
+            peer.upgrade("/echo");
+            for _ in 0..8 {
+                let _ = peer.offer(&frame(BINARY, &[0; 16 * 1024]));
+            }
+            let close = loop {
+                match peer.frame() {
+                    (0x88, payload) => break payload,
+                    (first, payload) => assert_eq!((first, payload.len()), (0x82, 16 * 1024)),
+                }
+            };
+            assert_eq!(close, [&1008_u16.to_be_bytes()[..], b"too many bytes"].concat());
+        }
+        assert_eq!(limited(server, "bytes"), 2);
+        server.wait_for_log("address banned");
+        expect_silence(&mut Peer::connect_from(server, STRANGER));
+    });
+}
+
+#[test]
+fn rates_hold_for_open_connections_as_soon_as_they_change() {
+    let config = TestFile::new("");
+    let server = Server::start(&[&config.flag("config"), "--watch", "off"]);
+    let mut peer = Peer::connect_from(&server, STRANGER);
+    peer.upgrade("/echo");
+    let reload = |text: &str| {
+        fs::write(config.path(), text).expect("written");
+        assert_eq!(server.ask_admin("POST", "/reload", &[]).0, 200);
+    };
+    let mut exchange = |count: usize| {
+        for _ in 0..count {
+            peer.send(&frame(TEXT, b"x"));
+        }
+        (0..count).all(|_| peer.frame() == (0x81, b"x".to_vec()))
+    };
+    assert!(exchange(300));
+    assert_eq!(limited(&server, "messages"), 0);
+    reload("message_rate = 50\n");
+    // More than a second of tokens, so that it has to wait for the last.
+    for _ in 0..4 {
+        assert!(exchange(30));
+    }
+    assert!(limited(&server, "messages") >= 1);
+    // A pause ends with its limit.
+    reload("");
+    let before = limited(&server, "messages");
+    assert!(exchange(300));
+    assert_eq!(limited(&server, "messages"), before);
+    reload("byte_rate = 64\nrate_action = \"close\"\n");
+    peer.send(&frame(TEXT, &[b'x'; 100]));
+    let close = loop {
+        match peer.frame() {
+            (0x88, payload) => break payload,
+            (first, payload) => assert_eq!((first, payload.len()), (0x81, 100)),
+        }
+    };
+    assert_eq!(close[..2], 1008_u16.to_be_bytes());
+}
+
+/// The events that a session gets for as many publications.
+fn publish_many(session: &mut Peer, count: usize) -> (usize, usize) {
+    let request = br#"{"type": "publish", "topic": "flood", "id": 1, "data": 1}"#;
+    for _ in 0..count {
+        session.send(&frame(TEXT, request));
+    }
+    let (mut accepted, mut refused) = (0, 0);
+    for _ in 0..count {
+        let event: Value = serde_json::from_slice(&session.frame().1).expect("JSON");
+        match event["type"].as_str() {
+            Some("published") => accepted += 1,
+            Some("error") => {
+                assert_eq!(event["code"], "rate-limited", "{event}");
+                refused += 1;
+            }
+            _ => panic!("{event}"),
+        }
+    }
+    (accepted, refused)
+}
+
+fn open_session(server: &Server, fields: &[&str]) -> Peer {
+    let mut session = Peer::connect_from(server, STRANGER);
+    let fields = [&["Sec-WebSocket-Protocol: echoring.v1.json"][..], fields].concat();
+    session.send(&upgrade("/broadcast", &fields));
+    assert_eq!(session.answer().status, 101);
+    session
+}
+
+#[test]
+fn publications_are_limited_per_connection() {
+    on_both_drivers(&["--publish-rate=20"], |server| {
+        let mut session = open_session(server, &[]);
+        let (accepted, refused) = publish_many(&mut session, 100);
+        assert!(accepted >= 20 && refused > 0, "{accepted} accepted, {refused} refused");
+        assert_eq!(limited(server, "publications"), refused as u64);
+        let line = server.wait_for_log("address over a limit");
+        assert!(line.contains("peer=127.0.0.7") && line.contains("limit=\"publications\""), "{line}");
+        // Another connection has its own rate, and a raw one is closed.
+        assert_eq!(publish_many(&mut open_session(server, &[]), 20), (20, 0));
+        let mut raw = Peer::connect_from(server, STRANGER);
+        raw.upgrade("/broadcast/flood");
+        for _ in 0..100 {
+            let _ = raw.offer(&frame(TEXT, b"1"));
+        }
+        assert_eq!(raw.frame(), (0x88, [&1008_u16.to_be_bytes()[..], b"too many publications"].concat()));
+    });
+}
+
+#[test]
+fn publications_are_limited_per_identity_over_all_its_connections() {
+    let tokens = TestFile::new(
+        "[[tokens]]\ntoken = \"token-of-alice-0123456789\"\nsubject = \"alice\"\n\
+         [[tokens]]\ntoken = \"token-of-bob-0123456789\"\nsubject = \"bob\"\n",
+    );
+    let config = TestFile::new("[topic_defaults]\npublish = \"everybody\"\n");
+    let flags =
+        [tokens.flag("auth-tokens"), config.flag("config"), "--publish-rate-per-identity=20".to_owned()];
+    let flags: Vec<&str> = flags.iter().map(String::as_str).chain(["--shards", "2"]).collect();
+    on_both_drivers(&flags, |server| {
+        let sessions = |name: &str| {
+            let field = format!("Authorization: Bearer token-of-{name}-0123456789");
+            [0; 4].map(|_| open_session(server, &[&field]))
+        };
+        let mut accepted = 0;
+        for session in &mut sessions("alice") {
+            accepted += publish_many(session, 15).0;
+        }
+        assert!((20..60).contains(&accepted), "{accepted} were accepted");
+        assert_eq!(limited(server, "publications_per_identity"), 60 - accepted as u64);
+        let [mut bob, ..] = sessions("bob");
+        assert_eq!(publish_many(&mut bob, 15), (15, 0));
+    });
+}
