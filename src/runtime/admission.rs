@@ -91,19 +91,21 @@ pub enum RateAction {
     Close,
 }
 
-/// What clients may publish to topics. `None` is no limit.
+/// How clients may use topics. `None` is no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PublicationLimits {
+pub struct TopicUseLimits {
     /// Publications of a connection per second.
-    pub per_connection: Option<Rate>,
+    pub publications_per_connection: Option<Rate>,
     /// Publications of all connections of an identity per second.
-    pub per_identity: Option<Rate>,
+    pub publications_per_identity: Option<Rate>,
+    /// Subscriptions of all connections of an identity.
+    pub subscriptions_per_identity: Option<u32>,
 }
 
-impl PublicationLimits {
+impl TopicUseLimits {
     /// Whether there is no limit.
     pub fn is_none(&self) -> bool {
-        self.per_connection.is_none() && self.per_identity.is_none()
+        *self == TopicUseLimits::default()
     }
 }
 
@@ -115,7 +117,7 @@ pub struct PeerLimits {
     /// By connection.
     pub traffic: TrafficLimits,
     /// By connection and by identity.
-    pub publications: PublicationLimits,
+    pub topics: TopicUseLimits,
     /// Whose connections are those of others.
     pub proxies: TrustedProxies,
 }
@@ -130,10 +132,7 @@ impl TrafficLimits {
 impl PeerLimits {
     /// Whether nobody asks for the address of a client.
     pub fn is_none(&self) -> bool {
-        self.addresses.is_none()
-            && self.traffic.is_none()
-            && self.publications.is_none()
-            && self.proxies.is_none()
+        self.addresses.is_none() && self.traffic.is_none() && self.topics.is_none() && self.proxies.is_none()
     }
 }
 
@@ -156,13 +155,21 @@ pub enum Limit {
     Publications,
     /// Publications of an identity per second.
     PublicationsPerIdentity,
+    /// Subscriptions of a connection.
+    Subscriptions,
+    /// [`TopicUseLimits::subscriptions_per_identity`].
+    SubscriptionsPerIdentity,
+    /// Topics that exist and that a connection created.
+    TopicsPerConnection,
+    /// Topics that exist and that an identity created.
+    TopicsPerIdentity,
     /// A trusted proxy sent no valid header of the PROXY protocol.
     ProxyHeader,
 }
 
 impl Limit {
     /// All limits.
-    pub const ALL: [Limit; 9] = [
+    pub const ALL: [Limit; 13] = [
         Limit::Banned,
         Limit::ConnectionsPerAddress,
         Limit::HandshakesPerAddress,
@@ -171,6 +178,10 @@ impl Limit {
         Limit::Bytes,
         Limit::Publications,
         Limit::PublicationsPerIdentity,
+        Limit::Subscriptions,
+        Limit::SubscriptionsPerIdentity,
+        Limit::TopicsPerConnection,
+        Limit::TopicsPerIdentity,
         Limit::ProxyHeader,
     ];
 
@@ -185,6 +196,10 @@ impl Limit {
             Limit::Bytes => "bytes",
             Limit::Publications => "publications",
             Limit::PublicationsPerIdentity => "publications_per_identity",
+            Limit::Subscriptions => "subscriptions",
+            Limit::SubscriptionsPerIdentity => "subscriptions_per_identity",
+            Limit::TopicsPerConnection => "topics_per_connection",
+            Limit::TopicsPerIdentity => "topics_per_identity",
             Limit::ProxyHeader => "proxy_header",
         }
     }

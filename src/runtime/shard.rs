@@ -207,6 +207,7 @@ impl<D: Driver, A: Application> Shard<D, A> {
         // that later.
         self.core.flush_dirty(&mut self.application);
         self.application.tick_ended(&mut Context { core: &mut self.core });
+        self.core.note_excesses();
         if self.core.env.pool.is_under_pressure() {
             self.core.relieve(&mut self.application);
         }

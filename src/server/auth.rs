@@ -19,7 +19,7 @@ use echoring_auth::{
 };
 use echoring_proto::handshake::{Refusal, Request, Upgrade};
 use echoring_proto::limits::Nanos;
-use echoring_runtime::admission::{Limit, PublicationLimits};
+use echoring_runtime::admission::{Limit, TopicUseLimits};
 use echoring_runtime::driver::Token;
 use echoring_runtime::shard::{ControlMessage, Remote};
 use echoring_topics::HubReport;
@@ -31,7 +31,7 @@ use pending::PendingRequests;
 pub(crate) use refusals::{NOT_ALLOWED, refusal};
 
 use crate::commands::ShardCommand;
-use crate::quotas::Quotas;
+use crate::quotas::{CountedSubscription, Quotas};
 
 /// A command about authentication.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ pub(crate) struct Gate {
     pending: PendingRequests,
     /// The shard itself, to which decisions are sent.
     shard: Option<Remote<ShardCommand, HubReport>>,
-    /// What clients may publish.
+    /// How clients may use topics.
     quotas: Quotas,
 }
 
@@ -258,13 +258,13 @@ impl Gate {
         self.counters.note_denied(Denied::Forbidden);
     }
 
-    /// Limits publications.
+    /// Limits how clients use topics.
     pub(crate) fn set_quotas(&mut self, quotas: Quotas) {
         self.quotas = quotas;
     }
 
-    /// Limits publications as these limits say from now on.
-    pub(crate) fn configure_quotas(&mut self, limits: &PublicationLimits) {
+    /// Uses other limits from now on.
+    pub(crate) fn configure_quotas(&mut self, limits: &TopicUseLimits) {
         self.quotas.configure(limits);
     }
 
@@ -276,6 +276,24 @@ impl Gate {
     pub(crate) fn publish(&mut self, token: Token, now: Nanos) -> Result<(), Limit> {
         let Gate { quotas, known, .. } = self;
         quotas.publish(token, || known.client(token).map(Identity::subject), now)
+    }
+
+    /// A connection subscribes.
+    ///
+    /// # Errors
+    /// The limit that its client is over.
+    pub(crate) fn subscribe(
+        &mut self,
+        token: Token,
+        now: Nanos,
+    ) -> Result<Option<CountedSubscription>, Limit> {
+        let Gate { quotas, known, .. } = self;
+        quotas.subscribe(token, known.client(token).map(Identity::subject), now)
+    }
+
+    /// Keeps the subscription of a raw connection until the connection ends.
+    pub(crate) fn keep_subscription(&mut self, token: Token, subscription: Option<CountedSubscription>) {
+        self.quotas.keep(token, subscription);
     }
 
     /// A connection is gone, or was not opened.

@@ -48,8 +48,9 @@ use echoring_proto::buffer::{Lease, Pool};
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{Context, Lane};
-use echoring_topics::{OwnedTopicId, OwnedTopics, Placement, Rules};
+use echoring_topics::{CreationLimits, Creators, OwnedTopicId, OwnedTopics, Placement, Rules};
 
+use crate::config::ServerConfig;
 use crate::peer::{Peer, ServerApplication};
 use drain::Drain;
 use fan_out::FanOut;
@@ -75,6 +76,10 @@ pub struct BroadcastSettings {
     pub topics: Lease,
     /// Maximum topics of one session.
     pub subscriptions_max: u32,
+    /// The node's creators of topics.
+    pub creators: Creators,
+    /// How many topics they may create.
+    pub creation: CreationLimits,
     /// Maximum message size in bytes.
     pub message_bytes_max: u64,
     /// Makes the epochs of this run differ from those of others.
@@ -111,13 +116,17 @@ impl Broadcast {
             rules,
             topics,
             subscriptions_max,
+            creators,
+            creation,
             message_bytes_max,
             seed,
             placement,
             first_number,
             digest_seed,
         } = settings;
-        let owned = OwnedTopics::new(rules.clone(), topics, seed).with_digest_seed(digest_seed);
+        let owned = OwnedTopics::new(rules.clone(), topics, seed)
+            .with_digest_seed(digest_seed)
+            .with_creators(creators, creation);
         Broadcast {
             sequencer: Sequencer::new(owned, placement, message_bytes_max as usize),
             fan_out: FanOut::new(rules),
@@ -135,10 +144,11 @@ impl Broadcast {
     }
 
     /// Uses other settings from now on. Connections keep the topics that they subscribe to.
-    pub(crate) fn configure(&mut self, rules: &Rules, subscriptions_max: u32, message_bytes_max: u64) {
-        self.sequencer.configure(rules.clone(), message_bytes_max as usize);
-        self.fan_out.topics.configure(rules.clone());
-        self.sessions.subscriptions_max = subscriptions_max;
+    pub(crate) fn configure(&mut self, config: &ServerConfig) {
+        let ServerConfig { topics, creation, subscriptions_max, message_bytes_max, .. } = config;
+        self.sequencer.configure(topics.clone(), *creation, *message_bytes_max as usize);
+        self.fan_out.topics.configure(topics.clone());
+        self.sessions.subscriptions_max = *subscriptions_max;
     }
 
     /// Whether the owner may take a request, which may post one message to every other shard.

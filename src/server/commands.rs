@@ -448,7 +448,8 @@ mod tests {
         let topics = Lease::new(Budget::new(64), 64);
         let placement = Placement::new(1);
         let node = crate::shard_thread::NodeIdentity { placement, first_number: 0, digest_seed: 1 };
-        let service = crate::shard_thread::service(&config, Arc::default(), topics, 1, node);
+        let service =
+            crate::shard_thread::service(&config, Arc::default(), topics, Default::default(), 1, node);
         let shard = Shard::new(driver, service, shard_config, Allowance::standalone(4), mailboxes);
         let commands = CommandSender::new([shard.remote()].into(), placement);
         (shard, commands)

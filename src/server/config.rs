@@ -15,7 +15,7 @@ use echoring_proto::handshake::{HostPolicy, OriginPolicy, Refusal, Request, Subp
 use echoring_proto::limits;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Features;
-use echoring_topics::Rules;
+use echoring_topics::{CreationLimits, Rules};
 
 /// An address to accept connections on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +93,8 @@ pub struct ServerConfig {
     pub topics_max: u32,
     /// Maximum topics that one connection subscribes to.
     pub subscriptions_max: u32,
+    /// Maximum topics that exist because one connection, or one identity, created them.
+    pub creation: CreationLimits,
     /// Bytes of the buffers and logs of the node.
     pub memory_budget_bytes: u64,
     /// Compression for clients that offer it; `None` declines all offers.
@@ -149,6 +151,7 @@ impl Default for ServerConfig {
             topics: Rules::default(),
             topics_max: crate::limits::TOPICS_DEFAULT,
             subscriptions_max: crate::limits::SUBSCRIPTIONS_DEFAULT,
+            creation: CreationLimits::default(),
             memory_budget_bytes: limits::MEMORY_BUDGET_DEFAULT,
             compression: None,
             compression_bytes: echoring_runtime::limits::COMPRESSION_BYTES_DEFAULT,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::auth::{AuthCounters, AuthFigures};
 use crate::commands::{CommandSender, OwnedPublication, PublishError, Published, ShardCommand};
+use crate::config::ServerConfig;
 use crate::handover::LinkState;
 use crate::limits::{BROKEN_DRAIN_TIMEOUT, SNAPSHOT_TIMEOUT};
 use crate::listeners::InheritedListener;
@@ -16,7 +17,7 @@ use echoring_proto::limits::{Nanos, SECOND};
 use echoring_runtime::admission::{Admission, PeerLimits};
 use echoring_runtime::shard::{ControlMessage, DrainPlan, Goodbye, Remote};
 use echoring_runtime::stats;
-use echoring_topics::{HubReport, TopicReport};
+use echoring_topics::{CreationLimits, HubReport, TopicReport};
 
 /// The state of a shard between two ticks.
 pub type Snapshot = stats::Snapshot<HubReport>;
@@ -33,13 +34,28 @@ pub struct Handle {
     /// The addresses of clients.
     pub(crate) admission: Arc<Admission>,
     /// The limits on clients that hold.
-    pub(crate) peers: Arc<Mutex<Arc<PeerLimits>>>,
+    pub(crate) client_limits: Arc<Mutex<ClientLimits>>,
     /// What `/readyz` answers.
     pub(crate) readiness: Readiness,
     /// Listeners that are kept for a successor, until this server drains.
     pub(crate) kept: KeptListeners,
     /// The link to another process.
     pub(crate) link: Arc<LinkState>,
+}
+
+/// The limits on clients that can change while the server runs.
+#[derive(Clone, Debug)]
+pub(crate) struct ClientLimits {
+    pub(crate) peers: Arc<PeerLimits>,
+    pub(crate) subscriptions_max: u32,
+    pub(crate) creation: CreationLimits,
+}
+
+impl ClientLimits {
+    pub(crate) fn of(config: &ServerConfig) -> ClientLimits {
+        let ServerConfig { peers, subscriptions_max, creation, .. } = config;
+        ClientLimits { peers: Arc::clone(peers), subscriptions_max: *subscriptions_max, creation: *creation }
+    }
 }
 
 /// Listeners of a server, for all who hold a handle.
@@ -130,8 +146,8 @@ impl Handle {
     }
 
     /// The limits on clients that hold.
-    pub fn peers(&self) -> Arc<PeerLimits> {
-        Arc::clone(&self.peers.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(crate) fn client_limits(&self) -> ClientLimits {
+        self.client_limits.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The numbers of the shards that have not answered for a second. Shards that have ended, as they do in a drain, are

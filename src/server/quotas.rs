@@ -1,67 +1,98 @@
-//! Publications per second, of a connection and of an identity, which may have connections on every shard.
+//! What a connection, and an identity, which may have connections on every shard, may publish and subscribe to.
 //!
-//! A connection of an identity holds its bucket, which is one atomic: a publication takes no lock.
+//! A connection of an identity holds what the identity uses, in atomics: a publication takes no lock.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::limits::IDENTITIES_SWEPT_MIN;
 use echoring_proto::limits::Nanos;
-use echoring_runtime::admission::{Bucket, Limit, PublicationLimits, SharedBucket};
+use echoring_runtime::admission::{Bucket, Limit, SharedBucket, TopicUseLimits};
 use echoring_runtime::driver::Token;
 
 /// The identities of a node. An identity without a connection is remembered until its bucket is full again, so that to
-/// connect again gains nothing.
+/// connect again gains nothing. Those without a limit are not in it.
 #[derive(Debug, Default)]
 pub(crate) struct Identities(Mutex<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
-    by_subject: HashMap<Box<str>, Arc<SharedBucket>>,
+    by_subject: HashMap<Box<str>, Arc<IdentityUse>>,
     /// Number of identities at which those that need not be remembered are dropped.
     sweep_at: usize,
 }
 
-impl Identities {
-    fn of(&self, subject: &str, now: Nanos) -> Arc<SharedBucket> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bucket) = known.by_subject.get(subject) {
-            return Arc::clone(bucket);
-        }
-        if known.by_subject.len() >= known.sweep_at {
-            known.by_subject.retain(|_, bucket| Arc::strong_count(bucket) > 1 || !bucket.is_full(now));
-            known.sweep_at = IDENTITIES_SWEPT_MIN.max(2 * known.by_subject.len());
-        }
-        let bucket = Arc::<SharedBucket>::default();
-        known.by_subject.insert(subject.into(), Arc::clone(&bucket));
-        bucket
+/// What the connections of an identity use together.
+#[derive(Debug, Default)]
+struct IdentityUse {
+    publications: SharedBucket,
+    subscriptions: AtomicU32,
+}
+
+/// A subscription that counts for its identity, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct CountedSubscription(Arc<IdentityUse>);
+
+impl CountedSubscription {
+    /// `None` if the identity has `most` of them.
+    fn of(identity: &Arc<IdentityUse>, most: u32) -> Option<CountedSubscription> {
+        let add = |count| (count < most).then_some(count + 1);
+        identity.subscriptions.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).ok()?;
+        Some(CountedSubscription(Arc::clone(identity)))
     }
 }
 
-/// The publications of one shard's connections.
+impl Drop for CountedSubscription {
+    fn drop(&mut self) {
+        self.0.subscriptions.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Identities {
+    fn of(&self, subject: &str, now: Nanos) -> Arc<IdentityUse> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(identity) = known.by_subject.get(subject) {
+            return Arc::clone(identity);
+        }
+        if known.by_subject.len() >= known.sweep_at {
+            known
+                .by_subject
+                .retain(|_, identity| Arc::strong_count(identity) > 1 || !identity.publications.is_full(now));
+            known.sweep_at = IDENTITIES_SWEPT_MIN.max(2 * known.by_subject.len());
+        }
+        let identity = Arc::<IdentityUse>::default();
+        known.by_subject.insert(subject.into(), Arc::clone(&identity));
+        identity
+    }
+}
+
+/// How one shard's connections use topics.
 #[derive(Debug, Default)]
 pub(crate) struct Quotas {
-    limits: PublicationLimits,
+    limits: TopicUseLimits,
     identities: Arc<Identities>,
     /// By the index of the connection. Empty without limits.
-    connections: HashMap<u32, Publisher>,
+    connections: HashMap<u32, ConnectionUse>,
 }
 
 #[derive(Debug)]
-struct Publisher {
+struct ConnectionUse {
     token: Token,
-    bucket: Bucket,
-    identity: Option<Arc<SharedBucket>>,
+    publications: Bucket,
+    identity: Option<Arc<IdentityUse>>,
+    /// The subscription of a raw connection.
+    subscription: Option<CountedSubscription>,
 }
 
 impl Quotas {
     /// Quotas with the identities of the node.
-    pub(crate) fn new(identities: Arc<Identities>, limits: &PublicationLimits) -> Quotas {
+    pub(crate) fn new(identities: Arc<Identities>, limits: &TopicUseLimits) -> Quotas {
         Quotas { limits: limits.clone(), identities, connections: HashMap::new() }
     }
 
     /// Uses other limits from now on.
-    pub(crate) fn configure(&mut self, limits: &PublicationLimits) {
+    pub(crate) fn configure(&mut self, limits: &TopicUseLimits) {
         self.limits = limits.clone();
         if self.limits.is_none() {
             self.connections = HashMap::new();
@@ -84,22 +115,45 @@ impl Quotas {
 
     fn take(&mut self, token: Token, subject: Option<&str>, now: Nanos) -> Result<(), Limit> {
         let Quotas { limits, identities, connections } = self;
-        let publisher = connections.entry(token.index).or_insert_with(|| Publisher::new(token));
-        if publisher.token != token {
-            *publisher = Publisher::new(token);
-        }
-        if let Some(rate) = limits.per_connection
-            && !publisher.bucket.take(rate, 1, now)
+        let known = of_connection(connections, token);
+        if let Some(rate) = limits.publications_per_connection
+            && !known.publications.take(rate, 1, now)
         {
             return Err(Limit::Publications);
         }
-        if let (Some(rate), Some(subject)) = (limits.per_identity, subject) {
-            let bucket = publisher.identity.get_or_insert_with(|| identities.of(subject, now));
-            if !bucket.take(rate, 1, now) {
+        if let (Some(rate), Some(subject)) = (limits.publications_per_identity, subject) {
+            let identity = known.identity.get_or_insert_with(|| identities.of(subject, now));
+            if !identity.publications.take(rate, 1, now) {
                 return Err(Limit::PublicationsPerIdentity);
             }
         }
         Ok(())
+    }
+
+    /// A connection of `subject` subscribes. Returns what counts the subscription, if it is counted.
+    ///
+    /// # Errors
+    /// The limit that it is over.
+    pub(crate) fn subscribe(
+        &mut self,
+        token: Token,
+        subject: Option<&str>,
+        now: Nanos,
+    ) -> Result<Option<CountedSubscription>, Limit> {
+        let Quotas { limits, identities, connections } = self;
+        let (Some(most), Some(subject)) = (limits.subscriptions_per_identity, subject) else {
+            return Ok(None);
+        };
+        let known = of_connection(connections, token);
+        let identity = known.identity.get_or_insert_with(|| identities.of(subject, now));
+        CountedSubscription::of(identity, most).map(Some).ok_or(Limit::SubscriptionsPerIdentity)
+    }
+
+    /// Keeps the subscription of a raw connection until the connection ends.
+    pub(crate) fn keep(&mut self, token: Token, subscription: Option<CountedSubscription>) {
+        if let Some(subscription) = subscription {
+            of_connection(&mut self.connections, token).subscription = Some(subscription);
+        }
     }
 
     /// A connection has ended.
@@ -110,9 +164,17 @@ impl Quotas {
     }
 }
 
-impl Publisher {
-    fn new(token: Token) -> Publisher {
-        Publisher { token, bucket: Bucket::default(), identity: None }
+fn of_connection(connections: &mut HashMap<u32, ConnectionUse>, token: Token) -> &mut ConnectionUse {
+    let known = connections.entry(token.index).or_insert_with(|| ConnectionUse::new(token));
+    if known.token != token {
+        *known = ConnectionUse::new(token);
+    }
+    known
+}
+
+impl ConnectionUse {
+    fn new(token: Token) -> ConnectionUse {
+        ConnectionUse { token, publications: Bucket::default(), identity: None, subscription: None }
     }
 }
 
@@ -132,8 +194,11 @@ mod tests {
 
     #[test]
     fn a_connection_and_an_identity_have_their_rates_on_all_shards_together() {
-        let limits =
-            PublicationLimits { per_connection: Rate::per_second(20), per_identity: Rate::per_second(30) };
+        let limits = TopicUseLimits {
+            publications_per_connection: Rate::per_second(20),
+            publications_per_identity: Rate::per_second(30),
+            subscriptions_per_identity: None,
+        };
         let identities = Arc::<Identities>::default();
         let [mut one, mut other] = [0; 2].map(|_| Quotas::new(Arc::clone(&identities), &limits));
         let now = 5 * SECOND;
@@ -148,13 +213,38 @@ mod tests {
         other.forget(token(1));
         assert_eq!(taken(&mut one, 5, Some("a"), now), 0);
         assert_eq!(taken(&mut one, 6, Some("a"), now + SECOND), 20);
-        one.configure(&PublicationLimits::default());
+        one.configure(&TopicUseLimits::default());
         assert_eq!(taken(&mut one, 6, Some("a"), now), 100);
     }
 
     #[test]
+    fn an_identity_has_its_subscriptions_on_all_shards_together() {
+        let limits = TopicUseLimits { subscriptions_per_identity: Some(3), ..TopicUseLimits::default() };
+        let identities = Arc::<Identities>::default();
+        let [mut one, mut other] = [0; 2].map(|_| Quotas::new(Arc::clone(&identities), &limits));
+        let subscribe = |quotas: &mut Quotas, index, subject| quotas.subscribe(token(index), subject, SECOND);
+        let session = [0; 2].map(|_| subscribe(&mut one, 1, Some("a")).expect("room"));
+        let raw = subscribe(&mut other, 1, Some("a")).expect("room");
+        other.keep(token(1), raw);
+        for quotas in [&mut one, &mut other] {
+            assert!(
+                subscribe(quotas, 2, Some("a")).is_err_and(|limit| limit == Limit::SubscriptionsPerIdentity)
+            );
+        }
+        assert!(subscribe(&mut other, 4, Some("b")).expect("room of its own").is_some());
+        assert!(subscribe(&mut other, 3, None).expect("no identity").is_none());
+        // The raw one ends with its connection, those of a session by themselves.
+        other.forget(token(1));
+        let again = subscribe(&mut one, 2, Some("a")).expect("room");
+        drop(session);
+        one.forget(token(1));
+        assert!(again.is_some_and(|again| again.0.subscriptions.load(Ordering::Relaxed) == 1));
+    }
+
+    #[test]
     fn identities_that_are_gone_are_forgotten() {
-        let limits = PublicationLimits { per_connection: None, per_identity: Rate::per_second(30) };
+        let limits =
+            TopicUseLimits { publications_per_identity: Rate::per_second(30), ..TopicUseLimits::default() };
         let identities = Arc::<Identities>::default();
         let mut quotas = Quotas::new(Arc::clone(&identities), &limits);
         for number in 0..10 * IDENTITIES_SWEPT_MIN as u64 {

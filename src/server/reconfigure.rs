@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use crate::config::ServerConfig;
-use crate::handle::Handle;
+use crate::handle::{ClientLimits, Handle};
 use echoring_proto::buffer::Budget;
 use echoring_runtime::shard::{ControlMessage, LiveConfig};
 
@@ -55,7 +55,7 @@ impl Handle {
             tls: config.tls.clone(),
             limits: Arc::clone(&config.peers),
         };
-        *self.peers.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&config.peers);
+        *self.client_limits.lock().unwrap_or_else(PoisonError::into_inner) = ClientLimits::of(&config);
         for remote in &*self.remotes {
             remote.send(ControlMessage::Configure(Box::new(live.clone())));
         }

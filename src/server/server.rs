@@ -12,7 +12,7 @@ use crate::auth::AuthCounters;
 use crate::broadcast::MAIL_OVERHEAD_BYTES;
 use crate::commands::CommandSender;
 use crate::config::{ListenAddress, ServerConfig, StartError, StartErrorKind};
-use crate::handle::{End, FailureState, Handle, KeptListeners, Readiness, Snapshot};
+use crate::handle::{ClientLimits, End, FailureState, Handle, KeptListeners, Readiness, Snapshot};
 use crate::handover::{self, Offering, Predecessor};
 use crate::host::Resolved;
 use crate::limits::{
@@ -31,7 +31,7 @@ use echoring_runtime::admission::Admission;
 use echoring_runtime::driver::{Description, Options};
 use echoring_runtime::launch::{self, LaunchOptions, ShardSpec, ShardThread};
 use echoring_runtime::shard::{AccessLog, Allowance, ControlMessage, Mailboxes};
-use echoring_topics::Placement;
+use echoring_topics::{Creators, Placement};
 use socket2::Socket;
 
 /// A running server. Dropping it ends it without a drain and waits for its threads; [`shutdown`](Server::shutdown) drains
@@ -231,7 +231,8 @@ impl Bound {
         let auth_counters = Arc::<AuthCounters>::default();
         let admission = Arc::<Admission>::default();
         let identities = Arc::<Identities>::default();
-        let peers = Arc::new(Mutex::new(Arc::clone(&config.peers)));
+        let creators = Creators::default();
+        let client_limits = Arc::new(Mutex::new(ClientLimits::of(&config)));
         let Resolved { shards, cpus, connections_max: connections } = resolved;
         let budget = Budget::new(config.memory_budget_bytes);
         let seats = Budget::new(u64::from(connections));
@@ -281,6 +282,7 @@ impl Bound {
                 auth_counters: Arc::clone(&auth_counters),
                 admission: Arc::clone(&admission),
                 identities: Arc::clone(&identities),
+                creators: creators.clone(),
             },
         });
         let options = LaunchOptions { thread_name: "shard", driver: config.driver };
@@ -316,7 +318,7 @@ impl Bound {
             failure,
             auth_counters,
             admission,
-            peers,
+            client_limits,
             readiness,
             kept,
             link,

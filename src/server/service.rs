@@ -18,8 +18,7 @@ use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{
     Answer, Application, ConnectionContext, Context, Disposition, OwnedReply, Remote, earlier,
 };
-use echoring_topics::HubReport;
-use echoring_topics::{Placement, Rules, TopicSettings, is_topic_name};
+use echoring_topics::{CreationLimits, Creators, HubReport, Placement, Rules, TopicSettings, is_topic_name};
 
 mod admission;
 mod inspection;
@@ -86,6 +85,8 @@ impl Service {
             rules: Rules::new(Vec::new(), settings),
             topics: Lease::new(Budget::new(topics_max), topics_max),
             subscriptions_max: crate::limits::SUBSCRIPTIONS_DEFAULT,
+            creators: Creators::default(),
+            creation: CreationLimits::default(),
             message_bytes_max,
             seed: 0,
             placement: Placement::new(0),
@@ -180,12 +181,12 @@ impl Service {
 
     /// Uses the part of a configuration that a running server takes over.
     pub(crate) fn configure(&mut self, config: &ServerConfig) {
-        self.gate.configure_quotas(&config.peers.publications);
+        self.gate.configure_quotas(&config.peers.topics);
         self.origins = config.origins.clone();
         self.hosts = config.hosts.clone();
         self.subprotocols = config.subprotocols.clone();
         self.preference = config.subprotocol_preference;
-        self.broadcast.configure(&config.topics, config.subscriptions_max, config.message_bytes_max);
+        self.broadcast.configure(config);
     }
 
     /// A raw publisher cannot be told in another way.

@@ -19,13 +19,14 @@ use echoring_runtime::admission::Admission;
 use echoring_runtime::driver::{Driver, uring};
 use echoring_runtime::launch::{LaunchError, ShardFailure, ShardSetup};
 use echoring_runtime::shard::{Allowance, Mailboxes, Security, Shard, ShardConfig};
-use echoring_topics::Placement;
+use echoring_topics::{Creators, Placement};
 
 /// The service of a shard, with its routes.
 pub(crate) fn service(
     config: &ServerConfig,
     counters: Arc<AuthCounters>,
     topics: Lease,
+    creators: Creators,
     seed: u64,
     node: NodeIdentity,
 ) -> Service {
@@ -33,6 +34,8 @@ pub(crate) fn service(
         rules: config.topics.clone(),
         topics,
         subscriptions_max: config.subscriptions_max,
+        creators,
+        creation: config.creation,
         message_bytes_max: config.message_bytes_max,
         seed,
         placement: node.placement,
@@ -74,6 +77,7 @@ pub(crate) struct ServiceSetup {
     pub(crate) mailboxes: Mailboxes<ShardMail>,
     pub(crate) allowance: Allowance,
     pub(crate) topics: Lease,
+    pub(crate) creators: Creators,
     pub(crate) seed: u64,
     pub(crate) node: NodeIdentity,
     pub(crate) readiness: Readiness,
@@ -87,9 +91,10 @@ impl ShardSetup for ServiceSetup {
     type Output = Snapshot;
 
     fn build<D: Driver>(self, driver: D) -> io::Result<Shard<D, Service>> {
-        let service = service(&self.config, self.auth_counters, self.topics, self.seed, self.node)
-            .with_readiness(self.readiness)
-            .with_quotas(Quotas::new(self.identities, &self.config.peers.publications));
+        let service =
+            service(&self.config, self.auth_counters, self.topics, self.creators, self.seed, self.node)
+                .with_readiness(self.readiness)
+                .with_quotas(Quotas::new(self.identities, &self.config.peers.topics));
         let config = ShardConfig {
             connection: self.config.connection(),
             connections: self.connections + REFUSING_CONNECTIONS_MAX,

@@ -6,9 +6,10 @@ use echoring_proto::limits::{Nanos, SECOND};
 
 /// Maximum bytes of a topic's name, percent-decoded.
 pub const TOPIC_BYTES_MAX: usize = 255;
-/// Maximum topics per owner shard that exist because one connection was the first to publish to them: a sixteenth of
-/// the node's default. Topics with subscribers do not count.
-pub(crate) const TOPICS_BEGUN_MAX: u32 = 4_096;
+/// Default of the topics that exist because one connection created them: a sixteenth of the node's default.
+pub const TOPICS_PER_CONNECTION_DEFAULT: u32 = 4_096;
+/// Tables of creators, so that shards seldom meet at one.
+pub(crate) const CREATOR_TABLES: usize = 16;
 /// Time within which a publication with a known idempotency key is a duplicate.
 pub const IDEMPOTENCY_WINDOW: Nanos = 300 * SECOND;
 /// Maximum idempotency keys of a topic from clients, and the same number from the operator; above it the oldest are

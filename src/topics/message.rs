@@ -70,6 +70,10 @@ pub enum Refused {
     Busy,
     /// The node has the maximum number of topics.
     TooManyTopics,
+    /// The connection has created the maximum number of topics.
+    TooManyByConnection,
+    /// The identity has created the maximum number of topics.
+    TooManyByIdentity,
     /// The topic conflates by key, and the message has none.
     NoKey,
     /// The topic has the maximum number of keys.
@@ -94,6 +98,8 @@ impl Refused {
         match self {
             Refused::Busy => "busy",
             Refused::TooManyTopics => "too-many-topics",
+            Refused::TooManyByConnection => "too-many-topics-per-connection",
+            Refused::TooManyByIdentity => "too-many-topics-per-identity",
             Refused::NoKey => "no-key",
             Refused::TooManyKeys => "too-many-keys",
             Refused::Forbidden => "forbidden",
@@ -116,6 +122,8 @@ impl fmt::Display for Refused {
         f.write_str(match self {
             Refused::Busy => "the topic's owner shard is busy",
             Refused::TooManyTopics => "the node has the maximum number of topics",
+            Refused::TooManyByConnection => "this connection has created the maximum number of topics",
+            Refused::TooManyByIdentity => "this identity has created the maximum number of topics",
             Refused::NoKey => "messages of this topic need a key",
             Refused::TooManyKeys => "the topic has the maximum number of keys",
             Refused::Forbidden => "not allowed to publish to this topic",

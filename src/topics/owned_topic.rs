@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::accounts::{OwnerReport, Publications};
+use super::creators::Creator;
 use super::idempotency::Keys;
 use super::keyed::Keyed;
-use super::log::{Log, Origin};
+use super::log::Log;
 use super::message::{Position, Publication, Refused};
 use super::replay::{ENTRY_BYTES, KEPT_BYTES, Page, append_entry};
 use super::settings::{SlowConsumerPolicy, TopicSettings};
@@ -36,8 +37,7 @@ pub(super) struct OwnedTopic {
     pub(super) idempotent: Option<Box<[Keys; 2]>>,
     /// Subscribers with presence, and the subjects of those that are authenticated.
     pub(super) members: BTreeMap<u64, Box<str>>,
-    /// The connection that published first; 0 for none, and for the operator.
-    pub(super) begun_by: Origin,
+    pub(super) creator: Creator,
     /// When the last subscriber left; `None` while there are subscribers.
     pub(super) idle_since: Option<Nanos>,
 }

@@ -7,9 +7,10 @@ use std::ops::Bound;
 
 use super::accounts::{OwnerReport, Publications};
 use super::by_size::BySize;
+use super::creators::{CreationLimits, Creator, Creators};
 use super::idempotency::digest;
 use super::keyed::Keyed;
-use super::log::{Log, Origin};
+use super::log::Log;
 use super::message::{Position, Publication, Refused};
 use super::owned_topic::{OwnedTopic, Rate};
 use super::replay::{ENTRY_BYTES, Members, Page, Replay, append_entry, append_member, member_bytes};
@@ -17,7 +18,7 @@ use super::retained::Retained;
 use super::settings::{Rules, SlowConsumerPolicy};
 use super::slot_map::SlotMap;
 use super::topic::TopicId;
-use crate::limits::{IDEMPOTENCY_KEYS_PER_SHARD_MAX, IDEMPOTENCY_WINDOW, TOPICS_BEGUN_MAX};
+use crate::limits::{IDEMPOTENCY_KEYS_PER_SHARD_MAX, IDEMPOTENCY_WINDOW};
 use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::limits::Nanos;
 use echoring_proto::random::SplitMix64;
@@ -75,8 +76,8 @@ pub struct OwnedTopics {
     looked_at: Option<(Nanos, OwnedTopicId)>,
     /// Bytes of their histories.
     by_size: BySize,
-    /// How many topics each connection created by publishing.
-    begun: BTreeMap<Origin, u32>,
+    creators: Creators,
+    creation: CreationLimits,
     rules: Rules,
     /// The lease of the node's topics, one each.
     lease: Lease,
@@ -107,7 +108,8 @@ impl OwnedTopics {
             idle: BTreeSet::new(),
             looked_at: None,
             by_size: BySize::default(),
-            begun: BTreeMap::new(),
+            creators: Creators::default(),
+            creation: CreationLimits::default(),
             rules,
             lease,
             epochs: SplitMix64::new(seed),
@@ -124,8 +126,14 @@ impl OwnedTopics {
         OwnedTopics { seed, ..self }
     }
 
+    /// Limits who creates topics, together with the other shards that share `creators`.
+    pub fn with_creators(self, creators: Creators, creation: CreationLimits) -> OwnedTopics {
+        OwnedTopics { creators, creation, ..self }
+    }
+
     /// Uses other settings from now on. Existing topics keep `slow`, `lag_bytes` and `presence`.
-    pub fn configure(&mut self, rules: Rules) {
+    pub fn configure(&mut self, rules: Rules, creation: CreationLimits) {
+        self.creation = creation;
         for (_, owned) in self.table.iter_mut() {
             owned.settings = rules.of(&owned.name).renewing(&owned.settings);
             owned.history.set_bytes_max(owned.settings.history.bytes);
@@ -137,15 +145,16 @@ impl OwnedTopics {
     /// Forwards the topic `name` to `shard` from now on, whose id of it is `local`.
     ///
     /// # Errors
-    /// [`Refused::TooManyTopics`] if the maximum is reached and all topics have subscribers.
+    /// As for [`find_or_create`](OwnedTopics::find_or_create).
     pub fn subscribe(
         &mut self,
         name: &str,
+        creator: Creator,
         shard: usize,
         local: TopicId,
         pool: &mut Pool,
     ) -> Result<Subscribed, Refused> {
-        let id = self.find_or_create(name, 0, pool)?;
+        let id = self.find_or_create(name, creator, 0, pool)?;
         let owned = self.table.get_mut(id.key()).ok_or(Refused::TooManyTopics)?;
         owned.shards.retain(|(other, _)| *other != shard);
         owned.shards.push((shard, local));
@@ -170,65 +179,40 @@ impl OwnedTopics {
         owned.shards.retain(|entry| *entry != (shard, local));
         if owned.shards.is_empty() && owned.idle_since.is_none() {
             owned.idle_since = Some(now);
-            let (keeps_nothing, begun_by) = (owned.keeps_nothing(), owned.begun_by);
-            if keeps_nothing || self.has_begun(begun_by) > TOPICS_BEGUN_MAX {
+            if owned.keeps_nothing() {
                 return self.forget(id, now, pool);
             }
             self.idle.insert((now, id));
         }
     }
 
-    /// The topic `name`, for a publisher without a subscription.
+    /// The topic `name`, which `creator` creates if it does not exist.
     ///
     /// # Errors
-    /// As for [`subscribe`](OwnedTopics::subscribe).
+    /// [`Refused::TooManyTopics`] if the maximum is reached and all topics have subscribers, and the refusals of a creator of
+    /// too many.
     pub fn find_or_create(
         &mut self,
         name: &str,
+        creator: Creator,
         now: Nanos,
         pool: &mut Pool,
     ) -> Result<OwnedTopicId, Refused> {
         if let Some(id) = self.by_name.get(name) {
             return Ok(*id);
         }
+        self.creators.add(creator, self.creation)?;
         while !self.lease.take(1) {
             // The topic that has been without subscribers for longest is evicted.
-            let Some(&(_, id)) = self.idle.first() else { return Err(Refused::TooManyTopics) };
+            let Some(&(_, id)) = self.idle.first() else {
+                self.creators.remove(creator);
+                return Err(Refused::TooManyTopics);
+            };
             self.forget(id, now, pool);
         }
-        let id = self.create(name, now, pool);
+        let id = self.create(name, creator, now, pool);
         self.idle.insert((now, id));
         Ok(id)
-    }
-
-    /// The topic `name`, for the connection `origin` that publishes to it. The number of topics that one connection
-    /// creates by publishing is bounded; a topic with subscribers does not count.
-    ///
-    /// # Errors
-    /// As for [`subscribe`](OwnedTopics::subscribe), and if the topic would exceed that bound.
-    pub fn find_or_begin(
-        &mut self,
-        name: &str,
-        origin: Origin,
-        now: Nanos,
-        pool: &mut Pool,
-    ) -> Result<OwnedTopicId, Refused> {
-        if !self.by_name.contains_key(name) && self.has_begun(origin) >= TOPICS_BEGUN_MAX {
-            return Err(Refused::TooManyTopics);
-        }
-        let id = self.find_or_create(name, now, pool)?;
-        if let Some(owned) = self.table.get_mut(id.key())
-            && owned.begun_by == 0
-        {
-            owned.begun_by = origin;
-            *self.begun.entry(origin).or_default() += 1;
-        }
-        Ok(id)
-    }
-
-    /// The number of topics that `origin` created by publishing.
-    fn has_begun(&self, origin: Origin) -> u32 {
-        self.begun.get(&origin).copied().unwrap_or(0)
     }
 
     /// Decides about a message and assigns its offset. `by_client` says that it is not from the operator. Returns the
@@ -528,7 +512,7 @@ impl OwnedTopics {
         self.by_name.is_empty()
     }
 
-    fn create(&mut self, name: &str, now: Nanos, pool: &mut Pool) -> OwnedTopicId {
+    fn create(&mut self, name: &str, creator: Creator, now: Nanos, pool: &mut Pool) -> OwnedTopicId {
         let begun = Position { epoch: epoch(self.epochs.next_u64()), offset: 0 };
         let Forgotten { position, publications, payload_bytes } =
             self.forgotten.take(name, pool).unwrap_or(Forgotten {
@@ -550,7 +534,7 @@ impl OwnedTopics {
             keyed_since: position.offset,
             idempotent: None,
             members: BTreeMap::new(),
-            begun_by: 0,
+            creator,
             idle_since: Some(now),
         };
         let id = OwnedTopicId::from_key(self.table.insert(owned));
@@ -565,22 +549,12 @@ impl OwnedTopics {
         if let Some(since) = owned.idle_since {
             self.idle.remove(&(since, id));
         }
-        self.forget_beginner(owned.begun_by);
+        self.creators.remove(owned.creator);
         self.by_name.remove(&owned.name);
         let OwnedTopic { publications, payload_bytes, .. } = owned;
         let forgotten = Forgotten { position: owned.position(), publications, payload_bytes };
         self.forgotten.put(&owned.name, forgotten, now, pool);
         self.lease.give_back(1);
-    }
-
-    /// A topic that `origin` created no longer exists.
-    fn forget_beginner(&mut self, origin: Origin) {
-        if let Some(begun) = self.begun.get_mut(&origin) {
-            *begun -= 1;
-            if *begun == 0 {
-                self.begun.remove(&origin);
-            }
-        }
     }
 }
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
+use crate::creators::Creator;
 use crate::limits::{LOG_SEGMENT_BYTES, REMEMBERED_AGE};
 use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::limits::Nanos;
@@ -652,7 +653,7 @@ fn the_history_of_others_gives_way_before_a_subscriber_misses_anything() {
     let pool = Pool::new(Budget::new(8 * LOG_SEGMENT_BYTES as u64));
     let mut world = World::with(pool, *rules.of(""));
     world.owned = owned(&rules);
-    let home = world.owned.find_or_create("other", 0, &mut world.peers.pool).unwrap();
+    let home = world.owned.find_or_create("other", Creator::NOBODY, 0, &mut world.peers.pool).unwrap();
     let publication = Publication { content: Content::Binary, key: "", payload: &[0; 1_000] };
     for _ in 0..100 {
         world.owned.publish(home, &publication, true, 1, &mut world.peers.pool).unwrap();
@@ -680,11 +681,12 @@ fn said(payload: &[u8]) -> Publication<'_> {
 #[test]
 fn offsets_count_up_and_survive_a_shard_that_comes_and_goes() {
     let (mut owned, mut pool) = a_home(SlowConsumerPolicy::Disconnect);
-    let Subscribed { id: home, position, .. } = owned.subscribe("t", 0, LOCAL, &mut pool).unwrap();
+    let Subscribed { id: home, position, .. } =
+        owned.subscribe("t", Creator::NOBODY, 0, LOCAL, &mut pool).unwrap();
     assert_eq!(position.offset, 0);
     let (first, shards) = owned.publish(home, &said(b"1"), true, 0, &mut pool).unwrap();
     assert_eq!((first, shards), (Position { offset: 1, ..position }, &[(0, LOCAL)][..]));
-    assert_eq!(owned.subscribe("t", 1, LOCAL, &mut pool).unwrap().position, first);
+    assert_eq!(owned.subscribe("t", Creator::NOBODY, 1, LOCAL, &mut pool).unwrap().position, first);
     owned.unsubscribe(home, 1, LOCAL, 0, &mut pool);
     assert_eq!(owned.publish(home, &said(b"2"), true, 0, &mut pool).unwrap().1, [(0, LOCAL)]);
 }
@@ -692,9 +694,9 @@ fn offsets_count_up_and_survive_a_shard_that_comes_and_goes() {
 #[test]
 fn a_late_unsubscribe_does_not_end_a_newer_subscription() {
     let (mut owned, mut pool) = a_home(SlowConsumerPolicy::Disconnect);
-    let home = owned.subscribe("t", 0, LOCAL, &mut pool).unwrap().id;
+    let home = owned.subscribe("t", Creator::NOBODY, 0, LOCAL, &mut pool).unwrap().id;
     let newer = TopicId { generation: 1, ..LOCAL };
-    owned.subscribe("t", 0, newer, &mut pool).unwrap();
+    owned.subscribe("t", Creator::NOBODY, 0, newer, &mut pool).unwrap();
     owned.unsubscribe(home, 0, LOCAL, 0, &mut pool);
     assert_eq!(owned.publish(home, &said(b""), true, 0, &mut pool).unwrap().1, [(0, newer)]);
 }
@@ -702,17 +704,17 @@ fn a_late_unsubscribe_does_not_end_a_newer_subscription() {
 #[test]
 fn a_topic_is_forgotten_with_its_history_and_keeps_its_epoch_for_a_while() {
     let (mut owned, mut pool) = a_home(SlowConsumerPolicy::Disconnect);
-    let first = owned.subscribe("t", 0, LOCAL, &mut pool).unwrap();
+    let first = owned.subscribe("t", Creator::NOBODY, 0, LOCAL, &mut pool).unwrap();
     owned.publish(first.id, &said(b"1"), true, 100, &mut pool).unwrap();
     owned.unsubscribe(first.id, 0, LOCAL, 200, &mut pool);
     owned.expire(650, &mut pool);
-    let back = owned.subscribe("t", 0, LOCAL, &mut pool).unwrap();
+    let back = owned.subscribe("t", Creator::NOBODY, 0, LOCAL, &mut pool).unwrap();
     assert_eq!(back.position, Position { offset: 1, ..first.position }, "somebody came back in time");
     owned.unsubscribe(back.id, 0, LOCAL, 700, &mut pool);
     owned.expire(1_200, &mut pool);
     assert!(owned.is_empty());
     assert!(owned.publish(first.id, &said(b""), true, 0, &mut pool).is_err(), "its id is stale");
-    let again = owned.subscribe("t", 0, LOCAL, &mut pool).unwrap();
+    let again = owned.subscribe("t", Creator::NOBODY, 0, LOCAL, &mut pool).unwrap();
     assert_eq!(again.position, back.position, "it goes on from there");
     assert_eq!(owned.report("t", 0).unwrap().publications.accepted, 1, "and so do its figures");
     let mut page = Vec::new();
@@ -722,7 +724,7 @@ fn a_topic_is_forgotten_with_its_history_and_keeps_its_epoch_for_a_while() {
     owned.expire(1_300 + REMEMBERED_AGE, &mut pool);
     assert_eq!(pool.used_bytes(), 0);
     assert!(!owned.has_idle());
-    let later = owned.subscribe("t", 0, LOCAL, &mut pool).unwrap();
+    let later = owned.subscribe("t", Creator::NOBODY, 0, LOCAL, &mut pool).unwrap();
     assert_eq!(later.position.offset, 0);
     assert_ne!(later.position.epoch, first.position.epoch);
 }
@@ -786,13 +788,13 @@ fn what_a_subscription_sent_is_not_taken_back_by_the_next_of_its_connection() {
 #[test]
 fn topics_that_nobody_reads_make_room_and_others_do_not() {
     let (mut owned, mut pool) = a_home(SlowConsumerPolicy::Disconnect);
-    let idle = owned.find_or_create("idle", 0, &mut pool).unwrap();
+    let idle = owned.find_or_create("idle", Creator::NOBODY, 0, &mut pool).unwrap();
     owned.publish(idle, &said(b"1"), true, 0, &mut pool).unwrap();
-    owned.subscribe("read", 0, LOCAL, &mut pool).unwrap();
-    owned.subscribe("also", 0, LOCAL, &mut pool).unwrap();
+    owned.subscribe("read", Creator::NOBODY, 0, LOCAL, &mut pool).unwrap();
+    owned.subscribe("also", Creator::NOBODY, 0, LOCAL, &mut pool).unwrap();
     assert!(owned.report("idle", 0).is_none());
-    assert_eq!(owned.subscribe("more", 0, LOCAL, &mut pool), Err(Refused::TooManyTopics));
-    assert_eq!(owned.find_or_create("more", 0, &mut pool), Err(Refused::TooManyTopics));
+    assert_eq!(owned.subscribe("more", Creator::NOBODY, 0, LOCAL, &mut pool), Err(Refused::TooManyTopics));
+    assert_eq!(owned.find_or_create("more", Creator::NOBODY, 0, &mut pool), Err(Refused::TooManyTopics));
 }
 
 fn recalled(
@@ -802,7 +804,7 @@ fn recalled(
     bytes_max: usize,
     now: Nanos,
 ) -> (Page, String) {
-    let id = owned.find_or_create("t", 0, pool).unwrap();
+    let id = owned.find_or_create("t", Creator::NOBODY, 0, pool).unwrap();
     let mut page = Vec::new();
     let told = owned.history(id, Replay::After(after), bytes_max, now, pool, &mut page).unwrap();
     let all: Vec<u8> = entries(&page).flat_map(|(_, publication)| publication.payload.to_vec()).collect();
@@ -813,7 +815,7 @@ fn recalled(
 #[test]
 fn history_is_bounded_by_count_bytes_and_age_and_says_where_it_begins() {
     let (mut owned, mut pool) = a_home(SlowConsumerPolicy::Disconnect);
-    let id = owned.find_or_create("t", 0, &mut pool).unwrap();
+    let id = owned.find_or_create("t", Creator::NOBODY, 0, &mut pool).unwrap();
     for (at, payload) in (1..).zip([b"a", b"b", b"c", b"d", b"e", b"f"]) {
         owned.publish(id, &said(payload), true, at * 10, &mut pool).unwrap();
     }
@@ -833,7 +835,7 @@ fn history_is_bounded_by_count_bytes_and_age_and_says_where_it_begins() {
 #[test]
 fn newcomers_get_the_latest_of_each_key_or_the_last_messages() {
     let (mut owned, mut pool) = a_home(SlowConsumerPolicy::Conflate);
-    let id = owned.find_or_create("t", 0, &mut pool).unwrap();
+    let id = owned.find_or_create("t", Creator::NOBODY, 0, &mut pool).unwrap();
     for (at, key) in (1..).zip(["a", "b", "a", "c", "b", "b", "d", "a", "a"]) {
         let payload = at.to_string();
         let publication = Publication { content: Content::Json, key, payload: payload.as_bytes() };
@@ -857,7 +859,7 @@ fn newcomers_get_the_latest_of_each_key_or_the_last_messages() {
 
     let settings = TopicSettings { snapshot: 2, ..settings(SlowConsumerPolicy::Disconnect) };
     let mut owned = OwnedTopics::new(Rules::new(Vec::new(), settings), Lease::new(Budget::new(2), 1), 7);
-    let id = owned.find_or_create("t", 0, &mut pool).unwrap();
+    let id = owned.find_or_create("t", Creator::NOBODY, 0, &mut pool).unwrap();
     let newcomer = |owned: &mut OwnedTopics, pool: &mut Pool| {
         let mut page = Vec::new();
         let told = owned.history(id, Replay::Newcomer, 1_000, 9, pool, &mut page).unwrap();
@@ -874,8 +876,8 @@ fn newcomers_get_the_latest_of_each_key_or_the_last_messages() {
 #[test]
 fn a_publication_that_comes_again_has_its_position_and_goes_nowhere() {
     let (mut owned, mut pool) = a_home(SlowConsumerPolicy::Disconnect);
-    let id = owned.find_or_create("t", 0, &mut pool).unwrap();
-    owned.subscribe("t", 0, LOCAL, &mut pool).unwrap();
+    let id = owned.find_or_create("t", Creator::NOBODY, 0, &mut pool).unwrap();
+    owned.subscribe("t", Creator::NOBODY, 0, LOCAL, &mut pool).unwrap();
     let mut once = |owned: &mut OwnedTopics, payload: &[u8], key, by_client, now| match owned.publish_once(
         id,
         &said(payload),
@@ -910,7 +912,7 @@ fn a_topic_lives_as_long_as_its_publications_may_come_again() {
     let mut owned = OwnedTopics::new(Rules::new(Vec::new(), settings), Lease::new(Budget::new(2), 1), 7);
     let mut pool = Pool::standalone();
     let once = |owned: &mut OwnedTopics, pool: &mut Pool, now| {
-        let id = owned.find_or_create("t", now, pool).unwrap();
+        let id = owned.find_or_create("t", Creator::NOBODY, now, pool).unwrap();
         match owned.publish_once(id, &said(b"a"), "k", true, now, pool) {
             Ok(Accepted::New(position, _)) => (position, true),
             Ok(Accepted::Again(position)) => (position, false),
@@ -928,7 +930,7 @@ fn a_topic_lives_as_long_as_its_publications_may_come_again() {
     assert_eq!(second, Position { offset: 2, ..first }, "where the topic had come to is remembered longer");
     // Refused, it is not remembered.
     let (mut owned, mut pool) = a_home(SlowConsumerPolicy::Conflate);
-    let id = owned.find_or_create("t", 0, &mut pool).unwrap();
+    let id = owned.find_or_create("t", Creator::NOBODY, 0, &mut pool).unwrap();
     let refused = owned.publish_once(id, &said(b"a"), "k", true, 0, &mut pool).map(|_| ());
     assert_eq!(refused, Err(Refused::NoKey));
     let keyed = Publication { key: "key", ..said(b"a") };
@@ -939,7 +941,7 @@ fn a_topic_lives_as_long_as_its_publications_may_come_again() {
 #[test]
 fn members_are_told_page_by_page() {
     let (mut owned, mut pool) = a_home(SlowConsumerPolicy::DropOldest);
-    let id = owned.find_or_create("t", 0, &mut pool).unwrap();
+    let id = owned.find_or_create("t", Creator::NOBODY, 0, &mut pool).unwrap();
     for client in [5, 3, 9, 7, 1] {
         owned.presence(id, client, Some(if client == 3 { "alice" } else { "" }));
     }
@@ -1004,7 +1006,7 @@ fn who_misses_who_came_and_went_is_told_so() {
 fn the_latest_of_keys_and_idempotency_keys_are_in_the_share_of_histories() {
     let mut pool = Pool::new(Budget::new(echoring_proto::limits::MEMORY_BUDGET_MIN));
     let (mut owned, _) = a_home(SlowConsumerPolicy::Conflate);
-    let histories = owned.find_or_create("history", 0, &mut pool).unwrap();
+    let histories = owned.find_or_create("history", Creator::NOBODY, 0, &mut pool).unwrap();
     let publish = |owned: &mut OwnedTopics, pool: &mut Pool, id, key: &str, idempotency_key: &str| {
         let publication = Publication { content: Content::Json, key, payload: &[b'1'; 10_000] };
         owned.publish_once(id, &publication, idempotency_key, true, 0, pool).map(|_| ())
@@ -1013,7 +1015,7 @@ fn the_latest_of_keys_and_idempotency_keys_are_in_the_share_of_histories() {
         publish(&mut owned, &mut pool, histories, "one", &format!("r{round}")).unwrap();
     }
     assert_ne!(owned.report("history", 0).unwrap().history_bytes, 0);
-    let id = owned.find_or_create("t", 0, &mut pool).unwrap();
+    let id = owned.find_or_create("t", Creator::NOBODY, 0, &mut pool).unwrap();
     let refused =
         (0..).find_map(|key| publish(&mut owned, &mut pool, id, &key.to_string(), &format!("k{key}")).err());
     assert_eq!(refused, Some(Refused::OutOfMemory));
@@ -1031,7 +1033,7 @@ fn the_latest_of_keys_and_idempotency_keys_are_in_the_share_of_histories() {
 #[test]
 fn messages_without_their_key_and_from_those_who_may_not_are_refused_and_counted() {
     let (mut owned, mut pool) = a_home(SlowConsumerPolicy::Conflate);
-    let id = owned.find_or_create("t", 0, &mut pool).unwrap();
+    let id = owned.find_or_create("t", Creator::NOBODY, 0, &mut pool).unwrap();
     let refused = owned.publish(id, &said(b"1"), true, 0, &mut pool).map(|_| ());
     assert_eq!(refused, Err(Refused::NoKey));
     fn keyed(key: &str) -> Publication<'_> {
@@ -1050,7 +1052,7 @@ fn messages_without_their_key_and_from_those_who_may_not_are_refused_and_counted
     let access = Access { publish: Permission::Operator, ..Access::default() };
     let closed = TopicSettings { access, ..TopicSettings::default() };
     let mut owned = OwnedTopics::new(Rules::new(Vec::new(), closed), Lease::new(Budget::new(2), 1), 7);
-    let id = owned.find_or_create("t", 0, &mut pool).unwrap();
+    let id = owned.find_or_create("t", Creator::NOBODY, 0, &mut pool).unwrap();
     assert_eq!(owned.publish(id, &said(b"1"), true, 0, &mut pool).map(|_| ()), Err(Refused::Forbidden));
     assert!(owned.publish(id, &said(b"1"), false, 0, &mut pool).is_ok(), "the operator may");
 }
@@ -1086,12 +1088,12 @@ fn coming_and_going_leaves_nothing_behind() {
     let mut owned = OwnedTopics::new(rules, Lease::new(Budget::new(10), 1), 7);
     let local = TopicId { index: 0, generation: 0 };
     for name in ["a", "b"] {
-        let id = owned.find_or_create(name, 0, &mut pool).unwrap();
+        let id = owned.find_or_create(name, Creator::NOBODY, 0, &mut pool).unwrap();
         owned.publish(id, &said(b"kept"), true, 1, &mut pool).unwrap();
     }
     let used_bytes = pool.used_bytes();
     for tick in 1..1_000 {
-        let subscribed = owned.subscribe("a", 0, local, &mut pool).unwrap();
+        let subscribed = owned.subscribe("a", Creator::NOBODY, 0, local, &mut pool).unwrap();
         assert_eq!(owned.idle_len(), 1);
         owned.unsubscribe(subscribed.id, 0, local, tick, &mut pool);
         assert_eq!((owned.idle_len(), owned.len()), (2, 2));
@@ -1099,7 +1101,7 @@ fn coming_and_going_leaves_nothing_behind() {
     assert_eq!(pool.used_bytes(), used_bytes);
     // Whoever was left last is kept longest when others need the room.
     for index in 2..11 {
-        owned.find_or_create(&format!("other {index}"), 2_000, &mut pool).unwrap();
+        owned.find_or_create(&format!("other {index}"), Creator::NOBODY, 2_000, &mut pool).unwrap();
     }
     assert!(owned.report("a", 0).is_some() && owned.report("b", 0).is_none());
     let later = crate::limits::HISTORY_AGE_DEFAULT + 3_000;

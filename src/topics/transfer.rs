@@ -415,7 +415,7 @@ mod tests {
     use super::*;
     use crate::limits::IDEMPOTENCY_KEYS_PER_TOPIC_MAX;
     use crate::owned_topics::Accepted;
-    use crate::{Content, Publication, Refused, Rules, SlowConsumerPolicy, TopicSettings};
+    use crate::{Content, Creator, Publication, Refused, Rules, SlowConsumerPolicy, TopicSettings};
     use echoring_proto::buffer::{Budget, Lease};
     use echoring_proto::limits::SECOND;
 
@@ -472,8 +472,8 @@ mod tests {
         for block_bytes in [1, 1_000, 1 << 20] {
             let mut pool = Pool::standalone();
             let mut from = topics(1, SlowConsumerPolicy::DropOldest, 100);
-            let subscribed = from.subscribe("t", 2, LOCAL, &mut pool).expect("room");
-            let idle = from.find_or_create("idle", NOW, &mut pool).expect("room");
+            let subscribed = from.subscribe("t", Creator::NOBODY, 2, LOCAL, &mut pool).expect("room");
+            let idle = from.find_or_create("idle", Creator::NOBODY, NOW, &mut pool).expect("room");
             for number in 0..150 {
                 let (key, payload) = (format!("k{number}"), number.to_string());
                 let published =
@@ -510,16 +510,16 @@ mod tests {
     fn the_latest_messages_of_keys_and_forgotten_positions_move_too() {
         let mut pool = Pool::standalone();
         let mut from = topics(1, SlowConsumerPolicy::Conflate, 2);
-        let id = from.subscribe("t", 0, LOCAL, &mut pool).expect("room").id;
+        let id = from.subscribe("t", Creator::NOBODY, 0, LOCAL, &mut pool).expect("room").id;
         for number in 0..300 {
             let key = format!("k{}", number % 200);
             from.publish(id, &text(&key, &number.to_string()), true, NOW, &mut pool).expect("accepted");
         }
         // The second one is forgotten for the third.
-        let forgotten = from.find_or_create("forgotten", NOW, &mut pool).expect("room");
+        let forgotten = from.find_or_create("forgotten", Creator::NOBODY, NOW, &mut pool).expect("room");
         from.publish(forgotten, &text("k", "1"), true, NOW, &mut pool).expect("accepted");
         let position = history(&mut from, forgotten, &mut pool).0;
-        from.find_or_create("third", NOW, &mut pool).expect("room");
+        from.find_or_create("third", Creator::NOBODY, NOW, &mut pool).expect("room");
         let mut to = topics(2, SlowConsumerPolicy::Conflate, 10);
         let moved = transfer(&mut from, &mut to, 500, &mut pool).expect("well formed");
         let (mut before, mut after) = (Vec::new(), Vec::new());
@@ -528,7 +528,7 @@ mod tests {
             assert_eq!((told.messages, told.conflated), (200, true));
         }
         assert_eq!(before, after);
-        let again = to.find_or_create("forgotten", NOW, &mut pool).expect("room");
+        let again = to.find_or_create("forgotten", Creator::NOBODY, NOW, &mut pool).expect("room");
         assert_eq!(history(&mut to, again, &mut pool).0, position);
     }
 
@@ -537,7 +537,7 @@ mod tests {
         let mut pool = Pool::standalone();
         let mut from = topics(1, SlowConsumerPolicy::DropOldest, 10);
         for name in ["a", "b", "c"] {
-            from.subscribe(name, 0, LOCAL, &mut pool).expect("room");
+            from.subscribe(name, Creator::NOBODY, 0, LOCAL, &mut pool).expect("room");
         }
         let mut to = topics(2, SlowConsumerPolicy::DropOldest, 2);
         assert_eq!(transfer(&mut from, &mut to, 1_000, &mut pool), Err(ImportError::TooManyTopics));
@@ -547,7 +547,7 @@ mod tests {
     fn more_keys_than_a_block_holds_move_in_order() {
         let mut pool = Pool::standalone();
         let mut from = topics(1, SlowConsumerPolicy::DropOldest, 10);
-        let id = from.subscribe("t", 0, LOCAL, &mut pool).expect("room").id;
+        let id = from.subscribe("t", Creator::NOBODY, 0, LOCAL, &mut pool).expect("room").id;
         let count = IDEMPOTENCY_KEYS_PER_TOPIC_MAX.min(3 * TRANSFER_PARTS_MAX + 1);
         for number in 0..count {
             let at = NOW - (count - number) as u64;

@@ -11,7 +11,7 @@ use echoring_proto::handshake::OriginPolicy;
 use echoring_proto::limits::MILLISECOND;
 use echoring_runtime::driver::sim::Random;
 use echoring_server::{BroadcastSettings, Service};
-use echoring_topics::{Placement, Rules, TopicSettings};
+use echoring_topics::{CreationLimits, Creators, Placement, Rules, TopicSettings};
 
 use super::client::{self, Client, Item, MessageKind};
 use super::sessions::{Request, Session, notices, number, text};
@@ -37,6 +37,8 @@ fn world(seed: u64, shards: usize, secured: bool, lag_bytes: usize, coalesce: u6
             rules: Rules::new(Vec::new(), settings),
             topics: Lease::new(topics.clone(), 1),
             subscriptions_max: 100,
+            creators: Creators::default(),
+            creation: CreationLimits::default(),
             message_bytes_max: MESSAGE_BYTES_MAX,
             seed: shard as u64,
             placement: Placement::new(seed),

@@ -10,7 +10,7 @@ use echoring_proto::handshake::OriginPolicy;
 use echoring_runtime::driver::sim::Random;
 use echoring_server::handover::rehearsal::Rehearsal;
 use echoring_server::{BroadcastSettings, Service};
-use echoring_topics::{Placement, Rules, TopicSettings};
+use echoring_topics::{CreationLimits, Creators, Placement, Rules, TopicSettings};
 
 use super::client::{Client, Item};
 use super::for_each_seed;
@@ -37,6 +37,8 @@ fn world(seed: u64, processes: [usize; 2]) -> Rc<World<Service>> {
             rules: Rules::new(Vec::new(), settings),
             topics: Lease::new(topics[process].clone(), 1),
             subscriptions_max: 100,
+            creators: Creators::default(),
+            creation: CreationLimits::default(),
             message_bytes_max: MESSAGE_BYTES_MAX,
             seed: seed ^ (shard as u64) << 8,
             placement: placement(seed, process),

@@ -11,7 +11,8 @@ use echoring_runtime::driver::sim::Random;
 use echoring_server::{BroadcastSettings, Service};
 use echoring_topics::limits::{HEARTBEAT_INTERVAL, LAG_MAX, REMEMBERED_AGE};
 use echoring_topics::{
-    Access, HistoryBounds, Pattern, Permission, Placement, Rules, SlowConsumerPolicy, TopicSettings,
+    Access, CreationLimits, Creators, HistoryBounds, Pattern, Permission, Placement, Rules,
+    SlowConsumerPolicy, TopicSettings,
 };
 
 use super::client::{self, Leave, MessageKind};
@@ -59,6 +60,8 @@ fn world(seed: u64, shards: usize, presence: bool) -> Rc<Topics> {
             rules: rules(presence),
             topics: Lease::new(topics.clone(), 1),
             subscriptions_max: 100,
+            creators: Creators::default(),
+            creation: CreationLimits::default(),
             message_bytes_max: MESSAGE_BYTES_MAX,
             seed: shard as u64,
             placement: Placement::new(seed),

@@ -7,7 +7,9 @@ use echoring_proto::buffer::{Budget, Lease};
 use echoring_proto::handshake::OriginPolicy;
 use echoring_runtime::driver::sim::Random;
 use echoring_server::{BroadcastSettings, Service};
-use echoring_topics::{HistoryBounds, Pattern, Placement, Rules, SlowConsumerPolicy, TopicSettings};
+use echoring_topics::{
+    CreationLimits, Creators, HistoryBounds, Pattern, Placement, Rules, SlowConsumerPolicy, TopicSettings,
+};
 
 use super::for_each_seed;
 use super::sessions::{Heard, Orders, Place, Session, notices, number, text, witnessed};
@@ -27,6 +29,8 @@ pub fn world(seed: u64, shards: usize, rules: Rules) -> Rc<World<Service>> {
             rules: rules.clone(),
             topics: Lease::new(topics.clone(), 1),
             subscriptions_max: 100,
+            creators: Creators::default(),
+            creation: CreationLimits::default(),
             message_bytes_max: MESSAGE_BYTES_MAX,
             seed: shard as u64,
             placement: Placement::new(seed),

@@ -11,7 +11,7 @@ use echoring_proto::buffer::{Budget, Lease};
 use echoring_proto::handshake::OriginPolicy;
 use echoring_runtime::driver::sim::Random;
 use echoring_server::{BroadcastSettings, Service};
-use echoring_topics::{Placement, Rules, TopicSettings};
+use echoring_topics::{CreationLimits, Creators, Placement, Rules, TopicSettings};
 use serde_json::json;
 
 use super::client::{self, Client};
@@ -54,6 +54,8 @@ fn world(seed: u64, shards: usize) -> std::rc::Rc<Topics> {
             rules: Rules::new(Vec::new(), TopicSettings { lag_bytes: LAG_BYTES, ..TopicSettings::default() }),
             topics: Lease::new(topics.clone(), 1),
             subscriptions_max: 100,
+            creators: Creators::default(),
+            creation: CreationLimits::default(),
             message_bytes_max: MESSAGE_BYTES_MAX,
             seed: shard as u64,
             placement: Placement::new(seed),

@@ -350,6 +350,18 @@ pub(crate) struct Args {
     )]
     pub(super) max_subscriptions: u32,
 
+    /// Maximum number of existing topics that one connection has created [default: 4096]
+    ///
+    /// By publishing or subscribing first. The default is --max-subscriptions if that is more.
+    #[arg(
+        long,
+        add = Reload::Live,
+        value_name = "N",
+        value_parser = values::number_in(1..=16_777_216),
+        help_heading = LIMITS
+    )]
+    pub(super) max_topics_per_connection: Option<u32>,
+
     /// Close connections whose handshake takes longer than this
     ///
     /// The handshake starts when the connection is accepted. It includes that of TLS.

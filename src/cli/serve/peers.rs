@@ -13,7 +13,7 @@ use crate::file::flags::Origins;
 use crate::values;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::admission::{
-    AddressBlock, AddressLimits, BanPolicy, PeerLimits, PublicationLimits, Rate, RateAction, TrafficLimits,
+    AddressBlock, AddressLimits, BanPolicy, PeerLimits, Rate, RateAction, TopicUseLimits, TrafficLimits,
     TrustedProxies,
 };
 use echoring_runtime::limits::{BAN_TIME_DEFAULT, BAN_WINDOW_DEFAULT};
@@ -76,6 +76,16 @@ pub(super) struct PeerArgs {
     /// An identity is a subject of [auth].
     #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=100_000_000), help_heading = HEADING)]
     publish_rate_per_identity: Option<u32>,
+
+    /// Maximum number of topics that all connections of an identity subscribe to together
+    ///
+    /// Each connection counts: two that subscribe to one topic have two subscriptions.
+    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=16_777_216), help_heading = HEADING)]
+    max_subscriptions_per_identity: Option<u32>,
+
+    /// Maximum number of existing topics that all connections of an identity have created
+    #[arg(long, add = Reload::Live, value_name = "N", value_parser = values::number_in(1..=16_777_216), help_heading = HEADING)]
+    pub(super) max_topics_per_identity: Option<u32>,
 
     /// Ban an address that was over its limits this many times within --ban-window
     ///
@@ -152,15 +162,16 @@ impl PeerArgs {
         let limits = PeerLimits {
             addresses: self.address_limits(),
             traffic: self.traffic_limits(),
-            publications: PublicationLimits {
-                per_connection: rate(self.publish_rate),
-                per_identity: rate(self.publish_rate_per_identity),
+            topics: TopicUseLimits {
+                publications_per_connection: rate(self.publish_rate),
+                publications_per_identity: rate(self.publish_rate_per_identity),
+                subscriptions_per_identity: self.max_subscriptions_per_identity,
             },
             proxies: self.proxies(),
         };
         let AddressLimits { connections_max, handshakes, .. } = limits.addresses;
-        let closes = (!limits.traffic.is_none() && self.rate_action == Action::Close)
-            || !limits.publications.is_none();
+        let closes =
+            (!limits.traffic.is_none() && self.rate_action == Action::Close) || !limits.topics.is_none();
         if self.ban_after.is_some() && connections_max.is_none() && handshakes.is_none() && !closes {
             let line = "has no effect without --max-connections-per-address, --handshake-rate-per-address, --publish-rate, or \
                         --rate-action close with a rate";
@@ -230,6 +241,8 @@ mod tests {
             rate_action = "close"
             publish_rate = 20
             publish_rate_per_identity = 40
+            max_subscriptions_per_identity = 60
+            max_topics_per_identity = 70
             ban_after = 20
             ban_window = "30s"
             ban_time = "5m"
@@ -247,16 +260,21 @@ mod tests {
             "--rate-action=close",
             "--publish-rate=20",
             "--publish-rate-per-identity=40",
+            "--max-subscriptions-per-identity=60",
+            "--max-topics-per-identity=70",
             "--ban-after=20",
             "--ban-window=30s",
             "--ban-time=5m",
         ];
         let (file, typed) = (settings(text, &[]).expect("valid"), settings("", &flags).expect("valid"));
         assert_eq!(file.server.peers, typed.server.peers);
-        let PeerLimits { addresses, traffic, publications, proxies } = (*file.server.peers).clone();
+        let PeerLimits { addresses, traffic, topics, proxies } = (*file.server.peers).clone();
         assert_eq!((addresses.connections_max, addresses.bans.expect("bans").after), (Some(50), 20));
         assert_eq!((traffic.bytes, traffic.action), (Rate::per_second(1 << 16), RateAction::Close));
-        assert_eq!(publications.per_identity, Rate::per_second(40));
+        assert_eq!(topics.publications_per_identity, Rate::per_second(40));
+        assert_eq!(topics.subscriptions_per_identity, Some(60));
+        let created = [&file, &typed].map(|settings| settings.server.creation.per_identity);
+        assert_eq!(created, [Some(70); 2]);
         assert!(proxies.unix && proxies.proxy_protocol && proxies.blocks.len() == 2);
         assert!(file.to_string().contains("\ntrusted_proxy = [\"10.0.0.0/8\", \"unix\", \"2001:db8::1\"]"));
     }

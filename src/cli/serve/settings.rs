@@ -30,6 +30,8 @@ use echoring_proto::limits::Nanos;
 use echoring_server::control::Token;
 use echoring_server::{ListenAddress, Resolved, ServerConfig};
 use echoring_topics as hub;
+use echoring_topics::CreationLimits;
+use echoring_topics::limits::TOPICS_PER_CONNECTION_DEFAULT;
 
 /// The settings that `serve` runs with.
 #[derive(Debug, Clone)]
@@ -375,6 +377,13 @@ fn with_limits(server: ServerConfig, args: &Args) -> ServerConfig {
         queue_bytes: args.queue_bytes as u32,
         topics_max: args.max_topics,
         subscriptions_max: args.max_subscriptions,
+        creation: CreationLimits {
+            per_connection: Some(
+                args.max_topics_per_connection
+                    .unwrap_or_else(|| TOPICS_PER_CONNECTION_DEFAULT.max(args.max_subscriptions)),
+            ),
+            per_identity: args.peers.max_topics_per_identity,
+        },
         memory_budget_bytes: args.memory_budget,
         handshake_timeout: nanos(args.handshake_timeout),
         send_timeout: nanos(args.send_timeout),

@@ -225,6 +225,11 @@ pub struct Context<'a, D: Driver, A: Application> {
 }
 
 impl<D: Driver, A: Application> Context<'_, D, A> {
+    /// As [`ConnectionContext::note_excess`].
+    pub fn note_excess(&mut self, token: Token, limit: Limit, counts: bool) {
+        self.core.note_excess(token, limit, counts);
+    }
+
     /// The time of this tick.
     pub fn now(&self) -> Nanos {
         self.core.env.now

@@ -22,9 +22,9 @@ impl Broadcast {
             return self.lose_successor(cx);
         }
         match mail {
-            ShardMail::Subscribe { local } => {
+            ShardMail::Subscribe { local, creator } => {
                 let Ok(name) = std::str::from_utf8(bytes) else { return };
-                let answer = self.sequencer.topics.subscribe(name, from, local, cx.pool());
+                let answer = self.sequencer.topics.subscribe(name, creator, from, local, cx.pool());
                 self.answer(cx, from, ShardMail::Subscribed { local, answer }, &[]);
             }
             ShardMail::Subscribed { local, answer } => self.subscribed(cx, from, local, answer),

@@ -10,8 +10,8 @@ use crate::validation::is_too_deep;
 use echoring_auth::limits::SUBJECT_BYTES_MAX;
 use echoring_runtime::driver::Token;
 use echoring_topics::{
-    Content, MemberId, Members, OwnedTopicId, Page, Position, Refused, Replay, Subscribed, TopicId, entries,
-    is_members, is_topic_name,
+    Content, Creator, MemberId, Members, OwnedTopicId, Page, Position, Refused, Replay, Subscribed, TopicId,
+    entries, is_members, is_topic_name,
 };
 
 /// Offsets and counts that other numbers may be added to.
@@ -20,9 +20,10 @@ const NUMBER_MAX: u64 = 1 << 53;
 /// Appends mail that crosses a bridge, and its bytes. False, with nothing appended, for mail that stays in its process.
 pub(crate) fn encode(mail: &ShardMail, payload: &[u8], out: &mut Vec<u8>) -> bool {
     match *mail {
-        ShardMail::Subscribe { local } => {
+        ShardMail::Subscribe { local, creator } => {
             out.put_u8(1);
             put_topic(out, local);
+            put_creator(out, creator);
         }
         ShardMail::Subscribed { local, answer } => {
             out.put_u8(2);
@@ -111,7 +112,7 @@ pub(crate) fn encode(mail: &ShardMail, payload: &[u8], out: &mut Vec<u8>) -> boo
 pub(crate) fn decode(mut bytes: &[u8]) -> Option<(ShardMail, &[u8])> {
     let from = &mut bytes;
     let mail = match byte(from)? {
-        1 => ShardMail::Subscribe { local: topic(from)? },
+        1 => ShardMail::Subscribe { local: topic(from)?, creator: creator(from)? },
         2 => ShardMail::Subscribed { local: topic(from)?, answer: result(from, subscribed)? },
         3 => ShardMail::Unsubscribe { owned: owned(from)?, local: topic(from)? },
         4 => ShardMail::Unsubscribed { local: topic(from)? },
@@ -239,6 +240,15 @@ fn owned(from: &mut &[u8]) -> Option<OwnedTopicId> {
     Some(OwnedTopicId { index: half(from)?, generation: half(from)? })
 }
 
+fn put_creator(out: &mut Vec<u8>, Creator { connection, identity }: Creator) {
+    out.put_u64_le(connection);
+    out.put_u64_le(identity);
+}
+
+fn creator(from: &mut &[u8]) -> Option<Creator> {
+    Some(Creator { connection: word(from)?, identity: word(from)? })
+}
+
 fn put_token(out: &mut Vec<u8>, Token { index, generation }: Token) {
     out.put_u32_le(index);
     out.put_u32_le(generation);
@@ -258,10 +268,11 @@ fn position(from: &mut &[u8]) -> Option<Position> {
 }
 
 fn put_publisher(out: &mut Vec<u8>, publisher: &Publisher) {
-    let Publisher { shard, number, token, member, ack_mode, request, received_at } = *publisher;
+    let Publisher { shard, number, token, identity, member, ack_mode, request, received_at } = *publisher;
     out.put_u16_le(shard);
     out.put_u8(number);
     put_token(out, token);
+    out.put_u64_le(identity);
     put_option(out, member, |out, member| out.put_u64_le(member.tag()));
     out.put_u32_le(request);
     match ack_mode {
@@ -278,7 +289,7 @@ fn put_publisher(out: &mut Vec<u8>, publisher: &Publisher) {
 
 fn publisher(from: &mut &[u8]) -> Option<Publisher> {
     let shard = from.try_get_u16_le().ok()?;
-    let (number, token) = (byte(from)?, token(from)?);
+    let (number, token, identity) = (byte(from)?, token(from)?, word(from)?);
     let member = option(from, word)?.map(MemberId::from_tag);
     let request = half(from)?;
     let ack_mode = match byte(from)? {
@@ -288,7 +299,7 @@ fn publisher(from: &mut &[u8]) -> Option<Publisher> {
         _ => return None,
     };
     let received_at = word(from)?;
-    Some(Publisher { shard, number, token, member, ack_mode, request, received_at })
+    Some(Publisher { shard, number, token, identity, member, ack_mode, request, received_at })
 }
 
 fn put_replay(out: &mut Vec<u8>, replay: Replay) {
@@ -363,7 +374,7 @@ fn option<T>(from: &mut &[u8], get: impl FnOnce(&mut &[u8]) -> Option<T>) -> Opt
 }
 
 /// Refusals by number; their order is part of the format.
-const REFUSALS: [Refused; 10] = [
+const REFUSALS: [Refused; 12] = [
     Refused::Busy,
     Refused::TooManyTopics,
     Refused::NoKey,
@@ -374,6 +385,8 @@ const REFUSALS: [Refused; 10] = [
     Refused::Draining,
     Refused::KeyReused,
     Refused::RateLimited,
+    Refused::TooManyByConnection,
+    Refused::TooManyByIdentity,
 ];
 
 fn put_result<T>(out: &mut Vec<u8>, value: Result<T, Refused>, put: impl FnOnce(&mut Vec<u8>, T)) {

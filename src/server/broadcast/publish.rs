@@ -42,7 +42,14 @@ impl Broadcast {
             self.sequencer.topics.note_refused();
             return link.close(CloseCode::POLICY, "not allowed to publish to this topic");
         }
-        let publisher = publisher(link, self.number(link.mailboxes.shard()), Some(member), AckMode::Never);
+        let publisher = publisher(
+            link,
+            self.number(link.mailboxes.shard()),
+            // Its topic exists, so it creates none.
+            None,
+            Some(member),
+            AckMode::Never,
+        );
         let content = match kind {
             MessageKind::Text => Content::Text,
             MessageKind::Binary => Content::Binary,
@@ -88,6 +95,7 @@ impl Broadcast {
         let publisher = publisher(
             link,
             self.number(link.mailboxes.shard()),
+            client,
             None,
             id.map_or(AckMode::OnRefusal, AckMode::Always),
         );
@@ -255,10 +263,21 @@ fn outcome(routed: &Result<Routed, Full>) -> Result<&'static str, &'static str> 
 fn publisher<A: ServerApplication>(
     link: &ConnectionContext<'_, A>,
     number: u8,
+    client: Option<&Identity>,
     member: Option<MemberId>,
     ack_mode: AckMode,
 ) -> Publisher {
+    let identity = client.map_or(0, Identity::number);
     let shard = link.mailboxes.shard() as u16;
     let request = latest_request(link);
-    Publisher { shard, number, token: link.token, member, ack_mode, request, received_at: link.now() }
+    Publisher {
+        shard,
+        number,
+        token: link.token,
+        identity,
+        member,
+        ack_mode,
+        request,
+        received_at: link.now(),
+    }
 }

@@ -8,8 +8,8 @@ use super::subscriptions::Waiting;
 use crate::auth::Gate;
 use crate::peer::{Peer, ServerApplication};
 use crate::v1::{Command, ProtocolError, parse, server_event};
-use echoring_auth::Identity;
 use echoring_proto::connection::MessageKind;
+use echoring_runtime::admission::Limit;
 use echoring_runtime::shard::ConnectionContext;
 use echoring_topics::{Position, Publication, Refused, Replay, Right, TopicId, TopicSettings};
 
@@ -38,8 +38,7 @@ impl Broadcast {
                 self.publish_for_session(link, client, id, &topic, publication, &idempotency_key);
             }
             Ok(Command::Subscribe { id, topic, position }) => {
-                let client = gate.client(link.token);
-                self.subscribe_session(link, client, id, &topic, position);
+                self.subscribe_session(link, gate, id, &topic, position);
             }
             Ok(Command::Presence { id, topic, after, limit }) => {
                 let client = gate.client(link.token);
@@ -54,11 +53,12 @@ impl Broadcast {
     fn subscribe_session<A: ServerApplication>(
         &mut self,
         link: &mut ConnectionContext<'_, A>,
-        client: Option<&Identity>,
+        gate: &mut Gate,
         id: Option<u64>,
         name: &str,
         from: Option<Position>,
     ) {
+        let client = gate.client(link.token);
         if self.drain.is_on() {
             return self.sessions.refuse(link, id, Refused::Draining);
         }
@@ -69,14 +69,23 @@ impl Broadcast {
         if let Some(error) = self.subscribe_error(link, id, name) {
             return self.sessions.reject(link, &error);
         }
+        let creator = self.creator(link.mailboxes.shard(), link.token, client);
         let now = link.now();
-        let topic = match self.find_or_subscribe(&mut link.resources(), name, now) {
+        let counted = match gate.subscribe(link.token, now) {
+            Ok(counted) => counted,
+            Err(limit) => {
+                link.note_excess(limit, false);
+                let error = ProtocolError::too_many_subscriptions(id, limit);
+                return self.sessions.reject(link, &error);
+            }
+        };
+        let topic = match self.find_or_subscribe(&mut link.resources(), name, creator, now) {
             Ok(topic) => topic,
             Err(refused) => return self.sessions.refuse(link, id, refused),
         };
         let Peer::Session(session) = &mut *link.peer else { return };
         let state = SubscriptionState::AwaitingOwner { id, request: session.requests.latest(), from };
-        session.subscriptions.push(SessionSubscription { topic, state, granted });
+        session.subscriptions.push(SessionSubscription { topic, state, granted, counted });
         match self.subscriptions.get_mut(topic) {
             Some(subscription) if subscription.owned.is_none() => {
                 subscription.waiting.push(Waiting::Session(link.token, now));
@@ -98,8 +107,10 @@ impl Broadcast {
         if self.fan_out.topics.find(name).is_some_and(|topic| session.find(topic).is_some()) {
             return Some(ProtocolError::already_subscribed(id));
         }
-        (session.subscriptions.len() >= subscriptions_max as usize)
-            .then(|| ProtocolError::too_many_subscriptions(id, subscriptions_max))
+        (session.subscriptions.len() >= subscriptions_max as usize).then(|| {
+            link.note_excess(Limit::Subscriptions, false);
+            ProtocolError::too_many_subscriptions(id, Limit::Subscriptions)
+        })
     }
 
     /// The owner is known: a subscription goes live, or replays history first.

@@ -8,8 +8,8 @@ use echoring_proto::limits::Nanos;
 use echoring_runtime::shard::{Full, Lane, Mailboxes, ShardResources};
 use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
 use echoring_topics::{
-    Accepted, Members, OwnedTopicId, OwnedTopics, Page, Passed, Placement, Position, Publication, Refused,
-    Replay, Rules, TopicId,
+    Accepted, CreationLimits, Members, OwnedTopicId, OwnedTopics, Page, Passed, Placement, Position,
+    Publication, Refused, Replay, Rules, TopicId,
 };
 
 use super::handover::Ordering;
@@ -73,8 +73,8 @@ impl Sequencer {
 
     /// Uses other settings of topics from now on, and expects messages of `message_bytes_max`. Longer ones may still be
     /// on their way, so the bound never shrinks.
-    pub(super) fn configure(&mut self, rules: Rules, message_bytes_max: usize) {
-        self.topics.configure(rules);
+    pub(super) fn configure(&mut self, rules: Rules, creation: CreationLimits, message_bytes_max: usize) {
+        self.topics.configure(rules, creation);
         self.message_bytes_max = self.message_bytes_max.max(message_bytes_max);
     }
 
@@ -153,8 +153,10 @@ impl Sequencer {
         idempotency_key: &str,
     ) -> Result<Sequenced, Refused> {
         let by_client = !publisher.is_operator();
-        let owned = self.find(name, publisher, now, resources.pool)?;
         let Sequencer { topics, passed, .. } = self;
+        let owned = topics
+            .find_or_create(name, publisher.creator(), now, resources.pool)
+            .inspect_err(|_| topics.note_refused())?;
         let (position, shards) = if idempotency_key.is_empty() {
             topics.publish(owned, &publication, by_client, now, resources.pool)?
         } else {
@@ -170,24 +172,6 @@ impl Sequencer {
         let (local, posted) = forward(resources.mailboxes, shards, mail, &[key.as_bytes(), payload]);
         passed.messages_out += posted;
         Ok(Sequenced { position, duplicate: false, local })
-    }
-
-    fn find(
-        &mut self,
-        name: &str,
-        publisher: Publisher,
-        now: Nanos,
-        pool: &mut Pool,
-    ) -> Result<OwnedTopicId, Refused> {
-        let found = if publisher.is_operator() {
-            self.topics.find_or_create(name, now, pool)
-        } else {
-            self.topics.find_or_begin(name, publisher.origin(), now, pool)
-        };
-        if found.is_err() {
-            self.topics.note_refused();
-        }
-        found
     }
 
     /// Whether the publisher's shard needs a [`ShardMail::PublishResult`]. Where the message is delivered to that shard, the

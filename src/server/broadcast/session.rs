@@ -6,6 +6,7 @@ use echoring_runtime::driver::Token;
 use echoring_topics::{MemberId, Position, Replay, TopicId, Topics};
 
 use super::request_history::RequestHistory;
+use crate::quotas::CountedSubscription;
 
 /// A connection on a raw route.
 #[derive(Debug)]
@@ -41,6 +42,9 @@ pub(super) struct SessionSubscription {
     pub(super) topic: TopicId,
     pub(super) state: SubscriptionState,
     pub(super) granted: Granted,
+    /// Counts it for its identity.
+    #[expect(dead_code, reason = "it counts until it is dropped")]
+    pub(super) counted: Option<CountedSubscription>,
 }
 
 /// What the client of a subscription may do besides.

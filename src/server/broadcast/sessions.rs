@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use echoring_proto::CloseCode;
 use echoring_proto::connection::MessageKind;
 use echoring_proto::limits::RECEIVE_CREDIT_BYTES;
+use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::Token;
 use echoring_runtime::shard::ConnectionContext;
 use echoring_topics::{GapReason, Page, Publication, Refused, entries};
@@ -106,6 +107,9 @@ impl Sessions {
         id: Option<u64>,
         refused: Refused,
     ) {
+        if let Some(limit) = limit_of(refused) {
+            link.note_excess(limit, false);
+        }
         let error = ProtocolError::refused(id, refused);
         if refused.is_passing() {
             self.send(link, |text| server_event::error(text, &error));
@@ -178,6 +182,15 @@ impl Sessions {
         if link.is_open() && !link.send_past(MessageKind::Text, event) {
             link.close_at_once(CloseCode::SLOW_CONSUMER, "slow consumer");
         }
+    }
+}
+
+/// The limit on its creator that a topic was refused for.
+pub(super) fn limit_of(refused: Refused) -> Option<Limit> {
+    match refused {
+        Refused::TooManyByConnection => Some(Limit::TopicsPerConnection),
+        Refused::TooManyByIdentity => Some(Limit::TopicsPerIdentity),
+        _ => None,
     }
 }
 

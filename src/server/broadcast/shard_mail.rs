@@ -3,7 +3,8 @@
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Token;
 use echoring_topics::{
-    Content, MemberId, Members, Origin, OwnedTopicId, Page, Position, Refused, Replay, Subscribed, TopicId,
+    Content, Creator, MemberId, Members, Origin, OwnedTopicId, Page, Position, Refused, Replay, Subscribed,
+    TopicId,
 };
 
 /// A publication's position, or why the topic's owner refused it.
@@ -18,6 +19,8 @@ pub enum ShardMail {
     Subscribe {
         /// The topic on the subscribing shard.
         local: TopicId,
+        /// The first subscriber, which creates the topic if it does not exist.
+        creator: Creator,
     },
     /// The answer to `Subscribe`. Earlier publications are history; later ones follow in this lane.
     Subscribed {
@@ -175,6 +178,8 @@ pub struct Publisher {
     /// The number of the shard, in the numbers of clients.
     pub(super) number: u8,
     pub(super) token: Token,
+    /// The number of its identity; 0 for none.
+    pub(super) identity: u64,
     /// The publisher's own subscription, which does not get the message.
     pub(super) member: Option<MemberId>,
     pub(super) ack_mode: AckMode,
@@ -202,6 +207,7 @@ impl Publisher {
             shard: u16::MAX,
             number: 0,
             token: Token { index: u32::MAX, generation: 0 },
+            identity: 0,
             member: None,
             ack_mode: AckMode::Never,
             request: 0,
@@ -219,6 +225,14 @@ impl Publisher {
 
     pub(super) fn origin(&self) -> Origin {
         origin(self.number, self.token)
+    }
+
+    /// The publisher, as the creator of a topic.
+    pub(super) fn creator(&self) -> Creator {
+        if self.is_operator() {
+            return Creator::NOBODY;
+        }
+        Creator { connection: self.origin(), identity: self.identity }
     }
 
     /// Gives the publisher the shard that `find` returns for its own; the operator has none. `None` if `find` returns none.

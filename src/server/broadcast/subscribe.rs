@@ -2,9 +2,10 @@
 
 use super::Broadcast;
 use super::session::{Session, SessionSubscription, Subscriber, SubscriptionState};
+use super::sessions::limit_of;
 use super::shard_mail::{ShardMail, origin};
 use super::subscriptions::{Subscription, Waiting};
-use crate::auth::NOT_ALLOWED;
+use crate::auth::{Gate, NOT_ALLOWED};
 use crate::limits::SUBSCRIPTIONS_WAITING_MAX;
 use crate::peer::{Peer, ServerApplication};
 use echoring_auth::Identity;
@@ -12,13 +13,25 @@ use echoring_proto::handshake::Refusal;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{Answer, ConnectionContext, Context, ShardResources};
-use echoring_topics::{MemberId, Refused, Right, Subscribed, TopicId};
+use echoring_topics::{Creator, MemberId, Refused, Right, Subscribed, TopicId};
 
 const TOO_MANY_TOPICS: Refusal = Refusal {
     status: 503,
     reason: "too many topics",
     headers: "Retry-After: 5\r\n",
     hint: "use fewer topics, raise --max-topics, or add a node",
+};
+const TOO_MANY_CREATED: Refusal = Refusal {
+    status: 429,
+    reason: "too many topics created",
+    headers: "Retry-After: 5\r\n",
+    hint: "use fewer topics, or raise --max-topics-per-connection or --max-topics-per-identity",
+};
+const TOO_MANY_SUBSCRIPTIONS: Refusal = Refusal {
+    status: 429,
+    reason: "too many subscriptions",
+    headers: "Retry-After: 5\r\n",
+    hint: "end other subscriptions of this identity, or raise --max-subscriptions-per-identity",
 };
 const BUSY: Refusal = Refusal {
     status: 503,
@@ -36,16 +49,26 @@ impl Broadcast {
         name: &str,
         echo_own: bool,
         subprotocol: Option<&'static str>,
-        client: Option<&Identity>,
+        gate: &mut Gate,
     ) -> Answer<Peer> {
+        let client = gate.client(token);
         if !self.may(client, Right::Subscribe, name) {
+            gate.note_forbidden();
             return Answer::Refuse(NOT_ALLOWED);
         }
         let may_publish = self.may(client, Right::Publish, name);
+        let creator = self.creator(cx.shard(), token, client);
         let now = cx.now();
-        let topic = match self.find_or_subscribe(&mut cx.resources(), name, now) {
+        match gate.subscribe(token, now) {
+            Ok(counted) => gate.keep_subscription(token, counted),
+            Err(limit) => {
+                cx.note_excess(token, limit, true);
+                return Answer::Refuse(TOO_MANY_SUBSCRIPTIONS);
+            }
+        }
+        let topic = match self.find_or_subscribe(&mut cx.resources(), name, creator, now) {
             Ok(topic) => topic,
-            Err(refused) => return Answer::Refuse(refusal(refused)),
+            Err(refused) => return Answer::Refuse(refuse(cx, token, refused)),
         };
         let mut subscriber = Subscriber { topic, member: None, echo_own, may_publish, held: 0 };
         let Some(subscription) = self.subscriptions.get_mut(topic) else { return Answer::Refuse(BUSY) };
@@ -69,11 +92,18 @@ impl Broadcast {
         Answer::Upgrade { peer, subprotocol: Some(subprotocol), whole: true }
     }
 
+    /// A client, as the creator of a topic.
+    pub(super) fn creator(&self, shard: usize, token: Token, client: Option<&Identity>) -> Creator {
+        let identity = client.map_or(0, Identity::number);
+        Creator { connection: origin(self.number(shard), token), identity }
+    }
+
     /// The topic `name` on this shard, which subscribes to it at the owner if it does not yet.
     pub(super) fn find_or_subscribe(
         &mut self,
         resources: &mut ShardResources<'_, ShardMail>,
         name: &str,
+        creator: Creator,
         now: Nanos,
     ) -> Result<TopicId, Refused> {
         if let Some(topic) = self.fan_out.topics.find(name) {
@@ -82,14 +112,15 @@ impl Broadcast {
         let (shard, shards) = (resources.mailboxes.shard(), resources.mailboxes.shards());
         let owner = self.sequencer.owner_of(name, shards);
         if self.orders(owner, shard) {
-            return self.subscribe_owned(resources, name, now);
+            return self.subscribe_owned(resources, name, creator, now);
         }
         if self.subscriptions.awaiting_owner() >= SUBSCRIPTIONS_WAITING_MAX {
             return Err(Refused::Busy);
         }
         let topic = self.fan_out.topics.create(name, now, resources.pool);
         self.subscriptions.insert(Subscription::new(topic, owner));
-        self.pending.add(resources.mailboxes, owner, ShardMail::Subscribe { local: topic }, name);
+        let mail = ShardMail::Subscribe { local: topic, creator };
+        self.pending.add(resources.mailboxes, owner, mail, name);
         Ok(topic)
     }
 
@@ -98,12 +129,14 @@ impl Broadcast {
         &mut self,
         resources: &mut ShardResources<'_, ShardMail>,
         name: &str,
+        creator: Creator,
         now: Nanos,
     ) -> Result<TopicId, Refused> {
         let shard = resources.mailboxes.shard();
         let Broadcast { fan_out, sequencer, subscriptions, .. } = self;
         let topic = fan_out.topics.create(name, now, resources.pool);
-        let answer = sequencer.topics.subscribe(name, shard, topic, resources.pool).inspect_err(|_| {
+        let owned = &mut sequencer.topics;
+        let answer = owned.subscribe(name, creator, shard, topic, resources.pool).inspect_err(|_| {
             fan_out.topics.remove(topic, now, resources.pool);
         })?;
         let mut subscription = Subscription::new(topic, shard);
@@ -189,7 +222,10 @@ impl Broadcast {
         refused: Refused,
     ) {
         match *waiting {
-            Waiting::Raw(token, _) => cx.refuse(token, &refusal(refused)),
+            Waiting::Raw(token, _) => {
+                let refusal = refuse(cx, token, refused);
+                cx.refuse(token, &refusal);
+            }
             Waiting::Session(token, _) => {
                 if let Some(mut link) = cx.link(token) {
                     self.refuse_waiting(&mut link, topic, refused);
@@ -301,6 +337,15 @@ impl Broadcast {
     }
 }
 
-fn refusal(refused: Refused) -> Refusal {
+/// The answer to a raw subscriber whose topic was refused.
+fn refuse<D: Driver, A: ServerApplication>(
+    cx: &mut Context<'_, D, A>,
+    token: Token,
+    refused: Refused,
+) -> Refusal {
+    if let Some(limit) = limit_of(refused) {
+        cx.note_excess(token, limit, true);
+        return TOO_MANY_CREATED;
+    }
     if refused.is_passing() { BUSY } else { TOO_MANY_TOPICS }
 }

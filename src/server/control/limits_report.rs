@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::http::Reply;
-use crate::handle::{Handle, Snapshot};
+use crate::handle::{ClientLimits, Handle, Snapshot};
 use crate::limits::ADMIN_ADDRESSES_MAX;
 use echoring_proto::limits::SECOND;
 use echoring_runtime::admission::{AdmissionReport, Limit, PeerLimits, Rate, RateAction};
@@ -78,8 +78,8 @@ pub(super) fn limited(counters: &Counters) -> BTreeMap<&'static str, u64> {
 
 /// The limits by the keys of the configuration.
 fn limits(server: &Handle) -> Value {
-    let peers = server.peers();
-    let PeerLimits { addresses, traffic, publications, proxies } = &*peers;
+    let ClientLimits { peers, subscriptions_max, creation } = server.client_limits();
+    let PeerLimits { addresses, traffic, topics, proxies } = &*peers;
     let rate = |rate: Option<Rate>| rate.map(Rate::get);
     let trusted = proxies.blocks.iter().map(ToString::to_string);
     let trusted: Vec<String> = trusted.chain(proxies.unix.then(|| "unix".to_owned())).collect();
@@ -93,12 +93,16 @@ fn limits(server: &Handle) -> Value {
         "message_rate": rate(traffic.messages),
         "byte_rate": rate(traffic.bytes),
         "rate_action": if traffic.action == RateAction::Pause { "pause" } else { "close" },
-        "publish_rate": rate(publications.per_connection),
-        "publish_rate_per_identity": rate(publications.per_identity),
+        "publish_rate": rate(topics.publications_per_connection),
+        "publish_rate_per_identity": rate(topics.publications_per_identity),
+        "max_subscriptions": subscriptions_max,
+        "max_subscriptions_per_identity": topics.subscriptions_per_identity,
         "ban_after": addresses.bans.map(|policy| policy.after),
         "ban_window_s": addresses.bans.map(|policy| policy.window / SECOND),
         "ban_time_s": addresses.bans.map(|policy| policy.time / SECOND),
         "max_message": server.limits.message_bytes_max.load(Relaxed),
         "max_topics": server.limits.topics.units(),
+        "max_topics_per_connection": creation.per_connection,
+        "max_topics_per_identity": creation.per_identity,
     })
 }

@@ -275,7 +275,9 @@ pub(super) fn refuse(fault: &InvalidBody) -> Reply {
 
 fn status_of(refused: Refused) -> StatusCode {
     match refused {
-        Refused::Busy | Refused::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+        Refused::Busy | Refused::RateLimited | Refused::TooManyByConnection | Refused::TooManyByIdentity => {
+            StatusCode::TOO_MANY_REQUESTS
+        }
         Refused::OutOfMemory | Refused::TooManyTopics | Refused::Draining => StatusCode::SERVICE_UNAVAILABLE,
         Refused::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Refused::NoKey | Refused::TooManyKeys => StatusCode::BAD_REQUEST,
@@ -288,7 +290,10 @@ fn status_of(refused: Refused) -> StatusCode {
 fn retry_after(refused: Refused) -> Option<&'static str> {
     match refused {
         Refused::Busy | Refused::OutOfMemory | Refused::RateLimited => Some("1"),
-        Refused::TooManyTopics | Refused::Draining => Some("5"),
+        Refused::TooManyTopics
+        | Refused::TooManyByConnection
+        | Refused::TooManyByIdentity
+        | Refused::Draining => Some("5"),
         Refused::TooLarge
         | Refused::NoKey
         | Refused::TooManyKeys

@@ -9,7 +9,7 @@ use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{Answer, Application as _, Context};
 
 use super::{BAD_TOPIC, NO_ROUTE, NO_SUBPROTOCOL, Service, topic_of};
-use crate::auth::{AuthCommand, Due, NOT_ALLOWED, refusal};
+use crate::auth::{AuthCommand, Due, refusal};
 use crate::peer::Peer;
 use crate::route::Route;
 use crate::v1;
@@ -61,13 +61,8 @@ impl Service {
             path => match path.strip_prefix("/broadcast/").map(topic_of) {
                 Some(Some(topic)) => {
                     let echo_own = request.query_value("self") == Some("1");
-                    let client = self.gate.client(token);
-                    let answer =
-                        self.broadcast.subscribe_raw(cx, token, &topic, echo_own, subprotocol, client);
-                    if matches!(answer, Answer::Refuse(NOT_ALLOWED)) {
-                        self.gate.note_forbidden();
-                    }
-                    answer
+                    let gate = &mut self.gate;
+                    self.broadcast.subscribe_raw(cx, token, &topic, echo_own, subprotocol, gate)
                 }
                 Some(None) => Answer::Refuse(BAD_TOPIC),
                 None => Answer::Refuse(Refusal::NOT_FOUND),

@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 
 use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, JSON_DEPTH_MAX};
+use echoring_runtime::admission::Limit;
 use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
 use echoring_topics::{Refused, Right};
 
@@ -102,9 +103,12 @@ impl ProtocolError {
         ProtocolError::new(id, "no-presence", "topic", "this topic has no presence")
     }
 
-    /// The session has the maximum number of subscriptions.
-    pub fn too_many_subscriptions(id: Option<u64>, subscriptions_max: u32) -> ProtocolError {
-        let message = format!("a connection may subscribe to {subscriptions_max} topics");
+    /// The session, or its identity, has the maximum number of subscriptions.
+    pub fn too_many_subscriptions(id: Option<u64>, limit: Limit) -> ProtocolError {
+        let message = match limit {
+            Limit::SubscriptionsPerIdentity => "this identity has the maximum number of subscriptions",
+            _ => "this connection has the maximum number of subscriptions",
+        };
         ProtocolError::new(id, "too-many-subscriptions", "topic", message)
     }
 
@@ -134,7 +138,10 @@ impl ProtocolError {
         let field = match refused {
             Refused::KeyReused => "idempotency_key",
             Refused::NoKey | Refused::TooManyKeys => "key",
-            Refused::TooManyTopics | Refused::Forbidden => "topic",
+            Refused::TooManyTopics
+            | Refused::TooManyByConnection
+            | Refused::TooManyByIdentity
+            | Refused::Forbidden => "topic",
             Refused::TooLarge => "data",
             Refused::Busy | Refused::OutOfMemory | Refused::Draining | Refused::RateLimited => "",
         };

@@ -309,6 +309,8 @@ fn every_refusal_has_a_code_of_its_own() {
     let refusals = [
         Refused::Busy,
         Refused::TooManyTopics,
+        Refused::TooManyByConnection,
+        Refused::TooManyByIdentity,
         Refused::NoKey,
         Refused::TooManyKeys,
         Refused::Forbidden,

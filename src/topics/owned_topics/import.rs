@@ -2,6 +2,7 @@
 
 use super::{Forgotten, OwnedTopicId, OwnedTopics};
 use crate::accounts::Publications;
+use crate::creators::Creator;
 use crate::idempotency::Known;
 use crate::limits::{IDEMPOTENCY_KEYS_PER_SHARD_MAX, KEYS_MAX};
 use crate::log::Log;
@@ -50,7 +51,7 @@ impl OwnedTopics {
         if !self.lease.take(1) {
             return Err(ImportError::TooManyTopics);
         }
-        let id = self.create(name, now, pool);
+        let id = self.create(name, Creator::NOBODY, now, pool);
         let history_bytes = self.rules.of(name).history.bytes;
         let owned = self.table.get_mut(id.key()).ok_or(ImportError::Malformed)?;
         owned.epoch = position.epoch;
@@ -184,13 +185,13 @@ impl OwnedTopics {
         for index in 0..self.slots() {
             if let Some(mut owned) = self.id_at(index).and_then(|id| self.table.remove(id.key())) {
                 owned.release(pool);
+                self.creators.remove(owned.creator);
                 self.lease.give(1);
             }
             self.by_size.set(index as u32, 0);
         }
         self.by_name.clear();
         self.idle.clear();
-        self.begun.clear();
         self.idempotent.clear();
         self.forgotten.clear(pool);
     }

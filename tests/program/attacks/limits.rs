@@ -4,6 +4,7 @@
 mod addresses;
 mod proxies;
 mod rates;
+mod topics;
 
 use std::fs;
 use std::io::{ErrorKind, Read as _};

@@ -109,7 +109,7 @@ fn histories_take_their_share_at_most_and_cost_others_nothing() {
 }
 
 #[test]
-fn a_connection_begins_so_many_topics_and_no_more() {
+fn a_connection_creates_so_many_topics_and_no_more() {
     on_both_drivers(&["--memory-budget", "64MiB"], |server| {
         let mut peer = session(server);
         for topic in 0..4_097 {
@@ -118,7 +118,7 @@ fn a_connection_begins_so_many_topics_and_no_more() {
         }
         let (_, said) = peer.message();
         let said = String::from_utf8(said).expect("text");
-        assert!(said.contains("too-many-topics"), "{said}");
+        assert!(said.contains("too-many-topics-per-connection"), "{said}");
         // Others begin theirs, and the same connection goes on with its own.
         let mut other = session(server);
         for (peer, topic) in [(&mut other, "other"), (&mut peer, "t7")] {

@@ -250,7 +250,7 @@ impl<D: Driver, A: Application> Core<D, A> {
     }
 
     /// A connection was over a limit of its own, which may ban its address unless it is only slowed down.
-    pub(super) fn note_excess(&mut self, token: Token, limit: Limit, counts: bool) {
+    pub(in crate::shard) fn note_excess(&mut self, token: Token, limit: Limit, counts: bool) {
         let Some(client) = self.arrivals.client(token) else {
             *self.counters.limited.entry(limit.name()).or_default() += 1;
             return;

@@ -134,7 +134,7 @@ impl<D: Driver, A: Application> Core<D, A> {
 
     /// Counts and logs what the application has found.
     #[inline]
-    pub(super) fn note_excesses(&mut self) {
+    pub(in crate::shard) fn note_excesses(&mut self) {
         while let Some((token, limit, counts)) = self.excesses.pop() {
             self.note_excess(token, limit, counts);
         }

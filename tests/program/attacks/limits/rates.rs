@@ -118,7 +118,7 @@ fn publish_many(session: &mut Peer, count: usize) -> (usize, usize) {
     (accepted, refused)
 }
 
-fn open_session(server: &Server, fields: &[&str]) -> Peer {
+pub(super) fn open_session(server: &Server, fields: &[&str]) -> Peer {
     let mut session = Peer::connect_from(server, STRANGER);
     let fields = [&["Sec-WebSocket-Protocol: echoring.v1.json"][..], fields].concat();
     session.send(&upgrade("/broadcast", &fields));
