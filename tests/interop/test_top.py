@@ -212,14 +212,17 @@ class AtTerminal(unittest.TestCase):
                 self.assert_restored(screen)
 
     def test_a_terminal_that_is_gone_ends_it(self):
-        # Nobody is sent SIGHUP: it is not the controlling terminal of anyone.
+        # Nobody is sent SIGHUP: it is not the controlling terminal of anyone. Each hangs up at another moment.
         with Server("--shards", "1") as server:
-            screen = self.screen("--admin", address_of(server))
-            screen.wait_for("serving")
-            screen.type("p")
-            screen.wait_for("PAUSED")
-            screen.hang_up()
-            self.assertIsNotNone(screen.process.wait(PATIENCE_S))
+            screens = [self.screen("--admin", address_of(server)) for _ in range(12)]
+            for screen in screens:
+                screen.wait_for("serving")
+                screen.type("p")
+                screen.wait_for("PAUSED")
+            for screen in screens:
+                screen.hang_up()
+            for screen in screens:
+                self.assertIsNotNone(screen.process.wait(PATIENCE_S))
 
 
 if __name__ == "__main__":

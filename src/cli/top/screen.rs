@@ -1,12 +1,15 @@
 //! The loop of `top`: keys, answers, signals and sizes in, frames out.
 
 use std::io;
+use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use ratatui::crossterm::event::{self, Event};
 use ratatui::{DefaultTerminal, Frame};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::app::{Action, App};
@@ -26,6 +29,7 @@ pub(super) fn watch(admin: AdminArgs, mut app: App) -> io::Result<()> {
         signal_hook::flag::register(signal, Arc::clone(&ended))?;
     }
     let poller = Poller::start(admin, app.questions)?;
+    thread::Builder::new().name("terminal".to_owned()).spawn(end_with_terminal)?;
     // Its hook restores the terminal before a panic is reported.
     let mut terminal = ratatui::try_init()?;
     let _restored = Restored;
@@ -44,7 +48,7 @@ impl Drop for Restored {
 
 fn run(terminal: &mut DefaultTerminal, app: &mut App, poller: &Poller, ended: &AtomicBool) -> io::Result<()> {
     let mut is_changed = true;
-    while !ended.load(Ordering::Relaxed) && !is_hung_up() {
+    while !ended.load(Ordering::Relaxed) {
         if is_changed {
             terminal.draw(|frame: &mut Frame<'_>| view::draw(frame, app))?;
         }
@@ -64,12 +68,14 @@ fn run(terminal: &mut DefaultTerminal, app: &mut App, poller: &Poller, ended: &A
     Ok(())
 }
 
-/// Whether the terminal is gone. Only its own session is sent SIGHUP, and reading from it would never wait again.
-fn is_hung_up() -> bool {
+/// Ends the process when the terminal is gone: only its own session is sent SIGHUP. The thread that reads from it cannot do
+/// this, because crossterm reads the end of the input for ever. Nothing is left to restore.
+fn end_with_terminal() {
     let stdin = io::stdin();
+    // Without events, the kernel reports only that the terminal is gone.
     let mut terminal = [PollFd::new(&stdin, PollFlags::empty())];
-    let is_there = poll(&mut terminal, Some(&Timespec::default()));
-    is_there.is_ok() && terminal[0].revents().intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL)
+    while let Err(Errno::INTR) = poll(&mut terminal, None) {}
+    process::exit(0);
 }
 
 /// Whether there were any.
