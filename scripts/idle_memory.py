@@ -28,6 +28,15 @@ COMPRESSION = [
     ("on", 15),
     *((f"server_max_window_bits={bits}; client_max_window_bits={bits}; memory=8GiB", bits) for bits in (9, 11, 13, 15)),
 ]
+# Limits that nobody reaches, on addresses and on what a connection sends.
+LIMITS = [
+    "--max-connections-per-address=100000",
+    "--handshake-rate-per-address=100000",
+    "--message-rate=100000000",
+    "--byte-rate=1TiB",
+    "--publish-rate=100000000",
+    "--ban-after=1000",
+]
 MESSAGE = b"".join(
     b'{"id":%d,"symbol":"ECHO","bid":%d.25,"ask":%d.27,"venue":"XNAS","open":true}' % (i, 101 + i, 102 + i)
     for i in range(60)
@@ -172,8 +181,8 @@ def write_record(name, **figures):
     return path, record
 
 
-def measure_default(binary, count):
-    driver, figures = asyncio.run(measure(binary, count))
+def measure_default(binary, count, limits=()):
+    driver, figures = asyncio.run(measure(binary, count, limits))
     per_connection = figures["bytes_per_connection"]
     verdict = "met" if per_connection <= TARGET_BYTES else "missed"
     print(
@@ -181,8 +190,8 @@ def measure_default(binary, count):
         f"{figures['bytes_per_further_connection']:.0f} B per connection after the first {FIRST}"
     )
     write_record(
-        "idle-memory.json",
-        scenario=f"{count} open and idle connections to /echo, default configuration",
+        "idle-memory-limits.json" if limits else "idle-memory.json",
+        scenario=f"{count} open and idle connections to /echo, {' '.join(limits) or 'default configuration'}",
         target_bytes=TARGET_BYTES,
         connections=count,
         server=driver,
@@ -230,7 +239,7 @@ def main():
     if kind == "compression":
         measure_compression(binary, count)
     else:
-        measure_default(binary, count)
+        measure_default(binary, count, LIMITS if kind == "limits" else ())
 
 
 if __name__ == "__main__":
