@@ -199,6 +199,30 @@ def frame(opcode, payload=b"", *, mask=b"\x37\xfa\x21\x3d"):
     return head + mask + bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
 
 
+def threads_of(pid, name):
+    """The ids of the threads of a process whose names begin with `name`."""
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{thread}/comm") as file:
+            if file.read().startswith(name):
+                yield int(thread)
+
+
+@contextlib.contextmanager
+def stopped(thread):
+    """Stops one thread of another process, as a stuck system call would."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+    PTRACE_DETACH, PTRACE_SEIZE, PTRACE_INTERRUPT, WALL = 17, 0x4206, 0x4207, 0x40000000
+    for request in (PTRACE_SEIZE, PTRACE_INTERRUPT):
+        if libc.ptrace(request, thread, None, None) != 0:
+            raise OSError(ctypes.get_errno(), "ptrace")
+    os.waitpid(thread, WALL)
+    try:
+        yield
+    finally:
+        libc.ptrace(PTRACE_DETACH, thread, None, None)
+
+
 class Raw:
     """A TCP connection that sends arbitrary bytes, valid or not."""
 

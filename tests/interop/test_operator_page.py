@@ -1,8 +1,6 @@
 """The operator's page on the admin address, in Chromium."""
 
 import base64
-import contextlib
-import ctypes
 import hashlib
 import json
 import os
@@ -13,35 +11,11 @@ import subprocess
 import unittest
 import urllib.parse
 
-from harness import BINARY, PATIENCE_S, Raw, Server, frame, token_file
+from harness import BINARY, PATIENCE_S, Raw, Server, frame, stopped, threads_of, token_file
 from webdriver import Browser, available
 
 SCREENSHOTS = os.environ.get("ECHORING_SCREENSHOTS")
 TOKEN = "0123456789abcdef0123456789abcdef"
-
-
-def threads_of(pid, name):
-    """The ids of the threads of a process whose names begin with `name`."""
-    for thread in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{thread}/comm") as file:
-            if file.read().startswith(name):
-                yield int(thread)
-
-
-@contextlib.contextmanager
-def stopped(thread):
-    """Stops one thread of another process, as a stuck system call would."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
-    PTRACE_DETACH, PTRACE_SEIZE, PTRACE_INTERRUPT, WALL = 17, 0x4206, 0x4207, 0x40000000
-    for request in (PTRACE_SEIZE, PTRACE_INTERRUPT):
-        if libc.ptrace(request, thread, None, None) != 0:
-            raise OSError(ctypes.get_errno(), "ptrace")
-    os.waitpid(thread, WALL)
-    try:
-        yield
-    finally:
-        libc.ptrace(PTRACE_DETACH, thread, None, None)
 
 
 class ThePageItself(unittest.TestCase):
@@ -189,9 +163,28 @@ class InTheBrowser(unittest.TestCase):
             self.until_shown("stalled")
             self.until_text("#banners", "shards 1 make no progress")
             self.shoot("stalled")
+            # A page that begins now says so too, and does not call lists empty that it has not got.
+            self.open(server)
+            self.until_shown("stalled")
+            self.assertEqual(self.browser.text("#topics-table .empty"), "No answer yet.")
         self.until_shown("serving")
         # The browser logs the 503 of /healthz and of /connections, and requests that are given up.
         self.assertEqual([line for line in self.log() if "/healthz" not in line and "/connections" not in line], [])
+
+    def test_a_banned_address_is_named_at_the_top_and_in_the_limits(self):
+        server = self.server("--max-connections-per-address", "1", "--ban-after", "1", "--driver", "epoll")
+        self.browser.look(1280, 800, "light")
+        self.open(server)
+        self.until_shown()
+        self.browser.run("document.getElementById('interval').value = '1000'; schedule();")
+        with Raw(server).open(), Raw(server) as second:
+            self.assertEqual(second.upgrade()[0], 429)
+            self.until_text("#banners", "1 address is banned: 127\\.0\\.0\\.1\\.")
+            self.until_text("#banners", "Clients were over a limit in the last minute")
+            self.until_text("#refused-table tbody tr.bad", "127\\.0\\.0\\.1.*10\\s+min")
+            self.until_text("#limits-table tbody tr", "max_connections_per_address.*1")
+        self.shoot("banned")
+        self.clean_console()
 
     def test_a_token_is_asked_for_used_and_forgotten(self):
         with token_file(TOKEN) as file:

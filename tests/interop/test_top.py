@@ -11,7 +11,7 @@ import subprocess
 import termios
 import unittest
 
-from harness import BINARY, PATIENCE_S, Raw, Server, frame, refusing_port, token_file
+from harness import BINARY, PATIENCE_S, Raw, Server, frame, refusing_port, stopped, threads_of, token_file
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 
@@ -201,6 +201,24 @@ class AtTerminal(unittest.TestCase):
             screen.wait_for("DRAINING: no new clients")
             screen.type("q")
             self.assertEqual(screen.wait(), 0)
+
+    def test_a_stalled_shard_is_named_and_not_taken_for_no_answer(self):
+        with Server("--shards", "2") as server, Raw(server).open("/broadcast/prices"):
+            screen = self.screen("--admin", address_of(server))
+            screen.wait_for("serving")
+            with stopped(next(threads_of(server.pid, "shard-1"))):
+                screen.wait_for(r"STALLED: stalled shards: \[1\].*old lists.*prices")
+                code, out, _ = once("--admin", address_of(server))
+                self.assertEqual(code, 0)
+                self.assertIn("stalled shards: [1]", out)
+            screen.wait_for("serving")
+
+    def test_a_banned_address_is_named(self):
+        with Server("--max-connections-per-address", "1", "--ban-after", "1", "--driver", "epoll") as server:
+            with Raw(server).open(), Raw(server) as second:
+                self.assertEqual(second.upgrade()[0], 429)
+            screen = self.screen("--admin", address_of(server))
+            screen.wait_for("serving 1 address banned: 127.0.0.1")
 
     def test_signals_restore_the_terminal(self):
         with Server("--shards", "1") as server:

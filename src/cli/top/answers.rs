@@ -60,6 +60,7 @@ pub(super) struct Shard {
     pub(super) closes: Counts,
     pub(super) causes: Counts,
     pub(super) refusals: Counts,
+    pub(super) limited: Counts,
     pub(super) deliveries: Deliveries,
     pub(super) tick_time: Histogram,
     pub(super) receive_to_send: Histogram,
@@ -140,15 +141,45 @@ pub(super) struct Connection {
     pub(super) lag_bytes: Option<u64>,
 }
 
+/// `GET /limits`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Limits {
+    pub(super) addresses: Addresses,
+    pub(super) most_refused: Vec<Refused>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Addresses {
+    pub(super) banned: u64,
+}
+
+/// An address that was over a limit; banned ones come first.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Refused {
+    pub(super) address: String,
+    pub(super) banned_s: u64,
+}
+
 /// The answers to one round of questions.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Answers {
     pub(super) stats: Stats,
     /// The line of `/healthz` if it is not healthy.
     pub(super) unhealthy: Option<String>,
+    /// `None` if there was no answer: a stalled shard cannot list what it has.
+    pub(super) lists: Option<Lists>,
+}
+
+/// The lists that all shards contribute to.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lists {
     pub(super) topics: Topics,
     /// `None` if the server has no such list.
     pub(super) consumers: Option<Vec<Connection>>,
+    pub(super) limits: Limits,
 }
 
 #[cfg(test)]

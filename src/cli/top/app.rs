@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
-use super::answers::{Answers, Connection, Topics};
+use super::answers::{Answers, Connection, Lists};
 use super::model::{Interval, Window};
 use super::poller::{Questions, TopicOrder};
 use crate::limits::{TOP_HISTORY, TOP_INTERVALS};
@@ -66,8 +66,9 @@ pub(super) struct App {
     pub(super) consumer_order: ConsumerOrder,
     pub(super) shows_help: bool,
     pub(super) window: Window,
-    pub(super) topics: Topics,
-    pub(super) consumers: Option<Vec<Connection>>,
+    /// The latest ones.
+    pub(super) lists: Lists,
+    pub(super) has_old_lists: bool,
     /// Rates of messages in and out, oldest first.
     pub(super) history: VecDeque<(f64, f64)>,
     unhealthy: Option<String>,
@@ -82,8 +83,8 @@ impl App {
             consumer_order: ConsumerOrder::default(),
             shows_help: false,
             window: Window::default(),
-            topics: Topics::default(),
-            consumers: None,
+            lists: Lists::default(),
+            has_old_lists: false,
             history: VecDeque::new(),
             unhealthy: None,
             failure: None,
@@ -93,8 +94,10 @@ impl App {
     /// Takes the answers of a round.
     pub(super) fn answered(&mut self, answers: Answers) {
         self.window.add(answers.stats);
-        self.topics = answers.topics;
-        self.consumers = answers.consumers;
+        self.has_old_lists = answers.lists.is_none();
+        if let Some(lists) = answers.lists {
+            self.lists = lists;
+        }
         self.unhealthy = answers.unhealthy;
         self.failure = None;
         if let Some(Interval { messages_in, messages_out, .. }) = self.window.interval() {
@@ -125,7 +128,7 @@ impl App {
 
     /// The consumers that are behind, in the order that was chosen.
     pub(super) fn behind(&self) -> Option<Vec<&Connection>> {
-        let all = self.consumers.as_ref()?;
+        let all = self.lists.consumers.as_ref()?;
         let is_behind = |one: &&Connection| one.queued_bytes > 0 || one.lag_bytes.unwrap_or(0) > 0;
         let mut behind: Vec<&Connection> = all.iter().filter(is_behind).collect();
         behind.sort_by(|one, other| match self.consumer_order {
@@ -264,7 +267,7 @@ mod tests {
         };
         let mut app = app();
         assert!(app.behind().is_none());
-        app.consumers =
+        app.lists.consumers =
             Some(vec![consumer(0, None, 9.0), consumer(5, Some(1), 1.0), consumer(2, Some(7), 3.0)]);
         let order =
             |app: &App| app.behind().expect("a list").iter().map(|one| one.queued_bytes).collect::<Vec<_>>();

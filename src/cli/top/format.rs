@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::answers::{Budget, Connection};
+use super::answers::{Budget, Connection, Limits};
 use crate::limits::TOP_NAME_CHARS_MAX;
 use crate::talk::escaped;
 use echoring_load::plan;
@@ -16,9 +16,32 @@ pub(super) fn rate(per_second: f64) -> String {
     }
 }
 
-/// A number of bytes.
+/// A number of bytes, in the units of the options and of the operator's page.
 pub(super) fn bytes(bytes: u64) -> String {
-    plan::bytes(bytes as f64)
+    let mut value = bytes as f64;
+    let mut unit = "B";
+    for larger in ["KiB", "MiB", "GiB", "TiB"] {
+        if value < 1023.5 {
+            break;
+        }
+        value /= 1024.0;
+        unit = larger;
+    }
+    match value {
+        _ if unit == "B" || value >= 99.95 => format!("{value:.0} {unit}"),
+        _ => format!("{value:.1} {unit}"),
+    }
+}
+
+/// The addresses that are banned: how many, and the first.
+pub(super) fn banned(limits: &Limits) -> Option<String> {
+    let first = limits.most_refused.iter().find(|one| one.banned_s > 0).map(|one| name(&one.address));
+    match (limits.addresses.banned, first) {
+        (0, _) => None,
+        (1, Some(only)) => Some(format!("1 address banned: {only}")),
+        (many, Some(first)) => Some(format!("{} addresses banned, such as {first}", plan::count(many))),
+        (many, None) => Some(format!("{} addresses banned", plan::count(many))),
+    }
 }
 
 /// Seconds of a histogram; 0 is below all buckets.
@@ -83,6 +106,7 @@ pub(super) fn topics(one: &Connection) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::answers::{Addresses, Refused};
     use super::*;
 
     #[test]
@@ -100,9 +124,41 @@ mod tests {
         {
             assert_eq!(age(value), text);
         }
+        for (value, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1 << 10, "1.0 KiB"),
+            (19 << 20, "19.0 MiB"),
+            (1023 << 20, "1023 MiB"),
+            ((1 << 30) - 1, "1.0 GiB"),
+            (1 << 30, "1.0 GiB"),
+            (2 << 50, "2048 TiB"),
+        ] {
+            assert_eq!(bytes(value), text);
+        }
         let show = |value: u64| value.to_string();
         assert_eq!(used(3, Budget { used: 9, limit: 0 }, show), "3");
         assert_eq!(used(3, Budget { used: 9, limit: 10 }, show), "3 of 10");
+    }
+
+    #[test]
+    fn banned_addresses_are_counted_and_the_first_is_named() {
+        let limits = |banned, most_refused: &[(&str, u64)]| Limits {
+            addresses: Addresses { banned },
+            most_refused: most_refused
+                .iter()
+                .map(|(address, banned_s)| Refused { address: (*address).to_owned(), banned_s: *banned_s })
+                .collect(),
+        };
+        let two = [("192.0.2.7", 540), ("192.0.2.8", 0)];
+        for (given, expected) in [
+            (limits(0, &two[1..]), None),
+            (limits(1, &two), Some("1 address banned: 192.0.2.7")),
+            (limits(1_200, &two), Some("1,200 addresses banned, such as 192.0.2.7")),
+            (limits(1, &[]), Some("1 addresses banned")),
+        ] {
+            assert_eq!(banned(&given).as_deref(), expected);
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use hyper::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 
-use super::answers::{Answers, Connections};
+use super::answers::{Answers, Connections, Lists};
 use crate::Failure;
 use crate::admin_client::{AdminArgs, message};
 use crate::limits::TOP_ROWS_MAX;
@@ -63,6 +63,13 @@ impl TopicOrder {
 pub(super) fn ask(admin: &AdminArgs, order: TopicOrder) -> Result<Answers, Failure> {
     let (status, line) = admin.request(Method::GET, "/healthz")?;
     let unhealthy = (status != StatusCode::OK).then(|| message(&line));
+    let stats = get(admin, "/stats")?.unwrap_or_default();
+    // Asking a stalled shard would delay the line that says so.
+    let lists = if unhealthy.is_none() { ask_lists(admin, order).ok() } else { None };
+    Ok(Answers { stats, unhealthy, lists })
+}
+
+fn ask_lists(admin: &AdminArgs, order: TopicOrder) -> Result<Lists, Failure> {
     let path = format!("/topics?sort={}&limit={TOP_ROWS_MAX}", order.name());
     let topics = match get(admin, &path) {
         // Servers of before list topics by name only.
@@ -71,11 +78,10 @@ pub(super) fn ask(admin: &AdminArgs, order: TopicOrder) -> Result<Answers, Failu
     };
     let consumers: Option<Connections> =
         get(admin, &format!("/connections?sort=queued&limit={TOP_ROWS_MAX}"))?;
-    Ok(Answers {
-        stats: get(admin, "/stats")?.unwrap_or_default(),
-        unhealthy,
+    Ok(Lists {
         topics: topics.unwrap_or_default(),
         consumers: consumers.map(|list| list.connections),
+        limits: get(admin, "/limits")?.unwrap_or_default(),
     })
 }
 

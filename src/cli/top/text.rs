@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::app::{App, NodeState};
-use super::format::{age, bytes, client, name, rate, share, time, topics};
+use super::format::{age, banned, bytes, client, name, rate, share, time, topics};
 use super::model::{Count, Percentiles};
 use super::view::figures;
 use echoring_load::plan::count;
@@ -28,6 +28,12 @@ fn write_snapshot(out: &mut String, app: &App) -> std::fmt::Result {
         stats.shards.len(),
         age(stats.uptime_s)
     )?;
+    if app.has_old_lists {
+        writeln!(out, "no lists: a shard is stalled")?;
+    }
+    if let Some(banned) = banned(&app.lists.limits) {
+        writeln!(out, "{banned}")?;
+    }
     let interval = app.window.interval();
     for (title, value) in figures(app, interval.as_ref()) {
         writeln!(out, "{title:<20} {value}")?;
@@ -51,8 +57,8 @@ fn write_snapshot(out: &mut String, app: &App) -> std::fmt::Result {
 }
 
 fn write_lists(out: &mut String, app: &App) -> std::fmt::Result {
-    writeln!(out, "topics: {}, by {}", count(app.topics.count), app.questions.topic_order.name())?;
-    for topic in &app.topics.topics {
+    writeln!(out, "topics: {}, by {}", count(app.lists.topics.count), app.questions.topic_order.name())?;
+    for topic in &app.lists.topics.topics {
         writeln!(
             out,
             "  {}: {} subscribers, {}/s, {}, {} dropped",

@@ -7,7 +7,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Cell, Clear, Paragraph, Row, Sparkline, Table};
 
 use super::app::{App, NodeState};
-use super::format::{age, bytes, client, name, rate, share, time, topics, used};
+use super::format::{age, banned, bytes, client, name, rate, share, time, topics, used};
 use super::model::{Count, Interval, Percentiles};
 use echoring_load::plan::count;
 
@@ -26,6 +26,9 @@ const HELP: [&str; 8] = [
 /// Lines of the node and of its state.
 const HEAD_LINES: u16 = 2;
 
+/// Lines of a list above its rows: its title and the names of its columns.
+const LIST_HEAD_LINES: u16 = 2;
+
 /// Columns from which charts have room beside the figures.
 const WIDE_COLUMNS: u16 = 112;
 
@@ -37,7 +40,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &App) {
     let [head, rest] =
         Layout::vertical([Constraint::Length(HEAD_LINES), Constraint::Fill(1)]).areas(frame.area());
     let [figures, latency, shard_area, lists, keys] = Layout::vertical([
-        Constraint::Length(7),
+        Constraint::Length(8),
         Constraint::Length(3),
         Constraint::Max(if shards > 1 { u16::try_from(shards).unwrap_or(8).min(8) + 1 } else { 0 }),
         Constraint::Fill(1),
@@ -91,6 +94,12 @@ fn notes(app: &App) -> Vec<Span<'static>> {
     if app.window.was_restarted {
         notes.push(Span::styled("  restarted meanwhile", warning));
     }
+    if app.has_old_lists {
+        notes.push(Span::styled("  old lists", warning));
+    }
+    if let Some(banned) = banned(&app.lists.limits) {
+        notes.push(Span::styled(format!("  {banned}"), warning));
+    }
     notes
 }
 
@@ -105,7 +114,7 @@ fn draw_figures(frame: &mut Frame<'_>, area: Rect, app: &App, interval: Option<&
         })
         .collect();
     let widths =
-        [Constraint::Length(20), Constraint::Length(19), Constraint::Length(20), Constraint::Length(16)];
+        [Constraint::Length(17), Constraint::Length(23), Constraint::Length(19), Constraint::Length(18)];
     frame.render_widget(Table::new(rows, widths).block(titled("Now".to_owned())), left);
     if is_wide {
         let [above, below] = Layout::vertical([Constraint::Fill(1), Constraint::Fill(1)]).areas(right);
@@ -134,9 +143,11 @@ pub(super) fn figures(app: &App, interval: Option<&Interval>) -> Vec<(&'static s
         ("handshakes", per_second(|interval| interval.opened)),
         ("closes", per_second(|interval| interval.ended)),
         ("refused requests", per_second(|interval| interval.refused)),
-        ("deliveries dropped", per_second(|interval| interval.dropped)),
+        ("over a limit", per_second(|interval| interval.limited)),
         ("deliveries queued", count(sum(|shard| shard.deliveries.queued))),
+        ("deliveries dropped", per_second(|interval| interval.dropped)),
         ("memory budget", used(stats.budgets.memory_bytes.used, stats.budgets.memory_bytes, bytes)),
+        ("blocked connections", count(sum(|shard| shard.blocked))),
     ]
 }
 
@@ -181,14 +192,27 @@ fn draw_shards(frame: &mut Frame<'_>, area: Rect, interval: &Interval) {
 
 fn draw_lists(frame: &mut Frame<'_>, area: Rect, app: &App) {
     let behind = app.behind();
+    let with_head = |rows: usize| u16::try_from(rows).unwrap_or(u16::MAX).saturating_add(LIST_HEAD_LINES);
+    let topics = with_head(app.lists.topics.topics.len());
     let consumers = match &behind {
-        Some(behind) => u16::try_from(behind.len()).unwrap_or(1).clamp(1, 10) + 2,
         None => 0,
+        Some(behind) if behind.is_empty() => 1,
+        Some(behind) => with_head(behind.len().min(10)),
     };
-    let closes = u16::try_from(app.window.causes().len()).unwrap_or(8).min(8) + 2;
-    let [topic_area, consumer_area, close_area] =
-        Layout::vertical([Constraint::Fill(1), Constraint::Max(consumers), Constraint::Max(closes)])
-            .areas(area);
+    let closes = with_head(app.window.causes().len().max(app.window.codes().len()).min(8));
+    // On small screens each list keeps its first row; the closes go before the consumers, and these before the topics.
+    let topics_min = topics.min(LIST_HEAD_LINES + 1);
+    let consumers = consumers.min(area.height.saturating_sub(topics_min));
+    let closes = match area.height.saturating_sub(topics_min + consumers) {
+        left if left > LIST_HEAD_LINES => closes.min(left),
+        _ => 0,
+    };
+    let [topic_area, consumer_area, close_area] = Layout::vertical([
+        Constraint::Length(topics.min(area.height.saturating_sub(consumers + closes))),
+        Constraint::Length(consumers),
+        Constraint::Length(closes),
+    ])
+    .areas(area);
     draw_topics(frame, topic_area, app);
     if let Some(behind) = behind {
         draw_consumers(frame, consumer_area, app, &behind);
@@ -197,7 +221,7 @@ fn draw_lists(frame: &mut Frame<'_>, area: Rect, app: &App) {
 }
 
 fn draw_topics(frame: &mut Frame<'_>, area: Rect, app: &App) {
-    let rows = app.topics.topics.iter().map(|topic| {
+    let rows = app.lists.topics.topics.iter().map(|topic| {
         let cells =
             [count(topic.subscribers), rate(topic.rate), bytes(topic.bytes()), count(topic.dropped())];
         let cells = cells.iter().map(|cell| right_aligned(cell)).collect::<Vec<_>>();
@@ -212,7 +236,7 @@ fn draw_topics(frame: &mut Frame<'_>, area: Rect, app: &App) {
     ];
     let head =
         head(&["subscribers", "rate", "bytes", "dropped", "name"], Some(app.questions.topic_order.name()));
-    let title = titled(format!("Topics: {}", count(app.topics.count)));
+    let title = titled(format!("Topics: {}", count(app.lists.topics.count)));
     frame.render_widget(Table::new(rows, widths).header(head).block(title), area);
 }
 
@@ -290,7 +314,7 @@ mod tests {
     use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
     use serde_json::json;
 
-    use super::super::answers::Answers;
+    use super::super::answers::{Answers, Limits, Lists};
     use super::*;
 
     fn answers(uptime_s: f64, messages: u64, state: &str) -> Answers {
@@ -304,7 +328,10 @@ mod tests {
         };
         let stats = json!({
             "version": "9.9.9", "pid": 7, "uptime_s": uptime_s, "state": state, "driver": {"name": "uring"},
-            "budgets": {"connections": {"used": 1216, "limit": 20_000}}, "shards": [shard(0), shard(1)],
+            "budgets": {
+                "connections": {"used": 1216, "limit": 20_000},
+                "memory_bytes": {"used": 1020 << 20, "limit": 1023_u64 << 30},
+            }, "shards": [shard(0), shard(1)],
         });
         let topics = json!({"count": 41, "topics": [
             {"topic": "prices\u{1b}[2J", "subscribers": 1200, "rate": 12.5, "log_bytes": 1000, "history": {"bytes": 24}},
@@ -316,8 +343,11 @@ mod tests {
         Answers {
             stats: serde_json::from_value(stats).expect("stats"),
             unhealthy: None,
-            topics: serde_json::from_value(topics).expect("topics"),
-            consumers: Some(serde_json::from_value(consumers).expect("consumers")),
+            lists: Some(Lists {
+                topics: serde_json::from_value(topics).expect("topics"),
+                consumers: Some(serde_json::from_value(consumers).expect("consumers")),
+                limits: Limits::default(),
+            }),
         }
     }
 
@@ -366,8 +396,10 @@ mod tests {
         let mut stalled = watched("serving");
         stalled.answered(Answers {
             unhealthy: Some("stalled shards: [1]".to_owned()),
+            lists: None,
             ..answers(14.0, 1200, "serving")
         });
+        assert!(screen(&stalled, 80, 24).contains("prices"), "the lists of before are still shown");
         for (width, height) in [(140, 50), (80, 24), (40, 10), (20, 3), (1, 1)] {
             for (app, expected) in [
                 (&watched("draining"), "DRAINING: no new clie"),
@@ -385,9 +417,35 @@ mod tests {
     fn eighty_columns_have_no_charts_and_lose_no_figure() {
         let seen = screen(&watched("serving"), 80, 40);
         assert!(!seen.contains("at most"), "{seen}");
-        for expected in ["memory budget", "deliveries dropped", "p99.9", "gone", "prices"] {
+        let memory = "memory budget        1020 MiB of 1023 GiB";
+        for expected in [memory, "deliveries dropped", "p99.9", "gone", "prices", "1,200 of 20,000"] {
             assert!(seen.contains(expected), "{expected}\n{seen}");
         }
+    }
+
+    #[test]
+    fn a_small_terminal_shows_the_first_row_of_every_list() {
+        let seen = screen(&watched("serving"), 80, 26);
+        for expected in ["over a limit", "prices\\u{1b}[2J", "192.0.2.7:5000 alice", "2,200 gone", "1006"] {
+            assert!(seen.contains(expected), "{expected}\n{seen}");
+        }
+        let seen = screen(&watched("serving"), 80, 24);
+        for expected in ["prices\\u{1b}[2J", "192.0.2.7:5000 alice"] {
+            assert!(seen.contains(expected), "{expected}\n{seen}");
+        }
+    }
+
+    #[test]
+    fn a_banned_address_is_named_in_the_second_line() {
+        let mut app = watched("serving");
+        let limits =
+            json!({"addresses": {"banned": 1}, "most_refused": [{"address": "192.0.2.66", "banned_s": 540}]});
+        app.lists.limits = serde_json::from_value(limits).expect("limits");
+        let seen = screen(&app, 80, 24);
+        assert!(
+            seen.lines().nth(1).is_some_and(|line| line.contains("1 address banned: 192.0.2.66")),
+            "{seen}"
+        );
     }
 
     #[test]

@@ -79,7 +79,7 @@ class Tile {
   update(history, now, gap_ms) {
     const { [this.name]: value } = history.points[history.points.length - 1];
     const about = this.about(history.last());
-    this.value.replaceChildren(this.show(value) + this.unit, " ", element("small", about));
+    this.value.replaceChildren(this.show(value) + (is_known(value) ? this.unit : ""), " ", element("small", about));
     this.root.classList.toggle("warn", this.is_bad(value, history.last()));
     draw(this.chart, history.points, this.name, (shown) => this.show(shown) + this.unit, now, gap_ms);
   }
@@ -93,7 +93,7 @@ class Tile {
  */
 class Table {
   constructor({ id, caption, columns, sort, empty, sorted_by_server = false, changed = () => {} }) {
-    Object.assign(this, { columns, sort, empty, sorted_by_server, changed, descending: true, rows: [] });
+    Object.assign(this, { columns, sort, empty, sorted_by_server, changed, descending: true, rows: [], is_answered: false });
     this.body = element("tbody", undefined, { role: "rowgroup" });
     this.heads = columns.map((column) => this.head(column));
     const head = element("tr", undefined, { role: "row" });
@@ -134,6 +134,7 @@ class Table {
   /** Shows these rows from now on. */
   update(rows) {
     this.rows = rows;
+    this.is_answered = true;
     this.show();
   }
 
@@ -154,6 +155,8 @@ class Table {
     this.body.replaceChildren(...this.ordered().map((row) => this.row(row)));
     this.table.hidden = this.rows.length === 0;
     this.none.hidden = this.rows.length > 0;
+    // A stalled shard delays the lists: until then nobody knows that they are empty.
+    this.none.textContent = this.is_answered ? this.empty : "No answer yet.";
   }
 
   row(row) {

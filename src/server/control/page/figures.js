@@ -35,6 +35,9 @@ function growth_by_key(earlier, later, of) {
 /** The sum of all values of a map of counters. */
 const total = (counters) => Object.values(counters).reduce((sum, count) => sum + count, 0);
 
+/** How often clients of a shard were over a limit. Old servers do not count it. */
+const limited_of = (shard) => total(shard.limited || {});
+
 /** The durations between two answers: `zero` and a map from bucket to count. */
 function durations(earlier, later, of) {
   const sum = { count: 0, zero: 0, buckets: new Map() };
@@ -121,6 +124,7 @@ class History {
       ended: per_second((shard) => total(shard.closes)),
       refused: per_second((shard) => total(shard.refusals)),
       dropped: per_second((shard) => total(shard.deliveries.dropped)),
+      limited: per_second(limited_of),
       p99: quantile(sending, 0.99),
     };
   }

@@ -51,6 +51,8 @@ async function ask_all() {
   at("main").hidden = false;
   show_stats(history_of_stats, stalled, now, gap_ms());
   notes = notes_about(stats, was_restarted);
+  // A stalled shard delays the lists, and is to be seen at once. Banners that only the lists know stay until these have come.
+  if (stalled.length > 0) show_state();
   await ask_lists();
 }
 
@@ -60,7 +62,7 @@ async function ask_lists() {
   const lists = [
     ["topics", `topics?sort=${order}&limit=10`, show_topics],
     ["consumers", "connections?sort=queued&limit=10", show_consumers],
-    ["limits", "limits", show_limits],
+    ["limits", "limits", take_limits],
   ];
   await Promise.all(lists.map(async ([section, path, show]) => {
     if (unknown.has(section)) return;
@@ -75,6 +77,12 @@ async function ask_lists() {
       notes.push(["warn", `The ${section} are old (${error.message}).`]);
     }
   }));
+}
+
+function take_limits(answer) {
+  show_limits(answer, history_of_stats);
+  const bans = bans_in_words(answer);
+  if (bans !== null) notes.push(["warn", bans]);
 }
 
 /** A line of a chart is interrupted where answers are further apart. */
@@ -116,6 +124,7 @@ function notes_about(stats, was_restarted) {
   if (stats.driver.name === "epoll") found.push(["warn", "The server runs on epoll: io_uring is not available to it."]);
   if (stats.reloads.last_refused) found.push(["warn", "The last reload was refused; the log has the reason. The old configuration holds."]);
   if (is_nearly_full(stats.budgets.memory_bytes)) found.push(["warn", "More than 90 % of the memory budget is used."]);
+  found.push(...troubles_of(history_of_stats).map((text) => ["warn", text]));
   return found;
 }
 

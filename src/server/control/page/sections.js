@@ -22,6 +22,7 @@ const TILES = [
   { name: "queued", title: "Deliveries queued", show: show_count },
   { name: "dropped", title: "Deliveries dropped", show: show_rate, unit: "/s", is_bad: (value) => value > 0 },
   { name: "blocked", title: "Blocked connections", show: show_count },
+  { name: "limited", title: "Over a limit", show: show_rate, unit: "/s", is_bad: (value) => value > 0 },
   {
     name: "memory", title: "Memory budget", show: show_bytes,
     about: (stats) => of_limit(stats.budgets.memory_bytes, show_bytes),
@@ -97,8 +98,23 @@ const SHARDS = new Table({
 SHARDS.descending = false;
 
 const LIMITS = new Table({
-  id: "limits-table", caption: "As this server answers /limits", empty: "There are no limits.",
-  columns: [words("Limit", (row) => row.name, (row) => row.name), words("Value", (row) => row.value)],
+  id: "limits-table", caption: "", sort: "Times over it", empty: "No limit is set.",
+  columns: [
+    words("Limit", (row) => row.name, (row) => row.name),
+    column("Value", (row) => row.value),
+    column("Recently", (row) => show_count(row.recent)),
+    column("Times over it", (row) => show_count(row.all), (row) => (is_known(row.all) ? row.all : -1)),
+  ],
+});
+
+const REFUSED = new Table({
+  id: "refused-table", caption: "Addresses that were over a limit most, banned ones first", empty: "No address was over a limit.",
+  columns: [
+    words("Address", (row) => row.address),
+    column("Connections", (row) => show_count(row.connections)),
+    column("Refused", (row) => show_count(row.refused)),
+    column("Banned for", (row) => (row.banned_s > 0 ? show_age(row.banned_s) : "–")),
+  ],
 });
 
 const CODE_NAMES = {
@@ -196,14 +212,53 @@ function topics_in_words({ topics = [], topic_count = 0 }) {
   return shown.join(", ") + (more > 0 ? ` and ${more} more` : "");
 }
 
-/** A JSON value as rows: a name with dots for each number, text or list. */
-function flattened(value, name = "") {
-  const is_object = typeof value === "object" && value !== null && !Array.isArray(value);
-  if (!is_object) return [{ name, value: Array.isArray(value) ? value.map(JSON.stringify).join(", ") : String(value) }];
-  return Object.entries(value).flatMap(([key, inner]) => flattened(inner, name === "" ? key : `${name}.${key}`));
+/** The counters of `limited` by the key of their limit. */
+const COUNTER_OF = {
+  max_connections_per_address: "connections_per_address", handshake_rate: "handshakes",
+  handshake_rate_per_address: "handshakes_per_address", message_rate: "messages", byte_rate: "bytes",
+  publish_rate: "publications", publish_rate_per_identity: "publications_per_identity", ban_after: "banned",
+  proxy_protocol: "proxy_header",
+};
+
+function show_limit(key, value) {
+  if (!is_known(value) || value === false || value.length === 0) return "–";
+  if (typeof value !== "number") return Array.isArray(value) ? value.join(", ") : String(value);
+  if (key.endsWith("_s")) return show_age(value);
+  return key === "byte_rate" || key === "max_message" ? show_bytes(value) : GROUPED.format(value);
 }
 
-const LIMITS_SHOWN_MAX = 200;
-function show_limits({ schema: _, ...limits }) {
-  LIMITS.update(flattened(limits).slice(0, LIMITS_SHOWN_MAX));
+const REFUSED_SHOWN_MAX = 20;
+function show_limits({ limits = {}, limited = {}, most_refused = [] }, history) {
+  const first = history.first();
+  const recent = first === null ? new Map() : growth_by_key(first, history.last(), (shard) => shard.limited || {});
+  const rows = Object.entries(limits).map(([key, value]) => {
+    const counter = COUNTER_OF[key];
+    return { name: key.replace(/_s$/, ""), value: show_limit(key, value), recent: recent.get(counter), all: limited[counter] };
+  });
+  // One that is not set matters only if clients were over it before a reload.
+  LIMITS.update(rows.filter((row) => row.value !== "–" || row.all > 0));
+  const window = window_of(history);
+  LIMITS.caption.textContent = "Limits that are set, and how often clients were over them" + (window === "" ? "" : "; recently: " + window);
+  REFUSED.update(most_refused.slice(0, REFUSED_SHOWN_MAX).map((row) => ({ ...row, is_bad: row.banned_s > 0 })));
+}
+
+/** What an operator should know of clients, without figures: a text that changes is read out again. */
+function troubles_of(history) {
+  const first = history.first();
+  if (first === null) return [];
+  const of_slow = ({ deliveries: { dropped }, closes }) => total(dropped) - (dropped.disconnect || 0) + (closes[4008] || 0);
+  const found = [];
+  if (growth(first, history.last(), of_slow) > 0) found.push("Slow subscribers lost messages or were disconnected in the last minute.");
+  if (growth(first, history.last(), limited_of) > 0) found.push("Clients were over a limit in the last minute.");
+  return found;
+}
+
+const BANNED_NAMED_MAX = 3;
+/** The addresses that are banned, in a sentence; null for none. */
+function bans_in_words({ addresses = {}, most_refused = [] }) {
+  const count = addresses.banned || 0;
+  if (count === 0) return null;
+  const named = most_refused.filter((row) => row.banned_s > 0).slice(0, BANNED_NAMED_MAX).map((row) => shortened(row.address));
+  const more = count - named.length;
+  return `${count === 1 ? "1 address is" : `${GROUPED.format(count)} addresses are`} banned: ${named.join(", ")}${more > 0 ? ` and ${more} more` : ""}.`;
 }
