@@ -11,6 +11,7 @@ mod draining;
 mod echo;
 mod handlers;
 mod handover;
+mod held;
 mod hub;
 mod inflate;
 mod memory;

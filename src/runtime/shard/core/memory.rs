@@ -125,6 +125,8 @@ impl<D: Driver, A: Application> Core<D, A> {
             if let Some(slot) = self.slots.get_mut(token) {
                 let before = self.env.pool.used_bytes();
                 slot.connection.abort_and_release(Cause::OverShare, &mut self.env.pool);
+                let input = self.throttle.take_held(token);
+                self.drop_held(input);
                 self.env.pool.free_all();
                 // Memory that was returned at once is not awaited.
                 let freed_bytes = before.saturating_sub(self.env.pool.used_bytes()).min(held_bytes);
@@ -149,7 +151,8 @@ impl<D: Driver, A: Application> Core<D, A> {
         slots.map(|(token, slot)| {
             let session_bytes = self.sessions.get(token.index).map_or(0, |session| session.held_bytes());
             let unsent_bytes = self.driver.held_bytes(token) as u64;
-            let held_bytes = slot.connection.held_bytes() + session_bytes + unsent_bytes;
+            let paused_bytes = self.throttle.held_bytes(token);
+            let held_bytes = slot.connection.held_bytes() + session_bytes + unsent_bytes + paused_bytes;
             ConnectionMemory { token, held_bytes, is_blocked: slot.connection.is_blocked() }
         })
     }

@@ -59,6 +59,17 @@ impl Throttle {
         held.map(|held| held.ended = true).is_some()
     }
 
+    /// Bytes of the node's budget that the input of a paused connection takes.
+    pub(super) fn held_bytes(&self, token: Token) -> u64 {
+        let input = if self.held.is_empty() { None } else { self.held.get(&token) };
+        input.and_then(|input| input.bytes.as_ref()).map_or(0, |bytes| bytes.accounted_bytes() as u64)
+    }
+
+    /// Takes what was kept of a connection.
+    pub(super) fn take_held(&mut self, token: Token) -> Option<HeldInput> {
+        self.held.remove(&token)
+    }
+
     fn buckets(&mut self, index: u32) -> &mut Buckets {
         let index = index as usize;
         if index >= self.buckets.len() {
@@ -199,7 +210,7 @@ impl<D: Driver, A: Application> Core<D, A> {
 
     /// Reads what was held of a connection.
     fn release(&mut self, application: &mut A, token: Token) {
-        if let Some(input) = self.throttle.held.remove(&token) {
+        if let Some(input) = self.throttle.take_held(token) {
             self.read_held(application, token, input);
         }
     }
@@ -246,7 +257,7 @@ impl<D: Driver, A: Application> Core<D, A> {
             let Buckets { paused_until, .. } = std::mem::take(buckets);
             self.throttle.paused.remove(&(paused_until, token));
         }
-        let input = self.throttle.held.remove(&token);
+        let input = self.throttle.take_held(token);
         self.drop_held(input);
     }
 }
