@@ -501,6 +501,12 @@ impl Client {
         self.sip_bytes = 1 << 20;
     }
 
+    /// Has bytes sent in front of the request.
+    pub fn lead_with(&mut self, bytes: &[u8]) {
+        self.head_bytes += bytes.len();
+        bytes.iter().rev().for_each(|byte| self.script.push_front(*byte));
+    }
+
     /// Lets the client write frames before the 101 has arrived, as some impatient clients do.
     pub fn impatient(&mut self) {
         self.head_bytes = usize::MAX;

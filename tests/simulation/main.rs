@@ -14,6 +14,7 @@ mod handover;
 mod held;
 mod hub;
 mod inflate;
+mod limits;
 mod memory;
 mod newcomers;
 mod order;

@@ -12,11 +12,12 @@ use echoring_async::limits::DRAIN_TIMEOUT;
 use echoring_proto::buffer::{Budget, Lease, Pool};
 use echoring_proto::connection;
 use echoring_proto::limits::{MEMORY_BUDGET_DEFAULT, MEMORY_BUDGET_MIN, MILLISECOND, Nanos, SECOND};
+use echoring_runtime::admission::{Admission, PeerLimits};
 use echoring_runtime::driver::sim::{Faults, Network, Random, Sim};
 use echoring_runtime::driver::{Driver, Options, Token, Waker};
 use echoring_runtime::shard::{
-    Allowance, Application, ConnectionMemory, ControlMessage, DrainPlan, Mailboxes, Remote, Security, Shard,
-    ShardConfig,
+    Allowance, Application, ConnectionMemory, ControlMessage, DrainPlan, LiveConfig, Mailboxes, Remote,
+    Security, Shard, ShardConfig,
 };
 
 use echoring_async::tls::{ServerTls, server_config};
@@ -33,6 +34,7 @@ const STEPS_MAX: usize = 3_000_000;
 const JUMP_MAX: Nanos = 100 * MILLISECOND;
 
 pub struct World<A: Application> {
+    connection: connection::ConnectionConfig,
     pub network: Network,
     pub random: RefCell<Random>,
     shards: Vec<RefCell<Shard<Sim, A>>>,
@@ -220,6 +222,7 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
             .collect();
         let eagerness = shards.iter().map(|_| if random.chance(200) { 20 } else { 1000 }).collect();
         let world = Rc::new(World {
+            connection,
             faults,
             eagerness,
             network: network.clone(),
@@ -336,6 +339,38 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
             held = (held.0 + snapshot.connections, held.1 + snapshot.pool_bytes);
         }
         held
+    }
+
+    /// Connections now, of all shards.
+    pub fn connections(&self) -> usize {
+        self.shards.iter().map(|shard| shard.borrow().connections()).sum()
+    }
+
+    /// Bytes of the budget that all shards use.
+    pub fn charged_bytes(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.borrow().charged_bytes()).sum()
+    }
+
+    /// Limits peers from the start.
+    pub fn limit(&self, admission: &Arc<Admission>, limits: &PeerLimits) {
+        for shard in &self.shards {
+            shard.borrow_mut().set_limits(admission.clone(), Arc::new(limits.clone()));
+        }
+    }
+
+    /// Reloads the configuration of all shards with other limits on peers, and waits until they use it.
+    pub fn reconfigure(&self, limits: &PeerLimits) {
+        for shard in &self.shards {
+            let live = LiveConfig {
+                connection: self.connection.clone(),
+                tls: None,
+                limits: Arc::new(limits.clone()),
+            };
+            let sent = shard.borrow().remote().send(ControlMessage::Configure(Box::new(live)));
+            assert!(sent, "the shard is there");
+        }
+        // Control messages are taken in order.
+        self.held();
     }
 
     /// How many connections have ended by this cause, on all shards.
