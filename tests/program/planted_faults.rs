@@ -275,7 +275,7 @@ fn a_server_that_falls_silent_for_ever_shows_as_arithmetic_has_it() {
 
 #[test]
 fn what_could_not_be_sent_to_a_server_that_reads_nothing_is_as_old_as_it_gets() {
-    // Of 1,000 messages half are answered. The kernel takes some megabytes of the others.
+    // Of 1,000 messages half are answered. The others are 32 MiB, of which the generator's send buffer takes some.
     let server = Server::start(Fault::Deaf(500));
     let flags = ["-c", "1", "--rate", "500", "-d", "2s", "--message-bytes", "64KiB", "--drain", "3s"];
     let run = bench(&server, &[&flags[..], &["--allow", "lost,closed", "--allow-saturated"]].concat());
@@ -545,7 +545,8 @@ fn how_late_a_frozen_generator_may_be_is_asked_for_and_its_part_of_each_percenti
 
 #[test]
 fn what_messages_wait_for_room_is_not_taken_for_the_generators_part() {
-    // Of 1,000 messages half are answered. The kernel takes some megabytes of the others, and the rest is never sent.
+    // Of 1,000 messages half are answered. Of the other 32 MiB, the generator's send buffer takes a few, and the rest is never
+    // sent.
     let server = Server::start(Fault::Deaf(500));
     let flags = ["-c", "1", "--rate", "500", "-d", "2s", "--message-bytes", "64KiB", "--drain", "2s"];
     let run = bench(&server, &[&flags[..], &["--allow", "lost,closed", "--allow-saturated"]].concat());

@@ -8,12 +8,16 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use socket2::SockRef;
 use tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tungstenite::protocol::{CloseFrame, Role};
 use tungstenite::{Message, WebSocket};
 
 /// Messages that are kept to be looked at.
 const HEARD_MAX: usize = 2_000;
+
+/// Receive buffer of a server that stops reading: so much of what it never reads is taken.
+const DEAF_BYTES: usize = 64 * 1024;
 
 /// What is wrong with the server. Numbers count the messages on their way to one connection, from 1.
 #[derive(Clone, Copy, Debug)]
@@ -90,6 +94,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Server {
     pub fn start(fault: Fault) -> Server {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        if let Fault::Deaf(_) = fault {
+            // Connections inherit it. Without a size, the kernel enlarges the buffer of a server that has read fast, up to
+            // net.ipv4.tcp_rmem.
+            SockRef::from(&listener).set_recv_buffer_size(DEAF_BYTES).expect("a buffer");
+        }
         let address = listener.local_addr().expect("a bound address");
         let shared = Arc::new(Shared {
             fault,
