@@ -4,11 +4,13 @@
 mod addresses;
 mod proxies;
 mod rates;
+mod reloads;
 mod topics;
 
 use std::fs;
 use std::io::{ErrorKind, Read as _};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Instant;
 

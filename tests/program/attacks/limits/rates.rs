@@ -98,7 +98,7 @@ fn rates_hold_for_open_connections_as_soon_as_they_change() {
 }
 
 /// The events that a session gets for as many publications.
-fn publish_many(session: &mut Peer, count: usize) -> (usize, usize) {
+pub(super) fn publish_many(session: &mut Peer, count: usize) -> (usize, usize) {
     let request = br#"{"type": "publish", "topic": "flood", "id": 1, "data": 1}"#;
     for _ in 0..count {
         session.send(&frame(TEXT, request));
@@ -118,8 +118,8 @@ fn publish_many(session: &mut Peer, count: usize) -> (usize, usize) {
     (accepted, refused)
 }
 
-pub(super) fn open_session(server: &Server, fields: &[&str]) -> Peer {
-    let mut session = Peer::connect_from(server, STRANGER);
+pub(super) fn open_session(server: &Server, address: IpAddr, fields: &[&str]) -> Peer {
+    let mut session = Peer::connect_from(server, address);
     let fields = [&["Sec-WebSocket-Protocol: echoring.v1.json"][..], fields].concat();
     session.send(&upgrade("/broadcast", &fields));
     assert_eq!(session.answer().status, 101);
@@ -129,14 +129,14 @@ pub(super) fn open_session(server: &Server, fields: &[&str]) -> Peer {
 #[test]
 fn publications_are_limited_per_connection() {
     on_both_drivers(&["--publish-rate=20"], |server| {
-        let mut session = open_session(server, &[]);
+        let mut session = open_session(server, STRANGER, &[]);
         let (accepted, refused) = publish_many(&mut session, 100);
         assert!(accepted >= 20 && refused > 0, "{accepted} accepted, {refused} refused");
         assert_eq!(limited(server, "publications"), refused as u64);
         let line = server.wait_for_log("address over a limit");
         assert!(line.contains("peer=127.0.0.7") && line.contains("limit=\"publications\""), "{line}");
         // Another connection has its own rate, and a raw one is closed.
-        assert_eq!(publish_many(&mut open_session(server, &[]), 20), (20, 0));
+        assert_eq!(publish_many(&mut open_session(server, STRANGER, &[]), 20), (20, 0));
         let mut raw = Peer::connect_from(server, STRANGER);
         raw.upgrade("/broadcast/flood");
         for _ in 0..100 {
@@ -159,7 +159,7 @@ fn publications_are_limited_per_identity_over_all_its_connections() {
     on_both_drivers(&flags, |server| {
         let sessions = |name: &str| {
             let field = format!("Authorization: Bearer token-of-{name}-0123456789");
-            [0; 4].map(|_| open_session(server, &[&field]))
+            [0; 4].map(|_| open_session(server, STRANGER, &[&field]))
         };
         let mut accepted = 0;
         for session in &mut sessions("alice") {

@@ -43,7 +43,7 @@ fn bearer(name: &str) -> String {
 }
 
 fn session(server: &Server, name: &str) -> Peer {
-    open_session(server, &[&bearer(name)])
+    open_session(server, STRANGER, &[&bearer(name)])
 }
 
 /// The type of the event that answers a request, or the code of its error.
@@ -163,7 +163,7 @@ fn an_identity_has_a_limited_number_of_subscriptions_over_all_its_connections() 
 #[test]
 fn a_connection_over_its_subscriptions_is_counted_and_logged() {
     at_once(&[&["--driver", "auto"]], &["--max-subscriptions=2", "--message-rate=1000"], |server| {
-        let mut session = open_session(server, &[]);
+        let mut session = open_session(server, STRANGER, &[]);
         for topic in ["a", "b"] {
             assert_eq!(ask(&mut session, "subscribe", topic), "subscribed");
         }
