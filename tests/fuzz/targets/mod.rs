@@ -14,6 +14,7 @@ pub mod handover;
 pub mod handshake;
 mod inflate;
 mod peer;
+pub mod proxy_header;
 mod reference;
 pub mod utf8;
 pub mod v1;
