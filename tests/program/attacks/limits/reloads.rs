@@ -349,3 +349,43 @@ fn timeouts_are_those_of_the_last_reload() {
         server.wait_until("the send is given up", |stats| stats["causes"]["send-timeout"] == 1);
     }
 }
+
+#[test]
+fn a_connection_queues_as_much_as_the_last_reload_says() {
+    const LARGE: &str = "queue_bytes = '8MiB'";
+    const SMALL: &str = "queue_bytes = '64KiB'";
+    /// More than is queued for a connection with the small limit, receive credits included.
+    const BETWEEN_BYTES: u64 = 2 << 20;
+    for driver in ["auto", "epoll"] {
+        let config = TestFile::new(format!("{SMALL}\n"));
+        let server = Server::start(&[&config.flag("config"), "--driver", driver, "--watch", "off"]);
+        // Floods a server that queues the answers, until it reads nothing for so long. Returns whether it queues more than that.
+        let queues_more = |mut deaf: Peer, patience: Duration| {
+            deaf.stream.set_write_timeout(Some(patience)).expect("a timeout");
+            let address = deaf.stream.local_addr().expect("connected").to_string();
+            loop {
+                let is_blocked = deaf.offer(&frame(BINARY, &[7; 64 * 1024])).is_err();
+                let report = server.get("/connections?sort=queued");
+                let all = report["connections"].as_array().expect("a list");
+                let own = all.iter().find(|one| one["address"] == *address);
+                if own.and_then(|own| own["queued_bytes"].as_u64()) > Some(BETWEEN_BYTES) {
+                    return true;
+                }
+                if is_blocked {
+                    return false;
+                }
+            }
+        };
+        let open = || {
+            let mut deaf = Peer::connect_narrow(&server, 4_096);
+            deaf.upgrade("/echo");
+            deaf
+        };
+        let [first, second] = [open(), open()];
+        reload(&server, &config, LARGE);
+        assert!(queues_more(first, PATIENCE) && queues_more(open(), PATIENCE), "the small limit holds");
+        reload(&server, &config, SMALL);
+        let short = Duration::from_millis(200);
+        assert!(!queues_more(second, short) && !queues_more(open(), short), "the large limit holds");
+    }
+}
