@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use ratatui::crossterm::event::{self, Event};
+use crossterm::event::{self, Event};
 use ratatui::{DefaultTerminal, Frame};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -68,8 +68,8 @@ fn run(terminal: &mut DefaultTerminal, app: &mut App, poller: &Poller, ended: &A
     Ok(())
 }
 
-/// Ends the process when the terminal is gone: only its own session is sent SIGHUP. The thread that reads from it cannot do
-/// this, because crossterm reads the end of the input for ever. Nothing is left to restore.
+/// Ends the process when the terminal is gone: only its own session is sent SIGHUP. The thread that reads from it would not
+/// be told, because crossterm takes the end of the input for no input. Nothing is left to restore.
 fn end_with_terminal() {
     let stdin = io::stdin();
     // Without events, the kernel reports only that the terminal is gone.

@@ -309,9 +309,9 @@ fn head(titles: &[&'static str], sorted: Option<&str>) -> Row<'static> {
 mod tests {
     use std::time::Duration;
 
+    use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
-    use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
     use serde_json::json;
 
     use super::super::answers::{Answers, Limits, Lists};
