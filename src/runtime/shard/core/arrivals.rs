@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::held::HeldInput;
-use crate::admission::{Admission, LogInterval, PeerLimits};
+use crate::admission::{Admission, Limit, LogInterval, PeerLimits};
 use crate::driver::Token;
 use crate::limits::LIMIT_LOG_INTERVAL;
 use echoring_proto::limits::Nanos;
@@ -25,6 +25,17 @@ pub(super) struct Arrivals {
     clients: Clients,
     /// Of refusals that are nobody's own.
     log: LogInterval,
+    /// A client over a limit that needs no addresses, whose own is looked up for the log.
+    offender: Option<Offender>,
+}
+
+/// A connection over a limit whose address is looked up.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Offender {
+    pub(super) token: Token,
+    pub(super) limit: Limit,
+    /// Number of records that were left out before.
+    pub(super) left_out: u64,
 }
 
 /// A connection whose client is not known yet.
@@ -103,6 +114,18 @@ impl Arrivals {
             self.admission.leave(client.address().ip(), now);
         }
         if self.arriving.is_empty() { None } else { self.finish(token) }
+    }
+
+    /// A connection whose client is not known was over a limit. Whether its address is to be looked up, for the log.
+    pub(super) fn note_offender(&mut self, token: Token, limit: Limit, now: Nanos) -> bool {
+        let Some(left_out) = self.log_due(now) else { return false };
+        self.offender = Some(Offender { token, limit, left_out });
+        true
+    }
+
+    /// The limit that a connection was over whose address was looked up.
+    pub(super) fn take_offender(&mut self, token: Token) -> Option<Offender> {
+        self.offender.take_if(|offender| offender.token == token)
     }
 
     /// Whether a record about no single client is due, with the number of those that were left out.

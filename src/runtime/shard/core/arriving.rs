@@ -77,6 +77,10 @@ impl<D: Driver, A: Application> Core<D, A> {
 
     /// Tells who asked for an address.
     fn tell_address(&mut self, application: &mut A, token: Token, address: Option<SocketAddr>) {
+        if let (Some(offender), Some(address)) = (self.arrivals.take_offender(token), address) {
+            let (peer, limit, left_out) = (address.ip(), offender.limit.name(), offender.left_out);
+            tracing::warn!(%peer, limit, left_out, "address over a limit");
+        }
         let asked = self.log.addressed(token, address);
         // It may have to be closed, which waited for the address.
         self.touch(token);
@@ -253,6 +257,9 @@ impl<D: Driver, A: Application> Core<D, A> {
     pub(in crate::shard) fn note_excess(&mut self, token: Token, limit: Limit, counts: bool) {
         let Some(client) = self.arrivals.client(token) else {
             *self.counters.limited.entry(limit.name()).or_default() += 1;
+            if self.arrivals.note_offender(token, limit, self.env.now) {
+                self.driver.find_address(token);
+            }
             return;
         };
         let limits = Arc::clone(&self.arrivals.limits);
