@@ -33,7 +33,7 @@ LIMITS = [
     "--max-connections-per-address=100000",
     "--handshake-rate-per-address=100000",
     "--message-rate=100000000",
-    "--byte-rate=1TiB",
+    "--byte-rate=1024GiB",
     "--publish-rate=100000000",
     "--ban-after=1000",
 ]
