@@ -28,7 +28,8 @@ fn main() {
     };
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("bound");
-    let options = Options { connections: 1024, without: Features::NONE, receive_bytes: 0 };
+    let options =
+        Options { connections: 1024, without: Features::NONE, receive_bytes: 0, finds_addresses: false };
     let driver = Uring::new(&options).expect("io_uring");
     let config = ShardConfig {
         connection: connection::ConnectionConfig::default(),

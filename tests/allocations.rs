@@ -51,7 +51,8 @@ impl World {
     fn offering(path: &str, offers: &[&str]) -> World {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound");
-        let options = Options { connections: 64, without: Features::NONE, receive_bytes: 0 };
+        let options =
+            Options { connections: 64, without: Features::NONE, receive_bytes: 0, finds_addresses: false };
         let driver = Uring::new(&options).expect("io_uring");
         let direction = Direction { takeover: true, window_bits: 15 };
         let preferences = Preferences { server: direction, client: direction };

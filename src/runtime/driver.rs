@@ -195,6 +195,8 @@ pub struct Options {
     pub without: Features,
     /// Bytes of receive memory; 0 for the driver's own measured choice.
     pub receive_bytes: usize,
+    /// The addresses of all peers are looked up: features that prevent it on this kernel are not used.
+    pub finds_addresses: bool,
 }
 
 /// Optional abilities of the kernel, as a set.

@@ -435,7 +435,8 @@ mod tests {
 
     /// The only shard of a server, whose ticks the test runs.
     fn shard() -> (Shard<Epoll, Service>, CommandSender) {
-        let options = Options { connections: 4, without: Features::NONE, receive_bytes: 0 };
+        let options =
+            Options { connections: 4, without: Features::NONE, receive_bytes: 0, finds_addresses: false };
         let config = ServerConfig::default();
         let shard_config = shard::ShardConfig {
             connection: config.connection(),

@@ -264,6 +264,7 @@ impl Bound {
                 connections: connections + REFUSING_CONNECTIONS_MAX,
                 without: config.without,
                 receive_bytes: 0,
+                finds_addresses: !config.peers.is_none(),
             },
             setup: ServiceSetup {
                 config: config.clone(),

@@ -52,7 +52,12 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let options = Options { connections: CONNECTIONS_MAX, without: Features::NONE, receive_bytes: 0 };
+    let options = Options {
+        connections: CONNECTIONS_MAX,
+        without: Features::NONE,
+        receive_bytes: 0,
+        finds_addresses: false,
+    };
     let ended = match arguments.driver.as_str() {
         "uring" => Uring::new(&options).map(|driver| run(driver, &arguments)),
         _ => Epoll::new(&options).map(|driver| run(driver, &arguments)),

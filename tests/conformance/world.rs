@@ -295,7 +295,7 @@ fn token_of(seen: &Seen) -> Option<Token> {
 
 /// Options for a small driver with all available features.
 pub fn options() -> Options {
-    Options { connections: 256, without: Default::default(), receive_bytes: 0 }
+    Options { connections: 256, without: Default::default(), receive_bytes: 0, finds_addresses: false }
 }
 
 /// `bytes` bytes in which a lost, duplicated or moved range is visible; those from position `from` of an endless

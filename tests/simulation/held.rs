@@ -129,7 +129,8 @@ impl Node {
     fn new(seed: u64) -> Node {
         let mut random = Random::new(seed);
         let network = Network::new(seed, Faults::NONE);
-        let options = Options { connections: 8, without: Default::default(), receive_bytes: 0 };
+        let options =
+            Options { connections: 8, without: Default::default(), receive_bytes: 0, finds_addresses: false };
         let mut driver = Late(network.driver(&options));
         driver.listen(network.listener().expect("a descriptor")).expect("a simulated driver listens");
         let connection = config();

@@ -186,8 +186,12 @@ impl<A: Application<Report = HubReport> + 'static> World<A> {
         let contexts = Budget::new(1 << 20);
         let mut drivers: Vec<Sim> = Vec::new();
         for shard in 0..shards {
-            let mut driver =
-                network.driver(&Options { connections, without: Default::default(), receive_bytes: 0 });
+            let mut driver = network.driver(&Options {
+                connections,
+                without: Default::default(),
+                receive_bytes: 0,
+                finds_addresses: false,
+            });
             if shard < processes[0] {
                 driver.listen(network.listener().expect("a descriptor")).expect("a simulated driver listens");
             }

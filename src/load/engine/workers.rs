@@ -43,8 +43,12 @@ impl Workers {
         let mailboxes = Mailboxes::connect(shared.threads, MAILBOX_BYTES);
         let specs = mailboxes.into_iter().enumerate().map(|(thread, mailboxes)| {
             let config = config(shared, target, thread);
-            let driver =
-                Options { connections: config.connections, without: Features::NONE, receive_bytes: 0 };
+            let driver = Options {
+                connections: config.connections,
+                without: Features::NONE,
+                receive_bytes: 0,
+                finds_addresses: false,
+            };
             let contexts = Lease::new(contexts.clone(), COMPRESSION_LEASE_BYTES);
             let setup = ClientSetup { shared: shared.clone(), thread, config, mailboxes, contexts };
             ShardSpec { cpu: resources.cpu_of(thread), driver, setup }

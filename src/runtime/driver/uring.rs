@@ -107,6 +107,10 @@ impl Uring {
 
     fn with_queues(options: &Options, submissions: u32, completions: u32) -> io::Result<Uring> {
         let mut used = features::probe()?.less(options.without);
+        if options.finds_addresses && !used.has(Features::FD_INSTALL) {
+            // A direct descriptor that cannot be installed has no name to look up.
+            used = used.less(Features::DIRECT);
+        }
         let mut ring = Ring::new(&mut used, submissions, completions)?;
         let direct = used.has(Features::DIRECT);
         if direct {

@@ -2,6 +2,7 @@
 
 mod arrivals;
 mod arriving;
+mod by_index;
 mod connection_env;
 mod draining;
 mod handshakes;

@@ -20,7 +20,7 @@ fn masks() -> Vec<Features> {
 }
 
 fn options(without: Features) -> Options {
-    Options { connections: 256, without, receive_bytes: 0 }
+    Options { connections: 256, without, receive_bytes: 0, finds_addresses: false }
 }
 
 #[test]
@@ -421,6 +421,26 @@ fn half_closing_sends_what_was_staged_and_still_receives() {
         });
         assert_eq!(rig.read_to_end(token), b"and the answer");
         reading.join().unwrap();
+        rig.close(token);
+    }
+}
+
+#[test]
+fn addresses_are_found_where_they_are_asked_for() {
+    for (without, finds_addresses, is_found) in [
+        (Features::NONE, false, true),
+        (Features::DIRECT, false, true),
+        (Features::FD_INSTALL, true, true),
+        (Features::FD_INSTALL, false, false),
+    ] {
+        let mut rig = Rig::new(&Options { finds_addresses, ..options(without) });
+        let address = rig.listen();
+        let client = TcpStream::connect(address).unwrap();
+        let token = rig.accept();
+        rig.driver.find_address(token);
+        while !matches!(rig.next(), Event::Addressed { .. }) {}
+        let found = rig.driver.address(token);
+        assert_eq!(found, is_found.then(|| client.local_addr().unwrap()), "{without:?} {finds_addresses}");
         rig.close(token);
     }
 }

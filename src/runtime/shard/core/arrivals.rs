@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use super::by_index::ByIndex;
 use super::held::HeldInput;
 use crate::admission::{Admission, Limit, LogInterval, PeerLimits};
 use crate::driver::Token;
@@ -22,7 +23,8 @@ pub(super) struct Arrivals {
     arriving: BTreeMap<Token, Arrival>,
     /// Connections of trusted proxies, until their request names the client.
     proxied: BTreeMap<Token, Option<SocketAddr>>,
-    clients: Clients,
+    /// Of connections whose client is known.
+    clients: ByIndex<Option<Client>>,
     /// Of refusals that are nobody's own.
     log: LogInterval,
     /// A client over a limit that needs no addresses, whose own is looked up for the log.
@@ -97,18 +99,18 @@ impl Arrivals {
 
     /// Keeps a client. `entered` says that it counts among the connections of its address.
     pub(super) fn know(&mut self, token: Token, client: SocketAddr, entered: bool) {
-        self.clients.set(token.index, Some(Client::new(client, entered)));
+        *self.clients.get_or_default(token.index) = Some(Client::new(client, entered));
     }
 
     /// The client of a connection, if it is known.
     pub(super) fn client(&self, token: Token) -> Option<SocketAddr> {
-        self.clients.get(token.index).map(Client::address)
+        self.clients.get(token.index)?.map(Client::address)
     }
 
     /// A connection has ended.
     pub(super) fn forget(&mut self, token: Token, now: Nanos) -> Option<Arrival> {
         self.take_proxy(token);
-        if let Some(client) = self.clients.take(token.index)
+        if let Some(client) = self.clients.get_mut(token.index).and_then(Option::take)
             && client.entered
         {
             self.admission.leave(client.address().ip(), now);
@@ -156,26 +158,4 @@ impl Client {
     }
 }
 
-/// Clients by the index of their connection.
-#[derive(Debug, Default)]
-struct Clients(Vec<Option<Client>>);
-
 const _: () = assert!(size_of::<Option<Client>>() <= 20);
-
-impl Clients {
-    fn set(&mut self, index: u32, client: Option<Client>) {
-        let index = index as usize;
-        if index >= self.0.len() {
-            self.0.resize(index + 1, None);
-        }
-        self.0[index] = client;
-    }
-
-    fn get(&self, index: u32) -> Option<Client> {
-        self.0.get(index as usize).copied().flatten()
-    }
-
-    fn take(&mut self, index: u32) -> Option<Client> {
-        self.0.get_mut(index as usize)?.take()
-    }
-}

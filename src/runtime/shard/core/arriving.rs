@@ -150,6 +150,9 @@ impl<D: Driver, A: Application> Core<D, A> {
             self.drop_held(Some(arrival.input));
             return self.tell_address(application, token, client);
         }
+        if client.is_none() && !is_proxy && !self.driver.is_unix(token) {
+            self.warn_of_unknown_address();
+        }
         let entering = client.filter(|_| !is_proxy);
         let entered = entering.map_or(Ok(()), |client| self.enter(token, client));
         let entered = entered.and_then(|()| self.enter_any());
@@ -172,6 +175,17 @@ impl<D: Driver, A: Application> Core<D, A> {
         }
         self.read_held(application, token, arrival.input);
         self.touch(token);
+    }
+
+    /// A client's address was not found. Each is one that had gone, unless the kernel cannot look up any.
+    #[cold]
+    fn warn_of_unknown_address(&mut self) {
+        if !self.arrivals.limits.addresses.is_none()
+            && let Some(left_out) = self.arrivals.log_due(self.env.now)
+        {
+            let hint = "if this repeats, restart the server: before Linux 6.8 it finds addresses only if it started with limits";
+            tracing::warn!(left_out, hint, "a client without an address is not limited by it");
+        }
     }
 
     /// A client that is known enters. It counts among the connections of its address until it leaves.

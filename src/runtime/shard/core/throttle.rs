@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Core;
+use super::by_index::ByIndex;
 use super::held::HeldInput;
 use crate::admission::{Bucket, Limit, RateAction, TrafficLimits};
 use crate::driver::{Driver, Span, Token};
@@ -20,8 +21,10 @@ use echoring_proto::limits::{DEFERRED_BYTES_MAX, Nanos};
 pub(super) struct Throttle {
     limits: TrafficLimits,
     is_on: bool,
-    /// By the index of the connection.
-    buckets: Vec<Buckets>,
+    /// Those that are full and not paused need not be kept.
+    buckets: ByIndex<Buckets>,
+    /// Counts what was charged, for sweeping [`buckets`](Throttle::buckets).
+    charges: usize,
     /// Connections that are not read, by the time at which they are again.
     paused: BTreeSet<(Nanos, Token)>,
     /// What they have sent meanwhile: bytes that were on the way when they were paused.
@@ -37,6 +40,10 @@ struct Buckets {
     /// Until when the connection is not read; 0 if it is.
     paused_until: Nanos,
 }
+
+/// Charges for which one block of buckets is looked at: so many that it costs each of them nothing, and so few that the
+/// buckets of a flood of connections are forgotten while it goes on.
+const CHARGES_PER_SWEEP: usize = 32;
 
 /// What a connection had sent before a span.
 #[derive(Clone, Copy, Debug, Default)]
@@ -71,11 +78,19 @@ impl Throttle {
     }
 
     fn buckets(&mut self, index: u32) -> &mut Buckets {
-        let index = index as usize;
-        if index >= self.buckets.len() {
-            self.buckets.resize(index + 1, Buckets::default());
+        self.buckets.get_or_default(index)
+    }
+
+    /// Forgets buckets that need not be kept, a few at a time.
+    fn sweep(&mut self, now: Nanos) {
+        self.charges = self.charges.wrapping_add(1);
+        if self.charges.is_multiple_of(CHARGES_PER_SWEEP) {
+            let is_unused = |buckets: &Buckets| {
+                let Buckets { messages, bytes, paused_until } = *buckets;
+                paused_until == 0 && messages.is_full(now) && bytes.is_full(now)
+            };
+            self.buckets.sweep(self.charges / CHARGES_PER_SWEEP, is_unused);
         }
-        &mut self.buckets[index]
     }
 
     /// Takes from the buckets. Returns the limit that was passed, and when the connection has paid for it.
@@ -112,7 +127,7 @@ impl<D: Driver, A: Application> Core<D, A> {
         if self.throttle.is_on || !self.throttle.paused.is_empty() {
             self.slots.leave_fast_path();
         } else {
-            self.throttle.buckets = Vec::new();
+            self.throttle.buckets = ByIndex::default();
         }
     }
 
@@ -155,7 +170,9 @@ impl<D: Driver, A: Application> Core<D, A> {
         let Some(slot) = self.slots.get(token) else { return };
         let account = slot.account;
         let messages = self.messages_of(account, before.in_handshake).saturating_sub(before.messages);
-        let Some((limit, until)) = self.throttle.spend(token, messages, bytes, self.env.now) else { return };
+        let spent = self.throttle.spend(token, messages, bytes, self.env.now);
+        self.throttle.sweep(self.env.now);
+        let Some((limit, until)) = spent else { return };
         let Some(slot) = self.slots.get_mut(token).filter(|slot| slot.connection.is_open()) else { return };
         match self.throttle.limits.action {
             RateAction::Pause => {
@@ -223,7 +240,7 @@ impl<D: Driver, A: Application> Core<D, A> {
 
     #[cold]
     fn hold_back(&mut self, application: &mut A, token: Token, span: Span) -> bool {
-        if self.throttle.buckets(token.index).paused_until == 0 {
+        if self.throttle.buckets.get(token.index).is_none_or(|buckets| buckets.paused_until == 0) {
             return false;
         }
         if self.slots.get(token).is_none_or(|slot| !slot.connection.is_open()) {
@@ -253,7 +270,7 @@ impl<D: Driver, A: Application> Core<D, A> {
 
     /// A connection has ended.
     pub(super) fn forget_throttled(&mut self, token: Token) {
-        if let Some(buckets) = self.throttle.buckets.get_mut(token.index as usize) {
+        if let Some(buckets) = self.throttle.buckets.get_mut(token.index) {
             let Buckets { paused_until, .. } = std::mem::take(buckets);
             self.throttle.paused.remove(&(paused_until, token));
         }

@@ -211,7 +211,8 @@ mod tests {
 
     #[test]
     fn mail_crosses_with_its_bytes_and_the_far_shards_number() {
-        let options = Options { connections: 1, without: Features::NONE, receive_bytes: 0 };
+        let options =
+            Options { connections: 1, without: Features::NONE, receive_bytes: 0, finds_addresses: false };
         let waker = Epoll::new(&options).expect("epoll").waker();
         let (bridge, far) = Bridge::<u32>::new(Lane::Request, 2, 16, std::thread::current(), waker);
         let (mut inlet, mut outlet) = far.split();
