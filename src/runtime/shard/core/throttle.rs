@@ -170,6 +170,10 @@ impl<D: Driver, A: Application> Core<D, A> {
         let Some(slot) = self.slots.get(token) else { return };
         let account = slot.account;
         let messages = self.messages_of(account, before.in_handshake).saturating_sub(before.messages);
+        if before.in_handshake && messages == 0 {
+            // A handshake has limits of its own, and an idle connection needs no buckets.
+            return;
+        }
         let spent = self.throttle.spend(token, messages, bytes, self.env.now);
         self.throttle.sweep(self.env.now);
         let Some((limit, until)) = spent else { return };
