@@ -1,0 +1,444 @@
+//! The members of a cluster as one node sees them, its view, and its links.
+//!
+//! A node *settles* in a view with every other: it announces the view on each link, and each member that has the same view answers
+//! once it orders no topic of another node. When all have answered, the node is *open*: it may begin topics that it owns in this view.
+//! An answer follows what was handed over in the order of the link, so an open node has every topic that another had.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::ControlFlow;
+
+use echoring_proto::limits::Nanos;
+
+use crate::heartbeat::Heartbeat;
+use crate::limits::{JOIN_DELAY, MEMBERS_MAX};
+use crate::link::{Link, Packet, Received};
+use crate::message::Message;
+use crate::owner_table::Peers;
+use crate::view::{NodeId, View};
+use crate::wire::entries;
+
+/// The settings of a node.
+#[derive(Clone, Debug)]
+pub struct ClusterConfig {
+    /// This run of the node.
+    pub node: NodeId,
+    /// Its name, which outlives restarts.
+    pub name: Box<str>,
+    /// When it started, in milliseconds of the wall clock.
+    pub started_ms: u64,
+    /// The secret of the cluster that places its topics.
+    pub key: u64,
+    /// Interval of heartbeats.
+    pub heartbeat_interval: Nanos,
+    /// Silence after which a member is taken for dead.
+    pub member_timeout: Nanos,
+}
+
+/// How far a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// It listens who is there, and owns no topics.
+    Joining = 0,
+    /// It owns topics.
+    Active = 1,
+    /// It hands its topics over.
+    Leaving = 2,
+    /// It has handed them over.
+    Left = 3,
+}
+
+/// Where a packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// To all nodes: a heartbeat.
+    All,
+    /// To one node.
+    Node(NodeId),
+}
+
+/// What the owner tables of the shards must be told, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Other nodes own topics from now on: [`OwnerTable::handle_view`](crate::OwnerTable::handle_view).
+    View(View),
+    /// Whether topics may be begun: [`OwnerTable::handle_open`](crate::OwnerTable::handle_open).
+    Open(bool),
+    /// Call [`OwnerTable::handle_settle`](crate::OwnerTable::handle_settle), and [`Cluster::settled`] with this once the tables
+    /// are settled.
+    Settle(Settle),
+    /// A message of another node: [`OwnerTable::handle_message`](crate::OwnerTable::handle_message).
+    Message {
+        /// The sender.
+        from: NodeId,
+        /// See [`Message::read`].
+        bytes: Vec<u8>,
+    },
+    /// The other node is dead, or has lost what it was sent: [`OwnerTable::handle_reset`](crate::OwnerTable::handle_reset).
+    Reset(NodeId),
+    /// Another process has started with the name of this one.
+    Superseded,
+}
+
+/// A request to settle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settle {
+    peer: NodeId,
+    view: u64,
+    number: u64,
+    own_number: u64,
+}
+
+#[derive(Debug)]
+struct Peer {
+    name: Box<str>,
+    started_ms: u64,
+    phase: Phase,
+    heard_at: Nanos,
+    link: Link,
+    /// The view that it announced last, with its number, until that was answered.
+    announced: Option<(u64, u64)>,
+    /// It has answered this node's view.
+    has_settled: bool,
+}
+
+/// A node in its cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    config: ClusterConfig,
+    phase: Phase,
+    peers: BTreeMap<NodeId, Peer>,
+    view: View,
+    /// Counts the views.
+    number: u64,
+    is_open: bool,
+    is_connected: bool,
+    active_at: Nanos,
+    heartbeat_at: Nanos,
+    sessions: u64,
+    /// Everything is handed over, and the others have been asked to say that they know.
+    has_taken_leave: bool,
+    events: VecDeque<Event>,
+}
+
+impl Cluster {
+    /// A node that is not connected yet.
+    pub fn new(config: ClusterConfig) -> Cluster {
+        // A process that takes another's place goes on with higher numbers.
+        let sessions = config.started_ms << 20;
+        let view = View::new([], config.key);
+        Cluster {
+            config,
+            phase: Phase::Joining,
+            peers: BTreeMap::new(),
+            view,
+            number: 0,
+            is_open: false,
+            is_connected: false,
+            active_at: Nanos::MAX,
+            heartbeat_at: 0,
+            sessions,
+            has_taken_leave: false,
+            events: VecDeque::new(),
+        }
+    }
+
+    /// This node.
+    pub fn node(&self) -> NodeId {
+        self.config.node
+    }
+
+    /// How far it is.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The nodes that own topics.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Whether this node may begin topics that it owns.
+    pub fn is_open(&self) -> bool {
+        self.is_open
+    }
+
+    /// The other members: their ids, names and phases.
+    pub fn members(&self) -> impl Iterator<Item = (NodeId, &str, Phase)> {
+        self.peers.iter().map(|(node, peer)| (*node, &*peer.name, peer.phase))
+    }
+
+    /// The connection to the backbone is there, or is lost. Without it nobody is taken for dead, as nobody can be heard.
+    pub fn handle_connected(&mut self, is_connected: bool, now: Nanos) {
+        self.is_connected = is_connected;
+        if !is_connected {
+            return;
+        }
+        if self.phase == Phase::Joining {
+            self.active_at = now + JOIN_DELAY;
+        }
+        self.heartbeat_at = now;
+        for peer in self.peers.values_mut() {
+            peer.heard_at = now;
+            peer.link.send_again(now);
+        }
+    }
+
+    /// Takes a heartbeat of any node.
+    pub fn handle_heartbeat(&mut self, bytes: &[u8], now: Nanos) {
+        let Some(heartbeat) = Heartbeat::read(bytes) else { return };
+        let Heartbeat { node, name, started_ms, phase } = heartbeat;
+        if node == self.config.node {
+            return;
+        }
+        let age = (started_ms, node);
+        if name == &*self.config.name {
+            if age > (self.config.started_ms, self.config.node) {
+                self.events.push_back(Event::Superseded);
+            }
+            return;
+        }
+        let same_name = self.peers.iter().find(|(other, peer)| **other != node && &*peer.name == name);
+        if let Some((other, peer)) = same_name.map(|(other, peer)| (*other, (peer.started_ms, *other))) {
+            if peer > age {
+                return;
+            }
+            self.drop_peer(other);
+        }
+        if phase == Phase::Left {
+            self.drop_peer(node);
+        } else if let Some(peer) = self.peers.get_mut(&node) {
+            peer.heard_at = now;
+            peer.phase = phase;
+        } else if self.peers.len() < MEMBERS_MAX {
+            self.sessions += 1;
+            let mut link = Link::new(self.sessions);
+            link.push(encode(&Message::View { view: self.view.id(), number: self.number }));
+            let peer = Peer {
+                name: name.into(),
+                started_ms,
+                phase,
+                heard_at: now,
+                link,
+                announced: None,
+                has_settled: false,
+            };
+            self.peers.insert(node, peer);
+            // It need not wait for the next heartbeat to learn who is there.
+            self.heartbeat_at = now;
+        }
+        self.update();
+    }
+
+    /// Takes a packet for this node.
+    pub fn handle_packet(&mut self, bytes: &[u8], now: Nanos) {
+        let Some(packet) = Packet::read(bytes).filter(|packet| packet.to == self.config.node) else { return };
+        let from = packet.from;
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        peer.heard_at = now;
+        match peer.link.handle(&packet, &mut self.sessions, now) {
+            Received::Nothing => {}
+            Received::Reset => {
+                (peer.announced, peer.has_settled) = (None, false);
+                peer.link.push(encode(&Message::View { view: self.view.id(), number: self.number }));
+                self.events.push_back(Event::Reset(from));
+            }
+            Received::Messages(list) => {
+                for message in entries(list) {
+                    self.take(from, message);
+                }
+            }
+        }
+        self.update_open();
+    }
+
+    fn take(&mut self, from: NodeId, bytes: &[u8]) {
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        match Message::read(bytes) {
+            Some(Message::View { view, number }) => {
+                peer.announced = Some((view, number));
+                self.answer(from);
+            }
+            Some(Message::Settled { number }) => {
+                if number == self.number {
+                    peer.has_settled = true;
+                }
+            }
+            Some(_) => self.events.push_back(Event::Message { from, bytes: bytes.to_vec() }),
+            // Of another version.
+            None => {}
+        }
+    }
+
+    /// Has the tables settle for a node that has the same view.
+    fn answer(&mut self, node: NodeId) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        if let Some((view, number)) = peer.announced
+            && view == self.view.id()
+        {
+            peer.announced = None;
+            let settle = Settle { peer: node, view, number, own_number: self.number };
+            self.events.push_back(Event::Settle(settle));
+        }
+    }
+
+    /// The tables are settled, as an [`Event::Settle`] asked.
+    pub fn settled(&mut self, settle: Settle) {
+        let Settle { peer: node, view, number, own_number } = settle;
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        if own_number == self.number {
+            peer.link.push(encode(&Message::Settled { number }));
+        } else if peer.announced.is_none() {
+            // The view has changed meanwhile, and may have become the other's again.
+            peer.announced = Some((view, number));
+            self.answer(node);
+        }
+    }
+
+    /// The time is `now`.
+    pub fn handle_time(&mut self, now: Nanos) {
+        if self.phase == Phase::Joining && self.is_connected && now >= self.active_at {
+            self.phase = Phase::Active;
+            self.heartbeat_at = now;
+        }
+        let timeout = self.config.member_timeout;
+        let is_dead = |peer: &Peer| self.is_connected && now >= peer.heard_at + timeout;
+        let dead: Vec<NodeId> =
+            self.peers.iter().filter(|(_, peer)| is_dead(peer)).map(|(node, _)| *node).collect();
+        for node in dead {
+            self.drop_peer(node);
+        }
+        self.update();
+    }
+
+    /// Hands this node's topics over, as soon as the tables do. The node goes on as a follower.
+    pub fn leave(&mut self, now: Nanos) {
+        if self.phase != Phase::Left {
+            self.phase = Phase::Leaving;
+        }
+        self.heartbeat_at = now;
+        self.update();
+    }
+
+    /// Tells the others that this node has left, once nothing is on its way to it or from it. Called again and again when the tables
+    /// are settled.
+    pub fn try_finish(&mut self, now: Nanos) -> bool {
+        if self.phase != Phase::Leaving {
+            return self.phase == Phase::Left;
+        }
+        if !self.has_taken_leave {
+            // The answers come after those to everything that the others have sent before they knew the topics' next owners.
+            self.has_taken_leave = true;
+            self.announce();
+        }
+        let is_done = |peer: &Peer| peer.has_settled && peer.link.is_idle();
+        if self.peers.values().all(is_done) {
+            (self.phase, self.heartbeat_at) = (Phase::Left, now);
+        }
+        self.phase == Phase::Left
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Writes the next packet to `bytes`, and returns where it goes.
+    pub fn poll_packet(&mut self, now: Nanos, bytes: &mut Vec<u8>) -> Option<Destination> {
+        if !self.is_connected {
+            return None;
+        }
+        if now >= self.heartbeat_at {
+            self.heartbeat_at = now + self.config.heartbeat_interval;
+            let ClusterConfig { node, ref name, started_ms, .. } = self.config;
+            Heartbeat { node, name, started_ms, phase: self.phase }.write(bytes);
+            return Some(Destination::All);
+        }
+        let from = self.config.node;
+        let found = self.peers.iter_mut().try_for_each(|(node, peer)| {
+            match peer.link.poll(from, *node, now, bytes) {
+                true => ControlFlow::Break(*node),
+                false => ControlFlow::Continue(()),
+            }
+        });
+        found.break_value().map(Destination::Node)
+    }
+
+    /// When [`handle_time`](Cluster::handle_time) and [`poll_packet`](Cluster::poll_packet) have something to do, if nothing
+    /// happens before.
+    pub fn deadline(&self) -> Nanos {
+        if !self.is_connected {
+            return Nanos::MAX;
+        }
+        let timeout = self.config.member_timeout;
+        let of_peers = self.peers.values().map(|peer| {
+            let expires = peer.heard_at + timeout;
+            peer.link.deadline().map_or(expires, |at| at.min(expires))
+        });
+        let joins = if self.phase == Phase::Joining { self.active_at } else { Nanos::MAX };
+        of_peers.fold(self.heartbeat_at.min(joins), Nanos::min)
+    }
+
+    fn drop_peer(&mut self, node: NodeId) {
+        if self.peers.remove(&node).is_some() {
+            self.events.push_back(Event::Reset(node));
+        }
+    }
+
+    /// Follows changes of the members.
+    fn update(&mut self) {
+        let active = self.peers.iter().filter(|(_, peer)| peer.phase == Phase::Active);
+        let own = (self.phase == Phase::Active).then_some(self.config.node);
+        let view = View::new(active.map(|(node, _)| *node).chain(own), self.config.key);
+        if view.id() != self.view.id() {
+            self.view = view;
+            self.announce();
+            self.events.push_back(Event::View(self.view.clone()));
+            let nodes: Vec<NodeId> = self.peers.keys().copied().collect();
+            nodes.into_iter().for_each(|node| self.answer(node));
+        }
+        self.update_open();
+    }
+
+    fn announce(&mut self) {
+        self.number += 1;
+        let announcement = encode(&Message::View { view: self.view.id(), number: self.number });
+        for peer in self.peers.values_mut() {
+            peer.has_settled = false;
+            peer.link.push(announcement.clone());
+        }
+    }
+
+    fn update_open(&mut self) {
+        // A node that joins has no topics, but must know this one's view before it has its own: two that join at once would
+        // otherwise both be open.
+        let is_open = self.phase == Phase::Active && self.peers.values().all(|peer| peer.has_settled);
+        if is_open != self.is_open {
+            self.is_open = is_open;
+            self.events.push_back(Event::Open(is_open));
+        }
+    }
+}
+
+impl Peers for Cluster {
+    fn send(&mut self, to: NodeId, message: &Message<'_>) {
+        // Of a node that is not there any more, the tables have been told or will be.
+        if let Some(peer) = self.peers.get_mut(&to) {
+            peer.link.push(encode(message));
+        }
+    }
+
+    fn knows(&self, node: NodeId) -> bool {
+        self.peers.contains_key(&node)
+    }
+
+    fn has_room(&self, to: NodeId) -> bool {
+        self.peers.get(&to).is_none_or(|peer| peer.link.has_room())
+    }
+}
+
+fn encode(message: &Message<'_>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    message.write(&mut bytes);
+    bytes
+}

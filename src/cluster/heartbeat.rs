@@ -1,0 +1,54 @@
+//! What a node tells all others about itself, again and again.
+
+use bytes::BufMut as _;
+
+use crate::cluster::Phase;
+use crate::limits::NODE_NAME_BYTES_MAX;
+use crate::view::NodeId;
+use crate::wire::{put_text, take_text, take_u8, take_u64};
+
+/// The version of heartbeats, packets and messages. Nodes of different versions ignore one another.
+pub(crate) const VERSION: u8 = 1;
+
+/// A heartbeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heartbeat<'a> {
+    /// The sender.
+    pub node: NodeId,
+    /// Its name, which outlives restarts.
+    pub name: &'a str,
+    /// When it started, in milliseconds of the wall clock. Of two nodes with one name, the later one stays.
+    pub started_ms: u64,
+    /// How far it is.
+    pub phase: Phase,
+}
+
+impl<'a> Heartbeat<'a> {
+    /// Appends the heartbeat.
+    pub fn write(&self, bytes: &mut Vec<u8>) {
+        bytes.put_u8(VERSION);
+        bytes.put_u8(self.phase as u8);
+        bytes.put_u64_le(self.node.0);
+        bytes.put_u64_le(self.started_ms);
+        put_text(bytes, self.name);
+    }
+
+    /// Reads a heartbeat.
+    pub fn read(mut bytes: &'a [u8]) -> Option<Heartbeat<'a>> {
+        let bytes = &mut bytes;
+        if take_u8(bytes)? != VERSION {
+            return None;
+        }
+        let phase = match take_u8(bytes)? {
+            0 => Phase::Joining,
+            1 => Phase::Active,
+            2 => Phase::Leaving,
+            _ => return None,
+        };
+        let (node, started_ms) = (NodeId(take_u64(bytes)?), take_u64(bytes)?);
+        let name = take_text(bytes)?;
+        (1..=NODE_NAME_BYTES_MAX)
+            .contains(&name.len())
+            .then_some(Heartbeat { node, name, started_ms, phase })
+    }
+}

@@ -1,0 +1,41 @@
+//! A cluster of nodes without I/O: which nodes are there, which of them owns a topic, and how the others follow it.
+//!
+//! Packets, heartbeats and the time are arguments; packets to be sent are results. Whatever carries them may lose them (a
+//! connection to the backbone that breaks), may deliver them late, and may cut the nodes in two. It must not reorder packets
+//! of one node to another, except by losing some.
+//!
+//! ```text
+//! heartbeats ──> Cluster: members, views, links ──View, Open, Settle, Message, Reset──> Topics of each shard
+//!                   ^                                                                        │
+//!                   └────────────────────────────── messages to other nodes ─────────────────┘
+//! ```
+//!
+//! [`Cluster`] belongs to the thread that speaks to the backbone. [`OwnerTable`] belongs to a shard, for the topics that the
+//! shard owns or follows; it keeps no messages but those that wait, and uses the shard's topics through [`TopicStore`].
+//!
+//! Why one topic never has two owners except across a partition, and what its subscribers are told then, is the subject of
+//! `docs/explanation/cluster.md`.
+#![forbid(unsafe_code)]
+
+mod cluster;
+mod heartbeat;
+pub mod limits;
+mod link;
+mod message;
+mod outgoing;
+mod owner_table;
+mod store;
+mod view;
+mod wire;
+
+pub use cluster::{Cluster, ClusterConfig, Destination, Event, Phase};
+pub use heartbeat::Heartbeat;
+pub use message::{Handover, Message, Outcome};
+pub use outgoing::{Full, Ticket};
+pub use owner_table::{OwnerTable, Peers, Shard};
+pub use store::{History, TopicStore};
+pub use view::{NodeId, View};
+pub use wire::{append_entry, entries};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,39 @@
+//! The bounds, deadlines and defaults of this crate, with their units and reasons. No logic.
+
+use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
+
+// ---- members ----
+
+/// Default interval of heartbeats.
+pub const HEARTBEAT_INTERVAL_DEFAULT: Nanos = SECOND;
+/// Default silence after which a member is taken for dead: three heartbeats and a half may be late or lost. A topic of a node
+/// that was killed is served again within five seconds.
+pub const MEMBER_TIMEOUT_DEFAULT: Nanos = 3_500 * MILLISECOND;
+/// Time that a new node listens before it owns topics. Every member answers its first heartbeat at once.
+pub const JOIN_DELAY: Nanos = SECOND;
+/// Maximum nodes of a cluster; heartbeats of further ones are ignored. Each costs a link.
+pub const MEMBERS_MAX: usize = 1_024;
+/// Maximum bytes of a node's name.
+pub const NODE_NAME_BYTES_MAX: usize = 64;
+
+// ---- links ----
+
+/// Maximum bytes of the messages in one packet, unless a single message is longer. NATS allows 1 MiB by default.
+pub const PACKET_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of one link that are not acknowledged, past which deliveries to that node wait in the topics' histories.
+pub const LINK_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Time without an acknowledgement after which packets are sent again. Only a connection that broke loses packets.
+pub const RETRANSMIT_AFTER: Nanos = SECOND;
+
+// ---- topics ----
+
+/// Delay before a node that did not own a topic is asked again, or its owner by then: a change of owners takes a round trip.
+pub const RETRY_DELAY: Nanos = 50 * MILLISECOND;
+/// Time that a publication may wait for an owner that can be reached. Then it is refused.
+pub const PUBLISH_TIMEOUT: Nanos = 5 * SECOND;
+/// Maximum bytes of the publications in one batch, unless a single one is longer.
+pub const BATCH_BYTES_MAX: usize = 64 * 1024;
+/// Maximum bytes of the publications of one shard that wait for owners on other nodes.
+pub const OUTGOING_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Maximum bytes of history in one message.
+pub const HISTORY_PART_BYTES: usize = 64 * 1024;

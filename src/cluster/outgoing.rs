@@ -1,0 +1,139 @@
+//! The publications of this node to one topic of another, in their order.
+//!
+//! One batch is on its way at a time; what is published meanwhile is the next. So batches grow with the load, and a batch that a node
+//! refuses because it does not own the topic is sent to the owner with nothing behind it that could overtake.
+
+use std::collections::VecDeque;
+
+use echoring_proto::limits::Nanos;
+
+use crate::limits::BATCH_BYTES_MAX;
+use crate::message::Outcome;
+use crate::view::NodeId;
+use crate::wire::append_entry;
+
+/// Identifies a publication to its publisher.
+pub type Ticket = u64;
+
+/// Too many publications wait for other nodes. Nothing was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+#[derive(Debug)]
+struct Waiting {
+    ticket: Ticket,
+    entry: Box<[u8]>,
+    /// When it is given up.
+    until: Nanos,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct InFlight {
+    to: NodeId,
+    batch: u32,
+    /// How many of the first publications are in it, and still wait for their outcome.
+    publications: usize,
+    /// How many before them were given up.
+    given_up: usize,
+}
+
+/// The publications to one topic.
+#[derive(Debug, Default)]
+pub(crate) struct Outgoing {
+    waiting: VecDeque<Waiting>,
+    in_flight: Option<InFlight>,
+    batch: u32,
+}
+
+impl Outgoing {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.in_flight.is_none()
+    }
+
+    /// Whether publications wait and no batch is on its way.
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.waiting.is_empty() && self.in_flight.is_none()
+    }
+
+    pub(crate) fn push(&mut self, ticket: Ticket, entry: &[u8], until: Nanos) {
+        self.waiting.push_back(Waiting { ticket, entry: entry.into(), until });
+    }
+
+    /// Takes the first publication, for a topic that this node owns.
+    pub(crate) fn pop(&mut self) -> Option<(Ticket, Box<[u8]>)> {
+        debug_assert!(self.in_flight.is_none(), "a batch on its way comes first");
+        self.waiting.pop_front().map(|waiting| (waiting.ticket, waiting.entry))
+    }
+
+    /// Puts the first publications on their way. Returns the batch and its entries.
+    pub(crate) fn send(&mut self, to: NodeId) -> (u32, Vec<u8>) {
+        let mut entries = Vec::new();
+        let mut publications = 0;
+        for Waiting { entry, .. } in &self.waiting {
+            if publications > 0 && entries.len() + entry.len() > BATCH_BYTES_MAX {
+                break;
+            }
+            append_entry(&mut entries, entry);
+            publications += 1;
+        }
+        // 0 means no batch.
+        self.batch = self.batch.checked_add(1).unwrap_or(1);
+        self.in_flight = Some(InFlight { to, batch: self.batch, publications, given_up: 0 });
+        (self.batch, entries)
+    }
+
+    /// A node has answered a batch. Calls `done` with each publication's size and outcome.
+    pub(crate) fn answer(
+        &mut self,
+        from: NodeId,
+        batch: u32,
+        outcomes: impl Iterator<Item = Outcome>,
+        mut done: impl FnMut(Ticket, usize, Outcome),
+    ) {
+        let Some(in_flight) = self.take(from, batch) else { return };
+        let mut outcomes = outcomes.skip(in_flight.given_up);
+        for waiting in self.waiting.drain(..in_flight.publications) {
+            // A list that ends early is not of this version: nobody knows what was published.
+            done(waiting.ticket, waiting.entry.len(), outcomes.next().unwrap_or(Outcome::Uncertain));
+        }
+    }
+
+    /// A node has published nothing of a batch. False if it was not asked.
+    pub(crate) fn refuse(&mut self, from: NodeId, batch: u32) -> bool {
+        self.take(from, batch).is_some()
+    }
+
+    /// A node's answers will not come.
+    pub(crate) fn reset(&mut self, node: NodeId, done: impl FnMut(Ticket, usize, Outcome)) {
+        if let Some(batch) = self.in_flight.map(|in_flight| in_flight.batch) {
+            self.answer(node, batch, std::iter::empty(), done);
+        }
+    }
+
+    /// Gives up the publications whose time is over.
+    pub(crate) fn expire(&mut self, now: Nanos, mut done: impl FnMut(Ticket, usize, Outcome)) {
+        let before = self.in_flight.map_or(0, |in_flight| in_flight.publications);
+        let mut sent = before;
+        while let Some(first) = self.waiting.front()
+            && first.until <= now
+            && let Some(waiting) = self.waiting.pop_front()
+        {
+            let outcome = if sent > 0 { Outcome::Uncertain } else { Outcome::Unreachable };
+            sent = sent.saturating_sub(1);
+            done(waiting.ticket, waiting.entry.len(), outcome);
+        }
+        if let Some(in_flight) = &mut self.in_flight {
+            in_flight.publications = sent;
+            in_flight.given_up += before - sent;
+        }
+    }
+
+    /// When the first publication is given up.
+    pub(crate) fn until(&self) -> Option<Nanos> {
+        self.waiting.front().map(|waiting| waiting.until)
+    }
+
+    fn take(&mut self, from: NodeId, batch: u32) -> Option<InFlight> {
+        self.in_flight.take_if(|sent| sent.to == from && sent.batch == batch)
+    }
+}

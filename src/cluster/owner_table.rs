@@ -1,0 +1,402 @@
+//! The topics that a shard shares with other nodes: which of them this node owns, who follows those, and whom it follows for
+//! the others.
+//!
+//! ```text
+//!                    ┌──────── begin, when open ────────┐
+//!   subscribe,       │                                  v
+//!   publish ──> Idle ┤                               Owner ── the view gives it to another ──> Handover, Released
+//!                    └── Follow ──> Asked ──> Live      ^                                            │
+//!                          ^           │  Released, NotOwner, Reset: ask again                       │
+//!                          └───────────┴────────────────┴── Handover ends ── Receiving <─────────────┘
+//! ```
+//!
+//! Every way in takes a [`Shard`]: the store, the links, and the time.
+
+mod follower;
+mod handover;
+mod owner;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use echoring_proto::limits::Nanos;
+
+use crate::limits::{OUTGOING_BYTES_MAX, PUBLISH_TIMEOUT, RETRY_DELAY};
+use crate::message::{Message, Outcome, outcomes};
+use crate::outgoing::{Full, Outgoing, Ticket};
+use crate::store::TopicStore;
+use crate::view::{NodeId, View};
+
+/// The links to the other nodes.
+pub trait Peers {
+    /// Sends a message after all before it. It arrives once, in order, unless the link is reset.
+    fn send(&mut self, to: NodeId, message: &Message<'_>);
+
+    /// Whether a node is there.
+    fn knows(&self, node: NodeId) -> bool;
+
+    /// Whether further deliveries to a node should be sent now.
+    fn has_room(&self, to: NodeId) -> bool;
+}
+
+/// What a call may use.
+#[derive(Debug)]
+pub struct Shard<'a, S, P> {
+    /// The shard's topics.
+    pub store: &'a mut S,
+    /// The links.
+    pub peers: &'a mut P,
+    /// The time.
+    pub now: Nanos,
+}
+
+/// What this node is to a topic.
+#[derive(Debug, Default)]
+enum Role {
+    /// Nothing yet. The store may keep what it has followed.
+    #[default]
+    Idle,
+    /// It orders the topic. With each follower, the offset up to which that was sent.
+    Owner(BTreeMap<NodeId, u64>),
+    /// It has asked the owner, which has not answered.
+    Asked(NodeId),
+    /// It gets the owner's deliveries.
+    Live(NodeId),
+    /// It gets the topic from the owner before.
+    Receiving(NodeId),
+}
+
+#[derive(Debug, Default)]
+struct Topic {
+    role: Role,
+    /// This node has subscribers.
+    is_wanted: bool,
+    outgoing: Outgoing,
+    /// The node that owns the topic, as another node said.
+    hint: Option<NodeId>,
+    /// When the owner is asked again.
+    retry_at: Option<Nanos>,
+}
+
+/// The shared topics of a shard.
+#[derive(Debug)]
+pub struct OwnerTable {
+    node: NodeId,
+    view: View,
+    is_open: bool,
+    topics: BTreeMap<Box<str>, Topic>,
+    /// Topics on their way to the nodes that own them.
+    moving: BTreeSet<Box<str>>,
+    /// Topics that a node with another view has handed over, and that another node owns in this one. They stay until both have
+    /// the same view; until then there may be no other place for them.
+    visiting: BTreeSet<Box<str>>,
+    /// Whether positions of forgotten topics may have to move.
+    has_remembered: bool,
+    /// Followers that were not sent everything.
+    lagging: BTreeSet<(Box<str>, NodeId)>,
+    /// Topics with a `retry_at`, or with publications that expire.
+    timers: BTreeSet<(Nanos, Box<str>)>,
+    outgoing_bytes: usize,
+    outcomes: VecDeque<(Ticket, Outcome)>,
+}
+
+impl OwnerTable {
+    /// No topics.
+    pub fn new(node: NodeId, view: View) -> OwnerTable {
+        OwnerTable {
+            node,
+            view,
+            is_open: false,
+            topics: BTreeMap::new(),
+            moving: BTreeSet::new(),
+            visiting: BTreeSet::new(),
+            has_remembered: false,
+            lagging: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            outgoing_bytes: 0,
+            outcomes: VecDeque::new(),
+        }
+    }
+
+    /// Whether this node orders the topic.
+    pub fn is_owner(&self, name: &str) -> bool {
+        self.topics.get(name).is_some_and(|topic| matches!(topic.role, Role::Owner(_)))
+    }
+
+    /// Whether this node has the topic's position from its owner, or is the owner.
+    pub fn is_live(&self, name: &str) -> bool {
+        self.topics.get(name).is_some_and(|topic| matches!(topic.role, Role::Owner(_) | Role::Live(_)))
+    }
+
+    /// Whether no topic has to be handed over. [`Cluster::settled`](crate::Cluster::settled) may be called then.
+    pub fn is_settled(&self) -> bool {
+        self.moving.is_empty() && !self.has_remembered
+    }
+
+    /// The next publication that was decided.
+    pub fn poll_outcome(&mut self) -> Option<(Ticket, Outcome)> {
+        self.outcomes.pop_front()
+    }
+
+    /// When [`handle_time`](OwnerTable::handle_time) has something to do.
+    pub fn deadline(&self) -> Option<Nanos> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// This node has its first subscriber of a topic.
+    pub fn subscribe<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+        self.topics.entry(name.into()).or_default().is_wanted = true;
+        self.drive(shard, name);
+    }
+
+    /// This node has no subscribers of a topic any more, and no use for its history.
+    pub fn unsubscribe<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+        let Some(topic) = self.topics.get_mut(name) else { return };
+        topic.is_wanted = false;
+        match topic.role {
+            Role::Asked(owner) | Role::Live(owner) => {
+                shard.peers.send(owner, &Message::Unfollow { topic: name });
+                topic.role = Role::Idle;
+                shard.store.remove(name);
+            }
+            Role::Idle => shard.store.remove(name),
+            Role::Owner(_) | Role::Receiving(_) => {}
+        }
+        self.drive(shard, name);
+    }
+
+    /// Publishes to a topic. [`poll_outcome`](OwnerTable::poll_outcome) has the outcome, at once if this node owns it.
+    ///
+    /// # Errors
+    /// [`Full`] if too many publications wait.
+    pub fn publish<S: TopicStore, P: Peers>(
+        &mut self,
+        shard: &mut Shard<'_, S, P>,
+        name: &str,
+        ticket: Ticket,
+        entry: &[u8],
+    ) -> Result<(), Full> {
+        if let Some(topic) = self.topics.get(name)
+            && matches!(topic.role, Role::Owner(_))
+            && topic.outgoing.is_empty()
+        {
+            let outcome = self.order(shard, name, entry);
+            self.outcomes.push_back((ticket, outcome));
+            return Ok(());
+        }
+        if self.outgoing_bytes + entry.len() > OUTGOING_BYTES_MAX {
+            return Err(Full);
+        }
+        self.outgoing_bytes += entry.len();
+        let until = shard.now + PUBLISH_TIMEOUT;
+        self.topics.entry(name.into()).or_default().outgoing.push(ticket, entry, until);
+        self.timers.insert((until, name.into()));
+        self.drive(shard, name);
+        Ok(())
+    }
+
+    /// The store has no use for a topic that this node owns. False if others have: then it must be kept.
+    pub fn forget(&mut self, name: &str) -> bool {
+        let Some(topic) = self.topics.get(name) else { return true };
+        match &topic.role {
+            _ if !topic.outgoing.is_empty() => false,
+            Role::Owner(followers) if !followers.is_empty() || topic.is_wanted => false,
+            Role::Owner(_) if self.moving.contains(name) || self.visiting.contains(name) => false,
+            Role::Owner(_) => {
+                self.topics.remove(name);
+                true
+            }
+            _ => !topic.is_wanted,
+        }
+    }
+
+    /// Other nodes own topics from now on.
+    pub fn handle_view<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, view: View) {
+        self.view = view;
+        self.moving.clear();
+        self.visiting.clear();
+        let mut undecided = Vec::new();
+        for (name, topic) in &self.topics {
+            let is_own = self.view.owner(name) == Some(self.node);
+            match topic.role {
+                Role::Owner(_) if !is_own => drop(self.moving.insert(name.clone())),
+                Role::Idle => undecided.push(name.clone()),
+                // Others follow the owner that they have until it says otherwise, or ends.
+                _ => {}
+            }
+        }
+        self.has_remembered = true;
+        undecided.iter().for_each(|name| self.drive(shard, name));
+        self.hand_over(shard);
+    }
+
+    /// A node has the same view, and asks to be told once this one orders no topic of others: see
+    /// [`is_settled`](OwnerTable::is_settled).
+    pub fn handle_settle<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>) {
+        self.moving.append(&mut self.visiting);
+        self.hand_over(shard);
+    }
+
+    /// Whether topics may be begun.
+    pub fn handle_open<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, is_open: bool) {
+        self.is_open = is_open;
+        let idle = self.topics.iter().filter(|(_, topic)| is_open && matches!(topic.role, Role::Idle));
+        let idle: Vec<_> = idle.map(|(name, _)| name.clone()).collect();
+        idle.iter().for_each(|name| self.drive(shard, name));
+    }
+
+    /// A node is dead, or has lost what it was sent.
+    pub fn handle_reset<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, node: NodeId) {
+        let OwnerTable { topics, lagging, outcomes, outgoing_bytes, .. } = self;
+        lagging.retain(|(_, follower)| *follower != node);
+        let mut changed = Vec::new();
+        for (name, topic) in topics.iter_mut() {
+            topic.outgoing.reset(node, |ticket, bytes, outcome| {
+                *outgoing_bytes -= bytes;
+                outcomes.push_back((ticket, outcome));
+            });
+            topic.hint = topic.hint.filter(|hint| *hint != node);
+            match &mut topic.role {
+                Role::Owner(followers) => drop(followers.remove(&node)),
+                Role::Asked(owner) | Role::Live(owner) | Role::Receiving(owner) if *owner == node => {
+                    topic.role = Role::Idle;
+                }
+                _ => {}
+            }
+            if matches!(topic.role, Role::Idle) {
+                changed.push(name.clone());
+            }
+        }
+        // What it had followed stays for its subscribers; without any it is of no use.
+        for name in &changed {
+            if !self.topics.get(name).is_some_and(|topic| topic.is_wanted) {
+                shard.store.remove(name);
+            }
+            self.drive(shard, name);
+        }
+    }
+
+    /// Takes a message of another node.
+    pub fn handle_message<S: TopicStore, P: Peers>(
+        &mut self,
+        shard: &mut Shard<'_, S, P>,
+        from: NodeId,
+        message: &Message<'_>,
+    ) {
+        match *message {
+            Message::View { .. } | Message::Settled { .. } => {}
+            Message::Publish { topic, batch, entries } => self.order_batch(shard, from, topic, batch, entries),
+            Message::Published { topic: name, batch, outcomes: list } => {
+                let OwnerTable { topics, outcomes: decided, outgoing_bytes, .. } = self;
+                let Some(topic) = topics.get_mut(name) else { return };
+                topic.outgoing.answer(from, batch, outcomes(list), |ticket, bytes, outcome| {
+                    *outgoing_bytes -= bytes;
+                    decided.push_back((ticket, outcome));
+                });
+                self.drive(shard, name);
+            }
+            Message::NotOwner { topic, batch, owner } => self.refused(shard, from, topic, batch, owner),
+            Message::Follow { topic, after } => self.follow(shard, from, topic, after),
+            Message::Following { topic, start, head } => self.following(shard, from, topic, start, head),
+            Message::Deliver { topic, epoch, first, entries } => {
+                if self.topics.get(topic).is_some_and(|known| known.role.is_fed_by(from)) {
+                    deliver(shard.store, topic, epoch, first, entries);
+                }
+            }
+            Message::Unfollow { topic } => self.unfollow(from, topic),
+            Message::Released { topic, owner } => self.released(shard, from, topic, owner),
+            Message::Handover(part) => self.receive(shard, from, &part),
+        }
+    }
+
+    /// The time is `shard.now`, and links may have room again.
+    pub fn handle_time<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>) {
+        while let Some((at, name)) = self.timers.first().cloned()
+            && at <= shard.now
+        {
+            self.timers.remove(&(at, name.clone()));
+            let OwnerTable { topics, outcomes, outgoing_bytes, timers, .. } = self;
+            let Some(topic) = topics.get_mut(&name) else { continue };
+            topic.outgoing.expire(shard.now, |ticket, bytes, outcome| {
+                *outgoing_bytes -= bytes;
+                outcomes.push_back((ticket, outcome));
+            });
+            if let Some(until) = topic.outgoing.until() {
+                timers.insert((until, name.clone()));
+            }
+            self.drive(shard, &name);
+        }
+        self.hand_over(shard);
+        self.catch_up(shard);
+    }
+
+    /// Has a topic do what it can: begin, follow, publish what waits, or end.
+    fn drive<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+        let Some(topic) = self.topics.get_mut(name) else { return };
+        let is_due = topic.retry_at.is_none_or(|at| at <= shard.now);
+        let has_use = topic.is_wanted || topic.outgoing.is_ready();
+        if matches!(topic.role, Role::Idle) && has_use && is_due {
+            topic.retry_at = None;
+            // A node that leaves is asked nothing any more once it has been told that this one knows.
+            let hint = topic.hint.take().filter(|hint| self.view.owners().contains(hint));
+            let owner = hint.or_else(|| self.view.owner(name));
+            match owner {
+                Some(owner) if owner == self.node && self.is_open => self.begin(shard, name),
+                Some(owner) if owner != self.node && !shard.peers.knows(owner) => self.retry(shard, name),
+                Some(owner) if owner != self.node && topic.is_wanted => {
+                    topic.role = Role::Asked(owner);
+                    let after = shard.store.position(name);
+                    shard.peers.send(owner, &Message::Follow { topic: name, after });
+                }
+                Some(owner) if owner != self.node => {
+                    // Published without a subscriber.
+                    let (batch, entries) = topic.outgoing.send(owner);
+                    shard.peers.send(owner, &Message::Publish { topic: name, batch, entries: &entries });
+                }
+                // `handle_open` or `handle_view` comes.
+                _ => {}
+            }
+        }
+        let Some(topic) = self.topics.get_mut(name) else { return };
+        match topic.role {
+            Role::Owner(_) => self.order_waiting(shard, name),
+            Role::Live(owner) if topic.outgoing.is_ready() && is_due => {
+                let (batch, entries) = topic.outgoing.send(owner);
+                shard.peers.send(owner, &Message::Publish { topic: name, batch, entries: &entries });
+            }
+            Role::Idle if !topic.is_wanted && topic.outgoing.is_empty() => drop(self.topics.remove(name)),
+            _ => {}
+        }
+    }
+
+    /// Asks again a little later.
+    fn retry<S, P>(&mut self, shard: &Shard<'_, S, P>, name: &str) {
+        if let Some(topic) = self.topics.get_mut(name) {
+            let at = shard.now + RETRY_DELAY;
+            topic.retry_at = Some(at);
+            self.timers.insert((at, name.into()));
+        }
+    }
+}
+
+impl Role {
+    /// Whether deliveries of `node` are the topic's.
+    fn is_fed_by(&self, node: NodeId) -> bool {
+        matches!(self, Role::Live(owner) if *owner == node)
+    }
+}
+
+/// Gives entries with offsets from `first` on to a store that follows the topic, except those that it has.
+fn deliver<S: TopicStore>(store: &mut S, name: &str, epoch: u64, first: u64, entries: &[u8]) {
+    let Some(position) = store.position(name).filter(|position| position.epoch == epoch) else { return };
+    let mut next = position.offset + 1;
+    if first > next {
+        store.skip(name, first - 1);
+        next = first;
+    }
+    for (offset, entry) in (first..).zip(crate::wire::entries(entries)) {
+        if offset == next {
+            store.deliver(name, offset, entry);
+            next += 1;
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Topics that another node owns.
+
+use echoring_topics::Position;
+
+use super::{OwnerTable, Peers, Role, Shard};
+use crate::store::TopicStore;
+use crate::view::NodeId;
+
+impl OwnerTable {
+    /// The owner's answer: deliveries follow.
+    pub(super) fn following<S: TopicStore, P: Peers>(
+        &mut self,
+        shard: &mut Shard<'_, S, P>,
+        from: NodeId,
+        name: &str,
+        start: Position,
+        head: u64,
+    ) {
+        let Some(topic) = self.topics.get_mut(name) else { return };
+        match topic.role {
+            Role::Asked(owner) | Role::Live(owner) if owner == from => topic.role = Role::Live(from),
+            _ => return,
+        }
+        let known = shard.store.position(name);
+        match known.filter(|known| known.epoch == start.epoch && known.offset <= head) {
+            // What the owner has no longer is missing.
+            Some(known) if known.offset < start.offset => shard.store.skip(name, start.offset),
+            Some(_) => {}
+            None => shard.store.follow(name, start, head),
+        }
+        self.drive(shard, name);
+    }
+
+    /// The owner has handed the topic to another node. Everything that it delivered has arrived.
+    pub(super) fn released<S: TopicStore, P: Peers>(
+        &mut self,
+        shard: &mut Shard<'_, S, P>,
+        from: NodeId,
+        name: &str,
+        owner: NodeId,
+    ) {
+        let Some(topic) = self.topics.get_mut(name) else { return };
+        if topic.role.is_fed_by(from) {
+            (topic.role, topic.hint) = (Role::Idle, Some(owner));
+            topic.retry_at = None;
+            self.drive(shard, name);
+        }
+    }
+
+    /// A node that was asked does not own the topic.
+    pub(super) fn refused<S: TopicStore, P: Peers>(
+        &mut self,
+        shard: &mut Shard<'_, S, P>,
+        from: NodeId,
+        name: &str,
+        batch: u32,
+        owner: Option<NodeId>,
+    ) {
+        let Some(topic) = self.topics.get_mut(name) else { return };
+        let hint = owner.filter(|owner| *owner != from && *owner != self.node);
+        // An answer to an earlier request may have made it live, before the node handed the topic over.
+        let is_followed = matches!(topic.role, Role::Asked(owner) | Role::Live(owner) if owner == from);
+        match batch {
+            0 if is_followed => topic.role = Role::Idle,
+            0 => return,
+            _ if !topic.outgoing.refuse(from, batch) => return,
+            _ => {}
+        }
+        topic.hint = hint.or(topic.hint);
+        // Nodes that change views may send each other away for a round trip.
+        self.retry(shard, name);
+    }
+}

@@ -1,0 +1,172 @@
+//! Topics on their way from one owner to the next.
+
+use std::collections::BTreeMap;
+
+use echoring_topics::Position;
+
+use super::{OwnerTable, Peers, Role, Shard, deliver};
+use crate::limits::HISTORY_PART_BYTES;
+use crate::message::{Handover, Message};
+use crate::store::TopicStore;
+use crate::view::NodeId;
+
+impl OwnerTable {
+    /// Hands topics that other nodes own to them, as far as the links have room.
+    pub(super) fn hand_over<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>) {
+        if self.is_settled() {
+            return;
+        }
+        let moving: Vec<_> = self.moving.iter().cloned().collect();
+        for name in moving {
+            match self.view.owner(&name).filter(|owner| *owner != self.node) {
+                Some(owner) if shard.peers.has_room(owner) => {
+                    self.moving.remove(&name);
+                    self.hand_over_one(shard, &name, owner);
+                }
+                Some(_) => {}
+                // Without any owner, topics end with this node.
+                None => drop(self.moving.remove(&name)),
+            }
+        }
+        self.hand_over_remembered(shard);
+    }
+
+    fn hand_over_one<S: TopicStore, P: Peers>(
+        &mut self,
+        shard: &mut Shard<'_, S, P>,
+        name: &str,
+        owner: NodeId,
+    ) {
+        let Some(topic) = self.topics.get_mut(name) else { return };
+        let Role::Owner(followers) = std::mem::take(&mut topic.role) else { return };
+        send_state(shard, name, owner);
+        for follower in followers.into_keys() {
+            self.lagging.remove(&(name.into(), follower));
+            if follower != owner {
+                shard.peers.send(follower, &Message::Released { topic: name, owner });
+            }
+        }
+        if topic.is_wanted {
+            topic.role = Role::Asked(owner);
+            let after = shard.store.position(name);
+            shard.peers.send(owner, &Message::Follow { topic: name, after });
+        } else {
+            shard.store.remove(name);
+        }
+        self.drive(shard, name);
+    }
+
+    /// The next owner must know the positions that this one has given, also those of topics that nobody uses now: otherwise a
+    /// subscriber that returns to this node could be told that it missed nothing.
+    fn hand_over_remembered<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>) {
+        let OwnerTable { view, node, .. } = self;
+        let mut is_full = false;
+        loop {
+            let Shard { store, peers, .. } = shard;
+            let mut moves = |name: &str| match view.owner(name) {
+                Some(owner) if owner != *node => {
+                    is_full |= !peers.has_room(owner);
+                    peers.has_room(owner)
+                }
+                _ => false,
+            };
+            let Some((name, head)) = store.take_remembered(&mut moves) else { break };
+            if let Some(owner) = view.owner(&name) {
+                let first = head.offset + 1;
+                let part = Handover {
+                    topic: &name,
+                    head,
+                    begins: true,
+                    ends: true,
+                    first,
+                    entries: &[],
+                    rest: &[],
+                };
+                peers.send(owner, &Message::Handover(part));
+            }
+        }
+        self.has_remembered = is_full;
+    }
+
+    /// Takes a part of a topic that this node owns from now on.
+    pub(super) fn receive<S: TopicStore, P: Peers>(
+        &mut self,
+        shard: &mut Shard<'_, S, P>,
+        from: NodeId,
+        part: &Handover<'_>,
+    ) {
+        let &Handover { topic: name, head, begins, ends, first, entries, rest } = part;
+        if self.is_owner(name) {
+            if begins && head.offset > 0 {
+                self.merge(shard, name);
+            }
+            return;
+        }
+        if !begins && !self.topics.get(name).is_some_and(|topic| topic.role.is_received_from(from)) {
+            return;
+        }
+        self.topics.entry(name.into()).or_default().role = Role::Receiving(from);
+        if begins {
+            let known = shard.store.position(name);
+            if known.is_none_or(|known| known.epoch != head.epoch || known.offset > head.offset) {
+                shard.store.follow(name, Position { offset: first - 1, ..head }, head.offset);
+            }
+        }
+        deliver(shard.store, name, head.epoch, first, entries);
+        if ends {
+            // The last messages are not kept, if there are any behind those that came.
+            deliver(shard.store, name, head.epoch, head.offset + 1, &[]);
+            shard.store.import_rest(name, rest);
+            self.own_received(shard, name);
+        }
+    }
+
+    fn own_received<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+        let Some(topic) = self.topics.get_mut(name) else { return };
+        topic.role = Role::Owner(BTreeMap::new());
+        (topic.hint, topic.retry_at) = (None, None);
+        if self.view.owner(name) != Some(self.node) {
+            self.visiting.insert(name.into());
+        }
+        self.drive(shard, name);
+    }
+
+    /// Two nodes have owned the topic. Nobody knows what the subscribers of one have missed of the other: all are told so, by a
+    /// new epoch.
+    fn merge<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+        let start = shard.store.renew(name);
+        let Some(Role::Owner(followers)) = self.topics.get(name).map(|topic| &topic.role) else { return };
+        let followers: Vec<NodeId> = followers.keys().copied().collect();
+        for follower in followers {
+            self.serve(shard, follower, name, start, start.offset);
+        }
+    }
+}
+
+impl Role {
+    fn is_received_from(&self, node: NodeId) -> bool {
+        matches!(self, Role::Receiving(from) if *from == node)
+    }
+}
+
+/// Sends a topic's state to its next owner.
+fn send_state<S: TopicStore, P: Peers>(shard: &mut Shard<'_, S, P>, name: &str, owner: NodeId) {
+    let Some(head) = shard.store.position(name) else { return };
+    let mut rest = Vec::new();
+    shard.store.export_rest(name, &mut rest);
+    let (mut begins, mut after) = (true, shard.store.oldest(name) - 1);
+    loop {
+        let mut list = Vec::new();
+        let read = shard.store.read(name, after, HISTORY_PART_BYTES, &mut list);
+        let first = if read.messages == 0 { head.offset + 1 } else { read.first };
+        after = first + read.messages - 1;
+        let ends = after >= head.offset;
+        let rest = if ends { &rest[..] } else { &[] };
+        let part = Handover { topic: name, head, begins, ends, first, entries: &list, rest };
+        shard.peers.send(owner, &Message::Handover(part));
+        begins = false;
+        if ends {
+            return;
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Topics that this node owns: it orders their publications, and sends them to their followers.
+
+use std::collections::BTreeMap;
+
+use echoring_topics::Position;
+
+use super::{OwnerTable, Peers, Role, Shard};
+use crate::limits::HISTORY_PART_BYTES;
+use crate::message::{Message, Outcome, append_outcome};
+use crate::store::TopicStore;
+use crate::view::NodeId;
+use crate::wire::{append_entry, entries};
+
+impl OwnerTable {
+    /// Begins a topic that no other node has.
+    pub(super) fn begin<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+        let begun = shard.store.begin(name);
+        let OwnerTable { topics, outcomes, outgoing_bytes, .. } = self;
+        let Some(topic) = topics.get_mut(name) else { return };
+        match begun {
+            Ok(_) => topic.role = Role::Owner(BTreeMap::new()),
+            Err(reason) => {
+                while topic.outgoing.is_ready()
+                    && let Some((ticket, entry)) = topic.outgoing.pop()
+                {
+                    *outgoing_bytes -= entry.len();
+                    outcomes.push_back((ticket, Outcome::Refused(reason)));
+                }
+                self.retry(shard, name);
+            }
+        }
+    }
+
+    /// Has this node own the topic for another that asks, if it may. Otherwise the node that may own it, as far as is known.
+    fn own_for<S: TopicStore, P: Peers>(
+        &mut self,
+        shard: &mut Shard<'_, S, P>,
+        name: &str,
+    ) -> Result<(), Option<NodeId>> {
+        if !self.topics.contains_key(name) && (!self.is_open || self.view.owner(name) != Some(self.node)) {
+            return Err(None);
+        }
+        let topic = self.topics.entry(name.into()).or_default();
+        match topic.role {
+            Role::Owner(_) => return Ok(()),
+            Role::Live(owner) => return Err(Some(owner)),
+            Role::Idle if self.is_open && self.view.owner(name) == Some(self.node) => {}
+            Role::Idle | Role::Asked(_) | Role::Receiving(_) => return Err(None),
+        }
+        self.begin(shard, name);
+        if self.is_owner(name) { Ok(()) } else { Err(None) }
+    }
+
+    /// Orders the publications that have waited until this node owned the topic.
+    pub(super) fn order_waiting<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+        while let Some(topic) = self.topics.get_mut(name)
+            && topic.outgoing.is_ready()
+            && let Some((ticket, entry)) = topic.outgoing.pop()
+        {
+            self.outgoing_bytes -= entry.len();
+            let outcome = self.order(shard, name, &entry);
+            self.outcomes.push_back((ticket, outcome));
+        }
+    }
+
+    /// Orders the publications of another node.
+    pub(super) fn order_batch<S: TopicStore, P: Peers>(
+        &mut self,
+        shard: &mut Shard<'_, S, P>,
+        from: NodeId,
+        name: &str,
+        batch: u32,
+        list: &[u8],
+    ) {
+        if let Err(owner) = self.own_for(shard, name) {
+            return shard.peers.send(from, &Message::NotOwner { topic: name, batch, owner });
+        }
+        let mut outcomes = Vec::new();
+        for entry in entries(list) {
+            append_outcome(&mut outcomes, self.order(shard, name, entry));
+        }
+        shard.peers.send(from, &Message::Published { topic: name, batch, outcomes: &outcomes });
+    }
+
+    /// Orders one publication to a topic that this node owns.
+    pub(super) fn order<S: TopicStore, P: Peers>(
+        &mut self,
+        shard: &mut Shard<'_, S, P>,
+        name: &str,
+        entry: &[u8],
+    ) -> Outcome {
+        let before = shard.store.position(name).map_or(0, |position| position.offset);
+        let outcome = shard.store.append(name, entry);
+        let Outcome::Accepted(Position { epoch, offset }) = outcome else { return outcome };
+        // A publication that was accepted before is not delivered again.
+        if offset <= before {
+            return outcome;
+        }
+        let OwnerTable { topics, lagging, .. } = self;
+        let Some(Role::Owner(followers)) = topics.get_mut(name).map(|topic| &mut topic.role) else {
+            return outcome;
+        };
+        let mut list = Vec::new();
+        for (follower, sent) in followers {
+            if *sent + 1 == offset && shard.peers.has_room(*follower) {
+                if list.is_empty() {
+                    append_entry(&mut list, entry);
+                }
+                let message = Message::Deliver { topic: name, epoch, first: offset, entries: &list };
+                shard.peers.send(*follower, &message);
+                *sent = offset;
+            } else {
+                lagging.insert((name.into(), *follower));
+            }
+        }
+        outcome
+    }
+
+    /// Another node follows a topic from now on.
+    pub(super) fn follow<S: TopicStore, P: Peers>(
+        &mut self,
+        shard: &mut Shard<'_, S, P>,
+        from: NodeId,
+        name: &str,
+        after: Option<Position>,
+    ) {
+        if let Err(owner) = self.own_for(shard, name) {
+            return shard.peers.send(from, &Message::NotOwner { topic: name, batch: 0, owner });
+        }
+        let Some(head) = shard.store.position(name) else { return };
+        let kept = shard.store.oldest(name) - 1;
+        let has_been = after.filter(|after| after.epoch == head.epoch && after.offset <= head.offset);
+        let offset = has_been.map_or(kept, |after| after.offset.max(kept));
+        self.serve(shard, from, name, Position { offset, ..head }, head.offset);
+    }
+
+    /// Sends a follower what is behind `start`.
+    pub(super) fn serve<S: TopicStore, P: Peers>(
+        &mut self,
+        shard: &mut Shard<'_, S, P>,
+        follower: NodeId,
+        name: &str,
+        start: Position,
+        head: u64,
+    ) {
+        let Some(Role::Owner(followers)) = self.topics.get_mut(name).map(|topic| &mut topic.role) else {
+            return;
+        };
+        followers.insert(follower, start.offset);
+        shard.peers.send(follower, &Message::Following { topic: name, start, head });
+        self.lagging.insert((name.into(), follower));
+        self.catch_up_one(shard, name, follower);
+    }
+
+    pub(super) fn unfollow(&mut self, from: NodeId, name: &str) {
+        if let Some(Role::Owner(followers)) = self.topics.get_mut(name).map(|topic| &mut topic.role) {
+            followers.remove(&from);
+            self.lagging.remove(&(name.into(), from));
+        }
+    }
+
+    /// Sends followers that lag what they lack, as far as their links have room.
+    pub(super) fn catch_up<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>) {
+        let lagging: Vec<_> = self.lagging.iter().cloned().collect();
+        for (name, follower) in lagging {
+            self.catch_up_one(shard, &name, follower);
+        }
+    }
+
+    fn catch_up_one<S: TopicStore, P: Peers>(
+        &mut self,
+        shard: &mut Shard<'_, S, P>,
+        name: &str,
+        follower: NodeId,
+    ) {
+        let OwnerTable { topics, lagging, .. } = self;
+        let followers = match topics.get_mut(name).map(|topic| &mut topic.role) {
+            Some(Role::Owner(followers)) => Some(followers),
+            _ => None,
+        };
+        let cursor = followers.and_then(|followers| followers.get_mut(&follower));
+        let (Some(sent), Some(Position { epoch, offset })) = (cursor, shard.store.position(name)) else {
+            lagging.remove(&(name.into(), follower));
+            return;
+        };
+        while *sent < offset && shard.peers.has_room(follower) {
+            let mut list = Vec::new();
+            let read = shard.store.read(name, *sent, HISTORY_PART_BYTES, &mut list);
+            // Without history the follower learns what it has missed.
+            let first = if read.messages == 0 { offset + 1 } else { read.first };
+            let message = Message::Deliver { topic: name, epoch, first, entries: &list };
+            shard.peers.send(follower, &message);
+            *sent = first + read.messages - 1;
+        }
+        if *sent >= offset {
+            lagging.remove(&(name.into(), follower));
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! What this crate needs of a shard's topics.
+
+use echoring_topics::Position;
+
+use crate::message::Outcome;
+
+/// Messages that a store has read from a topic's history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct History {
+    /// The offset of the first.
+    pub first: u64,
+    /// Their number. 0 if none of those that were asked for is kept.
+    pub messages: u64,
+}
+
+/// The topics of a shard. Those that it owns and those that it follows are kept alike: with a position, a history, and the
+/// subscribers of this node, to whom the store delivers.
+///
+/// An entry is a message as the store encodes it, with all that its subscribers get.
+pub trait TopicStore {
+    /// The position of a topic that this node owns or follows, or has followed and still keeps.
+    fn position(&self, topic: &str) -> Option<Position>;
+
+    /// Begins a topic that this node owns: with the position that it remembers from owning it, or in a new epoch. Subscribers of
+    /// an epoch that was followed are told of the change.
+    ///
+    /// # Errors
+    /// The number of the reason for which there can be no such topic.
+    fn begin(&mut self, topic: &str) -> Result<Position, u8>;
+
+    /// Gives an owned topic a new epoch without messages, because two nodes have owned it. Subscribers are told.
+    fn renew(&mut self, topic: &str) -> Position;
+
+    /// Decides about a publication to an owned topic, and delivers it.
+    fn append(&mut self, topic: &str, entry: &[u8]) -> Outcome;
+
+    /// Begins to follow a topic after `start`, in another epoch than before or for the first time. Messages up to `head` are
+    /// history: only later ones are delivered to present subscribers, who are told of the change of epochs.
+    fn follow(&mut self, topic: &str, start: Position, head: u64);
+
+    /// Takes the next message of a followed topic.
+    fn deliver(&mut self, topic: &str, offset: u64, entry: &[u8]);
+
+    /// The messages of a followed topic up to `offset` are missing.
+    fn skip(&mut self, topic: &str, offset: u64);
+
+    /// The offset of the oldest message that is kept; the next one's if there is none.
+    fn oldest(&self, topic: &str) -> u64;
+
+    /// Appends messages after the offset `after` to a list, at least one and about `bytes_max` bytes. Older ones than those that
+    /// are kept are left out.
+    fn read(&mut self, topic: &str, after: u64, bytes_max: usize, list: &mut Vec<u8>) -> History;
+
+    /// Appends what else must move with a topic, such as idempotency keys.
+    fn export_rest(&mut self, topic: &str, bytes: &mut Vec<u8>);
+
+    /// Takes what another node's store exported.
+    fn import_rest(&mut self, topic: &str, bytes: &[u8]);
+
+    /// Forgets a topic, with its position. It has no subscribers on this node.
+    fn remove(&mut self, topic: &str);
+
+    /// Takes the position of a topic that this node owned and has forgotten, of one for which `moves` is true.
+    fn take_remembered(&mut self, moves: &mut dyn FnMut(&str) -> bool) -> Option<(Box<str>, Position)>;
+}

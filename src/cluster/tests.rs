@@ -1,0 +1,201 @@
+//! Links that lose packets, and messages as bytes.
+
+use proptest::prelude::*;
+
+use echoring_proto::limits::{MILLISECOND, Nanos};
+use echoring_proto::random::SplitMix64;
+use echoring_topics::Position;
+
+use crate::link::{Link, Packet, Received};
+use crate::message::{Handover, Message, Outcome, append_outcome, outcomes};
+use crate::outgoing::Outgoing;
+use crate::view::NodeId;
+use crate::wire::entries;
+
+const A: NodeId = NodeId(1);
+const B: NodeId = NodeId(2);
+
+/// Two ends of a link, and what each has received.
+struct Pair {
+    ends: [Link; 2],
+    received: [Vec<u32>; 2],
+    resets: [u32; 2],
+    sessions: u64,
+    now: Nanos,
+}
+
+impl Pair {
+    fn new() -> Pair {
+        let ends = [Link::new(1), Link::new(2)];
+        Pair { ends, received: [Vec::new(), Vec::new()], resets: [0; 2], sessions: 2, now: 0 }
+    }
+
+    fn push(&mut self, end: usize, number: u32) {
+        self.ends[end].push(number.to_le_bytes().to_vec());
+    }
+
+    /// Carries what both ends have to send. `survives` decides about each packet.
+    fn carry(&mut self, mut survives: impl FnMut() -> bool) {
+        for (from, to, end) in [(A, B, 0), (B, A, 1)] {
+            let mut packets = Vec::new();
+            let mut bytes = Vec::new();
+            while self.ends[end].poll(from, to, self.now, &mut bytes) {
+                packets.push(std::mem::take(&mut bytes));
+            }
+            for packet in packets.iter().filter(|_| survives()) {
+                self.arrive(1 - end, packet);
+            }
+        }
+        self.now += 10 * MILLISECOND;
+    }
+
+    fn arrive(&mut self, end: usize, bytes: &[u8]) {
+        let packet = Packet::read(bytes).expect("a packet");
+        match self.ends[end].handle(&packet, &mut self.sessions, self.now) {
+            Received::Nothing => {}
+            Received::Reset => self.resets[end] += 1,
+            Received::Messages(list) => {
+                let numbers = entries(list).map(|entry| u32::from_le_bytes(entry.try_into().expect("a number")));
+                self.received[end].extend(numbers);
+            }
+        }
+    }
+}
+
+#[test]
+fn messages_arrive_once_and_in_order_although_packets_are_lost() {
+    for seed in 0..200 {
+        let mut random = SplitMix64::new(seed);
+        let mut pair = Pair::new();
+        for number in 0..100 {
+            pair.push(0, number);
+            pair.push(1, number);
+            pair.carry(|| random.below(3) > 0);
+        }
+        // Every timer goes off often enough.
+        for _ in 0..1_000 {
+            pair.carry(|| true);
+        }
+        assert_eq!(pair.received, [(0..100).collect::<Vec<_>>(), (0..100).collect()], "seed {seed}");
+        assert_eq!(pair.resets, [0, 0], "seed {seed}");
+        assert!(pair.ends.iter().all(Link::is_idle), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_side_that_begins_anew_resets_the_other_once_and_both_go_on() {
+    let mut pair = Pair::new();
+    pair.push(0, 1);
+    (0..5).for_each(|_| pair.carry(|| true));
+    pair.ends[1] = Link::new(9);
+    pair.sessions = 9;
+    pair.push(0, 2);
+    (0..300).for_each(|_| pair.carry(|| true));
+    assert_eq!(pair.resets, [1, 0]);
+    pair.push(0, 3);
+    pair.push(1, 4);
+    (0..5).for_each(|_| pair.carry(|| true));
+    assert_eq!(pair.received, [vec![4], vec![1, 3]]);
+}
+
+#[test]
+fn a_late_packet_of_an_earlier_session_changes_nothing() {
+    let mut pair = Pair::new();
+    (0..3).for_each(|_| pair.carry(|| true));
+    pair.push(0, 1);
+    let mut late = Vec::new();
+    assert!(pair.ends[0].poll(A, B, pair.now, &mut late));
+    pair.ends[0] = Link::new(7);
+    pair.sessions = 7;
+    (0..200).for_each(|_| pair.carry(|| true));
+    pair.arrive(1, &late);
+    pair.push(0, 2);
+    (0..3).for_each(|_| pair.carry(|| true));
+    assert_eq!(pair.received[1], [2]);
+}
+
+#[test]
+fn publications_that_were_given_up_take_their_outcomes_with_them() {
+    let mut outgoing = Outgoing::default();
+    for (ticket, until) in [(1, 10), (2, 20), (3, 30)] {
+        outgoing.push(ticket, b"x", until);
+    }
+    let (batch, _) = outgoing.send(A);
+    outgoing.push(4, b"x", 40);
+    let mut done = Vec::new();
+    outgoing.expire(10, |ticket, _, outcome| done.push((ticket, outcome)));
+    let positions = (1..=3).map(|offset| Outcome::Accepted(Position { epoch: 5, offset }));
+    outgoing.answer(B, batch, positions.clone(), |ticket, _, outcome| done.push((ticket, outcome)));
+    outgoing.answer(A, batch, positions, |ticket, _, outcome| done.push((ticket, outcome)));
+    let at = |offset| Outcome::Accepted(Position { epoch: 5, offset });
+    assert_eq!(done, [(1, Outcome::Uncertain), (2, at(2)), (3, at(3))]);
+    outgoing.expire(40, |ticket, _, outcome| done.push((ticket, outcome)));
+    assert_eq!(done.last(), Some(&(4, Outcome::Unreachable)));
+    assert!(outgoing.is_empty());
+}
+
+fn messages() -> Vec<Message<'static>> {
+    let position = Position { epoch: 77, offset: 12 };
+    let part = Handover {
+        topic: "t",
+        head: position,
+        begins: true,
+        ends: false,
+        first: 3,
+        entries: b"entries",
+        rest: b"rest",
+    };
+    vec![
+        Message::View { view: 1, number: 2 },
+        Message::Settled { number: 3 },
+        Message::Publish { topic: "prices.EUR/USD", batch: 4, entries: b"abc" },
+        Message::Published { topic: "t", batch: 4, outcomes: b"abc" },
+        Message::NotOwner { topic: "t", batch: 0, owner: None },
+        Message::NotOwner { topic: "t", batch: 9, owner: Some(B) },
+        Message::Follow { topic: "t", after: None },
+        Message::Follow { topic: "t", after: Some(position) },
+        Message::Following { topic: "t", start: position, head: 40 },
+        Message::Deliver { topic: "t", epoch: 77, first: 13, entries: b"" },
+        Message::Unfollow { topic: "t" },
+        Message::Released { topic: "t", owner: A },
+        Message::Handover(part),
+    ]
+}
+
+#[test]
+fn messages_are_read_as_they_were_written_and_not_when_they_are_cut() {
+    for message in messages() {
+        let mut bytes = Vec::new();
+        message.write(&mut bytes);
+        assert_eq!(Message::read(&bytes), Some(message));
+        for length in 0..bytes.len() {
+            assert_ne!(Message::read(&bytes[..length]), Some(message), "{length} bytes of {message:?}");
+        }
+    }
+}
+
+#[test]
+fn outcomes_are_read_as_they_were_written() {
+    let all = [
+        Outcome::Accepted(Position { epoch: 1, offset: 2 }),
+        Outcome::Refused(7),
+        Outcome::Unreachable,
+        Outcome::Uncertain,
+    ];
+    let mut bytes = Vec::new();
+    all.iter().for_each(|outcome| append_outcome(&mut bytes, *outcome));
+    assert!(outcomes(&bytes).eq(all));
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_a_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = Message::read(&bytes);
+        let _ = crate::Heartbeat::read(&bytes);
+        let _ = outcomes(&bytes).count();
+        if let Some(packet) = Packet::read(&bytes) {
+            let mut link = Link::new(3);
+            let _ = link.handle(&packet, &mut 3, 0);
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! A backbone as NATS is one: at most once, in order from one node to another, with connections that break.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use echoring_cluster::NodeId;
+use echoring_proto::limits::{MILLISECOND, Nanos};
+use echoring_proto::random::SplitMix64;
+
+/// What a node is sent.
+#[derive(Debug)]
+pub enum Delivery {
+    Heartbeat(Vec<u8>),
+    Packet(Vec<u8>),
+}
+
+/// Packets on their way.
+#[derive(Debug, Default)]
+pub struct Backbone {
+    queues: BTreeMap<(NodeId, NodeId), VecDeque<(Nanos, Delivery)>>,
+    /// Nodes with different numbers do not reach each other.
+    sides: BTreeMap<NodeId, u32>,
+    pub delay_max: Nanos,
+}
+
+impl Backbone {
+    pub fn set_side(&mut self, node: NodeId, side: u32) {
+        self.sides.insert(node, side);
+    }
+
+    pub fn send(
+        &mut self,
+        from: NodeId,
+        to: NodeId,
+        delivery: Delivery,
+        now: Nanos,
+        random: &mut SplitMix64,
+    ) {
+        if self.sides.get(&from) != self.sides.get(&to) {
+            return;
+        }
+        let slow = if random.below(50) == 0 { 20 } else { 1 };
+        let at = now + random.below(self.delay_max.max(MILLISECOND) * slow);
+        let queue = self.queues.entry((from, to)).or_default();
+        let at = queue.back().map_or(at, |(last, _)| at.max(*last));
+        queue.push_back((at, delivery));
+    }
+
+    /// A connection breaks: what is on its way to the node is lost, and some of what the node has sent.
+    pub fn cut(&mut self, node: NodeId, random: &mut SplitMix64) {
+        for ((from, to), queue) in &mut self.queues {
+            if *to == node {
+                queue.clear();
+            } else if *from == node {
+                queue.truncate(random.below(queue.len() as u64 + 1) as usize);
+            }
+        }
+    }
+
+    /// The next delivery that is due, if its receiver is connected.
+    pub fn poll(
+        &mut self,
+        now: Nanos,
+        is_connected: impl Fn(NodeId) -> bool,
+    ) -> Option<(NodeId, Delivery)> {
+        for ((_, to), queue) in &mut self.queues {
+            if queue.front().is_some_and(|(at, _)| *at <= now) {
+                let (_, delivery) = queue.pop_front()?;
+                if is_connected(*to) {
+                    return Some((*to, delivery));
+                }
+            }
+        }
+        None
+    }
+
+    pub fn forget(&mut self, node: NodeId) {
+        self.queues.retain(|(_, to), _| *to != node);
+        self.sides.remove(&node);
+    }
+}

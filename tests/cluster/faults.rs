@@ -1,0 +1,131 @@
+//! Nodes are killed, cut off and restarted; the backbone is cut in two.
+
+use echoring_cluster::{NodeId, Phase};
+use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
+
+use super::for_each_seed;
+use super::world::World;
+
+const NODES_MAX: usize = 6;
+const STEPS: u64 = 400;
+
+/// Every node and client holds what the modules `truth`, `store` and `world` check at each step; at the end all is well again.
+#[test]
+fn clients_are_told_the_truth_whatever_fails() {
+    for_each_seed("clients_are_told", |seed| {
+        let mut world = World::new(seed, 2 + seed % 4, 1 + seed % 3, [0, 3, 50][(seed % 7 % 3) as usize]);
+        // Some backbones are so slow that nodes join without having heard of each other.
+        world.backbone.delay_max *= 1 + seed % 5;
+        world.watch(3 * SECOND);
+        let mut restarts = Vec::new();
+        for _ in 0..STEPS {
+            act(&mut world, &mut restarts);
+            let pause = pause(&mut world);
+            world.pass(pause);
+        }
+        world.heal();
+        for (_, name) in restarts {
+            world.start(&name);
+        }
+        for _ in 0..20 {
+            world.watch(SECOND);
+            finish_leaving(&mut world);
+        }
+        if world.nodes.is_empty() {
+            world.start("last");
+            world.watch(5 * SECOND);
+        }
+        world.settle_wandering();
+        world.watch(2 * SECOND);
+        world.check_converged();
+    });
+}
+
+fn pause(world: &mut World) -> Nanos {
+    match world.random.below(40) {
+        // Long enough for a node to be taken for dead.
+        0 => {
+            let time = world.random.below(6 * SECOND);
+            world.watch(time);
+            MILLISECOND
+        }
+        _ => world.random.below(40 * MILLISECOND),
+    }
+}
+
+/// One random thing happens.
+fn act(world: &mut World, restarts: &mut Vec<(Nanos, String)>) {
+    restart_due(world, restarts);
+    finish_leaving(world);
+    if world.nodes.is_empty() {
+        return;
+    }
+    let (id, topic) = (world.pick_node(), world.pick_topic());
+    match world.random.below(100) {
+        0..60 => drop(world.publish(id, &topic, 0)),
+        60..70 => {
+            let subscriber = world.new_subscriber(&topic);
+            world.subscribe(id, subscriber);
+        }
+        70..76 => world.settle_wandering(),
+        76..80 => world.send_away(id, &topic),
+        80..84 => {
+            if let Some(node) = world.nodes.get_mut(&id) {
+                node.forget(&topic);
+            }
+        }
+        84..86 => kill(world, id, restarts),
+        86..89 => world.disconnect(id),
+        89..94 => world.heal(),
+        94..96 => {
+            let ids: Vec<NodeId> = world.nodes.keys().copied().collect();
+            for id in ids {
+                let side = world.random.below(2) as u32;
+                world.backbone.set_side(id, side);
+            }
+        }
+        96..98 => {
+            let now = world.now;
+            if let Some(node) = world.nodes.get_mut(&id) {
+                node.leave(now);
+            }
+        }
+        _ if world.nodes.len() < NODES_MAX => {
+            let name = format!("joined-{}", world.now);
+            world.start(&name);
+        }
+        _ => {}
+    }
+}
+
+/// A node dies, and is started again under its name sooner or later.
+fn kill(world: &mut World, id: NodeId, restarts: &mut Vec<(Nanos, String)>) {
+    let name = format!("again-{}-{}", id, world.now);
+    world.kill(id);
+    restarts.push((world.now + world.random.below(5 * SECOND), name));
+}
+
+fn restart_due(world: &mut World, restarts: &mut Vec<(Nanos, String)>) {
+    let now = world.now;
+    let (due, later) = std::mem::take(restarts).into_iter().partition(|(at, _)| *at <= now);
+    *restarts = later;
+    for (_, name) in Vec::from(due) {
+        world.start(&name);
+    }
+}
+
+fn finish_leaving(world: &mut World) {
+    let now = world.now;
+    let mut ended = Vec::new();
+    for (id, node) in &mut world.nodes {
+        let is_leaving = matches!(node.cluster.phase(), Phase::Leaving | Phase::Left);
+        if is_leaving && node.is_connected && node.has_left(now) {
+            ended.push(*id);
+        }
+    }
+    for id in ended {
+        // The last heartbeat leaves.
+        world.pass(MILLISECOND);
+        world.kill(id);
+    }
+}

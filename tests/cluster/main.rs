@@ -1,0 +1,19 @@
+//! Whole clusters on a simulated backbone: nodes, links, partitions, restarts, and clients that check what they are told.
+//!
+//! Every test runs 1,000 seeds; `ECHORING_SEEDS` says another number, and `ECHORING_SEED` runs a single one, which is how a failure
+//! is replayed.
+
+mod backbone;
+mod faults;
+mod node;
+mod planned;
+#[path = "../support/seeds.rs"]
+mod seeds;
+mod store;
+mod truth;
+mod world;
+
+/// Runs `test` with each seed and prints how to replay the first failure.
+fn for_each_seed(name: &str, test: impl Fn(u64)) {
+    seeds::for_each(&format!("--test cluster {name}"), test);
+}

@@ -1,0 +1,216 @@
+//! One node: its place in the cluster, one shard, and the publishers on it.
+
+use std::collections::BTreeMap;
+
+use echoring_cluster::limits::{HEARTBEAT_INTERVAL_DEFAULT, MEMBER_TIMEOUT_DEFAULT};
+use echoring_cluster::{
+    Cluster, ClusterConfig, Event, Message, NodeId, Outcome, OwnerTable, Phase, Shard, Ticket,
+};
+use echoring_proto::limits::Nanos;
+
+use super::store::{Store, Subscriber};
+use super::truth::{Entry, Truth};
+
+/// The cluster's key.
+const KEY: u64 = 0x5eed;
+
+/// What became of the publications of a world.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Published {
+    pub accepted: u64,
+    pub unreachable: u64,
+    pub uncertain: u64,
+}
+
+#[derive(Debug)]
+pub struct Node {
+    pub cluster: Cluster,
+    pub table: OwnerTable,
+    pub store: Store,
+    pub is_connected: bool,
+    /// Added to the world's time: nodes have no common clock.
+    pub skew: Nanos,
+    settling: Vec<echoring_cluster::Event>,
+    /// Subscribers of topics whose position is not known here yet.
+    arriving: Vec<Subscriber>,
+    pending: BTreeMap<Ticket, (String, Entry)>,
+    ticket: Ticket,
+    pub published: Published,
+    /// Nodes that this one has taken for dead, or that have lost what it sent.
+    pub lost: Vec<NodeId>,
+    truth: Truth,
+}
+
+impl Node {
+    pub fn new(id: NodeId, name: &str, started_ms: u64, skew: Nanos, history: usize, truth: Truth) -> Node {
+        let config = ClusterConfig {
+            node: id,
+            name: name.into(),
+            started_ms,
+            key: KEY,
+            heartbeat_interval: HEARTBEAT_INTERVAL_DEFAULT,
+            member_timeout: MEMBER_TIMEOUT_DEFAULT,
+        };
+        let cluster = Cluster::new(config);
+        let table = OwnerTable::new(id, cluster.view().clone());
+        Node {
+            cluster,
+            table,
+            store: Store::new(id.0, truth.clone(), history),
+            is_connected: false,
+            skew,
+            settling: Vec::new(),
+            arriving: Vec::new(),
+            pending: BTreeMap::new(),
+            ticket: 0,
+            published: Published::default(),
+            lost: Vec::new(),
+            truth,
+        }
+    }
+
+    pub fn id(&self) -> NodeId {
+        self.cluster.node()
+    }
+
+    fn with_table<R>(
+        &mut self,
+        now: Nanos,
+        call: impl FnOnce(&mut OwnerTable, &mut Shard<'_, Store, Cluster>) -> R,
+    ) -> R {
+        let now = now + self.skew;
+        call(&mut self.table, &mut Shard { store: &mut self.store, peers: &mut self.cluster, now })
+    }
+
+    pub fn connect(&mut self, is_connected: bool, now: Nanos) {
+        self.is_connected = is_connected;
+        self.cluster.handle_connected(is_connected, now + self.skew);
+    }
+
+    pub fn publish(&mut self, now: Nanos, topic: &str, entry: Entry) {
+        self.ticket += 1;
+        let ticket = self.ticket;
+        self.pending.insert(ticket, (topic.into(), entry));
+        let bytes = entry.to_bytes();
+        self.with_table(now, |table, shard| table.publish(shard, topic, ticket, &bytes)).expect("there is room");
+    }
+
+    pub fn subscribe(&mut self, now: Nanos, subscriber: Subscriber) {
+        let topic = subscriber.topic.clone();
+        self.arriving.push(subscriber);
+        self.with_table(now, |table, shard| table.subscribe(shard, &topic));
+    }
+
+    /// All subscribers of a topic go elsewhere.
+    pub fn unsubscribe_all(&mut self, now: Nanos, topic: &str) -> Vec<Subscriber> {
+        let mut gone = self.store.detach_all(topic);
+        let (arriving, others) =
+            std::mem::take(&mut self.arriving).into_iter().partition(|waiting| waiting.topic == topic);
+        self.arriving = others;
+        gone.extend::<Vec<_>>(arriving);
+        self.with_table(now, |table, shard| table.unsubscribe(shard, topic));
+        gone
+    }
+
+    /// Every subscriber goes elsewhere, without a word to the node.
+    pub fn lose_all(&mut self) -> Vec<Subscriber> {
+        let mut lost = std::mem::take(&mut self.arriving);
+        for topic in self.store.topics.values_mut() {
+            lost.append(&mut topic.subscribers);
+        }
+        lost
+    }
+
+    /// Forgets a topic that nobody uses here.
+    pub fn forget(&mut self, topic: &str) {
+        if self.table.is_owner(topic) && self.table.forget(topic) {
+            self.store.forget(topic);
+        }
+    }
+
+    pub fn leave(&mut self, now: Nanos) {
+        self.cluster.leave(now + self.skew);
+    }
+
+    /// Whether the node has handed over what it owned, and everything that it sent has arrived.
+    pub fn has_left(&mut self, now: Nanos) -> bool {
+        let is_done = self.table.is_settled() && self.settling.is_empty() && self.pending.is_empty();
+        is_done && self.cluster.try_finish(now + self.skew)
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.cluster.is_open() && self.cluster.phase() == Phase::Active
+    }
+
+    /// Does what there is to do.
+    pub fn run(&mut self, now: Nanos) {
+        let local = now + self.skew;
+        self.cluster.handle_time(local);
+        while let Some(event) = self.cluster.poll_event() {
+            match event {
+                Event::View(view) => self.with_table(now, |table, shard| table.handle_view(shard, view)),
+                Event::Open(is_open) => {
+                    self.with_table(now, |table, shard| table.handle_open(shard, is_open));
+                }
+                Event::Settle(_) => {
+                    self.with_table(now, OwnerTable::handle_settle);
+                    self.settling.push(event);
+                }
+                Event::Message { from, bytes } => {
+                    let message = Message::read(&bytes).expect("a message of this version");
+                    self.with_table(now, |table, shard| table.handle_message(shard, from, &message));
+                }
+                Event::Reset(node) => {
+                    self.lost.push(node);
+                    self.with_table(now, |table, shard| table.handle_reset(shard, node));
+                }
+                Event::Superseded => panic!("no two nodes have one name"),
+            }
+        }
+        self.with_table(now, OwnerTable::handle_time);
+        if self.table.is_settled() {
+            for event in self.settling.drain(..) {
+                let Event::Settle(settle) = event else { continue };
+                self.cluster.settled(settle);
+            }
+        }
+        self.take_outcomes();
+        for subscriber in std::mem::take(&mut self.arriving) {
+            match self.table.is_live(&subscriber.topic) {
+                true => self.store.attach(subscriber),
+                false => self.arriving.push(subscriber),
+            }
+        }
+    }
+
+    fn take_outcomes(&mut self) {
+        while let Some((ticket, outcome)) = self.table.poll_outcome() {
+            let (topic, entry) = self.pending.remove(&ticket).expect("each publication has one outcome");
+            match outcome {
+                Outcome::Accepted(position) => {
+                    self.published.accepted += 1;
+                    let ordered = self.truth.at(&topic, position);
+                    assert_eq!((ordered.publisher, ordered.number), (entry.publisher, entry.number), "{topic} at {position}");
+                }
+                Outcome::Unreachable => {
+                    self.published.unreachable += 1;
+                    assert!(!self.truth.is_published(entry), "{entry:?} was published and its publisher told no");
+                }
+                Outcome::Uncertain => self.published.uncertain += 1,
+                Outcome::Refused(reason) => panic!("refused for {reason}"),
+            }
+        }
+    }
+
+    pub fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    pub fn arriving(&self) -> usize {
+        self.arriving.len()
+    }
+
+    pub fn subscribers(&self) -> impl Iterator<Item = &Subscriber> {
+        self.store.topics.values().flat_map(|topic| &topic.subscribers)
+    }
+}

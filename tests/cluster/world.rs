@@ -1,0 +1,278 @@
+//! A cluster, its clients, and the time.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use echoring_cluster::{Destination, NodeId};
+use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
+use echoring_proto::random::SplitMix64;
+
+use super::backbone::{Backbone, Delivery};
+use super::node::{Node, Published};
+use super::store::{Subscriber, Told};
+use super::truth::{Entry, Truth};
+
+/// Steps of the time while a world is only watched.
+const WATCH_STEP: Nanos = 20 * MILLISECOND;
+
+pub struct World {
+    pub nodes: BTreeMap<NodeId, Node>,
+    pub backbone: Backbone,
+    pub random: SplitMix64,
+    pub now: Nanos,
+    pub topics: Vec<String>,
+    /// Subscribers between two nodes.
+    pub wandering: Vec<Subscriber>,
+    /// What became of publications at nodes that have ended.
+    pub ended: Published,
+    truth: Truth,
+    history: usize,
+    started: u64,
+    /// A publisher for each node and topic, and its latest number.
+    publishers: BTreeMap<(NodeId, String), (u32, u32)>,
+    /// Nodes of which one has taken the other for dead, until they have one view again.
+    separated: BTreeSet<(NodeId, NodeId)>,
+}
+
+impl World {
+    pub fn new(seed: u64, nodes: u64, topics: u64, history: usize) -> World {
+        let mut world = World {
+            nodes: BTreeMap::new(),
+            backbone: Backbone::default(),
+            random: SplitMix64::new(seed),
+            now: SECOND,
+            topics: (0..topics).map(|number| format!("topic.{number}")).collect(),
+            wandering: Vec::new(),
+            ended: Published::default(),
+            truth: Truth::default(),
+            history,
+            started: 0,
+            publishers: BTreeMap::new(),
+            separated: BTreeSet::new(),
+        };
+        world.backbone.delay_max = *world.random.pick(&[MILLISECOND, 5 * MILLISECOND, 10 * MILLISECOND]);
+        for number in 0..nodes {
+            world.start(&format!("node-{number}"));
+        }
+        world
+    }
+
+    /// Starts a node, connected.
+    pub fn start(&mut self, name: &str) -> NodeId {
+        self.started += 1;
+        let id = NodeId(self.random.next_u64() | 1);
+        let skew = self.random.below(1_000) * SECOND;
+        let mut node = Node::new(id, name, self.started, skew, self.history, self.truth.clone());
+        node.connect(true, self.now);
+        self.nodes.insert(id, node);
+        self.backbone.set_side(id, 0);
+        id
+    }
+
+    /// Ends a node without a word. Its clients look for another.
+    pub fn kill(&mut self, id: NodeId) -> Option<Node> {
+        let mut node = self.nodes.remove(&id)?;
+        self.backbone.forget(id);
+        self.wandering.extend(node.lose_all());
+        self.count(&node.published);
+        Some(node)
+    }
+
+    fn count(&mut self, published: &Published) {
+        self.ended.accepted += published.accepted;
+        self.ended.unreachable += published.unreachable;
+        self.ended.uncertain += published.uncertain;
+    }
+
+    /// Breaks the connection of a node.
+    pub fn disconnect(&mut self, id: NodeId) {
+        self.backbone.cut(id, &mut self.random);
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.connect(false, self.now);
+        }
+    }
+
+    pub fn reconnect(&mut self, id: NodeId) {
+        if let Some(node) = self.nodes.get_mut(&id).filter(|node| !node.is_connected) {
+            node.connect(true, self.now);
+        }
+    }
+
+    pub fn pick_node(&mut self) -> NodeId {
+        let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
+        *self.random.pick(&ids)
+    }
+
+    pub fn pick_topic(&mut self) -> String {
+        self.random.pick(&self.topics.clone()).clone()
+    }
+
+    /// Publishes a new message, with an idempotency key of its own if it has any.
+    pub fn publish(&mut self, id: NodeId, topic: &str, key: u32) -> Entry {
+        let publishers = self.publishers.len() as u32 + 1;
+        let (publisher, number) = self.publishers.entry((id, topic.into())).or_insert((publishers, 0));
+        *number += 1;
+        let entry = Entry { publisher: *publisher, number: *number, key };
+        self.publish_again(id, topic, entry);
+        entry
+    }
+
+    pub fn publish_again(&mut self, id: NodeId, topic: &str, entry: Entry) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.publish(self.now, topic, entry);
+        }
+    }
+
+    pub fn subscribe(&mut self, id: NodeId, subscriber: Subscriber) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.subscribe(self.now, subscriber);
+        }
+    }
+
+    pub fn new_subscriber(&self, topic: &str) -> Subscriber {
+        Subscriber::new(topic, self.truth.clone())
+    }
+
+    /// All subscribers of a topic at one node look for another.
+    pub fn send_away(&mut self, id: NodeId, topic: &str) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            self.wandering.extend(node.unsubscribe_all(self.now, topic));
+        }
+    }
+
+    /// Lets the time pass, a step at a time.
+    pub fn watch(&mut self, time: Nanos) {
+        let until = self.now + time;
+        while self.now < until {
+            self.pass(WATCH_STEP);
+        }
+    }
+
+    /// Lets the time pass, and has everyone do what there is to do then.
+    pub fn pass(&mut self, time: Nanos) {
+        self.now += time;
+        let World { nodes, backbone, random, now, .. } = self;
+        while let Some((to, delivery)) =
+            backbone.poll(*now, |to| nodes.get(&to).is_some_and(|node| node.is_connected))
+        {
+            let Some(node) = nodes.get_mut(&to) else { continue };
+            let local = *now + node.skew;
+            match delivery {
+                Delivery::Heartbeat(bytes) => node.cluster.handle_heartbeat(&bytes, local),
+                Delivery::Packet(bytes) => node.cluster.handle_packet(&bytes, local),
+            }
+            node.run(*now);
+        }
+        let ids: Vec<NodeId> = nodes.keys().copied().collect();
+        for node in nodes.values_mut() {
+            node.run(*now);
+            let (from, local) = (node.id(), *now + node.skew);
+            let mut bytes = Vec::new();
+            while let Some(destination) = node.cluster.poll_packet(local, &mut bytes) {
+                let bytes = std::mem::take(&mut bytes);
+                match destination {
+                    Destination::Node(to) => backbone.send(from, to, Delivery::Packet(bytes), *now, random),
+                    Destination::All => {
+                        for to in ids.iter().filter(|to| **to != from) {
+                            backbone.send(from, *to, Delivery::Heartbeat(bytes.clone()), *now, random);
+                        }
+                    }
+                }
+            }
+        }
+        self.check_owners();
+    }
+
+    /// No node begins a topic that another one orders, unless two nodes have lost sight of each other.
+    fn check_owners(&mut self) {
+        let sees = |from: &Node, to: NodeId| from.cluster.members().any(|(node, ..)| node == to);
+        for (a, node_a) in &self.nodes {
+            for (b, node_b) in self.nodes.range(*a..).skip(1) {
+                let has_lost = node_a.lost.contains(b) || node_b.lost.contains(a);
+                if has_lost || !sees(node_a, *b) || !sees(node_b, *a) {
+                    self.separated.insert((*a, *b));
+                } else if node_a.is_open() && node_b.is_open() {
+                    self.separated.remove(&(*a, *b));
+                }
+            }
+        }
+        let nodes = &self.nodes;
+        self.separated.retain(|(a, b)| nodes.contains_key(a) && nodes.contains_key(b));
+        for (id, node) in nodes {
+            for topic in &node.store.begun {
+                let other = nodes.values().find(|other| other.id() != *id && other.table.is_owner(topic));
+                let Some(other) = other else { continue };
+                assert!(!self.separated.is_empty(), "{id} has begun {topic}, which {} orders", other.id());
+            }
+        }
+        for node in self.nodes.values_mut() {
+            node.lost.clear();
+            node.store.begun.clear();
+        }
+    }
+
+    /// Everyone is connected to everyone again.
+    pub fn heal(&mut self) {
+        let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
+        for id in ids {
+            self.backbone.set_side(id, 0);
+            self.reconnect(id);
+        }
+    }
+
+    /// Wandering subscribers find a node.
+    pub fn settle_wandering(&mut self) {
+        for subscriber in std::mem::take(&mut self.wandering) {
+            let id = self.pick_node();
+            self.subscribe(id, subscriber);
+        }
+    }
+
+    /// All nodes have one view, all publications are decided, and all subscribers of a topic are at its end, in one epoch.
+    pub fn check_converged(&mut self) {
+        let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
+        for node in self.nodes.values() {
+            assert!(node.is_open(), "{} is not open: {:?}", node.id(), node.cluster);
+            let expected = ids.iter().copied();
+            assert!(node.cluster.view().owners().iter().copied().eq(expected), "{:?}", node.cluster.view());
+        }
+        let before: u64 = self.nodes.values().map(|node| node.published.accepted).sum();
+        let mut published = 0;
+        for topic in self.topics.clone() {
+            for id in &ids {
+                self.publish(*id, &topic, 0);
+                published += 1;
+            }
+        }
+        self.watch(8 * SECOND);
+        let after: u64 = self.nodes.values().map(|node| node.published.accepted).sum();
+        assert_eq!(after - before, published, "a publication was not accepted");
+        for topic in &self.topics {
+            let owners: Vec<&Node> = self.nodes.values().filter(|node| node.table.is_owner(topic)).collect();
+            assert_eq!(owners.len(), 1, "owners of {topic}");
+            let position = owners[0].store.topics[topic].position;
+            for node in self.nodes.values() {
+                assert_eq!((node.pending(), node.arriving()), (0, 0), "at {}", node.id());
+                for subscriber in node.subscribers().filter(|subscriber| subscriber.topic == *topic) {
+                    assert_eq!(subscriber.position, Some(position), "{topic} at {}", node.id());
+                }
+            }
+        }
+    }
+
+    pub fn told(&self) -> Told {
+        let all = self.nodes.values().flat_map(Node::subscribers).chain(&self.wandering);
+        all.fold(Told::default(), |sum, subscriber| Told {
+            messages: sum.messages + subscriber.told.messages,
+            missed: sum.missed + subscriber.told.missed,
+            resets: sum.resets + subscriber.told.resets,
+        })
+    }
+
+    pub fn published(&self) -> Published {
+        self.nodes.values().fold(self.ended, |sum, node| Published {
+            accepted: sum.accepted + node.published.accepted,
+            unreachable: sum.unreachable + node.published.unreachable,
+            uncertain: sum.uncertain + node.published.uncertain,
+        })
+    }
+}
