@@ -100,7 +100,7 @@ impl Gate {
         &mut self,
         token: Token,
         request: &Request<'_>,
-        upgrade: &Upgrade<'_>,
+        upgrade: Option<&Upgrade<'_>>,
         certificate: Option<&[u8]>,
         now: Nanos,
     ) -> (Admission, bool) {

@@ -1,5 +1,5 @@
-//! Broadcast on one shard: raw subscribers, whose messages go to all other subscribers of their topic, and sessions of
-//! `echoring.v1.json`. On all shards, messages are in the order that the topic's owner gives.
+//! Broadcast on one shard: raw subscribers, whose messages go to all other subscribers of their topic, sessions of
+//! `echoring.v1.json`, and event streams. On all shards, messages are in the order that the topic's owner gives.
 //!
 //! ```text
 //! publisher's shard ──Publish──> owner shard ──Deliver──> each subscribing shard ──> its log ──> sockets
@@ -19,6 +19,7 @@
 pub(crate) mod connection_sink;
 mod drain;
 mod draining;
+mod event_stream;
 mod fan_out;
 mod frame_encoder;
 mod handover;

@@ -21,6 +21,7 @@ use echoring_runtime::shard::{
 use echoring_topics::{CreationLimits, Creators, HubReport, Placement, Rules, TopicSettings, is_topic_name};
 
 mod admission;
+mod event_stream;
 mod inspection;
 
 use crate::auth::{Admission, AuthCounters, Gate};
@@ -291,17 +292,17 @@ impl Application for Service {
         {
             return Answer::Refuse(Refusal::FOREIGN_HOST);
         }
-        let Some(upgrade) = upgrade else { return self.plain(request) };
+        let Some(upgrade) = upgrade else {
+            return match self.is_event_stream(request) {
+                true => self.event_stream(cx, token, request),
+                false => self.plain(request),
+            };
+        };
         let route = self.routes.find(request.path, upgrade, self.preference);
         if let Some(refusal) = self.check_origin(route.as_deref(), upgrade) {
             return Answer::Refuse(refusal);
         }
-        let (admission, needs_address) =
-            self.gate.admit(token, request, upgrade, cx.peer_certificate(token), cx.now());
-        if needs_address {
-            cx.find_address(token);
-        }
-        match admission {
+        match self.admit(cx, token, request, Some(upgrade)) {
             Admission::Open => self.serve_known(cx, token, request, upgrade, route),
             Admission::Later => Answer::Later { peer: Peer::Echo },
             Admission::Refused(refusal) => Answer::Refuse(refusal),
@@ -314,13 +315,18 @@ impl Application for Service {
         token: Token,
         _: Option<&handshake::Response>,
     ) {
-        if let Some(&mut Peer::Handler(slot)) = cx.peer(token)
-            && let Some(mut link) = cx.link(token)
-        {
-            let wants_address = self.handlers.open(&mut link, slot);
-            if wants_address {
-                cx.find_address(token);
+        let Some(mut link) = cx.link(token) else { return };
+        match &*link.peer {
+            &Peer::Handler(slot) => {
+                let wants_address = self.handlers.open(&mut link, slot);
+                if wants_address {
+                    cx.find_address(token);
+                }
             }
+            peer if peer.is_event_stream() => {
+                self.broadcast.begin_event_stream(&mut link);
+            }
+            Peer::Echo | Peer::Subscriber(_) | Peer::Session(_) => {}
         }
     }
 
@@ -339,6 +345,7 @@ impl Application for Service {
         match peer {
             Peer::Echo => class::ECHO,
             Peer::Subscriber(_) => class::BROADCAST,
+            Peer::Session(_) if peer.is_event_stream() => class::EVENT_STREAM,
             Peer::Session(_) => class::SESSION,
             Peer::Handler(_) => class::HANDLER,
         }

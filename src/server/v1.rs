@@ -8,6 +8,7 @@ mod command;
 mod protocol_error;
 pub mod server_event;
 
+pub(crate) use command::position_of;
 pub use command::{Command, parse};
 pub use protocol_error::ProtocolError;
 

@@ -137,7 +137,8 @@ impl Broadcast {
         let Broadcast { fan_out, sessions, .. } = self;
         let Some(mut link) = cx.link(token) else { return };
         let missing: Vec<(TopicId, u64)> = match &*link.peer {
-            Peer::Session(session) if has_all => {
+            // An event stream ends like a raw route: without a gap event its client keeps its position, and recovers.
+            Peer::Session(session) if has_all && !session.is_event_stream() => {
                 let unserved = session.reached(&fan_out.topics).filter(|(.., all)| !all);
                 unserved.map(|(topic, reached, _)| (topic, reached)).collect()
             }

@@ -9,7 +9,9 @@ use echoring_topics::{
 };
 
 use super::connection_sink::{ConnectionSink, FollowUps, SlowConsumer};
-use super::frame_encoder::{EventFrame, FrameEncoder, Frames, V1, V1_WITHOUT_PRESENCE};
+use super::frame_encoder::{
+    EVENT_STREAM, EventFrame, FrameEncoder, Frames, HeartbeatFrame, V1, V1_WITHOUT_PRESENCE,
+};
 use super::presence::PresenceChange;
 use super::shard_mail::{Publisher, ShardMail};
 use crate::peer::ServerApplication;
@@ -61,6 +63,17 @@ impl FanOut {
         self.topics.subscribe(topic, token, Format { dialect, window_bits }, 0)
     }
 
+    /// Subscribes an event stream to a topic, which has this epoch.
+    pub(super) fn subscribe_event_stream(
+        &mut self,
+        topic: TopicId,
+        token: Token,
+        epoch: u64,
+    ) -> Option<MemberId> {
+        self.encoder.epochs.set(topic, epoch);
+        self.topics.subscribe(topic, token, Format { dialect: EVENT_STREAM, window_bits: None }, 0)
+    }
+
     /// Appends a message to the log of a topic. Under memory pressure the history of `owned` shrinks first.
     #[inline]
     pub(super) fn append(
@@ -74,7 +87,7 @@ impl FanOut {
     ) {
         let own = publisher.member.filter(|_| publisher.is_on(resources.mailboxes.shard()));
         let FanOut { topics, encoder, .. } = self;
-        let mut frames = Frames { publication, offset, encoder, codecs: resources.codecs };
+        let mut frames = Frames { publication, id: topic, offset, encoder, codecs: resources.codecs };
         let accepted = AcceptedMessage {
             publication: &publication,
             offset,
@@ -114,9 +127,8 @@ impl FanOut {
         topics.silent(now, &mut silent);
         for topic in silent {
             let offset = topics.offset(topic);
-            let write = |text: &mut Vec<u8>, name: &str| server_event::heartbeat(text, name, offset);
             let memory = &mut LogMemory { pool: resources.pool, owned };
-            topics.append_notice(topic, memory, &mut EventFrame { encoder, write });
+            topics.append_notice(topic, memory, &mut HeartbeatFrame { id: topic, offset, encoder });
         }
     }
 
@@ -126,8 +138,8 @@ impl FanOut {
         cx: &mut Context<'_, D, A>,
         now: Nanos,
     ) {
-        let FanOut { topics, follow_ups, .. } = self;
-        topics.deliver(now, &mut ConnectionSink { cx, follow_ups });
+        let FanOut { topics, follow_ups, encoder } = self;
+        topics.deliver(now, &mut ConnectionSink { cx, follow_ups, epochs: &encoder.epochs });
     }
 
     /// Sends one subscriber the messages that it lacks.
@@ -137,8 +149,8 @@ impl FanOut {
         member: MemberId,
         now: Nanos,
     ) {
-        let FanOut { topics, follow_ups, .. } = self;
-        topics.catch_up(member, now, &mut ConnectionSink { cx, follow_ups });
+        let FanOut { topics, follow_ups, encoder } = self;
+        topics.catch_up(member, now, &mut ConnectionSink { cx, follow_ups, epochs: &encoder.epochs });
     }
 
     /// Finds the subscribers that are behind for longer than their topic allows.
@@ -147,8 +159,8 @@ impl FanOut {
         cx: &mut Context<'_, D, A>,
         now: Nanos,
     ) {
-        let FanOut { topics, follow_ups, .. } = self;
-        topics.drop_laggards(now, &mut ConnectionSink { cx, follow_ups });
+        let FanOut { topics, follow_ups, encoder } = self;
+        topics.drop_laggards(now, &mut ConnectionSink { cx, follow_ups, epochs: &encoder.epochs });
     }
 
     /// Takes back the whole frames at the end of a partial send.

@@ -5,6 +5,7 @@ use super::session::{ReplayState, SubscriptionState};
 use super::shard_mail::ShardMail;
 use super::subscriptions::Waiting;
 use crate::peer::{Peer, ServerApplication};
+use echoring_proto::CloseCode;
 use echoring_runtime::shard::ConnectionContext;
 use echoring_topics::{Page, Position, Refused, Replay, TopicId};
 
@@ -84,7 +85,7 @@ impl Broadcast {
         }
     }
 
-    /// The owner no longer knows the topic, so the subscription is refused.
+    /// The owner no longer knows the topic, so the subscription is refused. An event stream ends, and its client returns.
     fn abandon_replay<A: ServerApplication>(
         &mut self,
         link: &mut ConnectionContext<'_, A>,
@@ -95,7 +96,11 @@ impl Broadcast {
             session.take(topic);
         }
         self.subscriptions.stop_waiting(topic, link.token);
-        self.sessions.refuse(link, id, Refused::Busy);
+        if link.peer.is_event_stream() {
+            link.close(CloseCode::TRY_AGAIN_LATER, "the topic has moved");
+        } else {
+            self.sessions.refuse(link, id, Refused::Busy);
+        }
         self.leave_if_deserted(&mut link.resources(), topic);
     }
 

@@ -6,6 +6,7 @@ use super::session::{ReplayState, SessionSubscription, SubscriptionState};
 use super::shard_mail::origin;
 use super::subscriptions::Waiting;
 use crate::auth::Gate;
+use crate::event_stream;
 use crate::peer::{Peer, ServerApplication};
 use crate::v1::{Command, ProtocolError, parse, server_event};
 use echoring_proto::connection::MessageKind;
@@ -176,6 +177,17 @@ impl Broadcast {
         let client = origin(self.number(link.mailboxes.shard()), link.token);
         let sees_presence = sees_presence(link, topic);
         let Broadcast { fan_out, subscriptions, sessions, .. } = self;
+        if let Peer::Session(session) = &mut *link.peer
+            && session.is_event_stream()
+        {
+            // A replay from the client's position says what is missing.
+            let replays = |replay: &mut ReplayState| replay.from == Replay::After(position.offset);
+            let is_reset = recovered == Some(false) && !session.replay(topic).is_some_and(replays);
+            let name = fan_out.name(topic);
+            return sessions.send_event(link, |event, _| {
+                event_stream::subscribed(event, name, position, recovered, snapshot, is_reset);
+            });
+        }
         let has_presence = sees_presence && fan_out.has(topic, TopicSettings::has_presence);
         let known = subscriptions.get(topic).filter(|_| has_presence);
         let presence = known.map(|subscription| (subscription.present + 1, client));
@@ -194,7 +206,12 @@ impl Broadcast {
         let window_bits = link.share_window();
         let sees_presence = sees_presence(link, topic);
         let token = link.token;
-        let member = self.fan_out.subscribe_session(topic, token, window_bits, sees_presence);
+        let member = if link.peer.is_event_stream() {
+            let epoch = self.subscriptions.epoch(topic).unwrap_or_default();
+            self.fan_out.subscribe_event_stream(topic, token, epoch)
+        } else {
+            self.fan_out.subscribe_session(topic, token, window_bits, sees_presence)
+        };
         let Some(member) = member else { return };
         let Peer::Session(session) = &mut *link.peer else { return };
         if let Some(subscription) = session.find(topic) {

@@ -11,6 +11,9 @@ use echoring_proto::CloseCode;
 use echoring_runtime::shard::ConnectionContext;
 use echoring_topics::{Position, Right, TopicId};
 
+/// The reason to close a connection that is for one topic.
+const MAY_NOT_SUBSCRIBE: &str = "no longer allowed to subscribe to this topic";
+
 impl Broadcast {
     /// Whether a client has a right on a topic; `None` is a client without credentials.
     #[inline]
@@ -84,7 +87,8 @@ impl Broadcast {
         link: &mut ConnectionContext<'_, A>,
         seconds: u64,
     ) {
-        if matches!(link.peer, Peer::Session(_)) {
+        // The client of an event stream cannot present another token, and returns when it is closed.
+        if matches!(link.peer, Peer::Session(_)) && !link.peer.is_event_stream() {
             self.sessions.send(link, |text| server_event::token_expires(text, seconds));
         }
     }
@@ -100,7 +104,7 @@ impl Broadcast {
                 let name = self.fan_out.name(subscriber.topic);
                 subscriber.may_publish = self.may(client, Right::Publish, name);
                 if !self.may(client, Right::Subscribe, name) && link.is_open() {
-                    link.close(CloseCode::FORBIDDEN, "no longer allowed to subscribe to this topic");
+                    link.close(CloseCode::FORBIDDEN, MAY_NOT_SUBSCRIBE);
                 }
                 return;
             }
@@ -133,6 +137,10 @@ impl Broadcast {
 
     fn withdraw<A: ServerApplication>(&mut self, link: &mut ConnectionContext<'_, A>, topic: TopicId) {
         let Peer::Session(session) = &mut *link.peer else { return };
+        if session.is_event_stream() {
+            // It has no other subscription, which ends with the connection. A request that waits is closed with it.
+            return link.close(CloseCode::FORBIDDEN, MAY_NOT_SUBSCRIBE);
+        }
         let reached = session.reached(&self.fan_out.topics).find(|(other, ..)| *other == topic);
         let Some(subscription) = session.take(topic) else { return };
         self.cancel_subscribe(link, &subscription.state);

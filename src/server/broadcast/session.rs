@@ -1,4 +1,5 @@
-//! The state of a connection that subscribes: a raw subscriber of one topic, or a session of `echoring.v1.json`.
+//! The state of a connection that subscribes: a raw subscriber of one topic, a session of `echoring.v1.json`, or an event
+//! stream, which is a session with one subscription.
 //!
 //! No I/O: a session records what was requested and how far each subscription is.
 
@@ -21,7 +22,7 @@ pub struct Subscriber {
     pub(super) held: u16,
 }
 
-/// A connection that speaks `echoring.v1.json`.
+/// A connection that speaks `echoring.v1.json`, or an event stream.
 #[derive(Debug, Default)]
 pub struct Session {
     pub(super) subscriptions: Vec<SessionSubscription>,
@@ -34,6 +35,18 @@ pub struct Session {
     pub(super) refreshing: Option<u32>,
     /// Its publications that wait for room in a mailbox.
     pub(super) held: u16,
+    /// How its client is told.
+    pub(super) protocol: Protocol,
+}
+
+/// How the client of a session is told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Protocol {
+    /// By messages of `echoring.v1.json`, which also brings its requests.
+    #[default]
+    Json,
+    /// By an event stream.
+    EventStream,
 }
 
 /// A topic of a session.
@@ -143,12 +156,23 @@ impl SessionSubscription {
 }
 
 impl Session {
+    /// Whether the client is sent an event stream.
+    pub(crate) fn is_event_stream(&self) -> bool {
+        self.protocol == Protocol::EventStream
+    }
+
     pub(super) fn find(&mut self, topic: TopicId) -> Option<&mut SessionSubscription> {
         self.subscriptions.iter_mut().find(|subscription| subscription.topic == topic)
     }
 
     pub(super) fn is_live(&mut self, topic: TopicId) -> bool {
         self.find(topic).is_some_and(|subscription| subscription.member().is_some())
+    }
+
+    /// The topic of an event stream.
+    pub(super) fn event_stream_topic(&self) -> Option<TopicId> {
+        let subscription = self.subscriptions.first().filter(|_| self.is_event_stream());
+        subscription.map(|subscription| subscription.topic)
     }
 
     /// Removes the subscription of a topic.

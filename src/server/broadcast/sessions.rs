@@ -8,9 +8,10 @@ use echoring_proto::limits::RECEIVE_CREDIT_BYTES;
 use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::Token;
 use echoring_runtime::shard::ConnectionContext;
-use echoring_topics::{GapReason, Page, Publication, Refused, entries};
+use echoring_topics::{Gap, GapReason, Page, Position, Publication, Refused, entries};
 
 use super::shard_mail::{AckMode, PublishResult, Publisher};
+use crate::event_stream;
 use crate::peer::{Peer, ServerApplication};
 use crate::v1::{ProtocolError, server_event};
 
@@ -61,6 +62,18 @@ impl Sessions {
         if link.is_open() && (full || !link.send_past(MessageKind::Text, &self.event)) {
             link.close_at_once(CloseCode::SLOW_CONSUMER, "slow consumer");
         }
+    }
+
+    /// Sends an event to an event stream. `write` gets the event, and a buffer for what it needs meanwhile. It is a part of a
+    /// page, or the only one, so it needs no bound.
+    pub(super) fn send_event<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        write: impl FnOnce(&mut Vec<u8>, &mut Vec<u8>),
+    ) {
+        self.event.clear();
+        write(&mut self.event, &mut self.message_head);
+        link.send_event(&self.event);
     }
 
     /// The latest request is a protocol error.
@@ -151,29 +164,50 @@ impl Sessions {
         let mut reached = page.after;
         if page.first > reached + 1 {
             let (from, to) = (reached + 1, page.first - 1);
-            self.send(link, |text| server_event::gap(text, topic, from, to, GapReason::History));
+            self.send_gap(link, topic, page.head.epoch, Gap { from, to, reason: GapReason::History });
             reached = to;
         }
         for (offset, publication) in entries(messages) {
             let skipped = offset - reached - 1;
-            self.send_message(link, topic, offset, skipped, &publication, offset <= snapshot);
+            let position = Position { offset, ..page.head };
+            self.send_message(link, topic, position, skipped, &publication, offset <= snapshot);
             reached = offset;
         }
         reached
+    }
+
+    fn send_gap<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        topic: &str,
+        epoch: u64,
+        gap: Gap,
+    ) {
+        if link.peer.is_event_stream() {
+            self.send_event(link, |event, _| event_stream::gap(event, topic, epoch, gap));
+        } else {
+            self.send(link, |text| server_event::gap(text, topic, gap.from, gap.to, gap.reason));
+        }
     }
 
     fn send_message<A: ServerApplication>(
         &mut self,
         link: &mut ConnectionContext<'_, A>,
         topic: &str,
-        offset: u64,
+        position: Position,
         skipped: u64,
         publication: &Publication<'_>,
         is_snapshot: bool,
     ) {
+        if link.peer.is_event_stream() {
+            return self.send_event(link, |event, scratch| {
+                event_stream::message(event, scratch, topic, position, publication, skipped, is_snapshot);
+            });
+        }
         let Publication { content, key, payload } = *publication;
         let Sessions { event, message_head, .. } = self;
-        let parts = server_event::message_parts(message_head, topic, offset, key, skipped, content, payload);
+        let parts =
+            server_event::message_parts(message_head, topic, position.offset, key, skipped, content, payload);
         event.clear();
         parts.iter().for_each(|part| event.extend_from_slice(part));
         if is_snapshot {

@@ -33,7 +33,7 @@ const TOO_MANY_SUBSCRIPTIONS: Refusal = Refusal {
     headers: "Retry-After: 5\r\n",
     hint: "end other subscriptions of this identity, or raise --max-subscriptions-per-identity",
 };
-const BUSY: Refusal = Refusal {
+pub(super) const BUSY: Refusal = Refusal {
     status: 503,
     reason: "the topic's owner is busy",
     headers: "Retry-After: 1\r\n",
@@ -51,25 +51,11 @@ impl Broadcast {
         subprotocol: Option<&'static str>,
         gate: &mut Gate,
     ) -> Answer<Peer> {
-        let client = gate.client(token);
-        if !self.may(client, Right::Subscribe, name) {
-            gate.note_forbidden();
-            return Answer::Refuse(NOT_ALLOWED);
-        }
-        let may_publish = self.may(client, Right::Publish, name);
-        let creator = self.creator(cx.shard(), token, client);
-        let now = cx.now();
-        match gate.subscribe(token, now) {
-            Ok(counted) => gate.keep_subscription(token, counted),
-            Err(limit) => {
-                cx.note_excess(token, limit, true);
-                return Answer::Refuse(TOO_MANY_SUBSCRIPTIONS);
-            }
-        }
-        let topic = match self.find_or_subscribe(&mut cx.resources(), name, creator, now) {
+        let topic = match self.enter_topic(cx, token, name, gate) {
             Ok(topic) => topic,
-            Err(refused) => return Answer::Refuse(refuse(cx, token, refused)),
+            Err(refusal) => return Answer::Refuse(refusal),
         };
+        let may_publish = self.may(gate.client(token), Right::Publish, name);
         let mut subscriber = Subscriber { topic, member: None, echo_own, may_publish, held: 0 };
         let Some(subscription) = self.subscriptions.get_mut(topic) else { return Answer::Refuse(BUSY) };
         if subscription.owned.is_none() {
@@ -78,6 +64,35 @@ impl Broadcast {
         }
         subscriber.member = self.join_raw(cx, token, topic, echo_own);
         Answer::Upgrade { peer: Peer::Subscriber(subscriber), subprotocol, whole: true }
+    }
+
+    /// The topic `name` for a connection that subscribes to nothing else and whose request is not answered yet.
+    ///
+    /// # Errors
+    /// The refusal of the request: the client may not subscribe, or a limit is reached.
+    pub(super) fn enter_topic<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        token: Token,
+        name: &str,
+        gate: &mut Gate,
+    ) -> Result<TopicId, Refusal> {
+        let client = gate.client(token);
+        if !self.may(client, Right::Subscribe, name) {
+            gate.note_forbidden();
+            return Err(NOT_ALLOWED);
+        }
+        let creator = self.creator(cx.shard(), token, client);
+        let now = cx.now();
+        match gate.subscribe(token, now) {
+            Ok(counted) => gate.keep_subscription(token, counted),
+            Err(limit) => {
+                cx.note_excess(token, limit, true);
+                return Err(TOO_MANY_SUBSCRIPTIONS);
+            }
+        }
+        let found = self.find_or_subscribe(&mut cx.resources(), name, creator, now);
+        found.map_err(|refused| refuse(cx, token, refused))
     }
 
     /// Opens a session.
@@ -195,6 +210,13 @@ impl Broadcast {
         waiting: &Waiting,
     ) {
         match *waiting {
+            Waiting::EventStream(token, ref headers) => {
+                self.subscriptions.stop_waiting(topic, token);
+                cx.begin_event_stream(token, headers);
+                if let Some(mut link) = cx.link(token) {
+                    self.begin_event_stream(&mut link);
+                }
+            }
             Waiting::Raw(token, subprotocol) => {
                 self.subscriptions.stop_waiting(topic, token);
                 let Some(Peer::Subscriber(subscriber)) = cx.peer(token) else { return };
@@ -222,7 +244,7 @@ impl Broadcast {
         refused: Refused,
     ) {
         match *waiting {
-            Waiting::Raw(token, _) => {
+            Waiting::Raw(token, _) | Waiting::EventStream(token, _) => {
                 let refusal = refuse(cx, token, refused);
                 cx.refuse(token, &refusal);
             }
@@ -337,7 +359,7 @@ impl Broadcast {
     }
 }
 
-/// The answer to a raw subscriber whose topic was refused.
+/// The answer to a request whose topic was refused.
 fn refuse<D: Driver, A: ServerApplication>(
     cx: &mut Context<'_, D, A>,
     token: Token,

@@ -80,7 +80,8 @@ impl Broadcast {
         }
     }
 
-    /// A raw route has no event for a loss, so its connection is closed. A session loses the one subscription.
+    /// A raw route has no event for a loss, so its connection is closed. A session loses the one subscription. An event stream
+    /// has no other, so it ends.
     fn drop_slow_consumer<D: Driver, A: ServerApplication>(
         &mut self,
         cx: &mut Context<'_, D, A>,
@@ -98,10 +99,14 @@ impl Broadcast {
             Peer::Echo | Peer::Handler(_) => None,
         };
         let Some(SessionSubscription { topic, .. }) = topic else { return };
-        let position =
-            Position { epoch: self.subscriptions.epoch(topic).unwrap_or_default(), offset: reached };
-        let name = self.fan_out.name(topic);
-        self.sessions.send(&mut link, |text| server_event::dropped(text, name, position, reason));
+        if link.peer.is_event_stream() {
+            link.close_at_once(CloseCode::SLOW_CONSUMER, "slow consumer");
+        } else {
+            let position =
+                Position { epoch: self.subscriptions.epoch(topic).unwrap_or_default(), offset: reached };
+            let name = self.fan_out.name(topic);
+            self.sessions.send(&mut link, |text| server_event::dropped(text, name, position, reason));
+        }
         self.left_live(&mut link.resources(), token, topic);
     }
 

@@ -9,7 +9,7 @@ use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{Answer, Application as _, Context};
 
 use super::{BAD_TOPIC, NO_ROUTE, NO_SUBPROTOCOL, Service, topic_of};
-use crate::auth::{AuthCommand, Due, refusal};
+use crate::auth::{Admission, AuthCommand, Due, refusal};
 use crate::peer::Peer;
 use crate::route::Route;
 use crate::v1;
@@ -23,6 +23,22 @@ impl Service {
             None => self.origins.allows(upgrade.host, upgrade.origin),
         };
         (!is_allowed).then_some(Refusal::ORIGIN)
+    }
+
+    /// Decides who the client of a request is, or begins to.
+    pub(super) fn admit<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Service>,
+        token: Token,
+        request: &Request<'_>,
+        upgrade: Option<&Upgrade<'_>>,
+    ) -> Admission {
+        let (admission, needs_address) =
+            self.gate.admit(token, request, upgrade, cx.peer_certificate(token), cx.now());
+        if needs_address {
+            cx.find_address(token);
+        }
+        admission
     }
 
     /// Serves an upgrade of a client that was let in.
@@ -123,9 +139,14 @@ impl Service {
         if let Some(refusal) = refusal {
             return cx.refuse(token, &refusal);
         }
-        let Ok(Some(upgrade)) = request.upgrade() else { return cx.refuse(token, &Refusal::MALFORMED) };
-        let route = self.routes.find(request.path, &upgrade, self.preference);
-        let answer = self.serve_known(cx, token, request, &upgrade, route);
+        let answer = match request.upgrade() {
+            Ok(Some(upgrade)) => {
+                let route = self.routes.find(request.path, &upgrade, self.preference);
+                self.serve_known(cx, token, request, &upgrade, route)
+            }
+            Ok(None) => self.serve_event_stream(cx, token, request),
+            Err(refusal) => Answer::Refuse(refusal),
+        };
         match answer {
             Answer::Upgrade { peer, subprotocol, whole } => {
                 set_peer(cx, token, peer);
@@ -135,6 +156,11 @@ impl Service {
             Answer::UpgradeWith { peer, extras, whole } => {
                 set_peer(cx, token, peer);
                 cx.accept_with(token, &extras, whole);
+                self.opened(cx, token, None);
+            }
+            Answer::EventStream { peer, headers } => {
+                set_peer(cx, token, peer);
+                cx.begin_event_stream(token, &headers);
                 self.opened(cx, token, None);
             }
             Answer::Later { peer } => set_peer(cx, token, peer),

@@ -149,7 +149,7 @@ impl Service {
             identity: self.gate.client(token).map(|client| client.subject().into()),
             route: self.route_of(peer),
             path: view.path.map(str::to_owned),
-            subprotocol: matches!(peer, Peer::Session(_)).then_some(v1::SUBPROTOCOL),
+            subprotocol: (self.class(peer) == class::SESSION).then_some(v1::SUBPROTOCOL),
             topics: subscribed.topics,
             topic_count: subscribed.count,
             open_s: open.map(|nanos| nanos as f64 / SECOND as f64),

@@ -303,6 +303,13 @@ fn integer(raw: &RawValue) -> Option<u64> {
     raw.get().parse().ok().filter(|&number| number < INTEGER_END)
 }
 
+/// The position with this epoch, in hexadecimal digits, and this offset, in decimal ones.
+pub(crate) fn position_of(epoch: &str, offset: &str) -> Option<Position> {
+    // The library accepts a sign, too.
+    let offset = offset.parse().ok().filter(|&number| number < INTEGER_END && !offset.starts_with('+'))?;
+    Some(Position { epoch: hexadecimal(epoch)?, offset })
+}
+
 fn hexadecimal(digits: &str) -> Option<u64> {
     // The library accepts a sign, too.
     let good = (1..=16).contains(&digits.len()) && digits.bytes().all(|digit| digit.is_ascii_hexdigit());

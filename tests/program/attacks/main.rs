@@ -10,6 +10,7 @@ mod auth;
 mod certificate;
 mod compression;
 mod draining;
+mod event_streams;
 mod frames;
 mod handshake;
 mod limits;
