@@ -9,6 +9,7 @@ mod protocol_error;
 pub mod server_event;
 
 pub use command::{Command, parse};
+pub(crate) use command::{INTEGER_END, hexadecimal};
 pub use protocol_error::ProtocolError;
 
 /// The name of the subprotocol, which a client must offer.

@@ -1,13 +1,13 @@
 //! The steps of a drain: which connections it waits for, and how they are closed.
 
 use super::Broadcast;
+use super::events::SessionEvent;
 use super::handover::Ordering;
 use super::session::Subscriber;
+use super::sessions::{close_slow, end};
 use super::shard_mail::DrainStage;
 use crate::limits::DRAIN_GOODBYE;
 use crate::peer::{Peer, ServerApplication};
-use crate::v1::server_event;
-use echoring_proto::CloseCode;
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{Context, Goodbye};
 use echoring_topics::{GapReason, TopicId};
@@ -105,7 +105,7 @@ impl Broadcast {
                 _ => true,
             };
             if is_served && let Some(mut link) = cx.link(*token) {
-                link.close(code, reason);
+                end(&mut link, code, reason);
             }
             !is_served
         });
@@ -142,16 +142,17 @@ impl Broadcast {
                 unserved.map(|(topic, reached, _)| (topic, reached)).collect()
             }
             _ => {
-                link.close_at_once(CloseCode::SLOW_CONSUMER, "slow consumer");
+                close_slow(&mut link);
                 return;
             }
         };
         for (topic, reached) in missing {
             let (from, to, name) = (reached + 1, fan_out.topics.offset(topic), fan_out.name(topic));
             if from <= to {
-                sessions.send(&mut link, |text| server_event::gap(text, name, from, to, GapReason::Drain));
+                let reason = GapReason::Drain;
+                sessions.send(&mut link, &SessionEvent::Gap { topic: name, from, to, reason });
             }
         }
-        link.close(code, reason);
+        end(&mut link, code, reason);
     }
 }

@@ -9,11 +9,12 @@ use echoring_topics::{
 };
 
 use super::connection_sink::{ConnectionSink, FollowUps, SlowConsumer};
-use super::frame_encoder::{EventFrame, FrameEncoder, Frames, V1, V1_WITHOUT_PRESENCE};
+use super::dialect::Dialect;
+use super::events::TopicEvent;
+use super::frame_encoder::{EventFrame, FrameEncoder, Frames};
 use super::presence::PresenceChange;
 use super::shard_mail::{Publisher, ShardMail};
 use crate::peer::ServerApplication;
-use crate::v1::server_event;
 
 /// The logs and subscribers of a shard's topics.
 #[derive(Debug)]
@@ -55,9 +56,10 @@ impl FanOut {
         topic: TopicId,
         token: Token,
         window_bits: Option<u8>,
+        dialect: Dialect,
         sees_presence: bool,
     ) -> Option<MemberId> {
-        let dialect = if sees_presence { V1 } else { V1_WITHOUT_PRESENCE };
+        let dialect = dialect.of_log(sees_presence);
         self.topics.subscribe(topic, token, Format { dialect, window_bits }, 0)
     }
 
@@ -94,12 +96,12 @@ impl FanOut {
         change: &PresenceChange<'_>,
     ) {
         let FanOut { topics, encoder, .. } = self;
-        let PresenceChange { client, subject, joined, count } = *change;
-        let write = |text: &mut Vec<u8>, name: &str| {
-            server_event::presence(text, name, joined, client, subject, count);
-        };
         let memory = &mut LogMemory { pool: resources.pool, owned };
-        topics.append_presence(topic, memory, &mut EventFrame { encoder, write });
+        topics.append_presence(
+            topic,
+            memory,
+            &mut EventFrame { encoder, event: TopicEvent::Presence(change) },
+        );
     }
 
     /// Sends a heartbeat on topics that have had no message for long, so that subscribers know nothing was lost.
@@ -113,10 +115,9 @@ impl FanOut {
         let mut silent = Vec::new();
         topics.silent(now, &mut silent);
         for topic in silent {
-            let offset = topics.offset(topic);
-            let write = |text: &mut Vec<u8>, name: &str| server_event::heartbeat(text, name, offset);
+            let event = TopicEvent::Heartbeat(topics.offset(topic));
             let memory = &mut LogMemory { pool: resources.pool, owned };
-            topics.append_notice(topic, memory, &mut EventFrame { encoder, write });
+            topics.append_notice(topic, memory, &mut EventFrame { encoder, event });
         }
     }
 

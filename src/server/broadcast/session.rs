@@ -1,10 +1,13 @@
-//! The state of a connection that subscribes: a raw subscriber of one topic, or a session of `echoring.v1.json`.
+//! The state of a connection that subscribes: a raw subscriber of one topic, or a session with many topics.
 //!
-//! No I/O: a session records what was requested and how far each subscription is.
+//! No I/O: a session records what was requested and how far each subscription is. Its wire format is its
+//! [dialect](Dialect).
 
 use echoring_runtime::driver::Token;
 use echoring_topics::{MemberId, Position, Replay, TopicId, Topics};
 
+use super::centrifuge_session::{CentrifugeSession, Stage};
+use super::dialect::Dialect;
 use super::request_history::RequestHistory;
 use crate::quotas::CountedSubscription;
 
@@ -21,9 +24,11 @@ pub struct Subscriber {
     pub(super) held: u16,
 }
 
-/// A connection that speaks `echoring.v1.json`.
+/// A connection that subscribes to many topics.
 #[derive(Debug, Default)]
 pub struct Session {
+    /// What it has besides if it speaks Centrifuge's protocol; `None` for `echoring.v1.json`.
+    pub(super) centrifuge: Option<Box<CentrifugeSession>>,
     pub(super) subscriptions: Vec<SessionSubscription>,
     /// Topics whose presence events the session missed.
     pub(super) member_lists: Vec<MemberList>,
@@ -42,6 +47,8 @@ pub(super) struct SessionSubscription {
     pub(super) topic: TopicId,
     pub(super) state: SubscriptionState,
     pub(super) granted: Granted,
+    /// Whether the client wants no subscription from which it missed messages.
+    pub(super) must_recover: bool,
     /// Counts it for its identity.
     #[expect(dead_code, reason = "it counts until it is dropped")]
     pub(super) counted: Option<CountedSubscription>,
@@ -50,7 +57,7 @@ pub(super) struct SessionSubscription {
 /// What the client of a subscription may do besides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Granted {
-    /// See who else subscribes.
+    /// See who else subscribes, and wants to.
     pub(super) presence: bool,
     /// Receive stored messages.
     pub(super) history: bool,
@@ -143,6 +150,17 @@ impl SessionSubscription {
 }
 
 impl Session {
+    /// How the session speaks.
+    #[inline]
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.centrifuge.as_ref().map_or(Dialect::V1, |session| Dialect::Centrifuge(session.encoding))
+    }
+
+    /// Whether the token of its connect command is being checked.
+    pub(super) fn is_connecting(&self) -> bool {
+        self.centrifuge.as_ref().is_some_and(|session| matches!(session.stage, Stage::Connecting(_)))
+    }
+
     pub(super) fn find(&mut self, topic: TopicId) -> Option<&mut SessionSubscription> {
         self.subscriptions.iter_mut().find(|subscription| subscription.topic == topic)
     }
@@ -191,6 +209,13 @@ impl Session {
             }
         }
         next
+    }
+
+    /// Whether a request of members wants only their number, if it is `id`, which is answered now.
+    pub(super) fn take_stats(&mut self, id: Option<u64>) -> bool {
+        let Some(session) = &mut self.centrifuge else { return false };
+        let index = session.stats.iter().position(|own| Some(*own) == id);
+        index.map(|index| session.stats.swap_remove(index)).is_some()
     }
 
     /// Whether a page of a member list is to be requested, and none is on its way.
