@@ -51,6 +51,10 @@ pattern = "rooms.*"
 presence = true
 
 [[topics]]
+pattern = "prices.*"
+slow = "conflate"
+
+[[topics]]
 pattern = "closed.*"
 subscribe = "nobody"
 publish = "nobody"
@@ -560,6 +564,11 @@ class Wire(unittest.TestCase):
         (reply,) = self.replies(socket, 1)
         return socket, reply
 
+    def post_keyed(self, topic, key, value):
+        with connect(self.server.url("/broadcast"), subprotocols=["echoring.v1.json"]) as publisher:
+            publisher.send(json.dumps({"type": "publish", "id": 1, "topic": topic, "key": key, "data": value}))
+            self.assertEqual(json.loads(publisher.recv(PATIENCE_S))["type"], "published")
+
     def closed(self, socket):
         with self.assertRaises(ConnectionClosed) as closed:
             while True:
@@ -632,6 +641,28 @@ class Wire(unittest.TestCase):
         # Nobody answers a message without an id, and a pong that nobody asked for does no harm.
         socket.send('{"send":{"data":1}}\n{}\n{"id":10,"ping":{}}')
         self.assertEqual(self.replies(socket, 1), [{"id": 10, "ping": {}}])
+
+    def test_a_client_chooses_what_an_unknown_position_means(self):
+        socket, _ = self.session()
+        position = '"recover":true,"epoch":"f00d","offset":4'
+        socket.send('{"id":2,"subscribe":{"channel":"lost",%s,"flag":2}}' % position)
+        (reply,) = self.replies(socket, 1)
+        self.assertEqual(reply["error"]["code"], 112)
+        socket.send('{"id":3,"subscribe":{"channel":"lost",%s}}' % position)
+        (reply,) = self.replies(socket, 1)
+        self.assertTrue(reply["subscribe"]["was_recovering"])
+        self.assertNotIn("recovered", reply["subscribe"])
+
+    def test_the_latest_state_of_each_key_comes_first(self):
+        for offset, key in enumerate(("EUR", "USD", "EUR"), 1):
+            self.post_keyed("prices.all", key, offset)
+        socket, _ = self.session()
+        socket.send('{"id":2,"subscribe":{"channel":"prices.all"}}\n{"id":3,"publish":{"channel":"prices.all","data":1}}')
+        by_id = {reply["id"]: reply for reply in self.replies(socket, 2)}
+        publications = by_id[2]["subscribe"]["publications"]
+        expected = [{"data": 2, "offset": 2, "key": "USD"}, {"data": 3, "offset": 3, "key": "EUR"}]
+        self.assertEqual(publications, expected)
+        self.assertEqual(by_id[3]["error"]["code"], 107)
 
     def test_senseless_messages_end_the_connection_for_good(self):
         for message in ("", "nonsense", "[]", '{"id":1}', '{"id":1,"ping":{}}', '{"connect":{}}', '{"id":1,"connect":[]}'):
