@@ -95,7 +95,9 @@ impl Gate {
         self.known.client(token)
     }
 
-    /// Decides about a request, or begins to. `certificate` is that of TLS, in DER. Also returns whether the address of the peer is needed for the decision.
+    /// Decides about a request, or begins to. `certificate` is that of TLS, in DER. A client that `presents_later` may come
+    /// without credentials: its first message decides. Also returns whether the address of the peer is needed for the
+    /// decision.
     pub(crate) fn admit(
         &mut self,
         token: Token,
@@ -103,6 +105,7 @@ impl Gate {
         upgrade: Option<&Upgrade<'_>>,
         certificate: Option<&[u8]>,
         now: Nanos,
+        presents_later: bool,
     ) -> (Admission, bool) {
         let Some(authenticator) = &self.authenticator else { return (Admission::Open, false) };
         let wall = unix_now();
@@ -112,6 +115,9 @@ impl Gate {
             None => authenticator.check(&presented, wall),
         };
         match verdict {
+            Verdict::Anonymous | Verdict::Denied(Denied::Missing) if presents_later => {
+                (Admission::Open, false)
+            }
             Verdict::Anonymous => {
                 self.counters.note_anonymous();
                 (Admission::Open, false)
@@ -211,6 +217,14 @@ impl Gate {
         decision: Decision,
         now: Nanos,
     ) -> Result<(), RefreshError> {
+        let client = self.checked(token, decision)?;
+        self.counters.note_refreshed();
+        self.known.insert(token, client, now, unix_now());
+        Ok(())
+    }
+
+    /// The client of a decision, unless it is another one than the connection has.
+    fn checked(&self, token: Token, decision: Decision) -> Result<Arc<Identity>, RefreshError> {
         let client = decision.map_err(|denied| {
             self.counters.note_denied(denied);
             RefreshError::Denied(denied)
@@ -219,8 +233,36 @@ impl Gate {
             self.counters.note_denied(Denied::Foreign);
             return Err(RefreshError::OtherSubject);
         }
-        self.counters.note_refreshed();
-        self.known.insert(token, client, now, unix_now());
+        Ok(client)
+    }
+
+    /// The first message of a session that presents its credentials later has none. Whether the session is let in.
+    pub(crate) fn admits_without_token(&self, token: Token) -> bool {
+        let Some(authenticator) = &self.authenticator else { return true };
+        if self.client(token).is_some() {
+            return true;
+        }
+        match authenticator.check(&Presented::Nothing, unix_now()) {
+            Verdict::Anonymous => {
+                self.counters.note_anonymous();
+                true
+            }
+            _ => {
+                self.counters.note_denied(Denied::Missing);
+                false
+            }
+        }
+    }
+
+    /// A session that presents its credentials later has done so. Refuses those of another client than the handshake's.
+    pub(crate) fn connected(
+        &mut self,
+        token: Token,
+        decision: Decision,
+        now: Nanos,
+    ) -> Result<(), RefreshError> {
+        let client = self.checked(token, decision)?;
+        self.let_in(token, client, now, unix_now());
         Ok(())
     }
 

@@ -30,6 +30,19 @@ pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 pub const PROTOCOL_ERRORS_MAX: u8 = 20;
 /// Maximum nesting of arrays and objects in published JSON: the default of common JSON parsers.
 pub const JSON_DEPTH_MAX: usize = 128;
+/// Bytes of frames that came behind a connect command of Centrifuge's protocol whose token is being checked: a client that
+/// reconnects sends its subscriptions with it. More end the session.
+pub(crate) const CENTRIFUGE_CONNECT_BACKLOG_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of these frames, and of pages of history that wait for others, of all sessions of a shard. Further requests are
+/// refused.
+pub(crate) const CENTRIFUGE_KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Requests of history, and of presence statistics, of one session that wait for other shards. Each may hold pages; further
+/// ones are refused.
+pub(crate) const CENTRIFUGE_PENDING_REQUESTS_MAX: usize = 16;
+/// Clients in one answer about presence, which has no pages: about 100 KB of JSON. Of more, an error is told.
+pub(crate) const CENTRIFUGE_PRESENCE_CLIENTS_MAX: usize = 1_024;
+/// Bytes of history in one answer, and one page besides: twice the default of a topic's history.
+pub(crate) const CENTRIFUGE_HISTORY_BYTES_MAX: usize = 128 * 1024;
 /// Messages from other threads that wait for the owners of their topics, per node. Further ones are answered 429.
 pub const OUTSIDE_MESSAGES_MAX: u64 = 1_024;
 /// Bytes of these messages.
@@ -211,7 +224,7 @@ pub const CONNECTION_LEASE: u64 = 64;
 
 /// Bytes of an open connection that sends nothing.
 pub(crate) const PEAK_CONNECTION_BYTES: u64 = 256;
-/// Bytes of a connection that speaks `echoring.v1.json`, beside those.
+/// Bytes of a session, beside those: of `echoring.v1.json` or Centrifuge's protocol.
 pub(crate) const PEAK_SESSION_BYTES: u64 = 256;
 /// Bytes of a subscription: a cursor into its topic's log.
 pub(crate) const PEAK_SUBSCRIPTION_BYTES: u64 = 180;

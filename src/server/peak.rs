@@ -81,7 +81,7 @@ fn user(config: &ServerConfig, resolved: &Resolved, host: HostMemory) -> Vec<Mem
         part("memory_budget", config.memory_budget_bytes, 1),
         part("compression windows", window_bytes(config), 1),
         part("connections", connections, PEAK_CONNECTION_BYTES),
-        part("sessions of echoring.v1.json", connections, PEAK_SESSION_BYTES),
+        part("sessions", connections, PEAK_SESSION_BYTES),
         part("subscriptions", subscriptions, PEAK_SUBSCRIPTION_BYTES),
         part("topics", u64::from(config.topics_max), topic_bytes(shards)),
         part("receive regions, rings and codecs", shards, shard_bytes),

@@ -15,7 +15,7 @@ pub enum Peer {
     Echo,
     /// `/broadcast/{topic}`: a raw subscriber of one topic.
     Subscriber(Subscriber),
-    /// `/broadcast`: a session of `echoring.v1.json`; or `/sse/{topic}`: an event stream.
+    /// `/broadcast` or `/connection/websocket`: a session with many topics; or `/sse/{topic}`: an event stream.
     Session(Box<Session>),
     /// A route with a handler, which is in the slot of this number.
     Handler(u32),
@@ -36,7 +36,7 @@ pub mod class {
     pub const ECHO: u8 = 0;
     /// Raw subscribers.
     pub const BROADCAST: u8 = 1;
-    /// Sessions of `echoring.v1.json`.
+    /// Sessions, in any dialect.
     pub const SESSION: u8 = 2;
     /// Routes with a handler.
     pub const HANDLER: u8 = 3;

@@ -39,6 +39,9 @@ use crate::quotas::Quotas;
 use crate::response::{Response, to_reply};
 use crate::route::{Route, Routes, Subprotocols};
 
+/// The path of sessions that speak Centrifuge's client protocol, as its SDKs expect it.
+const CENTRIFUGE_PATH: &str = "/connection/websocket";
+
 const METHOD: Refusal =
     Refusal { status: 405, reason: "method not allowed", headers: "Allow: GET, HEAD\r\n", hint: "use GET" };
 const NO_ROUTE: Refusal =
@@ -218,7 +221,7 @@ impl Service {
             "/healthz" => Answer::Respond(state(200, b"ok\n", head_only)),
             "/readyz" if self.readiness.is_ready() => Answer::Respond(state(200, b"ok\n", head_only)),
             "/readyz" => Answer::Respond(state(503, b"draining\n", head_only)),
-            "/echo" => Answer::Refuse(Refusal::WEBSOCKET_ONLY),
+            "/echo" | CENTRIFUGE_PATH => Answer::Refuse(Refusal::WEBSOCKET_ONLY),
             path if !self.demo_pages && !path.starts_with("/broadcast/") => {
                 Answer::Refuse(Refusal::NOT_FOUND)
             }
@@ -302,7 +305,9 @@ impl Application for Service {
         if let Some(refusal) = self.check_origin(route.as_deref(), upgrade) {
             return Answer::Refuse(refusal);
         }
-        match self.admit(cx, token, request, Some(upgrade)) {
+        // The first message has the credentials of a client that cannot set header fields.
+        let presents_later = route.is_none() && request.path == CENTRIFUGE_PATH;
+        match self.admit(cx, token, request, Some(upgrade), presents_later) {
             Admission::Open => self.serve_known(cx, token, request, upgrade, route),
             Admission::Later => Answer::Later { peer: Peer::Echo },
             Admission::Refused(refusal) => Answer::Refuse(refusal),

@@ -281,6 +281,49 @@ fn a_successor_on_epoll_takes_everything_over() {
     takes_over("epoll");
 }
 
+/// A session of Centrifuge's protocol that subscribes to `t`, and the result.
+fn centrifuge(at: Addresses, position: &str) -> (Socket, Value) {
+    let mut socket = open(at, "/connection/websocket");
+    let subscribe = format!(r#"{{"id":2,"subscribe":{{"channel":"t"{position}}}}}"#);
+    socket.send(format!("{{\"id\":1,\"connect\":{{}}}}\n{subscribe}").into()).expect("sent");
+    loop {
+        let reply: Value = serde_json::from_str(&next(&mut socket).expect("a reply")).expect("JSON");
+        if reply["id"] == 2 {
+            return (socket, reply["subscribe"].clone());
+        }
+    }
+}
+
+#[test]
+fn sessions_of_centrifuge_recover_from_the_successor() {
+    let at = Addresses::free();
+    let flags = ["--drain", "1s"];
+    let mut server = Server::start(at, &flags).expect("the first");
+    let (mut socket, result) = centrifuge(at, "");
+    let epoch = &result["epoch"];
+    assert!(publish(at, "before").starts_with("HTTP/1.1 200 "));
+    let _successor = Server::start(at, &[&flags[..], &["--takeover"]].concat()).expect("a successor");
+    assert!(publish(at, "after").starts_with("HTTP/1.1 200 "));
+    let mut reached = 0;
+    let code = loop {
+        match next(&mut socket) {
+            Ok(push) => {
+                let push: Value = serde_json::from_str(&push).expect("JSON");
+                reached += 1;
+                assert_eq!(push["push"]["pub"]["offset"], reached, "{push}");
+            }
+            Err(code) => break code,
+        }
+    };
+    assert_eq!(code, 3001, "its client returns");
+    while socket.read().is_ok() {}
+    let (_, result) = centrifuge(at, &format!(r#","recover":true,"epoch":{epoch},"offset":{reached}"#));
+    let missed = result["publications"].as_array().map_or(0, Vec::len) as u64;
+    assert_eq!((&result["recovered"], reached + missed), (&true.into(), 2), "{result}");
+    assert_eq!(&result["epoch"], epoch);
+    assert_eq!(server.ended(), Some(0));
+}
+
 #[test]
 fn a_successor_that_cannot_start_leaves_the_server_alone() {
     let at = Addresses::free();

@@ -110,6 +110,11 @@ impl<A: Application> ConnectionContext<'_, A> {
         self.connection.queued_bytes()
     }
 
+    /// Silence after which a peer is pinged, or 0 for never, and the time that it has to answer.
+    pub fn ping_times(&self) -> (Nanos, Nanos) {
+        (self.env.config.ping_interval, self.env.config.pong_timeout)
+    }
+
     /// Maximum queued bytes above which [`send`](ConnectionContext::send) refuses.
     pub fn queue_bytes(&self) -> u32 {
         self.env.config.queue_bytes

@@ -9,13 +9,12 @@ use echoring_topics::{
 };
 
 use super::connection_sink::{ConnectionSink, FollowUps, SlowConsumer};
-use super::frame_encoder::{
-    EVENT_STREAM, EventFrame, FrameEncoder, Frames, HeartbeatFrame, V1, V1_WITHOUT_PRESENCE,
-};
+use super::dialect::Dialect;
+use super::events::TopicEvent;
+use super::frame_encoder::{EventFrame, FrameEncoder, Frames};
 use super::presence::PresenceChange;
 use super::shard_mail::{Publisher, ShardMail};
 use crate::peer::ServerApplication;
-use crate::v1::server_event;
 
 /// The logs and subscribers of a shard's topics.
 #[derive(Debug)]
@@ -51,27 +50,21 @@ impl FanOut {
         self.topics.subscribe(topic, token, Format { dialect: Encoding::Raw, window_bits }, skip)
     }
 
-    /// Subscribes a session to a topic, with or without presence events.
+    /// Subscribes a session to a topic, which has this epoch, with or without presence events.
     pub(super) fn subscribe_session(
         &mut self,
         topic: TopicId,
+        epoch: u64,
         token: Token,
         window_bits: Option<u8>,
+        dialect: Dialect,
         sees_presence: bool,
     ) -> Option<MemberId> {
-        let dialect = if sees_presence { V1 } else { V1_WITHOUT_PRESENCE };
+        if dialect == Dialect::EventStream {
+            self.encoder.epochs.set(topic, epoch);
+        }
+        let dialect = dialect.of_log(sees_presence);
         self.topics.subscribe(topic, token, Format { dialect, window_bits }, 0)
-    }
-
-    /// Subscribes an event stream to a topic, which has this epoch.
-    pub(super) fn subscribe_event_stream(
-        &mut self,
-        topic: TopicId,
-        token: Token,
-        epoch: u64,
-    ) -> Option<MemberId> {
-        self.encoder.epochs.set(topic, epoch);
-        self.topics.subscribe(topic, token, Format { dialect: EVENT_STREAM, window_bits: None }, 0)
     }
 
     /// Appends a message to the log of a topic. Under memory pressure the history of `owned` shrinks first.
@@ -107,12 +100,12 @@ impl FanOut {
         change: &PresenceChange<'_>,
     ) {
         let FanOut { topics, encoder, .. } = self;
-        let PresenceChange { client, subject, joined, count } = *change;
-        let write = |text: &mut Vec<u8>, name: &str| {
-            server_event::presence(text, name, joined, client, subject, count);
-        };
         let memory = &mut LogMemory { pool: resources.pool, owned };
-        topics.append_presence(topic, memory, &mut EventFrame { encoder, write });
+        topics.append_presence(
+            topic,
+            memory,
+            &mut EventFrame { id: topic, encoder, event: TopicEvent::Presence(change) },
+        );
     }
 
     /// Sends a heartbeat on topics that have had no message for long, so that subscribers know nothing was lost.
@@ -126,9 +119,9 @@ impl FanOut {
         let mut silent = Vec::new();
         topics.silent(now, &mut silent);
         for topic in silent {
-            let offset = topics.offset(topic);
+            let event = TopicEvent::Heartbeat(topics.offset(topic));
             let memory = &mut LogMemory { pool: resources.pool, owned };
-            topics.append_notice(topic, memory, &mut HeartbeatFrame { id: topic, offset, encoder });
+            topics.append_notice(topic, memory, &mut EventFrame { id: topic, encoder, event });
         }
     }
 

@@ -1,18 +1,13 @@
 //! Encodes messages and server events as frames, in each encoding, plain and compressed.
 
+use super::centrifuge_events;
+use super::dialect::Dialect;
+use super::events::TopicEvent;
 use crate::event_stream;
 use crate::v1::server_event;
 use echoring_proto::connection::{Codecs, MessageKind};
 use echoring_proto::frame::{self, HEADER_BYTES_MAX, Header};
-use echoring_topics::{Content, Encode, Encoding, Format, Keyed, Parts, Position, Publication, TopicId};
-
-/// The encoding of `echoring.v1.json`.
-pub(super) const V1: Encoding = Encoding::Adapter(0);
-/// The same for sessions that may not see who else subscribes.
-pub(super) const V1_WITHOUT_PRESENCE: Encoding = Encoding::WithoutPresence(0);
-
-/// The encoding of event streams, whose clients are not told who else subscribes.
-pub(super) const EVENT_STREAM: Encoding = Encoding::WithoutPresence(1);
+use echoring_topics::{Content, Encode, Format, Keyed, Parts, Position, Publication, TopicId};
 
 /// Maximum bytes of conflated messages that one subscriber is sent at once.
 const KEYED_BYTES_MAX: usize = 64 * 1024;
@@ -66,20 +61,16 @@ impl Encode for Frames<'_> {
     #[inline]
     fn frame(&mut self, topic: &str, format: Format) -> Parts<'_> {
         let Frames { publication, id, offset, encoder, codecs } = self;
-        if format.dialect == EVENT_STREAM {
+        let dialect = Dialect::of(format.dialect);
+        if dialect == Some(Dialect::EventStream) {
             return event_parts(encoder, topic, *id, *offset, publication);
         }
         let FrameEncoder { head, text, joined, .. } = &mut **encoder;
-        let Publication { content, key, payload } = *publication;
-        let (kind, body) = match format.dialect {
-            Encoding::Raw => (raw_kind(content), [payload, &[], &[]]),
-            Encoding::Adapter(_) | Encoding::WithoutPresence(_) => {
-                text.clear();
-                (
-                    MessageKind::Text,
-                    server_event::message_parts(text, topic, *offset, key, 0, content, payload),
-                )
-            }
+        let publication = *publication;
+        let Publication { content, payload, .. } = publication;
+        let (kind, body) = match dialect {
+            None => (raw_kind(content), [payload, &[], &[]]),
+            Some(dialect) => (dialect.kind(), message_parts(dialect, text, topic, *offset, 0, publication)),
         };
         if let Some(window_bits) = format.window_bits {
             let whole = if body[1].is_empty() && body[2].is_empty() {
@@ -99,6 +90,28 @@ impl Encode for Frames<'_> {
     }
 }
 
+/// A message as an event of a dialect in three parts, of which the payload may be one. The previous content of `head` is
+/// discarded. Event streams have no such parts.
+#[inline]
+pub(super) fn message_parts<'a>(
+    dialect: Dialect,
+    head: &'a mut Vec<u8>,
+    topic: &str,
+    offset: u64,
+    skipped: u64,
+    publication: Publication<'a>,
+) -> [&'a [u8]; 3] {
+    let Publication { content, key, payload } = publication;
+    match dialect {
+        Dialect::V1 | Dialect::EventStream => {
+            server_event::message_parts(head, topic, offset, key, skipped, content, payload)
+        }
+        Dialect::Centrifuge(encoding) => {
+            centrifuge_events::message_parts(encoding, head, topic, offset, &publication)
+        }
+    }
+}
+
 /// A message for event streams.
 fn event_parts<'a>(
     encoder: &'a mut FrameEncoder,
@@ -114,42 +127,24 @@ fn event_parts<'a>(
     [text, &[], &[], &[]]
 }
 
-/// The latest offset of a silent topic.
-pub(super) struct HeartbeatFrame<'a> {
+/// An event for all subscribers of a topic whose encoding has it. It is short, so one plain frame serves all of them.
+pub(super) struct EventFrame<'a> {
     pub(super) id: TopicId,
-    pub(super) offset: u64,
     pub(super) encoder: &'a mut FrameEncoder,
+    pub(super) event: TopicEvent<'a>,
 }
 
-impl Encode for HeartbeatFrame<'_> {
+impl Encode for EventFrame<'_> {
     fn frame(&mut self, topic: &str, format: Format) -> Parts<'_> {
-        let HeartbeatFrame { id, offset, encoder } = self;
-        if format.dialect == EVENT_STREAM {
-            let position = Position { epoch: encoder.epochs.of(*id), offset: *offset };
-            encoder.text.clear();
-            event_stream::heartbeat(&mut encoder.text, position);
-            return [&encoder.text, &[], &[], &[]];
+        let FrameEncoder { head, text, epochs, .. } = &mut *self.encoder;
+        // Raw subscribers get no events.
+        let dialect = Dialect::of(format.dialect).unwrap_or_default();
+        text.clear();
+        self.event.write(dialect, topic, epochs.of(self.id), text);
+        if dialect == Dialect::EventStream {
+            return [text, &[], &[], &[]];
         }
-        let FrameEncoder { head, text, .. } = &mut **encoder;
-        text.clear();
-        server_event::heartbeat(text, topic, *offset);
-        [encode_header(head, MessageKind::Text, false, text.len()), text, &[], &[]]
-    }
-}
-
-/// A server event for all subscribers of a topic whose encoding has events. It is short, so one plain frame serves all.
-pub(super) struct EventFrame<'a, F> {
-    pub(super) encoder: &'a mut FrameEncoder,
-    /// Appends the event for the topic of this name.
-    pub(super) write: F,
-}
-
-impl<F: FnMut(&mut Vec<u8>, &str)> Encode for EventFrame<'_, F> {
-    fn frame(&mut self, topic: &str, _: Format) -> Parts<'_> {
-        let FrameEncoder { head, text, .. } = &mut *self.encoder;
-        text.clear();
-        (self.write)(text, topic);
-        [encode_header(head, MessageKind::Text, false, text.len()), text, &[], &[]]
+        [encode_header(head, dialect.kind(), false, text.len()), text, &[], &[]]
     }
 }
 

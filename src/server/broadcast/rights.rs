@@ -1,11 +1,13 @@
 //! What clients may do with topics: checks of requests, and of present subscriptions when credentials or settings change.
 
 use super::Broadcast;
+use super::dialect::Dialect;
+use super::events::SessionEvent;
 use super::session::Granted;
-use super::sessions::latest_request;
+use super::sessions::{dialect_of, latest_request};
 use crate::auth::{Gate, RefreshError};
 use crate::peer::{Peer, ServerApplication};
-use crate::v1::{ProtocolError, server_event};
+use crate::v1::ProtocolError;
 use echoring_auth::{Credentials, Decision, Denied, Identity, may};
 use echoring_proto::CloseCode;
 use echoring_runtime::shard::ConnectionContext;
@@ -59,6 +61,9 @@ impl Broadcast {
     ) {
         let Peer::Session(session) = &mut *link.peer else { return };
         let Some(request) = session.refreshing.take() else { return };
+        if session.is_connecting() {
+            return self.connect_decided(link, gate, decision);
+        }
         match gate.refreshed(link.token, decision, link.now()) {
             Ok(()) => {
                 let expires_in_s = gate.expires_in_s(link.token);
@@ -66,13 +71,17 @@ impl Broadcast {
                 if let Peer::Session(session) = &mut *link.peer {
                     session.subject = subject.into();
                 }
-                self.sessions.send(link, |text| server_event::authenticated(text, id, subject, expires_in_s));
+                let client = self.client_number(link);
+                self.sessions.send(link, &SessionEvent::Authenticated { id, client, subject, expires_in_s });
                 self.check_rights(link, gate.client(link.token));
             }
             Err(RefreshError::Denied(Denied::Busy | Denied::Unavailable)) => {
                 let error =
                     ProtocolError::busy_authenticating(id, "the token cannot be checked now; try again");
-                self.sessions.send(link, |text| server_event::error(text, &error));
+                self.sessions.send(link, &SessionEvent::Error(&error));
+            }
+            Err(error) if matches!(dialect_of(link), Dialect::Centrifuge(_)) => {
+                self.refuse_token(link, id, error);
             }
             Err(error) => {
                 let error = ProtocolError::bad_token(id, reason(error));
@@ -87,9 +96,8 @@ impl Broadcast {
         link: &mut ConnectionContext<'_, A>,
         seconds: u64,
     ) {
-        // The client of an event stream cannot present another token, and returns when it is closed.
-        if matches!(link.peer, Peer::Session(_)) && !link.peer.is_event_stream() {
-            self.sessions.send(link, |text| server_event::token_expires(text, seconds));
+        if matches!(link.peer, Peer::Session(_)) {
+            self.sessions.send(link, &SessionEvent::TokenExpires(seconds));
         }
     }
 
@@ -132,10 +140,15 @@ impl Broadcast {
             subscription.granted.history = granted.history;
             return;
         }
-        self.withdraw(link, topic);
+        self.withdraw(link, topic, may_subscribe);
     }
 
-    fn withdraw<A: ServerApplication>(&mut self, link: &mut ConnectionContext<'_, A>, topic: TopicId) {
+    fn withdraw<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        topic: TopicId,
+        may_return: bool,
+    ) {
         let Peer::Session(session) = &mut *link.peer else { return };
         if session.is_event_stream() {
             // It has no other subscription, which ends with the connection. A request that waits is closed with it.
@@ -146,8 +159,8 @@ impl Broadcast {
         self.cancel_subscribe(link, &subscription.state);
         if let Some((_, offset, _)) = reached {
             let position = Position { epoch: self.subscriptions.epoch(topic).unwrap_or_default(), offset };
-            let name = self.fan_out.name(topic);
-            self.sessions.send(link, |text| server_event::withdrawn(text, name, position));
+            let event = SessionEvent::Withdrawn { topic: self.fan_out.name(topic), position, may_return };
+            self.sessions.send(link, &event);
         }
         let token = link.token;
         self.leave(&mut link.resources(), token, &subscription);

@@ -1,7 +1,8 @@
 //! Subscribing: the shard to a topic at its owner, and connections to the shard's part of the topic; and unsubscribing.
 
 use super::Broadcast;
-use super::session::{Session, SessionSubscription, Subscriber, SubscriptionState};
+use super::centrifuge_session::CentrifugeSession;
+use super::session::{Protocol, Session, SessionSubscription, Subscriber, SubscriptionState};
 use super::sessions::limit_of;
 use super::shard_mail::{ShardMail, origin};
 use super::subscriptions::{Subscription, Waiting};
@@ -9,6 +10,7 @@ use crate::auth::{Gate, NOT_ALLOWED};
 use crate::limits::SUBSCRIPTIONS_WAITING_MAX;
 use crate::peer::{Peer, ServerApplication};
 use echoring_auth::Identity;
+use echoring_centrifuge::Encoding;
 use echoring_proto::handshake::Refusal;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::{Driver, Token};
@@ -105,6 +107,24 @@ impl Broadcast {
         let subject = client.map(Identity::subject).unwrap_or_default().into();
         let peer = Peer::Session(Box::new(Session { subject, ..Session::default() }));
         Answer::Upgrade { peer, subprotocol: Some(subprotocol), whole: true }
+    }
+
+    /// Opens a session of Centrifuge's protocol, whose connect command must come before `connect_by`.
+    pub(crate) fn open_centrifuge(
+        &mut self,
+        encoding: Encoding,
+        subprotocol: Option<&'static str>,
+        token: Token,
+        client: Option<&Identity>,
+        connect_by: Nanos,
+    ) -> Answer<Peer> {
+        self.sessions.count += 1;
+        let subject = client.map(Identity::subject).unwrap_or_default().into();
+        let centrifuge = Box::new(CentrifugeSession::new(encoding, connect_by));
+        self.sessions.alarms.add(token, &centrifuge);
+        let protocol = Protocol::Centrifuge(centrifuge);
+        let session = Session { subject, protocol, ..Session::default() };
+        Answer::Upgrade { peer: Peer::Session(Box::new(session)), subprotocol, whole: true }
     }
 
     /// A client, as the creator of a topic.
@@ -297,6 +317,10 @@ impl Broadcast {
         session: &Session,
     ) {
         self.sessions.count -= 1;
+        if let Some(centrifuge) = session.centrifuge() {
+            self.sessions.alarms.remove(token, centrifuge);
+            self.sessions.kept.remove(centrifuge.kept_bytes(), resources.pool);
+        }
         for subscription in &session.subscriptions {
             self.leave(resources, token, subscription);
         }

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use echoring_auth::{Authenticator, Denied};
+use echoring_centrifuge::Encoding;
 use echoring_proto::CloseCode;
 use echoring_proto::handshake::{Refusal, Request, Upgrade};
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{Answer, Application as _, Context};
 
-use super::{BAD_TOPIC, NO_ROUTE, NO_SUBPROTOCOL, Service, topic_of};
+use super::{BAD_TOPIC, CENTRIFUGE_PATH, NO_ROUTE, NO_SUBPROTOCOL, Service, topic_of};
 use crate::auth::{Admission, AuthCommand, Due, refusal};
+use crate::broadcast::sessions::end;
 use crate::peer::Peer;
 use crate::route::Route;
 use crate::v1;
@@ -25,16 +27,18 @@ impl Service {
         (!is_allowed).then_some(Refusal::ORIGIN)
     }
 
-    /// Decides who the client of a request is, or begins to.
+    /// Decides who the client of a request is, or begins to. The first message of a client that `presents_later` may decide.
     pub(super) fn admit<D: Driver>(
         &mut self,
         cx: &mut Context<'_, D, Service>,
         token: Token,
         request: &Request<'_>,
         upgrade: Option<&Upgrade<'_>>,
+        presents_later: bool,
     ) -> Admission {
+        let (certificate, now) = (cx.peer_certificate(token), cx.now());
         let (admission, needs_address) =
-            self.gate.admit(token, request, upgrade, cx.peer_certificate(token), cx.now());
+            self.gate.admit(token, request, upgrade, certificate, now, presents_later);
         if needs_address {
             cx.find_address(token);
         }
@@ -74,6 +78,16 @@ impl Service {
                 Some(subprotocol) => self.broadcast.open_session(subprotocol, self.gate.client(token)),
                 None => Answer::Refuse(NO_SUBPROTOCOL),
             },
+            CENTRIFUGE_PATH => {
+                let own = upgrade.subprotocol(&Encoding::SUBPROTOCOLS, self.preference);
+                let encoding = match own {
+                    Some(name) => Encoding::from_subprotocol(name).unwrap_or_default(),
+                    None => Encoding::from_query(request.query),
+                };
+                let connect_by = cx.now() + cx.handshake_timeout();
+                let client = self.gate.client(token);
+                self.broadcast.open_centrifuge(encoding, own.or(subprotocol), token, client, connect_by)
+            }
             path => match path.strip_prefix("/broadcast/").map(topic_of) {
                 Some(Some(topic)) => {
                     let echo_own = request.query_value("self") == Some("1");
@@ -197,7 +211,7 @@ impl Service {
         self.gate.note_ended(due);
         let reason =
             if due == Due::Withdrawn { "credentials were withdrawn" } else { "credentials have expired" };
-        link.close(CloseCode::CREDENTIALS_ENDED, reason);
+        end(&mut link, CloseCode::CREDENTIALS_ENDED, reason);
     }
 }
 

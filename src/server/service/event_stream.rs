@@ -53,7 +53,7 @@ impl Service {
         if let Err(refusal) = cross_origin_headers(&self.origins, request) {
             return Answer::Refuse(refusal);
         }
-        match self.admit(cx, token, request, None) {
+        match self.admit(cx, token, request, None, false) {
             Admission::Open => self.serve_event_stream(cx, token, request),
             Admission::Later => Answer::Later { peer: Peer::Echo },
             Admission::Refused(refusal) => Answer::Refuse(refusal),

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod auth;
+mod centrifuge;
 #[path = "../../support/certificate.rs"]
 mod certificate;
 mod compression;
