@@ -91,10 +91,24 @@ fn compare(command: &Command<'_>, line: &[u8]) {
     let Some((name, field, text)) = name_of(&command.request) else { return };
     let request = &read[name];
     assert_eq!(request[field].as_str().unwrap_or_default(), text, "{name}.{field}");
+    if !has_data(&command.request) {
+        return;
+    }
     match data_of(&command.request) {
-        b"" => assert!(request.get("data").is_none() || name == "ping", "{request}"),
+        b"" => assert_eq!(request.get("data"), None),
         data => assert_eq!(request.get("data"), serde_json::from_slice(data).ok().as_ref()),
     }
+}
+
+fn has_data(request: &Request<'_>) -> bool {
+    matches!(
+        request,
+        Request::Connect(_)
+            | Request::Subscribe(_)
+            | Request::Publish(_)
+            | Request::Send { .. }
+            | Request::Rpc(_)
+    )
 }
 
 /// Data that came in a command arrives at subscribers with both encodings.

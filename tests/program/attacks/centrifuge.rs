@@ -167,9 +167,9 @@ fn protobuf_carries_the_same_session() {
         let publication = fields(&push[&4]);
         assert_eq!((&publication[&4][..], &publication[&6][..]), (&br#"{"from":"protobuf"}"#[..], &[1][..]));
         assert_eq!(json.push("a")["pub"], json!({"data": {"from": "protobuf"}, "offset": 1}));
-        json.send(&json!({"id": 9, "publish": {"channel": "a", "data": [1, 2.50]}}));
+        json.send(&json!({"id": 9, "publish": {"channel": "a", "data": [1, 2.5]}}));
         let push = fields(&hear(&mut peer)[&4]);
-        assert_eq!(fields(&push[&4])[&4], b"[1,2.50]");
+        assert_eq!(fields(&push[&4])[&4], b"[1,2.5]");
         // The empty message is a pong, and a text message breaks the protocol.
         send(&mut peer, &[Vec::new()]);
         peer.send(&frame(TEXT, b"{}"));
