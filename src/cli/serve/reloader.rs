@@ -196,8 +196,11 @@ impl Running {
                 ))
             })?;
         }
-        // Fails only without a log.
-        let _ = logging::set_level(filter, next.logs.filter.clone());
+        // A level that `PUT /log-level` has set stays, unless the configuration has another one.
+        if changed.iter().any(|change| change.key == "log") {
+            // Fails only without a log.
+            let _ = logging::set_level(filter, next.logs.filter.clone());
+        }
         if let Some(control) = &self.control {
             control.set_tokens(tokens);
         }

@@ -29,7 +29,7 @@ pub struct Server {
     pub secure: bool,
     /// Whether clients without credentials are refused.
     authenticates: bool,
-    admin: SocketAddr,
+    pub admin: SocketAddr,
 }
 
 /// Runs `test` against a server with `flags` on io_uring (if the kernel allows it) and against one on epoll, at the
@@ -186,7 +186,7 @@ impl Server {
         Some((status, serde_json::from_str(&body).ok()?))
     }
 
-    fn exchange(&self, request: &[u8]) -> Option<(u16, String)> {
+    pub fn exchange(&self, request: &[u8]) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect(self.admin).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).ok()?;
         stream.write_all(request).ok()?;

@@ -256,6 +256,24 @@ fn the_log_level_changes() {
 }
 
 #[test]
+fn a_reload_of_something_else_keeps_the_log_level_that_an_operator_has_set() {
+    configured("log = 'info'", &[], |node| {
+        let server = &node.server;
+        let level = || server.get("/log-level")["level"].clone();
+        let body = "debug";
+        let request = format!(
+            "PUT /log-level HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        assert_eq!(server.exchange(request.as_bytes()).expect("an answer").0, 200);
+        assert_eq!(node.change("log = 'info'\nmax_topics = 7").0, ["max_topics"]);
+        assert_eq!(level(), "debug");
+        assert_eq!(node.change("log = 'warn'\nmax_topics = 7").0, ["log"]);
+        assert_eq!(level(), "warn");
+    });
+}
+
+#[test]
 fn a_new_admin_token_replaces_the_old_one() {
     let token = folder().join("token");
     let [old, new] = ["0123456789abcdef-old", "0123456789abcdef-new"];
