@@ -157,7 +157,7 @@ impl Gate {
         now: Nanos,
     ) -> Option<(OwnedHead, Option<Refusal>)> {
         let head = self.pending.take(token)?;
-        let refusal = match decision {
+        let refusal = match self.as_of_now(decision) {
             Ok(client) => {
                 self.let_in(token, client, now, unix_now());
                 None
@@ -165,6 +165,17 @@ impl Gate {
             Err(denied) => Some(self.refuse(denied)),
         };
         Some((head, refusal))
+    }
+
+    /// A decision, which other settings may have made, as far as the present ones agree.
+    fn as_of_now(&self, decision: Decision) -> Decision {
+        let client = decision?;
+        let Some(authenticator) = &self.authenticator else { return Ok(client) };
+        match authenticator.renew(&client, unix_now()) {
+            Renewal::Same => Ok(client),
+            Renewal::Changed(client) => Ok(client),
+            Renewal::Withdrawn => Err(Denied::Invalid),
+        }
     }
 
     fn let_in(&mut self, token: Token, client: Arc<Identity>, now: Nanos, wall: u64) {
@@ -211,7 +222,7 @@ impl Gate {
         decision: Decision,
         now: Nanos,
     ) -> Result<(), RefreshError> {
-        let client = decision.map_err(|denied| {
+        let client = self.as_of_now(decision).map_err(|denied| {
             self.counters.note_denied(denied);
             RefreshError::Denied(denied)
         })?;

@@ -186,7 +186,7 @@ impl Running {
         };
         let restart = changes(&next, &wanted).into_iter().map(hint).collect();
         let changed = changes(&self.settings, &next);
-        let auth_changed = !files.is_empty()
+        let auth_changed = files.iter().any(|file| next.auth_files.contains(file))
             || changed.iter().any(|change| change.key.starts_with("auth_") || change.key == "tls_client_ca");
         next.keep_auth_of(&self.settings, auth_changed);
         if let Some(auth) = &next.server.auth {
