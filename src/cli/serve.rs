@@ -12,6 +12,7 @@ mod config;
 mod draining;
 mod log_level;
 mod peers;
+mod rehearsal;
 mod reload;
 mod reloader;
 mod settings;
@@ -76,7 +77,9 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     let warnings = settings.warnings()?;
     let resolved = settings.resolve()?;
     let user = settings.sandbox.user()?;
+    let tokens = settings.admin_tokens.read()?;
     if arguments.check {
+        rehearsal::check(&settings)?;
         warnings.iter().for_each(|warning| logging::print_last(&format!("warning: {warning}")));
         let unused = config::unused(&sources.variables);
         return Ok(print(check::text(&settings, &resolved, &unused).as_bytes()));
@@ -84,7 +87,6 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     echoring_runtime::driver::small_pages_only();
     // From here on a signal is a drain and no longer sudden death.
     let signals = ServerSignals::listen().map_err(|error| forbidden("signals cannot be handled", &error))?;
-    let tokens = settings.admin_tokens.read()?;
     let (takeover, drain) = (settings.takeover, settings.drain);
     let mut predecessor = if takeover { find_predecessor(&settings, user, &resolved)? } else { None };
     let notifier = Notifier::from_environment();
