@@ -29,7 +29,7 @@ pub struct Server {
     pub secure: bool,
     /// Whether clients without credentials are refused.
     authenticates: bool,
-    pub admin: SocketAddr,
+    admin: SocketAddr,
 }
 
 /// Runs `test` against a server with `flags` on io_uring (if the kernel allows it) and against one on epoll, at the
