@@ -163,7 +163,7 @@ impl Gate {
         now: Nanos,
     ) -> Option<(OwnedHead, Option<Refusal>)> {
         let head = self.pending.take(token)?;
-        let refusal = match decision {
+        let refusal = match self.as_of_now(decision) {
             Ok(client) => {
                 self.let_in(token, client, now, unix_now());
                 None
@@ -171,6 +171,17 @@ impl Gate {
             Err(denied) => Some(self.refuse(denied)),
         };
         Some((head, refusal))
+    }
+
+    /// A decision, which other settings may have made, as far as the present ones agree.
+    fn as_of_now(&self, decision: Decision) -> Decision {
+        let client = decision?;
+        let Some(authenticator) = &self.authenticator else { return Ok(client) };
+        match authenticator.renew(&client, unix_now()) {
+            Renewal::Same => Ok(client),
+            Renewal::Changed(client) => Ok(client),
+            Renewal::Withdrawn => Err(Denied::Invalid),
+        }
     }
 
     fn let_in(&mut self, token: Token, client: Arc<Identity>, now: Nanos, wall: u64) {
@@ -225,7 +236,7 @@ impl Gate {
 
     /// The client of a decision, unless it is another one than the connection has.
     fn checked(&self, token: Token, decision: Decision) -> Result<Arc<Identity>, RefreshError> {
-        let client = decision.map_err(|denied| {
+        let client = self.as_of_now(decision).map_err(|denied| {
             self.counters.note_denied(denied);
             RefreshError::Denied(denied)
         })?;

@@ -70,6 +70,8 @@ pub(crate) struct Settings {
     pub(super) config_file: Option<(PathBuf, Version)>,
     /// The files with certificates, keys and tokens, and their versions when they were read.
     pub(super) secret_files: Vec<(PathBuf, Version)>,
+    /// Those of them that authentication reads.
+    pub(super) auth_files: Vec<PathBuf>,
     /// The sources of the options and of the topics.
     flags: Vec<Flag>,
     tables: Tables,
@@ -128,7 +130,8 @@ impl Settings {
         let tls_files = tls.iter().flat_map(ServerTls::files).map(Path::to_owned);
         let admin_tokens =
             TokenFiles { write: args.admin_token_file.clone(), read: args.admin_read_token_file.clone() };
-        let secret_files = tls_files.chain(admin_tokens.all().cloned()).chain(args.auth.files());
+        let auth_files = args.auth.files();
+        let secret_files = tls_files.chain(admin_tokens.all().cloned()).chain(auth_files.iter().cloned());
         let secret_files: Vec<(PathBuf, Version)> =
             secret_files.map(|file| (file.clone(), Version::of(&file))).collect();
         let requires_certificates = args.tls_client_ca.is_some() && args.tls_client == TlsClient::Required;
@@ -164,6 +167,7 @@ impl Settings {
             watch,
             config_file: None,
             secret_files,
+            auth_files,
             flags,
             tables,
             activated: activated.to_vec(),

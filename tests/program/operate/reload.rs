@@ -256,6 +256,27 @@ fn the_log_level_changes() {
 }
 
 #[test]
+fn a_reload_of_something_else_keeps_the_log_level_that_an_operator_has_set() {
+    let file = folder().join("echoring.toml");
+    fs::write(&file, "log = 'info'").expect("written");
+    let server = Server::start_beside(&["--config", text(&file)], &[]);
+    let reload = |contents: &str| {
+        replace(&file, contents);
+        let (status, report) = server.post("/reload", b"").expect("an answer");
+        assert_eq!(status, 200, "{report}");
+        keys(&report["changed"])
+    };
+    let level = || server.get("/log-level")["level"].clone();
+    let put =
+        b"PUT /log-level HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 5\r\n\r\ndebug";
+    assert_eq!(server.exchange(put).expect("an answer").0, 200);
+    assert_eq!(reload("log = 'info'\nmax_topics = 7"), ["max_topics"]);
+    assert_eq!(level(), "debug");
+    assert_eq!(reload("log = 'warn'\nmax_topics = 7"), ["log"]);
+    assert_eq!(level(), "warn");
+}
+
+#[test]
 fn a_new_admin_token_replaces_the_old_one() {
     let token = folder().join("token");
     let [old, new] = ["0123456789abcdef-old", "0123456789abcdef-new"];
