@@ -137,10 +137,8 @@ fn streams(seed: u64) {
     assert_eq!(accepted, messages as u64, "every publication is accepted");
     let mut log = Log::new();
     let mut returning = Vec::new();
-    for subscriber in subscribers {
-        let clients = world.clients.borrow();
-        let progress = check(&clients[subscriber], &mut log, conflates);
-        drop(clients);
+    for client in subscribers {
+        let progress = check(&world.clients.borrow()[client], &mut log, conflates);
         let Some(reached) = progress.reached else { continue };
         assert!(progress.ended || reached == accepted, "loss is never silent: {progress:?} of {accepted}");
         let from = Some((&*progress.epoch, reached));
