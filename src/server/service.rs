@@ -296,8 +296,9 @@ impl Application for Service {
         if let Some(refusal) = self.check_origin(route.as_deref(), upgrade) {
             return Answer::Refuse(refusal);
         }
-        let (admission, needs_address) =
-            self.gate.admit(token, request, upgrade, cx.peer_certificate(token), cx.now());
+        let judged = self.gate.judge(request, upgrade, cx.peer_certificate(token));
+        let now = cx.now();
+        let (admission, needs_address) = self.gate.admit(token, request, judged, cx.pool(), now);
         if needs_address {
             cx.find_address(token);
         }
@@ -424,7 +425,7 @@ impl Application for Service {
         peer: Peer,
         closed: &Closed,
     ) {
-        self.gate.forget(token);
+        self.gate.forget(token, cx.pool());
         match peer {
             Peer::Echo => {}
             Peer::Subscriber(_) | Peer::Session(_) => self.broadcast.closed(cx, token, peer),

@@ -56,7 +56,8 @@ impl Broadcast {
     ) {
         let Peer::Session(session) = &mut *link.peer else { return };
         let Some(request) = session.refreshing.take() else { return };
-        match gate.refreshed(link.token, decision, link.now()) {
+        let now = link.now();
+        match gate.refreshed(link.token, decision, link.pool(), now) {
             Ok(()) => {
                 let expires_in_s = gate.expires_in_s(link.token);
                 let subject = gate.client(link.token).map(Identity::subject).unwrap_or_default();

@@ -39,7 +39,7 @@ impl Service {
             None => self.serve_builtin(cx, token, request, upgrade),
         };
         if matches!(answer, Answer::Respond(_) | Answer::RespondWith(_) | Answer::Refuse(_)) {
-            self.gate.forget(token);
+            self.gate.forget(token, cx.pool());
         }
         answer
     }
@@ -80,7 +80,8 @@ impl Service {
     pub(super) fn auth_command<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, command: AuthCommand) {
         match command {
             AuthCommand::Decided(token, decision) => {
-                if let Some((head, refusal)) = self.gate.decided(token, decision, cx.now()) {
+                let now = cx.now();
+                if let Some((head, refusal)) = self.gate.decided(token, decision, cx.pool(), now) {
                     // A head that was parsed once is parsed again.
                     let _ = head.with(|request| self.resume(cx, token, request, refusal));
                 }
@@ -100,7 +101,8 @@ impl Service {
         cx: &mut Context<'_, D, Service>,
         authenticator: Option<Arc<Authenticator>>,
     ) {
-        for token in self.gate.configure(authenticator, cx.now()) {
+        let now = cx.now();
+        for token in self.gate.configure(authenticator, cx.pool(), now) {
             self.end_credentials(cx, token, Due::Withdrawn);
         }
         for token in cx.tokens() {
