@@ -3,6 +3,7 @@
 mod expiry;
 mod forged;
 mod hook;
+mod metrics;
 mod permissions;
 mod reload;
 mod service;
