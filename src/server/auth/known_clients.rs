@@ -131,7 +131,9 @@ mod tests {
 
     /// Clients of a token file whose tokens expire at 1,000 s and never.
     fn clients() -> [Arc<Identity>; 2] {
-        let file = std::env::temp_dir().join(format!("echoring-known-clients-{}", std::process::id()));
+        let thread = std::thread::current().id();
+        let name = format!("echoring-known-clients-{}-{thread:?}", std::process::id());
+        let file = std::env::temp_dir().join(name);
         let text = "[[tokens]]\ntoken = \"0123456789abcdef0\"\nsubject = \"a\"\nexpires = 1970-01-01T00:16:40Z\n\
                     [[tokens]]\ntoken = \"0123456789abcdef1\"\nsubject = \"b\"\n";
         std::fs::write(&file, text).expect("written");
