@@ -436,7 +436,7 @@ impl Application for Service {
         peer: Peer,
         closed: &Closed,
     ) {
-        self.gate.forget(token);
+        self.gate.forget(token, cx.pool());
         match peer {
             Peer::Echo => {}
             Peer::Subscriber(_) | Peer::Session(_) => self.broadcast.closed(cx, token, peer),

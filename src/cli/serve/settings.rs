@@ -27,6 +27,7 @@ use echoring_async::tls::{self, CertificateFiles, ServerTls};
 use echoring_proto::handshake::{HostPolicy, OriginPolicy};
 use echoring_proto::limits;
 use echoring_proto::limits::Nanos;
+use echoring_runtime::shard::AccessLog;
 use echoring_server::control::Token;
 use echoring_server::{ListenAddress, Resolved, ServerConfig};
 use echoring_topics as hub;
@@ -209,6 +210,13 @@ impl Settings {
         if let Some(used) = &running.server.tls {
             self.server.tls = self.server.tls.take().map(|tls| tls::with_ticket_keys_of(tls, used));
         }
+    }
+
+    /// The configuration of a server that is not started: its access log writes nothing.
+    pub(crate) fn planned(&self) -> ServerConfig {
+        let unwritten = |sample| AccessLog { sample, write: Arc::new(|_| {}) };
+        let access_log = self.logs.access.as_ref().map(|(_, sample)| unwritten(*sample));
+        ServerConfig { access_log, ..self.server.clone() }
     }
 
     /// Keeps what `running` has learned of clients: all of it if nothing of authentication has changed, otherwise the keys

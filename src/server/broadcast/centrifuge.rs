@@ -195,7 +195,8 @@ impl Broadcast {
         };
         self.sessions.kept.remove(backlog.bytes(), link.pool());
         link.set_backpressured(false);
-        if let Err(error) = gate.connected(link.token, decision, link.now()) {
+        let (token, now) = (link.token, link.now());
+        if let Err(error) = gate.connected(token, decision, link.pool(), now) {
             return self.refuse_token(link, Some(backlog.id.into()), error);
         }
         let subject = gate.client(link.token).map(Identity::subject).unwrap_or_default();

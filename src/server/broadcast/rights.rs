@@ -64,7 +64,8 @@ impl Broadcast {
         if session.is_connecting() {
             return self.connect_decided(link, gate, decision);
         }
-        match gate.refreshed(link.token, decision, link.now()) {
+        let now = link.now();
+        match gate.refreshed(link.token, decision, link.pool(), now) {
             Ok(()) => {
                 let expires_in_s = gate.expires_in_s(link.token);
                 let subject = gate.client(link.token).map(Identity::subject).unwrap_or_default();

@@ -36,9 +36,10 @@ impl Service {
         upgrade: Option<&Upgrade<'_>>,
         presents_later: bool,
     ) -> Admission {
-        let (certificate, now) = (cx.peer_certificate(token), cx.now());
+        let judged = self.gate.judge(request, upgrade, cx.peer_certificate(token));
+        let now = cx.now();
         let (admission, needs_address) =
-            self.gate.admit(token, request, upgrade, certificate, now, presents_later);
+            self.gate.admit(token, request, judged, presents_later, cx.pool(), now);
         if needs_address {
             cx.find_address(token);
         }
@@ -59,7 +60,7 @@ impl Service {
             None => self.serve_builtin(cx, token, request, upgrade),
         };
         if matches!(answer, Answer::Respond(_) | Answer::RespondWith(_) | Answer::Refuse(_)) {
-            self.gate.forget(token);
+            self.gate.forget(token, cx.pool());
         }
         answer
     }
@@ -110,7 +111,8 @@ impl Service {
     pub(super) fn auth_command<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, command: AuthCommand) {
         match command {
             AuthCommand::Decided(token, decision) => {
-                if let Some((head, refusal)) = self.gate.decided(token, decision, cx.now()) {
+                let now = cx.now();
+                if let Some((head, refusal)) = self.gate.decided(token, decision, cx.pool(), now) {
                     // A head that was parsed once is parsed again.
                     let _ = head.with(|request| self.resume(cx, token, request, refusal));
                 }
@@ -130,7 +132,8 @@ impl Service {
         cx: &mut Context<'_, D, Service>,
         authenticator: Option<Arc<Authenticator>>,
     ) {
-        for token in self.gate.configure(authenticator, cx.now()) {
+        let now = cx.now();
+        for token in self.gate.configure(authenticator, cx.pool(), now) {
             self.end_credentials(cx, token, Due::Withdrawn);
         }
         for token in cx.tokens() {

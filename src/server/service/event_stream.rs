@@ -77,7 +77,7 @@ impl Service {
             Err(refusal) => Answer::Refuse(refusal),
         };
         if matches!(answer, Answer::Refuse(_)) {
-            self.gate.forget(token);
+            self.gate.forget(token, cx.pool());
         }
         answer
     }

@@ -299,6 +299,20 @@ fn a_new_admin_token_replaces_the_old_one() {
 }
 
 #[test]
+fn a_watched_configuration_is_taken_over_without_a_request() {
+    configured("max_message = \"1KiB\"\n", &["--watch", "all"], |Configured { server, file }| {
+        let most = || server.get("/limits")["limits"]["max_message"].clone();
+        assert_eq!(most(), 1_024);
+        replace(file, "max_message = \"2KiB\"\n");
+        let given_up = Instant::now() + PATIENCE;
+        while most() != 2_048 {
+            assert!(Instant::now() < given_up, "the configuration is not watched");
+            thread::yield_now();
+        }
+    });
+}
+
+#[test]
 fn a_renewed_certificate_serves_new_connections_and_leaves_the_old_ones_open() {
     for driver in ["auto", "epoll"] {
         let folder = folder();
