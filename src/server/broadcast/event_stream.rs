@@ -37,7 +37,13 @@ impl Broadcast {
         let state = SubscriptionState::AwaitingOwner { id: None, request: 0, from };
         let peer = Peer::Session(Box::new(Session {
             // The connection is counted for its identity, as that of a raw route.
-            subscriptions: vec![SessionSubscription { topic, state, granted, must_recover: false, counted: None }],
+            subscriptions: vec![SessionSubscription {
+                topic,
+                state,
+                granted,
+                must_recover: false,
+                counted: None,
+            }],
             subject: client.map(Identity::subject).unwrap_or_default().into(),
             protocol: Protocol::EventStream,
             ..Session::default()

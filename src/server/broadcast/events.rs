@@ -84,7 +84,12 @@ impl SessionEvent<'_> {
     fn write_to_stream(&self, out: &mut Vec<u8>) {
         match *self {
             SessionEvent::Subscribed(SubscribedEvent {
-                topic, position, recovered, snapshot, is_reset, ..
+                topic,
+                position,
+                recovered,
+                snapshot,
+                is_reset,
+                ..
             }) => event_stream::subscribed(out, topic, position, recovered, snapshot, is_reset),
             SessionEvent::Gap { topic, epoch, from, to, reason } => {
                 event_stream::gap(out, topic, epoch, Gap { from, to, reason });

@@ -260,8 +260,7 @@ impl Broadcast {
         let (token, dialect) = (link.token, dialect_of(link));
         let sees_presence = granted(link, topic).presence;
         let epoch = self.subscriptions.epoch(topic).unwrap_or_default();
-        let member =
-            self.fan_out.subscribe_session(topic, epoch, token, window_bits, dialect, sees_presence);
+        let member = self.fan_out.subscribe_session(topic, epoch, token, window_bits, dialect, sees_presence);
         let Some(member) = member else { return };
         let Peer::Session(session) = &mut *link.peer else { return };
         if let Some(subscription) = session.find(topic) {
