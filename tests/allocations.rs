@@ -292,6 +292,40 @@ fn a_broadcast_message_allocates_nothing_but_the_logs_segments() {
 }
 
 #[test]
+fn a_message_to_sessions_of_centrifuge_allocates_nothing_but_the_logs_segments() {
+    let mut world = World::new("/connection/websocket");
+    for index in 0..CONNECTIONS {
+        let connect = r#"{"id":1,"connect":{}}"#.to_owned();
+        let subscribe = r#"{"id":2,"subscribe":{"channel":"news"}}"#;
+        let commands = if index > 0 { connect + "\n" + subscribe } else { connect };
+        let replies = commands.lines().count();
+        world.send(index, &masked_frame(0x81, commands.as_bytes()));
+        for _ in 0..replies {
+            world.await_frame(index);
+        }
+    }
+    let data = "a".repeat(1 << 10);
+    let publish = format!(r#"{{"id":3,"publish":{{"channel":"news","data":"{data}"}}}}"#);
+    let frame = masked_frame(0x81, publish.as_bytes());
+    let mut rounds = |rounds: usize| {
+        let mut delivered_bytes = 0;
+        for _ in 0..rounds {
+            world.send(0, &frame);
+            (0..CONNECTIONS).for_each(|index| delivered_bytes = world.await_frame(index).0);
+        }
+        delivered_bytes
+    };
+    let delivered_bytes = rounds(WARM_UP_ROUNDS);
+    rounds(QUEUE_BYTES_DEFAULT as usize / delivered_bytes);
+    let allocations = allocations_of(|| {
+        rounds(ROUNDS);
+    });
+    // In the log of the subscribers, and in the history.
+    let segments = 2 * (ROUNDS.div_ceil(LOG_SEGMENT_BYTES / delivered_bytes) + 1);
+    assert!(allocations <= 3 * segments as u64, "{allocations} allocations with {segments} segments");
+}
+
+#[test]
 fn a_compressed_echo_allocates_nothing() {
     let offers = [
         "Sec-WebSocket-Extensions: permessage-deflate\r\n",

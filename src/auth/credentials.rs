@@ -81,11 +81,14 @@ pub enum Presented<'a> {
     Credentials(Credentials<'a>),
 }
 
-/// The credentials of an upgrade request. `Authorization` is looked at first, then the subprotocols, the cookie and the
+/// The credentials of a request. `Authorization` is looked at first, then the subprotocols of an upgrade, the cookie and the
 /// query; the first that has some decides.
-pub fn extract<'a>(request: &Request<'a>, upgrade: &Upgrade<'a>, sources: &Sources) -> Presented<'a> {
+pub fn extract<'a>(request: &Request<'a>, upgrade: Option<&Upgrade<'a>>, sources: &Sources) -> Presented<'a> {
     let mut presented = authorization(request, sources);
-    if presented == Presented::Nothing && sources.tokens {
+    if presented == Presented::Nothing
+        && sources.tokens
+        && let Some(upgrade) = upgrade
+    {
         presented = subprotocol(upgrade);
     }
     if presented == Presented::Nothing
@@ -209,7 +212,7 @@ mod tests {
         );
         with_request(head.as_bytes(), |request, _| {
             let upgrade = request.upgrade().expect("valid").expect("an upgrade");
-            match extract(request, &upgrade, sources) {
+            match extract(request, Some(&upgrade), sources) {
                 Presented::Nothing => Presented::Nothing,
                 Presented::Malformed => Presented::Malformed,
                 Presented::Credentials(found) => Presented::Credentials(found.into_owned()),

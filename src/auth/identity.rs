@@ -10,7 +10,7 @@ use crate::patterns::Patterns;
 pub use echoring_topics::Right;
 
 /// How a client was authenticated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Method {
     /// A token of the token file.
     Token,
@@ -38,7 +38,7 @@ impl Method {
 }
 
 /// The topics that credentials name, by right.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Rights {
     pub(crate) subscribe: Patterns,
     pub(crate) publish: Patterns,
@@ -59,10 +59,16 @@ impl Rights {
         }
         .fit(topic)
     }
+
+    fn held_bytes(&self) -> usize {
+        let Rights { subscribe, publish, presence, history } = self;
+        let optional = [presence, history].into_iter().flatten();
+        [subscribe, publish].into_iter().chain(optional).map(Patterns::held_bytes).sum()
+    }
 }
 
 /// An authenticated client.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Identity {
     subject: Box<str>,
     number: u64,
@@ -128,6 +134,17 @@ impl Identity {
     pub fn rights(&self) -> &Rights {
         &self.rights
     }
+
+    /// Bytes of a shared identity, with what the allocator adds to its parts.
+    pub fn held_bytes(&self) -> usize {
+        let counts = 2 * size_of::<usize>();
+        allocated(counts + size_of::<Identity>()) + allocated(self.subject.len()) + self.rights.held_bytes()
+    }
+}
+
+/// Bytes of an allocation of `bytes`, at most: size classes are an eighth apart, and no finer than 16 bytes.
+pub(crate) fn allocated(bytes: usize) -> usize {
+    (bytes + bytes / 8).next_multiple_of(16)
 }
 
 /// Whether `subject` has 1 to [`SUBJECT_BYTES_MAX`] bytes without control characters.
@@ -198,6 +215,19 @@ mod tests {
         assert!(!named(Right::Publish, "a") && !named(Right::Presence, "b"));
         let rights = claims("a", "b", Some("c"));
         assert!(!rights.name(Right::Presence, "a") && rights.name(Right::Presence, "c"));
+    }
+
+    #[test]
+    fn an_identity_holds_the_bytes_of_its_subject_and_of_all_its_patterns() {
+        let held = |subject: &str, patterns: usize| {
+            let list = Patterns::new(vec!["a.*"; patterns]).expect("valid");
+            let rights = Rights { subscribe: list.clone(), history: Some(list), ..Rights::default() };
+            Identity::new(subject, Method::Jwt, rights, None).expect("a subject").held_bytes()
+        };
+        assert!(held("a", 0) > size_of::<Identity>() + 16);
+        assert!(held(&"a".repeat(255), 0) >= held("a", 0) + 254 - 16);
+        assert!(held("a", 128) >= held("a", 0) + 2 * 128 * (size_of::<Box<str>>() + 3));
+        assert!(held("a", 128) < 2 * 128 * 48 + 1_024, "{}", held("a", 128));
     }
 
     #[test]

@@ -67,6 +67,8 @@ pub const HOOK_ANSWER_BYTES_MAX: usize = 64 * 1024;
 pub const CACHE_TTL_DEFAULT: Duration = Duration::from_secs(60);
 /// Remembered decisions. Beyond it the oldest is forgotten.
 pub const CACHE_ENTRIES_MAX: usize = 16_384;
+/// Bytes of the identities in them, likewise. An answer of the hook may name many topics.
+pub const CACHE_IDENTITIES_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 // ---- questions ----
 

@@ -4,10 +4,11 @@ use echoring_topics::Pattern;
 use echoring_topics::limits::TOPIC_BYTES_MAX;
 use serde_json::Value;
 
+use crate::identity::allocated;
 use crate::limits::PATTERNS_MAX;
 
 /// A bounded list of patterns; the empty list fits no topic.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Patterns(Box<[Pattern]>);
 
 impl Patterns {
@@ -37,6 +38,11 @@ impl Patterns {
 
     pub(crate) fn fit(&self, topic: &str) -> bool {
         self.0.iter().any(|pattern| pattern.fits(topic))
+    }
+
+    pub(crate) fn held_bytes(&self) -> usize {
+        let texts: usize = self.0.iter().map(|pattern| allocated(pattern.text().len())).sum();
+        allocated(size_of_val(&*self.0)) + texts
     }
 }
 

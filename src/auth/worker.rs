@@ -14,7 +14,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
-use tokio::task::LocalSet;
+use tokio::task::{JoinSet, LocalSet};
 
 use crate::authenticator::{Question, Shared};
 use crate::limits::{QUESTIONS_WAITING_MAX, UNKNOWN_KEY_WAITING_MAX};
@@ -23,7 +23,7 @@ use decide::Decider;
 /// Threads for what blocks: one for password checks, which are made one after another, and one for name lookups.
 const BLOCKING_THREADS: usize = 2;
 
-/// Starts the thread. It ends when the sender is dropped.
+/// Starts the thread. It ends when the sender is dropped and all questions are answered.
 pub(crate) fn start(shared: Arc<Shared>) -> io::Result<mpsc::Sender<Question>> {
     let (sender, receiver) = mpsc::channel(QUESTIONS_WAITING_MAX);
     let runtime =
@@ -45,15 +45,20 @@ async fn answer_all(shared: Arc<Shared>, mut questions: mpsc::Receiver<Question>
     };
     let decider = Rc::new(decider);
     let (unknown_keys, waiting) = mpsc::channel(UNKNOWN_KEY_WAITING_MAX);
-    tokio::task::spawn_local(refresh::refresh_keys(shared, waiting));
+    let mut tasks = JoinSet::new();
+    tasks.spawn_local(refresh::refresh_keys(shared, waiting));
     while let Some(question) = questions.recv().await {
+        while tasks.try_join_next().is_some() {}
         if decider.waits_for_keys(&question) {
             // A full channel drops the question, which answers it.
             let _ = unknown_keys.try_send(question);
         } else {
-            tokio::task::spawn_local(Rc::clone(&decider).decide(question));
+            tasks.spawn_local(Rc::clone(&decider).decide(question));
         }
     }
+    // Other settings hold now. Those who asked before are still answered, each within its timeout.
+    drop(unknown_keys);
+    while tasks.join_next().await.is_some() {}
 }
 
 /// The time in seconds since 1970.

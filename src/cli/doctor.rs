@@ -67,7 +67,7 @@ pub(crate) struct Args {
 pub(super) fn run(arguments: &Args) -> Result<ExitCode, Failure> {
     let settings = serve::configured(arguments.config.as_deref())?;
     let host = Host::below(Path::new("/"));
-    let plan = Plan::new(settings.server, settings.sandbox.user.is_some(), &host);
+    let plan = Plan::new(settings.planned(), settings.sandbox.user.is_some(), &host);
     let report = Report::new(&host, &plan, &Probes::of_this_host());
     let text = if arguments.json { report.json() } else { report.text() };
     to_stdout(text.as_bytes())?;

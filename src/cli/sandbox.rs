@@ -14,6 +14,7 @@ mod files;
 mod identity;
 mod system_calls;
 
+use std::env;
 use std::path::PathBuf;
 
 use clap::ValueEnum;
@@ -78,7 +79,9 @@ impl Sandbox {
         }
         entered.note("no capabilities", identity::drop_capabilities().map_err(|error| error.to_string()));
         entered.note("no new privileges", set_no_new_privs(true).map_err(|error| error.to_string()));
-        entered.note("Landlock", files::restrict(&self.reads, &self.writes));
+        let mut reads = self.reads.clone();
+        reads.extend(files::tls_roots(|name| env::var_os(name)));
+        entered.note("Landlock", files::restrict(&reads, &self.writes));
         entered.note("seccomp", system_calls::restrict());
         match (self.mode, &entered.missing[..]) {
             (Mode::On, [first, ..]) => Err(Failure::Environment(format!(

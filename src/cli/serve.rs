@@ -12,6 +12,7 @@ mod config;
 mod draining;
 mod log_level;
 mod peers;
+mod rehearsal;
 mod reload;
 mod reloader;
 mod settings;
@@ -76,7 +77,9 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     let warnings = settings.warnings()?;
     let resolved = settings.resolve()?;
     let user = settings.sandbox.user()?;
+    let tokens = settings.admin_tokens.read()?;
     if arguments.check {
+        rehearsal::check(&settings)?;
         warnings.iter().for_each(|warning| logging::print_last(&format!("warning: {warning}")));
         let unused = config::unused(&sources.variables);
         return Ok(print(check::text(&settings, &resolved, &unused).as_bytes()));
@@ -84,7 +87,6 @@ pub(super) fn run(arguments: &Args, typed: &ArgMatches) -> Result<ExitCode, Fail
     echoring_runtime::driver::small_pages_only();
     // From here on a signal is a drain and no longer sudden death.
     let signals = ServerSignals::listen().map_err(|error| forbidden("signals cannot be handled", &error))?;
-    let tokens = settings.admin_tokens.read()?;
     let (takeover, drain) = (settings.takeover, settings.drain);
     let mut predecessor = if takeover { find_predecessor(&settings, user, &resolved)? } else { None };
     let notifier = Notifier::from_environment();
@@ -298,9 +300,11 @@ fn status(server: &Server) -> String {
     format!("listening on {}", addresses.join(", "))
 }
 
-/// Kicks the service manager's watchdog while every shard makes ticks.
+/// Kicks the service manager's watchdog while every shard makes ticks. A successor does that itself: kicks of this process would
+/// hide that it stands still.
 fn kick_watchdog(notifier: &Notifier, server: Handle) {
-    if let Err(error) = notifier.watch(move || server.stalled_shards().is_empty()) {
+    let is_well = move || !server.has_successor() && server.stalled_shards().is_empty();
+    if let Err(error) = notifier.watch(is_well) {
         tracing::warn!(%error, "no thread for the watchdog of the service manager, which will end this process");
     }
 }

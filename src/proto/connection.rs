@@ -1,4 +1,5 @@
-//! One WebSocket peer, in either role, as a state machine: handshake, open, closing, closed.
+//! One WebSocket peer, in either role, as a state machine: handshake, open, closing, closed. A server may answer a request
+//! with an event stream instead, which is a connection in one direction.
 //!
 //! Bytes and the time come in, steps and bytes go out. This module does no I/O, reads no clock and starts no thread. The shard,
 //! the simulator and the tests drive a [`Connection`] in the same way:
@@ -94,9 +95,9 @@ pub struct Env<'a> {
 enum Phase {
     /// Waits for a complete head.
     Head { nonce: Option<Box<[u8; 16]>>, until: Nanos },
-    /// The application was shown the request; what follows it is deferred.
-    Deciding { key: Box<[u8; 24]>, until: Nanos },
-    /// Messages are exchanged.
+    /// The application was shown the request; what follows it is deferred. `key` is that of an upgrade.
+    Deciding { key: Option<Box<[u8; 24]>>, until: Nanos },
+    /// Messages are exchanged, or events are sent.
     Open,
     /// The connection is about to end.
     Closing(Closing),
@@ -173,6 +174,11 @@ impl Connection {
     /// Whether messages may be sent.
     pub fn is_open(&self) -> bool {
         matches!(self.phase, Phase::Open)
+    }
+
+    /// Whether the peer is sent an event stream: it is no WebSocket, and nothing of the peer is read.
+    pub fn is_event_stream(&self) -> bool {
+        self.reader.ignores_input()
     }
 
     /// Whether the application was asked to accept the request, and has not answered.
@@ -372,8 +378,9 @@ impl Connection {
         self.outbox.frame(env.pool, &Header::new(opcode, last, key, payload.len()), payload)
     }
 
-    /// Queues a message that was encoded before, for many connections (server role: the frame has no masking key). If it is
-    /// compressed, then from a window that this connection [shares](Connection::share_window).
+    /// Queues a message that was encoded before, for many connections (server role: the frame has no masking key), or events of
+    /// an [event stream](Connection::is_event_stream). If it is compressed, then from a window that this connection
+    /// [shares](Connection::share_window).
     ///
     /// # Errors
     /// When the node's memory is spent.

@@ -49,11 +49,14 @@ pub enum ProtocolError {
     PingFlood,
     /// A message that is incomplete after [`MESSAGE_TIMEOUT`](crate::limits::MESSAGE_TIMEOUT).
     MessageTimeout,
+    /// More than [`EVENT_STREAM_INPUT_BYTES_MAX`](crate::limits::EVENT_STREAM_INPUT_BYTES_MAX) from the client of an event
+    /// stream.
+    EventStreamInput,
 }
 
 impl ProtocolError {
     /// All errors, for counters and tests.
-    pub const ALL: [ProtocolError; 18] = [
+    pub const ALL: [ProtocolError; 19] = [
         ProtocolError::ReservedBits,
         ProtocolError::UnknownOpcode,
         ProtocolError::FragmentedControl,
@@ -72,6 +75,7 @@ impl ProtocolError {
         ProtocolError::BadCloseReason,
         ProtocolError::PingFlood,
         ProtocolError::MessageTimeout,
+        ProtocolError::EventStreamInput,
     ];
 
     /// The status code of the Close frame sent to the peer (RFC 6455, 7.4.1).
@@ -95,7 +99,9 @@ impl ProtocolError {
                 CloseCode::INVALID_PAYLOAD
             }
             ProtocolError::MessageTooBig => CloseCode::TOO_BIG,
-            ProtocolError::PingFlood | ProtocolError::MessageTimeout => CloseCode::POLICY,
+            ProtocolError::PingFlood | ProtocolError::MessageTimeout | ProtocolError::EventStreamInput => {
+                CloseCode::POLICY
+            }
         }
     }
 
@@ -120,6 +126,7 @@ impl ProtocolError {
             ProtocolError::BadCloseReason => "close reason is not UTF-8",
             ProtocolError::PingFlood => "too many pings",
             ProtocolError::MessageTimeout => "message took too long",
+            ProtocolError::EventStreamInput => "an event stream takes no input",
         }
     }
 }

@@ -25,7 +25,7 @@ pub use request::{
 };
 pub use response::{
     BadHandshake, Dial, Response, ResponseHead, parse_response, parse_response_head, write_accept,
-    write_refusal, write_request, write_response,
+    write_event_stream_head, write_refusal, write_request, write_response,
 };
 
 use base64::Engine as _;

@@ -1,4 +1,4 @@
-//! The wire formats: frames, masking, UTF-8, the HTTP/1.1 upgrade, close codes.
+//! The wire formats: frames, masking, UTF-8, the HTTP/1.1 upgrade, close codes, event streams.
 //!
 //! This crate is sans-IO: it reads bytes from slices and writes answers to slices and vectors of its caller.
 //! It never touches a socket, a clock, a thread or a random source. No input of a peer makes it panic or allocate.
@@ -11,6 +11,7 @@ pub mod close;
 pub mod connection;
 pub mod deflate;
 pub mod error;
+pub mod event_stream;
 pub mod frame;
 pub mod handshake;
 pub mod limits;

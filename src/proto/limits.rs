@@ -73,6 +73,16 @@ pub const REASON_BYTES_MAX: usize = 123;
 /// that a peer had in flight, and stops a peer that ignores the Close frame.
 pub const DISCARD_BYTES_MAX: u32 = 4 * 1024 * 1024;
 
+// ---- event streams (WHATWG HTML, section 9.2) ----
+
+/// Bytes that the client of an event stream may send behind its request. It has nothing to say; the bound covers requests that
+/// were pipelined, of which none is answered.
+pub const EVENT_STREAM_INPUT_BYTES_MAX: u32 = 64 * 1024;
+/// Shortest time in milliseconds after which the client of an event stream returns.
+pub const EVENT_STREAM_RETRY_MS_MIN: u64 = 2_000;
+/// Range of the random time in milliseconds that is added, so that clients whose streams end together do not return together.
+pub const EVENT_STREAM_RETRY_JITTER_MS: u64 = 3_000;
+
 // ---- queues and memory ----
 
 /// Queued bytes of a connection above which reading pauses; reading resumes at half. Also the encoded bytes of the

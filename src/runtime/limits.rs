@@ -49,9 +49,11 @@ pub(crate) const TIMER_TICK: Nanos = 32 * MILLISECOND;
 
 /// Tables that the addresses of clients are distributed over: shards that accept at once seldom want the same one.
 pub(crate) const ADMISSION_TABLES: usize = 64;
-/// Addresses without a connection that a table remembers: 65,536 in all, of 100 bytes each. Those with a connection come on
-/// top.
+/// Addresses without a connection that a table remembers: 65,536 in all, of up to 384 bytes each. Those with a connection come
+/// on top.
 pub(crate) const ADMISSION_ENTRIES_MAX: usize = 1_024;
+/// The same of all tables.
+pub const ADDRESSES_REMEMBERED_MAX: usize = ADMISSION_TABLES * ADMISSION_ENTRIES_MAX;
 /// Entries of which the one that is soonest at rest makes room for a new one.
 pub(crate) const ADMISSION_PROBES: usize = 16;
 /// Interval between two log records about one address that is over a limit.

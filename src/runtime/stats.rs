@@ -60,7 +60,7 @@ pub struct Counters {
     pub accepted: u64,
     /// Connections made by this side.
     pub dialled: u64,
-    /// Handshakes that ended in a 101, either role.
+    /// Requests that were answered with a 101, either role, or with an event stream.
     pub opened: u64,
     /// TLS handshakes that came to their end, either role.
     pub tls_handshakes: u64,
@@ -101,7 +101,8 @@ pub struct Counters {
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct End {
-    /// The close code of a WebSocket; 1006 without a Close frame. `None` for a connection that never became one.
+    /// The close code of a WebSocket or an event stream; 1006 without a Close frame. `None` for a connection that never became
+    /// either.
     pub code: Option<u16>,
     /// The name of the cause.
     pub cause: &'static str,

@@ -7,6 +7,7 @@ mod counters;
 mod known_clients;
 mod pending;
 mod refusals;
+mod shared_identities;
 
 use std::mem;
 use std::net::SocketAddr;
@@ -17,6 +18,7 @@ use echoring_auth::{
     Authenticator, Credentials, Decision, Denied, Identity, OwnedHead, Presented, Question, Renewal, Verdict,
     extract,
 };
+use echoring_proto::buffer::Pool;
 use echoring_proto::handshake::{Refusal, Request, Upgrade};
 use echoring_proto::limits::Nanos;
 use echoring_runtime::admission::{Limit, TopicUseLimits};
@@ -95,31 +97,48 @@ impl Gate {
         self.known.client(token)
     }
 
-    /// Decides about a request, or begins to. `certificate` is that of TLS, in DER. Also returns whether the address of the peer is needed for the decision.
-    pub(crate) fn admit(
-        &mut self,
-        token: Token,
-        request: &Request<'_>,
-        upgrade: &Upgrade<'_>,
+    /// What can be said at once about the client of a request. `certificate` is that of TLS, in DER. `None` if everybody is
+    /// let in.
+    pub(crate) fn judge<'a>(
+        &self,
+        request: &'a Request<'_>,
+        upgrade: Option<&'a Upgrade<'_>>,
         certificate: Option<&[u8]>,
-        now: Nanos,
-    ) -> (Admission, bool) {
-        let Some(authenticator) = &self.authenticator else { return (Admission::Open, false) };
+    ) -> Option<(Presented<'a>, Verdict)> {
+        let authenticator = self.authenticator.as_ref()?;
         let wall = unix_now();
         let presented = extract(request, upgrade, authenticator.sources());
         let verdict = match certificate {
             Some(certificate) => authenticator.check_certified(&presented, certificate, wall),
             None => authenticator.check(&presented, wall),
         };
+        Some((presented, verdict))
+    }
+
+    /// Lets the client of a request in, refuses it, or begins to ask about it. A client that `presents_later` may come without
+    /// credentials: its first message decides. Also returns whether the address of the peer is needed for the decision.
+    pub(crate) fn admit(
+        &mut self,
+        token: Token,
+        request: &Request<'_>,
+        judged: Option<(Presented<'_>, Verdict)>,
+        presents_later: bool,
+        pool: &mut Pool,
+        now: Nanos,
+    ) -> (Admission, bool) {
+        let Some((presented, verdict)) = judged else { return (Admission::Open, false) };
         match verdict {
+            Verdict::Anonymous | Verdict::Denied(Denied::Missing) if presents_later => {
+                (Admission::Open, false)
+            }
             Verdict::Anonymous => {
                 self.counters.note_anonymous();
                 (Admission::Open, false)
             }
-            Verdict::Known(client) => {
-                self.let_in(token, client, now, wall);
-                (Admission::Open, false)
-            }
+            Verdict::Known(client) => match self.let_in(token, &client, pool, now) {
+                Ok(()) => (Admission::Open, false),
+                Err(denied) => (Admission::Refused(self.refuse(denied)), false),
+            },
             Verdict::Denied(denied) => (Admission::Refused(self.refuse(denied)), false),
             Verdict::Ask => self.begin(token, presented, OwnedHead::of(request)),
         }
@@ -154,22 +173,38 @@ impl Gate {
         &mut self,
         token: Token,
         decision: Decision,
+        pool: &mut Pool,
         now: Nanos,
     ) -> Option<(OwnedHead, Option<Refusal>)> {
         let head = self.pending.take(token)?;
-        let refusal = match decision {
-            Ok(client) => {
-                self.let_in(token, client, now, unix_now());
-                None
-            }
-            Err(denied) => Some(self.refuse(denied)),
-        };
-        Some((head, refusal))
+        let let_in = self.as_of_now(decision).and_then(|client| self.let_in(token, &client, pool, now));
+        Some((head, let_in.err().map(|denied| self.refuse(denied))))
     }
 
-    fn let_in(&mut self, token: Token, client: Arc<Identity>, now: Nanos, wall: u64) {
+    /// A decision, which other settings may have made, as far as the present ones agree.
+    fn as_of_now(&self, decision: Decision) -> Decision {
+        let client = decision?;
+        let Some(authenticator) = &self.authenticator else { return Ok(client) };
+        match authenticator.renew(&client, unix_now()) {
+            Renewal::Same => Ok(client),
+            Renewal::Changed(client) => Ok(client),
+            Renewal::Withdrawn => Err(Denied::Invalid),
+        }
+    }
+
+    /// A client for which there is no memory is not let in.
+    fn let_in(
+        &mut self,
+        token: Token,
+        client: &Arc<Identity>,
+        pool: &mut Pool,
+        now: Nanos,
+    ) -> Result<(), Denied> {
+        if !self.known.insert(token, client, pool, now, unix_now()) {
+            return Err(Denied::Busy);
+        }
         self.counters.note_known(client.method());
-        self.known.insert(token, client, now, wall);
+        Ok(())
     }
 
     fn refuse(&self, denied: Denied) -> Refusal {
@@ -209,19 +244,61 @@ impl Gate {
         &mut self,
         token: Token,
         decision: Decision,
+        pool: &mut Pool,
         now: Nanos,
     ) -> Result<(), RefreshError> {
-        let client = decision.map_err(|denied| {
-            self.counters.note_denied(denied);
-            RefreshError::Denied(denied)
-        })?;
+        let client = self.checked(token, decision)?;
+        if !self.known.insert(token, &client, pool, now, unix_now()) {
+            return Err(self.refuse_refresh(Denied::Busy));
+        }
+        self.counters.note_refreshed();
+        Ok(())
+    }
+
+    /// The client of a decision, unless it is another one than the connection has.
+    fn checked(&self, token: Token, decision: Decision) -> Result<Arc<Identity>, RefreshError> {
+        let client = self.as_of_now(decision).map_err(|denied| self.refuse_refresh(denied))?;
         if self.client(token).is_some_and(|known| known.subject() != client.subject()) {
             self.counters.note_denied(Denied::Foreign);
             return Err(RefreshError::OtherSubject);
         }
-        self.counters.note_refreshed();
-        self.known.insert(token, client, now, unix_now());
+        Ok(client)
+    }
+
+    /// The first message of a session that presents its credentials later has none. Whether the session is let in.
+    pub(crate) fn admits_without_token(&self, token: Token) -> bool {
+        let Some(authenticator) = &self.authenticator else { return true };
+        if self.client(token).is_some() {
+            return true;
+        }
+        match authenticator.check(&Presented::Nothing, unix_now()) {
+            Verdict::Anonymous => {
+                self.counters.note_anonymous();
+                true
+            }
+            _ => {
+                self.counters.note_denied(Denied::Missing);
+                false
+            }
+        }
+    }
+
+    /// A session that presents its credentials later has done so. Refuses those of another client than the handshake's.
+    pub(crate) fn connected(
+        &mut self,
+        token: Token,
+        decision: Decision,
+        pool: &mut Pool,
+        now: Nanos,
+    ) -> Result<(), RefreshError> {
+        let client = self.checked(token, decision)?;
+        self.let_in(token, &client, pool, now).map_err(|denied| self.refuse_refresh(denied))?;
         Ok(())
+    }
+
+    fn refuse_refresh(&self, denied: Denied) -> RefreshError {
+        self.counters.note_denied(denied);
+        RefreshError::Denied(denied)
     }
 
     /// Seconds until the credentials of a client expire.
@@ -229,8 +306,14 @@ impl Gate {
         Some(self.client(token)?.expires_at()?.saturating_sub(unix_now()))
     }
 
-    /// Uses other settings. Returns the connections whose clients' credentials they withdraw.
-    pub(crate) fn configure(&mut self, authenticator: Option<Arc<Authenticator>>, now: Nanos) -> Vec<Token> {
+    /// Uses other settings. Returns the connections whose clients' credentials they withdraw, or change to what there is no
+    /// memory for.
+    pub(crate) fn configure(
+        &mut self,
+        authenticator: Option<Arc<Authenticator>>,
+        pool: &mut Pool,
+        now: Nanos,
+    ) -> Vec<Token> {
         let wall = unix_now();
         let mut withdrawn = Vec::new();
         let old = mem::replace(&mut self.authenticator, authenticator);
@@ -242,7 +325,11 @@ impl Gate {
             match authenticator.renew(&client, wall) {
                 Renewal::Same => {}
                 Renewal::Withdrawn => withdrawn.push(token),
-                Renewal::Changed(client) => self.known.insert(token, client, now, wall),
+                Renewal::Changed(client) => {
+                    if !self.known.insert(token, &client, pool, now, wall) {
+                        withdrawn.push(token);
+                    }
+                }
             }
         }
         withdrawn
@@ -297,9 +384,9 @@ impl Gate {
     }
 
     /// A connection is gone, or was not opened.
-    pub(crate) fn forget(&mut self, token: Token) {
+    pub(crate) fn forget(&mut self, token: Token, pool: &mut Pool) {
         self.quotas.forget(token);
-        self.known.remove(token);
+        self.known.remove(token, pool);
         self.pending.remove(token);
     }
 

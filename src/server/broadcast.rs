@@ -1,5 +1,6 @@
-//! Broadcast on one shard: raw subscribers, whose messages go to all other subscribers of their topic, and sessions of
-//! `echoring.v1.json`. On all shards, messages are in the order that the topic's owner gives.
+//! Broadcast on one shard: raw subscribers, whose messages go to all other subscribers of their topic, and sessions, which
+//! speak `echoring.v1.json` or Centrifuge's client protocol, or only listen to an event stream. On all shards, messages are in
+//! the order that the topic's owner gives.
 //!
 //! ```text
 //! publisher's shard ──Publish──> owner shard ──Deliver──> each subscribing shard ──> its log ──> sockets
@@ -9,20 +10,28 @@
 //! Shards exchange the published bytes; each encodes them for its own subscribers, once per encoding and window size.
 //!
 //! The parts: `sequencer` (topics that this shard owns), `fan_out` (logs and local subscribers), `subscriptions` (the shard's
-//! subscriptions at owners), `sessions` (events to clients of `echoring.v1.json`), `pending_requests` and
+//! subscriptions at owners), `sessions` (what they are sent, through `events` in their `dialect`), `pending_requests` and
 //! `held_publications` (mail that waits for room), and `drain`. The other files are operations that need several parts.
+//! `requests` has those of sessions; `centrifuge` turns the commands of that protocol into them.
 //!
 //! A full mailbox loses nothing: a publication that cannot be posted is held, and its publisher is not read. An owner takes
 //! requests only while every forward lane has room for a whole message, and forwards are always taken. Two shards that
 //! flood each other therefore both make progress.
 
+mod centrifuge;
+mod centrifuge_events;
+mod centrifuge_session;
 pub(crate) mod connection_sink;
+pub(crate) mod dialect;
 mod drain;
 mod draining;
+mod event_stream;
+mod events;
 mod fan_out;
 mod frame_encoder;
 mod handover;
 mod held_publications;
+mod history;
 mod inbox;
 pub(crate) mod mail_codec;
 mod members;
@@ -36,11 +45,12 @@ mod requests;
 mod rights;
 mod sequencer;
 pub(crate) mod session;
-mod sessions;
+pub(crate) mod sessions;
 pub(crate) mod shard_mail;
 mod subscribe;
 mod subscriptions;
 mod tick;
+mod v1_events;
 
 use std::collections::VecDeque;
 

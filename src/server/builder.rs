@@ -127,7 +127,7 @@ impl Builder {
         self
     }
 
-    /// Adds `/`, `/echo`, `/broadcast`, `/broadcast/{topic}` and `/healthz`, behind the program's own routes.
+    /// Adds `/`, `/echo`, `/broadcast`, `/broadcast/{topic}`, `/sse/{topic}` and `/healthz`, behind the program's own routes.
     pub fn builtin_routes(mut self, wanted: bool) -> Builder {
         self.config.builtin_routes = wanted;
         self

@@ -64,7 +64,7 @@ pub struct ServerConfig {
     pub inherited: Vec<InheritedListener>,
     /// The program's own routes, matched before all others.
     pub routes: Routes,
-    /// Serve `/`, `/echo`, `/broadcast`, `/broadcast/{topic}` and `/healthz`.
+    /// Serve `/`, `/echo`, `/broadcast`, `/broadcast/{topic}`, `/sse/{topic}` and `/healthz`.
     pub builtin_routes: bool,
     /// Serve the endpoints for test harnesses.
     pub test_endpoints: bool,

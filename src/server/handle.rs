@@ -187,6 +187,11 @@ impl Handle {
         self.readiness.is_ready()
     }
 
+    /// Whether another process has taken over from this server, which drains for it.
+    pub fn has_successor(&self) -> bool {
+        self.link.has_successor()
+    }
+
     /// Answers `GET /readyz` with 503 from now on, so that load balancers stop sending clients. Everything else goes on.
     pub fn set_not_ready(&self) {
         self.readiness.draining.store(true, Ordering::Relaxed);

@@ -2,6 +2,7 @@
 
 use crate::config::{ServerConfig, StartError, StartErrorKind};
 use crate::limits::RESERVED_DESCRIPTORS;
+use crate::listeners;
 use echoring_async::limits::CONNECTIONS_DEFAULT;
 
 /// The values that a configuration leaves to the host.
@@ -19,9 +20,11 @@ impl Resolved {
     /// Inspects the host; binds and starts nothing.
     ///
     /// # Errors
-    /// If the process may not use a CPU, or its descriptor limit is below the number of connections.
+    /// If the process may not use a CPU, its descriptor limit is below the number of connections, or the kernel does not have the
+    /// congestion control.
     pub fn of(config: &ServerConfig) -> Result<Resolved, StartError> {
         let cpus = cpus(&config.cpus)?;
+        listeners::check_congestion(config).map_err(|error| error.of_setting("--congestion"))?;
         let shards = config.shards.unwrap_or(cpus.len()).max(1);
         Ok(Resolved { shards, cpus, connections_max: connections_max(config.connections_max)? })
     }

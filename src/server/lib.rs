@@ -15,6 +15,7 @@ mod config;
 mod connections;
 pub mod control;
 mod endpoints;
+mod event_stream;
 mod handle;
 mod handler;
 mod handler_slots;

@@ -30,6 +30,19 @@ pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 pub const PROTOCOL_ERRORS_MAX: u8 = 20;
 /// Maximum nesting of arrays and objects in published JSON: the default of common JSON parsers.
 pub const JSON_DEPTH_MAX: usize = 128;
+/// Bytes of frames that came behind a connect command of Centrifuge's protocol whose token is being checked: a client that
+/// reconnects sends its subscriptions with it. More end the session.
+pub(crate) const CENTRIFUGE_CONNECT_BACKLOG_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of these frames, and of pages of history that wait for others, of all sessions of a shard. Further requests are
+/// refused.
+pub(crate) const CENTRIFUGE_KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Requests of history, and of presence statistics, of one session that wait for other shards. Each may hold pages; further
+/// ones are refused.
+pub(crate) const CENTRIFUGE_PENDING_REQUESTS_MAX: usize = 16;
+/// Clients in one answer about presence, which has no pages: about 100 KB of JSON. Of more, an error is told.
+pub(crate) const CENTRIFUGE_PRESENCE_CLIENTS_MAX: usize = 1_024;
+/// Bytes of history in one answer, and one page besides: twice the default of a topic's history.
+pub(crate) const CENTRIFUGE_HISTORY_BYTES_MAX: usize = 128 * 1024;
 /// Messages from other threads that wait for the owners of their topics, per node. Further ones are answered 429.
 pub const OUTSIDE_MESSAGES_MAX: u64 = 1_024;
 /// Bytes of these messages.
@@ -211,10 +224,23 @@ pub const CONNECTION_LEASE: u64 = 64;
 
 /// Bytes of an open connection that sends nothing.
 pub(crate) const PEAK_CONNECTION_BYTES: u64 = 256;
-/// Bytes of a connection that speaks `echoring.v1.json`, beside those.
+/// Bytes of a session, beside those: of `echoring.v1.json` or Centrifuge's protocol.
 pub(crate) const PEAK_SESSION_BYTES: u64 = 256;
 /// Bytes of a subscription: a cursor into its topic's log.
 pub(crate) const PEAK_SUBSCRIPTION_BYTES: u64 = 180;
+/// Bytes of an address that is limited: an entry in a table that is half full, and its place in the index. Some 330 were
+/// measured.
+pub(crate) const PEAK_ADDRESS_BYTES: u64 = 384;
+/// Bytes of a connection's credentials, without the identity itself, which is charged to the budget: the client, its timer, and
+/// its identity's place in a table that is half full.
+pub(crate) const PEAK_CLIENT_BYTES: u64 = 192;
+/// Bytes of what a connection, and an identity of its own with the longest subject, have used of limits on topics. Of
+/// identities without a connection, as many may be remembered.
+pub(crate) const PEAK_TOPIC_USE_BYTES: u64 = 896;
+/// Bytes of the decisions that the authentication thread remembers, without the identities in them.
+pub(crate) const PEAK_DECISIONS_BYTES: u64 = echoring_auth::limits::CACHE_ENTRIES_MAX as u64 * 256;
+/// Bytes of a connection that the access log takes notes of: 320 were measured, and the longest path.
+pub(crate) const PEAK_ACCESS_BYTES: u64 = 384 + 1_024;
 /// Bytes of a topic at its owner shard, without its name.
 pub(crate) const PEAK_TOPIC_BYTES: u64 = 1_024;
 /// Bytes of a topic at a shard with subscribers, without its name.

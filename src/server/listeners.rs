@@ -47,9 +47,6 @@ pub(super) fn open(config: &ServerConfig, shards: usize) -> Result<Listeners, St
             )
         })?;
     }
-    if let Some(name) = &config.congestion {
-        check_congestion(name).map_err(|error| no_congestion(name, &error))?;
-    }
     let has =
         |address: &ListenAddress| config.inherited.iter().any(|inherited| inherited.address() == address);
     for address in config.listen.iter().filter(|address| !has(address)) {
@@ -91,9 +88,12 @@ fn hint_of_listening(kind: io::ErrorKind) -> &'static str {
     }
 }
 
-/// Checked before anything is bound, so that the error names the real problem.
-fn check_congestion(name: &str) -> io::Result<()> {
-    Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?.set_tcp_congestion(name.as_bytes())
+/// Whether the kernel has the congestion control. Checked before anything is bound, so that the error names the real problem.
+pub(super) fn check_congestion(config: &ServerConfig) -> Result<(), StartError> {
+    let Some(name) = &config.congestion else { return Ok(()) };
+    let set = |socket: Socket| socket.set_tcp_congestion(name.as_bytes());
+    let checked = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).and_then(set);
+    checked.map_err(|error| no_congestion(name, &error))
 }
 
 fn no_congestion(name: &str, error: &io::Error) -> StartError {
@@ -301,7 +301,7 @@ mod tests {
 
     #[test]
     fn a_congestion_control_that_is_not_to_be_had_is_told_with_those_that_are() {
-        let Err(error) = open(&config("no-such-one"), 1) else { panic!("the kernel has it") };
+        let Err(error) = check_congestion(&config("no-such-one")) else { panic!("the kernel has it") };
         assert_eq!(error.kind(), StartErrorKind::Congestion(io::ErrorKind::NotFound));
         assert!(error.hint.contains("reno"), "{error}");
     }

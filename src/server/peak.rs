@@ -4,11 +4,13 @@ use crate::broadcast::MAIL_OVERHEAD_BYTES;
 use crate::config::ServerConfig;
 use crate::host::Resolved;
 use crate::limits::{
-    MAILBOX_BYTES_MIN, PEAK_ALLOCATOR_BYTES, PEAK_CONNECTION_BYTES, PEAK_MAILBOX_BYTES, PEAK_PROGRAM_BYTES,
-    PEAK_SESSION_BYTES, PEAK_SHARD_BYTES, PEAK_SHARD_BYTES_WITHOUT_INCREMENTAL, PEAK_SOCKET_BYTES,
-    PEAK_SUBSCRIPTION_BYTES, PEAK_TOPIC_BYTES, PEAK_TOPIC_SHARD_BYTES, SOCKET_RECEIVE_BYTES,
-    SOCKET_SEND_BYTES,
+    MAILBOX_BYTES_MIN, PEAK_ACCESS_BYTES, PEAK_ADDRESS_BYTES, PEAK_ALLOCATOR_BYTES, PEAK_CLIENT_BYTES,
+    PEAK_CONNECTION_BYTES, PEAK_DECISIONS_BYTES, PEAK_MAILBOX_BYTES, PEAK_PROGRAM_BYTES, PEAK_SESSION_BYTES,
+    PEAK_SHARD_BYTES, PEAK_SHARD_BYTES_WITHOUT_INCREMENTAL, PEAK_SOCKET_BYTES, PEAK_SUBSCRIPTION_BYTES,
+    PEAK_TOPIC_BYTES, PEAK_TOPIC_SHARD_BYTES, PEAK_TOPIC_USE_BYTES, SOCKET_RECEIVE_BYTES, SOCKET_SEND_BYTES,
 };
+use echoring_auth::limits::CACHE_IDENTITIES_BYTES_MAX;
+use echoring_runtime::limits::ADDRESSES_REMEMBERED_MAX;
 use echoring_topics::limits::TOPIC_BYTES_MAX;
 
 /// What the host adds to the formula.
@@ -75,15 +77,24 @@ fn sum(parts: &[MemoryPart]) -> u64 {
 fn user(config: &ServerConfig, resolved: &Resolved, host: HostMemory) -> Vec<MemoryPart> {
     let (shards, connections) = (resolved.shards as u64, u64::from(resolved.connections_max));
     let subscriptions = connections.saturating_mul(u64::from(config.subscriptions_max));
+    let (has_auth, has_topic_limits) = (config.auth.is_some(), !config.peers.topics.is_none());
+    // Any connection may be one of the sample.
+    let has_access_log = config.access_log.as_ref().is_some_and(|log| log.sample > 0.0);
+    let decisions_bytes = PEAK_DECISIONS_BYTES + CACHE_IDENTITIES_BYTES_MAX as u64;
     let shard_bytes =
         if host.incremental_buffers { PEAK_SHARD_BYTES } else { PEAK_SHARD_BYTES_WITHOUT_INCREMENTAL };
     vec![
         part("memory_budget", config.memory_budget_bytes, 1),
         part("compression windows", window_bytes(config), 1),
         part("connections", connections, PEAK_CONNECTION_BYTES),
-        part("sessions of echoring.v1.json", connections, PEAK_SESSION_BYTES),
+        part("sessions", connections, PEAK_SESSION_BYTES),
         part("subscriptions", subscriptions, PEAK_SUBSCRIPTION_BYTES),
         part("topics", u64::from(config.topics_max), topic_bytes(shards)),
+        part("addresses", addresses(config, connections), PEAK_ADDRESS_BYTES),
+        part("clients with credentials", if has_auth { connections } else { 0 }, PEAK_CLIENT_BYTES),
+        part("remembered decisions", u64::from(has_auth), decisions_bytes),
+        part("use of topics", if has_topic_limits { connections } else { 0 }, PEAK_TOPIC_USE_BYTES),
+        part("notes for the access log", if has_access_log { connections } else { 0 }, PEAK_ACCESS_BYTES),
         part("receive regions, rings and codecs", shards, shard_bytes),
         part("unfilled pages of the allocator", shards, PEAK_ALLOCATOR_BYTES),
         part("mailboxes", 2 * shards * shards.saturating_sub(1), mailbox_bytes(config)),
@@ -110,6 +121,12 @@ fn part(name: &'static str, count: u64, bytes_each: u64) -> MemoryPart {
     MemoryPart { name, bytes: count.saturating_mul(bytes_each) }
 }
 
+/// Those of connections, and those that are remembered; nothing without limits on them.
+fn addresses(config: &ServerConfig, connections: u64) -> u64 {
+    let remembered = ADDRESSES_REMEMBERED_MAX as u64;
+    if config.peers.addresses.is_none() { 0 } else { connections.saturating_add(remembered) }
+}
+
 /// Windows are kept only where a direction may keep its context.
 fn window_bytes(config: &ServerConfig) -> u64 {
     let keeps = |compression: &crate::Compression| {
@@ -133,7 +150,12 @@ fn mailbox_bytes(config: &ServerConfig) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use echoring_auth::{Authenticator, Settings};
+    use echoring_runtime::admission::{AddressLimits, PeerLimits, TopicUseLimits};
+    use echoring_runtime::shard::AccessLog;
 
     const MIB: u64 = 1 << 20;
 
@@ -153,7 +175,7 @@ mod tests {
         };
         let peak = peak(&config, 2, 20_000);
         let mebibytes: Vec<u64> = peak.user.iter().map(|part| part.bytes.div_ceil(MIB)).collect();
-        assert_eq!(mebibytes, [512, 0, 5, 5, 4, 5, 6, 8, 5, 12]);
+        assert_eq!(mebibytes, [512, 0, 5, 5, 4, 5, 0, 0, 0, 0, 0, 6, 8, 5, 12]);
         assert_eq!(peak.user_bytes().div_ceil(MIB), 561);
         assert_eq!(peak.kernel_bytes() / MIB, 10_078);
     }
@@ -166,6 +188,27 @@ mod tests {
         assert_eq!(without_takeover, peak(&none, 1, 10).user_bytes());
         on.compression.as_mut().expect("set above").preferences.server.takeover = true;
         assert_eq!(peak(&on, 1, 10).user_bytes() - without_takeover, on.compression_bytes);
+    }
+
+    #[test]
+    fn clients_are_in_the_peak_as_far_as_something_is_kept_of_them() {
+        let plain = ServerConfig::default();
+        let more = |config: ServerConfig| {
+            peak(&config, 2, 1_000).user_bytes() - peak(&ServerConfig::default(), 2, 1_000).user_bytes()
+        };
+        let limited = |peers: PeerLimits| ServerConfig { peers: Arc::new(peers), ..plain.clone() };
+        let addresses = AddressLimits { connections_max: Some(1), ..AddressLimits::NONE };
+        let addresses = PeerLimits { addresses, ..PeerLimits::default() };
+        assert_eq!(more(limited(addresses)), (1_000 + 65_536) * 384);
+        let topics = TopicUseLimits { subscriptions_per_identity: Some(1), ..TopicUseLimits::default() };
+        assert_eq!(more(limited(PeerLimits { topics, ..PeerLimits::default() })), 1_000 * 896);
+        let auth = Arc::new(Authenticator::load(&Settings::default()).expect("nothing to read"));
+        let auth = ServerConfig { auth: Some(auth), ..plain.clone() };
+        assert_eq!(more(auth), 1_000 * 192 + 16_384 * 256 + 16 * MIB);
+        for (sample, expected) in [(0.0, 0), (0.01, 1_000 * 1_408)] {
+            let log = AccessLog { sample, write: Arc::new(|_| {}) };
+            assert_eq!(more(ServerConfig { access_log: Some(log), ..plain.clone() }), expected);
+        }
     }
 
     #[test]

@@ -15,10 +15,17 @@ pub enum Peer {
     Echo,
     /// `/broadcast/{topic}`: a raw subscriber of one topic.
     Subscriber(Subscriber),
-    /// `/broadcast`: a session of `echoring.v1.json`.
+    /// `/broadcast` or `/connection/websocket`: a session with many topics; or `/sse/{topic}`: an event stream.
     Session(Box<Session>),
     /// A route with a handler, which is in the slot of this number.
     Handler(u32),
+}
+
+impl Peer {
+    /// Whether the client is sent an event stream.
+    pub(crate) fn is_event_stream(&self) -> bool {
+        matches!(self, Peer::Session(session) if session.is_event_stream())
+    }
 }
 
 /// The classes of connections, in which their messages and bytes are counted.
@@ -29,16 +36,19 @@ pub mod class {
     pub const ECHO: u8 = 0;
     /// Raw subscribers.
     pub const BROADCAST: u8 = 1;
-    /// Sessions of `echoring.v1.json`.
+    /// Sessions, in any dialect.
     pub const SESSION: u8 = 2;
     /// Routes with a handler.
     pub const HANDLER: u8 = 3;
+    /// Event streams.
+    pub const EVENT_STREAM: u8 = 4;
     /// All classes with their names in reports.
-    pub const NAMES: [(u8, &str); 5] = [
+    pub const NAMES: [(u8, &str); 6] = [
         (ECHO, "echo"),
         (BROADCAST, "broadcast"),
         (SESSION, "session"),
         (HANDLER, "handler"),
+        (EVENT_STREAM, "sse"),
         (HANDSHAKE_CLASS, "none"),
     ];
 }

@@ -359,6 +359,11 @@ impl Routes {
         self.upgrades.iter().any(|route| route.pattern.matches(path))
     }
 
+    /// Whether there is a route for a path, of either sort.
+    pub(super) fn has(&self, path: &str) -> bool {
+        self.has_upgrade(path) || self.plain.iter().any(|plain| plain.pattern.matches(path))
+    }
+
     /// Answers a plain request, if there is a route for it. A panic is answered with 500.
     pub(super) fn answer(&self, request: &Request<'_>) -> Option<Response> {
         let plain = self.plain.iter().find(|plain| plain.pattern.matches(request.path))?;

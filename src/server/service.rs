@@ -21,6 +21,7 @@ use echoring_runtime::shard::{
 use echoring_topics::{CreationLimits, Creators, HubReport, Placement, Rules, TopicSettings, is_topic_name};
 
 mod admission;
+mod event_stream;
 mod inspection;
 
 use crate::auth::{Admission, AuthCounters, Gate};
@@ -37,6 +38,9 @@ use crate::peer::{Peer, class};
 use crate::quotas::Quotas;
 use crate::response::{Response, to_reply};
 use crate::route::{Route, Routes, Subprotocols};
+
+/// The path of sessions that speak Centrifuge's client protocol, as its SDKs expect it.
+const CENTRIFUGE_PATH: &str = "/connection/websocket";
 
 const METHOD: Refusal =
     Refusal { status: 405, reason: "method not allowed", headers: "Allow: GET, HEAD\r\n", hint: "use GET" };
@@ -217,7 +221,7 @@ impl Service {
             "/healthz" => Answer::Respond(state(200, b"ok\n", head_only)),
             "/readyz" if self.readiness.is_ready() => Answer::Respond(state(200, b"ok\n", head_only)),
             "/readyz" => Answer::Respond(state(503, b"draining\n", head_only)),
-            "/echo" => Answer::Refuse(Refusal::WEBSOCKET_ONLY),
+            "/echo" | CENTRIFUGE_PATH => Answer::Refuse(Refusal::WEBSOCKET_ONLY),
             path if !self.demo_pages && !path.starts_with("/broadcast/") => {
                 Answer::Refuse(Refusal::NOT_FOUND)
             }
@@ -291,17 +295,19 @@ impl Application for Service {
         {
             return Answer::Refuse(Refusal::FOREIGN_HOST);
         }
-        let Some(upgrade) = upgrade else { return self.plain(request) };
+        let Some(upgrade) = upgrade else {
+            return match self.is_event_stream(request) {
+                true => self.event_stream(cx, token, request),
+                false => self.plain(request),
+            };
+        };
         let route = self.routes.find(request.path, upgrade, self.preference);
         if let Some(refusal) = self.check_origin(route.as_deref(), upgrade) {
             return Answer::Refuse(refusal);
         }
-        let (admission, needs_address) =
-            self.gate.admit(token, request, upgrade, cx.peer_certificate(token), cx.now());
-        if needs_address {
-            cx.find_address(token);
-        }
-        match admission {
+        // The first message has the credentials of a client that cannot set header fields.
+        let presents_later = route.is_none() && request.path == CENTRIFUGE_PATH;
+        match self.admit(cx, token, request, Some(upgrade), presents_later) {
             Admission::Open => self.serve_known(cx, token, request, upgrade, route),
             Admission::Later => Answer::Later { peer: Peer::Echo },
             Admission::Refused(refusal) => Answer::Refuse(refusal),
@@ -314,13 +320,18 @@ impl Application for Service {
         token: Token,
         _: Option<&handshake::Response>,
     ) {
-        if let Some(&mut Peer::Handler(slot)) = cx.peer(token)
-            && let Some(mut link) = cx.link(token)
-        {
-            let wants_address = self.handlers.open(&mut link, slot);
-            if wants_address {
-                cx.find_address(token);
+        let Some(mut link) = cx.link(token) else { return };
+        match &*link.peer {
+            &Peer::Handler(slot) => {
+                let wants_address = self.handlers.open(&mut link, slot);
+                if wants_address {
+                    cx.find_address(token);
+                }
             }
+            peer if peer.is_event_stream() => {
+                self.broadcast.begin_event_stream(&mut link);
+            }
+            Peer::Echo | Peer::Subscriber(_) | Peer::Session(_) => {}
         }
     }
 
@@ -339,6 +350,7 @@ impl Application for Service {
         match peer {
             Peer::Echo => class::ECHO,
             Peer::Subscriber(_) => class::BROADCAST,
+            Peer::Session(_) if peer.is_event_stream() => class::EVENT_STREAM,
             Peer::Session(_) => class::SESSION,
             Peer::Handler(_) => class::HANDLER,
         }
@@ -424,7 +436,7 @@ impl Application for Service {
         peer: Peer,
         closed: &Closed,
     ) {
-        self.gate.forget(token);
+        self.gate.forget(token, cx.pool());
         match peer {
             Peer::Echo => {}
             Peer::Subscriber(_) | Peer::Session(_) => self.broadcast.closed(cx, token, peer),

@@ -18,12 +18,25 @@ pub enum Encoding {
     Adapter(u8),
     /// By a protocol codec, for subscribers that are not told who else subscribes.
     WithoutPresence(u8),
+    /// By a protocol codec without gap events and heartbeats. A subscriber that misses messages is removed, and recovers
+    /// when it subscribes again.
+    Resuming {
+        /// The codec.
+        codec: u8,
+        /// Whether subscribers are told who else subscribes.
+        presence: bool,
+    },
 }
 
 impl Encoding {
     /// Whether subscribers get presence events, where their topic has them.
     pub(super) fn has_presence(self) -> bool {
-        matches!(self, Encoding::Adapter(_))
+        matches!(self, Encoding::Adapter(_) | Encoding::Resuming { presence: true, .. })
+    }
+
+    /// Whether subscribers get gap events and heartbeats.
+    pub(super) fn has_events(self) -> bool {
+        matches!(self, Encoding::Adapter(_) | Encoding::WithoutPresence(_))
     }
 }
 
@@ -180,7 +193,7 @@ pub(super) struct Append {
 pub(super) enum Audience {
     /// All: it is a message.
     All,
-    /// Those whose protocol has events.
+    /// Those whose protocol has gap events and heartbeats.
     Events,
     /// Those who are told who joins and leaves.
     Presence,
@@ -345,7 +358,7 @@ impl<K: Copy + Eq> Channel<K> {
     pub(super) fn takes(&self, append: &Append) -> bool {
         match append.audience {
             Audience::All => true,
-            Audience::Events => self.format.dialect != Encoding::Raw,
+            Audience::Events => self.format.dialect.has_events(),
             Audience::Presence => self.format.dialect.has_presence(),
         }
     }
@@ -497,12 +510,9 @@ impl<K: Copy + Eq> Channel<K> {
         self.settle(index, context, sink);
     }
 
-    /// The policy for members above their lag bound. Raw subscribers cannot be told of a gap and are disconnected.
+    /// The policy for members above their lag bound. Those that cannot be told of a gap are removed.
     fn policy(&self, settings: &TopicSettings) -> SlowConsumerPolicy {
-        match self.format.dialect {
-            Encoding::Raw => SlowConsumerPolicy::Disconnect,
-            Encoding::Adapter(_) | Encoding::WithoutPresence(_) => settings.slow,
-        }
+        if self.format.dialect.has_events() { settings.slow } else { SlowConsumerPolicy::Disconnect }
     }
 
     /// The oldest frame that may still be sent to a member.

@@ -152,13 +152,18 @@ impl Rules {
 }
 
 /// A pattern for topic names: `*` matches any characters, also none; all others match themselves.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Pattern(Box<str>);
 
 impl Pattern {
-    /// The pattern as text.
+    /// The pattern that `written` is.
     pub fn new(written: &str) -> Pattern {
         Pattern(written.into())
+    }
+
+    /// The pattern as text.
+    pub fn text(&self) -> &str {
+        &self.0
     }
 
     /// Whether the pattern matches `name`.

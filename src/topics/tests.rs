@@ -504,6 +504,42 @@ fn notices_go_to_those_who_can_be_told_and_count_as_nothing() {
     assert_eq!((world.topics.deliveries().offered, world.topics.deliveries().sent), (4, 4));
 }
 
+/// Of those who recover by themselves.
+const RESUMING: Format =
+    Format { dialect: Encoding::Resuming { codec: 0, presence: true }, window_bits: None };
+
+#[test]
+fn who_recovers_is_dropped_where_others_are_told_of_a_gap() {
+    for slow in [SlowConsumerPolicy::DropOldest, SlowConsumerPolicy::Conflate] {
+        let mut world = World::slow(slow);
+        let member = world.subscribe(1, RESUMING);
+        world.subscribe(2, RESUMING);
+        world.publish_keyed("k", b"a", 1);
+        world.peers.stuck = vec![1];
+        (0..20).for_each(|_| world.publish_keyed("k", &[b'x'; 10], 1));
+        assert_eq!((world.told(1), &world.peers.fell), ("a".to_owned(), &vec![1]), "{slow:?}");
+        assert_eq!((world.got(2).len(), world.topics.subscriptions()), (201, 1));
+        assert_eq!(world.topics.reached(member), None);
+    }
+}
+
+#[test]
+fn who_recovers_gets_presence_events_and_no_others() {
+    let mut world = World::slow(SlowConsumerPolicy::DropOldest);
+    world.subscribe(1, RESUMING);
+    let deaf = Encoding::Resuming { codec: 0, presence: false };
+    world.subscribe(2, Format { dialect: deaf, window_bits: None });
+    let mut notice = Message { plain: b"!", header: [0], asked: Vec::new() };
+    let World { topics, owned, peers, id, .. } = &mut world;
+    topics.append_notice(*id, &mut LogMemory { pool: &mut peers.pool, owned }, &mut notice);
+    topics.append_presence(*id, &mut LogMemory { pool: &mut peers.pool, owned }, &mut notice);
+    world.deliver(1);
+    assert_eq!((world.told(1), world.told(2)), ("!".to_owned(), String::new()));
+    let mut silent = Vec::new();
+    world.topics.silent(Nanos::MAX / 2, &mut silent);
+    assert!(silent.is_empty(), "nobody waits for a heartbeat");
+}
+
 #[test]
 fn silence_is_noticed_once_per_interval() {
     let mut world = World::slow(SlowConsumerPolicy::DropOldest);

@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 use super::access::Right;
 use super::accounts::{Deliveries, TopicReport};
 use super::by_size::BySize;
-use super::channel::{
-    Append, Audience, Channel, ChannelContext, Encode, Encoding, Format, MemberId, Sink, Sums,
-};
+use super::channel::{Append, Audience, Channel, ChannelContext, Encode, Format, MemberId, Sink, Sums};
 use super::keyed::Keyed;
 use super::log::Origin;
 use super::message::Publication;
@@ -416,7 +414,7 @@ impl<K: Copy + Eq> Topics<K> {
         self.append_to(id, memory, &Append { offset, origin, publisher, audience: Audience::All }, frames);
     }
 
-    /// Appends an event for the subscribers whose protocol has events.
+    /// Appends an event for the subscribers whose protocol has heartbeats.
     pub fn append_notice(&mut self, id: TopicId, memory: &mut LogMemory<'_>, notice: &mut impl Encode) {
         self.append_event(id, memory, Audience::Events, notice);
     }
@@ -659,7 +657,7 @@ impl<K: Copy + Eq> Topics<K> {
                 continue;
             }
             let hears = |number: &u32| {
-                self.channels.get(*number).is_some_and(|channel| channel.format.dialect != Encoding::Raw)
+                self.channels.get(*number).is_some_and(|channel| channel.format.dialect.has_events())
             };
             if topic.channels.iter().any(hears) {
                 topic.spoke_at = now;

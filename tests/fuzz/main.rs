@@ -55,6 +55,11 @@ fn requests_are_read_as_elsewhere_and_values_leave_as_they_came() {
 }
 
 #[test]
+fn centrifuges_commands_are_read_as_elsewhere_and_deltas_lead_to_their_targets() {
+    replay("centrifuge", targets::centrifuge::run);
+}
+
+#[test]
 fn a_connection_keeps_its_promises_whatever_comes_and_whenever_sends_block() {
     replay("connection", targets::connection::run);
 }

@@ -92,8 +92,8 @@ class Log:
 class Server:
     """Runs `echoring serve` on free ports for the duration of the block."""
 
-    def __init__(self, *flags, denied=False, admin="127.0.0.1:0"):
-        command = [BINARY, "serve", "--listen", "127.0.0.1:0"]
+    def __init__(self, *flags, denied=False, admin="127.0.0.1:0", listen="127.0.0.1:0"):
+        command = [BINARY, "serve", "--listen", listen]
         command += ["--admin", admin, *flags]
         self.process = subprocess.Popen(
             command,

@@ -14,6 +14,7 @@ and print `listening PORT` once they listen.
 """
 
 import functools
+import importlib.util
 import os
 import select
 import shutil
@@ -62,6 +63,10 @@ def missing():
     lacks = {}
     if not os.path.isdir(os.path.join(NODE_MODULES, "ws")):
         lacks = {"ws": "npm's ws", "bun": "npm's bun"}
+    if not os.path.isdir(os.path.join(NODE_MODULES, "centrifuge")):
+        lacks["centrifuge"] = "npm's centrifuge"
+    if importlib.util.find_spec("centrifuge") is None:
+        lacks["centrifuge-python"] = "PyPI's centrifuge-python"
     if shutil.which("go") is None or not os.path.isdir(f"{GO_PATH}/src/github.com/gorilla/websocket"):
         lacks["gorilla"] = "golang-go and golang-github-gorilla-websocket-dev"
     return lacks

@@ -201,6 +201,22 @@ class LogFiles(InDirectory):
         self.assertEqual(lines(self.access + ".1"), [])
         self.assertEqual(os.stat(self.errors).st_mode & 0o777 & ~0o640, 0)
 
+    def test_a_log_that_cannot_be_opened_again_goes_on_in_the_old_file(self):
+        server = self.serve("--access-log", self.access, "--log-file", self.errors)
+        for log in (self.access, self.errors):
+            os.rename(log, log + ".1")
+            os.mkdir(log)
+        server.terminate(signal.SIGUSR1)
+        told = ["the log cannot be opened again", "the access log cannot be opened again"]
+        deadline = time.monotonic() + PATIENCE_S
+        while not all(any(line in text for text in lines(self.errors + ".1")) for line in told):
+            self.assertLess(time.monotonic(), deadline, lines(self.errors + ".1"))
+            time.sleep(0.02)
+        with Raw(server) as peer:
+            peer.upgrade("/nowhere")
+            peer.read_end()
+        self.assertRegex(wait_for_lines(self.access + ".1", 1)[0], "status=404")
+
     def test_a_file_takes_what_stderr_would(self):
         server = self.serve("--log-file", self.errors, "--log", "debug")
         with Raw(server).open() as peer:

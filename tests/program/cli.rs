@@ -328,6 +328,44 @@ fn a_check_prints_what_would_hold_and_serves_nothing() {
     assert_eq!((wrong.status.code(), text(&wrong.stdout)), (Some(2), String::new()));
 }
 
+#[test]
+fn a_check_finds_what_a_start_would_find_and_leaves_no_file() {
+    let folder = std::env::temp_dir().join(format!("echoring-check-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let inside = |name: &str| folder.join(name).to_str().expect("UTF-8").to_owned();
+    let token = File::new("equal", b"0123456789abcdef-one");
+    let listen = ["serve", "--listen", "127.0.0.1:0"];
+    let admin = |path: &str| format!("unix:{path}");
+    let (no_log, no_socket) = (inside("missing/log"), admin(&inside("missing/socket")));
+    for (flags, complaint) in [
+        (&["--admin-token-file", "missing"][..], "no token in missing"),
+        (
+            &["--admin-token-file", token.path(), "--admin-read-token-file", token.path()],
+            "have the same token",
+        ),
+        (&["--admin", "off", "--log-file", &no_log], "No such file"),
+        (&["--admin", "off", "--access-log", &no_log], "No such file"),
+        (&["--admin", "off", "--congestion", "none-such"], "no congestion control"),
+        (&["--admin", &no_socket], "No such file"),
+        (&["--admin", "off", "--listen", &no_socket], "No such file"),
+    ] {
+        for check in [&["--check"][..], &[]] {
+            let tried = output(&[&listen[..], flags, check].concat());
+            let said = text(&tried.stderr);
+            assert_eq!(tried.status.code(), Some(3), "{flags:?} {check:?}: {said}");
+            assert!(said.contains(complaint), "{flags:?} {check:?}: {said}");
+        }
+    }
+    let (log, access) = (inside("log"), inside("access"));
+    let (socket, other) = (admin(&inside("socket")), admin(&inside("other")));
+    let flags =
+        ["--check", "--log-file", &log, "--access-log", &access, "--admin", &socket, "--listen", &other];
+    let right = output(&[&listen[..], &flags].concat());
+    assert_eq!(right.status.code(), Some(0), "{}", text(&right.stderr));
+    assert_eq!(std::fs::read_dir(&folder).expect("a folder").count(), 0, "a check creates nothing");
+    std::fs::remove_dir_all(&folder).expect("removed");
+}
+
 /// The lines of a configuration that `--check` printed, without the comments behind values.
 fn without_comments(toml: &str) -> Vec<&str> {
     toml.lines().map(|line| line.split("  # ").next().unwrap_or_default()).collect()

@@ -144,6 +144,38 @@ fn the_watchdog_is_kicked_while_every_shard_makes_ticks() {
     assert_eq!(any(&socket), "WATCHDOG=1");
 }
 
+/// The service manager takes kicks of every process of the service: those of a predecessor would hide a successor that stands
+/// still.
+#[test]
+fn a_server_that_was_taken_over_kicks_the_watchdog_no_more() {
+    let [address] = ports::free();
+    let listen = address.to_string();
+    let flags = ["--listen", &listen, "--takeover", "--drain", "60s"];
+    let start = |manager: &str| {
+        Server::start(serve(&flags).env("NOTIFY_SOCKET", manager).env("WATCHDOG_USEC", "20000"), 1)
+    };
+    let ((socket, name), (next_socket, next_name)) = (manager("taken"), manager("taker"));
+    let mut server = start(&name);
+    assert!(any(&socket).starts_with("READY=1\n"));
+    assert_eq!(any(&socket), "WATCHDOG=1");
+    // They keep the predecessor draining.
+    let clients: Vec<_> = (0..20)
+        .map(|_| tungstenite::client(format!("ws://{address}/echo"), connect(address)).expect("open"))
+        .collect();
+    let _successor = start(&next_name);
+    assert!(notified(&next_socket).starts_with("READY=1\n"));
+    // Kicks of before may still be queued.
+    socket.set_nonblocking(true).expect("non-blocking");
+    while socket.recv(&mut [0; 4096]).is_ok() {}
+    socket.set_nonblocking(false).expect("blocking");
+    socket.set_read_timeout(Some(Duration::from_secs(1))).expect("a timeout");
+    let kicks = std::iter::from_fn(|| socket.recv(&mut [0; 4096]).ok()).take(100).count();
+    assert!(kicks < 100, "it is kicked by the predecessor");
+    assert!(server.process.try_wait().expect("a child").is_none(), "it still drains");
+    assert_eq!(any(&next_socket), "WATCHDOG=1");
+    drop(clients);
+}
+
 #[test]
 fn a_watchdog_of_another_process_is_left_alone() {
     let (socket, name) = manager("other");

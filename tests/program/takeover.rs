@@ -105,6 +105,36 @@ fn subscribed(at: Addresses, request: &str) -> (Socket, Value) {
     (socket, serde_json::from_str(&answer).expect("JSON"))
 }
 
+/// An event stream that continues from the id `last`; its head and its first event.
+fn listen(at: Addresses, last: &str) -> (BufReader<TcpStream>, String) {
+    let mut stream = TcpStream::connect(at.listen).expect("connected");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let request = format!("GET /sse/t HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: {last}\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("sent");
+    let mut reader = BufReader::new(stream);
+    let mut first = block(&mut reader);
+    assert!(first.starts_with("HTTP/1.1 200 "), "{first}");
+    first += &block(&mut reader);
+    (reader, first)
+}
+
+/// The lines up to an empty one.
+fn block(reader: &mut BufReader<TcpStream>) -> String {
+    let mut lines = String::new();
+    loop {
+        let start = lines.len();
+        assert!(reader.read_line(&mut lines).expect("a line") > 0, "it ended behind {lines}");
+        if lines[start..].trim_end().is_empty() {
+            return lines;
+        }
+    }
+}
+
+/// The values of these fields in events.
+fn values<'a>(events: &'a str, field: &'a str) -> impl DoubleEndedIterator<Item = &'a str> {
+    events.lines().filter_map(move |line| line.strip_prefix(field))
+}
+
 /// The next text, or the code of a Close frame.
 fn next(socket: &mut Socket) -> Result<String, u16> {
     loop {
@@ -179,6 +209,7 @@ fn takes_over(driver: &str) {
                 socket
             })
             .collect();
+        let streams: Vec<_> = (0..SUBSCRIBERS).map(|_| listen(at, "").0).collect();
         let mut echo = open(at, "/echo");
         assert!(publish(at, "before").starts_with("HTTP/1.1 200 "));
         assert_eq!(pid(at), server.0.id());
@@ -213,6 +244,19 @@ fn takes_over(driver: &str) {
                 assert_eq!(next(&mut resumed).map(text_of).as_deref(), Ok("after"));
             }
         }
+        for mut stream in streams {
+            let mut rest = String::new();
+            stream.read_to_string(&mut rest).expect("FIN and no reset");
+            let (messages, end) = rest.split_once("event: end\n").expect("a reason");
+            assert!(end.starts_with("data: 1012 "), "{rest}");
+            let texts: Vec<String> = values(messages, "data: ").map(str::to_owned).collect();
+            assert!(is_part(&texts), "{rest}");
+            let (mut resumed, first) = listen(at, values(messages, "id: ").next_back().expect("an id"));
+            assert!(first.contains(r#""recovered":true"#), "{first}");
+            if texts.len() == 1 {
+                assert_eq!(values(&block(&mut resumed), "data: ").next(), Some("after"));
+            }
+        }
         assert_eq!(next(&mut echo), Err(1012));
         while echo.read().is_ok() {}
         assert_eq!(server.ended(), Some(0));
@@ -235,6 +279,49 @@ fn a_successor_on_io_uring_takes_everything_over() {
 #[test]
 fn a_successor_on_epoll_takes_everything_over() {
     takes_over("epoll");
+}
+
+/// A session of Centrifuge's protocol that subscribes to `t`, and the result.
+fn centrifuge(at: Addresses, position: &str) -> (Socket, Value) {
+    let mut socket = open(at, "/connection/websocket");
+    let subscribe = format!(r#"{{"id":2,"subscribe":{{"channel":"t"{position}}}}}"#);
+    socket.send(format!("{{\"id\":1,\"connect\":{{}}}}\n{subscribe}").into()).expect("sent");
+    loop {
+        let reply: Value = serde_json::from_str(&next(&mut socket).expect("a reply")).expect("JSON");
+        if reply["id"] == 2 {
+            return (socket, reply["subscribe"].clone());
+        }
+    }
+}
+
+#[test]
+fn sessions_of_centrifuge_recover_from_the_successor() {
+    let at = Addresses::free();
+    let flags = ["--drain", "1s"];
+    let mut server = Server::start(at, &flags).expect("the first");
+    let (mut socket, result) = centrifuge(at, "");
+    let epoch = &result["epoch"];
+    assert!(publish(at, "before").starts_with("HTTP/1.1 200 "));
+    let _successor = Server::start(at, &[&flags[..], &["--takeover"]].concat()).expect("a successor");
+    assert!(publish(at, "after").starts_with("HTTP/1.1 200 "));
+    let mut reached = 0;
+    let code = loop {
+        match next(&mut socket) {
+            Ok(push) => {
+                let push: Value = serde_json::from_str(&push).expect("JSON");
+                reached += 1;
+                assert_eq!(push["push"]["pub"]["offset"], reached, "{push}");
+            }
+            Err(code) => break code,
+        }
+    };
+    assert_eq!(code, 3001, "its client returns");
+    while socket.read().is_ok() {}
+    let (_, result) = centrifuge(at, &format!(r#","recover":true,"epoch":{epoch},"offset":{reached}"#));
+    let missed = result["publications"].as_array().map_or(0, Vec::len) as u64;
+    assert_eq!((&result["recovered"], reached + missed), (&true.into(), 2), "{result}");
+    assert_eq!(&result["epoch"], epoch);
+    assert_eq!(server.ended(), Some(0));
 }
 
 #[test]

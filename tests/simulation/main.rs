@@ -4,6 +4,7 @@
 //! which is how a failure is replayed.
 
 mod broadcast;
+mod centrifuge;
 #[path = "../support/certificate.rs"]
 mod certificate;
 mod client;

@@ -17,7 +17,8 @@ use crate::hook::{self, HookAnswer};
 use crate::http_client::HttpClient;
 use crate::jwt;
 use crate::limits::{
-    CACHE_ENTRIES_MAX, HOOK_ANSWER_BYTES_MAX, HOOK_REQUESTS_MAX, HOOK_WAITING_MAX, PASSWORDS_WAITING_MAX,
+    CACHE_ENTRIES_MAX, CACHE_IDENTITIES_BYTES_MAX, HOOK_ANSWER_BYTES_MAX, HOOK_REQUESTS_MAX,
+    HOOK_WAITING_MAX, PASSWORDS_WAITING_MAX,
 };
 use crate::secret::{Digest, DigestKey};
 
@@ -63,7 +64,11 @@ impl Decider {
         });
         Some(Decider {
             digests: DigestKey::random()?,
-            cache: RefCell::new(Cache::new(shared.settings.cache, CACHE_ENTRIES_MAX)),
+            cache: RefCell::new(Cache::new(
+                shared.settings.cache,
+                CACHE_ENTRIES_MAX,
+                CACHE_IDENTITIES_BYTES_MAX,
+            )),
             passwords: Queue::new(PASSWORDS_WAITING_MAX, 1),
             hook,
             shared,
@@ -100,7 +105,8 @@ impl Decider {
         };
         // What could not be decided is asked again.
         if !matches!(decision, Err(Denied::Unavailable | Denied::Busy)) {
-            self.cache.borrow_mut().insert(key, decision.clone(), Instant::now());
+            let bytes = decision.as_ref().map_or(0, |known| known.held_bytes());
+            self.cache.borrow_mut().insert(key, decision.clone(), bytes, Instant::now());
         }
         decision
     }

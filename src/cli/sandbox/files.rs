@@ -3,6 +3,8 @@
 //! Rules name folders, not files: a certificate is renewed, a log rotated and a socket replaced under the same name, and a rule
 //! for a file would stay with the old one. The network is not restricted.
 
+use std::env;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use landlock::{
@@ -25,6 +27,8 @@ const SYSTEM: [&str; 8] = [
     "/run/systemd",
     "/dev/urandom",
 ];
+/// Files of name resolution. On many hosts /etc has links to files of a service, such as /run/NetworkManager/resolv.conf.
+const RESOLVER: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf"];
 /// Devices that are written to.
 const DEVICES: [&str; 1] = ["/dev/null"];
 
@@ -60,13 +64,27 @@ fn enforce(reads: &[PathBuf], writes: &[PathBuf]) -> Result<RulesetStatus, landl
         | AccessFs::RemoveFile
         | AccessFs::Refer;
     let mut rules = Ruleset::default().handle_access(AccessFs::from_all(RIGHTS))?.create()?;
-    for folder in SYSTEM.map(PathBuf::from).into_iter().chain(reads.iter().flat_map(|file| folders(file))) {
+    for folder in readable(reads) {
         rules = allow(rules, &folder, read)?;
     }
     for folder in DEVICES.map(PathBuf::from).into_iter().chain(writes.iter().flat_map(|file| folders(file))) {
         rules = allow(rules, &folder, write)?;
     }
     Ok(rules.restrict_self()?.ruleset)
+}
+
+/// What is read: folders of the system, and those of these files.
+fn readable(reads: &[PathBuf]) -> impl Iterator<Item = PathBuf> {
+    let resolver = RESOLVER.iter().map(Path::new);
+    let files = resolver.chain(reads.iter().map(PathBuf::as_path));
+    SYSTEM.map(PathBuf::from).into_iter().chain(files.flat_map(folders))
+}
+
+/// The roots of TLS that the environment names instead of those of the system. Each reload reads them again.
+pub(super) fn tls_roots(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+    let folders = variable("SSL_CERT_DIR").unwrap_or_default();
+    let named = variable("SSL_CERT_FILE").map(PathBuf::from).into_iter().chain(env::split_paths(&folders));
+    named.filter(|path| !path.as_os_str().is_empty()).collect()
 }
 
 /// What is missing now is not reached later.
@@ -80,8 +98,11 @@ fn allow(
     rules.add_rule(PathBeneath::new(opened, access))
 }
 
-/// The folder of a file, and that of the file which it links to.
+/// The folder of a file, and that of the file which it links to. A folder is its own.
 fn folders(file: &Path) -> Vec<PathBuf> {
+    if file.is_dir() {
+        return vec![file.to_owned()];
+    }
     let folder = |path: &Path| match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
@@ -107,6 +128,36 @@ mod tests {
         assert_eq!(found, [live.clone(), archive.canonicalize().expect("it exists")]);
         assert_eq!(folders(Path::new("missing.pem")), [PathBuf::from(".")]);
         assert_eq!(folders(&live.join("not-yet.pem")), [live]);
+        std::fs::remove_dir_all(root).expect("removed");
+    }
+
+    #[test]
+    fn the_files_of_name_resolution_are_readable_where_they_are() {
+        let readable: Vec<PathBuf> = readable(&[]).collect();
+        for file in RESOLVER.iter().filter_map(|file| Path::new(file).canonicalize().ok()) {
+            let folder = file.parent().expect("a file");
+            assert!(readable.iter().any(|readable| readable == folder), "{}", file.display());
+        }
+    }
+
+    #[test]
+    fn the_roots_of_tls_that_the_environment_names_are_reached() {
+        let root = env::temp_dir().join(format!("echoring-roots-{}", std::process::id()));
+        let (file, folder) = (root.join("ca/ca.pem"), root.join("roots"));
+        for folder in [root.join("ca"), folder.clone()] {
+            std::fs::create_dir_all(folder).expect("made");
+        }
+        std::fs::write(&file, "").expect("written");
+        let both = env::join_paths([folder.clone(), root.join("missing")]).expect("a list");
+        let found = tls_roots(|name| match name {
+            "SSL_CERT_FILE" => Some(file.clone().into_os_string()),
+            "SSL_CERT_DIR" => Some(both.clone()),
+            _ => None,
+        });
+        assert_eq!(found, [file, folder.clone(), root.join("missing")]);
+        let readable: Vec<PathBuf> = readable(&found).collect();
+        assert!(readable.contains(&root.join("ca")) && readable.contains(&folder), "{readable:?}");
+        assert!(tls_roots(|_| None).is_empty() && tls_roots(|_| Some(OsString::new())).is_empty());
         std::fs::remove_dir_all(root).expect("removed");
     }
 

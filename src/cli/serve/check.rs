@@ -38,7 +38,7 @@ pub(super) fn text(settings: &Settings, resolved: &Resolved, unused: &[String]) 
 
 /// The peak of docs/memory.md.
 fn memory(settings: &Settings, resolved: &Resolved) -> String {
-    let peak = peak_here(&settings.server, resolved);
+    let peak = peak_here(&settings.planned(), resolved);
     let (user, kernel) = (shown_size(peak.user_bytes()), shown_size(peak.kernel_bytes()));
     format!("# Peak of memory: {user} of the process, {kernel} of the kernel's sockets\n")
 }

@@ -186,7 +186,7 @@ impl Running {
         };
         let restart = changes(&next, &wanted).into_iter().map(hint).collect();
         let changed = changes(&self.settings, &next);
-        let auth_changed = !files.is_empty()
+        let auth_changed = files.iter().any(|file| next.auth_files.contains(file))
             || changed.iter().any(|change| change.key.starts_with("auth_") || change.key == "tls_client_ca");
         next.keep_auth_of(&self.settings, auth_changed);
         if let Some(auth) = &next.server.auth {
@@ -196,8 +196,11 @@ impl Running {
                 ))
             })?;
         }
-        // Fails only without a log.
-        let _ = logging::set_level(filter, next.logs.filter.clone());
+        // A level that `PUT /log-level` has set stays, unless the configuration has another one.
+        if changed.iter().any(|change| change.key == "log") {
+            // Fails only without a log.
+            let _ = logging::set_level(filter, next.logs.filter.clone());
+        }
         if let Some(control) = &self.control {
             control.set_tokens(tokens);
         }

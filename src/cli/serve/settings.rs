@@ -27,6 +27,7 @@ use echoring_async::tls::{self, CertificateFiles, ServerTls};
 use echoring_proto::handshake::{HostPolicy, OriginPolicy};
 use echoring_proto::limits;
 use echoring_proto::limits::Nanos;
+use echoring_runtime::shard::AccessLog;
 use echoring_server::control::Token;
 use echoring_server::{ListenAddress, Resolved, ServerConfig};
 use echoring_topics as hub;
@@ -70,6 +71,8 @@ pub(crate) struct Settings {
     pub(super) config_file: Option<(PathBuf, Version)>,
     /// The files with certificates, keys and tokens, and their versions when they were read.
     pub(super) secret_files: Vec<(PathBuf, Version)>,
+    /// Those of them that authentication reads.
+    pub(super) auth_files: Vec<PathBuf>,
     /// The sources of the options and of the topics.
     flags: Vec<Flag>,
     tables: Tables,
@@ -128,7 +131,8 @@ impl Settings {
         let tls_files = tls.iter().flat_map(ServerTls::files).map(Path::to_owned);
         let admin_tokens =
             TokenFiles { write: args.admin_token_file.clone(), read: args.admin_read_token_file.clone() };
-        let secret_files = tls_files.chain(admin_tokens.all().cloned()).chain(args.auth.files());
+        let auth_files = args.auth.files();
+        let secret_files = tls_files.chain(admin_tokens.all().cloned()).chain(auth_files.iter().cloned());
         let secret_files: Vec<(PathBuf, Version)> =
             secret_files.map(|file| (file.clone(), Version::of(&file))).collect();
         let requires_certificates = args.tls_client_ca.is_some() && args.tls_client == TlsClient::Required;
@@ -164,6 +168,7 @@ impl Settings {
             watch,
             config_file: None,
             secret_files,
+            auth_files,
             flags,
             tables,
             activated: activated.to_vec(),
@@ -205,6 +210,13 @@ impl Settings {
         if let Some(used) = &running.server.tls {
             self.server.tls = self.server.tls.take().map(|tls| tls::with_ticket_keys_of(tls, used));
         }
+    }
+
+    /// The configuration of a server that is not started: its access log writes nothing.
+    pub(crate) fn planned(&self) -> ServerConfig {
+        let unwritten = |sample| AccessLog { sample, write: Arc::new(|_| {}) };
+        let access_log = self.logs.access.as_ref().map(|(_, sample)| unwritten(*sample));
+        ServerConfig { access_log, ..self.server.clone() }
     }
 
     /// Keeps what `running` has learned of clients: all of it if nothing of authentication has changed, otherwise the keys

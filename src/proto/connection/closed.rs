@@ -11,7 +11,7 @@ use crate::handshake::BadHandshake;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Cause {
-    /// The peer closed, by a Close frame.
+    /// The peer closed, by a Close frame; or by FIN, which is all that the client of an event stream can do.
     Peer,
     /// We closed, for a reason that the code tells.
     Local,

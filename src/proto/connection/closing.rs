@@ -9,6 +9,7 @@ use super::{
 };
 use crate::buffer::Pool;
 use crate::close::{self, CloseCode};
+use crate::event_stream;
 use crate::frame::{Header, Opcode};
 use crate::limits::{DISCARD_BYTES_MAX, Nanos};
 use crate::{ProtocolError, Role};
@@ -54,7 +55,7 @@ pub(super) struct Closing {
 #[derive(Debug)]
 struct End {
     closed: Closed,
-    /// It was a WebSocket before.
+    /// It was a WebSocket, or an event stream, before.
     was_open: bool,
 }
 
@@ -115,8 +116,9 @@ impl Closing {
 }
 
 impl Connection {
-    /// Closes the connection by a Close frame; does nothing when it is closing already. Without a WebSocket, the transport is
-    /// closed behind what is queued, by [`CloseMode::Graceful`] only. Returns the queued bytes that were dropped.
+    /// Closes the connection by a Close frame, or by the last event of an event stream; does nothing when it is closing already.
+    /// Without either, the transport is closed behind what is queued, by [`CloseMode::Graceful`] only. Returns the queued
+    /// bytes that were dropped.
     pub fn close(&mut self, code: CloseCode, reason: &str, mode: CloseMode, env: &mut Env<'_>) -> u32 {
         if !self.is_open() {
             if mode == CloseMode::Graceful {
@@ -129,11 +131,9 @@ impl Connection {
             self.abort(Cause::OutOfMemory);
             return dropped;
         }
-        let closed = Closed::new(code, Cause::Local);
-        match mode {
-            CloseMode::Graceful | CloseMode::DropQueued => self.enter(State::AwaitingClose, closed, env),
-            CloseMode::DropPeer => self.enter(State::SHUTTING_DOWN, closed, env),
-        }
+        let awaits_close = mode != CloseMode::DropPeer && !self.is_event_stream();
+        let state = if awaits_close { State::AwaitingClose } else { State::SHUTTING_DOWN };
+        self.enter(state, Closed::new(code, Cause::Local), env);
         dropped
     }
 
@@ -230,6 +230,11 @@ impl Connection {
     }
 
     fn queue_close(&mut self, code: CloseCode, reason: &str, env: &mut Env<'_>) -> Result<(), OutOfMemory> {
+        if self.is_event_stream() {
+            let mut event = Vec::new();
+            event_stream::end(&mut event, code, reason);
+            return self.outbox.raw(env.pool, &event);
+        }
         let mut payload = [0; 125];
         let payload_bytes =
             if code == CloseCode::NO_STATUS { 0 } else { close::write(&mut payload, code, reason) };
@@ -295,7 +300,11 @@ impl Connection {
     /// would keep an unfinished send, and this connection, for ever.
     pub fn ended(&mut self, until: Nanos) {
         let Phase::Closing(closing) = &mut self.phase else {
-            let closed = Closed::new(CloseCode::ABNORMAL, Cause::Gone);
+            // The client of an event stream has no other way to end it.
+            let closed = match self.is_event_stream() {
+                true => Closed::new(CloseCode::NO_STATUS, Cause::Peer),
+                false => Closed::new(CloseCode::ABNORMAL, Cause::Gone),
+            };
             return self.enter_until(State::Flushing, closed, until);
         };
         if !matches!(closing.state, State::Aborting | State::Done) {
@@ -344,8 +353,8 @@ impl Connection {
         closing.state.action().filter(|(action, _)| !waits(*action))
     }
 
-    /// Whether it is, or was before it began to close, a WebSocket. A request that was refused, or answered by an ordinary
-    /// response, never is.
+    /// Whether it is, or was before it began to close, a WebSocket or an event stream. A request that was refused, or answered
+    /// by an ordinary response, never is.
     pub fn was_open(&self) -> bool {
         match &self.phase {
             Phase::Open => true,
@@ -442,6 +451,11 @@ impl Connection {
             if self.outbox.is_flushed() {
                 self.ping_or_abort(env);
             }
+        } else if self.is_event_stream() {
+            // Nobody answers a comment. TCP notices a client that has vanished, because the comment is not acknowledged.
+            self.liveness.restart(env.now);
+            self.outbox.shrink();
+            self.ping_or_abort(env);
         } else if self.liveness.is_pinged() {
             self.abort(Cause::PongTimeout);
         } else {
@@ -452,7 +466,11 @@ impl Connection {
     }
 
     fn ping_or_abort(&mut self, env: &mut Env<'_>) {
-        if self.ping(&[], env).is_err() {
+        let queued = match self.is_event_stream() {
+            true => self.outbox.raw(env.pool, event_stream::HEARTBEAT),
+            false => self.ping(&[], env),
+        };
+        if queued.is_err() {
             self.abort(Cause::OutOfMemory);
         }
     }

@@ -6,8 +6,9 @@ use super::{Cause, Connection, ConnectionConfig, Delivery, Env, OutOfMemory, Pha
 use crate::Role;
 use crate::buffer::Buffer;
 use crate::deflate::Agreement;
+use crate::event_stream;
 use crate::handshake::{self, Refusal};
-use crate::limits::HEAD_BYTES_MAX;
+use crate::limits::{EVENT_STREAM_RETRY_JITTER_MS, EVENT_STREAM_RETRY_MS_MIN, HEAD_BYTES_MAX};
 
 const HEAD_END: &[u8] = b"\r\n\r\n";
 
@@ -130,10 +131,10 @@ impl Connection {
         }
     }
 
-    /// Waits for a later decision about the request.
-    pub fn decide_later(&mut self, key: [u8; 24]) {
+    /// Waits for a later decision about the request. `key` is that of an upgrade.
+    pub fn decide_later(&mut self, key: Option<[u8; 24]>) {
         if let Phase::Head { until, .. } = self.phase {
-            self.phase = Phase::Deciding { key: Box::new(key), until };
+            self.phase = Phase::Deciding { key: key.map(Box::new), until };
         }
     }
 
@@ -154,7 +155,7 @@ impl Connection {
     ) -> Result<(), OutOfMemory> {
         let key = match &self.phase {
             Phase::Head { .. } => key,
-            Phase::Deciding { key, .. } => Some(**key),
+            Phase::Deciding { key, .. } => key.as_deref().copied(),
             Phase::Open | Phase::Closing(_) => return Ok(()),
         };
         let Some(key) = key else { return Ok(()) };
@@ -165,6 +166,26 @@ impl Connection {
         handshake::write_accept(head.vec(), &key, subprotocol, self.agreement(), fields);
         self.outbox.push_first(head);
         self.reader.set_delivery(Delivery::of(whole));
+        self.open();
+        Ok(())
+    }
+
+    /// Answers the request with an event stream. The connection is open from now on; [encoded](Connection::send_encoded)
+    /// events may be sent, and nothing of the peer is read. Pings are comments, and the last event takes the place of the
+    /// Close frame. `headers` are further lines of the head, each terminated by CRLF.
+    ///
+    /// # Errors
+    /// When the memory budget of the node is spent.
+    pub fn begin_event_stream(&mut self, headers: &str, env: &mut Env<'_>) -> Result<(), OutOfMemory> {
+        if !self.is_in_handshake() {
+            return Ok(());
+        }
+        let mut head = env.pool.get(RESPONSE_HEAD_BYTES_MAX + headers.len()).ok_or(OutOfMemory)?;
+        let jitter_ms = env.entropy.next() % EVENT_STREAM_RETRY_JITTER_MS;
+        handshake::write_event_stream_head(head.vec(), headers);
+        event_stream::retry(head.vec(), EVENT_STREAM_RETRY_MS_MIN + jitter_ms);
+        self.outbox.push_first(head);
+        self.reader.ignore_input(env.pool);
         self.open();
         Ok(())
     }

@@ -9,7 +9,7 @@ use super::compression::compressed_bytes_max;
 use super::{ChunkFlags, ConnectionConfig, Delivery, Env, MessageKind, OutOfMemory, Piece, SpanCursor};
 use crate::buffer::{Buffer, Pool};
 use crate::frame::{self, HEADER_BYTES_MAX, Header, Opcode};
-use crate::limits::{ASSEMBLED_FRAME_BYTES_MAX, DEFERRED_BYTES_MAX, Nanos};
+use crate::limits::{ASSEMBLED_FRAME_BYTES_MAX, DEFERRED_BYTES_MAX, EVENT_STREAM_INPUT_BYTES_MAX, Nanos};
 use crate::utf8::{self, Utf8};
 use crate::{ProtocolError, Role, mask};
 
@@ -37,6 +37,8 @@ enum State {
     Control(ControlFrame),
     /// A frame's first byte; this and all that follows waits here until it may be read.
     Deferred(Buffer),
+    /// There are no frames: what the client of an event stream sends is discarded. It may send `left` more bytes.
+    Ignored { left: u32 },
 }
 
 impl Default for State {
@@ -162,7 +164,9 @@ impl Reader {
 
     /// Whether a message or a frame has begun and is not complete.
     pub(super) fn is_in_message(&self) -> bool {
-        self.message.open || !(self.is_between_frames() || self.has_deferred())
+        let is_in_frame =
+            matches!(self.state, State::Header { bytes: 1.., .. } | State::Data(_) | State::Control(_));
+        self.message.open || is_in_frame
     }
 
     pub(super) fn has_deferred(&self) -> bool {
@@ -173,7 +177,7 @@ impl Reader {
     pub(super) fn deferred_bytes(&self) -> usize {
         match &self.state {
             State::Deferred(buffer) => buffer.len(),
-            State::Header { .. } | State::Data(_) | State::Control(_) => 0,
+            State::Header { .. } | State::Data(_) | State::Control(_) | State::Ignored { .. } => 0,
         }
     }
 
@@ -186,7 +190,7 @@ impl Reader {
     pub(super) fn frame_bytes_left(&self) -> u64 {
         match self.state {
             State::Data(frame) => frame.left,
-            State::Header { .. } | State::Control(_) | State::Deferred(_) => 0,
+            State::Header { .. } | State::Control(_) | State::Deferred(_) | State::Ignored { .. } => 0,
         }
     }
 
@@ -229,7 +233,7 @@ impl Reader {
         let current = match &self.state {
             State::Control(frame) => Some(&frame.buffer),
             State::Deferred(buffer) => Some(buffer),
-            State::Header { .. } | State::Data(_) => None,
+            State::Header { .. } | State::Data(_) | State::Ignored { .. } => None,
         };
         self.assembly.iter().chain(current)
     }
@@ -244,8 +248,19 @@ impl Reader {
     fn take_state_buffer(&mut self) -> Option<Buffer> {
         match std::mem::take(&mut self.state) {
             State::Control(ControlFrame { buffer, .. }) | State::Deferred(buffer) => Some(buffer),
-            State::Header { .. } | State::Data(_) => None,
+            State::Header { .. } | State::Data(_) | State::Ignored { .. } => None,
         }
+    }
+
+    /// From now on the peer's bytes are discarded, those that wait included.
+    pub(super) fn ignore_input(&mut self, pool: &mut Pool) {
+        self.release(pool);
+        self.state = State::Ignored { left: EVENT_STREAM_INPUT_BYTES_MAX };
+    }
+
+    /// Whether the peer's bytes are discarded.
+    pub(super) fn ignores_input(&self) -> bool {
+        matches!(self.state, State::Ignored { .. })
     }
 
     /// The part of a head that has arrived.
@@ -357,6 +372,13 @@ impl Reader {
                 State::Control(_) => self.read_control(cursor, bytes),
                 State::Deferred(_) => {
                     self.defer(cursor, bytes, cx.env.pool)?;
+                    return Ok(None);
+                }
+                State::Ignored { left } => {
+                    let arrived = (bytes.len() - cursor.read) as u32;
+                    cursor.read = bytes.len();
+                    let left = left.checked_sub(arrived).ok_or(ProtocolError::EventStreamInput)?;
+                    self.state = State::Ignored { left };
                     return Ok(None);
                 }
             };

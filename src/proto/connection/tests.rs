@@ -2,6 +2,7 @@
 
 mod applications;
 mod compression;
+mod event_stream;
 mod handshake;
 mod properties;
 

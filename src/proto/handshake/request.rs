@@ -227,13 +227,20 @@ impl<'a> Request<'a> {
         if !elements(values(headers, "sec-websocket-protocol")).all(is_token) {
             return Err(Refusal::SUBPROTOCOL);
         }
-        let mut origins = values(headers, "origin");
-        let origin = match (origins.next(), origins.next()) {
-            (None, _) => None,
-            (Some(origin), None) => Some(str::from_utf8(origin).map_err(|_| Refusal::BAD_ORIGIN)?),
-            (Some(_), Some(_)) => return Err(Refusal::BAD_ORIGIN),
-        };
-        Ok(Some(Upgrade { key: *key, host: self.host, origin, headers }))
+        Ok(Some(Upgrade { key: *key, host: self.host, origin: self.origin()?, headers }))
+    }
+
+    /// The origin of the page that makes the request; `None` without the field.
+    ///
+    /// # Errors
+    /// [`Refusal::BAD_ORIGIN`] if the field is repeated or not text.
+    pub fn origin(&self) -> Result<Option<&'a str>, Refusal> {
+        let mut origins = values(self.headers, "origin");
+        match (origins.next(), origins.next()) {
+            (None, _) => Ok(None),
+            (Some(origin), None) => str::from_utf8(origin).map(Some).map_err(|_| Refusal::BAD_ORIGIN),
+            (Some(_), Some(_)) => Err(Refusal::BAD_ORIGIN),
+        }
     }
 }
 

@@ -65,6 +65,18 @@ pub fn write_response(
     }
 }
 
+/// Appends the head of an event stream. The body ends with the connection (RFC 9112, 6.3), as the format delimits its events
+/// itself: WHATWG HTML, 9.2.7, warns of chunks, because intermediaries may wait for whole ones. `extra_headers` are as in
+/// [`write_response`].
+pub fn write_event_stream_head(out: &mut Vec<u8>, extra_headers: &str) {
+    // nginx would hold events back until its buffer is full.
+    let _ = write!(
+        out,
+        "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n\
+         X-Accel-Buffering: no\r\n{extra_headers}\r\n"
+    );
+}
+
 fn write_head(out: &mut Vec<u8>, status: u16, content_type: &str, extra_headers: &str, body_bytes: usize) {
     let reason = reason_phrase(status);
     // Writing to a vector cannot fail.

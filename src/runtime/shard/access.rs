@@ -18,7 +18,7 @@ pub struct AccessRecord<'a> {
     pub path: Option<&'a str>,
     /// The HTTP status of the answer.
     pub status: Option<u16>,
-    /// The close code; none if the connection never was a WebSocket.
+    /// The close code; none if the connection never was a WebSocket or an event stream.
     pub code: Option<u16>,
     /// The name of the cause.
     pub cause: &'static str,

@@ -42,8 +42,15 @@ pub enum Answer<P> {
         /// Assemble fragmented and split messages.
         whole: bool,
     },
-    /// The answer follows through [`Context::accept`] or [`Context::refuse`]; until then nothing of the connection is
-    /// read. `peer` is its state from now on.
+    /// 200: the connection becomes an event stream with `peer` as its state. Nothing more of the client is read.
+    EventStream {
+        /// State kept with the connection.
+        peer: P,
+        /// Further header lines, each ended by CRLF.
+        headers: Box<str>,
+    },
+    /// The answer follows through [`Context::accept`], [`Context::begin_event_stream`] or [`Context::refuse`]; until then
+    /// nothing of the connection is read. `peer` is its state from now on.
     Later {
         /// State kept with the connection.
         peer: P,
@@ -138,7 +145,8 @@ pub trait Application: Sized {
         let _ = (cx, token, resumed);
     }
 
-    /// The 101 was staged (server role) or received (client role: `response` is the server's response).
+    /// The 101, or the head of an event stream, was staged (server role), or the 101 was received (client role: `response` is
+    /// the server's response).
     fn opened<D: Driver>(
         &mut self,
         cx: &mut Context<'_, D, Self>,

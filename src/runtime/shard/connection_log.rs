@@ -149,7 +149,7 @@ impl ConnectionLog {
         Known { address, accepted_at, path: note.path.as_deref() }
     }
 
-    /// A request was answered with 101.
+    /// A request was answered with 101, or with an event stream.
     pub(super) fn opened(&mut self, token: Token) {
         if enabled!(Level::DEBUG) {
             self.log(token, Record::Opened);
@@ -243,7 +243,7 @@ impl ConnectionLog {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ended<'a> {
     pub(super) at: Nanos,
-    /// The close code, if it was a WebSocket.
+    /// The close code, if it was a WebSocket or an event stream.
     pub(super) code: Option<u16>,
     /// Its traffic, if that was counted by itself.
     pub(super) traffic: Option<Traffic>,

@@ -110,6 +110,11 @@ impl<A: Application> ConnectionContext<'_, A> {
         self.connection.queued_bytes()
     }
 
+    /// Silence after which a peer is pinged, or 0 for never, and the time that it has to answer.
+    pub fn ping_times(&self) -> (Nanos, Nanos) {
+        (self.env.config.ping_interval, self.env.config.pong_timeout)
+    }
+
     /// Maximum queued bytes above which [`send`](ConnectionContext::send) refuses.
     pub fn queue_bytes(&self) -> u32 {
         self.env.config.queue_bytes
@@ -141,13 +146,30 @@ impl<A: Application> ConnectionContext<'_, A> {
         if !self.connection.is_open() {
             return false;
         }
-        let sent = self.connection.send(kind, payload, &mut self.env).is_ok();
-        if sent {
+        debug_assert!(!self.connection.is_event_stream());
+        let queued = self.connection.send(kind, payload, &mut self.env).is_ok();
+        self.count_queued(queued)
+    }
+
+    /// Queues an event of an event stream, see [`Connection::send_encoded`], without a bound as
+    /// [`send_past`](ConnectionContext::send_past). Does nothing if the connection is not open.
+    pub fn send_event(&mut self, event: &[u8]) {
+        if !self.connection.is_open() {
+            return;
+        }
+        debug_assert!(self.connection.is_event_stream());
+        let queued = self.connection.send_encoded(event, &mut self.env).is_ok();
+        self.count_queued(queued);
+    }
+
+    /// Counts a message that was queued, or ends the connection for lack of memory.
+    fn count_queued(&mut self, queued: bool) -> bool {
+        if queued {
             self.counters.traffic.at(self.account).messages_out += 1;
         } else {
             self.connection.abort(Cause::OutOfMemory);
         }
-        sent
+        queued
     }
 
     /// The same as [`Context::share_window`].
@@ -432,6 +454,12 @@ impl<D: Driver, A: Application> Context<'_, D, A> {
     /// The same with header fields for this request.
     pub fn accept_with(&mut self, token: Token, extras: &Extras, whole: bool) {
         self.core.accept_later_with(token, extras, whole);
+    }
+
+    /// Answers a request that was answered with [`Answer::Later`](super::Answer::Later) with an event stream, see
+    /// [`Answer::EventStream`](super::Answer::EventStream).
+    pub fn begin_event_stream(&mut self, token: Token, headers: &str) {
+        self.core.begin_event_stream(token, headers);
     }
 
     /// Whether a request was answered with [`Answer::Later`](super::Answer::Later), and neither accepted nor refused.

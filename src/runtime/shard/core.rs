@@ -494,7 +494,14 @@ impl<D: Driver, A: Application> Core<D, A> {
         self.set_limits(None, limits);
         let compression = self.env.config.compression;
         self.lease.give_back(0);
-        self.env.config = ConnectionConfig { compression, ..connection };
+        let config = ConnectionConfig { compression, ..connection };
+        let before = std::mem::replace(&mut self.env.config, config);
+        if before.send_timeout != self.env.config.send_timeout {
+            self.look_at_sends_now();
+        }
+        if before.queue_bytes < self.env.config.queue_bytes {
+            self.touch_paused();
+        }
         // Without TLS at the start there is no table of sessions.
         if let (Some(used), Some(tls)) = (&mut self.security.server, tls) {
             *used = tls;

@@ -3,7 +3,7 @@
 use std::ops::{AddAssign, Sub};
 
 /// Number of classes that an application may distinguish.
-pub const TRAFFIC_CLASSES: usize = 5;
+pub const TRAFFIC_CLASSES: usize = 6;
 
 /// The class of connections that have no request yet, and of plain HTTP requests.
 pub const HANDSHAKE_CLASS: u8 = TRAFFIC_CLASSES as u8 - 1;

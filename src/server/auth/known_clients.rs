@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use echoring_auth::Identity;
+use echoring_proto::buffer::Pool;
 use echoring_proto::limits::{Nanos, SECOND};
 use echoring_runtime::driver::Token;
 
+use super::shared_identities::SharedIdentities;
 use crate::limits::EXPIRY_NOTICE;
 use crate::timers::Timers;
 
@@ -24,6 +26,7 @@ pub(crate) enum Due {
 #[derive(Debug, Default)]
 pub(super) struct KnownClients {
     clients: Vec<Option<Box<KnownClient>>>,
+    identities: SharedIdentities,
     /// One timer for each client whose credentials expire, by the same index.
     timers: Timers,
 }
@@ -46,8 +49,18 @@ impl KnownClients {
         self.clients.get(token.index as usize)?.as_deref().filter(|client| client.token == token)
     }
 
-    /// Sets the client of a connection, at the time `now`, which is `wall` in seconds since 1970.
-    pub(super) fn insert(&mut self, token: Token, identity: Arc<Identity>, now: Nanos, wall: u64) {
+    /// Sets the client of a connection, at the time `now`, which is `wall` in seconds since 1970. False, with the old client
+    /// kept, if there is no memory for a new identity.
+    #[must_use]
+    pub(super) fn insert(
+        &mut self,
+        token: Token,
+        identity: &Arc<Identity>,
+        pool: &mut Pool,
+        now: Nanos,
+        wall: u64,
+    ) -> bool {
+        let Some(identity) = self.identities.take(identity, pool) else { return false };
         let index = token.index as usize;
         if index >= self.clients.len() {
             self.clients.resize_with(index + 1, || None);
@@ -59,12 +72,18 @@ impl KnownClients {
             expires = now.saturating_add(left);
             self.timers.set(token.index, expires - EXPIRY_NOTICE.min(left / 2));
         }
-        self.clients[index] = Some(Box::new(KnownClient { token, identity, expires, is_noticed: false }));
+        let client = Box::new(KnownClient { token, identity, expires, is_noticed: false });
+        if let Some(old) = self.clients[index].replace(client) {
+            self.identities.give(&old.identity, pool);
+        }
+        true
     }
 
-    pub(super) fn remove(&mut self, token: Token) {
-        if self.get(token).is_some() {
-            self.clients[token.index as usize] = None;
+    pub(super) fn remove(&mut self, token: Token, pool: &mut Pool) {
+        if self.get(token).is_some()
+            && let Some(client) = self.clients[token.index as usize].take()
+        {
+            self.identities.give(&client.identity, pool);
             self.timers.clear(token.index);
         }
     }
@@ -108,10 +127,13 @@ impl KnownClients {
 mod tests {
     use super::*;
     use echoring_auth::{Authenticator, Credentials, Presented, Settings, Verdict};
+    use echoring_proto::buffer::Budget;
 
     /// Clients of a token file whose tokens expire at 1,000 s and never.
     fn clients() -> [Arc<Identity>; 2] {
-        let file = std::env::temp_dir().join(format!("echoring-known-clients-{}", std::process::id()));
+        let thread = std::thread::current().id();
+        let name = format!("echoring-known-clients-{}-{thread:?}", std::process::id());
+        let file = std::env::temp_dir().join(name);
         let text = "[[tokens]]\ntoken = \"0123456789abcdef0\"\nsubject = \"a\"\nexpires = 1970-01-01T00:16:40Z\n\
                     [[tokens]]\ntoken = \"0123456789abcdef1\"\nsubject = \"b\"\n";
         std::fs::write(&file, text).expect("written");
@@ -134,9 +156,9 @@ mod tests {
     #[test]
     fn a_client_is_noticed_before_it_expires_and_only_its_own_connection() {
         let [expiring, lasting] = clients();
-        let mut known = KnownClients::default();
-        known.insert(token(2, 1), expiring.clone(), 5 * SECOND, 900);
-        known.insert(token(0, 1), lasting, 5 * SECOND, 900);
+        let (mut known, mut pool) = (KnownClients::default(), Pool::standalone());
+        assert!(known.insert(token(2, 1), &expiring, &mut pool, 5 * SECOND, 900));
+        assert!(known.insert(token(0, 1), &lasting, &mut pool, 5 * SECOND, 900));
         assert_eq!(known.client(token(2, 1)).map(Identity::subject), Some("a"));
         assert_eq!((known.client(token(2, 2)), known.client(token(9, 1))), (None, None));
         assert_eq!(known.deadline(), Some(75 * SECOND), "30 s before 105 s");
@@ -146,11 +168,33 @@ mod tests {
         assert_eq!(known.deadline(), Some(106 * SECOND));
         assert_eq!(known.pop_due(106 * SECOND, || 1000), Some((token(2, 1), Due::Expired)));
         assert_eq!(known.deadline(), None);
-        known.insert(token(2, 1), expiring, 0, 990);
+        assert!(known.insert(token(2, 1), &expiring, &mut pool, 0, 990));
         assert_eq!(known.deadline(), Some(5 * SECOND), "half of the time that is left");
-        known.remove(token(2, 9));
+        known.remove(token(2, 9), &mut pool);
         assert_eq!(known.all().len(), 2);
-        known.remove(token(2, 1));
+        known.remove(token(2, 1), &mut pool);
         assert_eq!((known.deadline(), known.all().len()), (None, 1));
+    }
+
+    #[test]
+    fn connections_share_an_identity_whose_memory_is_charged_once() {
+        let [identity, other] = clients();
+        let bytes = identity.held_bytes();
+        // A budget below the minimum of a node has no reserve.
+        let mut pool = Pool::new(Budget::new(2 * bytes as u64 - 1));
+        let mut known = KnownClients::default();
+        for index in 0..3 {
+            // What is decided anew is another value with the same contents.
+            let decided = Arc::new(Identity::clone(&identity));
+            assert!(known.insert(token(index, 1), &decided, &mut pool, 0, 0));
+        }
+        assert_eq!(pool.used_bytes(), bytes as u64);
+        assert!(!known.insert(token(3, 1), &other, &mut pool, 0, 0), "no room");
+        assert!(!known.insert(token(0, 1), &other, &mut pool, 0, 0), "the old client stays");
+        assert_eq!(known.client(token(0, 1)), Some(&*identity));
+        (0..3).for_each(|index| known.remove(token(index, 1), &mut pool));
+        assert_eq!(pool.used_bytes(), 0);
+        assert!(known.insert(token(3, 1), &other, &mut pool, 0, 0));
+        assert_eq!(pool.used_bytes(), other.held_bytes() as u64);
     }
 }

@@ -30,7 +30,7 @@ pub(crate) fn refusal(denied: Denied, sources: Option<&Sources>) -> Refusal {
         Denied::Unavailable => {
             ("authentication is unavailable", "try again; the server's log has the reason")
         }
-        Denied::Busy => ("too many clients wait to be authenticated", "try again"),
+        Denied::Busy => ("too many clients are authenticated at once", "try again"),
     };
     let (status, headers) = match denied {
         Denied::Forbidden => (403, ""),

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 
-use super::frame_encoder::{conflated_frames, event_frame};
-use crate::peer::ServerApplication;
+use super::frame_encoder::{Epochs, conflated_frames, event_frame};
+use crate::event_stream;
+use crate::peer::{Peer, ServerApplication};
 use crate::v1::server_event;
 use echoring_proto::buffer::{Pool, allocated_bytes};
 use echoring_proto::limits::Nanos;
@@ -18,6 +19,7 @@ const NO_TAG: u64 = u64::MAX;
 pub(super) struct ConnectionSink<'a, 'b, D: Driver, A: ServerApplication> {
     pub(super) cx: &'a mut Context<'b, D, A>,
     pub(super) follow_ups: &'a mut FollowUps,
+    pub(super) epochs: &'a Epochs,
 }
 
 /// Subscribers that need attention after a delivery.
@@ -40,6 +42,12 @@ pub(super) struct SlowConsumer {
 }
 
 impl<D: Driver, A: ServerApplication> ConnectionSink<'_, '_, D, A> {
+    /// The epoch of the topic of an event stream; `None` for a session.
+    fn event_stream_epoch(&self, token: Token) -> Option<u64> {
+        let Some(Peer::Session(session)) = self.cx.peer_of(token) else { return None };
+        session.event_stream_topic().map(|topic| self.epochs.of(topic))
+    }
+
     /// Sends frames to one connection only. They are charged to the memory budget until the kernel has them. False when
     /// the connection does not take them now, or the budget is spent.
     fn send_charged(&mut self, token: Token, frames: Vec<u8>, messages: u32) -> bool {
@@ -66,7 +74,14 @@ impl<D: Driver, A: ServerApplication> Sink<Token> for ConnectionSink<'_, '_, D, 
     }
 
     fn tell_gap(&mut self, token: Token, topic: &str, gap: Gap) -> bool {
-        let frame = event_frame(|text| server_event::gap(text, topic, gap.from, gap.to, gap.reason));
+        let frame = match self.event_stream_epoch(token) {
+            None => event_frame(|text| server_event::gap(text, topic, gap.from, gap.to, gap.reason)),
+            Some(epoch) => {
+                let mut event = Vec::new();
+                event_stream::gap(&mut event, topic, epoch, gap);
+                event
+            }
+        };
         self.send_charged(token, frame, 0)
     }
 
@@ -80,7 +95,8 @@ impl<D: Driver, A: ServerApplication> Sink<Token> for ConnectionSink<'_, '_, D, 
     }
 
     fn send_latest(&mut self, token: Token, topic: &str, latest: &Keyed, after: u64) -> Option<(u64, u32)> {
-        let (frames, reached, count) = conflated_frames(topic, latest, after);
+        let epoch = self.event_stream_epoch(token);
+        let (frames, reached, count) = conflated_frames(topic, latest, after, epoch);
         self.send_charged(token, frames, count).then_some((reached, count))
     }
 

@@ -1,13 +1,13 @@
 //! The steps of a drain: which connections it waits for, and how they are closed.
 
 use super::Broadcast;
+use super::events::SessionEvent;
 use super::handover::Ordering;
 use super::session::Subscriber;
+use super::sessions::{close_slow, end};
 use super::shard_mail::DrainStage;
 use crate::limits::DRAIN_GOODBYE;
 use crate::peer::{Peer, ServerApplication};
-use crate::v1::server_event;
-use echoring_proto::CloseCode;
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{Context, Goodbye};
 use echoring_topics::{GapReason, TopicId};
@@ -105,7 +105,7 @@ impl Broadcast {
                 _ => true,
             };
             if is_served && let Some(mut link) = cx.link(*token) {
-                link.close(code, reason);
+                end(&mut link, code, reason);
             }
             !is_served
         });
@@ -134,24 +134,26 @@ impl Broadcast {
         has_all: bool,
     ) {
         let Goodbye { code, reason } = cx.goodbye();
-        let Broadcast { fan_out, sessions, .. } = self;
+        let Broadcast { fan_out, sessions, subscriptions, .. } = self;
         let Some(mut link) = cx.link(token) else { return };
         let missing: Vec<(TopicId, u64)> = match &*link.peer {
-            Peer::Session(session) if has_all => {
+            // An event stream ends like a raw route: without a gap event its client keeps its position, and recovers.
+            Peer::Session(session) if has_all && !session.is_event_stream() => {
                 let unserved = session.reached(&fan_out.topics).filter(|(.., all)| !all);
                 unserved.map(|(topic, reached, _)| (topic, reached)).collect()
             }
             _ => {
-                link.close_at_once(CloseCode::SLOW_CONSUMER, "slow consumer");
+                close_slow(&mut link);
                 return;
             }
         };
         for (topic, reached) in missing {
             let (from, to, name) = (reached + 1, fan_out.topics.offset(topic), fan_out.name(topic));
             if from <= to {
-                sessions.send(&mut link, |text| server_event::gap(text, name, from, to, GapReason::Drain));
+                let (epoch, reason) = (subscriptions.epoch(topic).unwrap_or_default(), GapReason::Drain);
+                sessions.send(&mut link, &SessionEvent::Gap { topic: name, epoch, from, to, reason });
             }
         }
-        link.close(code, reason);
+        end(&mut link, code, reason);
     }
 }

@@ -9,11 +9,12 @@ use echoring_topics::{
 };
 
 use super::connection_sink::{ConnectionSink, FollowUps, SlowConsumer};
-use super::frame_encoder::{EventFrame, FrameEncoder, Frames, V1, V1_WITHOUT_PRESENCE};
+use super::dialect::Dialect;
+use super::events::TopicEvent;
+use super::frame_encoder::{EventFrame, FrameEncoder, Frames};
 use super::presence::PresenceChange;
 use super::shard_mail::{Publisher, ShardMail};
 use crate::peer::ServerApplication;
-use crate::v1::server_event;
 
 /// The logs and subscribers of a shard's topics.
 #[derive(Debug)]
@@ -49,15 +50,20 @@ impl FanOut {
         self.topics.subscribe(topic, token, Format { dialect: Encoding::Raw, window_bits }, skip)
     }
 
-    /// Subscribes a session to a topic, with or without presence events.
+    /// Subscribes a session to a topic, which has this epoch, with or without presence events.
     pub(super) fn subscribe_session(
         &mut self,
         topic: TopicId,
+        epoch: u64,
         token: Token,
         window_bits: Option<u8>,
+        dialect: Dialect,
         sees_presence: bool,
     ) -> Option<MemberId> {
-        let dialect = if sees_presence { V1 } else { V1_WITHOUT_PRESENCE };
+        if dialect == Dialect::EventStream {
+            self.encoder.epochs.set(topic, epoch);
+        }
+        let dialect = dialect.of_log(sees_presence);
         self.topics.subscribe(topic, token, Format { dialect, window_bits }, 0)
     }
 
@@ -74,7 +80,7 @@ impl FanOut {
     ) {
         let own = publisher.member.filter(|_| publisher.is_on(resources.mailboxes.shard()));
         let FanOut { topics, encoder, .. } = self;
-        let mut frames = Frames { publication, offset, encoder, codecs: resources.codecs };
+        let mut frames = Frames { publication, id: topic, offset, encoder, codecs: resources.codecs };
         let accepted = AcceptedMessage {
             publication: &publication,
             offset,
@@ -94,12 +100,12 @@ impl FanOut {
         change: &PresenceChange<'_>,
     ) {
         let FanOut { topics, encoder, .. } = self;
-        let PresenceChange { client, subject, joined, count } = *change;
-        let write = |text: &mut Vec<u8>, name: &str| {
-            server_event::presence(text, name, joined, client, subject, count);
-        };
         let memory = &mut LogMemory { pool: resources.pool, owned };
-        topics.append_presence(topic, memory, &mut EventFrame { encoder, write });
+        topics.append_presence(
+            topic,
+            memory,
+            &mut EventFrame { id: topic, encoder, event: TopicEvent::Presence(change) },
+        );
     }
 
     /// Sends a heartbeat on topics that have had no message for long, so that subscribers know nothing was lost.
@@ -113,10 +119,9 @@ impl FanOut {
         let mut silent = Vec::new();
         topics.silent(now, &mut silent);
         for topic in silent {
-            let offset = topics.offset(topic);
-            let write = |text: &mut Vec<u8>, name: &str| server_event::heartbeat(text, name, offset);
+            let event = TopicEvent::Heartbeat(topics.offset(topic));
             let memory = &mut LogMemory { pool: resources.pool, owned };
-            topics.append_notice(topic, memory, &mut EventFrame { encoder, write });
+            topics.append_notice(topic, memory, &mut EventFrame { id: topic, encoder, event });
         }
     }
 
@@ -126,8 +131,8 @@ impl FanOut {
         cx: &mut Context<'_, D, A>,
         now: Nanos,
     ) {
-        let FanOut { topics, follow_ups, .. } = self;
-        topics.deliver(now, &mut ConnectionSink { cx, follow_ups });
+        let FanOut { topics, follow_ups, encoder } = self;
+        topics.deliver(now, &mut ConnectionSink { cx, follow_ups, epochs: &encoder.epochs });
     }
 
     /// Sends one subscriber the messages that it lacks.
@@ -137,8 +142,8 @@ impl FanOut {
         member: MemberId,
         now: Nanos,
     ) {
-        let FanOut { topics, follow_ups, .. } = self;
-        topics.catch_up(member, now, &mut ConnectionSink { cx, follow_ups });
+        let FanOut { topics, follow_ups, encoder } = self;
+        topics.catch_up(member, now, &mut ConnectionSink { cx, follow_ups, epochs: &encoder.epochs });
     }
 
     /// Finds the subscribers that are behind for longer than their topic allows.
@@ -147,8 +152,8 @@ impl FanOut {
         cx: &mut Context<'_, D, A>,
         now: Nanos,
     ) {
-        let FanOut { topics, follow_ups, .. } = self;
-        topics.drop_laggards(now, &mut ConnectionSink { cx, follow_ups });
+        let FanOut { topics, follow_ups, encoder } = self;
+        topics.drop_laggards(now, &mut ConnectionSink { cx, follow_ups, epochs: &encoder.epochs });
     }
 
     /// Takes back the whole frames at the end of a partial send.

@@ -1,14 +1,13 @@
 //! Encodes messages and server events as frames, in each encoding, plain and compressed.
 
+use super::centrifuge_events;
+use super::dialect::Dialect;
+use super::events::TopicEvent;
+use crate::event_stream;
 use crate::v1::server_event;
 use echoring_proto::connection::{Codecs, MessageKind};
 use echoring_proto::frame::{self, HEADER_BYTES_MAX, Header};
-use echoring_topics::{Content, Encode, Encoding, Format, Keyed, Parts, Publication};
-
-/// The encoding of `echoring.v1.json`.
-pub(super) const V1: Encoding = Encoding::Adapter(0);
-/// The same for sessions that may not see who else subscribes.
-pub(super) const V1_WITHOUT_PRESENCE: Encoding = Encoding::WithoutPresence(0);
+use echoring_topics::{Content, Encode, Format, Keyed, Parts, Position, Publication, TopicId};
 
 /// Maximum bytes of conflated messages that one subscriber is sent at once.
 const KEYED_BYTES_MAX: usize = 64 * 1024;
@@ -19,11 +18,32 @@ pub(super) struct FrameEncoder {
     head: [u8; HEADER_BYTES_MAX],
     text: Vec<u8>,
     joined: Vec<u8>,
+    pub(super) epochs: Epochs,
+}
+
+/// The epochs of topics that have event streams, by the index of the topic. A topic keeps its epoch as long as the shard
+/// subscribes to it.
+#[derive(Debug, Default)]
+pub(super) struct Epochs(Vec<u64>);
+
+impl Epochs {
+    pub(super) fn set(&mut self, topic: TopicId, epoch: u64) {
+        let index = topic.index as usize;
+        if index >= self.0.len() {
+            self.0.resize(index + 1, 0);
+        }
+        self.0[index] = epoch;
+    }
+
+    pub(super) fn of(&self, topic: TopicId) -> u64 {
+        self.0.get(topic.index as usize).copied().unwrap_or_default()
+    }
 }
 
 /// A published message, to be encoded in each format that has subscribers.
 pub(super) struct Frames<'a> {
     pub(super) publication: Publication<'a>,
+    pub(super) id: TopicId,
     pub(super) offset: u64,
     pub(super) encoder: &'a mut FrameEncoder,
     pub(super) codecs: &'a mut Codecs,
@@ -40,18 +60,17 @@ pub(super) fn raw_kind(content: Content) -> MessageKind {
 impl Encode for Frames<'_> {
     #[inline]
     fn frame(&mut self, topic: &str, format: Format) -> Parts<'_> {
-        let Frames { publication, offset, encoder, codecs } = self;
-        let FrameEncoder { head, text, joined } = &mut **encoder;
-        let Publication { content, key, payload } = *publication;
-        let (kind, body) = match format.dialect {
-            Encoding::Raw => (raw_kind(content), [payload, &[], &[]]),
-            Encoding::Adapter(_) | Encoding::WithoutPresence(_) => {
-                text.clear();
-                (
-                    MessageKind::Text,
-                    server_event::message_parts(text, topic, *offset, key, 0, content, payload),
-                )
-            }
+        let Frames { publication, id, offset, encoder, codecs } = self;
+        let dialect = Dialect::of(format.dialect);
+        if dialect == Some(Dialect::EventStream) {
+            return event_parts(encoder, topic, *id, *offset, publication);
+        }
+        let FrameEncoder { head, text, joined, .. } = &mut **encoder;
+        let publication = *publication;
+        let Publication { content, payload, .. } = publication;
+        let (kind, body) = match dialect {
+            None => (raw_kind(content), [payload, &[], &[]]),
+            Some(dialect) => (dialect.kind(), message_parts(dialect, text, topic, *offset, 0, publication)),
         };
         if let Some(window_bits) = format.window_bits {
             let whole = if body[1].is_empty() && body[2].is_empty() {
@@ -71,19 +90,61 @@ impl Encode for Frames<'_> {
     }
 }
 
-/// A server event for all subscribers of a topic whose encoding has events. It is short, so one plain frame serves all.
-pub(super) struct EventFrame<'a, F> {
-    pub(super) encoder: &'a mut FrameEncoder,
-    /// Appends the event for the topic of this name.
-    pub(super) write: F,
+/// A message as an event of a dialect in three parts, of which the payload may be one. The previous content of `head` is
+/// discarded. Event streams have no such parts.
+#[inline]
+pub(super) fn message_parts<'a>(
+    dialect: Dialect,
+    head: &'a mut Vec<u8>,
+    topic: &str,
+    offset: u64,
+    skipped: u64,
+    publication: Publication<'a>,
+) -> [&'a [u8]; 3] {
+    let Publication { content, key, payload } = publication;
+    match dialect {
+        Dialect::V1 | Dialect::EventStream => {
+            server_event::message_parts(head, topic, offset, key, skipped, content, payload)
+        }
+        Dialect::Centrifuge(encoding) => {
+            centrifuge_events::message_parts(encoding, head, topic, offset, &publication)
+        }
+    }
 }
 
-impl<F: FnMut(&mut Vec<u8>, &str)> Encode for EventFrame<'_, F> {
-    fn frame(&mut self, topic: &str, _: Format) -> Parts<'_> {
-        let FrameEncoder { head, text, .. } = &mut *self.encoder;
+/// A message for event streams.
+fn event_parts<'a>(
+    encoder: &'a mut FrameEncoder,
+    topic: &str,
+    id: TopicId,
+    offset: u64,
+    publication: &Publication<'_>,
+) -> Parts<'a> {
+    let position = Position { epoch: encoder.epochs.of(id), offset };
+    let FrameEncoder { text, joined, .. } = encoder;
+    text.clear();
+    event_stream::message(text, joined, topic, position, publication, 0, false);
+    [text, &[], &[], &[]]
+}
+
+/// An event for all subscribers of a topic whose encoding has it. It is short, so one plain frame serves all of them.
+pub(super) struct EventFrame<'a> {
+    pub(super) id: TopicId,
+    pub(super) encoder: &'a mut FrameEncoder,
+    pub(super) event: TopicEvent<'a>,
+}
+
+impl Encode for EventFrame<'_> {
+    fn frame(&mut self, topic: &str, format: Format) -> Parts<'_> {
+        let FrameEncoder { head, text, epochs, .. } = &mut *self.encoder;
+        // Raw subscribers get no events.
+        let dialect = Dialect::of(format.dialect).unwrap_or_default();
         text.clear();
-        (self.write)(text, topic);
-        [encode_header(head, MessageKind::Text, false, text.len()), text, &[], &[]]
+        self.event.write(dialect, topic, epochs.of(self.id), text);
+        if dialect == Dialect::EventStream {
+            return [text, &[], &[], &[]];
+        }
+        [encode_header(head, dialect.kind(), false, text.len()), text, &[], &[]]
     }
 }
 
@@ -96,25 +157,48 @@ pub(super) fn event_frame(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     [head, &text].concat()
 }
 
-/// Encodes the latest message of each key behind the offset `after`, up to [`KEYED_BYTES_MAX`]. Each message has the number
-/// of messages skipped before it. Returns the frames, the offset of the last one, and their number.
-pub(super) fn conflated_frames(topic: &str, keyed: &Keyed, after: u64) -> (Vec<u8>, u64, u32) {
+/// Encodes the latest message of each key behind the offset `after`, up to [`KEYED_BYTES_MAX`], for a session, or for an event
+/// stream of this epoch. Each message has the number of messages skipped before it. Returns the frames, the offset of the
+/// last one, and their number.
+pub(super) fn conflated_frames(
+    topic: &str,
+    keyed: &Keyed,
+    after: u64,
+    epoch: Option<u64>,
+) -> (Vec<u8>, u64, u32) {
     let (mut frames, mut reached, mut count) = (Vec::new(), after, 0);
     let mut text = Vec::new();
-    for (offset, Publication { content, key, payload }) in keyed.after(after) {
+    for (offset, publication) in keyed.after(after) {
         if frames.len() >= KEYED_BYTES_MAX {
             break;
         }
-        text.clear();
         let skipped = offset - reached - 1;
-        let parts = server_event::message_parts(&mut text, topic, offset, key, skipped, content, payload);
-        let mut head = [0; HEADER_BYTES_MAX];
-        let bytes = parts.iter().map(|part| part.len()).sum();
-        frames.extend_from_slice(encode_header(&mut head, MessageKind::Text, false, bytes));
-        parts.iter().for_each(|part| frames.extend_from_slice(part));
+        match epoch {
+            None => append_message_frame(&mut frames, &mut text, topic, offset, skipped, &publication),
+            Some(epoch) => {
+                let position = Position { epoch, offset };
+                event_stream::message(&mut frames, &mut text, topic, position, &publication, skipped, false);
+            }
+        }
         (reached, count) = (offset, count + 1);
     }
     (frames, reached, count)
+}
+
+fn append_message_frame(
+    frames: &mut Vec<u8>,
+    text: &mut Vec<u8>,
+    topic: &str,
+    offset: u64,
+    skipped: u64,
+    publication: &Publication<'_>,
+) {
+    let Publication { content, key, payload } = *publication;
+    let parts = server_event::message_parts(text, topic, offset, key, skipped, content, payload);
+    let mut head = [0; HEADER_BYTES_MAX];
+    let bytes = parts.iter().map(|part| part.len()).sum();
+    frames.extend_from_slice(encode_header(&mut head, MessageKind::Text, false, bytes));
+    parts.iter().for_each(|part| frames.extend_from_slice(part));
 }
 
 fn encode_header(

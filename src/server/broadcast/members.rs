@@ -5,15 +5,16 @@
 //! each of which says no more than the page. A client that keeps the latest state of each member is therefore right.
 
 use super::Broadcast;
+use super::events::{MembersEvent, SessionEvent};
 use super::session::PushedPage;
 use super::shard_mail::{MembersQuery, ShardMail};
 use crate::limits::{PRESENCE_PAGE_MAX, REQUESTS_WAITING_MAX};
 use crate::peer::{Peer, ServerApplication};
-use crate::v1::{ProtocolError, server_event};
+use crate::v1::ProtocolError;
 use echoring_auth::Identity;
 use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::{ConnectionContext, Context};
-use echoring_topics::{Members, Refused, Right, TopicId, TopicSettings, members};
+use echoring_topics::{Members, Refused, Right, TopicId, TopicSettings};
 
 /// A page of a member list that a session requests.
 pub(super) struct MembersPage<'a> {
@@ -25,30 +26,37 @@ pub(super) struct MembersPage<'a> {
 }
 
 impl Broadcast {
-    /// A session requests the members of a topic.
+    /// A session requests the members of a topic. False if that was refused.
     pub(super) fn list_members<A: ServerApplication>(
         &mut self,
         link: &mut ConnectionContext<'_, A>,
         client: Option<&Identity>,
         page: &MembersPage<'_>,
-    ) {
+    ) -> bool {
         let MembersPage { id, name, after, limit } = *page;
         let topic = self.fan_out.topics.find(name);
-        let Peer::Session(session) = &mut *link.peer else { return };
-        let Some(topic) = topic.filter(|topic| session.is_live(*topic)) else {
-            return self.sessions.reject(link, &ProtocolError::not_subscribed(id));
+        let Peer::Session(session) = &mut *link.peer else { return false };
+        let live = topic.filter(|topic| session.is_live(*topic));
+        let error = match live {
+            None => ProtocolError::not_subscribed(id),
+            Some(topic) if !self.fan_out.has(topic, TopicSettings::has_presence) => {
+                ProtocolError::no_presence(id)
+            }
+            Some(_) if !self.may(client, Right::Presence, name) => {
+                ProtocolError::forbidden(id, Right::Presence)
+            }
+            Some(_) if self.pending.len() >= REQUESTS_WAITING_MAX => {
+                self.sessions.refuse(link, id, Refused::Busy);
+                return false;
+            }
+            Some(topic) => {
+                let query = MembersQuery { token: link.token, pushed: false, id, after, limit: limit as u16 };
+                self.request_members(link, topic, query);
+                return true;
+            }
         };
-        if !self.fan_out.has(topic, TopicSettings::has_presence) {
-            return self.sessions.reject(link, &ProtocolError::no_presence(id));
-        }
-        if !self.may(client, Right::Presence, name) {
-            return self.sessions.reject(link, &ProtocolError::forbidden(id, Right::Presence));
-        }
-        if self.pending.len() >= REQUESTS_WAITING_MAX {
-            return self.sessions.refuse(link, id, Refused::Busy);
-        }
-        let query = MembersQuery { token: link.token, pushed: false, id, after, limit: limit as u16 };
-        self.request_members(link, topic, query);
+        self.sessions.reject(link, &error);
+        false
     }
 
     fn request_members<A: ServerApplication>(
@@ -80,11 +88,13 @@ impl Broadcast {
         let Peer::Session(session) = &mut *link.peer else { return };
         let Some(page) = page.filter(|_| session.find(topic).is_some()) else {
             if !pushed {
+                session.take_stats(id);
                 let error = ProtocolError::not_subscribed(id);
-                self.sessions.send(link, |text| server_event::error(text, &error));
+                self.sessions.send(link, &SessionEvent::Error(&error));
             }
             return;
         };
+        let stats = session.take_stats(id);
         let continues = match pushed.then(|| session.accept_members_page(topic, after, page.next)) {
             None => false,
             Some(PushedPage::Sent { more }) => more,
@@ -92,10 +102,9 @@ impl Broadcast {
             Some(PushedPage::Stale) => return self.sessions.members_due.push_back(token),
         };
         let Broadcast { fan_out, sessions, .. } = self;
-        let name = fan_out.name(topic);
-        sessions.send(link, |text| {
-            server_event::members(text, id, name, after, page.count, members(clients), page.next);
-        });
+        let Members { count, next } = page;
+        let event = MembersEvent { id, topic: fan_out.name(topic), after, count, page: clients, next, stats };
+        sessions.send(link, &SessionEvent::Members(event));
         // A blocked connection continues when it is writable.
         if continues && !link.is_blocked() {
             sessions.members_due.push_back(token);

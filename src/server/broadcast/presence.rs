@@ -6,6 +6,7 @@ use echoring_runtime::shard::{Lane, ShardResources};
 use echoring_topics::{OwnedTopicId, TopicId, TopicSettings};
 
 /// A subscriber joined or left.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct PresenceChange<'a> {
     pub(super) client: u64,
     /// The subject of its credentials; empty for none.

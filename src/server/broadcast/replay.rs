@@ -1,12 +1,19 @@
 //! Replay: a subscription that is sent history first gets it page by page, from the owner of its topic.
 
 use super::Broadcast;
+use super::centrifuge_events::number;
+use super::dialect::Dialect;
+use super::events::SessionEvent;
+use super::requests::{Begun, must_recover};
 use super::session::{ReplayState, SubscriptionState};
+use super::sessions::dialect_of;
 use super::shard_mail::ShardMail;
 use super::subscriptions::Waiting;
 use crate::peer::{Peer, ServerApplication};
+use echoring_centrifuge::ErrorCode;
+use echoring_proto::CloseCode;
 use echoring_runtime::shard::ConnectionContext;
-use echoring_topics::{Page, Position, Refused, Replay, TopicId};
+use echoring_topics::{GapReason, Page, Position, Refused, Replay, TopicId, entries};
 
 impl Broadcast {
     /// Begins the replay of a subscription.
@@ -67,14 +74,15 @@ impl Broadcast {
         // Other topics of the session have waited for this page, whether it is still wanted or not.
         self.sessions.replay_due.push_back(link.token);
         let Peer::Session(session) = &mut *link.peer else { return };
-        let Some(replay) = session.replay(topic) else { return };
-        if !replay.requested || replay.from != requested_from {
-            return;
-        }
+        let Some(replay) =
+            session.replay(topic).filter(|replay| replay.requested && replay.from == requested_from)
+        else {
+            return self.history_page(link, topic, requested_from, page, messages);
+        };
         match page {
             None => {
-                let id = replay.id;
-                self.abandon_replay(link, topic, id);
+                let replay = *replay;
+                self.abandon_replay(link, topic, &replay);
             }
             Some(page) if page.after > page.head.offset => self.replay_unknown(link, topic, &page),
             Some(page) => {
@@ -84,18 +92,28 @@ impl Broadcast {
         }
     }
 
-    /// The owner no longer knows the topic, so the subscription is refused.
+    /// The owner no longer knows the topic, so the subscription is refused. An event stream ends, and its client returns.
     fn abandon_replay<A: ServerApplication>(
         &mut self,
         link: &mut ConnectionContext<'_, A>,
         topic: TopicId,
-        id: Option<u64>,
+        replay: &ReplayState,
     ) {
+        if let (true, false, Replay::After(offset) | Replay::Latest(offset)) =
+            (replay.answered, dialect_of(link).has_gaps(), replay.from)
+        {
+            let epoch = self.subscriptions.epoch(topic).unwrap_or_default();
+            return self.end_replay(link, topic, Position { epoch, offset });
+        }
         if let Peer::Session(session) = &mut *link.peer {
             session.take(topic);
         }
         self.subscriptions.stop_waiting(topic, link.token);
-        self.sessions.refuse(link, id, Refused::Busy);
+        if link.peer.is_event_stream() {
+            link.close(CloseCode::TRY_AGAIN_LATER, "the topic has moved");
+        } else {
+            self.sessions.refuse(link, replay.id, Refused::Busy);
+        }
         self.leave_if_deserted(&mut link.resources(), topic);
     }
 
@@ -129,11 +147,14 @@ impl Broadcast {
         if page.conflated || replay.from == Replay::Newcomer {
             replay.snapshot = page.head.offset;
         }
-        if !replay.answered {
-            self.answer_replayed(link, topic, &replay, page);
+        let has_gap = page.first > page.after + 1;
+        if replay.answered && has_gap && !dialect_of(link).has_gaps() {
+            return self.end_replay(link, topic, Position { offset: page.after, ..page.head });
         }
-        let Broadcast { fan_out, sessions, .. } = self;
-        let reached = sessions.send_history(link, fan_out.name(topic), page, messages, replay.snapshot);
+        if !replay.answered && recovered(&replay, page) == Some(false) && must_recover(link, topic) {
+            return self.refuse_unrecovered(link, topic, replay.id);
+        }
+        let reached = self.send_replayed(link, topic, &replay, page, messages);
         if page.complete {
             return self.go_live(link, topic);
         }
@@ -144,21 +165,92 @@ impl Broadcast {
         }
     }
 
-    /// Answers the subscribe request with the first page.
+    /// Answers the subscribe request with the first page, and sends the messages of every page. Returns the offset that the
+    /// page reaches.
+    fn send_replayed<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        topic: TopicId,
+        replay: &ReplayState,
+        page: &Page,
+        messages: &[u8],
+    ) -> u64 {
+        if !replay.answered {
+            if !dialect_of(link).has_gaps() {
+                // The answer carries the messages, and is what tells the client of a gap before them.
+                let offset = reach(page, messages);
+                self.answer_replayed(link, topic, replay, page, offset, messages);
+                return offset;
+            }
+            self.answer_replayed(link, topic, replay, page, page.after, &[]);
+        }
+        let Broadcast { fan_out, sessions, .. } = self;
+        sessions.send_history(link, fan_out.name(topic), page, messages, replay.snapshot)
+    }
+
     fn answer_replayed<A: ServerApplication>(
         &mut self,
         link: &mut ConnectionContext<'_, A>,
         topic: TopicId,
         replay: &ReplayState,
         page: &Page,
+        offset: u64,
+        messages: &[u8],
     ) {
-        let Page { head, after, first, .. } = *page;
-        let recovered = match replay.from {
-            Replay::Newcomer => replay.lost.then_some(false),
-            Replay::After(_) | Replay::Latest(_) => Some(first == after + 1),
-        };
-        let snapshot = (replay.snapshot > after).then_some(replay.snapshot);
-        let position = Position { offset: after, ..head };
-        self.send_subscribed(link, topic, replay.id, position, recovered, snapshot);
+        let recovered = recovered(replay, page);
+        let snapshot = (replay.snapshot > page.after).then_some(replay.snapshot);
+        let position = Position { offset, ..page.head };
+        let begun = Begun { id: replay.id, position, recovered, snapshot, messages };
+        self.send_subscribed(link, topic, &begun);
     }
+
+    /// The client wants no subscription from which messages are missing.
+    pub(super) fn refuse_unrecovered<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        topic: TopicId,
+        id: Option<u64>,
+    ) {
+        if let Peer::Session(session) = &mut *link.peer {
+            session.take(topic);
+        }
+        self.subscriptions.stop_waiting(topic, link.token);
+        if let Dialect::Centrifuge(encoding) = dialect_of(link) {
+            self.fail(link, encoding, number(id), ErrorCode::UnrecoverablePosition);
+        }
+        self.leave_if_deserted(&mut link.resources(), topic);
+    }
+
+    /// Messages behind an answered replay were lost, and the session's dialect has no event for that.
+    fn end_replay<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        topic: TopicId,
+        position: Position,
+    ) {
+        if let Peer::Session(session) = &mut *link.peer {
+            session.take(topic);
+        }
+        self.subscriptions.stop_waiting(topic, link.token);
+        let Broadcast { fan_out, sessions, .. } = self;
+        let (topic_name, reason) = (fan_out.name(topic), GapReason::History);
+        sessions.send(link, &SessionEvent::Dropped { topic: topic_name, position, reason });
+        self.leave_if_deserted(&mut link.resources(), topic);
+    }
+}
+
+/// Whether a replay that begins with this page has all messages after the position that the client asked for; `None` if it
+/// asked for none.
+fn recovered(replay: &ReplayState, page: &Page) -> Option<bool> {
+    match replay.from {
+        Replay::Newcomer => replay.lost.then_some(false),
+        Replay::After(_) | Replay::Latest(_) => Some(page.first == page.after + 1),
+    }
+}
+
+/// The offset that a page reaches.
+fn reach(page: &Page, messages: &[u8]) -> u64 {
+    let last = entries(messages).last().map_or(0, |(offset, _)| offset);
+    // Without messages, `first` is behind those that are lost.
+    last.max(page.first.saturating_sub(1)).max(page.after)
 }

@@ -1,17 +1,40 @@
 //! The requests of a session: publish, subscribe, unsubscribe, and list the members.
 
 use super::Broadcast;
+use super::events::{SessionEvent, SubscribedEvent};
 use super::members::MembersPage;
-use super::session::{ReplayState, SessionSubscription, SubscriptionState};
+use super::session::{Granted, ReplayState, SessionSubscription, SubscriptionState};
+use super::sessions::dialect_of;
 use super::shard_mail::origin;
 use super::subscriptions::Waiting;
 use crate::auth::Gate;
 use crate::peer::{Peer, ServerApplication};
-use crate::v1::{Command, ProtocolError, parse, server_event};
+use crate::v1::{Command, ProtocolError, parse};
 use echoring_proto::connection::MessageKind;
 use echoring_runtime::admission::Limit;
 use echoring_runtime::shard::ConnectionContext;
 use echoring_topics::{Position, Publication, Refused, Replay, Right, TopicId, TopicSettings};
+
+/// A subscription that a client requests.
+pub(super) struct WantedSubscription<'a> {
+    pub(super) id: Option<u64>,
+    pub(super) name: &'a str,
+    /// The position after which messages are wanted first.
+    pub(super) from: Option<Position>,
+    /// Whether presence events are wanted.
+    pub(super) presence: bool,
+    /// Whether a subscription from which messages are missing is unwanted.
+    pub(super) must_recover: bool,
+}
+
+/// The answer to a subscription, see [`SubscribedEvent`].
+pub(super) struct Begun<'a> {
+    pub(super) id: Option<u64>,
+    pub(super) position: Position,
+    pub(super) recovered: Option<bool>,
+    pub(super) snapshot: Option<u64>,
+    pub(super) messages: &'a [u8],
+}
 
 impl Broadcast {
     /// A session sent a message.
@@ -22,27 +45,27 @@ impl Broadcast {
         kind: MessageKind,
         payload: &[u8],
     ) {
-        if let Peer::Session(session) = &mut *link.peer {
-            session.requests.begin();
+        let Peer::Session(session) = &mut *link.peer else { return };
+        if let Some(session) = session.centrifuge() {
+            let encoding = session.encoding;
+            return self.centrifuge_frame(link, gate, encoding, kind, payload);
         }
+        session.requests.begin();
         let command = if kind == MessageKind::Text { parse(payload) } else { Err(ProtocolError::not_text()) };
         match command {
             Ok(Command::Publish { id, topic, content, key, idempotency_key, payload }) => {
-                if let Err(limit) = gate.publish(link.token, link.now()) {
-                    link.note_excess(limit, false);
-                    self.sequencer.topics.note_refused();
-                    return self.sessions.refuse(link, id, Refused::RateLimited);
-                }
-                let client = gate.client(link.token);
                 let publication = Publication { content, key: &key, payload: &payload };
-                self.publish_for_session(link, client, id, &topic, publication, &idempotency_key);
+                self.publish_within_rate(link, gate, id, &topic, publication, &idempotency_key);
             }
             Ok(Command::Subscribe { id, topic, position }) => {
-                self.subscribe_session(link, gate, id, &topic, position);
+                let (presence, must_recover) = (true, false);
+                let wanted = WantedSubscription { id, name: &topic, from: position, presence, must_recover };
+                self.subscribe_session(link, gate, &wanted);
             }
             Ok(Command::Presence { id, topic, after, limit }) => {
                 let client = gate.client(link.token);
-                self.list_members(link, client, &MembersPage { id, name: &topic, after, limit });
+                let page = MembersPage { id, name: &topic, after, limit };
+                let _ = self.list_members(link, client, &page);
             }
             Ok(Command::Authenticate { id, token }) => self.authenticate(link, gate, id, &token),
             Ok(Command::Unsubscribe { id, topic }) => self.unsubscribe_session(link, id, &topic),
@@ -50,14 +73,33 @@ impl Broadcast {
         }
     }
 
-    fn subscribe_session<A: ServerApplication>(
+    /// A session publishes, unless it is faster than it may be.
+    pub(super) fn publish_within_rate<A: ServerApplication>(
         &mut self,
         link: &mut ConnectionContext<'_, A>,
         gate: &mut Gate,
         id: Option<u64>,
         name: &str,
-        from: Option<Position>,
+        publication: Publication<'_>,
+        idempotency_key: &str,
     ) {
+        if let Err(limit) = gate.publish(link.token, link.now()) {
+            link.note_excess(limit, false);
+            self.sequencer.topics.note_refused();
+            return self.sessions.refuse(link, id, Refused::RateLimited);
+        }
+        let client = gate.client(link.token);
+        self.publish_for_session(link, client, id, name, publication, idempotency_key);
+    }
+
+    /// A session subscribes.
+    pub(super) fn subscribe_session<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        gate: &mut Gate,
+        wanted: &WantedSubscription<'_>,
+    ) {
+        let WantedSubscription { id, name, from, presence, must_recover } = *wanted;
         let client = gate.client(link.token);
         if self.drain.is_on() {
             return self.sessions.refuse(link, id, Refused::Draining);
@@ -65,7 +107,8 @@ impl Broadcast {
         if !self.may(client, Right::Subscribe, name) {
             return self.sessions.reject(link, &ProtocolError::forbidden(id, Right::Subscribe));
         }
-        let granted = self.granted(client, name);
+        let mut granted = self.granted(client, name);
+        granted.presence &= presence;
         if let Some(error) = self.subscribe_error(link, id, name) {
             return self.sessions.reject(link, &error);
         }
@@ -85,7 +128,7 @@ impl Broadcast {
         };
         let Peer::Session(session) = &mut *link.peer else { return };
         let state = SubscriptionState::AwaitingOwner { id, request: session.requests.latest(), from };
-        session.subscriptions.push(SessionSubscription { topic, state, granted, counted });
+        session.subscriptions.push(SessionSubscription { topic, state, granted, must_recover, counted });
         match self.subscriptions.get_mut(topic) {
             Some(subscription) if subscription.owned.is_none() => {
                 subscription.waiting.push(Waiting::Session(link.token, now));
@@ -160,29 +203,51 @@ impl Broadcast {
         head: Position,
         recovered: Option<bool>,
     ) {
-        self.send_subscribed(link, topic, id, head, recovered, None);
+        if recovered == Some(false) && must_recover(link, topic) {
+            return self.refuse_unrecovered(link, topic, id);
+        }
+        let begun = Begun { id, position: head, recovered, snapshot: None, messages: &[] };
+        self.send_subscribed(link, topic, &begun);
         self.go_live(link, topic);
     }
 
+    /// Answers a subscription.
     pub(super) fn send_subscribed<A: ServerApplication>(
         &mut self,
         link: &mut ConnectionContext<'_, A>,
         topic: TopicId,
-        id: Option<u64>,
-        position: Position,
-        recovered: Option<bool>,
-        snapshot: Option<u64>,
+        begun: &Begun<'_>,
     ) {
-        let client = origin(self.number(link.mailboxes.shard()), link.token);
-        let sees_presence = sees_presence(link, topic);
+        let client = self.client_number(link);
+        let granted = granted(link, topic);
+        let Begun { id, position, recovered, snapshot, messages } = *begun;
+        // A replay from the client's position says what is missing.
+        let replays = |replay: &mut ReplayState| replay.from == Replay::After(position.offset);
+        let is_replayed = match &mut *link.peer {
+            Peer::Session(session) => session.replay(topic).is_some_and(replays),
+            _ => false,
+        };
+        let is_reset = recovered == Some(false) && !is_replayed;
         let Broadcast { fan_out, subscriptions, sessions, .. } = self;
-        let has_presence = sees_presence && fan_out.has(topic, TopicSettings::has_presence);
+        let has_presence = granted.presence && fan_out.has(topic, TopicSettings::has_presence);
         let known = subscriptions.get(topic).filter(|_| has_presence);
-        let presence = known.map(|subscription| (subscription.present + 1, client));
-        let name = fan_out.name(topic);
-        sessions.send(link, |text| {
-            server_event::subscribed(text, id, name, position, recovered, snapshot, presence);
-        });
+        let event = SubscribedEvent {
+            id,
+            topic: fan_out.name(topic),
+            position,
+            recovered,
+            snapshot,
+            is_reset,
+            presence: known.map(|subscription| (subscription.present + 1, client)),
+            recoverable: granted.history,
+            messages,
+        };
+        sessions.send(link, &SessionEvent::Subscribed(event));
+    }
+
+    /// The number of a connection's client.
+    pub(super) fn client_number<A: ServerApplication>(&self, link: &ConnectionContext<'_, A>) -> u64 {
+        origin(self.number(link.mailboxes.shard()), link.token)
     }
 
     pub(super) fn go_live<A: ServerApplication>(
@@ -192,20 +257,22 @@ impl Broadcast {
     ) {
         self.subscriptions.stop_waiting(topic, link.token);
         let window_bits = link.share_window();
-        let sees_presence = sees_presence(link, topic);
-        let token = link.token;
-        let member = self.fan_out.subscribe_session(topic, token, window_bits, sees_presence);
+        let (token, dialect) = (link.token, dialect_of(link));
+        let sees_presence = granted(link, topic).presence;
+        let epoch = self.subscriptions.epoch(topic).unwrap_or_default();
+        let member = self.fan_out.subscribe_session(topic, epoch, token, window_bits, dialect, sees_presence);
         let Some(member) = member else { return };
         let Peer::Session(session) = &mut *link.peer else { return };
         if let Some(subscription) = session.find(topic) {
             subscription.state = SubscriptionState::Live(member);
         }
         let subject = session.subject.clone();
-        let client = origin(self.number(link.mailboxes.shard()), link.token);
+        let client = self.client_number(link);
         self.report_presence(&mut link.resources(), topic, client, Some(&subject));
     }
 
-    fn unsubscribe_session<A: ServerApplication>(
+    /// A session unsubscribes.
+    pub(super) fn unsubscribe_session<A: ServerApplication>(
         &mut self,
         link: &mut ConnectionContext<'_, A>,
         id: Option<u64>,
@@ -219,7 +286,7 @@ impl Broadcast {
         self.cancel_subscribe(link, &subscription.state);
         let token = link.token;
         self.leave(&mut link.resources(), token, &subscription);
-        self.sessions.send(link, |text| server_event::unsubscribed(text, id, name));
+        self.sessions.send(link, &SessionEvent::Unsubscribed { id, topic: name });
     }
 
     /// Answers a subscribe request that was not answered yet, so that its client does not wait for ever.
@@ -232,13 +299,23 @@ impl Broadcast {
         | SubscriptionState::Replaying(ReplayState { id, answered: false, .. }) = *state
         {
             let error = ProtocolError::not_subscribed(id);
-            self.sessions.send(link, |text| server_event::error(text, &error));
+            self.sessions.send(link, &SessionEvent::Error(&error));
         }
     }
 }
 
-/// Whether the client of a subscription may see who else subscribes.
-fn sees_presence<A: ServerApplication>(link: &mut ConnectionContext<'_, A>, topic: TopicId) -> bool {
+/// Whether the client of a subscription wants none from which it missed messages.
+pub(super) fn must_recover<A: ServerApplication>(
+    link: &mut ConnectionContext<'_, A>,
+    topic: TopicId,
+) -> bool {
     let Peer::Session(session) = &mut *link.peer else { return false };
-    session.find(topic).is_some_and(|subscription| subscription.granted.presence)
+    session.find(topic).is_some_and(|subscription| subscription.must_recover)
+}
+
+/// What the client of a subscription may do besides; nothing without the subscription.
+fn granted<A: ServerApplication>(link: &mut ConnectionContext<'_, A>, topic: TopicId) -> Granted {
+    let nothing = Granted { presence: false, history: false };
+    let Peer::Session(session) = &mut *link.peer else { return nothing };
+    session.find(topic).map_or(nothing, |subscription| subscription.granted)
 }

@@ -1,15 +1,20 @@
 //! What clients may do with topics: checks of requests, and of present subscriptions when credentials or settings change.
 
 use super::Broadcast;
+use super::dialect::Dialect;
+use super::events::SessionEvent;
 use super::session::Granted;
-use super::sessions::latest_request;
+use super::sessions::{dialect_of, latest_request};
 use crate::auth::{Gate, RefreshError};
 use crate::peer::{Peer, ServerApplication};
-use crate::v1::{ProtocolError, server_event};
+use crate::v1::ProtocolError;
 use echoring_auth::{Credentials, Decision, Denied, Identity, may};
 use echoring_proto::CloseCode;
 use echoring_runtime::shard::ConnectionContext;
 use echoring_topics::{Position, Right, TopicId};
+
+/// The reason to close a connection that is for one topic.
+const MAY_NOT_SUBSCRIBE: &str = "no longer allowed to subscribe to this topic";
 
 impl Broadcast {
     /// Whether a client has a right on a topic; `None` is a client without credentials.
@@ -56,20 +61,28 @@ impl Broadcast {
     ) {
         let Peer::Session(session) = &mut *link.peer else { return };
         let Some(request) = session.refreshing.take() else { return };
-        match gate.refreshed(link.token, decision, link.now()) {
+        if session.is_connecting() {
+            return self.connect_decided(link, gate, decision);
+        }
+        let now = link.now();
+        match gate.refreshed(link.token, decision, link.pool(), now) {
             Ok(()) => {
                 let expires_in_s = gate.expires_in_s(link.token);
                 let subject = gate.client(link.token).map(Identity::subject).unwrap_or_default();
                 if let Peer::Session(session) = &mut *link.peer {
                     session.subject = subject.into();
                 }
-                self.sessions.send(link, |text| server_event::authenticated(text, id, subject, expires_in_s));
+                let client = self.client_number(link);
+                self.sessions.send(link, &SessionEvent::Authenticated { id, client, subject, expires_in_s });
                 self.check_rights(link, gate.client(link.token));
             }
             Err(RefreshError::Denied(Denied::Busy | Denied::Unavailable)) => {
                 let error =
                     ProtocolError::busy_authenticating(id, "the token cannot be checked now; try again");
-                self.sessions.send(link, |text| server_event::error(text, &error));
+                self.sessions.send(link, &SessionEvent::Error(&error));
+            }
+            Err(error) if matches!(dialect_of(link), Dialect::Centrifuge(_)) => {
+                self.refuse_token(link, id, error);
             }
             Err(error) => {
                 let error = ProtocolError::bad_token(id, reason(error));
@@ -85,7 +98,7 @@ impl Broadcast {
         seconds: u64,
     ) {
         if matches!(link.peer, Peer::Session(_)) {
-            self.sessions.send(link, |text| server_event::token_expires(text, seconds));
+            self.sessions.send(link, &SessionEvent::TokenExpires(seconds));
         }
     }
 
@@ -100,7 +113,7 @@ impl Broadcast {
                 let name = self.fan_out.name(subscriber.topic);
                 subscriber.may_publish = self.may(client, Right::Publish, name);
                 if !self.may(client, Right::Subscribe, name) && link.is_open() {
-                    link.close(CloseCode::FORBIDDEN, "no longer allowed to subscribe to this topic");
+                    link.close(CloseCode::FORBIDDEN, MAY_NOT_SUBSCRIBE);
                 }
                 return;
             }
@@ -128,18 +141,27 @@ impl Broadcast {
             subscription.granted.history = granted.history;
             return;
         }
-        self.withdraw(link, topic);
+        self.withdraw(link, topic, may_subscribe);
     }
 
-    fn withdraw<A: ServerApplication>(&mut self, link: &mut ConnectionContext<'_, A>, topic: TopicId) {
+    fn withdraw<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        topic: TopicId,
+        may_return: bool,
+    ) {
         let Peer::Session(session) = &mut *link.peer else { return };
+        if session.is_event_stream() {
+            // It has no other subscription, which ends with the connection. A request that waits is closed with it.
+            return link.close(CloseCode::FORBIDDEN, MAY_NOT_SUBSCRIBE);
+        }
         let reached = session.reached(&self.fan_out.topics).find(|(other, ..)| *other == topic);
         let Some(subscription) = session.take(topic) else { return };
         self.cancel_subscribe(link, &subscription.state);
         if let Some((_, offset, _)) = reached {
             let position = Position { epoch: self.subscriptions.epoch(topic).unwrap_or_default(), offset };
-            let name = self.fan_out.name(topic);
-            self.sessions.send(link, |text| server_event::withdrawn(text, name, position));
+            let event = SessionEvent::Withdrawn { topic: self.fan_out.name(topic), position, may_return };
+            self.sessions.send(link, &event);
         }
         let token = link.token;
         self.leave(&mut link.resources(), token, &subscription);

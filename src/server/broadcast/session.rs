@@ -1,10 +1,14 @@
-//! The state of a connection that subscribes: a raw subscriber of one topic, or a session of `echoring.v1.json`.
+//! The state of a connection that subscribes: a raw subscriber of one topic, a session with many topics, or an event stream,
+//! which is a session with one subscription.
 //!
-//! No I/O: a session records what was requested and how far each subscription is.
+//! No I/O: a session records what was requested and how far each subscription is. Its wire format is its
+//! [dialect](Dialect).
 
 use echoring_runtime::driver::Token;
 use echoring_topics::{MemberId, Position, Replay, TopicId, Topics};
 
+use super::centrifuge_session::{CentrifugeSession, Stage};
+use super::dialect::Dialect;
 use super::request_history::RequestHistory;
 use crate::quotas::CountedSubscription;
 
@@ -21,7 +25,7 @@ pub struct Subscriber {
     pub(super) held: u16,
 }
 
-/// A connection that speaks `echoring.v1.json`.
+/// A connection that subscribes to many topics, or an event stream.
 #[derive(Debug, Default)]
 pub struct Session {
     pub(super) subscriptions: Vec<SessionSubscription>,
@@ -34,6 +38,20 @@ pub struct Session {
     pub(super) refreshing: Option<u32>,
     /// Its publications that wait for room in a mailbox.
     pub(super) held: u16,
+    /// How it speaks.
+    pub(super) protocol: Protocol,
+}
+
+/// How a session speaks, with what it has besides.
+#[derive(Debug, Default)]
+pub(super) enum Protocol {
+    /// By messages of `echoring.v1.json`.
+    #[default]
+    V1,
+    /// By an event stream. Its client makes no requests.
+    EventStream,
+    /// By Centrifuge's client protocol.
+    Centrifuge(Box<CentrifugeSession>),
 }
 
 /// A topic of a session.
@@ -42,6 +60,8 @@ pub(super) struct SessionSubscription {
     pub(super) topic: TopicId,
     pub(super) state: SubscriptionState,
     pub(super) granted: Granted,
+    /// Whether the client wants no subscription from which it missed messages.
+    pub(super) must_recover: bool,
     /// Counts it for its identity.
     #[expect(dead_code, reason = "it counts until it is dropped")]
     pub(super) counted: Option<CountedSubscription>,
@@ -50,7 +70,7 @@ pub(super) struct SessionSubscription {
 /// What the client of a subscription may do besides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Granted {
-    /// See who else subscribes.
+    /// See who else subscribes, and wants to.
     pub(super) presence: bool,
     /// Receive stored messages.
     pub(super) history: bool,
@@ -143,12 +163,48 @@ impl SessionSubscription {
 }
 
 impl Session {
+    /// Whether the client is sent an event stream.
+    pub(crate) fn is_event_stream(&self) -> bool {
+        self.dialect() == Dialect::EventStream
+    }
+
+    /// How the session speaks.
+    #[inline]
+    pub(crate) fn dialect(&self) -> Dialect {
+        match &self.protocol {
+            Protocol::V1 => Dialect::V1,
+            Protocol::EventStream => Dialect::EventStream,
+            Protocol::Centrifuge(session) => Dialect::Centrifuge(session.encoding),
+        }
+    }
+
+    /// What the session has besides if it speaks Centrifuge's protocol.
+    pub(super) fn centrifuge(&self) -> Option<&CentrifugeSession> {
+        if let Protocol::Centrifuge(session) = &self.protocol { Some(session) } else { None }
+    }
+
+    /// The same, to change it.
+    pub(super) fn centrifuge_mut(&mut self) -> Option<&mut CentrifugeSession> {
+        if let Protocol::Centrifuge(session) = &mut self.protocol { Some(session) } else { None }
+    }
+
+    /// Whether the token of its connect command is being checked.
+    pub(super) fn is_connecting(&self) -> bool {
+        self.centrifuge().is_some_and(|session| matches!(session.stage, Stage::Connecting(_)))
+    }
+
     pub(super) fn find(&mut self, topic: TopicId) -> Option<&mut SessionSubscription> {
         self.subscriptions.iter_mut().find(|subscription| subscription.topic == topic)
     }
 
     pub(super) fn is_live(&mut self, topic: TopicId) -> bool {
         self.find(topic).is_some_and(|subscription| subscription.member().is_some())
+    }
+
+    /// The topic of an event stream.
+    pub(super) fn event_stream_topic(&self) -> Option<TopicId> {
+        let subscription = self.subscriptions.first().filter(|_| self.is_event_stream());
+        subscription.map(|subscription| subscription.topic)
     }
 
     /// Removes the subscription of a topic.
@@ -191,6 +247,13 @@ impl Session {
             }
         }
         next
+    }
+
+    /// Whether a request of members wants only their number, if it is `id`, which is answered now.
+    pub(super) fn take_stats(&mut self, id: Option<u64>) -> bool {
+        let Some(session) = self.centrifuge_mut() else { return false };
+        let index = session.stats.iter().position(|own| Some(*own) == id);
+        index.map(|index| session.stats.swap_remove(index)).is_some()
     }
 
     /// Whether a page of a member list is to be requested, and none is on its way.

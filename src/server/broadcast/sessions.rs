@@ -3,14 +3,18 @@
 use std::collections::VecDeque;
 
 use echoring_proto::CloseCode;
-use echoring_proto::connection::MessageKind;
 use echoring_proto::limits::RECEIVE_CREDIT_BYTES;
 use echoring_runtime::admission::Limit;
 use echoring_runtime::driver::Token;
 use echoring_runtime::shard::ConnectionContext;
-use echoring_topics::{GapReason, Page, Publication, Refused, entries};
+use echoring_topics::{GapReason, Page, Position, Publication, Refused, entries};
 
+use super::centrifuge_session::{Alarms, KeptBytes};
+use super::dialect::Dialect;
+use super::events::SessionEvent;
+use super::frame_encoder::message_parts;
 use super::shard_mail::{AckMode, PublishResult, Publisher};
+use crate::event_stream;
 use crate::peer::{Peer, ServerApplication};
 use crate::v1::{ProtocolError, server_event};
 
@@ -29,6 +33,10 @@ pub(super) struct Sessions {
     pub(super) members_due: VecDeque<Token>,
     /// Sessions whose next page of history is due.
     pub(super) replay_due: VecDeque<Token>,
+    /// When sessions of Centrifuge's protocol are due.
+    pub(super) alarms: Alarms,
+    /// What they keep for requests that are not answered yet.
+    pub(super) kept: KeptBytes,
     event: Vec<u8>,
     message_head: Vec<u8>,
 }
@@ -40,12 +48,14 @@ impl Sessions {
             subscriptions_max,
             members_due: VecDeque::new(),
             replay_due: VecDeque::new(),
+            alarms: Alarms::default(),
+            kept: KeptBytes::default(),
             event: Vec::new(),
             message_head: Vec::new(),
         }
     }
 
-    /// Sends a server event to one connection. Most events are answers, and the answers to a burst of requests may arrive
+    /// Sends an event to one session in its dialect. Most events are answers, and the answers to a burst of requests may arrive
     /// together from other shards. More than the queue's bound is therefore no fault of a peer that reads. A peer that does
     /// not read is not read beyond that bound
     /// ([`Connection::pause_wanted`](echoring_proto::connection::Connection::pause_wanted)), so only earlier requests can
@@ -53,13 +63,31 @@ impl Sessions {
     pub(super) fn send<A: ServerApplication>(
         &mut self,
         link: &mut ConnectionContext<'_, A>,
+        event: &SessionEvent<'_>,
+    ) {
+        let dialect = dialect_of(link);
+        self.send_with(link, |out| event.write(dialect, out));
+    }
+
+    /// Sends what `write` appends, unless that is nothing.
+    pub(super) fn send_with<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
         write: impl FnOnce(&mut Vec<u8>),
     ) {
         self.event.clear();
         write(&mut self.event);
+        if self.event.is_empty() {
+            return;
+        }
+        if link.peer.is_event_stream() {
+            // It answers the only request, so it needs no bound.
+            return link.send_event(&self.event);
+        }
+        let kind = dialect_of(link).kind();
         let full = link.queued_bytes() > link.queue_bytes().saturating_add(ANSWERS_BYTES_MAX);
-        if link.is_open() && (full || !link.send_past(MessageKind::Text, &self.event)) {
-            link.close_at_once(CloseCode::SLOW_CONSUMER, "slow consumer");
+        if link.is_open() && (full || !link.send_past(kind, &self.event)) {
+            close_slow(link);
         }
     }
 
@@ -82,10 +110,9 @@ impl Sessions {
     ) {
         let Peer::Session(session) = &mut *link.peer else { return };
         if session.requests.is_too_much(request) {
-            link.close(CloseCode::POLICY, "too many invalid requests in a row");
-            return;
+            return end(link, CloseCode::POLICY, "too many invalid requests in a row");
         }
-        self.send(link, |text| server_event::error(text, error));
+        self.send(link, &SessionEvent::Error(error));
     }
 
     /// The latest request is refused.
@@ -112,7 +139,7 @@ impl Sessions {
         }
         let error = ProtocolError::refused(id, refused);
         if refused.is_passing() {
-            self.send(link, |text| server_event::error(text, &error));
+            self.send(link, &SessionEvent::Error(&error));
         } else {
             self.reject_request(link, request, &error);
         }
@@ -128,7 +155,7 @@ impl Sessions {
     ) {
         match (result, publisher.ack_mode) {
             (Ok(position), AckMode::Always(id)) => {
-                self.send(link, |text| server_event::published(text, Some(id), topic, position));
+                self.send(link, &SessionEvent::Published { id, topic, position });
             }
             (Err(refused), AckMode::Always(_) | AckMode::OnRefusal) => {
                 self.refuse_request(link, publisher.request, publisher.id(), refused);
@@ -151,12 +178,15 @@ impl Sessions {
         let mut reached = page.after;
         if page.first > reached + 1 {
             let (from, to) = (reached + 1, page.first - 1);
-            self.send(link, |text| server_event::gap(text, topic, from, to, GapReason::History));
+            let epoch = page.head.epoch;
+            let reason = GapReason::History;
+            self.send(link, &SessionEvent::Gap { topic, epoch, from, to, reason });
             reached = to;
         }
         for (offset, publication) in entries(messages) {
             let skipped = offset - reached - 1;
-            self.send_message(link, topic, offset, skipped, &publication, offset <= snapshot);
+            let position = Position { offset, ..page.head };
+            self.send_message(link, topic, position, skipped, &publication, offset <= snapshot);
             reached = offset;
         }
         reached
@@ -166,23 +196,46 @@ impl Sessions {
         &mut self,
         link: &mut ConnectionContext<'_, A>,
         topic: &str,
-        offset: u64,
+        position: Position,
         skipped: u64,
         publication: &Publication<'_>,
         is_snapshot: bool,
     ) {
-        let Publication { content, key, payload } = *publication;
+        let dialect = dialect_of(link);
         let Sessions { event, message_head, .. } = self;
-        let parts = server_event::message_parts(message_head, topic, offset, key, skipped, content, payload);
+        event.clear();
+        if dialect == Dialect::EventStream {
+            event_stream::message(event, message_head, topic, position, publication, skipped, is_snapshot);
+            // It is a part of a page, so it needs no bound.
+            return link.send_event(event);
+        }
+        let parts = message_parts(dialect, message_head, topic, position.offset, skipped, *publication);
         event.clear();
         parts.iter().for_each(|part| event.extend_from_slice(part));
-        if is_snapshot {
+        if is_snapshot && dialect == Dialect::V1 {
             server_event::mark_snapshot(event);
         }
-        if link.is_open() && !link.send_past(MessageKind::Text, event) {
-            link.close_at_once(CloseCode::SLOW_CONSUMER, "slow consumer");
+        if link.is_open() && !link.send_past(dialect.kind(), event) {
+            close_slow(link);
         }
     }
+}
+
+/// How a connection's session speaks.
+pub(super) fn dialect_of<A: ServerApplication>(link: &ConnectionContext<'_, A>) -> Dialect {
+    if let Peer::Session(session) = &*link.peer { session.dialect() } else { Dialect::V1 }
+}
+
+/// Ends a session, with the code and the reason of its dialect.
+pub(crate) fn end<A: ServerApplication>(link: &mut ConnectionContext<'_, A>, code: CloseCode, reason: &str) {
+    let (code, reason) = dialect_of(link).ending(code, reason);
+    link.close(code, reason);
+}
+
+/// Ends the session of a peer that does not read what it is sent.
+pub(super) fn close_slow<A: ServerApplication>(link: &mut ConnectionContext<'_, A>) {
+    let (code, reason) = dialect_of(link).ending(CloseCode::SLOW_CONSUMER, "slow consumer");
+    link.close_at_once(code, reason);
 }
 
 /// The limit on its creator that a topic was refused for.

@@ -1,7 +1,8 @@
 //! Subscribing: the shard to a topic at its owner, and connections to the shard's part of the topic; and unsubscribing.
 
 use super::Broadcast;
-use super::session::{Session, SessionSubscription, Subscriber, SubscriptionState};
+use super::centrifuge_session::CentrifugeSession;
+use super::session::{Protocol, Session, SessionSubscription, Subscriber, SubscriptionState};
 use super::sessions::limit_of;
 use super::shard_mail::{ShardMail, origin};
 use super::subscriptions::{Subscription, Waiting};
@@ -9,6 +10,7 @@ use crate::auth::{Gate, NOT_ALLOWED};
 use crate::limits::SUBSCRIPTIONS_WAITING_MAX;
 use crate::peer::{Peer, ServerApplication};
 use echoring_auth::Identity;
+use echoring_centrifuge::Encoding;
 use echoring_proto::handshake::Refusal;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::{Driver, Token};
@@ -33,7 +35,7 @@ const TOO_MANY_SUBSCRIPTIONS: Refusal = Refusal {
     headers: "Retry-After: 5\r\n",
     hint: "end other subscriptions of this identity, or raise --max-subscriptions-per-identity",
 };
-const BUSY: Refusal = Refusal {
+pub(super) const BUSY: Refusal = Refusal {
     status: 503,
     reason: "the topic's owner is busy",
     headers: "Retry-After: 1\r\n",
@@ -51,25 +53,11 @@ impl Broadcast {
         subprotocol: Option<&'static str>,
         gate: &mut Gate,
     ) -> Answer<Peer> {
-        let client = gate.client(token);
-        if !self.may(client, Right::Subscribe, name) {
-            gate.note_forbidden();
-            return Answer::Refuse(NOT_ALLOWED);
-        }
-        let may_publish = self.may(client, Right::Publish, name);
-        let creator = self.creator(cx.shard(), token, client);
-        let now = cx.now();
-        match gate.subscribe(token, now) {
-            Ok(counted) => gate.keep_subscription(token, counted),
-            Err(limit) => {
-                cx.note_excess(token, limit, true);
-                return Answer::Refuse(TOO_MANY_SUBSCRIPTIONS);
-            }
-        }
-        let topic = match self.find_or_subscribe(&mut cx.resources(), name, creator, now) {
+        let topic = match self.enter_topic(cx, token, name, gate) {
             Ok(topic) => topic,
-            Err(refused) => return Answer::Refuse(refuse(cx, token, refused)),
+            Err(refusal) => return Answer::Refuse(refusal),
         };
+        let may_publish = self.may(gate.client(token), Right::Publish, name);
         let mut subscriber = Subscriber { topic, member: None, echo_own, may_publish, held: 0 };
         let Some(subscription) = self.subscriptions.get_mut(topic) else { return Answer::Refuse(BUSY) };
         if subscription.owned.is_none() {
@@ -78,6 +66,35 @@ impl Broadcast {
         }
         subscriber.member = self.join_raw(cx, token, topic, echo_own);
         Answer::Upgrade { peer: Peer::Subscriber(subscriber), subprotocol, whole: true }
+    }
+
+    /// The topic `name` for a connection that subscribes to nothing else and whose request is not answered yet.
+    ///
+    /// # Errors
+    /// The refusal of the request: the client may not subscribe, or a limit is reached.
+    pub(super) fn enter_topic<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        token: Token,
+        name: &str,
+        gate: &mut Gate,
+    ) -> Result<TopicId, Refusal> {
+        let client = gate.client(token);
+        if !self.may(client, Right::Subscribe, name) {
+            gate.note_forbidden();
+            return Err(NOT_ALLOWED);
+        }
+        let creator = self.creator(cx.shard(), token, client);
+        let now = cx.now();
+        match gate.subscribe(token, now) {
+            Ok(counted) => gate.keep_subscription(token, counted),
+            Err(limit) => {
+                cx.note_excess(token, limit, true);
+                return Err(TOO_MANY_SUBSCRIPTIONS);
+            }
+        }
+        let found = self.find_or_subscribe(&mut cx.resources(), name, creator, now);
+        found.map_err(|refused| refuse(cx, token, refused))
     }
 
     /// Opens a session.
@@ -90,6 +107,24 @@ impl Broadcast {
         let subject = client.map(Identity::subject).unwrap_or_default().into();
         let peer = Peer::Session(Box::new(Session { subject, ..Session::default() }));
         Answer::Upgrade { peer, subprotocol: Some(subprotocol), whole: true }
+    }
+
+    /// Opens a session of Centrifuge's protocol, whose connect command must come before `connect_by`.
+    pub(crate) fn open_centrifuge(
+        &mut self,
+        encoding: Encoding,
+        subprotocol: Option<&'static str>,
+        token: Token,
+        client: Option<&Identity>,
+        connect_by: Nanos,
+    ) -> Answer<Peer> {
+        self.sessions.count += 1;
+        let subject = client.map(Identity::subject).unwrap_or_default().into();
+        let centrifuge = Box::new(CentrifugeSession::new(encoding, connect_by));
+        self.sessions.alarms.add(token, &centrifuge);
+        let protocol = Protocol::Centrifuge(centrifuge);
+        let session = Session { subject, protocol, ..Session::default() };
+        Answer::Upgrade { peer: Peer::Session(Box::new(session)), subprotocol, whole: true }
     }
 
     /// A client, as the creator of a topic.
@@ -195,6 +230,13 @@ impl Broadcast {
         waiting: &Waiting,
     ) {
         match *waiting {
+            Waiting::EventStream(token, ref headers) => {
+                self.subscriptions.stop_waiting(topic, token);
+                cx.begin_event_stream(token, headers);
+                if let Some(mut link) = cx.link(token) {
+                    self.begin_event_stream(&mut link);
+                }
+            }
             Waiting::Raw(token, subprotocol) => {
                 self.subscriptions.stop_waiting(topic, token);
                 let Some(Peer::Subscriber(subscriber)) = cx.peer(token) else { return };
@@ -222,7 +264,7 @@ impl Broadcast {
         refused: Refused,
     ) {
         match *waiting {
-            Waiting::Raw(token, _) => {
+            Waiting::Raw(token, _) | Waiting::EventStream(token, _) => {
                 let refusal = refuse(cx, token, refused);
                 cx.refuse(token, &refusal);
             }
@@ -275,6 +317,10 @@ impl Broadcast {
         session: &Session,
     ) {
         self.sessions.count -= 1;
+        if let Some(centrifuge) = session.centrifuge() {
+            self.sessions.alarms.remove(token, centrifuge);
+            self.sessions.kept.remove(centrifuge.kept_bytes(), resources.pool);
+        }
         for subscription in &session.subscriptions {
             self.leave(resources, token, subscription);
         }
@@ -337,7 +383,7 @@ impl Broadcast {
     }
 }
 
-/// The answer to a raw subscriber whose topic was refused.
+/// The answer to a request whose topic was refused.
 fn refuse<D: Driver, A: ServerApplication>(
     cx: &mut Context<'_, D, A>,
     token: Token,

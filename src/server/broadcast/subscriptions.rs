@@ -23,6 +23,8 @@ pub(super) struct Subscription {
 pub(super) enum Waiting {
     /// A raw request whose 101 is pending, and the subprotocol that the 101 will name.
     Raw(Token, Option<&'static str>),
+    /// A request for an event stream that is not answered yet, and header lines of the answer.
+    EventStream(Token, Box<str>),
     /// A session, and the time at which it subscribed.
     Session(Token, Nanos),
 }
@@ -48,8 +50,8 @@ pub(super) struct Subscriptions {
 
 impl Waiting {
     pub(super) fn token(&self) -> Token {
-        match *self {
-            Waiting::Raw(token, _) | Waiting::Session(token, _) => token,
+        match self {
+            Waiting::Raw(token, _) | Waiting::EventStream(token, _) | Waiting::Session(token, _) => *token,
         }
     }
 

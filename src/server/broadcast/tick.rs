@@ -1,12 +1,12 @@
 //! The end of each tick: deliveries, and mail and pages that wait for room, for time, or for a writable peer.
 
 use super::connection_sink::SlowConsumer;
+use super::events::SessionEvent;
 use super::handover::Ordering;
 use super::session::SessionSubscription;
 use super::sessions::Sessions;
 use super::{Broadcast, CHECK_INTERVAL, RETRY_DELAY};
 use crate::peer::{Peer, ServerApplication};
-use crate::v1::server_event;
 use echoring_proto::CloseCode;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::{Driver, Token};
@@ -28,6 +28,9 @@ impl Broadcast {
         let checks = self.check_at <= self.now;
         if checks {
             self.check_before_delivery(cx);
+        }
+        if self.sessions.alarms.next().is_some_and(|at| at <= self.now) {
+            self.attend_alarms(cx);
         }
         if self.fan_out.topics.is_dirty() {
             self.fan_out.deliver(cx, self.now);
@@ -80,7 +83,8 @@ impl Broadcast {
         }
     }
 
-    /// A raw route has no event for a loss, so its connection is closed. A session loses the one subscription.
+    /// A raw route has no event for a loss, so its connection is closed. A session loses the one subscription. An event stream
+    /// has no other, so it ends.
     fn drop_slow_consumer<D: Driver, A: ServerApplication>(
         &mut self,
         cx: &mut Context<'_, D, A>,
@@ -98,10 +102,14 @@ impl Broadcast {
             Peer::Echo | Peer::Handler(_) => None,
         };
         let Some(SessionSubscription { topic, .. }) = topic else { return };
-        let position =
-            Position { epoch: self.subscriptions.epoch(topic).unwrap_or_default(), offset: reached };
-        let name = self.fan_out.name(topic);
-        self.sessions.send(&mut link, |text| server_event::dropped(text, name, position, reason));
+        if link.peer.is_event_stream() {
+            link.close_at_once(CloseCode::SLOW_CONSUMER, "slow consumer");
+        } else {
+            let position =
+                Position { epoch: self.subscriptions.epoch(topic).unwrap_or_default(), offset: reached };
+            let name = self.fan_out.name(topic);
+            self.sessions.send(&mut link, &SessionEvent::Dropped { topic: name, position, reason });
+        }
         self.left_live(&mut link.resources(), token, topic);
     }
 
@@ -174,8 +182,12 @@ impl Broadcast {
             return Some(self.now + RETRY_DELAY);
         }
         let checks = self.fan_out.topics.has_laggards() || self.sequencer.topics.has_idle() || *count > 0;
-        let deadlines =
-            [checks.then_some(self.check_at), self.drain.deadline(), self.fan_out.topics.due_at()];
+        let deadlines = [
+            checks.then_some(self.check_at),
+            self.drain.deadline(),
+            self.fan_out.topics.due_at(),
+            self.sessions.alarms.next(),
+        ];
         deadlines.into_iter().fold(None, earlier)
     }
 }

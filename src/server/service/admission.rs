@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use echoring_auth::{Authenticator, Denied};
+use echoring_centrifuge::Encoding;
 use echoring_proto::CloseCode;
 use echoring_proto::handshake::{Refusal, Request, Upgrade};
 use echoring_runtime::driver::{Driver, Token};
 use echoring_runtime::shard::{Answer, Application as _, Context};
 
-use super::{BAD_TOPIC, NO_ROUTE, NO_SUBPROTOCOL, Service, topic_of};
-use crate::auth::{AuthCommand, Due, refusal};
+use super::{BAD_TOPIC, CENTRIFUGE_PATH, NO_ROUTE, NO_SUBPROTOCOL, Service, topic_of};
+use crate::auth::{Admission, AuthCommand, Due, refusal};
+use crate::broadcast::sessions::end;
 use crate::peer::Peer;
 use crate::route::Route;
 use crate::v1;
@@ -23,6 +25,25 @@ impl Service {
             None => self.origins.allows(upgrade.host, upgrade.origin),
         };
         (!is_allowed).then_some(Refusal::ORIGIN)
+    }
+
+    /// Decides who the client of a request is, or begins to. The first message of a client that `presents_later` may decide.
+    pub(super) fn admit<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D, Service>,
+        token: Token,
+        request: &Request<'_>,
+        upgrade: Option<&Upgrade<'_>>,
+        presents_later: bool,
+    ) -> Admission {
+        let judged = self.gate.judge(request, upgrade, cx.peer_certificate(token));
+        let now = cx.now();
+        let (admission, needs_address) =
+            self.gate.admit(token, request, judged, presents_later, cx.pool(), now);
+        if needs_address {
+            cx.find_address(token);
+        }
+        admission
     }
 
     /// Serves an upgrade of a client that was let in.
@@ -39,7 +60,7 @@ impl Service {
             None => self.serve_builtin(cx, token, request, upgrade),
         };
         if matches!(answer, Answer::Respond(_) | Answer::RespondWith(_) | Answer::Refuse(_)) {
-            self.gate.forget(token);
+            self.gate.forget(token, cx.pool());
         }
         answer
     }
@@ -58,6 +79,16 @@ impl Service {
                 Some(subprotocol) => self.broadcast.open_session(subprotocol, self.gate.client(token)),
                 None => Answer::Refuse(NO_SUBPROTOCOL),
             },
+            CENTRIFUGE_PATH => {
+                let own = upgrade.subprotocol(&Encoding::SUBPROTOCOLS, self.preference);
+                let encoding = match own {
+                    Some(name) => Encoding::from_subprotocol(name).unwrap_or_default(),
+                    None => Encoding::from_query(request.query),
+                };
+                let connect_by = cx.now() + cx.handshake_timeout();
+                let client = self.gate.client(token);
+                self.broadcast.open_centrifuge(encoding, own.or(subprotocol), token, client, connect_by)
+            }
             path => match path.strip_prefix("/broadcast/").map(topic_of) {
                 Some(Some(topic)) => {
                     let echo_own = request.query_value("self") == Some("1");
@@ -80,7 +111,8 @@ impl Service {
     pub(super) fn auth_command<D: Driver>(&mut self, cx: &mut Context<'_, D, Service>, command: AuthCommand) {
         match command {
             AuthCommand::Decided(token, decision) => {
-                if let Some((head, refusal)) = self.gate.decided(token, decision, cx.now()) {
+                let now = cx.now();
+                if let Some((head, refusal)) = self.gate.decided(token, decision, cx.pool(), now) {
                     // A head that was parsed once is parsed again.
                     let _ = head.with(|request| self.resume(cx, token, request, refusal));
                 }
@@ -100,7 +132,8 @@ impl Service {
         cx: &mut Context<'_, D, Service>,
         authenticator: Option<Arc<Authenticator>>,
     ) {
-        for token in self.gate.configure(authenticator, cx.now()) {
+        let now = cx.now();
+        for token in self.gate.configure(authenticator, cx.pool(), now) {
             self.end_credentials(cx, token, Due::Withdrawn);
         }
         for token in cx.tokens() {
@@ -123,9 +156,14 @@ impl Service {
         if let Some(refusal) = refusal {
             return cx.refuse(token, &refusal);
         }
-        let Ok(Some(upgrade)) = request.upgrade() else { return cx.refuse(token, &Refusal::MALFORMED) };
-        let route = self.routes.find(request.path, &upgrade, self.preference);
-        let answer = self.serve_known(cx, token, request, &upgrade, route);
+        let answer = match request.upgrade() {
+            Ok(Some(upgrade)) => {
+                let route = self.routes.find(request.path, &upgrade, self.preference);
+                self.serve_known(cx, token, request, &upgrade, route)
+            }
+            Ok(None) => self.serve_event_stream(cx, token, request),
+            Err(refusal) => Answer::Refuse(refusal),
+        };
         match answer {
             Answer::Upgrade { peer, subprotocol, whole } => {
                 set_peer(cx, token, peer);
@@ -135,6 +173,11 @@ impl Service {
             Answer::UpgradeWith { peer, extras, whole } => {
                 set_peer(cx, token, peer);
                 cx.accept_with(token, &extras, whole);
+                self.opened(cx, token, None);
+            }
+            Answer::EventStream { peer, headers } => {
+                set_peer(cx, token, peer);
+                cx.begin_event_stream(token, &headers);
                 self.opened(cx, token, None);
             }
             Answer::Later { peer } => set_peer(cx, token, peer),
@@ -171,7 +214,7 @@ impl Service {
         self.gate.note_ended(due);
         let reason =
             if due == Due::Withdrawn { "credentials were withdrawn" } else { "credentials have expired" };
-        link.close(CloseCode::CREDENTIALS_ENDED, reason);
+        end(&mut link, CloseCode::CREDENTIALS_ENDED, reason);
     }
 }
 

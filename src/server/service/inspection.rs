@@ -11,7 +11,6 @@ use super::Service;
 use crate::connections::{ConnectionId, ConnectionReport, Scan, ScanAction};
 use crate::limits::{CONNECTION_TOPICS_SHOWN_MAX, CONNECTIONS_PER_TICK};
 use crate::peer::{Peer, class};
-use crate::v1;
 
 /// The reason in the Close frame of a connection that an operator closes, with 1008.
 const CLOSED_BY_OPERATOR: &str = "closed by an operator";
@@ -149,7 +148,10 @@ impl Service {
             identity: self.gate.client(token).map(|client| client.subject().into()),
             route: self.route_of(peer),
             path: view.path.map(str::to_owned),
-            subprotocol: matches!(peer, Peer::Session(_)).then_some(v1::SUBPROTOCOL),
+            subprotocol: match peer {
+                Peer::Session(session) => session.dialect().subprotocol(),
+                _ => None,
+            },
             topics: subscribed.topics,
             topic_count: subscribed.count,
             open_s: open.map(|nanos| nanos as f64 / SECOND as f64),

@@ -18,7 +18,7 @@ use echoring_topics::limits::KEY_BYTES_MAX;
 use echoring_topics::{Content, Position, is_topic_name};
 
 /// The first integer that JavaScript cannot represent exactly.
-const INTEGER_END: u64 = 1 << 53;
+pub(crate) const INTEGER_END: u64 = 1 << 53;
 
 /// A request. Its `id` is chosen by the client, is below 2^53, and is repeated in the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -303,7 +303,15 @@ fn integer(raw: &RawValue) -> Option<u64> {
     raw.get().parse().ok().filter(|&number| number < INTEGER_END)
 }
 
-fn hexadecimal(digits: &str) -> Option<u64> {
+/// The position with this epoch, in hexadecimal digits, and this offset, in decimal ones.
+pub(crate) fn position_of(epoch: &str, offset: &str) -> Option<Position> {
+    // The library accepts a sign, too.
+    let offset = offset.parse().ok().filter(|&number| number < INTEGER_END && !offset.starts_with('+'))?;
+    Some(Position { epoch: hexadecimal(epoch)?, offset })
+}
+
+/// The number of an epoch or a client: 1 to 16 hexadecimal digits.
+pub(crate) fn hexadecimal(digits: &str) -> Option<u64> {
     // The library accepts a sign, too.
     let good = (1..=16).contains(&digits.len()) && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
     if good { u64::from_str_radix(digits, 16).ok() } else { None }

@@ -208,11 +208,14 @@ pub fn message_parts<'a>(
     [head, value, b"}"]
 }
 
+/// The last part of a message event that is a part of a snapshot.
+pub(crate) const SNAPSHOT_END: &[u8] = br#","snapshot":true}"#;
+
 /// Marks the message event at the end of `out` as a part of a snapshot.
 pub fn mark_snapshot(out: &mut Vec<u8>) {
     let brace = out.pop();
     debug_assert_eq!(brace, Some(b'}'));
-    out.extend_from_slice(br#","snapshot":true}"#);
+    out.extend_from_slice(SNAPSHOT_END);
 }
 
 fn begin(out: &mut Vec<u8>, kind: &str, id: Option<u64>) {
@@ -256,7 +259,8 @@ fn string(out: &mut Vec<u8>, text: &str) {
     debug_assert!(written.is_ok());
 }
 
-fn base64(out: &mut Vec<u8>, bytes: &[u8]) {
+/// Appends bytes as base64.
+pub(crate) fn base64(out: &mut Vec<u8>, bytes: &[u8]) {
     let start = out.len();
     // Four characters for every three bytes or part of them.
     out.resize(start + bytes.len().div_ceil(3) * 4, 0);

@@ -36,8 +36,8 @@ fn check_head(bytes: &[u8]) {
     };
     let _ = with_request(bytes, |request, _| {
         let Ok(Some(upgrade)) = request.upgrade() else { return };
-        assert_eq!(extract(request, &upgrade, &Sources::default()), Presented::Nothing);
-        match extract(request, &upgrade, &all) {
+        assert_eq!(extract(request, Some(&upgrade), &Sources::default()), Presented::Nothing);
+        match extract(request, Some(&upgrade), &all) {
             Presented::Credentials(Credentials::Token(token)) => {
                 assert!((1..=CREDENTIAL_BYTES_MAX).contains(&token.len()));
                 assert!(token.bytes().all(|byte| byte.is_ascii_graphic()));

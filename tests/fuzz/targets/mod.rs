@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod auth;
+pub mod centrifuge;
 pub mod connection;
 mod cursor;
 pub mod deflate;

@@ -301,7 +301,7 @@ impl<'a> Peer<'a> {
         let (connection, mut env) = self.env();
         let agreed = agreement.map_or(Ok(()), |agreement| connection.agree(agreement, &mut env));
         if later {
-            connection.decide_later(key);
+            connection.decide_later(Some(key));
         } else if agreed.and_then(|()| connection.accept(Some(key), None, &[], whole, &mut env)).is_err() {
             connection.abort(Cause::OutOfMemory);
         }

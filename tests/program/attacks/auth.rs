@@ -1,8 +1,10 @@
 //! Clients with missing, wrong, expired and forged credentials, and clients that ask for what they may not do.
 
+mod centrifuge;
 mod expiry;
 mod forged;
 mod hook;
+mod metrics;
 mod permissions;
 mod reload;
 mod service;
@@ -26,7 +28,7 @@ const ALICE: &str = "token-of-alice-0123456789";
 /// The static token of `bob`, whose claims name no topics.
 const BOB: &str = "token-of-bob-0123456789";
 /// The secret of HS256.
-const SECRET: &[u8] = b"a secret of at least thirty-two bytes";
+pub const SECRET: &[u8] = b"a secret of at least thirty-two bytes";
 
 /// A file for one test, removed when it is dropped.
 pub struct TestFile(PathBuf);
@@ -84,7 +86,7 @@ fn hs256(header: &Value, claims: &Value, secret: &[u8]) -> String {
 }
 
 /// A valid JWT of a subject.
-fn jwt(subject: &str, expires_in_s: u64, more: Value) -> String {
+pub fn jwt(subject: &str, expires_in_s: u64, more: Value) -> String {
     let mut claims = json!({"sub": subject, "exp": unix_now() + expires_in_s});
     claims.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
     hs256(&json!({"alg": "HS256", "typ": "JWT"}), &claims, SECRET)

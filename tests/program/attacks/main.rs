@@ -6,10 +6,12 @@
 #![forbid(unsafe_code)]
 
 mod auth;
+mod centrifuge;
 #[path = "../../support/certificate.rs"]
 mod certificate;
 mod compression;
 mod draining;
+mod event_streams;
 mod frames;
 mod handshake;
 mod limits;

@@ -1,13 +1,15 @@
 //! The peak of a node's memory against docs/memory.md, with slow readers, histories, TLS and kept windows at once.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::auth::{SECRET, TestFile, jwt};
 use super::compression::{agree, compressed, stored};
 use super::peer::{BINARY, Peer, TEXT, frame, upgrade};
 use super::server::{PATIENCE, Server, through_tls};
@@ -30,10 +32,10 @@ const STALLED: usize = 90;
 struct ConfigFile(PathBuf);
 
 impl ConfigFile {
-    fn new() -> ConfigFile {
-        let name = format!("peak-{}.toml", std::process::id());
+    fn new(name: &str, text: &str) -> ConfigFile {
+        let name = format!("{name}-{}.toml", std::process::id());
         let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
-        std::fs::write(&path, CONFIG).expect("written");
+        std::fs::write(&path, text).expect("written");
         ConfigFile(path)
     }
 
@@ -105,7 +107,7 @@ fn write_on(peer: &mut Peer, messages: &[u8], stop: &AtomicBool) {
 
 #[test]
 fn resident_memory_stays_below_the_formula_and_comes_near_it() {
-    let config = ConfigFile::new();
+    let config = ConfigFile::new("peak", CONFIG);
     let (user, kernel) = formula(&config);
     through_tls(&["--config", config.path()], |server| {
         let _publisher = publish(server);
@@ -134,6 +136,58 @@ fn resident_memory_stays_below_the_formula_and_comes_near_it() {
         let sockets = socket_bytes(server);
         assert!(sockets <= kernel, "{sockets} bytes of sockets, {kernel} by the formula");
         stalled.into_iter().for_each(Peer::reset);
+    });
+}
+
+/// Clients of one token, and as many with a token of their own.
+const CLIENTS: usize = 1_500;
+
+/// A token whose identity takes some 16 KiB: 512 patterns of one to three characters.
+fn long_token(subject: &str) -> String {
+    let patterns: Vec<String> = (0..128).map(|number| number.to_string()).collect();
+    let rights =
+        json!({"subscribe": patterns, "publish": patterns, "presence": patterns, "history": patterns});
+    jwt(subject, 3_600, rights)
+}
+
+#[test]
+fn identities_addresses_and_notes_of_the_access_log_are_in_the_formula() {
+    let key = TestFile::new(SECRET);
+    let log = TestFile::new("");
+    let text = format!(
+        "shards = 1\nmemory_budget = \"16MiB\"\nmax_connections = 4000\nmax_subscriptions = 1\nmax_topics = 100\n\
+         max_connections_per_address = 10\naccess_log = {:?}\n[auth]\njwt_key = [{:?}]\n",
+        log.path(),
+        key.path()
+    );
+    let config = ConfigFile::new("peak-clients", &text);
+    let (user, _) = formula(&config);
+    let server = Server::start(&["--config", config.path()]);
+    let mut clients = Vec::new();
+    let mut open = |token: &str| {
+        let address = Ipv4Addr::new(127, 1, (clients.len() / 200) as u8, (clients.len() % 200) as u8 + 1);
+        let mut peer = Peer::connect_from(&server, address.into());
+        peer.send(&upgrade("/echo", &[&format!("Authorization: Bearer {token}")]));
+        let status = peer.answer().status;
+        clients.push(peer);
+        status
+    };
+    let shared = long_token("everybody");
+    assert!((0..CLIENTS).all(|_| open(&shared) == 101), "connections share what one token says");
+    let statuses: Vec<u16> = (0..CLIENTS).map(|at| open(&long_token(&format!("client-{at}")))).collect();
+    let known = statuses.iter().filter(|status| **status == 101).count();
+    let busy = statuses.iter().filter(|status| **status == 503).count();
+    let resident = server.anonymous_bytes();
+    eprintln!(
+        "{known} identities of their own, {busy} refused; {resident} bytes resident, {user} by the formula"
+    );
+    assert!(resident <= user, "{resident} bytes are resident, {user} by the formula: {}", server.stats());
+    assert!(known > 500 && busy > 100 && known + busy == CLIENTS, "{known} and {busy}");
+    clients.into_iter().for_each(Peer::reset);
+    server.wait_until("memory for others", |_| {
+        let mut peer = Peer::connect(&server);
+        peer.send(&upgrade("/echo", &[&format!("Authorization: Bearer {}", long_token("late"))]));
+        peer.answer().status == 101
     });
 }
 

@@ -286,7 +286,7 @@ impl Peer {
         String::from_utf8(self.take(end + 4)).expect("text")
     }
 
-    /// Reads a response and validates it; it has a body unless it is a 101.
+    /// Reads a response and validates it; it has a body unless it is a 101, or an event stream, whose body has no length.
     pub fn answer(&mut self) -> Answer {
         let head = self.head();
         let (line, fields) = head.trim_end().split_once("\r\n").expect("fields");
@@ -297,11 +297,25 @@ impl Peer {
         });
         let status = status.parse().expect("a status");
         let mut answer = Answer { status, fields: fields.collect(), body: Vec::new() };
-        if status != 101 {
+        if status != 101 && answer.field("content-type") != Some("text/event-stream") {
             let bytes = answer.field("content-length").expect("a length").parse().expect("a number");
             answer.body = self.take(bytes);
         }
         answer
+    }
+
+    /// The next line, without its LF; `None` at the end of the stream, which drops a line that is not complete.
+    pub fn line(&mut self) -> Option<String> {
+        loop {
+            if let Some(at) = self.inbox.iter().position(|byte| *byte == b'\n') {
+                let mut line: Vec<u8> = self.inbox.drain(..=at).collect();
+                line.pop();
+                return Some(String::from_utf8(line).expect("text"));
+            }
+            if self.fill().expect("FIN and no reset") == 0 {
+                return None;
+            }
+        }
     }
 
     /// First byte and payload of the next frame.

@@ -186,7 +186,7 @@ impl Server {
         Some((status, serde_json::from_str(&body).ok()?))
     }
 
-    fn exchange(&self, request: &[u8]) -> Option<(u16, String)> {
+    pub fn exchange(&self, request: &[u8]) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect(self.admin).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).ok()?;
         stream.write_all(request).ok()?;

@@ -256,6 +256,27 @@ fn the_log_level_changes() {
 }
 
 #[test]
+fn a_reload_of_something_else_keeps_the_log_level_that_an_operator_has_set() {
+    let file = folder().join("echoring.toml");
+    fs::write(&file, "log = 'info'").expect("written");
+    let server = Server::start_beside(&["--config", text(&file)], &[]);
+    let reload = |contents: &str| {
+        replace(&file, contents);
+        let (status, report) = server.post("/reload", b"").expect("an answer");
+        assert_eq!(status, 200, "{report}");
+        keys(&report["changed"])
+    };
+    let level = || server.get("/log-level")["level"].clone();
+    let put =
+        b"PUT /log-level HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 5\r\n\r\ndebug";
+    assert_eq!(server.exchange(put).expect("an answer").0, 200);
+    assert_eq!(reload("log = 'info'\nmax_topics = 7"), ["max_topics"]);
+    assert_eq!(level(), "debug");
+    assert_eq!(reload("log = 'warn'\nmax_topics = 7"), ["log"]);
+    assert_eq!(level(), "warn");
+}
+
+#[test]
 fn a_new_admin_token_replaces_the_old_one() {
     let token = folder().join("token");
     let [old, new] = ["0123456789abcdef-old", "0123456789abcdef-new"];
@@ -275,6 +296,20 @@ fn a_new_admin_token_replaces_the_old_one() {
         thread::yield_now();
     }
     assert_eq!(ask(new), 401);
+}
+
+#[test]
+fn a_watched_configuration_is_taken_over_without_a_request() {
+    configured("max_message = \"1KiB\"\n", &["--watch", "all"], |Configured { server, file }| {
+        let most = || server.get("/limits")["limits"]["max_message"].clone();
+        assert_eq!(most(), 1_024);
+        replace(file, "max_message = \"2KiB\"\n");
+        let given_up = Instant::now() + PATIENCE;
+        while most() != 2_048 {
+            assert!(Instant::now() < given_up, "the configuration is not watched");
+            thread::yield_now();
+        }
+    });
 }
 
 #[test]

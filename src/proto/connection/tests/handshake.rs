@@ -46,7 +46,7 @@ fn bytes_that_arrive_while_the_application_decides_are_deferred() {
     let mut cursor = SpanCursor::new();
     let Step::Head(head) = connection.poll(&mut cursor, &mut bytes, &mut env) else { panic!("a head") };
     env.pool.put(head);
-    connection.decide_later(*b"AAAAAAAAAAAAAAAAAAAAAA==");
+    connection.decide_later(Some(*b"AAAAAAAAAAAAAAAAAAAAAA=="));
     assert!(matches!(connection.poll(&mut cursor, &mut bytes, &mut env), Step::Idle));
     assert_eq!(connection.pause_wanted(env.config), Some(true));
     let mut rest = frame[5..].to_vec();
@@ -74,7 +74,7 @@ fn a_failed_handshake_releases_its_memory() {
             let mut echo = Echo::new(ConnectionConfig::default());
             if deciding {
                 let (connection, mut env) = echo.env();
-                connection.decide_later(*b"AAAAAAAAAAAAAAAAAAAAAA==");
+                connection.decide_later(Some(*b"AAAAAAAAAAAAAAAAAAAAAA=="));
                 let mut early = client_frame(Opcode::Text, true, b"early");
                 assert!(matches!(connection.poll(&mut SpanCursor::new(), &mut early, &mut env), Step::Idle));
             } else {
@@ -113,7 +113,7 @@ fn a_head_that_exhausts_the_memory_releases_it() {
         echo.pool = Pool::new(Budget::new(1_500));
         let (connection, mut env) = echo.env();
         if deciding {
-            connection.decide_later(*b"AAAAAAAAAAAAAAAAAAAAAA==");
+            connection.decide_later(Some(*b"AAAAAAAAAAAAAAAAAAAAAA=="));
         }
         for bytes in [200, 3_000] {
             let mut part = vec![b'a'; bytes];

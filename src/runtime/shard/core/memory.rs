@@ -27,6 +27,24 @@ impl<D: Driver, A: Application> Core<D, A> {
         }
     }
 
+    /// Has all partial sends checked in this tick: the times of their checks are those of another timeout.
+    pub(super) fn look_at_sends_now(&mut self) {
+        let now = self.env.now;
+        self.unfinished_sends.queue.iter_mut().for_each(|watch| watch.look_at = now);
+        if !self.unfinished_sends.queue.is_empty() {
+            (self.trim_at, self.trim_wanted) = (now, true);
+        }
+    }
+
+    /// Flushes all connections that are not read from in this tick: they may queue more than before.
+    pub(super) fn touch_paused(&mut self) {
+        let paused = self.slots.iter().filter(|(_, slot)| slot.connection.is_paused());
+        let paused: Vec<Token> = paused.map(|(token, _)| token).collect();
+        for token in paused {
+            self.touch(token);
+        }
+    }
+
     /// Closes connections whose sends have made no progress for too long, and resumes reading from those that were
     /// paused for it. Returns whether any send is partial.
     pub(super) fn look_at_sends(&mut self) -> bool {

@@ -49,7 +49,12 @@ impl<D: Driver, A: Application> Core<D, A> {
                     self.accept(token, Some(key), extras.subprotocol.as_deref(), &extras.fields, whole);
                     application.opened(&mut Context { core: self }, token, None);
                 }
-                (Answer::Later { peer }, Some(key)) => {
+                (Answer::EventStream { peer, headers }, _) => {
+                    self.set_peer(application, token, peer);
+                    self.begin_event_stream(token, &headers);
+                    application.opened(&mut Context { core: self }, token, None);
+                }
+                (Answer::Later { peer }, key) => {
                     self.set_peer(application, token, peer);
                     if let Some(slot) = self.slots.get_mut(token) {
                         slot.connection.decide_later(key);
@@ -58,7 +63,7 @@ impl<D: Driver, A: Application> Core<D, A> {
                 (Answer::Respond(reply), _) => self.respond(token, &reply),
                 (Answer::RespondWith(reply), _) => self.respond(token, &reply.as_reply()),
                 (Answer::Refuse(refusal), _) => self.refuse_because(application, token, &refusal, request),
-                (Answer::Upgrade { .. } | Answer::UpgradeWith { .. } | Answer::Later { .. }, None) => {
+                (Answer::Upgrade { .. } | Answer::UpgradeWith { .. }, None) => {
                     self.refuse_because(application, token, &Refusal::WEBSOCKET_ONLY, request);
                 }
             }
@@ -105,14 +110,29 @@ impl<D: Driver, A: Application> Core<D, A> {
             return;
         }
         match slot.connection.accept(key, subprotocol, fields, whole, &mut self.env.lend()) {
-            Ok(()) => {
-                self.counters.opened += 1;
-                self.log.answered(token, 101);
-                traces::answered(token, 101);
-                self.log.opened(token);
-            }
+            Ok(()) => self.note_opened(token, 101),
             Err(OutOfMemory) => slot.connection.abort(Cause::OutOfMemory),
         }
+    }
+
+    /// Answers a request with the head of an event stream.
+    pub(in crate::shard) fn begin_event_stream(&mut self, token: Token, headers: &str) {
+        let Some(slot) = self.slots.get_mut(token).filter(|slot| !slot.connection.is_closing()) else {
+            return;
+        };
+        match slot.connection.begin_event_stream(headers, &mut self.env.lend()) {
+            Ok(()) => self.note_opened(token, 200),
+            Err(OutOfMemory) => slot.connection.abort(Cause::OutOfMemory),
+        }
+        self.touch(token);
+    }
+
+    /// Counts and logs a connection that has become a WebSocket or an event stream.
+    fn note_opened(&mut self, token: Token, status: u16) {
+        self.counters.opened += 1;
+        self.log.answered(token, status);
+        traces::answered(token, status);
+        self.log.opened(token);
     }
 
     /// Accepts a request whose decision was deferred; input that arrived meanwhile is read at the tick's end.

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::super::peer::{TEXT, frame};
+use super::super::peer::{Peer, TEXT, frame, request};
 use super::super::server::{Server, on_both_drivers};
 use super::{ALICE, BOB, TestFile, answer, bearer, open, session, tokens};
 
@@ -68,6 +68,48 @@ fn subscribing_on_raw_routes() {
             let fields: &[&str] = if role.token.is_empty() { &[] } else { &[&field] };
             let (_, answer) = answer(server, &format!("/broadcast/{topic}"), fields);
             assert_eq!(answer.status, if may { 101 } else { 403 }, "{} {topic}", role.name);
+        });
+    });
+}
+
+#[test]
+fn subscribing_and_history_on_event_streams() {
+    everywhere(|server| {
+        let listen = |role: &Role, topic: &str, more: &str| {
+            let field = bearer(role.token);
+            let mut fields = vec!["Host: a"];
+            fields.extend((!role.token.is_empty()).then_some(&*field));
+            fields.extend((!more.is_empty()).then_some(more));
+            let mut peer = Peer::connect(server);
+            peer.send(&request(&format!("GET /sse/{topic} HTTP/1.1"), &fields));
+            let status = peer.answer().status;
+            (peer, status)
+        };
+        // The id and the name of the first event.
+        let first = |peer: &mut Peer| {
+            let mut lines = std::iter::from_fn(|| peer.line());
+            let mut field = |name: &str| lines.find_map(|line| line.strip_prefix(name).map(str::to_owned));
+            (field("id: ").expect("an id"), field("event: ").expect("a name"))
+        };
+        matrix("subscribe", |role, topic, may| {
+            let (_, status) = listen(role, topic, "");
+            assert_eq!(status, if may { 200 } else { 403 }, "{} {topic}", role.name);
+        });
+        for word in WORDS {
+            for place in ["mine", "other"] {
+                let path = format!("/topics/history-{word}.{place}");
+                assert_eq!(server.post(&path, b"old").expect("published").0, 200);
+            }
+        }
+        matrix("history", |role, topic, may| {
+            let (mut peer, status) = listen(role, topic, "");
+            assert_eq!(status, 200);
+            let (id, _) = first(&mut peer);
+            let epoch = id.split('-').next().expect("an epoch");
+            assert_eq!(id, format!("{epoch}-{}", if may { 0 } else { 1 }), "{} {topic}", role.name);
+            let (mut peer, _) = listen(role, topic, &format!("Last-Event-ID: {epoch}-0"));
+            let (_, name) = first(&mut peer);
+            assert_eq!(name, if may { "subscribed" } else { "reset" }, "{} {topic}", role.name);
         });
     });
 }

@@ -389,3 +389,38 @@ fn a_connection_queues_as_much_as_the_last_reload_says() {
         assert!(!queues_more(second, short) && !queues_more(open(), short), "the large limit holds");
     }
 }
+
+/// Receives, which a smaller limit has paused, go on without anything from the peer.
+#[test]
+fn a_connection_is_read_from_again_when_it_may_queue_more() {
+    for driver in ["auto", "epoll"] {
+        let small = "send_timeout = '1h'\nqueue_bytes = '64KiB'";
+        let config = TestFile::new(format!("{small}\n"));
+        let server = Server::start(&[&config.flag("config"), "--driver", driver, "--watch", "off"]);
+        let mut deaf = Peer::connect_narrow(&server, 4_096);
+        deaf.upgrade("/echo");
+        deaf.stream.set_write_timeout(Some(Duration::from_millis(200))).expect("a timeout");
+        while deaf.offer(&frame(BINARY, &[7; 64 * 1024])).is_ok() {}
+        let bytes_in = || server.stats()["bytes_in"].as_u64().expect("a number");
+        let stood = bytes_in();
+        reload(&server, &config, "send_timeout = '1h'\nqueue_bytes = '8MiB'");
+        server.wait_until("it reads on", |stats| {
+            stats["bytes_in"].as_u64().is_some_and(|bytes| bytes >= stood + (64 << 10))
+        });
+    }
+}
+
+/// A check of a send that is due in minutes does not delay a timeout of a second.
+#[test]
+fn a_shorter_send_timeout_holds_for_a_send_that_waits_already() {
+    for driver in ["auto", "epoll"] {
+        let config = TestFile::new("send_timeout = '1h'\n");
+        let server = Server::start(&[&config.flag("config"), "--driver", driver, "--watch", "off"]);
+        let mut deaf = Peer::connect_narrow(&server, 4_096);
+        deaf.upgrade("/echo");
+        deaf.stream.set_write_timeout(Some(Duration::from_millis(200))).expect("a timeout");
+        while deaf.offer(&frame(BINARY, &[7; 16 * 1024])).is_ok() {}
+        reload(&server, &config, "send_timeout = '1s'");
+        server.wait_until("the send is given up", |stats| stats["causes"]["send-timeout"] == 1);
+    }
+}

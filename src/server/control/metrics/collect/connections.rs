@@ -70,7 +70,7 @@ fn handshakes(out: &mut Families, counters: &Counters) {
     }
     out.counters(
         "echoring_handshakes_total",
-        "Connections by the outcome of their request: opened (101), answered (plain HTTP), refused (an HTTP error), \
+        "Connections by the outcome of their request: opened (101, or an event stream), answered (plain HTTP), refused (an HTTP error), \
          timeout, abandoned by the client, not_admitted (closed without an answer: banned, or no PROXY header), tls_failed, \
          failed.",
         outcomes.into_iter().map(|(outcome, count)| (label("outcome", outcome), count)),
@@ -78,7 +78,7 @@ fn handshakes(out: &mut Families, counters: &Counters) {
     let statuses = counters.answers.iter().chain(&counters.refusals);
     out.counters(
         "echoring_http_responses_total",
-        "Responses other than 101, by HTTP status.",
+        "Responses other than 101 and event streams, by HTTP status.",
         statuses.map(|(status, count)| (label("code", status), *count)),
     );
 }
@@ -94,7 +94,7 @@ fn ends(out: &mut Families, counters: &Counters) {
         |(code, cause): (String, &str)| -> Labels { vec![("code", code), ("cause", cause.to_owned())] };
     out.counters(
         "echoring_closes_total",
-        "WebSockets that ended, by close code (1006: without a Close frame) and cause. Codes of applications are \
+        "WebSockets and event streams that ended, by close code (1006: without a Close frame) and cause. Codes of applications are \
          counted by their thousands.",
         closes.into_iter().map(|(end, count)| (labels(end), count)),
     );
@@ -126,7 +126,8 @@ fn traffic(out: &mut Families, counters: &Counters) {
     );
     out.counters(
         "echoring_bytes_total",
-        "Bytes on connections by route and direction. The route none has requests, and responses other than 101.",
+        "Bytes on connections by route and direction. The route none has requests, and responses that end the \
+         connection.",
         by_class().flat_map(|(route, traffic)| both(route, traffic.bytes_in, traffic.bytes_out)),
     );
 }

@@ -1,0 +1,42 @@
+//! The codec of Centrifuge's client protocol, in JSON and in protobuf.
+//!
+//! [`decode`] yields the [commands](Command) of a frame. [`reply`] and [`push`] append what the server answers. [`delta`]
+//! creates what a subscriber with delta compression receives. [`ErrorCode`], [`Disconnect`] and [`UnsubscribeCode`] list the
+//! protocol's codes.
+//!
+//! The codec has no state between frames. A field that the protocol's definition does not have is ignored.
+//!
+//! Never: I/O, clocks, or knowledge of topics.
+#![forbid(unsafe_code)]
+
+mod codes;
+mod command;
+pub mod delta;
+mod encoding;
+mod fields;
+mod frame;
+mod json;
+pub mod limits;
+mod malformed;
+mod messages;
+mod payload;
+mod protobuf;
+pub mod push;
+pub mod reply;
+
+pub use codes::{Disconnect, Error, ErrorCode, UnsubscribeCode};
+pub use command::{
+    Command, Commands, Connect, History, Position, Publish, Request, Rpc, SubRefresh, Subscribe, decode,
+};
+pub use encoding::Encoding;
+pub use malformed::Malformed;
+pub use messages::{
+    ClientInfo, ConnectResult, HistoryResult, Member, PresenceStats, Publication, RefreshResult,
+    SubscribeResult, Subscribed,
+};
+pub use payload::{Body, Payload};
+
+#[cfg(test)]
+mod schema;
+#[cfg(test)]
+mod wire_tests;

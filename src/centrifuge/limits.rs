@@ -1,0 +1,14 @@
+//! The bounds of this crate, with their units and reasons. Never: logic.
+
+/// Maximum number of commands in a frame. An SDK that reconnects sends one for each of its subscriptions in one frame.
+pub const COMMANDS_PER_FRAME_MAX: usize = 1_024;
+/// Maximum number of server-side subscriptions that a connect command recovers: as many as a frame may have commands.
+pub const SUBSCRIPTIONS_PER_CONNECT_MAX: usize = 1_024;
+/// Maximum bytes by which a delta exceeds its target: two lengths and a checksum of at most 6 digits each, with their
+/// separators, around the target as one literal.
+pub const DELTA_OVERHEAD_BYTES_MAX: usize = 21;
+/// Bytes of a block of a delta's base: shorter repetitions are not found.
+pub const DELTA_BLOCK_BYTES: usize = 16;
+/// Maximum number of blocks with the same hash that are compared at one position, so that a repetitive base costs no more
+/// than this many comparisons.
+pub const DELTA_CANDIDATES_MAX: usize = 8;

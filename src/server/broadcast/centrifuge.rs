@@ -1,0 +1,454 @@
+//! The commands of Centrifuge's client protocol, as the requests of a session.
+//!
+//! Topics, permissions, limits and history are those of every other session: nothing here touches a log or a cursor.
+
+use echoring_auth::limits::CREDENTIAL_BYTES_MAX;
+use echoring_auth::{Credentials, Decision, Denied, Identity};
+use echoring_centrifuge::{
+    Command, ConnectResult, Disconnect, Encoding, ErrorCode, Publish, Request, Subscribe, decode, push, reply,
+};
+use echoring_proto::CloseCode;
+use echoring_proto::connection::MessageKind;
+use echoring_proto::limits::{Nanos, SECOND};
+use echoring_runtime::driver::Driver;
+use echoring_runtime::shard::{ConnectionContext, Context};
+use echoring_topics::limits::KEY_BYTES_MAX;
+use echoring_topics::{Content, Position, Publication, is_topic_name};
+use serde::de::IgnoredAny;
+
+use super::Broadcast;
+use super::centrifuge_events::{VERSION, number, refresh_in_s};
+use super::centrifuge_session::{CentrifugeSession, ConnectBacklog, Due, PingTimes, Stage, frame_bytes};
+use super::dialect::{Dialect, close};
+use super::events::SessionEvent;
+use super::members::MembersPage;
+use super::requests::WantedSubscription;
+use super::sessions::{dialect_of, end, latest_request};
+use crate::auth::{Gate, RefreshError};
+use crate::limits::{CENTRIFUGE_PENDING_REQUESTS_MAX, CENTRIFUGE_PRESENCE_CLIENTS_MAX};
+use crate::peer::{Peer, ServerApplication};
+use crate::v1::{INTEGER_END, hexadecimal};
+use crate::validation::is_too_deep;
+
+impl Broadcast {
+    /// A session sent a frame.
+    pub(super) fn centrifuge_frame<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        gate: &mut Gate,
+        encoding: Encoding,
+        kind: MessageKind,
+        frame: &[u8],
+    ) {
+        if kind != Dialect::Centrifuge(encoding).kind() {
+            return disconnect(link, Disconnect::BadRequest);
+        }
+        if backlog(link).is_some() {
+            return self.keep_frame(link, frame);
+        }
+        self.take_commands(link, gate, encoding, frame, 0);
+    }
+
+    /// Keeps a frame until the connect command is decided.
+    fn keep_frame<A: ServerApplication>(&mut self, link: &mut ConnectionContext<'_, A>, frame: &[u8]) {
+        let bytes = frame_bytes(frame);
+        let has_room = backlog(link).is_some_and(|backlog| backlog.has_room(bytes));
+        if !has_room || !self.sessions.kept.add(bytes, link.pool()) {
+            return disconnect(link, Disconnect::TooManyRequests);
+        }
+        if let Some(backlog) = backlog(link) {
+            backlog.keep(frame);
+        }
+    }
+
+    /// Does what the commands of a frame ask for, but for the first `done`.
+    fn take_commands<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        gate: &mut Gate,
+        encoding: Encoding,
+        frame: &[u8],
+        done: usize,
+    ) {
+        let mut commands = decode(encoding, frame).skip(done);
+        while let Some(command) = commands.next() {
+            match command {
+                Ok(command) => self.take_command(link, gate, encoding, &command),
+                Err(_) => return disconnect(link, Disconnect::BadRequest),
+            }
+            if !link.is_open() {
+                return;
+            }
+            if let Some(backlog) = backlog(link) {
+                backlog.has_first = commands.next().is_some();
+                if backlog.has_first {
+                    self.keep_frame(link, frame);
+                }
+                return;
+            }
+        }
+    }
+
+    fn take_command<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        gate: &mut Gate,
+        encoding: Encoding,
+        command: &Command<'_>,
+    ) {
+        let (id, token) = (command.id, link.token);
+        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(centrifuge) = session.centrifuge_mut() else { return };
+        let is_connected = matches!(centrifuge.stage, Stage::Connected(_));
+        if is_connected == matches!(command.request, Request::Connect(_)) {
+            return disconnect(link, Disconnect::BadRequest);
+        }
+        match &command.request {
+            Request::Pong => return centrifuge.note_pong(),
+            // There is no application that it could be for.
+            Request::Send { .. } => return,
+            _ => {}
+        }
+        session.requests.begin();
+        match &command.request {
+            Request::Connect(connect) => self.connect(link, gate, encoding, id, &connect.token),
+            Request::Subscribe(subscribe) => self.take_subscribe(link, gate, encoding, id, subscribe),
+            Request::Unsubscribe { channel } => self.take_unsubscribe(link, id, channel),
+            Request::Publish(publish) => self.take_publish(link, gate, encoding, id, publish),
+            Request::Presence { channel } => self.take_presence(link, gate, encoding, id, channel, false),
+            Request::PresenceStats { channel } => self.take_presence(link, gate, encoding, id, channel, true),
+            Request::History(history) => {
+                self.read_history(link, gate.client(token), encoding, id, history);
+            }
+            Request::Ping => self.sessions.send_with(link, |out| reply::ping(encoding, out, id)),
+            Request::Refresh { token } if is_token(token) => {
+                self.authenticate(link, gate, Some(id.into()), token);
+            }
+            Request::Refresh { .. } => disconnect(link, Disconnect::InvalidToken),
+            Request::SubRefresh(_) => self.fail(link, encoding, id, ErrorCode::NotAvailable),
+            Request::Rpc(_) | Request::Unknown => self.fail(link, encoding, id, ErrorCode::MethodNotFound),
+            Request::Pong | Request::Send { .. } => {}
+        }
+    }
+
+    /// Answers a command with an error. Too many errors in a row end the session.
+    pub(super) fn fail<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        encoding: Encoding,
+        id: u32,
+        error: ErrorCode,
+    ) {
+        let request = latest_request(link);
+        let Peer::Session(session) = &mut *link.peer else { return };
+        if !error.is_temporary() && session.requests.is_too_much(request) {
+            return end(link, CloseCode::POLICY, "too many errors");
+        }
+        self.sessions.send_with(link, |out| reply::error(encoding, out, id, error));
+    }
+
+    /// The connect command. Without a token, what the handshake presented counts.
+    fn connect<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        gate: &mut Gate,
+        encoding: Encoding,
+        id: u32,
+        token: &str,
+    ) {
+        if token.is_empty() || !gate.is_on() {
+            if gate.admits_without_token(link.token) {
+                return self.connected(link, gate, encoding, id);
+            }
+            return self.fail(link, encoding, id, ErrorCode::Unauthorized);
+        }
+        if !is_token(token) {
+            return disconnect(link, Disconnect::InvalidToken);
+        }
+        let request = latest_request(link);
+        let Peer::Session(session) = &mut *link.peer else { return };
+        session.refreshing = Some(request);
+        if let Some(centrifuge) = session.centrifuge_mut() {
+            centrifuge.stage = Stage::Connecting(Box::new(ConnectBacklog::new(id)));
+        }
+        let id = Some(id.into());
+        match gate.refresh(link.token, id, Credentials::Token(token.into())) {
+            Some(decision) => self.refreshed(link, gate, id, decision),
+            // Commands behind it wait.
+            None => link.set_backpressured(true),
+        }
+    }
+
+    /// The token of the connect command was checked.
+    pub(super) fn connect_decided<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        gate: &mut Gate,
+        decision: Decision,
+    ) {
+        let Peer::Session(session) = &mut *link.peer else { return };
+        let Some(centrifuge) = session.centrifuge_mut() else { return };
+        let encoding = centrifuge.encoding;
+        let Stage::Connecting(backlog) = std::mem::replace(&mut centrifuge.stage, Stage::AwaitingConnect)
+        else {
+            return;
+        };
+        self.sessions.kept.remove(backlog.bytes(), link.pool());
+        link.set_backpressured(false);
+        let (token, now) = (link.token, link.now());
+        if let Err(error) = gate.connected(token, decision, link.pool(), now) {
+            return self.refuse_token(link, Some(backlog.id.into()), error);
+        }
+        let subject = gate.client(link.token).map(Identity::subject).unwrap_or_default();
+        if let Peer::Session(session) = &mut *link.peer {
+            session.subject = subject.into();
+        }
+        self.connected(link, gate, encoding, backlog.id);
+        let mut done = usize::from(backlog.has_first);
+        for frame in &backlog.frames {
+            if !link.is_open() {
+                break;
+            }
+            self.take_commands(link, gate, encoding, frame, std::mem::take(&mut done));
+        }
+    }
+
+    /// The session begins.
+    fn connected<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        gate: &Gate,
+        encoding: Encoding,
+        id: u32,
+    ) {
+        let (token, now, times) = (link.token, link.now(), ping_times(link));
+        if let Some(centrifuge) = centrifuge(link) {
+            self.sessions.alarms.connect(token, centrifuge, now, times);
+        }
+        let client = format!("{:x}", self.client_number(link));
+        let result = ConnectResult {
+            client: &client,
+            version: VERSION,
+            expires_in_s: gate.expires_in_s(token).map(refresh_in_s),
+            ping_s: u32::try_from(times.interval.div_ceil(SECOND)).unwrap_or(u32::MAX),
+            pong: times.interval > 0,
+            ..ConnectResult::default()
+        };
+        self.sessions.send_with(link, |out| reply::connect(encoding, out, id, &result));
+    }
+
+    /// A token of the session was not accepted.
+    pub(super) fn refuse_token<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        id: Option<u64>,
+        error: RefreshError,
+    ) {
+        let Dialect::Centrifuge(encoding) = dialect_of(link) else { return };
+        let code = match error {
+            RefreshError::Denied(Denied::Expired) => ErrorCode::TokenExpired,
+            RefreshError::Denied(Denied::Busy | Denied::Unavailable) => ErrorCode::Internal,
+            RefreshError::Denied(Denied::Forbidden) => ErrorCode::PermissionDenied,
+            _ => return disconnect(link, Disconnect::InvalidToken),
+        };
+        self.fail(link, encoding, number(id), code);
+    }
+
+    fn take_subscribe<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        gate: &mut Gate,
+        encoding: Encoding,
+        id: u32,
+        subscribe: &Subscribe<'_>,
+    ) {
+        // Subscriptions of other types, and filters, cannot be served as if they were ordinary.
+        if subscribe.kind != 0 || subscribe.has_tags_filter {
+            return self.fail(link, encoding, id, ErrorCode::NotAvailable);
+        }
+        if subscribe.offset >= INTEGER_END || !is_topic_name(&subscribe.channel) {
+            return self.fail(link, encoding, id, ErrorCode::BadRequest);
+        }
+        // No topic has the epoch 0.
+        let epoch = hexadecimal(&subscribe.epoch).unwrap_or_default();
+        let from = subscribe.recover.then_some(Position { epoch, offset: subscribe.offset });
+        let wanted = WantedSubscription {
+            id: Some(id.into()),
+            name: &subscribe.channel,
+            from,
+            presence: subscribe.join_leave,
+            must_recover: subscribe.rejects_unrecovered(),
+        };
+        self.subscribe_session(link, gate, &wanted);
+    }
+
+    /// Clients expect success, also without a subscription.
+    fn take_unsubscribe<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        id: u32,
+        name: &str,
+    ) {
+        let id = Some(u64::from(id));
+        let topic = self.fan_out.topics.find(name);
+        let Peer::Session(session) = &mut *link.peer else { return };
+        if topic.is_some_and(|topic| session.find(topic).is_some()) {
+            return self.unsubscribe_session(link, id, name);
+        }
+        self.sessions.send(link, &SessionEvent::Unsubscribed { id, topic: name });
+    }
+
+    fn take_publish<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        gate: &mut Gate,
+        encoding: Encoding,
+        id: u32,
+        publish: &Publish<'_>,
+    ) {
+        let Publish { channel, data, key, removed, kind } = publish;
+        if *removed || *kind != 0 {
+            return self.fail(link, encoding, id, ErrorCode::NotAvailable);
+        }
+        let content = content_of(encoding, data);
+        let Some(content) = content.filter(|_| is_topic_name(channel) && key.len() <= KEY_BYTES_MAX) else {
+            return self.fail(link, encoding, id, ErrorCode::BadRequest);
+        };
+        let publication = Publication { content, key, payload: data };
+        self.publish_within_rate(link, gate, Some(id.into()), channel, publication, "");
+    }
+
+    fn take_presence<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        gate: &Gate,
+        encoding: Encoding,
+        id: u32,
+        name: &str,
+        stats: bool,
+    ) {
+        let is_full = has_long_queue(link);
+        let Some(centrifuge) = centrifuge(link) else { return };
+        if is_full || centrifuge.stats.len() >= CENTRIFUGE_PENDING_REQUESTS_MAX {
+            return self.fail(link, encoding, id, ErrorCode::TooManyRequests);
+        }
+        if stats {
+            centrifuge.stats.push(id.into());
+        }
+        let (id, limit) = (Some(u64::from(id)), CENTRIFUGE_PRESENCE_CLIENTS_MAX);
+        let (page, client) = (MembersPage { id, name, after: None, limit }, gate.client(link.token));
+        if !self.list_members(link, client, &page)
+            && let Peer::Session(session) = &mut *link.peer
+        {
+            session.take_stats(id);
+        }
+    }
+
+    /// Attends to the sessions that are due: pings, and clients that do not answer or do not connect.
+    pub(super) fn attend_alarms<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+        while let Some(token) = self.sessions.alarms.pop_due(self.now) {
+            if let Some(mut link) = cx.link(token).filter(|link| link.is_open()) {
+                self.attend_alarm(&mut link, self.now);
+            }
+        }
+    }
+
+    fn attend_alarm<A: ServerApplication>(&mut self, link: &mut ConnectionContext<'_, A>, now: Nanos) {
+        let (token, queued_bytes, times) = (link.token, link.queued_bytes(), ping_times(link));
+        let Peer::Session(session) = &mut *link.peer else { return };
+        // A client whose publications are held is not read.
+        let is_excused = queued_bytes > 0 || session.held > 0;
+        let Some(centrifuge) = session.centrifuge_mut() else { return };
+        let (due, encoding) = (centrifuge.take_due(now, times, is_excused), centrifuge.encoding);
+        self.sessions.alarms.add(token, centrifuge);
+        match due {
+            Due::Stale => disconnect(link, Disconnect::Stale),
+            Due::NoPong => disconnect(link, Disconnect::NoPong),
+            Due::Ping => self.sessions.send_with(link, |out| push::ping(encoding, out)),
+            Due::Nothing => {}
+        }
+    }
+}
+
+/// The times of pings are those of the server's own.
+fn ping_times<A: ServerApplication>(link: &ConnectionContext<'_, A>) -> PingTimes {
+    let (interval, timeout) = link.ping_times();
+    PingTimes { interval, timeout }
+}
+
+/// Ends a session.
+fn disconnect<A: ServerApplication>(link: &mut ConnectionContext<'_, A>, disconnect: Disconnect) {
+    let (code, reason) = close(disconnect);
+    link.close(code, reason);
+}
+
+/// What a connection's session has if it speaks Centrifuge's protocol.
+pub(super) fn centrifuge<'a, A: ServerApplication>(
+    link: &'a mut ConnectionContext<'_, A>,
+) -> Option<&'a mut CentrifugeSession> {
+    let Peer::Session(session) = &mut *link.peer else { return None };
+    session.centrifuge_mut()
+}
+
+/// What waits for the decision about the connect command, while that is being made.
+fn backlog<'a, A: ServerApplication>(
+    link: &'a mut ConnectionContext<'_, A>,
+) -> Option<&'a mut ConnectBacklog> {
+    match &mut centrifuge(link)?.stage {
+        Stage::Connecting(backlog) => Some(backlog),
+        Stage::AwaitingConnect | Stage::Connected(_) => None,
+    }
+}
+
+/// Whether so much is queued to a peer that no long answer is added: the queue's bound would end a session that reads.
+pub(super) fn has_long_queue<A: ServerApplication>(link: &ConnectionContext<'_, A>) -> bool {
+    link.queued_bytes() > link.queue_bytes()
+}
+
+/// Whether a token may be one: other bytes are in no credentials.
+fn is_token(token: &str) -> bool {
+    (1..=CREDENTIAL_BYTES_MAX).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// The type of published data; `None` if it may not be published. Protobuf carries any bytes: those that are JSON are JSON
+/// for clients that speak JSON too.
+fn content_of(encoding: Encoding, data: &[u8]) -> Option<Content> {
+    if data.is_empty() {
+        return None;
+    }
+    let content = match encoding {
+        Encoding::Json => Content::Json,
+        Encoding::Protobuf if serde_json::from_slice::<IgnoredAny>(data).is_ok() => Content::Json,
+        Encoding::Protobuf if simdutf8::basic::from_utf8(data).is_ok() => Content::Text,
+        Encoding::Protobuf => Content::Binary,
+    };
+    (content != Content::Json || !is_too_deep(data)).then_some(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn protobuf_data_is_json_where_it_can_be_read_as_json() {
+        let deep = "[".repeat(1_000) + &"]".repeat(1_000);
+        for (data, json, protobuf) in [
+            (&b"{\"a\":1}"[..], Some(Content::Json), Some(Content::Json)),
+            (b"hello", Some(Content::Json), Some(Content::Text)),
+            (b"\xff\x00", Some(Content::Json), Some(Content::Binary)),
+            (b"", None, None),
+            (deep.as_bytes(), None, None),
+        ] {
+            assert_eq!(content_of(Encoding::Json, data), json, "the codec has read it as JSON");
+            assert_eq!(content_of(Encoding::Protobuf, data), protobuf);
+        }
+    }
+
+    #[test]
+    fn a_token_is_short_and_visible() {
+        assert!(is_token("a.b-c_~"));
+        for bad in ["", "a b", "ä", "a\n", &"x".repeat(CREDENTIAL_BYTES_MAX + 1)] {
+            assert!(!is_token(bad), "{bad:?}");
+        }
+    }
+}

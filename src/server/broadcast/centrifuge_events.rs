@@ -1,0 +1,152 @@
+//! Events in Centrifuge's client protocol.
+
+use echoring_centrifuge::{
+    Body, ClientInfo, Encoding, ErrorCode, Payload, PresenceStats, RefreshResult, SubscribeResult,
+    UnsubscribeCode, push, reply,
+};
+use echoring_topics::{Content, Publication, entries, members};
+
+use super::events::{MembersEvent, SessionEvent, SubscribedEvent, TopicEvent};
+use super::presence::PresenceChange;
+use crate::limits::EXPIRY_NOTICE;
+use crate::v1::ProtocolError;
+use echoring_proto::limits::SECOND;
+
+/// The version that connect and refresh replies name.
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Appends an event. The protocol has no event for a gap, nor for credentials that expire soon: the client subscribes again
+/// from its position, and knows when to refresh.
+pub(super) fn write(encoding: Encoding, event: &SessionEvent<'_>, out: &mut Vec<u8>) {
+    match event {
+        SessionEvent::Subscribed(event) => write_subscribed(encoding, event, out),
+        SessionEvent::Unsubscribed { id, .. } => reply::unsubscribe(encoding, out, number(*id)),
+        SessionEvent::Dropped { topic, .. } => {
+            push::unsubscribe(encoding, out, topic, UnsubscribeCode::InsufficientState);
+        }
+        SessionEvent::Withdrawn { topic, may_return, .. } => {
+            let code = if *may_return { UnsubscribeCode::InsufficientState } else { UnsubscribeCode::Server };
+            push::unsubscribe(encoding, out, topic, code);
+        }
+        SessionEvent::Published { id, .. } => reply::publish(encoding, out, number(Some(*id))),
+        SessionEvent::Members(event) => write_members(encoding, event, out),
+        SessionEvent::Authenticated { id, client, expires_in_s, .. } => {
+            let client = format!("{client:x}");
+            let expires_in_s = expires_in_s.map(refresh_in_s);
+            let result = RefreshResult { client: &client, version: VERSION, expires_in_s };
+            reply::refresh(encoding, out, number(*id), &result);
+        }
+        SessionEvent::Error(error) => write_error(encoding, error, out),
+        SessionEvent::Gap { .. } | SessionEvent::TokenExpires(_) => {}
+    }
+}
+
+/// Appends an event for all sessions of a topic. The protocol has no heartbeats of a topic.
+pub(super) fn write_topic_event(encoding: Encoding, event: &TopicEvent<'_>, topic: &str, out: &mut Vec<u8>) {
+    let TopicEvent::Presence(&PresenceChange { client, subject, joined, .. }) = *event else { return };
+    let client = format!("{client:x}");
+    let info = ClientInfo { user: subject, client: &client, ..ClientInfo::default() };
+    if joined { push::join(encoding, out, topic, &info) } else { push::leave(encoding, out, topic, &info) }
+}
+
+/// A message as a push, in one part: a JSON value may lose its line feeds, which end a push. The previous content of `out`
+/// is discarded.
+#[inline]
+pub(super) fn message_parts<'a>(
+    encoding: Encoding,
+    out: &'a mut Vec<u8>,
+    topic: &str,
+    offset: u64,
+    message: &Publication<'_>,
+) -> [&'a [u8]; 3] {
+    out.clear();
+    push::publication(encoding, out, topic, &publication(offset, message));
+    [out, &[], &[]]
+}
+
+/// A message with its offset.
+pub(super) fn publication<'a>(
+    offset: u64,
+    message: &Publication<'a>,
+) -> echoring_centrifuge::Publication<'a> {
+    let Publication { content, key, payload } = *message;
+    let payload = match content {
+        Content::Json => Payload::Json(payload),
+        Content::Text => Payload::Text(payload),
+        Content::Binary => Payload::Bytes(payload),
+    };
+    echoring_centrifuge::Publication { body: Body::Plain(payload), offset, info: None, key }
+}
+
+/// The number of a request on the wire: its decoder has taken it from there.
+pub(super) fn number(id: Option<u64>) -> u32 {
+    id.and_then(|id| u32::try_from(id).ok()).unwrap_or_default()
+}
+
+/// Seconds after which a client presents a fresh token, if its credentials expire in so many: the protocol's clients do not
+/// return before they are told to.
+pub(super) fn refresh_in_s(expires_in_s: u64) -> u32 {
+    let notice_s = (EXPIRY_NOTICE / SECOND).min(expires_in_s / 2);
+    u32::try_from(expires_in_s - notice_s).unwrap_or(u32::MAX).max(1)
+}
+
+fn write_subscribed(encoding: Encoding, event: &SubscribedEvent<'_>, out: &mut Vec<u8>) {
+    let SubscribedEvent { id, position, recovered, recoverable, messages, .. } = *event;
+    let epoch = format!("{:x}", position.epoch);
+    let publications: Vec<_> =
+        entries(messages).map(|(offset, message)| publication(offset, &message)).collect();
+    let result = SubscribeResult {
+        recoverable,
+        epoch: &epoch,
+        publications: &publications,
+        recovered: recovered == Some(true),
+        offset: position.offset,
+        positioned: true,
+        was_recovering: recovered.is_some(),
+        ..SubscribeResult::default()
+    };
+    reply::subscribe(encoding, out, number(id), &result);
+}
+
+fn write_members(encoding: Encoding, event: &MembersEvent<'_>, out: &mut Vec<u8>) {
+    let id = number(event.id);
+    if event.next.is_some() {
+        // The protocol has no pages: a part would look like the whole.
+        return reply::error(encoding, out, id, ErrorCode::LimitExceeded);
+    }
+    let clients: Vec<(String, &str)> =
+        members(event.page).map(|(client, user)| (format!("{client:x}"), user)).collect();
+    if event.stats {
+        let mut users: Vec<&str> = clients.iter().map(|(_, user)| *user).collect();
+        users.sort_unstable();
+        users.dedup();
+        let stats = PresenceStats { clients: clients.len() as u32, users: users.len() as u32 };
+        return reply::presence_stats(encoding, out, id, stats);
+    }
+    let infos = clients
+        .iter()
+        .map(|(client, user)| (client.as_str(), ClientInfo { user, client, ..ClientInfo::default() }));
+    reply::presence(encoding, out, id, infos);
+}
+
+fn write_error(encoding: Encoding, error: &ProtocolError, out: &mut Vec<u8>) {
+    reply::error(encoding, out, number(error.id), code_of(error));
+}
+
+/// The protocol's code for an error.
+fn code_of(error: &ProtocolError) -> ErrorCode {
+    match error.code {
+        "forbidden" | "not-subscribed" => ErrorCode::PermissionDenied,
+        "already-subscribed" => ErrorCode::AlreadySubscribed,
+        "no-presence" => ErrorCode::NotAvailable,
+        "rate-limited" => ErrorCode::TooManyRequests,
+        "busy" | "out-of-memory" | "draining" => ErrorCode::Internal,
+        "too-large"
+        | "too-many-keys"
+        | "too-many-subscriptions"
+        | "too-many-topics"
+        | "too-many-topics-per-connection"
+        | "too-many-topics-per-identity" => ErrorCode::LimitExceeded,
+        _ => ErrorCode::BadRequest,
+    }
+}

@@ -1,0 +1,337 @@
+//! What a session of Centrifuge's client protocol has besides subscriptions: its stage, its pings, and its requests that
+//! other shards answer.
+//!
+//! No I/O, and no clock: the time is an argument.
+
+use std::collections::BTreeSet;
+
+use echoring_centrifuge::Encoding;
+use echoring_proto::buffer::Pool;
+use echoring_proto::limits::{Nanos, SECOND};
+use echoring_runtime::driver::Token;
+use echoring_topics::{Replay, TopicId};
+
+use crate::limits::{CENTRIFUGE_CONNECT_BACKLOG_BYTES_MAX, CENTRIFUGE_KEPT_BYTES_MAX};
+
+/// Interval at which a session is looked at whose connect command is being decided. The authentication has deadlines.
+const DECISION_CHECK_INTERVAL: Nanos = SECOND;
+
+/// A session of Centrifuge's protocol.
+#[derive(Debug)]
+pub(super) struct CentrifugeSession {
+    pub(super) encoding: Encoding,
+    pub(super) stage: Stage,
+    /// When the session is due in [`Alarms`].
+    wake_at: Nanos,
+    /// Requests of history that wait for pages.
+    pub(super) histories: Vec<HistoryQuery>,
+    /// Requests that want only the number of members.
+    pub(super) stats: Vec<u64>,
+}
+
+/// How far a session is.
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// The first command has not come.
+    AwaitingConnect,
+    /// The token of the connect command is being checked.
+    Connecting(Box<ConnectBacklog>),
+    /// Commands are taken.
+    Connected(Pings),
+}
+
+/// A connect command that is being decided, and what came behind it.
+#[derive(Debug)]
+pub(super) struct ConnectBacklog {
+    /// The id of the command.
+    pub(super) id: u32,
+    /// The frame of the command, if more commands are in it, and later frames.
+    pub(super) frames: Vec<Box<[u8]>>,
+    /// Whether the first of them begins with the connect command.
+    pub(super) has_first: bool,
+    bytes: usize,
+}
+
+/// The pings of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pings {
+    /// No ping is out.
+    Idle,
+    /// A ping was sent.
+    AwaitingPong,
+    /// It was answered.
+    Answered,
+}
+
+/// What is due for a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// It has not connected in time.
+    Stale,
+    /// A ping is to be sent.
+    Ping,
+    /// It has not answered the ping.
+    NoPong,
+    /// Nothing.
+    Nothing,
+}
+
+/// A request of history.
+#[derive(Debug)]
+pub(super) struct HistoryQuery {
+    pub(super) id: u32,
+    pub(super) topic: TopicId,
+    /// Where the requested page begins.
+    pub(super) from: Replay,
+    /// Maximum number of messages; `None` without a bound of the client's.
+    pub(super) limit: Option<usize>,
+    /// Messages from this offset on are not wanted.
+    pub(super) before: u64,
+    /// The latest first.
+    pub(super) reverse: bool,
+    /// The pages so far.
+    pub(super) pages: Vec<u8>,
+    /// The messages in them.
+    pub(super) messages: usize,
+}
+
+/// The times of pings.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PingTimes {
+    /// From one ping to the next; 0 for no pings.
+    pub(super) interval: Nanos,
+    /// From a ping to its pong.
+    pub(super) timeout: Nanos,
+}
+
+impl CentrifugeSession {
+    /// A session whose connect command must come before `connect_by`.
+    pub(super) fn new(encoding: Encoding, connect_by: Nanos) -> CentrifugeSession {
+        CentrifugeSession {
+            encoding,
+            stage: Stage::AwaitingConnect,
+            wake_at: connect_by,
+            histories: Vec::new(),
+            stats: Vec::new(),
+        }
+    }
+
+    /// Bytes that it counts in the shard's [`KeptBytes`].
+    pub(super) fn kept_bytes(&self) -> usize {
+        let backlog_bytes = match &self.stage {
+            Stage::Connecting(backlog) => backlog.bytes,
+            Stage::AwaitingConnect | Stage::Connected(_) => 0,
+        };
+        backlog_bytes + self.histories.iter().map(|query| query.pages.len()).sum::<usize>()
+    }
+
+    /// A pong arrived. One without a ping is ignored.
+    pub(super) fn note_pong(&mut self) {
+        if let Stage::Connected(pings @ Pings::AwaitingPong) = &mut self.stage {
+            *pings = Pings::Answered;
+        }
+    }
+
+    /// Takes what is due, and sets the next time. `is_excused` says that the client cannot be expected to have answered:
+    /// it is not read, or was not sent everything.
+    pub(super) fn take_due(&mut self, now: Nanos, times: PingTimes, is_excused: bool) -> Due {
+        let PingTimes { interval, timeout } = times;
+        let (due, next) = match &mut self.stage {
+            Stage::Connecting(_) => (Due::Nothing, DECISION_CHECK_INTERVAL),
+            Stage::AwaitingConnect => (Due::Stale, DECISION_CHECK_INTERVAL),
+            Stage::Connected(Pings::AwaitingPong) if !is_excused => (Due::NoPong, timeout),
+            Stage::Connected(Pings::AwaitingPong) => (Due::Nothing, timeout),
+            Stage::Connected(pings @ Pings::Idle) => {
+                *pings = Pings::AwaitingPong;
+                (Due::Ping, timeout)
+            }
+            Stage::Connected(pings @ Pings::Answered) => {
+                *pings = Pings::Idle;
+                (Due::Nothing, interval.saturating_sub(timeout))
+            }
+        };
+        // Never at once again.
+        self.wake_at = now + next.max(1);
+        due
+    }
+}
+
+impl ConnectBacklog {
+    pub(super) fn new(id: u32) -> ConnectBacklog {
+        ConnectBacklog { id, frames: Vec::new(), has_first: false, bytes: 0 }
+    }
+
+    /// Whether a frame of so many bytes may be kept besides.
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        self.bytes + bytes <= CENTRIFUGE_CONNECT_BACKLOG_BYTES_MAX
+    }
+
+    /// Keeps a frame until the connect command is decided. It counts as [`frame_bytes`] of it.
+    pub(super) fn keep(&mut self, frame: &[u8]) {
+        self.bytes += frame_bytes(frame);
+        self.frames.push(frame.into());
+    }
+
+    /// Bytes that it counts in the shard's [`KeptBytes`].
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// Bytes of a frame that is kept: an entry costs memory besides its bytes.
+pub(super) fn frame_bytes(frame: &[u8]) -> usize {
+    frame.len() + size_of::<Box<[u8]>>()
+}
+
+/// Bytes that the sessions of a shard keep for requests that are not answered yet. They are charged to the memory budget.
+#[derive(Debug, Default)]
+pub(super) struct KeptBytes(usize);
+
+impl KeptBytes {
+    /// Adds bytes. False, with nothing added, if that is too much.
+    pub(super) fn add(&mut self, bytes: usize, pool: &mut Pool) -> bool {
+        let is_added = self.0 + bytes <= CENTRIFUGE_KEPT_BYTES_MAX && pool.charge(bytes);
+        self.0 += if is_added { bytes } else { 0 };
+        is_added
+    }
+
+    /// Removes bytes that were added.
+    pub(super) fn remove(&mut self, bytes: usize, pool: &mut Pool) {
+        debug_assert!(bytes <= self.0, "only what was added is removed");
+        self.0 = self.0.saturating_sub(bytes);
+        pool.discharge(bytes);
+    }
+}
+
+/// When sessions are due, in the order of time. A session is in it once.
+#[derive(Debug, Default)]
+pub(super) struct Alarms(BTreeSet<(Nanos, Token)>);
+
+impl Alarms {
+    /// Adds a session at its time.
+    pub(super) fn add(&mut self, token: Token, session: &CentrifugeSession) {
+        self.0.insert((session.wake_at, token));
+    }
+
+    /// Removes a session that ends.
+    pub(super) fn remove(&mut self, token: Token, session: &CentrifugeSession) {
+        self.0.remove(&(session.wake_at, token));
+    }
+
+    /// Connects a session: its first ping is due after the interval.
+    pub(super) fn connect(
+        &mut self,
+        token: Token,
+        session: &mut CentrifugeSession,
+        now: Nanos,
+        times: PingTimes,
+    ) {
+        self.remove(token, session);
+        session.stage = Stage::Connected(Pings::Idle);
+        if times.interval > 0 {
+            session.wake_at = now + times.interval;
+            self.add(token, session);
+        }
+    }
+
+    /// The next session that is due.
+    pub(super) fn pop_due(&mut self, now: Nanos) -> Option<Token> {
+        let (at, token) = *self.0.first()?;
+        (at <= now).then(|| {
+            self.0.pop_first();
+            token
+        })
+    }
+
+    /// When the next session is due.
+    pub(super) fn next(&self) -> Option<Nanos> {
+        self.0.first().map(|(at, _)| *at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(index: u32) -> Token {
+        Token { index, generation: 1 }
+    }
+
+    const TIMES: PingTimes = PingTimes { interval: 25, timeout: 10 };
+
+    fn connected(alarms: &mut Alarms) -> CentrifugeSession {
+        let mut session = CentrifugeSession::new(Encoding::Json, 5);
+        alarms.add(token(1), &session);
+        alarms.connect(token(1), &mut session, 0, TIMES);
+        session
+    }
+
+    #[test]
+    fn a_session_that_does_not_connect_is_stale() {
+        let mut alarms = Alarms::default();
+        let mut session = CentrifugeSession::new(Encoding::Json, 5);
+        alarms.add(token(1), &session);
+        assert_eq!((alarms.next(), alarms.pop_due(4)), (Some(5), None));
+        assert_eq!(alarms.pop_due(5), Some(token(1)));
+        assert_eq!(session.take_due(5, TIMES, false), Due::Stale);
+    }
+
+    #[test]
+    fn a_ping_is_due_in_each_interval_if_the_one_before_was_answered() {
+        let mut alarms = Alarms::default();
+        let mut session = connected(&mut alarms);
+        let mut pinged = Vec::new();
+        for _ in 0..6 {
+            let at = alarms.next().expect("an alarm");
+            assert_eq!(alarms.pop_due(at), Some(token(1)));
+            if session.take_due(at, TIMES, false) == Due::Ping {
+                pinged.push(at);
+                session.note_pong();
+            }
+            alarms.add(token(1), &session);
+        }
+        assert_eq!(pinged, [25, 50, 75]);
+    }
+
+    #[test]
+    fn without_an_interval_no_ping_is_due() {
+        let mut alarms = Alarms::default();
+        let mut session = CentrifugeSession::new(Encoding::Json, 5);
+        alarms.add(token(1), &session);
+        alarms.connect(token(1), &mut session, 0, PingTimes { interval: 0, ..TIMES });
+        assert_eq!(alarms.next(), None);
+    }
+
+    #[test]
+    fn a_client_that_is_read_must_answer_and_one_that_is_not_is_excused() {
+        let mut session = connected(&mut Alarms::default());
+        session.note_pong();
+        assert_eq!(session.take_due(25, TIMES, false), Due::Ping, "a pong without a ping counts for nothing");
+        assert_eq!(session.take_due(35, TIMES, true), Due::Nothing);
+        assert_eq!(session.take_due(45, TIMES, false), Due::NoPong);
+    }
+
+    #[test]
+    fn a_session_that_ends_leaves_no_alarm() {
+        let mut alarms = Alarms::default();
+        let session = connected(&mut alarms);
+        alarms.remove(token(1), &session);
+        assert_eq!(alarms.next(), None);
+    }
+
+    #[test]
+    fn what_sessions_keep_is_bounded_and_charged() {
+        let (mut kept, mut pool) = (KeptBytes::default(), Pool::standalone());
+        let frame = vec![0; 20_000];
+        let mut backlog = ConnectBacklog::new(1);
+        while backlog.has_room(frame_bytes(&frame)) {
+            assert!(kept.add(frame_bytes(&frame), &mut pool));
+            backlog.keep(&frame);
+        }
+        assert_eq!(backlog.frames.len(), CENTRIFUGE_CONNECT_BACKLOG_BYTES_MAX / frame_bytes(&frame));
+        while kept.add(20_000, &mut pool) {}
+        assert!(kept.0 > CENTRIFUGE_KEPT_BYTES_MAX - 20_000 && pool.used_bytes() as usize == kept.0);
+        kept.remove(kept.0, &mut pool);
+        assert_eq!((kept.0, pool.used_bytes()), (0, 0));
+    }
+}

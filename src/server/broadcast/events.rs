@@ -1,0 +1,126 @@
+//! The events that sessions are sent, and the one place that writes them in a session's dialect.
+
+use super::dialect::Dialect;
+use super::presence::PresenceChange;
+use super::{centrifuge_events, v1_events};
+use crate::event_stream;
+use crate::v1::ProtocolError;
+use echoring_topics::{Gap, GapReason, Position};
+
+/// An event for one session. `id` is that of the client's request, if it has one.
+#[derive(Clone, Debug)]
+pub(super) enum SessionEvent<'a> {
+    /// A subscription has begun.
+    Subscribed(SubscribedEvent<'a>),
+    /// The client ended a subscription.
+    Unsubscribed { id: Option<u64>, topic: &'a str },
+    /// The server ended a subscription: messages after `position` were lost.
+    Dropped { topic: &'a str, position: Position, reason: GapReason },
+    /// The server ended a subscription, because the client may no longer have it as it is. `may_return` says that it may
+    /// subscribe again.
+    Withdrawn { topic: &'a str, position: Position, may_return: bool },
+    /// A publication was accepted.
+    Published { id: u64, topic: &'a str, position: Position },
+    /// The messages `from` to `to` were lost.
+    Gap { topic: &'a str, epoch: u64, from: u64, to: u64, reason: GapReason },
+    /// A page of a member list.
+    Members(MembersEvent<'a>),
+    /// The session has fresh credentials.
+    Authenticated { id: Option<u64>, client: u64, subject: &'a str, expires_in_s: Option<u64> },
+    /// The credentials of the session expire in so many seconds.
+    TokenExpires(u64),
+    /// A request failed.
+    Error(&'a ProtocolError),
+}
+
+/// A subscription has begun: messages after `position` follow.
+#[derive(Clone, Debug)]
+pub(super) struct SubscribedEvent<'a> {
+    pub(super) id: Option<u64>,
+    pub(super) topic: &'a str,
+    pub(super) position: Position,
+    /// Whether all messages after the position that the client asked for follow; `None` if it asked for none.
+    pub(super) recovered: Option<bool>,
+    /// Messages up to this offset are parts of a snapshot.
+    pub(super) snapshot: Option<u64>,
+    /// Whether nobody knows what is missing after the position that the client asked for.
+    pub(super) is_reset: bool,
+    /// On a topic with presence, the number of subscribers, and the client's own number.
+    pub(super) presence: Option<(u64, u64)>,
+    /// Whether the client may return to a position.
+    pub(super) recoverable: bool,
+    /// The page of messages that the event itself carries, in dialects where it does.
+    pub(super) messages: &'a [u8],
+}
+
+/// A page of a member list.
+#[derive(Clone, Debug)]
+pub(super) struct MembersEvent<'a> {
+    pub(super) id: Option<u64>,
+    pub(super) topic: &'a str,
+    /// The page begins behind this member.
+    pub(super) after: Option<u64>,
+    /// The number of all members.
+    pub(super) count: u64,
+    /// The members of the page, see [`members`](echoring_topics::members).
+    pub(super) page: &'a [u8],
+    /// The last member of the page, if there are more.
+    pub(super) next: Option<u64>,
+    /// Only numbers are requested.
+    pub(super) stats: bool,
+}
+
+impl SessionEvent<'_> {
+    /// Appends the event in a dialect. Nothing is appended if the dialect has no such event.
+    pub(super) fn write(&self, dialect: Dialect, out: &mut Vec<u8>) {
+        match dialect {
+            Dialect::V1 => v1_events::write(self, out),
+            Dialect::Centrifuge(encoding) => centrifuge_events::write(encoding, self, out),
+            Dialect::EventStream => self.write_to_stream(out),
+        }
+    }
+
+    /// Everything else ends an event stream, or has no meaning for a client without requests.
+    fn write_to_stream(&self, out: &mut Vec<u8>) {
+        match *self {
+            SessionEvent::Subscribed(SubscribedEvent {
+                topic,
+                position,
+                recovered,
+                snapshot,
+                is_reset,
+                ..
+            }) => event_stream::subscribed(out, topic, position, recovered, snapshot, is_reset),
+            SessionEvent::Gap { topic, epoch, from, to, reason } => {
+                event_stream::gap(out, topic, epoch, Gap { from, to, reason });
+            }
+            _ => {}
+        }
+    }
+}
+
+/// An event for all sessions that subscribe to a topic.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum TopicEvent<'a> {
+    /// A subscriber joined or left.
+    Presence(&'a PresenceChange<'a>),
+    /// Everything up to this offset was sent.
+    Heartbeat(u64),
+}
+
+impl TopicEvent<'_> {
+    /// Appends the event in a dialect that has it. The topic has this epoch.
+    pub(super) fn write(&self, dialect: Dialect, topic: &str, epoch: u64, out: &mut Vec<u8>) {
+        match dialect {
+            Dialect::V1 => v1_events::write_topic_event(self, topic, out),
+            Dialect::Centrifuge(encoding) => {
+                centrifuge_events::write_topic_event(encoding, self, topic, out);
+            }
+            Dialect::EventStream => {
+                if let TopicEvent::Heartbeat(offset) = *self {
+                    event_stream::heartbeat(out, Position { epoch, offset });
+                }
+            }
+        }
+    }
+}

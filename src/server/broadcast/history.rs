@@ -1,0 +1,188 @@
+//! Requests of history: pages come from the owner of the topic, as those of a replay do, and are answered together.
+
+use echoring_auth::Identity;
+use echoring_centrifuge::{Encoding, ErrorCode, History, HistoryResult, reply};
+use echoring_runtime::shard::ConnectionContext;
+use echoring_topics::{Page, Position, Replay, Right, TopicId, entries};
+
+use super::Broadcast;
+use super::centrifuge::{centrifuge, has_long_queue};
+use super::centrifuge_events::publication;
+use super::centrifuge_session::HistoryQuery;
+use super::shard_mail::ShardMail;
+use crate::limits::{CENTRIFUGE_HISTORY_BYTES_MAX, CENTRIFUGE_PENDING_REQUESTS_MAX, REQUESTS_WAITING_MAX};
+use crate::peer::{Peer, ServerApplication};
+use crate::v1::{INTEGER_END, hexadecimal};
+
+impl Broadcast {
+    /// A session requests the history of a topic that it subscribes to.
+    pub(super) fn read_history<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        client: Option<&Identity>,
+        encoding: Encoding,
+        id: u32,
+        request: &History<'_>,
+    ) {
+        let name = &*request.channel;
+        let topic = self.fan_out.topics.find(name);
+        let Peer::Session(session) = &mut *link.peer else { return };
+        let subscribed = topic.filter(|topic| session.find(*topic).is_some());
+        let is_allowed = self.may(client, Right::History, name);
+        let Some((topic, epoch)) = subscribed.filter(|_| is_allowed).and_then(|topic| {
+            Some((topic, self.subscriptions.get(topic).filter(|own| own.owned.is_some())?.epoch))
+        }) else {
+            return self.fail(link, encoding, id, ErrorCode::PermissionDenied);
+        };
+        let head = Position { epoch, offset: self.fan_out.topics.offset(topic) };
+        if let Some(since) = &request.since {
+            if since.offset >= INTEGER_END {
+                return self.fail(link, encoding, id, ErrorCode::BadRequest);
+            }
+            if !since.epoch.is_empty() && hexadecimal(&since.epoch) != Some(epoch) {
+                return self.fail(link, encoding, id, ErrorCode::UnrecoverablePosition);
+            }
+        }
+        if request.limit == 0 {
+            return self.send_history(link, encoding, id, head, &[]);
+        }
+        let is_full = self.pending.len() >= REQUESTS_WAITING_MAX || has_long_queue(link);
+        let Some(centrifuge) = centrifuge(link) else { return };
+        if is_full || centrifuge.histories.len() >= CENTRIFUGE_PENDING_REQUESTS_MAX {
+            return self.fail(link, encoding, id, ErrorCode::TooManyRequests);
+        }
+        let query = query(id, topic, request, head.offset);
+        self.request_history(link, query);
+    }
+
+    /// Requests the next page.
+    fn request_history<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        query: HistoryQuery,
+    ) {
+        let (topic, from, token) = (query.topic, query.from, link.token);
+        let has_room = self.sessions.kept.add(query.pages.len(), link.pool());
+        let Some(centrifuge) = centrifuge(link) else { return };
+        if !has_room {
+            let encoding = centrifuge.encoding;
+            return self.fail(link, encoding, query.id, ErrorCode::TooManyRequests);
+        }
+        centrifuge.histories.push(query);
+        let Some((owner, owned)) = self.subscriptions.owner(topic) else {
+            return self.history_page(link, topic, from, None, &[]);
+        };
+        if self.orders(owner, link.mailboxes.shard()) {
+            let now = link.now();
+            let (page, bytes) = self.sequencer.history(owned, from, now, link.pool());
+            self.history_page(link, topic, from, page, &bytes);
+        } else {
+            let mail = ShardMail::ReplayRequest { owned, local: topic, token, from };
+            self.pending.add(link.mailboxes, owner, mail, "");
+        }
+    }
+
+    /// A page arrived that no replay waits for.
+    pub(super) fn history_page<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        topic: TopicId,
+        from: Replay,
+        page: Option<Page>,
+        messages: &[u8],
+    ) {
+        let Some(centrifuge) = centrifuge(link) else { return };
+        let encoding = centrifuge.encoding;
+        let is_this = |query: &HistoryQuery| query.topic == topic && query.from == from;
+        let Some(index) = centrifuge.histories.iter().position(is_this) else { return };
+        let mut query = centrifuge.histories.remove(index);
+        self.sessions.kept.remove(query.pages.len(), link.pool());
+        let Some(page) = page else { return self.fail(link, encoding, query.id, ErrorCode::Internal) };
+        let last = entries(messages).last().map(|(offset, _)| offset);
+        query.pages.extend_from_slice(messages);
+        query.messages += page.messages as usize;
+        let has_all = page.complete
+            || last.is_none_or(|last| last + 1 >= query.before)
+            || (!query.reverse && query.limit.is_some_and(|limit| query.messages >= limit));
+        if has_all || (query.pages.len() >= CENTRIFUGE_HISTORY_BYTES_MAX && !query.reverse) {
+            return self.answer_history(link, encoding, &query, page.head);
+        }
+        if query.pages.len() >= CENTRIFUGE_HISTORY_BYTES_MAX {
+            // The latest, which would come first, are not among them.
+            return self.fail(link, encoding, query.id, ErrorCode::LimitExceeded);
+        }
+        let reached = last.unwrap_or(page.after);
+        query.from = if page.conflated { Replay::Latest(reached) } else { Replay::After(reached) };
+        self.request_history(link, query);
+    }
+
+    fn answer_history<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        encoding: Encoding,
+        query: &HistoryQuery,
+        head: Position,
+    ) {
+        let wanted = entries(&query.pages).filter(|(offset, _)| *offset < query.before);
+        let mut publications: Vec<_> =
+            wanted.map(|(offset, message)| publication(offset, &message)).collect();
+        if query.reverse {
+            publications.reverse();
+        }
+        publications.truncate(query.limit.unwrap_or(usize::MAX));
+        self.send_history(link, encoding, query.id, head, &publications);
+    }
+
+    fn send_history<A: ServerApplication>(
+        &mut self,
+        link: &mut ConnectionContext<'_, A>,
+        encoding: Encoding,
+        id: u32,
+        head: Position,
+        publications: &[echoring_centrifuge::Publication<'_>],
+    ) {
+        let epoch = format!("{:x}", head.epoch);
+        let result = HistoryResult { publications, epoch: &epoch, offset: head.offset };
+        self.sessions.send_with(link, |out| reply::history(encoding, out, id, &result));
+    }
+}
+
+/// The messages that a request wants from a topic that has reached `head`.
+fn query(id: u32, topic: TopicId, request: &History<'_>, head: u64) -> HistoryQuery {
+    let limit = usize::try_from(request.limit).ok();
+    let since = request.since.as_ref().map(|since| since.offset);
+    let (after, before) = if request.reverse {
+        let before = since.unwrap_or(u64::MAX);
+        let last = head.min(before.saturating_sub(1));
+        (limit.map_or(0, |limit| last.saturating_sub(limit as u64)), before)
+    } else {
+        (since.unwrap_or(0), u64::MAX)
+    };
+    let (from, pages) = (Replay::After(after), Vec::new());
+    HistoryQuery { id, topic, from, limit, before, reverse: request.reverse, pages, messages: 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use echoring_centrifuge::Position;
+
+    use super::*;
+
+    fn wanted(limit: i32, since: Option<u64>, reverse: bool) -> (Replay, u64) {
+        let since = since.map(|offset| Position { offset, epoch: "".into() });
+        let request = History { channel: "a".into(), limit, since, reverse };
+        let query = query(1, TopicId { index: 0, generation: 0 }, &request, 100);
+        (query.from, query.before)
+    }
+
+    #[test]
+    fn a_request_begins_where_its_first_message_is() {
+        assert_eq!(wanted(10, None, false), (Replay::After(0), u64::MAX));
+        assert_eq!(wanted(10, Some(40), false), (Replay::After(40), u64::MAX));
+        assert_eq!(wanted(10, None, true), (Replay::After(90), u64::MAX));
+        assert_eq!(wanted(10, Some(40), true), (Replay::After(29), 40));
+        assert_eq!(wanted(10, Some(5), true), (Replay::After(0), 5));
+        assert_eq!(wanted(-1, Some(40), true), (Replay::After(0), 40));
+        assert_eq!(wanted(-1, None, false), (Replay::After(0), u64::MAX));
+    }
+}
