@@ -47,8 +47,6 @@ impl<'a> Heartbeat<'a> {
         };
         let (node, started_ms) = (NodeId(take_u64(bytes)?), take_u64(bytes)?);
         let name = take_text(bytes)?;
-        (1..=NODE_NAME_BYTES_MAX)
-            .contains(&name.len())
-            .then_some(Heartbeat { node, name, started_ms, phase })
+        (1..=NODE_NAME_BYTES_MAX).contains(&name.len()).then_some(Heartbeat { node, name, started_ms, phase })
     }
 }

@@ -139,12 +139,7 @@ impl Link {
     }
 
     /// Takes a packet. `sessions` counts this node's sessions.
-    pub(crate) fn handle<'a>(
-        &mut self,
-        packet: &Packet<'a>,
-        sessions: &mut u64,
-        now: Nanos,
-    ) -> Received<'a> {
+    pub(crate) fn handle<'a>(&mut self, packet: &Packet<'a>, sessions: &mut u64, now: Nanos) -> Received<'a> {
         if self.theirs.is_some_and(|theirs| packet.session < theirs) {
             return Received::Nothing;
         }
@@ -198,8 +193,7 @@ impl Link {
     pub(crate) fn poll(&mut self, from: NodeId, to: NodeId, now: Nanos, bytes: &mut Vec<u8>) -> bool {
         let (session, their_session) = (self.session, self.theirs.unwrap_or(0));
         let acknowledged = self.expected - 1;
-        let empty =
-            Packet { from, to, session, their_session, sequence: 0, acknowledged, messages: &[] };
+        let empty = Packet { from, to, session, their_session, sequence: 0, acknowledged, messages: &[] };
         if !self.is_known {
             if now < self.announce_at {
                 return false;

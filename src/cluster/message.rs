@@ -105,6 +105,16 @@ pub enum Message<'a> {
     },
     /// To the node that owns the topic from now on: its state, in parts.
     Handover(Handover<'a>),
+    /// The answer to the last part: it has arrived.
+    Taken {
+        /// The topic.
+        topic: &'a str,
+    },
+    /// To the topic's owner: it has had messages in an epoch that may be lost. Its subscribers must be told.
+    Diverged {
+        /// The topic.
+        topic: &'a str,
+    },
 }
 
 /// A part of a topic's state.
@@ -137,6 +147,8 @@ const DELIVER: u8 = 8;
 const UNFOLLOW: u8 = 9;
 const RELEASED: u8 = 10;
 const HANDOVER: u8 = 11;
+const TAKEN: u8 = 12;
+const DIVERGED: u8 = 13;
 
 impl<'a> Message<'a> {
     /// The topic that the message is about.
@@ -150,6 +162,8 @@ impl<'a> Message<'a> {
             | Message::Following { topic, .. }
             | Message::Deliver { topic, .. }
             | Message::Unfollow { topic }
+            | Message::Taken { topic }
+            | Message::Diverged { topic }
             | Message::Released { topic, .. }
             | Message::Handover(Handover { topic, .. }) => Some(topic),
         }
@@ -198,6 +212,8 @@ impl<'a> Message<'a> {
                 append_entry(bytes, entries);
             }
             Message::Unfollow { topic } => begin(bytes, UNFOLLOW, topic),
+            Message::Taken { topic } => begin(bytes, TAKEN, topic),
+            Message::Diverged { topic } => begin(bytes, DIVERGED, topic),
             Message::Released { topic, owner } => {
                 begin(bytes, RELEASED, topic);
                 bytes.put_u64_le(owner.0);
@@ -236,7 +252,11 @@ impl<'a> Message<'a> {
             }
             FOLLOWING => {
                 let (start, head) = (take_position(bytes)?, take_u64(bytes)?);
-                (start.epoch != 0 && head >= start.offset).then_some(Message::Following { topic, start, head })?
+                (start.epoch != 0 && head >= start.offset).then_some(Message::Following {
+                    topic,
+                    start,
+                    head,
+                })?
             }
             DELIVER => {
                 let Position { epoch, offset } = take_position(bytes)?;
@@ -244,6 +264,8 @@ impl<'a> Message<'a> {
                 (offset != 0).then_some(Message::Deliver { topic, epoch, first: offset, entries })?
             }
             UNFOLLOW => Message::Unfollow { topic },
+            TAKEN => Message::Taken { topic },
+            DIVERGED => Message::Diverged { topic },
             RELEASED => Message::Released { topic, owner: NodeId(take_u64(bytes)?) },
             HANDOVER => {
                 let (head, flags, first) = (take_position(bytes)?, take_u8(bytes)?, take_u64(bytes)?);

@@ -89,6 +89,12 @@ pub struct OwnerTable {
     /// Topics that a node with another view has handed over, and that another node owns in this one. They stay until both have
     /// the same view; until then there may be no other place for them.
     visiting: BTreeSet<Box<str>>,
+    /// Topics that were handed to a node that has not said that they arrived.
+    handed: BTreeSet<(NodeId, Box<str>)>,
+    /// Topics that were handed to a node that has lost its state, or has lost this one's. Their owners must know.
+    diverged: BTreeSet<Box<str>>,
+    /// Topics that begin a new epoch once this node has received them, because it remembers messages of another.
+    merging: BTreeSet<Box<str>>,
     /// Whether positions of forgotten topics may have to move.
     has_remembered: bool,
     /// Followers that were not sent everything.
@@ -109,6 +115,9 @@ impl OwnerTable {
             topics: BTreeMap::new(),
             moving: BTreeSet::new(),
             visiting: BTreeSet::new(),
+            handed: BTreeSet::new(),
+            diverged: BTreeSet::new(),
+            merging: BTreeSet::new(),
             has_remembered: false,
             lagging: BTreeSet::new(),
             timers: BTreeSet::new(),
@@ -129,7 +138,7 @@ impl OwnerTable {
 
     /// Whether no topic has to be handed over. [`Cluster::settled`](crate::Cluster::settled) may be called then.
     pub fn is_settled(&self) -> bool {
-        self.moving.is_empty() && !self.has_remembered
+        self.moving.is_empty() && self.diverged.is_empty() && !self.has_remembered
     }
 
     /// The next publication that was decided.
@@ -248,6 +257,8 @@ impl OwnerTable {
     pub fn handle_reset<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, node: NodeId) {
         let OwnerTable { topics, lagging, outcomes, outgoing_bytes, .. } = self;
         lagging.retain(|(_, follower)| *follower != node);
+        let lost = self.handed.extract_if(.., |(to, _)| *to == node);
+        self.diverged.extend(lost.map(|(_, name)| name));
         let mut changed = Vec::new();
         for (name, topic) in topics.iter_mut() {
             topic.outgoing.reset(node, |ticket, bytes, outcome| {
@@ -284,7 +295,9 @@ impl OwnerTable {
     ) {
         match *message {
             Message::View { .. } | Message::Settled { .. } => {}
-            Message::Publish { topic, batch, entries } => self.order_batch(shard, from, topic, batch, entries),
+            Message::Publish { topic, batch, entries } => {
+                self.order_batch(shard, from, topic, batch, entries)
+            }
             Message::Published { topic: name, batch, outcomes: list } => {
                 let OwnerTable { topics, outcomes: decided, outgoing_bytes, .. } = self;
                 let Some(topic) = topics.get_mut(name) else { return };
@@ -305,6 +318,8 @@ impl OwnerTable {
             Message::Unfollow { topic } => self.unfollow(from, topic),
             Message::Released { topic, owner } => self.released(shard, from, topic, owner),
             Message::Handover(part) => self.receive(shard, from, &part),
+            Message::Taken { topic } => drop(self.handed.remove(&(from, topic.into()))),
+            Message::Diverged { topic } => self.diverged(shard, from, topic),
         }
     }
 

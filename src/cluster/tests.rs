@@ -55,7 +55,8 @@ impl Pair {
             Received::Nothing => {}
             Received::Reset => self.resets[end] += 1,
             Received::Messages(list) => {
-                let numbers = entries(list).map(|entry| u32::from_le_bytes(entry.try_into().expect("a number")));
+                let numbers =
+                    entries(list).map(|entry| u32::from_le_bytes(entry.try_into().expect("a number")));
                 self.received[end].extend(numbers);
             }
         }
@@ -158,6 +159,8 @@ fn messages() -> Vec<Message<'static>> {
         Message::Deliver { topic: "t", epoch: 77, first: 13, entries: b"" },
         Message::Unfollow { topic: "t" },
         Message::Released { topic: "t", owner: A },
+        Message::Taken { topic: "t" },
+        Message::Diverged { topic: "t" },
         Message::Handover(part),
     ]
 }

@@ -97,6 +97,9 @@ mod tests {
         for number in 0..16_000 {
             *counts.entry(view.owner(&format!("t{number}"))).or_default() += 1;
         }
-        assert!(counts.len() == 8 && counts.values().all(|count| (1_700..2_300).contains(count)), "{counts:?}");
+        assert!(
+            counts.len() == 8 && counts.values().all(|count| (1_700..2_300).contains(count)),
+            "{counts:?}"
+        );
     }
 }

@@ -57,11 +57,7 @@ impl Backbone {
     }
 
     /// The next delivery that is due, if its receiver is connected.
-    pub fn poll(
-        &mut self,
-        now: Nanos,
-        is_connected: impl Fn(NodeId) -> bool,
-    ) -> Option<(NodeId, Delivery)> {
+    pub fn poll(&mut self, now: Nanos, is_connected: impl Fn(NodeId) -> bool) -> Option<(NodeId, Delivery)> {
         for ((_, to), queue) in &mut self.queues {
             if queue.front().is_some_and(|(at, _)| *at <= now) {
                 let (_, delivery) = queue.pop_front()?;

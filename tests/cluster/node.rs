@@ -56,7 +56,7 @@ impl Node {
         Node {
             cluster,
             table,
-            store: Store::new(id.0, truth.clone(), history),
+            store: Store::new(id, truth.clone(), history),
             is_connected: false,
             skew,
             settling: Vec::new(),
@@ -92,7 +92,8 @@ impl Node {
         let ticket = self.ticket;
         self.pending.insert(ticket, (topic.into(), entry));
         let bytes = entry.to_bytes();
-        self.with_table(now, |table, shard| table.publish(shard, topic, ticket, &bytes)).expect("there is room");
+        self.with_table(now, |table, shard| table.publish(shard, topic, ticket, &bytes))
+            .expect("there is room");
     }
 
     pub fn subscribe(&mut self, now: Nanos, subscriber: Subscriber) {
@@ -190,11 +191,18 @@ impl Node {
                 Outcome::Accepted(position) => {
                     self.published.accepted += 1;
                     let ordered = self.truth.at(&topic, position);
-                    assert_eq!((ordered.publisher, ordered.number), (entry.publisher, entry.number), "{topic} at {position}");
+                    assert_eq!(
+                        (ordered.publisher, ordered.number),
+                        (entry.publisher, entry.number),
+                        "{topic} at {position}"
+                    );
                 }
                 Outcome::Unreachable => {
                     self.published.unreachable += 1;
-                    assert!(!self.truth.is_published(entry), "{entry:?} was published and its publisher told no");
+                    assert!(
+                        !self.truth.is_published(entry),
+                        "{entry:?} was published and its publisher told no"
+                    );
                 }
                 Outcome::Uncertain => self.published.uncertain += 1,
                 Outcome::Refused(reason) => panic!("refused for {reason}"),

@@ -81,7 +81,6 @@ fn active(world: &World) -> Vec<NodeId> {
     nodes.map(Node::id).collect()
 }
 
-
 /// Publishes a message with an idempotency key, and now and then an earlier one again, which is published already.
 fn publish_somewhere(world: &mut World, earlier: &mut Vec<(Nanos, String, Entry)>) {
     let active = active(world);

@@ -1,8 +1,8 @@
 //! Topics of one node, as simple as they can be, with subscribers that check what they get.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use echoring_cluster::{History, Outcome, TopicStore, append_entry};
+use echoring_cluster::{History, NodeId, Outcome, TopicStore, append_entry};
 use echoring_proto::random::SplitMix64;
 use echoring_topics::Position;
 
@@ -24,12 +24,14 @@ pub struct Subscriber {
     pub topic: String,
     pub position: Option<Position>,
     pub told: Told,
+    /// When it was told its epoch.
+    pub since: usize,
     truth: Truth,
 }
 
 impl Subscriber {
     pub fn new(topic: &str, truth: Truth) -> Subscriber {
-        Subscriber { topic: topic.into(), position: None, told: Told::default(), truth }
+        Subscriber { topic: topic.into(), position: None, told: Told::default(), since: 0, truth }
     }
 
     /// Gets a message. It may have it already, from another node.
@@ -40,7 +42,12 @@ impl Subscriber {
         if position.offset <= own.offset {
             return;
         }
-        assert_eq!(position.offset, own.offset + 1, "{}: a message is missing and nobody says so", self.topic);
+        assert_eq!(
+            position.offset,
+            own.offset + 1,
+            "{}: a message is missing and nobody says so",
+            self.topic
+        );
         self.position = Some(position);
         self.told.messages += 1;
     }
@@ -54,6 +61,7 @@ impl Subscriber {
     fn reset(&mut self, head: Position) {
         self.told.resets += u64::from(self.position.is_some());
         self.position = Some(head);
+        self.since = self.truth.now();
     }
 }
 
@@ -76,12 +84,24 @@ pub struct Store {
     history_max: usize,
     /// Topics that were begun here since the world last looked.
     pub begun: Vec<String>,
+    /// All epochs that topics have had here. If the node is killed, it may have had the last copy of their messages.
+    pub seen: BTreeSet<u64>,
+    node: NodeId,
 }
 
 impl Store {
-    pub fn new(seed: u64, truth: Truth, history_max: usize) -> Store {
-        let epochs = SplitMix64::new(seed);
-        Store { topics: BTreeMap::new(), remembered: BTreeMap::new(), epochs, truth, history_max, begun: Vec::new() }
+    pub fn new(node: NodeId, truth: Truth, history_max: usize) -> Store {
+        let epochs = SplitMix64::new(node.0);
+        Store {
+            topics: BTreeMap::new(),
+            remembered: BTreeMap::new(),
+            epochs,
+            truth,
+            history_max,
+            begun: Vec::new(),
+            seen: BTreeSet::new(),
+            node,
+        }
     }
 
     fn epoch(&mut self) -> u64 {
@@ -136,6 +156,7 @@ impl Store {
     }
 
     fn restart(&mut self, name: &str, start: Position, head: u64) {
+        self.seen.insert(start.epoch);
         let topic = self.topics.entry(name.into()).or_default();
         topic.position = start;
         topic.history.clear();
@@ -179,7 +200,7 @@ impl TopicStore for Store {
         if entry.key != 0 {
             self.topic(topic).keys.insert(entry.key, offset);
         }
-        self.truth.order(topic, Position { epoch, offset }, entry);
+        self.truth.order(self.node, topic, Position { epoch, offset }, entry);
         self.push(topic, offset, entry);
         Outcome::Accepted(Position { epoch, offset })
     }

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use echoring_cluster::NodeId;
 use echoring_topics::Position;
 
 /// A publication: its publisher, the publisher's number for it, and its idempotency key, or 0.
@@ -36,6 +37,11 @@ struct Known {
     published: BTreeSet<Entry>,
     /// The latest number of each publisher in each epoch of each topic.
     latest: BTreeMap<(String, u64, u32), u32>,
+    /// All messages as they were ordered in time: their topic, their epoch and the node.
+    history: Vec<(String, u64, NodeId)>,
+    /// Nodes that have taken what they knew with them, and the epochs of the topics that they had.
+    dead: BTreeSet<NodeId>,
+    dead_epochs: BTreeSet<u64>,
 }
 
 /// Shared by all nodes and clients of a world.
@@ -44,8 +50,9 @@ pub struct Truth(Rc<RefCell<Known>>);
 
 impl Truth {
     /// An owner gave a message its position.
-    pub fn order(&self, topic: &str, position: Position, entry: Entry) {
-        let Known { messages, published, latest } = &mut *self.0.borrow_mut();
+    pub fn order(&self, node: NodeId, topic: &str, position: Position, entry: Entry) {
+        let Known { messages, published, latest, history, .. } = &mut *self.0.borrow_mut();
+        history.push((topic.into(), position.epoch, node));
         let before = messages.insert((topic.into(), position), entry);
         assert_eq!(before, None, "{topic} has two messages at {position}: the other is {entry:?}");
         assert!(published.insert(entry), "{entry:?} was published twice");
@@ -57,6 +64,28 @@ impl Truth {
     /// The message at a position.
     pub fn at(&self, topic: &str, position: Position) -> Entry {
         *self.0.borrow().messages.get(&(topic.into(), position)).expect("a message that was ordered")
+    }
+
+    /// A time: messages that are ordered from now on come after it.
+    pub fn now(&self) -> usize {
+        self.0.borrow().history.len()
+    }
+
+    /// A node has been killed. Nobody knows any more what it has ordered and not passed on, nor what was passed on to it.
+    pub fn kill(&self, node: NodeId, epochs: impl IntoIterator<Item = u64>) {
+        let known = &mut *self.0.borrow_mut();
+        known.dead.insert(node);
+        known.dead_epochs.extend(epochs);
+    }
+
+    /// Whether a topic has had messages in other epochs than `epoch` since a time.
+    pub fn has_others_since(&self, topic: &str, epoch: u64, since: usize) -> bool {
+        let Known { history, dead, dead_epochs, .. } = &*self.0.borrow();
+        let is_other = |(name, other, node): &(String, u64, NodeId)| {
+            let is_lost = dead.contains(node) || dead_epochs.contains(other);
+            name == topic && *other != epoch && !is_lost
+        };
+        history[since..].iter().any(is_other)
     }
 
     pub fn is_published(&self, entry: Entry) -> bool {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use echoring_cluster::{Destination, NodeId};
+use echoring_cluster::{Destination, NodeId, Phase};
 use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
 use echoring_proto::random::SplitMix64;
 
@@ -71,6 +71,10 @@ impl World {
     /// Ends a node without a word. Its clients look for another.
     pub fn kill(&mut self, id: NodeId) -> Option<Node> {
         let mut node = self.nodes.remove(&id)?;
+        // A node that leaves while it hears no other takes its topics with it.
+        if node.cluster.phase() != Phase::Left || node.cluster.view().owners().is_empty() {
+            self.truth.kill(id, node.store.seen.iter().copied());
+        }
         self.backbone.forget(id);
         self.wandering.extend(node.lose_all());
         self.count(&node.published);
@@ -254,6 +258,8 @@ impl World {
                 assert_eq!((node.pending(), node.arriving()), (0, 0), "at {}", node.id());
                 for subscriber in node.subscribers().filter(|subscriber| subscriber.topic == *topic) {
                     assert_eq!(subscriber.position, Some(position), "{topic} at {}", node.id());
+                    let misses = self.truth.has_others_since(topic, position.epoch, subscriber.since);
+                    assert!(!misses, "a subscriber of {topic} was not told of another epoch's messages");
                 }
             }
         }

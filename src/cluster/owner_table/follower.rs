@@ -2,6 +2,7 @@
 
 use echoring_topics::Position;
 
+use super::handover::takes_other_epoch;
 use super::{OwnerTable, Peers, Role, Shard};
 use crate::store::TopicStore;
 use crate::view::NodeId;
@@ -20,6 +21,9 @@ impl OwnerTable {
         match topic.role {
             Role::Asked(owner) | Role::Live(owner) if owner == from => topic.role = Role::Live(from),
             _ => return,
+        }
+        if takes_other_epoch(shard.store, name, start.epoch) {
+            self.diverged.insert(name.into());
         }
         let known = shard.store.position(name);
         match known.filter(|known| known.epoch == start.epoch && known.offset <= head) {

@@ -29,6 +29,21 @@ impl OwnerTable {
             }
         }
         self.hand_over_remembered(shard);
+        self.report_diverged(shard);
+    }
+
+    /// Tells the owners of topics whose handover may be lost.
+    fn report_diverged<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>) {
+        for name in std::mem::take(&mut self.diverged) {
+            match self.view.owner(&name).filter(|owner| *owner != self.node) {
+                Some(owner) if shard.peers.has_room(owner) => {
+                    self.handed.insert((owner, name.clone()));
+                    shard.peers.send(owner, &Message::Diverged { topic: &name });
+                }
+                Some(_) => drop(self.diverged.insert(name)),
+                None => self.merge(shard, &name),
+            }
+        }
     }
 
     fn hand_over_one<S: TopicStore, P: Peers>(
@@ -40,6 +55,7 @@ impl OwnerTable {
         let Some(topic) = self.topics.get_mut(name) else { return };
         let Role::Owner(followers) = std::mem::take(&mut topic.role) else { return };
         send_state(shard, name, owner);
+        self.handed.insert((owner, name.into()));
         for follower in followers.into_keys() {
             self.lagging.remove(&(name.into(), follower));
             if follower != owner {
@@ -73,16 +89,10 @@ impl OwnerTable {
             let Some((name, head)) = store.take_remembered(&mut moves) else { break };
             if let Some(owner) = view.owner(&name) {
                 let first = head.offset + 1;
-                let part = Handover {
-                    topic: &name,
-                    head,
-                    begins: true,
-                    ends: true,
-                    first,
-                    entries: &[],
-                    rest: &[],
-                };
+                let part =
+                    Handover { topic: &name, head, begins: true, ends: true, first, entries: &[], rest: &[] };
                 peers.send(owner, &Message::Handover(part));
+                self.handed.insert((owner, name));
             }
         }
         self.has_remembered = is_full;
@@ -96,6 +106,9 @@ impl OwnerTable {
         part: &Handover<'_>,
     ) {
         let &Handover { topic: name, head, begins, ends, first, entries, rest } = part;
+        if ends {
+            shard.peers.send(from, &Message::Taken { topic: name });
+        }
         if self.is_owner(name) {
             if begins && head.offset > 0 {
                 self.merge(shard, name);
@@ -107,6 +120,9 @@ impl OwnerTable {
         }
         self.topics.entry(name.into()).or_default().role = Role::Receiving(from);
         if begins {
+            if takes_other_epoch(shard.store, name, head.epoch) {
+                self.merging.insert(name.into());
+            }
             let known = shard.store.position(name);
             if known.is_none_or(|known| known.epoch != head.epoch || known.offset > head.offset) {
                 shard.store.follow(name, Position { offset: first - 1, ..head }, head.offset);
@@ -128,12 +144,31 @@ impl OwnerTable {
         if self.view.owner(name) != Some(self.node) {
             self.visiting.insert(name.into());
         }
+        if self.merging.remove(name) {
+            self.merge(shard, name);
+        }
         self.drive(shard, name);
+    }
+
+    /// A node has lost sight of a topic that it had handed to another.
+    pub(super) fn diverged<S: TopicStore, P: Peers>(
+        &mut self,
+        shard: &mut Shard<'_, S, P>,
+        from: NodeId,
+        name: &str,
+    ) {
+        shard.peers.send(from, &Message::Taken { topic: name });
+        self.merge(shard, name);
     }
 
     /// Two nodes have owned the topic. Nobody knows what the subscribers of one have missed of the other: all are told so, by a
     /// new epoch.
     fn merge<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
+        if !self.is_owner(name) {
+            // Nor may it begin where this node had left it.
+            shard.store.take_remembered(&mut |remembered| remembered == name);
+            return;
+        }
         let start = shard.store.renew(name);
         let Some(Role::Owner(followers)) = self.topics.get(name).map(|topic| &topic.role) else { return };
         let followers: Vec<NodeId> = followers.keys().copied().collect();
@@ -147,6 +182,13 @@ impl Role {
     fn is_received_from(&self, node: NodeId) -> bool {
         matches!(self, Role::Receiving(from) if *from == node)
     }
+}
+
+/// Forgets what a store remembers of a topic that another node goes on with. Whether that had messages in another epoch: the
+/// subscribers of this one do not know of them.
+pub(super) fn takes_other_epoch<S: TopicStore>(store: &mut S, name: &str, epoch: u64) -> bool {
+    let remembered = store.take_remembered(&mut |remembered| remembered == name);
+    remembered.is_some_and(|(_, position)| position.epoch != epoch && position.offset > 0)
 }
 
 /// Sends a topic's state to its next owner.
