@@ -259,11 +259,8 @@ impl Cluster {
                 peer.announced = Some((view, number));
                 self.answer(from);
             }
-            Some(Message::Settled { number }) => {
-                if number == self.number {
-                    peer.has_settled = true;
-                }
-            }
+            // An answer to an earlier view says nothing about this one.
+            Some(Message::Settled { number }) => peer.has_settled |= number == self.number,
             Some(_) => self.events.push_back(Event::Message { from, bytes: bytes.to_vec() }),
             // Of another version.
             None => {}

@@ -257,8 +257,10 @@ impl OwnerTable {
     pub fn handle_reset<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, node: NodeId) {
         let OwnerTable { topics, lagging, outcomes, outgoing_bytes, .. } = self;
         lagging.retain(|(_, follower)| *follower != node);
-        let lost = self.handed.extract_if(.., |(to, _)| *to == node);
-        self.diverged.extend(lost.map(|(_, name)| name));
+        let (lost, on_their_way) =
+            std::mem::take(&mut self.handed).into_iter().partition::<BTreeSet<_>, _>(|(to, _)| *to == node);
+        self.handed = on_their_way;
+        self.diverged.extend(lost.into_iter().map(|(_, name)| name));
         let mut changed = Vec::new();
         for (name, topic) in topics.iter_mut() {
             topic.outgoing.reset(node, |ticket, bytes, outcome| {

@@ -107,9 +107,9 @@ fn kill(world: &mut World, id: NodeId, restarts: &mut Vec<(Nanos, String)>) {
 
 fn restart_due(world: &mut World, restarts: &mut Vec<(Nanos, String)>) {
     let now = world.now;
-    let (due, later) = std::mem::take(restarts).into_iter().partition(|(at, _)| *at <= now);
+    let (due, later): (Vec<_>, Vec<_>) = std::mem::take(restarts).into_iter().partition(|(at, _)| *at <= now);
     *restarts = later;
-    for (_, name) in Vec::from(due) {
+    for (_, name) in due {
         world.start(&name);
     }
 }
