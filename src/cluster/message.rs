@@ -52,7 +52,7 @@ pub enum Message<'a> {
         topic: &'a str,
         /// The batch.
         batch: u32,
-        /// See [`outcomes`].
+        /// One outcome for each entry.
         outcomes: &'a [u8],
     },
     /// The sender does not own the topic: nothing of the batch was published, or nothing follows for batch 0.

@@ -110,7 +110,8 @@ impl OwnerTable {
             shard.peers.send(from, &Message::Taken { topic: name });
         }
         if self.is_owner(name) {
-            if begins && head.offset > 0 {
+            // Also if that has no messages: it may have begun with a merge, of which nobody here has been told.
+            if begins {
                 self.merge(shard, name);
             }
             return;
@@ -184,11 +185,11 @@ impl Role {
     }
 }
 
-/// Forgets what a store remembers of a topic that another node goes on with. Whether that had messages in another epoch: the
-/// subscribers of this one do not know of them.
+/// Forgets what a store remembers of a topic that another node goes on with. Whether that was another epoch: its messages are not
+/// known to the subscribers of this one.
 pub(super) fn takes_other_epoch<S: TopicStore>(store: &mut S, name: &str, epoch: u64) -> bool {
     let remembered = store.take_remembered(&mut |remembered| remembered == name);
-    remembered.is_some_and(|(_, position)| position.epoch != epoch && position.offset > 0)
+    remembered.is_some_and(|(_, position)| position.epoch != epoch)
 }
 
 /// Sends a topic's state to its next owner.
