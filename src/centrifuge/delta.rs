@@ -7,7 +7,7 @@
 //! LENGTH "\n"   ( LENGTH "@" OFFSET ","  |  LENGTH ":" BYTES )*   CHECKSUM ";"
 //! ```
 //!
-//! Numbers are in base 64 with the digits of [`DIGITS`], the most significant first.
+//! Numbers are in base 64 with the digits `0-9A-Z_a-z~`, the most significant first.
 //!
 //! Time and memory are linear in the lengths of base and target. If the target is UTF-8, so is the delta: no literal begins or
 //! ends within a character, because JSON carries deltas in strings.
