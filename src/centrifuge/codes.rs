@@ -129,7 +129,7 @@ pub enum Disconnect {
     NoPong = 3012,
     /// The client sends more commands than it may.
     TooManyRequests = 3013,
-    /// What the client holds is no longer valid: it gets a new token and synchronizes again.
+    /// The client's state is no longer valid: it gets a new token and synchronizes again.
     StateInvalidated = 3014,
     /// The token is invalid.
     InvalidToken = 3500,
@@ -238,7 +238,7 @@ pub enum UnsubscribeCode {
     InsufficientState = 2500,
     /// The subscription has expired.
     Expired = 2501,
-    /// What the client holds is no longer valid: it gets a new token and synchronizes again.
+    /// The client's state is no longer valid: it gets a new token and synchronizes again.
     StateInvalidated = 2502,
 }
 

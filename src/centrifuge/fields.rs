@@ -1,4 +1,4 @@
-//! What both encodings have in common: a message is a series of fields, each with a number for protobuf and a name for JSON.
+//! The common ground of both encodings: a message is a series of fields, each with a number for protobuf and a name for JSON.
 //! Every message describes its fields once, to a [`Writer`].
 
 use crate::{Body, Payload};

@@ -4,7 +4,7 @@
 use crate::fields::{Field, Message, Writer};
 use crate::{Body, Payload};
 
-/// Who a client is, as others see it.
+/// A client as others see it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClientInfo<'a> {
     /// The user; empty for an anonymous one.
@@ -24,7 +24,7 @@ pub struct Publication<'a> {
     pub body: Body<'a>,
     /// The position in the channel; 0 for none.
     pub offset: u64,
-    /// Who published it, if that is known and clients may see it.
+    /// The publisher, if it is known and clients may see it.
     pub info: Option<ClientInfo<'a>>,
     /// The key whose latest state it is; empty for none.
     pub key: &'a str,

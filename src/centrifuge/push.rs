@@ -1,4 +1,4 @@
-//! What the server sends by itself: each push is appended to `out`, which holds the content of one frame. A frame may have
+//! Pushes, which the server sends without a request: each push is appended to `out`, which holds the content of one frame. A frame may have
 //! many pushes and [replies](crate::reply).
 //!
 //! A push depends on nothing but its arguments, so one encoding of a publication serves all subscribers of its channel.

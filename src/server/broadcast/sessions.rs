@@ -210,7 +210,6 @@ impl Sessions {
             return link.send_event(event);
         }
         let parts = message_parts(dialect, message_head, topic, position.offset, skipped, *publication);
-        event.clear();
         parts.iter().for_each(|part| event.extend_from_slice(part));
         if is_snapshot && dialect == Dialect::V1 {
             server_event::mark_snapshot(event);
