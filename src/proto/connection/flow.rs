@@ -39,13 +39,13 @@ impl Flow {
 
 impl Connection {
     /// Whether reading should pause or resume now. It pauses when more than [`ConnectionConfig::queue_bytes`] are queued,
-    /// and resumes at half of that.
+    /// and resumes at half of that. While the node `is_short` of memory, it pauses as soon as the peer does not read.
     #[inline]
-    pub fn pause_wanted(&mut self, config: &ConnectionConfig) -> Option<bool> {
+    pub fn pause_wanted(&mut self, config: &ConnectionConfig, is_short: bool) -> Option<bool> {
         let queued = self.queued_bytes();
         let mark = config.queue_bytes;
         let paused = self.flow.reads_paused;
-        let full = if paused { queued > mark / 2 } else { queued > mark };
+        let full = if paused { queued > mark / 2 } else { queued > mark } || (is_short && self.is_blocked());
         let held = self.flow.is_held() || self.is_deciding() || self.reader.has_deferred();
         if !full && !held && !paused {
             return None;

@@ -618,14 +618,27 @@ fn reading_pauses_above_the_queue_limit_and_resumes_at_half() {
     let mut echo = Echo::open_with(config, false);
     echo.connection.blocked(600);
     let config = echo.config.clone();
-    assert_eq!(echo.connection.pause_wanted(&config), None);
+    assert_eq!(echo.connection.pause_wanted(&config, false), None);
     echo.receive(&client_frame(Opcode::Binary, true, &[1; 500]));
-    assert_eq!(echo.connection.pause_wanted(&config), Some(true));
-    assert_eq!(echo.connection.pause_wanted(&config), None);
+    assert_eq!(echo.connection.pause_wanted(&config, false), Some(true));
+    assert_eq!(echo.connection.pause_wanted(&config, false), None);
     echo.connection.unblocked(echo.now);
-    assert_eq!(echo.connection.pause_wanted(&config), None, "504 bytes are still more than half");
+    assert_eq!(echo.connection.pause_wanted(&config, false), None, "504 bytes are still more than half");
     echo.flush();
-    assert_eq!(echo.connection.pause_wanted(&config), Some(false));
+    assert_eq!(echo.connection.pause_wanted(&config, false), Some(false));
+}
+
+#[test]
+fn while_the_node_is_short_of_memory_a_peer_is_read_from_only_if_it_reads() {
+    let mut echo = Echo::open_with(ConnectionConfig::default(), false);
+    let config = echo.config.clone();
+    assert_eq!(echo.connection.pause_wanted(&config, true), None);
+    echo.connection.blocked(1);
+    assert_eq!(echo.connection.pause_wanted(&config, false), None);
+    assert_eq!(echo.connection.pause_wanted(&config, true), Some(true));
+    assert_eq!(echo.connection.pause_wanted(&config, true), None);
+    echo.connection.unblocked(echo.now);
+    assert_eq!(echo.connection.pause_wanted(&config, true), Some(false));
 }
 
 #[test]
@@ -636,9 +649,9 @@ fn a_peer_that_does_not_read_is_read_from_once_more_within_a_bound() {
     echo.connection.blocked(600);
     assert!(!echo.connection.wants_one_more(&config), "reading is not paused");
     echo.receive(&client_frame(Opcode::Binary, true, &[1; 500]));
-    assert_eq!(echo.connection.pause_wanted(&config), Some(true));
+    assert_eq!(echo.connection.pause_wanted(&config, false), Some(true));
     assert!(echo.connection.wants_one_more(&config));
-    assert_eq!(echo.connection.pause_wanted(&config), Some(true), "it pauses again after the receive");
+    assert_eq!(echo.connection.pause_wanted(&config, false), Some(true), "it pauses again after the receive");
     echo.connection.set_backpressured(true, echo.now);
     assert!(!echo.connection.wants_one_more(&config), "the application applies backpressure");
     echo.connection.set_backpressured(false, echo.now);
@@ -646,7 +659,7 @@ fn a_peer_that_does_not_read_is_read_from_once_more_within_a_bound() {
     let mut times = 0;
     while echo.connection.wants_one_more(&config) {
         echo.receive(&client_frame(Opcode::Binary, true, &[1; 60_000]));
-        assert_eq!(echo.connection.pause_wanted(&config), Some(true));
+        assert_eq!(echo.connection.pause_wanted(&config, false), Some(true));
         times += 1;
     }
     assert!((4..=5).contains(&times), "{times}");
@@ -659,11 +672,11 @@ fn a_connection_that_reads_when_full_pauses_only_under_backpressure() {
     let mut echo = Echo::open_with(config, false);
     let config = echo.config.clone();
     echo.connection.blocked(2_000);
-    assert_eq!(echo.connection.pause_wanted(&config), None);
+    assert_eq!(echo.connection.pause_wanted(&config, false), None);
     echo.connection.set_backpressured(true, echo.now);
-    assert_eq!(echo.connection.pause_wanted(&config), Some(true));
+    assert_eq!(echo.connection.pause_wanted(&config, false), Some(true));
     echo.connection.set_backpressured(false, echo.now);
-    assert_eq!(echo.connection.pause_wanted(&config), Some(false), "the queue is still full");
+    assert_eq!(echo.connection.pause_wanted(&config, false), Some(false), "the queue is still full");
 }
 
 #[test]

@@ -440,7 +440,9 @@ impl<D: Driver, A: Application> Core<D, A> {
             }
             None => {}
         }
-        match connection.pause_wanted(&self.env.config) {
+        // What such a peer sends would take more of the memory that others need.
+        let is_short = connection.is_blocked() && self.env.pool.is_short(0);
+        match connection.pause_wanted(&self.env.config, is_short) {
             Some(true) => {
                 self.counters.pauses += 1;
                 self.driver.pause(token);

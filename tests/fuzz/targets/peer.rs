@@ -482,7 +482,7 @@ impl<'a> Peer<'a> {
             self.lost.cut |= fate == TransportAction::Abort;
             self.fates.push(fate);
         }
-        let _ = self.connection.pause_wanted(&self.config);
+        let _ = self.connection.pause_wanted(&self.config, false);
         let _ = self.connection.take_deadline_moved();
         let staged_bytes = std::mem::take(&mut self.staged_bytes);
         if self.habits.rough && staged_bytes > 0 && self.fates.is_empty() {

@@ -144,13 +144,13 @@ fn what_arrived_before_the_answer_is_dropped() {
     env.pool.put(head);
     connection.decide_later(None);
     assert!(matches!(connection.poll(&mut cursor, &mut bytes, &mut env), Step::Idle));
-    assert_eq!(connection.pause_wanted(env.config), Some(true));
+    assert_eq!(connection.pause_wanted(env.config, false), Some(true));
     assert!(connection.has_deferred());
     connection.accept(None, None, &[], true, &mut env).unwrap();
     assert!(connection.is_deciding(), "no key, no upgrade");
     connection.begin_event_stream("", &mut env).unwrap();
     assert!(!connection.has_deferred());
-    assert_eq!(connection.pause_wanted(env.config), Some(false));
+    assert_eq!(connection.pause_wanted(env.config, false), Some(false));
     echo.flush();
     assert!(echo.sent.starts_with(b"HTTP/1.1 200 "));
     echo.connection.release(&mut echo.pool, &mut echo.codecs);

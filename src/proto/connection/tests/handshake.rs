@@ -48,14 +48,14 @@ fn bytes_that_arrive_while_the_application_decides_are_deferred() {
     env.pool.put(head);
     connection.decide_later(Some(*b"AAAAAAAAAAAAAAAAAAAAAA=="));
     assert!(matches!(connection.poll(&mut cursor, &mut bytes, &mut env), Step::Idle));
-    assert_eq!(connection.pause_wanted(env.config), Some(true));
+    assert_eq!(connection.pause_wanted(env.config, false), Some(true));
     let mut rest = frame[5..].to_vec();
     assert!(matches!(connection.poll(&mut SpanCursor::new(), &mut rest, &mut env), Step::Idle));
     assert!(connection.take_deferred(env.config).is_none(), "the application has not decided");
     connection.accept(None, None, &[], false, &mut env).unwrap();
     let deferred = connection.take_deferred(env.config).expect("both spans were deferred");
     assert_eq!(deferred.as_slice(), frame);
-    assert_eq!(connection.pause_wanted(env.config), Some(false));
+    assert_eq!(connection.pause_wanted(env.config, false), Some(false));
 }
 
 #[test]
