@@ -131,6 +131,17 @@ impl OwnerTable {
         self.topics.get(name).is_some_and(|topic| matches!(topic.role, Role::Owner(_)))
     }
 
+    /// Whether a publication to the topic gets its position here and now.
+    pub fn orders(&self, name: &str) -> bool {
+        let topic = self.topics.get(name);
+        topic.is_some_and(|topic| matches!(topic.role, Role::Owner(_)) && topic.outgoing.is_empty())
+    }
+
+    /// Whether there is room for another publication of this size that has to wait.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.outgoing_bytes + bytes <= OUTGOING_BYTES_MAX
+    }
+
     /// Whether this node has the topic's position from its owner, or is the owner.
     pub fn is_live(&self, name: &str) -> bool {
         self.topics.get(name).is_some_and(|topic| matches!(topic.role, Role::Owner(_) | Role::Live(_)))
@@ -154,6 +165,7 @@ impl OwnerTable {
     /// This node has its first subscriber of a topic.
     pub fn subscribe<S: TopicStore, P: Peers>(&mut self, shard: &mut Shard<'_, S, P>, name: &str) {
         self.topics.entry(name.into()).or_default().is_wanted = true;
+        self.hold(shard, name);
         self.drive(shard, name);
     }
 
@@ -168,7 +180,7 @@ impl OwnerTable {
                 shard.store.remove(name);
             }
             Role::Idle => shard.store.remove(name),
-            Role::Owner(_) | Role::Receiving(_) => {}
+            Role::Owner(_) | Role::Receiving(_) => self.hold(shard, name),
         }
         self.drive(shard, name);
     }
@@ -184,15 +196,12 @@ impl OwnerTable {
         ticket: Ticket,
         entry: &[u8],
     ) -> Result<(), Full> {
-        if let Some(topic) = self.topics.get(name)
-            && matches!(topic.role, Role::Owner(_))
-            && topic.outgoing.is_empty()
-        {
+        if self.orders(name) {
             let outcome = self.order(shard, name, entry);
             self.outcomes.push_back((ticket, outcome));
             return Ok(());
         }
-        if self.outgoing_bytes + entry.len() > OUTGOING_BYTES_MAX {
+        if !self.has_room(entry.len()) {
             return Err(Full);
         }
         self.outgoing_bytes += entry.len();
@@ -261,7 +270,7 @@ impl OwnerTable {
             std::mem::take(&mut self.handed).into_iter().partition::<BTreeSet<_>, _>(|(to, _)| *to == node);
         self.handed = on_their_way;
         self.diverged.extend(lost.into_iter().map(|(_, name)| name));
-        let mut changed = Vec::new();
+        let (mut changed, mut left) = (Vec::new(), Vec::new());
         for (name, topic) in topics.iter_mut() {
             topic.outgoing.reset(node, |ticket, bytes, outcome| {
                 *outgoing_bytes -= bytes;
@@ -269,7 +278,11 @@ impl OwnerTable {
             });
             topic.hint = topic.hint.filter(|hint| *hint != node);
             match &mut topic.role {
-                Role::Owner(followers) => drop(followers.remove(&node)),
+                Role::Owner(followers) => {
+                    if followers.remove(&node).is_some() {
+                        left.push(name.clone());
+                    }
+                }
                 Role::Asked(owner) | Role::Live(owner) | Role::Receiving(owner) if *owner == node => {
                     topic.role = Role::Idle;
                 }
@@ -286,6 +299,7 @@ impl OwnerTable {
             }
             self.drive(shard, name);
         }
+        left.iter().for_each(|name| self.hold(shard, name));
     }
 
     /// Takes a message of another node.
@@ -317,7 +331,7 @@ impl OwnerTable {
                     deliver(shard.store, topic, epoch, first, entries);
                 }
             }
-            Message::Unfollow { topic } => self.unfollow(from, topic),
+            Message::Unfollow { topic } => self.unfollow(shard, from, topic),
             Message::Released { topic, owner } => self.released(shard, from, topic, owner),
             Message::Handover(part) => self.receive(shard, from, &part),
             Message::Taken { topic } => drop(self.handed.remove(&(from, topic.into()))),
@@ -383,6 +397,16 @@ impl OwnerTable {
             Role::Idle if !topic.is_wanted && topic.outgoing.is_empty() => drop(self.topics.remove(name)),
             _ => {}
         }
+    }
+
+    /// Tells the store whether it must keep the topic.
+    fn hold<S: TopicStore, P>(&self, shard: &mut Shard<'_, S, P>, name: &str) {
+        let is_held = self.topics.get(name).is_some_and(|topic| match &topic.role {
+            Role::Idle => topic.is_wanted,
+            Role::Owner(followers) => topic.is_wanted || !followers.is_empty(),
+            Role::Asked(_) | Role::Live(_) | Role::Receiving(_) => true,
+        });
+        shard.store.hold(name, is_held);
     }
 
     /// Asks again a little later.

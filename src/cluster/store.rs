@@ -57,6 +57,10 @@ pub trait TopicStore {
     /// Takes what another node's store exported.
     fn import_rest(&mut self, topic: &str, bytes: &[u8]);
 
+    /// Whether the topic is of use to others than this node's subscribers, so that it stays when those have left. Nothing happens if
+    /// there is no such topic.
+    fn hold(&mut self, topic: &str, is_held: bool);
+
     /// Forgets a topic, with its position. It has no subscribers on this node.
     fn remove(&mut self, topic: &str);
 

@@ -342,6 +342,12 @@ impl<K: Copy + Eq> Channel<K> {
         }
     }
 
+    /// The indices and keys of all members.
+    pub(super) fn keys(&self) -> impl Iterator<Item = (u32, K)> {
+        let members = (0..).zip(&self.members);
+        members.filter_map(|(index, member)| member.as_ref().map(|member| (index, member.key)))
+    }
+
     /// Completes `deliveries` with what follows from the cursors: the messages owed to all members, partial sends
     /// included, and those that have left the log and will be reported when the members read on.
     pub(super) fn complete(&self, settings: &TopicSettings, deliveries: &mut Deliveries) {

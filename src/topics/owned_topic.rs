@@ -40,6 +40,8 @@ pub(super) struct OwnedTopic {
     pub(super) creator: Creator,
     /// When the last subscriber left; `None` while there are subscribers.
     pub(super) idle_since: Option<Nanos>,
+    /// Kept for others than the shards of this node.
+    pub(super) is_held: bool,
 }
 
 impl OwnedTopic {

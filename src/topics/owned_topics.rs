@@ -1,6 +1,7 @@
 //! The topics that this shard owns: it orders their messages, forwards them, and keeps their history.
 
 mod import;
+mod shared;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
@@ -89,6 +90,8 @@ pub struct OwnedTopics {
     seed: u64,
     /// The positions of forgotten topics.
     forgotten: Retained<Forgotten>,
+    /// The topics that were forgotten lately, if somebody takes them.
+    names_forgotten: Option<Vec<Box<str>>>,
 }
 
 /// The position and counts of a forgotten topic, for returning subscribers.
@@ -117,6 +120,7 @@ impl OwnedTopics {
             forgotten: Retained::default(),
             idempotent: VecDeque::new(),
             seed,
+            names_forgotten: None,
         }
     }
 
@@ -177,7 +181,7 @@ impl OwnedTopics {
     ) {
         let Some(owned) = self.table.get_mut(id.key()) else { return };
         owned.shards.retain(|entry| *entry != (shard, local));
-        if owned.shards.is_empty() && owned.idle_since.is_none() {
+        if owned.shards.is_empty() && owned.idle_since.is_none() && !owned.is_held {
             owned.idle_since = Some(now);
             if owned.keeps_nothing() {
                 return self.forget(id, now, pool);
@@ -235,7 +239,7 @@ impl OwnedTopics {
                 break refused;
             }
         };
-        let OwnedTopics { table, publications, by_size, .. } = self;
+        let OwnedTopics { table, publications, .. } = self;
         let Some(owned) = table.get_mut(id.key()) else { return Err(Refused::Busy) };
         let count = Publications {
             published: 1,
@@ -247,6 +251,15 @@ impl OwnedTopics {
         if let Some(refused) = refused {
             return Err(refused);
         }
+        self.advance(id, publication, now, pool);
+        let Some(owned) = self.table.get_mut(id.key()) else { return Err(Refused::Busy) };
+        Ok((owned.position(), &owned.shards))
+    }
+
+    /// Gives a message the next offset, and stores it for replay.
+    fn advance(&mut self, id: OwnedTopicId, publication: &Publication<'_>, now: Nanos, pool: &mut Pool) {
+        let OwnedTopics { table, by_size, .. } = self;
+        let Some(owned) = table.get_mut(id.key()) else { return };
         owned.offset += 1;
         owned.payload_bytes += publication.payload.len() as u64;
         owned.rate.count(now);
@@ -260,13 +273,12 @@ impl OwnedTopics {
             kept = owned.remember(publication, now, pool);
             by_size.set(id.index, owned.history.charged_bytes());
         }
-        let Some(owned) = table.get_mut(id.key()) else { return Err(Refused::Busy) };
+        let Some(owned) = table.get_mut(id.key()) else { return };
         if !kept {
             // A replay reports the gap.
             owned.history.forget_all(owned.offset, pool);
             by_size.set(id.index, 0);
         }
-        Ok((owned.position(), &owned.shards))
     }
 
     /// As [`publish`](OwnedTopics::publish), but a message that was accepted with the same `idempotency_key` within the
@@ -536,6 +548,7 @@ impl OwnedTopics {
             members: BTreeMap::new(),
             creator,
             idle_since: Some(now),
+            is_held: false,
         };
         let id = OwnedTopicId::from_key(self.table.insert(owned));
         self.by_name.insert(name.into(), id);
@@ -551,6 +564,9 @@ impl OwnedTopics {
         }
         self.creators.remove(owned.creator);
         self.by_name.remove(&owned.name);
+        if let Some(names) = &mut self.names_forgotten {
+            names.push(owned.name.clone());
+        }
         let OwnedTopic { publications, payload_bytes, .. } = owned;
         let forgotten = Forgotten { position: owned.position(), publications, payload_bytes };
         self.forgotten.put(&owned.name, forgotten, now, pool);

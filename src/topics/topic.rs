@@ -379,6 +379,17 @@ impl<K: Copy + Eq> Topics<K> {
         channels.release_deserted(topic, sums, pool);
     }
 
+    /// Lists the subscribers of a topic.
+    pub fn subscribers(&self, id: TopicId) -> Vec<(K, MemberId)> {
+        let channels = self.table.get(id.key()).map(|topic| &topic.channels[..]).unwrap_or_default();
+        let channels = channels.iter().filter_map(|number| Some((*number, self.channels.get(*number)?)));
+        channels
+            .flat_map(|(channel, known)| {
+                known.keys().map(move |(index, key)| (key, MemberId { channel, index }))
+            })
+            .collect()
+    }
+
     /// Whether a topic has no subscribers on this shard.
     pub fn is_deserted(&self, id: TopicId) -> bool {
         self.table.get(id.key()).is_some_and(|topic| topic.channels.is_empty())

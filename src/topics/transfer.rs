@@ -187,6 +187,22 @@ impl OwnedTopics {
         Some(cursor)
     }
 
+    /// Appends the records of a topic besides its position and its messages, until there are about `bytes_max`: the latest message of
+    /// each key, and the idempotency keys.
+    pub fn export_state(
+        &mut self,
+        id: OwnedTopicId,
+        bytes_max: usize,
+        now: Nanos,
+        pool: &mut Pool,
+        bytes: &mut Vec<u8>,
+    ) {
+        let mut cursor = ExportCursor { index: id.index as usize, part: Part::Latest(0) };
+        while bytes.len() < bytes_max && matches!(cursor.part, Part::Latest(_) | Part::Keys(..)) {
+            cursor = self.export_part(cursor, bytes_max, now, pool, bytes);
+        }
+    }
+
     fn export_forgotten(&self, cursor: ExportCursor, _: Nanos, bytes: &mut Vec<u8>) -> Option<ExportCursor> {
         let (name, position) = self.forgotten_position(cursor.index)?;
         append(bytes, FORGOTTEN, |bytes| {
@@ -358,6 +374,25 @@ impl Importer {
             }
             _ => self.import_part(topics, record, now, pool).map(|()| None),
         }
+    }
+
+    /// Imports records of [`export_state`](OwnedTopics::export_state) into a topic that has its messages.
+    ///
+    /// # Errors
+    /// The topic is as far as it was imported.
+    pub fn import_state(
+        topics: &mut OwnedTopics,
+        id: OwnedTopicId,
+        mut bytes: &[u8],
+        now: Nanos,
+        pool: &mut Pool,
+    ) -> Result<(), ImportError> {
+        let mut importer = Importer { topic: Some(id) };
+        while !bytes.is_empty() {
+            let record = Record::take(&mut bytes).filter(|record| matches!(record.kind, LATEST | KEY));
+            importer.import_part(topics, record.ok_or(ImportError::Malformed)?, now, pool)?;
+        }
+        Ok(())
     }
 
     /// Imports a part of the topic before.

@@ -256,6 +256,10 @@ impl TopicStore for Store {
         }
     }
 
+    fn hold(&mut self, _: &str, _: bool) {
+        // The world has it forget only topics that are of no use.
+    }
+
     fn remove(&mut self, topic: &str) {
         let removed = self.topics.remove(topic);
         let subscribers = removed.map_or(0, |topic| topic.subscribers.len());

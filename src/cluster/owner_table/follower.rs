@@ -32,6 +32,7 @@ impl OwnerTable {
             Some(_) => {}
             None => shard.store.follow(name, start, head),
         }
+        self.hold(shard, name);
         self.drive(shard, name);
     }
 

@@ -128,6 +128,7 @@ impl OwnerTable {
             if known.is_none_or(|known| known.epoch != head.epoch || known.offset > head.offset) {
                 shard.store.follow(name, Position { offset: first - 1, ..head }, head.offset);
             }
+            self.hold(shard, name);
         }
         deliver(shard.store, name, head.epoch, first, entries);
         if ends {
@@ -148,6 +149,7 @@ impl OwnerTable {
         if self.merging.remove(name) {
             self.merge(shard, name);
         }
+        self.hold(shard, name);
         self.drive(shard, name);
     }
 

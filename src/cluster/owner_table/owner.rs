@@ -18,7 +18,10 @@ impl OwnerTable {
         let OwnerTable { topics, outcomes, outgoing_bytes, .. } = self;
         let Some(topic) = topics.get_mut(name) else { return };
         match begun {
-            Ok(_) => topic.role = Role::Owner(BTreeMap::new()),
+            Ok(_) => {
+                topic.role = Role::Owner(BTreeMap::new());
+                self.hold(shard, name);
+            }
             Err(reason) => {
                 while topic.outgoing.is_ready()
                     && let Some((ticket, entry)) = topic.outgoing.pop()
@@ -91,29 +94,41 @@ impl OwnerTable {
     ) -> Outcome {
         let before = shard.store.position(name).map_or(0, |position| position.offset);
         let outcome = shard.store.append(name, entry);
-        let Outcome::Accepted(Position { epoch, offset }) = outcome else { return outcome };
         // A publication that was accepted before is not delivered again.
-        if offset <= before {
-            return outcome;
+        if let Outcome::Accepted(position) = outcome
+            && position.offset > before
+        {
+            self.forward(shard.peers, name, position, entry);
         }
+        outcome
+    }
+
+    /// Whether other nodes follow a topic that this node owns.
+    pub fn has_followers(&self, name: &str) -> bool {
+        let role = self.topics.get(name).map(|topic| &topic.role);
+        matches!(role, Some(Role::Owner(followers)) if !followers.is_empty())
+    }
+
+    /// Sends the followers of a topic the message that this node has just given a position.
+    pub fn forward<P: Peers>(&mut self, peers: &mut P, name: &str, position: Position, entry: &[u8]) {
+        let Position { epoch, offset } = position;
         let OwnerTable { topics, lagging, .. } = self;
         let Some(Role::Owner(followers)) = topics.get_mut(name).map(|topic| &mut topic.role) else {
-            return outcome;
+            return;
         };
         let mut list = Vec::new();
         for (follower, sent) in followers {
-            if *sent + 1 == offset && shard.peers.has_room(*follower) {
+            if *sent + 1 == offset && peers.has_room(*follower) {
                 if list.is_empty() {
                     append_entry(&mut list, entry);
                 }
                 let message = Message::Deliver { topic: name, epoch, first: offset, entries: &list };
-                shard.peers.send(*follower, &message);
+                peers.send(*follower, &message);
                 *sent = offset;
             } else {
                 lagging.insert((name.into(), *follower));
             }
         }
-        outcome
     }
 
     /// Another node follows a topic from now on.
@@ -149,14 +164,21 @@ impl OwnerTable {
         followers.insert(follower, start.offset);
         shard.peers.send(follower, &Message::Following { topic: name, start, head });
         self.lagging.insert((name.into(), follower));
+        self.hold(shard, name);
         self.catch_up_one(shard, name, follower);
     }
 
-    pub(super) fn unfollow(&mut self, from: NodeId, name: &str) {
+    pub(super) fn unfollow<S: TopicStore, P: Peers>(
+        &mut self,
+        shard: &mut Shard<'_, S, P>,
+        from: NodeId,
+        name: &str,
+    ) {
         if let Some(Role::Owner(followers)) = self.topics.get_mut(name).map(|topic| &mut topic.role) {
             followers.remove(&from);
             self.lagging.remove(&(name.into(), from));
         }
+        self.hold(shard, name);
     }
 
     /// Sends followers that lag what they lack, as far as their links have room.
