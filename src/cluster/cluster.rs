@@ -148,6 +148,11 @@ impl Cluster {
         self.config.node
     }
 
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.config.name
+    }
+
     /// How far it is.
     pub fn phase(&self) -> Phase {
         self.phase
@@ -335,6 +340,14 @@ impl Cluster {
         self.phase == Phase::Left
     }
 
+    /// As [`Peers::send`], for a message that is already [written](Message::write).
+    pub fn send_bytes(&mut self, to: NodeId, message: &[u8]) {
+        // Of a node that is not there any more, the tables have been told or will be.
+        if let Some(peer) = self.peers.get_mut(&to) {
+            peer.link.push(message.to_vec());
+        }
+    }
+
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
@@ -419,10 +432,7 @@ impl Cluster {
 
 impl Peers for Cluster {
     fn send(&mut self, to: NodeId, message: &Message<'_>) {
-        // Of a node that is not there any more, the tables have been told or will be.
-        if let Some(peer) = self.peers.get_mut(&to) {
-            peer.link.push(encode(message));
-        }
+        self.send_bytes(to, &encode(message));
     }
 
     fn knows(&self, node: NodeId) -> bool {

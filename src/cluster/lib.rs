@@ -30,7 +30,7 @@ mod tables;
 mod view;
 mod wire;
 
-pub use cluster::{Cluster, ClusterConfig, Destination, Event, Phase};
+pub use cluster::{Cluster, ClusterConfig, Destination, Event, Phase, Settle};
 pub use heartbeat::Heartbeat;
 pub use message::{Handover, Message, Outcome};
 pub use outgoing::{Full, Ticket};

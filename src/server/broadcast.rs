@@ -21,6 +21,7 @@
 mod centrifuge;
 mod centrifuge_events;
 mod centrifuge_session;
+pub(crate) mod cluster;
 pub(crate) mod connection_sink;
 pub(crate) mod dialect;
 mod drain;
@@ -28,6 +29,7 @@ mod draining;
 mod event_stream;
 mod events;
 mod fan_out;
+mod forwards;
 mod frame_encoder;
 mod handover;
 mod held_publications;
@@ -37,7 +39,7 @@ pub(crate) mod mail_codec;
 mod members;
 mod pending_requests;
 mod presence;
-mod publish;
+pub(crate) mod publish;
 mod replay;
 mod reports;
 mod request_history;
@@ -62,6 +64,7 @@ use echoring_topics::{CreationLimits, Creators, OwnedTopicId, OwnedTopics, Place
 
 use crate::config::ServerConfig;
 use crate::peer::{Peer, ServerApplication};
+use cluster::{ClusterSettings, ClusterShard};
 use drain::Drain;
 use fan_out::FanOut;
 use handover::Handover;
@@ -153,6 +156,11 @@ impl Broadcast {
         }
     }
 
+    /// Shares the topics with other nodes.
+    pub(crate) fn join(&mut self, cluster: ClusterSettings) {
+        self.sequencer.join(ClusterShard::new(cluster));
+    }
+
     /// Uses other settings from now on. Connections keep the topics that they subscribe to.
     pub(crate) fn configure(&mut self, config: &ServerConfig) {
         let ServerConfig { topics, creation, subscriptions_max, message_bytes_max, .. } = config;
@@ -164,6 +172,7 @@ impl Broadcast {
     /// Whether the owner may take a request, which may post one message to every other shard.
     pub(crate) fn takes_requests<D: Driver, A: ServerApplication>(&self, cx: &Context<'_, D, A>) -> bool {
         cx.all_have_room(Lane::Forward, self.sequencer.mail_bytes_max())
+            && self.sequencer.has_room_for_others()
     }
 
     /// A send to a connection was partial.

@@ -3,7 +3,7 @@
 //! A command goes straight to the shards that it concerns, which answer within their ticks. A shard never waits for the
 //! sender, and pending publications are bounded by [`OUTSIDE_MESSAGES_MAX`] and [`OUTSIDE_BYTES_MAX`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
@@ -13,6 +13,7 @@ use crate::limits::{
     IDEMPOTENCY_KEY_BYTES_MAX, JSON_DEPTH_MAX, OUTSIDE_BYTES_MAX, OUTSIDE_BYTES_PER_TICK,
     OUTSIDE_MESSAGES_MAX, SNAPSHOT_TIMEOUT,
 };
+use echoring_cluster::Ticket;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::{Bridge, Context, ControlMessage, Remote};
@@ -22,7 +23,9 @@ use echoring_topics::{ExportCursor, HubReport, ImportError, OwnedTopicId, TopicR
 
 use crate::auth::AuthCommand;
 use crate::broadcast::Broadcast;
+use crate::broadcast::publish::OperatorPublished;
 use crate::broadcast::shard_mail::ShardMail;
+use crate::cluster::ClusterEvent;
 use crate::config::ServerConfig;
 use crate::connections::ConnectionScan;
 use crate::handover::ClientNumbers;
@@ -165,6 +168,8 @@ pub enum ShardCommand {
     Auth(AuthCommand),
     /// Report about open connections, or close them.
     Connections(ConnectionScan),
+    /// What the cluster thread has for the shard.
+    Cluster(Vec<ClusterEvent>),
 }
 
 /// Messages for a topic, in order.
@@ -182,15 +187,19 @@ pub struct PublishRequest {
 
 /// Publish requests that a shard has not finished. The node-wide charge bounds them.
 #[derive(Debug, Default)]
-pub(super) struct Backlog(VecDeque<PublishRequest>);
+pub(super) struct Backlog {
+    queue: VecDeque<PublishRequest>,
+    /// Those whose next message another node decides about.
+    undecided: BTreeMap<Ticket, PublishRequest>,
+}
 
 impl Backlog {
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.queue.is_empty()
     }
 
     pub(super) fn push(&mut self, request: PublishRequest) {
-        self.0.push_back(request);
+        self.queue.push_back(request);
     }
 
     /// Publishes the share of one tick, before subscribers are sent anything.
@@ -202,49 +211,82 @@ impl Backlog {
     ) {
         let mut room_bytes = OUTSIDE_BYTES_PER_TICK;
         while room_bytes > 0
-            && let Some(publish) = self.0.front_mut()
+            && let Some(publish) = self.queue.front_mut()
         {
-            if publish.resume(broadcast, cx, &mut room_bytes)
-                && let Some(PublishRequest { reply, published, .. }) = self.0.pop_front()
-            {
-                // The publisher may have stopped waiting.
-                let _ = reply.try_send(published);
+            match publish.resume(broadcast, cx, &mut room_bytes) {
+                Progress::Paused => {}
+                Progress::Finished => {
+                    self.queue.pop_front().into_iter().for_each(PublishRequest::finish);
+                }
+                Progress::Undecided(ticket) => {
+                    self.undecided.extend(self.queue.pop_front().map(|request| (ticket, request)));
+                }
+            }
+        }
+    }
+
+    /// Other nodes have decided. The requests go on with their next messages.
+    pub(super) fn decide(&mut self, decided: Vec<(Ticket, Result<Position, Refused>)>) {
+        for (ticket, result) in decided {
+            if let Some(mut request) = self.undecided.remove(&ticket) {
+                request.published.push(result);
+                self.queue.push_back(request);
             }
         }
     }
 }
 
+/// How far a request is.
+#[derive(Clone, Copy, Debug)]
+enum Progress {
+    /// It goes on in the next tick.
+    Paused,
+    Finished,
+    /// Another node decides about its next message.
+    Undecided(Ticket),
+}
+
 impl PublishRequest {
-    /// Publishes further messages until `room_bytes` is used up. Returns whether the request is finished.
+    /// Publishes further messages until `room_bytes` is used up.
     fn resume<D: Driver, A: ServerApplication>(
         &mut self,
         broadcast: &mut Broadcast,
         cx: &mut Context<'_, D, A>,
         room_bytes: &mut usize,
-    ) -> bool {
+    ) -> Progress {
         // At least one message has room here, so a claimed request has always begun.
         if self.published.is_empty() && !self.claim.take() {
-            return true;
+            return Progress::Finished;
         }
         while let Some(message) = self.messages.get(self.published.len()) {
             if *room_bytes == 0 {
-                return false;
+                return Progress::Paused;
             }
             *room_bytes = room_bytes.saturating_sub(message.bytes() as usize);
             // After a refusal that will pass, the remaining messages are refused too, so that the publisher can
             // continue in order.
             let hindered = self.published.last().copied().filter(|last| last.is_err_and(Refused::is_passing));
-            let publish = || {
-                broadcast.publish_for_operator(
+            let published = match hindered {
+                Some(hindered) => hindered.map(OperatorPublished::Now),
+                None => broadcast.publish_for_operator(
                     cx,
                     &self.topic,
                     message.as_publication(),
                     &message.idempotency_key,
-                )
+                ),
             };
-            self.published.push(hindered.unwrap_or_else(publish));
+            match published {
+                Ok(OperatorPublished::Now(position)) => self.published.push(Ok(position)),
+                Ok(OperatorPublished::Later(ticket)) => return Progress::Undecided(ticket),
+                Err(refused) => self.published.push(Err(refused)),
+            }
         }
-        true
+        Progress::Finished
+    }
+
+    fn finish(self) {
+        // The publisher may have stopped waiting.
+        let _ = self.reply.try_send(self.published);
     }
 }
 

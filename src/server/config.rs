@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::cluster::ClusterIdentity;
 use crate::listeners::InheritedListener;
 use crate::response::Response;
 use crate::route::Routes;
@@ -62,6 +63,8 @@ pub struct ServerConfig {
     pub listen: Vec<ListenAddress>,
     /// Sockets that listen already. An address of `listen` that is among theirs is not opened again.
     pub inherited: Vec<InheritedListener>,
+    /// The cluster that the server joins. Then [`Server::take_cluster`](crate::Server::take_cluster) must be used.
+    pub cluster: Option<ClusterIdentity>,
     /// The program's own routes, matched before all others.
     pub routes: Routes,
     /// Serve `/`, `/echo`, `/broadcast`, `/broadcast/{topic}`, `/sse/{topic}` and `/healthz`.
@@ -136,6 +139,7 @@ impl Default for ServerConfig {
         ServerConfig {
             listen: vec![ListenAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 9001)))],
             inherited: Vec::new(),
+            cluster: None,
             routes: Routes::default(),
             builtin_routes: true,
             test_endpoints: true,

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::Duration;
 
 use crate::auth::{AuthCounters, AuthFigures};
+use crate::cluster::ClusterNode;
 use crate::commands::{CommandSender, OwnedPublication, PublishError, Published, ShardCommand};
 use crate::config::ServerConfig;
 use crate::handover::LinkState;
@@ -41,6 +42,8 @@ pub struct Handle {
     pub(crate) kept: KeptListeners,
     /// The link to another process.
     pub(crate) link: Arc<LinkState>,
+    /// The server's part in its cluster.
+    pub(crate) cluster: Option<ClusterNode>,
 }
 
 /// The limits on clients that can change while the server runs.
@@ -81,11 +84,16 @@ impl KeptListeners {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Readiness {
     draining: Arc<AtomicBool>,
+    cluster: Option<ClusterNode>,
 }
 
 impl Readiness {
+    pub(crate) fn of(cluster: Option<ClusterNode>) -> Readiness {
+        Readiness { draining: Arc::default(), cluster }
+    }
+
     pub(crate) fn is_ready(&self) -> bool {
-        !self.draining.load(Ordering::Relaxed)
+        !self.draining.load(Ordering::Relaxed) && self.cluster.as_ref().is_none_or(ClusterNode::is_ready)
     }
 }
 
@@ -185,6 +193,11 @@ impl Handle {
     /// [`set_not_ready`](Handle::set_not_ready).
     pub fn is_ready(&self) -> bool {
         self.readiness.is_ready()
+    }
+
+    /// The server's part in its cluster, if it belongs to one.
+    pub fn cluster(&self) -> Option<&ClusterNode> {
+        self.cluster.as_ref()
     }
 
     /// Whether another process has taken over from this server, which drains for it.

@@ -10,6 +10,7 @@
 mod auth;
 pub(crate) mod broadcast;
 mod builder;
+mod cluster;
 mod commands;
 mod config;
 mod connections;
@@ -43,6 +44,10 @@ pub use auth::{AuthCommand, AuthCounters, AuthFigures};
 pub use broadcast::BroadcastSettings;
 pub use broadcast::shard_mail::ShardMail;
 pub use builder::Builder;
+pub use cluster::{
+    ClusterCommand, ClusterEvent, ClusterIdentity, ClusterNode, ClusterStatus, ClusterTables, LinkState,
+    MemberStatus,
+};
 pub use commands::{OwnedPublication, PublishError, PublishRequest, Published, ShardCommand};
 pub use config::{
     Compression, DriverChoice, ListenAddress, RefusalFn, RefusalHook, ServerConfig, StartError,
@@ -63,5 +68,5 @@ pub use reconfigure::NeedsRestart;
 pub use remote::Remote;
 pub use response::Response;
 pub use route::{Opening, PlainRequest, Route, Routes};
-pub use server::{Bound, Server};
+pub use server::{Bound, ClusterCommands, Server};
 pub use service::Service;

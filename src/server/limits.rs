@@ -257,3 +257,19 @@ pub(crate) const PEAK_MAILBOX_BYTES: u64 = 200 << 10;
 pub(crate) const PEAK_PROGRAM_BYTES: u64 = 12 << 20;
 /// Bytes that the kernel takes for a socket without data.
 pub(crate) const PEAK_SOCKET_BYTES: u64 = 4_096;
+
+// ---- cluster ----
+
+/// Bytes of messages of other nodes that wait for the shards, past which none are taken from the backbone.
+pub(crate) const CLUSTER_INBOX_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// Interval at which a node that leaves asks its shards whether everything is handed over: many round trips between shards.
+pub(crate) const CLUSTER_LEAVE_INTERVAL: Nanos = 20 * MILLISECOND;
+/// Interval at which a node's view of its cluster is put together for operators, unless it changes.
+pub(crate) const CLUSTER_REPORT_INTERVAL: Nanos = SECOND / 4;
+/// Maximum bytes of a message with its key in a cluster, so that it fits a packet: NATS allows 1 MiB by default.
+pub(crate) const CLUSTER_MESSAGE_BYTES_MAX: usize = 1024 * 1024 - 16 * 1024;
+/// Bytes of the idempotency keys, and of the latest messages of keys, that move with a topic to another node, together in one
+/// packet.
+pub(crate) const CLUSTER_STATE_BYTES_MAX: usize = 512 * 1024;
+/// Bytes of publications of a shard that wait for the end of its tick, when they are sent to other nodes.
+pub(crate) const CLUSTER_STAGED_BYTES_MAX: usize = 4 * 1024 * 1024;

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use crate::auth::AuthCounters;
 use crate::broadcast::MAIL_OVERHEAD_BYTES;
+use crate::broadcast::cluster::ClusterSettings;
+use crate::cluster::{ClusterCommand, ClusterNode, ClusterTables, Inbox};
 use crate::commands::CommandSender;
 use crate::config::{ListenAddress, ServerConfig, StartError, StartErrorKind};
 use crate::handle::{ClientLimits, End, FailureState, Handle, KeptListeners, Readiness, Snapshot};
@@ -47,7 +49,11 @@ pub struct Server {
     ends: Mutex<mpsc::Receiver<End>>,
     handle: Handle,
     node: NodeIdentity,
+    cluster: Option<(ClusterTables, ClusterCommands)>,
 }
+
+/// What the shards, and those who control the server, tell the cluster thread.
+pub type ClusterCommands = tokio::sync::mpsc::UnboundedReceiver<ClusterCommand>;
 
 impl Server {
     /// Starts a server from a complete configuration.
@@ -110,6 +116,12 @@ impl Server {
     ) -> io::Result<()> {
         let NodeIdentity { first_number, digest_seed, .. } = self.node;
         handover::wait_for_successor(self.handle(), (first_number, digest_seed), offering, on)
+    }
+
+    /// The server's part in its cluster, once, for whatever carries the packets of the cluster. `None` without
+    /// [`ServerConfig::cluster`].
+    pub fn take_cluster(&mut self) -> Option<(ClusterTables, ClusterCommands)> {
+        self.cluster.take()
     }
 
     /// The addresses that the server listens on, with port 0 resolved.
@@ -245,7 +257,12 @@ impl Bound {
         let node = NodeIdentity {
             placement,
             first_number: predecessor.as_ref().map_or(0, Predecessor::next_number),
-            digest_seed: predecessor.as_ref().map_or_else(random_seed, Predecessor::digest_seed),
+            digest_seed: match (&predecessor, &config.cluster) {
+                (Some(predecessor), _) => predecessor.digest_seed(),
+                // A publication may be repeated at any node.
+                (None, Some(cluster)) => cluster.key,
+                (None, None) => random_seed(),
+            },
         };
         let (later, kept) = (listeners.later, KeptListeners::new(listeners.kept));
         let (addresses, files) = (listeners.addresses, listeners.files);
@@ -254,7 +271,14 @@ impl Bound {
             None => (listeners.by_shard, Vec::new()),
             Some(_) => (listeners.by_shard.iter().map(|_| Vec::new()).collect(), listeners.by_shard),
         };
-        let readiness = Readiness::default();
+        let (commands_in, commands_out) = tokio::sync::mpsc::unbounded_channel();
+        let cluster = config.cluster.map(|identity| ClusterSettings {
+            identity,
+            commands: commands_in.clone(),
+            inbox: Inbox::default(),
+        });
+        let cluster_node = cluster.as_ref().map(|_| ClusterNode::new(commands_in.clone()));
+        let readiness = Readiness::of(cluster_node.clone());
         let (end, ends) = mpsc::channel();
         let started: Arc<OnceLock<Handle>> = Arc::default();
         let setups = mailboxes.into_iter().zip(now);
@@ -284,6 +308,7 @@ impl Bound {
                 admission: Arc::clone(&admission),
                 identities: Arc::clone(&identities),
                 creators: creators.clone(),
+                cluster: cluster.clone(),
             },
         });
         let options = LaunchOptions { thread_name: "shard", driver: config.driver };
@@ -323,6 +348,7 @@ impl Bound {
             readiness,
             kept,
             link,
+            cluster: cluster_node,
         };
         // This is the only place that sets the failure.
         let _ = started.set(handle.clone());
@@ -331,7 +357,12 @@ impl Bound {
         }
         let threads = launched.run();
         let ends = Mutex::new(ends);
-        let mut server = Server { addresses, files: Vec::new(), driver, threads, ends, handle, node };
+        let tables = cluster.zip(handle.cluster.as_ref()).map(|(cluster, node)| {
+            let remotes = Arc::clone(&handle.remotes);
+            (ClusterTables::new(remotes, placement, cluster.inbox, node), commands_out)
+        });
+        let mut server =
+            Server { addresses, files: Vec::new(), driver, threads, ends, handle, node, cluster: tables };
         if let Some(predecessor) = predecessor {
             let taken = predecessor.take_over(&server.handle, placement);
             taken.map_err(cannot_take_over)?;

@@ -25,6 +25,7 @@ mod event_stream;
 mod inspection;
 
 use crate::auth::{Admission, AuthCounters, Gate};
+use crate::broadcast::cluster::ClusterSettings;
 use crate::broadcast::shard_mail::ShardMail;
 use crate::broadcast::{Broadcast, BroadcastSettings};
 use crate::commands::{Backlog, ShardCommand};
@@ -118,6 +119,14 @@ impl Service {
     /// Sets the settings of topics.
     pub fn with_broadcast(self, settings: BroadcastSettings) -> Service {
         Service { broadcast: Broadcast::new(settings), ..self }
+    }
+
+    /// Shares topics with other nodes.
+    pub(crate) fn with_cluster(mut self, cluster: Option<ClusterSettings>) -> Service {
+        if let Some(cluster) = cluster {
+            self.broadcast.join(cluster);
+        }
+        self
     }
 
     /// Sets the subprotocols of all routes, preferred first. Messages are relayed unchanged, so their meaning is up to
@@ -486,6 +495,7 @@ impl Application for Service {
                 let _ = reply.try_send(());
             }
             ShardCommand::ForgetPredecessor(clients) => self.broadcast.forget_predecessor(cx, clients),
+            ShardCommand::Cluster(events) => self.broadcast.cluster_events(events),
             ShardCommand::LoseSuccessor => self.broadcast.lose_successor(cx),
         }
     }
@@ -502,6 +512,10 @@ impl Application for Service {
             self.end_expired(cx);
         }
         self.broadcast.tick_ended(cx);
+        let decided = self.broadcast.take_decided();
+        if !decided.is_empty() {
+            self.backlog.decide(decided);
+        }
         self.handlers.tick_ended(cx);
         if !self.scans.is_empty() {
             self.advance_scans(cx);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::auth::AuthCounters;
 use crate::broadcast::BroadcastSettings;
+use crate::broadcast::cluster::ClusterSettings;
 use crate::broadcast::shard_mail::ShardMail;
 use crate::config::{ServerConfig, StartError, StartErrorKind};
 use crate::handle::{Readiness, Snapshot};
@@ -84,6 +85,7 @@ pub(crate) struct ServiceSetup {
     pub(crate) auth_counters: Arc<AuthCounters>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) identities: Arc<Identities>,
+    pub(crate) cluster: Option<ClusterSettings>,
 }
 
 impl ShardSetup for ServiceSetup {
@@ -93,6 +95,7 @@ impl ShardSetup for ServiceSetup {
     fn build<D: Driver>(self, driver: D) -> io::Result<Shard<D, Service>> {
         let service =
             service(&self.config, self.auth_counters, self.topics, self.creators, self.seed, self.node)
+                .with_cluster(self.cluster)
                 .with_readiness(self.readiness)
                 .with_quotas(Quotas::new(self.identities, &self.config.peers.topics));
         let config = ShardConfig {

@@ -90,6 +90,11 @@ pub enum Refused {
     KeyReused,
     /// The publisher is faster than it may be; try again soon.
     RateLimited,
+    /// The node that owns the topic cannot be reached. Nothing was published; try again.
+    Unreachable,
+    /// The node that owns the topic was lost before it answered. The message may have been published; with an idempotency key it
+    /// can be sent again.
+    Uncertain,
 }
 
 impl Refused {
@@ -108,12 +113,22 @@ impl Refused {
             Refused::Draining => "draining",
             Refused::KeyReused => "idempotency-key-reused",
             Refused::RateLimited => "rate-limited",
+            Refused::Unreachable => "unreachable",
+            Refused::Uncertain => "uncertain",
         }
     }
 
     /// Whether a retry may succeed.
     pub fn is_passing(self) -> bool {
-        matches!(self, Refused::Busy | Refused::OutOfMemory | Refused::Draining | Refused::RateLimited)
+        matches!(
+            self,
+            Refused::Busy
+                | Refused::OutOfMemory
+                | Refused::Draining
+                | Refused::RateLimited
+                | Refused::Unreachable
+                | Refused::Uncertain
+        )
     }
 }
 
@@ -132,6 +147,8 @@ impl fmt::Display for Refused {
             Refused::Draining => "the server is shutting down",
             Refused::KeyReused => "another message was published with this idempotency key",
             Refused::RateLimited => "more publications per second than allowed",
+            Refused::Unreachable => "the node that owns the topic cannot be reached",
+            Refused::Uncertain => "the node that owns the topic was lost before it answered",
         })
     }
 }

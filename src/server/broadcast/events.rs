@@ -19,6 +19,9 @@ pub(super) enum SessionEvent<'a> {
     /// The server ended a subscription, because the client may no longer have it as it is. `may_return` says that it may
     /// subscribe again.
     Withdrawn { topic: &'a str, position: Position, may_return: bool },
+    /// The server ended a subscription, because the topic goes on in another epoch, or behind messages that are missing here. The
+    /// client has everything up to `position`, and is told what it lacks when it subscribes again.
+    Moved { topic: &'a str, position: Position },
     /// A publication was accepted.
     Published { id: u64, topic: &'a str, position: Position },
     /// The messages `from` to `to` were lost.

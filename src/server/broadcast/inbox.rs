@@ -5,7 +5,7 @@ use super::presence::PresenceChange;
 use super::shard_mail::{Publisher, ShardMail};
 use crate::peer::ServerApplication;
 use echoring_runtime::driver::{Driver, Token};
-use echoring_runtime::shard::{Context, Lane};
+use echoring_runtime::shard::Context;
 use echoring_topics::{OwnedTopicId, Publication, Replay, TopicId};
 
 impl Broadcast {
@@ -24,13 +24,14 @@ impl Broadcast {
         match mail {
             ShardMail::Subscribe { local, creator } => {
                 let Ok(name) = std::str::from_utf8(bytes) else { return };
-                let answer = self.sequencer.topics.subscribe(name, creator, from, local, cx.pool());
-                self.answer(cx, from, ShardMail::Subscribed { local, answer }, &[]);
+                if let Some(answer) = self.sequencer.subscribe(name, creator, from, local, cx.pool()) {
+                    self.answer(cx, from, ShardMail::Subscribed { local, answer }, &[]);
+                }
             }
             ShardMail::Subscribed { local, answer } => self.subscribed(cx, from, local, answer),
             ShardMail::Unsubscribe { owned, local } => {
                 let now = cx.now();
-                self.sequencer.topics.unsubscribe(owned, from, local, now, cx.pool());
+                self.sequencer.unsubscribe(owned, from, local, now, cx.pool());
                 self.answer(cx, from, ShardMail::Unsubscribed { local }, &[]);
             }
             ShardMail::Unsubscribed { local } => self.subscriptions.forget_left(local),
@@ -78,6 +79,7 @@ impl Broadcast {
                 let change = PresenceChange { client, subject, joined, count };
                 self.presence_changed(&mut cx.resources(), local, &change);
             }
+            ShardMail::Interrupted { local, position } => self.interrupted(cx, local, position),
             ShardMail::DrainStageOver(stage) => self.drain.count(stage),
             ShardMail::Frozen { round } => {
                 self.handover.count(round);
@@ -96,6 +98,16 @@ impl Broadcast {
         idempotency_key: &str,
     ) {
         self.sequencer.passed.publications_in += 1;
+        if self.sequencer.is_elsewhere(name) {
+            let staged = self.sequencer.stage(name, publisher, publication, idempotency_key);
+            if let Err(refused) = staged
+                && publisher.wants(Err(refused))
+            {
+                let mail = ShardMail::PublishResult { publisher, result: Err(refused) };
+                self.answer(cx, usize::from(publisher.shard), mail, &[name.as_bytes()]);
+            }
+            return;
+        }
         let (now, mut resources) = (cx.now(), cx.resources());
         let sequenced =
             self.sequencer.sequence(&mut resources, now, name, publisher, publication, idempotency_key);
@@ -123,7 +135,7 @@ impl Broadcast {
 
 impl Broadcast {
     /// Posts the answer to a request. A request is only taken while there is room for its answer.
-    fn answer<D: Driver, A: ServerApplication>(
+    pub(super) fn answer<D: Driver, A: ServerApplication>(
         &mut self,
         cx: &mut Context<'_, D, A>,
         to: usize,
@@ -133,12 +145,7 @@ impl Broadcast {
         if to == cx.shard() {
             return self.mail(cx, to, mail, &bytes.concat());
         }
-        let posted = cx.post(to, Lane::Forward, mail, bytes);
-        // A predecessor may have ended since.
-        debug_assert!(
-            posted.is_ok() || to >= cx.shards(),
-            "a request is taken only while there is room for its answer"
-        );
+        self.sequencer.forwards.post(cx.resources().mailboxes, to, mail, bytes);
     }
 
     /// Whether the successor has ordered a message twice, or left one out. Nothing that it sends can be relied on then.

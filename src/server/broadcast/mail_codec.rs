@@ -102,7 +102,9 @@ pub(crate) fn encode(mail: &ShardMail, payload: &[u8], out: &mut Vec<u8>) -> boo
             out.put_u8(u8::from(joined));
             out.put_u64_le(count);
         }
-        ShardMail::DrainStageOver(_) | ShardMail::Frozen { .. } => return false,
+        ShardMail::DrainStageOver(_) | ShardMail::Frozen { .. } | ShardMail::Interrupted { .. } => {
+            return false;
+        }
     }
     out.put_slice(payload);
     true
@@ -374,7 +376,7 @@ fn option<T>(from: &mut &[u8], get: impl FnOnce(&mut &[u8]) -> Option<T>) -> Opt
 }
 
 /// Refusals by number; their order is part of the format.
-const REFUSALS: [Refused; 12] = [
+pub(super) const REFUSALS: [Refused; 14] = [
     Refused::Busy,
     Refused::TooManyTopics,
     Refused::NoKey,
@@ -387,7 +389,14 @@ const REFUSALS: [Refused; 12] = [
     Refused::RateLimited,
     Refused::TooManyByConnection,
     Refused::TooManyByIdentity,
+    Refused::Unreachable,
+    Refused::Uncertain,
 ];
+
+/// The number of a refusal.
+pub(super) fn refusal_number(refused: Refused) -> u8 {
+    REFUSALS.iter().position(|known| *known == refused).unwrap_or_default() as u8
+}
 
 fn put_result<T>(out: &mut Vec<u8>, value: Result<T, Refused>, put: impl FnOnce(&mut Vec<u8>, T)) {
     match value {
@@ -396,8 +405,7 @@ fn put_result<T>(out: &mut Vec<u8>, value: Result<T, Refused>, put: impl FnOnce(
             put(out, value);
         }
         Err(refused) => {
-            let number = REFUSALS.iter().position(|known| *known == refused).unwrap_or_default();
-            out.put_u8(1 + number as u8);
+            out.put_u8(1 + refusal_number(refused));
         }
     }
 }

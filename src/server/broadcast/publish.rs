@@ -8,12 +8,22 @@ use super::sessions::latest_request;
 use super::shard_mail::{AckMode, PublishResult, Publisher, ShardMail};
 use crate::peer::{Peer, ServerApplication};
 use echoring_auth::Identity;
+use echoring_cluster::Ticket;
 use echoring_proto::CloseCode;
 use echoring_proto::connection::MessageKind;
 use echoring_runtime::driver::Driver;
 use echoring_runtime::shard::{ConnectionContext, Context, Full, ShardResources};
 use echoring_runtime::traces;
 use echoring_topics::{Content, MemberId, Position, Publication, Refused, Right, TopicId};
+
+/// What became of a publication of the operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OperatorPublished {
+    /// It got this position.
+    Now(Position),
+    /// Another node decides; see [`Broadcast::take_decided`].
+    Later(Ticket),
+}
 
 impl Broadcast {
     /// A raw subscriber sent a whole message.
@@ -152,7 +162,7 @@ impl Broadcast {
         name: &str,
         publication: Publication<'_>,
         idempotency_key: &str,
-    ) -> Result<Position, Refused> {
+    ) -> Result<OperatorPublished, Refused> {
         if self.drain.is_on() || self.sequencer.ordering == Ordering::Theirs {
             self.sequencer.topics.note_refused();
             return Err(Refused::Draining);
@@ -166,9 +176,19 @@ impl Broadcast {
         }
         let (now, mut resources) = (cx.now(), cx.resources());
         let operator = Publisher::operator(now);
+        if self.sequencer.is_elsewhere(name) {
+            let staged = self.sequencer.stage(name, operator, publication, idempotency_key);
+            return staged.map(OperatorPublished::Later);
+        }
         let sequenced =
             self.sequencer.sequence(&mut resources, now, name, operator, publication, idempotency_key);
-        self.append_sequenced(&mut resources, &operator, sequenced, publication)
+        let published = self.append_sequenced(&mut resources, &operator, sequenced, publication);
+        published.map(OperatorPublished::Now)
+    }
+
+    /// The outcomes of the operator's publications that other nodes have decided about.
+    pub(crate) fn take_decided(&mut self) -> Vec<(Ticket, PublishResult)> {
+        std::mem::take(&mut self.sequencer.queue.decided)
     }
 
     /// Delivers a message to this shard's own subscribers, if it has any.

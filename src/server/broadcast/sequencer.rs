@@ -2,16 +2,21 @@
 //! and presence events to every shard that subscribes.
 //!
 //! Forwards are posted without waiting. The caller checks the room of the forward lanes before it sequences anything.
+//!
+//! In a cluster, the shard orders the publications of the topics that its node owns, and leaves others to their owners.
 
+use echoring_cluster::Ticket;
 use echoring_proto::buffer::Pool;
 use echoring_proto::limits::Nanos;
 use echoring_runtime::shard::{Full, Lane, Mailboxes, ShardResources};
 use echoring_topics::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
 use echoring_topics::{
-    Accepted, CreationLimits, Members, OwnedTopicId, OwnedTopics, Page, Passed, Placement, Position,
-    Publication, Refused, Replay, Rules, TopicId,
+    Accepted, CreationLimits, Creator, Members, OwnedTopicId, OwnedTopics, Page, Passed, Placement, Position,
+    Publication, Refused, Replay, Rules, Subscribed, TopicId,
 };
 
+use super::cluster::{ClusterQueue, ClusterShard};
+use super::forwards::Forwards;
 use super::handover::Ordering;
 use super::shard_mail::{AckMode, MembersQuery, Publisher, ShardMail};
 use crate::limits::IDEMPOTENCY_KEY_BYTES_MAX;
@@ -30,6 +35,11 @@ pub(super) struct Sequencer {
     message_bytes_max: usize,
     pub(super) ordering: Ordering,
     pub(super) passed: Passed,
+    pub(super) forwards: Forwards,
+    /// The shard's part in a cluster of nodes. It is taken away while it is at work.
+    pub(super) cluster: Option<Box<ClusterShard>>,
+    /// What waits for it.
+    pub(super) queue: ClusterQueue,
 }
 
 /// An accepted publication.
@@ -54,7 +64,104 @@ pub(super) enum Routed {
 impl Sequencer {
     pub(super) fn new(topics: OwnedTopics, placement: Placement, message_bytes_max: usize) -> Sequencer {
         let ordering = Ordering::default();
-        Sequencer { topics, placement, message_bytes_max, ordering, passed: Passed::default() }
+        Sequencer {
+            topics,
+            placement,
+            message_bytes_max,
+            ordering,
+            passed: Passed::default(),
+            forwards: Forwards::default(),
+            cluster: None,
+            queue: ClusterQueue::default(),
+        }
+    }
+
+    /// Shares the topics with other nodes.
+    pub(super) fn join(&mut self, cluster: ClusterShard) {
+        self.topics.list_forgotten();
+        self.cluster = Some(Box::new(cluster));
+    }
+
+    /// Whether another publication may be taken that waits for other nodes.
+    #[inline]
+    pub(super) fn has_room_for_others(&self) -> bool {
+        let has_room = |cluster: &ClusterShard| cluster.has_room(&self.queue, self.mail_bytes_max());
+        self.forwards.is_empty() && self.cluster.as_deref().is_none_or(has_room)
+    }
+
+    /// Whether another node orders the topic, or none does yet.
+    #[inline]
+    pub(super) fn is_elsewhere(&self, name: &str) -> bool {
+        self.cluster.as_ref().is_some_and(|cluster| !cluster.orders(name))
+    }
+
+    /// Leaves a publication to another node. See [`ClusterShard::stage`].
+    pub(super) fn stage(
+        &mut self,
+        name: &str,
+        publisher: Publisher,
+        publication: Publication<'_>,
+        idempotency_key: &str,
+    ) -> Result<Ticket, Refused> {
+        let cluster = self.cluster.as_ref().ok_or(Refused::Busy)?;
+        let staged = cluster.stage(&mut self.queue, name, publisher, publication, idempotency_key);
+        staged.inspect_err(|_| self.topics.note_refused())
+    }
+
+    /// Subscribes a shard to a topic. `None` if it is answered once the topic's position is known.
+    pub(super) fn subscribe(
+        &mut self,
+        name: &str,
+        creator: Creator,
+        shard: usize,
+        local: TopicId,
+        pool: &mut Pool,
+    ) -> Option<Result<Subscribed, Refused>> {
+        if let Some(cluster) = &mut self.cluster {
+            if !cluster.is_live(name) {
+                cluster.wait(&mut self.queue, name, creator, shard, local);
+                return None;
+            }
+            self.queue.touch(name);
+        }
+        Some(self.topics.subscribe(name, creator, shard, local, pool))
+    }
+
+    /// Ends the subscription of a shard.
+    pub(super) fn unsubscribe(
+        &mut self,
+        owned: OwnedTopicId,
+        shard: usize,
+        local: TopicId,
+        now: Nanos,
+        pool: &mut Pool,
+    ) {
+        if self.topics.lists_forgotten()
+            && let Some(name) = self.topics.name(owned)
+        {
+            self.queue.touch(name);
+        }
+        self.topics.unsubscribe(owned, shard, local, now, pool);
+    }
+
+    /// Takes the next message of a topic that another node orders, and forwards it.
+    pub(super) fn accept(
+        &mut self,
+        resources: &mut ShardResources<'_, ShardMail>,
+        now: Nanos,
+        owned: OwnedTopicId,
+        publisher: &Publisher,
+        offset: u64,
+        publication: Publication<'_>,
+    ) -> Option<TopicId> {
+        let Publication { content, key, payload } = publication;
+        let shards = self.topics.accept(owned, &publication, now, resources.pool);
+        let (publisher, key_bytes) = (*publisher, key.len() as u8);
+        let mail = |local| ShardMail::Deliver { local, publisher, offset, content, key_bytes };
+        let bytes = [key.as_bytes(), payload];
+        let (local, posted) = forward(&mut self.forwards, resources.mailboxes, shards, mail, &bytes);
+        self.passed.messages_out += posted;
+        local
     }
 
     /// A successor accepts messages of this size.
@@ -109,8 +216,12 @@ impl Sequencer {
             return Ok(Routed::Posted);
         }
         let bytes = publication.payload.len() + publication.key.len();
-        if !resources.mailboxes.all_have_room(Lane::Forward, bytes) {
+        if !resources.mailboxes.all_have_room(Lane::Forward, bytes) || !self.has_room_for_others() {
             return Err(Full);
+        }
+        if self.is_elsewhere(name) {
+            let staged = self.stage(name, publisher, publication, idempotency_key);
+            return Ok(staged.map_or_else(|refused| Routed::Here(Err(refused)), |_| Routed::Posted));
         }
         Ok(Routed::Here(self.sequence(resources, now, name, publisher, publication, idempotency_key)))
     }
@@ -153,7 +264,7 @@ impl Sequencer {
         idempotency_key: &str,
     ) -> Result<Sequenced, Refused> {
         let by_client = !publisher.is_operator();
-        let Sequencer { topics, passed, .. } = self;
+        let Sequencer { topics, passed, forwards, cluster, .. } = self;
         let owned = topics
             .find_or_create(name, publisher.creator(), now, resources.pool)
             .inspect_err(|_| topics.note_refused())?;
@@ -169,8 +280,12 @@ impl Sequencer {
         let Publication { content, key, payload } = publication;
         let (offset, key_bytes) = (position.offset, key.len() as u8);
         let mail = |local| ShardMail::Deliver { local, publisher, offset, content, key_bytes };
-        let (local, posted) = forward(resources.mailboxes, shards, mail, &[key.as_bytes(), payload]);
+        let bytes = [key.as_bytes(), payload];
+        let (local, posted) = forward(forwards, resources.mailboxes, shards, mail, &bytes);
         passed.messages_out += posted;
+        if let Some(cluster) = cluster {
+            cluster.forward(name, position, &publisher, publication);
+        }
         Ok(Sequenced { position, duplicate: false, local })
     }
 
@@ -226,7 +341,7 @@ impl Sequencer {
         let (count, subject, shards) = self.topics.presence(owned, client, joined)?;
         let joined = joined.is_some();
         let mail = |local| ShardMail::PresenceChanged { local, client, joined, count };
-        let (local, _) = forward(mailboxes, shards, mail, &[subject.as_bytes()]);
+        let (local, _) = forward(&mut self.forwards, mailboxes, shards, mail, &[subject.as_bytes()]);
         Some((count, subject, local))
     }
 }
@@ -234,6 +349,7 @@ impl Sequencer {
 /// Posts mail to every other shard of `shards`. Returns the topic on this shard, if it is among them, and the number of
 /// messages posted.
 fn forward(
+    forwards: &mut Forwards,
     mailboxes: &mut Mailboxes<ShardMail>,
     shards: &[(usize, TopicId)],
     mail: impl Fn(TopicId) -> ShardMail,
@@ -245,8 +361,7 @@ fn forward(
             here = Some(local);
             continue;
         }
-        let taken = mailboxes.post(shard, Lane::Forward, mail(local), bytes);
-        debug_assert!(taken.is_ok(), "the caller checked the room of the forward lanes");
+        forwards.post(mailboxes, shard, mail(local), bytes);
         posted += 1;
     }
     (here, posted)

@@ -160,7 +160,10 @@ impl Sessions {
             (Err(refused), AckMode::Always(_) | AckMode::OnRefusal) => {
                 self.refuse_request(link, publisher.request, publisher.id(), refused);
             }
-            (Err(refused), AckMode::Never) => link.close(CloseCode::POLICY, &refused.to_string()),
+            (Err(refused), AckMode::Never) => {
+                let code = if refused.is_passing() { CloseCode::TRY_AGAIN_LATER } else { CloseCode::POLICY };
+                link.close(code, &refused.to_string());
+            }
             (Ok(_), AckMode::OnRefusal | AckMode::Never) => {}
         }
     }
@@ -235,6 +238,11 @@ pub(crate) fn end<A: ServerApplication>(link: &mut ConnectionContext<'_, A>, cod
 pub(super) fn close_slow<A: ServerApplication>(link: &mut ConnectionContext<'_, A>) {
     let (code, reason) = dialect_of(link).ending(CloseCode::SLOW_CONSUMER, "slow consumer");
     link.close_at_once(code, reason);
+}
+
+/// Ends a connection that is for one topic, which goes on in another epoch, or behind messages that are missing.
+pub(super) fn close_moved<A: ServerApplication>(link: &mut ConnectionContext<'_, A>) {
+    end(link, CloseCode::SERVICE_RESTART, "the topic has moved: connect again");
 }
 
 /// The limit on its creator that a topic was refused for.

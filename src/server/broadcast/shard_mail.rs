@@ -136,6 +136,13 @@ pub enum ShardMail {
         /// Subscribers after the change.
         count: u64,
     },
+    /// To a subscribing shard: the topic goes on at this position, in another epoch or behind messages that are missing here.
+    Interrupted {
+        /// The topic on the receiving shard.
+        local: TopicId,
+        /// Where it goes on.
+        position: Position,
+    },
     /// The sending shard drains and will post no more mail of this stage.
     DrainStageOver(DrainStage),
     /// The sending shard is frozen and posts no requests behind this one.
@@ -215,6 +222,24 @@ impl Publisher {
         }
     }
 
+    /// A client of another node.
+    pub(super) const fn elsewhere(received_at: Nanos) -> Publisher {
+        Publisher { shard: u16::MAX - 1, ..Publisher::operator(received_at) }
+    }
+
+    /// Whether the publisher is told a result that did not come with the message.
+    pub(super) fn wants(&self, result: PublishResult) -> bool {
+        match self.ack_mode {
+            // A raw publisher is closed.
+            AckMode::Never | AckMode::OnRefusal => result.is_err(),
+            AckMode::Always(_) => true,
+        }
+    }
+
+    fn is_client_of_this_node(&self) -> bool {
+        self.shard < u16::MAX - 1
+    }
+
     pub(super) fn is_operator(&self) -> bool {
         self.shard == u16::MAX
     }
@@ -229,15 +254,15 @@ impl Publisher {
 
     /// The publisher, as the creator of a topic.
     pub(super) fn creator(&self) -> Creator {
-        if self.is_operator() {
+        if !self.is_client_of_this_node() {
             return Creator::NOBODY;
         }
         Creator { connection: self.origin(), identity: self.identity }
     }
 
-    /// Gives the publisher the shard that `find` returns for its own; the operator has none. `None` if `find` returns none.
+    /// Gives the publisher the shard that `find` returns for its own; the operator and clients of other nodes have none. `None` if `find` returns none.
     pub(crate) fn move_to(&mut self, find: impl FnOnce(usize) -> Option<usize>) -> Option<()> {
-        if !self.is_operator() {
+        if self.is_client_of_this_node() {
             self.shard = u16::try_from(find(self.shard.into())?).ok()?;
         }
         Some(())

@@ -169,12 +169,16 @@ impl Broadcast {
     ) -> Result<TopicId, Refused> {
         let shard = resources.mailboxes.shard();
         let Broadcast { fan_out, sequencer, subscriptions, .. } = self;
+        if subscriptions.awaiting_owner() >= SUBSCRIPTIONS_WAITING_MAX {
+            return Err(Refused::Busy);
+        }
         let topic = fan_out.topics.create(name, now, resources.pool);
-        let owned = &mut sequencer.topics;
-        let answer = owned.subscribe(name, creator, shard, topic, resources.pool).inspect_err(|_| {
-            fan_out.topics.remove(topic, now, resources.pool);
-        })?;
         let mut subscription = Subscription::new(topic, shard);
+        let Some(answer) = sequencer.subscribe(name, creator, shard, topic, resources.pool) else {
+            subscriptions.insert(subscription);
+            return Ok(topic);
+        };
+        let answer = answer.inspect_err(|_| fan_out.topics.remove(topic, now, resources.pool))?;
         subscription.confirm(answer);
         subscriptions.insert(subscription);
         fan_out.topics.begin_at(topic, answer.position.offset);
@@ -374,7 +378,7 @@ impl Broadcast {
         self.subscriptions.remove(topic);
         if self.orders(owner, resources.mailboxes.shard()) {
             self.fan_out.topics.remove(topic, self.now, resources.pool);
-            self.sequencer.topics.unsubscribe(owned, owner, topic, self.now, resources.pool);
+            self.sequencer.unsubscribe(owned, owner, topic, self.now, resources.pool);
         } else {
             self.subscriptions.note_left(topic, self.fan_out.name(topic), epoch);
             self.fan_out.topics.remove(topic, self.now, resources.pool);

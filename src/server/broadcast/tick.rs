@@ -16,6 +16,12 @@ use echoring_topics::{Position, Refused};
 impl Broadcast {
     pub(crate) fn tick_ended<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
         self.now = cx.now();
+        if !self.sequencer.forwards.is_empty() {
+            self.sequencer.forwards.post_waiting(cx.resources().mailboxes);
+        }
+        if self.sequencer.cluster.is_some() {
+            self.advance_cluster(cx);
+        }
         if self.sequencer.ordering == Ordering::Frozen {
             self.advance_freeze(cx);
         }
@@ -177,7 +183,8 @@ impl Broadcast {
         if !replay_due.is_empty() || !members_due.is_empty() || self.fan_out.topics.has_fresh() {
             return Some(0);
         }
-        let waits = self.drain.waits_for_room || self.waits_for_handover();
+        let waits =
+            !self.sequencer.forwards.is_empty() || self.drain.waits_for_room || self.waits_for_handover();
         if !self.held.is_empty() || !self.pending.is_empty() || waits {
             return Some(self.now + RETRY_DELAY);
         }
@@ -187,6 +194,7 @@ impl Broadcast {
             self.drain.deadline(),
             self.fan_out.topics.due_at(),
             self.sessions.alarms.next(),
+            self.cluster_deadline(),
         ];
         deadlines.into_iter().fold(None, earlier)
     }

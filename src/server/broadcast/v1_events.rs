@@ -24,6 +24,7 @@ pub(super) fn write(event: &SessionEvent<'_>, out: &mut Vec<u8>) {
             server_event::dropped(out, topic, position, reason);
         }
         SessionEvent::Withdrawn { topic, position, .. } => server_event::withdrawn(out, topic, position),
+        SessionEvent::Moved { topic, position } => server_event::moved(out, topic, position),
         SessionEvent::Published { id, topic, position } => {
             server_event::published(out, Some(id), topic, position);
         }

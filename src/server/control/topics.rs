@@ -278,7 +278,11 @@ fn status_of(refused: Refused) -> StatusCode {
         Refused::Busy | Refused::RateLimited | Refused::TooManyByConnection | Refused::TooManyByIdentity => {
             StatusCode::TOO_MANY_REQUESTS
         }
-        Refused::OutOfMemory | Refused::TooManyTopics | Refused::Draining => StatusCode::SERVICE_UNAVAILABLE,
+        Refused::OutOfMemory
+        | Refused::TooManyTopics
+        | Refused::Draining
+        | Refused::Unreachable
+        | Refused::Uncertain => StatusCode::SERVICE_UNAVAILABLE,
         Refused::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Refused::NoKey | Refused::TooManyKeys => StatusCode::BAD_REQUEST,
         Refused::Forbidden => StatusCode::FORBIDDEN,
@@ -289,7 +293,11 @@ fn status_of(refused: Refused) -> StatusCode {
 /// Seconds until a retry may succeed.
 fn retry_after(refused: Refused) -> Option<&'static str> {
     match refused {
-        Refused::Busy | Refused::OutOfMemory | Refused::RateLimited => Some("1"),
+        Refused::Busy
+        | Refused::OutOfMemory
+        | Refused::RateLimited
+        | Refused::Unreachable
+        | Refused::Uncertain => Some("1"),
         Refused::TooManyTopics
         | Refused::TooManyByConnection
         | Refused::TooManyByIdentity
@@ -367,6 +375,8 @@ mod tests {
             (Refused::TooManyKeys, 400, false),
             (Refused::KeyReused, 422, false),
             (Refused::RateLimited, 429, true),
+            (Refused::Unreachable, 503, true),
+            (Refused::Uncertain, 503, true),
         ] {
             for reply in [single("t", &vec![Err(refused)]), batch("t", &vec![Err(refused); 2])] {
                 assert_eq!(reply.status.as_u16(), status);

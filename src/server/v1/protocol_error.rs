@@ -143,7 +143,12 @@ impl ProtocolError {
             | Refused::TooManyByIdentity
             | Refused::Forbidden => "topic",
             Refused::TooLarge => "data",
-            Refused::Busy | Refused::OutOfMemory | Refused::Draining | Refused::RateLimited => "",
+            Refused::Busy
+            | Refused::OutOfMemory
+            | Refused::Draining
+            | Refused::RateLimited
+            | Refused::Unreachable
+            | Refused::Uncertain => "",
         };
         ProtocolError::new(id, refused.code(), field, refused.to_string())
     }

@@ -54,6 +54,13 @@ pub fn withdrawn(out: &mut Vec<u8>, topic: &str, position: Position) {
     out.extend_from_slice(br#","reason":"forbidden"}"#);
 }
 
+/// The server ended a subscription, because the topic goes on in another epoch, or behind messages that are missing: the client has
+/// everything up to `position`.
+pub fn moved(out: &mut Vec<u8>, topic: &str, position: Position) {
+    placed(out, "unsubscribed", None, topic, position);
+    out.extend_from_slice(br#","reason":"moved"}"#);
+}
+
 /// The session has new credentials of its client, which expire in so many seconds, if they do.
 pub fn authenticated(out: &mut Vec<u8>, id: Option<u64>, subject: &str, expires_in_s: Option<u64>) {
     begin(out, "authenticated", id);

@@ -319,6 +319,8 @@ fn every_refusal_has_a_code_of_its_own() {
         Refused::Draining,
         Refused::KeyReused,
         Refused::RateLimited,
+        Refused::Unreachable,
+        Refused::Uncertain,
     ];
     let mut codes = Vec::new();
     for refused in refusals {

@@ -18,6 +18,11 @@ impl OwnedTopics {
         self.names_forgotten.get_or_insert_default();
     }
 
+    /// Whether they are listed.
+    pub fn lists_forgotten(&self) -> bool {
+        self.names_forgotten.is_some()
+    }
+
     /// The topics that were forgotten since the last call.
     pub fn take_names_forgotten(&mut self) -> Vec<Box<str>> {
         self.names_forgotten.as_mut().map(std::mem::take).unwrap_or_default()

@@ -1,0 +1,479 @@
+//! One shard's part in a cluster of nodes: its topics are shared with the same topics of other nodes.
+//!
+//! Of a topic that this node owns, the shard orders publications as it does without a cluster, and sends each message once to
+//! every node that follows the topic. Of other topics it keeps a copy that follows the owner; what is published here goes to the
+//! owner, and is delivered when it comes back in its place.
+//!
+//! What other parts of a tick leave for the cluster is queued, and taken at its end, because the owner table may call back
+//! into all of them. Publications come before the events of other nodes, so that a change of owners never lets a later
+//! publication overtake an earlier one.
+
+mod entry;
+mod store;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use echoring_cluster::{Message, NodeId, Outcome, OwnerTable, Shard, Ticket, View};
+use echoring_proto::limits::Nanos;
+use echoring_runtime::driver::{Driver, Token};
+use echoring_runtime::shard::Context;
+use echoring_topics::{Creator, Position, Publication, Refused, TopicId};
+use tokio::sync::mpsc;
+
+use super::Broadcast;
+use super::events::SessionEvent;
+use super::mail_codec::{REFUSALS, refusal_number};
+use super::session::ReplayState;
+use super::sessions::close_moved;
+use super::shard_mail::{PublishResult, Publisher, ShardMail};
+use super::subscriptions::Waiting;
+use crate::cluster::{ClusterCommand, ClusterEvent, ClusterIdentity, Inbox, Links};
+use crate::limits::{CLUSTER_MESSAGE_BYTES_MAX, CLUSTER_STAGED_BYTES_MAX};
+use crate::peer::{Peer, ServerApplication};
+use entry::{Entry, Origin};
+use store::Store;
+
+/// What a shard of a node in a cluster is given.
+#[derive(Clone, Debug)]
+pub(crate) struct ClusterSettings {
+    /// The node.
+    pub(crate) identity: ClusterIdentity,
+    /// To the cluster thread.
+    pub(crate) commands: mpsc::UnboundedSender<ClusterCommand>,
+    /// The messages of other nodes that wait for the shards.
+    pub(crate) inbox: Inbox,
+}
+
+/// One shard's part in a cluster.
+#[derive(Debug)]
+pub(super) struct ClusterShard {
+    node: NodeId,
+    table: OwnerTable,
+    links: Links,
+    inbox: Inbox,
+    events: VecDeque<ClusterEvent>,
+    /// Publications that other nodes decide about.
+    undecided: BTreeMap<Ticket, Undecided>,
+    /// Followed topics that lack messages up to this offset, which are history.
+    heads: BTreeMap<Box<str>, u64>,
+    /// Shards that subscribe to topics whose position is not known.
+    waiting: BTreeMap<Box<str>, Vec<WaitingShard>>,
+    /// Who wants to know when the topics of others are handed over.
+    settles: Vec<u64>,
+}
+
+/// Somebody who waits for the outcome of a publication.
+#[derive(Debug)]
+enum Undecided {
+    Client(Publisher, Box<str>),
+    Operator,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct WaitingShard {
+    shard: usize,
+    local: TopicId,
+    creator: Creator,
+}
+
+/// What a tick leaves for the cluster.
+#[derive(Debug, Default)]
+pub(super) struct ClusterQueue {
+    /// Topics with new or fewer subscribers.
+    touched: Vec<Box<str>>,
+    publications: VecDeque<StagedPublication>,
+    staged_bytes: usize,
+    tickets: Ticket,
+    /// Outcomes for the operator.
+    pub(super) decided: Vec<(Ticket, PublishResult)>,
+}
+
+#[derive(Debug)]
+struct StagedPublication {
+    topic: Box<str>,
+    ticket: Ticket,
+    waits: Undecided,
+    entry: Vec<u8>,
+}
+
+impl ClusterShard {
+    pub(super) fn new(settings: ClusterSettings) -> ClusterShard {
+        let ClusterSettings { identity: ClusterIdentity { node, key }, commands, inbox } = settings;
+        ClusterShard {
+            node,
+            table: OwnerTable::new(node, View::new([], key)),
+            links: Links::new(commands),
+            inbox,
+            events: VecDeque::new(),
+            undecided: BTreeMap::new(),
+            heads: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            settles: Vec::new(),
+        }
+    }
+
+    /// Whether this shard gives a publication its position.
+    #[inline]
+    pub(super) fn orders(&self, name: &str) -> bool {
+        self.table.orders(name)
+    }
+
+    /// Whether another publication may wait for other nodes.
+    pub(super) fn has_room(&self, queue: &ClusterQueue, bytes: usize) -> bool {
+        queue.staged_bytes + bytes <= CLUSTER_STAGED_BYTES_MAX
+            && self.table.has_room(queue.staged_bytes + bytes)
+    }
+
+    /// Sends a message that this shard has ordered to the nodes that follow its topic.
+    pub(super) fn forward(
+        &mut self,
+        name: &str,
+        position: Position,
+        publisher: &Publisher,
+        publication: Publication<'_>,
+    ) {
+        if self.table.has_followers(name) {
+            let entry = self.entry(publisher, publication, "");
+            self.table.forward(&mut self.links, name, position, &entry);
+        }
+    }
+
+    fn entry(&self, publisher: &Publisher, publication: Publication<'_>, idempotency_key: &str) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let (origin, by_client) = (Origin::of(publisher), !publisher.is_operator());
+        Entry { node: self.node, origin, by_client, publication, idempotency_key }.write(&mut bytes);
+        bytes
+    }
+
+    /// Leaves a publication to the owner of its topic on another node, which decides.
+    ///
+    /// # Errors
+    /// If it does not fit a packet.
+    pub(super) fn stage(
+        &self,
+        queue: &mut ClusterQueue,
+        name: &str,
+        publisher: Publisher,
+        publication: Publication<'_>,
+        idempotency_key: &str,
+    ) -> Result<Ticket, Refused> {
+        if publication.payload.len() + publication.key.len() > CLUSTER_MESSAGE_BYTES_MAX {
+            return Err(Refused::TooLarge);
+        }
+        let entry = self.entry(&publisher, publication, idempotency_key);
+        let waits = match publisher.is_operator() {
+            true => Undecided::Operator,
+            false => Undecided::Client(publisher, name.into()),
+        };
+        queue.tickets += 1;
+        queue.staged_bytes += entry.len();
+        let ticket = queue.tickets;
+        queue.publications.push_back(StagedPublication { topic: name.into(), ticket, waits, entry });
+        Ok(ticket)
+    }
+
+    /// Whether the shard knows the topic's position, and everything up to it.
+    pub(super) fn is_live(&self, name: &str) -> bool {
+        self.table.is_live(name) && !self.heads.contains_key(name)
+    }
+
+    /// A shard subscribes to a topic whose position is not known. It is answered later.
+    pub(super) fn wait(
+        &mut self,
+        queue: &mut ClusterQueue,
+        name: &str,
+        creator: Creator,
+        shard: usize,
+        local: TopicId,
+    ) {
+        queue.touch(name);
+        self.waiting.entry(name.into()).or_default().push(WaitingShard { shard, local, creator });
+    }
+
+    fn deadline(&self) -> Option<Nanos> {
+        self.table.deadline()
+    }
+}
+
+impl ClusterQueue {
+    /// A topic has got or lost subscribers.
+    pub(super) fn touch(&mut self, name: &str) {
+        self.touched.push(name.into());
+    }
+
+    fn is_empty(&self) -> bool {
+        self.touched.is_empty() && self.publications.is_empty()
+    }
+}
+
+impl Broadcast {
+    /// Takes events of the cluster, at the end of the tick.
+    pub(crate) fn cluster_events(&mut self, events: Vec<ClusterEvent>) {
+        if let Some(cluster) = &mut self.sequencer.cluster {
+            cluster.events.extend(events);
+        }
+    }
+
+    /// When the cluster has work without an event.
+    pub(super) fn cluster_deadline(&self) -> Option<Nanos> {
+        let cluster = self.sequencer.cluster.as_ref()?;
+        if !cluster.events.is_empty() || !self.sequencer.queue.is_empty() {
+            return Some(self.now + super::RETRY_DELAY);
+        }
+        cluster.deadline()
+    }
+
+    /// Does what the tick has left for the cluster, and what other nodes have said.
+    pub(super) fn advance_cluster<D: Driver, A: ServerApplication>(&mut self, cx: &mut Context<'_, D, A>) {
+        let Some(mut cluster) = self.sequencer.cluster.take() else { return };
+        for name in self.sequencer.topics.take_names_forgotten() {
+            cluster.table.forget(&name);
+        }
+        let is_idle = cluster.events.is_empty()
+            && self.sequencer.queue.is_empty()
+            && cluster.table.deadline().is_none_or(|at| at > self.now);
+        if !is_idle {
+            self.take_touched(cx, &mut cluster);
+            self.take_publications(cx, &mut cluster);
+            while self.sequencer.queue.publications.is_empty()
+                && self.takes_requests(cx)
+                && let Some(event) = cluster.events.pop_front()
+            {
+                self.take_event(cx, &mut cluster, event);
+            }
+            if cluster.table.deadline().is_some_and(|at| at <= self.now) {
+                self.with_table(cx, &mut cluster, |table, shard| table.handle_time(shard));
+            }
+            self.tell_outcomes(cx, &mut cluster);
+            self.answer_waiting(cx, &mut cluster);
+            if cluster.table.is_settled() {
+                for number in std::mem::take(&mut cluster.settles) {
+                    cluster.links.settled(number);
+                }
+            }
+        }
+        cluster.links.flush();
+        self.sequencer.cluster = Some(cluster);
+    }
+
+    /// Calls the owner table, which may call back into everything else.
+    fn with_table<D: Driver, A: ServerApplication, T>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        cluster: &mut ClusterShard,
+        call: impl FnOnce(&mut OwnerTable, &mut Shard<'_, Store<'_, '_, D, A>, Links>) -> T,
+    ) -> T {
+        let ClusterShard { node, table, links, heads, .. } = cluster;
+        let now = self.now;
+        let mut store = Store { broadcast: self, cx, heads, node: *node };
+        call(table, &mut Shard { store: &mut store, peers: links, now })
+    }
+
+    /// Follows topics that have subscribers, and no others.
+    fn take_touched<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        cluster: &mut ClusterShard,
+    ) {
+        for name in std::mem::take(&mut self.sequencer.queue.touched) {
+            let is_wanted = self.sequencer.topics.is_subscribed(&name) || cluster.waiting.contains_key(&name);
+            self.with_table(cx, cluster, |table, shard| match is_wanted {
+                true => table.subscribe(shard, &name),
+                false => table.unsubscribe(shard, &name),
+            });
+        }
+    }
+
+    fn take_publications<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        cluster: &mut ClusterShard,
+    ) {
+        while self.takes_requests(cx)
+            && let Some(staged) = self.sequencer.queue.publications.pop_front()
+        {
+            let StagedPublication { topic, ticket, waits, entry } = staged;
+            self.sequencer.queue.staged_bytes -= entry.len();
+            cluster.undecided.insert(ticket, waits);
+            let published =
+                self.with_table(cx, cluster, |table, shard| table.publish(shard, &topic, ticket, &entry));
+            if published.is_err() {
+                self.decide(cx, cluster, ticket, Err(Refused::Busy));
+            }
+        }
+    }
+
+    fn take_event<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        cluster: &mut ClusterShard,
+        event: ClusterEvent,
+    ) {
+        match event {
+            ClusterEvent::Joined(node, state) => cluster.links.join(node, state),
+            ClusterEvent::View(view) => {
+                self.with_table(cx, cluster, |table, shard| table.handle_view(shard, view));
+            }
+            ClusterEvent::Open(is_open) => {
+                self.with_table(cx, cluster, |table, shard| table.handle_open(shard, is_open));
+            }
+            ClusterEvent::Settle(number) => {
+                self.with_table(cx, cluster, |table, shard| table.handle_settle(shard));
+                cluster.settles.push(number);
+            }
+            ClusterEvent::Reset(node) => {
+                cluster.links.reset(node);
+                self.with_table(cx, cluster, |table, shard| table.handle_reset(shard, node));
+            }
+            ClusterEvent::Message(from, bytes) => {
+                cluster.inbox.remove(bytes.len());
+                let Some(message) = Message::read(&bytes) else { return };
+                self.with_table(cx, cluster, |table, shard| table.handle_message(shard, from, &message));
+            }
+            ClusterEvent::Room => {
+                self.with_table(cx, cluster, |table, shard| table.handle_time(shard));
+            }
+        }
+    }
+
+    fn tell_outcomes<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        cluster: &mut ClusterShard,
+    ) {
+        while let Some((ticket, outcome)) = cluster.table.poll_outcome() {
+            let result = match outcome {
+                Outcome::Accepted(position) => Ok(position),
+                Outcome::Refused(number) => {
+                    Err(REFUSALS.get(usize::from(number)).copied().unwrap_or(Refused::Busy))
+                }
+                Outcome::Unreachable => Err(Refused::Unreachable),
+                Outcome::Uncertain => Err(Refused::Uncertain),
+            };
+            self.decide(cx, cluster, ticket, result);
+        }
+    }
+
+    /// Tells a publisher what became of its publication.
+    fn decide<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        cluster: &mut ClusterShard,
+        ticket: Ticket,
+        result: PublishResult,
+    ) {
+        match cluster.undecided.remove(&ticket) {
+            Some(Undecided::Client(publisher, name)) if publisher.wants(result) => {
+                let mail = ShardMail::PublishResult { publisher, result };
+                self.answer(cx, usize::from(publisher.shard), mail, &[name.as_bytes()]);
+            }
+            Some(Undecided::Operator) => self.sequencer.queue.decided.push((ticket, result)),
+            _ => {}
+        }
+    }
+
+    /// Answers the shards that wait for topics whose position has become known.
+    fn answer_waiting<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        cluster: &mut ClusterShard,
+    ) {
+        let live: Vec<Box<str>> =
+            cluster.waiting.keys().filter(|name| cluster.is_live(name)).cloned().collect();
+        for name in live {
+            for WaitingShard { shard, local, creator } in cluster.waiting.remove(&name).unwrap_or_default() {
+                let answer = self.sequencer.topics.subscribe(&name, creator, shard, local, cx.pool());
+                self.answer(cx, shard, ShardMail::Subscribed { local, answer }, &[]);
+            }
+            // They may have left meanwhile.
+            self.sequencer.queue.touch(&name);
+        }
+    }
+
+    /// The topic goes on in another epoch, or behind messages that are missing, at `position`: present subscribers are told, and
+    /// come back for what they lack.
+    pub(super) fn interrupted<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        topic: TopicId,
+        position: Position,
+    ) {
+        let Some(before) = self.subscriptions.epoch(topic) else { return };
+        for (token, member) in self.fan_out.topics.subscribers(topic) {
+            let Some((offset, _)) = self.fan_out.topics.reached(member) else { continue };
+            let Some(mut link) = cx.link(token) else { continue };
+            self.fan_out.topics.unsubscribe(member, link.pool());
+            match &mut *link.peer {
+                Peer::Subscriber(subscriber) => {
+                    subscriber.member = None;
+                    close_moved(&mut link);
+                }
+                Peer::Session(session) => {
+                    session.take(topic);
+                    if session.is_event_stream() {
+                        close_moved(&mut link);
+                    } else {
+                        let reached = Position { epoch: before, offset };
+                        let name = self.fan_out.name(topic);
+                        self.sessions
+                            .send(&mut link, &SessionEvent::Moved { topic: name, position: reached });
+                    }
+                    let client = self.client_number(&link);
+                    self.report_presence(&mut link.resources(), topic, client, None);
+                }
+                Peer::Echo | Peer::Handler(_) => {}
+            }
+        }
+        self.interrupt_replays(cx, topic, before);
+        if let Some(subscription) = self.subscriptions.get_mut(topic) {
+            subscription.epoch = position.epoch;
+            self.fan_out.topics.begin_at(topic, position.offset);
+        }
+        self.leave_if_deserted(&mut cx.resources(), topic);
+    }
+
+    /// The same for sessions that are sent messages of the history.
+    fn interrupt_replays<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        topic: TopicId,
+        epoch: u64,
+    ) {
+        let waiting = self.subscriptions.get(topic).map(|subscription| &subscription.waiting[..]);
+        let tokens: Vec<Token> = waiting.unwrap_or_default().iter().map(Waiting::token).collect();
+        for token in tokens {
+            let Some(mut link) = cx.link(token) else { continue };
+            let Peer::Session(session) = &mut *link.peer else { continue };
+            let Some(&mut ReplayState { id, .. }) = session.replay(topic) else { continue };
+            let reached = session.reached(&self.fan_out.topics).find(|(other, ..)| *other == topic);
+            session.take(topic);
+            self.subscriptions.stop_waiting(topic, token);
+            match reached {
+                _ if link.peer.is_event_stream() => close_moved(&mut link),
+                Some((_, offset, _)) => {
+                    let (topic, position) = (self.fan_out.name(topic), Position { epoch, offset });
+                    self.sessions.send(&mut link, &SessionEvent::Moved { topic, position });
+                }
+                // It has no answer yet, and may ask again.
+                None => self.sessions.refuse(&mut link, id, Refused::Busy),
+            }
+        }
+    }
+
+    /// Says that subscribers of these shards are [`interrupted`](Broadcast::interrupted).
+    fn interrupt<D: Driver, A: ServerApplication>(
+        &mut self,
+        cx: &mut Context<'_, D, A>,
+        shards: &[(usize, TopicId)],
+        position: Position,
+    ) {
+        for &(shard, local) in shards {
+            self.answer(cx, shard, ShardMail::Interrupted { local, position }, &[]);
+        }
+    }
+}
+
+/// The number of a refusal, for other nodes.
+fn number(refused: Refused) -> u8 {
+    refusal_number(refused)
+}

@@ -1,0 +1,180 @@
+//! The topics of a shard, as its owner table uses them.
+
+use std::collections::BTreeMap;
+
+use echoring_cluster::{History, NodeId, Outcome, TopicStore, append_entry};
+use echoring_runtime::driver::Driver;
+use echoring_runtime::shard::Context;
+use echoring_topics::{Creator, Importer, Position, Replay, entries};
+
+use super::entry::{Entry, Origin};
+use super::number;
+use crate::broadcast::Broadcast;
+use crate::broadcast::shard_mail::Publisher;
+use crate::limits::CLUSTER_STATE_BYTES_MAX;
+use crate::peer::ServerApplication;
+
+/// The topics of a shard, and everything that a change of them reaches.
+pub(super) struct Store<'a, 'c, D: Driver, A: ServerApplication> {
+    pub(super) broadcast: &'a mut Broadcast,
+    pub(super) cx: &'a mut Context<'c, D, A>,
+    pub(super) heads: &'a mut BTreeMap<Box<str>, u64>,
+    pub(super) node: NodeId,
+}
+
+impl<D: Driver, A: ServerApplication> Store<'_, '_, D, A> {
+    /// Begins a topic at a position, or in a new epoch. Subscribers are told.
+    fn restart(&mut self, topic: &str, position: Option<Position>) -> Option<Position> {
+        self.heads.remove(topic);
+        let now = self.broadcast.now;
+        let begun = self.broadcast.sequencer.topics.restart(topic, position, now, self.cx.pool());
+        let (position, shards) = match begun {
+            Ok((position, shards)) => (position, shards.to_vec()),
+            Err(refused) => {
+                tracing::warn!(topic, %refused, "a topic of the cluster cannot be kept here");
+                return None;
+            }
+        };
+        self.broadcast.interrupt(self.cx, &shards, position);
+        Some(position)
+    }
+
+    /// The publisher of a message, on this node if that is its own.
+    fn publisher(&self, entry: &Entry<'_>) -> Publisher {
+        let now = self.broadcast.now;
+        match (entry.node == self.node, entry.by_client) {
+            (true, _) => entry.origin.publisher(now),
+            (false, true) => Publisher::elsewhere(now),
+            (false, false) => Publisher::operator(now),
+        }
+    }
+
+    /// The followed topic has reached an offset.
+    fn reached(&mut self, topic: &str, offset: u64) {
+        if self.heads.get(topic).is_some_and(|head| *head <= offset) {
+            self.heads.remove(topic);
+        }
+    }
+}
+
+impl<D: Driver, A: ServerApplication> TopicStore for Store<'_, '_, D, A> {
+    fn position(&self, topic: &str) -> Option<Position> {
+        self.broadcast.sequencer.topics.position(topic)
+    }
+
+    fn begin(&mut self, topic: &str) -> Result<Position, u8> {
+        // What was followed is another node's: only what this node has owned goes on in its epoch.
+        let (topics, now) = (&mut self.broadcast.sequencer.topics, self.broadcast.now);
+        if topics.find(topic).is_some() {
+            return self.restart(topic, None).ok_or_else(|| number(echoring_topics::Refused::TooManyTopics));
+        }
+        let begun = topics.find_or_create(topic, Creator::NOBODY, now, self.cx.pool());
+        begun.map(|_| self.position(topic).unwrap_or_default()).map_err(number)
+    }
+
+    fn renew(&mut self, topic: &str) -> Position {
+        self.restart(topic, None).unwrap_or_default()
+    }
+
+    fn append(&mut self, topic: &str, entry: &[u8]) -> Outcome {
+        let Some(entry) = Entry::read(entry) else {
+            return Outcome::Refused(number(echoring_topics::Refused::TooLarge));
+        };
+        let publisher = self.publisher(&entry);
+        let Entry { publication, idempotency_key, .. } = entry;
+        let (now, broadcast) = (self.broadcast.now, &mut *self.broadcast);
+        let mut resources = self.cx.resources();
+        let sequenced =
+            broadcast.sequencer.sequence(&mut resources, now, topic, publisher, publication, idempotency_key);
+        match broadcast.append_sequenced(&mut resources, &publisher, sequenced, publication) {
+            Ok(position) => Outcome::Accepted(position),
+            Err(refused) => Outcome::Refused(number(refused)),
+        }
+    }
+
+    fn follow(&mut self, topic: &str, start: Position, head: u64) {
+        if self.restart(topic, Some(start)).is_some() && head > start.offset {
+            self.heads.insert(topic.into(), head);
+        }
+    }
+
+    fn deliver(&mut self, topic: &str, offset: u64, entry: &[u8]) {
+        let Some(id) = self.broadcast.sequencer.topics.find(topic) else { return };
+        let Some(entry) = Entry::read(entry) else {
+            // Of another version: the message is missing here.
+            return self.skip(topic, offset);
+        };
+        let publisher = self.publisher(&entry);
+        let (now, broadcast) = (self.broadcast.now, &mut *self.broadcast);
+        let mut resources = self.cx.resources();
+        let sequencer = &mut broadcast.sequencer;
+        let local = sequencer.accept(&mut resources, now, id, &publisher, offset, entry.publication);
+        if let Some(local) = local {
+            let owned = &mut sequencer.topics;
+            broadcast.fan_out.append(owned, &mut resources, local, &publisher, offset, entry.publication);
+        }
+        self.reached(topic, offset);
+    }
+
+    fn skip(&mut self, topic: &str, offset: u64) {
+        let skipped = self.broadcast.sequencer.topics.skip(topic, offset, self.cx.pool());
+        if let Some((position, shards)) = skipped.map(|(position, shards)| (position, shards.to_vec())) {
+            self.broadcast.interrupt(self.cx, &shards, position);
+        }
+        self.reached(topic, offset);
+    }
+
+    fn oldest(&self, topic: &str) -> u64 {
+        let topics = &self.broadcast.sequencer.topics;
+        // The latest messages of keys are no history that could be read in order.
+        match (topics.is_conflated(topic), topics.position(topic)) {
+            (true, Some(position)) => position.offset + 1,
+            _ => topics.oldest(topic),
+        }
+    }
+
+    fn read(&mut self, topic: &str, after: u64, bytes_max: usize, list: &mut Vec<u8>) -> History {
+        let none = History { first: 0, messages: 0 };
+        let (topics, now) = (&mut self.broadcast.sequencer.topics, self.broadcast.now);
+        let mut page = Vec::new();
+        let Some(id) = topics.find(topic) else { return none };
+        let from = Replay::After(after);
+        let told = topics.history(id, from, bytes_max, now, self.cx.pool(), &mut page);
+        let Some(told) = told.filter(|told| !told.conflated && told.messages > 0) else { return none };
+        for (_, publication) in entries(&page) {
+            let mut bytes = Vec::new();
+            let (node, origin) = (NodeId(0), Origin::default());
+            Entry { node, origin, by_client: true, publication, idempotency_key: "" }.write(&mut bytes);
+            append_entry(list, &bytes);
+        }
+        History { first: told.first, messages: told.messages.into() }
+    }
+
+    fn export_rest(&mut self, topic: &str, bytes: &mut Vec<u8>) {
+        let (topics, now) = (&mut self.broadcast.sequencer.topics, self.broadcast.now);
+        if let Some(id) = topics.find(topic) {
+            topics.export_state(id, CLUSTER_STATE_BYTES_MAX, now, self.cx.pool(), bytes);
+        }
+    }
+
+    fn import_rest(&mut self, topic: &str, bytes: &[u8]) {
+        let (topics, now) = (&mut self.broadcast.sequencer.topics, self.broadcast.now);
+        let Some(id) = topics.find(topic) else { return };
+        if let Err(error) = Importer::import_state(topics, id, bytes, now, self.cx.pool()) {
+            tracing::warn!(topic, %error, "the state of a topic that moved here is not complete");
+        }
+    }
+
+    fn hold(&mut self, topic: &str, is_held: bool) {
+        self.broadcast.sequencer.topics.hold(topic, is_held, self.broadcast.now);
+    }
+
+    fn remove(&mut self, topic: &str) {
+        self.heads.remove(topic);
+        self.broadcast.sequencer.topics.remove(topic, self.broadcast.now, self.cx.pool());
+    }
+
+    fn take_remembered(&mut self, moves: &mut dyn FnMut(&str) -> bool) -> Option<(Box<str>, Position)> {
+        self.broadcast.sequencer.topics.take_forgotten(moves, self.cx.pool())
+    }
+}

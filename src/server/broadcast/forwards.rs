@@ -1,0 +1,48 @@
+//! Mail in the forward lanes to other shards.
+
+use std::collections::VecDeque;
+
+use echoring_runtime::shard::{Lane, Mailboxes};
+
+use super::shard_mail::ShardMail;
+
+/// Posts mail in order. Callers check the room of the lanes before they do what causes it. A message of another node may cause
+/// more mail than a lane has room for: the rest waits here, and nothing that causes more is taken meanwhile.
+#[derive(Debug, Default)]
+pub(super) struct Forwards {
+    waiting: VecDeque<(usize, ShardMail, Vec<u8>)>,
+}
+
+impl Forwards {
+    /// Whether no mail waits.
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Posts mail to another shard, or to one of another process.
+    #[inline]
+    pub(super) fn post(
+        &mut self,
+        mailboxes: &mut Mailboxes<ShardMail>,
+        to: usize,
+        mail: ShardMail,
+        bytes: &[&[u8]],
+    ) {
+        let has_posted =
+            self.waiting.is_empty() && mailboxes.post(to, Lane::Forward, mail.clone(), bytes).is_ok();
+        // A shard of another process may have ended.
+        if !has_posted && to < mailboxes.shards() {
+            self.waiting.push_back((to, mail, bytes.concat()));
+        }
+    }
+
+    /// Posts what waits, as far as there is room.
+    pub(super) fn post_waiting(&mut self, mailboxes: &mut Mailboxes<ShardMail>) {
+        while let Some((to, mail, bytes)) = self.waiting.front()
+            && mailboxes.post(*to, Lane::Forward, mail.clone(), &[bytes]).is_ok()
+        {
+            self.waiting.pop_front();
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! A node of a cluster: what the shards and the thread that carries the cluster's packets tell each other.
+//!
+//! ```text
+//! cluster thread: Cluster ── ClusterEvent ──> shards: OwnerTable, topics
+//!                    ^                          │
+//!                    └────── ClusterCommand ────┘
+//! ```
+//!
+//! The shards share no memory with the thread but two numbers for each link: the bytes that are on their way to it, and
+//! whether it is full.
+
+mod status;
+mod tables;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::BufMut as _;
+use echoring_cluster::limits::LINK_BYTES_MAX;
+use echoring_cluster::{Message, NodeId, Peers, View};
+use tokio::sync::mpsc;
+
+pub use status::{ClusterStatus, MemberStatus};
+pub(crate) use tables::Inbox;
+pub use tables::{ClusterNode, ClusterTables};
+
+/// The identity of a node that joins a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClusterIdentity {
+    /// This run of the node.
+    pub node: NodeId,
+    /// The secret of the cluster that places its topics, and that its digests of messages begin with.
+    pub key: u64,
+}
+
+/// What the cluster thread tells a shard.
+#[derive(Debug)]
+pub enum ClusterEvent {
+    /// Another node is there.
+    Joined(NodeId, Arc<LinkState>),
+    /// Other nodes own topics from now on.
+    View(View),
+    /// Whether topics may be begun.
+    Open(bool),
+    /// Say [`ClusterCommand::Settled`] with this number once no topic has to be handed over.
+    Settle(u64),
+    /// Another node is dead, or has lost what it was sent.
+    Reset(NodeId),
+    /// A message of another node about a topic of the shard.
+    Message(NodeId, Vec<u8>),
+    /// A link that was full has room.
+    Room,
+}
+
+/// What a shard, or whoever controls the server, tells the cluster thread.
+#[derive(Debug)]
+pub enum ClusterCommand {
+    /// Messages for other nodes: for each the node, the length, and the message.
+    Messages(Vec<u8>),
+    /// A shard has settled, as [`ClusterEvent::Settle`] asked.
+    Settled(u64),
+    /// Leave the cluster: hand everything over.
+    Leave,
+    /// End.
+    End,
+}
+
+/// The load of the link to another node.
+#[derive(Debug, Default)]
+pub struct LinkState {
+    /// Bytes on their way from the shards to the link.
+    staged_bytes: AtomicU64,
+    /// The link has no room for deliveries.
+    is_full: AtomicBool,
+}
+
+impl LinkState {
+    fn has_room(&self) -> bool {
+        !self.is_full.load(Ordering::Relaxed)
+            && self.staged_bytes.load(Ordering::Relaxed) < LINK_BYTES_MAX as u64
+    }
+}
+
+/// A shard's ends of the links to other nodes.
+#[derive(Debug)]
+pub(crate) struct Links {
+    peers: BTreeMap<NodeId, Arc<LinkState>>,
+    /// The messages of this tick.
+    outbox: Vec<u8>,
+    commands: mpsc::UnboundedSender<ClusterCommand>,
+}
+
+impl Links {
+    pub(crate) fn new(commands: mpsc::UnboundedSender<ClusterCommand>) -> Links {
+        Links { peers: BTreeMap::new(), outbox: Vec::new(), commands }
+    }
+
+    pub(crate) fn join(&mut self, node: NodeId, state: Arc<LinkState>) {
+        self.peers.insert(node, state);
+    }
+
+    pub(crate) fn reset(&mut self, node: NodeId) {
+        self.peers.remove(&node);
+    }
+
+    /// Sends the messages of this tick.
+    pub(crate) fn flush(&mut self) {
+        if !self.outbox.is_empty() {
+            let messages = std::mem::take(&mut self.outbox);
+            self.tell(ClusterCommand::Messages(messages));
+        }
+    }
+
+    /// Says that the shard has settled, after everything that it has sent before.
+    pub(crate) fn settled(&mut self, number: u64) {
+        self.flush();
+        self.tell(ClusterCommand::Settled(number));
+    }
+
+    fn tell(&self, command: ClusterCommand) {
+        // Fails only if the thread has ended: then this node hears nothing more, and ends too.
+        let _ = self.commands.send(command);
+    }
+}
+
+impl Peers for Links {
+    fn send(&mut self, to: NodeId, message: &Message<'_>) {
+        let Some(peer) = self.peers.get(&to) else { return };
+        self.outbox.put_u64_le(to.0);
+        let at = self.outbox.len();
+        self.outbox.put_u32_le(0);
+        message.write(&mut self.outbox);
+        let bytes = self.outbox.len() - at - 4;
+        self.outbox[at..at + 4].copy_from_slice(&(bytes as u32).to_le_bytes());
+        peer.staged_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    fn knows(&self, node: NodeId) -> bool {
+        self.peers.contains_key(&node)
+    }
+
+    fn has_room(&self, to: NodeId) -> bool {
+        self.peers.get(&to).is_none_or(|peer| peer.has_room())
+    }
+}
+
+/// The messages that [`Links`] sent together.
+fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (NodeId, &[u8])> {
+    std::iter::from_fn(move || {
+        let (node, rest) = bytes.split_first_chunk::<8>()?;
+        let (length, rest) = rest.split_first_chunk::<4>()?;
+        let (message, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        bytes = rest;
+        Some((NodeId(u64::from_le_bytes(*node)), message))
+    })
+}

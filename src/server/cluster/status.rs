@@ -1,0 +1,70 @@
+//! What a node knows of its cluster, for operators.
+
+use echoring_cluster::{NodeId, Phase, Traffic};
+use serde::Serialize;
+
+/// What a node knows of its cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ClusterStatus {
+    /// The name of this node.
+    pub node: String,
+    /// The id of this run of it.
+    pub id: String,
+    /// How far it is: `joining`, `active`, `leaving` or `left`.
+    pub phase: &'static str,
+    /// Whether the connection to the backbone is there.
+    pub connected: bool,
+    /// Whether the node may begin topics that it owns.
+    pub open: bool,
+    /// The other nodes.
+    pub members: Vec<MemberStatus>,
+    /// Packets and heartbeats sent over the backbone.
+    pub packets_out: u64,
+    /// Their bytes.
+    pub bytes_out: u64,
+    /// Packets and heartbeats received.
+    pub packets_in: u64,
+    /// Their bytes.
+    pub bytes_in: u64,
+    /// Times that the connection was made.
+    pub connects: u64,
+    /// Packets that could not be sent in time. They are sent again.
+    pub dropped: u64,
+}
+
+/// Another node, as this one sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MemberStatus {
+    /// Its name.
+    pub node: String,
+    /// The id of its run.
+    pub id: String,
+    /// How far it is.
+    pub phase: &'static str,
+    /// Bytes that wait for the link to it.
+    pub staged_bytes: u64,
+    /// Whether that link has no room for deliveries.
+    pub full: bool,
+}
+
+impl ClusterStatus {
+    pub(super) fn set_traffic(&mut self, traffic: &Traffic) {
+        let Traffic { packets_out, bytes_out, packets_in, bytes_in, connects, dropped } = *traffic;
+        (self.packets_out, self.bytes_out) = (packets_out, bytes_out);
+        (self.packets_in, self.bytes_in) = (packets_in, bytes_in);
+        (self.connects, self.dropped) = (connects, dropped);
+    }
+}
+
+pub(super) fn id(node: NodeId) -> String {
+    node.to_string()
+}
+
+pub(super) fn word(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Joining => "joining",
+        Phase::Active => "active",
+        Phase::Leaving => "leaving",
+        Phase::Left => "left",
+    }
+}

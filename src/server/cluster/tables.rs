@@ -1,0 +1,308 @@
+//! The owner tables of all shards, as the cluster thread sees them.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use echoring_cluster::{Cluster, Event, Message, NodeId, Peers as _, Phase, Settle, Tables, Traffic};
+use echoring_proto::limits::Nanos;
+use echoring_runtime::shard::{ControlMessage, Remote};
+use echoring_topics::{HubReport, Placement};
+use tokio::sync::mpsc;
+
+use super::status::{id, word};
+use super::{ClusterCommand, ClusterEvent, ClusterStatus, LinkState, MemberStatus, messages};
+use crate::commands::ShardCommand;
+use crate::limits::{CLUSTER_INBOX_BYTES_MAX, CLUSTER_LEAVE_INTERVAL, CLUSTER_REPORT_INTERVAL};
+
+/// The bytes of the messages of other nodes that the shards have not handled.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Inbox(Arc<AtomicU64>);
+
+impl Inbox {
+    pub(crate) fn remove(&self, bytes: usize) {
+        self.0.fetch_sub(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+/// A node's part in its cluster, for those who control the server.
+#[derive(Clone, Debug)]
+pub struct ClusterNode {
+    commands: mpsc::UnboundedSender<ClusterCommand>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    status: Mutex<ClusterStatus>,
+    /// Signalled when the phase changes.
+    changed: Condvar,
+    is_active: AtomicBool,
+}
+
+impl Shared {
+    fn status(&self) -> MutexGuard<'_, ClusterStatus> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClusterNode {
+    pub(crate) fn new(commands: mpsc::UnboundedSender<ClusterCommand>) -> ClusterNode {
+        ClusterNode { commands, shared: Arc::default() }
+    }
+
+    /// What the node knows of its cluster.
+    pub fn status(&self) -> ClusterStatus {
+        self.shared.status().clone()
+    }
+
+    /// Whether the node owns topics, and is connected to the others.
+    pub fn is_ready(&self) -> bool {
+        self.shared.is_active.load(Ordering::Relaxed)
+    }
+
+    /// Hands all topics over to other nodes, and waits until that is done, for `timeout` at most. Clients are served as before.
+    /// Returns whether everything was handed over.
+    pub fn leave(&self, timeout: Duration) -> bool {
+        let _ = self.commands.send(ClusterCommand::Leave);
+        let has_left = |status: &mut ClusterStatus| status.phase != word(Phase::Left);
+        let waited = self.shared.changed.wait_timeout_while(self.shared.status(), timeout, has_left);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+
+    /// Ends the cluster thread.
+    pub fn end(&self) {
+        let _ = self.commands.send(ClusterCommand::End);
+    }
+}
+
+/// A question to all shards whether they have settled.
+#[derive(Debug)]
+struct PendingSettle {
+    /// Which node asks; `None` for this one, which leaves.
+    asked: Option<Settle>,
+    /// Shards that have not answered.
+    shards: usize,
+}
+
+/// Passes the events of a cluster on to the shards, and their messages to the cluster.
+#[derive(Debug)]
+pub struct ClusterTables {
+    remotes: Arc<[Remote<ShardCommand, HubReport>]>,
+    placement: Placement,
+    inbox: Inbox,
+    links: BTreeMap<NodeId, Arc<LinkState>>,
+    settles: BTreeMap<u64, PendingSettle>,
+    settles_asked: u64,
+    /// When the shards are asked whether they have handed everything over.
+    leave_at: Option<Nanos>,
+    has_ended: bool,
+    is_connected: bool,
+    /// What each shard is told at the end of the round.
+    staged: Vec<Vec<ClusterEvent>>,
+    report_at: Nanos,
+    reported: (Option<Phase>, bool, bool),
+    shared: Arc<Shared>,
+}
+
+impl ClusterTables {
+    pub(crate) fn new(
+        remotes: Arc<[Remote<ShardCommand, HubReport>]>,
+        placement: Placement,
+        inbox: Inbox,
+        node: &ClusterNode,
+    ) -> ClusterTables {
+        ClusterTables {
+            staged: remotes.iter().map(|_| Vec::new()).collect(),
+            remotes,
+            placement,
+            inbox,
+            links: BTreeMap::new(),
+            settles: BTreeMap::new(),
+            settles_asked: 0,
+            leave_at: None,
+            has_ended: false,
+            is_connected: false,
+            report_at: 0,
+            reported: (None, false, false),
+            shared: Arc::clone(&node.shared),
+        }
+    }
+
+    fn tell_all(&mut self, event: impl Fn() -> ClusterEvent) {
+        self.staged.iter_mut().for_each(|staged| staged.push(event()));
+    }
+
+    fn send_staged(&mut self) {
+        for (remote, staged) in self.remotes.iter().zip(&mut self.staged) {
+            if !staged.is_empty() {
+                // A shard that has ended needs nothing.
+                let events = ShardCommand::Cluster(std::mem::take(staged));
+                let _ = remote.send(ControlMessage::Command(events));
+            }
+        }
+    }
+
+    fn ask_settled(&mut self, asked: Option<Settle>) {
+        self.settles_asked += 1;
+        let number = self.settles_asked;
+        self.settles.insert(number, PendingSettle { asked, shards: self.remotes.len() });
+        self.tell_all(|| ClusterEvent::Settle(number));
+    }
+
+    /// Makes nodes known to the shards before anything else is said of them.
+    fn join_new(&mut self, cluster: &Cluster) {
+        let nodes = cluster.members().map(|(node, ..)| node);
+        let new: Vec<NodeId> = nodes.filter(|node| !self.links.contains_key(node)).collect();
+        for node in new {
+            let state = Arc::<LinkState>::default();
+            self.tell_all(|| ClusterEvent::Joined(node, Arc::clone(&state)));
+            self.links.insert(node, state);
+        }
+    }
+
+    fn pass_on(&mut self, event: Event) {
+        match event {
+            Event::View(view) => self.tell_all(|| ClusterEvent::View(view.clone())),
+            Event::Open(is_open) => self.tell_all(|| ClusterEvent::Open(is_open)),
+            Event::Settle(settle) => self.ask_settled(Some(settle)),
+            Event::Message { from, bytes } => {
+                let Some(topic) = Message::read(&bytes).as_ref().and_then(Message::topic) else { return };
+                let shard = self.placement.owner(topic, self.remotes.len());
+                self.inbox.0.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                self.staged[shard].push(ClusterEvent::Message(from, bytes));
+            }
+            Event::Reset(node) => {
+                // If it is still there, it is made known again.
+                self.links.remove(&node);
+                self.tell_all(|| ClusterEvent::Reset(node));
+            }
+            Event::Superseded => {
+                tracing::error!("another node with the name of this one has started; leaving the cluster");
+            }
+        }
+    }
+
+    /// Tells the shards when a link that was full has room.
+    fn look_at_links(&mut self, cluster: &Cluster) {
+        let mut has_room = false;
+        for (node, state) in &self.links {
+            let is_full = !cluster.has_room(*node);
+            has_room |= state.is_full.swap(is_full, Ordering::Relaxed) && !is_full;
+        }
+        if has_room {
+            self.tell_all(|| ClusterEvent::Room);
+        }
+    }
+
+    fn report(&mut self, cluster: &Cluster, traffic: &Traffic, now: Nanos) {
+        let reported = (Some(cluster.phase()), cluster.is_open(), self.is_connected);
+        let has_changed = self.reported != reported;
+        if !has_changed && now < self.report_at {
+            return;
+        }
+        (self.reported, self.report_at) = (reported, now + CLUSTER_REPORT_INTERVAL);
+        let members = cluster.members().map(|(node, name, phase)| {
+            let state = self.links.get(&node);
+            MemberStatus {
+                node: name.to_owned(),
+                id: id(node),
+                phase: word(phase),
+                staged_bytes: state.map_or(0, |state| state.staged_bytes.load(Ordering::Relaxed)),
+                full: state.is_some_and(|state| state.is_full.load(Ordering::Relaxed)),
+            }
+        });
+        let is_active = cluster.phase() == Phase::Active && self.is_connected;
+        self.shared.is_active.store(is_active, Ordering::Relaxed);
+        let mut status = self.shared.status();
+        let phase = word(cluster.phase());
+        let is_new = status.phase != phase;
+        status.node = cluster.name().to_owned();
+        status.id = id(cluster.node());
+        (status.phase, status.connected, status.open) = (phase, self.is_connected, cluster.is_open());
+        status.members = members.collect();
+        status.set_traffic(traffic);
+        drop(status);
+        if is_new {
+            tracing::info!(phase, "node of a cluster");
+        }
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Tables for ClusterTables {
+    type Command = ClusterCommand;
+
+    fn handle(&mut self, cluster: &mut Cluster, event: Event, _: Nanos) {
+        self.join_new(cluster);
+        self.pass_on(event);
+    }
+
+    fn command(&mut self, cluster: &mut Cluster, command: ClusterCommand, now: Nanos) {
+        match command {
+            ClusterCommand::Messages(bytes) => {
+                for (node, bytes) in messages(&bytes) {
+                    cluster.send_bytes(node, bytes);
+                    if let Some(state) = self.links.get(&node) {
+                        let before = state.staged_bytes.load(Ordering::Relaxed);
+                        // What was sent over a link that was reset since counts for none.
+                        state.staged_bytes.fetch_sub(before.min(bytes.len() as u64), Ordering::Relaxed);
+                    }
+                }
+            }
+            ClusterCommand::Settled(number) => {
+                let Some(pending) = self.settles.get_mut(&number) else { return };
+                pending.shards -= 1;
+                if pending.shards == 0
+                    && let Some(PendingSettle { asked, .. }) = self.settles.remove(&number)
+                {
+                    match asked {
+                        Some(settle) => cluster.settled(settle),
+                        None if cluster.try_finish(now) => self.leave_at = None,
+                        None => self.leave_at = Some(now + CLUSTER_LEAVE_INTERVAL),
+                    }
+                }
+            }
+            ClusterCommand::Leave => {
+                cluster.leave(now);
+                self.leave_at = Some(now);
+            }
+            ClusterCommand::End => self.has_ended = true,
+        }
+    }
+
+    fn connected(&mut self, is_connected: bool) {
+        if self.is_connected != is_connected {
+            if is_connected {
+                tracing::info!("connected to the cluster's backbone");
+            } else {
+                tracing::warn!("the connection to the cluster's backbone is lost");
+            }
+        }
+        self.is_connected = is_connected;
+    }
+
+    fn run(&mut self, cluster: &mut Cluster, traffic: &Traffic, now: Nanos) {
+        self.join_new(cluster);
+        if self.leave_at.is_some_and(|at| at <= now) {
+            self.leave_at = None;
+            self.ask_settled(None);
+        }
+        self.look_at_links(cluster);
+        self.report(cluster, traffic, now);
+        self.send_staged();
+    }
+
+    fn deadline(&self) -> Option<Nanos> {
+        self.leave_at
+    }
+
+    fn has_room(&self) -> bool {
+        self.inbox.0.load(Ordering::Relaxed) < CLUSTER_INBOX_BYTES_MAX
+    }
+
+    fn has_ended(&self, _: &Cluster) -> bool {
+        self.has_ended
+    }
+}
