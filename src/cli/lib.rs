@@ -11,6 +11,7 @@
 
 mod admin_client;
 pub mod bench;
+mod cluster;
 mod compare;
 mod compress;
 mod connect;
@@ -122,6 +123,8 @@ enum Command {
     Bench(Box<bench::Args>),
     /// Compare results of `bench --json`: better, worse, the same or undecided, with intervals
     Compare(compare::Args),
+    /// See the cluster that a running server belongs to
+    Cluster(cluster::Args),
     /// Talk to a server: at a terminal, or by pipes
     Connect(connect::Args),
     /// Check this host for a server: what it allows, what it limits, and the cures
@@ -169,6 +172,7 @@ where
         Command::Serve(arguments) => serve::run(&arguments, typed),
         Command::Bench(arguments) => Ok(bench::run(*arguments, typed)),
         Command::Compare(arguments) => compare::run(arguments),
+        Command::Cluster(arguments) => cluster::run(&arguments),
         Command::Connect(arguments) => connect::run(arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Proxy(arguments) => proxy::run(arguments),

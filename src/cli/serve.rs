@@ -52,7 +52,7 @@ use super::signals::{DrainSteps, ServerSignals};
 use super::systemd::{Activated, Notifier};
 use super::{Failure, environment, print};
 use crate::file::flags;
-use crate::limits::EXIT_GRACE;
+use crate::limits::{CLUSTER_LEAVE_TIMEOUT, EXIT_GRACE};
 use crate::logging;
 use echoring_async::tls::Tickets;
 use echoring_runtime::shard::AccessLog;
@@ -319,6 +319,8 @@ fn handle_signals(
 ) -> io::Result<()> {
     let (failing, unready, hung_up) = (server.clone(), server.clone(), server.clone());
     let (stopping, reloading) = (notifier.clone(), notifier.clone());
+    let leaves_cluster = server.cluster().map_or(Duration::ZERO, |_| CLUSTER_LEAVE_TIMEOUT);
+    let exit_timeout = drain.exit_timeout() + leaves_cluster;
     let steps = DrainSteps {
         announce: move || {
             unready.set_not_ready();
@@ -326,7 +328,7 @@ fn handle_signals(
         },
         lame_duck: drain.lame_duck(),
         begin: move || drain.begin(&server),
-        exit_timeout: drain.exit_timeout(),
+        exit_timeout,
     };
     let hangup = move || {
         // A unit of Type=notify-reload waits for both.

@@ -39,6 +39,7 @@ use hyper::header::{ALLOW, HeaderMap, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use tokio::sync::oneshot;
 
+use crate::cluster::ClusterNode;
 use crate::config::ListenAddress;
 use crate::handle::Snapshot;
 use crate::limits::SNAPSHOT_TIMEOUT;
@@ -241,6 +242,7 @@ impl ControlThread {
             auth: self.server.auth(),
             admin,
             bans: self.server.admission.bans(),
+            cluster: self.server.cluster().map(ClusterNode::status),
         }
     }
 
@@ -252,6 +254,13 @@ impl ControlThread {
 
     async fn stats(&self, admin: AttemptFigures) -> Reply {
         Reply::json(StatusCode::OK, report::to_json(self.node(admin), &self.snapshots().await))
+    }
+
+    fn cluster(&self) -> Reply {
+        match self.server.cluster() {
+            Some(node) => Reply::json(StatusCode::OK, serde_json::to_vec(&node.status())),
+            None => Reply::text(StatusCode::NOT_FOUND, "this server belongs to no cluster"),
+        }
     }
 
     async fn limits(&self) -> Reply {
@@ -301,7 +310,9 @@ impl Answer for AdminService {
         let topic = path.strip_prefix("/topics/");
         let connection = path.strip_prefix("/connections/");
         let methods = match &*path {
-            "/" | "/healthz" | "/limits" | "/metrics" | "/readyz" | "/stats" | "/topics" => READS,
+            "/" | "/cluster" | "/healthz" | "/limits" | "/metrics" | "/readyz" | "/stats" | "/topics" => {
+                READS
+            }
             "/log-level" => READS_AND_PUT,
             "/connections" => READS_AND_DELETE,
             "/reload" => POST,
@@ -310,8 +321,8 @@ impl Answer for AdminService {
             _ => {
                 return Reply::text(
                     StatusCode::NOT_FOUND,
-                    "unknown path; use /, /metrics, /stats, /topics, /connections, /limits, /log-level, /reload, /healthz or \
-                     /readyz",
+                    "unknown path; use /, /metrics, /stats, /topics, /connections, /cluster, /limits, /log-level, /reload, \
+                     /healthz or /readyz",
                 );
             }
         };
@@ -331,6 +342,7 @@ impl Answer for AdminService {
             ("/topics", _) => self.topics.list(query).await,
             ("/", _) => page::reply(),
             ("/stats", _) => self.plane.stats(self.attempts.figures()).await,
+            ("/cluster", _) => self.plane.cluster(),
             ("/limits", _) => self.plane.limits().await,
             ("/metrics", _) => self.plane.metrics(request.headers(), self.attempts.figures()).await,
             ("/reload", _) => self.plane.reloading.answer().await,

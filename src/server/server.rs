@@ -358,8 +358,7 @@ impl Bound {
         let threads = launched.run();
         let ends = Mutex::new(ends);
         let tables = cluster.zip(handle.cluster.as_ref()).map(|(cluster, node)| {
-            let remotes = Arc::clone(&handle.remotes);
-            (ClusterTables::new(remotes, placement, cluster.inbox, node), commands_out)
+            (ClusterTables::new(handle.clone(), node, placement, cluster.inbox), commands_out)
         });
         let mut server =
             Server { addresses, files: Vec::new(), driver, threads, ends, handle, node, cluster: tables };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::limits::{EXIT_GRACE, LAME_DUCK_PARTS, LAME_DUCK_TIME_MAX};
+use crate::limits::{CLUSTER_LEAVE_TIMEOUT, EXIT_GRACE, LAME_DUCK_PARTS, LAME_DUCK_TIME_MAX};
 use echoring_async::limits::DRAIN_TIMEOUT;
 use echoring_server::limits::HANDOVER_TIME;
 use echoring_server::{Handle, PacedDrain};
@@ -23,8 +23,14 @@ impl DrainSettings {
     }
 
     /// Drains because of a signal, after the time of [`lame_duck`](DrainSettings::lame_duck). Without `--drain`, everyone
-    /// is closed at once.
+    /// is closed at once. In a cluster, other nodes take the topics over before.
     pub(super) fn begin(&self, server: &Handle) {
+        // While all clients are still served, so that those who come back elsewhere miss nothing.
+        if let Some(cluster) = server.cluster()
+            && !cluster.leave(CLUSTER_LEAVE_TIMEOUT)
+        {
+            tracing::warn!("topics could not be handed over to other nodes in time");
+        }
         match self.time {
             None => server.drain(),
             Some(time) => {

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use echoring_cluster::{Cluster, Event, Message, NodeId, Peers as _, Phase, Settle, Tables, Traffic};
 use echoring_proto::limits::Nanos;
-use echoring_runtime::shard::{ControlMessage, Remote};
-use echoring_topics::{HubReport, Placement};
+use echoring_runtime::shard::ControlMessage;
+use echoring_topics::Placement;
 use tokio::sync::mpsc;
 
 use super::status::{id, word};
 use super::{ClusterCommand, ClusterEvent, ClusterStatus, LinkState, MemberStatus, messages};
 use crate::commands::ShardCommand;
+use crate::handle::Handle;
 use crate::limits::{CLUSTER_INBOX_BYTES_MAX, CLUSTER_LEAVE_INTERVAL, CLUSTER_REPORT_INTERVAL};
 
 /// The bytes of the messages of other nodes that the shards have not handled.
@@ -89,7 +90,7 @@ struct PendingSettle {
 /// Passes the events of a cluster on to the shards, and their messages to the cluster.
 #[derive(Debug)]
 pub struct ClusterTables {
-    remotes: Arc<[Remote<ShardCommand, HubReport>]>,
+    server: Handle,
     placement: Placement,
     inbox: Inbox,
     links: BTreeMap<NodeId, Arc<LinkState>>,
@@ -108,14 +109,14 @@ pub struct ClusterTables {
 
 impl ClusterTables {
     pub(crate) fn new(
-        remotes: Arc<[Remote<ShardCommand, HubReport>]>,
+        server: Handle,
+        node: &ClusterNode,
         placement: Placement,
         inbox: Inbox,
-        node: &ClusterNode,
     ) -> ClusterTables {
         ClusterTables {
-            staged: remotes.iter().map(|_| Vec::new()).collect(),
-            remotes,
+            staged: server.remotes.iter().map(|_| Vec::new()).collect(),
+            server,
             placement,
             inbox,
             links: BTreeMap::new(),
@@ -135,7 +136,7 @@ impl ClusterTables {
     }
 
     fn send_staged(&mut self) {
-        for (remote, staged) in self.remotes.iter().zip(&mut self.staged) {
+        for (remote, staged) in self.server.remotes.iter().zip(&mut self.staged) {
             if !staged.is_empty() {
                 // A shard that has ended needs nothing.
                 let events = ShardCommand::Cluster(std::mem::take(staged));
@@ -147,7 +148,7 @@ impl ClusterTables {
     fn ask_settled(&mut self, asked: Option<Settle>) {
         self.settles_asked += 1;
         let number = self.settles_asked;
-        self.settles.insert(number, PendingSettle { asked, shards: self.remotes.len() });
+        self.settles.insert(number, PendingSettle { asked, shards: self.staged.len() });
         self.tell_all(|| ClusterEvent::Settle(number));
     }
 
@@ -169,7 +170,7 @@ impl ClusterTables {
             Event::Settle(settle) => self.ask_settled(Some(settle)),
             Event::Message { from, bytes } => {
                 let Some(topic) = Message::read(&bytes).as_ref().and_then(Message::topic) else { return };
-                let shard = self.placement.owner(topic, self.remotes.len());
+                let shard = self.placement.owner(topic, self.staged.len());
                 self.inbox.0.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 self.staged[shard].push(ClusterEvent::Message(from, bytes));
             }
@@ -179,7 +180,8 @@ impl ClusterTables {
                 self.tell_all(|| ClusterEvent::Reset(node));
             }
             Event::Superseded => {
-                tracing::error!("another node with the name of this one has started; leaving the cluster");
+                // The others follow that one, and take this one for dead.
+                self.server.fail("another node of the cluster has started with the name of this one");
             }
         }
     }

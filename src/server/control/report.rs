@@ -17,6 +17,7 @@ use super::failed_attempts::AttemptFigures;
 use super::limits_report::limited;
 use super::reload::ReloadFigures;
 use crate::auth::AuthFigures;
+use crate::cluster::ClusterStatus;
 use crate::handle::Snapshot;
 
 /// The schema of the report.
@@ -322,6 +323,8 @@ pub(super) struct Node {
     pub(super) admin: AttemptFigures,
     /// Addresses that were banned.
     pub(super) bans: u64,
+    /// The node's part in its cluster.
+    pub(super) cluster: Option<ClusterStatus>,
 }
 
 /// The report as JSON.
@@ -425,6 +428,7 @@ mod tests {
             auth,
             admin,
             bans: 2,
+            cluster: None,
         };
         let json = to_json(node, &[snapshot(0, 5), snapshot(1, 7)]).expect("plain data");
         let report: serde_json::Value = serde_json::from_slice(&json).expect("JSON");

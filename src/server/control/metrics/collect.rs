@@ -1,5 +1,6 @@
 //! The metrics by name. `docs/reference/metrics.md` is generated from here.
 
+mod cluster;
 mod connections;
 mod memory;
 mod operation;
@@ -24,6 +25,7 @@ pub(super) fn families(node: Node, snapshots: &[Snapshot]) -> Families {
     operation::reloads(&mut out, node.reloads);
     operation::auth(&mut out, &node.auth);
     operation::admin(&mut out, node.admin);
+    cluster::collect(&mut out, node.cluster.as_ref());
     connections::collect(&mut out, node.bans, snapshots, &counters);
     topics::collect(&mut out, snapshots);
     memory::collect(&mut out, snapshots);

@@ -1,0 +1,375 @@
+"""Several nodes on one NATS server: one order of messages wherever they are published and received, and what clients are told when
+nodes come, leave and die."""
+
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import unittest
+
+from harness import PATIENCE_S, Server
+from websockets.asyncio.client import connect
+
+SUBPROTOCOL = "echoring.v1.json"
+NATS = shutil.which("nats-server") or "/usr/sbin/nats-server"
+# Fast enough for tests, slow enough for a machine that is busy.
+TIMES = ("--cluster-heartbeat", "200ms", "--cluster-member-timeout", "2s")
+TOPICS = [f"topic-{number}" for number in range(12)]
+
+
+class Nats:
+    """A NATS server on a port that it keeps when it is started again."""
+
+    def __init__(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.port = None
+        self.process = None
+        self.start()
+
+    def start(self):
+        ports = ["-p", str(self.port)] if self.port else ["-p", "-1"]
+        log = os.path.join(self.folder.name, "log")
+        command = [NATS, "-a", "127.0.0.1", *ports, "--ports_file_dir", self.folder.name, "-l", log]
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        file = os.path.join(self.folder.name, f"nats-server_{self.process.pid}.ports")
+        self.port = int(self.await_file(file)["nats"][0].rpartition(":")[2])
+
+    def await_file(self, path):
+        until = time.monotonic() + PATIENCE_S
+        while time.monotonic() < until:
+            with contextlib.suppress(OSError, ValueError), open(path) as file:
+                return json.load(file)
+            time.sleep(0.01)
+        raise AssertionError("nats-server does not start")
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
+
+    def close(self):
+        self.stop()
+        self.folder.cleanup()
+
+
+class Node(Server):
+    """A node of the cluster."""
+
+    def __init__(self, nats, name, *flags):
+        self.name = name
+        cluster = ["--cluster", f"nats://127.0.0.1:{nats.port}", "--node", name]
+        super().__init__("--shards", "2", *cluster, *TIMES, *flags)
+
+    def status(self):
+        code, _, body = self.get("/cluster")
+        assert code == 200, (code, body)
+        return json.loads(body)
+
+    def await_members(self, *names):
+        """Waits until the node may own topics together with these nodes, and no others."""
+        until = time.monotonic() + PATIENCE_S
+        while time.monotonic() < until:
+            status = self.status()
+            active = sorted(member["node"] for member in status["members"] if member["phase"] == "active")
+            if status["open"] and active == sorted(names):
+                return
+            time.sleep(0.02)
+        raise AssertionError(f"{self.name} does not see {names}: {status}")
+
+    def publish(self, topic, text, **headers):
+        connection = http.client.HTTPConnection(*self.admin, timeout=PATIENCE_S)
+        with contextlib.closing(connection):
+            headers = {name.replace("_", "-"): value for name, value in headers.items()}
+            connection.request("POST", f"/topics/{topic}", text.encode(), {"Content-Type": "text/plain", **headers})
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+
+
+class Session:
+    """A session of `echoring.v1.json`."""
+
+    def __init__(self, node):
+        self.node = node
+        self.events = []
+        self.ids = 0
+
+    async def __aenter__(self):
+        self.socket = await connect(self.node.url("/broadcast"), subprotocols=[SUBPROTOCOL], compression=None)
+        return self
+
+    async def __aexit__(self, *_):
+        await self.socket.close()
+
+    async def request(self, kind, **fields):
+        self.ids += 1
+        await self.socket.send(json.dumps({"type": kind, "id": self.ids, **fields}))
+        return self.ids
+
+    async def next(self, *kinds, **fields):
+        """The next event of these kinds with these fields. Others are kept for later calls."""
+        is_wanted = lambda event: event["type"] in kinds and fields.items() <= event.items()
+        for index, event in enumerate(self.events):
+            if is_wanted(event):
+                return self.events.pop(index)
+        while True:
+            event = json.loads(await asyncio.wait_for(self.socket.recv(), PATIENCE_S))
+            if is_wanted(event):
+                return event
+            self.events.append(event)
+
+    async def subscribe(self, topic, position=None):
+        """Subscribes, as soon as the topic has an owner."""
+        fields = {"position": position} if position else {}
+        while True:
+            number = await self.request("subscribe", topic=topic, **fields)
+            event = await self.next("subscribed", "error", id=number)
+            if event["type"] == "subscribed":
+                return event
+            assert event["code"] == "busy", event
+
+    async def publish(self, topic, text, **fields):
+        number = await self.request("publish", topic=topic, text=text, **fields)
+        return await self.next("published", "error", id=number)
+
+    async def messages(self, topic, count):
+        return [await self.next("message", topic=topic) for _ in range(count)]
+
+
+def asynchronous(test):
+    def run(self):
+        return asyncio.run(test(self))
+
+    run.__name__ = test.__name__
+    return run
+
+
+class InACluster(unittest.TestCase):
+    def setUp(self):
+        self.nats = Nats()
+        self.addCleanup(self.nats.close)
+
+    def start(self, *names, flags=()):
+        nodes = [self.one(name, *flags) for name in names]
+        for node in nodes:
+            node.await_members(*(other for other in names if other != node.name))
+        return nodes
+
+    def one(self, name, *flags):
+        node = Node(self.nats, name, *flags)
+        self.addCleanup(node.__exit__)
+        return node
+
+
+class OneOrder(InACluster):
+    @asynchronous
+    async def test_of_each_topic_wherever_it_is_published_and_received(self):
+        nodes = self.start("a", "b", "c")
+        async with Session(nodes[0]) as one, Session(nodes[1]) as two, Session(nodes[2]) as three:
+            sessions = [one, two, three]
+            for topic in TOPICS:
+                begun = [await session.subscribe(topic) for session in sessions]
+                self.assertEqual(len({event["epoch"] for event in begun}), 1, begun)
+            published = {}
+            for round in range(20):
+                for topic in TOPICS:
+                    publisher = sessions[round % 3]
+                    answer = await publisher.publish(topic, f"{topic} {round}")
+                    self.assertEqual(answer["type"], "published", answer)
+                    published.setdefault(topic, []).append(answer["offset"])
+            for topic in TOPICS:
+                self.assertEqual(published[topic], list(range(1, 21)))
+                for session in sessions:
+                    messages = await session.messages(topic, 20)
+                    self.assertEqual([message["offset"] for message in messages], published[topic])
+                    self.assertEqual([message["text"] for message in messages], [f"{topic} {n}" for n in range(20)])
+
+    @asynchronous
+    async def test_of_many_publications_at_once(self):
+        nodes = self.start("a", "b")
+        async with Session(nodes[0]) as one, Session(nodes[1]) as two:
+            await one.subscribe("t")
+            await two.subscribe("t")
+            for number in range(500):
+                for session in (one, two):
+                    await session.request("publish", topic="t", text=str(number))
+            seen = []
+            for session in (one, two):
+                messages = await session.messages("t", 1000)
+                self.assertEqual([message["offset"] for message in messages], list(range(1, 1001)))
+                seen.append([message["text"] for message in messages])
+            self.assertEqual(seen[0], seen[1])
+            for session in (one, two):
+                for _ in range(500):
+                    self.assertEqual((await session.next("published", "error"))["type"], "published")
+
+    @asynchronous
+    async def test_of_raw_routes_whose_publishers_do_not_get_their_own_messages(self):
+        nodes = self.start("a", "b")
+        for topic in TOPICS:
+            async with (
+                connect(nodes[0].url(f"/broadcast/{topic}")) as one,
+                connect(nodes[1].url(f"/broadcast/{topic}")) as two,
+                connect(nodes[1].url(f"/broadcast/{topic}?echo=self")) as three,
+            ):
+                await one.send("from one")
+                self.assertEqual(await asyncio.wait_for(two.recv(), PATIENCE_S), "from one")
+                self.assertEqual(await asyncio.wait_for(three.recv(), PATIENCE_S), "from one")
+                await two.send("from two")
+                self.assertEqual(await asyncio.wait_for(one.recv(), PATIENCE_S), "from two")
+                self.assertEqual(await asyncio.wait_for(three.recv(), PATIENCE_S), "from two")
+                await one.send("last")
+                # Behind its own message, of which it got nothing.
+                self.assertEqual(await asyncio.wait_for(two.recv(), PATIENCE_S), "last")
+
+    @asynchronous
+    async def test_of_the_operator_who_publishes_at_any_node(self):
+        nodes = self.start("a", "b")
+        async with Session(nodes[0]) as session:
+            for topic in TOPICS:
+                epoch = (await session.subscribe(topic))["epoch"]
+                for offset, node in enumerate(nodes * 2, 1):
+                    status, answer = node.publish(topic, f"at {node.name}")
+                    self.assertEqual((status, answer["offset"], answer["epoch"]), (200, offset, epoch), answer)
+                texts = [message["text"] for message in await session.messages(topic, 4)]
+                self.assertEqual(texts, ["at a", "at b"] * 2)
+
+    @asynchronous
+    async def test_of_publications_that_are_retried_at_another_node(self):
+        nodes = self.start("a", "b")
+        async with Session(nodes[0]) as one, Session(nodes[1]) as two:
+            for topic in TOPICS:
+                first = await one.publish(topic, "once", idempotency_key="k")
+                again = await two.publish(topic, "once", idempotency_key="k")
+                self.assertEqual((first["epoch"], first["offset"]), (again["epoch"], again["offset"]))
+                other = await two.publish(topic, "another", idempotency_key="k")
+                self.assertEqual(other["code"], "idempotency-key-reused")
+
+
+class Returning(InACluster):
+    @asynchronous
+    async def test_a_client_recovers_at_another_node(self):
+        nodes = self.start("a", "b")
+        for topic in TOPICS:
+            async with Session(nodes[0]) as session:
+                begun = await session.subscribe(topic)
+                nodes[0].publish(topic, "first")
+                await session.messages(topic, 1)
+            for text in ("second", "third"):
+                self.assertEqual(nodes[1].publish(topic, text)[0], 200)
+            async with Session(nodes[1]) as session:
+                back = await session.subscribe(topic, {"epoch": begun["epoch"], "offset": 1})
+                self.assertEqual((back["recovered"], back["epoch"]), (True, begun["epoch"]), back)
+                texts = [message["text"] for message in await session.messages(topic, 2)]
+                self.assertEqual(texts, ["second", "third"])
+
+    @asynchronous
+    async def test_a_node_that_stops_hands_its_topics_over_and_nobody_misses_anything(self):
+        nodes = self.start("a", "b", "c")
+        async with Session(nodes[0]) as session:
+            epochs = {}
+            for topic in TOPICS:
+                epochs[topic] = (await session.subscribe(topic))["epoch"]
+                self.assertEqual(nodes[1].publish(topic, "before")[0], 200)
+            for stopping, others in ((nodes[1], ["c"]), (nodes[2], [])):
+                stopping.terminate()
+                self.assertEqual(stopping.wait(), 0)
+                nodes[0].await_members(*others)
+                for topic in TOPICS:
+                    status, answer = nodes[0].publish(topic, f"without {stopping.name}")
+                    self.assertEqual((status, answer["epoch"]), (200, epochs[topic]), answer)
+            for topic in TOPICS:
+                messages = await session.messages(topic, 3)
+                self.assertEqual([message["offset"] for message in messages], [1, 2, 3])
+                self.assertEqual([message["text"] for message in messages], ["before", "without b", "without c"])
+
+    @asynchronous
+    async def test_a_node_that_joins_takes_topics_over_and_nobody_misses_anything(self):
+        (first,) = self.start("a")
+        async with Session(first) as session:
+            epochs = {}
+            for topic in TOPICS:
+                epochs[topic] = (await session.subscribe(topic))["epoch"]
+                self.assertEqual(first.publish(topic, "before")[0], 200)
+            second = self.one("b")
+            second.await_members("a")
+            first.await_members("b")
+            for topic in TOPICS:
+                for node in (first, second):
+                    status, answer = node.publish(topic, f"at {node.name}")
+                    self.assertEqual((status, answer["epoch"]), (200, epochs[topic]), answer)
+                messages = await session.messages(topic, 3)
+                self.assertEqual([message["text"] for message in messages], ["before", "at a", "at b"])
+
+
+class Failing(InACluster):
+    @asynchronous
+    async def test_subscribers_of_a_node_that_is_killed_are_told_of_another_epoch(self):
+        nodes = self.start("a", "b")
+        async with Session(nodes[0]) as session:
+            begun = {}
+            for topic in TOPICS:
+                begun[topic] = await session.subscribe(topic)
+                self.assertEqual(nodes[1].publish(topic, "before")[0], 200)
+                await session.messages(topic, 1)
+            nodes[1].terminate(signal.SIGKILL)
+            nodes[0].await_members()
+            moved = 0
+            for topic in TOPICS:
+                status, answer = nodes[0].publish(topic, "after")
+                while status == 503 and answer["error"]["code"] in ("unreachable", "uncertain"):
+                    status, answer = nodes[0].publish(topic, "after")
+                self.assertEqual(status, 200, answer)
+                if answer["epoch"] == begun[topic]["epoch"]:
+                    self.assertEqual(answer["offset"], 2)
+                    await session.messages(topic, 1)
+                    continue
+                moved += 1
+                end = await session.next("unsubscribed", topic=topic)
+                self.assertEqual((end["reason"], end["epoch"], end["offset"]), ("moved", begun[topic]["epoch"], 1))
+                back = await session.subscribe(topic, {"epoch": end["epoch"], "offset": end["offset"]})
+                self.assertEqual((back["recovered"], back["epoch"]), (False, answer["epoch"]))
+            # Both nodes had owned some of them.
+            self.assertTrue(0 < moved < len(TOPICS), moved)
+
+    @asynchronous
+    async def test_without_the_backbone_own_topics_go_on_and_others_are_refused_until_it_is_back(self):
+        nodes = self.start("a", "b")
+        async with Session(nodes[0]) as session:
+            for topic in TOPICS:
+                await session.subscribe(topic)
+            self.nats.stop()
+            outcomes = await asyncio.gather(
+                *(asyncio.to_thread(nodes[0].publish, topic, "without") for topic in TOPICS)
+            )
+            refused = [topic for topic, (status, _) in zip(TOPICS, outcomes) if status != 200]
+            self.assertTrue(0 < len(refused) < len(TOPICS), refused)
+            for status, answer in outcomes:
+                if status != 200:
+                    self.assertIn(answer["error"]["code"], ("unreachable", "uncertain"), answer)
+            for topic in TOPICS:
+                if topic not in refused:
+                    await session.messages(topic, 1)
+            self.assertEqual(nodes[0].get("/readyz", address=(nodes[0].host, nodes[0].port))[0], 503)
+            self.nats.start()
+            for topic in TOPICS:
+                status, answer = nodes[1].publish(topic, "with")
+                while status == 503 and answer["error"]["code"] in ("unreachable", "uncertain"):
+                    status, answer = nodes[1].publish(topic, "with")
+                self.assertEqual(status, 200, answer)
+                while (await session.next("message", topic=topic))["text"] != "with":
+                    pass
+
+    def test_a_second_node_of_the_same_name_ends_the_first(self):
+        (first,) = self.start("a")
+        second = self.one("a")
+        self.assertEqual(first.wait(), 3)
+        second.await_members()
+
+
+if __name__ == "__main__":
+    unittest.main()
