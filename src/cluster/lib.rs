@@ -11,7 +11,8 @@
 //! ```
 //!
 //! [`Cluster`] belongs to the thread that speaks to the backbone. [`OwnerTable`] belongs to a shard, for the topics that the
-//! shard owns or follows; it keeps no messages but those that wait, and uses the shard's topics through [`TopicStore`].
+//! shard owns or follows; it keeps no messages but those that wait, and uses the shard's topics through [`TopicStore`]. [`Tables`] are
+//! the tables of all shards, as the thread that speaks to the backbone sees them.
 //!
 //! Why one topic never has two owners except across a partition, and what its subscribers are told then, is the subject of
 //! `docs/explanation/cluster.md`.
@@ -25,6 +26,7 @@ mod message;
 mod outgoing;
 mod owner_table;
 mod store;
+mod tables;
 mod view;
 mod wire;
 
@@ -34,6 +36,7 @@ pub use message::{Handover, Message, Outcome};
 pub use outgoing::{Full, Ticket};
 pub use owner_table::{OwnerTable, Peers, Shard};
 pub use store::{History, TopicStore};
+pub use tables::{Tables, Traffic};
 pub use view::{NodeId, View};
 pub use wire::{append_entry, entries};
 
