@@ -1,0 +1,30 @@
+//! A node of a cluster on NATS: it carries the packets and heartbeats of a [`Cluster`](echoring_cluster::Cluster) over core NATS, and
+//! tells it when the connection breaks. It knows nothing of topics: those are the [`Tables`](echoring_cluster::Tables).
+//!
+//! ```text
+//!            ┌─────────── a thread with one tokio runtime ──────────┐
+//! NATS <───> │ async-nats ──heartbeats, packets──> Inbox ──> Cluster │ ──events──> Tables <──> shards
+//!            │            <──────packets──────── Outbox <──────────  │
+//!            └──────────────────────────────────────────────────────┘
+//! ```
+//!
+//! | subject | carries |
+//! |---|---|
+//! | `PREFIX.heartbeat` | the heartbeats of all nodes |
+//! | `PREFIX.node.ID` | packets for one node; its id as 16 hexadecimal digits |
+//!
+//! Core NATS delivers at most once. The links of the cluster send again what a broken connection loses, and what is dropped here
+//! because a bound is reached.
+#![forbid(unsafe_code)]
+
+mod connection;
+mod error;
+mod inbox;
+mod limits;
+mod options;
+mod runner;
+mod tls;
+
+pub use error::{BackboneError, OptionsError};
+pub use options::{Credentials, NatsOptions, Tls};
+pub use runner::{run, spawn};

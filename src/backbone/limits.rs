@@ -1,0 +1,67 @@
+//! The bounds and deadlines of this crate, with their units and reasons. No logic.
+
+use std::time::Duration;
+
+use echoring_cluster::limits::{HISTORY_PART_BYTES, PACKET_BYTES_MAX};
+use echoring_proto::limits::{MILLISECOND, Nanos, SECOND};
+
+// ---- options ----
+
+/// Maximum bytes of a subject prefix.
+pub(crate) const PREFIX_BYTES_MAX: usize = 64;
+/// Maximum bytes of a file with a key, a JWT or certificates.
+pub(crate) const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+// ---- the connection ----
+
+/// Interval of NATS pings. A connection that is silent for three of them is taken for broken, about when the other nodes take this
+/// one for dead.
+pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(2);
+/// Time for a connection to one address of a server to be made: TCP, TLS, and authentication.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Delay between attempts to connect. The first attempt after a connection broke is made at once.
+pub(crate) const RECONNECT_DELAY: Duration = Duration::from_millis(250);
+/// Delay before another connection is tried because this one cannot be used: it denies a subject, or allows too short packets.
+pub(crate) const REFUSED_RETRY_DELAY: Nanos = 10 * SECOND;
+/// Events of the connection that wait for the loop. Further ones are left out: they are for the log, and the connection's state is
+/// looked up.
+pub(crate) const EVENTS_WAITING_MAX: usize = 128;
+/// Interval at which the connection's state is looked up if nothing happens.
+pub(crate) const STATE_INTERVAL: Nanos = SECOND;
+/// Time for what is left to be sent when the node ends.
+pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+// ---- packets in ----
+
+/// Messages of one subscription that the client holds until the loop runs. The client reads up to 8 MiB before the loop has its
+/// turn; these are as many packets of 512 bytes.
+pub(crate) const SUBSCRIPTION_CAPACITY: usize = 16 * 1024;
+/// Bytes of packets that wait for the tables. Further packets are dropped.
+pub(crate) const INBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// What a packet in the inbox costs besides its own bytes.
+pub(crate) const INBOX_PACKET_OVERHEAD: usize = 128;
+/// Maximum packets that are taken before others are sent, so that acknowledgements are not late.
+pub(crate) const PACKETS_PER_ROUND: usize = 256;
+/// The same for commands.
+pub(crate) const COMMANDS_PER_ROUND: usize = 256;
+/// Interval at which tables without room are asked again while packets wait for them.
+pub(crate) const ROOM_INTERVAL: Nanos = 5 * MILLISECOND;
+
+// ---- packets out ----
+
+/// Packets that wait for the connection's writer: 64 MiB of the longest.
+pub(crate) const SENDER_CAPACITY: usize = 256;
+/// Time after which a packet that the writer does not take is dropped.
+pub(crate) const SEND_TIMEOUT: Nanos = SECOND;
+/// Interval at which the loop goes on while the writer takes nothing.
+pub(crate) const STALLED_INTERVAL: Nanos = 10 * MILLISECOND;
+/// Bytes that a packet may have besides one message of a topic: its head, a topic's name, positions, and messages before it that make
+/// up a part of a history.
+pub(crate) const PACKET_OVERHEAD: usize = HISTORY_PART_BYTES + 1_024;
+/// Bytes of a packet of several messages.
+pub(crate) const PACKET_BYTES: usize = PACKET_BYTES_MAX + 1_024;
+
+// ---- the thread ----
+
+/// Threads for what blocks: name lookups, and reading certificates.
+pub(crate) const BLOCKING_THREADS: usize = 2;

@@ -1,0 +1,230 @@
+//! How a node connects to NATS.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use async_nats::{ConnectOptions, ServerAddr};
+
+use crate::error::OptionsError;
+use crate::limits::{
+    CONNECT_TIMEOUT, FILE_BYTES_MAX, PACKET_BYTES, PACKET_OVERHEAD, PING_INTERVAL, PREFIX_BYTES_MAX,
+    RECONNECT_DELAY, SENDER_CAPACITY, SUBSCRIPTION_CAPACITY,
+};
+use crate::tls::{check_authorities, check_certificate};
+
+/// The connection to NATS.
+#[derive(Clone, Debug, Default)]
+pub struct NatsOptions {
+    /// `nats://HOST[:PORT]` or `tls://HOST[:PORT]`: servers of one NATS cluster. The client uses one of them, and another if that
+    /// ends. Further ones are learned from the server.
+    pub servers: Vec<String>,
+    /// The first tokens of all subjects. Nodes with another prefix are another cluster.
+    pub prefix: String,
+    /// What the node authenticates with.
+    pub credentials: Credentials,
+    /// Certificates.
+    pub tls: Tls,
+    /// Whether the node waits for a server that cannot be reached when it starts. Once it is connected it always waits.
+    pub waits: bool,
+    /// Maximum bytes of a message of a topic, as the node's tables write it for other nodes. A server whose `max_payload` does not
+    /// allow for it is refused.
+    pub message_bytes_max: usize,
+}
+
+/// What a node authenticates with.
+#[derive(Clone, Default)]
+pub enum Credentials {
+    /// Nothing, or the client certificate.
+    #[default]
+    None,
+    /// A user.
+    User {
+        /// Its name.
+        name: String,
+        /// Its password.
+        password: String,
+    },
+    /// A token.
+    Token(String),
+    /// A file with a user's JWT and the seed of its nkey, as `nsc` writes it.
+    CredentialsFile(PathBuf),
+    /// A file with the seed of a user's nkey.
+    NkeyFile(PathBuf),
+}
+
+/// Which kind they are, without the secrets.
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Credentials::None => "None",
+            Credentials::User { .. } => "User",
+            Credentials::Token(_) => "Token",
+            Credentials::CredentialsFile(_) => "CredentialsFile",
+            Credentials::NkeyFile(_) => "NkeyFile",
+        })
+    }
+}
+
+/// Certificates, as PEM files. With one of them every server must offer TLS.
+#[derive(Clone, Debug, Default)]
+pub struct Tls {
+    /// The authorities that may have issued the server's certificate, instead of those of the system.
+    pub authorities: Option<PathBuf>,
+    /// The node's certificate chain and its private key.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+}
+
+impl NatsOptions {
+    /// Checks what can be checked without a server: names, and files.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn check(&self) -> Result<(), OptionsError> {
+        if self.servers.is_empty() {
+            return Err(OptionsError::NoServer);
+        }
+        self.servers.iter().try_for_each(|server| check_server(server))?;
+        let is_token = |token: &str| {
+            !token.is_empty()
+                && token.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+        };
+        if self.prefix.len() > PREFIX_BYTES_MAX || !self.prefix.split('.').all(is_token) {
+            return Err(OptionsError::Prefix(self.prefix.clone()));
+        }
+        if let Some(path) = &self.tls.authorities {
+            check_authorities(path)?;
+        }
+        if let Some((certificate, key)) = &self.tls.certificate {
+            check_certificate(certificate, key)?;
+        }
+        self.credentials.options().map(drop)
+    }
+
+    /// The client's options, with all files but certificates read.
+    pub(crate) fn connect_options(&self) -> Result<ConnectOptions, OptionsError> {
+        self.check()?;
+        let mut options = self
+            .credentials
+            .options()?
+            .subscription_capacity(SUBSCRIPTION_CAPACITY)
+            .client_capacity(SENDER_CAPACITY)
+            .connection_timeout(CONNECT_TIMEOUT)
+            .ping_interval(PING_INTERVAL)
+            .reconnect_delay_callback(
+                |attempts| if attempts > 1 { RECONNECT_DELAY } else { Default::default() },
+            );
+        if let Some(path) = &self.tls.authorities {
+            options = options.require_tls(true).add_root_certificates(path.clone());
+        }
+        if let Some((certificate, key)) = &self.tls.certificate {
+            options = options.require_tls(true).add_client_certificate(certificate.clone(), key.clone());
+        }
+        Ok(options)
+    }
+
+    /// Bytes of the longest packet that nodes may exchange.
+    pub(crate) fn packet_bytes_max(&self) -> usize {
+        PACKET_BYTES.max(self.message_bytes_max.saturating_add(PACKET_OVERHEAD))
+    }
+}
+
+impl Credentials {
+    fn options(&self) -> Result<ConnectOptions, OptionsError> {
+        let invalid = |path: &Path, error: &str| {
+            OptionsError::File(path.into(), io::Error::new(io::ErrorKind::InvalidData, error))
+        };
+        match self {
+            Credentials::None => Ok(ConnectOptions::new()),
+            Credentials::User { name, password } => {
+                Ok(ConnectOptions::with_user_and_password(name.clone(), password.clone()))
+            }
+            Credentials::Token(token) => Ok(ConnectOptions::with_token(token.clone())),
+            Credentials::CredentialsFile(path) => ConnectOptions::with_credentials(&read(path)?)
+                .map_err(|error| OptionsError::File(path.clone(), error)),
+            Credentials::NkeyFile(path) => {
+                let text = read(path)?;
+                let seed = text.trim();
+                // The error of the crate may have a part of the seed in it.
+                nkeys::KeyPair::from_seed(seed).map_err(|_| invalid(path, "not the seed of an nkey"))?;
+                Ok(ConnectOptions::with_nkey(seed.to_owned()))
+            }
+        }
+    }
+}
+
+fn check_server(server: &str) -> Result<(), OptionsError> {
+    // A user's name and password must not be repeated in an error.
+    let shown = server.rsplit_once('@').map_or(server, |(_, host)| host);
+    let wrong = |problem| Err(OptionsError::Server(shown.to_owned(), problem));
+    if !server.starts_with("nats://") && !server.starts_with("tls://") {
+        return wrong("expected nats://HOST[:PORT] or tls://HOST[:PORT]");
+    }
+    let Ok(address) = server.parse::<ServerAddr>() else { return wrong("not a URL") };
+    let url = address.clone().into_inner();
+    if address.host().is_empty() {
+        return wrong("the URL has no host");
+    }
+    if address.has_user_pass() || address.password().is_some() {
+        return wrong("the URL has a user or password, which belong to the options for credentials");
+    }
+    if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
+        return wrong("the URL has more than a host and a port");
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<String, OptionsError> {
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text));
+    read.map(|_| text).map_err(|error| OptionsError::File(path.into(), error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_prefix(prefix: &str) -> NatsOptions {
+        let servers = vec!["nats://localhost".into()];
+        NatsOptions { servers, prefix: prefix.into(), ..NatsOptions::default() }
+    }
+
+    #[test]
+    fn a_prefix_is_tokens_of_a_subject_without_wildcards() {
+        for good in ["echoring", "edge.eu-1", "a_b.c"] {
+            assert!(with_prefix(good).check().is_ok(), "{good}");
+        }
+        for bad in ["", ".", "a.", "a b", "a.*", ">", "ü", &"x".repeat(65)] {
+            assert!(matches!(with_prefix(bad).check(), Err(OptionsError::Prefix(_))), "{bad}");
+        }
+        assert!(matches!(NatsOptions::default().check(), Err(OptionsError::NoServer)));
+    }
+
+    #[test]
+    fn a_server_is_a_scheme_a_host_and_a_port() {
+        for good in ["nats://a", "nats://127.0.0.1:4222", "tls://[::1]:4443", "nats://a.b.c/"] {
+            assert!(check_server(good).is_ok(), "{good}");
+        }
+        for bad in
+            ["a", "a:4222", "ws://a", "nats://", "nats://a:99999", "nats://a/b", "nats://a?b", "http://a"]
+        {
+            assert!(check_server(bad).is_err(), "{bad}");
+        }
+        let error = check_server("nats://me:secret@a").expect_err("credentials").to_string();
+        assert!(error.contains('a') && !error.contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let credentials = Credentials::User { name: "name".into(), password: "password".into() };
+        assert_eq!(format!("{credentials:?}"), "User");
+    }
+
+    #[test]
+    fn the_longest_packet_has_the_longest_message_and_a_part_of_a_history() {
+        let options = |message_bytes_max| NatsOptions { message_bytes_max, ..NatsOptions::default() };
+        assert_eq!(options(1_000).packet_bytes_max(), PACKET_BYTES);
+        assert_eq!(options(1 << 20).packet_bytes_max(), (1 << 20) + PACKET_OVERHEAD);
+    }
+}
