@@ -43,6 +43,7 @@ impl<'a> Heartbeat<'a> {
             0 => Phase::Joining,
             1 => Phase::Active,
             2 => Phase::Leaving,
+            3 => Phase::Left,
             _ => return None,
         };
         let (node, started_ms) = (NodeId(take_u64(bytes)?), take_u64(bytes)?);

@@ -6,6 +6,8 @@ use echoring_proto::limits::{MILLISECOND, Nanos};
 use echoring_proto::random::SplitMix64;
 use echoring_topics::Position;
 
+use crate::cluster::Phase;
+use crate::heartbeat::Heartbeat;
 use crate::link::{Link, Packet, Received};
 use crate::message::{Handover, Message, Outcome, append_outcome, outcomes};
 use crate::outgoing::Outgoing;
@@ -190,11 +192,21 @@ fn outcomes_are_read_as_they_were_written() {
     assert!(outcomes(&bytes).eq(all));
 }
 
+#[test]
+fn a_heartbeat_is_read_as_it_was_written_in_every_phase() {
+    for phase in [Phase::Joining, Phase::Active, Phase::Leaving, Phase::Left] {
+        let heartbeat = Heartbeat { node: A, name: "a", started_ms: 7, phase };
+        let mut bytes = Vec::new();
+        heartbeat.write(&mut bytes);
+        assert_eq!(Heartbeat::read(&bytes), Some(heartbeat));
+    }
+}
+
 proptest! {
     #[test]
     fn no_bytes_make_a_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = Message::read(&bytes);
-        let _ = crate::Heartbeat::read(&bytes);
+        let _ = Heartbeat::read(&bytes);
         let _ = outcomes(&bytes).count();
         if let Some(packet) = Packet::read(&bytes) {
             let mut link = Link::new(3);
