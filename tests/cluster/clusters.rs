@@ -4,6 +4,7 @@
 //! is replayed.
 
 mod backbone;
+mod diverged;
 mod faults;
 mod node;
 mod planned;
