@@ -1,6 +1,6 @@
 //! Whole clusters on a simulated backbone: nodes, links, partitions, restarts, and clients that check what they are told.
 //!
-//! Every test runs 1,000 seeds; `ECHORING_SEEDS` says another number, and `ECHORING_SEED` runs a single one, which is how a failure
+//! Every test of these runs 1,000 seeds; `ECHORING_SEEDS` says another number, and `ECHORING_SEED` runs a single one, which is how a failure
 //! is replayed.
 
 mod backbone;
